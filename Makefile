@@ -1,0 +1,72 @@
+# Every target creates the environment it needs; a second call finds it there and starts at once.
+#   make train ARGS="--steps 50"     arguments go to the script, or to pytest
+#   make test PYTHON=python3.12      another Python than python3
+PYTHON ?= python3
+ARGS ?=
+WORKERS ?= auto
+export JAX_PLATFORMS ?= cpu
+export MPLBACKEND ?= Agg
+
+VENV := .venv
+OLDEST := .venv-oldest
+STAMPS := $(addprefix $(VENV)/.stamp-,test lint examples bench docs)
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+EXAMPLES := $(filter-out examples/_%,$(wildcard examples/*.py))
+BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help train test test-slow test-oldest lint types examples bench docs clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
+
+train: $(VENV)/.stamp-examples ## Train a small language model on this machine's text (two minutes on 2 cores)
+	$(VENV)/bin/python examples/train_lm.py $(ARGS)
+
+test: $(VENV)/.stamp-test ## Run the tests, the long sweeps left out
+	$(VENV)/bin/python $(PYTEST) $(ARGS)
+
+test-slow: $(VENV)/.stamp-test ## Run the long sweeps only; ARGS="--sample 20" takes 20 of them
+	$(VENV)/bin/python $(PYTEST) -m slow $(ARGS)
+
+test-oldest: $(OLDEST)/.stamp-test ## Run the tests with the oldest JAX supported
+	$(OLDEST)/bin/python $(PYTEST) $(ARGS)
+
+lint: $(VENV)/.stamp-lint ## Check style and format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.stamp-lint $(VENV)/.stamp-test ## Check types
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+examples: $(VENV)/.stamp-examples ## Run every example at its smallest size, into out/
+	@set -e; for f in $(EXAMPLES); do echo "== $$f --tiny"; $(VENV)/bin/python $$f --tiny $(ARGS); done
+
+bench: $(VENV)/.stamp-bench ## Run every benchmark
+	@set -e; for f in $(BENCHMARKS); do echo "== $$f"; $(VENV)/bin/python $$f $(ARGS); done
+
+docs: $(VENV)/.stamp-docs ## Write the reference pages into out/docs
+	$(VENV)/bin/python -m pdoc --docformat google --output-directory out/docs gdjax
+
+clean: ## Remove the environments and everything that was made
+	rm -rf $(VENV) $(OLDEST) out build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.stamp-venv $(OLDEST)/.stamp-venv: %/.stamp-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { found=$$($(PYTHON) --version 2>/dev/null); \
+	  echo "gdjax needs Python 3.11 or newer; $(PYTHON) is $${found:-not one}. Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Creating $* with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $*
+	@touch $@
+
+$(STAMPS): $(VENV)/.stamp-%: pyproject.toml | $(VENV)/.stamp-venv
+	@echo "Installing gdjax[$*] into $(VENV) (once; a minute or two)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e ".[$*]"
+	@touch $@
+
+$(OLDEST)/.stamp-test: pyproject.toml requirements/oldest.txt | $(OLDEST)/.stamp-venv
+	@echo "Installing gdjax[test] with the oldest JAX supported into $(OLDEST) (once; a minute or two)"
+	@$(OLDEST)/bin/python $(PIP_INSTALL) -e ".[test]" -c requirements/oldest.txt
+	@touch $@

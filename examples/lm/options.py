@@ -1,0 +1,41 @@
+"""The command line of `examples/train_lm.py`."""
+
+import argparse
+from pathlib import Path
+
+# What a checkpoint must share with the run that resumes from it; the text itself is compared too.
+IDENTITY = ("steps", "batch", "length", "width", "layers", "heads", "learning_rate", "weight_decay", "seed")
+TINY = {"steps": 30, "batch": 4, "length": 32, "width": 32, "layers": 2, "heads": 2, "checkpoint_every": 10}
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train a small transformer language model on bytes of text.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("text", nargs="?", help="a text file or a folder; without it, the sources of Python's standard library")
+    add("--steps", type=count, default=2400, help="updates in all")
+    add("--batch", type=count, default=4, help="sequences per update")
+    add("--length", type=count, default=128, help="bytes per sequence")
+    add("--width", type=count, default=128, help="of the model")
+    add("--layers", type=count, default=4, help="transformer blocks")
+    add("--heads", type=count, default=4, help="attention heads per block")
+    add("--learning-rate", type=float, default=2e-3, help="the peak, reached after 5%% of the steps")
+    add("--weight-decay", type=float, default=0.1, help="of the matrices")
+    add("--seed", type=int, default=0, help="of the initial parameters, the batches and the sample")
+    add("--out", type=Path, default=Path("out/train_lm"), help="folder for the checkpoint, the picture and the sample")
+    add("--checkpoint-every", type=count, default=200, metavar="STEPS", help="from one checkpoint to the next")
+    add("--stop-at", type=count, metavar="STEP", help="end there, to resume later")
+    add("--fresh", action="store_true", help="start anew even if the folder holds a checkpoint")
+    add("--tiny", action="store_true", help="a model and a run of a few seconds, in out/train_lm_tiny")
+    if parser.parse_known_args(argv)[0].tiny:
+        parser.set_defaults(**TINY, out=Path("out/train_lm_tiny"))
+    return parser.parse_args(argv)

@@ -1,0 +1,220 @@
+"""The contract: what a gradient transformation is, and how a factory's result becomes one that is a value."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from gdjax import checks
+from gdjax.values import Call, Value, bind
+
+Params = Any  # a pytree of arrays
+Updates = Any  # a pytree like the parameters
+OptState = Any  # a pytree that only its transform reads
+Schedule = Callable[[Any], Any]  # int32 count of updates made so far -> scalar
+ScalarOrSchedule = Any  # a Python number, a scalar array (traced too) or a Schedule
+
+P = ParamSpec("P")
+
+
+class TransformUpdateFn(Protocol):
+    """`update(updates, state, params=None, **extra_args) -> (updates, state)`."""
+
+    def __call__(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]: ...
+
+
+class GradientTransformation(NamedTuple):
+    """A pair of pure functions, `init(params) -> state` and `update(updates, state, params, **extra_args)`.
+
+    `update` turns gradients (or the updates of the transform before it) into updates, to be *added* to the parameters
+    by `apply_updates`, and returns them with the new state, which has the structure, shapes and dtypes of the old one.
+    Every update accepts extra keyword arguments it has no use for.
+    """
+
+    init: Callable[[Params], OptState]
+    update: TransformUpdateFn
+
+    def __repr__(self) -> str:
+        return repr(self.update.call) if isinstance(self.update, Value) else f"GradientTransformation{tuple(self)}"
+
+
+GradientTransformationExtraArgs = GradientTransformation
+
+
+class EmptyState(NamedTuple):
+    """The state of a transform that keeps none."""
+
+
+class MaskedNode(NamedTuple):
+    """Stands in a tree for a leaf that a mask hides; it has no leaves itself."""
+
+
+class Init(Value):
+    """The `init` of a transform."""
+
+    def __call__(self, params: Params) -> OptState:
+        if params is None:
+            raise ValueError(f"{label_of(self.call)}.init: params is None; pass the tree of parameters")
+        return self.fn(params)
+
+
+class Update(Value):
+    """The `update` of a transform. Called with concrete arrays it is one compiled call, not one dispatch per leaf."""
+
+    def __init__(self, call: Call, part: str, fn: Callable[..., Any], calls: tuple[Call, ...]):
+        super().__init__(call, part, fn)
+        self.calls = calls  # that made it, the outermost first: freeze(...), masked(...)
+
+    def __call__(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
+        args = updates, state, params, extra_args
+        if not self.call.traced and is_concrete(args):
+            try:
+                return _compiled(self, *args)
+            except (
+                jax.errors.ConcretizationTypeError,  # a part written by someone else branches on values
+                jax.errors.TracerArrayConversionError,
+                jax.errors.TracerIntegerConversionError,
+            ):
+                pass
+        return self.fn(updates, state, params, **extra_args)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled(update: Update, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
+    return update.fn(updates, state, params, **extra_args)
+
+
+def _concrete(x: Any) -> bool:
+    if isinstance(x, jax.Array):
+        return not isinstance(x, Tracer)
+    return isinstance(x, np.ndarray | np.number | float | int | complex) and not is_float0(x)
+
+
+def is_float0(x: Any) -> bool:
+    """Whether `x` is the gradient of an integer: JAX's type for "there is none"."""
+    return getattr(x, "dtype", None) == jax.dtypes.float0
+
+
+def is_concrete(tree: Any) -> bool:
+    """Whether every leaf is a number or an array with a value, which a compiled function can be called with."""
+    return all(map(_concrete, jax.tree.leaves(tree)))
+
+
+def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
+    """Makes what `factory` returns, anything with `init` and `update`, a `GradientTransformation` that is a value.
+
+    Transforms built by equal calls are equal; they hash, pickle and print by the call. The factory's hyperparameters
+    are checked by their names, see `gdjax.checks`.
+    """
+
+    @functools.wraps(factory)
+    def make(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
+        call = checked_call(make, args, kwargs)
+        return made_by(call, factory(*call.args, **call.kwargs))
+
+    return make
+
+
+def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    call = bind(factory, args, kwargs)
+    if label_of(call).startswith("gdjax."):
+        optional = {name: p.default for name, p in inspect.signature(factory).parameters.items()}
+        checks.hyperparameters(label_of(call), call.arguments, optional)
+    return call
+
+
+def made_by(call: Call, made: Any) -> GradientTransformation:
+    """`made` as the value of `call`; a part that reports errors takes the call's name."""
+    part = part_of(made)
+    if part is not None:
+        made = part.labelled(label_of(call))
+    inner = made.update.calls if isinstance(made.update, Update) else ()
+    init, update = (f.fn if isinstance(f, Value) else f for f in (made.init, made.update))
+    return GradientTransformation(Init(call, "init", init), Update(call, "update", update, (call, *inner)))
+
+
+def part_of(tx: Any) -> Any:
+    """The leaf rule or chain behind `tx`, which a chain can take apart; None for any other transform."""
+    owner = getattr(getattr(tx.update, "fn", None), "__self__", tx)
+    return owner if hasattr(owner, "labelled") else None
+
+
+def label_of(call: Call) -> str:
+    """The name under which a transform reports errors."""
+    ours = getattr(call.factory, "__module__", "").startswith("gdjax.")
+    return f"gdjax.{call.name}" if ours else call.name
+
+
+def takes_extra_args(tx: Any) -> bool:
+    """Whether `tx.update` accepts extra keyword arguments, as every transform of this library does."""
+    if isinstance(tx.update, Update):
+        return True
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(tx.update).parameters.values())
+
+
+def call_update(tx: Any, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
+    """`tx.update`, for anything with an `update`; the extra arguments are kept from one that does not take them."""
+    return tx.update(updates, state, params, **(extra_args if takes_extra_args(tx) else {}))
+
+
+def check_transform(label: str, index: Any, tx: Any) -> Any:
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise TypeError(f"{label}: argument {index} is {tx!r}, which has no init and update")
+    return tx
+
+
+@transform
+def identity() -> GradientTransformation:
+    """Returns the updates as they are, whatever the tree holds."""
+
+    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+        return updates, state
+
+    return GradientTransformation(lambda params: EmptyState(), update)
+
+
+@transform
+def set_to_zero() -> GradientTransformation:
+    """Replaces every update by zeros. See `freeze`, which does so for some of the parameters."""
+
+    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+        return jax.tree.map(lambda g: g if is_float0(g) else jnp.zeros_like(g), updates), state
+
+    return GradientTransformation(lambda params: EmptyState(), update)
+
+
+@transform
+def stateless(f: Callable[[Updates, Params], Updates]) -> GradientTransformation:
+    """A transform without state from a function of whole trees, `f(updates, params) -> updates`.
+
+    `params` is None in `f` where `update` got none. For a function of one array see `leafwise`.
+    """
+
+    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+        return f(updates, params), state
+
+    return GradientTransformation(lambda params: EmptyState(), update)
+
+
+@transform
+def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> GradientTransformation:
+    """A transform without state from a function of one array and its parameter, `f(g, p) -> update`.
+
+    `p` is None in `f` where `update` got no parameters.
+    """
+
+    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+        if params is None:
+            return jax.tree.map(lambda g: f(g, None), updates), state
+        return jax.tree.map(f, updates, params), state
+
+    return GradientTransformation(lambda params: EmptyState(), update)

@@ -1,0 +1,127 @@
+"""Transforms applied one after the other."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gdjax import base
+from gdjax.base import GradientTransformation, transform
+from gdjax.leafwise import Leafwise, fused
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Transforms in a row; `pack` and `unpack` are how their states are kept: as a tuple, or under names."""
+
+    label: str
+    parts: tuple[Any, ...]
+    pack: Callable[[list[Any]], Any] = tuple
+    unpack: Callable[[Any], list[Any]] = list
+
+    def labelled(self, label: str) -> "Chain":
+        """The parts of an optimizer report errors under its name; those of a plain chain under their own."""
+        if label in ("gdjax.chain", "gdjax.named_chain"):
+            return self
+        parts = [p if base.part_of(p) is None else base.part_of(p).labelled(label) for p in self.parts]
+        return Chain(label, tuple(parts), self.pack, self.unpack)
+
+    def init(self, params: Any) -> Any:
+        return self.pack([part.init(params) for part in self.parts])
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        steps = list(self.flatten(state))
+        new_states: list[Any] = []
+        while len(new_states) < len(steps):
+            run = _run(steps[len(new_states) :])
+            part, old = run[0]
+            if isinstance(part, Leafwise):
+                rules, olds = zip(*run, strict=True)
+                last = len(new_states) + len(run) == len(steps)
+                updates, new = fused(rules, updates, olds, params, extra_args, last)
+                new_states += new
+            else:
+                updates, new = base.call_update(part, updates, old, params, extra_args)
+                new_states.append(new)
+        return updates, self.unflatten(iter(new_states))
+
+    def flatten(self, state: Any) -> Iterator[tuple[Any, Any]]:
+        """The transforms with their states, those of chains inside this one in their place."""
+        states = self._states(state)
+        for tx, s in zip(self.parts, states, strict=True):
+            part = base.part_of(tx)
+            if isinstance(part, Chain):
+                yield from part.flatten(s)
+            else:
+                yield (tx if part is None else part), s
+
+    def unflatten(self, states: Iterator[Any]) -> Any:
+        nested = (base.part_of(tx) for tx in self.parts)
+        return self.pack([p.unflatten(states) if isinstance(p, Chain) else next(states) for p in nested])
+
+    def _states(self, state: Any) -> list[Any]:
+        try:
+            states = self.unpack(state)
+        except (TypeError, KeyError) as e:
+            raise ValueError(
+                f"{self.label}: state is {type(state).__name__}, not what init made for {len(self.parts)} transforms "
+                f"({e}); restored from a checkpoint, give the restorer init(params) as its target"
+            ) from e
+        if len(states) != len(self.parts):
+            raise ValueError(f"{self.label}: state has {len(states)} entries for {len(self.parts)} transforms")
+        return states
+
+
+def _run(steps: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """The steps from the first on that one pass over the leaves can do: a reduction or a foreign transform ends it."""
+    n = 1
+    if isinstance(steps[0][0], Leafwise):
+        while n < len(steps) and isinstance(steps[n][0], Leafwise) and not steps[n][0].reduce:
+            n += 1
+    return steps[:n]
+
+
+@transform
+def chain(*transforms: Any) -> Any:
+    """Applies transforms one after the other: the updates of each go into the next.
+
+    Neighbouring leaf rules, through nested chains too, run as one function per leaf, and 16-bit numbers stay float32
+    from the first of them to the last.
+
+    Args:
+      *transforms: anything with `init` and `update`. A chain of none returns the updates as they are.
+
+    Returns:
+      A transform whose state is the plain tuple of the states.
+
+    Raises:
+      TypeError: an argument is not a transform; the message gives its index.
+    """
+    return Chain("gdjax.chain", tuple(base.check_transform("gdjax.chain", i, tx) for i, tx in enumerate(transforms)))
+
+
+@transform
+def named_chain(*transforms: tuple[str, GradientTransformation]) -> Any:
+    """`chain` of `(name, transform)` pairs; its state is a dict from name to state.
+
+    Checkpoints of a named chain survive the insertion of a transform, which those of a tuple do not.
+
+    Raises:
+      ValueError: a name occurs twice.
+      TypeError: an argument is not a pair of a name and a transform.
+    """
+    label = "gdjax.named_chain"
+    for i, pair in enumerate(transforms):
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise TypeError(f"{label}: argument {i} is {pair!r}, not a (name, transform) pair")
+    names = [name for name, _ in transforms]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{label}: names {repeated} occur more than once")
+    parts = tuple(base.check_transform(label, i, tx) for i, (_, tx) in enumerate(transforms))
+    return Chain(
+        label,
+        parts,
+        lambda states: OrderedDict(zip(names, states, strict=True)),
+        lambda state: [state[name] for name in names],
+    )

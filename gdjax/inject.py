@@ -1,0 +1,182 @@
+"""Hyperparameters that live in the state, and reading those in force."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax import base, checks, numerics
+from gdjax.base import GradientTransformation
+from gdjax.combine import Chain
+from gdjax.leafwise import Leafwise
+from gdjax.values import Call, Value, bind
+
+Array = jax.Array
+
+
+class InjectStatefulHyperparamsState(NamedTuple):
+    """State of a transform with injected hyperparameters."""
+
+    count: Array  # () int32, updates made so far
+    hyperparams: dict[str, Array]  # name -> scalar; assign to an entry to change it
+    hyperparams_states: dict[str, Any]  # name -> state of its schedule
+    inner_state: Any
+
+
+InjectHyperparamsState = InjectStatefulHyperparamsState
+
+
+class WrappedScheduleState(NamedTuple):
+    """State of a schedule that depends on the count alone."""
+
+    count: Array  # () int32
+
+
+class WrappedSchedule:
+    """A schedule of the count under the protocol of stateful ones: `init()`, `update(state)` and a call with the state.
+
+    A stateful schedule also gets the extra arguments of the optimizer's update, the loss for instance.
+    """
+
+    def __init__(self, schedule_fn: base.Schedule):
+        self.schedule_fn = schedule_fn
+
+    def init(self) -> WrappedScheduleState:
+        return WrappedScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(self, state: WrappedScheduleState, **extra_args: Any) -> WrappedScheduleState:
+        return WrappedScheduleState(numerics.safe_increment(state.count))
+
+    def __call__(self, state: WrappedScheduleState, **extra_args: Any) -> Any:
+        return self.schedule_fn(state.count)
+
+
+def inject_hyperparams(
+    inner_factory: Callable[..., Any], static_args: str | Iterable[str] = (), hyperparam_dtype: Any = None
+) -> Callable[..., GradientTransformation]:
+    """Keeps the numeric hyperparameters of `inner_factory` in the state, where they can be read and changed.
+
+    `tx = inject_hyperparams(adamw)(1e-3)` takes the arguments of `adamw`. `state.hyperparams` is a dict: assigning
+    `state.hyperparams["learning_rate"] = 1e-4` between two updates changes the rate without recompiling. Schedules may
+    stand for any number; what they gave last is in the dict, and assigning to it has no effect.
+
+    Transforms of this library take schedules and traced scalars as they are; this is for changing numbers from outside
+    and for transforms of others.
+
+    Args:
+      inner_factory: returns a transform when called with hyperparameters.
+      static_args: names of arguments to leave alone: numbers that shape the program, functions that are no schedules.
+      hyperparam_dtype: the dtype of the floating ones, float32 by default and at least. (Optax takes that of the
+        parameters, in bfloat16 b2 = 0.999 becomes 1.)
+
+    Returns:
+      A factory with the arguments of `inner_factory`.
+
+    Raises:
+      ValueError: `static_args` names no argument of `inner_factory`.
+    """
+    static = {static_args} if isinstance(static_args, str) else set(static_args)
+    signature = inspect.signature(inner_factory)
+    if not static <= set(signature.parameters):
+        unknown = sorted(static - set(signature.parameters))
+        raise ValueError(f"gdjax.inject_hyperparams: static_args {unknown} are not among {list(signature.parameters)}")
+    dtype = numerics.at_least_float32(hyperparam_dtype or jnp.float32)
+
+    def build(*args: Any, **kwargs: Any) -> GradientTransformation:
+        call = Call(factory, signature.bind(*args, **kwargs))
+        optional = {name: p.default for name, p in signature.parameters.items()}
+        checks.hyperparameters(f"gdjax.{inner_factory.__name__}", call.arguments, optional)
+        return base.made_by(call, _Injected(inner_factory, call.arguments, static, dtype))
+
+    own_call = bind(inject_hyperparams, (inner_factory, tuple(sorted(static)), hyperparam_dtype), {})
+    factory = Value(own_call, None, build)
+    factory.__signature__ = signature  # type: ignore[attr-defined]
+    return factory
+
+
+class _Injected:
+    def __init__(self, inner_factory: Any, arguments: Mapping[str, Any], static: set[str], dtype: Any):
+        self.inner_factory, self.dtype = inner_factory, dtype
+        self.schedules, self.numbers, self.rest = {}, {}, {}
+        for name, x in arguments.items():
+            if name in static or isinstance(x, bool | str | type) or x is None:
+                self.rest[name] = x
+            elif callable(x):
+                stateful = hasattr(x, "init") and hasattr(x, "update")
+                self.schedules[name] = x if stateful else WrappedSchedule(x)
+            elif isinstance(x, int | float | complex | np.number | np.ndarray | jax.Array):
+                self.numbers[name] = x
+            else:
+                self.rest[name] = x
+
+    def init(self, params: Any) -> InjectStatefulHyperparamsState:
+        states = {k: f.init() for k, f in self.schedules.items()}
+        hyper = {k: self._scalar(x) for k, x in self.numbers.items()}
+        hyper |= {k: self._scalar(f(states[k])) for k, f in self.schedules.items()}
+        inner_state = self._inner(hyper).init(params)
+        return InjectStatefulHyperparamsState(jnp.zeros((), jnp.int32), hyper, states, inner_state)
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        checks.state("gdjax.inject_hyperparams", state, InjectStatefulHyperparamsState)
+        old = state.hyperparams_states
+        hyper = {k: self._scalar(x) for k, x in state.hyperparams.items()}
+        hyper |= {k: self._scalar(f(old[k], **extra_args)) for k, f in self.schedules.items()}
+        states = {k: f.update(old[k], **extra_args) for k, f in self.schedules.items()}
+        updates, inner_state = base.call_update(self._inner(hyper), updates, state.inner_state, params, extra_args)
+        count = numerics.safe_increment(state.count)
+        return updates, InjectStatefulHyperparamsState(count, hyper, states, inner_state)
+
+    def _inner(self, hyper: Mapping[str, Array]) -> Any:
+        return self.inner_factory(**self.rest, **hyper)
+
+    def _scalar(self, x: Any) -> Array:
+        """A strongly typed scalar: floats in the chosen dtype, integers in int32."""
+        x = jnp.asarray(x)
+        inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+        return jax.lax.convert_element_type(x, self.dtype if inexact else x.dtype)
+
+
+def get_hyperparams(tx: Any, state: Any) -> dict[str, Any]:
+    """The numbers that the next update with `state` will use, schedules evaluated.
+
+    Reads through this library's chains, masks, groups and injected hyperparameters, and finds those that Optax injects.
+
+    Returns:
+      From name, "learning_rate" for instance, to scalar. Where a name occurs more than once, its keys are preceded by
+      where it stands: "decoder/learning_rate" in the group "decoder", "0/learning_rate" in entry 0 of a chain.
+    """
+    found = list(_walk(tx, state, ()))
+    names = [path[-1] for path, _ in found]
+    return {path[-1] if names.count(path[-1]) == 1 else "/".join(path): x for path, x in found}
+
+
+def _walk(tx: Any, state: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    part = base.part_of(tx) if hasattr(tx, "update") else tx
+    if isinstance(getattr(state, "hyperparams", None), dict):
+        yield from (((*where, k), x) for k, x in state.hyperparams.items())
+    elif isinstance(part, Chain):
+        names = list(state) if isinstance(state, dict) else map(str, range(len(part.parts)))
+        for name, inner, s in zip(names, part.parts, part._states(state), strict=True):
+            yield from _walk(inner, s, (*where, name))
+    elif isinstance(part, Leafwise):
+        yield from (((*where, k), x) for k, x in part.hyperparams(state).items() if _is_number(x))
+    elif hasattr(state, "inner_states"):
+        for name, inner in _argument(tx, "transforms", {}).items():
+            yield from _walk(inner, state.inner_states[name].inner_state, (*where, str(name)))
+    elif hasattr(state, "inner_state"):
+        yield from _walk(_argument(tx, "inner", None), state.inner_state, where)
+    elif isinstance(state, tuple) and not hasattr(state, "_fields"):
+        for i, s in enumerate(state):
+            yield from _walk(None, s, (*where, str(i)))
+
+
+def _argument(tx: Any, name: str, default: Any) -> Any:
+    calls = getattr(getattr(tx, "update", None), "calls", ())
+    return next((call.arguments[name] for call in calls if name in call.arguments), default)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float | np.number | jax.Array) and not isinstance(x, bool)

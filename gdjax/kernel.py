@@ -1,0 +1,75 @@
+"""One leaf: the jitted function that applies a row of rules to one array."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.updates import add
+
+Array = jax.Array
+
+
+class Kernel(NamedTuple):
+    """What decides the traced function of a rule: equal kernels share it."""
+
+    name: str
+    rule: Callable[..., tuple[Array, Any]]
+    State: Any
+    constants: tuple[tuple[str, type, Any], ...]
+    reads_old: bool
+
+
+@functools.lru_cache(maxsize=4096)
+def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
+    """The jitted function that applies rules to one leaf."""
+
+    def apply(g: Array, p: Array | None, slots: Any, counts: Any, scalars: Any) -> tuple[Array, Any]:
+        like = [g.dtype] if p is None else [g.dtype, p.dtype]
+        real = max((numerics.real_dtype(numerics.at_least_float32(d)) for d in like), key=lambda d: d.itemsize)
+        direction, new = _widen(g, real), []
+        for kernel, slot, count, scalar in zip(kernels, slots, counts, scalars, strict=True):
+            fields = [f for f in kernel.State._fields if f != "count"]
+            s = {f: _widen(x, real) for f, x in zip(fields, slot, strict=True)}
+            if "count" in kernel.State._fields:
+                s["count"] = count
+            t = None if count is None else count.astype(real) + 1
+            hyper = {k: v for k, _, v in kernel.constants} | {k: _widen(v, real) for k, v in scalar.items()}
+            with jax.named_scope(kernel.name):
+                direction, state = kernel.rule(direction, kernel.State(**s), _widen(p, real), t, **hyper)
+            new.append([getattr(state, f) for f in fields])
+        update = direction.astype(g.dtype)
+        if last and p is not None and any(k.reads_old for k in kernels):
+            new = _after(add(p, update), new)
+        pairs = (zip(after, before, strict=True) for after, before in zip(new, slots, strict=True))
+        return update, [[x.astype(old.dtype) for x, old in pair] for pair in pairs]
+
+    apply.__name__ = "_".join(k.name for k in kernels)[:80]
+    return jax.jit(apply)
+
+
+def _after(first: Array, rest: Any) -> Any:
+    """`rest` unchanged, made to depend on one element of `first`, so that XLA computes `first` before it.
+
+    The caller's `apply_updates` computes `first` too, and XLA does so once. A slot that the parameters are computed
+    from is then overwritten in place after that, where XLA would otherwise copy it: for Lion a params-sized temporary
+    and 2.6 times the step. The dependency is a factor that is 1 but for a number equal both to 0 and not to itself.
+    """
+    if first.size == 0:
+        return rest
+    e = jnp.real(first[(0,) * first.ndim])
+    one = jnp.where((e != e) & (e == 0), 2, 1)
+    return jax.tree.map(lambda x: x * one.astype(x.dtype), rest)
+
+
+def _widen(x: Any, real: Any) -> Any:
+    """`x` in the dtype that rules compute in: `real`, or complex with parts in `real`."""
+    if x is None:
+        return None
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return x.astype(jnp.complex128 if real.itemsize == 8 else jnp.complex64)
+    return x.astype(real)

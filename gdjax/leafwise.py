@@ -1,0 +1,290 @@
+"""The lift: a rule written for one array becomes a transform over any pytree.
+
+A rule is a function of one gradient `g`, the transform's state for it `s`, its parameter `p` (None where `update` got
+none), the step `t` = 1, 2, ... (None where the state has no count) and the hyperparameters. It returns a direction,
+shaped like `g`, and the new state. Everything else is done here, once for all rules:
+
+- walking the tree; None, `MaskedNode` and float0 leaves; the step count;
+- dtypes: a rule computes in float32 or wider and sees every array in that dtype; results return to the gradient's
+  dtype, and to each slot's own;
+- hyperparameters: numbers are constants of the program, arrays its arguments, schedules are evaluated at the count;
+- errors that name the transform and the leaf; name scopes for profiles;
+- speed: one traced function per (rules, shape, dtype), shared by all leaves like it; see `fused`.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Concatenate, NamedTuple, ParamSpec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax import base, checks, numerics
+from gdjax.base import EmptyState, GradientTransformation, MaskedNode
+from gdjax.kernel import Kernel, kernel_of
+
+P = ParamSpec("P")
+Array = jax.Array
+Hyper = Any  # in a rule a scalar; in the factory made from it a Python number, a scalar array or a schedule
+
+
+class ScaleByScheduleState(NamedTuple):
+    """State of a stateless rule that has a scheduled hyperparameter."""
+
+    count: Array  # () int32, updates made so far
+
+
+class ScheduledState(NamedTuple):
+    """State of a rule whose own state has no count and that has a scheduled hyperparameter."""
+
+    count: Array  # () int32, updates made so far
+    inner_state: Any  # the rule's own state
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A slot shaped like its parameter.
+
+    It has the dtype that the hyperparameter `dtype` names or, where that is None, the parameter's; `wide` makes that
+    real and at least float32. It starts at `fill`, a number or the name of a hyperparameter.
+    """
+
+    dtype: str = ""
+    wide: bool = False
+    fill: str | float = 0.0
+
+    def __call__(self, p: Any, hyper: Mapping[str, Any]) -> Array:
+        dtype = hyper.get(self.dtype)
+        if dtype is None:
+            dtype = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
+            dtype = numerics.real_dtype(numerics.at_least_float32(dtype)) if self.wide else dtype
+        fill = hyper[self.fill] if isinstance(self.fill, str) else self.fill
+        return jnp.full_like(p, fill, dtype=dtype)
+
+
+first_moment = Moment("mu_dtype")
+second_moment = Moment("nu_dtype", wide=True)
+
+Reducer = Callable[..., Array]  # (updates, params, **extra_args) -> scalar; updates and params are lists of leaves
+
+
+def leafwise(
+    State: Any = EmptyState,  # noqa: N803
+    *,
+    scheduled: Any = None,
+    needs_params: bool = False,
+    reads_old: bool = False,
+    reduce: Mapping[str, Reducer] | None = None,
+    **slots: Callable[[Any, Mapping[str, Any]], Any],
+) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
+    """Makes a rule for one array a factory of transforms over trees; the factory takes the rule's hyperparameters.
+
+    Args:
+      State: a NamedTuple class, or a function from the hyperparameters (a dict) to one. Its field `count`, if it has
+        one, counts the updates; every other field is a slot, in the rule one array, in the state a tree of them shaped
+        like the parameters.
+      scheduled: the state class, of one field `count`, of a stateless rule with a scheduled hyperparameter;
+        `ScaleByScheduleState` by default. A rule with slots and no count then keeps `ScheduledState`.
+      needs_params: the rule reads `p`, so that an update without parameters is an error.
+      reads_old: the direction depends on a slot's old value other than through its new one (as in Lion). XLA would copy
+        the slot before overwriting it; this makes it write the slot after the parameters instead.
+      reduce: keyword arguments of the rule that are one scalar of the whole tree, each with the function
+        `(updates, params, **extra_args) -> scalar` that computes it from the lists of leaves.
+      **slots: for a slot that does not start as `first_moment`, the function `(p, hyperparameters) -> array` that
+        makes it.
+
+    The rule must be defined at the top level of a module for its transforms to pickle.
+    """
+
+    def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
+        @functools.wraps(rule)
+        def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
+            call = base.checked_call(factory, args, kwargs)
+            state_class = State if isinstance(State, type) else State(call.arguments)
+            part = Leafwise(
+                base.label_of(call), rule, state_class, scheduled or ScaleByScheduleState, needs_params, reads_old,
+                slots, reduce or {}, _numbers(call.arguments),
+            )  # fmt: skip
+            return base.made_by(call, part)
+
+        parameters = list(inspect.signature(rule).parameters.values())[4:]
+        factory.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p for p in parameters if p.name not in (reduce or {})], return_annotation=GradientTransformation
+        )
+        return factory
+
+    return decorate
+
+
+@dataclass(frozen=True, eq=False)
+class Leafwise:
+    """A rule with its hyperparameters: the transform that `leafwise` makes."""
+
+    label: str
+    rule: Callable[..., Any]
+    State: Any
+    Scheduled: Any
+    needs_params: bool
+    reads_old: bool
+    initial: Mapping[str, Callable[..., Any]]
+    reduce: Mapping[str, Reducer]
+    hyper: Mapping[str, Any]
+
+    def labelled(self, label: str) -> "Leafwise":
+        return replace(self, label=label)
+
+    @functools.cached_property
+    def slots(self) -> tuple[str, ...]:
+        return tuple(f for f in self.State._fields if f != "count")
+
+    @functools.cached_property
+    def schedules(self) -> Mapping[str, Any]:
+        return {k: v for k, v in self.hyper.items() if callable(v) and not isinstance(v, type)}
+
+    @functools.cached_property
+    def arrays(self) -> Mapping[str, Any]:
+        return {k: v for k, v in self.hyper.items() if isinstance(v, jax.Array | np.ndarray)}
+
+    @functools.cached_property
+    def kernel(self) -> Kernel:
+        rest = {k: v for k, v in self.hyper.items() if k not in self.schedules and k not in self.arrays}
+        constants = tuple((k, type(v), v) for k, v in rest.items())
+        return Kernel(self.label.removeprefix("gdjax."), self.rule, self.State, constants, self.reads_old)
+
+    @property
+    def counts(self) -> bool:
+        return "count" in self.State._fields or bool(self.schedules)
+
+    @property
+    def outer(self) -> Any:
+        """The class of the whole state."""
+        if not self.counts or "count" in self.State._fields:
+            return self.State
+        return ScheduledState if self.slots else self.Scheduled
+
+    def init(self, params: Any) -> Any:
+        paths, structure = jax.tree_util.tree_flatten_with_path(params)
+        for path, p in paths:
+            checks.leaf(self.label, f"params{jax.tree_util.keystr(path)}", p)
+        trees = [structure.unflatten([self._slot(f, p) for _, p in paths]) for f in self.slots]
+        return self._join(jnp.zeros((), jnp.int32) if self.counts else None, trees)
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        updates, (state,) = fused([self], updates, [state], params, extra_args, last=True)
+        return updates, state
+
+    def hyperparams(self, state: Any) -> dict[str, Any]:
+        """The hyperparameters in force at the next update, schedules evaluated."""
+        count, _ = self._split(state)
+        return {k: checks.scalar(self.label, k, v(count)) if k in self.schedules else v for k, v in self.hyper.items()}
+
+    def sees(self, updates: Any) -> Sequence[bool] | None:
+        """Which leaves the rule applies to; None for all."""
+        return None
+
+    def _slot(self, field: str, p: Any) -> Any:
+        if not jnp.issubdtype(p.dtype if hasattr(p, "dtype") else type(p), jnp.inexact):
+            return MaskedNode()  # an integer parameter is not trained and keeps no state
+        return self.initial.get(field, first_moment)(p, self.hyper)
+
+    def _split(self, state: Any) -> tuple[Any, list[Any]]:
+        """The count (None if there is none) and the trees of the slots."""
+        checks.state(self.label, state, self.outer)
+        inner = state.inner_state if self.outer is ScheduledState else state
+        slots = [getattr(inner, f) for f in self.slots]
+        return (state.count if self.counts else None), slots
+
+    def _join(self, count: Any, slots: Sequence[Any]) -> Any:
+        trees = dict(zip(self.slots, slots, strict=True))
+        if self.outer is ScheduledState:
+            return ScheduledState(count, self.State(**trees))
+        return self.outer(**({"count": count} if self.counts else {}), **trees)
+
+    def _scalars(self, count: Any, updates: list[Any], params: list[Any], extra_args: dict[str, Any]) -> dict[str, Any]:
+        """The hyperparameters that are not constants, and the rule's reductions."""
+        scheduled = {k: checks.scalar(self.label, k, f(count)) for k, f in self.schedules.items()}
+        reduced = {k: f(updates, params, **extra_args) for k, f in self.reduce.items()}
+        return {**self.arrays, **scheduled, **reduced}
+
+
+def fused(
+    rules: Sequence[Leafwise], updates: Any, states: Sequence[Any], params: Any, extra_args: dict[str, Any], last: bool
+) -> tuple[Any, list[Any]]:
+    """Applies rules one after the other, leaf by leaf: one call of one jitted function per leaf for all the rules.
+
+    JAX traces that function once for each shape and dtype among the leaves and XLA inlines the calls, so tracing costs
+    one equation a leaf and the step costs what the same arithmetic written out would. Only the first rule may have
+    reductions: a later one would need the directions of all the leaves first.
+
+    Args:
+      rules: the rules, with the states `states`.
+      last: whether the directions are the updates that the caller will add to the parameters.
+    """
+    label = rules[0].label
+    paths, structure = jax.tree_util.tree_flatten_with_path(updates)
+    gs = [g if hasattr(g, "dtype") else _strong(label, path, g) for path, g in paths]
+    if params is None:
+        for rule in rules:
+            if rule.needs_params:
+                raise ValueError(f"{rule.label}: this transform needs params: call update(updates, state, params)")
+        ps = [None] * len(gs)
+    else:
+        ps = checks.flatten_like(label, ("updates", "params"), structure, updates, params)
+        ps = [p if hasattr(p, "dtype") else jnp.asarray(p) for p in ps]
+    counts, slots = [], []
+    for rule, state in zip(rules, states, strict=True):
+        count, trees = rule._split(state)
+        counts.append(count)
+        flat = [
+            checks.flatten_like(rule.label, ("updates", f"state.{f}"), structure, updates, tree)
+            for f, tree in zip(rule.slots, trees, strict=True)
+        ]
+        slots.append(list(zip(*flat, strict=True)) if flat else [()] * len(gs))
+    scalars = [r._scalars(c, gs, ps, extra_args) for r, c in zip(rules, counts, strict=True)]
+    seen = [rule.sees(updates) for rule in rules]
+    directions, new_slots = [], []
+    for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
+        mine = [s[i] for s in slots]
+        active = [k for k, flags in enumerate(seen) if flags is None or flags[i]]
+        if active and not base.is_float0(g):
+            _check(rules, path, g, p, mine)
+            apply = kernel_of(tuple(rules[k].kernel for k in active), last)
+            g, new = apply(g, p, *([xs[k] for k in active] for xs in (mine, counts, scalars)))
+            for k, leaf in zip(active, new, strict=True):
+                mine[k] = leaf
+        directions.append(g)
+        new_slots.append(mine)
+    new_states = []
+    for k, (rule, count) in enumerate(zip(rules, counts, strict=True)):
+        trees = [structure.unflatten([leaf[k][j] for leaf in new_slots]) for j in range(len(rule.slots))]
+        new_states.append(rule._join(None if count is None else numerics.safe_increment(count), trees))
+    return structure.unflatten(directions), new_states
+
+
+def _check(rules: Sequence[Leafwise], path: Any, g: Any, p: Any, slots: Sequence[Any]) -> None:
+    def where() -> str:
+        return f"params{jax.tree_util.keystr(path)}"
+
+    checks.gradient(rules[0].label, where, g, p)
+    for rule, leaves in zip(rules, slots, strict=True):
+        for field, x in zip(rule.slots, leaves, strict=True):
+            if isinstance(rule.initial.get(field, first_moment), Moment) and getattr(x, "shape", None) != g.shape:
+                got = x.shape if hasattr(x, "shape") else x
+                raise ValueError(
+                    f"{rule.label}: {where()}: state.{field} has shape {got}, the gradient {g.shape}; "
+                    "init(params) anew after changing the parameters"
+                )
+
+
+def _strong(label: str, path: Any, g: Any) -> Array:
+    checks.leaf(label, f"updates{jax.tree_util.keystr(path)}", g)
+    x = jnp.asarray(g)
+    return jax.lax.convert_element_type(x, x.dtype)
+
+
+def _numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """NumPy scalars as Python numbers, which take the dtype they meet."""
+    return {k: v.item() if isinstance(v, np.number) or type(v) is np.ndarray else v for k, v in arguments.items()}

@@ -1,0 +1,194 @@
+"""Transforms for some of the leaves: masks, groups, frozen parameters; chosen by tree, by function or by path."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from gdjax import base, checks
+from gdjax.base import GradientTransformation, MaskedNode, set_to_zero, transform
+from gdjax.leafwise import Leafwise
+from gdjax.paths import paths_of
+
+
+class MaskedState(NamedTuple):
+    """State of `masked`: that of the inner transform, with `MaskedNode` for every leaf it does not see."""
+
+    inner_state: Any
+
+
+class PartitionState(NamedTuple):
+    """State of `partition`."""
+
+    inner_states: Mapping[Hashable, Any]  # label -> MaskedState
+
+
+@transform
+def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -> Any:
+    """Applies `inner` where the mask is True and passes the other updates through as they are.
+
+    What passes through is still applied to the parameters: to hold them fixed use `freeze` or `partition`.
+
+    Args:
+      inner: the transform.
+      mask: a tree of booleans shaped like the parameters or a prefix of it, or a function from the parameters to one,
+        such as `mask_by_path(...)`. `init` calls the function with the parameters, `update` with the updates. The
+        leaves that `inner` does not see keep no state.
+      mask_compatible_extra_args: also mask the extra arguments whose tree has the structure of the updates.
+
+    Raises:
+      ValueError: the mask is not a prefix of the tree.
+      TypeError: the mask has leaves that are not booleans, traced ones for instance.
+    """
+    label = "gdjax.masked"
+    part = base.part_of(base.check_transform(label, 0, inner))
+    if isinstance(part, Leafwise) and not (part.slots or part.reduce):
+        return MaskedLeafwise(**{f.name: getattr(part, f.name) for f in fields(part)}, mask=mask)
+
+    def init(params: Any) -> MaskedState:
+        return MaskedState(inner.init(_hide(_mask_of(label, mask, params), params)))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        checks.state(label, state, MaskedState)
+        seen = _mask_of(label, mask, updates)
+        return _masked_update(inner, seen, updates, state, params, extra_args, mask_compatible_extra_args)
+
+    return GradientTransformation(init, update)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedLeafwise(Leafwise):
+    """A rule without slots under a mask: a leaf rule still, which a chain runs in one pass with its neighbours."""
+
+    mask: Any = None
+
+    def init(self, params: Any) -> Any:
+        _mask_of(self.label, self.mask, params)
+        return super().init(params)
+
+    def sees(self, updates: Any) -> Sequence[bool]:
+        seen = _mask_of(self.label, self.mask, updates)
+        return jax.tree.leaves(jax.tree.map(lambda m, sub: jax.tree.map(lambda _: m, sub), seen, updates))
+
+    def _split(self, state: Any) -> tuple[Any, list[Any]]:
+        checks.state(self.label, state, MaskedState)
+        return super()._split(state.inner_state)
+
+    def _join(self, count: Any, slots: Sequence[Any]) -> MaskedState:
+        return MaskedState(super()._join(count, slots))
+
+
+@transform
+def partition(
+    transforms: Mapping[Hashable, Any], param_labels: Any, *, mask_compatible_extra_args: bool = False
+) -> GradientTransformation:
+    """Applies to each group of leaves its own transform.
+
+    A transform sees the leaves of its own group only: the norm that `clip_by_global_norm` takes inside a group is that
+    group's. Leaves whose transform is `set_to_zero()` are frozen and keep no state.
+
+    Args:
+      transforms: from label to transform.
+      param_labels: a tree of labels shaped like the parameters or a prefix of it, or a function from the parameters to
+        one, such as `label_by_path({...})`.
+      mask_compatible_extra_args: also split the extra arguments whose tree has the structure of the updates.
+
+    Raises:
+      ValueError: leaves have a label without a transform; the message lists them. The labels are not a prefix.
+    """
+    label = "gdjax.partition"
+    for key, tx in transforms.items():
+        base.check_transform(label, repr(key), tx)
+
+    def masks(tree: Any) -> Mapping[Hashable, Any]:
+        labels = param_labels(tree) if _is_function(param_labels) else param_labels
+        _check_prefix(label, "labels", labels, tree)
+        unknown = [f"{path}: {name!r}" for path, name in paths_of(labels) if name not in transforms]
+        if unknown:
+            raise ValueError(f"{label}: no transform for {', '.join(unknown)}; there are {list(transforms)}")
+        return {key: jax.tree.map(lambda name, key=key: name == key, labels) for key in transforms}
+
+    def init(params: Any) -> PartitionState:
+        seen = masks(params)
+        return PartitionState({k: MaskedState(tx.init(_hide(seen[k], params))) for k, tx in transforms.items()})
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        checks.state(label, state, PartitionState)
+        seen, states = masks(updates), {}
+        for key, tx in transforms.items():
+            updates, states[key] = _masked_update(
+                tx, seen[key], updates, state.inner_states[key], params, extra_args, mask_compatible_extra_args
+            )
+        return updates, PartitionState(states)
+
+    return GradientTransformation(init, update)
+
+
+multi_transform = partition
+
+
+@transform
+def freeze(mask: Any) -> Any:
+    """Zeroes the updates where the mask is True and passes the others through: `masked(set_to_zero(), mask)`.
+
+    Put last in a chain, it holds parameters fixed. The transforms before it still keep state for them; to keep none use
+    `selective_transform` or `partition`.
+    """
+    return masked(set_to_zero(), mask)
+
+
+@transform
+def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Any:
+    """Applies `optimizer` where the mask is False; where it is True the update is zero and no state is kept."""
+
+    def labels(params: Any) -> Any:
+        seen = _mask_of("gdjax.selective_transform", freeze_mask, params)
+        return jax.tree.map(lambda m: "freeze" if m else "train", seen)
+
+    return partition({"train": optimizer, "freeze": set_to_zero()}, labels)
+
+
+def _is_function(x: Any) -> bool:
+    """Whether `x` is a function of the tree: a callable, but not a callable pytree such as a module of booleans."""
+    return callable(x) and jax.tree.leaves(x) == [x]
+
+
+def _mask_of(label: str, mask: Any, tree: Any) -> Any:
+    seen = mask(tree) if _is_function(mask) else mask
+    for path, m in jax.tree_util.tree_flatten_with_path(seen)[0]:
+        if isinstance(m, Tracer) or getattr(m, "dtype", type(m)) not in (bool, np.bool):
+            raise TypeError(f"{label}: mask{jax.tree_util.keystr(path)} must be a bool, got {m!r}")
+    _check_prefix(label, "mask", seen, tree)
+    return jax.tree.map(bool, seen)
+
+
+def _check_prefix(label: str, name: str, prefix: Any, tree: Any) -> None:
+    errors = jax.tree_util.tree_structure(prefix).num_leaves and jax.tree_util.tree_structure(tree).num_leaves
+    try:
+        if errors:
+            jax.tree.map(lambda *_: None, prefix, tree)
+    except ValueError as e:
+        theirs, ours = {p for p, _ in paths_of(prefix)}, {p for p, _ in paths_of(tree)}
+        only = [p for p in sorted(theirs) if not any(q == p or q.startswith(f"{p}/") for q in ours)]
+        lacks = [q for q in sorted(ours) if not any(q == p or q.startswith(f"{p}/") for p in theirs)]
+        raise ValueError(
+            f"{label}: the {name} is not a prefix of the tree: only the {name} has {only}, only the tree has {lacks}"
+        ) from e
+
+
+def _hide(seen: Any, tree: Any) -> Any:
+    return jax.tree.map(lambda m, sub: sub if m else MaskedNode(), seen, tree)
+
+
+def _masked_update(
+    inner: Any, seen: Any, updates: Any, state: Any, params: Any, extra_args: dict[str, Any], mask_extra: bool
+) -> tuple[Any, MaskedState]:
+    if mask_extra:
+        like = jax.tree.structure(updates)
+        extra_args = {k: _hide(seen, x) if jax.tree.structure(x) == like else x for k, x in extra_args.items()}
+    theirs = None if params is None else _hide(seen, params)
+    new, inner_state = base.call_update(inner, _hide(seen, updates), state.inner_state, theirs, extra_args)
+    return jax.tree.map(lambda m, n, old: n if m else old, seen, new, updates), MaskedState(inner_state)

@@ -1,0 +1,54 @@
+"""Adagrad."""
+
+from typing import Any, NamedTuple
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, Moment, leafwise
+from gdjax.numerics import Array, abs_sq, divide, sqrt
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+class ScaleByRssState(NamedTuple):
+    """State of `scale_by_rss`."""
+
+    sum_of_squares: Any  # like params, float32 at least
+
+
+@leafwise(ScaleByRssState, sum_of_squares=Moment(wide=True, fill="initial_accumulator_value"))
+def scale_by_rss(g: Array, s: Any, p: Any, t: Any, initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7) -> Any:
+    """Adagrad's direction: the gradient over the root of the sum of its squares so far. See `adagrad`.
+
+        s_t = s_{t-1} + g_t^2,    u_t = g_t / sqrt(s_t + eps)
+
+    Args:
+      initial_accumulator_value: s_0, at least 0.
+      eps: inside the root, at least 0. Where s_t + eps = 0 the direction is 0.
+
+    Reference:
+      Duchi, Hazan & Singer 2011, figure 1 (diagonal case), https://jmlr.org/papers/v12/duchi11a.html
+    """
+    total = s.sum_of_squares + abs_sq(g)
+    return divide(g, sqrt(total + eps)), ScaleByRssState(sum_of_squares=total)
+
+
+@transform
+def adagrad(learning_rate: Hyper, initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7) -> GradientTransformation:
+    """Adagrad: a rate per parameter that falls with the gradients it has seen.
+
+        s_t = s_{t-1} + g_t^2,    s_0 = initial_accumulator_value
+        x_{t+1} = x_t - lr g_t / sqrt(s_t + eps)
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      initial_accumulator_value: s_0, at least 0; keeps the first steps from being of size lr whatever the gradient.
+      eps: at least 0.
+
+    Departures: the reference has s_0 = 0 and the notes divide by sqrt(s_t) + 1e-7. The root and the place of eps are
+    Optax's, whose defaults these are. `adagrad(lr, 0.0, 0.0)` is the reference, and follows `torch.optim.Adagrad(lr)`
+    (eps 1e-10, outside the root) as far as that eps does not show.
+
+    Reference:
+      Duchi, Hazan & Singer 2011, figure 1 (diagonal case), https://jmlr.org/papers/v12/duchi11a.html
+    """
+    return chain(scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate))

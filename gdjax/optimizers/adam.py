@@ -1,0 +1,127 @@
+"""Adam and AdamW."""
+
+from typing import Any, NamedTuple
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise, second_moment
+from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, sqrt
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+class ScaleByAdamState(NamedTuple):
+    """State of `scale_by_adam`."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # like params, first moment
+    nu: Any  # like params, second moment, float32 at least
+
+
+@leafwise(ScaleByAdamState, nu=second_moment)
+def scale_by_adam(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: Any = None,
+    *, nesterov: bool = False, nu_dtype: Any = None,
+) -> Any:  # fmt: skip
+    """Adam's direction, mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps). See `adam`.
+
+    Args:
+      b1, b2: decay of the first and second moment, in [0, 1).
+      eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0 the direction is 0.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      nesterov: see `adam`.
+      nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
+
+    Reference:
+      Kingma & Ba 2015, Algorithm 1, https://arxiv.org/abs/1412.6980
+    """
+    mu = b1 * s.mu + (1 - b1) * g
+    nu = b2 * s.nu + (1 - b2) * abs_sq(g)
+    if nesterov:
+        mu_hat = b1 * mu / one_minus_pow(b1, t + 1) + (1 - b1) * g / one_minus_pow(b1, t)
+    else:
+        mu_hat = mu / one_minus_pow(b1, t)
+    nu_hat = nu / one_minus_pow(b2, t)
+    return divide(mu_hat, sqrt(nu_hat + eps_root) + eps), s._replace(mu=mu, nu=nu)
+
+
+@transform
+def adam(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    eps: Hyper = 1e-8,
+    eps_root: Hyper = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+    nu_dtype: Any = None,
+) -> GradientTransformation:
+    """Adam: momentum over the root of an average of squares, both corrected for their start at 0.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
+        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
+        x_{t+1} = x_t - lr mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps)
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: outside the root, at least 0. 0 is allowed: an element that has only had zero gradients does not move.
+      eps_root: inside the root, at least 0.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
+      nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
+
+    The notes divide the stored moments themselves by the bias correction, which then compounds from step to step; the
+    corrected values are used once and not kept, as above. Their eps of 1e-7 is the reference's 1e-8 here.
+
+    `adam(lr)` follows `torch.optim.Adam(lr)`.
+
+    Reference:
+      Kingma & Ba 2015, Adam: a method for stochastic optimization, Algorithm 1, https://arxiv.org/abs/1412.6980;
+      Dozat 2016, Incorporating Nesterov momentum into Adam.
+    """
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@transform
+def adamw(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    eps: Hyper = 1e-8,
+    eps_root: Hyper = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: Hyper = 1e-4,
+    mask: Any = None,
+    *,
+    nesterov: bool = False,
+    nu_dtype: Any = None,
+) -> GradientTransformation:
+    """AdamW: Adam with weight decay beside the adaptive direction, not inside it.
+
+        x_{t+1} = x_t - lr (mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps) + weight_decay x_t)
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1, b2, eps, eps_root, mu_dtype, nesterov, nu_dtype: see `adam`.
+      weight_decay: times lr, as in Optax and torch; at least 0. A scalar or a schedule.
+      mask: which leaves decay, as in `masked`: commonly the matrices, not biases and norms.
+
+    Departure: the reference multiplies the decay by a schedule factor but not by lr.
+
+    `adamw(lr, weight_decay=0.01)` follows `torch.optim.AdamW(lr)`.
+
+    Reference:
+      Loshchilov & Hutter 2019, Decoupled weight decay regularization, Algorithm 2, https://arxiv.org/abs/1711.05101
+    """
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,85 @@
+"""Lion."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+_SHAPES = {
+    "hard": lambda c, beta: jnp.sign(c),
+    "smooth": lambda c, beta: jnp.tanh(beta * c),
+    "refined": lambda c, beta: jnp.where(jnp.abs(c) < 1, c, jnp.sign(c)),
+}
+
+
+class ScaleByLionState(NamedTuple):
+    """State of `scale_by_lion`."""
+
+    count: Array  # () int32, updates made so far; not read by the rule, kept for Optax's checkpoints
+    mu: Any  # like params, momentum
+
+
+@leafwise(ScaleByLionState, reads_old=True)
+def scale_by_lion(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper = 0.9, b2: Hyper = 0.99, mu_dtype: Any = None, *, mode: str = "hard", smooth_beta: Hyper = 1.0,
+) -> Any:  # fmt: skip
+    """Lion's direction: the sign of an interpolation between momentum and gradient. See `lion`.
+
+        c_t = b1 mu_{t-1} + (1 - b1) g_t,    u_t = sign(c_t),    mu_t = b2 mu_{t-1} + (1 - b2) g_t
+
+    Args:
+      b1: weight of the momentum in the direction, in [0, 1).
+      b2: decay of the momentum, in [0, 1).
+      mu_dtype: the dtype of mu, the parameter's by default.
+      mode: "hard" for sign(c); "smooth" for tanh(smooth_beta c); "refined" for c clipped to [-1, 1].
+      smooth_beta: see mode.
+
+    Raises:
+      ValueError: (when used) an unknown mode.
+
+    Reference:
+      Chen et al. 2023, Symbolic discovery of optimization algorithms, Algorithm 2, https://arxiv.org/abs/2302.06675
+    """
+    if mode not in _SHAPES:
+        raise ValueError(f"gdjax.scale_by_lion: mode must be one of {', '.join(_SHAPES)}, got {mode!r}")
+    c = b1 * s.mu + (1 - b1) * g
+    mu = b2 * s.mu + (1 - b2) * g
+    return _SHAPES[mode](c, smooth_beta), s._replace(mu=mu)
+
+
+@transform
+def lion(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.99,
+    mu_dtype: Any = None,
+    weight_decay: Hyper = 1e-3,
+    mask: Any = None,
+) -> GradientTransformation:
+    """Lion (evolved sign momentum): every parameter moves by lr, in the direction of a sign.
+
+        c_t = b1 mu_{t-1} + (1 - b1) g_t
+        x_{t+1} = x_t - lr (sign(c_t) + weight_decay x_t)
+        mu_t = b2 mu_{t-1} + (1 - b2) g_t
+
+    Args:
+      learning_rate: lr, a scalar or a schedule; 3 to 10 times smaller than Adam's, says the reference.
+      b1: weight of the momentum in the direction.
+      b2: decay of the momentum.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      weight_decay: decoupled, times lr; 3 to 10 times larger than AdamW's.
+      mask: which leaves decay, as in `masked`.
+
+    Reference:
+      Chen et al. 2023, Symbolic discovery of optimization algorithms, Algorithm 2, https://arxiv.org/abs/2302.06675
+    """
+    return chain(
+        scale_by_lion(b1, b2, mu_dtype), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate)
+    )

@@ -1,0 +1,160 @@
+"""RMSProp."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, identity, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, Moment, leafwise
+from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, sqrt
+from gdjax.transforms.momentum import trace
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+_nu = Moment(wide=True, fill="initial_scale")
+_mu = Moment(wide=True)  # wide as nu: their difference, a variance, must not lose its digits
+
+
+class ScaleByRmsState(NamedTuple):
+    """State of `scale_by_rms`."""
+
+    nu: Any  # like params, average of squares, float32 at least
+
+
+class ScaleByRmsWithCountState(NamedTuple):
+    """State of `scale_by_rms` with bias correction."""
+
+    count: Array  # () int32, updates made so far
+    nu: Any  # like params, average of squares, float32 at least
+
+
+class ScaleByRStdDevState(NamedTuple):
+    """State of `scale_by_stddev`."""
+
+    mu: Any  # like params, average
+    nu: Any  # like params, average of squares, float32 at least
+
+
+class ScaleByRStdDevWithCountState(NamedTuple):
+    """State of `scale_by_stddev` with bias correction."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # like params, average
+    nu: Any  # like params, average of squares, float32 at least
+
+
+def _rms_state(hyper: Mapping[str, Any]) -> Any:
+    return ScaleByRmsWithCountState if hyper["bias_correction"] else ScaleByRmsState
+
+
+def _stddev_state(hyper: Mapping[str, Any]) -> Any:
+    return ScaleByRStdDevWithCountState if hyper["bias_correction"] else ScaleByRStdDevState
+
+
+@leafwise(_rms_state, nu=_nu)
+def scale_by_rms(
+    g: Array, s: Any, p: Any, t: Any,
+    decay: Hyper = 0.9, eps: Hyper = 1e-8, initial_scale: Hyper = 0.0, eps_in_sqrt: bool = True,
+    bias_correction: bool = False,
+) -> Any:  # fmt: skip
+    """RMSProp's direction: the gradient over the root of the average of its squares. See `rmsprop`.
+
+        nu_t = decay nu_{t-1} + (1 - decay) g_t^2,    u_t = g_t / sqrt(nu_t + eps)
+
+    Args:
+      decay: of the average, in [0, 1).
+      eps: at least 0. Where the denominator is 0 the direction is 0.
+      initial_scale: nu_0, at least 0.
+      eps_in_sqrt: False divides by sqrt(nu_t) + eps.
+      bias_correction: divide nu_t by 1 - decay^t first.
+
+    Reference:
+      Tieleman & Hinton 2012, Coursera lecture 6.5, slide 29.
+    """
+    nu = decay * s.nu + (1 - decay) * abs_sq(g)
+    nu_hat = nu / one_minus_pow(decay, t) if bias_correction else nu
+    return divide(g, _root(nu_hat, eps, eps_in_sqrt)), s._replace(nu=nu)
+
+
+@leafwise(_stddev_state, mu=_mu, nu=_nu)
+def scale_by_stddev(
+    g: Array, s: Any, p: Any, t: Any,
+    decay: Hyper = 0.9, eps: Hyper = 1e-8, initial_scale: Hyper = 0.0, eps_in_sqrt: bool = True,
+    bias_correction: bool = False,
+) -> Any:  # fmt: skip
+    """The gradient over its standard deviation, sqrt(nu_t - mu_t^2 + eps): centred RMSProp's direction.
+
+        mu_t = decay mu_{t-1} + (1 - decay) g_t
+
+    Args:
+      decay: of both averages, in [0, 1).
+      eps: at least 0. Where the denominator is 0 the direction is 0.
+      initial_scale: nu_0, at least 0.
+      eps_in_sqrt: False adds eps to the root instead.
+      bias_correction: divide mu_t and nu_t by 1 - decay^t first.
+
+    The variance is taken as 0 where rounding makes it negative.
+
+    Reference:
+      Graves 2013, Generating sequences with recurrent neural networks, equations 38-40, https://arxiv.org/abs/1308.0850
+    """
+    mu = decay * s.mu + (1 - decay) * g
+    nu = decay * s.nu + (1 - decay) * abs_sq(g)
+    c = one_minus_pow(decay, t) if bias_correction else 1
+    variance = jnp.maximum(nu / c - abs_sq(mu / c), 0)
+    return divide(g, _root(variance, eps, eps_in_sqrt)), s._replace(mu=mu, nu=nu)
+
+
+def _root(x: Array, eps: Hyper, eps_in_sqrt: bool) -> Array:
+    return sqrt(x + eps) if eps_in_sqrt else sqrt(x) + eps
+
+
+@transform
+def rmsprop(
+    learning_rate: Hyper,
+    decay: Hyper = 0.9,
+    eps: Hyper = 1e-8,
+    initial_scale: Hyper = 0.0,
+    eps_in_sqrt: bool = True,
+    centered: bool = False,
+    momentum: Hyper = None,
+    nesterov: bool = False,
+    bias_correction: bool = False,
+) -> GradientTransformation:
+    """RMSProp: Adagrad with a moving average in place of the sum, so that the rate does not fall for ever.
+
+        nu_t = decay nu_{t-1} + (1 - decay) g_t^2,    nu_0 = initial_scale
+        x_{t+1} = x_t - lr g_t / sqrt(nu_t + eps)
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      decay: of the average, in [0, 1).
+      eps: at least 0.
+      initial_scale: nu_0.
+      eps_in_sqrt: False divides by sqrt(nu_t) + eps.
+      centered: divide by the standard deviation instead, see `scale_by_stddev`.
+      momentum: in [0, 1), applied to the steps; None for none.
+      nesterov: that momentum looks one step ahead.
+      bias_correction: correct the averages for their start at 0.
+
+    The notes' listing adds the new average to the cache (`cache += decay * cache + (1 - decay) * dx**2`), which then
+    grows without bound as in Adagrad; the average replaces it, as above and in the lecture.
+
+    `rmsprop(lr, decay=0.99, eps_in_sqrt=False)` follows `torch.optim.RMSprop(lr)`, its options `centered` and
+    `momentum` too (with a constant rate).
+
+    Raises:
+      ValueError: nesterov without momentum.
+
+    Reference:
+      Tieleman & Hinton 2012, Coursera lecture 6.5, slide 29; centred: Graves 2013, https://arxiv.org/abs/1308.0850
+    """
+    if nesterov and momentum is None:
+        raise ValueError("gdjax.rmsprop: nesterov=True needs a momentum, got None")
+    scale_by = scale_by_stddev if centered else scale_by_rms
+    return chain(
+        scale_by(decay, eps, initial_scale, eps_in_sqrt, bias_correction),
+        scale_by_learning_rate(learning_rate),
+        identity() if momentum is None else trace(momentum, nesterov),
+    )

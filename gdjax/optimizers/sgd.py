@@ -1,0 +1,115 @@
+"""Gradient descent: plain, with momentum, Nesterov's, with noise, and perturbed."""
+
+from typing import Any
+
+import jax
+
+from gdjax.base import GradientTransformation, Params, identity, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper
+from gdjax.transforms.momentum import trace
+from gdjax.transforms.noise import add_noise, escape_saddles
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+@transform
+def sgd(
+    learning_rate: Hyper, momentum: Hyper = None, nesterov: bool = False, accumulator_dtype: Any = None
+) -> GradientTransformation:
+    """(Stochastic) gradient descent, with momentum or Nesterov momentum if asked for.
+
+        plain      x_{t+1} = x_t - lr g_t
+        momentum   v_{t+1} = momentum v_t + g_t,    v_0 = 0,    x_{t+1} = x_t - lr v_{t+1}
+        Nesterov   the same v,                                  x_{t+1} = x_t - lr (g_t + momentum v_{t+1})
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      momentum: in [0, 1); None for plain descent, which keeps no state.
+      nesterov: the step looks one step ahead.
+      accumulator_dtype: the dtype of v, the parameter's by default.
+
+    The notes write the velocity with the rate inside, V = -lr v: V_{t+1} = momentum V_t - lr g_t and x_{t+1} = x_t +
+    V_{t+1}; with a constant rate that is the same descent. Nesterov's own form takes the gradient ahead of x, at
+    x_t + momentum V_t, see `nesterov_point`; written for that point it is the form here, whose step is
+    -momentum V_t + (1 + momentum) V_{t+1}.
+
+    `sgd(lr, momentum)` follows `torch.optim.SGD(lr, momentum)` (dampening 0), and with `nesterov=True` its Nesterov.
+
+    Raises:
+      ValueError: nesterov without momentum.
+
+    Reference:
+      Polyak 1964; Nesterov 1983; Sutskever, Martens, Dahl & Hinton 2013, equations 1-4,
+      https://proceedings.mlr.press/v28/sutskever13.html
+    """
+    if nesterov and momentum is None:
+        raise ValueError("gdjax.sgd: nesterov=True needs a momentum, got None")
+    direction = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)
+    return chain(direction, scale_by_learning_rate(learning_rate))
+
+
+def nesterov_point(params: Params, state: Any, learning_rate: Any, momentum: Any) -> Params:
+    """Where Nesterov's original form takes the gradient: x + momentum V, with the velocity V = -lr v of `sgd`.
+
+    Updating x by `sgd(learning_rate, momentum)` with gradients taken here is Nesterov's method as first written, and
+    the points so visited are those of `sgd(learning_rate, momentum, nesterov=True)`.
+
+    Args:
+      params: x.
+      state: the state of `sgd(learning_rate, momentum)`.
+      learning_rate: the constant rate of that optimizer.
+      momentum: its momentum.
+
+    Reference:
+      Nesterov 1983; Sutskever et al. 2013, equations 3-4.
+    """
+    return jax.tree.map(lambda x, v: x - (learning_rate * momentum) * v, params, state[0].trace)
+
+
+@transform
+def noisy_sgd(
+    learning_rate: Hyper, eta: Hyper = 0.01, gamma: Hyper = 0.55, key: Any = None, *, seed: int | None = None
+) -> GradientTransformation:
+    """Gradient descent with decaying Gaussian noise: x_{t+1} = x_t - lr (g_t + N(0, eta / t^gamma)), t = 1, 2, ...
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      eta: the variance of the noise at the first step.
+      gamma: how fast it decays.
+      key: a PRNG key, or an int to seed one.
+      seed: Optax's older name for an int `key`.
+
+    Raises:
+      ValueError: no key.
+
+    Reference:
+      Neelakantan et al. 2015, Adding gradient noise improves learning for very deep networks, section 3,
+      https://arxiv.org/abs/1511.06807
+    """
+    return chain(add_noise(eta, gamma, key, seed=seed), scale_by_learning_rate(learning_rate))
+
+
+@transform
+def perturbed_gradient_descent(
+    learning_rate: Hyper, radius: Hyper = 1e-2, threshold: Hyper = 1e-3, wait: int = 50, key: Any = 0
+) -> GradientTransformation:
+    """Gradient descent that adds noise where the gradient is small, then waits: it leaves saddle points.
+
+        if |g_t| <= threshold and t - t_noise > wait:  x_{t+1} = x_t - lr g_t + xi,  xi uniform in the ball of `radius`
+        else                                           x_{t+1} = x_t - lr g_t
+
+    Args:
+      learning_rate: lr (eta in the reference, where it is c / l for a gradient with Lipschitz constant l).
+      radius: of the perturbation, in units of the parameters.
+      threshold: on the global norm of the gradient.
+      wait: updates between perturbations.
+      key: a PRNG key, or an int to seed one.
+
+    The defaults are round numbers; the reference derives radius, threshold and wait from the smoothness of the function
+    and the wanted accuracy. See `escape_saddles` for the departures, and to perturb another optimizer.
+
+    Reference:
+      Jin, Ge, Netrapalli, Kakade & Jordan 2017, How to escape saddle points efficiently, Algorithm 2,
+      https://arxiv.org/abs/1703.00887
+    """
+    return escape_saddles(chain(scale_by_learning_rate(learning_rate)), radius, threshold, wait, key)

@@ -1,0 +1,103 @@
+"""Schedules made of pieces. `gdjax.schedules` says what a schedule takes and returns."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from jax.typing import ArrayLike
+
+from gdjax import curves
+from gdjax.base import Schedule
+from gdjax.curves import NUMBER, check_numbers, check_steps, of_count
+from gdjax.values import value as by_value
+
+
+@by_value
+def piecewise_constant_schedule(
+    init_value: ArrayLike, boundaries_and_scales: Mapping[int, ArrayLike] | None = None
+) -> Schedule:
+    """`init_value` times the scales of all boundaries that the step has reached.
+
+    Args:
+      init_value: the value before the first boundary, exactly.
+      boundaries_and_scales: {step: scale}, in any order; steps and scales at least 0. None is no boundary.
+
+    Departs from Optax, which accepts boundaries that no step reaches or that are no integers, and rounds each product
+    to float32; here plain numbers multiply in double precision.
+    """
+    starts, levels = _levels("piecewise_constant_schedule", init_value, boundaries_and_scales)
+    return of_count(curves.join([curves.constant(level) for level in levels], starts))
+
+
+@by_value
+def piecewise_interpolate_schedule(
+    interpolate_type: Literal["linear", "cosine"],
+    init_value: ArrayLike,
+    boundaries_and_scales: Mapping[int, ArrayLike] | None = None,
+) -> Schedule:
+    """The values of `piecewise_constant_schedule` at step 0 and at the boundaries, joined by lines or half cosines.
+
+    Between boundaries s and e with values a and b, with x = (step - s) / (e - s)::
+
+        value = a + (b - a) * x                              "linear"
+        value = b + (a - b) * (1 + cos(pi * x)) / 2          "cosine"
+
+    Args:
+      interpolate_type: "linear" or "cosine".
+      init_value: the value at step 0, exactly, unless that is a boundary.
+      boundaries_and_scales: {step: scale}, in any order; steps and scales at least 0. None is no boundary. At a
+        boundary the value is `init_value` times the scales of it and all before it; after the last it stays.
+
+    Departs from Optax as `piecewise_constant_schedule` does.
+    """
+    name = "piecewise_interpolate_schedule"
+    shapes = {"linear": curves.straight, "cosine": curves.half_cosine}
+    if interpolate_type not in shapes:
+        raise ValueError(f"gdjax.{name}: interpolate_type must be 'linear' or 'cosine', got {interpolate_type!r}")
+    starts, levels = _levels(name, init_value, boundaries_and_scales)
+    lengths = [e - s for s, e in itertools.pairwise([0, *starts])]
+    spans = zip(levels[:-1], levels[1:], lengths, strict=True)
+    pieces = [curves.transition(a, b, steps, shape=shapes[interpolate_type]) for a, b, steps in spans]
+    return of_count(curves.join([*pieces, curves.constant(levels[-1])], starts))
+
+
+@by_value
+def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
+    """One schedule after the other, each counting its steps from its boundary.
+
+    Args:
+      schedules: functions of a step to a scalar; the first one sees the steps as they are.
+      boundaries: the step at which each schedule but the first takes over; at least 0 and increasing.
+
+    Raises:
+      ValueError: there is not one boundary fewer than schedules, or they do not increase; later, if a schedule returns
+        neither a scalar nor one value per step.
+
+    Departs from Optax, which ignores the schedules or boundaries that are too many, and hands a schedule negative steps
+    before its turn; here it sees 0.
+    """
+    name, joined, starts = "join_schedules", tuple(schedules), tuple(boundaries)
+    for i, schedule in enumerate(joined):
+        if not callable(schedule):
+            raise TypeError(f"gdjax.{name}: schedules[{i}] must be callable, got {schedule!r}; see constant_schedule")
+    if len(joined) != len(starts) + 1:
+        raise ValueError(f"gdjax.{name}: needs one boundary fewer than schedules, got {len(starts)} for {len(joined)}")
+    starts = [check_steps(name, f"boundaries[{i}]", start) for i, start in enumerate(starts)]
+    if any(a >= b for a, b in itertools.pairwise(starts)):
+        raise ValueError(f"gdjax.{name}: boundaries must increase, got {starts}")
+    return of_count(curves.join(joined, starts))
+
+
+def _levels(factory: str, init_value: Any, scales: Any) -> tuple[list[int], list[tuple[Any, ...]]]:
+    """The boundaries in order, and `init_value` with the scales in force before the first and from each on."""
+    check_numbers(factory, init_value=init_value)
+    starts = {check_steps(factory, "a boundary", start): scale for start, scale in (scales or {}).items()}
+    ordered = sorted(starts)
+    for start in ordered:
+        check_numbers(factory, **{f"the scale at boundary {start}": starts[start]})
+        if isinstance(starts[start], NUMBER) and not starts[start] >= 0:
+            raise ValueError(
+                f"gdjax.{factory}: the scale at boundary {start} must not be negative, got {starts[start]}"
+            )
+    factors = [starts[start] for start in ordered]
+    return ordered, [(init_value, *factors[:i]) for i in range(len(factors) + 1)]

@@ -1,0 +1,1 @@
+"""Transforms that are parts of optimizers. Import from `gdjax`."""

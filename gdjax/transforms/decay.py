@@ -1,0 +1,39 @@
+"""Weight decay."""
+
+from typing import Any, NamedTuple
+
+from gdjax.base import transform
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.masking import masked
+from gdjax.numerics import Array
+
+
+class WeightDecaySchedule(NamedTuple):
+    """State of `add_decayed_weights` with a scheduled decay."""
+
+    count: Array  # () int32, updates made so far
+
+
+@leafwise(scheduled=WeightDecaySchedule, needs_params=True)
+def _decay(g: Array, s: Any, p: Any, t: Any, weight_decay: Hyper) -> Any:
+    return g + weight_decay * p, s
+
+
+@transform
+def add_decayed_weights(weight_decay: Hyper = 0.0, mask: Any = None) -> Any:
+    """Adds the parameters times a rate to the updates: u = g + weight_decay p.
+
+    After an adaptive direction and before the learning rate this is decoupled decay (AdamW); before the direction it is
+    the gradient of an L2 penalty of weight_decay / 2 |p|^2.
+
+    Args:
+      weight_decay: the rate, at least 0, or a schedule.
+      mask: which leaves decay, as in `masked`; all by default.
+
+    Raises:
+      ValueError: (in update) params is missing.
+
+    Reference:
+      Loshchilov & Hutter 2019, Decoupled weight decay regularization, https://arxiv.org/abs/1711.05101
+    """
+    return _decay(weight_decay) if mask is None else masked(_decay(weight_decay), mask)

@@ -1,0 +1,27 @@
+"""Accumulated gradients."""
+
+from typing import Any, NamedTuple
+
+from gdjax.leafwise import Hyper, Moment, leafwise
+from gdjax.numerics import Array
+
+
+class TraceState(NamedTuple):
+    """State of `trace`."""
+
+    trace: Any  # like params, the decaying sum of the updates
+
+
+@leafwise(TraceState, trace=Moment("accumulator_dtype"))
+def trace(g: Array, s: Any, p: Any, t: Any, decay: Hyper, nesterov: bool = False, accumulator_dtype: Any = None) -> Any:
+    """Adds up the updates with decay: v_t = g_t + decay v_{t-1}, from v_0 = 0; returns v_t.
+
+    Args:
+      decay: the momentum coefficient, in [0, 1).
+      nesterov: return g_t + decay v_t, the velocity one step ahead.
+      accumulator_dtype: the dtype of v, the parameter's by default.
+
+    This is a sum, not an average: with constant g it tends to g / (1 - decay). See `sgd` for the forms of momentum.
+    """
+    v = g + decay * s.trace
+    return (g + decay * v if nesterov else v), TraceState(trace=v)

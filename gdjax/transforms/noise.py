@@ -1,0 +1,149 @@
+"""Stochasticity: noise on the gradients, and noise to leave saddle points."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks, numerics, tree
+from gdjax.base import GradientTransformation, transform
+from gdjax.leafwise import Hyper
+from gdjax.numerics import Array
+
+
+class AddNoiseState(NamedTuple):
+    """State of `add_noise`."""
+
+    count: Array  # () int32, updates made so far
+    rng_key: Array  # () key of the next noise
+
+
+class EscapeSaddlesState(NamedTuple):
+    """State of `escape_saddles`."""
+
+    count: Array  # () int32, updates made so far
+    last_noise: Array  # () int32, the count at the last perturbation
+    rng_key: Array  # () key of the next perturbation
+    inner_state: Any
+
+
+@transform
+def add_noise(eta: Hyper, gamma: Hyper, key: Any = None, *, seed: int | None = None) -> GradientTransformation:
+    """Adds Gaussian noise that decays with the step: u = g + N(0, eta / t^gamma), t = 1, 2, ...
+
+    Args:
+      eta: the variance at the first step, at least 0.
+      gamma: how fast the variance decays; the reference uses 0.55.
+      key: a PRNG key, or an int to seed one. The noise is a function of the key and the step.
+      seed: Optax's older name for an int `key`.
+
+    Raises:
+      ValueError: no key; Optax falls back on the key 0 and every run gets the same noise unasked.
+
+    Reference:
+      Neelakantan et al. 2015, Adding gradient noise improves learning for very deep networks, section 3,
+      https://arxiv.org/abs/1511.06807
+    """
+    key = _required("gdjax.add_noise", key, seed)
+
+    def init(params: Any) -> AddNoiseState:
+        return AddNoiseState(jnp.zeros((), jnp.int32), _fresh(key))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, AddNoiseState]:
+        checks.state("gdjax.add_noise", state, AddNoiseState)
+        count = numerics.safe_increment(state.count)
+        t = count.astype(jnp.float32)
+        scale = numerics.sqrt(_scalar(eta, state.count) / t ** _scalar(gamma, state.count))
+        rng_key, sample_key = jax.random.split(state.rng_key)
+        return _add_scaled(updates, scale, tree.random_like(sample_key, updates)), AddNoiseState(count, rng_key)
+
+    return GradientTransformation(init, update)
+
+
+@transform
+def escape_saddles(inner: Any, radius: Hyper, threshold: Hyper, wait: int, key: Any) -> GradientTransformation:
+    """Perturbs the parameters when the gradient is small: plain descent stays at a saddle point, this leaves it.
+
+    Where |g| <= threshold and more than `wait` updates have passed since the last perturbation, it adds to the updates
+    of `inner` a point drawn uniformly from the ball of the given radius, in the space of all the parameters.
+
+    Args:
+      inner: the transform that makes the updates; in the reference `sgd(learning_rate)`.
+      radius: of the perturbation, in units of the parameters (r in the reference).
+      threshold: on the global norm of the gradient (g_thres).
+      wait: updates between perturbations, at least 0 (t_thres).
+      key: a PRNG key, or an int to seed one.
+
+    Departures: the reference perturbs, then takes the gradient at the perturbed point; a transform has the gradient
+    already, so both are added at once. It also stops when a perturbation has not lowered the loss within `wait` steps
+    and returns the point before it; that is left to the loop around it.
+
+    Reference:
+      Jin, Ge, Netrapalli, Kakade & Jordan 2017, How to escape saddle points efficiently, Algorithm 2 (PGD),
+      https://arxiv.org/abs/1703.00887
+    """
+    label = "gdjax.escape_saddles"
+    wait, key = checks.structural(label, "wait", wait, 0), _required(label, key, None)
+    base.check_transform(label, 0, inner)
+
+    def init(params: Any) -> EscapeSaddlesState:
+        last = jnp.full((), -wait - 1, jnp.int32)  # so that the first update may already perturb
+        return EscapeSaddlesState(jnp.zeros((), jnp.int32), last, _fresh(key), inner.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, EscapeSaddlesState]:
+        checks.state(label, state, EscapeSaddlesState)
+        small = tree.global_norm(updates) <= _scalar(threshold, state.count)
+        stuck = small & (state.count - state.last_noise > wait)
+        updates, inner_state = base.call_update(inner, updates, state.inner_state, params, extra_args)
+        rng_key, sample_key = jax.random.split(state.rng_key)
+        size = _scalar(radius, state.count)
+        updates = jax.lax.cond(
+            stuck, lambda u: _add_scaled(u, size, _in_unit_ball(sample_key, u)), lambda u: u, updates
+        )
+        last = jnp.where(stuck, state.count, state.last_noise)
+        return updates, EscapeSaddlesState(numerics.safe_increment(state.count), last, rng_key, inner_state)
+
+    return GradientTransformation(init, update)
+
+
+def _in_unit_ball(key: Array, like: Any) -> Any:
+    """A uniform sample: a Gaussian gives the direction, the n-th root of a uniform number the distance."""
+    direction_key, distance_key = jax.random.split(key)
+    direction = tree.random_like(direction_key, like)
+    n = sum(x.size for x in jax.tree.leaves(like))
+    distance = jax.random.uniform(distance_key) ** (1 / max(n, 1))
+    factor = numerics.divide(distance.astype(jnp.float32), tree.global_norm(direction).astype(jnp.float32))
+    return jax.tree.map(lambda d: d * factor.astype(numerics.real_dtype(d.dtype)), direction)
+
+
+def _add_scaled(updates: Any, scale: Array, noise: Any) -> Any:
+    """updates + scale noise, computed in float32 or wider."""
+
+    def add(u: Array, n: Array) -> Array:
+        wide = numerics.at_least_float32(u.dtype)
+        return (u.astype(wide) + scale.astype(numerics.real_dtype(wide)) * n.astype(wide)).astype(u.dtype)
+
+    return jax.tree.map(add, updates, noise)
+
+
+def _scalar(x: Any, count: Array) -> Array:
+    """A hyperparameter at the count, in float32."""
+    return jnp.asarray(x(count) if callable(x) else x).astype(jnp.float32)
+
+
+def _required(label: str, key: Any, seed: Any) -> Any:
+    if key is not None and seed is not None:
+        raise ValueError(f"{label}: give key or seed, not both")
+    key = seed if key is None else key
+    if key is None:
+        raise ValueError(f"{label}: key is None; pass a PRNG key or an int")
+    return key
+
+
+def _fresh(key: Any) -> Array:
+    """A key array of its own: the state may be donated, the transform's key must stay."""
+    if isinstance(key, int):
+        return jax.random.key(key)
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.array(jax.random.key_data(key)), impl=jax.random.key_impl(key))
+    return jax.random.wrap_key_data(jnp.array(key))

@@ -1,0 +1,41 @@
+"""Updates times a number: the learning rate, its sign and its schedule."""
+
+from typing import Any
+
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array
+
+
+@leafwise()
+def scale(g: Array, s: Any, p: Any, t: Any, step_size: Hyper) -> Any:
+    """Multiplies the updates by a number: u = step_size g.
+
+    Args:
+      step_size: any finite scalar, of either sign, or a schedule.
+    """
+    return step_size * g, s
+
+
+@leafwise()
+def scale_by_schedule(g: Array, s: Any, p: Any, t: Any, step_size_fn: Hyper) -> Any:
+    """Multiplies the updates by a schedule: u = step_size_fn(count) g, with count = 0 at the first update.
+
+    Args:
+      step_size_fn: from the int32 count of updates made so far to a scalar, which keeps its sign: to descend with a
+        learning rate use `scale_by_learning_rate`.
+    """
+    return step_size_fn * g, s
+
+
+@leafwise()
+def scale_by_learning_rate(g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper, *, flip_sign: bool = True) -> Any:
+    """Turns a direction of ascent into an update of descent: u = -learning_rate g.
+
+    Args:
+      learning_rate: a scalar or a schedule, at least 0.
+      flip_sign: whether to multiply by -1 (False keeps the sign, to ascend).
+
+    Raises:
+      TypeError: learning_rate is None, which Optax takes for "leave the updates as they are", an ascent.
+    """
+    return (-learning_rate if flip_sign else learning_rate) * g, s

@@ -1,0 +1,77 @@
+"""How updates reach the parameters."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks
+from gdjax.base import Params, Updates
+
+
+def apply_updates(params: Params, updates: Updates) -> Params:
+    """Adds the updates to the parameters: p + u, leaf by leaf.
+
+    Args:
+      params: any pytree; `None` leaves stay None.
+      updates: a tree of the same structure and shapes; a None leaf leaves its parameter as it is.
+
+    Returns:
+      The new parameters, each in the dtype of the old one.
+
+    Raises:
+      ValueError: structures or shapes differ; the message names the leaf.
+    """
+    args = params, updates
+    if base.is_concrete(args):
+        return _compiled_apply(*args)
+    return _apply(*args)
+
+
+def _apply(params: Params, updates: Updates) -> Params:
+    label, is_none = "gdjax.apply_updates", lambda x: x is None
+    paths, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_none)
+    ps = [p for _, p in paths]
+    us = checks.flatten_like(label, ("params", "updates"), structure, jax.tree.unflatten(structure, ps), updates)
+    for (path, p), u in zip(paths, us, strict=True):
+        if p is not None and u is not None and jnp.shape(p) != jnp.shape(u):
+            where = f"params{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{label}: {where}: update shape {jnp.shape(u)} does not match {jnp.shape(p)}")
+    return structure.unflatten([p if p is None or u is None else add(p, u) for p, u in zip(ps, us, strict=True)])
+
+
+_compiled_apply = jax.jit(_apply)
+
+
+def add(p: Any, u: Any) -> Any:
+    """p + u in the wider of the two dtypes, rounded once to p's; p itself where u is a float0 (p takes no gradient)."""
+    if base.is_float0(u):
+        return p
+    p, u = jnp.asarray(p), jnp.asarray(u)
+    if p.dtype == u.dtype:
+        return p + u
+    wide = p.dtype if p.dtype.itemsize > u.dtype.itemsize else u.dtype
+    return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
+
+
+def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any) -> Params:
+    """Moves one tree towards another: step_size * new + (1 - step_size) * old, leaf by leaf.
+
+    With a small step size this keeps an exponential moving average of the parameters (Polyak averaging).
+
+    Args:
+      new_tensors: the tree to move towards, for instance the parameters.
+      old_tensors: the tree to move, of the same structure; None leaves stay None.
+      step_size: a scalar in [0, 1].
+
+    Returns:
+      The moved tree, in the dtypes of `old_tensors`; 16-bit leaves are averaged in float32.
+    """
+
+    def move(new: Any, old: Any) -> Any:
+        old = jnp.asarray(old)
+        wide = old.dtype if old.dtype.itemsize >= 4 else jnp.dtype("float32")
+        a = jnp.asarray(step_size).astype(wide)
+        return (a * jnp.asarray(new).astype(wide) + (1 - a) * old.astype(wide)).astype(old.dtype)
+
+    return jax.tree.map(move, new_tensors, old_tensors)

@@ -1,0 +1,31 @@
+"""The strictest mode for every test: 8 CPU devices, no implicit promotion of dtype or rank; warnings are errors."""
+
+import os
+import zlib
+
+DEVICES = "--xla_force_host_platform_device_count"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+
+import jax  # noqa: E402  JAX reads both variables when it is imported.
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sample", type=int, metavar="N", help="run N of the selected tests, the same ones every time")
+
+
+# Last, so that the sample is taken of what -m and -k have left.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    size = config.getoption("--sample")
+    if size is None or size >= len(items):
+        return
+    # By a hash of the name: every n-th test would meet the same case of each parametrisation again and again.
+    chosen = set(sorted(items, key=lambda item: zlib.crc32(item.nodeid.encode()))[:size])
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]

@@ -1,0 +1,182 @@
+"""The layout: imports go down one ladder; every optimizer has its file, test, export and table row."""
+
+import ast
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gdjax
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# From the ground up. A module imports from the rungs below its own, never from its own or a higher one.
+LADDER = (
+    "values checks base numerics tree curves piecewise schedules leafwise combine masking inject "
+    "transforms/* optimizers/* gradients progress descent __init__"
+).split()
+# The exceptions within a folder: a method built on another one's file, as {"optimizers/child": {"optimizers/parent"}}.
+PARENTS: dict[str, set[str]] = {}
+# What a function may import when it is called; everything else is imported at the top of the file.
+OPTIONAL = {"optax"}
+LONGEST = 250
+
+SOURCES = {p.relative_to(ROOT / "gdjax").with_suffix("").as_posix(): p for p in sorted(ROOT.glob("gdjax/**/*.py"))}
+TREES = {module: ast.parse(path.read_text("utf-8"), str(path)) for module, path in SOURCES.items()}
+FOLDERS = [module for module in TREES if module.endswith("/__init__")]
+MODULES = [module for module in TREES if module not in FOLDERS]
+OPTIMIZERS = [module for module in MODULES if module.startswith("optimizers/")]
+
+
+def rung(module: str) -> str:
+    """The entry of `LADDER` that `module` belongs to."""
+    return module.rpartition("/")[0] + "/*" if "/" in module else module
+
+
+def module_of(name: str) -> str:
+    """The module that a dotted import reaches: its longest part that is a file, or the package itself."""
+    parts = name.split(".")[1:]
+    found = ("/".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((module for module in found if module in MODULES), "__init__")
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The line and dotted name of everything imported in `tree`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, "." * node.level + f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def definitions(module: str) -> dict[str, ast.FunctionDef | ast.ClassDef]:
+    return {node.name: node for node in TREES[module].body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def optimizers_in(module: str) -> list[str]:
+    """The public functions of `module` whose first parameter is the learning rate."""
+    functions = {k: f for k, f in definitions(module).items() if isinstance(f, ast.FunctionDef) and k[0] != "_"}
+    first = {name: [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs][:1] for name, f in functions.items()}
+    return [name for name, args in first.items() if args and args[0].arg == "learning_rate"]
+
+
+@functools.cache
+def exported() -> list[str]:
+    """`gdjax.__all__`, read from the source."""
+    for node in TREES["__init__"].body:
+        if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["__all__"]:
+            return list(ast.literal_eval(node.value))
+    raise AssertionError("gdjax/__init__.py has no __all__")
+
+
+def test_every_module_has_a_rung():
+    assert {m: rung(m) for m in MODULES if rung(m) not in LADDER} == {}, "modules that LADDER does not place"
+    assert set(LADDER) - set(map(rung, MODULES)) == set(), "rungs of LADDER without a module"
+
+
+def test_imports_go_down():
+    wrong = []
+    for module in (m for m in MODULES if rung(m) in LADDER):
+        for line, name in imports(TREES[module]):
+            if name.startswith("."):
+                wrong.append(f"gdjax/{module}.py:{line}: relative import {name}")
+            elif name.split(".")[0] == "gdjax":
+                other = module_of(name)
+                down = rung(other) in LADDER and LADDER.index(rung(other)) < LADDER.index(rung(module))
+                if not (down or other in PARENTS.get(module, ())):
+                    wrong.append(f"gdjax/{module}.py:{line}: imports {other}, which is not below it")
+    assert wrong == []
+
+
+def test_imports_stand_at_the_top():
+    wrong = []
+    for module, tree in TREES.items():
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            late = [(line, name) for line, name in imports(function) if name.split(".")[0] not in OPTIONAL]
+            wrong += [f"gdjax/{module}.py:{line}: {function.name} imports {name}" for line, name in late]
+            if function.name == "__getattr__":
+                wrong.append(f"gdjax/{module}.py:{function.lineno}: __getattr__")
+    assert wrong == []
+
+
+def is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def test_init_only_reexports():
+    logic = []
+    for node in TREES["__init__"].body:
+        name = isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.Name | ast.List | ast.Tuple)
+        if not (is_docstring(node) or name or isinstance(node, ast.Import | ast.ImportFrom)):
+            logic.append(f"gdjax/__init__.py:{node.lineno}: {type(node).__name__}")
+    assert logic == []
+
+
+def test_folders_reexport_nothing():
+    # A function bound in a folder's __init__ would shadow the module of the same name.
+    assert [module for module in FOLDERS if not all(map(is_docstring, TREES[module].body))] == []
+
+
+def test_all_names_what_is_exported():
+    names = exported()
+    assert sorted({name for name in names if names.count(name) > 1}) == [], "names that __all__ has twice"
+    assert [name for name in names if not hasattr(gdjax, name)] == [], "names of __all__ that do not exist"
+    bound = {a.asname or a.name for n in TREES["__init__"].body if isinstance(n, ast.ImportFrom) for a in n.names}
+    assert sorted(bound - set(names)) == [], "names imported and not in __all__"
+
+
+@pytest.mark.parametrize("module", OPTIMIZERS)
+def test_optimizer_is_complete(module):
+    readme = (ROOT / "README.md").read_text("utf-8")
+    missing = []
+    if not (ROOT / "tests" / module).with_name(f"test_{Path(module).name}.py").is_file():
+        missing.append(f"tests/optimizers/test_{Path(module).name}.py")
+    for name in optimizers_in(module):
+        docstring = ast.get_docstring(definitions(module)[name]) or ""
+        if name not in exported():
+            missing.append(f"{name!r} in __all__ of gdjax/__init__.py")
+        if f"| `{name}`" not in readme:
+            missing.append(f"a row '| `{name}` | ...' in README.md")
+        if not re.search(r"^References?:", docstring, re.MULTILINE):
+            missing.append(f"a heading 'Reference:' in the docstring of {name}")
+    assert missing == []
+
+
+def test_public_names_have_docstrings():
+    # Read from the object: a decorator must carry the docstring on. A NamedTuple without one gets "Name(fields)".
+    public = [(name, getattr(gdjax, name)) for name in exported()]
+    written = {name: obj.__doc__ and not obj.__doc__.startswith(f"{name}(") for name, obj in public if callable(obj)}
+    assert [name for name, doc in written.items() if not doc] == []
+
+
+def test_files_can_be_read_in_one_sitting():
+    lengths = {module: len(path.read_text("utf-8").splitlines()) for module, path in SOURCES.items()}
+    assert {module: n for module, n in lengths.items() if n > LONGEST} == {}
+
+
+def test_import_loads_jax_alone_and_starts_no_backend():
+    code = (
+        "import sys, jax; before = set(sys.modules); import gdjax, json; "
+        "print(json.dumps(sorted({name.partition('.')[0] for name in set(sys.modules) - before})))"
+    )
+    # A platform that does not exist: whatever asks for a device while gdjax is imported raises.
+    env = {**os.environ, "JAX_PLATFORMS": "none_such"}
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    own = {"gdjax", "jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum"}
+    assert set(json.loads(run.stdout)) - own - set(sys.stdlib_module_names) == set()
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (lowest,) = (d.removeprefix("jax>=") for d in project["dependencies"] if d.startswith("jax>="))
+    assert f"\njax=={lowest}\njaxlib=={lowest}\n" in (ROOT / "requirements" / "oldest.txt").read_text("utf-8")
+    assert f"\n## [{gdjax.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"\nversion: {gdjax.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
