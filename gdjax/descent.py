@@ -247,5 +247,4 @@ def _result(
         message = f"the gradient norm is within grad_tol at step {last}"
     elif status == STEADY_LOSS:
         message = f"the change of the loss is within loss_tol at step {last}"
-    converged = status != RUNNING
-    return MinimizeResult(params, state, history, len(rows) - converged, converged, message)
+    return MinimizeResult(params, state, history, len(rows) - (status != RUNNING), status != RUNNING, message)

@@ -24,7 +24,8 @@ import numpy as np
 
 from gdjax import base, checks, numerics
 from gdjax.base import EmptyState, GradientTransformation, MaskedNode
-from gdjax.kernel import Kernel, kernel_of
+from gdjax.fused import fused
+from gdjax.kernel import Kernel
 
 P = ParamSpec("P")
 Array = jax.Array
@@ -154,6 +155,11 @@ class Leafwise:
         constants = tuple((k, type(v), v) for k, v in rest.items())
         return Kernel(self.label.removeprefix("gdjax."), self.rule, self.State, constants, self.reads_old)
 
+    @functools.cached_property
+    def moments(self) -> tuple[str, ...]:
+        """The slots shaped like the parameter."""
+        return tuple(f for f in self.slots if isinstance(self.initial.get(f, first_moment), Moment))
+
     @property
     def counts(self) -> bool:
         return "count" in self.State._fields or bool(self.schedules)
@@ -170,7 +176,7 @@ class Leafwise:
         for path, p in paths:
             checks.leaf(self.label, f"params{jax.tree_util.keystr(path)}", p)
         trees = [structure.unflatten([self._slot(f, p) for _, p in paths]) for f in self.slots]
-        return self._join(jnp.zeros((), jnp.int32) if self.counts else None, trees)
+        return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         updates, (state,) = fused([self], updates, [state], params, extra_args, last=True)
@@ -178,7 +184,7 @@ class Leafwise:
 
     def hyperparams(self, state: Any) -> dict[str, Any]:
         """The hyperparameters in force at the next update, schedules evaluated."""
-        count, _ = self._split(state)
+        count, _ = self.split(state)
         return {k: checks.scalar(self.label, k, v(count)) if k in self.schedules else v for k, v in self.hyper.items()}
 
     def sees(self, updates: Any) -> Sequence[bool] | None:
@@ -190,99 +196,24 @@ class Leafwise:
             return MaskedNode()  # an integer parameter is not trained and keeps no state
         return self.initial.get(field, first_moment)(p, self.hyper)
 
-    def _split(self, state: Any) -> tuple[Any, list[Any]]:
+    def split(self, state: Any) -> tuple[Any, list[Any]]:
         """The count (None if there is none) and the trees of the slots."""
         checks.state(self.label, state, self.outer)
         inner = state.inner_state if self.outer is ScheduledState else state
         slots = [getattr(inner, f) for f in self.slots]
         return (state.count if self.counts else None), slots
 
-    def _join(self, count: Any, slots: Sequence[Any]) -> Any:
+    def join(self, count: Any, slots: Sequence[Any]) -> Any:
         trees = dict(zip(self.slots, slots, strict=True))
         if self.outer is ScheduledState:
             return ScheduledState(count, self.State(**trees))
         return self.outer(**({"count": count} if self.counts else {}), **trees)
 
-    def _scalars(self, count: Any, updates: list[Any], params: list[Any], extra_args: dict[str, Any]) -> dict[str, Any]:
+    def scalars(self, count: Any, updates: list[Any], params: list[Any], extra_args: dict[str, Any]) -> dict[str, Any]:
         """The hyperparameters that are not constants, and the rule's reductions."""
         scheduled = {k: checks.scalar(self.label, k, f(count)) for k, f in self.schedules.items()}
         reduced = {k: f(updates, params, **extra_args) for k, f in self.reduce.items()}
         return {**self.arrays, **scheduled, **reduced}
-
-
-def fused(
-    rules: Sequence[Leafwise], updates: Any, states: Sequence[Any], params: Any, extra_args: dict[str, Any], last: bool
-) -> tuple[Any, list[Any]]:
-    """Applies rules one after the other, leaf by leaf: one call of one jitted function per leaf for all the rules.
-
-    JAX traces that function once for each shape and dtype among the leaves and XLA inlines the calls, so tracing costs
-    one equation a leaf and the step costs what the same arithmetic written out would. Only the first rule may have
-    reductions: a later one would need the directions of all the leaves first.
-
-    Args:
-      rules: the rules, with the states `states`.
-      last: whether the directions are the updates that the caller will add to the parameters.
-    """
-    label = rules[0].label
-    paths, structure = jax.tree_util.tree_flatten_with_path(updates)
-    gs = [g if hasattr(g, "dtype") else _strong(label, path, g) for path, g in paths]
-    if params is None:
-        for rule in rules:
-            if rule.needs_params:
-                raise ValueError(f"{rule.label}: this transform needs params: call update(updates, state, params)")
-        ps = [None] * len(gs)
-    else:
-        ps = checks.flatten_like(label, ("updates", "params"), structure, updates, params)
-        ps = [p if hasattr(p, "dtype") else jnp.asarray(p) for p in ps]
-    counts, slots = [], []
-    for rule, state in zip(rules, states, strict=True):
-        count, trees = rule._split(state)
-        counts.append(count)
-        flat = [
-            checks.flatten_like(rule.label, ("updates", f"state.{f}"), structure, updates, tree)
-            for f, tree in zip(rule.slots, trees, strict=True)
-        ]
-        slots.append(list(zip(*flat, strict=True)) if flat else [()] * len(gs))
-    scalars = [r._scalars(c, gs, ps, extra_args) for r, c in zip(rules, counts, strict=True)]
-    seen = [rule.sees(updates) for rule in rules]
-    directions, new_slots = [], []
-    for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
-        mine = [s[i] for s in slots]
-        active = [k for k, flags in enumerate(seen) if flags is None or flags[i]]
-        if active and not base.is_float0(g):
-            _check(rules, path, g, p, mine)
-            apply = kernel_of(tuple(rules[k].kernel for k in active), last)
-            g, new = apply(g, p, *([xs[k] for k in active] for xs in (mine, counts, scalars)))
-            for k, leaf in zip(active, new, strict=True):
-                mine[k] = leaf
-        directions.append(g)
-        new_slots.append(mine)
-    new_states = []
-    for k, (rule, count) in enumerate(zip(rules, counts, strict=True)):
-        trees = [structure.unflatten([leaf[k][j] for leaf in new_slots]) for j in range(len(rule.slots))]
-        new_states.append(rule._join(None if count is None else numerics.safe_increment(count), trees))
-    return structure.unflatten(directions), new_states
-
-
-def _check(rules: Sequence[Leafwise], path: Any, g: Any, p: Any, slots: Sequence[Any]) -> None:
-    def where() -> str:
-        return f"params{jax.tree_util.keystr(path)}"
-
-    checks.gradient(rules[0].label, where, g, p)
-    for rule, leaves in zip(rules, slots, strict=True):
-        for field, x in zip(rule.slots, leaves, strict=True):
-            if isinstance(rule.initial.get(field, first_moment), Moment) and getattr(x, "shape", None) != g.shape:
-                got = x.shape if hasattr(x, "shape") else x
-                raise ValueError(
-                    f"{rule.label}: {where()}: state.{field} has shape {got}, the gradient {g.shape}; "
-                    "init(params) anew after changing the parameters"
-                )
-
-
-def _strong(label: str, path: Any, g: Any) -> Array:
-    checks.leaf(label, f"updates{jax.tree_util.keystr(path)}", g)
-    x = jnp.asarray(g)
-    return jax.lax.convert_element_type(x, x.dtype)
 
 
 def _numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:

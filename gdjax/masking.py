@@ -73,12 +73,12 @@ class MaskedLeafwise(Leafwise):
         seen = _mask_of(self.label, self.mask, updates)
         return jax.tree.leaves(jax.tree.map(lambda m, sub: jax.tree.map(lambda _: m, sub), seen, updates))
 
-    def _split(self, state: Any) -> tuple[Any, list[Any]]:
+    def split(self, state: Any) -> tuple[Any, list[Any]]:
         checks.state(self.label, state, MaskedState)
-        return super()._split(state.inner_state)
+        return super().split(state.inner_state)
 
-    def _join(self, count: Any, slots: Sequence[Any]) -> MaskedState:
-        return MaskedState(super()._join(count, slots))
+    def join(self, count: Any, slots: Sequence[Any]) -> MaskedState:
+        return MaskedState(super().join(count, slots))
 
 
 @transform

@@ -1,0 +1,139 @@
+"""Your own optimizer, in about fifteen lines.
+
+    python examples/own_optimizer.py
+
+You write the rule for one array, as in a paper. `gdjax.leafwise` makes of it a transform over any tree of parameters,
+which chains, takes schedules and masks, compiles, prints and reports errors as those of the library do.
+"""
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gdjax
+
+Array = jax.Array
+
+# --- The optimizer ----------------------------------------------------------------------------------------------------
+
+
+class BlockAdamState(NamedTuple):
+    count: Array  # () int32, updates made so far: the lift counts, and gives the rule t = 1, 2, ...
+    m: Any  # like params, average of the gradients
+    v: Any  # for each array one number, the average of its mean squared gradient
+
+
+@gdjax.leafwise(BlockAdamState, v=lambda p, hyper: jnp.zeros((), jnp.float32))
+def scale_by_block_adam(g: Array, s: Any, p: Any, t: Any, b1: Any = 0.9, b2: Any = 0.99, eps: Any = 1e-8) -> Any:
+    """Adam with one second moment for each array instead of one for each element, so half of Adam's memory."""
+    m = b1 * s.m + (1 - b1) * g
+    v = b2 * s.v + (1 - b2) * jnp.mean(g**2)
+    m_hat = m / (1 - b1**t)
+    v_hat = v / (1 - b2**t)
+    return m_hat / (jnp.sqrt(v_hat) + eps), BlockAdamState(s.count, m, v)
+
+
+@gdjax.transform
+def block_adam(learning_rate: Any, b1: Any = 0.9, b2: Any = 0.99, weight_decay: float = 0.0, mask: Any = None) -> Any:
+    """Clip, the rule above, decay, rate: the parts of AdamW with another rule in the middle."""
+    return gdjax.chain(
+        gdjax.clip_by_global_norm(1.0),
+        scale_by_block_adam(b1, b2),
+        gdjax.add_decayed_weights(weight_decay, mask),
+        gdjax.scale_by_learning_rate(learning_rate),
+    )
+
+
+# --- A problem to try it on: which of two interleaved spirals is a point on? ------------------------------------------
+
+
+def spirals(points: int) -> tuple[np.ndarray, np.ndarray]:
+    """(2 * points, 2) positions, and +1 or -1 for each."""
+    angle = np.linspace(0.5, 3 * np.pi, points)
+    arm = np.stack([angle * np.cos(angle), angle * np.sin(angle)], axis=1) / (3 * np.pi)
+    return np.concatenate([arm, -arm]).astype(np.float32), np.repeat([1.0, -1.0], points).astype(np.float32)
+
+
+def network(width: int) -> dict[str, Any]:
+    """Initial parameters of 2 -> width -> width -> 1."""
+    keys, sizes = jax.random.split(jax.random.key(0), 3), (2, width, width, 1)
+    return {
+        f"layer{i}": {"w": jax.random.normal(keys[i], (n, m)) * np.float32(1.5 / n**0.5), "b": jnp.zeros((1, m))}
+        for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+    }
+
+
+def score(params: Any, x: Array) -> Array:
+    """(n,) numbers, positive for the first spiral."""
+    for layer in ("layer0", "layer1"):
+        x = jnp.tanh(x @ params[layer]["w"] + params[layer]["b"])
+    return (x @ params["layer2"]["w"] + params["layer2"]["b"])[:, 0]
+
+
+def kilobytes(state: Any) -> str:
+    return f"{sum(x.nbytes for x in jax.tree.leaves(state)) / 1024:.1f} KiB"
+
+
+def heading(text: str) -> None:
+    print(f"\n--- {text}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="A new optimizer in about fifteen lines.")
+    parser.add_argument("--tiny", action="store_true", help="a run of a few seconds")
+    parser.add_argument("--out", type=Path, default=Path("out/own_optimizer"), help="folder for the loss curves")
+    args = parser.parse_args(argv)
+    steps, width = (300, 16) if args.tiny else (1500, 32)
+
+    heading("It takes schedules, for the rate and for any hyperparameter, and masks by path")
+    tx = block_adam(
+        learning_rate=gdjax.warmup_cosine_decay_schedule(0.0, 0.02, steps // 20, steps),
+        b2=gdjax.linear_schedule(0.9, 0.999, steps),
+        weight_decay=1e-3,
+        mask=gdjax.mask_by_path("w$"),  # the matrices decay, the biases do not
+    )
+    print(tx)
+
+    heading("It is a value: built again it is equal, it pickles, and jit compiles nothing twice")
+    print("equal:", block_adam(0.1) == block_adam(0.1), "  unpickled:", pickle.loads(pickle.dumps(tx)) == tx)
+
+    heading(f"It trains: two spirals, {steps} steps, beside Adam")
+    points, side = spirals(100)
+    params = network(width)
+
+    def loss(params: Any) -> Array:
+        return jnp.mean(jax.nn.softplus(-side * score(params, points)))
+
+    curves = {}
+    for name, optimizer in {"block_adam": tx, "adam": gdjax.adam(0.01)}.items():
+        result = gdjax.minimize(loss, params, optimizer, steps=steps)
+        curves[name] = result.history["loss"]
+        correct = np.mean(np.sign(score(result.params, points)) == side)
+        state = kilobytes(result.state)
+        print(f"{name:10}  loss {curves[name][-1]:.5f}  points on the right side {correct:7.2%}  state {state}")
+
+    heading("The hyperparameters in force, schedules evaluated, can be read from any state")
+    for step, state in {"first": tx.init(params), "halfway": gdjax.minimize(loss, params, tx, steps=steps // 2).state}.items():
+        shown = {k: round(float(v), 5) for k, v in gdjax.get_hyperparams(tx, state).items()}
+        print(f"{step:8}", shown)
+
+    heading("It says what is wrong, and where: here a gradient of the wrong shape")
+    wrong = jax.tree.map(jnp.zeros_like, params)
+    wrong["layer1"]["b"] = jnp.zeros((width, 1))
+    try:
+        tx.update(wrong, tx.init(params), params)
+    except ValueError as e:
+        print("ValueError:", e)
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    np.savetxt(args.out / "loss.csv", np.stack([*curves.values()], axis=1), "%.6g", ",", header=",".join(curves))
+    print(f"\nwrote {args.out / 'loss.csv'}")
+
+
+if __name__ == "__main__":
+    main()

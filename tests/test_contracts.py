@@ -1,0 +1,231 @@
+"""What every transform promises about its state, its dtypes and the trees and calls it takes."""
+
+import functools
+import itertools
+from typing import Any
+
+import chex
+import flax.core
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from tests.cases import (
+    CASES,
+    SAMPLE,
+    Case,
+    Pair,
+    assert_close,
+    assert_equal,
+    epsilon,
+    every,
+    precision,
+    random_tree,
+    signature,
+    steps,
+)
+
+GRADIENTS = [random_tree(seed) for seed in range(1, 6)]
+
+
+def is_factory(f: Any) -> bool:
+    """Whether `f` makes transforms: decorated by `transform` or `leafwise`, or declared to return what does."""
+    makers = {gdjax.identity.__code__, gdjax.scale.__code__}
+    returned = getattr(f, "__annotations__", {}).get("return")
+    return getattr(f, "__code__", None) in makers or "GradientTransformation" in str(returned)
+
+
+def test_every_factory_has_a_case():
+    factories = {name for name in gdjax.__all__ if is_factory(getattr(gdjax, name))}
+    assert len(factories) > 20
+    assert factories - {case.covers for case in CASES} == set(), "transforms without a case in tests/cases.py"
+    assert {case.covers for case in CASES} <= set(gdjax.__all__)
+    assert set(SAMPLE) <= {case.name for case in CASES}
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def like(kind: str, tree: Any) -> Any:
+    """The tree as Python floats (of scalars), NumPy float64 arrays, or arrays of the dtype `kind`."""
+    if kind == "python":
+        return jax.tree.map(lambda x: float(jnp.sum(x)), tree)
+    if kind == "numpy":
+        return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+    return jax.tree.map(lambda x: x.astype(kind), tree)
+
+
+KINDS = "float32", "bfloat16", "python", "numpy"
+CASES_OF_KINDS = [
+    pytest.param(case, kind, id=f"{case.name}-{kind}", marks=[pytest.mark.slow] if long else [])
+    for case, kind in itertools.product(CASES, KINDS)
+    for long in [kind != "float32" and case.name not in SAMPLE]
+]
+
+
+@pytest.mark.parametrize(("case", "kind"), CASES_OF_KINDS)
+def test_five_steps_are_one_trace(case: Case, kind: str):
+    tx, traces = case.make(), 0
+
+    @jax.jit
+    def step(params: Any, state: Any, g: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        updates, state = tx.update(g, state, params)
+        return gdjax.apply_updates(params, updates), state, updates
+
+    params, gradients = like(kind, random_tree(0)), [like(kind, g) for g in GRADIENTS]
+    first = state = tx.init(params)
+    assert not any(weak for _, _, weak in signature(state)[1])
+    jitted = params
+    for g in gradients:
+        new, state, updates = step(jitted, state, g)
+        assert signature(state) == signature(first)
+        assert [u.dtype for u in jax.tree.leaves(updates)] == [jnp.asarray(x).dtype for x in jax.tree.leaves(g)]
+        assert [p.dtype for p in jax.tree.leaves(new)] == [jnp.asarray(p).dtype for p in jax.tree.leaves(params)]
+        if kind != "python":  # a sum with a strongly typed update is no longer a Python float
+            jitted = new
+    assert traces == 1
+    if kind == "float32":
+        assert_close((jitted, state), steps(tx, params, gradients))  # eager equals compiled
+
+
+def through_control_flow(tx: Any, params: Any, gradients: Any) -> Any:
+    """Four updates: two under scan, one under cond, one under while_loop; all want the state they gave back."""
+    state = tx.init(params)
+
+    def step(carry: Any, g: Any) -> Any:
+        params, state = carry
+        updates, state = tx.update(g, state, params)
+        return gdjax.apply_updates(params, updates), state
+
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *gradients[:2])
+    carry, _ = jax.lax.scan(lambda carry, g: (step(carry, g), None), (params, state), stacked)
+    carry = jax.lax.cond(jnp.zeros(()) == 0, lambda c: step(c, gradients[2]), lambda c: c, carry)
+    _, carry = jax.lax.while_loop(lambda c: c[0] < 1, lambda c: (c[0] + 1, step(c[1], gradients[3])), (0, carry))
+    return carry
+
+
+DTYPES = "float32", "bfloat16", "float16", "float64", "complex64"
+CASES_OF_DTYPES = [
+    pytest.param(case, dtype, id=f"{case.name}-{dtype}", marks=[pytest.mark.slow] if long else [])
+    for case, dtype in itertools.product(CASES, DTYPES)
+    if case.complex or dtype != "complex64"
+    for long in [dtype not in ("float32", "complex64") and case.name not in SAMPLE]
+]
+
+
+@pytest.mark.parametrize(("case", "dtype"), CASES_OF_DTYPES)
+def test_state_is_a_fixed_point_of_control_flow(case: Case, dtype: str):
+    with precision(dtype):
+        tx, params = case.make(), random_tree(0, dtype)
+        gradients = [random_tree(seed, dtype) for seed in range(1, 5)]
+        carry = jax.jit(functools.partial(through_control_flow, tx))(params, gradients)
+        assert signature(carry) == signature((params, tx.init(params)))
+        if dtype in ("float32", "float64"):
+            assert_close(carry, steps(tx, params, gradients), rtol=16 * epsilon(dtype), atol=16 * epsilon(dtype))
+
+
+@every()
+def test_vmap_equals_a_loop(case: Case):
+    tx, params = case.make(), random_tree(0, lead=(3,))
+    gradients = [random_tree(seed, lead=(3,)) for seed in (1, 2)]
+    run = functools.partial(steps, tx)
+    batched = jax.jit(jax.vmap(run))(params, gradients)
+    run = jax.jit(run)
+    looped = [run(*jax.tree.map(lambda x, i=i: x[i], (params, gradients))) for i in range(3)]
+    assert_close(batched, jax.tree.map(lambda *xs: jnp.stack(xs), *looped))
+
+
+@every()
+def test_params_and_a_fresh_state_can_be_donated(case: Case):
+    # An aliased or unusable buffer is an error or a warning, and so an error. The transform must outlive its states.
+    tx, gradients = case.make(), GRADIENTS[:2]
+    wanted = steps(tx, random_tree(0), gradients)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, state: Any, g: Any) -> Any:
+        updates, state = tx.update(g, state, params)
+        return gdjax.apply_updates(params, updates), state
+
+    for _ in range(2):
+        params = random_tree(0)
+        state = tx.init(params)
+        for g in gradients:
+            params, state = step(params, state, g)
+        assert_close((params, state), wanted)
+
+
+@every()
+def test_init_takes_shapes(case: Case):
+    tx, params = case.make(), random_tree(0, "bfloat16")
+    wanted = jax.eval_shape(lambda: params)
+    assert signature(jax.eval_shape(tx.init, params)) == signature(tx.init(params))
+    assert signature(tx.init(wanted)) == signature(tx.init(params))
+
+
+@every()
+def test_extra_arguments_are_accepted(case: Case):
+    tx, params, g = case.make(), random_tree(0), GRADIENTS[0]
+    state = tx.init(params)
+    wanted = tx.update(g, state, params)
+    assert_equal(tx.update(g, state, params, value=jnp.ones(()), loss=1.0), wanted)
+    # A function among them cannot go through the compiled call.
+    assert_close(tx.update(g, state, params, value_fn=jnp.sum, grad=g), wanted)
+
+
+@every(lambda case: not case.needs_params)
+def test_params_may_be_left_out(case: Case):
+    tx, params, g = case.make(), random_tree(0), GRADIENTS[0]
+    state = tx.init(params)
+    assert_close(tx.update(g, state), tx.update(g, state, params))
+
+
+@every(lambda case: case.needs_params)
+def test_params_are_asked_for(case: Case):
+    tx = case.make()
+    with pytest.raises(ValueError, match=r"^gdjax\.\w+: this transform needs params"):
+        tx.update(GRADIENTS[0], tx.init(random_tree(0)))
+
+
+@chex.dataclass
+class ChexParams:
+    x: Any
+    y: Any
+
+
+@flax.struct.dataclass
+class FlaxParams:
+    x: Any
+    y: Any
+
+
+def contained(seed: int) -> Any:
+    """Every kind of container, a leaf that is None, a scalar, and leaves without elements."""
+    a, b, *rest = jax.tree.leaves(random_tree(seed, shapes=[(2,), (3, 2), (), (0,), (0, 3)], lead=()))
+    return flax.core.freeze({"chex": ChexParams(x=a, y=(b, None)), "flax": [FlaxParams(x=Pair(rest[0], rest[1]), y={"z": rest[2]})]})
+
+
+@every()
+def test_any_container_of_any_leaf(case: Case):
+    tx, params, g = case.make(), contained(0), contained(1)
+    state = tx.init(params)
+    updates, new = tx.update(g, state, params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    assert signature(new) == signature(state)
+    assert [u.shape for u in jax.tree.leaves(updates)] == [p.shape for p in jax.tree.leaves(params)]
+    assert jax.tree.structure(gdjax.apply_updates(params, updates)) == jax.tree.structure(params)
+    # The container makes no difference to the numbers.
+    plain, values = [jax.tree.leaves(t) for t in (params, g)]
+    assert_close(jax.tree.leaves(updates), tx.update(values, tx.init(plain), plain)[0])
+
+
+@every()
+@pytest.mark.parametrize("empty", [{}, (), [], {"a": None}], ids=repr)
+def test_empty_trees(case: Case, empty: Any):
+    tx = case.make()
+    state = tx.init(empty)
+    updates, new = tx.update(empty, state, empty)
+    assert updates == empty
+    assert signature(new) == signature(state)
