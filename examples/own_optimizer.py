@@ -35,7 +35,7 @@ def scale_by_block_adam(g: Array, s: Any, p: Any, t: Any, b1: Any = 0.9, b2: Any
     v = b2 * s.v + (1 - b2) * jnp.mean(g**2)
     m_hat = m / (1 - b1**t)
     v_hat = v / (1 - b2**t)
-    return m_hat / (jnp.sqrt(v_hat) + eps), BlockAdamState(s.count, m, v)
+    return m_hat / (jnp.sqrt(v_hat) + eps), s._replace(m=m, v=v)
 
 
 @gdjax.transform
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
 
     heading("It takes schedules, for the rate and for any hyperparameter, and masks by path")
     tx = block_adam(
-        learning_rate=gdjax.warmup_cosine_decay_schedule(0.0, 0.02, steps // 20, steps),
+        learning_rate=gdjax.warmup_cosine_decay_schedule(2e-3, 2e-2, steps // 20, steps, 2e-4),
         b2=gdjax.linear_schedule(0.9, 0.999, steps),
         weight_decay=1e-3,
         mask=gdjax.mask_by_path("w$"),  # the matrices decay, the biases do not
@@ -100,7 +100,12 @@ def main(argv: list[str] | None = None) -> None:
     print(tx)
 
     heading("It is a value: built again it is equal, it pickles, and jit compiles nothing twice")
-    print("equal:", block_adam(0.1) == block_adam(0.1), "  unpickled:", pickle.loads(pickle.dumps(tx)) == tx)
+    traces = []
+    init = jax.jit(lambda tx, x: traces.append(tx) or tx.init(x), static_argnums=0)
+    for _ in range(3):
+        init(block_adam(0.1), jnp.zeros(3))
+    print("equal:", block_adam(0.1) == block_adam(0.1), "  unpickled:", pickle.loads(pickle.dumps(tx)) == tx, end="   ")
+    print(f"three built, compiled: {len(traces)}")
 
     heading(f"It trains: two spirals, {steps} steps, beside Adam")
     points, side = spirals(100)
@@ -109,18 +114,19 @@ def main(argv: list[str] | None = None) -> None:
     def loss(params: Any) -> Array:
         return jnp.mean(jax.nn.softplus(-side * score(params, points)))
 
-    curves = {}
+    curves, states = {}, {}
     for name, optimizer in {"block_adam": tx, "adam": gdjax.adam(0.01)}.items():
         result = gdjax.minimize(loss, params, optimizer, steps=steps)
-        curves[name] = result.history["loss"]
+        curves[name], states[name] = result.history["loss"], result.state
         correct = np.mean(np.sign(score(result.params, points)) == side)
-        state = kilobytes(result.state)
-        print(f"{name:10}  loss {curves[name][-1]:.5f}  points on the right side {correct:7.2%}  state {state}")
+        print(
+            f"{name:10}  loss {curves[name][-1]:.1e}  on the right side {correct:7.2%}  state {kilobytes(result.state)}"
+        )
 
     heading("The hyperparameters in force, schedules evaluated, can be read from any state")
-    for step, state in {"first": tx.init(params), "halfway": gdjax.minimize(loss, params, tx, steps=steps // 2).state}.items():
-        shown = {k: round(float(v), 5) for k, v in gdjax.get_hyperparams(tx, state).items()}
-        print(f"{step:8}", shown)
+    for when, state in {"at first": tx.init(params), "at last": states["block_adam"]}.items():
+        hyper = gdjax.get_hyperparams(tx, state)
+        print(f"{when:8}  learning_rate {hyper['learning_rate']:.4f}  b2 {hyper['b2']:.4f}")
 
     heading("It says what is wrong, and where: here a gradient of the wrong shape")
     wrong = jax.tree.map(jnp.zeros_like, params)

@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> None:
     shown = written.encode(encoding, "replace").decode(encoding)  # a console may not know every character
     say("sample", f"held-out text and, after {MARK}, what the model makes of it:\n\n{shown}\n")
     if importlib.util.find_spec("matplotlib") is None:
-        say("picture", "none: matplotlib is missing (pip install 'gdjax[examples]')")
+        say("picture", "none: matplotlib is missing; pip install 'gdjax[examples]', then the same command draws it")
     else:
         title = f"{data.name}: a transformer of {size:,} parameters"
         picture.draw(o.out / "loss.png", run.history, rates, bigram, title)

@@ -45,13 +45,11 @@ class NonFiniteError(FloatingPointError):
     """
 
     def __init__(self, message: str, step: int, params: Params, state: OptState, history: dict[str, np.ndarray]):
-        super().__init__(message)
+        super().__init__(message, step, params, state, history)  # all, so that it pickles
         self.step, self.params, self.state, self.history = step, params, state, history
 
-
-class _Last(NamedTuple):  # what a step knows of the one before it
-    status: Array  # () int32
-    loss: Array  # () infinite at first
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 def minimize(
@@ -100,23 +98,22 @@ def minimize(
             raise ValueError(f"{LABEL}: {name} must be at least 0, got {tol}")
     for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
         checks.leaf(LABEL, f"params{jax.tree_util.keystr(path)}", x)
-    batches = _batches(data)
     params, last_good = _own(params), _own(params)
     state = _own(tx.init(params) if state is None else state)
-    last = _Last(jnp.full((), RUNNING, jnp.int32), jnp.full((), jnp.inf, jax.dtypes.canonicalize_dtype(float)))
+    # The status and the loss of the step before.
+    last = jnp.full((), RUNNING, jnp.int32), jnp.full((), jnp.inf, jax.dtypes.canonicalize_dtype(float))
     step = jax.jit(_step(loss_fn, tx, has_aux, grad_tol, loss_tol), donate_argnums=(0, 1))
-    recorder, rows, status, sent = Recorder(wait=callback is not None), [], RUNNING, 0
-    message = f"all {steps} steps done"
+    batches, recorder, rows = _batches(data), Recorder(wait=callback is not None), []
+    status, sent, message = RUNNING, 0, f"all {steps} steps done"
     with _shown(progress, steps) as report:
         for i in range(steps):
             batch = next(batches, None)
             if batch is None:
                 message = f"data ended after {i} steps"
                 break
-            # The new parameters are written over those of the step before.
             new, state, last, metrics, aux = step(last_good, state, params, last, *batch)
             last_good, params, sent = params, new, i + 1
-            status = _note(recorder.add((last.status, metrics)), rows, report)
+            status = _note(recorder.add((last[0], metrics)), rows, report)
             if status != RUNNING:
                 break
             if callback is not None and callback(i, params, state, {**rows[-1], "aux": aux}):
@@ -134,16 +131,18 @@ def minimize(
 def _step(
     loss_fn: Callable[..., Any], tx: Any, has_aux: bool, grad_tol: float | None, loss_tol: float | None
 ) -> Callable[..., Any]:
+    """The function to compile; it makes new parameters in place of `last_good`, the old ones being `params`."""
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux, allow_int=True)
 
-    def step(last_good: Params, state: OptState, params: Params, last: _Last, *batch: Any) -> Any:
+    def step(last_good: Params, state: OptState, params: Params, last: tuple[Array, Array], *batch: Any) -> Any:
         value, grads = value_and_grad(params, *batch)
         loss, aux = value if has_aux else (value, None)
         # In a complex parameter, the direction of steepest ascent is the conjugate of what jax.grad returns.
         grads = jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, grads)
-        norm, kept_loss = _norm(grads), loss.astype(last.loss.dtype)
-        found = _status(kept_loss, last.loss, norm, grad_tol, loss_tol)
-        status = jnp.where(last.status == RUNNING, found, last.status)
+        last_status, last_loss = last
+        norm, kept_loss = _norm(grads), loss.astype(last_loss.dtype)
+        found = _status(kept_loss, last_loss, norm, grad_tol, loss_tol)
+        status = jnp.where(last_status == RUNNING, found, last_status)
 
         def go() -> tuple[Params, OptState]:
             updates, new_state = base.call_update(tx, grads, state, params, {"value": loss, "grad": grads})
@@ -155,7 +154,7 @@ def _step(
         # lie where the first one writes. Otherwise XLA copies parameters and state at every step.
         new, new_state = jax.lax.cond(status == RUNNING, go, lambda: (last_good, state))
         metrics = {**_scalars(aux), "loss": kept_loss, "grad_norm": norm, **_rates(tx, state)}
-        return new, new_state, _Last(status, kept_loss), metrics, aux
+        return new, new_state, (status, kept_loss), metrics, aux
 
     return step
 
@@ -182,8 +181,9 @@ def _rates(tx: Any, state: OptState) -> dict[str, Any]:
 
 
 def _scalars(aux: Any) -> dict[str, Any]:
-    scalars = isinstance(aux, dict) and all(isinstance(k, str) and jnp.ndim(x) == 0 for k, x in aux.items())
-    return aux if scalars else {}
+    if not (isinstance(aux, dict) and jax.tree_util.all_leaves(aux.values()) and all(isinstance(k, str) for k in aux)):
+        return {}
+    return aux if all(jnp.ndim(x) == 0 for x in aux.values()) else {}
 
 
 def _own(x: Any) -> Any:
@@ -243,8 +243,7 @@ def _result(
     # The loss at the very last parameters has not been evaluated.
     if status == RUNNING and not jnp.isfinite(_norm(params)) and jnp.isfinite(_norm(last_good)):
         raise NonFiniteError(f"{LABEL}: step {last} made numbers not finite", last, last_good, state, history)
-    if status == SMALL_GRADIENT:
-        message = f"the gradient norm is within grad_tol at step {last}"
-    elif status == STEADY_LOSS:
-        message = f"the change of the loss is within loss_tol at step {last}"
+    if status != RUNNING:
+        what = "gradient norm within grad_tol" if status == SMALL_GRADIENT else "change of the loss within loss_tol"
+        message = f"{what} at step {last}"
     return MinimizeResult(params, state, history, len(rows) - (status != RUNNING), status != RUNNING, message)

@@ -1,5 +1,6 @@
 """One leaf: the jitted function that applies a row of rules to one array."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
                 s["count"] = count
             t = None if count is None else count.astype(real) + 1
             hyper = {k: v for k, _, v in kernel.constants} | {k: _widen(v, real) for k, v in scalar.items()}
-            with jax.named_scope(kernel.name):
+            with jax.named_scope(kernel.name), _promotion(g):
                 direction, state = kernel.rule(direction, kernel.State(**s), _widen(p, real), t, **hyper)
             new.append([getattr(state, f) for f in fields])
         update = direction.astype(g.dtype)
@@ -63,6 +64,11 @@ def _after(first: Array, rest: Any) -> Any:
     e = jnp.real(first[(0,) * first.ndim])
     one = jnp.where((e != e) & (e == 0), 2, 1)
     return jax.tree.map(lambda x: x * one.astype(x.dtype), rest)
+
+
+def _promotion(g: Array) -> Any:
+    """With complex numbers a rule mixes dtypes on purpose: its hyperparameters and second moments are real."""
+    return jax.numpy_dtype_promotion("standard") if jnp.iscomplexobj(g) else contextlib.nullcontext()
 
 
 def _widen(x: Any, real: Any) -> Any:

@@ -50,24 +50,26 @@ class Moment:
     """A slot shaped like its parameter.
 
     It has the dtype that the hyperparameter `dtype` names or, where that is None, the parameter's; `wide` makes that
-    real and at least float32. It starts at `fill`, a number or the name of a hyperparameter.
+    at least float32, `real` real. It starts at `fill`, a number or the name of a hyperparameter.
     """
 
     dtype: str = ""
     wide: bool = False
+    real: bool = False
     fill: str | float = 0.0
 
     def __call__(self, p: Any, hyper: Mapping[str, Any]) -> Array:
         dtype = hyper.get(self.dtype)
         if dtype is None:
             dtype = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
-            dtype = numerics.real_dtype(numerics.at_least_float32(dtype)) if self.wide else dtype
+            dtype = numerics.at_least_float32(dtype) if self.wide else dtype
+            dtype = numerics.real_dtype(dtype) if self.real else dtype
         fill = hyper[self.fill] if isinstance(self.fill, str) else self.fill
         return jnp.full_like(p, fill, dtype=dtype)
 
 
 first_moment = Moment("mu_dtype")
-second_moment = Moment("nu_dtype", wide=True)
+second_moment = Moment("nu_dtype", wide=True, real=True)
 
 Reducer = Callable[..., Array]  # (updates, params, **extra_args) -> scalar; updates and params are lists of leaves
 
@@ -93,7 +95,8 @@ def leafwise(
       reads_old: the direction depends on a slot's old value other than through its new one (as in Lion). XLA would copy
         the slot before overwriting it; this makes it write the slot after the parameters instead.
       reduce: keyword arguments of the rule that are one scalar of the whole tree, each with the function
-        `(updates, params, **extra_args) -> scalar` that computes it from the lists of leaves.
+        `(updates, params, **extra_args) -> scalar` that computes it from the lists of leaves. In the rule give it a
+        default, so that type checkers do not ask for it in the factory.
       **slots: for a slot that does not start as `first_moment`, the function `(p, hyperparameters) -> array` that
         makes it.
 

@@ -31,9 +31,8 @@ def _sqrt_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def divide(x: Array, y: Array) -> Array:
-    """x / y, and 0 where y is 0: there is no step where nothing has been measured."""
-    zero = y == 0
-    return jnp.where(zero, 0, x / jnp.where(zero, 1, y))
+    """x / y, and x where y is 0: there x is 0 too, or so small that its square is, since y is the root of squares."""
+    return x / jnp.where(y == 0, 1, y)
 
 
 def one_minus_pow(b: Any, t: Array) -> Array:

@@ -11,7 +11,7 @@ import jax
 
 TERMINAL_INTERVAL = 0.1  # seconds between two redraws of the bar
 PLAIN_INTERVAL = 10.0  # seconds between two lines in a log
-BAR = 20  # characters
+BAR = 12  # characters
 CHUNK_SECONDS, CHUNK_STEPS = 0.2, 100  # metrics are fetched about this often, and at the latest after so many steps
 
 
@@ -82,7 +82,7 @@ class Progress:
         self._waiting = None
         # The metrics come first: reading a device scalar waits for its step, and the rate must count that wait.
         shown = [f"{name} {_number(value)}" for name, value in metrics.items()]
-        parts = [self._position(step), *shown, *self._speed(step)]
+        parts = [self._position(step), *self._speed(step), *shown]
         line = "  ".join(parts)
         if self.terminal:
             line = line[: shutil.get_terminal_size().columns - 1]

@@ -21,7 +21,7 @@ def global_norm(tree: Any) -> Array:
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree) if jnp.size(x)]
     if not leaves:
         return jnp.zeros((), jnp.float32)
-    total = _sum_of_squares(leaves, 1.0)
+    total = _sum_of_squares(leaves)
     small = total < 2.0**-80
     unit = jnp.where(small, 2.0**-70, 2.0**70).astype(total.dtype)
     # The second branch closes over the leaves, so XLA reads them in place.
@@ -32,17 +32,20 @@ def global_norm(tree: Any) -> Array:
     )
 
 
-def _sum_of_squares(leaves: Sequence[Array], factor: Any) -> Array:
+def _sum_of_squares(leaves: Sequence[Array], factor: Array | None = None) -> Array:
     sums = [_squares(x, factor) for x in leaves]
     widest = max((x.dtype for x in sums), key=lambda d: d.itemsize)
     return pairwise_sum(jax.lax.concatenate([x.astype(widest) for x in sums], 0))
 
 
 @jax.jit
-def _squares(x: Array, factor: Any) -> Array:
+def _squares(x: Array, factor: Array | None) -> Array:
     """sum |factor x|^2, of shape (1,)."""
     x = x.astype(numerics.at_least_float32(x.dtype))
-    return jnp.sum(numerics.abs_sq(x * jnp.asarray(factor).astype(numerics.real_dtype(x.dtype)))).reshape(1)
+    if factor is not None:
+        # Without the barrier XLA squares a constant x (zero gradients in a jitted step) and the factor apart: 0 inf.
+        x = jax.lax.optimization_barrier(x * factor.astype(x.dtype))
+    return jnp.sum(numerics.abs_sq(x)).reshape(1)
 
 
 def pairwise_sum(x: Array) -> Array:

@@ -1,7 +1,6 @@
 """What every transform promises about its state, its dtypes and the trees and calls it takes."""
 
 import functools
-import itertools
 from typing import Any
 
 import chex
@@ -13,20 +12,8 @@ import numpy as np
 import pytest
 
 import gdjax
-from tests.cases import (
-    CASES,
-    SAMPLE,
-    Case,
-    Pair,
-    assert_close,
-    assert_equal,
-    epsilon,
-    every,
-    precision,
-    random_tree,
-    signature,
-    steps,
-)
+from tests.cases import CASES, SAMPLE, Case, every
+from tests.trees import Pair, assert_close, assert_equal, epsilon, finite, precision, random_tree, signature, steps
 
 GRADIENTS = [random_tree(seed) for seed in range(1, 6)]
 
@@ -56,15 +43,7 @@ def like(kind: str, tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(kind), tree)
 
 
-KINDS = "float32", "bfloat16", "python", "numpy"
-CASES_OF_KINDS = [
-    pytest.param(case, kind, id=f"{case.name}-{kind}", marks=[pytest.mark.slow] if long else [])
-    for case, kind in itertools.product(CASES, KINDS)
-    for long in [kind != "float32" and case.name not in SAMPLE]
-]
-
-
-@pytest.mark.parametrize(("case", "kind"), CASES_OF_KINDS)
+@every(kind=["float32", "bfloat16", "python", "numpy"])
 def test_five_steps_are_one_trace(case: Case, kind: str):
     tx, traces = case.make(), 0
 
@@ -107,24 +86,29 @@ def through_control_flow(tx: Any, params: Any, gradients: Any) -> Any:
     return carry
 
 
-DTYPES = "float32", "bfloat16", "float16", "float64", "complex64"
-CASES_OF_DTYPES = [
-    pytest.param(case, dtype, id=f"{case.name}-{dtype}", marks=[pytest.mark.slow] if long else [])
-    for case, dtype in itertools.product(CASES, DTYPES)
-    if case.complex or dtype != "complex64"
-    for long in [dtype not in ("float32", "complex64") and case.name not in SAMPLE]
-]
+def run_control_flow(case: Case, dtype: str) -> Any:
+    tx, params = case.make(), random_tree(0, dtype)
+    gradients = [random_tree(seed, dtype) for seed in range(1, 5)]
+    carry = jax.jit(functools.partial(through_control_flow, tx))(params, gradients)
+    assert signature(carry) == signature((params, tx.init(params)))
+    assert finite(carry)
+    return carry, steps(tx, params, gradients)
 
 
-@pytest.mark.parametrize(("case", "dtype"), CASES_OF_DTYPES)
+@every(dtype=["float32", "bfloat16", "float16", "float64"])
 def test_state_is_a_fixed_point_of_control_flow(case: Case, dtype: str):
     with precision(dtype):
-        tx, params = case.make(), random_tree(0, dtype)
-        gradients = [random_tree(seed, dtype) for seed in range(1, 5)]
-        carry = jax.jit(functools.partial(through_control_flow, tx))(params, gradients)
-        assert signature(carry) == signature((params, tx.init(params)))
-        if dtype in ("float32", "float64"):
-            assert_close(carry, steps(tx, params, gradients), rtol=16 * epsilon(dtype), atol=16 * epsilon(dtype))
+        got, wanted = run_control_flow(case, dtype)
+        if jnp.dtype(dtype).itemsize > 2:
+            assert_close(got, wanted, rtol=16 * epsilon(dtype), atol=16 * epsilon(dtype))
+
+
+@every(lambda case: case.complex)
+def test_complex_numbers(case: Case):
+    got, wanted = run_control_flow(case, "complex64")
+    assert_close(got, wanted)
+    zero, tx = jax.tree.map(jnp.zeros_like, got[0]), case.make(**case.quiet)
+    assert_equal(tx.update(zero, tx.init(got[0]), got[0])[0], zero)
 
 
 @every()
@@ -203,8 +187,9 @@ class FlaxParams:
 
 def contained(seed: int) -> Any:
     """Every kind of container, a leaf that is None, a scalar, and leaves without elements."""
-    a, b, *rest = jax.tree.leaves(random_tree(seed, shapes=[(2,), (3, 2), (), (0,), (0, 3)], lead=()))
-    return flax.core.freeze({"chex": ChexParams(x=a, y=(b, None)), "flax": [FlaxParams(x=Pair(rest[0], rest[1]), y={"z": rest[2]})]})
+    a, b, *rest = jax.tree.leaves(random_tree(seed, shapes=[(2,), (3, 2), (), (0,), (0, 3)]))
+    flax_params = FlaxParams(x=Pair(rest[0], rest[1]), y={"z": rest[2]})
+    return flax.core.freeze({"chex": ChexParams(x=a, y=(b, None)), "flax": [flax_params]})
 
 
 @every()

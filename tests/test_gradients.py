@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gdjax.gradients import check_gradients, numerical_gradient
 
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 X = np.random.default_rng(0).normal(size=(16, 6))
 Y = np.random.default_rng(1).integers(0, 3, 16)
 
@@ -74,7 +76,7 @@ def test_error_is_two_thirds_of_the_digits():
         return float(np.max(np.abs(np.asarray(got, np.float64) - np.cos(np.asarray(x, np.float64)))))
 
     assert error(jnp.float32) < 1e-3
-    with jax.enable_x64(True):
+    with enable_x64(True):
         assert error(jnp.float64) < 1e-9
     # The terms of the sum are computed in 16 bits: one digit.
     assert error(jnp.float16) < 0.1
@@ -83,7 +85,7 @@ def test_error_is_two_thirds_of_the_digits():
 
 def test_step_follows_a_coarser_function():
     # Float64 parameters of a function computed in float32: float64's step would be lost in its rounding.
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x = jnp.linspace(-2, 2, 9)
         assert x.dtype == jnp.float64
         got = numerical_gradient(lambda x: jnp.sum(jnp.sin(x.astype(jnp.float32))), x)
@@ -116,7 +118,7 @@ def test_sampled_coordinates():
     def sample(seed: int) -> Any:
         return numerical_gradient(f, params, coordinates=20, key=jax.random.key(seed))
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         params = {"w": jnp.arange(1000.0).reshape(10, 100) / 100, "b": jnp.ones(3)}
         got, again, other = sample(0), sample(0), sample(1)
     i = np.asarray(got.indices["w"])
@@ -161,7 +163,7 @@ def test_correct_network_passes(act: Callable[[Any], Any]):
 
 
 def test_float64_is_sharper():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         f = functools.partial(network, jnp.tanh)
         report = check_gradients(f, network_params(jnp.float64))
         assert report.leaves[0].tolerance < 1e-5
@@ -174,7 +176,7 @@ def test_float64_is_sharper():
 
 
 def test_relu_passes_in_float64():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         assert check_gradients(functools.partial(network, jax.nn.relu), network_params(jnp.float64)).passed
 
 

@@ -12,7 +12,7 @@ from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, sqrt
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.scaling import scale_by_learning_rate
 
-_nu = Moment(wide=True, fill="initial_scale")
+_nu = Moment(wide=True, real=True, fill="initial_scale")
 _mu = Moment(wide=True)  # wide as nu: their difference, a variance, must not lose its digits
 
 

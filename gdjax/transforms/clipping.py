@@ -27,7 +27,7 @@ def clip(g: Array, s: Any, p: Any, t: Any, max_delta: Hyper) -> Any:
 
 
 @leafwise(reduce={"norm": _norm})
-def clip_by_global_norm(g: Array, s: Any, p: Any, t: Any, max_norm: Hyper, *, norm: Array) -> Any:
+def clip_by_global_norm(g: Array, s: Any, p: Any, t: Any, max_norm: Hyper, *, norm: Any = None) -> Any:
     """Scales all updates by one factor so that their global norm is at most max_norm: u = g min(1, max_norm / |g|).
 
     Args:

@@ -113,7 +113,7 @@ def _in_unit_ball(key: Array, like: Any) -> Any:
     n = sum(x.size for x in jax.tree.leaves(like))
     distance = jax.random.uniform(distance_key) ** (1 / max(n, 1))
     factor = numerics.divide(distance.astype(jnp.float32), tree.global_norm(direction).astype(jnp.float32))
-    return jax.tree.map(lambda d: d * factor.astype(numerics.real_dtype(d.dtype)), direction)
+    return jax.tree.map(lambda d: d * factor.astype(d.dtype), direction)
 
 
 def _add_scaled(updates: Any, scale: Array, noise: Any) -> Any:
@@ -121,7 +121,7 @@ def _add_scaled(updates: Any, scale: Array, noise: Any) -> Any:
 
     def add(u: Array, n: Array) -> Array:
         wide = numerics.at_least_float32(u.dtype)
-        return (u.astype(wide) + scale.astype(numerics.real_dtype(wide)) * n.astype(wide)).astype(u.dtype)
+        return (u.astype(wide) + scale.astype(wide) * n.astype(wide)).astype(u.dtype)
 
     return jax.tree.map(add, updates, noise)
 

@@ -1,0 +1,76 @@
+"""Adagrad."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gdjax
+from tests import oracles
+from tests.support import relaxed
+
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def adagrad(x: Any, gradient: Any, lr: Any = 0.1, initial: float = 0.1, eps: float = 1e-7) -> Iterator[Any]:
+    s = np.full(np.shape(x), initial)
+    for t in range(1, oracles.STEPS + 1):
+        g = gradient(t, x)
+        s = s + g**2
+        root = np.sqrt(s + eps)
+        x = x - oracles.at(lr, t) * np.where(root == 0, 0, g / np.where(root == 0, 1, root))
+        yield x, {"sum_of_squares": s}
+
+
+def adagrad_of_the_notes(x: Any, gradient: Any, lr: float = 0.1, eps: float = 1e-7) -> Iterator[Any]:
+    cache = np.zeros(np.shape(x))
+    for t in range(1, oracles.STEPS + 1):
+        dx = gradient(t, x)
+        cache = cache + dx**2
+        x = x - lr * dx / (np.sqrt(cache) + eps)
+        yield x, {"sum_of_squares": cache}
+
+
+# The oracle's options and the library's.
+CASES = {
+    "default": ({}, {}),
+    "schedule": ({"lr": oracles.fall}, {"learning_rate": oracles.fall}),
+    "options": ({"initial": 0.5, "eps": 0.25}, {"initial_accumulator_value": 0.5, "eps": 0.25}),
+    "reference": ({"initial": 0.0, "eps": 0.0}, {"initial_accumulator_value": 0.0, "eps": 0.0}),
+}
+
+
+def make(module: Any, name: str) -> Any:
+    return module.adagrad(**{"learning_rate": 0.1, **CASES[name][1]})
+
+
+@DTYPES
+@pytest.mark.parametrize("name", CASES)
+def test_oracle(name, dtype):
+    oracles.assert_follows(make(gdjax, name), functools.partial(adagrad, **CASES[name][0]), dtype)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_optax(name):
+    with relaxed():
+        want = oracles.run(make(optax, name))
+    oracles.assert_same(oracles.run(make(gdjax, name)), want, rtol=1e-5, atol=2e-6)
+
+
+def test_the_notes_form_without_an_initial_value():
+    # They differ in the eps of 1e-7 beside a root that is 0.002 or more: at most 1e-4 of the first step of 0.1.
+    got = oracles.run(gdjax.adagrad(0.1, 0.0, 0.0), "float64")
+    oracles.assert_same(got, oracles.expected(adagrad_of_the_notes), rtol=1e-5, atol=1e-5)
+
+
+def test_direction():
+    # s = 0.1 + 9 + 16 = 25.1 after the gradients 3 and 4.
+    tx = gdjax.scale_by_rss(eps=0.0)
+    state = tx.init(jnp.zeros(()))
+    _, state = tx.update(jnp.array(3.0), state)
+    u, _ = tx.update(jnp.array(4.0), state)
+    np.testing.assert_allclose(u, 4 / np.sqrt(25.1), rtol=1e-6)

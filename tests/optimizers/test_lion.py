@@ -1,0 +1,104 @@
+"""Lion with its three shapes of the sign."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gdjax
+from tests import oracles
+from tests.support import relaxed
+
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def lion(
+    x: Any, gradient: Any, lr: Any = 0.01, b1: float = 0.9, b2: float = 0.99, mu_dtype: Any = np.float64,
+    weight_decay: Any = 0.0, mask: Any = None, mode: str = "hard", smooth_beta: float = 1.0,
+) -> Iterator[Any]:  # fmt: skip
+    shapes = {"hard": np.sign, "smooth": lambda c: np.tanh(smooth_beta * c), "refined": lambda c: np.clip(c, -1, 1)}
+    mu = np.zeros(np.shape(x))
+    for t in range(1, oracles.STEPS + 1):
+        g = gradient(t, x)
+        u = shapes[mode](b1 * mu + (1 - b1) * g)
+        if mask is None or mask(x):
+            u = u + oracles.at(weight_decay, t) * x
+        x = x - oracles.at(lr, t) * u
+        mu = np.float64((b2 * mu + (1 - b2) * g).astype(mu_dtype))
+        yield x, {"mu": mu}
+
+
+MATRICES = lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params)  # noqa: E731
+CASES = {
+    "default": {},
+    "schedule": {"learning_rate": oracles.fall},
+    "b1, b2": {"b1": 0.5, "b2": 0.75},
+    "b1 = b2 = 0": {"b1": 0.0, "b2": 0.0},  # sign descent
+    "weight_decay": {"weight_decay": 0.5},
+    "mask, schedules": {"weight_decay": oracles.fall, "learning_rate": oracles.fall, "mask": MATRICES},
+}
+MODES = [{"mode": "hard"}, {"mode": "smooth"}, {"mode": "smooth", "smooth_beta": 4.0}, {"mode": "refined", "b1": 0.25}]
+
+
+def make(module: Any, kwargs: Any) -> Any:
+    return module.lion(**{"learning_rate": 0.01, **kwargs})
+
+
+def oracle(kwargs: Any) -> Any:
+    kwargs = {"weight_decay": 1e-3, **kwargs}
+    return functools.partial(lion, **{"lr" if k == "learning_rate" else k: v for k, v in kwargs.items()})
+
+
+@DTYPES
+@pytest.mark.parametrize("name", CASES)
+def test_oracle(name, dtype):
+    oracles.assert_follows(make(gdjax, CASES[name]), oracle(CASES[name]), dtype)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_optax(name):
+    with relaxed():
+        want = oracles.run(make(optax, CASES[name]))
+    oracles.assert_same(oracles.run(make(gdjax, CASES[name])), want, rtol=1e-5, atol=2e-6)
+
+
+@DTYPES
+@pytest.mark.parametrize("kwargs", MODES, ids=str)
+def test_modes(kwargs, dtype):
+    tx = gdjax.chain(gdjax.scale_by_lion(**kwargs), gdjax.scale(-1 / 16))
+    oracles.assert_follows(tx, functools.partial(lion, lr=1 / 16, **kwargs), dtype)
+    if dtype == "float32":
+        with relaxed():
+            want = oracles.run(optax.chain(optax.scale_by_lion(**kwargs), optax.scale(-1 / 16)))
+        oracles.assert_same(oracles.run(tx), want, rtol=1e-5, atol=2e-6)
+
+
+def test_modes_differ():
+    modes = [functools.partial(lion, lr=1 / 16, **kwargs) for kwargs in MODES]
+    assert min(oracles.distance(a, b) for i, a in enumerate(modes) for b in modes[:i]) > 0.1
+
+
+def test_unknown_mode():
+    tx = gdjax.scale_by_lion(mode="soft")
+    with pytest.raises(ValueError, match="mode must be one of hard, smooth, refined, got 'soft'"):
+        tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
+
+
+def test_mu_dtype():
+    # In float64, where no momentum lies so near the middle of two bfloat16 numbers that the order of sums decides.
+    tx = gdjax.lion(0.01, mu_dtype=jnp.bfloat16)
+    assert tx.init(jnp.ones(3))[0].mu.dtype == jnp.bfloat16
+    oracles.assert_follows(tx, oracle({"mu_dtype": jnp.bfloat16}), "float64")
+
+
+def test_momentum_reads_the_old_value():
+    # c and mu have different weights, both of the momentum before this step: 0.5 * 2 + 0.5 * -3 < 0.
+    tx = gdjax.scale_by_lion(b1=0.5, b2=0.75)
+    _, state = tx.update(jnp.array(8.0), tx.init(jnp.array(0.0)))
+    u, state = tx.update(jnp.array(-3.0), state)
+    assert float(u) == -1 and float(state.mu) == 0.75 * 2 - 0.25 * 3

@@ -1,0 +1,434 @@
+"""`minimize`: the plain loop against NumPy, and everything that ends or watches it."""
+
+import io
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gdjax
+from gdjax import descent
+from gdjax.descent import MinimizeResult, NonFiniteError, minimize
+from tests.support import relaxed
+
+RNG = np.random.default_rng(0)
+A, B = RNG.normal(size=(20, 4)), RNG.normal(size=20)
+W0 = RNG.normal(size=4)
+
+
+def least_squares(p: Any, batch: Any = None) -> jax.Array:
+    a, b = (jnp.asarray(A, jnp.float32), jnp.asarray(B, jnp.float32)) if batch is None else batch
+    return 0.5 * jnp.mean((a @ p["w"] - b) ** 2)
+
+
+def start() -> Any:
+    return {"w": jnp.asarray(W0, jnp.float32)}
+
+
+def numpy_descent(batches: list[Any], rate: float, momentum: float = 0.0) -> tuple[np.ndarray, Any, Any]:
+    """The last parameters, and loss and gradient norm before each update."""
+    w, v, losses, norms = W0.copy(), np.zeros(4), [], []
+    for a, b in batches:
+        residual = a @ w - b
+        grad = a.T @ residual / len(b)
+        losses.append(0.5 * np.mean(residual**2))
+        norms.append(np.linalg.norm(grad))
+        v = momentum * v + grad
+        w = w - rate * v
+    return w, losses, norms
+
+
+def slices(n: int) -> list[Any]:
+    return [(A[i : i + n].astype(np.float32), B[i : i + n].astype(np.float32)) for i in range(0, 20, n)]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_equals_the_numpy_loop(momentum: float):
+    result = minimize(least_squares, start(), gdjax.sgd(0.05, momentum=momentum), steps=50)
+    w, losses, norms = numpy_descent([(A, B)] * 50, 0.05, momentum)
+    np.testing.assert_allclose(result.params["w"], w, rtol=1e-5)
+    np.testing.assert_allclose(result.history["loss"], losses, rtol=1e-5)
+    np.testing.assert_allclose(result.history["grad_norm"], norms, rtol=1e-4)
+    assert (result.steps, result.converged, result.message) == (50, False, "all 50 steps done")
+
+
+def test_float64_and_16_bit():
+    enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    with enable_x64(True):
+        params = {"w": jnp.asarray(W0)}
+        result = minimize(lambda p: 0.5 * jnp.mean((A @ p["w"] - B) ** 2), params, gdjax.sgd(0.05), steps=50)
+        np.testing.assert_allclose(result.params["w"], numpy_descent([(A, B)] * 50, 0.05)[0], rtol=1e-12)
+        assert result.history["loss"].dtype == np.float64
+    for dtype in (jnp.bfloat16, jnp.float16):
+        result = minimize(lambda p: jnp.sum(p**2), jnp.ones(3, dtype), gdjax.sgd(0.25), steps=5)
+        assert result.params.dtype == dtype and result.history["loss"].dtype == np.float32
+        np.testing.assert_array_equal(result.history["loss"], 3 * 0.25 ** np.arange(5))
+
+
+def test_mini_batches_are_drawn_again():
+    batches = slices(5)
+    result = minimize(least_squares, start(), gdjax.sgd(0.05), data=batches, steps=50)
+    w, losses, _ = numpy_descent((slices(5) * 13)[:50], 0.05)
+    np.testing.assert_allclose(result.params["w"], w, rtol=1e-5)
+    np.testing.assert_allclose(result.history["loss"], losses, rtol=1e-4)
+
+
+def test_iterator_that_ends_ends_the_run():
+    result = minimize(least_squares, start(), gdjax.sgd(0.05), data=iter(slices(5)), steps=50)
+    w, losses, _ = numpy_descent(slices(5), 0.05)
+    np.testing.assert_allclose(result.params["w"], w, rtol=1e-5)
+    assert (result.steps, len(result.history["loss"]), result.converged) == (4, 4, False)
+    assert result.message == "data ended after 4 steps"
+
+
+def test_draws_no_batch_that_is_not_used():
+    def endless() -> Iterator[Any]:
+        for k in range(1000):
+            drawn.append(k)
+            yield slices(5)[k % 4]
+
+    drawn: list[int] = []
+    minimize(least_squares, start(), gdjax.sgd(0.05), data=endless(), steps=7)
+    assert len(drawn) == 7
+
+
+@pytest.mark.parametrize("data", [None, "batches"])
+def test_compiles_once(data: Any):
+    traces = []
+
+    def loss(p: Any, *batch: Any) -> jax.Array:
+        traces.append(1)
+        return least_squares(p, *batch)
+
+    # Python numbers are weakly typed and must not cost a second trace.
+    params = {**start(), "scalar": 2.0}
+    batches = None if data is None else slices(5)
+    tx = gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.adam(1e-2))
+    minimize(loss, params, tx, data=batches, steps=30, grad_tol=0.0, loss_tol=0.0)
+    assert len(traces) == 1
+
+
+def test_a_drifting_transform_compiles_once():
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return jax.tree.map(lambda g: -0.01 * g, updates), state.astype(jnp.float32) + 1  # state was bfloat16
+
+    traces = []
+
+    def loss(p: Any) -> jax.Array:
+        traces.append(1)
+        return least_squares(p)
+
+    tx = optax.GradientTransformation(lambda p: jnp.zeros((), jnp.bfloat16), update)
+    result = minimize(loss, start(), tx, steps=5)
+    assert len(traces) == 1 and result.state.dtype == jnp.bfloat16 and result.state == 5
+
+
+def test_arguments_stay_usable():
+    params, tx = start(), gdjax.adam(1e-2)
+    state = tx.init(params)
+    first = minimize(least_squares, params, tx, state=state, steps=10)
+    np.testing.assert_array_equal(params["w"], W0.astype(np.float32))
+    assert int(jax.tree.leaves(state)[0]) == 0
+    second = minimize(least_squares, params, tx, state=state, steps=10)
+    np.testing.assert_array_equal(first.params["w"], second.params["w"])
+
+
+def test_a_numpy_array_is_not_overwritten():
+    w = np.ones(2**20, np.float32)  # large and aligned: the CPU backend may use it without a copy
+    minimize(lambda w: jnp.sum(w**2), w, gdjax.sgd(0.1), steps=3)
+    assert (w == 1).all()
+
+
+def test_goes_on_where_it_ended():
+    tx = gdjax.adam(lambda count: 0.1 / (1.0 + count.astype(jnp.float32)))
+    whole = minimize(least_squares, start(), tx, steps=20)
+    half = minimize(least_squares, start(), tx, steps=10)
+    rest = minimize(least_squares, half.params, tx, state=half.state, steps=10)
+    np.testing.assert_array_equal(rest.params["w"], whole.params["w"])
+    joined = np.concatenate([half.history["learning_rate"], rest.history["learning_rate"]])
+    np.testing.assert_allclose(joined, 0.1 / (1 + np.arange(20)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: gdjax.sgd(0.25), lambda: gdjax.inject_hyperparams(gdjax.adam)(0.25), lambda: gdjax.adamw(lambda c: 0.25)],
+)
+def test_history_has_the_learning_rate(make: Any):
+    history = minimize(least_squares, start(), make(), steps=3).history
+    assert list(history) == ["loss", "grad_norm", "learning_rate"]
+    np.testing.assert_array_equal(history["learning_rate"], np.float32([0.25] * 3))
+
+
+@pytest.mark.parametrize("make", [lambda: optax.adam(0.1), lambda: optax.inject_hyperparams(optax.sgd)(0.1)])
+def test_optax_transforms_run(make: Any):
+    with relaxed():
+        tx = make()
+        result = minimize(least_squares, start(), tx, steps=20)
+        params = start()
+        state = tx.init(params)
+        for _ in range(20):
+            updates, state = tx.update(jax.grad(least_squares)(params), state, params)
+            params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(result.params["w"], params["w"], rtol=1e-5)
+    assert ("learning_rate" in result.history) == hasattr(state, "hyperparams")
+
+
+def test_extra_arguments_reach_a_transform_that_takes_them():
+    def update(updates: Any, state: Any, params: Any = None, *, value: Any, grad: Any, **rest: Any) -> Any:
+        assert rest == {}
+        return jax.tree.map(lambda g: -0.01 * value * g, grad), state
+
+    tx = gdjax.GradientTransformation(lambda p: (), update)
+    result = minimize(least_squares, start(), tx, steps=1)
+    w0, grad = start()["w"], jax.grad(least_squares)(start())["w"]
+    np.testing.assert_allclose(result.params["w"], w0 - 0.01 * least_squares(start()) * grad, rtol=1e-6)
+    bare = optax.GradientTransformation(lambda p: (), lambda u, s, p=None: (u, s))
+    assert minimize(least_squares, start(), bare, steps=1).steps == 1
+
+
+def test_stops_on_gradient_tolerance():
+    tx = gdjax.sgd(0.1)
+    result = minimize(least_squares, start(), tx, steps=5000, grad_tol=1e-3)
+    _, _, norms = numpy_descent([(A, B)] * 5000, 0.1)
+    first = int(np.argmax(np.array(norms) <= 1e-3))
+    assert result.converged and abs(result.steps - first) <= 1 and first > 50
+    assert len(result.history["grad_norm"]) == result.steps + 1
+    assert result.history["grad_norm"][-1] <= 1e-3 < result.history["grad_norm"][-2]
+    # Exactly the parameters at which the tolerance was met, whatever the device did before the host noticed.
+    again = minimize(least_squares, start(), tx, steps=result.steps)
+    np.testing.assert_array_equal(result.params["w"], again.params["w"])
+    assert "grad_tol" in result.message and str(result.steps) in result.message
+
+
+def test_stops_on_steady_loss():
+    result = minimize(least_squares, start(), gdjax.sgd(0.1), steps=5000, loss_tol=1e-5)
+    loss = result.history["loss"].astype(np.float64)
+    change = np.abs(np.diff(loss)) / np.maximum(loss[1:], loss[:-1])
+    assert result.converged and result.steps == len(loss) - 1 > 10 and "loss_tol" in result.message
+    assert change[-1] <= 1.01e-5 and (change[:-1] > 0.99e-5).all()
+
+
+@pytest.mark.parametrize("chunk", range(1, 8))
+def test_result_does_not_depend_on_when_the_host_looks(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    """The device freezes at step 5; the host looks after 1, chunk, chunk, ... steps."""
+    monkeypatch.setattr("gdjax.progress.CHUNK_SECONDS", 1e9)
+    monkeypatch.setattr("gdjax.progress.CHUNK_STEPS", chunk)
+
+    def loss(p: Any, batch: Any) -> jax.Array:
+        return jnp.sum(batch * p**2)
+
+    batches = [jnp.float32(1.0)] * 5
+    good = minimize(loss, jnp.ones(2), gdjax.adam(0.1), data=batches, steps=5)
+    flat = minimize(loss, jnp.ones(2), gdjax.adam(0.1), data=batches + [jnp.float32(0.0)] * 9, steps=14, grad_tol=0.0)
+    assert flat.converged and flat.steps == 5
+    np.testing.assert_array_equal(flat.params, good.params)
+    jax.tree.map(np.testing.assert_array_equal, flat.state, good.state)
+    before = minimize(loss, jnp.ones(2), gdjax.adam(0.1), data=batches, steps=4)
+    with pytest.raises(NonFiniteError) as caught:
+        minimize(loss, jnp.ones(2), gdjax.adam(0.1), data=batches + [jnp.float32(np.nan)] * 9, steps=14)
+    assert caught.value.step == 5
+    np.testing.assert_array_equal(caught.value.params, before.params)
+    jax.tree.map(np.testing.assert_array_equal, caught.value.state, good.state)
+
+
+def test_divergence_keeps_the_last_good_params():
+    with pytest.raises(NonFiniteError, match=r"gdjax\.minimize: not finite at step 3: loss nan") as caught:
+        minimize(lambda p: jnp.sum(jnp.log(p["w"])), {"w": jnp.ones(3)}, gdjax.sgd(0.3), steps=100)
+    error, w, last, losses = caught.value, 1.0, 1.0, []
+    for _ in range(3):
+        last = w
+        losses.append(3 * np.log(w))
+        w = w - 0.3 / w
+    assert isinstance(error, FloatingPointError) and error.step == 3
+    np.testing.assert_allclose(error.params["w"], last, rtol=1e-5)
+    np.testing.assert_allclose(error.history["loss"], [*losses, np.nan], rtol=1e-5, atol=1e-6)
+    assert np.isfinite(3 * np.log(last)) and w < 0
+
+
+def test_non_finite_gradient_of_a_finite_loss():
+    with pytest.raises(NonFiniteError, match="at step 0: loss 0.0, gradient norm inf") as caught:
+        minimize(lambda w: jnp.sum(jnp.sqrt(w)), jnp.zeros(2), gdjax.sgd(0.1), steps=5)
+    np.testing.assert_array_equal(caught.value.params, np.zeros(2))
+
+
+def test_non_finite_last_update():
+    with pytest.raises(NonFiniteError, match="step 0 made numbers not finite") as caught:
+        minimize(lambda w: jnp.sum(w**2), jnp.ones(2), gdjax.scale(jnp.float32(jnp.inf)), steps=1)
+    np.testing.assert_array_equal(caught.value.params, np.ones(2))
+
+
+def test_large_gradients_are_finite():
+    # Their sum of squares is not.
+    result = minimize(lambda w: jnp.sum(5e24 * w**2), jnp.ones(2), gdjax.sgd(0.5e-25), steps=2)
+    np.testing.assert_allclose(result.history["grad_norm"], np.sqrt(2) * np.array([1e25, 0.5e25]), rtol=1e-6)
+
+
+def test_callback_sees_every_step_and_stops():
+    seen = []
+
+    def callback(step: int, params: Any, state: Any, metrics: dict[str, Any]) -> bool:
+        seen.append((step, np.array(params["w"]), float(metrics["loss"]), metrics["aux"]))
+        return step == 6
+
+    result = minimize(least_squares, start(), gdjax.sgd(0.05), steps=50, callback=callback)
+    assert (result.steps, result.message) == (7, "stopped by the callback at step 6")
+    assert [s for s, *_ in seen] == list(range(7))
+    for step, w, loss, aux in seen:
+        w_np, losses, _ = numpy_descent([(A, B)] * (step + 1), 0.05)
+        np.testing.assert_allclose(w, w_np, rtol=1e-5)
+        assert loss == pytest.approx(losses[-1], rel=1e-5) and aux is None
+    np.testing.assert_array_equal(result.params["w"], seen[-1][1])
+
+
+def test_auxiliary_output():
+    def scalars(p: Any) -> Any:
+        return least_squares(p), {"w0": p["w"][0], "twice": 2 * least_squares(p)}
+
+    result = minimize(scalars, start(), gdjax.sgd(0.05), steps=4, has_aux=True)
+    assert set(result.history) == {"loss", "grad_norm", "learning_rate", "w0", "twice"}
+    np.testing.assert_allclose(result.history["twice"], 2 * result.history["loss"])
+
+    for aux in ({"a": 1.0, "b": {"c": 1.0}}, {"a": jnp.ones(2)}, {1: 1.0}, 3.0, None):
+        result = minimize(lambda p, aux=aux: (least_squares(p), aux), start(), gdjax.sgd(0.05), steps=1, has_aux=True)
+        assert set(result.history) == {"loss", "grad_norm", "learning_rate"}
+
+    arrays = []
+    result = minimize(
+        lambda p: (least_squares(p), p["w"]), start(), gdjax.sgd(0.05), steps=2, has_aux=True,
+        callback=lambda step, p, s, metrics: arrays.append(np.array(metrics["aux"])),
+    )  # fmt: skip
+    assert set(result.history) == {"loss", "grad_norm", "learning_rate"}
+    np.testing.assert_array_equal(arrays[0], W0.astype(np.float32))
+
+
+def test_complex_parameters_descend():
+    target = jnp.array([1 + 2j, -3j], jnp.complex64)
+
+    def loss(z: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square((z - target).real) + jnp.square((z - target).imag))
+
+    result = minimize(loss, jnp.zeros(2, jnp.complex64), gdjax.sgd(0.1), steps=60)
+    np.testing.assert_allclose(result.params, target, atol=1e-4)
+
+
+def test_integer_and_missing_leaves_stay():
+    params = {"w": jnp.ones(2), "n": jnp.arange(3), "none": None}
+    result = minimize(
+        lambda p: jnp.sum(p["w"] ** 2) + jnp.sum(p["n"]).astype(jnp.float32), params, gdjax.adam(0.1), steps=3
+    )
+    assert result.params["n"].dtype == jnp.int32 and result.params["none"] is None
+    np.testing.assert_array_equal(result.params["n"], np.arange(3))
+    assert (result.params["w"] < 1).all()
+
+
+def test_state_that_holds_the_params_and_a_key():
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        anchor, key = state
+        key, sub = jax.random.split(key)
+        noise = 1e-3 * jax.random.normal(sub, (4,))
+        return {"w": -0.05 * updates["w"] + noise + 0.0 * anchor["w"]}, (anchor, key)
+
+    tx = gdjax.GradientTransformation(lambda p: (p, jax.random.key(0)), update)
+    result = minimize(least_squares, start(), tx, steps=10)
+    np.testing.assert_array_equal(result.state[0]["w"], W0.astype(np.float32))
+    assert not (jax.random.key_data(result.state[1]) == jax.random.key_data(jax.random.key(0))).all()
+
+
+def test_no_steps():
+    result = minimize(least_squares, start(), gdjax.adam(0.1), steps=0, data=iter([]))
+    np.testing.assert_array_equal(result.params["w"], W0.astype(np.float32))
+    assert isinstance(result, MinimizeResult) and result.steps == 0 and not result.converged
+    assert {k: v.shape for k, v in result.history.items()} == {"loss": (0,), "grad_norm": (0,)}
+
+
+def test_progress_in_a_log_and_as_a_function(capsys: pytest.CaptureFixture[str]):
+    minimize(least_squares, start(), gdjax.sgd(0.05), steps=20, progress=True)
+    out, err = capsys.readouterr()
+    first, last = err.splitlines()
+    assert out == "" and "\r" not in err
+    assert first.startswith("step 1/20  loss ") and "learning_rate 0.05" in first and "grad_norm" in first
+    assert last.startswith("step 20/20  loss ") and last.endswith(" steps/s")
+
+    calls = []
+    result = minimize(
+        least_squares, start(), gdjax.sgd(0.05), steps=20, progress=lambda step, **m: calls.append((step, m))
+    )
+    assert capsys.readouterr() == ("", "")
+    assert [step for step, _ in calls] == list(range(1, 21))
+    assert [m["loss"] for _, m in calls] == list(result.history["loss"])
+
+
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("COLUMNS", "200")
+    minimize(least_squares, start(), gdjax.sgd(0.05), steps=20, progress=True)
+    text = stream.getvalue()
+    assert text.startswith("\r  5% [#...................] 1/20  loss ") and text.endswith("\n")
+    assert text.count("\n") == 1 and "\r100% [####################] 20/20  loss " in text
+
+
+def test_progress_line_ends_when_the_run_fails(monkeypatch: pytest.MonkeyPatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", stream)
+    with pytest.raises(NonFiniteError):
+        minimize(lambda p: jnp.sum(jnp.log(p)), jnp.ones(3), gdjax.sgd(0.3), steps=100, progress=True)
+    assert stream.getvalue().endswith("\n")
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "lion"])
+def test_guard_costs_no_copy(name: str):
+    """Beside the gradients, all of which the guard needs first, the step holds no array of the parameters' size."""
+    tx, params = getattr(gdjax, name)(1e-3), {k: jnp.ones((256, 256)) for k in "abcd"}
+    last = jnp.zeros((), jnp.int32), jnp.zeros(())
+    step = descent._step(lambda p: sum(jnp.sum(x**2) for x in p.values()), tx, False, None, None)
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, tx.init(params), params, last).compile()
+    memory, size = compiled.memory_analysis(), 4 * 4 * 256 * 256
+    assert memory.temp_size_in_bytes <= 1.3 * size  # the norm takes one leaf, a quarter
+    states = sum(x.nbytes for x in jax.tree.leaves(tx.init(params)))
+    assert memory.alias_size_in_bytes == size + states
+
+
+def test_error_pickles():
+    error = NonFiniteError("m", 1, {"w": np.ones(2)}, (), {"loss": np.ones(1)})
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == "m" and again.step == 1 and (again.params["w"] == 1).all()
+
+
+def run(**changes: Any) -> MinimizeResult:
+    arguments = {"loss_fn": least_squares, "params": start(), "tx": gdjax.sgd(0.1), "steps": 2, **changes}
+    return minimize(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"steps": -1}, ValueError, "steps must be at least 0, got -1"),
+        ({"steps": 1.5}, TypeError, "steps must be an int, got 1.5"),
+        ({"tx": 0.1}, TypeError, "argument tx is 0.1, which has no init and update"),
+        ({"grad_tol": -1.0}, ValueError, "grad_tol must be at least 0, got -1.0"),
+        ({"loss_tol": float("nan")}, ValueError, "loss_tol must be at least 0, got nan"),
+        ({"data": {"x": 1}}, TypeError, "data must be an iterable of batches, got dict"),
+        ({"data": 3}, TypeError, "data must be an iterable of batches, got int"),
+        ({"data": []}, ValueError, "data has no batch"),
+        ({"data": iter([])}, ValueError, "data has no batch"),
+        ({"progress": "yes"}, TypeError, "progress must be True, False or a function, got 'yes'"),
+        ({"params": {"w": "weights"}}, TypeError, r"params\['w'\] is 'weights'"),
+        ({"params": {"k": jax.random.key(0)}}, TypeError, r"params\['k'\] is a PRNG key"),
+    ],
+)
+def test_misuse(changes: dict[str, Any], error: type[Exception], message: str):
+    with pytest.raises(error, match=f"gdjax.minimize: {message}"):
+        run(**changes)
+
+
+def test_loss_must_be_a_scalar():
+    with pytest.raises(TypeError, match=r"scalar-output functions.*\(4,\)"):
+        run(loss_fn=lambda p: p["w"])

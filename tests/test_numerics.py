@@ -1,0 +1,120 @@
+"""Numbers at the edges: zero, huge and tiny gradients, derivatives, and the functions that rules share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from gdjax import numerics
+from tests.cases import Case, every
+from tests.trees import finite, precision, random_tree
+
+
+def zeros(tree):
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+@every(dtype=["float16", "bfloat16", "float32"])
+def test_zero_gradients(case: Case, dtype: str):
+    params = random_tree(0, dtype)
+    tx = case.make()
+    updates, state = tx.update(zeros(params), tx.init(params), params)
+    assert finite((updates, state))
+    tx = case.make(**case.quiet)
+    updates, state = tx.update(zeros(params), tx.init(params), params)
+    assert all((np.asarray(u) == 0).all() for u in jax.tree.leaves(updates))
+    assert finite(state)
+
+
+@every(sampled=True, dtype=["float16", "bfloat16", "float32"])
+def test_negative_zero_and_subnormal_gradients(case: Case, dtype: str):
+    params, tx = random_tree(0, dtype), case.make()
+    for value in (-0.0, float(jnp.finfo(dtype).smallest_subnormal), float(jnp.finfo(dtype).tiny)):
+        g = jax.tree.map(lambda x, value=value: jnp.full_like(x, value), params)
+        assert finite(tx.update(g, tx.init(params), params))
+
+
+@every()
+def test_derivatives_through_an_update_at_a_zero_gradient(case: Case):
+    tx, params = case.make(), {"a": jnp.ones((2,)), "b": jnp.zeros(())}
+    state = tx.init(params)
+
+    def update(g):
+        return tx.update(g, state, params)[0]
+
+    forward = jax.jit(jax.jacfwd(update))(zeros(params))
+    backward = jax.jit(jax.jacrev(update))(zeros(params))
+    assert finite(forward)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), forward, backward)
+
+
+@every(lambda case: "learning_rate" in case.hyper)
+def test_derivatives_by_the_learning_rate(case: Case):
+    params = random_tree(0)
+
+    def loss(rate, g):
+        tx = case.make(learning_rate=rate)
+        state, p = tx.init(params), params
+        for _ in range(2):
+            updates, state = tx.update(g, state, p)
+            p = gdjax.apply_updates(p, updates)
+        return sum(jnp.sum(x) for x in jax.tree.leaves(p))
+
+    slope = jax.jit(jax.grad(loss))
+    assert np.isfinite(slope(0.1, zeros(params)))
+    by_difference = (loss(0.11, random_tree(1)) - loss(0.09, random_tree(1))) / 0.02
+    if not case.random:
+        np.testing.assert_allclose(slope(0.1, random_tree(1)), by_difference, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("b", [0.0, 0.5, 0.9, 0.999, 1 - 2.0**-20])
+def test_one_minus_pow(b, dtype):
+    with precision(dtype):
+        t = np.array([1, 2, 3, 10, 1000, 10**6])
+        got = [numerics.one_minus_pow(b, jnp.asarray(x, dtype)) for x in t]
+        traced = [jax.jit(numerics.one_minus_pow)(jnp.asarray(b, dtype), jnp.asarray(x, dtype)) for x in t]
+        wanted = -np.expm1(t * np.log(b)) if b else np.ones(len(t))
+        tolerance = 4 * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(got, wanted, rtol=tolerance)
+        # A traced b has been rounded to the dtype before: the difference to 1 keeps the digits that are left.
+        rounded = np.asarray(b, dtype).astype(np.float64)
+        wanted = -np.expm1(t * np.log(rounded)) if b else np.ones(len(t))
+        np.testing.assert_allclose(traced, wanted, rtol=max(tolerance, 4 * float(jnp.finfo(dtype).eps)))
+
+
+def test_sqrt():
+    x = jnp.array([0.0, 1e-30, 0.25, 4.0])
+    np.testing.assert_array_equal(numerics.sqrt(x), jnp.sqrt(x))
+    slope = jax.vmap(jax.grad(numerics.sqrt))(x)
+    np.testing.assert_allclose(slope, [0, 0.5e15, 1, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(jax.grad(jax.grad(numerics.sqrt)))(x[2:]), [-2, -1 / 32], rtol=1e-6)
+    assert np.isfinite(jax.grad(jax.grad(numerics.sqrt))(0.0))
+
+
+def test_divide():
+    x, y = jnp.array([0.0, 1.0, -3.0]), jnp.array([0.0, 4.0, 2.0])
+    np.testing.assert_array_equal(numerics.divide(x, y), [0, 0.25, -1.5])
+    assert np.isfinite(jax.jacrev(numerics.divide, (0, 1))(x, y)).all()
+
+
+def test_abs_sq():
+    np.testing.assert_array_equal(numerics.abs_sq(jnp.array([3 + 4j, -2j])), [25, 4])
+    assert numerics.abs_sq(jnp.ones((), jnp.complex64)).dtype == jnp.float32
+    np.testing.assert_array_equal(numerics.abs_sq(jnp.array([-3.0])), [9])
+
+
+def test_safe_increment():
+    top = 2**31 - 1
+    np.testing.assert_array_equal(numerics.safe_increment(jnp.array([0, top - 1, top], jnp.int32)), [1, top, top])
+    assert numerics.safe_increment(jnp.zeros((), jnp.int32)).dtype == jnp.int32
+
+
+def test_dtypes():
+    assert numerics.at_least_float32("bfloat16") == jnp.float32 == numerics.at_least_float32("float32")
+    assert numerics.at_least_float32("complex64") == jnp.complex64
+    assert numerics.real_dtype(jnp.complex64) == jnp.float32
+    with precision("float64"):
+        assert numerics.at_least_float32("float64") == jnp.float64
+        assert numerics.real_dtype(jnp.complex128) == jnp.float64

@@ -1,0 +1,145 @@
+"""Bounds on gradients: against NumPy, and where a norm taken plainly over- or underflows, stalls or divides by 0."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gdjax
+from tests import oracles
+from tests.support import relaxed
+
+
+def apply(tx, grads):
+    updates, _ = tx.update(grads, tx.init(grads))
+    return updates
+
+
+def over_steps(tx, dtype="float32"):
+    """The updates for each of 50 trees of random gradients."""
+    with oracles.precision(dtype):
+        noise = jax.tree.map(lambda x: jnp.asarray(x, dtype), oracles.NOISE)
+        return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda g: apply(tx, g)))(noise))
+
+
+def assert_close(got, want, rtol):
+    for leaf in oracles.SHAPES:
+        np.testing.assert_allclose(got[leaf], want[leaf], rtol=rtol, err_msg=leaf)
+
+
+# 17 numbers of variance 1: their norm is 4 or so, and clipping to that clips about half of the trees.
+@pytest.mark.parametrize("dtype, rtol", [("float32", 1e-6), ("float64", 1e-14)])
+@pytest.mark.parametrize("max_norm", [0.5, 4.0])
+def test_global_norm_oracle(max_norm, dtype, rtol):
+    want = {k: np.zeros_like(x, np.float64) for k, x in oracles.NOISE.items()}
+    clipped = 0
+    for t in range(oracles.STEPS):
+        norm = np.sqrt(sum(np.sum(np.float64(x[t]) ** 2) for x in oracles.NOISE.values()))
+        clipped += norm > max_norm
+        for k, x in oracles.NOISE.items():
+            want[k][t] = np.float64(x[t]) * min(1, max_norm / norm)
+    assert clipped == 50 if max_norm == 0.5 else 10 < clipped < 40
+    assert_close(over_steps(gdjax.clip_by_global_norm(max_norm), dtype), want, rtol)
+
+
+@pytest.mark.parametrize("factory", ["clip", "clip_by_global_norm"])
+def test_optax(factory):
+    with relaxed():
+        want = over_steps(getattr(optax, factory)(0.75))
+    assert_close(over_steps(getattr(gdjax, factory)(0.75)), want, 1e-6)
+
+
+@pytest.mark.parametrize("max_norm", [5.0, 5.5, np.inf])
+def test_gradients_inside_the_bound_stay_bit_for_bit(max_norm):
+    grads = {"a": jnp.array(3.0), "b": jnp.array([0.0, -4.0])}  # of norm 5
+    jax.tree.map(np.testing.assert_array_equal, apply(gdjax.clip_by_global_norm(max_norm), grads), grads)
+
+
+def test_one_factor_for_the_whole_tree():
+    got = apply(gdjax.clip_by_global_norm(1.0), {"a": jnp.array(3.0), "b": [jnp.array(-4.0), None]})
+    np.testing.assert_allclose([got["a"], got["b"][0]], [0.6, -0.8], rtol=1e-7)
+
+
+# The gradients, the bound, and what must come out. Half-precision results are rounded once: half an ulp is 2^-11 in
+# float16 and 2^-8 in bfloat16, relative.
+EXTREMES = {
+    "float16 squares overflow": (np.full(300, 300, np.float16), 1.0, np.full(300, 300**-0.5), 2**-11),
+    "float16 norm overflows": (np.full(300, 60000, np.float16), 1.0, np.full(300, 300**-0.5), 2**-11),
+    "zeros": (np.zeros(3, np.float32), 1.0, np.zeros(3), 0),
+    "float32 squares overflow": (np.full(2, 1e20, np.float32), 1.0, np.full(2, 0.5**0.5), 1e-6),
+    "float32 squares underflow": (np.array([3e-30, -4e-30], np.float32), 1e-30, [0.6e-30, -0.8e-30], 1e-6),
+    "bfloat16": (np.full(300, 1, jnp.bfloat16), 1.0, np.full(300, 300**-0.5), 2**-8),
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_extremes(name):
+    grads, max_norm, want, rtol = EXTREMES[name]
+    got = apply(gdjax.clip_by_global_norm(max_norm), jnp.asarray(grads))
+    assert got.dtype == grads.dtype
+    np.testing.assert_allclose(np.float64(got), want, rtol=rtol)
+    # As constants of a compiled step too, whose squares XLA takes by its own rules.
+    got = jax.jit(lambda: apply(gdjax.clip_by_global_norm(max_norm), jnp.asarray(grads)))()
+    np.testing.assert_allclose(np.float64(got), want, rtol=rtol)
+
+
+def test_zero_gradients_known_to_the_compiler():
+    def step(p):
+        return apply(gdjax.clip_by_global_norm(1.0), jax.grad(lambda p: jnp.zeros(()))(p))
+
+    params = {"a": jnp.ones(3), "b": jnp.ones((2, 2)), "c": jnp.ones(())}
+    jax.tree.map(lambda u: np.testing.assert_array_equal(u, 0), jax.jit(step)(params))
+
+
+# Summed in bfloat16 the squares of 300 ones stall at 256, and 400 of 16 at 4096.
+@pytest.mark.parametrize("leaves, value, want", [(300, 1, 300**0.5), (400, 4, 80)])
+def test_norm_of_many_bfloat16_leaves(leaves, value, want):
+    grads = [jnp.full((), value, jnp.bfloat16)] * leaves
+    norm = jax.jit(gdjax.global_norm)(grads)
+    assert norm.dtype == jnp.float32
+    np.testing.assert_allclose(norm, want, rtol=1e-6)
+    got = apply(gdjax.clip_by_global_norm(want / 4), grads)
+    assert {float(x) for x in got} == {value / 4}
+
+
+def test_zero_bound():
+    for g in (0.0, 1e-30, 7.0, 1e30):
+        np.testing.assert_array_equal(apply(gdjax.clip_by_global_norm(0.0), jnp.full(3, g)), np.zeros(3))
+
+
+def test_nan_spreads_to_every_leaf():
+    got = apply(gdjax.clip_by_global_norm(1.0), {"a": jnp.array(np.nan), "b": jnp.ones(3)})
+    assert all(np.all(np.isnan(x)) for x in jax.tree.leaves(got))
+
+
+@pytest.mark.parametrize("g", [0.0, 2.0])
+def test_derivative_through_the_norm_is_finite(g):
+    slope = jax.grad(lambda x: apply(gdjax.clip_by_global_norm(1.0), {"a": x, "b": jnp.zeros(2)})["a"].sum())
+    assert np.all(np.isfinite(slope(jnp.full(3, g))))
+
+
+def test_scheduled_bound():
+    tx = gdjax.clip_by_global_norm(lambda count: jnp.where(count < 1, 2.0, 0.5))
+    state = tx.init(jnp.zeros(2))
+    for step, bound in enumerate((2.0, 0.5, 0.5)):
+        assert int(state.count) == step
+        u, state = tx.update(jnp.array([3.0, 4.0]), state)
+        np.testing.assert_allclose(u, [0.6 * bound, 0.8 * bound], rtol=1e-6)
+
+
+def test_clip_elementwise():
+    got = apply(gdjax.clip(1.5), jnp.array([-3.0, -1.5, -0.25, 0.0, 1.0, 2.0, np.inf]))
+    np.testing.assert_array_equal(got, np.float32([-1.5, -1.5, -0.25, 0, 1, 1.5, 1.5]))
+    np.testing.assert_array_equal(apply(gdjax.clip(0.0), jnp.array([-3.0, 0.0, 2.0])), np.zeros(3))
+
+
+def test_clip_complex_keeps_the_argument():
+    got = apply(gdjax.clip(1.0), jnp.array([3 + 4j, 0.3 - 0.4j, 0j]))
+    np.testing.assert_allclose(got, [0.6 + 0.8j, 0.3 - 0.4j, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("factory, name", [(gdjax.clip, "max_delta"), (gdjax.clip_by_global_norm, "max_norm")])
+def test_negative_bound(factory, name):
+    with pytest.raises(ValueError, match=f"gdjax.{factory.__name__}: {name} must be at least 0, got -1"):
+        factory(-1.0)
