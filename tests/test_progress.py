@@ -40,7 +40,7 @@ def test_plain_lines_at_intervals(clock: SimpleNamespace):
             bar.update(step, loss=1 / step)
     lines = stream.getvalue().splitlines()
     assert [line.split("  ")[0] for line in lines] == [f"step {k}/100" for k in (1, 11, 21, 30)]
-    assert lines[1] == "step 11/100  loss 0.09091  1 steps/s  1:29 left"
+    assert lines[1] == "step 11/100  1 steps/s  1:29 left  loss 0.09091"
     assert "\r" not in stream.getvalue()
 
 
@@ -55,8 +55,8 @@ def test_terminal_redraws_one_line(clock: SimpleNamespace, monkeypatch: pytest.M
     bar.close()
     bar.close()
     frames = stream.getvalue().removesuffix("\n").split("\r")[1:]
-    assert frames[0].startswith(" 25% [#####...............] 1/4  loss 1000  name x")
-    assert frames[3].startswith("100% [####################] 4/4  loss 1  name x  2 steps/s")
+    assert frames[0].startswith(" 25% [###.........] 1/4  loss 1000  name x")
+    assert frames[3].startswith("100% [############] 4/4  2 steps/s  loss 1  name x")
     assert stream.getvalue().count("\n") == 1
 
 
@@ -94,7 +94,7 @@ def test_metrics_are_read_only_when_shown(clock: SimpleNamespace):
     bar.update(2, loss=Unread())
     bar.update(3, loss=np.float32(0.25))
     bar.close()
-    assert re.findall(r"step \d+/10  loss \S+", stream.getvalue()) == ["step 1/10  loss 0.5", "step 3/10  loss 0.25"]
+    assert re.findall(r"step (\d+)/10.*  loss (\S+)", stream.getvalue()) == [("1", "0.5"), ("3", "0.25")]
 
 
 def test_default_stream_is_stderr(capsys: pytest.CaptureFixture[str]):
