@@ -144,7 +144,9 @@ def machine() -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     """The results as Markdown."""
-    head = "tree | recipe | step ms | Optax | ratio | temporary MB | Optax | trace + lower s | Optax | ratio | eager ratio"
+    head = (
+        "tree | recipe | step ms | Optax | ratio | temporary MB | Optax | trace + lower s | Optax | ratio | eager ratio"
+    )
     lines = [
         "# Step time, gdjax beside Optax",
         "",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _style import LOOKS, SHORT, label_ends, look, plain
+from _style import SHORT, label_ends, look, plain
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
@@ -31,8 +31,7 @@ FAMILIES = {
 
 
 def optimizers(steps: int) -> dict[str, Any]:
-    """Name -> optimizer. The rates were chosen by hand, from 1, 2, 5, 10, ...; a step of Lion is all sign, so its rate
-    is the lowest."""
+    """Name -> optimizer. The rates were chosen by hand; Lion's is the lowest, since every step is of that length."""
 
     def rate(peak: float) -> Any:
         """Warm-up over a twentieth of the run, then a cosine to 0."""
@@ -132,10 +131,10 @@ def draw(rows: dict[str, Row]) -> Figure:
     figure = Figure(figsize=(11, 4.6))
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     figure.subplots_adjust(left=0.065, right=0.865, bottom=0.115, top=0.86, wspace=0.42)
+    epoch = 1 + np.arange(len(rows["sgd"].curve))
     for ax, (title, names) in zip(panels, FAMILIES.items(), strict=True):
         plain(ax, title)
         for name, row in rows.items():
-            epoch = np.arange(1, len(row.curve) + 1)
             if name in names:
                 ax.plot(epoch, row.curve, **look(name), linewidth=1.8)
             else:
@@ -165,10 +164,11 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\n{'optimizer':28}{'training loss':>14}{'test accuracy':>15}{'seconds':>9}")
     for name, row in sorted(rows.items(), key=lambda item: -item[1].accuracy):
         print(f"{name:28}{row.curve[-1]:14.5f}{row.accuracy:15.1%}{row.seconds:9.1f}")
+    error = np.sqrt(0.97 * 0.03 / len(test.labels))
+    print(f"The standard error of an accuracy of 97 % on {len(test.labels)} digits is {error:.1%}.")
     args.out.mkdir(parents=True, exist_ok=True)
     draw(rows).savefig(args.out / "loss.png", dpi=130)
     print(f"\nwrote {args.out / 'loss.png'}")
-    assert set(rows) == set(LOOKS)
     if not args.tiny and rows["adamw"].accuracy < 0.97:
         raise SystemExit(f"AdamW should get 97 % of the test digits right, got {rows['adamw'].accuracy:.1%}")
 

@@ -35,10 +35,11 @@ def main(argv: list[str] | None = None) -> None:
     for method in METHODS:
         print(f"{method:28}{escape.leaves(on_it[method]):>12}{escape.leaves(beside_it[method]):>12}")
     print()
-    pictures.still(args.out / "landscapes.png", paths)
-    pictures.moving(args.out / "landscapes.gif", paths, frames)
-    escape.draw(args.out / "saddle.png", on_it, beside_it)
-    for file in sorted(args.out.glob("*.*")):
+    still, moving, leaving = (args.out / name for name in ("landscapes.png", "landscapes.gif", "saddle.png"))
+    pictures.still(still, paths)
+    pictures.moving(moving, paths, frames)
+    pictures.leaving(leaving, on_it, beside_it)
+    for file in (still, moving, leaving):
         print(f"wrote {file}, {file.stat().st_size / 1024:.0f} KiB")
 
 

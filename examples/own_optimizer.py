@@ -75,8 +75,37 @@ def score(params: Any, x: Array) -> Array:
     return (x @ params["layer2"]["w"] + params["layer2"]["b"])[:, 0]
 
 
-def kilobytes(state: Any) -> str:
-    return f"{sum(x.nbytes for x in jax.tree.leaves(state)) / 1024:.1f} KiB"
+def show_value(tx: Any) -> None:
+    traces = []
+    init = jax.jit(lambda tx, x: traces.append(tx) or tx.init(x), static_argnums=0)
+    for _ in range(3):
+        init(block_adam(0.1), jnp.zeros(3))
+    print("equal:", block_adam(0.1) == block_adam(0.1), "  unpickled:", pickle.loads(pickle.dumps(tx)) == tx, end="   ")
+    print(f"built 3 times, compiled {len(traces)}")
+
+
+def train(params: Any, optimizers: dict[str, Any], steps: int) -> dict[str, gdjax.MinimizeResult]:
+    points, side = spirals(100)
+
+    def loss(params: Any) -> Array:
+        return jnp.mean(jax.nn.softplus(-side * score(params, points)))
+
+    results = {}
+    for name, tx in optimizers.items():
+        results[name] = result = gdjax.minimize(loss, params, tx, steps=steps)
+        correct = np.mean(np.sign(score(result.params, points)) == side)
+        size = sum(x.nbytes for x in jax.tree.leaves(result.state)) / 1024
+        print(f"{name:10}  loss {result.history['loss'][-1]:.1e}  correct {correct:7.2%}  state {size:.1f} KiB")
+    return results
+
+
+def show_error(tx: Any, params: Any) -> None:
+    gradient = jax.tree.map(jnp.zeros_like, params)
+    gradient["layer1"]["b"] = gradient["layer1"]["b"].T
+    try:
+        tx.update(gradient, tx.init(params), params)
+    except ValueError as e:
+        print("ValueError:", e)
 
 
 def heading(text: str) -> None:
@@ -100,44 +129,23 @@ def main(argv: list[str] | None = None) -> None:
     print(tx)
 
     heading("It is a value: built again it is equal, it pickles, and jit compiles nothing twice")
-    traces = []
-    init = jax.jit(lambda tx, x: traces.append(tx) or tx.init(x), static_argnums=0)
-    for _ in range(3):
-        init(block_adam(0.1), jnp.zeros(3))
-    print("equal:", block_adam(0.1) == block_adam(0.1), "  unpickled:", pickle.loads(pickle.dumps(tx)) == tx, end="   ")
-    print(f"three built, compiled: {len(traces)}")
+    show_value(tx)
 
     heading(f"It trains: two spirals, {steps} steps, beside Adam")
-    points, side = spirals(100)
     params = network(width)
-
-    def loss(params: Any) -> Array:
-        return jnp.mean(jax.nn.softplus(-side * score(params, points)))
-
-    curves, states = {}, {}
-    for name, optimizer in {"block_adam": tx, "adam": gdjax.adam(0.01)}.items():
-        result = gdjax.minimize(loss, params, optimizer, steps=steps)
-        curves[name], states[name] = result.history["loss"], result.state
-        correct = np.mean(np.sign(score(result.params, points)) == side)
-        print(
-            f"{name:10}  loss {curves[name][-1]:.1e}  on the right side {correct:7.2%}  state {kilobytes(result.state)}"
-        )
+    results = train(params, {"block_adam": tx, "adam": gdjax.adam(0.01)}, steps)
 
     heading("The hyperparameters in force, schedules evaluated, can be read from any state")
-    for when, state in {"at first": tx.init(params), "at last": states["block_adam"]}.items():
+    for when, state in {"at first": tx.init(params), "at last": results["block_adam"].state}.items():
         hyper = gdjax.get_hyperparams(tx, state)
         print(f"{when:8}  learning_rate {hyper['learning_rate']:.4f}  b2 {hyper['b2']:.4f}")
 
     heading("It says what is wrong, and where: here a gradient of the wrong shape")
-    wrong = jax.tree.map(jnp.zeros_like, params)
-    wrong["layer1"]["b"] = jnp.zeros((width, 1))
-    try:
-        tx.update(wrong, tx.init(params), params)
-    except ValueError as e:
-        print("ValueError:", e)
+    show_error(tx, params)
 
     args.out.mkdir(parents=True, exist_ok=True)
-    np.savetxt(args.out / "loss.csv", np.stack([*curves.values()], axis=1), "%.6g", ",", header=",".join(curves))
+    losses = np.stack([result.history["loss"] for result in results.values()], axis=1)
+    np.savetxt(args.out / "loss.csv", losses, "%.6g", ",", header=",".join(results), comments="")
     print(f"\nwrote {args.out / 'loss.csv'}")
 
 

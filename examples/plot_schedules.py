@@ -1,16 +1,17 @@
 """Every schedule of gdjax in one figure, a panel each.
 
-python examples/plot_schedules.py --out schedules.png --steps 1000
+python examples/plot_schedules.py --steps 1000
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from gdjax import schedules as gd
-from gdjax.base import Schedule
+import gdjax as gd
+from gdjax import Schedule
 
 PEAK, END = 1.0, 0.1
 STYLES = ({"color": "#1b6ca8", "ls": "-"}, {"color": "#d95f02", "ls": "--"})
@@ -85,13 +86,15 @@ def draw(steps: int) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Plot every schedule of gdjax.")
-    parser.add_argument("--out", default="schedules.png", help="where the figure goes")
+    parser.add_argument("--out", type=Path, default=Path("out/schedules"), help="folder for the figure")
+    parser.add_argument("--tiny", action="store_true", help="a run of 100 steps")
     parser.add_argument("--steps", type=int, default=1000, help="length of the run, at least 10")
     args = parser.parse_args()
     if args.steps < 10:
         parser.error(f"--steps must be at least 10, got {args.steps}")
-    draw(args.steps).savefig(args.out, dpi=110)
-    print(f"wrote {args.out}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    draw(100 if args.tiny else args.steps).savefig(args.out / "schedules.png", dpi=110)
+    print(f"wrote {args.out / 'schedules.png'}")
 
 
 if __name__ == "__main__":

@@ -205,9 +205,9 @@ def _batches(data: Iterable[Any] | None) -> Iterator[tuple[Any, ...]]:
     else:
         empty = False
         while not empty:
-            empty = True
+            empty = True  # an iterator that has ended is
             for batch in data:
-                empty = isinstance(data, Iterator)  # one that has ended would yield nothing more
+                empty = False
                 yield (batch,)
 
 

@@ -104,9 +104,9 @@ def check_gradients(
 
     The error of a coordinate is |a - n| / max(|a| + |n|, d / rtol), where d is how far off the difference n may be,
     judged by its change when the step is doubled and by the rounding of f. So a coordinate passes when a and n agree
-    to rtol, or as closely as differences can tell; one with |a| + |n| <= d is counted as not resolved from zero. What
-    is not finite never passes. A kink of f near x (or at x) is allowed for; where many are near, as in a ReLU network
-    over a batch, check in float64, where the steps are 800 times smaller, or with rtol=0.05.
+    to rtol, or as closely as differences can tell; one with |a| + |n| <= d is counted as not resolved from zero.
+    Where f is not finite within two steps, nothing passes. A kink of f near x (or at x) is allowed for; where many are
+    near, as in a ReLU network over a batch, check in float64, where the steps are 800 times smaller, or with rtol=0.05.
 
     f is evaluated four times per coordinate; sample `coordinates` of each leaf where there are many.
 
@@ -153,7 +153,7 @@ def _compare(analytic: Any, found: Differences, rtol: float) -> LeafCheck:
     with np.errstate(all="ignore"):
         size = np.abs(a) + np.abs(n)
         error = np.abs(a - n) / np.maximum(np.maximum(size, d / rtol), np.finfo(np.float64).tiny)
-    error[~np.isfinite(error) | ~np.isfinite(a) | ~np.isfinite(n)] = np.inf
+    error[~np.isfinite(error) | ~np.isfinite(size) | ~np.isfinite(d)] = np.inf
     worst = int(np.argmax(error))
     where = tuple(map(int, np.unravel_index(at[worst], np.shape(analytic))))
     return LeafCheck(

@@ -46,7 +46,7 @@ class Progress:
         self._waiting: tuple[int, Mapping[str, Any]] | None = None  # the last update, while it is not shown
         self._drawn = 0  # characters of the bar now on the terminal
 
-    def update(self, step: int, **metrics: Any) -> None:
+    def update(self, step: int, /, **metrics: Any) -> None:
         """Notes that `step` steps are done, and shows it when a line is due.
 
         Args:
@@ -80,7 +80,7 @@ class Progress:
             return
         step, metrics = self._waiting
         self._waiting = None
-        # The metrics come first: reading a device scalar waits for its step, and the rate must count that wait.
+        # The metrics are read first: reading a device scalar waits for its step, and the rate must count that wait.
         shown = [f"{name} {_number(value)}" for name, value in metrics.items()]
         parts = [self._position(step), *self._speed(step), *shown]
         line = "  ".join(parts)

@@ -62,6 +62,14 @@ def test_divides_by_the_representable_step():
         assert float(numerical_gradient(lambda x: 2 * x, jnp.float32(x))) == 2.0
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_rounds_the_points_to_the_leaf(dtype: Any):
+    # Of points kept in float32 the distance would be another one than f sees.
+    x = jnp.linspace(-9, 9, 50).astype(dtype)
+    for f in (lambda x: jnp.sum(x.astype(jnp.float32)), lambda x: jnp.sum(x.astype(jnp.float32)).astype(jnp.float32)):
+        assert (numerical_gradient(f, x) == 1).all()
+
+
 def test_step_grows_with_the_parameter():
     # With an absolute step, x + h would be x for the large ones; with a relative one, for the small one.
     for x in (1e-6, 1.0, 1e4, 1e8):
@@ -159,7 +167,7 @@ def test_correct_network_passes(act: Callable[[Any], Any]):
     f = functools.partial(network, act)
     report = check_gradients(f, network_params())
     assert report.passed and {leaf.path for leaf in report.leaves} == {"['w']", "['head'][0]", "['head'][1]"}
-    assert sum(leaf.unresolved for leaf in report.leaves) <= 8, "of 80"
+    assert sum(leaf.unresolved for leaf in report.leaves) == 0
 
 
 def test_float64_is_sharper():
@@ -215,6 +223,14 @@ def test_scale_of_the_function_does_not_matter(scale: float):
         check_gradients(lambda x: scale * jnp.sum(shaky(x)), x)
 
 
+def test_rounding_of_a_large_value_is_allowed_for():
+    x = jnp.linspace(-1, 1, 300)
+    report = check_gradients(lambda x: 3000 + jnp.sum(sound(x)), x)
+    assert report.leaves[0].unresolved <= 5
+    with pytest.raises(AssertionError):
+        check_gradients(lambda x: 3000 + jnp.sum(sound(x)), x, grad=1.2 * jnp.cos(x))
+
+
 def test_zero_gradients_are_not_resolved():
     report = check_gradients(lambda x: jnp.sum(x**3) + 1.0, jnp.zeros(3))
     assert (report.leaves[0].checked, report.leaves[0].unresolved) == (3, 3)
@@ -234,8 +250,11 @@ def test_non_finite_never_passes():
     for f in (jnp.log, jnp.sqrt):
         with pytest.raises(AssertionError, match="inf"):
             check_gradients(f, jnp.float32(0.0))
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="nan"):
         check_gradients(lambda x: jnp.sum(x**2), jnp.ones(2), grad=jnp.array([2.0, jnp.nan]))
+    # Infinite only two steps away: how far off the difference is cannot be told.
+    with pytest.raises(AssertionError, match="inf > "):
+        check_gradients(lambda x: jnp.where(x > 1.007, jnp.inf, x), jnp.float32(1.0))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

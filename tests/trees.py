@@ -16,7 +16,7 @@ class Pair(NamedTuple):
     right: Any
 
 
-SHAPES = {"dense": {"kernel": (3, 2), "bias": (2,)}, "layers": [(2,), (3, 2)], "pair": Pair((), (2,))}
+SHAPES = {"dense": {"kernel": (3, 2), "bias": (2,)}, "scale": ()}  # small: what these tests cost is compiling
 
 
 def is_shape(x: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Where each optimizer goes: whole runs inside `lax.scan`, for all landscapes and many learning rates at once by `vmap`."""
+"""Where each optimizer goes: whole runs inside `lax.scan`, on all landscapes and at many rates at once by `vmap`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -61,10 +61,10 @@ def best_runs(method: Callable[[Any, Any], Any], steps: int) -> dict[str, tuple[
 
         decaying = gdjax.exponential_decay(rate, steps, DECAY)
         points = trajectory(f, method(decaying, noise[i]), start[i], steps)
-        height = jax.vmap(f)(*points.T) - lowest[i]
+        x, y = points.T
+        height = jax.vmap(f)(x, y) - lowest[i]
         left, right, bottom, top = window[i]
-        low, high = jnp.stack([left, bottom]), jnp.stack([right, top])
-        inside = jnp.all((points > low) & (points < high))  # False where a number is not finite
+        inside = jnp.all((x > left) & (x < right) & (y > bottom) & (y < top))  # False where a number is not finite
         return points, jnp.where(inside, jnp.mean(jnp.log(jnp.maximum(height, 1e-8))), jnp.inf)
 
     over_rates = jax.vmap(run, in_axes=(None, 0))

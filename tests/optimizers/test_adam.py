@@ -67,8 +67,8 @@ CASES = {
     "nesterov": {"nesterov": True, "b1": 0.8},
     "nesterov, eps": {"nesterov": True, "eps": 0.25, "eps_root": 0.125},
 }
-# Optax takes 1 - b2^t as a difference in float32: at the first step that is wrong by 6e-8 / 0.001, the direction by half
-# of it, and the rate of `fall`, 0.06, adds the error to parameters of order 1 a few times over.
+# Optax takes 1 - b2^t as a difference in float32: at the first step that is wrong by 6e-8 / 0.001, the direction by
+# half of it, and the rate of `fall`, 0.06, adds the error to parameters of order 1 a few times over.
 NEAR = {"rtol": 1e-5, "atol": 2e-5}
 MATRICES = lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params)  # noqa: E731
 ADAMW_CASES = {

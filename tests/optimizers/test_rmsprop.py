@@ -87,8 +87,8 @@ def test_optax(name):
 
 
 # With bias correction and nu_0 = 0 the first variance, g^2 - g^2, is rounding alone, and the first step g / sqrt(eps):
-# the rounding of 1e-7 g^2 in float32, beside an eps of 1e-8, would change it by a factor of 3. In float64 it is 1e-16 g^2
-# and changes the step by 1e-8. The rate makes the step g.
+# the rounding of 1e-7 g^2 in float32, beside an eps of 1e-8, would change it by a factor of 3. In float64 it is 1e-16
+# g^2 and changes the step by 1e-8 of it. The rate makes that step g.
 FIRST_STEP_FROM_EPS = {"learning_rate": 1e-4, "centered": True, "bias_correction": True}
 
 

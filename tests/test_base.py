@@ -1,0 +1,77 @@
+"""The contract's types, and the transforms that have no rule."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import gdjax
+from gdjax import EmptyState, GradientTransformation, MaskedNode
+from tests.trees import assert_equal, random_tree
+
+PARAMS, G = random_tree(0), random_tree(1)
+
+
+def test_a_transformation_is_a_pair():
+    assert GradientTransformation._fields == ("init", "update")
+    assert gdjax.GradientTransformationExtraArgs is GradientTransformation
+    assert (EmptyState._fields, MaskedNode._fields) == ((), ())
+    tx = GradientTransformation(len, max)  # nothing is checked: JAX makes them of any leaves
+    assert tuple(tx) == (len, max) and "GradientTransformation" in repr(tx)
+
+
+def test_identity_and_set_to_zero():
+    for tx, wanted in ((gdjax.identity(), G), (gdjax.set_to_zero(), jax.tree.map(jnp.zeros_like, G))):
+        assert tx.init(PARAMS) == EmptyState()
+        assert_equal(tx.update(G, EmptyState(), PARAMS), (wanted, EmptyState()))
+
+
+def test_identity_takes_any_leaves():
+    key = jax.random.key(0)
+    assert gdjax.identity().update({"key": key, "name": "x"}, EmptyState())[0] == {"key": key, "name": "x"}
+
+
+def test_stateless():
+    def add(g: Any, p: Any) -> Any:
+        return g if p is None else jax.tree.map(lambda x, y: x + y, g, p)
+
+    tx = gdjax.stateless(add)
+    assert_equal(tx.update(G, EmptyState(), PARAMS)[0], add(G, PARAMS))
+    assert_equal(tx.update(G, EmptyState())[0], G)
+    tx = gdjax.stateless_with_tree_map(lambda g, p: g if p is None else g + p)
+    assert_equal(tx.update(G, EmptyState(), PARAMS)[0], add(G, PARAMS))
+    assert_equal(tx.update(G, EmptyState())[0], G)
+
+
+def test_a_factory_of_ones_own():
+    @gdjax.transform
+    def twice(learning_rate: float, wait: int = 3) -> Any:
+        return gdjax.chain(gdjax.scale(learning_rate), gdjax.scale(2.0))
+
+    assert repr(twice(0.1)) == "twice(learning_rate=0.1, wait=3)"
+    assert twice(0.1) == twice(0.1) != twice(0.2)
+    assert twice(-0.1).init(PARAMS)  # only the library's own factories know what their numbers mean
+    with pytest.raises(ValueError, match=r"^twice: params\['x'\]: gradient shape \(3,\) does not match"):
+        twice(0.1).update({"x": jnp.ones(3)}, twice(0.1).init({"x": jnp.ones(2)}), {"x": jnp.ones(2)})
+
+
+def test_an_eager_update_is_one_compiled_call():
+    tx, compiled = gdjax.adam(0.123), gdjax.base._compiled
+    state = tx.init(PARAMS)
+    before = compiled._cache_size()
+    for _ in range(3):
+        _, state = tx.update(G, state, PARAMS)
+    assert compiled._cache_size() == before + 1
+
+
+def test_traced_hyperparameters_do_not_leak():
+    def loss(rate: Any) -> Any:
+        tx = gdjax.adam(rate)
+        u, _ = tx.update(G, tx.init(PARAMS), PARAMS)  # concrete arguments, but the transform holds a tracer
+        return sum(jnp.sum(x) for x in jax.tree.leaves(u))
+
+    with jax.checking_leaks():
+        first = float(jax.jit(loss)(0.1))
+        assert float(jax.jit(loss)(0.2)) == pytest.approx(2 * first, rel=1e-5)
+        assert float(jax.grad(loss)(0.1)) == pytest.approx(10 * first, rel=1e-5)

@@ -1,0 +1,160 @@
+"""Hyperparameters as numbers, traced scalars, schedules and entries of the state."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from tests.cases import Case, every
+from tests.trees import assert_close, random_tree, signature, steps
+
+PARAMS, GRADIENTS = random_tree(0), [random_tree(seed) for seed in (1, 2)]
+
+
+@every(lambda case: bool(case.hyper) and case.scheduled)
+def test_every_number_may_be_traced(case: Case):
+    wanted = steps(case.make(), PARAMS, GRADIENTS)
+    traced = jax.jit(lambda hyper: steps(case.make(**hyper), PARAMS, GRADIENTS))
+    assert_close(traced(dict(case.hyper)), wanted)
+    arrays = {k: jnp.float32(x) for k, x in case.hyper.items()}
+    assert_close(steps(case.make(**arrays), PARAMS, GRADIENTS), wanted)
+
+
+@every(lambda case: bool(case.hyper) and case.scheduled)
+def test_every_number_may_be_a_schedule(case: Case):
+    wanted, _ = steps(case.make(), PARAMS, GRADIENTS)
+    scheduled = {k: x for k, x in case.hyper.items() if not k.startswith("initial")}
+    tx = case.make(**{k: gdjax.constant_schedule(x) for k, x in scheduled.items()})
+    got, state = jax.jit(functools.partial(steps, tx))(PARAMS, GRADIENTS)
+    assert_close(got, wanted)
+    assert signature(state) == signature(tx.init(PARAMS))
+
+
+@pytest.mark.xfail(strict=True, reason="the fill of a slot is not evaluated")
+@every(lambda case: bool({"initial_accumulator_value", "initial_scale"} & set(case.hyper)))
+def test_a_number_the_state_starts_at_may_be_a_schedule(case: Case):
+    name = next(k for k in case.hyper if k.startswith("initial"))
+    tx = case.make(**{name: gdjax.constant_schedule(case.hyper[name])})
+    assert_close(steps(tx, PARAMS, GRADIENTS)[0], steps(case.make(), PARAMS, GRADIENTS)[0])
+
+
+@every(lambda case: "learning_rate" in case.hyper, sampled=True)
+def test_vmap_over_the_learning_rate(case: Case):
+    rates = jnp.array([0.0, 0.01, 0.1])
+    run = jax.jit(lambda rate: steps(case.make(learning_rate=rate), PARAMS, GRADIENTS)[0])
+    many = jax.jit(jax.vmap(run))(rates)
+    for i, rate in enumerate(rates):
+        assert_close(jax.tree.map(lambda x, i=i: x[i], many), run(rate))
+
+
+def test_a_schedule_sees_the_count():
+    for make in (gdjax.sgd, gdjax.adam, lambda f: gdjax.sgd(f, 0.9), gdjax.inject_hyperparams(gdjax.sgd)):
+        seen: list[int] = []
+
+        def rate(count: Any, seen: list[int] = seen) -> Any:
+            assert count.dtype == jnp.int32 and count.shape == ()
+            jax.debug.callback(lambda c: seen.append(int(c)), count, ordered=True)
+            return 0.1
+
+        tx = make(rate)
+        state = tx.init(PARAMS)
+        seen.clear()
+        for g in GRADIENTS:
+            jax.block_until_ready(tx.update(g, state, PARAMS))
+            _, state = tx.update(g, state, PARAMS)
+        jax.effects_barrier()
+        assert sorted(set(seen)) == [0, 1]
+
+
+def test_hyperparams_are_in_the_state_and_can_be_changed():
+    tx = gdjax.inject_hyperparams(gdjax.sgd)(0.1, momentum=0.5)
+    state = tx.init(PARAMS)
+    assert isinstance(state, gdjax.InjectStatefulHyperparamsState)
+    assert {k: float(x) for k, x in state.hyperparams.items()} == pytest.approx({"learning_rate": 0.1, "momentum": 0.5})
+    traces = 0
+
+    @jax.jit
+    def step(g: Any, state: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        return tx.update(g, state)
+
+    first, state = step(GRADIENTS[0], state)
+    state.hyperparams["learning_rate"] = 0.2
+    state.hyperparams["momentum"] = jnp.float32(0.0)
+    second, state = step(GRADIENTS[0], tx.init(PARAMS)._replace(hyperparams=state.hyperparams))
+    assert_close(second, jax.tree.map(lambda u: 2 * u, first))
+    assert traces <= 2  # a Python number in the place of an array
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_hyperparams_stay_float32_with_narrow_parameters(dtype: str):
+    params = random_tree(0, dtype)
+    tx = gdjax.inject_hyperparams(gdjax.adam)(0.1)
+    state = tx.init(params)
+    assert {x.dtype for x in state.hyperparams.values()} == {jnp.dtype("float32")}
+    assert float(state.hyperparams["b2"]) == pytest.approx(0.999, abs=1e-7)
+    assert_close(steps(tx, params, [params])[0], steps(gdjax.adam(0.1), params, [params])[0])
+
+
+def test_static_args_and_hyperparam_dtype():
+    tx = gdjax.inject_hyperparams(gdjax.perturbed_gradient_descent, static_args=("wait", "key"))(0.1)
+    state = tx.init(PARAMS)
+    assert set(state.hyperparams) == {"learning_rate", "radius", "threshold"}
+    steps(tx, PARAMS, GRADIENTS)
+    tx = gdjax.inject_hyperparams(gdjax.adam, static_args="b1", hyperparam_dtype="bfloat16")(0.1)
+    assert "b1" not in tx.init(PARAMS).hyperparams
+    assert {x.dtype for x in tx.init(PARAMS).hyperparams.values()} == {jnp.dtype("float32")}
+
+
+class HalvesOnPlateau:
+    """A stateful schedule: halves the rate when the value it is told rises."""
+
+    def init(self) -> Any:
+        return {"rate": jnp.float32(0.1), "value": jnp.float32(jnp.inf)}
+
+    def update(self, state: Any, *, value: Any, **extra_args: Any) -> Any:
+        return {"rate": jnp.where(value > state["value"], state["rate"] / 2, state["rate"]), "value": value}
+
+    def __call__(self, state: Any, **extra_args: Any) -> Any:
+        return state["rate"]
+
+
+def test_a_stateful_schedule():
+    tx = gdjax.inject_hyperparams(gdjax.sgd)(HalvesOnPlateau())
+    state = tx.init(PARAMS)
+    rates = []
+    for value in (3.0, 2.0, 4.0, 1.0):
+        _, state = tx.update(GRADIENTS[0], state, PARAMS, value=jnp.float32(value))
+        rates.append(float(state.hyperparams["learning_rate"]))
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.1, 0.05], rtol=1e-6)
+
+
+def test_get_hyperparams():
+    schedule = gdjax.linear_schedule(1.0, 0.0, 10)
+    tx = gdjax.chain(gdjax.clip_by_global_norm(2.0), gdjax.adamw(schedule, weight_decay=0.01))
+    state = tx.init(PARAMS)
+    for count in range(2):
+        found = gdjax.get_hyperparams(tx, state)
+        assert float(found["learning_rate"]) == pytest.approx(1.0 - count / 10)
+        assert found["max_norm"] == 2.0 and found["b1"] == 0.9 and found["weight_decay"] == 0.01
+        _, state = tx.update(GRADIENTS[0], state, PARAMS)
+
+
+def test_get_hyperparams_names_what_occurs_twice():
+    tx = gdjax.partition({"matrix": gdjax.sgd(0.1), "vector": gdjax.sgd(gdjax.linear_schedule(0.2, 0.0, 10))}, by_rank)
+    found = gdjax.get_hyperparams(tx, tx.init(PARAMS))
+    rates = {k: float(x) for k, x in found.items() if k.endswith("learning_rate")}
+    assert len(rates) == 2
+    assert {k.split("/")[0] for k in rates} == {"matrix", "vector"}
+    assert sorted(rates.values()) == pytest.approx([0.1, 0.2])
+    tx = gdjax.masked(gdjax.inject_hyperparams(gdjax.sgd)(0.3), lambda tree: jax.tree.map(lambda x: True, tree))
+    assert float(gdjax.get_hyperparams(tx, tx.init(PARAMS))["learning_rate"]) == pytest.approx(0.3)
+
+
+def by_rank(tree: Any) -> Any:
+    return jax.tree.map(lambda x: "matrix" if x.ndim > 1 else "vector", tree)

@@ -1,0 +1,150 @@
+"""The lift: a rule for one array, and what it becomes."""
+
+import pickle
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from gdjax import EmptyState, ScaleByScheduleState, ScheduledState, TraceState, leafwise
+from gdjax.kernel import kernel_of
+from tests.trees import assert_close, assert_equal, random_tree, steps
+
+PARAMS, GRADIENTS = random_tree(0), [random_tree(seed) for seed in (1, 2, 3)]
+
+
+class Average(NamedTuple):
+    count: Any
+    mean: Any
+
+
+@leafwise(Average, mean=gdjax.first_moment)
+def average(g: Any, s: Any, p: Any, t: Any, gain: Any = 1.0) -> Any:
+    """The mean of the gradients so far."""
+    mean = s.mean + (g - s.mean) / t
+    return gain * mean, s._replace(mean=mean)
+
+
+@leafwise(TraceState)
+def summed(g: Any, s: Any, p: Any, t: Any, gain: Any = 1.0) -> Any:
+    total = s.trace + g
+    return gain * total, TraceState(total)
+
+
+SEEN: list[Any] = []
+
+
+@leafwise()
+def spy(g: Any, s: Any, p: Any, t: Any, gain: Any = 1.0) -> Any:
+    SEEN.append((g.dtype, None if p is None else p.dtype, s, None if t is None else t.dtype))
+    return gain * g, s
+
+
+def test_a_rule_becomes_a_transform():
+    got, state = steps(average(0.5), PARAMS, GRADIENTS)
+    wanted, mean = PARAMS, jax.tree.map(jnp.zeros_like, PARAMS)
+    for t, g in enumerate(GRADIENTS, 1):
+        mean = jax.tree.map(lambda m, g, t=t: m + (g - m) / t, mean, g)
+        wanted = jax.tree.map(lambda p, m: p + 0.5 * m, wanted, mean)
+    assert_close(got, wanted)
+    assert_close(state.mean, mean)
+    assert state.count == 3 and type(state) is Average
+
+
+def test_the_factory_has_the_signature_of_its_hyperparameters():
+    assert repr(average(2.0)) == "average(gain=2.0)"
+    assert average.__doc__ == "The mean of the gradients so far."
+    assert pickle.loads(pickle.dumps(average(2.0))) == average(2.0)
+    with pytest.raises(TypeError, match=r"average: .*its arguments are gain"):
+        average(loss=1.0)
+
+
+@pytest.mark.parametrize("schedule", [None, gdjax.constant_schedule(1.0)])
+def test_which_states_there_are(schedule: Any):
+    hyper = [] if schedule is None else [schedule]
+    assert type(spy(*hyper).init(PARAMS)) is (EmptyState if schedule is None else ScaleByScheduleState)
+    assert type(summed(*hyper).init(PARAMS)) is (TraceState if schedule is None else ScheduledState)
+    assert type(average(*hyper).init(PARAMS)) is Average
+    assert_close(steps(summed(*hyper), PARAMS, GRADIENTS)[0], steps(summed(), PARAMS, GRADIENTS)[0])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_a_rule_sees_float32(dtype: str):
+    SEEN.clear()
+    x = {"a": jnp.ones(2, dtype)}
+    u, _ = spy().update(x, EmptyState(), x)
+    spy(gdjax.constant_schedule(1.0)).update(x, ScaleByScheduleState(jnp.int32(0)))
+    # The step is there where a schedule makes the state count.
+    assert SEEN == [(jnp.float32, jnp.float32, EmptyState(), None), (jnp.float32, None, EmptyState(), jnp.float32)]
+    assert u["a"].dtype == dtype
+
+
+def test_a_chain_does_not_round_between_its_rules():
+    tiny, x = 2.0**-20, {"a": jnp.ones(3, "float16")}
+    tx = gdjax.chain(gdjax.scale(tiny), gdjax.scale(tiny), gdjax.scale(1 / tiny), gdjax.scale(1 / tiny))
+    assert_equal(tx.update(x, tx.init(x))[0], x)
+
+
+def test_leaves_of_one_shape_share_a_trace():
+    SEEN.clear()
+    tree = {str(i): jnp.ones(4) for i in range(10)} | {"other": jnp.ones(5)}
+    jax.jit(spy(3.0).update)(tree, EmptyState())
+    assert len(SEEN) == 2
+    jax.jit(gdjax.chain(spy(3.0)).update)(tree, (EmptyState(),))
+    assert len(SEEN) == 2  # and so does the next transform of equal rules
+
+
+def test_kernels_are_shared_by_value():
+    kernel = spy(4.0).update.fn.__self__.kernel
+    assert kernel_of((kernel,), True) is kernel_of((spy(4.0).update.fn.__self__.kernel,), True)
+    assert kernel_of((kernel,), True) is not kernel_of((spy(5.0).update.fn.__self__.kernel,), True)
+
+
+def test_names_in_profiles():
+    text = (
+        jax.jit(gdjax.scale_by_adam().update).lower(PARAMS, gdjax.scale_by_adam().init(PARAMS)).as_text(debug_info=True)
+    )
+    assert "scale_by_adam" in text
+
+
+def test_reductions_see_the_whole_tree():
+    def largest(updates: Any, params: Any, **extra_args: Any) -> Any:
+        assert params == [None] * len(updates) and extra_args == {"value": 2.0}
+        return jnp.max(jnp.stack([jnp.max(jnp.abs(u)) for u in updates]))
+
+    @leafwise(reduce={"top": largest})
+    def normalised(g: Any, s: Any, p: Any, t: Any, *, top: Any) -> Any:
+        return g / top, s
+
+    u, _ = normalised().update(PARAMS, EmptyState(), value=2.0)
+    top = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(PARAMS))
+    assert_close(u, jax.tree.map(lambda x: x / top, PARAMS))
+
+
+def test_slots_start_as_declared():
+    class Two(NamedTuple):
+        wide: Any
+        filled: Any
+
+    @leafwise(Two, wide=gdjax.Moment(wide=True), filled=gdjax.Moment("mu_dtype", fill="start"))
+    def rule(g: Any, s: Any, p: Any, t: Any, start: float = 2.0, mu_dtype: Any = None) -> Any:
+        return g, s
+
+    state = rule().init({"x": jnp.ones(2, "bfloat16")})
+    assert (state.wide["x"].dtype, state.filled["x"].dtype) == (jnp.float32, jnp.bfloat16)
+    np.testing.assert_array_equal(state.filled["x"].astype("float32"), [2, 2])
+    assert rule(mu_dtype="float32").init({"x": jnp.ones(2, "bfloat16")}).filled["x"].dtype == jnp.float32
+    # An integer parameter keeps no state.
+    assert rule().init({"x": jnp.ones(2, int)}).wide["x"] == gdjax.MaskedNode()
+
+
+def test_an_update_that_reads_an_old_slot_is_the_same_in_any_order():
+    # For such a rule the slots are tied behind the parameters: the numbers must not notice, not even NaN and 0.
+    params = {"zero": jnp.zeros(3), "nan": jnp.array([jnp.nan, 1.0]), "empty": jnp.zeros((0,)), "scalar": jnp.ones(())}
+    g = jax.tree.map(jnp.ones_like, params)
+    tx = gdjax.scale_by_lion()
+    with_params, without = tx.update(g, tx.init(params), params), tx.update(g, tx.init(params))
+    assert_equal(with_params, without)

@@ -1,0 +1,134 @@
+"""Masks and groups."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from gdjax import MaskedNode
+from tests.cases import by_rank, matrices
+from tests.trees import assert_close, assert_equal, random_tree, signature, steps
+
+PARAMS = {"w": random_tree(0)["dense"]["kernel"], "b": random_tree(0)["dense"]["bias"]}
+GRADIENTS = [{"w": t["dense"]["kernel"], "b": t["dense"]["bias"]} for t in map(random_tree, (1, 2))]
+
+
+def only(key: str, tree: Any) -> Any:
+    return {key: tree[key]}
+
+
+@pytest.mark.parametrize("mask", [{"w": True, "b": False}, {"w": np.bool_(True), "b": np.False_}, matrices])
+def test_masked_applies_to_some_and_passes_the_others(mask: Any):
+    tx = gdjax.masked(gdjax.adam(0.1), mask)
+    got, state = steps(tx, PARAMS, GRADIENTS)
+    assert_close(only("w", got), steps(gdjax.adam(0.1), only("w", PARAMS), [only("w", g) for g in GRADIENTS])[0])
+    assert_close(got["b"], PARAMS["b"] + GRADIENTS[0]["b"] + GRADIENTS[1]["b"])
+    assert state.inner_state[0].mu["b"] == MaskedNode() == state.inner_state[0].nu["b"]
+
+
+def test_a_mask_may_be_a_prefix():
+    params = {"net": {"a": jnp.ones(2), "b": jnp.ones(3)}, "head": jnp.ones(4)}
+    tx = gdjax.masked(gdjax.scale(2.0), {"net": True, "head": False})
+    u, _ = tx.update(params, tx.init(params))
+    assert_equal(u, {"net": {"a": 2 * jnp.ones(2), "b": 2 * jnp.ones(3)}, "head": jnp.ones(4)})
+    assert_equal(
+        gdjax.masked(gdjax.scale(2.0), True).update(params, tx.init(params))[0], jax.tree.map(lambda x: 2 * x, params)
+    )
+    assert_equal(gdjax.masked(gdjax.scale(2.0), False).update(params, tx.init(params))[0], params)
+
+
+def test_masks_nest():
+    params = {"a": jnp.ones(2), "b": jnp.ones(3), "c": jnp.ones(4)}
+    inner = gdjax.masked(
+        gdjax.adam(0.1), lambda tree: {k: k == "a" if type(x) is not MaskedNode else x for k, x in tree.items()}
+    )
+    tx = gdjax.masked(inner, {"a": True, "b": True, "c": False})
+    state = tx.init(params)
+    u, new = tx.update(params, state, params)
+    assert signature(new) == signature(state)
+    assert_equal((u["b"], u["c"]), (params["b"], params["c"]))
+    assert_close(u["a"], gdjax.adam(0.1).update(params["a"], gdjax.adam(0.1).init(params["a"]))[0])
+
+
+@pytest.mark.xfail(strict=True, reason="masked(masked(rule)): TypeError, two values for 'mask'")
+def test_masks_of_a_rule_nest():
+    params = {"a": jnp.ones(2), "b": jnp.ones(3), "c": jnp.ones(4)}
+    tx = gdjax.masked(gdjax.masked(gdjax.scale(3.0), gdjax.mask_by_path("a")), gdjax.mask_by_path("a|b"))
+    u, _ = tx.update(params, tx.init(params), params)
+    assert [float(u[k][0]) for k in "abc"] == [3, 1, 1]
+
+
+def test_a_masked_rule_in_a_chain_is_still_one_call_a_leaf():
+    tx = gdjax.adamw(0.1, mask=matrices)
+    jaxpr = jax.make_jaxpr(tx.update)(PARAMS, tx.init(PARAMS), PARAMS).jaxpr
+    assert sum(eqn.params.get("name", "").startswith("adamw") for eqn in jaxpr.eqns) == 2
+    got, state = steps(tx, PARAMS, GRADIENTS)
+    for key, decay in (("w", 1e-4), ("b", 0.0)):
+        alone = steps(gdjax.adamw(0.1, weight_decay=decay), PARAMS[key], [g[key] for g in GRADIENTS])[0]
+        assert_close(got[key], alone)
+    assert type(state[1]) is gdjax.MaskedState
+
+
+def test_extra_arguments_are_masked_on_request():
+    def update(updates: Any, state: Any, params: Any = None, *, other: Any, **extra_args: Any) -> Any:
+        return jax.tree.map(lambda u, o: u + o, updates, other), state
+
+    inner = gdjax.GradientTransformation(lambda params: gdjax.EmptyState(), update)
+    tx = gdjax.masked(inner, matrices, mask_compatible_extra_args=True)
+    u, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS, other=PARAMS)
+    assert_equal(u, {"w": 2 * PARAMS["w"], "b": PARAMS["b"]})
+    tx = gdjax.partition({"matrix": inner, "vector": gdjax.identity()}, by_rank, mask_compatible_extra_args=True)
+    assert_equal(tx.update(PARAMS, tx.init(PARAMS), PARAMS, other=PARAMS)[0], u)
+
+
+@pytest.mark.parametrize(
+    "labels", [by_rank, {"w": "matrix", "b": "vector"}, gdjax.label_by_path({"w": "matrix", ".*": "vector"})]
+)
+def test_partition_is_each_group_by_itself(labels: Any):
+    groups = {"matrix": gdjax.chain(gdjax.clip_by_global_norm(0.1), gdjax.adam(0.1)), "vector": gdjax.sgd(0.5, 0.9)}
+    got, state = steps(gdjax.partition(groups, labels), PARAMS, GRADIENTS)
+    for key, name in (("w", "matrix"), ("b", "vector")):
+        alone = steps(groups[name], only(key, PARAMS), [only(key, g) for g in GRADIENTS])
+        assert_close(only(key, got), alone[0])
+    assert set(state.inner_states) == {"matrix", "vector"}
+    assert gdjax.multi_transform is gdjax.partition
+
+
+def test_a_group_may_be_empty():
+    tx = gdjax.partition(
+        {"used": gdjax.adam(0.1), "unused": gdjax.adam(0.2)}, lambda t: jax.tree.map(lambda x: "used", t)
+    )
+    assert_close(steps(tx, PARAMS, GRADIENTS)[0], steps(gdjax.adam(0.1), PARAMS, GRADIENTS)[0])
+
+
+def test_frozen_leaves_stay_and_keep_no_state():
+    freeze_b = {"w": False, "b": True}
+    groups = {"train": gdjax.adam(0.1), "frozen": gdjax.set_to_zero()}
+    for tx in (
+        gdjax.selective_transform(gdjax.adam(0.1), freeze_mask=freeze_b),
+        gdjax.partition(groups, {"w": "train", "b": "frozen"}),
+    ):
+        got, state = steps(tx, PARAMS, GRADIENTS)
+        assert_equal(got["b"], PARAMS["b"])
+        assert_close(only("w", got), steps(gdjax.adam(0.1), only("w", PARAMS), [only("w", g) for g in GRADIENTS])[0])
+        assert {x.shape for x in jax.tree.leaves(state)} == {(), PARAMS["w"].shape}
+
+
+def test_freeze_zeroes_what_came_before():
+    tx = gdjax.chain(gdjax.adam(0.1), gdjax.freeze(gdjax.mask_by_path("^b$")))
+    u, _ = tx.update(GRADIENTS[0], tx.init(PARAMS), PARAMS)
+    assert_equal(u["b"], jnp.zeros_like(PARAMS["b"]))
+    assert_close(u["w"], gdjax.adam(0.1).update(GRADIENTS[0], gdjax.adam(0.1).init(PARAMS))[0]["w"])
+
+
+def test_frozen_noise():
+    # Whatever the gradients of frozen leaves are, they get no part in what happens to the others.
+    bad = {"w": GRADIENTS[0]["w"], "b": jnp.full_like(PARAMS["b"], jnp.nan)}
+    inner = gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.sgd(0.1))
+    tx = gdjax.selective_transform(inner, freeze_mask=gdjax.mask_by_path("^b$"))
+    got, _ = steps(tx, PARAMS, [bad])
+    assert_equal(got["b"], PARAMS["b"])
+    assert np.isfinite(got["w"]).all()
