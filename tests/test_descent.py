@@ -390,25 +390,36 @@ def test_progress_line_ends_when_the_run_fails(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "lion"])
 def test_guard_costs_no_copy(name: str):
-    """The step takes no more temporary memory than one that has the norm and no guard, and writes in place."""
+    """The step takes no more temporary memory than one that clips by the norm, and writes in place."""
     tx, params = getattr(gdjax, name)(1e-3), {k: jnp.ones((256, 256)) for k in "abcd"}
     state, last = tx.init(params), (jnp.zeros((), jnp.int32), jnp.zeros(()))
 
     def loss(p: Any) -> Any:
         return sum(jnp.sum(x**2) for x in p.values())
 
-    def unguarded(params: Any, state: Any) -> Any:
+    clipped = gdjax.chain(gdjax.clip_by_global_norm(1.0), tx)
+
+    def plain(params: Any, state: Any) -> Any:
         value, grads = jax.value_and_grad(loss)(params)
-        updates, state = tx.update(grads, state, params)
-        return gdjax.apply_updates(params, updates), state, value, gdjax.global_norm(grads)
+        updates, state = clipped.update(grads, state, params)
+        return gdjax.apply_updates(params, updates), state, value
 
     def memory(step: Any, *args: Any) -> Any:
         return jax.jit(step, donate_argnums=(0, 1)).lower(*args).compile().memory_analysis()
 
     guarded = memory(descent._step(loss, tx, False, None, None), params, state, params, last)
     size = sum(x.nbytes for x in jax.tree.leaves(params))
-    assert guarded.temp_size_in_bytes <= memory(unguarded, params, state).temp_size_in_bytes + 0.01 * size
+    assert guarded.temp_size_in_bytes <= memory(plain, params, clipped.init(params)).temp_size_in_bytes + 0.01 * size
     assert guarded.alias_size_in_bytes == size + sum(x.nbytes for x in jax.tree.leaves(state))
+
+
+def test_every_step_works_in_place():
+    seen = []
+    tx = gdjax.sgd(0.05, momentum=0.9)
+    minimize(
+        least_squares, start(), tx, steps=5, callback=lambda i, p, s, m: seen.append((p["w"], jax.tree.leaves(s)[0]))
+    )
+    assert [(w.is_deleted(), v.is_deleted()) for w, v in seen] == [(True, True)] * 3 + [(False, True), (False, False)]
 
 
 def test_error_pickles():
