@@ -10,42 +10,57 @@ from gdjax import numerics
 
 Array = jax.Array
 
+SMALL = 2.0**-80  # a sum of squares below this has lost digits to underflow
+
 
 def global_norm(tree: Any) -> Array:
     """The Euclidean norm of all the numbers in a tree, sqrt(sum |x|^2): a scalar in float32 or wider.
 
     Squares are summed in float32 (float64 where a leaf is), within each leaf and then pairwise over the leaves, so the
     sum neither stalls in 16 bits nor depends on the order of the leaves beyond rounding. Where it over- or underflows
-    (float32 numbers near 1e20 or 1e-20), and only there, a second pass sums the squares of 2^-70 x or 2^70 x instead.
+    (float32 numbers near 1e20 or 1e-20), and only there, a second pass scales each leaf by a power of two first.
     """
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree) if jnp.size(x)]
     if not leaves:
         return jnp.zeros((), jnp.float32)
-    total = _sum_of_squares(leaves)
-    small = total < 2.0**-80
-    unit = jnp.where(small, 2.0**-70, 2.0**70).astype(total.dtype)
+    sums = [_sum_of_squares(x) for x in leaves]
+    total = pairwise_sum(_joined(sums))
     # The second branch closes over the leaves, so XLA reads them in place.
     return jax.lax.cond(
-        small | ~jnp.isfinite(total),
-        lambda: unit * numerics.sqrt(_sum_of_squares(leaves, 1 / unit)),
+        (total >= SMALL) & jnp.isfinite(total),
         lambda: numerics.sqrt(total),
+        lambda: _norm_of_norms(_joined([_norm(x, s) for x, s in zip(leaves, sums, strict=True)])),
     )
 
 
-def _sum_of_squares(leaves: Sequence[Array], factor: Array | None = None) -> Array:
-    sums = [_squares(x, factor) for x in leaves]
-    widest = max((x.dtype for x in sums), key=lambda d: d.itemsize)
-    return pairwise_sum(jax.lax.concatenate([x.astype(widest) for x in sums], 0))
+@jax.jit
+def _sum_of_squares(x: Array) -> Array:
+    """sum |x|^2, of shape (1,)."""
+    return jnp.sum(numerics.abs_sq(x.astype(numerics.at_least_float32(x.dtype)))).reshape(1)
 
 
 @jax.jit
-def _squares(x: Array, factor: Array | None) -> Array:
-    """sum |factor x|^2, of shape (1,)."""
-    x = x.astype(numerics.at_least_float32(x.dtype))
-    if factor is not None:
-        # Without the barrier XLA squares a constant x (zero gradients in a jitted step) and the factor apart: 0 inf.
-        x = jax.lax.optimization_barrier(x * factor.astype(x.dtype))
-    return jnp.sum(numerics.abs_sq(x)).reshape(1)
+def _norm(x: Array, sum_of_squares: Array) -> Array:
+    """The norm of one leaf, of shape (1,), its numbers scaled so that their squares, summed above, stay in range."""
+    # Each leaf chooses its own scale: one that all leaves shared XLA would broadcast to their shape, in memory.
+    unit = jnp.where(sum_of_squares < SMALL, 2.0**-70, jnp.where(jnp.isfinite(sum_of_squares), 1.0, 2.0**70))
+    wide = numerics.at_least_float32(x.dtype)
+    scaled = x.astype(wide) * (1 / unit).reshape(()).astype(wide)
+    # Without the barrier XLA squares a constant x (zero gradients in a jitted step) and the factor apart: 0 inf.
+    return unit.astype(sum_of_squares.dtype) * numerics.sqrt(_sum_of_squares(jax.lax.optimization_barrier(scaled)))
+
+
+def _norm_of_norms(norms: Array) -> Array:
+    top = jnp.max(norms)
+    usable = (top > 0) & jnp.isfinite(top)
+    unit = jax.lax.stop_gradient(jnp.where(usable, top, 1))  # the norm does not depend on it
+    return jnp.where(usable, unit * numerics.sqrt(pairwise_sum(jnp.square(norms / unit))), top)
+
+
+def _joined(xs: Sequence[Array]) -> Array:
+    """Arrays of shape (1,) as one vector, in the widest of their dtypes."""
+    widest = max((x.dtype for x in xs), key=lambda d: d.itemsize)
+    return jax.lax.concatenate([x.astype(widest) for x in xs], 0)
 
 
 def pairwise_sum(x: Array) -> Array:
