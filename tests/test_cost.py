@@ -1,0 +1,64 @@
+"""What a step costs, in figures that do not depend on the machine's mood: temporaries, equations, traces."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import gdjax
+
+LAYER = {"w": (256, 256), "up": (256, 512), "b": (256,)}
+
+
+def tree_of(layers):
+    shapes = {f"layer{i}": LAYER for i in range(layers)}
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), shapes, is_leaf=lambda x: isinstance(x, tuple))
+
+
+TREE = tree_of(4)
+BYTES = sum(x.size * 4 for x in jax.tree.leaves(TREE))
+SCHEDULE = gdjax.warmup_cosine_decay_schedule(0.0, 1e-3, 10, 100)
+RECIPES = {
+    "momentum": gdjax.sgd(0.1, 0.9),
+    "nesterov": gdjax.sgd(0.1, 0.9, nesterov=True),
+    "adagrad": gdjax.adagrad(0.1),
+    "rmsprop": gdjax.rmsprop(0.1),
+    "adam": gdjax.adam(1e-3),
+    "lion": gdjax.lion(1e-4),
+    "clip + adamw + cosine": gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.adamw(SCHEDULE)),
+    "clip + lion": gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.lion(SCHEDULE)),
+    "adamw, matrices decay": gdjax.adamw(SCHEDULE, mask=gdjax.mask_by_path("w$", "up$")),
+}
+
+
+def traced(tx, tree=TREE):
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return gdjax.apply_updates(params, updates), state
+
+    return jax.jit(step, donate_argnums=(0, 1)).trace(tree, jax.eval_shape(tx.init, tree), tree)
+
+
+@pytest.mark.parametrize("tx", RECIPES.values(), ids=RECIPES)
+def test_a_donated_step_keeps_no_copy_of_the_parameters(tx):
+    temporary = traced(tx).lower().compile().memory_analysis().temp_size_in_bytes
+    assert temporary <= 0.01 * BYTES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_leaf_more_is_two_equations_more(name):
+    # One call of all the rules and one addition to the parameter; a norm is one call more.
+    small, large = (len(traced(RECIPES[name], tree_of(n)).jaxpr.jaxpr.eqns) for n in (64, 128))
+    more = 64 * len(LAYER) * (3 if "clip" in name else 2)
+    assert more <= large - small <= more + 4  # the norms are added up in pairs: one level more
+
+
+def test_equal_leaves_share_one_trace():
+    traces = []
+
+    @gdjax.leafwise()
+    def counted(g, s, p, t, factor=1.0):
+        traces.append(g.shape)
+        return factor * g, s
+
+    traced(gdjax.chain(counted(2.0), gdjax.adam(1e-3)))
+    assert sorted(traces) == [(256,), (256, 256), (256, 512)]
