@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax import numerics
 
@@ -18,43 +19,48 @@ def global_norm(tree: Any) -> Array:
 
     Squares are summed in float32 (float64 where a leaf is), within each leaf and then pairwise over the leaves, so the
     sum neither stalls in 16 bits nor depends on the order of the leaves beyond rounding. Where it over- or underflows
-    (float32 numbers near 1e20 or 1e-20), and only there, a second pass scales each leaf by a power of two first.
+    (float32 numbers near 1e20 or 1e-20), and only there, a second pass scales the numbers by about 2^-70 or 2^70.
     """
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree) if jnp.size(x)]
     if not leaves:
         return jnp.zeros((), jnp.float32)
-    sums = [_sum_of_squares(x) for x in leaves]
-    total = pairwise_sum(_joined(sums))
-    # The second branch closes over the leaves, so XLA reads them in place.
-    return jax.lax.cond(
-        (total >= SMALL) & jnp.isfinite(total),
-        lambda: numerics.sqrt(total),
-        lambda: _norm_of_norms(_joined([_norm(x, s) for x, s in zip(leaves, sums, strict=True)])),
+    total = pairwise_sum(_sums_of_squares(leaves, [None] * len(leaves)))
+    # The branches close over the leaves, so XLA reads them in place.
+    return jax.lax.switch(
+        jnp.where(total < SMALL, 1, jnp.where(jnp.isfinite(total), 0, 2)),
+        [
+            lambda: numerics.sqrt(total),
+            lambda: _scaled_norm(leaves, 2.0**70),
+            lambda: _scaled_norm(leaves, 2.0**-70),
+        ],
     )
 
 
-@jax.jit
-def _sum_of_squares(x: Array) -> Array:
-    """sum |x|^2, of shape (1,)."""
-    return jnp.sum(numerics.abs_sq(x.astype(numerics.at_least_float32(x.dtype)))).reshape(1)
-
-
-@jax.jit
-def _norm(x: Array, sum_of_squares: Array) -> Array:
-    """The norm of one leaf, of shape (1,), its numbers scaled so that their squares, summed above, stay in range."""
-    # Each leaf chooses its own scale: one that all leaves shared XLA would broadcast to their shape, in memory.
-    unit = jnp.where(sum_of_squares < SMALL, 2.0**-70, jnp.where(jnp.isfinite(sum_of_squares), 1.0, 2.0**70))
-    wide = numerics.at_least_float32(x.dtype)
-    scaled = x.astype(wide) * (1 / unit).reshape(()).astype(wide)
-    # Without the barrier XLA squares a constant x (zero gradients in a jitted step) and the factor apart: 0 inf.
-    return unit.astype(sum_of_squares.dtype) * numerics.sqrt(_sum_of_squares(jax.lax.optimization_barrier(scaled)))
-
-
-def _norm_of_norms(norms: Array) -> Array:
+def _scaled_norm(leaves: Sequence[Array], scale: float) -> Array:
+    # A factor that leaves of one shape share, XLA:CPU broadcasts to that shape in memory: each large leaf has its own.
+    # Small ones share, so that their compiled loops are the same.
+    large = np.array([x.size > 2**13 for x in leaves])
+    factors = (scale * (1 + large * np.arange(len(leaves)) / len(leaves))).astype(np.float32)
+    norms = numerics.sqrt(_sums_of_squares(leaves, list(factors)))
+    norms = norms / jnp.asarray(factors, norms.dtype)
     top = jnp.max(norms)
     usable = (top > 0) & jnp.isfinite(top)
-    unit = jax.lax.stop_gradient(jnp.where(usable, top, 1))  # the norm does not depend on it
+    unit = jax.lax.stop_gradient(jnp.where(usable, top, 1))  # the result does not depend on it
     return jnp.where(usable, unit * numerics.sqrt(pairwise_sum(jnp.square(norms / unit))), top)
+
+
+def _sums_of_squares(leaves: Sequence[Array], factors: Sequence[Any]) -> Array:
+    """A vector of sum |factor x|^2, one for each leaf."""
+    return _joined([_sum_of_squares(x, f) for x, f in zip(leaves, factors, strict=True)])
+
+
+@jax.jit
+def _sum_of_squares(x: Array, factor: Any) -> Array:
+    x = x.astype(numerics.at_least_float32(x.dtype))
+    if factor is not None:
+        # Without the barrier XLA squares a constant x (zero gradients in a jitted step) and the factor apart: 0 inf.
+        x = jax.lax.optimization_barrier(x * factor.astype(x.dtype))
+    return jnp.sum(numerics.abs_sq(x)).reshape(1)
 
 
 def _joined(xs: Sequence[Array]) -> Array:

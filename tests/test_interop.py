@@ -1,6 +1,7 @@
 """With the libraries around: Optax in both directions, its checkpoints, and Flax's training states."""
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -244,11 +245,12 @@ def test_flax_nnx_optimizer(tx: Any):
     with relaxed():
         model = nnx.Sequential(nnx.Linear(3, 8, rngs=nnx.Rngs(0)), jnp.tanh, nnx.Linear(8, 1, rngs=nnx.Rngs(1)))
         optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        old = "model" not in inspect.signature(optimizer.update).parameters  # Flax before 0.11
 
         @nnx.jit
         def step(model: Any, optimizer: Any) -> Any:
             value, g = nnx.value_and_grad(lambda m: jnp.mean((m(X) - Y) ** 2))(model)
-            optimizer.update(model, g)
+            optimizer.update(*([g] if old else [model, g]))
             return value
 
         losses = [float(step(model, optimizer)) for _ in range(40)]

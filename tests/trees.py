@@ -1,6 +1,7 @@
 """Trees of numbers for tests, and what is asked of them."""
 
 import contextlib
+import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -81,7 +82,7 @@ def epsilon(dtype: Any) -> float:
 @contextlib.contextmanager
 def precision(dtype: Any) -> Iterator[None]:
     """64-bit numbers inside the block where the dtype asks for them."""
-    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental").enable_x64
     wide = jnp.dtype(dtype).name in ("float64", "complex128")
     with enable(True) if wide else contextlib.nullcontext():
         yield
