@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 NUMBER = int, float, np.number
 
@@ -48,6 +47,7 @@ DOMAINS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "initial_scale": _SIZE,
     "step_size": ("finite", math.isfinite),
 }
+RESTORE = "restored from a checkpoint, give the restorer init(params) as its target"
 DTYPES = "mu_dtype", "nu_dtype", "accumulator_dtype"
 
 
@@ -88,7 +88,7 @@ def _dtype(where: str, value: Any) -> None:
 
 def structural(label: str, name: str, value: Any, low: int) -> int:
     """A count that shapes the program, such as a number of steps: a Python integer of at least `low`."""
-    if isinstance(value, Tracer):
+    if isinstance(value, jax.Array):
         raise TypeError(
             f"{label}: {name} shapes the program and cannot be traced; with inject_hyperparams name it in static_args"
         )
@@ -156,7 +156,8 @@ def state(label: str, got: Any, expected: type) -> None:
     fields = getattr(got, "_fields", None)
     shown = f"fields {fields}" if fields is not None else f"type {type(got).__name__}"
     wanted = getattr(expected, "_fields", ())
-    raise ValueError(f"{label}: state has {shown}, expected {expected.__name__} with fields {wanted}")
+    hint = f"; {RESTORE}" if isinstance(got, dict | list) else ""
+    raise ValueError(f"{label}: state has {shown}, expected {expected.__name__} with fields {wanted}{hint}")
 
 
 def scalar(label: str, name: str, value: Any) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gdjax import base
+from gdjax import base, checks
 from gdjax.base import GradientTransformation, transform
 from gdjax.leafwise import Leafwise, fused
 
@@ -65,7 +65,7 @@ class Chain:
         except (TypeError, KeyError) as e:
             raise ValueError(
                 f"{self.label}: state is {type(state).__name__}, not what init made for {len(self.parts)} transforms "
-                f"({e}); restored from a checkpoint, give the restorer init(params) as its target"
+                f"({e}); {checks.RESTORE}"
             ) from e
         if len(states) != len(self.parts):
             raise ValueError(f"{self.label}: state has {len(states)} entries for {len(self.parts)} transforms")

@@ -69,8 +69,8 @@ def inject_hyperparams(
     Args:
       inner_factory: returns a transform when called with hyperparameters.
       static_args: names of arguments to leave alone: numbers that shape the program, functions that are no schedules.
-      hyperparam_dtype: the dtype of the floating ones, float32 by default and at least. (Optax takes that of the
-        parameters, in bfloat16 b2 = 0.999 becomes 1.)
+      hyperparam_dtype: the dtype of the floating ones; by default the widest of the parameters'. It is float32 at
+        least: in bfloat16, where Optax would put them, b2 = 0.999 is 1.
 
     Returns:
       A factory with the arguments of `inner_factory`.
@@ -83,7 +83,7 @@ def inject_hyperparams(
     if not static <= set(signature.parameters):
         unknown = sorted(static - set(signature.parameters))
         raise ValueError(f"gdjax.inject_hyperparams: static_args {unknown} are not among {list(signature.parameters)}")
-    dtype = numerics.at_least_float32(hyperparam_dtype or jnp.float32)
+    dtype = None if hyperparam_dtype is None else numerics.at_least_float32(hyperparam_dtype)
 
     def build(*args: Any, **kwargs: Any) -> GradientTransformation:
         call = Call(factory, signature.bind(*args, **kwargs))
@@ -114,16 +114,18 @@ class _Injected:
 
     def init(self, params: Any) -> InjectStatefulHyperparamsState:
         states = {k: f.init() for k, f in self.schedules.items()}
-        hyper = {k: self._scalar(x) for k, x in self.numbers.items()}
-        hyper |= {k: self._scalar(f(states[k])) for k, f in self.schedules.items()}
+        dtype = self._dtype(params)
+        hyper = {k: _scalar(x, dtype) for k, x in self.numbers.items()}
+        hyper |= {k: _scalar(f(states[k]), dtype) for k, f in self.schedules.items()}
         inner_state = self._inner(hyper).init(params)
         return InjectStatefulHyperparamsState(jnp.zeros((), jnp.int32), hyper, states, inner_state)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         checks.state("gdjax.inject_hyperparams", state, InjectStatefulHyperparamsState)
         old = state.hyperparams_states
-        hyper = {k: self._scalar(x) for k, x in state.hyperparams.items()}
-        hyper |= {k: self._scalar(f(old[k], **extra_args)) for k, f in self.schedules.items()}
+        dtype = self._dtype(updates if params is None else params)
+        hyper = {k: _scalar(x, dtype) for k, x in state.hyperparams.items()}
+        hyper |= {k: _scalar(f(old[k], **extra_args), dtype) for k, f in self.schedules.items()}
         states = {k: f.update(old[k], **extra_args) for k, f in self.schedules.items()}
         updates, inner_state = base.call_update(self._inner(hyper), updates, state.inner_state, params, extra_args)
         count = numerics.safe_increment(state.count)
@@ -132,11 +134,18 @@ class _Injected:
     def _inner(self, hyper: Mapping[str, Array]) -> Any:
         return self.inner_factory(**self.rest, **hyper)
 
-    def _scalar(self, x: Any) -> Array:
-        """A strongly typed scalar: floats in the chosen dtype, integers in int32."""
-        x = jnp.asarray(x)
-        inexact = jnp.issubdtype(x.dtype, jnp.inexact)
-        return jax.lax.convert_element_type(x, self.dtype if inexact else x.dtype)
+    def _dtype(self, tree: Any) -> Any:
+        if self.dtype is not None:
+            return self.dtype
+        floats = [d for d in map(jnp.result_type, jax.tree.leaves(tree)) if jnp.issubdtype(d, jnp.inexact)]
+        reals = [numerics.real_dtype(numerics.at_least_float32(d)) for d in floats]
+        return max(reals, key=lambda d: d.itemsize, default=jnp.dtype("float32"))
+
+
+def _scalar(x: Any, dtype: Any) -> Array:
+    """A strongly typed scalar: a floating one in `dtype`."""
+    x = jnp.asarray(x)
+    return jax.lax.convert_element_type(x, dtype if jnp.issubdtype(x.dtype, jnp.inexact) else x.dtype)
 
 
 def get_hyperparams(tx: Any, state: Any) -> dict[str, Any]:

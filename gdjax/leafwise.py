@@ -64,7 +64,8 @@ class Moment:
             dtype = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
             dtype = numerics.at_least_float32(dtype) if self.wide else dtype
             dtype = numerics.real_dtype(dtype) if self.real else dtype
-        fill = hyper[self.fill] if isinstance(self.fill, str) else self.fill
+        fill: Any = hyper[self.fill] if isinstance(self.fill, str) else self.fill
+        fill = fill(jnp.zeros((), jnp.int32)) if callable(fill) else fill
         return jnp.full_like(p, fill, dtype=dtype)
 
 
@@ -178,7 +179,7 @@ class Leafwise:
         paths, structure = jax.tree_util.tree_flatten_with_path(params)
         for path, p in paths:
             checks.leaf(self.label, f"params{jax.tree_util.keystr(path)}", p)
-        trees = [structure.unflatten([self._slot(f, p) for _, p in paths]) for f in self.slots]
+        trees = [structure.unflatten([self._slot(f, path, p) for path, p in paths]) for f in self.slots]
         return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -194,10 +195,17 @@ class Leafwise:
         """Which leaves the rule applies to; None for all."""
         return None
 
-    def _slot(self, field: str, p: Any) -> Any:
-        if not jnp.issubdtype(p.dtype if hasattr(p, "dtype") else type(p), jnp.inexact):
+    def _slot(self, field: str, path: Any, p: Any) -> Any:
+        dtype = p.dtype if hasattr(p, "dtype") else type(p)
+        if not jnp.issubdtype(dtype, jnp.inexact):
             return MaskedNode()  # an integer parameter is not trained and keeps no state
-        return self.initial.get(field, first_moment)(p, self.hyper)
+        initial: Any = self.initial.get(field, first_moment)
+        slot = initial(p, self.hyper)
+        real = isinstance(initial, Moment) and not initial.real and not jnp.iscomplexobj(slot)
+        if real and jnp.issubdtype(dtype, jnp.complexfloating):
+            where = f"params{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{self.label}: {where}: {initial.dtype} {slot.dtype} is real, the parameter {dtype}")
+        return slot
 
     def split(self, state: Any) -> tuple[Any, list[Any]]:
         """The count (None if there is none) and the trees of the slots."""

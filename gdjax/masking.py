@@ -45,7 +45,7 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -
     """
     label = "gdjax.masked"
     part = base.part_of(base.check_transform(label, 0, inner))
-    if isinstance(part, Leafwise) and not (part.slots or part.reduce):
+    if isinstance(part, Leafwise) and not (part.slots or part.reduce or isinstance(part, MaskedLeafwise)):
         return MaskedLeafwise(**{f.name: getattr(part, f.name) for f in fields(part)}, mask=mask)
 
     def init(params: Any) -> MaskedState:
@@ -83,7 +83,7 @@ class MaskedLeafwise(Leafwise):
 
 @transform
 def partition(
-    transforms: Mapping[Hashable, Any], param_labels: Any, *, mask_compatible_extra_args: bool = False
+    transforms: Mapping[Any, Any], param_labels: Any, *, mask_compatible_extra_args: bool = False
 ) -> GradientTransformation:
     """Applies to each group of leaves its own transform.
 
@@ -159,7 +159,7 @@ def _is_function(x: Any) -> bool:
 def _mask_of(label: str, mask: Any, tree: Any) -> Any:
     seen = mask(tree) if _is_function(mask) else mask
     for path, m in jax.tree_util.tree_flatten_with_path(seen)[0]:
-        if isinstance(m, Tracer) or getattr(m, "dtype", type(m)) not in (bool, np.bool):
+        if isinstance(m, Tracer) or getattr(m, "dtype", type(m)) not in (bool, np.bool) or np.ndim(m):
             raise TypeError(f"{label}: mask{jax.tree_util.keystr(path)} must be a bool, got {m!r}")
     _check_prefix(label, "mask", seen, tree)
     return jax.tree.map(bool, seen)

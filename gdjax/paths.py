@@ -1,7 +1,7 @@
 """Choosing leaves by their path."""
 
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -40,7 +40,7 @@ def mask_by_path(*patterns: Pattern) -> Callable[[Any], Any]:
 
 
 @value
-def label_by_path(rules: Mapping[Pattern, Hashable]) -> Callable[[Any], Any]:
+def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
     """Labels for `partition` by the path of a leaf: that of the first rule whose pattern matches, as in `mask_by_path`.
 
     Raises:

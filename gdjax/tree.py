@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax import numerics
+from gdjax.base import is_float0
 
 Array = jax.Array
 
@@ -21,7 +22,7 @@ def global_norm(tree: Any) -> Array:
     sum neither stalls in 16 bits nor depends on the order of the leaves beyond rounding. Where it over- or underflows
     (float32 numbers near 1e20 or 1e-20), and only there, a second pass scales the numbers by about 2^-70 or 2^70.
     """
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree) if jnp.size(x)]
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree) if jnp.size(x) and not is_float0(x)]
     if not leaves:
         return jnp.zeros((), jnp.float32)
     total = pairwise_sum(_sums_of_squares(leaves, [None] * len(leaves)))
@@ -82,7 +83,7 @@ def random_like(key: Array, tree: Any, sampler: Callable[..., Array] = jax.rando
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, max(len(leaves), 1))
     samples = [
-        sampler(k, jnp.shape(x), numerics.at_least_float32(x.dtype)).astype(x.dtype)
+        x if is_float0(x) else sampler(k, jnp.shape(x), numerics.at_least_float32(x.dtype)).astype(x.dtype)
         for k, x in zip(keys, leaves, strict=False)
     ]
     return structure.unflatten(samples)

@@ -7,7 +7,7 @@ and printed by that call. JAX then sees two optimizers built with equal argument
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -26,10 +26,10 @@ class Call:
         self.factory = factory
         self.args, self.kwargs = bound.args, bound.kwargs
         self.arguments = dict(bound.arguments)
-        leaves, structure = jax.tree.flatten((self.args, self.kwargs))
-        self.key = (factory, structure, tuple(map(_identity, leaves)))
+        self.key = (factory, _key((self.args, self.kwargs)))
         self.hash = hash(self.key)
-        self.traced = any(isinstance(x, Tracer) or isinstance(x, Value) and x.call.traced for x in leaves)
+        inside = _leaves((self.args, self.kwargs))
+        self.traced = any(isinstance(x, Tracer) or isinstance(x, Value) and x.call.traced for x in inside)
 
     @property
     def name(self) -> str:
@@ -117,8 +117,27 @@ def _rebuild(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     return made if part is None else getattr(made, part)
 
 
+def _is_dict(x: Any) -> bool:
+    return type(x) is dict  # JAX sorts its keys, which may not compare, and whose order may matter
+
+
+def _key(x: Any) -> Hashable:
+    leaves, structure = jax.tree.flatten(x, is_leaf=_is_dict)
+    return structure, tuple(map(_identity, leaves))
+
+
+def _leaves(x: Any) -> Iterator[Any]:
+    for leaf in jax.tree.leaves(x, is_leaf=_is_dict):
+        if _is_dict(leaf):
+            yield from _leaves(list(leaf.values()))
+        else:
+            yield leaf
+
+
 def _identity(leaf: Any) -> Hashable:
     """What makes two arguments the same: type and value, or the object itself where it has no usable equality."""
+    if _is_dict(leaf):
+        return dict, tuple((_identity(k), _key(v)) for k, v in leaf.items())
     if isinstance(leaf, jax.Array | np.ndarray):
         return id(leaf)
     try:

@@ -40,7 +40,6 @@ class Misuse(NamedTuple):
     call: Callable[[], Any]
     error: type[Exception]
     message: str  # a regular expression for the start of it
-    broken: bool = False  # known not to be so yet
 
 
 KERNEL, BIAS = r"\['dense'\]\['kernel'\]", r"\['dense'\]\['bias'\]"
@@ -86,7 +85,7 @@ MISUSES = [
     Misuse("A24", lambda: gdjax.exponential_decay(1.0, 10, 0.0),
            ValueError, r"gdjax.exponential_decay: decay_rate .*0"),
     Misuse("A25", lambda: jax.jit(traced_wait)(3), TypeError, r"gdjax.\w+: wait .* cannot be traced; .* static_args"),
-    Misuse("A25-inject", injected_wait, TypeError, r"gdjax.\w+: wait .* static_args", broken=True),
+    Misuse("A25-inject", injected_wait, TypeError, r"gdjax.\w+: wait .* static_args"),
     Misuse("A25-type", lambda: traced_wait(1.5), TypeError, r"gdjax.\w+: wait must be an int, got 1.5"),
     Misuse("A25-value", lambda: traced_wait(-1), ValueError, r"gdjax.\w+: wait must be at least 0, got -1"),
     Misuse("A26", lambda: adam(0.1, beta1=0.9),
@@ -135,7 +134,7 @@ MISUSES = [
     Misuse("A56", lambda: adam(0.1).update(PARAMS, gdjax.adamw(0.1).init(PARAMS), PARAMS), ValueError,
            r"gdjax.adam: state has 3 entries for 2 transforms"),
     Misuse("A57", lambda: adam(0.1).update(PARAMS, [{"count": 0, "mu": {}, "nu": {}}, None], PARAMS), ValueError,
-           r"gdjax.adam: state has type dict, expected ScaleByAdamState .*init\(params\) as its target", broken=True),
+           r"gdjax.adam: state has type dict, expected ScaleByAdamState .*init\(params\) as its target"),
     Misuse("A57-dict", lambda: gdjax.named_chain(("a", sgd(0.1))).update(PARAMS, {"b": ()}, PARAMS), ValueError,
            r"gdjax.named_chain: state is dict, not what init made for 1 transforms .* init\(params\) as its target"),
     Misuse("A58", lambda: update(adam(0.1), PARAMS, made_for={"dense": {"kernel": jnp.ones((3, 1))}}), ValueError,
@@ -155,7 +154,7 @@ MISUSES = [
     Misuse("A89-array", lambda: gdjax.masked(sgd(0.1), {"dense": jnp.ones(3)}).init(PARAMS), TypeError,
            r"gdjax.masked: mask\['dense'\] must be a bool, got"),
     Misuse("A89-bools", lambda: gdjax.masked(sgd(0.1), {"dense": np.ones(3, bool)}).init(PARAMS), TypeError,
-           r"gdjax.masked: mask\['dense'\] must be a bool, got", broken=True),
+           r"gdjax.masked: mask\['dense'\] must be a bool, got"),
     Misuse("A89-tracer", lambda: jax.jit(lambda m: gdjax.masked(sgd(0.1), {"dense": m}).init(PARAMS))(True), TypeError,
            r"gdjax.masked: mask\['dense'\] must be a bool, got"),
     Misuse("A90", lambda: gdjax.partition({"a": sgd(0.1)}, {"dense": {"kernel": "a", "bias": "b"}}).init(PARAMS),
@@ -173,13 +172,12 @@ MISUSES = [
     Misuse("lion-mode", lambda: update(gdjax.scale_by_lion(mode="soft"), PARAMS), ValueError,
            r"gdjax.scale_by_lion: mode must be one of hard, smooth, refined, got 'soft'"),
     Misuse("complex-mu", lambda: adam(0.1, mu_dtype="bfloat16").init({"x": jnp.ones(2, "complex64")}),
-           TypeError, r"gdjax.adam: params\['x'\]: mu_dtype bfloat16 .* complex64", broken=True),
+           TypeError, r"gdjax.adam: params\['x'\]: mu_dtype bfloat16 .* complex64"),
 ]  # fmt: skip
 
 
 def table() -> list[Any]:
-    broken = pytest.mark.xfail(strict=True, reason="the message is not so yet")
-    return [pytest.param(m, id=m.id, marks=[broken] if m.broken else []) for m in MISUSES]
+    return [pytest.param(m, id=m.id) for m in MISUSES]
 
 
 @pytest.mark.parametrize("misuse", table())

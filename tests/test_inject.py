@@ -34,7 +34,6 @@ def test_every_number_may_be_a_schedule(case: Case):
     assert signature(state) == signature(tx.init(PARAMS))
 
 
-@pytest.mark.xfail(strict=True, reason="the fill of a slot is not evaluated")
 @every(lambda case: bool({"initial_accumulator_value", "initial_scale"} & set(case.hyper)))
 def test_a_number_the_state_starts_at_may_be_a_schedule(case: Case):
     name = next(k for k in case.hyper if k.startswith("initial"))

@@ -103,7 +103,6 @@ class Twin(NamedTuple):
 
     name: str
     make: Callable[[Any], Any]
-    exact: bool = True  # in float64 too
 
 
 TWINS = [
@@ -126,7 +125,6 @@ TWINS = [
     Twin(
         "injected",
         lambda lib: lib.inject_hyperparams(lib.adam)(learning_rate=lib.linear_schedule(0.1, 0.0, 10)),
-        exact=False,
     ),
 ]
 
@@ -147,14 +145,12 @@ def restored(saved: Any, target: Any) -> Any:
 
 def twins() -> Any:
     # In float32 Optax computes 1 - b2^t as a difference, which is wrong by 1e-5 at the first steps.
-    rounded = pytest.mark.xfail(strict=True, reason="injected numbers are float32 beside float64 parameters")
     return pytest.mark.parametrize(
         ("twin", "dtype", "rtol"),
         [
-            pytest.param(twin, dtype, rtol, id=f"{twin.name}-{dtype}", marks=[rounded] if broken else [])
+            pytest.param(twin, dtype, rtol, id=f"{twin.name}-{dtype}")
             for twin in TWINS
             for dtype, rtol in (("float32", 2e-5), ("float64", 1e-6))
-            for broken in [dtype == "float64" and not twin.exact]
         ],
     )
 

@@ -53,7 +53,6 @@ def test_masks_nest():
     assert_close(u["a"], gdjax.adam(0.1).update(params["a"], gdjax.adam(0.1).init(params["a"]))[0])
 
 
-@pytest.mark.xfail(strict=True, reason="masked(masked(rule)): TypeError, two values for 'mask'")
 def test_masks_of_a_rule_nest():
     params = {"a": jnp.ones(2), "b": jnp.ones(3), "c": jnp.ones(4)}
     tx = gdjax.masked(gdjax.masked(gdjax.scale(3.0), gdjax.mask_by_path("a")), gdjax.mask_by_path("a|b"))

@@ -92,7 +92,8 @@ def escape_saddles(inner: Any, radius: Hyper, threshold: Hyper, wait: int, key: 
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, EscapeSaddlesState]:
         checks.state(label, state, EscapeSaddlesState)
-        small = tree.global_norm(updates) <= _scalar(threshold, state.count)
+        norm = tree.global_norm(updates)
+        small = norm <= _scalar(threshold, state.count).astype(norm.dtype)
         stuck = small & (state.count - state.last_noise > wait)
         updates, inner_state = base.call_update(inner, updates, state.inner_state, params, extra_args)
         rng_key, sample_key = jax.random.split(state.rng_key)
@@ -110,16 +111,18 @@ def _in_unit_ball(key: Array, like: Any) -> Any:
     """A uniform sample: a Gaussian gives the direction, the n-th root of a uniform number the distance."""
     direction_key, distance_key = jax.random.split(key)
     direction = tree.random_like(direction_key, like)
-    n = sum(x.size for x in jax.tree.leaves(like))
+    n = sum(x.size for x in jax.tree.leaves(like) if not base.is_float0(x))
     distance = jax.random.uniform(distance_key) ** (1 / max(n, 1))
     factor = numerics.divide(distance.astype(jnp.float32), tree.global_norm(direction).astype(jnp.float32))
-    return jax.tree.map(lambda d: d * factor.astype(d.dtype), direction)
+    return jax.tree.map(lambda d: d if base.is_float0(d) else d * factor.astype(d.dtype), direction)
 
 
 def _add_scaled(updates: Any, scale: Array, noise: Any) -> Any:
     """updates + scale noise, computed in float32 or wider."""
 
     def add(u: Array, n: Array) -> Array:
+        if base.is_float0(u):
+            return u
         wide = numerics.at_least_float32(u.dtype)
         return (u.astype(wide) + scale.astype(wide) * n.astype(wide)).astype(u.dtype)
 
