@@ -27,23 +27,20 @@ def global_norm(tree: Any) -> Array:
         return jnp.zeros((), jnp.float32)
     total = pairwise_sum(_sums_of_squares(leaves, [None] * len(leaves)))
     # The branches close over the leaves, so XLA reads them in place.
-    return jax.lax.switch(
-        jnp.where(total < SMALL, 1, jnp.where(jnp.isfinite(total), 0, 2)),
-        [
-            lambda: numerics.sqrt(total),
-            lambda: _scaled_norm(leaves, 2.0**70),
-            lambda: _scaled_norm(leaves, 2.0**-70),
-        ],
+    return jax.lax.cond(
+        (total >= SMALL) & jnp.isfinite(total),
+        lambda: numerics.sqrt(total),
+        lambda: _scaled_norm(leaves, jnp.where(total < SMALL, 2.0**70, 2.0**-70).astype(total.dtype)),
     )
 
 
-def _scaled_norm(leaves: Sequence[Array], scale: float) -> Array:
+def _scaled_norm(leaves: Sequence[Array], scale: Array) -> Array:
     # A factor that leaves of one shape share, XLA:CPU broadcasts to that shape in memory: each large leaf has its own.
     # Small ones share, so that their compiled loops are the same.
-    large = np.array([x.size > 2**13 for x in leaves])
-    factors = (scale * (1 + large * np.arange(len(leaves)) / len(leaves))).astype(np.float32)
-    norms = numerics.sqrt(_sums_of_squares(leaves, list(factors)))
-    norms = norms / jnp.asarray(factors, norms.dtype)
+    own = np.array([i / len(leaves) if x.size > 2**13 else 0 for i, x in enumerate(leaves)])
+    factors = [scale * (1 + a) if a else scale for a in own]
+    norms = numerics.sqrt(_sums_of_squares(leaves, factors))
+    norms = norms / (scale.astype(norms.dtype) * jnp.asarray(1 + own, norms.dtype))
     top = jnp.max(norms)
     usable = (top > 0) & jnp.isfinite(top)
     unit = jax.lax.stop_gradient(jnp.where(usable, top, 1))  # the result does not depend on it
