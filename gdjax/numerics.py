@@ -46,6 +46,11 @@ def one_minus_pow(b: Any, t: Array) -> Array:
     return -jnp.expm1(t * jnp.log(b))
 
 
+def debias(x: Array, b: Any, t: Array) -> Array:
+    """x / (1 - b^t): an average begun at 0, corrected for it. One quotient for all, and a product per element."""
+    return x * (1 / one_minus_pow(b, t))
+
+
 def safe_increment(count: Array) -> Array:
     """count + 1, staying at the largest value of its dtype instead of wrapping to a negative one."""
     count = jnp.asarray(count)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise, second_moment
-from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, sqrt
+from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -39,10 +39,10 @@ def scale_by_adam(
     mu = b1 * s.mu + (1 - b1) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g)
     if nesterov:
-        mu_hat = b1 * mu / one_minus_pow(b1, t + 1) + (1 - b1) * g / one_minus_pow(b1, t)
+        mu_hat = debias(b1 * mu, b1, t + 1) + debias((1 - b1) * g, b1, t)
     else:
-        mu_hat = mu / one_minus_pow(b1, t)
-    nu_hat = nu / one_minus_pow(b2, t)
+        mu_hat = debias(mu, b1, t)  # mu / (1 - b1^t)
+    nu_hat = debias(nu, b2, t)
     return divide(mu_hat, sqrt(nu_hat + eps_root) + eps), s._replace(mu=mu, nu=nu)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gdjax.base import GradientTransformation, identity, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, Moment, leafwise
-from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, sqrt
+from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -73,7 +73,7 @@ def scale_by_rms(
       Tieleman & Hinton 2012, Coursera lecture 6.5, slide 29.
     """
     nu = decay * s.nu + (1 - decay) * abs_sq(g)
-    nu_hat = nu / one_minus_pow(decay, t) if bias_correction else nu
+    nu_hat = debias(nu, decay, t) if bias_correction else nu
     return divide(g, _root(nu_hat, eps, eps_in_sqrt)), s._replace(nu=nu)
 
 
@@ -101,8 +101,8 @@ def scale_by_stddev(
     """
     mu = decay * s.mu + (1 - decay) * g
     nu = decay * s.nu + (1 - decay) * abs_sq(g)
-    c = one_minus_pow(decay, t) if bias_correction else 1
-    variance = jnp.maximum(nu / c - abs_sq(mu / c), 0)
+    mu_hat, nu_hat = (debias(mu, decay, t), debias(nu, decay, t)) if bias_correction else (mu, nu)
+    variance = jnp.maximum(nu_hat - abs_sq(mu_hat), 0)
     return divide(g, _root(variance, eps, eps_in_sqrt)), s._replace(mu=mu, nu=nu)
 
 
