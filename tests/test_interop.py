@@ -139,7 +139,7 @@ def restored(saved: Any, target: Any) -> Any:
         return type(target)({k: restored(saved[k], v) for k, v in target.items()})
     if isinstance(target, tuple | list):
         return type(target)(map(restored, saved, target))
-    assert saved.shape == target.shape and saved.dtype in (target.dtype, "float64")
+    assert saved.shape == target.shape and saved.dtype in (target.dtype, "float32", "float64")
     return saved.astype(target.dtype)  # as Orbax does
 
 
