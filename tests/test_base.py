@@ -75,3 +75,15 @@ def test_traced_hyperparameters_do_not_leak():
         first = float(jax.jit(loss)(0.1))
         assert float(jax.jit(loss)(0.2)) == pytest.approx(2 * first, rel=1e-5)
         assert float(jax.grad(loss)(0.1)) == pytest.approx(10 * first, rel=1e-5)
+
+
+def test_a_traced_hyperparameter_beside_concrete_gradients_does_not_leak():
+    g = jnp.ones(3)
+
+    def update(rate: Any) -> Any:
+        tx = gdjax.sgd(rate)
+        return tx.update(g, tx.init(g))[0]
+
+    with jax.checking_leaks():
+        got = jax.jit(update)(0.1)
+    assert jnp.allclose(got, -0.1)

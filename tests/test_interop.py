@@ -139,7 +139,9 @@ def restored(saved: Any, target: Any) -> Any:
         return type(target)({k: restored(saved[k], v) for k, v in target.items()})
     if isinstance(target, tuple | list):
         return type(target)(map(restored, saved, target))
-    assert saved.shape == target.shape and saved.dtype in (target.dtype, "float32", "float64")
+    # A scheduled rate Optax keeps in float32 beside float64 parameters.
+    widened = (saved.dtype, target.dtype) == (np.float32, np.float64)
+    assert saved.shape == target.shape and (saved.dtype in (target.dtype, "float64") or widened)
     return saved.astype(target.dtype)  # as Orbax does
 
 

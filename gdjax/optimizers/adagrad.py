@@ -23,7 +23,7 @@ def scale_by_rss(g: Array, s: Any, p: Any, t: Any, initial_accumulator_value: Hy
 
     Args:
       initial_accumulator_value: s_0, at least 0.
-      eps: inside the root, at least 0. Where s_t + eps = 0 the direction is 0.
+      eps: inside the root, at least 0. Where s_t + eps = 0 the direction is g_t, which is 0 or squares to 0.
 
     Reference:
       Duchi, Hazan & Singer 2011, figure 1 (diagonal case), https://jmlr.org/papers/v12/duchi11a.html

@@ -28,7 +28,8 @@ def scale_by_adam(
 
     Args:
       b1, b2: decay of the first and second moment, in [0, 1).
-      eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0 the direction is 0.
+      eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0 the direction is the
+        numerator, which is 0 or squares to 0.
       mu_dtype: the dtype of mu, the parameter's by default.
       nesterov: see `adam`.
       nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.

@@ -64,7 +64,7 @@ def scale_by_rms(
 
     Args:
       decay: of the average, in [0, 1).
-      eps: at least 0. Where the denominator is 0 the direction is 0.
+      eps: at least 0. Where the denominator is 0 the direction is g_t, which is 0 or squares to 0.
       initial_scale: nu_0, at least 0.
       eps_in_sqrt: False divides by sqrt(nu_t) + eps.
       bias_correction: divide nu_t by 1 - decay^t first.
@@ -89,7 +89,7 @@ def scale_by_stddev(
 
     Args:
       decay: of both averages, in [0, 1).
-      eps: at least 0. Where the denominator is 0 the direction is 0.
+      eps: at least 0. Where the denominator is 0 the direction is g_t, which is 0 or squares to 0.
       initial_scale: nu_0, at least 0.
       eps_in_sqrt: False adds eps to the root instead.
       bias_correction: divide mu_t and nu_t by 1 - decay^t first.
