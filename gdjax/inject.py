@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,14 @@ from gdjax.values import Call, Value, bind
 Array = jax.Array
 
 
+class InjectHyperparamsState(NamedTuple):
+    """The state that Optax kept before 0.1.9, for checkpoints and annotations; nothing here returns it."""
+
+    count: Array  # () int32
+    hyperparams: dict[str, Array]
+    inner_state: Any
+
+
 class InjectStatefulHyperparamsState(NamedTuple):
     """State of a transform with injected hyperparameters."""
 
@@ -26,7 +34,18 @@ class InjectStatefulHyperparamsState(NamedTuple):
     inner_state: Any
 
 
-InjectHyperparamsState = InjectStatefulHyperparamsState
+@runtime_checkable
+class StatefulSchedule(Protocol):
+    """A schedule with a state of its own. It also gets the extra arguments of the optimizer's update, such as the loss.
+
+    An update of the optimizer calls it with the state it has, for the value, and then `update` for the next state.
+    """
+
+    def init(self) -> Any: ...
+
+    def update(self, state: Any, **extra_args: Any) -> Any: ...
+
+    def __call__(self, state: Any, **extra_args: Any) -> Any: ...
 
 
 class WrappedScheduleState(NamedTuple):
@@ -36,10 +55,7 @@ class WrappedScheduleState(NamedTuple):
 
 
 class WrappedSchedule:
-    """A schedule of the count under the protocol of stateful ones: `init()`, `update(state)` and a call with the state.
-
-    A stateful schedule also gets the extra arguments of the optimizer's update, the loss for instance.
-    """
+    """A schedule of the count as a `StatefulSchedule`."""
 
     def __init__(self, schedule_fn: base.Schedule):
         self.schedule_fn = schedule_fn
@@ -97,6 +113,9 @@ def inject_hyperparams(
     return factory
 
 
+inject_stateful_hyperparams = inject_hyperparams  # Optax's older name
+
+
 class _Injected:
     def __init__(self, inner_factory: Any, arguments: Mapping[str, Any], static: set[str], dtype: Any):
         self.inner_factory, self.dtype = inner_factory, dtype
@@ -105,8 +124,7 @@ class _Injected:
             if name in static or isinstance(x, bool | str | type) or x is None:
                 self.rest[name] = x
             elif callable(x):
-                stateful = hasattr(x, "init") and hasattr(x, "update")
-                self.schedules[name] = x if stateful else WrappedSchedule(x)
+                self.schedules[name] = x if isinstance(x, StatefulSchedule) else WrappedSchedule(x)
             elif isinstance(x, int | float | complex | np.number | np.ndarray | jax.Array):
                 self.numbers[name] = x
             else:

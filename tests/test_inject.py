@@ -6,10 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gdjax
+from gdjax import schedules
 from tests.cases import Case, every
+from tests.support import relaxed
 from tests.trees import assert_close, random_tree, signature, steps
 
 PARAMS, GRADIENTS = random_tree(0), [random_tree(seed) for seed in (1, 2)]
@@ -131,6 +134,38 @@ def test_a_stateful_schedule():
         _, state = tx.update(GRADIENTS[0], state, PARAMS, value=jnp.float32(value))
         rates.append(float(state.hyperparams["learning_rate"]))
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.05, 0.05], rtol=1e-6)
+
+
+def test_a_stateful_schedule_as_in_optax():
+    assert isinstance(HalvesOnPlateau(), schedules.StatefulSchedule)
+    assert isinstance(gdjax.WrappedSchedule(lambda count: 0.1), schedules.StatefulSchedule)
+    assert not isinstance(gdjax.linear_schedule(1.0, 0.0, 10), schedules.StatefulSchedule)
+    arguments = {"learning_rate": HalvesOnPlateau(), "momentum": gdjax.linear_schedule(0.9, 0.5, 3)}
+    ours = schedules.inject_stateful_hyperparams(gdjax.sgd)(**arguments)
+    with relaxed():
+        theirs = optax.inject_hyperparams(optax.sgd)(**arguments)
+        their_state: Any = theirs.init(PARAMS)
+    state: Any = ours.init(PARAMS)
+    for value in (3.0, 2.0, 4.0, 1.0):
+        got, state = ours.update(GRADIENTS[0], state, PARAMS, value=jnp.float32(value))
+        with relaxed():
+            wanted, their_state = theirs.update(GRADIENTS[0], their_state, PARAMS, value=jnp.float32(value))
+        assert_close(got, wanted)
+        for field in ("count", "hyperparams", "hyperparams_states"):
+            assert_close(jax.tree.leaves(getattr(state, field)), jax.tree.leaves(getattr(their_state, field)))
+    assert state._fields == their_state._fields
+
+
+def test_names_of_optax():
+    assert schedules.inject_stateful_hyperparams is gdjax.inject_hyperparams
+    for name in ("InjectHyperparamsState", "InjectStatefulHyperparamsState"):
+        assert getattr(schedules, name)._fields == getattr(optax.schedules, name)._fields
+
+
+def test_the_count_of_a_wrapped_schedule_stays_at_its_largest():
+    schedule = gdjax.WrappedSchedule(lambda count: count)
+    last = gdjax.WrappedScheduleState(jnp.int32(2**31 - 1))
+    assert schedule(schedule.update(last)) == 2**31 - 1
 
 
 def test_get_hyperparams():

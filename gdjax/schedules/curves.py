@@ -1,28 +1,30 @@
-"""The arithmetic under `gdjax.schedules`: curves of a step, and the checks of their arguments.
+"""The arithmetic of the schedules: curves of a step.
 
 A step is an int32 in [0, 2^31 - 1], or a float if the caller's is one. Differences, limits and comparisons stay in
 integers, so that no step is lost; only the fraction of an interval is a float.
 """
 
+import itertools
 import math
-import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from gdjax.base import Schedule
+from gdjax.checks import NUMBER
 from gdjax.numerics import at_least_float32
 
 Curve = Callable[[jax.Array], jax.Array]
 """A function of a step that `as_step` made."""
 
+Shape = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""From the fractions of an interval behind and ahead of the step to those of the way from one value to the other."""
+
 LAST_STEP = 2**31 - 1
-NUMBER = int, float, np.number
 
 
 def as_step(count: ArrayLike) -> jax.Array:
@@ -50,6 +52,18 @@ def since(step: jax.Array, begin: int) -> jax.Array:
     if _is_float(step):
         return step - float(begin)
     return step - begin if begin <= LAST_STEP else jnp.full_like(step, -1)
+
+
+def not_before(step: jax.Array, begin: int) -> jax.Array:
+    """The step, and `begin` where it is earlier."""
+    return jnp.maximum(step, float(begin) if _is_float(step) else min(begin, LAST_STEP))
+
+
+def modulo(step: jax.Array, period: int) -> jax.Array:
+    """The steps since the last multiple of `period`."""
+    if _is_float(step):
+        return jnp.fmod(jnp.minimum(step, float(LAST_STEP)), float(period))  # not inf, whose remainder is NaN
+    return step % period if period <= LAST_STEP else step
 
 
 def fractions(step: jax.Array, begin: int, steps: int, dtype: np.dtype) -> tuple[jax.Array, jax.Array]:
@@ -88,12 +102,27 @@ def float_type(*hyper: Any) -> np.dtype:
     return jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
 
 
+class Inverse(NamedTuple):
+    """1 / x as a factor of a hyperparameter."""
+
+    x: Any
+
+
 def strong(hyper: Any, dtype: np.dtype) -> Any:
-    """A number, or the product of a tuple of numbers, in `dtype`; plain numbers multiply in double precision."""
-    factors = hyper if isinstance(hyper, tuple) else (hyper,)
-    plain = dtype.type(math.prod(float(x) for x in factors if isinstance(x, NUMBER)))
-    arrays = [jnp.asarray(x, dtype) for x in factors if not isinstance(x, NUMBER)]
-    return math.prod(arrays, start=plain)
+    """A number, or the product of a tuple of numbers and inverses, in `dtype`; plain ones multiply in double precision.
+
+    Called for a step and not before, so that a schedule made under a trace holds what it was given and no tracer.
+    """
+    plain, arrays = 1.0, []
+    for factor in hyper if type(hyper) is tuple else (hyper,):
+        x = factor.x if isinstance(factor, Inverse) else factor
+        x = float(x) if isinstance(x, NUMBER) else jnp.asarray(x, dtype)
+        x = 1.0 / x if isinstance(factor, Inverse) else x
+        if isinstance(x, float):
+            plain *= x
+        else:
+            arrays.append(x)
+    return math.prod(arrays, start=dtype.type(plain))
 
 
 def of_count(curve: Curve) -> Schedule:
@@ -105,55 +134,46 @@ def constant(value: Any) -> Curve:
     return lambda step: jnp.full(step.shape, strong(value, float_type(value)))
 
 
-def straight(fraction: jax.Array) -> jax.Array:
-    return fraction
+def straight(gone: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gone, kept
 
 
-def half_cosine(fraction: jax.Array) -> jax.Array:
-    """(1 - cos(pi * fraction)) / 2, as a square: the difference would lose small fractions."""
-    return jnp.square(jnp.sin((math.pi / 2) * fraction))
+def half_cosine(gone: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(1 - cos(pi * x)) / 2 of each, as a square: the difference would lose small fractions."""
+    return jnp.square(jnp.sin((math.pi / 2) * gone)), jnp.square(jnp.sin((math.pi / 2) * kept))
 
 
-def transition(start: Any, end: Any, steps: int, begin: int = 0, power: Any = 1, shape: Curve = straight) -> Curve:
-    """The curve end + (start - end) * shape(1 - x)^power, where x is the fraction of the interval behind the step.
+def one_minus_root(gone: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """sqrt(gone), and 1 - sqrt(gone) without its cancellation."""
+    root = jnp.sqrt(gone)
+    return root, kept / (1.0 + root)
 
-    `shape` maps 0 to 0 and satisfies shape(x) + shape(1 - x) = 1. Near the start the equal form
-    start + (end - start) * (1 - shape(1 - x)^power) is used, so that both ends are exact and nothing cancels.
-    """
+
+def between(start: Any, end: Any, gone: jax.Array, kept: jax.Array) -> jax.Array:
+    """The value `gone` from `start` and `kept` from `end`, of 1 in all: exact at both ends, and nothing cancels."""
+    return jnp.where(kept >= 0.5, start + (end - start) * gone, end + (start - end) * kept)
+
+
+def transition(start: Any, end: Any, steps: int, begin: int = 0, power: Any = 1, shape: Shape = straight) -> Curve:
+    """The curve end + (start - end) * kept^power, where `shape` makes `kept` of the interval's fraction ahead."""
 
     def curve(step: jax.Array) -> jax.Array:
         dtype = float_type(start, end, power)
-        gone, kept = map(shape, fractions(step, begin, steps, dtype))
+        gone, kept = shape(*fractions(step, begin, steps, dtype))
         if isinstance(power, jax.Array | np.ndarray) or power != 1:
             p = strong(power, dtype)
             kept = kept**p
             gone = -jnp.expm1(p * jnp.log1p(-jnp.where(kept >= 0.5, gone, 0.0)))  # 1 - (1 - gone)^p
-        a, b = strong(start, dtype), strong(end, dtype)
-        return jnp.where(kept >= 0.5, a + (b - a) * gone, b + (a - b) * kept)
+        return between(strong(start, dtype), strong(end, dtype), gone, kept)
 
     return curve
 
 
-def decay(start: Any, steps: int, rate: Any, begin: int, staircase: bool, end: Any) -> Curve:
-    """The curve start * rate^(periods since begin), limited by `end` unless that is None."""
-
-    def curve(step: jax.Array) -> jax.Array:
-        dtype = float_type(start, rate, end)
-        whole, lost, rest = periods(step, begin, steps, dtype)
-        rest = lost if staircase else lost + rest
-        base = strong(rate, dtype)
-        factor = base**whole * base**rest
-        if isinstance(rate, NUMBER):
-            # The rounding of a plain rate to float32 grows with the power; its logarithm, in double, undoes that.
-            slip = math.log(float(rate)) - math.log(float(base))
-            factor = factor * jnp.exp(jnp.clip((whole + rest) * slip, -80.0, 80.0))  # neither 0 nor inf
-        value = strong(start, dtype) * factor
-        if end is None:
-            return value
-        limit = strong(end, dtype)
-        return jnp.where(base < 1.0, jnp.maximum(value, limit), jnp.minimum(value, limit))
-
-    return curve
+def through(levels: Sequence[Any], starts: Sequence[int], shape: Shape = straight) -> Curve:
+    """From the first of `levels` at step 0 to the others, each at its one of `starts`."""
+    lengths = [e - s for s, e in itertools.pairwise([0, *starts])]
+    spans = zip(levels[:-1], levels[1:], lengths, strict=True)
+    return join([*(transition(a, b, steps, shape=shape) for a, b, steps in spans), constant(levels[-1])], starts)
 
 
 def join(curves: Sequence[Callable[[jax.Array], ArrayLike]], boundaries: Sequence[int]) -> Curve:
@@ -176,45 +196,3 @@ def _shaped(value: ArrayLike, index: int, step: jax.Array, dtype: np.dtype) -> j
     if value.shape not in ((), step.shape):
         raise ValueError(f"gdjax.join_schedules: schedules[{index}] returned shape {value.shape}, not {step.shape}")
     return jnp.broadcast_to(value, step.shape)
-
-
-def check_steps(factory: str, name: str, steps: Any, *, least: int = 0) -> int:
-    """`steps` as an int.
-
-    Raises:
-      TypeError: it is traced, a float or no number.
-      ValueError: it is below `least` (0 or 1).
-    """
-    if isinstance(steps, Tracer):
-        raise TypeError(
-            f"gdjax.{factory}: {name} must be a Python int, got a traced value; make it static with `static_argnames` "
-            "of jax.jit or `static_args` of inject_hyperparams"
-        )
-    try:
-        if isinstance(steps, bool):  # most likely the argument after it, in the wrong place
-            raise TypeError
-        whole = operator.index(steps)
-    except TypeError:
-        advice = f"; write int({steps})" if isinstance(steps, float | np.floating) else ""
-        raise TypeError(f"gdjax.{factory}: {name} must be an int, got {steps!r}{advice}") from None
-    if whole < least:
-        raise ValueError(f"gdjax.{factory}: {name} must {'be positive' if least else 'not be negative'}, got {whole}")
-    return whole
-
-
-def check_numbers(factory: str, *, positive: Sequence[str] = (), **hyper: Any) -> None:
-    """Checks that each of `hyper` is a real scalar, and those named in `positive` above 0 where their value is known.
-
-    Raises:
-      TypeError: one is no real number.
-      ValueError: one is an array of more than one dimension, or not positive.
-    """
-    for name, x in hyper.items():
-        where = f"gdjax.{factory}: {name}"
-        if not isinstance(x, (*NUMBER, np.ndarray, jax.Array)) or jnp.iscomplexobj(x):
-            raise TypeError(f"{where} must be a real number, got {x!r}")
-        if np.shape(x) != ():
-            raise ValueError(f"{where} must be a scalar, got shape {np.shape(x)}")
-        known = isinstance(x, NUMBER)
-        if name in positive and known and not np.finfo(np.float32).tiny <= x <= np.finfo(np.float32).max:
-            raise ValueError(f"{where} must be positive and finite, got {x}")

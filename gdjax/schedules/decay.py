@@ -1,24 +1,18 @@
-"""Schedules: functions of the step, the number of updates made before this one, to the value of a hyperparameter.
+"""Schedules that go from one value to another. `gdjax.schedules` says what a schedule takes and returns."""
 
-A schedule takes an int, a NumPy integer, a traced or an array step, element by element, or a float one. A negative step
-counts as 0, an integer above 2^31 - 1 as 2^31 - 1. It returns a float32 of the step's shape (float64 if x64 is on and
-a hyperparameter is a float64 array), in float32's accuracy however long the run; only a float step can be too coarse.
-
-Hyperparameters may be Python numbers or scalar arrays, traced ones too. Numbers of steps must be Python ints: they
-shape the program. Factories check what they can see: a wrong kind is a TypeError, a wrong value a ValueError.
-"""
-
+import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gdjax import curves
 from gdjax.base import Schedule
-from gdjax.curves import check_numbers, check_steps, of_count
-from gdjax.piecewise import join_schedules as join_schedules
-from gdjax.piecewise import piecewise_constant_schedule as piecewise_constant_schedule
-from gdjax.piecewise import piecewise_interpolate_schedule as piecewise_interpolate_schedule
+from gdjax.checks import NUMBER
+from gdjax.schedules import curves
+from gdjax.schedules.arguments import check_numbers, check_steps
+from gdjax.schedules.curves import of_count
 from gdjax.values import value as by_value
 
 
@@ -113,7 +107,7 @@ def exponential_decay(
     """
     check_numbers("exponential_decay", init_value=init_value)
     decay = transition_steps, decay_rate, transition_begin, staircase, end_value
-    return of_count(_decay("exponential_decay", init_value, *decay))
+    return of_count(checked_decay("exponential_decay", init_value, *decay))
 
 
 @by_value
@@ -144,97 +138,29 @@ def cosine_decay_schedule(
     return of_count(curves.transition(init_value, end, steps, power=exponent, shape=curves.half_cosine))
 
 
-@by_value
-def warmup_constant_schedule(init_value: ArrayLike, peak_value: ArrayLike, warmup_steps: int) -> Schedule:
-    """A straight line from `init_value` at step 0 to `peak_value` at step `warmup_steps`, which then stays.
+def exponential(start: Any, steps: int, rate: Any, begin: int, staircase: bool, end: Any) -> curves.Curve:
+    """The curve start * rate^(periods since begin), limited by `end` unless that is None."""
 
-    Args:
-      init_value: the value at step 0, exactly, unless there is no warm-up.
-      peak_value: the value from step `warmup_steps` on, exactly.
-      warmup_steps: length of the warm-up in steps, at least 0.
+    def curve(step: jax.Array) -> jax.Array:
+        dtype = curves.float_type(start, rate, end)
+        whole, lost, rest = curves.periods(step, begin, steps, dtype)
+        rest = lost if staircase else lost + rest
+        base = curves.strong(rate, dtype)
+        factor = base**whole * base**rest
+        if isinstance(rate, NUMBER):
+            # The rounding of a plain rate to float32 grows with the power; its logarithm, in double, undoes that.
+            slip = math.log(float(rate)) - math.log(float(base))
+            factor = factor * jnp.exp(jnp.clip((whole + rest) * slip, -80.0, 80.0))  # neither 0 nor inf
+        value = curves.strong(start, dtype) * factor
+        if end is None:
+            return value
+        limit = curves.strong(end, dtype)
+        return jnp.where(base < 1.0, jnp.maximum(value, limit), jnp.minimum(value, limit))
 
-    Departs from Optax, which without a warm-up stays at `init_value`.
-    """
-    warmup = check_steps("warmup_constant_schedule", "warmup_steps", warmup_steps)
-    check_numbers("warmup_constant_schedule", init_value=init_value, peak_value=peak_value)
-    return of_count(curves.transition(init_value, peak_value, warmup))
-
-
-@by_value
-def warmup_cosine_decay_schedule(
-    init_value: ArrayLike,
-    peak_value: ArrayLike,
-    warmup_steps: int,
-    decay_steps: int,
-    end_value: ArrayLike = 0.0,
-    exponent: ArrayLike = 1.0,
-) -> Schedule:
-    """A straight line up to `peak_value`, then half a period of a cosine down to `end_value`.
-
-    Up to step warmup_steps the line of `warmup_constant_schedule`, then, with
-    x = (step - warmup_steps) / (decay_steps - warmup_steps), at most 1::
-
-        value = end_value + (peak_value - end_value) * ((1 + cos(pi * x)) / 2)^exponent
-
-    Args:
-      init_value: the value at step 0, exactly, unless there is no warm-up.
-      peak_value: the value at step `warmup_steps`, exactly.
-      warmup_steps: length of the warm-up in steps, at least 0.
-      decay_steps: length of the whole schedule, *warm-up included*; more than `warmup_steps`.
-      end_value: the value from step `decay_steps` on, exactly.
-      exponent: power of the cosine, above 0.
-
-    Departs from Optax, which replaces `end_value` by 0 if `peak_value` is 0, and cannot trace `peak_value`.
-    """
-    name = "warmup_cosine_decay_schedule"
-    warmup = check_steps(name, "warmup_steps", warmup_steps)
-    steps = check_steps(name, "decay_steps", decay_steps, least=1)
-    if warmup >= steps:
-        raise ValueError(
-            f"gdjax.{name}: decay_steps includes the warm-up and must be more than warmup_steps, "
-            f"got decay_steps={steps} and warmup_steps={warmup}"
-        )
-    numbers = {"init_value": init_value, "peak_value": peak_value, "end_value": end_value, "exponent": exponent}
-    check_numbers(name, positive=["exponent"], **numbers)
-    rise = curves.transition(init_value, peak_value, warmup)
-    fall = curves.transition(peak_value, end_value, steps - warmup, power=exponent, shape=curves.half_cosine)
-    return of_count(curves.join([rise, fall], [warmup]))
+    return curve
 
 
-@by_value
-def warmup_exponential_decay_schedule(
-    init_value: ArrayLike,
-    peak_value: ArrayLike,
-    warmup_steps: int,
-    transition_steps: int,
-    decay_rate: ArrayLike,
-    transition_begin: int = 0,
-    staircase: bool = False,
-    end_value: ArrayLike | None = None,
-) -> Schedule:
-    """A straight line from `init_value` to `peak_value`, then `exponential_decay` from there, its steps counted anew.
-
-    Args:
-      init_value: the value at step 0, exactly, unless there is no warm-up.
-      peak_value: the value at step `warmup_steps`, exactly.
-      warmup_steps: length of the warm-up in steps, at least 0.
-      transition_steps: steps per factor, at least 1.
-      decay_rate: the factor, above 0.
-      transition_begin: steps between the warm-up and the decay, at least 0.
-      staircase: whether the value changes only at multiples of `transition_steps`.
-      end_value: a limit that the decay reaches exactly and does not pass, or None.
-
-    Departs from Optax as `exponential_decay` does.
-    """
-    name = "warmup_exponential_decay_schedule"
-    warmup = check_steps(name, "warmup_steps", warmup_steps)
-    check_numbers(name, init_value=init_value, peak_value=peak_value)
-    rise = curves.transition(init_value, peak_value, warmup)
-    fall = _decay(name, peak_value, transition_steps, decay_rate, transition_begin, staircase, end_value)
-    return of_count(curves.join([rise, fall], [warmup]))
-
-
-def _decay(
+def checked_decay(
     factory: str, start: Any, transition_steps: Any, decay_rate: Any, transition_begin: Any, staircase: Any, end: Any
 ) -> curves.Curve:
     steps = check_steps(factory, "transition_steps", transition_steps, least=1)
@@ -244,4 +170,4 @@ def _decay(
         check_numbers(factory, end_value=end)
     if not isinstance(staircase, bool | np.bool_):
         raise TypeError(f"gdjax.{factory}: staircase must be True or False, got {staircase!r}")
-    return curves.decay(start, steps, decay_rate, begin, bool(staircase), end)
+    return exponential(start, steps, decay_rate, begin, bool(staircase), end)

@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 from jax.typing import ArrayLike
 
-from gdjax import curves
 from gdjax.base import Schedule
-from gdjax.curves import NUMBER, check_numbers, check_steps, of_count
+from gdjax.checks import NUMBER
+from gdjax.schedules import curves
+from gdjax.schedules.arguments import check_choice, check_numbers, check_steps
+from gdjax.schedules.curves import of_count
 from gdjax.values import value as by_value
 
 
@@ -52,13 +54,9 @@ def piecewise_interpolate_schedule(
     """
     name = "piecewise_interpolate_schedule"
     shapes = {"linear": curves.straight, "cosine": curves.half_cosine}
-    if interpolate_type not in shapes:
-        raise ValueError(f"gdjax.{name}: interpolate_type must be 'linear' or 'cosine', got {interpolate_type!r}")
+    check_choice(name, "interpolate_type", interpolate_type, shapes)
     starts, levels = _levels(name, init_value, boundaries_and_scales)
-    lengths = [e - s for s, e in itertools.pairwise([0, *starts])]
-    spans = zip(levels[:-1], levels[1:], lengths, strict=True)
-    pieces = [curves.transition(a, b, steps, shape=shapes[interpolate_type]) for a, b, steps in spans]
-    return of_count(curves.join([*pieces, curves.constant(levels[-1])], starts))
+    return of_count(curves.through(levels, starts, shapes[interpolate_type]))
 
 
 @by_value

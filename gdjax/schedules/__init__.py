@@ -1,0 +1,67 @@
+"""Schedules: functions of the step, the number of updates made before this one, to the value of a hyperparameter.
+
+A schedule takes an int, a NumPy integer, a traced or an array step, element by element, or a float one. A negative step
+counts as 0, an integer above 2^31 - 1 as 2^31 - 1. It returns a float32 of the step's shape (float64 if x64 is on and
+a hyperparameter is a float64 array), in float32's accuracy however long the run; only a float step can be too coarse.
+
+Hyperparameters may be Python numbers or scalar arrays, traced ones too. Numbers of steps must be Python ints: they
+shape the program. Factories check what they can see: a wrong kind is a TypeError, a wrong value a ValueError.
+"""
+
+from gdjax.base import Schedule
+from gdjax.inject import (
+    InjectHyperparamsState,
+    InjectStatefulHyperparamsState,
+    StatefulSchedule,
+    WrappedSchedule,
+    inject_hyperparams,
+    inject_stateful_hyperparams,
+)
+from gdjax.schedules.cycles import cyclic_schedule, sgdr_schedule
+from gdjax.schedules.decay import (
+    constant_schedule,
+    cosine_decay_schedule,
+    exponential_decay,
+    linear_schedule,
+    polynomial_schedule,
+)
+from gdjax.schedules.onecycle import cosine_onecycle_schedule, linear_onecycle_schedule
+from gdjax.schedules.piecewise import join_schedules, piecewise_constant_schedule, piecewise_interpolate_schedule
+from gdjax.schedules.powers import inverse_sqrt_schedule, power_schedule, rex_schedule
+from gdjax.schedules.warmup import (
+    warmup_constant_schedule,
+    warmup_cosine_decay_schedule,
+    warmup_exponential_decay_schedule,
+    warmup_linear_decay_schedule,
+    warmup_stable_decay_schedule,
+)
+
+__all__ = [
+    "InjectHyperparamsState",
+    "InjectStatefulHyperparamsState",
+    "Schedule",
+    "StatefulSchedule",
+    "WrappedSchedule",
+    "constant_schedule",
+    "cosine_decay_schedule",
+    "cosine_onecycle_schedule",
+    "cyclic_schedule",
+    "exponential_decay",
+    "inject_hyperparams",
+    "inject_stateful_hyperparams",
+    "inverse_sqrt_schedule",
+    "join_schedules",
+    "linear_onecycle_schedule",
+    "linear_schedule",
+    "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule",
+    "polynomial_schedule",
+    "power_schedule",
+    "rex_schedule",
+    "sgdr_schedule",
+    "warmup_constant_schedule",
+    "warmup_cosine_decay_schedule",
+    "warmup_exponential_decay_schedule",
+    "warmup_linear_decay_schedule",
+    "warmup_stable_decay_schedule",
+]

@@ -1,0 +1,61 @@
+"""Checks of what the schedules' factories are called with."""
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from gdjax.checks import NUMBER
+
+
+def check_steps(factory: str, name: str, steps: Any, *, least: int = 0) -> int:
+    """`steps` as an int.
+
+    Raises:
+      TypeError: it is traced, a float or no number.
+      ValueError: it is below `least` (0 or 1).
+    """
+    if isinstance(steps, Tracer):
+        raise TypeError(
+            f"gdjax.{factory}: {name} must be a Python int, got a traced value; make it static with `static_argnames` "
+            "of jax.jit or `static_args` of inject_hyperparams"
+        )
+    try:
+        if isinstance(steps, bool):  # most likely the argument after it, in the wrong place
+            raise TypeError
+        whole = operator.index(steps)
+    except TypeError:
+        advice = f"; write int({steps})" if isinstance(steps, float | np.floating) else ""
+        raise TypeError(f"gdjax.{factory}: {name} must be an int, got {steps!r}{advice}") from None
+    if whole < least:
+        raise ValueError(f"gdjax.{factory}: {name} must {'be positive' if least else 'not be negative'}, got {whole}")
+    return whole
+
+
+def check_numbers(factory: str, *, positive: Sequence[str] = (), **hyper: Any) -> None:
+    """Checks that each of `hyper` is a real scalar, and those named in `positive` above 0 where their value is known.
+
+    Raises:
+      TypeError: one is no real number.
+      ValueError: one is an array of more than one dimension, or not positive.
+    """
+    for name, x in hyper.items():
+        where = f"gdjax.{factory}: {name}"
+        if not isinstance(x, (*NUMBER, np.ndarray, jax.Array)) or jnp.iscomplexobj(x):
+            raise TypeError(f"{where} must be a real number, got {x!r}")
+        if np.shape(x) != ():
+            raise ValueError(f"{where} must be a scalar, got shape {np.shape(x)}")
+        known = isinstance(x, NUMBER)
+        if name in positive and known and not np.finfo(np.float32).tiny <= x <= np.finfo(np.float32).max:
+            raise ValueError(f"{where} must be positive and finite, got {x}")
+
+
+def check_choice(factory: str, name: str, choice: Any, choices: Iterable[str]) -> None:
+    """Raises ValueError unless `choice` is one of `choices`."""
+    if choice not in list(choices):
+        *others, last = map(repr, choices)
+        raise ValueError(f"gdjax.{factory}: {name} must be {', '.join(others)} or {last}, got {choice!r}")

@@ -1,0 +1,135 @@
+"""Schedules that follow a power or a quotient of the step. `gdjax.schedules` says what a schedule takes and returns."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from gdjax.base import Schedule
+from gdjax.checks import NUMBER
+from gdjax.schedules import curves
+from gdjax.schedules.arguments import check_numbers, check_steps
+from gdjax.schedules.curves import of_count
+from gdjax.values import value as by_value
+
+
+@by_value
+def inverse_sqrt_schedule(
+    init_value: ArrayLike, peak_value: ArrayLike, warmup_steps: int, timescale: ArrayLike | None = None
+) -> Schedule:
+    """A straight line up to `peak_value`, then a fall with the inverse square root of the step, without an end.
+
+    Up to step warmup_steps the line of `warmup_constant_schedule`, then::
+
+        value = peak_value * sqrt(timescale / (timescale + step - warmup_steps))
+
+    which is peak_value * sqrt(warmup_steps / step) for the default timescale.
+
+    - The transformer of Vaswani et al., d^-0.5 * min(n^-0.5, n * w^-1.5) for a width d, a warm-up of w updates and
+      the update n = step + 1: `inverse_sqrt_schedule(peak / w, peak, w - 1, timescale=w)` with peak = (d * w)^-0.5.
+    - T5, 1 / sqrt(max(step, k)): `inverse_sqrt_schedule(k**-0.5, k**-0.5, k)`; k is 10,000 in the paper.
+
+    Args:
+      init_value: the value at step 0, exactly, unless there is no warm-up.
+      peak_value: the value at step `warmup_steps`, exactly.
+      warmup_steps: length of the warm-up in steps, at least 0.
+      timescale: the steps after the peak in which the value falls by sqrt(2), above 0; None is `warmup_steps`, which
+        must then be at least 1.
+
+    Not in Optax.
+
+    Reference: Vaswani et al., Attention Is All You Need, 2017, eq. 3; Raffel et al., Exploring the Limits of Transfer
+    Learning with a Unified Text-to-Text Transformer, 2020, sec. 3.1.2.
+    """
+    name = "inverse_sqrt_schedule"
+    warmup = check_steps(name, "warmup_steps", warmup_steps)
+    scale = warmup if timescale is None else timescale
+    if timescale is None and warmup == 0:
+        raise ValueError(f"gdjax.{name}: without a warm-up timescale must be given, got None and warmup_steps=0")
+    check_numbers(name, positive=["timescale"], init_value=init_value, peak_value=peak_value, timescale=scale)
+
+    def fall(step: jax.Array) -> jax.Array:
+        dtype = curves.float_type(peak_value, scale)
+        s = curves.strong(scale, dtype)
+        return curves.strong(peak_value, dtype) * jnp.sqrt(s / (s + step.astype(dtype)))
+
+    return of_count(curves.join([curves.transition(init_value, peak_value, warmup), fall], [warmup]))
+
+
+@by_value
+def power_schedule(
+    peak_value: ArrayLike,
+    amplitude: ArrayLike,
+    exponent: ArrayLike,
+    warmup_steps: int = 0,
+    tokens_per_step: ArrayLike = 1,
+) -> Schedule:
+    """The power scheduler: a power of the tokens seen, cut at `peak_value`, after a straight line up from 0.
+
+    With n = tokens_per_step * step::
+
+        eta(n) = min(peak_value, amplitude * n^exponent)
+        value = eta(n)                                                         from step warmup_steps on
+        value = step / warmup_steps * eta(tokens_per_step * warmup_steps)      before
+
+    It knows no end: a cooldown to 0 is joined to it with `join_schedules`, whenever it is wanted.
+
+    Args:
+      peak_value: the largest value; it is that of eta(0).
+      amplitude: what n^exponent is multiplied by, above 0. In the paper a batch size times a constant, the same for
+        models of all sizes.
+      exponent: below 0.
+      warmup_steps: length of the warm-up in steps, at least 0.
+      tokens_per_step: tokens in a batch, or what else n counts; above 0. 1 lets n count steps.
+
+    Not in Optax.
+
+    Reference: Shen et al., Power Scheduler: A Batch Size and Token Number Agnostic Learning Rate Scheduler, 2024.
+    """
+    name = "power_schedule"
+    warmup = check_steps(name, "warmup_steps", warmup_steps)
+    numbers: dict[str, Any] = {"amplitude": amplitude, "tokens_per_step": tokens_per_step}
+    check_numbers(name, positive=list(numbers), peak_value=peak_value, exponent=exponent, **numbers)
+    if isinstance(exponent, NUMBER) and not exponent < 0:
+        raise ValueError(f"gdjax.{name}: exponent must be negative, got {exponent}")
+
+    def curve(step: jax.Array) -> jax.Array:
+        dtype = curves.float_type(peak_value, amplitude, exponent, tokens_per_step)
+        peak, a, b, tokens = (curves.strong(x, dtype) for x in (peak_value, amplitude, exponent, tokens_per_step))
+        n = curves.not_before(step, warmup).astype(dtype)
+        eta = jnp.minimum(peak, a * (tokens * jnp.where(n > 0, n, 1.0)) ** b)  # 0^b is infinite, its derivative NaN
+        eta = jnp.where(n > 0, eta, peak)
+        return curves.fractions(step, 0, warmup, dtype)[0] * eta if warmup else eta
+
+    return of_count(curve)
+
+
+@by_value
+def rex_schedule(
+    init_value: ArrayLike, end_value: ArrayLike, transition_steps: int, transition_begin: int = 0
+) -> Schedule:
+    """REX, the reflected exponential: falls slowly at first, and fastest at the end.
+
+    Not in Optax.
+
+    With x = (step - transition_begin) / transition_steps, held within [0, 1]::
+
+        value = end_value + (init_value - end_value) * (1 - x) / (1/2 + (1 - x) / 2)
+
+    Args:
+      init_value: the value up to step `transition_begin`, exactly.
+      end_value: the value from step `transition_begin + transition_steps` on, exactly; 0 in the paper.
+      transition_steps: length of the curve in steps, at least 1; in the paper the whole training budget.
+      transition_begin: steps before the curve, at least 0.
+
+    Reference: Chen, Wolfe and Kyrillidis, REX: Revisiting Budgeted Training with an Improved Schedule, 2021.
+    """
+    steps = check_steps("rex_schedule", "transition_steps", transition_steps, least=1)
+    begin = check_steps("rex_schedule", "transition_begin", transition_begin)
+    check_numbers("rex_schedule", init_value=init_value, end_value=end_value)
+    return of_count(curves.transition(init_value, end_value, steps, begin, shape=_reflected_exponential))
+
+
+def _reflected_exponential(gone: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gone / (1.0 + kept), 2.0 * kept / (1.0 + kept)

@@ -1,0 +1,196 @@
+"""Schedules that begin with a warm-up. `gdjax.schedules` says what a schedule takes and returns."""
+
+from typing import Any, Literal
+
+from jax.typing import ArrayLike
+
+from gdjax.base import Schedule
+from gdjax.schedules import curves
+from gdjax.schedules.arguments import check_choice, check_numbers, check_steps
+from gdjax.schedules.curves import of_count
+from gdjax.schedules.decay import checked_decay
+from gdjax.values import value as by_value
+
+
+@by_value
+def warmup_constant_schedule(init_value: ArrayLike, peak_value: ArrayLike, warmup_steps: int) -> Schedule:
+    """A straight line from `init_value` at step 0 to `peak_value` at step `warmup_steps`, which then stays.
+
+    Args:
+      init_value: the value at step 0, exactly, unless there is no warm-up.
+      peak_value: the value from step `warmup_steps` on, exactly.
+      warmup_steps: length of the warm-up in steps, at least 0.
+
+    Departs from Optax, which without a warm-up stays at `init_value`.
+    """
+    warmup = check_steps("warmup_constant_schedule", "warmup_steps", warmup_steps)
+    check_numbers("warmup_constant_schedule", init_value=init_value, peak_value=peak_value)
+    return of_count(curves.transition(init_value, peak_value, warmup))
+
+
+@by_value
+def warmup_cosine_decay_schedule(
+    init_value: ArrayLike,
+    peak_value: ArrayLike,
+    warmup_steps: int,
+    decay_steps: int,
+    end_value: ArrayLike = 0.0,
+    exponent: ArrayLike = 1.0,
+) -> Schedule:
+    """A straight line up to `peak_value`, then half a period of a cosine down to `end_value`.
+
+    Up to step warmup_steps the line of `warmup_constant_schedule`, then, with
+    x = (step - warmup_steps) / (decay_steps - warmup_steps), at most 1::
+
+        value = end_value + (peak_value - end_value) * ((1 + cos(pi * x)) / 2)^exponent
+
+    Args:
+      init_value: the value at step 0, exactly, unless there is no warm-up.
+      peak_value: the value at step `warmup_steps`, exactly.
+      warmup_steps: length of the warm-up in steps, at least 0.
+      decay_steps: length of the whole schedule, *warm-up included*; more than `warmup_steps`.
+      end_value: the value from step `decay_steps` on, exactly.
+      exponent: power of the cosine, above 0.
+
+    Departs from Optax, which replaces `end_value` by 0 if `peak_value` is 0, and cannot trace `peak_value`.
+    """
+    arguments = init_value, peak_value, warmup_steps, decay_steps, end_value, exponent
+    return of_count(warmup_decay("warmup_cosine_decay_schedule", *arguments, shape=curves.half_cosine))
+
+
+@by_value
+def warmup_linear_decay_schedule(
+    init_value: ArrayLike, peak_value: ArrayLike, warmup_steps: int, decay_steps: int, end_value: ArrayLike = 0.0
+) -> Schedule:
+    """Linear-to-zero: a straight line up to `peak_value`, then one down to `end_value`, by default to exactly 0.
+
+    Up to step warmup_steps the line of `warmup_constant_schedule`, then, with
+    x = (step - warmup_steps) / (decay_steps - warmup_steps), at most 1::
+
+        value = peak_value + (end_value - peak_value) * x
+
+    Args:
+      init_value: the value at step 0, exactly, unless there is no warm-up.
+      peak_value: the value at step `warmup_steps`, exactly.
+      warmup_steps: length of the warm-up in steps, at least 0.
+      decay_steps: length of the whole schedule, *warm-up included*; more than `warmup_steps`. The last of that many
+        updates is the step before it, one step's fall above `end_value`.
+      end_value: the value from step `decay_steps` on, exactly.
+
+    Not in Optax.
+
+    Reference: Bergsma et al., Straight to Zero: Why Linearly Decaying the Learning Rate to Zero Works Best for LLMs,
+    2025.
+    """
+    arguments = init_value, peak_value, warmup_steps, decay_steps, end_value, 1
+    return of_count(warmup_decay("warmup_linear_decay_schedule", *arguments, shape=curves.straight))
+
+
+@by_value
+def warmup_stable_decay_schedule(
+    init_value: ArrayLike,
+    peak_value: ArrayLike,
+    warmup_steps: int,
+    stable_steps: int,
+    decay_steps: int,
+    end_value: ArrayLike = 0.0,
+    decay_shape: Literal["linear", "cosine", "1-sqrt"] = "1-sqrt",
+) -> Schedule:
+    """WSD: a straight line up to `peak_value`, that value for a while, then a cooldown to `end_value`.
+
+    Up to step warmup_steps the line of `warmup_constant_schedule`, then, with
+    x = (step - warmup_steps - stable_steps) / decay_steps, held within [0, 1]::
+
+        value = end_value + (peak_value - end_value) * (1 - x)                    "linear"
+        value = end_value + (peak_value - end_value) * (1 + cos(pi * x)) / 2      "cosine"
+        value = end_value + (peak_value - end_value) * (1 - sqrt(x))              "1-sqrt"
+
+    Schedules that differ in `stable_steps` agree up to the earlier cooldown: a run can be extended, or cooled down from
+    a checkpoint, as if it had been planned so.
+
+    Args:
+      init_value: the value at step 0, exactly, unless there is no warm-up.
+      peak_value: the value from step `warmup_steps` to step `warmup_steps + stable_steps`, exactly.
+      warmup_steps: length of the warm-up in steps, at least 0.
+      stable_steps: length of the stable phase in steps, at least 0.
+      decay_steps: length of the cooldown alone in steps, at least 1. The whole schedule is
+        `warmup_steps + stable_steps + decay_steps` long.
+      end_value: the value from the end of the cooldown on, exactly.
+      decay_shape: "linear", "cosine" or "1-sqrt"; the last did best in Haegele et al.
+
+    Not in Optax. The cooldown of MiniCPM, which halves the value again and again, is
+    `warmup_exponential_decay_schedule` with decay_rate=0.5 and transition_begin=stable_steps.
+
+    Reference: Hu et al., MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies,
+    2024, sec. 4; Haegele et al., Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations, 2024,
+    sec. 3.
+    """
+    name = "warmup_stable_decay_schedule"
+    shapes = {"linear": curves.straight, "cosine": curves.half_cosine, "1-sqrt": curves.one_minus_root}
+    check_choice(name, "decay_shape", decay_shape, shapes)
+    warmup = check_steps(name, "warmup_steps", warmup_steps)
+    stable = check_steps(name, "stable_steps", stable_steps)
+    steps = check_steps(name, "decay_steps", decay_steps, least=1)
+    check_numbers(name, init_value=init_value, peak_value=peak_value, end_value=end_value)
+    rise = curves.transition(init_value, peak_value, warmup)
+    fall = curves.transition(peak_value, end_value, steps, stable, shape=shapes[decay_shape])
+    return of_count(curves.join([rise, fall], [warmup]))
+
+
+@by_value
+def warmup_exponential_decay_schedule(
+    init_value: ArrayLike,
+    peak_value: ArrayLike,
+    warmup_steps: int,
+    transition_steps: int,
+    decay_rate: ArrayLike,
+    transition_begin: int = 0,
+    staircase: bool = False,
+    end_value: ArrayLike | None = None,
+) -> Schedule:
+    """A straight line from `init_value` to `peak_value`, then `exponential_decay` from there, its steps counted anew.
+
+    Args:
+      init_value: the value at step 0, exactly, unless there is no warm-up.
+      peak_value: the value at step `warmup_steps`, exactly.
+      warmup_steps: length of the warm-up in steps, at least 0.
+      transition_steps: steps per factor, at least 1.
+      decay_rate: the factor, above 0.
+      transition_begin: steps between the warm-up and the decay, at least 0.
+      staircase: whether the value changes only at multiples of `transition_steps`.
+      end_value: a limit that the decay reaches exactly and does not pass, or None.
+
+    Departs from Optax as `exponential_decay` does.
+    """
+    name = "warmup_exponential_decay_schedule"
+    warmup = check_steps(name, "warmup_steps", warmup_steps)
+    check_numbers(name, init_value=init_value, peak_value=peak_value)
+    rise = curves.transition(init_value, peak_value, warmup)
+    fall = checked_decay(name, peak_value, transition_steps, decay_rate, transition_begin, staircase, end_value)
+    return of_count(curves.join([rise, fall], [warmup]))
+
+
+def warmup_decay(
+    factory: str,
+    init_value: Any,
+    peak_value: Any,
+    warmup_steps: Any,
+    decay_steps: Any,
+    end_value: Any,
+    exponent: Any,
+    *,
+    shape: curves.Shape,
+) -> curves.Curve:
+    """A line up, then a fall of `shape`; `decay_steps` includes both. Checks the arguments of `factory`."""
+    warmup = check_steps(factory, "warmup_steps", warmup_steps)
+    steps = check_steps(factory, "decay_steps", decay_steps, least=1)
+    if warmup >= steps:
+        raise ValueError(
+            f"gdjax.{factory}: decay_steps includes the warm-up and must be more than warmup_steps, "
+            f"got decay_steps={steps} and warmup_steps={warmup}"
+        )
+    numbers = {"init_value": init_value, "peak_value": peak_value, "end_value": end_value, "exponent": exponent}
+    check_numbers(factory, positive=["exponent"], **numbers)
+    rise = curves.transition(init_value, peak_value, warmup)
+    fall = curves.transition(peak_value, end_value, steps - warmup, power=exponent, shape=shape)
+    return curves.join([rise, fall], [warmup])

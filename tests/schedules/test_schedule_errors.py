@@ -1,0 +1,146 @@
+"""Errors of the factories of schedules: each names the factory and the argument."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gdjax import schedules
+from gdjax.schedules import linear_schedule, warmup_cosine_decay_schedule
+
+JOINED = schedules.join_schedules([linear_schedule(0.0, 1.0, 10), schedules.constant_schedule(0.7)], [10])
+NAMES = {**vars(schedules), "jax": jax, "jnp": jnp, "math": math, "JOINED": JOINED}
+NAMES["CYCLE"] = {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 2, "decay_steps": 5}
+
+# {call: what it raises, after the name of the factory}
+ERRORS = {
+    "linear_schedule(1.0, 0.1, 0)": "ValueError: transition_steps must be positive, got 0",
+    "linear_schedule(1.0, 0.1, 9, -1)": "ValueError: transition_begin must not be negative, got -1",
+    "linear_schedule(1.0, 0.1, 1e3)": "TypeError: transition_steps must be an int, got 1000.0; write int(1000.0)",
+    "linear_schedule(1.0, 0.1, '9')": "TypeError: transition_steps must be an int, got '9'",
+    "linear_schedule(1.0, 0.1, 9, 1.5)": "TypeError: transition_begin must be an int, got 1.5; write int(1.5)",
+    "linear_schedule(1.0, 0.1, 9, 0, 1)": "TypeError: too many positional arguments; its arguments are init_value, ",
+    "linear_schedule('a', 0.1, 9)": "TypeError: init_value must be a real number, got 'a'",
+    "linear_schedule(1.0, None, 9)": "TypeError: end_value must be a real number, got None",
+    "linear_schedule(jnp.ones(1), 0.1, 9)": "ValueError: init_value must be a scalar, got shape (1,)",
+    "constant_schedule(1j)": "TypeError: value must be a real number, got 1j",
+    "polynomial_schedule(1.0, 0.1, 2, -5)": "ValueError: transition_steps must be positive, got -5",
+    "polynomial_schedule(1.0, 0.1, 2, 5, -5)": "ValueError: transition_begin must not be negative, got -5",
+    "polynomial_schedule(1.0, 0.1, 0, 5)": "ValueError: power must be positive and finite, got 0",
+    "exponential_decay(1.0, 0, 0.9)": "ValueError: transition_steps must be positive, got 0",
+    "exponential_decay(1.0, 9, 0.0)": "ValueError: decay_rate must be positive and finite, got 0.0",
+    "exponential_decay(1.0, 9, -0.5)": "ValueError: decay_rate must be positive and finite, got -0.5",
+    "exponential_decay(1.0, 9, math.nan)": "ValueError: decay_rate must be positive and finite, got nan",
+    "exponential_decay(1.0, 9, 0.9, -1)": "ValueError: transition_begin must not be negative, got -1",
+    "exponential_decay(1.0, 9, 0.9, True)": "TypeError: transition_begin must be an int, got True",
+    "exponential_decay(1.0, 9, 0.9, 0, 0.1)": "TypeError: staircase must be True or False, got 0.1",
+    "exponential_decay(1.0, 9, 0.9, end_value='0')": "TypeError: end_value must be a real number, got '0'",
+    "cosine_decay_schedule(1.0, 0)": "ValueError: decay_steps must be positive, got 0",
+    "cosine_decay_schedule(1.0, 9, 0.0, -1)": "ValueError: exponent must be positive and finite, got -1",
+    "warmup_constant_schedule(0.0, 1.0, -1)": "ValueError: warmup_steps must not be negative, got -1",
+    "warmup_cosine_decay_schedule(0.0, 1.0, -1, 10)": "ValueError: warmup_steps must not be negative, got -1",
+    "warmup_cosine_decay_schedule(0.0, 1.0, 0, 0)": "ValueError: decay_steps must be positive, got 0",
+    "warmup_cosine_decay_schedule(0.0, 1.0, 9, 9)": "ValueError: decay_steps includes the warm-up and must be more "
+    "than warmup_steps, got decay_steps=9 and warmup_steps=9",
+    "warmup_exponential_decay_schedule(0.0, 1.0, -1, 9, 0.9)": "ValueError: warmup_steps must not be negative, got -1",
+    "warmup_exponential_decay_schedule(0.0, 1.0, 1, 0, 0.9)": "ValueError: transition_steps must be positive, got 0",
+    "warmup_exponential_decay_schedule(0.0, 1.0, 1, 9, 0)": "ValueError: decay_rate must be positive and finite, got 0",
+    "piecewise_constant_schedule(1.0, {-1: 0.5})": "ValueError: a boundary must not be negative, got -1",
+    "piecewise_constant_schedule(1.0, {0.5: 0.5})": "TypeError: a boundary must be an int, got 0.5; write int(0.5)",
+    "piecewise_constant_schedule(1.0, {'5': 0.5})": "TypeError: a boundary must be an int, got '5'",
+    "piecewise_constant_schedule(1.0, {5: -0.5})": "ValueError: the scale at boundary 5 must not be negative, got -0.5",
+    "piecewise_constant_schedule(1.0, {5: 'x'})": "TypeError: the scale at boundary 5 must be a real number, got 'x'",
+    "piecewise_interpolate_schedule('x', 1)": "ValueError: interpolate_type must be 'linear' or 'cosine', got 'x'",
+    "join_schedules([], [])": "ValueError: needs one boundary fewer than schedules, got 0 for 0",
+    "join_schedules([JOINED, JOINED], [])": "ValueError: needs one boundary fewer than schedules, got 0 for 2",
+    "join_schedules([JOINED, JOINED], [1, 2])": "ValueError: needs one boundary fewer than schedules, got 2 for 2",
+    "join_schedules([JOINED] * 3, [20, 10])": "ValueError: boundaries must increase, got [20, 10]",
+    "join_schedules([JOINED] * 3, [10, 10])": "ValueError: boundaries must increase, got [10, 10]",
+    "join_schedules([JOINED] * 2, [-1])": "ValueError: boundaries[0] must not be negative, got -1",
+    "join_schedules([JOINED] * 2, [1.5])": "TypeError: boundaries[0] must be an int, got 1.5; write int(1.5)",
+    "join_schedules([0.1, JOINED], [1])": "TypeError: schedules[0] must be callable, got 0.1; see constant_schedule",
+    "join_schedules([JOINED, lambda t: jnp.ones(1)], [1])(0)": "ValueError: schedules[1] returned shape (1,), not ()",
+    "rex_schedule(1.0, 0.0, 0)": "ValueError: transition_steps must be positive, got 0",
+    "rex_schedule(1.0, 0.0, 9, -1)": "ValueError: transition_begin must not be negative, got -1",
+    "rex_schedule(1.0, 'x', 9)": "TypeError: end_value must be a real number, got 'x'",
+    "warmup_linear_decay_schedule(0.0, 1.0, 9, 9)": "ValueError: decay_steps includes the warm-up and must be more "
+    "than warmup_steps, got decay_steps=9 and warmup_steps=9",
+    "warmup_linear_decay_schedule(0.0, 1.0, -1, 9)": "ValueError: warmup_steps must not be negative, got -1",
+    "warmup_stable_decay_schedule(0.0, 1.0, -1, 5, 5)": "ValueError: warmup_steps must not be negative, got -1",
+    "warmup_stable_decay_schedule(0.0, 1.0, 5, -1, 5)": "ValueError: stable_steps must not be negative, got -1",
+    "warmup_stable_decay_schedule(0.0, 1.0, 5, 5, 0)": "ValueError: decay_steps must be positive, got 0",
+    "warmup_stable_decay_schedule(0.0, 1j, 5, 5, 5)": "TypeError: peak_value must be a real number, got 1j",
+    "warmup_stable_decay_schedule(0.0, 1.0, 5, 5, 5, 0.0, 'sqrt')": "ValueError: decay_shape must be 'linear', "
+    "'cosine' or '1-sqrt', got 'sqrt'",
+    "inverse_sqrt_schedule(0.0, 1.0, -1)": "ValueError: warmup_steps must not be negative, got -1",
+    "inverse_sqrt_schedule(0.0, 1.0, 0)": "ValueError: without a warm-up timescale must be given, got None and ",
+    "inverse_sqrt_schedule(0.0, 1.0, 5, 0.0)": "ValueError: timescale must be positive and finite, got 0.0",
+    "power_schedule(1.0, 0.0, -0.5)": "ValueError: amplitude must be positive and finite, got 0.0",
+    "power_schedule(1.0, 4.0, 0.5)": "ValueError: exponent must be negative, got 0.5",
+    "power_schedule(1.0, 4.0, math.nan)": "ValueError: exponent must be negative, got nan",
+    "power_schedule(1.0, 4.0, -0.5, -1)": "ValueError: warmup_steps must not be negative, got -1",
+    "power_schedule(1.0, 4.0, -0.5, 1, -4)": "ValueError: tokens_per_step must be positive and finite, got -4",
+    "cyclic_schedule(0.0, 1.0, 0)": "ValueError: up_steps must be positive, got 0",
+    "cyclic_schedule(0.0, 1.0, 5, 0)": "ValueError: down_steps must be positive, got 0",
+    "cyclic_schedule(0.0, 1.0, 5, mode='saw')": "ValueError: mode must be 'triangular', 'triangular2' or 'exp_range', "
+    "got 'saw'",
+    "cyclic_schedule(0.0, 1.0, 5, mode=[])": "ValueError: mode must be 'triangular', ",
+    "cyclic_schedule(0.0, 1.0, 5, mode='exp_range')": "ValueError: the mode 'exp_range', and no other, takes gamma; ",
+    "cyclic_schedule(0.0, 1.0, 5, gamma=0.9)": "ValueError: the mode 'exp_range', and no other, takes gamma; ",
+    "cyclic_schedule(0.0, 1.0, 5, mode='exp_range', gamma=0)": "ValueError: gamma must be positive and finite, got 0",
+    "cyclic_schedule(0.0, 1.0, 5, mode='exp_range', gamma=2)": "ValueError: gamma must not be above 1, got 2",
+    "linear_onecycle_schedule(0, 1.0)": "ValueError: transition_steps must be positive, got 0",
+    "linear_onecycle_schedule(9, 'a')": "TypeError: peak_value must be a real number, got 'a'",
+    "linear_onecycle_schedule(9, 1.0, -0.1)": "ValueError: pct_start must be in [0, 1], got -0.1",
+    "linear_onecycle_schedule(9, 1.0, 30)": "ValueError: pct_start must be in [0, 1], got 30",
+    "linear_onecycle_schedule(9, 1.0, math.nan)": "ValueError: pct_start must be in [0, 1], got nan",
+    "linear_onecycle_schedule(9, 1.0, 'a')": "TypeError: pct_start must be a real number, got 'a'",
+    "linear_onecycle_schedule(9, 1.0, 0.3, 1.1)": "ValueError: pct_final must be in [0, 1], got 1.1",
+    "linear_onecycle_schedule(9, 1.0, 0.8, 0.3)": "ValueError: pct_start must not be above pct_final, got 0.8 and 0.3",
+    "linear_onecycle_schedule(9, 1.0, div_factor=0)": "ValueError: div_factor must be positive and finite, got 0",
+    "cosine_onecycle_schedule(-1, 1.0)": "ValueError: transition_steps must be positive, got -1",
+    "cosine_onecycle_schedule(9, 1.0, 2)": "ValueError: pct_start must be in [0, 1], got 2",
+    "cosine_onecycle_schedule(9, 1.0, final_div_factor=-1)": "ValueError: final_div_factor must be positive and ",
+    "sgdr_schedule([])": "ValueError: cosine_kwargs must have at least one cycle, got none",
+    "sgdr_schedule(CYCLE)": "TypeError: cosine_kwargs[0]: must be a dict, got 'init_value'",
+    "sgdr_schedule([CYCLE, 5])": "TypeError: cosine_kwargs[1]: must be a dict, got 5",
+    "sgdr_schedule([CYCLE, {'peak_value': 1.0}])": "TypeError: cosine_kwargs[1]: missing a required argument: ",
+    "sgdr_schedule([{**CYCLE, 'steps': 1}])": "TypeError: cosine_kwargs[0]: got an unexpected keyword argument 'steps'",
+    "sgdr_schedule([CYCLE, {**CYCLE, 'decay_steps': 0}])": "ValueError: cosine_kwargs[1]: decay_steps must be positive",
+    "sgdr_schedule([CYCLE, {**CYCLE, 'warmup_steps': 9}])": "ValueError: cosine_kwargs[1]: decay_steps includes ",
+    "sgdr_schedule([CYCLE, {**CYCLE, 'decay_steps': 5.0}])": "TypeError: cosine_kwargs[1]: decay_steps must be an int",
+    "sgdr_schedule([{**CYCLE, 'exponent': -1}])": "ValueError: cosine_kwargs[0]: exponent must be positive",
+}
+
+
+@pytest.mark.parametrize(("call", "raised"), ERRORS.items(), ids=ERRORS)
+def test_errors(call, raised):
+    error, message = raised.split(": ", 1)
+    with pytest.raises({"TypeError": TypeError, "ValueError": ValueError}[error]) as caught:
+        eval(call, NAMES)
+    assert str(caught.value).startswith(f"gdjax.{call.partition('(')[0]}: {message}")
+
+
+def test_traced_step_count():
+    with pytest.raises(TypeError, match="linear_schedule: transition_steps must be a Python int, got a traced value"):
+        jax.jit(lambda steps: linear_schedule(1.0, 0.1, steps)(0))(9)
+
+
+def test_traced_share():
+    with pytest.raises(TypeError, match="cosine_onecycle_schedule: pct_start must be a Python number, got a traced"):
+        jax.jit(lambda share: schedules.cosine_onecycle_schedule(10, 1.0, share)(0))(0.3)
+
+
+@pytest.mark.parametrize("step", [True, "3", 1j, None])
+def test_step_of_a_wrong_kind(step):
+    with pytest.raises(TypeError, match="gdjax: the step of a schedule must be an integer or a float, got "):
+        JOINED(step)
+
+
+def test_step_counts_may_be_numpy_integers():
+    steps: Any = {"warmup_steps": np.int32(10), "decay_steps": np.int64(20)}
+    schedule = warmup_cosine_decay_schedule(0.0, 1.0, **steps)
+    assert schedule(10) == 1.0 and schedule(20) == 0.0
