@@ -30,6 +30,12 @@ class TransformUpdateFn(Protocol):
     ) -> tuple[Updates, OptState]: ...
 
 
+class TransformInitFn(Protocol):
+    """`init(params) -> state`."""
+
+    def __call__(self, params: Params) -> OptState: ...
+
+
 class GradientTransformation(NamedTuple):
     """A pair of pure functions, `init(params) -> state` and `update(updates, state, params, **extra_args)`.
 
@@ -38,7 +44,7 @@ class GradientTransformation(NamedTuple):
     Every update accepts extra keyword arguments it has no use for.
     """
 
-    init: Callable[[Params], OptState]
+    init: TransformInitFn
     update: TransformUpdateFn
 
     def __repr__(self) -> str:
@@ -50,6 +56,17 @@ GradientTransformationExtraArgs = GradientTransformation
 
 class EmptyState(NamedTuple):
     """The state of a transform that keeps none."""
+
+
+# Optax's names for that state in the transforms that keep none, and for the type of an update.
+AddDecayedWeightsState = AdaptiveGradClipState = ClipByGlobalNormState = ClipState = EmptyState
+NonNegativeParamsState = ScaleByTrustRatioState = ScaleState = EmptyState
+TransformUpdateExtraArgsFn = TransformUpdateFn
+
+
+def init_empty_state(params: Params) -> EmptyState:
+    """The `init` of a transform that keeps no state."""
+    return EmptyState()
 
 
 class MaskedNode(NamedTuple):
@@ -179,7 +196,7 @@ def identity() -> GradientTransformation:
     def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
         return updates, state
 
-    return GradientTransformation(lambda params: EmptyState(), update)
+    return GradientTransformation(init_empty_state, update)
 
 
 @transform
@@ -189,7 +206,7 @@ def set_to_zero() -> GradientTransformation:
     def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
         return jax.tree.map(lambda g: g if is_float0(g) else jnp.zeros_like(g), updates), state
 
-    return GradientTransformation(lambda params: EmptyState(), update)
+    return GradientTransformation(init_empty_state, update)
 
 
 @transform
@@ -202,7 +219,7 @@ def stateless(f: Callable[[Updates, Params], Updates]) -> GradientTransformation
     def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
         return f(updates, params), state
 
-    return GradientTransformation(lambda params: EmptyState(), update)
+    return GradientTransformation(init_empty_state, update)
 
 
 @transform
@@ -217,4 +234,4 @@ def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> GradientTransformat
             return jax.tree.map(lambda g: f(g, None), updates), state
         return jax.tree.map(f, updates, params), state
 
-    return GradientTransformation(lambda params: EmptyState(), update)
+    return GradientTransformation(init_empty_state, update)

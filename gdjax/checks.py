@@ -26,8 +26,10 @@ _RATE = "finite and at least 0 (gdjax.scale takes a negative factor)", _at_least
 _SIZE = "finite and at least 0", _at_least_zero
 _BOUND = "at least 0", lambda x: x >= 0
 _DECAY = "in [0, 1), and below 1 in float32 too", _below_one
+_FINITE = "finite", math.isfinite
+_POSITIVE = "finite and above 0", lambda x: x > 0 and math.isfinite(x)
 
-# What a hyperparameter of this name may be, in every transform of the library.
+# What a hyperparameter of this name may be, in every transform of the library or, as "transform.name", in one.
 DOMAINS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "learning_rate": _RATE,
     "b1": _DECAY,
@@ -46,9 +48,58 @@ DOMAINS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "initial_accumulator_value": _SIZE,
     "initial_scale": _SIZE,
     "step_size": ("finite", math.isfinite),
+    "b3": _DECAY,
+    "momo.beta": _DECAY,
+    "clipping": _SIZE,
+    "l2_norm_clip": _SIZE,
+    "noise_multiplier": _SIZE,
+    "clip_threshold": _BOUND,
+    "update_interval": ("at least 1", lambda x: x >= 1),
+    "update_proj_gap": ("at least 1", lambda x: x >= 1),
+    "muon.beta": _DECAY,
+    "scale_by_muon.beta": _DECAY,
+    "adam_b1": _DECAY,
+    "adam_b2": _DECAY,
+    "adam_eps_root": _SIZE,
+    "adam_weight_decay": _SIZE,
+    "adam_learning_rate": _RATE,
+    "consistent_rms": _SIZE,
+    "beta1": _DECAY,
+    "beta2": _DECAY,
+    "beta3": _DECAY,
+    "estim_lr0": _POSITIVE,
+    "estim_lr_coef": _SIZE,
+    "init_estim_sq_dist": _SIZE,
+    "s_init": _SIZE,
+    "f_min": _FINITE,
+    "lower_bound": _FINITE,
+    "max_learning_rate": _BOUND,
+    "scaling": _SIZE,
+    "reduce_on_plateau.factor": ("between 0 and 1", lambda x: 0 < x < 1),
+    "reduce_on_plateau.rtol": ("in [0, 1]", lambda x: 0 <= x <= 1),
+    "reduce_on_plateau.atol": _SIZE,
+    "min_scale": _SIZE,
+    "adadelta.rho": _DECAY,
+    "scale_by_adadelta.rho": _DECAY,
+    "signum.beta": _DECAY,
+    "scale_by_sm3.b2": ("in [0, 1]", lambda x: 0 <= x <= 1),
+    "min_norm": _SIZE,
+    "trust_coefficient": _SIZE,
+    "scale_factor": ("finite", math.isfinite),
+    "global_scale": ("finite", math.isfinite),
+    "reps_rel": _SIZE,
+    "eta_minus": ("in [0, 1]", lambda x: 0 <= x <= 1),
+    "eta_plus": ("finite and at least 1", lambda x: 1 <= x < math.inf),
+    "min_step_size": _SIZE,
+    "max_step_size": _BOUND,
+    "epsilon": _SIZE,
+    "adafactor.decay_rate": _SIZE,
+    "scale_by_factored_rms.decay_rate": _SIZE,
+    "clipping_threshold": _BOUND,
+    "weight_decay_rate": _SIZE,
 }
 RESTORE = "restored from a checkpoint, give the restorer init(params) as its target"
-DTYPES = "mu_dtype", "nu_dtype", "accumulator_dtype"
+DTYPES = "mu_dtype", "nu_dtype", "accumulator_dtype", "dtype_momentum", "param_dtype"
 
 
 def hyperparameters(label: str, arguments: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
@@ -61,8 +112,9 @@ def hyperparameters(label: str, arguments: Mapping[str, Any], optional: Mapping[
     for name, value in arguments.items():
         if value is None and name in optional and optional[name] is None:
             continue
-        if name in DOMAINS:
-            _number(f"{label}: {name}", value, *DOMAINS[name])
+        domain = DOMAINS.get(f"{label.removeprefix('gdjax.')}.{name}", DOMAINS.get(name))
+        if domain is not None:
+            _number(f"{label}: {name}", value, *domain)
         elif name in DTYPES:
             _dtype(f"{label}: {name}", value)
 
@@ -140,11 +192,20 @@ def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, 
     try:
         return structure.flatten_up_to(tree)
     except (ValueError, TypeError) as e:
+        try:  # again with the masked nodes of both sides, which may be Optax's, as None
+            return jax.tree.structure(_unmasked(like)).flatten_up_to(_unmasked(tree))
+        except (ValueError, TypeError):
+            pass
         ours, theirs = _paths(like), _paths(tree)
         lines = [f"{names[1]}{path} is missing" for path in ours if path not in theirs]
         lines += [f"{names[1]}{path} has no counterpart in the {names[0]}" for path in theirs if path not in ours]
         lines = lines or [f"{names[0]} {structure} and {names[1]} {jax.tree.structure(tree)} are of different types"]
         raise ValueError(f"{label}: {'; '.join(lines)}") from e
+
+
+def _unmasked(tree: Any) -> Any:
+    masked = lambda x: type(x).__name__ == "MaskedNode"  # noqa: E731
+    return jax.tree.map(lambda x: None if masked(x) else x, tree, is_leaf=masked)
 
 
 def state(label: str, got: Any, expected: type) -> None:
@@ -168,6 +229,15 @@ def scalar(label: str, name: str, value: Any) -> Any:
         raise TypeError(f"{label}: the schedule of {name} returned {value!r}, not a number") from None
     if x.shape != ():
         raise ValueError(f"{label}: the schedule of {name} returned shape {x.shape}, expected a scalar")
+    return x
+
+
+def extra(label: str, name: str, value: Any) -> Any:
+    """An extra argument of `update`, of any real type, as a scalar array."""
+    x = None if value is None else jnp.asarray(value)
+    if x is None or x.shape != ():
+        got = "None" if x is None else f"shape {x.shape}"
+        raise ValueError(f"{label}: {name} must be a scalar, got {got}: call update(updates, state, params, {name}=...)")
     return x
 
 

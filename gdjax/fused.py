@@ -1,5 +1,6 @@
 """One pass over the leaves: the rules of a chain applied to each leaf in turn."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,8 +29,14 @@ def fused(
     paths, structure = jax.tree_util.tree_flatten_with_path(updates)
     gs = [_array(rules[0].label, path, g) for path, g in paths]
     ps = _parameters(rules, structure, updates, params)
-    counts, slots = zip(*(_opened(r, s, structure, updates) for r, s in zip(rules, states, strict=True)), strict=True)
-    scalars = [r.scalars(c, gs, ps, extra_args) for r, c in zip(rules, counts, strict=True)]
+    opened = [_opened(r, s, structure, updates) for r, s in zip(rules, states, strict=True)]
+    counts, slots, shared = (list(x) for x in zip(*opened, strict=True))
+    scalars = [r.scalars(c) for r, c in zip(rules, counts, strict=True)]
+    if rules[0].reduce is not None:
+        reduced = _reduced(rules[0], gs, slots[0], ps, counts[0], shared[0], scalars[0], extra_args)
+        old = shared[0]
+        shared[0] = {f: jnp.asarray(reduced.pop(f, x)).astype(x.dtype) for f, x in old.items()}
+        scalars[0] |= reduced
     seen = [rule.sees(updates) for rule in rules]
     directions, closing = [], []
     for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
@@ -38,7 +45,7 @@ def fused(
         if active and not base.is_float0(g):
             _check(rules, path, g, p, mine)
             apply = kernel_of(tuple(rules[k].kernel for k in active), last)
-            g, new = apply(g, p, *([xs[k] for k in active] for xs in (mine, counts, scalars)))
+            g, new = apply(g, p, *([xs[k] for k in active] for xs in (mine, counts, shared, scalars)))
             for k, leaf in zip(active, new, strict=True):
                 mine[k] = leaf
         directions.append(g)
@@ -46,7 +53,7 @@ def fused(
     new_states = []
     for k, (rule, count) in enumerate(zip(rules, counts, strict=True)):
         trees = [structure.unflatten([mine[k][j] for mine in closing]) for j in range(len(rule.slots))]
-        new_states.append(rule.join(None if count is None else numerics.safe_increment(count), trees))
+        new_states.append(rule.join(None if count is None else numerics.safe_increment(count), trees, shared[k]))
     return structure.unflatten(directions), new_states
 
 
@@ -60,14 +67,34 @@ def _parameters(rules: Sequence[Any], structure: Any, updates: Any, params: Any)
     return [None] * structure.num_leaves
 
 
-def _opened(rule: Any, state: Any, structure: Any, updates: Any) -> tuple[Any, list[Any]]:
-    """The count, and for each leaf the tuple of its slots."""
-    count, trees = rule.split(state)
+def _reduced(
+    rule: Any, gs: Any, slots: Any, ps: Any, count: Any, shared: Any, scalars: Any, extra_args: Any
+) -> dict[str, Any]:
+    """What the rule's `reduce` returns: numbers of the whole tree."""
+    arguments = list(inspect.signature(rule.reduce).parameters.values())[4:]
+    real = numerics.widest_real(gs)
+    known = {**extra_args, **rule.hyper, **{k: x.astype(real) for k, x in scalars.items()}}
+    missing = [a.name for a in arguments if a.default is a.empty and a.name not in known]
+    if missing:
+        named = ", ".join(f"{name}=..." for name in missing)
+        raise ValueError(f"{rule.label}: this transform needs {named}: call update(updates, state, params, {named})")
+    trained = [i for i, g in enumerate(gs) if not base.is_float0(g)]
+    trees = {f: [slots[i][j] for i in trained] for j, f in enumerate(rule.slots)}
+    s = rule.State(**({"count": count} if "count" in rule.State._fields else {}), **trees, **shared)
+    t = None if count is None else count.astype(real) + 1
+    given = {a.name: known[a.name] for a in arguments if a.name in known}
+    with jax.named_scope(rule.label.removeprefix("gdjax.")):
+        return dict(rule.reduce([gs[i] for i in trained], s, [ps[i] for i in trained], t, **given))
+
+
+def _opened(rule: Any, state: Any, structure: Any, updates: Any) -> tuple[Any, list[Any], dict[str, Any]]:
+    """The count, for each leaf the tuple of its slots, and the shared numbers."""
+    count, trees, shared = rule.split(state)
     flat = [
         checks.flatten_like(rule.label, ("updates", f"state.{field}"), structure, updates, tree)
         for field, tree in zip(rule.slots, trees, strict=True)
     ]
-    return count, list(zip(*flat, strict=True)) if flat else [()] * structure.num_leaves
+    return count, list(zip(*flat, strict=True)) if flat else [()] * structure.num_leaves, shared
 
 
 def _check(rules: Sequence[Any], path: Any, g: Any, p: Any, slots: Sequence[Any]) -> None:

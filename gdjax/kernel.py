@@ -28,25 +28,26 @@ class Kernel(NamedTuple):
 def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
     """The jitted function that applies rules to one leaf."""
 
-    def apply(g: Array, p: Array | None, slots: Any, counts: Any, scalars: Any) -> tuple[Array, Any]:
+    def apply(g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any) -> tuple[Array, Any]:
         like = [g.dtype] if p is None else [g.dtype, p.dtype]
         real = max((numerics.real_dtype(numerics.at_least_float32(d)) for d in like), key=lambda d: d.itemsize)
-        direction, new = _widen(g, real), []
-        for kernel, slot, count, scalar in zip(kernels, slots, counts, scalars, strict=True):
-            fields = [f for f in kernel.State._fields if f != "count"]
-            s = {f: _widen(x, real) for f, x in zip(fields, slot, strict=True)}
+        direction, new = numerics.widen(g, real), []
+        for kernel, slot, count, numbers, scalar in zip(kernels, slots, counts, shared, scalars, strict=True):
+            fields = [f for f in kernel.State._fields if f != "count" and f not in numbers]
+            s = {f: numerics.widen(x, real) for f, x in [*zip(fields, slot, strict=True), *numbers.items()]}
             if "count" in kernel.State._fields:
                 s["count"] = count
             t = None if count is None else count.astype(real) + 1
-            hyper = {k: v for k, _, v in kernel.constants} | {k: _widen(v, real) for k, v in scalar.items()}
+            hyper = {k: v for k, _, v in kernel.constants} | {k: numerics.widen(v, real) for k, v in scalar.items()}
             with jax.named_scope(kernel.name), _promotion(g):
-                direction, state = kernel.rule(direction, kernel.State(**s), _widen(p, real), t, **hyper)
+                direction, state = kernel.rule(direction, kernel.State(**s), numerics.widen(p, real), t, **hyper)
             new.append([getattr(state, f) for f in fields])
         update = direction.astype(g.dtype)
         if last and p is not None and any(k.reads_old for k in kernels):
             new = _after(add(p, update), new)
-        pairs = (zip(after, before, strict=True) for after, before in zip(new, slots, strict=True))
-        return update, [[x.astype(old.dtype) for x, old in pair] for pair in pairs]
+        olds, structure = jax.tree.flatten(slots)
+        news = [x.astype(old.dtype) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
+        return update, structure.unflatten(news)
 
     apply.__name__ = "_".join(k.name for k in kernels)[:80]
     return jax.jit(apply)
@@ -69,13 +70,3 @@ def _after(first: Array, rest: Any) -> Any:
 def _promotion(g: Array) -> Any:
     """With complex numbers a rule mixes dtypes on purpose: its hyperparameters and second moments are real."""
     return jax.numpy_dtype_promotion("standard") if jnp.iscomplexobj(g) else contextlib.nullcontext()
-
-
-def _widen(x: Any, real: Any) -> Any:
-    """`x` in the dtype that rules compute in: `real`, or complex with parts in `real`."""
-    if x is None:
-        return None
-    x = jnp.asarray(x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        return x.astype(jnp.complex128 if real.itemsize == 8 else jnp.complex64)
-    return x.astype(real)

@@ -8,6 +8,7 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 - dtypes: a rule computes in float32 or wider and sees every array in that dtype; results return to the gradient's
   dtype, and to each slot's own;
 - hyperparameters: numbers are constants of the program, arrays its arguments, schedules are evaluated at the count;
+- numbers of the whole tree that a rule needs, and those that its state keeps: see `reduce` and `Shared`;
 - errors that name the transform and the leaf; name scopes for profiles;
 - speed: one traced function per (rules, shape, dtype), shared by all leaves like it; see `fused`.
 """
@@ -16,20 +17,22 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Concatenate, NamedTuple, ParamSpec
+from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import base, checks, numerics
+from gdjax import base, checks
 from gdjax.base import EmptyState, GradientTransformation, MaskedNode
 from gdjax.fused import fused
 from gdjax.kernel import Kernel
+from gdjax.slots import Moment, Shared, first_moment
 
 P = ParamSpec("P")
 Array = jax.Array
 Hyper = Any  # in a rule a scalar; in the factory made from it a Python number, a scalar array or a schedule
+Reduced = Annotated[Any, "reduced"]  # an argument of a rule that its `reduce` provides: the factory does not have it
 
 
 class ScaleByScheduleState(NamedTuple):
@@ -45,44 +48,14 @@ class ScheduledState(NamedTuple):
     inner_state: Any  # the rule's own state
 
 
-@dataclass(frozen=True)
-class Moment:
-    """A slot shaped like its parameter.
-
-    It has the dtype that the hyperparameter `dtype` names or, where that is None, the parameter's; `wide` makes that
-    at least float32, `real` real. It starts at `fill`, a number or the name of a hyperparameter.
-    """
-
-    dtype: str = ""
-    wide: bool = False
-    real: bool = False
-    fill: str | float = 0.0
-
-    def __call__(self, p: Any, hyper: Mapping[str, Any]) -> Array:
-        dtype = hyper.get(self.dtype)
-        if dtype is None:
-            dtype = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
-            dtype = numerics.at_least_float32(dtype) if self.wide else dtype
-            dtype = numerics.real_dtype(dtype) if self.real else dtype
-        fill: Any = hyper[self.fill] if isinstance(self.fill, str) else self.fill
-        fill = fill(jnp.zeros((), jnp.int32)) if callable(fill) else fill
-        return jnp.full_like(p, fill, dtype=dtype)
-
-
-first_moment = Moment("mu_dtype")
-second_moment = Moment("nu_dtype", wide=True, real=True)
-
-Reducer = Callable[..., Array]  # (updates, params, **extra_args) -> scalar; updates and params are lists of leaves
-
-
 def leafwise(
     State: Any = EmptyState,  # noqa: N803
     *,
     scheduled: Any = None,
     needs_params: bool = False,
     reads_old: bool = False,
-    reduce: Mapping[str, Reducer] | None = None,
-    **slots: Callable[[Any, Mapping[str, Any]], Any],
+    reduce: Callable[..., dict[str, Any]] | None = None,
+    **slots: Shared | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
     """Makes a rule for one array a factory of transforms over trees; the factory takes the rule's hyperparameters.
 
@@ -95,11 +68,13 @@ def leafwise(
       needs_params: the rule reads `p`, so that an update without parameters is an error.
       reads_old: the direction depends on a slot's old value other than through its new one (as in Lion). XLA would copy
         the slot before overwriting it; this makes it write the slot after the parameters instead.
-      reduce: keyword arguments of the rule that are one scalar of the whole tree, each with the function
-        `(updates, params, **extra_args) -> scalar` that computes it from the lists of leaves. In the rule give it a
-        default, so that type checkers do not ask for it in the factory.
-      **slots: for a slot that does not start as `first_moment`, the function `(p, hyperparameters) -> array` that
-        makes it.
+      reduce: what the rule needs of the whole tree, a function `(g, s, p, t, ...) -> dict` of what the rule gets, with
+        lists of leaves, in their own dtypes (see `numerics.widen`), where the rule has one array. Of the hyperparameters
+        and the extra arguments of `update` it gets those that it names; one without a default is required. The entries
+        of its result that name a `Shared` field are the new values of that field, which the rule then finds in `s`; the
+        others are passed to the rule by name, where they are declared as `name: Reduced = None`.
+      **slots: what a field starts as: a `Shared` number; a `Moment` (`first_moment` where the field is not named); or a
+        function `(p, hyperparameters) -> arrays` of one parameter.
 
     The rule must be defined at the top level of a module for its transforms to pickle.
     """
@@ -111,13 +86,13 @@ def leafwise(
             state_class = State if isinstance(State, type) else State(call.arguments)
             part = Leafwise(
                 base.label_of(call), rule, state_class, scheduled or ScaleByScheduleState, needs_params, reads_old,
-                slots, reduce or {}, _numbers(call.arguments),
+                slots, reduce, _numbers(call.arguments),
             )  # fmt: skip
             return base.made_by(call, part)
 
         parameters = list(inspect.signature(rule).parameters.values())[4:]
         factory.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [p for p in parameters if p.name not in (reduce or {})], return_annotation=GradientTransformation
+            [p for p in parameters if p.annotation is not Reduced], return_annotation=GradientTransformation
         )
         return factory
 
@@ -135,15 +110,21 @@ class Leafwise:
     needs_params: bool
     reads_old: bool
     initial: Mapping[str, Callable[..., Any]]
-    reduce: Mapping[str, Reducer]
+    reduce: Callable[..., dict[str, Any]] | None
     hyper: Mapping[str, Any]
 
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)
 
     @functools.cached_property
+    def shared(self) -> tuple[str, ...]:
+        """The fields that are one number for the whole tree."""
+        return tuple(f for f in self.State._fields if isinstance(self.initial.get(f), Shared))
+
+    @functools.cached_property
     def slots(self) -> tuple[str, ...]:
-        return tuple(f for f in self.State._fields if f != "count")
+        """The fields that are trees."""
+        return tuple(f for f in self.State._fields if f != "count" and f not in self.shared)
 
     @functools.cached_property
     def schedules(self) -> Mapping[str, Any]:
@@ -180,7 +161,8 @@ class Leafwise:
         for path, p in paths:
             checks.leaf(self.label, f"params{jax.tree_util.keystr(path)}", p)
         trees = [structure.unflatten([self._slot(f, path, p) for path, p in paths]) for f in self.slots]
-        return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees)
+        numbers: Any = {f: self.initial[f]([p for _, p in paths], self.hyper) for f in self.shared}
+        return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees, numbers)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         updates, (state,) = fused([self], updates, [state], params, extra_args, last=True)
@@ -188,7 +170,7 @@ class Leafwise:
 
     def hyperparams(self, state: Any) -> dict[str, Any]:
         """The hyperparameters in force at the next update, schedules evaluated."""
-        count, _ = self.split(state)
+        count, _, _ = self.split(state)
         return {k: checks.scalar(self.label, k, v(count)) if k in self.schedules else v for k, v in self.hyper.items()}
 
     def sees(self, updates: Any) -> Sequence[bool] | None:
@@ -207,24 +189,22 @@ class Leafwise:
             raise TypeError(f"{self.label}: {where}: {initial.dtype} {slot.dtype} is real, the parameter {dtype}")
         return slot
 
-    def split(self, state: Any) -> tuple[Any, list[Any]]:
-        """The count (None if there is none) and the trees of the slots."""
+    def split(self, state: Any) -> tuple[Any, list[Any], dict[str, Any]]:
+        """The count (None if there is none), the trees of the slots and the shared numbers."""
         checks.state(self.label, state, self.outer)
         inner = state.inner_state if self.outer is ScheduledState else state
-        slots = [getattr(inner, f) for f in self.slots]
-        return (state.count if self.counts else None), slots
+        shared = {f: getattr(inner, f) for f in self.shared}
+        return (state.count if self.counts else None), [getattr(inner, f) for f in self.slots], shared
 
-    def join(self, count: Any, slots: Sequence[Any]) -> Any:
-        trees = dict(zip(self.slots, slots, strict=True))
+    def join(self, count: Any, slots: Sequence[Any], shared: Mapping[str, Any]) -> Any:
+        fields = {**dict(zip(self.slots, slots, strict=True)), **shared}
         if self.outer is ScheduledState:
-            return ScheduledState(count, self.State(**trees))
-        return self.outer(**({"count": count} if self.counts else {}), **trees)
+            return ScheduledState(count, self.State(**fields))
+        return self.outer(**({"count": count} if self.counts else {}), **fields)
 
-    def scalars(self, count: Any, updates: list[Any], params: list[Any], extra_args: dict[str, Any]) -> dict[str, Any]:
-        """The hyperparameters that are not constants, and the rule's reductions."""
-        scheduled = {k: checks.scalar(self.label, k, f(count)) for k, f in self.schedules.items()}
-        reduced = {k: f(updates, params, **extra_args) for k, f in self.reduce.items()}
-        return {**self.arrays, **scheduled, **reduced}
+    def scalars(self, count: Any) -> dict[str, Any]:
+        """The hyperparameters that are not constants."""
+        return {**self.arrays, **{k: checks.scalar(self.label, k, f(count)) for k, f in self.schedules.items()}}
 
 
 def _numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from gdjax.leafwise import Leafwise
 from gdjax.paths import paths_of
 
 
+MaskOrFn = Any  # a tree of booleans, a prefix of the parameters, or a function from the parameters to one
+
+
 class MaskedState(NamedTuple):
     """State of `masked`: that of the inner transform, with `MaskedNode` for every leaf it does not see."""
 
@@ -24,6 +27,9 @@ class PartitionState(NamedTuple):
     """State of `partition`."""
 
     inner_states: Mapping[Hashable, Any]  # label -> MaskedState
+
+
+MultiTransformState = PartitionState
 
 
 @transform
@@ -73,12 +79,12 @@ class MaskedLeafwise(Leafwise):
         seen = _mask_of(self.label, self.mask, updates)
         return jax.tree.leaves(jax.tree.map(lambda m, sub: jax.tree.map(lambda _: m, sub), seen, updates))
 
-    def split(self, state: Any) -> tuple[Any, list[Any]]:
+    def split(self, state: Any) -> Any:
         checks.state(self.label, state, MaskedState)
         return super().split(state.inner_state)
 
-    def join(self, count: Any, slots: Sequence[Any]) -> MaskedState:
-        return MaskedState(super().join(count, slots))
+    def join(self, *parts: Any) -> MaskedState:
+        return MaskedState(super().join(*parts))
 
 
 @transform
@@ -180,6 +186,8 @@ def _check_prefix(label: str, name: str, prefix: Any, tree: Any) -> None:
 
 
 def _hide(seen: Any, tree: Any) -> Any:
+    if not jax.tree.leaves(tree):
+        return tree  # nothing to hide; it may stand for the whole tree of parameters, see `gdjax.tree.map_params`
     return jax.tree.map(lambda m, sub: sub if m else MaskedNode(), seen, tree)
 
 

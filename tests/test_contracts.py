@@ -28,7 +28,7 @@ def is_factory(f: Any) -> bool:
 def test_every_factory_has_a_case():
     factories = {name for name in gdjax.__all__ if is_factory(getattr(gdjax, name))}
     assert len(factories) > 20
-    assert factories - {case.covers for case in CASES} == set(), "transforms without a case in tests/cases.py"
+    assert factories - {case.covers for case in CASES} == set(), "transforms without a case in tests/declared/"
     assert {case.covers for case in CASES} <= set(gdjax.__all__)
     assert set(SAMPLE) <= {case.name for case in CASES}
     assert len({case.name for case in CASES}) == len(CASES)

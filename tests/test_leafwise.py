@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax import EmptyState, ScaleByScheduleState, ScheduledState, TraceState, leafwise
+from gdjax import EmptyState, Reduced, ScaleByScheduleState, ScheduledState, Shared, TraceState, leafwise, numerics
 from gdjax.kernel import kernel_of
-from tests.trees import assert_close, assert_equal, random_tree, steps
+from tests.trees import assert_close, assert_equal, precision, random_tree, signature, steps
 
 PARAMS, GRADIENTS = random_tree(0), [random_tree(seed) for seed in (1, 2, 3)]
 
@@ -111,17 +111,75 @@ def test_names_in_profiles():
 
 
 def test_reductions_see_the_whole_tree():
-    def largest(updates: Any, params: Any, **extra_args: Any) -> Any:
-        assert params == [None] * len(updates) and extra_args == {"value": 2.0}
-        return jnp.max(jnp.stack([jnp.max(jnp.abs(u)) for u in updates]))
+    def largest(g: Any, s: Any, p: Any, t: Any, gain: Any, value: Any) -> Any:
+        assert p == [None] * len(g) and (s, t, gain, value) == (EmptyState(), None, 1.0, 2.0)
+        return {"top": jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in g]))}
 
-    @leafwise(reduce={"top": largest})
-    def normalised(g: Any, s: Any, p: Any, t: Any, *, top: Any) -> Any:
-        return g / top, s
+    @leafwise(reduce=largest)
+    def normalised(g: Any, s: Any, p: Any, t: Any, gain: Any = 1.0, *, top: Reduced = None) -> Any:
+        return gain * g / top, s
 
     u, _ = normalised().update(PARAMS, EmptyState(), value=2.0)
     top = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(PARAMS))
     assert_close(u, jax.tree.map(lambda x: x / top, PARAMS))
+
+
+    with pytest.raises(ValueError, match=r"normalised: this transform needs value=\.\.\.: call update\(updates, state"):
+        normalised().update(PARAMS, EmptyState())
+
+
+class Furthest(NamedTuple):
+    count: Any
+    top: Any
+    start: Any
+
+
+def furthest(g: Any, s: Any, p: Any, t: Any, rate: Any) -> Any:
+    p, start = numerics.widen((p, s.start), s.top.dtype)
+    ours = jnp.max(jnp.stack([jnp.max(jnp.abs(x - y)) for x, y in zip(p, start, strict=True)]))
+    return {"top": jnp.maximum(s.top, rate * ours), "before": s.top}
+
+
+@leafwise(Furthest, reduce=furthest, needs_params=True, top=Shared("first"), start=lambda p, hyper: jnp.asarray(p))
+def distance(g: Any, s: Any, p: Any, t: Any, rate: Any, first: Any = 0.25, *, before: Reduced = None) -> Any:
+    return (s.top - before) * g, s
+
+
+@pytest.mark.parametrize("rate", [2.0, gdjax.constant_schedule(2.0)])
+def test_a_number_of_the_whole_tree_in_the_state(rate: Any):
+    tx = distance(rate)
+    params = {"a": jnp.zeros((2, 3), "bfloat16"), "b": jnp.zeros(4), "int": jnp.arange(3)}
+    g = {"a": jnp.ones((2, 3), "bfloat16"), "b": jnp.ones(4), "int": np.zeros(3, jax.dtypes.float0)}
+    state = tx.init(params)
+    assert (state.top.dtype, float(state.top), state.start["a"].dtype) == (jnp.float32, 0.25, jnp.bfloat16)
+    moved = {**params, "b": jnp.array([0.0, -3.0, 1.0, 0.0])}
+    u, new = tx.update(g, state, moved)
+    assert signature(new) == signature(state) and float(new.top) == 6.0
+    assert_equal({k: u[k] for k in "ab"}, {"a": jnp.full((2, 3), 5.75, "bfloat16"), "b": jnp.full(4, 5.75)})
+    u, new = tx.update(g, new, params)
+    assert float(new.top) == 6.0 and float(u["b"][0]) == 0.0
+    # In double precision with double parameters.
+    with precision("float64"):
+        assert tx.init({"a": jnp.zeros(2, "float64")}).top.dtype == jnp.float64
+
+
+class Sums(NamedTuple):
+    sums: Any  # for each leaf the tuple of its sums along each axis
+
+
+@leafwise(Sums, sums=lambda p, hyper: tuple(jnp.zeros(n) for n in p.shape))
+def sums_along_axes(g: Any, s: Any, p: Any, t: Any) -> Any:
+    axes = range(g.ndim)
+    new = tuple(s.sums[i] + jnp.sum(g, axis=tuple(a for a in axes if a != i)) for i in axes)
+    return g, Sums(new)
+
+
+def test_a_slot_may_be_a_tree():
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones(()), "c": jnp.ones(4, "bfloat16")}
+    _, state = steps(sums_along_axes(), params, [params, params])
+    assert state.sums["b"] == () and len(state.sums["a"]) == 2
+    assert_equal(state.sums["a"], (jnp.full(2, 6.0), jnp.full(3, 4.0)))
+    assert_equal(state.sums["c"], (jnp.full(4, 2.0),))
 
 
 def test_slots_start_as_declared():

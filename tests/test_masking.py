@@ -9,7 +9,7 @@ import pytest
 
 import gdjax
 from gdjax import MaskedNode
-from tests.cases import by_rank, matrices
+from tests.declare import by_rank, matrices
 from tests.trees import assert_close, assert_equal, random_tree, signature, steps
 
 PARAMS = {"w": random_tree(0)["dense"]["kernel"], "b": random_tree(0)["dense"]["bias"]}

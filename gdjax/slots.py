@@ -1,0 +1,64 @@
+"""What the fields of a leaf rule's state start as."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+
+Array = jax.Array
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A slot shaped like its parameter.
+
+    It has the dtype that the hyperparameter `dtype` names or, where that is None, the parameter's; `wide` makes that
+    at least float32, `real` real. It starts at `fill`, a number or the name of a hyperparameter.
+    """
+
+    dtype: str = ""
+    wide: bool = False
+    real: bool = False
+    fill: str | float = 0.0
+
+    def __call__(self, p: Any, hyper: Mapping[str, Any]) -> Array:
+        dtype = hyper.get(self.dtype)
+        if dtype is None:
+            dtype = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
+            dtype = numerics.at_least_float32(dtype) if self.wide else dtype
+            dtype = numerics.real_dtype(dtype) if self.real else dtype
+        return jnp.full_like(p, _start(self.fill, hyper), dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A field of the state that is one number for the whole tree.
+
+    It has the dtype `dtype` or, where that is None, the widest real dtype of the parameters, float32 at least.
+    It starts at `fill`, a number or the name of a hyperparameter.
+    """
+
+    fill: str | float | bool = 0.0
+    dtype: Any = None
+
+    def __call__(self, params: Sequence[Any], hyper: Mapping[str, Any]) -> Array:
+        dtype = numerics.widest_real(params) if self.dtype is None else self.dtype
+        return jnp.asarray(_start(self.fill, hyper)).astype(dtype)
+
+
+def _start(fill: str | float, hyper: Mapping[str, Any]) -> Any:
+    x: Any = hyper[fill] if isinstance(fill, str) else fill
+    return x(jnp.zeros((), jnp.int32)) if callable(x) else x
+
+
+def initial_parameter(p: Any, hyper: Mapping[str, Any]) -> Array:
+    """The parameter that `init` gets, copied so that both can be donated; zeros where that is a shape only."""
+    return jnp.zeros(p.shape, p.dtype) if isinstance(p, jax.ShapeDtypeStruct) else jnp.array(p, copy=True)
+
+
+first_moment = Moment("mu_dtype")
+second_moment = Moment("nu_dtype", wide=True, real=True)

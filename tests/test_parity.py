@@ -1,0 +1,157 @@
+"""Every transform beside its twin in Optax: 50 steps with states, and Optax's state and checkpoint going on here."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+
+import gdjax
+from tests import oracles
+from tests.cases import TWINS
+from tests.declare import Twin
+from tests.support import relaxed
+from tests.trees import assert_equal, is_key, is_shape
+
+STEPS, HANDOVER = 50, 10
+LIBRARIES = {"gdjax": gdjax, "optax": optax}
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+EVERY = pytest.mark.parametrize("twin", TWINS, ids=[twin.name for twin in TWINS])
+
+
+class Run(NamedTuple):
+    params: list[Any]  # after each step
+    state: Any  # after the last
+    before: Any  # arguments of the step after HANDOVER steps: gradients, state, parameters, extra arguments
+    after: Any  # its result: updates, state
+
+
+def problem(twin: Twin) -> tuple[Any, Any]:
+    """Parameters and a noise for every step, exact in float32; one element never has a gradient."""
+    rng = np.random.default_rng(0)
+
+    def draw(lead: tuple[int, ...]) -> Any:
+        sizes = dict(twin.shapes)
+        tree = jax.tree.map(lambda n: rng.normal(size=(*lead, *n)).astype(np.float32), sizes, is_leaf=is_shape)
+        for x in jax.tree.leaves(tree):
+            if x.ndim > len(lead):
+                x.reshape(*lead, -1)[..., 0] = 0
+        return tree
+
+    return draw(()), draw((STEPS,))
+
+
+def loss(params: Any, noise: Any) -> Any:
+    """The function whose gradient `oracles.gradient` is."""
+    pairs = zip(*map(jax.tree.leaves, (params, noise)), strict=True)
+    return sum(np.sum(x**2 / 2 - np.cos(2 * x) / 4 + x * n) for x, n in pairs)
+
+
+@functools.cache
+def run(twin: Twin, library: str, dtype: str) -> Run:
+    tx: Any = twin.make(LIBRARIES[library])
+    start, noise = jax.tree.map(lambda x: x.astype(dtype), problem(twin))
+    names = sorted(twin.extra(0.0, None, None)) if twin.extra else []
+
+    @jax.jit
+    def step(g: Any, state: Any, params: Any, extra: Any) -> Any:
+        updates, state = tx.update(g, state, params, **dict(zip(names, extra, strict=True)))
+        return updates, state, gdjax.apply_updates(params, updates)
+
+    params = jax.tree.map(jnp.asarray, start)
+    state, points, before, after = tx.init(params), [], None, None
+    for t in range(STEPS):
+        n = jax.tree.map(lambda x, t=t: x[t], noise)
+        x = jax.tree.map(np.asarray, params)
+        g = jax.tree.map(lambda x, n: np.asarray(oracles.gradient(x, n), dtype), x, n)
+        value = sum(
+            np.sum(x**2 / 2 - np.cos(2 * x) / 4 + x * n) for x, n in zip(*map(jax.tree.leaves, (x, n)), strict=True)
+        )
+        extra = twin.extra(np.asarray(value, dtype), g, x) if twin.extra else {}
+        args = g, state, params, [extra[name] for name in names]
+        updates, state, params = step(*args)
+        if t == HANDOVER:
+            before, after = (g, args[1], args[2], extra), (updates, state)
+        points.append(params)
+    return Run(jax.tree.map(np.asarray, points), state, before, after)
+
+
+def trajectory(twin: Twin, library: str, dtype: str) -> Run:
+    with oracles.precision(dtype):
+        if library == "gdjax":
+            return run(twin, library, dtype)
+        with relaxed():
+            return run(twin, library, dtype)
+
+
+def tolerance(twin: Twin, dtype: str) -> dict[str, float]:
+    rtol = twin.rtol if dtype == "float32" else twin.rtol64
+    return {"rtol": rtol, "atol": rtol}
+
+
+def assert_same_state(got: Any, want: Any, where: str = "state", **tolerance: float) -> None:
+    """The same classes, fields, keys and lengths, and close numbers."""
+    if hasattr(want, "_fields"):
+        assert (type(got).__name__, got._fields) == (type(want).__name__, want._fields), where
+        for name in want._fields:
+            assert_same_state(getattr(got, name), getattr(want, name), f"{where}.{name}", **tolerance)
+    elif isinstance(want, dict):
+        assert set(got) == set(want), where
+        for key in want:
+            assert_same_state(got[key], want[key], f"{where}[{key!r}]", **tolerance)
+    elif isinstance(want, tuple | list):
+        assert len(got) == len(want), where
+        for i, (x, y) in enumerate(zip(got, want, strict=True)):
+            assert_same_state(x, y, f"{where}[{i}]", **tolerance)
+    elif want is None:
+        assert got is None, where
+    else:
+        x, y = (np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in (got, want))
+        assert x.shape == y.shape, where
+        np.testing.assert_allclose(x, y, err_msg=where, **tolerance)
+
+
+@DTYPES
+@EVERY
+def test_fifty_steps(twin: Twin, dtype: str):
+    got, want = (trajectory(twin, library, dtype) for library in LIBRARIES)
+    for t, (x, y) in enumerate(zip(got.params, want.params, strict=True), start=1):
+        for path, a in jax.tree_util.tree_leaves_with_path(x):
+            b = dict(jax.tree_util.tree_leaves_with_path(y))[path]
+            where = f"after step {t}: params{jax.tree_util.keystr(path)}"
+            np.testing.assert_allclose(a, b, err_msg=where, **tolerance(twin, dtype))
+            assert a.dtype == b.dtype
+    if not twin.reset:
+        assert_same_state(got.state, want.state, **tolerance(twin, dtype))
+
+
+@DTYPES
+@EVERY
+def test_a_state_of_optax_goes_on_here(twin: Twin, dtype: str):
+    if twin.reset:
+        return
+    want = trajectory(twin, "optax", dtype)
+    g, state, params, extra = want.before
+    with oracles.precision(dtype):
+        updates, new = twin.make(gdjax).update(g, state, params, **extra)
+    for x, y in zip(*map(jax.tree.leaves, (updates, want.after[0])), strict=True):
+        np.testing.assert_allclose(x, y, **tolerance(twin, dtype))
+    assert_same_state(new, want.after[1], **tolerance(twin, dtype))
+
+
+@EVERY
+def test_a_checkpoint_of_optax_goes_on_here(twin: Twin, tmp_path: Any):
+    if twin.reset:
+        return
+    g, state, params, extra = trajectory(twin, "optax", "float32").before
+    tx: Any = twin.make(gdjax)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "state", tx.init(params))
+    assert jax.tree.structure(restored) == jax.tree.structure(tx.init(params))
+    assert_equal(tx.update(g, restored, params, **extra)[0], tx.update(g, state, params, **extra)[0])
