@@ -18,13 +18,19 @@ import gdjax
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# From the ground up. A module imports from the rungs below its own, never from its own or a higher one.
-LADDER = (
-    "values checks base numerics tree updates curves piecewise schedules kernel fused leafwise combine paths masking "
-    "inject transforms/* optimizers/* differences gradients progress descent __init__"
-).split()
-# The exceptions within a folder: a method built on another one's file, as {"optimizers/child": {"optimizers/parent"}}.
-PARENTS: dict[str, set[str]] = {}
+# From the ground up. A module imports from the rungs below its own, never from its own or a higher one. `folder/*` is
+# what a folder has beside the files named.
+LADDER = """
+values checks base numerics tree/norms tree/* updates linear_algebra
+schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
+slots kernel fused leafwise combine paths masking inject
+transforms/scaling transforms/decay transforms/momentum transforms/*
+linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*
+optimizers/adam optimizers/sgd optimizers/*
+differences gradients second_order projections losses/parts losses/*
+assignment perturbations microbatching experimental/* progress descent
+contrib tree_utils __init__
+""".split()
 # What a function may import when it is called; everything else is imported at the top of the file.
 OPTIONAL = {"optax"}
 LONGEST = 250
@@ -37,15 +43,15 @@ OPTIMIZERS = [module for module in MODULES if module.startswith("optimizers/")]
 
 
 def rung(module: str) -> str:
-    """The entry of `LADDER` that `module` belongs to."""
-    return module.rpartition("/")[0] + "/*" if "/" in module else module
+    """The entry of `LADDER` that `module` belongs to: its own, or that of its folder."""
+    return module if module in LADDER or "/" not in module else module.rpartition("/")[0] + "/*"
 
 
 def module_of(name: str) -> str:
-    """The module that a dotted import reaches: its longest part that is a file, or the package itself."""
+    """The module that a dotted import reaches: its longest part that is a file or a folder, or the package itself."""
     parts = name.split(".")[1:]
-    found = ("/".join(parts[:n]) for n in range(len(parts), 0, -1))
-    return next((module for module in found if module in MODULES), "__init__")
+    found = (m for n in range(len(parts), 0, -1) for m in ["/".join(parts[:n]), "/".join([*parts[:n], "__init__"])])
+    return next((module for module in found if module in TREES), "__init__")
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -90,8 +96,7 @@ def test_imports_go_down():
                 wrong.append(f"gdjax/{module}.py:{line}: relative import {name}")
             elif name.split(".")[0] == "gdjax":
                 other = module_of(name)
-                down = rung(other) in LADDER and LADDER.index(rung(other)) < LADDER.index(rung(module))
-                if not (down or other in PARENTS.get(module, ())):
+                if not (rung(other) in LADDER and LADDER.index(rung(other)) < LADDER.index(rung(module))):
                     wrong.append(f"gdjax/{module}.py:{line}: imports {other}, which is not below it")
     assert wrong == []
 
@@ -120,9 +125,32 @@ def test_init_only_reexports():
     assert logic == []
 
 
-def test_folders_reexport_nothing():
-    # A function bound in a folder's __init__ would shadow the module of the same name.
-    assert [module for module in FOLDERS if not all(map(is_docstring, TREES[module].body))] == []
+def reached(module: str) -> set[str]:
+    """The modules that importing `module` imports, directly or not."""
+    found, todo = set(), [module]
+    while todo:
+        new = {module_of(name) for _, name in imports(TREES[todo.pop()]) if name.split(".")[0] == "gdjax"} - found
+        found |= new - {"__init__"}
+        todo += sorted(new - {"__init__"})
+    return found
+
+
+@pytest.mark.parametrize("folder", [module for module in FOLDERS if module != "__init__"])
+def test_a_folder_is_a_list(folder):
+    path = folder.removesuffix("__init__")
+    body = [node for node in TREES[folder].body if not (is_docstring(node) or isinstance(node, ast.ImportFrom))]
+    assert [
+        ast.unparse(n) for n in body if not (isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__")
+    ] == []
+    bound = {a.asname or a.name for n in TREES[folder].body if isinstance(n, ast.ImportFrom) for a in n.names}
+    listed = [name for node in body if isinstance(node, ast.Assign) for name in ast.literal_eval(node.value)]
+    assert listed == sorted(bound)
+    # A function bound there would shadow the module of the same name.
+    modules = {module.removeprefix(path) for module in MODULES if module.startswith(path)}
+    assert bound & modules == (bound if folder.startswith("experimental") else set())
+    # Importing a file of the folder runs its list first: what the list imports from elsewhere must not need the folder.
+    elsewhere = {m for _, name in imports(TREES[folder]) if not (m := module_of(name)).startswith(path)}
+    assert {m for e in elsewhere for m in reached(e) if m.startswith(path)} == set()
 
 
 def test_all_names_what_is_exported():

@@ -1,0 +1,30 @@
+"""Whole programs of the kinds that Optax's examples show: what runs with Optax runs here, to the same numbers."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import gdjax
+from tests.programs import problems, training
+from tests.support import relaxed
+
+
+def programs(module: Any) -> list[Any]:
+    """The public functions that take `optax`, and only that."""
+    found = inspect.getmembers(module, inspect.isfunction)
+    return [pytest.param(f, id=name) for name, f in found if list(inspect.signature(f).parameters) == ["optax"]]
+
+
+@pytest.mark.parametrize("program", [p for m in (training, problems) for p in programs(m) if p.id != "loss_fn"])
+def test_runs_with_either_library(program: Callable[[Any], dict[str, Any]]):
+    with relaxed():
+        wanted = program(optax)
+        got = program(gdjax)
+    for path, x in jax.tree_util.tree_leaves_with_path(got):
+        y = dict(jax.tree_util.tree_leaves_with_path(wanted))[path]
+        np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-4, err_msg=jax.tree_util.keystr(path))

@@ -1,0 +1,124 @@
+"""The surface of Optax: every public name is here, with the same arguments, defaults and fields."""
+
+import importlib
+import inspect
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import optax
+import pytest
+
+import gdjax
+
+MODULES = (
+    "assignment contrib losses microbatching perturbations projections schedules second_order "
+    "transforms tree tree_utils"
+).split()
+
+# What is meant to differ, with the reason.
+NAMES: dict[str, str] = {}
+SIGNATURES: dict[str, str] = {}
+
+
+def public(module: ModuleType) -> dict[str, Any]:
+    found = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
+    if hasattr(module, "__all__"):
+        found = {name: x for name, x in found.items() if name in module.__all__}
+    return {name: x for name, x in found.items() if not inspect.ismodule(x) and belongs(x, module)}
+
+
+def belongs(x: Any, module: ModuleType) -> bool:
+    """Whether `x` is Optax's own, not something that a module without a list imported: numpy's, typing's."""
+    return getattr(x, "__module__", module.__name__).split(".")[0] == "optax" or module.__name__ == "optax"
+
+
+def surface() -> list[tuple[str, Any]]:
+    rows = list(public(optax).items())
+    for dotted in MODULES:
+        theirs = importlib.import_module(f"optax.{dotted}")
+        rows += [(f"{dotted}.{name}", x) for name, x in public(theirs).items()]
+    aggregating = public(optax.experimental.aggregating)  # a private module under a public name
+    return rows + [(f"experimental.aggregating.{name}", x) for name, x in aggregating.items()]
+
+
+def ours(name: str) -> Any:
+    """The object of that dotted name in gdjax; None where there is none."""
+    x: Any = gdjax
+    for part in name.split("."):
+        x = getattr(x, part, None)
+    return x
+
+
+SURFACE = surface()
+EVERY = pytest.mark.parametrize(("name", "theirs"), SURFACE, ids=[name for name, _ in SURFACE])
+
+
+def test_there_is_a_surface():
+    assert len(SURFACE) > 400
+    assert set(NAMES) | set(SIGNATURES) <= {name for name, _ in SURFACE}
+
+
+@pytest.mark.parametrize("dotted", MODULES)
+def test_modules_answer_to_the_same_names(dotted: str):
+    assert ours(dotted) is importlib.import_module(f"gdjax.{dotted}")
+
+
+@EVERY
+def test_name_is_here(name: str, theirs: Any):
+    assert (ours(name) is None) == (name in NAMES)
+
+
+def same_default(a: Any, b: Any) -> bool:
+    if callable(a) and callable(b):
+        return getattr(a, "__name__", a) == getattr(b, "__name__", b)
+    if isinstance(a, np.ndarray) or hasattr(a, "shape"):
+        return np.array_equal(a, b)
+    if type(b).__module__.startswith("optax"):
+        return type(a).__name__ == type(b).__name__  # a transform, a distribution
+    return a is b or a == b or str(a) == str(b)
+
+
+def difference(mine: inspect.Signature, theirs: inspect.Signature) -> str:
+    """How a call that fits `theirs` may not fit `mine`; empty where every one does."""
+    a, b = list(mine.parameters.values()), list(theirs.parameters.values())
+    positional = [[p.name for p in ps if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)] for ps in (a, b)]
+    if positional[0][: len(positional[1])] != positional[1]:
+        return f"positional arguments {positional[0]}, in Optax {positional[1]}"
+    known = {p.name: p for p in a}
+    for p in b:
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            if not any(q.kind == p.kind for q in a):
+                return f"no {p}"
+        elif p.name not in known:
+            return f"no argument {p.name}"
+        elif not same_default(known[p.name].default, p.default):
+            return f"{p.name} is {known[p.name].default!r} by default, in Optax {p.default!r}"
+    wanted = {p.name for p in b}
+    extra = [p.name for p in a if p.name not in wanted and p.default is p.empty and "VAR" not in p.kind.name]
+    return f"arguments {extra} without default" if extra else ""
+
+
+def signature(x: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(x)
+    except (TypeError, ValueError):
+        return None
+
+
+@EVERY
+def test_fields_and_signature(name: str, theirs: Any):
+    mine = ours(name)
+    if mine is None:
+        assert name in NAMES
+        return
+    if hasattr(theirs, "_fields"):
+        found = "" if mine._fields == theirs._fields else f"fields {mine._fields}, in Optax {theirs._fields}"
+    elif inspect.isclass(theirs) and not inspect.isclass(mine) or signature(theirs) is None:
+        found = ""  # a type alias, or a protocol
+    else:
+        assert callable(mine) == callable(theirs)
+        theirs_signature, mine_signature = signature(theirs), signature(mine)
+        assert theirs_signature is not None and mine_signature is not None
+        found = difference(mine_signature, theirs_signature)
+    assert bool(found) == (name in SIGNATURES), found or "listed as different, and is not"
