@@ -1,17 +1,41 @@
 """Gradient descent for JAX: optimizers as pure `(init, update)` pairs over pytrees, composed with `chain`."""
 
+from gdjax import (
+    assignment,
+    contrib,
+    experimental,
+    losses,
+    microbatching,
+    perturbations,
+    projections,
+    schedules,
+    second_order,
+    transforms,
+    tree,
+    tree_utils,
+)
 from gdjax.base import (
+    AdaptiveGradClipState,
+    AddDecayedWeightsState,
+    ClipByGlobalNormState,
+    ClipState,
     EmptyState,
     GradientTransformation,
     GradientTransformationExtraArgs,
     MaskedNode,
+    NonNegativeParamsState,
     OptState,
     Params,
     ScalarOrSchedule,
+    ScaleByTrustRatioState,
+    ScaleState,
     Schedule,
+    TransformInitFn,
+    TransformUpdateExtraArgsFn,
     TransformUpdateFn,
     Updates,
     identity,
+    init_empty_state,
     set_to_zero,
     stateless,
     stateless_with_tree_map,
@@ -23,22 +47,47 @@ from gdjax.gradients import check_gradients, numerical_gradient
 from gdjax.inject import (
     InjectHyperparamsState,
     InjectStatefulHyperparamsState,
+    StatefulSchedule,
     WrappedSchedule,
     WrappedScheduleState,
     get_hyperparams,
     inject_hyperparams,
+    inject_stateful_hyperparams,
 )
-from gdjax.leafwise import (
-    Hyper,
-    Moment,
-    ScaleByScheduleState,
-    ScheduledState,
-    first_moment,
-    leafwise,
-    second_moment,
+from gdjax.leafwise import Hyper, Reduced, ScaleByScheduleState, ScheduledState, leafwise
+from gdjax.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
+from gdjax.linesearch.backtracking import (
+    BacktrackingLinesearchInfo,
+    ScaleByBacktrackingLinesearchState,
+    scale_by_backtracking_linesearch,
+)
+from gdjax.linesearch.values import value_and_grad_from_state
+from gdjax.linesearch.zoom import ScaleByZoomLinesearchState, ZoomLinesearchInfo, scale_by_zoom_linesearch
+from gdjax.losses import (
+    convex_kl_divergence,
+    cosine_distance,
+    cosine_similarity,
+    ctc_loss,
+    ctc_loss_with_forward_probs,
+    generalized_kl_divergence,
+    hinge_loss,
+    huber_loss,
+    kl_divergence,
+    l2_loss,
+    log_cosh,
+    ntxent,
+    safe_softmax_cross_entropy,
+    sigmoid_binary_cross_entropy,
+    sigmoid_focal_loss,
+    smooth_labels,
+    softmax_cross_entropy,
+    softmax_cross_entropy_with_integer_labels,
+    squared_error,
 )
 from gdjax.masking import (
     MaskedState,
+    MaskOrFn,
+    MultiTransformState,
     PartitionState,
     freeze,
     masked,
@@ -46,9 +95,50 @@ from gdjax.masking import (
     partition,
     selective_transform,
 )
+from gdjax.microbatching import microbatch
+from gdjax.numerics import safe_increment, safe_int32_increment, safe_norm, safe_root_mean_squares
+from gdjax.optimizers.acprop import acprop, scale_by_acprop
+from gdjax.optimizers.adabelief import ScaleByBeliefState, adabelief, scale_by_belief
+from gdjax.optimizers.adadelta import ScaleByAdaDeltaState, adadelta, scale_by_adadelta
+from gdjax.optimizers.adafactor import FactoredState, adafactor, scale_by_factored_rms
 from gdjax.optimizers.adagrad import ScaleByRssState, adagrad, scale_by_rss
-from gdjax.optimizers.adam import ScaleByAdamState, adam, adamw, scale_by_adam
+from gdjax.optimizers.adam import ScaleByAdamState, adam, adamw, nadam, nadamw, scale_by_adam
+from gdjax.optimizers.adamax import adamax, adamaxw, scale_by_adamax
+from gdjax.optimizers.adan import ScaleByAdanState, adan, scale_by_adan
+from gdjax.optimizers.ademamix import (
+    ScaleByAdemamixState,
+    ScaleBySimplifiedAdEMAMixState,
+    ademamix,
+    scale_by_ademamix,
+    scale_by_simplified_ademamix,
+    simplified_ademamix,
+)
+from gdjax.optimizers.adopt import adopt, scale_by_adopt
+from gdjax.optimizers.amsgrad import ScaleByAmsgradState, amsgrad, scale_by_amsgrad
+from gdjax.optimizers.cocob import COCOBState, cocob, scale_by_cocob
+from gdjax.optimizers.dadaptation import DAdaptAdamWState, ProdigyState, dadapt_adamw, prodigy
+from gdjax.optimizers.dog import DoGState, DoWGState, dog, dowg, scale_by_dog, scale_by_dowg
+from gdjax.optimizers.dpsgd import dpsgd
+from gdjax.optimizers.fromage import fromage
+from gdjax.optimizers.galore import GaLoreDimensionNumbers, GaLoreState, galore, scale_by_galore
+from gdjax.optimizers.lamb import lamb
+from gdjax.optimizers.lars import lars
+from gdjax.optimizers.lbfgs import ScaleByLBFGSState, lbfgs, scale_by_lbfgs
 from gdjax.optimizers.lion import ScaleByLionState, lion, scale_by_lion
+from gdjax.optimizers.madgrad import MadgradState, madgrad, scale_by_madgrad
+from gdjax.optimizers.mechanic import MechanicState, mechanize
+from gdjax.optimizers.momo import MomoAdamState, MomoState, momo, momo_adam
+from gdjax.optimizers.muon import MuonDimensionNumbers, MuonState, muon, scale_by_muon
+from gdjax.optimizers.novograd import ScaleByNovogradState, novograd, scale_by_novograd
+from gdjax.optimizers.optimistic import (
+    ScaleByOptimisticGradientState,
+    optimistic_adam,
+    optimistic_adam_v2,
+    optimistic_gradient_descent,
+    scale_by_optimistic_gradient,
+)
+from gdjax.optimizers.polyak import polyak_sgd, scale_by_polyak
+from gdjax.optimizers.radam import radam, scale_by_radam
 from gdjax.optimizers.rmsprop import (
     ScaleByRmsState,
     ScaleByRmsWithCountState,
@@ -58,122 +148,149 @@ from gdjax.optimizers.rmsprop import (
     scale_by_rms,
     scale_by_stddev,
 )
+from gdjax.optimizers.rprop import ScaleByRpropState, rprop, scale_by_rprop
+from gdjax.optimizers.sam import NormalizeState, SAMState, normalize, sam
+from gdjax.optimizers.schedule_free import (
+    ScheduleFreeState,
+    schedule_free,
+    schedule_free_adamw,
+    schedule_free_eval_params,
+    schedule_free_sgd,
+)
 from gdjax.optimizers.sgd import nesterov_point, noisy_sgd, perturbed_gradient_descent, sgd
+from gdjax.optimizers.sign_sgd import scale_by_sign, sign_sgd, signum
+from gdjax.optimizers.sm3 import ScaleBySM3State, scale_by_sm3, sm3
+from gdjax.optimizers.sophia import SophiaState, scale_by_sophia, sophia
+from gdjax.optimizers.yogi import scale_by_yogi, yogi
 from gdjax.paths import label_by_path, mask_by_path
-from gdjax.piecewise import join_schedules, piecewise_constant_schedule, piecewise_interpolate_schedule
+from gdjax.perturbations import multi_normal
 from gdjax.progress import Progress
 from gdjax.schedules import (
     constant_schedule,
     cosine_decay_schedule,
+    cosine_onecycle_schedule,
+    cyclic_schedule,
     exponential_decay,
+    inverse_sqrt_schedule,
+    join_schedules,
+    linear_onecycle_schedule,
     linear_schedule,
+    piecewise_constant_schedule,
+    piecewise_interpolate_schedule,
     polynomial_schedule,
+    power_schedule,
+    rex_schedule,
+    sgdr_schedule,
     warmup_constant_schedule,
     warmup_cosine_decay_schedule,
     warmup_exponential_decay_schedule,
+    warmup_linear_decay_schedule,
+    warmup_stable_decay_schedule,
 )
-from gdjax.transforms.clipping import clip, clip_by_global_norm
+from gdjax.slots import Moment, Shared, first_moment, second_moment
+from gdjax.transforms.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
+from gdjax.transforms.averaging import EmaState, LookaheadParams, LookaheadState, ema, lookahead
+from gdjax.transforms.centring import centralize
+from gdjax.transforms.clipping import NormalizeState, clip, clip_by_block_rms, clip_by_global_norm, normalize
+from gdjax.transforms.complex_numbers import SplitRealAndImaginaryState, split_real_and_imaginary
+from gdjax.transforms.constraints import ZeroNansState, keep_params_nonnegative, zero_nans
+from gdjax.transforms.curvature import HutchinsonState, hutchinson_estimator_diag_hessian
 from gdjax.transforms.decay import WeightDecaySchedule, add_decayed_weights
+from gdjax.transforms.distance import ScaleByDistanceOverGradientsState, scale_by_distance_over_gradients
+from gdjax.transforms.guards import (
+    ApplyIfFiniteState,
+    ConditionallyMaskState,
+    ConditionallyTransformState,
+    ConditionFn,
+    apply_if_finite,
+    conditionally_mask,
+    conditionally_transform,
+)
+from gdjax.transforms.layouts import flatten, with_extra_args_support
 from gdjax.transforms.momentum import TraceState, trace
+from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from gdjax.transforms.noise import AddNoiseState, EscapeSaddlesState, add_noise, escape_saddles
+from gdjax.transforms.plateau import ReduceLROnPlateauState, reduce_on_plateau
+from gdjax.transforms.privacy import (
+    DifferentiallyPrivateAggregateState,
+    differentially_private_aggregate,
+    per_example_global_norm_clip,
+    per_example_layer_norm_clip,
+)
 from gdjax.transforms.scaling import scale, scale_by_learning_rate, scale_by_schedule
-from gdjax.tree import global_norm
-from gdjax.updates import apply_updates, incremental_update
+from gdjax.transforms.skipping import ShouldSkipUpdateFunction, skip_large_updates, skip_not_finite
+from gdjax.transforms.trust_ratio import (
+    normalize_by_update_norm,
+    scale_by_param_block_norm,
+    scale_by_param_block_rms,
+    scale_by_trust_ratio,
+)
+from gdjax.transforms.unitwise import adaptive_grad_clip, unitwise_clip, unitwise_norm
+from gdjax.tree import bias_correction, global_norm, update_infinity_moment, update_moment, update_moment_per_elem_norm
+from gdjax.tree import map_params as tree_map_params
+from gdjax.tree.arithmetic import scale_gradient
+from gdjax.updates import apply_updates, incremental_update, periodic_update
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "AddNoiseState",
-    "EmptyState",
-    "EscapeSaddlesState",
-    "GradientTransformation",
-    "GradientTransformationExtraArgs",
-    "Hyper",
-    "InjectHyperparamsState",
-    "InjectStatefulHyperparamsState",
-    "MaskedNode",
-    "MaskedState",
-    "MinimizeResult",
-    "Moment",
-    "NonFiniteError",
-    "OptState",
-    "Params",
-    "PartitionState",
-    "Progress",
-    "ScalarOrSchedule",
-    "ScaleByAdamState",
-    "ScaleByLionState",
-    "ScaleByRStdDevState",
-    "ScaleByRStdDevWithCountState",
-    "ScaleByRmsState",
-    "ScaleByRmsWithCountState",
-    "ScaleByRssState",
-    "ScaleByScheduleState",
-    "Schedule",
-    "ScheduledState",
-    "TraceState",
-    "TransformUpdateFn",
-    "Updates",
-    "WeightDecaySchedule",
-    "WrappedSchedule",
-    "WrappedScheduleState",
-    "adagrad",
-    "adam",
-    "adamw",
-    "add_decayed_weights",
-    "add_noise",
-    "apply_updates",
-    "chain",
-    "check_gradients",
-    "clip",
-    "clip_by_global_norm",
-    "constant_schedule",
-    "cosine_decay_schedule",
-    "escape_saddles",
-    "exponential_decay",
-    "first_moment",
-    "freeze",
-    "get_hyperparams",
-    "global_norm",
-    "identity",
-    "incremental_update",
-    "inject_hyperparams",
-    "join_schedules",
-    "label_by_path",
-    "leafwise",
-    "linear_schedule",
-    "lion",
-    "mask_by_path",
-    "masked",
-    "minimize",
-    "multi_transform",
-    "named_chain",
-    "nesterov_point",
-    "noisy_sgd",
-    "numerical_gradient",
-    "partition",
-    "perturbed_gradient_descent",
-    "piecewise_constant_schedule",
-    "piecewise_interpolate_schedule",
-    "polynomial_schedule",
-    "rmsprop",
-    "scale",
-    "scale_by_adam",
-    "scale_by_learning_rate",
-    "scale_by_lion",
-    "scale_by_rms",
-    "scale_by_rss",
-    "scale_by_schedule",
-    "scale_by_stddev",
-    "second_moment",
-    "selective_transform",
-    "set_to_zero",
-    "sgd",
-    "stateless",
-    "stateless_with_tree_map",
-    "trace",
-    "transform",
-    "warmup_constant_schedule",
-    "warmup_cosine_decay_schedule",
-    "warmup_exponential_decay_schedule",
-]
+    "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "ApplyEvery", "ApplyIfFiniteState",
+    "BacktrackingLinesearchInfo", "COCOBState", "ClipByGlobalNormState", "ClipState", "ConditionFn",
+    "ConditionallyMaskState", "ConditionallyTransformState", "DAdaptAdamWState",
+    "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState", "EmaState", "EmptyState", "EscapeSaddlesState",
+    "FactoredState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
+    "GradientTransformationExtraArgs", "HutchinsonState", "Hyper", "InjectHyperparamsState",
+    "InjectStatefulHyperparamsState", "LookaheadParams", "LookaheadState", "MadgradState", "MaskOrFn", "MaskedNode",
+    "MaskedState", "MechanicState", "MinimizeResult", "Moment", "MomoAdamState", "MomoState", "MonitorState",
+    "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState", "NonFiniteError",
+    "NonNegativeParamsState", "NormalizeState", "OptState", "Params", "PartitionState", "ProdigyState", "Progress",
+    "ReduceLROnPlateauState", "Reduced", "SAMState", "ScalarOrSchedule", "ScaleByAdaDeltaState", "ScaleByAdamState",
+    "ScaleByAdanState", "ScaleByAdemamixState", "ScaleByAmsgradState", "ScaleByBacktrackingLinesearchState",
+    "ScaleByBeliefState", "ScaleByDistanceOverGradientsState", "ScaleByLBFGSState", "ScaleByLionState",
+    "ScaleByNovogradState", "ScaleByOptimisticGradientState", "ScaleByRStdDevState", "ScaleByRStdDevWithCountState",
+    "ScaleByRmsState", "ScaleByRmsWithCountState", "ScaleByRpropState", "ScaleByRssState", "ScaleBySM3State",
+    "ScaleByScheduleState", "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState",
+    "ScaleByZoomLinesearchState", "ScaleState", "Schedule", "ScheduleFreeState", "ScheduledState", "Shared",
+    "ShouldSkipUpdateFunction", "SnapshotState", "SophiaState", "SplitRealAndImaginaryState", "StatefulSchedule",
+    "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates",
+    "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "ZeroNansState", "ZoomLinesearchInfo",
+    "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
+    "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad", "apply_every",
+    "apply_if_finite", "apply_updates", "assignment", "bias_correction", "centralize", "chain", "check_gradients",
+    "clip", "clip_by_block_rms", "clip_by_global_norm", "cocob", "conditionally_mask", "conditionally_transform",
+    "constant_schedule", "contrib", "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance",
+    "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule",
+    "dadapt_adamw", "differentially_private_aggregate", "dog", "dowg", "dpsgd", "ema", "escape_saddles",
+    "experimental", "exponential_decay", "first_moment", "flatten", "freeze", "fromage", "galore",
+    "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
+    "hutchinson_estimator_diag_hessian", "identity", "incremental_update", "init_empty_state", "inject_hyperparams",
+    "inject_stateful_hyperparams", "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative",
+    "kl_divergence", "l2_loss", "label_by_path", "lamb", "lars", "lbfgs", "leafwise", "linear_onecycle_schedule",
+    "linear_schedule", "lion", "log_cosh", "lookahead", "losses", "madgrad", "mask_by_path", "masked",
+    "matrix_inverse_pth_root", "measure_with_ema", "mechanize", "microbatch", "microbatching", "minimize", "momo",
+    "momo_adam", "monitor", "multi_normal", "multi_transform", "muon", "nadam", "nadamw", "named_chain",
+    "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm", "novograd", "ntxent",
+    "numerical_gradient", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "partition",
+    "per_example_global_norm_clip", "per_example_layer_norm_clip", "periodic_update", "perturbations",
+    "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "polyak_sgd",
+    "polynomial_schedule", "power_iteration", "power_schedule", "prodigy", "projections", "radam",
+    "reduce_on_plateau", "rex_schedule", "rmsprop", "rprop", "safe_increment", "safe_int32_increment", "safe_norm",
+    "safe_root_mean_squares", "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop", "scale_by_adadelta",
+    "scale_by_adam", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad",
+    "scale_by_backtracking_linesearch", "scale_by_belief", "scale_by_cocob", "scale_by_distance_over_gradients",
+    "scale_by_dog", "scale_by_dowg", "scale_by_factored_rms", "scale_by_galore", "scale_by_lbfgs",
+    "scale_by_learning_rate", "scale_by_lion", "scale_by_madgrad", "scale_by_muon", "scale_by_novograd",
+    "scale_by_optimistic_gradient", "scale_by_param_block_norm", "scale_by_param_block_rms", "scale_by_polyak",
+    "scale_by_radam", "scale_by_rms", "scale_by_rprop", "scale_by_rss", "scale_by_schedule", "scale_by_sign",
+    "scale_by_simplified_ademamix", "scale_by_sm3", "scale_by_sophia", "scale_by_stddev", "scale_by_trust_ratio",
+    "scale_by_yogi", "scale_by_zoom_linesearch", "scale_gradient", "schedule_free", "schedule_free_adamw",
+    "schedule_free_eval_params", "schedule_free_sgd", "schedules", "second_moment", "second_order",
+    "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "sigmoid_binary_cross_entropy",
+    "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite",
+    "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
+    "sophia", "split_real_and_imaginary", "squared_error", "stateless", "stateless_with_tree_map", "trace",
+    "transform", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
+    "update_infinity_moment", "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state",
+    "warmup_constant_schedule", "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule",
+    "warmup_linear_decay_schedule", "warmup_stable_decay_schedule", "with_extra_args_support", "yogi", "zero_nans",
+]  # fmt: skip

@@ -53,7 +53,6 @@ DOMAINS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "clipping": _SIZE,
     "l2_norm_clip": _SIZE,
     "noise_multiplier": _SIZE,
-    "clip_threshold": _BOUND,
     "update_interval": ("at least 1", lambda x: x >= 1),
     "update_proj_gap": ("at least 1", lambda x: x >= 1),
     "muon.beta": _DECAY,
@@ -95,7 +94,6 @@ DOMAINS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "epsilon": _SIZE,
     "adafactor.decay_rate": _SIZE,
     "scale_by_factored_rms.decay_rate": _SIZE,
-    "clipping_threshold": _BOUND,
     "weight_decay_rate": _SIZE,
 }
 RESTORE = "restored from a checkpoint, give the restorer init(params) as its target"
@@ -234,11 +232,10 @@ def scalar(label: str, name: str, value: Any) -> Any:
 
 def extra(label: str, name: str, value: Any) -> Any:
     """An extra argument of `update`, of any real type, as a scalar array."""
-    x = None if value is None else jnp.asarray(value)
-    if x is None or x.shape != ():
-        got = "None" if x is None else f"shape {x.shape}"
-        raise ValueError(f"{label}: {name} must be a scalar, got {got}: call update(updates, state, params, {name}=...)")
-    return x
+    if value is None or jnp.shape(value):
+        got = "None" if value is None else f"shape {jnp.shape(value)}"
+        raise ValueError(f"{label}: {name} must be a scalar, got {got}; call update(..., params, {name}=...)")
+    return jnp.asarray(value)
 
 
 def _paths(tree: Any) -> list[str]:

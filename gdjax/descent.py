@@ -69,7 +69,7 @@ def minimize(
         of it and anything else.
       params: any pytree of arrays; integer leaves stay as they are.
       tx: anything with `init` and `update`, Optax's transforms included. An `update` that takes extra arguments gets
-        `value` and `grad`.
+        `value`, `grad` and `value_fn`, the loss as a function of the parameters on the same batch.
       steps: the most updates to make.
       data: batches. What can be iterated again, such as a list, is when it ends; an iterator that ends ends the run.
         Up to 100 batches may be drawn after the step that a tolerance stops at.
@@ -132,11 +132,11 @@ def _step(
     loss_fn: Callable[..., Any], tx: Any, has_aux: bool, grad_tol: float | None, loss_tol: float | None
 ) -> Callable[..., Any]:
     """The function to compile; it makes new parameters in place of `last_good`, the old ones being `params`."""
-    value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux, allow_int=True)
+    f = loss_fn if has_aux else lambda p, *batch: (loss_fn(p, *batch), None)
+    value_and_grad = jax.value_and_grad(f, has_aux=True, allow_int=True)
 
     def step(last_good: Params, state: OptState, params: Params, last: tuple[Array, Array], *batch: Any) -> Any:
-        value, grads = value_and_grad(params, *batch)
-        loss, aux = value if has_aux else (value, None)
+        (loss, aux), grads = value_and_grad(params, *batch)
         # In a complex parameter, the direction of steepest ascent is the conjugate of what jax.grad returns.
         grads = jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, grads)
         last_status, last_loss = last
@@ -145,7 +145,9 @@ def _step(
         status = jnp.where(last_status == RUNNING, found, last_status)
 
         def go() -> tuple[Params, OptState]:
-            updates, new_state = base.call_update(tx, grads, state, params, {"value": loss, "grad": grads})
+            # A `Partial` is a pytree: wrappers may take it into the branches of a cond.
+            extra = {"value": loss, "grad": grads, "value_fn": jax.tree_util.Partial(lambda b, p: f(p, *b)[0], batch)}
+            updates, new_state = base.call_update(tx, grads, state, params, extra)
             # A transform of others may change dtypes; the step would be compiled again.
             pinned = jax.tree.map(lambda y, x: jax.lax.convert_element_type(y, x.dtype), new_state, state)
             return apply_updates(params, updates), pinned
@@ -181,9 +183,8 @@ def _rates(tx: Any, state: OptState) -> dict[str, Any]:
 
 
 def _scalars(aux: Any) -> dict[str, Any]:
-    if not (isinstance(aux, dict) and jax.tree_util.all_leaves(aux.values()) and all(isinstance(k, str) for k in aux)):
-        return {}
-    return aux if all(jnp.ndim(x) == 0 for x in aux.values()) else {}
+    named = isinstance(aux, dict) and jax.tree_util.all_leaves(aux.values()) and all(isinstance(k, str) for k in aux)
+    return aux if named and all(jnp.ndim(x) == 0 for x in aux.values()) else {}
 
 
 def _own(x: Any) -> Any:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import base, checks, numerics
-from gdjax.kernel import kernel_of
+from gdjax.kernel import kernel_of, promotion
 
 Array = jax.Array
 
@@ -83,7 +83,7 @@ def _reduced(
     s = rule.State(**({"count": count} if "count" in rule.State._fields else {}), **trees, **shared)
     t = None if count is None else count.astype(real) + 1
     given = {a.name: known[a.name] for a in arguments if a.name in known}
-    with jax.named_scope(rule.label.removeprefix("gdjax.")):
+    with jax.named_scope(rule.label.removeprefix("gdjax.")), promotion(*gs):
         return dict(rule.reduce([gs[i] for i in trained], s, [ps[i] for i in trained], t, **given))
 
 

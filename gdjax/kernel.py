@@ -39,12 +39,12 @@ def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
                 s["count"] = count
             t = None if count is None else count.astype(real) + 1
             hyper = {k: v for k, _, v in kernel.constants} | {k: numerics.widen(v, real) for k, v in scalar.items()}
-            with jax.named_scope(kernel.name), _promotion(g):
+            with jax.named_scope(kernel.name), promotion(g):
                 direction, state = kernel.rule(direction, kernel.State(**s), numerics.widen(p, real), t, **hyper)
             new.append([getattr(state, f) for f in fields])
         update = direction.astype(g.dtype)
         if last and p is not None and any(k.reads_old for k in kernels):
-            new = _after(add(p, update), new)
+            new = after(add(p, update), new)
         olds, structure = jax.tree.flatten(slots)
         news = [x.astype(old.dtype) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
         return update, structure.unflatten(news)
@@ -53,7 +53,7 @@ def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
     return jax.jit(apply)
 
 
-def _after(first: Array, rest: Any) -> Any:
+def after(first: Array, rest: Any) -> Any:
     """`rest` unchanged, made to depend on one element of `first`, so that XLA computes `first` before it.
 
     The caller's `apply_updates` computes `first` too, and XLA does so once. A slot that the parameters are computed
@@ -67,6 +67,6 @@ def _after(first: Array, rest: Any) -> Any:
     return jax.tree.map(lambda x: x * one.astype(x.dtype), rest)
 
 
-def _promotion(g: Array) -> Any:
+def promotion(*gs: Array) -> Any:
     """With complex numbers a rule mixes dtypes on purpose: its hyperparameters and second moments are real."""
-    return jax.numpy_dtype_promotion("standard") if jnp.iscomplexobj(g) else contextlib.nullcontext()
+    return jax.numpy_dtype_promotion("standard") if any(map(jnp.iscomplexobj, gs)) else contextlib.nullcontext()

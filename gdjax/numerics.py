@@ -35,6 +35,11 @@ def divide(x: Array, y: Array) -> Array:
     return x / jnp.where(y == 0, 1, y)
 
 
+def bounded(x: Array) -> Array:
+    """x, at most a quarter of the largest number of its dtype: an average of squares must not be infinite for good."""
+    return jnp.minimum(x, float(jnp.finfo(x.dtype).max) / 4)
+
+
 def one_minus_pow(b: Any, t: Array) -> Array:
     """1 - b^t, the sum of the weights of an exponential moving average after t >= 1 steps.
 
@@ -51,11 +56,63 @@ def debias(x: Array, b: Any, t: Array) -> Array:
     return x * (1 / one_minus_pow(b, t))
 
 
-def safe_increment(count: Array) -> Array:
-    """count + 1, staying at the largest value of its dtype instead of wrapping to a negative one."""
+def safe_increment(count: Any) -> Array:
+    """count + 1, staying at the largest value of its dtype instead of wrapping to a negative one.
+
+    Raises:
+      ValueError: the count is neither an integer nor a real number.
+    """
     count = jnp.asarray(count)
-    top = jnp.iinfo(count.dtype).max
-    return jnp.where(count < top, count + 1, top).astype(count.dtype)
+    if not jnp.issubdtype(count.dtype, jnp.integer) and not jnp.issubdtype(count.dtype, jnp.floating):
+        raise ValueError(f"gdjax.safe_increment: count has dtype {count.dtype}, expected integers or real numbers")
+    top = jnp.asarray((jnp.iinfo if jnp.issubdtype(count.dtype, jnp.integer) else jnp.finfo)(count.dtype).max)
+    return jnp.where(count < top.astype(count.dtype), count + 1, top.astype(count.dtype)).astype(count.dtype)
+
+
+safe_int32_increment = safe_increment
+
+
+def safe_norm(x: Any, min_norm: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Array:  # noqa: A002
+    """max(|x|, min_norm), whose derivative is 0 where |x| <= min_norm, at x = 0 too.
+
+    Args:
+      min_norm: the least result, at least 0.
+      ord, axis, keepdims: as in `jnp.linalg.norm`.
+
+    Returns:
+      The norm in the real dtype of x. It is computed in float32 or wider, of x scaled to 1, so that squares neither
+      over- nor underflow.
+    """
+    x, unit, dtype = _scaled(x, axis)
+    unit = jnp.ones_like(unit) if ord == 0 else unit  # ord 0 counts
+    norm = unit * jnp.linalg.norm(x, ord=ord, axis=axis, keepdims=True)
+    norm = norm if keepdims else jnp.squeeze(norm, axis)
+    return _at_least(norm, min_norm, dtype)
+
+
+def safe_root_mean_squares(x: Any, min_rms: Any) -> Array:
+    """max(sqrt(mean |x|^2), min_rms), whose derivative is 0 where the root is at most min_rms, at x = 0 too.
+
+    The result is in the real dtype of x, and computed as in `safe_norm`; of no numbers it is min_rms.
+    """
+    x, unit, dtype = _scaled(x, None)
+    return _at_least(unit.reshape(()) * jnp.sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1)), min_rms, dtype)
+
+
+def _scaled(x: Any, axis: Any) -> tuple[Array, Array, Any]:
+    """x over its largest size; that size; and the real dtype of x. A zero x becomes ones, which have derivatives."""
+    x = jnp.asarray(x)
+    x = x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+    wide = x.astype(at_least_float32(x.dtype))
+    top = jax.lax.stop_gradient(jnp.max(jnp.abs(wide), axis, keepdims=True, initial=0))
+    unit = jnp.where(jnp.isfinite(top), top, 1)
+    ones = jnp.where(top == 0, jnp.ones_like(wide), wide / jnp.where(unit == 0, 1, unit).astype(wide.dtype))
+    return ones, unit, real_dtype(x.dtype)
+
+
+def _at_least(x: Array, least: Any, dtype: Any) -> Array:
+    least = jnp.asarray(least).astype(x.dtype)
+    return jnp.where(x <= least, least, x).astype(dtype)
 
 
 def at_least_float32(dtype: Any) -> Any:
@@ -67,3 +124,27 @@ def at_least_float32(dtype: Any) -> Any:
 def real_dtype(dtype: Any) -> Any:
     """The dtype of the real part of `dtype`."""
     return jnp.finfo(dtype).dtype
+
+
+def widest_real(tree: Any) -> Any:
+    """The widest real dtype among the floating leaves of a tree, float32 at least."""
+    dtypes = [d for d in map(jnp.result_type, jax.tree.leaves(tree)) if jnp.issubdtype(d, jnp.inexact)]
+    reals = [real_dtype(at_least_float32(d)) for d in dtypes]
+    return max(reals, key=lambda d: d.itemsize, default=jnp.dtype("float32"))
+
+
+def scalar(x: Any, real: Any) -> Any:
+    """A hyperparameter in the dtype `real`; a Python number as it is, exact until it meets an array."""
+    return x if isinstance(x, int | float) else jnp.asarray(x).astype(real)
+
+
+def widen(tree: Any, real: Any) -> Any:
+    """The arrays of a tree in the dtype `real`, or complex with parts in `real`."""
+
+    def leaf(x: Any) -> Array:
+        x = jnp.asarray(x)
+        if jnp.issubdtype(x.dtype, jnp.complexfloating):
+            return x.astype(jnp.complex128 if real.itemsize == 8 else jnp.complex64)
+        return x.astype(real)
+
+    return jax.tree.map(leaf, tree)

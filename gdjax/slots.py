@@ -57,7 +57,9 @@ def _start(fill: str | float, hyper: Mapping[str, Any]) -> Any:
 
 def initial_parameter(p: Any, hyper: Mapping[str, Any]) -> Array:
     """The parameter that `init` gets, copied so that both can be donated; zeros where that is a shape only."""
-    return jnp.zeros(p.shape, p.dtype) if isinstance(p, jax.ShapeDtypeStruct) else jnp.array(p, copy=True)
+    if isinstance(p, jax.ShapeDtypeStruct):
+        return jnp.zeros(p.shape, p.dtype)
+    return jnp.array(p, dtype=jnp.result_type(p), copy=True)  # with a dtype named, of a strong type
 
 
 first_moment = Moment("mu_dtype")

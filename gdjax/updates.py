@@ -75,3 +75,26 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any)
         return (a * jnp.asarray(new).astype(wide) + (1 - a) * old.astype(wide)).astype(old.dtype)
 
     return jax.tree.map(move, new_tensors, old_tensors)
+
+
+def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update_period: Any) -> Params:
+    """Replaces one tree by another now and then: the new one where steps is a multiple of update_period, else the old.
+
+    This keeps a slow copy of the parameters (a target network).
+
+    Args:
+      new_tensors: the parameters.
+      old_tensors: the slow copy, of the same structure and shapes.
+      steps: updates of the parameters so far, an integer.
+      update_period: updates between two copies, at least 1.
+
+    Returns:
+      The slow copy, in the dtypes of `old_tensors`.
+
+    Reference:
+      Mnih et al. 2015, Human-level control through deep reinforcement learning, Algorithm 1 (the copies of Q to
+      Q-hat), https://doi.org/10.1038/nature14236
+    """
+    olds = jax.tree.map(jnp.asarray, old_tensors)
+    news = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), new_tensors, olds)
+    return jax.lax.cond(jnp.asarray(steps) % update_period == 0, lambda: news, lambda: olds)

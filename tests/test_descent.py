@@ -183,14 +183,15 @@ def test_optax_transforms_run(make: Any):
 
 
 def test_extra_arguments_reach_a_transform_that_takes_them():
-    def update(updates: Any, state: Any, params: Any = None, *, value: Any, grad: Any, **rest: Any) -> Any:
+    def update(updates: Any, state: Any, params: Any = None, *, value_fn: Any, **rest: Any) -> Any:
+        value, grad = rest.pop("value") + value_fn(params), rest.pop("grad")
         assert rest == {}
         return jax.tree.map(lambda g: -0.01 * value * g, grad), state
 
     tx = gdjax.GradientTransformation(lambda p: (), update)
     result = minimize(least_squares, start(), tx, steps=1)
     w0, grad = start()["w"], jax.grad(least_squares)(start())["w"]
-    np.testing.assert_allclose(result.params["w"], w0 - 0.01 * least_squares(start()) * grad, rtol=1e-6)
+    np.testing.assert_allclose(result.params["w"], w0 - 0.02 * least_squares(start()) * grad, rtol=1e-6)
     bare = optax.GradientTransformation(lambda p: (), lambda u, s, p=None: (u, s))
     assert minimize(least_squares, start(), bare, steps=1).steps == 1
 

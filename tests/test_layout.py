@@ -171,8 +171,8 @@ def test_optimizer_is_complete(module):
         docstring = ast.get_docstring(definitions(module)[name]) or ""
         if name not in exported():
             missing.append(f"{name!r} in __all__ of gdjax/__init__.py")
-        if f"| `{name}`" not in readme:
-            missing.append(f"a row '| `{name}` | ...' in README.md")
+        if not re.search(rf"^\|[^|]*`{name}`[^|]*\|", readme, re.MULTILINE):
+            missing.append(f"{name!r} in the first column of a table in README.md")
         if not re.search(r"^References?:", docstring, re.MULTILINE):
             missing.append(f"a heading 'Reference:' in the docstring of {name}")
     assert missing == []
@@ -187,7 +187,8 @@ def test_public_names_have_docstrings():
 
 
 def test_files_can_be_read_in_one_sitting():
-    lengths = {module: len(path.read_text("utf-8").splitlines()) for module, path in SOURCES.items()}
+    read = {module: path for module, path in SOURCES.items() if module != "__init__"}  # a list to look things up in
+    lengths = {module: len(path.read_text("utf-8").splitlines()) for module, path in read.items()}
     assert {module: n for module, n in lengths.items() if n > LONGEST} == {}
 
 

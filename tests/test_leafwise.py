@@ -123,7 +123,6 @@ def test_reductions_see_the_whole_tree():
     top = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(PARAMS))
     assert_close(u, jax.tree.map(lambda x: x / top, PARAMS))
 
-
     with pytest.raises(ValueError, match=r"normalised: this transform needs value=\.\.\.: call update\(updates, state"):
         normalised().update(PARAMS, EmptyState())
 

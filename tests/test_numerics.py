@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gdjax
 from gdjax import numerics
 from tests.cases import Case, every
+from tests.support import relaxed
 from tests.trees import finite, precision, random_tree
 
 
@@ -118,3 +120,87 @@ def test_dtypes():
     with precision("float64"):
         assert numerics.at_least_float32("float64") == jnp.float64
         assert numerics.real_dtype(jnp.complex128) == jnp.float64
+
+
+X = np.array([[3.0, -4.0, 0.5], [0.0, 2.0, -1.0]])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
+@pytest.mark.parametrize(
+    ("order", "axis"),
+    [(None, None), (None, 1), (None, 0), (2, 1), (1, 1), (3, 1), (np.inf, 0), (0, 1), ("fro", None), ("nuc", (0, 1))],
+)
+def test_safe_norm(order, axis, dtype: str):
+    if dtype == "float64" and (order, axis) != (None, 1):
+        return
+    with precision(dtype):
+        x = jnp.asarray(X if dtype != "complex64" else X * (1 + 1j), dtype)
+        for keepdims in (False, True):
+            got = numerics.safe_norm(x, 1e-3, order, axis, keepdims)
+            with relaxed():
+                theirs = optax.safe_norm(x, 1e-3, order, axis, keepdims)
+            assert got.dtype == theirs.dtype and got.shape == theirs.shape
+            wanted = np.maximum(np.linalg.norm(np.asarray(x), order, axis, keepdims), 1e-3)
+            rtol = 1e-13 if dtype == "float64" else 2e-6
+            np.testing.assert_allclose(got, wanted, rtol=rtol)
+            np.testing.assert_allclose(got, theirs, rtol=rtol)
+
+
+@pytest.mark.parametrize("order", [None, 1, 2, 3, np.inf])
+@pytest.mark.parametrize("least", [0.0, 1e-3, 100.0])
+def test_derivative_of_safe_norm(order, least: float):
+    slope = jax.grad(lambda x: numerics.safe_norm(x, least, order))
+    np.testing.assert_array_equal(slope(jnp.zeros(3)), [0, 0, 0])
+    x = jnp.array([1.0, 2.0, -2.5])
+    wanted = jax.grad(lambda x: jnp.linalg.norm(x, ord=order))(x) if least < 1 else jnp.zeros(3)
+    np.testing.assert_allclose(slope(x), wanted, rtol=1e-6)
+    rows = jax.grad(lambda x: jnp.sum(numerics.safe_norm(x, least, order, axis=1)))(jnp.zeros((2, 3)).at[0].set(x))
+    np.testing.assert_allclose(rows, np.stack([wanted, np.zeros(3)]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-25, 1e25, 1e38])
+def test_safe_norm_neither_overflows_nor_vanishes(scale: float):
+    x = jnp.array([0.6, -0.8]) * jnp.float32(scale)
+    np.testing.assert_allclose(numerics.safe_norm(x, 0.0), scale, rtol=2e-6)
+    np.testing.assert_allclose(numerics.safe_root_mean_squares(x, 0.0), scale / np.sqrt(2), rtol=1e-4)
+    np.testing.assert_allclose(jax.grad(numerics.safe_norm)(x, 0.0), [0.6, -0.8], rtol=1e-4)
+
+
+@pytest.mark.parametrize("f", [numerics.safe_norm, numerics.safe_root_mean_squares])
+def test_safe_norms_of_what_is_not_finite(f):
+    assert np.isnan(f(jnp.array([1.0, jnp.nan]), 0.1)) and np.isposinf(f(jnp.array([1.0, -jnp.inf]), 0.1))
+
+
+def test_safe_norms_in_sixteen_bits():
+    ones = jnp.ones(300 * 300, "bfloat16")
+    assert numerics.safe_norm(ones, 0.0) == 300 and numerics.safe_norm(ones, 0.0).dtype == jnp.bfloat16
+    assert numerics.safe_root_mean_squares(ones, 0.0) == 1
+    np.testing.assert_array_equal(numerics.safe_norm(jnp.full(4, 30000, "float16"), 0.0), 60000)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
+@pytest.mark.parametrize("least", [0.0, 1e-3, 100.0])
+def test_safe_root_mean_squares(least: float, dtype: str):
+    with precision(dtype):
+        x = jnp.asarray(X if dtype != "complex64" else X * (1 + 1j), dtype)
+        got = numerics.safe_root_mean_squares(x, least)
+        np.testing.assert_allclose(got, max(np.sqrt(np.mean(np.abs(np.asarray(x)) ** 2)), least), rtol=1e-6)
+        with relaxed():
+            theirs = optax.safe_root_mean_squares(x, least)
+        assert got.dtype == theirs.dtype
+        np.testing.assert_allclose(got, theirs, rtol=1e-6)
+    np.testing.assert_array_equal(jax.grad(numerics.safe_root_mean_squares)(jnp.zeros(3), least), [0, 0, 0])
+    assert numerics.safe_root_mean_squares(jnp.zeros(0), least) == least
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "uint8", "float32", "bfloat16"])
+def test_safe_increment_of_every_dtype(dtype: str):
+    top = jnp.asarray((jnp.iinfo if "int" in dtype else jnp.finfo)(dtype).max, dtype)
+    for count in (jnp.asarray(3, dtype), top):
+        got = numerics.safe_increment(count)
+        with relaxed():
+            assert got == optax.safe_increment(count) and got.dtype == dtype
+    assert numerics.safe_int32_increment is numerics.safe_increment
+    for wrong in (True, 1j):
+        with pytest.raises(ValueError, match="gdjax.safe_increment: count has dtype"):
+            numerics.safe_increment(wrong)

@@ -1,6 +1,7 @@
 """Whole programs of the kinds that Optax's examples show: what runs with Optax runs here, to the same numbers."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,9 @@ def programs(module: Any) -> list[Any]:
 @pytest.mark.parametrize("program", [p for m in (training, problems) for p in programs(m) if p.id != "loss_fn"])
 def test_runs_with_either_library(program: Callable[[Any], dict[str, Any]]):
     with relaxed():
-        wanted = program(optax)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of arguments, by Optax's own functions
+            wanted = program(optax)
         got = program(gdjax)
     for path, x in jax.tree_util.tree_leaves_with_path(got):
         y = dict(jax.tree_util.tree_leaves_with_path(wanted))[path]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gdjax
@@ -80,3 +81,19 @@ def test_incremental_update_traced_and_with_none():
     got = jax.jit(gdjax.incremental_update)({"a": jnp.ones(2), "b": None}, {"a": jnp.zeros(2), "b": None}, 0.5)
     assert got["b"] is None
     np.testing.assert_array_equal(got["a"], [0.5, 0.5])
+
+
+@pytest.mark.parametrize("period", [1, 3])
+def test_periodic_update(period: int):
+    new, old = random_tree(0), random_tree(1)
+    update = jax.jit(gdjax.updates.periodic_update)
+    for steps in range(5):
+        got = update(new, old, steps, period)
+        assert_equal(got, new if steps % period == 0 else old)
+        assert_equal(got, optax.periodic_update(new, old, steps, period))
+
+
+def test_periodic_update_keeps_the_dtypes_of_the_copy():
+    got = gdjax.updates.periodic_update({"a": jnp.ones(2), "b": None}, {"a": jnp.zeros(2, "bfloat16"), "b": None}, 4, 2)
+    assert got["b"] is None and got["a"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(got["a"], [1, 1])

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
-from gdjax.leafwise import Hyper, Moment, leafwise
+from gdjax.leafwise import Hyper, leafwise
 from gdjax.numerics import Array, abs_sq, divide, sqrt
+from gdjax.slots import Moment
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 

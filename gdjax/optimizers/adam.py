@@ -1,11 +1,12 @@
-"""Adam and AdamW."""
+"""Adam, AdamW, and both with Nesterov momentum."""
 
 from typing import Any, NamedTuple
 
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
-from gdjax.leafwise import Hyper, leafwise, second_moment
+from gdjax.leafwise import Hyper, leafwise
 from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.slots import second_moment
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -16,6 +17,13 @@ class ScaleByAdamState(NamedTuple):
     count: Array  # () int32, updates made so far
     mu: Any  # like params, first moment
     nu: Any  # like params, second moment, float32 at least
+
+
+def corrected_mean(mu: Array, g: Array, b1: Hyper, t: Array, nesterov: bool) -> Array:
+    """mu / (1 - b1^t), or Dozat's b1 mu / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)."""
+    if nesterov:
+        return debias(b1 * mu, b1, t + 1) + debias((1 - b1) * g, b1, t)
+    return debias(mu, b1, t)
 
 
 @leafwise(ScaleByAdamState, nu=second_moment)
@@ -39,11 +47,7 @@ def scale_by_adam(
     """
     mu = b1 * s.mu + (1 - b1) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g)
-    if nesterov:
-        mu_hat = debias(b1 * mu, b1, t + 1) + debias((1 - b1) * g, b1, t)
-    else:
-        mu_hat = debias(mu, b1, t)  # mu / (1 - b1^t)
-    nu_hat = debias(nu, b2, t)
+    mu_hat, nu_hat = corrected_mean(mu, g, b1, t, nesterov), debias(nu, b2, t)
     return divide(mu_hat, sqrt(nu_hat + eps_root) + eps), s._replace(mu=mu, nu=nu)
 
 
@@ -125,4 +129,60 @@ def adamw(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
+    )
+
+
+@transform
+def nadam(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    eps: Hyper = 1e-8,
+    eps_root: Hyper = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+    nu_dtype: Any = None,
+) -> GradientTransformation:
+    """NAdam: `adam` with Dozat's Nesterov momentum.
+
+        x_{t+1} = x_t - lr (b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t)) / (sqrt(nu_hat_t + eps_root) + eps)
+
+    Args:
+      learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov, nu_dtype: see `adam`.
+
+    Departure: the reference lets b1 grow with the step, mu_t = b1 (1 - 0.96^(t / 250) / 2), and divides by products of
+    the mu_t, as `torch.optim.NAdam` does; here b1 is constant, as in Optax and Keras.
+
+    Reference:
+      Dozat 2016, Incorporating Nesterov momentum into Adam, Algorithm 2, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ
+    """
+    return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype)
+
+
+@transform
+def nadamw(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    eps: Hyper = 1e-8,
+    eps_root: Hyper = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: Hyper = 1e-4,
+    mask: Any = None,
+    *,
+    nesterov: bool = True,
+    nu_dtype: Any = None,
+) -> GradientTransformation:
+    """NAdamW: `adamw` with Dozat's Nesterov momentum, see `nadam`.
+
+    Args:
+      learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov, nu_dtype: see `adam`.
+      weight_decay, mask: see `adamw`.
+
+    Reference:
+      Loshchilov & Hutter 2019, Algorithm 2, https://arxiv.org/abs/1711.05101; Dozat 2016, as for `nadam`.
+    """
+    return adamw(
+        learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov, nu_dtype=nu_dtype
     )

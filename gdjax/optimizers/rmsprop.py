@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from gdjax.base import GradientTransformation, identity, transform
 from gdjax.combine import chain
-from gdjax.leafwise import Hyper, Moment, leafwise
+from gdjax.leafwise import Hyper, leafwise
 from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.slots import Moment
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.scaling import scale_by_learning_rate
 

@@ -1,1 +1,78 @@
-"""Transforms that are parts of optimizers. Import from `gdjax`."""
+"""The parts that are not optimizers: a list of Optax's `optax.transforms`, by those names."""
+
+from gdjax.base import MaskedNode, NonNegativeParamsState
+from gdjax.combine import chain, named_chain
+from gdjax.masking import MaskedState, PartitionState, freeze, masked, partition, selective_transform
+from gdjax.transforms.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
+from gdjax.transforms.averaging import EmaState, ema
+from gdjax.transforms.clipping import clip, clip_by_block_rms, clip_by_global_norm
+from gdjax.transforms.constraints import ZeroNansState, keep_params_nonnegative, zero_nans
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.guards import (
+    ApplyIfFiniteState,
+    ConditionallyMaskState,
+    ConditionallyTransformState,
+    ConditionFn,
+    apply_if_finite,
+    conditionally_mask,
+    conditionally_transform,
+)
+from gdjax.transforms.layouts import flatten, with_extra_args_support
+from gdjax.transforms.momentum import TraceState, trace
+from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
+from gdjax.transforms.noise import AddNoiseState, add_noise
+from gdjax.transforms.privacy import per_example_global_norm_clip, per_example_layer_norm_clip
+from gdjax.transforms.skipping import ShouldSkipUpdateFunction, skip_large_updates, skip_not_finite
+from gdjax.transforms.unitwise import adaptive_grad_clip, unitwise_clip, unitwise_norm
+
+__all__ = [
+    "AddNoiseState",
+    "ApplyEvery",
+    "ApplyIfFiniteState",
+    "ConditionFn",
+    "ConditionallyMaskState",
+    "ConditionallyTransformState",
+    "EmaState",
+    "MaskedNode",
+    "MaskedState",
+    "MonitorState",
+    "MultiSteps",
+    "MultiStepsState",
+    "NonNegativeParamsState",
+    "PartitionState",
+    "ShouldSkipUpdateFunction",
+    "SnapshotState",
+    "TraceState",
+    "ZeroNansState",
+    "adaptive_grad_clip",
+    "add_decayed_weights",
+    "add_noise",
+    "apply_every",
+    "apply_if_finite",
+    "chain",
+    "clip",
+    "clip_by_block_rms",
+    "clip_by_global_norm",
+    "conditionally_mask",
+    "conditionally_transform",
+    "ema",
+    "flatten",
+    "freeze",
+    "keep_params_nonnegative",
+    "masked",
+    "measure_with_ema",
+    "monitor",
+    "named_chain",
+    "partition",
+    "per_example_global_norm_clip",
+    "per_example_layer_norm_clip",
+    "selective_transform",
+    "skip_large_updates",
+    "skip_not_finite",
+    "snapshot",
+    "trace",
+    "unitwise_clip",
+    "unitwise_norm",
+    "with_extra_args_support",
+    "zero_nans",
+]

@@ -4,13 +4,16 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gdjax import tree
-from gdjax.leafwise import Hyper, leafwise
+from gdjax import numerics, tree
+from gdjax.base import EmptyState
+from gdjax.leafwise import Hyper, Reduced, leafwise
 from gdjax.numerics import Array
 
+NormalizeState = EmptyState  # Optax's name for it
 
-def _norm(updates: Any, params: Any, **extra_args: Any) -> Array:
-    return tree.global_norm(updates)
+
+def _norm(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
+    return {"norm": tree.global_norm(g)}
 
 
 @leafwise()
@@ -26,8 +29,8 @@ def clip(g: Array, s: Any, p: Any, t: Any, max_delta: Hyper) -> Any:
     return jnp.clip(g, -max_delta, max_delta), s
 
 
-@leafwise(reduce={"norm": _norm})
-def clip_by_global_norm(g: Array, s: Any, p: Any, t: Any, max_norm: Hyper, *, norm: Any = None) -> Any:
+@leafwise(reduce=_norm)
+def clip_by_global_norm(g: Array, s: Any, p: Any, t: Any, max_norm: Hyper, *, norm: Reduced = None) -> Any:
     """Scales all updates by one factor so that their global norm is at most max_norm: u = g min(1, max_norm / |g|).
 
     Args:
@@ -43,3 +46,32 @@ def clip_by_global_norm(g: Array, s: Any, p: Any, t: Any, max_norm: Hyper, *, no
     # copy of the gradients.
     inside = norm <= max_norm
     return g * jnp.where(inside, 1, max_norm / jnp.where(inside, 1, norm)), s
+
+
+@leafwise()
+def clip_by_block_rms(g: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any:
+    """Scales each array so that its root mean square is at most threshold: u = g min(1, threshold / rms(g)).
+
+    Args:
+      threshold: the bound, at least 0. 0 gives zeros, infinity changes nothing.
+
+    A NaN in an array makes that array NaN.
+
+    Reference:
+      Shazeer & Stern 2018, Adafactor: adaptive learning rates with sublinear memory cost, section 6,
+      https://arxiv.org/abs/1804.04235
+    """
+    rms = numerics.safe_root_mean_squares(g, 0.0)
+    inside = rms <= threshold
+    return g * jnp.where(inside, 1, threshold / jnp.where(inside, 1, rms)), s
+
+
+@leafwise(reduce=_norm)
+def normalize(g: Array, s: Any, p: Any, t: Any, *, norm: Reduced = None) -> Any:
+    """Scales all updates by one factor so that their global norm is 1: u = g / |g|; zeros stay zeros.
+
+    The norm is that of `global_norm`. Below the smallest normal number of its dtype, 1e-38 in float32, the updates stay
+    as they are.
+    """
+    tiny = norm < jnp.finfo(norm.dtype).tiny  # whose reciprocal may be infinite
+    return g * jnp.where(tiny, 1, 1 / jnp.where(tiny, 1, norm)), s

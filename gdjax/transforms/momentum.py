@@ -2,8 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from gdjax.leafwise import Hyper, Moment, leafwise
+from gdjax.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
+from gdjax.slots import Moment
 
 
 class TraceState(NamedTuple):

@@ -1,0 +1,5 @@
+"""What may still change: the namespace `optax.experimental`."""
+
+from gdjax.experimental import aggregating
+
+__all__ = ["aggregating"]

@@ -1,0 +1,203 @@
+"""The variance among the gradients of examples, measured while they are averaged."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import checks, numerics, tree
+from gdjax.base import EmptyState, GradientTransformation, identity, transform
+from gdjax.combine import chain
+from gdjax.experimental.aggregators import Aggregator, PerElementUpdates, aggregator_factory, axes_of, process
+from gdjax.numerics import Array, abs_sq
+from gdjax.slots import first_moment, second_moment
+
+
+def get_batch_size_from_per_elt_updates(per_elt_updates: PerElementUpdates, per_elt_axis: int | Sequence[int]) -> int:
+    """How many examples there are along the given axes.
+
+    Raises:
+      ValueError: the leaves differ; the message lists their paths. There are none.
+    """
+    label = "gdjax.get_batch_size_from_per_elt_updates"
+    axes = [per_elt_axis] if isinstance(per_elt_axis, int) else list(per_elt_axis)
+    sizes = {
+        f"updates{jax.tree_util.keystr(path)}": math.prod(g.shape[i] for i in axes)
+        for path, g in jax.tree_util.tree_flatten_with_path(per_elt_updates)[0]
+    }
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"{label}: the leaves must have one number of examples along axis {per_elt_axis}, got {sizes}")
+    return next(iter(sizes.values()))
+
+
+class PerElementMeanAndSumSqDiffGradsState(NamedTuple):
+    """State of `get_per_element_mean_and_sum_sq_diff_grads`."""
+
+    micro_step: Array  # () int32, calls in the sums
+    ready: Array  # () bool, whether the last call completed them
+    mean_grads: Any  # like params
+    sum_sq_diff_grads: Any  # like params, of the squared differences from the mean, real, float32 at least
+
+
+@aggregator_factory
+def get_per_element_mean_and_sum_sq_diff_grads(
+    per_elt_axis: int | Sequence[int] = 0, accumulation_steps: int = 1
+) -> Any:
+    """The mean over the examples, and for each parameter the sum of their squared differences from it.
+
+    The sums of several calls of m examples are joined without looking at the examples again: with d the difference of
+    the new mean from that of n calls, S = S_n + S_new + d^2 m n / (n + 1).
+
+    Args:
+      per_elt_axis: the axes of the examples.
+      accumulation_steps: calls to join, at least 1.
+
+    Returns:
+      An `Aggregator` for `process(..., aggregator_has_aux=True)`: its update returns `(mean, aux)` with
+      `aux["sum_sq_diff_grads"]` and the number of examples as `aux["sample_size"]`, zeros where more calls are needed.
+
+    Reference:
+      Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance, equations 2.1,
+      https://doi.org/10.1080/00031305.1983.10483115
+    """
+    label = "gdjax.get_per_element_mean_and_sum_sq_diff_grads"
+    steps = checks.structural(label, "accumulation_steps", accumulation_steps, 1)
+    axes = axes_of(per_elt_axis)
+
+    def of_batch(g: Array) -> tuple[Array, Array]:
+        g = g.astype(numerics.at_least_float32(g.dtype))
+        mean = jnp.mean(g, axes, keepdims=True)
+        return jnp.squeeze(mean, axes), jnp.sum(abs_sq(g - mean), axes)
+
+    def joined(n: Array, m: int, g: Array, mean: Array, squares: Array) -> tuple[Array, Array]:
+        n = n.astype(squares.dtype)
+        new_mean, new_squares = of_batch(g)
+        d = new_mean - mean.astype(new_mean.dtype)
+        return mean.astype(d.dtype) + d / (n + 1), squares + new_squares + abs_sq(d) * (m * n / (n + 1))
+
+    def init(params: Any) -> Any:
+        if steps == 1:
+            return EmptyState()
+        zero, mean, squares = jnp.zeros((), jnp.int32), _zeros(params, first_moment), _zeros(params)
+        return PerElementMeanAndSumSqDiffGradsState(zero, jnp.zeros((), bool), mean, squares)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        m = get_batch_size_from_per_elt_updates(updates, per_elt_axis)
+        if steps == 1:
+            means, squares = _unzip(of_batch, updates)
+            return (tree.cast_like(means, updates), {"sum_sq_diff_grads": squares, "sample_size": m}), state
+        checks.state(label, state, PerElementMeanAndSumSqDiffGradsState)
+        n = state.micro_step
+        means, squares = _unzip(functools.partial(joined, n, m), updates, state.mean_grads, state.sum_sq_diff_grads)
+        ready = n + 1 >= steps
+        out, kept = (
+            jax.tree.map(lambda x, zero=zero: jnp.where(zero, 0, x), (means, squares, n + 1))
+            for zero in (~ready, ready)
+        )
+        aux = {"sum_sq_diff_grads": out[1], "sample_size": m * out[2]}
+        return (tree.cast_like(out[0], updates), aux), PerElementMeanAndSumSqDiffGradsState(
+            kept[2], ready, tree.cast_like(kept[0], state.mean_grads), kept[1]
+        )
+
+    return Aggregator(init, update)
+
+
+class PerElementMeanAndVarianceEMAState(NamedTuple):
+    """State of `track_per_element_mean_and_variance_with_ema`."""
+
+    count: Array  # () int32, updates made so far
+    ema_decay: Array  # ()
+    mean_grads_ema: Any  # like params, not corrected for its start
+    variance_grads_ema: Any  # like params, likewise, real, float32 at least
+
+
+@transform
+def track_per_element_mean_and_variance_with_ema(ema_decay: Any = 0.9) -> GradientTransformation:
+    """Keeps moving averages of the mean gradient and of the variance among the examples; passes the updates through.
+
+    Its update needs `sum_sq_diff_grads` and `sample_size`, as `process` hands them on from
+    `get_per_element_mean_and_sum_sq_diff_grads`. The variance is sum_sq_diff_grads / (sample_size - 1), and 0 of one
+    example. Read the averages with `get_unbiased_mean_and_variance_ema`.
+
+    Args:
+      ema_decay: of the averages, in [0, 1).
+    """
+    label = "gdjax.track_per_element_mean_and_variance_with_ema"
+
+    def init(params: Any) -> PerElementMeanAndVarianceEMAState:
+        decay = jnp.array(ema_decay, dtype=numerics.widest_real(params), copy=True)
+        mean, variance = _zeros(params, first_moment), _zeros(params)
+        return PerElementMeanAndVarianceEMAState(jnp.zeros((), jnp.int32), decay, mean, variance)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, sum_sq_diff_grads: Any, sample_size: Any, **extra_args: Any
+    ) -> tuple[Any, Any]:
+        checks.state(label, state, PerElementMeanAndVarianceEMAState)
+        weight = 1 / jnp.maximum(jnp.asarray(sample_size) - 1, 1).astype(jnp.float32)
+        variance = jax.tree.map(lambda x: x * weight.astype(x.dtype), sum_sq_diff_grads)
+        mean, variance = (
+            tree.cast_like(tree.update_moment(new, old, ema_decay, 1), old)
+            for new, old in ((updates, state.mean_grads_ema), (variance, state.variance_grads_ema))
+        )
+        return updates, PerElementMeanAndVarianceEMAState(
+            numerics.safe_increment(state.count), state.ema_decay, mean, variance
+        )
+
+    return GradientTransformation(init, update)
+
+
+def get_unbiased_mean_and_variance_ema(state: Any) -> tuple[Any, Any]:
+    """The moving averages of the mean and the variance, corrected for their start at 0; zeros before the first update.
+
+    Args:
+      state: of an optimizer that has `track_per_element_mean_and_variance_with_ema` in it.
+
+    Raises:
+      ValueError: it has none.
+    """
+    found = tree.get(state, "PerElementMeanAndVarianceEMAState")
+    if found is None:
+        raise ValueError(
+            "gdjax.get_unbiased_mean_and_variance_ema: there is no PerElementMeanAndVarianceEMAState in the state"
+        )
+    t = jnp.maximum(found.count, 1)
+    mean, variance = (
+        tree.bias_correction(x, found.ema_decay, t) for x in (found.mean_grads_ema, found.variance_grads_ema)
+    )
+    return mean, variance
+
+
+def add_mean_variance_to_opt(
+    opt: Any, ema_decay: Any = 0.9, per_elt_axis: int | list[int] = 0, accumulation_steps: int = 1
+) -> Any:
+    """An optimizer of the gradients of single examples that keeps moving averages of their mean and variance.
+
+    Args:
+      opt: gets the mean gradient.
+      ema_decay: see `track_per_element_mean_and_variance_with_ema`.
+      per_elt_axis, accumulation_steps: see `get_per_element_mean_and_sum_sq_diff_grads`.
+
+    Returns:
+      An `Aggregator`; `get_unbiased_mean_and_variance_ema(state)` reads the averages.
+    """
+    return process(
+        identity(),
+        get_per_element_mean_and_sum_sq_diff_grads(per_elt_axis, accumulation_steps),
+        chain(track_per_element_mean_and_variance_with_ema(ema_decay), opt),
+        aggregator_has_aux=True,
+    )
+
+
+def _zeros(params: Any, moment: Any = second_moment) -> Any:
+    return jax.tree.map(lambda p: moment(p, {}), params)
+
+
+def _unzip(f: Callable[..., tuple[Any, Any]], updates: Any, *others: Any) -> tuple[Any, Any]:
+    """The two trees that a function of leaves with two results gives."""
+    leaves, structure = jax.tree.flatten(updates)
+    columns = [structure.flatten_up_to(x) for x in others]
+    pairs = [f(*xs) for xs in zip(leaves, *columns, strict=True)]
+    return structure.unflatten([a for a, _ in pairs]), structure.unflatten([b for _, b in pairs])

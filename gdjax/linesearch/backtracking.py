@@ -1,0 +1,139 @@
+"""The backtracking line search: shorter and shorter steps, until one lowers the objective enough."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import checks, numerics, tree
+from gdjax.base import GradientTransformation, transform
+from gdjax.linesearch.line import Array, Line, evaluations, like, numbers
+
+LABEL = "gdjax.scale_by_backtracking_linesearch"
+
+
+class BacktrackingLinesearchInfo(NamedTuple):
+    """How a backtracking search went."""
+
+    num_linesearch_steps: Array  # () int32, step sizes tried
+    decrease_error: Array  # () by how much the step misses the condition: 0 if it is met, inf if there is no step
+
+
+class ScaleByBacktrackingLinesearchState(NamedTuple):
+    """State of `scale_by_backtracking_linesearch`."""
+
+    learning_rate: Array  # () the step size chosen, 0 where there was none
+    value: Array  # () the objective after the step
+    grad: Any  # its gradient there, like the parameters; None without store_grad
+    info: BacktrackingLinesearchInfo
+
+
+class _Search(NamedTuple):
+    count: Array  # () int32, step sizes tried
+    eta: Array  # () the last of them, with
+    value: Array  # () its value,
+    grad: Any  # its gradient, where it is the last to be tried
+    error: Array  # () and by how much it misses the condition
+
+
+@transform
+def scale_by_backtracking_linesearch(
+    max_backtracking_steps: Any, slope_rtol: Any = 1e-4, decrease_factor: Any = 0.8, increase_factor: Any = 1.5,
+    max_learning_rate: Any = 1.0, atol: Any = 0.0, rtol: Any = 0.0, store_grad: bool = False, verbose: bool = False,
+) -> GradientTransformation:  # fmt: skip
+    """Scales the updates by a step size that lowers the objective enough (Armijo's condition).
+
+    With the updates u, the first of eta_0, d eta_0, d^2 eta_0, ... for which
+
+        f(p + eta u) <= f(p) + slope_rtol eta <grad f(p), u> + rtol |f(p)| + atol
+
+        eta_0 = min(increase_factor (eta of the step before), max_learning_rate),    d = decrease_factor
+
+    Put it after what makes a direction of descent, as in `chain(sgd(1.0), scale_by_backtracking_linesearch(15))`.
+
+    Args:
+      max_backtracking_steps: how often the step size is decreased; at least 1.
+      slope_rtol: how much of the decrease that the slope promises is enough, at least 0.
+      decrease_factor: d, above 0.
+      increase_factor: above 0. With 1 the search starts at the last step size, with infinity at `max_learning_rate`.
+      max_learning_rate: the largest step size, above 0.
+      atol: absolute tolerance.
+      rtol: tolerance relative to |f(p)|.
+      store_grad: keep the gradient after the step in the state, for `value_and_grad_from_state`.
+      verbose: print what went wrong when a search fails.
+
+    Returns:
+      A transform whose `update` needs the keyword arguments `value` and `grad`, f and its gradient at the parameters,
+      and `value_fn`, f itself. Further ones go to `value_fn` where it names them. `grad` points along steepest ascent:
+      for complex parameters it is the conjugate of what `jax.grad` returns. The stored one is as `jax.grad` returns it.
+
+    Failure: where no step size meets the condition it takes the last, smallest one; where the objective is not finite
+    there either it takes none: the updates are 0, value and gradient those before, and the next search starts anew.
+
+    Raises:
+      ValueError, TypeError: `value`, `grad`, `value_fn` or the parameters are missing or do not fit; a number is
+        outside its domain.
+
+    Departs from Optax: rtol is relative to |f(p)|, not f(p), which where f is negative asks for more, not less; a
+    search without a step starts anew at `max_learning_rate`, where Optax stays at 0 for ever; a value of -inf is no
+    step; extra arguments that `value_fn` does not take are left alone, not an error.
+
+    Reference:
+      Nocedal & Wright 2006, Numerical optimization, Algorithm 3.1; Armijo 1966.
+    """
+    evaluations(LABEL, "max_backtracking_steps", max_backtracking_steps)
+    numbers(LABEL, 0, slope_rtol=slope_rtol, atol=atol, rtol=rtol)
+    numbers(LABEL, 0, above=True, decrease_factor=decrease_factor)
+    numbers(LABEL, 0, above=True, increase_factor=increase_factor, max_learning_rate=max_learning_rate)
+
+    def init(params: Any) -> ScaleByBacktrackingLinesearchState:
+        dtype = numerics.widest_real(params)
+        inf = jnp.full((), jnp.inf, dtype)
+        info = BacktrackingLinesearchInfo(jnp.zeros((), jnp.int32), inf)
+        grad = tree.zeros_like(params) if store_grad else None
+        return ScaleByBacktrackingLinesearchState(jnp.ones((), dtype), inf, grad, info)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, value: Any = None, grad: Any = None, value_fn: Any = None,
+        **extra_args: Any,
+    ) -> tuple[Any, ScaleByBacktrackingLinesearchState]:  # fmt: skip
+        checks.state(LABEL, state, ScaleByBacktrackingLinesearchState)
+        line = Line(LABEL, updates, params, value, grad, value_fn, extra_args)
+        allowed, slope = line.value + line.number(rtol) * jnp.abs(line.value), line.number(slope_rtol) * line.slope
+
+        def proceed(s: _Search) -> Array:
+            return ~(s.error <= line.number(atol)) & (s.count <= max_backtracking_steps)
+
+        def body(s: _Search) -> _Search:
+            eta = jnp.where(s.count > 0, line.number(decrease_factor) * s.eta, s.eta)
+            value, pull = line.value_and_pull(eta)
+            error = jnp.maximum(value - allowed - eta * slope, 0)
+            error = jnp.where(jnp.isfinite(value) & jnp.isfinite(error), error, jnp.inf)
+            new = _Search(s.count + 1, eta, value, s.grad, error)
+            return new._replace(grad=jax.lax.cond(proceed(new), lambda: s.grad, pull)) if store_grad else new
+
+        top, last = line.number(max_learning_rate), line.number(state.learning_rate)
+        first = jnp.where(last > 0, jnp.minimum(line.number(increase_factor) * last, top), top)
+        start = _Search(jnp.zeros((), jnp.int32), first, line.value, line.grad, jnp.full_like(line.value, jnp.inf))
+        found = jax.lax.while_loop(proceed, body, start._replace(grad=start.grad if store_grad else None))
+        if verbose:
+            jax.debug.callback(_report, found.eta, found.error, line.value, line.slope, line.number(atol))
+        usable = jnp.isfinite(found.error)
+        eta, new_value = jnp.where(usable, found.eta, 0), jnp.where(usable, found.value, line.value)
+        new_grad = tree.where(usable, found.grad, line.grad) if store_grad else None
+        info = BacktrackingLinesearchInfo(found.count, found.error)
+        new_state = ScaleByBacktrackingLinesearchState(eta, new_value, new_grad, info)
+        return line.step(eta), like(new_state, state)
+
+    return GradientTransformation(init, update)
+
+
+def _report(eta: Any, error: Any, value: Any, slope: Any, atol: Any) -> None:
+    if error <= atol:
+        return
+    taken = "the last step size is taken" if error < float("inf") else "no step is made: the objective is not finite"
+    hint = "" if slope < 0 else "; the updates are no direction of descent"
+    print(
+        f"{LABEL}: no step size lowers the objective enough{hint}; {taken} (step size {eta}, decrease error {error}, "
+        f"value {value} and slope {slope} at the start)"
+    )

@@ -1,0 +1,152 @@
+"""The objective along a direction, phi(eta) = f(p + eta u), and what every line search asks of its caller."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax import base, checks, numerics, tree
+from gdjax.updates import add
+
+Array = jax.Array
+ValueFn = Callable[..., Any]  # value_fn(params, **extra_args) -> real scalar
+
+
+def numbers(label: str, low: float, *, above: bool = False, **values: Any) -> None:
+    """Raises unless each value that is known now is a number of at least `low`, or with `above` greater than it."""
+    for name, x in values.items():
+        if callable(x):
+            raise TypeError(f"{label}: {name} must be a number: a line search keeps no count for a schedule, got {x!r}")
+        if isinstance(x, jax.Array | np.ndarray):
+            if x.shape != ():
+                raise ValueError(f"{label}: {name} must be a scalar, got shape {x.shape}")
+        elif isinstance(x, bool) or not isinstance(x, checks.NUMBER):
+            raise TypeError(f"{label}: {name} must be a number or a scalar array, got {x!r}")
+        elif math.isnan(x) or x < low or (above and x == low):
+            raise ValueError(f"{label}: {name} must be {'above' if above else 'at least'} {low:g}, got {x!r}")
+
+
+def evaluations(label: str, name: str, x: Any) -> None:
+    """Raises unless `x` can be a number of evaluations: an int of at least 1, or a scalar array of integers."""
+    if not isinstance(x, jax.Array):
+        checks.structural(label, name, x, 1)
+    elif x.shape != () or not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(f"{label}: {name} must be an integer scalar, got {x.dtype}{list(x.shape)}")
+
+
+def fit(label: str, name: str, gradients: Any, params: Any) -> None:
+    """Raises unless the tree of gradients, called `name` in the message, fits the parameters leaf by leaf."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(params)
+    gs = checks.flatten_like(label, ("params", name), structure, params, gradients)
+    for (path, p), g in zip(paths, gs, strict=True):
+        if not base.is_float0(g):
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            checks.gradient(label, lambda where=where: where, jnp.asarray(g), jnp.asarray(p))
+
+
+class Line:
+    """What `update` of a line search was given, in the working dtype: the widest of the parameters', float32 at least.
+
+    Attributes:
+      value, slope: phi(0) and phi'(0).
+      grad: the gradient at `params` as `jax.grad` returns it.
+    """
+
+    def __init__(
+        self, label: str, updates: Any, params: Any, value: Any, grad: Any, value_fn: Any, extra_args: dict[str, Any]
+    ):
+        needed = {"value": value, "grad": grad, "value_fn": value_fn}
+        if any(x is None for x in needed.values()):
+            lacking = ", ".join(f"{name}=" for name, x in needed.items() if x is None)
+            raise ValueError(
+                f"{label}: update needs value=, grad= and value_fn= (missing: {lacking}): "
+                "call update(updates, state, params, value=..., grad=..., value_fn=...)"
+            )
+        if params is None:
+            raise ValueError(f"{label}: update needs params: call update(updates, state, params, ...)")
+        if not callable(value_fn):
+            raise TypeError(f"{label}: value_fn must be a function of the parameters, got {value_fn!r}")
+        for name, x in {"updates": updates, "grad": grad}.items():
+            fit(label, name, x, params)
+        self.label, self.params, self.updates = label, params, updates
+        self.dtype = numerics.widest_real(params)
+        self.f = bound(value_fn, extra_args)
+        self.value = self.scalar("value", value)
+        self.grad = jax.tree.map(_stored, grad, params)
+        self.slope = jnp.real(tree.vdot(grad, updates)).astype(self.dtype)
+
+    def number(self, x: Any) -> Array:
+        """A hyperparameter in the working dtype."""
+        return jnp.asarray(x).astype(self.dtype)
+
+    def scalar(self, name: str, x: Any) -> Array:
+        x = jnp.asarray(x)
+        if x.shape != () or jnp.iscomplexobj(x):
+            raise TypeError(f"{self.label}: {name} must be a real scalar, got {x.dtype}{list(x.shape)}")
+        return x.astype(self.dtype)
+
+    def step(self, eta: Array) -> Any:
+        """eta u, each leaf rounded once to its own dtype: what `apply_updates` will add."""
+
+        def leaf(u: Any) -> Any:
+            if base.is_float0(u):
+                return u
+            u = jnp.asarray(u)
+            wide = numerics.widen(u, self.dtype)
+            return (eta.astype(wide.dtype) * wide).astype(u.dtype)
+
+        return jax.tree.map(leaf, self.updates)
+
+    def point(self, eta: Array) -> Any:
+        """p + eta u, the very parameters that `apply_updates` makes of `step(eta)`."""
+        return jax.tree.map(add, self.params, self.step(eta))
+
+    def along(self, grad: Any) -> Array:
+        """phi'(eta) = Re sum(g u), for the gradient g at p + eta u as `jax.grad` returns it."""
+        return jnp.real(tree.vdot(tree.conj(grad), self.updates)).astype(self.dtype)
+
+    def evaluate(self, eta: Array) -> tuple[Array, Any, Array]:
+        """Value, gradient and slope at p + eta u."""
+        value, pull = self.value_and_pull(eta)
+        grad = pull()
+        return value, grad, self.along(grad)
+
+    def value_and_pull(self, eta: Array) -> tuple[Array, Callable[[], Any]]:
+        """The value at p + eta u, and a function that returns the gradient there."""
+        value, pullback = jax.vjp(self.f, self.point(eta))
+
+        def pull() -> Any:
+            (grad,) = pullback(jnp.ones_like(value))
+            return jax.tree.map(lambda g, p: jnp.zeros_like(p) if base.is_float0(g) else g, grad, self.params)
+
+        return self.scalar("the result of value_fn", value), pull
+
+
+def bound(value_fn: ValueFn, extra_args: dict[str, Any]) -> Callable[[Any], Any]:
+    """`value_fn` as a function of the parameters alone, with those of the extra arguments that it names."""
+    accepted = list(inspect.signature(value_fn).parameters.values())
+    names = {p.name for p in accepted}
+    if any(p.kind is p.VAR_KEYWORD for p in accepted):
+        names |= extra_args.keys()
+    names -= {p.name for p in accepted[:1]}  # the parameters'
+    kept = {name: x for name, x in extra_args.items() if name in names}
+    return lambda params: value_fn(params, **kept)
+
+
+def _stored(g: Any, p: Any) -> Array:
+    """The gradient `g` (steepest ascent, see the docstrings of the searches) as `jax.grad` returns it.
+
+    Where there is none it is 0 in the dtype of the parameter: a loop cannot carry a float0.
+    """
+    return jnp.zeros_like(p) if base.is_float0(g) else jnp.conj(jnp.asarray(g).astype(jnp.asarray(p).dtype))
+
+
+def like(state: Any, old: Any) -> Any:
+    """`state` in the dtypes of `old`, which has the same leaves, though its classes may be Optax's."""
+    leaves, structure = jax.tree.flatten(state)
+    pairs = zip(leaves, jax.tree.leaves(old), strict=True)
+    return structure.unflatten([jnp.asarray(x).astype(jnp.asarray(y).dtype) for x, y in pairs])

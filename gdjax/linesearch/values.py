@@ -1,0 +1,54 @@
+"""Value and gradient that a line search left in the state of an optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.values import value as as_value
+
+
+@as_value
+def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+    """Like `jax.value_and_grad(value_fn)`, but takes value and gradient from the state where a line search left them.
+
+    A line search has evaluated both at the point it chose, where the next step starts: this saves one evaluation a
+    step. It is right only if the function is the same in both steps (no mini-batches) and nothing after the line search
+    changes the update.
+
+    Args:
+      value_fn: `value_fn(params, *args, **kwargs)` returns a real scalar.
+
+    Returns:
+      A function `(params, *args, state, **kwargs) -> (value, gradient)`. Where the value in `state` is not finite, as
+      after `init`, and where a backtracking search without `store_grad` left no gradient, it evaluates both.
+
+    Raises:
+      ValueError: (when called) `state` has not the state of exactly one line search.
+
+    Departs from Optax, which raises where the gradient is None.
+    """
+
+    def value_and_grad(params: Any, *args: Any, state: Any, **kwargs: Any) -> tuple[Any, Any]:
+        stored = [x for x in jax.tree.leaves(state, is_leaf=_keeps_both) if _keeps_both(x)]
+        if len(stored) != 1:
+            raise ValueError(
+                f"gdjax.value_and_grad_from_state: state has {len(stored)} parts with a value and a grad; "
+                "expected one, the state of a line search"
+            )
+        value, grad = jnp.asarray(stored[0].value), stored[0].grad
+        if grad is None:
+            return jax.value_and_grad(value_fn)(params, *args, **kwargs)
+
+        def evaluate() -> tuple[Any, Any]:
+            new = jax.value_and_grad(value_fn)(params, *args, **kwargs)
+            return jax.tree.map(lambda x, old: jax.lax.convert_element_type(x, old.dtype), new, (value, grad))
+
+        return jax.lax.cond(jnp.isfinite(value), lambda: (value, grad), evaluate)
+
+    return value_and_grad
+
+
+def _keeps_both(x: Any) -> bool:
+    return hasattr(x, "value") and hasattr(x, "grad")

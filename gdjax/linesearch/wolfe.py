@@ -1,0 +1,93 @@
+"""The search for a step that meets the strong Wolfe conditions: Nocedal & Wright, Algorithms 3.5 and 3.6."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import tree
+from gdjax.linesearch.interpolation import Trial, between
+from gdjax.linesearch.line import Array, Line
+
+
+class Wolfe(NamedTuple):
+    """What a search asks of a step, and how it looks for one; see `scale_by_zoom_linesearch`."""
+
+    c1: Array  # of the decrease that the slope promises
+    c2: Array  # of the slope that may be left
+    c3: Array | None  # of the value that rounding may hide
+    tol: Array  # of both conditions
+    guess: Array  # the step size to begin with
+    factor: Array  # from one to the next, while there is no interval
+    top: Array  # the largest
+    precision: Array  # the shortest interval
+    most: Any  # evaluations
+
+
+class Choice(NamedTuple):
+    """The step to take if the search ended now; at the beginning none."""
+
+    eta: Array  # ()
+    value: Array  # ()
+    grad: Any  # like the parameters
+    decrease_error: Array  # ()
+    curvature_error: Array  # ()
+
+
+class Search(NamedTuple):
+    count: Array  # () int32, evaluations made
+    ended: Array  # () bool
+    safe: Array  # () bool, whether a step with enough decrease has been found
+    low: Trial  # the lowest point that may bound the interval; while there is none, the last point
+    high: Trial  # the other bound, on either side of low; at infinity while there is none
+    ref: Trial  # the bound last given up
+    choice: Choice
+
+
+def search(line: Line, w: Wolfe) -> Search:
+    """The search from its beginning to its end; what it found is the `choice`."""
+    zero, inf, no = jnp.zeros_like(line.value), jnp.full_like(line.value, jnp.inf), jnp.zeros((), bool)
+    low, high = Trial(zero, line.value, line.slope), Trial(inf, inf, inf)
+    choice = Choice(zero, line.value, line.grad, inf, inf)
+    start = Search(jnp.zeros((), jnp.int32), no, no, low, high, high, choice)
+    return jax.lax.while_loop(lambda s: ~s.ended, lambda s: _step(line, w, s), start)
+
+
+def errors(line: Line, w: Wolfe, new: Trial) -> tuple[Array, Array]:
+    """By how much a point misses the conditions of decrease and curvature: 0 if not at all, inf if it is not finite."""
+    decrease = new.value - line.value - w.c1 * new.eta * line.slope
+    if w.c3 is not None:
+        flat, level = new.slope - (2 * w.c1 - 1) * line.slope, new.value - line.value - w.c3 * jnp.abs(line.value)
+        decrease = jnp.minimum(decrease, jnp.maximum(flat, level))
+    curvature = jnp.abs(new.slope) - w.c2 * jnp.abs(line.slope)
+    curvature = jnp.where(jnp.isnan(curvature), 0, curvature)  # 0 inf: any slope will do
+    finite = jnp.isfinite(new.value) & jnp.isfinite(new.slope) & ~jnp.isnan(decrease)
+    decrease, curvature = (jnp.where(finite, jnp.maximum(x, 0), jnp.inf) for x in (decrease, curvature))
+    return decrease, curvature
+
+
+def _step(line: Line, w: Wolfe, s: Search) -> Search:
+    """Tries one more step size. Algorithm 3.5 is 3.6 with the upper bound at infinity, where it is not yet known."""
+    bracketed = jnp.isfinite(s.high.eta)
+    longer = jnp.minimum(jnp.where(s.count == 0, w.guess, w.factor * s.low.eta), w.top)
+    eta = jnp.where(bracketed, between(s.low, s.high, s.ref), longer)
+    value, grad, slope = line.evaluate(eta)
+    new = Trial(eta, value, slope)
+    decrease_error, curvature_error = errors(line, w, new)
+
+    rises = (decrease_error > 0) | ((value >= s.low.value) & (s.count > 0))
+    turns = ~rises & (slope * jnp.sign(s.high.eta - s.low.eta) >= 0)
+    low = tree.where(rises, s.low, new)
+    high = tree.where(rises, new, tree.where(turns, s.low, s.high))
+    ref = tree.where(rises | turns, s.high, s.low)
+
+    # At the largest step size the slope still points down: no step meets the curvature condition.
+    stays = (longer >= w.top) & ~jnp.isfinite(high.eta)
+    met = jnp.maximum(decrease_error, curvature_error) <= w.tol
+    done = (met | stays) & jnp.isfinite(decrease_error)
+    enough = decrease_error <= w.tol
+    better = jnp.where(s.safe, enough & (value < s.choice.value), jnp.isfinite(decrease_error))
+    choice = tree.where(done | better, Choice(eta, value, grad, decrease_error, curvature_error), s.choice)
+    safe = s.safe | enough
+    short = bracketed & (jnp.abs(s.high.eta - s.low.eta) <= w.precision) & safe
+    return Search(s.count + 1, done | short | (s.count + 1 >= w.most), safe, low, high, ref, choice)

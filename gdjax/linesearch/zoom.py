@@ -1,0 +1,148 @@
+"""The zoom line search: a step that lowers the objective enough and leaves little slope."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import checks, numerics, tree
+from gdjax.base import GradientTransformation, transform
+from gdjax.linesearch.line import Array, Line, evaluations, like, numbers
+from gdjax.linesearch.wolfe import Wolfe, search
+
+LABEL = "gdjax.scale_by_zoom_linesearch"
+GUESSES = "one", "keep"
+
+
+class ZoomLinesearchInfo(NamedTuple):
+    """How a zoom search went: by how much the step chosen misses the two conditions, 0 where it meets them."""
+
+    num_linesearch_steps: Array  # () int32, evaluations of the objective and its gradient
+    decrease_error: Array  # () inf where there is no step
+    curvature_error: Array  # () inf where there is no step
+
+
+class ScaleByZoomLinesearchState(NamedTuple):
+    """State of `scale_by_zoom_linesearch`."""
+
+    learning_rate: Array  # () the step size chosen, 0 where there was none
+    value: Array  # () the objective after the step
+    grad: Any  # its gradient there, like the parameters
+    info: ZoomLinesearchInfo
+
+
+@transform
+def scale_by_zoom_linesearch(
+    max_linesearch_steps: Any, max_learning_rate: Any = None, tol: Any = 0.0, increase_factor: Any = 2.0,
+    slope_rtol: Any = 1e-4, curv_rtol: Any = 0.9, approx_dec_rtol: Any = 1e-6, stepsize_precision: Any = 1e-5,
+    initial_guess_strategy: str = "keep", verbose: bool = False,
+) -> GradientTransformation:  # fmt: skip
+    """Scales the updates by a step size that meets the strong Wolfe conditions.
+
+    With phi(eta) = f(p + eta u) for the updates u, a step size with
+
+        decrease     phi(eta) <= phi(0) + slope_rtol eta phi'(0) + tol
+        curvature    |phi'(eta)| <= curv_rtol |phi'(0)| + tol
+
+    Near a minimum rounding hides the decrease; there the slope tells more, and the first condition may be replaced by
+
+        decrease     phi'(eta) <= (2 slope_rtol - 1) phi'(0) + tol   and
+                     phi(eta) <= phi(0) + approx_dec_rtol |phi(0)| + tol
+
+    The search goes from the first guess to larger steps until an interval must hold such a step, then narrows it by
+    cubic and quadratic interpolation. One evaluation of f and its gradient a step.
+
+    Args:
+      max_linesearch_steps: the most evaluations, at least 1.
+      max_learning_rate: the largest step size, above 0; None for no bound.
+      tol: the tolerance of both conditions, at least 0.
+      increase_factor: from one step size to the next while there is no interval, above 1.
+      slope_rtol: c1, at least 0.
+      curv_rtol: c2; infinity leaves the decrease alone.
+      approx_dec_rtol: at least 0; None for the exact condition alone.
+      stepsize_precision: an interval this short ends the search if a step with enough decrease has been found.
+      initial_guess_strategy: "one" starts at 1, for (quasi-)Newton directions; "keep" at the step size before.
+      verbose: print what went wrong when a search fails.
+
+    Returns:
+      A transform whose `update` needs the keyword arguments `value` and `grad`, f and its gradient at the parameters,
+      and `value_fn`, f itself. Further ones go to `value_fn` where it names them. `grad` points along steepest ascent:
+      for complex parameters it is the conjugate of what `jax.grad` returns. The stored one is as `jax.grad` returns it,
+      see `value_and_grad_from_state`.
+
+    Failure: the search ends without a step that meets both conditions. It takes the lowest of those with enough
+    decrease; without one, the last where f and its slope were finite, which may be higher than the start; without that
+    none: the updates are 0, value and gradient those before, and with "keep" the next search starts anew at 1.
+
+    Raises:
+      ValueError, TypeError: `value`, `grad`, `value_fn` or the parameters are missing or do not fit; a number is
+        outside its domain.
+
+    Departs from Optax: the errors in `info` are those of the step taken, not of the last one tried; a step counts as
+    safe by one rule in both phases; a step to -inf or to a gradient that is not finite is none; a search without a step
+    does not keep 0 as the next guess; extra arguments that `value_fn` does not take are left alone, not an error.
+
+    Reference:
+      Nocedal & Wright 2006, Numerical optimization, Algorithms 3.5 and 3.6; Hager & Zhang 2006, Algorithm 851:
+      CG_DESCENT, equations 23, 26 and 27, https://doi.org/10.1145/1132973.1132979
+    """
+    evaluations(LABEL, "max_linesearch_steps", max_linesearch_steps)
+    numbers(LABEL, 0, tol=tol, slope_rtol=slope_rtol, curv_rtol=curv_rtol, stepsize_precision=stepsize_precision)
+    numbers(LABEL, 1, above=True, increase_factor=increase_factor)
+    if max_learning_rate is not None:
+        numbers(LABEL, 0, above=True, max_learning_rate=max_learning_rate)
+    if approx_dec_rtol is not None:
+        numbers(LABEL, 0, approx_dec_rtol=approx_dec_rtol)
+    if initial_guess_strategy not in GUESSES:
+        raise ValueError(f"{LABEL}: initial_guess_strategy must be one of {GUESSES}, got {initial_guess_strategy!r}")
+
+    def init(params: Any) -> ScaleByZoomLinesearchState:
+        dtype = numerics.widest_real(params)
+        inf = jnp.full((), jnp.inf, dtype)
+        info = ZoomLinesearchInfo(jnp.zeros((), jnp.int32), inf, inf)
+        return ScaleByZoomLinesearchState(jnp.ones((), dtype), inf, tree.zeros_like(params), info)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, value: Any = None, grad: Any = None, value_fn: Any = None,
+        **extra_args: Any,
+    ) -> tuple[Any, ScaleByZoomLinesearchState]:  # fmt: skip
+        checks.state(LABEL, state, ScaleByZoomLinesearchState)
+        line = Line(LABEL, updates, params, value, grad, value_fn, extra_args)
+        last, number = line.number(state.learning_rate), line.number
+        keep = initial_guess_strategy == "keep"
+        wolfe = Wolfe(
+            c1=number(slope_rtol),
+            c2=number(curv_rtol),
+            c3=None if approx_dec_rtol is None else number(approx_dec_rtol),
+            tol=number(tol),
+            guess=jnp.where(last > 0, last, 1) if keep else jnp.ones_like(last),
+            factor=number(increase_factor),
+            top=number(jnp.inf if max_learning_rate is None else max_learning_rate),
+            precision=number(stepsize_precision),
+            most=max_linesearch_steps,
+        )
+        found = search(line, wolfe)
+        chosen = found.choice
+        if verbose:
+            jax.debug.callback(_report, *chosen[:2], *chosen[3:], found.safe, line.value, line.slope, wolfe.tol)
+        info = ZoomLinesearchInfo(found.count, chosen.decrease_error, chosen.curvature_error)
+        new_state = ScaleByZoomLinesearchState(chosen.eta, chosen.value, chosen.grad, info)
+        return line.step(chosen.eta), like(new_state, state)
+
+    return GradientTransformation(init, update)
+
+
+def _report(eta: Any, value: Any, decrease: Any, curvature: Any, safe: Any, start: Any, slope: Any, tol: Any) -> None:
+    if max(decrease, curvature) <= tol:
+        return
+    if safe:
+        what = "no step meets the curvature condition; the lowest with enough decrease is taken"
+    elif decrease < float("inf"):
+        what = "no step has enough decrease; the last one is taken"
+    else:
+        what = "no step is made: the objective or its gradient is not finite"
+    hint = "" if slope < 0 else "; the updates are no direction of descent"
+    print(
+        f"{LABEL}: {what}{hint} (step size {eta}, value {value}, decrease error {decrease}, curvature error "
+        f"{curvature}, value {start} and slope {slope} at the start)"
+    )

@@ -1,0 +1,110 @@
+"""Arrays as matrices: which axes form one, and matrices of equal shape side by side."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base
+from gdjax.numerics import Array
+
+
+class Axes(NamedTuple):
+    """The axes of an array by what they are in a matrix; along the batch axes lie independent matrices."""
+
+    batch: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def sizes(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        batch, rows, columns = (math.prod(shape[i] for i in axes) for axes in self)
+        return batch, rows, columns
+
+    def to_matrices(self, x: Array) -> Array:
+        """x as (batch, rows, columns)."""
+        return x.transpose(sum(self, ())).reshape(self.sizes(x.shape))
+
+    def from_matrices(self, matrices: Array, shape: Sequence[int]) -> Array:
+        """The array of that shape whose matrices these are."""
+        order = sum(self, ())
+        return matrices.reshape([shape[i] for i in order]).transpose(sorted(range(len(order)), key=order.__getitem__))
+
+
+def axes_of(where: str, name: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """One axis or several as a tuple of numbers from 0; errors begin with `where` and call them `name`."""
+    given = (axis,) if isinstance(axis, int) else tuple(axis)
+    if any(not -ndim <= i < ndim for i in given) or len({i % ndim for i in given}) < len(given):
+        raise ValueError(f"{where}: {name} {axis} does not name different axes of an array with {ndim}")
+    return tuple(i % ndim for i in given)
+
+
+def matrix_axes(where: str, shape: Sequence[int], numbers: Any) -> Axes:
+    """How an array of that shape is matrices, by its dimension numbers `(reduction_axis, output_axis)`.
+
+    Raises:
+      ValueError: fewer than two axes; axes that are not there or named twice.
+    """
+    if len(shape) < 2:
+        raise ValueError(f"{where}: shape {tuple(shape)} is no matrix")
+    rows = axes_of(where, "reduction_axis", numbers.reduction_axis, len(shape))
+    columns = axes_of(where, "output_axis", numbers.output_axis, len(shape))
+    if set(rows) & set(columns):
+        raise ValueError(f"{where}: reduction_axis {rows} and output_axis {columns} of shape {tuple(shape)} overlap")
+    return Axes(tuple(i for i in range(len(shape)) if i not in rows + columns), rows, columns)
+
+
+def numbers_of(label: str, numbers: Any, tree: Any) -> list[Any]:
+    """For each leaf of `tree` its dimension numbers, or None.
+
+    Args:
+      numbers: `(reduction_axis, output_axis)` as a NamedTuple, or a tree of them and of None that is a prefix of
+        `tree`, or a function from `tree` to one.
+
+    Raises:
+      ValueError: not a prefix.
+    """
+    numbers = numbers(tree) if callable(numbers) else numbers
+    found: list[Any] = []
+
+    def spread(x: Any, part: Any) -> None:
+        found.extend([x] * len(jax.tree.leaves(part)))
+
+    try:
+        jax.tree.map(spread, numbers, tree, is_leaf=lambda x: x is None or is_numbers(x))
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{label}: the dimension numbers are not a prefix of the parameters: {e}") from e
+    return found
+
+
+def is_numbers(x: Any) -> bool:
+    return getattr(x, "_fields", None) == ("reduction_axis", "output_axis")
+
+
+def can_be_matrix(x: Any) -> bool:
+    """Whether `x` is a floating array of two axes."""
+    return jnp.ndim(x) == 2 and not base.is_float0(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+
+
+def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list[Array]:
+    """`f` of all matrices of one shape and dtype at once.
+
+    Args:
+      f: from (n, rows, columns) with rows <= columns to the same shape, for which f(X^T) = f(X)^T.
+      matrices: each (batch, rows, columns).
+    """
+    groups: dict[Any, list[int]] = {}
+    wide = [x.mT if x.shape[1] > x.shape[2] else x for x in matrices]
+    for i, x in enumerate(wide):
+        groups.setdefault((x.shape[1:], x.dtype), []).append(i)
+    out = list(matrices)
+    for members in groups.values():
+        xs = [wide[i] for i in members]
+        together = f(xs[0] if len(xs) == 1 else jnp.concatenate(xs))
+        start = 0
+        for i in members:
+            y = together[start : start + len(wide[i])]
+            start += len(wide[i])
+            out[i] = y.mT if matrices[i].shape != wide[i].shape else y
+    return out

@@ -1,0 +1,250 @@
+"""Batches too large for memory: a function evaluated on one part after another, the results combined."""
+
+import enum
+import functools
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+
+Array = jax.Array
+Aux = namedtuple("Aux", ["values", "metrics", "aux"])  # each with an entry for each example
+
+
+class AccumulationType(enum.Enum):
+    """How the results of the parts are combined."""
+
+    MEAN = enum.auto()  # their mean
+    SUM = enum.auto()  # their sum
+    RUNNING_MEAN = enum.auto()  # the mean of those evaluated, where `num_real_microbatches` leaves some out
+    CONCAT = enum.auto()  # along axis 0, in the order of the batch
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """A way to combine results x_0, x_1, ..., or that part of them which it stands for in a tree of accumulators."""
+
+    init: Callable[[Any], Any]  # from the `jax.ShapeDtypeStruct`s of a result to the start
+    update: Callable[[Any, Any, Any], Any]  # (carry, x_i, i) -> carry
+    finalize: Callable[[Any], Any]  # from the carry to the combined result
+    aggregate: Callable[[Any], Any]  # from results stacked along axis 0 to one, for `micro_vmap`
+
+
+def reshape_batch_axis(tree: Any, microbatch_size: int, axis: int = 0) -> Any:
+    """Splits the batch axis of every leaf in two, (number of parts, microbatch_size).
+
+    Part i takes every n-th row from row i on, n the number of parts: a batch sharded along its axis has parts that are
+    sharded along theirs, and no row moves between devices.
+
+    Raises:
+      ValueError: a batch that `microbatch_size` does not divide.
+    """
+
+    def split(x: Any) -> Array:
+        x = jnp.asarray(x)
+        at = axis % x.ndim
+        parts, rest = divmod(x.shape[at], microbatch_size)
+        if rest:
+            raise ValueError(f"gdjax.microbatching: size {microbatch_size} does not divide a batch of {x.shape[at]}")
+        return x.reshape(*x.shape[:at], microbatch_size, parts, *x.shape[at + 1 :]).swapaxes(at, at + 1)
+
+    return jax.tree.map(split, tree)
+
+
+def microbatch(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int],
+    microbatch_size: int | None,
+    accumulator: Any = AccumulationType.SUM,
+    *,
+    argnames: str | Sequence[str] = (),
+    in_axes: int | Sequence[int] = 0,
+    num_real_microbatches: Any = None,
+) -> Callable[..., Any]:
+    """Evaluates a function on parts of a batch, one after the other, and combines the results.
+
+    Args:
+      fun: any function of trees.
+      argnums: the positions of the arguments that have a batch axis.
+      microbatch_size: rows in a part; it must divide the batch. None gives `fun` itself.
+      accumulator: an `AccumulationType` or `Accumulator` for all results, or a tree of them that is a prefix of what
+        `fun` returns. 16-bit results are summed in float32.
+      argnames: the names of the keyword arguments that have a batch axis.
+      in_axes: the batch axis of each of those arguments, first of `argnums`, then of `argnames`; one for all if an int.
+      num_real_microbatches: evaluate this many parts only; it may be traced. A MEAN still counts all parts.
+
+    Returns:
+      A function of the same arguments.
+
+    Raises:
+      ValueError: batches of different sizes, or that `microbatch_size` does not divide; a mean of integers.
+    """
+    if microbatch_size is None:
+        return fun
+    names = [argnames] if isinstance(argnames, str) else argnames
+    keys = [*([argnums] if isinstance(argnums, int) else argnums), *names]
+    axes = [in_axes] * len(keys) if isinstance(in_axes, int) else list(in_axes)
+
+    def in_parts(*args: Any, **kwargs: Any) -> Any:
+        given = {**dict(enumerate(args)), **kwargs}
+        where = [(k % len(args) if isinstance(k, int) else k, axis) for k, axis in zip(keys, axes, strict=True)]
+        sizes = {jnp.shape(x)[axis] for k, axis in where for x in jax.tree.leaves(given[k])}
+        if len(sizes) != 1:
+            raise ValueError(f"gdjax.microbatch: the batch arguments need one batch size, got {sorted(sizes)}")
+        batches = [(k, axis, reshape_batch_axis(given[k], microbatch_size, axis)) for k, axis in where]
+
+        def part(i: Any) -> Any:
+            def pick(x: Array, axis: int) -> Array:
+                return jax.lax.dynamic_index_in_dim(x, i, axis % (x.ndim - 1), keepdims=False)
+
+            here = given | {k: jax.tree.map(functools.partial(pick, axis=axis), x) for k, axis, x in batches}
+            return fun(*(here[i] for i in range(len(args))), **{name: here[name] for name in kwargs})
+
+        like, count = jax.eval_shape(part, 0), sizes.pop() // microbatch_size
+        way = _combined(accumulator, count, like)
+        last = count if num_real_microbatches is None else num_real_microbatches
+        return way.finalize(jax.lax.fori_loop(0, last, lambda i, c: way.update(c, part(i), i), way.init(like)))
+
+    return in_parts
+
+
+def micro_vmap(
+    fun: Callable[..., Any],
+    in_axes: int | Sequence[int | None] = 0,
+    out_axes: Any = 0,
+    *,
+    microbatch_size: int | None = None,
+    vmap_fn: Callable[..., Any] = jax.vmap,
+    accumulator: Any = AccumulationType.CONCAT,
+    num_real_microbatches: Any = None,
+) -> Callable[..., Any]:
+    """`jax.vmap` in parts of the batch, its results combined along the way.
+
+    Args:
+      fun: of one example.
+      in_axes: the batch axis of each positional argument, None for no batch; one for all if an int. Keyword arguments
+        have it first.
+      out_axes: 0.
+      microbatch_size: rows in a part; None for all at once.
+      vmap_fn: what to use for `jax.vmap`.
+      accumulator: as in `microbatch`. CONCAT returns what `jax.vmap` does; MEAN and SUM keep no batch axis.
+      num_real_microbatches: as in `microbatch`.
+
+    Raises:
+      NotImplementedError: another `out_axes`.
+    """
+    if out_axes != 0:
+        raise NotImplementedError(f"gdjax.micro_vmap: out_axes must be 0, got {out_axes!r}")
+    last = num_real_microbatches
+
+    def mapped(*args: Any, **kwargs: Any) -> Any:
+        axes = [in_axes] * len(args) if isinstance(in_axes, int) else list(in_axes)
+
+        def part(*args: Any, kwargs: dict[str, Any]) -> Any:
+            results = vmap_fn(fun, tuple(axes), 0)(*args, **kwargs)
+            return _combined(accumulator, 1, results).aggregate(results)
+
+        batched = [i for i, axis in enumerate(axes) if axis is not None]
+        where = [axis for axis in axes if axis is not None] + [0]
+        return microbatch(
+            part, batched, microbatch_size, accumulator, argnames="kwargs", in_axes=where, num_real_microbatches=last
+        )(*args, kwargs=kwargs)
+
+    return mapped
+
+
+def micro_grad(
+    fun: Callable[..., Any],
+    has_aux: bool = False,
+    argnums: int | Sequence[int] = 0,
+    *,
+    batch_argnums: int | Sequence[int] = 1,
+    keep_batch_dim: bool = True,
+    microbatch_size: int | None = None,
+    accumulator: Any = AccumulationType.SUM,
+    transform_fn: Callable[[Any], Any] = lambda x: x,
+    metrics_fn: Callable[[Any], Any] = lambda x: None,
+    num_real_microbatches: Any = None,
+) -> Callable[..., Any]:
+    """The gradient of each example, transformed (clipped, squared, ...), then combined.
+
+    Args:
+      fun: a loss, for instance `loss(params, batch)`.
+      has_aux: it returns `(loss, aux)`.
+      argnums: what to differentiate with respect to.
+      batch_argnums: the positions of the arguments that have a batch axis, which is the first.
+      keep_batch_dim: `fun` gets one example as a batch of one; False for without a batch axis.
+      accumulator: of the transformed gradients.
+      transform_fn: of one example's gradient.
+      metrics_fn: of one example's gradient, something small to return for each example.
+      microbatch_size, num_real_microbatches: as in `micro_vmap`.
+
+    Returns:
+      A function of the arguments of `fun` that returns the combined gradients and `Aux(values, metrics, aux)`.
+    """
+    with_aux = fun if has_aux else lambda *args, **kwargs: (fun(*args, **kwargs), None)
+    batched = {batch_argnums} if isinstance(batch_argnums, int) else {*batch_argnums}
+
+    def one(*args: Any, **kwargs: Any) -> Any:
+        (value, aux), gradient = jax.value_and_grad(with_aux, argnums, has_aux=True)(*args, **kwargs)
+        return transform_fn(gradient), Aux(value, metrics_fn(gradient), aux)
+
+    def gradients(*args: Any, **kwargs: Any) -> Any:
+        axes = [0 if i in batched else None for i in range(len(args))]
+        if keep_batch_dim:
+            args = tuple(jax.tree.map(lambda x: x[:, None], x) if i in batched else x for i, x in enumerate(args))
+        both = accumulator, AccumulationType.CONCAT
+        return micro_vmap(
+            one, axes, microbatch_size=microbatch_size, accumulator=both, num_real_microbatches=num_real_microbatches
+        )(*args, **kwargs)
+
+    return gradients
+
+
+def _combined(accumulators: Any, count: int, like: Any) -> Accumulator:
+    """One accumulator for `count` results like `like` from a tree of them that is a prefix of it."""
+
+    def each_leaf(kind: Any, part: Any) -> Any:
+        return kind if isinstance(kind, Accumulator) else jax.tree.map(lambda x: _of_array(kind, count, x.dtype), part)
+
+    each = jax.tree.map(each_leaf, accumulators, like)
+    return Accumulator(
+        lambda xs: jax.tree.map(lambda a, x: a.init(x), each, xs),
+        lambda carry, xs, i: jax.tree.map(lambda a, c, x: a.update(c, x, i), each, carry, xs),
+        lambda carry: jax.tree.map(lambda a, c: a.finalize(c), each, carry),
+        lambda xs: jax.tree.map(lambda a, x: a.aggregate(x), each, xs),
+    )
+
+
+def _of_array(kind: Any, n: int, dtype: Any) -> Accumulator:
+    """The accumulator of a kind for n arrays of a dtype, which the combined array has too."""
+    if kind is AccumulationType.CONCAT:
+        return Accumulator(
+            lambda x: jnp.broadcast_to(jnp.zeros_like(x), (n, *x.shape)),
+            lambda c, x, i: jax.lax.dynamic_update_index_in_dim(c, x, i, 0),
+            lambda c: c.swapaxes(0, 1).reshape(-1, *c.shape[2:]) if c.ndim > 1 else c,
+            lambda x: x,
+        )
+    if not isinstance(kind, AccumulationType):
+        raise ValueError(f"gdjax.microbatch: {kind!r} is no AccumulationType and no Accumulator")
+    exact = not jnp.issubdtype(dtype, jnp.inexact)
+    if exact and kind is not AccumulationType.SUM:
+        raise ValueError(f"gdjax.microbatch: a {kind.name} needs floating numbers, got {dtype}")
+    wide = dtype if exact else numerics.at_least_float32(dtype)
+    over = n if kind is AccumulationType.MEAN else 1
+
+    def update(c: Array, x: Array, i: Any) -> Array:
+        x = x.astype(wide)
+        return c + ((x - c) / jnp.asarray(i + 1).astype(wide) if kind is AccumulationType.RUNNING_MEAN else x)
+
+    return Accumulator(
+        lambda x: jnp.zeros_like(x, wide),
+        update,
+        lambda c: (c / over if over > 1 else c).astype(dtype),
+        functools.partial(jnp.sum if kind is AccumulationType.SUM else jnp.mean, axis=0),
+    )

@@ -1,0 +1,75 @@
+"""ACProp."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.optimizers.adabelief import ScaleByBeliefState
+from gdjax.slots import second_moment
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+@leafwise(ScaleByBeliefState, nu=second_moment, reads_old=True)
+def scale_by_acprop(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, new_mean: bool = False,
+) -> Any:  # fmt: skip
+    """ACProp's direction: the gradient over its standard deviation before it. See `acprop`.
+
+    Args:
+      b1, b2, eps, eps_root, new_mean: see `acprop`. Where the denominator is 0 the direction is g_t.
+
+    Reference:
+      Zhuang et al. 2021, Algorithm 2, https://arxiv.org/abs/2110.05454
+    """
+    mu = b1 * s.mu + (1 - b1) * g
+    nu = b2 * s.nu + (1 - b2) * abs_sq(g - (mu if new_mean else s.mu)) + eps_root
+    nu_hat = jnp.where(t > 1, debias(s.nu, b2, jnp.maximum(t - 1, 1)), 1)
+    return divide(g, sqrt(nu_hat) + eps), s._replace(mu=mu, nu=nu)
+
+
+@transform
+def acprop(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    eps: Hyper = 1e-16,
+    eps_root: Hyper = 1e-16,
+    weight_decay: Hyper = 0.0,
+    mask: Any = None,
+    *,
+    new_mean: bool = False,
+) -> GradientTransformation:
+    """ACProp: AdaBelief's denominator, but of the step before, so that it does not depend on the gradient it divides.
+
+        x_{t+1} = x_t - lr (g_t / (sqrt(nu_hat_{t-1}) + eps) + weight_decay x_t)
+        nu_t = b2 nu_{t-1} + (1 - b2) (g_t - mu_{t-1})^2 + eps_root        nu_hat_t = nu_t / (1 - b2^t)
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t
+
+    The first step has nothing to divide by: nu_hat_0 = 1.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1: decay of the mean, in [0, 1).
+      b2: decay of the variance, in [0, 1).
+      eps: outside the root, at least 0.
+      eps_root: at least 0. After a first gradient of 0 the next step is as long as this is small.
+      weight_decay: decoupled, times lr.
+      mask: which leaves decay, as in `masked`.
+      new_mean: take the deviation from mu_t, as the reference and its code do, instead of from mu_{t-1}, as Optax does.
+        It is b1 times as large, and the steps then 1 / b1 times as long.
+
+    Reference:
+      Zhuang et al. 2021, Momentum centering and asynchronous update for adaptive gradient methods, Algorithm 2,
+      https://arxiv.org/abs/2110.05454
+    """
+    return chain(
+        scale_by_acprop(b1, b2, eps, eps_root, new_mean=new_mean),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,74 @@
+"""AdaBelief."""
+
+from typing import Any, NamedTuple
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.optimizers.adam import corrected_mean
+from gdjax.slots import second_moment
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+class ScaleByBeliefState(NamedTuple):
+    """State of `scale_by_belief`."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # like params, first moment
+    nu: Any  # like params, average square of g - mu, float32 at least
+
+
+@leafwise(ScaleByBeliefState, nu=second_moment)
+def scale_by_belief(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, nesterov: bool = False,
+) -> Any:  # fmt: skip
+    """AdaBelief's direction, mu_hat_t / (sqrt(nu_hat_t) + eps). See `adabelief`.
+
+    Args:
+      b1, b2, eps, eps_root, nesterov: see `adabelief`. Where the denominator is 0 the direction is the numerator.
+
+    Reference:
+      Zhuang et al. 2020, Algorithm 2, https://arxiv.org/abs/2010.07468
+    """
+    mu = b1 * s.mu + (1 - b1) * g
+    nu = b2 * s.nu + ((1 - b2) * abs_sq(g - mu) + eps_root)  # in another order XLA copies nu
+    mu_hat, nu_hat = corrected_mean(mu, g, b1, t, nesterov), debias(nu, b2, t)
+    return divide(mu_hat, sqrt(nu_hat) + eps), s._replace(mu=mu, nu=nu)
+
+
+@transform
+def adabelief(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    eps: Hyper = 1e-16,
+    eps_root: Hyper = 1e-16,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """AdaBelief: Adam whose second moment is that of the gradient about its own average, not about 0.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t                          mu_hat_t = mu_t / (1 - b1^t)
+        nu_t = b2 nu_{t-1} + (1 - b2) (g_t - mu_t)^2 + eps_root    nu_hat_t = nu_t / (1 - b2^t)
+        x_{t+1} = x_t - lr mu_hat_t / (sqrt(nu_hat_t) + eps)
+
+    Steps are long where the gradient is as its average predicted, short where it is not.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1, b2: decay of the first and second moment, in [0, 1).
+      eps: outside the root, at least 0.
+      eps_root: added to nu at every step, so that it tends to eps_root / (1 - b2) where gradients are constant; at
+        least 0. The reference has one eps of 1e-8 for both places; Optax's default keeps the steps there long.
+      nesterov: Dozat's momentum, see `adam`.
+
+    Reference:
+      Zhuang et al. 2020, AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, Algorithm 2,
+      https://arxiv.org/abs/2010.07468
+    """
+    return chain(
+        scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,72 @@
+"""Adadelta."""
+
+from typing import Any, NamedTuple
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, abs_sq, divide, sqrt
+from gdjax.slots import Moment
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+_average = Moment(wide=True, real=True)
+
+
+class ScaleByAdaDeltaState(NamedTuple):
+    """State of `scale_by_adadelta`."""
+
+    e_g: Any  # like params, average of squared gradients, float32 at least
+    e_x: Any  # like params, average of squared directions, float32 at least
+
+
+@leafwise(ScaleByAdaDeltaState, e_g=_average, e_x=_average)
+def scale_by_adadelta(g: Array, s: Any, p: Any, t: Any, rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Any:
+    """Adadelta's direction, in units of the parameters: RMS of directions over RMS of gradients. See `adadelta`.
+
+    Args:
+      rho: decay of both averages, in [0, 1).
+      eps: inside both roots, at least 0. With 0 no parameter ever moves.
+
+    Reference:
+      Zeiler 2012, Algorithm 1, https://arxiv.org/abs/1212.5701
+    """
+    e_g = rho * s.e_g + (1 - rho) * abs_sq(g)
+    u = divide(sqrt(s.e_x + eps) * g, sqrt(e_g + eps))
+    e_x = rho * s.e_x + (1 - rho) * abs_sq(u)
+    return u, ScaleByAdaDeltaState(e_g, e_x)
+
+
+@transform
+def adadelta(
+    learning_rate: Hyper = None,
+    rho: Hyper = 0.9,
+    eps: Hyper = 1e-6,
+    weight_decay: Hyper = 0.0,
+    weight_decay_mask: Any = None,
+) -> GradientTransformation:
+    """Adadelta: steps of the size of the steps before, relative to the gradients before; no rate to choose.
+
+        e_g <- rho e_g + (1 - rho) g_t^2
+        u_t = g_t sqrt(e_x + eps) / sqrt(e_g + eps)
+        e_x <- rho e_x + (1 - rho) u_t^2
+        x_{t+1} = x_t - lr u_t
+
+    Args:
+      learning_rate: lr, a scalar or a schedule; None for the reference's 1. (Optax leaves out the sign too when it is
+        None, and ascends.)
+      rho: decay of both averages, in [0, 1); the reference uses 0.95.
+      eps: at least 0. The first step is of size sqrt(eps / (1 - rho)).
+      weight_decay: times the parameters, added to the gradients (an L2 penalty); at least 0, or a schedule.
+      weight_decay_mask: which leaves decay, as in `masked`.
+
+    `adadelta(lr)` follows `torch.optim.Adadelta(lr)`.
+
+    Reference:
+      Zeiler 2012, Adadelta: an adaptive learning rate method, Algorithm 1, https://arxiv.org/abs/1212.5701
+    """
+    return chain(
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_adadelta(rho, eps),
+        scale_by_learning_rate(1.0 if learning_rate is None else learning_rate),
+    )

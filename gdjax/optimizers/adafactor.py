@@ -1,0 +1,190 @@
+"""Adafactor."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax import checks
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, abs_sq, bounded, widest_real
+from gdjax.transforms.averaging import ema
+from gdjax.transforms.clipping import clip_by_block_rms
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale, scale_by_learning_rate
+from gdjax.transforms.trust_ratio import scale_by_param_block_rms
+
+
+class FactoredState(NamedTuple):
+    """State of `scale_by_factored_rms`. A leaf has either v_row and v_col or v, and (1,) zeros for the rest."""
+
+    count: Array  # () int32, updates made so far
+    v_row: Any  # average of g^2 over the longest axis, float32 at least
+    v_col: Any  # average of g^2 over the second longest axis, float32 at least
+    v: Any  # like the parameter, average of g^2, float32 at least
+
+
+def factored_axes(shape: tuple[int, ...], hyper: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The second longest axis and the longest, the later of equals last; None where the moment is not factored."""
+    if not hyper["factored"] or len(shape) < 2:
+        return None
+    *_, second, longest = sorted(range(len(shape)), key=lambda axis: shape[axis])
+    return (second, longest) if shape[second] >= max(hyper["min_dim_size_to_factor"], 1) else None
+
+
+def _slot(kept: Callable[[tuple[int, ...], tuple[int, int] | None], tuple[int, ...] | None]) -> Any:
+    def initial(p: Any, hyper: Mapping[str, Any]) -> Array:
+        shape = tuple(getattr(p, "shape", ()))
+        mine = kept(shape, factored_axes(shape, hyper))
+        return jnp.zeros((1,) if mine is None else mine, widest_real(p))
+
+    return initial
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
+
+
+@leafwise(
+    FactoredState,
+    v_row=_slot(lambda shape, axes: axes and _without(shape, axes[1])),
+    v_col=_slot(lambda shape, axes: axes and _without(shape, axes[0])),
+    v=_slot(lambda shape, axes: None if axes else shape),
+)
+def _by_factored_rms(
+    g: Array, s: Any, p: Any, t: Any, factored: bool, min_dim_size_to_factor: int, epsilon: Hyper, b2: Hyper
+) -> Any:
+    axes = factored_axes(g.shape, {"factored": factored, "min_dim_size_to_factor": min_dim_size_to_factor})
+    average = lambda v, mean: b2 * v + (1 - b2) * bounded(mean + epsilon)  # noqa: E731
+    if axes is None:
+        v = average(s.v, abs_sq(g))
+        return g * _inverse_root(v), s._replace(v=v)
+    second, longest = axes
+    v_row, v_col = average(s.v_row, _mean_of_squares(g, longest)), average(s.v_col, _mean_of_squares(g, second))
+    rows = second - (second > longest)  # the second longest axis of g, in v_row
+    mean = jnp.sum(v_row * (1 / v_row.shape[rows]), axis=rows, keepdims=True)
+    row_factor = _inverse_root(v_row / jnp.where(mean == 0, 1, mean))
+    u = g * jnp.expand_dims(row_factor, longest) * jnp.expand_dims(_inverse_root(v_col), second)
+    return u, s._replace(v_row=v_row, v_col=v_col)
+
+
+def _mean_of_squares(g: Array, axis: int) -> Array:
+    """The mean of |g|^2 over an axis, divided before it is summed: a sum overflows long before its mean does."""
+    return jnp.sum(abs_sq(g * g.shape[axis] ** -0.5), axis=axis)
+
+
+def _inverse_root(v: Array) -> Array:
+    """1 / sqrt(v), and 0 where v is 0, as the gradients then are."""
+    return jnp.where(v > 0, 1 / jnp.sqrt(jnp.where(v > 0, v, 1)), 0)
+
+
+def power_decay(count: Any, exponent: Any) -> Array:
+    """1 - t^-exponent for t = count + 1: a decay that begins at 0, so that the average needs no correction."""
+    t = jnp.maximum(jnp.asarray(count, jnp.float32), 0) + 1
+    return 1 - t ** -jnp.asarray(exponent, jnp.float32)
+
+
+@dataclass(frozen=True)
+class _Decay:
+    """The decay of the second moment as a schedule."""
+
+    function: Callable[[Any, Any], Any]
+    rate: Any
+    offset: Any
+
+    def __call__(self, count: Any) -> Any:
+        rate, offset = (x(count) if callable(x) else x for x in (self.rate, self.offset))
+        count = jnp.asarray(count)
+        return self.function(count - jnp.asarray(offset).astype(count.dtype), rate)
+
+
+@transform
+def scale_by_factored_rms(
+    factored: bool = True,
+    decay_rate: Hyper = 0.8,
+    step_offset: Hyper = 0,
+    min_dim_size_to_factor: int = 128,
+    epsilon: Hyper = 1e-30,
+    decay_rate_fn: Callable[[Any, Any], Any] = power_decay,
+) -> Any:
+    """Adafactor's direction: the gradient over the root of a second moment kept as rows and columns. See `adafactor`.
+
+    Args:
+      factored: False keeps the whole second moment.
+      decay_rate: the exponent of the decay, at least 0.
+      step_offset: the count at which the decay starts anew, for fine-tuning with the state of an earlier run.
+      min_dim_size_to_factor: factor a leaf if its two longest axes have at least this length.
+      epsilon: added to squares, at least 0. Where the second moment is 0 the direction is 0.
+      decay_rate_fn: `(count - step_offset, decay_rate) -> decay in [0, 1)`. The default 1 - (count + 1)^-decay_rate
+        takes a negative count for 0.
+
+    Moments stop at a quarter of the largest float32, where a gradient above 1e19 would make them infinite for good.
+
+    Raises:
+      TypeError: min_dim_size_to_factor is not an int.
+
+    Reference:
+      Shazeer & Stern 2018, Algorithm 4, https://arxiv.org/abs/1804.04235
+    """
+    least = checks.structural("gdjax.scale_by_factored_rms", "min_dim_size_to_factor", min_dim_size_to_factor, 0)
+    return _by_factored_rms(factored, least, epsilon, _Decay(decay_rate_fn, decay_rate, step_offset))
+
+
+@transform
+def adafactor(
+    learning_rate: Hyper = None,
+    min_dim_size_to_factor: int = 128,
+    decay_rate: Hyper = 0.8,
+    decay_offset: Hyper = 0,
+    multiply_by_parameter_scale: bool = True,
+    clipping_threshold: Hyper = 1.0,
+    momentum: Hyper = None,
+    dtype_momentum: Any = jnp.float32,
+    weight_decay_rate: Hyper = None,
+    eps: Hyper = 1e-30,
+    factored: bool = True,
+    weight_decay_mask: Any = None,
+) -> GradientTransformation:
+    """Adafactor: Adam's second moment in the memory of its row and column means, and steps relative to the parameters.
+
+        b2_t = 1 - t^-decay_rate
+        R_t = b2_t R_{t-1} + (1 - b2_t) (mean of g_t^2 + eps over each row)
+        C_t = b2_t C_{t-1} + (1 - b2_t) (mean of g_t^2 + eps over each column)
+        u_t = g_t / sqrt(R_t C_t / mean(R_t))
+        u_t <- u_t / max(1, rms(u_t) / clipping_threshold)
+        x_{t+1} = x_t - lr max(rms(x_t), 0.001) u_t - weight_decay_rate x_t
+
+    Args:
+      learning_rate: lr, a scalar or a schedule; None for 1. The reference's is min(0.01, 1 / sqrt(t)), the schedule
+        `lambda count: jnp.minimum(0.01, jnp.float32(count + 1) ** -0.5)`.
+      min_dim_size_to_factor, decay_rate, eps, factored: see `scale_by_factored_rms`, which calls eps epsilon. A leaf
+        with more than two axes is factored over its two longest.
+      decay_offset: its step_offset.
+      multiply_by_parameter_scale: False leaves out rms(x).
+      clipping_threshold: bound on rms(u), at least 0; None for none.
+      momentum: decay of an average of the steps, in [0, 1), not corrected for its start at 0; None for none.
+      dtype_momentum: the dtype of that average.
+      weight_decay_rate: not times lr; at least 0, or a schedule. None for none.
+      weight_decay_mask: which leaves decay, as in `masked`.
+
+    `torch.optim.Adafactor` has another eps and rate: its lr is min(lr, 1 / sqrt(t)).
+
+    Reference:
+      Shazeer & Stern 2018, Adafactor: adaptive learning rates with sublinear memory cost, Algorithms 4 and 5,
+      https://arxiv.org/abs/1804.04235
+    """
+    parts = [scale_by_factored_rms(factored, decay_rate, decay_offset, min_dim_size_to_factor, eps)]
+    if clipping_threshold is not None:
+        parts.append(clip_by_block_rms(clipping_threshold))
+    if learning_rate is not None:
+        parts.append(scale_by_learning_rate(learning_rate, flip_sign=False))
+    if multiply_by_parameter_scale:
+        parts.append(scale_by_param_block_rms())
+    if momentum is not None:
+        parts.append(ema(momentum, debias=False, accumulator_dtype=dtype_momentum))
+    if weight_decay_rate is not None:
+        parts.append(add_decayed_weights(weight_decay_rate, weight_decay_mask))
+    return chain(*parts, scale(-1.0))

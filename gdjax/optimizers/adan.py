@@ -1,0 +1,102 @@
+"""Adan."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.kernel import after
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, abs_sq, debias, divide, safe_increment, sqrt
+from gdjax.slots import Moment, Shared, second_moment
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+class ScaleByAdanState(NamedTuple):
+    """State of `scale_by_adan`, in the reference's letters."""
+
+    m: Any  # like params, average of gradients
+    v: Any  # like params, average of their differences
+    n: Any  # like params, average of squares, float32 at least
+    g: Any  # like params, the gradient before
+    t: Array  # () int32, updates made so far
+
+
+def _next(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
+    return {"t": safe_increment(s.t)}
+
+
+@leafwise(ScaleByAdanState, reduce=_next, n=second_moment, t=Shared(0, jnp.int32), g=Moment())
+def scale_by_adan(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper = 0.98, b2: Hyper = 0.92, b3: Hyper = 0.99, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,
+    *, lookahead: Hyper = None,
+) -> Any:  # fmt: skip
+    """Adan's direction, (m_hat_t + lookahead v_hat_t) / (sqrt(n_hat_t + eps_root) + eps). See `adan`.
+
+    Args:
+      b1, b2, b3, eps, eps_root, lookahead: see `adan`, where eps_root is 1e-8 and not 0, as in Optax. Where the
+        denominator is 0 the direction is the numerator.
+
+    Reference:
+      Xie et al. 2022, Algorithm 1, https://arxiv.org/abs/2208.06677
+    """
+    ahead = b2 if lookahead is None else lookahead
+    d = jnp.where(s.t == 1, 0, g - s.g)
+    m = b1 * s.m + (1 - b1) * g
+    v = b2 * s.v + (1 - b2) * d
+    n = b3 * s.n + (1 - b3) * abs_sq(g + ahead * d)
+    m_hat, v_hat, n_hat = debias(m, b1, s.t), debias(v, b2, s.t), debias(n, b3, s.t)
+    u = divide(m_hat + ahead * v_hat, sqrt(n_hat + eps_root) + eps)
+    # Both averages read the old gradient: written before them, it would be copied first.
+    return u, s._replace(m=m, v=v, n=n, g=after(n, after(v, g)))
+
+
+@transform
+def adan(
+    learning_rate: Hyper,
+    b1: Hyper = 0.98,
+    b2: Hyper = 0.92,
+    b3: Hyper = 0.99,
+    eps: Hyper = 1e-8,
+    eps_root: Hyper = 1e-8,
+    weight_decay: Hyper = 0.0,
+    mask: Any = None,
+    *,
+    lookahead: Hyper = None,
+) -> GradientTransformation:
+    """Adan: Nesterov momentum from differences of gradients, under an adaptive rate.
+
+        d_t = g_t - g_{t-1},    d_1 = 0
+        m_t = b1 m_{t-1} + (1 - b1) g_t
+        v_t = b2 v_{t-1} + (1 - b2) d_t
+        n_t = b3 n_{t-1} + (1 - b3) (g_t + lookahead d_t)^2
+        x_{t+1} = x_t - lr (m_hat_t + lookahead v_hat_t) / (sqrt(n_hat_t + eps_root) + eps) - lr weight_decay x_t
+
+    where m_hat_t = m_t / (1 - b1^t) and so on.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1, b2, b3: decay of the averages, in [0, 1). The reference's betas are 1 - b1, 1 - b2 and 1 - b3.
+      eps, eps_root: outside and inside the root, at least 0.
+      weight_decay: decoupled, times lr, at least 0. A scalar or a schedule.
+      mask: which leaves decay, as in `masked`.
+
+      lookahead: the weight of the differences; None for the reference's, which is b2. Optax has 1 - b2, 0.08 and not
+        0.92 by default: it takes 1 - beta_2 from the reference for a b2 that is 1 - beta_2 already.
+
+    Departures, with Optax: the averages are corrected for their start at 0, as in the reference's code but not
+    its Algorithm 1; and the reference decays after the step, dividing x by 1 + lr weight_decay, which is
+    `adan(lr / (1 + lr * weight_decay), weight_decay=weight_decay)`.
+
+    Reference:
+      Xie et al. 2022, Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models, Algorithm 1,
+      https://arxiv.org/abs/2208.06677
+    """
+    return chain(
+        scale_by_adan(b1, b2, b3, eps, eps_root, lookahead=lookahead),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,217 @@
+"""AdEMAMix and its simplification."""
+
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax import base, checks, numerics
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, Leafwise, leafwise
+from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.slots import Shared, second_moment
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+class ScaleByAdemamixState(NamedTuple):
+    """State of `scale_by_ademamix`."""
+
+    count: Array  # () int32, updates of m1 and nu made so far
+    count_m2: Array  # () int32, updates of m2 made so far: what schedules see
+    m1: Any  # like params, fast average
+    m2: Any  # like params, slow average
+    nu: Any  # like params, second moment, float32 at least
+
+
+class ScaleBySimplifiedAdEMAMixState(NamedTuple):
+    """State of `scale_by_simplified_ademamix`."""
+
+    t: Array  # () int32, updates made so far
+    m: Any  # like params, decaying sum of gradients
+    n: Any  # like params, second moment, float32 at least
+
+
+class _Mixture(NamedTuple):
+    t: Array  # ScaleByAdemamixState.count
+    count: Array  # ScaleByAdemamixState.count_m2
+    m1: Any
+    m2: Any
+    nu: Any
+
+
+class _Simplified(NamedTuple):
+    count: Array
+    m: Any
+    n: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _Renamed(Leafwise):
+    """A rule whose state has other names outside, where Optax calls `count` what is not the lift's count."""
+
+    Outside: Any = None
+
+    def split(self, state: Any) -> Any:
+        checks.state(self.label, state, self.Outside)
+        return super().split(self.State(*state))
+
+    def join(self, *parts: Any) -> Any:
+        return self.Outside(*super().join(*parts))
+
+
+def _renamed(tx: GradientTransformation, Outside: Any) -> _Renamed:  # noqa: N803
+    part = base.part_of(tx)
+    return _Renamed(**{f.name: getattr(part, f.name) for f in fields(part)}, Outside=Outside)
+
+
+def _next_step(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
+    return {"t": numerics.safe_increment(s.t)}
+
+
+@leafwise(_Mixture, reduce=_next_step, t=Shared(0, dtype=jnp.int32), nu=second_moment)
+def _ademamix(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper, b2: Hyper, b3: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper, mu_dtype: Any,
+) -> Any:  # fmt: skip
+    m1 = b1 * s.m1 + (1 - b1) * g
+    m2 = b3 * s.m2 + (1 - b3) * g
+    nu = b2 * s.nu + (1 - b2) * abs_sq(g)
+    m1_hat, nu_hat = debias(m1, b1, s.t), debias(nu, b2, s.t)
+    return divide(m1_hat + alpha * m2, sqrt(nu_hat + eps_root) + eps), s._replace(m1=m1, m2=m2, nu=nu)
+
+
+@transform
+def scale_by_ademamix(
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    b3: Hyper = 0.9999,
+    alpha: Hyper = 6.0,
+    eps: Hyper = 1e-8,
+    eps_root: Hyper = 0.0,
+    mu_dtype: Any = None,
+) -> Any:
+    """AdEMAMix's direction, (m1_hat_t + alpha m2_t) / (sqrt(nu_hat_t + eps_root) + eps). See `ademamix`.
+
+    Args:
+      b1, b2, b3, eps, eps_root, mu_dtype: see `ademamix`.
+      alpha: the weight of the slow average; 6 here and 5 in `ademamix`, both as in Optax.
+
+    Reference:
+      Pagliardini, Ablin & Grangier 2024, Algorithm 1, https://arxiv.org/abs/2409.03137
+    """
+    return _renamed(_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype), ScaleByAdemamixState)
+
+
+@transform
+def ademamix(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    b3: Hyper = 0.9999,
+    alpha: Hyper = 5.0,
+    eps: Hyper = 1e-8,
+    eps_root: Hyper = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: Hyper = 0.0,
+    mask: Any = None,
+) -> GradientTransformation:
+    """AdEMAMix: AdamW with a second, slow average of the gradients, which remembers thousands of steps.
+
+        m1_t = b1 m1_{t-1} + (1 - b1) g_t          m1_hat_t = m1_t / (1 - b1^t)
+        m2_t = b3 m2_{t-1} + (1 - b3) g_t
+        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
+        x_{t+1} = x_t - lr ((m1_hat_t + alpha m2_t) / (sqrt(nu_hat_t + eps_root) + eps) + weight_decay x_t)
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1: decay of the fast average, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      b3: decay of the slow average, in [0, 1), a scalar or a schedule.
+      alpha: the weight of the slow average, a scalar or a schedule. The reference uses 5 to 10.
+      eps: outside the root, at least 0.
+      eps_root: inside the root, at least 0.
+      mu_dtype: the dtype of m1 and m2, the parameter's by default.
+      weight_decay: decoupled, times lr.
+      mask: which leaves decay, as in `masked`.
+
+    m2 is not corrected for its start at 0. Long runs need both warmed up over T steps, as in the reference: alpha
+    with `linear_schedule(0, alpha, T)`, b3 from b1 on with the schedule
+
+        exp(ln b1 ln b3 / ((1 - t / T) ln b3 + (t / T) ln b1)),    b3 from t = T on.
+
+    Schedules of the direction count from `state.count_m2`: set to 0 with m2, it restarts them, for instance when going
+    on from a run of AdamW.
+
+    Reference:
+      Pagliardini, Ablin & Grangier 2024, The AdEMAMix optimizer: better, faster, older, Algorithm 1,
+      https://arxiv.org/abs/2409.03137
+    """
+    return chain(
+        scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@leafwise(_Simplified, n=second_moment)
+def _simplified_ademamix(
+    g: Array, s: Any, p: Any, t: Any, b1: Hyper, b2: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper
+) -> Any:
+    m = b1 * s.m + g
+    n = b2 * s.n + (1 - b2) * abs_sq(g)
+    return divide(m + alpha * g, sqrt(debias(n, b2, t) + eps_root) + eps), s._replace(m=m, n=n)
+
+
+@transform
+def scale_by_simplified_ademamix(
+    b1: Hyper = 0.99, b2: Hyper = 0.95, alpha: Hyper = 0.0, eps: Hyper = 1e-8, eps_root: Hyper = 0.0
+) -> Any:
+    """Simplified AdEMAMix's direction, (m_t + alpha g_t) / (sqrt(n_hat_t + eps_root) + eps).
+
+    Args:
+      b1, b2, alpha, eps, eps_root: see `simplified_ademamix`.
+
+    Reference:
+      Morwani, Vyas, Zhang & Kakade 2025, https://arxiv.org/abs/2502.02431
+    """
+    return _renamed(_simplified_ademamix(b1, b2, alpha, eps, eps_root), ScaleBySimplifiedAdEMAMixState)
+
+
+@transform
+def simplified_ademamix(
+    learning_rate: Hyper,
+    b1: Hyper = 0.99,
+    b2: Hyper = 0.95,
+    alpha: Hyper = 0.0,
+    eps: Hyper = 1e-8,
+    eps_root: Hyper = 0.0,
+    weight_decay: Hyper = 0.0,
+    mask: Any = None,
+) -> GradientTransformation:
+    """AdEMAMix with the current gradient in the place of the fast average, and one buffer fewer.
+
+        m_t = b1 m_{t-1} + g_t
+        n_t = b2 n_{t-1} + (1 - b2) g_t^2        n_hat_t = n_t / (1 - b2^t)
+        x_{t+1} = x_t - lr ((m_t + alpha g_t) / (sqrt(n_hat_t + eps_root) + eps) + weight_decay x_t)
+
+    Args:
+      learning_rate: lr, a scalar or a schedule. m is a sum, up to 1 / (1 - b1) times an average: take lr smaller.
+      b1: decay of the sum, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      alpha: the weight of the current gradient, at least 0 and up to 100 in the reference; a scalar or a schedule.
+      eps: outside the root, at least 0.
+      eps_root: inside the root, at least 0.
+      weight_decay: decoupled, times lr.
+      mask: which leaves decay, as in `masked`.
+
+    Reference:
+      Morwani, Vyas, Zhang & Kakade 2025, Connections between schedule-free optimizers, AdEMAMix, and accelerated SGD
+      variants, https://arxiv.org/abs/2502.02431
+    """
+    return chain(
+        scale_by_simplified_ademamix(b1, b2, alpha, eps, eps_root),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,92 @@
+"""ADOPT."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, abs_sq, divide, sqrt
+from gdjax.optimizers.adam import ScaleByAdamState
+from gdjax.slots import second_moment
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+def _fourth_root(t: Any) -> Array:
+    return jnp.asarray(t, float) ** 0.25
+
+
+@leafwise(ScaleByAdamState, nu=second_moment, reads_old=True)
+def scale_by_adopt(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper = 0.9, b2: Hyper = 0.9999, eps: Hyper = 1e-6, mu_dtype: Any = None,
+    *, nesterov: bool = False, use_clipping: bool = True, clip_value_fn: Any = _fourth_root,
+) -> Any:  # fmt: skip
+    """ADOPT's direction: an average of gradients, each over the root of the second moment before it. See `adopt`.
+
+    Args:
+      b1, b2, eps, mu_dtype, nesterov, use_clipping, clip_value_fn: see `adopt`.
+
+    Reference:
+      Taniguchi et al. 2024, Algorithm 2, https://arxiv.org/abs/2411.02853
+    """
+    started = t > 1  # the first gradient only starts nu
+    n = divide(g, jnp.maximum(sqrt(s.nu), eps))
+    if use_clipping:
+        n = _clip(n, clip_value_fn)
+    b1, b2 = jnp.where(started, b1, 1.0), jnp.where(started, b2, 0.0)
+    mu = b1 * s.mu + (1 - b1) * n
+    nu = b2 * s.nu + (1 - b2) * abs_sq(g)
+    return (b1 * mu + (1 - b1) * n if nesterov else mu), s._replace(mu=mu, nu=nu)
+
+
+def _clip(x: Array, bound: Any) -> Array:
+    """Each element no larger than the bound; a complex number keeps its argument."""
+    if jnp.iscomplexobj(x):
+        return x * jnp.minimum(1, bound / jnp.maximum(jnp.abs(x), jnp.finfo(x.dtype).tiny))
+    return jnp.clip(x, -bound, bound)
+
+
+@transform
+def adopt(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.9999,
+    eps: Hyper = 1e-6,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+    use_clipping: bool = True,
+    clip_value_fn: Any = _fourth_root,
+) -> GradientTransformation:
+    """ADOPT: Adam with the gradient divided first and averaged then, by a second moment that does not contain it.
+
+        nu_0 = g_0^2,    and for t = 1, 2, ...
+        n_t = clip(g_t / max(sqrt(nu_{t-1}), eps), c_t)        c_t = t^(1/4)
+        mu_t = b1 mu_{t-1} + (1 - b1) n_t
+        x_{t+1} = x_t - lr mu_t
+        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2
+
+    The first update is zero. It converges with any b2, says the reference.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1: decay of the average, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: the least denominator, at least 0. Where it is 0 and so is nu, the gradient is not divided.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      nesterov: the direction is b1 mu_t + (1 - b1) n_t.
+      use_clipping: False leaves out the clipping: the reference's Algorithm 1.
+      clip_value_fn: from t (int32, 0 at the first update) to c_t.
+
+    Reference:
+      Taniguchi et al. 2024, ADOPT: modified Adam can converge with any beta2 with the optimal rate, Algorithms 1 and 2,
+      https://arxiv.org/abs/2411.02853
+    """
+    return chain(
+        scale_by_adopt(
+            b1, b2, eps, mu_dtype, nesterov=nesterov, use_clipping=use_clipping, clip_value_fn=clip_value_fn
+        ),
+        scale_by_learning_rate(learning_rate),
+    )

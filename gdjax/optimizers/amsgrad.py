@@ -1,0 +1,81 @@
+"""AMSGrad."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.slots import second_moment
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+class ScaleByAmsgradState(NamedTuple):
+    """State of `scale_by_amsgrad`."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # like params, first moment
+    nu: Any  # like params, second moment, float32 at least
+    nu_max: Any  # like params, the largest (corrected) second moment so far, float32 at least
+
+
+@leafwise(ScaleByAmsgradState, nu=second_moment, nu_max=second_moment)
+def scale_by_amsgrad(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: Any = None,
+    bias_correction_mu: bool = True, bias_correction_nu: bool = True,
+) -> Any:  # fmt: skip
+    """AMSGrad's direction, mu_hat_t / (sqrt(nu_max_t + eps_root) + eps). See `amsgrad`.
+
+    Args:
+      b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu: see `amsgrad`. Where the denominator is 0
+        the direction is the numerator.
+
+    Reference:
+      Reddi, Kale & Kumar 2018, Algorithm 2, https://arxiv.org/abs/1904.09237
+    """
+    mu = b1 * s.mu + (1 - b1) * g
+    nu = b2 * s.nu + (1 - b2) * abs_sq(g)
+    mu_hat = debias(mu, b1, t) if bias_correction_mu else mu
+    nu_max = jnp.maximum(s.nu_max, debias(nu, b2, t) if bias_correction_nu else nu)
+    return divide(mu_hat, sqrt(nu_max + eps_root) + eps), s._replace(mu=mu, nu=nu, nu_max=nu_max)
+
+
+@transform
+def amsgrad(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    eps: Hyper = 1e-8,
+    eps_root: Hyper = 0.0,
+    mu_dtype: Any = None,
+    bias_correction_mu: bool = True,
+    bias_correction_nu: bool = True,
+) -> GradientTransformation:
+    """AMSGrad: Adam whose rate for a parameter never rises, since the second moment is replaced by its maximum so far.
+
+        mu_t, nu_t as in `adam`
+        nu_max_t = max(nu_max_{t-1}, nu_t / (1 - b2^t))
+        x_{t+1} = x_t - lr mu_hat_t / (sqrt(nu_max_t + eps_root) + eps)
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1, b2: decay of the first and second moment, in [0, 1).
+      eps, eps_root: outside and inside the root, at least 0.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      bias_correction_mu: divide mu by 1 - b1^t.
+      bias_correction_nu: divide nu by 1 - b2^t before the maximum is taken. The quotient is large in the first steps,
+        which the maximum then remembers.
+
+    The reference corrects neither: `amsgrad(lr, eps=0.0, bias_correction_mu=False, bias_correction_nu=False)`. Torch
+    takes the maximum of nu as it is, and corrects afterwards.
+
+    Reference:
+      Reddi, Kale & Kumar 2018, On the convergence of Adam and beyond, Algorithm 2, https://arxiv.org/abs/1904.09237
+    """
+    return chain(
+        scale_by_amsgrad(b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu),
+        scale_by_learning_rate(learning_rate),
+    )

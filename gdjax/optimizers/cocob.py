@@ -1,0 +1,86 @@
+"""COCOB."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, divide
+from gdjax.slots import Moment, initial_parameter
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+_sum = Moment(wide=True, real=True)
+
+
+class COCOBState(NamedTuple):
+    """State of `scale_by_cocob`."""
+
+    init_particles: Any  # like params, the parameters at the start
+    cumulative_gradients: Any  # like params, -sum of gradients, float32 at least
+    scale: Any  # like params, the largest |gradient|, float32 at least
+    subgradients: Any  # like params, sum of |gradient|, float32 at least
+    reward: Any  # like params, what the bets have won, float32 at least
+
+
+@leafwise(
+    COCOBState,
+    needs_params=True,
+    init_particles=initial_parameter,
+    cumulative_gradients=Moment(wide=True),
+    scale=Moment(wide=True, real=True, fill="eps"),
+    subgradients=_sum,
+    reward=_sum,
+)
+def scale_by_cocob(g: Array, s: Any, p: Any, t: Any, alpha: Hyper = 100.0, eps: Hyper = 1e-8) -> Any:
+    """COCOB's step, of a size of its own. See `cocob`.
+
+    Args:
+      alpha, eps: see `cocob`.
+
+    Reference:
+      Orabona & Tommasi 2017, Algorithm 2, https://arxiv.org/abs/1705.07795
+    """
+    moved = p - s.init_particles
+    L = jnp.maximum(s.scale, jnp.abs(g))  # noqa: N806
+    G = s.subgradients + jnp.abs(g)  # noqa: N806
+    reward = jnp.maximum(s.reward - jnp.real(jnp.conj(g) * moved), 0)
+    theta = s.cumulative_gradients - g
+    # (L + reward) / L first: L^2 would underflow in float32 where gradients are below 1e-19.
+    bet = divide(theta, jnp.maximum(G + L, alpha * L)) * (1 + divide(reward, L))
+    return bet - moved, COCOBState(s.init_particles, theta, L, G, reward)
+
+
+@transform
+def cocob(
+    learning_rate: Hyper = 1.0,
+    alpha: Hyper = 100.0,
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0.0,
+    mask: Any = None,
+) -> GradientTransformation:
+    """COCOB: every element bets on the sign of its next gradient; there is no learning rate to tune.
+
+        L_t = max(L_{t-1}, |g_t|)        G_t = G_{t-1} + |g_t|        theta_t = theta_{t-1} - g_t
+        reward_t = max(reward_{t-1} - g_t (x_t - x_1), 0)
+        x_{t+1} = x_1 + theta_t / (L_t max(G_t + L_t, alpha L_t)) (L_t + reward_t),    L_0 = eps
+
+    Args:
+      learning_rate: a factor of the gradients, a scalar or a schedule. The method does not depend on a constant one but
+        through eps.
+      alpha: the first bets are at most 1 / alpha of the wealth; above 0.
+      eps: L_0, above 0 and below any gradient that counts.
+      weight_decay: L2: weight_decay x_t is added to the gradient.
+      mask: which leaves decay, as in `masked`.
+
+    Reference:
+      Orabona & Tommasi 2017, Training deep networks without learning rates through coin betting, Algorithm 2
+      (COCOB-Backprop), https://arxiv.org/abs/1705.07795
+    """
+    return chain(
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate, flip_sign=False),
+        scale_by_cocob(alpha, eps),
+    )

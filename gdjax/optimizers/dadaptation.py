@@ -1,0 +1,236 @@
+"""D-Adaptation and Prodigy: AdamW that estimates its learning rate, the distance to the solution."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax import checks, tree
+from gdjax.base import transform
+from gdjax.leafwise import Hyper, Reduced, leafwise
+from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, scalar, sqrt, widen
+from gdjax.slots import Moment, Shared, initial_parameter
+
+# All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
+_wide = Moment(wide=True)
+_square = Moment(wide=True, real=True)
+
+
+class ProdigyState(NamedTuple):
+    """State of `prodigy`."""
+
+    exp_avg: Any  # like params, first moment of d g, float32 at least
+    exp_avg_sq: Any  # like params, second moment of d g, float32 at least
+    grad_sum: Any  # like params, weighted sum of gradients, float32 at least
+    params0: Any  # like params, the parameters at the start
+    estim_lr: Array  # () d, the estimate
+    numerator_weighted: Array  # () r
+    count: Array  # () int32, updates made so far
+
+
+class DAdaptAdamWState(NamedTuple):
+    """State of `dadapt_adamw`."""
+
+    exp_avg: Any  # like params, first moment of the steps, float32 at least
+    exp_avg_sq: Any  # like params, second moment, float32 at least
+    grad_sum: Any  # like params, weighted sum of gradients, float32 at least
+    estim_lr: Array  # () d, the estimate
+    numerator_weighted: Array  # () r
+    count: Array  # () int32, updates made so far
+
+
+def _effective_rate(d: Array, lr: Any, beta1: Any, beta2: Any, t: Array, bias_correction: bool) -> Array:
+    """d lr, times what Adam's two bias corrections come to."""
+    correction = jnp.sqrt(one_minus_pow(beta2, t)) / one_minus_pow(beta1, t) if bias_correction else 1
+    return d * lr * correction
+
+
+def _raised(d: Array, numerator: Array, denominator: Array) -> Array:
+    """The estimate after a step; as it was while all gradients have been zero."""
+    zero = denominator == 0
+    return jnp.maximum(d, jnp.where(zero, d, numerator / jnp.where(zero, 1, denominator)))
+
+
+def _size(xs: Any, d: Array) -> Array:
+    return tree.norm(xs, 1).astype(d.dtype)
+
+
+def _inner(xs: Any, ys: Any, d: Array) -> Array:
+    return jnp.real(tree.vdot(xs, ys)).astype(d.dtype)
+
+
+def _pair(label: str, betas: Any) -> tuple[Any, Any]:
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise ValueError(f"{label}: betas must be a pair of numbers, got {betas!r}")
+    checks.hyperparameters(label, {"beta1": betas[0], "beta2": betas[1]}, {})
+    return betas[0], betas[1]
+
+
+def _prodigy_estimate(
+    g: Any, s: Any, p: Any, t: Any, learning_rate: Any, beta1: Any, beta2: Any, beta3: Any, estim_lr0: Any,
+    estim_lr_coef: Any, safeguard_warmup: bool, bias_correction: bool,
+) -> dict[str, Any]:  # fmt: skip
+    d = jnp.asarray(s.estim_lr)
+    beta3 = beta2**0.5 if beta3 is None else beta3
+    numbers = learning_rate, beta1, beta2, beta3, estim_lr0, estim_lr_coef, t
+    lr, beta1, beta2, beta3, d0, coef, t = (scalar(x, d.dtype) for x in numbers)
+    g, p, p0, grad_sum = widen((g, p, s.params0, s.grad_sum), d.dtype)
+    dlr = _effective_rate(d, lr, beta1, beta2, t, bias_correction)
+    weight = d * (d if safeguard_warmup else dlr) / d0
+    grad_sum = [beta3 * x + weight * y for x, y in zip(grad_sum, g, strict=True)]
+    to_start = [x0 - x for x0, x in zip(p0, p, strict=True)]
+    r = beta3 * s.numerator_weighted + d / d0 * dlr * _inner(g, to_start, d)
+    raised = _raised(d, coef * r, _size(grad_sum, d))
+    return {"estim_lr": raised, "numerator_weighted": r, "d": d, "dlr": dlr, "weight": weight}
+
+
+@leafwise(
+    ProdigyState,
+    reduce=_prodigy_estimate,
+    needs_params=True,
+    exp_avg=_wide,
+    exp_avg_sq=_square,
+    grad_sum=_wide,
+    params0=initial_parameter,
+    estim_lr=Shared("estim_lr0"),
+    numerator_weighted=Shared(),
+)
+def _prodigy(
+    g: Array, s: Any, p: Any, t: Any,
+    learning_rate: Hyper, beta1: Hyper, beta2: Hyper, eps: Hyper, estim_lr0: Hyper, estim_lr_coef: Hyper,
+    weight_decay: Hyper, safeguard_warmup: bool, bias_correction: bool, beta3: Hyper = None,
+    *, d: Reduced = None, dlr: Reduced = None, weight: Reduced = None,
+) -> Any:  # fmt: skip
+    beta3 = beta2**0.5 if beta3 is None else beta3
+    m = beta1 * s.exp_avg + (1 - beta1) * d * g
+    v = beta2 * s.exp_avg_sq + (1 - beta2) * abs_sq(d * g)
+    grad_sum = beta3 * s.grad_sum + weight * g
+    u = -dlr * (weight_decay * p + divide(m, sqrt(v) + s.estim_lr * eps))
+    return u, s._replace(exp_avg=m, exp_avg_sq=v, grad_sum=grad_sum)
+
+
+@transform
+def prodigy(
+    learning_rate: Hyper = 1.0,
+    betas: tuple[Any, Any] = (0.9, 0.999),
+    beta3: Hyper = None,
+    eps: Hyper = 1e-8,
+    estim_lr0: Hyper = 1e-6,
+    estim_lr_coef: Hyper = 1.0,
+    weight_decay: Hyper = 0.0,
+    safeguard_warmup: bool = False,
+    *,
+    bias_correction: bool = True,
+) -> Any:
+    """Prodigy: AdamW whose rate is an estimate d of the distance to the solution, which can only grow.
+
+        c_t = sqrt(1 - beta2^t) / (1 - beta1^t)        w_t = d_t lr c_t
+        r_{t+1} = beta3 r_t + (d_t / d_0) w_t <g_t, x_0 - x_t>
+        s_{t+1} = beta3 s_t + (d_t / d_0) w_t g_t
+        d_{t+1} = max(d_t, estim_lr_coef r_{t+1} / |s_{t+1}|_1),    inner product and norm over the whole tree
+        m_t = beta1 m_{t-1} + (1 - beta1) d_t g_t        v_t = beta2 v_{t-1} + (1 - beta2) d_t^2 g_t^2
+        x_{t+1} = x_t - w_t (m_t / (sqrt(v_t) + d_{t+1} eps) + weight_decay x_t)
+
+    Args:
+      learning_rate: lr, a scalar or a schedule; 1, or a schedule that has its largest value there.
+      betas: decay of the first and second moment, each in [0, 1).
+      beta3: decay of r and s, in [0, 1); sqrt(beta2) by default.
+      eps: at least 0. An element that has only had zero gradients does not move.
+      estim_lr0: d_0, above 0 and below what a rate could be.
+      estim_lr_coef: a factor of the estimate; to be tuned before lr is.
+      weight_decay: decoupled, times w_t.
+      safeguard_warmup: s adds up d_t in the place of w_t: for long warm-ups, in which lr is small.
+      bias_correction: False for c_t = 1, as in the reference; Optax has no such switch.
+
+    Departures: the eps is times d_t in the reference and times d_{t+1} in its code. While all gradients have been zero
+    the estimate stays as it is (NaN for ever in Optax). `init` needs the parameters themselves, since x_0 is kept.
+
+    Raises:
+      ValueError: betas is not a pair.
+
+    Reference:
+      Mishchenko & Defazio 2023, Prodigy: an expeditiously adaptive parameter-free learner, Algorithm 4,
+      https://arxiv.org/abs/2306.06101
+    """
+    beta1, beta2 = _pair("gdjax.prodigy", betas)
+    return _prodigy(
+        learning_rate, beta1, beta2, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup, bias_correction,
+        beta3,
+    )  # fmt: skip
+
+
+def _dadapt_estimate(
+    g: Any, s: Any, p: Any, t: Any, learning_rate: Any, beta1: Any, beta2: Any, eps: Any, bias_correction: bool
+) -> dict[str, Any]:
+    d = jnp.asarray(s.estim_lr)
+    lr, beta1, beta2, eps, t = (scalar(x, d.dtype) for x in (learning_rate, beta1, beta2, eps, t))
+    g, grad_sum, v = widen((g, s.grad_sum, s.exp_avg_sq), d.dtype)
+    beta3 = beta2**0.5
+    dlr = _effective_rate(d, lr, beta1, beta2, t, bias_correction)
+    scaled = [divide(x, sqrt(y) + eps) for x, y in zip(grad_sum, v, strict=True)]
+    r = beta3 * s.numerator_weighted + (1 - beta3) * dlr * _inner(g, scaled, d)
+    grad_sum = [beta3 * x + (1 - beta3) * dlr * y for x, y in zip(grad_sum, g, strict=True)]
+    raised = _raised(d, r, (1 - beta3) * _size(grad_sum, d))
+    return {"estim_lr": raised, "numerator_weighted": r, "dlr": dlr}
+
+
+@leafwise(
+    DAdaptAdamWState,
+    reduce=_dadapt_estimate,
+    needs_params=True,
+    exp_avg=_wide,
+    exp_avg_sq=_square,
+    grad_sum=_wide,
+    estim_lr=Shared("estim_lr0"),
+    numerator_weighted=Shared(),
+)
+def _dadapt_adamw(
+    g: Array, s: Any, p: Any, t: Any,
+    learning_rate: Hyper, beta1: Hyper, beta2: Hyper, eps: Hyper, estim_lr0: Hyper, weight_decay: Hyper,
+    bias_correction: bool, *, dlr: Reduced = None,
+) -> Any:  # fmt: skip
+    beta3 = beta2**0.5
+    m = beta1 * s.exp_avg + (1 - beta1) * dlr * g
+    v = beta2 * s.exp_avg_sq + (1 - beta2) * abs_sq(g)
+    grad_sum = beta3 * s.grad_sum + (1 - beta3) * dlr * g
+    u = -(weight_decay * dlr * p + divide(m, sqrt(v) + eps))
+    return u, s._replace(exp_avg=m, exp_avg_sq=v, grad_sum=grad_sum)
+
+
+@transform
+def dadapt_adamw(
+    learning_rate: Hyper = 1.0,
+    betas: tuple[Any, Any] = (0.9, 0.999),
+    eps: Hyper = 1e-8,
+    estim_lr0: Hyper = 1e-6,
+    weight_decay: Hyper = 0.0,
+    *,
+    bias_correction: bool = True,
+) -> Any:
+    """AdamW by D-Adaptation: its rate is a lower bound d on the distance to the solution, which can only grow.
+
+        c_t = sqrt(1 - beta2^t) / (1 - beta1^t)        w_t = d_t lr c_t        beta3 = sqrt(beta2)
+        r_{t+1} = beta3 r_t + (1 - beta3) w_t <g_t, s_t / (sqrt(v_{t-1}) + eps)>
+        s_{t+1} = beta3 s_t + (1 - beta3) w_t g_t
+        d_{t+1} = max(d_t, r_{t+1} / ((1 - beta3) |s_{t+1}|_1)),    inner product and norm over the whole tree
+        m_t = beta1 m_{t-1} + (1 - beta1) w_t g_t        v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
+        x_{t+1} = x_t - m_t / (sqrt(v_t) + eps) - w_t weight_decay x_t
+
+    Args:
+      learning_rate: lr, a scalar or a schedule; 1, or a schedule that has its largest value there.
+      betas: decay of the first and second moment, each in [0, 1).
+      eps: at least 0. An element that has only had zero gradients does not move.
+      estim_lr0: d_0, above 0 and below what a rate could be.
+      weight_decay: decoupled, times w_t.
+      bias_correction: False for c_t = 1, as in the reference; Optax has no such switch.
+
+    While all gradients have been zero the estimate stays as it is (NaN for ever in Optax).
+
+    Raises:
+      ValueError: betas is not a pair.
+
+    Reference:
+      Defazio & Mishchenko 2023, Learning-rate-free learning by D-Adaptation, Algorithm 5 (Adam), in the form of the
+      authors' code, https://arxiv.org/abs/2301.07733
+    """
+    beta1, beta2 = _pair("gdjax.dadapt_adamw", betas)
+    return _dadapt_adamw(learning_rate, beta1, beta2, eps, estim_lr0, weight_decay, bias_correction)

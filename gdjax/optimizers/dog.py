@@ -1,0 +1,203 @@
+"""DoG and DoWG: gradient descent whose step size is a distance over gradients."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics, tree
+from gdjax.base import GradientTransformation, identity, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, Reduced, leafwise
+from gdjax.numerics import Array
+from gdjax.slots import Shared, initial_parameter
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+_INIT_STEPS = "distance", "learning_rate", "heuristic"
+
+
+class DoGState(NamedTuple):
+    """State of `scale_by_dog`."""
+
+    is_init_step: Array  # () bool, whether all gradients have been zero so far
+    init_params: Any  # like params, the parameters at the start
+    max_dist: Array  # () the largest distance from there
+    sum_sq_norm_grads: Array  # () sum of squared norms of gradients
+
+
+class DoWGState(NamedTuple):
+    """State of `scale_by_dowg`."""
+
+    init_params: Any  # like params, the parameters at the start
+    weighted_sq_norm_grads: Array  # () sum of squared norms of gradients, each times the squared distance then
+    estim_sq_dist: Array  # () the largest squared distance from the start
+
+
+class _InitialDistance(Shared):
+    def __call__(self, params: Sequence[Any], hyper: Mapping[str, Any]) -> Array:
+        real = numerics.widest_real(params)
+        if hyper["kind"] == "learning_rate":
+            return jnp.zeros((), real)
+        distance = numerics.widen(hyper["init_step"], real)
+        if hyper["kind"] == "heuristic":
+            trained = [p for p in params if jnp.issubdtype(jnp.result_type(p), jnp.inexact)]
+            trained = [jnp.zeros(p.shape, p.dtype) if isinstance(p, jax.ShapeDtypeStruct) else p for p in trained]
+            distance = distance * (1 + tree.global_norm(trained).astype(real))
+        return distance
+
+
+def _squares(g: Any, p: Any, start: Any, real: Any) -> tuple[Array, Array]:
+    """The squared distance from the start and the squared norm of the gradients."""
+    g, p, start = numerics.widen((g, p, start), real)
+    moved = [x - y for x, y in zip(p, start, strict=True)]
+    return tree.norm(moved, squared=True).astype(real), tree.norm(g, squared=True).astype(real)
+
+
+def _dog_rate(g: Any, s: Any, p: Any, t: Any, init_step: Any, eps: Any, kind: str) -> dict[str, Any]:
+    real = s.max_dist.dtype
+    init_step, eps = numerics.widen((init_step, eps), real)
+    distance_sq, norm_sq = _squares(g, p, s.init_params, real)
+    max_dist = jnp.maximum(s.max_dist, numerics.sqrt(distance_sq))
+    total = s.sum_sq_norm_grads + norm_sq
+    rate = numerics.divide(max_dist, numerics.sqrt(total + eps))
+    if kind == "learning_rate":
+        rate = jnp.where(s.is_init_step, init_step, rate)
+    first = jnp.asarray(s.is_init_step) & (norm_sq == 0)
+    return {"rate": rate, "max_dist": max_dist, "sum_sq_norm_grads": total, "is_init_step": first}
+
+
+@leafwise(
+    DoGState,
+    reduce=_dog_rate,
+    needs_params=True,
+    is_init_step=Shared(True, dtype=bool),
+    init_params=initial_parameter,
+    max_dist=_InitialDistance(),
+    sum_sq_norm_grads=Shared(),
+)
+def _dog(g: Array, s: Any, p: Any, t: Any, init_step: Hyper, eps: Hyper, kind: str, *, rate: Reduced = None) -> Any:
+    return rate * g, s
+
+
+@transform
+def scale_by_dog(init_step: tuple[str, Any], eps: Hyper = 1e-8) -> Any:
+    """Multiplies the gradients by a distance over gradients, max_{i<=t} |x_i - x_0| / sqrt(sum_{i<=t} |g_i|^2 + eps).
+
+    Args:
+      init_step, eps: see `dog`.
+
+    Raises:
+      ValueError: an unknown kind of `init_step`; its number is not above 0.
+
+    Reference:
+      Ivgi, Hinder & Carmon 2023, https://arxiv.org/abs/2302.12022
+    """
+    label = "gdjax.scale_by_dog"
+    if not isinstance(init_step, tuple | list) or len(init_step) != 2 or init_step[0] not in _INIT_STEPS:
+        raise ValueError(f"{label}: init_step must be a pair of {' or '.join(_INIT_STEPS)} and a number: {init_step!r}")
+    kind, size = init_step
+    if isinstance(size, int | float) and not 0 < size < float("inf"):
+        raise ValueError(f"{label}: init_step must be finite and above 0, got {init_step!r}")
+    return _dog(size, eps, kind)
+
+
+@transform
+def dog(
+    learning_rate: Hyper = 1.0,
+    init_step: tuple[str, Any] = ("heuristic", 1e-6),
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = None,
+    mask: Any = None,
+) -> GradientTransformation:
+    """DoG (distance over gradients): descent whose step size comes from how far it has got.
+
+        r_t = max(r_{t-1}, |x_t - x_0|)        G_t = G_{t-1} + |g_t|^2
+        x_{t+1} = x_t - lr r_t / sqrt(G_t + eps) g_t,    norms over the whole tree
+
+    Args:
+      learning_rate: lr, a scalar or a schedule; 1 is what the reference analyses.
+      init_step: what the first step is. ("heuristic", a) for r_0 = a (1 + |x_0|), with a = 1e-6, or 1e-4 with batch
+        normalization; ("distance", r_0); ("learning_rate", eta) for a first step of eta, with r_0 = 0.
+      eps: at least 0.
+      weight_decay: L2: weight_decay x_t is added to the gradient. None for none.
+      mask: which leaves decay, as in `masked`.
+
+    The reference evaluates an average of the iterates, and recommends to: see `gdjax.incremental_update`. `init` needs
+    the parameters themselves, since x_0 is kept. With ("learning_rate", eta) that step is the first with a gradient
+    other than zero: in Optax the first of all, so that after a gradient of zero the distance stays 0 for ever.
+
+    Reference:
+      Ivgi, Hinder & Carmon 2023, DoG is SGD's best friend: a parameter-free dynamic step size schedule, Algorithm 1,
+      https://arxiv.org/abs/2302.12022
+    """
+    decay = identity() if weight_decay is None else add_decayed_weights(weight_decay, mask)
+    return chain(decay, scale_by_dog(init_step, eps), scale_by_learning_rate(learning_rate))
+
+
+class _InitialSquare(Shared):
+    def __call__(self, params: Sequence[Any], hyper: Mapping[str, Any]) -> Array:
+        name = "eps" if hyper["init_estim_sq_dist"] is None else "init_estim_sq_dist"
+        return Shared(name)(params, hyper)
+
+
+def _dowg_rate(g: Any, s: Any, p: Any, t: Any, eps: Any) -> dict[str, Any]:
+    real = s.estim_sq_dist.dtype
+    distance_sq, norm_sq = _squares(g, p, s.init_params, real)
+    square = jnp.maximum(s.estim_sq_dist, distance_sq)
+    total = s.weighted_sq_norm_grads + square * norm_sq
+    rate = numerics.divide(square, numerics.sqrt(total) + numerics.widen(eps, real))
+    return {"rate": rate, "estim_sq_dist": square, "weighted_sq_norm_grads": total}
+
+
+@leafwise(
+    DoWGState,
+    reduce=_dowg_rate,
+    needs_params=True,
+    init_params=initial_parameter,
+    weighted_sq_norm_grads=Shared(),
+    estim_sq_dist=_InitialSquare(),
+)
+def scale_by_dowg(
+    g: Array, s: Any, p: Any, t: Any, init_estim_sq_dist: Hyper = None, eps: Hyper = 1e-4, *, rate: Reduced = None
+) -> Any:
+    """Multiplies the gradients by a distance over weighted gradients. See `dowg`.
+
+    Args:
+      init_estim_sq_dist, eps: see `dowg`.
+
+    Reference:
+      Khaled, Mishchenko & Jin 2023, Algorithm 1, https://arxiv.org/abs/2305.16284
+    """
+    return rate * g, s
+
+
+@transform
+def dowg(
+    learning_rate: Hyper = 1.0,
+    init_estim_sq_dist: Hyper = None,
+    eps: Hyper = 1e-4,
+    weight_decay: Hyper = None,
+    mask: Any = None,
+) -> GradientTransformation:
+    """DoWG: DoG with later gradients weighted by how far the descent has got by then.
+
+        r_t^2 = max(r_{t-1}^2, |x_t - x_0|^2)        v_t = v_{t-1} + r_t^2 |g_t|^2
+        x_{t+1} = x_t - lr r_t^2 / (sqrt(v_t) + eps) g_t,    norms over the whole tree
+
+    Args:
+      learning_rate: lr, a scalar or a schedule; 1 is what the reference analyses.
+      init_estim_sq_dist: r_0^2, above 0; eps by default.
+      eps: at least 0.
+      weight_decay: L2: weight_decay x_t is added to the gradient. None for none.
+      mask: which leaves decay, as in `masked`.
+
+    The eps is in the authors' code, not in the paper. `init` needs the parameters themselves, since x_0 is kept.
+
+    Reference:
+      Khaled, Mishchenko & Jin 2023, DoWG unleashed: an efficient universal parameter-free gradient descent method,
+      Algorithm 1, https://arxiv.org/abs/2305.16284
+    """
+    decay = identity() if weight_decay is None else add_decayed_weights(weight_decay, mask)
+    return chain(decay, scale_by_dowg(init_estim_sq_dist, eps), scale_by_learning_rate(learning_rate))

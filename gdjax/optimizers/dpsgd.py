@@ -1,0 +1,49 @@
+"""Differentially private gradient descent."""
+
+from typing import Any
+
+from gdjax.base import GradientTransformation, identity, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper
+from gdjax.transforms.momentum import trace
+from gdjax.transforms.privacy import differentially_private_aggregate
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+@transform
+def dpsgd(
+    learning_rate: Hyper,
+    l2_norm_clip: Any,
+    noise_multiplier: Any,
+    seed: Any,
+    momentum: Hyper = None,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """DP-SGD: gradient descent on a mean of clipped gradients of single examples, with Gaussian noise.
+
+        u_t = (sum_i g_i min(1, C / |g_i|) + N(0, (C noise_multiplier)^2)) / B
+        x_{t+1} = x_t - lr u_t
+
+    `update` takes gradients with an axis 0 over the B examples, see `differentially_private_aggregate`.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      l2_norm_clip: C, the bound on the norm of one example's gradient; finite and at least 0.
+      noise_multiplier: the noise's standard deviation over C; finite and at least 0.
+      seed: an int, or a PRNG key.
+      momentum: in [0, 1), applied to u as in `sgd`; None for none.
+      nesterov: the step looks one step ahead, see `sgd`.
+
+    Raises:
+      ValueError: nesterov without momentum.
+
+    Reference:
+      Abadi et al. 2016, Deep learning with differential privacy, Algorithm 1, https://arxiv.org/abs/1607.00133
+    """
+    if nesterov and momentum is None:
+        raise ValueError("gdjax.dpsgd: nesterov=True needs a momentum, got None")
+    return chain(
+        differentially_private_aggregate(l2_norm_clip, noise_multiplier, seed),
+        identity() if momentum is None else trace(momentum, nesterov),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,47 @@
+"""Fromage."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array
+from gdjax.transforms.decay import WeightDecaySchedule
+from gdjax.transforms.trust_ratio import scale_by_trust_ratio
+
+
+def _root(lr: Hyper, like: Array) -> Array:
+    """sqrt(1 + lr^2)."""
+    return jnp.sqrt(1 + jnp.square(jnp.asarray(lr, jnp.real(like).dtype)))
+
+
+@leafwise()
+def _descend(g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper) -> Any:
+    return g * (-learning_rate / _root(learning_rate, g)), s
+
+
+@leafwise(scheduled=WeightDecaySchedule, needs_params=True)
+def _shrink(g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper) -> Any:
+    root = _root(learning_rate, g)
+    # 1 / root - 1, which as a difference is 0 in float32 for rates below 0.0002.
+    return g - p * (learning_rate * learning_rate / (root * (1 + root))), s
+
+
+@transform
+def fromage(learning_rate: Hyper, min_norm: Hyper = 1e-6) -> GradientTransformation:
+    """Fromage: every leaf moves by lr times its own norm, and is then shrunk so that norms do not grow.
+
+        x_{t+1} = (x_t - lr g_t |x_t| / |g_t|) / sqrt(1 + lr^2)
+
+    Args:
+      learning_rate: lr, the relative length of a step (0.01, say), a scalar or a schedule.
+      min_norm: the least that both norms count for, at least 0; a leaf that is zero moves by lr min_norm. With 0, a
+        leaf with a norm of 0 takes the step lr g_t.
+
+    Reference:
+      Bernstein, Vahdat, Yue & Liu 2020, On the distance between two neural networks and the stability of learning,
+      Algorithm 1, https://arxiv.org/abs/2002.03432
+    """
+    return chain(scale_by_trust_ratio(min_norm), _descend(learning_rate), _shrink(learning_rate))

@@ -1,0 +1,49 @@
+"""LAMB."""
+
+from typing import Any
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper
+from gdjax.optimizers.adam import scale_by_adam
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.trust_ratio import scale_by_trust_ratio
+
+
+@transform
+def lamb(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    eps: Hyper = 1e-6,
+    eps_root: Hyper = 0.0,
+    weight_decay: Hyper = 0.0,
+    mask: Any = None,
+) -> GradientTransformation:
+    """LAMB: AdamW whose update is scaled to the norm of its layer (leaf), for large batches.
+
+        r_t = mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps) + weight_decay x_t
+        x_{t+1} = x_t - lr (|x_t| / |r_t|) r_t
+
+    with the factor 1 where a norm is 0; see `scale_by_trust_ratio`.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1, b2, eps, eps_root: see `adam`.
+      weight_decay: inside the norm, at least 0. A scalar or a schedule.
+      mask: which leaves decay, as in `masked`. All are scaled by their norms.
+
+    Departure: the reference lets |x_t| count for no more than a bound phi, which its experiments use in one form or
+    another; here phi is the identity.
+
+    Reference:
+      You et al. 2020, Large batch optimization for deep learning: training BERT in 76 minutes, Algorithm 2,
+      https://arxiv.org/abs/1904.00962
+    """
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_trust_ratio(),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,56 @@
+"""LARS."""
+
+from typing import Any
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper
+from gdjax.masking import masked
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.momentum import trace
+from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.trust_ratio import scale_by_trust_ratio
+
+
+@transform
+def lars(
+    learning_rate: Hyper,
+    weight_decay: Hyper = 0.0,
+    weight_decay_mask: Any = True,
+    trust_coefficient: Hyper = 0.001,
+    eps: Hyper = 0.0,
+    trust_ratio_mask: Any = True,
+    momentum: Hyper = 0.9,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """LARS: momentum of gradients that are scaled to the norms of their layers (leaves), for large batches.
+
+        d_t = g_t + weight_decay x_t
+        v_{t+1} = momentum v_t - lr trust_coefficient |x_t| / (|d_t| + eps) d_t
+        x_{t+1} = x_t + v_{t+1}
+
+    with the factor 1 where a norm is 0; see `scale_by_trust_ratio`.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      weight_decay: at least 0. A scalar or a schedule.
+      weight_decay_mask: which leaves decay, as in `masked`: commonly not biases and norms.
+      trust_coefficient: the relative length of a step with lr = 1, at least 0.
+      eps: at least 0.
+      trust_ratio_mask: which leaves are scaled, as in `masked`; for the others d_t stays as it is.
+      momentum: in [0, 1). The rate is inside it.
+      nesterov: that momentum looks one step ahead.
+
+    Departure: the reference has |g_t| + weight_decay |x_t| where |d_t| is here, as in Optax. Without weight decay they
+    are the same.
+
+    Reference:
+      You, Gitman & Ginsburg 2017, Large batch training of convolutional networks, Algorithm 1,
+      https://arxiv.org/abs/1708.03888
+    """
+    return chain(
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        masked(scale_by_trust_ratio(trust_coefficient=trust_coefficient, eps=eps), trust_ratio_mask),
+        scale_by_learning_rate(learning_rate),
+        trace(momentum, nesterov),
+    )

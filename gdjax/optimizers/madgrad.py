@@ -1,0 +1,73 @@
+"""MADGRAD."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, abs_sq, divide
+from gdjax.slots import Moment, initial_parameter
+from gdjax.transforms.decay import add_decayed_weights
+
+
+class MadgradState(NamedTuple):
+    """State of `scale_by_madgrad`."""
+
+    count: Array  # () int32, updates made so far
+    grad_sum_sq: Any  # like params, weighted sum of squares, float32 at least
+    s: Any  # like params, weighted sum of gradients, float32 at least
+    x0: Any  # like params, the parameters at the start
+
+
+@leafwise(
+    MadgradState, needs_params=True, grad_sum_sq=Moment(wide=True, real=True), s=Moment(wide=True), x0=initial_parameter
+)
+def scale_by_madgrad(
+    g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper, momentum: Hyper = 0.9, eps: Hyper = 1e-6
+) -> Any:
+    """MADGRAD's step, with the learning rate in it. See `madgrad`.
+
+    Args:
+      learning_rate, momentum, eps: see `madgrad`.
+
+    Reference:
+      Defazio & Jelassi 2021, Algorithm 1, https://arxiv.org/abs/2101.11075
+    """
+    lamb = (learning_rate + eps) * jnp.sqrt(t)
+    grad_sum_sq = s.grad_sum_sq + lamb * abs_sq(g)
+    total = s.s + lamb * g
+    z = s.x0 - divide(total, _cbrt(grad_sum_sq) + eps)
+    return (1 - momentum) * (z - p), s._replace(grad_sum_sq=grad_sum_sq, s=total)
+
+
+def _cbrt(x: Array) -> Array:
+    """The cube root, with derivative 0 (not infinity) at 0."""
+    return jnp.where(x == 0, 0, jnp.cbrt(jnp.where(x == 0, 1, x)))
+
+
+@transform
+def madgrad(
+    learning_rate: Hyper, momentum: Hyper = 0.9, weight_decay: Hyper = 0.0, eps: Hyper = 1e-6
+) -> GradientTransformation:
+    """MADGRAD: dual averaging with the cube root of the sum of squares, and momentum as an average of the iterates.
+
+        lamb_t = (lr + eps) sqrt(t)
+        nu_t = nu_{t-1} + lamb_t g_t^2        s_t = s_{t-1} + lamb_t g_t
+        z_t = x_1 - s_t / (cbrt(nu_t) + eps)
+        x_{t+1} = momentum x_t + (1 - momentum) z_t
+
+    Args:
+      learning_rate: lr, a scalar or a schedule; not comparable with that of Adam or SGD.
+      momentum: in [0, 1).
+      weight_decay: L2: weight_decay x_t is added to the gradient. What suits SGD is too much here, says the reference.
+      eps: at least 0. An element that has only had zero gradients does not move.
+
+    The eps beside lr is in the authors' code, not in the paper.
+
+    Reference:
+      Defazio & Jelassi 2021, Adaptivity without compromise: a momentumized, adaptive, dual averaged gradient method for
+      stochastic optimization, Algorithm 1, https://arxiv.org/abs/2101.11075
+    """
+    return chain(add_decayed_weights(weight_decay), scale_by_madgrad(learning_rate, momentum, eps))

@@ -1,0 +1,141 @@
+"""Mechanic: learns the scale of another optimizer's updates."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks, numerics, tree
+from gdjax.base import GradientTransformation, transform
+from gdjax.leafwise import Hyper, Reduced, leafwise
+from gdjax.numerics import Array
+from gdjax.slots import Shared, initial_parameter
+
+
+class MechanicState(NamedTuple):
+    """State of `mechanize`. Each vector has one number for each beta."""
+
+    base_optimizer_state: Any
+    count: Array  # () int32, updates made so far
+    r: Array  # (num_betas,) reward
+    m: Array  # (num_betas,) decaying maximum of |h|
+    v: Array  # (num_betas,) decaying sum of h^2
+    s: Array  # (num_betas,) their sum is the scale
+    x0: Any  # like params, the parameters at the first update
+
+
+class _Tuner(NamedTuple):
+    """The state without that of the base."""
+
+    count: Array
+    r: Array
+    m: Array
+    v: Array
+    s: Array
+    x0: Any
+
+
+class _ForEachBeta(Shared):
+    def __call__(self, params: Sequence[Any], hyper: Mapping[str, Any]) -> Array:
+        return jnp.full((hyper["num_betas"],), super().__call__(params, hyper))
+
+
+def _tune(
+    g: Any, s: Any, p: Any, t: Any,
+    weight_decay: Any, eps: Any, s_init: Any, num_betas: int, bounded: bool, gradients: Any,
+) -> dict[str, Any]:  # fmt: skip
+    real = s.s.dtype
+    weight_decay, eps, s_init = (numerics.scalar(x, real) for x in (weight_decay, eps, s_init))
+    gradients = [x for x in jax.tree.leaves(gradients) if not base.is_float0(x)]
+    gradients, p, x0 = numerics.widen((gradients, p, s.x0), real)
+    scale = jnp.sum(s.s)
+    size, length = (tree.global_norm(x).astype(real) for x in (gradients, p))
+    decay = weight_decay * scale * numerics.divide(size, length + eps)
+    delta = _offset(p, [_reference(x, y, t) for x, y in zip(x0, p, strict=True)], scale, eps)
+    h = jnp.real(tree.vdot([x + decay * y for x, y in zip(gradients, p, strict=True)], delta)).astype(real)
+    betas = jnp.asarray([1 - 0.1**i for i in range(1, num_betas + 1)], real)
+    m = jnp.maximum(betas * s.m, jnp.abs(h) + eps)
+    v = jnp.square(betas) * s.v + jnp.square(h)
+    won = jnp.clip(h, -s.m, s.m) if bounded else h
+    r = betas * s.r + won * s.s
+    r = r if bounded else jnp.maximum(r, 0)
+    wealth = s_init / num_betas * m + jnp.maximum(r, 0)
+    root = numerics.sqrt(v) + eps
+    new = jnp.where(root == 0, s.s, wealth / jnp.where(root == 0, 1, root))
+    return {"r": r, "m": m, "v": v, "s": new, "before": scale, "after": jnp.sum(new)}
+
+
+def _reference(x0: Array, p: Array, t: Array) -> Array:
+    return jnp.where(t > 1, x0, p)
+
+
+def _offset(p: Any, x0: Any, scale: Any, eps: Any) -> Any:
+    """The sum of the base's updates so far, negated: what was added to x0, by its scale."""
+    return jax.tree.map(lambda x, x0: numerics.divide(x0 - x, scale + eps), p, x0)
+
+
+@leafwise(
+    _Tuner, reduce=_tune, needs_params=True,
+    r=_ForEachBeta(), m=_ForEachBeta(), v=_ForEachBeta(), s=_ForEachBeta("s_init"), x0=initial_parameter,
+)  # fmt: skip
+def _tuner(
+    g: Array, s: Any, p: Any, t: Any,
+    weight_decay: Hyper, eps: Hyper, s_init: Hyper, num_betas: int, bounded: bool,
+    *, before: Reduced = None, after: Reduced = None,
+) -> Any:  # fmt: skip
+    x0 = _reference(s.x0, p, t)
+    delta = _offset(p, x0, before, eps) - g
+    return x0 - p - after * delta, s._replace(x0=x0)
+
+
+@transform
+def mechanize(
+    base_optimizer: Any,
+    weight_decay: Hyper = 1e-2,
+    eps: Hyper = 1e-8,
+    s_init: Hyper = 1e-6,
+    num_betas: int = 6,
+    *,
+    bounded: bool = True,
+) -> GradientTransformation:
+    """Mechanic: learns, step by step, a factor for the sum of another optimizer's updates.
+
+        Delta_t = (x_0 - x_t) / (S_t + eps),    S_t = sum_i s_{t,i},    beta_i = 1 - 0.1^i,    i = 1 ... num_betas
+        h_t = <g_t + weight_decay S_t |g_t| x_t / (|x_t| + eps), Delta_t>
+        m_{t,i} = max(beta_i m_{t-1,i}, |h_t| + eps)        v_{t,i} = beta_i^2 v_{t-1,i} + h_t^2
+        r_{t,i} = beta_i r_{t-1,i} + s_{t,i} clip(h_t, -m_{t-1,i}, m_{t-1,i})
+        s_{t+1,i} = (s_init m_{t,i} / num_betas + max(r_{t,i}, 0)) / (sqrt(v_{t,i}) + eps)
+        x_{t+1} = x_0 + S_{t+1} (u_t - Delta_t),    u_t the update of the base for g_t
+
+    Args:
+      base_optimizer: with a learning rate of 1, or a schedule that has its largest value there. Not one that normalizes
+        by the parameters' norm, such as LAMB.
+      weight_decay: towards 0, in the tuner only; at least 0.
+      eps: at least 0.
+      s_init: the first scale, about; above 0.
+      num_betas: how many decays compete.
+      bounded: False for the reference's rule, which neither clips h_t nor lets r_t be negative. Optax, and the authors
+        since, use the other.
+
+    Raises:
+      ValueError: (in update) params is missing.
+
+    Reference:
+      Cutkosky, Defazio & Mehta 2023, Mechanic: a learning rate tuner, Algorithm 1, https://arxiv.org/abs/2306.00144
+    """
+    label = "gdjax.mechanize"
+    inner = base.check_transform(label, 0, base_optimizer)
+    num_betas = checks.structural(label, "num_betas", num_betas, 1)
+    tuner = base.part_of(_tuner(weight_decay, eps, s_init, num_betas, bounded)).labelled(label)
+
+    def init(params: Any) -> MechanicState:
+        return MechanicState(inner.init(params), *tuner.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, MechanicState]:
+        checks.state(label, state, MechanicState)
+        steps, base_state = base.call_update(inner, updates, state[0], params, extra_args)
+        steps, tuned = tuner.update(steps, _Tuner(*state[1:]), params, gradients=updates)
+        return steps, MechanicState(base_state, *tuned)
+
+    return GradientTransformation(init, update)

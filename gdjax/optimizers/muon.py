@@ -1,0 +1,244 @@
+"""Muon: momentum with its singular values made equal."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks, matrices, newton_schulz, numerics
+from gdjax.base import GradientTransformation, identity, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.masking import partition
+from gdjax.numerics import Array, debias
+from gdjax.optimizers.adam import adamw
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+JORDAN = newton_schulz.PRESETS["standard"]
+
+
+class MuonState(NamedTuple):
+    """State of `scale_by_muon`."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # like params, momentum
+    ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
+
+
+class MuonDimensionNumbers(NamedTuple):
+    """Which axes of an array are the rows (inputs) and columns (outputs) of a matrix, each one axis or several.
+
+    Along the axes not named lie independent matrices.
+    """
+
+    reduction_axis: Sequence[int] | int = 0
+    output_axis: Sequence[int] | int = 1
+
+
+class _Momentum(NamedTuple):
+    count: Any
+    mu: Any
+
+
+@leafwise(_Momentum)
+def _momentum(
+    g: Array, s: Any, p: Any, t: Any,
+    beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, mu_dtype: Any = None, consistent_rms: Hyper = None,
+) -> Any:  # fmt: skip
+    """The momentum to orthogonalize; eps and consistent_rms are for what follows it."""
+    mu = beta * s.mu + (1 - beta) * g
+    if not bias_correction:
+        m = beta * mu + (1 - beta) * g if nesterov else mu
+    else:
+        m = debias(beta * mu, beta, t + 1) + debias((1 - beta) * g, beta, t) if nesterov else debias(mu, beta, t)
+    return m, s._replace(mu=mu)
+
+
+@transform
+def scale_by_muon(
+    ns_coeffs: Any = JORDAN,
+    ns_steps: int = 5,
+    beta: Hyper = 0.95,
+    eps: Hyper = 1e-8,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    weight_dimension_numbers: Any = None,
+    bias_correction: bool = True,
+) -> GradientTransformation:
+    """Muon's direction, the momentum with its singular values made about 1. See `muon` for the arguments.
+
+    Every leaf must be a matrix, or `weight_dimension_numbers` say how it is one.
+
+    Raises:
+      ValueError: an unknown preset or preconditioning; coefficients of another shape or for more steps than ns_steps.
+        (In update) a leaf that is no matrix.
+    """
+    momentum = _momentum(beta, eps, nesterov, bias_correction, mu_dtype)
+    return _orthogonalized(
+        "gdjax.scale_by_muon", momentum, ns_coeffs, ns_steps, adaptive, preconditioning, weight_dimension_numbers,
+        lambda rows, columns, rms: 1,
+    )  # fmt: skip
+
+
+def _orthogonalized(
+    label: str, momentum: Any, ns_coeffs: Any, ns_steps: int, adaptive: bool, preconditioning: str, dimensions: Any,
+    factor: Callable[[int, int, Any], Any],
+) -> GradientTransformation:  # fmt: skip
+    """`momentum`, orthogonalized, times `factor(rows, columns, consistent_rms)`."""
+    ns_steps = checks.structural(label, "ns_steps", ns_steps, 1)
+    newton_schulz.coefficients(label, ns_coeffs, ns_steps)
+    if preconditioning not in newton_schulz.NORMS:
+        allowed = ", ".join(newton_schulz.NORMS)
+        raise ValueError(f"{label}: preconditioning must be one of {allowed}, got {preconditioning!r}")
+    averages = base.part_of(momentum).labelled(label)
+
+    def init(params: Any) -> MuonState:
+        start: Any = averages.init(params)
+        return MuonState(start.count, start.mu, newton_schulz.coefficients(label, ns_coeffs, ns_steps))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        checks.state(label, state, MuonState)
+        old = _Momentum(state.count, state.mu)
+        hyper = averages.hyperparams(old)
+        m, new = averages.update(jax.tree.map(_wide, updates), old, params)
+        axes = _axes(label, dimensions, updates)
+        gs, structure = jax.tree.flatten(updates)
+        ms = jax.tree.leaves(m)
+        active = [i for i, a in enumerate(axes) if a is not None]
+        xs = [axes[i].to_matrices(ms[i]) for i in active]
+
+        def f(x: Array) -> Array:
+            o = newton_schulz.orthogonalize(x, state.ns_coeffs, ns_steps, preconditioning, hyper["eps"])
+            return jnp.real(jnp.sum(x.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o if adaptive else o
+
+        for i, o in zip(active, matrices.in_groups(f, xs), strict=True):
+            _, rows, columns = axes[i].sizes(gs[i].shape)
+            o = o * jnp.asarray(factor(rows, columns, hyper["consistent_rms"])).astype(o.dtype)
+            gs[i] = axes[i].from_matrices(o, gs[i].shape).astype(gs[i].dtype)
+        return structure.unflatten(gs), MuonState(new.count, new.mu, state.ns_coeffs)
+
+    return GradientTransformation(init, update)
+
+
+def _wide(g: Any) -> Any:
+    """The gradient in float32 at least, so that the momentum is not rounded before its singular values are."""
+    known = hasattr(g, "dtype") and jnp.issubdtype(g.dtype, jnp.inexact)
+    return g.astype(numerics.at_least_float32(g.dtype)) if known else g
+
+
+def _axes(label: str, dimensions: Any, tree: Any) -> list[Any]:
+    """For each leaf how it is matrices, None for a float0."""
+    out = []
+    numbers = matrices.numbers_of(label, dimensions, tree)
+    for (path, g), n in zip(jax.tree_util.tree_leaves_with_path(tree), numbers, strict=True):
+        where = f"{label}: params{jax.tree_util.keystr(path)}"
+        if n is None and jnp.ndim(g) != 2:
+            raise ValueError(f"{where}: shape {jnp.shape(g)} is no matrix; give its MuonDimensionNumbers")
+        axes = matrices.matrix_axes(where, jnp.shape(g), MuonDimensionNumbers() if n is None else n)
+        out.append(None if base.is_float0(g) else axes)
+    return out
+
+
+def _by_shape(rows: int, columns: int, consistent_rms: Any) -> Any:
+    if consistent_rms is None:
+        return max(1, columns / max(rows, 1)) ** 0.5
+    return max(rows, columns) ** 0.5 * consistent_rms
+
+
+@transform
+def muon(
+    learning_rate: Hyper,
+    ns_coeffs: Any = JORDAN,
+    ns_steps: int = 5,
+    beta: Hyper = 0.95,
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0.0,
+    weight_decay_mask: Any = None,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    adam_b1: Hyper = 0.9,
+    adam_b2: Hyper = 0.999,
+    adam_eps_root: Hyper = 0.0,
+    adam_weight_decay: Hyper = 0.0,
+    adam_learning_rate: Hyper = None,
+    muon_weight_dimension_numbers: Any = None,
+    consistent_rms: Hyper = None,
+    bias_correction: bool = True,
+) -> GradientTransformation:
+    """Muon for matrices, AdamW for the rest: momentum whose singular values become about 1, by Newton-Schulz.
+
+        mu_t = beta mu_{t-1} + (1 - beta) g_t
+        m_t = beta mu_t / (1 - beta^(t+1)) + (1 - beta) g_t / (1 - beta^t)
+        X_0 = m_t / (|m_t| + eps),    X_{k+1} = a X_k + b A X_k + c A^2 X_k,    A = X_k X_k^T
+        x_{t+1} = x_t - lr (sqrt(max(1, columns / rows)) X_ns_steps + weight_decay x_t)
+
+    Matrices of one shape, or of one shape and its transpose, are computed together, 16-bit ones in float32.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      ns_coeffs: (a, b, c), or a sequence of such triples, one for each step, or "standard" (the default) or "dion".
+      ns_steps: how many steps of Newton-Schulz, an int; with a sequence of triples only a bound on their number.
+      beta: decay of the momentum, in [0, 1).
+      eps: beside the norm, at least 0; AdamW's too.
+      weight_decay: of the matrices, times lr.
+      weight_decay_mask: which of them decay, as in `masked`.
+      mu_dtype: the dtype of mu, the parameter's by default; of AdamW's too.
+      nesterov: as above; False for m_t = mu_t / (1 - beta^t). For AdamW too.
+      adaptive: multiply X by the inner product <m_t, X>, about the sum of m_t's singular values (the dual norm).
+      preconditioning: the norm that m_t is divided by, see `gdjax.newton_schulz.orthogonalize`: "frobenius",
+        "spectral", "schatten" or "aol".
+      adam_b1, adam_b2, adam_eps_root, adam_weight_decay, adam_learning_rate: AdamW's; its rate is lr by default.
+      muon_weight_dimension_numbers: a tree of `MuonDimensionNumbers`, a prefix of the parameters, or a function from
+        the parameters to one; None in it for AdamW. By default Muon takes every array of two axes, embeddings and heads
+        too, which the reference leaves to Adam.
+      consistent_rms: in place of sqrt(max(1, columns / rows)) the factor sqrt(max(rows, columns)) consistent_rms; 0.2
+        is Liu et al.'s, which gives updates the size of AdamW's.
+      bias_correction: False for the reference's m_t = beta mu_t + (1 - beta) g_t. A common factor makes no difference
+        to X; the two mix mu and g differently in the first steps.
+
+    Departures: the reference computes X in bfloat16 (on an accelerator that is a matter of
+    `jax.default_matmul_precision`), with eps 1e-7. From Optax: "adaptive" takes the inner product of each matrix, not
+    of an array of several; "schatten" and "aol" scale gradients however small, where Optax's do nothing to squares
+    below 1e-8; huge gradients do not overflow.
+
+    Raises:
+      ValueError: an unknown preset or preconditioning; coefficients of another shape or for more steps than ns_steps;
+        dimension numbers that do not fit.
+
+    Reference:
+      Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks,
+      https://kellerjordan.github.io/posts/muon/;
+      Liu et al. 2025, Muon is scalable for LLM training, section 2.2, https://arxiv.org/abs/2502.16982;
+      Bernstein & Newhouse 2024, Old optimizer, new norm, Proposition 5, https://arxiv.org/abs/2409.20325 ("adaptive");
+      Boissin et al. 2025, Turbo-Muon, https://arxiv.org/abs/2512.04632 ("aol");
+      Grishina, Smirnov & Rakhuba 2025, https://arxiv.org/abs/2506.10935 ("schatten")
+    """
+    label, dimensions = "gdjax.muon", muon_weight_dimension_numbers
+
+    def labels(params: Any) -> Any:
+        if dimensions is None:
+            return jax.tree.map(lambda p: "muon" if matrices.can_be_matrix(p) else "adam", params)
+        numbers = matrices.numbers_of(label, dimensions, params)
+        return jax.tree.structure(params).unflatten(["adam" if n is None else "muon" for n in numbers])
+
+    inside = MuonDimensionNumbers() if dimensions is None else dimensions
+    momentum = _momentum(beta, eps, nesterov, bias_correction, mu_dtype, consistent_rms)
+    spectral = chain(
+        _orthogonalized(label, momentum, ns_coeffs, ns_steps, adaptive, preconditioning, inside, _by_shape),
+        identity(),  # Optax multiplies by the factor here, in a transform of its own
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_learning_rate(learning_rate),
+    )
+    adam = adamw(
+        learning_rate if adam_learning_rate is None else adam_learning_rate,
+        adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay, nesterov=nesterov,
+    )  # fmt: skip
+    return partition({"muon": spectral, "adam": adam}, labels)

@@ -1,0 +1,76 @@
+"""NovoGrad."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt, widest_real
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+class ScaleByNovogradState(NamedTuple):
+    """State of `scale_by_novograd`."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # like params, momentum of the normalised gradients
+    nu: Any  # for each leaf a () average of its squared norm, float32 at least
+
+
+@leafwise(ScaleByNovogradState, needs_params=True, nu=lambda p, hyper: jnp.zeros((), widest_real(p)))
+def scale_by_novograd(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper = 0.9, b2: Hyper = 0.25, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, weight_decay: Hyper = 0.0,
+    mu_dtype: Any = None,
+) -> Any:  # fmt: skip
+    """NovoGrad's direction: momentum of gradients over their layer's norm, weight decay included. See `novograd`.
+
+    Args:
+      b1, b2, eps, eps_root, weight_decay: see `novograd`, where eps is 1e-6, as in Optax. Where the denominator is 0
+        the gradient is added as it is: it is 0 too.
+      mu_dtype: the dtype of mu, the parameter's by default.
+
+    Raises:
+      ValueError: (in update) params is missing.
+
+    Reference:
+      Ginsburg et al. 2019, Algorithm 1, https://arxiv.org/abs/1905.11286
+    """
+    b2 = jnp.where(t == 1, 0, b2)
+    nu = b2 * s.nu + (1 - b2) * bounded(jnp.sum(abs_sq(g)))
+    # One quotient for the leaf, one product per element.
+    mu = b1 * s.mu + (g * divide(jnp.ones_like(nu), sqrt(nu + eps_root) + eps) + weight_decay * p)
+    return mu, s._replace(mu=mu, nu=nu)
+
+
+@transform
+def novograd(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.25,
+    eps: Hyper = 1e-6,
+    eps_root: Hyper = 0.0,
+    weight_decay: Hyper = 0.0,
+) -> GradientTransformation:
+    """NovoGrad: gradients normalised by layer, then momentum; one second moment for each layer (leaf).
+
+        nu_t = b2 nu_{t-1} + (1 - b2) |g_t|^2,    nu_1 = |g_1|^2
+        mu_t = b1 mu_{t-1} + g_t / (sqrt(nu_t + eps_root) + eps) + weight_decay x_t
+        x_{t+1} = x_t - lr mu_t
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1: of the momentum, which is a sum and not an average, in [0, 1).
+      b2: decay of the second moment, in [0, 1). Optax's default is 0.25, the reference's is 0.98 with b1 = 0.95.
+      eps, eps_root: outside and inside the root, at least 0.
+      weight_decay: part of the momentum, at least 0. A scalar or a schedule.
+
+    |g_t|^2 stops at a quarter of the largest float32, so that no gradient makes nu infinite for good.
+
+    Reference:
+      Ginsburg et al. 2019, Stochastic gradient methods with layer-wise adaptive moments for training of deep networks,
+      Algorithm 1, https://arxiv.org/abs/1905.11286
+    """
+    return chain(scale_by_novograd(b1, b2, eps, eps_root, weight_decay), scale_by_learning_rate(learning_rate))

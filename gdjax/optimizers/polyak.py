@@ -1,0 +1,93 @@
+"""Gradient descent with Polyak's step size."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax import checks, numerics, tree
+from gdjax.base import transform
+from gdjax.combine import Chain
+from gdjax.leafwise import Hyper, Reduced, leafwise
+from gdjax.numerics import Array
+from gdjax.optimizers.sgd import sgd
+
+_VARIANTS = "sps", "sps+"
+
+
+def _polyak_step(
+    g: Any, s: Any, p: Any, t: Any, f_min: Any, max_learning_rate: Any, eps: Any, variant: str, value: Any
+) -> dict[str, Any]:
+    real = numerics.widest_real(g)
+    value = checks.extra("gdjax.scale_by_polyak", "value", value)
+    value, f_min, top, eps = numerics.widen((value, f_min, max_learning_rate, eps), real)
+    gap = value - f_min
+    if variant == "sps+":
+        gap = jnp.maximum(gap, 0)
+    square = tree.norm(g, squared=True).astype(real) + eps
+    zero = square == 0
+    return {"step": jnp.where(zero, 0, jnp.minimum(gap / jnp.where(zero, 1, square), top))}
+
+
+@leafwise(reduce=_polyak_step)
+def scale_by_polyak(
+    g: Array, s: Any, p: Any, t: Any,
+    f_min: Hyper = 0.0, max_learning_rate: Hyper = 1.0, eps: Hyper = 0.0, variant: str = "sps",
+    *, step: Reduced = None,
+) -> Any:  # fmt: skip
+    """Multiplies the gradients by Polyak's step size, min((f - f_min) / (|g|^2 + eps), max_learning_rate).
+
+    Its `update` needs the value f of the function, `update(g, state, params, value=f)`. See `polyak_sgd`.
+
+    Args:
+      f_min, max_learning_rate, eps, variant: see `polyak_sgd`.
+
+    Raises:
+      ValueError: (in update) `value` is missing or not a scalar; an unknown variant.
+
+    Reference:
+      Loizou et al. 2021, https://arxiv.org/abs/2002.10542
+    """
+    if variant not in _VARIANTS:
+        raise ValueError(f"gdjax.scale_by_polyak: variant must be one of {', '.join(_VARIANTS)}, got {variant!r}")
+    return step * g, s
+
+
+def _reversed(states: Any) -> Any:
+    return tuple(reversed(states))
+
+
+@transform
+def polyak_sgd(
+    max_learning_rate: Hyper = 1.0,
+    scaling: Hyper = 1.0,
+    f_min: Hyper = 0.0,
+    eps: Hyper = 0.0,
+    variant: str = "sps",
+) -> Any:
+    """Gradient descent with Polyak's step size: as far as a linear model of the function says its minimum is.
+
+        x_{t+1} = x_t - scaling min((f(x_t) - f_min) / (|g_t|^2 + eps), max_learning_rate) g_t
+
+    Its `update` needs the value: `update(g, state, params, value=f(x))`.
+
+    Args:
+      max_learning_rate: a bound on the step size, at least 0.
+      scaling: a factor, a scalar or a schedule (1 / c in the reference, but outside the minimum).
+      f_min: the least value of the function, or a lower bound; 0 suits losses that a model can interpolate. Above the
+        true one the method does not converge.
+      eps: at least 0. With a zero gradient the step is zero, whatever eps.
+      variant: "sps+" takes a step of zero where f < f_min; "sps" then steps uphill.
+
+    Raises:
+      ValueError: (in update) `value` is missing or not a scalar; an unknown variant.
+
+    Optax takes the norm of scaling g: with scaling = 1/2 its step is up to twice as long, not half. It also takes no
+    step where |g|^2 < 2.2e-16.
+
+    Reference:
+      Loizou, Vaswani, Laradji & Lacoste-Julien 2021, Stochastic Polyak step-size for SGD, equation 4,
+      https://arxiv.org/abs/2002.10542; "sps+": Garrigos, Gower & Schaipp 2023, https://arxiv.org/abs/2307.14528
+    """
+    # The states stand in the order that Optax's checkpoints have.
+    parts = scale_by_polyak(f_min, max_learning_rate, eps, variant), sgd(scaling)
+    return Chain("gdjax.polyak_sgd", parts, _reversed, _reversed)

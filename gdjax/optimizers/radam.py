@@ -1,0 +1,96 @@
+"""RAdam."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.optimizers.adam import ScaleByAdamState, corrected_mean
+from gdjax.slots import second_moment
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+def sma_length(b: Hyper, t: Array) -> Array:
+    """rho_t = rho_inf - 2 t b^t / (1 - b^t), with rho_inf = 2 / (1 - b) - 1: the length of the average that nu_t is.
+
+    That difference loses its digits for b near 1: it takes 1994 from 1999 and leaves 5. With e = -log b, the same is
+    2 / e (h(t e) - h(-e)) - 1, where h(x) = 1 - x / (exp(x) - 1) has the sign of x.
+    """
+    e = -math.log(max(b, 1e-30)) if isinstance(b, int | float) else -jnp.log(jnp.maximum(b, 1e-30))
+    return 2 / e * (_h(t * e) - _h(jnp.asarray(-e, t.dtype))) - 1
+
+
+def _h(x: Array) -> Array:
+    """1 - x / (exp(x) - 1), by its series where |x| <= 1 / 4."""
+    far = jnp.abs(x) > 0.25
+    y = jnp.where(far, 0, x)
+    series = y * (1 / 2 + y * (-1 / 12 + y**2 * (1 / 720 + y**2 * (-1 / 30240 + y**2 / 1209600))))
+    x = jnp.where(far, x, 1)
+    return jnp.where(far, 1 - x / jnp.expm1(x), series)
+
+
+@leafwise(ScaleByAdamState, nu=second_moment)
+def scale_by_radam(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, threshold: Hyper = 5.0,
+    *, nesterov: bool = False,
+) -> Any:  # fmt: skip
+    """RAdam's direction: r_t mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps), or mu_hat_t in the first steps. See `radam`.
+
+    Args:
+      b1, b2, eps, eps_root, threshold, nesterov: see `radam`. Where the denominator is 0 the direction is r_t mu_hat_t.
+
+    Reference:
+      Liu et al. 2020, Algorithm 2, https://arxiv.org/abs/1908.03265
+    """
+    mu = b1 * s.mu + (1 - b1) * g
+    nu = b2 * s.nu + (1 - b2) * abs_sq(g)
+    mu_hat, nu_hat = corrected_mean(mu, g, b1, t, nesterov), debias(nu, b2, t)
+    rho_inf, rho = 2 / (1 - b2) - 1, sma_length(b2, t)
+    rectified = (rho >= threshold) & (rho > 4)  # at 4 the variance of the rate is infinite
+    rho = jnp.where(rectified, rho, 5)
+    r = sqrt(jnp.where(rectified, (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho), 1))
+    return jnp.where(rectified, r * divide(mu_hat, sqrt(nu_hat + eps_root) + eps), mu_hat), s._replace(mu=mu, nu=nu)
+
+
+@transform
+def radam(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    eps: Hyper = 1e-8,
+    eps_root: Hyper = 0.0,
+    threshold: Hyper = 5.0,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """Rectified Adam: Adam whose rate warms up with the variance of its second moment.
+
+        mu_hat_t, nu_hat_t as in `adam`
+        rho_inf = 2 / (1 - b2) - 1,    rho_t = rho_inf - 2 t b2^t / (1 - b2^t)
+        r_t = sqrt((rho_t - 4) (rho_t - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho_t))
+        x_{t+1} = x_t - lr r_t mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps)    where rho_t >= threshold
+        x_{t+1} = x_t - lr mu_hat_t                                            in the steps before
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1, b2: decay of the first and second moment, in [0, 1). With b2 <= 0.6, rho_t never exceeds 4.
+      eps, eps_root: outside and inside the root, at least 0.
+      threshold: the length rho_t from which on the step is adaptive, which for b2 = 0.999 is the sixth step. The
+        reference has rho_t > 4 in its Algorithm 2 and 5 in its code. Below 4 it means > 4, where r_t begins to exist.
+      nesterov: Dozat's momentum, see `adam`.
+
+    rho_t is evaluated without cancellation; as written it is wrong by 0.0005 in float32, and r_t by as much.
+
+    Reference:
+      Liu et al. 2020, On the variance of the adaptive learning rate and beyond, Algorithm 2,
+      https://arxiv.org/abs/1908.03265
+    """
+    return chain(
+        scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov),
+        scale_by_learning_rate(learning_rate),
+    )

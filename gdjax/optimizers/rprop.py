@@ -1,0 +1,84 @@
+"""Rprop."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array
+from gdjax.slots import Moment
+from gdjax.transforms.scaling import scale
+
+
+class ScaleByRpropState(NamedTuple):
+    """State of `scale_by_rprop`."""
+
+    step_sizes: Any  # like params, float32 at least: in 16 bits a factor of 1.2 is rounded
+    prev_updates: Any  # like params, the direction before
+
+
+@leafwise(ScaleByRpropState, step_sizes=Moment(wide=True, fill="learning_rate"))
+def scale_by_rprop(
+    g: Array, s: Any, p: Any, t: Any,
+    learning_rate: Hyper, eta_minus: Hyper = 0.5, eta_plus: Hyper = 1.2, min_step_size: Hyper = 1e-6,
+    max_step_size: Hyper = 50.0, *, delayed: bool = False,
+) -> Any:  # fmt: skip
+    """Rprop's direction: the sign of the gradient times a step size of the parameter's own. See `rprop`.
+
+    Args:
+      learning_rate, eta_minus, eta_plus, min_step_size, max_step_size, delayed: see `rprop`.
+
+    Raises:
+      TypeError: (in update) a parameter is complex.
+
+    Reference:
+      Riedmiller & Braun 1993; Igel & Hüsken 2000, as for `rprop`.
+    """
+    if jnp.iscomplexobj(g):
+        raise TypeError("gdjax.rprop: complex parameters have no sign; take their real and imaginary parts apart")
+    agreement = jnp.sign(g) * jnp.sign(s.prev_updates)  # of signs: the product of the numbers may be rounded to 0
+    factor = jnp.where(agreement > 0, eta_plus, eta_minus)
+    step = jnp.where(agreement == 0, s.step_sizes, jnp.clip(s.step_sizes * factor, min_step_size, max_step_size))
+    u = jnp.where(agreement < 0, 0, step * jnp.sign(g))
+    return (jnp.where(agreement < 0, 0, s.prev_updates) if delayed else u), ScaleByRpropState(step, u)
+
+
+@transform
+def rprop(
+    learning_rate: Hyper,
+    eta_minus: Hyper = 0.5,
+    eta_plus: Hyper = 1.2,
+    min_step_size: Hyper = 1e-6,
+    max_step_size: Hyper = 50.0,
+    *,
+    delayed: bool = False,
+) -> GradientTransformation:
+    """Rprop: every parameter has its own step, longer while the sign of its gradient stays, shorter when it changes.
+
+        delta_t = min(eta_plus delta_{t-1}, max_step_size)     where g_t and the direction before have the same sign
+        delta_t = max(eta_minus delta_{t-1}, min_step_size)    where they have opposite signs
+        delta_t = delta_{t-1}                                  where one of them is 0
+        x_{t+1} = x_t - delta_t sign(g_t), but x_{t+1} = x_t where the signs are opposite
+
+    For gradients of the whole data: the size of the gradient is not used, so that noise decides near a minimum.
+
+    Args:
+      learning_rate: delta_0, the first step, at least 0; a schedule counts with its value at 0.
+      eta_minus: in [0, 1].
+      eta_plus: at least 1.
+      min_step_size, max_step_size: the bounds of delta, at least 0.
+      delayed: move by the direction of the step before, where the sign has not changed since. This is what Optax does;
+        its first step is 0.
+
+    This is the variant iRprop-, which stays where the sign has changed and takes the next gradient as if it were the
+    first; the original goes back to where it came from. `rprop(lr)` follows `torch.optim.Rprop(lr)`.
+
+    Reference:
+      Riedmiller & Braun 1993, A direct adaptive method for faster backpropagation learning: the RPROP algorithm; Igel
+      & Hüsken 2000, Improving the Rprop learning algorithm, section 2.4 (iRprop-).
+    """
+    return chain(
+        scale_by_rprop(learning_rate, eta_minus, eta_plus, min_step_size, max_step_size, delayed=delayed), scale(-1.0)
+    )

@@ -1,0 +1,149 @@
+"""SAM: sharpness-aware minimisation."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks, numerics, slots, tree
+from gdjax.base import EmptyState, GradientTransformation, transform
+from gdjax.branches import as_before
+from gdjax.leafwise import Reduced, leafwise
+from gdjax.numerics import Array
+from gdjax.updates import apply_updates
+
+NormalizeState = EmptyState
+LABEL = "gdjax.sam"
+
+
+def _size(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
+    return {"norm": tree.global_norm(g)}
+
+
+@leafwise(reduce=_size)
+def normalize(g: Array, s: Any, p: Any, t: Any, *, norm: Reduced = None) -> Any:
+    """The updates over their global norm, g / |g|; zeros where that is 0.
+
+    The norm is taken in float32 without overflow, see `global_norm`.
+    """
+    # Two factors: for norms below 1e-38 one would be infinite.
+    root = jnp.sqrt(jnp.where(norm == 0, 1, norm))
+    return g * (1 / root) * (1 / root), s
+
+
+class SAMState(NamedTuple):
+    """State of `sam`."""
+
+    steps_since_sync: Array  # () int32, adversarial steps since the last step of the optimizer
+    opt_state: Any  # of the optimizer
+    adv_state: Any  # of the adversarial optimizer
+    cache: Any  # the parameters that the next step of the optimizer starts from; None in opaque mode
+
+
+@transform
+def sam(
+    optimizer: Any,
+    adv_optimizer: Any,
+    sync_period: int = 2,
+    reset_state: bool = True,
+    opaque_mode: bool = False,
+    batch_axis_name: Any = None,
+) -> GradientTransformation:
+    """SAM: steps with the gradient at the worst point nearby, so that flat minima are found.
+
+        x'_t = x_t + rho g(x_t) / |g(x_t)|,    x_{t+1} = x_t - lr g(x'_t)
+
+    That is `sam(sgd(lr), chain(normalize(), sgd(rho)))`: the adversarial optimizer's steps are taken uphill, and with
+    the gradient where they have led the optimizer makes its step from where they began.
+
+    Args:
+      optimizer: makes the steps; it sees the parameters x_t.
+      adv_optimizer: makes the way to the adversarial point.
+      sync_period: 1 + the number of adversarial steps before each step of the optimizer; at least 1.
+      reset_state: begin each way with a new state of the adversarial optimizer.
+      opaque_mode: False takes one gradient a call, and the parameters between two steps of the optimizer are the
+        adversarial ones. True makes all of that in one call, to which the gradient must be given as a function too:
+        `update(grads, state, params, grad_fn=f)` with `f(params, i)` the gradient at the i-th adversarial point, i = 0,
+        ..., sync_period - 2. A program that keeps statistics of what it sees at its parameters (batch norm, averages)
+        wants this.
+      batch_axis_name: in opaque mode, the mapped axis over which to average what grad_fn returns.
+
+    In transparent mode the parameters to keep or evaluate are those after a multiple of sync_period calls.
+
+    Raises:
+      ValueError: update gets no parameters, or in opaque mode no grad_fn.
+
+    Reference:
+      Foret, Kleiner, Mobahi & Neyshabur 2021, Sharpness-aware minimization for efficiently improving generalization,
+      Algorithm 1, https://arxiv.org/abs/2010.01412
+    """
+    base.check_transform(LABEL, 0, optimizer)
+    base.check_transform(LABEL, 1, adv_optimizer)
+    sync_period = checks.structural(LABEL, "sync_period", sync_period, 1)
+
+    def init(params: Any) -> SAMState:
+        cache = None if opaque_mode else jax.tree.map(lambda p: slots.initial_parameter(p, {}), params)
+        return SAMState(jnp.zeros((), jnp.int32), optimizer.init(params), adv_optimizer.init(params), cache)
+
+    def fresh(params: Any, adv_state: Any) -> Any:
+        return as_before(adv_optimizer.init(params), adv_state) if reset_state else adv_state
+
+    def climb(updates: Any, adv_state: Any, params: Any, extra_args: Any) -> tuple[Any, Any]:
+        updates, adv_state = base.call_update(adv_optimizer, updates, adv_state, params, extra_args)
+        return jax.tree.map(lambda u: u if base.is_float0(u) else -u, updates), adv_state
+
+    def opaque(
+        updates: Any, state: Any, params: Any = None, *, grad_fn: Callable[..., Any] | None = None, **extra_args: Any
+    ) -> tuple[Any, SAMState]:
+        checked(state, params)
+        if grad_fn is None:
+            raise ValueError(f"{LABEL}: opaque mode needs grad_fn: call update(updates, state, params, grad_fn=...)")
+        point, adv_state = params, state.adv_state
+        for i in range(sync_period - 1):
+            way, adv_state = climb(updates, adv_state, point, extra_args)
+            point = apply_updates(point, way)
+            updates = grad_fn(point, i)
+            if batch_axis_name is not None:
+                updates = jax.lax.pmean(updates, batch_axis_name)
+        updates, opt_state = base.call_update(optimizer, updates, state.opt_state, params, extra_args)
+        return updates, SAMState(jnp.zeros((), jnp.int32), opt_state, fresh(params, adv_state), None)
+
+    def transparent(
+        updates: Any, state: Any, params: Any = None, *, grad_fn: Any = None, **extra_args: Any
+    ) -> tuple[Any, SAMState]:
+        checked(state, params)
+        n = state.steps_since_sync
+        anchor = jax.lax.cond(n == 0, lambda old: as_before(params, old), lambda old: old, state.cache)
+
+        def descend(opt_state: Any, adv_state: Any) -> Any:
+            new, new_state = base.call_update(optimizer, updates, opt_state, anchor, extra_args)
+            back = jax.tree.map(_from_anchor, new, anchor, params)
+            return like(back), as_before(new_state, opt_state), fresh(params, adv_state)
+
+        def ascend(opt_state: Any, adv_state: Any) -> Any:
+            way, new_state = climb(updates, adv_state, params, extra_args)
+            return like(way), opt_state, as_before(new_state, adv_state)
+
+        def like(new: Any) -> Any:
+            return as_before(new, updates)
+
+        last = n >= sync_period - 1
+        new, opt_state, adv_state = jax.lax.cond(last, descend, ascend, state.opt_state, state.adv_state)
+        steps = jnp.where(last, 0, n + 1).astype(jnp.int32)
+        return new, SAMState(steps, opt_state, adv_state, anchor)
+
+    def checked(state: Any, params: Any) -> None:
+        checks.state(LABEL, state, SAMState)
+        if params is None:
+            raise ValueError(f"{LABEL}: this transform needs params: call update(updates, state, params)")
+
+    return GradientTransformation(init, opaque if opaque_mode else transparent)
+
+
+def _from_anchor(u: Any, anchor: Any, p: Any) -> Any:
+    """The update from p that leads where u leads from the anchor."""
+    if base.is_float0(u):
+        return u
+    wide = numerics.widen([anchor, p, u], numerics.widest_real([anchor, p, u]))
+    return (wide[0] - wide[1] + wide[2]).astype(jnp.result_type(u))

@@ -1,0 +1,230 @@
+"""Schedule-free learning: averaging in place of a falling learning rate."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks, numerics, slots, tree
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array
+from gdjax.optimizers.rmsprop import scale_by_rms
+from gdjax.optimizers.sgd import sgd
+from gdjax.schedules.warmup import warmup_constant_schedule
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+LABEL = "gdjax.schedule_free"
+
+
+class ScheduleFreeState(NamedTuple):
+    """State of `schedule_free`. The numbers are in float32, or float64 where a parameter is."""
+
+    b1: Array  # (), the interpolation, for `schedule_free_eval_params`
+    weight_sum: Array  # (), the sum of the averaging weights
+    step_count: Array  # () int32, 1 + updates made so far
+    max_lr: Array  # (), the largest learning rate so far
+    base_optimizer_state: Any
+    z: Any  # like params, the points of the base optimizer
+
+
+class _Point(NamedTuple):
+    z: Any  # like params
+
+
+@leafwise(_Point, needs_params=True, reads_old=True)
+def _averaged(u: Array, s: Any, y: Array, t: Any, c: Any, b1: Any) -> Any:
+    # y_{t+1} - y_t with x_t eliminated: (1 - b1) z_{t+1} + b1 x_{t+1}, for x_{t+1} = (1 - c) x_t + c z_{t+1}.
+    return c * (s.z - y) + (1 - b1 * (1 - c)) * u, _Point(s.z + u)
+
+
+@transform
+def schedule_free(
+    base_optimizer: Any,
+    learning_rate: Hyper,
+    b1: Any = 0.9,
+    weight_lr_power: Any = 2.0,
+    state_dtype: Any = None,
+    *,
+    r: Any = 0.0,
+) -> GradientTransformation:
+    """Schedule-free learning around a base optimizer without momentum: no schedule that needs to know the last step.
+
+        y_t = (1 - b1) z_t + b1 x_t                       the parameters, where gradients are taken
+        z_{t+1} = z_t + base update at y_t                the base optimizer's points, in the state
+        x_{t+1} = (1 - c_t) x_t + c_t z_{t+1}             their average: `schedule_free_eval_params(state, params)`
+        c_t = w_t / (w_1 + ... + w_t),    w_t = t^r max(lr_1, ..., lr_t)^weight_lr_power
+
+    Args:
+      base_optimizer: a transform whose updates contain the learning rate. It sees y: weight decay in it acts at y.
+      learning_rate: lr, only for the weights: a scalar or schedule, the one in the base optimizer. It should warm up
+        and stay constant.
+      b1: in (0, 1). 0.9 by default; 0.95 and 0.98 for long runs.
+      weight_lr_power: of the learning rate in the weights.
+      state_dtype: the dtype of z, the parameter's by default.
+      r: of the step in the weights.
+
+    While all learning rates are 0 the average stays at the start. x is not stored but recovered from y and z, so
+    parameters of 16 bits, which round y, cannot follow an average that moves by less: keep them in float32.
+
+    Optax evaluates a scheduled learning_rate one step later for the weights than the base optimizer does for the steps;
+    here w_t belongs to the rate of step t.
+
+    Raises:
+      ValueError: b1 is 0: x could not be recovered.
+
+    Reference:
+      Defazio, Yang, Mehta, Mishchenko, Khaled & Cutkosky 2024, The road less scheduled, equations 3-5 and Algorithm 1,
+      https://arxiv.org/abs/2405.15682
+    """
+    base.check_transform(LABEL, 0, base_optimizer)
+    for name, x in (("b1", b1), ("weight_lr_power", weight_lr_power), ("r", r)):
+        if callable(x):
+            raise TypeError(f"{LABEL}: {name} must be a number or a scalar array, got {x!r}")
+    if not isinstance(b1, jax.Array) and b1 == 0:
+        raise ValueError(f"{LABEL}: b1 must be in (0, 1), got {b1!r}: the average could not be recovered")
+
+    def init(params: Any) -> ScheduleFreeState:
+        real = numerics.widest_real(params)
+        zero = lambda: jnp.zeros((), real)  # noqa: E731
+        z = tree.cast(jax.tree.map(lambda p: slots.initial_parameter(p, {}), params), state_dtype)
+        number = jnp.array(b1, dtype=real, copy=True)
+        return ScheduleFreeState(number, zero(), jnp.ones((), jnp.int32), zero(), base_optimizer.init(params), z)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ScheduleFreeState]:
+        checks.state(LABEL, state, ScheduleFreeState)
+        if params is None:
+            raise ValueError(f"{LABEL}: this transform needs params: call update(updates, state, params)")
+        real = numerics.at_least_float32(state.weight_sum.dtype)
+        wide = lambda x: jnp.asarray(x).astype(real)  # noqa: E731
+        count = state.step_count - 1
+        rate = checks.scalar(LABEL, "learning_rate", learning_rate(count)) if callable(learning_rate) else learning_rate
+        max_lr = jnp.maximum(wide(state.max_lr), wide(rate))
+        weight = wide(state.step_count) ** wide(r) * max_lr ** wide(weight_lr_power)
+        total = wide(state.weight_sum) + weight
+        c = weight / jnp.where(total == 0, 1, total)
+        # One chain: neighbouring leaf rules of the base optimizer and this one run as one pass.
+        steps = chain(base_optimizer, _averaged(c, wide(b1)))
+        updates, (base_state, point) = steps.update(
+            updates, (state.base_optimizer_state, _Point(state.z)), params, **extra_args
+        )
+        return updates, ScheduleFreeState(
+            b1=wide(b1).astype(state.b1.dtype),
+            weight_sum=total.astype(state.weight_sum.dtype),
+            step_count=numerics.safe_increment(state.step_count),
+            max_lr=max_lr.astype(state.max_lr.dtype),
+            base_optimizer_state=base_state,
+            z=point.z,
+        )
+
+    return GradientTransformation(init, update)
+
+
+def schedule_free_eval_params(state: Any, params: Any) -> Any:
+    """The average x of `schedule_free`, to evaluate and keep, from its state and the parameters y it trains.
+
+        x = z + (y - z) / b1
+
+    Args:
+      state: that of `schedule_free`, or one with it inside, of a chain for instance.
+      params: y.
+
+    Returns:
+      x, in the dtypes of `params`; computed in float32 or wider.
+
+    Raises:
+      ValueError: there is no state of `schedule_free`.
+    """
+    label = "gdjax.schedule_free_eval_params"
+    inner = state if hasattr(state, "z") and hasattr(state, "b1") else tree.get(state, "ScheduleFreeState")
+    if inner is None:
+        raise ValueError(f"{label}: state is {type(state).__name__}, which has no ScheduleFreeState in it")
+    leaves, structure = jax.tree.flatten(params)
+    zs = checks.flatten_like(label, ("params", "state.z"), structure, params, inner.z)
+    return structure.unflatten([_average(y, z, inner.b1) for y, z in zip(leaves, zs, strict=True)])
+
+
+def _average(y: Any, z: Any, b1: Any) -> Any:
+    y, z = jnp.asarray(y), jnp.asarray(z)
+    if not jnp.issubdtype(y.dtype, jnp.inexact):
+        return y
+    real = numerics.widest_real([y, z])
+    wide_y, z, b1 = (numerics.widen(x, real) for x in (y, z, b1))
+    return (z + (wide_y - z) / b1.astype(z.dtype)).astype(y.dtype)
+
+
+@transform
+def schedule_free_sgd(
+    learning_rate: Any = 1.0,
+    warmup_steps: int | None = None,
+    b1: Any = 0.9,
+    weight_decay: Hyper = None,
+    weight_lr_power: Any = 2.0,
+    state_dtype: Any = None,
+    *,
+    r: Any = 0.0,
+) -> GradientTransformation:
+    """Schedule-free gradient descent, see `schedule_free`: z_{t+1} = z_t - lr (g(y_t) + weight_decay y_t).
+
+    Args:
+      learning_rate: lr, larger than for plain descent; the average makes up for a fall. A scalar or a schedule.
+      warmup_steps: updates in which the rate rises linearly from 0; None for none.
+      weight_decay: at least 0, times lr; None for none.
+      b1, weight_lr_power, state_dtype, r: see `schedule_free`.
+
+    Reference:
+      Defazio et al. 2024, The road less scheduled, equations 3-5, https://arxiv.org/abs/2405.15682
+    """
+    rate = _warmed_up("gdjax.schedule_free_sgd", learning_rate, warmup_steps)
+    optimizer = sgd(rate)
+    if weight_decay is not None:
+        optimizer = chain(add_decayed_weights(weight_decay), optimizer)
+    return schedule_free(optimizer, rate, b1, weight_lr_power, state_dtype, r=r)
+
+
+@transform
+def schedule_free_adamw(
+    learning_rate: Any = 0.0025,
+    warmup_steps: int | None = None,
+    b1: Any = 0.9,
+    b2: Hyper = 0.999,
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0.0,
+    weight_lr_power: Any = 2.0,
+    state_dtype: Any = None,
+    *,
+    r: Any = 0.0,
+) -> GradientTransformation:
+    """Schedule-free AdamW, see `schedule_free`: its base optimizer is AdamW without momentum.
+
+        nu_t = b2 nu_{t-1} + (1 - b2) g(y_t)^2
+        z_{t+1} = z_t - lr (g(y_t) / (sqrt(nu_t / (1 - b2^t)) + eps) + weight_decay y_t)
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      warmup_steps: updates in which the rate rises linearly from 0; None for none.
+      b2: decay of the second moment, in [0, 1).
+      eps: outside the root, at least 0.
+      weight_decay: at least 0, times lr.
+      b1, weight_lr_power, state_dtype, r: see `schedule_free`.
+
+    Reference:
+      Defazio et al. 2024, The road less scheduled, Algorithm 1, https://arxiv.org/abs/2405.15682
+    """
+    rate = _warmed_up("gdjax.schedule_free_adamw", learning_rate, warmup_steps)
+    optimizer = chain(
+        scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(rate),
+    )
+    return schedule_free(optimizer, rate, b1, weight_lr_power, state_dtype, r=r)
+
+
+def _warmed_up(label: str, rate: Any, warmup_steps: int | None) -> Any:
+    if warmup_steps is None:
+        return rate
+    if callable(rate):
+        raise TypeError(f"{label}: learning_rate is a schedule already; give no warmup_steps")
+    return warmup_constant_schedule(0.0, rate, checks.structural(label, "warmup_steps", warmup_steps, 0))

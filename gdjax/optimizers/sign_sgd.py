@@ -1,0 +1,56 @@
+"""Sign descent: of the gradient, and of its average."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array
+from gdjax.transforms.averaging import ema
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+@leafwise()
+def scale_by_sign(g: Array, s: Any, p: Any, t: Any) -> Any:
+    """Replaces every element by its sign: -1, 0 or 1; a complex number by g / |g|.
+
+    Reference:
+      Bernstein et al. 2018, signSGD, Algorithm 1, https://arxiv.org/abs/1802.04434
+    """
+    return jnp.sign(g), s
+
+
+@transform
+def sign_sgd(learning_rate: Hyper) -> GradientTransformation:
+    """Sign descent: x_{t+1} = x_t - lr sign(g_t).
+
+    Args:
+      learning_rate: lr, what every parameter moves by; a scalar or a schedule.
+
+    Reference:
+      Bernstein, Wang, Azizzadenesheli & Anandkumar 2018, signSGD: compressed optimisation for non-convex problems,
+      Algorithm 1, https://arxiv.org/abs/1802.04434
+    """
+    return chain(scale_by_sign(), scale_by_learning_rate(learning_rate))
+
+
+@transform
+def signum(learning_rate: Hyper, beta: Hyper = 0.9, accumulator_dtype: Any = None) -> GradientTransformation:
+    """Sign descent with momentum: m_t = beta m_{t-1} + (1 - beta) g_t, x_{t+1} = x_t - lr sign(m_t).
+
+    Args:
+      learning_rate: lr, what every parameter moves by; a scalar or a schedule.
+      beta: decay of the average, in [0, 1).
+      accumulator_dtype: the dtype of the average, the parameter's by default.
+
+    Reference:
+      Bernstein, Wang, Azizzadenesheli & Anandkumar 2018, signSGD: compressed optimisation for non-convex problems,
+      Algorithm 2, https://arxiv.org/abs/1802.04434
+    """
+    return chain(
+        ema(beta, debias=False, accumulator_dtype=accumulator_dtype),
+        scale_by_sign(),
+        scale_by_learning_rate(learning_rate),
+    )

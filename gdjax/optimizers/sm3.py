@@ -1,0 +1,70 @@
+"""SM3."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, abs_sq, divide, sqrt, widest_real
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+class ScaleBySM3State(NamedTuple):
+    """State of `scale_by_sm3`."""
+
+    mu: Any  # for each leaf a list, of a vector for each of its axes: bounds on sums of squares, float32 at least
+    nu: Any  # like params, momentum
+
+
+def _covers(p: Any, hyper: Mapping[str, Any]) -> list[Array]:
+    shape = getattr(p, "shape", ())
+    return [jnp.zeros(n, widest_real(p)) for n in shape] or [jnp.zeros((), widest_real(p))]
+
+
+@leafwise(ScaleBySM3State, mu=_covers)
+def scale_by_sm3(g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 1.0, eps: Hyper = 1e-8) -> Any:
+    """SM3's direction: momentum of gradients over the root of bounds on the sums of their squares. See `sm3`.
+
+    Args:
+      b1: decay of the momentum, an average, in [0, 1).
+      b2: 1 for sums of squares; in [0, 1) for averages with that decay.
+      eps: inside the root, at least 0. Where the sum under it is 0 the direction is the gradient, which is 0.
+
+    Reference:
+      Anil, Gupta, Koren & Singer 2019, Algorithm SM3-II, https://arxiv.org/abs/1901.11150
+    """
+    axes = range(g.ndim)
+    bounds = [jnp.expand_dims(m, [a for a in axes if a != i]) if g.ndim else m for i, m in enumerate(s.mu)]
+    weight = jnp.where(b2 == 1, 1, 1 - b2)
+    v = weight * abs_sq(g) + b2 * functools.reduce(jnp.minimum, [jnp.broadcast_to(b, g.shape) for b in bounds])
+    nu = b1 * s.nu + (1 - b1) * divide(g, sqrt(v + eps))
+    new = [jnp.max(v, axis=tuple(a for a in axes if a != i), initial=0) for i in axes] or [v]
+    return nu, ScaleBySM3State(new, nu)
+
+
+@transform
+def sm3(learning_rate: Hyper, momentum: Hyper = 0.9) -> GradientTransformation:
+    """SM3: Adagrad in little memory. Of the sums of squares it keeps bounds, one for each row, column, and so on.
+
+        v_t[i, j] = min(r_{t-1}[i], c_{t-1}[j]) + g_t[i, j]^2
+        r_t[i] = max_j v_t[i, j],    c_t[j] = max_i v_t[i, j]
+        nu_t = momentum nu_{t-1} + (1 - momentum) g_t / sqrt(v_t + 1e-8)
+        x_{t+1} = x_t - lr nu_t
+
+    for a matrix; an array of n axes has n such vectors, a vector or scalar its own sum, as in Adagrad.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      momentum: in [0, 1); nu is an average.
+
+    Departure: the reference has no number beside v_t, and 0 for 0 / 0.
+
+    Reference:
+      Anil, Gupta, Koren & Singer 2019, Memory-efficient adaptive optimization, Algorithm SM3-II,
+      https://arxiv.org/abs/1901.11150
+    """
+    return chain(scale_by_sm3(momentum), scale_by_learning_rate(learning_rate))

@@ -1,0 +1,189 @@
+"""Sophia: momentum over the diagonal of the Hessian, clipped."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks, numerics, tree
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, debias, divide
+from gdjax.slots import second_moment
+from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+class SophiaState(NamedTuple):
+    """State of `scale_by_sophia`."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # like params, momentum
+    nu: Any  # like params, average of the Hessian's diagonal, float32 at least
+    hessian_fn_state: Any  # of the estimator
+
+
+class _Moments(NamedTuple):
+    count: Any
+    mu: Any
+    nu: Any
+
+
+@leafwise(_Moments, needs_params=True, nu=second_moment)
+def _sophia(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper, b2: Hyper, eps: Hyper, gamma: Hyper, update_interval: Hyper, bias_correction: bool,
+    clip_threshold: Hyper = None, mu_dtype: Any = None,
+) -> Any:  # fmt: skip
+    """The direction, from the average of the diagonal as it stands; b2 and update_interval are for that average."""
+    mu = b1 * s.mu + (1 - b1) * g
+    m = debias(mu, b1, t) if bias_correction else mu
+    u = divide(m, jnp.maximum(gamma * s.nu, eps))
+    if clip_threshold is not None:
+        u = jnp.clip(u, -clip_threshold, clip_threshold)
+    return u, s._replace(mu=mu)
+
+
+@transform
+def scale_by_sophia(
+    b1: Hyper = 0.965,
+    b2: Hyper = 0.99,
+    eps: Hyper = 1e-8,
+    gamma: Hyper = 0.01,
+    clip_threshold: Hyper = 1.0,
+    update_interval: Hyper = 10,
+    hessian_diagonal_fn: Any = hutchinson_estimator_diag_hessian(),  # noqa: B008
+    mu_dtype: Any = None,
+    verbose: bool = False,
+    print_win_rate_every_n_steps: int = 0,
+    *,
+    bias_correction: bool = True,
+    newest: bool = False,
+) -> GradientTransformation:
+    """Sophia's direction, clip(m_t / max(gamma h, eps)). See `sophia`."""
+    label = "gdjax.scale_by_sophia"
+    base.check_transform(label, "hessian_diagonal_fn", hessian_diagonal_fn)
+    if isinstance(clip_threshold, int | float) and not clip_threshold >= 0:
+        raise ValueError(f"{label}: clip_threshold must be at least 0, or None, got {clip_threshold}")
+    every = checks.structural(label, "print_win_rate_every_n_steps", print_win_rate_every_n_steps, 0)
+    rule = _sophia(b1, b2, eps, gamma, update_interval, bias_correction, clip_threshold, mu_dtype)
+    direction = base.part_of(rule).labelled(label)
+
+    def init(params: Any) -> SophiaState:
+        start: Any = direction.init(params)
+        return SophiaState(start.count, start.mu, start.nu, hessian_diagonal_fn.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        checks.state(label, state, SophiaState)
+        old = _Moments(state.count, state.mu, state.nu)
+        hyper = direction.hyperparams(old)
+
+        def averaged(nu: Any, inner: Any) -> Any:
+            h, new_inner = base.call_update(hessian_diagonal_fn, updates, inner, params, extra_args)
+            nu = _averaged(label, updates, nu, h, hyper["b2"])
+            # In the classes of the old state, which may be Optax's: both branches must have the same.
+            return nu, jax.tree.structure(inner).unflatten(jax.tree.leaves(new_inner))
+
+        def hessian() -> Any:
+            due = state.count % hyper["update_interval"] == 0
+            return jax.lax.cond(due, averaged, lambda nu, inner: (nu, inner), old.nu, state.hessian_fn_state)
+
+        if newest:
+            nu, inner = hessian()
+            u, new = direction.update(updates, old._replace(nu=nu), params)
+        else:
+            u, new = direction.update(updates, old, params)
+            nu, inner = hessian()
+        if verbose and every and clip_threshold is not None:
+            jax.lax.cond(new.count % every == 0, _print_win_rate, lambda *_: None, u, hyper["clip_threshold"])
+        return u, SophiaState(new.count, new.mu, nu, inner)
+
+    return GradientTransformation(init, update)
+
+
+def _averaged(label: str, like: Any, nu: Any, h: Any, b2: Any) -> Any:
+    """b2 nu + (1 - b2) h, in the dtypes of nu."""
+    structure = jax.tree.structure(like)
+    nus = checks.flatten_like(label, ("updates", "state.nu"), structure, like, nu)
+    hs = checks.flatten_like(label, ("updates", "Hessian's diagonal"), structure, like, h)
+    out = []
+    for n, x in zip(nus, hs, strict=True):
+        if not hasattr(n, "dtype"):  # of an integer
+            out.append(n)
+            continue
+        wide = numerics.at_least_float32(n.dtype)
+        b = jnp.asarray(b2).astype(wide)
+        out.append((b * n.astype(wide) + (1 - b) * jnp.asarray(x).astype(wide)).astype(n.dtype))
+    return jax.tree.structure(nu).unflatten(jax.tree.leaves(out))
+
+
+def _print_win_rate(u: Any, clip_threshold: Any) -> None:
+    inside = [jnp.sum(jnp.abs(x) < jnp.asarray(clip_threshold).astype(x.dtype)) for x in jax.tree.leaves(u)]
+    jax.debug.print("Sophia's win rate: {}", tree.sum(inside) / tree.size(u))
+
+
+@transform
+def sophia(
+    learning_rate: Hyper,
+    b1: Hyper = 0.965,
+    b2: Hyper = 0.99,
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 1e-4,
+    weight_decay_mask: Any = None,
+    gamma: Hyper = 0.01,
+    clip_threshold: Hyper = 1.0,
+    update_interval: Hyper = 10,
+    hessian_diagonal_fn: Any = hutchinson_estimator_diag_hessian(),  # noqa: B008
+    mu_dtype: Any = None,
+    verbose: bool = False,
+    print_win_rate_every_n_steps: int = 0,
+    *,
+    bias_correction: bool = True,
+    newest: bool = False,
+) -> GradientTransformation:
+    """Sophia: momentum over an average of the Hessian's diagonal, every element clipped.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t,    m_t = mu_t / (1 - b1^t)
+        x_{t+1} = x_t - lr (clip(m_t / max(gamma nu_{t-1}, eps), -c, c) + weight_decay x_t)
+        nu_t = b2 nu_{t-1} + (1 - b2) h_t every k steps, from t = 1 on, else nu_{t-1}
+
+    with h_t an estimate of the Hessian's diagonal. Where the curvature is small or negative the step is lr c, in the
+    direction of a sign.
+
+    `update` passes its extra arguments on to the estimator. The default one needs the loss as a function of the
+    parameters: `update(grads, state, params, obj_fn=lambda p: loss(p, batch))`.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1: decay of the momentum, in [0, 1).
+      b2: decay of the average of the diagonal, once every k steps, in [0, 1).
+      eps: the least denominator, at least 0.
+      weight_decay: decoupled, times lr.
+      weight_decay_mask: which leaves decay, as in `masked`.
+      gamma: see above; the reference tunes it so that a tenth to half of the elements are not clipped (the win rate).
+      clip_threshold: c, or None not to clip.
+      update_interval: k, at least 1.
+      hessian_diagonal_fn: the estimator, a transform that replaces the updates by h. Over several devices it must
+        average h itself.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      verbose, print_win_rate_every_n_steps: print the win rate every so many steps; 0 for never.
+      bias_correction: False for the reference's m_t = mu_t.
+      newest: True for the reference's order, which divides by nu_t. As in Optax the default divides by nu_{t-1}, which
+        is 0 in the first step: that step is one of signs.
+
+    Departures: the reference draws the vectors of the estimator from a Gaussian; signs have a smaller variance.
+
+    Raises:
+      ValueError: (in update) params is missing, or an argument of the estimator.
+
+    Reference:
+      Liu, Li, Hall, Liang & Ma 2024, Sophia: a scalable stochastic second-order optimizer for language model
+      pre-training, Algorithms 1 and 3, https://arxiv.org/abs/2305.14342
+    """
+    direction = scale_by_sophia(
+        b1, b2, eps, gamma, clip_threshold, update_interval, hessian_diagonal_fn, mu_dtype, verbose,
+        print_win_rate_every_n_steps, bias_correction=bias_correction, newest=newest,
+    )  # fmt: skip
+    return chain(direction, add_decayed_weights(weight_decay, weight_decay_mask), scale_by_learning_rate(learning_rate))

@@ -1,0 +1,60 @@
+"""Yogi."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.base import GradientTransformation, transform
+from gdjax.combine import chain
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.optimizers.adam import ScaleByAdamState
+from gdjax.slots import Moment
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+@leafwise(ScaleByAdamState, nu=Moment(wide=True, real=True, fill="initial_accumulator_value"))
+def scale_by_yogi(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-3, eps_root: Hyper = 0.0,
+    initial_accumulator_value: Hyper = 1e-6,
+) -> Any:  # fmt: skip
+    """Yogi's direction, mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps). See `yogi`.
+
+    Args:
+      b1, b2, eps: see `yogi`.
+      eps_root: inside the root, at least 0. Where the denominator is 0 the direction is the numerator.
+      initial_accumulator_value: nu_0, at least 0.
+
+    Reference:
+      Zaheer et al. 2018, Algorithm 2
+    """
+    mu = b1 * s.mu + (1 - b1) * g
+    nu = s.nu - (1 - b2) * jnp.sign(s.nu - abs_sq(g)) * abs_sq(g)
+    return divide(debias(mu, b1, t), sqrt(debias(nu, b2, t) + eps_root) + eps), s._replace(mu=mu, nu=nu)
+
+
+@transform
+def yogi(learning_rate: Hyper, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-3) -> GradientTransformation:
+    """Yogi: Adam whose second moment moves towards g^2 by a step of size (1 - b2) g^2, however far away it is.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t                            mu_hat_t = mu_t / (1 - b1^t)
+        nu_t = nu_{t-1} - (1 - b2) sign(nu_{t-1} - g_t^2) g_t^2      nu_hat_t = nu_t / (1 - b2^t),    nu_0 = 1e-6
+        x_{t+1} = x_t - lr mu_hat_t / (sqrt(nu_hat_t) + eps)
+
+    Adam's nu forgets a large gradient within 1 / (1 - b2) steps, and the rate rises again; Yogi's falls slowly.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1: decay of the first moment, in [0, 1).
+      b2: of the second, in [0, 1).
+      eps: at least 0.
+
+    Departures: the reference corrects neither moment, Optax both. Optax starts mu at 1e-6 too, and so moves parameters
+    that never had a gradient; the reference's mu, and this one, starts at 0.
+
+    Reference:
+      Zaheer, Reddi, Sachan, Kale & Kumar 2018, Adaptive methods for nonconvex optimization, Algorithm 2,
+      https://papers.nips.cc/paper/8186-adaptive-methods-for-nonconvex-optimization
+    """
+    return chain(scale_by_yogi(b1, b2, eps), scale_by_learning_rate(learning_rate))

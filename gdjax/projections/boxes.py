@@ -1,0 +1,113 @@
+"""Projections that treat each number alone."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax import checks, numerics
+from gdjax.projections.parts import Array, radius
+
+
+def projection_non_negative(tree: Any) -> Any:
+    """The nearest tree without negative numbers: max(x, 0), with derivative 0 at 0."""
+    return jax.tree.map(jax.nn.relu, tree)
+
+
+def projection_box(tree: Any, lower: Any, upper: Any) -> Any:
+    """The nearest tree with lower <= y <= upper.
+
+    Args:
+      tree: any pytree of real arrays.
+      lower: a number for all leaves, or a tree like `tree` of numbers and of arrays that broadcast to the leaves; None
+        for no bound.
+      upper: likewise.
+
+    Raises:
+      TypeError: a complex leaf.
+      ValueError: a bound of another structure or shape; numbers with lower > upper.
+
+    Whole numbers stay whole if their bounds are. In Optax a number fits no tree but a single array.
+    """
+    return _box("gdjax.projection_box", tree, lower, upper, ("lower", "upper"))
+
+
+def _box(label: str, tree: Any, lower: Any, upper: Any, names: tuple[str, str]) -> Any:
+    if isinstance(lower, checks.NUMBER) and isinstance(upper, checks.NUMBER) and not lower <= upper:
+        raise ValueError(f"{label}: {names[0]} is {lower}, {names[1]} is {upper}: nothing lies between")
+    paths, structure = jax.tree_util.tree_flatten_with_path(tree)
+    bounds = [
+        [bound] * len(paths)
+        if _is_number(bound)
+        else checks.flatten_like(label, ("tree", name), structure, tree, bound)
+        for name, bound in zip(names, (lower, upper), strict=True)
+    ]
+    clipped = []
+    for (path, x), *ends in zip(paths, *bounds, strict=True):
+        where = jax.tree_util.keystr(path)
+        if jnp.iscomplexobj(x):
+            raise TypeError(f"{label}: tree{where} is complex, and has no order")
+        for name, end in zip(names, ends, strict=True):
+            shape = () if end is None else jnp.shape(end)
+            if not _fits(shape, jnp.shape(x)):
+                raise ValueError(
+                    f"{label}: {name}{where} shape {shape} does not match tree{where} shape {jnp.shape(x)}"
+                )
+        clipped.append(_clip(jnp.asarray(x), *ends))
+    return structure.unflatten(clipped)
+
+
+def _is_number(bound: Any) -> bool:
+    return bound is None or jax.tree.structure(bound) == jax.tree.structure(0) and jnp.ndim(bound) == 0
+
+
+def _fits(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:
+    """Whether an array of this shape broadcasts to the shape `onto`."""
+    try:
+        return np.broadcast_shapes(shape, onto) == onto
+    except ValueError:
+        return False
+
+
+def _clip(x: Array, low: Any, high: Any) -> Array:
+    ends = [None if end is None else jnp.asarray(end) for end in (low, high)]
+    with jax.numpy_dtype_promotion("standard"):
+        common = jnp.result_type(x, *(end for end in ends if end is not None))
+        computed = numerics.at_least_float32(common) if jnp.issubdtype(common, jnp.inexact) else common
+        low, high = (None if end is None else jnp.broadcast_to(end.astype(computed), x.shape) for end in ends)
+        return jnp.clip(x.astype(computed), low, high).astype(
+            x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else common
+        )
+
+
+def projection_hypercube(tree: Any, scale: Any = 1) -> Any:
+    """The nearest tree with 0 <= y <= scale.
+
+    Args:
+      tree: any pytree of real arrays.
+      scale: the length of the edges, a number for all leaves or a tree as in `projection_box`.
+
+    Raises:
+      TypeError: a complex leaf.
+      ValueError: a scale of another structure or shape, or a negative number.
+
+    In Optax only a single array can be projected.
+    """
+    return _box("gdjax.projection_hypercube", tree, 0, scale, ("the origin", "scale"))
+
+
+def projection_linf_ball(tree: Any, scale: Any = 1) -> Any:
+    """The nearest tree with max |y| <= scale.
+
+    Args:
+      tree: any pytree of real arrays.
+      scale: the radius, a scalar of at least 0.
+
+    Raises:
+      TypeError: a complex leaf.
+      ValueError: a negative radius.
+    """
+    label = "gdjax.projection_linf_ball"
+    scale = radius(label, scale)
+    return _box(label, tree, -scale, scale, ("-scale", "scale"))

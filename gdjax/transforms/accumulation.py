@@ -1,0 +1,228 @@
+"""Several gradients for one step: accumulated over calls, as one large batch would give them."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks, numerics, tree
+from gdjax.base import GradientTransformation, MaskedNode, transform
+from gdjax.branches import as_before
+from gdjax.kernel import after
+from gdjax.leafwise import leafwise
+from gdjax.slots import Moment
+from gdjax.updates import add
+
+Array = jax.Array
+LABEL = "gdjax.MultiSteps"
+
+
+class ApplyEvery(NamedTuple):
+    """State of `apply_every`."""
+
+    count: Array  # () int32, gradients since the last step, modulo k
+    grad_acc: Any  # like params, their sum, float32 at least
+
+
+class MultiStepsState(NamedTuple):
+    """State of `MultiSteps`."""
+
+    mini_step: Array  # () int32, gradients in acc_grads
+    gradient_step: Array  # () int32, updates of the inner transform made so far
+    inner_opt_state: Any
+    acc_grads: Any  # like params, the mean or sum of the gradients since the last update
+    skip_state: Any = ()  # what the skip function returned last
+
+
+class MultiSteps:
+    """Accumulates the gradients of k calls and updates the inner transform with their mean in every k-th.
+
+        a_n = a_{n-1} + (g_n - a_{n-1}) / n,    n = 1, ..., k;    the k-th call returns inner(a_k), the others zeros
+
+    So k calls with batches of m examples make the step of one batch of k m. A call that only accumulates does not
+    compute the inner update. An object of this class is used like a transform, in `chain` too.
+
+    Args:
+      opt: the inner transform.
+      every_k_schedule: k, an int of at least 1, or a function of the number of updates made so far; what it returns is
+        rounded to an integer.
+      use_grad_mean: False hands on the sum, a_k = g_1 + ... + g_k.
+      should_skip_update_fn: a `ShouldSkipUpdateFunction`, such as `skip_not_finite`. A call that it skips leaves the
+        state as it was, but for `skip_state`. Without it one NaN spoils the update it is in, and no other.
+      accumulator_dtype: of a. float32, the default, is widened to the parameter's dtype where that is wider; None is
+        the parameter's. For a complex parameter it is the parameter's.
+
+    Attributes:
+      inner_opt: the inner transform.
+
+    16-bit gradients are accumulated in float32, and the inner transform gets that mean unrounded.
+
+    Raises:
+      ValueError: k is below 1.
+      TypeError: k is neither an int nor a function; the skip function returns no boolean scalar.
+    """
+
+    def __init__(
+        self,
+        opt: Any,
+        every_k_schedule: int | Callable[[Any], Any],
+        use_grad_mean: bool = True,
+        should_skip_update_fn: Callable[..., tuple[Any, Any]] | None = None,
+        accumulator_dtype: Any = jnp.float32,
+    ):
+        args = opt, every_k_schedule, use_grad_mean, should_skip_update_fn, accumulator_dtype
+        call = base.checked_call(MultiSteps, args, {})
+        self.inner_opt = base.check_transform(LABEL, 0, opt)
+        if not callable(every_k_schedule):
+            checks.structural(LABEL, "every_k_schedule", every_k_schedule, 1)
+        self._every_k, self._use_grad_mean, self._should_skip, self._dtype = args[1:]
+        self.init, self.update = base.made_by(call, GradientTransformation(self._init, self._update))
+
+    def has_updated(self, state: Any) -> Array:
+        """Whether the call that returned `state` made an update."""
+        return (state.mini_step == 0) & (state.gradient_step > 0)
+
+    def gradient_transformation(self) -> GradientTransformation:
+        """This as a `GradientTransformation`."""
+        return GradientTransformation(self.init, self.update)
+
+    def __repr__(self) -> str:
+        return repr(self.gradient_transformation())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MultiSteps) and self.update == other.update
+
+    def __hash__(self) -> int:
+        return hash(self.update)
+
+    def __reduce__(self) -> Any:
+        return MultiSteps, self.update.call.args  # type: ignore[attr-defined]
+
+    def _init(self, params: Any) -> MultiStepsState:
+        mini_step, gradient_step = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        skip_state: Any = ()
+        if self._should_skip is not None:
+            _, skip_state = self._should_skip(tree.zeros_like(params), gradient_step, params)
+            skip_state = jax.tree.map(lambda x: jnp.array(x, copy=True), skip_state)
+        acc_grads = jax.tree.map(lambda p: _accumulator(p, self._dtype), params)
+        return MultiStepsState(mini_step, gradient_step, self.inner_opt.init(params), acc_grads, skip_state)
+
+    def _update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, MultiStepsState]:
+        checks.state(LABEL, state, MultiStepsState)
+        paths, structure = jax.tree_util.tree_flatten_with_path(updates)
+        gs = [g if hasattr(g, "dtype") else jnp.asarray(g) for _, g in paths]
+        accs = checks.flatten_like(LABEL, ("updates", "state.acc_grads"), structure, updates, state.acc_grads)
+        trained = [i for i, g in enumerate(gs) if not base.is_float0(g)]
+        for i in trained:
+            _check(paths[i][0], gs[i], accs[i])
+        n, last = state.mini_step, state.mini_step >= self._k(state.gradient_step) - 1
+        skip, skip_state = self._skip(updates, state, params)
+        emit = last if skip is None else last & ~skip
+        sums = [_accumulate(accs[i], gs[i], n, skip, self._use_grad_mean) for i in trained]
+
+        def inner_update(sums: list[Array], inner_state: Any) -> Any:
+            grads = structure.unflatten(_put(gs, trained, sums))
+            new, inner = base.call_update(self.inner_opt, grads, inner_state, params, extra_args)
+            news = structure.flatten_up_to(new)
+            return tree.cast_like([news[i] for i in trained], sums), as_before(inner, inner_state)
+
+        # The inner update comes out where the accumulated gradient went in, and without it both operands come out as
+        # they went in: XLA then copies nothing, and no array is made for updates that are zero.
+        outs, inner_state = jax.lax.cond(emit, inner_update, lambda *operands: operands, sums, state.inner_opt_state)
+        ps = gs if params is None else checks.flatten_like(LABEL, ("updates", "params"), structure, updates, params)
+        new = [_release(emit, x, gs[i], accs[i], ps[i]) for i, x in zip(trained, outs, strict=True)]
+        held = n + 1 if skip is None else jnp.where(skip, n, n + 1)
+        return structure.unflatten(_put(gs, trained, [u for u, _ in new])), MultiStepsState(
+            jnp.where(emit, 0, held).astype(jnp.int32),
+            jnp.where(emit, numerics.safe_increment(state.gradient_step), state.gradient_step),
+            inner_state,
+            structure.unflatten(_put(accs, trained, [acc for _, acc in new])),
+            skip_state,
+        )
+
+    def _k(self, gradient_step: Array) -> Array:
+        k = self._every_k(gradient_step) if callable(self._every_k) else self._every_k
+        k = checks.scalar(LABEL, "every_k_schedule", k)
+        return (jnp.round(k) if jnp.issubdtype(k.dtype, jnp.floating) else k).astype(jnp.int32)
+
+    def _skip(self, updates: Any, state: MultiStepsState, params: Any) -> tuple[Array | None, Any]:
+        if self._should_skip is None:
+            return None, state.skip_state
+        skip, info = self._should_skip(updates, state.gradient_step, params)
+        if (jnp.shape(skip), jnp.result_type(skip)) != ((), jnp.bool_):
+            raise TypeError(f"{LABEL}: should_skip_update_fn must return a boolean scalar first, got {skip!r}")
+        return jnp.asarray(skip), as_before(info, state.skip_state)
+
+
+def _accumulator(p: Any, dtype: Any) -> Any:
+    own = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
+    if not jnp.issubdtype(own, jnp.inexact):
+        return MaskedNode()  # an integer parameter has no gradient
+    if dtype is None or jnp.issubdtype(own, jnp.complexfloating):
+        dtype = own
+    elif jnp.dtype(dtype) == jnp.float32:
+        dtype = numerics.at_least_float32(own)
+    return jnp.zeros_like(p, dtype=dtype)
+
+
+def _check(path: Any, g: Any, acc: Any) -> None:
+    where = f"params{jax.tree_util.keystr(path)}"
+    checks.gradient(LABEL, lambda: where, g, None)
+    if getattr(acc, "shape", None) != g.shape:
+        got = getattr(acc, "shape", acc)
+        raise ValueError(f"{LABEL}: {where}: gradient shape {g.shape} does not match {got} of state.acc_grads")
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _accumulate(acc: Array, g: Array, n: Array, skip: Array | None, use_grad_mean: bool) -> Array:
+    """The mean or sum with one gradient more, in the wider dtype of the two, float32 at least."""
+    real = numerics.widest_real([acc, g])
+    acc, g = numerics.widen([acc, g], real)
+    weight = (1 / (n + 1).astype(real)).astype(acc.dtype)
+    new = acc + (g - acc) * weight if use_grad_mean else acc + g
+    return new if skip is None else jnp.where(skip, acc, new)
+
+
+@jax.jit
+def _release(emit: Array, x: Array, g: Array, acc: Array, p: Array) -> tuple[Array, Array]:
+    """The update of p and the new accumulated gradient: x is the one or the other."""
+    update, new = jnp.where(emit, x, 0).astype(g.dtype), jnp.where(emit, 0, x).astype(acc.dtype)
+    return update, after(add(p, update), new)
+
+
+def _put(xs: Sequence[Any], where: Sequence[int], news: Sequence[Any]) -> list[Any]:
+    out = list(xs)
+    for i, new in zip(where, news, strict=True):
+        out[i] = new
+    return out
+
+
+@leafwise(ApplyEvery, grad_acc=Moment(wide=True))
+def _summed(g: Array, s: Any, p: Any, t: Any, k: Any) -> Any:
+    total = jnp.where(t == 1, g, s.grad_acc + g)  # t is counted modulo k
+    return jnp.where(t == k, total, 0), s._replace(grad_acc=total)
+
+
+@transform
+def apply_every(k: Any = 1) -> GradientTransformation:
+    """Adds up updates and returns the sum in every k-th call, zeros in the others.
+
+    The transforms before it in a chain are updated in every call: to make the step of one large batch use `MultiSteps`.
+
+    Args:
+      k: an int of at least 1, or a scalar array.
+
+    The sum of 16-bit updates is kept in float32.
+    """
+    label = "gdjax.apply_every"
+    if not isinstance(k, jax.Array):
+        k = checks.structural(label, "k", k, 1)
+    rule = base.part_of(_summed(k)).labelled(label)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ApplyEvery]:
+        updates, state = rule.update(updates, state, params)
+        return updates, state._replace(count=state.count % k)
+
+    return GradientTransformation(rule.init, update)

@@ -1,0 +1,132 @@
+"""Averages: of the updates, and of the parameters as slow weights."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks, numerics, slots
+from gdjax.base import GradientTransformation, transform
+from gdjax.branches import as_before
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array
+from gdjax.slots import Moment
+
+
+class EmaState(NamedTuple):
+    """State of `ema`."""
+
+    count: Array  # () int32, updates made so far
+    ema: Any  # like params, the moving average, not corrected for its start
+
+
+@leafwise(EmaState, ema=Moment("accumulator_dtype"))
+def ema(g: Array, s: Any, p: Any, t: Any, decay: Hyper, debias: bool = True, accumulator_dtype: Any = None) -> Any:
+    """The exponential moving average of the updates: m_t = decay m_{t-1} + (1 - decay) g_t, from m_0 = 0.
+
+    Args:
+      decay: in [0, 1).
+      debias: return m_t / (1 - decay^t), an average whose weights add up to 1. The state keeps m_t.
+      accumulator_dtype: the dtype of m, the parameter's by default.
+
+    `trace` is the sum without the factor 1 - decay. This averages updates; for an average of the parameters see
+    `incremental_update`.
+    """
+    m = decay * s.ema + (1 - decay) * g
+    return (numerics.debias(m, decay, t) if debias else m), s._replace(ema=m)
+
+
+class LookaheadState(NamedTuple):
+    """State of `lookahead`."""
+
+    fast_state: Any  # of the fast optimizer
+    steps_since_sync: Array  # () int32, fast steps since slow and fast parameters were equal
+
+
+class LookaheadParams(NamedTuple):
+    """The two sets of parameters of `lookahead`: gradients are taken at the fast ones, the slow ones are the result."""
+
+    fast: Any
+    slow: Any
+
+    @classmethod
+    def init_synced(cls, params: Any) -> "LookaheadParams":
+        """Both from `params`; the slow ones are a copy, so that both can be donated."""
+        return cls(fast=params, slow=jax.tree.map(lambda p: slots.initial_parameter(p, {}), params))
+
+
+@transform
+def lookahead(
+    fast_optimizer: Any, sync_period: int, slow_step_size: Any, reset_state: bool = False
+) -> GradientTransformation:
+    """Lookahead: k steps forward, one step back.
+
+        phi_{i+1} = phi_i + fast update at phi_i,    i = 0, ..., k - 1,    phi_0 = theta_t
+        theta_{t+1} = theta_t + alpha (phi_k - theta_t)
+
+    The parameters are a pair, `LookaheadParams(fast=phi, slow=theta)`, made by `LookaheadParams.init_synced(params)`.
+    Gradients are taken at `params.fast` and shaped like it; the updates are a pair like the parameters, and are to be
+    applied as they are, or fast and slow parameters would differ after a synchronisation.
+
+    Args:
+      fast_optimizer: makes the fast updates; it sees the fast parameters.
+      sync_period: k, an int of at least 1.
+      slow_step_size: alpha, a number or scalar array, at least 0; in the reference 0.5.
+      reset_state: begin every round with a new state of the fast optimizer.
+
+    `init` takes the pair or the fast parameters alone.
+
+    Raises:
+      TypeError: `update` gets parameters that are no pair.
+
+    Reference:
+      Zhang, Lucas, Hinton & Ba 2019, Lookahead optimizer: k steps forward, 1 step back, Algorithm 1,
+      https://arxiv.org/abs/1907.08610
+    """
+    label = "gdjax.lookahead"
+    base.check_transform(label, 0, fast_optimizer)
+    sync_period = checks.structural(label, "sync_period", sync_period, 1)
+    if callable(slow_step_size):
+        raise TypeError(f"{label}: slow_step_size must be a number or a scalar array, got {slow_step_size!r}")
+
+    def init(params: Any) -> LookaheadState:
+        return LookaheadState(fast_optimizer.init(getattr(params, "fast", params)), jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, LookaheadState]:
+        checks.state(label, state, LookaheadState)
+        if params is None:
+            raise ValueError(f"{label}: this transform needs params: call update(updates, state, params)")
+        if not (hasattr(params, "fast") and hasattr(params, "slow")):
+            raise TypeError(f"{label}: params must be LookaheadParams(fast, slow), got {type(params).__name__}")
+        fast, fast_state = base.call_update(fast_optimizer, updates, state.fast_state, params.fast, extra_args)
+        sync = state.steps_since_sync >= sync_period - 1
+        structure = jax.tree.structure(fast)
+        columns = [
+            checks.flatten_like(label, ("updates", name), structure, fast, x)
+            for name, x in (("params.fast", params.fast), ("params.slow", params.slow))
+        ]
+        pairs = [
+            _synced(u, f, s, slow_step_size, sync)
+            for u, f, s in zip(structure.flatten_up_to(fast), *columns, strict=True)
+        ]
+        if reset_state:
+            fast_state = jax.lax.cond(
+                sync, lambda s: as_before(fast_optimizer.init(params.fast), s), lambda s: s, fast_state
+            )
+        steps = jnp.where(sync, 0, state.steps_since_sync + 1).astype(jnp.int32)
+        fast, slow = (structure.unflatten([pair[i] for pair in pairs]) for i in (0, 1))
+        return params._replace(fast=fast, slow=slow), LookaheadState(fast_state, steps)
+
+    return GradientTransformation(init, update)
+
+
+def _synced(u: Any, fast: Any, slow: Any, alpha: Any, sync: Array) -> tuple[Any, Any]:
+    """The updates of a fast parameter and its slow one, from the fast optimizer's `u`."""
+    if base.is_float0(u):
+        return u, u
+    u, fast, slow = map(jnp.asarray, (u, fast, slow))
+    real = numerics.widest_real([u, fast, slow])
+    wide_u, fast, slow, alpha = (numerics.widen(x, real) for x in (u, fast, slow, alpha))
+    ahead = fast - slow + wide_u
+    back = jnp.where(sync, alpha.astype(ahead.dtype) * ahead, 0)
+    return jnp.where(sync, slow - fast + back, wide_u).astype(u.dtype), back.astype(u.dtype)

@@ -1,0 +1,29 @@
+"""Gradients with mean 0."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax import matrices
+from gdjax.leafwise import leafwise
+from gdjax.numerics import Array
+
+
+@leafwise()
+def centralize(g: Array, s: Any, p: Any, t: Any, *, output_axis: int = 0) -> Any:
+    """Subtracts from the gradient of each output's weights their mean; scalars and vectors stay as they are.
+
+        u_i = g_i - mean(g_i),    g_i the gradient of the weights that lead to output i
+
+    Args:
+      output_axis: the axis of the outputs. 0, the default, is Optax's and right for torch's layout (out, in, ...); the
+        reference's rule for the layout of flax and other JAX libraries, (..., in, out), is -1.
+
+    Reference:
+      Yong, Huang, Hua & Zhang 2020, Gradient centralization: a new optimization technique for deep neural networks,
+      equation 1, https://arxiv.org/abs/2004.01461
+    """
+    if g.ndim < 2:
+        return g, s
+    (kept,) = matrices.axes_of(f"gdjax.centralize: gradient of shape {g.shape}", "output_axis", output_axis, g.ndim)
+    return g - jnp.mean(g, tuple(i for i in range(g.ndim) if i != kept), keepdims=True), s

@@ -1,0 +1,71 @@
+"""Complex parameters as pairs of real ones."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks
+from gdjax.base import GradientTransformation, transform
+
+
+class SplitRealAndImaginaryArrays(NamedTuple):
+    """A complex array as two real ones."""
+
+    real: Any
+    imaginary: Any
+
+
+class SplitRealAndImaginaryState(NamedTuple):
+    """State of `split_real_and_imaginary`."""
+
+    inner_state: Any  # of a tree with `SplitRealAndImaginaryArrays` for every complex array
+
+
+@transform
+def split_real_and_imaginary(inner: Any) -> GradientTransformation:
+    """Lets `inner` see each complex array as two real ones: each part gets its own second moment, clipping and so on.
+
+    Without it the transforms here take a complex number as one of size |z|. `jax.grad` of a real loss gives the
+    conjugate of the direction of ascent: conjugate the gradients first, with or without this.
+
+    Args:
+      inner: a transform. It also gets the extra arguments, split where they are shaped like the updates.
+    """
+    base.check_transform("gdjax.split_real_and_imaginary", 0, inner)
+
+    def init(params: Any) -> SplitRealAndImaginaryState:
+        return SplitRealAndImaginaryState(inner.init(_split(params)))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        checks.state("gdjax.split_real_and_imaginary", state, SplitRealAndImaginaryState)
+        like = jax.tree.structure(updates)
+        extra_args = {k: _split(x) if jax.tree.structure(x) == like else x for k, x in extra_args.items()}
+        inner_state = jax.tree.map(_ours, state.inner_state, is_leaf=_is_pair)
+        new, inner_state = base.call_update(inner, _split(updates), inner_state, _split(params), extra_args)
+        return jax.tree.map(_joined, new, is_leaf=_is_pair), SplitRealAndImaginaryState(inner_state)
+
+    return GradientTransformation(init, update)
+
+
+def _split(tree: Any) -> Any:
+    return jax.tree.map(_parts, tree)
+
+
+def _parts(x: Any) -> Any:
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return jax.eval_shape(_parts, x) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
+    return SplitRealAndImaginaryArrays(jnp.real(x), jnp.imag(x)) if jnp.iscomplexobj(x) else x
+
+
+def _joined(x: Any) -> Any:
+    return jax.lax.complex(x.real, x.imaginary) if _is_pair(x) else x
+
+
+def _is_pair(x: Any) -> bool:
+    return getattr(x, "_fields", None) == SplitRealAndImaginaryArrays._fields
+
+
+def _ours(x: Any) -> Any:
+    """A pair as this library's: the state may be one of Optax's, whose class is another to JAX."""
+    return SplitRealAndImaginaryArrays(*x) if _is_pair(x) else x

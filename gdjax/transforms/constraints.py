@@ -1,0 +1,71 @@
+"""What updates must not do: make parameters negative, or carry NaN."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks
+from gdjax.base import EmptyState, GradientTransformation, transform
+from gdjax.leafwise import leafwise
+from gdjax.numerics import Array, at_least_float32
+
+
+class ZeroNansState(NamedTuple):
+    """State of `zero_nans`."""
+
+    found_nan: Any  # like params, () bool each: whether the last gradient had a NaN
+
+
+def _unseen(p: Any, hyper: Any) -> Array:
+    return jnp.zeros((), bool)
+
+
+@leafwise(ZeroNansState, found_nan=_unseen)
+def zero_nans(g: Array, s: Any, p: Any, t: Any) -> Any:
+    """Replaces every NaN by 0, and notes in the state which arrays had one. Infinities stay."""
+    nans = jnp.isnan(g)
+    return jnp.where(nans, 0, g), ZeroNansState(found_nan=jnp.any(nans))
+
+
+@transform
+def keep_params_nonnegative() -> GradientTransformation:
+    """Shortens updates so that no parameter becomes negative: u = max(u, -p).
+
+    It belongs at the end of a chain. A parameter that is negative already is moved to 0; NaN passes through.
+
+    Raises:
+      ValueError: (in update) params is missing.
+      TypeError: (in update) complex parameters.
+
+    Departure: where the update's dtype is narrower than the parameter's, Optax rounds -p in it, which may make the
+    parameter negative; here it is rounded towards 0.
+    """
+    label = "gdjax.keep_params_nonnegative"
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        checks.state(label, state, EmptyState)
+        if params is None:
+            raise ValueError(f"{label}: this transform needs params: call update(updates, state, params)")
+        paths, structure = jax.tree_util.tree_flatten_with_path(updates)
+        ps = checks.flatten_like(label, ("updates", "params"), structure, updates, params)
+        return structure.unflatten([_bounded(label, path, u, p) for (path, u), p in zip(paths, ps, strict=True)]), state
+
+    return GradientTransformation(base.init_empty_state, update)
+
+
+def _bounded(label: str, path: Any, u: Any, p: Any) -> Any:
+    if base.is_float0(u):
+        return u
+    u, p = jnp.asarray(u), jnp.asarray(p)
+    u = jax.lax.convert_element_type(u, u.dtype)  # a definite dtype, of a Python number too
+    where = f"params{jax.tree_util.keystr(path)}"
+    checks.gradient(label, lambda: where, u, p)
+    if jnp.iscomplexobj(p):
+        raise TypeError(f"{label}: {where} has dtype {p.dtype}: complex numbers are neither negative nor positive")
+    wide = max(at_least_float32(u.dtype), at_least_float32(p.dtype), key=lambda d: d.itemsize)
+    least = (-p).astype(u.dtype)
+    if u.dtype.itemsize < p.dtype.itemsize:
+        nearer = jnp.nextafter(jax.lax.stop_gradient(least), jnp.zeros_like(least))
+        least = jnp.where(least.astype(wide) < -p.astype(wide), nearer, least)
+    return jnp.where(p.astype(wide) + u.astype(wide) < 0, least, u)

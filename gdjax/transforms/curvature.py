@@ -1,0 +1,85 @@
+"""Estimates of the curvature of a loss, in the place of its gradient."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import checks, keys, tree
+from gdjax.base import GradientTransformation, transform
+from gdjax.numerics import Array
+
+
+class HutchinsonState(NamedTuple):
+    """State of `hutchinson_estimator_diag_hessian`."""
+
+    key: Array  # () key of the next random signs
+
+
+@transform
+def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> GradientTransformation:
+    """Replaces the updates by an estimate of the Hessian's diagonal: h = r * (H r), with random signs r.
+
+    Its expectation is the diagonal; the variance of h_i is the sum of H_ij^2 over j != i.
+
+    Args:
+      random_seed: a PRNG key, or an int to seed one; 0 by default, as in Optax. The signs are a function of the key and
+        the step.
+
+    `update` needs `params` and the extra argument `obj_fn`, the loss as a function of the parameters alone:
+    `update(updates, state, params, obj_fn=lambda p: loss(p, batch))`.
+
+    Raises:
+      ValueError: (in update) params or obj_fn is missing.
+      TypeError: (in update) complex parameters.
+
+    Reference:
+      Hutchinson 1990; Bekas, Kokiopoulou & Saad 2007, An estimator for the diagonal of a matrix, section 2,
+      https://doi.org/10.1016/j.apnum.2007.01.003
+    """
+    label = "gdjax.hutchinson_estimator_diag_hessian"
+
+    def init(params: Any) -> HutchinsonState:
+        if random_seed is None:
+            return HutchinsonState(jax.random.PRNGKey(0))
+        typed = isinstance(random_seed, int) or jnp.issubdtype(random_seed.dtype, jax.dtypes.prng_key)
+        return HutchinsonState(keys.fresh(random_seed) if typed else jnp.array(random_seed))
+
+    def update(updates: Any, state: Any, params: Any = None, obj_fn: Any = None, **extra_args: Any) -> Any:
+        checks.state(label, state, HutchinsonState)
+        if params is None:
+            raise ValueError(f"{label}: this transform needs params: call update(updates, state, params, obj_fn=...)")
+        if obj_fn is None:
+            raise ValueError(
+                f"{label}: this transform needs obj_fn=..., the loss as a function of the parameters: call "
+                "update(updates, state, params, obj_fn=...)"
+            )
+        key, signs_key = jax.random.split(state.key)
+        return _signed_product(label, obj_fn, params, signs_key), HutchinsonState(key)
+
+    return GradientTransformation(init, update)
+
+
+def _signed_product(label: str, obj_fn: Any, params: Any, key: Array) -> Any:
+    """r * (H r) where the parameters are differentiable; zeros elsewhere."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(params)
+    for path, p in paths:
+        if jnp.iscomplexobj(p):
+            raise TypeError(
+                f"{label}: params{jax.tree_util.keystr(path)} is complex, the Hessian is of real parameters"
+            )
+    ps = [p for _, p in paths]
+    trained = [i for i, p in enumerate(ps) if jnp.issubdtype(jnp.result_type(p), jnp.inexact)]
+    xs = [jax.lax.convert_element_type(ps[i], jnp.result_type(ps[i])) for i in trained]
+    signs = jax.tree.leaves(tree.random_like(key, structure.unflatten(ps), jax.random.rademacher, jnp.float32))
+    signs = [signs[i].astype(x.dtype) for i, x in zip(trained, xs, strict=True)]
+
+    def loss(xs: Any) -> Any:
+        whole = dict(enumerate(ps)) | dict(zip(trained, xs, strict=True))
+        return obj_fn(structure.unflatten([whole[i] for i in range(len(ps))]))
+
+    products = jax.jvp(jax.grad(loss), (xs,), (signs,))[1] if trained else []
+    out = [jnp.zeros_like(p) for p in ps]
+    for i, r, hr in zip(trained, signs, products, strict=True):
+        out[i] = r * hr
+    return structure.unflatten(out)

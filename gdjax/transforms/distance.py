@@ -1,0 +1,65 @@
+"""Steps from the distance gone."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array, abs_sq, divide, sqrt, widen, widest_real
+from gdjax.slots import initial_parameter
+
+
+class ScaleByDistanceOverGradientsState(NamedTuple):
+    """State of `scale_by_distance_over_gradients`."""
+
+    max_dist: Any  # for each leaf a (), the largest distance from where it started, float32 at least
+    grad_sum_of_squares: Any  # for each leaf a (1,), float32 at least
+    init_params: Any  # like params, in `param_dtype`
+
+
+def _first_distance(p: Any, hyper: Mapping[str, Any]) -> Array:
+    real = widest_real(p)
+    norm = 0 if isinstance(p, jax.ShapeDtypeStruct) else sqrt(jnp.sum(abs_sq(widen(p, real))))
+    return (hyper["reps_rel"] * (1 + norm)) * jnp.ones((), real)
+
+
+def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
+    start, dtype = initial_parameter(p, hyper), jnp.dtype(hyper["param_dtype"])
+    return widen(start, dtype) if jnp.iscomplexobj(start) else start.astype(dtype)
+
+
+@leafwise(
+    ScaleByDistanceOverGradientsState,
+    needs_params=True,
+    max_dist=_first_distance,
+    grad_sum_of_squares=lambda p, hyper: jnp.zeros((1,), widest_real(p)),
+    init_params=_start,
+)
+def scale_by_distance_over_gradients(
+    g: Array, s: Any, p: Any, t: Any,
+    reps_rel: Hyper = 1e-6, eps: Hyper = 1e-8, param_dtype: Any = jnp.float32, global_scale: Hyper = 1.0,
+) -> Any:  # fmt: skip
+    """Layer-wise DoG: every leaf's rate is how far it has come, over the root of the sum of its squared gradients.
+
+        d_t = max(d_{t-1}, |x_t - x_0|),    d_0 = reps_rel (1 + |x_0|)
+        u_t = g_t global_scale d_t / sqrt(|g_1|^2 + ... + |g_t|^2 + eps)
+
+    Args:
+      reps_rel: the first distance, relative to 1 + |x_0|; at least 0.
+      eps: at least 0.
+      param_dtype: the dtype in which x_0 is kept (its parts, where it is complex).
+      global_scale: a factor for all leaves.
+
+    Raises:
+      ValueError: (in update) params is missing.
+
+    Reference:
+      Ivgi, Hinder & Carmon 2023, DoG is SGD's best friend: a parameter-free dynamic step size schedule, section 3.3 and
+      appendix, L-DoG, https://arxiv.org/abs/2302.12022
+    """
+    max_dist = jnp.maximum(s.max_dist, sqrt(jnp.sum(abs_sq(p - s.init_params))))
+    total = s.grad_sum_of_squares + jnp.sum(abs_sq(g))
+    eta = divide(global_scale * max_dist, sqrt(total.reshape(()) + eps))
+    return eta * g, s._replace(max_dist=max_dist, grad_sum_of_squares=total)

@@ -1,0 +1,163 @@
+"""Transforms that are applied now and then: while the numbers are finite, or when a function of the step says so."""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks, numerics
+from gdjax.base import GradientTransformation, transform
+from gdjax.branches import all_finite, apply_or, zeros
+
+Array = jax.Array
+
+
+class ApplyIfFiniteState(NamedTuple):
+    """State of `apply_if_finite`."""
+
+    notfinite_count: Array  # () int32, calls since the last one that was finite
+    last_finite: Array  # () bool, whether the last call was
+    total_notfinite: Array  # () int32, calls that were not
+    inner_state: Any
+
+
+class ConditionallyTransformState(NamedTuple):
+    """State of `conditionally_transform`."""
+
+    inner_state: Any
+    step: Array  # () int32, calls so far
+
+
+class ConditionallyMaskState(NamedTuple):
+    """State of `conditionally_mask`."""
+
+    step: Array  # () int32, calls so far
+    inner_state: Any
+
+
+class ConditionFn(Protocol):
+    """`condition(step, **extra_args) -> boolean scalar`: whether to apply the transform in call step = 0, 1, ..."""
+
+    def __call__(self, step: Any, **extra_args: Any) -> Any: ...
+
+
+@transform
+def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: bool = True) -> GradientTransformation:
+    """Skips the calls in which a number is NaN or infinite: the updates are zero and the inner state stays as it is.
+
+    After more than `max_consecutive_errors` such calls in a row it gives up, and applies `inner` to what there is.
+
+    Args:
+      inner: the transform.
+      max_consecutive_errors: how many calls in a row to skip at most, at least 0.
+      check_outputs: besides the gradients also look at what `inner` makes of them: a finite gradient of 1e20 has an
+        infinite square, and would leave a second moment that stays infinite for ever. The updates and the elements of
+        the new state that were finite before must be finite. They are computed once to be looked at and once to be
+        used, which costs a pass of reading; with matrix methods or line searches False is cheaper.
+    """
+    label = "gdjax.apply_if_finite"
+    base.check_transform(label, 0, inner)
+    if not isinstance(max_consecutive_errors, jax.Array):
+        max_consecutive_errors = checks.structural(label, "max_consecutive_errors", max_consecutive_errors, 0)
+
+    def init(params: Any) -> ApplyIfFiniteState:
+        zero = jnp.zeros((), jnp.int32)
+        return ApplyIfFiniteState(zero, jnp.ones((), bool), jnp.copy(zero), inner.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ApplyIfFiniteState]:
+        checks.state(label, state, ApplyIfFiniteState)
+
+        def apply(inner_state: Any) -> Any:
+            return base.call_update(inner, updates, inner_state, params, extra_args)
+
+        finite = all_finite(updates)
+        if check_outputs:
+            new, inner_state = apply(state.inner_state)
+            finite &= all_finite(new) & _stays_finite(inner_state, state.inner_state)
+        count = jnp.where(finite, 0, numerics.safe_increment(state.notfinite_count)).astype(jnp.int32)
+        total = jnp.where(finite, state.total_notfinite, numerics.safe_increment(state.total_notfinite))
+        new, inner_state = apply_or(
+            finite | (count > max_consecutive_errors), apply, lambda: zeros(updates), state.inner_state
+        )
+        return new, ApplyIfFiniteState(count, finite, total, inner_state)
+
+    return GradientTransformation(init, update)
+
+
+def _stays_finite(new: Any, old: Any) -> Array:
+    """Whether every number of a state is finite that was so before."""
+    flags = [
+        jnp.all(jnp.isfinite(x) | ~jnp.isfinite(y))
+        for x, y in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+        if jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+    ]
+    return jnp.all(jnp.asarray(flags, bool))
+
+
+@transform
+def conditionally_transform(
+    inner: Any, should_transform_fn: ConditionFn, forward_extra_args: bool = False
+) -> GradientTransformation:
+    """Applies `inner` in the calls that a function chooses; in the others the updates pass through as they are.
+
+    Args:
+      inner: the transform. Its state stays as it is in the other calls.
+      should_transform_fn: a `ConditionFn`, for instance `lambda step: step % 10 == 0`.
+      forward_extra_args: call it with the extra arguments of `update` too.
+
+    Raises:
+      TypeError: it returns no boolean scalar.
+    """
+    label = "gdjax.conditionally_transform"
+    base.check_transform(label, 0, inner)
+
+    def init(params: Any) -> ConditionallyTransformState:
+        return ConditionallyTransformState(inner.init(params), jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        checks.state(label, state, ConditionallyTransformState)
+        chosen = _condition(label, should_transform_fn, state.step, extra_args if forward_extra_args else {})
+        new, inner_state = apply_or(
+            chosen,
+            lambda s: base.call_update(inner, updates, s, params, extra_args),
+            lambda: updates,
+            state.inner_state,
+        )
+        return new, ConditionallyTransformState(inner_state, numerics.safe_increment(state.step))
+
+    return GradientTransformation(init, update)
+
+
+@transform
+def conditionally_mask(
+    inner: Any, should_transform_fn: ConditionFn, forward_extra_args: bool = False
+) -> GradientTransformation:
+    """Applies `inner` in the calls that a function chooses; in the others the updates are zero.
+
+    The arguments are those of `conditionally_transform`.
+    """
+    label = "gdjax.conditionally_mask"
+    base.check_transform(label, 0, inner)
+
+    def init(params: Any) -> ConditionallyMaskState:
+        return ConditionallyMaskState(jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        checks.state(label, state, ConditionallyMaskState)
+        chosen = _condition(label, should_transform_fn, state.step, extra_args if forward_extra_args else {})
+        new, inner_state = apply_or(
+            chosen,
+            lambda s: base.call_update(inner, updates, s, params, extra_args),
+            lambda: zeros(updates),
+            state.inner_state,
+        )
+        return new, ConditionallyMaskState(numerics.safe_increment(state.step), inner_state)
+
+    return GradientTransformation(init, update)
+
+
+def _condition(label: str, f: Any, step: Array, extra_args: dict[str, Any]) -> Array:
+    chosen = f(step, **extra_args)
+    if (jnp.shape(chosen), jnp.result_type(chosen)) != ((), jnp.bool_):
+        raise TypeError(f"{label}: should_transform_fn must return a boolean scalar, got {chosen!r}")
+    return jnp.asarray(chosen)

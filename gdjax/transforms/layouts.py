@@ -1,0 +1,75 @@
+"""What an inner transform is called with: one vector in place of a tree, or no extra arguments."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks
+from gdjax.base import GradientTransformation, transform
+
+
+def with_extra_args_support(tx: Any) -> Any:
+    """`tx` as a transform whose update accepts extra arguments; it is `tx` itself where it does already.
+
+    Every transform of this library does, and every wrapper calls foreign ones accordingly, so that this is only needed
+    by code that calls `tx.update` itself.
+    """
+    base.check_transform("gdjax.with_extra_args_support", 0, tx)
+    return tx if base.takes_extra_args(tx) else _without_extra_args(tx)
+
+
+@transform
+def _without_extra_args(tx: Any) -> GradientTransformation:
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        return tx.update(updates, state, params)
+
+    return GradientTransformation(tx.init, update)
+
+
+@transform
+def flatten(inner: Any) -> GradientTransformation:
+    """Applies `inner` to one vector, all the leaves in a row, in place of the tree.
+
+    For transforms of vectors. It does not make steps faster: the transforms of this library are traced once for leaves
+    of one shape, and the vector is a copy of the gradients.
+
+    Args:
+      inner: the transform. The vector has the dtype that the leaves promote to; updates return in each leaf's own.
+    """
+    label = "gdjax.flatten"
+    base.check_transform(label, 0, inner)
+
+    def init(params: Any) -> Any:
+        return inner.init(_joined(jax.tree.leaves(params)))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        paths, structure = jax.tree_util.tree_flatten_with_path(updates)
+        leaves = [g if hasattr(g, "dtype") else jnp.asarray(g) for _, g in paths]
+        if params is not None:
+            ps = checks.flatten_like(label, ("updates", "params"), structure, updates, params)
+            params = _joined([p for p, g in zip(ps, leaves, strict=True) if not base.is_float0(g)])
+        vector, state = base.call_update(inner, _joined(leaves), state, params, extra_args)
+        start, new = 0, []
+        for (path, _), g in zip(paths, leaves, strict=True):
+            if base.is_float0(g):
+                new.append(g)
+                continue
+            checks.gradient(label, lambda path=path: f"params{jax.tree_util.keystr(path)}", g, None)
+            piece = vector[start : start + g.size].reshape(g.shape)
+            new.append((piece if jnp.iscomplexobj(g) else jnp.real(piece)).astype(g.dtype))
+            start += g.size
+        return structure.unflatten(new), state
+
+    return GradientTransformation(init, update)
+
+
+def _joined(leaves: list[Any]) -> Any:
+    """The floating leaves as one vector; its shape where one of them is a shape only."""
+    leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in leaves]
+    leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(*(x.dtype for x in leaves)) if leaves else jnp.dtype("float32")
+    if any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
+        return jax.ShapeDtypeStruct((sum(x.size for x in leaves),), dtype)
+    return jnp.concatenate([jnp.ravel(x).astype(dtype) for x in leaves] or [jnp.zeros(0, dtype)])

@@ -1,0 +1,131 @@
+"""Measurements of the updates inside a chain, kept in the state."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks, tree
+from gdjax.base import EmptyState, GradientTransformation, transform
+from gdjax.branches import as_before
+from gdjax.leafwise import Hyper
+from gdjax.transforms.averaging import ema
+
+
+class SnapshotState(NamedTuple):
+    """State of `snapshot`."""
+
+    measurement: dict[str, Any]  # name -> what was measured
+
+
+class MonitorState(NamedTuple):
+    """State of `monitor`."""
+
+    measurements: dict[str, Any]  # name -> what was measured in the last update
+    measure_states: tuple[Any, ...]  # of the measures, in their order
+
+
+@transform
+def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> GradientTransformation:
+    """Measures the updates that pass through: `gdjax.tree.get(state, measure_name)` is what was measured last.
+
+    Args:
+      measure_name: the key of the measurement in the state.
+      measure: a function from the tree of updates to any tree of arrays. `init` calls it with the parameters.
+    """
+    label = "gdjax.snapshot"
+
+    def init(params: Any) -> SnapshotState:
+        return SnapshotState({measure_name: _first(measure, params)})
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, SnapshotState]:
+        checks.state(label, state, SnapshotState)
+        return updates, SnapshotState({measure_name: _as(measure(updates), state.measurement[measure_name])})
+
+    return GradientTransformation(init, update)
+
+
+@transform
+def monitor(measures: Mapping[str, Any]) -> GradientTransformation:
+    """Takes several measurements of the updates that pass through, with a memory if need be.
+
+    Args:
+      measures: from name to a function as in `snapshot`, or to a transform whose `update` returns the measurement in
+        place of updates, such as `measure_with_ema(...)`.
+
+    `gdjax.tree.get(state, name)` is what was measured last. Before the first update that is zeros; a measure that
+    cannot be tried out on the parameters, since it needs extra arguments, has an entry from the first update on.
+    """
+    label = "gdjax.monitor"
+    parts = {name: base.stateless(lambda g, p, m=m: m(g)) if callable(m) else m for name, m in measures.items()}
+    for name, part in parts.items():
+        base.check_transform(label, repr(name), part)
+
+    def init(params: Any) -> MonitorState:
+        states = tuple(part.init(params) for part in parts.values())
+        measurements = {}
+        for (name, part), state in zip(parts.items(), states, strict=True):
+            try:
+                shape, _ = jax.eval_shape(part.update, params, state, params)
+            except (TypeError, ValueError):
+                continue
+            measurements[name] = tree.zeros_like(shape)
+        return MonitorState(measurements, states)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, MonitorState]:
+        checks.state(label, state, MonitorState)
+        measurements, states = {}, []
+        for (name, part), old in zip(parts.items(), state.measure_states, strict=True):
+            measured, new = base.call_update(part, updates, old, params, extra_args)
+            measurements[name] = _as(measured, state.measurements.get(name, measured))
+            states.append(as_before(new, old))
+        return updates, MonitorState(measurements, tuple(states))
+
+    return GradientTransformation(init, update)
+
+
+@transform
+def measure_with_ema(
+    measure: Callable[[Any], Any], decay: Hyper, debias: bool = True, accumulator_dtype: Any = None
+) -> GradientTransformation:
+    """A measure with a memory, for `monitor`: the exponential moving average of a measurement.
+
+    Args:
+      measure: as in `snapshot`. Booleans and integers are averaged as real numbers.
+      decay, debias, accumulator_dtype: see `ema`.
+    """
+    average = ema(decay, debias, accumulator_dtype)
+
+    def init(params: Any) -> tuple[EmptyState, Any]:
+        return EmptyState(), average.init(jax.eval_shape(lambda p: _floats(measure(p)), params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        measured, average_state = average.update(_floats(measure(updates)), state[1])
+        return measured, (state[0], average_state)
+
+    return GradientTransformation(init, update)
+
+
+def _first(measure: Callable[[Any], Any], params: Any) -> Any:
+    """What is measured of the parameters, in arrays of its own; zeros where those are shapes only."""
+    if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params)):
+        return tree.zeros_like(jax.eval_shape(measure, params))
+    return jax.tree.map(lambda x: _strong(jnp.array(x, copy=True)), measure(params))
+
+
+def _as(new: Any, old: Any) -> Any:
+    """A measurement in the dtypes of the one before."""
+    return jax.tree.map(lambda x, y: jnp.asarray(x).astype(jnp.result_type(y)), new, old)
+
+
+def _floats(measured: Any) -> Any:
+    def real(x: Any) -> Any:
+        x = jnp.asarray(x)
+        return _strong(x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float))
+
+    return jax.tree.map(real, measured)
+
+
+def _strong(x: Any) -> Any:
+    return jax.lax.convert_element_type(x, x.dtype)

@@ -1,0 +1,108 @@
+"""A scale that falls when a value has stopped falling."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax import checks, numerics
+from gdjax.base import EmptyState, GradientTransformation, transform
+from gdjax.numerics import Array
+from gdjax.transforms.scaling import scale
+
+
+class ReduceLROnPlateauState(NamedTuple):
+    """State of `reduce_on_plateau`."""
+
+    scale: Array  # () what the updates are multiplied by
+    best_value: Array  # () the least average so far
+    plateau_count: Array  # () int32, averages since it
+    cooldown_count: Array  # () int32, averages still to be let pass
+    count: Array  # () int32, values in the average so far
+    avg_value: Array  # () the average of the values since the last decision
+
+
+@transform
+def reduce_on_plateau(
+    factor: Any = 0.1,
+    patience: Any = 10,
+    rtol: Any = 1e-4,
+    atol: Any = 0.0,
+    cooldown: Any = 0,
+    accumulation_size: Any = 1,
+    min_scale: Any = 0.0,
+) -> GradientTransformation:
+    """Multiplies the updates by a scale, from 1 on, which is reduced when the value has stopped falling.
+
+        improved:  f < best - rtol |best| - atol,    f the mean of `accumulation_size` values
+        after `patience` means in a row without improvement:  scale = max(factor scale, min_scale)
+
+    Its `update` needs the value: `update(g, state, params, value=f)`; put it behind the optimizer in a `chain`.
+
+    Args:
+      factor: between 0 and 1.
+      patience: how many means, at least 1; 0 is as 1.
+      rtol, atol: how much less than the best is an improvement; at least 0, not both 0, rtol at most 1.
+      cooldown: how many means after a reduction do not count as without improvement.
+      accumulation_size: how many values make a mean: 1 for the loss on held-out data, more for that of a mini-batch.
+      min_scale: the scale is not reduced below it.
+
+    Raises:
+      ValueError: a number outside its domain; (in update) `value` is missing or not a scalar.
+      TypeError: a schedule: there is no count of updates for it.
+
+    Optax compares with (1 - rtol) best, which is above best where best is negative: a loss that stays at -1 then
+    improves for ever, and no scale is reduced. Its patience of 0 reduces at improvements.
+    """
+    label = "gdjax.reduce_on_plateau"
+    numbers = dict(
+        factor=factor, patience=patience, rtol=rtol, atol=atol, cooldown=cooldown,
+        accumulation_size=accumulation_size, min_scale=min_scale,
+    )  # fmt: skip
+    for name, x in numbers.items():
+        if callable(x):
+            raise TypeError(f"{label}: {name} must be a number or a scalar array, got {x!r}")
+    for name, low in ("patience", 0), ("cooldown", 0), ("accumulation_size", 1):
+        if isinstance(numbers[name], int | float) and numbers[name] < low:
+            raise ValueError(f"{label}: {name} must be at least {low}, got {numbers[name]}")
+    if isinstance(rtol, int | float) and isinstance(atol, int | float) and rtol == atol == 0:
+        raise ValueError(f"{label}: rtol or atol must be above 0, got both 0")
+
+    def init(params: Any) -> ReduceLROnPlateauState:
+        real, zero = numerics.widest_real(params), jnp.zeros((), jnp.int32)
+        return ReduceLROnPlateauState(
+            jnp.ones((), real), jnp.full((), jnp.inf, real), zero, jnp.array(zero), jnp.array(zero), jnp.zeros((), real)
+        )
+
+    def update(updates: Any, state: Any, params: Any = None, *, value: Any = None, **extra_args: Any) -> Any:
+        checks.state(label, state, ReduceLROnPlateauState)
+        value = checks.extra(label, "value", value).astype(state.avg_value.dtype)
+        count = numerics.safe_increment(state.count)
+        n = count.astype(value.dtype)
+        mean = state.avg_value + (value - state.avg_value) / n
+        full = count >= accumulation_size
+        decided = _decided(state, mean)
+        waiting = state._replace(count=count, avg_value=mean)
+        new = ReduceLROnPlateauState(*(jnp.where(full, x, y) for x, y in zip(decided, waiting, strict=True)))
+        return scale(new.scale).update(updates, EmptyState())[0], new
+
+    def _decided(state: Any, mean: Array) -> ReduceLROnPlateauState:
+        """The state after a mean is complete."""
+        rtol_, atol_, factor_ = (numerics.scalar(x, mean.dtype) for x in (rtol, atol, factor))
+        best = state.best_value
+        known = jnp.where(jnp.isfinite(best), best, 0)
+        improved = mean < best - (rtol_ * jnp.abs(known) + atol_)
+        cooling = state.cooldown_count > 0
+        bad = jnp.where(improved | cooling, 0, numerics.safe_increment(state.plateau_count))
+        reduce = (bad >= patience) & (bad > 0)
+        reduced = jnp.maximum(factor_ * state.scale, numerics.scalar(min_scale, state.scale.dtype))
+        left = jnp.where(cooling, state.cooldown_count - 1, jnp.where(reduce, jnp.asarray(cooldown, jnp.int32), 0))
+        return ReduceLROnPlateauState(
+            scale=jnp.where(reduce, reduced, state.scale),
+            best_value=jnp.where(improved, mean, best),
+            plateau_count=jnp.where(reduce, 0, bad),
+            cooldown_count=left,
+            count=jnp.zeros((), jnp.int32),
+            avg_value=jnp.zeros_like(mean),
+        )
+
+    return GradientTransformation(init, update)

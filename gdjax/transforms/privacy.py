@@ -1,0 +1,174 @@
+"""Gradients of single examples: clipped each, summed, and with noise for differential privacy."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, checks, keys, numerics, tree
+from gdjax.base import GradientTransformation, transform
+from gdjax.numerics import Array
+
+
+class DifferentiallyPrivateAggregateState(NamedTuple):
+    """State of `differentially_private_aggregate`."""
+
+    rng_key: Array  # () key of the next noise
+
+
+def per_example_global_norm_clip(grads: Any, l2_norm_clip: Any) -> tuple[Any, Array]:
+    """Clips the gradient of every example to a global norm and sums over the examples: sum_i g_i min(1, C / |g_i|).
+
+    Args:
+      grads: a tree of arrays whose axis 0 runs over the examples, as from `jax.vmap(jax.grad(loss), ...)`.
+      l2_norm_clip: C, the bound on the norm of one example's gradient over all arrays; at least 0, or infinity.
+
+    Returns:
+      The sum, in the dtypes of `grads`, and how many examples were clipped.
+
+    Raises:
+      ValueError: the arrays do not all have an axis 0 of one size; the message names the leaf.
+
+    An example whose gradient has a NaN or an infinity, or whose norm overflows, counts as clipped and adds nothing, so
+    that no example moves the sum by more than C. In Optax its NaN reaches the sum.
+
+    Reference:
+      Abadi et al. 2016, Deep learning with differential privacy, Algorithm 1, https://arxiv.org/abs/1607.00133
+    """
+    sums, clipped = _clipped_sum("gdjax.per_example_global_norm_clip", grads, l2_norm_clip)
+    return jax.tree.map(lambda x, g: x.astype(_dtype(g)), sums, grads), clipped
+
+
+def per_example_layer_norm_clip(grads: Any, global_l2_norm_clip: Any, uniform: bool = True) -> tuple[Any, Any]:
+    """Clips every array of every example's gradient to a norm of its own and sums over the examples.
+
+        C_k = C / sqrt(K),  or with uniform=False  C_k = C sqrt(n_k / n),    k = 1 ... K
+
+    for K arrays, the k-th of which has n_k of all n numbers of one example; so sum_k C_k^2 = C^2.
+
+    Args:
+      grads: as in `per_example_global_norm_clip`.
+      global_l2_norm_clip: C, the bound on the norm of one example's gradient over all arrays.
+      uniform: whether all arrays get the same bound.
+
+    Returns:
+      The sum, and a tree of how many examples were clipped in each array.
+
+    Raises:
+      ValueError: the arrays do not all have an axis 0 of one size; the message names the leaf.
+
+    Reference:
+      McMahan, Ramage, Talwar & Zhang 2018, Learning differentially private recurrent language models, section 3.1,
+      https://arxiv.org/abs/1710.06963
+    """
+    label = "gdjax.per_example_layer_norm_clip"
+    _batch_size(label, grads)
+    leaves, structure = jax.tree.flatten(grads)
+    sizes = [math.prod(g.shape[1:]) for g in leaves]
+    shares = [1 / len(leaves) if uniform else n / max(sum(sizes), 1) for n in sizes]
+    pairs = [_clipped_sum(label, g, global_l2_norm_clip * a**0.5) for g, a in zip(leaves, shares, strict=True)]
+    sums = [x.astype(_dtype(g)) for (x, _), g in zip(pairs, leaves, strict=True)]
+    return structure.unflatten(sums), structure.unflatten([n for _, n in pairs])
+
+
+def _dtype(g: Any) -> Any:
+    """The dtype of a sum of g times real numbers."""
+    return g.dtype if jnp.issubdtype(g.dtype, jnp.inexact) else jax.dtypes.canonicalize_dtype(float)
+
+
+def _batch_size(label: str, grads: Any) -> int:
+    """The number of examples; 0 in an empty tree."""
+    size = None
+    for path, g in jax.tree_util.tree_leaves_with_path(grads):
+        where, shape = f"{label}: grads{jax.tree_util.keystr(path)}", jnp.shape(g)
+        if not shape:
+            raise ValueError(f"{where}: shape () has no axis of examples; pass one gradient per example")
+        if size is not None and shape[0] != size:
+            raise ValueError(f"{where}: shape {shape} has {shape[0]} examples in axis 0, the leaf before it {size}")
+        size = shape[0]
+    return size or 0
+
+
+def _clipped_sum(label: str, grads: Any, bound: Any) -> tuple[Any, Array]:
+    """The sums in float32 or wider, and how many examples were clipped."""
+    _batch_size(label, grads)
+    wide = jax.tree.map(lambda g: jnp.asarray(g).astype(numerics.at_least_float32(_dtype(g))), grads)
+    if not jax.tree.leaves(wide):
+        return wide, jnp.zeros((), jnp.int32)
+    norms = jax.vmap(tree.global_norm)(wide)
+    real = norms.dtype
+    bound, usable = jnp.asarray(bound).astype(real), jnp.isfinite(norms)
+    inside = usable & (norms <= bound)
+    factors = jnp.where(inside, 1, jnp.where(usable, bound / jnp.where(usable & ~inside, norms, 1), 0))
+
+    def total(g: Array) -> Array:
+        along = (-1, *[1] * (g.ndim - 1))
+        kept = jnp.where(usable.reshape(along), g, 0)
+        return jnp.tensordot(factors.astype(g.dtype), kept, axes=1, precision=jax.lax.Precision.HIGHEST)
+
+    return jax.tree.map(total, wide), jnp.sum(~inside, dtype=jnp.int32)
+
+
+@transform
+def differentially_private_aggregate(
+    l2_norm_clip: Any, noise_multiplier: Any, key: Any = None, *, seed: int | None = None
+) -> GradientTransformation:
+    """The private mean of the gradients of B examples: each is clipped, and their sum gets Gaussian noise.
+
+        u = (sum_i g_i min(1, C / |g_i|) + N(0, (C noise_multiplier)^2)) / B
+
+    The gradients that `update` takes have an axis 0 over the examples, as from `jax.vmap(jax.grad(loss), ...)`; the
+    updates do not. It comes first in a chain. Accumulating wrappers (`MultiSteps`, `apply_every`) must stay outside.
+
+    Args:
+      l2_norm_clip: C, the bound on the norm of one example's gradient; finite and at least 0.
+      noise_multiplier: the noise's standard deviation over C; finite and at least 0.
+      key: a PRNG key, or an int to seed one. The noise is a function of the key and the step.
+      seed: Optax's older name for an int `key`.
+
+    Raises:
+      ValueError: no key; Optax falls back on the key 0, whose noise everybody knows. (In update) no common axis of
+        examples; what is left without it does not match the parameter's shape.
+
+    An example whose gradient is not finite adds nothing, see `per_example_global_norm_clip`. The privacy that results
+    is for an accountant to say, from noise_multiplier, the sampling of the batches and the number of steps.
+
+    Reference:
+      Abadi et al. 2016, Deep learning with differential privacy, Algorithm 1, https://arxiv.org/abs/1607.00133
+    """
+    label = "gdjax.differentially_private_aggregate"
+    key = keys.required(label, key, seed)
+
+    def init(params: Any) -> DifferentiallyPrivateAggregateState:
+        return DifferentiallyPrivateAggregateState(keys.fresh(key))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        checks.state(label, state, DifferentiallyPrivateAggregateState)
+        paths, structure = jax.tree_util.tree_flatten_with_path(updates)
+        ps: list[Any] = [None] * len(paths)
+        if params is not None:
+            ps = checks.flatten_like(label, ("updates", "params"), structure, updates, params)
+        trained = [i for i, (_, g) in enumerate(paths) if not base.is_float0(g)]
+        size = _batch_size(label, [paths[i][1] for i in trained])
+        sums, _ = _clipped_sum(label, [paths[i][1] for i in trained], l2_norm_clip)
+        new_key, *noise_keys = jax.random.split(state.rng_key, len(trained) + 1)
+        out = [_of_one_example(g) if base.is_float0(g) else g for _, g in paths]
+        for i, x, noise_key in zip(trained, sums, noise_keys, strict=True):
+            path, g = paths[i]
+            if ps[i] is not None and x.shape != jnp.shape(ps[i]):
+                where = f"params{jax.tree_util.keystr(path)}"
+                raise ValueError(
+                    f"{label}: {where}: gradients of shape {g.shape}, with the examples along axis 0, do not match "
+                    f"parameter shape {jnp.shape(ps[i])}"
+                )
+            std = jnp.asarray(l2_norm_clip * noise_multiplier).astype(x.dtype)
+            noise = jax.random.normal(noise_key, x.shape, x.dtype)
+            out[i] = ((x + std * noise) / size).astype(_dtype(g))
+        return structure.unflatten(out), DifferentiallyPrivateAggregateState(new_key)
+
+    return GradientTransformation(init, update)
+
+
+def _of_one_example(g: Any) -> Any:
+    return g[0] if g.ndim and len(g) else g

@@ -1,0 +1,54 @@
+"""Which gradients `MultiSteps` leaves out."""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import base, tree
+from gdjax.branches import all_finite
+from gdjax.numerics import Array
+
+
+class ShouldSkipUpdateFunction(Protocol):
+    """`should_skip(updates, gradient_step, params) -> (skip, info)`.
+
+    `skip` is a boolean scalar: leave these gradients out. `info` is any tree of arrays, to be read in
+    `MultiStepsState.skip_state`; it has the same structure in every call.
+    """
+
+    def __call__(self, updates: Any, gradient_step: Any, params: Any) -> tuple[Any, Any]: ...
+
+
+def skip_not_finite(updates: Any, gradient_step: Any, params: Any) -> tuple[Array, dict[str, Array]]:
+    """Skips gradients with a NaN or an infinity in them; a `ShouldSkipUpdateFunction`.
+
+    Returns:
+      Whether to skip, and a dict with that as "should_skip" and the number of such elements as "num_not_finite".
+    """
+    skip = ~all_finite(updates)
+    leaves = [x for x in jax.tree.leaves(updates) if not base.is_float0(x)]
+
+    def count() -> Array:
+        counts = [jnp.sum(~jnp.isfinite(x), dtype=jnp.int32) for x in leaves]
+        return jnp.sum(jnp.asarray(counts, jnp.int32), dtype=jnp.int32)
+
+    number = jax.lax.cond(skip, count, lambda: jnp.zeros((), jnp.int32))
+    return skip, {"should_skip": skip, "num_not_finite": number}
+
+
+def skip_large_updates(
+    updates: Any, gradient_step: Any, params: Any, max_squared_norm: Any
+) -> tuple[Array, dict[str, Array]]:
+    """Skips gradients whose squared global norm is not below `max_squared_norm`, or is NaN.
+
+    Fill in the bound to make it a `ShouldSkipUpdateFunction`:
+    `functools.partial(skip_large_updates, max_squared_norm=42.0)`.
+
+    Returns:
+      Whether to skip, and a dict with that as "should_skip" and the squared norm, taken in float32 or wider, as
+      "norm_squared".
+    """
+    norm_squared = tree.norm(updates, squared=True)
+    skip = ~(norm_squared < jnp.asarray(max_squared_norm).astype(norm_squared.dtype))
+    return skip, {"should_skip": skip, "norm_squared": norm_squared}

@@ -1,0 +1,89 @@
+"""Updates scaled by norms: of a leaf, of its parameter, of the whole tree."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax import tree
+from gdjax.leafwise import Hyper, Reduced, leafwise
+from gdjax.numerics import Array, abs_sq, divide, sqrt
+
+
+def leaf_norm(x: Array) -> Array:
+    """sqrt(sum |x|^2) of one array in float32 or wider, 0 with derivative 0 at 0."""
+    return sqrt(jnp.sum(abs_sq(x)))
+
+
+@leafwise(needs_params=True)
+def scale_by_trust_ratio(
+    g: Array, s: Any, p: Any, t: Any, min_norm: Hyper = 0.0, trust_coefficient: Hyper = 1.0, eps: Hyper = 0.0
+) -> Any:
+    """Scales every leaf's update to the norm of its parameter: u = g trust_coefficient |p| / (|g| + eps).
+
+    A leaf whose parameter or update has norm 0 keeps its update as it is. Norms are of the whole leaf, in float32 or
+    wider: one below 1e-19 counts as 0, and a leaf with |g| above 1e19 gets a zero update.
+
+    Args:
+      min_norm: the least that both norms count for, at least 0.
+      trust_coefficient: at least 0.
+      eps: beside the norm of the update, at least 0.
+
+    Raises:
+      ValueError: (in update) params is missing.
+
+    Reference:
+      You, Gitman & Ginsburg 2017, Large batch training of convolutional networks, equation 6,
+      https://arxiv.org/abs/1708.03888
+    """
+    p_norm, g_norm = (jnp.maximum(leaf_norm(x), min_norm) for x in (p, g))
+    usable = (p_norm > 0) & (g_norm > 0)
+    # One quotient for the leaf, one product per element.
+    return g * jnp.where(usable, trust_coefficient * p_norm / jnp.where(usable, g_norm + eps, 1), 1), s
+
+
+@leafwise(needs_params=True)
+def scale_by_param_block_norm(g: Array, s: Any, p: Any, t: Any, min_scale: Hyper = 1e-3) -> Any:
+    """Multiplies every leaf's update by the norm of its parameter: u = g max(|p|, min_scale).
+
+    Args:
+      min_scale: the least factor, at least 0: with 0, a parameter that is zero stays so.
+
+    Raises:
+      ValueError: (in update) params is missing.
+    """
+    return g * jnp.maximum(leaf_norm(p), min_scale), s
+
+
+@leafwise(needs_params=True)
+def scale_by_param_block_rms(g: Array, s: Any, p: Any, t: Any, min_scale: Hyper = 1e-3) -> Any:
+    """Multiplies every leaf's update by the root mean square of its parameter: u = g max(|p| / sqrt(size), min_scale).
+
+    Args:
+      min_scale: the least factor, at least 0: with 0, a parameter that is zero stays so.
+
+    Raises:
+      ValueError: (in update) params is missing.
+
+    Reference:
+      Shazeer & Stern 2018, Adafactor, section 8, https://arxiv.org/abs/1804.04235
+    """
+    return g * jnp.maximum(leaf_norm(p) * max(p.size, 1) ** -0.5, min_scale), s
+
+
+def _norm(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
+    return {"norm": tree.global_norm(g)}
+
+
+@leafwise(reduce=_norm)
+def normalize_by_update_norm(
+    g: Array, s: Any, p: Any, t: Any, scale_factor: Hyper = 1.0, eps: Hyper = 1e-6, *, norm: Reduced = None
+) -> Any:
+    """Scales the updates of the whole tree to one norm: u = g scale_factor / (|g| + eps).
+
+    Args:
+      scale_factor: the norm that the result has, but for eps.
+      eps: at least 0. With 0 a tree of zeros stays as it is.
+
+    The norm is taken in float32 or wider, without overflow: see `global_norm`.
+    """
+    return g * divide(jnp.asarray(scale_factor, norm.dtype), norm + eps), s

@@ -1,0 +1,94 @@
+"""Bounds on the gradient of each unit, an output of a layer, by the norm of the unit's weights."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import matrices, numerics
+from gdjax.leafwise import Hyper, leafwise
+from gdjax.numerics import Array
+
+# The axes of the inputs, by the number of axes: a matrix (in, out), attention (in, heads, size), convolutions
+# (height, width, in, out) and (depth, height, width, in, out).
+_INPUTS = {2: (0,), 3: (0,), 4: (0, 1, 2), 5: (0, 1, 2, 3)}
+
+
+def unitwise_norm(x: Any, axis: Any = None) -> Array:
+    """The Euclidean norm of each unit, in the place of each of its elements.
+
+    Args:
+      x: weights or their gradient.
+      axis: the axes that a unit extends along, an int or a tuple. By default all of a scalar or vector (of an array
+        with at most one axis longer than 1), the first axis of two or three, and all but the last of four or five.
+
+    Returns:
+      An array shaped like x in its real dtype. The sum is in float32 or wider, without overflow.
+
+    Raises:
+      ValueError: x has more than five axes and `axis` is None.
+
+    Departure: Optax's documentation names the axes (0, 1, 2) of an array of three; its code, as this one, takes axis 0.
+    """
+    x = jnp.asarray(x)
+    if axis is not None:
+        axes = set(matrices.axes_of(f"gdjax.unitwise_norm: x has shape {x.shape}", "axis", axis, x.ndim))
+    elif sum(n != 1 for n in x.shape) <= 1:
+        axes = set(range(x.ndim))
+    elif x.ndim in _INPUTS:
+        axes = set(_INPUTS[x.ndim])
+    else:
+        raise ValueError(f"gdjax.unitwise_norm: x has shape {x.shape}; give the axes of a unit for more than five axes")
+    rest = [i for i in range(x.ndim) if i not in axes]
+    units = x.transpose(*sorted(axes), *rest).reshape(-1, *(x.shape[i] for i in rest))
+    norms = numerics.safe_norm(units, 0.0, axis=0)
+    return jnp.broadcast_to(jnp.expand_dims(norms, sorted(axes)), x.shape)
+
+
+def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) -> Array:
+    """Scales what is not below a bound down to it: grad where g_norm < max_norm, else grad max_norm / g_norm.
+
+    Args:
+      g_norm: the norms of the gradient's units, as from `unitwise_norm`.
+      max_norm: the bounds.
+      grad: the gradient, all three of one shape.
+      div_eps: the smallest denominator.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    g, norm, most = jnp.asarray(grad), jnp.asarray(g_norm), jnp.asarray(max_norm)
+    if not g.shape == norm.shape == most.shape:
+        raise ValueError(
+            f"gdjax.unitwise_clip: grad has shape {g.shape}, g_norm {norm.shape}, max_norm {most.shape}; expected one"
+        )
+    dtypes = {numerics.real_dtype(numerics.at_least_float32(x.dtype)) for x in (g, norm, most)}
+    real = max(dtypes, key=lambda d: d.itemsize)
+    wide, norm, most = (numerics.widen(x, real) for x in (g, norm, most))
+    with jax.numpy_dtype_promotion("standard"):  # a complex gradient, its real norm
+        return jnp.where(norm < most, wide, wide * (most / jnp.maximum(norm, div_eps))).astype(g.dtype)
+
+
+@leafwise(needs_params=True)
+def adaptive_grad_clip(g: Array, s: Any, p: Any, t: Any, clipping: Hyper, eps: Hyper = 1e-3, axis: Any = None) -> Any:
+    """Scales the gradient of each unit so that its norm is at most a fraction of the norm of the unit's weights.
+
+        u_i = g_i min(1, clipping max(|p_i|, eps) / |g_i|)
+
+    Args:
+      clipping: the fraction, finite and at least 0; the reference uses 0.01 to 0.16.
+      eps: the least norm that weights count as, so that those that start at 0 can move; at least 0.
+      axis: the axes of a unit, see `unitwise_norm`.
+
+    Raises:
+      ValueError: (in update) params is missing; an array of more than five axes, and no `axis`.
+
+    Departure: Optax divides by 1e-6 at least, and so clips gradients with a smaller norm too much where
+    clipping * eps < 1e-6.
+
+    Reference:
+      Brock, De, Smith & Simonyan 2021, High-performance large-scale image recognition without normalization,
+      equation 3, https://arxiv.org/abs/2102.06171
+    """
+    g_norm, p_norm = unitwise_norm(g, axis), unitwise_norm(p, axis)
+    return unitwise_clip(g_norm, clipping * jnp.maximum(p_norm, eps), g, jnp.finfo(g_norm.dtype).tiny), s

@@ -1,0 +1,211 @@
+"""Arithmetic on trees, leaf by leaf.
+
+Operands of several dtypes give the dtype that JAX's standard rules promote them to, whichever rules are in force. Where
+that has 16 bits, the leaf is computed in float32 and rounded once: no scalar is rounded to the dtype of a leaf.
+"""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import checks, numerics
+
+Array = jax.Array
+
+
+def _leaves(name: str, f: Callable[..., Any], tree: Any, *others: Any, is_leaf: Any = None) -> Any:
+    """`f` of corresponding leaves; an error names the function and the leaf."""
+    label = f"gdjax.tree.{name}"
+    paths, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+    columns = [checks.flatten_like(label, ("tree_x", "tree_y"), structure, tree, other) for other in others]
+    out = []
+    for (path, x), *ys in zip(paths, *columns, strict=True):
+        try:
+            out.append(f(x, *ys))
+        except (TypeError, ValueError) as e:
+            if type(e) not in (TypeError, ValueError):
+                raise  # JAX's own, about tracers
+            raise type(e)(f"{label}: tree{jax.tree_util.keystr(path)}: {e}") from e
+    return structure.unflatten(out)
+
+
+def _wide(f: Callable[..., Any], *scalars: Any) -> Callable[..., Any]:
+    """`f` of leaves and the scalars, see the module."""
+
+    def apply(*leaves: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            args = *leaves, *scalars
+            if not any(_is_short(x) for x in leaves):
+                return f(*args)
+            dtype = jnp.result_type(*args)
+            if not _is_short(dtype):
+                return f(*args)
+            return f(*(x.astype(jnp.float32) if hasattr(x, "dtype") else x for x in args)).astype(dtype)
+
+    return apply
+
+
+def _is_short(x: Any) -> bool:
+    x = getattr(x, "dtype", x)
+    return jnp.issubdtype(x, jnp.floating) and jnp.dtype(x).itemsize < 4 if isinstance(x, jnp.dtype) else False
+
+
+def add(tree_x: Any, tree_y: Any, *other_trees: Any) -> Any:
+    """x + y + ..., leaf by leaf."""
+    return _leaves("add", _wide(lambda *xs: functools.reduce(operator.add, xs)), tree_x, tree_y, *other_trees)
+
+
+def sub(tree_x: Any, tree_y: Any) -> Any:
+    """x - y, leaf by leaf."""
+    return _leaves("sub", _wide(operator.sub), tree_x, tree_y)
+
+
+def mul(tree_x: Any, tree_y: Any) -> Any:
+    """x y, leaf by leaf."""
+    return _leaves("mul", _wide(operator.mul), tree_x, tree_y)
+
+
+def div(tree_x: Any, tree_y: Any) -> Any:
+    """x / y, leaf by leaf."""
+    return _leaves("div", _wide(operator.truediv), tree_x, tree_y)
+
+
+def scale(scalar: Any, tree: Any) -> Any:
+    """scalar x, leaf by leaf."""
+    return _leaves("scale", _wide(operator.mul, scalar), tree)
+
+
+def add_scale(tree_x: Any, scalar: Any, tree_y: Any) -> Any:
+    """x + scalar y, leaf by leaf; None where x is."""
+    f = _wide(lambda x, y, a: x + a * y, scalar)
+    return _leaves("add_scale", lambda x, y: None if x is None else f(x, y), tree_x, tree_y, is_leaf=_is_none)
+
+
+def conj(tree: Any) -> Any:
+    """The complex conjugate, leaf by leaf."""
+    return jax.tree.map(jnp.conj, tree)
+
+
+def real(tree: Any) -> Any:
+    """The real part, leaf by leaf."""
+    return jax.tree.map(jnp.real, tree)
+
+
+def clip(tree: Any, min_value: Any = None, max_value: Any = None) -> Any:
+    """Every number moved into [min_value, max_value], leaf by leaf; None is no bound."""
+    bounds = [b for b in (min_value, max_value) if b is not None]
+
+    def f(x: Any, *given: Any) -> Any:
+        left = iter(given)
+        low, high = (None if b is None else next(left) for b in (min_value, max_value))
+        return jnp.clip(x, low, high)
+
+    return _leaves("clip", _wide(f, *bounds), tree)
+
+
+def where(condition: Any, tree_x: Any, tree_y: Any) -> Any:
+    """x where the condition is true, y elsewhere, leaf by leaf."""
+    with jax.numpy_dtype_promotion("standard"):
+        return _leaves("where", lambda x, y: jnp.where(condition, x, y), tree_x, tree_y)
+
+
+def zeros_like(tree: Any, dtype: Any = None) -> Any:
+    """Zeros shaped like the leaves, in their dtypes or in `dtype`."""
+    return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=dtype), tree)
+
+
+def ones_like(tree: Any, dtype: Any = None) -> Any:
+    """Ones shaped like the leaves, in their dtypes or in `dtype`."""
+    return jax.tree.map(lambda x: jnp.ones_like(x, dtype=dtype), tree)
+
+
+def full_like(tree: Any, fill_value: Any, dtype: Any = None) -> Any:
+    """Arrays of `fill_value` shaped like the leaves, in their dtypes or in `dtype`."""
+    return jax.tree.map(lambda x: jnp.full_like(x, fill_value, dtype=dtype), tree)
+
+
+def batch_shape(tree: Any, shape: tuple[int, ...] = ()) -> Any:
+    """The leaves repeated along new leading axes of the given sizes."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), tree)
+
+
+def update_moment(updates: Any, moments: Any, decay: Any, order: int) -> Any:
+    """The moving average of a power: (1 - decay) g^order + decay m, leaf by leaf; None where g is."""
+    return _moment("update_moment", lambda g, m, b: (1 - b) * g**order + b * m, updates, moments, decay)
+
+
+def update_moment_per_elem_norm(updates: Any, moments: Any, decay: Any, order: int) -> Any:
+    """The moving average of a power of the size: (1 - decay) |g|^order + decay m, leaf by leaf; None where g is."""
+    return _moment(
+        "update_moment_per_elem_norm", lambda g, m, b: (1 - b) * _size_to(g, order) + b * m, updates, moments, decay
+    )
+
+
+def _size_to(g: Any, order: int) -> Array:
+    square = numerics.abs_sq(jnp.asarray(g))
+    return square ** (order // 2) if order % 2 == 0 else numerics.sqrt(square) ** order
+
+
+def update_infinity_moment(updates: Any, moments: Any, decay: Any, eps: Any) -> Any:
+    """The decayed maximum, Adamax's second moment: max(|g| + eps, decay m), leaf by leaf; None where g is."""
+    return _moment(
+        "update_infinity_moment", lambda g, m, b, e: jnp.maximum(jnp.abs(g) + e, b * m), updates, moments, decay, eps
+    )
+
+
+def _moment(name: str, f: Callable[..., Any], updates: Any, moments: Any, *scalars: Any) -> Any:
+    f = _wide(f, *scalars)
+    return _leaves(name, lambda g, m: None if g is None else f(g, m), updates, moments, is_leaf=_is_none)
+
+
+def bias_correction(moment: Any, decay: Any, count: Any) -> Any:
+    """Moving averages begun at 0, corrected for it: m / (1 - decay^count), leaf by leaf, in their dtypes.
+
+    Args:
+      count: how many numbers have been averaged, at least 1.
+    """
+
+    def debias(m: Any) -> Array:
+        m = jnp.asarray(m)
+        wide = numerics.at_least_float32(m.dtype)
+        t = jnp.asarray(count).astype(numerics.real_dtype(wide))
+        return numerics.debias(m.astype(wide), decay, t).astype(m.dtype)
+
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.tree.map(debias, moment)
+
+
+def scale_gradient(inputs: Any, scale: Any) -> Any:
+    """The tree as it is, its gradient multiplied by a number: forward and reverse mode, a traced number too.
+
+    Args:
+      inputs: a tree; leaves that are not differentiable stay what they are.
+      scale: the factor. The Python number 0 stops the gradient, an infinite one too.
+    """
+    if isinstance(scale, int | float) and scale == 0:
+        return jax.lax.stop_gradient(inputs)
+    return jax.tree.map(lambda x: _scale_gradient(x, scale) if _differentiable(x) else x, inputs)
+
+
+def _differentiable(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+
+
+@jax.custom_jvp
+def _scale_gradient(x: Array, scale: Any) -> Array:
+    return x
+
+
+@_scale_gradient.defjvp
+def _scale_gradient_jvp(primals: Any, tangents: Any) -> Any:
+    (x, scale), (dx, _) = primals, tangents
+    wide = numerics.at_least_float32(dx.dtype)
+    return x, (dx.astype(wide) * jnp.asarray(scale).astype(wide)).astype(dx.dtype)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None

@@ -1,0 +1,53 @@
+"""Random trees."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.base import is_float0
+
+Array = jax.Array
+
+
+def random_like(
+    rng_key: Array, target_tree: Any, sampler: Callable[..., Array] = jax.random.normal, dtype: Any = None
+) -> Any:
+    """A tree like `target_tree` of independent samples, one subkey a leaf.
+
+    Args:
+      rng_key: the key; the samples are Optax's for the same one.
+      target_tree: gives structure, shapes and dtypes. float0 leaves stay what they are.
+      sampler: `(key, shape, dtype) -> array`; one that takes `out_sharding` is given that of the leaf.
+      dtype: of the samples, by default that of each leaf. 16-bit ones are sampled in float32 and rounded.
+    """
+    sharded = hasattr(jax, "typeof") and "out_sharding" in inspect.signature(sampler).parameters
+
+    def sample(x: Any, key: Array) -> Any:
+        if is_float0(x):
+            return x
+        of = jnp.dtype(x.dtype if dtype is None else dtype)
+        wide = numerics.at_least_float32(of) if jnp.issubdtype(of, jnp.inexact) else of
+        out = {"out_sharding": jax.typeof(x).sharding} if sharded else {}
+        return sampler(key, jnp.shape(x), wide, **out).astype(of)
+
+    return jax.tree.map(sample, target_tree, split_key_like(rng_key, target_tree))
+
+
+def split_key_like(rng_key: Array, target_tree: Any) -> Any:
+    """A tree like `target_tree` of independent keys."""
+    structure = jax.tree.structure(target_tree)
+    return structure.unflatten(list(jax.random.split(rng_key, structure.num_leaves)))
+
+
+def unwrap_random_key_data(input_tree: Any) -> Any:
+    """The tree with every typed key replaced by its data, an array of integers, which can be compared and stored."""
+
+    def unwrap(x: Any) -> Any:
+        key = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(x) if key else x
+
+    return jax.tree.map(unwrap, input_tree)

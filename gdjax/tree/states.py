@@ -1,0 +1,180 @@
+"""Parts of optimizer states: found, replaced and mapped over by name."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+Path = tuple[Any, ...]
+Filter = Callable[[Path, Any], bool]
+
+
+@dataclass(frozen=True)
+class NamedTupleKey:
+    """The entry of a path that leads into a field of a NamedTuple: it knows the tuple's name beside the field's."""
+
+    tuple_name: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.tuple_name}.{self.name}"
+
+
+def get_all_with_path(tree: Any, key: Any, filtering: Filter | None = None) -> list[tuple[Path, Any]]:
+    """Everything in a tree under a name, with the paths to it.
+
+    Args:
+      tree: any pytree, an optimizer's state for instance.
+      key: a field of a NamedTuple, a key of a dict, or the name of a NamedTuple class.
+      filtering: keep only what `filtering(path, value)` is true for.
+
+    Returns:
+      Pairs of path and value, the outermost first. A path is a tuple of the keys of `jax.tree_util`, except that a
+      field of a NamedTuple has a `NamedTupleKey`; `jax.tree_util.keystr` prints it.
+    """
+    return [(path, x) for path, x in _found((), tree, key) if filtering is None or filtering(path, x)]
+
+
+def get(tree: Any, key: Any, default: Any = None, filtering: Filter | None = None) -> Any:
+    """What a tree has under a name, or `default` where it has nothing; the arguments are `get_all_with_path`'s.
+
+    Raises:
+      KeyError: it has several; the message lists their paths, between which `filtering` can choose.
+    """
+    found = get_all_with_path(tree, key, filtering)
+    if len(found) > 1:
+        paths = ", ".join(jax.tree_util.keystr(path) for path, _ in found)
+        raise KeyError(f"gdjax.tree.get: found multiple values for {key!r}, at {paths}; choose one with filtering")
+    return found[0][1] if found else default
+
+
+def set(tree: Any, filtering: Filter | None = None, /, **kwargs: Any) -> Any:  # noqa: A001
+    """The tree with everything under the given names replaced, at any depth: `set(state, learning_rate=0.1)`.
+
+    Args:
+      tree: any pytree.
+      filtering: replace only what `filtering(path, old_value)` is true for.
+      **kwargs: from name to new value; the names are those of `get_all_with_path`.
+
+    Raises:
+      KeyError: there is nothing to replace under a name.
+    """
+    for key in kwargs:
+        if not get_all_with_path(tree, key, filtering):
+            kept = " that the filtering keeps" if filtering and get_all_with_path(tree, key) else ""
+            raise KeyError(f"gdjax.tree.set: found no value for {key!r}{kept} in {jax.tree.structure(tree)}")
+    return _replaced((), tree, kwargs, filtering)
+
+
+def _found(path: Path, tree: Any, key: Any) -> list[tuple[Path, Any]]:
+    outer, inner = [], []
+    for at, node in _owners(path, tree, key):
+        outer.append((at, node) if _is_named(node, key) else _under(at, node, key))
+        inner += [pair for step, child in _children(node)[0] for pair in _found((*at, step), child, key)]
+    return outer + inner
+
+
+def _owners(path: Path, tree: Any, key: Any) -> Iterator[tuple[Path, Any]]:
+    """The outermost nodes that have the name, or something under it."""
+    if _is_named(tree, key) or key in (_fields(tree) or (tree if isinstance(tree, dict) else ())):
+        yield path, tree
+    else:
+        for step, child in _children(tree)[0]:
+            yield from _owners((*path, step), child, key)
+
+
+def _under(path: Path, node: Any, key: Any) -> tuple[Path, Any]:
+    if isinstance(node, dict):
+        return (*path, jax.tree_util.DictKey(key)), node[key]
+    return (*path, NamedTupleKey(type(node).__name__, key)), getattr(node, key)
+
+
+def _fields(node: Any) -> tuple[str, ...]:
+    return getattr(node, "_fields", ()) if isinstance(node, tuple) else ()
+
+
+def _is_named(node: Any, name: Any) -> bool:
+    return isinstance(node, tuple) and hasattr(node, "_fields") and type(node).__name__ == name
+
+
+def _children(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
+    """The children of a node, each with the entry that leads to it, and the structure that holds them."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+    if fields := _fields(node):
+        paths = [((NamedTupleKey(type(node).__name__, f),), x) for f, (_, x) in zip(fields, paths, strict=True)]
+    return [(path[0], x) for path, x in paths if path], structure
+
+
+def _replaced(path: Path, node: Any, values: Mapping[str, Any], filtering: Filter | None) -> Any:
+    def chosen(name: Any, at: Path, x: Any) -> bool:
+        return name in values and (filtering is None or filtering(at, x))
+
+    def child(step: Any, x: Any) -> Any:
+        named: Any = step.name if isinstance(step, NamedTupleKey) else step.key if isinstance(node, dict) else None
+        at = (*path, step)
+        return values[named] if chosen(named, at, x) else _replaced(at, x, values, filtering)
+
+    if isinstance(node, tuple) and hasattr(node, "_fields") and chosen(type(node).__name__, path, node):
+        return values[type(node).__name__]
+    children, structure = _children(node)
+    return structure.unflatten([child(step, x) for step, x in children]) if children else node
+
+
+@jax.tree_util.register_pytree_node_class
+class _Params:
+    """Stands for a whole tree of parameters. It has no leaves: what `init` makes of each leaf, it makes of none."""
+
+    def tree_flatten(self) -> tuple[tuple[()], None]:
+        return (), None
+
+    @classmethod
+    def tree_unflatten(cls, aux: None, children: Any) -> "_Params":
+        return cls()
+
+
+def map_params(
+    initable: Any,
+    f: Callable[..., Any],
+    state: Any,
+    /,
+    *rest: Any,
+    transform_non_params: Callable[[Any], Any] | None = None,
+    is_leaf: Callable[[Any], bool] | None = None,
+) -> Any:
+    """Applies a function to every part of a state that is shaped like the parameters.
+
+    For instance `map_params(tx, lambda _, spec: spec, state, specs, transform_non_params=lambda _: P())` gives the
+    partition specs of a state from those of the parameters.
+
+    Args:
+      initable: the transform whose state it is, or its `init`.
+      f: `f(x, *others)` of a leaf and of its counterparts in `rest`.
+      state: of the transform.
+      *rest: trees shaped like the parameters.
+      transform_non_params: a function of each other leaf of the state, such as the count; by default they stay.
+      is_leaf: what in those parts to pass to `f` whole. A `MaskedNode` that it does not choose stays what it is.
+
+    Returns:
+      The state, its leaves replaced by what the functions returned.
+    """
+    # Optax's `masked` knows the placeholder of its own package only.
+    theirs = getattr(sys.modules.get("optax.tree_utils._state_utils"), "_ParamsPlaceholder", _Params)
+    init = getattr(initable, "init", initable)
+    chosen = is_leaf or (lambda x: False)
+
+    def of_params(x: Any, *others: Any) -> Any:
+        return x if _is_masked(x) and not chosen(x) else f(x, *others)
+
+    def of_state(part: Any, x: Any) -> Any:
+        if isinstance(part, theirs):
+            return jax.tree.map(of_params, x, *rest, is_leaf=lambda x: chosen(x) or _is_masked(x))
+        return x if transform_non_params is None else transform_non_params(x)
+
+    return jax.tree.map(of_state, init(theirs()), state, is_leaf=lambda x: isinstance(x, theirs))
+
+
+def _is_masked(x: Any) -> bool:
+    """Whether `x` is a `MaskedNode`, of this library or of Optax."""
+    return _is_named(x, "MaskedNode")

@@ -1,0 +1,196 @@
+"""Wrappers: accumulation, guards, averages, measurements, SAM and schedule-free learning."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import gdjax
+from tests.declare import Case, Twin, supplied
+
+
+class PairedState(NamedTuple):
+    state: Any
+    slow: Any
+
+
+@gdjax.transform
+def paired(tx: Any, pair: Any) -> gdjax.GradientTransformation:
+    """A transform of pairs of fast and slow parameters as one of the fast ones: the slow ones are in the state."""
+
+    def init(params: Any) -> PairedState:
+        slow = jax.tree.map(
+            lambda p: jnp.zeros_like(p) if isinstance(p, jax.ShapeDtypeStruct) else jnp.array(p, copy=True), params
+        )
+        return PairedState(tx.init(pair(params, params)), slow)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        both = None if params is None else pair(fast=params, slow=state.slow)
+        updates, inner = tx.update(updates, state.state, both)
+        return updates.fast, PairedState(inner, gdjax.apply_updates(state.slow, updates.slow))
+
+    return gdjax.GradientTransformation(init, update)
+
+
+def every_other(step: Any) -> Any:
+    return step % 2 == 0
+
+
+def large(step: Any, value: Any) -> Any:
+    return value > 20.0
+
+
+def rising(step: Any) -> Any:
+    return jnp.minimum(step + 1, 3)
+
+
+def same(tree: Any) -> Any:
+    return tree
+
+
+def norm(tree: Any) -> Any:
+    return gdjax.global_norm(tree)
+
+
+def is_large(tree: Any) -> Any:
+    return gdjax.global_norm(tree) > 5.0
+
+
+def pull(params: Any, i: Any) -> Any:
+    """The gradient of half the squared distance from i + 1."""
+    return jax.tree.map(lambda p: p - jnp.asarray(i + 1, p.dtype), params)
+
+
+def warming(count: Any) -> Any:
+    return jnp.minimum(0.01 * jnp.asarray(count, jnp.float32), 0.1)
+
+
+def warming_ahead(count: Any) -> Any:
+    return warming(count + 1)
+
+
+def _accumulated(learning_rate: Any) -> Any:
+    return gdjax.MultiSteps(gdjax.adam(learning_rate), 2).gradient_transformation()
+
+
+def _guarded_accumulation(learning_rate: Any) -> Any:
+    inner = gdjax.adam(learning_rate)
+    return gdjax.chain(gdjax.MultiSteps(inner, rising, False, gdjax.skip_not_finite), gdjax.identity())
+
+
+def _if_finite(learning_rate: Any) -> Any:
+    return gdjax.apply_if_finite(gdjax.adam(learning_rate), 2)
+
+
+def _transform(learning_rate: Any) -> Any:
+    return gdjax.conditionally_transform(gdjax.adam(learning_rate), every_other)
+
+
+def _mask(learning_rate: Any) -> Any:
+    return gdjax.conditionally_mask(gdjax.adam(learning_rate), every_other)
+
+
+def _lookahead(learning_rate: Any) -> Any:
+    return paired(gdjax.lookahead(gdjax.adam(learning_rate), 2, 0.5, True), gdjax.LookaheadParams)
+
+
+def _flat(learning_rate: Any, weight_decay: Any) -> Any:
+    return gdjax.flatten(gdjax.adamw(learning_rate, weight_decay=weight_decay))
+
+
+def _monitor(decay: Any) -> Any:
+    return gdjax.monitor({"norm": norm, "large": gdjax.measure_with_ema(is_large, decay)})
+
+
+def _sam(learning_rate: Any, radius: Any) -> Any:
+    return gdjax.sam(gdjax.adam(learning_rate), gdjax.chain(gdjax.normalize(), gdjax.sgd(radius)))
+
+
+def _opaque_sam(learning_rate: Any, radius: Any) -> Any:
+    adversary = gdjax.chain(gdjax.normalize(), gdjax.sgd(radius))
+    return supplied(gdjax.sam(gdjax.adamw(learning_rate), adversary, 3, opaque_mode=True), grad_fn=pull)
+
+
+def _schedule_free(learning_rate: Any) -> Any:
+    return gdjax.schedule_free(gdjax.sgd(learning_rate), learning_rate)
+
+
+CASES = (
+    Case("MultiSteps", _accumulated, {"learning_rate": 0.1}),
+    Case("MultiSteps/guarded", _guarded_accumulation, {"learning_rate": 0.1}, slow=True),
+    Case("apply_every", gdjax.apply_every, fixed={"k": 2}),
+    Case("apply_if_finite", _if_finite, {"learning_rate": 0.1}),
+    Case("conditionally_mask", _mask, {"learning_rate": 0.1}, slow=True),
+    Case("conditionally_transform", _transform, {"learning_rate": 0.1}),
+    Case("ema", gdjax.ema, {"decay": 0.9}),
+    Case("flatten", _flat, {"learning_rate": 0.1, "weight_decay": 0.01}, quiet={"weight_decay": 0.0},
+         needs_params=True),
+    Case("lookahead", _lookahead, {"learning_rate": 0.1}, needs_params=True),
+    Case("measure_with_ema", gdjax.measure_with_ema, {"decay": 0.9}, {"measure": same}, slow=True),
+    Case("monitor", _monitor, {"decay": 0.9}),
+    Case("normalize", gdjax.normalize),
+    Case("sam", _sam, {"learning_rate": 0.1, "radius": 0.05}, needs_params=True),
+    Case("sam/opaque", _opaque_sam, {"learning_rate": 0.1, "radius": 0.05}, quiet={"learning_rate": 0.0},
+         needs_params=True, slow=True),
+    Case("schedule_free", _schedule_free, {"learning_rate": 0.1}, needs_params=True, slow=True),
+    Case("schedule_free_adamw", gdjax.schedule_free_adamw, {"learning_rate": 0.1, "weight_decay": 0.01},
+         quiet={"weight_decay": 0.0}, needs_params=True),
+    Case("schedule_free_sgd", gdjax.schedule_free_sgd, {"learning_rate": 0.1}, needs_params=True, slow=True),
+    Case("snapshot", gdjax.snapshot, fixed={"measure_name": "same", "measure": same}),
+)  # fmt: skip
+
+
+def _warm_schedule_free(lib: Any) -> Any:
+    """Optax takes the rate for the weights one step later than the base optimizer does; here that must be asked for."""
+    return lib.contrib.schedule_free(lib.sgd(warming), warming_ahead if lib is gdjax else warming)
+
+
+# Inside are optimizers that Optax computes well: the error of its Adam, which takes 1 - b2^t as a difference, is more
+# than 1e-5 after 50 steps.
+TWINS = (
+    # Optax accumulates in float32 whatever the gradient; here float64 stays float64.
+    Twin("MultiSteps", lambda lib: lib.MultiSteps(lib.adam(0.1), 3), rtol64=1e-6),
+    Twin("MultiSteps/schedule", lambda lib: lib.MultiSteps(lib.sgd(0.1, 0.9), rising, False), rtol64=1e-6),
+    Twin(
+        "MultiSteps/skip",
+        lambda lib: lib.MultiSteps(lib.sgd(0.1, 0.9), 4, should_skip_update_fn=lib.skip_not_finite),
+        rtol64=1e-6,
+    ),
+    Twin("apply_every", lambda lib: lib.chain(lib.apply_every(3), lib.sgd(0.1, 0.9))),
+    Twin("apply_if_finite", lambda lib: lib.apply_if_finite(lib.adam(0.1), 2)),
+    Twin("conditionally_mask", lambda lib: lib.conditionally_mask(lib.sgd(0.1, 0.9), every_other)),
+    Twin("conditionally_transform", lambda lib: lib.conditionally_transform(lib.sgd(0.1, 0.9), every_other)),
+    Twin(
+        "conditionally_transform/extra",
+        lambda lib: lib.chain(lib.sgd(0.1), lib.conditionally_transform(lib.scale(0.5), large, True)),
+        extra=lambda value, grads, params: {"value": value},
+    ),
+    Twin("ema", lambda lib: lib.chain(lib.ema(0.9), lib.scale(-0.1))),
+    Twin("ema/biased", lambda lib: lib.chain(lib.ema(0.9, debias=False), lib.scale(-0.1))),
+    Twin("flatten", lambda lib: lib.flatten(lib.chain(lib.clip_by_global_norm(1.0), lib.sgd(0.1, 0.9)))),
+    Twin("lookahead", lambda lib: paired(lib.lookahead(lib.adam(0.1), 5, 0.5), lib.LookaheadParams)),
+    Twin("lookahead/reset", lambda lib: paired(lib.lookahead(lib.sgd(0.1, 0.9), 3, 0.8, True), lib.LookaheadParams)),
+    Twin(
+        "monitor",
+        lambda lib: lib.chain(
+            lib.monitor({"norm": norm, "large": lib.measure_with_ema(is_large, 0.9), "tree": lib.ema(0.5)}),
+            lib.sgd(0.1),
+        ),
+    ),
+    Twin("measure_with_ema", lambda lib: lib.chain(lib.measure_with_ema(same, 0.9, debias=False), lib.scale(-0.1))),
+    Twin("snapshot", lambda lib: lib.chain(lib.snapshot("before", same), lib.sgd(0.1), lib.snapshot("size", norm))),
+    Twin("normalize", lambda lib: lib.chain(lib.contrib.normalize(), lib.sgd(0.1))),
+    Twin("sam", lambda lib: lib.contrib.sam(lib.sgd(0.1), lib.chain(lib.contrib.normalize(), lib.sgd(0.05)))),
+    Twin("sam/momentum", lambda lib: lib.contrib.sam(lib.sgd(0.1, 0.9), lib.sgd(0.01, 0.9), 3, reset_state=False)),
+    Twin(
+        "sam/opaque",
+        lambda lib: supplied(
+            lib.contrib.sam(lib.sgd(0.1, 0.9), lib.chain(lib.contrib.normalize(), lib.sgd(0.05)), 3, opaque_mode=True),
+            grad_fn=pull,
+        ),
+    ),
+    Twin("schedule_free", lambda lib: lib.contrib.schedule_free(lib.rmsprop(0.1), 0.1, b1=0.95)),
+    Twin("schedule_free/warmup", _warm_schedule_free, rtol64=1e-6),
+    Twin("schedule_free_sgd", lambda lib: lib.contrib.schedule_free_sgd(0.1, weight_decay=0.01)),
+    Twin("schedule_free_adamw", lambda lib: lib.contrib.schedule_free_adamw(0.1, weight_decay=0.01, weight_lr_power=1)),
+)

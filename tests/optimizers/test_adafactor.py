@@ -1,0 +1,161 @@
+"""Adafactor."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from tests import oracles
+from tests.declare import matrices
+
+
+def rms(x: Any) -> Any:
+    return np.sqrt(np.mean(x**2))
+
+
+def adafactor(
+    x: Any, gradient: Any, learning_rate: Any = None, min_dim_size_to_factor: int = 128, decay_rate: float = 0.8,
+    decay_offset: int = 0, multiply_by_parameter_scale: bool = True, clipping_threshold: Any = 1.0,
+    momentum: Any = None, weight_decay_rate: Any = None, eps: float = 1e-30, factored: bool = True,
+    weight_decay_mask: Any = None,
+) -> Iterator[Any]:  # fmt: skip
+    """Algorithms 4 and 5 of the reference, with Optax's options; a matrix as R C^T / mean(R), anything else whole."""
+    matrix = factored and np.ndim(x) == 2 and min(np.shape(x)) >= min_dim_size_to_factor
+    rows, columns, whole, average = 0.0, 0.0, 0.0, 0.0
+    for t in range(1, oracles.STEPS + 1):
+        g = gradient(t, x)
+        b2 = 1 - max(t - decay_offset, 1) ** -decay_rate
+        square = g**2 + eps
+        rows = b2 * rows + (1 - b2) * square.mean(-1) if matrix else 0
+        columns = b2 * columns + (1 - b2) * square.mean(0) if matrix else 0
+        whole = b2 * whole + (1 - b2) * square
+        v = np.outer(rows, columns) / np.mean(rows) if matrix else whole
+        u = g / np.sqrt(v)
+        if clipping_threshold is not None:
+            u = u / max(1, rms(u) / clipping_threshold)
+        u = u * (1.0 if learning_rate is None else oracles.at(learning_rate, t))
+        if multiply_by_parameter_scale:
+            u = u * max(1e-3, rms(x))
+        if momentum is not None:
+            u = average = momentum * average + (1 - momentum) * u
+        if weight_decay_rate is not None and (weight_decay_mask is None or np.ndim(x) > 1):
+            u = u + oracles.at(weight_decay_rate, t) * x
+        x = x - u
+        yield x, {}
+
+
+CASES = {
+    "default": {},
+    "factored": {"learning_rate": 0.0625, "min_dim_size_to_factor": 3},
+    "relative steps": {"learning_rate": lambda count: jnp.minimum(0.01, jnp.float32(count + 1) ** -0.5),
+                       "min_dim_size_to_factor": 1},
+    "whole": {"learning_rate": 0.0625, "min_dim_size_to_factor": 3, "factored": False},
+    "no clipping": {"learning_rate": 0.0625, "clipping_threshold": None, "multiply_by_parameter_scale": False},
+    "momentum": {"learning_rate": oracles.fall, "momentum": 0.5, "min_dim_size_to_factor": 2},
+    "decay": {"weight_decay_rate": oracles.fall, "weight_decay_mask": matrices, "learning_rate": 0.0625},
+    "options": {"decay_rate": 0.5, "decay_offset": 7, "eps": 0.25, "clipping_threshold": 0.5, "learning_rate": 0.0625,
+                "weight_decay_rate": 0.125, "min_dim_size_to_factor": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", CASES)
+def test_oracle(name, dtype):
+    kwargs = CASES[name]
+    params, _ = oracles.run(gdjax.adafactor(**kwargs), dtype)
+    # The decays are computed in float32 in both dtypes.
+    tolerance = {"float32": {"rtol": 4e-6, "atol": 4e-6}, "float64": {"rtol": 2e-6, "atol": 2e-7}}[dtype]
+    oracles.assert_same((params, {}), oracles.expected(functools.partial(adafactor, **kwargs)), **tolerance)
+
+
+def test_what_is_kept():
+    params = {"a": jnp.ones((5, 4), "bfloat16"), "b": jnp.ones((3, 5)), "c": jnp.ones((2, 6, 4)), "d": jnp.ones(9)}
+    state = gdjax.scale_by_factored_rms(min_dim_size_to_factor=4).init(params)
+    shapes = {k: tuple(getattr(state, f)[k].shape for f in ("v_row", "v_col", "v")) for k in params}
+    assert shapes == {
+        "a": ((4,), (5,), (1,)),
+        "b": ((1,), (1,), (3, 5)),
+        "c": ((2, 4), (2, 6), (1,)),
+        "d": ((1,), (1,), (9,)),
+    }
+    assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype("int32"), jnp.dtype("float32")}
+
+
+def test_more_than_two_axes():
+    """The two longest are factored, the others are batches of matrices."""
+    g = np.random.default_rng(0).normal(size=(2, 5, 3, 4)).astype("float32")
+    tx = gdjax.scale_by_factored_rms(min_dim_size_to_factor=4)
+    u, _ = tx.update(jnp.asarray(g), tx.init(jnp.asarray(g)))
+    for i, j in np.ndindex(2, 3):
+        square = g[i, :, j].astype("float64") ** 2
+        v = np.outer(square.mean(1), square.mean(0)) / square.mean()
+        np.testing.assert_allclose(u[i, :, j], g[i, :, j] / np.sqrt(v), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3,)])
+@pytest.mark.parametrize("size", [1e18, 1e20, 3e38])
+def test_the_mean_of_squares_does_not_overflow(shape, size):
+    tx, g = gdjax.scale_by_factored_rms(min_dim_size_to_factor=2), jnp.full(shape, size)
+    u, state = tx.update(g, tx.init(g))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((u, state)))
+    if size == 1e18:  # of 1e36, whose sum over 400 is past 3e38
+        np.testing.assert_allclose(u, np.ones(shape), rtol=1e-5)
+        wide = jnp.full((400, 2), size)
+        np.testing.assert_allclose(tx.update(wide, tx.init(wide))[0], np.ones((400, 2)), rtol=1e-5)
+    # It recovers: once forgotten, gradients of 1 give steps of 1 again.
+    state = state._replace(count=jnp.int32(0))
+    np.testing.assert_allclose(tx.update(jnp.ones(shape), state)[0], np.ones(shape), rtol=1e-5)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-30])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_zero_gradients(dtype, eps):
+    params = {"a": jnp.ones((4, 4), dtype), "b": jnp.ones(3, dtype)}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    tx = gdjax.adafactor(0.1, 2, eps=eps)
+    u, _ = tx.update(zero, tx.init(params), params)
+    assert all((x == 0).all() for x in jax.tree.leaves(u))
+
+
+def test_a_row_of_zeros_without_eps():
+    g = jnp.array([[0.0, 0.0], [1.0, 2.0]])
+    tx = gdjax.scale_by_factored_rms(min_dim_size_to_factor=2, epsilon=0.0)
+    u, _ = tx.update(g, tx.init(g))
+    np.testing.assert_array_equal(u[0], [0, 0])
+    assert np.isfinite(u).all() and (u[1] > 0).all()
+
+
+def test_an_offset_ahead_of_the_count():
+    tx, g = gdjax.scale_by_factored_rms(step_offset=100), jnp.array([2.0, -3.0])
+    u, _ = tx.update(g, tx.init(g))
+    np.testing.assert_allclose(u, np.sign(g), rtol=1e-6)
+
+
+def test_another_decay():
+    tx, g = gdjax.scale_by_factored_rms(decay_rate=0.5, decay_rate_fn=lambda count, rate: rate), jnp.array([2.0])
+    u, state = tx.update(g, tx.init(g))
+    np.testing.assert_allclose(state.v, [2.0], rtol=1e-6)
+    np.testing.assert_allclose(u, [np.sqrt(2)], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (
+            {"min_dim_size_to_factor": 2.5},
+            TypeError,
+            "gdjax.scale_by_factored_rms: min_dim_size_to_factor must be an int",
+        ),
+        ({"decay_rate": -1.0}, ValueError, "gdjax.adafactor: decay_rate must be finite and at least 0"),
+        ({"clipping_threshold": -1.0}, ValueError, "gdjax.clip_by_block_rms: threshold must be at least 0"),
+        ({"dtype_momentum": "int8"}, ValueError, "gdjax.adafactor: dtype_momentum must be a floating dtype"),
+    ],
+)
+def test_misuse(wrong, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        gdjax.adafactor(**wrong)

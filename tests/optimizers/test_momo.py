@@ -1,0 +1,160 @@
+"""MoMo and MoMo-Adam."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from tests import oracles, vectors
+from tests.trees import finite
+
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def momo(
+    x: Any, gradient: Any, value: Any, learning_rate: Any = 1.0, beta: float = 0.9, lower_bound: float = 0.0,
+    weight_decay: float = 0.0, adapt_lower_bound: bool = False,
+) -> Iterator[Any]:  # fmt: skip
+    """The authors' code, with the proximal step for the weight decay."""
+    d, f, gamma, lb, taken = gradient(1, x), value(1, x), gradient(1, x) @ x, lower_bound, set()
+    for t in range(1, oracles.STEPS + 1):
+        g, lr = gradient(t, x), oracles.at(learning_rate, t)
+        d = beta * d + (1 - beta) * g
+        f = beta * f + (1 - beta) * value(t, x)
+        gamma = beta * gamma + (1 - beta) * (g @ x)
+        a = 1 + lr * weight_decay
+        if adapt_lower_bound and a * (f - gamma) + d @ x < a * lb:
+            lb = max((a * (f - gamma) + d @ x) / (2 * a), lower_bound)
+        step = max(a * (f - gamma - lb) + d @ x, 0) / (d @ d)
+        taken.add(step < lr)
+        tau = min(lr, step)
+        if adapt_lower_bound:
+            lb = max(f - gamma + d @ x - tau * (d @ d) / 2, lower_bound)
+        x = (x - tau * d) / a
+        yield x, {"barf": f, "gamma": gamma, "lb": lb, "count": t}
+    assert taken == {True, False}, "both steps are to be taken"
+
+
+def momo_adam(
+    x: Any, gradient: Any, value: Any, learning_rate: Any = 1e-2, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
+    lower_bound: float = 0.0, weight_decay: float = 0.0, adapt_lower_bound: bool = False,
+) -> Iterator[Any]:  # fmt: skip
+    (d, v), f, gamma, lb, taken = np.zeros((2, x.size)), 0.0, 0.0, lower_bound, set()
+    for t in range(1, oracles.STEPS + 1):
+        g, lr, rho = gradient(t, x), oracles.at(learning_rate, t), 1 - b1**t
+        d, v = b1 * d + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        f = b1 * f + (1 - b1) * value(t, x)
+        gamma = b1 * gamma + (1 - b1) * (g @ x)
+        D = np.sqrt(v / (1 - b2**t)) + eps  # noqa: N806
+        a = 1 + lr * weight_decay
+        if adapt_lower_bound and a * (f - gamma) + d @ x < a * rho * lb:
+            lb = max((a * (f - gamma) + d @ x) / (2 * a * rho), lower_bound)
+        step = max(a * (f - rho * lb - gamma) + d @ x, 0) / (d @ (d / D))
+        taken.add(step < lr / rho)
+        tau = min(lr / rho, step)
+        if adapt_lower_bound:
+            lb = max((f - gamma + d @ x - tau * (d @ (d / D)) / 2) / rho, lower_bound)
+        x = (x - tau * d / D) / a
+        yield x, {"barf": f, "gamma": gamma, "lb": lb, "count": t}
+    assert taken == {True, False}, "both steps are to be taken"
+
+
+MOMO = {
+    "default": {"lower_bound": -6.0},
+    "all": {"learning_rate": 0.5, "beta": 0.75, "lower_bound": -6.0, "weight_decay": 0.25},
+    "adapted": {"learning_rate": 0.5, "lower_bound": -20.0, "weight_decay": 0.125, "adapt_lower_bound": True},
+    "schedule": {"learning_rate": lambda count: 16 * oracles.fall(count), "lower_bound": -6.0},
+}
+ADAM = {
+    "default": {"learning_rate": 0.25, "lower_bound": -6.0, "eps": 1e-6},
+    "all": {"learning_rate": 0.5, "b1": 0.75, "b2": 0.875, "eps": 0.5, "lower_bound": -6.0, "weight_decay": 0.25},
+    "adapted": {"learning_rate": 0.5, "lower_bound": -20.0, "weight_decay": 0.125, "adapt_lower_bound": True,
+                "eps": 1e-6},
+}  # fmt: skip
+
+
+@DTYPES
+@pytest.mark.parametrize("name", MOMO)
+def test_momo(name: str, dtype: str):
+    vectors.assert_follows(gdjax.momo(**MOMO[name]), functools.partial(momo, **MOMO[name]), dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("name", ADAM)
+def test_momo_adam(name: str, dtype: str):
+    vectors.assert_follows(gdjax.momo_adam(**ADAM[name]), functools.partial(momo_adam, **ADAM[name]), dtype)
+
+
+FACTORIES = pytest.mark.parametrize("factory", [gdjax.momo, gdjax.momo_adam])
+X, G = jnp.array([1.0, -2.0]), jnp.array([3.0, 4.0])
+
+
+def update(tx: Any, g: Any = G, x: Any = X, **extra: Any) -> Any:
+    return tx.update(g, tx.init(x), x, **extra)[0]
+
+
+@FACTORIES
+@pytest.mark.parametrize("value", [0.5, np.float64(0.5), np.float32(0.5), jnp.bfloat16(0.5), jnp.array(0.5)])
+def test_a_value_of_any_type(factory: Any, value: Any):
+    tx = factory(1.0)
+    np.testing.assert_array_equal(update(tx, value=value), update(tx, value=jnp.float32(0.5)))
+    assert (update(tx, value=value) < 0).all()
+
+
+@FACTORIES
+@pytest.mark.parametrize("adapt", [False, True])
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_zero_gradients_do_not_move(factory: Any, adapt: bool, value: float, dtype: str):
+    tx, x, zero = factory(1.0, adapt_lower_bound=adapt), X.astype(dtype), jnp.zeros(2, dtype)
+    state = tx.init(x)
+    for _ in range(2):
+        u, state = tx.update(zero, state, x, value=value)
+        assert u.tolist() == [0, 0] and finite(state)
+
+
+@FACTORIES
+def test_derivatives_at_zero_gradients(factory: Any):
+    tx = factory(1.0, eps=0.0) if factory is gdjax.momo_adam else factory(1.0)
+    assert np.isfinite(jax.grad(lambda g: jnp.sum(update(tx, g, value=1.0)))(jnp.zeros(2))).all()
+
+
+def test_the_lower_bound_ends_the_descent():
+    assert update(gdjax.momo(lower_bound=2.0), value=2.0).tolist() == [0, 0]
+    assert update(gdjax.momo(lower_bound=2.0), value=1.0).tolist() == [0, 0]
+    np.testing.assert_allclose(update(gdjax.momo(lower_bound=2.0), value=2.5), -0.5 / 25 * G, rtol=1e-6)
+    # An adapted bound does not fall below the given one.
+    tx = gdjax.momo(lower_bound=-1.0, adapt_lower_bound=True)
+    assert tx.update(G, tx.init(X), X, value=-50.0)[1].lb == -1.0
+
+
+def test_a_small_gradient_still_moves():
+    # |d|^2 = 2.5e-19 is below the bound under which Optax takes no step.
+    np.testing.assert_allclose(update(gdjax.momo(), 1e-10 * G, 0 * X, value=2.5e-19), -1e-10 * G, rtol=1e-5)
+
+
+@FACTORIES
+def test_the_decay_shrinks_the_step_too(factory: Any):
+    # Where the step is lr: (x - lr d) / (1 + lr decay).
+    plain, decayed = (update(factory(0.5, weight_decay=w), value=1e3) for w in (0.0, 0.5))
+    np.testing.assert_allclose(X + decayed, (X + plain) / 1.25, rtol=1e-6)
+
+
+@FACTORIES
+def test_errors(factory: Any):
+    tx, name = factory(), factory.__name__
+    with pytest.raises(ValueError, match=rf"gdjax.{name}: this transform needs value=...: call update\(updates"):
+        update(tx)
+    with pytest.raises(ValueError, match=rf"gdjax.{name}: value must be a scalar, got None"):
+        update(tx, value=None)
+    with pytest.raises(ValueError, match=rf"gdjax.{name}: value must be a scalar, got shape \(1,\)"):
+        update(tx, value=jnp.ones(1))
+    with pytest.raises(ValueError, match=rf"gdjax.{name}: lower_bound must be finite, got nan"):
+        factory(lower_bound=float("nan"))
+    with pytest.raises(ValueError, match=rf"gdjax.{name}: (beta|b1) must be in \[0, 1\).* got 1.0"):
+        factory(1.0, 1.0)

@@ -1,0 +1,77 @@
+"""Rprop."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from tests import oracles
+
+
+def rprop(
+    x: Any, gradient: Any, learning_rate: float, eta_minus: float = 0.5, eta_plus: float = 1.2,
+    min_step_size: float = 1e-6, max_step_size: float = 50.0,
+) -> Iterator[Any]:  # fmt: skip
+    """iRprop-, element by element."""
+    delta, before, step = np.full(np.shape(x), learning_rate), np.zeros(np.shape(x)), np.zeros(np.shape(x))
+    for t in range(1, oracles.STEPS + 1):
+        g = np.array(gradient(t, x))
+        for i in np.ndindex(np.shape(x)):
+            if g[i] * before[i] > 0:
+                delta[i] = min(delta[i] * eta_plus, max_step_size)
+            elif g[i] * before[i] < 0:
+                delta[i] = max(delta[i] * eta_minus, min_step_size)
+                g[i] = 0
+            step[i] = delta[i] * np.sign(g[i])
+        x, before = x - step, g
+        yield x, {"step_sizes": delta.copy(), "prev_updates": step.copy()}
+
+
+CASES = {
+    "default": {},
+    "options": {"eta_minus": 0.75, "eta_plus": 1.5, "min_step_size": 0.01, "max_step_size": 0.25},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", CASES)
+def test_oracle(name, dtype):
+    kwargs = {"learning_rate": 0.0625, **CASES[name]}
+    oracles.assert_follows(gdjax.rprop(**kwargs), functools.partial(rprop, **kwargs), dtype)
+
+
+def test_delayed_is_one_step_behind():
+    now, later = gdjax.scale_by_rprop(0.1), gdjax.scale_by_rprop(0.1, delayed=True)
+    a, b = now.init(jnp.zeros(2)), later.init(jnp.zeros(2))
+    before = jnp.zeros(2)
+    for g in (jnp.array([1.0, -2.0]), jnp.array([3.0, -1.0]), jnp.array([2.0, 1.0]), jnp.array([2.0, 1.0])):
+        u, a = now.update(g, a)
+        v, b = later.update(g, b)
+        np.testing.assert_array_equal(v, jnp.where(g * before < 0, 0, before))
+        before = u
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 1e-34), ("float16", 1e-7), ("bfloat16", 1e-34)])
+def test_tiny_gradients_keep_their_signs(dtype, size):
+    # The product of the gradient and the step before is 0 in float32.
+    tx, g = gdjax.scale_by_rprop(1e-5), jnp.array([size, -size], dtype)
+    _, state = tx.update(g, tx.init(g))
+    _, state = tx.update(g, state)
+    np.testing.assert_allclose(state.step_sizes, [1.2e-5, 1.2e-5], rtol=1e-6)
+    assert state.step_sizes.dtype == jnp.float32
+
+
+def test_complex_parameters_are_an_error():
+    tx, z = gdjax.rprop(0.1), jnp.ones(2, "complex64")
+    with pytest.raises(TypeError, match=r"^gdjax.rprop: complex parameters"):
+        tx.update(z, tx.init(z))
+
+
+@pytest.mark.parametrize("wrong", [{"eta_minus": 1.5}, {"eta_plus": 0.9}, {"min_step_size": -1.0}])
+def test_domains(wrong):
+    with pytest.raises(ValueError, match=rf"^gdjax.rprop: {next(iter(wrong))} must be"):
+        gdjax.rprop(0.1, **wrong)

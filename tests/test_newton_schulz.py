@@ -1,0 +1,96 @@
+"""Newton-Schulz: against singular values in NumPy, at extreme sizes, and grouped as one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gdjax import matrices, newton_schulz
+from tests import oracles
+
+RNG = np.random.default_rng(0)
+SHAPES = [(3, 3), (2, 5), (1, 4)]
+NORMS = pytest.mark.parametrize("norm", newton_schulz.NORMS)
+
+
+def expected(x, coeffs, steps, norm, eps):
+    """The same by singular values: U p(p(... S / norm)) V^H. For "aol", a norm for each row, X is scaled first."""
+    if norm == "aol":
+        rows = np.sqrt(np.abs(x @ x.conj().T).sum(1, keepdims=True))
+        x = x / np.maximum(rows, eps)
+    u, s, vh = np.linalg.svd(x, full_matrices=False)
+    if norm == "frobenius":
+        s = s / (np.sqrt(np.sum(s**2)) + eps)
+    elif norm == "spectral":
+        s = s / (s[0] + eps)
+    elif norm == "schatten":
+        s = s / max(np.sum(s**4) ** 0.25, eps)
+    for a, b, c in [coeffs] * steps if np.ndim(coeffs) == 1 else coeffs:
+        s = a * s + b * s**3 + c * s**5
+    return (u * s) @ vh
+
+
+def run(x, coeffs=newton_schulz.PRESETS["standard"], steps=5, norm="frobenius", eps=1e-8):
+    return newton_schulz.orthogonalize(jnp.asarray(x), jnp.asarray(coeffs), steps, norm, eps)
+
+
+@NORMS
+@pytest.mark.parametrize("preset", ["standard", "dion"])
+@pytest.mark.parametrize("dtype, rtol", [("float64", 1e-12), ("complex128", 1e-12), ("float32", 1e-4)])
+def test_singular_values(norm, preset, dtype, rtol):
+    with oracles.precision("float64"):
+        for shape in SHAPES:
+            x = RNG.normal(size=(2, *shape)) + (1j * RNG.normal(size=(2, *shape)) if "complex" in dtype else 0)
+            coeffs = newton_schulz.PRESETS[preset]
+            got = run(x.astype(dtype), coeffs, 4, norm, 0.01)
+            assert got.dtype == dtype
+            np.testing.assert_allclose(got, [expected(m, coeffs, 4, norm, 0.01) for m in x], rtol=rtol, atol=rtol)
+
+
+def test_close_to_the_polar_factor():
+    u, _, vh = np.linalg.svd(RNG.normal(size=(4, 3, 8)), full_matrices=False)
+    x = (u * np.array([3.0, 2.0, 0.5])) @ vh
+    for preset, most in (("standard", 0.35), ("dion", 0.05)):
+        s = np.linalg.svd(run(x.astype("float32"), newton_schulz.PRESETS[preset]), compute_uv=False)
+        assert np.abs(s - 1).max() < most
+
+
+@NORMS
+@pytest.mark.parametrize("size", [1e-36, 1e-12, 1e20, 3e38])
+def test_the_size_of_the_matrix_does_not_matter(norm, size):
+    x = RNG.uniform(-1, 1, size=(1, 3, 5)).astype("float32")
+    np.testing.assert_allclose(run(x * np.float32(size), norm=norm, eps=0.0), run(x, norm=norm), rtol=2e-4, atol=2e-5)
+
+
+@NORMS
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+def test_zero_and_its_derivative(norm, eps):
+    zero = jnp.zeros((2, 3, 5))
+    np.testing.assert_array_equal(run(zero, norm=norm, eps=eps), zero)
+    slope = jax.grad(lambda x: jnp.sum(run(x, norm=norm, eps=eps)))(zero.at[1, 0, 0].set(1.0))
+    assert np.isfinite(slope).all()
+
+
+def test_groups():
+    shapes = [(1, 2, 3), (1, 3, 2), (2, 3, 2), (1, 2, 2), (1, 0, 3)]
+    xs = [jnp.asarray(RNG.normal(size=n), "float32") for n in shapes]
+    seen = []
+
+    def f(x):
+        seen.append(x.shape)
+        return x @ x.mT @ x
+
+    got = matrices.in_groups(f, xs)
+    assert seen == [(4, 2, 3), (1, 2, 2), (1, 0, 3)]
+    for x, y in zip(xs, got, strict=True):
+        np.testing.assert_allclose(y, x @ x.mT @ x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("coeffs, message", [
+    ("quintic", "ns_coeffs must be numbers or one of standard, dion, muon, got 'quintic'"),
+    ((1.0, 2.0), r"ns_coeffs must have shape \(3,\) or \(steps, 3\), got \(2,\)"),
+    ("dion", "ns_coeffs has 5 triples, one for each step, and ns_steps is 4"),
+])  # fmt: skip
+def test_errors(coeffs, message):
+    with pytest.raises(ValueError, match=f"^tx: {message}$"):
+        newton_schulz.coefficients("tx", coeffs, 4)
