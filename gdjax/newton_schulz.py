@@ -59,7 +59,7 @@ def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps
     """
     if x.size == 0:
         return x
-    # X over its largest number first, so that squares neither over- nor underflow; what follows cancels it, but for eps.
+    # X over its largest number first: squares neither over- nor underflow. What follows cancels it, but for eps.
     # The bounds keep its reciprocal, by which XLA multiplies, a normal number.
     limits = jnp.finfo(x.dtype)
     top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), (-2, -1), keepdims=True))

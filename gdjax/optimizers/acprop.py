@@ -25,7 +25,7 @@ def scale_by_acprop(
       b1, b2, eps, eps_root, new_mean: see `acprop`. Where the denominator is 0 the direction is g_t.
 
     Reference:
-      Zhuang et al. 2021, Algorithm 2, https://arxiv.org/abs/2110.05454
+      Zhuang et al. 2021, https://arxiv.org/abs/2110.05454
     """
     mu = b1 * s.mu + (1 - b1) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g - (mu if new_mean else s.mu)) + eps_root
@@ -65,7 +65,7 @@ def acprop(
         It is b1 times as large, and the steps then 1 / b1 times as long.
 
     Reference:
-      Zhuang et al. 2021, Momentum centering and asynchronous update for adaptive gradient methods, Algorithm 2,
+      Zhuang et al. 2021, Momentum centering and asynchronous update for adaptive gradient methods, section 2 (ACProp),
       https://arxiv.org/abs/2110.05454
     """
     return chain(

@@ -29,7 +29,7 @@ def scale_by_adopt(
       b1, b2, eps, mu_dtype, nesterov, use_clipping, clip_value_fn: see `adopt`.
 
     Reference:
-      Taniguchi et al. 2024, Algorithm 2, https://arxiv.org/abs/2411.02853
+      Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853
     """
     started = t > 1  # the first gradient only starts nu
     n = divide(g, jnp.maximum(sqrt(s.nu), eps))
@@ -77,11 +77,11 @@ def adopt(
       eps: the least denominator, at least 0. Where it is 0 and so is nu, the gradient is not divided.
       mu_dtype: the dtype of mu, the parameter's by default.
       nesterov: the direction is b1 mu_t + (1 - b1) n_t.
-      use_clipping: False leaves out the clipping: the reference's Algorithm 1.
+      use_clipping: False leaves out the clipping, as the reference does at first.
       clip_value_fn: from t (int32, 0 at the first update) to c_t.
 
     Reference:
-      Taniguchi et al. 2024, ADOPT: modified Adam can converge with any beta2 with the optimal rate, Algorithms 1 and 2,
+      Taniguchi et al. 2024, ADOPT: modified Adam can converge with any beta2 with the optimal rate (ADOPT, clipped),
       https://arxiv.org/abs/2411.02853
     """
     return chain(

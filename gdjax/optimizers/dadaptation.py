@@ -141,14 +141,15 @@ def prodigy(
       safeguard_warmup: s adds up d_t in the place of w_t: for long warm-ups, in which lr is small.
       bias_correction: False for c_t = 1, as in the reference; Optax has no such switch.
 
-    Departures: the eps is times d_t in the reference and times d_{t+1} in its code. While all gradients have been zero
-    the estimate stays as it is (NaN for ever in Optax). `init` needs the parameters themselves, since x_0 is kept.
+    Departures: the eps is times d_t in the reference and times d_{t+1} in its code. While all gradients, or all rates,
+    have been zero the estimate stays as it is (NaN for ever in Optax, also in a warm-up from 0). `init` needs the
+    parameters themselves, since x_0 is kept.
 
     Raises:
       ValueError: betas is not a pair.
 
     Reference:
-      Mishchenko & Defazio 2023, Prodigy: an expeditiously adaptive parameter-free learner, Algorithm 4,
+      Mishchenko & Defazio 2023, Prodigy: an expeditiously adaptive parameter-free learner (Adam version),
       https://arxiv.org/abs/2306.06101
     """
     beta1, beta2 = _pair("gdjax.prodigy", betas)
@@ -223,14 +224,15 @@ def dadapt_adamw(
       weight_decay: decoupled, times w_t.
       bias_correction: False for c_t = 1, as in the reference; Optax has no such switch.
 
-    While all gradients have been zero the estimate stays as it is (NaN for ever in Optax).
+    While all gradients, or all rates, have been zero the estimate stays as it is (NaN for ever in Optax, also in a
+    warm-up from 0).
 
     Raises:
       ValueError: betas is not a pair.
 
     Reference:
-      Defazio & Mishchenko 2023, Learning-rate-free learning by D-Adaptation, Algorithm 5 (Adam), in the form of the
-      authors' code, https://arxiv.org/abs/2301.07733
+      Defazio & Mishchenko 2023, Learning-rate-free learning by D-Adaptation (Adam version), in the form of the authors'
+      code, https://arxiv.org/abs/2301.07733
     """
     beta1, beta2 = _pair("gdjax.dadapt_adamw", betas)
     return _dadapt_adamw(learning_rate, beta1, beta2, eps, estim_lr0, weight_decay, bias_correction)

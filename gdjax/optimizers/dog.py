@@ -129,7 +129,7 @@ def dog(
     other than zero: in Optax the first of all, so that after a gradient of zero the distance stays 0 for ever.
 
     Reference:
-      Ivgi, Hinder & Carmon 2023, DoG is SGD's best friend: a parameter-free dynamic step size schedule, Algorithm 1,
+      Ivgi, Hinder & Carmon 2023, DoG is SGD's best friend: a parameter-free dynamic step size schedule,
       https://arxiv.org/abs/2302.12022
     """
     decay = identity() if weight_decay is None else add_decayed_weights(weight_decay, mask)

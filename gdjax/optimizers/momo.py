@@ -106,8 +106,7 @@ def momo(
       beta: decay of the averages, in [0, 1).
       lower_bound: of the function; 0 suits most losses.
       weight_decay: at least 0; the proximal step of an L2 penalty.
-      adapt_lower_bound: estimate the bound as the reference's section 4 does; `lower_bound` is then one below which the
-        estimate does not fall.
+      adapt_lower_bound: estimate the bound from step to step; the estimate does not fall below `lower_bound`.
 
     Raises:
       ValueError: (in update) `value` is missing or not a scalar.

@@ -85,7 +85,7 @@ def polyak_sgd(
     step where |g|^2 < 2.2e-16.
 
     Reference:
-      Loizou, Vaswani, Laradji & Lacoste-Julien 2021, Stochastic Polyak step-size for SGD, equation 4,
+      Loizou, Vaswani, Laradji & Lacoste-Julien 2021, Stochastic Polyak step-size for SGD (SPS_max),
       https://arxiv.org/abs/2002.10542; "sps+": Garrigos, Gower & Schaipp 2023, https://arxiv.org/abs/2307.14528
     """
     # The states stand in the order that Optax's checkpoints have.

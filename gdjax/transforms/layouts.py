@@ -46,16 +46,18 @@ def flatten(inner: Any) -> GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         paths, structure = jax.tree_util.tree_flatten_with_path(updates)
         leaves = [g if hasattr(g, "dtype") else jnp.asarray(g) for _, g in paths]
+        for (path, _), g in zip(paths, leaves, strict=True):
+            if not base.is_float0(g):
+                checks.gradient(label, lambda path=path: f"params{jax.tree_util.keystr(path)}", g, None)
         if params is not None:
             ps = checks.flatten_like(label, ("updates", "params"), structure, updates, params)
             params = _joined([p for p, g in zip(ps, leaves, strict=True) if not base.is_float0(g)])
         vector, state = base.call_update(inner, _joined(leaves), state, params, extra_args)
         start, new = 0, []
-        for (path, _), g in zip(paths, leaves, strict=True):
+        for g in leaves:
             if base.is_float0(g):
                 new.append(g)
                 continue
-            checks.gradient(label, lambda path=path: f"params{jax.tree_util.keystr(path)}", g, None)
             piece = vector[start : start + g.size].reshape(g.shape)
             new.append((piece if jnp.iscomplexobj(g) else jnp.real(piece)).astype(g.dtype))
             start += g.size

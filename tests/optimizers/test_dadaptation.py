@@ -111,6 +111,14 @@ def test_zero_gradients_at_first(tx: Any, dtype: str):
     assert finite(u) and finite(state)
 
 
+@pytest.mark.parametrize("factory", [gdjax.prodigy, gdjax.dadapt_adamw])
+def test_a_warm_up_from_zero(factory: Any):
+    # At a rate of 0 the sums of the estimate are 0 too.
+    x = jnp.array([1.0, -2.0])
+    moved, state = steps(factory(gdjax.linear_schedule(0.0, 1.0, 2), estim_lr0=0.01), x, [x] * 3)
+    assert finite((moved, state)) and (jnp.abs(moved) < jnp.abs(x)).all()
+
+
 @EVERY
 def test_what_float16_could_not_hold(tx: Any):
     # d g is 1e-9 at first, and its square 1e-18.

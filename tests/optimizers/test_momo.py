@@ -133,6 +133,17 @@ def test_the_lower_bound_ends_the_descent():
     assert tx.update(G, tx.init(X), X, value=-50.0)[1].lb == -1.0
 
 
+@FACTORIES
+def test_a_lower_bound_above_the_model_is_reset(factory: Any):
+    # At x = 0 the model is f + <d, x> = f = 4 there: the bound 10 becomes 4 / 2, the step aims at 2, and the estimate
+    # becomes f less half of what the step promises.
+    tx, x = factory(1.0, adapt_lower_bound=True), jnp.zeros(2)
+    state = tx.init(x)
+    u, new = tx.update(G, state._replace(lb=jnp.float32(10.0)), x, value=4.0)
+    np.testing.assert_allclose(-u @ G, 2.0, rtol=1e-5)
+    np.testing.assert_allclose(new.lb, 3.0, rtol=1e-5)
+
+
 def test_a_small_gradient_still_moves():
     # |d|^2 = 2.5e-19 is below the bound under which Optax takes no step.
     np.testing.assert_allclose(update(gdjax.momo(), 1e-10 * G, 0 * X, value=2.5e-19), -1e-10 * G, rtol=1e-5)

@@ -78,7 +78,7 @@ def test_lookahead_follows_the_paper(reset: bool):
 
 
 def test_the_pair_does_not_share_memory():
-    params = gdjax.LookaheadParams.init_synced(PARAMS)
+    params = gdjax.LookaheadParams.init_synced(random_tree(0))
     assert_equal(params.fast, params.slow)
     fast, slow = ({x.unsafe_buffer_pointer() for x in jax.tree.leaves(t)} for t in params)
     assert not fast & slow

@@ -139,7 +139,51 @@ def test_clip_complex_keeps_the_argument():
     np.testing.assert_allclose(got, [0.6 + 0.8j, 0.3 - 0.4j, 0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("factory, name", [(gdjax.clip, "max_delta"), (gdjax.clip_by_global_norm, "max_norm")])
+@pytest.mark.parametrize("dtype, rtol", [("float32", 1e-6), ("float64", 1e-14)])
+@pytest.mark.parametrize("threshold", [0.25, 1.0])
+def test_block_rms_oracle(threshold, dtype, rtol):
+    want = {}
+    for k, x in oracles.NOISE.items():
+        rms = np.sqrt(np.mean(np.float64(x) ** 2, axis=tuple(range(1, x.ndim)), keepdims=True))
+        want[k] = np.float64(x) * np.minimum(1, threshold / rms)
+    assert_close(over_steps(gdjax.clip_by_block_rms(threshold), dtype), want, rtol)
+
+
+@pytest.mark.parametrize("factory", [gdjax.clip_by_block_rms, lambda bound: gdjax.normalize()])
+@pytest.mark.parametrize("size, dtype", [(1e20, "float32"), (1e-30, "float32"), (3e4, "float16"), (1.0, "bfloat16")])
+def test_block_rms_and_normalize_of_extremes(factory, size, dtype):
+    got = apply(factory(size / 8), jnp.full(4, size, dtype))
+    want = size / 8 if factory is gdjax.clip_by_block_rms else 0.5
+    assert got.dtype == dtype
+    np.testing.assert_allclose(np.float64(got), want, rtol=1e-6 if dtype == "float32" else 2**-8)
+
+
+@pytest.mark.parametrize("tx", [gdjax.clip_by_block_rms(0.0), gdjax.clip_by_block_rms(1.0), gdjax.normalize()])
+def test_zeros_stay_zeros_with_finite_derivatives(tx):
+    zeros = {"a": jnp.zeros(3), "b": jnp.zeros(()), "c": jnp.zeros((0, 2))}
+    jax.tree.map(lambda u: np.testing.assert_array_equal(u, 0), apply(tx, zeros))
+    slope = jax.grad(lambda g: sum(jnp.sum(u) for u in jax.tree.leaves(apply(tx, g))))(zeros)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(slope))
+
+
+def test_block_rms_is_of_each_array_and_keeps_what_is_inside():
+    grads = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([0.5, -0.5]), "c": jnp.array([np.nan, 1.0])}
+    got = apply(gdjax.clip_by_block_rms(0.5), grads)
+    np.testing.assert_allclose(got["a"], np.array([3, 4]) / 25**0.5 / 2**0.5, rtol=1e-6)
+    np.testing.assert_array_equal(got["b"], grads["b"])
+    assert np.isnan(got["c"]).all()
+
+
+@pytest.mark.parametrize("dtype, rtol", [("float32", 1e-6), ("float64", 1e-14)])
+def test_normalize_oracle(dtype, rtol):
+    squares = sum(np.sum(np.float64(x).reshape(oracles.STEPS, -1) ** 2, 1) for x in oracles.NOISE.values())
+    want = {k: np.float64(x) / np.sqrt(squares).reshape(-1, *[1] * (x.ndim - 1)) for k, x in oracles.NOISE.items()}
+    assert_close(over_steps(gdjax.normalize(), dtype), want, rtol)
+
+
+@pytest.mark.parametrize("factory, name", [
+    (gdjax.clip, "max_delta"), (gdjax.clip_by_global_norm, "max_norm"), (gdjax.clip_by_block_rms, "threshold"),
+])  # fmt: skip
 def test_negative_bound(factory, name):
     with pytest.raises(ValueError, match=f"gdjax.{factory.__name__}: {name} must be at least 0, got -1"):
         factory(-1.0)
