@@ -76,7 +76,9 @@ def get_per_element_mean_and_sum_sq_diff_grads(
         n = n.astype(squares.dtype)
         new_mean, new_squares = of_batch(g)
         d = new_mean - mean.astype(new_mean.dtype)
-        return mean.astype(d.dtype) + d / (n + 1), squares + new_squares + abs_sq(d) * (m * n / (n + 1))
+        return mean.astype(d.dtype) + d * (1 / (n + 1)).astype(d.dtype), squares + new_squares + abs_sq(d) * (
+            m * n / (n + 1)
+        )
 
     def init(params: Any) -> Any:
         if steps == 1:

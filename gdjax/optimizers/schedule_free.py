@@ -34,10 +34,11 @@ class _Point(NamedTuple):
     z: Any  # like params
 
 
-@leafwise(_Point, needs_params=True, reads_old=True)
+@leafwise(_Point, needs_params=True)
 def _averaged(u: Array, s: Any, y: Array, t: Any, c: Any, b1: Any) -> Any:
-    # y_{t+1} - y_t with x_t eliminated: (1 - b1) z_{t+1} + b1 x_{t+1}, for x_{t+1} = (1 - c) x_t + c z_{t+1}.
-    return c * (s.z - y) + (1 - b1 * (1 - c)) * u, _Point(s.z + u)
+    z = s.z + u
+    # y_{t+1} - y_t with x_t and z_t eliminated: no division by b1, and no old z to keep while the new one is written.
+    return c * (z - y) + (1 - b1) * (1 - c) * u, _Point(z)
 
 
 @transform

@@ -3,7 +3,7 @@
 from gdjax.base import MaskedNode, NonNegativeParamsState
 from gdjax.combine import chain, named_chain
 from gdjax.masking import MaskedState, PartitionState, freeze, masked, partition, selective_transform
-from gdjax.transforms.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
+from gdjax.transforms.accumulation import MultiSteps, MultiStepsState
 from gdjax.transforms.averaging import EmaState, ema
 from gdjax.transforms.clipping import clip, clip_by_block_rms, clip_by_global_norm
 from gdjax.transforms.constraints import ZeroNansState, keep_params_nonnegative, zero_nans
@@ -17,7 +17,7 @@ from gdjax.transforms.guards import (
     conditionally_mask,
     conditionally_transform,
 )
-from gdjax.transforms.layouts import flatten, with_extra_args_support
+from gdjax.transforms.layouts import flatten
 from gdjax.transforms.momentum import TraceState, trace
 from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from gdjax.transforms.noise import AddNoiseState, add_noise
@@ -27,7 +27,6 @@ from gdjax.transforms.unitwise import adaptive_grad_clip, unitwise_clip, unitwis
 
 __all__ = [
     "AddNoiseState",
-    "ApplyEvery",
     "ApplyIfFiniteState",
     "ConditionFn",
     "ConditionallyMaskState",
@@ -47,7 +46,6 @@ __all__ = [
     "adaptive_grad_clip",
     "add_decayed_weights",
     "add_noise",
-    "apply_every",
     "apply_if_finite",
     "chain",
     "clip",
@@ -73,6 +71,5 @@ __all__ = [
     "trace",
     "unitwise_clip",
     "unitwise_norm",
-    "with_extra_args_support",
     "zero_nans",
 ]

@@ -51,8 +51,8 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
       inner: the transform.
       max_consecutive_errors: how many calls in a row to skip at most, at least 0.
       check_outputs: besides the gradients also look at what `inner` makes of them: a finite gradient of 1e20 has an
-        infinite square, and would leave a second moment that stays infinite for ever. The updates and the elements of
-        the new state that were finite before must be finite. They are computed once to be looked at and once to be
+        infinite square, and would leave a second moment that stays infinite for ever. The updates and the elements
+        of the new state that were finite before must be finite. They are computed once to be looked at and once to be
         used, which costs a pass of reading; with matrix methods or line searches False is cheaper.
     """
     label = "gdjax.apply_if_finite"
@@ -73,7 +73,7 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
         finite = all_finite(updates)
         if check_outputs:
             new, inner_state = apply(state.inner_state)
-            finite &= all_finite(new) & _stays_finite(inner_state, state.inner_state)
+            finite &= _stays_finite((new, inner_state), (updates, state.inner_state))
         count = jnp.where(finite, 0, numerics.safe_increment(state.notfinite_count)).astype(jnp.int32)
         total = jnp.where(finite, state.total_notfinite, numerics.safe_increment(state.total_notfinite))
         new, inner_state = apply_or(
@@ -85,11 +85,12 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
 
 
 def _stays_finite(new: Any, old: Any) -> Array:
-    """Whether every number of a state is finite that was so before."""
+    """Whether every number of a tree is finite that was so before."""
+    # Unlike `all_finite`, for numbers that are computed here and are to be looked at without being written to memory.
     flags = [
         jnp.all(jnp.isfinite(x) | ~jnp.isfinite(y))
         for x, y in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
-        if jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+        if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact)
     ]
     return jnp.all(jnp.asarray(flags, bool))
 

@@ -1,5 +1,6 @@
 """Gradients of single examples: clipped each, summed, and with noise for differential privacy."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -90,6 +91,7 @@ def _batch_size(label: str, grads: Any) -> int:
     return size or 0
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _clipped_sum(label: str, grads: Any, bound: Any) -> tuple[Any, Array]:
     """The sums in float32 or wider, and how many examples were clipped."""
     _batch_size(label, grads)

@@ -142,14 +142,13 @@ def test_bfloat16_is_computed_in_float32():
 
 
 def test_huge_and_zero_gradients():
-    params = jnp.ones((3, 4))
-    for name in ("frobenius", "spectral", "schatten", "aol"):
-        tx = gdjax.muon(0.1, preconditioning=name)
-        for g in (jnp.full((3, 4), 1e20), jnp.zeros((3, 4))):
-            u, state = tx.update(g, tx.init(params), params)
-            assert np.isfinite(u).all() and (np.abs(u).max() > 0.01) == bool(g[0, 0])
-        slope = jax.grad(lambda g, tx=tx: jnp.sum(tx.update(g, tx.init(params), params)[0]))(jnp.zeros((3, 4)))
-        assert np.isfinite(slope).all()
+    params, zero = jnp.ones((3, 4)), jnp.zeros((3, 4))
+    tx = gdjax.muon(0.1)
+    step = jax.jit(lambda g: tx.update(g, tx.init(params), params)[0])
+    u = step(zero + 1e20)
+    assert np.isfinite(u).all() and np.abs(u).max() > 0.01
+    np.testing.assert_array_equal(step(zero), 0)
+    assert np.isfinite(jax.grad(lambda g: jnp.sum(step(g)))(zero)).all()
 
 
 def test_the_coefficients_of_the_state_are_used():

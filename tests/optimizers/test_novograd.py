@@ -17,11 +17,12 @@ def novograd(
     eps_root: float = 0.0, weight_decay: Any = 0.0,
 ) -> Iterator[Any]:  # fmt: skip
     """One layer; after the reference's loop, whose first step stands before it."""
+    v, m = 0.0, 0.0
     for t in range(1, oracles.STEPS + 1):
         g = gradient(t, x)
-        v = np.sum(g**2) if t == 1 else b2 * v + (1 - b2) * np.sum(g**2)  # noqa: F821
+        v = np.sum(g**2) if t == 1 else b2 * v + (1 - b2) * np.sum(g**2)
         term = g / (np.sqrt(v + eps_root) + eps) + oracles.at(weight_decay, t) * x
-        m = term if t == 1 else b1 * m + term  # noqa: F821
+        m = term if t == 1 else b1 * m + term
         x = x - oracles.at(learning_rate, t) * m
         yield x, {"mu": m, "nu": v}
 
@@ -60,6 +61,7 @@ def test_nu_recovers_from_a_huge_gradient():
     tx, one = gdjax.novograd(0.1), jnp.ones(2)
     _, state = tx.update(1e20 * one, tx.init(one), one)
     assert np.isfinite(state[0].nu)
+    u = one
     for _ in range(150):
         u, state = tx.update(one, state, one)
     np.testing.assert_allclose(u, -0.1 * 10 / np.sqrt(2) * one, rtol=1e-3)  # momentum adds ten of them up

@@ -17,9 +17,10 @@ def descent(
     x: Any, gradient: Any, learning_rate: Any, alpha: Any = 1.0, beta: Any = 1.0, direction: Any = lambda t, g, s: g
 ) -> Iterator[Any]:
     memory: dict[str, Any] = {}
+    before = 0.0
     for t in range(1, oracles.STEPS + 1):
         g = direction(t, gradient(t, x), memory)
-        before = g if t == 1 else before  # noqa: F821
+        before = g if t == 1 else before
         step = oracles.at(alpha, t) * g + oracles.at(beta, t) * (g - before)
         x, before = x - oracles.at(learning_rate, t) * step, g
         yield x, {"previous_gradient": g}

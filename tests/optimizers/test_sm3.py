@@ -19,9 +19,10 @@ def sm3(
     """SM3-II element by element, the cover of an element being the slices of the array that it lies in."""
     shape, nu = np.shape(x), np.zeros(np.shape(x))
     slices = [(axis, i) for axis in range(len(shape)) for i in range(shape[axis])] or [()]
-    mu = dict.fromkeys(slices, 0.0)
+    mu: dict[Any, Any] = dict.fromkeys(slices, 0.0)
     for t in range(1, oracles.STEPS + 1):
-        g, new, u = np.array(gradient(t, x)), dict.fromkeys(slices, 0.0), np.zeros(shape)
+        g, u = np.array(gradient(t, x)), np.zeros(shape)
+        new: dict[Any, Any] = dict.fromkeys(slices, 0.0)
         for i in np.ndindex(shape):
             cover = list(enumerate(i)) or [()]
             v = b2 * min(mu[r] for r in cover) + (1 if b2 == 1 else 1 - b2) * g[i] ** 2

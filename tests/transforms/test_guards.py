@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -80,6 +81,18 @@ def test_a_state_may_begin_infinite():
     updates, states = run(tx, GRADIENTS[:2])
     assert_equal(updates[1], GRADIENTS[1])
     assert int(states[1].inner_state["n"]) == 2 and int(states[1].total_notfinite) == 0
+
+
+def test_keys_and_integers_take_no_part():
+    params = {"w": jnp.ones(2), "n": jnp.arange(2)}
+    tx = gdjax.apply_if_finite(gdjax.masked(gdjax.noisy_sgd(0.1, key=0), {"w": True, "n": False}), 2)
+    state = tx.init(params)
+    for value, moved in ((1.0, True), (jnp.nan, False)):
+        g = {"w": jnp.full(2, value), "n": np.zeros(2, jax.dtypes.float0)}
+        updates, new = tx.update(g, state, params)
+        assert updates["n"].dtype == jax.dtypes.float0
+        assert bool(jnp.all(updates["w"] != 0)) == moved == bool(new.last_finite)
+        state = new
 
 
 def test_counters_stay_at_the_largest_integer():
