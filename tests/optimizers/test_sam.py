@@ -85,6 +85,16 @@ def test_a_period_of_one_is_the_optimizer():
     assert_close(params, expected)
 
 
+def test_the_optimizer_sees_the_parameters_it_starts_from():
+    tx = gdjax.sam(gdjax.chain(gdjax.add_decayed_weights(0.5), gdjax.sgd(RATE)), gdjax.sgd(1.0), 2)
+    state, params = tx.init(PARAMS), PARAMS
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    for g in (slope(PARAMS), zero):
+        updates, state = tx.update(g, state, params)
+        params = gdjax.apply_updates(params, updates)
+    assert_close(params, jax.tree.map(lambda p: p - RATE * 0.5 * p, PARAMS), 2e-6, 2e-6)
+
+
 def test_the_state_of_the_adversary():
     for reset in (True, False):
         tx = gdjax.sam(gdjax.sgd(RATE), gdjax.sgd(RHO, 0.9), 2, reset_state=reset)
