@@ -45,7 +45,11 @@ def fused(
         if active and not base.is_float0(g):
             _check(rules, path, g, p, mine)
             apply = kernel_of(tuple(rules[k].kernel for k in active), last)
-            g, new = apply(g, p, *([xs[k] for k in active] for xs in (mine, counts, shared, scalars)))
+            try:
+                g, new = apply(g, p, *([xs[k] for k in active] for xs in (mine, counts, shared, scalars)))
+            except (ValueError, TypeError) as e:
+                e.add_note(f"{rules[0].label}: in the rule for {_where(path)}")
+                raise
             for k, leaf in zip(active, new, strict=True):
                 mine[k] = leaf
         directions.append(g)
@@ -98,18 +102,19 @@ def _opened(rule: Any, state: Any, structure: Any, updates: Any) -> tuple[Any, l
 
 
 def _check(rules: Sequence[Any], path: Any, g: Any, p: Any, slots: Sequence[Any]) -> None:
-    def where() -> str:
-        return f"params{jax.tree_util.keystr(path)}"
-
-    checks.gradient(rules[0].label, where, g, p)
+    checks.gradient(rules[0].label, lambda: _where(path), g, p)
     for rule, leaves in zip(rules, slots, strict=True):
         for field, x in zip(rule.slots, leaves, strict=True):
             if field in rule.moments and getattr(x, "shape", None) != g.shape:
                 got = getattr(x, "shape", x)
                 raise ValueError(
-                    f"{rule.label}: {where()}: state.{field} has shape {got}, the gradient {g.shape}; "
+                    f"{rule.label}: {_where(path)}: state.{field} has shape {got}, the gradient {g.shape}; "
                     "init(params) anew after changing the parameters"
                 )
+
+
+def _where(path: Any) -> str:
+    return f"params{jax.tree_util.keystr(path)}"
 
 
 def _array(label: str, path: Any, g: Any) -> Array:

@@ -69,9 +69,9 @@ def leafwise(
       reads_old: the direction depends on a slot's old value other than through its new one (as in Lion). XLA would copy
         the slot before overwriting it; this makes it write the slot after the parameters instead.
       reduce: what the rule needs of the whole tree, a function `(g, s, p, t, ...) -> dict` of what the rule gets, with
-        lists of leaves, in their own dtypes (see `numerics.widen`), where the rule has one array. Of the hyperparameters
-        and the extra arguments of `update` it gets those that it names; one without a default is required. The entries
-        of its result that name a `Shared` field are the new values of that field, which the rule then finds in `s`; the
+        lists of leaves, in their own dtypes (see `numerics.widen`), where the rule has one array. Of hyperparameters
+        and extra arguments of `update` it gets those that it names; one without a default is required. The entries of
+        its result that name a `Shared` field are the new values of that field, which the rule then finds in `s`; the
         others are passed to the rule by name, where they are declared as `name: Reduced = None`.
       **slots: what a field starts as: a `Shared` number; a `Moment` (`first_moment` where the field is not named); or a
         function `(p, hyperparameters) -> arrays` of one parameter.

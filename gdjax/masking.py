@@ -13,7 +13,6 @@ from gdjax.base import GradientTransformation, MaskedNode, set_to_zero, transfor
 from gdjax.leafwise import Leafwise
 from gdjax.paths import paths_of
 
-
 MaskOrFn = Any  # a tree of booleans, a prefix of the parameters, or a function from the parameters to one
 
 

@@ -105,9 +105,11 @@ def _scaled(x: Any, axis: Any) -> tuple[Array, Array, Any]:
     x = x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
     wide = x.astype(at_least_float32(x.dtype))
     top = jax.lax.stop_gradient(jnp.max(jnp.abs(wide), axis, keepdims=True, initial=0))
-    unit = jnp.where(jnp.isfinite(top), top, 1)
-    ones = jnp.where(top == 0, jnp.ones_like(wide), wide / jnp.where(unit == 0, 1, unit).astype(wide.dtype))
-    return ones, unit, real_dtype(x.dtype)
+    info = jnp.finfo(top.dtype)
+    # At most an eighth of the largest number: XLA:CPU multiplies by the reciprocal, which must not be denormal.
+    unit = jnp.where(jnp.isfinite(top), jnp.clip(top, info.tiny, info.max / 8), 1)
+    ones = jnp.where(top == 0, jnp.ones_like(wide), wide / unit.astype(wide.dtype))
+    return ones, jnp.where(top == 0, 0, unit), real_dtype(x.dtype)
 
 
 def _at_least(x: Array, least: Any, dtype: Any) -> Array:

@@ -21,14 +21,15 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports from the rungs below its own, never from its own or a higher one. `folder/*` is
 # what a folder has beside the files named.
 LADDER = """
-values checks base numerics keys tree/norms tree/* updates secant linear_algebra matrices newton_schulz
+values checks base numerics keys branches tree/norms tree/* updates secant linear_algebra matrices newton_schulz
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
 slots kernel fused leafwise combine paths masking inject
-transforms/scaling transforms/decay transforms/momentum transforms/*
+transforms/scaling transforms/decay transforms/momentum transforms/averaging transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*
-optimizers/adam optimizers/sgd optimizers/*
+optimizers/adam optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/*
 differences gradients second_order projections/parts projections/* losses/parts losses/*
-assignment perturbations microbatching experimental/* progress descent
+assignment perturbations microbatching progress descent
+experimental/aggregators experimental/variance experimental/*
 contrib tree_utils __init__
 """.split()
 # What a function may import when it is called; everything else is imported at the top of the file.

@@ -205,3 +205,17 @@ def test_an_update_that_reads_an_old_slot_is_the_same_in_any_order():
     tx = gdjax.scale_by_lion()
     with_params, without = tx.update(g, tx.init(params), params), tx.update(g, tx.init(params))
     assert_equal(with_params, without)
+
+
+@leafwise()
+def matrices_only(g: Any, s: Any, p: Any, t: Any) -> Any:
+    if g.ndim != 2:
+        raise ValueError(f"matrices_only: shape {g.shape} is no matrix")
+    return g, s
+
+
+def test_an_error_of_a_rule_tells_the_leaf():
+    tx, g = matrices_only(), {"a": jnp.ones((2, 2)), "b": [jnp.ones(3)]}
+    with pytest.raises(ValueError, match="is no matrix") as e:
+        tx.update(g, tx.init(g))
+    assert "matrices_only: in the rule for params['b'][0]" in e.value.__notes__

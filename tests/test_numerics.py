@@ -146,6 +146,13 @@ def test_safe_norm(order, axis, dtype: str):
             np.testing.assert_allclose(got, theirs, rtol=rtol)
 
 
+@pytest.mark.parametrize("size", [3e38, 1e38, 1e20, 1e-20, 1e-36])
+def test_safe_norms_of_any_size(size: float):
+    x = jnp.array([1.0, 0.5], "float32") * size
+    np.testing.assert_allclose(numerics.safe_norm(x, 0.0) / size, np.sqrt(1.25), rtol=1e-6)
+    np.testing.assert_allclose(numerics.safe_root_mean_squares(x, 0.0) / size, np.sqrt(0.625), rtol=1e-6)
+
+
 @pytest.mark.parametrize("order", [None, 1, 2, 3, np.inf])
 @pytest.mark.parametrize("least", [0.0, 1e-3, 100.0])
 def test_derivative_of_safe_norm(order, least: float):

@@ -16,6 +16,8 @@ class WeightDecaySchedule(NamedTuple):
 
 @leafwise(scheduled=WeightDecaySchedule, needs_params=True)
 def _decay(g: Array, s: Any, p: Any, t: Any, weight_decay: Hyper) -> Any:
+    if isinstance(weight_decay, int | float) and weight_decay == 0:
+        return g, s  # nothing of a parameter that is not finite, and no pass over the parameters
     return g + weight_decay * p, s
 
 

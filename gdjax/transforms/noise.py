@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics, tree
+from gdjax import base, checks, keys, numerics, tree
 from gdjax.base import GradientTransformation, transform
 from gdjax.leafwise import Hyper
 from gdjax.numerics import Array
@@ -44,10 +44,10 @@ def add_noise(eta: Hyper, gamma: Hyper, key: Any = None, *, seed: int | None = N
       Neelakantan et al. 2015, Adding gradient noise improves learning for very deep networks, section 3,
       https://arxiv.org/abs/1511.06807
     """
-    key = _required("gdjax.add_noise", key, seed)
+    key = keys.required("gdjax.add_noise", key, seed)
 
     def init(params: Any) -> AddNoiseState:
-        return AddNoiseState(jnp.zeros((), jnp.int32), _fresh(key))
+        return AddNoiseState(jnp.zeros((), jnp.int32), keys.fresh(key))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, AddNoiseState]:
         checks.state("gdjax.add_noise", state, AddNoiseState)
@@ -83,12 +83,12 @@ def escape_saddles(inner: Any, radius: Hyper, threshold: Hyper, wait: int, key: 
       https://arxiv.org/abs/1703.00887
     """
     label = "gdjax.escape_saddles"
-    wait, key = checks.structural(label, "wait", wait, 0), _required(label, key, None)
+    wait, key = checks.structural(label, "wait", wait, 0), keys.required(label, key, None)
     base.check_transform(label, 0, inner)
 
     def init(params: Any) -> EscapeSaddlesState:
         last = jnp.full((), -wait - 1, jnp.int32)  # so that the first update may already perturb
-        return EscapeSaddlesState(jnp.zeros((), jnp.int32), last, _fresh(key), inner.init(params))
+        return EscapeSaddlesState(jnp.zeros((), jnp.int32), last, keys.fresh(key), inner.init(params))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, EscapeSaddlesState]:
         checks.state(label, state, EscapeSaddlesState)
@@ -132,21 +132,3 @@ def _add_scaled(updates: Any, scale: Array, noise: Any) -> Any:
 def _scalar(x: Any, count: Array) -> Array:
     """A hyperparameter at the count, in float32."""
     return jnp.asarray(x(count) if callable(x) else x).astype(jnp.float32)
-
-
-def _required(label: str, key: Any, seed: Any) -> Any:
-    if key is not None and seed is not None:
-        raise ValueError(f"{label}: give key or seed, not both")
-    key = seed if key is None else key
-    if key is None:
-        raise ValueError(f"{label}: key is None; pass a PRNG key or an int")
-    return key
-
-
-def _fresh(key: Any) -> Array:
-    """A key array of its own: the state may be donated, the transform's key must stay."""
-    if isinstance(key, int):
-        return jax.random.key(key)
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.array(jax.random.key_data(key)), impl=jax.random.key_impl(key))
-    return jax.random.wrap_key_data(jnp.array(key))

@@ -19,9 +19,7 @@ def paired(tx: Any, pair: Any) -> gdjax.GradientTransformation:
     """A transform of pairs of fast and slow parameters as one of the fast ones: the slow ones are in the state."""
 
     def init(params: Any) -> PairedState:
-        slow = jax.tree.map(
-            lambda p: jnp.zeros_like(p) if isinstance(p, jax.ShapeDtypeStruct) else jnp.array(p, copy=True), params
-        )
+        slow = gdjax.LookaheadParams.init_synced(params).slow
         return PairedState(tx.init(pair(params, params)), slow)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
