@@ -149,7 +149,7 @@ from gdjax.optimizers.rmsprop import (
     scale_by_stddev,
 )
 from gdjax.optimizers.rprop import ScaleByRpropState, rprop, scale_by_rprop
-from gdjax.optimizers.sam import NormalizeState, SAMState, normalize, sam
+from gdjax.optimizers.sam import SAMState, sam
 from gdjax.optimizers.schedule_free import (
     ScheduleFreeState,
     schedule_free,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gdjax import checks
+from gdjax import domains
 from gdjax.values import Call, Value, bind
 
 Params = Any  # a pytree of arrays
@@ -130,7 +130,7 @@ def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
     """Makes what `factory` returns, anything with `init` and `update`, a `GradientTransformation` that is a value.
 
     Transforms built by equal calls are equal; they hash, pickle and print by the call. The factory's hyperparameters
-    are checked by their names, see `gdjax.checks`.
+    are checked by their names, see `gdjax.domains`.
     """
 
     @functools.wraps(factory)
@@ -145,7 +145,7 @@ def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
     call = bind(factory, args, kwargs)
     if label_of(call).startswith("gdjax."):
         optional = {name: p.default for name, p in inspect.signature(factory).parameters.items()}
-        checks.hyperparameters(label_of(call), call.arguments, optional)
+        domains.check(label_of(call), call.arguments, optional)
     return call
 
 

@@ -3,8 +3,7 @@
 Nothing here looks at a traced value or adds an operation to a compiled step.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,128 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 NUMBER = int, float, np.number
-
-
-def _at_least_zero(x: float) -> bool:
-    return x >= 0 and math.isfinite(x)
-
-
-def _below_one(x: float) -> bool:
-    return 0 <= x and bool(np.float32(x) < 1)
-
-
-_RATE = "finite and at least 0 (gdjax.scale takes a negative factor)", _at_least_zero
-_SIZE = "finite and at least 0", _at_least_zero
-_BOUND = "at least 0", lambda x: x >= 0
-_DECAY = "in [0, 1), and below 1 in float32 too", _below_one
-_FINITE = "finite", math.isfinite
-_POSITIVE = "finite and above 0", lambda x: x > 0 and math.isfinite(x)
-
-# What a hyperparameter of this name may be, in every transform of the library or, as "transform.name", in one.
-DOMAINS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
-    "learning_rate": _RATE,
-    "b1": _DECAY,
-    "b2": _DECAY,
-    "decay": _DECAY,
-    "momentum": _DECAY,
-    "eps": _SIZE,
-    "eps_root": _SIZE,
-    "weight_decay": _SIZE,
-    "eta": _SIZE,
-    "gamma": ("finite", math.isfinite),
-    "radius": _SIZE,
-    "max_norm": _BOUND,
-    "max_delta": _BOUND,
-    "threshold": _BOUND,
-    "initial_accumulator_value": _SIZE,
-    "initial_scale": _SIZE,
-    "step_size": ("finite", math.isfinite),
-    "b3": _DECAY,
-    "momo.beta": _DECAY,
-    "clipping": _SIZE,
-    "l2_norm_clip": _SIZE,
-    "noise_multiplier": _SIZE,
-    "update_interval": ("at least 1", lambda x: x >= 1),
-    "update_proj_gap": ("at least 1", lambda x: x >= 1),
-    "muon.beta": _DECAY,
-    "scale_by_muon.beta": _DECAY,
-    "adam_b1": _DECAY,
-    "adam_b2": _DECAY,
-    "adam_eps_root": _SIZE,
-    "adam_weight_decay": _SIZE,
-    "adam_learning_rate": _RATE,
-    "consistent_rms": _SIZE,
-    "beta1": _DECAY,
-    "beta2": _DECAY,
-    "beta3": _DECAY,
-    "estim_lr0": _POSITIVE,
-    "estim_lr_coef": _SIZE,
-    "init_estim_sq_dist": _SIZE,
-    "s_init": _SIZE,
-    "f_min": _FINITE,
-    "lower_bound": _FINITE,
-    "max_learning_rate": _BOUND,
-    "scaling": _SIZE,
-    "reduce_on_plateau.factor": ("between 0 and 1", lambda x: 0 < x < 1),
-    "reduce_on_plateau.rtol": ("in [0, 1]", lambda x: 0 <= x <= 1),
-    "reduce_on_plateau.atol": _SIZE,
-    "min_scale": _SIZE,
-    "adadelta.rho": _DECAY,
-    "scale_by_adadelta.rho": _DECAY,
-    "signum.beta": _DECAY,
-    "scale_by_sm3.b2": ("in [0, 1]", lambda x: 0 <= x <= 1),
-    "min_norm": _SIZE,
-    "trust_coefficient": _SIZE,
-    "scale_factor": ("finite", math.isfinite),
-    "global_scale": ("finite", math.isfinite),
-    "reps_rel": _SIZE,
-    "eta_minus": ("in [0, 1]", lambda x: 0 <= x <= 1),
-    "eta_plus": ("finite and at least 1", lambda x: 1 <= x < math.inf),
-    "min_step_size": _SIZE,
-    "max_step_size": _BOUND,
-    "epsilon": _SIZE,
-    "adafactor.decay_rate": _SIZE,
-    "scale_by_factored_rms.decay_rate": _SIZE,
-    "weight_decay_rate": _SIZE,
-}
 RESTORE = "restored from a checkpoint, give the restorer init(params) as its target"
-DTYPES = "mu_dtype", "nu_dtype", "accumulator_dtype", "dtype_momentum", "param_dtype"
-
-
-def hyperparameters(label: str, arguments: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
-    """Checks the concrete numbers among `arguments`; `optional` holds the defaults (None is fine where it is one).
-
-    Raises:
-      TypeError: not a number, scalar array or schedule; not a dtype.
-      ValueError: outside its domain, not a scalar, not a floating dtype.
-    """
-    for name, value in arguments.items():
-        if value is None and name in optional and optional[name] is None:
-            continue
-        domain = DOMAINS.get(f"{label.removeprefix('gdjax.')}.{name}", DOMAINS.get(name))
-        if domain is not None:
-            _number(f"{label}: {name}", value, *domain)
-        elif name in DTYPES:
-            _dtype(f"{label}: {name}", value)
-
-
-def _number(where: str, value: Any, domain: str, inside: Callable[[float], bool]) -> None:
-    if isinstance(value, jax.Array | np.ndarray):
-        if np.shape(value) != ():
-            raise ValueError(f"{where} must be a scalar, got shape {np.shape(value)}")
-    elif isinstance(value, bool | np.bool) or not (isinstance(value, NUMBER) or callable(value)):
-        raise TypeError(f"{where} must be a number, a scalar array or a schedule, got {value!r}")
-    elif isinstance(value, NUMBER) and not inside(float(value)):
-        raise ValueError(f"{where} must be {domain}, got {value!r}")
-
-
-def _dtype(where: str, value: Any) -> None:
-    try:
-        dtype = jnp.dtype(value)
-    except TypeError:
-        raise TypeError(f"{where} must be a dtype, got {value!r}") from None
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        raise ValueError(f"{where} must be a floating dtype, got {dtype}")
 
 
 def structural(label: str, name: str, value: Any, low: int) -> int:
@@ -204,6 +82,12 @@ def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, 
 def _unmasked(tree: Any) -> Any:
     masked = lambda x: type(x).__name__ == "MaskedNode"  # noqa: E731
     return jax.tree.map(lambda x: None if masked(x) else x, tree, is_leaf=masked)
+
+
+def params(label: str, given: Any) -> None:
+    """Raises unless `update` was given the parameters."""
+    if given is None:
+        raise ValueError(f"{label}: this transform needs params: call update(updates, state, params)")
 
 
 def state(label: str, got: Any, expected: type) -> None:

@@ -19,7 +19,7 @@ from gdjax.optimizers.madgrad import MadgradState, madgrad, scale_by_madgrad
 from gdjax.optimizers.mechanic import MechanicState, mechanize
 from gdjax.optimizers.momo import MomoAdamState, MomoState, momo, momo_adam
 from gdjax.optimizers.muon import MuonDimensionNumbers, MuonState, muon, scale_by_muon
-from gdjax.optimizers.sam import NormalizeState, SAMState, normalize, sam
+from gdjax.optimizers.sam import SAMState, sam
 from gdjax.optimizers.schedule_free import (
     ScheduleFreeState,
     schedule_free,

@@ -67,7 +67,7 @@ def _parameters(rules: Sequence[Any], structure: Any, updates: Any, params: Any)
         return [p if hasattr(p, "dtype") else jnp.asarray(p) for p in ps]
     for rule in rules:
         if rule.needs_params:
-            raise ValueError(f"{rule.label}: this transform needs params: call update(updates, state, params)")
+            checks.params(rule.label, params)
     return [None] * structure.num_leaves
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import base, checks, numerics
+from gdjax import base, checks, domains, numerics
 from gdjax.base import GradientTransformation
 from gdjax.combine import Chain
 from gdjax.leafwise import Leafwise
@@ -104,7 +104,7 @@ def inject_hyperparams(
     def build(*args: Any, **kwargs: Any) -> GradientTransformation:
         call = Call(factory, signature.bind(*args, **kwargs))
         optional = {name: p.default for name, p in signature.parameters.items()}
-        checks.hyperparameters(f"gdjax.{inner_factory.__name__}", call.arguments, optional)
+        domains.check(f"gdjax.{inner_factory.__name__}", call.arguments, optional)
         return base.made_by(call, _Injected(inner_factory, call.arguments, static, dtype))
 
     own_call = bind(inject_hyperparams, (inner_factory, tuple(sorted(static)), hyperparam_dtype), {})

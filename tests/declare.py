@@ -24,6 +24,7 @@ class Case(NamedTuple):
     complex: bool = True
     random: bool = False
     scheduled: bool = True  # every number of hyper takes a schedule
+    reverse: bool = True  # has derivatives in reverse mode, which a `while_loop` does not
     slow: bool = False  # near another case: only in the slow sweeps
 
     def make(self, **changes: Any) -> Any:

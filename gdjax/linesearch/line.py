@@ -59,6 +59,7 @@ class Line:
     def __init__(
         self, label: str, updates: Any, params: Any, value: Any, grad: Any, value_fn: Any, extra_args: dict[str, Any]
     ):
+        checks.params(label, params)
         needed = {"value": value, "grad": grad, "value_fn": value_fn}
         if any(x is None for x in needed.values()):
             lacking = ", ".join(f"{name}=" for name, x in needed.items() if x is None)
@@ -66,8 +67,6 @@ class Line:
                 f"{label}: update needs value=, grad= and value_fn= (missing: {lacking}): "
                 "call update(updates, state, params, value=..., grad=..., value_fn=...)"
             )
-        if params is None:
-            raise ValueError(f"{label}: update needs params: call update(updates, state, params, ...)")
         if not callable(value_fn):
             raise TypeError(f"{label}: value_fn must be a function of the parameters, got {value_fn!r}")
         for name, x in {"updates": updates, "grad": grad}.items():

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import checks, tree
+from gdjax import domains, tree
 from gdjax.base import transform
 from gdjax.leafwise import Hyper, Reduced, leafwise
 from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, scalar, sqrt, widen
@@ -61,7 +61,7 @@ def _inner(xs: Any, ys: Any, d: Array) -> Array:
 def _pair(label: str, betas: Any) -> tuple[Any, Any]:
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ValueError(f"{label}: betas must be a pair of numbers, got {betas!r}")
-    checks.hyperparameters(label, {"beta1": betas[0], "beta2": betas[1]}, {})
+    domains.check(label, {"beta1": betas[0], "beta2": betas[1]}, {})
     return betas[0], betas[1]
 
 

@@ -77,8 +77,7 @@ def scale_by_lbfgs(
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ScaleByLBFGSState]:
         checks.state(label, state, ScaleByLBFGSState)
-        if params is None:
-            raise ValueError(f"{label}: update needs params: call update(updates, state, params)")
+        checks.params(label, params)
         fit(label, "updates", updates, params)
         dtype = numerics.widest_real(params)
         old_p, old_g, p, g = (

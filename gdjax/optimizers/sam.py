@@ -6,30 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics, slots, tree
-from gdjax.base import EmptyState, GradientTransformation, transform
+from gdjax import base, checks, numerics, slots
+from gdjax.base import GradientTransformation, transform
 from gdjax.branches import as_before
-from gdjax.leafwise import Reduced, leafwise
 from gdjax.numerics import Array
 from gdjax.updates import apply_updates
 
-NormalizeState = EmptyState
 LABEL = "gdjax.sam"
-
-
-def _size(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
-    return {"norm": tree.global_norm(g)}
-
-
-@leafwise(reduce=_size)
-def normalize(g: Array, s: Any, p: Any, t: Any, *, norm: Reduced = None) -> Any:
-    """The updates over their global norm, g / |g|; zeros where that is 0.
-
-    The norm is taken in float32 without overflow, see `global_norm`.
-    """
-    # Two factors: for norms below 1e-38 one would be infinite.
-    root = jnp.sqrt(jnp.where(norm == 0, 1, norm))
-    return g * (1 / root) * (1 / root), s
 
 
 class SAMState(NamedTuple):
@@ -135,8 +118,7 @@ def sam(
 
     def checked(state: Any, params: Any) -> None:
         checks.state(LABEL, state, SAMState)
-        if params is None:
-            raise ValueError(f"{LABEL}: this transform needs params: call update(updates, state, params)")
+        checks.params(LABEL, params)
 
     return GradientTransformation(init, opaque if opaque_mode else transparent)
 

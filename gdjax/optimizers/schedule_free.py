@@ -96,8 +96,7 @@ def schedule_free(
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ScheduleFreeState]:
         checks.state(LABEL, state, ScheduleFreeState)
-        if params is None:
-            raise ValueError(f"{LABEL}: this transform needs params: call update(updates, state, params)")
+        checks.params(LABEL, params)
         real = numerics.at_least_float32(state.weight_sum.dtype)
         wide = lambda x: jnp.asarray(x).astype(real)  # noqa: E731
         count = state.step_count - 1

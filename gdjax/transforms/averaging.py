@@ -94,8 +94,7 @@ def lookahead(
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, LookaheadState]:
         checks.state(label, state, LookaheadState)
-        if params is None:
-            raise ValueError(f"{label}: this transform needs params: call update(updates, state, params)")
+        checks.params(label, params)
         if not (hasattr(params, "fast") and hasattr(params, "slow")):
             raise TypeError(f"{label}: params must be LookaheadParams(fast, slow), got {type(params).__name__}")
         fast, fast_state = base.call_update(fast_optimizer, updates, state.fast_state, params.fast, extra_args)

@@ -70,8 +70,8 @@ def clip_by_block_rms(g: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any
 def normalize(g: Array, s: Any, p: Any, t: Any, *, norm: Reduced = None) -> Any:
     """Scales all updates by one factor so that their global norm is 1: u = g / |g|; zeros stay zeros.
 
-    The norm is that of `global_norm`. Below the smallest normal number of its dtype, 1e-38 in float32, the updates stay
-    as they are.
+    The norm is that of `global_norm`.
     """
-    tiny = norm < jnp.finfo(norm.dtype).tiny  # whose reciprocal may be infinite
-    return g * jnp.where(tiny, 1, 1 / jnp.where(tiny, 1, norm)), s
+    # Two factors: for norms below 1e-38 or above 8e37 the reciprocal would be infinite or denormal.
+    root = jnp.sqrt(jnp.where(norm == 0, 1, norm))
+    return g * (1 / root) * (1 / root), s

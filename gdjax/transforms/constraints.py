@@ -45,8 +45,7 @@ def keep_params_nonnegative() -> GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         checks.state(label, state, EmptyState)
-        if params is None:
-            raise ValueError(f"{label}: this transform needs params: call update(updates, state, params)")
+        checks.params(label, params)
         paths, structure = jax.tree_util.tree_flatten_with_path(updates)
         ps = checks.flatten_like(label, ("updates", "params"), structure, updates, params)
         return structure.unflatten([_bounded(label, path, u, p) for (path, u), p in zip(paths, ps, strict=True)]), state

@@ -47,8 +47,7 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> GradientTransf
 
     def update(updates: Any, state: Any, params: Any = None, obj_fn: Any = None, **extra_args: Any) -> Any:
         checks.state(label, state, HutchinsonState)
-        if params is None:
-            raise ValueError(f"{label}: this transform needs params: call update(updates, state, params, obj_fn=...)")
+        checks.params(label, params)
         if obj_fn is None:
             raise ValueError(
                 f"{label}: this transform needs obj_fn=..., the loss as a function of the parameters: call "

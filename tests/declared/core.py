@@ -118,6 +118,7 @@ CASES = (
     Case("partition", _partition, {"learning_rate": 0.1, "momentum": 0.9}),
     Case("selective_transform", _selective, {"learning_rate": 0.1}),
     # Transforms that are not the library's.
+    Case("inject_stateful_hyperparams", _inject, {"learning_rate": 0.1, "b1": 0.9}, slow=True),
     Case("leafwise", sign_of_sum, {"rate": 0.1, "decay": 0.5}),
     Case("transform", halved_adam, {"learning_rate": 0.1}),
 )  # fmt: skip

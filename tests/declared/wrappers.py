@@ -126,7 +126,6 @@ CASES = (
     Case("lookahead", _lookahead, {"learning_rate": 0.1}, needs_params=True),
     Case("measure_with_ema", gdjax.measure_with_ema, {"decay": 0.9}, {"measure": same}, slow=True),
     Case("monitor", _monitor, {"decay": 0.9}),
-    Case("normalize", gdjax.normalize),
     Case("sam", _sam, {"learning_rate": 0.1, "radius": 0.05}, needs_params=True),
     Case("sam/opaque", _opaque_sam, {"learning_rate": 0.1, "radius": 0.05}, quiet={"learning_rate": 0.0},
          needs_params=True, slow=True),

@@ -371,7 +371,7 @@ def test_bad_arguments(args: Any, kwargs: Any, error: type[Exception], message: 
             r"needs value=, grad= and value_fn= \(missing: value=, value_fn=\)",
         ),
         ({"value_fn": 3}, TypeError, "value_fn must be a function of the parameters"),
-        ({"params": None}, ValueError, "update needs params"),
+        ({"params": None}, ValueError, "this transform needs params"),
         ({"value": jnp.ones(1)}, TypeError, r"value must be a real scalar, got float32\[1\]"),
         ({"value_fn": lambda p: p["w"]}, TypeError, r"the result of value_fn must be a real scalar, got float32\[2\]"),
         ({"grad": {"w": jnp.ones(3)}}, ValueError, r"grad\['w'\]: gradient shape \(3,\) .* shape \(2,\)"),

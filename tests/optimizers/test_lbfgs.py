@@ -268,7 +268,7 @@ def test_transforms_are_values():
         (lambda: scale_by_lbfgs(2.0), TypeError, "scale_by_lbfgs: memory_size must be an int, got 2.0"),
         (lambda: scale_by_lbfgs(curvature="no"), ValueError, "curvature must be one of .*skip.*damp.*, got 'no'"),
         (lambda: lbfgs(linesearch=0.1), TypeError, "lbfgs: argument linesearch is 0.1, which has no init and update"),
-        (lambda: updated({}), ValueError, "scale_by_lbfgs: update needs params"),
+        (lambda: updated({}), ValueError, "scale_by_lbfgs: this transform needs params"),
         (
             lambda: updated({"params": {"w": jnp.ones(3)}}),
             ValueError,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from tests.trees import assert_close, assert_equal, finite, random_tree, signature
+from tests.trees import assert_close, assert_equal, signature
 
 PARAMS = {"a": jnp.array([1.0, -2.0, 0.5]), "b": jnp.array(3.0)}
 RATE, RHO, ROUNDS = 0.1, 0.05, 5
@@ -124,26 +124,6 @@ def test_opaque_mode_averages_over_a_mapped_axis():
     alone, _ = wanted.update(slope(PARAMS), wanted.init(PARAMS), PARAMS, grad_fn=lambda p, i: slope(p))
     for i in range(2):
         assert_close(jax.tree.map(lambda x, i=i: x[i], both), alone)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_normalize(dtype: str):
-    for scale in (1.0, 1e-3, 1e3):
-        g = jax.tree.map(lambda x, c=scale: (c * x).astype(dtype), random_tree(1))
-        u, _ = gdjax.normalize().update(g, gdjax.EmptyState())
-        assert abs(float(gdjax.global_norm(u)) - 1) < (1e-6 if dtype == "float32" else 1e-2)
-        assert {x.dtype.name for x in jax.tree.leaves(u)} == {dtype}
-
-
-def test_normalize_at_the_ends():
-    zero = jax.tree.map(jnp.zeros_like, PARAMS)
-    tx = gdjax.normalize()
-    assert_equal(tx.update(zero, gdjax.EmptyState())[0], zero)
-    slopes = jax.jacobian(lambda x: tx.update({"x": x}, gdjax.EmptyState())[0]["x"])(jnp.zeros(2))
-    assert finite(slopes)
-    for c in (1e-37, 1e-20, 1e20, 1e37):
-        u, _ = tx.update({"x": jnp.array([3.0, 4.0]) * c}, gdjax.EmptyState())
-        np.testing.assert_allclose(u["x"], [0.6, 0.8], rtol=1e-5)
 
 
 def test_16_bit_parameters():

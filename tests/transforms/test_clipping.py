@@ -150,7 +150,10 @@ def test_block_rms_oracle(threshold, dtype, rtol):
 
 
 @pytest.mark.parametrize("factory", [gdjax.clip_by_block_rms, lambda bound: gdjax.normalize()])
-@pytest.mark.parametrize("size, dtype", [(1e20, "float32"), (1e-30, "float32"), (3e4, "float16"), (1.0, "bfloat16")])
+@pytest.mark.parametrize(
+    "size, dtype",
+    [(1e37, "float32"), (1e-37, "float32"), (1e20, "float32"), (1e-30, "float32"), (3e4, "float16"), (1.0, "bfloat16")],
+)
 def test_block_rms_and_normalize_of_extremes(factory, size, dtype):
     got = apply(factory(size / 8), jnp.full(4, size, dtype))
     want = size / 8 if factory is gdjax.clip_by_block_rms else 0.5

@@ -1,0 +1,49 @@
+"""Line searches and L-BFGS. Their trajectories are compared with Optax's in tests/linesearch/test_parity.py."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import gdjax
+from gdjax import numerics
+from tests.declare import Case
+
+
+def height(params: Any) -> Any:
+    """The function that the cases search."""
+    leaves = jax.tree.leaves(params)
+    real = numerics.widest_real(leaves)
+    return sum((jnp.sum(numerics.abs_sq(x)) / 2 for x in numerics.widen(leaves, real)), jnp.zeros((), real))
+
+
+@gdjax.transform
+def searched(tx: Any) -> gdjax.GradientTransformation:
+    """`tx` with what a line search asks of the caller: the value, the gradient and the function."""
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        known = {} if params is None else {"value": height(params), "grad": params, "value_fn": height}
+        return tx.update(updates, state, params, **known)
+
+    return gdjax.GradientTransformation(tx.init, update)
+
+
+def _lbfgs(learning_rate: Any) -> Any:
+    return searched(gdjax.lbfgs(learning_rate, memory_size=2, linesearch=None))
+
+
+def _zoom() -> Any:
+    return searched(gdjax.lbfgs(memory_size=2))
+
+
+def _backtracking(learning_rate: Any) -> Any:
+    return searched(gdjax.chain(gdjax.sgd(learning_rate), gdjax.scale_by_backtracking_linesearch(5)))
+
+
+CASES = (
+    Case("lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True),
+    Case("scale_by_lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True, slow=True),
+    Case("scale_by_zoom_linesearch", _zoom, needs_params=True, reverse=False),
+    Case("scale_by_backtracking_linesearch", _backtracking, {"learning_rate": 0.1}, needs_params=True),
+)
+TWINS = ()
