@@ -129,3 +129,8 @@ def distance(a: Oracle, b: Oracle) -> float:
 def at(rate: Any, t: int) -> float:
     """A number or schedule at step t = 1, 2, ..., where a schedule counts the updates made before."""
     return float(rate(t - 1)) if callable(rate) else rate
+
+
+def named(kwargs: Any) -> str:
+    """Arguments as the name of a case, functions by their names: the same in every process."""
+    return str({k: getattr(x, "__name__", x) for k, x in kwargs.items()} if isinstance(kwargs, dict) else kwargs)

@@ -1,6 +1,8 @@
 """Every transform beside its twin in Optax: 50 steps with states, and Optax's state and checkpoint going on here."""
 
 import functools
+import inspect
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +17,38 @@ from tests import oracles
 from tests.cases import TWINS
 from tests.declare import Twin
 from tests.support import relaxed
+from tests.test_surface import SURFACE
 from tests.trees import assert_equal, is_key, is_shape
 
 STEPS, HANDOVER = 50, 10
 LIBRARIES = {"gdjax": gdjax, "optax": optax}
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 EVERY = pytest.mark.parametrize("twin", TWINS, ids=[twin.name for twin in TWINS])
+
+
+# Optax's factories whose parity is tested elsewhere, and those that are the whole of an optimizer that has a twin.
+ELSEWHERE = {
+    **dict.fromkeys(["lbfgs", "scale_by_lbfgs"], "linesearch/test_parity.py"),
+    **dict.fromkeys(["scale_by_zoom_linesearch", "scale_by_backtracking_linesearch"], "linesearch/test_parity.py"),
+    **dict.fromkeys(["accumulate_avg_updates", "average_incrementally_updates"], "experimental/test_aggregating.py"),
+    **dict.fromkeys(["process", "track_per_element_mean_and_variance_with_ema"], "experimental/test_aggregating.py"),
+    "inject_stateful_hyperparams": "test_inject.py",
+    "scale_by_acprop": "acprop",
+    "scale_by_adopt": "adopt",
+    "scale_by_cocob": "cocob",
+    "scale_by_madgrad": "madgrad",
+    "scale_by_polyak": "polyak_sgd",
+    "scale_by_simplified_ademamix": "simplified_ademamix",
+}
+
+
+def test_every_factory_of_optax_has_a_twin():
+    functions = {name.split(".")[-1]: x for name, x in SURFACE if inspect.isfunction(x)}
+    made = {n for n, f in functions.items() if "GradientTransformation" in str(inspect.signature(f).return_annotation)}
+    twins = {twin.covers for twin in TWINS}
+    assert made - twins - set(ELSEWHERE) == set() and len(made) > 100
+    assert all(place in twins or (Path(__file__).parent / place).is_file() for place in ELSEWHERE.values())
+    assert len({twin.name for twin in TWINS}) == len(TWINS)
 
 
 class Run(NamedTuple):

@@ -41,6 +41,10 @@ def _escape(radius: Any, threshold: Any, learning_rate: Any) -> Any:
     return gdjax.escape_saddles(gdjax.sgd(learning_rate), radius, threshold, 1, 0)
 
 
+def _groups(lib: Any) -> Any:
+    return {"matrix": lib.adam(0.1), "vector": lib.sgd(0.1, 0.9)}
+
+
 @gdjax.leafwise(gdjax.TraceState)
 def sign_of_sum(g: Any, s: Any, p: Any, t: Any, rate: Any = 0.1, decay: Any = 0.5) -> Any:
     """A rule that is not the library's own."""
@@ -54,6 +58,7 @@ def halved_adam(learning_rate: Any) -> Any:
     return gdjax.chain(gdjax.adam(learning_rate), gdjax.scale(0.5))
 
 
+_MATRIX = {"matrix": True, "vector": False, "scalar": False}
 _ADAM = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-8, "eps_root": 0.0}
 _MOMENTS = {"b1": 0.9, "b2": 0.99, "eps": 1e-8, "eps_root": 0.0}
 _RMS = {"decay": 0.9, "eps": 1e-8, "initial_scale": 0.0}
@@ -150,5 +155,30 @@ TWINS = (
         "inject_hyperparams",
         lambda lib: lib.inject_hyperparams(lib.adam)(learning_rate=lib.linear_schedule(0.1, 0.0, 10)),
         rtol64=1e-6,
+    ),
+    # Parts: each before a step of -0.1.
+    *(
+        Twin(name, lambda lib, make=make: lib.chain(make(lib), lib.scale(-0.1)), rtol64=1e-7)  # noise is float32
+        for name, make in {
+            "add_decayed_weights": lambda lib: lib.add_decayed_weights(0.1, matrices),
+            "add_noise": lambda lib: lib.add_noise(0.01, 0.55, 0),
+            "freeze": lambda lib: lib.transforms.freeze(matrices),
+            "identity": lambda lib: lib.identity(),
+            "scale": lambda lib: lib.scale(0.5),
+            "scale_by_adam": lambda lib: lib.scale_by_adam(0.8, 0.95, 1e-6, 1e-6),
+            "scale_by_lion": lambda lib: lib.scale_by_lion(0.8, 0.95),
+            "scale_by_rms": lambda lib: lib.scale_by_rms(0.8, bias_correction=True),
+            "scale_by_rss": lambda lib: lib.scale_by_rss(0.2, 1e-6),
+            "scale_by_stddev": lambda lib: lib.scale_by_stddev(0.8, initial_scale=1.0),
+            "set_to_zero": lambda lib: lib.set_to_zero(),
+            "stateless": lambda lib: lib.stateless(halve),
+            "stateless_with_tree_map": lambda lib: lib.stateless_with_tree_map(lambda g, p: g / 2 + p / 8),
+        }.items()
+    ),
+    Twin("scale_by_schedule", lambda lib: lib.scale_by_schedule(lib.linear_schedule(-0.1, 0.0, 10)), rtol64=1e-6),
+    Twin("selective_transform", lambda lib: lib.transforms.selective_transform(lib.adam(0.1), freeze_mask=_MATRIX)),
+    *(
+        Twin(name, lambda lib, name=name: getattr(lib, name)(_groups(lib), by_rank))
+        for name in ("multi_transform", "partition")
     ),
 )

@@ -176,7 +176,6 @@ TWINS = (
     ),
     Twin("measure_with_ema", lambda lib: lib.chain(lib.measure_with_ema(same, 0.9, debias=False), lib.scale(-0.1))),
     Twin("snapshot", lambda lib: lib.chain(lib.snapshot("before", same), lib.sgd(0.1), lib.snapshot("size", norm))),
-    Twin("normalize", lambda lib: lib.chain(lib.contrib.normalize(), lib.sgd(0.1))),
     Twin("sam", lambda lib: lib.contrib.sam(lib.sgd(0.1), lib.chain(lib.contrib.normalize(), lib.sgd(0.05)))),
     Twin("sam/momentum", lambda lib: lib.contrib.sam(lib.sgd(0.1, 0.9), lib.sgd(0.01, 0.9), 3, reset_state=False)),
     Twin(

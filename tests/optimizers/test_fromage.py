@@ -21,7 +21,7 @@ def fromage(x: Any, gradient: Any, learning_rate: Any, min_norm: float = 1e-6) -
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kwargs", [{}, {"learning_rate": oracles.fall}, {"min_norm": 2.0}], ids=str)
+@pytest.mark.parametrize("kwargs", [{}, {"learning_rate": oracles.fall}, {"min_norm": 2.0}], ids=oracles.named)
 def test_oracle(kwargs, dtype):
     kwargs = {"learning_rate": 0.0625, **kwargs}
     got = oracles.run(gdjax.fromage(**kwargs), dtype)

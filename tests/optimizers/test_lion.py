@@ -68,7 +68,7 @@ def test_optax(name):
 
 
 @DTYPES
-@pytest.mark.parametrize("kwargs", MODES, ids=str)
+@pytest.mark.parametrize("kwargs", MODES, ids=oracles.named)
 def test_modes(kwargs, dtype):
     tx = gdjax.chain(gdjax.scale_by_lion(**kwargs), gdjax.scale(-1 / 16))
     oracles.assert_follows(tx, functools.partial(lion, lr=1 / 16, **kwargs), dtype)

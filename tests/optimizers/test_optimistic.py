@@ -49,7 +49,7 @@ DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "kwargs",
     [{}, {"alpha": 0.5, "beta": 0.25}, {"learning_rate": oracles.fall, "beta": oracles.fall}, {"beta": 0.0}],
-    ids=str,
+    ids=oracles.named,
 )
 def test_gradient_descent(kwargs, dtype):
     kwargs = {"learning_rate": 0.0625, **kwargs}
@@ -57,7 +57,9 @@ def test_gradient_descent(kwargs, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("kwargs", [{}, {"alpha": 0.5, "beta": 0.25}, {"learning_rate": oracles.fall}], ids=str)
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"alpha": 0.5, "beta": 0.25}, {"learning_rate": oracles.fall}], ids=oracles.named
+)
 def test_adam_v2(kwargs, dtype):
     kwargs = {"learning_rate": 0.0625, **kwargs}
     follows(gdjax.optimistic_adam_v2(**kwargs), functools.partial(descent, **kwargs, direction=adam), dtype)

@@ -21,7 +21,7 @@ def signum(x: Any, gradient: Any, learning_rate: Any, beta: float = 0.9) -> Iter
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kwargs", [{}, {"beta": 0.5}, {"learning_rate": oracles.fall}], ids=str)
+@pytest.mark.parametrize("kwargs", [{}, {"beta": 0.5}, {"learning_rate": oracles.fall}], ids=oracles.named)
 def test_signum(kwargs, dtype):
     kwargs = {"learning_rate": 0.0625, **kwargs}
     oracles.assert_follows(gdjax.signum(**kwargs), functools.partial(signum, **kwargs), dtype)

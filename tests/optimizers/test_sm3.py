@@ -35,7 +35,7 @@ def sm3(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kwargs", [{}, {"momentum": 0.0}, {"learning_rate": oracles.fall}], ids=str)
+@pytest.mark.parametrize("kwargs", [{}, {"momentum": 0.0}, {"learning_rate": oracles.fall}], ids=oracles.named)
 def test_oracle(kwargs, dtype):
     kwargs = {"learning_rate": 0.0625, **kwargs}
     params, state = oracles.run(gdjax.sm3(**kwargs), dtype)

@@ -189,7 +189,11 @@ def temporaries(tx: Any) -> float:
     return compiled.memory_analysis().temp_size_in_bytes / (4 * 4 * 256**2)
 
 
-@pytest.mark.parametrize("skip", [None, functools.partial(gdjax.skip_large_updates, max_squared_norm=1.0)], ids=str)
+@pytest.mark.parametrize(
+    "skip",
+    [None, functools.partial(gdjax.skip_large_updates, max_squared_norm=1.0)],
+    ids=["none", "skip_large_updates"],
+)
 def test_a_donated_step_keeps_no_copy_of_the_parameters(skip: Any):
     inner = gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.adamw(1e-3))
     assert temporaries(gdjax.MultiSteps(inner, 4, should_skip_update_fn=skip)) <= 0.01

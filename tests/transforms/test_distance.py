@@ -30,7 +30,7 @@ def assert_follows(kwargs: Any, dtype: str, **tolerance: float) -> None:
     oracles.assert_same(got, oracles.expected(functools.partial(ldog, **kwargs)), **tolerance)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"reps_rel": 0.125, "eps": 0.25, "global_scale": 0.5}], ids=str)
+@pytest.mark.parametrize("kwargs", [{}, {"reps_rel": 0.125, "eps": 0.25, "global_scale": 0.5}], ids=oracles.named)
 def test_oracle(kwargs):
     # The distances of the first steps, 1e-6, are differences of parameters near 1.
     assert_follows(kwargs, "float64", rtol=1e-9, atol=1e-12)
