@@ -231,7 +231,7 @@ from gdjax.tree import map_params as tree_map_params
 from gdjax.tree.arithmetic import scale_gradient
 from gdjax.updates import apply_updates, incremental_update, periodic_update
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "ApplyEvery", "ApplyIfFiniteState",

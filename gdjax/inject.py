@@ -166,6 +166,16 @@ def _scalar(x: Any, dtype: Any) -> Array:
     return jax.lax.convert_element_type(x, dtype if jnp.issubdtype(x.dtype, jnp.inexact) else x.dtype)
 
 
+# The state of the transform inside a wrapper, and the wrapper's argument that it is the state of.
+_INNER = {
+    "inner_state": "inner",
+    "inner_opt_state": "opt",
+    "fast_state": "fast_optimizer",
+    "base_optimizer_state": "base_optimizer",
+    "opt_state": "optimizer",
+}
+
+
 def get_hyperparams(tx: Any, state: Any) -> dict[str, Any]:
     """The numbers that the next update with `state` will use, schedules evaluated.
 
@@ -193,8 +203,8 @@ def _walk(tx: Any, state: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[s
     elif hasattr(state, "inner_states"):
         for name, inner in _argument(tx, "transforms", {}).items():
             yield from _walk(inner, state.inner_states[name].inner_state, (*where, str(name)))
-    elif hasattr(state, "inner_state"):
-        yield from _walk(_argument(tx, "inner", None), state.inner_state, where)
+    elif (field := next((f for f in _INNER if hasattr(state, f)), None)) is not None:
+        yield from _walk(_argument(tx, _INNER[field], None), getattr(state, field), where)
     elif isinstance(state, tuple) and not hasattr(state, "_fields"):
         for i, s in enumerate(state):
             yield from _walk(None, s, (*where, str(i)))

@@ -179,6 +179,23 @@ def test_get_hyperparams():
         _, state = tx.update(GRADIENTS[0], state, PARAMS)
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tx: gdjax.MultiSteps(tx, 2),
+        lambda tx: gdjax.apply_if_finite(tx, 2),
+        lambda tx: gdjax.conditionally_transform(tx, lambda **extra_args: True),
+        lambda tx: gdjax.schedule_free(tx, 0.1),
+        lambda tx: gdjax.sam(tx, gdjax.sgd(0.2)),
+        lambda tx: gdjax.mechanize(tx),
+    ],
+)
+def test_get_hyperparams_inside_wrappers(wrap: Any):
+    tx = wrap(gdjax.sgd(gdjax.constant_schedule(0.25), momentum=0.5))
+    found = gdjax.get_hyperparams(tx, tx.init(PARAMS))
+    assert (float(found["learning_rate"]), found["decay"]) == (0.25, 0.5)
+
+
 def test_get_hyperparams_names_what_occurs_twice():
     tx = gdjax.partition({"matrix": gdjax.sgd(0.1), "vector": gdjax.sgd(gdjax.linear_schedule(0.2, 0.0, 10))}, by_rank)
     found = gdjax.get_hyperparams(tx, tx.init(PARAMS))

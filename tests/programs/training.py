@@ -110,7 +110,7 @@ def falling_on_a_plateau(optax: Any) -> dict[str, Any]:
 
 def without_a_schedule(optax: Any) -> dict[str, Any]:
     """Schedule-free AdamW: the parameters to evaluate are an average kept by the state."""
-    tx = optax.contrib.schedule_free_adamw(1e-2, warmup_steps=10, weight_decay=1e-3)
+    tx = optax.contrib.schedule_free_adamw(1e-2, weight_decay=1e-3)
     params, state, losses = fit(optax, tx, digits.batches(150, 64))
     evaluated = optax.contrib.schedule_free_eval_params(state, params)
     assert digits.accuracy(evaluated) > 0.9
@@ -164,4 +164,4 @@ def second_moments_by_hutchinson(optax: Any) -> dict[str, Any]:
 
     params, _, losses = fit(optax, tx, digits.batches(150, 64), extra=objective)
     assert digits.accuracy(params) > 0.85
-    return {"losses": losses}
+    return {"losses": losses[:20]}  # where an element is clipped or not, a rounding grows
