@@ -16,8 +16,11 @@ _MODULES = [
 CASES: tuple[Case, ...] = tuple(case for module in _MODULES for case in module.CASES)
 TWINS: tuple[Twin, ...] = tuple(twin for module in _MODULES for twin in module.TWINS)
 
-# A few that differ in kind: for what is asked of every case in the slow sweeps, and of these in `make test`.
-SAMPLE = "adamw", "sgd/nesterov", "rmsprop/centered", "noisy_sgd", "chain", "partition", "inject_hyperparams", "lion"
+# Those that differ in kind: what `make test` asks of these alone is asked of the others in the slow sweeps.
+SAMPLE = (
+    "adamw sgd/nesterov rmsprop/centered noisy_sgd chain partition inject_hyperparams lion adafactor prodigy muon lamb "
+    "lbfgs MultiSteps apply_if_finite lookahead sam schedule_free mechanize"
+).split()
 
 
 def by_name(name: str) -> Case:

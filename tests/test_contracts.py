@@ -111,7 +111,7 @@ def test_complex_numbers(case: Case):
     assert_equal(tx.update(zero, tx.init(got[0]), got[0])[0], zero)
 
 
-@every()
+@every(sampled=True)
 def test_vmap_equals_a_loop(case: Case):
     tx, params = case.make(), random_tree(0, lead=(3,))
     gradients = [random_tree(seed, lead=(3,)) for seed in (1, 2)]
@@ -149,7 +149,7 @@ def test_init_takes_shapes(case: Case):
     assert signature(tx.init(wanted)) == signature(tx.init(params))
 
 
-@every()
+@every(sampled=True)
 def test_extra_arguments_are_accepted(case: Case):
     tx, params, g = case.make(), random_tree(0), GRADIENTS[0]
     state = tx.init(params)
@@ -192,7 +192,7 @@ def contained(seed: int) -> Any:
     return flax.core.freeze({"chex": ChexParams(x=a, y=(b, None)), "flax": [flax_params]})
 
 
-@every()
+@every(sampled=True)
 def test_any_container_of_any_leaf(case: Case):
     tx, params, g = case.make(), contained(0), contained(1)
     state = tx.init(params)

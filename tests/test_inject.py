@@ -18,7 +18,7 @@ from tests.trees import assert_close, random_tree, signature, steps
 PARAMS, GRADIENTS = random_tree(0), [random_tree(seed) for seed in (1, 2)]
 
 
-@every(lambda case: bool(case.hyper) and case.scheduled)
+@every(lambda case: bool(case.hyper) and case.scheduled, sampled=True)
 def test_every_number_may_be_traced(case: Case):
     wanted = steps(case.make(), PARAMS, GRADIENTS)
     traced = jax.jit(lambda hyper: steps(case.make(**hyper), PARAMS, GRADIENTS))

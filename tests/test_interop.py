@@ -25,7 +25,7 @@ def doubled(gradients: Any) -> Any:
     return [jax.tree.map(lambda x: 2 * x, g) for g in gradients]
 
 
-@every()
+@every(sampled=True)
 def test_inside_an_optax_chain(case: Case):
     tx = case.make()
     with relaxed():
@@ -33,7 +33,7 @@ def test_inside_an_optax_chain(case: Case):
         assert_close((params, state[1]), steps(tx, PARAMS, doubled(GRADIENTS[:2])))
 
 
-@every()
+@every(sampled=True)
 def test_behind_an_optax_transform(case: Case):
     tx = case.make()
     with relaxed():
@@ -109,7 +109,7 @@ def test_optax_finds_our_states_by_name():
     assert int(ones[1][0].count) == 2
 
 
-@every()
+@every(sampled=True)
 def test_calls_by_keyword_and_by_position(case: Case):
     tx, (g, *_) = case.make(), GRADIENTS
     state = tx.init(params=PARAMS)

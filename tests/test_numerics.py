@@ -51,7 +51,7 @@ def test_derivatives_through_an_update_at_a_zero_gradient(case: Case):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), forward, backward)
 
 
-@every(lambda case: "learning_rate" in case.hyper)
+@every(lambda case: "learning_rate" in case.hyper, sampled=True)
 def test_derivatives_by_the_learning_rate(case: Case):
     params = random_tree(0)
 

@@ -18,12 +18,17 @@ from tests.cases import TWINS
 from tests.declare import Twin
 from tests.support import relaxed
 from tests.test_surface import SURFACE
-from tests.trees import assert_equal, is_key, is_shape
+from tests.trees import is_key, is_shape
 
 STEPS, HANDOVER = 50, 10
 LIBRARIES = {"gdjax": gdjax, "optax": optax}
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-EVERY = pytest.mark.parametrize("twin", TWINS, ids=[twin.name for twin in TWINS])
+
+
+@pytest.fixture(scope="module", params=TWINS, ids=[twin.name for twin in TWINS])
+def twin(request: Any) -> Twin:
+    """In the scope of the module, so that the tests of one twin follow each other and share its runs."""
+    return request.param
 
 
 # Optax's factories whose parity is tested elsewhere, and those that are the whole of an optimizer that has a twin.
@@ -144,7 +149,6 @@ def assert_same_state(got: Any, want: Any, where: str = "state", **tolerance: fl
 
 
 @DTYPES
-@EVERY
 def test_fifty_steps(twin: Twin, dtype: str):
     got, want = (trajectory(twin, library, dtype) for library in LIBRARIES)
     for t, (x, y) in enumerate(zip(got.params, want.params, strict=True), start=1):
@@ -157,13 +161,10 @@ def test_fifty_steps(twin: Twin, dtype: str):
         assert_same_state(got.state, want.state, **tolerance(twin, dtype))
 
 
-@DTYPES
-@EVERY
-def test_a_state_of_optax_goes_on_here(twin: Twin, dtype: str):
-    if twin.reset:
-        return
+def assert_goes_on(twin: Twin, state: Any, dtype: str) -> None:
+    """The next step from `state`, which is Optax's of that moment, is Optax's next step."""
     want = trajectory(twin, "optax", dtype)
-    g, state, params, extra = want.before
+    g, _, params, extra = want.before
     with oracles.precision(dtype):
         updates, new = twin.make(gdjax).update(g, state, params, **extra)
     for x, y in zip(*map(jax.tree.leaves, (updates, want.after[0])), strict=True):
@@ -171,15 +172,20 @@ def test_a_state_of_optax_goes_on_here(twin: Twin, dtype: str):
     assert_same_state(new, want.after[1], **tolerance(twin, dtype))
 
 
-@EVERY
+def test_a_state_of_optax_goes_on_here(twin: Twin):
+    if twin.reset:
+        pytest.skip(twin.reset)
+    assert_goes_on(twin, trajectory(twin, "optax", "float64").before[1], "float64")
+
+
 def test_a_checkpoint_of_optax_goes_on_here(twin: Twin, tmp_path: Any):
     if twin.reset:
-        return
-    g, state, params, extra = trajectory(twin, "optax", "float32").before
-    tx: Any = twin.make(gdjax)
+        pytest.skip(twin.reset)
+    _, state, params, _ = trajectory(twin, "optax", "float32").before
+    wanted = twin.make(gdjax).init(params)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "state", state)
         checkpointer.wait_until_finished()
-        restored = checkpointer.restore(tmp_path / "state", tx.init(params))
-    assert jax.tree.structure(restored) == jax.tree.structure(tx.init(params))
-    assert_equal(tx.update(g, restored, params, **extra)[0], tx.update(g, state, params, **extra)[0])
+        restored = checkpointer.restore(tmp_path / "state", wanted)
+    assert jax.tree.structure(restored) == jax.tree.structure(wanted)
+    assert_goes_on(twin, restored, "float32")

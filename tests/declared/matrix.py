@@ -52,7 +52,7 @@ CASES = (
     Case("muon", gdjax.muon, _MUON, quiet=_STILL, needs_params=True),
     Case("muon/schatten", gdjax.muon, {**_MUON, "consistent_rms": 0.2},
          {"preconditioning": "schatten", "ns_coeffs": "dion", "adaptive": True, "nesterov": False}, quiet=_STILL,
-         needs_params=True),
+         needs_params=True, slow=True),
     Case("muon/spectral", gdjax.muon, _MUON, {"preconditioning": "spectral", "bias_correction": False}, quiet=_STILL,
          needs_params=True, slow=True),
     Case("muon/aol", gdjax.muon, _MUON,
