@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import gdjax
+from tests.support import relaxed
 
 STEPS = 50
 SHAPES = {"matrix": (4, 3), "vector": (5,), "scalar": ()}
@@ -118,6 +120,13 @@ def assert_follows(tx: Any, oracle: Oracle, dtype: str, **tolerance: float) -> N
     got = run(tx, dtype)
     assert {x.dtype.name for x in got[0].values()} == {dtype}
     assert_same(got, expected(oracle), **(tolerance or TOLERANCE[dtype]))
+
+
+def assert_like_optax(make: Callable[[Any], Any], rtol: float = 1e-5, atol: float = 2e-6) -> None:
+    """Asserts that what `make` returns for either library visits the same points with the same states."""
+    with relaxed():
+        want = run(make(optax))
+    assert_same(run(make(gdjax)), want, rtol=rtol, atol=atol)
 
 
 def distance(a: Oracle, b: Oracle) -> float:

@@ -6,12 +6,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import gdjax
 from tests import oracles
-from tests.support import relaxed
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -56,9 +54,7 @@ def test_oracle(name, dtype):
 
 @pytest.mark.parametrize("name", CASES)
 def test_optax(name):
-    with relaxed():
-        want = oracles.run(make(optax, name))
-    oracles.assert_same(oracles.run(make(gdjax, name)), want, rtol=1e-5, atol=2e-6)
+    oracles.assert_like_optax(lambda lib: make(lib, name))
 
 
 def test_the_notes_form_without_an_initial_value():

@@ -7,12 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import gdjax
 from tests import oracles
-from tests.support import relaxed
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -73,9 +71,7 @@ def test_oracle(name, dtype):
 @pytest.mark.parametrize("name", CASES)
 def test_optax(name):
     kwargs = {"learning_rate": 0.05, **CASES[name][1]}
-    with relaxed():
-        want = oracles.run(optax.sgd(**kwargs))
-    oracles.assert_same(oracles.run(gdjax.sgd(**kwargs)), want, rtol=1e-5, atol=2e-6)
+    oracles.assert_like_optax(lambda lib: lib.sgd(**kwargs))
 
 
 @DTYPES
