@@ -31,7 +31,7 @@ class Moment:
             dtype = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
             dtype = numerics.at_least_float32(dtype) if self.wide else dtype
             dtype = numerics.real_dtype(dtype) if self.real else dtype
-        return jnp.full_like(p, _start(self.fill, hyper), dtype=dtype)
+        return jnp.full_like(p, start(self.fill, hyper), dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,11 @@ class Shared:
 
     def __call__(self, params: Sequence[Any], hyper: Mapping[str, Any]) -> Array:
         dtype = numerics.widest_real(params) if self.dtype is None else self.dtype
-        return jnp.asarray(_start(self.fill, hyper)).astype(dtype)
+        return jnp.asarray(start(self.fill, hyper)).astype(dtype)
 
 
-def _start(fill: str | float, hyper: Mapping[str, Any]) -> Any:
+def start(fill: str | float, hyper: Mapping[str, Any]) -> Any:
+    """The number `fill`, or the hyperparameter of that name: of a schedule its first value."""
     x: Any = hyper[fill] if isinstance(fill, str) else fill
     return x(jnp.zeros((), jnp.int32)) if callable(x) else x
 

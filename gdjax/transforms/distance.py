@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gdjax.leafwise import Hyper, leafwise
 from gdjax.numerics import Array, abs_sq, divide, sqrt, widen, widest_real
-from gdjax.slots import initial_parameter
+from gdjax.slots import initial_parameter, start as first_of
 
 
 class ScaleByDistanceOverGradientsState(NamedTuple):
@@ -22,7 +22,7 @@ class ScaleByDistanceOverGradientsState(NamedTuple):
 def _first_distance(p: Any, hyper: Mapping[str, Any]) -> Array:
     real = widest_real(p)
     norm = 0 if isinstance(p, jax.ShapeDtypeStruct) else sqrt(jnp.sum(abs_sq(widen(p, real))))
-    return (hyper["reps_rel"] * (1 + norm)) * jnp.ones((), real)
+    return (first_of("reps_rel", hyper) * (1 + norm)) * jnp.ones((), real)
 
 
 def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
