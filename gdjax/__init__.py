@@ -37,8 +37,6 @@ from gdjax.base import (
     identity,
     init_empty_state,
     set_to_zero,
-    stateless,
-    stateless_with_tree_map,
     transform,
 )
 from gdjax.combine import chain, named_chain
@@ -54,6 +52,7 @@ from gdjax.inject import (
     inject_hyperparams,
     inject_stateful_hyperparams,
 )
+from gdjax.interop import from_optax, state_from_optax, state_to_optax, to_optax
 from gdjax.leafwise import Hyper, Reduced, ScaleByScheduleState, ScheduledState, leafwise
 from gdjax.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
 from gdjax.linesearch.backtracking import (
@@ -197,6 +196,7 @@ from gdjax.transforms.constraints import ZeroNansState, keep_params_nonnegative,
 from gdjax.transforms.curvature import HutchinsonState, hutchinson_estimator_diag_hessian
 from gdjax.transforms.decay import WeightDecaySchedule, add_decayed_weights
 from gdjax.transforms.distance import ScaleByDistanceOverGradientsState, scale_by_distance_over_gradients
+from gdjax.transforms.functions import stateless, stateless_with_tree_map
 from gdjax.transforms.guards import (
     ApplyIfFiniteState,
     ConditionallyMaskState,
@@ -261,7 +261,7 @@ __all__ = [
     "constant_schedule", "contrib", "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance",
     "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule",
     "dadapt_adamw", "differentially_private_aggregate", "dog", "dowg", "dpsgd", "ema", "escape_saddles",
-    "experimental", "exponential_decay", "first_moment", "flatten", "freeze", "fromage", "galore",
+    "experimental", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax", "fromage", "galore",
     "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
     "hutchinson_estimator_diag_hessian", "identity", "incremental_update", "init_empty_state", "inject_hyperparams",
     "inject_stateful_hyperparams", "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative",
@@ -288,7 +288,8 @@ __all__ = [
     "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite",
     "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
-    "sophia", "split_real_and_imaginary", "squared_error", "stateless", "stateless_with_tree_map", "trace",
+    "sophia", "split_real_and_imaginary", "squared_error", "state_from_optax", "state_to_optax", "stateless",
+    "stateless_with_tree_map", "to_optax", "trace",
     "transform", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
     "update_infinity_moment", "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state",
     "warmup_constant_schedule", "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule",

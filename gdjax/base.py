@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, Protocol
 
@@ -36,16 +37,33 @@ class TransformInitFn(Protocol):
     def __call__(self, params: Params) -> OptState: ...
 
 
-class GradientTransformation(NamedTuple):
+class _Pair(NamedTuple):  # apart: the body of a NamedTuple cannot define `__class__`
+    init: TransformInitFn
+    update: TransformUpdateFn
+
+
+class GradientTransformation(_Pair):
     """A pair of pure functions, `init(params) -> state` and `update(updates, state, params, **extra_args)`.
 
     `update` turns gradients (or the updates of the transform before it) into updates, to be *added* to the parameters
     by `apply_updates`, and returns them with the new state, which has the structure, shapes and dtypes of the old one.
     Every update accepts extra keyword arguments it has no use for.
+
+    In a program that has imported Optax it is an instance of `optax.GradientTransformationExtraArgs` too.
     """
 
-    init: TransformInitFn
-    update: TransformUpdateFn
+    __slots__ = ()
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        # Other libraries ask isinstance(tx, optax.GradientTransformation), and Optax's wrappers drop the extra
+        # arguments of what is none. Whoever asks has imported Optax; this need not.
+        theirs = getattr(sys.modules.get("optax"), "GradientTransformationExtraArgs", None)
+        return theirs if isinstance(theirs, type) else type(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickle's default asks that `__class__` be the type. `_make` suits a subclass with a `__new__` of its own.
+        return type(self)._make, (tuple(self),), getattr(self, "__dict__", None)
 
     def __repr__(self) -> str:
         return repr(self.update.call) if isinstance(self.update, Value) else f"GradientTransformation{tuple(self)}"
@@ -205,33 +223,5 @@ def set_to_zero() -> GradientTransformation:
 
     def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
         return jax.tree.map(lambda g: g if is_float0(g) else jnp.zeros_like(g), updates), state
-
-    return GradientTransformation(init_empty_state, update)
-
-
-@transform
-def stateless(f: Callable[[Updates, Params], Updates]) -> GradientTransformation:
-    """A transform without state from a function of whole trees, `f(updates, params) -> updates`.
-
-    `params` is None in `f` where `update` got none. For a function of one array see `leafwise`.
-    """
-
-    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
-        return f(updates, params), state
-
-    return GradientTransformation(init_empty_state, update)
-
-
-@transform
-def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> GradientTransformation:
-    """A transform without state from a function of one array and its parameter, `f(g, p) -> update`.
-
-    `p` is None in `f` where `update` got no parameters.
-    """
-
-    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
-        if params is None:
-            return jax.tree.map(lambda g: f(g, None), updates), state
-        return jax.tree.map(f, updates, params), state
 
     return GradientTransformation(init_empty_state, update)

@@ -21,10 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports from the rungs below its own, never from its own or a higher one. `folder/*` is
 # what a folder has beside the files named.
 LADDER = """
-values checks domains base numerics keys tree/norms tree/* branches updates secant linear_algebra matrices newton_schulz
+values checks domains base interop numerics keys tree/norms tree/* branches updates secant linear_algebra matrices
+newton_schulz
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
 slots kernel fused leafwise combine paths masking inject
-transforms/scaling transforms/decay transforms/momentum transforms/averaging transforms/*
+transforms/scaling transforms/decay transforms/momentum transforms/averaging
+transforms/functions transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*
 optimizers/adam optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/*
 differences gradients second_order projections/parts projections/* losses/parts losses/*

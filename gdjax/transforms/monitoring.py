@@ -11,6 +11,7 @@ from gdjax.base import EmptyState, GradientTransformation, transform
 from gdjax.branches import as_before
 from gdjax.leafwise import Hyper
 from gdjax.transforms.averaging import ema
+from gdjax.transforms.functions import stateless
 
 
 class SnapshotState(NamedTuple):
@@ -58,7 +59,7 @@ def monitor(measures: Mapping[str, Any]) -> GradientTransformation:
     cannot be tried out on the parameters, since it needs extra arguments, has an entry from the first update on.
     """
     label = "gdjax.monitor"
-    parts = {name: base.stateless(lambda g, p, m=m: m(g)) if callable(m) else m for name, m in measures.items()}
+    parts = {name: stateless(lambda g, p, m=m: m(g)) if callable(m) else m for name, m in measures.items()}
     for name, part in parts.items():
         base.check_transform(label, repr(name), part)
 

@@ -1,0 +1,138 @@
+"""To Optax and back.
+
+A transform of this library works where Optax's do, and one of Optax's inside every wrapper here, as they are. What is
+left is the classes of their states: `ScaleByAdamState` here and `ScaleByAdamState` there have the same fields and are
+two classes. That matters to a program that asks `isinstance(state, optax.ScaleByAdamState)` or maps over a state of
+each library at once. The functions here change the classes and nothing else.
+"""
+
+import sys
+from typing import Any
+
+import jax
+
+from gdjax import base, checks
+from gdjax.base import GradientTransformation, OptState, Params, Updates, transform
+
+
+def to_optax(tx: Any) -> Any:
+    """`tx` as an `optax.GradientTransformationExtraArgs` whose states are of Optax's classes.
+
+    Its numbers are those of `tx`. A state whose class Optax does not have stays as it is.
+
+    Raises:
+      ImportError: Optax is not installed.
+    """
+    base.check_transform("gdjax.to_optax", 0, tx)
+    optax = _import_optax("gdjax.to_optax")
+    made = base.made_by(base.checked_call(to_optax, (tx,), {}), _translated(tx, "gdjax", "optax"))
+    return optax.GradientTransformationExtraArgs(*made)
+
+
+@transform
+def _translated(tx: Any, inside: str, outside: str) -> GradientTransformation:
+    """`tx`, which sees the classes of one package, for callers that see those of another."""
+
+    def init(params: Params) -> OptState:
+        return _of(outside, inside, tx.init(_of(inside, outside, params)))
+
+    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+        given, seen = jax.tree.structure(updates), _of(inside, outside, updates)
+        arguments = _of(inside, outside, (state, params, extra_args))
+        new, state = base.call_update(tx, seen, *arguments)
+        same = jax.tree.structure(new) == jax.tree.structure(seen)
+        new = given.unflatten(jax.tree.leaves(new)) if same else _of(outside, inside, new)
+        return new, _of(outside, inside, state)
+
+    return GradientTransformation(init, update)
+
+
+@transform
+def from_optax(tx: Any) -> GradientTransformation:
+    """A transform of Optax, or anything with `init` and `update`, as one of this library: a value.
+
+    Its states are of this library's classes where there are such. It takes any extra arguments and hands them on if
+    `tx` takes some. A gradient that does not fit its parameter is an error that names it. Two are equal if their parts
+    `init` and `update` are, and pickle if those do.
+    """
+    label = "gdjax.from_optax"
+    inner = _translated(base.check_transform(label, 0, tx), "optax", "gdjax")
+
+    def init(params: Params) -> OptState:
+        for path, p in jax.tree_util.tree_leaves_with_path(params):
+            checks.leaf(label, f"params{jax.tree_util.keystr(path)}", p)
+        return inner.init(params)
+
+    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+        _check(label, updates, params)
+        return inner.update(updates, state, params, **extra_args)
+
+    return GradientTransformation(init, update)
+
+
+def state_to_optax(state: Any) -> Any:
+    """The state, or any tree with states in it, with Optax's classes in place of this library's.
+
+    Raises:
+      ImportError: Optax is not installed.
+    """
+    _import_optax("gdjax.state_to_optax")
+    return _of("optax", "gdjax", state)
+
+
+def state_from_optax(state: Any) -> Any:
+    """The state, or any tree with states in it, with this library's classes in place of Optax's."""
+    return _of("gdjax", "optax", state)
+
+
+def _import_optax(label: str) -> Any:
+    try:
+        import optax
+        import optax.contrib
+        import optax.experimental
+    except ImportError as e:
+        raise ImportError(f"{label} needs Optax: pip install optax") from e
+    return optax
+
+
+def _classes(package: str) -> dict[Any, type]:
+    """The NamedTuple classes of a package, as far as it is imported, by name and fields."""
+    modules = [m for name, m in list(sys.modules.items()) if m is not None and name.partition(".")[0] == package]
+    found = [x for m in modules for x in list(vars(m).values()) if isinstance(x, type) and issubclass(x, tuple)]
+    return {_name(x): x for x in found if hasattr(x, "_fields") and _package(x) == package}
+
+
+def _name(x: type) -> tuple[str, Any]:
+    return x.__name__, getattr(x, "_fields", None)
+
+
+def _package(x: type) -> str:
+    return x.__module__.partition(".")[0]
+
+
+def _of(package: str, other: str, tree: Any) -> Any:
+    """The tree with the NamedTuples of another package in the class of `package` with their name and fields."""
+    classes = _classes(package)
+
+    def counterpart(x: Any) -> Any:
+        is_other = isinstance(x, tuple) and _package(type(x)) == other
+        return classes.get(_name(type(x))) if is_other else None
+
+    def convert(tree: Any) -> Any:
+        return jax.tree.map(renamed, tree, is_leaf=lambda x: counterpart(x) is not None)
+
+    def renamed(x: Any) -> Any:
+        new = counterpart(x)
+        return x if new is None else new(*map(convert, x))
+
+    return convert(tree)
+
+
+def _check(label: str, updates: Any, params: Any) -> None:
+    paths, structure = jax.tree_util.tree_flatten_with_path(updates)
+    ps = [None] * len(paths)
+    if params is not None:
+        ps = checks.flatten_like(label, ("updates", "params"), structure, updates, params)
+    for (path, g), p in zip(paths, ps, strict=True):
+        if hasattr(g, "dtype") and (p is None or hasattr(p, "dtype")) and not base.is_float0(g):
+            checks.gradient(label, lambda path=path: f"params{jax.tree_util.keystr(path)}", g, p)
