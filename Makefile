@@ -17,7 +17,7 @@ BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-slow test-oldest lint types examples bench docs clean
+.PHONY: help train test test-slow test-oldest mutants lint types examples bench docs clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
@@ -33,6 +33,9 @@ test-slow: $(VENV)/.stamp-test ## Run the long sweeps only; ARGS="--sample 20" t
 
 test-oldest: $(OLDEST)/.stamp-test ## Run the tests with the oldest JAX supported
 	$(OLDEST)/bin/python $(PYTEST) $(ARGS)
+
+mutants: $(VENV)/.stamp-test ## Break each rule on purpose and demand a failing test, hours; ARGS="--sample 40" takes 40 of them
+	$(VENV)/bin/python -m tests.mutants.run $(ARGS)
 
 lint: $(VENV)/.stamp-lint ## Check style and format
 	$(VENV)/bin/ruff check .
