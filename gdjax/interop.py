@@ -23,40 +23,30 @@ def to_optax(tx: Any) -> Any:
     Raises:
       ImportError: Optax is not installed.
     """
-    base.check_transform("gdjax.to_optax", 0, tx)
-    optax = _import_optax("gdjax.to_optax")
-    made = base.made_by(base.checked_call(to_optax, (tx,), {}), _translated(tx, "gdjax", "optax"))
-    return optax.GradientTransformationExtraArgs(*made)
-
-
-@transform
-def _translated(tx: Any, inside: str, outside: str) -> GradientTransformation:
-    """`tx`, which sees the classes of one package, for callers that see those of another."""
+    label = "gdjax.to_optax"
+    inner, optax = base.check_transform(label, 0, tx), _import_optax(label)
 
     def init(params: Params) -> OptState:
-        return _of(outside, inside, tx.init(_of(inside, outside, params)))
+        return state_to_optax(inner.init(params))
 
     def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
-        given, seen = jax.tree.structure(updates), _of(inside, outside, updates)
-        arguments = _of(inside, outside, (state, params, extra_args))
-        new, state = base.call_update(tx, seen, *arguments)
-        same = jax.tree.structure(new) == jax.tree.structure(seen)
-        new = given.unflatten(jax.tree.leaves(new)) if same else _of(outside, inside, new)
-        return new, _of(outside, inside, state)
+        updates, state = base.call_update(inner, updates, state, params, extra_args)  # takes the states of either
+        return updates, state_to_optax(state)
 
-    return GradientTransformation(init, update)
+    made = base.made_by(base.checked_call(to_optax, (tx,), {}), GradientTransformation(init, update))
+    return optax.GradientTransformationExtraArgs(*made)
 
 
 @transform
 def from_optax(tx: Any) -> GradientTransformation:
     """A transform of Optax, or anything with `init` and `update`, as one of this library: a value.
 
-    Its states are of this library's classes where there are such. It takes any extra arguments and hands them on if
-    `tx` takes some. A gradient that does not fit its parameter is an error that names it. Two are equal if their parts
-    `init` and `update` are, and pickle if those do.
+    It takes any extra arguments and hands them on if `tx` takes some. A gradient that does not fit its parameter is an
+    error that names it. Two are equal if their parts `init` and `update` are, and pickle if those do. The states are
+    those of `tx`; `state_from_optax` gives them this library's classes.
     """
     label = "gdjax.from_optax"
-    inner = _translated(base.check_transform(label, 0, tx), "optax", "gdjax")
+    inner = base.check_transform(label, 0, tx)
 
     def init(params: Params) -> OptState:
         for path, p in jax.tree_util.tree_leaves_with_path(params):
@@ -65,7 +55,7 @@ def from_optax(tx: Any) -> GradientTransformation:
 
     def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
         _check(label, updates, params)
-        return inner.update(updates, state, params, **extra_args)
+        return base.call_update(inner, updates, state, params, extra_args)
 
     return GradientTransformation(init, update)
 

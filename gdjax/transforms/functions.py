@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 
-from gdjax.base import GradientTransformation, OptState, Params, Updates, init_empty_state, transform
+from gdjax import checks
+from gdjax.base import GradientTransformation, OptState, Params, Updates, init_empty_state, is_float0, transform
 
 
 @transform
@@ -29,8 +30,13 @@ def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> GradientTransformat
     """
 
     def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+        def apply(g: Any, p: Any) -> Any:
+            return g if is_float0(g) else f(g, p)
+
         if params is None:
-            return jax.tree.map(lambda g: f(g, None), updates), state
-        return jax.tree.map(f, updates, params), state
+            return jax.tree.map(lambda g: apply(g, None), updates), state
+        names, structure = ("updates", "params"), jax.tree.structure(updates)
+        checks.flatten_like("gdjax.stateless_with_tree_map", names, structure, updates, params)
+        return jax.tree.map(apply, updates, params), state
 
     return GradientTransformation(init_empty_state, update)

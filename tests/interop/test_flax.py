@@ -1,0 +1,130 @@
+"""With Flax: the training states of linen and nnx, and its serialisation."""
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx, serialization
+from flax.training.train_state import TrainState
+
+import gdjax
+from tests.cases import Case, every
+from tests.declare import matrices
+from tests.interop.states import filled
+from tests.support import relaxed
+from tests.trees import assert_equal, is_key, random_tree, signature
+
+X = np.random.default_rng(0).standard_normal((32, 3)).astype("float32")
+Y = X[:, :1] * X[:, 1:2]
+
+
+class Net(linen.Module):
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        return linen.Dense(1)(linen.tanh(linen.Dense(8)(x)))
+
+
+@pytest.mark.parametrize("tx", [gdjax.adamw(1e-2), gdjax.sgd(0.05, 0.9)], ids=["adamw", "sgd"])
+def test_linen_train_state(tx: Any):
+    with relaxed():
+        net = Net()
+        state = TrainState.create(apply_fn=net.apply, params=net.init(jax.random.key(0), X)["params"], tx=tx)
+
+        @jax.jit
+        def step(state: TrainState) -> Any:
+            loss = lambda p: jnp.mean((state.apply_fn({"params": p}, X) - Y) ** 2)  # noqa: E731
+            value, g = jax.value_and_grad(loss)(state.params)
+            return state.apply_gradients(grads=g), value
+
+        losses = []
+        for _ in range(40):
+            state, value = step(state)
+            losses.append(float(value))
+    assert losses[-1] < 0.7 * losses[0]
+    assert int(state.step) == 40
+
+
+def model_of(seed: int) -> Any:
+    return nnx.Sequential(nnx.Linear(3, 8, rngs=nnx.Rngs(seed)), jnp.tanh, nnx.Linear(8, 1, rngs=nnx.Rngs(seed + 1)))
+
+
+def update(optimizer: Any, model: Any, g: Any, **extra: Any) -> None:
+    old = "model" not in inspect.signature(optimizer.update).parameters  # Flax before 0.11
+    optimizer.update(*([g] if old else [model, g]), **extra)
+
+
+def loss_of(model: Any) -> Any:
+    return jnp.mean((model(X) - Y) ** 2)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        gdjax.adamw(1e-2, mask=matrices),  # a function: a tree of booleans fits either init or update
+        gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.sgd(0.05, 0.9)),
+    ],
+    ids=["adamw", "chain"],
+)
+def test_nnx_optimizer(tx: Any):
+    with relaxed():
+        model = model_of(0)
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+        @nnx.jit
+        def step(model: Any, optimizer: Any) -> Any:
+            value, g = nnx.value_and_grad(loss_of)(model)
+            update(optimizer, model, g)
+            return value
+
+        losses = [float(step(model, optimizer)) for _ in range(40)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@every(sampled=True)
+def test_c14_c15_nnx_takes_every_transform(case: Case):
+    # init sees a State of Params, update a State of arrays; what comes back is written into the state in place.
+    def train() -> Any:
+        model = model_of(0)
+        optimizer = nnx.Optimizer(model, case.make(), wrt=nnx.Param)
+        before = nnx.state(optimizer)
+        for _ in range(2):
+            update(optimizer, model, nnx.grad(loss_of)(model))
+        assert jax.tree.structure(nnx.state(optimizer)) == jax.tree.structure(before)
+        return nnx.state(model)
+
+    with relaxed():
+        shapes = nnx.eval_shape(train)
+    assert len(jax.tree.leaves(shapes)) == 4
+
+
+def test_nnx_hands_extra_arguments_on():
+    def train() -> Any:
+        model = model_of(0)
+        optimizer = nnx.Optimizer(model, gdjax.polyak_sgd(), wrt=nnx.Param)
+        value, g = nnx.value_and_grad(loss_of)(model)
+        update(optimizer, model, g, value=value)
+        return nnx.state(model)
+
+    with relaxed():
+        nnx.eval_shape(train)
+
+
+@every(lambda case: case.name != "named_chain")  # Flax does not pack an OrderedDict, which Optax keeps there too
+def test_every_state_goes_through_msgpack(case: Case):
+    params = random_tree(0)
+    # A typed PRNG key has no bytes of its own; its data has.
+    state = jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, filled(case.make(), params))
+    data = serialization.to_bytes(state)
+    restored = serialization.from_bytes(jax.tree.map(jnp.zeros_like, state), data)
+    assert signature(jax.tree.map(jnp.asarray, restored)) == signature(state)
+    assert_equal(restored, state)
+
+
+def test_names_in_a_state_dict():
+    state = gdjax.chain(gdjax.clip(1.0), gdjax.trace(0.9)).init({"w": jnp.ones(2)})
+    assert serialization.to_state_dict(state).keys() == {"0", "1"}
+    assert serialization.to_state_dict(state)["0"] == {}
+    assert serialization.to_state_dict(state)["1"].keys() == {"trace"}
