@@ -42,7 +42,7 @@ class Twin:
     name: str  # "adam" or "adam/nesterov": what precedes the slash is the factory in optax
     make: Callable[[Any], Any]  # from the library to the transform
     extra: Callable[..., Mapping[str, Any]] | None = None  # (value, grads, params) -> the extra arguments of update
-    rtol: float = 1e-5  # in float32
+    rtol: float = 1e-5  # in float32, beside what Optax itself loses there
     rtol64: float = 1e-9  # in float64; 1e-6 with schedules, which Optax computes in float32
     shapes: tuple[tuple[str, Any], ...] = (("matrix", (4, 3)), ("vector", (5,)), ("scalar", ()))
     reset: str = ""  # why Optax's state cannot go on here, if it cannot

@@ -108,8 +108,6 @@ _CUBE = (("cube", (2, 3, 4)), ("matrix", (4, 3)))
 
 # Optax computes GaLore's singular vectors in float32 for float64 too; rounding turns those of close singular values.
 _SINGULAR = {"rtol": 1e-4, "rtol64": 1e-4}
-# In five steps of Newton-Schulz rounding errors along small singular values grow 3.4445^5 = 485 times.
-_GROWN = 1e-4
 
 TWINS = (
     Twin("muon", _muon(weight_decay=0.1), shapes=_SHAPES),
@@ -119,7 +117,7 @@ TWINS = (
     Twin("muon/aol", _muon(preconditioning="aol", ns_steps=4), shapes=_SHAPES),
     Twin("muon/schatten", _muon(preconditioning="schatten", adam_learning_rate=0.05)),
     Twin("muon/adaptive", _muon(adaptive=True, weight_decay=0.1, weight_decay_mask={"matrix": True, "vector": False,
-                                                                               "scalar": False}), rtol=_GROWN),
+                                                                               "scalar": False})),
     Twin("muon/cube", _cubes, shapes=_CUBE),
     Twin("muon/batch", _batches, shapes=_CUBE[:1]),
     Twin("scale_by_muon", _each, shapes=_SHAPES[:3]),
