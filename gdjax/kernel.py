@@ -22,6 +22,7 @@ class Kernel(NamedTuple):
     State: Any
     constants: tuple[tuple[str, type, Any], ...]
     reads_old: bool
+    squares: str | None
 
 
 @functools.lru_cache(maxsize=4096)
@@ -40,7 +41,9 @@ def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
             t = None if count is None else count.astype(real) + 1
             hyper = {k: v for k, _, v in kernel.constants} | {k: numerics.widen(v, real) for k, v in scalar.items()}
             with jax.named_scope(kernel.name), promotion(g):
-                direction, state = kernel.rule(direction, kernel.State(**s), numerics.widen(p, real), t, **hyper)
+                given = numerics.squarable(direction, kernel.squares) if kernel.squares else direction
+                new_direction, state = kernel.rule(given, kernel.State(**s), numerics.widen(p, real), t, **hyper)
+                direction = numerics.spoiled(new_direction, direction) if kernel.squares else new_direction
             new.append([getattr(state, f) for f in fields])
         update = direction.astype(g.dtype)
         if last and p is not None and any(k.reads_old for k in kernels):

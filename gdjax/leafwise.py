@@ -27,7 +27,7 @@ from gdjax import base, checks
 from gdjax.base import EmptyState, GradientTransformation, MaskedNode
 from gdjax.fused import fused
 from gdjax.kernel import Kernel
-from gdjax.slots import Moment, Shared, first_moment
+from gdjax.slots import Moment, Shared, first_moment, initial_parameter
 
 P = ParamSpec("P")
 Array = jax.Array
@@ -54,6 +54,7 @@ def leafwise(
     scheduled: Any = None,
     needs_params: bool = False,
     reads_old: bool = False,
+    squares: str | None = None,
     reduce: Callable[..., dict[str, Any]] | None = None,
     **slots: Shared | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
@@ -68,6 +69,9 @@ def leafwise(
       needs_params: the rule reads `p`, so that an update without parameters is an error.
       reads_old: the direction depends on a slot's old value other than through its new one (as in Lion). XLA would copy
         the slot before overwriting it; this makes it write the slot after the parameters instead.
+      squares: that the rule squares the gradient: "each" element or, in a norm, "summed". The gradient it gets is then
+        bounded so that no such square is infinite, see `numerics.squarable`: a second moment recovers from any finite
+        gradient. Infinities and NaN pass, to spoil what they touch unless a guard stands before the rule.
       reduce: what the rule needs of the whole tree, a function `(g, s, p, t, ...) -> dict` of what the rule gets, with
         lists of leaves, in their own dtypes (see `numerics.widen`), where the rule has one array. Of hyperparameters
         and extra arguments of `update` it gets those that it names; one without a default is required. The entries of
@@ -86,7 +90,7 @@ def leafwise(
             state_class = State if isinstance(State, type) else State(call.arguments)
             part = Leafwise(
                 base.label_of(call), rule, state_class, scheduled or ScaleByScheduleState, needs_params, reads_old,
-                slots, reduce, _numbers(call.arguments),
+                squares, slots, reduce, _numbers(call.arguments),
             )  # fmt: skip
             return base.made_by(call, part)
 
@@ -109,6 +113,7 @@ class Leafwise:
     Scheduled: Any
     needs_params: bool
     reads_old: bool
+    squares: str | None
     initial: Mapping[str, Callable[..., Any]]
     reduce: Callable[..., dict[str, Any]] | None
     hyper: Mapping[str, Any]
@@ -138,12 +143,13 @@ class Leafwise:
     def kernel(self) -> Kernel:
         rest = {k: v for k, v in self.hyper.items() if k not in self.schedules and k not in self.arrays}
         constants = tuple((k, type(v), v) for k, v in rest.items())
-        return Kernel(self.label.removeprefix("gdjax."), self.rule, self.State, constants, self.reads_old)
+        return Kernel(self.label.removeprefix("gdjax."), self.rule, self.State, constants, self.reads_old, self.squares)
 
     @functools.cached_property
     def moments(self) -> tuple[str, ...]:
         """The slots shaped like the parameter."""
-        return tuple(f for f in self.slots if isinstance(self.initial.get(f, first_moment), Moment))
+        starts = {f: self.initial.get(f, first_moment) for f in self.slots}
+        return tuple(f for f, start in starts.items() if isinstance(start, Moment) or start is initial_parameter)
 
     @property
     def counts(self) -> bool:
@@ -186,7 +192,9 @@ class Leafwise:
         real = isinstance(initial, Moment) and not initial.real and not jnp.iscomplexobj(slot)
         if real and jnp.issubdtype(dtype, jnp.complexfloating):
             where = f"params{jax.tree_util.keystr(path)}"
-            raise TypeError(f"{self.label}: {where}: {initial.dtype} {slot.dtype} is real, the parameter {dtype}")
+            raise TypeError(
+                f"{self.label}: {where}: {initial.dtype} {slot.dtype} does not support complex numbers ({dtype})"
+            )
         return slot
 
     def split(self, state: Any) -> tuple[Any, list[Any], dict[str, Any]]:

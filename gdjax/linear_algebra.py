@@ -58,7 +58,7 @@ def power_iteration(
     def unfinished(carry: Any) -> Array:
         v, mv, value, i = carry
         residual = tree.norm(tree.sub(mv, tree.scale(value, v)))
-        return (residual > error_tolerance * jnp.abs(value)) & (i < num_iters)
+        return ~(residual <= error_tolerance * jnp.abs(value)) & (i < num_iters)  # of NaN too, for NaN to come out
 
     def step(carry: Any) -> Any:
         _, mv, _, i = carry
@@ -126,7 +126,7 @@ def matrix_inverse_pth_root(
     b = a + jnp.asarray(ridge_epsilon).astype(a.dtype) * jnp.maximum(largest, 1e-16) * identity
 
     def off(m: Array) -> Array:
-        return jnp.max(jnp.abs(m - identity))
+        return numerics.largest(jnp.abs(m - identity))
 
     def unfinished(carry: Any) -> Array:
         i, m, _, _, better = carry

@@ -40,6 +40,53 @@ def bounded(x: Array) -> Array:
     return jnp.minimum(x, float(jnp.finfo(x.dtype).max) / 4)
 
 
+TERMS = {"each": 1, "summed": 2**32}  # how many squares are added up, at most
+
+
+def _largest(dtype: Any, squares: str) -> float:
+    exponent = jnp.finfo(at_least_float32(dtype)).maxexp - 6 - int(math.log2(TERMS[squares]))
+    return 2.0 ** (exponent // 2)
+
+
+def squarable(x: Array, squares: str) -> Array:
+    """x with its real parts, infinities too, bounded so that sums of squares are finite.
+
+    In float32 the bound is 2^61 where `squares` is "each", where a rule squares every element, and 2^45 where they are
+    "summed", over up to 2^32 numbers or steps; in float64 2^509 and 2^493. Differences of three such numbers, complex
+    ones too, still have finite squares.
+    """
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(squarable(x.real, squares), squarable(x.imag, squares))
+    bound = _largest(x.dtype, squares)
+    if float(jnp.finfo(x.dtype).max) <= bound:
+        return x
+    return jax.lax.clamp(x.dtype.type(-bound), x, x.dtype.type(bound))
+
+
+def spoiled(u: Array, g: Array) -> Array:
+    """u, and NaN where g is not finite: what is made of a bounded g must not hide that."""
+    return u + (g - g)
+
+
+def bounded_sq(x: Array, squares: str = "summed") -> Array:
+    """|x|^2, at most the square of the bound of `squarable`: to be summed, which XLA:CPU does to a bounded x apart."""
+    square = abs_sq(x)
+    most = jnp.asarray(_largest(x.dtype, squares) ** 2, square.dtype)
+    if x.size:  # A constant that leaves of one shape share, XLA:CPU broadcasts in memory: it must seem to depend on x.
+        most = jnp.maximum(most, -abs_sq(x[(0,) * x.ndim]))
+    return jnp.minimum(square, most)
+
+
+def scaled(x: Array, factor: Array, squares: str = "summed") -> Array:
+    """factor x for a factor made from `bounded_sq(x)`: x bounded likewise, NaN where it is not finite."""
+    return spoiled(squarable(x, squares) * factor, x)
+
+
+def largest(x: Array, axis: Any = None) -> Array:
+    """The maximum, and NaN where there is one: `jnp.max` of some thousand numbers loses it on XLA:CPU."""
+    return jnp.where(jnp.any(jnp.isnan(x), axis), jnp.nan, jnp.max(x, axis))
+
+
 def one_minus_pow(b: Any, t: Array) -> Array:
     """1 - b^t, the sum of the weights of an exponential moving average after t >= 1 steps.
 
@@ -86,6 +133,8 @@ def safe_norm(x: Any, min_norm: Any, ord: Any = None, axis: Any = None, keepdims
     x, unit, dtype = _scaled(x, axis)
     unit = jnp.ones_like(unit) if ord == 0 else unit  # ord 0 counts
     norm = unit * jnp.linalg.norm(x, ord=ord, axis=axis, keepdims=True)
+    if ord not in (None, 0):  # of an order that takes a maximum, which may miss NaN
+        norm = jnp.where(jnp.any(jnp.isnan(x), axis, keepdims=True), jnp.nan, norm)
     norm = norm if keepdims else jnp.squeeze(norm, axis)
     return _at_least(norm, min_norm, dtype)
 
@@ -108,7 +157,7 @@ def _scaled(x: Any, axis: Any) -> tuple[Array, Array, Any]:
     info = jnp.finfo(top.dtype)
     # At most an eighth of the largest number: XLA:CPU multiplies by the reciprocal, which must not be denormal.
     unit = jnp.where(jnp.isfinite(top), jnp.clip(top, info.tiny, info.max / 8), 1)
-    ones = jnp.where(top == 0, jnp.ones_like(wide), wide / unit.astype(wide.dtype))
+    ones = jnp.where((top == 0) & (wide == 0), jnp.ones_like(wide), wide / unit.astype(wide.dtype))  # top may miss NaN
     return ones, jnp.where(top == 0, 0, unit), real_dtype(x.dtype)
 
 

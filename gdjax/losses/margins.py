@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.losses.parts import Array, ArrayLike, graded, label_scores, pair, promoted
+from gdjax.numerics import largest
 from gdjax.projections.balls import projection_simplex
 
 
@@ -95,7 +96,7 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     (s,), dtype = promoted(jnp.asarray(scores))
     s, y, own = label_scores("gdjax.multiclass_hinge_loss", s, labels)
     wrong = ~jax.nn.one_hot(y, s.shape[-1], dtype=bool)
-    return graded(y, jnp.max(jnp.where(wrong, s + 1, s), axis=-1) - own, dtype)
+    return graded(y, largest(jnp.where(wrong, s + 1, s), -1) - own, dtype)
 
 
 def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
@@ -117,7 +118,7 @@ def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     """
     (s,), dtype = promoted(jnp.asarray(scores))
     s, y, own = label_scores("gdjax.multiclass_perceptron_loss", s, labels)
-    return graded(y, jnp.max(s, axis=-1) - own, dtype)
+    return graded(y, largest(s, -1) - own, dtype)
 
 
 def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:

@@ -14,7 +14,7 @@ from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
-@leafwise(ScaleByBeliefState, nu=second_moment, reads_old=True)
+@leafwise(ScaleByBeliefState, squares="each", nu=second_moment, reads_old=True)
 def scale_by_acprop(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, new_mean: bool = False,

@@ -19,7 +19,7 @@ class ScaleByBeliefState(NamedTuple):
     nu: Any  # like params, average square of g - mu, float32 at least
 
 
-@leafwise(ScaleByBeliefState, nu=second_moment)
+@leafwise(ScaleByBeliefState, squares="each", nu=second_moment)
 def scale_by_belief(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, nesterov: bool = False,

@@ -10,7 +10,7 @@ from gdjax import checks
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise
-from gdjax.numerics import Array, abs_sq, bounded, widest_real
+from gdjax.numerics import Array, bounded_sq, scaled, widest_real
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.clipping import clip_by_block_rms
 from gdjax.transforms.decay import add_decayed_weights
@@ -58,22 +58,22 @@ def _by_factored_rms(
     g: Array, s: Any, p: Any, t: Any, factored: bool, min_dim_size_to_factor: int, epsilon: Hyper, b2: Hyper
 ) -> Any:
     axes = factored_axes(g.shape, {"factored": factored, "min_dim_size_to_factor": min_dim_size_to_factor})
-    average = lambda v, mean: b2 * v + (1 - b2) * bounded(mean + epsilon)  # noqa: E731
+    average = lambda v, mean: b2 * v + (1 - b2) * (mean + epsilon)  # noqa: E731
     if axes is None:
-        v = average(s.v, abs_sq(g))
-        return g * _inverse_root(v), s._replace(v=v)
+        v = average(s.v, bounded_sq(g, "each"))
+        return scaled(g, _inverse_root(v), "each"), s._replace(v=v)
     second, longest = axes
     v_row, v_col = average(s.v_row, _mean_of_squares(g, longest)), average(s.v_col, _mean_of_squares(g, second))
     rows = second - (second > longest)  # the second longest axis of g, in v_row
     mean = jnp.sum(v_row * (1 / v_row.shape[rows]), axis=rows, keepdims=True)
     row_factor = _inverse_root(v_row / jnp.where(mean == 0, 1, mean))
-    u = g * jnp.expand_dims(row_factor, longest) * jnp.expand_dims(_inverse_root(v_col), second)
+    u = scaled(g, jnp.expand_dims(row_factor, longest), "each") * jnp.expand_dims(_inverse_root(v_col), second)
     return u, s._replace(v_row=v_row, v_col=v_col)
 
 
 def _mean_of_squares(g: Array, axis: int) -> Array:
     """The mean of |g|^2 over an axis, divided before it is summed: a sum overflows long before its mean does."""
-    return jnp.sum(abs_sq(g * g.shape[axis] ** -0.5), axis=axis)
+    return jnp.sum(bounded_sq(g, "each") * (1 / g.shape[axis]), axis=axis)
 
 
 def _inverse_root(v: Array) -> Array:
@@ -121,7 +121,7 @@ def scale_by_factored_rms(
       decay_rate_fn: `(count - step_offset, decay_rate) -> decay in [0, 1)`. The default 1 - (count + 1)^-decay_rate
         takes a negative count for 0.
 
-    Moments stop at a quarter of the largest float32, where a gradient above 1e19 would make them infinite for good.
+    In float32 gradients count as 2^61 at most, so that none makes the moments infinite for good.
 
     Raises:
       TypeError: min_dim_size_to_factor is not an int.

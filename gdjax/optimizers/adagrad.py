@@ -16,7 +16,9 @@ class ScaleByRssState(NamedTuple):
     sum_of_squares: Any  # like params, float32 at least
 
 
-@leafwise(ScaleByRssState, sum_of_squares=Moment(wide=True, real=True, fill="initial_accumulator_value"))
+@leafwise(
+    ScaleByRssState, squares="summed", sum_of_squares=Moment(wide=True, real=True, fill="initial_accumulator_value")
+)
 def scale_by_rss(g: Array, s: Any, p: Any, t: Any, initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7) -> Any:
     """Adagrad's direction: the gradient over the root of the sum of its squares so far. See `adagrad`.
 

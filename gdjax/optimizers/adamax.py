@@ -14,7 +14,7 @@ from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
-@leafwise(ScaleByAdamState, nu=second_moment)
+@leafwise(ScaleByAdamState, squares="each", nu=second_moment)
 def scale_by_adamax(
     g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8
 ) -> Any:  # fmt: skip

@@ -28,7 +28,7 @@ def _next(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
     return {"t": safe_increment(s.t)}
 
 
-@leafwise(ScaleByAdanState, reduce=_next, n=second_moment, t=Shared(0, jnp.int32), g=Moment())
+@leafwise(ScaleByAdanState, squares="each", reduce=_next, n=second_moment, t=Shared(0, jnp.int32), g=Moment())
 def scale_by_adan(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.98, b2: Hyper = 0.92, b3: Hyper = 0.99, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,

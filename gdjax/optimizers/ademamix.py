@@ -70,7 +70,7 @@ def _next_step(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
     return {"t": numerics.safe_increment(s.t)}
 
 
-@leafwise(_Mixture, reduce=_next_step, t=Shared(0, dtype=jnp.int32), nu=second_moment)
+@leafwise(_Mixture, squares="each", reduce=_next_step, t=Shared(0, dtype=jnp.int32), nu=second_moment)
 def _ademamix(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper, b2: Hyper, b3: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper, mu_dtype: Any,
@@ -155,7 +155,7 @@ def ademamix(
     )
 
 
-@leafwise(_Simplified, n=second_moment)
+@leafwise(_Simplified, squares="each", n=second_moment)
 def _simplified_ademamix(
     g: Array, s: Any, p: Any, t: Any, b1: Hyper, b2: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper
 ) -> Any:

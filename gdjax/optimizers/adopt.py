@@ -17,7 +17,7 @@ def _fourth_root(t: Any) -> Array:
     return jnp.asarray(t, float) ** 0.25
 
 
-@leafwise(ScaleByAdamState, nu=second_moment, reads_old=True)
+@leafwise(ScaleByAdamState, squares="each", nu=second_moment, reads_old=True)
 def scale_by_adopt(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.9999, eps: Hyper = 1e-6, mu_dtype: Any = None,

@@ -27,6 +27,7 @@ class COCOBState(NamedTuple):
 
 @leafwise(
     COCOBState,
+    squares="each",
     needs_params=True,
     init_particles=initial_parameter,
     cumulative_gradients=Moment(wide=True),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from gdjax import domains, tree
 from gdjax.base import transform
 from gdjax.leafwise import Hyper, Reduced, leafwise
-from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, scalar, sqrt, widen
+from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, scalar, sqrt, squarable, widen
 from gdjax.slots import Moment, Shared, initial_parameter
 
 # All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
@@ -74,6 +74,7 @@ def _prodigy_estimate(
     numbers = learning_rate, beta1, beta2, beta3, estim_lr0, estim_lr_coef, t
     lr, beta1, beta2, beta3, d0, coef, t = (scalar(x, d.dtype) for x in numbers)
     g, p, p0, grad_sum = widen((g, p, s.params0, s.grad_sum), d.dtype)
+    g = [squarable(x, "summed") for x in g]
     dlr = _effective_rate(d, lr, beta1, beta2, t, bias_correction)
     weight = d * (d if safeguard_warmup else dlr) / d0
     grad_sum = [beta3 * x + weight * y for x, y in zip(grad_sum, g, strict=True)]
@@ -85,6 +86,7 @@ def _prodigy_estimate(
 
 @leafwise(
     ProdigyState,
+    squares="summed",
     reduce=_prodigy_estimate,
     needs_params=True,
     exp_avg=_wide,
@@ -165,6 +167,7 @@ def _dadapt_estimate(
     d = jnp.asarray(s.estim_lr)
     lr, beta1, beta2, eps, t = (scalar(x, d.dtype) for x in (learning_rate, beta1, beta2, eps, t))
     g, grad_sum, v = widen((g, s.grad_sum, s.exp_avg_sq), d.dtype)
+    g = [squarable(x, "summed") for x in g]
     beta3 = beta2**0.5
     dlr = _effective_rate(d, lr, beta1, beta2, t, bias_correction)
     scaled = [divide(x, sqrt(y) + eps) for x, y in zip(grad_sum, v, strict=True)]
@@ -176,6 +179,7 @@ def _dadapt_estimate(
 
 @leafwise(
     DAdaptAdamWState,
+    squares="summed",
     reduce=_dadapt_estimate,
     needs_params=True,
     exp_avg=_wide,

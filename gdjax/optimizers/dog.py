@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics, tree
+from gdjax import domains, numerics, tree
 from gdjax.base import GradientTransformation, identity, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, Reduced, leafwise
@@ -14,6 +14,7 @@ from gdjax.numerics import Array
 from gdjax.slots import Shared, initial_parameter
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.tree.norms import finite_square
 
 _INIT_STEPS = "distance", "learning_rate", "heuristic"
 
@@ -44,7 +45,7 @@ class _InitialDistance(Shared):
         if hyper["kind"] == "heuristic":
             trained = [p for p in params if jnp.issubdtype(jnp.result_type(p), jnp.inexact)]
             trained = [jnp.zeros(p.shape, p.dtype) if isinstance(p, jax.ShapeDtypeStruct) else p for p in trained]
-            distance = distance * (1 + tree.global_norm(trained).astype(real))
+            distance = distance * (1 + numerics.bounded(tree.global_norm(trained).astype(real)))
         return distance
 
 
@@ -52,7 +53,7 @@ def _squares(g: Any, p: Any, start: Any, real: Any) -> tuple[Array, Array]:
     """The squared distance from the start and the squared norm of the gradients."""
     g, p, start = numerics.widen((g, p, start), real)
     moved = [x - y for x, y in zip(p, start, strict=True)]
-    return tree.norm(moved, squared=True).astype(real), tree.norm(g, squared=True).astype(real)
+    return numerics.bounded(tree.norm(moved, squared=True)).astype(real), finite_square(g).astype(real)
 
 
 def _dog_rate(g: Any, s: Any, p: Any, t: Any, init_step: Any, eps: Any, kind: str) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def _dog_rate(g: Any, s: Any, p: Any, t: Any, init_step: Any, eps: Any, kind: st
     init_step, eps = numerics.widen((init_step, eps), real)
     distance_sq, norm_sq = _squares(g, p, s.init_params, real)
     max_dist = jnp.maximum(s.max_dist, numerics.sqrt(distance_sq))
-    total = s.sum_sq_norm_grads + norm_sq
+    total = numerics.bounded(s.sum_sq_norm_grads + norm_sq)
     rate = numerics.divide(max_dist, numerics.sqrt(total + eps))
     if kind == "learning_rate":
         rate = jnp.where(s.is_init_step, init_step, rate)
@@ -70,6 +71,7 @@ def _dog_rate(g: Any, s: Any, p: Any, t: Any, init_step: Any, eps: Any, kind: st
 
 @leafwise(
     DoGState,
+    squares="summed",
     reduce=_dog_rate,
     needs_params=True,
     is_init_step=Shared(True, dtype=bool),
@@ -98,8 +100,7 @@ def scale_by_dog(init_step: tuple[str, Any], eps: Hyper = 1e-8) -> Any:
     if not isinstance(init_step, tuple | list) or len(init_step) != 2 or init_step[0] not in _INIT_STEPS:
         raise ValueError(f"{label}: init_step must be a pair of {' or '.join(_INIT_STEPS)} and a number: {init_step!r}")
     kind, size = init_step
-    if isinstance(size, int | float) and not 0 < size < float("inf"):
-        raise ValueError(f"{label}: init_step must be finite and above 0, got {init_step!r}")
+    domains.check(label, {"init_step[1]": size}, {})
     return _dog(size, eps, kind)
 
 
@@ -146,13 +147,14 @@ def _dowg_rate(g: Any, s: Any, p: Any, t: Any, eps: Any) -> dict[str, Any]:
     real = s.estim_sq_dist.dtype
     distance_sq, norm_sq = _squares(g, p, s.init_params, real)
     square = jnp.maximum(s.estim_sq_dist, distance_sq)
-    total = s.weighted_sq_norm_grads + square * norm_sq
+    total = numerics.bounded(s.weighted_sq_norm_grads + square * norm_sq)
     rate = numerics.divide(square, numerics.sqrt(total) + numerics.widen(eps, real))
     return {"rate": rate, "estim_sq_dist": square, "weighted_sq_norm_grads": total}
 
 
 @leafwise(
     DoWGState,
+    squares="summed",
     reduce=_dowg_rate,
     needs_params=True,
     init_params=initial_parameter,

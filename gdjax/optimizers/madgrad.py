@@ -22,7 +22,12 @@ class MadgradState(NamedTuple):
 
 
 @leafwise(
-    MadgradState, needs_params=True, grad_sum_sq=Moment(wide=True, real=True), s=Moment(wide=True), x0=initial_parameter
+    MadgradState,
+    squares="summed",
+    needs_params=True,
+    grad_sum_sq=Moment(wide=True, real=True),
+    s=Moment(wide=True),
+    x0=initial_parameter,
 )
 def scale_by_madgrad(
     g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper, momentum: Hyper = 0.9, eps: Hyper = 1e-6

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from gdjax import checks, tree
 from gdjax.leafwise import Hyper, Reduced, leafwise
-from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, scalar, sqrt, widen
+from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, scalar, sqrt, squarable, widen
 from gdjax.slots import Moment, Shared, second_moment
 
 _average = Moment()
@@ -74,6 +74,7 @@ def _momo_step(
     numbers = learning_rate, beta, lower_bound, weight_decay, t
     lr, beta, lower_bound, decay, t = (scalar(x, real) for x in numbers)
     g, p, d = widen((g, p, s.exp_avg), real)
+    g = [squarable(x, "summed") for x in g]
     old, new = _weights(beta, t)
     d = [old * x + new * y for x, y in zip(d, g, strict=True)]
     barf, gamma = old * s.barf + new * value, old * s.gamma + new * _inner(g, p, real)
@@ -83,7 +84,7 @@ def _momo_step(
 
 
 @leafwise(
-    MomoState, reduce=_momo_step, needs_params=True,
+    MomoState, squares="summed", reduce=_momo_step, needs_params=True,
     exp_avg=_average, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"),
 )  # fmt: skip
 def momo(
@@ -139,6 +140,7 @@ def _momo_adam_step(
     numbers = learning_rate, b1, b2, eps, lower_bound, weight_decay, t
     lr, b1, b2, eps, lower_bound, decay, t = (scalar(x, real) for x in numbers)
     g, p, d, v = widen((g, p, s.exp_avg, s.exp_avg_sq), real)
+    g = [squarable(x, "summed") for x in g]
     moments = [_adam(*xs, t, b1, b2, eps) for xs in zip(g, d, v, strict=True)]
     d, scaled = [d for d, _, _ in moments], [x for _, _, x in moments]
     barf, gamma = b1 * s.barf + (1 - b1) * value, b1 * s.gamma + (1 - b1) * _inner(g, p, real)
@@ -154,7 +156,7 @@ def _adam(g: Array, d: Array, v: Array, t: Array, b1: Any, b2: Any, eps: Any) ->
 
 
 @leafwise(
-    MomoAdamState, reduce=_momo_adam_step, needs_params=True,
+    MomoAdamState, squares="summed", reduce=_momo_adam_step, needs_params=True,
     exp_avg=_average, exp_avg_sq=second_moment, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"),
 )  # fmt: skip
 def momo_adam(

@@ -42,7 +42,7 @@ class _Momentum(NamedTuple):
     mu: Any
 
 
-@leafwise(_Momentum)
+@leafwise(_Momentum, squares="each")
 def _momentum(
     g: Array, s: Any, p: Any, t: Any,
     beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, mu_dtype: Any = None, consistent_rms: Hyper = None,

@@ -53,7 +53,7 @@ def _stddev_state(hyper: Mapping[str, Any]) -> Any:
     return ScaleByRStdDevWithCountState if hyper["bias_correction"] else ScaleByRStdDevState
 
 
-@leafwise(_rms_state, nu=_nu)
+@leafwise(_rms_state, squares="each", nu=_nu)
 def scale_by_rms(
     g: Array, s: Any, p: Any, t: Any,
     decay: Hyper = 0.9, eps: Hyper = 1e-8, initial_scale: Hyper = 0.0, eps_in_sqrt: bool = True,
@@ -78,7 +78,7 @@ def scale_by_rms(
     return divide(g, _root(nu_hat, eps, eps_in_sqrt)), s._replace(nu=nu)
 
 
-@leafwise(_stddev_state, mu=_mu, nu=_nu)
+@leafwise(_stddev_state, squares="each", mu=_mu, nu=_nu)
 def scale_by_stddev(
     g: Array, s: Any, p: Any, t: Any,
     decay: Hyper = 0.9, eps: Hyper = 1e-8, initial_scale: Hyper = 0.0, eps_in_sqrt: bool = True,

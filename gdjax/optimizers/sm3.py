@@ -25,7 +25,7 @@ def _covers(p: Any, hyper: Mapping[str, Any]) -> list[Array]:
     return [jnp.zeros(n, widest_real(p)) for n in shape] or [jnp.zeros((), widest_real(p))]
 
 
-@leafwise(ScaleBySM3State, mu=_covers)
+@leafwise(ScaleBySM3State, squares="summed", mu=_covers)
 def scale_by_sm3(g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 1.0, eps: Hyper = 1e-8) -> Any:
     """SM3's direction: momentum of gradients over the root of bounds on the sums of their squares. See `sm3`.
 
@@ -40,9 +40,11 @@ def scale_by_sm3(g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 
     axes = range(g.ndim)
     bounds = [jnp.expand_dims(m, [a for a in axes if a != i]) if g.ndim else m for i, m in enumerate(s.mu)]
     weight = jnp.where(b2 == 1, 1, 1 - b2)
-    v = weight * abs_sq(g) + b2 * functools.reduce(jnp.minimum, [jnp.broadcast_to(b, g.shape) for b in bounds])
+    least = functools.reduce(jnp.minimum, [jnp.broadcast_to(b, g.shape) for b in bounds])
+    v = weight * abs_sq(g) + b2 * least
     nu = b1 * s.nu + (1 - b1) * divide(g, sqrt(v + eps))
-    new = [jnp.max(v, axis=tuple(a for a in axes if a != i), initial=0) for i in axes] or [v]
+    known = jnp.where(jnp.isnan(v), 0, v)  # NaN stays with its element
+    new = [jnp.max(known, axis=tuple(a for a in axes if a != i), initial=0) for i in axes] or [v]
     return nu, ScaleBySM3State(new, nu)
 
 

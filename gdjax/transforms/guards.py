@@ -50,10 +50,10 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
     Args:
       inner: the transform.
       max_consecutive_errors: how many calls in a row to skip at most, at least 0.
-      check_outputs: besides the gradients also look at what `inner` makes of them: a finite gradient of 1e20 has an
-        infinite square, and would leave a second moment that stays infinite for ever. The updates and the elements
-        of the new state that were finite before must be finite. They are computed once to be looked at and once to be
-        used, which costs a pass of reading; with matrix methods or line searches False is cheaper.
+      check_outputs: besides the gradients also look at what `inner` makes of them, which may be infinite where they are
+        not. The updates and the elements of the new state that were finite before must be finite. They are computed
+        once to be looked at and once to be used, which costs a pass of reading; with matrix methods or line searches
+        False is cheaper.
     """
     label = "gdjax.apply_if_finite"
     base.check_transform(label, 0, inner)
@@ -66,6 +66,7 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ApplyIfFiniteState]:
         checks.state(label, state, ApplyIfFiniteState)
+        checks.leaves(label, "updates", updates)
 
         def apply(inner_state: Any) -> Any:
             return base.call_update(inner, updates, inner_state, params, extra_args)

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.leafwise import Hyper, Reduced, leafwise
-from gdjax.numerics import Array, abs_sq, divide, sqrt
+from gdjax.numerics import Array, bounded_sq, divide, scaled, sqrt
 
 
 def leaf_norm(x: Array) -> Array:
-    """sqrt(sum |x|^2) of one array in float32 or wider, 0 with derivative 0 at 0."""
-    return sqrt(jnp.sum(abs_sq(x)))
+    """sqrt(sum |x|^2) of one array in float32 or wider, 0 with derivative 0 at 0; see `bounded_sq`."""
+    return sqrt(jnp.sum(bounded_sq(x)))
 
 
 @leafwise(needs_params=True)
@@ -21,7 +21,7 @@ def scale_by_trust_ratio(
     """Scales every leaf's update to the norm of its parameter: u = g trust_coefficient |p| / (|g| + eps).
 
     A leaf whose parameter or update has norm 0 keeps its update as it is. Norms are of the whole leaf, in float32 or
-    wider: one below 1e-19 counts as 0, and a leaf with |g| above 1e19 gets a zero update.
+    wider: one below 1e-19 counts as 0, and in float32 numbers above 2^45 count as that.
 
     Args:
       min_norm: the least that both norms count for, at least 0.
@@ -38,7 +38,7 @@ def scale_by_trust_ratio(
     p_norm, g_norm = (jnp.maximum(leaf_norm(x), min_norm) for x in (p, g))
     usable = (p_norm > 0) & (g_norm > 0)
     # One quotient for the leaf, one product per element.
-    return g * jnp.where(usable, trust_coefficient * p_norm / jnp.where(usable, g_norm + eps, 1), 1), s
+    return scaled(g, jnp.where(usable, trust_coefficient * p_norm / jnp.where(usable, g_norm + eps, 1), 1)), s
 
 
 @leafwise(needs_params=True)

@@ -137,12 +137,12 @@ def vdot(tree_x: Any, tree_y: Any) -> Array:
 
 def max(tree: Any) -> Array:  # noqa: A001
     """The largest number in a tree; -inf in float32 for an empty one. NaN where one is."""
-    return _extreme(jnp.max, tree, -math.inf)
+    return _extreme(numerics.largest, tree, -math.inf)
 
 
 def min(tree: Any) -> Array:  # noqa: A001
     """The smallest number in a tree; inf in float32 for an empty one. NaN where one is."""
-    return _extreme(jnp.min, tree, math.inf)
+    return _extreme(lambda x: -numerics.largest(-x), tree, math.inf)
 
 
 def _extreme(reduce: Callable[[Array], Array], tree: Any, empty: float) -> Array:
@@ -175,6 +175,16 @@ def norm(tree: Any, ord: Any = None, squared: bool = False) -> Array:  # noqa: A
     else:
         raise ValueError(f"gdjax.tree.norm: ord must be None, 1, 2, inf, 'inf' or 'infinity', got {ord!r}")
     return jnp.square(value) if squared else value
+
+
+def finite_square(tree: Any) -> Array:
+    """The square of the norm, finite where the numbers are: large ones count as in `numerics.bounded_sq`."""
+    return _total([_bounded_sum(x) for x in _arrays(tree)])
+
+
+@jax.jit
+def _bounded_sum(x: Array) -> Array:
+    return jnp.sum(numerics.bounded_sq(_floating(x)))
 
 
 def allclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False) -> Array:
