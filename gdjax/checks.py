@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 NUMBER = int, float, np.number
+NO_STATE = "state is None; call init(params) first"
 RESTORE = "restored from a checkpoint, give the restorer init(params) as its target"
 
 
@@ -59,6 +61,51 @@ def gradient(label: str, where: Callable[[], str], g: Any, p: Any) -> None:
         raise TypeError(f"{label}: {where()}: complex gradient ({g.dtype}) for a real parameter ({p.dtype})")
 
 
+def leaves(label: str, name: str, tree: Any) -> None:
+    """Raises unless every leaf of the tree called `name` can be a parameter."""
+    for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        leaf(label, f"{name}{jax.tree_util.keystr(path)}", x)
+
+
+def gradients(label: str, updates: Any, params: Any = None) -> None:
+    """Raises unless each of the updates is a gradient and fits its parameter; for those that no leaf rule looks at."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(updates)
+    ps = [None] * len(paths)
+    if params is not None:
+        ps = flatten_like(label, ("updates", "params"), structure, updates, params)
+    for (path, g), p in zip(paths, ps, strict=True):
+        where = jax.tree_util.keystr(path)
+        if getattr(g, "dtype", None) == jax.dtypes.float0:
+            continue
+        leaf(label, f"updates{where}", g)
+        gradient(label, lambda where=where: f"params{where}", typed(g), None if p is None else typed(p))
+
+
+def slot(label: str, where: str, field: str, x: Any, shape: tuple[int, ...], of: str = "the gradient") -> None:
+    """Raises unless `x`, of the state's `field`, has the shape of the gradient, or of what is made of it."""
+    if getattr(x, "shape", None) != shape:
+        got = getattr(x, "shape", x)
+        raise ValueError(
+            f"{label}: {where}: state.{field} has shape {got}, {of} {shape}; "
+            "init(params) anew after changing the parameters"
+        )
+
+
+def slots(label: str, updates: Any, /, **fields: Any) -> None:
+    """Raises unless the trees `fields` of a state are shaped like the updates; for those that no leaf rule looks at."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(updates)
+    for field, tree in fields.items():
+        xs = flatten_like(label, ("updates", f"state.{field}"), structure, updates, tree)
+        for (path, g), x in zip(paths, xs, strict=True):
+            if getattr(g, "dtype", None) != jax.dtypes.float0:
+                slot(label, f"params{jax.tree_util.keystr(path)}", field, x, typed(g).shape)
+
+
+def typed(x: Any) -> Any:
+    """`x`, a Python number as an array."""
+    return x if hasattr(x, "dtype") else np.asarray(x, jax.dtypes.canonicalize_dtype(type(x)))
+
+
 def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, tree: Any) -> list[Any]:
     """The leaves of `tree`, which must have `structure`, that of `like`; `names` are what to call `like` and `tree`.
 
@@ -84,10 +131,30 @@ def _unmasked(tree: Any) -> Any:
     return jax.tree.map(lambda x: None if masked(x) else x, tree, is_leaf=masked)
 
 
+def mask(label: str, name: str, tree: Any) -> None:
+    """Raises unless the leaves of a mask are booleans."""
+    for path, m in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if isinstance(m, Tracer) or getattr(m, "dtype", type(m)) not in (bool, np.bool) or np.ndim(m):
+            raise TypeError(f"{label}: {name}{jax.tree_util.keystr(path)} must be a bool, got {m!r}")
+
+
+def is_function(x: Any) -> bool:
+    """Whether `x` is a function of a tree: a callable, but not a callable pytree such as a module of booleans."""
+    return callable(x) and jax.tree.leaves(x) == [x]
+
+
 def params(label: str, given: Any) -> None:
     """Raises unless `update` was given the parameters."""
     if given is None:
         raise ValueError(f"{label}: this transform needs params: call update(updates, state, params)")
+
+
+def entries(label: str, state: Any, number: int) -> None:
+    """Raises unless `state` has as many entries as a chain has transforms."""
+    if state is None:
+        raise ValueError(f"{label}: {NO_STATE}")
+    if len(state) != number:
+        raise ValueError(f"{label}: state has {len(state)} entries for {number} transforms")
 
 
 def state(label: str, got: Any, expected: type) -> None:
@@ -95,11 +162,14 @@ def state(label: str, got: Any, expected: type) -> None:
     if getattr(got, "_fields", None) == getattr(expected, "_fields", None):
         return
     if got is None:
-        raise ValueError(f"{label}: state is None; call init(params) first")
+        raise ValueError(f"{label}: {NO_STATE}")
     fields = getattr(got, "_fields", None)
     shown = f"fields {fields}" if fields is not None else f"type {type(got).__name__}"
     wanted = getattr(expected, "_fields", ())
     hint = f"; {RESTORE}" if isinstance(got, dict | list) else ""
+    if fields is not None and set(fields) < set(wanted):
+        lacking = ", ".join(f for f in wanted if f not in fields)
+        hint = f"; of an older version, without {lacking}? Take these fields from init(params), the others from it"
     raise ValueError(f"{label}: state has {shown}, expected {expected.__name__} with fields {wanted}{hint}")
 
 

@@ -60,6 +60,8 @@ class Chain:
         return self.pack([p.unflatten(states) if isinstance(p, Chain) else next(states) for p in nested])
 
     def _states(self, state: Any) -> list[Any]:
+        if state is None:
+            raise ValueError(f"{self.label}: {checks.NO_STATE}")
         try:
             states = self.unpack(state)
         except (TypeError, KeyError) as e:
@@ -67,8 +69,7 @@ class Chain:
                 f"{self.label}: state is {type(state).__name__}, not what init made for {len(self.parts)} transforms "
                 f"({e}); {checks.RESTORE}"
             ) from e
-        if len(states) != len(self.parts):
-            raise ValueError(f"{self.label}: state has {len(states)} entries for {len(self.parts)} transforms")
+        checks.entries(self.label, states, len(self.parts))
         return states
 
 

@@ -32,25 +32,27 @@ def fused(
     opened = [_opened(r, s, structure, updates) for r, s in zip(rules, states, strict=True)]
     counts, slots, shared = (list(x) for x in zip(*opened, strict=True))
     scalars = [r.scalars(c) for r, c in zip(rules, counts, strict=True)]
+    seen = [rule.sees(updates) for rule in rules]
+    active = [[k for k, flags in enumerate(seen) if flags is None or flags[i]] for i in range(len(gs))]
+    for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
+        if active[i] and not base.is_float0(g):
+            _check(rules, path, g, p, [s[i] for s in slots])
     if rules[0].reduce is not None:
         reduced = _reduced(rules[0], gs, slots[0], ps, counts[0], shared[0], scalars[0], extra_args)
         old = shared[0]
         shared[0] = {f: jnp.asarray(reduced.pop(f, x)).astype(x.dtype) for f, x in old.items()}
         scalars[0] |= reduced
-    seen = [rule.sees(updates) for rule in rules]
     directions, closing = [], []
     for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
         mine = [s[i] for s in slots]  # per rule, the slots of this leaf
-        active = [k for k, flags in enumerate(seen) if flags is None or flags[i]]
-        if active and not base.is_float0(g):
-            _check(rules, path, g, p, mine)
-            apply = kernel_of(tuple(rules[k].kernel for k in active), last)
+        if active[i] and not base.is_float0(g):
+            apply = kernel_of(tuple(rules[k].kernel for k in active[i]), last)
             try:
-                g, new = apply(g, p, *([xs[k] for k in active] for xs in (mine, counts, shared, scalars)))
+                g, new = apply(g, p, *([xs[k] for k in active[i]] for xs in (mine, counts, shared, scalars)))
             except (ValueError, TypeError) as e:
-                e.add_note(f"{rules[0].label}: in the rule for {_where(path)}")
+                _blame([rules[k].label for k in active[i]], path, e)
                 raise
-            for k, leaf in zip(active, new, strict=True):
+            for k, leaf in zip(active[i], new, strict=True):
                 mine[k] = leaf
         directions.append(g)
         closing.append(mine)
@@ -105,12 +107,16 @@ def _check(rules: Sequence[Any], path: Any, g: Any, p: Any, slots: Sequence[Any]
     checks.gradient(rules[0].label, lambda: _where(path), g, p)
     for rule, leaves in zip(rules, slots, strict=True):
         for field, x in zip(rule.slots, leaves, strict=True):
-            if field in rule.moments and getattr(x, "shape", None) != g.shape:
-                got = getattr(x, "shape", x)
-                raise ValueError(
-                    f"{rule.label}: {_where(path)}: state.{field} has shape {got}, the gradient {g.shape}; "
-                    "init(params) anew after changing the parameters"
-                )
+            if field in rule.moments:
+                checks.slot(rule.label, _where(path), field, x, g.shape)
+
+
+def _blame(labels: Sequence[str], path: Any, e: Exception) -> None:
+    """Says in the message of an error that a rule raised, where it does not, which rule it was, for which leaf."""
+    if type(e) in (ValueError, TypeError) and not str(e).startswith(tuple(f"{label}: " for label in labels)):
+        e.args = (f"{', '.join(dict.fromkeys(labels))}: {_where(path)}: {e}",)
+    else:
+        e.add_note(f"{', '.join(dict.fromkeys(labels))}: in the rule for {_where(path)}")
 
 
 def _where(path: Any) -> str:

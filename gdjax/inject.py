@@ -103,8 +103,9 @@ def inject_hyperparams(
 
     def build(*args: Any, **kwargs: Any) -> GradientTransformation:
         call = Call(factory, signature.bind(*args, **kwargs))
-        optional = {name: p.default for name, p in signature.parameters.items()}
-        domains.check(f"gdjax.{inner_factory.__name__}", call.arguments, optional)
+        if getattr(inner_factory, "__module__", "").startswith("gdjax."):  # another's may have domains of its own
+            defaults = {name: p.default for name, p in signature.parameters.items()}
+            domains.check(f"gdjax.{inner_factory.__name__}", call.arguments, defaults)
         return base.made_by(call, _Injected(inner_factory, call.arguments, static, dtype))
 
     own_call = bind(inject_hyperparams, (inner_factory, tuple(sorted(static)), hyperparam_dtype), {})
@@ -131,6 +132,7 @@ class _Injected:
                 self.rest[name] = x
 
     def init(self, params: Any) -> InjectStatefulHyperparamsState:
+        checks.leaves("gdjax.inject_hyperparams", "params", params)
         states = {k: f.init() for k, f in self.schedules.items()}
         dtype = self._dtype(params)
         hyper = {k: _scalar(x, dtype) for k, x in self.numbers.items()}

@@ -24,7 +24,7 @@ def required(label: str, key: Any, seed: Any) -> Any:
 
 def fresh(key: Any) -> Array:
     """A typed key array of its own: the state may be donated, the transform's key must stay."""
-    if isinstance(key, int):
+    if isinstance(key, int) or jnp.issubdtype(key.dtype, jnp.integer) and not jnp.ndim(key):
         return jax.random.key(key)
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.array(jax.random.key_data(key)), impl=jax.random.key_impl(key))

@@ -5,8 +5,6 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.core import Tracer
 
 from gdjax import base, checks
 from gdjax.base import GradientTransformation, MaskedNode, set_to_zero, transform
@@ -59,7 +57,7 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         checks.state(label, state, MaskedState)
         seen = _mask_of(label, mask, updates)
-        return _masked_update(inner, seen, updates, state, params, extra_args, mask_compatible_extra_args)
+        return _masked_update(label, inner, seen, updates, state, params, extra_args, mask_compatible_extra_args)
 
     return GradientTransformation(init, update)
 
@@ -108,12 +106,20 @@ def partition(
     for key, tx in transforms.items():
         base.check_transform(label, repr(key), tx)
 
-    def masks(tree: Any) -> Mapping[Hashable, Any]:
-        labels = param_labels(tree) if _is_function(param_labels) else param_labels
-        _check_prefix(label, "labels", labels, tree)
-        unknown = [f"{path}: {name!r}" for path, name in paths_of(labels) if name not in transforms]
+    def check(labels: Any) -> None:
+        known = lambda name: isinstance(name, Hashable) and name in transforms  # noqa: E731
+        unknown = [f"{path}: {name!r}" for path, name in paths_of(labels) if not known(name)]
         if unknown:
             raise ValueError(f"{label}: no transform for {', '.join(unknown)}; there are {list(transforms)}")
+
+    fixed = not checks.is_function(param_labels)
+    if fixed:
+        check(param_labels)
+
+    def masks(tree: Any) -> Mapping[Hashable, Any]:
+        labels = param_labels if fixed else param_labels(tree)
+        _check_prefix(label, "labels", labels, tree)
+        check(labels)
         return {key: jax.tree.map(lambda name, key=key: name == key, labels) for key in transforms}
 
     def init(params: Any) -> PartitionState:
@@ -124,8 +130,9 @@ def partition(
         checks.state(label, state, PartitionState)
         seen, states = masks(updates), {}
         for key, tx in transforms.items():
+            old = state.inner_states[key]
             updates, states[key] = _masked_update(
-                tx, seen[key], updates, state.inner_states[key], params, extra_args, mask_compatible_extra_args
+                label, tx, seen[key], updates, old, params, extra_args, mask_compatible_extra_args
             )
         return updates, PartitionState(states)
 
@@ -156,16 +163,9 @@ def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Any:
     return partition({"train": optimizer, "freeze": set_to_zero()}, labels)
 
 
-def _is_function(x: Any) -> bool:
-    """Whether `x` is a function of the tree: a callable, but not a callable pytree such as a module of booleans."""
-    return callable(x) and jax.tree.leaves(x) == [x]
-
-
 def _mask_of(label: str, mask: Any, tree: Any) -> Any:
-    seen = mask(tree) if _is_function(mask) else mask
-    for path, m in jax.tree_util.tree_flatten_with_path(seen)[0]:
-        if isinstance(m, Tracer) or getattr(m, "dtype", type(m)) not in (bool, np.bool) or np.ndim(m):
-            raise TypeError(f"{label}: mask{jax.tree_util.keystr(path)} must be a bool, got {m!r}")
+    seen = mask(tree) if checks.is_function(mask) else mask
+    checks.mask(label, "mask", seen)
     _check_prefix(label, "mask", seen, tree)
     return jax.tree.map(bool, seen)
 
@@ -191,11 +191,22 @@ def _hide(seen: Any, tree: Any) -> Any:
 
 
 def _masked_update(
-    inner: Any, seen: Any, updates: Any, state: Any, params: Any, extra_args: dict[str, Any], mask_extra: bool
+    label: str,
+    inner: Any,
+    seen: Any,
+    updates: Any,
+    state: Any,
+    params: Any,
+    extra_args: dict[str, Any],
+    mask_extra: bool,
 ) -> tuple[Any, MaskedState]:
     if mask_extra:
         like = jax.tree.structure(updates)
         extra_args = {k: _hide(seen, x) if jax.tree.structure(x) == like else x for k, x in extra_args.items()}
-    theirs = None if params is None else _hide(seen, params)
+    try:
+        theirs = None if params is None else _hide(seen, params)
+    except ValueError:
+        checks.flatten_like(label, ("updates", "params"), jax.tree.structure(updates), updates, params)
+        raise
     new, inner_state = base.call_update(inner, _hide(seen, updates), state.inner_state, theirs, extra_args)
     return jax.tree.map(lambda m, n, old: n if m else old, seen, new, updates), MaskedState(inner_state)

@@ -34,7 +34,10 @@ def coefficients(label: str, ns_coeffs: Any, ns_steps: int) -> Array:
         if ns_coeffs not in PRESETS:
             raise ValueError(f"{label}: ns_coeffs must be numbers or one of {', '.join(PRESETS)}, got {ns_coeffs!r}")
         ns_coeffs = PRESETS[ns_coeffs]
-    x = jnp.array(ns_coeffs)
+    try:
+        x = jnp.asarray(ns_coeffs, float)
+    except (TypeError, ValueError):
+        raise TypeError(f"{label}: ns_coeffs must be numbers, got {ns_coeffs!r}") from None
     if x.ndim not in (1, 2) or x.shape[-1] != 3:
         raise ValueError(f"{label}: ns_coeffs must have shape (3,) or (steps, 3), got {x.shape}")
     if x.ndim == 2 and len(x) > ns_steps:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks
+from gdjax import base, checks, domains
 from gdjax.base import Params, Updates
 
 
@@ -21,6 +21,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
 
     Raises:
       ValueError: structures or shapes differ; the message names the leaf.
+      TypeError: a complex update for a real parameter; a leaf that is no array.
     """
     args = params, updates
     if base.is_concrete(args):
@@ -34,10 +35,18 @@ def _apply(params: Params, updates: Updates) -> Params:
     ps = [p for _, p in paths]
     us = checks.flatten_like(label, ("params", "updates"), structure, jax.tree.unflatten(structure, ps), updates)
     for (path, p), u in zip(paths, us, strict=True):
-        if p is not None and u is not None and jnp.shape(p) != jnp.shape(u):
-            where = f"params{jax.tree_util.keystr(path)}"
-            raise ValueError(f"{label}: {where}: update shape {jnp.shape(u)} does not match {jnp.shape(p)}")
+        if p is not None and u is not None:
+            _check(label, f"params{jax.tree_util.keystr(path)}", p, u)
     return structure.unflatten([p if p is None or u is None else add(p, u) for p, u in zip(ps, us, strict=True)])
+
+
+def _check(label: str, where: str, p: Any, u: Any) -> None:
+    checks.leaf(label, where, p)
+    if jnp.shape(p) != jnp.shape(u):
+        raise ValueError(f"{label}: {where}: update shape {jnp.shape(u)} does not match {jnp.shape(p)}")
+    if jnp.iscomplexobj(u) and not jnp.iscomplexobj(p):
+        kinds = jnp.result_type(u), jnp.result_type(p)
+        raise TypeError(f"{label}: {where}: complex update ({kinds[0]}) for a real parameter ({kinds[1]})")
 
 
 _compiled_apply = jax.jit(_apply)
@@ -66,7 +75,13 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any)
 
     Returns:
       The moved tree, in the dtypes of `old_tensors`; 16-bit leaves are averaged in float32.
+
+    Raises:
+      ValueError: structures or shapes differ; the step size is no scalar or outside [0, 1].
     """
+    label = "gdjax.incremental_update"
+    domains.check(label, {"step_size": step_size}, {})
+    _check_alike(label, new_tensors, old_tensors)
 
     def move(new: Any, old: Any) -> Any:
         old = jnp.asarray(old)
@@ -75,6 +90,15 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any)
         return (a * jnp.asarray(new).astype(wide) + (1 - a) * old.astype(wide)).astype(old.dtype)
 
     return jax.tree.map(move, new_tensors, old_tensors)
+
+
+def _check_alike(label: str, new: Any, old: Any) -> None:
+    paths, structure = jax.tree_util.tree_flatten_with_path(old)
+    news = checks.flatten_like(label, ("old_tensors", "new_tensors"), structure, old, new)
+    for (path, o), n in zip(paths, news, strict=True):
+        if jnp.shape(n) != jnp.shape(o):
+            where = f"old_tensors{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{label}: {where}: new shape {jnp.shape(n)} does not match {jnp.shape(o)}")
 
 
 def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update_period: Any) -> Params:
@@ -91,10 +115,17 @@ def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update
     Returns:
       The slow copy, in the dtypes of `old_tensors`.
 
+    Raises:
+      ValueError: structures or shapes differ; update_period is below 1.
+      TypeError: steps or update_period is no integer.
+
     Reference:
       Mnih et al. 2015, Human-level control through deep reinforcement learning, Algorithm 1 (the copies of Q to
       Q-hat), https://doi.org/10.1038/nature14236
     """
+    label = "gdjax.periodic_update"
+    domains.check(label, {"steps": steps, "update_period": update_period}, {})
+    _check_alike(label, new_tensors, old_tensors)
     olds = jax.tree.map(jnp.asarray, old_tensors)
     news = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), new_tensors, olds)
     return jax.lax.cond(jnp.asarray(steps) % update_period == 0, lambda: news, lambda: olds)

@@ -54,6 +54,29 @@ def test_a28_a_callable_object_as_a_schedule():
     assert_close(got, jax.tree.map(lambda p, g: p - 0.75 * g, PARAMS, G))
 
 
+class Counter:
+    """A schedule with a state of its own."""
+
+    def init(self) -> Any:
+        return jnp.zeros(())
+
+    def update(self, state: Any, **extra_args: Any) -> Any:
+        return state + 1
+
+    def __call__(self, state: Any, **extra_args: Any) -> Any:
+        return 0.5 ** (state + 1)
+
+
+def test_a28_a_schedule_with_a_state():
+    got, _ = steps(gdjax.inject_hyperparams(gdjax.sgd)(Counter()), PARAMS, [G, G])
+    assert_close(got, jax.tree.map(lambda p, g: p - 0.75 * g, PARAMS, G))
+
+
+def test_a18_accumulating_one_gradient_changes_nothing():
+    assert_close(update(gdjax.MultiSteps(gdjax.adam(0.1), 1)), update(gdjax.adam(0.1)))
+    assert_equal(update(gdjax.apply_every(1)), G)
+
+
 def test_a31_an_empty_chain_changes_nothing():
     assert gdjax.chain().init(PARAMS) == ()
     assert_equal(update(gdjax.chain()), G)
@@ -131,6 +154,14 @@ def test_a50_deep_nesting():
     assert_equal(jax.tree.leaves(u)[0], update(gdjax.adamw(0.1))["b"])
 
 
+@pytest.mark.slow
+def test_a50_ten_thousand_leaves_are_an_equation_each():
+    leaves = [jax.ShapeDtypeStruct((2,), jnp.float32)] * 10_000
+    tx = gdjax.adamw(0.1)
+    jaxpr = jax.make_jaxpr(tx.update)(leaves, jax.eval_shape(tx.init, leaves), leaves).jaxpr
+    assert 10_000 <= len(jaxpr.eqns) < 10_010
+
+
 def test_a52_integer_keys_and_ordered_dicts():
     params, g = {10: PARAMS["a"], 2: PARAMS["b"]}, {10: G["a"], 2: G["b"]}
     u = update(gdjax.adamw(0.1), g, params)
@@ -146,6 +177,28 @@ def test_a53_a_leaf_of_more_than_two_to_the_31_elements():
     u, new = jax.eval_shape(tx.update, big, state, big)
     assert (u.shape, u.dtype) == (big.shape, big.dtype)
     assert signature(new) == signature(state)
+
+
+def test_a52_keys_that_do_not_compare_are_an_error_of_jax():
+    with pytest.raises(ValueError, match="Comparator raised exception while sorting pytree dictionary keys"):
+        gdjax.adam(0.1).init({10: PARAMS["a"], "b": PARAMS["b"]})
+
+
+def test_a54_gradients_that_are_not_contiguous():
+    wide = np.asarray([[0.5, 9.0], [4.0, 9.0]], np.float32)
+    assert not wide[:, 0].flags.contiguous
+    assert_equal(update(gdjax.adamw(0.1), {**G, "a": wide[:, 0]}), update(gdjax.adamw(0.1)))
+
+
+def test_a54_gradients_on_another_device_are_an_error_of_jax():
+    first, *_, last = jax.devices()
+    tx = gdjax.adamw(0.1)
+    params, g = jax.device_put(PARAMS, first), jax.device_put(G, last)
+    state = jax.device_put(tx.init(PARAMS), first)
+    with pytest.raises(ValueError, match="[Ii]ncompatible devices for jitted computation"):
+        tx.update(g, state, params)
+    with pytest.raises(ValueError, match="[Ii]ncompatible devices for jitted computation"):
+        jax.jit(tx.update)(g, state, params)
 
 
 def test_a57_a_chain_state_restored_as_a_list():
@@ -166,6 +219,50 @@ def test_a60_the_count_stays_at_its_largest_value(count: int):
     assert_close(u, wanted.update(G, (adam._replace(count=top), EmptyState()), PARAMS)[0])
 
 
+def test_a61_a_count_that_is_negative_or_a_float():
+    tx = gdjax.scale_by_adam()
+    start = tx.init(PARAMS)
+    wanted, new = tx.update(G, start)
+    got, state = tx.update(G, start._replace(count=jnp.float32(0)))
+    assert_equal(got, wanted)
+    assert state.count.dtype == jnp.float32 and int(state.count) == int(new.count) == 1
+    # A schedule takes a negative count for 0. Before step 1 there is no bias correction: NaN, which is not overlooked.
+    rate = gdjax.scale_by_learning_rate(gdjax.linear_schedule(1.0, 0.0, 10))
+    before = rate.init(PARAMS)._replace(count=jnp.int32(-3))
+    assert_equal(rate.update(G, before)[0], jax.tree.map(lambda g: -g, G))
+    spoilt, state = tx.update(G, start._replace(count=jnp.int32(-1)))
+    assert all(np.isnan(x).all() for x in jax.tree.leaves(spoilt)) and state.count == 0 and finite(state)
+
+
+def test_a62_a_moment_that_is_not_finite():
+    tx = gdjax.apply_if_finite(gdjax.scale_by_adam(b2=0.9), 3)
+    state = tx.init(PARAMS)
+
+    def holding(x: float) -> Any:
+        nu = {**state.inner_state.nu, "a": jnp.array([x, 0.0])}
+        return tx.update(G, state._replace(inner_state=state.inner_state._replace(nu=nu)), PARAMS)
+
+    # Behind a guard a NaN makes no step, and is counted.
+    held, after = holding(float("nan"))
+    assert_equal(held, jax.tree.map(jnp.zeros_like, G))
+    assert after.notfinite_count == 1 and not after.last_finite
+    # Without one it spoils its own element; an infinity holds its own at rest.
+    inner, wanted = gdjax.scale_by_adam(b2=0.9), update(gdjax.scale_by_adam(b2=0.9))
+    for x, is_so in ((jnp.nan, np.isnan), (jnp.inf, lambda u: u == 0)):
+        nu = {"a": jnp.array([x, 0.0]), "b": jnp.zeros(())}
+        u = inner.update(G, inner.init(PARAMS)._replace(nu=nu))[0]
+        assert is_so(u["a"][0]) and u["a"][1] == wanted["a"][1] and u["b"] == wanted["b"]
+
+
+def test_a63_a_donated_state_cannot_be_used_again():
+    tx = gdjax.adamw(0.1)
+    state = tx.init(PARAMS)
+    jax.jit(tx.update, donate_argnums=1)(G, state, PARAMS)
+    # As JAX says it: on the host when a deleted array is looked at, by the device when it is passed on.
+    with pytest.raises((RuntimeError, ValueError), match="deleted or donated"):
+        tx.update(G, state, PARAMS)
+
+
 def test_a64_a_state_in_another_dtype_keeps_it():
     tx = gdjax.scale_by_adam()
     state = tx.init(PARAMS)
@@ -177,6 +274,15 @@ def test_a65_a_state_of_numpy_arrays():
     tx = gdjax.adamw(0.1)
     state = tx.init(PARAMS)
     assert_equal(tx.update(G, jax.tree.map(np.asarray, state), PARAMS), tx.update(G, state, PARAMS))
+
+
+def test_a81_a_value_of_another_type():
+    tx = gdjax.polyak_sgd(1e9)
+    state = tx.init(PARAMS)
+    wanted = tx.update(G, state, PARAMS, value=jnp.float32(0.5))[0]
+    for value in (0.5, np.float64(0.5), jnp.bfloat16(0.5), np.asarray(0.5)):
+        assert_equal(tx.update(G, state, PARAMS, value=value)[0], wanted)
+    assert_close(tx.update(G, state, PARAMS, value=1)[0], jax.tree.map(lambda u: 2 * u, wanted))
 
 
 def test_a86_debug_nans_disable_jit_and_checkpoint():

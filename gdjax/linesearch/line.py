@@ -1,13 +1,11 @@
 """The objective along a direction, phi(eta) = f(p + eta u), and what every line search asks of its caller."""
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gdjax import base, checks, numerics, tree
 from gdjax.updates import add
@@ -17,16 +15,11 @@ ValueFn = Callable[..., Any]  # value_fn(params, **extra_args) -> real scalar
 
 
 def numbers(label: str, low: float, *, above: bool = False, **values: Any) -> None:
-    """Raises unless each value that is known now is a number of at least `low`, or with `above` greater than it."""
+    """Raises for a schedule, and unless each value that is known now is at least `low`, with `above` more than it."""
     for name, x in values.items():
         if callable(x):
             raise TypeError(f"{label}: {name} must be a number: a line search keeps no count for a schedule, got {x!r}")
-        if isinstance(x, jax.Array | np.ndarray):
-            if x.shape != ():
-                raise ValueError(f"{label}: {name} must be a scalar, got shape {x.shape}")
-        elif isinstance(x, bool) or not isinstance(x, checks.NUMBER):
-            raise TypeError(f"{label}: {name} must be a number or a scalar array, got {x!r}")
-        elif math.isnan(x) or x < low or (above and x == low):
+        if not isinstance(x, jax.Array) and (x < low or above and x == low):
             raise ValueError(f"{label}: {name} must be {'above' if above else 'at least'} {low:g}, got {x!r}")
 
 
@@ -45,6 +38,7 @@ def fit(label: str, name: str, gradients: Any, params: Any) -> None:
     for (path, p), g in zip(paths, gs, strict=True):
         if not base.is_float0(g):
             where = f"{name}{jax.tree_util.keystr(path)}"
+            checks.leaf(label, where, g)
             checks.gradient(label, lambda where=where: where, jnp.asarray(g), jnp.asarray(p))
 
 

@@ -40,7 +40,7 @@ class _Projection(NamedTuple):
     left: bool
 
     def matrix(self, g: Array) -> Array:
-        return self.axes.to_matrices(g)[0].astype(numerics.at_least_float32(g.dtype))
+        return numerics.squarable(self.axes.to_matrices(g)[0].astype(numerics.at_least_float32(g.dtype)), "summed")
 
     def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """The shapes of P and R."""
@@ -94,6 +94,7 @@ def scale_by_galore(
         return [_projection(label, path, x, n, rank, side) for (path, x), n in zip(paths, numbers, strict=True)]
 
     def init(params: Any) -> GaLoreState:
+        checks.leaves(label, "params", params)
         leaves, structure = jax.tree.flatten(params)
         plans = projections(params)
         dtypes = [jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p))) for p in leaves]
@@ -104,10 +105,15 @@ def scale_by_galore(
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         checks.state(label, state, GaLoreState)
+        checks.gradients(label, updates, params)
         gs, structure = jax.tree.flatten(updates)
         names = "updates", "state.projector"
         olds = checks.flatten_like(label, names, structure, updates, state.projector)
         active = {i: a for i, a in enumerate(projections(updates)) if a is not None}
+        paths = jax.tree_util.tree_leaves_with_path(updates)
+        for i, a in active.items():
+            where = f"params{jax.tree_util.keystr(paths[i][0])}"
+            checks.slot(label, where, "projector", olds[i], a.sizes()[0], "that of the gradient")
 
         def projectors() -> list[Array]:
             return [a.projector(gs[i]).astype(olds[i].dtype) for i, a in active.items()]
@@ -122,7 +128,7 @@ def scale_by_galore(
         projected, inner_state = base.call_update(inner, projected, state.base_optimizer_state, None, extra_args)
         out = structure.flatten_up_to(projected)
         for i, a in active.items():
-            out[i] = a.up(out[i], news[i], factor).astype(gs[i].dtype)
+            out[i] = numerics.spoiled(a.up(out[i], news[i], factor).astype(gs[i].dtype), gs[i])
         count = numerics.safe_increment(state.count)
         return structure.unflatten(out), GaLoreState(count, inner_state, structure.unflatten(news))
 

@@ -66,8 +66,7 @@ def scale_by_lbfgs(
         raise ValueError(f"{label}: curvature must be one of {CURVATURES}, got {curvature!r}")
 
     def init(params: Any) -> ScaleByLBFGSState:
-        for path, p in jax.tree_util.tree_flatten_with_path(params)[0]:
-            checks.leaf(label, f"params{jax.tree_util.keystr(path)}", p)
+        checks.leaves(label, "params", params)
 
         def zeros(*slots: int) -> Any:
             return jax.tree.map(lambda p: jnp.zeros((*slots, *jnp.shape(p)), jnp.result_type(p)), params)
@@ -79,6 +78,7 @@ def scale_by_lbfgs(
         checks.state(label, state, ScaleByLBFGSState)
         checks.params(label, params)
         fit(label, "updates", updates, params)
+        checks.slots(label, updates, params=state.params, updates=state.updates)
         dtype = numerics.widest_real(params)
         old_p, old_g, p, g = (
             numerics.widen(_trained(x, updates), dtype) for x in (state.params, state.updates, params, updates)

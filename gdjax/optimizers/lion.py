@@ -42,13 +42,11 @@ def scale_by_lion(
       smooth_beta: see mode.
 
     Raises:
-      ValueError: (when used) an unknown mode.
+      ValueError: an unknown mode.
 
     Reference:
       Chen et al. 2023, Symbolic discovery of optimization algorithms, Algorithm 2, https://arxiv.org/abs/2302.06675
     """
-    if mode not in _SHAPES:
-        raise ValueError(f"gdjax.scale_by_lion: mode must be one of {', '.join(_SHAPES)}, got {mode!r}")
     c = b1 * s.mu + (1 - b1) * g
     mu = b2 * s.mu + (1 - b2) * g
     return _SHAPES[mode](c, smooth_beta), s._replace(mu=mu)

@@ -37,7 +37,7 @@ def scale_by_rprop(
       Riedmiller & Braun 1993; Igel & Hüsken 2000, as for `rprop`.
     """
     if jnp.iscomplexobj(g):
-        raise TypeError("gdjax.rprop: complex parameters have no sign; take their real and imaginary parts apart")
+        raise TypeError(f"does not support complex numbers ({g.dtype}); take them apart: split_real_and_imaginary")
     agreement = jnp.sign(g) * jnp.sign(s.prev_updates)  # of signs: the product of the numbers may be rounded to 0
     factor = jnp.where(agreement > 0, eta_plus, eta_minus)
     step = jnp.where(agreement == 0, s.step_sizes, jnp.clip(s.step_sizes * factor, min_step_size, max_step_size))

@@ -66,6 +66,7 @@ def sam(
     sync_period = checks.structural(LABEL, "sync_period", sync_period, 1)
 
     def init(params: Any) -> SAMState:
+        checks.leaves(LABEL, "params", params)
         cache = None if opaque_mode else jax.tree.map(lambda p: slots.initial_parameter(p, {}), params)
         return SAMState(jnp.zeros((), jnp.int32), optimizer.init(params), adv_optimizer.init(params), cache)
 
@@ -96,6 +97,8 @@ def sam(
         updates: Any, state: Any, params: Any = None, *, grad_fn: Any = None, **extra_args: Any
     ) -> tuple[Any, SAMState]:
         checked(state, params)
+        checks.gradients(LABEL, updates, params)
+        checks.slots(LABEL, updates, cache=state.cache)
         n = state.steps_since_sync
         anchor = jax.lax.cond(n == 0, lambda old: as_before(params, old), lambda old: old, state.cache)
 

@@ -88,6 +88,7 @@ def schedule_free(
         raise ValueError(f"{LABEL}: b1 must be in (0, 1), got {b1!r}: the average could not be recovered")
 
     def init(params: Any) -> ScheduleFreeState:
+        checks.leaves(LABEL, "params", params)
         real = numerics.widest_real(params)
         zero = lambda: jnp.zeros((), real)  # noqa: E731
         z = tree.cast(jax.tree.map(lambda p: slots.initial_parameter(p, {}), params), state_dtype)

@@ -38,6 +38,8 @@ def _sophia(
     clip_threshold: Hyper = None, mu_dtype: Any = None,
 ) -> Any:  # fmt: skip
     """The direction, from the average of the diagonal as it stands; b2 and update_interval are for that average."""
+    if jnp.iscomplexobj(g):
+        raise TypeError(f"does not support complex numbers ({g.dtype}): its Hessian is of real parameters")
     mu = b1 * s.mu + (1 - b1) * g
     m = debias(mu, b1, t) if bias_correction else mu
     u = divide(m, jnp.maximum(gamma * s.nu, eps))
@@ -77,6 +79,8 @@ def scale_by_sophia(
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         checks.state(label, state, SophiaState)
+        checks.gradients(label, updates, params)
+        checks.slots(label, updates, mu=state.mu, nu=state.nu)
         old = _Moments(state.count, state.mu, state.nu)
         hyper = direction.hyperparams(old)
 

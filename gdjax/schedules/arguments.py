@@ -1,5 +1,6 @@
 """Checks of what the schedules' factories are called with."""
 
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -36,22 +37,31 @@ def check_steps(factory: str, name: str, steps: Any, *, least: int = 0) -> int:
     return whole
 
 
-def check_numbers(factory: str, *, positive: Sequence[str] = (), **hyper: Any) -> None:
-    """Checks that each of `hyper` is a real scalar, and those named in `positive` above 0 where their value is known.
+def check_numbers(factory: str, *, positive: Sequence[str] = (), finite: bool = True, **hyper: Any) -> None:
+    """Checks that each of `hyper` is a real scalar, finite (or no NaN), and above 0 if in `positive`, if it is known.
 
     Raises:
       TypeError: one is no real number.
-      ValueError: one is an array of more than one dimension, or not positive.
+      ValueError: one is an array with axes, not finite, or not positive.
     """
     for name, x in hyper.items():
         where = f"gdjax.{factory}: {name}"
-        if not isinstance(x, (*NUMBER, np.ndarray, jax.Array)) or jnp.iscomplexobj(x):
+        if not isinstance(x, (*NUMBER, np.ndarray, jax.Array)) or not _is_real(x):
             raise TypeError(f"{where} must be a real number, got {x!r}")
         if np.shape(x) != ():
             raise ValueError(f"{where} must be a scalar, got shape {np.shape(x)}")
-        known = isinstance(x, NUMBER)
+        known = isinstance(x, (*NUMBER, np.ndarray))
         if name in positive and known and not np.finfo(np.float32).tiny <= x <= np.finfo(np.float32).max:
             raise ValueError(f"{where} must be positive and finite, got {x}")
+        if known and (math.isnan(x) or finite and math.isinf(x)):
+            raise ValueError(f"{where} must be {'finite' if finite else 'a number'}, got {x}")
+
+
+def _is_real(x: Any) -> bool:
+    if isinstance(x, int | float):
+        return not isinstance(x, bool)  # most likely another argument, in the wrong place
+    dtype = x.dtype
+    return jnp.issubdtype(dtype, np.floating) or jnp.issubdtype(dtype, np.integer)
 
 
 def check_choice(factory: str, name: str, choice: Any, choices: Iterable[str]) -> None:

@@ -22,7 +22,7 @@ def constant_schedule(value: ArrayLike) -> Schedule:
 
     Departs from Optax, which returns the argument as it is: here it is a float32 of the step's shape.
     """
-    check_numbers("constant_schedule", value=value)
+    check_numbers("constant_schedule", finite=False, value=value)  # an infinite bound is none
     return of_count(curves.constant(value))
 
 
@@ -72,7 +72,7 @@ def polynomial_schedule(
     """
     steps = check_steps("polynomial_schedule", "transition_steps", transition_steps, least=1)
     begin = check_steps("polynomial_schedule", "transition_begin", transition_begin)
-    numbers = {"init_value": init_value, "end_value": end_value, "power": power}
+    numbers: dict[str, Any] = {"init_value": init_value, "end_value": end_value, "power": power}
     check_numbers("polynomial_schedule", positive=["power"], **numbers)
     return of_count(curves.transition(init_value, end_value, steps, begin, power))
 
@@ -132,7 +132,7 @@ def cosine_decay_schedule(
     Reference: Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017, eq. 5.
     """
     steps = check_steps("cosine_decay_schedule", "decay_steps", decay_steps, least=1)
-    numbers = {"init_value": init_value, "alpha": alpha, "exponent": exponent}
+    numbers: dict[str, Any] = {"init_value": init_value, "alpha": alpha, "exponent": exponent}
     check_numbers("cosine_decay_schedule", positive=["exponent"], **numbers)
     end = init_value, alpha
     return of_count(curves.transition(init_value, end, steps, power=exponent, shape=curves.half_cosine))

@@ -101,6 +101,7 @@ class MultiSteps:
         return MultiSteps, self.update.call.args  # type: ignore[attr-defined]
 
     def _init(self, params: Any) -> MultiStepsState:
+        checks.leaves(LABEL, "params", params)
         mini_step, gradient_step = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         skip_state: Any = ()
         if self._should_skip is not None:
@@ -111,12 +112,13 @@ class MultiSteps:
 
     def _update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, MultiStepsState]:
         checks.state(LABEL, state, MultiStepsState)
+        checks.gradients(LABEL, updates, params)
         paths, structure = jax.tree_util.tree_flatten_with_path(updates)
         gs = [g if hasattr(g, "dtype") else jnp.asarray(g) for _, g in paths]
         accs = checks.flatten_like(LABEL, ("updates", "state.acc_grads"), structure, updates, state.acc_grads)
         trained = [i for i, g in enumerate(gs) if not base.is_float0(g)]
         for i in trained:
-            _check(paths[i][0], gs[i], accs[i])
+            checks.slot(LABEL, f"params{jax.tree_util.keystr(paths[i][0])}", "acc_grads", accs[i], gs[i].shape)
         n, last = state.mini_step, state.mini_step >= self._k(state.gradient_step) - 1
         skip, skip_state = self._skip(updates, state, params)
         emit = last if skip is None else last & ~skip
@@ -165,14 +167,6 @@ def _accumulator(p: Any, dtype: Any) -> Any:
     elif jnp.dtype(dtype) == jnp.float32:
         dtype = numerics.at_least_float32(own)
     return jnp.zeros_like(p, dtype=dtype)
-
-
-def _check(path: Any, g: Any, acc: Any) -> None:
-    where = f"params{jax.tree_util.keystr(path)}"
-    checks.gradient(LABEL, lambda: where, g, None)
-    if getattr(acc, "shape", None) != g.shape:
-        got = getattr(acc, "shape", acc)
-        raise ValueError(f"{LABEL}: {where}: gradient shape {g.shape} does not match {got} of state.acc_grads")
 
 
 @functools.partial(jax.jit, static_argnums=4)

@@ -52,6 +52,7 @@ class LookaheadParams(NamedTuple):
     @classmethod
     def init_synced(cls, params: Any) -> "LookaheadParams":
         """Both from `params`; the slow ones are a copy, so that both can be donated."""
+        checks.leaves("gdjax.LookaheadParams", "params", params)
         return cls(fast=params, slow=jax.tree.map(lambda p: slots.initial_parameter(p, {}), params))
 
 

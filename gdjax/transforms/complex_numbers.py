@@ -35,10 +35,12 @@ def split_real_and_imaginary(inner: Any) -> GradientTransformation:
     base.check_transform("gdjax.split_real_and_imaginary", 0, inner)
 
     def init(params: Any) -> SplitRealAndImaginaryState:
+        checks.leaves("gdjax.split_real_and_imaginary", "params", params)
         return SplitRealAndImaginaryState(inner.init(_split(params)))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         checks.state("gdjax.split_real_and_imaginary", state, SplitRealAndImaginaryState)
+        checks.gradients("gdjax.split_real_and_imaginary", updates, params)
         like = jax.tree.structure(updates)
         extra_args = {k: _split(x) if jax.tree.structure(x) == like else x for k, x in extra_args.items()}
         inner_state = jax.tree.map(_ours, state.inner_state, is_leaf=_is_pair)

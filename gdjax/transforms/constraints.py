@@ -46,6 +46,7 @@ def keep_params_nonnegative() -> GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         checks.state(label, state, EmptyState)
         checks.params(label, params)
+        checks.gradients(label, updates, params)
         paths, structure = jax.tree_util.tree_flatten_with_path(updates)
         ps = checks.flatten_like(label, ("updates", "params"), structure, updates, params)
         return structure.unflatten([_bounded(label, path, u, p) for (path, u), p in zip(paths, ps, strict=True)]), state
@@ -58,10 +59,9 @@ def _bounded(label: str, path: Any, u: Any, p: Any) -> Any:
         return u
     u, p = jnp.asarray(u), jnp.asarray(p)
     u = jax.lax.convert_element_type(u, u.dtype)  # a definite dtype, of a Python number too
-    where = f"params{jax.tree_util.keystr(path)}"
-    checks.gradient(label, lambda: where, u, p)
     if jnp.iscomplexobj(p):
-        raise TypeError(f"{label}: {where} has dtype {p.dtype}: complex numbers are neither negative nor positive")
+        where = f"params{jax.tree_util.keystr(path)}"
+        raise TypeError(f"{label}: {where}: does not support complex numbers, which have no sign ({p.dtype})")
     wide = max(at_least_float32(u.dtype), at_least_float32(p.dtype), key=lambda d: d.itemsize)
     least = (-p).astype(u.dtype)
     if u.dtype.itemsize < p.dtype.itemsize:

@@ -48,6 +48,7 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> GradientTransf
     def update(updates: Any, state: Any, params: Any = None, obj_fn: Any = None, **extra_args: Any) -> Any:
         checks.state(label, state, HutchinsonState)
         checks.params(label, params)
+        checks.gradients(label, updates, params)
         if obj_fn is None:
             raise ValueError(
                 f"{label}: this transform needs obj_fn=..., the loss as a function of the parameters: call "
@@ -65,7 +66,7 @@ def _signed_product(label: str, obj_fn: Any, params: Any, key: Array) -> Any:
     for path, p in paths:
         if jnp.iscomplexobj(p):
             raise TypeError(
-                f"{label}: params{jax.tree_util.keystr(path)} is complex, the Hessian is of real parameters"
+                f"{label}: params{jax.tree_util.keystr(path)}: the Hessian does not support complex numbers ({p.dtype})"
             )
     ps = [p for _, p in paths]
     trained = [i for i, p in enumerate(ps) if jnp.issubdtype(jnp.result_type(p), jnp.inexact)]

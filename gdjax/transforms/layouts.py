@@ -41,14 +41,13 @@ def flatten(inner: Any) -> GradientTransformation:
     base.check_transform(label, 0, inner)
 
     def init(params: Any) -> Any:
+        checks.leaves(label, "params", params)
         return inner.init(_joined(jax.tree.leaves(params)))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        paths, structure = jax.tree_util.tree_flatten_with_path(updates)
-        leaves = [g if hasattr(g, "dtype") else jnp.asarray(g) for _, g in paths]
-        for (path, _), g in zip(paths, leaves, strict=True):
-            if not base.is_float0(g):
-                checks.gradient(label, lambda path=path: f"params{jax.tree_util.keystr(path)}", g, None)
+        checks.gradients(label, updates, params)
+        gs, structure = jax.tree.flatten(updates)
+        leaves = [g if hasattr(g, "dtype") else jnp.asarray(g) for g in gs]
         if params is not None:
             ps = checks.flatten_like(label, ("updates", "params"), structure, updates, params)
             params = _joined([p for p, g in zip(ps, leaves, strict=True) if not base.is_float0(g)])

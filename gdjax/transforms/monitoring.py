@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax import base, checks, tree
 from gdjax.base import EmptyState, GradientTransformation, transform
@@ -38,10 +39,12 @@ def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> GradientTransf
     label = "gdjax.snapshot"
 
     def init(params: Any) -> SnapshotState:
+        checks.leaves(label, "params", params)
         return SnapshotState({measure_name: _first(measure, params)})
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, SnapshotState]:
         checks.state(label, state, SnapshotState)
+        checks.gradients(label, updates, params)
         return updates, SnapshotState({measure_name: _as(measure(updates), state.measurement[measure_name])})
 
     return GradientTransformation(init, update)
@@ -64,11 +67,12 @@ def monitor(measures: Mapping[str, Any]) -> GradientTransformation:
         base.check_transform(label, repr(name), part)
 
     def init(params: Any) -> MonitorState:
+        checks.leaves(label, "params", params)
         states = tuple(part.init(params) for part in parts.values())
         measurements = {}
         for (name, part), state in zip(parts.items(), states, strict=True):
             try:
-                shape, _ = jax.eval_shape(part.update, params, state, params)
+                shape, _ = jax.eval_shape(lambda p, s, part=part: part.update(_gradients(p), s, p), params, state)
             except (TypeError, ValueError):
                 continue
             measurements[name] = tree.zeros_like(shape)
@@ -76,6 +80,7 @@ def monitor(measures: Mapping[str, Any]) -> GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, MonitorState]:
         checks.state(label, state, MonitorState)
+        checks.gradients(label, updates, params)
         measurements, states = {}, []
         for (name, part), old in zip(parts.items(), state.measure_states, strict=True):
             measured, new = base.call_update(part, updates, old, params, extra_args)
@@ -96,14 +101,18 @@ def measure_with_ema(
       measure: as in `snapshot`. Booleans and integers are averaged as real numbers.
       decay, debias, accumulator_dtype: see `ema`.
     """
-    average = ema(decay, debias, accumulator_dtype)
+    label, average = "gdjax.measure_with_ema", ema(decay, debias, accumulator_dtype)
 
     def init(params: Any) -> tuple[EmptyState, Any]:
+        checks.leaves(label, "params", params)
         return EmptyState(), average.init(jax.eval_shape(lambda p: _floats(measure(p)), params))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        measured, average_state = average.update(_floats(measure(updates)), state[1])
-        return measured, (state[0], average_state)
+        checks.entries(label, state, 2)
+        checks.gradients(label, updates, params)
+        empty, average_state = state
+        measured, average_state = average.update(_floats(measure(updates)), average_state)
+        return measured, (empty, average_state)
 
     return GradientTransformation(init, update)
 
@@ -113,6 +122,12 @@ def _first(measure: Callable[[Any], Any], params: Any) -> Any:
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params)):
         return tree.zeros_like(jax.eval_shape(measure, params))
     return jax.tree.map(lambda x: _strong(jnp.array(x, copy=True)), measure(params))
+
+
+def _gradients(params: Any) -> Any:
+    """What stands for the gradients before there are any: the parameters, and for integers that there is none."""
+    none = lambda p: np.zeros(jnp.shape(p), jax.dtypes.float0)  # noqa: E731
+    return jax.tree.map(lambda p: p if jnp.issubdtype(jnp.result_type(p), jnp.inexact) else none(p), params)
 
 
 def _as(new: Any, old: Any) -> Any:

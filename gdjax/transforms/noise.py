@@ -51,6 +51,7 @@ def add_noise(eta: Hyper, gamma: Hyper, key: Any = None, *, seed: int | None = N
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, AddNoiseState]:
         checks.state("gdjax.add_noise", state, AddNoiseState)
+        checks.gradients("gdjax.add_noise", updates, params)
         count = numerics.safe_increment(state.count)
         t = count.astype(jnp.float32)
         scale = numerics.sqrt(_scalar(eta, state.count) / t ** _scalar(gamma, state.count))
@@ -92,6 +93,7 @@ def escape_saddles(inner: Any, radius: Hyper, threshold: Hyper, wait: int, key: 
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, EscapeSaddlesState]:
         checks.state(label, state, EscapeSaddlesState)
+        checks.gradients(label, updates, params)
         norm = tree.global_norm(updates)
         small = norm <= _scalar(threshold, state.count).astype(norm.dtype)
         stuck = small & (state.count - state.last_noise > wait)

@@ -61,13 +61,11 @@ def reduce_on_plateau(
     for name, x in numbers.items():
         if callable(x):
             raise TypeError(f"{label}: {name} must be a number or a scalar array, got {x!r}")
-    for name, low in ("patience", 0), ("cooldown", 0), ("accumulation_size", 1):
-        if isinstance(numbers[name], int | float) and numbers[name] < low:
-            raise ValueError(f"{label}: {name} must be at least {low}, got {numbers[name]}")
     if isinstance(rtol, int | float) and isinstance(atol, int | float) and rtol == atol == 0:
         raise ValueError(f"{label}: rtol or atol must be above 0, got both 0")
 
     def init(params: Any) -> ReduceLROnPlateauState:
+        checks.leaves(label, "params", params)
         real, zero = numerics.widest_real(params), jnp.zeros((), jnp.int32)
         return ReduceLROnPlateauState(
             jnp.ones((), real), jnp.full((), jnp.inf, real), zero, jnp.array(zero), jnp.array(zero), jnp.zeros((), real)
@@ -75,6 +73,7 @@ def reduce_on_plateau(
 
     def update(updates: Any, state: Any, params: Any = None, *, value: Any = None, **extra_args: Any) -> Any:
         checks.state(label, state, ReduceLROnPlateauState)
+        checks.gradients(label, updates, params)
         value = checks.extra(label, "value", value).astype(state.avg_value.dtype)
         count = numerics.safe_increment(state.count)
         n = count.astype(value.dtype)

@@ -147,6 +147,7 @@ def differentially_private_aggregate(
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         checks.state(label, state, DifferentiallyPrivateAggregateState)
+        checks.gradients(label, updates)
         paths, structure = jax.tree_util.tree_flatten_with_path(updates)
         ps: list[Any] = [None] * len(paths)
         if params is not None:
@@ -158,12 +159,13 @@ def differentially_private_aggregate(
         out = [_of_one_example(g) if base.is_float0(g) else g for _, g in paths]
         for i, x, noise_key in zip(trained, sums, noise_keys, strict=True):
             path, g = paths[i]
+            where = f"params{jax.tree_util.keystr(path)}"
             if ps[i] is not None and x.shape != jnp.shape(ps[i]):
-                where = f"params{jax.tree_util.keystr(path)}"
                 raise ValueError(
                     f"{label}: {where}: gradients of shape {g.shape}, with the examples along axis 0, do not match "
                     f"parameter shape {jnp.shape(ps[i])}"
                 )
+            checks.gradient(label, lambda where=where: where, x, None if ps[i] is None else checks.typed(ps[i]))
             std = jnp.asarray(l2_norm_clip * noise_multiplier).astype(x.dtype)
             noise = jax.random.normal(noise_key, x.shape, x.dtype)
             out[i] = ((x + std * noise) / size).astype(_dtype(g))

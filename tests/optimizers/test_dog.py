@@ -127,7 +127,7 @@ def test_the_initial_step_may_be_traced():
     [
         (("guess", 0.1), r"init_step must be a pair of distance or learning_rate or heuristic and a number: \('guess'"),
         (0.1, r"init_step must be a pair of .*: 0.1"),
-        (("distance", 0.0), r"init_step must be finite and above 0, got \('distance', 0.0\)"),
+        (("distance", 0.0), r"init_step\[1\] must be finite and above 0, got 0.0"),
     ],
 )
 def test_errors(init_step: Any, message: str):

@@ -77,12 +77,6 @@ def test_modes_differ():
     assert min(oracles.distance(a, b) for i, a in enumerate(modes) for b in modes[:i]) > 0.1
 
 
-def test_unknown_mode():
-    tx = gdjax.scale_by_lion(mode="soft")
-    with pytest.raises(ValueError, match="mode must be one of hard, smooth, refined, got 'soft'"):
-        tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
-
-
 def test_mu_dtype():
     # In float64, where no momentum lies so near the middle of two bfloat16 numbers that the order of sums decides.
     tx = gdjax.lion(0.01, mu_dtype=jnp.bfloat16)

@@ -232,9 +232,9 @@ def other_shape(g: Any, params: Any = PARAMS) -> Any:
         (
             lambda: other_shape({**PARAMS, "scale": jnp.ones(2)}),
             ValueError,
-            r"params\['scale'\]: gradient shape \(2,\) does not match \(\) of state.acc_grads",
+            r"params\['scale'\]: gradient shape \(2,\) does not match parameter shape \(\)",
         ),
-        (lambda: other_shape({"dense": PARAMS["dense"]}), ValueError, r"state.acc_grads\['scale'\] has no counterpart"),
+        (lambda: other_shape({"dense": PARAMS["dense"]}), ValueError, r"params\['scale'\] has no counterpart"),
         (
             lambda: steps(
                 gdjax.MultiSteps(gdjax.sgd(1.0), 2, should_skip_update_fn=lambda *_: (jnp.ones(2), ())),

@@ -1,0 +1,194 @@
+"""Every argument of every factory: what makes no sense for it is an error when the factory is called."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from gdjax import domains
+from tests.test_contracts import is_factory
+
+SGD = gdjax.sgd(0.1)
+NO_ARGUMENTS_OF_ITS_OWN = {"chain", "named_chain", "inject_hyperparams", "inject_stateful_hyperparams", "sgdr_schedule"}
+MAKERS = {"leafwise", "transform", "to_optax", "from_optax"}  # of factories; from and to transforms
+TRANSFORMS = {
+    name: getattr(gdjax, name)
+    for name in [*gdjax.__all__, "MultiSteps"]
+    if (is_factory(getattr(gdjax, name)) or name == "MultiSteps") and name not in NO_ARGUMENTS_OF_ITS_OWN | MAKERS
+}
+SCHEDULES = {
+    name: f
+    for name, f in vars(gdjax.schedules).items()
+    if name in gdjax.schedules.__all__ and name.endswith(("schedule", "schedules", "decay")) and inspect.isfunction(f)
+}
+FACTORIES = {**TRANSFORMS, **{name: f for name, f in SCHEDULES.items() if name not in NO_ARGUMENTS_OF_ITS_OWN}}
+
+
+def constant(step: Any) -> Any:
+    return 0.1
+
+
+def never(step: Any) -> Any:
+    return False
+
+
+# What a factory is called with, by the name of the argument: where it has no default, and in place of a None.
+VALUES: dict[str, Any] = {
+    **dict.fromkeys(["inner", "opt", "optimizer", "adv_optimizer", "base_optimizer", "fast_optimizer"], SGD),
+    **dict.fromkeys(["learning_rate", "clipping", "radius", "noise_multiplier", "step_size", "slow_step_size"], 0.1),
+    **dict.fromkeys(["max_delta", "max_norm", "threshold", "l2_norm_clip", "adam_learning_rate"], 1.0),
+    **dict.fromkeys(["max_consecutive_errors", "wait", "sync_period", "every_k_schedule", "down_steps"], 3),
+    **dict.fromkeys(["max_backtracking_steps", "max_linesearch_steps", "key", "seed", "random_seed"], 3),
+    **dict.fromkeys(["mask", "freeze_mask", "weight_decay_mask"], True),
+    **dict.fromkeys(["mu_dtype", "nu_dtype", "accumulator_dtype", "state_dtype"], "float32"),
+    **dict.fromkeys(["momentum", "beta3", "decay"], 0.9),
+    **dict.fromkeys(["init_value", "peak_value", "end_value", "value", "amplitude", "power"], 1.0),
+    **dict.fromkeys(["transition_steps", "decay_steps", "stable_steps", "up_steps"], 10),
+    **dict.fromkeys(["weight_decay", "weight_decay_rate", "lookahead", "optimism", "consistent_rms"], 0.1),
+    **dict.fromkeys(["init_estim_sq_dist", "max_learning_rate", "timescale"], 1.0),
+    **dict.fromkeys(["f", "measure", "step_size_fn"], constant),
+    **dict.fromkeys(["should_transform_fn", "should_skip_update_fn"], never),
+    "warmup_steps": 2, "decay_rate": 0.5, "eta": 0.1, "gamma": 0.5, "exponent": -0.5, "interpolate_type": "linear",
+    "measures": {}, "measure_name": "m", "transforms": {"a": SGD}, "param_labels": "a", "axis": 0, "curvature": "skip",
+    "init_step": ("heuristic", 1e-6), "schedules": [constant], "boundaries": [], "boundaries_and_scales": {3: 0.5},
+    "hessian_diagonal_fn": SGD, "linesearch": SGD,
+}  # fmt: skip
+# What has no sense, by the kind of what has.
+NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]
+INTEGER = [1.5, float("nan"), "3", True, np.ones(2, int), -1]
+BAD: dict[type, list[Any]] = {
+    float: NUMBER,
+    int: INTEGER,
+    bool: ["yes", "False", 2, None, np.ones(2, bool)],
+    str: ["nonsense", 3, None],
+    dict: [0.1, [0.1]],
+}
+DTYPE, FUNCTION, MASK = ["float31", "int8", jnp.ones(2)], [0.1, "f", float], [0.1, "all", jnp.ones(3), np.ones(3, bool)]
+KEY, AXES, OPTIMIZER = ["k", 0.5, True, jnp.ones(2)], [0.5, "0", True, (0, 0.5)], [0.1, "sgd"]
+BY_NAME: dict[str, list[Any]] = {
+    "betas": [0.9, (0.9,), (0.9, 1.0), (float("nan"), 0.9), ("0.9", 0.9)],
+    "init_step": ["heuristic", ("x", 1.0), ("heuristic", 0.0), ("heuristic", True), ("heuristic", "1")],
+    "ns_coeffs": ["x", (1.0, 2.0), None, float],
+    "schedules": [[0.1], [constant, constant]],
+    "boundaries": [[3], [-1]],
+    "boundaries_and_scales": [{-1: 0.5}, {0.5: 0.5}, {3: "x"}, {3: float("nan")}, {3: True}],
+    "measure_name": [3, None],
+    "axis": AXES,
+    "output_axis": AXES,
+    "decay_offset": NUMBER,
+    "step_offset": NUMBER,
+    "tokens_per_step": [*NUMBER, 0, -1],
+    "param_labels": ["b", jnp.ones(2)],
+    **dict.fromkeys(["key", "seed", "random_seed"], KEY),
+}
+# What the message calls an argument, where it names a part of it.
+NAMES = {"betas": "beta", "param_labels": "no transform for", "boundaries": "bound", "boundaries_and_scales": "bound"}
+NAMES |= {"muon_weight_dimension_numbers": "", "seed": "", "random_seed": "", "base_optimizer": "argument"}
+# Numbers of either sign.
+SIGNED = (
+    "step_size gamma f_min lower_bound scale_factor global_scale lookahead optimism weight_lr_power r galore.scale "
+    "scale_by_galore.scale optimistic_gradient_descent.alpha optimistic_gradient_descent.beta optimistic_adam_v2.alpha "
+    "optimistic_adam_v2.beta scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta"
+).split()
+ANY = {
+    "weight_dimension_numbers": "a tree like the parameters, or a function of them: `init` looks at it",
+    "muon_weight_dimension_numbers": "as above",
+    "batch_axis_name": "what jax.lax.pmean takes",
+}
+
+
+def call(factory: Callable[..., Any], **changes: Any) -> Any:
+    parameters = inspect.signature(factory).parameters.values()
+    given = {p.name: VALUES[p.name] for p in parameters if p.default is p.empty}
+    if {"key", "seed"} <= set(inspect.signature(factory).parameters) and "seed" not in changes:
+        given["key"] = 0
+    return factory(**{**given, **changes})
+
+
+def arguments(name: str) -> Iterator[tuple[str, Any]]:
+    """The names of a factory's arguments with something that they may be."""
+    for p in inspect.signature(FACTORIES[name]).parameters.values():
+        plain = p.default is p.empty or p.default is None or p.name in VALUES and callable(p.default)
+        yield p.name, VALUES[p.name] if plain and p.name in VALUES else p.default
+
+
+def bad(name: str, argument: str, good: Any) -> list[Any]:
+    if argument in ANY:
+        return []
+    if argument in BY_NAME:
+        return BY_NAME[argument]
+    if "dtype" in argument:
+        return DTYPE
+    if argument.endswith("mask"):
+        return MASK
+    if hasattr(good, "update"):
+        return OPTIMIZER
+    if callable(good):
+        return FUNCTION
+    signed = name in SCHEDULES or {argument, f"{name}.{argument}"} & set(SIGNED)
+    return [*BAD[type(good)], *([-1.0] if type(good) is float and not signed else [])]
+
+
+def rejected(name: str, argument: str, value: Any) -> str | None:
+    """What is wrong with the answer to a bad value; None for an error of the library that names the argument."""
+    try:
+        call(FACTORIES[name], **{argument: value})
+    except (TypeError, ValueError) as e:
+        named = NAMES.get(argument, argument) in str(e) or "argument " in str(e)
+        return None if str(e).startswith("gdjax.") and named else f"{argument}={value!r}: {e}"
+    return f"{argument}={value!r} is accepted"
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_an_argument_that_makes_no_sense_is_an_error(name: str):
+    call(FACTORIES[name])
+    wrong = [rejected(name, arg, value) for arg, good in arguments(name) for value in bad(name, arg, good)]
+    assert not (found := [x for x in wrong if x]), "\n".join(found)
+
+
+# Numbers that shape the program, which a schedule or a tracer cannot stand for.
+STRUCTURAL = (
+    "rank ns_steps memory_size num_betas sync_period wait min_dim_size_to_factor warmup_steps every_k_schedule "
+    "print_win_rate_every_n_steps transition_steps transition_begin decay_steps stable_steps up_steps down_steps"
+).split()
+SHAPING = [(name, arg) for name in FACTORIES for arg, _ in arguments(name) if arg in STRUCTURAL]
+
+
+@pytest.mark.parametrize(("name", "argument"), SHAPING, ids=lambda x: x)
+def test_a_structural_integer_cannot_be_traced(name: str, argument: str):
+    def traced(k: Any) -> Any:
+        call(FACTORIES[name], **{argument: k})
+        return k
+
+    with pytest.raises(TypeError, match=rf"^gdjax\.\w+: {argument} .*static_args"):
+        jax.jit(traced)(3)
+
+
+def test_every_argument_has_a_domain_or_is_checked_by_its_factory():
+    def known(name: str, argument: str, good: Any) -> bool:
+        by_name = {f"{name}.{argument}", argument} & set(domains._CHECKS)
+        return bool(by_name) or argument in ANY or bool(bad(name, argument, good))
+
+    unknown = [(name, arg) for name in FACTORIES for arg, good in arguments(name) if not known(name, arg, good)]
+    assert unknown == []
+
+
+def test_no_domain_is_without_an_argument():
+    private = {"beta1", "beta2", "init_step[1]"}  # the entries of pairs
+    private |= {"incremental_update.step_size", "periodic_update.steps", "periodic_update.update_period"}
+    names = {n for name in FACTORIES for arg, _ in arguments(name) for n in (arg, f"{name}.{arg}")}
+    assert set(domains._CHECKS) - names - private == set()
+
+
+@pytest.mark.parametrize("name", [*FACTORIES, "inject_hyperparams", "sgdr_schedule", "named_chain", "chain"])
+def test_an_unknown_keyword_is_an_error_that_names_it(name: str):
+    factory = {**FACTORIES, **{n: getattr(gdjax, n) for n in NO_ARGUMENTS_OF_ITS_OWN}}[name]
+    plain = name in ("MultiSteps", "inject_hyperparams", "sgdr_schedule")  # Python's own message
+    start = r"" if plain else rf"^gdjax\.{factory.__name__}: .*'momentun'; its arguments are"
+    with pytest.raises(TypeError, match=start or "momentun"):
+        factory(momentun=0.9) if plain or name not in FACTORIES else call(factory, momentun=0.9)
