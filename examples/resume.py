@@ -69,8 +69,10 @@ def resume(manager: ocp.CheckpointManager, tx: Any) -> tuple[Run, int]:
     done = manager.latest_step()
     if done is None:
         return start(tx), 0
-    # The target makes the tuples and classes of the state anew: a checkpoint has only lists and dicts.
-    target = jax.eval_shape(lambda: start(tx))
+    # A checkpoint has lists and dicts only: the target says which classes they were, and on which device the arrays go.
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.eval_shape(lambda: start(tx))
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
     return manager.restore(done, args=ocp.args.StandardRestore(target)), done
 
 

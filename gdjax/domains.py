@@ -40,8 +40,8 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
     ),
     (
         _FINITE,
-        "step_size decay_offset step_offset gamma f_min lower_bound scale_factor global_scale lookahead optimism weight_lr_power r "
-        "galore.scale scale_by_galore.scale optimistic_gradient_descent.alpha optimistic_gradient_descent.beta "
+        "step_size decay_offset step_offset gamma f_min lower_bound scale_factor global_scale lookahead optimism "
+        "weight_lr_power r galore.scale scale_by_galore.scale optimistic_gradient_descent.alpha optimistic_gradient_descent.beta "
         "scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta optimistic_adam_v2.alpha "
         "optimistic_adam_v2.beta",
     ),
@@ -152,7 +152,8 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (functools.partial(_integer, 0), "patience cooldown max_consecutive_errors"),
     (
         functools.partial(_integer, 1),
-        "update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k periodic_update.update_period",
+        "update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
+        "periodic_update.update_period",
     ),
     (_dtype, "mu_dtype nu_dtype accumulator_dtype dtype_momentum param_dtype state_dtype"),
     (_function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn step_size_fn"),

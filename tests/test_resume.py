@@ -18,6 +18,7 @@ from tests.cases import CASES, SAMPLE
 from tests.declare import by_rank, matrices
 from tests.resume import child, elsewhere
 from tests.resume.bits import Leaf, bits
+from tests.resume.target import target
 from tests.trees import assert_close, assert_equal, random_tree, signature
 
 OTHERS = [case.name for case in CASES if case.name not in SAMPLE]
@@ -130,7 +131,7 @@ def through_a_checkpoint(tree: Any, like: Any, folder: Path) -> Any:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "state", tree)
         checkpointer.wait_until_finished()
-        return checkpointer.restore(folder / "state", jax.eval_shape(lambda: like))
+        return checkpointer.restore(folder / "state", target(lambda: like))
 
 
 def reversed_order(tree: Any) -> Any:
@@ -217,7 +218,7 @@ def test_a_schedule_in_place_of_a_number_changes_the_state(tmp_path: Path):
     expected = r"^gdjax\.adamw: state has fields \(\), expected ScaleByScheduleState with fields \('count',\)"
     with pytest.raises(ValueError, match=expected):
         schedule.update(GRADIENTS[0], state, params)
-    with pytest.raises(ValueError, match="count"):  # Orbax's own
+    with pytest.raises(ValueError, match="count|do not match"):  # Orbax's own
         through_a_checkpoint(state, schedule.init(PARAMS), tmp_path)
     # Adam's count is the one that the schedule lacks.
     moved = (*state[:2], gdjax.ScaleByScheduleState(state[0].count))

@@ -14,7 +14,7 @@ def filled(tx: Any, params: Any, seed: int = 0) -> Any:
 
     def leaf(x: Any) -> Any:
         if is_key(x):
-            return jax.random.wrap_key_data(rng.integers(0, 99, (*x.shape, 2), np.uint32))
+            return jax.random.wrap_key_data(jnp.asarray(rng.integers(0, 99, (*x.shape, 2), np.uint32)))
         values = rng.uniform(1, 99, x.shape) if jnp.issubdtype(x.dtype, jnp.inexact) else rng.integers(0, 2, x.shape)
         return jnp.asarray(np.asarray(values).astype(x.dtype))
 

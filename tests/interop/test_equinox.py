@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix as optx
 import pytest
 
 import gdjax
@@ -12,9 +14,6 @@ from tests.cases import Case, every
 from tests.interop.states import filled
 from tests.support import relaxed
 from tests.trees import assert_equal, is_key, random_tree
-
-eqx = pytest.importorskip("equinox")
-optx = pytest.importorskip("optimistix")
 
 X = np.random.default_rng(0).standard_normal((32, 3)).astype("float32")
 Y = X[:, :1] * X[:, 1:2]

@@ -142,7 +142,8 @@ def test_the_win_rate_is_printed(capfd):
     (lambda: gdjax.sophia(0.1, update_interval=0), "gdjax.sophia: update_interval must be at least 1, got 0"),
     (lambda: gdjax.scale_by_sophia(clip_threshold=-1.0), "gdjax.scale_by_sophia: clip_threshold must be at least 0"),
     (lambda: estimate(None, {"w": jnp.ones(2)}), "gdjax.hutchinson_estimator_diag_hessian: this transform needs obj"),
-    (lambda: estimate(jnp.sum, {"w": jnp.ones(2, "complex64")}), r"gdjax.*: params\['w'\]: the Hessian does not support complex"),
+    (lambda: estimate(jnp.sum, {"w": jnp.ones(2, "complex64")}),
+     r"gdjax.*: params\['w'\]: the Hessian does not support complex"),
 ])  # fmt: skip
 def test_errors(call, message):
     with pytest.raises((ValueError, TypeError), match=f"^{message}"):

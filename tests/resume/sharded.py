@@ -42,10 +42,6 @@ def start(tx: Any) -> Any:
     return params, jax.tree.map(spread, tx.init(params))
 
 
-def like(run: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run)
-
-
 def go(tx: Any, run: Any, steps: range) -> Any:
     @jax.jit
     def step(params: Any, state: Any, g: Any) -> Any:
@@ -71,7 +67,7 @@ if __name__ == "__main__":
             half = {name: go(optimizers[name], run, range(HALF)) for name, run in half.items()}
             checkpointer.save(folder, half)
         else:
-            half = checkpointer.restore(folder, like(half))
+            half = checkpointer.restore(folder, half)
         whole = {name: go(optimizers[name], run, range(HALF, 2 * HALF)) for name, run in half.items()}
     found = {"half": bits(half), "bits": bits(whole), "whole": numbers(whole), "split": split(half)}
     result.write_bytes(pickle.dumps(found))

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 
 import gdjax
 from tests.resume.bits import digest
+from tests.resume.target import target
 
 WIDTH = 64
 OPTIMIZERS = {
@@ -64,7 +65,7 @@ def main(folder: Path, steps: int) -> None:
     options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
     with ocp.CheckpointManager(folder, options=options) as manager:
         done = manager.latest_step() or 0
-        run = manager.restore(done, args=ocp.args.StandardRestore(jax.eval_shape(start))) if done else start()
+        run = manager.restore(done, args=ocp.args.StandardRestore(target(start))) if done else start()
         say("start", done, digest(run))
         for n in range(done, steps):
             hyperparams = run["injected"][1][1].hyperparams

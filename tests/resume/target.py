@@ -1,0 +1,23 @@
+"""What Orbax needs to restore a tree as it was."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tests.trees import is_key
+
+TAKES_SHAPES_OF_KEYS = jax.__version_info__ >= (0, 6)  # the Orbax that runs with an older JAX wants keys themselves
+
+
+def target(make: Callable[[], Any]) -> Any:
+    """The shapes of what `make` returns, on the first device."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def leaf(x: Any) -> Any:
+        if is_key(x) and not TAKES_SHAPES_OF_KEYS:
+            return jax.random.wrap_key_data(jnp.zeros((*x.shape, 2), jnp.uint32))
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
+
+    return jax.tree.map(leaf, jax.eval_shape(make))
