@@ -90,8 +90,8 @@ class Chosen:
 class Runner:
     """Keeps some children busy until every mutant has failed a test or passed all."""
 
-    def __init__(self, jobs: int, log: Path, room: Path):
-        self.jobs, self.log, self.room = jobs, log, room
+    def __init__(self, jobs: int, own: bool, log: Path, room: Path):
+        self.jobs, self.own, self.log, self.room = jobs, own, log, room
         self.kills: dict[str, dict[str, int]] = collections.defaultdict(collections.Counter)  # by module and test
         self.counts: dict[str, int] = collections.Counter()
         self.functions = functions(str(ROOT / "gdjax"))
@@ -100,23 +100,20 @@ class Runner:
         gc.freeze()  # pytest collects garbage at its end: half of a child's time without this
         start, done, known = time.monotonic(), 0, equivalent()
         for module in dict.fromkeys(m.module for m in todo):
+            own, _ = stages(module)
             mine = [m for m in todo if m.module == module]
             for mutant in (m for m in mine if m.name in known):
                 self._note(mutant, "equivalent", 0)
-            self._check(module, 0)
-            for mutant, how, seconds in self._all([(module, m, 0) for m in mine if m.name not in known]):
+            for mutant, how, seconds in self._all([(module, m, own) for m in mine if m.name not in known]):
                 done += 1
                 self._note(mutant, how, seconds)
                 left = (time.monotonic() - start) / done * (len(todo) - done - self.counts["equivalent"]) / 60
                 print(f"{done}/{len(todo)} {dict(self.counts)} {left:.0f} min left", file=sys.stderr, flush=True)
-            if any(test.partition("::")[0].endswith(COMPARED[0] + ".py") for test in self.kills[module]):
-                self._check(module, 1)
-
-    def _check(self, module: str, stage: int) -> None:
-        """A test that fails without a mutant would kill all of them."""
-        for _, how, _ in self._all([(module, None, stage)]):
-            if how != "survived":
-                raise SystemExit(f"{module} without a mutant: {how}")
+            # A test that fails without a mutant would kill all of them.
+            killers = [(module, None, [*self.kills[module]])] if self.kills[module] else []
+            for _, how, _ in self._all(killers):
+                if how != "survived":
+                    raise SystemExit(f"{module} without a mutant: {how}")
 
     def _note(self, mutant: Mutant, how: str, seconds: float) -> None:
         self.counts[how.split()[0]] += 1
@@ -128,26 +125,28 @@ class Runner:
             print(f"survived  {where} {mutant.function} [{mutant.kind}]\n    {mutant.text}", flush=True)
 
     def _all(self, queue: list[Any]) -> Iterator[tuple[Any, str, float]]:
+        """The outcome for each (module, mutant or None, tests), in the order in which they end."""
         running: dict[int, Any] = {}
         while queue or running:
             while queue and len(running) < self.jobs:
-                module, mutant, stage = queue.pop(0)
+                module, mutant, tests = queue.pop(0)
                 note = self.room / f"{random.getrandbits(40):x}"
-                running[self._fork(module, mutant, stage, note)] = module, mutant, stage, note, time.monotonic()
+                running[self._fork(module, mutant, tests, note)] = module, mutant, tests, note, time.monotonic()
             pid, status = os.wait()
-            module, mutant, stage, note, start = running.pop(pid)
+            module, mutant, tests, note, start = running.pop(pid)
             code, passed = os.waitstatus_to_exitcode(status), (0, 5)  # 5: no tests are about it
-            if code in passed and mutant and stage == 0 and stages(module)[1]:
-                queue.insert(0, (module, mutant, 1))
+            own, compared = stages(module)
+            if code in passed and mutant and tests == own and compared and not self.own:
+                queue.insert(0, (module, mutant, compared))
                 continue
             test = note.read_text("utf-8") if note.exists() else ""
-            if code == 1 and test:
+            if code == 1 and test and mutant:
                 self.kills[module][test] += 1
             how = "survived" if code in passed else f"killed by {test or f'exit status {code}'}"
             yield mutant, how, time.monotonic() - start
 
-    def _fork(self, module: str, mutant: Mutant | None, stage: int, note: Path) -> int:
-        """Runs the tests against a mutant in a process of its own; returns its id."""
+    def _fork(self, module: str, mutant: Mutant | None, tests: list[str], note: Path) -> int:
+        """Runs tests against a mutant in a process of its own; returns its id."""
         if pid := os.fork():
             return pid
         signal.alarm(LIMIT)
@@ -159,9 +158,9 @@ class Runner:
             if mutant:
                 path = str(ROOT / "gdjax" / f"{module}.py")
                 install(changed(Path(path).read_text("utf-8"), mutant.site), path, self.functions[path])
-            options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
             plugin = Chosen(covered(module), self.kills[module], note)
-            code = importlib.import_module("pytest").main([*options, *stages(module)[stage]], [plugin])
+            options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
+            code = importlib.import_module("pytest").main([*options, *tests], [plugin])
         finally:
             os._exit(code)
 
@@ -188,6 +187,7 @@ def main() -> None:
     parser.add_argument("--kinds", help="as sign,eps: kinds of changes, in brackets where a survivor is printed")
     parser.add_argument("--sample", type=int, metavar="N", help="N of them, the same ones every time")
     parser.add_argument("--again", choices=["new", "survived"], help="what the log says of those to run")
+    parser.add_argument("--own", action="store_true", help="only the tests in the file of the module's name")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--log", type=Path, default=LOG)
     args = parser.parse_args()
@@ -199,7 +199,7 @@ def main() -> None:
         importlib.import_module(name)
     assert Path(sys.modules["gdjax"].__file__ or "").is_relative_to(ROOT), "another gdjax was imported"
     warnings.simplefilter("ignore")  # JAX warns of every fork
-    runner = Runner(args.jobs, args.log, Path(os.environ["GDJAX_MUTANTS"]))
+    runner = Runner(args.jobs, args.own, args.log, Path(os.environ["GDJAX_MUTANTS"]))
     runner.run(chosen(args))
     raise SystemExit(bool(runner.counts["survived"]))
 
