@@ -1,17 +1,13 @@
-"""Every transform under JAX's ways to run a function: with and without jit, on devices, under pmap and sharded."""
+"""Every transform under JAX's ways to run a function: with and without jit, on devices, under pmap."""
 
-import functools
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from absl.testing import parameterized
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-import gdjax
 from tests.cases import CASES, SAMPLE, Case, every
 from tests.trees import assert_close, random_tree, steps
 
@@ -58,24 +54,3 @@ def test_pmap_with_pmean_equals_one_device(case: Case):
     one = steps(tx, params, [jax.tree.map(lambda x: jnp.mean(x, axis=0), g) for g in gradients])
     for device in (0, DEVICES - 1):
         assert_close(jax.tree.map(lambda x, i=device: x[i], many), one)
-
-
-@every(sampled=True)
-def test_sharded_parameters_equal_one_device(case: Case):
-    tx = case.make()
-    shapes = {"kernel": (DEVICES, 3), "bias": (DEVICES,)}
-    params, *gradients = [random_tree(seed, shapes=shapes) for seed in range(3)]
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
-    spread = functools.partial(jax.device_put, device=NamedSharding(mesh, PartitionSpec("data")))
-
-    @jax.jit
-    def step(params: Any, state: Any, g: Any) -> Any:
-        updates, state = tx.update(g, state, params)
-        return gdjax.apply_updates(params, updates), state
-
-    sharded, state = jax.tree.map(spread, params), tx.init(jax.tree.map(spread, params))
-    for g in gradients:
-        sharded, state = step(sharded, state, jax.tree.map(spread, g))
-    assert_close((sharded, state), steps(tx, params, gradients))
-    moments = [x for x in jax.tree.leaves(state) if x.shape and x.shape[0] == DEVICES]
-    assert all(x.sharding.is_equivalent_to(p.sharding, x.ndim) for x in moments for p in [sharded["kernel"]])

@@ -1,0 +1,104 @@
+"""Leaves of sizes around the widths of vector instructions: every element gets what it would get alone.
+
+A kernel that leaves out the elements of whole blocks, or those behind the last of them, passes tests on small leaves.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from tests.cases import CASES, SAMPLE, Case, by_name
+from tests.trees import precision
+
+SIZES = (1, 7, 8, 15, 16, 17, 31, 33, 127, 129, 1000, 4099)
+PERIOD = 7  # leaves repeat as many different numbers: in every block of a power of two each stands somewhere else
+STEPS = 2
+DTYPES = ("float32", "bfloat16", "float16")
+
+# Methods with a number of the whole leaf, a norm or a mean, which an element alone does not have.
+PER_LEAF = (
+    "adafactor adafactor/plain adaptive_grad_clip clip_by_block_rms fromage lamb lamb/mask novograd scale_by_novograd "
+    "scale_by_distance_over_gradients scale_by_factored_rms scale_by_param_block_norm scale_by_param_block_rms "
+    "scale_by_trust_ratio"
+).split()
+# A probe of the Hessian, drawn for every element.
+PROBING = ("sophia", "scale_by_sophia")
+ZERO = ("hutchinson_estimator_diag_hessian", "set_to_zero")  # whose updates are
+# A sum of two products, of which XLA makes a multiplication and a multiply-add with one rounding less: which of the two
+# products keeps its rounding depends on the size. So these are equal up to roundings of the leaf's largest number.
+CONTRACTED = (
+    "adam/nesterov adabelief/nesterov nadam nadamw optimistic_adam optimistic_adam_v2 momo_adam "
+    "scale_by_backtracking_linesearch"
+).split()
+ROUNDINGS = 4
+
+
+def swept() -> Any:
+    """Every case in each dtype, in the ordinary run a sample with one dtype each."""
+
+    def param(case: Case, dtype: str) -> Any:
+        chosen = case.name in SAMPLE and SAMPLE.index(case.name) % len(DTYPES) == DTYPES.index(dtype)
+        return pytest.param(case, dtype, id=f"{case.name}-{dtype}", marks=[] if chosen else [pytest.mark.slow])
+
+    return pytest.mark.parametrize(
+        ("case", "dtype"), [param(case, dtype) for case in CASES if case.name not in PROBING for dtype in DTYPES]
+    )
+
+
+def leaves(seed: int, dtype: Any, alone: bool) -> Any:
+    """Leaves of each size and, where asked for, the numbers that they repeat, each in a leaf of size 1."""
+    rng = np.random.default_rng(seed)
+    x = jnp.asarray((rng.choice([-1, 1], PERIOD) * rng.uniform(0.25, 2, PERIOD)).astype(np.float32)).astype(dtype)
+    assert (x != 0).all() and np.unique(np.asarray(x, np.float32)).size == PERIOD
+    sizes = [jnp.resize(x, n) for n in SIZES]
+    return {"sizes": sizes, "alone": [x[i : i + 1] for i in range(PERIOD)] if alone else []}
+
+
+def run(tx: Any, dtype: Any, alone: bool, into: Any = None) -> list[Any]:
+    """The updates of each step, in float64, from the numbers of `dtype`, computed with in the dtype `into`."""
+    params, *gradients = (
+        jax.tree.map(lambda x: x.astype(into or dtype), leaves(i, dtype, alone)) for i in range(1 + STEPS)
+    )
+    state, out, update = tx.init(params), [], jax.jit(tx.update)
+    for g in gradients:
+        updates, state = update(g, state, params)
+        params = gdjax.apply_updates(params, updates)
+        out.append(jax.tree.map(lambda x: np.asarray(x, np.float64), updates))
+    return out
+
+
+def made(case: Case) -> Any:
+    """The transform, without its noise if it has some."""
+    return case.make(**(case.quiet if case.random else {}))
+
+
+@swept()
+def test_every_element_of_every_size(case: Case, dtype: str):
+    per_leaf, compared, moved = case.name in PER_LEAF, 0, [np.zeros(n, bool) for n in SIZES]
+    roundings = ROUNDINGS * float(jnp.finfo(dtype).eps) if case.name in CONTRACTED else 0
+    for updates in run(made(case), dtype, not per_leaf):
+        assert [u.shape for u in updates["sizes"]] == [(n,) for n in SIZES]
+        for u, flags in zip(updates["sizes"], moved, strict=True):
+            wanted = u[:PERIOD] if per_leaf else np.concatenate(updates["alone"])
+            np.testing.assert_allclose(u, np.resize(wanted, u.size), rtol=0, atol=roundings * np.max(np.abs(wanted)))
+            flags |= u != 0
+            compared += u.size
+    assert compared == STEPS * sum(SIZES)
+    assert case.name in ZERO or all(flags.all() for flags in moved)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in SAMPLE else pytest.mark.slow) for n in PER_LEAF])
+def test_numbers_of_a_leaf_of_every_size(name: str, dtype: str):
+    tx = made(by_name(name))
+    got = run(tx, dtype, False)
+    with precision("float64"):
+        wanted = run(tx, dtype, False, "float64")
+    # A sum over 4099 elements, by halves or by eights, is wrong by less than 64 roundings; a result is rounded once.
+    rtol = max(64 * float(jnp.finfo("float32").eps), float(jnp.finfo(dtype).eps))
+    for u, w in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(u, w, rtol=rtol)

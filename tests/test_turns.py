@@ -1,0 +1,44 @@
+"""Complex numbers: turning all of them by one angle turns the updates, and the numbers of the tree stay as they were.
+
+|g|^2 and the real part of an inner product do not change with the angle; g^2 and a product without `conj` do. By a
+quarter turn, 1j, real numbers become imaginary ones, so that a complex run is compared with a real one.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from tests.cases import Case, every
+from tests.trees import assert_close, random_tree
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    """Formulas are compared here, not machine code, and compiling is most of what these tests cost."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@every(lambda case: case.complex and not case.random)
+def test_a_quarter_turn_turns_the_updates(case: Case):
+    tx = case.make()
+
+    @jax.jit
+    def updates(params: Any, gradients: Any) -> Any:
+        state, found = tx.init(params), []
+        for g in gradients:
+            u, state = tx.update(g, state, params)
+            params = gdjax.apply_updates(params, u)
+            found.append(u)
+        return found
+
+    args = random_tree(0), [random_tree(seed) for seed in (1, 2)]
+    wanted = jax.tree.map(lambda u: 1j * np.asarray(u), updates(*args))
+    imaginary = jax.tree.map(lambda x: jax.lax.complex(jnp.zeros_like(x), x), args)
+    assert_close(updates(*imaginary), wanted, rtol=2e-5, atol=2e-6)
