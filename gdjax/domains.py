@@ -41,18 +41,19 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
     (
         _FINITE,
         "step_size decay_offset step_offset gamma f_min lower_bound scale_factor global_scale lookahead optimism "
-        "weight_lr_power r galore.scale scale_by_galore.scale optimistic_gradient_descent.alpha optimistic_gradient_descent.beta "
-        "scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta optimistic_adam_v2.alpha "
-        "optimistic_adam_v2.beta",
+        "weight_lr_power r galore.scale scale_by_galore.scale optimistic_gradient_descent.alpha "
+        "optimistic_gradient_descent.beta scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta "
+        "optimistic_adam_v2.alpha optimistic_adam_v2.beta",
     ),
     (_POSITIVE, "estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha"),
     (
         _BOUND,
         "max_norm max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "
-        "tol slope_rtol curv_rtol approx_dec_rtol stepsize_precision increase_factor "
+        "tol slope_rtol curv_rtol approx_dec_rtol stepsize_precision "
         "scale_by_backtracking_linesearch.atol scale_by_backtracking_linesearch.rtol",
     ),
     (_SHARE, "incremental_update.step_size eta_minus scale_by_sm3.b2 reduce_on_plateau.rtol"),
+    (("above 0", lambda x: x > 0), "increase_factor"),
     (("between 0 and 1", lambda x: 0 < x < 1), "reduce_on_plateau.factor decrease_factor"),
     (("finite and at least 1", lambda x: 1 <= x < math.inf), "eta_plus"),
 )

@@ -85,6 +85,7 @@ def inject_hyperparams(
     Args:
       inner_factory: returns a transform when called with hyperparameters.
       static_args: names of arguments to leave alone: numbers that shape the program, functions that are no schedules.
+        What a factory of this library declares as `int` is left alone anyway.
       hyperparam_dtype: the dtype of the floating ones; by default the widest of the parameters'. It is float32 at
         least: in bfloat16, where Optax would put them, b2 = 0.999 is 1.
 
@@ -99,14 +100,16 @@ def inject_hyperparams(
     if not static <= set(signature.parameters):
         unknown = sorted(static - set(signature.parameters))
         raise ValueError(f"gdjax.inject_hyperparams: static_args {unknown} are not among {list(signature.parameters)}")
+    ours = getattr(inner_factory, "__module__", "").startswith("gdjax.")  # another's may have domains of its own
+    shaping = {name for name, p in signature.parameters.items() if ours and p.annotation is int}
     dtype = None if hyperparam_dtype is None else numerics.at_least_float32(hyperparam_dtype)
 
     def build(*args: Any, **kwargs: Any) -> GradientTransformation:
         call = Call(factory, signature.bind(*args, **kwargs))
-        if getattr(inner_factory, "__module__", "").startswith("gdjax."):  # another's may have domains of its own
+        if ours:
             defaults = {name: p.default for name, p in signature.parameters.items()}
             domains.check(f"gdjax.{inner_factory.__name__}", call.arguments, defaults)
-        return base.made_by(call, _Injected(inner_factory, call.arguments, static, dtype))
+        return base.made_by(call, _Injected(inner_factory, call.arguments, static | shaping, dtype))
 
     own_call = bind(inject_hyperparams, (inner_factory, tuple(sorted(static)), hyperparam_dtype), {})
     factory = Value(own_call, None, build)
@@ -152,7 +155,8 @@ class _Injected:
         return updates, InjectStatefulHyperparamsState(count, hyper, states, inner_state)
 
     def _inner(self, hyper: Mapping[str, Array]) -> Any:
-        return self.inner_factory(**self.rest, **hyper)
+        # Optax keeps numbers in its state that are left alone here.
+        return self.inner_factory(**{**hyper, **self.rest})
 
     def _dtype(self, tree: Any) -> Any:
         if self.dtype is not None:

@@ -84,7 +84,8 @@ def scaled(x: Array, factor: Array, squares: str = "summed") -> Array:
 
 def largest(x: Array, axis: Any = None) -> Array:
     """The maximum, and NaN where there is one: `jnp.max` of some thousand numbers loses it on XLA:CPU."""
-    return jnp.where(jnp.any(jnp.isnan(x), axis), jnp.nan, jnp.max(x, axis))
+    top = jnp.max(x, axis)
+    return jnp.where(jnp.any(jnp.isnan(x), axis), jnp.nan, top) if jnp.issubdtype(x.dtype, jnp.inexact) else top
 
 
 def one_minus_pow(b: Any, t: Array) -> Array:

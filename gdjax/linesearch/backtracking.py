@@ -54,7 +54,7 @@ def scale_by_backtracking_linesearch(
     Args:
       max_backtracking_steps: how often the step size is decreased; at least 1.
       slope_rtol: how much of the decrease that the slope promises is enough, at least 0.
-      decrease_factor: d, above 0.
+      decrease_factor: d, between 0 and 1.
       increase_factor: above 0. With 1 the search starts at the last step size, with infinity at `max_learning_rate`.
       max_learning_rate: the largest step size, above 0.
       atol: absolute tolerance.

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax import checks, keys, tree
 from gdjax.base import GradientTransformation, transform
@@ -61,7 +62,7 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> GradientTransf
 
 
 def _signed_product(label: str, obj_fn: Any, params: Any, key: Array) -> Any:
-    """r * (H r) where the parameters are differentiable; zeros elsewhere."""
+    """r * (H r) where the parameters are differentiable; float0 elsewhere, as their gradients are."""
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     for path, p in paths:
         if jnp.iscomplexobj(p):
@@ -79,7 +80,7 @@ def _signed_product(label: str, obj_fn: Any, params: Any, key: Array) -> Any:
         return obj_fn(structure.unflatten([whole[i] for i in range(len(ps))]))
 
     products = jax.jvp(jax.grad(loss), (xs,), (signs,))[1] if trained else []
-    out = [jnp.zeros_like(p) for p in ps]
+    out: list[Any] = [np.zeros(jnp.shape(p), jax.dtypes.float0) for p in ps]
     for i, r, hr in zip(trained, signs, products, strict=True):
         out[i] = r * hr
     return structure.unflatten(out)

@@ -58,7 +58,7 @@ def flatten(inner: Any) -> GradientTransformation:
                 new.append(g)
                 continue
             piece = vector[start : start + g.size].reshape(g.shape)
-            new.append((piece if jnp.iscomplexobj(g) else jnp.real(piece)).astype(g.dtype))
+            new.append((piece if jnp.iscomplexobj(g) else jnp.real(piece)).astype(jnp.result_type(g)))
             start += g.size
         return structure.unflatten(new), state
 
@@ -70,7 +70,7 @@ def _joined(leaves: list[Any]) -> Any:
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in leaves]
     leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
     with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.result_type(*(x.dtype for x in leaves)) if leaves else jnp.dtype("float32")
+        dtype = jnp.result_type(*map(jnp.result_type, leaves)) if leaves else jnp.dtype("float32")
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
         return jax.ShapeDtypeStruct((sum(x.size for x in leaves),), dtype)
     return jnp.concatenate([jnp.ravel(x).astype(dtype) for x in leaves] or [jnp.zeros(0, dtype)])

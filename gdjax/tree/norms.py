@@ -142,7 +142,11 @@ def max(tree: Any) -> Array:  # noqa: A001
 
 def min(tree: Any) -> Array:  # noqa: A001
     """The smallest number in a tree; inf in float32 for an empty one. NaN where one is."""
-    return _extreme(lambda x: -numerics.largest(-x), tree, math.inf)
+    return _extreme(_smallest, tree, math.inf)
+
+
+def _smallest(x: Array) -> Array:
+    return -numerics.largest(-x) if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.min(x)
 
 
 def _extreme(reduce: Callable[[Array], Array], tree: Any, empty: float) -> Array:

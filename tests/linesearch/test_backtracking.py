@@ -151,7 +151,7 @@ NAME = r"gdjax\.scale_by_backtracking_linesearch: "
     ("kwargs", "message"),
     [
         ({"max_backtracking_steps": 0}, "max_backtracking_steps must be at least 1, got 0"),
-        ({"decrease_factor": 0.0}, "decrease_factor must be above 0, got 0.0"),
+        ({"decrease_factor": 0.0}, "decrease_factor must be between 0 and 1, got 0.0"),
         ({"increase_factor": -1.0}, "increase_factor must be above 0, got -1.0"),
         ({"slope_rtol": -1e-4}, "slope_rtol must be at least 0, got -0.0001"),
         ({"atol": -1.0}, "atol must be at least 0, got -1.0"),

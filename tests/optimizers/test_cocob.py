@@ -52,7 +52,7 @@ def test_follows_the_paper(name: str, dtype: str):
 def test_it_does_not_depend_on_the_scale_of_the_gradients():
     x = jnp.array([1.0, -1.0])
     gs = [jnp.array([1.0, -2.0]), jnp.array([0.5, 3.0]), jnp.array([-2.0, 1.0])]
-    for size in (1e-6, 1e6, 1e18, 1e-25):
+    for size in (1e-6, 1e6, 1e17, 1e-25):
         eps = 1e-8 if size > 1e-7 else 0.0
         got = steps(gdjax.cocob(eps=eps), x, [size * g for g in gs])[0]
         np.testing.assert_allclose(got, steps(gdjax.cocob(), x, gs)[0], rtol=1e-6)
