@@ -82,9 +82,7 @@ def test_b24_numbers_that_shape_the_program_are_not_injected(factory: Any):
     params, tx = {"w": jnp.full((128, 130), 0.5)}, gdjax.inject_hyperparams(factory)(0.1)
     state = jax.jit(tx.init)(params)
     assert_equal(state, tx.init(params))
-    extra = (
-        {"value": 1.0, "grad": params, "value_fn": lambda p: jnp.sum(p["w"] ** 2) / 2} if factory is gdjax.lbfgs else {}
-    )
+    extra = {"value": 1.0, "grad": params, "value_fn": lambda p: jnp.sum(p["w"] ** 2) / 2}
     plain = factory(0.1)
     updates, _ = jax.jit(lambda g, state: tx.update(g, state, params, **extra))(params, state)
     assert_close(updates, plain.update(params, plain.init(params), params, **extra)[0])
