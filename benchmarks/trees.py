@@ -21,17 +21,52 @@ def gpt2_small() -> dict[str, Any]:
     return tree
 
 
+def gpt2_hidden() -> dict[str, Any]:
+    """The 48 hidden matrices of GPT-2 small, 85 M parameters: what Muon is for."""
+    blocks = {k: v for k, v in gpt2_small().items() if k.startswith("h")}
+    return {k: {"attn": {n: v["w"] for n, v in b["attn"].items()}, "mlp": {n: v["w"] for n, v in b["mlp"].items()}}
+            for k, b in blocks.items()}  # fmt: skip
+
+
+def resnet50() -> dict[str, Any]:
+    """ResNet-50: 161 leaves, 25.6 M parameters; kernels are (height, width, in, out)."""
+    tree: dict[str, Any] = {"conv": (7, 7, 3, 64), "norm": {"scale": (64,), "bias": (64,)}}
+    inputs = 64
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        width = 64 * 2**stage
+        for block in range(blocks):
+            sides = [(1, inputs, width), (3, width, width), (1, width, 4 * width)]
+            sides += [(1, inputs, 4 * width)] if block == 0 else []
+            tree[f"stage{stage}_block{block}"] = {
+                f"conv{i}": {"kernel": (k, k, a, b), "scale": (b,), "bias": (b,)} for i, (k, a, b) in enumerate(sides)
+            }
+            inputs = 4 * width
+    return {**tree, "head": {"kernel": (2048, 1000), "bias": (1000,)}}
+
+
 def many(leaves: int = 1000) -> dict[str, Any]:
     """Many small leaves, 64 x 64 each: what a tree costs beside its bytes."""
-    return {f"w{i:04d}": (64, 64) for i in range(leaves)}
+    return {f"w{i:05d}": (64, 64) for i in range(leaves)}
 
 
-def small_gpt2() -> dict[str, Any]:
-    """The 148 leaves of GPT-2 small with every side cut to at most 16: what a call costs beside its bytes."""
-    return jax.tree.map(lambda shape: tuple(min(n, 16) for n in shape), gpt2_small(), is_leaf=is_shape)
+def tiny() -> dict[str, Any]:
+    """10 leaves of 16: what a call costs."""
+    return {f"w{i}": (16,) for i in range(10)}
 
 
-TREES = {"gpt2-small": gpt2_small, "many": many, "gpt2-cut": small_gpt2}
+def cut(tree: Any, side: int = 16) -> Any:
+    """The tree with every side cut to at most `side`: the same leaves, hardly any bytes."""
+    return jax.tree.map(lambda shape: tuple(min(n, side) for n in shape), tree, is_leaf=is_shape)
+
+
+TREES = {
+    "gpt2-small": gpt2_small,
+    "resnet50": resnet50,
+    "many": many,
+    "tiny": tiny,
+    "gpt2-hidden": gpt2_hidden,
+    "gpt2-cut": lambda: cut(gpt2_small()),
+}
 
 
 def is_shape(x: Any) -> bool:

@@ -49,12 +49,11 @@ def from_optax(tx: Any) -> GradientTransformation:
     inner = base.check_transform(label, 0, tx)
 
     def init(params: Params) -> OptState:
-        for path, p in jax.tree_util.tree_leaves_with_path(params):
-            checks.leaf(label, f"params{jax.tree_util.keystr(path)}", p)
+        checks.leaves(label, "params", params)
         return inner.init(params)
 
     def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
-        _check(label, updates, params)
+        checks.gradients(label, updates, params)
         return base.call_update(inner, updates, state, params, extra_args)
 
     return GradientTransformation(init, update)
@@ -116,13 +115,3 @@ def _of(package: str, other: str, tree: Any) -> Any:
         return x if new is None else new(*map(convert, x))
 
     return convert(tree)
-
-
-def _check(label: str, updates: Any, params: Any) -> None:
-    paths, structure = jax.tree_util.tree_flatten_with_path(updates)
-    ps = [None] * len(paths)
-    if params is not None:
-        ps = checks.flatten_like(label, ("updates", "params"), structure, updates, params)
-    for (path, g), p in zip(paths, ps, strict=True):
-        if hasattr(g, "dtype") and (p is None or hasattr(p, "dtype")) and not base.is_float0(g):
-            checks.gradient(label, lambda path=path: f"params{jax.tree_util.keystr(path)}", g, p)

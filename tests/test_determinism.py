@@ -130,7 +130,8 @@ def test_with_and_without_jit(case: Case):
 # What differs when each device has a part of every leaf. A sum over the leaf or the tree is then one of partial sums;
 UNEQUAL = (
     "adafactor adafactor/plain adaptive_grad_clip clip_by_block_rms clip_by_global_norm dadapt_adamw flatten fromage "
-    "lamb lamb/mask mechanize momo momo_adam normalize normalize_by_update_norm novograd scale_by_novograd "
+    "lamb lamb/mask mechanize momo momo_adam dog dog/learning_rate dowg scale_by_dowg "
+    "normalize normalize_by_update_norm novograd scale_by_novograd "
     "scale_by_backtracking_linesearch scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms "
     "scale_by_galore scale_by_param_block_norm scale_by_param_block_rms scale_by_trust_ratio scale_by_zoom_linesearch "
     "muon muon/schatten muon/spectral muon/aol scale_by_muon sam sam/opaque scale_by_sm3 "
@@ -141,8 +142,12 @@ UNEQUAL = (
     "noisy_sgd add_noise"
 ).split()
 
+# Sums over the tree that are fused in another way when compiled for several devices.
+FUSED_ANEW = "mechanize", "sam", "normalize", "dog", "dog/learning_rate", "dowg", "scale_by_dowg"
 
-@every(sampled=True)
+
+# At a minimum a rounding decides where the search ends.
+@every(lambda case: case.name not in FOUND, sampled=True)
 def test_eight_devices_equal_one(case: Case):
     tx, one_step, wanted = reference(case.name)
     mesh = Mesh(np.asarray(jax.devices()), ("data",))
@@ -152,8 +157,7 @@ def test_eight_devices_equal_one(case: Case):
         return run(tx, one_step, functools.partial(jax.device_put, device=NamedSharding(mesh, spec)))
 
     replicated, sharded = on_all(PartitionSpec()), on_all(PartitionSpec("data"))
-    # The sums over the tree of Mechanic and SAM are fused in another way when compiled for several devices.
-    assert roundings(replicated, wanted, least_of(case)) <= (2 if case.name in ("mechanize", "sam") else 0)
+    assert roundings(replicated, wanted, least_of(case)) <= (2 if case.name in FUSED_ANEW else 0)
     bound = MORE.get(case.name, USUAL) if case.name in UNEQUAL else 0
     assert roundings(sharded, wanted, least_of(case)) <= bound
     params, state, _ = sharded[-1]

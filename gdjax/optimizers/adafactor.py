@@ -77,8 +77,8 @@ def _mean_of_squares(g: Array, axis: int) -> Array:
 
 
 def _inverse_root(v: Array) -> Array:
-    """1 / sqrt(v), and 0 where v is 0, as the gradients then are."""
-    return jnp.where(v > 0, 1 / jnp.sqrt(jnp.where(v > 0, v, 1)), 0)
+    """1 / sqrt(v), and 1 where v is 0: there the gradients are 0 or have squares that are."""
+    return 1 / jnp.sqrt(jnp.where(v == 0, 1, v))
 
 
 def power_decay(count: Any, exponent: Any) -> Array:
@@ -117,7 +117,7 @@ def scale_by_factored_rms(
       decay_rate: the exponent of the decay, at least 0.
       step_offset: the count at which the decay starts anew, for fine-tuning with the state of an earlier run.
       min_dim_size_to_factor: factor a leaf if its two longest axes have at least this length.
-      epsilon: added to squares, at least 0. Where the second moment is 0 the direction is 0.
+      epsilon: added to squares, at least 0. Where the second moment is 0 the direction is g.
       decay_rate_fn: `(count - step_offset, decay_rate) -> decay in [0, 1)`. The default 1 - (count + 1)^-decay_rate
         takes a negative count for 0.
 

@@ -57,13 +57,13 @@ class _Projection(NamedTuple):
     def down(self, g: Array, projector: Array) -> Array:
         x = self.matrix(g)
         p = projector.astype(x.dtype)
-        return (p.conj().T @ x if self.left else x @ p).astype(g.dtype)
+        return p.conj().T @ x if self.left else x @ p
 
     def up(self, r: Array, projector: Array, scale: Any) -> Array:
         x = r.astype(numerics.at_least_float32(r.dtype))
         p = projector.astype(x.dtype)
         x = jnp.asarray(scale).astype(x.dtype) * (p @ x if self.left else x @ p.conj().T)
-        return self.axes.from_matrices(x, self.shape).astype(r.dtype)
+        return self.axes.from_matrices(x, self.shape)
 
 
 @transform

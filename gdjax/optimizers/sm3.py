@@ -38,7 +38,8 @@ def scale_by_sm3(g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 
       Anil, Gupta, Koren & Singer 2019, Algorithm SM3-II, https://arxiv.org/abs/1901.11150
     """
     axes = range(g.ndim)
-    bounds = [jnp.expand_dims(m, [a for a in axes if a != i]) if g.ndim else m for i, m in enumerate(s.mu)]
+    # By index: Flax makes a mapping with the keys 0, 1, ... of a list in the state.
+    bounds = [jnp.expand_dims(s.mu[i], [a for a in axes if a != i]) for i in axes] or [s.mu[0]]
     weight = jnp.where(b2 == 1, 1, 1 - b2)
     least = functools.reduce(jnp.minimum, [jnp.broadcast_to(b, g.shape) for b in bounds])
     v = weight * abs_sq(g) + b2 * least

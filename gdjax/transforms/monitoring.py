@@ -45,7 +45,7 @@ def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> GradientTransf
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, SnapshotState]:
         checks.state(label, state, SnapshotState)
         checks.gradients(label, updates, params)
-        return updates, SnapshotState({measure_name: _as(measure(updates), state.measurement[measure_name])})
+        return updates, SnapshotState({measure_name: _as(label, measure(updates), state.measurement[measure_name])})
 
     return GradientTransformation(init, update)
 
@@ -84,7 +84,7 @@ def monitor(measures: Mapping[str, Any]) -> GradientTransformation:
         measurements, states = {}, []
         for (name, part), old in zip(parts.items(), state.measure_states, strict=True):
             measured, new = base.call_update(part, updates, old, params, extra_args)
-            measurements[name] = _as(measured, state.measurements.get(name, measured))
+            measurements[name] = _as(label, measured, state.measurements.get(name, measured))
             states.append(as_before(new, old))
         return updates, MonitorState(measurements, tuple(states))
 
@@ -130,13 +130,24 @@ def _gradients(params: Any) -> Any:
     return jax.tree.map(lambda p: p if jnp.issubdtype(jnp.result_type(p), jnp.inexact) else none(p), params)
 
 
-def _as(new: Any, old: Any) -> Any:
-    """A measurement in the dtypes of the one before."""
-    return jax.tree.map(lambda x, y: jnp.asarray(x).astype(jnp.result_type(y)), new, old)
+def _as(label: str, new: Any, old: Any) -> Any:
+    """A measurement in the dtypes of the one before, which stays where the gradient of an integer is measured."""
+
+    def leaf(path: Any, x: Any, y: Any) -> Any:
+        if jnp.shape(x) != jnp.shape(y):
+            raise ValueError(
+                f"{label}: {jax.tree_util.keystr(path)} is measured with shape {jnp.shape(x)}, before with "
+                f"{jnp.shape(y)}; init(params) anew after changing the parameters"
+            )
+        return y if base.is_float0(x) else jnp.asarray(x).astype(jnp.result_type(y))
+
+    return jax.tree_util.tree_map_with_path(leaf, new, old)
 
 
 def _floats(measured: Any) -> Any:
     def real(x: Any) -> Any:
+        if base.is_float0(x):
+            return x
         x = jnp.asarray(x)
         return _strong(x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float))
 

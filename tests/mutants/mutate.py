@@ -91,6 +91,9 @@ def _walk(node: Any, statement: Any) -> Iterator[tuple[Callable[[Any], None], An
         return
     if isinstance(node, ast.If) and all(isinstance(s, ast.Raise) for s in node.body) and not node.orelse:
         return  # errors have tests of their own
+    if _called(node) == "astype":
+        yield from _walk(node.func, statement)
+        return
     if isinstance(node, ast.keyword) and node.arg in SKIPPED_KEYWORDS:
         return
     statement = node if isinstance(node, STATEMENTS) else statement

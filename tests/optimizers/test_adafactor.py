@@ -29,7 +29,7 @@ def adafactor(
     rows, columns, whole, average = 0.0, 0.0, 0.0, 0.0
     for t in range(1, oracles.STEPS + 1):
         g = gradient(t, x)
-        b2 = 1 - max(t - decay_offset, 1) ** -decay_rate
+        b2 = 1 - max(t - oracles.at(decay_offset, t), 1) ** -oracles.at(decay_rate, t)
         square = g**2 + eps
         rows = b2 * rows + (1 - b2) * square.mean(-1) if matrix else 0
         columns = b2 * columns + (1 - b2) * square.mean(0) if matrix else 0
@@ -60,6 +60,8 @@ CASES = {
     "decay": {"weight_decay_rate": oracles.fall, "weight_decay_mask": matrices, "learning_rate": 0.0625},
     "options": {"decay_rate": 0.5, "decay_offset": 7, "eps": 0.25, "clipping_threshold": 0.5, "learning_rate": 0.0625,
                 "weight_decay_rate": 0.125, "min_dim_size_to_factor": 2},
+    "scheduled decay": {"decay_rate": lambda count: 0.5 + count % 2 / 4, "decay_offset": lambda count: count // 8,
+                        "learning_rate": 0.0625},
 }  # fmt: skip
 
 

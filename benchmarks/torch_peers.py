@@ -1,0 +1,64 @@
+"""The recipes that torch.optim has, on the CPU; without torch there are none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+try:
+    import torch
+except ImportError:  # an extra: pip install '.[bench-torch]'
+    torch = None
+
+FUSED = "sgd momentum nesterov adagrad adam adamw amsgrad".split() + ["clip + adamw + cosine"]
+
+
+def makers() -> dict[str, Callable[..., Any]]:
+    """A constructor `(parameters, foreach=..., fused=...) -> optimizer` for each recipe."""
+    if torch is None:
+        return {}
+    o = torch.optim
+    found = {
+        "sgd": lambda p, **k: o.SGD(p, lr=0.1, **k),
+        "momentum": lambda p, **k: o.SGD(p, lr=0.1, momentum=0.9, **k),
+        "nesterov": lambda p, **k: o.SGD(p, lr=0.1, momentum=0.9, nesterov=True, **k),
+        "adagrad": lambda p, **k: o.Adagrad(p, lr=0.1, **k),
+        "rmsprop": lambda p, **k: o.RMSprop(p, lr=1e-3, alpha=0.9, **k),
+        "adam": lambda p, **k: o.Adam(p, lr=1e-3, **k),
+        "adamw": lambda p, **k: o.AdamW(p, lr=1e-3, **k),
+        "clip + adamw + cosine": lambda p, **k: o.AdamW(p, lr=1e-3, **k),
+        "nadamw": lambda p, **k: o.NAdam(p, lr=1e-3, decoupled_weight_decay=True, weight_decay=1e-4, **k),
+        "radam": lambda p, **k: o.RAdam(p, lr=1e-3, **k),
+        "amsgrad": lambda p, **k: o.Adam(p, lr=1e-3, amsgrad=True, **k),
+        "adafactor": lambda p, **k: o.Adafactor(p, lr=1e-3, **k),
+    }
+    if hasattr(o, "Muon"):
+        found["muon"] = lambda p, **k: o.Muon(p, lr=1e-3, weight_decay=0.0)
+    return found
+
+
+def runners(
+    recipe: str, params: list[np.ndarray], grads: list[np.ndarray], dtype: str
+) -> dict[str, Callable[[], None]]:
+    """A step of each implementation that torch has, on copies of the arrays."""
+    make = makers().get(recipe)
+    if make is None:
+        return {}
+    kinds: dict[str, dict[str, bool]] = {"torch foreach": {"foreach": True}}
+    if recipe in FUSED:
+        kinds["torch fused"] = {"fused": True}
+    return {kind: _runner(recipe, make, options, params, grads, dtype) for kind, options in kinds.items()}
+
+
+def _runner(recipe: str, make: Any, options: Any, params: Any, grads: Any, dtype: str) -> Callable[[], None]:
+    ps = [torch.nn.Parameter(torch.tensor(x).to(getattr(torch, dtype))) for x in params]
+    for p, g in zip(ps, grads, strict=True):
+        p.grad = torch.tensor(g).to(p.dtype)
+    optimizer = make(ps, **options)
+
+    def run() -> None:
+        if recipe.startswith("clip"):
+            torch.nn.utils.clip_grad_norm_(ps, 1.0, foreach=True)
+        optimizer.step()
+
+    return run
