@@ -40,7 +40,7 @@ FOLDERS = ("optimizers", "transforms", "schedules", "linesearch", "losses", "pro
 MODULES = ["numerics", "tree/norms", "secant"]
 MODULES += [f"{d}/{p.stem}" for d in FOLDERS for p in sorted((ROOT / "gdjax" / d).glob("*.py")) if p.stem != "__init__"]
 HEAVY = "jax jax.numpy optax flax.core flax.struct chex orbax.checkpoint pytest gdjax".split()  # start no backend
-COMPARED = ("test_parity", "test_golden", "test_contracts", "test_variants")  # tests of all transforms
+COMPARED = ("test_parity", "test_golden", "test_contracts", "test_variants", "test_turns")  # tests of all transforms
 EVERY_KIND = set("adamw sgd lion lamb adafactor muon clip_by_global_norm".split())
 LIMIT = 600  # seconds for the tests of one mutant: a loop may not end
 

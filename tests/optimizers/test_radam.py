@@ -60,7 +60,7 @@ def test_oracle(name, dtype):
     oracles.assert_follows(gdjax.radam(**kwargs), functools.partial(radam, **kwargs), dtype, **tolerance)
 
 
-@pytest.mark.parametrize("b", [0.5, 0.9, 0.99, 0.999, 0.9999, 0.0])
+@pytest.mark.parametrize("b", [0.5, 0.79, 0.9, 0.99, 0.999, 0.9999, 0.0])
 def test_the_length_is_exact(b):
     for t in (1, 2, 5, 6, 100, 3000):
         want = length(b, t)

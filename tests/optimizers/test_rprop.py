@@ -75,3 +75,11 @@ def test_complex_parameters_are_an_error():
 def test_domains(wrong):
     with pytest.raises(ValueError, match=rf"^gdjax.rprop: {next(iter(wrong))} must be"):
         gdjax.rprop(0.1, **wrong)
+
+
+def test_delayed_by_a_step_where_the_gradient_is_zero():
+    # The sign has not changed: the step of the update before is still to be made.
+    tx, x, g = gdjax.rprop(0.1, delayed=True), jnp.zeros(2), jnp.array([1.0, -1.0])
+    _, state = tx.update(g, tx.init(x), x)
+    updates, _ = tx.update(jnp.zeros(2), state, x)
+    np.testing.assert_allclose(updates, [-0.1, 0.1], rtol=1e-6)
