@@ -286,3 +286,17 @@ def test_misuse(call: Any, error: type[Exception], message: str):
 def updated(arguments: dict[str, Any]) -> Any:
     tx, p = scale_by_lbfgs(), {"w": jnp.ones(2)}
     return tx.update(p, tx.init(p), **arguments)
+
+
+def test_pairs_stand_in_the_slots_where_optax_keeps_them():
+    ours, theirs = gdjax.scale_by_lbfgs(3), optax.scale_by_lbfgs(3)
+    curvature = jnp.array([1.0, 2.0, 4.0])
+    x = jnp.array([1.0, -1.0, 0.5])
+    states = [ours.init(x), theirs.init(x)]
+    for _ in range(6):
+        g = curvature * x
+        updates, states[0] = ours.update(g, states[0], x)
+        _, states[1] = theirs.update(g, states[1], x)
+        for field in ("diff_params_memory", "diff_updates_memory", "weights_memory"):
+            np.testing.assert_allclose(*(getattr(s, field) for s in states), rtol=1e-5, atol=1e-6)
+        x = x - 0.1 * updates
