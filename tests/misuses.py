@@ -95,7 +95,7 @@ MISUSES = [
            ValueError, r"exponential_decay: decay_rate .*0"),
     Misuse("A25", MAKE, lambda: traced(lambda k: escape(0.1, wait=k)),
            TypeError, r"\w+: wait .* cannot be traced; .* static_args"),
-    Misuse("A25-inject", INIT, lambda: gdjax.inject_hyperparams(escape)(0.1).init(PARAMS),
+    Misuse("A25-inject", INIT, lambda: gdjax.inject_hyperparams(lambda wait: escape(0.1, wait=wait))(3).init(PARAMS),
            TypeError, r"\w+: wait .* static_args"),
     Misuse("A25-type", MAKE, lambda: escape(0.1, wait=1.5), TypeError, r"\w+: wait must be an int, got 1.5"),
     Misuse("A25-value", MAKE, lambda: escape(0.1, wait=-1), ValueError, r"\w+: wait must be at least 0, got -1"),
