@@ -116,8 +116,9 @@ TWINS = (
     Twin("muon/spectral", _muon(preconditioning="spectral", nesterov=False)),
     Twin("muon/aol", _muon(preconditioning="aol", ns_steps=4), shapes=_SHAPES),
     Twin("muon/schatten", _muon(preconditioning="schatten", adam_learning_rate=0.05)),
+    # Five steps of Newton-Schulz multiply a rounding of a small singular value by up to 3.4^5: 3e-5, with JAX 0.5.
     Twin("muon/adaptive", _muon(adaptive=True, weight_decay=0.1, weight_decay_mask={"matrix": True, "vector": False,
-                                                                               "scalar": False})),
+                                                                               "scalar": False}), rtol=5e-5),
     Twin("muon/cube", _cubes, shapes=_CUBE),
     Twin("muon/batch", _batches, shapes=_CUBE[:1]),
     Twin("scale_by_muon", _each, shapes=_SHAPES[:3]),
