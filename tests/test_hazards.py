@@ -69,9 +69,9 @@ def test_a68_a73_subnormal_gradients_and_negative_zeros(case: Case, dtype: str):
     assert_equal([updates for updates, _ in c.run([minus, minus])], [updates for updates, _ in c.run([zero, zero])])
 
 
-# Noise does not show what is rounded; a line search rounds the values of its function, GaLore the singular vectors that
-# it keeps.
-@every(lambda case: not case.random and not any(s in case.name for s in ("linesearch", "galore")), sampled=True)
+# Noise does not show what is rounded; a line search rounds the values of its function. In `scale_by_galore` Adam makes
+# steps of what float32 leaves where a singular vector is 0, which float16 does not.
+@every(lambda case: not case.random and "linesearch" not in case.name and case.name != "scale_by_galore", sampled=True)
 def test_n2_small_float16_gradients_are_computed_in_float32(case: Case):
     narrow, wide = compiled(case, "float16"), compiled(case)
     params = jax.tree.map(lambda x: x.astype("float32"), narrow.params)
