@@ -126,3 +126,9 @@ def test_bfloat16():
 def test_errors(call, message):
     with pytest.raises((ValueError, TypeError), match=f"^{message}"):
         call()
+
+
+def test_one_set_of_axes_is_for_every_matrix():
+    tree = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+    state = gdjax.scale_by_galore(2, weight_dimension_numbers=Axes()).init(tree)
+    assert state.projector["w"].shape == (4, 2) and state.projector["b"] == gdjax.MaskedNode()

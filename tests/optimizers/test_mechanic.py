@@ -92,8 +92,9 @@ def test_derivatives_at_zero_gradients():
 def test_the_parameters_of_the_first_update_are_the_reference():
     # As where pretrained parameters take the place of those that init got.
     tx = gdjax.mechanize(gdjax.sgd(1.0))
-    _, state = tx.update(X, tx.init(ZERO), X)
+    u, state = tx.update(X, tx.init(ZERO), X)
     assert_close(state.x0, X)
+    assert_close((u, state), tx.update(X, tx.init(X), X))
     _, state = tx.update(X, state, ZERO)
     assert_close(state.x0, X)
 

@@ -134,10 +134,11 @@ def test_the_lower_bound_ends_the_descent():
 
 
 @FACTORIES
-def test_a_lower_bound_above_the_model_is_reset(factory: Any):
-    # At x = 0 the model is f + <d, x> = f = 4 there: the bound 10 becomes 4 / 2, the step aims at 2, and the estimate
-    # becomes f less half of what the step promises.
-    tx, x = factory(1.0, adapt_lower_bound=True), jnp.zeros(2)
+@pytest.mark.parametrize("x", [0 * X, X], ids=["zero", "x"])
+def test_a_lower_bound_above_the_model_is_reset(factory: Any, x: Any):
+    # At the first step <d, x> is gamma, and the model f there, 4: the bound 10 becomes 4 / 2, the step aims at 2, and
+    # the estimate becomes f less half of what the step promises.
+    tx = factory(1.0, adapt_lower_bound=True)
     state = tx.init(x)
     u, new = tx.update(G, state._replace(lb=jnp.float32(10.0)), x, value=4.0)
     np.testing.assert_allclose(-u @ G, 2.0, rtol=1e-5)
