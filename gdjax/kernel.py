@@ -60,14 +60,19 @@ def after(first: Array, rest: Any) -> Any:
     """`rest` unchanged, made to depend on one element of `first`, so that XLA computes `first` before it.
 
     The caller's `apply_updates` computes `first` too, and XLA does so once. A slot that the parameters are computed
-    from is then overwritten in place after that, where XLA would otherwise copy it: for Lion a params-sized temporary
-    and 2.6 times the step. The dependency is a factor that is 1 but for a number equal both to 0 and not to itself.
+    from is then overwritten in place after that, where XLA:CPU would otherwise copy it: for Lion a params-sized
+    temporary and 2.6 times the step. On other devices one kernel writes both, and the dependency would part it in two.
     """
     if first.size == 0:
         return rest
     e = jnp.real(first[(0,) * first.ndim])
-    one = jnp.where((e != e) & (e == 0), 2, 1)
+    one = jax.lax.platform_dependent(e, cpu=_one, default=jnp.ones_like)
     return jax.tree.map(lambda x: x * one.astype(x.dtype), rest)
+
+
+def _one(e: Array) -> Array:
+    """1, which XLA cannot tell: 2 for a number equal both to 0 and not to itself."""
+    return jnp.where((e != e) & (e == 0), 2, 1).astype(e.dtype)
 
 
 def promotion(*gs: Array) -> Any:
