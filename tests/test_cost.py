@@ -44,12 +44,21 @@ def test_a_donated_step_keeps_no_copy_of_the_parameters(tx):
     assert temporary <= 0.01 * BYTES
 
 
+def equations(jaxpr):
+    """All the equations but those inside calls of jitted functions, which leaves alike share."""
+    calls = [e.params for e in jaxpr.eqns if e.primitive.name not in ("jit", "pjit")]
+    inner = [x.jaxpr for params in calls for x in jax.tree.leaves(list(params.values())) if hasattr(x, "jaxpr")]
+    return len(jaxpr.eqns) + sum(map(equations, inner))
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_leaf_more_is_two_equations_more(name):
-    # One call of all the rules and one addition to the parameter; a norm is one call more.
-    small, large = (len(traced(RECIPES[name], tree_of(n)).jaxpr.jaxpr.eqns) for n in (64, 128))
-    more = 64 * len(LAYER) * (3 if "clip" in name else 2)
-    assert more <= large - small <= more + 4  # the norms are added up in pairs: one level more
+    # One call of all the rules and one addition to the parameter. A norm is three calls more: on a CPU one for each of
+    # two passes, the second with a factor for each large leaf, and elsewhere one.
+    small, large = (equations(traced(RECIPES[name], tree_of(n)).jaxpr.jaxpr) for n in (64, 128))
+    leaf, large_leaf = (5, 6) if "clip" in name else (2, 2)
+    more = 64 * (leaf * len(LAYER) + (large_leaf - leaf) * 2)
+    assert more <= large - small <= more + 20  # the norms are added up in pairs: one level more
 
 
 def test_equal_leaves_share_one_trace():

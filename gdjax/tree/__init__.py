@@ -21,9 +21,11 @@ from gdjax.tree.arithmetic import (
     zeros_like,
 )
 from gdjax.tree.casting import cast, cast_like, dtype
-from gdjax.tree.norms import allclose, global_norm, max, min, norm, pairwise_sum, size, sum, vdot
+from gdjax.tree.euclidean import global_norm
+from gdjax.tree.norms import allclose, max, min, norm, size, sum, vdot
 from gdjax.tree.random import random_like, split_key_like, unwrap_random_key_data
 from gdjax.tree.states import get, get_all_with_path, map_params, set
+from gdjax.tree.sums import pairwise_sum
 
 __all__ = [
     "add",

@@ -11,6 +11,7 @@ import pytest
 import gdjax
 from gdjax import tree
 from gdjax.base import MaskedNode
+from gdjax.tree import euclidean
 from tests.support import relaxed
 from tests.trees import precision, random_tree
 
@@ -33,6 +34,29 @@ def test_global_norm(dtype: str):
 def test_global_norm_neither_overflows_nor_vanishes(scale: float):
     x = {"a": jnp.asarray([3.0 * scale, 0.0], "float32"), "b": jnp.asarray(4.0 * scale, "float32")}
     np.testing.assert_allclose(gdjax.global_norm(x), 5 * scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e-20, 1e-12, 1.0, 1e12, 1e20, 1e30, 5e37])
+def test_both_ways_to_take_a_norm(dtype: str, scale: float):
+    # One pass is for accelerators, the other for CPU. In a jitted function the second set of leaves are constants.
+    x = [jnp.zeros((2, 2), dtype), jnp.asarray(3 * scale, dtype), jnp.asarray([4 * scale, 0.0], dtype), jnp.arange(2)]
+    wanted = exact_norm(np.asarray(leaf).astype("complex128") for leaf in x)
+    for norm in (euclidean._in_one_pass, euclidean._in_two_passes):
+        for got in (jax.jit(norm)(x), jax.jit(lambda norm=norm: norm(x))()):
+            assert got.dtype == jnp.float32 and got.shape == ()
+            np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_both_ways_with_what_is_not_finite(bad: float):
+    for norm in (euclidean._in_one_pass, euclidean._in_two_passes):
+        np.testing.assert_array_equal(norm([jnp.ones(2), jnp.array([1.0, bad])]), abs(bad))
+
+
+def test_a_norm_is_lowered_for_any_device():
+    exported = jax.export.export(jax.jit(gdjax.global_norm), platforms=("cpu", "tpu", "cuda"))(jnp.ones(4))
+    assert exported.call(jnp.full(4, 3e30)) == jnp.float32(6e30)
 
 
 def test_global_norm_of_sixteen_bit_extremes():
@@ -72,6 +96,14 @@ def test_derivative_of_global_norm():
     np.testing.assert_array_equal(slope(jnp.zeros(3)), [0, 0, 0])
     np.testing.assert_allclose(slope(jnp.array([3e25, 4e25])), [0.6, 0.8], rtol=1e-6)
     np.testing.assert_allclose(jax.jacfwd(gdjax.global_norm)(jnp.array([3e-25, 4e-25])), [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(slope(jnp.array([1.8e38, 2.4e38])), [0.6, 0.8], rtol=1e-6)
+    curvature = jax.hessian(gdjax.global_norm)(jnp.array([3.0, 4.0]))
+    np.testing.assert_allclose(curvature, [[0.128, -0.096], [-0.096, 0.072]], rtol=1e-6)
+    # A complex number, beside whole ones, which have no derivative.
+    x, up = {"a": jnp.array([3.0 + 4.0j]), "n": jnp.array([12])}, jnp.array([1.0 + 1.0j])
+    with relaxed():
+        moved = jax.jvp(lambda a: gdjax.global_norm(x | {"a": a}), (x["a"],), (up,))
+    np.testing.assert_allclose(moved, [13, 7 / 13], rtol=1e-6)
 
 
 def test_global_norm_does_not_depend_on_the_order():

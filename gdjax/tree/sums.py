@@ -1,0 +1,65 @@
+"""Sums over a tree in float32 or wider: within each leaf, and then over the leaves in pairs.
+
+They neither stall in 16 bits nor depend on the order of the leaves beyond rounding.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.base import is_float0
+
+Array = jax.Array
+
+
+def arrays(tree: Any) -> list[Array]:
+    """The leaves that have numbers; None, `MaskedNode` and float0 leaves do not count."""
+    return [jnp.asarray(x) for x in jax.tree.leaves(tree) if jnp.size(x) and not is_float0(x)]
+
+
+def wide(x: Array) -> Array:
+    """x, where it is floating in float32 or wider."""
+    return x.astype(numerics.at_least_float32(x.dtype)) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+
+def floating(x: Array) -> Array:
+    """x in float32 or wider; whole numbers in the floating dtype that they promote to."""
+    x = wide(x)
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    with jax.numpy_dtype_promotion("standard"):
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def joined(xs: Sequence[Array]) -> Array:
+    """Scalars as a vector, arrays one behind the other, in the dtype that they promote to."""
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = functools.reduce(jnp.promote_types, [x.dtype for x in xs])
+    return jax.lax.concatenate([(x if x.ndim else x.reshape(1)).astype(dtype) for x in xs], 0)
+
+
+def pairwise_sum(x: Array) -> Array:
+    """The sum over the first axis, added up as a balanced tree: the error grows with log n, not n."""
+    while len(x) > 1:
+        half = (len(x) + 1) // 2
+        x = x[:half] + jnp.pad(x[half:], [(0, 2 * half - len(x))] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(x.shape[1:])
+
+
+def total(xs: Sequence[Array]) -> Array:
+    """The sum of scalars; 0 in float32 for none."""
+    return pairwise_sum(joined(xs)) if xs else jnp.zeros((), jnp.float32)
+
+
+@jax.jit
+def sum_of_squares(x: Array, factor: Any = None) -> Array:
+    """sum |factor x|^2 in float32 or wider, of shape (1,)."""
+    x = floating(x)
+    if factor is not None:
+        # Without the barrier XLA squares a constant x (zero gradients in a jitted step) and the factor apart: 0 inf.
+        x = jax.lax.optimization_barrier(x * factor.astype(x.dtype))
+    return jnp.sum(numerics.abs_sq(x)).reshape(1)
