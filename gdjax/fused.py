@@ -32,6 +32,8 @@ def fused(
     opened = [_opened(r, s, structure, updates) for r, s in zip(rules, states, strict=True)]
     counts, slots, shared = (list(x) for x in zip(*opened, strict=True))
     scalars = [r.scalars(c) for r, c in zip(rules, counts, strict=True)]
+    # From here on the new counts: XLA writes them where the old ones are, and whatever reads those needs a copy.
+    counts = [None if c is None else numerics.safe_increment(c) for c in counts]
     seen = [rule.sees(updates) for rule in rules]
     active = [[k for k, flags in enumerate(seen) if flags is None or flags[i]] for i in range(len(gs))]
     for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
@@ -59,7 +61,7 @@ def fused(
     new_states = []
     for k, (rule, count) in enumerate(zip(rules, counts, strict=True)):
         trees = [structure.unflatten([mine[k][j] for mine in closing]) for j in range(len(rule.slots))]
-        new_states.append(rule.join(None if count is None else numerics.safe_increment(count), trees, shared[k]))
+        new_states.append(rule.join(count, trees, shared[k]))
     return structure.unflatten(directions), new_states
 
 
@@ -87,7 +89,7 @@ def _reduced(
     trained = [i for i, g in enumerate(gs) if not base.is_float0(g)]
     trees = {f: [slots[i][j] for i in trained] for j, f in enumerate(rule.slots)}
     s = rule.State(**({"count": count} if "count" in rule.State._fields else {}), **trees, **shared)
-    t = None if count is None else count.astype(real) + 1
+    t = None if count is None else count.astype(real)
     given = {a.name: known[a.name] for a in arguments if a.name in known}
     with jax.named_scope(rule.label.removeprefix("gdjax.")), promotion(*gs):
         return dict(rule.reduce([gs[i] for i in trained], s, [ps[i] for i in trained], t, **given))

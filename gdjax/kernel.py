@@ -27,7 +27,7 @@ class Kernel(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
-    """The jitted function that applies rules to one leaf."""
+    """The jitted function that applies rules to one leaf. `counts` count this update too."""
 
     def apply(g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any) -> tuple[Array, Any]:
         like = [g.dtype] if p is None else [g.dtype, p.dtype]
@@ -38,7 +38,7 @@ def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
             s = {f: numerics.widen(x, real) for f, x in [*zip(fields, slot, strict=True), *numbers.items()]}
             if "count" in kernel.State._fields:
                 s["count"] = count
-            t = None if count is None else count.astype(real) + 1
+            t = None if count is None else count.astype(real)
             hyper = {k: v for k, _, v in kernel.constants} | {k: numerics.widen(v, real) for k, v in scalar.items()}
             with jax.named_scope(kernel.name), promotion(g):
                 given = numerics.squarable(direction, kernel.squares) if kernel.squares else direction

@@ -62,8 +62,8 @@ def leafwise(
 
     Args:
       State: a NamedTuple class, or a function from the hyperparameters (a dict) to one. Its field `count`, if it has
-        one, counts the updates; every other field is a slot, in the rule one array, in the state a tree of them shaped
-        like the parameters.
+        one, counts the updates, in the rule this one too; every other field is a slot, in the rule one array, in the
+        state a tree of them shaped like the parameters.
       scheduled: the state class, of one field `count`, of a stateless rule with a scheduled hyperparameter;
         `ScaleByScheduleState` by default. A rule with slots and no count then keeps `ScheduledState`.
       needs_params: the rule reads `p`, so that an update without parameters is an error.

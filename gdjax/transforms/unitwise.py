@@ -31,18 +31,22 @@ def unitwise_norm(x: Any, axis: Any = None) -> Array:
     Departure: Optax's documentation names the axes (0, 1, 2) of an array of three; its code, as this one, takes axis 0.
     """
     x = jnp.asarray(x)
-    if axis is not None:
-        axes = set(matrices.axes_of(f"gdjax.unitwise_norm: x has shape {x.shape}", "axis", axis, x.ndim))
-    elif sum(n != 1 for n in x.shape) <= 1:
-        axes = set(range(x.ndim))
-    elif x.ndim in _INPUTS:
-        axes = set(_INPUTS[x.ndim])
-    else:
-        raise ValueError(f"gdjax.unitwise_norm: x has shape {x.shape}; give the axes of a unit for more than five axes")
+    axes = _axes("gdjax.unitwise_norm", x, axis)
     rest = [i for i in range(x.ndim) if i not in axes]
-    units = x.transpose(*sorted(axes), *rest).reshape(-1, *(x.shape[i] for i in rest))
+    units = x.transpose(*axes, *rest).reshape(-1, *(x.shape[i] for i in rest))
     norms = numerics.safe_norm(units, 0.0, axis=0)
-    return jnp.broadcast_to(jnp.expand_dims(norms, sorted(axes)), x.shape)
+    return jnp.broadcast_to(jnp.expand_dims(norms, axes), x.shape)
+
+
+def _axes(label: str, x: Array, axis: Any) -> list[int]:
+    """The axes that a unit extends along."""
+    if axis is not None:
+        return sorted(matrices.axes_of(f"{label}: x has shape {x.shape}", "axis", axis, x.ndim))
+    if sum(n != 1 for n in x.shape) <= 1:
+        return list(range(x.ndim))
+    if x.ndim in _INPUTS:
+        return list(_INPUTS[x.ndim])
+    raise ValueError(f"{label}: x has shape {x.shape}; give the axes of a unit for more than five axes")
 
 
 def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) -> Array:
@@ -83,6 +87,8 @@ def adaptive_grad_clip(g: Array, s: Any, p: Any, t: Any, clipping: Hyper, eps: H
     Raises:
       ValueError: (in update) params is missing; an array of more than five axes, and no `axis`.
 
+    Norms are in float32 or wider: one below 1e-19 counts as 0, and in float32 numbers above 2^45 count as that.
+
     Departure: Optax divides by 1e-6 at least, and so clips gradients with a smaller norm too much where
     clipping * eps < 1e-6.
 
@@ -90,5 +96,8 @@ def adaptive_grad_clip(g: Array, s: Any, p: Any, t: Any, clipping: Hyper, eps: H
       Brock, De, Smith & Simonyan 2021, High-performance large-scale image recognition without normalization,
       equation 3, https://arxiv.org/abs/2102.06171
     """
-    g_norm, p_norm = unitwise_norm(g, axis), unitwise_norm(p, axis)
-    return unitwise_clip(g_norm, clipping * jnp.maximum(p_norm, eps), g, jnp.finfo(g_norm.dtype).tiny), s
+    axes = _axes("gdjax.adaptive_grad_clip", g, axis)
+    g_norm, p_norm = (numerics.sqrt(jnp.sum(numerics.bounded_sq(x), axes, keepdims=True)) for x in (g, p))
+    most = clipping * jnp.maximum(p_norm, eps)
+    inside = g_norm <= most
+    return numerics.scaled(g, jnp.where(inside, 1, most / jnp.where(inside, 1, g_norm))), s
