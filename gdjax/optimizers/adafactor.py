@@ -12,10 +12,9 @@ from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise
 from gdjax.numerics import Array, bounded_sq, scaled, widest_real
 from gdjax.transforms.averaging import ema
-from gdjax.transforms.clipping import clip_by_block_rms
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
-from gdjax.transforms.trust_ratio import scale_by_param_block_rms
+from gdjax.transforms.trust_ratio import leaf_norm, scale_by_param_block_rms
 
 
 class FactoredState(NamedTuple):
@@ -133,6 +132,14 @@ def scale_by_factored_rms(
     return _by_factored_rms(factored, least, epsilon, _Decay(decay_rate_fn, decay_rate, step_offset))
 
 
+@leafwise()
+def _clip_by_rms(u: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any:
+    """`clip_by_block_rms` of a direction, whose squares neither over- nor underflow: u is read once for its rms."""
+    rms = leaf_norm(u) * max(u.size, 1) ** -0.5
+    inside = rms <= threshold
+    return u * jnp.where(inside, 1, threshold / jnp.where(inside, 1, rms)), s
+
+
 @transform
 def adafactor(
     learning_rate: Hyper = None,
@@ -178,7 +185,7 @@ def adafactor(
     """
     parts = [scale_by_factored_rms(factored, decay_rate, decay_offset, min_dim_size_to_factor, eps)]
     if clipping_threshold is not None:
-        parts.append(clip_by_block_rms(clipping_threshold))
+        parts.append(_clip_by_rms(clipping_threshold))
     if learning_rate is not None:
         parts.append(scale_by_learning_rate(learning_rate, flip_sign=False))
     if multiply_by_parameter_scale:
