@@ -37,8 +37,9 @@ class _Point(NamedTuple):
 @leafwise(_Point, needs_params=True)
 def _averaged(u: Array, s: Any, y: Array, t: Any, c: Any, b1: Any) -> Any:
     z = s.z + u
-    # y_{t+1} - y_t with x_t and z_t eliminated: no division by b1, and no old z to keep while the new one is written.
-    return c * (z - y) + (1 - b1) * (1 - c) * u, _Point(z)
+    # y_{t+1} - y_t with x_t eliminated: no division by b1. Not with u for z - s.z: a quotient that is used twice, a TPU
+    # would write to memory.
+    return c * (z - y) + (1 - b1) * (1 - c) * (z - s.z), _Point(z)
 
 
 @transform
