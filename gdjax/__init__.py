@@ -95,7 +95,7 @@ from gdjax.masking import (
     selective_transform,
 )
 from gdjax.microbatching import microbatch
-from gdjax.numerics import safe_increment, safe_int32_increment, safe_norm, safe_root_mean_squares
+from gdjax.numerics import safe_increment, safe_int32_increment
 from gdjax.optimizers.acprop import acprop, scale_by_acprop
 from gdjax.optimizers.adabelief import ScaleByBeliefState, adabelief, scale_by_belief
 from gdjax.optimizers.adadelta import ScaleByAdaDeltaState, adadelta, scale_by_adadelta
@@ -230,6 +230,7 @@ from gdjax.tree import bias_correction, global_norm, update_infinity_moment, upd
 from gdjax.tree import map_params as tree_map_params
 from gdjax.tree.arithmetic import scale_gradient
 from gdjax.updates import apply_updates, incremental_update, periodic_update
+from gdjax.vector_norms import safe_norm, safe_root_mean_squares
 
 __version__ = "0.2.0"
 

@@ -1,5 +1,6 @@
 """Arrays as matrices: which axes form one, and matrices of equal shape side by side."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -87,21 +88,35 @@ def can_be_matrix(x: Any) -> bool:
     return jnp.ndim(x) == 2 and not base.is_float0(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
+LARGE = 2**16  # elements of a matrix from which on a product of it keeps a CPU or TPU busy
+
+
 def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list[Array]:
-    """`f` of all matrices of one shape and dtype at once.
+    """`f` of all matrices of one shape and dtype at once; of large ones only on a GPU, elsewhere one after the other.
+
+    To bring matrices together copies them; on a GPU one launch for many of them is worth that.
 
     Args:
-      f: from (n, rows, columns) with rows <= columns to the same shape, for which f(X^T) = f(X)^T.
+      f: from (n, rows, columns), or (rows, columns), with rows <= columns to the same shape, for which
+        f(X^T) = f(X)^T.
       matrices: each (batch, rows, columns).
     """
+    f = jax.jit(f)  # matrices alike share one trace
+    always, small = functools.partial(_in_groups, f, math.inf), functools.partial(_in_groups, f, LARGE)
+    return jax.lax.platform_dependent(list(matrices), cuda=always, rocm=always, default=small)
+
+
+def _in_groups(f: Callable[[Array], Array], most: float, matrices: list[Array]) -> list[Array]:
     groups: dict[Any, list[int]] = {}
     wide = [x.mT if x.shape[1] > x.shape[2] else x for x in matrices]
     for i, x in enumerate(wide):
-        groups.setdefault((x.shape[1:], x.dtype), []).append(i)
+        apart = i if x.shape[1] * x.shape[2] >= most else None
+        groups.setdefault((x.shape[1:], x.dtype, apart), []).append(i)
     out = list(matrices)
     for members in groups.values():
         xs = [wide[i] for i in members]
-        together = f(xs[0] if len(xs) == 1 else jnp.concatenate(xs))
+        # A matrix by itself without the axis of length 1: with it a TPU moves a third more bytes.
+        together = f(jnp.concatenate(xs)) if len(xs) > 1 else f(xs[0][0])[None] if len(xs[0]) == 1 else f(xs[0])
         start = 0
         for i in members:
             y = together[start : start + len(wide[i])]

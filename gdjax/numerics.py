@@ -120,53 +120,6 @@ def safe_increment(count: Any) -> Array:
 safe_int32_increment = safe_increment
 
 
-def safe_norm(x: Any, min_norm: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Array:  # noqa: A002
-    """max(|x|, min_norm), whose derivative is 0 where |x| <= min_norm, at x = 0 too.
-
-    Args:
-      min_norm: the least result, at least 0.
-      ord, axis, keepdims: as in `jnp.linalg.norm`.
-
-    Returns:
-      The norm in the real dtype of x. It is computed in float32 or wider, of x scaled to 1, so that squares neither
-      over- nor underflow.
-    """
-    x, unit, dtype = _scaled(x, axis)
-    unit = jnp.ones_like(unit) if ord == 0 else unit  # ord 0 counts
-    norm = unit * jnp.linalg.norm(x, ord=ord, axis=axis, keepdims=True)
-    if ord not in (None, 0):  # of an order that takes a maximum, which may miss NaN
-        norm = jnp.where(jnp.any(jnp.isnan(x), axis, keepdims=True), jnp.nan, norm)
-    norm = norm if keepdims else jnp.squeeze(norm, axis)
-    return _at_least(norm, min_norm, dtype)
-
-
-def safe_root_mean_squares(x: Any, min_rms: Any) -> Array:
-    """max(sqrt(mean |x|^2), min_rms), whose derivative is 0 where the root is at most min_rms, at x = 0 too.
-
-    The result is in the real dtype of x, and computed as in `safe_norm`; of no numbers it is min_rms.
-    """
-    x, unit, dtype = _scaled(x, None)
-    return _at_least(unit.reshape(()) * jnp.sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1)), min_rms, dtype)
-
-
-def _scaled(x: Any, axis: Any) -> tuple[Array, Array, Any]:
-    """x over its largest size; that size; and the real dtype of x. A zero x becomes ones, which have derivatives."""
-    x = jnp.asarray(x)
-    x = x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
-    wide = x.astype(at_least_float32(x.dtype))
-    top = jax.lax.stop_gradient(jnp.max(jnp.abs(wide), axis, keepdims=True, initial=0))
-    info = jnp.finfo(top.dtype)
-    # At most an eighth of the largest number: XLA:CPU multiplies by the reciprocal, which must not be denormal.
-    unit = jnp.where(jnp.isfinite(top), jnp.clip(top, info.tiny, info.max / 8), 1)
-    ones = jnp.where((top == 0) & (wide == 0), jnp.ones_like(wide), wide / unit.astype(wide.dtype))  # top may miss NaN
-    return ones, jnp.where(top == 0, 0, unit), real_dtype(x.dtype)
-
-
-def _at_least(x: Array, least: Any, dtype: Any) -> Array:
-    least = jnp.asarray(least).astype(x.dtype)
-    return jnp.where(x <= least, least, x).astype(dtype)
-
-
 def at_least_float32(dtype: Any) -> Any:
     """`dtype`, or float32 where that is wider: 16-bit numbers are computed with in float32."""
     dtype = jax.dtypes.canonicalize_dtype(dtype)

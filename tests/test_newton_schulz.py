@@ -71,8 +71,10 @@ def test_zero_and_its_derivative(norm, eps):
     assert np.isfinite(slope).all()
 
 
-def test_groups():
-    shapes = [(1, 2, 3), (1, 3, 2), (2, 3, 2), (1, 2, 2), (1, 0, 3)]
+@pytest.mark.parametrize("most", [matrices.LARGE, 5])
+def test_groups(most):
+    # Of at least 5 elements a matrix counts as large, and is done by itself.
+    shapes = [(1, 2, 3), (1, 3, 2), (2, 3, 2), (1, 2, 2), (1, 0, 3), (1, 2, 2)]
     xs = [jnp.asarray(RNG.normal(size=n), "float32") for n in shapes]
     seen = []
 
@@ -80,10 +82,27 @@ def test_groups():
         seen.append(x.shape)
         return x @ x.mT @ x
 
-    got = matrices.in_groups(f, xs)
-    assert seen == [(4, 2, 3), (1, 2, 2), (1, 0, 3)]
-    for x, y in zip(xs, got, strict=True):
+    got = matrices._in_groups(f, most, xs)
+    assert seen == ([(2, 3), (2, 3), (2, 2, 3)] if most == 5 else [(4, 2, 3)]) + [(2, 2, 2), (0, 3)]
+    for x, y, z in zip(xs, got, matrices.in_groups(f, xs), strict=True):
         np.testing.assert_allclose(y, x @ x.mT @ x, rtol=1e-6)
+        np.testing.assert_allclose(z, y, rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("smallest", [1.0, 1e-3, 1e-9])
+def test_fewer_products_are_as_precise(steps, smallest):
+    u, _, vh = np.linalg.svd(RNG.normal(size=(32, 64)), full_matrices=False)
+    x = (u * np.geomspace(1, smallest, 32)) @ vh / 32
+    triples = np.asarray([newton_schulz.PRESETS["standard"]] * steps)
+    wanted, single = expected(32 * x, triples, steps, "frobenius", 0.0), []
+    for f in (newton_schulz._by_rows, newton_schulz._by_columns):
+        with oracles.precision("float64"):
+            y = x / np.linalg.norm(x)
+            np.testing.assert_allclose(f(list(triples), y, y @ y.T), wanted, rtol=1e-9, atol=1e-11)
+        y = jnp.asarray(y, "float32")
+        single.append(np.abs(f(list(triples.astype("float32")), y, y @ y.T) - wanted).max())
+    assert single[0] < 3 * single[1] + 2e-6
 
 
 @pytest.mark.parametrize("coeffs, message", [

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import gdjax
-from gdjax import numerics
+from gdjax import numerics, vector_norms
 from tests.cases import Case, every
 from tests.support import relaxed
 from tests.trees import precision, random_tree
@@ -102,7 +102,7 @@ def test_safe_norm(order, axis, dtype: str):
     with precision(dtype):
         x = jnp.asarray(X if dtype != "complex64" else X * (1 + 1j), dtype)
         for keepdims in (False, True):
-            got = numerics.safe_norm(x, 1e-3, order, axis, keepdims)
+            got = gdjax.safe_norm(x, 1e-3, order, axis, keepdims)
             with relaxed():
                 theirs = optax.safe_norm(x, 1e-3, order, axis, keepdims)
             assert got.dtype == theirs.dtype and got.shape == theirs.shape
@@ -115,40 +115,40 @@ def test_safe_norm(order, axis, dtype: str):
 @pytest.mark.parametrize("size", [3e38, 1e38, 1e20, 1e-20, 1e-36])
 def test_safe_norms_of_any_size(size: float):
     x = jnp.array([1.0, 0.5], "float32") * size
-    np.testing.assert_allclose(numerics.safe_norm(x, 0.0) / size, np.sqrt(1.25), rtol=1e-6)
-    np.testing.assert_allclose(numerics.safe_root_mean_squares(x, 0.0) / size, np.sqrt(0.625), rtol=1e-6)
+    np.testing.assert_allclose(gdjax.safe_norm(x, 0.0) / size, np.sqrt(1.25), rtol=1e-6)
+    np.testing.assert_allclose(gdjax.safe_root_mean_squares(x, 0.0) / size, np.sqrt(0.625), rtol=1e-6)
 
 
 @pytest.mark.parametrize("order", [None, 1, 2, 3, np.inf])
 @pytest.mark.parametrize("least", [0.0, 1e-3, 100.0])
 def test_derivative_of_safe_norm(order, least: float):
-    slope = jax.grad(lambda x: numerics.safe_norm(x, least, order))
+    slope = jax.grad(lambda x: gdjax.safe_norm(x, least, order))
     np.testing.assert_array_equal(slope(jnp.zeros(3)), [0, 0, 0])
     x = jnp.array([1.0, 2.0, -2.5])
     wanted = jax.grad(lambda x: jnp.linalg.norm(x, ord=order))(x) if least < 1 else jnp.zeros(3)
     np.testing.assert_allclose(slope(x), wanted, rtol=1e-6)
-    rows = jax.grad(lambda x: jnp.sum(numerics.safe_norm(x, least, order, axis=1)))(jnp.zeros((2, 3)).at[0].set(x))
+    rows = jax.grad(lambda x: jnp.sum(gdjax.safe_norm(x, least, order, axis=1)))(jnp.zeros((2, 3)).at[0].set(x))
     np.testing.assert_allclose(rows, np.stack([wanted, np.zeros(3)]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-37, 1e-25, 1e25, 1e38])
 def test_safe_norm_neither_overflows_nor_vanishes(scale: float):
     x = jnp.array([0.6, -0.8]) * jnp.float32(scale)
-    np.testing.assert_allclose(numerics.safe_norm(x, 0.0), scale, rtol=2e-6)
-    np.testing.assert_allclose(numerics.safe_root_mean_squares(x, 0.0), scale / np.sqrt(2), rtol=1e-4)
-    np.testing.assert_allclose(jax.grad(numerics.safe_norm)(x, 0.0), [0.6, -0.8], rtol=1e-4)
+    np.testing.assert_allclose(gdjax.safe_norm(x, 0.0), scale, rtol=2e-6)
+    np.testing.assert_allclose(gdjax.safe_root_mean_squares(x, 0.0), scale / np.sqrt(2), rtol=1e-4)
+    np.testing.assert_allclose(jax.grad(gdjax.safe_norm)(x, 0.0), [0.6, -0.8], rtol=1e-4)
 
 
-@pytest.mark.parametrize("f", [numerics.safe_norm, numerics.safe_root_mean_squares])
+@pytest.mark.parametrize("f", [gdjax.safe_norm, gdjax.safe_root_mean_squares])
 def test_safe_norms_of_what_is_not_finite(f):
     assert np.isnan(f(jnp.array([1.0, jnp.nan]), 0.1)) and np.isposinf(f(jnp.array([1.0, -jnp.inf]), 0.1))
 
 
 def test_safe_norms_in_sixteen_bits():
     ones = jnp.ones(300 * 300, "bfloat16")
-    assert numerics.safe_norm(ones, 0.0) == 300 and numerics.safe_norm(ones, 0.0).dtype == jnp.bfloat16
-    assert numerics.safe_root_mean_squares(ones, 0.0) == 1
-    np.testing.assert_array_equal(numerics.safe_norm(jnp.full(4, 30000, "float16"), 0.0), 60000)
+    assert gdjax.safe_norm(ones, 0.0) == 300 and gdjax.safe_norm(ones, 0.0).dtype == jnp.bfloat16
+    assert gdjax.safe_root_mean_squares(ones, 0.0) == 1
+    np.testing.assert_array_equal(gdjax.safe_norm(jnp.full(4, 30000, "float16"), 0.0), 60000)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
@@ -156,14 +156,14 @@ def test_safe_norms_in_sixteen_bits():
 def test_safe_root_mean_squares(least: float, dtype: str):
     with precision(dtype):
         x = jnp.asarray(X if dtype != "complex64" else X * (1 + 1j), dtype)
-        got = numerics.safe_root_mean_squares(x, least)
+        got = gdjax.safe_root_mean_squares(x, least)
         np.testing.assert_allclose(got, max(np.sqrt(np.mean(np.abs(np.asarray(x)) ** 2)), least), rtol=1e-6)
         with relaxed():
             theirs = optax.safe_root_mean_squares(x, least)
         assert got.dtype == theirs.dtype
         np.testing.assert_allclose(got, theirs, rtol=1e-6)
-    np.testing.assert_array_equal(jax.grad(numerics.safe_root_mean_squares)(jnp.zeros(3), least), [0, 0, 0])
-    assert numerics.safe_root_mean_squares(jnp.zeros(0), least) == least
+    np.testing.assert_array_equal(jax.grad(gdjax.safe_root_mean_squares)(jnp.zeros(3), least), [0, 0, 0])
+    assert gdjax.safe_root_mean_squares(jnp.zeros(0), least) == least
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int32", "uint8", "float32", "bfloat16"])
@@ -177,3 +177,24 @@ def test_safe_increment_of_every_dtype(dtype: str):
     for wrong in (True, 1j):
         with pytest.raises(ValueError, match="gdjax.safe_increment: count has dtype"):
             numerics.safe_increment(wrong)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+@pytest.mark.parametrize("scale", [1e-36, 1e-20, 1.0, 1e20, 2e38])
+def test_both_ways_to_take_norms_along_axes(scale: float, dtype: str):
+    # One pass is for accelerators, the other for CPU.
+    x = (random_tree(0, "float32", {"a": (3, 4, 5)})["a"].clip(-1, 1) * scale).astype(dtype)
+    wanted = np.sqrt(np.sum(np.abs(np.asarray(x).astype("complex128")) ** 2, (0, 2)))
+    for norms in (vector_norms._by_three_sums, vector_norms._by_the_largest):
+        for got in (norms((0, 2), x), jax.jit(lambda norms=norms: norms((0, 2), x))()):
+            unit, norm = (np.float64(y) for y in got)
+            assert unit.shape == norm.shape == (1, 4, 1) and (np.float32(1) / np.float32(unit) > 0).all()
+            np.testing.assert_allclose((unit * norm)[0, :, 0], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_both_ways_to_take_norms_of_what_is_not_finite(bad: float):
+    x = jnp.array([[1.0, 2.0], [3.0, bad]])
+    for norms in (vector_norms._by_three_sums, vector_norms._by_the_largest):
+        unit, norm = norms((1,), x)
+        np.testing.assert_allclose((unit * norm)[:, 0], [np.sqrt(5), abs(bad)], rtol=1e-6)

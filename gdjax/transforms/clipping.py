@@ -4,10 +4,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gdjax import numerics, tree
+from gdjax import tree
 from gdjax.base import EmptyState
 from gdjax.leafwise import Hyper, Reduced, leafwise
 from gdjax.numerics import Array
+from gdjax.vector_norms import safe_root_mean_squares
 
 NormalizeState = EmptyState  # Optax's name for it
 
@@ -61,7 +62,7 @@ def clip_by_block_rms(g: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any
       Shazeer & Stern 2018, Adafactor: adaptive learning rates with sublinear memory cost, section 6,
       https://arxiv.org/abs/1804.04235
     """
-    rms = numerics.safe_root_mean_squares(g, 0.0)
+    rms = safe_root_mean_squares(g, 0.0)
     inside = rms <= threshold
     return g * jnp.where(inside, 1, threshold / jnp.where(inside, 1, rms)), s
 

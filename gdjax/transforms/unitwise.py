@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gdjax import matrices, numerics
 from gdjax.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
+from gdjax.vector_norms import safe_norm
 
 # The axes of the inputs, by the number of axes: a matrix (in, out), attention (in, heads, size), convolutions
 # (height, width, in, out) and (depth, height, width, in, out).
@@ -34,7 +35,7 @@ def unitwise_norm(x: Any, axis: Any = None) -> Array:
     axes = _axes("gdjax.unitwise_norm", x, axis)
     rest = [i for i in range(x.ndim) if i not in axes]
     units = x.transpose(*axes, *rest).reshape(-1, *(x.shape[i] for i in rest))
-    norms = numerics.safe_norm(units, 0.0, axis=0)
+    norms = safe_norm(units, 0.0, axis=0)
     return jnp.broadcast_to(jnp.expand_dims(norms, axes), x.shape)
 
 

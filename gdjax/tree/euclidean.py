@@ -10,11 +10,9 @@ import numpy as np
 from gdjax import numerics
 from gdjax.base import is_float0
 from gdjax.tree.sums import arrays, floating, joined, pairwise_sum, sum_of_squares, wide
+from gdjax.vector_norms import SCALE, SMALL, precise, three_sums
 
 Array = jax.Array
-
-SMALL = 2.0**-80  # a sum of squares below this has lost digits to underflow
-SCALE = 2.0**70  # numbers times this, or its reciprocal, have squares where those of the numbers are lost
 
 
 def global_norm(updates: Any) -> Array:
@@ -53,14 +51,10 @@ def _in_two_passes(leaves: Sequence[Array]) -> Array:
     total = pairwise_sum(joined([sum_of_squares(x) for x in leaves]))
     # The branches close over the leaves, so XLA reads them in place.
     return jax.lax.cond(
-        _precise(total),
+        precise(total),
         lambda: numerics.sqrt(total),
         lambda: _scaled_norm(leaves, jnp.where(total < SMALL, SCALE, 1 / SCALE).astype(total.dtype)),
     )
-
-
-def _precise(total: Array) -> Array:
-    return (total >= SMALL) & jnp.isfinite(total)
 
 
 def _scaled_norm(leaves: Sequence[Array], scale: Array) -> Array:
@@ -79,18 +73,10 @@ def _scaled_norm(leaves: Sequence[Array], scale: Array) -> Array:
 def _in_one_pass(leaves: Sequence[Array]) -> Array:
     total, large, small = pairwise_sum(joined([_three_sums(x) for x in leaves]))
     scaled = jnp.where(total < SMALL, jnp.sqrt(large) * (1 / SCALE), jnp.sqrt(small) * SCALE)
-    return jnp.where(_precise(total), jnp.sqrt(total), scaled)
+    return jnp.where(precise(total), jnp.sqrt(total), scaled)
 
 
 @jax.jit
 def _three_sums(x: Array) -> Array:
-    """sum |f x|^2 for f = 1, SCALE and 1 / SCALE, of shape (1, 3): one reduction, which reads x once."""
-    # The barrier hides that x or f may be a constant, whose square XLA would take apart from the other's: 0 inf.
-    x, scale = jax.lax.optimization_barrier((x, jnp.float32(SCALE)))
-    x = floating(x)
-    parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
-    scale = scale.astype(parts[0].dtype)
-    squares = [sum(jnp.square(part * f) for part in parts) for f in (jnp.ones_like(scale), scale, 1 / scale)]
-    zeros = [jnp.zeros((), scale.dtype)] * 3
-    sums = jax.lax.reduce(squares, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], range(x.ndim))
-    return jnp.stack(sums)[None]
+    x = x if jnp.issubdtype(x.dtype, jnp.inexact) else floating(x)
+    return jnp.stack(three_sums(x, tuple(range(x.ndim))))[None]
