@@ -44,16 +44,21 @@ class Memory(NamedTuple):
         S, Y = (
             [m.at[i].set(x.astype(m.dtype)) for m, x in zip(*both, strict=True)] for both in ((self.S, s), (self.Y, y))
         )
-        return Memory(S, Y, self.rho.at[i].set(rho), i)
+        return Memory(S, Y, self.rho.at[i].set(rho.astype(self.rho.dtype)), i)
 
 
 def dot(x: Vector, y: Vector) -> Array:
-    return jnp.real(tree.vdot(x, y))
+    """<x, y> in the widest dtype of the two, even where the leaves that have it are empty."""
+    return jnp.real(tree.vdot(x, y)).astype(numerics.widest_real([x, y]))
+
+
+def square(x: Vector) -> Array:
+    return dot(x, x)
 
 
 def weight(s: Vector, y: Vector) -> Array:
     """rho, or 0 for a pair of no use: <s, y> <= eps |s| |y|, or numbers out of the range of the dtype."""
-    sy, ss, yy = dot(s, y), tree.norm(s, squared=True), tree.norm(y, squared=True)
+    sy, ss, yy = dot(s, y), square(s), square(y)
     finfo = jnp.finfo(sy.dtype)
     good = (sy > finfo.eps * numerics.sqrt(ss) * numerics.sqrt(yy)) & (sy > finfo.tiny) & (yy > finfo.tiny)
     return jnp.where(good, 1 / jnp.where(good, sy, 1), 0)
@@ -65,7 +70,7 @@ def scaling(memory: Memory, g: Vector) -> Array:
     rho = memory.rho[i]
     return jax.lax.cond(
         rho > 0,
-        lambda: 1 / (rho * tree.norm(memory.slot(i)[1], squared=True)),
+        lambda: 1 / (rho * square(memory.slot(i)[1])),
         lambda: 1 / jnp.maximum(tree.global_norm(g).astype(rho.dtype), 1),
     )
 

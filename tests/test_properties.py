@@ -104,8 +104,10 @@ def updates_of(tx: Any, params: Any, gradients: Any) -> list[Any]:
 # The largest numbers drawn: in float32 and float64 their fourth powers are still far below the largest number, in
 # float16 a few of them may be added up.
 LARGEST = {"float32": 2.0**30, "bfloat16": 2.0**30, "float16": 2.0**10, "float64": 2.0**250}
-# Directions g_t / sqrt(nu_{t-1}) that are not bounded, and so can be too large for float16.
-UNBOUNDED = ("acprop", "scale_by_acprop", "scale_by_adopt")
+# Directions that are not bounded, g_t / sqrt(nu_{t-1}) or g_t |p|, and so can be too large for float16.
+UNBOUNDED = "acprop scale_by_acprop scale_by_adopt scale_by_param_block_norm scale_by_param_block_rms".split()
+# Those that keep what they are given in 32 or 16 bits.
+NARROW = "adam/mu_bfloat16 adafactor sgd/nesterov scale_by_ademamix scale_by_distance_over_gradients".split()
 
 
 @drawn()
@@ -115,8 +117,9 @@ def test_p2_finite_numbers_give_finite_numbers(case: Case, examples: int):
 
     def holds(data: st.DataObject) -> None:
         dtype = "float32" if examples == FEW else data.draw(st.sampled_from(dtypes))
+        largest = LARGEST["float32" if dtype == "float64" and case.name in NARROW else dtype]
         with precision(dtype):
-            draw = functools.partial(data.draw, filled(form(dtype), functools.partial(floats, LARGEST[dtype])))
+            draw = functools.partial(data.draw, filled(form(dtype), functools.partial(floats, largest)))
             assert finite(updates_of(tx, draw(), [draw(), draw(), draw()]))
 
     check(examples, holds)
@@ -129,11 +132,15 @@ def test_p3_the_opposite_problem_gives_opposite_updates(case: Case, examples: in
     def holds(data: st.DataObject) -> None:
         draw = functools.partial(data.draw, filled(FORM, ordinary))
         params, *gradients = draw(), draw(), draw()
-        opposite = updates_of(tx, times(-1, params), [times(-1, g) for g in gradients])[:-1]
+        opposite = updates_of(tx, negative(params), [negative(g) for g in gradients])[:-1]
         # To the last bit: arithmetic rounds a number and its opposite alike.
-        assert_equal(times(-1, opposite), updates_of(tx, params, gradients)[:-1])
+        assert_equal(negative(opposite), updates_of(tx, params, gradients)[:-1])
 
     check(examples, holds)
+
+
+def negative(tree: Any) -> Any:
+    return jax.tree.map(jnp.negative, tree)  # a product with -1 would make 0 of subnormal numbers
 
 
 def times(c: float, tree: Any) -> Any:
@@ -154,21 +161,24 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (1, False, 0, "scale_by_param_block_rms"),
     (1, True, 0, "adaptive_grad_clip keep_params_nonnegative lars schedule_free schedule_free_sgd"),
     (0, False, 0, "adam adam/nesterov adam/mu_bfloat16 adamw adamw/mask nadam nadamw adamax adamaxw amsgrad adabelief"),
-    (0, False, 0, "adabelief/nesterov adan adan/lookahead optimistic_adam optimistic_adam_v2 ademamix adopt novograd"),
-    (0, False, 0, "simplified_ademamix adagrad rmsprop rmsprop/centered lamb lamb/mask adafactor adafactor/plain sm3"),
-    (0, False, 0, "lion sign_sgd signum rprop leafwise fromage normalize normalize_by_update_norm lbfgs"),
-    (0, False, 0, "scale_by_lbfgs cocob dog dowg prodigy dadapt_adamw muon muon/spectral muon/aol"),
-    (0, False, 0, "scale_by_adam scale_by_adamax scale_by_adan scale_by_adopt scale_by_ademamix scale_by_amsgrad"),
+    (0, False, 0, "adabelief/nesterov adan adan/lookahead optimistic_adam optimistic_adam_v2 ademamix novograd"),
+    (0, False, 0, "simplified_ademamix adagrad rmsprop rmsprop/centered lamb adafactor adafactor/plain"),
+    (0, False, 0, "lion sign_sgd signum rprop leafwise fromage normalize normalize_by_update_norm"),
+    (0, False, 0, "cocob dog dowg prodigy dadapt_adamw muon muon/spectral muon/aol"),
+    (0, False, 0, "scale_by_adam scale_by_adamax scale_by_adan scale_by_ademamix scale_by_amsgrad"),
     (0, False, 0, "scale_by_belief scale_by_cocob scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms"),
     (0, False, 0, "scale_by_lion scale_by_novograd scale_by_rms scale_by_rms/bias_correction scale_by_rprop"),
     (0, False, 0, "scale_by_rss scale_by_sign scale_by_simplified_ademamix scale_by_sm3 scale_by_stddev"),
-    (0, False, 0, "scale_by_trust_ratio scale_by_yogi"),
+    (0, False, 0, "scale_by_yogi"),
     (0, False, EPS, "MultiSteps MultiSteps/guarded apply_if_finite conditionally_mask flatten freeze transform"),
-    (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
+    (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform sm3"),
     (0, False, EPS, "split_real_and_imaginary"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
 ]
 UNSCALED = {
+    "where a moment or a norm is 0 the direction is the gradient": "adopt scale_by_adopt scale_by_trust_ratio",
+    "the first step is no longer than 1": "lbfgs scale_by_lbfgs",
+    "it has an eps beside gradients that is not small": "lamb/mask",
     "a bound stays where it is": "clip clip_by_block_rms clip_by_global_norm chain differentially_private_aggregate "
     "dpsgd scale_by_lion/smooth scale_by_lion/refined",
     "an eps is what the first step is made of": "adadelta scale_by_adadelta yogi scale_by_dowg schedule_free_adamw",

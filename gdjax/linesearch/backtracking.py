@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gdjax import checks, numerics, tree
 from gdjax.base import GradientTransformation, transform
-from gdjax.linesearch.line import Array, Line, evaluations, like, numbers
+from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
 
 LABEL = "gdjax.scale_by_backtracking_linesearch"
 
@@ -90,7 +90,7 @@ def scale_by_backtracking_linesearch(
         dtype = numerics.widest_real(params)
         inf = jnp.full((), jnp.inf, dtype)
         info = BacktrackingLinesearchInfo(jnp.zeros((), jnp.int32), inf)
-        grad = tree.zeros_like(params) if store_grad else None
+        grad = no_gradient(params) if store_grad else None
         return ScaleByBacktrackingLinesearchState(jnp.ones((), dtype), inf, grad, info)
 
     def update(

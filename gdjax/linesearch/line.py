@@ -119,6 +119,11 @@ class Line:
         return self.scalar("the result of value_fn", value), pull
 
 
+def no_gradient(params: Any) -> Any:
+    """Zeros in place of a gradient that is not known yet; of a Python number too in a dtype of its own."""
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), tree.zeros_like(params))
+
+
 def bound(value_fn: ValueFn, extra_args: dict[str, Any]) -> Callable[[Any], Any]:
     """`value_fn` as a function of the parameters alone, with those of the extra arguments that it names."""
     accepted = list(inspect.signature(value_fn).parameters.values())

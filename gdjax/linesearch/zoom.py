@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import checks, numerics, tree
+from gdjax import checks, numerics
 from gdjax.base import GradientTransformation, transform
-from gdjax.linesearch.line import Array, Line, evaluations, like, numbers
+from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
 from gdjax.linesearch.wolfe import Wolfe, search
 
 LABEL = "gdjax.scale_by_zoom_linesearch"
@@ -100,7 +100,7 @@ def scale_by_zoom_linesearch(
         dtype = numerics.widest_real(params)
         inf = jnp.full((), jnp.inf, dtype)
         info = ZoomLinesearchInfo(jnp.zeros((), jnp.int32), inf, inf)
-        return ScaleByZoomLinesearchState(jnp.ones((), dtype), inf, tree.zeros_like(params), info)
+        return ScaleByZoomLinesearchState(jnp.ones((), dtype), inf, no_gradient(params), info)
 
     def update(
         updates: Any, state: Any, params: Any = None, *, value: Any = None, grad: Any = None, value_fn: Any = None,

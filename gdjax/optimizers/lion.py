@@ -13,7 +13,7 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 
 _SHAPES = {
     "hard": lambda c, beta: jnp.sign(c),
-    "smooth": lambda c, beta: jnp.tanh(beta * c),
+    "smooth": lambda c, beta: jnp.sign(c) * jnp.tanh(beta * jnp.abs(c)),
     "refined": lambda c, beta: jnp.where(jnp.abs(c) < 1, c, jnp.sign(c)),
 }
 
@@ -38,7 +38,7 @@ def scale_by_lion(
       b1: weight of the momentum in the direction, in [0, 1).
       b2: decay of the momentum, in [0, 1).
       mu_dtype: the dtype of mu, the parameter's by default.
-      mode: "hard" for sign(c); "smooth" for tanh(smooth_beta c); "refined" for c clipped to [-1, 1].
+      mode: "hard" for sign(c); "smooth" for sign(c) tanh(smooth_beta |c|); "refined" for c clipped to [-1, 1].
       smooth_beta: see mode.
 
     Raises:

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 
 import gdjax
-from gdjax.numerics import at_least_float32
+from gdjax.numerics import widen, widest_real
 from tests.declare import Case, Twin, is_matrix, supplied
 
 
 def bowl(params: Any) -> Any:
     """A loss of any tree, whose Hessian is diagonal but for one product."""
-    xs = [jnp.asarray(x).astype(at_least_float32(jnp.result_type(x))) for x in jax.tree.leaves(params)]
+    xs = jax.tree.leaves(params)
+    xs = widen(xs, widest_real(xs))
     total: Any = sum(jnp.sum(x**2 / 2 - jnp.cos(2 * x) / 4) for x in xs)
     return total + sum(jnp.sum(x) for x in xs) ** 2 / 8 if xs else jnp.zeros(())
 

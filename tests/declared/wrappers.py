@@ -55,8 +55,8 @@ def is_large(tree: Any) -> Any:
 
 
 def pull(params: Any, i: Any) -> Any:
-    """The gradient of half the squared distance from i + 1."""
-    return jax.tree.map(lambda p: p - jnp.asarray(i + 1, p.dtype), params)
+    """The gradient of (i + 1) |p|^2 / 2."""
+    return jax.tree.map(lambda p: p * jnp.asarray(i + 1, p.dtype), params)
 
 
 def warming(count: Any) -> Any:
