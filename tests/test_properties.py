@@ -171,14 +171,14 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (0, False, 0, "scale_by_rss scale_by_sign scale_by_simplified_ademamix scale_by_sm3 scale_by_stddev"),
     (0, False, 0, "scale_by_yogi"),
     (0, False, EPS, "MultiSteps MultiSteps/guarded apply_if_finite conditionally_mask flatten freeze transform"),
-    (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform sm3"),
+    (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
     (0, False, EPS, "split_real_and_imaginary"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
 ]
 UNSCALED = {
     "where a moment or a norm is 0 the direction is the gradient": "adopt scale_by_adopt scale_by_trust_ratio",
     "the first step is no longer than 1": "lbfgs scale_by_lbfgs",
-    "it has an eps beside gradients that is not small": "lamb/mask",
+    "it has an eps that is not small beside gradients or their squares": "lamb/mask sm3",
     "a bound stays where it is": "clip clip_by_block_rms clip_by_global_norm chain differentially_private_aggregate "
     "dpsgd scale_by_lion/smooth scale_by_lion/refined",
     "an eps is what the first step is made of": "adadelta scale_by_adadelta yogi scale_by_dowg schedule_free_adamw",
