@@ -38,9 +38,12 @@ def traced(tx, tree=TREE):
     return jax.jit(step, donate_argnums=(0, 1)).trace(tree, jax.eval_shape(tx.init, tree), tree)
 
 
-@pytest.mark.parametrize("tx", RECIPES.values(), ids=RECIPES)
-def test_a_donated_step_keeps_no_copy_of_the_parameters(tx):
-    temporary = traced(tx).lower().compile().memory_analysis().temp_size_in_bytes
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_donated_step_keeps_no_copy_of_the_parameters(name, request):
+    if jax.__version_info__ < (0, 6):
+        reason = "this XLA copies what the branches of a condition read"
+        request.applymarker(pytest.mark.xfail("clip" in name, reason=reason, strict=True))
+    temporary = traced(RECIPES[name]).lower().compile().memory_analysis().temp_size_in_bytes
     assert temporary <= 0.01 * BYTES
 
 
@@ -53,10 +56,10 @@ def equations(jaxpr):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_leaf_more_is_two_equations_more(name):
-    # One call of all the rules and one addition to the parameter. A norm is three calls more: on a CPU one for each of
-    # two passes, the second with a factor for each large leaf, and elsewhere one.
+    # One call of all the rules and one addition to the parameter. A norm is two calls more, for each of two passes, and
+    # a factor for each large leaf in the second.
     small, large = (equations(traced(RECIPES[name], tree_of(n)).jaxpr.jaxpr) for n in (64, 128))
-    leaf, large_leaf = (5, 6) if "clip" in name else (2, 2)
+    leaf, large_leaf = (4, 5) if "clip" in name else (2, 2)
     more = 64 * (leaf * len(LAYER) + (large_leaf - leaf) * 2)
     assert more <= large - small <= more + 20  # the norms are added up in pairs: one level more
 

@@ -28,7 +28,7 @@ def global_norm(updates: Any) -> Array:
 
 @jax.custom_jvp
 def _norm(leaves: Sequence[Array]) -> Array:
-    return jax.lax.platform_dependent(leaves, cpu=_in_two_passes, default=_in_one_pass)
+    return _of_sums(leaves, pairwise_sum(joined([_sums(x) for x in leaves])), _has_one_sum())
 
 
 @_norm.defjvp
@@ -47,14 +47,39 @@ def _norm_jvp(primals: Any, tangents: Any) -> Any:
     return norm, slope.astype(norm.dtype)
 
 
-def _in_two_passes(leaves: Sequence[Array]) -> Array:
-    total = pairwise_sum(joined([sum_of_squares(x) for x in leaves]))
+def _has_one_sum() -> Array:
+    """Whether `_sums` leaves two of its sums out, a constant of the compiled program."""
+    return jax.lax.platform_dependent(cpu=lambda: jnp.asarray(True), default=lambda: jnp.asarray(False))
+
+
+@jax.jit
+def _sums(x: Array) -> Array:
+    """sum |f x|^2 for f = 1, SCALE and 1 / SCALE, of shape (1, 3)."""
+    return jax.lax.platform_dependent(x, cpu=_one_sum, default=_three_sums)
+
+
+def _one_sum(x: Array) -> Array:
+    total = jnp.sum(numerics.abs_sq(floating(x)))
+    return jnp.stack([total, jnp.zeros_like(total), jnp.zeros_like(total)])[None]
+
+
+def _three_sums(x: Array) -> Array:
+    x = x if jnp.issubdtype(x.dtype, jnp.inexact) else floating(x)
+    return jnp.stack(three_sums(x, tuple(range(x.ndim))))[None]
+
+
+def _of_sums(leaves: Sequence[Array], sums: Array, one: Any) -> Array:
+    total, large, small = sums
     # The branches close over the leaves, so XLA reads them in place.
     return jax.lax.cond(
-        precise(total),
-        lambda: numerics.sqrt(total),
+        precise(total) | ~jnp.asarray(one),
+        lambda: jnp.where(precise(total), jnp.sqrt(total), _scaled(total, large, small)),
         lambda: _scaled_norm(leaves, jnp.where(total < SMALL, SCALE, 1 / SCALE).astype(total.dtype)),
     )
+
+
+def _scaled(total: Array, large: Array, small: Array) -> Array:
+    return jnp.where(total < SMALL, jnp.sqrt(large) * (1 / SCALE), jnp.sqrt(small) * SCALE)
 
 
 def _scaled_norm(leaves: Sequence[Array], scale: Array) -> Array:
@@ -68,15 +93,3 @@ def _scaled_norm(leaves: Sequence[Array], scale: Array) -> Array:
     usable = (top > 0) & jnp.isfinite(top)
     unit = jnp.where(usable, top, 1)
     return jnp.where(usable, unit * jnp.sqrt(pairwise_sum(jnp.square(norms / unit))), top)
-
-
-def _in_one_pass(leaves: Sequence[Array]) -> Array:
-    total, large, small = pairwise_sum(joined([_three_sums(x) for x in leaves]))
-    scaled = jnp.where(total < SMALL, jnp.sqrt(large) * (1 / SCALE), jnp.sqrt(small) * SCALE)
-    return jnp.where(precise(total), jnp.sqrt(total), scaled)
-
-
-@jax.jit
-def _three_sums(x: Array) -> Array:
-    x = x if jnp.issubdtype(x.dtype, jnp.inexact) else floating(x)
-    return jnp.stack(three_sums(x, tuple(range(x.ndim))))[None]

@@ -1,8 +1,10 @@
 """Numbers of a whole tree: against NumPy in float64, against Optax, and where Optax gives way."""
 
 import math
+from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -12,6 +14,7 @@ import gdjax
 from gdjax import tree
 from gdjax.base import MaskedNode
 from gdjax.tree import euclidean
+from gdjax.tree.sums import joined, pairwise_sum
 from tests.support import relaxed
 from tests.trees import precision, random_tree
 
@@ -36,13 +39,20 @@ def test_global_norm_neither_overflows_nor_vanishes(scale: float):
     np.testing.assert_allclose(gdjax.global_norm(x), 5 * scale, rtol=1e-6)
 
 
+def way(sums: Any, one: bool) -> Any:
+    return lambda x: euclidean._of_sums(x, pairwise_sum(joined([sums(leaf) for leaf in x])), one)
+
+
+WAYS = way(euclidean._one_sum, True), way(euclidean._three_sums, False)  # of a CPU, and of other devices
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
 @pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e-20, 1e-12, 1.0, 1e12, 1e20, 1e30, 5e37])
 def test_both_ways_to_take_a_norm(dtype: str, scale: float):
-    # One pass is for accelerators, the other for CPU. In a jitted function the second set of leaves are constants.
+    # In the second of the jitted functions the leaves are constants.
     x = [jnp.zeros((2, 2), dtype), jnp.asarray(3 * scale, dtype), jnp.asarray([4 * scale, 0.0], dtype), jnp.arange(2)]
     wanted = exact_norm(np.asarray(leaf).astype("complex128") for leaf in x)
-    for norm in (euclidean._in_one_pass, euclidean._in_two_passes):
+    for norm in WAYS:
         for got in (jax.jit(norm)(x), jax.jit(lambda norm=norm: norm(x))()):
             assert got.dtype == jnp.float32 and got.shape == ()
             np.testing.assert_allclose(got, wanted, rtol=1e-6)
@@ -50,7 +60,7 @@ def test_both_ways_to_take_a_norm(dtype: str, scale: float):
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_both_ways_with_what_is_not_finite(bad: float):
-    for norm in (euclidean._in_one_pass, euclidean._in_two_passes):
+    for norm in WAYS:
         np.testing.assert_array_equal(norm([jnp.ones(2), jnp.array([1.0, bad])]), abs(bad))
 
 
