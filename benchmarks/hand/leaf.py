@@ -154,9 +154,10 @@ def adan(p, g, t, m, v, old, n):
 
 def lion(p, g, t, m):
     new = p - 1e-4 * (jnp.sign(mean(m, g, 0.9)) + 1e-3 * p)
-    # The average is written after the parameters, which are computed from its old value: XLA would copy that.
+    # On a CPU the average is written after the parameters, which are computed from its old value: XLA would copy that.
     e = new[(0,) * new.ndim]
-    return new, mean(m, g, 0.99) * jnp.where((e != e) & (e == 0), 2.0, 1.0)
+    one = jax.lax.platform_dependent(e, cpu=lambda e: jnp.where((e != e) & (e == 0), 2.0, 1.0), default=jnp.ones_like)
+    return new, mean(m, g, 0.99) * one
 
 
 def ratio(p: Any, u: Any, factor: float = 1.0) -> Any:

@@ -1,0 +1,50 @@
+"""The benchmarks compare like with like: a recipe's hand-written step is that of the library, and close to Optax's."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import gdjax
+from tests.support import relaxed
+from tests.trees import numbers
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+hand, recipes, trees = (importlib.import_module(name) for name in ("hand", "recipes", "trees"))
+
+TREE = {"a": (160, 130), "b": (16,), "c": (3, 3, 4, 8), "s": ()}  # one leaf that Adafactor factors
+# How far Optax is where it has another default, see docs/from_optax.md.
+OTHERWISE = {"adan": 1e-2, "yogi": 1e-5}
+
+
+def run(init: Any, step: Any, tree: Any, steps: int = 6) -> Any:
+    params = trees.arrays(tree, 0, 0.5)
+    state, step = init(params), jax.jit(step)
+    for i in range(steps):
+        params, state = step(params, state, trees.arrays(tree, i + 1, 1.0))
+    return params
+
+
+def distance(x: Any, y: Any) -> float:
+    """The largest difference over the largest number."""
+    xs, ys = numbers(x), numbers(y)
+    return max(np.max(np.abs(a - b)) for a, b in zip(xs, ys, strict=True)) / max(np.max(np.abs(b)) for b in ys)
+
+
+def test_every_recipe_has_a_step_by_hand():
+    assert set(hand.STEPS) == set(recipes.RECIPES)
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_the_step_by_hand_is_the_step_of_the_library(name: str):
+    recipe = recipes.RECIPES[name]
+    tree = {"w": (20, 12), "v": (12, 20)} if recipe.trees else TREE
+    with relaxed():
+        ours, by_hand = run(*recipes.step_of(gdjax, recipe), tree), run(*hand.STEPS[name](), tree)
+        assert distance(by_hand, ours) < 1e-6
+        assert distance(run(*recipes.step_of(optax, recipe), tree), ours) < OTHERWISE.get(name, 1e-6)
