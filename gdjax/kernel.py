@@ -23,6 +23,7 @@ class Kernel(NamedTuple):
     constants: tuple[tuple[str, type, Any], ...]
     reads_old: bool
     squares: str | None
+    spoils: str
 
 
 @functools.lru_cache(maxsize=4096)
@@ -42,8 +43,12 @@ def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
             hyper = {k: v for k, _, v in kernel.constants} | {k: numerics.widen(v, real) for k, v in scalar.items()}
             with jax.named_scope(kernel.name), promotion(g):
                 given = numerics.squarable(direction, kernel.squares) if kernel.squares else direction
+                if kernel.squares and kernel.spoils == "gradient":
+                    given = numerics.spoiled(given, direction)
                 new_direction, state = kernel.rule(given, kernel.State(**s), numerics.widen(p, real), t, **hyper)
-                direction = numerics.spoiled(new_direction, direction) if kernel.squares else new_direction
+                if kernel.squares and kernel.spoils == "update":
+                    new_direction = numerics.spoiled(new_direction, direction)
+                direction = new_direction
             new.append([getattr(state, f) for f in fields])
         update = direction.astype(g.dtype)
         if last and p is not None and any(k.reads_old for k in kernels):

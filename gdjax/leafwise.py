@@ -55,6 +55,7 @@ def leafwise(
     needs_params: bool = False,
     reads_old: bool = False,
     squares: str | None = None,
+    spoils: str = "update",
     reduce: Callable[..., dict[str, Any]] | None = None,
     **slots: Shared | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
@@ -71,7 +72,10 @@ def leafwise(
         the slot before overwriting it; this makes it write the slot after the parameters instead.
       squares: that the rule squares the gradient: "each" element or, in a norm, "summed". The gradient it gets is then
         bounded so that no such square is infinite, see `numerics.squarable`: a second moment recovers from any finite
-        gradient. Infinities and NaN pass, to spoil what they touch unless a guard stands before the rule.
+        gradient.
+      spoils: what becomes NaN where the gradient of such a rule is not finite. "update": what the rule returns. Its
+        slots get the bound of an infinity. "gradient": what it is given, and so its slots too. That is for a direction
+        made of new slots alone: XLA:CPU then reads no gradient in the loop that computes the parameters.
       reduce: what the rule needs of the whole tree, a function `(g, s, p, t, ...) -> dict` of what the rule gets, with
         lists of leaves, in their own dtypes (see `numerics.widen`), where the rule has one array. Of hyperparameters
         and extra arguments of `update` it gets those that it names; one without a default is required. The entries of
@@ -90,7 +94,7 @@ def leafwise(
             state_class = State if isinstance(State, type) else State(call.arguments)
             part = Leafwise(
                 base.label_of(call), rule, state_class, scheduled or ScaleByScheduleState, needs_params, reads_old,
-                squares, slots, reduce, _numbers(call.arguments),
+                squares, spoils, slots, reduce, _numbers(call.arguments),
             )  # fmt: skip
             return base.made_by(call, part)
 
@@ -114,6 +118,7 @@ class Leafwise:
     needs_params: bool
     reads_old: bool
     squares: str | None
+    spoils: str
     initial: Mapping[str, Callable[..., Any]]
     reduce: Callable[..., dict[str, Any]] | None
     hyper: Mapping[str, Any]
@@ -143,7 +148,8 @@ class Leafwise:
     def kernel(self) -> Kernel:
         rest = {k: v for k, v in self.hyper.items() if k not in self.schedules and k not in self.arrays}
         constants = tuple((k, type(v), v) for k, v in rest.items())
-        return Kernel(self.label.removeprefix("gdjax."), self.rule, self.State, constants, self.reads_old, self.squares)
+        name, how = self.label.removeprefix("gdjax."), (self.reads_old, self.squares, self.spoils)
+        return Kernel(name, self.rule, self.State, constants, *how)
 
     @functools.cached_property
     def moments(self) -> tuple[str, ...]:

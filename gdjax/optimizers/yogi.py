@@ -13,7 +13,12 @@ from gdjax.slots import Moment
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
-@leafwise(ScaleByAdamState, squares="each", nu=Moment(wide=True, real=True, fill="initial_accumulator_value"))
+@leafwise(
+    ScaleByAdamState,
+    squares="each",
+    spoils="gradient",
+    nu=Moment(wide=True, real=True, fill="initial_accumulator_value"),
+)
 def scale_by_yogi(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-3, eps_root: Hyper = 0.0,
