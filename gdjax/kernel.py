@@ -43,8 +43,8 @@ def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
             hyper = {k: v for k, _, v in kernel.constants} | {k: numerics.widen(v, real) for k, v in scalar.items()}
             with jax.named_scope(kernel.name), promotion(g):
                 given = numerics.squarable(direction, kernel.squares) if kernel.squares else direction
-                if kernel.squares and kernel.spoils == "gradient":
-                    given = numerics.spoiled(given, direction)
+                if kernel.squares and kernel.spoils == "moment":
+                    s[fields[0]] = numerics.spoiled(s[fields[0]], direction)
                 new_direction, state = kernel.rule(given, kernel.State(**s), numerics.widen(p, real), t, **hyper)
                 if kernel.squares and kernel.spoils == "update":
                     new_direction = numerics.spoiled(new_direction, direction)

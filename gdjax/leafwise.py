@@ -73,9 +73,9 @@ def leafwise(
       squares: that the rule squares the gradient: "each" element or, in a norm, "summed". The gradient it gets is then
         bounded so that no such square is infinite, see `numerics.squarable`: a second moment recovers from any finite
         gradient.
-      spoils: what becomes NaN where the gradient of such a rule is not finite. "update": what the rule returns. Its
-        slots get the bound of an infinity. "gradient": what it is given, and so its slots too. That is for a direction
-        made of new slots alone: XLA:CPU then reads no gradient in the loop that computes the parameters.
+      spoils: what becomes NaN where the gradient of such a rule is not finite. "update": the direction that the rule
+        returns. "moment": the first slot that the rule gets, and so that slot for good and the direction. That is for a
+        direction made of new slots alone: XLA:CPU then reads no gradient in the loop that computes the parameters.
       reduce: what the rule needs of the whole tree, a function `(g, s, p, t, ...) -> dict` of what the rule gets, with
         lists of leaves, in their own dtypes (see `numerics.widen`), where the rule has one array. Of hyperparameters
         and extra arguments of `update` it gets those that it names; one without a default is required. The entries of

@@ -26,7 +26,7 @@ def corrected_mean(mu: Array, g: Array, b1: Hyper, t: Array, nesterov: bool) -> 
     return debias(mu, b1, t)
 
 
-@leafwise(ScaleByAdamState, squares="each", spoils="gradient", nu=second_moment)
+@leafwise(ScaleByAdamState, squares="each", spoils="moment", nu=second_moment)
 def scale_by_adam(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: Any = None,

@@ -21,7 +21,7 @@ class ScaleByAmsgradState(NamedTuple):
     nu_max: Any  # like params, the largest (corrected) second moment so far, float32 at least
 
 
-@leafwise(ScaleByAmsgradState, squares="each", spoils="gradient", nu=second_moment, nu_max=second_moment)
+@leafwise(ScaleByAmsgradState, squares="each", spoils="moment", nu=second_moment, nu_max=second_moment)
 def scale_by_amsgrad(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: Any = None,

@@ -33,7 +33,7 @@ def _h(x: Array) -> Array:
     return jnp.where(far, 1 - x / jnp.expm1(x), series)
 
 
-@leafwise(ScaleByAdamState, squares="each", spoils="gradient", nu=second_moment)
+@leafwise(ScaleByAdamState, squares="each", spoils="moment", nu=second_moment)
 def scale_by_radam(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, threshold: Hyper = 5.0,

@@ -16,7 +16,7 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 @leafwise(
     ScaleByAdamState,
     squares="each",
-    spoils="gradient",
+    spoils="moment",
     nu=Moment(wide=True, real=True, fill="initial_accumulator_value"),
 )
 def scale_by_yogi(
