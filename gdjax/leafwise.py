@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import base, checks
+from gdjax import base, checks, numerics
 from gdjax.base import EmptyState, GradientTransformation, MaskedNode
 from gdjax.fused import fused
 from gdjax.kernel import Kernel
@@ -84,8 +84,14 @@ def leafwise(
       **slots: what a field starts as: a `Shared` number; a `Moment` (`first_moment` where the field is not named); or a
         function `(p, hyperparameters) -> arrays` of one parameter.
 
+    Raises:
+      ValueError: an unknown word for squares or spoils.
+
     The rule must be defined at the top level of a module for its transforms to pickle.
     """
+
+    if spoils not in ("update", "moment") or squares not in (None, *numerics.TERMS):
+        raise ValueError(f"gdjax.leafwise: unknown squares={squares!r} or spoils={spoils!r}")
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
         @functools.wraps(rule)

@@ -82,6 +82,12 @@ def scaled(x: Array, factor: Array, squares: str = "summed") -> Array:
     return spoiled(squarable(x, squares) * factor, x)
 
 
+def shrinking(size: Array, most: Any) -> Array:
+    """The factor that brings a size down to `most`: 1 where it is no more, NaN where it is NaN."""
+    inside = size <= most
+    return jnp.where(inside, 1, most / jnp.where(inside, 1, size))
+
+
 def largest(x: Array, axis: Any = None) -> Array:
     """The maximum, and NaN where there is one: `jnp.max` of some thousand numbers loses it on XLA:CPU."""
     top = jnp.max(x, axis)

@@ -29,8 +29,16 @@ def three_sums(x: Array, axes: Axes) -> list[Array]:
     return jax.lax.reduce(squares, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes)
 
 
+def product(x: Array, factor: Array) -> Array:
+    """The product, which XLA must not take apart in a square: of a constant x, zero say, the parts are 0 and inf.
+
+    XLA:CPU drops the barrier in time to fuse the product with what reads it. Elsewhere see `_times`.
+    """
+    return jax.lax.optimization_barrier(x * factor.astype(x.dtype))
+
+
 def _times(x: Array, factor: Array) -> Array:
-    """The product, which XLA must not take apart in a square: of a constant x, zero say, the parts are 0 and inf."""
+    """The same without a copy on other devices. XLA:CPU makes one here."""
     always, factor = jax.lax.optimization_barrier((jnp.asarray(True), factor))
     return jnp.where(always, x * factor.astype(x.dtype), x)
 
@@ -58,11 +66,17 @@ def _unit_and_norm(x: Array, axes: Axes) -> tuple[Array, Array]:
 
 
 def _by_the_largest(axes: Axes, x: Array) -> tuple[Array, Array]:
-    top = jnp.max(jnp.abs(x), axes, keepdims=True, initial=0)
+    top, unit = _largest(x, axes)
+    unit = jnp.where(top == 0, 1, unit)
+    return unit, jnp.sqrt(jnp.sum(numerics.abs_sq(product(x, 1 / unit)), axes, keepdims=True))
+
+
+def _largest(x: Array, axis: Any) -> tuple[Array, Array]:
+    """The largest size, which may miss NaN, and a unit near it."""
+    top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis, keepdims=True, initial=0))
     limits = jnp.finfo(top.dtype)
     # At most an eighth of the largest number: XLA:CPU multiplies by the reciprocal, which must not be denormal.
-    unit = jnp.where(jnp.isfinite(top) & (top > 0), jnp.clip(top, limits.tiny, limits.max / 8), 1)
-    return unit, jnp.sqrt(jnp.sum(numerics.abs_sq(_times(x, 1 / unit)), axes, keepdims=True))
+    return top, jnp.where(jnp.isfinite(top), jnp.clip(top, limits.tiny, limits.max / 8), 1)
 
 
 def _by_three_sums(axes: Axes, x: Array) -> tuple[Array, Array]:
@@ -124,10 +138,8 @@ def _wide(x: Any) -> tuple[Array, Any]:
 
 def _over_the_largest(x: Array, axis: Any) -> tuple[Array, Array]:
     """x over its largest size, and that size. A zero x becomes ones, which have derivatives."""
-    top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis, keepdims=True, initial=0))
-    limits = jnp.finfo(top.dtype)
-    unit = jnp.where(jnp.isfinite(top), jnp.clip(top, limits.tiny, limits.max / 8), 1)
-    ones = jnp.where((top == 0) & (x == 0), jnp.ones_like(x), x / unit.astype(x.dtype))  # top may miss NaN
+    top, unit = _largest(x, axis)
+    ones = jnp.where((top == 0) & (x == 0), jnp.ones_like(x), x / unit.astype(x.dtype))
     return ones, jnp.where(top == 0, 0, unit)
 
 

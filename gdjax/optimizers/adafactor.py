@@ -10,7 +10,7 @@ from gdjax import checks
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise
-from gdjax.numerics import Array, bounded_sq, scaled, widest_real
+from gdjax.numerics import Array, bounded_sq, scaled, shrinking, widest_real
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
@@ -135,9 +135,7 @@ def scale_by_factored_rms(
 @leafwise()
 def _clip_by_rms(u: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any:
     """`clip_by_block_rms` of a direction, whose squares neither over- nor underflow: u is read once for its rms."""
-    rms = leaf_norm(u) * max(u.size, 1) ** -0.5
-    inside = rms <= threshold
-    return u * jnp.where(inside, 1, threshold / jnp.where(inside, 1, rms)), s
+    return u * shrinking(leaf_norm(u) * max(u.size, 1) ** -0.5, threshold), s
 
 
 @transform

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.base import EmptyState
 from gdjax.leafwise import Hyper, Reduced, leafwise
-from gdjax.numerics import Array
+from gdjax.numerics import Array, shrinking
 from gdjax.vector_norms import safe_root_mean_squares
 
 NormalizeState = EmptyState  # Optax's name for it
@@ -45,8 +45,7 @@ def clip_by_global_norm(g: Array, s: Any, p: Any, t: Any, max_norm: Hyper, *, no
     """
     # One quotient for the whole tree, one product per element: with the quotient per element, XLA would keep a clipped
     # copy of the gradients.
-    inside = norm <= max_norm
-    return g * jnp.where(inside, 1, max_norm / jnp.where(inside, 1, norm)), s
+    return g * shrinking(norm, max_norm), s
 
 
 @leafwise()
@@ -62,9 +61,7 @@ def clip_by_block_rms(g: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any
       Shazeer & Stern 2018, Adafactor: adaptive learning rates with sublinear memory cost, section 6,
       https://arxiv.org/abs/1804.04235
     """
-    rms = safe_root_mean_squares(g, 0.0)
-    inside = rms <= threshold
-    return g * jnp.where(inside, 1, threshold / jnp.where(inside, 1, rms)), s
+    return g * shrinking(safe_root_mean_squares(g, 0.0), threshold), s
 
 
 @leafwise(reduce=_norm)

@@ -99,6 +99,4 @@ def adaptive_grad_clip(g: Array, s: Any, p: Any, t: Any, clipping: Hyper, eps: H
     """
     axes = _axes("gdjax.adaptive_grad_clip", g, axis)
     g_norm, p_norm = (numerics.sqrt(jnp.sum(numerics.bounded_sq(x), axes, keepdims=True)) for x in (g, p))
-    most = clipping * jnp.maximum(p_norm, eps)
-    inside = g_norm <= most
-    return numerics.scaled(g, jnp.where(inside, 1, most / jnp.where(inside, 1, g_norm))), s
+    return numerics.scaled(g, numerics.shrinking(g_norm, clipping * jnp.maximum(p_norm, eps))), s

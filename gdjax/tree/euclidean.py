@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import numerics
 from gdjax.base import is_float0
 from gdjax.tree.sums import arrays, floating, joined, pairwise_sum, sum_of_squares, wide
 from gdjax.vector_norms import SCALE, SMALL, precise, three_sums
@@ -28,7 +27,7 @@ def global_norm(updates: Any) -> Array:
 
 @jax.custom_jvp
 def _norm(leaves: Sequence[Array]) -> Array:
-    return _of_sums(leaves, pairwise_sum(joined([_sums(x) for x in leaves])), _has_one_sum())
+    return _of_sums(leaves, pairwise_sum(joined([_sums(x) for x in leaves])), _has_three_sums())
 
 
 @_norm.defjvp
@@ -47,20 +46,19 @@ def _norm_jvp(primals: Any, tangents: Any) -> Any:
     return norm, slope.astype(norm.dtype)
 
 
-def _has_one_sum() -> Array:
-    """Whether `_sums` leaves two of its sums out, a constant of the compiled program."""
-    return jax.lax.platform_dependent(cpu=lambda: jnp.asarray(True), default=lambda: jnp.asarray(False))
+def _has_three_sums() -> Array:
+    """Whether `_sums` takes all three: a constant of the compiled program."""
+    return jax.lax.platform_dependent(cpu=lambda: jnp.asarray(False), default=lambda: jnp.asarray(True))
 
 
 @jax.jit
 def _sums(x: Array) -> Array:
-    """sum |f x|^2 for f = 1, SCALE and 1 / SCALE, of shape (1, 3)."""
+    """sum |f x|^2 for f = 1, SCALE and 1 / SCALE, of shape (1, 3); on CPU the first, and zeros."""
     return jax.lax.platform_dependent(x, cpu=_one_sum, default=_three_sums)
 
 
 def _one_sum(x: Array) -> Array:
-    total = jnp.sum(numerics.abs_sq(floating(x)))
-    return jnp.stack([total, jnp.zeros_like(total), jnp.zeros_like(total)])[None]
+    return jnp.pad(sum_of_squares(x)[None], ((0, 0), (0, 2)))
 
 
 def _three_sums(x: Array) -> Array:
@@ -68,11 +66,11 @@ def _three_sums(x: Array) -> Array:
     return jnp.stack(three_sums(x, tuple(range(x.ndim))))[None]
 
 
-def _of_sums(leaves: Sequence[Array], sums: Array, one: Any) -> Array:
+def _of_sums(leaves: Sequence[Array], sums: Array, three: Any) -> Array:
     total, large, small = sums
     # The branches close over the leaves, so XLA reads them in place.
     return jax.lax.cond(
-        precise(total) | ~jnp.asarray(one),
+        precise(total) | three,
         lambda: jnp.where(precise(total), jnp.sqrt(total), _scaled(total, large, small)),
         lambda: _scaled_norm(leaves, jnp.where(total < SMALL, SCALE, 1 / SCALE).astype(total.dtype)),
     )

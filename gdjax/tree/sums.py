@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.base import is_float0
+from gdjax.vector_norms import product
 
 Array = jax.Array
 
@@ -59,7 +60,4 @@ def total(xs: Sequence[Array]) -> Array:
 def sum_of_squares(x: Array, factor: Any = None) -> Array:
     """sum |factor x|^2 in float32 or wider, of shape (1,)."""
     x = floating(x)
-    if factor is not None:
-        # Without the barrier XLA squares a constant x (zero gradients in a jitted step) and the factor apart: 0 inf.
-        x = jax.lax.optimization_barrier(x * factor.astype(x.dtype))
-    return jnp.sum(numerics.abs_sq(x)).reshape(1)
+    return jnp.sum(numerics.abs_sq(x if factor is None else product(x, factor))).reshape(1)

@@ -17,8 +17,8 @@ def _as_optax(lib: Any, **arguments: Any) -> dict[str, Any]:
     return arguments if lib is gdjax else {}
 
 
-def _lamb_mask(learning_rate: Any, weight_decay: Any) -> Any:
-    return gdjax.lamb(learning_rate, weight_decay=weight_decay, mask=matrices)
+def _lamb_mask(learning_rate: Any, eps: Any, weight_decay: Any) -> Any:
+    return gdjax.lamb(learning_rate, eps=eps, weight_decay=weight_decay, mask=matrices)
 
 
 CASES = (
@@ -42,8 +42,8 @@ CASES = (
     Case("fromage", gdjax.fromage, {"learning_rate": 0.1, "min_norm": 1e-6}, quiet={"learning_rate": 0.0},
          needs_params=True),
     Case("lamb", gdjax.lamb, {**_MOMENTS, "eps_root": 0.0, "weight_decay": 1e-2}, quiet=_NO_DECAY, needs_params=True),
-    Case("lamb/mask", _lamb_mask, {"learning_rate": 0.1, "weight_decay": 1e-2}, quiet=_NO_DECAY, needs_params=True,
-         slow=True),
+    Case("lamb/mask", _lamb_mask, {"learning_rate": 0.1, "eps": 1e-6, "weight_decay": 1e-2}, quiet=_NO_DECAY,
+         needs_params=True, slow=True),
     Case("lars", gdjax.lars,
          {"learning_rate": 0.1, "weight_decay": 1e-2, "trust_coefficient": 0.1, "eps": 1e-8, "momentum": 0.9},
          {"trust_ratio_mask": matrices}, quiet=_NO_DECAY, needs_params=True),

@@ -39,11 +39,11 @@ def test_global_norm_neither_overflows_nor_vanishes(scale: float):
     np.testing.assert_allclose(gdjax.global_norm(x), 5 * scale, rtol=1e-6)
 
 
-def way(sums: Any, one: bool) -> Any:
-    return lambda x: euclidean._of_sums(x, pairwise_sum(joined([sums(leaf) for leaf in x])), one)
+def way(sums: Any, three: bool) -> Any:
+    return lambda x: euclidean._of_sums(x, pairwise_sum(joined([sums(leaf) for leaf in x])), three)
 
 
-WAYS = way(euclidean._one_sum, True), way(euclidean._three_sums, False)  # of a CPU, and of other devices
+WAYS = way(euclidean._one_sum, False), way(euclidean._three_sums, True)  # of a CPU, and of other devices
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
