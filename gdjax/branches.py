@@ -3,6 +3,7 @@
 A branch that is to cost nothing must hand its operands on as they are, in their places: XLA then moves no byte of them.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import base, checks, numerics, tree
+from gdjax.kernel import after
 from gdjax.numerics import Array
+from gdjax.updates import add
 
 
 def as_before(new: Any, old: Any) -> Any:
@@ -38,6 +41,47 @@ def apply_or(
         return as_before(new, jax.eval_shape(other)), as_before(new_state, state)
 
     return jax.lax.cond(chosen, applied, lambda state: (other(), state), state)
+
+
+def apply_where(
+    chosen: Array, apply: Callable[[Any, Any], tuple[Any, Any]], updates: Any, state: Any, params: Any
+) -> tuple[Any, Any]:
+    """`apply(updates, state)` where `chosen`; else updates of 0 and the state as it is.
+
+    Without a branch, whose updates would be written to memory: XLA selects in the loops that compute them. `apply` is
+    run in any case, on gradients of 0 where it is not chosen, so that nothing there is infinite or NaN.
+    """
+    none = zeros(updates)
+    new, new_state = apply(_select(chosen, updates, none), state)
+    new = _select(chosen, as_before(new, jax.eval_shape(lambda: none)), none)
+    leaves, structure = jax.tree.flatten(_select(chosen, as_before(new_state, state), state))
+    # Everything is computed from the old state here: the parameters first, or XLA:CPU copies it, see `kernel.after`.
+    ps, us = jax.tree.leaves(params), jax.tree.leaves(new)
+    if [jnp.shape(p) for p in ps] == [jnp.shape(u) for u in us]:
+        for i, (key, x) in enumerate(zip(companions(us, leaves), leaves, strict=True)):
+            if isinstance(key, int) and jnp.issubdtype(x.dtype, jnp.inexact):
+                leaves[i] = after(add(ps[key], us[key]), x)
+    return new, structure.unflatten(leaves)
+
+
+def _select(chosen: Array, tree: Any, other: Any) -> Any:
+    def leaf(x: Any, y: Any) -> Any:
+        return x if base.is_float0(x) else jax.lax.select(chosen, jnp.asarray(x), jnp.asarray(y))
+
+    return jax.tree.map(leaf, tree, other)
+
+
+def companions(tree: Any, others: Any) -> list[Any]:
+    """For each leaf of `others` the index of a leaf of `tree` that it seems to belong to, or its shape for none.
+
+    Those of one shape go with the leaves of that shape in their order, and again from the first: as moments do.
+    """
+    places: dict[Any, list[int]] = {}
+    for i, x in enumerate(jax.tree.leaves(tree)):
+        places.setdefault(jnp.shape(x), []).append(i)
+    rounds = {shape: itertools.cycle(found) for shape, found in places.items()}
+    shapes = map(jnp.shape, jax.tree.leaves(others))
+    return [next(rounds[shape]) if shape in rounds else shape for shape in shapes]
 
 
 def all_finite(tree: Any) -> Array:

@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import base, checks, numerics
-from gdjax.kernel import kernel_of, promotion
+from gdjax.kernel import after, kernel_of, promotion
+from gdjax.updates import add
 
 Array = jax.Array
+
+LARGE = 2**16  # elements of a leaf whose temporaries are worth a thought
 
 
 def fused(
@@ -44,18 +47,23 @@ def fused(
         old = shared[0]
         shared[0] = {f: jnp.asarray(reduced.pop(f, x)).astype(x.dtype) for f, x in old.items()}
         scalars[0] |= reduced
-    directions, closing = [], []
+    directions, closing, before = [], [], None
+    in_turn = last and any(rule.whole for rule in rules[1:])
     for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
         mine = [s[i] for s in slots]  # per rule, the slots of this leaf
         if active[i] and not base.is_float0(g):
             apply = kernel_of(tuple(rules[k].kernel for k in active[i]), last)
+            large = in_turn and p is not None and g.size > LARGE
+            now = after(before, counts) if large and before is not None else counts
             try:
-                g, new = apply(g, p, *([xs[k] for k in active[i]] for xs in (mine, counts, shared, scalars)))
+                g, new = apply(g, p, *([xs[k] for k in active[i]] for xs in (mine, now, shared, scalars)))
             except (ValueError, TypeError) as e:
                 _blame([rules[k].label for k in active[i]], path, e)
                 raise
             for k, leaf in zip(active[i], new, strict=True):
                 mine[k] = leaf
+            if large:
+                before = add(p, g)
         directions.append(g)
         closing.append(mine)
     new_states = []

@@ -61,6 +61,7 @@ def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
     return jax.jit(apply)
 
 
+@jax.jit
 def after(first: Array, rest: Any) -> Any:
     """`rest` unchanged, made to depend on one element of `first`, so that XLA computes `first` before it.
 

@@ -68,17 +68,22 @@ def spoiled(u: Array, g: Array) -> Array:
     return u + (g - g)
 
 
-def bounded_sq(x: Array, squares: str = "summed") -> Array:
-    """|x|^2, at most the square of the bound of `squarable`: to be summed, which XLA:CPU does to a bounded x apart."""
-    square = abs_sq(x)
-    most = jnp.asarray(_largest(x.dtype, squares) ** 2, square.dtype)
-    if x.size:  # A constant that leaves of one shape share, XLA:CPU broadcasts in memory: it must seem to depend on x.
-        most = jnp.maximum(most, -abs_sq(x[(0,) * x.ndim]))
-    return jnp.minimum(square, most)
+def bounded_sq(square: Array, squares: str = "summed", terms: int = 1) -> Array:
+    """A sum of so many squares, at most what it is if all are squares of the bound of `squarable`.
+
+    The bound is on the sum: what XLA:CPU sums must be a plain product, or it is slow, or written to memory.
+    """
+    return jnp.minimum(square, terms * _largest(square.dtype, squares) ** 2)
+
+
+def sum_sq(x: Array, axes: Any = None) -> Array:
+    """sum |x|^2 over all axes or some, which are kept with length 1; see `bounded_sq`."""
+    terms = x.size if axes is None else math.prod(x.shape[i] for i in axes)
+    return bounded_sq(jnp.sum(abs_sq(x), axes, keepdims=axes is not None), terms=terms)
 
 
 def scaled(x: Array, factor: Array, squares: str = "summed") -> Array:
-    """factor x for a factor made from `bounded_sq(x)`: x bounded likewise, NaN where it is not finite."""
+    """factor x for a factor made from squares that are `bounded_sq`: x bounded likewise, NaN where it is not finite."""
     return spoiled(squarable(x, squares) * factor, x)
 
 

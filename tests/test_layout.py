@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # what a folder has beside the files named.
 LADDER = """
 values checks domains base interop numerics vector_norms keys tree/sums tree/euclidean tree/norms tree/*
-branches updates secant linear_algebra matrices newton_schulz
+updates secant linear_algebra matrices newton_schulz
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
-slots kernel fused leafwise combine paths masking inject
+slots kernel branches fused leafwise combine paths masking inject
 transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*

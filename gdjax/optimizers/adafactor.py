@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from gdjax import checks
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
+from gdjax.kernel import after
 from gdjax.leafwise import Hyper, leafwise
-from gdjax.numerics import Array, bounded_sq, scaled, shrinking, widest_real
+from gdjax.numerics import Array, abs_sq, bounded_sq, scaled, shrinking, squarable, widest_real
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
@@ -54,25 +55,32 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     v=_slot(lambda shape, axes: None if axes else shape),
 )
 def _by_factored_rms(
-    g: Array, s: Any, p: Any, t: Any, factored: bool, min_dim_size_to_factor: int, epsilon: Hyper, b2: Hyper
-) -> Any:
+    g: Array, s: Any, p: Any, t: Any,
+    factored: bool, min_dim_size_to_factor: int, epsilon: Hyper, b2: Hyper, clipping_threshold: Hyper = None,
+) -> Any:  # fmt: skip
     axes = factored_axes(g.shape, {"factored": factored, "min_dim_size_to_factor": min_dim_size_to_factor})
     average = lambda v, mean: b2 * v + (1 - b2) * (mean + epsilon)  # noqa: E731
     if axes is None:
-        v = average(s.v, bounded_sq(g, "each"))
-        return scaled(g, _inverse_root(v), "each"), s._replace(v=v)
-    second, longest = axes
-    v_row, v_col = average(s.v_row, _mean_of_squares(g, longest)), average(s.v_col, _mean_of_squares(g, second))
-    rows = second - (second > longest)  # the second longest axis of g, in v_row
-    mean = jnp.sum(v_row * (1 / v_row.shape[rows]), axis=rows, keepdims=True)
-    row_factor = _inverse_root(v_row / jnp.where(mean == 0, 1, mean))
-    u = scaled(g, jnp.expand_dims(row_factor, longest), "each") * jnp.expand_dims(_inverse_root(v_col), second)
-    return u, s._replace(v_row=v_row, v_col=v_col)
-
-
-def _mean_of_squares(g: Array, axis: int) -> Array:
-    """The mean of |g|^2 over an axis, divided before it is summed: a sum overflows long before its mean does."""
-    return jnp.sum(bounded_sq(g, "each") * (1 / g.shape[axis]), axis=axis)
+        h = squarable(g, "each")
+        s = s._replace(v=average(s.v, abs_sq(h)))
+        row_factor, factor = _inverse_root(s.v), jnp.ones((), s.v.dtype)
+    else:
+        h, (second, longest) = g, axes
+        # The mean is of quotients, since a sum overflows long before it does; and of two expressions: what both had in
+        # common XLA:CPU would write to memory.
+        rows = bounded_sq(jnp.sum(abs_sq(g) * (1 / g.shape[longest]), longest), "each")
+        columns = bounded_sq(jnp.sum(abs_sq(g * g.shape[second] ** -0.5), second), "each")
+        s = s._replace(v_row=average(s.v_row, rows), v_col=average(s.v_col, columns))
+        axis = second - (second > longest)  # the second longest axis of g, in v_row
+        mean = jnp.sum(s.v_row * (1 / s.v_row.shape[axis]), axis, keepdims=True)
+        row_factor = jnp.expand_dims(_inverse_root(s.v_row / jnp.where(mean == 0, 1, mean)), longest)
+        factor = jnp.expand_dims(_inverse_root(s.v_col), second)
+    if clipping_threshold is not None:
+        rms = leaf_norm(h * row_factor * factor) * max(g.size, 1) ** -0.5
+        clip = shrinking(rms, clipping_threshold)
+        # The product is computed again, not kept: on a CPU two passes of reading, and none of writing, for its rms.
+        row_factor, factor = after(clip, row_factor), factor * clip
+    return scaled(g, row_factor, "each") * factor, s
 
 
 def _inverse_root(v: Array) -> Array:
@@ -120,7 +128,8 @@ def scale_by_factored_rms(
       decay_rate_fn: `(count - step_offset, decay_rate) -> decay in [0, 1)`. The default 1 - (count + 1)^-decay_rate
         takes a negative count for 0.
 
-    In float32 gradients count as 2^61 at most, so that none makes the moments infinite for good.
+    In float32 gradients count as 2^61 at most, and means of squares as the square of that, so that none makes the
+    moments infinite for good.
 
     Raises:
       TypeError: min_dim_size_to_factor is not an int.
@@ -130,12 +139,6 @@ def scale_by_factored_rms(
     """
     least = checks.structural("gdjax.scale_by_factored_rms", "min_dim_size_to_factor", min_dim_size_to_factor, 0)
     return _by_factored_rms(factored, least, epsilon, _Decay(decay_rate_fn, decay_rate, step_offset))
-
-
-@leafwise()
-def _clip_by_rms(u: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any:
-    """`clip_by_block_rms` of a direction, whose squares neither over- nor underflow: u is read once for its rms."""
-    return u * shrinking(leaf_norm(u) * max(u.size, 1) ** -0.5, threshold), s
 
 
 @transform
@@ -181,9 +184,11 @@ def adafactor(
       Shazeer & Stern 2018, Adafactor: adaptive learning rates with sublinear memory cost, Algorithms 4 and 5,
       https://arxiv.org/abs/1804.04235
     """
-    parts = [scale_by_factored_rms(factored, decay_rate, decay_offset, min_dim_size_to_factor, eps)]
+    least = checks.structural("gdjax.adafactor", "min_dim_size_to_factor", min_dim_size_to_factor, 0)
+    decay = _Decay(power_decay, decay_rate, decay_offset)
+    parts = [_by_factored_rms(factored, least, eps, decay, clipping_threshold)]
     if clipping_threshold is not None:
-        parts.append(_clip_by_rms(clipping_threshold))
+        parts.append(scale(1.0))  # in the place that a clip of its own has in Optax's state
     if learning_rate is not None:
         parts.append(scale_by_learning_rate(learning_rate, flip_sign=False))
     if multiply_by_parameter_scale:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise
-from gdjax.numerics import Array, bounded_sq, divide, scaled, sqrt, widest_real
+from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq, widest_real
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
@@ -39,7 +39,7 @@ def scale_by_novograd(
       Ginsburg et al. 2019, Algorithm 1, https://arxiv.org/abs/1905.11286
     """
     b2 = jnp.where(t == 1, 0, b2)
-    nu = b2 * s.nu + (1 - b2) * jnp.sum(bounded_sq(g))
+    nu = b2 * s.nu + (1 - b2) * sum_sq(g)
     # One quotient for the leaf, one product per element.
     mu = b1 * s.mu + (scaled(g, divide(jnp.ones_like(nu), sqrt(nu + eps_root) + eps)) + weight_decay * p)
     return mu, s._replace(mu=mu, nu=nu)
@@ -67,7 +67,7 @@ def novograd(
       eps, eps_root: outside and inside the root, at least 0.
       weight_decay: part of the momentum, at least 0. A scalar or a schedule.
 
-    In float32 gradients count as 2^45 at most, so that none makes nu infinite for good.
+    In float32 gradients count as 2^45 at most, and |g_t|^2 as if all did, so that none makes nu infinite for good.
 
     Reference:
       Ginsburg et al. 2019, Stochastic gradient methods with layer-wise adaptive moments for training of deep networks,

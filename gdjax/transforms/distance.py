@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.leafwise import Hyper, leafwise
-from gdjax.numerics import Array, abs_sq, bounded, bounded_sq, divide, scaled, sqrt, widen, widest_real
+from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq, widen, widest_real
 from gdjax.slots import initial_parameter
 from gdjax.slots import start as first_of
 
@@ -22,7 +22,7 @@ class ScaleByDistanceOverGradientsState(NamedTuple):
 
 def _first_distance(p: Any, hyper: Mapping[str, Any]) -> Array:
     real = widest_real(p)
-    norm = 0 if isinstance(p, jax.ShapeDtypeStruct) else sqrt(bounded(jnp.sum(abs_sq(widen(p, real)))))
+    norm = 0 if isinstance(p, jax.ShapeDtypeStruct) else sqrt(sum_sq(widen(p, real)))
     return (first_of("reps_rel", hyper) * (1 + norm)) * jnp.ones((), real)
 
 
@@ -60,7 +60,7 @@ def scale_by_distance_over_gradients(
       Ivgi, Hinder & Carmon 2023, DoG is SGD's best friend: a parameter-free dynamic step size schedule, section 3.3 and
       appendix, L-DoG, https://arxiv.org/abs/2302.12022
     """
-    max_dist = jnp.maximum(s.max_dist, sqrt(bounded(jnp.sum(abs_sq(p - s.init_params)))))
-    total = s.grad_sum_of_squares + jnp.sum(bounded_sq(g))
+    max_dist = jnp.maximum(s.max_dist, sqrt(sum_sq(p - s.init_params)))
+    total = s.grad_sum_of_squares + sum_sq(g)
     eta = divide(global_scale * max_dist, sqrt(total.reshape(()) + eps))
     return scaled(g, eta), s._replace(max_dist=max_dist, grad_sum_of_squares=total)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gdjax import base, checks, numerics
 from gdjax.base import GradientTransformation, transform
-from gdjax.branches import all_finite, apply_or, zeros
+from gdjax.branches import all_finite, apply_or, apply_where, companions, zeros
 
 Array = jax.Array
 
@@ -68,32 +68,35 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
         checks.state(label, state, ApplyIfFiniteState)
         checks.leaves(label, "updates", updates)
 
-        def apply(inner_state: Any) -> Any:
-            return base.call_update(inner, updates, inner_state, params, extra_args)
+        def apply(gradients: Any, inner_state: Any) -> Any:
+            return base.call_update(inner, gradients, inner_state, params, extra_args)
 
-        finite = all_finite(updates)
         if check_outputs:
-            new, inner_state = apply(state.inner_state)
-            finite &= _stays_finite((new, inner_state), (updates, state.inner_state))
+            finite = _stay_finite(updates, *apply(updates, state.inner_state), state.inner_state)
+        else:
+            finite = all_finite(updates)
         count = jnp.where(finite, 0, numerics.safe_increment(state.notfinite_count)).astype(jnp.int32)
         total = jnp.where(finite, state.total_notfinite, numerics.safe_increment(state.total_notfinite))
-        new, inner_state = apply_or(
-            finite | (count > max_consecutive_errors), apply, lambda: zeros(updates), state.inner_state
+        new, inner_state = apply_where(
+            finite | (count > max_consecutive_errors), apply, updates, state.inner_state, params
         )
         return new, ApplyIfFiniteState(count, finite, total, inner_state)
 
     return GradientTransformation(init, update)
 
 
-def _stays_finite(new: Any, old: Any) -> Array:
-    """Whether every number of a tree is finite that was so before."""
+def _stay_finite(gradients: Any, updates: Any, state: Any, old: Any) -> Array:
+    """Whether the gradients and the updates are finite, and each number of the state that was so before."""
     # Unlike `all_finite`, for numbers that are computed here and are to be looked at without being written to memory.
-    flags = [
-        jnp.all(jnp.isfinite(x) | ~jnp.isfinite(y))
-        for x, y in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
-        if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact)
-    ]
-    return jnp.all(jnp.asarray(flags, bool))
+    # XLA:CPU writes a byte for each element of a Boolean expression: there is one for all that is of a parameter.
+    news = [(x, None) for x in jax.tree.leaves((gradients, updates))]
+    news += zip(jax.tree.leaves(state), jax.tree.leaves(old), strict=True)
+    bad: dict[Any, Array] = {}
+    for key, (x, before) in zip(companions(gradients, [x for x, _ in news]), news, strict=True):
+        if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact):
+            spoilt = ~jnp.isfinite(x) if before is None else ~jnp.isfinite(x) & jnp.isfinite(before)
+            bad[key] = bad[key] | spoilt if key in bad else spoilt
+    return ~jnp.any(jnp.asarray([jnp.any(x) for x in bad.values()], bool))
 
 
 @transform

@@ -6,22 +6,23 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.leafwise import Hyper, Reduced, leafwise
-from gdjax.numerics import Array, bounded_sq, divide, scaled, sqrt
+from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
 
 
 def leaf_norm(x: Array) -> Array:
-    """sqrt(sum |x|^2) of one array in float32 or wider, 0 with derivative 0 at 0; see `bounded_sq`."""
-    return sqrt(jnp.sum(bounded_sq(x)))
+    """sqrt(sum |x|^2) of one array in float32 or wider, 0 with derivative 0 at 0; see `sum_sq`."""
+    return sqrt(sum_sq(x))
 
 
-@leafwise(needs_params=True)
+@leafwise(needs_params=True, whole=True)
 def scale_by_trust_ratio(
     g: Array, s: Any, p: Any, t: Any, min_norm: Hyper = 0.0, trust_coefficient: Hyper = 1.0, eps: Hyper = 0.0
 ) -> Any:
     """Scales every leaf's update to the norm of its parameter: u = g trust_coefficient |p| / (|g| + eps).
 
     A leaf whose parameter or update has norm 0 keeps its update as it is. Norms are of the whole leaf, in float32 or
-    wider: one below 1e-19 counts as 0, and in float32 numbers above 2^45 count as that.
+    wider: one below 1e-19 counts as 0, and in float32 one above sqrt(n) 2^45, of n numbers, as that. Updates above
+    2^45 count as that, so that the result is no larger than it should be.
 
     Args:
       min_norm: the least that both norms count for, at least 0.

@@ -88,7 +88,8 @@ def adaptive_grad_clip(g: Array, s: Any, p: Any, t: Any, clipping: Hyper, eps: H
     Raises:
       ValueError: (in update) params is missing; an array of more than five axes, and no `axis`.
 
-    Norms are in float32 or wider: one below 1e-19 counts as 0, and in float32 numbers above 2^45 count as that.
+    Norms are in float32 or wider: one below 1e-19 counts as 0, and in float32 one above sqrt(n) 2^45, of n numbers, as
+    that. Gradients above 2^45 count as that, so that the result is no larger than it should be.
 
     Departure: Optax divides by 1e-6 at least, and so clips gradients with a smaller norm too much where
     clipping * eps < 1e-6.
@@ -98,5 +99,6 @@ def adaptive_grad_clip(g: Array, s: Any, p: Any, t: Any, clipping: Hyper, eps: H
       equation 3, https://arxiv.org/abs/2102.06171
     """
     axes = _axes("gdjax.adaptive_grad_clip", g, axis)
-    g_norm, p_norm = (numerics.sqrt(jnp.sum(numerics.bounded_sq(x), axes, keepdims=True)) for x in (g, p))
-    return numerics.scaled(g, numerics.shrinking(g_norm, clipping * jnp.maximum(p_norm, eps))), s
+    g_norm, p_norm = (numerics.sqrt(numerics.sum_sq(x, axes)) for x in (g, p))
+    factor = numerics.shrinking(g_norm, clipping * jnp.maximum(p_norm, eps))
+    return numerics.scaled(g, factor), s

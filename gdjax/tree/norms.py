@@ -97,13 +97,13 @@ def norm(tree: Any, ord: Any = None, squared: bool = False) -> Array:  # noqa: A
 
 
 def finite_square(tree: Any) -> Array:
-    """The square of the norm, finite where the numbers are: large ones count as in `numerics.bounded_sq`."""
+    """The square of the norm, finite where the numbers are: see `numerics.bounded_sq`."""
     return total([_bounded_sum(x) for x in arrays(tree)])
 
 
 @jax.jit
 def _bounded_sum(x: Array) -> Array:
-    return jnp.sum(numerics.bounded_sq(floating(x)))
+    return numerics.sum_sq(floating(x))
 
 
 def allclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False) -> Array:

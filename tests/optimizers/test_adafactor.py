@@ -148,11 +148,7 @@ def test_another_decay():
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        (
-            {"min_dim_size_to_factor": 2.5},
-            TypeError,
-            "gdjax.scale_by_factored_rms: min_dim_size_to_factor must be an int",
-        ),
+        ({"min_dim_size_to_factor": 2.5}, TypeError, "gdjax.adafactor: min_dim_size_to_factor must be an int"),
         ({"decay_rate": -1.0}, ValueError, "gdjax.adafactor: decay_rate must be finite and at least 0"),
         ({"clipping_threshold": -1.0}, ValueError, "gdjax.adafactor: clipping_threshold must be at least 0"),
         ({"dtype_momentum": "int8"}, ValueError, "gdjax.adafactor: dtype_momentum must be a floating dtype"),
