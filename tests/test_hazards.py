@@ -172,7 +172,7 @@ def test_n5_a_gradient_of_1e20_counts_as_exact_arithmetic_says(case: Case):
         wanted = [updates for updates, _ in exact.run(gradients)]
         pairs = [list(zip(numbers(x), numbers(y), strict=True)) for x, y in zip(got, wanted, strict=True)]
         if case.name == "adafactor":  # its clip sees the gradient as it is: a smaller step, which its momentum keeps
-            return all(np.all((x * y >= 0) & (np.abs(x) <= 1.001 * np.abs(y))) for x, y in pairs[1])
+            return all(sizes(x).max() <= 1.001 * sizes(y).max() for x, y in pairs[1])
         flat = [pair for step in pairs for pair in step]
         return all(np.allclose(x, y, rtol=1e-3, atol=1e-6 * np.abs(y).max(initial=0)) for x, y in flat)
 
