@@ -30,8 +30,14 @@ def _sqrt_jvp(primals: Any, tangents: Any) -> Any:
     return root, slope * tangents[0]
 
 
-def divide(x: Array, y: Array) -> Array:
-    """x / y, and x where y is 0: there x is 0 too, or so small that its square is, since y is the root of squares."""
+def divide(x: Array, y: Array, eps: Any = 0) -> Array:
+    """x / (y + eps), and x where that is 0: x is 0 there too, or its square is, since y is the root of squares.
+
+    An eps that is a constant needs no such guard: y is 0 at least.
+    """
+    if isinstance(eps, float) and eps >= jnp.finfo(y.dtype).tiny:
+        return x / (y + eps)
+    y = y + eps
     return x / jnp.where(y == 0, 1, y)
 
 

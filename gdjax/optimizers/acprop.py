@@ -30,7 +30,7 @@ def scale_by_acprop(
     mu = b1 * s.mu + (1 - b1) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g - (mu if new_mean else s.mu)) + eps_root
     nu_hat = jnp.where(t > 1, debias(s.nu, b2, jnp.maximum(t - 1, 1)), 1)
-    return divide(g, sqrt(nu_hat) + eps), s._replace(mu=mu, nu=nu)
+    return divide(g, sqrt(nu_hat), eps), s._replace(mu=mu, nu=nu)
 
 
 @transform

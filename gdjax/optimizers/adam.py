@@ -48,7 +48,7 @@ def scale_by_adam(
     mu = b1 * s.mu + (1 - b1) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g)
     mu_hat, nu_hat = corrected_mean(mu, g, b1, t, nesterov), debias(nu, b2, t)
-    return divide(mu_hat, sqrt(nu_hat + eps_root) + eps), s._replace(mu=mu, nu=nu)
+    return divide(mu_hat, sqrt(nu_hat + eps_root), eps), s._replace(mu=mu, nu=nu)
 
 
 @transform

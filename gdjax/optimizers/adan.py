@@ -49,7 +49,7 @@ def scale_by_adan(
     v = b2 * s.v + (1 - b2) * d
     n = b3 * s.n + (1 - b3) * abs_sq(g + ahead * d)
     m_hat, v_hat, n_hat = debias(m, b1, s.t), debias(v, b2, s.t), debias(n, b3, s.t)
-    u = divide(m_hat + ahead * v_hat, sqrt(n_hat + eps_root) + eps)
+    u = divide(m_hat + ahead * v_hat, sqrt(n_hat + eps_root), eps)
     # Both averages read the old gradient: written before them, it would be copied first.
     return u, s._replace(m=m, v=v, n=n, g=after(n, after(v, g)))
 

@@ -79,7 +79,7 @@ def _ademamix(
     m2 = b3 * s.m2 + (1 - b3) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g)
     m1_hat, nu_hat = debias(m1, b1, s.t), debias(nu, b2, s.t)
-    return divide(m1_hat + alpha * m2, sqrt(nu_hat + eps_root) + eps), s._replace(m1=m1, m2=m2, nu=nu)
+    return divide(m1_hat + alpha * m2, sqrt(nu_hat + eps_root), eps), s._replace(m1=m1, m2=m2, nu=nu)
 
 
 @transform
@@ -161,7 +161,7 @@ def _simplified_ademamix(
 ) -> Any:
     m = b1 * s.m + g
     n = b2 * s.n + (1 - b2) * abs_sq(g)
-    return divide(m + alpha * g, sqrt(debias(n, b2, t) + eps_root) + eps), s._replace(m=m, n=n)
+    return divide(m + alpha * g, sqrt(debias(n, b2, t) + eps_root), eps), s._replace(m=m, n=n)
 
 
 @transform

@@ -40,7 +40,7 @@ def scale_by_amsgrad(
     nu = b2 * s.nu + (1 - b2) * abs_sq(g)
     mu_hat = debias(mu, b1, t) if bias_correction_mu else mu
     nu_max = jnp.maximum(s.nu_max, debias(nu, b2, t) if bias_correction_nu else nu)
-    return divide(mu_hat, sqrt(nu_max + eps_root) + eps), s._replace(mu=mu, nu=nu, nu_max=nu_max)
+    return divide(mu_hat, sqrt(nu_max + eps_root), eps), s._replace(mu=mu, nu=nu, nu_max=nu_max)
 
 
 @transform

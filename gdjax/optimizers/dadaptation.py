@@ -197,7 +197,7 @@ def _dadapt_adamw(
     m = beta1 * s.exp_avg + (1 - beta1) * dlr * g
     v = beta2 * s.exp_avg_sq + (1 - beta2) * abs_sq(g)
     grad_sum = beta3 * s.grad_sum + (1 - beta3) * dlr * g
-    u = -(weight_decay * dlr * p + divide(m, sqrt(v) + eps))
+    u = -(weight_decay * dlr * p + divide(m, sqrt(v), eps))
     return u, s._replace(exp_avg=m, exp_avg_sq=v, grad_sum=grad_sum)
 
 

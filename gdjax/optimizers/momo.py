@@ -152,7 +152,7 @@ def _momo_adam_step(
 def _adam(g: Array, d: Array, v: Array, t: Array, b1: Any, b2: Any, eps: Any) -> tuple[Array, Array, Array]:
     """The new moments and Adam's direction, without bias correction of the first."""
     d, v = b1 * d + (1 - b1) * g, b2 * v + (1 - b2) * abs_sq(g)
-    return d, v, divide(d, sqrt(v * (1 / one_minus_pow(b2, t))) + eps)
+    return d, v, divide(d, sqrt(v * (1 / one_minus_pow(b2, t))), eps)
 
 
 @leafwise(

@@ -41,7 +41,7 @@ def scale_by_novograd(
     b2 = jnp.where(t == 1, 0, b2)
     nu = b2 * s.nu + (1 - b2) * sum_sq(g)
     # One quotient for the leaf, one product per element.
-    mu = b1 * s.mu + (scaled(g, divide(jnp.ones_like(nu), sqrt(nu + eps_root) + eps)) + weight_decay * p)
+    mu = b1 * s.mu + (scaled(g, divide(jnp.ones_like(nu), sqrt(nu + eps_root), eps)) + weight_decay * p)
     return mu, s._replace(mu=mu, nu=nu)
 
 

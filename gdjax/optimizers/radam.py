@@ -54,7 +54,7 @@ def scale_by_radam(
     rectified = (rho >= threshold) & (rho > 4)  # at 4 the variance of the rate is infinite
     rho = jnp.where(rectified, rho, 5)
     r = sqrt(jnp.where(rectified, (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho), 1))
-    return jnp.where(rectified, r * divide(mu_hat, sqrt(nu_hat + eps_root) + eps), mu_hat), s._replace(mu=mu, nu=nu)
+    return jnp.where(rectified, r * divide(mu_hat, sqrt(nu_hat + eps_root), eps), mu_hat), s._replace(mu=mu, nu=nu)
 
 
 @transform

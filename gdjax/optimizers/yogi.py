@@ -36,7 +36,7 @@ def scale_by_yogi(
     """
     mu = b1 * s.mu + (1 - b1) * g
     nu = s.nu - (1 - b2) * jnp.sign(s.nu - abs_sq(g)) * abs_sq(g)
-    return divide(debias(mu, b1, t), sqrt(debias(nu, b2, t) + eps_root) + eps), s._replace(mu=mu, nu=nu)
+    return divide(debias(mu, b1, t), sqrt(debias(nu, b2, t) + eps_root), eps), s._replace(mu=mu, nu=nu)
 
 
 @transform
