@@ -118,7 +118,7 @@ class Results:
     """Rows of figures, written after each one; a run that goes on from an earlier file leaves out what that has."""
 
     def __init__(self, path: Path, again: bool):
-        self.path, self.rows = path, []
+        self.path, self.rows, self.about = path, [], machine()
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not again:
             self.rows = json.loads(path.read_text("utf-8"))["rows"]
@@ -128,7 +128,7 @@ class Results:
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
-        self.path.write_text(json.dumps({"machine": machine(), "rows": self.rows}, indent=1) + "\n", "utf-8")
+        self.path.write_text(json.dumps({"machine": self.about, "rows": self.rows}, indent=1) + "\n", "utf-8")
 
 
 def say(*words: Any) -> None:

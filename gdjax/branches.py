@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import base, checks, numerics, tree
-from gdjax.kernel import after
 from gdjax.numerics import Array
+from gdjax.ordering import after
 from gdjax.updates import add
 
 
@@ -55,7 +55,7 @@ def apply_where(
     new, new_state = apply(_select(chosen, updates, none), state)
     new = _select(chosen, as_before(new, jax.eval_shape(lambda: none)), none)
     leaves, structure = jax.tree.flatten(_select(chosen, as_before(new_state, state), state))
-    # Everything is computed from the old state here: the parameters first, or XLA:CPU copies it, see `kernel.after`.
+    # Everything is computed from the old state here: the parameters first, or XLA:CPU copies it, see `ordering.after`.
     ps, us = jax.tree.leaves(params), jax.tree.leaves(new)
     if [jnp.shape(p) for p in ps] == [jnp.shape(u) for u in us]:
         for i, (key, x) in enumerate(zip(companions(us, leaves), leaves, strict=True)):

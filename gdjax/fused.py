@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import base, checks, numerics
-from gdjax.kernel import after, kernel_of, promotion
+from gdjax.kernel import kernel_of, promotion
+from gdjax.ordering import LARGE, after
 from gdjax.updates import add
 
 Array = jax.Array
-
-LARGE = 2**16  # elements of a leaf whose temporaries are worth a thought
 
 
 def fused(
@@ -48,7 +47,7 @@ def fused(
         shared[0] = {f: jnp.asarray(reduced.pop(f, x)).astype(x.dtype) for f, x in old.items()}
         scalars[0] |= reduced
     directions, closing, before = [], [], None
-    in_turn = last and any(rule.whole for rule in rules[1:])
+    in_turn = last and any(rule.keeps for rule in rules[1:])
     for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
         mine = [s[i] for s in slots]  # per rule, the slots of this leaf
         if active[i] and not base.is_float0(g):

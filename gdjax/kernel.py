@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
+from gdjax.ordering import after
 from gdjax.updates import add
 
 Array = jax.Array
@@ -52,33 +53,14 @@ def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
             new.append([getattr(state, f) for f in fields])
         update = direction.astype(g.dtype)
         if last and p is not None and any(k.reads_old for k in kernels):
-            new = after(add(p, update), new)
+            first = add(p, update)
+            new = [after(first, xs) if k.reads_old else xs for k, xs in zip(kernels, new, strict=True)]
         olds, structure = jax.tree.flatten(slots)
         news = [x.astype(old.dtype) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
         return update, structure.unflatten(news)
 
     apply.__name__ = "_".join(k.name for k in kernels)[:80]
     return jax.jit(apply)
-
-
-@jax.jit
-def after(first: Array, rest: Any) -> Any:
-    """`rest` unchanged, made to depend on one element of `first`, so that XLA computes `first` before it.
-
-    The caller's `apply_updates` computes `first` too, and XLA does so once. A slot that the parameters are computed
-    from is then overwritten in place after that, where XLA:CPU would otherwise copy it: for Lion a params-sized
-    temporary and 2.6 times the step. On other devices one kernel writes both, and the dependency would part it in two.
-    """
-    if first.size == 0:
-        return rest
-    e = jnp.real(first[(0,) * first.ndim])
-    one = jax.lax.platform_dependent(e, cpu=_one, default=jnp.ones_like)
-    return jax.tree.map(lambda x: x * one.astype(x.dtype), rest)
-
-
-def _one(e: Array) -> Array:
-    """1, which XLA cannot tell: 2 for a number equal both to 0 and not to itself."""
-    return jnp.where((e != e) & (e == 0), 2, 1).astype(e.dtype)
 
 
 def promotion(*gs: Array) -> Any:

@@ -56,7 +56,7 @@ def leafwise(
     reads_old: bool = False,
     squares: str | None = None,
     spoils: str = "update",
-    whole: bool = False,
+    keeps: bool = False,
     reduce: Callable[..., dict[str, Any]] | None = None,
     **slots: Shared | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
@@ -77,9 +77,9 @@ def leafwise(
       spoils: what becomes NaN where the gradient of such a rule is not finite. "update": the direction that the rule
         returns. "moment": the first slot that the rule gets, and so that slot for good and the direction. That is for a
         direction made of new slots alone: XLA:CPU then reads no gradient in the loop that computes the parameters.
-      whole: each element of the direction depends on all of the leaf. What earlier rules make of a leaf is then kept
-        until that is known: on a CPU large leaves go one after the other, each in the memory of the one before. (They
-        see a count that depends on that one.)
+      keeps: behind other rules, it keeps what those make of a leaf in memory, for instance while it takes its norm.
+        Large leaves then go one after the other on a CPU, each in the memory of the one before: they see a count that
+        depends on that one.
       reduce: what the rule needs of the whole tree, a function `(g, s, p, t, ...) -> dict` of what the rule gets, with
         lists of leaves, in their own dtypes (see `numerics.widen`), where the rule has one array. Of hyperparameters
         and extra arguments of `update` it gets those that it names; one without a default is required. The entries of
@@ -104,7 +104,7 @@ def leafwise(
             state_class = State if isinstance(State, type) else State(call.arguments)
             part = Leafwise(
                 base.label_of(call), rule, state_class, scheduled or ScaleByScheduleState, needs_params, reads_old,
-                squares, spoils, whole, slots, reduce, _numbers(call.arguments),
+                squares, spoils, keeps, slots, reduce, _numbers(call.arguments),
             )  # fmt: skip
             return base.made_by(call, part)
 
@@ -129,7 +129,7 @@ class Leafwise:
     reads_old: bool
     squares: str | None
     spoils: str
-    whole: bool
+    keeps: bool
     initial: Mapping[str, Callable[..., Any]]
     reduce: Callable[..., dict[str, Any]] | None
     hyper: Mapping[str, Any]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gdjax import base
 from gdjax.numerics import Array
+from gdjax.ordering import LARGE, after
 
 
 class Axes(NamedTuple):
@@ -88,9 +89,6 @@ def can_be_matrix(x: Any) -> bool:
     return jnp.ndim(x) == 2 and not base.is_float0(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
-LARGE = 2**16  # elements of a matrix from which on a product of it keeps a CPU or TPU busy
-
-
 def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list[Array]:
     """`f` of all matrices of one shape and dtype at once; of large ones only on a GPU, elsewhere one after the other.
 
@@ -112,12 +110,14 @@ def _in_groups(f: Callable[[Array], Array], most: float, matrices: list[Array]) 
     for i, x in enumerate(wide):
         apart = i if x.shape[1] * x.shape[2] >= most else None
         groups.setdefault((x.shape[1:], x.dtype, apart), []).append(i)
-    out = list(matrices)
+    out, before = list(matrices), None
     for members in groups.values():
         xs = [wide[i] for i in members]
         # A matrix by itself without the axis of length 1: with it a TPU moves a third more bytes.
+        if before is not None and xs[0][0].size >= LARGE:
+            xs = after(before, xs)  # in the memory of the one before
         together = f(jnp.concatenate(xs)) if len(xs) > 1 else f(xs[0][0])[None] if len(xs[0]) == 1 else f(xs[0])
-        start = 0
+        before, start = together, 0
         for i in members:
             y = together[start : start + len(wide[i])]
             start += len(wide[i])

@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports from the rungs below its own, never from its own or a higher one. `folder/*` is
 # what a folder has beside the files named.
 LADDER = """
-values checks domains base interop numerics vector_norms keys tree/sums tree/euclidean tree/norms tree/*
-updates secant linear_algebra matrices newton_schulz
+values checks domains base interop numerics ordering vector_norms keys tree/sums tree/euclidean tree/norms tree/*
+updates branches secant linear_algebra matrices newton_schulz
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
-slots kernel branches fused leafwise combine paths masking inject
+slots kernel fused leafwise combine paths masking inject
 transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*

@@ -11,12 +11,21 @@ from hand import leaf
 Step = tuple[Callable[[Any], Any], Callable[[Any, Any, Any], Any]]
 
 
-def finite_guard() -> Step:
+def finite_guard(outputs: bool = False) -> Step:
     init, adamw = leaf.step_of(leaf.HAND["adamw"])
+
+    def stays_finite(params: Any, state: Any, grads: Any) -> Any:
+        new, (_, (mu, nu)) = adamw(params, state, grads)
+        each = zip(*map(jax.tree.leaves, (new, mu, nu)), strict=True)
+        return ~jnp.any(
+            jnp.asarray([jnp.any(~jnp.isfinite(p) | ~jnp.isfinite(m) | ~jnp.isfinite(v)) for p, m, v in each])
+        )
 
     def step(params: Any, state: Any, grads: Any) -> Any:
         # One sum tells whether a gradient is not finite: infinity and NaN make its product with 0 NaN.
         finite = jnp.isfinite(sum(jnp.sum(0 * g.astype(jnp.float32)) for g in jax.tree.leaves(grads)))
+        if outputs:
+            finite = jax.lax.cond(finite, lambda: stays_finite(params, state, grads), lambda: jnp.asarray(False))
         return jax.lax.cond(finite, lambda p, s: adamw(p, s, grads), lambda p, s: (p, s), params, state)
 
     return init, step

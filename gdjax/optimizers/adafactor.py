@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from gdjax import checks
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
-from gdjax.kernel import after
 from gdjax.leafwise import Hyper, leafwise
 from gdjax.numerics import Array, abs_sq, bounded_sq, scaled, shrinking, squarable, widest_real
+from gdjax.ordering import after
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale, scale_by_learning_rate

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
-from gdjax.kernel import after
 from gdjax.leafwise import Hyper, leafwise
 from gdjax.numerics import Array, abs_sq, debias, divide, safe_increment, sqrt
+from gdjax.ordering import after
 from gdjax.slots import Moment, Shared, second_moment
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from gdjax import base, checks, numerics, tree
 from gdjax.base import GradientTransformation, MaskedNode, transform
 from gdjax.branches import as_before
-from gdjax.kernel import after
 from gdjax.leafwise import leafwise
+from gdjax.ordering import after
 from gdjax.slots import Moment
 from gdjax.updates import add
 

@@ -14,7 +14,7 @@ def leaf_norm(x: Array) -> Array:
     return sqrt(sum_sq(x))
 
 
-@leafwise(needs_params=True, whole=True)
+@leafwise(needs_params=True, keeps=True)
 def scale_by_trust_ratio(
     g: Array, s: Any, p: Any, t: Any, min_norm: Hyper = 0.0, trust_coefficient: Hyper = 1.0, eps: Hyper = 0.0
 ) -> Any:

@@ -1,0 +1,34 @@
+"""The order in which XLA:CPU computes: it decides what is overwritten in place and which memory is used again."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+LARGE = 2**16  # elements of an array from which on its memory and the order of what is done with it matter
+
+
+@jax.jit
+def after(first: Array, rest: Any) -> Any:
+    """`rest` unchanged, made to depend on one element of `first`, so that XLA:CPU computes `first` before it.
+
+    - An array that `first` is computed from is then overwritten in place after that, where XLA would otherwise copy it:
+      a params-sized temporary and 2.6 times the step for Lion. `first` may be what the caller computes too, as the new
+      parameters: XLA does so once.
+    - Temporaries of `rest` lie where those of `first` were.
+    - XLA cannot tell that an expression of `rest` is one it has already, and computes it again instead of keeping it.
+
+    On other devices one kernel writes it all, and the dependency, which would part it in two, is not there.
+    """
+    if first.size == 0:
+        return rest
+    e = jnp.real(first[(0,) * first.ndim])
+    one = jax.lax.platform_dependent(e, cpu=_one, default=jnp.ones_like)
+    return jax.tree.map(lambda x: x * one.astype(x.dtype), rest)
+
+
+def _one(e: Array) -> Array:
+    """1, which XLA cannot tell: 2 for a number equal both to 0 and not to itself."""
+    return jnp.where((e != e) & (e == 0), 2, 1).astype(e.dtype)
