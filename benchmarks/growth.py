@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from harness import PEERS, Results, compilation, in_turn, medians, say
+from harness import PEERS, Results, both_ways, compilation, medians, say
 from recipes import RECIPES
 from step_time import runner
 from trees import arrays, many, shapes, size
@@ -37,7 +37,7 @@ def measure(recipe: str, kind: str, tree: Any, rounds: int) -> dict[str, Any]:
         row[peer] = compilation(peer, recipe, tree, "float32", rounds=1 if few else 3, compile_=not few)
     if kind == "parameters" and nbytes / 4 <= RUN:
         params, grads = arrays(tree, 0, 0.02), arrays(tree, 1, 0.01)
-        seconds = in_turn({peer: runner(peer, recipe, params, grads) for peer in PEERS}, rounds)
+        seconds = both_ways({peer: runner(peer, recipe, params, grads) for peer in PEERS}, rounds)
         for peer, value in medians(seconds).items():
             row[peer]["step_s"] = value
     gc.collect()

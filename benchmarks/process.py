@@ -9,6 +9,7 @@ Writes process.json and .md.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -18,17 +19,6 @@ from typing import Any
 from harness import PEERS, Results, compiled, in_turn, medians, say, step_of
 
 RECIPES = "adamw", "clip + adamw + cosine", "lion", "finite guard + adamw"
-
-
-def importing(library: str) -> float:
-    """Seconds."""
-    import importlib
-
-    import jax.numpy  # noqa: F401  what either library needs of jax
-
-    start = time.perf_counter()
-    importlib.import_module(library)
-    return time.perf_counter() - start
 
 
 def first_call(peer: str, recipe: str, tree: str) -> float:
@@ -65,17 +55,22 @@ def _status(field: str) -> float:
     return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
-FIGURES = {"importing": importing, "first_call": first_call, "peak": peak}
+FIGURES = {"first_call": first_call, "peak": peak}
+IMPORTING = "import jax.numpy, time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
 
 def fresh(figure: str, *args: str) -> float:
     """The figure, taken in a process of its own."""
     command = [sys.executable, __file__, "--one", figure, *args]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    if figure == "importing":
+        command = [sys.executable, "-c", IMPORTING.format(*args)]
+    # What an installed library has: its compiled files, which the first of the processes writes.
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout)
 
 
 def alternated(figure: str, peers: Any, rounds: int, *args: str) -> dict[str, float]:
-    return medians(in_turn({p: lambda p=p: fresh(figure, p, *args) for p in peers}, rounds, warmup=0))
+    return medians(in_turn({p: lambda p=p: fresh(figure, p, *args) for p in peers}, rounds, warmup=1))
 
 
 def write(results: Results) -> None:

@@ -10,6 +10,7 @@ run that was broken off goes on where it was unless --again is given.
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import report
 import torch_peers
 from harness import (
@@ -25,6 +25,7 @@ from harness import (
     PEERS,
     Results,
     Seconds,
+    both_ways,
     compilation,
     compiled,
     in_turn,
@@ -44,14 +45,18 @@ def copies(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
 
-def runner(peer: str, recipe: str, params: Any, grads: Any) -> Callable[[], float]:
-    """Runs as many steps as the recipe has in a period, and tells the seconds of the one that is measured."""
+def runner(peer: str, recipe: str, params: Any, grads: Any) -> Callable[[], Callable[[], float]]:
+    """Makes runs of as many steps as the recipe has in a period, which tell the seconds of the one that is measured."""
     init, step = step_of(peer, recipe)
-    step, held = compiled(step), [copies(params)]
-    held.append(init(held[0]))
+    step = compiled(step)
     period, phase = RECIPES[recipe].period, RECIPES[recipe].phase
 
-    def run() -> float:
+    def make() -> Callable[[], float]:
+        held = [copies(params)]
+        held.append(init(held[0]))
+        return functools.partial(run, held)
+
+    def run(held: list[Any]) -> float:
         seconds = 0.0
         for i in range(period):
             start = time.perf_counter()
@@ -60,7 +65,7 @@ def runner(peer: str, recipe: str, params: Any, grads: Any) -> Callable[[], floa
             seconds = time.perf_counter() - start if i == phase else seconds
         return seconds
 
-    return run
+    return make
 
 
 def scaling(params: Any) -> Callable[[], None]:
@@ -108,12 +113,10 @@ def measure(tree_name: str, dtype: str, recipe: str, rounds: int) -> dict[str, A
     for peer in PEERS:
         row[peer] = compilation(peer, recipe, tree, dtype, rounds=3 if peer != "hand" else 1)
     params, grads = arrays(tree, 0, 0.02, dtype), arrays(tree, 1, 0.01, dtype)
-    runs: dict[str, Callable[[], Any]] = {peer: runner(peer, recipe, params, grads) for peer in PEERS}
-    numpy = [[np.asarray(x, np.float32) for x in jax.tree.leaves(t)] for t in (params, grads)]
-    runs |= torch_peers.runners(recipe, *numpy, dtype)
-    del numpy
-    runs["scaling"] = scaling(params)
-    seconds = in_turn(runs, rounds)
+    makers: dict[str, Callable[[], Any]] = {peer: runner(peer, recipe, params, grads) for peer in PEERS}
+    makers |= torch_peers.runners(recipe, params, grads, dtype)
+    makers["scaling"] = lambda: scaling(params)
+    seconds = both_ways(makers, rounds)
     for name, value in medians(seconds).items():
         row.setdefault(name, {})["step_s"] = value
     row["must_move_bytes"] = must_move(recipe, params, grads)
@@ -133,7 +136,7 @@ def main() -> None:
     parser.add_argument("--trees", nargs="+", choices=TREES, default=[t for t in TREES])
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--again", action="store_true", help="measure anew what the file has already")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
     args = parser.parse_args()

@@ -1,8 +1,10 @@
 """The recipes that torch.optim has, on the CPU; without torch there are none."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 try:
@@ -37,23 +39,25 @@ def makers() -> dict[str, Callable[..., Any]]:
     return found
 
 
-def runners(
-    recipe: str, params: list[np.ndarray], grads: list[np.ndarray], dtype: str
-) -> dict[str, Callable[[], None]]:
-    """A step of each implementation that torch has, on copies of the arrays."""
+def runners(recipe: str, params: Any, grads: Any, dtype: str) -> dict[str, Callable[[], Callable[[], None]]]:
+    """Makers of a step of each implementation that torch has, on copies of the arrays of the trees."""
     make = makers().get(recipe)
     if make is None:
         return {}
     kinds: dict[str, dict[str, bool]] = {"torch foreach": {"foreach": True}}
     if recipe in FUSED:
         kinds["torch fused"] = {"fused": True}
-    return {kind: _runner(recipe, make, options, params, grads, dtype) for kind, options in kinds.items()}
+    return {
+        kind: functools.partial(_runner, recipe, make, options, params, grads, dtype) for kind, options in kinds.items()
+    }
 
 
 def _runner(recipe: str, make: Any, options: Any, params: Any, grads: Any, dtype: str) -> Callable[[], None]:
-    ps = [torch.nn.Parameter(torch.tensor(x).to(getattr(torch, dtype))) for x in params]
-    for p, g in zip(ps, grads, strict=True):
-        p.grad = torch.tensor(g).to(p.dtype)
+    tensors = lambda tree: [torch.tensor(np.asarray(x, np.float32)).to(kind) for x in jax.tree.leaves(tree)]  # noqa: E731
+    kind = getattr(torch, dtype)
+    ps = [torch.nn.Parameter(x) for x in tensors(params)]
+    for p, g in zip(ps, tensors(grads), strict=True):
+        p.grad = g
     optimizer = make(ps, **options)
 
     def run() -> None:
