@@ -71,7 +71,7 @@ def squarable(x: Array, squares: str) -> Array:
 
 def spoiled(u: Array, g: Array) -> Array:
     """u, and NaN where g is not finite: what is made of a bounded g must not hide that."""
-    return u + (g - g)
+    return u + 0 * g  # one operation, a fused multiply and add
 
 
 def bounded_sq(square: Array, squares: str = "summed", terms: int = 1) -> Array:

@@ -53,12 +53,43 @@ def test_the_norm_of_a_leaf_keeps_no_copy_of_it():
     assert traced(tx).lower().compile().memory_analysis().temp_size_in_bytes <= 0.01 * BYTES
 
 
+# Temporaries, in leaves of the largest size: of what waits for a norm or a matrix product, large leaves in turn; of the
+# sums of Adafactor's columns an eighth, of each leaf.
+IN_TURN = {
+    "lamb": (gdjax.lamb(1e-3), 1),
+    "schedule-free": (gdjax.contrib.schedule_free_adamw(1e-3), 1),
+    "muon": (gdjax.contrib.muon(1e-3), 4),
+    "adafactor": (gdjax.adafactor(1e-3), 16 / 8 + 0.1),
+}
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA keeps more")
+@pytest.mark.parametrize("name", IN_TURN)
+def test_temporaries_of_one_leaf_are_used_again_for_the_next(name):
+    tx, leaves = IN_TURN[name]
+    layers = {f"layer{i}": jax.ShapeDtypeStruct((256, 512), jnp.float32) for i in range(16)}
+    temporary = traced(tx, layers).lower().compile().memory_analysis().temp_size_in_bytes
+    assert temporary <= 1.01 * leaves * 256 * 512 * 4
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA keeps more")
+@pytest.mark.parametrize("outputs, most", [(False, 0.01), (True, 0.26)])
+def test_a_finite_guard_keeps_at_most_a_byte_for_each_element(outputs, most):
+    tx = gdjax.apply_if_finite(gdjax.adamw(1e-3), 5, check_outputs=outputs)
+    assert traced(tx).lower().compile().memory_analysis().temp_size_in_bytes <= most * BYTES
+
+
+# Each array is one loop on a CPU: for Adam mu reads 2 and writes 1, so does nu, and the parameters read 3. The guard of
+# gradients reads them once more, and reads the old state instead of the new for the parameters, with the gradients again.
+ALL = RECIPES | {"gradient guard": gdjax.apply_if_finite(gdjax.adamw(1e-3), 5, check_outputs=False)}
+MOST = {"momentum": 24, "adagrad": 28, "rmsprop": 28, "lion": 28, "adam": 40, "gradient guard": 48}
+
+
 @pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA counts bytes otherwise")
-@pytest.mark.parametrize("name, most", [("momentum", 24), ("adagrad", 28), ("rmsprop", 28), ("lion", 28), ("adam", 40)])
-def test_bytes_per_parameter(name, most):
-    # Each array is one loop on a CPU: for Adam mu reads 2 and writes 1, so does nu, and the parameters read 3.
-    accessed = traced(RECIPES[name]).lower().compile().cost_analysis()["bytes accessed"]
-    assert accessed <= 1.001 * most * BYTES / 4
+@pytest.mark.parametrize("name", MOST)
+def test_bytes_per_parameter(name):
+    accessed = traced(ALL[name]).lower().compile().cost_analysis()["bytes accessed"]
+    assert accessed <= 1.001 * MOST[name] * BYTES / 4
 
 
 def equations(jaxpr):

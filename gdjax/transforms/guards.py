@@ -54,6 +54,8 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
         not. The updates and the elements of the new state that were finite before must be finite. They are computed
         once to be looked at and once to be used, which costs a pass of reading; with matrix methods or line searches
         False is cheaper.
+
+    `inner` is evaluated in every call; where its result is not used, with gradients of 0.
     """
     label = "gdjax.apply_if_finite"
     base.check_transform(label, 0, inner)
