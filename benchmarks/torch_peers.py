@@ -1,12 +1,15 @@
 """The recipes that torch.optim has, on the CPU; without torch there are none."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+# Its threads would go on spinning while other peers run.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 try:
     import torch
 except ImportError:  # an extra: pip install '.[bench-torch]'

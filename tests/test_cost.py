@@ -80,7 +80,7 @@ def test_a_finite_guard_keeps_at_most_a_byte_for_each_element(outputs, most):
 
 
 # Each array is one loop on a CPU: for Adam mu reads 2 and writes 1, so does nu, and the parameters read 3. The guard of
-# gradients reads them once more, and reads the old state instead of the new for the parameters, with the gradients again.
+# gradients reads them once more, and again for the parameters, which it computes from the old moments.
 ALL = RECIPES | {"gradient guard": gdjax.apply_if_finite(gdjax.adamw(1e-3), 5, check_outputs=False)}
 MOST = {"momentum": 24, "adagrad": 28, "rmsprop": 28, "lion": 28, "adam": 40, "gradient guard": 48}
 
