@@ -4,7 +4,7 @@ A branch that is to cost nothing must hand its operands on as they are, in their
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -57,10 +57,12 @@ def apply_where(
     leaves, structure = jax.tree.flatten(_select(chosen, as_before(new_state, state), state))
     # Everything is computed from the old state here: the parameters first, or XLA:CPU copies it, see `ordering.after`.
     ps, us = jax.tree.leaves(params), jax.tree.leaves(new)
-    if [jnp.shape(p) for p in ps] == [jnp.shape(u) for u in us]:
-        for i, (key, x) in enumerate(zip(companions(us, leaves), leaves, strict=True)):
-            if isinstance(key, int) and jnp.issubdtype(x.dtype, jnp.inexact):
-                leaves[i] = after(add(ps[key], us[key]), x)
+    if list(map(jnp.shape, ps)) == list(map(jnp.shape, us)):
+        owners = companions(us, leaves)
+        for k, (p, u) in enumerate(zip(ps, us, strict=True)):
+            mine = [i for i in owners.get(k, ()) if jnp.issubdtype(leaves[i].dtype, jnp.inexact)]
+            for i, x in zip(mine, after(add(p, u), [leaves[i] for i in mine]), strict=True):
+                leaves[i] = x
     return new, structure.unflatten(leaves)
 
 
@@ -71,24 +73,27 @@ def _select(chosen: Array, tree: Any, other: Any) -> Any:
     return jax.tree.map(leaf, tree, other)
 
 
-def companions(tree: Any, others: Any) -> list[Any]:
-    """For each leaf of `others` the index of a leaf of `tree` that it seems to belong to, or its shape for none.
+def companions(tree: Any, others: Any) -> dict[Any, list[int]]:
+    """For each leaf of `tree`, by its index, the indices of the leaves of `others` that seem to belong to it.
 
-    Those of one shape go with the leaves of that shape in their order, and again from the first: as moments do.
+    Those of one shape go with the leaves of that shape in their order, and again from the first: as moments do. Leaves
+    of a shape that `tree` has not are under that shape.
     """
     places: dict[Any, list[int]] = {}
     for i, x in enumerate(jax.tree.leaves(tree)):
         places.setdefault(jnp.shape(x), []).append(i)
     rounds = {shape: itertools.cycle(found) for shape, found in places.items()}
-    shapes = map(jnp.shape, jax.tree.leaves(others))
-    return [next(rounds[shape]) if shape in rounds else shape for shape in shapes]
+    owners: dict[Any, list[int]] = {}
+    for i, shape in enumerate(map(jnp.shape, jax.tree.leaves(others))):
+        owners.setdefault(next(rounds[shape]) if shape in rounds else shape, []).append(i)
+    return owners
 
 
 def all_finite(tree: Any) -> Array:
     """Whether no number of a tree is infinite or NaN: a boolean scalar."""
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in jax.tree.leaves(tree)]
     leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]  # not integers, keys, float0
-    return jnp.all(jnp.asarray([_is_finite(x) for x in leaves], bool))
+    return none([~_is_finite(x) for x in leaves])
 
 
 @jax.jit
@@ -98,6 +103,12 @@ def _is_finite(x: Array) -> Array:
     parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
     wide = [p.astype(numerics.at_least_float32(p.dtype)) for p in parts]
     return jnp.all(jnp.asarray([jnp.sum(p - p) == 0 for p in wide]))
+
+
+def none(flags: Sequence[Array]) -> Array:
+    """Whether no flag is set."""
+    # The root is an operation that XLA does not repeat in each loop that asks, as it would all the additions.
+    return jnp.sqrt(jnp.sum(jnp.asarray(flags, jnp.float32))) == 0
 
 
 def zeros(updates: Any) -> Any:

@@ -1,5 +1,7 @@
 """Transforms that are applied now and then: while the numbers are finite, or when a function of the step says so."""
 
+import functools
+import operator
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import base, checks, numerics
 from gdjax.base import GradientTransformation, transform
-from gdjax.branches import all_finite, apply_or, apply_where, companions, zeros
+from gdjax.branches import all_finite, apply_or, apply_where, companions, none, zeros
 
 Array = jax.Array
 
@@ -93,12 +95,10 @@ def _stay_finite(gradients: Any, updates: Any, state: Any, old: Any) -> Array:
     # XLA:CPU writes a byte for each element of a Boolean expression: there is one for all that is of a parameter.
     news = [(x, None) for x in jax.tree.leaves((gradients, updates))]
     news += zip(jax.tree.leaves(state), jax.tree.leaves(old), strict=True)
-    bad: dict[Any, Array] = {}
-    for key, (x, before) in zip(companions(gradients, [x for x, _ in news]), news, strict=True):
-        if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact):
-            spoilt = ~jnp.isfinite(x) if before is None else ~jnp.isfinite(x) & jnp.isfinite(before)
-            bad[key] = bad[key] | spoilt if key in bad else spoilt
-    return ~jnp.any(jnp.asarray([jnp.any(x) for x in bad.values()], bool))
+    news = [(x, y) for x, y in news if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact)]
+    bad = [~jnp.isfinite(x) if y is None else ~jnp.isfinite(x) & jnp.isfinite(y) for x, y in news]
+    owned = companions(gradients, bad).values()
+    return none([jnp.any(functools.reduce(operator.or_, [bad[i] for i in mine])) for mine in owned])
 
 
 @transform
