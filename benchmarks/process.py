@@ -18,7 +18,7 @@ from typing import Any
 
 from harness import PEERS, Results, compiled, in_turn, medians, say, step_of
 
-RECIPES = "adamw", "clip + adamw + cosine", "lion", "finite guard + adamw"
+RECIPES = "adamw", "clip + adamw + cosine", "lamb"
 
 
 def first_call(peer: str, recipe: str, tree: str) -> float:
