@@ -93,26 +93,30 @@ def plot(about: dict[str, Any], groups: dict[Any, list[dict[str, Any]]], path: P
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    tallest = max(map(len, groups.values()))
+    columns, bars = min(3, len(groups)), list(map(len, groups.values()))
+    tallest = [max(bars[i : i + columns]) for i in range(0, len(bars), columns)]  # of each line of panels
     fig, axes = plt.subplots(
-        1, len(groups), figsize=(1 + 4.2 * len(groups), 1.4 + 0.27 * tallest), squeeze=False, layout="constrained"
-    )
+        len(tallest), columns, figsize=(1 + 4.2 * columns, sum(1.2 + 0.24 * n for n in tallest)),
+        gridspec_kw={"height_ratios": tallest}, squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for ax in axes.flat[len(groups) :]:
+        ax.axis("off")
     marks = {"hand": ("|", "black"), "torch foreach": ("x", "#c2703d"), "torch fused": ("+", "#a23b52")}
-    for ax, ((tree, dtype), rows) in zip(axes[0], groups.items(), strict=True):
+    for i, (ax, ((tree, dtype), rows)) in enumerate(zip(axes.flat, groups.items(), strict=False)):
         names = [r["recipe"] for r in rows]
         ax.barh(names, [r["ratios"]["optax"] for r in rows], color="#3b6ea5", label="gdjax")
         for peer, (mark, color) in marks.items():
-            at = [(r[peer]["step_s"] / r["optax"]["step_s"], i) for i, r in enumerate(rows) if peer in r]
+            at = [(r[peer]["step_s"] / r["optax"]["step_s"], k) for k, r in enumerate(rows) if peer in r]
             if at:
                 ax.scatter(*zip(*at, strict=True), marker=mark, s=60, color=color, label=peer, zorder=3)
         ax.axvline(1, color="black", linewidth=1)
         ax.set_xlim(0, 1.6)
-        ax.invert_yaxis()
+        ax.set_ylim(tallest[i // columns] - 0.5, -0.5)  # bars of one thickness in all panels
         ax.set_title(f"{tree}, {dtype}", fontsize=10)
         ax.set_xlabel("step time / Optax's")
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0][0].legend(fontsize=8, loc="lower right")
+    fig.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
     fig.suptitle(f"{about['cpu']}, {about['cores']} cores, jax {about['jax']}, optax {about['optax']}", fontsize=10)
     fig.savefig(path, dpi=110)
     plt.close(fig)
