@@ -76,7 +76,8 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
             return base.call_update(inner, gradients, inner_state, params, extra_args)
 
         if check_outputs:
-            finite = _stay_finite(updates, *apply(updates, state.inner_state), state.inner_state)
+            looked_at, new_state = apply(updates, state.inner_state)
+            finite = _stay_finite(updates, looked_at, new_state, state.inner_state)
         else:
             finite = all_finite(updates)
         count = jnp.where(finite, 0, numerics.safe_increment(state.notfinite_count)).astype(jnp.int32)
