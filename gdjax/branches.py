@@ -1,4 +1,4 @@
-"""Steps that are made or not, inside a compiled program: the branches of `jax.lax.cond`.
+"""Steps that are made or not, inside a compiled program: the branches of `jax.lax.cond`, or selections.
 
 A branch that is to cost nothing must hand its operands on as they are, in their places: XLA then moves no byte of them.
 """

@@ -113,9 +113,9 @@ def _in_groups(f: Callable[[Array], Array], most: float, matrices: list[Array]) 
     out, before = list(matrices), None
     for members in groups.values():
         xs = [wide[i] for i in members]
-        # A matrix by itself without the axis of length 1: with it a TPU moves a third more bytes.
         if before is not None and xs[0][0].size >= LARGE:
             xs = after(before, xs)  # in the memory of the one before
+        # A matrix by itself without the axis of length 1: with it a TPU moves a third more bytes.
         together = f(jnp.concatenate(xs)) if len(xs) > 1 else f(xs[0][0])[None] if len(xs[0]) == 1 else f(xs[0])
         before, start = together, 0
         for i in members:

@@ -49,7 +49,8 @@ def bounded(x: Array) -> Array:
 TERMS = {"each": 1, "summed": 2**32}  # how many squares are added up, at most
 
 
-def _largest(dtype: Any, squares: str) -> float:
+def largest_of(dtype: Any, squares: str) -> float:
+    """The bound of `squarable`."""
     exponent = jnp.finfo(at_least_float32(dtype)).maxexp - 6 - int(math.log2(TERMS[squares]))
     return 2.0 ** (exponent // 2)
 
@@ -63,7 +64,7 @@ def squarable(x: Array, squares: str) -> Array:
     """
     if jnp.iscomplexobj(x):
         return jax.lax.complex(squarable(x.real, squares), squarable(x.imag, squares))
-    bound = _largest(x.dtype, squares)
+    bound = largest_of(x.dtype, squares)
     if float(jnp.finfo(x.dtype).max) <= bound:
         return x
     return jnp.maximum(jnp.minimum(x, bound), -bound)  # XLA:CPU makes less of lax.clamp
@@ -79,7 +80,7 @@ def bounded_sq(square: Array, squares: str = "summed", terms: int = 1) -> Array:
 
     The bound is on the sum: what XLA:CPU sums must be a plain product, or it is slow, or written to memory.
     """
-    return jnp.minimum(square, terms * _largest(square.dtype, squares) ** 2)
+    return jnp.minimum(square, terms * largest_of(square.dtype, squares) ** 2)
 
 
 def sum_sq(x: Array, axes: Any = None) -> Array:

@@ -10,12 +10,12 @@ from gdjax import checks
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise
-from gdjax.numerics import Array, abs_sq, bounded_sq, scaled, shrinking, squarable, widest_real
+from gdjax.numerics import Array, abs_sq, bounded_sq, largest_of, scaled, shrinking, sqrt, widest_real
 from gdjax.ordering import after
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
-from gdjax.transforms.trust_ratio import leaf_norm, scale_by_param_block_rms
+from gdjax.transforms.trust_ratio import scale_by_param_block_rms
 
 
 class FactoredState(NamedTuple):
@@ -61,13 +61,13 @@ def _by_factored_rms(
     axes = factored_axes(g.shape, {"factored": factored, "min_dim_size_to_factor": min_dim_size_to_factor})
     average = lambda v, mean: b2 * v + (1 - b2) * (mean + epsilon)  # noqa: E731
     if axes is None:
-        x, bounded_x = g, squarable(g, "each")
-        s = s._replace(v=average(s.v, abs_sq(bounded_x)))
+        x = g
+        s = s._replace(v=average(s.v, bounded_sq(abs_sq(x), "each")))
         row_factor, factor = _inverse_root(s.v), jnp.ones((), s.v.dtype)
     else:
         # Without axes of length 1: with those in front XLA:CPU takes three times as long for sums.
         kept = [i for i, n in enumerate(g.shape) if n > 1 or i in axes]
-        x = bounded_x = g.reshape([g.shape[i] for i in kept])
+        x = g.reshape([g.shape[i] for i in kept])
         second, longest = (kept.index(i) for i in axes)
         # The mean is of quotients, since a sum overflows long before it does; and of two expressions: what both had in
         # common XLA:CPU would write to memory.
@@ -80,7 +80,10 @@ def _by_factored_rms(
         row_factor = jnp.expand_dims(_inverse_root(v_row / jnp.where(mean == 0, 1, mean)), longest)
         factor = jnp.expand_dims(_inverse_root(v_col), second)
     if clipping_threshold is not None:
-        rms = leaf_norm(bounded_x * row_factor * factor) * max(g.size, 1) ** -0.5
+        # A minimum of squares, not the square of a bounded x, which XLA:CPU would write to memory before it sums it.
+        most = largest_of(row_factor.dtype, "each") * row_factor * factor
+        squares = jnp.minimum(abs_sq(x * row_factor * factor), jnp.square(most))
+        rms = sqrt(jnp.sum(squares) * (1 / max(g.size, 1)))
         clip = shrinking(rms, clipping_threshold)
         # The product is computed again, not kept: on a CPU two passes of reading, and none of writing, for its rms.
         row_factor, factor = after(clip, row_factor), factor * clip
