@@ -34,6 +34,10 @@ def _guarded(lib: Any) -> Any:
     return lib.apply_if_finite(lib.adamw(1e-3), 5, **options)
 
 
+def _muon_bfloat16(lib: Any) -> Any:
+    return lib.contrib.muon(1e-3, **({"ns_dtype": "bfloat16"} if lib.__name__ == "gdjax" else {}))
+
+
 RECIPES: dict[str, Recipe] = {
     "sgd": Recipe(lambda lib: lib.sgd(0.1)),
     "momentum": Recipe(lambda lib: lib.sgd(0.1, 0.9)),
@@ -70,6 +74,7 @@ RECIPES: dict[str, Recipe] = {
         lambda lib: lib.partition({"matrix": lib.adamw(1e-3), "vector": lib.sgd(1e-2, 0.9)}, _by_rank)
     ),
     "muon": Recipe(lambda lib: lib.contrib.muon(1e-3), trees=("gpt2-hidden",)),
+    "muon, bfloat16 products": Recipe(_muon_bfloat16, trees=("gpt2-hidden",)),  # Optax multiplies in float32
 }
 
 

@@ -38,7 +38,8 @@ def makers() -> dict[str, Callable[..., Any]]:
         "adafactor": lambda p, **k: o.Adafactor(p, lr=1e-3, **k),
     }
     if hasattr(o, "Muon"):
-        found["muon"] = lambda p, **k: o.Muon(p, lr=1e-3, weight_decay=0.0)
+        # It multiplies in bfloat16.
+        found["muon"] = found["muon, bfloat16 products"] = lambda p, **k: o.Muon(p, lr=1e-3, weight_decay=0.0)
     return found
 
 

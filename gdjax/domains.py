@@ -156,7 +156,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
         "update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
         "periodic_update.update_period",
     ),
-    (_dtype, "mu_dtype nu_dtype accumulator_dtype dtype_momentum param_dtype state_dtype"),
+    (_dtype, "mu_dtype nu_dtype accumulator_dtype dtype_momentum param_dtype state_dtype ns_dtype"),
     (_function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn step_size_fn"),
     (_mapping, "partition.transforms monitor.measures"),
     (_string, "measure_name"),

@@ -48,7 +48,7 @@ def coefficients(label: str, ns_coeffs: Any, ns_steps: int) -> Array:
     return x
 
 
-def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps: Any) -> Array:
+def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps: Any, products: Any = None) -> Array:
     """About U V^T of X = U S V^T, for each matrix: X over a norm, then steps of
 
         A = X X^T,    X <- a X + (b A + c A^2) X
@@ -62,6 +62,7 @@ def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps
         singular value, by the eigenvalues of X X^T; "schatten", |X X^T|^(1/2), between the two; "aol", a number for
         each row i, (sum_j |X X^T|_ij)^(1/2).
       eps: added to the first two norms; the least value of the last two.
+      products: the dtype that factors are rounded to, for real x; sums of their products have the dtype of x.
     """
     if x.size == 0:
         return x
@@ -71,10 +72,10 @@ def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps
     eps = jnp.asarray(eps).astype(unit.dtype) / unit * over
     if preconditioning == "frobenius":
         x = x * (1 / unit).astype(x.dtype) * (over / (1 + eps)).astype(x.dtype)
-        a = _gram(x)
+        a = _gram(x, products)
     else:
         x = x * (1 / unit).astype(x.dtype) * over.astype(x.dtype)
-        a = _gram(x)
+        a = _gram(x, products)
         if preconditioning == "spectral":
             norm = numerics.sqrt(jnp.linalg.eigvalsh(a)[..., -1:, None].clip(0)) + eps
         elif preconditioning == "schatten":
@@ -85,6 +86,8 @@ def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps
         x, a = x * over, a * over * over.mT
     coeffs = coeffs.astype(x.dtype)
     triples = [coeffs] * steps if coeffs.ndim == 1 else list(coeffs)
+    if products is not None:
+        return _rounded(products, triples, x, a)
     if 2 * x.shape[-1] <= 3 * x.shape[-2]:
         return _by_columns(triples, x, a)
     by_rows, by_columns = functools.partial(_by_rows, triples), functools.partial(_by_columns, triples)
@@ -104,7 +107,7 @@ def _by_rows(triples: Sequence[Array], x: Array, a: Array) -> Array:
     Of three at most: then errors are those of steps by columns, where products are in full float32. GPU and TPU do not
     take them so by default.
     """
-    one = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
+    one = _one(a)
     for start in range(0, len(triples), 3):
         a, product = a if start == 0 else _gram(x), one
         for i, c in enumerate(three := triples[start : start + 3]):
@@ -115,5 +118,27 @@ def _by_rows(triples: Sequence[Array], x: Array, a: Array) -> Array:
     return x
 
 
-def _gram(x: Array) -> Array:
-    return x @ x.conj().mT
+def _rounded(dtype: Any, triples: Sequence[Array], x: Array, a: Array) -> Array:
+    """The same with X, A and the polynomial of A rounded to `dtype`.
+
+    A is rounded in b A too, not only as a factor: b + 2 c is small where 2 c is not, and so is what the rounding does.
+    """
+    wide, one = x.dtype, _one(a)
+    for i, c in enumerate(triples):
+        a = (a if i == 0 else _gram(x, dtype)).astype(dtype).astype(wide)
+        p = c[0] * one + c[1] * a + c[2] * _product("...ij,...jk->...ik", a, a, dtype)
+        x = _product("...ij,...jk->...ik", p, x, dtype).astype(dtype).astype(wide)
+    return x
+
+
+def _one(a: Array) -> Array:
+    return jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
+
+
+def _gram(x: Array, dtype: Any = None) -> Array:
+    return x @ x.conj().mT if dtype is None else _product("...ij,...kj->...ik", x, x, dtype)
+
+
+def _product(indices: str, x: Array, y: Array, dtype: Any) -> Array:
+    """The product of x and y rounded to `dtype`, in the dtype of x."""
+    return jnp.einsum(indices, x.astype(dtype), y.astype(dtype), preferred_element_type=x.dtype)

@@ -45,7 +45,7 @@ VALUES: dict[str, Any] = {
     **dict.fromkeys(["max_consecutive_errors", "wait", "sync_period", "every_k_schedule", "down_steps"], 3),
     **dict.fromkeys(["max_backtracking_steps", "max_linesearch_steps", "key", "seed", "random_seed"], 3),
     **dict.fromkeys(["mask", "freeze_mask", "weight_decay_mask"], True),
-    **dict.fromkeys(["mu_dtype", "nu_dtype", "accumulator_dtype", "state_dtype"], "float32"),
+    **dict.fromkeys(["mu_dtype", "nu_dtype", "accumulator_dtype", "state_dtype", "ns_dtype"], "float32"),
     **dict.fromkeys(["momentum", "beta3", "decay"], 0.9),
     **dict.fromkeys(["init_value", "peak_value", "end_value", "value", "amplitude", "power"], 1.0),
     **dict.fromkeys(["transition_steps", "decay_steps", "stable_steps", "up_steps"], 10),

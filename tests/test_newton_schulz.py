@@ -56,6 +56,30 @@ def test_close_to_the_polar_factor():
 
 
 @NORMS
+def test_factors_rounded_to_float32(norm):
+    with oracles.precision("float64"):
+        x = RNG.normal(size=(2, 3, 5))
+        got = newton_schulz.orthogonalize(jnp.asarray(x), jnp.asarray(run.__defaults__[0]), 4, norm, 0.01, "float32")
+        error = np.abs(got - np.stack([expected(m, run.__defaults__[0], 4, norm, 0.01) for m in x])).max()
+        assert got.dtype == "float64" and 1e-9 < error < 1e-5
+
+
+def test_bfloat16_products_err_by_one_percent():
+    # With b A of the exact A, beside c A^2 of the rounded one, the error is twice as large.
+    x = RNG.normal(size=(64, 192)).astype("float32")
+    coeffs = newton_schulz.PRESETS["standard"]
+    f = jax.jit(lambda x: newton_schulz.orthogonalize(x, jnp.asarray(coeffs), 5, "frobenius", 0.0, jnp.bfloat16))
+    want = expected(np.float64(x), coeffs, 5, "frobenius", 0.0)
+    error = np.linalg.norm(f(x) - want) / np.linalg.norm(want)
+    assert 1e-3 < error < 0.016
+    dots = [line for line in f.lower(x).as_text().splitlines() if "dot_general" in line]
+    assert len(dots) == 15
+    for line in dots:
+        operands, result = line.rsplit("->", 1)
+        assert operands.count("xbf16>") == 2 and "xf32>" in result
+
+
+@NORMS
 @pytest.mark.parametrize("size", [1e-36, 1e-12, 1e20, 3e38])
 def test_the_size_of_the_matrix_does_not_matter(norm, size):
     x = RNG.uniform(-1, 1, size=(1, 3, 5)).astype("float32")

@@ -11,4 +11,5 @@ STEPS = {name: lambda hand=hand: leaf.step_of(hand) for name, hand in leaf.HAND.
     "injected adamw": whole.injected_adamw,
     "schedule_free_adamw": whole.schedule_free_adamw,
     "muon": whole.muon,
+    "muon, bfloat16 products": whole.muon_bfloat16,
 }

@@ -1,5 +1,6 @@
 """Hand-written steps that are more than a rule for each leaf."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -128,16 +129,35 @@ def adafactor() -> Step:
 
 
 def muon() -> Step:
-    def rule(p: Any, g: Any, t: Any, m: Any) -> Any:
-        m = leaf.mean(m, g, 0.95)
-        x = 0.95 * leaf.correction(0.95, t + 1) * m + 0.05 * leaf.correction(0.95, t) * g
-        wide = p.shape[0] <= p.shape[1]
-        x = x if wide else x.T
-        x = x * (1 / (jnp.sqrt(jnp.sum(x * x)) + 1e-8))
+    def newton_schulz(x: Any) -> Any:
         for _ in range(5):
             a = x @ x.T
             x = 3.4445 * x + (-4.7750 * a + 2.0315 * (a @ a)) @ x
-        x = x if wide else x.T
-        return p - 1e-3 * max(1, p.shape[1] / p.shape[0]) ** 0.5 * x, m
+        return x
 
-    return leaf.step_of(leaf.Hand(rule, 1))
+    return leaf.step_of(leaf.Hand(functools.partial(_muon, newton_schulz), 1))
+
+
+def muon_bfloat16() -> Step:
+    def rounded(indices: str, x: Any, y: Any) -> Any:
+        x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
+        return jnp.einsum(indices, x, y, preferred_element_type=jnp.float32).astype(jnp.bfloat16).astype(jnp.float32)
+
+    def newton_schulz(x: Any) -> Any:
+        for _ in range(5):
+            a = rounded("ij,kj->ik", x, x)
+            a = 3.4445 * jnp.eye(len(a)) - 4.7750 * a + 2.0315 * rounded("ij,jk->ik", a, a)
+            x = rounded("ij,jk->ik", a, x)
+        return x
+
+    return leaf.step_of(leaf.Hand(functools.partial(_muon, newton_schulz), 1))
+
+
+def _muon(newton_schulz: Any, p: Any, g: Any, t: Any, m: Any) -> Any:
+    m = leaf.mean(m, g, 0.95)
+    x = 0.95 * leaf.correction(0.95, t + 1) * m + 0.05 * leaf.correction(0.95, t) * g
+    wide = p.shape[0] <= p.shape[1]
+    x = x if wide else x.T
+    x = newton_schulz(x * (1 / (jnp.sqrt(jnp.sum(x * x)) + 1e-8)))
+    x = x if wide else x.T
+    return p - 1e-3 * max(1, p.shape[1] / p.shape[0]) ** 0.5 * x, m

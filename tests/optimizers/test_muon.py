@@ -141,6 +141,22 @@ def test_bfloat16_is_computed_in_float32():
     np.testing.assert_allclose(np.float64(got), want, rtol=2**-8, atol=1e-4)
 
 
+def test_products_in_bfloat16_change_the_update_by_about_one_percent():
+    params = jnp.asarray(np.random.default_rng(4).normal(size=(96, 32)).astype("float32"))
+    exact, rounded = (
+        tx.update(params, tx.init(params), params)[0] for tx in (gdjax.muon(0.1), gdjax.muon(0.1, ns_dtype="bfloat16"))
+    )
+    assert rounded.dtype == jnp.float32
+    assert 1e-3 < jnp.linalg.norm(rounded - exact) / jnp.linalg.norm(exact) < 0.02
+
+
+def test_products_in_another_dtype_are_of_real_matrices():
+    tx = gdjax.scale_by_muon(ns_dtype="bfloat16")
+    x = {"w": jnp.ones((2, 3), "complex64")}
+    with pytest.raises(TypeError, match=r"^gdjax.scale_by_muon: params\['w'\]: ns_dtype bfloat16 does not support"):
+        tx.update(x, tx.init(x))
+
+
 def test_huge_and_zero_gradients():
     params, zero = jnp.ones((3, 4)), jnp.zeros((3, 4))
     tx = gdjax.muon(0.1)
