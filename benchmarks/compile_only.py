@@ -1,17 +1,17 @@
-"""Steps compiled for a TPU v5e and an H100 that need not be here: kernels, bytes accessed, temporaries, seconds.
+"""Steps compiled for a TPU v5e and an H100 that need not be here: kernels, bytes, temporaries, seconds.
 
     python benchmarks/compile_only.py [--targets tpu cuda] [--quick] [--trees ...] [--recipes ...]
 
 The TPU needs the extra `bench-tpu` (the wheel `libtpu`), the H100 `bench-cuda` (`jax[cuda12]`). The compiler's figures
 are exact and repeat. Kernels are the launches of a step: fusions, custom calls, reductions and copies outside fusions.
-`bytes accessed` counts both sides of a condition, of which one is run. Writes compile_only.json and .md; goes on where
+Bytes are those that cross the main memory (see `program_text`), and those that XLA counts, for which an array that is
+copied ahead of time to a TPU's own memory moves three times. Both count both sides of a condition, of which one is run;
+XLA counts none for CUDA. Writes compile_only.json and .md; goes on where
 it was broken off unless --again is given.
 """
 
 import argparse
-import collections
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,9 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 import jax  # noqa: E402
 from harness import PEERS, Results, compiled, of_program, say, step_of  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
+from program_text import kernels, memory_bytes  # noqa: E402
 from recipes import RECIPES, chosen  # noqa: E402
 from trees import TREES, shapes, size  # noqa: E402
-
-NOT_LAUNCHED = set(
-    "parameter constant tuple get-tuple-element bitcast partition-id after-all iota copy-start copy-done".split()
-)
 
 
 def device(target: str) -> Any:
@@ -42,19 +39,6 @@ def device(target: str) -> Any:
     config = Path(__file__).with_name("h100.textproto").read_text("utf-8")
     described = topologies.get_topology_desc(platform="cuda", topology_name="", topology="1x1x1", target_config=config)
     return described.devices[0]
-
-
-def kernels(text: str) -> dict[str, int]:
-    """What a compiled program launches, by the kind of instruction, from its text."""
-    counts: collections.Counter[str] = collections.Counter()
-    fused = set(re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", text))
-    name = ""
-    for line in text.splitlines():
-        if found := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line.strip()):
-            name = found[1]
-        elif (found := re.match(r"\s+(?:ROOT )?%?[\w.\-]+ = .*? ([a-z][\w\-]*)\(", line)) and name not in fused:
-            counts[found[1]] += found[1] not in NOT_LAUNCHED
-    return {kind: n for kind, n in counts.items() if n}
 
 
 def measure(target: str, tree_name: str, dtype: str, recipe: str) -> dict[str, Any]:
@@ -71,15 +55,18 @@ def measure(target: str, tree_name: str, dtype: str, recipe: str) -> dict[str, A
         start = time.perf_counter()
         program = lowered.compile()
         seconds = time.perf_counter() - start
-        found = kernels(program.as_text())
-        row[peer] = {"compile_s": seconds, **of_program(program), "kernels": sum(found.values()), "kinds": found}
+        text = program.as_text()
+        found = kernels(text)
+        row[peer] = {"compile_s": seconds, **of_program(program), "memory_bytes": memory_bytes(text)}
+        row[peer] |= {"kernels": sum(found.values()), "kinds": found}
     return row
 
 
 def report(results: Results) -> None:
     lines = ["# Compiled for devices that are not here", ""]
     head = (
-        "recipe | kernels | Optax | hand | bytes / Optax's | bytes / hand's | temp % | Optax | hand | compile / Optax's"
+        "recipe | kernels | Optax | hand | bytes / Optax's | / hand's | XLA's bytes / hand's | temp % | Optax | hand "
+        "| compile / Optax's"
     )
     for key in dict.fromkeys((r["target"], r["tree"], r["dtype"]) for r in results.rows):
         rows = [r for r in results.rows if (r["target"], r["tree"], r["dtype"]) == key]
@@ -88,7 +75,8 @@ def report(results: Results) -> None:
         for r in rows:
             a, b, c = (r[peer] for peer in PEERS)
             cells = [r["recipe"], *(str(x["kernels"]) for x in (a, b, c))]
-            cells += [f"{a['bytes_accessed'] / max(x['bytes_accessed'], 1):.3f}" for x in (b, c)]
+            cells += [f"{a['memory_bytes'] / x['memory_bytes']:.3f}" for x in (b, c)]
+            cells += [f"{a['bytes_accessed'] / c['bytes_accessed']:.3f}" if c["bytes_accessed"] else ""]
             cells += [f"{100 * x['temporary_bytes'] / r['param_bytes']:.1f}" for x in (a, b, c)]
             cells += [f"{a['compile_s'] / b['compile_s']:.2f}"]
             lines.append(f"| {' | '.join(cells)} |")

@@ -1,24 +1,27 @@
 """The norm of a whole tree, without overflow, in as few passes over it as the device allows."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gdjax.base import is_float0
-from gdjax.tree.sums import arrays, floating, joined, pairwise_sum, sum_of_squares, wide
+from gdjax.numerics import real_dtype
+from gdjax.tree.sums import arrays, floating, floating_dtype, joined, pairwise_sum, sum_of_squares, wide
 from gdjax.vector_norms import SCALE, SMALL, precise, three_sums
 
 Array = jax.Array
+
+OWN = 2**13  # elements of a leaf from which on a copy of its factor matters; small leaves share compiled loops
 
 
 def global_norm(updates: Any) -> Array:
     """The Euclidean norm of all the numbers in a tree, sqrt(sum |x|^2): a scalar in float32 or wider.
 
     The tree is named `updates`, as in Optax; any will do. Where the sum of squares over- or underflows (float32 numbers
-    near 1e20 or 1e-20), that of the numbers times about 2^-70 or 2^70 takes its place. On CPU that is a second pass,
+    near 1e20 or 1e-20), that of the numbers times 2^-70 or 2^70 takes its place. On CPU that is a second pass,
     taken only then; elsewhere the one pass adds up all three.
     """
     leaves = arrays(updates)
@@ -27,7 +30,7 @@ def global_norm(updates: Any) -> Array:
 
 @jax.custom_jvp
 def _norm(leaves: Sequence[Array]) -> Array:
-    return _of_sums(leaves, pairwise_sum(joined([_sums(x) for x in leaves])), _has_three_sums())
+    return _by_passes(leaves, _sums, _may_repeat)
 
 
 @_norm.defjvp
@@ -46,48 +49,50 @@ def _norm_jvp(primals: Any, tangents: Any) -> Any:
     return norm, slope.astype(norm.dtype)
 
 
-def _has_three_sums() -> Array:
-    """Whether `_sums` takes all three: a constant of the compiled program."""
-    return jax.lax.platform_dependent(cpu=lambda: jnp.asarray(False), default=lambda: jnp.asarray(True))
+def _by_passes(leaves: Sequence[Array], sums: Callable[..., list[Array]], may_repeat: Callable[[], Any]) -> Array:
+    """The norm from a pass over the leaves and, where squares are lost in that and it may, another.
+
+    As a loop, whose passes are one piece of program, where a condition would have two.
+    """
+    dtype = functools.reduce(jnp.promote_types, [real_dtype(floating_dtype(x)) for x in leaves])
+    # XLA:CPU broadcasts a factor that leaves of one shape share in memory: each large leaf reads a number of its own.
+    places = [i + 1 if x.size > OWN else 0 for i, x in enumerate(leaves)]
+
+    def go(carry: Any) -> Any:
+        passes, factors, _ = carry
+        factor = jax.lax.split(factors, [1] * len(factors))
+        each = [sums(x, factor[i]) for x, i in zip(leaves, places, strict=True)]
+        total, large, small = (pairwise_sum(joined(xs)) for xs in zip(*each, strict=True))
+        wanted = jnp.where(precise(total), 1, jnp.where(total < SMALL, SCALE, 1 / SCALE)).astype(dtype)
+        factors = jnp.where(passes == 0, wanted, factors)
+        square = jnp.where(factors[0] == 1, total, jnp.where(factors[0] > 1, large, small))
+        return passes + 1, factors, square
+
+    def unfinished(carry: Any) -> Any:
+        passes, factors, _ = carry
+        return (passes == 0) | (passes == 1) & (factors[0] != 1) & may_repeat()
+
+    start = jnp.int32(0), jnp.ones(len(leaves) + 1, dtype), jnp.zeros((), dtype)
+    _, factors, square = jax.lax.while_loop(unfinished, go, start)
+    return jnp.sqrt(square) / factors[0]
+
+
+def _may_repeat() -> Array:
+    """Whether there may be a second pass, as `_sums` is one sum: a constant of the compiled program."""
+    return jax.lax.platform_dependent(cpu=lambda: jnp.asarray(True), default=lambda: jnp.asarray(False))
 
 
 @jax.jit
-def _sums(x: Array) -> Array:
-    """sum |f x|^2 for f = 1, SCALE and 1 / SCALE, of shape (1, 3); on CPU the first, and zeros."""
-    return jax.lax.platform_dependent(x, cpu=_one_sum, default=_three_sums)
+def _sums(x: Array, factor: Array) -> list[Array]:
+    """sum |f x|^2, of shape (1,): on CPU thrice that for f = factor, elsewhere for f = 1, SCALE and 1 / SCALE."""
+    return jax.lax.platform_dependent(x, factor, cpu=_one_sum, default=_three_sums)
 
 
-def _one_sum(x: Array) -> Array:
-    return jnp.pad(sum_of_squares(x)[None], ((0, 0), (0, 2)))
+def _one_sum(x: Array, factor: Array) -> list[Array]:
+    return [sum_of_squares(x, factor.reshape(()))] * 3
 
 
-def _three_sums(x: Array) -> Array:
+def _three_sums(x: Array, _: Array) -> list[Array]:
     x = x if jnp.issubdtype(x.dtype, jnp.inexact) else floating(x)
-    return jnp.stack(three_sums(x, tuple(range(x.ndim))))[None]
-
-
-def _of_sums(leaves: Sequence[Array], sums: Array, three: Any) -> Array:
-    total, large, small = sums
-    # The branches close over the leaves, so XLA reads them in place.
-    return jax.lax.cond(
-        precise(total) | three,
-        lambda: jnp.where(precise(total), jnp.sqrt(total), _scaled(total, large, small)),
-        lambda: _scaled_norm(leaves, jnp.where(total < SMALL, SCALE, 1 / SCALE).astype(total.dtype)),
-    )
-
-
-def _scaled(total: Array, large: Array, small: Array) -> Array:
-    return jnp.where(total < SMALL, jnp.sqrt(large) * (1 / SCALE), jnp.sqrt(small) * SCALE)
-
-
-def _scaled_norm(leaves: Sequence[Array], scale: Array) -> Array:
-    # A factor that leaves of one shape share, XLA:CPU broadcasts to that shape in memory: each large leaf has its own.
-    # Small ones share, so that their compiled loops are the same.
-    own = np.array([i / len(leaves) if x.size > 2**13 else 0 for i, x in enumerate(leaves)])
-    factors = [scale * (1 + a) if a else scale for a in own]
-    sums = joined([sum_of_squares(x, f) for x, f in zip(leaves, factors, strict=True)])
-    norms = jnp.sqrt(sums) / (scale.astype(sums.dtype) * jnp.asarray(1 + own, sums.dtype))
-    top = jnp.max(norms)
-    usable = (top > 0) & jnp.isfinite(top)
-    unit = jnp.where(usable, top, 1)
-    return jnp.where(usable, unit * jnp.sqrt(pairwise_sum(jnp.square(norms / unit))), top)
+    # No array of the three: that would be a kernel more for each leaf.
+    return [total.reshape(1) for total in three_sums(x, tuple(range(x.ndim)))]

@@ -29,11 +29,15 @@ def wide(x: Array) -> Array:
 
 def floating(x: Array) -> Array:
     """x in float32 or wider; whole numbers in the floating dtype that they promote to."""
-    x = wide(x)
+    return x.astype(floating_dtype(x))
+
+
+def floating_dtype(x: Array) -> Any:
+    """The dtype of `floating(x)`."""
     if jnp.issubdtype(x.dtype, jnp.inexact):
-        return x
+        return numerics.at_least_float32(x.dtype)
     with jax.numpy_dtype_promotion("standard"):
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def joined(xs: Sequence[Array]) -> Array:

@@ -14,7 +14,6 @@ import gdjax
 from gdjax import tree
 from gdjax.base import MaskedNode
 from gdjax.tree import euclidean
-from gdjax.tree.sums import joined, pairwise_sum
 from tests.support import relaxed
 from tests.trees import precision, random_tree
 
@@ -39,11 +38,26 @@ def test_global_norm_neither_overflows_nor_vanishes(scale: float):
     np.testing.assert_allclose(gdjax.global_norm(x), 5 * scale, rtol=1e-6)
 
 
-def way(sums: Any, three: bool) -> Any:
-    return lambda x: euclidean._of_sums(x, pairwise_sum(joined([sums(leaf) for leaf in x])), three)
+def way(sums: Any, may_repeat: bool) -> Any:
+    return lambda x: euclidean._by_passes(x, sums, lambda: may_repeat)
 
 
-WAYS = way(euclidean._one_sum, False), way(euclidean._three_sums, True)  # of a CPU, and of other devices
+WAYS = way(euclidean._one_sum, True), way(euclidean._three_sums, False)  # of a CPU, and of other devices
+
+
+@pytest.mark.parametrize("scale, passes", [(1.0, 1), (1e12, 1), (1e-11, 1), (1e-15, 2), (1e20, 2), (0.0, 2)])
+def test_a_second_pass_is_taken_only_where_squares_are_lost(scale: float, passes: int):
+    taken = []
+
+    def sums(x: Any, factor: Any) -> Any:
+        jax.debug.callback(lambda f: taken.append(f.item()), factor)
+        return euclidean._one_sum(x, factor)
+
+    leaf = jnp.full(euclidean.OWN + 1, scale)  # of those that read a factor of their own
+    norm = way(sums, True)([leaf, leaf])
+    jax.effects_barrier()
+    np.testing.assert_allclose(norm, scale * (2 * leaf.size) ** 0.5, rtol=1e-6)
+    assert len(taken) == 2 * passes and set(taken[:2]) == {1.0}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
