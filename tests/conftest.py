@@ -10,6 +10,7 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
 
 import jax  # noqa: E402  JAX reads both variables when it is imported.
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -21,6 +22,13 @@ def bounded_memory() -> Iterator[None]:
     """Each module drops what it compiled: a worker that keeps all of it grows to 6 GB."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_alone_and_in_company(request: pytest.FixtureRequest) -> None:
+    """A module's generator starts anew for every test: what is drawn must not depend on which tests ran before."""
+    if hasattr(request.module, "RNG"):
+        request.module.RNG = np.random.default_rng(0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -41,7 +41,7 @@ def traced(tx, tree=TREE):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_donated_step_keeps_no_copy_of_the_parameters(name, request):
     if jax.__version_info__ < (0, 6):
-        reason = "this XLA copies what the branches of a condition read"
+        reason = "this XLA copies what a loop reads"
         request.applymarker(pytest.mark.xfail("clip" in name, reason=reason, strict=True))
     temporary = traced(RECIPES[name]).lower().compile().memory_analysis().temp_size_in_bytes
     assert temporary <= 0.01 * BYTES

@@ -56,7 +56,7 @@ def _by_passes(leaves: Sequence[Array], sums: Callable[..., list[Array]], may_re
     """
     dtype = functools.reduce(jnp.promote_types, [real_dtype(floating_dtype(x)) for x in leaves])
     # XLA:CPU broadcasts a factor that leaves of one shape share in memory: each large leaf reads a number of its own.
-    places = [i + 1 if x.size > OWN else 0 for i, x in enumerate(leaves)]
+    places = [i if x.size > OWN else 0 for i, x in enumerate(leaves)]
 
     def go(carry: Any) -> Any:
         passes, factors, _ = carry
@@ -72,7 +72,7 @@ def _by_passes(leaves: Sequence[Array], sums: Callable[..., list[Array]], may_re
         passes, factors, _ = carry
         return (passes == 0) | (passes == 1) & (factors[0] != 1) & may_repeat()
 
-    start = jnp.int32(0), jnp.ones(len(leaves) + 1, dtype), jnp.zeros((), dtype)
+    start = jnp.int32(0), jnp.ones(len(leaves), dtype), jnp.zeros((), dtype)
     _, factors, square = jax.lax.while_loop(unfinished, go, start)
     return jnp.sqrt(square) / factors[0]
 
