@@ -23,6 +23,7 @@ class Kernel(NamedTuple):
     State: Any
     constants: tuple[tuple[str, type, Any], ...]
     reads_old: bool
+    repeats: bool
     squares: str | None
     spoils: str
 
@@ -31,7 +32,7 @@ class Kernel(NamedTuple):
 def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
     """The jitted function that applies rules to one leaf. `counts` count this update too."""
 
-    def apply(g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any) -> tuple[Array, Any]:
+    def rules(g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any) -> tuple[Array, Any]:
         like = [g.dtype] if p is None else [g.dtype, p.dtype]
         real = max((numerics.real_dtype(numerics.at_least_float32(d)) for d in like), key=lambda d: d.itemsize)
         direction, new = numerics.widen(g, real), []
@@ -51,10 +52,19 @@ def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
                     new_direction = numerics.spoiled(new_direction, direction)
                 direction = new_direction
             new.append([getattr(state, f) for f in fields])
-        update = direction.astype(g.dtype)
-        if last and p is not None and any(k.reads_old for k in kernels):
+        return direction.astype(g.dtype), new
+
+    def apply(g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any) -> tuple[Array, Any]:
+        update, new = rules(g, p, slots, counts, shared, scalars)
+        if last and p is not None and any(k.reads_old or k.repeats for k in kernels):
             first = add(p, update)
             new = [after(first, xs) if k.reads_old else xs for k, xs in zip(kernels, new, strict=True)]
+            # What a rule before makes of slots of its own is the same expression again, which XLA keeps.
+            repeated = [k.repeats and not any(slots[:i]) for i, k in enumerate(kernels)]
+            if any(repeated):
+                tied = [after(first, xs) if r else xs for r, xs in zip(repeated, slots, strict=True)]
+                _, again = rules(g, p, tied, counts, shared, scalars)
+                new = [xs if r else kept for r, xs, kept in zip(repeated, again, new, strict=True)]
         olds, structure = jax.tree.flatten(slots)
         news = [x.astype(old.dtype) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
         return update, structure.unflatten(news)

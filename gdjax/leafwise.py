@@ -54,6 +54,7 @@ def leafwise(
     scheduled: Any = None,
     needs_params: bool = False,
     reads_old: bool = False,
+    repeats: bool = False,
     squares: str | None = None,
     spoils: str = "update",
     keeps: bool = False,
@@ -71,6 +72,8 @@ def leafwise(
       needs_params: the rule reads `p`, so that an update without parameters is an error.
       reads_old: the direction depends on a slot's old value other than through its new one (as in Lion). XLA would copy
         the slot before overwriting it; this makes it write the slot after the parameters instead.
+      repeats: a slot's new value depends on the direction (as in Adadelta). XLA:CPU would keep the direction in memory
+        for both; this computes it again for the slots, after the parameters, where no rule before has slots.
       squares: that the rule squares the gradient: "each" element or, in a norm, "summed". The gradient it gets is then
         bounded so that no such square is infinite, see `numerics.squarable`: a second moment recovers from any finite
         gradient.
@@ -104,7 +107,7 @@ def leafwise(
             state_class = State if isinstance(State, type) else State(call.arguments)
             part = Leafwise(
                 base.label_of(call), rule, state_class, scheduled or ScaleByScheduleState, needs_params, reads_old,
-                squares, spoils, keeps, slots, reduce, _numbers(call.arguments),
+                repeats, squares, spoils, keeps, slots, reduce, _numbers(call.arguments),
             )  # fmt: skip
             return base.made_by(call, part)
 
@@ -127,6 +130,7 @@ class Leafwise:
     Scheduled: Any
     needs_params: bool
     reads_old: bool
+    repeats: bool
     squares: str | None
     spoils: str
     keeps: bool
@@ -159,7 +163,7 @@ class Leafwise:
     def kernel(self) -> Kernel:
         rest = {k: v for k, v in self.hyper.items() if k not in self.schedules and k not in self.arrays}
         constants = tuple((k, type(v), v) for k, v in rest.items())
-        name, how = self.label.removeprefix("gdjax."), (self.reads_old, self.squares, self.spoils)
+        name, how = self.label.removeprefix("gdjax."), (self.reads_old, self.repeats, self.squares, self.spoils)
         return Kernel(name, self.rule, self.State, constants, *how)
 
     @functools.cached_property

@@ -38,12 +38,16 @@ def traced(tx, tree=TREE):
     return jax.jit(step, donate_argnums=(0, 1)).trace(tree, jax.eval_shape(tx.init, tree), tree)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# What they make of the gradient, their slots and the parameters both need; they compute it twice.
+REPEATED = {"adadelta": gdjax.adadelta(1.0), "schedule-free SGD": gdjax.contrib.schedule_free_sgd(0.1)}
+
+
+@pytest.mark.parametrize("name", RECIPES | REPEATED)
 def test_a_donated_step_keeps_no_copy_of_the_parameters(name, request):
     if jax.__version_info__ < (0, 6):
         reason = "this XLA copies what a loop reads"
         request.applymarker(pytest.mark.xfail("clip" in name, reason=reason, strict=True))
-    temporary = traced(RECIPES[name]).lower().compile().memory_analysis().temp_size_in_bytes
+    temporary = traced((RECIPES | REPEATED)[name]).lower().compile().memory_analysis().temp_size_in_bytes
     assert temporary <= 0.01 * BYTES
 
 
@@ -81,8 +85,10 @@ def test_a_finite_guard_keeps_at_most_a_byte_for_each_element(outputs, most):
 
 # Each array is one loop on a CPU: for Adam mu reads 2 and writes 1, so does nu, and the parameters read 3. The guard of
 # gradients reads them once more, and again for the parameters, which it computes from the old moments.
-ALL = RECIPES | {"gradient guard": gdjax.apply_if_finite(gdjax.adamw(1e-3), 5, check_outputs=False)}
+# Adadelta computes its direction for the parameters (20) and again for the average of its squares (16).
+ALL = RECIPES | REPEATED | {"gradient guard": gdjax.apply_if_finite(gdjax.adamw(1e-3), 5, check_outputs=False)}
 MOST = {"momentum": 24, "adagrad": 28, "rmsprop": 28, "lion": 28, "adam": 40, "gradient guard": 48}
+MOST |= {"adadelta": 48, "schedule-free SGD": 28}
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA counts bytes otherwise")

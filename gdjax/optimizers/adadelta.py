@@ -20,7 +20,7 @@ class ScaleByAdaDeltaState(NamedTuple):
     e_x: Any  # like params, average of squared directions, float32 at least
 
 
-@leafwise(ScaleByAdaDeltaState, squares="each", e_g=_average, e_x=_average)
+@leafwise(ScaleByAdaDeltaState, squares="each", repeats=True, e_g=_average, e_x=_average)
 def scale_by_adadelta(g: Array, s: Any, p: Any, t: Any, rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Any:
     """Adadelta's direction, in units of the parameters: RMS of directions over RMS of gradients. See `adadelta`.
 

@@ -110,15 +110,13 @@ def _orthogonalized(
         m, new = averages.update(jax.tree.map(_wide, updates), old, params)
         axes = _axes(label, dimensions, ns_dtype, updates)
         gs, structure = jax.tree.flatten(updates)
-        ms = jax.tree.leaves(m)
-        active = [i for i, a in enumerate(axes) if a is not None]
-        xs = [axes[i].to_matrices(ms[i]) for i in active]
+        xs = {i: a.to_matrices(x) for i, (a, x) in enumerate(zip(axes, jax.tree.leaves(m), strict=True)) if a}
 
         def f(x: Array) -> Array:
             o = newton_schulz.orthogonalize(x, state.ns_coeffs, ns_steps, preconditioning, hyper["eps"], ns_dtype)
             return jnp.real(jnp.sum(x.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o if adaptive else o
 
-        for i, o in zip(active, matrices.in_groups(f, xs), strict=True):
+        for i, o in zip(xs, matrices.in_groups(f, list(xs.values())), strict=True):
             _, rows, columns = axes[i].sizes(gs[i].shape)
             o = o * jnp.asarray(factor(rows, columns, hyper["consistent_rms"])).astype(o.dtype)
             gs[i] = axes[i].from_matrices(o, gs[i].shape).astype(gs[i].dtype)

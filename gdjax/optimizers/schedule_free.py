@@ -34,7 +34,7 @@ class _Point(NamedTuple):
     z: Any  # like params
 
 
-@leafwise(_Point, needs_params=True, keeps=True, reads_old=True)
+@leafwise(_Point, needs_params=True, keeps=True, reads_old=True, repeats=True)
 def _averaged(u: Array, s: Any, y: Array, t: Any, c: Any, b1: Any) -> Any:
     z = s.z + u
     # y_{t+1} - y_t with x_t eliminated: no division by b1. Not with u for z - s.z: a quotient that is used twice, a TPU
