@@ -51,26 +51,39 @@ def apply_where(
     Without a branch, whose updates would be written to memory: XLA selects in the loops that compute them. `apply` is
     run in any case, on gradients of 0 where it is not chosen, so that nothing there is infinite or NaN.
     """
-    none = zeros(updates)
-    new, new_state = apply(_select(chosen, updates, none), state)
-    new = _select(chosen, as_before(new, jax.eval_shape(lambda: none)), none)
-    leaves, structure = jax.tree.flatten(_select(chosen, as_before(new_state, state), state))
+    given = jax.tree.map(lambda g: g if base.is_float0(g) else _or_zero(chosen, g), updates)
+    new, new_state = apply(given, state)
+    us, structure = jax.tree.flatten(as_before(new, jax.eval_shape(lambda: zeros(updates))))
+    news, state_structure = jax.tree.flatten(as_before(new_state, state))
+    olds, ps = jax.tree.leaves(state), jax.tree.leaves(params)
+    known = list(map(jnp.shape, ps)) == list(map(jnp.shape, us))
+    owners: dict[Any, list[int]] = {k: [] for k in range(len(us))} | companions(us, news)
+    for k, mine in owners.items():  # one call for what belongs together: it is traced once for all that is alike
+        u = us[k] if isinstance(k, int) and not base.is_float0(us[k]) else None
+        p = ps[k] if u is not None and known else None
+        chosen_u, kept = _choose(chosen, p, u, [news[i] for i in mine], [olds[i] for i in mine])
+        if u is not None:
+            us[k] = chosen_u
+        for i, x in zip(mine, kept, strict=True):
+            news[i] = x
+    return structure.unflatten(us), state_structure.unflatten(news)
+
+
+@jax.jit
+def _or_zero(chosen: Array, x: Any) -> Array:
+    return jax.lax.select(chosen, x, jnp.zeros_like(x))
+
+
+@jax.jit
+def _choose(chosen: Array, p: Any, u: Any, news: Any, olds: Any) -> tuple[Any, Any]:
+    """The update u or 0, and the new or the old arrays of a state."""
+    u = None if u is None else _or_zero(chosen, u)
+    kept = [jax.lax.select(chosen, new, old) for new, old in zip(news, olds, strict=True)]
+    if p is None or u is None:
+        return u, kept
     # Everything is computed from the old state here: the parameters first, or XLA:CPU copies it, see `ordering.after`.
-    ps, us = jax.tree.leaves(params), jax.tree.leaves(new)
-    if list(map(jnp.shape, ps)) == list(map(jnp.shape, us)):
-        owners = companions(us, leaves)
-        for k, (p, u) in enumerate(zip(ps, us, strict=True)):
-            mine = [i for i in owners.get(k, ()) if jnp.issubdtype(leaves[i].dtype, jnp.inexact)]
-            for i, x in zip(mine, after(add(p, u), [leaves[i] for i in mine]), strict=True):
-                leaves[i] = x
-    return new, structure.unflatten(leaves)
-
-
-def _select(chosen: Array, tree: Any, other: Any) -> Any:
-    def leaf(x: Any, y: Any) -> Any:
-        return x if base.is_float0(x) else jax.lax.select(chosen, jnp.asarray(x), jnp.asarray(y))
-
-    return jax.tree.map(leaf, tree, other)
+    first = add(p, u)
+    return u, [after(first, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x for x in kept]
 
 
 def companions(tree: Any, others: Any) -> dict[Any, list[int]]:
@@ -93,22 +106,27 @@ def all_finite(tree: Any) -> Array:
     """Whether no number of a tree is infinite or NaN: a boolean scalar."""
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in jax.tree.leaves(tree)]
     leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]  # not integers, keys, float0
-    return none([~_is_finite(x) for x in leaves])
+    return none([_not_finite(x) for x in leaves])
 
 
 @jax.jit
-def _is_finite(x: Array) -> Array:
+def _not_finite(x: Array) -> Array:
     # x - x is 0 or NaN. XLA:CPU sums this in one pass; what jnp.isfinite returns it would write to memory first, the
     # maximum of |x| misses NaN there, and 0 (c x) is simplified to 0 x.
     parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
     wide = [p.astype(numerics.at_least_float32(p.dtype)) for p in parts]
-    return jnp.all(jnp.asarray([jnp.sum(p - p) == 0 for p in wide]))
+    return flag(jnp.any(jnp.asarray([jnp.sum(p - p) != 0 for p in wide])))
+
+
+def flag(bad: Array) -> Array:
+    """A boolean scalar for `none`."""
+    return bad.reshape(1).astype(jnp.float32)
 
 
 def none(flags: Sequence[Array]) -> Array:
-    """Whether no flag is set."""
+    """Whether none of them is set; each is made by `flag`."""
     # The root is an operation that XLA does not repeat in each loop that asks, as it would all the additions.
-    return jnp.sqrt(jnp.sum(jnp.asarray(flags, jnp.float32))) == 0
+    return jnp.sqrt(jnp.sum(jnp.concatenate([jnp.zeros(1, jnp.float32), *flags]))) == 0
 
 
 def zeros(updates: Any) -> Any:

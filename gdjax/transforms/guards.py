@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from gdjax import base, checks, numerics
 from gdjax.base import GradientTransformation, transform
-from gdjax.branches import all_finite, apply_or, apply_where, companions, none, zeros
+from gdjax.branches import all_finite, apply_or, apply_where, companions, flag, none, zeros
 
 Array = jax.Array
 
@@ -94,12 +95,17 @@ def _stay_finite(gradients: Any, updates: Any, state: Any, old: Any) -> Array:
     """Whether the gradients and the updates are finite, and each number of the state that was so before."""
     # Unlike `all_finite`, for numbers that are computed here and are to be looked at without being written to memory.
     # XLA:CPU writes a byte for each element of a Boolean expression: there is one for all that is of a parameter.
-    news = [(x, None) for x in jax.tree.leaves((gradients, updates))]
-    news += zip(jax.tree.leaves(state), jax.tree.leaves(old), strict=True)
-    news = [(x, y) for x, y in news if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact)]
-    bad = [~jnp.isfinite(x) if y is None else ~jnp.isfinite(x) & jnp.isfinite(y) for x, y in news]
-    owned = companions(gradients, bad).values()
-    return none([jnp.any(functools.reduce(operator.or_, [bad[i] for i in mine])) for mine in owned])
+    looked_at = [(x, None) for x in jax.tree.leaves((gradients, updates))]
+    looked_at += zip(jax.tree.leaves(state), jax.tree.leaves(old), strict=True)
+    looked_at = [(x, y) for x, y in looked_at if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact)]
+    owned = companions(gradients, [x for x, _ in looked_at]).values()
+    return none([_some_spoilt([looked_at[i] for i in mine]) for mine in owned])
+
+
+@jax.jit
+def _some_spoilt(looked_at: Sequence[tuple[Any, Any]]) -> Array:
+    bad = [~jnp.isfinite(x) if y is None else ~jnp.isfinite(x) & jnp.isfinite(y) for x, y in looked_at]
+    return flag(jnp.any(functools.reduce(operator.or_, bad)))
 
 
 @transform
