@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gdjax import numerics
+
 Array = jax.Array
 
 LARGE = 2**16  # elements of an array from which on its memory and the order of what is done with it matter
@@ -32,3 +34,15 @@ def after(first: Array, rest: Any) -> Any:
 def _one(e: Array) -> Array:
     """1, which XLA cannot tell: 2 for a number equal both to 0 and not to itself."""
     return jnp.where((e != e) & (e == 0), 2, 1).astype(e.dtype)
+
+
+def summand(x: Array) -> Array:
+    """`numerics.squarable(x, "summed")` as an expression that XLA:CPU sums as it is computed.
+
+    It would write to memory first what is needed twice, a bound that arrays of one shape share, and what it makes of a
+    minimum and a maximum with constants: here each array has a bound of its own, and minima alone.
+    """
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(summand(x.real), summand(x.imag))
+    bound = after(x, jnp.asarray(numerics.largest_of(x.dtype, "summed"), x.dtype))
+    return -jnp.minimum(-jnp.minimum(x, bound), bound)

@@ -85,10 +85,12 @@ def test_a_finite_guard_keeps_at_most_a_byte_for_each_element(outputs, most):
 
 # Each array is one loop on a CPU: for Adam mu reads 2 and writes 1, so does nu, and the parameters read 3. The guard of
 # gradients reads them once more, and again for the parameters, which it computes from the old moments.
-# Adadelta computes its direction for the parameters (20) and again for the average of its squares (16).
-ALL = RECIPES | REPEATED | {"gradient guard": gdjax.apply_if_finite(gdjax.adamw(1e-3), 5, check_outputs=False)}
+# Adadelta computes its direction for the parameters (20) and again for the average of its squares (16). Prodigy reads
+# g, x_0 and x for an inner product (12), and what a step has added to the sum of gradients for its size (4).
+ALL = RECIPES | REPEATED | {"prodigy": gdjax.contrib.prodigy()}
+ALL |= {"gradient guard": gdjax.apply_if_finite(gdjax.adamw(1e-3), 5, check_outputs=False)}
 MOST = {"momentum": 24, "adagrad": 28, "rmsprop": 28, "lion": 28, "adam": 40, "gradient guard": 48}
-MOST |= {"adadelta": 48, "schedule-free SGD": 28}
+MOST |= {"adadelta": 48, "schedule-free SGD": 28, "prodigy": 68}
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA counts bytes otherwise")

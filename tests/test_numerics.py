@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import gdjax
-from gdjax import numerics, vector_norms
+from gdjax import numerics, ordering, vector_norms
 from tests.cases import Case, every
 from tests.support import relaxed
 from tests.trees import precision, random_tree
@@ -198,3 +198,11 @@ def test_both_ways_to_take_norms_of_what_is_not_finite(bad: float):
     for norms in (vector_norms._by_three_sums, vector_norms._by_the_largest):
         unit, norm = norms((1,), x)
         np.testing.assert_allclose((unit * norm)[:, 0], [np.sqrt(5), abs(bad)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_a_summand_is_the_bounded_number(dtype):
+    parts = np.array([0.0, -1.5, 3e38, -3e38, np.inf, -np.inf, np.nan, 1e-40, 2.0**45, -(2.0**46)], "float32")
+    for x in (parts, parts[::-1], parts[:0]):  # the first one decides nothing
+        x = jax.lax.complex(x, x[::-1]) if dtype == "complex64" else jnp.asarray(x)
+        np.testing.assert_array_equal(ordering.summand(x), numerics.squarable(x, "summed"))

@@ -8,6 +8,7 @@ from gdjax import domains, tree
 from gdjax.base import transform
 from gdjax.leafwise import Hyper, Reduced, leafwise
 from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, scalar, sqrt, squarable, widen
+from gdjax.ordering import summand
 from gdjax.slots import Moment, Shared, initial_parameter
 
 # All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
@@ -74,12 +75,12 @@ def _prodigy_estimate(
     numbers = learning_rate, beta1, beta2, beta3, estim_lr0, estim_lr_coef, t
     lr, beta1, beta2, beta3, d0, coef, t = (scalar(x, d.dtype) for x in numbers)
     g, p, p0, grad_sum = widen((g, p, s.params0, s.grad_sum), d.dtype)
-    g = [squarable(x, "summed") for x in g]
+    g, factor = [squarable(x, "summed") for x in g], [summand(x) for x in g]
     dlr = _effective_rate(d, lr, beta1, beta2, t, bias_correction)
     weight = d * (d if safeguard_warmup else dlr) / d0
     grad_sum = [beta3 * x + weight * y for x, y in zip(grad_sum, g, strict=True)]
     to_start = [x0 - x for x0, x in zip(p0, p, strict=True)]
-    r = beta3 * s.numerator_weighted + d / d0 * dlr * _inner(g, to_start, d)
+    r = beta3 * s.numerator_weighted + d / d0 * dlr * _inner(factor, to_start, d)
     raised = _raised(d, coef * r, _size(grad_sum, d))
     return {"estim_lr": raised, "numerator_weighted": r, "d": d, "dlr": dlr, "weight": weight}
 
@@ -87,6 +88,7 @@ def _prodigy_estimate(
 @leafwise(
     ProdigyState,
     squares="summed",
+    spoils="moment",
     reduce=_prodigy_estimate,
     needs_params=True,
     exp_avg=_wide,
@@ -167,11 +169,11 @@ def _dadapt_estimate(
     d = jnp.asarray(s.estim_lr)
     lr, beta1, beta2, eps, t = (scalar(x, d.dtype) for x in (learning_rate, beta1, beta2, eps, t))
     g, grad_sum, v = widen((g, s.grad_sum, s.exp_avg_sq), d.dtype)
-    g = [squarable(x, "summed") for x in g]
+    g, factor = [squarable(x, "summed") for x in g], [summand(x) for x in g]
     beta3 = beta2**0.5
     dlr = _effective_rate(d, lr, beta1, beta2, t, bias_correction)
     scaled = [divide(x, sqrt(y) + eps) for x, y in zip(grad_sum, v, strict=True)]
-    r = beta3 * s.numerator_weighted + (1 - beta3) * dlr * _inner(g, scaled, d)
+    r = beta3 * s.numerator_weighted + (1 - beta3) * dlr * _inner(factor, scaled, d)
     grad_sum = [beta3 * x + (1 - beta3) * dlr * y for x, y in zip(grad_sum, g, strict=True)]
     raised = _raised(d, r, (1 - beta3) * _size(grad_sum, d))
     return {"estim_lr": raised, "numerator_weighted": r, "dlr": dlr}
@@ -180,6 +182,7 @@ def _dadapt_estimate(
 @leafwise(
     DAdaptAdamWState,
     squares="summed",
+    spoils="moment",
     reduce=_dadapt_estimate,
     needs_params=True,
     exp_avg=_wide,

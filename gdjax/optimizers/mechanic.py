@@ -10,6 +10,7 @@ from gdjax import base, checks, numerics, tree
 from gdjax.base import GradientTransformation, transform
 from gdjax.leafwise import Hyper, Reduced, leafwise
 from gdjax.numerics import Array
+from gdjax.ordering import summand
 from gdjax.slots import Shared, initial_parameter
 
 
@@ -49,12 +50,15 @@ def _tune(
     weight_decay, eps, s_init = (numerics.scalar(x, real) for x in (weight_decay, eps, s_init))
     gradients = [x for x in jax.tree.leaves(gradients) if not base.is_float0(x)]
     gradients, p, x0 = numerics.widen((gradients, p, s.x0), real)
-    gradients = [numerics.squarable(x, "summed") for x in gradients]
     scale = jnp.sum(s.s)
     size, length = (tree.global_norm(x).astype(real) for x in (gradients, p))
-    decay = weight_decay * scale * numerics.divide(size, length + eps)
-    delta = _offset(p, [_reference(x, y, t) for x, y in zip(x0, p, strict=True)], scale, eps)
-    h = jnp.real(tree.vdot([x + decay * y for x, y in zip(gradients, p, strict=True)], delta)).astype(real)
+    decay = weight_decay * scale * numerics.divide(numerics.squarable(size, "summed"), length + eps)
+    # <gradients + decay p, Delta>, and Delta is 0 in the first step. Of two sums of one difference XLA:CPU would write
+    # that to memory: here are two.
+    along = tree.vdot([summand(x) for x in gradients], [x - y for x, y in zip(x0, p, strict=True)])
+    back = tree.vdot(p, [y - x for x, y in zip(x0, p, strict=True)])
+    h = jnp.real(along - decay * back).astype(real)
+    h = jnp.where(t > 1, numerics.divide(h, scale + eps), 0)
     h = numerics.squarable(h, "summed")  # and so do its squares, with decay
     betas = jnp.asarray([1 - 0.1**i for i in range(1, num_betas + 1)], real)
     m = jnp.maximum(betas * s.m, jnp.abs(h) + eps)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from gdjax import checks, tree
 from gdjax.leafwise import Hyper, Reduced, leafwise
 from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, scalar, sqrt, squarable, widen
+from gdjax.ordering import summand
 from gdjax.slots import Moment, Shared, second_moment
 
 _average = Moment()
@@ -74,10 +75,10 @@ def _momo_step(
     numbers = learning_rate, beta, lower_bound, weight_decay, t
     lr, beta, lower_bound, decay, t = (scalar(x, real) for x in numbers)
     g, p, d = widen((g, p, s.exp_avg), real)
-    g = [squarable(x, "summed") for x in g]
+    g, factor = [squarable(x, "summed") for x in g], [summand(x) for x in g]
     old, new = _weights(beta, t)
     d = [old * x + new * y for x, y in zip(d, g, strict=True)]
-    barf, gamma = old * s.barf + new * value, old * s.gamma + new * _inner(g, p, real)
+    barf, gamma = old * s.barf + new * value, old * s.gamma + new * _inner(factor, p, real)
     square = tree.norm(d, squared=True).astype(real)
     tau, lb = _model_step(d, square, barf, gamma, p, lb, lr, decay, lower_bound, adapt_lower_bound, 1)
     return {"tau": tau, "lb": lb, "barf": barf, "gamma": gamma}
@@ -140,10 +141,10 @@ def _momo_adam_step(
     numbers = learning_rate, b1, b2, eps, lower_bound, weight_decay, t
     lr, b1, b2, eps, lower_bound, decay, t = (scalar(x, real) for x in numbers)
     g, p, d, v = widen((g, p, s.exp_avg, s.exp_avg_sq), real)
-    g = [squarable(x, "summed") for x in g]
+    g, factor = [squarable(x, "summed") for x in g], [summand(x) for x in g]
     moments = [_adam(*xs, t, b1, b2, eps) for xs in zip(g, d, v, strict=True)]
     d, scaled = [d for d, _, _ in moments], [x for _, _, x in moments]
-    barf, gamma = b1 * s.barf + (1 - b1) * value, b1 * s.gamma + (1 - b1) * _inner(g, p, real)
+    barf, gamma = b1 * s.barf + (1 - b1) * value, b1 * s.gamma + (1 - b1) * _inner(factor, p, real)
     square, rho = _inner(d, scaled, real), one_minus_pow(b1, t)
     tau, lb = _model_step(d, square, barf, gamma, p, lb, lr, decay, lower_bound, adapt_lower_bound, rho)
     return {"tau": tau, "lb": lb, "barf": barf, "gamma": gamma}
