@@ -3,6 +3,7 @@
 A branch that is to cost nothing must hand its operands on as they are, in their places: XLA then moves no byte of them.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -84,6 +85,12 @@ def _choose(chosen: Array, p: Any, u: Any, news: Any, olds: Any) -> tuple[Any, A
     # Everything is computed from the old state here: the parameters first, or XLA:CPU copies it, see `ordering.after`.
     first = add(p, u)
     return u, [after(first, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x for x in kept]
+
+
+def on_gpu() -> Array:
+    """Whether the program runs on a GPU: a constant of it once it is compiled."""
+    yes, no = (functools.partial(jnp.asarray, answer) for answer in (True, False))
+    return jax.lax.platform_dependent(cuda=yes, rocm=yes, default=no)
 
 
 def companions(tree: Any, others: Any) -> dict[Any, list[int]]:

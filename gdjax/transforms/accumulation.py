@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import base, checks, numerics, tree
 from gdjax.base import GradientTransformation, MaskedNode, transform
-from gdjax.branches import as_before
+from gdjax.branches import as_before, on_gpu
 from gdjax.leafwise import leafwise
 from gdjax.ordering import after
 from gdjax.slots import Moment
@@ -42,7 +42,8 @@ class MultiSteps:
         a_n = a_{n-1} + (g_n - a_{n-1}) / n,    n = 1, ..., k;    the k-th call returns inner(a_k), the others zeros
 
     So k calls with batches of m examples make the step of one batch of k m. A call that only accumulates does not
-    compute the inner update. An object of this class is used like a transform, in `chain` too.
+    compute the inner update; on a GPU it does, and drops it. An object of this class is used like a transform, in
+    `chain` too.
 
     Args:
       opt: the inner transform.
@@ -131,8 +132,13 @@ class MultiSteps:
             return tree.cast_like([news[i] for i in trained], sums), as_before(inner, inner_state)
 
         # The inner update comes out where the accumulated gradient went in, and without it both operands come out as
-        # they went in: XLA then copies nothing, and no array is made for updates that are zero.
-        outs, inner_state = jax.lax.cond(emit, inner_update, lambda *operands: operands, sums, state.inner_opt_state)
+        # they went in: XLA then copies nothing, and no array is made for updates that are zero. On a GPU it would copy
+        # them all the same, and wait for `emit`: there the update is always made, and dropped.
+        gpu = on_gpu()
+        keep = functools.partial(_select, emit | ~gpu)
+        given = [keep(x, jnp.zeros_like(x)) for x in sums]
+        made = jax.lax.cond(emit | gpu, inner_update, lambda *operands: operands, given, state.inner_opt_state)
+        outs, inner_state = jax.tree.map(keep, made, (sums, state.inner_opt_state))
         ps = gs if params is None else checks.flatten_like(LABEL, ("updates", "params"), structure, updates, params)
         new = [_release(emit, x, gs[i], accs[i], ps[i]) for i, x in zip(trained, outs, strict=True)]
         held = n + 1 if skip is None else jnp.where(skip, n, n + 1)
@@ -177,6 +183,11 @@ def _accumulate(acc: Array, g: Array, n: Array, skip: Array | None, use_grad_mea
     weight = (1 / (n + 1).astype(real)).astype(acc.dtype)
     new = acc + (g - acc) * weight if use_grad_mean else acc + g
     return new if skip is None else jnp.where(skip, acc, new)
+
+
+@jax.jit
+def _select(chosen: Array, x: Any, y: Any) -> Any:
+    return jax.lax.select(chosen, x, y)
 
 
 @jax.jit
