@@ -73,6 +73,12 @@ class Chain:
         return states
 
 
+def of_leaf_rules(tx: Any) -> bool:
+    """Whether a transform is a leaf rule, or a chain of such alone: a pass over the leaves or a few."""
+    part = base.part_of(tx)
+    return all(map(of_leaf_rules, part.parts)) if isinstance(part, Chain) else isinstance(part, Leafwise)
+
+
 def _run(steps: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     """The steps from the first on that one pass over the leaves can do: a reduction or a foreign transform ends it."""
     n = 1

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gdjax import base, checks, numerics, tree
 from gdjax.base import GradientTransformation, MaskedNode, transform
 from gdjax.branches import as_before, on_gpu
+from gdjax.combine import of_leaf_rules
 from gdjax.leafwise import leafwise
 from gdjax.ordering import after
 from gdjax.slots import Moment
@@ -42,8 +43,8 @@ class MultiSteps:
         a_n = a_{n-1} + (g_n - a_{n-1}) / n,    n = 1, ..., k;    the k-th call returns inner(a_k), the others zeros
 
     So k calls with batches of m examples make the step of one batch of k m. A call that only accumulates does not
-    compute the inner update; on a GPU it does, and drops it. An object of this class is used like a transform, in
-    `chain` too.
+    compute the inner update; on a GPU it does and drops it, if that is of leaf rules alone. An object of this class is
+    used like a transform, in `chain` too.
 
     Args:
       opt: the inner transform.
@@ -133,8 +134,8 @@ class MultiSteps:
 
         # The inner update comes out where the accumulated gradient went in, and without it both operands come out as
         # they went in: XLA then copies nothing, and no array is made for updates that are zero. On a GPU it would copy
-        # them all the same, and wait for `emit`: there the update is always made, and dropped.
-        gpu = on_gpu()
+        # them all the same, and wait for `emit`: an update of a few passes over the leaves is always made there.
+        gpu = on_gpu() if of_leaf_rules(self.inner_opt) else jnp.asarray(False)
         keep = functools.partial(_select, emit | ~gpu)
         given = [keep(x, jnp.zeros_like(x)) for x in sums]
         made = jax.lax.cond(emit | gpu, inner_update, lambda *operands: operands, given, state.inner_opt_state)
