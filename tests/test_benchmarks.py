@@ -19,7 +19,9 @@ hand, recipes, trees = (importlib.import_module(name) for name in ("hand", "reci
 
 TREE = {"a": (160, 130), "b": (16,), "c": (3, 3, 4, 8), "s": ()}  # one leaf that Adafactor factors
 # How far Optax is where it has another default, see docs/from_optax.md.
-OTHERWISE = {"adan": 1e-2, "yogi": 1e-5}
+OTHERWISE = {"adan": 1e-2, "yogi": 1e-5, "muon, bfloat16 products": 5e-5}
+# A last bit of float32 turns one of bfloat16, and that by what Newton-Schulz multiplies small singular values with.
+ROUNDED = {"muon, bfloat16 products": 5e-5}
 
 
 def run(init: Any, step: Any, tree: Any, steps: int = 6) -> Any:
@@ -46,5 +48,5 @@ def test_the_step_by_hand_is_the_step_of_the_library(name: str):
     tree = {"w": (20, 12), "v": (12, 20)} if recipe.trees else TREE
     with relaxed():
         ours, by_hand = run(*recipes.step_of(gdjax, recipe), tree), run(*hand.STEPS[name](), tree)
-        assert distance(by_hand, ours) < 1e-6
+        assert distance(by_hand, ours) < ROUNDED.get(name, 1e-6)
         assert distance(run(*recipes.step_of(optax, recipe), tree), ours) < OTHERWISE.get(name, 1e-6)
