@@ -6,8 +6,7 @@ The TPU needs the extra `bench-tpu` (the wheel `libtpu`), the H100 `bench-cuda` 
 are exact and repeat. Kernels are the launches of a step: fusions, custom calls, reductions and copies outside fusions.
 Bytes are those that cross the main memory (see `program_text`), and those that XLA counts, for which an array that is
 copied ahead of time to a TPU's own memory moves three times. Both count both sides of a condition, of which one is run;
-XLA counts none for CUDA. Writes compile_only.json and .md; goes on where
-it was broken off unless --again is given.
+XLA counts none for CUDA. Writes compile_only.json and .md; goes on where it was broken off unless --again is given.
 """
 
 import argparse

@@ -52,7 +52,7 @@ def apply_where(
     Without a branch, whose updates would be written to memory: XLA selects in the loops that compute them. `apply` is
     run in any case, on gradients of 0 where it is not chosen, so that nothing there is infinite or NaN.
     """
-    given = jax.tree.map(lambda g: g if base.is_float0(g) else _or_zero(chosen, g), updates)
+    given = jax.tree.map(lambda g: g if base.is_float0(g) else or_zero(chosen, g), updates)
     new, new_state = apply(given, state)
     us, structure = jax.tree.flatten(as_before(new, jax.eval_shape(lambda: zeros(updates))))
     news, state_structure = jax.tree.flatten(as_before(new_state, state))
@@ -71,14 +71,15 @@ def apply_where(
 
 
 @jax.jit
-def _or_zero(chosen: Array, x: Any) -> Array:
+def or_zero(chosen: Array, x: Any) -> Array:
+    """x where `chosen`; else zeros."""
     return jax.lax.select(chosen, x, jnp.zeros_like(x))
 
 
 @jax.jit
 def _choose(chosen: Array, p: Any, u: Any, news: Any, olds: Any) -> tuple[Any, Any]:
     """The update u or 0, and the new or the old arrays of a state."""
-    u = None if u is None else _or_zero(chosen, u)
+    u = None if u is None else or_zero(chosen, u)
     kept = [jax.lax.select(chosen, new, old) for new, old in zip(news, olds, strict=True)]
     if p is None or u is None:
         return u, kept

@@ -15,7 +15,7 @@ from tests.support import relaxed
 from tests.trees import numbers
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-hand, recipes, trees = (importlib.import_module(name) for name in ("hand", "recipes", "trees"))
+hand, recipes, trees, program_text = map(importlib.import_module, ("hand", "recipes", "trees", "program_text"))
 
 TREE = {"a": (160, 130), "b": (16,), "c": (3, 3, 4, 8), "s": ()}  # one leaf that Adafactor factors
 # How far Optax is where it has another default, see docs/from_optax.md.
@@ -50,3 +50,25 @@ def test_the_step_by_hand_is_the_step_of_the_library(name: str):
         ours, by_hand = run(*recipes.step_of(gdjax, recipe), tree), run(*hand.STEPS[name](), tree)
         assert distance(by_hand, ours) < ROUNDED.get(name, 1e-6)
         assert distance(run(*recipes.step_of(optax, recipe), tree), ours) < OTHERWISE.get(name, 1e-6)
+
+
+PROGRAM = """
+%fused (a: f32[8,4]) -> f32[8,4] {
+  ROOT %n = f32[8,4]{1,0} negate(%a)
+}
+ENTRY %main (p: f32[8,4], q: bf16[6]) -> (f32[8,4], bf16[6]) {
+  %p = f32[8,4]{1,0} parameter(0)
+  %q = bf16[6]{0} parameter(1)
+  %start = ((f32[8,4]{1,0}), f32[2,4]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%p), slice={[0:2], [0:4]}
+  %done = f32[2,4]{1,0:S(1)} slice-done(%start)
+  %f = f32[8,4]{1,0} fusion(%p, %done), kind=kLoop, calls=%fused
+  %c = bf16[6]{0} copy(%q)
+  ROOT %t = (f32[8,4]{1,0}, bf16[6]{0}) tuple(%f, %c)
+}
+"""
+
+
+def test_kernels_and_bytes_of_a_program():
+    assert program_text.kernels(PROGRAM) == {"fusion": 1, "copy": 1}
+    # The slice is read, into the chip's own memory; the fusion reads p and writes as much; the copy moves q twice.
+    assert program_text.memory_bytes(PROGRAM) == 4 * 8 + 2 * 4 * 32 + 2 * 2 * 6

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import base, checks, numerics, tree
 from gdjax.base import GradientTransformation, MaskedNode, transform
-from gdjax.branches import as_before, on_gpu
+from gdjax.branches import as_before, on_gpu, or_zero
 from gdjax.combine import of_leaf_rules
 from gdjax.leafwise import leafwise
 from gdjax.ordering import after
@@ -136,10 +136,10 @@ class MultiSteps:
         # they went in: XLA then copies nothing, and no array is made for updates that are zero. On a GPU it would copy
         # them all the same, and wait for `emit`: an update of a few passes over the leaves is always made there.
         gpu = on_gpu() if of_leaf_rules(self.inner_opt) else jnp.asarray(False)
-        keep = functools.partial(_select, emit | ~gpu)
-        given = [keep(x, jnp.zeros_like(x)) for x in sums]
+        kept = emit | ~gpu
+        given = [or_zero(kept, x) for x in sums]
         made = jax.lax.cond(emit | gpu, inner_update, lambda *operands: operands, given, state.inner_opt_state)
-        outs, inner_state = jax.tree.map(keep, made, (sums, state.inner_opt_state))
+        outs, inner_state = jax.tree.map(functools.partial(jax.lax.select, kept), made, (sums, state.inner_opt_state))
         ps = gs if params is None else checks.flatten_like(LABEL, ("updates", "params"), structure, updates, params)
         new = [_release(emit, x, gs[i], accs[i], ps[i]) for i, x in zip(trained, outs, strict=True)]
         held = n + 1 if skip is None else jnp.where(skip, n, n + 1)
@@ -184,11 +184,6 @@ def _accumulate(acc: Array, g: Array, n: Array, skip: Array | None, use_grad_mea
     weight = (1 / (n + 1).astype(real)).astype(acc.dtype)
     new = acc + (g - acc) * weight if use_grad_mean else acc + g
     return new if skip is None else jnp.where(skip, acc, new)
-
-
-@jax.jit
-def _select(chosen: Array, x: Any, y: Any) -> Any:
-    return jax.lax.select(chosen, x, y)
 
 
 @jax.jit
