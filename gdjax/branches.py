@@ -13,8 +13,7 @@ import jax.numpy as jnp
 
 from gdjax import base, checks, numerics, tree
 from gdjax.numerics import Array
-from gdjax.ordering import after
-from gdjax.updates import add
+from gdjax.ordering import after, bound_for, destination, written
 
 
 def as_before(new: Any, old: Any) -> Any:
@@ -38,7 +37,8 @@ def apply_or(
     """`apply(state)`, updates and a new state, where `chosen`; else `other()` and the state as it is."""
 
     def applied(state: Any) -> tuple[Any, Any]:
-        new, new_state = apply(state)
+        with bound_for("memory"):
+            new, new_state = apply(state)
         return as_before(new, jax.eval_shape(other)), as_before(new_state, state)
 
     return jax.lax.cond(chosen, applied, lambda state: (other(), state), state)
@@ -53,7 +53,8 @@ def apply_where(
     run in any case, on gradients of 0 where it is not chosen, so that nothing there is infinite or NaN.
     """
     given = jax.tree.map(lambda g: g if base.is_float0(g) else or_zero(chosen, g), updates)
-    new, new_state = apply(given, state)
+    with bound_for(None):
+        new, new_state = apply(given, state)
     us, structure = jax.tree.flatten(as_before(new, jax.eval_shape(lambda: zeros(updates))))
     news, state_structure = jax.tree.flatten(as_before(new_state, state))
     olds, ps = jax.tree.leaves(state), jax.tree.leaves(params)
@@ -62,7 +63,7 @@ def apply_where(
     for k, mine in owners.items():  # one call for what belongs together: it is traced once for all that is alike
         u = us[k] if isinstance(k, int) and not base.is_float0(us[k]) else None
         p = ps[k] if u is not None and known else None
-        chosen_u, kept = _choose(chosen, p, u, [news[i] for i in mine], [olds[i] for i in mine])
+        chosen_u, kept = _choose(chosen, p, u, [news[i] for i in mine], [olds[i] for i in mine], destination())
         if u is not None:
             us[k] = chosen_u
         for i, x in zip(mine, kept, strict=True):
@@ -76,16 +77,14 @@ def or_zero(chosen: Array, x: Any) -> Array:
     return jax.lax.select(chosen, x, jnp.zeros_like(x))
 
 
-@jax.jit
-def _choose(chosen: Array, p: Any, u: Any, news: Any, olds: Any) -> tuple[Any, Any]:
+@functools.partial(jax.jit, static_argnums=5)
+def _choose(chosen: Array, p: Any, u: Any, news: Any, olds: Any, to: str | None) -> tuple[Any, Any]:
     """The update u or 0, and the new or the old arrays of a state."""
     u = None if u is None else or_zero(chosen, u)
     kept = [jax.lax.select(chosen, new, old) for new, old in zip(news, olds, strict=True)]
-    if p is None or u is None:
-        return u, kept
     # Everything is computed from the old state here: the parameters first, or XLA:CPU copies it, see `ordering.after`.
-    first = add(p, u)
-    return u, [after(first, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x for x in kept]
+    first = None if u is None else written(to, p, u)
+    return u, [x if first is None or not jnp.issubdtype(x.dtype, jnp.inexact) else after(first, x) for x in kept]
 
 
 def on_gpu() -> Array:
@@ -121,6 +120,7 @@ def all_finite(tree: Any) -> Array:
 def _not_finite(x: Array) -> Array:
     # x - x is 0 or NaN. XLA:CPU sums this in one pass; what jnp.isfinite returns it would write to memory first, the
     # maximum of |x| misses NaN there, and 0 (c x) is simplified to 0 x.
+    (x,) = numerics.apart(x)
     parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
     wide = [p.astype(numerics.at_least_float32(p.dtype)) for p in parts]
     return flag(jnp.any(jnp.asarray([jnp.sum(p - p) != 0 for p in wide])))

@@ -8,6 +8,7 @@ from typing import Any
 from gdjax import base, checks
 from gdjax.base import GradientTransformation, transform
 from gdjax.leafwise import Leafwise, fused
+from gdjax.ordering import bound_for, destination
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,15 +35,15 @@ class Chain:
         new_states: list[Any] = []
         while len(new_states) < len(steps):
             run = _run(steps[len(new_states) :])
-            part, old = run[0]
-            if isinstance(part, Leafwise):
-                rules, olds = zip(*run, strict=True)
-                last = len(new_states) + len(run) == len(steps)
-                updates, new = fused(rules, updates, olds, params, extra_args, last)
-                new_states += new
-            else:
-                updates, new = base.call_update(part, updates, old, params, extra_args)
-                new_states.append(new)
+            last = len(new_states) + len(run) == len(steps)
+            with bound_for(destination() if last else None):
+                if isinstance(run[0][0], Leafwise):
+                    rules, olds = zip(*run, strict=True)
+                    updates, new = fused(rules, updates, olds, params, extra_args)
+                else:
+                    updates, one = base.call_update(run[0][0], updates, run[0][1], params, extra_args)
+                    new = [one]
+            new_states += new
         return updates, self.unflatten(iter(new_states))
 
     def flatten(self, state: Any) -> Iterator[tuple[Any, Any]]:

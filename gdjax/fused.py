@@ -9,14 +9,13 @@ import jax.numpy as jnp
 
 from gdjax import base, checks, numerics
 from gdjax.kernel import kernel_of, promotion
-from gdjax.ordering import LARGE, after
-from gdjax.updates import add
+from gdjax.ordering import LARGE, after, destination, written
 
 Array = jax.Array
 
 
 def fused(
-    rules: Sequence[Any], updates: Any, states: Sequence[Any], params: Any, extra_args: dict[str, Any], last: bool
+    rules: Sequence[Any], updates: Any, states: Sequence[Any], params: Any, extra_args: dict[str, Any]
 ) -> tuple[Any, list[Any]]:
     """Applies rules one after the other, leaf by leaf: one call of one jitted function per leaf for all the rules.
 
@@ -26,7 +25,6 @@ def fused(
 
     Args:
       rules: of type `gdjax.leafwise.Leafwise`, with the states `states`.
-      last: whether the directions are the updates that the caller will add to the parameters.
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(updates)
     gs = [_array(rules[0].label, path, g) for path, g in paths]
@@ -46,13 +44,14 @@ def fused(
         old = shared[0]
         shared[0] = {f: jnp.asarray(reduced.pop(f, x)).astype(x.dtype) for f, x in old.items()}
         scalars[0] |= reduced
+    to = destination()
     directions, closing, before = [], [], None
-    in_turn = last and any(rule.keeps for rule in rules[1:])
+    in_turn = to is not None and any(rule.keeps for rule in rules[1:])
     for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
         mine = [s[i] for s in slots]  # per rule, the slots of this leaf
         if active[i] and not base.is_float0(g):
-            apply = kernel_of(tuple(rules[k].kernel for k in active[i]), last)
-            large = in_turn and p is not None and g.size > LARGE
+            apply = kernel_of(tuple(rules[k].kernel for k in active[i]), to)
+            large = in_turn and g.size > LARGE
             now = after(before, counts) if large and before is not None else counts
             try:
                 g, new = apply(g, p, *([xs[k] for k in active[i]] for xs in (mine, now, shared, scalars)))
@@ -62,7 +61,7 @@ def fused(
             for k, leaf in zip(active[i], new, strict=True):
                 mine[k] = leaf
             if large:
-                before = add(p, g)
+                before = written(to, p, g)
         directions.append(g)
         closing.append(mine)
     new_states = []

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.ordering import after
-from gdjax.updates import add
+from gdjax.ordering import after, written
 
 Array = jax.Array
 
@@ -29,7 +28,7 @@ class Kernel(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
+def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]:
     """The jitted function that applies rules to one leaf. `counts` count this update too."""
 
     def rules(g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any) -> tuple[Array, Any]:
@@ -56,8 +55,11 @@ def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
 
     def apply(g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any) -> tuple[Array, Any]:
         update, new = rules(g, p, slots, counts, shared, scalars)
-        if last and p is not None and any(k.reads_old or k.repeats for k in kernels):
-            first = add(p, update)
+        olds, structure = jax.tree.flatten(slots)
+        half = [jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4 for x in olds]
+        ordered = any(half) or any(k.reads_old or k.repeats for k in kernels)
+        first = written(to, p, update) if ordered else None
+        if first is not None:
             new = [after(first, xs) if k.reads_old else xs for k, xs in zip(kernels, new, strict=True)]
             # What a rule before makes of slots of its own is the same expression again, which XLA keeps.
             repeated = [k.repeats and not any(slots[:i]) for i, k in enumerate(kernels)]
@@ -65,8 +67,9 @@ def kernel_of(kernels: tuple[Kernel, ...], last: bool) -> Callable[..., Any]:
                 tied = [after(first, xs) if r else xs for r, xs in zip(repeated, slots, strict=True)]
                 _, again = rules(g, p, tied, counts, shared, scalars)
                 new = [xs if r else kept for r, xs, kept in zip(repeated, again, new, strict=True)]
-        olds, structure = jax.tree.flatten(slots)
         news = [x.astype(old.dtype) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
+        if first is not None:  # the direction is made of new numbers that are not rounded yet, and so of the old ones
+            news = [after(first, x) if h else x for h, x in zip(half, news, strict=True)]
         return update, structure.unflatten(news)
 
     apply.__name__ = "_".join(k.name for k in kernels)[:80]

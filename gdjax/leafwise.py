@@ -192,7 +192,7 @@ class Leafwise:
         return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees, numbers)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        updates, (state,) = fused([self], updates, [state], params, extra_args, last=True)
+        updates, (state,) = fused([self], updates, [state], params, extra_args)
         return updates, state
 
     def hyperparams(self, state: Any) -> dict[str, Any]:

@@ -161,6 +161,15 @@ def scalar(x: Any, real: Any) -> Any:
     return x if isinstance(x, int | float) else jnp.asarray(x).astype(real)
 
 
+def apart(x: Array, *others: Array) -> tuple[Array, ...]:
+    """The arguments unchanged; an x of 16-bit numbers is one that XLA does not know, made from all of them.
+
+    XLA:CPU then converts it to float32 where it is read. Else it would write it as float32, for a sum and all else that
+    reads x, or before a loop in which x does not change; or compute it again, unrounded, from what x is made of.
+    """
+    return jax.lax.optimization_barrier((x, *others)) if x.dtype.itemsize < 4 else (x, *others)
+
+
 def widen(tree: Any, real: Any) -> Any:
     """The arrays of a tree in the dtype `real`, or complex with parts in `real`."""
 

@@ -1,15 +1,47 @@
 """The order in which XLA:CPU computes: it decides what is overwritten in place and which memory is used again."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
+from gdjax.updates import add
 
 Array = jax.Array
 
 LARGE = 2**16  # elements of an array from which on its memory and the order of what is done with it matter
+
+_destination: contextvars.ContextVar[str | None] = contextvars.ContextVar("gdjax_destination", default="params")
+
+
+@contextlib.contextmanager
+def bound_for(destination: str | None) -> Iterator[None]:
+    """Where the updates go that transforms return in this context, which decides what a state can be put after.
+
+    "params": the caller adds them to the parameters, as it is without a context. "memory": they are written as they
+    are, as those are that a branch returns. None: they go through more before either.
+    """
+    token = _destination.set(destination)
+    try:
+        yield
+    finally:
+        _destination.reset(token)
+
+
+def destination() -> str | None:
+    """See `bound_for`."""
+    return _destination.get()
+
+
+def written(to: str | None, p: Array | None, update: Array) -> Array | None:
+    """What is made of the update of a leaf and written to memory: the new parameter, or the update itself, if known."""
+    if to == "params":
+        return None if p is None else add(p, update)
+    return update if to == "memory" else None
 
 
 @jax.jit

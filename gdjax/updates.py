@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, domains
+from gdjax import base, checks, domains, numerics
 from gdjax.base import Params, Updates
 
 
@@ -86,8 +86,8 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any)
     def move(new: Any, old: Any) -> Any:
         old = jnp.asarray(old)
         wide = old.dtype if old.dtype.itemsize >= 4 else jnp.dtype("float32")
-        a = jnp.asarray(step_size).astype(wide)
-        return (a * jnp.asarray(new).astype(wide) + (1 - a) * old.astype(wide)).astype(old.dtype)
+        a, (new,) = jnp.asarray(step_size).astype(wide), numerics.apart(jnp.asarray(new))
+        return (a * new.astype(wide) + (1 - a) * old.astype(wide)).astype(old.dtype)
 
     return jax.tree.map(move, new_tensors, old_tensors)
 

@@ -12,9 +12,8 @@ from gdjax.base import GradientTransformation, MaskedNode, transform
 from gdjax.branches import as_before, on_gpu, or_zero
 from gdjax.combine import of_leaf_rules
 from gdjax.leafwise import leafwise
-from gdjax.ordering import after
+from gdjax.ordering import after, bound_for, destination, written
 from gdjax.slots import Moment
-from gdjax.updates import add
 
 Array = jax.Array
 LABEL = "gdjax.MultiSteps"
@@ -128,7 +127,8 @@ class MultiSteps:
 
         def inner_update(sums: list[Array], inner_state: Any) -> Any:
             grads = structure.unflatten(_put(gs, trained, sums))
-            new, inner = base.call_update(self.inner_opt, grads, inner_state, params, extra_args)
+            with bound_for("memory"):
+                new, inner = base.call_update(self.inner_opt, grads, inner_state, params, extra_args)
             news = structure.flatten_up_to(new)
             return tree.cast_like([news[i] for i in trained], sums), as_before(inner, inner_state)
 
@@ -141,7 +141,7 @@ class MultiSteps:
         made = jax.lax.cond(emit | gpu, inner_update, lambda *operands: operands, given, state.inner_opt_state)
         outs, inner_state = jax.tree.map(functools.partial(jax.lax.select, kept), made, (sums, state.inner_opt_state))
         ps = gs if params is None else checks.flatten_like(LABEL, ("updates", "params"), structure, updates, params)
-        new = [_release(emit, x, gs[i], accs[i], ps[i]) for i, x in zip(trained, outs, strict=True)]
+        new = [_release(emit, x, gs[i], accs[i], ps[i], destination()) for i, x in zip(trained, outs, strict=True)]
         held = n + 1 if skip is None else jnp.where(skip, n, n + 1)
         return structure.unflatten(_put(gs, trained, [u for u, _ in new])), MultiStepsState(
             jnp.where(emit, 0, held).astype(jnp.int32),
@@ -186,11 +186,12 @@ def _accumulate(acc: Array, g: Array, n: Array, skip: Array | None, use_grad_mea
     return new if skip is None else jnp.where(skip, acc, new)
 
 
-@jax.jit
-def _release(emit: Array, x: Array, g: Array, acc: Array, p: Array) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnums=5)
+def _release(emit: Array, x: Array, g: Array, acc: Array, p: Array, to: str | None) -> tuple[Array, Array]:
     """The update of p and the new accumulated gradient: x is the one or the other."""
     update, new = jnp.where(emit, x, 0).astype(g.dtype), jnp.where(emit, 0, x).astype(acc.dtype)
-    return update, after(add(p, update), new)
+    first = written(to, p, update)
+    return update, new if first is None else after(first, new)
 
 
 def _put(xs: Sequence[Any], where: Sequence[int], news: Sequence[Any]) -> list[Any]:

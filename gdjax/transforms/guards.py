@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from gdjax import base, checks, numerics
 from gdjax.base import GradientTransformation, transform
 from gdjax.branches import all_finite, apply_or, apply_where, companions, flag, none, zeros
+from gdjax.ordering import bound_for
 
 Array = jax.Array
 
@@ -74,7 +75,8 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
         checks.leaves(label, "updates", updates)
 
         def apply(gradients: Any, inner_state: Any) -> Any:
-            return base.call_update(inner, gradients, inner_state, params, extra_args)
+            with bound_for(None):
+                return base.call_update(inner, gradients, inner_state, params, extra_args)
 
         if check_outputs:
             looked_at, new_state = apply(updates, state.inner_state)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.base import is_float0
-from gdjax.numerics import real_dtype
+from gdjax.numerics import apart, real_dtype
 from gdjax.tree.sums import arrays, floating, floating_dtype, joined, pairwise_sum, sum_of_squares, wide
 from gdjax.vector_norms import SCALE, SMALL, precise, three_sums
 
@@ -89,6 +89,7 @@ def _sums(x: Array, factor: Array) -> list[Array]:
 
 
 def _one_sum(x: Array, factor: Array) -> list[Array]:
+    x, factor = apart(x, factor)
     return [sum_of_squares(x, factor.reshape(()))] * 3
 
 
