@@ -1,6 +1,9 @@
 """Functions of arrays that two or more rules share."""
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -86,7 +89,7 @@ def bounded_sq(square: Array, squares: str = "summed", terms: int = 1) -> Array:
 def sum_sq(x: Array, axes: Any = None) -> Array:
     """sum |x|^2 over all axes or some, which are kept with length 1; see `bounded_sq`."""
     terms = x.size if axes is None else math.prod(x.shape[i] for i in axes)
-    return bounded_sq(jnp.sum(abs_sq(x), axes, keepdims=axes is not None), terms=terms)
+    return bounded_sq(jnp.sum(abs_sq(alone(x)), axes, keepdims=axes is not None), terms=terms)
 
 
 def scaled(x: Array, factor: Array, squares: str = "summed") -> Array:
@@ -167,7 +170,36 @@ def apart(x: Array, *others: Array) -> tuple[Array, ...]:
     XLA:CPU then converts it to float32 where it is read. Else it would write it as float32, for a sum and all else that
     reads x, or before a loop in which x does not change; or compute it again, unrounded, from what x is made of.
     """
-    return jax.lax.optimization_barrier((x, *others)) if x.dtype.itemsize < 4 else (x, *others)
+    if x.dtype.itemsize >= 4:
+        return x, *others
+    # On other devices one kernel may write both what is read and what is made of it.
+    return jax.lax.platform_dependent(x, *others, cpu=_barrier, default=lambda *xs: xs)
+
+
+def _barrier(*xs: Array) -> tuple[Array, ...]:
+    return tuple(jax.lax.optimization_barrier(xs))
+
+
+_widened: contextvars.ContextVar[Any] = contextvars.ContextVar("gdjax_widened", default=())
+
+
+@contextlib.contextmanager
+def widened(*pairs: tuple[Array | None, Array | None]) -> Iterator[None]:
+    """Tells `alone` in this context of arrays and what they were widened from."""
+    token = _widened.set(pairs)
+    try:
+        yield
+    finally:
+        _widened.reset(token)
+
+
+def alone(x: Array, *others: Array) -> Array:
+    """x for one sum: where it is what a rule was given, made from 16-bit numbers, made from them again; see `apart`.
+
+    A second sum of the same x names what came of the first, or XLA would take the two for one.
+    """
+    narrow = next((narrow for wide, narrow in _widened.get() if wide is x), None)
+    return x if narrow is None else apart(narrow, *others)[0].astype(x.dtype)
 
 
 def widen(tree: Any, real: Any) -> Any:

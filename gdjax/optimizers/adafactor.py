@@ -10,7 +10,7 @@ from gdjax import checks
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise
-from gdjax.numerics import Array, abs_sq, bounded_sq, largest_of, scaled, shrinking, sqrt, widest_real
+from gdjax.numerics import Array, abs_sq, alone, bounded_sq, largest_of, scaled, shrinking, sqrt, widest_real
 from gdjax.ordering import after
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights
@@ -67,12 +67,13 @@ def _by_factored_rms(
     else:
         # Without axes of length 1: with those in front XLA:CPU takes three times as long for sums.
         kept = [i for i, n in enumerate(g.shape) if n > 1 or i in axes]
-        x = g.reshape([g.shape[i] for i in kept])
+        shape = [g.shape[i] for i in kept]
+        x = g.reshape(shape)
         second, longest = (kept.index(i) for i in axes)
         # The mean is of quotients, since a sum overflows long before it does; and of two expressions: what both had in
         # common XLA:CPU would write to memory.
-        rows = bounded_sq(jnp.sum(abs_sq(x) * (1 / x.shape[longest]), longest), "each")
-        columns = bounded_sq(jnp.sum(abs_sq(x * x.shape[second] ** -0.5), second), "each")
+        rows = bounded_sq(jnp.sum(abs_sq(alone(g).reshape(shape)) * (1 / x.shape[longest]), longest), "each")
+        columns = bounded_sq(jnp.sum(abs_sq(alone(g, rows).reshape(shape) * x.shape[second] ** -0.5), second), "each")
         v_row, v_col = average(s.v_row.reshape(rows.shape), rows), average(s.v_col.reshape(columns.shape), columns)
         s = s._replace(v_row=v_row.reshape(s.v_row.shape), v_col=v_col.reshape(s.v_col.shape))
         axis = second - (second > longest)  # the second longest axis of x, in v_row
@@ -82,7 +83,7 @@ def _by_factored_rms(
     if clipping_threshold is not None:
         # A minimum of squares, not the square of a bounded x, which XLA:CPU would write to memory before it sums it.
         most = largest_of(row_factor.dtype, "each") * row_factor * factor
-        squares = jnp.minimum(abs_sq(x * row_factor * factor), jnp.square(most))
+        squares = jnp.minimum(abs_sq(alone(g, factor).reshape(x.shape) * row_factor * factor), jnp.square(most))
         rms = sqrt(jnp.sum(squares) * (1 / max(g.size, 1)))
         clip = shrinking(rms, clipping_threshold)
         # The product is computed again, not kept: on a CPU two passes of reading, and none of writing, for its rms.

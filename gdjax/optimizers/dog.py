@@ -51,7 +51,7 @@ class _InitialDistance(Shared):
 
 def _squares(g: Any, p: Any, start: Any, real: Any) -> tuple[Array, Array]:
     """The squared distance from the start and the squared norm of the gradients."""
-    g, p, start = numerics.widen((g, p, start), real)
+    g, p, start = (numerics.widen([numerics.apart(x)[0] for x in xs], real) for xs in (g, p, start))
     moved = [x - y for x, y in zip(p, start, strict=True)]
     return numerics.bounded(tree.norm(moved, squared=True)).astype(real), finite_square(g).astype(real)
 

@@ -8,6 +8,7 @@ from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq, widest_real
+from gdjax.transforms.decay import decayed
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
@@ -41,7 +42,8 @@ def scale_by_novograd(
     b2 = jnp.where(t == 1, 0, b2)
     nu = b2 * s.nu + (1 - b2) * sum_sq(g)
     # One quotient for the leaf, one product per element.
-    mu = b1 * s.mu + (scaled(g, divide(jnp.ones_like(nu), sqrt(nu + eps_root), eps)) + weight_decay * p)
+    unit = scaled(g, divide(jnp.ones_like(nu), sqrt(nu + eps_root), eps))
+    mu = b1 * s.mu + decayed(unit, p, weight_decay)
     return mu, s._replace(mu=mu, nu=nu)
 
 

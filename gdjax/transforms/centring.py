@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from gdjax import matrices
 from gdjax.leafwise import leafwise
-from gdjax.numerics import Array
+from gdjax.numerics import Array, alone
 
 
 @leafwise()
@@ -26,4 +26,4 @@ def centralize(g: Array, s: Any, p: Any, t: Any, *, output_axis: int = 0) -> Any
     if g.ndim < 2:
         return g, s
     (kept,) = matrices.axes_of(f"gdjax.centralize: gradient of shape {g.shape}", "output_axis", output_axis, g.ndim)
-    return g - jnp.mean(g, tuple(i for i in range(g.ndim) if i != kept), keepdims=True), s
+    return g - jnp.mean(alone(g), tuple(i for i in range(g.ndim) if i != kept), keepdims=True), s

@@ -16,9 +16,12 @@ class WeightDecaySchedule(NamedTuple):
 
 @leafwise(scheduled=WeightDecaySchedule, needs_params=True)
 def _decay(g: Array, s: Any, p: Any, t: Any, weight_decay: Hyper) -> Any:
-    if isinstance(weight_decay, int | float) and weight_decay == 0:
-        return g, s  # nothing of a parameter that is not finite, and no pass over the parameters
-    return g + weight_decay * p, s
+    return decayed(g, p, weight_decay), s
+
+
+def decayed(g: Array, p: Array, weight_decay: Hyper) -> Array:
+    """g + weight_decay p. For a constant 0 no pass over the parameters, and nothing of one that is not finite."""
+    return g if isinstance(weight_decay, int | float) and weight_decay == 0 else g + weight_decay * p
 
 
 @transform
