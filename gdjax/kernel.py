@@ -59,21 +59,24 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
     def apply(g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any) -> tuple[Array, Any]:
         update, new = rules(g, p, slots, counts, shared, scalars)
         olds, structure = jax.tree.flatten(slots)
-        # A direction is made of new numbers that are not rounded to 16 bits yet, and so of the old ones.
-        half = [x is not old and _is_half(old) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
-        ordered = any(half) or any(k.reads_old or k.repeats for k in kernels)
-        first = written(to, p, update) if ordered else None
-        if first is not None:
-            new = [after(first, xs) if k.reads_old else xs for k, xs in zip(kernels, new, strict=True)]
-            # What a rule before makes of slots of its own is the same expression again, which XLA keeps.
-            repeated = [k.repeats and not any(slots[:i]) for i, k in enumerate(kernels)]
-            if any(repeated):
-                tied = [after(first, xs) if r else xs for r, xs in zip(repeated, slots, strict=True)]
-                _, again = rules(g, p, tied, counts, shared, scalars)
-                new = [xs if r else kept for r, xs, kept in zip(repeated, again, new, strict=True)]
+        owners = [i for i, xs in enumerate(slots) for _ in jax.tree.leaves(xs)]
+        leading = owners[0] if owners else None  # the first rule with slots: they are made of the gradient
+        # Which old numbers the direction is made of, since the new ones are rounded to 16 bits later or not in it.
+        changed = [x is not old for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
+        read = [c and (kernels[i].reads_old or _is_half(old)) for c, i, old in zip(changed, owners, olds, strict=True)]
+        repeated = leading is not None and kernels[leading].repeats
+        # Made narrow first: what the direction and a slot had in common XLA:CPU would write as float32.
         news = [x.astype(old.dtype) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
+        early = [to == "gradient" and r and i == leading for r, i in zip(read, owners, strict=True)]
+        for x, e in zip(news, early, strict=True):
+            update = after(x, update) if e else update
+        first = written(to, p, update) if repeated or any(read) else None
         if first is not None:
-            news = [after(first, x) if h else x for h, x in zip(half, news, strict=True)]
+            news = [after(first, x) if r and not e else x for x, r, e in zip(news, read, early, strict=True)]
+            if repeated:
+                tied = [after(first, xs) if i == leading else xs for i, xs in enumerate(slots)]
+                again = jax.tree.leaves(rules(g, p, tied, counts, shared, scalars)[1])
+                news = [y.astype(x.dtype) if i == leading else x for x, y, i in zip(news, again, owners, strict=True)]
         return update, structure.unflatten(news)
 
     apply.__name__ = "_".join(k.name for k in kernels)[:80]

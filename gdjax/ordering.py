@@ -23,7 +23,7 @@ def bound_for(destination: str | None) -> Iterator[None]:
     """Where the updates go that transforms return in this context, which decides what a state can be put after.
 
     "params": the caller adds them to the parameters, as it is without a context. "memory": they are written as they
-    are, as those are that a branch returns. None: they go through more before either.
+    are, as those are that a branch returns; "gradient": over the gradients. None: they go through more before either.
     """
     token = _destination.set(destination)
     try:
@@ -41,7 +41,7 @@ def written(to: str | None, p: Array | None, update: Array) -> Array | None:
     """What is made of the update of a leaf and written to memory: the new parameter, or the update itself, if known."""
     if to == "params":
         return None if p is None else add(p, update)
-    return update if to == "memory" else None
+    return None if to is None else update
 
 
 @jax.jit

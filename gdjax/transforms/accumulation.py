@@ -127,7 +127,7 @@ class MultiSteps:
 
         def inner_update(sums: list[Array], inner_state: Any) -> Any:
             grads = structure.unflatten(_put(gs, trained, sums))
-            with bound_for("memory"):
+            with bound_for("gradient"):
                 new, inner = base.call_update(self.inner_opt, grads, inner_state, params, extra_args)
             news = structure.flatten_up_to(new)
             return tree.cast_like([news[i] for i in trained], sums), as_before(inner, inner_state)
