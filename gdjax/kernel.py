@@ -60,27 +60,31 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
         update, new = rules(g, p, slots, counts, shared, scalars)
         olds, structure = jax.tree.flatten(slots)
         owners = [i for i, xs in enumerate(slots) for _ in jax.tree.leaves(xs)]
-        leading = owners[0] if owners else None  # the first rule with slots: they are made of the gradient
-        # Which old numbers the direction is made of, since the new ones are rounded to 16 bits later or not in it.
+        leads = [i == owners[0] for i in owners]  # the first rule with slots, which are made of the gradient
+        # The direction is made of old numbers where it is of new ones that are rounded to 16 bits later.
         changed = [x is not old for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
         read = [c and (kernels[i].reads_old or _is_half(old)) for c, i, old in zip(changed, owners, olds, strict=True)]
-        repeated = leading is not None and kernels[leading].repeats
         # Made narrow first: what the direction and a slot had in common XLA:CPU would write as float32.
         news = [x.astype(old.dtype) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
-        early = [to == "gradient" and r and i == leading for r, i in zip(read, owners, strict=True)]
-        for x, e in zip(news, early, strict=True):
-            update = after(x, update) if e else update
-        first = written(to, p, update) if repeated or any(read) else None
-        if first is not None:
-            news = [after(first, x) if r and not e else x for x, r, e in zip(news, read, early, strict=True)]
-            if repeated:
-                tied = [after(first, xs) if i == leading else xs for i, xs in enumerate(slots)]
-                again = jax.tree.leaves(rules(g, p, tied, counts, shared, scalars)[1])
-                news = [y.astype(x.dtype) if i == leading else x for x, y, i in zip(news, again, owners, strict=True)]
+        update, news = _in_order(to, p, update, news, read, leads)
+        if leads and kernels[owners[0]].repeats and (first := written(to, p, update)) is not None:
+            tied = [after(first, xs) if i == owners[0] else xs for i, xs in enumerate(slots)]
+            again = jax.tree.leaves(rules(g, p, tied, counts, shared, scalars)[1])
+            news = [y.astype(x.dtype) if lead else x for x, y, lead in zip(news, again, leads, strict=True)]
         return update, structure.unflatten(news)
 
     apply.__name__ = "_".join(k.name for k in kernels)[:80]
     return jax.jit(apply)
+
+
+def _in_order(to: str | None, p: Any, update: Array, news: list[Array], read: list[bool], leads: list[bool]) -> Any:
+    """The update and the new slots; those whose old numbers the update reads after it, unless it must be last."""
+    if to == "gradient":
+        for x, r, lead in zip(news, read, leads, strict=True):
+            update = after(x, update) if r and lead else update
+        read = [r and not lead for r, lead in zip(read, leads, strict=True)]
+    first = written(to, p, update) if any(read) else None
+    return update, news if first is None else [after(first, x) if r else x for x, r in zip(news, read, strict=True)]
 
 
 def _is_half(x: Array) -> bool:
