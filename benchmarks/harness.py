@@ -131,7 +131,10 @@ def nbytes(*trees: Any) -> int:
 
 
 class Results:
-    """Rows of figures, written after each one; a run that goes on from an earlier file leaves out what that has."""
+    """Rows of figures, written after each one; a run that goes on from an earlier file leaves out what that has.
+
+    Each row tells the date and the processor, which may not be those of the others.
+    """
 
     def __init__(self, path: Path, again: bool):
         self.path, self.rows, self.about = path, [], machine()
@@ -143,7 +146,7 @@ class Results:
         return any(all(row.get(k) == v for k, v in key.items()) for row in self.rows)
 
     def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
+        self.rows.append({**row, "taken": f"{self.about['date']}, {self.about['cpu']}"})
         self.path.write_text(json.dumps({"machine": self.about, "rows": self.rows}, indent=1) + "\n", "utf-8")
 
 

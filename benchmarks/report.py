@@ -75,6 +75,7 @@ def write(path: Path) -> None:
             "",
             f"## {tree}, {dtype}: {mine[0]['leaves']} leaves, {mine[0]['param_bytes'] / 1e6:.3g} MB",
             "",
+            *(f"Taken {taken}.\n" for taken in dict.fromkeys(r["taken"] for r in mine)),
             *table(mine),
         ]
     path.with_suffix(".md").write_text("\n".join(lines) + "\n", "utf-8")
@@ -112,12 +113,12 @@ def plot(about: dict[str, Any], groups: dict[Any, list[dict[str, Any]]], path: P
         ax.axvline(1, color="black", linewidth=1)
         ax.set_xlim(0, 1.6)
         ax.set_ylim(tallest[i // columns] - 0.5, -0.5)  # bars of one thickness in all panels
-        ax.set_title(f"{tree}, {dtype}", fontsize=10)
+        ax.set_title("\n".join([f"{tree}, {dtype}", *dict.fromkeys(r["taken"] for r in rows)]), fontsize=8)
         ax.set_xlabel("step time / Optax's")
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
     fig.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
-    fig.suptitle(f"{about['cpu']}, {about['cores']} cores, jax {about['jax']}, optax {about['optax']}", fontsize=10)
+    fig.suptitle(f"{about['cores']} cores, jax {about['jax']}, optax {about['optax']}", fontsize=10)
     fig.savefig(path, dpi=110)
     plt.close(fig)
 
