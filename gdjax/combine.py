@@ -37,12 +37,12 @@ class Chain:
             run = _run(steps[len(new_states) :])
             last = len(new_states) + len(run) == len(steps)
             with bound_for(destination() if last else None):
-                if isinstance(run[0][0], Leafwise):
+                part, old = run[0]
+                if isinstance(part, Leafwise):
                     rules, olds = zip(*run, strict=True)
                     updates, new = fused(rules, updates, olds, params, extra_args)
                 else:
-                    updates, one = base.call_update(run[0][0], updates, run[0][1], params, extra_args)
-                    new = [one]
+                    updates, *new = base.call_update(part, updates, old, params, extra_args)
             new_states += new
         return updates, self.unflatten(iter(new_states))
 

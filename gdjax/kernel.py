@@ -67,7 +67,9 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
         # Made narrow first: what the direction and a slot had in common XLA:CPU would write as float32.
         news = [x.astype(old.dtype) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
         update, news = _in_order(to, p, update, news, read, leads)
-        if leads and kernels[owners[0]].repeats and (first := written(to, p, update)) is not None:
+        # Written over the gradient, the direction is in memory, and the gradient no longer.
+        repeats = leads and kernels[owners[0]].repeats and to != "gradient"
+        if repeats and (first := written(to, p, update)) is not None:
             tied = [after(first, xs) if i == owners[0] else xs for i, xs in enumerate(slots)]
             again = jax.tree.leaves(rules(g, p, tied, counts, shared, scalars)[1])
             news = [y.astype(x.dtype) if lead else x for x, y, lead in zip(news, again, leads, strict=True)]

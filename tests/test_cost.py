@@ -104,6 +104,7 @@ AROUND = {
     "guard": (gdjax.apply_if_finite(gdjax.lion(1e-3), 5), jnp.float32, 0.26),
     "chain": (gdjax.chain(EACH, gdjax.clip(1.0)), jnp.float32, 1),
     "accumulation": (gdjax.MultiSteps(gdjax.lion(1e-3), 4).gradient_transformation(), jnp.float32, 1),
+    "accumulation, twice": (gdjax.MultiSteps(gdjax.adadelta(1.0), 4).gradient_transformation(), jnp.float32, 1),
     "accumulation, bfloat16": (gdjax.MultiSteps(gdjax.adamw(1e-3), 4).gradient_transformation(), jnp.bfloat16, 1),
 }
 

@@ -75,11 +75,11 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
         checks.leaves(label, "updates", updates)
 
         def apply(gradients: Any, inner_state: Any) -> Any:
-            with bound_for(None):
-                return base.call_update(inner, gradients, inner_state, params, extra_args)
+            return base.call_update(inner, gradients, inner_state, params, extra_args)
 
         if check_outputs:
-            looked_at, new_state = apply(updates, state.inner_state)
+            with bound_for(None):
+                looked_at, new_state = apply(updates, state.inner_state)
             finite = _stay_finite(updates, looked_at, new_state, state.inner_state)
         else:
             finite = all_finite(updates)
