@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY = 0.5  # of the parameters' bytes: where Optax keeps more, its step is bound by that
+WIDEST = 1.6  # of Optax's step: as far as the plot goes
 PEERS = "optax", "hand", "torch foreach", "torch fused"
 
 
@@ -111,14 +112,15 @@ def plot(about: dict[str, Any], groups: dict[Any, list[dict[str, Any]]], path: P
             if at:
                 ax.scatter(*zip(*at, strict=True), marker=mark, s=60, color=color, label=peer, zorder=3)
         ax.axvline(1, color="black", linewidth=1)
-        ax.set_xlim(0, 1.6)
+        ax.set_xlim(0, WIDEST)
         ax.set_ylim(tallest[i // columns] - 0.5, -0.5)  # bars of one thickness in all panels
         ax.set_title("\n".join([f"{tree}, {dtype}", *dict.fromkeys(r["taken"] for r in rows)]), fontsize=8)
         ax.set_xlabel("step time / Optax's")
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
     fig.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
-    fig.suptitle(f"{about['cores']} cores, jax {about['jax']}, optax {about['optax']}", fontsize=10)
+    title = f"{about['cores']} cores, jax {about['jax']}, optax {about['optax']}; peers beyond {WIDEST} left out"
+    fig.suptitle(title, fontsize=10)
     fig.savefig(path, dpi=110)
     plt.close(fig)
 
