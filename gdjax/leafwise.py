@@ -27,6 +27,7 @@ from gdjax import base, checks, numerics
 from gdjax.base import EmptyState, GradientTransformation, MaskedNode
 from gdjax.fused import fused
 from gdjax.kernel import Kernel
+from gdjax.ordering import once
 from gdjax.slots import Moment, Shared, first_moment, initial_parameter
 
 P = ParamSpec("P")
@@ -233,7 +234,7 @@ class Leafwise:
 
     def scalars(self, count: Any) -> dict[str, Any]:
         """The hyperparameters that are not constants."""
-        return {**self.arrays, **{k: checks.scalar(self.label, k, f(count)) for k, f in self.schedules.items()}}
+        return {**self.arrays, **{k: once(checks.scalar(self.label, k, f(count))) for k, f in self.schedules.items()}}
 
 
 def _numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:

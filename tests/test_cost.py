@@ -1,5 +1,7 @@
 """What a step costs, in figures that do not depend on the machine's mood: temporaries, equations, traces."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -181,6 +183,29 @@ def test_a_leaf_more_is_two_equations_more(name):
     leaf, levels = (3, 12) if "clip" in name else (2, 0)
     more = 64 * leaf * len(LAYER)
     assert more <= large - small <= more + levels
+
+
+ONCE = {
+    "adamw": gdjax.adamw(SCHEDULE, weight_decay=SCHEDULE),
+    "joined": gdjax.sgd(gdjax.join_schedules([SCHEDULE, gdjax.linear_onecycle_schedule(100, 0.1)], [50])),
+    "scale_by_schedule": gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_schedule(SCHEDULE)),
+    "partition": gdjax.partition(
+        {"matrices": gdjax.adamw(SCHEDULE), "vectors": gdjax.sgd(SCHEDULE)},
+        lambda params: jax.tree.map(lambda p: "matrices" if len(p.shape) > 1 else "vectors", params),
+    ),
+    "accumulated": gdjax.MultiSteps(gdjax.adamw(SCHEDULE), 4).gradient_transformation(),
+    "radam": gdjax.radam(1e-3),
+}
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_what_leaves_share_is_computed_once(name):
+    # XLA:CPU would compile a schedule's 31 operations into the loop of each leaf.
+    def scalar_operations(layers):
+        text = traced(ONCE[name], tree_of(layers)).lower().compile().as_text()
+        return len(re.findall(r"= \w+\[\]\S* (?!parameter|constant|get-tuple-element)\w", text))
+
+    assert scalar_operations(6) - scalar_operations(2) <= 4 * 4 * len(LAYER)
 
 
 def test_equal_leaves_share_one_trace():

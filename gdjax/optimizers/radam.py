@@ -53,8 +53,9 @@ def scale_by_radam(
     rho_inf, rho = 2 / (1 - b2) - 1, sma_length(b2, t)
     rectified = (rho >= threshold) & (rho > 4)  # at 4 the variance of the rate is infinite
     rho = jnp.where(rectified, rho, 5)
-    r = sqrt(jnp.where(rectified, (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho), 1))
-    return jnp.where(rectified, r * divide(mu_hat, sqrt(nu_hat + eps_root), eps), mu_hat), s._replace(mu=mu, nu=nu)
+    # 0 before it is rectified: of `rectified` itself XLA:CPU would make rho anew for each leaf.
+    r = sqrt(jnp.where(rectified, (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho), 0))
+    return jnp.where(r > 0, r * divide(mu_hat, sqrt(nu_hat + eps_root), eps), mu_hat), s._replace(mu=mu, nu=nu)
 
 
 @transform
