@@ -19,7 +19,7 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['tree']} {row['dtype']} {row['recipe']}: {ms:.2f} ms, {ratios}, limit {limit:.2f}"
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
+def table(rows: list[dict[str, Any]], marks: dict[str, str]) -> list[str]:
     head = (
         "recipe | ms | of Optax | of hand | of foreach | of fused | limit | temp % | Optax | trace+lower | compile | "
     )
@@ -27,7 +27,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     lines = [f"| {head} |", "| --- |" + " ---: |" * head.count("|")]
     for r in rows:
         a, b, ratios = r["gdjax"], r["optax"], r["ratios"]
-        cells = [r["recipe"], f"{a['step_s'] * 1e3:.2f}", *(number(ratios.get(p)) for p in PEERS)]
+        cells = [r["recipe"] + marks[r["taken"]], f"{a['step_s'] * 1e3:.2f}", *(number(ratios.get(p)) for p in PEERS)]
         cells += [number(r["limit_s"] / a["step_s"])]
         cells += [f"{100 * x['temporary_bytes'] / r['param_bytes']:.1f}" for x in (a, b)]
         cells += [number((a["trace_s"] + a["lower_s"]) / (b["trace_s"] + b["lower_s"]))]
@@ -72,12 +72,13 @@ def write(path: Path) -> None:
     groups = dict.fromkeys((r["tree"], r["dtype"]) for r in rows)
     for tree, dtype in groups:
         mine = [r for r in rows if (r["tree"], r["dtype"]) == (tree, dtype)]
+        marks = {taken: "†" * i for i, taken in enumerate(dict.fromkeys(r["taken"] for r in mine))}
         lines += [
             "",
             f"## {tree}, {dtype}: {mine[0]['leaves']} leaves, {mine[0]['param_bytes'] / 1e6:.3g} MB",
             "",
-            *(f"Taken {taken}.\n" for taken in dict.fromkeys(r["taken"] for r in mine)),
-            *table(mine),
+            *(f"Taken {taken}{mark and f', what has a {mark}'}.\n" for taken, mark in marks.items()),
+            *table(mine, marks),
         ]
     path.with_suffix(".md").write_text("\n".join(lines) + "\n", "utf-8")
     plot(
