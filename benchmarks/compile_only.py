@@ -63,6 +63,7 @@ def measure(target: str, tree_name: str, dtype: str, recipe: str) -> dict[str, A
 
 def report(results: Results) -> None:
     lines = ["# Compiled for devices that are not here", ""]
+    lines += ["On " + "; ".join(f"{k} {v}" for k, v in results.about.items() if k != "device"), ""]
     head = (
         "recipe | kernels | Optax | hand | bytes / Optax's | / hand's | XLA's bytes / hand's | temp % | Optax | hand "
         "| compile / Optax's"

@@ -58,8 +58,7 @@ def after(first: Array, rest: Any) -> Any:
     """
     if first.size == 0:
         return rest
-    e = jnp.real(first[(0,) * first.ndim])
-    one = jax.lax.platform_dependent(e, cpu=_one, default=jnp.ones_like)
+    one = _one(jnp.real(first[(0,) * first.ndim]))
     return jax.tree.map(lambda x: x * one.astype(x.dtype), rest)
 
 
@@ -75,12 +74,16 @@ def once(x: Any) -> Any:
 
 @jax.jit
 def _divided(x: Array) -> Array:
-    return x / jax.lax.platform_dependent(x, cpu=_one, default=jnp.ones_like)
+    return x / _one(x)
 
 
 def _one(e: Array) -> Array:
-    """1, which XLA cannot tell: 2 for a number equal both to 0 and not to itself."""
-    return jnp.where((e != e) & (e == 0), 2, 1).astype(e.dtype)
+    """1, which XLA:CPU cannot tell: it would be 2 for a number equal both to 0 and not to itself."""
+
+    def hidden(e: Array) -> Array:
+        return jnp.where((e != e) & (e == 0), 2, 1).astype(e.dtype)
+
+    return jax.lax.platform_dependent(e, cpu=hidden, default=jnp.ones_like)
 
 
 def summand(x: Array) -> Array:
