@@ -89,27 +89,29 @@ def can_be_matrix(x: Any) -> bool:
     return jnp.ndim(x) == 2 and not base.is_float0(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
-def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list[Array]:
+def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], wide_on_cpu: bool = False) -> list[Array]:
     """`f` of all matrices of one shape and dtype at once; of large ones only on a GPU, elsewhere one after the other.
 
-    To bring matrices together copies them; on a GPU one launch for many of them is worth that.
+    To bring matrices together copies them, tall ones transposed; on a GPU one launch for many of them is worth that.
 
     Args:
-      f: from (n, rows, columns), or (rows, columns), with rows <= columns to the same shape, for which
-        f(X^T) = f(X)^T.
+      f: from (n, rows, columns), or (rows, columns), to the same shape, for which f(X^T) = f(X)^T.
       matrices: each (batch, rows, columns).
+      wide_on_cpu: a CPU takes large tall ones transposed too.
     """
     f = jax.jit(f)  # matrices alike share one trace
-    always, small = functools.partial(_in_groups, f, math.inf), functools.partial(_in_groups, f, LARGE)
-    return jax.lax.platform_dependent(list(matrices), cuda=always, rocm=always, default=small)
+    on = lambda most, wide=False: functools.partial(_in_groups, f, most, wide)  # noqa: E731
+    gpu = on(math.inf)
+    return jax.lax.platform_dependent(list(matrices), cuda=gpu, rocm=gpu, cpu=on(LARGE, wide_on_cpu), default=on(LARGE))
 
 
-def _in_groups(f: Callable[[Array], Array], most: float, matrices: list[Array]) -> list[Array]:
+def _in_groups(f: Callable[[Array], Array], most: float, always_wide: bool, matrices: list[Array]) -> list[Array]:
     groups: dict[Any, list[int]] = {}
-    wide = [x.mT if x.shape[1] > x.shape[2] else x for x in matrices]
+    alone = [x.shape[1] * x.shape[2] >= most for x in matrices]
+    turned = [x.shape[1] > x.shape[2] and (always_wide or not a) for x, a in zip(matrices, alone, strict=True)]
+    wide = [x.mT if t else x for x, t in zip(matrices, turned, strict=True)]
     for i, x in enumerate(wide):
-        apart = i if x.shape[1] * x.shape[2] >= most else None
-        groups.setdefault((x.shape[1:], x.dtype, apart), []).append(i)
+        groups.setdefault((x.shape[1:], x.dtype, i if alone[i] else None), []).append(i)
     out, before = list(matrices), None
     for members in groups.values():
         xs = [wide[i] for i in members]
@@ -121,5 +123,5 @@ def _in_groups(f: Callable[[Array], Array], most: float, matrices: list[Array]) 
         for i in members:
             y = together[start : start + len(wide[i])]
             start += len(wide[i])
-            out[i] = y.mT if matrices[i].shape != wide[i].shape else y
+            out[i] = y.mT if turned[i] else y
     return out

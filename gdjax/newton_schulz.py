@@ -53,14 +53,15 @@ def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps
 
         A = X X^T,    X <- a X + (b A + c A^2) X
 
-    which take each singular value s to a s + b s^3 + c s^5 and leave U and V.
+    which take each singular value s to a s + b s^3 + c s^5 and leave U and V. A tall X has A = X^H X, and the
+    polynomial on its right: to transpose it instead is dear on a TPU.
 
     Args:
-      x: (n, rows, columns) or (rows, columns), rows <= columns, real or complex, float32 or wider.
+      x: (n, rows, columns) or (rows, columns), real or complex, float32 or wider.
       coeffs: (a, b, c) for every step; or (n, 3), one triple for each of n steps, whatever `steps` is.
       preconditioning: the norm, which must bound the singular values: "frobenius", |X|; "spectral", the largest
-        singular value, by the eigenvalues of X X^T; "schatten", |X X^T|^(1/2), between the two; "aol", a number for
-        each row i, (sum_j |X X^T|_ij)^(1/2).
+        singular value, by the eigenvalues of A; "schatten", |A|^(1/2), between the two; "aol", a number for each row
+        i of A, and so of X, or column of a tall X, (sum_j |A_ij|)^(1/2).
       eps: added to the first two norms; the least value of the last two.
       products: the dtype that factors are rounded to, for real x; sums of their products have the dtype of x.
     """
@@ -83,12 +84,12 @@ def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps
         else:
             norm = jnp.maximum(numerics.sqrt(jnp.sum(jnp.abs(a), -1, keepdims=True)), eps)
         over = (1 / jnp.where(norm == 0, 1, norm)).astype(x.dtype)
-        x, a = x * over, a * over * over.mT
+        x, a = x * (over.mT if _tall(x) else over), a * over * over.mT
     coeffs = coeffs.astype(x.dtype)
     triples = [coeffs] * steps if coeffs.ndim == 1 else list(coeffs)
     if products is not None:
         return _rounded(products, triples, x, a)
-    if 2 * x.shape[-1] <= 3 * x.shape[-2]:
+    if 2 * max(x.shape[-2:]) <= 3 * min(x.shape[-2:]):
         return _by_columns(triples, x, a)
     by_rows, by_columns = functools.partial(_by_rows, triples), functools.partial(_by_columns, triples)
     return jax.lax.platform_dependent(x, a, cpu=by_rows, default=by_columns)
@@ -97,12 +98,12 @@ def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps
 def _by_columns(triples: Sequence[Array], x: Array, a: Array) -> Array:
     for i, c in enumerate(triples):
         a = a if i == 0 else _gram(x)
-        x = c[0] * x + (c[1] * a + c[2] * (a @ a)) @ x
+        x = c[0] * x + _times(c[1] * a + c[2] * (a @ a), x)
     return x
 
 
 def _by_rows(triples: Sequence[Array], x: Array, a: Array) -> Array:
-    """The same in fewer operations for a wide X: with X <- P X and A <- P A P only the product of some P meets X.
+    """The same in fewer operations for a long X: with X <- P X and A <- P A P only the product of some P meets X.
 
     Of three at most: then errors are those of steps by columns, where products are in full float32. GPU and TPU do not
     take them so by default.
@@ -114,7 +115,7 @@ def _by_rows(triples: Sequence[Array], x: Array, a: Array) -> Array:
             p = c[0] * one + c[1] * a + c[2] * (a @ a)
             product = p if i == 0 else p @ product
             a = p @ a @ p if i + 1 < len(three) else a
-        x = product @ x
+        x = _times(product, x)
     return x
 
 
@@ -127,7 +128,7 @@ def _rounded(dtype: Any, triples: Sequence[Array], x: Array, a: Array) -> Array:
     for i, c in enumerate(triples):
         a = (a if i == 0 else _gram(x, dtype)).astype(dtype).astype(wide)
         p = c[0] * one + c[1] * a + c[2] * _product("...ij,...jk->...ik", a, a, dtype)
-        x = _product("...ij,...jk->...ik", p, x, dtype).astype(dtype).astype(wide)
+        x = _times(p, x, dtype).astype(dtype).astype(wide)
     return x
 
 
@@ -135,10 +136,23 @@ def _one(a: Array) -> Array:
     return jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
 
 
+def _tall(x: Array) -> bool:
+    return x.shape[-2] > x.shape[-1]
+
+
 def _gram(x: Array, dtype: Any = None) -> Array:
-    return x @ x.conj().mT if dtype is None else _product("...ij,...kj->...ik", x, x, dtype)
+    """X X^H; X^H X of a tall X."""
+    if _tall(x):
+        return _product("...ji,...jk->...ik", x.conj(), x, dtype)
+    return _product("...ij,...kj->...ik", x, x.conj(), dtype)
+
+
+def _times(p: Array, x: Array, dtype: Any = None) -> Array:
+    """P X; X P of a tall X."""
+    return _product("...ij,...jk->...ik", *((x, p) if _tall(x) else (p, x)), dtype)
 
 
 def _product(indices: str, x: Array, y: Array, dtype: Any) -> Array:
-    """The product of x and y rounded to `dtype`, in the dtype of x."""
-    return jnp.einsum(indices, x.astype(dtype), y.astype(dtype), preferred_element_type=x.dtype)
+    """The product of x and y, rounded to `dtype` if there is one, in the dtype of x."""
+    narrow = x.dtype if dtype is None else dtype
+    return jnp.einsum(indices, x.astype(narrow), y.astype(narrow), preferred_element_type=x.dtype)

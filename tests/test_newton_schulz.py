@@ -5,16 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gdjax
 from gdjax import matrices, newton_schulz
 from tests import oracles
 
 RNG = np.random.default_rng(0)
-SHAPES = [(3, 3), (2, 5), (1, 4)]
+SHAPES = [(3, 3), (2, 5), (1, 4), (5, 2), (4, 3)]
 NORMS = pytest.mark.parametrize("norm", newton_schulz.NORMS)
 
 
 def expected(x, coeffs, steps, norm, eps):
     """The same by singular values: U p(p(... S / norm)) V^H. For "aol", a norm for each row, X is scaled first."""
+    if x.shape[0] > x.shape[1]:
+        return expected(x.T, coeffs, steps, norm, eps).T
     if norm == "aol":
         rows = np.sqrt(np.abs(x @ x.conj().T).sum(1, keepdims=True))
         x = x / np.maximum(rows, eps)
@@ -56,9 +59,10 @@ def test_close_to_the_polar_factor():
 
 
 @NORMS
-def test_factors_rounded_to_float32(norm):
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
+def test_factors_rounded_to_float32(shape, norm):
     with oracles.precision("float64"):
-        x = RNG.normal(size=(2, 3, 5))
+        x = RNG.normal(size=(2, *shape))
         got = newton_schulz.orthogonalize(jnp.asarray(x), jnp.asarray(run.__defaults__[0]), 4, norm, 0.01, "float32")
         error = np.abs(got - np.stack([expected(m, run.__defaults__[0], 4, norm, 0.01) for m in x])).max()
         assert got.dtype == "float64" and 1e-9 < error < 1e-5
@@ -95,9 +99,12 @@ def test_zero_and_its_derivative(norm, eps):
     assert np.isfinite(slope).all()
 
 
-@pytest.mark.parametrize("most", [matrices.LARGE, 5])
-def test_groups(most):
-    # Of at least 5 elements a matrix counts as large, and is done by itself.
+@pytest.mark.parametrize("most, always_wide, before", [
+    (matrices.LARGE, False, [(4, 2, 3)]),
+    (5, False, [(2, 3), (3, 2), (2, 3, 2)]),  # of at least 5 elements a matrix counts as large, and is done by itself
+    (5, True, [(2, 3), (2, 3), (2, 2, 3)]),
+])  # fmt: skip
+def test_groups(most, always_wide, before):
     shapes = [(1, 2, 3), (1, 3, 2), (2, 3, 2), (1, 2, 2), (1, 0, 3), (1, 2, 2)]
     xs = [jnp.asarray(RNG.normal(size=n), "float32") for n in shapes]
     seen = []
@@ -106,11 +113,22 @@ def test_groups(most):
         seen.append(x.shape)
         return x @ x.mT @ x
 
-    got = matrices._in_groups(f, most, xs)
-    assert seen == ([(2, 3), (2, 3), (2, 2, 3)] if most == 5 else [(4, 2, 3)]) + [(2, 2, 2), (0, 3)]
+    got = matrices._in_groups(f, most, always_wide, xs)
+    assert seen == [*before, (2, 2, 2), (0, 3)]
     for x, y, z in zip(xs, got, matrices.in_groups(f, xs), strict=True):
         np.testing.assert_allclose(y, x @ x.mT @ x, rtol=1e-6)
         np.testing.assert_allclose(z, y, rtol=1e-6)
+
+
+@pytest.mark.parametrize("platform, ns_dtype, transposed", [
+    ("tpu", None, 0), ("tpu", "bfloat16", 0), ("cpu", None, 0), ("cpu", "bfloat16", 4), ("cuda", None, 4),
+])  # fmt: skip
+def test_a_large_tall_matrix_is_not_transposed(platform, ns_dtype, transposed):
+    # On a TPU the layout of a transpose spread to the gradient, the momentum and the parameter: five copies.
+    params = {"tall": jnp.zeros((512, 128)), "wide": jnp.zeros((128, 512)), "tall too": jnp.zeros((512, 128))}
+    tx = gdjax.contrib.muon(1e-3, ns_dtype=ns_dtype)
+    text = jax.jit(tx.update).trace(params, tx.init(params), params).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.transpose") == transposed
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 7])
