@@ -89,7 +89,7 @@ def can_be_matrix(x: Any) -> bool:
     return jnp.ndim(x) == 2 and not base.is_float0(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
-def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], wide_on_cpu: bool = False) -> list[Array]:
+def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], rounded: bool = False) -> list[Array]:
     """`f` of all matrices of one shape and dtype at once; of large ones only on a GPU, elsewhere one after the other.
 
     To bring matrices together copies them, tall ones transposed; on a GPU one launch for many of them is worth that.
@@ -97,12 +97,13 @@ def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], wide_on_cp
     Args:
       f: from (n, rows, columns), or (rows, columns), to the same shape, for which f(X^T) = f(X)^T.
       matrices: each (batch, rows, columns).
-      wide_on_cpu: a CPU takes large tall ones transposed too.
+      rounded: f rounds the factors of its products. Large tall matrices then are transposed on a CPU too, where XLA is
+        slow with rounded factors that are, as one is in X^T X.
     """
     f = jax.jit(f)  # matrices alike share one trace
     on = lambda most, wide=False: functools.partial(_in_groups, f, most, wide)  # noqa: E731
     gpu = on(math.inf)
-    return jax.lax.platform_dependent(list(matrices), cuda=gpu, rocm=gpu, cpu=on(LARGE, wide_on_cpu), default=on(LARGE))
+    return jax.lax.platform_dependent(list(matrices), cuda=gpu, rocm=gpu, cpu=on(LARGE, rounded), default=on(LARGE))
 
 
 def _in_groups(f: Callable[[Array], Array], most: float, always_wide: bool, matrices: list[Array]) -> list[Array]:

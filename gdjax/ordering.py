@@ -1,4 +1,7 @@
-"""The order in which XLA:CPU computes: it decides what is overwritten in place and which memory is used again."""
+"""The order in which XLA:CPU computes: it decides what is overwritten in place and which memory is used again.
+
+`over` is for a GPU, on which nothing waits.
+"""
 
 import contextlib
 import contextvars
@@ -62,6 +65,24 @@ def after(first: Array, rest: Any) -> Any:
     return jax.tree.map(lambda x: x * one.astype(x.dtype), rest)
 
 
+def over(old: Array, new: Array) -> Array:
+    """`new` unchanged, which takes the place of `old` and is not made of it.
+
+    On a GPU a kernel writes over an array only what it makes of it, element by element; what else is to lie there is
+    copied afterwards. Here XLA sees a selection from both.
+    """
+    return jax.lax.platform_dependent(old, new, cuda=_or, rocm=_or, default=lambda _, new: new)
+
+
+def _or(old: Array, new: Array) -> Array:
+    return jnp.where(_never(new), old, new)
+
+
+def _never(x: Array) -> Array:
+    """Whether x is equal to 0 and not to itself: false, which XLA cannot tell."""
+    return (x != x) & (x == 0)
+
+
 def once(x: Any) -> Any:
     """`x` unchanged, a real scalar as the result of a division, which XLA:CPU computes once for all that read it.
 
@@ -78,11 +99,8 @@ def _divided(x: Array) -> Array:
 
 
 def _one(e: Array) -> Array:
-    """1, which XLA:CPU cannot tell: it would be 2 for a number equal both to 0 and not to itself."""
-
-    def hidden(e: Array) -> Array:
-        return jnp.where((e != e) & (e == 0), 2, 1).astype(e.dtype)
-
+    """1, which XLA:CPU cannot tell."""
+    hidden = lambda e: jnp.where(_never(e), 2, 1).astype(e.dtype)  # noqa: E731
     return jax.lax.platform_dependent(e, cpu=hidden, default=jnp.ones_like)
 
 

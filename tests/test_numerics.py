@@ -216,3 +216,13 @@ def test_a_summand_is_the_bounded_number(dtype):
     for x in (parts, parts[::-1], parts[:0]):  # the first one decides nothing
         x = jax.lax.complex(x, x[::-1]) if dtype == "complex64" else jnp.asarray(x)
         np.testing.assert_array_equal(ordering.summand(x), numerics.squarable(x, "summed"))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
+def test_an_array_over_another_is_unchanged(dtype):
+    new = jnp.asarray([0.0, -0.0, 1.5, np.inf, -np.inf, np.nan, 1e-40], dtype)
+    for f in (ordering.over, ordering._or):  # of a CPU, and of a GPU
+        for got in (f(jnp.full(7, 7, dtype), new), jax.jit(f)(jnp.full(7, 7, dtype), new)):
+            assert got.dtype == dtype and np.asarray(got).tobytes() == np.asarray(new).tobytes()
+    lowered = jax.jit(ordering.over).trace(new, new).lower(lowering_platforms=("cuda",)).as_text()
+    assert "stablehlo.select" in lowered

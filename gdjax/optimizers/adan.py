@@ -8,7 +8,7 @@ from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise
 from gdjax.numerics import Array, abs_sq, debias, divide, safe_increment, sqrt
-from gdjax.ordering import after
+from gdjax.ordering import after, over
 from gdjax.slots import Moment, Shared, second_moment
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -51,7 +51,7 @@ def scale_by_adan(
     m_hat, v_hat, n_hat = debias(m, b1, s.t), debias(v, b2, s.t), debias(n, b3, s.t)
     u = divide(m_hat + ahead * v_hat, sqrt(n_hat + eps_root), eps)
     # Both averages read the old gradient: written before them, it would be copied first.
-    return u, s._replace(m=m, v=v, n=n, g=after(n, after(v, g)))
+    return u, s._replace(m=m, v=v, n=n, g=over(s.g, after(n, after(v, g))))
 
 
 @transform

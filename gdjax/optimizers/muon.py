@@ -116,9 +116,7 @@ def _orthogonalized(
             o = newton_schulz.orthogonalize(x, state.ns_coeffs, ns_steps, preconditioning, hyper["eps"], ns_dtype)
             return jnp.real(jnp.sum(x.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o if adaptive else o
 
-        # XLA:CPU is fast with rounded factors only where none is transposed, as a tall X is in X^T X.
-        os = matrices.in_groups(f, list(xs.values()), wide_on_cpu=ns_dtype is not None)
-        for i, o in zip(xs, os, strict=True):
+        for i, o in zip(xs, matrices.in_groups(f, list(xs.values()), rounded=ns_dtype is not None), strict=True):
             _, rows, columns = axes[i].sizes(gs[i].shape)
             o = o * jnp.asarray(factor(rows, columns, hyper["consistent_rms"])).astype(o.dtype)
             gs[i] = axes[i].from_matrices(o, gs[i].shape).astype(gs[i].dtype)

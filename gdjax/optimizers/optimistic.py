@@ -9,6 +9,7 @@ from gdjax.combine import chain
 from gdjax.leafwise import Hyper, Reduced, leafwise
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
+from gdjax.ordering import over
 from gdjax.slots import Shared
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -39,7 +40,7 @@ def scale_by_optimistic_gradient(
       saddle point problems, equation 8, https://arxiv.org/abs/1901.08511
     """
     before = jnp.where(first != 0, g, s.previous_gradient)
-    return (alpha + beta) * g - beta * before, s._replace(previous_gradient=g)
+    return (alpha + beta) * g - beta * before, s._replace(previous_gradient=over(s.previous_gradient, g))
 
 
 @transform
