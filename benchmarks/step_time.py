@@ -68,13 +68,19 @@ def runner(peer: str, recipe: str, params: Any, grads: Any) -> Callable[[], Call
     return make
 
 
-def scaling(params: Any) -> Callable[[], None]:
-    """An in-place pass over as many bytes as the parameters have, in float32: as fast as memory goes.
+def memory_pass(params: Any) -> tuple[Any, Any]:
+    """An in-place pass over as many bytes as the parameters have, and its arrays, in float32: as fast as memory goes.
 
     In the parameters' own 16 bits the factor would round to 1, and the pass away.
     """
     step = jax.jit(lambda x: jax.tree.map(lambda a: a * 0.999, x), donate_argnums=0)
-    held = [jax.tree.map(lambda p: jnp.ones(p.nbytes // 4, "float32"), params)]
+    return step, jax.tree.map(lambda p: jnp.ones(p.nbytes // 4, "float32"), params)
+
+
+def scaling(params: Any) -> Callable[[], None]:
+    """Runs of `memory_pass`."""
+    step, arrays = memory_pass(params)
+    held = [arrays]
 
     def run() -> None:
         held[0] = step(held[0])

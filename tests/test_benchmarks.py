@@ -15,7 +15,9 @@ from tests.support import relaxed
 from tests.trees import numbers
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-hand, recipes, trees, program_text = map(importlib.import_module, ("hand", "recipes", "trees", "program_text"))
+hand, recipes, trees, program_text, step_time = map(
+    importlib.import_module, ("hand", "recipes", "trees", "program_text", "step_time")
+)
 
 TREE = {"a": (160, 130), "b": (16,), "c": (3, 3, 4, 8), "s": ()}  # one leaf that Adafactor factors
 # How far Optax is where it has another default, see docs/from_optax.md.
@@ -72,3 +74,12 @@ def test_kernels_and_bytes_of_a_program():
     assert program_text.kernels(PROGRAM) == {"fusion": 1, "copy": 1}
     # The slice is read, into the chip's own memory; the fusion reads p and writes as much; the copy moves q twice.
     assert program_text.memory_bytes(PROGRAM) == 4 * 8 + 2 * 4 * 32 + 2 * 2 * 6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_limit_is_a_pass_over_memory(dtype: str):
+    params = {"w": np.ones((64, 32), dtype), "b": np.ones(32, dtype)}
+    step, held = step_time.memory_pass(params)
+    moved = step.lower(held).compile().cost_analysis()["bytes accessed"]
+    assert 0 <= moved - 2 * sum(x.nbytes for x in params.values()) < 64  # what reads the factor
+    assert all((x < 1).all() for x in jax.tree.leaves(step(held)))
