@@ -35,7 +35,7 @@ def _sums_in_one(axes: Axes, xs: list[Array]) -> list[Array]:
 
 
 def _sums_apart(axes: Axes, xs: list[Array]) -> list[Array]:
-    """On a TPU these become one kernel, with what x is made of and writes; a GPU would read x for each."""
+    """A TPU takes these in the kernel that writes what x is made of; on a GPU they are more kernels than one sum is."""
     return [jnp.sum(x, axes) for x in xs]
 
 
