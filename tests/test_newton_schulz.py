@@ -120,6 +120,7 @@ def test_groups(most, always_wide, before):
         np.testing.assert_allclose(z, y, rtol=1e-6)
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this JAX lowers what is for other platforms too")
 @pytest.mark.parametrize("platform, ns_dtype, transposed", [
     ("tpu", None, 0), ("tpu", "bfloat16", 0), ("cpu", None, 0), ("cpu", "bfloat16", 4), ("cuda", None, 4),
 ])  # fmt: skip

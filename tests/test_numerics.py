@@ -192,13 +192,18 @@ def test_both_ways_to_take_norms_along_axes(scale: float, dtype: str):
             np.testing.assert_allclose((unit * norm)[0, :, 0], wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("platform, reductions", [("tpu", 3), ("cuda", 1)])
-def test_three_sums_are_a_reduction_each_on_a_tpu(platform, reductions):
+def test_both_ways_to_take_three_sums():
     x = jnp.asarray(np.arange(60.0).reshape(3, 4, 5), "float32")
     for sums in (vector_norms._sums_apart, vector_norms._sums_in_one):
         for got, factor in zip(sums((0, 2), [x, 2 * x, 3 * x]), (1, 2, 3), strict=True):
             np.testing.assert_array_equal(got, factor * np.sum(x, (0, 2)))
-    lowered = jax.jit(lambda x: vector_norms.three_sums(x, (0, 2))).trace(x).lower(lowering_platforms=(platform,))
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this JAX lowers what is for other platforms too")
+@pytest.mark.parametrize("platform, reductions", [("tpu", 3), ("cuda", 1)])
+def test_three_sums_are_a_reduction_each_on_a_tpu(platform, reductions):
+    sums = jax.jit(lambda x: vector_norms.three_sums(x, (0, 2)))
+    lowered = sums.trace(jnp.zeros((3, 4, 5))).lower(lowering_platforms=(platform,))
     assert lowered.as_text().count("stablehlo.reduce(") == reductions
 
 
