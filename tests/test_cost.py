@@ -65,6 +65,7 @@ SUMS = {
     "centralize": gdjax.chain(gdjax.centralize(), gdjax.adam(1e-3)),
     "novograd": gdjax.novograd(0.1),
     "dog": gdjax.contrib.dog(),
+    "clip + radam": gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.radam(1e-3)),  # in one pass, not rounded between
 }
 
 
@@ -207,6 +208,17 @@ def test_what_leaves_share_is_computed_once(name):
 
     leaves_more = 4 * len(LAYER)
     assert scalar_operations(6) - scalar_operations(2) <= 4 * leaves_more
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this JAX lowers what is for other platforms too")
+@pytest.mark.parametrize("platform, selections", [("cuda", 1), ("tpu", 0)])
+@pytest.mark.parametrize(
+    "tx", [gdjax.scale_by_adan(), gdjax.scale_by_optimistic_gradient()], ids=["adan", "optimistic"]
+)
+def test_a_gradient_that_is_kept_is_written_over_the_old_one_on_a_gpu(tx, platform, selections):
+    params = {"w": jnp.ones((8, 8))}
+    text = jax.jit(tx.update).trace(params, tx.init(params), params).lower(lowering_platforms=(platform,)).as_text()
+    assert len(re.findall(r"compare +NE, (%\w+), \1", text)) == selections
 
 
 def test_equal_leaves_share_one_trace():
