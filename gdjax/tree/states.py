@@ -32,7 +32,7 @@ def get_all_with_path(tree: Any, key: Any, filtering: Filter | None = None) -> l
 
     Returns:
       Pairs of path and value, the outermost first. A path is a tuple of the keys of `jax.tree_util`, except that a
-      field of a NamedTuple has a `NamedTupleKey`; `jax.tree_util.keystr` prints it.
+      field of a NamedTuple has a `NamedTupleKey`. `jax.tree_util.keystr(path, simple=True, separator="/")` prints it.
     """
     return [(path, x) for path, x in _found((), tree, key) if filtering is None or filtering(path, x)]
 
@@ -40,13 +40,18 @@ def get_all_with_path(tree: Any, key: Any, filtering: Filter | None = None) -> l
 def get(tree: Any, key: Any, default: Any = None, filtering: Filter | None = None) -> Any:
     """What a tree has under a name, or `default` where it has nothing; the arguments are `get_all_with_path`'s.
 
+    A hyperparameter is in a state only where it was injected: `gdjax.get_hyperparams(tx, state)` reads it anywhere.
+
     Raises:
       KeyError: it has several; the message lists their paths, between which `filtering` can choose.
     """
     found = get_all_with_path(tree, key, filtering)
     if len(found) > 1:
-        paths = ", ".join(jax.tree_util.keystr(path) for path, _ in found)
-        raise KeyError(f"gdjax.tree.get: found multiple values for {key!r}, at {paths}; choose one with filtering")
+        paths = ", ".join(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found)
+        # The state of a schedule stands under the same name as the number that the schedule gives.
+        injected = any(getattr(step, "name", None) == "hyperparams" for path, _ in found for step in path)
+        hint = "; gdjax.get_hyperparams(tx, state) reads the number in force" if injected else ""
+        raise KeyError(f"gdjax.tree.get: found multiple values for {key!r}, at {paths}; choose one with filtering{hint}")
     return found[0][1] if found else default
 
 

@@ -84,13 +84,26 @@ def test_get():
 
 def test_get_of_what_is_not_unique():
     state = gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_schedule(schedule)).init(PARAMS)
-    with pytest.raises(KeyError, match=r"multiple values for 'count', at \[0\]ScaleByAdamState.count, \[1\]ScaleBySch"):
+    with pytest.raises(KeyError, match="multiple values for 'count', at 0/ScaleByAdamState.count, 1/ScaleBySch") as e:
         tree.get(state, "count")
+    assert "get_hyperparams" not in str(e.value)
 
     def of_adam(path, value):
         return isinstance(path[-1], NamedTupleKey) and path[-1].tuple_name == "ScaleByAdamState"
 
     assert tree.get(state, "count", filtering=of_adam) is state[0].count
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_get_of_a_scheduled_rate_says_what_reads_it(library: str):
+    lib = LIBRARIES[library]
+    state = lib.chain(lib.clip(1.0), lib.inject_hyperparams(lib.adam)(schedule)).init(PARAMS)
+    where = "1/InjectStatefulHyperparamsState.hyperparams"
+    listed = f"at {where}/learning_rate, {where}_states/learning_rate; choose one with filtering; gdjax.get_hyperparams"
+    with pytest.raises(KeyError, match=listed):
+        tree.get(state, "learning_rate")
+    # The way that Optax's own documentation shows.
+    assert tree.get(state, "learning_rate", filtering=lambda path, x: isinstance(x, jax.Array)) == jnp.float32(0.1)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
