@@ -173,8 +173,15 @@ def state(label: str, got: Any, expected: type) -> None:
     raise ValueError(f"{label}: state has {shown}, expected {expected.__name__} with fields {wanted}{hint}")
 
 
-def scalar(label: str, name: str, value: Any) -> Any:
-    """`value` as a scalar array; what a schedule returned under the hyperparameter's `name`."""
+def whence(got: Any, names: Iterable[Any]) -> str:
+    """Where `got`, given for a state whose parts have `names`, may come from: a checkpoint, or it is the parameters."""
+    if isinstance(got, Mapping) and set(names).isdisjoint(got):
+        return f"{SWAPPED}; {RESTORE}"
+    return RESTORE if isinstance(got, Mapping | list | tuple) else SWAPPED
+
+
+def scheduled(label: str, name: str, value: Any) -> Any:
+    """`value` as an array; what a schedule returned under the hyperparameter's `name`."""
     try:
         x = jnp.asarray(value)
     except TypeError:
@@ -196,5 +203,10 @@ def _paths(tree: Any) -> list[str]:
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
+
+
+def scalar(label: str, name: str, value: Any) -> Any:
+    """`scheduled`, for one that must be a scalar."""
+    x = scheduled(label, name, value)
 def _name(x: Any) -> str:
     return f"the function {x.__name__}" if hasattr(x, "__name__") else f"{x!r} ({type(x).__name__})"

@@ -1,5 +1,6 @@
 """Hyperparameters that live in the state, and reading those in force."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -139,7 +140,7 @@ class _Injected:
         states = {k: f.init() for k, f in self.schedules.items()}
         dtype = self._dtype(params)
         hyper = {k: _scalar(x, dtype) for k, x in self.numbers.items()}
-        hyper |= {k: _scalar(f(states[k]), dtype) for k, f in self.schedules.items()}
+        hyper |= {k: _scalar(_scheduled(k, f(states[k])), dtype) for k, f in self.schedules.items()}
         inner_state = self._inner(hyper).init(params)
         return InjectStatefulHyperparamsState(jnp.zeros((), jnp.int32), hyper, states, inner_state)
 
@@ -148,7 +149,7 @@ class _Injected:
         old = state.hyperparams_states
         dtype = self._dtype(updates if params is None else params)
         hyper = {k: _scalar(x, dtype) for k, x in state.hyperparams.items()}
-        hyper |= {k: _scalar(f(old[k], **extra_args), dtype) for k, f in self.schedules.items()}
+        hyper |= {k: _scalar(_scheduled(k, f(old[k], **extra_args)), dtype) for k, f in self.schedules.items()}
         states = {k: f.update(old[k], **extra_args) for k, f in self.schedules.items()}
         updates, inner_state = base.call_update(self._inner(hyper), updates, state.inner_state, params, extra_args)
         count = numerics.safe_increment(state.count)
@@ -164,6 +165,9 @@ class _Injected:
         floats = [d for d in map(jnp.result_type, jax.tree.leaves(tree)) if jnp.issubdtype(d, jnp.inexact)]
         reals = [numerics.real_dtype(numerics.at_least_float32(d)) for d in floats]
         return max(reals, key=lambda d: d.itemsize, default=jnp.dtype("float32"))
+
+
+_scheduled = functools.partial(checks.scheduled, "gdjax.inject_hyperparams")
 
 
 def _scalar(x: Any, dtype: Any) -> Array:

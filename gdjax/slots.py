@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics
+from gdjax import checks, numerics
 
 Array = jax.Array
 
@@ -53,7 +53,7 @@ class Shared:
 def start(fill: str | float, hyper: Mapping[str, Any]) -> Any:
     """The number `fill`, or the hyperparameter of that name: of a schedule its first value."""
     x: Any = hyper[fill] if isinstance(fill, str) else fill
-    return x(jnp.zeros((), jnp.int32)) if callable(x) else x
+    return checks.scalar("gdjax.init", str(fill), x(jnp.zeros((), jnp.int32))) if callable(x) else x
 
 
 def initial_parameter(p: Any, hyper: Mapping[str, Any]) -> Array:

@@ -111,7 +111,9 @@ class _Decay:
     offset: Any
 
     def __call__(self, count: Any) -> Any:
-        rate, offset = (x(count) if callable(x) else x for x in (self.rate, self.offset))
+        hyper = {"decay_rate": self.rate, "step_offset": self.offset}
+        label = "gdjax.scale_by_factored_rms"
+        rate, offset = (checks.scalar(label, k, x(count)) if callable(x) else x for k, x in hyper.items())
         count = jnp.asarray(count)
         return self.function(count - jnp.asarray(offset).astype(count.dtype), rate)
 

@@ -118,7 +118,8 @@ def scale_by_galore(
         def projectors() -> list[Array]:
             return [a.projector(gs[i]).astype(olds[i].dtype) for i, a in active.items()]
 
-        gap, factor = (x(state.count) if callable(x) else x for x in (update_proj_gap, scale))
+        hyper = {"update_proj_gap": update_proj_gap, "scale": scale}
+        gap, factor = (checks.scalar(label, k, x(state.count)) if callable(x) else x for k, x in hyper.items())
         kept = [olds[i] for i in active]
         kept = jax.lax.cond(state.count % gap == 0, projectors, lambda: kept) if active else kept
         low, news = list(gs), list(olds)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, keys, numerics, tree
+from gdjax import base, checks, keys, meshes, numerics, tree
 from gdjax.base import GradientTransformation, transform
 from gdjax.leafwise import Hyper
 from gdjax.numerics import Array
@@ -44,17 +44,19 @@ def add_noise(eta: Hyper, gamma: Hyper, key: Any = None, *, seed: int | None = N
       Neelakantan et al. 2015, Adding gradient noise improves learning for very deep networks, section 3,
       https://arxiv.org/abs/1511.06807
     """
-    key = keys.required("gdjax.add_noise", key, seed)
+    label = "gdjax.add_noise"
+    key = keys.required(label, key, seed)
 
     def init(params: Any) -> AddNoiseState:
         return AddNoiseState(jnp.zeros((), jnp.int32), keys.fresh(key))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, AddNoiseState]:
-        checks.state("gdjax.add_noise", state, AddNoiseState)
-        checks.gradients("gdjax.add_noise", updates, params)
+        checks.state(label, state, AddNoiseState)
+        checks.gradients(label, updates, params)
         count = numerics.safe_increment(state.count)
         t = count.astype(jnp.float32)
-        scale = numerics.sqrt(_scalar(eta, state.count) / t ** _scalar(gamma, state.count))
+        variance, rate = (_scalar(label, name, x, state.count) for name, x in (("eta", eta), ("gamma", gamma)))
+        scale = numerics.sqrt(variance / t**rate)
         rng_key, sample_key = jax.random.split(state.rng_key)
         return _add_scaled(updates, scale, tree.random_like(sample_key, updates)), AddNoiseState(count, rng_key)
 
@@ -95,12 +97,12 @@ def escape_saddles(inner: Any, radius: Hyper, threshold: Hyper, wait: int, key: 
         checks.state(label, state, EscapeSaddlesState)
         checks.gradients(label, updates, params)
         norm = tree.global_norm(updates)
-        small = norm <= _scalar(threshold, state.count).astype(norm.dtype)
+        small = norm <= _scalar(label, "threshold", threshold, state.count).astype(norm.dtype)
         stuck = small & (state.count - state.last_noise > wait)
         updates, inner_state = base.call_update(inner, updates, state.inner_state, params, extra_args)
         rng_key, sample_key = jax.random.split(state.rng_key)
-        size = _scalar(radius, state.count)
-        updates = jax.lax.cond(
+        size = _scalar(label, "radius", radius, state.count)
+        updates = meshes.cond(
             stuck, lambda u: _add_scaled(u, size, _in_unit_ball(sample_key, u)), lambda u: u, updates
         )
         last = jnp.where(stuck, state.count, state.last_noise)
@@ -131,6 +133,6 @@ def _add_scaled(updates: Any, scale: Array, noise: Any) -> Any:
     return jax.tree.map(add, updates, noise)
 
 
-def _scalar(x: Any, count: Array) -> Array:
+def _scalar(label: str, name: str, x: Any, count: Array) -> Array:
     """A hyperparameter at the count, in float32."""
-    return jnp.asarray(x(count) if callable(x) else x).astype(jnp.float32)
+    return (checks.scalar(label, name, x(count)) if callable(x) else jnp.asarray(x)).astype(jnp.float32)
