@@ -3,7 +3,7 @@
 Nothing here looks at a traced value or adds an operation to a compiled step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jax.core import Tracer
 NUMBER = int, float, np.number
 NO_STATE = "state is None; call init(params) first"
 RESTORE = "restored from a checkpoint, give the restorer init(params) as its target"
+SWAPPED = "are state and params swapped? Call update(updates, state, params)"
 
 
 def structural(label: str, name: str, value: Any, low: int) -> int:
@@ -123,7 +124,14 @@ def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, 
         lines = [f"{names[1]}{path} is missing" for path in ours if path not in theirs]
         lines += [f"{names[1]}{path} has no counterpart in the {names[0]}" for path in theirs if path not in ours]
         lines = lines or [f"{names[0]} {structure} and {names[1]} {jax.tree.structure(tree)} are of different types"]
+        lines += [SWAPPED] if names[1] == "params" and _has_states(tree) else []
         raise ValueError(f"{label}: {'; '.join(lines)}") from e
+
+
+def _has_states(x: Any) -> bool:
+    """Whether `x` is the state of a transform or, as that of a chain, has some in a tuple or a dict."""
+    inside = x.values() if isinstance(x, dict) else x if isinstance(x, tuple) else ()
+    return type(x).__name__.endswith("State") or any(map(_has_states, inside))
 
 
 def _unmasked(tree: Any) -> Any:
@@ -136,6 +144,12 @@ def mask(label: str, name: str, tree: Any) -> None:
     for path, m in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if isinstance(m, Tracer) or getattr(m, "dtype", type(m)) not in (bool, np.bool) or np.ndim(m):
             raise TypeError(f"{label}: {name}{jax.tree_util.keystr(path)} must be a bool, got {m!r}")
+
+
+def returned(label: str, name: str, tree: Any) -> None:
+    """Raises unless the function called `name`, of the parameters, returned a tree."""
+    if tree is None:
+        raise TypeError(f"{label}: {name} returned None, not a tree shaped like the parameters")
 
 
 def is_function(x: Any) -> bool:
@@ -166,7 +180,7 @@ def state(label: str, got: Any, expected: type) -> None:
     fields = getattr(got, "_fields", None)
     shown = f"fields {fields}" if fields is not None else f"type {type(got).__name__}"
     wanted = getattr(expected, "_fields", ())
-    hint = f"; {RESTORE}" if isinstance(got, dict | list) else ""
+    hint = f"; {whence(got, wanted)}" if fields is None else ""
     if fields is not None and set(fields) < set(wanted):
         lacking = ", ".join(f for f in wanted if f not in fields)
         hint = f"; of an older version, without {lacking}? Take these fields from init(params), the others from it"
@@ -183,9 +197,16 @@ def whence(got: Any, names: Iterable[Any]) -> str:
 def scheduled(label: str, name: str, value: Any) -> Any:
     """`value` as an array; what a schedule returned under the hyperparameter's `name`."""
     try:
-        x = jnp.asarray(value)
+        if value is None:
+            raise TypeError
+        return jnp.asarray(value)
     except TypeError:
         raise TypeError(f"{label}: the schedule of {name} returned {value!r}, not a number") from None
+
+
+def scalar(label: str, name: str, value: Any) -> Any:
+    """`scheduled`, for one that must be a scalar."""
+    x = scheduled(label, name, value)
     if x.shape != ():
         raise ValueError(f"{label}: the schedule of {name} returned shape {x.shape}, expected a scalar")
     return x
@@ -203,10 +224,5 @@ def _paths(tree: Any) -> list[str]:
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
-
-
-def scalar(label: str, name: str, value: Any) -> Any:
-    """`scheduled`, for one that must be a scalar."""
-    x = scheduled(label, name, value)
 def _name(x: Any) -> str:
     return f"the function {x.__name__}" if hasattr(x, "__name__") else f"{x!r} ({type(x).__name__})"

@@ -1,7 +1,7 @@
 """Transforms applied one after the other."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,12 +63,17 @@ class Chain:
     def _states(self, state: Any) -> list[Any]:
         if state is None:
             raise ValueError(f"{self.label}: {checks.NO_STATE}")
+        named = isinstance(like := self.pack([None] * len(self.parts)), dict)
         try:
+            # A list of a dict is its keys, of an array its rows.
+            if not named and (isinstance(state, Mapping) or hasattr(state, "shape")):
+                raise TypeError("expected a tuple")
             states = self.unpack(state)
         except (TypeError, KeyError) as e:
+            names = like if named else map(str, range(len(self.parts)))  # as Flax names the entries of a tuple
             raise ValueError(
                 f"{self.label}: state is {type(state).__name__}, not what init made for {len(self.parts)} transforms "
-                f"({e}); {checks.RESTORE}"
+                f"({e}); {checks.whence(state, names)}"
             ) from e
         checks.entries(self.label, states, len(self.parts))
         return states

@@ -1,6 +1,7 @@
 """Transforms for some of the leaves: masks, groups, frozen parameters; chosen by tree, by function or by path."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax
 from gdjax import base, checks
 from gdjax.base import GradientTransformation, MaskedNode, set_to_zero, transform
 from gdjax.leafwise import Leafwise
-from gdjax.paths import paths_of
+from gdjax.paths import path_of, paths_of
 
 MaskOrFn = Any  # a tree of booleans, a prefix of the parameters, or a function from the parameters to one
 
@@ -44,7 +45,7 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -
 
     Raises:
       ValueError: the mask is not a prefix of the tree.
-      TypeError: the mask has leaves that are not booleans, traced ones for instance.
+      TypeError: the mask has leaves that are not booleans, traced ones for instance, or the function returned None.
     """
     label = "gdjax.masked"
     part = base.part_of(base.check_transform(label, 0, inner))
@@ -94,13 +95,14 @@ def partition(
     group's. Leaves whose transform is `set_to_zero()` are frozen and keep no state.
 
     Args:
-      transforms: from label to transform.
+      transforms: from label to transform. A group may have no leaves: one table of groups serves many models.
       param_labels: a tree of labels shaped like the parameters or a prefix of it, or a function from the parameters to
         one, such as `label_by_path({...})`.
       mask_compatible_extra_args: also split the extra arguments whose tree has the structure of the updates.
 
     Raises:
       ValueError: leaves have a label without a transform; the message lists them. The labels are not a prefix.
+      TypeError: the labels are None, or the function returned None.
     """
     label = "gdjax.partition"
     for key, tx in transforms.items():
@@ -114,17 +116,21 @@ def partition(
 
     fixed = not checks.is_function(param_labels)
     if fixed:
+        if param_labels is None:
+            raise TypeError(f"{label}: param_labels is None, not a tree of labels or a function that returns one")
         check(param_labels)
+    keep = _keeper(transforms)
 
     def masks(tree: Any) -> Mapping[Hashable, Any]:
         labels = param_labels if fixed else param_labels(tree)
+        checks.returned(label, "the labels' function", labels)
         _check_prefix(label, "labels", labels, tree)
         check(labels)
         return {key: jax.tree.map(lambda name, key=key: name == key, labels) for key in transforms}
 
     def init(params: Any) -> PartitionState:
         seen = masks(params)
-        return PartitionState({k: MaskedState(tx.init(_hide(seen[k], params))) for k, tx in transforms.items()})
+        return PartitionState(keep((k, MaskedState(tx.init(_hide(seen[k], params)))) for k, tx in transforms.items()))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         checks.state(label, state, PartitionState)
@@ -134,7 +140,7 @@ def partition(
             updates, states[key] = _masked_update(
                 label, tx, seen[key], updates, old, params, extra_args, mask_compatible_extra_args
             )
-        return updates, PartitionState(states)
+        return updates, PartitionState(keep(states.items()))
 
     return GradientTransformation(init, update)
 
@@ -163,24 +169,36 @@ def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Any:
     return partition({"train": optimizer, "freeze": set_to_zero()}, labels)
 
 
+def _keeper(labels: Iterable[Any]) -> Any:
+    """A dict; an OrderedDict for labels that do not compare, which JAX cannot sort as it does the keys of a dict."""
+    try:
+        sorted(labels)
+    except TypeError:
+        return OrderedDict
+    return dict
+
+
 def _mask_of(label: str, mask: Any, tree: Any) -> Any:
     seen = mask(tree) if checks.is_function(mask) else mask
+    checks.returned(label, "the mask's function", seen)
     checks.mask(label, "mask", seen)
     _check_prefix(label, "mask", seen, tree)
     return jax.tree.map(bool, seen)
 
 
 def _check_prefix(label: str, name: str, prefix: Any, tree: Any) -> None:
-    errors = jax.tree_util.tree_structure(prefix).num_leaves and jax.tree_util.tree_structure(tree).num_leaves
     try:
-        if errors:
+        if jax.tree_util.tree_structure(tree).num_leaves:
             jax.tree.map(lambda *_: None, prefix, tree)
     except ValueError as e:
         theirs, ours = {p for p, _ in paths_of(prefix)}, {p for p, _ in paths_of(tree)}
         only = [p for p in sorted(theirs) if not any(q == p or q.startswith(f"{p}/") for q in ours)]
         lacks = [q for q in sorted(ours) if not any(q == p or q.startswith(f"{p}/") for p in theirs)]
+        flat = jax.tree_util.tree_flatten_with_path(prefix, is_leaf=lambda x: x is None)[0]
+        nones = [path_of(path) for path, x in flat if x is None and path_of(path) in lacks]
         raise ValueError(
             f"{label}: the {name} is not a prefix of the tree: only the {name} has {only}, only the tree has {lacks}"
+            + (f"; None at {nones} is no entry" if nones else "")
         ) from e
 
 

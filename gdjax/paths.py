@@ -1,6 +1,7 @@
 """Choosing leaves by their path."""
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,27 +44,59 @@ def mask_by_path(*patterns: Pattern) -> Callable[[Any], Any]:
 def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
     """Labels for `partition` by the path of a leaf: that of the first rule whose pattern matches, as in `mask_by_path`.
 
+    For instance `label_by_path({"bias$|scale$": "vector", ".*": "matrix"})`: from pattern to label.
+
+    A rule that labels no leaf is a warning (when used): its pattern matches none, or those it matches have a label from
+    a rule before. That a rule for the rest, which matches every leaf, finds none left is none.
+
     Raises:
       ValueError: (when used) leaves that no rule matches; the message lists them. End with the rule `".*"` for a rest.
     """
 
     def labels(tree: Any) -> Any:
-        found = [
-            (path, [label for pattern, label in rules.items() if _matches(pattern, path, leaf)])
-            for path, leaf in paths_of(tree)
-        ]
-        unmatched = [path for path, names in found if not names]
+        paths = paths_of(tree)
+        found = [[k for k, pattern in enumerate(rules) if _matches(pattern, *item)] for item in paths]
+        unmatched = [path for (path, _), matching in zip(paths, found, strict=True) if not matching]
         if unmatched:
             shown = ", ".join(map(_shown, rules))
             raise ValueError(f"gdjax.label_by_path: no rule matches {', '.join(unmatched)}; the rules are {shown}")
-        return jax.tree.structure(tree).unflatten([names[0] for _, names in found])
+        _warn_of_idle(rules, tree, [path for path, _ in paths], found)
+        names = list(rules.values())
+        return jax.tree.structure(tree).unflatten([names[matching[0]] for matching in found])
 
     return labels
 
 
+def _warn_of_idle(rules: Mapping[Any, Any], tree: Any, paths: list[str], found: list[list[int]]) -> None:
+    """Warns of rules that label no leaf; not under a mask, which may hide their leaves."""
+    if any(map(_is_masked, jax.tree.leaves(tree, is_leaf=_is_masked))):
+        return
+    labels = list(rules.values())
+    used = {matching[0] for matching in found}
+    for k, pattern in enumerate(rules):
+        matched = [path for path, matching in zip(paths, found, strict=True) if k in matching]
+        if k in used or len(matched) == len(paths):
+            continue
+        why = f"rules before it label {', '.join(matched)}" if matched else f"it matches none of {', '.join(paths)}"
+        shown = ", ".join(repr(labels[i]) for i in sorted(used))
+        warnings.warn(
+            f"gdjax.label_by_path: no leaf is labelled {labels[k]!r} by the rule {_shown(pattern)}: {why}; "
+            f"the labels in use are {shown}",
+            stacklevel=2,
+        )
+
+
+def _is_masked(x: Any) -> bool:
+    """Whether `x` is a `MaskedNode`, of this library or of Optax."""
+    return type(x).__name__ == "MaskedNode"
+
+
 def paths_of(tree: Any) -> list[tuple[str, Any]]:
-    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in flat]
+    return [(path_of(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def path_of(keys: Any) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 def _matches(pattern: Pattern, path: str, leaf: Any) -> bool:

@@ -84,3 +84,34 @@ def test_a_chain_of_leaf_rules_is_one_call_a_leaf():
         jaxpr = jax.make_jaxpr(tx.update)(params, tx.init(params), params).jaxpr
         assert sum(eqn.params.get("name", "").startswith("adamw") for eqn in jaxpr.eqns) == n
         assert len(jaxpr.eqns) - n < 8  # the count
+
+
+SWAPPED = {
+    "a chain": gdjax.adamw(0.1),
+    "a named chain": gdjax.named_chain(("adam", gdjax.adam(0.1)), ("one", gdjax.scale(1.0))),
+    "a chain of as many as the leaves": gdjax.chain(gdjax.trace(0.9)),
+    "a rule": gdjax.trace(0.9),
+    "a rule with a count": gdjax.scale_by_schedule(lambda t: 0.1),
+    "groups": gdjax.partition({"a": gdjax.sgd(0.1)}, lambda tree: jax.tree.map(lambda x: "a", tree)),
+    "a wrapper": gdjax.MultiSteps(gdjax.adam(0.1), 2),
+    "injected": gdjax.inject_hyperparams(gdjax.adam)(0.1),
+}
+
+
+@pytest.mark.parametrize("params", [PARAMS, jnp.ones(2)], ids=["dict", "array"])
+@pytest.mark.parametrize("tx", SWAPPED.values(), ids=SWAPPED)
+def test_state_and_params_swapped(tx: Any, params: Any):
+    with pytest.raises(ValueError, match=r"are state and params swapped\? Call update\(updates, state, params\)"):
+        tx.update(params, params, tx.init(params))
+
+
+def test_other_mistakes_are_not_called_a_swap():
+    tx = gdjax.adam(0.1)
+    for state in (list(tx.init(PARAMS)), {"0": {"count": 0, "mu": PARAMS, "nu": PARAMS}, "1": {}}, ()):
+        try:
+            tx.update(PARAMS, state, PARAMS)
+        except ValueError as e:
+            assert "swapped" not in str(e)
+    with pytest.raises(ValueError, match="is missing") as e:
+        tx.update(PARAMS, tx.init(PARAMS), {"dense": {}})
+    assert "swapped" not in str(e.value)

@@ -1,15 +1,18 @@
 """Masks and groups."""
 
+import enum
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gdjax
 from gdjax import MaskedNode
 from tests.declare import by_rank, matrices
+from tests.support import relaxed
 from tests.trees import assert_close, assert_equal, random_tree, signature, steps
 
 PARAMS = {"w": random_tree(0)["dense"]["kernel"], "b": random_tree(0)["dense"]["bias"]}
@@ -101,6 +104,54 @@ def test_a_group_may_be_empty():
         {"used": gdjax.adam(0.1), "unused": gdjax.adam(0.2)}, lambda t: jax.tree.map(lambda x: "used", t)
     )
     assert_close(steps(tx, PARAMS, GRADIENTS)[0], steps(gdjax.adam(0.1), PARAMS, GRADIENTS)[0])
+
+
+class Group(enum.Enum):
+    MATRIX = 0
+    VECTOR = 1
+
+
+@pytest.mark.parametrize(("matrix", "vector"), [(1, "vector"), (Group.MATRIX, Group.VECTOR), (True, "no"), (1, 2.5)])
+def test_labels_need_not_compare(matrix: Any, vector: Any):
+    # As keys of a plain dict in the state they would stop JAX, which sorts them.
+    groups = {matrix: gdjax.adam(0.1), vector: gdjax.sgd(0.5, 0.9)}
+    tx = gdjax.partition(groups, {"w": matrix, "b": vector})
+    named = gdjax.partition({"m": groups[matrix], "v": groups[vector]}, {"w": "m", "b": "v"})
+    got, state = steps(tx, PARAMS, GRADIENTS)
+    assert_close(got, steps(named, PARAMS, GRADIENTS)[0])
+    assert signature(state) == signature(tx.init(PARAMS)) and set(state.inner_states) == {matrix, vector}
+    assert float(gdjax.get_hyperparams(tx, state)[f"{vector}/1/learning_rate"]) == 0.5
+    # Optax, which can do no more than this, does it outside jit; its state goes on here.
+    with relaxed():
+        theirs = optax.partition({matrix: optax.adam(0.1), vector: optax.sgd(0.5, 0.9)}, {"w": matrix, "b": vector})
+        u, _ = theirs.update(GRADIENTS[0], theirs.init(PARAMS), PARAMS)
+    assert_close(u, tx.update(GRADIENTS[0], tx.init(PARAMS), PARAMS)[0])
+
+
+NONE = {
+    "mask": lambda: gdjax.masked(gdjax.adam(0.1), lambda tree: None),
+    "mask of a rule": lambda: gdjax.adamw(0.1, mask=lambda tree: None),
+    "freeze_mask": lambda: gdjax.selective_transform(gdjax.adam(0.1), freeze_mask=lambda tree: None),
+    "labels": lambda: gdjax.partition({"a": gdjax.sgd(0.1)}, lambda tree: None),
+}
+
+
+@pytest.mark.parametrize("make", NONE.values(), ids=NONE)
+def test_a_function_that_returns_none(make: Any):
+    with pytest.raises(TypeError, match=r"^gdjax\.\w+: the (mask|labels)'s? function returned None, not a tree shaped"):
+        make().init(PARAMS)
+
+
+def test_labels_that_are_none():
+    with pytest.raises(TypeError, match="^gdjax.partition: param_labels is None, not a tree of labels"):
+        gdjax.partition({"a": gdjax.sgd(0.1)}, None)
+    for tree in ({"w": "a", "b": None}, lambda tree: {"w": "a", "b": None}):
+        with pytest.raises(ValueError, match=r"only the tree has \['b'\]; None at \['b'\] is no entry"):
+            gdjax.partition({"a": gdjax.sgd(0.1)}, tree).init(PARAMS)
+    with pytest.raises(ValueError, match=r"only the tree has \['b'\]; None at \['b'\] is no entry"):
+        gdjax.masked(gdjax.adam(0.1), {"w": True, "b": None}).init(PARAMS)
+    with pytest.raises(ValueError, match=r"the mask is not a prefix .* only the tree has \['b', 'w'\]$"):
+        gdjax.masked(gdjax.adam(0.1), lambda tree: {}).init(PARAMS)
 
 
 def test_frozen_leaves_stay_and_keep_no_state():

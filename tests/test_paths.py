@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from typing import Any
 
 import jax
@@ -63,6 +64,31 @@ def test_they_are_values():
 def test_of_an_empty_tree():
     assert gdjax.mask_by_path("a")({}) == {}
     assert gdjax.label_by_path({"a": 1})({"x": None}) == {"x": None}
+
+
+def warned(rules: Any, tree: Any = TREE) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gdjax.label_by_path(rules)(tree)
+    return [str(w.message) for w in caught]
+
+
+def test_a_rule_that_labels_no_leaf_is_a_warning():
+    (typo,) = warned({"bais$": "vector", "scale": "vector", ".*": "rest"})
+    assert typo.startswith("gdjax.label_by_path: no leaf is labelled 'vector' by the rule 'bais$': it matches none of")
+    assert typo.endswith("norm/scale; the labels in use are 'vector', 'rest'")
+    (order,) = warned({".*": "rest", "scale": "vector"})
+    assert "by the rule 'scale': rules before it label norm/scale; the labels in use are 'rest'" in order
+
+
+def test_a_rest_of_nothing_and_leaves_that_a_mask_hides_are_no_warning():
+    assert warned({"bias|scale|kernel": "all", ".*": "rest"}) == []
+    assert warned({"a": 1, "b": 2}, {"a": jnp.ones(2), "b": gdjax.MaskedNode()}) == []
+    assert warned({"a": 1}, {}) == []
+    # The same groups inside a mask, at init and in an update.
+    groups = gdjax.partition({1: gdjax.sgd(0.1), 2: gdjax.sgd(0.2)}, gdjax.label_by_path({"a": 1, "b": 2}))
+    tx, params = gdjax.masked(groups, {"a": True, "b": False}), {"a": jnp.ones(2), "b": jnp.ones(2)}
+    tx.update(params, tx.init(params), params)
 
 
 def test_errors_show_predicates_by_name():

@@ -51,7 +51,8 @@ def get(tree: Any, key: Any, default: Any = None, filtering: Filter | None = Non
         # The state of a schedule stands under the same name as the number that the schedule gives.
         injected = any(getattr(step, "name", None) == "hyperparams" for path, _ in found for step in path)
         hint = "; gdjax.get_hyperparams(tx, state) reads the number in force" if injected else ""
-        raise KeyError(f"gdjax.tree.get: found multiple values for {key!r}, at {paths}; choose one with filtering{hint}")
+        found_at = f"gdjax.tree.get: found multiple values for {key!r}, at {paths}"
+        raise KeyError(f"{found_at}; choose one with filtering{hint}")
     return found[0][1] if found else default
 
 
