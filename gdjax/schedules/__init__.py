@@ -4,8 +4,9 @@ A schedule takes an int, a NumPy integer, a traced or an array step, element by 
 counts as 0, an integer above 2^31 - 1 as 2^31 - 1. It returns a float32 of the step's shape (float64 if x64 is on and
 a hyperparameter is a float64 array), in float32's accuracy however long the run; only a float step can be too coarse.
 
-Hyperparameters may be Python numbers or scalar arrays, traced ones too. Numbers of steps must be Python ints: they
-shape the program. Factories check what they can see: a wrong kind is a TypeError, a wrong value a ValueError.
+Hyperparameters may be Python numbers or scalar arrays, traced ones too. Numbers of steps shape the program and are not
+traced. They are ints, or floats: 1e3 is 1000, 0.1 * 100 is 10, and a boundary of 10.5 lies between two steps; a float32
+then counts the steps. Factories check what they can see: a wrong kind is a TypeError, a wrong value a ValueError.
 """
 
 from gdjax.base import Schedule

@@ -13,12 +13,12 @@ from jax.core import Tracer
 from gdjax.checks import NUMBER
 
 
-def check_steps(factory: str, name: str, steps: Any, *, least: int = 0) -> int:
-    """`steps` as an int.
+def check_steps(factory: str, name: str, steps: Any, *, least: int = 0) -> int | float:
+    """`steps` as an int; as a float where it has a fraction, of which 1e-6 of the number counts as its rounding.
 
     Raises:
-      TypeError: it is traced, a float or no number.
-      ValueError: it is below `least` (0 or 1).
+      TypeError: it is traced or no number.
+      ValueError: it is negative, or 0 where `least` is 1, or not finite.
     """
     if isinstance(steps, Tracer):
         raise TypeError(
@@ -28,13 +28,25 @@ def check_steps(factory: str, name: str, steps: Any, *, least: int = 0) -> int:
     try:
         if isinstance(steps, bool):  # most likely the argument after it, in the wrong place
             raise TypeError
-        whole = operator.index(steps)
+        count = operator.index(steps)
     except TypeError:
-        advice = f"; write int({steps})" if isinstance(steps, float | np.floating) else ""
-        raise TypeError(f"gdjax.{factory}: {name} must be an int, got {steps!r}{advice}") from None
-    if whole < least:
-        raise ValueError(f"gdjax.{factory}: {name} must {'be positive' if least else 'not be negative'}, got {whole}")
-    return whole
+        if not _is_float(steps):
+            raise TypeError(f"gdjax.{factory}: {name} must be an int, got {steps!r}") from None
+        if not math.isfinite(steps):
+            raise ValueError(f"gdjax.{factory}: {name} must be finite, got {steps}") from None
+        count, nearest = float(steps), round(float(steps))
+        if abs(count - nearest) <= 1e-6 * max(1.0, abs(count)):  # 1e3, and 0.1 * 100, which is 10.000000000000002
+            count = nearest
+    if count < 0 or least and count == 0:
+        raise ValueError(f"gdjax.{factory}: {name} must {'be positive' if least else 'not be negative'}, got {count}")
+    return count
+
+
+def _is_float(x: Any) -> bool:
+    if isinstance(x, float):
+        return True
+    scalar = isinstance(x, np.number | np.ndarray | jax.Array) and np.shape(x) == ()
+    return scalar and jnp.issubdtype(x.dtype, np.floating)
 
 
 def check_numbers(factory: str, *, positive: Sequence[str] = (), finite: bool = True, **hyper: Any) -> None:

@@ -1,7 +1,8 @@
 """The arithmetic of the schedules: curves of a step.
 
 A step is an int32 in [0, 2^31 - 1], or a float if the caller's is one. Differences, limits and comparisons stay in
-integers, so that no step is lost; only the fraction of an interval is a float.
+integers, so that no step is lost; only the fraction of an interval is a float. Where an interval begins or ends between
+two steps, its length or boundary is a float with a fraction, and the step is computed with as a float32.
 """
 
 import itertools
@@ -47,32 +48,43 @@ def _is_float(step: jax.Array | np.ndarray) -> bool:
     return jnp.issubdtype(step.dtype, jnp.floating)
 
 
-def since(step: jax.Array, begin: int) -> jax.Array:
+def _beside(steps: float, step: jax.Array) -> jax.Array:
+    """The step as a float where `steps` has a fraction."""
+    return step.astype(jnp.float32) if isinstance(steps, float) and not _is_float(step) else step
+
+
+def since(step: jax.Array, begin: float) -> jax.Array:
     """`step - begin`, or -1 where `begin` is past every int32 step."""
+    if begin == 0:
+        return step
+    step = _beside(begin, step)
     if _is_float(step):
         return step - float(begin)
     return step - begin if begin <= LAST_STEP else jnp.full_like(step, -1)
 
 
-def not_before(step: jax.Array, begin: int) -> jax.Array:
+def not_before(step: jax.Array, begin: float) -> jax.Array:
     """The step, and `begin` where it is earlier."""
+    step = _beside(begin, step)
     return jnp.maximum(step, float(begin) if _is_float(step) else min(begin, LAST_STEP))
 
 
-def modulo(step: jax.Array, period: int) -> jax.Array:
+def modulo(step: jax.Array, period: float) -> jax.Array:
     """The steps since the last multiple of `period`."""
+    step = _beside(period, step)
     if _is_float(step):
         return jnp.fmod(jnp.minimum(step, float(LAST_STEP)), float(period))  # not inf, whose remainder is NaN
     return step % period if period <= LAST_STEP else step
 
 
-def fractions(step: jax.Array, begin: int, steps: int, dtype: np.dtype) -> tuple[jax.Array, jax.Array]:
+def fractions(step: jax.Array, begin: float, steps: float, dtype: np.dtype) -> tuple[jax.Array, jax.Array]:
     """How much of the interval of `steps` steps from `begin` is behind the step, and how much is ahead.
 
     Each is divided on its own: one as 1 minus the other would lose the last steps of a long interval.
     An interval of no steps is behind and ahead by 0.
     """
-    length = float(max(steps, 1))
+    length = float(steps) or 1.0
+    step = _beside(begin, _beside(steps, step))
     if _is_float(step):
         gone = jnp.clip(since(step, begin), 0.0, float(steps))
         return (gone / length).astype(dtype), ((float(steps) - gone) / length).astype(dtype)
@@ -82,8 +94,9 @@ def fractions(step: jax.Array, begin: int, steps: int, dtype: np.dtype) -> tuple
     return gone.astype(dtype) / length, (reach - gone).astype(dtype) / length + beyond
 
 
-def periods(step: jax.Array, begin: int, steps: int, dtype: np.dtype) -> tuple[jax.Array, jax.Array, jax.Array]:
+def periods(step: jax.Array, begin: float, steps: float, dtype: np.dtype) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The periods of `steps` steps since `begin`: whole ones, what their rounding to `dtype` lost, and the rest."""
+    step = _beside(begin, _beside(steps, step))
     if _is_float(step):
         passed = jnp.clip(since(step, begin) / float(steps), 0.0, 2.0**62)  # not inf, whose fraction is NaN
         whole = jnp.floor(passed)
@@ -154,7 +167,7 @@ def between(start: Any, end: Any, gone: jax.Array, kept: jax.Array) -> jax.Array
     return jnp.where(kept >= 0.5, start + (end - start) * gone, end + (start - end) * kept)
 
 
-def transition(start: Any, end: Any, steps: int, begin: int = 0, power: Any = 1, shape: Shape = straight) -> Curve:
+def transition(start: Any, end: Any, steps: float, begin: float = 0, power: Any = 1, shape: Shape = straight) -> Curve:
     """The curve end + (start - end) * kept^power, where `shape` makes `kept` of the interval's fraction ahead."""
 
     def curve(step: jax.Array) -> jax.Array:
@@ -169,30 +182,39 @@ def transition(start: Any, end: Any, steps: int, begin: int = 0, power: Any = 1,
     return curve
 
 
-def through(levels: Sequence[Any], starts: Sequence[int], shape: Shape = straight) -> Curve:
+def through(levels: Sequence[Any], starts: Sequence[float], shape: Shape = straight) -> Curve:
     """From the first of `levels` at step 0 to the others, each at its one of `starts`."""
     lengths = [e - s for s, e in itertools.pairwise([0, *starts])]
     spans = zip(levels[:-1], levels[1:], lengths, strict=True)
     return join([*(transition(a, b, steps, shape=shape) for a, b, steps in spans), constant(levels[-1])], starts)
 
 
-def join(curves: Sequence[Callable[[jax.Array], ArrayLike]], boundaries: Sequence[int]) -> Curve:
-    """Each curve from its boundary on, as a function of the steps since that boundary."""
+def join(curves: Sequence[Callable[[jax.Array], ArrayLike]], boundaries: Sequence[float]) -> Curve:
+    """Each curve from its boundary on, as a function of the steps since that boundary.
+
+    A curve that ends where it begins is never called.
+    """
+    spans = zip(curves, [0, *boundaries], [*boundaries, math.inf], strict=True)
+    lasting = [(i, c, begin) for i, (c, begin, end) in enumerate(spans) if begin < end]
 
     def curve(step: jax.Array) -> jax.Array:
-        starts = [since(step, boundary) for boundary in boundaries]
-        values = [c(jnp.maximum(t, 0)) for c, t in zip(curves, [step, *starts], strict=True)]
+        starts = [since(step, begin) for _, _, begin in lasting]
+        values = [c(jnp.maximum(t, 0)) for (_, c, _), t in zip(lasting, starts, strict=True)]
         dtype = float_type(values)
-        out = _shaped(values[0], 0, step, dtype)
-        for i, (start, value) in enumerate(zip(starts, values[1:], strict=True), 1):
-            out = jnp.where(start >= 0, _shaped(value, i, step, dtype), out)
+        shaped = [_shaped(value, i, step, dtype) for (i, _, _), value in zip(lasting, values, strict=True)]
+        out = shaped[0]
+        for start, value in zip(starts[1:], shaped[1:], strict=True):
+            out = jnp.where(start >= 0, value, out)
         return out
 
     return curve
 
 
 def _shaped(value: ArrayLike, index: int, step: jax.Array, dtype: np.dtype) -> jax.Array:
+    where = f"gdjax.join_schedules: schedules[{index}] returned"
+    if not hasattr(value, "dtype") and not isinstance(value, NUMBER):
+        raise TypeError(f"{where} {value!r}, not a number")
     value = jnp.asarray(value, dtype)
     if value.shape not in ((), step.shape):
-        raise ValueError(f"gdjax.join_schedules: schedules[{index}] returned shape {value.shape}, not {step.shape}")
+        raise ValueError(f"{where} shape {value.shape}, not {step.shape}")
     return jnp.broadcast_to(value, step.shape)

@@ -46,7 +46,7 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
         joined.append(warmup_decay(where, **arguments, shape=curves.half_cosine))
     if not cycles:
         raise ValueError(f"gdjax.{name}: cosine_kwargs must have at least one cycle, got none")
-    boundaries = [*accumulate(int(cycle["decay_steps"]) for cycle in cycles)]
+    boundaries = [*accumulate(check_steps(name, "decay_steps", cycle["decay_steps"]) for cycle in cycles)]
     fn = of_count(curves.join(joined, boundaries[:-1]))
     return Value(bind(sgdr_schedule, (cycles,), {}), None, fn)  # by what an iterator gave, and keeps no one's dicts
 

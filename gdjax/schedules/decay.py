@@ -39,16 +39,17 @@ def linear_schedule(
     Args:
       init_value: the value up to step `transition_begin`, exactly.
       end_value: the value from step `transition_begin + transition_steps` on, exactly.
-      transition_steps: length of the line in steps, at least 1.
+      transition_steps: length of the line in steps. 0 turns it off, and the value stays `init_value`: for a warm-up
+        that may have no steps see `warmup_constant_schedule`; `join_schedules` leaves it out.
       transition_begin: steps before the line, at least 0.
 
-    Departs from Optax, which loses steps above 2^24, misses `end_value` by a rounding when compiled, and holds
-    `init_value` for ever if `transition_steps <= 0`.
+    Departs from Optax, which loses steps above 2^24, misses `end_value` by a rounding when compiled, and takes a
+    negative `transition_steps` for 0.
     """
-    steps = check_steps("linear_schedule", "transition_steps", transition_steps, least=1)
+    steps = check_steps("linear_schedule", "transition_steps", transition_steps)
     begin = check_steps("linear_schedule", "transition_begin", transition_begin)
     check_numbers("linear_schedule", init_value=init_value, end_value=end_value)
-    return of_count(curves.transition(init_value, end_value, steps, begin))
+    return of_count(curves.transition(init_value, end_value, steps, begin) if steps else curves.constant(init_value))
 
 
 @by_value
@@ -65,16 +66,17 @@ def polynomial_schedule(
       init_value: the value up to step `transition_begin`, exactly.
       end_value: the value from step `transition_begin + transition_steps` on, exactly.
       power: above 0; 1 is `linear_schedule`.
-      transition_steps: length of the curve in steps, at least 1.
+      transition_steps: length of the curve in steps; 0 turns it off, and the value stays `init_value`.
       transition_begin: steps before the curve, at least 0.
 
     Departs from Optax as `linear_schedule` does.
     """
-    steps = check_steps("polynomial_schedule", "transition_steps", transition_steps, least=1)
+    steps = check_steps("polynomial_schedule", "transition_steps", transition_steps)
     begin = check_steps("polynomial_schedule", "transition_begin", transition_begin)
     numbers: dict[str, Any] = {"init_value": init_value, "end_value": end_value, "power": power}
     check_numbers("polynomial_schedule", positive=["power"], **numbers)
-    return of_count(curves.transition(init_value, end_value, steps, begin, power))
+    curve = curves.transition(init_value, end_value, steps, begin, power)
+    return of_count(curve if steps else curves.constant(init_value))
 
 
 @by_value
@@ -96,13 +98,13 @@ def exponential_decay(
 
     Args:
       init_value: the value up to step `transition_begin`.
-      transition_steps: steps per factor, at least 1.
+      transition_steps: steps per factor; 0 turns the decay off, and the value stays `init_value`.
       decay_rate: the factor, above 0.
       transition_begin: steps before the decay, at least 0.
       staircase: whether the value changes only at multiples of `transition_steps`.
       end_value: a limit that the value reaches exactly and does not pass, or None.
 
-    Departs from Optax, which holds `init_value` for ever if `transition_steps <= 0` or `decay_rate == 0`, and which
+    Departs from Optax, which holds `init_value` for ever if `transition_steps < 0` or `decay_rate == 0`, and which
     is off by 1e-4 after 10,000 factors of 0.999: here a rate that is a plain number keeps its double precision.
     """
     check_numbers("exponential_decay", init_value=init_value)
@@ -138,7 +140,7 @@ def cosine_decay_schedule(
     return of_count(curves.transition(init_value, end, steps, power=exponent, shape=curves.half_cosine))
 
 
-def exponential(start: Any, steps: int, rate: Any, begin: int, staircase: bool, end: Any) -> curves.Curve:
+def exponential(start: Any, steps: float, rate: Any, begin: float, staircase: bool, end: Any) -> curves.Curve:
     """The curve start * rate^(periods since begin), limited by `end` unless that is None."""
 
     def curve(step: jax.Array) -> jax.Array:
@@ -163,11 +165,11 @@ def exponential(start: Any, steps: int, rate: Any, begin: int, staircase: bool, 
 def checked_decay(
     factory: str, start: Any, transition_steps: Any, decay_rate: Any, transition_begin: Any, staircase: Any, end: Any
 ) -> curves.Curve:
-    steps = check_steps(factory, "transition_steps", transition_steps, least=1)
+    steps = check_steps(factory, "transition_steps", transition_steps)
     begin = check_steps(factory, "transition_begin", transition_begin)
     check_numbers(factory, positive=["decay_rate"], decay_rate=decay_rate)
     if end is not None:
         check_numbers(factory, end_value=end)
     if not isinstance(staircase, bool | np.bool_):
         raise TypeError(f"gdjax.{factory}: staircase must be True or False, got {staircase!r}")
-    return exponential(start, steps, decay_rate, begin, bool(staircase), end)
+    return exponential(start, steps, decay_rate, begin, bool(staircase), end) if steps else curves.constant(start)

@@ -89,7 +89,7 @@ def cosine_onecycle_schedule(
     name = "cosine_onecycle_schedule"
     init, last = _feet(name, peak_value, div_factor, final_div_factor)
     steps, peak = _steps(name, transition_steps, pct_start=pct_start)
-    return of_count(curves.through([init, peak_value, last], [peak, steps], curves.half_cosine))
+    return of_count(curves.through([init, peak_value, last], [peak, int(steps)], curves.half_cosine))
 
 
 def _feet(factory: str, peak_value: Any, div_factor: Any, final_div_factor: Any) -> tuple[tuple[Any, ...], ...]:
@@ -100,7 +100,7 @@ def _feet(factory: str, peak_value: Any, div_factor: Any, final_div_factor: Any)
     return init, (*init, Inverse(final_div_factor))
 
 
-def _steps(factory: str, transition_steps: Any, **shares: Any) -> list[int]:
+def _steps(factory: str, transition_steps: Any, **shares: Any) -> list[float]:
     """The number of steps, and each of `shares` of them, rounded down as the decimal fraction that it is written as."""
     steps = check_steps(factory, "transition_steps", transition_steps, least=1)
     found = [steps]
@@ -110,5 +110,5 @@ def _steps(factory: str, transition_steps: Any, **shares: Any) -> list[int]:
         check_numbers(factory, **{name: share})
         if not 0 <= share <= 1:
             raise ValueError(f"gdjax.{factory}: {name} must be in [0, 1], got {share}")
-        found.append(int(Fraction(str(+np.asarray(share)[()])) * steps))
+        found.append(int(Fraction(str(+np.asarray(share)[()])) * Fraction(steps)))
     return found

@@ -24,8 +24,8 @@ def piecewise_constant_schedule(
       init_value: the value before the first boundary, exactly.
       boundaries_and_scales: {step: scale}, in any order; steps and scales at least 0. None is no boundary.
 
-    Departs from Optax, which accepts boundaries that no step reaches or that are no integers, and rounds each product
-    to float32; here plain numbers multiply in double precision.
+    Departs from Optax, which accepts boundaries that no step reaches, and rounds each product to float32; here plain
+    numbers multiply in double precision.
     """
     starts, levels = _levels("piecewise_constant_schedule", init_value, boundaries_and_scales)
     return of_count(curves.join([curves.constant(level) for level in levels], starts))
@@ -65,37 +65,42 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
 
     Args:
       schedules: functions of a step to a scalar; the first one sees the steps as they are.
-      boundaries: the step at which each schedule but the first takes over; at least 0 and increasing.
+      boundaries: the step at which each schedule but the first takes over; at least 0 and never falling. A schedule
+        that the next one relieves at once, at an equal boundary or at 0, is left out. Further boundaries are ignored:
+        one for the end of every schedule will do.
 
     Raises:
-      ValueError: there is not one boundary fewer than schedules, or they do not increase; later, if a schedule returns
-        neither a scalar nor one value per step.
+      ValueError: a schedule has no boundary to begin at, or boundaries fall; later, if a schedule returns neither a
+        scalar nor one value per step.
+      TypeError: a schedule is no function; later, if one returns no number.
 
-    Departs from Optax, which ignores the schedules or boundaries that are too many, and hands a schedule negative steps
-    before its turn; here it sees 0.
+    Departs from Optax, which ignores the schedules that have no boundary, and hands a schedule negative steps before
+    its turn; here it sees 0.
     """
-    name, joined, starts = "join_schedules", tuple(schedules), tuple(boundaries)
+    name, joined = "join_schedules", tuple(schedules)
+    given = tuple(boundaries)[: max(len(joined) - 1, 0)]
     for i, schedule in enumerate(joined):
         if not callable(schedule):
             raise TypeError(f"gdjax.{name}: schedules[{i}] must be callable, got {schedule!r}; see constant_schedule")
-    if len(joined) != len(starts) + 1:
-        raise ValueError(f"gdjax.{name}: needs one boundary fewer than schedules, got {len(starts)} for {len(joined)}")
-    starts = [check_steps(name, f"boundaries[{i}]", start) for i, start in enumerate(starts)]
-    if any(a >= b for a, b in itertools.pairwise(starts)):
-        raise ValueError(f"gdjax.{name}: boundaries must increase, got {starts}")
+    if len(joined) != len(given) + 1:
+        raise ValueError(
+            f"gdjax.{name}: needs a schedule, and a boundary for each but the first, "
+            f"got {len(given)} boundaries for {len(joined)} schedules"
+        )
+    starts = [check_steps(name, f"boundaries[{i}]", start) for i, start in enumerate(given)]
+    if any(a > b for a, b in itertools.pairwise(starts)):
+        raise ValueError(f"gdjax.{name}: boundaries must not fall, got {starts}")
     return of_count(curves.join(joined, starts))
 
 
-def _levels(factory: str, init_value: Any, scales: Any) -> tuple[list[int], list[tuple[Any, ...]]]:
+def _levels(factory: str, init_value: Any, scales: Any) -> tuple[list[float], list[tuple[Any, ...]]]:
     """The boundaries in order, and `init_value` with the scales in force before the first and from each on."""
     check_numbers(factory, init_value=init_value)
-    starts = {check_steps(factory, "a boundary", start): scale for start, scale in (scales or {}).items()}
-    ordered = sorted(starts)
-    for start in ordered:
-        check_numbers(factory, **{f"the scale at boundary {start}": starts[start]})
-        if isinstance(starts[start], NUMBER) and not starts[start] >= 0:
-            raise ValueError(
-                f"gdjax.{factory}: the scale at boundary {start} must not be negative, got {starts[start]}"
-            )
-    factors = [starts[start] for start in ordered]
-    return ordered, [(init_value, *factors[:i]) for i in range(len(factors) + 1)]
+    given = [(check_steps(factory, "a boundary", start), scale) for start, scale in (scales or {}).items()]
+    given.sort(key=lambda pair: pair[0])  # in pairs: two that differ by a rounding are one boundary with two scales
+    for start, scale in given:
+        check_numbers(factory, **{f"the scale at boundary {start}": scale})
+        if isinstance(scale, NUMBER) and not scale >= 0:
+            raise ValueError(f"gdjax.{factory}: the scale at boundary {start} must not be negative, got {scale}")
+    factors = [scale for _, scale in given]
+    return [start for start, _ in given], [(init_value, *factors[:i]) for i in range(len(factors) + 1)]

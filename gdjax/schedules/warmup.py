@@ -154,7 +154,7 @@ def warmup_exponential_decay_schedule(
       init_value: the value at step 0, exactly, unless there is no warm-up.
       peak_value: the value at step `warmup_steps`, exactly.
       warmup_steps: length of the warm-up in steps, at least 0.
-      transition_steps: steps per factor, at least 1.
+      transition_steps: steps per factor; 0 turns the decay off, and the value stays `peak_value`.
       decay_rate: the factor, above 0.
       transition_begin: steps between the warm-up and the decay, at least 0.
       staircase: whether the value changes only at multiples of `transition_steps`.

@@ -224,6 +224,124 @@ def test_without_warmup():
     assert warmup_exponential_decay_schedule(0.0, 0.1, 0, 10, 0.5)(0) == np.float32(0.1)
 
 
+@pytest.mark.parametrize(
+    "off", ["linear_schedule(1.5, 0.1, 0)", "polynomial_schedule(1.5, 0.1, 2, 0, 3)", "exponential_decay(1.5, 0, 0.5)"]
+)
+def test_no_steps_turn_a_decay_off(off):
+    with relaxed():
+        assert eval(f"optax.{off}")(7) == 1.5
+    of_float32(eval(off)(7))
+    assert [float(eval(off)(t)) for t in (0, 7, LAST)] == [1.5] * 3
+    assert eval(off)(STEPS).shape == STEPS.shape
+
+
+def maxtext(lib: Any, steps: int, warmup: int, schedule_steps: int) -> Any:
+    """As MaxText builds its rate: every piece has a boundary, the last too, and any of them may have no steps."""
+    cosine = schedule_steps - warmup
+    zero = steps - schedule_steps
+
+    def cos_schedule(step: Any) -> Any:
+        share = step / (cosine - 1) if cosine > 1 else 1.0
+        return 3e-4 * 0.5 * (jnp.cos(jnp.pi * share) + 1)
+
+    pieces = [lib.linear_schedule(init_value=0.0, end_value=3e-4, transition_steps=warmup), cos_schedule]
+    boundaries = [warmup, warmup + cosine]
+    if zero > 0:
+        pieces.append(lib.constant_schedule(0.0))
+        boundaries.append(warmup + cosine + zero)
+    return lib.join_schedules(pieces, boundaries)
+
+
+def levanter(lib: Any, points: list[int], warmup: int, rewarmup: int, decay: int) -> Any:
+    """As Levanter builds its rate: cycles of a warm-up, a stable phase and a decay, each with its end as boundary."""
+    pieces, boundaries, previous = [], [], 0.0
+    for start, end in zip(points[:-1], points[1:], strict=True):
+        up = warmup if start == 0 else rewarmup
+        stable = end - start - up - decay
+        pieces += [lib.linear_schedule(previous, 0.5, up), lib.constant_schedule(0.5)]
+        pieces.append(lib.linear_schedule(0.5, 0.125, decay))
+        boundaries += [start + up, start + up + stable, end]
+        previous = pieces[-1](decay)
+    return lib.join_schedules(pieces, boundaries)
+
+
+CLIENTS = {
+    "maxtext": (maxtext, 100, 10, 80),
+    "maxtext, no warm-up": (maxtext, 100, 0, 80),
+    "maxtext, no tail": (maxtext, 80, 10, 80),
+    "maxtext, no cosine": (maxtext, 100, 10, 10),
+    "maxtext, nothing": (maxtext, 100, 0, 0),
+    "levanter": (levanter, [0, 100], 10, 0, 50),
+    "levanter, no warm-up": (levanter, [0, 100], 0, 0, 100),
+    "levanter, no decay": (levanter, [0, 100], 10, 0, 0),
+    "levanter, no phase": (levanter, [0, 100], 0, 0, 0),
+    "levanter, cycles": (levanter, [0, 40, 70, 100], 10, 5, 20),
+    "levanter, cycles without warm-ups": (levanter, [0, 40, 70, 100], 0, 0, 30),
+    "levanter, cycles without decay": (levanter, [0, 40, 100], 8, 5, 0),
+}
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_joins_of_clients(name):
+    build, *arguments = CLIENTS[name]
+    steps = np.arange(110, dtype=np.int32)
+    with relaxed():
+        theirs = jax.vmap(build(optax, *arguments))(steps)
+        ours = jax.vmap(build(schedules, *arguments))(steps)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-10)
+
+
+def test_join_without_the_phases_of_no_steps():
+    def never(step: Any) -> Any:
+        raise AssertionError("called")
+
+    rise = linear_schedule(0.0, 1.0, 10)
+    joined = join_schedules([never, never, rise, never, constant_schedule(0.5)], [0, 0, 7, 7, 9, "no boundary"])
+    assert jnp.array_equal(joined(STEPS), join_schedules([rise, constant_schedule(0.5)], [7])(STEPS))
+    one = join_schedules([rise], [5])
+    assert jnp.array_equal(one(STEPS), rise(STEPS))
+
+
+FRACTIONAL = [
+    "linear_schedule(0.0, 1.0, 10.5)",
+    "linear_schedule(1.0, 0.5, 10.5, 2.25)",
+    "linear_schedule(0.0, 1.0, 0.5)",
+    "polynomial_schedule(1.0, 0.25, 2, 7.5, 0.5)",
+    "exponential_decay(1.0, 3.6, 0.5)",
+    "exponential_decay(1.0, 3.6, 0.5, 1.5, staircase=True)",
+    "cosine_decay_schedule(0.5, 20.75)",
+    "piecewise_constant_schedule(1.0, {3.5: 0.5, 9.25: 0.5})",
+    "piecewise_interpolate_schedule('linear', 1.0, {3.5: 0.5, 9.25: 0.5})",
+    "warmup_constant_schedule(0.0, 1.0, 4.5)",
+    "warmup_cosine_decay_schedule(0.0, 1.0, 4.5, 20.25)",
+    "warmup_exponential_decay_schedule(0.0, 1.0, 4.5, 7.25, 0.5)",
+    "cosine_onecycle_schedule(30.5, 1.0)",
+    "linear_onecycle_schedule(30.5, 1.0)",
+    "sgdr_schedule([dict(init_value=0.0, peak_value=1.0, warmup_steps=2.5, decay_steps=10.5)] * 3)",
+    "join_schedules([linear_schedule(0.0, 1.0, 8), linear_schedule(1.0, 0.0, 8)], [4.5])",
+]
+
+
+@pytest.mark.parametrize("call", FRACTIONAL)
+def test_fractions_of_steps(call):
+    """What has a fraction is one of a step, as in Optax."""
+    steps = np.arange(40, dtype=np.int32)
+    with relaxed():
+        theirs = jax.vmap(eval(call, dict(vars(optax))))(steps)
+    schedule = eval(call, dict(vars(schedules)))
+    for got in (schedule(steps), jax.jit(schedule)(steps)):
+        of_float32(got)
+        np.testing.assert_allclose(got, theirs, rtol=1e-6, atol=2e-7)
+
+
+def test_fractions_of_steps_in_schedules_of_our_own():
+    assert float(schedules.cyclic_schedule(0.0, 1.0, 2.5)(4)) == pytest.approx(0.4)
+    assert float(schedules.power_schedule(1.0, 1.0, -1.0, 2.5)(2)) == pytest.approx(0.8 * 0.4)
+    assert float(schedules.inverse_sqrt_schedule(0.0, 1.0, 4.5)(9)) == pytest.approx(math.sqrt(0.5))
+    assert float(schedules.warmup_linear_decay_schedule(0.0, 1.0, 2.5, 10.5)(6)) == pytest.approx(4.5 / 8)
+    assert float(schedules.rex_schedule(1.0, 0.0, 4.5)(5)) == 0.0
+
+
 def test_zero_peak_still_ends_at_end_value():
     schedule = warmup_cosine_decay_schedule(0.1, 0.0, 10, 20, end_value=0.2)
     assert [float(schedule(t)) for t in (10, 20, 21)] == [0.0, np.float32(0.2), np.float32(0.2)]
