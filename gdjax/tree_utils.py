@@ -1,4 +1,10 @@
-"""Functions of trees under the names of `optax.tree_utils`: `tree_add` is `gdjax.tree.add`, and so on."""
+"""Functions of trees under the names of `optax.tree_utils`: `tree_add` is `gdjax.tree.add`, and so on.
+
+Optax's older names are here too: `tree_scalar_mul`, `tree_add_scalar_mul`, `tree_l1_norm`, `tree_l2_norm` and
+`tree_linf_norm`.
+"""
+
+from functools import partial
 
 from gdjax.tree import (
     add as tree_add,
@@ -107,9 +113,13 @@ from gdjax.tree import (
 )
 from gdjax.tree.states import NamedTupleKey
 
+tree_scalar_mul, tree_add_scalar_mul = tree_scale, tree_add_scale
+tree_l1_norm, tree_l2_norm, tree_linf_norm = (partial(tree_norm, ord=ord) for ord in (1, 2, "inf"))
+
 __all__ = [
     "NamedTupleKey",
     "tree_add",
+    "tree_add_scalar_mul",
     "tree_add_scale",
     "tree_allclose",
     "tree_batch_shape",
@@ -123,6 +133,9 @@ __all__ = [
     "tree_full_like",
     "tree_get",
     "tree_get_all_with_path",
+    "tree_l1_norm",
+    "tree_l2_norm",
+    "tree_linf_norm",
     "tree_map_params",
     "tree_max",
     "tree_min",
@@ -131,6 +144,7 @@ __all__ = [
     "tree_ones_like",
     "tree_random_like",
     "tree_real",
+    "tree_scalar_mul",
     "tree_scale",
     "tree_set",
     "tree_size",

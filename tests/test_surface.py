@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -27,16 +28,22 @@ def public(module: ModuleType) -> dict[str, Any]:
     return {name: x for name, x in found.items() if not inspect.ismodule(x) and belongs(x, module)}
 
 
+def older(module: ModuleType) -> dict[str, Any]:
+    """The names that a module of Optax answers to without listing them; with None it says that a name is gone."""
+    table: dict[str, tuple[str, Any]] = getattr(module, "_deprecations", {})
+    return {name: x for name, (_, x) in table.items() if x is not None}
+
+
 def belongs(x: Any, module: ModuleType) -> bool:
     """Whether `x` is Optax's own, not something that a module without a list imported: numpy's, typing's."""
     return getattr(x, "__module__", module.__name__).split(".")[0] == "optax" or module.__name__ == "optax"
 
 
 def surface() -> list[tuple[str, Any]]:
-    rows = list(public(optax).items())
+    rows = list((public(optax) | older(optax)).items())
     for dotted in MODULES:
         theirs = importlib.import_module(f"optax.{dotted}")
-        rows += [(f"{dotted}.{name}", x) for name, x in public(theirs).items()]
+        rows += [(f"{dotted}.{name}", x) for name, x in (public(theirs) | older(theirs)).items()]
     aggregating = public(optax.experimental.aggregating)  # a private module under a public name
     return rows + [(f"experimental.aggregating.{name}", x) for name, x in aggregating.items()]
 
@@ -55,7 +62,18 @@ EVERY = pytest.mark.parametrize(("name", "theirs"), SURFACE, ids=[name for name,
 
 def test_there_is_a_surface():
     assert len(SURFACE) > 400
+    assert {"dpsgd", "tree_utils.tree_scalar_mul"} <= {name for name, _ in SURFACE}
     assert set(NAMES) | set(SIGNATURES) <= {name for name, _ in SURFACE}
+
+
+def test_no_other_module_of_optax_answers_to_names_it_does_not_list():
+    answering = {name for name, module in sys.modules.items() if is_optax(name) and hasattr(module, "__getattr__")}
+    assert answering == {name for name, module in sys.modules.items() if is_optax(name) and older(module)}
+    assert answering <= {"optax", *(f"optax.{dotted}" for dotted in MODULES)}
+
+
+def is_optax(name: str) -> bool:
+    return name.split(".")[0] == "optax"
 
 
 @pytest.mark.parametrize("dotted", MODULES)

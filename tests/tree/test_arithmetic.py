@@ -153,9 +153,24 @@ def test_python_numbers_stay_what_they_are():
 
 def test_the_names_of_tree_utils():
     for name in gdjax.tree_utils.__all__:
-        if name != "NamedTupleKey":
+        if name != "NamedTupleKey" and not name.endswith(("scalar_mul", "1_norm", "2_norm", "inf_norm")):
             assert getattr(gdjax.tree_utils, name) is getattr(tree, name.removeprefix("tree_"))
     assert {n.removeprefix("tree_") for n in gdjax.tree_utils.__all__} >= {n for n in dir(optax.tree) if n[0] != "_"}
+
+
+def test_the_older_names_of_tree_utils():
+    x = {"a": jnp.array([3.0, -4.0]), "b": jnp.array(-1.0)}
+    calls = {
+        "tree_scalar_mul": lambda f: f(2.0, x),
+        "tree_add_scalar_mul": lambda f: f(x, 2.0, x),
+        "tree_l1_norm": lambda f: (f(x), f(x, squared=True)),
+        "tree_l2_norm": lambda f: (f(x), f(x, squared=True)),
+        "tree_linf_norm": lambda f: f(x),
+    }
+    assert set(calls) == set(optax.tree_utils._deprecations)
+    for name, f in calls.items():
+        _, theirs = optax.tree_utils._deprecations[name]
+        jax.tree.map(np.testing.assert_allclose, f(getattr(gdjax.tree_utils, name)), f(theirs))
 
 
 @pytest.mark.parametrize("scale", [0, 1.0, -0.5, np.float32(0.3)])
