@@ -52,6 +52,8 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
         "tol slope_rtol curv_rtol approx_dec_rtol stepsize_precision "
         "scale_by_backtracking_linesearch.atol scale_by_backtracking_linesearch.rtol",
     ),
+    # A momentum of 1 is a plain sum. A weighted mean with a weight of 1 never moves, and is silently no descent.
+    (_SHARE, "trace.decay sgd.momentum dpsgd.momentum lars.momentum rmsprop.momentum"),
     (_SHARE, "incremental_update.step_size eta_minus scale_by_sm3.b2 reduce_on_plateau.rtol"),
     (("above 0", lambda x: x > 0), "increase_factor"),
     (("between 0 and 1", lambda x: 0 < x < 1), "reduce_on_plateau.factor decrease_factor"),

@@ -1,5 +1,6 @@
 """PRNG keys as arguments of transforms and in their states."""
 
+import warnings
 from typing import Any
 
 import jax
@@ -14,12 +15,33 @@ def required(label: str, key: Any, seed: Any) -> Any:
     Raises:
       ValueError: neither or both are given.
     """
-    if key is not None and seed is not None:
-        raise ValueError(f"{label}: give key or seed, not both")
-    key = seed if key is None else key
+    key = _either(label, key, seed)
     if key is None:
         raise ValueError(f"{label}: key is None; pass a PRNG key or an int")
     return key
+
+
+def or_zero(label: str, key: Any, seed: Any) -> Any:
+    """`key`, or the older argument `seed` for it; 0 with a warning where neither is given, for noise that may be known.
+
+    To be called by the function that `transform` decorates: the warning points to who called that.
+
+    Raises:
+      ValueError: both are given.
+    """
+    key = _either(label, key, seed)
+    if key is None:
+        warnings.warn(
+            f"{label}: no key: the noise is that of key=0, in every run the same; pass key=, a PRNG key or an int",
+            stacklevel=4,
+        )
+    return 0 if key is None else key
+
+
+def _either(label: str, key: Any, seed: Any) -> Any:
+    if key is not None and seed is not None:
+        raise ValueError(f"{label}: give key or seed, not both")
+    return seed if key is None else key
 
 
 def fresh(key: Any) -> Array:

@@ -55,7 +55,7 @@ VALUES: dict[str, Any] = {
     **dict.fromkeys(["should_transform_fn", "should_skip_update_fn"], never),
     "warmup_steps": 2, "decay_rate": 0.5, "eta": 0.1, "gamma": 0.5, "exponent": -0.5, "interpolate_type": "linear",
     "measures": {}, "measure_name": "m", "transforms": {"a": SGD}, "param_labels": "a", "axis": 0, "curvature": "skip",
-    "init_step": ("heuristic", 1e-6), "schedules": [constant], "boundaries": [], "boundaries_and_scales": {3: 0.5},
+    "init_step": ("heuristic", 1e-6), "schedules": [constant] * 2, "boundaries": [3], "boundaries_and_scales": {3: 0.5},
     "hessian_diagonal_fn": SGD, "linesearch": SGD,
 }  # fmt: skip
 # What has no sense, by the kind of what has.
@@ -74,9 +74,9 @@ BY_NAME: dict[str, list[Any]] = {
     "betas": [0.9, (0.9,), (0.9, 1.0), (float("nan"), 0.9), ("0.9", 0.9)],
     "init_step": ["heuristic", ("x", 1.0), ("heuristic", 0.0), ("heuristic", True), ("heuristic", "1")],
     "ns_coeffs": ["x", (1.0, 2.0), None, float],
-    "schedules": [[0.1], [constant, constant]],
-    "boundaries": [[3], [-1]],
-    "boundaries_and_scales": [{-1: 0.5}, {0.5: 0.5}, {3: "x"}, {3: float("nan")}, {3: True}],
+    "schedules": [[0.1], [], [constant] * 3],
+    "boundaries": [[], [-1], ["3"]],
+    "boundaries_and_scales": [{-1: 0.5}, {"3": 0.5}, {3: "x"}, {3: float("nan")}, {3: True}],
     "measure_name": [3, None],
     "axis": AXES,
     "output_axis": AXES,
@@ -130,6 +130,8 @@ def bad(name: str, argument: str, good: Any) -> list[Any]:
         return OPTIMIZER
     if callable(good):
         return FUNCTION
+    if name in SCHEDULES and type(good) is int:
+        return [*INTEGER[1:], float("inf"), 1j]  # a fraction of a step makes sense
     signed = name in SCHEDULES or {argument, f"{name}.{argument}"} & set(SIGNED)
     return [*BAD[type(good)], *([-1.0] if type(good) is float and not signed else [])]
 

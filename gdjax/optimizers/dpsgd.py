@@ -31,7 +31,7 @@ def dpsgd(
       l2_norm_clip: C, the bound on the norm of one example's gradient; finite and at least 0.
       noise_multiplier: the noise's standard deviation over C; finite and at least 0.
       seed: an int, or a PRNG key.
-      momentum: in [0, 1), applied to u as in `sgd`; None for none.
+      momentum: in [0, 1], applied to u as in `sgd`; None for none.
       nesterov: the step looks one step ahead, see `sgd`.
 
     Raises:

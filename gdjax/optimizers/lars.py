@@ -38,7 +38,7 @@ def lars(
       trust_coefficient: the relative length of a step with lr = 1, at least 0.
       eps: at least 0.
       trust_ratio_mask: which leaves are scaled, as in `masked`; for the others d_t stays as it is.
-      momentum: in [0, 1). The rate is inside it.
+      momentum: in [0, 1]. The rate is inside it.
       nesterov: that momentum looks one step ahead.
 
     Departure: the reference has |g_t| + weight_decay |x_t| where |d_t| is here, as in Optax. Without weight decay they

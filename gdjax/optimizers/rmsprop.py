@@ -135,7 +135,7 @@ def rmsprop(
       initial_scale: nu_0.
       eps_in_sqrt: False divides by sqrt(nu_t) + eps.
       centered: divide by the standard deviation instead, see `scale_by_stddev`.
-      momentum: in [0, 1), applied to the steps; None for none.
+      momentum: in [0, 1], applied to the steps; None for none.
       nesterov: that momentum looks one step ahead.
       bias_correction: correct the averages for their start at 0.
 

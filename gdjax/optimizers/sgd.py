@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from gdjax import keys
 from gdjax.base import GradientTransformation, Params, identity, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper
@@ -24,7 +25,7 @@ def sgd(
 
     Args:
       learning_rate: lr, a scalar or a schedule.
-      momentum: in [0, 1); None for plain descent, which keeps no state.
+      momentum: in [0, 1]; None for plain descent, which keeps no state.
       nesterov: the step looks one step ahead.
       accumulator_dtype: the dtype of v, the parameter's by default.
 
@@ -76,17 +77,18 @@ def noisy_sgd(
       learning_rate: lr, a scalar or a schedule.
       eta: the variance of the noise at the first step.
       gamma: how fast it decays.
-      key: a PRNG key, or an int to seed one.
+      key: a PRNG key, or an int to seed one. Without one it is 0, as in Optax, with a warning.
       seed: Optax's older name for an int `key`.
 
     Raises:
-      ValueError: no key.
+      ValueError: key and seed.
 
     Reference:
       Neelakantan et al. 2015, Adding gradient noise improves learning for very deep networks, section 3,
       https://arxiv.org/abs/1511.06807
     """
-    return chain(add_noise(eta, gamma, key, seed=seed), scale_by_learning_rate(learning_rate))
+    key = keys.or_zero("gdjax.noisy_sgd", key, seed)
+    return chain(add_noise(eta, gamma, key), scale_by_learning_rate(learning_rate))
 
 
 @transform

@@ -18,7 +18,7 @@ def trace(g: Array, s: Any, p: Any, t: Any, decay: Hyper, nesterov: bool = False
     """Adds up the updates with decay: v_t = g_t + decay v_{t-1}, from v_0 = 0; returns v_t.
 
     Args:
-      decay: the momentum coefficient, in [0, 1).
+      decay: the momentum coefficient, in [0, 1]; 1 adds up without decay.
       nesterov: return g_t + decay v_t, the velocity one step ahead.
       accumulator_dtype: the dtype of v, the parameter's by default.
 

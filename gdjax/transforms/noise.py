@@ -34,18 +34,19 @@ def add_noise(eta: Hyper, gamma: Hyper, key: Any = None, *, seed: int | None = N
     Args:
       eta: the variance at the first step, at least 0.
       gamma: how fast the variance decays; the reference uses 0.55.
-      key: a PRNG key, or an int to seed one. The noise is a function of the key and the step.
+      key: a PRNG key, or an int to seed one. The noise is a function of the key and the step. Without one it is 0, as
+        in Optax, with a warning: every run gets the same noise.
       seed: Optax's older name for an int `key`.
 
     Raises:
-      ValueError: no key; Optax falls back on the key 0 and every run gets the same noise unasked.
+      ValueError: key and seed.
 
     Reference:
       Neelakantan et al. 2015, Adding gradient noise improves learning for very deep networks, section 3,
       https://arxiv.org/abs/1511.06807
     """
     label = "gdjax.add_noise"
-    key = keys.required(label, key, seed)
+    key = keys.or_zero(label, key, seed)
 
     def init(params: Any) -> AddNoiseState:
         return AddNoiseState(jnp.zeros((), jnp.int32), keys.fresh(key))
@@ -102,9 +103,7 @@ def escape_saddles(inner: Any, radius: Hyper, threshold: Hyper, wait: int, key: 
         updates, inner_state = base.call_update(inner, updates, state.inner_state, params, extra_args)
         rng_key, sample_key = jax.random.split(state.rng_key)
         size = _scalar(label, "radius", radius, state.count)
-        updates = meshes.cond(
-            stuck, lambda u: _add_scaled(u, size, _in_unit_ball(sample_key, u)), lambda u: u, updates
-        )
+        updates = meshes.cond(stuck, lambda u: _add_scaled(u, size, _in_unit_ball(sample_key, u)), lambda u: u, updates)
         last = jnp.where(stuck, state.count, state.last_noise)
         return updates, EscapeSaddlesState(numerics.safe_increment(state.count), last, rng_key, inner_state)
 

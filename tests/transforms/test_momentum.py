@@ -51,6 +51,36 @@ def test_is_a_sum_not_an_average():
     np.testing.assert_allclose(u, 4, rtol=1e-6)
 
 
+SUMS = {
+    "trace": lambda lib: lib.trace(1.0),
+    "nesterov": lambda lib: lib.trace(1, nesterov=True),
+    "sgd": lambda lib: lib.sgd(0.5, momentum=1.0),
+    "lars": lambda lib: lib.lars(0.5, momentum=1.0),
+    "rmsprop": lambda lib: lib.rmsprop(0.5, momentum=1.0),
+    "dpsgd": lambda lib: lib.contrib.dpsgd(0.5, 1e3, 0.0, 0, momentum=1.0),
+}
+
+
+@pytest.mark.filterwarnings('ignore:"seed" is deprecated:DeprecationWarning')  # Optax's of its own dpsgd
+@pytest.mark.parametrize("name", SUMS)
+def test_a_momentum_of_1_is_a_plain_sum(name):
+    params = jnp.array([0.5, -3.0])
+
+    def updates(tx):
+        state, found = tx.init(params), []
+        for t in range(1, 6):
+            g = jnp.array([1.0, -0.25]) * t
+            u, state = tx.update(g[None] if name == "dpsgd" else g, state, params)
+            found.append(u)
+        return np.stack(found)
+
+    with relaxed():
+        want = updates(SUMS[name](optax))
+    np.testing.assert_allclose(updates(SUMS[name](gdjax)), want, rtol=1e-6)
+    if name == "trace":
+        np.testing.assert_array_equal(want[-1], [15.0, -3.75])
+
+
 def test_state():
     p = jnp.ones(2, jnp.bfloat16)
     assert isinstance(gdjax.trace(0.9).init(p), gdjax.TraceState)

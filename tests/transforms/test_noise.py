@@ -86,9 +86,23 @@ def test_scheduled_noise():
     assert list(np.any(draws(tx) != 0, axis=1)) == [True, False, True]
 
 
-def test_noise_needs_a_key():
-    with pytest.raises(ValueError, match="gdjax.add_noise: key is None"):
-        gdjax.add_noise(0.01, 0.55)
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("add_noise", lambda lib: lib.add_noise(0.01, 0.55)), ("noisy_sgd", lambda lib: lib.noisy_sgd(0.25))],
+)
+def test_noise_without_a_key_is_that_of_key_0_with_one_warning(name, make):
+    with pytest.warns(UserWarning) as warned:
+        tx = make(gdjax)
+    assert [str(w.message) for w in warned] == [
+        f"gdjax.{name}: no key: the noise is that of key=0, in every run the same; pass key=, a PRNG key or an int"
+    ]
+    assert warned[0].filename == __file__
+    with relaxed(), pytest.warns(UserWarning):
+        want = draws(make(optax))
+    np.testing.assert_allclose(draws(tx), want, rtol=1e-6)
+
+
+def test_noise_has_one_key():
     with pytest.raises(ValueError, match="give key or seed, not both"):
         gdjax.add_noise(0.01, 0.55, key=0, seed=0)
 
