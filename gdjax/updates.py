@@ -70,7 +70,7 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any)
 
     Args:
       new_tensors: the tree to move towards, for instance the parameters.
-      old_tensors: the tree to move, of the same structure; None leaves stay None.
+      old_tensors: the tree to move, of the same structure. Where a leaf of `new_tensors` is None the result is None.
       step_size: a scalar in [0, 1].
 
     Returns:
@@ -81,24 +81,32 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any)
     """
     label = "gdjax.incremental_update"
     domains.check(label, {"step_size": step_size}, {})
-    _check_alike(label, new_tensors, old_tensors)
+    structure, news = _alike(label, new_tensors, old_tensors, none=True)
 
     def move(new: Any, old: Any) -> Any:
+        if new is None:
+            return None
         old = jnp.asarray(old)
         wide = old.dtype if old.dtype.itemsize >= 4 else jnp.dtype("float32")
         a, (new,) = jnp.asarray(step_size).astype(wide), numerics.apart(jnp.asarray(new))
         return (a * new.astype(wide) + (1 - a) * old.astype(wide)).astype(old.dtype)
 
-    return jax.tree.map(move, new_tensors, old_tensors)
+    return structure.unflatten(map(move, news, jax.tree.leaves(old_tensors)))
 
 
-def _check_alike(label: str, new: Any, old: Any) -> None:
+def _alike(label: str, new: Any, old: Any, *, none: bool = False) -> tuple[Any, list[Any]]:
+    """The structure of `old` and the leaves of `new`, checked against it; with `none` they may be None."""
     paths, structure = jax.tree_util.tree_flatten_with_path(old)
     news = checks.flatten_like(label, ("old_tensors", "new_tensors"), structure, old, new)
     for (path, o), n in zip(paths, news, strict=True):
+        where = jax.tree_util.keystr(path)
+        if n is None:
+            if none:
+                continue
+            raise ValueError(f"{label}: new_tensors{where} is None, old_tensors{where} is not")
         if jnp.shape(n) != jnp.shape(o):
-            where = f"old_tensors{jax.tree_util.keystr(path)}"
-            raise ValueError(f"{label}: {where}: new shape {jnp.shape(n)} does not match {jnp.shape(o)}")
+            raise ValueError(f"{label}: old_tensors{where}: new shape {jnp.shape(n)} does not match {jnp.shape(o)}")
+    return structure, news
 
 
 def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update_period: Any) -> Params:
@@ -125,7 +133,7 @@ def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update
     """
     label = "gdjax.periodic_update"
     domains.check(label, {"steps": steps, "update_period": update_period}, {})
-    _check_alike(label, new_tensors, old_tensors)
+    structure, leaves = _alike(label, new_tensors, old_tensors)
     olds = jax.tree.map(jnp.asarray, old_tensors)
     news = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), new_tensors, olds)
     return jax.lax.cond(jnp.asarray(steps) % update_period == 0, lambda: news, lambda: olds)

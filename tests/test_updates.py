@@ -34,9 +34,9 @@ def test_a_narrow_param_takes_what_a_wide_update_adds_up_to():
 
 
 def test_none_on_either_side():
-    p = {"a": None, "b": jnp.ones(2), "c": jnp.ones(2)}
-    got = gdjax.apply_updates(p, {"a": None, "b": None, "c": jnp.ones(2)})
-    assert got["a"] is None
+    p = {"a": None, "b": jnp.ones(2), "c": jnp.ones(2), "d": None}
+    got = gdjax.apply_updates(p, {"a": None, "b": None, "c": jnp.ones(2), "d": jnp.ones(2)})
+    assert got["a"] is None and got["d"] is None
     np.testing.assert_array_equal(got["b"], [1, 1])
     np.testing.assert_array_equal(got["c"], [2, 2])
 
@@ -81,6 +81,19 @@ def test_incremental_update_traced_and_with_none():
     got = jax.jit(gdjax.incremental_update)({"a": jnp.ones(2), "b": None}, {"a": jnp.zeros(2), "b": None}, 0.5)
     assert got["b"] is None
     np.testing.assert_array_equal(got["a"], [0.5, 0.5])
+
+
+@pytest.mark.parametrize("compile", [lambda f: f, jax.jit])
+def test_incremental_update_where_there_is_nothing_new(compile):
+    new, old = {"a": jnp.ones(2), "b": None}, {"a": jnp.zeros(2), "b": jnp.ones(3)}
+    for lib in (optax, gdjax):
+        got = compile(lib.incremental_update)(new, old, 0.5)
+        assert got["b"] is None
+        np.testing.assert_array_equal(got["a"], [0.5, 0.5])
+    with pytest.raises(ValueError, match=r"incremental_update: new_tensors\['b'\] has no counterpart in the old_tens"):
+        gdjax.incremental_update(old, new, 0.5)
+    with pytest.raises(ValueError, match=r"periodic_update: new_tensors\['b'\] is None, old_tensors\['b'\] is not"):
+        gdjax.periodic_update(new, old, 1, 2)
 
 
 @pytest.mark.parametrize("period", [1, 3])
