@@ -1,5 +1,8 @@
 """Transforms applied one after the other."""
 
+import inspect
+import itertools
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -85,6 +88,63 @@ def of_leaf_rules(tx: Any) -> bool:
     return all(map(of_leaf_rules, part.parts)) if isinstance(part, Chain) else isinstance(part, Leafwise)
 
 
+_IDENTITY = base.identity()
+
+
+def leaf_rules(tx: Any) -> Iterator[Leafwise | None]:
+    """The leaf rules of a transform, through chains; None for a part that does not show its own."""
+    part = base.part_of(tx)
+    if isinstance(part, Chain):
+        for inner in part.parts:
+            yield from leaf_rules(inner)
+    elif not (type(tx) is GradientTransformation and tx == _IDENTITY):
+        yield part if isinstance(part, Leafwise) else None
+
+
+def flips(rule: Leafwise) -> bool:
+    """Whether a rule says that it turns an ascent into a descent."""
+    return rule.hyper.get("flip_sign") is True
+
+
+def _warn_of_two_rates(label: str, parts: tuple[Any, ...]) -> None:
+    """Warns where two of the parts turn the sign and nothing else can: the chain ascends.
+
+    A part of someone else, a scale by a schedule, by a traced or by a negative number may turn it once more, and a
+    masked rate concerns some leaves only: with one of these nothing is said.
+    """
+    rules = [list(leaf_rules(tx)) for tx in parts]
+    turns = [i for i, of_part in enumerate(rules) if sum(rule is not None and flips(rule) for rule in of_part) == 1]
+    if len(turns) < 2 or len(turns) % 2 or not all(map(_sign_is_known, itertools.chain(*rules))):
+        return
+    shown = ", ".join(f"argument {i} ({base.part_of(parts[i]).label.removeprefix('gdjax.')})" for i in turns)
+    warnings.warn(
+        f"{label}: {len(turns)} learning rates, of {shown}, each multiply by -1: the updates go up the gradient; "
+        "keep one of them, and multiply by further rates with scale",
+        stacklevel=4,  # the call of `chain`
+    )
+
+
+def _sign_is_known(rule: Leafwise | None) -> bool:
+    if rule is None or not rule.rule.__module__.startswith("gdjax.") or flips(rule) and type(rule) is not Leafwise:
+        return False
+    steps = [rule.hyper[name] for name in ("step_size", "step_size_fn") if name in rule.hyper]
+    return all(isinstance(step, int | float) and step >= 0 for step in steps)
+
+
+def is_transform(x: Any) -> bool:
+    return hasattr(x, "init") and hasattr(x, "update")
+
+
+def _part(label: str, index: int, x: Any) -> Any:
+    """A part of a chain; raises, saying what to write, where it is a list of them or a factory that was not called."""
+    where = f"{label}: argument {index} is"
+    if isinstance(x, list | tuple) and not is_transform(x):
+        raise TypeError(f"{where} {x!r}, a {type(x).__name__}; of its transforms make arguments: chain(*transforms)")
+    if isinstance(x, type) or inspect.isroutine(x) and not is_transform(x):
+        raise TypeError(f"{where} {x!r}, not a transform; if it makes one, call it: {x.__name__}(...)")
+    return base.check_transform(label, index, x)
+
+
 def _run(steps: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     """The steps from the first on that one pass over the leaves can do: a reduction or a foreign transform ends it."""
     n = 1
@@ -107,10 +167,14 @@ def chain(*transforms: Any) -> Any:
     Returns:
       A transform whose state is the plain tuple of the states.
 
+    Two learning rates in one chain, as in `chain(adam(1e-3), sgd(0.1))`, are a warning: each multiplies by -1.
+
     Raises:
       TypeError: an argument is not a transform; the message gives its index.
     """
-    return Chain("gdjax.chain", tuple(base.check_transform("gdjax.chain", i, tx) for i, tx in enumerate(transforms)))
+    parts = tuple(_part("gdjax.chain", i, tx) for i, tx in enumerate(transforms))
+    _warn_of_two_rates("gdjax.chain", parts)
+    return Chain("gdjax.chain", parts)
 
 
 @transform
@@ -126,12 +190,16 @@ def named_chain(*transforms: tuple[str, GradientTransformation]) -> Any:
     label = "gdjax.named_chain"
     for i, pair in enumerate(transforms):
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise TypeError(f"{label}: argument {i} is {pair!r}, not a (name, transform) pair")
+            several = not is_transform(pair) and isinstance(pair, tuple | list | Mapping)
+            unpack = f"*transforms{'.items()' if isinstance(pair, Mapping) else ''}"
+            hint = f"; of several pairs make arguments: named_chain({unpack})" if several else ""
+            raise TypeError(f"{label}: argument {i} is {pair!r}, not a (name, transform) pair{hint}")
     names = [name for name, _ in transforms]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"{label}: names {repeated} occur more than once")
-    parts = tuple(base.check_transform(label, i, tx) for i, (_, tx) in enumerate(transforms))
+    parts = tuple(_part(label, i, tx) for i, (_, tx) in enumerate(transforms))
+    _warn_of_two_rates(label, parts)
     return Chain(
         label,
         parts,

@@ -1,23 +1,24 @@
 """The plain loop: gradient descent on a function, with any transform."""
 
 import contextlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import base, checks, tree
+from gdjax import base, checks, objective, tree
 from gdjax.base import OptState, Params
 from gdjax.inject import get_hyperparams
+from gdjax.interop import state_from_optax
 from gdjax.progress import Progress, Recorder
 from gdjax.updates import apply_updates
 
 Array = jax.Array
 Report = Callable[..., Any]  # called with the number of steps done and, by name, the metrics of the last of them
 LABEL = "gdjax.minimize"
+KEPT = "; .params of this error are the last good ones. In a loop of your own gdjax.apply_if_finite skips such a step"
 
 # What a step says of the run. Any but RUNNING freezes it: steps that the host has sent meanwhile change nothing.
 RUNNING, SMALL_GRADIENT, STEADY_LOSS, NON_FINITE = range(4)
@@ -73,7 +74,7 @@ def minimize(
       steps: the most updates to make.
       data: batches. What can be iterated again, such as a list, is when it ends; an iterator that ends ends the run.
         Up to 100 batches may be drawn after the step that a tolerance stops at.
-      state: the optimizer's state to go on from; None is `tx.init(params)`.
+      state: the optimizer's state to go on from, also one that Optax made; None is `tx.init(params)`.
       has_aux: whether `loss_fn` returns a pair. If its second part is a dict of scalars, they join the metrics.
       grad_tol: stop where the global norm of the gradient is at most this.
       loss_tol: stop where |loss - previous loss| <= loss_tol * max(|loss|, |previous loss|). Both tolerances judge
@@ -89,7 +90,10 @@ def minimize(
 
     Raises:
       NonFiniteError: the loss or its gradient is not finite; the error has the last good parameters.
-      TypeError, ValueError: an argument is of the wrong kind or out of range, or `data` has no batch.
+      TypeError, ValueError: an argument is of the wrong kind or out of range, the loss is no real scalar, or `data` has
+        no batch.
+
+    Warns where the updates go up the gradient: `tx` has no learning rate or two, or a scheduled rate was below 0.
     """
     checks.structural(LABEL, "steps", steps, 0)
     base.check_transform(LABEL, "tx", tx)
@@ -98,12 +102,14 @@ def minimize(
             raise ValueError(f"{LABEL}: {name} must be at least 0, got {tol}")
     for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
         checks.leaf(LABEL, f"params{jax.tree_util.keystr(path)}", x)
+    objective.warn_of_ascent(LABEL, tx)
     params, last_good = _own(params), _own(params)
-    state = _own(tx.init(params) if state is None else state)
+    state = _own(tx.init(params) if state is None else _in_classes_of(tx, params, state))
     # The status and the loss of the step before.
     last = jnp.full((), RUNNING, jnp.int32), jnp.full((), jnp.inf, jax.dtypes.canonicalize_dtype(float))
-    step = jax.jit(_step(loss_fn, tx, has_aux, grad_tol, loss_tol), donate_argnums=(0, 1))
-    batches, recorder, rows = _batches(data), Recorder(wait=callback is not None), []
+    loss = objective.checked(LABEL, loss_fn, has_aux, data)
+    step = jax.jit(_step(loss, tx, grad_tol, loss_tol), donate_argnums=(0, 1))
+    batches, recorder, rows = objective.batches(LABEL, data), Recorder(wait=callback is not None), []
     status, sent, message = RUNNING, 0, f"all {steps} steps done"
     with _shown(progress, steps) as report:
         for i in range(steps):
@@ -128,11 +134,19 @@ def minimize(
     return _result(status, rows, params, last_good, state, message)
 
 
-def _step(
-    loss_fn: Callable[..., Any], tx: Any, has_aux: bool, grad_tol: float | None, loss_tol: float | None
-) -> Callable[..., Any]:
+def _in_classes_of(tx: Any, params: Params, state: OptState) -> OptState:
+    """The state in the classes of `tx.init`'s, where it has Optax's: a branch must return the classes it was given."""
+    ours = state_from_optax(state)
+    if jax.tree.structure(ours) == jax.tree.structure(state):
+        return state
+    made = jax.eval_shape(tx.init, params)
+    if jax.tree.structure(state_from_optax(made)) == jax.tree.structure(ours):
+        return jax.tree.structure(made).unflatten(jax.tree.leaves(state))
+    return ours  # Optax injects some numbers more
+
+
+def _step(f: Callable[..., Any], tx: Any, grad_tol: float | None, loss_tol: float | None) -> Callable[..., Any]:
     """The function to compile; it makes new parameters in place of `last_good`, the old ones being `params`."""
-    f = loss_fn if has_aux else lambda p, *batch: (loss_fn(p, *batch), None)
     value_and_grad = jax.value_and_grad(f, has_aux=True, allow_int=True)
 
     def step(last_good: Params, state: OptState, params: Params, last: tuple[Array, Array], *batch: Any) -> Any:
@@ -197,21 +211,6 @@ def _own(x: Any) -> Any:
     return jax.tree.map(copy, x)
 
 
-def _batches(data: Iterable[Any] | None) -> Iterator[tuple[Any, ...]]:
-    """What the loss takes after the parameters, step by step."""
-    if data is None:
-        yield from itertools.repeat(())
-    elif isinstance(data, str | Mapping) or not isinstance(data, Iterable):
-        raise TypeError(f"{LABEL}: data must be an iterable of batches, got {type(data).__name__}")
-    else:
-        empty = False
-        while not empty:
-            empty = True  # an iterator that has ended is
-            for batch in data:
-                empty = False
-                yield (batch,)
-
-
 def _shown(progress: bool | Report, steps: int) -> contextlib.AbstractContextManager[Any]:
     """A context that gives the function to report to, or None."""
     if progress is True:
@@ -238,12 +237,13 @@ def _result(
     names = rows[0] if rows else ("loss", "grad_norm")
     history = {name: np.array([row[name] for row in rows]) for name in names}
     last = len(rows) - 1
+    objective.warn_of_negative_rates(LABEL, history)
     if status == NON_FINITE:
         numbers = f"loss {history['loss'][-1]}, gradient norm {history['grad_norm'][-1]}"
-        raise NonFiniteError(f"{LABEL}: not finite at step {last}: {numbers}", last, last_good, state, history)
+        raise NonFiniteError(f"{LABEL}: not finite at step {last}: {numbers}{KEPT}", last, last_good, state, history)
     # The loss at the very last parameters has not been evaluated.
     if status == RUNNING and not jnp.isfinite(_norm(params)) and jnp.isfinite(_norm(last_good)):
-        raise NonFiniteError(f"{LABEL}: step {last} made numbers not finite", last, last_good, state, history)
+        raise NonFiniteError(f"{LABEL}: step {last} made numbers not finite{KEPT}", last, last_good, state, history)
     if status != RUNNING:
         what = "gradient norm within grad_tol" if status == SMALL_GRADIENT else "change of the loss within loss_tol"
         message = f"{what} at step {last}"

@@ -362,7 +362,7 @@ MISUSES = [
            ValueError, r"MultiSteps: state has (type|fields)"),
     Misuse("A55-wrapped", UPDATE, lambda: adam(0.1).update(PARAMS, gdjax.MultiSteps(adam(0.1), 2).init(PARAMS), PARAMS),
            ValueError, r"adam: state has 5 entries for 2 transforms"),
-    Misuse("A56-short", UPDATE, lambda: gdjax.chain(sgd(0.1), sgd(0.1)).update(PARAMS, (), PARAMS),
+    Misuse("A56-short", UPDATE, lambda: gdjax.chain(gdjax.clip(1.0), sgd(0.1)).update(PARAMS, (), PARAMS),
            ValueError, r"chain: state has 0 entries for 2 transforms"),
     Misuse("A57-count", UPDATE, lambda: gdjax.scale_by_adam().update(PARAMS, [0, PARAMS, PARAMS]),
            ValueError, r"scale_by_adam: state has type list, .*; restored from a checkpoint, give the restorer init"),

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import gdjax
 from gdjax import EmptyState
@@ -109,3 +110,51 @@ def test_errors_name_the_part_of_a_plain_chain():
         assert str(e).startswith("gdjax.scale_by_adam: state has fields (), expected ScaleByAdamState")
     else:
         raise AssertionError
+
+
+RATE = gdjax.scale_by_learning_rate
+TWO_RATES = {
+    "adam then a rate": lambda: gdjax.chain(gdjax.adam(1e-3), RATE(1e-2)),
+    "two optimizers": lambda: gdjax.chain(gdjax.adam(1e-3), gdjax.sgd(0.1)),
+    "named": lambda: gdjax.named_chain(("a", gdjax.adam(1e-3)), ("b", RATE(gdjax.constant_schedule(0.1)))),
+    "with others between": lambda: gdjax.chain(gdjax.clip(1.0), gdjax.lion(1e-3), gdjax.scale(0.5), gdjax.sgd(0.1)),
+    "a masked decay": lambda: gdjax.chain(gdjax.adamw(1e-3, mask=lambda p: True), RATE(0.1)),
+    "nested": lambda: gdjax.chain(gdjax.chain(gdjax.clip(1.0), gdjax.adam(1e-3)), gdjax.chain(RATE(0.1))),
+}
+
+
+@pytest.mark.parametrize("make", TWO_RATES.values(), ids=TWO_RATES)
+def test_two_learning_rates_ascend_and_warn(make: Any):
+    with pytest.warns(UserWarning, match=r"^gdjax.\w+: 2 learning rates, of argument .* go up the gradient") as caught:
+        tx = make()
+    assert len(caught) == 1 and caught[0].filename == __file__
+    u, _ = tx.update(GRADIENTS[0], tx.init(PARAMS), PARAMS)
+    assert gdjax.tree.vdot(u, GRADIENTS[0]) > 0
+
+
+def test_the_warning_of_two_rates_names_them():
+    with pytest.warns(UserWarning, match=r"of argument 1 \(adamw\), argument 2 \(scale_by_learning_rate\), each"):
+        inner = gdjax.chain(gdjax.clip(1.0), gdjax.adamw(1e-3), RATE(1.0))
+    gdjax.chain(inner, gdjax.clip(1.0))  # it has been said
+
+
+def test_one_sign_is_no_warning():
+    """Programs that turn the sign once, or where that is not known. Warnings are errors here."""
+    rate, decay = gdjax.linear_schedule(1.0, 0.0, 10), gdjax.add_decayed_weights(0.1)
+    gdjax.chain(gdjax.sgd(0.1), gdjax.scale_by_schedule(rate))
+    gdjax.chain(gdjax.sgd(rate), decay, gdjax.scale(0.5))
+    gdjax.chain(gdjax.adam(1e-3), gdjax.scale(-1.0))  # to maximise
+    gdjax.chain(gdjax.adam(1e-3), gdjax.scale(-1.0), RATE(0.1))
+    gdjax.chain(gdjax.adam(1e-3), RATE(0.1, flip_sign=False))
+    gdjax.chain(gdjax.adam(1e-3), gdjax.scale_by_schedule(lambda t: -1.0), RATE(0.1))
+    gdjax.chain(gdjax.adam(1e-3), Recorder(), RATE(0.1))
+    gdjax.chain(gdjax.adam(1e-3), negated(), RATE(0.1))
+    jax.jit(lambda x: gdjax.chain(gdjax.adam(1e-3), gdjax.scale(x), RATE(0.1)) and x)(1.0)
+    only = [gdjax.masked(RATE(rate), {"a": a, "b": not a}) for rate, a in ((0.1, True), (0.2, False))]
+    gdjax.chain(gdjax.scale_by_adam(), *only)
+    gdjax.chain(gdjax.adam(1e-3), gdjax.chain())
+
+
+@gdjax.leafwise()
+def negated(g: Any, s: Any, p: Any, t: Any) -> Any:
+    return -g, s

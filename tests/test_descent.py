@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -265,7 +266,7 @@ def test_non_finite_gradient_of_a_finite_loss():
 
 def test_non_finite_last_update():
     with pytest.raises(NonFiniteError, match="step 0 made numbers not finite") as caught:
-        minimize(lambda w: jnp.sum(w**2), jnp.ones(2), gdjax.scale(jnp.float32(jnp.inf)), steps=1)
+        minimize(lambda w: jnp.sum(w**2), jnp.ones(2), gdjax.scale(jnp.float32(-jnp.inf)), steps=1)
     np.testing.assert_array_equal(caught.value.params, np.ones(2))
 
 
@@ -408,7 +409,7 @@ def test_guard_costs_no_copy(name: str):
     def memory(step: Any, *args: Any) -> Any:
         return jax.jit(step, donate_argnums=(0, 1)).lower(*args).compile().memory_analysis()
 
-    guarded = memory(descent._step(loss, tx, False, None, None), params, state, params, last)
+    guarded = memory(descent._step(lambda p: (loss(p), None), tx, None, None), params, state, params, last)
     size = sum(x.nbytes for x in jax.tree.leaves(params))
     assert guarded.temp_size_in_bytes <= memory(plain, params, clipped.init(params)).temp_size_in_bytes + 0.01 * size
     assert guarded.alias_size_in_bytes == size + sum(x.nbytes for x in jax.tree.leaves(state))
@@ -456,6 +457,120 @@ def test_misuse(changes: dict[str, Any], error: type[Exception], message: str):
         run(**changes)
 
 
-def test_loss_must_be_a_scalar():
-    with pytest.raises(TypeError, match=r"scalar-output functions.*\(4,\)"):
-        run(loss_fn=lambda p: p["w"])
+@pytest.mark.parametrize(
+    ("loss_fn", "message"),
+    [
+        (lambda p: p["w"], r"got shape \(4,\) and dtype float32; take the mean or the sum$"),
+        (lambda p: jnp.int32(3), r"got shape \(\) and dtype int32$"),
+        (lambda p: jax.lax.complex(p["w"][0], p["w"][1]), r"got shape \(\) and dtype complex64$"),
+        (lambda p: None, "got a NoneType$"),
+        (lambda p: {"loss": p["w"][0]}, "got a dict$"),
+        (lambda p: (p["w"][0], {"aux": 1.0}), "got a tuple of 2; if the first is the loss, pass has_aux=True$"),
+        (lambda p: (p["w"][0], 1.0, 2.0), "got a tuple of 3$"),
+    ],
+)
+def test_loss_must_be_a_real_scalar(loss_fn: Any, message: str):
+    with pytest.raises(TypeError) as e:
+        run(loss_fn=loss_fn)
+    assert re.match(f"^gdjax.minimize: loss_fn must return a real scalar, {message}", str(e.value))
+
+
+def test_aux_must_come_in_a_pair():
+    with pytest.raises(
+        TypeError, match=r"^gdjax.minimize: with has_aux loss_fn returns a pair, .* got an array of shape \(\)"
+    ):
+        run(has_aux=True)
+    with pytest.raises(TypeError, match="got a tuple of 3"):
+        run(loss_fn=lambda p: (p["w"][0], 1.0, 2.0), has_aux=True)
+    with pytest.raises(TypeError, match=r"must return a real scalar, got shape \(4,\)"):
+        run(loss_fn=lambda p: (p["w"], 1.0), has_aux=True)
+
+
+@pytest.mark.parametrize("loss_fn", [least_squares, lambda p, x, y: jnp.sum(p["w"])], ids=["unpacks", "two arguments"])
+def test_a_pair_of_arrays_is_two_batches(loss_fn: Any):
+    with pytest.raises((ValueError, TypeError)) as e:
+        run(loss_fn=loss_fn, data=(A.astype(np.float32), B.astype(np.float32)))
+    assert e.value.__notes__[0] == (
+        "gdjax.minimize: data is an iterable of batches, here of 2, one array each; "
+        "for one batch of several arrays pass data=[(x, y)]"
+    )
+    with pytest.raises(ValueError) as e:
+        run(loss_fn=lambda p, batch: least_squares(p, (*batch, 1)), data=slices(5))
+    assert not any("gdjax.minimize" in note for note in getattr(e.value, "__notes__", ()))
+
+
+def ascents() -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        two = gdjax.chain(gdjax.adam(1e-3), gdjax.sgd(0.1))
+    return {
+        "no rate": gdjax.scale_by_adam(),
+        "a chain without": gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.trace(0.9)),
+        "nothing": gdjax.chain(),
+        "a positive scale": gdjax.chain(gdjax.scale_by_rms(), gdjax.scale(1e-3)),
+        "two rates": two,
+    }
+
+
+@pytest.mark.parametrize("name", ascents())
+def test_an_ascent_is_a_warning(name: str):
+    with pytest.warns(UserWarning, match="^gdjax.minimize: the updates of tx go up the gradient") as caught:
+        result = run(tx=ascents()[name])
+    assert len(caught) == 1 and result.history["loss"][1] > result.history["loss"][0]
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        gdjax.chain(gdjax.scale_by_adam(), gdjax.scale(-1e-3)),
+        gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_schedule(lambda t: -0.1)),
+        gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_learning_rate(0.1, flip_sign=False)),  # on purpose
+        gdjax.masked(gdjax.adam(0.1), True), gdjax.rprop(0.1), gdjax.adafactor(), gdjax.cocob(), gdjax.prodigy(),
+        gdjax.scale_by_cocob(), gdjax.lbfgs(), gdjax.fromage(0.1), gdjax.sgd(0.0), gdjax.adamw(0.1, mask={"w": True}),
+        gdjax.apply_if_finite(gdjax.adam(0.1), 2), gdjax.scale_by_schedule(lambda t: 0.0),
+    ],
+)  # fmt: skip
+def test_no_ascent_is_no_warning(tx: Any):
+    run(tx=tx)
+
+
+def test_a_rate_below_zero_is_a_warning():
+    with pytest.warns(UserWarning, match="learning_rate is -0.125 at step 2, and below 0 in 2 of 4 steps: there the"):
+        run(tx=gdjax.sgd(lambda t: jnp.where(t < 2, 0.125, -0.125)), steps=4)
+    with pytest.warns(UserWarning, match="learning_rate is -"), pytest.raises(NonFiniteError):
+        run(tx=gdjax.sgd(lambda t: jnp.float32(-1e3)), steps=100)
+
+
+def test_the_error_says_what_is_kept():
+    with pytest.raises(
+        NonFiniteError, match=r"; \.params of this error are the last good .* gdjax\.apply_if_finite skips"
+    ):
+        run(loss_fn=lambda p: jnp.sum(jnp.log(p["w"])))
+
+
+TRANSFORMS = {
+    "adam": lambda lib: lib.adam(0.1),
+    "chain": lambda lib: lib.chain(lib.clip_by_global_norm(1.0), lib.adamw(optax.linear_schedule(0.1, 0.0, 9))),
+    "injected": lambda lib: lib.inject_hyperparams(lib.adam)(0.1),
+    "groups": lambda lib: lib.partition({"a": lib.adam(0.1), "b": lib.sgd(0.1, 0.9)}, {"w": "a"}),
+    "MultiSteps": lambda lib: lib.MultiSteps(lib.adam(0.1), 2),
+    "lbfgs": lambda lib: lib.lbfgs(),
+}
+
+
+@pytest.mark.parametrize("name", [*list(TRANSFORMS)[:-1], pytest.param("lbfgs", marks=pytest.mark.slow)])
+def test_goes_on_from_a_state_of_optax(name: str):
+    with relaxed():
+        ours, theirs = TRANSFORMS[name](gdjax), TRANSFORMS[name](optax)
+        half = minimize(least_squares, start(), theirs, steps=4)
+        whole = minimize(least_squares, start(), theirs, steps=8)
+        again = minimize(least_squares, half.params, theirs, state=half.state, steps=4)
+        mixed = gdjax.chain(optax.identity(), ours, optax.identity())
+        state = (optax.EmptyState(), half.state, optax.EmptyState())
+        rest = minimize(least_squares, half.params, ours, state=half.state, steps=4)
+        inside = minimize(least_squares, half.params, mixed, state=state, steps=4)
+    np.testing.assert_array_equal(again.params["w"], whole.params["w"])
+    np.testing.assert_allclose(rest.params["w"], whole.params["w"], rtol=1e-4)
+    np.testing.assert_allclose(inside.params["w"], whole.params["w"], rtol=1e-4)
+    assert not any("optax" in type(s).__module__ for s in (rest.state, *rest.state))
+    assert type(inside.state[0]) is optax.EmptyState

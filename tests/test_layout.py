@@ -30,7 +30,7 @@ transforms/functions transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*
 optimizers/adam optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/*
 differences gradients second_order projections/parts projections/* losses/parts losses/*
-assignment perturbations microbatching progress descent
+assignment perturbations microbatching progress objective descent
 experimental/aggregators experimental/variance experimental/*
 contrib tree_utils __init__
 """.split()
