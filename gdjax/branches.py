@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics, tree
+from gdjax import base, checks, meshes, numerics, tree
 from gdjax.numerics import Array
 from gdjax.ordering import after, bound_for, destination, written
 
 
 def as_before(new: Any, old: Any) -> Any:
-    """The arrays of a new state in the structure and the dtypes of the old one.
+    """The arrays of a new state in the structure, the dtypes and the places of the old one.
 
     The classes of the two may differ: the old state may be one of Optax's. The branches of a condition may not.
     """
@@ -28,7 +28,10 @@ def as_before(new: Any, old: Any) -> Any:
             f"gdjax: a transform returned a state of {len(leaves)} arrays, {jax.tree.structure(new)}, for one of "
             f"{len(before)}, {jax.tree.structure(old)}; {checks.RESTORE}"
         )
-    return jax.tree.unflatten(jax.tree.structure(old), tree.cast_like(leaves, before))
+    cast = tree.cast_like(leaves, before)
+    return jax.tree.unflatten(
+        jax.tree.structure(old), [meshes.as_typed(*pair) for pair in zip(cast, before, strict=True)]
+    )
 
 
 def apply_or(
@@ -41,7 +44,7 @@ def apply_or(
             new, new_state = apply(state)
         return as_before(new, jax.eval_shape(other)), as_before(new_state, state)
 
-    return jax.lax.cond(chosen, applied, lambda state: (other(), state), state)
+    return meshes.cond(chosen, applied, lambda state: (other(), state), state)
 
 
 def apply_where(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics
+from gdjax import meshes, numerics
 from gdjax.ordering import after, written
 
 Array = jax.Array
@@ -54,7 +54,7 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
                 direction = new_direction
             same = {f: x for f, x in zip(fields, slot, strict=True) if getattr(state, f) is old[f]}
             new.append([same.get(f, getattr(state, f)) for f in fields])
-        return direction.astype(g.dtype), new
+        return meshes.placed(direction.astype(g.dtype), g), new
 
     def apply(g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any) -> tuple[Array, Any]:
         update, new = rules(g, p, slots, counts, shared, scalars)
@@ -65,14 +65,17 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
         changed = [x is not old for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
         read = [c and (kernels[i].reads_old or _is_half(old)) for c, i, old in zip(changed, owners, olds, strict=True)]
         # Made narrow first: what the direction and a slot had in common XLA:CPU would write as float32.
-        news = [x.astype(old.dtype) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
+        news = [meshes.placed(x.astype(old.dtype), old) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
         update, news = _in_order(to, p, update, news, read, leads)
         # Written over the gradient, the direction is in memory, and the gradient no longer.
         repeats = leads and kernels[owners[0]].repeats and to != "gradient"
         if repeats and (first := written(to, p, update)) is not None:
             tied = [after(first, xs) if i == owners[0] else xs for i, xs in enumerate(slots)]
             again = jax.tree.leaves(rules(g, p, tied, counts, shared, scalars)[1])
-            news = [y.astype(x.dtype) if lead else x for x, y, lead in zip(news, again, leads, strict=True)]
+            news = [
+                meshes.placed(y.astype(x.dtype), x) if lead else x
+                for x, y, lead in zip(news, again, leads, strict=True)
+            ]
         return update, structure.unflatten(news)
 
     apply.__name__ = "_".join(k.name for k in kernels)[:80]

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics, tree
+from gdjax import meshes, numerics, tree
 
 Array = jax.Array
 
@@ -69,7 +69,7 @@ def power_iteration(
     v = tree.cast_like(_normalized(v0), v0)
     mv = product(v)
     value = jnp.zeros_like(tree.vdot(v, mv))
-    v, mv, value, _ = jax.lax.while_loop(unfinished, step, (v, mv, value, jnp.asarray(0)))
+    v, mv, value, _ = meshes.while_loop(unfinished, step, (v, mv, value, jnp.asarray(0)))
     return value, tree.where(tree.norm(mv) > 0, tree.cast_like(_normalized(mv), v0), v)
 
 
@@ -140,7 +140,7 @@ def matrix_inverse_pth_root(
 
     z = (1 + q) / (2 * tree.norm(b))
     start = jnp.asarray(0), z * b, z ** (1 / q) * identity, identity, jnp.asarray(True)
-    _, m, h, before, better = jax.lax.while_loop(unfinished, step, start)
+    _, m, h, before, better = meshes.while_loop(unfinished, step, start)
     return jnp.where(better, h, before).astype(jnp.asarray(matrix).dtype), off(m)
 
 

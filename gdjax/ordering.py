@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics
+from gdjax import meshes, numerics
 from gdjax.updates import add
 
 Array = jax.Array
@@ -57,12 +57,14 @@ def after(first: Array, rest: Any) -> Any:
     - Temporaries of `rest` lie where those of `first` were.
     - XLA cannot tell that an expression of `rest` is one it has already, and computes it again instead of keeping it.
 
-    On other devices one kernel writes it all, and the dependency, which would part it in two, is not there.
+    On other devices one kernel writes it all, and the dependency, which would part it in two, is not there. Nor is it
+    where `first` is divided over devices, to which one of its elements would have to be sent, or where only `first`
+    varies over the axes of a `shard_map`.
     """
-    if first.size == 0:
+    if first.size == 0 or meshes.divided(first):
         return rest
-    one = _one(jnp.real(first[(0,) * first.ndim]))
-    return jax.tree.map(lambda x: x * one.astype(x.dtype), rest)
+    one, axes = _one(jnp.real(first[(0,) * first.ndim])), meshes.varying_axes(first)
+    return jax.tree.map(lambda x: x * one.astype(x.dtype) if axes <= meshes.varying_axes(x) else x, rest)
 
 
 def over(old: Array, new: Array) -> Array:

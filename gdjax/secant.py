@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics, tree
+from gdjax import meshes, numerics, tree
 from gdjax.numerics import Array
 
 Vector = list[Any]
@@ -68,7 +68,7 @@ def scaling(memory: Memory, g: Vector) -> Array:
     """gamma = <s, y> / <y, y> of the newest pair that there is; without one, what makes |gamma g| at most 1."""
     i = memory.order[jnp.argmax(memory.rho[memory.order] > 0)]
     rho = memory.rho[i]
-    return jax.lax.cond(
+    return meshes.cond(
         rho > 0,
         lambda: 1 / (rho * square(memory.slot(i)[1])),
         lambda: 1 / jnp.maximum(tree.global_norm(g).astype(rho.dtype), 1),

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, domains, numerics
+from gdjax import base, checks, domains, meshes, numerics
 from gdjax.base import Params, Updates
 
 
@@ -135,5 +135,6 @@ def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update
     domains.check(label, {"steps": steps, "update_period": update_period}, {})
     structure, leaves = _alike(label, new_tensors, old_tensors)
     olds = jax.tree.map(jnp.asarray, old_tensors)
-    news = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), new_tensors, olds)
-    return jax.lax.cond(jnp.asarray(steps) % update_period == 0, lambda: news, lambda: olds)
+    cast = [jnp.asarray(n).astype(o.dtype) for n, o in zip(leaves, jax.tree.leaves(olds), strict=True)]
+    news = structure.unflatten(cast)
+    return meshes.cond(jnp.asarray(steps) % update_period == 0, lambda: news, lambda: olds)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import checks, numerics, tree
+from gdjax import checks, meshes, numerics, tree
 from gdjax.base import GradientTransformation, transform
 from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
 
@@ -110,12 +110,12 @@ def scale_by_backtracking_linesearch(
             error = jnp.maximum(value - allowed - eta * slope, 0)
             error = jnp.where(jnp.isfinite(value) & jnp.isfinite(error), error, jnp.inf)
             new = _Search(s.count + 1, eta, value, s.grad, error)
-            return new._replace(grad=jax.lax.cond(proceed(new), lambda: s.grad, pull)) if store_grad else new
+            return new._replace(grad=meshes.cond(proceed(new), lambda: s.grad, pull)) if store_grad else new
 
         top, last = line.number(max_learning_rate), line.number(state.learning_rate)
         first = jnp.where(last > 0, jnp.minimum(line.number(increase_factor) * last, top), top)
         start = _Search(jnp.zeros((), jnp.int32), first, line.value, line.grad, jnp.full_like(line.value, jnp.inf))
-        found = jax.lax.while_loop(proceed, body, start._replace(grad=start.grad if store_grad else None))
+        found = meshes.while_loop(proceed, body, start._replace(grad=start.grad if store_grad else None))
         if verbose:
             jax.debug.callback(_report, found.eta, found.error, line.value, line.slope, line.number(atol))
         usable = jnp.isfinite(found.error)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gdjax import meshes
 from gdjax.values import value as as_value
 
 
@@ -45,7 +46,7 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
             new = jax.value_and_grad(value_fn)(params, *args, **kwargs)
             return jax.tree.map(lambda x, old: jax.lax.convert_element_type(x, old.dtype), new, (value, grad))
 
-        return jax.lax.cond(jnp.isfinite(value), lambda: (value, grad), evaluate)
+        return meshes.cond(jnp.isfinite(value), lambda: (value, grad), evaluate)
 
     return value_and_grad
 

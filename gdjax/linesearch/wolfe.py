@@ -2,10 +2,9 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from gdjax import tree
+from gdjax import meshes, tree
 from gdjax.linesearch.interpolation import Trial, between
 from gdjax.linesearch.line import Array, Line
 
@@ -50,7 +49,7 @@ def search(line: Line, w: Wolfe) -> Search:
     low, high = Trial(zero, line.value, line.slope), Trial(inf, inf, inf)
     choice = Choice(zero, line.value, line.grad, inf, inf)
     start = Search(jnp.zeros((), jnp.int32), no, no, low, high, high, choice)
-    return jax.lax.while_loop(lambda s: ~s.ended, lambda s: _step(line, w, s), start)
+    return meshes.while_loop(lambda s: ~s.ended, lambda s: _step(line, w, s), start)
 
 
 def errors(line: Line, w: Wolfe, new: Trial) -> tuple[Array, Array]:

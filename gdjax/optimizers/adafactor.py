@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import checks
+from gdjax import checks, meshes
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise
@@ -35,25 +35,20 @@ def factored_axes(shape: tuple[int, ...], hyper: Mapping[str, Any]) -> tuple[int
     return (second, longest) if shape[second] >= max(hyper["min_dim_size_to_factor"], 1) else None
 
 
-def _slot(kept: Callable[[tuple[int, ...], tuple[int, int] | None], tuple[int, ...] | None]) -> Any:
+def _slot(left_out: int | None) -> Any:
+    """Along all axes but one of the two of a factored leaf, by its place in them; along all of another one for None."""
+
     def initial(p: Any, hyper: Mapping[str, Any]) -> Array:
-        shape = tuple(getattr(p, "shape", ()))
-        mine = kept(shape, factored_axes(shape, hyper))
-        return jnp.zeros((1,) if mine is None else mine, widest_real(p))
+        axes = factored_axes(jnp.shape(p), hyper)
+        if (axes is None) != (left_out is None):
+            return jnp.zeros(1, widest_real(p))
+        gone = None if axes is None or left_out is None else axes[left_out]
+        return meshes.zeros_along(p, [i for i in range(jnp.ndim(p)) if i != gone], widest_real(p))
 
     return initial
 
 
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return shape[:axis] + shape[axis + 1 :]
-
-
-@leafwise(
-    FactoredState,
-    v_row=_slot(lambda shape, axes: axes and _without(shape, axes[1])),
-    v_col=_slot(lambda shape, axes: axes and _without(shape, axes[0])),
-    v=_slot(lambda shape, axes: None if axes else shape),
-)
+@leafwise(FactoredState, v_row=_slot(1), v_col=_slot(0), v=_slot(None))
 def _by_factored_rms(
     g: Array, s: Any, p: Any, t: Any,
     factored: bool, min_dim_size_to_factor: int, epsilon: Hyper, b2: Hyper, clipping_threshold: Hyper = None,

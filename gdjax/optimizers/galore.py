@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, matrices, numerics
+from gdjax import base, checks, matrices, meshes, numerics
 from gdjax.base import GradientTransformation, MaskedNode, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper
@@ -116,20 +116,22 @@ def scale_by_galore(
             checks.slot(label, where, "projector", olds[i], a.sizes()[0], "that of the gradient")
 
         def projectors() -> list[Array]:
-            return [a.projector(gs[i]).astype(olds[i].dtype) for i, a in active.items()]
+            of = {i: lambda g, a=a, i=i: a.projector(g).astype(olds[i].dtype) for i, a in active.items()}
+            return [meshes.partitioned(f, olds[i], gs[i]) for i, f in of.items()]
 
         hyper = {"update_proj_gap": update_proj_gap, "scale": scale}
         gap, factor = (checks.scalar(label, k, x(state.count)) if callable(x) else x for k, x in hyper.items())
         kept = [olds[i] for i in active]
-        kept = jax.lax.cond(state.count % gap == 0, projectors, lambda: kept) if active else kept
+        kept = meshes.cond(state.count % gap == 0, projectors, lambda: kept) if active else kept
         low, news = list(gs), list(olds)
         for i, projector in zip(active, kept, strict=True):
-            low[i], news[i] = active[i].down(gs[i], projector), projector
+            low[i], news[i] = meshes.partitioned(active[i].down, None, gs[i], projector), projector
         projected = structure.unflatten(low)
         projected, inner_state = base.call_update(inner, projected, state.base_optimizer_state, None, extra_args)
         out = structure.flatten_up_to(projected)
         for i, a in active.items():
-            out[i] = numerics.spoiled(a.up(out[i], news[i], factor).astype(gs[i].dtype), gs[i])
+            u = meshes.partitioned(a.up, gs[i], out[i], news[i], factor)
+            out[i] = numerics.spoiled(u.astype(gs[i].dtype), gs[i])
         count = numerics.safe_increment(state.count)
         return structure.unflatten(out), GaLoreState(count, inner_state, structure.unflatten(news))
 

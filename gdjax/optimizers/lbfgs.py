@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics, secant, tree
+from gdjax import base, checks, meshes, numerics, secant, tree
 from gdjax.base import GradientTransformation, identity, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper
@@ -69,7 +69,8 @@ def scale_by_lbfgs(
         checks.leaves(label, "params", params)
 
         def zeros(*slots: int) -> Any:
-            return jax.tree.map(lambda p: jnp.zeros((*slots, *jnp.shape(p)), jnp.result_type(p)), params)
+            along = lambda p: meshes.zeros_along(p, range(jnp.ndim(p)), jnp.result_type(p), slots)  # noqa: E731
+            return jax.tree.map(along, params)
 
         count, weights = jnp.zeros((), jnp.int32), jnp.zeros(memory_size)
         return ScaleByLBFGSState(count, zeros(), zeros(), zeros(memory_size), zeros(memory_size), weights)
@@ -86,16 +87,21 @@ def scale_by_lbfgs(
         S, Y = _trained(state.diff_params_memory, updates), _trained(state.diff_updates_memory, updates)
         rho = state.weights_memory.astype(dtype)
         rho = jnp.where((rho > 0) & jnp.isfinite(rho), rho, 0)  # a state of Optax's may have others
-        memory = Memory(S, Y, rho, (state.count - 2) % memory_size)
 
         def gamma(memory: Memory, g: Any) -> Any:
             return secant.scaling(memory, g) if scale_init_precond else jnp.ones((), dtype)
 
-        s, y = memory.rounded(tree.sub(p, old_p), tree.sub(g, old_g))
-        if curvature == "damp":
-            s, y = memory.rounded(s, secant.damped(memory, s, y, gamma(memory, old_g)))
-        memory = memory.pushed(s, y, jnp.where(state.count > 0, secant.weight(s, y), 0))
-        u = secant.inverse_product(memory, g, gamma(memory, g))
+        def step(
+            memory: Memory, count: Array, old_p: Vector, old_g: Vector, p: Vector, g: Vector
+        ) -> tuple[Vector, Memory]:
+            s, y = memory.rounded(tree.sub(p, old_p), tree.sub(g, old_g))
+            if curvature == "damp":
+                s, y = memory.rounded(s, secant.damped(memory, s, y, gamma(memory, old_g)))
+            memory = memory.pushed(s, y, jnp.where(count > 0, secant.weight(s, y), 0))
+            return secant.inverse_product(memory, g, gamma(memory, g)), memory
+
+        memory = Memory(S, Y, rho, (state.count - 2) % memory_size)
+        u, memory = meshes.partitioned(step, (g, memory), memory, state.count, old_p, old_g, p, g)
         new_state = ScaleByLBFGSState(
             numerics.safe_increment(state.count),
             _replaced(state.params, updates, p),

@@ -1,12 +1,12 @@
 """Muon: momentum with its singular values made equal."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, matrices, newton_schulz, numerics
+from gdjax import base, checks, matrices, meshes, newton_schulz, numerics
 from gdjax.base import GradientTransformation, identity, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise
@@ -110,17 +110,23 @@ def _orthogonalized(
         m, new = averages.update(jax.tree.map(_wide, updates), old, params)
         axes = _axes(label, dimensions, ns_dtype, updates)
         gs, structure = jax.tree.flatten(updates)
-        xs = {i: a.to_matrices(x) for i, (a, x) in enumerate(zip(axes, jax.tree.leaves(m), strict=True)) if a}
+        ms = {i: x for i, (a, x) in enumerate(zip(axes, jax.tree.leaves(m), strict=True)) if a}
 
-        def f(x: Array) -> Array:
-            o = newton_schulz.orthogonalize(x, state.ns_coeffs, ns_steps, preconditioning, hyper["eps"], ns_dtype)
-            return jnp.real(jnp.sum(x.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o if adaptive else o
+        def orthogonal(ms: Mapping[int, Array], coeffs: Array, eps: Any, rms: Any) -> dict[int, Array]:
+            def f(x: Array) -> Array:
+                o = newton_schulz.orthogonalize(x, coeffs, ns_steps, preconditioning, eps, ns_dtype)
+                return jnp.real(jnp.sum(x.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o if adaptive else o
 
-        for i, o in zip(xs, matrices.in_groups(f, list(xs.values()), rounded=ns_dtype is not None), strict=True):
-            _, rows, columns = axes[i].sizes(gs[i].shape)
-            o = o * jnp.asarray(factor(rows, columns, hyper["consistent_rms"])).astype(o.dtype)
-            gs[i] = axes[i].from_matrices(o, gs[i].shape).astype(gs[i].dtype)
-        return structure.unflatten(gs), MuonState(new.count, new.mu, state.ns_coeffs)
+            xs, out = [axes[i].to_matrices(x) for i, x in ms.items()], {}
+            for i, o in zip(ms, matrices.in_groups(f, xs, rounded=ns_dtype is not None), strict=True):
+                _, rows, columns = axes[i].sizes(gs[i].shape)
+                o = o * jnp.asarray(factor(rows, columns, rms)).astype(o.dtype)
+                out[i] = axes[i].from_matrices(o, gs[i].shape).astype(gs[i].dtype)
+            return out
+
+        numbers = state.ns_coeffs, hyper["eps"], hyper["consistent_rms"]
+        new_gs = dict(enumerate(gs)) | meshes.partitioned(orthogonal, {i: gs[i] for i in ms}, ms, *numbers)
+        return structure.unflatten(new_gs.values()), MuonState(new.count, new.mu, state.ns_coeffs)
 
     return GradientTransformation(init, update)
 

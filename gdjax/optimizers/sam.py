@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics, slots
+from gdjax import base, checks, meshes, numerics, slots
 from gdjax.base import GradientTransformation, transform
 from gdjax.branches import as_before
 from gdjax.numerics import Array
@@ -100,7 +100,7 @@ def sam(
         checks.gradients(LABEL, updates, params)
         checks.slots(LABEL, updates, cache=state.cache)
         n = state.steps_since_sync
-        anchor = jax.lax.cond(n == 0, lambda old: as_before(params, old), lambda old: old, state.cache)
+        anchor = meshes.cond(n == 0, lambda old: as_before(params, old), lambda old: old, state.cache)
 
         def descend(opt_state: Any, adv_state: Any) -> Any:
             new, new_state = base.call_update(optimizer, updates, opt_state, anchor, extra_args)
@@ -115,7 +115,7 @@ def sam(
             return as_before(new, updates)
 
         last = n >= sync_period - 1
-        new, opt_state, adv_state = jax.lax.cond(last, descend, ascend, state.opt_state, state.adv_state)
+        new, opt_state, adv_state = meshes.cond(last, descend, ascend, state.opt_state, state.adv_state)
         steps = jnp.where(last, 0, n + 1).astype(jnp.int32)
         return new, SAMState(steps, opt_state, adv_state, anchor)
 

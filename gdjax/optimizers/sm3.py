@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from gdjax import meshes
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise
@@ -21,8 +22,8 @@ class ScaleBySM3State(NamedTuple):
 
 
 def _covers(p: Any, hyper: Mapping[str, Any]) -> list[Array]:
-    shape = getattr(p, "shape", ())
-    return [jnp.zeros(n, widest_real(p)) for n in shape] or [jnp.zeros((), widest_real(p))]
+    dtype = widest_real(p)
+    return [meshes.zeros_along(p, [i], dtype) for i in range(jnp.ndim(p))] or [jnp.zeros((), dtype)]
 
 
 @leafwise(ScaleBySM3State, squares="summed", mu=_covers)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics, tree
+from gdjax import base, checks, meshes, numerics, tree
 from gdjax.base import GradientTransformation, transform
 from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise
@@ -92,7 +92,7 @@ def scale_by_sophia(
 
         def hessian() -> Any:
             due = state.count % hyper["update_interval"] == 0
-            return jax.lax.cond(due, averaged, lambda nu, inner: (nu, inner), old.nu, state.hessian_fn_state)
+            return meshes.cond(due, averaged, lambda nu, inner: (nu, inner), old.nu, state.hessian_fn_state)
 
         if newest:
             nu, inner = hessian()
@@ -101,7 +101,7 @@ def scale_by_sophia(
             u, new = direction.update(updates, old, params)
             nu, inner = hessian()
         if verbose and every and clip_threshold is not None:
-            jax.lax.cond(new.count % every == 0, _print_win_rate, lambda *_: None, u, hyper["clip_threshold"])
+            meshes.cond(new.count % every == 0, _print_win_rate, lambda *_: None, u, hyper["clip_threshold"])
         return u, SophiaState(new.count, new.mu, nu, inner)
 
     return GradientTransformation(init, update)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics, tree
+from gdjax import base, checks, meshes, numerics, tree
 from gdjax.base import GradientTransformation, MaskedNode, transform
 from gdjax.branches import as_before, on_gpu, or_zero
 from gdjax.combine import of_leaf_rules
@@ -138,7 +138,7 @@ class MultiSteps:
         gpu = on_gpu() if of_leaf_rules(self.inner_opt) else jnp.asarray(False)
         kept = emit | ~gpu
         given = [or_zero(kept, x) for x in sums]
-        made = jax.lax.cond(emit | gpu, inner_update, lambda *operands: operands, given, state.inner_opt_state)
+        made = meshes.cond(emit | gpu, inner_update, lambda *operands: operands, given, state.inner_opt_state)
         outs, inner_state = jax.tree.map(functools.partial(jax.lax.select, kept), made, (sums, state.inner_opt_state))
         ps = gs if params is None else checks.flatten_like(LABEL, ("updates", "params"), structure, updates, params)
         new = [_release(emit, x, gs[i], accs[i], ps[i], destination()) for i, x in zip(trained, outs, strict=True)]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics, slots
+from gdjax import base, checks, meshes, numerics, slots
 from gdjax.base import GradientTransformation, transform
 from gdjax.branches import as_before
 from gdjax.leafwise import Hyper, leafwise
@@ -110,7 +110,7 @@ def lookahead(
             for u, f, s in zip(structure.flatten_up_to(fast), *columns, strict=True)
         ]
         if reset_state:
-            fast_state = jax.lax.cond(
+            fast_state = meshes.cond(
                 sync, lambda s: as_before(fast_optimizer.init(params.fast), s), lambda s: s, fast_state
             )
         steps = jnp.where(sync, 0, state.steps_since_sync + 1).astype(jnp.int32)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks
+from gdjax import base, checks, meshes
 from gdjax.base import GradientTransformation, transform
 
 
@@ -57,7 +57,7 @@ def flatten(inner: Any) -> GradientTransformation:
             if base.is_float0(g):
                 new.append(g)
                 continue
-            piece = vector[start : start + g.size].reshape(g.shape)
+            piece = meshes.placed(vector[start : start + g.size].reshape(g.shape), g)
             new.append((piece if jnp.iscomplexobj(g) else jnp.real(piece)).astype(jnp.result_type(g)))
             start += g.size
         return structure.unflatten(new), state
@@ -73,4 +73,5 @@ def _joined(leaves: list[Any]) -> Any:
         dtype = jnp.result_type(*map(jnp.result_type, leaves)) if leaves else jnp.dtype("float32")
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
         return jax.ShapeDtypeStruct((sum(x.size for x in leaves),), dtype)
-    return jnp.concatenate([jnp.ravel(x).astype(dtype) for x in leaves] or [jnp.zeros(0, dtype)])
+    join = lambda xs: jnp.concatenate([jnp.ravel(x).astype(dtype) for x in xs] or [jnp.zeros(0, dtype)])  # noqa: E731
+    return meshes.partitioned(join, None, leaves)

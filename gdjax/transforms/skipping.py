@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, tree
+from gdjax import base, meshes, tree
 from gdjax.branches import all_finite
 from gdjax.numerics import Array
 
@@ -33,7 +33,7 @@ def skip_not_finite(updates: Any, gradient_step: Any, params: Any) -> tuple[Arra
         counts = [jnp.sum(~jnp.isfinite(x), dtype=jnp.int32) for x in leaves]
         return jnp.sum(jnp.asarray(counts, jnp.int32), dtype=jnp.int32)
 
-    number = jax.lax.cond(skip, count, lambda: jnp.zeros((), jnp.int32))
+    number = meshes.cond(skip, count, lambda: jnp.zeros((), jnp.int32))
     return skip, {"should_skip": skip, "num_not_finite": number}
 
 

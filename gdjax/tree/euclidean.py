@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gdjax import meshes
 from gdjax.base import is_float0
 from gdjax.numerics import apart, real_dtype
 from gdjax.tree.sums import arrays, floating, floating_dtype, joined, pairwise_sum, sum_of_squares, wide
@@ -73,7 +74,7 @@ def _by_passes(leaves: Sequence[Array], sums: Callable[..., list[Array]], may_re
         return (passes == 0) | (passes == 1) & (factors[0] != 1) & may_repeat()
 
     start = jnp.int32(0), jnp.ones(len(leaves), dtype), jnp.zeros((), dtype)
-    _, factors, square = jax.lax.while_loop(unfinished, go, start)
+    _, factors, square = meshes.while_loop(unfinished, go, start)
     return jnp.sqrt(square) / factors[0]
 
 
@@ -85,7 +86,7 @@ def _may_repeat() -> Array:
 @jax.jit
 def _sums(x: Array, factor: Array) -> list[Array]:
     """sum |f x|^2, of shape (1,): on CPU thrice that for f = factor, elsewhere for f = 1, SCALE and 1 / SCALE."""
-    return jax.lax.platform_dependent(x, factor, cpu=_one_sum, default=_three_sums)
+    return jax.lax.platform_dependent(*meshes.alike(x, factor), cpu=_one_sum, default=_three_sums)
 
 
 def _one_sum(x: Array, factor: Array) -> list[Array]:
@@ -94,7 +95,7 @@ def _one_sum(x: Array, factor: Array) -> list[Array]:
     if x.size <= OWN:
         return [sum_of_squares(x, factor)] * 3
     # Plain squares XLA:CPU sums in 0.8 of the time; for small leaves two sums to compile are not worth it.
-    return [jax.lax.cond(factor == 1, lambda x, _: sum_of_squares(x), sum_of_squares, x, factor)] * 3
+    return [meshes.cond(factor == 1, lambda x, _: sum_of_squares(x), sum_of_squares, x, factor)] * 3
 
 
 def _three_sums(x: Array, _: Array) -> list[Array]:

@@ -1,0 +1,156 @@
+"""Arrays on meshes: what `shard_map` and meshes of explicit axes ask of a program beside its numbers.
+
+Inside `shard_map` a type says over which axes of the mesh an array varies; the two branches of a condition, and the
+start and the end of a loop's body, must agree in that. On explicit axes a type says along which axes of the mesh an
+array is divided, and an operation whose result could be divided in two ways is an error. Elsewhere, and in releases of
+JAX without such types, each function here returns its argument.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Array = jax.Array
+
+
+def _type(x: Any) -> Any:
+    """The type of an array, which the shape that `jax.eval_shape` gives for one is itself."""
+    if isinstance(x, jax.Array):
+        return jax.typeof(x) if hasattr(jax, "typeof") else jax.core.get_aval(x)  # JAX 0.5
+    return x
+
+
+def varying_axes(*trees: Any) -> frozenset[str]:
+    """The axes of a `shard_map` over which any of the arrays varies."""
+    return frozenset().union(*(_varying(x) for x in jax.tree.leaves(trees)))
+
+
+def varying(tree: Any, axes: frozenset[str]) -> Any:
+    """The arrays of a tree, of a type that varies over these axes too."""
+    if not axes:
+        return tree
+    return jax.tree.map(lambda x: _cast(x, tuple(sorted(axes - _varying(x)))), tree)
+
+
+def alike(*trees: Any) -> Any:
+    """The trees, every array varying over the axes over which one of them does."""
+    return varying(trees, varying_axes(trees))
+
+
+def _varying(x: Any) -> frozenset[str]:
+    kind = _type(x)
+    axes = getattr(getattr(kind, "manual_axis_type", None), "varying", None)
+    return axes or getattr(kind, "vma", None) or frozenset()  # `vma` before JAX 0.10
+
+
+def _cast(x: Any, axes: tuple[str, ...]) -> Any:
+    if not axes:
+        return x
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, axes, to="varying")
+    return jax.lax.pvary(x, axes)  # JAX 0.6 and 0.7
+
+
+def cond(chosen: Any, true: Callable[..., Any], false: Callable[..., Any], *operands: Any) -> Any:
+    """`jax.lax.cond`, of branches whose results may vary over different axes of a `shard_map`."""
+    if not _in_shard_map():
+        return jax.lax.cond(chosen, true, false, *operands)
+    axes = varying_axes(chosen, operands, jax.eval_shape(true, *operands), jax.eval_shape(false, *operands))
+    return jax.lax.cond(chosen, *(lambda *xs, f=f: varying(f(*xs), axes) for f in (true, false)), *operands)
+
+
+def while_loop(unfinished: Callable[[Any], Any], body: Callable[[Any], Any], start: Any) -> Any:
+    """`jax.lax.while_loop`, whose body may make arrays that vary over more axes of a `shard_map` than at the start."""
+    if not _in_shard_map():
+        return jax.lax.while_loop(unfinished, body, start)
+    while axes := varying_axes(start, jax.eval_shape(body, start)) - _common(start):
+        start = varying(start, axes | varying_axes(start))
+    return jax.lax.while_loop(unfinished, lambda x: varying(body(x), varying_axes(start)), start)
+
+
+def _in_shard_map() -> bool:
+    mesh = getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
+    return bool(getattr(mesh, "manual_axes", ()))
+
+
+def _common(tree: Any) -> frozenset[str]:
+    return frozenset.intersection(*(_varying(x) for x in jax.tree.leaves(tree)))
+
+
+def division(x: Any) -> NamedSharding | None:
+    """How an array is divided along explicit axes; None where it is not."""
+    sharding = getattr(_type(x), "sharding", None)
+    if not isinstance(sharding, NamedSharding) or all(axis is None for axis in sharding.spec):
+        return None
+    mesh = sharding.mesh if isinstance(x, Tracer) else x.sharding.mesh  # that of the type names no devices
+    return NamedSharding(mesh, sharding.spec)
+
+
+def divided(*trees: Any) -> bool:
+    """Whether any of the arrays is divided along explicit axes."""
+    return any(division(x) is not None for x in jax.tree.leaves(trees))
+
+
+def whole(x: Any) -> Any:
+    """x, on every device as a whole."""
+    how = division(x)
+    return x if how is None else _put(x, how, PartitionSpec())
+
+
+def placed(x: Any, like: Any) -> Any:
+    """x, divided as `like` is, an array of the same shape."""
+    how = division(like)
+    if how is None:
+        return whole(x)
+    return x if division(x) == how else _put(x, how, how.spec)
+
+
+def partitioned(f: Callable[..., Any], like: Any, *trees: Any) -> Any:
+    """f of the trees, with explicit axes left to XLA inside f; the arrays of its result are divided as those of `like`.
+
+    Where that has None they are not divided. For matrix products, decompositions and reshapes, which on explicit axes
+    would have to say how their results lie. f must not close over arrays.
+    """
+    hows = [how for x in jax.tree.leaves((like, trees)) if (how := division(x)) is not None]
+    if not hows:
+        return f(*trees)
+    leaves, structure = jax.tree.flatten(trees)
+    places = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]  # the rest, float0 say, is closed over
+
+    def inside(*arrays: Array) -> Any:
+        given = dict(enumerate(leaves)) | dict(zip(places, arrays, strict=True))
+        return f(*structure.unflatten(given.values()))
+
+    spec = lambda x: PartitionSpec() if (how := division(x)) is None else how.spec  # noqa: E731
+    specs = jax.tree.map(spec, like, is_leaf=lambda x: x is None)
+    with _in_mesh(hows[0].mesh):
+        return jax.sharding.auto_axes(inside, out_sharding=specs)(*(leaves[i] for i in places))
+
+
+def _in_mesh(mesh: Any) -> Any:
+    known = not jax.sharding.get_abstract_mesh().empty
+    return contextlib.nullcontext() if known else jax.sharding.use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh))
+
+
+def as_typed(x: Any, like: Any) -> Any:
+    """x, divided as `like` is and varying over the axes over which that does."""
+    return varying(placed(x, like), _varying(like))
+
+
+def zeros_along(p: Any, axes: Sequence[int], dtype: Any, lead: tuple[int, ...] = ()) -> Array:
+    """Zeros with the lengths of those axes of p, divided as p is along them, behind axes of the lengths `lead`."""
+    x, how = jnp.zeros([*lead, *(jnp.shape(p)[i] for i in axes)], dtype), division(p)
+    if how is None:
+        return x
+    spec = [*how.spec, *[None] * (jnp.ndim(p) - len(how.spec))]
+    return _put(x, how, PartitionSpec(*[None] * len(lead), *(spec[i] for i in axes)))
+
+
+def _put(x: Any, how: NamedSharding, spec: PartitionSpec) -> Any:
+    sharding = NamedSharding(how.mesh, spec)
+    return jax.device_put(x, sharding) if isinstance(how.mesh, Mesh) else jax.sharding.reshard(x, sharding)
