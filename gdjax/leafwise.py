@@ -188,7 +188,7 @@ class Leafwise:
         paths, structure = jax.tree_util.tree_flatten_with_path(params)
         for path, p in paths:
             checks.leaf(self.label, f"params{jax.tree_util.keystr(path)}", p)
-        trees = [structure.unflatten([self._slot(f, path, p) for path, p in paths]) for f in self.slots]
+        trees = [structure.unflatten([self._slot(f, p) for _, p in paths]) for f in self.slots]
         numbers: Any = {f: self.initial[f]([p for _, p in paths], self.hyper) for f in self.shared}
         return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees, numbers)
 
@@ -205,19 +205,12 @@ class Leafwise:
         """Which leaves the rule applies to; None for all."""
         return None
 
-    def _slot(self, field: str, path: Any, p: Any) -> Any:
+    def _slot(self, field: str, p: Any) -> Any:
         dtype = p.dtype if hasattr(p, "dtype") else type(p)
         if not jnp.issubdtype(dtype, jnp.inexact):
             return MaskedNode()  # an integer parameter is not trained and keeps no state
         initial: Any = self.initial.get(field, first_moment)
-        slot = initial(p, self.hyper)
-        real = isinstance(initial, Moment) and not initial.real and not jnp.iscomplexobj(slot)
-        if real and jnp.issubdtype(dtype, jnp.complexfloating):
-            where = f"params{jax.tree_util.keystr(path)}"
-            raise TypeError(
-                f"{self.label}: {where}: {initial.dtype} {slot.dtype} does not support complex numbers ({dtype})"
-            )
-        return slot
+        return initial(p, self.hyper)
 
     def split(self, state: Any) -> tuple[Any, list[Any], dict[str, Any]]:
         """The count (None if there is none), the trees of the slots and the shared numbers."""

@@ -152,6 +152,11 @@ def real_dtype(dtype: Any) -> Any:
     return jnp.finfo(dtype).dtype
 
 
+def complex_dtype(dtype: Any) -> Any:
+    """The complex dtype whose parts are at least as wide as the numbers, or their parts, of `dtype`."""
+    return jnp.dtype("complex128" if real_dtype(dtype).itemsize == 8 else "complex64")
+
+
 def widest_real(tree: Any) -> Any:
     """The widest real dtype among the floating leaves of a tree, float32 at least."""
     dtypes = [d for d in map(jnp.result_type, jax.tree.leaves(tree)) if jnp.issubdtype(d, jnp.inexact)]

@@ -17,7 +17,9 @@ class Moment:
     """A slot shaped like its parameter.
 
     It has the dtype that the hyperparameter `dtype` names or, where that is None, the parameter's; `wide` makes that
-    at least float32, `real` real. It starts at `fill`, a number or the name of a hyperparameter.
+    at least float32, `real` real. Without `real` the slot of a complex parameter is complex, and a real dtype named for
+    it is that of its parts, float32 at least: JAX has no narrower ones. It starts at `fill`, a number or the name of a
+    hyperparameter.
     """
 
     dtype: str = ""
@@ -27,10 +29,12 @@ class Moment:
 
     def __call__(self, p: Any, hyper: Mapping[str, Any]) -> Array:
         dtype = hyper.get(self.dtype)
+        own = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
         if dtype is None:
-            dtype = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
-            dtype = numerics.at_least_float32(dtype) if self.wide else dtype
+            dtype = numerics.at_least_float32(own) if self.wide else own
             dtype = numerics.real_dtype(dtype) if self.real else dtype
+        elif jnp.issubdtype(own, jnp.complexfloating) and not self.real:
+            dtype = numerics.complex_dtype(dtype)
         return jnp.full_like(p, start(self.fill, hyper), dtype=dtype)
 
 

@@ -38,7 +38,7 @@ def scale_by_adam(
       b1, b2: decay of the first and second moment, in [0, 1).
       eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0 the direction is the
         numerator, which is 0 or squares to 0.
-      mu_dtype: the dtype of mu, the parameter's by default.
+      mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
       nesterov: see `adam`.
       nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
 
@@ -75,7 +75,7 @@ def adam(
       b2: decay of the second moment, in [0, 1).
       eps: outside the root, at least 0. 0 is allowed: an element that has only had zero gradients does not move.
       eps_root: inside the root, at least 0.
-      mu_dtype: the dtype of mu, the parameter's by default.
+      mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
       nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
       nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
 

@@ -65,7 +65,7 @@ def schedule_free(
         and stay constant.
       b1: in (0, 1). 0.9 by default; 0.95 and 0.98 for long runs.
       weight_lr_power: of the learning rate in the weights.
-      state_dtype: the dtype of z, the parameter's by default.
+      state_dtype: the dtype of z, the parameter's by default; of a complex one that of the parts, float32 at least.
       r: of the step in the weights.
 
     While all learning rates are 0 the average stays at the start. x is not stored but recovered from y and z, so
@@ -92,7 +92,10 @@ def schedule_free(
         checks.leaves(LABEL, "params", params)
         real = numerics.widest_real(params)
         zero = lambda: jnp.zeros((), real)  # noqa: E731
-        z = tree.cast(jax.tree.map(lambda p: slots.initial_parameter(p, {}), params), state_dtype)
+        z = jax.tree.map(lambda p: slots.initial_parameter(p, {}), params)
+        if state_dtype is not None:
+            wanted = {True: numerics.complex_dtype(state_dtype), False: state_dtype}
+            z = jax.tree.map(lambda x: x.astype(wanted[jnp.iscomplexobj(x)]), z)
         number = jnp.array(b1, dtype=real, copy=True)
         return ScheduleFreeState(number, zero(), jnp.ones((), jnp.int32), zero(), base_optimizer.init(params), z)
 

@@ -73,7 +73,7 @@ CASES = (
          {"patience": 1}, scheduled=False),
     # Parts.
     Case("scale_by_acprop", gdjax.scale_by_acprop, {"b1": 0.9, "b2": 0.99}, {"new_mean": True}, slow=True),
-    Case("scale_by_ademamix", gdjax.scale_by_ademamix, _AMIX, {"mu_dtype": "bfloat16"}, complex=False, slow=True),
+    Case("scale_by_ademamix", gdjax.scale_by_ademamix, _AMIX, {"mu_dtype": "bfloat16"}, slow=True),
     Case("scale_by_simplified_ademamix", gdjax.scale_by_simplified_ademamix, _SIMPLE, slow=True),
     Case("scale_by_adopt", gdjax.scale_by_adopt, {"b1": 0.9, "b2": 0.99, "eps": 1e-6}, {"use_clipping": False},
          slow=True),

@@ -68,7 +68,7 @@ CASES = (
     Case("adagrad", gdjax.adagrad, {"learning_rate": 0.1, "initial_accumulator_value": 0.1, "eps": 1e-7}),
     Case("adam", gdjax.adam, _ADAM),
     Case("adam/nesterov", gdjax.adam, _ADAM, {"nesterov": True}, slow=True),
-    Case("adam/mu_bfloat16", gdjax.adam, _ADAM, {"mu_dtype": "bfloat16"}, complex=False),
+    Case("adam/mu_bfloat16", gdjax.adam, _ADAM, {"mu_dtype": "bfloat16"}),
     Case("adamw", gdjax.adamw, {**_ADAM, "weight_decay": 1e-2}, quiet=_NO_DECAY, needs_params=True),
     Case("adamw/mask", gdjax.adamw, {"learning_rate": 0.1}, {"mask": matrices}, quiet=_NO_DECAY, needs_params=True,
          slow=True),
@@ -85,7 +85,7 @@ CASES = (
     Case("sgd", gdjax.sgd, {"learning_rate": 0.1}),
     Case("sgd/momentum", gdjax.sgd, {"learning_rate": 0.1, "momentum": 0.9}, slow=True),
     Case("sgd/nesterov", gdjax.sgd, {"learning_rate": 0.1, "momentum": 0.9},
-         {"nesterov": True, "accumulator_dtype": "float32"}, complex=False),
+         {"nesterov": True, "accumulator_dtype": "float32"}),
     # Parts.
     Case("add_decayed_weights", gdjax.add_decayed_weights, {"weight_decay": 1e-2}, quiet=_NO_DECAY, needs_params=True),
     Case("add_noise", gdjax.add_noise, {"eta": 0.01, "gamma": 0.55}, {"key": 0}, quiet={"eta": 0.0}, random=True,

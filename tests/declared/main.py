@@ -28,8 +28,7 @@ CASES = (
          quiet=_NO_DECAY, needs_params=True),
     Case("adafactor", gdjax.adafactor,
          {"learning_rate": 0.1, "decay_rate": 0.8, "decay_offset": 0, "clipping_threshold": 1.0, "momentum": 0.9,
-          "weight_decay_rate": 1e-2, "eps": 1e-30}, _FACTORED, quiet={"weight_decay_rate": 0.0}, needs_params=True,
-         complex=False),  # dtype_momentum is float32
+          "weight_decay_rate": 1e-2, "eps": 1e-30}, _FACTORED, quiet={"weight_decay_rate": 0.0}, needs_params=True),
     Case("adafactor/plain", gdjax.adafactor, {"clipping_threshold": 1.0}, {**_FACTORED, "factored": False},
          needs_params=True, slow=True),
     Case("adamax", gdjax.adamax, _MOMENTS),

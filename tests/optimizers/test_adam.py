@@ -13,6 +13,7 @@ import pytest
 import gdjax
 from tests import oracles
 from tests.support import relaxed
+from tests.trees import precision
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -133,6 +134,45 @@ def test_moment_dtypes(factory, kwargs):
     assert dtypes == {"mu_dtype": jnp.float32, "nu_dtype": jnp.float32, **kwargs}
     weight_decay = 1e-4 if factory is gdjax.adamw else 0.0
     oracles.assert_follows(tx, oracle({"weight_decay": weight_decay, **kwargs}), "float64")
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (gdjax.adam, "mu_dtype"),
+        (gdjax.lion, "mu_dtype"),
+        (gdjax.ademamix, "mu_dtype"),
+        (functools.partial(gdjax.sgd, momentum=0.9), "accumulator_dtype"),
+    ],
+    ids=["adam", "lion", "ademamix", "sgd"],
+)
+@pytest.mark.parametrize(
+    ("param", "named", "stored"),
+    [
+        ("complex64", "float32", "complex64"),
+        ("complex64", "bfloat16", "complex64"),
+        ("complex128", "float32", "complex64"),
+        ("complex64", "float64", "complex128"),
+    ],
+)
+def test_a_moment_of_a_complex_parameter_has_parts_of_the_named_dtype(make, argument, param, named, stored):
+    with precision("float64"):
+        params = {"c": jnp.asarray([1 + 2j, -0.5j], param), "r": jnp.ones(2)}
+        gradients = {"c": jnp.asarray([0.25j, 1 - 1j], param), "r": jnp.full(2, 0.5)}
+
+        def updates(**kwargs):
+            tx = make(0.1, **kwargs)
+            state, found = tx.init(params), []
+            for _ in range(3):
+                u, state = tx.update(gradients, state, params)
+                found.append(u)
+            return found, {str(x.dtype) for x in jax.tree.leaves(state) if jnp.iscomplexobj(x)}
+
+        got, dtypes = updates(**{argument: named})
+        assert dtypes == {stored}
+        want, _ = updates()
+        for u, v in zip(got, want, strict=True):
+            np.testing.assert_allclose(u["c"], v["c"], rtol=2e-6)
 
 
 def test_the_notes_listing_is_another_method():
