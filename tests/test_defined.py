@@ -32,6 +32,26 @@ def test_a10_eps_of_zero():
         assert finite(u) and u["a"][0] == 0 and u["a"][1] < 0 < u["b"]
 
 
+def test_a12_a_momentum_of_1_is_a_sum():
+    _, state = steps(gdjax.sgd(0.1, momentum=1.0), PARAMS, [G, G, G])
+    assert_equal(state[0].trace, jax.tree.map(lambda g: 3 * g, G))
+
+
+def test_a19_noise_without_a_key():
+    with pytest.warns(UserWarning, match="gdjax.add_noise: no key"):
+        tx = gdjax.add_noise(0.1, 0.5)
+    assert_equal(update(tx), update(gdjax.add_noise(0.1, 0.5, key=0)))
+
+
+def test_a21_a_schedule_of_no_steps_is_its_first_value():
+    assert_equal(update(gdjax.sgd(gdjax.linear_schedule(0.5, 0.0, 0))), update(gdjax.sgd(0.5)))
+
+
+def test_a22_a23_a_phase_of_no_steps_and_a_boundary_for_the_end():
+    joined = gdjax.join_schedules([gdjax.linear_schedule(0.0, 0.5, 0), gdjax.constant_schedule(0.5)], [0, 1e3])
+    assert_equal(update(gdjax.sgd(joined)), update(gdjax.sgd(0.5)))
+
+
 def test_a14_a_bound_of_zero_or_infinity():
     assert_equal(update(gdjax.clip_by_global_norm(0.0)), jax.tree.map(jnp.zeros_like, G))
     assert_equal(update(gdjax.clip_by_global_norm(jnp.inf)), G)
