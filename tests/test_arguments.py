@@ -130,7 +130,7 @@ def bad(name: str, argument: str, good: Any) -> list[Any]:
         return OPTIMIZER
     if callable(good):
         return FUNCTION
-    if name in SCHEDULES and type(good) is int:
+    if type(good) is int and (name in SCHEDULES or argument == "warmup_steps"):
         return [*INTEGER[1:], float("inf"), 1j]  # a fraction of a step makes sense
     signed = name in SCHEDULES or {argument, f"{name}.{argument}"} & set(SIGNED)
     return [*BAD[type(good)], *([-1.0] if type(good) is float and not signed else [])]

@@ -12,6 +12,7 @@ from gdjax.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
 from gdjax.optimizers.rmsprop import scale_by_rms
 from gdjax.optimizers.sgd import sgd
+from gdjax.schedules.arguments import check_steps
 from gdjax.schedules.warmup import warmup_constant_schedule
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -182,7 +183,7 @@ def schedule_free_sgd(
     Reference:
       Defazio et al. 2024, The road less scheduled, equations 3-5, https://arxiv.org/abs/2405.15682
     """
-    rate = _warmed_up("gdjax.schedule_free_sgd", learning_rate, warmup_steps)
+    rate = _warmed_up("schedule_free_sgd", learning_rate, warmup_steps)
     optimizer = sgd(rate)
     if weight_decay is not None:
         optimizer = chain(add_decayed_weights(weight_decay), optimizer)
@@ -218,7 +219,7 @@ def schedule_free_adamw(
     Reference:
       Defazio et al. 2024, The road less scheduled, Algorithm 1, https://arxiv.org/abs/2405.15682
     """
-    rate = _warmed_up("gdjax.schedule_free_adamw", learning_rate, warmup_steps)
+    rate = _warmed_up("schedule_free_adamw", learning_rate, warmup_steps)
     optimizer = chain(
         scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
         add_decayed_weights(weight_decay),
@@ -227,9 +228,10 @@ def schedule_free_adamw(
     return schedule_free(optimizer, rate, b1, weight_lr_power, state_dtype, r=r)
 
 
-def _warmed_up(label: str, rate: Any, warmup_steps: int | None) -> Any:
+def _warmed_up(factory: str, rate: Any, warmup_steps: Any) -> Any:
     if warmup_steps is None:
         return rate
     if callable(rate):
-        raise TypeError(f"{label}: learning_rate is a schedule already; give no warmup_steps")
-    return warmup_constant_schedule(0.0, rate, checks.structural(label, "warmup_steps", warmup_steps, 0))
+        raise TypeError(f"gdjax.{factory}: learning_rate is a schedule already; give no warmup_steps")
+    steps: Any = check_steps(factory, "warmup_steps", warmup_steps)  # an int, or with a fraction
+    return warmup_constant_schedule(0.0, rate, steps)

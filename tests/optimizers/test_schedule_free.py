@@ -94,6 +94,13 @@ def test_before_the_first_step_the_average_is_the_start():
     assert_close(gdjax.schedule_free_eval_params(state, first), state.z)  # c_1 = 1
 
 
+@pytest.mark.parametrize("make", [gdjax.schedule_free_sgd, gdjax.schedule_free_adamw])
+def test_a_warmup_of_a_share_of_the_steps(make: Any):
+    got = [steps(make(0.1, warmup_steps=n), PARAMS, [PARAMS] * 5) for n in (4, 0.1 * 0.2 * 200, np.int64(4))]
+    assert_equal(got[1], got[0])
+    assert_equal(got[2], got[0])
+
+
 def test_a_rate_of_zero_moves_nothing():
     tx = gdjax.schedule_free_sgd(0.1, warmup_steps=4)
     updates, state = tx.update(random_tree(1), tx.init(PARAMS), PARAMS)
@@ -109,7 +116,9 @@ def test_dtypes(dtype: str, state_dtype: Any):
         params, g = random_tree(0, dtype), random_tree(1, dtype)
         tx = gdjax.schedule_free_adamw(0.1, weight_decay=0.01, state_dtype=state_dtype)
         state = tx.init(params)
-        assert {x.dtype.name for x in jax.tree.leaves(state.z)} == {dtype if dtype == "complex64" else state_dtype or dtype}
+        assert {x.dtype.name for x in jax.tree.leaves(state.z)} == {
+            dtype if dtype == "complex64" else state_dtype or dtype
+        }
         numbers = {x.dtype.name for x in (state.b1, state.weight_sum, state.max_lr)}
         assert numbers == {"float64" if dtype == "float64" else "float32"}
         updates, new = tx.update(g, state, params)
@@ -153,7 +162,7 @@ def test_integers_take_no_part():
         (
             lambda: gdjax.schedule_free_adamw(0.1, warmup_steps=-1),
             ValueError,
-            "warmup_steps must be at least 0, got -1",
+            "warmup_steps must not be negative, got -1",
         ),
         (lambda: gdjax.schedule_free(None, 0.1), TypeError, "argument 0 is None, which has no init and update"),
         (
