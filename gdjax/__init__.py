@@ -42,13 +42,13 @@ from gdjax.base import (
 from gdjax.combine import chain, named_chain
 from gdjax.descent import MinimizeResult, NonFiniteError, minimize
 from gdjax.gradients import check_gradients, numerical_gradient
+from gdjax.hyperparams import get_hyperparams
 from gdjax.inject import (
     InjectHyperparamsState,
     InjectStatefulHyperparamsState,
     StatefulSchedule,
     WrappedSchedule,
     WrappedScheduleState,
-    get_hyperparams,
     inject_hyperparams,
     inject_stateful_hyperparams,
 )

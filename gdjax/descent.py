@@ -10,7 +10,7 @@ import numpy as np
 
 from gdjax import base, checks, objective, tree
 from gdjax.base import OptState, Params
-from gdjax.inject import get_hyperparams
+from gdjax.hyperparams import learning_rates
 from gdjax.interop import state_from_optax
 from gdjax.progress import Progress, Recorder
 from gdjax.updates import apply_updates
@@ -192,8 +192,7 @@ def _norm(updates: Any) -> Array:
 
 def _rates(tx: Any, state: OptState) -> dict[str, Any]:
     """The learning rates of the next update; none where the transform does not tell."""
-    hyper = get_hyperparams(tx, state)
-    return {name: jnp.asarray(x) for name, x in hyper.items() if name.rpartition("/")[2] == "learning_rate"}
+    return {name: jnp.asarray(x) for name, x in learning_rates(tx, state).items()}
 
 
 def _scalars(aux: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Hyperparameters that live in the state, and reading those in force."""
+"""Hyperparameters that live in the state."""
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -11,8 +11,6 @@ import numpy as np
 
 from gdjax import base, checks, domains, numerics
 from gdjax.base import GradientTransformation
-from gdjax.combine import Chain
-from gdjax.leafwise import Leafwise
 from gdjax.values import Call, Value, bind
 
 Array = jax.Array
@@ -174,56 +172,3 @@ def _scalar(x: Any, dtype: Any) -> Array:
     """A strongly typed scalar: a floating one in `dtype`."""
     x = jnp.asarray(x)
     return jax.lax.convert_element_type(x, dtype if jnp.issubdtype(x.dtype, jnp.inexact) else x.dtype)
-
-
-# The state of the transform inside a wrapper, and the wrapper's argument that it is the state of.
-_INNER = {
-    "inner_state": "inner",
-    "inner_opt_state": "opt",
-    "fast_state": "fast_optimizer",
-    "base_optimizer_state": "base_optimizer",
-    "opt_state": "optimizer",
-}
-
-
-def get_hyperparams(tx: Any, state: Any) -> dict[str, Any]:
-    """The numbers that the next update with `state` will use, schedules evaluated.
-
-    Reads through this library's chains, masks, groups and injected hyperparameters, and finds those that Optax injects.
-
-    Returns:
-      From name, "learning_rate" for instance, to scalar. Where a name occurs more than once, its keys are preceded by
-      where it stands: "decoder/learning_rate" in the group "decoder", "0/learning_rate" in entry 0 of a chain.
-    """
-    found = list(_walk(tx, state, ()))
-    names = [path[-1] for path, _ in found]
-    return {path[-1] if names.count(path[-1]) == 1 else "/".join(path): x for path, x in found}
-
-
-def _walk(tx: Any, state: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    part = base.part_of(tx) if hasattr(tx, "update") else tx
-    if isinstance(getattr(state, "hyperparams", None), dict):
-        yield from (((*where, k), x) for k, x in state.hyperparams.items())
-    elif isinstance(part, Chain):
-        names = list(state) if isinstance(state, dict) else map(str, range(len(part.parts)))
-        for name, inner, s in zip(names, part.parts, part._states(state), strict=True):
-            yield from _walk(inner, s, (*where, name))
-    elif isinstance(part, Leafwise):
-        yield from (((*where, k), x) for k, x in part.hyperparams(state).items() if _is_number(x))
-    elif hasattr(state, "inner_states"):
-        for name, inner in _argument(tx, "transforms", {}).items():
-            yield from _walk(inner, state.inner_states[name].inner_state, (*where, str(name)))
-    elif (field := next((f for f in _INNER if hasattr(state, f)), None)) is not None:
-        yield from _walk(_argument(tx, _INNER[field], None), getattr(state, field), where)
-    elif isinstance(state, tuple) and not hasattr(state, "_fields"):
-        for i, s in enumerate(state):
-            yield from _walk(None, s, (*where, str(i)))
-
-
-def _argument(tx: Any, name: str, default: Any) -> Any:
-    calls = getattr(getattr(tx, "update", None), "calls", ())
-    return next((call.arguments[name] for call in calls if name in call.arguments), default)
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, int | float | np.number | jax.Array) and not isinstance(x, bool)

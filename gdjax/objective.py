@@ -28,6 +28,7 @@ def checked(label: str, loss_fn: Callable[..., Any], has_aux: bool, data: Any) -
         pair = isinstance(result, tuple | list) and len(result) == 2
         if has_aux and not pair:
             raise TypeError(f"{label}: with has_aux loss_fn returns a pair, the loss and more; got {_kind(result)}")
+        loss: Any
         loss, aux = result if has_aux else (result, None)
         if not (hasattr(loss, "dtype") or isinstance(loss, int | float | complex)):
             hint = "; if the first is the loss, pass has_aux=True" if pair and not has_aux else ""

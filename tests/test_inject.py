@@ -209,3 +209,78 @@ def test_get_hyperparams_names_what_occurs_twice():
 
 def by_rank(tree: Any) -> Any:
     return jax.tree.map(lambda x: "matrix" if x.ndim > 1 else "vector", tree)
+
+
+CHAINED = "optax.chain cannot be read: a transform of another library or written by hand keeps its numbers in a closure"
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: optax.adam(1e-3), CHAINED),
+        (lambda: gdjax.from_optax(optax.adam(1e-3)), CHAINED),
+        (lambda: gdjax.masked(optax.adam(1e-3), True), CHAINED),
+        (lambda: optax.chain(optax.clip(1.0), gdjax.adam(1e-3)), CHAINED),
+        (lambda: optax.MultiSteps(gdjax.adam(1e-3), 2), "0/a transform with ScaleByAdamState, 1/a transform with"),
+        (
+            lambda: optax.partition({"a": gdjax.adam(1e-3)}, "a"),
+            "a/0/a transform with ScaleByAdamState, a/1/a transform",
+        ),
+        (lambda: gdjax.GradientTransformation(lambda p: (), by_rank), "tests.by_rank cannot be read"),
+    ],
+)
+def test_get_hyperparams_of_a_closure_is_an_error(make: Any, named: str):
+    with relaxed():
+        tx = make()
+        state = tx.init(PARAMS)
+    with pytest.raises(ValueError, match=f"^gdjax.get_hyperparams: {named}.*; make it with gdjax.inject_hyperparams"):
+        gdjax.get_hyperparams(tx, state)
+
+
+def test_get_hyperparams_beside_a_closure():
+    with relaxed():
+        ours = gdjax.chain(optax.clip(1.0), gdjax.adam(1e-3))
+        theirs = gdjax.chain(gdjax.clip(1.0), optax.adam(1e-3))
+        injected = optax.chain(optax.clip(1.0), optax.inject_hyperparams(optax.adam)(1e-3))
+        states = [tx.init(PARAMS) for tx in (ours, theirs, injected)]
+    assert gdjax.get_hyperparams(ours, states[0])["learning_rate"] == 1e-3  # no warning
+    assert float(gdjax.get_hyperparams(injected, states[2])["learning_rate"]) == pytest.approx(1e-3)
+    with pytest.warns(UserWarning, match="^gdjax.get_hyperparams: 1/optax.chain cannot be read"):
+        assert gdjax.get_hyperparams(theirs, states[1]) == {"max_delta": 1.0}
+
+
+def test_get_hyperparams_of_what_has_none_or_shows_them_in_its_call():
+    for tx in (gdjax.identity(), gdjax.chain(), gdjax.freeze(lambda p: True), gdjax.scale_by_sign()):
+        assert gdjax.get_hyperparams(tx, tx.init(PARAMS)) == {}
+    for tx in (
+        gdjax.flatten(gdjax.sgd(0.25)),
+        gdjax.to_optax(gdjax.sgd(0.25)),
+        gdjax.sam(gdjax.sgd(0.25), gdjax.sgd(9.0)),
+    ):
+        assert gdjax.get_hyperparams(tx, tx.init(PARAMS))["learning_rate"] == 0.25
+    tx = gdjax.differentially_private_aggregate(0.5, 2.0, 0)
+    assert gdjax.get_hyperparams(tx, tx.init(PARAMS))["l2_norm_clip"] == 0.5
+
+
+@gdjax.transform
+def opaque(learning_rate: Any) -> Any:
+    """A transform that no chain can look into."""
+    return gdjax.GradientTransformation(lambda p: gdjax.EmptyState(), lambda u, s, p=None, **extra: (u, s))
+
+
+def test_get_hyperparams_of_a_schedule_in_a_closure():
+    assert gdjax.get_hyperparams(opaque(0.5), gdjax.EmptyState()) == {"learning_rate": 0.5}
+    with pytest.raises(ValueError, match="^gdjax.get_hyperparams: opaque cannot be read"):
+        gdjax.get_hyperparams(opaque(gdjax.constant_schedule(0.5)), gdjax.EmptyState())
+
+
+def test_get_hyperparams_is_of_the_next_update():
+    tx = gdjax.sgd(gdjax.linear_schedule(1.0, 0.0, 4))
+    before = tx.init(PARAMS)
+    updates, after = tx.update(GRADIENTS[0], before, PARAMS)
+    assert_close(updates, jax.tree.map(lambda g: -float(rate(tx, before)) * g, GRADIENTS[0]))
+    assert (float(rate(tx, before)), float(rate(tx, after))) == (1.0, 0.75)
+
+
+def rate(tx: Any, state: Any) -> Any:
+    return gdjax.get_hyperparams(tx, state)["learning_rate"]
