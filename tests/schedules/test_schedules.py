@@ -305,7 +305,7 @@ def test_join_without_the_phases_of_no_steps():
 FRACTIONAL = [
     "linear_schedule(0.0, 1.0, 10.5)",
     "linear_schedule(1.0, 0.5, 10.5, 2.25)",
-    "linear_schedule(0.0, 1.0, 0.5)",
+    "linear_schedule(0.0, 1.0, 0.5, 2.75)",
     "polynomial_schedule(1.0, 0.25, 2, 7.5, 0.5)",
     "exponential_decay(1.0, 3.6, 0.5)",
     "exponential_decay(1.0, 3.6, 0.5, 1.5, staircase=True)",
