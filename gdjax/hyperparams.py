@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from gdjax import base
-from gdjax.closures import value_of
 from gdjax.combine import Chain
 from gdjax.leafwise import Leafwise
 
