@@ -9,6 +9,7 @@ export MPLBACKEND ?= Agg
 
 VENV := .venv
 OLDEST := .venv-oldest
+CLIENTS := .venv-clients
 STAMPS := $(addprefix $(VENV)/.stamp-,test lint examples bench docs)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
@@ -17,7 +18,7 @@ BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py compile_
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-slow test-oldest mutants lint types examples bench docs clean
+.PHONY: help train test test-slow test-oldest mutants clients lint types examples bench docs clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
@@ -37,6 +38,9 @@ test-oldest: $(OLDEST)/.stamp-test ## Run the tests with the oldest JAX supporte
 mutants: $(VENV)/.stamp-test ## Break each rule on purpose and demand a failing test, hours; ARGS="--sample 40" takes 40 of them
 	$(VENV)/bin/python -m tests.mutants.run $(ARGS)
 
+clients: $(CLIENTS)/.stamp-clients ## Run the tests of libraries that use Optax, with Optax and with gdjax; ARGS="flax" runs one's
+	$(CLIENTS)/bin/python tests/clients/run.py $(ARGS)
+
 lint: $(VENV)/.stamp-lint ## Check style and format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -54,10 +58,10 @@ docs: $(VENV)/.stamp-docs ## Write the reference pages into out/docs
 	$(VENV)/bin/python -m pdoc --docformat google --output-directory out/docs gdjax
 
 clean: ## Remove the environments and everything that was made
-	rm -rf $(VENV) $(OLDEST) out build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(CLIENTS) out build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.stamp-venv $(OLDEST)/.stamp-venv: %/.stamp-venv:
+$(addsuffix /.stamp-venv,$(VENV) $(OLDEST) $(CLIENTS)): %/.stamp-venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { found=$$($(PYTHON) --version 2>/dev/null); \
 	  echo "gdjax needs Python 3.11 or newer; $(PYTHON) is $${found:-not one}. Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Creating $* with $$($(PYTHON) --version)"
@@ -72,4 +76,9 @@ $(STAMPS): $(VENV)/.stamp-%: pyproject.toml | $(VENV)/.stamp-venv
 $(OLDEST)/.stamp-test: pyproject.toml requirements/oldest.txt | $(OLDEST)/.stamp-venv
 	@echo "Installing gdjax[test] with the oldest JAX supported into $(OLDEST) (once; a minute or two)"
 	@$(OLDEST)/bin/python $(PIP_INSTALL) -e ".[test]" -c requirements/oldest.txt
+	@touch $@
+
+$(CLIENTS)/.stamp-clients: pyproject.toml tests/clients/requirements.txt | $(CLIENTS)/.stamp-venv
+	@echo "Installing gdjax and its clients into $(CLIENTS) (once; a few minutes)"
+	@$(CLIENTS)/bin/python $(PIP_INSTALL) -e . -r tests/clients/requirements.txt
 	@touch $@

@@ -1,0 +1,146 @@
+"""The clients: where their tests come from, which of them use Optax, and what they need to run."""
+
+from dataclasses import dataclass
+
+MINUTE = 60
+
+
+@dataclass(frozen=True)
+class Client:
+    """A library that uses Optax.
+
+    name: of the row, and of the folder with its checkout.
+    packages: the distributions whose versions the table shows; none if the code under test is the checkout's.
+    url, commit: of the checkout. Without a url the source distribution of `packages[0]` at that version is unpacked.
+    tests: files of the checkout that run whole.
+    mention: files of which only those tests run that say "optax" in their source or parameters.
+    programs: files in `tests/clients/programs/`.
+    options: for pytest; `{src}` is the checkout.
+    paths: folders of the checkout for PYTHONPATH.
+    limit: seconds for one run.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    url: str
+    commit: str
+    tests: tuple[str, ...] = ()
+    mention: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    limit: float = 15 * MINUTE
+    note: str = ""
+
+
+def mocks(names: str) -> tuple[str, ...]:
+    return tuple(f"--clients-mock={n}" for n in names.split())
+
+
+CLIENTS = [
+    Client(
+        name="flax",
+        packages=("flax",),
+        url="https://github.com/google/flax",
+        commit="9877bea7f892a54b02df9fc24727b56aee2d2717",  # v0.12.7
+        tests=("tests/nnx/optimizer_test.py",),
+        mention=(
+            "tests/cursor_test.py",
+            "tests/serialization_test.py",
+            "tests/traverse_util_test.py",
+            "tests/linen/linen_test.py",
+            "tests/nnx/graph_utils_test.py",
+            "tests/nnx/helpers_test.py",
+            "tests/nnx/integration_test.py",
+            "tests/nnx/mutable_array_test.py",
+            "tests/nnx/spmd_test.py",
+            "tests/nnx/transforms_test.py",
+        ),
+    ),
+    Client(
+        name="optimistix",
+        packages=("optimistix",),
+        url="https://github.com/patrick-kidger/optimistix",
+        commit="8cb3e507dee7a67d6aa1263c4f5cc2e027a1a8d7",  # v0.1.0
+        mention=("tests/test_minimise.py", "tests/test_least_squares.py"),
+    ),
+    Client(
+        name="equinox",
+        packages=("equinox",),
+        url="https://github.com/patrick-kidger/equinox",
+        commit="dfadb04884a0fc067fb85282c994f8e5c106941f",  # v0.13.8
+        programs=("equinox_notebooks.py",),
+        note="Its own tests do not use Optax; the programs follow its notebooks.",
+    ),
+    Client(
+        name="numpyro",
+        packages=("numpyro",),
+        url="https://github.com/pyro-ppl/numpyro",
+        commit="e708f34b1c0b2c37137196281ba1486be7bebf39",  # 0.21.0
+        tests=("test/test_optimizers.py",),
+        mention=("test/infer/test_autoguide.py",),
+    ),
+    Client(
+        name="blackjax",
+        packages=("blackjax",),
+        url="",
+        commit="1.7.1",
+        tests=("tests/vi/test_svgd.py", "tests/vi/test_meanfield_vi.py", "tests/vi/test_fullrank_vi.py"),
+        mention=("tests/mcmc/test_sampling.py", "tests/adaptation/test_adaptation.py"),
+    ),
+    Client(
+        name="jaxopt",
+        packages=("jaxopt",),
+        url="https://github.com/google/jaxopt",
+        commit="b12c2f3ddaa3ef71fac42d7e419adccb9dcc49a1",  # v0.8.5
+        tests=("tests/optax_wrapper_test.py",),
+        mention=("tests/anderson_wrapper_test.py", "tests/common_test.py"),
+    ),
+    Client(
+        name="levanter",
+        packages=(),
+        url="https://github.com/stanford-crfm/levanter",
+        commit="9263f81e8b453241332c2c0b2d2001bfb2d2241c",  # main of 2025-09-26
+        tests=(
+            "tests/test_optimizer_config.py",
+            "tests/test_skip_step.py",
+            "tests/test_model_averaging.py",
+            "tests/test_sophia.py",
+            "tests/test_weight_decay_mask.py",
+            "tests/test_tensorstore_serialization.py",
+            "tests/test_checkpoint.py",
+        ),
+        mention=("tests/test_lora.py",),
+        programs=("levanter_optimizers.py",),
+        options=(
+            "--noconftest",
+            "--clients-bare=levanter={src}/src/levanter",
+            *mocks("ray datasets wandb lenses gcsfs trackio"),
+        ),
+        note="The checkout's code, without its `__init__`; Ray, datasets and the trackers are mocks.",
+    ),
+    Client(
+        name="maxtext",
+        packages=(),
+        url="https://github.com/AI-Hypercomputer/maxtext",
+        commit="538fe7a3f3376d94cf3f04e77741aa6d7e8efa45",  # v0.2.4
+        tests=(
+            "tests/unit/optimizers_test.py",
+            "tests/unit/muon_utils_test.py",
+            "tests/unit/train_state_nnx_test.py",
+            "tests/unit/maxtext_utils_test.py::TestGradientClipping",
+            "tests/unit/maxtext_utils_test.py::TestLearningRateSchedules",
+        ),
+        mention=("tests/unit/state_dtypes_test.py", "tests/unit/train_utils_nnx_test.py"),
+        programs=("maxtext_optimizers.py",),
+        options=(
+            "--noconftest",
+            "--deselect=tests/unit/optimizers_test.py::MuonDimensionTest",
+            *mocks("pathwaysutils qwix aqt maxtext.models maxtext.layers maxtext.multimodal maxtext.trainers"),
+            *mocks("maxtext.common.checkpointing maxtext.common.emergency_checkpointing maxtext.utils.elastic_utils"),
+            *mocks("maxtext.utils.gcs_utils maxtext.utils.model_creation_utils maxtext.inference.inference_utils"),
+        ),
+        paths=("src", "."),
+        note="The checkout's code; models, layers, checkpoints and cloud services are mocks, tests of models left out.",
+    ),
+]
