@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax import domains
+from gdjax.closures import function_of, value_of
 from gdjax.values import Call, Value, bind
 
 Params = Any  # a pytree of arrays
@@ -62,14 +63,26 @@ class GradientTransformation(_Pair):
         return theirs if isinstance(theirs, type) else type(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickle's default asks that `__class__` be the type. `_make` suits a subclass with a `__new__` of its own.
-        return type(self)._make, (tuple(self),), getattr(self, "__dict__", None)
+        # Pickle's default asks that `__class__` be the type, and takes no functions that are made when called.
+        return _restored, (type(self), *map(value_of, self)), getattr(self, "__dict__", None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Pair) and tuple(map(value_of, self)) == tuple(map(value_of, other))
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(value_of, self)))
 
     def __repr__(self) -> str:
-        return repr(self.update.call) if isinstance(self.update, Value) else f"GradientTransformation{tuple(self)}"
+        update = value_of(self.update)
+        return repr(update.call) if isinstance(update, Value) else f"GradientTransformation{tuple(self)}"
 
 
 GradientTransformationExtraArgs = GradientTransformation
+
+
+def _restored(cls: Any, *parts: Any) -> Any:
+    """The pair again; by `_make`, which suits a subclass with a `__new__` of its own."""
+    return cls._make(function_of(f) if isinstance(f, Value) else f for f in parts)
 
 
 class EmptyState(NamedTuple):
@@ -172,14 +185,16 @@ def made_by(call: Call, made: Any) -> GradientTransformation:
     part = part_of(made)
     if part is not None:
         made = part.labelled(label_of(call))
-    inner = made.update.calls if isinstance(made.update, Update) else ()
-    init, update = (f.fn if isinstance(f, Value) else f for f in (made.init, made.update))
-    return GradientTransformation(Init(call, "init", init), Update(call, "update", update, (call, *inner)))
+    parts = value_of(made.init), value_of(made.update)
+    inner = parts[1].calls if isinstance(parts[1], Update) else ()
+    init, update = (f.fn if isinstance(f, Value) else f for f in parts)
+    both = Init(call, "init", init), Update(call, "update", update, (call, *inner))
+    return GradientTransformation(*map(function_of, both))
 
 
 def part_of(tx: Any) -> Any:
     """The leaf rule or chain behind `tx`, which a chain can take apart; None for any other transform."""
-    owner = getattr(getattr(tx.update, "fn", None), "__self__", tx)
+    owner = getattr(getattr(value_of(tx.update), "fn", None), "__self__", tx)
     return owner if hasattr(owner, "labelled") else None
 
 
@@ -191,7 +206,7 @@ def label_of(call: Call) -> str:
 
 def takes_extra_args(tx: Any) -> bool:
     """Whether `tx.update` accepts extra keyword arguments, as every transform of this library does."""
-    if isinstance(tx.update, Update):
+    if isinstance(value_of(tx.update), Update):
         return True
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(tx.update).parameters.values())
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from gdjax import base
+from gdjax.closures import value_of
 from gdjax.combine import Chain
 from gdjax.leafwise import Leafwise
 
@@ -115,7 +116,7 @@ def _described(tx: Any, state: Any) -> str:
 
 def _calls(tx: Any) -> Any:
     """The calls that made a transform of this library, the outermost first."""
-    return getattr(getattr(tx, "update", None), "calls", ())
+    return getattr(value_of(getattr(tx, "update", None)), "calls", ())
 
 
 def _argument(tx: Any, name: str, default: Any) -> Any:

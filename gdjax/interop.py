@@ -13,6 +13,7 @@ import jax
 
 from gdjax import base, checks
 from gdjax.base import GradientTransformation, OptState, Params, Updates, transform
+from gdjax.closures import value_of
 
 
 def to_optax(tx: Any) -> Any:
@@ -34,7 +35,7 @@ def to_optax(tx: Any) -> Any:
         return updates, state_to_optax(state)
 
     made = base.made_by(base.checked_call(to_optax, (tx,), {}), GradientTransformation(init, update))
-    return optax.GradientTransformationExtraArgs(*made)
+    return optax.GradientTransformationExtraArgs(*map(value_of, made))  # which pickle, in a class that is not ours too
 
 
 @transform

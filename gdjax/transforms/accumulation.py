@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gdjax import base, checks, meshes, numerics, tree
 from gdjax.base import GradientTransformation, MaskedNode, transform
 from gdjax.branches import as_before, on_gpu, or_zero
+from gdjax.closures import value_of
 from gdjax.combine import of_leaf_rules
 from gdjax.leafwise import leafwise
 from gdjax.ordering import after, bound_for, destination, written
@@ -99,7 +100,7 @@ class MultiSteps:
         return hash(self.update)
 
     def __reduce__(self) -> Any:
-        return MultiSteps, self.update.call.args  # type: ignore[attr-defined]
+        return MultiSteps, value_of(self.update).call.args
 
     def _init(self, params: Any) -> MultiStepsState:
         checks.leaves(LABEL, "params", params)

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import optimistix as optx
 import pytest
 
@@ -13,7 +14,7 @@ import gdjax
 from tests.cases import Case, every
 from tests.interop.states import filled
 from tests.support import relaxed
-from tests.trees import assert_equal, is_key, random_tree
+from tests.trees import assert_close, assert_equal, is_key, random_tree
 
 X = np.random.default_rng(0).standard_normal((32, 3)).astype("float32")
 Y = X[:, :1] * X[:, 1:2]
@@ -83,9 +84,73 @@ def test_states_go_through_its_serialisation(case: Case, tmp_path: Any):
 @every()
 def test_c8_closures_become_pytrees(case: Case):
     # Optimistix does so with the solver; a closure over itself would never end.
-    tx = case.make()
+    tx, params, g = case.make(), random_tree(0), random_tree(1)
     again = eqx.internal.closure_to_pytree(tx)
-    assert again == tx and jax.tree.leaves(again) == [tx.init, tx.update]
+    assert again.init is not tx.init
+    assert jax.tree.structure(jax.eval_shape(again.init, params)) == jax.tree.structure(jax.eval_shape(tx.init, params))
+    with relaxed():
+        dynamic, static = eqx.partition(again, eqx.is_array)
+        other = eqx.partition(eqx.internal.closure_to_pytree(case.make()), eqx.is_array)[1]
+        assert static == other  # one trace
+        state = again.init(params)
+        assert jax.eval_shape(eqx.combine(dynamic, static).update, g, state, params)[0].keys() == g.keys()
+
+
+RATED: dict[str, Any] = {
+    "sgd": gdjax.sgd,
+    "schedule": lambda rate: gdjax.adam(gdjax.exponential_decay(rate, 100, 0.9)),
+    "own schedule": lambda rate: gdjax.adam(lambda count: rate),
+    "chain": lambda rate: gdjax.chain(gdjax.clip_by_global_norm(10.0), gdjax.adam(rate)),
+    "partition": lambda rate: gdjax.partition({"all": gdjax.adam(rate)}, "all"),
+    "MultiSteps": lambda rate: gdjax.MultiSteps(gdjax.adam(rate), 1).gradient_transformation(),
+    "chain of MultiSteps": lambda rate: gdjax.chain(gdjax.MultiSteps(gdjax.adam(rate), 1)),
+    "inject_hyperparams": lambda rate: gdjax.inject_hyperparams(gdjax.adam)(rate),
+    "Optax inside": lambda rate: gdjax.chain(optax.clip(1.0), optax.adam(rate)),
+    "inside Optax": lambda rate: optax.chain(optax.clip(1.0), gdjax.adam(rate)),
+}
+
+
+@pytest.mark.parametrize("make", RATED.values(), ids=list(RATED))
+def test_rates_that_are_arrays_are_operands_of_a_solver(make: Any):
+    traces = 0
+
+    def loss(y: Any, args: Any) -> Any:
+        return jnp.sum((y - args) ** 2)
+
+    @eqx.filter_jit
+    def first_step(solver: Any, y: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        updates, _ = solver.optim.update(y, solver.optim.init(y), y, value=jnp.float32(0), grad=y, value_fn=loss)
+        return updates
+
+    with relaxed():
+        y, rates = jnp.array([1.0, -2.0]), (0.1, 0.05, 0.2)
+        steps = [first_step(optx.OptaxMinimiser(make(jnp.float32(r)), 1e-6, 1e-6), y) for r in rates]
+        assert traces == 1
+        for rate, u in zip(rates, steps, strict=True):
+            assert_close(u / rate, steps[0] / rates[0], 1e-4, 1e-6)
+
+        def found(rate: Any) -> Any:  # under implicit differentiation
+            solver = optx.OptaxMinimiser(make(rate), 1e-6, 1e-6)
+            return jnp.sum(optx.minimise(loss, solver, y, jnp.zeros(2), max_steps=5, throw=False).value)
+
+        assert jax.grad(found)(0.1) == 0
+
+
+def test_what_can_be_changed_in_place_is_not_shared():
+    @gdjax.transform
+    def listed(heard: list[int]) -> gdjax.GradientTransformation:
+        return gdjax.GradientTransformation(lambda params: tuple(heard), lambda g, s, p=None, **extra: (g, s))
+
+    a, b = listed([]), listed([])
+    assert a == b and a.init is not b.init
+    groups = {"a": gdjax.sgd(0.1)}
+    one = gdjax.partition(groups, "a")
+    groups["a"] = gdjax.sgd(0.2)
+    g = jnp.ones(2)
+    assert one.update(g, one.init(g), g)[0][0] == jnp.float32(-0.1)
+    assert gdjax.partition({"a": gdjax.sgd(0.1)}, "a").update is one.update
 
 
 def test_c8_optimistix_minimises_with_ours():

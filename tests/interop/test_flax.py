@@ -100,6 +100,15 @@ def test_c14_c15_nnx_takes_every_transform(case: Case):
     assert len(jax.tree.leaves(shapes)) == 4
 
 
+def test_nnx_takes_a_rate_that_is_an_array():
+    with relaxed():  # it refuses static attributes in which it finds arrays
+        model = model_of(0)
+        optimizer = nnx.Optimizer(model, gdjax.adam(jnp.float32(1e-2)), wrt=nnx.Param)
+        before = float(loss_of(model))
+        update(optimizer, model, nnx.grad(loss_of)(model))
+        assert float(loss_of(model)) < before
+
+
 def test_nnx_hands_extra_arguments_on():
     def train() -> Any:
         model = model_of(0)
