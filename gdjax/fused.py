@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics
+from gdjax import base, checks, numerics, rule_checks
 from gdjax.kernel import kernel_of, promotion
 from gdjax.ordering import LARGE, after, destination, written
 
@@ -121,6 +121,8 @@ def _check(rules: Sequence[Any], path: Any, g: Any, p: Any, slots: Sequence[Any]
 
 def _blame(labels: Sequence[str], path: Any, e: Exception) -> None:
     """Says in the message of an error that a rule raised, where it does not, which rule it was, for which leaf."""
+    if (index := rule_checks.culprit(e)) is not None:
+        labels = labels[index : index + 1]
     if type(e) in (ValueError, TypeError) and not str(e).startswith(tuple(f"{label}: " for label in labels)):
         e.args = (f"{', '.join(dict.fromkeys(labels))}: {_where(path)}: {e}",)
     else:

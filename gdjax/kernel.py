@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import meshes, numerics
+from gdjax import meshes, numerics, rule_checks
 from gdjax.ordering import after, written
 
 Array = jax.Array
@@ -36,10 +36,12 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
         real = max((numerics.real_dtype(numerics.at_least_float32(d)) for d in like), key=lambda d: d.itemsize)
         wide, param, new = numerics.widen(g, real), numerics.widen(p, real), []
         direction = wide
-        for kernel, slot, count, numbers, scalar in zip(kernels, slots, counts, shared, scalars, strict=True):
+        each = zip(kernels, slots, counts, shared, scalars, strict=True)
+        for index, (kernel, slot, count, numbers, scalar) in enumerate(each):
             fields = [f for f in kernel.State._fields if f != "count" and f not in numbers]
-            old = {f: numerics.widen(x, real) for f, x in zip(fields, slot, strict=True)}
-            s = old | {f: numerics.widen(x, real) for f, x in numbers.items()}
+            olds = dict(zip(fields, slot, strict=True))
+            old = {f: _widened(x, real) for f, x in olds.items()}
+            s = old | {f: _widened(x, real) for f, x in numbers.items()}
             if "count" in kernel.State._fields:
                 s["count"] = count
             t = None if count is None else count.astype(real)
@@ -48,12 +50,13 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
                 given = numerics.squarable(direction, kernel.squares) if kernel.squares else direction
                 if kernel.squares and kernel.spoils == "moment":
                     s[fields[0]] = numerics.spoiled(s[fields[0]], direction)
-                new_direction, state = kernel.rule(given, kernel.State(**s), param, t, **hyper)
+                with rule_checks.raised_by(index):
+                    result = rule_checks.called(kernel.rule, given, kernel.State(**s), param, t, hyper)
+                    new_direction, state = rule_checks.returned(kernel.State, result, given, olds)
                 if kernel.squares and kernel.spoils == "update":
                     new_direction = numerics.spoiled(new_direction, direction)
                 direction = new_direction
-            same = {f: x for f, x in zip(fields, slot, strict=True) if getattr(state, f) is old[f]}
-            new.append([same.get(f, getattr(state, f)) for f in fields])
+            new.append([x if getattr(state, f) is old[f] else getattr(state, f) for f, x in olds.items()])
         return meshes.placed(direction.astype(g.dtype), g), new
 
     def apply(g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any) -> tuple[Array, Any]:
@@ -65,17 +68,14 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
         changed = [x is not old for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
         read = [c and (kernels[i].reads_old or _is_half(old)) for c, i, old in zip(changed, owners, olds, strict=True)]
         # Made narrow first: what the direction and a slot had in common XLA:CPU would write as float32.
-        news = [meshes.placed(x.astype(old.dtype), old) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
+        news = [_stored(x, old) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
         update, news = _in_order(to, p, update, news, read, leads)
         # Written over the gradient, the direction is in memory, and the gradient no longer.
         repeats = leads and kernels[owners[0]].repeats and to != "gradient"
         if repeats and (first := written(to, p, update)) is not None:
             tied = [after(first, xs) if i == owners[0] else xs for i, xs in enumerate(slots)]
             again = jax.tree.leaves(rules(g, p, tied, counts, shared, scalars)[1])
-            news = [
-                meshes.placed(y.astype(x.dtype), x) if lead else x
-                for x, y, lead in zip(news, again, leads, strict=True)
-            ]
+            news = [_stored(y, x) if lead else x for x, y, lead in zip(news, again, leads, strict=True)]
         return update, structure.unflatten(news)
 
     apply.__name__ = "_".join(k.name for k in kernels)[:80]
@@ -90,6 +90,19 @@ def _in_order(to: str | None, p: Any, update: Array, news: list[Array], read: li
         read = [r and not lead for r, lead in zip(read, leads, strict=True)]
     first = written(to, p, update) if any(read) else None
     return update, news if first is None else [after(first, x) if r else x for x, r in zip(news, read, strict=True)]
+
+
+def _widened(slot: Any, real: Any) -> Any:
+    """What a rule gets for a slot: integers, booleans and PRNG keys as they are, the rest in the rule's dtype."""
+    inexact = lambda x: jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)  # noqa: E731
+    return jax.tree.map(lambda x: numerics.widen(x, real) if inexact(x) else x, slot)
+
+
+def _stored(new: Any, old: Array) -> Array:
+    """`new`, an array or a number, in the dtype and the place of `old`."""
+    if numerics.is_key(old):
+        return meshes.placed(new, old)
+    return meshes.placed(new.astype(old.dtype) if hasattr(new, "dtype") else jnp.asarray(new, old.dtype), old)
 
 
 def _is_half(x: Array) -> bool:

@@ -5,11 +5,12 @@ none), the step `t` = 1, 2, ... (None where the state has no count) and the hype
 shaped like `g`, and the new state. Everything else is done here, once for all rules:
 
 - walking the tree; None, `MaskedNode` and float0 leaves; the step count;
-- dtypes: a rule computes in float32 or wider and sees every array in that dtype; results return to the gradient's
-  dtype, and to each slot's own;
+- dtypes: a rule computes in float32 or wider and sees every real or complex array in that dtype; results return to the
+  gradient's dtype, and to each slot's own. Integers, booleans and PRNG keys of the state reach it as they are;
 - hyperparameters: numbers are constants of the program, arrays its arguments, schedules are evaluated at the count;
 - numbers of the whole tree that a rule needs, and those that its state keeps: see `reduce` and `Shared`;
-- errors that name the transform and the leaf; name scopes for profiles;
+- errors that name the transform and the leaf, and the field of the state where what a rule returns does not fit it;
+  name scopes for profiles;
 - speed: one traced function per (rules, shape, dtype), shared by all leaves like it; see `fused`.
 """
 
@@ -23,12 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import base, checks, numerics
+from gdjax import base, checks, numerics, rule_checks
 from gdjax.base import EmptyState, GradientTransformation, MaskedNode
 from gdjax.fused import fused
 from gdjax.kernel import Kernel
 from gdjax.ordering import once
-from gdjax.slots import Moment, Shared, first_moment, initial_parameter
+from gdjax.slots import Moment, Shared, first_moment, initial_parameter, settled
 
 P = ParamSpec("P")
 Array = jax.Array
@@ -90,14 +91,19 @@ def leafwise(
         its result that name a `Shared` field are the new values of that field, which the rule then finds in `s`; the
         others are passed to the rule by name, where they are declared as `name: Reduced = None`.
       **slots: what a field starts as: a `Shared` number; a `Moment` (`first_moment` where the field is not named); or a
-        function `(p, hyperparameters) -> arrays` of one parameter.
+        function `(p, hyperparameters) -> arrays` of one parameter. Integers, booleans and PRNG keys are such arrays too:
+        with `key=lambda p, hyper: jax.random.key(0)` each leaf has a key, at first the same.
 
     Raises:
       ValueError: an unknown word for squares or spoils.
+      TypeError: State is neither such a class nor such a function, or has no field of a slot's name.
+      ValueError, TypeError: (in update) the rule returned no update shaped like `g`, no state, or a field of another
+        shape or kind than its slot: real numbers are rounded to the slot's dtype, nothing else is cast.
 
     The rule must be defined at the top level of a module for its transforms to pickle.
     """
 
+    rule_checks.declaration(State, slots)
     if spoils not in ("update", "moment") or squares not in (None, *numerics.TERMS):
         raise ValueError(f"gdjax.leafwise: unknown squares={squares!r} or spoils={spoils!r}")
 
@@ -105,10 +111,11 @@ def leafwise(
         @functools.wraps(rule)
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = base.checked_call(factory, args, kwargs)
-            state_class = State if isinstance(State, type) else State(call.arguments)
+            label = base.label_of(call)
             part = Leafwise(
-                base.label_of(call), rule, state_class, scheduled or ScaleByScheduleState, needs_params, reads_old,
-                repeats, squares, spoils, keeps, slots, reduce, _numbers(call.arguments),
+                label, rule, rule_checks.state_class(label, State, call.arguments),
+                scheduled or ScaleByScheduleState, needs_params, reads_old, repeats, squares, spoils, keeps,
+                slots, reduce, _numbers(call.arguments),
             )  # fmt: skip
             return base.made_by(call, part)
 
@@ -210,7 +217,7 @@ class Leafwise:
         if not jnp.issubdtype(dtype, jnp.inexact):
             return MaskedNode()  # an integer parameter is not trained and keeps no state
         initial: Any = self.initial.get(field, first_moment)
-        return initial(p, self.hyper)
+        return settled(initial(p, self.hyper))
 
     def split(self, state: Any) -> tuple[Any, list[Any], dict[str, Any]]:
         """The count (None if there is none), the trees of the slots and the shared numbers."""

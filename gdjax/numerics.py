@@ -12,6 +12,11 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
+def is_key(x: Any) -> bool:
+    """Whether `x` is an array of typed PRNG keys, which are no numbers."""
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.extended)
+
+
 def abs_sq(x: Array) -> Array:
     """|x|^2, real for complex x, without the rounding of a square root."""
     if jnp.iscomplexobj(x):
@@ -208,10 +213,12 @@ def alone(x: Array, *others: Array) -> Array:
 
 
 def widen(tree: Any, real: Any) -> Any:
-    """The arrays of a tree in the dtype `real`, or complex with parts in `real`."""
+    """The arrays of a tree in the dtype `real`, or complex with parts in `real`; PRNG keys as they are."""
 
     def leaf(x: Any) -> Array:
         x = jnp.asarray(x)
+        if is_key(x):
+            return x
         if jnp.issubdtype(x.dtype, jnp.complexfloating):
             return x.astype(jnp.complex128 if real.itemsize == 8 else jnp.complex64)
         return x.astype(real)

@@ -64,7 +64,8 @@ def after(first: Array, rest: Any) -> Any:
     if first.size == 0 or meshes.divided(first):
         return rest
     one, axes = _one(jnp.real(first[(0,) * first.ndim])), meshes.varying_axes(first)
-    return jax.tree.map(lambda x: x * one.astype(x.dtype) if axes <= meshes.varying_axes(x) else x, rest)
+    tied = lambda x: not numerics.is_key(x) and axes <= meshes.varying_axes(x)  # noqa: E731
+    return jax.tree.map(lambda x: x * one.astype(x.dtype) if tied(x) else x, rest)
 
 
 def over(old: Array, new: Array) -> Array:

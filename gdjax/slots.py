@@ -60,6 +60,18 @@ def start(fill: str | float, hyper: Mapping[str, Any]) -> Any:
     return checks.scalar("gdjax.init", str(fill), x(jnp.zeros((), jnp.int32))) if callable(x) else x
 
 
+def settled(slot: Any) -> Any:
+    """A slot's first value with a definite dtype, that of the next one: of a Python number and its kin it is not."""
+
+    def leaf(x: Any) -> Any:
+        if hasattr(x, "dtype") and not getattr(x, "weak_type", False):
+            return x
+        x = jnp.asarray(x)
+        return jax.lax.convert_element_type(x, x.dtype)
+
+    return jax.tree.map(leaf, slot)
+
+
 def initial_parameter(p: Any, hyper: Mapping[str, Any]) -> Array:
     """The parameter that `init` gets, copied so that both can be donated; zeros where that is a shape only."""
     if isinstance(p, jax.ShapeDtypeStruct):

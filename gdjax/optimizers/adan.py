@@ -44,11 +44,12 @@ def scale_by_adan(
       Xie et al. 2022, Algorithm 1, https://arxiv.org/abs/2208.06677
     """
     ahead = b2 if lookahead is None else lookahead
-    d = jnp.where(s.t == 1, 0, g - s.g)
+    step = s.t.astype(s.n.dtype)
+    d = jnp.where(step == 1, 0, g - s.g)
     m = b1 * s.m + (1 - b1) * g
     v = b2 * s.v + (1 - b2) * d
     n = b3 * s.n + (1 - b3) * abs_sq(g + ahead * d)
-    m_hat, v_hat, n_hat = debias(m, b1, s.t), debias(v, b2, s.t), debias(n, b3, s.t)
+    m_hat, v_hat, n_hat = debias(m, b1, step), debias(v, b2, step), debias(n, b3, step)
     u = divide(m_hat + ahead * v_hat, sqrt(n_hat + eps_root), eps)
     # Both averages read the old gradient: written before them, it would be copied first.
     return u, s._replace(m=m, v=v, n=n, g=over(s.g, after(n, after(v, g))))

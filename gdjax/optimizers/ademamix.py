@@ -78,7 +78,8 @@ def _ademamix(
     m1 = b1 * s.m1 + (1 - b1) * g
     m2 = b3 * s.m2 + (1 - b3) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g)
-    m1_hat, nu_hat = debias(m1, b1, s.t), debias(nu, b2, s.t)
+    step = s.t.astype(s.nu.dtype)
+    m1_hat, nu_hat = debias(m1, b1, step), debias(nu, b2, step)
     return divide(m1_hat + alpha * m2, sqrt(nu_hat + eps_root), eps), s._replace(m1=m1, m2=m2, nu=nu)
 
 

@@ -1,0 +1,166 @@
+"""Errors about rules: what `leafwise` is given, what a rule finds missing and what it returns.
+
+A rule is looked at while it is traced, once for each shape and dtype; `fused` then says for which leaf.
+"""
+
+import contextlib
+import dis
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax.numerics import is_key
+
+Array = jax.Array
+
+
+def declaration(State: Any, slots: Mapping[str, Any]) -> None:  # noqa: N803
+    """Raises unless `State` is a NamedTuple class that has these slots, or a function of one argument."""
+    if _is_state_class(State):
+        if unknown := [f for f in slots if f not in State._fields]:
+            names, fields = ", ".join(unknown), ", ".join(State._fields)
+            raise TypeError(f"gdjax.leafwise: {State.__name__} has no field {names}; its fields are {fields}")
+    elif isinstance(State, type) or not callable(State) or not _takes(State, 1):
+        if inspect.isroutine(State) and _takes(State, 4):
+            written = "write @gdjax.leafwise() above it, or @gdjax.leafwise(State) with the class of its state"
+            raise TypeError(f"gdjax.leafwise: got the rule {State.__name__} in the place of State: {written}")
+        wanted = "a NamedTuple class, or a function from the hyperparameters to one"
+        raise TypeError(f"gdjax.leafwise: State must be {wanted}, got {State!r}")
+
+
+def state_class(label: str, State: Any, hyper: Mapping[str, Any]) -> Any:  # noqa: N803
+    """The NamedTuple class that `State` is, or returns."""
+    found = State if isinstance(State, type) else State(hyper)
+    if not _is_state_class(found):
+        raise TypeError(f"{label}: the function given as State returned {found!r}, not a NamedTuple class")
+    return found
+
+
+def _is_state_class(x: Any) -> bool:
+    return isinstance(x, type) and issubclass(x, tuple) and hasattr(x, "_fields")
+
+
+def _takes(f: Callable[..., Any], number: int) -> bool:
+    """Whether `f` can be called with so many arguments; where it has no signature it may."""
+    try:
+        inspect.signature(f).bind(*[None] * number)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+def called(rule: Callable[..., Any], g: Array, s: Any, p: Any, t: Any, hyper: Mapping[str, Any]) -> Any:
+    """What a rule returns; an error that comes of a `p` or `t` which is None says why it is."""
+    try:
+        return rule(g, s, p, t, **hyper)
+    except (ValueError, TypeError, AttributeError) as e:
+        hint = "".join(f"; {reason}" for reason in _missing(rule, p, t)) if "None" in str(e) else ""
+        if hint and isinstance(e, AttributeError):  # as of p.shape
+            raise TypeError(f"{e}{hint}") from e
+        if hint and type(e) in (ValueError, TypeError):
+            e.args = (f"{e}{hint}",)
+        raise
+
+
+@contextlib.contextmanager
+def raised_by(index: int) -> Iterator[None]:
+    """Marks an error as that of one of a row of rules, see `culprit`."""
+    try:
+        yield
+    except (ValueError, TypeError) as e:
+        vars(e)["rule_index"] = index
+        raise
+
+
+def culprit(e: Exception) -> int | None:
+    """Which of a row of rules raised an error; None where that is not known."""
+    return vars(e).get("rule_index")
+
+
+def _missing(rule: Any, p: Any, t: Any) -> Iterator[str]:
+    names = list(inspect.signature(rule).parameters)[2:4]
+    why = (
+        "update got no params: call update(updates, state, params), and declare leafwise(needs_params=True)",
+        "its state has no field `count`: add one",
+    )
+    for name, value, reason in zip(names, (p, t), why, strict=False):
+        if value is None and _reads(rule, name):
+            yield f"the rule uses `{name}`, which is None, since {reason}"
+
+
+def _reads(rule: Any, name: str) -> bool:
+    """Whether the code of a rule names its argument `name`; if it shows no code, it may."""
+    try:
+        named = [i.argval for i in dis.get_instructions(rule)]
+    except TypeError:
+        return True
+    return any(name == x or isinstance(x, tuple) and name in x for x in named)  # from Python 3.13 on two at once
+
+
+def returned(State: Any, result: Any, g: Array, slots: Mapping[str, Any]) -> tuple[Array, Any]:  # noqa: N803
+    """What a rule returned: the update, as an array like `g`, and its state, whose fields fit the `slots`.
+
+    Raises:
+      ValueError: the update or a field has another shape.
+      TypeError: it is not an update and a state, or a dtype is not one that can be kept in the place of the old one.
+    """
+    state_name = f"{State.__name__}({', '.join(State._fields)})"
+    how = f"return u, s._replace({', '.join(f'{f}=...' for f in slots)})" if slots else "return u, s"
+    if not (isinstance(result, tuple | list) and len(result) == 2) or isinstance(result, State):
+        got = _shown(result)
+        raise TypeError(f"the rule returned {got} alone, expected two things, the update and {state_name}: {how}")
+    update, state = result
+    _array("as the update", update, g)
+    nothing = not State._fields and (state is None or isinstance(state, tuple) and not state)
+    if getattr(state, "_fields", None) != State._fields and not nothing:
+        raise TypeError(f"the rule returned {_shown(state)} as its state, expected {state_name}: {how}")
+    for field, old in slots.items():
+        new = getattr(state, field)
+        news, olds = jax.tree.leaves(new), jax.tree.leaves(old)
+        if len(news) != len(olds):
+            raise TypeError(f"the rule returned {_shown(new)} for state.{field}, expected {_shown(old)}")
+        for x, like in zip(news, olds, strict=True):
+            _array(f"for state.{field}", x, like)
+    return jnp.asarray(update).astype(g.dtype), state
+
+
+def _array(where: str, x: Any, like: Array) -> None:
+    """Raises unless `x`, an array or a number, has the shape of `like` and can be kept in its dtype."""
+    got = f"the rule returned {_shown(x)} {where}, expected {_shown(like)}"
+    if not hasattr(x, "dtype") and not isinstance(x, bool | int | float | complex):
+        raise TypeError(got)
+    if jnp.shape(x) != like.shape:
+        raise ValueError(got)
+    if not _fits(x, like.dtype):
+        exact = not jnp.issubdtype(like.dtype, jnp.inexact)
+        raise TypeError(f"{got}{'; integers, booleans and keys are not cast' if exact else ''}")
+
+
+def _fits(x: Any, wanted: Any) -> bool:
+    """Whether `x` can be kept in the dtype `wanted`: a real number is rounded to it, anything else keeps its value."""
+    dtype = x.dtype if hasattr(x, "dtype") else jax.dtypes.canonicalize_dtype(type(x))
+    if is_key(x) or jnp.issubdtype(wanted, jax.dtypes.extended):
+        return dtype == wanted
+    if jnp.issubdtype(wanted, jnp.inexact):
+        real = not jnp.issubdtype(dtype, jnp.complexfloating) or jnp.issubdtype(wanted, jnp.complexfloating)
+        return real and (jnp.issubdtype(dtype, jnp.number) or dtype == np.bool)
+    of_any_width = getattr(x, "weak_type", isinstance(x, int)) and dtype != np.bool  # made of Python's integers
+    if of_any_width and all(jnp.issubdtype(d, jnp.integer) for d in (dtype, wanted)):
+        return True
+    return dtype == wanted or np.can_cast(jax.dtypes.canonicalize_dtype(dtype), wanted)
+
+
+def _shown(x: Any) -> str:
+    """The dtype and shape of an array, and of all that a tuple, list or dict has."""
+    if hasattr(x, "dtype"):
+        return f"{x.dtype} {jnp.shape(x)}"
+    if isinstance(x, tuple | list | dict):
+        items = x.values() if isinstance(x, dict) else x
+        return f"{type(x).__name__}({', '.join(map(_shown, items))})"
+    return repr(x)
