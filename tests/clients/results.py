@@ -36,6 +36,7 @@ def _result(case: ET.Element) -> Result:
 def _error(element: ET.Element) -> str:
     """The first line of the last exception, and the line after it if the first says nothing but its name."""
     lines = [line[4:].strip() for line in (element.text or "").splitlines() if line.startswith("E   ")]
+    lines = [line for line in lines if not line.startswith(("----", "For simplicity, JAX has removed"))]
     raised = [i for i, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception|Warning|Failure)\b", line)]
     chosen = lines[raised[-1] : raised[-1] + 3] if raised else (element.get("message") or "").splitlines()[:2]
     first = chosen[0] if chosen else ""

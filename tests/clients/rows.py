@@ -69,7 +69,7 @@ CLIENTS = [
         packages=("equinox",),
         url="https://github.com/patrick-kidger/equinox",
         commit="dfadb04884a0fc067fb85282c994f8e5c106941f",  # v0.13.8
-        programs=("equinox_notebooks.py",),
+        programs=("equinox_notebooks.py", "equinox_leaves.py"),
         note="Its own tests do not use Optax; the programs follow its notebooks.",
     ),
     Client(
@@ -77,8 +77,13 @@ CLIENTS = [
         packages=("numpyro",),
         url="https://github.com/pyro-ppl/numpyro",
         commit="e708f34b1c0b2c37137196281ba1486be7bebf39",  # 0.21.0
-        tests=("test/test_optimizers.py",),
-        mention=("test/infer/test_autoguide.py",),
+        tests=(
+            "test/test_optimizers.py",
+            "test/infer/test_autoguide.py::test_dais_vae",
+            "test/infer/test_autoguide.py::test_auto_batched",
+        ),
+        programs=("numpyro_svi.py",),
+        note="Two of its tests of guides take many minutes each; a program trains with their optimizer instead.",
     ),
     Client(
         name="blackjax",
