@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gdjax import domains
+from gdjax import domains, misuse
 from gdjax.closures import function_of, value_of
 from gdjax.values import Call, Value, bind
 
@@ -217,8 +217,8 @@ def call_update(tx: Any, updates: Updates, state: OptState, params: Params, extr
 
 
 def check_transform(label: str, index: Any, tx: Any) -> Any:
-    if not (hasattr(tx, "init") and hasattr(tx, "update")):
-        raise TypeError(f"{label}: argument {index} is {tx!r}, which has no init and update")
+    if (problem := misuse.no_transform(tx)) is not None:
+        raise TypeError(f"{label}: argument {index} is {tx!r}, {problem}")
     return tx
 
 

@@ -1,6 +1,5 @@
 """Transforms applied one after the other."""
 
-import inspect
 import itertools
 import warnings
 from collections import OrderedDict
@@ -8,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gdjax import base, checks
+from gdjax import base, checks, misuse
 from gdjax.base import GradientTransformation, transform
 from gdjax.leafwise import Leafwise, fused
 from gdjax.ordering import bound_for, destination
@@ -131,20 +130,6 @@ def _sign_is_known(rule: Leafwise | None) -> bool:
     return all(isinstance(step, int | float) and step >= 0 for step in steps)
 
 
-def is_transform(x: Any) -> bool:
-    return hasattr(x, "init") and hasattr(x, "update")
-
-
-def _part(label: str, index: int, x: Any) -> Any:
-    """A part of a chain; raises, saying what to write, where it is a list of them or a factory that was not called."""
-    where = f"{label}: argument {index} is"
-    if isinstance(x, list | tuple) and not is_transform(x):
-        raise TypeError(f"{where} {x!r}, a {type(x).__name__}; of its transforms make arguments: chain(*transforms)")
-    if isinstance(x, type) or inspect.isroutine(x) and not is_transform(x):
-        raise TypeError(f"{where} {x!r}, not a transform; if it makes one, call it: {x.__name__}(...)")
-    return base.check_transform(label, index, x)
-
-
 def _run(steps: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     """The steps from the first on that one pass over the leaves can do: a reduction or a foreign transform ends it."""
     n = 1
@@ -172,7 +157,7 @@ def chain(*transforms: Any) -> Any:
     Raises:
       TypeError: an argument is not a transform; the message gives its index.
     """
-    parts = tuple(_part("gdjax.chain", i, tx) for i, tx in enumerate(transforms))
+    parts = tuple(base.check_transform("gdjax.chain", i, tx) for i, tx in enumerate(transforms))
     _warn_of_two_rates("gdjax.chain", parts)
     return Chain("gdjax.chain", parts)
 
@@ -190,7 +175,7 @@ def named_chain(*transforms: tuple[str, GradientTransformation]) -> Any:
     label = "gdjax.named_chain"
     for i, pair in enumerate(transforms):
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-            several = not is_transform(pair) and isinstance(pair, tuple | list | Mapping)
+            several = not misuse.is_transform(pair) and isinstance(pair, tuple | list | Mapping)
             unpack = f"*transforms{'.items()' if isinstance(pair, Mapping) else ''}"
             hint = f"; of several pairs make arguments: named_chain({unpack})" if several else ""
             raise TypeError(f"{label}: argument {i} is {pair!r}, not a (name, transform) pair{hint}")
@@ -198,7 +183,7 @@ def named_chain(*transforms: tuple[str, GradientTransformation]) -> Any:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"{label}: names {repeated} occur more than once")
-    parts = tuple(_part(label, i, tx) for i, (_, tx) in enumerate(transforms))
+    parts = tuple(base.check_transform(label, i, tx) for i, (_, tx) in enumerate(transforms))
     _warn_of_two_rates(label, parts)
     return Chain(
         label,

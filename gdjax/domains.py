@@ -74,7 +74,9 @@ def _number(domain: Domain, label: str, name: str, value: Any) -> None:
     elif isinstance(value, bool | np.bool | np.complexfloating | type) or not (
         isinstance(value, checks.NUMBER) or callable(value)
     ):
-        raise TypeError(f"{where} must be a number, a scalar array or a schedule, got {value!r}")
+        params = name == "learning_rate" and isinstance(value, Mapping | list | tuple)  # as in torch.optim
+        got = f"a {type(value).__name__}; parameters go to init(params)" if params else repr(value)
+        raise TypeError(f"{where} must be a number, a scalar array or a schedule, got {got}")
     elif callable(value):
         return
     if not domain[1](float(value)):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import base, checks, domains, numerics
+from gdjax import base, checks, domains, misuse, numerics
 from gdjax.base import GradientTransformation
 from gdjax.values import Call, Value, bind
 
@@ -94,6 +94,10 @@ def inject_hyperparams(
     Raises:
       ValueError: `static_args` names no argument of `inner_factory`.
     """
+    if not callable(inner_factory):
+        hint = "; pass the factory, not what it returned: inject_hyperparams(adam)(1e-3)"
+        hint = hint if misuse.is_transform(inner_factory) else ""
+        raise TypeError(f"gdjax.inject_hyperparams: inner_factory must be a function, got {inner_factory!r}{hint}")
     static = {static_args} if isinstance(static_args, str) else set(static_args)
     signature = inspect.signature(inner_factory)
     if not static <= set(signature.parameters):
@@ -103,11 +107,13 @@ def inject_hyperparams(
     shaping = {name for name, p in signature.parameters.items() if ours and p.annotation is int}
     dtype = None if hyperparam_dtype is None else numerics.at_least_float32(hyperparam_dtype)
 
+    name = getattr(inner_factory, "__name__", repr(inner_factory))
+    label = f"gdjax.{name}" if ours else name
+
     def build(*args: Any, **kwargs: Any) -> GradientTransformation:
-        call = Call(factory, signature.bind(*args, **kwargs))
+        call = Call(factory, misuse.bound_arguments(label, signature, args, kwargs))
         if ours:
-            defaults = {name: p.default for name, p in signature.parameters.items()}
-            domains.check(f"gdjax.{inner_factory.__name__}", call.arguments, defaults)
+            domains.check(label, call.arguments, {k: p.default for k, p in signature.parameters.items()})
         return base.made_by(call, _Injected(inner_factory, call.arguments, static | shaping, dtype))
 
     own_call = bind(inject_hyperparams, (inner_factory, tuple(sorted(static)), hyperparam_dtype), {})

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from gdjax.misuse import bound_arguments
+
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,14 +111,11 @@ def bind(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     """The call `factory(*args, **kwargs)`.
 
     Raises:
-      TypeError: the arguments do not fit the signature; the message lists the valid names.
+      TypeError: the arguments do not fit the signature; the message says what to write, and lists the valid names.
     """
-    signature = inspect.signature(factory)
-    try:
-        return Call(factory, signature.bind(*args, **kwargs))
-    except TypeError as e:
-        name = getattr(factory, "__name__", repr(factory))
-        raise TypeError(f"gdjax.{name}: {e}; its arguments are {', '.join(signature.parameters)}") from None
+    ours = getattr(factory, "__module__", "").startswith("gdjax.")
+    name = getattr(factory, "__name__", repr(factory))
+    return Call(factory, bound_arguments(f"gdjax.{name}" if ours else name, inspect.signature(factory), args, kwargs))
 
 
 def _rebuild(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], part: str | None) -> Any:

@@ -116,7 +116,7 @@ ERRORS = {
     "sgdr_schedule(CYCLE)": "TypeError: cosine_kwargs[0]: must be a dict, got 'init_value'",
     "sgdr_schedule([CYCLE, 5])": "TypeError: cosine_kwargs[1]: must be a dict, got 5",
     "sgdr_schedule([CYCLE, {'peak_value': 1.0}])": "TypeError: cosine_kwargs[1]: missing a required argument: ",
-    "sgdr_schedule([{**CYCLE, 'steps': 1}])": "TypeError: cosine_kwargs[0]: got an unexpected keyword argument 'steps'",
+    "sgdr_schedule([{**CYCLE, 'steps': 1}])": "TypeError: cosine_kwargs[0]: unknown argument 'steps'; its ",
     "sgdr_schedule([CYCLE, {**CYCLE, 'decay_steps': 0}])": "ValueError: cosine_kwargs[1]: decay_steps must be positive",
     "sgdr_schedule([CYCLE, {**CYCLE, 'warmup_steps': 9}])": "ValueError: cosine_kwargs[1]: decay_steps includes ",
     "sgdr_schedule([CYCLE, {**CYCLE, 'decay_steps': '5'}])": "TypeError: cosine_kwargs[1]: decay_steps must be an int",
