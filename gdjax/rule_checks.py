@@ -86,7 +86,7 @@ def culprit(e: Exception) -> int | None:
 def _missing(rule: Any, p: Any, t: Any) -> Iterator[str]:
     names = list(inspect.signature(rule).parameters)[2:4]
     why = (
-        "update got no params: call update(updates, state, params), and declare leafwise(needs_params=True)",
+        "update got no parameter: call update(updates, state, params), and declare leafwise(needs_params=True)",
         "its state has no field `count`: add one",
     )
     for name, value, reason in zip(names, (p, t), why, strict=False):

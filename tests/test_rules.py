@@ -10,7 +10,7 @@ import pytest
 
 import gdjax
 from gdjax import Shared, leafwise
-from tests.trees import assert_equal, is_key, precision, signature, steps
+from tests.trees import assert_close, assert_equal, is_key, precision, signature, steps
 
 PARAMS = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones((3, 2), "bfloat16")}, "scale": jnp.ones((3, 2))}
 
@@ -124,6 +124,10 @@ def test_a_rule_without_state_returns_it():
     # A new moment without a slot to go to would be forgotten.
     with pytest.raises(TypeError, match=r"the rule returned float32 \(2, 2\) as its state, expected EmptyState\(\)"):
         update(stateless(told(lambda g, s: (g, g))), x)
+    # Nor is a state of two fields the pair.
+    pair = leafwise(NamedTuple("Two", [("a", Any), ("b", Any)]))(lambda g, s, p, t: s)
+    with pytest.raises(TypeError, match=r"the rule returned Two\(.*\) alone, expected two things"):
+        update(pair(), x)
     for empty in ((), None):
         assert_equal(update(stateless(told(lambda g, s, empty=empty: (g, empty))), x), (x, gdjax.EmptyState()))
 
@@ -153,7 +157,7 @@ def test_what_harms_nothing_is_let_in():
     def rule(g: Any, s: Any, p: Any, t: Any) -> Any:
         with jax.numpy_dtype_promotion("standard"):
             m = {0: 1, 1: np.ones(3), 2: jnp.ones((2, 2), bool)}[g.ndim]  # a number, an array of NumPy, booleans
-            return [jnp.sign(g).astype("int32"), Same(m, g, True, jnp.int8(3), [1.0, np.float32(2)])]
+            return [jnp.sign(g).astype("int32"), Same(m, g * 1j, True, jnp.int8(3), [1.0, np.float32(2)])]
 
     params = {"a": jnp.ones(()), "b": jnp.ones(3, "bfloat16"), "c": jnp.ones((2, 2))}
     tx = rule()
@@ -161,6 +165,7 @@ def test_what_harms_nothing_is_let_in():
     assert_equal(u, params)
     assert signature(state) == signature(tx.init(params))
     assert_equal(state.m, params)
+    assert_equal(state.z["a"], jnp.complex64(1j))
     assert_equal((state.flag["a"], state.n["a"], state.pair["a"]), (np.array(True), np.int32(3), (1.0, 2.0)))
 
 
@@ -191,14 +196,14 @@ def test_a_rule_reads_what_it_was_not_given(slot: bool):
         return jax.tree.map(lambda g: g + jnp.square(p), g), s
 
     def missing_name(g: Any, s: Any, p: Any, t: Any, name: Any = None) -> Any:
-        return g * name, s
+        return g * p * name, s
 
     x = {"a": jnp.ones(2)}
     reason = r"the rule uses `step`, which is None, since its state has no field `count`: add one(\n|$)"
     with pytest.raises(TypeError, match=rf"^steps_taken: params\['a'\]: unsupported operand.*NoneType'; {reason}"):
         update(steps_taken(), x)
     reason = (
-        r"is None, since update got no params: call update\(updates, state, params\), and declare leafwise\(needs_p"
+        r"is None, since update got no parameter: call update\(updates, state, params\), and declare leafwise\(needs_p"
     )
     for tx, name in ((of_params(), "x"), (of_their_shape(), "p"), (inside(), "p")):
         update(tx, x)
@@ -206,7 +211,7 @@ def test_a_rule_reads_what_it_was_not_given(slot: bool):
             tx.update(x, tx.init(x))
     # What is None for another reason gets none of these.
     with pytest.raises(TypeError, match=r"NoneType'(\n|$)"):
-        leafwise(State)(missing_name)().update(x, leafwise(State)(missing_name)().init(x))
+        update(leafwise(State)(missing_name)(), x)
 
 
 def test_leafwise_is_called():
@@ -347,6 +352,12 @@ def test_keys_and_integers_under_vmap():
     u, states = jax.jit(jax.vmap(tx.update))(many, states, many)
     one, state = tx.update(TREE, tx.init(TREE), TREE)
     assert_equal(jax.tree.map(lambda x: x[0], (u, states)), (one, state))
+
+
+def test_keys_and_integers_without_jit():
+    u, new = exact().update(TREE, state := exact().init(TREE), TREE)
+    with jax.disable_jit():
+        assert_close(exact().update(TREE, state, TREE), (u, new))
 
 
 def test_keys_and_integers_with_map_params():
