@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from gdjax import domains, misuse
 from gdjax.closures import function_of, value_of
-from gdjax.values import Call, Value, bind
+from gdjax.values import Call, Value, bind, is_ours
 
 Params = Any  # a pytree of arrays
 Updates = Any  # a pytree like the parameters
@@ -200,8 +200,7 @@ def part_of(tx: Any) -> Any:
 
 def label_of(call: Call) -> str:
     """The name under which a transform reports errors."""
-    ours = getattr(call.factory, "__module__", "").startswith("gdjax.")
-    return f"gdjax.{call.name}" if ours else call.name
+    return f"gdjax.{call.name}" if is_ours(call.factory) else call.name
 
 
 def takes_extra_args(tx: Any) -> bool:

@@ -11,6 +11,7 @@ from gdjax import base, checks, misuse
 from gdjax.base import GradientTransformation, transform
 from gdjax.leafwise import Leafwise, fused
 from gdjax.ordering import bound_for, destination
+from gdjax.values import is_ours
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +125,7 @@ def _warn_of_two_rates(label: str, parts: tuple[Any, ...]) -> None:
 
 
 def _sign_is_known(rule: Leafwise | None) -> bool:
-    if rule is None or not rule.rule.__module__.startswith("gdjax.") or flips(rule) and type(rule) is not Leafwise:
+    if rule is None or not is_ours(rule.rule) or flips(rule) and type(rule) is not Leafwise:
         return False
     steps = [rule.hyper[name] for name in ("step_size", "step_size_fn") if name in rule.hyper]
     return all(isinstance(step, int | float) and step >= 0 for step in steps)

@@ -111,7 +111,8 @@ def _described(tx: Any, state: Any) -> str:
         return f"a transform with {type(state).__name__}"
     update = tx.update
     name = getattr(update, "__qualname__", type(tx).__name__).partition(".<locals>")[0]
-    return f"{getattr(update, '__module__', '').partition('.')[0]}.{name}"
+    module = (getattr(update, "__module__", None) or "").partition(".")[0]
+    return f"{module}.{name}" if module else name
 
 
 def _calls(tx: Any) -> Any:

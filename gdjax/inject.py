@@ -11,7 +11,7 @@ import numpy as np
 
 from gdjax import base, checks, domains, misuse, numerics
 from gdjax.base import GradientTransformation
-from gdjax.values import Call, Value, bind
+from gdjax.values import Call, Value, bind, is_ours
 
 Array = jax.Array
 
@@ -103,7 +103,7 @@ def inject_hyperparams(
     if not static <= set(signature.parameters):
         unknown = sorted(static - set(signature.parameters))
         raise ValueError(f"gdjax.inject_hyperparams: static_args {unknown} are not among {list(signature.parameters)}")
-    ours = getattr(inner_factory, "__module__", "").startswith("gdjax.")  # another's may have domains of its own
+    ours = is_ours(inner_factory)  # another's may have domains of its own
     shaping = {name for name, p in signature.parameters.items() if ours and p.annotation is int}
     dtype = None if hyperparam_dtype is None else numerics.at_least_float32(hyperparam_dtype)
 

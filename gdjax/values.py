@@ -26,7 +26,7 @@ class Call:
     def __init__(self, factory: Callable[..., Any], bound: inspect.BoundArguments):
         bound.apply_defaults()
         self.factory = factory
-        ours = getattr(factory, "__module__", "").startswith("gdjax.")
+        ours = is_ours(factory)
         if ours:  # with containers that no one else can change; another's factory may share its own on purpose
             bound.arguments = {name: _private(x) for name, x in bound.arguments.items()}
         self.args, self.kwargs = bound.args, bound.kwargs
@@ -107,15 +107,20 @@ def value(factory: Callable[P, F]) -> Callable[P, F]:
     return make
 
 
+def is_ours(factory: Any) -> bool:
+    """Whether a function is of this library; one made by `exec` may have None for its module."""
+    return (getattr(factory, "__module__", None) or "").startswith("gdjax.")
+
+
 def bind(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     """The call `factory(*args, **kwargs)`.
 
     Raises:
       TypeError: the arguments do not fit the signature; the message says what to write, and lists the valid names.
     """
-    ours = getattr(factory, "__module__", "").startswith("gdjax.")
     name = getattr(factory, "__name__", repr(factory))
-    return Call(factory, bound_arguments(f"gdjax.{name}" if ours else name, inspect.signature(factory), args, kwargs))
+    label = f"gdjax.{name}" if is_ours(factory) else name
+    return Call(factory, bound_arguments(label, inspect.signature(factory), args, kwargs))
 
 
 def _rebuild(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], part: str | None) -> Any:

@@ -106,3 +106,22 @@ def test_a_schedule_of_ones_own_can_be_a_value():
 def test_wrong_arguments_are_answered_with_the_right_ones(call: Any):
     with pytest.raises(TypeError, match=r"^gdjax\.\w+: .*; its arguments are (learning_rate, b1|step_size)"):
         call()
+
+
+def test_functions_that_know_no_module():
+    names: dict[str, Any] = {"gdjax": gdjax}
+    exec("@gdjax.transform\ndef own(rate):\n    return gdjax.sgd(rate)\n", names)
+    exec("@gdjax.leafwise()\ndef twice(g, s, p, t, by=2.0):\n    return by * g, s\n", names)
+    own, twice = names["own"], names["twice"]
+    assert own.__module__ is None and own(0.1) == own(0.1) and repr(twice()) == "twice(by=2.0)"
+    tx = gdjax.chain(own(0.1), twice(), gdjax.inject_hyperparams(own)(0.1))
+    g = jnp.ones(2)
+    u, state = tx.update(g, tx.init(g), g)
+    assert_close(u, 0.02 * g)
+    assert gdjax.get_hyperparams(tx, state)
+    with pytest.raises(TypeError, match=r"^own: unknown argument 'rat': perhaps rate;"):
+        own(rat=0.1)
+    gdjax.chain(gdjax.sgd(0.1), gdjax.sgd(0.1), twice(by=-1.0))  # may turn the sign, so that no one warns of two rates
+    exec("def init(p):\n    return 3\ndef halve(g, s, p=None):\n    return g / 2, s\n", names)
+    with pytest.raises(ValueError, match=r"\bhalve\b"):
+        gdjax.get_hyperparams(gdjax.GradientTransformation(names["init"], names["halve"]), 3)
