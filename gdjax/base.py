@@ -13,6 +13,8 @@ from jax.core import Tracer
 
 from gdjax import domains, misuse
 from gdjax.closures import function_of, value_of
+from gdjax.skipped import without_skipped
+from gdjax.state_form import as_formed
 from gdjax.values import Call, Value, bind, is_ours
 
 Params = Any  # a pytree of arrays
@@ -108,8 +110,6 @@ class Init(Value):
     """The `init` of a transform."""
 
     def __call__(self, params: Params) -> OptState:
-        if params is None:
-            raise ValueError(f"{label_of(self.call)}.init: params is None; pass the tree of parameters")
         return self.fn(params)
 
 
@@ -123,6 +123,7 @@ class Update(Value):
     def __call__(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Updates, OptState]:
+        params = without_skipped(updates, params)
         args = updates, state, params, extra_args
         if not self.call.traced and is_concrete(args):
             try:
@@ -133,12 +134,15 @@ class Update(Value):
                 jax.errors.TracerIntegerConversionError,
             ):
                 pass
-        return self.fn(updates, state, params, **extra_args)
+        return _applied(self, *args)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _compiled(update: Update, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
-    return update.fn(updates, state, params, **extra_args)
+def _applied(update: Update, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
+    updates, new = update.fn(updates, state, params, **extra_args)
+    return updates, as_formed(new, state)
+
+
+_compiled = jax.jit(_applied, static_argnums=0)
 
 
 def _concrete(x: Any) -> bool:

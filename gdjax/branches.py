@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from gdjax import base, checks, meshes, numerics, tree
 from gdjax.numerics import Array
 from gdjax.ordering import after, bound_for, destination, written
+from gdjax.state_form import as_formed
 
 
 def as_before(new: Any, old: Any) -> Any:
@@ -21,11 +22,11 @@ def as_before(new: Any, old: Any) -> Any:
 
     The classes of the two may differ: the old state may be one of Optax's. The branches of a condition may not.
     """
-    leaves, structure = jax.tree.flatten(new)
+    leaves, structure = jax.tree.flatten(as_formed(new, old))
     before = jax.tree.leaves(old)
     if len(leaves) != len(before):
         raise ValueError(
-            f"gdjax: a transform returned a state of {len(leaves)} arrays, {jax.tree.structure(new)}, for one of "
+            f"gdjax: a transform returned a state of {len(leaves)} arrays, {structure}, for one of "
             f"{len(before)}, {jax.tree.structure(old)}; {checks.RESTORE}"
         )
     cast = tree.cast_like(leaves, before)

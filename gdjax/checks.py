@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gdjax.skipped import is_skipped
+
 NUMBER = int, float, np.number
 NO_STATE = "state is None; call init(params) first"
 RESTORE = "restored from a checkpoint, give the restorer init(params) as its target"
@@ -63,7 +65,9 @@ def gradient(label: str, where: Callable[[], str], g: Any, p: Any) -> None:
 
 
 def leaves(label: str, name: str, tree: Any) -> None:
-    """Raises unless every leaf of the tree called `name` can be a parameter."""
+    """Raises unless every leaf of the tree called `name`, which is not None, can be a parameter."""
+    if tree is None:
+        raise ValueError(f"{label}: {name} is None; pass the tree of parameters")
     for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
         leaf(label, f"{name}{jax.tree_util.keystr(path)}", x)
 
@@ -116,8 +120,9 @@ def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, 
     try:
         return structure.flatten_up_to(tree)
     except (ValueError, TypeError) as e:
-        try:  # again with the masked nodes of both sides, which may be Optax's, as None
-            return jax.tree.structure(_unmasked(like)).flatten_up_to(_unmasked(tree))
+        try:  # again without what lies where `like` has no leaf
+            leaves, known = jax.tree.flatten(like, is_leaf=is_skipped)
+            return [x for of, x in zip(leaves, known.flatten_up_to(tree), strict=True) if not is_skipped(of)]
         except (ValueError, TypeError):
             pass
         ours, theirs = _paths(like), _paths(tree)
@@ -132,11 +137,6 @@ def _has_states(x: Any) -> bool:
     """Whether `x` is the state of a transform or, as that of a chain, has some in a tuple or a dict."""
     inside = x.values() if isinstance(x, dict) else x if isinstance(x, tuple) else ()
     return type(x).__name__.endswith("State") or any(map(_has_states, inside))
-
-
-def _unmasked(tree: Any) -> Any:
-    masked = lambda x: type(x).__name__ == "MaskedNode"  # noqa: E731
-    return jax.tree.map(lambda x: None if masked(x) else x, tree, is_leaf=masked)
 
 
 def mask(label: str, name: str, tree: Any) -> None:

@@ -91,7 +91,7 @@ def leafwise(
         its result that name a `Shared` field are the new values of that field, which the rule then finds in `s`; the
         others are passed to the rule by name, where they are declared as `name: Reduced = None`.
       **slots: what a field starts as: a `Shared` number; a `Moment` (`first_moment` where the field is not named); or a
-        function `(p, hyperparameters) -> arrays` of one parameter. Integers, booleans and PRNG keys are such arrays too:
+        function `(p, hyperparameters) -> arrays` of one parameter. Integers, booleans and PRNG keys are arrays too:
         with `key=lambda p, hyper: jax.random.key(0)` each leaf has a key, at first the same.
 
     Raises:
@@ -115,7 +115,7 @@ def leafwise(
             part = Leafwise(
                 label, rule, rule_checks.state_class(label, State, call.arguments),
                 scheduled or ScaleByScheduleState, needs_params, reads_old, repeats, squares, spoils, keeps,
-                slots, reduce, _numbers(call.arguments),
+                slots, reduce, numerics.python_numbers(call.arguments),
             )  # fmt: skip
             return base.made_by(call, part)
 
@@ -180,6 +180,16 @@ class Leafwise:
         starts = {f: self.initial.get(f, first_moment) for f in self.slots}
         return tuple(f for f, start in starts.items() if isinstance(start, Moment) or start is initial_parameter)
 
+    @functools.cached_property
+    def stateless(self) -> bool:
+        """Whether any state will do, and is returned as it is."""
+        return not self.counts and not self.slots and not self.shared
+
+    @functools.cached_property
+    def heeds_params(self) -> bool:
+        """Whether parameters that `update` gets must fit: they are read, have a state, or take a step."""
+        return bool(self.needs_params or self.slots or "learning_rate" in self.hyper)
+
     @property
     def counts(self) -> bool:
         return "count" in self.State._fields or bool(self.schedules)
@@ -193,8 +203,8 @@ class Leafwise:
 
     def init(self, params: Any) -> Any:
         paths, structure = jax.tree_util.tree_flatten_with_path(params)
-        for path, p in paths:
-            checks.leaf(self.label, f"params{jax.tree_util.keystr(path)}", p)
+        if self.slots or self.shared:
+            checks.leaves(self.label, "params", params)
         trees = [structure.unflatten([self._slot(f, p) for _, p in paths]) for f in self.slots]
         numbers: Any = {f: self.initial[f]([p for _, p in paths], self.hyper) for f in self.shared}
         return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees, numbers)
@@ -221,6 +231,8 @@ class Leafwise:
 
     def split(self, state: Any) -> tuple[Any, list[Any], dict[str, Any]]:
         """The count (None if there is none), the trees of the slots and the shared numbers."""
+        if self.stateless:
+            return None, [], {}
         checks.state(self.label, state, self.outer)
         inner = state.inner_state if self.outer is ScheduledState else state
         shared = {f: getattr(inner, f) for f in self.shared}
@@ -235,8 +247,3 @@ class Leafwise:
     def scalars(self, count: Any) -> dict[str, Any]:
         """The hyperparameters that are not constants."""
         return {**self.arrays, **{k: once(checks.scalar(self.label, k, f(count))) for k, f in self.schedules.items()}}
-
-
-def _numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """NumPy scalars as Python numbers, which take the dtype they meet."""
-    return {k: v.item() if isinstance(v, np.number) or type(v) is np.ndarray else v for k, v in arguments.items()}

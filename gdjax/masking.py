@@ -11,6 +11,7 @@ from gdjax import base, checks
 from gdjax.base import GradientTransformation, MaskedNode, set_to_zero, transform
 from gdjax.leafwise import Leafwise
 from gdjax.paths import path_of, paths_of
+from gdjax.skipped import is_skipped
 
 MaskOrFn = Any  # a tree of booleans, a prefix of the parameters, or a function from the parameters to one
 
@@ -75,7 +76,13 @@ class MaskedLeafwise(Leafwise):
 
     def sees(self, updates: Any) -> Sequence[bool]:
         seen = _mask_of(self.label, self.mask, updates)
-        return jax.tree.leaves(jax.tree.map(lambda m, sub: jax.tree.map(lambda _: m, sub), seen, updates))
+        flags: list[bool] = []
+
+        def spread(m: Any, part: Any) -> None:
+            flags.extend([m is True] * len(jax.tree.leaves(part, is_leaf=is_skipped)))
+
+        jax.tree.map(spread, seen, updates, is_leaf=lambda x: x is None)
+        return flags
 
     def split(self, state: Any) -> Any:
         checks.state(self.label, state, MaskedState)

@@ -3,11 +3,12 @@
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 
@@ -224,3 +225,8 @@ def widen(tree: Any, real: Any) -> Any:
         return x.astype(real)
 
     return jax.tree.map(leaf, tree)
+
+
+def python_numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """NumPy scalars as Python numbers, which take the dtype they meet."""
+    return {k: v.item() if isinstance(v, np.number) or type(v) is np.ndarray else v for k, v in arguments.items()}

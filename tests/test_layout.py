@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports from the rungs below its own, never from its own or a higher one. `folder/*` is
 # what a folder has beside the files named.
 LADDER = """
-misuse values closures checks meshes domains base interop numerics updates ordering vector_norms keys
+misuse values closures skipped state_form checks meshes domains base interop numerics updates ordering vector_norms keys
 tree/sums tree/euclidean tree/norms tree/* branches secant linear_algebra matrices newton_schulz
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
 slots rule_checks kernel fused leafwise combine paths masking inject hyperparams

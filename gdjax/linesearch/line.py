@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import base, checks, numerics, tree
+from gdjax.state_form import as_formed
 from gdjax.updates import add
 
 Array = jax.Array
@@ -145,6 +146,6 @@ def _stored(g: Any, p: Any) -> Array:
 
 def like(state: Any, old: Any) -> Any:
     """`state` in the dtypes of `old`, which has the same leaves, though its classes may be Optax's."""
-    leaves, structure = jax.tree.flatten(state)
+    leaves, structure = jax.tree.flatten(as_formed(state, old))
     pairs = zip(leaves, jax.tree.leaves(old), strict=True)
     return structure.unflatten([jnp.asarray(x).astype(jnp.asarray(y).dtype) for x, y in pairs])

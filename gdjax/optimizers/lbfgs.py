@@ -1,5 +1,6 @@
 """L-BFGS: the gradient times an inverse Hessian that the last few steps describe."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -156,15 +157,18 @@ def lbfgs(
 
 def _trained(x: Any, updates: Any) -> Vector:
     """The leaves of `x` for which `updates` holds a gradient."""
-    gs, structure = jax.tree.flatten(updates)
-    return [jnp.asarray(leaf) for leaf, g in zip(structure.flatten_up_to(x), gs, strict=True) if not base.is_float0(g)]
+    return [jnp.asarray(leaf) for leaf, g in _with_gradients(x, updates) if not base.is_float0(g)]
 
 
 def _replaced(x: Any, updates: Any, leaves: Vector) -> Any:
     """`x` with these leaves in place of those that `_trained` gives, in the dtypes they have there."""
-    gs, structure = jax.tree.flatten(updates)
     new = iter(leaves)
-    old = [jnp.asarray(o) if not base.is_float0(o) else o for o in structure.flatten_up_to(x)]
-    return structure.unflatten(
-        [o if base.is_float0(g) else next(new).astype(o.dtype) for o, g in zip(old, gs, strict=True)]
+    return jax.tree.structure(updates).unflatten(
+        [o if base.is_float0(g) else next(new).astype(jnp.result_type(o)) for o, g in _with_gradients(x, updates)]
     )
+
+
+def _with_gradients(x: Any, updates: Any) -> Iterable[tuple[Any, Any]]:
+    gs, structure = jax.tree.flatten(updates)
+    names = "updates", "state"
+    return zip(checks.flatten_like("gdjax.scale_by_lbfgs", names, structure, updates, x), gs, strict=True)

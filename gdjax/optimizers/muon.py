@@ -108,7 +108,7 @@ def _orthogonalized(
         old = _Momentum(state.count, state.mu)
         hyper = averages.hyperparams(old)
         m, new = averages.update(jax.tree.map(_wide, updates), old, params)
-        axes = _axes(label, dimensions, ns_dtype, updates)
+        axes = matrices.axes_of_leaves(label, dimensions, MuonDimensionNumbers(), ns_dtype, updates)
         gs, structure = jax.tree.flatten(updates)
         ms = {i: x for i, (a, x) in enumerate(zip(axes, jax.tree.leaves(m), strict=True)) if a}
 
@@ -135,21 +135,6 @@ def _wide(g: Any) -> Any:
     """The gradient in float32 at least, so that the momentum is not rounded before its singular values are."""
     known = hasattr(g, "dtype") and jnp.issubdtype(g.dtype, jnp.inexact)
     return g.astype(numerics.at_least_float32(g.dtype)) if known else g
-
-
-def _axes(label: str, dimensions: Any, ns_dtype: Any, tree: Any) -> list[Any]:
-    """For each leaf how it is matrices, None for a float0."""
-    out = []
-    numbers = matrices.numbers_of(label, dimensions, tree)
-    for (path, g), n in zip(jax.tree_util.tree_leaves_with_path(tree), numbers, strict=True):
-        where = f"{label}: params{jax.tree_util.keystr(path)}"
-        if n is None and jnp.ndim(g) != 2:
-            raise ValueError(f"{where}: shape {jnp.shape(g)} is no matrix; give its MuonDimensionNumbers")
-        if ns_dtype is not None and jnp.iscomplexobj(g):
-            raise TypeError(f"{where}: ns_dtype {jnp.dtype(ns_dtype)} does not support complex numbers ({g.dtype})")
-        axes = matrices.matrix_axes(where, jnp.shape(g), MuonDimensionNumbers() if n is None else n)
-        out.append(None if base.is_float0(g) else axes)
-    return out
 
 
 def _by_shape(rows: int, columns: int, consistent_rms: Any) -> Any:

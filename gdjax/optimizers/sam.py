@@ -10,6 +10,7 @@ from gdjax import base, checks, meshes, numerics, slots
 from gdjax.base import GradientTransformation, transform
 from gdjax.branches import as_before
 from gdjax.numerics import Array
+from gdjax.skipped import without_skipped
 from gdjax.updates import apply_updates
 
 LABEL = "gdjax.sam"
@@ -104,7 +105,7 @@ def sam(
 
         def descend(opt_state: Any, adv_state: Any) -> Any:
             new, new_state = base.call_update(optimizer, updates, opt_state, anchor, extra_args)
-            back = jax.tree.map(_from_anchor, new, anchor, params)
+            back = jax.tree.map(_from_anchor, new, *(without_skipped(new, x) for x in (anchor, params)))
             return like(back), as_before(new_state, opt_state), fresh(params, adv_state)
 
         def ascend(opt_state: Any, adv_state: Any) -> Any:

@@ -11,6 +11,7 @@ from gdjax.combine import chain
 from gdjax.leafwise import Hyper, leafwise
 from gdjax.numerics import Array, debias, divide
 from gdjax.slots import second_moment
+from gdjax.state_form import as_formed
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -120,7 +121,7 @@ def _averaged(label: str, like: Any, nu: Any, h: Any, b2: Any) -> Any:
         wide = numerics.at_least_float32(n.dtype)
         b = jnp.asarray(b2).astype(wide)
         out.append((b * n.astype(wide) + (1 - b) * jnp.asarray(x).astype(wide)).astype(n.dtype))
-    return jax.tree.structure(nu).unflatten(jax.tree.leaves(out))
+    return as_formed(structure.unflatten(out), nu)
 
 
 def _print_win_rate(u: Any, clip_threshold: Any) -> None:

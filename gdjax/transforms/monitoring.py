@@ -11,6 +11,7 @@ from gdjax import base, checks, tree
 from gdjax.base import EmptyState, GradientTransformation, transform
 from gdjax.branches import as_before
 from gdjax.leafwise import Hyper
+from gdjax.state_form import as_formed
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.functions import stateless
 
@@ -141,7 +142,7 @@ def _as(label: str, new: Any, old: Any) -> Any:
             )
         return y if base.is_float0(x) else jnp.asarray(x).astype(jnp.result_type(y))
 
-    return jax.tree_util.tree_map_with_path(leaf, new, old)
+    return jax.tree_util.tree_map_with_path(leaf, as_formed(new, old), old)
 
 
 def _floats(measured: Any) -> Any:
