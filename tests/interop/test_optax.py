@@ -283,3 +283,33 @@ def test_a_state_of_optax_goes_on_here_and_back():
                 params = optax.apply_updates(params, updates)
             state = convert(state)
         assert_close((params, state), run(theirs, PARAMS, 3 * GRADIENTS[:2]))
+
+
+@pytest.mark.parametrize("twin", COMPARED, ids=lambda twin: twin.name)
+def test_a_state_of_optax_keeps_its_classes(twin: Twin):
+    # As the carry of a scan must.
+    params, tx = sized(twin), twin.make(gdjax)
+
+    def step(g: Any, state: Any, params: Any) -> Any:
+        extra = twin.extra(jnp.float32(1), g, params) if twin.extra else {}
+        return tx.update(g, state, params, **extra)[1]
+
+    with relaxed():
+        state = jax.eval_shape(twin.make(optax).init, params)
+        new = jax.eval_shape(step, params, state, params)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+
+
+def test_a_state_of_optax_in_a_scan():
+    theirs, ours = optax.MultiSteps(optax.adamw(0.1), 2), gdjax.MultiSteps(gdjax.adamw(0.1), 2)
+
+    def step(carry: Any, g: Any) -> Any:
+        params, state = carry
+        updates, state = ours.update(g, state, params)
+        return (gdjax.apply_updates(params, updates), state), None
+
+    with relaxed():
+        start = PARAMS, theirs.init(PARAMS)
+        (params, state), _ = jax.lax.scan(step, start, jax.tree.map(lambda *xs: jnp.stack(xs), *GRADIENTS[:2]))
+        assert type(state) is optax.MultiStepsState and type(state.inner_opt_state[0]) is optax.ScaleByAdamState
+        assert_close((params, gdjax.state_from_optax(state)), run(ours, PARAMS, GRADIENTS[:2]))
