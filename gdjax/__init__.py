@@ -42,6 +42,7 @@ from gdjax.base import (
 from gdjax.combine import chain, named_chain
 from gdjax.descent import MinimizeResult, NonFiniteError, minimize
 from gdjax.gradients import check_gradients, numerical_gradient
+from gdjax.groups import MultiTransformState, PartitionState, multi_transform, partition, selective_transform
 from gdjax.hyperparams import get_hyperparams
 from gdjax.inject import (
     InjectHyperparamsState,
@@ -83,17 +84,7 @@ from gdjax.losses import (
     softmax_cross_entropy_with_integer_labels,
     squared_error,
 )
-from gdjax.masking import (
-    MaskedState,
-    MaskOrFn,
-    MultiTransformState,
-    PartitionState,
-    freeze,
-    masked,
-    multi_transform,
-    partition,
-    selective_transform,
-)
+from gdjax.masking import MaskedState, MaskOrFn, freeze, masked
 from gdjax.microbatching import microbatch
 from gdjax.numerics import safe_increment, safe_int32_increment
 from gdjax.optimizers.acprop import acprop, scale_by_acprop

@@ -1,7 +1,7 @@
-"""Transforms for some of the leaves: masks, groups, frozen parameters; chosen by tree, by function or by path."""
+"""A transform for some of the leaves, chosen by a tree, by a function or by path; frozen parameters."""
 
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -22,15 +22,6 @@ class MaskedState(NamedTuple):
     inner_state: Any
 
 
-class PartitionState(NamedTuple):
-    """State of `partition`."""
-
-    inner_states: Mapping[Hashable, Any]  # label -> MaskedState
-
-
-MultiTransformState = PartitionState
-
-
 @transform
 def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -> Any:
     """Applies `inner` where the mask is True and passes the other updates through as they are.
@@ -47,19 +38,27 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -
     Raises:
       ValueError: the mask is not a prefix of the tree.
       TypeError: the mask has leaves that are not booleans, traced ones for instance, or the function returned None.
+
+    Warns:
+      UserWarning: (in init) the mask is False everywhere.
     """
-    label = "gdjax.masked"
+    return _masked("gdjax.masked", inner, mask, mask_compatible_extra_args)
+
+
+def _masked(label: str, inner: Any, mask: Any, mask_compatible_extra_args: bool = False) -> Any:
     part = base.part_of(base.check_transform(label, 0, inner))
     if isinstance(part, Leafwise) and not (part.slots or part.reduce or isinstance(part, MaskedLeafwise)):
         return MaskedLeafwise(**{f.name: getattr(part, f.name) for f in fields(part)}, mask=mask)
 
     def init(params: Any) -> MaskedState:
-        return MaskedState(inner.init(_hide(_mask_of(label, mask, params), params)))
+        seen = mask_of(label, mask, params)
+        _warn_of_false(label, seen, params)
+        return MaskedState(inner.init(hide(seen, params)))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         checks.state(label, state, MaskedState)
-        seen = _mask_of(label, mask, updates)
-        return _masked_update(label, inner, seen, updates, state, params, extra_args, mask_compatible_extra_args)
+        seen = mask_of(label, mask, updates)
+        return masked_update(label, inner, seen, updates, state, params, extra_args, mask_compatible_extra_args)
 
     return GradientTransformation(init, update)
 
@@ -71,11 +70,11 @@ class MaskedLeafwise(Leafwise):
     mask: Any = None
 
     def init(self, params: Any) -> Any:
-        _mask_of(self.label, self.mask, params)
+        _warn_of_false(self.label, mask_of(self.label, self.mask, params), params)
         return super().init(params)
 
     def sees(self, updates: Any) -> Sequence[bool]:
-        seen = _mask_of(self.label, self.mask, updates)
+        seen = mask_of(self.label, self.mask, updates)
         flags: list[bool] = []
 
         def spread(m: Any, part: Any) -> None:
@@ -93,107 +92,35 @@ class MaskedLeafwise(Leafwise):
 
 
 @transform
-def partition(
-    transforms: Mapping[Any, Any], param_labels: Any, *, mask_compatible_extra_args: bool = False
-) -> GradientTransformation:
-    """Applies to each group of leaves its own transform.
-
-    A transform sees the leaves of its own group only: the norm that `clip_by_global_norm` takes inside a group is that
-    group's. Leaves whose transform is `set_to_zero()` are frozen and keep no state.
-
-    Args:
-      transforms: from label to transform. A group may have no leaves: one table of groups serves many models.
-      param_labels: a tree of labels shaped like the parameters or a prefix of it, or a function from the parameters to
-        one, such as `label_by_path({...})`.
-      mask_compatible_extra_args: also split the extra arguments whose tree has the structure of the updates.
-
-    Raises:
-      ValueError: leaves have a label without a transform; the message lists them. The labels are not a prefix.
-      TypeError: the labels are None, or the function returned None.
-    """
-    label = "gdjax.partition"
-    for key, tx in transforms.items():
-        base.check_transform(label, repr(key), tx)
-
-    def check(labels: Any) -> None:
-        known = lambda name: isinstance(name, Hashable) and name in transforms  # noqa: E731
-        unknown = [f"{path}: {name!r}" for path, name in paths_of(labels) if not known(name)]
-        if unknown:
-            raise ValueError(f"{label}: no transform for {', '.join(unknown)}; there are {list(transforms)}")
-
-    fixed = not checks.is_function(param_labels)
-    if fixed:
-        if param_labels is None:
-            raise TypeError(f"{label}: param_labels is None, not a tree of labels or a function that returns one")
-        check(param_labels)
-    keep = _keeper(transforms)
-
-    def masks(tree: Any) -> Mapping[Hashable, Any]:
-        labels = param_labels if fixed else param_labels(tree)
-        checks.returned(label, "the labels' function", labels)
-        _check_prefix(label, "labels", labels, tree)
-        check(labels)
-        return {key: jax.tree.map(lambda name, key=key: name == key, labels) for key in transforms}
-
-    def init(params: Any) -> PartitionState:
-        seen = masks(params)
-        return PartitionState(keep((k, MaskedState(tx.init(_hide(seen[k], params)))) for k, tx in transforms.items()))
-
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        checks.state(label, state, PartitionState)
-        seen, states = masks(updates), {}
-        for key, tx in transforms.items():
-            old = state.inner_states[key]
-            updates, states[key] = _masked_update(
-                label, tx, seen[key], updates, old, params, extra_args, mask_compatible_extra_args
-            )
-        return updates, PartitionState(keep(states.items()))
-
-    return GradientTransformation(init, update)
-
-
-multi_transform = partition
-
-
-@transform
 def freeze(mask: Any) -> Any:
     """Zeroes the updates where the mask is True and passes the others through: `masked(set_to_zero(), mask)`.
 
     Put last in a chain, it holds parameters fixed. The transforms before it still keep state for them; to keep none use
     `selective_transform` or `partition`.
     """
-    return masked(set_to_zero(), mask)
+    return _masked("gdjax.freeze", set_to_zero(), mask)
 
 
-@transform
-def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Any:
-    """Applies `optimizer` where the mask is False; where it is True the update is zero and no state is kept."""
-
-    def labels(params: Any) -> Any:
-        seen = _mask_of("gdjax.selective_transform", freeze_mask, params)
-        return jax.tree.map(lambda m: "freeze" if m else "train", seen)
-
-    return partition({"train": optimizer, "freeze": set_to_zero()}, labels)
+def _warn_of_false(label: str, seen: Any, params: Any) -> None:
+    if label == "gdjax.masked" and not any(jax.tree.leaves(seen)) and is_whole(params):
+        warnings.warn(f"{label}: the mask is False everywhere, so that the transform does nothing", stacklevel=2)
 
 
-def _keeper(labels: Iterable[Any]) -> Any:
-    """A dict; an OrderedDict for labels that do not compare, which JAX cannot sort as it does the keys of a dict."""
-    try:
-        sorted(labels)
-    except TypeError:
-        return OrderedDict
-    return dict
+def is_whole(params: Any) -> bool:
+    """Whether a tree has leaves, and no mask around hides some."""
+    leaves = jax.tree.leaves(params, is_leaf=is_skipped)
+    return bool(leaves) and not any(x is not None and is_skipped(x) for x in leaves)
 
 
-def _mask_of(label: str, mask: Any, tree: Any) -> Any:
+def mask_of(label: str, mask: Any, tree: Any) -> Any:
     seen = mask(tree) if checks.is_function(mask) else mask
     checks.returned(label, "the mask's function", seen)
     checks.mask(label, "mask", seen)
-    _check_prefix(label, "mask", seen, tree)
+    check_prefix(label, "mask", seen, tree)
     return jax.tree.map(bool, seen)
 
 
-def _check_prefix(label: str, name: str, prefix: Any, tree: Any) -> None:
+def check_prefix(label: str, name: str, prefix: Any, tree: Any) -> None:
     try:
         if jax.tree_util.tree_structure(tree).num_leaves:
             jax.tree.map(lambda *_: None, prefix, tree)
@@ -209,13 +136,13 @@ def _check_prefix(label: str, name: str, prefix: Any, tree: Any) -> None:
         ) from e
 
 
-def _hide(seen: Any, tree: Any) -> Any:
+def hide(seen: Any, tree: Any) -> Any:
     if not jax.tree.leaves(tree):
         return tree  # nothing to hide; it may stand for the whole tree of parameters, see `gdjax.tree.map_params`
     return jax.tree.map(lambda m, sub: sub if m else MaskedNode(), seen, tree)
 
 
-def _masked_update(
+def masked_update(
     label: str,
     inner: Any,
     seen: Any,
@@ -227,11 +154,11 @@ def _masked_update(
 ) -> tuple[Any, MaskedState]:
     if mask_extra:
         like = jax.tree.structure(updates)
-        extra_args = {k: _hide(seen, x) if jax.tree.structure(x) == like else x for k, x in extra_args.items()}
+        extra_args = {k: hide(seen, x) if jax.tree.structure(x) == like else x for k, x in extra_args.items()}
     try:
-        theirs = None if params is None else _hide(seen, params)
+        theirs = None if params is None else hide(seen, params)
     except ValueError:
         checks.flatten_like(label, ("updates", "params"), jax.tree.structure(updates), updates, params)
         raise
-    new, inner_state = base.call_update(inner, _hide(seen, updates), state.inner_state, theirs, extra_args)
+    new, inner_state = base.call_update(inner, hide(seen, updates), state.inner_state, theirs, extra_args)
     return jax.tree.map(lambda m, n, old: n if m else old, seen, new, updates), MaskedState(inner_state)

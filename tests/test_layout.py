@@ -24,7 +24,7 @@ LADDER = """
 misuse values closures skipped state_form checks meshes domains base interop numerics updates ordering vector_norms keys
 tree/sums tree/euclidean tree/norms tree/* branches secant linear_algebra matrices newton_schulz
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
-slots rule_checks kernel fused leafwise combine paths masking inject hyperparams
+slots rule_checks kernel fused leafwise combine paths masking groups inject hyperparams
 transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*

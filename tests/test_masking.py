@@ -103,7 +103,24 @@ def test_a_group_may_be_empty():
     tx = gdjax.partition(
         {"used": gdjax.adam(0.1), "unused": gdjax.adam(0.2)}, lambda t: jax.tree.map(lambda x: "used", t)
     )
-    assert_close(steps(tx, PARAMS, GRADIENTS)[0], steps(gdjax.adam(0.1), PARAMS, GRADIENTS)[0])
+    with pytest.warns(UserWarning, match=r"^gdjax.partition: no leaf has the label 'unused'; used are \['used'\]"):
+        found = steps(tx, PARAMS, GRADIENTS)[0]
+    assert_close(found, steps(gdjax.adam(0.1), PARAMS, GRADIENTS)[0])
+
+
+@pytest.mark.parametrize("inner", [gdjax.scale(2.0), gdjax.adam(0.1)], ids=["rule", "chain"])
+def test_a_mask_that_is_false_everywhere(inner: Any):
+    nowhere = lambda tree: jax.tree.map(lambda x: False, tree)  # noqa: E731
+    tx = gdjax.masked(inner, nowhere)
+    with pytest.warns(UserWarning, match=r"^gdjax.masked: the mask is False everywhere"):
+        tx.init(PARAMS)
+    # Nothing is there, or hidden by a mask around; nothing need be frozen, decayed or a matrix.
+    tx.init({})
+    gdjax.masked(tx, {"w": True, "b": False}).init(PARAMS)
+    gdjax.freeze(nowhere).init(PARAMS)
+    gdjax.selective_transform(inner, freeze_mask=nowhere).init(PARAMS)
+    gdjax.adamw(0.1, mask=nowhere).init(PARAMS)
+    gdjax.muon(0.1).init({"b": PARAMS["b"]})
 
 
 class Group(enum.Enum):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from gdjax import base, checks, matrices, meshes, newton_schulz, numerics
 from gdjax.base import GradientTransformation, identity, transform
 from gdjax.combine import chain
+from gdjax.groups import grouped
 from gdjax.leafwise import Hyper, leafwise
-from gdjax.masking import partition
 from gdjax.numerics import Array, debias
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import add_decayed_weights
@@ -238,4 +238,4 @@ def muon(
         learning_rate if adam_learning_rate is None else adam_learning_rate,
         adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay, nesterov=nesterov,
     )  # fmt: skip
-    return partition({"muon": spectral, "adam": adam}, labels)
+    return grouped("gdjax.muon", {"muon": spectral, "adam": adam}, labels)

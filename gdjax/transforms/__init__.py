@@ -2,7 +2,8 @@
 
 from gdjax.base import MaskedNode, NonNegativeParamsState
 from gdjax.combine import chain, named_chain
-from gdjax.masking import MaskedState, PartitionState, freeze, masked, partition, selective_transform
+from gdjax.groups import PartitionState, partition, selective_transform
+from gdjax.masking import MaskedState, freeze, masked
 from gdjax.transforms.accumulation import MultiSteps, MultiStepsState
 from gdjax.transforms.averaging import EmaState, ema
 from gdjax.transforms.clipping import clip, clip_by_block_rms, clip_by_global_norm
