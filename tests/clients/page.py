@@ -29,8 +29,10 @@ def _file(out: Path, client: Client) -> Path:
     return out / "results" / f"{client.name}.json"
 
 
-def store(out: Path, client: Client, both: dict[str, dict[str, Result]], seconds: float) -> None:
-    """Keeps a client's results with the date, the versions and the time of the run."""
+def store(out: Path, client: Client, both: dict[str, dict[str, Result]], seconds: dict[str, float]) -> None:
+    """Keeps a client's results with the date and versions; `seconds` says of each library that ran how long."""
+    before = _load(out, client)
+    seconds = (before["seconds"] if before else {}) | seconds
     names = [*SHOWN, *(p for c in CLIENTS for p in c.packages)]
     versions = {name: importlib.metadata.version(name) for name in names}
     data = {"date": datetime.date.today().isoformat(), "seconds": seconds, "versions": versions, "results": both}
@@ -70,8 +72,8 @@ def write(out: Path, path: Path) -> None:
 def _page(runs: dict[Client, dict[str, Any]]) -> str:
     latest = max(runs.values(), key=lambda run: run["date"])
     versions = ", ".join(f"{name} {latest['versions'][name]}" for name in SHOWN)
-    minutes = sum(run["seconds"] for run in runs.values()) / 60
-    machine = f"a CPU ({platform.machine()}, {os.cpu_count()} shared cores)"
+    minutes = sum(sum(run["seconds"].values()) for run in runs.values()) / 60
+    machine = f"a CPU ({platform.machine()}, {os.cpu_count()} cores shared with other work)"
     python = f"Python {platform.python_version()}, {versions}"
     ran = textwrap.fill(f"Run on {latest['date']}, {minutes:.0f} minutes in all on {machine}, {python}.", 120)
     lines = [HEAD, ran, "", *_table(runs), "", "## What differs", "", *_differences(runs), "", *_sources()]
@@ -90,21 +92,29 @@ def _table(runs: dict[Client, dict[str, Any]]) -> list[str]:
         only = [len(differences(optax, gdjax)), len(differences(gdjax, optax))]
         lines.append(f"| {client.name} | {version} | {' | '.join(map(str, [*numbers, *only]))} |")
     notes = [f"- {client.name}: {client.note}" for client in runs if client.note]
-    return [*lines, "", "Tests that fail with both fail for reasons of their own (an old client, a mock).", "", *notes]
+    return [*lines, "", *notes]
 
 
 def _differences(runs: dict[Client, dict[str, Any]]) -> list[str]:
     lines = []
     for client, run in runs.items():
-        by_reason: dict[str, list[str]] = {}
-        for test, error in differences(run["results"]["optax"], run["results"]["gdjax"]).items():
-            error = error.replace("|", "\\|").replace("`", "'")[:300]
-            by_reason.setdefault(reason_of(client.name, test) or f"`{error}`", []).append(test)
-        for reason, tests in by_reason.items():
-            shown = ", ".join(f"`{test}`" for test in tests[:4])
-            more = f" and {len(tests) - 4} more" if len(tests) > 4 else ""
-            lines.append(f"- {client.name}, {shown}{more}: {reason}")
-    return lines or ["Nothing: every test that passes with Optax passes with gdjax."]
+        optax, gdjax = run["results"]["optax"], run["results"]["gdjax"]
+        lines += _by_reason(client, "passes with Optax only", differences(optax, gdjax))
+        lines += _by_reason(client, "passes with gdjax only", differences(gdjax, optax))
+    return lines or ["Nothing: the same tests pass with both."]
+
+
+def _by_reason(client: Client, what: str, found: dict[str, str]) -> list[str]:
+    tests_of: dict[str, list[str]] = {}
+    for test, error in found.items():
+        error = error.replace("|", "\\|").replace("`", "'")[:300]
+        tests_of.setdefault(reason_of(client.name, test) or f"`{error}`", []).append(test)
+    lines = []
+    for reason, tests in tests_of.items():
+        more = f" and {len(tests) - 4} more" if len(tests) > 4 else ""
+        shown = ", ".join(f"`{test}`" for test in tests[:4])
+        lines.append(f"- {client.name}, {what}: {shown}{more}: {reason}")
+    return lines
 
 
 def _sources() -> list[str]:
