@@ -123,9 +123,12 @@ class Update(Value):
     def __call__(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Updates, OptState]:
-        params = without_skipped(updates, params)
         args = updates, state, params, extra_args
-        if not self.call.traced and is_concrete(args):
+        concrete = is_concrete(args)
+        if not concrete and (fit := without_skipped(updates, params)) is not params:
+            args = updates, state, fit, extra_args  # `params` was a whole model, perhaps, with functions in it
+            concrete = is_concrete(args)
+        if concrete and not self.call.traced:
             try:
                 return _compiled(self, *args)
             except (
@@ -138,7 +141,7 @@ class Update(Value):
 
 
 def _applied(update: Update, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
-    updates, new = update.fn(updates, state, params, **extra_args)
+    updates, new = update.fn(updates, state, without_skipped(updates, params), **extra_args)
     return updates, as_formed(new, state)
 
 

@@ -80,7 +80,7 @@ class MaskedLeafwise(Leafwise):
         def spread(m: Any, part: Any) -> None:
             flags.extend([m is True] * len(jax.tree.leaves(part, is_leaf=is_skipped)))
 
-        jax.tree.map(spread, seen, updates, is_leaf=lambda x: x is None)
+        jax.tree.map(spread, seen, updates, is_leaf=is_skipped)
         return flags
 
     def split(self, state: Any) -> Any:

@@ -74,8 +74,12 @@ def while_loop(unfinished: Callable[[Any], Any], body: Callable[[Any], Any], sta
 
 
 def _in_shard_map() -> bool:
-    mesh = getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
-    return bool(getattr(mesh, "manual_axes", ()))
+    return bool(getattr(_mesh(), "manual_axes", ()))
+
+
+def _mesh() -> Any:
+    """The mesh in the context; None in releases of JAX that have none."""
+    return getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
 
 
 def _common(tree: Any) -> frozenset[str]:
@@ -91,9 +95,11 @@ def division(x: Any) -> NamedSharding | None:
     return NamedSharding(mesh, sharding.spec)
 
 
-def divided(*trees: Any) -> bool:
-    """Whether any of the arrays is divided along explicit axes."""
-    return any(division(x) is not None for x in jax.tree.leaves(trees))
+def may_be_divided(x: Any) -> bool:
+    """Whether an array is divided along explicit axes, or XLA may divide it over the mesh in the context."""
+    mesh = _mesh()
+    automatic = any("Auto" in str(kind) for kind in getattr(mesh, "axis_types", ())) and mesh.size > 1
+    return automatic or division(x) is not None
 
 
 def whole(x: Any) -> Any:
@@ -133,7 +139,7 @@ def partitioned(f: Callable[..., Any], like: Any, *trees: Any) -> Any:
 
 
 def _in_mesh(mesh: Any) -> Any:
-    known = not jax.sharding.get_abstract_mesh().empty
+    known = not _mesh().empty
     return contextlib.nullcontext() if known else jax.sharding.use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh))
 
 

@@ -61,7 +61,7 @@ def after(first: Array, rest: Any) -> Any:
     where `first` is divided over devices, to which one of its elements would have to be sent, or where only `first`
     varies over the axes of a `shard_map`.
     """
-    if first.size == 0 or meshes.divided(first):
+    if first.size == 0 or meshes.may_be_divided(first):
         return rest
     one, axes = _one(jnp.real(first[(0,) * first.ndim])), meshes.varying_axes(first)
     tied = lambda x: not numerics.is_key(x) and axes <= meshes.varying_axes(x)  # noqa: E731

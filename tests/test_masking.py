@@ -108,6 +108,22 @@ def test_a_group_may_be_empty():
     assert_close(found, steps(gdjax.adam(0.1), PARAMS, GRADIENTS)[0])
 
 
+@pytest.mark.parametrize("first", ["b", "w"])
+@pytest.mark.parametrize("absent", [None, MaskedNode()], ids=["None", "MaskedNode"])
+def test_a_mask_made_of_what_another_mask_leaves(first: str, absent: Any):
+    # As in Levanter: the function sees nodes without leaves, before a leaf or after it, and leaves them as they are.
+    rest = next(key for key in PARAMS if key != first)
+    everywhere = lambda tree: jax.tree.map(lambda x: True, tree)  # noqa: E731
+    tx = gdjax.chain(gdjax.add_decayed_weights(0.5, everywhere), gdjax.scale(-1.0))
+    groups = gdjax.partition({"x": tx, "y": gdjax.sgd(0.1)}, {first: "y", rest: "x"})
+    u, _ = groups.update(PARAMS, groups.init(PARAMS), PARAMS)
+    assert_close(u, {first: -0.1 * PARAMS[first], rest: -1.5 * PARAMS[rest]})
+    some = PARAMS | {first: absent}
+    u, _ = tx.update(some, tx.init(some), PARAMS)
+    assert u[first] == absent
+    assert_close(u[rest], -1.5 * PARAMS[rest])
+
+
 @pytest.mark.parametrize("inner", [gdjax.scale(2.0), gdjax.adam(0.1)], ids=["rule", "chain"])
 def test_a_mask_that_is_false_everywhere(inner: Any):
     nowhere = lambda tree: jax.tree.map(lambda x: False, tree)  # noqa: E731

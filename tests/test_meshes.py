@@ -179,10 +179,13 @@ def collectives(program: Any, *args: Any) -> list[str]:
     return re.findall(r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text)
 
 
+@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
 @pytest.mark.parametrize("name", ["adamw", "lion", "adan", "schedule_free_adamw", "MultiSteps", "adadelta"])
-def test_no_collective_for_an_ordering(name: str, explicit_mesh: Any):
-    tx, params, g = by_name(name).make(), divided(explicit_mesh, 0), divided(explicit_mesh, 1)
-    assert not collectives(tx.update, g, tx.init(params), params)
+def test_no_collective_for_an_ordering(name: str, kind: str):
+    mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(getattr(sharding.AxisType, kind),) * 2)
+    with sharding.set_mesh(mesh):
+        tx, params, g = by_name(name).make(), divided(mesh, 0), divided(mesh, 1)
+        assert not collectives(tx.update, g, tx.init(params), params)
 
 
 def test_a_norm_has_the_collectives_of_its_sums(explicit_mesh: Any):
