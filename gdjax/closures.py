@@ -35,7 +35,8 @@ def value_of(function: Any) -> Any:
 
 
 def _closure(made: Value) -> Callable[..., Any]:
-    shown, template = tuple(_shown((made.call.args, made.call.kwargs))), _Template(made)
+    template = _Template(made)
+    shown = template.originals
 
     def init(params: Any) -> Any:
         return template.filled(shown)(params)
