@@ -167,7 +167,7 @@ def test_numbers_on_explicit_axes(case: Case, explicit_mesh: Any):
 
 def test_without_a_mesh_in_context():
     mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(sharding.AxisType.Explicit,) * 2)
-    for name in ("lion", "muon", "adafactor", "scale_by_lbfgs"):
+    for name in ("lion", "muon", "adafactor", "scale_by_lbfgs", "galore"):
         tx, params, g = by_name(name).make(), divided(mesh, 0), divided(mesh, 1)
         state = tx.init(params)
         u, new = tx.update(g, state, params)

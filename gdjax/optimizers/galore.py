@@ -98,8 +98,9 @@ def scale_by_galore(
         leaves, structure = jax.tree.flatten(params)
         plans = projections(params)
         dtypes = [jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p))) for p in leaves]
-        low = [p if a is None else jnp.zeros(a.sizes()[1], d) for p, a, d in zip(leaves, plans, dtypes, strict=True)]
-        empty = [MaskedNode() if a is None else jnp.zeros(a.sizes()[0], d) for a, d in zip(plans, dtypes, strict=True)]
+        each = list(zip(leaves, plans, dtypes, strict=True))
+        low = [p if a is None else meshes.zeros_along(p, (), d, a.sizes()[1]) for p, a, d in each]
+        empty = [MaskedNode() if a is None else meshes.zeros_along(p, (), d, a.sizes()[0]) for p, a, d in each]
         zero = jnp.zeros((), jnp.int32)
         return GaLoreState(zero, inner.init(structure.unflatten(low)), structure.unflatten(empty))
 
