@@ -173,6 +173,17 @@ _KINDS: tuple[tuple[Check, str], ...] = (
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 
 
+def is_no_number(factory: str, name: str) -> bool:
+    """Whether an argument of a factory is known to be a mask, a dtype, a function or the like: it takes no schedule."""
+    known = _of(factory, name)
+    number = isinstance(known, functools.partial) and known.func in (_number, _integer)
+    return not number and known not in (None, _key)  # Optax injects seeds
+
+
+def _of(factory: str, name: str) -> Check | None:
+    return _CHECKS.get(f"{factory}.{name}", _CHECKS.get(name))
+
+
 def check(label: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Checks the arguments that have a known name, and those that are True or False by default; a traced number passes.
 
@@ -185,7 +196,7 @@ def check(label: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any])
     for name, value in arguments.items():
         if value is None and (name in _NONE_TOO or name in defaults and defaults[name] is None):
             continue
-        by_name = _CHECKS.get(f"{label.removeprefix('gdjax.')}.{name}", _CHECKS.get(name))
+        by_name = _of(label.removeprefix("gdjax."), name)
         if by_name is not None:
             by_name(label, name, value)
         elif isinstance(defaults.get(name), bool):

@@ -47,6 +47,7 @@ def partition(
     return grouped("gdjax.partition", transforms, param_labels, mask_compatible_extra_args)
 
 
+@transform
 def grouped(
     label: str, transforms: Mapping[Any, Any], param_labels: Any, mask_compatible_extra_args: bool = False
 ) -> GradientTransformation:

@@ -84,7 +84,7 @@ def inject_hyperparams(
     Args:
       inner_factory: returns a transform when called with hyperparameters.
       static_args: names of arguments to leave alone: numbers that shape the program, functions that are no schedules.
-        What a factory of this library declares as `int` is left alone anyway.
+        What a factory of this library declares as `int`, and its masks, dtypes and functions, are left alone anyway.
       hyperparam_dtype: the dtype of the floating ones; by default the widest of the parameters'. It is float32 at
         least: in bfloat16, where Optax would put them, b2 = 0.999 is 1.
 
@@ -104,7 +104,8 @@ def inject_hyperparams(
         unknown = sorted(static - set(signature.parameters))
         raise ValueError(f"gdjax.inject_hyperparams: static_args {unknown} are not among {list(signature.parameters)}")
     ours = is_ours(inner_factory)  # another's may have domains of its own
-    shaping = {name for name, p in signature.parameters.items() if ours and p.annotation is int}
+    fixed = lambda name, p: p.annotation is int or domains.is_no_number(inner_factory.__name__, name)  # noqa: E731
+    shaping = {name for name, p in signature.parameters.items() if ours and fixed(name, p)}
     dtype = None if hyperparam_dtype is None else numerics.at_least_float32(hyperparam_dtype)
 
     name = getattr(inner_factory, "__name__", repr(inner_factory))

@@ -57,7 +57,9 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
                     new_direction = numerics.spoiled(new_direction, direction)
                 direction = new_direction
             new.append([x if getattr(state, f) is old[f] else getattr(state, f) for f, x in olds.items()])
-        return meshes.placed(direction.astype(g.dtype), g), new
+        update = direction.astype(g.dtype)
+        # Of a gradient that is not divided the update may be, as a state made of divided parameters is.
+        return (meshes.placed(update, g) if meshes.division(g) else update), new
 
     def apply(g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any) -> tuple[Array, Any]:
         update, new = rules(g, p, slots, counts, shared, scalars)

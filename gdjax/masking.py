@@ -42,17 +42,15 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -
     Warns:
       UserWarning: (in init) the mask is False everywhere.
     """
-    return _masked("gdjax.masked", inner, mask, mask_compatible_extra_args)
-
-
-def _masked(label: str, inner: Any, mask: Any, mask_compatible_extra_args: bool = False) -> Any:
+    label = "gdjax.masked"
     part = base.part_of(base.check_transform(label, 0, inner))
     if isinstance(part, Leafwise) and not (part.slots or part.reduce or isinstance(part, MaskedLeafwise)):
         return MaskedLeafwise(**{f.name: getattr(part, f.name) for f in fields(part)}, mask=mask)
 
     def init(params: Any) -> MaskedState:
         seen = mask_of(label, mask, params)
-        _warn_of_false(label, seen, params)
+        if inner != set_to_zero():  # nothing need be frozen
+            _warn_of_false(label, seen, params)
         return MaskedState(inner.init(hide(seen, params)))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -98,7 +96,7 @@ def freeze(mask: Any) -> Any:
     Put last in a chain, it holds parameters fixed. The transforms before it still keep state for them; to keep none use
     `selective_transform` or `partition`.
     """
-    return _masked("gdjax.freeze", set_to_zero(), mask)
+    return masked(set_to_zero(), mask)
 
 
 def _warn_of_false(label: str, seen: Any, params: Any) -> None:

@@ -284,3 +284,14 @@ def test_get_hyperparams_is_of_the_next_update():
 
 def rate(tx: Any, state: Any) -> Any:
     return gdjax.get_hyperparams(tx, state)["learning_rate"]
+
+
+def test_masks_and_dtypes_are_left_alone():
+    matrices = lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)  # noqa: E731
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    g = jax.tree.map(jnp.zeros_like, params)
+    tx = gdjax.inject_hyperparams(gdjax.adamw)(0.1, weight_decay=0.5, mask=matrices, mu_dtype=jnp.float32)
+    state = tx.init(params)
+    assert "mask" not in state.hyperparams and "mu_dtype" not in state.hyperparams
+    u, _ = tx.update(g, state, params)
+    assert_close(u, {"w": jnp.full((2, 2), -0.05), "b": jnp.zeros(2)})
