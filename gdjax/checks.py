@@ -120,9 +120,11 @@ def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, 
     try:
         return structure.flatten_up_to(tree)
     except (ValueError, TypeError) as e:
-        try:  # again without what lies where `like` has no leaf
+        try:  # again without what lies where there is no gradient, or where neither of the two has a leaf
             leaves, known = jax.tree.flatten(like, is_leaf=is_skipped)
-            return [x for of, x in zip(leaves, known.flatten_up_to(tree), strict=True) if not is_skipped(of)]
+            pairs = list(zip(leaves, known.flatten_up_to(tree), strict=True))
+            if names[0] == "updates" or all(is_skipped(x) for of, x in pairs if is_skipped(of)):
+                return [x for of, x in pairs if not is_skipped(of)]
         except (ValueError, TypeError):
             pass
         ours, theirs = _paths(like), _paths(tree)

@@ -107,7 +107,7 @@ def _warn_of_false(label: str, seen: Any, params: Any) -> None:
 def is_whole(params: Any) -> bool:
     """Whether a tree has leaves, and no mask around hides some."""
     leaves = jax.tree.leaves(params, is_leaf=is_skipped)
-    return bool(leaves) and not any(x is not None and is_skipped(x) for x in leaves)
+    return not all(map(is_skipped, leaves)) and not any(x is not None and is_skipped(x) for x in leaves)
 
 
 def mask_of(label: str, mask: Any, tree: Any) -> Any:

@@ -47,7 +47,7 @@ def test_stateless():
 def test_a_factory_of_ones_own():
     @gdjax.transform
     def twice(learning_rate: float, wait: int = 3) -> Any:
-        return gdjax.chain(gdjax.scale(learning_rate), gdjax.scale(2.0))
+        return gdjax.chain(gdjax.scale(learning_rate), gdjax.trace(0.5))
 
     assert repr(twice(0.1)) == "twice(learning_rate=0.1, wait=3)"
     assert twice(0.1) == twice(0.1) != twice(0.2)
