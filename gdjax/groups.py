@@ -42,7 +42,7 @@ def partition(
       TypeError: the labels are None, or the function returned None.
 
     Warns:
-      UserWarning: (in init) a group has no leaves.
+      UserWarning: (in init) a group has no leaves, and the labels are a tree.
     """
     return grouped("gdjax.partition", transforms, param_labels, mask_compatible_extra_args)
 
@@ -51,7 +51,7 @@ def partition(
 def grouped(
     label: str, transforms: Mapping[Any, Any], param_labels: Any, mask_compatible_extra_args: bool = False
 ) -> GradientTransformation:
-    """`partition`, whose errors begin with `label`; of groups without leaves it warns under its own name only."""
+    """`partition`, whose errors begin with `label`; of groups without leaves only `partition` itself warns."""
     for key, tx in transforms.items():
         base.check_transform(label, repr(key), tx)
 
@@ -78,7 +78,8 @@ def grouped(
     def init(params: Any) -> PartitionState:
         seen = masks(params)
         empty = [key for key, mine in seen.items() if not any(jax.tree.leaves(mine))]
-        if label == "gdjax.partition" and empty and is_whole(params):
+        # A function may serve many models, of which some lack a group: Levanter has such tables.
+        if label == "gdjax.partition" and fixed and empty and is_whole(params):
             used = [key for key in seen if key not in empty]
             warnings.warn(
                 f"{label}: no leaf has the label {', '.join(map(repr, empty))}; used are {used}", stacklevel=2

@@ -100,12 +100,13 @@ def test_partition_is_each_group_by_itself(labels: Any):
 
 
 def test_a_group_may_be_empty():
-    tx = gdjax.partition(
-        {"used": gdjax.adam(0.1), "unused": gdjax.adam(0.2)}, lambda t: jax.tree.map(lambda x: "used", t)
-    )
+    groups = {"used": gdjax.adam(0.1), "unused": gdjax.adam(0.2)}
+    label = lambda tree: jax.tree.map(lambda x: "used", tree)  # noqa: E731
+    by_function = steps(gdjax.partition(groups, label), PARAMS, GRADIENTS)[0]  # it may serve many models
     with pytest.warns(UserWarning, match=r"^gdjax.partition: no leaf has the label 'unused'; used are \['used'\]"):
-        found = steps(tx, PARAMS, GRADIENTS)[0]
-    assert_close(found, steps(gdjax.adam(0.1), PARAMS, GRADIENTS)[0])
+        by_tree = steps(gdjax.partition(groups, label(PARAMS)), PARAMS, GRADIENTS)[0]
+    for found in (by_function, by_tree):
+        assert_close(found, steps(gdjax.adam(0.1), PARAMS, GRADIENTS)[0])
 
 
 @pytest.mark.parametrize("first", ["b", "w"])
