@@ -552,7 +552,7 @@ TRANSFORMS = {
     "adam": lambda lib: lib.adam(0.1),
     "chain": lambda lib: lib.chain(lib.clip_by_global_norm(1.0), lib.adamw(optax.linear_schedule(0.1, 0.0, 9))),
     "injected": lambda lib: lib.inject_hyperparams(lib.adam)(0.1),
-    "groups": lambda lib: lib.partition({"a": lib.adam(0.1), "b": lib.sgd(0.1, 0.9)}, {"w": "a"}),
+    "groups": lambda lib: lib.partition({"a": lib.adam(0.1), "b": lib.sgd(0.1, 0.9)}, lambda tree: {"w": "a"}),
     "MultiSteps": lambda lib: lib.MultiSteps(lib.adam(0.1), 2),
     "lbfgs": lambda lib: lib.lbfgs(),
 }
