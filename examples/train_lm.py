@@ -22,7 +22,7 @@ from lm import checkpoint, model, picture, text
 from lm.options import IDENTITY, options
 
 import gdjax
-from gdjax.progress import Progress
+from gdjax.training.progress import Progress
 
 HELD_OUT_WINDOWS = 256
 EVALUATIONS = 8  # of the held-out loss, evenly spaced over the run

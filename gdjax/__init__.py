@@ -14,7 +14,21 @@ from gdjax import (
     tree,
     tree_utils,
 )
-from gdjax.base import (
+from gdjax.combine.chain import chain, named_chain
+from gdjax.combine.groups import MultiTransformState, PartitionState, multi_transform, partition, selective_transform
+from gdjax.combine.hyperparams import get_hyperparams
+from gdjax.combine.inject import (
+    InjectHyperparamsState,
+    InjectStatefulHyperparamsState,
+    StatefulSchedule,
+    WrappedSchedule,
+    WrappedScheduleState,
+    inject_hyperparams,
+    inject_stateful_hyperparams,
+)
+from gdjax.combine.masking import MaskedState, MaskOrFn, freeze, masked
+from gdjax.combine.paths import label_by_path, mask_by_path
+from gdjax.core.base import (
     AdaptiveGradClipState,
     AddDecayedWeightsState,
     ClipByGlobalNormState,
@@ -39,23 +53,11 @@ from gdjax.base import (
     set_to_zero,
     transform,
 )
-from gdjax.combine import chain, named_chain
-from gdjax.descent import MinimizeResult, NonFiniteError, minimize
-from gdjax.gradients import check_gradients, numerical_gradient
-from gdjax.groups import MultiTransformState, PartitionState, multi_transform, partition, selective_transform
-from gdjax.hyperparams import get_hyperparams
-from gdjax.inject import (
-    InjectHyperparamsState,
-    InjectStatefulHyperparamsState,
-    StatefulSchedule,
-    WrappedSchedule,
-    WrappedScheduleState,
-    inject_hyperparams,
-    inject_stateful_hyperparams,
-)
-from gdjax.interop import from_optax, state_from_optax, state_to_optax, to_optax
-from gdjax.leafwise import Hyper, Reduced, ScaleByScheduleState, ScheduledState, leafwise
-from gdjax.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
+from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_optax
+from gdjax.core.updates import apply_updates, incremental_update, periodic_update
+from gdjax.lift.leafwise import Hyper, Reduced, ScaleByScheduleState, ScheduledState, leafwise
+from gdjax.lift.slots import Moment, Shared, first_moment, second_moment
+from gdjax.linalg.roots import matrix_inverse_pth_root, nnls, power_iteration
 from gdjax.linesearch.backtracking import (
     BacktrackingLinesearchInfo,
     ScaleByBacktrackingLinesearchState,
@@ -84,9 +86,9 @@ from gdjax.losses import (
     softmax_cross_entropy_with_integer_labels,
     squared_error,
 )
-from gdjax.masking import MaskedState, MaskOrFn, freeze, masked
 from gdjax.microbatching import microbatch
 from gdjax.numerics import safe_increment, safe_int32_increment
+from gdjax.numerics.norms import safe_norm, safe_root_mean_squares
 from gdjax.optimizers.acprop import acprop, scale_by_acprop
 from gdjax.optimizers.adabelief import ScaleByBeliefState, adabelief, scale_by_belief
 from gdjax.optimizers.adadelta import ScaleByAdaDeltaState, adadelta, scale_by_adadelta
@@ -152,9 +154,7 @@ from gdjax.optimizers.sign_sgd import scale_by_sign, sign_sgd, signum
 from gdjax.optimizers.sm3 import ScaleBySM3State, scale_by_sm3, sm3
 from gdjax.optimizers.sophia import SophiaState, scale_by_sophia, sophia
 from gdjax.optimizers.yogi import scale_by_yogi, yogi
-from gdjax.paths import label_by_path, mask_by_path
 from gdjax.perturbations import multi_normal
-from gdjax.progress import Progress
 from gdjax.schedules import (
     constant_schedule,
     cosine_decay_schedule,
@@ -177,7 +177,9 @@ from gdjax.schedules import (
     warmup_linear_decay_schedule,
     warmup_stable_decay_schedule,
 )
-from gdjax.slots import Moment, Shared, first_moment, second_moment
+from gdjax.training.gradients import check_gradients, numerical_gradient
+from gdjax.training.loop import MinimizeResult, NonFiniteError, minimize
+from gdjax.training.progress import Progress
 from gdjax.transforms.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
 from gdjax.transforms.averaging import EmaState, LookaheadParams, LookaheadState, ema, lookahead
 from gdjax.transforms.centring import centralize
@@ -220,8 +222,6 @@ from gdjax.transforms.unitwise import adaptive_grad_clip, unitwise_clip, unitwis
 from gdjax.tree import bias_correction, global_norm, update_infinity_moment, update_moment, update_moment_per_elem_norm
 from gdjax.tree import map_params as tree_map_params
 from gdjax.tree.arithmetic import scale_gradient
-from gdjax.updates import apply_updates, incremental_update, periodic_update
-from gdjax.vector_norms import safe_norm, safe_root_mean_squares
 
 __version__ = "0.2.0"
 

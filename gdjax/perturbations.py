@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import checks, tree
+from gdjax import tree
+from gdjax.core import checks
 
 Array = jax.Array
 

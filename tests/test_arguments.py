@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax import domains
+from gdjax.core import domains
 from tests.test_contracts import is_factory
 
 SGD = gdjax.sgd(0.1)

@@ -57,7 +57,7 @@ def test_a_factory_of_ones_own():
 
 
 def test_an_eager_update_is_one_compiled_call():
-    tx, compiled = gdjax.adam(0.123), gdjax.base._compiled
+    tx, compiled = gdjax.adam(0.123), gdjax.core.base._compiled
     state = tx.init(PARAMS)
     before = compiled._cache_size()
     for _ in range(3):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax.branches import all_finite, apply_or, as_before, zeros
+from gdjax.combine.conditional import all_finite, apply_or, as_before, zeros
 from tests.trees import assert_equal
 
 

@@ -14,9 +14,9 @@ import optax
 import pytest
 
 import gdjax
-from gdjax import descent
-from gdjax.descent import MinimizeResult, NonFiniteError, minimize
-from gdjax.progress import Progress
+from gdjax.training import loop
+from gdjax.training.loop import MinimizeResult, NonFiniteError, minimize
+from gdjax.training.progress import Progress
 from tests.support import relaxed
 
 RNG = np.random.default_rng(0)
@@ -222,8 +222,8 @@ def test_stops_on_steady_loss():
 @pytest.mark.parametrize("chunk", range(1, 8))
 def test_result_does_not_depend_on_when_the_host_looks(chunk: int, monkeypatch: pytest.MonkeyPatch):
     """The device freezes at step 5; the host looks after 1, chunk, chunk, ... steps."""
-    monkeypatch.setattr("gdjax.progress.CHUNK_SECONDS", 1e9)
-    monkeypatch.setattr("gdjax.progress.CHUNK_STEPS", chunk)
+    monkeypatch.setattr("gdjax.training.progress.CHUNK_SECONDS", 1e9)
+    monkeypatch.setattr("gdjax.training.progress.CHUNK_STEPS", chunk)
 
     def loss(p: Any, batch: Any) -> jax.Array:
         return jnp.sum(batch * p**2)
@@ -409,7 +409,7 @@ def test_guard_costs_no_copy(name: str):
     def memory(step: Any, *args: Any) -> Any:
         return jax.jit(step, donate_argnums=(0, 1)).lower(*args).compile().memory_analysis()
 
-    guarded = memory(descent._step(lambda p: (loss(p), None), tx, None, None), params, state, params, last)
+    guarded = memory(loop._step(lambda p: (loss(p), None), tx, None, None), params, state, params, last)
     size = sum(x.nbytes for x in jax.tree.leaves(params))
     assert guarded.temp_size_in_bytes <= memory(plain, params, clipped.init(params)).temp_size_in_bytes + 0.01 * size
     assert guarded.alias_size_in_bytes == size + sum(x.nbytes for x in jax.tree.leaves(state))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import gdjax
-from gdjax.kernel import kernel_of
+from gdjax.lift.one_leaf import kernel_of
 from tests.cases import Case, by_name, every
 from tests.trees import assert_close, random_tree, steps
 

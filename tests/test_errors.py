@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 import gdjax
-from gdjax import base, values
+from gdjax.core import base, values
 from tests.misuses import INIT, KERNEL, MAKE, MISUSES, PARAMS, UPDATE, USE, Misuse, dense
 
 

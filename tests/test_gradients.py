@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax.gradients import check_gradients, numerical_gradient
+from gdjax.training.gradients import check_gradients, numerical_gradient
 
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 X = np.random.default_rng(0).normal(size=(16, 6))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax import newton_schulz
+from gdjax.linalg import newton_schulz
 from tests.cases import CASES, Case, every
 from tests.extremes import SHAPES, compiled, replaced, sizes, with_one
 from tests.hazards import missing

@@ -10,7 +10,7 @@ import pytest
 
 import gdjax
 from gdjax import EmptyState, Reduced, ScaleByScheduleState, ScheduledState, Shared, TraceState, leafwise, numerics
-from gdjax.kernel import kernel_of
+from gdjax.lift.one_leaf import kernel_of
 from tests.trees import assert_close, assert_equal, precision, random_tree, signature, steps
 
 PARAMS, GRADIENTS = random_tree(0), [random_tree(seed) for seed in (1, 2, 3)]

@@ -55,7 +55,7 @@ def mapped(case: Case, way: str) -> tuple[Any, Any]:
             g = jax.lax.pmean(g, "d")
         for _ in range(2):
             u, state = tx.update(g, state, params)
-        out = (u, state) if way == "replicated" else gdjax.meshes.varying((u, state), frozenset("d"))
+        out = (u, state) if way == "replicated" else gdjax.core.meshes.varying((u, state), frozenset("d"))
         return out if way == "replicated" else jax.tree.map(lambda x: x[None], out)
 
     mesh = jax.make_mesh((N,), ("d",), axis_types=(sharding.AxisType.Auto,))

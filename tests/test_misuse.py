@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import gdjax
-from gdjax import misuse
+from gdjax.core import misuse
 from tests.trees import assert_close, random_tree
 
 FACTORIES = {

@@ -7,7 +7,9 @@ import optax
 import pytest
 
 import gdjax
-from gdjax import numerics, ordering, vector_norms
+from gdjax import numerics
+from gdjax.numerics import norms as vector_norms
+from gdjax.xla import write_order
 from tests.cases import Case, every
 from tests.support import relaxed
 from tests.trees import precision, random_tree
@@ -220,14 +222,14 @@ def test_a_summand_is_the_bounded_number(dtype):
     parts = np.array([0.0, -1.5, 3e38, -3e38, np.inf, -np.inf, np.nan, 1e-40, 2.0**45, -(2.0**46)], "float32")
     for x in (parts, parts[::-1], parts[:0]):  # the first one decides nothing
         x = jax.lax.complex(x, x[::-1]) if dtype == "complex64" else jnp.asarray(x)
-        np.testing.assert_array_equal(ordering.summand(x), numerics.squarable(x, "summed"))
+        np.testing.assert_array_equal(write_order.summand(x), numerics.squarable(x, "summed"))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
 def test_an_array_over_another_is_unchanged(dtype):
     new = jnp.asarray([0.0, -0.0, 1.5, np.inf, -np.inf, np.nan, 1e-40], dtype)
-    for f in (ordering.over, ordering._or):  # of a CPU, and of a GPU
+    for f in (write_order.over, write_order._or):  # of a CPU, and of a GPU
         for got in (f(jnp.full(7, 7, dtype), new), jax.jit(f)(jnp.full(7, 7, dtype), new)):
             assert got.dtype == dtype and np.asarray(got).tobytes() == np.asarray(new).tobytes()
-    lowered = jax.jit(ordering.over).trace(new, new).lower(lowering_platforms=("cuda",)).as_text()
+    lowered = jax.jit(write_order.over).trace(new, new).lower(lowering_platforms=("cuda",)).as_text()
     assert "stablehlo.select" in lowered

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax import progress
-from gdjax.progress import Progress, Recorder
+from gdjax.training import progress
+from gdjax.training.progress import Progress, Recorder
 
 
 class Terminal(io.StringIO):

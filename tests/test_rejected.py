@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 import gdjax
-from gdjax import EmptyState, checks, domains
+from gdjax import EmptyState
+from gdjax.core import checks, domains
 from tests.cases import Case, every
 from tests.trees import random_tree
 

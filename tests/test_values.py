@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import gdjax
-from gdjax.values import value
+from gdjax.core.values import value
 from tests.cases import Case, every
 from tests.trees import assert_close, random_tree
 
@@ -55,7 +55,7 @@ def test_rebuilt_transforms_are_one_trace(case: Case):
 
 def test_a_rebuilt_transform_does_not_compile_the_eager_update_again():
     params = random_tree(0)
-    compiled = gdjax.base._compiled
+    compiled = gdjax.core.base._compiled
     gdjax.sgd(0.123).update(params, gdjax.sgd(0.123).init(params), params)
     before = compiled._cache_size()
     gdjax.sgd(0.123).update(params, gdjax.sgd(0.123).init(params), params)

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple, ParamSpec, Protocol
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, tree
-from gdjax.base import EmptyState, GradientTransformation, identity, init_empty_state, transform
-from gdjax.branches import apply_or, zeros
-from gdjax.combine import chain
+from gdjax import tree
+from gdjax.combine.chain import chain
+from gdjax.combine.conditional import apply_or, zeros
+from gdjax.core import base, checks
+from gdjax.core.base import EmptyState, GradientTransformation, identity, init_empty_state, transform
 from gdjax.numerics import Array
 from gdjax.transforms.accumulation import MultiSteps, MultiStepsState
 

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import checks, numerics, tree
-from gdjax.base import EmptyState, GradientTransformation, identity, transform
-from gdjax.combine import chain
+from gdjax import numerics, tree
+from gdjax.combine.chain import chain
+from gdjax.core import checks
+from gdjax.core.base import EmptyState, GradientTransformation, identity, transform
 from gdjax.experimental.aggregators import Aggregator, PerElementUpdates, aggregator_factory, axes_of, process
+from gdjax.lift.slots import first_moment, second_moment
 from gdjax.numerics import Array, abs_sq
-from gdjax.slots import first_moment, second_moment
 
 
 def get_batch_size_from_per_elt_updates(per_elt_updates: PerElementUpdates, per_elt_axis: int | Sequence[int]) -> int:

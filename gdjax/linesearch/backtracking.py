@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import checks, meshes, numerics, tree
-from gdjax.base import GradientTransformation, transform
+from gdjax import numerics, tree
+from gdjax.core import checks, meshes
+from gdjax.core.base import GradientTransformation, transform
 from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
 
 LABEL = "gdjax.scale_by_backtracking_linesearch"

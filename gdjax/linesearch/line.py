@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics, tree
-from gdjax.state_form import as_formed
-from gdjax.updates import add
+from gdjax import numerics, tree
+from gdjax.core import base, checks
+from gdjax.core.state_form import as_formed
+from gdjax.core.updates import add
 
 Array = jax.Array
 ValueFn = Callable[..., Any]  # value_fn(params, **extra_args) -> real scalar

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import meshes
-from gdjax.values import value as as_value
+from gdjax.core import meshes
+from gdjax.core.values import value as as_value
 
 
 @as_value

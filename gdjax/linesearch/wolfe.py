@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import meshes, tree
+from gdjax import tree
+from gdjax.core import meshes
 from gdjax.linesearch.interpolation import Trial, between
 from gdjax.linesearch.line import Array, Line
 

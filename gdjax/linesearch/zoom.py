@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import checks, numerics
-from gdjax.base import GradientTransformation, transform
+from gdjax import numerics
+from gdjax.core import checks
+from gdjax.core.base import GradientTransformation, transform
 from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
 from gdjax.linesearch.wolfe import Wolfe, search
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from gdjax.base import is_concrete
+from gdjax.core.base import is_concrete
 from gdjax.losses.parts import Array, ArrayLike, pair
 
 _REDUCTIONS = {"mean": jnp.mean, "sum": jnp.sum, "none": lambda x, axis: x}

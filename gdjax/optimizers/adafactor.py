@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import checks, meshes
-from gdjax.base import GradientTransformation, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper, leafwise
+from gdjax.combine.chain import chain
+from gdjax.core import checks, meshes
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array, abs_sq, alone, bounded_sq, largest_of, scaled, shrinking, sqrt, widest_real
-from gdjax.ordering import after
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 from gdjax.transforms.trust_ratio import scale_by_param_block_rms
+from gdjax.xla.write_order import after
 
 
 class FactoredState(NamedTuple):

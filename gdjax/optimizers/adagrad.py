@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from gdjax.base import GradientTransformation, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper, leafwise
+from gdjax.combine.chain import chain
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, divide, sqrt
-from gdjax.slots import Moment
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 

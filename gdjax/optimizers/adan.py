@@ -4,14 +4,14 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.base import GradientTransformation, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper, leafwise
+from gdjax.combine.chain import chain
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.numerics import Array, abs_sq, debias, divide, safe_increment, sqrt
-from gdjax.ordering import after, over
-from gdjax.slots import Moment, Shared, second_moment
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.xla.write_order import after, over
 
 
 class ScaleByAdanState(NamedTuple):

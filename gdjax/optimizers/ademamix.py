@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics
-from gdjax.base import GradientTransformation, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper, Leafwise, leafwise
+from gdjax import numerics
+from gdjax.combine.chain import chain
+from gdjax.core import base, checks
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift.leafwise import Hyper, Leafwise, leafwise
+from gdjax.lift.slots import Shared, second_moment
 from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
-from gdjax.slots import Shared, second_moment
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 

@@ -4,12 +4,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import domains, tree
-from gdjax.base import transform
-from gdjax.leafwise import Hyper, Reduced, leafwise
+from gdjax import tree
+from gdjax.core import domains
+from gdjax.core.base import transform
+from gdjax.lift.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.slots import Moment, Shared, initial_parameter
 from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, scalar, sqrt, squarable, widen
-from gdjax.ordering import summand
-from gdjax.slots import Moment, Shared, initial_parameter
+from gdjax.xla.write_order import summand
 
 # All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
 _wide = Moment(wide=True)

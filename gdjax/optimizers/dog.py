@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import domains, numerics, tree
-from gdjax.base import GradientTransformation, identity, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper, Reduced, leafwise
+from gdjax import numerics, tree
+from gdjax.combine.chain import chain
+from gdjax.core import domains
+from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.lift.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.numerics import Array
-from gdjax.slots import Shared, initial_parameter
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 from gdjax.tree.norms import finite_square

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from gdjax.base import GradientTransformation, identity, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper
+from gdjax.combine.chain import chain
+from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.lift.leafwise import Hyper
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.privacy import differentially_private_aggregate
 from gdjax.transforms.scaling import scale_by_learning_rate

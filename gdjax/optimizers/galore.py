@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, matrices, meshes, numerics
-from gdjax.base import GradientTransformation, MaskedNode, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper
+from gdjax import numerics
+from gdjax.combine.chain import chain
+from gdjax.core import base, checks, meshes
+from gdjax.core.base import GradientTransformation, MaskedNode, transform
+from gdjax.lift.leafwise import Hyper
+from gdjax.linalg import matrices
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.transforms.decay import add_decayed_weights

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from gdjax.base import GradientTransformation, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper
-from gdjax.masking import masked
+from gdjax.combine.chain import chain
+from gdjax.combine.masking import masked
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift.leafwise import Hyper
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.scaling import scale_by_learning_rate

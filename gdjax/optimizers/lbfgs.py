@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, meshes, numerics, secant, tree
-from gdjax.base import GradientTransformation, identity, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper
+from gdjax import numerics, tree
+from gdjax.combine.chain import chain
+from gdjax.core import base, checks, meshes
+from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.lift.leafwise import Hyper
+from gdjax.linalg import limited_memory
+from gdjax.linalg.limited_memory import Memory, Vector
 from gdjax.linesearch.line import fit
 from gdjax.linesearch.zoom import scale_by_zoom_linesearch
 from gdjax.numerics import Array
-from gdjax.secant import Memory, Vector
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 
 NEWTON_SEARCH = scale_by_zoom_linesearch(max_linesearch_steps=20, initial_guess_strategy="one")
@@ -90,16 +92,16 @@ def scale_by_lbfgs(
         rho = jnp.where((rho > 0) & jnp.isfinite(rho), rho, 0)  # a state of Optax's may have others
 
         def gamma(memory: Memory, g: Any) -> Any:
-            return secant.scaling(memory, g) if scale_init_precond else jnp.ones((), dtype)
+            return limited_memory.scaling(memory, g) if scale_init_precond else jnp.ones((), dtype)
 
         def step(
             memory: Memory, count: Array, old_p: Vector, old_g: Vector, p: Vector, g: Vector
         ) -> tuple[Vector, Memory]:
             s, y = memory.rounded(tree.sub(p, old_p), tree.sub(g, old_g))
             if curvature == "damp":
-                s, y = memory.rounded(s, secant.damped(memory, s, y, gamma(memory, old_g)))
-            memory = memory.pushed(s, y, jnp.where(count > 0, secant.weight(s, y), 0))
-            return secant.inverse_product(memory, g, gamma(memory, g)), memory
+                s, y = memory.rounded(s, limited_memory.damped(memory, s, y, gamma(memory, old_g)))
+            memory = memory.pushed(s, y, jnp.where(count > 0, limited_memory.weight(s, y), 0))
+            return limited_memory.inverse_product(memory, g, gamma(memory, g)), memory
 
         memory = Memory(S, Y, rho, (state.count - 2) % memory_size)
         u, memory = meshes.partitioned(step, (g, memory), memory, state.count, old_p, old_g, p, g)

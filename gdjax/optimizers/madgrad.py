@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.base import GradientTransformation, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper, leafwise
+from gdjax.combine.chain import chain
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import Moment, initial_parameter
 from gdjax.numerics import Array, abs_sq, divide
-from gdjax.slots import Moment, initial_parameter
 from gdjax.transforms.decay import add_decayed_weights
 
 

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics, tree
-from gdjax.base import GradientTransformation, transform
-from gdjax.leafwise import Hyper, Reduced, leafwise
+from gdjax import numerics, tree
+from gdjax.core import base, checks
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.numerics import Array
-from gdjax.ordering import summand
-from gdjax.slots import Shared, initial_parameter
+from gdjax.xla.write_order import summand
 
 
 class MechanicState(NamedTuple):

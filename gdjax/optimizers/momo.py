@@ -4,11 +4,12 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import checks, tree
-from gdjax.leafwise import Hyper, Reduced, leafwise
+from gdjax import tree
+from gdjax.core import checks
+from gdjax.lift.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, scalar, sqrt, squarable, widen
-from gdjax.ordering import summand
-from gdjax.slots import Moment, Shared, second_moment
+from gdjax.xla.write_order import summand
 
 _average = Moment()
 

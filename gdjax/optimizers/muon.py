@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, matrices, meshes, newton_schulz, numerics
-from gdjax.base import GradientTransformation, identity, transform
-from gdjax.combine import chain
-from gdjax.groups import grouped
-from gdjax.leafwise import Hyper, leafwise
+from gdjax import numerics
+from gdjax.combine.chain import chain
+from gdjax.combine.groups import grouped
+from gdjax.core import base, checks, meshes
+from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.linalg import matrices, newton_schulz
 from gdjax.numerics import Array, debias
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import add_decayed_weights
@@ -187,7 +189,7 @@ def muon(
       mu_dtype: the dtype of mu, the parameter's by default; of AdamW's too.
       nesterov: as above; False for m_t = mu_t / (1 - beta^t). For AdamW too.
       adaptive: multiply X by the inner product <m_t, X>, about the sum of m_t's singular values (the dual norm).
-      preconditioning: the norm that m_t is divided by, see `gdjax.newton_schulz.orthogonalize`: "frobenius",
+      preconditioning: the norm that m_t is divided by, see `gdjax.linalg.newton_schulz.orthogonalize`: "frobenius",
         "spectral", "schatten" or "aol".
       adam_b1, adam_b2, adam_eps_root, adam_weight_decay, adam_learning_rate: AdamW's; its rate is lr by default.
       muon_weight_dimension_numbers: a tree of `MuonDimensionNumbers`, a prefix of the parameters, or a function from

@@ -4,14 +4,14 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.base import GradientTransformation, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper, Reduced, leafwise
+from gdjax.combine.chain import chain
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.slots import Shared
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
-from gdjax.ordering import over
-from gdjax.slots import Shared
 from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.xla.write_order import over
 
 
 class ScaleByOptimisticGradientState(NamedTuple):

@@ -4,10 +4,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gdjax import checks, numerics
-from gdjax.base import transform
-from gdjax.combine import Chain
-from gdjax.leafwise import Hyper, Reduced, leafwise
+from gdjax import numerics
+from gdjax.combine.chain import Chain
+from gdjax.core import checks
+from gdjax.core.base import transform
+from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.numerics import Array
 from gdjax.optimizers.sgd import sgd
 from gdjax.tree.norms import finite_square

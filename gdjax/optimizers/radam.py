@@ -5,12 +5,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gdjax.base import GradientTransformation, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper, leafwise
+from gdjax.combine.chain import chain
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState, corrected_mean
-from gdjax.slots import second_moment
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.base import GradientTransformation, identity, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper, leafwise
+from gdjax.combine.chain import chain
+from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
-from gdjax.slots import Moment
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.scaling import scale_by_learning_rate
 

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, meshes, numerics, slots
-from gdjax.base import GradientTransformation, transform
-from gdjax.branches import as_before
+from gdjax import numerics
+from gdjax.combine.conditional import as_before
+from gdjax.core import base, checks, meshes
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.skipped import without_skipped
+from gdjax.core.updates import apply_updates
+from gdjax.lift import slots
 from gdjax.numerics import Array
-from gdjax.skipped import without_skipped
-from gdjax.updates import apply_updates
 
 LABEL = "gdjax.sam"
 

@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics, slots, tree
-from gdjax.base import GradientTransformation, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper, leafwise
+from gdjax import numerics, tree
+from gdjax.combine.chain import chain
+from gdjax.core import base, checks
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift import slots
+from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
 from gdjax.optimizers.rmsprop import scale_by_rms
 from gdjax.optimizers.sgd import sgd

@@ -4,10 +4,10 @@ from typing import Any
 
 import jax
 
-from gdjax import keys
-from gdjax.base import GradientTransformation, Params, identity, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper
+from gdjax.combine.chain import chain
+from gdjax.core import keys
+from gdjax.core.base import GradientTransformation, Params, identity, transform
+from gdjax.lift.leafwise import Hyper
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.noise import add_noise, escape_saddles
 from gdjax.transforms.scaling import scale_by_learning_rate

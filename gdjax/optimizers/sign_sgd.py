@@ -4,9 +4,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gdjax.base import GradientTransformation, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper, leafwise
+from gdjax.combine.chain import chain
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.scaling import scale_by_learning_rate

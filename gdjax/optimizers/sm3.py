@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import meshes
-from gdjax.base import GradientTransformation, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper, leafwise
+from gdjax.combine.chain import chain
+from gdjax.core import meshes
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array, abs_sq, divide, sqrt, widest_real
 from gdjax.transforms.scaling import scale_by_learning_rate
 

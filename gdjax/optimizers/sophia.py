@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, meshes, numerics, tree
-from gdjax.base import GradientTransformation, transform
-from gdjax.combine import chain
-from gdjax.leafwise import Hyper, leafwise
+from gdjax import numerics, tree
+from gdjax.combine.chain import chain
+from gdjax.core import base, checks, meshes
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.state_form import as_formed
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, debias, divide
-from gdjax.slots import second_moment
-from gdjax.state_form import as_formed
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate

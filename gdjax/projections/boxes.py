@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import checks, numerics
+from gdjax import numerics
+from gdjax.core import checks
 from gdjax.projections.parts import Array, radius
 
 

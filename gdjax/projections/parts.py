@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import checks, numerics
+from gdjax import numerics
+from gdjax.core import checks
 
 Array = jax.Array
 

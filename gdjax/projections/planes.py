@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import checks
 from gdjax import tree as trees
+from gdjax.core import checks
 from gdjax.projections.parts import Array, each, wide
 
 

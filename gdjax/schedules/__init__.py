@@ -9,8 +9,7 @@ traced. They are ints, or floats: 1e3 is 1000, 0.1 * 100 is 10, and a boundary o
 then counts the steps. Factories check what they can see: a wrong kind is a TypeError, a wrong value a ValueError.
 """
 
-from gdjax.base import Schedule
-from gdjax.inject import (
+from gdjax.combine.inject import (
     InjectHyperparamsState,
     InjectStatefulHyperparamsState,
     StatefulSchedule,
@@ -18,6 +17,7 @@ from gdjax.inject import (
     inject_hyperparams,
     inject_stateful_hyperparams,
 )
+from gdjax.core.base import Schedule
 from gdjax.schedules.cycles import cyclic_schedule, sgdr_schedule
 from gdjax.schedules.decay import (
     constant_schedule,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gdjax.checks import NUMBER
+from gdjax.core.checks import NUMBER
 
 
 def check_steps(factory: str, name: str, steps: Any, *, least: int = 0) -> int | float:

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from gdjax.base import Schedule
-from gdjax.checks import NUMBER
+from gdjax.core.base import Schedule
+from gdjax.core.checks import NUMBER
+from gdjax.core.values import Value, bind
+from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_choice, check_numbers, check_steps
 from gdjax.schedules.curves import of_count
 from gdjax.schedules.decay import exponential
 from gdjax.schedules.warmup import warmup_cosine_decay_schedule, warmup_decay
-from gdjax.values import Value, bind
-from gdjax.values import value as by_value
 
 
 def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gdjax.base import Schedule
-from gdjax.checks import NUMBER
+from gdjax.core.base import Schedule
+from gdjax.core.checks import NUMBER
+from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_numbers, check_steps
 from gdjax.schedules.curves import of_count
-from gdjax.values import value as by_value
 
 
 @by_value

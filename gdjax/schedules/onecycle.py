@@ -7,11 +7,11 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from gdjax.base import Schedule
+from gdjax.core.base import Schedule
+from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_numbers, check_steps
 from gdjax.schedules.curves import Inverse, of_count
-from gdjax.values import value as by_value
 
 
 @by_value

@@ -4,12 +4,12 @@ from typing import Any, Literal
 
 from jax.typing import ArrayLike
 
-from gdjax.base import Schedule
+from gdjax.core.base import Schedule
+from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_choice, check_numbers, check_steps
 from gdjax.schedules.curves import of_count
 from gdjax.schedules.decay import checked_decay
-from gdjax.values import value as by_value
 
 
 @by_value

@@ -1,9 +1,9 @@
 """The parts that are not optimizers: a list of Optax's `optax.transforms`, by those names."""
 
-from gdjax.base import MaskedNode, NonNegativeParamsState
-from gdjax.combine import chain, named_chain
-from gdjax.groups import PartitionState, partition, selective_transform
-from gdjax.masking import MaskedState, freeze, masked
+from gdjax.combine.chain import chain, named_chain
+from gdjax.combine.groups import PartitionState, partition, selective_transform
+from gdjax.combine.masking import MaskedState, freeze, masked
+from gdjax.core.base import MaskedNode, NonNegativeParamsState
 from gdjax.transforms.accumulation import MultiSteps, MultiStepsState
 from gdjax.transforms.averaging import EmaState, ema
 from gdjax.transforms.clipping import clip, clip_by_block_rms, clip_by_global_norm

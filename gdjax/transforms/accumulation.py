@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, meshes, numerics, tree
-from gdjax.base import GradientTransformation, MaskedNode, transform
-from gdjax.branches import as_before, on_gpu, or_zero
-from gdjax.closures import value_of
-from gdjax.combine import of_leaf_rules
-from gdjax.leafwise import leafwise
-from gdjax.ordering import after, bound_for, destination, written
-from gdjax.slots import Moment
+from gdjax import numerics, tree
+from gdjax.combine.chain import of_leaf_rules
+from gdjax.combine.conditional import as_before, on_gpu, or_zero
+from gdjax.core import base, checks, meshes
+from gdjax.core.base import GradientTransformation, MaskedNode, transform
+from gdjax.core.closures import value_of
+from gdjax.lift.leafwise import leafwise
+from gdjax.lift.slots import Moment
+from gdjax.xla.write_order import after, bound_for, destination, written
 
 Array = jax.Array
 LABEL = "gdjax.MultiSteps"

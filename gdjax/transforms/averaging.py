@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, meshes, numerics, slots
-from gdjax.base import GradientTransformation, transform
-from gdjax.branches import as_before
-from gdjax.leafwise import Hyper, leafwise
+from gdjax import numerics
+from gdjax.combine.conditional import as_before
+from gdjax.core import base, checks, meshes
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift import slots
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
-from gdjax.slots import Moment
 
 
 class EmaState(NamedTuple):

@@ -4,8 +4,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gdjax import matrices
-from gdjax.leafwise import leafwise
+from gdjax.lift.leafwise import leafwise
+from gdjax.linalg import matrices
 from gdjax.numerics import Array, alone
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from gdjax import tree
-from gdjax.base import EmptyState
-from gdjax.leafwise import Hyper, Reduced, leafwise
+from gdjax.core.base import EmptyState
+from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.numerics import Array, shrinking
-from gdjax.vector_norms import safe_root_mean_squares
+from gdjax.numerics.norms import safe_root_mean_squares
 
 NormalizeState = EmptyState  # Optax's name for it
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks
-from gdjax.base import GradientTransformation, transform
+from gdjax.core import base, checks
+from gdjax.core.base import GradientTransformation, transform
 
 
 class SplitRealAndImaginaryArrays(NamedTuple):

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks
-from gdjax.base import EmptyState, GradientTransformation, transform
-from gdjax.leafwise import leafwise
+from gdjax.core import base, checks
+from gdjax.core.base import EmptyState, GradientTransformation, transform
+from gdjax.lift.leafwise import leafwise
 from gdjax.numerics import Array, at_least_float32
 
 

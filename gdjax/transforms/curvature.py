@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import checks, keys, tree
-from gdjax.base import GradientTransformation, transform
+from gdjax import tree
+from gdjax.core import checks, keys
+from gdjax.core.base import GradientTransformation, transform
 from gdjax.numerics import Array
 
 

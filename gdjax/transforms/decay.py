@@ -2,9 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from gdjax.base import transform
-from gdjax.leafwise import Hyper, leafwise
-from gdjax.masking import masked
+from gdjax.combine.masking import masked
+from gdjax.core.base import transform
+from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
 
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax.leafwise import Hyper, leafwise
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import initial_parameter
+from gdjax.lift.slots import start as first_of
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq, widen, widest_real
-from gdjax.slots import initial_parameter
-from gdjax.slots import start as first_of
 
 
 class ScaleByDistanceOverGradientsState(NamedTuple):

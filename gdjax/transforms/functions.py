@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from gdjax import checks
-from gdjax.base import GradientTransformation, OptState, Params, Updates, init_empty_state, is_float0, transform
+from gdjax.core import checks
+from gdjax.core.base import GradientTransformation, OptState, Params, Updates, init_empty_state, is_float0, transform
 
 
 @transform

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, numerics
-from gdjax.base import GradientTransformation, transform
-from gdjax.branches import all_finite, apply_or, apply_where, companions, flag, none, zeros
-from gdjax.ordering import bound_for
+from gdjax import numerics
+from gdjax.combine.conditional import all_finite, apply_or, apply_where, companions, flag, none, zeros
+from gdjax.core import base, checks
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.xla.write_order import bound_for
 
 Array = jax.Array
 

@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, meshes
-from gdjax.base import GradientTransformation, transform
+from gdjax.core import base, checks, meshes
+from gdjax.core.base import GradientTransformation, transform
 
 
 def with_extra_args_support(tx: Any) -> Any:

@@ -2,9 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from gdjax.leafwise import Hyper, leafwise
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
-from gdjax.slots import Moment
 
 
 class TraceState(NamedTuple):

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import base, checks, tree
-from gdjax.base import EmptyState, GradientTransformation, transform
-from gdjax.branches import as_before
-from gdjax.leafwise import Hyper
-from gdjax.state_form import as_formed
+from gdjax import tree
+from gdjax.combine.conditional import as_before
+from gdjax.core import base, checks
+from gdjax.core.base import EmptyState, GradientTransformation, transform
+from gdjax.core.state_form import as_formed
+from gdjax.lift.leafwise import Hyper
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.functions import stateless
 

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, keys, meshes, numerics, tree
-from gdjax.base import GradientTransformation, transform
-from gdjax.leafwise import Hyper
+from gdjax import numerics, tree
+from gdjax.core import base, checks, keys, meshes
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.lift.leafwise import Hyper
 from gdjax.numerics import Array
 
 

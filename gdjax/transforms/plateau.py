@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import checks, numerics
-from gdjax.base import EmptyState, GradientTransformation, transform
+from gdjax import numerics
+from gdjax.core import checks
+from gdjax.core.base import EmptyState, GradientTransformation, transform
 from gdjax.numerics import Array
 from gdjax.transforms.scaling import scale
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, checks, keys, numerics, tree
-from gdjax.base import GradientTransformation, transform
+from gdjax import numerics, tree
+from gdjax.core import base, checks, keys
+from gdjax.core.base import GradientTransformation, transform
 from gdjax.numerics import Array
 
 

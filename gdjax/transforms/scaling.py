@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gdjax.leafwise import Hyper, leafwise
+from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
 
 

@@ -5,8 +5,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from gdjax import base, meshes, tree
-from gdjax.branches import all_finite
+from gdjax import tree
+from gdjax.combine.conditional import all_finite
+from gdjax.core import base, meshes
 from gdjax.numerics import Array
 
 

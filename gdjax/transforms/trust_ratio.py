@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from gdjax import tree
-from gdjax.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
 
 

@@ -5,10 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import matrices, numerics
-from gdjax.leafwise import Hyper, leafwise
+from gdjax import numerics
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.linalg import matrices
 from gdjax.numerics import Array
-from gdjax.vector_norms import safe_norm
+from gdjax.numerics.norms import safe_norm
 
 # The axes of the inputs, by the number of axes: a matrix (in, out), attention (in, heads, size), convolutions
 # (height, width, in, out) and (depth, height, width, in, out).

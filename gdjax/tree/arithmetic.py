@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import checks, numerics
+from gdjax import numerics
+from gdjax.core import checks
 
 Array = jax.Array
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.base import is_float0
+from gdjax.core.base import is_float0
 
 
 def cast(tree: Any, dtype: Any) -> Any:

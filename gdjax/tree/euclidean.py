@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import meshes
-from gdjax.base import is_float0
+from gdjax.core import meshes
+from gdjax.core.base import is_float0
 from gdjax.numerics import apart, real_dtype
+from gdjax.numerics.norms import SCALE, SMALL, precise, three_sums
 from gdjax.tree.sums import arrays, floating, floating_dtype, joined, pairwise_sum, sum_of_squares, wide
-from gdjax.vector_norms import SCALE, SMALL, precise, three_sums
 
 Array = jax.Array
 

@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import checks, numerics
-from gdjax.base import is_float0
+from gdjax import numerics
+from gdjax.core import checks
+from gdjax.core.base import is_float0
 from gdjax.tree.euclidean import global_norm
 from gdjax.tree.sums import arrays, floating, joined, sum_of_squares, total, wide
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.base import is_float0
+from gdjax.core.base import is_float0
 
 Array = jax.Array
 

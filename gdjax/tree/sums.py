@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.base import is_float0
-from gdjax.vector_norms import product
+from gdjax.core.base import is_float0
+from gdjax.numerics.norms import product
 
 Array = jax.Array
 

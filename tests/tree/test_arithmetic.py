@@ -8,7 +8,7 @@ import pytest
 
 import gdjax.tree_utils
 from gdjax import tree
-from gdjax.base import MaskedNode
+from gdjax.core.base import MaskedNode
 from gdjax.tree.arithmetic import scale_gradient
 from tests.support import relaxed
 from tests.trees import assert_close, numbers, precision, random_tree

@@ -12,7 +12,7 @@ import pytest
 
 import gdjax
 from gdjax import tree
-from gdjax.base import MaskedNode
+from gdjax.core.base import MaskedNode
 from gdjax.tree import euclidean
 from tests.support import relaxed
 from tests.trees import precision, random_tree

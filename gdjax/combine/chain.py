@@ -1,0 +1,194 @@
+"""Transforms applied one after the other."""
+
+import itertools
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gdjax.core import base, checks, misuse
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.values import is_ours
+from gdjax.lift.leafwise import Leafwise, fused
+from gdjax.xla.write_order import bound_for, destination
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Transforms in a row; `pack` and `unpack` are how their states are kept: as a tuple, or under names."""
+
+    label: str
+    parts: tuple[Any, ...]
+    pack: Callable[[list[Any]], Any] = tuple
+    unpack: Callable[[Any], list[Any]] = list
+
+    def labelled(self, label: str) -> "Chain":
+        """The parts of an optimizer report errors under its name; those of a plain chain under their own."""
+        if label in ("gdjax.chain", "gdjax.named_chain"):
+            return self
+        parts = [p if base.part_of(p) is None else base.part_of(p).labelled(label) for p in self.parts]
+        return Chain(label, tuple(parts), self.pack, self.unpack)
+
+    def init(self, params: Any) -> Any:
+        return self.pack([part.init(params) for part in self.parts])
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        steps = list(self.flatten(state))
+        new_states: list[Any] = []
+        while len(new_states) < len(steps):
+            run = _run(steps[len(new_states) :])
+            last = len(new_states) + len(run) == len(steps)
+            with bound_for(destination() if last else None):
+                part, old = run[0]
+                if isinstance(part, Leafwise):
+                    rules, olds = zip(*run, strict=True)
+                    updates, new = fused(rules, updates, olds, params, extra_args)
+                else:
+                    updates, *new = base.call_update(part, updates, old, params, extra_args)
+            new_states += new
+        return updates, self.unflatten(iter(new_states))
+
+    def flatten(self, state: Any) -> Iterator[tuple[Any, Any]]:
+        """The transforms with their states, those of chains inside this one in their place."""
+        states = self._states(state)
+        for tx, s in zip(self.parts, states, strict=True):
+            part = base.part_of(tx)
+            if isinstance(part, Chain):
+                yield from part.flatten(s)
+            else:
+                yield (tx if part is None else part), s
+
+    def unflatten(self, states: Iterator[Any]) -> Any:
+        nested = (base.part_of(tx) for tx in self.parts)
+        return self.pack([p.unflatten(states) if isinstance(p, Chain) else next(states) for p in nested])
+
+    def _states(self, state: Any) -> list[Any]:
+        if state is None:
+            raise ValueError(f"{self.label}: {checks.NO_STATE}")
+        named = isinstance(like := self.pack([None] * len(self.parts)), dict)
+        try:
+            # A list of a dict is its keys, of an array its rows.
+            if not named and (isinstance(state, Mapping) or hasattr(state, "shape")):
+                raise TypeError("expected a tuple")
+            states = self.unpack(state)
+        except (TypeError, KeyError) as e:
+            names = like if named else map(str, range(len(self.parts)))  # as Flax names the entries of a tuple
+            raise ValueError(
+                f"{self.label}: state is {type(state).__name__}, not what init made for {len(self.parts)} transforms "
+                f"({e}); {checks.whence(state, names)}"
+            ) from e
+        checks.entries(self.label, states, len(self.parts))
+        return states
+
+
+def of_leaf_rules(tx: Any) -> bool:
+    """Whether a transform is a leaf rule, or a chain of such alone: a pass over the leaves or a few."""
+    part = base.part_of(tx)
+    return all(map(of_leaf_rules, part.parts)) if isinstance(part, Chain) else isinstance(part, Leafwise)
+
+
+_IDENTITY = base.identity()
+
+
+def leaf_rules(tx: Any) -> Iterator[Leafwise | None]:
+    """The leaf rules of a transform, through chains; None for a part that does not show its own."""
+    part = base.part_of(tx)
+    if isinstance(part, Chain):
+        for inner in part.parts:
+            yield from leaf_rules(inner)
+    elif not (type(tx) is GradientTransformation and tx == _IDENTITY):
+        yield part if isinstance(part, Leafwise) else None
+
+
+def flips(rule: Leafwise) -> bool:
+    """Whether a rule says that it turns an ascent into a descent."""
+    return rule.hyper.get("flip_sign") is True
+
+
+def _warn_of_two_rates(label: str, parts: tuple[Any, ...]) -> None:
+    """Warns where two of the parts turn the sign and nothing else can: the chain ascends.
+
+    A part of someone else, a scale by a schedule, by a traced or by a negative number may turn it once more, and a
+    masked rate concerns some leaves only: with one of these nothing is said.
+    """
+    rules = [list(leaf_rules(tx)) for tx in parts]
+    turns = [i for i, of_part in enumerate(rules) if sum(rule is not None and flips(rule) for rule in of_part) == 1]
+    if len(turns) < 2 or len(turns) % 2 or not all(map(_sign_is_known, itertools.chain(*rules))):
+        return
+    shown = ", ".join(f"argument {i} ({base.part_of(parts[i]).label.removeprefix('gdjax.')})" for i in turns)
+    warnings.warn(
+        f"{label}: {len(turns)} learning rates, of {shown}, each multiply by -1: the updates go up the gradient; "
+        "keep one of them, and multiply by further rates with scale",
+        stacklevel=4,  # the call of `chain`
+    )
+
+
+def _sign_is_known(rule: Leafwise | None) -> bool:
+    if rule is None or not is_ours(rule.rule) or flips(rule) and type(rule) is not Leafwise:
+        return False
+    steps = [rule.hyper[name] for name in ("step_size", "step_size_fn") if name in rule.hyper]
+    return all(isinstance(step, int | float) and step >= 0 for step in steps)
+
+
+def _run(steps: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """The steps from the first on that one pass over the leaves can do: a reduction or a foreign transform ends it."""
+    n = 1
+    if isinstance(steps[0][0], Leafwise):
+        while n < len(steps) and isinstance(steps[n][0], Leafwise) and not steps[n][0].reduce:
+            n += 1
+    return steps[:n]
+
+
+@transform
+def chain(*transforms: Any) -> Any:
+    """Applies transforms one after the other: the updates of each go into the next.
+
+    Neighbouring leaf rules, through nested chains too, run as one function per leaf, and 16-bit numbers stay float32
+    from the first of them to the last.
+
+    Args:
+      *transforms: anything with `init` and `update`. A chain of none returns the updates as they are.
+
+    Returns:
+      A transform whose state is the plain tuple of the states.
+
+    Two learning rates in one chain, as in `chain(adam(1e-3), sgd(0.1))`, are a warning: each multiplies by -1.
+
+    Raises:
+      TypeError: an argument is not a transform; the message gives its index.
+    """
+    parts = tuple(base.check_transform("gdjax.chain", i, tx) for i, tx in enumerate(transforms))
+    _warn_of_two_rates("gdjax.chain", parts)
+    return Chain("gdjax.chain", parts)
+
+
+@transform
+def named_chain(*transforms: tuple[str, GradientTransformation]) -> Any:
+    """`chain` of `(name, transform)` pairs; its state is a dict from name to state.
+
+    Checkpoints of a named chain survive the insertion of a transform, which those of a tuple do not.
+
+    Raises:
+      ValueError: a name occurs twice.
+      TypeError: an argument is not a pair of a name and a transform.
+    """
+    label = "gdjax.named_chain"
+    for i, pair in enumerate(transforms):
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+            several = not misuse.is_transform(pair) and isinstance(pair, tuple | list | Mapping)
+            unpack = f"*transforms{'.items()' if isinstance(pair, Mapping) else ''}"
+            hint = f"; of several pairs make arguments: named_chain({unpack})" if several else ""
+            raise TypeError(f"{label}: argument {i} is {pair!r}, not a (name, transform) pair{hint}")
+    names = [name for name, _ in transforms]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{label}: names {repeated} occur more than once")
+    parts = tuple(base.check_transform(label, i, tx) for i, (_, tx) in enumerate(transforms))
+    _warn_of_two_rates(label, parts)
+    return Chain(
+        label,
+        parts,
+        lambda states: OrderedDict(zip(names, states, strict=True)),
+        lambda state: [state[name] for name in names],
+    )

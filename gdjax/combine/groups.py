@@ -1,0 +1,122 @@
+"""Groups of leaves, each with a transform of its own; chosen by a tree of labels, by a function or by path."""
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from gdjax.combine.masking import MaskedState, check_prefix, hide, is_whole, mask_of, masked_update
+from gdjax.combine.paths import paths_of
+from gdjax.core import base, checks
+from gdjax.core.base import GradientTransformation, set_to_zero, transform
+
+
+class PartitionState(NamedTuple):
+    """State of `partition`."""
+
+    inner_states: Mapping[Hashable, Any]  # label -> MaskedState
+
+
+MultiTransformState = PartitionState
+
+
+@transform
+def partition(
+    transforms: Mapping[Any, Any], param_labels: Any, *, mask_compatible_extra_args: bool = False
+) -> GradientTransformation:
+    """Applies to each group of leaves its own transform.
+
+    A transform sees the leaves of its own group only: the norm that `clip_by_global_norm` takes inside a group is that
+    group's. Leaves whose transform is `set_to_zero()` are frozen and keep no state.
+
+    Args:
+      transforms: from label to transform.
+      param_labels: a tree of labels shaped like the parameters or a prefix of it, or a function from the parameters to
+        one, such as `label_by_path({...})`.
+      mask_compatible_extra_args: also split the extra arguments whose tree has the structure of the updates.
+
+    Raises:
+      ValueError: leaves have a label without a transform; the message lists them. The labels are not a prefix.
+      TypeError: the labels are None, or the function returned None.
+
+    Warns:
+      UserWarning: (in init) a group has no leaves, and the labels are a tree.
+    """
+    return grouped("gdjax.partition", transforms, param_labels, mask_compatible_extra_args)
+
+
+@transform
+def grouped(
+    label: str, transforms: Mapping[Any, Any], param_labels: Any, mask_compatible_extra_args: bool = False
+) -> GradientTransformation:
+    """`partition`, whose errors begin with `label`; of groups without leaves only `partition` itself warns."""
+    for key, tx in transforms.items():
+        base.check_transform(label, repr(key), tx)
+
+    def check(labels: Any) -> None:
+        known = lambda name: isinstance(name, Hashable) and name in transforms  # noqa: E731
+        unknown = [f"{path}: {name!r}" for path, name in paths_of(labels) if not known(name)]
+        if unknown:
+            raise ValueError(f"{label}: no transform for {', '.join(unknown)}; there are {list(transforms)}")
+
+    fixed = not checks.is_function(param_labels)
+    if fixed:
+        if param_labels is None:
+            raise TypeError(f"{label}: param_labels is None, not a tree of labels or a function that returns one")
+        check(param_labels)
+    keep = _keeper(transforms)
+
+    def masks(tree: Any) -> Mapping[Hashable, Any]:
+        labels = param_labels if fixed else param_labels(tree)
+        checks.returned(label, "the labels' function", labels)
+        check_prefix(label, "labels", labels, tree)
+        check(labels)
+        return {key: jax.tree.map(lambda name, key=key: name == key, labels) for key in transforms}
+
+    def init(params: Any) -> PartitionState:
+        seen = masks(params)
+        empty = [key for key, mine in seen.items() if not any(jax.tree.leaves(mine))]
+        # A function may serve many models, of which some lack a group: Levanter has such tables.
+        if label == "gdjax.partition" and fixed and empty and is_whole(params):
+            used = [key for key in seen if key not in empty]
+            warnings.warn(
+                f"{label}: no leaf has the label {', '.join(map(repr, empty))}; used are {used}", stacklevel=2
+            )
+        return PartitionState(keep((k, MaskedState(tx.init(hide(seen[k], params)))) for k, tx in transforms.items()))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        checks.state(label, state, PartitionState)
+        seen, states = masks(updates), {}
+        for key, tx in transforms.items():
+            old = state.inner_states[key]
+            updates, states[key] = masked_update(
+                label, tx, seen[key], updates, old, params, extra_args, mask_compatible_extra_args
+            )
+        return updates, PartitionState(keep(states.items()))
+
+    return GradientTransformation(init, update)
+
+
+multi_transform = partition
+
+
+@transform
+def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Any:
+    """Applies `optimizer` where the mask is False; where it is True the update is zero and no state is kept."""
+
+    def labels(params: Any) -> Any:
+        seen = mask_of("gdjax.selective_transform", freeze_mask, params)
+        return jax.tree.map(lambda m: "freeze" if m else "train", seen)
+
+    return grouped("gdjax.selective_transform", {"train": optimizer, "freeze": set_to_zero()}, labels)
+
+
+def _keeper(labels: Iterable[Any]) -> Any:
+    """A dict; an OrderedDict for labels that do not compare, which JAX cannot sort as it does the keys of a dict."""
+    try:
+        sorted(labels)
+    except TypeError:
+        return OrderedDict
+    return dict

@@ -1,0 +1,182 @@
+"""Hyperparameters that live in the state."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax import numerics
+from gdjax.core import base, checks, domains, misuse
+from gdjax.core.base import GradientTransformation
+from gdjax.core.values import Call, Value, bind, is_ours
+
+Array = jax.Array
+
+
+class InjectHyperparamsState(NamedTuple):
+    """The state that Optax kept before 0.1.9, for checkpoints and annotations; nothing here returns it."""
+
+    count: Array  # () int32
+    hyperparams: dict[str, Array]
+    inner_state: Any
+
+
+class InjectStatefulHyperparamsState(NamedTuple):
+    """State of a transform with injected hyperparameters."""
+
+    count: Array  # () int32, updates made so far
+    hyperparams: dict[str, Array]  # name -> scalar; assign to an entry to change it
+    hyperparams_states: dict[str, Any]  # name -> state of its schedule
+    inner_state: Any
+
+
+@runtime_checkable
+class StatefulSchedule(Protocol):
+    """A schedule with a state of its own. It also gets the extra arguments of the optimizer's update, such as the loss.
+
+    An update of the optimizer calls it with the state it has, for the value, and then `update` for the next state.
+    """
+
+    def init(self) -> Any: ...
+
+    def update(self, state: Any, **extra_args: Any) -> Any: ...
+
+    def __call__(self, state: Any, **extra_args: Any) -> Any: ...
+
+
+class WrappedScheduleState(NamedTuple):
+    """State of a schedule that depends on the count alone."""
+
+    count: Array  # () int32
+
+
+class WrappedSchedule:
+    """A schedule of the count as a `StatefulSchedule`."""
+
+    def __init__(self, schedule_fn: base.Schedule):
+        self.schedule_fn = schedule_fn
+
+    def init(self) -> WrappedScheduleState:
+        return WrappedScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(self, state: WrappedScheduleState, **extra_args: Any) -> WrappedScheduleState:
+        return WrappedScheduleState(numerics.safe_increment(state.count))
+
+    def __call__(self, state: WrappedScheduleState, **extra_args: Any) -> Any:
+        return self.schedule_fn(state.count)
+
+
+def inject_hyperparams(
+    inner_factory: Callable[..., Any], static_args: str | Iterable[str] = (), hyperparam_dtype: Any = None
+) -> Callable[..., GradientTransformation]:
+    """Keeps the numeric hyperparameters of `inner_factory` in the state, where they can be read and changed.
+
+    `tx = inject_hyperparams(adamw)(1e-3)` takes the arguments of `adamw`. `state.hyperparams` is a dict: assigning
+    `state.hyperparams["learning_rate"] = 1e-4` between two updates changes the rate without recompiling. Schedules may
+    stand for any number; what they gave last is in the dict, and assigning to it has no effect.
+
+    Transforms of this library take schedules and traced scalars as they are; this is for changing numbers from outside
+    and for transforms of others.
+
+    Args:
+      inner_factory: returns a transform when called with hyperparameters.
+      static_args: names of arguments to leave alone: numbers that shape the program, functions that are no schedules.
+        What a factory of this library declares as `int`, and its masks, dtypes and functions, are left alone anyway.
+      hyperparam_dtype: the dtype of the floating ones; by default the widest of the parameters'. It is float32 at
+        least: in bfloat16, where Optax would put them, b2 = 0.999 is 1.
+
+    Returns:
+      A factory with the arguments of `inner_factory`.
+
+    Raises:
+      ValueError: `static_args` names no argument of `inner_factory`.
+    """
+    if not callable(inner_factory):
+        hint = "; pass the factory, not what it returned: inject_hyperparams(adam)(1e-3)"
+        hint = hint if misuse.is_transform(inner_factory) else ""
+        raise TypeError(f"gdjax.inject_hyperparams: inner_factory must be a function, got {inner_factory!r}{hint}")
+    static = {static_args} if isinstance(static_args, str) else set(static_args)
+    signature = inspect.signature(inner_factory)
+    if not static <= set(signature.parameters):
+        unknown = sorted(static - set(signature.parameters))
+        raise ValueError(f"gdjax.inject_hyperparams: static_args {unknown} are not among {list(signature.parameters)}")
+    ours = is_ours(inner_factory)  # another's may have domains of its own
+    fixed = lambda name, p: p.annotation is int or domains.is_no_number(inner_factory.__name__, name)  # noqa: E731
+    shaping = {name for name, p in signature.parameters.items() if ours and fixed(name, p)}
+    dtype = None if hyperparam_dtype is None else numerics.at_least_float32(hyperparam_dtype)
+
+    name = getattr(inner_factory, "__name__", repr(inner_factory))
+    label = f"gdjax.{name}" if ours else name
+
+    def build(*args: Any, **kwargs: Any) -> GradientTransformation:
+        call = Call(factory, misuse.bound_arguments(label, signature, args, kwargs))
+        if ours:
+            domains.check(label, call.arguments, {k: p.default for k, p in signature.parameters.items()})
+        return base.made_by(call, _Injected(inner_factory, call.arguments, static | shaping, dtype))
+
+    own_call = bind(inject_hyperparams, (inner_factory, tuple(sorted(static)), hyperparam_dtype), {})
+    factory = Value(own_call, None, build)
+    factory.__signature__ = signature  # type: ignore[attr-defined]
+    return factory
+
+
+inject_stateful_hyperparams = inject_hyperparams  # Optax's older name
+
+
+class _Injected:
+    def __init__(self, inner_factory: Any, arguments: Mapping[str, Any], static: set[str], dtype: Any):
+        self.inner_factory, self.dtype = inner_factory, dtype
+        self.schedules, self.numbers, self.rest = {}, {}, {}
+        for name, x in arguments.items():
+            if name in static or isinstance(x, bool | str | type) or x is None:
+                self.rest[name] = x
+            elif callable(x):
+                self.schedules[name] = x if isinstance(x, StatefulSchedule) else WrappedSchedule(x)
+            elif isinstance(x, int | float | complex | np.number | np.ndarray | jax.Array):
+                self.numbers[name] = x
+            else:
+                self.rest[name] = x
+
+    def init(self, params: Any) -> InjectStatefulHyperparamsState:
+        checks.leaves("gdjax.inject_hyperparams", "params", params)
+        states = {k: f.init() for k, f in self.schedules.items()}
+        dtype = self._dtype(params)
+        hyper = {k: _scalar(x, dtype) for k, x in self.numbers.items()}
+        hyper |= {k: _scalar(_scheduled(k, f(states[k])), dtype) for k, f in self.schedules.items()}
+        inner_state = self._inner(hyper).init(params)
+        return InjectStatefulHyperparamsState(jnp.zeros((), jnp.int32), hyper, states, inner_state)
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        checks.state("gdjax.inject_hyperparams", state, InjectStatefulHyperparamsState)
+        old = state.hyperparams_states
+        dtype = self._dtype(updates if params is None else params)
+        hyper = {k: _scalar(x, dtype) for k, x in state.hyperparams.items()}
+        hyper |= {k: _scalar(_scheduled(k, f(old[k], **extra_args)), dtype) for k, f in self.schedules.items()}
+        states = {k: f.update(old[k], **extra_args) for k, f in self.schedules.items()}
+        updates, inner_state = base.call_update(self._inner(hyper), updates, state.inner_state, params, extra_args)
+        count = numerics.safe_increment(state.count)
+        return updates, InjectStatefulHyperparamsState(count, hyper, states, inner_state)
+
+    def _inner(self, hyper: Mapping[str, Array]) -> Any:
+        # Optax keeps numbers in its state that are left alone here.
+        return self.inner_factory(**{**hyper, **self.rest})
+
+    def _dtype(self, tree: Any) -> Any:
+        if self.dtype is not None:
+            return self.dtype
+        floats = [d for d in map(jnp.result_type, jax.tree.leaves(tree)) if jnp.issubdtype(d, jnp.inexact)]
+        reals = [numerics.real_dtype(numerics.at_least_float32(d)) for d in floats]
+        return max(reals, key=lambda d: d.itemsize, default=jnp.dtype("float32"))
+
+
+_scheduled = functools.partial(checks.scheduled, "gdjax.inject_hyperparams")
+
+
+def _scalar(x: Any, dtype: Any) -> Array:
+    """A strongly typed scalar: a floating one in `dtype`."""
+    x = jnp.asarray(x)
+    return jax.lax.convert_element_type(x, dtype if jnp.issubdtype(x.dtype, jnp.inexact) else x.dtype)

@@ -1,0 +1,162 @@
+"""A transform for some of the leaves, chosen by a tree, by a function or by path; frozen parameters."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import jax
+
+from gdjax.combine.paths import path_of, paths_of
+from gdjax.core import base, checks
+from gdjax.core.base import GradientTransformation, MaskedNode, set_to_zero, transform
+from gdjax.core.skipped import is_skipped
+from gdjax.lift.leafwise import Leafwise
+
+MaskOrFn = Any  # a tree of booleans, a prefix of the parameters, or a function from the parameters to one
+
+
+class MaskedState(NamedTuple):
+    """State of `masked`: that of the inner transform, with `MaskedNode` for every leaf it does not see."""
+
+    inner_state: Any
+
+
+@transform
+def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -> Any:
+    """Applies `inner` where the mask is True and passes the other updates through as they are.
+
+    What passes through is still applied to the parameters: to hold them fixed use `freeze` or `partition`.
+
+    Args:
+      inner: the transform.
+      mask: a tree of booleans shaped like the parameters or a prefix of it, or a function from the parameters to one,
+        such as `mask_by_path(...)`. `init` calls the function with the parameters, `update` with the updates. The
+        leaves that `inner` does not see keep no state.
+      mask_compatible_extra_args: also mask the extra arguments whose tree has the structure of the updates.
+
+    Raises:
+      ValueError: the mask is not a prefix of the tree.
+      TypeError: the mask has leaves that are not booleans, traced ones for instance, or the function returned None.
+
+    Warns:
+      UserWarning: (in init) the mask is False everywhere.
+    """
+    label = "gdjax.masked"
+    part = base.part_of(base.check_transform(label, 0, inner))
+    if isinstance(part, Leafwise) and not (part.slots or part.reduce or isinstance(part, MaskedLeafwise)):
+        return MaskedLeafwise(**{f.name: getattr(part, f.name) for f in fields(part)}, mask=mask)
+
+    def init(params: Any) -> MaskedState:
+        seen = mask_of(label, mask, params)
+        if inner != set_to_zero():  # nothing need be frozen
+            _warn_of_false(label, seen, params)
+        return MaskedState(inner.init(hide(seen, params)))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        checks.state(label, state, MaskedState)
+        seen = mask_of(label, mask, updates)
+        return masked_update(label, inner, seen, updates, state, params, extra_args, mask_compatible_extra_args)
+
+    return GradientTransformation(init, update)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedLeafwise(Leafwise):
+    """A rule without slots under a mask: a leaf rule still, which a chain runs in one pass with its neighbours."""
+
+    mask: Any = None
+
+    def init(self, params: Any) -> Any:
+        _warn_of_false(self.label, mask_of(self.label, self.mask, params), params)
+        return super().init(params)
+
+    def sees(self, updates: Any) -> Sequence[bool]:
+        seen = mask_of(self.label, self.mask, updates)
+        flags: list[bool] = []
+
+        def spread(m: Any, part: Any) -> None:
+            flags.extend([m is True] * len(jax.tree.leaves(part, is_leaf=is_skipped)))
+
+        jax.tree.map(spread, seen, updates, is_leaf=is_skipped)
+        return flags
+
+    def split(self, state: Any) -> Any:
+        checks.state(self.label, state, MaskedState)
+        return super().split(state.inner_state)
+
+    def join(self, *parts: Any) -> MaskedState:
+        return MaskedState(super().join(*parts))
+
+
+@transform
+def freeze(mask: Any) -> Any:
+    """Zeroes the updates where the mask is True and passes the others through: `masked(set_to_zero(), mask)`.
+
+    Put last in a chain, it holds parameters fixed. The transforms before it still keep state for them; to keep none use
+    `selective_transform` or `partition`.
+    """
+    return masked(set_to_zero(), mask)
+
+
+def _warn_of_false(label: str, seen: Any, params: Any) -> None:
+    if label == "gdjax.masked" and not any(jax.tree.leaves(seen)) and is_whole(params):
+        warnings.warn(f"{label}: the mask is False everywhere, so that the transform does nothing", stacklevel=2)
+
+
+def is_whole(params: Any) -> bool:
+    """Whether a tree has leaves, and no mask around hides some."""
+    leaves = jax.tree.leaves(params, is_leaf=is_skipped)
+    return not all(map(is_skipped, leaves)) and not any(x is not None and is_skipped(x) for x in leaves)
+
+
+def mask_of(label: str, mask: Any, tree: Any) -> Any:
+    seen = mask(tree) if checks.is_function(mask) else mask
+    checks.returned(label, "the mask's function", seen)
+    checks.mask(label, "mask", seen)
+    check_prefix(label, "mask", seen, tree)
+    return jax.tree.map(bool, seen)
+
+
+def check_prefix(label: str, name: str, prefix: Any, tree: Any) -> None:
+    try:
+        if jax.tree_util.tree_structure(tree).num_leaves:
+            jax.tree.map(lambda *_: None, prefix, tree)
+    except ValueError as e:
+        theirs, ours = {p for p, _ in paths_of(prefix)}, {p for p, _ in paths_of(tree)}
+        only = [p for p in sorted(theirs) if not any(q == p or q.startswith(f"{p}/") for q in ours)]
+        lacks = [q for q in sorted(ours) if not any(q == p or q.startswith(f"{p}/") for p in theirs)]
+        flat = jax.tree_util.tree_flatten_with_path(prefix, is_leaf=lambda x: x is None)[0]
+        nones = [path_of(path) for path, x in flat if x is None and path_of(path) in lacks]
+        raise ValueError(
+            f"{label}: the {name} is not a prefix of the tree: only the {name} has {only}, only the tree has {lacks}"
+            + (f"; None at {nones} is no entry" if nones else "")
+        ) from e
+
+
+def hide(seen: Any, tree: Any) -> Any:
+    if not jax.tree.leaves(tree):
+        return tree  # nothing to hide; it may stand for the whole tree of parameters, see `gdjax.tree.map_params`
+    return jax.tree.map(lambda m, sub: sub if m else MaskedNode(), seen, tree)
+
+
+def masked_update(
+    label: str,
+    inner: Any,
+    seen: Any,
+    updates: Any,
+    state: Any,
+    params: Any,
+    extra_args: dict[str, Any],
+    mask_extra: bool,
+) -> tuple[Any, MaskedState]:
+    if mask_extra:
+        like = jax.tree.structure(updates)
+        extra_args = {k: hide(seen, x) if jax.tree.structure(x) == like else x for k, x in extra_args.items()}
+    try:
+        theirs = None if params is None else hide(seen, params)
+    except ValueError:
+        checks.flatten_like(label, ("updates", "params"), jax.tree.structure(updates), updates, params)
+        raise
+    new, inner_state = base.call_update(inner, hide(seen, updates), state.inner_state, theirs, extra_args)
+    return jax.tree.map(lambda m, n, old: n if m else old, seen, new, updates), MaskedState(inner_state)

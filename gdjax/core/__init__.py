@@ -1,0 +1,1 @@
+"""The contract, its values and its errors: what every transform is."""

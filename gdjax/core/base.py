@@ -1,0 +1,248 @@
+"""The contract: what a gradient transformation is, and how a factory's result becomes one that is a value."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from gdjax.core import domains, misuse
+from gdjax.core.closures import function_of, value_of
+from gdjax.core.skipped import without_skipped
+from gdjax.core.state_form import as_formed
+from gdjax.core.values import Call, Value, bind, is_ours
+
+Params = Any  # a pytree of arrays
+Updates = Any  # a pytree like the parameters
+OptState = Any  # a pytree that only its transform reads
+Schedule = Callable[[Any], Any]  # int32 count of updates made so far -> scalar
+ScalarOrSchedule = Any  # a Python number, a scalar array (traced too) or a Schedule
+
+P = ParamSpec("P")
+
+
+class TransformUpdateFn(Protocol):
+    """`update(updates, state, params=None, **extra_args) -> (updates, state)`."""
+
+    def __call__(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]: ...
+
+
+class TransformInitFn(Protocol):
+    """`init(params) -> state`."""
+
+    def __call__(self, params: Params) -> OptState: ...
+
+
+class _Pair(NamedTuple):  # apart: the body of a NamedTuple cannot define `__class__`
+    init: TransformInitFn
+    update: TransformUpdateFn
+
+
+class GradientTransformation(_Pair):
+    """A pair of pure functions, `init(params) -> state` and `update(updates, state, params, **extra_args)`.
+
+    `update` turns gradients (or the updates of the transform before it) into updates, to be *added* to the parameters
+    by `apply_updates`, and returns them with the new state, which has the structure, shapes and dtypes of the old one.
+    Every update accepts extra keyword arguments it has no use for.
+
+    In a program that has imported Optax it is an instance of `optax.GradientTransformationExtraArgs` too.
+    """
+
+    __slots__ = ()
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        # Other libraries ask isinstance(tx, optax.GradientTransformation), and Optax's wrappers drop the extra
+        # arguments of what is none. Whoever asks has imported Optax; this need not.
+        theirs = getattr(sys.modules.get("optax"), "GradientTransformationExtraArgs", None)
+        return theirs if isinstance(theirs, type) else type(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickle's default asks that `__class__` be the type, and takes no functions that are made when called.
+        return _restored, (type(self), *map(value_of, self)), getattr(self, "__dict__", None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Pair) and tuple(map(value_of, self)) == tuple(map(value_of, other))
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(value_of, self)))
+
+    def __repr__(self) -> str:
+        update = value_of(self.update)
+        return repr(update.call) if isinstance(update, Value) else f"GradientTransformation{tuple(self)}"
+
+
+GradientTransformationExtraArgs = GradientTransformation
+
+
+def _restored(cls: Any, *parts: Any) -> Any:
+    """The pair again; by `_make`, which suits a subclass with a `__new__` of its own."""
+    return cls._make(function_of(f) if isinstance(f, Value) else f for f in parts)
+
+
+class EmptyState(NamedTuple):
+    """The state of a transform that keeps none."""
+
+
+# Optax's names for that state in the transforms that keep none, and for the type of an update.
+AddDecayedWeightsState = AdaptiveGradClipState = ClipByGlobalNormState = ClipState = EmptyState
+NonNegativeParamsState = ScaleByTrustRatioState = ScaleState = EmptyState
+TransformUpdateExtraArgsFn = TransformUpdateFn
+
+
+def init_empty_state(params: Params) -> EmptyState:
+    """The `init` of a transform that keeps no state."""
+    return EmptyState()
+
+
+class MaskedNode(NamedTuple):
+    """Stands in a tree for a leaf that a mask hides; it has no leaves itself."""
+
+
+class Init(Value):
+    """The `init` of a transform."""
+
+    def __call__(self, params: Params) -> OptState:
+        return self.fn(params)
+
+
+class Update(Value):
+    """The `update` of a transform. Called with concrete arrays it is one compiled call, not one dispatch per leaf."""
+
+    def __init__(self, call: Call, part: str, fn: Callable[..., Any], calls: tuple[Call, ...]):
+        super().__init__(call, part, fn)
+        self.calls = calls  # that made it, the outermost first: freeze(...), masked(...)
+
+    def __call__(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
+        args = updates, state, params, extra_args
+        concrete = is_concrete(args)
+        if not concrete and (fit := without_skipped(updates, params)) is not params:
+            args = updates, state, fit, extra_args  # `params` was a whole model, perhaps, with functions in it
+            concrete = is_concrete(args)
+        if concrete and not self.call.traced:
+            try:
+                return _compiled(self, *args)
+            except (
+                jax.errors.ConcretizationTypeError,  # a part written by someone else branches on values
+                jax.errors.TracerArrayConversionError,
+                jax.errors.TracerIntegerConversionError,
+            ):
+                pass
+        return _applied(self, *args)
+
+
+def _applied(update: Update, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
+    updates, new = update.fn(updates, state, without_skipped(updates, params), **extra_args)
+    return updates, as_formed(new, state)
+
+
+_compiled = jax.jit(_applied, static_argnums=0)
+
+
+def _concrete(x: Any) -> bool:
+    if isinstance(x, jax.Array):
+        return not isinstance(x, Tracer)
+    return isinstance(x, np.ndarray | np.number | float | int | complex) and not is_float0(x)
+
+
+def is_float0(x: Any) -> bool:
+    """Whether `x` is the gradient of an integer: JAX's type for "there is none"."""
+    return getattr(x, "dtype", None) == jax.dtypes.float0
+
+
+def is_concrete(tree: Any) -> bool:
+    """Whether every leaf is a number or an array with a value, which a compiled function can be called with."""
+    return all(map(_concrete, jax.tree.leaves(tree)))
+
+
+def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
+    """Makes what `factory` returns, anything with `init` and `update`, a `GradientTransformation` that is a value.
+
+    Transforms built by equal calls are equal; they hash, pickle and print by the call. The factory's hyperparameters
+    are checked by their names, see `gdjax.core.domains`.
+    """
+
+    @functools.wraps(factory)
+    def make(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
+        call = checked_call(make, args, kwargs)
+        return made_by(call, factory(*call.args, **call.kwargs))
+
+    return make
+
+
+def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    call = bind(factory, args, kwargs)
+    if label_of(call).startswith("gdjax."):
+        optional = {name: p.default for name, p in inspect.signature(factory).parameters.items()}
+        domains.check(label_of(call), call.arguments, optional)
+    return call
+
+
+def made_by(call: Call, made: Any) -> GradientTransformation:
+    """`made` as the value of `call`; a part that reports errors takes the call's name."""
+    part = part_of(made)
+    if part is not None:
+        made = part.labelled(label_of(call))
+    parts = value_of(made.init), value_of(made.update)
+    inner = parts[1].calls if isinstance(parts[1], Update) else ()
+    init, update = (f.fn if isinstance(f, Value) else f for f in parts)
+    both = Init(call, "init", init), Update(call, "update", update, (call, *inner))
+    return GradientTransformation(*map(function_of, both))
+
+
+def part_of(tx: Any) -> Any:
+    """The leaf rule or chain behind `tx`, which a chain can take apart; None for any other transform."""
+    owner = getattr(getattr(value_of(tx.update), "fn", None), "__self__", tx)
+    return owner if hasattr(owner, "labelled") else None
+
+
+def label_of(call: Call) -> str:
+    """The name under which a transform reports errors."""
+    return f"gdjax.{call.name}" if is_ours(call.factory) else call.name
+
+
+def takes_extra_args(tx: Any) -> bool:
+    """Whether `tx.update` accepts extra keyword arguments, as every transform of this library does."""
+    if isinstance(value_of(tx.update), Update):
+        return True
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(tx.update).parameters.values())
+
+
+def call_update(tx: Any, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
+    """`tx.update`, for anything with an `update`; the extra arguments are kept from one that does not take them."""
+    return tx.update(updates, state, params, **(extra_args if takes_extra_args(tx) else {}))
+
+
+def check_transform(label: str, index: Any, tx: Any) -> Any:
+    if (problem := misuse.no_transform(tx)) is not None:
+        raise TypeError(f"{label}: argument {index} is {tx!r}, {problem}")
+    return tx
+
+
+@transform
+def identity() -> GradientTransformation:
+    """Returns the updates as they are, whatever the tree holds."""
+
+    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+        return updates, state
+
+    return GradientTransformation(init_empty_state, update)
+
+
+@transform
+def set_to_zero() -> GradientTransformation:
+    """Replaces every update by zeros. See `freeze`, which does so for some of the parameters."""
+
+    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+        return jax.tree.map(lambda g: g if is_float0(g) else jnp.zeros_like(g), updates), state
+
+    return GradientTransformation(init_empty_state, update)

@@ -1,0 +1,230 @@
+"""Errors: raised once, at construction or while tracing, naming the transform, the leaf and both sides.
+
+Nothing here looks at a traced value or adds an operation to a compiled step.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from gdjax.core.skipped import is_skipped
+
+NUMBER = int, float, np.number
+NO_STATE = "state is None; call init(params) first"
+RESTORE = "restored from a checkpoint, give the restorer init(params) as its target"
+SWAPPED = "are state and params swapped? Call update(updates, state, params)"
+
+
+def structural(label: str, name: str, value: Any, low: int) -> int:
+    """A count that shapes the program, such as a number of steps: a Python integer of at least `low`."""
+    if isinstance(value, jax.Array):
+        raise TypeError(
+            f"{label}: {name} shapes the program and cannot be traced; with inject_hyperparams name it in static_args"
+        )
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{label}: {name} must be an int, got {value!r}")
+    if value < low:
+        raise ValueError(f"{label}: {name} must be at least {low}, got {value}")
+    return int(value)
+
+
+def leaf(label: str, where: str, x: Any) -> None:
+    """Raises unless `x` can be a parameter: an array (or its shape and dtype) of a supported kind, or a number."""
+    if not hasattr(x, "dtype"):
+        if isinstance(x, bool | int | float | complex):
+            return
+        raise TypeError(
+            f"{label}: {where} is {_name(x)}, not an array: keep only the arrays of a model, "
+            "for instance eqx.filter(model, eqx.is_inexact_array)"
+        )
+    if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+        raise TypeError(f"{label}: {where} is a PRNG key ({x.dtype}), not a parameter: mask it")
+    if not jnp.issubdtype(x.dtype, jnp.number) and x.dtype not in (np.bool, jax.dtypes.float0):
+        raise TypeError(f"{label}: {where} has dtype {x.dtype}, which is not numeric")
+    if x.dtype.itemsize == 1 and jnp.issubdtype(x.dtype, jnp.floating) or "int4" in str(x.dtype):
+        raise TypeError(f"{label}: {where} has dtype {x.dtype}: keep the parameters in bfloat16 or wider")
+
+
+def gradient(label: str, where: Callable[[], str], g: Any, p: Any) -> None:
+    """Raises unless the gradient `g` has a differentiable dtype and fits its parameter `p` (None where not given)."""
+    if not jnp.issubdtype(g.dtype, jnp.inexact):
+        leaf(label, where(), g)
+        raise TypeError(f"{label}: {where()}: gradient has dtype {g.dtype}; mask or freeze what is not differentiable")
+    if p is None:
+        return
+    if g.shape != p.shape:
+        raise ValueError(f"{label}: {where()}: gradient shape {g.shape} does not match parameter shape {p.shape}")
+    if not jnp.issubdtype(p.dtype, jnp.inexact):
+        raise TypeError(f"{label}: {where()} has dtype {p.dtype}, and takes no gradient: mask or freeze it")
+    if jnp.issubdtype(g.dtype, jnp.complexfloating) and not jnp.issubdtype(p.dtype, jnp.complexfloating):
+        raise TypeError(f"{label}: {where()}: complex gradient ({g.dtype}) for a real parameter ({p.dtype})")
+
+
+def leaves(label: str, name: str, tree: Any) -> None:
+    """Raises unless every leaf of the tree called `name`, which is not None, can be a parameter."""
+    if tree is None:
+        raise ValueError(f"{label}: {name} is None; pass the tree of parameters")
+    for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        leaf(label, f"{name}{jax.tree_util.keystr(path)}", x)
+
+
+def gradients(label: str, updates: Any, params: Any = None) -> None:
+    """Raises unless each of the updates is a gradient and fits its parameter; for those that no leaf rule looks at."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(updates)
+    ps = [None] * len(paths)
+    if params is not None:
+        ps = flatten_like(label, ("updates", "params"), structure, updates, params)
+    for (path, g), p in zip(paths, ps, strict=True):
+        where = jax.tree_util.keystr(path)
+        if getattr(g, "dtype", None) == jax.dtypes.float0:
+            continue
+        leaf(label, f"updates{where}", g)
+        gradient(label, lambda where=where: f"params{where}", typed(g), None if p is None else typed(p))
+
+
+def slot(label: str, where: str, field: str, x: Any, shape: tuple[int, ...], of: str = "the gradient") -> None:
+    """Raises unless `x`, of the state's `field`, has the shape of the gradient, or of what is made of it."""
+    if getattr(x, "shape", None) != shape:
+        got = getattr(x, "shape", x)
+        raise ValueError(
+            f"{label}: {where}: state.{field} has shape {got}, {of} {shape}; "
+            "init(params) anew after changing the parameters"
+        )
+
+
+def slots(label: str, updates: Any, /, **fields: Any) -> None:
+    """Raises unless the trees `fields` of a state are shaped like the updates; for those that no leaf rule looks at."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(updates)
+    for field, tree in fields.items():
+        xs = flatten_like(label, ("updates", f"state.{field}"), structure, updates, tree)
+        for (path, g), x in zip(paths, xs, strict=True):
+            if getattr(g, "dtype", None) != jax.dtypes.float0:
+                slot(label, f"params{jax.tree_util.keystr(path)}", field, x, typed(g).shape)
+
+
+def typed(x: Any) -> Any:
+    """`x`, a Python number as an array."""
+    return x if hasattr(x, "dtype") else np.asarray(x, jax.dtypes.canonicalize_dtype(type(x)))
+
+
+def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, tree: Any) -> list[Any]:
+    """The leaves of `tree`, which must have `structure`, that of `like`; `names` are what to call `like` and `tree`.
+
+    Raises:
+      ValueError: the structures differ; the message lists the paths that only one of them has.
+    """
+    try:
+        return structure.flatten_up_to(tree)
+    except (ValueError, TypeError) as e:
+        try:  # again without what lies where there is no gradient, or where neither of the two has a leaf
+            leaves, known = jax.tree.flatten(like, is_leaf=is_skipped)
+            pairs = list(zip(leaves, known.flatten_up_to(tree), strict=True))
+            if names[0] == "updates" or all(is_skipped(x) for of, x in pairs if is_skipped(of)):
+                return [x for of, x in pairs if not is_skipped(of)]
+        except (ValueError, TypeError):
+            pass
+        ours, theirs = _paths(like), _paths(tree)
+        lines = [f"{names[1]}{path} is missing" for path in ours if path not in theirs]
+        lines += [f"{names[1]}{path} has no counterpart in the {names[0]}" for path in theirs if path not in ours]
+        lines = lines or [f"{names[0]} {structure} and {names[1]} {jax.tree.structure(tree)} are of different types"]
+        lines += [SWAPPED] if names[1] == "params" and _has_states(tree) else []
+        raise ValueError(f"{label}: {'; '.join(lines)}") from e
+
+
+def _has_states(x: Any) -> bool:
+    """Whether `x` is the state of a transform or, as that of a chain, has some in a tuple or a dict."""
+    inside = x.values() if isinstance(x, dict) else x if isinstance(x, tuple) else ()
+    return type(x).__name__.endswith("State") or any(map(_has_states, inside))
+
+
+def mask(label: str, name: str, tree: Any) -> None:
+    """Raises unless the leaves of a mask are booleans."""
+    for path, m in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if isinstance(m, Tracer) or getattr(m, "dtype", type(m)) not in (bool, np.bool) or np.ndim(m):
+            raise TypeError(f"{label}: {name}{jax.tree_util.keystr(path)} must be a bool, got {m!r}")
+
+
+def returned(label: str, name: str, tree: Any) -> None:
+    """Raises unless the function called `name`, of the parameters, returned a tree."""
+    if tree is None:
+        raise TypeError(f"{label}: {name} returned None, not a tree shaped like the parameters")
+
+
+def is_function(x: Any) -> bool:
+    """Whether `x` is a function of a tree: a callable, but not a callable pytree such as a module of booleans."""
+    return callable(x) and jax.tree.leaves(x) == [x]
+
+
+def params(label: str, given: Any) -> None:
+    """Raises unless `update` was given the parameters."""
+    if given is None:
+        raise ValueError(f"{label}: this transform needs params: call update(updates, state, params)")
+
+
+def entries(label: str, state: Any, number: int) -> None:
+    """Raises unless `state` has as many entries as a chain has transforms."""
+    if state is None:
+        raise ValueError(f"{label}: {NO_STATE}")
+    if len(state) != number:
+        raise ValueError(f"{label}: state has {len(state)} entries for {number} transforms")
+
+
+def state(label: str, got: Any, expected: type) -> None:
+    """Raises unless `got` has the fields of the state class `expected`."""
+    if getattr(got, "_fields", None) == getattr(expected, "_fields", None):
+        return
+    if got is None:
+        raise ValueError(f"{label}: {NO_STATE}")
+    fields = getattr(got, "_fields", None)
+    shown = f"fields {fields}" if fields is not None else f"type {type(got).__name__}"
+    wanted = getattr(expected, "_fields", ())
+    hint = f"; {whence(got, wanted)}" if fields is None else ""
+    if fields is not None and set(fields) < set(wanted):
+        lacking = ", ".join(f for f in wanted if f not in fields)
+        hint = f"; of an older version, without {lacking}? Take these fields from init(params), the others from it"
+    raise ValueError(f"{label}: state has {shown}, expected {expected.__name__} with fields {wanted}{hint}")
+
+
+def whence(got: Any, names: Iterable[Any]) -> str:
+    """Where `got`, given for a state whose parts have `names`, may come from: a checkpoint, or it is the parameters."""
+    if isinstance(got, Mapping) and set(names).isdisjoint(got):
+        return f"{SWAPPED}; {RESTORE}"
+    return RESTORE if isinstance(got, Mapping | list | tuple) else SWAPPED
+
+
+def scheduled(label: str, name: str, value: Any) -> Any:
+    """`value` as an array; what a schedule returned under the hyperparameter's `name`."""
+    try:
+        if value is None:
+            raise TypeError
+        return jnp.asarray(value)
+    except TypeError:
+        raise TypeError(f"{label}: the schedule of {name} returned {value!r}, not a number") from None
+
+
+def scalar(label: str, name: str, value: Any) -> Any:
+    """`scheduled`, for one that must be a scalar."""
+    x = scheduled(label, name, value)
+    if x.shape != ():
+        raise ValueError(f"{label}: the schedule of {name} returned shape {x.shape}, expected a scalar")
+    return x
+
+
+def extra(label: str, name: str, value: Any) -> Any:
+    """An extra argument of `update`, of any real type, as a scalar array."""
+    if value is None or jnp.shape(value):
+        got = "None" if value is None else f"shape {jnp.shape(value)}"
+        raise ValueError(f"{label}: {name} must be a scalar, got {got}; call update(..., params, {name}=...)")
+    return jnp.asarray(value)
+
+
+def _paths(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def _name(x: Any) -> str:
+    return f"the function {x.__name__}" if hasattr(x, "__name__") else f"{x!r} ({type(x).__name__})"

@@ -1,0 +1,203 @@
+"""What an argument of a factory may be, by its name."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax.core import checks
+
+Domain = tuple[str, Callable[[float], bool]]  # in words, and whether a number is inside
+Check = Callable[[str, str, Any], None]  # of the label, the argument's name and its value
+
+_FINITE: Domain = "finite", math.isfinite
+_RATE: Domain = "finite and at least 0 (gdjax.scale takes a negative factor)", lambda x: 0 <= x < math.inf
+_SIZE: Domain = "finite and at least 0", lambda x: 0 <= x < math.inf
+_POSITIVE: Domain = "finite and above 0", lambda x: 0 < x < math.inf
+_BOUND: Domain = "at least 0", lambda x: x >= 0
+_DECAY: Domain = "in [0, 1), and below 1 in float32 too", lambda x: 0 <= x and bool(np.float32(x) < 1)
+_SHARE: Domain = "in [0, 1]", lambda x: 0 <= x <= 1
+
+# The names of each domain: "name" in every transform of the library, "transform.name" in that one.
+_NUMBERS: tuple[tuple[Domain, str], ...] = (
+    (_RATE, "learning_rate adam_learning_rate"),
+    (
+        _DECAY,
+        "b1 b2 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
+        "adadelta.rho scale_by_adadelta.rho",
+    ),
+    (
+        _SIZE,
+        "eps eps_root epsilon adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta radius clipping "
+        "l2_norm_clip noise_multiplier initial_accumulator_value initial_scale min_norm min_scale min_step_size "
+        "trust_coefficient consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size "
+        "adafactor.decay_rate scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha "
+        "scale_by_ademamix.alpha simplified_ademamix.alpha scale_by_simplified_ademamix.alpha",
+    ),
+    (
+        _FINITE,
+        "step_size decay_offset step_offset gamma f_min lower_bound scale_factor global_scale lookahead optimism "
+        "weight_lr_power r galore.scale scale_by_galore.scale optimistic_gradient_descent.alpha "
+        "optimistic_gradient_descent.beta scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta "
+        "optimistic_adam_v2.alpha optimistic_adam_v2.beta",
+    ),
+    (_POSITIVE, "estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha"),
+    (
+        _BOUND,
+        "max_norm max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "
+        "tol slope_rtol curv_rtol approx_dec_rtol stepsize_precision "
+        "scale_by_backtracking_linesearch.atol scale_by_backtracking_linesearch.rtol",
+    ),
+    # A momentum of 1 is a plain sum. A weighted mean with a weight of 1 never moves, and is silently no descent.
+    (_SHARE, "trace.decay sgd.momentum dpsgd.momentum lars.momentum rmsprop.momentum"),
+    (_SHARE, "incremental_update.step_size eta_minus scale_by_sm3.b2 reduce_on_plateau.rtol"),
+    (("above 0", lambda x: x > 0), "increase_factor"),
+    (("between 0 and 1", lambda x: 0 < x < 1), "reduce_on_plateau.factor decrease_factor"),
+    (("finite and at least 1", lambda x: 1 <= x < math.inf), "eta_plus"),
+)
+_NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol"  # None for none, though it is not the default
+
+
+def _number(domain: Domain, label: str, name: str, value: Any) -> None:
+    where = f"{label}: {name}"
+    if isinstance(value, jax.Array | np.ndarray):
+        if np.shape(value) != ():
+            raise ValueError(f"{where} must be a scalar, got shape {np.shape(value)}")
+        if not (jnp.issubdtype(value.dtype, np.floating) or jnp.issubdtype(value.dtype, np.integer)):
+            raise TypeError(f"{where} must be a real number, got {value.dtype}")
+        if isinstance(value, jax.Array):  # perhaps traced; otherwise on a device, which a check does not wait for
+            return
+    elif isinstance(value, bool | np.bool | np.complexfloating | type) or not (
+        isinstance(value, checks.NUMBER) or callable(value)
+    ):
+        params = name == "learning_rate" and isinstance(value, Mapping | list | tuple)  # as in torch.optim
+        got = f"a {type(value).__name__}; parameters go to init(params)" if params else repr(value)
+        raise TypeError(f"{where} must be a number, a scalar array or a schedule, got {got}")
+    elif callable(value):
+        return
+    if not domain[1](float(value)):
+        raise ValueError(f"{where} must be {domain[0]}, got {value!r}")
+
+
+def _integer(least: int, label: str, name: str, value: Any) -> None:
+    """Unlike `checks.structural` for those that may be traced, or a schedule."""
+    if isinstance(value, jax.Array):
+        if value.shape != () or not jnp.issubdtype(value.dtype, np.integer):
+            raise TypeError(f"{label}: {name} must be an integer scalar, got {value.dtype}{list(value.shape)}")
+    elif isinstance(value, type) or not callable(value):
+        checks.structural(label, name, value, least)
+
+
+def _dtype(label: str, name: str, value: Any) -> None:
+    try:
+        if isinstance(value, jax.Array | np.ndarray):
+            raise TypeError
+        dtype = jnp.dtype(value)
+    except TypeError:
+        raise TypeError(f"{label}: {name} must be a dtype, got {value!r}") from None
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(f"{label}: {name} must be a floating dtype, got {dtype}")
+
+
+def _flag(label: str, name: str, value: Any) -> None:
+    if not isinstance(value, bool | np.bool):
+        raise TypeError(f"{label}: {name} must be True or False, got {value!r}")
+
+
+def _function(label: str, name: str, value: Any) -> None:
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"{label}: {name} must be a function, got {value!r}")
+
+
+def _mapping(label: str, name: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{label}: {name} must be a dict, got {value!r}")
+
+
+def _string(label: str, name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{label}: {name} must be a str, got {value!r}")
+
+
+def _axes(label: str, name: str, value: Any) -> None:
+    axes = value if isinstance(value, tuple | list) else [value]
+    if not all(isinstance(x, int | np.integer) and not isinstance(x, bool) for x in axes):
+        raise TypeError(f"{label}: {name} must be an int or a tuple of ints, got {value!r}")
+
+
+def _key(label: str, name: str, value: Any) -> None:
+    if value is None:  # `keys.required` knows whether there is another
+        return
+    dtype = getattr(value, "dtype", None if isinstance(value, bool) or not isinstance(value, int) else np.dtype(int))
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and np.shape(value) == ():
+        return
+    if dtype is None or not (dtype == np.uint32 or np.shape(value) == () and jnp.issubdtype(dtype, np.integer)):
+        raise TypeError(f"{label}: {name} must be a PRNG key or an int, got {value!r}")
+
+
+def _choice(choices: Sequence[str], label: str, name: str, value: Any) -> None:
+    if value not in choices:
+        raise ValueError(f"{label}: {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _mask(label: str, name: str, value: Any) -> None:
+    if value is None or isinstance(value, type):
+        raise TypeError(f"{label}: {name} must be a tree of booleans or a function that returns one, got {value!r}")
+    if not checks.is_function(value):
+        checks.mask(label, name, value)
+
+
+_KINDS: tuple[tuple[Check, str], ...] = (
+    *((functools.partial(_number, domain), names) for domain, names in _NUMBERS),
+    (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
+    (functools.partial(_integer, 0), "patience cooldown max_consecutive_errors"),
+    (
+        functools.partial(_integer, 1),
+        "update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
+        "periodic_update.update_period",
+    ),
+    (_dtype, "mu_dtype nu_dtype accumulator_dtype dtype_momentum param_dtype state_dtype ns_dtype"),
+    (_function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn step_size_fn"),
+    (_mapping, "partition.transforms monitor.measures"),
+    (_string, "measure_name"),
+    (_axes, "adaptive_grad_clip.axis centralize.output_axis"),
+    (functools.partial(_choice, ("hard", "smooth", "refined")), "mode"),
+    (functools.partial(_choice, ("sps", "sps+")), "variant"),
+    (_key, "key seed random_seed"),
+    (_mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
+)
+_CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
+
+
+def is_no_number(factory: str, name: str) -> bool:
+    """Whether an argument of a factory is known to be a mask, a dtype, a function or the like: it takes no schedule."""
+    known = _of(factory, name)
+    number = isinstance(known, functools.partial) and known.func in (_number, _integer)
+    return not number and known not in (None, _key)  # Optax injects seeds
+
+
+def _of(factory: str, name: str) -> Check | None:
+    return _CHECKS.get(f"{factory}.{name}", _CHECKS.get(name))
+
+
+def check(label: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Checks the arguments that have a known name, and those that are True or False by default; a traced number passes.
+
+    None passes where it is the default.
+
+    Raises:
+      TypeError: an argument is of a wrong kind: no number, scalar array or schedule; no dtype; no function; ...
+      ValueError: a number outside its domain, an array that is no scalar, a dtype that is not floating.
+    """
+    for name, value in arguments.items():
+        if value is None and (name in _NONE_TOO or name in defaults and defaults[name] is None):
+            continue
+        by_name = _of(label.removeprefix("gdjax."), name)
+        if by_name is not None:
+            by_name(label, name, value)
+        elif isinstance(defaults.get(name), bool):
+            _flag(label, name, value)

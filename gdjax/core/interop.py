@@ -1,0 +1,118 @@
+"""To Optax and back.
+
+A transform of this library works where Optax's do, and one of Optax's inside every wrapper here, as they are. What is
+left is the classes of their states: `ScaleByAdamState` here and `ScaleByAdamState` there have the same fields and are
+two classes. That matters to a program that asks `isinstance(state, optax.ScaleByAdamState)` or maps over a state of
+each library at once. The functions here change the classes and nothing else.
+"""
+
+import sys
+from typing import Any
+
+import jax
+
+from gdjax.core import base, checks
+from gdjax.core.base import GradientTransformation, OptState, Params, Updates, transform
+from gdjax.core.closures import value_of
+
+
+def to_optax(tx: Any) -> Any:
+    """`tx` as an `optax.GradientTransformationExtraArgs` whose states are of Optax's classes.
+
+    Its numbers are those of `tx`. A state whose class Optax does not have stays as it is.
+
+    Raises:
+      ImportError: Optax is not installed.
+    """
+    label = "gdjax.to_optax"
+    inner, optax = base.check_transform(label, 0, tx), _import_optax(label)
+
+    def init(params: Params) -> OptState:
+        return state_to_optax(inner.init(params))
+
+    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+        updates, state = base.call_update(inner, updates, state, params, extra_args)  # takes the states of either
+        return updates, state_to_optax(state)
+
+    made = base.made_by(base.checked_call(to_optax, (tx,), {}), GradientTransformation(init, update))
+    return optax.GradientTransformationExtraArgs(*map(value_of, made))  # which pickle, in a class that is not ours too
+
+
+@transform
+def from_optax(tx: Any) -> GradientTransformation:
+    """A transform of Optax, or anything with `init` and `update`, as one of this library: a value.
+
+    It takes any extra arguments and hands them on if `tx` takes some. A gradient that does not fit its parameter is an
+    error that names it. Two are equal if their parts `init` and `update` are, and pickle if those do. The states are
+    those of `tx`; `state_from_optax` gives them this library's classes.
+    """
+    label = "gdjax.from_optax"
+    inner = base.check_transform(label, 0, tx)
+
+    def init(params: Params) -> OptState:
+        checks.leaves(label, "params", params)
+        return inner.init(params)
+
+    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+        checks.gradients(label, updates, params)
+        return base.call_update(inner, updates, state, params, extra_args)
+
+    return GradientTransformation(init, update)
+
+
+def state_to_optax(state: Any) -> Any:
+    """The state, or any tree with states in it, with Optax's classes in place of this library's.
+
+    Raises:
+      ImportError: Optax is not installed.
+    """
+    _import_optax("gdjax.state_to_optax")
+    return _of("optax", "gdjax", state)
+
+
+def state_from_optax(state: Any) -> Any:
+    """The state, or any tree with states in it, with this library's classes in place of Optax's."""
+    return _of("gdjax", "optax", state)
+
+
+def _import_optax(label: str) -> Any:
+    try:
+        import optax
+        import optax.contrib
+        import optax.experimental
+    except ImportError as e:
+        raise ImportError(f"{label} needs Optax: pip install optax") from e
+    return optax
+
+
+def _classes(package: str) -> dict[Any, type]:
+    """The NamedTuple classes of a package, as far as it is imported, by name and fields."""
+    modules = [m for name, m in list(sys.modules.items()) if m is not None and name.partition(".")[0] == package]
+    found = [x for m in modules for x in list(vars(m).values()) if isinstance(x, type) and issubclass(x, tuple)]
+    return {_name(x): x for x in found if hasattr(x, "_fields") and _package(x) == package}
+
+
+def _name(x: type) -> tuple[str, Any]:
+    return x.__name__, getattr(x, "_fields", None)
+
+
+def _package(x: type) -> str:
+    return x.__module__.partition(".")[0]
+
+
+def _of(package: str, other: str, tree: Any) -> Any:
+    """The tree with the NamedTuples of another package in the class of `package` with their name and fields."""
+    classes = _classes(package)
+
+    def counterpart(x: Any) -> Any:
+        is_other = isinstance(x, tuple) and _package(type(x)) == other
+        return classes.get(_name(type(x))) if is_other else None
+
+    def convert(tree: Any) -> Any:
+        return jax.tree.map(renamed, tree, is_leaf=lambda x: counterpart(x) is not None)
+
+    def renamed(x: Any) -> Any:
+        new = counterpart(x)
+        return x if new is None else new(*map(convert, x))
+
+    return convert(tree)

@@ -1,0 +1,33 @@
+"""The form of a state: its structure and the classes in it, which an update keeps."""
+
+from typing import Any
+
+import jax
+
+from gdjax.core.skipped import is_skipped
+
+
+def as_formed(new: Any, old: Any) -> Any:
+    """A new state in the form of the old one, as `jax.lax.scan` asks of its carry.
+
+    A class of Optax with the fields of one of this library stays what it is. An array whose gradient was not there,
+    and which is None in the new state, stays what it was.
+    """
+    if jax.tree.structure(old) == jax.tree.structure(new):
+        return new
+    if is_skipped(new):
+        return old
+    fields = getattr(new, "_fields", None)
+    if isinstance(new, tuple) and isinstance(old, tuple) and len(old) == len(new):
+        if getattr(old, "_fields", None) != fields:
+            return new
+        parts = map(as_formed, new, old)
+        return tuple(parts) if fields is None else type(old)(*parts)
+    if isinstance(new, dict) and isinstance(old, dict) and old.keys() == new.keys():
+        return type(new)((k, as_formed(x, old[k])) for k, x in new.items())
+    leaves, structure = jax.tree.flatten(new, is_leaf=is_skipped)
+    try:
+        olds = structure.flatten_up_to(old)
+    except (ValueError, TypeError):  # of another structure altogether: not for this function to hide
+        return new
+    return structure.unflatten([y if is_skipped(x) else x for x, y in zip(leaves, olds, strict=True)])

@@ -1,0 +1,141 @@
+"""How updates reach the parameters."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.core import base, checks, domains, meshes
+from gdjax.core.base import Params, Updates
+
+
+def apply_updates(params: Params, updates: Updates) -> Params:
+    """Adds the updates to the parameters: p + u, leaf by leaf.
+
+    Args:
+      params: any pytree; `None` leaves stay None.
+      updates: a tree of the same structure and shapes; a None leaf leaves its parameter as it is.
+
+    Returns:
+      The new parameters, each in the dtype of the old one.
+
+    Raises:
+      ValueError: structures or shapes differ; the message names the leaf.
+      TypeError: a complex update for a real parameter; a leaf that is no array.
+    """
+    args = params, updates
+    if base.is_concrete(args):
+        return _compiled_apply(*args)
+    return _apply(*args)
+
+
+def _apply(params: Params, updates: Updates) -> Params:
+    label, is_none = "gdjax.apply_updates", lambda x: x is None
+    paths, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_none)
+    ps = [p for _, p in paths]
+    us = checks.flatten_like(label, ("params", "updates"), structure, jax.tree.unflatten(structure, ps), updates)
+    for (path, p), u in zip(paths, us, strict=True):
+        if p is not None and u is not None:
+            _check(label, f"params{jax.tree_util.keystr(path)}", p, u)
+    return structure.unflatten([p if p is None or u is None else add(p, u) for p, u in zip(ps, us, strict=True)])
+
+
+def _check(label: str, where: str, p: Any, u: Any) -> None:
+    checks.leaf(label, where, p)
+    if jnp.shape(p) != jnp.shape(u):
+        raise ValueError(f"{label}: {where}: update shape {jnp.shape(u)} does not match {jnp.shape(p)}")
+    if jnp.iscomplexobj(u) and not jnp.iscomplexobj(p):
+        kinds = jnp.result_type(u), jnp.result_type(p)
+        raise TypeError(f"{label}: {where}: complex update ({kinds[0]}) for a real parameter ({kinds[1]})")
+
+
+_compiled_apply = jax.jit(_apply)
+
+
+def add(p: Any, u: Any) -> Any:
+    """p + u in the wider of the two dtypes, rounded once to p's; p itself where u is a float0 (p takes no gradient)."""
+    if base.is_float0(u):
+        return p
+    p, u = jnp.asarray(p), jnp.asarray(u)
+    if p.dtype == u.dtype:
+        return p + u
+    wide = p.dtype if p.dtype.itemsize > u.dtype.itemsize else u.dtype
+    return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
+
+
+def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any) -> Params:
+    """Moves one tree towards another: step_size * new + (1 - step_size) * old, leaf by leaf.
+
+    With a small step size this keeps an exponential moving average of the parameters (Polyak averaging).
+
+    Args:
+      new_tensors: the tree to move towards, for instance the parameters.
+      old_tensors: the tree to move, of the same structure. Where a leaf of `new_tensors` is None the result is None.
+      step_size: a scalar in [0, 1].
+
+    Returns:
+      The moved tree, in the dtypes of `old_tensors`; 16-bit leaves are averaged in float32.
+
+    Raises:
+      ValueError: structures or shapes differ; the step size is no scalar or outside [0, 1].
+    """
+    label = "gdjax.incremental_update"
+    domains.check(label, {"step_size": step_size}, {})
+    structure, news = _alike(label, new_tensors, old_tensors, none=True)
+
+    def move(new: Any, old: Any) -> Any:
+        if new is None:
+            return None
+        old = jnp.asarray(old)
+        wide = old.dtype if old.dtype.itemsize >= 4 else jnp.dtype("float32")
+        a, (new,) = jnp.asarray(step_size).astype(wide), numerics.apart(jnp.asarray(new))
+        return (a * new.astype(wide) + (1 - a) * old.astype(wide)).astype(old.dtype)
+
+    return structure.unflatten(map(move, news, jax.tree.leaves(old_tensors)))
+
+
+def _alike(label: str, new: Any, old: Any, *, none: bool = False) -> tuple[Any, list[Any]]:
+    """The structure of `old` and the leaves of `new`, checked against it; with `none` they may be None."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(old)
+    news = checks.flatten_like(label, ("old_tensors", "new_tensors"), structure, old, new)
+    for (path, o), n in zip(paths, news, strict=True):
+        where = jax.tree_util.keystr(path)
+        if n is None:
+            if none:
+                continue
+            raise ValueError(f"{label}: new_tensors{where} is None, old_tensors{where} is not")
+        if jnp.shape(n) != jnp.shape(o):
+            raise ValueError(f"{label}: old_tensors{where}: new shape {jnp.shape(n)} does not match {jnp.shape(o)}")
+    return structure, news
+
+
+def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update_period: Any) -> Params:
+    """Replaces one tree by another now and then: the new one where steps is a multiple of update_period, else the old.
+
+    This keeps a slow copy of the parameters (a target network).
+
+    Args:
+      new_tensors: the parameters.
+      old_tensors: the slow copy, of the same structure and shapes.
+      steps: updates of the parameters so far, an integer.
+      update_period: updates between two copies, at least 1.
+
+    Returns:
+      The slow copy, in the dtypes of `old_tensors`.
+
+    Raises:
+      ValueError: structures or shapes differ; update_period is below 1.
+      TypeError: steps or update_period is no integer.
+
+    Reference:
+      Mnih et al. 2015, Human-level control through deep reinforcement learning, Algorithm 1 (the copies of Q to
+      Q-hat), https://doi.org/10.1038/nature14236
+    """
+    label = "gdjax.periodic_update"
+    domains.check(label, {"steps": steps, "update_period": update_period}, {})
+    structure, leaves = _alike(label, new_tensors, old_tensors)
+    olds = jax.tree.map(jnp.asarray, old_tensors)
+    cast = [jnp.asarray(n).astype(o.dtype) for n, o in zip(leaves, jax.tree.leaves(olds), strict=True)]
+    news = structure.unflatten(cast)
+    return meshes.cond(jnp.asarray(steps) % update_period == 0, lambda: news, lambda: olds)

@@ -1,0 +1,185 @@
+"""Functions that are values.
+
+A factory such as ``adam(1e-3)`` returns functions. Plain closures are equal only to themselves, cannot be pickled and
+print as an address. A `Value` is a function that remembers the *call* that made it, and is equal, hashed, pickled
+and printed by that call. JAX then sees two optimizers built with equal arguments as one, and compiles once.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from gdjax.core.misuse import bound_arguments
+
+P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Call:
+    """A call of a factory with its arguments: the identity of what the factory returned."""
+
+    def __init__(self, factory: Callable[..., Any], bound: inspect.BoundArguments):
+        bound.apply_defaults()
+        self.factory = factory
+        ours = is_ours(factory)
+        if ours:  # with containers that no one else can change; another's factory may share its own on purpose
+            bound.arguments = {name: _private(x) for name, x in bound.arguments.items()}
+        self.args, self.kwargs = bound.args, bound.kwargs
+        self.arguments = dict(bound.arguments)
+        self.key = (factory, key_of((self.args, self.kwargs)))
+        self.hash = hash(self.key)
+        inside = [getattr(x, "made", x) for x in _leaves((self.args, self.kwargs))]
+        calls = [x.call for x in inside if isinstance(x, Value)]
+        self.traced = any(isinstance(x, Tracer) for x in inside) or any(call.traced for call in calls)
+        # Whether what an equal call makes later on is the same: not where an argument can be changed in place.
+        shared = not ours and any(map(_has_container, [*self.args, *self.kwargs.values()]))
+        self.lasting = not shared and all(map(_is_lasting, inside)) and all(call.lasting for call in calls)
+
+    @property
+    def name(self) -> str:
+        if isinstance(self.factory, Value):
+            return repr(self.factory)
+        return getattr(self.factory, "__name__", repr(self.factory))
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or isinstance(other, Call) and self.hash == other.hash and self.key == other.key
+
+    def __hash__(self) -> int:
+        return self.hash
+
+    def __repr__(self) -> str:
+        kinds = {name: p.kind for name, p in inspect.signature(self.factory).parameters.items()}
+        shown = []
+        for name, value in self.arguments.items():
+            if kinds[name] is inspect.Parameter.VAR_POSITIONAL:
+                shown += [_show(v) for v in value]
+            elif kinds[name] is inspect.Parameter.VAR_KEYWORD:
+                shown += [f"{k}={_show(v)}" for k, v in value.items()]
+            else:
+                shown.append(f"{name}={_show(value)}")
+        return f"{self.name}({', '.join(shown)})"
+
+
+class Value:
+    """The function `fn`, as the `part` (None for the whole) of what `call` returned."""
+
+    def __init__(self, call: Call, part: str | None, fn: Callable[..., Any]):
+        self.call, self.part, self.fn = call, part, fn
+        functools.update_wrapper(self, fn, updated=())
+        self.__name__ = call.name if part is None else part
+        self.__qualname__ = call.name if part is None else f"{call.name}.{part}"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or isinstance(other, Value) and self.part == other.part and self.call == other.call
+
+    def __hash__(self) -> int:
+        return hash((self.call.hash, self.part))
+
+    def __repr__(self) -> str:
+        return repr(self.call) if self.part is None else f"{self.call!r}.{self.part}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.call.factory, self.call.args, self.call.kwargs, self.part)
+
+    def __copy__(self) -> "Value":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Value":
+        return self
+
+
+def value(factory: Callable[P, F]) -> Callable[P, F]:
+    """Makes the function that `factory` returns a `Value`: equal, hashed, pickled and printed by the call."""
+
+    @functools.wraps(factory)
+    def make(*args: P.args, **kwargs: P.kwargs) -> Any:
+        call = bind(make, args, kwargs)
+        return Value(call, None, factory(*call.args, **call.kwargs))
+
+    return make
+
+
+def is_ours(factory: Any) -> bool:
+    """Whether a function is of this library; one made by `exec` may have None for its module."""
+    return (getattr(factory, "__module__", None) or "").startswith("gdjax.")
+
+
+def bind(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """The call `factory(*args, **kwargs)`.
+
+    Raises:
+      TypeError: the arguments do not fit the signature; the message says what to write, and lists the valid names.
+    """
+    name = getattr(factory, "__name__", repr(factory))
+    label = f"gdjax.{name}" if is_ours(factory) else name
+    return Call(factory, bound_arguments(label, inspect.signature(factory), args, kwargs))
+
+
+def _rebuild(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], part: str | None) -> Any:
+    made = factory(*args, **kwargs)
+    return made if part is None else getattr(made, part)
+
+
+def of_plain_dict(x: Any) -> bool:
+    """Whether x is a dict and of no subclass: JAX sorts its keys, which may not compare, and whose order may matter."""
+    return type(x) is dict
+
+
+def key_of(x: Any, special: Callable[[Any], Hashable | None] = lambda leaf: None) -> Hashable:
+    """What makes two trees of arguments the same: structure, and of each leaf `special` or, where that is None, itself.
+
+    A leaf is itself by type and value, or as an object where it has no usable equality.
+    """
+    leaves, structure = jax.tree.flatten(x, is_leaf=lambda x: of_plain_dict(x) or special(x) is not None)
+    return structure, tuple(_identity(leaf, special) for leaf in leaves)
+
+
+def _leaves(x: Any) -> Iterator[Any]:
+    for leaf in jax.tree.leaves(x, is_leaf=of_plain_dict):
+        if of_plain_dict(leaf):
+            yield from _leaves(list(leaf.values()))
+        else:
+            yield leaf
+
+
+def _identity(leaf: Any, special: Callable[[Any], Hashable | None]) -> Hashable:
+    if (found := special(leaf)) is not None:
+        return found
+    if of_plain_dict(leaf):
+        return dict, tuple((_identity(k, special), key_of(v, special)) for k, v in leaf.items())
+    if isinstance(leaf, jax.Array | np.ndarray):
+        return id(leaf)
+    try:
+        hash(leaf)
+    except TypeError:
+        return id(leaf)
+    return type(leaf), leaf
+
+
+def _is_lasting(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) or isinstance(leaf, Hashable)  # which a NumPy array is not
+
+
+def _private(x: Any) -> Any:
+    """x with new lists and dicts in the place of those it is made of."""
+    if of_plain_dict(x):
+        return {k: _private(v) for k, v in x.items()}
+    return type(x)(map(_private, x)) if type(x) in (list, tuple) else x
+
+
+def _has_container(x: Any) -> bool:
+    return any(map(_has_container, x)) if type(x) is tuple else isinstance(x, list | dict | set)
+
+
+def _show(x: Any) -> str:
+    if isinstance(x, type) or inspect.isfunction(x):
+        return x.__name__
+    return repr(x)

@@ -1,0 +1,1 @@
+"""From a rule for one array to a transform over any tree."""

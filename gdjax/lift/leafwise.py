@@ -1,0 +1,251 @@
+"""The lift: a rule written for one array becomes a transform over any pytree.
+
+A rule is a function of one gradient `g`, the transform's state for it `s`, its parameter `p` (None where `update` got
+none), the step `t` = 1, 2, ... (None where the state has no count) and the hyperparameters. It returns a direction,
+shaped like `g`, and the new state. Everything else is done here, once for all rules:
+
+- walking the tree; None, `MaskedNode` and float0 leaves; the step count;
+- dtypes: a rule computes in float32 or wider and sees every real or complex array in that dtype; results return to the
+  gradient's dtype, and to each slot's own. Integers, booleans and PRNG keys of the state reach it as they are;
+- hyperparameters: numbers are constants of the program, arrays its arguments, schedules are evaluated at the count;
+- numbers of the whole tree that a rule needs, and those that its state keeps: see `reduce` and `Shared`;
+- errors that name the transform and the leaf, and the field of the state where what a rule returns does not fit it;
+  name scopes for profiles;
+- speed: one traced function per (rules, shape, dtype), shared by all leaves like it; see `fused`.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax import numerics
+from gdjax.core import base, checks
+from gdjax.core.base import EmptyState, GradientTransformation, MaskedNode
+from gdjax.lift import rule_checks
+from gdjax.lift.all_leaves import fused
+from gdjax.lift.one_leaf import Kernel
+from gdjax.lift.slots import Moment, Shared, first_moment, initial_parameter, settled
+from gdjax.xla.write_order import once
+
+P = ParamSpec("P")
+Array = jax.Array
+Hyper = Any  # in a rule a scalar; in the factory made from it a Python number, a scalar array or a schedule
+Reduced = Annotated[Any, "reduced"]  # an argument of a rule that its `reduce` provides: the factory does not have it
+
+
+class ScaleByScheduleState(NamedTuple):
+    """State of a stateless rule that has a scheduled hyperparameter."""
+
+    count: Array  # () int32, updates made so far
+
+
+class ScheduledState(NamedTuple):
+    """State of a rule whose own state has no count and that has a scheduled hyperparameter."""
+
+    count: Array  # () int32, updates made so far
+    inner_state: Any  # the rule's own state
+
+
+def leafwise(
+    State: Any = EmptyState,  # noqa: N803
+    *,
+    scheduled: Any = None,
+    needs_params: bool = False,
+    reads_old: bool = False,
+    repeats: bool = False,
+    squares: str | None = None,
+    spoils: str = "update",
+    keeps: bool = False,
+    reduce: Callable[..., dict[str, Any]] | None = None,
+    **slots: Shared | Callable[[Any, Mapping[str, Any]], Any],
+) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
+    """Makes a rule for one array a factory of transforms over trees; the factory takes the rule's hyperparameters.
+
+    Args:
+      State: a NamedTuple class, or a function from the hyperparameters (a dict) to one. Its field `count`, if it has
+        one, counts the updates, in the rule this one too; every other field is a slot, in the rule one array, in the
+        state a tree of them shaped like the parameters.
+      scheduled: the state class, of one field `count`, of a stateless rule with a scheduled hyperparameter;
+        `ScaleByScheduleState` by default. A rule with slots and no count then keeps `ScheduledState`.
+      needs_params: the rule reads `p`, so that an update without parameters is an error.
+      reads_old: the direction depends on a slot's old value other than through its new one (as in Lion). XLA would copy
+        the slot before overwriting it; this makes it write the slot after the parameters instead.
+      repeats: a slot's new value depends on the direction (as in Adadelta). XLA:CPU would keep the direction in memory
+        for both; this computes it again for the slots, after the parameters, where no rule before has slots.
+      squares: that the rule squares the gradient: "each" element or, in a norm, "summed". The gradient it gets is then
+        bounded so that no such square is infinite, see `numerics.squarable`: a second moment recovers from any finite
+        gradient.
+      spoils: what becomes NaN where the gradient of such a rule is not finite. "update": the direction that the rule
+        returns. "moment": the first slot that the rule gets, and so that slot for good and the direction. That is for a
+        direction made of new slots alone: XLA:CPU then reads no gradient in the loop that computes the parameters.
+      keeps: behind other rules, it keeps what those make of a leaf in memory, for instance while it takes its norm.
+        Large leaves then go one after the other on a CPU, each in the memory of the one before: they see a count that
+        depends on that one.
+      reduce: what the rule needs of the whole tree, a function `(g, s, p, t, ...) -> dict` of what the rule gets, with
+        lists of leaves, in their own dtypes (see `numerics.widen`), where the rule has one array. Of hyperparameters
+        and extra arguments of `update` it gets those that it names; one without a default is required. The entries of
+        its result that name a `Shared` field are the new values of that field, which the rule then finds in `s`; the
+        others are passed to the rule by name, where they are declared as `name: Reduced = None`.
+      **slots: what a field starts as: a `Shared` number; a `Moment` (`first_moment` where the field is not named); or a
+        function `(p, hyperparameters) -> arrays` of one parameter. Integers, booleans and PRNG keys are arrays too:
+        with `key=lambda p, hyper: jax.random.key(0)` each leaf has a key, at first the same.
+
+    Raises:
+      ValueError: an unknown word for squares or spoils.
+      TypeError: State is neither such a class nor such a function, or has no field of a slot's name.
+      ValueError, TypeError: (in update) the rule returned no update shaped like `g`, no state, or a field of another
+        shape or kind than its slot: real numbers are rounded to the slot's dtype, nothing else is cast.
+
+    The rule must be defined at the top level of a module for its transforms to pickle.
+    """
+
+    rule_checks.declaration(State, slots)
+    if spoils not in ("update", "moment") or squares not in (None, *numerics.TERMS):
+        raise ValueError(f"gdjax.leafwise: unknown squares={squares!r} or spoils={spoils!r}")
+
+    def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
+        @functools.wraps(rule)
+        def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
+            call = base.checked_call(factory, args, kwargs)
+            label = base.label_of(call)
+            part = Leafwise(
+                label, rule, rule_checks.state_class(label, State, call.arguments),
+                scheduled or ScaleByScheduleState, needs_params, reads_old, repeats, squares, spoils, keeps,
+                slots, reduce, numerics.python_numbers(call.arguments),
+            )  # fmt: skip
+            return base.made_by(call, part)
+
+        parameters = list(inspect.signature(rule).parameters.values())[4:]
+        factory.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p for p in parameters if p.annotation is not Reduced], return_annotation=GradientTransformation
+        )
+        return factory
+
+    return decorate
+
+
+@dataclass(frozen=True, eq=False)
+class Leafwise:
+    """A rule with its hyperparameters: the transform that `leafwise` makes."""
+
+    label: str
+    rule: Callable[..., Any]
+    State: Any
+    Scheduled: Any
+    needs_params: bool
+    reads_old: bool
+    repeats: bool
+    squares: str | None
+    spoils: str
+    keeps: bool
+    initial: Mapping[str, Callable[..., Any]]
+    reduce: Callable[..., dict[str, Any]] | None
+    hyper: Mapping[str, Any]
+
+    def labelled(self, label: str) -> "Leafwise":
+        return replace(self, label=label)
+
+    @functools.cached_property
+    def shared(self) -> tuple[str, ...]:
+        """The fields that are one number for the whole tree."""
+        return tuple(f for f in self.State._fields if isinstance(self.initial.get(f), Shared))
+
+    @functools.cached_property
+    def slots(self) -> tuple[str, ...]:
+        """The fields that are trees."""
+        return tuple(f for f in self.State._fields if f != "count" and f not in self.shared)
+
+    @functools.cached_property
+    def schedules(self) -> Mapping[str, Any]:
+        return {k: v for k, v in self.hyper.items() if callable(v) and not isinstance(v, type)}
+
+    @functools.cached_property
+    def arrays(self) -> Mapping[str, Any]:
+        return {k: v for k, v in self.hyper.items() if isinstance(v, jax.Array | np.ndarray)}
+
+    @functools.cached_property
+    def kernel(self) -> Kernel:
+        rest = {k: v for k, v in self.hyper.items() if k not in self.schedules and k not in self.arrays}
+        constants = tuple((k, type(v), v) for k, v in rest.items())
+        name, how = self.label.removeprefix("gdjax."), (self.reads_old, self.repeats, self.squares, self.spoils)
+        return Kernel(name, self.rule, self.State, constants, *how)
+
+    @functools.cached_property
+    def moments(self) -> tuple[str, ...]:
+        """The slots shaped like the parameter."""
+        starts = {f: self.initial.get(f, first_moment) for f in self.slots}
+        return tuple(f for f, start in starts.items() if isinstance(start, Moment) or start is initial_parameter)
+
+    @functools.cached_property
+    def stateless(self) -> bool:
+        """Whether any state will do, and is returned as it is."""
+        return not self.counts and not self.slots and not self.shared
+
+    @functools.cached_property
+    def heeds_params(self) -> bool:
+        """Whether parameters that `update` gets must fit: they are read, have a state, or take a step."""
+        return bool(self.needs_params or self.slots or "learning_rate" in self.hyper)
+
+    @property
+    def counts(self) -> bool:
+        return "count" in self.State._fields or bool(self.schedules)
+
+    @property
+    def outer(self) -> Any:
+        """The class of the whole state."""
+        if not self.counts or "count" in self.State._fields:
+            return self.State
+        return ScheduledState if self.slots else self.Scheduled
+
+    def init(self, params: Any) -> Any:
+        paths, structure = jax.tree_util.tree_flatten_with_path(params)
+        if self.slots or self.shared:
+            checks.leaves(self.label, "params", params)
+        trees = [structure.unflatten([self._slot(f, p) for _, p in paths]) for f in self.slots]
+        numbers: Any = {f: self.initial[f]([p for _, p in paths], self.hyper) for f in self.shared}
+        return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees, numbers)
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        updates, (state,) = fused([self], updates, [state], params, extra_args)
+        return updates, state
+
+    def hyperparams(self, state: Any) -> dict[str, Any]:
+        """The hyperparameters in force at the next update, schedules evaluated."""
+        count, _, _ = self.split(state)
+        return {k: checks.scalar(self.label, k, v(count)) if k in self.schedules else v for k, v in self.hyper.items()}
+
+    def sees(self, updates: Any) -> Sequence[bool] | None:
+        """Which leaves the rule applies to; None for all."""
+        return None
+
+    def _slot(self, field: str, p: Any) -> Any:
+        dtype = p.dtype if hasattr(p, "dtype") else type(p)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            return MaskedNode()  # an integer parameter is not trained and keeps no state
+        initial: Any = self.initial.get(field, first_moment)
+        return settled(initial(p, self.hyper))
+
+    def split(self, state: Any) -> tuple[Any, list[Any], dict[str, Any]]:
+        """The count (None if there is none), the trees of the slots and the shared numbers."""
+        if self.stateless:
+            return None, [], {}
+        checks.state(self.label, state, self.outer)
+        inner = state.inner_state if self.outer is ScheduledState else state
+        shared = {f: getattr(inner, f) for f in self.shared}
+        return (state.count if self.counts else None), [getattr(inner, f) for f in self.slots], shared
+
+    def join(self, count: Any, slots: Sequence[Any], shared: Mapping[str, Any]) -> Any:
+        fields = {**dict(zip(self.slots, slots, strict=True)), **shared}
+        if self.outer is ScheduledState:
+            return ScheduledState(count, self.State(**fields))
+        return self.outer(**({"count": count} if self.counts else {}), **fields)
+
+    def scalars(self, count: Any) -> dict[str, Any]:
+        """The hyperparameters that are not constants."""
+        return {**self.arrays, **{k: once(checks.scalar(self.label, k, f(count))) for k, f in self.schedules.items()}}

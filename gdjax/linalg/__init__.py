@@ -1,0 +1,1 @@
+"""Matrices: their axes, factors and roots."""

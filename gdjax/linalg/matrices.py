@@ -1,0 +1,151 @@
+"""Arrays as matrices: which axes form one, and matrices of equal shape side by side."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core import base
+from gdjax.numerics import Array
+from gdjax.xla.write_order import LARGE, after
+
+
+class Axes(NamedTuple):
+    """The axes of an array by what they are in a matrix; along the batch axes lie independent matrices."""
+
+    batch: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def sizes(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        batch, rows, columns = (math.prod(shape[i] for i in axes) for axes in self)
+        return batch, rows, columns
+
+    def to_matrices(self, x: Array) -> Array:
+        """x as (batch, rows, columns)."""
+        return x.transpose(sum(self, ())).reshape(self.sizes(x.shape))
+
+    def from_matrices(self, matrices: Array, shape: Sequence[int]) -> Array:
+        """The array of that shape whose matrices these are."""
+        order = sum(self, ())
+        return matrices.reshape([shape[i] for i in order]).transpose(sorted(range(len(order)), key=order.__getitem__))
+
+
+def axes_of(where: str, name: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """One axis or several as a tuple of numbers from 0; errors begin with `where` and call them `name`."""
+    given = (axis,) if isinstance(axis, int) else tuple(axis)
+    if any(not -ndim <= i < ndim for i in given) or len({i % ndim for i in given}) < len(given):
+        raise ValueError(f"{where}: {name} {axis} does not name different axes of an array with {ndim}")
+    return tuple(i % ndim for i in given)
+
+
+def matrix_axes(where: str, shape: Sequence[int], numbers: Any) -> Axes:
+    """How an array of that shape is matrices, by its dimension numbers `(reduction_axis, output_axis)`.
+
+    Raises:
+      ValueError: fewer than two axes; axes that are not there or named twice.
+    """
+    if len(shape) < 2:
+        raise ValueError(f"{where}: shape {tuple(shape)} is no matrix")
+    rows = axes_of(where, "reduction_axis", numbers.reduction_axis, len(shape))
+    columns = axes_of(where, "output_axis", numbers.output_axis, len(shape))
+    if set(rows) & set(columns):
+        raise ValueError(f"{where}: reduction_axis {rows} and output_axis {columns} of shape {tuple(shape)} overlap")
+    return Axes(tuple(i for i in range(len(shape)) if i not in rows + columns), rows, columns)
+
+
+def numbers_of(label: str, numbers: Any, tree: Any) -> list[Any]:
+    """For each leaf of `tree` its dimension numbers, or None.
+
+    Args:
+      numbers: `(reduction_axis, output_axis)` as a NamedTuple, or a tree of them and of None that is a prefix of
+        `tree`, or a function from `tree` to one.
+
+    Raises:
+      ValueError: not a prefix.
+    """
+    numbers = numbers(tree) if callable(numbers) else numbers
+    found: list[Any] = []
+
+    def spread(x: Any, part: Any) -> None:
+        found.extend([x] * len(jax.tree.leaves(part)))
+
+    try:
+        jax.tree.map(spread, numbers, tree, is_leaf=lambda x: x is None or is_numbers(x))
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{label}: the dimension numbers are not a prefix of the parameters: {e}") from e
+    return found
+
+
+def axes_of_leaves(label: str, numbers: Any, default: Any, rounded: Any, tree: Any) -> list[Any]:
+    """For each leaf how it is matrices, None for a float0; see `numbers_of`.
+
+    Args:
+      default: the dimension numbers of a leaf of two axes that has none of its own.
+      rounded: the dtype that factors of products are rounded to, if any.
+
+    Raises:
+      ValueError: a leaf without dimension numbers that is no matrix.
+      TypeError: a complex leaf, with `rounded`.
+    """
+    out = []
+    for (path, g), n in zip(jax.tree_util.tree_leaves_with_path(tree), numbers_of(label, numbers, tree), strict=True):
+        where = f"{label}: params{jax.tree_util.keystr(path)}"
+        if n is None and jnp.ndim(g) != 2:
+            raise ValueError(f"{where}: shape {jnp.shape(g)} is no matrix; give its {type(default).__name__}")
+        if rounded is not None and jnp.iscomplexobj(g):
+            raise TypeError(f"{where}: ns_dtype {jnp.dtype(rounded)} does not support complex numbers ({g.dtype})")
+        axes = matrix_axes(where, jnp.shape(g), default if n is None else n)
+        out.append(None if base.is_float0(g) else axes)
+    return out
+
+
+def is_numbers(x: Any) -> bool:
+    return getattr(x, "_fields", None) == ("reduction_axis", "output_axis")
+
+
+def can_be_matrix(x: Any) -> bool:
+    """Whether `x` is a floating array of two axes."""
+    return jnp.ndim(x) == 2 and not base.is_float0(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+
+
+def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], rounded: bool = False) -> list[Array]:
+    """`f` of all matrices of one shape and dtype at once; of large ones only on a GPU, elsewhere one after the other.
+
+    To bring matrices together copies them, tall ones transposed; on a GPU one launch for many of them is worth that.
+
+    Args:
+      f: from (n, rows, columns), or (rows, columns), to the same shape, for which f(X^T) = f(X)^T.
+      matrices: each (batch, rows, columns).
+      rounded: f rounds the factors of its products. Large tall matrices then are transposed on a CPU too, where XLA is
+        slow with rounded factors that are, as one is in X^T X.
+    """
+    f = jax.jit(f)  # matrices alike share one trace
+    on = lambda most, wide=False: functools.partial(_in_groups, f, most, wide)  # noqa: E731
+    gpu = on(math.inf)
+    return jax.lax.platform_dependent(list(matrices), cuda=gpu, rocm=gpu, cpu=on(LARGE, rounded), default=on(LARGE))
+
+
+def _in_groups(f: Callable[[Array], Array], most: float, always_wide: bool, matrices: list[Array]) -> list[Array]:
+    groups: dict[Any, list[int]] = {}
+    alone = [x.shape[1] * x.shape[2] >= most for x in matrices]
+    turned = [x.shape[1] > x.shape[2] and (always_wide or not a) for x, a in zip(matrices, alone, strict=True)]
+    wide = [x.mT if t else x for x, t in zip(matrices, turned, strict=True)]
+    for i, x in enumerate(wide):
+        groups.setdefault((x.shape[1:], x.dtype, i if alone[i] else None), []).append(i)
+    out, before = list(matrices), None
+    for members in groups.values():
+        xs = [wide[i] for i in members]
+        if before is not None and xs[0][0].size >= LARGE:
+            xs = after(before, xs)  # in the memory of the one before
+        # A matrix by itself without the axis of length 1: with it a TPU moves a third more bytes.
+        together = f(jnp.concatenate(xs)) if len(xs) > 1 else f(xs[0][0])[None] if len(xs[0]) == 1 else f(xs[0])
+        before, start = together, 0
+        for i in members:
+            y = together[start : start + len(wide[i])]
+            start += len(wide[i])
+            out[i] = y.mT if turned[i] else y
+    return out

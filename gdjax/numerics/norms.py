@@ -1,0 +1,158 @@
+"""Euclidean norms of one array, or along some of its axes, whose squares neither over- nor underflow."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.numerics import elementwise as numerics
+from gdjax.numerics.elementwise import Array
+
+SMALL = 2.0**-80  # a sum of squares below this has lost digits to underflow
+SCALE = 2.0**70  # numbers times this, or its reciprocal, have squares where those of the numbers are lost
+Axes = tuple[int, ...]
+
+
+def precise(square: Array) -> Array:
+    """Whether a sum of squares has all its digits."""
+    return (square >= SMALL) & jnp.isfinite(square)
+
+
+def three_sums(x: Array, axes: Axes) -> list[Array]:
+    """sum |f x|^2 for f = 1, SCALE and 1 / SCALE: x is read once, though not by XLA:CPU."""
+    parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
+    parts = [part.astype(numerics.at_least_float32(part.dtype)) for part in parts]
+    scale = jnp.asarray(SCALE, parts[0].dtype)
+    squares = [sum(jnp.square(p if f is None else _times(p, f)) for p in parts) for f in (None, scale, 1 / scale)]
+    one_each, all_in_one = functools.partial(_sums_apart, axes), functools.partial(_sums_in_one, axes)
+    return jax.lax.platform_dependent(squares, tpu=one_each, default=all_in_one)
+
+
+def _sums_in_one(axes: Axes, xs: list[Array]) -> list[Array]:
+    zeros = [jnp.zeros((), x.dtype) for x in xs]
+    return jax.lax.reduce(xs, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes)
+
+
+def _sums_apart(axes: Axes, xs: list[Array]) -> list[Array]:
+    """A TPU takes these in the kernel that writes what x is made of; on a GPU they are more kernels than one sum is."""
+    return [jnp.sum(x, axes) for x in xs]
+
+
+def product(x: Array, factor: Array) -> Array:
+    """The product, which XLA must not take apart in a square: of a constant x, zero say, the parts are 0 and inf.
+
+    XLA:CPU drops the barrier in time to fuse the product with what reads it. Elsewhere see `_times`.
+    """
+    return jax.lax.optimization_barrier(x * factor.astype(x.dtype))
+
+
+def _times(x: Array, factor: Array) -> Array:
+    """The same without a copy on other devices. XLA:CPU makes one here."""
+    always, factor = jax.lax.optimization_barrier((jnp.asarray(True), factor))
+    return jnp.where(always, x * factor.astype(x.dtype), x)
+
+
+def unit_and_norm(x: Array, axis: Any = None) -> tuple[Array, Array]:
+    """Two real numbers along the axes, kept as axes of length 1, whose product is |x|: neither over- nor underflows.
+
+    Args:
+      x: floating, float32 or wider.
+      axis: an axis or several; all for None.
+
+    Returns:
+      A unit, whose reciprocal is a normal number too, and the norm of x over it. The derivative is that of the norm,
+      the unit taken for a constant, and 0 where x is 0.
+    """
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple | list) else (axis,)
+    return _unit_and_norm(x, tuple(a % x.ndim for a in axes))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _unit_and_norm(x: Array, axes: Axes) -> tuple[Array, Array]:
+    return jax.lax.platform_dependent(
+        x, cpu=functools.partial(_by_the_largest, axes), default=functools.partial(_by_three_sums, axes)
+    )
+
+
+def _by_the_largest(axes: Axes, x: Array) -> tuple[Array, Array]:
+    top, unit = _largest(x, axes)
+    unit = jnp.where(top == 0, 1, unit)
+    return unit, jnp.sqrt(jnp.sum(numerics.abs_sq(product(x, 1 / unit)), axes, keepdims=True))
+
+
+def _largest(x: Array, axis: Any) -> tuple[Array, Array]:
+    """The largest size, which may miss NaN, and a unit near it."""
+    top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis, keepdims=True, initial=0))
+    limits = jnp.finfo(top.dtype)
+    # At most an eighth of the largest number: XLA:CPU multiplies by the reciprocal, which must not be denormal.
+    return top, jnp.where(jnp.isfinite(top), jnp.clip(top, limits.tiny, limits.max / 8), 1)
+
+
+def _by_three_sums(axes: Axes, x: Array) -> tuple[Array, Array]:
+    total, large, small = (jnp.expand_dims(s, axes) for s in three_sums(x, axes))
+    tiny, usable = total < SMALL, precise(total)
+    unit = jnp.where(usable, 1, jnp.where(tiny, 1 / SCALE, SCALE)).astype(total.dtype)
+    return unit, jnp.sqrt(jnp.where(usable, total, jnp.where(tiny, large, small)))
+
+
+@_unit_and_norm.defjvp
+def _unit_and_norm_jvp(axes: Axes, primals: Any, tangents: Any) -> Any:
+    unit, norm = _unit_and_norm(primals[0], axes)
+    unit = jax.lax.stop_gradient(unit)
+    over = (1 / unit).astype(primals[0].dtype)
+    direction = primals[0] * over / jnp.where(norm == 0, 1, norm).astype(over.dtype)
+    slope = jnp.sum(jnp.real(jnp.conj(direction) * (tangents[0] * over)), axes, keepdims=True)
+    return (unit, norm), (jnp.zeros_like(unit), slope)
+
+
+def safe_norm(x: Any, min_norm: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Array:  # noqa: A002
+    """max(|x|, min_norm), whose derivative is 0 where |x| <= min_norm, at x = 0 too.
+
+    Args:
+      min_norm: the least result, at least 0.
+      ord, axis, keepdims: as in `jnp.linalg.norm`.
+
+    Returns:
+      The norm in the real dtype of x. It is computed in float32 or wider, of x scaled to 1, so that squares neither
+      over- nor underflow.
+    """
+    x, dtype = _wide(x)
+    if ord is None:
+        unit, norm = unit_and_norm(x, axis)
+        norm = unit * norm
+    else:
+        x, unit = _over_the_largest(x, axis)
+        norm = jnp.linalg.norm(x, ord=ord, axis=axis, keepdims=True)
+        if ord != 0:  # ord 0 counts; the others take a maximum, which may miss NaN
+            norm = jnp.where(jnp.any(jnp.isnan(x), axis, keepdims=True), jnp.nan, unit * norm)
+    return _at_least(norm if keepdims else jnp.squeeze(norm, axis), min_norm, dtype)
+
+
+def safe_root_mean_squares(x: Any, min_rms: Any) -> Array:
+    """max(sqrt(mean |x|^2), min_rms), whose derivative is 0 where the root is at most min_rms, at x = 0 too.
+
+    The result is in the real dtype of x, and computed as in `safe_norm`; of no numbers it is min_rms.
+    """
+    x, dtype = _wide(x)
+    unit, norm = (y.reshape(()) for y in unit_and_norm(x))
+    return _at_least(unit * (norm * max(x.size, 1) ** -0.5), min_rms, dtype)
+
+
+def _wide(x: Any) -> tuple[Array, Any]:
+    """x in float32 or wider, and the real dtype it has."""
+    x = jnp.asarray(x)
+    x = x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+    return x.astype(numerics.at_least_float32(x.dtype)), numerics.real_dtype(x.dtype)
+
+
+def _over_the_largest(x: Array, axis: Any) -> tuple[Array, Array]:
+    """x over its largest size, and that size. A zero x becomes ones, which have derivatives."""
+    top, unit = _largest(x, axis)
+    ones = jnp.where((top == 0) & (x == 0), jnp.ones_like(x), x / unit.astype(x.dtype))
+    return ones, jnp.where(top == 0, 0, unit)
+
+
+def _at_least(x: Array, least: Any, dtype: Any) -> Array:
+    least = jnp.asarray(least).astype(x.dtype)
+    return jnp.where(x <= least, least, x).astype(dtype)

@@ -1,0 +1,1 @@
+"""A whole run: the loop, its report, and checks of gradients."""

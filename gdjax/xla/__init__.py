@@ -1,0 +1,1 @@
+"""What is done for a compiler's sake, and for nothing else."""

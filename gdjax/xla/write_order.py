@@ -1,0 +1,120 @@
+"""The order in which XLA:CPU computes: it decides what is overwritten in place and which memory is used again.
+
+`over` is for a GPU, on which nothing waits.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.core import meshes
+from gdjax.core.updates import add
+
+Array = jax.Array
+
+LARGE = 2**16  # elements of an array from which on its memory and the order of what is done with it matter
+
+_destination: contextvars.ContextVar[str | None] = contextvars.ContextVar("gdjax_destination", default="params")
+
+
+@contextlib.contextmanager
+def bound_for(destination: str | None) -> Iterator[None]:
+    """Where the updates go that transforms return in this context, which decides what a state can be put after.
+
+    "params": the caller adds them to the parameters, as it is without a context. "memory": they are written as they
+    are, as those are that a branch returns; "gradient": over the gradients. None: they go through more before either.
+    """
+    token = _destination.set(destination)
+    try:
+        yield
+    finally:
+        _destination.reset(token)
+
+
+def destination() -> str | None:
+    """See `bound_for`."""
+    return _destination.get()
+
+
+def written(to: str | None, p: Array | None, update: Array) -> Array | None:
+    """What is made of the update of a leaf and written to memory: the new parameter, or the update itself, if known."""
+    if to == "params":
+        return None if p is None else add(p, update)
+    return None if to is None else update
+
+
+@jax.jit
+def after(first: Array, rest: Any) -> Any:
+    """`rest` unchanged, made to depend on one element of `first`, so that XLA:CPU computes `first` before it.
+
+    - An array that `first` is computed from is then overwritten in place after that, where XLA would otherwise copy it:
+      a params-sized temporary and 2.6 times the step for Lion. `first` may be what the caller computes too, as the new
+      parameters: XLA does so once.
+    - Temporaries of `rest` lie where those of `first` were.
+    - XLA cannot tell that an expression of `rest` is one it has already, and computes it again instead of keeping it.
+
+    On other devices one kernel writes it all, and the dependency, which would part it in two, is not there. Nor is it
+    where `first` is divided over devices, to which one of its elements would have to be sent, or where only `first`
+    varies over the axes of a `shard_map`.
+    """
+    if first.size == 0 or meshes.may_be_divided(first):
+        return rest
+    one, axes = _one(jnp.real(first[(0,) * first.ndim])), meshes.varying_axes(first)
+    tied = lambda x: not numerics.is_key(x) and axes <= meshes.varying_axes(x)  # noqa: E731
+    return jax.tree.map(lambda x: x * one.astype(x.dtype) if tied(x) else x, rest)
+
+
+def over(old: Array, new: Array) -> Array:
+    """`new` unchanged, which takes the place of `old` and is not made of it.
+
+    On a GPU a kernel writes over an array only what it makes of it, element by element; what else is to lie there is
+    copied afterwards. Here XLA sees a selection from both.
+    """
+    return jax.lax.platform_dependent(old, new, cuda=_or, rocm=_or, default=lambda _, new: new)
+
+
+def _or(old: Array, new: Array) -> Array:
+    return jnp.where(_never(new), old, new)
+
+
+def _never(x: Array) -> Array:
+    """Whether x is equal to 0 and not to itself: false, which XLA cannot tell."""
+    return (x != x) & (x == 0)
+
+
+def once(x: Any) -> Any:
+    """`x` unchanged, a real scalar as the result of a division, which XLA:CPU computes once for all that read it.
+
+    Cheaper operations on scalars it makes part of every loop that reads them, and compiles them each time: of a warm-up
+    cosine 31 for each leaf.
+    """
+    scalar = isinstance(x, jax.Array) and x.ndim == 0 and jnp.issubdtype(x.dtype, jnp.floating)
+    return _divided(x) if scalar else x
+
+
+@jax.jit
+def _divided(x: Array) -> Array:
+    return x / _one(x)
+
+
+def _one(e: Array) -> Array:
+    """1, which XLA:CPU cannot tell."""
+    hidden = lambda e: jnp.where(_never(e), 2, 1).astype(e.dtype)  # noqa: E731
+    return jax.lax.platform_dependent(e, cpu=hidden, default=jnp.ones_like)
+
+
+def summand(x: Array) -> Array:
+    """`numerics.squarable(x, "summed")` as an expression that XLA:CPU sums as it is computed.
+
+    It would write to memory first what is needed twice, a bound that arrays of one shape share, and what it makes of a
+    minimum and a maximum with constants: here each array has a bound of its own, and minima alone.
+    """
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(summand(x.real), summand(x.imag))
+    bound = after(x, jnp.asarray(numerics.largest_of(x.dtype, "summed"), x.dtype))
+    return -jnp.minimum(-jnp.minimum(x, bound), bound)

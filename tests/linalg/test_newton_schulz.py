@@ -1,0 +1,158 @@
+"""Newton-Schulz: against singular values in NumPy, at extreme sizes, and grouped as one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from gdjax.linalg import matrices, newton_schulz
+from tests import oracles
+
+RNG = np.random.default_rng(0)
+SHAPES = [(3, 3), (2, 5), (1, 4), (5, 2), (4, 3)]
+NORMS = pytest.mark.parametrize("norm", newton_schulz.NORMS)
+
+
+def expected(x, coeffs, steps, norm, eps):
+    """The same by singular values: U p(p(... S / norm)) V^H. For "aol", a norm for each row, X is scaled first."""
+    if x.shape[0] > x.shape[1]:
+        return expected(x.T, coeffs, steps, norm, eps).T
+    if norm == "aol":
+        rows = np.sqrt(np.abs(x @ x.conj().T).sum(1, keepdims=True))
+        x = x / np.maximum(rows, eps)
+    u, s, vh = np.linalg.svd(x, full_matrices=False)
+    if norm == "frobenius":
+        s = s / (np.sqrt(np.sum(s**2)) + eps)
+    elif norm == "spectral":
+        s = s / (s[0] + eps)
+    elif norm == "schatten":
+        s = s / max(np.sum(s**4) ** 0.25, eps)
+    for a, b, c in [coeffs] * steps if np.ndim(coeffs) == 1 else coeffs:
+        s = a * s + b * s**3 + c * s**5
+    return (u * s) @ vh
+
+
+def run(x, coeffs=newton_schulz.PRESETS["standard"], steps=5, norm="frobenius", eps=1e-8):
+    return newton_schulz.orthogonalize(jnp.asarray(x), jnp.asarray(coeffs), steps, norm, eps)
+
+
+@NORMS
+@pytest.mark.parametrize("preset", ["standard", "dion"])
+@pytest.mark.parametrize("dtype, rtol", [("float64", 1e-12), ("complex128", 1e-12), ("float32", 1e-4)])
+def test_singular_values(norm, preset, dtype, rtol):
+    with oracles.precision("float64"):
+        for shape in SHAPES:
+            x = RNG.normal(size=(2, *shape)) + (1j * RNG.normal(size=(2, *shape)) if "complex" in dtype else 0)
+            coeffs = newton_schulz.PRESETS[preset]
+            got = run(x.astype(dtype), coeffs, 4, norm, 0.01)
+            assert got.dtype == dtype
+            np.testing.assert_allclose(got, [expected(m, coeffs, 4, norm, 0.01) for m in x], rtol=rtol, atol=rtol)
+
+
+def test_close_to_the_polar_factor():
+    u, _, vh = np.linalg.svd(RNG.normal(size=(4, 3, 8)), full_matrices=False)
+    x = (u * np.array([3.0, 2.0, 0.5])) @ vh
+    for preset, most in (("standard", 0.35), ("dion", 0.05)):
+        s = np.linalg.svd(run(x.astype("float32"), newton_schulz.PRESETS[preset]), compute_uv=False)
+        assert np.abs(s - 1).max() < most
+
+
+@NORMS
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
+def test_factors_rounded_to_float32(shape, norm):
+    with oracles.precision("float64"):
+        x = RNG.normal(size=(2, *shape))
+        got = newton_schulz.orthogonalize(jnp.asarray(x), jnp.asarray(run.__defaults__[0]), 4, norm, 0.01, "float32")
+        error = np.abs(got - np.stack([expected(m, run.__defaults__[0], 4, norm, 0.01) for m in x])).max()
+        assert got.dtype == "float64" and 1e-9 < error < 1e-5
+
+
+def test_bfloat16_products_err_by_one_percent():
+    # With b A of the exact A, beside c A^2 of the rounded one, the error is twice as large.
+    x = RNG.normal(size=(64, 192)).astype("float32")
+    coeffs = newton_schulz.PRESETS["standard"]
+    f = jax.jit(lambda x: newton_schulz.orthogonalize(x, jnp.asarray(coeffs), 5, "frobenius", 0.0, jnp.bfloat16))
+    want = expected(np.float64(x), coeffs, 5, "frobenius", 0.0)
+    error = np.linalg.norm(f(x) - want) / np.linalg.norm(want)
+    assert 1e-3 < error < 0.016
+    dots = [line for line in f.lower(x).as_text().splitlines() if "dot_general" in line]
+    assert len(dots) == 15
+    for line in dots:
+        operands, result = line.rsplit("->", 1)
+        assert operands.count("xbf16>") == 2 and "xf32>" in result
+
+
+@NORMS
+@pytest.mark.parametrize("size", [1e-36, 1e-12, 1e20, 3e38])
+def test_the_size_of_the_matrix_does_not_matter(norm, size):
+    x = RNG.uniform(-1, 1, size=(1, 3, 5)).astype("float32")
+    np.testing.assert_allclose(run(x * np.float32(size), norm=norm, eps=0.0), run(x, norm=norm), rtol=2e-4, atol=2e-5)
+
+
+@NORMS
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+def test_zero_and_its_derivative(norm, eps):
+    zero = jnp.zeros((2, 3, 5))
+    np.testing.assert_array_equal(run(zero, norm=norm, eps=eps), zero)
+    slope = jax.grad(lambda x: jnp.sum(run(x, norm=norm, eps=eps)))(zero.at[1, 0, 0].set(1.0))
+    assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("most, always_wide, before", [
+    (matrices.LARGE, False, [(4, 2, 3)]),
+    (5, False, [(2, 3), (3, 2), (2, 3, 2)]),  # of at least 5 elements a matrix counts as large, and is done by itself
+    (5, True, [(2, 3), (2, 3), (2, 2, 3)]),
+])  # fmt: skip
+def test_groups(most, always_wide, before):
+    shapes = [(1, 2, 3), (1, 3, 2), (2, 3, 2), (1, 2, 2), (1, 0, 3), (1, 2, 2)]
+    xs = [jnp.asarray(RNG.normal(size=n), "float32") for n in shapes]
+    seen = []
+
+    def f(x):
+        seen.append(x.shape)
+        return x @ x.mT @ x
+
+    got = matrices._in_groups(f, most, always_wide, xs)
+    assert seen == [*before, (2, 2, 2), (0, 3)]
+    for x, y, z in zip(xs, got, matrices.in_groups(f, xs), strict=True):
+        np.testing.assert_allclose(y, x @ x.mT @ x, rtol=1e-6)
+        np.testing.assert_allclose(z, y, rtol=1e-6)
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this JAX lowers what is for other platforms too")
+@pytest.mark.parametrize("platform, ns_dtype, transposed", [
+    ("tpu", None, 0), ("tpu", "bfloat16", 0), ("cpu", None, 0), ("cpu", "bfloat16", 4), ("cuda", None, 4),
+])  # fmt: skip
+def test_a_large_tall_matrix_is_not_transposed(platform, ns_dtype, transposed):
+    # On a TPU the layout of a transpose spread to the gradient, the momentum and the parameter: five copies.
+    params = {"tall": jnp.zeros((512, 128)), "wide": jnp.zeros((128, 512)), "tall too": jnp.zeros((512, 128))}
+    tx = gdjax.contrib.muon(1e-3, ns_dtype=ns_dtype)
+    text = jax.jit(tx.update).trace(params, tx.init(params), params).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.transpose") == transposed
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("smallest", [1.0, 1e-3, 1e-9])
+def test_fewer_products_are_as_precise(steps, smallest):
+    u, _, vh = np.linalg.svd(RNG.normal(size=(32, 64)), full_matrices=False)
+    x = (u * np.geomspace(1, smallest, 32)) @ vh / 32
+    triples = np.asarray([newton_schulz.PRESETS["standard"]] * steps)
+    wanted, single = expected(32 * x, triples, steps, "frobenius", 0.0), []
+    for f in (newton_schulz._by_rows, newton_schulz._by_columns):
+        with oracles.precision("float64"):
+            y = x / np.linalg.norm(x)
+            np.testing.assert_allclose(f(list(triples), y, y @ y.T), wanted, rtol=1e-9, atol=1e-11)
+        y = jnp.asarray(y, "float32")
+        single.append(np.abs(f(list(triples.astype("float32")), y, y @ y.T) - wanted).max())
+    assert single[0] < 3 * single[1] + 2e-6
+
+
+@pytest.mark.parametrize("coeffs, message", [
+    ("quintic", "ns_coeffs must be numbers or one of standard, dion, muon, got 'quintic'"),
+    ((1.0, 2.0), r"ns_coeffs must have shape \(3,\) or \(steps, 3\), got \(2,\)"),
+    ("dion", "ns_coeffs has 5 triples, one for each step, and ns_steps is 4"),
+])  # fmt: skip
+def test_errors(coeffs, message):
+    with pytest.raises(ValueError, match=f"^tx: {message}$"):
+        newton_schulz.coefficients("tx", coeffs, 4)
