@@ -57,6 +57,7 @@ from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_
 from gdjax.core.updates import apply_updates, incremental_update, periodic_update
 from gdjax.lift.leafwise import Hyper, Reduced, ScaleByScheduleState, ScheduledState, leafwise
 from gdjax.lift.slots import Moment, Shared, first_moment, second_moment
+from gdjax.lift.wrapper import WrapperState, wrapper
 from gdjax.linalg.roots import matrix_inverse_pth_root, nnls, power_iteration
 from gdjax.linesearch.backtracking import (
     BacktrackingLinesearchInfo,
@@ -182,6 +183,7 @@ from gdjax.training.loop import MinimizeResult, NonFiniteError, minimize
 from gdjax.training.progress import Progress
 from gdjax.transforms.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
 from gdjax.transforms.averaging import EmaState, LookaheadParams, LookaheadState, ema, lookahead
+from gdjax.transforms.cautious import CautiousState, cautious
 from gdjax.transforms.centring import centralize
 from gdjax.transforms.clipping import NormalizeState, clip, clip_by_block_rms, clip_by_global_norm, normalize
 from gdjax.transforms.complex_numbers import SplitRealAndImaginaryState, split_real_and_imaginary
@@ -227,7 +229,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "ApplyEvery", "ApplyIfFiniteState",
-    "BacktrackingLinesearchInfo", "COCOBState", "ClipByGlobalNormState", "ClipState", "ConditionFn",
+    "BacktrackingLinesearchInfo", "COCOBState", "CautiousState", "ClipByGlobalNormState", "ClipState", "ConditionFn",
     "ConditionallyMaskState", "ConditionallyTransformState", "DAdaptAdamWState",
     "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState", "EmaState", "EmptyState", "EscapeSaddlesState",
     "FactoredState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
@@ -245,13 +247,15 @@ __all__ = [
     "ScaleByZoomLinesearchState", "ScaleState", "Schedule", "ScheduleFreeState", "ScheduledState", "Shared",
     "ShouldSkipUpdateFunction", "SnapshotState", "SophiaState", "SplitRealAndImaginaryState", "StatefulSchedule",
     "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates",
-    "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "ZeroNansState", "ZoomLinesearchInfo",
+    "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState",
+    "ZoomLinesearchInfo",
     "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
     "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad", "apply_every",
-    "apply_if_finite", "apply_updates", "assignment", "bias_correction", "centralize", "chain", "check_gradients",
-    "clip", "clip_by_block_rms", "clip_by_global_norm", "cocob", "conditionally_mask", "conditionally_transform",
-    "constant_schedule", "contrib", "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance",
-    "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule",
+    "apply_if_finite", "apply_updates", "assignment", "bias_correction", "cautious", "centralize", "chain",
+    "check_gradients", "clip", "clip_by_block_rms", "clip_by_global_norm", "cocob", "conditionally_mask",
+    "conditionally_transform", "constant_schedule", "contrib", "convex_kl_divergence", "cosine_decay_schedule",
+    "cosine_distance", "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs",
+    "cyclic_schedule",
     "dadapt_adamw", "differentially_private_aggregate", "dog", "dowg", "dpsgd", "ema", "escape_saddles",
     "experimental", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax", "fromage", "galore",
     "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
@@ -285,5 +289,6 @@ __all__ = [
     "transform", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
     "update_infinity_moment", "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state",
     "warmup_constant_schedule", "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule",
-    "warmup_linear_decay_schedule", "warmup_stable_decay_schedule", "with_extra_args_support", "yogi", "zero_nans",
+    "warmup_linear_decay_schedule", "warmup_stable_decay_schedule", "with_extra_args_support", "wrapper", "yogi",
+    "zero_nans",
 ]  # fmt: skip

@@ -119,12 +119,12 @@ def test_reductions_see_the_whole_tree():
     def normalised(g: Any, s: Any, p: Any, t: Any, gain: Any = 1.0, *, top: Reduced = None) -> Any:
         return gain * g / top, s
 
-    u, _ = normalised().update(PARAMS, EmptyState(), value=2.0)
+    u, _ = normalised().update(PARAMS, EmptyState(), PARAMS, value=2.0)
     top = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(PARAMS))
     assert_close(u, jax.tree.map(lambda x: x / top, PARAMS))
 
     with pytest.raises(ValueError, match=r"normalised: this transform needs value=\.\.\.: call update\(updates, state"):
-        normalised().update(PARAMS, EmptyState())
+        normalised().update(PARAMS, EmptyState(), PARAMS)
 
 
 class Furthest(NamedTuple):
@@ -139,7 +139,7 @@ def furthest(g: Any, s: Any, p: Any, t: Any, rate: Any) -> Any:
     return {"top": jnp.maximum(s.top, rate * ours), "before": s.top}
 
 
-@leafwise(Furthest, reduce=furthest, needs_params=True, top=Shared("first"), start=lambda p, hyper: jnp.asarray(p))
+@leafwise(Furthest, reduce=furthest, top=Shared("first"), start=lambda p, hyper: jnp.asarray(p))
 def distance(g: Any, s: Any, p: Any, t: Any, rate: Any, first: Any = 0.25, *, before: Reduced = None) -> Any:
     return (s.top - before) * g, s
 

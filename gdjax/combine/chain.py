@@ -10,8 +10,8 @@ from typing import Any
 from gdjax.core import base, checks, misuse
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.values import is_ours
-from gdjax.lift.leafwise import Leafwise, fused
-from gdjax.xla.write_order import bound_for, destination
+from gdjax.lift.leafwise import Leafwise
+from gdjax.lift.steps import Step, run, state_of, steps_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,34 +34,17 @@ class Chain:
         return self.pack([part.init(params) for part in self.parts])
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        steps = list(self.flatten(state))
-        new_states: list[Any] = []
-        while len(new_states) < len(steps):
-            run = _run(steps[len(new_states) :])
-            last = len(new_states) + len(run) == len(steps)
-            with bound_for(destination() if last else None):
-                part, old = run[0]
-                if isinstance(part, Leafwise):
-                    rules, olds = zip(*run, strict=True)
-                    updates, new = fused(rules, updates, olds, params, extra_args)
-                else:
-                    updates, *new = base.call_update(part, updates, old, params, extra_args)
-            new_states += new
-        return updates, self.unflatten(iter(new_states))
+        updates, states = run(list(self.steps(state)), updates, params, extra_args)
+        return updates, self.joined(states)
 
-    def flatten(self, state: Any) -> Iterator[tuple[Any, Any]]:
-        """The transforms with their states, those of chains inside this one in their place."""
-        states = self._states(state)
-        for tx, s in zip(self.parts, states, strict=True):
-            part = base.part_of(tx)
-            if isinstance(part, Chain):
-                yield from part.flatten(s)
-            else:
-                yield (tx if part is None else part), s
+    def steps(self, state: Any) -> Iterator[Step]:
+        """The transforms with their states, those of chains and wrappers inside this one in their place."""
+        for tx, s in zip(self.parts, self._states(state), strict=True):
+            yield from steps_of(tx, s)
 
-    def unflatten(self, states: Iterator[Any]) -> Any:
-        nested = (base.part_of(tx) for tx in self.parts)
-        return self.pack([p.unflatten(states) if isinstance(p, Chain) else next(states) for p in nested])
+    def joined(self, states: Iterator[Any]) -> Any:
+        """The state from those of the steps."""
+        return self.pack([state_of(tx, states) for tx in self.parts])
 
     def _states(self, state: Any) -> list[Any]:
         if state is None:
@@ -129,15 +112,6 @@ def _sign_is_known(rule: Leafwise | None) -> bool:
         return False
     steps = [rule.hyper[name] for name in ("step_size", "step_size_fn") if name in rule.hyper]
     return all(isinstance(step, int | float) and step >= 0 for step in steps)
-
-
-def _run(steps: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """The steps from the first on that one pass over the leaves can do: a reduction or a foreign transform ends it."""
-    n = 1
-    if isinstance(steps[0][0], Leafwise):
-        while n < len(steps) and isinstance(steps[n][0], Leafwise) and not steps[n][0].reduce:
-            n += 1
-    return steps[:n]
 
 
 @transform

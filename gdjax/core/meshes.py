@@ -25,6 +25,11 @@ def _type(x: Any) -> Any:
     return x
 
 
+def types_of(leaves: Sequence[Any]) -> tuple[Any, ...]:
+    """What a trace of a function depends on beside the values of arrays: their types, and the mesh in the context."""
+    return _mesh(), *(_type(x) if isinstance(x, jax.Array) else (jnp.shape(x), jnp.result_type(x)) for x in leaves)
+
+
 def varying_axes(*trees: Any) -> frozenset[str]:
     """The axes of a `shard_map` over which any of the arrays varies."""
     return frozenset().union(*(_varying(x) for x in jax.tree.leaves(trees)))

@@ -17,9 +17,16 @@ from gdjax.xla.write_order import LARGE, after, destination, written
 
 Array = jax.Array
 
+RAW = "updates", "gradients"  # of a wrapper: those that it passes on, and those that came in
+
 
 def fused(
-    rules: Sequence[Any], updates: Any, states: Sequence[Any], params: Any, extra_args: dict[str, Any]
+    rules: Sequence[Any],
+    updates: Any,
+    states: Sequence[Any],
+    params: Any,
+    extra_args: dict[str, Any],
+    raw: Sequence[Any] | None = None,
 ) -> tuple[Any, list[Any]]:
     """Applies rules one after the other, leaf by leaf: one call of one jitted function per leaf for all the rules.
 
@@ -29,11 +36,12 @@ def fused(
 
     Args:
       rules: of type `gdjax.lift.leafwise.Leafwise`, with the states `states`.
+      raw: for each rule of a wrapper the updates that came into that, for others None.
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_skipped)
     gs = [_array(rules[0].label, path, g) for path, g in paths]
     trained = [not is_skipped(g) and not base.is_float0(g) for g in gs]
-    ps = _parameters(rules, structure, paths, updates, params)
+    ps, misfits = _parameters(rules, structure, paths, updates, params)
     opened = [_opened(r, s, structure, updates) for r, s in zip(rules, states, strict=True)]
     counts, slots, shared = (list(x) for x in zip(*opened, strict=True))
     scalars = [r.scalars(c) for r, c in zip(rules, counts, strict=True)]
@@ -47,23 +55,44 @@ def fused(
     for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
         if active[i]:
             _check(rules, path, g, p, [s[i] for s in slots])
+    for rule, s, count, scalar in zip(rules, shared, counts, scalars, strict=True):
+        if rule.numbers is not None:
+            _keep(s, scalar, _numbers(rule, s, count, scalar, gs))
+    raw = raw or [None] * len(rules)
+    wraps = [x is not None for x in raw]
+    raws = [
+        None if x is None or x is updates else checks.flatten_like(r.label, RAW, structure, updates, x)
+        for r, x in zip(rules, raw, strict=True)
+    ]
     if rules[0].reduce is not None:
-        leaves = (list(itertools.compress(xs, trained)) for xs in (gs, slots[0], ps))
-        reduced = _reduced(rules[0], tuple(leaves), counts[0], shared[0], scalars[0], extra_args)
-        old = shared[0]
-        shared[0] = {f: jnp.asarray(reduced.pop(f, x)).astype(x.dtype) for f, x in old.items()}
-        scalars[0] |= reduced
+        each = (gs, *([raws[0] or gs] if wraps[0] else []), slots[0], ps)
+        leaves = [list(itertools.compress(xs, trained)) for xs in each]
+        try:
+            reduced = _reduced(rules[0], leaves, counts[0], shared[0], scalars[0], extra_args)
+        except rule_checks.NoParameter as e:
+            i = next(i for i, p in enumerate(ps) if p is None and trained[i])
+            raise _no_parameter(rules[0].label, paths[i][0], gs[i], i, params, misfits) from e
+        _keep(shared[0], scalars[0], reduced)
     to = destination()
     directions, closing, before = [], [], None
-    in_turn = to is not None and any(rule.keeps for rule in rules[1:])
     for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
         mine = [s[i] for s in slots]  # per rule, the slots of this leaf
         if active[i]:
-            apply = kernel_of(tuple(rules[k].kernel for k in active[i]), to)
-            large = in_turn and g.size > LARGE
-            now = after(before, counts) if large and before is not None else counts
+            apply = kernel_of(tuple(rules[k].kernel._replace(wraps=wraps[k]) for k in active[i]), to)
+            given = [None if raws[k] is None else raws[k][i] for k in active[i]]
+            of_active = lambda *lists, mine=active[i]: [[xs[k] for k in mine] for xs in lists]  # noqa: E731
             try:
-                g, new = apply(g, p, *([xs[k] for k in active[i]] for xs in (mine, now, shared, scalars)))
+                # In turn: a large array that a leaf keeps on the way then lies where that of the leaf before was.
+                large = to is not None and g.size > LARGE
+                large = large and apply.keeps_a_value(g, p, *of_active(mine, counts, shared, scalars), given)
+                now = counts
+                if large and before is not None:
+                    g, now = (
+                        (g, after(before, counts)) if any(c is not None for c in counts) else (after(before, g), now)
+                    )
+                g, new = apply(g, p, *of_active(mine, now, shared, scalars), given)
+            except rule_checks.NoParameter as e:
+                raise _no_parameter(rules[active[i][e.index]].label, path, g, i, params, misfits) from e
             except (ValueError, TypeError) as e:
                 _blame([rules[k].label for k in active[i]], path, e)
                 raise
@@ -80,34 +109,66 @@ def fused(
     return structure.unflatten(directions), new_states
 
 
-def _parameters(rules: Sequence[Any], structure: Any, paths: Any, updates: Any, params: Any) -> list[Any]:
-    """For each leaf its parameter; None where there is none, or it is left alone, or does not fit where it need not."""
-    readers = [rule for rule in rules if rule.needs_params]
+def _parameters(rules: Sequence[Any], structure: Any, paths: Any, updates: Any, params: Any) -> tuple[list[Any], Any]:
+    """For each leaf its parameter, None where there is none or it does not fit where it need not.
+
+    Beside them what is wrong with them: an error, or for each leaf what it had.
+    """
+    nothing = [None] * structure.num_leaves
     if params is None:
-        for rule in readers:
-            checks.params(rule.label, params)
-        return [None] * structure.num_leaves
+        return nothing, None
     heeded = any(rule.heeds_params for rule in rules)
     try:
         ps = checks.flatten_like(rules[0].label, ("updates", "params"), structure, updates, params)
-    except ValueError:
+    except ValueError as e:
         if heeded:
             raise
-        return [None] * structure.num_leaves
-    for (path, g), p in zip(paths, ps, strict=True):
-        if p is None and readers and not is_skipped(g):
-            raise ValueError(f"{readers[0].label}: {_where(path)} is None, and has a gradient of shape {jnp.shape(g)}")
+        return nothing, e
     fits = lambda g, p: not is_skipped(g) and (heeded or getattr(p, "shape", None) == jnp.shape(g))  # noqa: E731
     kept = [p if p is not None and fits(g, p) else None for (_, g), p in zip(paths, ps, strict=True)]
-    return [p if p is None or hasattr(p, "dtype") else jnp.asarray(p) for p in kept]
+    return [p if p is None or hasattr(p, "dtype") else jnp.asarray(p) for p in kept], ps
+
+
+def _no_parameter(label: str, path: Any, g: Array, i: int, params: Any, misfits: Any) -> Exception:
+    """The error for a rule that reads the parameter of a leaf and got none."""
+    if isinstance(misfits, Exception):
+        return misfits
+    try:
+        checks.params(label, params)
+        if misfits[i] is not None:
+            checks.gradient(label, lambda: _where(path), g, misfits[i])
+    except (ValueError, TypeError) as e:
+        return e
+    return ValueError(f"{label}: {_where(path)} is None, and has a gradient of shape {jnp.shape(g)}")
+
+
+def _keep(shared: dict[str, Any], scalars: dict[str, Any], found: dict[str, Any]) -> None:
+    """New values of shared fields, in their dtypes, and numbers for the rule."""
+    shared.update({f: jnp.asarray(found.pop(f)).astype(x.dtype) for f, x in shared.items() if f in found})
+    scalars.update(found)
+
+
+def _numbers(
+    rule: Any, shared: dict[str, Any], count: Any, scalars: dict[str, Any], gs: Sequence[Any]
+) -> dict[str, Any]:
+    """What the rule's `numbers` returns."""
+    real = numerics.widest_real(gs)
+    known = {**rule.hyper, **{k: x.astype(real) for k, x in scalars.items()}}
+    arguments = list(inspect.signature(rule.numbers).parameters)[2:]
+    s = rule.State(**{**dict.fromkeys(rule.State._fields), **shared})
+    with jax.named_scope(rule.label.removeprefix("gdjax.")), promotion():
+        t = None if count is None else count.astype(real)
+        return dict(rule.numbers(s, t, **{name: known[name] for name in arguments if name in known}))
 
 
 def _reduced(
-    rule: Any, leaves: tuple[Any, ...], count: Any, shared: Any, scalars: Any, extra_args: Any
+    rule: Any, leaves: Sequence[Any], count: Any, shared: Any, scalars: Any, extra_args: Any
 ) -> dict[str, Any]:
     """What the rule's `reduce` returns, numbers of the whole tree; `leaves` are the gradients, slots and parameters."""
-    gs, slots, ps = leaves
-    arguments = list(inspect.signature(rule.reduce).parameters.values())[4:]
+    *gs, slots, ps = leaves
+    arguments = list(inspect.signature(rule.reduce).parameters.values())[len(gs) + 3 :]
+    if any(p is None for p in ps) and rule_checks.names(rule.reduce, len(gs) + 1):
+        raise rule_checks.NoParameter(0)
     real = numerics.widest_real(gs)
     known = {**extra_args, **rule.hyper, **{k: x.astype(real) for k, x in scalars.items()}}
     missing = [a.name for a in arguments if a.default is a.empty and a.name not in known]
@@ -118,8 +179,8 @@ def _reduced(
     s = rule.State(**({"count": count} if "count" in rule.State._fields else {}), **trees, **shared)
     t = None if count is None else count.astype(real)
     given = {a.name: known[a.name] for a in arguments if a.name in known}
-    with jax.named_scope(rule.label.removeprefix("gdjax.")), promotion(*gs):
-        return dict(rule.reduce(gs, s, ps, t, **given))
+    with jax.named_scope(rule.label.removeprefix("gdjax.")), promotion(*gs[0]):
+        return dict(rule.reduce(*gs, s, ps, t, **given))
 
 
 def _opened(rule: Any, state: Any, structure: Any, updates: Any) -> tuple[Any, list[Any], dict[str, Any]]:

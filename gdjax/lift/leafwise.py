@@ -56,12 +56,8 @@ def leafwise(
     State: Any = EmptyState,  # noqa: N803
     *,
     scheduled: Any = None,
-    needs_params: bool = False,
-    reads_old: bool = False,
-    repeats: bool = False,
-    squares: str | None = None,
-    spoils: str = "update",
-    keeps: bool = False,
+    count: Callable[[Any], Any] | None = None,
+    numbers: Callable[..., dict[str, Any]] | None = None,
     reduce: Callable[..., dict[str, Any]] | None = None,
     **slots: Shared | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
@@ -73,31 +69,19 @@ def leafwise(
         state a tree of them shaped like the parameters.
       scheduled: the state class, of one field `count`, of a stateless rule with a scheduled hyperparameter;
         `ScaleByScheduleState` by default. A rule with slots and no count then keeps `ScheduledState`.
-      needs_params: the rule reads `p`, so that an update without parameters is an error.
-      reads_old: the direction depends on a slot's old value other than through its new one (as in Lion). XLA would copy
-        the slot before overwriting it; this makes it write the slot after the parameters instead.
-      repeats: a slot's new value depends on the direction (as in Adadelta). XLA:CPU would keep the direction in memory
-        for both; this computes it again for the slots, after the parameters, where no rule before has slots.
-      squares: that the rule squares the gradient: "each" element or, in a norm, "summed". The gradient it gets is then
-        bounded so that no such square is infinite, see `numerics.squarable`: a second moment recovers from any finite
-        gradient.
-      spoils: what becomes NaN where the gradient of such a rule is not finite. "update": the direction that the rule
-        returns. "moment": the first slot that the rule gets, and so that slot for good and the direction. That is for a
-        direction made of new slots alone: XLA:CPU then reads no gradient in the loop that computes the parameters.
-      keeps: behind other rules, it keeps what those make of a leaf in memory, for instance while it takes its norm.
-        Large leaves then go one after the other on a CPU, each in the memory of the one before: they see a count that
-        depends on that one.
+      count: the updates made so far, from the `Shared` fields of a state that counts them under another name.
+      numbers: new numbers for all leaves, a function `(s, t, ...) -> dict` of the `Shared` fields of the state and the
+        hyperparameters that it names. Entries that name a `Shared` field are its new values, which the rule then finds
+        in `s`; the others are passed to the rule by name, where they are declared as `name: Reduced = None`.
       reduce: what the rule needs of the whole tree, a function `(g, s, p, t, ...) -> dict` of what the rule gets, with
         lists of leaves, in their own dtypes (see `numerics.widen`), where the rule has one array. Of hyperparameters
-        and extra arguments of `update` it gets those that it names; one without a default is required. The entries of
-        its result that name a `Shared` field are the new values of that field, which the rule then finds in `s`; the
-        others are passed to the rule by name, where they are declared as `name: Reduced = None`.
+        and extra arguments of `update` it gets those that it names; one without a default is required. Its result is
+        that of `numbers`, which it takes the place of; it ends a pass over the leaves.
       **slots: what a field starts as: a `Shared` number; a `Moment` (`first_moment` where the field is not named); or a
         function `(p, hyperparameters) -> arrays` of one parameter. Integers, booleans and PRNG keys are arrays too:
         with `key=lambda p, hyper: jax.random.key(0)` each leaf has a key, at first the same.
 
     Raises:
-      ValueError: an unknown word for squares or spoils.
       TypeError: State is neither such a class nor such a function, or has no field of a slot's name.
       ValueError, TypeError: (in update) the rule returned no update shaped like `g`, no state, or a field of another
         shape or kind than its slot: real numbers are rounded to the slot's dtype, nothing else is cast.
@@ -106,8 +90,6 @@ def leafwise(
     """
 
     rule_checks.declaration(State, slots)
-    if spoils not in ("update", "moment") or squares not in (None, *numerics.TERMS):
-        raise ValueError(f"gdjax.leafwise: unknown squares={squares!r} or spoils={spoils!r}")
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
         @functools.wraps(rule)
@@ -115,9 +97,8 @@ def leafwise(
             call = base.checked_call(factory, args, kwargs)
             label = base.label_of(call)
             part = Leafwise(
-                label, rule, rule_checks.state_class(label, State, call.arguments),
-                scheduled or ScaleByScheduleState, needs_params, reads_old, repeats, squares, spoils, keeps,
-                slots, reduce, numerics.python_numbers(call.arguments),
+                label, rule, rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState,
+                slots, reduce, numbers, count, numerics.python_numbers(call.arguments),
             )  # fmt: skip
             return base.made_by(call, part)
 
@@ -138,14 +119,10 @@ class Leafwise:
     rule: Callable[..., Any]
     State: Any
     Scheduled: Any
-    needs_params: bool
-    reads_old: bool
-    repeats: bool
-    squares: str | None
-    spoils: str
-    keeps: bool
     initial: Mapping[str, Callable[..., Any]]
     reduce: Callable[..., dict[str, Any]] | None
+    numbers: Callable[..., dict[str, Any]] | None
+    counted: Callable[[Any], Any] | None
     hyper: Mapping[str, Any]
 
     def labelled(self, label: str) -> "Leafwise":
@@ -173,8 +150,7 @@ class Leafwise:
     def kernel(self) -> Kernel:
         rest = {k: v for k, v in self.hyper.items() if k not in self.schedules and k not in self.arrays}
         constants = tuple((k, type(v), v) for k, v in rest.items())
-        name, how = self.label.removeprefix("gdjax."), (self.reads_old, self.repeats, self.squares, self.spoils)
-        return Kernel(name, self.rule, self.State, constants, *how)
+        return Kernel(self.label.removeprefix("gdjax."), self.rule, self.State, constants)
 
     @functools.cached_property
     def moments(self) -> tuple[str, ...]:
@@ -189,12 +165,12 @@ class Leafwise:
 
     @functools.cached_property
     def heeds_params(self) -> bool:
-        """Whether parameters that `update` gets must fit: they are read, have a state, or take a step."""
-        return bool(self.needs_params or self.slots or "learning_rate" in self.hyper)
+        """Whether parameters must fit even where no rule reads them: they have a state, or take a step."""
+        return bool(self.slots or "learning_rate" in self.hyper)
 
     @property
     def counts(self) -> bool:
-        return "count" in self.State._fields or bool(self.schedules)
+        return "count" in self.State._fields or bool(self.schedules) and self.counted is None
 
     @property
     def outer(self) -> Any:
@@ -238,7 +214,8 @@ class Leafwise:
         checks.state(self.label, state, self.outer)
         inner = state.inner_state if self.outer is ScheduledState else state
         shared = {f: getattr(inner, f) for f in self.shared}
-        return (state.count if self.counts else None), [getattr(inner, f) for f in self.slots], shared
+        count = state.count if self.counts else None if self.counted is None else self.counted(inner)
+        return count, [getattr(inner, f) for f in self.slots], shared
 
     def join(self, count: Any, slots: Sequence[Any], shared: Mapping[str, Any]) -> Any:
         fields = {**dict(zip(self.slots, slots, strict=True)), **shared}

@@ -2,16 +2,20 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr
 
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.lift import rule_checks
-from gdjax.xla.write_order import after, written
+from gdjax.lift.facts import Evaluation, graph_of
+from gdjax.xla import write_order
+from gdjax.xla.loops import UPDATE, Plan, plan
 
 Array = jax.Array
 
@@ -23,77 +27,121 @@ class Kernel(NamedTuple):
     rule: Callable[..., tuple[Array, Any]]
     State: Any
     constants: tuple[tuple[str, type, Any], ...]
-    reads_old: bool
-    repeats: bool
-    squares: str | None
-    spoils: str
+    wraps: bool = False  # the rule is one of a wrapper, which gets the gradient beside the update
 
 
-@functools.lru_cache(maxsize=4096)
-def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]:
-    """The jitted function that applies rules to one leaf. `counts` count this update too."""
+class Traced(NamedTuple):
+    closed: ClosedJaxpr  # the rules as JAX sees them, from the flat arguments to the update and the new slots
+    plan: Plan  # in which order to write these
 
-    def rules(g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any) -> tuple[Array, Any]:
-        like = [g.dtype] if p is None else [g.dtype, p.dtype]
-        real = max((numerics.real_dtype(numerics.at_least_float32(d)) for d in like), key=lambda d: d.itemsize)
-        wide, param, new = numerics.widen(g, real), numerics.widen(p, real), []
-        direction = wide
-        each = zip(kernels, slots, counts, shared, scalars, strict=True)
-        for index, (kernel, slot, count, numbers, scalar) in enumerate(each):
-            fields = [f for f in kernel.State._fields if f != "count" and f not in numbers]
-            olds = dict(zip(fields, slot, strict=True))
-            old = {f: _widened(x, real) for f, x in olds.items()}
-            s = old | {f: _widened(x, real) for f, x in numbers.items()}
-            if "count" in kernel.State._fields:
-                s["count"] = count
-            t = None if count is None else count.astype(real)
-            hyper = {k: v for k, _, v in kernel.constants} | {k: numerics.widen(v, real) for k, v in scalar.items()}
-            with jax.named_scope(kernel.name), promotion(g), numerics.widened((wide, g), (param, p)):
-                given = numerics.squarable(direction, kernel.squares) if kernel.squares else direction
-                if kernel.squares and kernel.spoils == "moment":
-                    s[fields[0]] = numerics.spoiled(s[fields[0]], direction)
-                with rule_checks.raised_by(index):
-                    result = rule_checks.called(kernel.rule, given, kernel.State(**s), param, t, hyper)
-                    new_direction, state = rule_checks.returned(kernel.State, result, given, olds)
-                if kernel.squares and kernel.spoils == "update":
-                    new_direction = numerics.spoiled(new_direction, direction)
-                direction = new_direction
-            new.append([x if getattr(state, f) is old[f] else getattr(state, f) for f, x in olds.items()])
-        update = direction.astype(g.dtype)
-        # Of a gradient that is not divided the update may be, as a state made of divided parameters is.
-        return (meshes.placed(update, g) if meshes.division(g) else update), new
 
-    def apply(g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any) -> tuple[Array, Any]:
-        update, new = rules(g, p, slots, counts, shared, scalars)
+class OneLeaf:
+    """Rules applied to one leaf, in one function that leaves alike share; called with their counts after this update.
+
+    The rules are traced first, by themselves: the trace shows in which order their results are best written.
+    """
+
+    def __init__(self, kernels: tuple[Kernel, ...], to: str | None):
+        self.kernels, self.to = kernels, to
+        self.known: dict[Any, Traced] = {}  # by the types of the arguments
+
+        def apply(*arguments: Any) -> tuple[Array, Any]:
+            return self.apply(*arguments)
+
+        apply.__name__ = "_".join(k.name for k in kernels)[:80]
+        self.call = jax.jit(apply)
+
+    def __call__(self, *arguments: Any) -> tuple[Array, Any]:
+        return self.call(*arguments)
+
+    def keeps_a_value(self, *arguments: Any) -> bool:
+        """Whether a value of the size of the leaf, that is no result, is written to memory on the way."""
+        return self.traced(arguments).plan.keeps
+
+    def apply(self, *arguments: Any) -> tuple[Array, Any]:
+        _, p, slots, *_ = arguments
+        closed, how = self.traced(arguments)
+        values = Evaluation.of(closed, jax.tree.leaves(arguments))
         olds, structure = jax.tree.flatten(slots)
-        owners = [i for i, xs in enumerate(slots) for _ in jax.tree.leaves(xs)]
-        leads = [i == owners[0] for i in owners]  # the first rule with slots, which are made of the gradient
-        # The direction is made of old numbers where it is of new ones that are rounded to 16 bits later.
-        changed = [x is not old for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
-        read = [c and (kernels[i].reads_old or _is_half(old)) for c, i, old in zip(changed, owners, olds, strict=True)]
-        # Made narrow first: what the direction and a slot had in common XLA:CPU would write as float32.
-        news = [_stored(x, old) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
-        update, news = _in_order(to, p, update, news, read, leads)
-        # Written over the gradient, the direction is in memory, and the gradient no longer.
-        repeats = leads and kernels[owners[0]].repeats and to != "gradient"
-        if repeats and (first := written(to, p, update)) is not None:
-            tied = [after(first, xs) if i == owners[0] else xs for i, xs in enumerate(slots)]
-            again = jax.tree.leaves(rules(g, p, tied, counts, shared, scalars)[1])
-            news = [_stored(y, x) if lead else x for x, y, lead in zip(news, again, leads, strict=True)]
+        results = dict(enumerate([None, *olds]))
+        for loop in how.loops:
+            memory = lambda i: write_order.written(self.to, p, results[i]) if i == UPDATE else results[i]  # noqa: E731
+            firsts = [memory(i) for i in loop.waits]
+            if loop.again:
+                wait = functools.partial(_waiting, firsts or [results[i] for i in loop.uses])
+                x = values.anew(loop.index, loop.uses, wait)
+            else:
+                x = _waiting(firsts, values.output(loop.index))
+            if loop.held:
+                x = write_order.held(olds[loop.index - 1], x)
+            if loop.fresh:
+                x = write_order.over(olds[loop.index - 1], x)
+            if firsts or loop.again or loop.fresh:
+                values.replace(loop.index, x)
+            results[loop.index] = x
+        update, *news = results.values()
         return update, structure.unflatten(news)
 
-    apply.__name__ = "_".join(k.name for k in kernels)[:80]
-    return jax.jit(apply)
+    def traced(self, arguments: tuple[Any, ...]) -> Traced:
+        leaves, structure = jax.tree.flatten(arguments)
+        key = structure, *meshes.types_of(leaves)
+        if key in self.known:
+            return self.known[key]
+
+        def function(*leaves: Any) -> list[Array]:
+            update, news = _applied(self.kernels, *structure.unflatten(leaves))
+            return [update, *news]
+
+        closed = jax.make_jaxpr(function)(*leaves)
+        graph = graph_of(closed)
+        g, p, slots, *_ = structure.unflatten(graph.inputs)
+        found = Traced(closed, plan(graph, g, p, jax.tree.leaves(slots), self.to))
+        if not any(isinstance(x, Tracer) for x in closed.consts):  # which another trace must not see
+            self.known[key] = found
+        return found
 
 
-def _in_order(to: str | None, p: Any, update: Array, news: list[Array], read: list[bool], leads: list[bool]) -> Any:
-    """The update and the new slots; those whose old numbers the update reads after it, unless it must be last."""
-    if to == "gradient":
-        for x, r, lead in zip(news, read, leads, strict=True):
-            update = after(x, update) if r and lead else update
-        read = [r and not lead for r, lead in zip(read, leads, strict=True)]
-    first = written(to, p, update) if any(read) else None
-    return update, news if first is None else [after(first, x) if r else x for x, r in zip(news, read, strict=True)]
+kernel_of = functools.lru_cache(maxsize=4096)(OneLeaf)
+
+
+def _waiting(firsts: Sequence[Array | None], xs: Any) -> Any:
+    """Arrays that are computed after all of the first ones."""
+    for first in firsts:
+        xs = xs if first is None else write_order.after(first, xs)
+    return xs
+
+
+def _applied(
+    kernels: Sequence[Kernel], g: Array, p: Array | None, slots: Any, counts: Any, shared: Any, scalars: Any, raws: Any
+) -> tuple[Array, list[Array]]:
+    """The update that the rules make one after the other, and their new slots in a row."""
+    like = [g.dtype] if p is None else [g.dtype, p.dtype]
+    real = max((numerics.real_dtype(numerics.at_least_float32(d)) for d in like), key=lambda d: d.itemsize)
+    wide, param, news = numerics.widen(g, real), numerics.widen(p, real), []
+    direction = wide
+    for index, (kernel, slot, count, numbers, scalar, raw) in enumerate(
+        zip(kernels, slots, counts, shared, scalars, raws, strict=True)
+    ):
+        fields = [f for f in kernel.State._fields if f != "count" and f not in numbers]
+        olds = dict(zip(fields, slot, strict=True))
+        old = {f: _widened(x, real) for f, x in olds.items()}
+        s = old | {f: _widened(x, real) for f, x in numbers.items()}
+        if "count" in kernel.State._fields:
+            s["count"] = count
+        t = None if count is None else count.astype(real)
+        hyper = {k: v for k, _, v in kernel.constants} | {k: numerics.widen(v, real) for k, v in scalar.items()}
+        with jax.named_scope(kernel.name), promotion(g), numerics.widened((wide, g), (param, p)):
+            with rule_checks.raised_by(index):
+                given = [wide if raw is None else numerics.widen(raw, real)] if kernel.wraps else []
+                s = kernel.State(**s)
+                result = rule_checks.called(kernel.rule, index, [direction, *given], s, param, t, hyper)
+                direction, state = rule_checks.returned(kernel.State, result, direction, olds)
+        kept = {f: x if getattr(state, f) is old[f] else getattr(state, f) for f, x in olds.items()}
+        for f, x in olds.items():
+            news += [_stored(y, z) for y, z in zip(jax.tree.leaves(kept[f]), jax.tree.leaves(x), strict=True)]
+    update = direction.astype(g.dtype)
+    # Of a gradient that is not divided the update may be, as a state made of divided parameters is.
+    return (meshes.placed(update, g) if meshes.division(g) else update), news
 
 
 def _widened(slot: Any, real: Any) -> Any:
@@ -107,10 +155,6 @@ def _stored(new: Any, old: Array) -> Array:
     if numerics.is_key(old):
         return meshes.placed(new, old)
     return meshes.placed(new.astype(old.dtype) if hasattr(new, "dtype") else jnp.asarray(new, old.dtype), old)
-
-
-def _is_half(x: Array) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
 
 
 def promotion(*gs: Array) -> Any:

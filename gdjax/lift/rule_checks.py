@@ -6,7 +6,7 @@ A rule is looked at while it is traced, once for each shape and dtype; `fused` t
 import contextlib
 import dis
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,12 +18,12 @@ from gdjax.numerics import is_key
 Array = jax.Array
 
 
-def declaration(State: Any, slots: Mapping[str, Any]) -> None:  # noqa: N803
+def declaration(State: Any, slots: Mapping[str, Any], maker: str = "leafwise") -> None:  # noqa: N803
     """Raises unless `State` is a NamedTuple class that has these slots, or a function of one argument."""
     if _is_state_class(State):
         if unknown := [f for f in slots if f not in State._fields]:
             names, fields = ", ".join(unknown), ", ".join(State._fields)
-            raise TypeError(f"gdjax.leafwise: {State.__name__} has no field {names}; its fields are {fields}")
+            raise TypeError(f"gdjax.{maker}: {State.__name__} has no field {names}; its fields are {fields}")
     elif isinstance(State, type) or not callable(State) or not _takes(State, 1):
         if inspect.isroutine(State) and _takes(State, 4):
             written = "write @gdjax.leafwise() above it, or @gdjax.leafwise(State) with the class of its state"
@@ -55,16 +55,28 @@ def _takes(f: Callable[..., Any], number: int) -> bool:
     return True
 
 
-def called(rule: Callable[..., Any], g: Array, s: Any, p: Any, t: Any, hyper: Mapping[str, Any]) -> Any:
+class NoParameter(Exception):  # noqa: N818
+    """A rule, the one of that index in its row, reads `p` and got None."""
+
+    def __init__(self, index: int):
+        self.index = index
+
+
+def called(
+    rule: Callable[..., Any], index: int, gs: Sequence[Array], s: Any, p: Any, t: Any, hyper: Mapping[str, Any]
+) -> Any:
     """What a rule returns; an error that comes of a `p` or `t` which is None says why it is."""
     try:
-        return rule(g, s, p, t, **hyper)
+        return rule(*gs, s, p, t, **hyper)
     except (ValueError, TypeError, AttributeError) as e:
-        hint = "".join(f"; {reason}" for reason in _missing(rule, p, t)) if "None" in str(e) else ""
-        if hint and isinstance(e, AttributeError):  # as of p.shape
-            raise TypeError(f"{e}{hint}") from e
-        if hint and type(e) in (ValueError, TypeError):
-            e.args = (f"{e}{hint}",)
+        if "None" not in str(e):
+            raise
+        if p is None and names(rule, len(gs) + 1):
+            raise NoParameter(index) from e
+        if t is None and names(rule, len(gs) + 2):
+            step = list(inspect.signature(rule).parameters)[len(gs) + 2]
+            why = f"the rule uses `{step}`, which is None, since its state has no field `count`: add one"
+            raise TypeError(f"{e}; {why}") from e
         raise
 
 
@@ -83,19 +95,9 @@ def culprit(e: Exception) -> int | None:
     return vars(e).get("rule_index")
 
 
-def _missing(rule: Any, p: Any, t: Any) -> Iterator[str]:
-    names = list(inspect.signature(rule).parameters)[2:4]
-    why = (
-        "update got no parameter: call update(updates, state, params), and declare leafwise(needs_params=True)",
-        "its state has no field `count`: add one",
-    )
-    for name, value, reason in zip(names, (p, t), why, strict=False):
-        if value is None and _reads(rule, name):
-            yield f"the rule uses `{name}`, which is None, since {reason}"
-
-
-def _reads(rule: Any, name: str) -> bool:
-    """Whether the code of a rule names its argument `name`; if it shows no code, it may."""
+def names(rule: Any, place: int) -> bool:
+    """Whether the code of a rule names its argument at that place; if it shows no code, it may."""
+    name = list(inspect.signature(rule).parameters)[place]
     try:
         named = [i.argval for i in dis.get_instructions(rule)]
     except TypeError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from gdjax.xla.bits import finite_within
 
 Array = jax.Array
 
@@ -50,7 +53,7 @@ def divide(x: Array, y: Array, eps: Any = 0) -> Array:
     return x / jnp.where(y == 0, 1, y)
 
 
-def bounded(x: Array) -> Array:
+def below_overflow(x: Array) -> Array:
     """x, at most a quarter of the largest number of its dtype: an average of squares must not be infinite for good."""
     return jnp.minimum(x, float(jnp.finfo(x.dtype).max) / 4)
 
@@ -77,6 +80,25 @@ def squarable(x: Array, squares: str) -> Array:
     if float(jnp.finfo(x.dtype).max) <= bound:
         return x
     return jnp.maximum(jnp.minimum(x, bound), -bound)  # XLA:CPU makes less of lax.clamp
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def bounded(g: Array, squares: str = "each") -> Array:
+    """g, bounded so that its squares are finite, and NaN where g is not finite: the first line of a rule that squares.
+
+    No finite gradient then makes a second moment infinite, which it would be for good. See `squarable` for the bounds:
+    `squares` is "each" where the rule squares each element by itself, "summed" where it adds up squares over an array
+    or over all steps.
+    """
+    if jnp.iscomplexobj(g):
+        return jax.lax.complex(bounded(g.real, squares), bounded(g.imag, squares))
+    return finite_within(g, largest_of(g.dtype, squares))
+
+
+@bounded.defjvp
+def _bounded_jvp(squares: str, primals: Any, tangents: Any) -> Any:
+    x = bounded(primals[0], squares)
+    return x, jnp.where(x == primals[0], tangents[0], jnp.zeros_like(tangents[0]))
 
 
 def spoiled(u: Array, g: Array) -> Array:

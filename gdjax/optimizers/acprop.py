@@ -8,13 +8,16 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
-from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adabelief import ScaleByBeliefState
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
-@leafwise(ScaleByBeliefState, squares="each", nu=second_moment, reads_old=True)
+@leafwise(
+    ScaleByBeliefState,
+    nu=second_moment,
+)
 def scale_by_acprop(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, new_mean: bool = False,
@@ -27,6 +30,7 @@ def scale_by_acprop(
     Reference:
       Zhuang et al. 2021, https://arxiv.org/abs/2110.05454
     """
+    g = bounded(g)
     mu = b1 * s.mu + (1 - b1) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g - (mu if new_mean else s.mu)) + eps_root
     nu_hat = jnp.where(t > 1, debias(s.nu, b2, jnp.maximum(t - 1, 1)), 1)

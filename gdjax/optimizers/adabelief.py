@@ -6,7 +6,7 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
-from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import corrected_mean
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -19,7 +19,7 @@ class ScaleByBeliefState(NamedTuple):
     nu: Any  # like params, average square of g - mu, float32 at least
 
 
-@leafwise(ScaleByBeliefState, squares="each", nu=second_moment)
+@leafwise(ScaleByBeliefState, nu=second_moment)
 def scale_by_belief(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, nesterov: bool = False,
@@ -32,6 +32,7 @@ def scale_by_belief(
     Reference:
       Zhuang et al. 2020, Algorithm 2, https://arxiv.org/abs/2010.07468
     """
+    g = bounded(g)
     mu = b1 * s.mu + (1 - b1) * g
     nu = b2 * s.nu + ((1 - b2) * abs_sq(g - mu) + eps_root)  # in another order XLA copies nu
     mu_hat, nu_hat = corrected_mean(mu, g, b1, t, nesterov), debias(nu, b2, t)

@@ -6,7 +6,7 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
-from gdjax.numerics import Array, abs_sq, divide, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -20,7 +20,7 @@ class ScaleByAdaDeltaState(NamedTuple):
     e_x: Any  # like params, average of squared directions, float32 at least
 
 
-@leafwise(ScaleByAdaDeltaState, squares="each", repeats=True, e_g=_average, e_x=_average)
+@leafwise(ScaleByAdaDeltaState, e_g=_average, e_x=_average)
 def scale_by_adadelta(g: Array, s: Any, p: Any, t: Any, rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Any:
     """Adadelta's direction, in units of the parameters: RMS of directions over RMS of gradients. See `adadelta`.
 
@@ -31,6 +31,7 @@ def scale_by_adadelta(g: Array, s: Any, p: Any, t: Any, rho: Hyper = 0.9, eps: H
     Reference:
       Zeiler 2012, Algorithm 1, https://arxiv.org/abs/1212.5701
     """
+    g = bounded(g)
     e_g = rho * s.e_g + (1 - rho) * abs_sq(g)
     u = divide(sqrt(s.e_x + eps) * g, sqrt(e_g + eps))
     e_x = rho * s.e_x + (1 - rho) * abs_sq(u)

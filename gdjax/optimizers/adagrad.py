@@ -6,7 +6,7 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
-from gdjax.numerics import Array, abs_sq, divide, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
@@ -16,9 +16,7 @@ class ScaleByRssState(NamedTuple):
     sum_of_squares: Any  # like params, float32 at least
 
 
-@leafwise(
-    ScaleByRssState, squares="summed", sum_of_squares=Moment(wide=True, real=True, fill="initial_accumulator_value")
-)
+@leafwise(ScaleByRssState, sum_of_squares=Moment(wide=True, real=True, fill="initial_accumulator_value"))
 def scale_by_rss(g: Array, s: Any, p: Any, t: Any, initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7) -> Any:
     """Adagrad's direction: the gradient over the root of the sum of its squares so far. See `adagrad`.
 
@@ -31,6 +29,7 @@ def scale_by_rss(g: Array, s: Any, p: Any, t: Any, initial_accumulator_value: Hy
     Reference:
       Duchi, Hazan & Singer 2011, figure 1 (diagonal case), https://jmlr.org/papers/v12/duchi11a.html
     """
+    g = bounded(g, "summed")
     total = s.sum_of_squares + abs_sq(g)
     return divide(g, sqrt(total + eps)), ScaleByRssState(sum_of_squares=total)
 

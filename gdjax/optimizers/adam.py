@@ -6,7 +6,7 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
-from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -26,7 +26,7 @@ def corrected_mean(mu: Array, g: Array, b1: Hyper, t: Array, nesterov: bool) -> 
     return debias(mu, b1, t)
 
 
-@leafwise(ScaleByAdamState, squares="each", spoils="moment", nu=second_moment)
+@leafwise(ScaleByAdamState, nu=second_moment)
 def scale_by_adam(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: Any = None,
@@ -45,6 +45,7 @@ def scale_by_adam(
     Reference:
       Kingma & Ba 2015, Algorithm 1, https://arxiv.org/abs/1412.6980
     """
+    g = bounded(g)
     mu = b1 * s.mu + (1 - b1) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g)
     mu_hat, nu_hat = corrected_mean(mu, g, b1, t, nesterov), debias(nu, b2, t)

@@ -8,13 +8,13 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
-from gdjax.numerics import Array, debias, divide
+from gdjax.numerics import Array, bounded, debias, divide
 from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
-@leafwise(ScaleByAdamState, squares="each", nu=second_moment)
+@leafwise(ScaleByAdamState, nu=second_moment)
 def scale_by_adamax(
     g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8
 ) -> Any:  # fmt: skip
@@ -26,6 +26,7 @@ def scale_by_adamax(
     Reference:
       Kingma & Ba 2015, Algorithm 2, https://arxiv.org/abs/1412.6980
     """
+    g = bounded(g)
     mu = b1 * s.mu + (1 - b1) * g
     nu = jnp.maximum(b2 * s.nu, jnp.abs(g) + eps)
     return divide(debias(mu, b1, t), nu), s._replace(mu=mu, nu=nu)

@@ -8,10 +8,9 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment, Shared, second_moment
-from gdjax.numerics import Array, abs_sq, debias, divide, safe_increment, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, debias, divide, safe_increment, sqrt
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
-from gdjax.xla.write_order import after, over
 
 
 class ScaleByAdanState(NamedTuple):
@@ -24,11 +23,11 @@ class ScaleByAdanState(NamedTuple):
     t: Array  # () int32, updates made so far
 
 
-def _next(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
+def _next(s: Any, t: Any) -> dict[str, Any]:
     return {"t": safe_increment(s.t)}
 
 
-@leafwise(ScaleByAdanState, squares="each", reduce=_next, n=second_moment, t=Shared(0, jnp.int32), g=Moment())
+@leafwise(ScaleByAdanState, numbers=_next, n=second_moment, t=Shared(0, jnp.int32), g=Moment())
 def scale_by_adan(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.98, b2: Hyper = 0.92, b3: Hyper = 0.99, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,
@@ -43,6 +42,7 @@ def scale_by_adan(
     Reference:
       Xie et al. 2022, Algorithm 1, https://arxiv.org/abs/2208.06677
     """
+    g = bounded(g)
     ahead = b2 if lookahead is None else lookahead
     step = s.t.astype(s.n.dtype)
     d = jnp.where(step == 1, 0, g - s.g)
@@ -51,8 +51,7 @@ def scale_by_adan(
     n = b3 * s.n + (1 - b3) * abs_sq(g + ahead * d)
     m_hat, v_hat, n_hat = debias(m, b1, step), debias(v, b2, step), debias(n, b3, step)
     u = divide(m_hat + ahead * v_hat, sqrt(n_hat + eps_root), eps)
-    # Both averages read the old gradient: written before them, it would be copied first.
-    return u, s._replace(m=m, v=v, n=n, g=over(s.g, after(n, after(v, g))))
+    return u, s._replace(m=m, v=v, n=n, g=g)
 
 
 @transform

@@ -11,7 +11,7 @@ from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, Leafwise, leafwise
 from gdjax.lift.slots import Shared, second_moment
-from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -67,15 +67,16 @@ def _renamed(tx: GradientTransformation, Outside: Any) -> _Renamed:  # noqa: N80
     return _Renamed(**{f.name: getattr(part, f.name) for f in fields(part)}, Outside=Outside)
 
 
-def _next_step(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
+def _next_step(s: Any, t: Any) -> dict[str, Any]:
     return {"t": numerics.safe_increment(s.t)}
 
 
-@leafwise(_Mixture, squares="each", reduce=_next_step, t=Shared(0, dtype=jnp.int32), nu=second_moment)
+@leafwise(_Mixture, numbers=_next_step, t=Shared(0, dtype=jnp.int32), nu=second_moment)
 def _ademamix(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper, b2: Hyper, b3: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper, mu_dtype: Any,
 ) -> Any:  # fmt: skip
+    g = bounded(g)
     m1 = b1 * s.m1 + (1 - b1) * g
     m2 = b3 * s.m2 + (1 - b3) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g)
@@ -157,10 +158,11 @@ def ademamix(
     )
 
 
-@leafwise(_Simplified, squares="each", n=second_moment)
+@leafwise(_Simplified, n=second_moment)
 def _simplified_ademamix(
     g: Array, s: Any, p: Any, t: Any, b1: Hyper, b2: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper
 ) -> Any:
+    g = bounded(g)
     m = b1 * s.m + g
     n = b2 * s.n + (1 - b2) * abs_sq(g)
     return divide(m + alpha * g, sqrt(debias(n, b2, t) + eps_root), eps), s._replace(m=m, n=n)

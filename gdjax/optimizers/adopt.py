@@ -8,7 +8,7 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
-from gdjax.numerics import Array, abs_sq, divide, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -17,7 +17,10 @@ def _fourth_root(t: Any) -> Array:
     return jnp.asarray(t, float) ** 0.25
 
 
-@leafwise(ScaleByAdamState, squares="each", nu=second_moment, reads_old=True)
+@leafwise(
+    ScaleByAdamState,
+    nu=second_moment,
+)
 def scale_by_adopt(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.9999, eps: Hyper = 1e-6, mu_dtype: Any = None,
@@ -31,6 +34,7 @@ def scale_by_adopt(
     Reference:
       Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853
     """
+    g = bounded(g)
     started = t > 1  # the first gradient only starts nu
     n = divide(g, jnp.maximum(sqrt(s.nu), eps))
     if use_clipping:

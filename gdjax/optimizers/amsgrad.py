@@ -8,7 +8,7 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
-from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
@@ -21,7 +21,7 @@ class ScaleByAmsgradState(NamedTuple):
     nu_max: Any  # like params, the largest (corrected) second moment so far, float32 at least
 
 
-@leafwise(ScaleByAmsgradState, squares="each", spoils="moment", nu=second_moment, nu_max=second_moment)
+@leafwise(ScaleByAmsgradState, nu=second_moment, nu_max=second_moment)
 def scale_by_amsgrad(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: Any = None,
@@ -36,6 +36,7 @@ def scale_by_amsgrad(
     Reference:
       Reddi, Kale & Kumar 2018, Algorithm 2, https://arxiv.org/abs/1904.09237
     """
+    g = bounded(g)
     mu = b1 * s.mu + (1 - b1) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g)
     mu_hat = debias(mu, b1, t) if bias_correction_mu else mu

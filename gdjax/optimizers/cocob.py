@@ -8,7 +8,7 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment, initial_parameter
-from gdjax.numerics import Array, divide
+from gdjax.numerics import Array, bounded, divide
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -27,8 +27,6 @@ class COCOBState(NamedTuple):
 
 @leafwise(
     COCOBState,
-    squares="each",
-    needs_params=True,
     init_particles=initial_parameter,
     cumulative_gradients=Moment(wide=True),
     scale=Moment(wide=True, real=True, fill="eps"),
@@ -44,6 +42,7 @@ def scale_by_cocob(g: Array, s: Any, p: Any, t: Any, alpha: Hyper = 100.0, eps: 
     Reference:
       Orabona & Tommasi 2017, Algorithm 2, https://arxiv.org/abs/1705.07795
     """
+    g = bounded(g)
     moved = p - s.init_particles
     L = jnp.maximum(s.scale, jnp.abs(g))  # noqa: N806
     G = s.subgradients + jnp.abs(g)  # noqa: N806

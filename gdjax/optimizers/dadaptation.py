@@ -9,7 +9,7 @@ from gdjax.core import domains
 from gdjax.core.base import transform
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.slots import Moment, Shared, initial_parameter
-from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, scalar, sqrt, squarable, widen
+from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, scalar, sqrt, widen
 from gdjax.xla.write_order import summand
 
 # All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
@@ -76,7 +76,7 @@ def _prodigy_estimate(
     numbers = learning_rate, beta1, beta2, beta3, estim_lr0, estim_lr_coef, t
     lr, beta1, beta2, beta3, d0, coef, t = (scalar(x, d.dtype) for x in numbers)
     g, p, p0, grad_sum = widen((g, p, s.params0, s.grad_sum), d.dtype)
-    g, factor = [squarable(x, "summed") for x in g], [summand(x) for x in g]
+    g, factor = [bounded(x, "summed") for x in g], [summand(x) for x in g]
     dlr = _effective_rate(d, lr, beta1, beta2, t, bias_correction)
     weight = d * (d if safeguard_warmup else dlr) / d0
     grad_sum = [beta3 * x + weight * y for x, y in zip(grad_sum, g, strict=True)]
@@ -88,10 +88,7 @@ def _prodigy_estimate(
 
 @leafwise(
     ProdigyState,
-    squares="summed",
-    spoils="moment",
     reduce=_prodigy_estimate,
-    needs_params=True,
     exp_avg=_wide,
     exp_avg_sq=_square,
     grad_sum=_wide,
@@ -105,6 +102,7 @@ def _prodigy(
     weight_decay: Hyper, safeguard_warmup: bool, bias_correction: bool, beta3: Hyper = None,
     *, d: Reduced = None, dlr: Reduced = None, weight: Reduced = None,
 ) -> Any:  # fmt: skip
+    g = bounded(g, "summed")
     beta3 = beta2**0.5 if beta3 is None else beta3
     m = beta1 * s.exp_avg + (1 - beta1) * d * g
     v = beta2 * s.exp_avg_sq + (1 - beta2) * abs_sq(d * g)
@@ -170,7 +168,7 @@ def _dadapt_estimate(
     d = jnp.asarray(s.estim_lr)
     lr, beta1, beta2, eps, t = (scalar(x, d.dtype) for x in (learning_rate, beta1, beta2, eps, t))
     g, grad_sum, v = widen((g, s.grad_sum, s.exp_avg_sq), d.dtype)
-    g, factor = [squarable(x, "summed") for x in g], [summand(x) for x in g]
+    g, factor = [bounded(x, "summed") for x in g], [summand(x) for x in g]
     beta3 = beta2**0.5
     dlr = _effective_rate(d, lr, beta1, beta2, t, bias_correction)
     scaled = [divide(x, sqrt(y) + eps) for x, y in zip(grad_sum, v, strict=True)]
@@ -182,10 +180,7 @@ def _dadapt_estimate(
 
 @leafwise(
     DAdaptAdamWState,
-    squares="summed",
-    spoils="moment",
     reduce=_dadapt_estimate,
-    needs_params=True,
     exp_avg=_wide,
     exp_avg_sq=_square,
     grad_sum=_wide,
@@ -197,6 +192,7 @@ def _dadapt_adamw(
     learning_rate: Hyper, beta1: Hyper, beta2: Hyper, eps: Hyper, estim_lr0: Hyper, weight_decay: Hyper,
     bias_correction: bool, *, dlr: Reduced = None,
 ) -> Any:  # fmt: skip
+    g = bounded(g, "summed")
     beta3 = beta2**0.5
     m = beta1 * s.exp_avg + (1 - beta1) * dlr * g
     v = beta2 * s.exp_avg_sq + (1 - beta2) * abs_sq(g)

@@ -12,7 +12,7 @@ from gdjax.core import domains
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.slots import Shared, initial_parameter
-from gdjax.numerics import Array
+from gdjax.numerics import Array, bounded
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 from gdjax.tree.norms import finite_square
@@ -46,7 +46,7 @@ class _InitialDistance(Shared):
         if hyper["kind"] == "heuristic":
             trained = [p for p in params if jnp.issubdtype(jnp.result_type(p), jnp.inexact)]
             trained = [jnp.zeros(p.shape, p.dtype) if isinstance(p, jax.ShapeDtypeStruct) else p for p in trained]
-            distance = distance * (1 + numerics.bounded(tree.global_norm(trained).astype(real)))
+            distance = distance * (1 + numerics.below_overflow(tree.global_norm(trained).astype(real)))
         return distance
 
 
@@ -54,7 +54,7 @@ def _squares(g: Any, p: Any, start: Any, real: Any) -> tuple[Array, Array]:
     """The squared distance from the start and the squared norm of the gradients."""
     g, p, start = (numerics.widen([numerics.apart(x)[0] for x in xs], real) for xs in (g, p, start))
     moved = [x - y for x, y in zip(p, start, strict=True)]
-    return numerics.bounded(tree.norm(moved, squared=True)).astype(real), finite_square(g).astype(real)
+    return numerics.below_overflow(tree.norm(moved, squared=True)).astype(real), finite_square(g).astype(real)
 
 
 def _dog_rate(g: Any, s: Any, p: Any, t: Any, init_step: Any, eps: Any, kind: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _dog_rate(g: Any, s: Any, p: Any, t: Any, init_step: Any, eps: Any, kind: st
     init_step, eps = numerics.widen((init_step, eps), real)
     distance_sq, norm_sq = _squares(g, p, s.init_params, real)
     max_dist = jnp.maximum(s.max_dist, numerics.sqrt(distance_sq))
-    total = numerics.bounded(s.sum_sq_norm_grads + norm_sq)
+    total = numerics.below_overflow(s.sum_sq_norm_grads + norm_sq)
     rate = numerics.divide(max_dist, numerics.sqrt(total + eps))
     if kind == "learning_rate":
         rate = jnp.where(s.is_init_step, init_step, rate)
@@ -72,15 +72,14 @@ def _dog_rate(g: Any, s: Any, p: Any, t: Any, init_step: Any, eps: Any, kind: st
 
 @leafwise(
     DoGState,
-    squares="summed",
     reduce=_dog_rate,
-    needs_params=True,
     is_init_step=Shared(True, dtype=bool),
     init_params=initial_parameter,
     max_dist=_InitialDistance(),
     sum_sq_norm_grads=Shared(),
 )
 def _dog(g: Array, s: Any, p: Any, t: Any, init_step: Hyper, eps: Hyper, kind: str, *, rate: Reduced = None) -> Any:
+    g = bounded(g, "summed")
     return rate * g, s
 
 
@@ -148,16 +147,14 @@ def _dowg_rate(g: Any, s: Any, p: Any, t: Any, eps: Any) -> dict[str, Any]:
     real = s.estim_sq_dist.dtype
     distance_sq, norm_sq = _squares(g, p, s.init_params, real)
     square = jnp.maximum(s.estim_sq_dist, distance_sq)
-    total = numerics.bounded(s.weighted_sq_norm_grads + square * norm_sq)
+    total = numerics.below_overflow(s.weighted_sq_norm_grads + square * norm_sq)
     rate = numerics.divide(square, numerics.sqrt(total) + numerics.widen(eps, real))
     return {"rate": rate, "estim_sq_dist": square, "weighted_sq_norm_grads": total}
 
 
 @leafwise(
     DoWGState,
-    squares="summed",
     reduce=_dowg_rate,
-    needs_params=True,
     init_params=initial_parameter,
     weighted_sq_norm_grads=Shared(),
     estim_sq_dist=_InitialSquare(),
@@ -173,6 +170,7 @@ def scale_by_dowg(
     Reference:
       Khaled, Mishchenko & Jin 2023, Algorithm 1, https://arxiv.org/abs/2305.16284
     """
+    g = bounded(g, "summed")
     return rate * g, s
 
 

@@ -22,7 +22,9 @@ def _descend(g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper) -> Any:
     return g * (-learning_rate / _root(learning_rate, g)), s
 
 
-@leafwise(scheduled=WeightDecaySchedule, needs_params=True)
+@leafwise(
+    scheduled=WeightDecaySchedule,
+)
 def _shrink(g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper) -> Any:
     root = _root(learning_rate, g)
     # 1 / root - 1, which as a difference is 0 in float32 for rates below 0.0002.

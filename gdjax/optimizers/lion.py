@@ -25,7 +25,9 @@ class ScaleByLionState(NamedTuple):
     mu: Any  # like params, momentum
 
 
-@leafwise(ScaleByLionState, reads_old=True)
+@leafwise(
+    ScaleByLionState,
+)
 def scale_by_lion(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.99, mu_dtype: Any = None, *, mode: str = "hard", smooth_beta: Hyper = 1.0,

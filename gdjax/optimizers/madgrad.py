@@ -8,7 +8,7 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment, initial_parameter
-from gdjax.numerics import Array, abs_sq, divide
+from gdjax.numerics import Array, abs_sq, bounded, divide
 from gdjax.transforms.decay import add_decayed_weights
 
 
@@ -23,8 +23,6 @@ class MadgradState(NamedTuple):
 
 @leafwise(
     MadgradState,
-    squares="summed",
-    needs_params=True,
     grad_sum_sq=Moment(wide=True, real=True),
     s=Moment(wide=True),
     x0=initial_parameter,
@@ -40,6 +38,7 @@ def scale_by_madgrad(
     Reference:
       Defazio & Jelassi 2021, Algorithm 1, https://arxiv.org/abs/2101.11075
     """
+    g = bounded(g, "summed")
     lamb = (learning_rate + eps) * jnp.sqrt(t)
     grad_sum_sq = s.grad_sum_sq + lamb * abs_sq(g)
     total = s.s + lamb * g

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from gdjax import numerics, tree
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.lift.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.leafwise import Hyper, Reduced
 from gdjax.lift.slots import Shared, initial_parameter
+from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
 from gdjax.xla.write_order import summand
 
@@ -27,30 +27,18 @@ class MechanicState(NamedTuple):
     x0: Any  # like params, the parameters at the first update
 
 
-class _Tuner(NamedTuple):
-    """The state without that of the base."""
-
-    count: Array
-    r: Array
-    m: Array
-    v: Array
-    s: Array
-    x0: Any
-
-
 class _ForEachBeta(Shared):
     def __call__(self, params: Sequence[Any], hyper: Mapping[str, Any]) -> Array:
         return jnp.full((hyper["num_betas"],), super().__call__(params, hyper))
 
 
 def _tune(
-    g: Any, s: Any, p: Any, t: Any,
-    weight_decay: Any, eps: Any, s_init: Any, num_betas: int, bounded: bool, gradients: Any,
+    u: Any, g: Any, s: Any, p: Any, t: Any,
+    weight_decay: Any, eps: Any, s_init: Any, num_betas: int, bounded: bool,
 ) -> dict[str, Any]:  # fmt: skip
     real = s.s.dtype
     weight_decay, eps, s_init = (numerics.scalar(x, real) for x in (weight_decay, eps, s_init))
-    gradients = [x for x in jax.tree.leaves(gradients) if not base.is_float0(x)]
-    gradients, p, x0 = numerics.widen((gradients, p, s.x0), real)
+    gradients, p, x0 = numerics.widen((g, p, s.x0), real)
     scale = jnp.sum(s.s)
     size, length = (tree.global_norm(x).astype(real) for x in (gradients, p))
     decay = weight_decay * scale * numerics.divide(numerics.squarable(size, "summed"), length + eps)
@@ -73,26 +61,17 @@ def _tune(
     return {"r": r, "m": m, "v": v, "s": new, "before": scale, "after": jnp.sum(new)}
 
 
-def _reference(x0: Array, p: Array, t: Array) -> Array:
-    return jnp.where(t > 1, x0, p)
-
-
-def _offset(p: Any, x0: Any, scale: Any, eps: Any) -> Any:
-    """The sum of the base's updates so far, negated: what was added to x0, by its scale."""
-    return jax.tree.map(lambda x, x0: numerics.divide(x0 - x, scale + eps), p, x0)
-
-
-@leafwise(
-    _Tuner, reduce=_tune, needs_params=True,
+@wrapper(
+    MechanicState, inner="base_optimizer_state", reduce=_tune,
     r=_ForEachBeta(), m=_ForEachBeta(), v=_ForEachBeta(), s=_ForEachBeta("s_init"), x0=initial_parameter,
 )  # fmt: skip
-def _tuner(
-    g: Array, s: Any, p: Any, t: Any,
+def _tuned(
+    u: Array, g: Array, s: Any, p: Any, t: Any,
     weight_decay: Hyper, eps: Hyper, s_init: Hyper, num_betas: int, bounded: bool,
     *, before: Reduced = None, after: Reduced = None,
 ) -> Any:  # fmt: skip
-    x0 = _reference(s.x0, p, t)
-    delta = _offset(p, x0, before, eps) - g
+    x0 = jnp.where(t > 1, s.x0, p)
+    delta = numerics.divide(x0 - p, before + eps) - u  # the sum of the base's updates is -delta
     return x0 - p - after * delta, s._replace(x0=x0)
 
 
@@ -132,17 +111,6 @@ def mechanize(
       Cutkosky, Defazio & Mehta 2023, Mechanic: a learning rate tuner, Algorithm 1, https://arxiv.org/abs/2306.00144
     """
     label = "gdjax.mechanize"
-    inner = base.check_transform(label, 0, base_optimizer)
+    base.check_transform(label, 0, base_optimizer)
     num_betas = checks.structural(label, "num_betas", num_betas, 1)
-    tuner = base.part_of(_tuner(weight_decay, eps, s_init, num_betas, bounded)).labelled(label)
-
-    def init(params: Any) -> MechanicState:
-        return MechanicState(inner.init(params), *tuner.init(params))
-
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, MechanicState]:
-        checks.state(label, state, MechanicState)
-        steps, base_state = base.call_update(inner, updates, state[0], params, extra_args)
-        steps, tuned = tuner.update(steps, _Tuner(*state[1:]), params, gradients=updates)
-        return steps, MechanicState(base_state, *tuned)
-
-    return GradientTransformation(init, update)
+    return _tuned(base_optimizer, weight_decay, eps, s_init, num_betas, bounded)

@@ -8,7 +8,7 @@ from gdjax import tree
 from gdjax.core import checks
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.slots import Moment, Shared, second_moment
-from gdjax.numerics import Array, abs_sq, divide, one_minus_pow, scalar, sqrt, squarable, widen
+from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, scalar, sqrt, widen
 from gdjax.xla.write_order import summand
 
 _average = Moment()
@@ -76,7 +76,7 @@ def _momo_step(
     numbers = learning_rate, beta, lower_bound, weight_decay, t
     lr, beta, lower_bound, decay, t = (scalar(x, real) for x in numbers)
     g, p, d = widen((g, p, s.exp_avg), real)
-    g, factor = [squarable(x, "summed") for x in g], [summand(x) for x in g]
+    g, factor = [bounded(x, "summed") for x in g], [summand(x) for x in g]
     old, new = _weights(beta, t)
     d = [old * x + new * y for x, y in zip(d, g, strict=True)]
     barf, gamma = old * s.barf + new * value, old * s.gamma + new * _inner(factor, p, real)
@@ -86,7 +86,7 @@ def _momo_step(
 
 
 @leafwise(
-    MomoState, squares="summed", reduce=_momo_step, needs_params=True,
+    MomoState, reduce=_momo_step,
     exp_avg=_average, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"),
 )  # fmt: skip
 def momo(
@@ -121,6 +121,7 @@ def momo(
       Schaipp, Ohana, Eickenberg, Defazio & Gower 2023, MoMo: momentum models for adaptive learning rates, Algorithm 1,
       https://arxiv.org/abs/2305.07583
     """
+    g = bounded(g, "summed")
     old, new = _weights(beta, t)
     d = old * s.exp_avg + new * g
     return _shrunk(tau * d, p, learning_rate * weight_decay), s._replace(exp_avg=d)
@@ -142,7 +143,7 @@ def _momo_adam_step(
     numbers = learning_rate, b1, b2, eps, lower_bound, weight_decay, t
     lr, b1, b2, eps, lower_bound, decay, t = (scalar(x, real) for x in numbers)
     g, p, d, v = widen((g, p, s.exp_avg, s.exp_avg_sq), real)
-    g, factor = [squarable(x, "summed") for x in g], [summand(x) for x in g]
+    g, factor = [bounded(x, "summed") for x in g], [summand(x) for x in g]
     moments = [_adam(*xs, t, b1, b2, eps) for xs in zip(g, d, v, strict=True)]
     d, scaled = [d for d, _, _ in moments], [x for _, _, x in moments]
     barf, gamma = b1 * s.barf + (1 - b1) * value, b1 * s.gamma + (1 - b1) * _inner(factor, p, real)
@@ -158,7 +159,7 @@ def _adam(g: Array, d: Array, v: Array, t: Array, b1: Any, b2: Any, eps: Any) ->
 
 
 @leafwise(
-    MomoAdamState, squares="summed", reduce=_momo_adam_step, needs_params=True,
+    MomoAdamState, reduce=_momo_adam_step,
     exp_avg=_average, exp_avg_sq=second_moment, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"),
 )  # fmt: skip
 def momo_adam(
@@ -193,5 +194,6 @@ def momo_adam(
       Schaipp, Ohana, Eickenberg, Defazio & Gower 2023, MoMo: momentum models for adaptive learning rates, Algorithm 2,
       https://arxiv.org/abs/2305.07583
     """
+    g = bounded(g, "summed")
     d, v, scaled = _adam(g, s.exp_avg, s.exp_avg_sq, t, b1, b2, eps)
     return _shrunk(tau * scaled, p, learning_rate * weight_decay), s._replace(exp_avg=d, exp_avg_sq=v)

@@ -13,7 +13,7 @@ from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.linalg import matrices, newton_schulz
-from gdjax.numerics import Array, debias
+from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -44,12 +44,15 @@ class _Momentum(NamedTuple):
     mu: Any
 
 
-@leafwise(_Momentum, squares="each")
+@leafwise(
+    _Momentum,
+)
 def _momentum(
     g: Array, s: Any, p: Any, t: Any,
     beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, mu_dtype: Any = None, consistent_rms: Hyper = None,
 ) -> Any:  # fmt: skip
     """The momentum to orthogonalize; eps and consistent_rms are for what follows it."""
+    g = bounded(g)
     mu = beta * s.mu + (1 - beta) * g
     if not bias_correction:
         m = beta * mu + (1 - beta) * g if nesterov else mu

@@ -20,7 +20,7 @@ class ScaleByNovogradState(NamedTuple):
     nu: Any  # for each leaf a () average of its squared norm, float32 at least
 
 
-@leafwise(ScaleByNovogradState, needs_params=True, nu=lambda p, hyper: jnp.zeros((), widest_real(p)))
+@leafwise(ScaleByNovogradState, nu=lambda p, hyper: jnp.zeros((), widest_real(p)))
 def scale_by_novograd(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.25, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, weight_decay: Hyper = 0.0,

@@ -11,7 +11,6 @@ from gdjax.lift.slots import Shared
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.transforms.scaling import scale_by_learning_rate
-from gdjax.xla.write_order import over
 
 
 class ScaleByOptimisticGradientState(NamedTuple):
@@ -21,11 +20,11 @@ class ScaleByOptimisticGradientState(NamedTuple):
     previous_gradient: Any  # like params
 
 
-def _first(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
+def _first(s: Any, t: Any) -> dict[str, Any]:
     return {"is_initial_step": False, "first": s.is_initial_step}
 
 
-@leafwise(ScaleByOptimisticGradientState, reads_old=True, reduce=_first, is_initial_step=Shared(True, jnp.bool_))
+@leafwise(ScaleByOptimisticGradientState, numbers=_first, is_initial_step=Shared(True, jnp.bool_))
 def scale_by_optimistic_gradient(
     g: Array, s: Any, p: Any, t: Any, alpha: Hyper = 1.0, beta: Hyper = 1.0, *, first: Reduced = None
 ) -> Any:
@@ -40,7 +39,7 @@ def scale_by_optimistic_gradient(
       saddle point problems, equation 8, https://arxiv.org/abs/1901.08511
     """
     before = jnp.where(first != 0, g, s.previous_gradient)
-    return (alpha + beta) * g - beta * before, s._replace(previous_gradient=over(s.previous_gradient, g))
+    return (alpha + beta) * g - beta * before, s._replace(previous_gradient=g)
 
 
 @transform

@@ -9,7 +9,7 @@ from gdjax.combine.chain import Chain
 from gdjax.core import checks
 from gdjax.core.base import transform
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
-from gdjax.numerics import Array
+from gdjax.numerics import Array, bounded
 from gdjax.optimizers.sgd import sgd
 from gdjax.tree.norms import finite_square
 
@@ -28,7 +28,7 @@ def _polyak_step(
     return {"step": jnp.where(zero, 0, jnp.minimum(gap / jnp.where(zero, 1, square), top))}
 
 
-@leafwise(squares="summed", reduce=_polyak_step)
+@leafwise(reduce=_polyak_step)
 def scale_by_polyak(
     g: Array, s: Any, p: Any, t: Any,
     f_min: Hyper = 0.0, max_learning_rate: Hyper = 1.0, eps: Hyper = 0.0, variant: str = "sps",
@@ -47,6 +47,7 @@ def scale_by_polyak(
     Reference:
       Loizou et al. 2021, https://arxiv.org/abs/2002.10542
     """
+    g = bounded(g, "summed")
     return step * g, s
 
 

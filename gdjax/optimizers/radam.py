@@ -9,7 +9,7 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
-from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState, corrected_mean
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -33,7 +33,7 @@ def _h(x: Array) -> Array:
     return jnp.where(far, 1 - x / jnp.expm1(x), series)
 
 
-@leafwise(ScaleByAdamState, squares="each", spoils="moment", nu=second_moment)
+@leafwise(ScaleByAdamState, nu=second_moment)
 def scale_by_radam(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, threshold: Hyper = 5.0,
@@ -47,6 +47,7 @@ def scale_by_radam(
     Reference:
       Liu et al. 2020, Algorithm 2, https://arxiv.org/abs/1908.03265
     """
+    g = bounded(g)
     mu = b1 * s.mu + (1 - b1) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g)
     mu_hat, nu_hat = corrected_mean(mu, g, b1, t, nesterov), debias(nu, b2, t)

@@ -9,7 +9,7 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
-from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -53,7 +53,7 @@ def _stddev_state(hyper: Mapping[str, Any]) -> Any:
     return ScaleByRStdDevWithCountState if hyper["bias_correction"] else ScaleByRStdDevState
 
 
-@leafwise(_rms_state, squares="each", nu=_nu)
+@leafwise(_rms_state, nu=_nu)
 def scale_by_rms(
     g: Array, s: Any, p: Any, t: Any,
     decay: Hyper = 0.9, eps: Hyper = 1e-8, initial_scale: Hyper = 0.0, eps_in_sqrt: bool = True,
@@ -73,12 +73,13 @@ def scale_by_rms(
     Reference:
       Tieleman & Hinton 2012, Coursera lecture 6.5, slide 29.
     """
+    g = bounded(g)
     nu = decay * s.nu + (1 - decay) * abs_sq(g)
     nu_hat = debias(nu, decay, t) if bias_correction else nu
     return divide(g, _root(nu_hat, eps, eps_in_sqrt)), s._replace(nu=nu)
 
 
-@leafwise(_stddev_state, squares="each", mu=_mu, nu=_nu)
+@leafwise(_stddev_state, mu=_mu, nu=_nu)
 def scale_by_stddev(
     g: Array, s: Any, p: Any, t: Any,
     decay: Hyper = 0.9, eps: Hyper = 1e-8, initial_scale: Hyper = 0.0, eps_in_sqrt: bool = True,
@@ -100,6 +101,7 @@ def scale_by_stddev(
     Reference:
       Graves 2013, Generating sequences with recurrent neural networks, equations 38-40, https://arxiv.org/abs/1308.0850
     """
+    g = bounded(g)
     mu = decay * s.mu + (1 - decay) * g
     nu = decay * s.nu + (1 - decay) * abs_sq(g)
     mu_hat, nu_hat = (debias(mu, decay, t), debias(nu, decay, t)) if bias_correction else (mu, nu)

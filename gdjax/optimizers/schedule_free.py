@@ -1,5 +1,6 @@
 """Schedule-free learning: averaging in place of a falling learning rate."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,9 @@ from gdjax.combine.chain import chain
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift import slots
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.leafwise import Hyper, Reduced
+from gdjax.lift.slots import Shared
+from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
 from gdjax.optimizers.rmsprop import scale_by_rms
 from gdjax.optimizers.sgd import sgd
@@ -33,16 +36,35 @@ class ScheduleFreeState(NamedTuple):
     z: Any  # like params, the points of the base optimizer
 
 
-class _Point(NamedTuple):
-    z: Any  # like params
+def _weights(s: Any, t: Any, b1: Any, learning_rate: Any, weight_lr_power: Any, r: Any) -> dict[str, Any]:
+    max_lr = jnp.maximum(s.max_lr, numerics.scalar(learning_rate, s.max_lr.dtype))
+    weight = s.step_count.astype(max_lr.dtype) ** r * max_lr**weight_lr_power
+    total = s.weight_sum + weight
+    c = weight / jnp.where(total == 0, 1, total)
+    steps = numerics.safe_increment(s.step_count)
+    return {"b1": b1, "max_lr": max_lr, "weight_sum": total, "step_count": steps, "c": c}
 
 
-@leafwise(_Point, needs_params=True, keeps=True, reads_old=True, repeats=True)
-def _averaged(u: Array, s: Any, y: Array, t: Any, c: Any, b1: Any) -> Any:
+def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
+    z, dtype = slots.initial_parameter(p, hyper), hyper["state_dtype"]
+    if dtype is None:
+        return z
+    return z.astype(numerics.complex_dtype(dtype) if jnp.iscomplexobj(z) else dtype)
+
+
+@wrapper(
+    ScheduleFreeState, inner="base_optimizer_state", count=lambda s: s.step_count - 1, numbers=_weights,
+    z=_start,
+    b1=Shared("b1"), weight_sum=Shared(), step_count=Shared(1, jnp.int32), max_lr=Shared(),
+)  # fmt: skip
+def _averaged(
+    u: Array, g: Array, s: Any, y: Array, t: Any,
+    b1: Any, learning_rate: Hyper, weight_lr_power: Any, r: Any, state_dtype: Any, *, c: Reduced = None,
+) -> Any:  # fmt: skip
     z = s.z + u
     # y_{t+1} - y_t with x_t eliminated: no division by b1. Not with u for z - s.z: a quotient that is used twice, a TPU
     # would write to memory.
-    return c * (z - y) + (1 - b1) * (1 - c) * (z - s.z), _Point(z)
+    return c * (z - y) + (1 - s.b1) * (1 - c) * (z - s.z), s._replace(z=z)
 
 
 @transform
@@ -91,43 +113,7 @@ def schedule_free(
     if not isinstance(b1, jax.Array) and b1 == 0:
         raise ValueError(f"{LABEL}: b1 must be in (0, 1), got {b1!r}: the average could not be recovered")
 
-    def init(params: Any) -> ScheduleFreeState:
-        checks.leaves(LABEL, "params", params)
-        real = numerics.widest_real(params)
-        zero = lambda: jnp.zeros((), real)  # noqa: E731
-        z = jax.tree.map(lambda p: slots.initial_parameter(p, {}), params)
-        if state_dtype is not None:
-            wanted = {True: numerics.complex_dtype(state_dtype), False: state_dtype}
-            z = jax.tree.map(lambda x: x.astype(wanted[jnp.iscomplexobj(x)]), z)
-        number = jnp.array(b1, dtype=real, copy=True)
-        return ScheduleFreeState(number, zero(), jnp.ones((), jnp.int32), zero(), base_optimizer.init(params), z)
-
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ScheduleFreeState]:
-        checks.state(LABEL, state, ScheduleFreeState)
-        checks.params(LABEL, params)
-        real = numerics.at_least_float32(state.weight_sum.dtype)
-        wide = lambda x: jnp.asarray(x).astype(real)  # noqa: E731
-        count = state.step_count - 1
-        rate = checks.scalar(LABEL, "learning_rate", learning_rate(count)) if callable(learning_rate) else learning_rate
-        max_lr = jnp.maximum(wide(state.max_lr), wide(rate))
-        weight = wide(state.step_count) ** wide(r) * max_lr ** wide(weight_lr_power)
-        total = wide(state.weight_sum) + weight
-        c = weight / jnp.where(total == 0, 1, total)
-        # One chain: neighbouring leaf rules of the base optimizer and this one run as one pass.
-        steps = chain(base_optimizer, _averaged(c, wide(b1)))
-        updates, (base_state, point) = steps.update(
-            updates, (state.base_optimizer_state, _Point(state.z)), params, **extra_args
-        )
-        return updates, ScheduleFreeState(
-            b1=wide(b1).astype(state.b1.dtype),
-            weight_sum=total.astype(state.weight_sum.dtype),
-            step_count=numerics.safe_increment(state.step_count),
-            max_lr=max_lr.astype(state.max_lr.dtype),
-            base_optimizer_state=base_state,
-            z=point.z,
-        )
-
-    return GradientTransformation(init, update)
+    return _averaged(base_optimizer, b1, learning_rate, weight_lr_power, r, state_dtype)
 
 
 def schedule_free_eval_params(state: Any, params: Any) -> Any:

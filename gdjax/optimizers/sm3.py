@@ -10,7 +10,7 @@ from gdjax.combine.chain import chain
 from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.numerics import Array, abs_sq, divide, sqrt, widest_real
+from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt, widest_real
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
@@ -26,7 +26,7 @@ def _covers(p: Any, hyper: Mapping[str, Any]) -> list[Array]:
     return [meshes.zeros_along(p, [i], dtype) for i in range(jnp.ndim(p))] or [jnp.zeros((), dtype)]
 
 
-@leafwise(ScaleBySM3State, squares="summed", mu=_covers)
+@leafwise(ScaleBySM3State, mu=_covers)
 def scale_by_sm3(g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 1.0, eps: Hyper = 1e-8) -> Any:
     """SM3's direction: momentum of gradients over the root of bounds on the sums of their squares. See `sm3`.
 
@@ -38,6 +38,7 @@ def scale_by_sm3(g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 
     Reference:
       Anil, Gupta, Koren & Singer 2019, Algorithm SM3-II, https://arxiv.org/abs/1901.11150
     """
+    g = bounded(g, "summed")
     axes = range(g.ndim)
     # By index: Flax makes a mapping with the keys 0, 1, ... of a list in the state.
     bounds = [jnp.expand_dims(s.mu[i], [a for a in axes if a != i]) for i in axes] or [s.mu[0]]

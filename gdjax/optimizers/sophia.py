@@ -33,7 +33,7 @@ class _Moments(NamedTuple):
     nu: Any
 
 
-@leafwise(_Moments, needs_params=True, nu=second_moment)
+@leafwise(_Moments, nu=second_moment)
 def _sophia(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper, b2: Hyper, eps: Hyper, gamma: Hyper, update_interval: Hyper, bias_correction: bool,

@@ -8,15 +8,13 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
-from gdjax.numerics import Array, abs_sq, debias, divide, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
 @leafwise(
     ScaleByAdamState,
-    squares="each",
-    spoils="moment",
     nu=Moment(wide=True, real=True, fill="initial_accumulator_value"),
 )
 def scale_by_yogi(
@@ -34,6 +32,7 @@ def scale_by_yogi(
     Reference:
       Zaheer et al. 2018, Algorithm 2
     """
+    g = bounded(g)
     mu = b1 * s.mu + (1 - b1) * g
     nu = s.nu - (1 - b2) * jnp.sign(s.nu - abs_sq(g)) * abs_sq(g)
     return divide(debias(mu, b1, t), sqrt(debias(nu, b2, t) + eps_root), eps), s._replace(mu=mu, nu=nu)

@@ -48,7 +48,7 @@ def clip_by_global_norm(g: Array, s: Any, p: Any, t: Any, max_norm: Hyper, *, no
     return g * shrinking(norm, max_norm), s
 
 
-@leafwise(keeps=True)
+@leafwise()
 def clip_by_block_rms(g: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any:
     """Scales each array so that its root mean square is at most threshold: u = g min(1, threshold / rms(g)).
 

@@ -14,7 +14,9 @@ class WeightDecaySchedule(NamedTuple):
     count: Array  # () int32, updates made so far
 
 
-@leafwise(scheduled=WeightDecaySchedule, needs_params=True)
+@leafwise(
+    scheduled=WeightDecaySchedule,
+)
 def _decay(g: Array, s: Any, p: Any, t: Any, weight_decay: Hyper) -> Any:
     return decayed(g, p, weight_decay), s
 

@@ -33,7 +33,6 @@ def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
 
 @leafwise(
     ScaleByDistanceOverGradientsState,
-    needs_params=True,
     max_dist=_first_distance,
     grad_sum_of_squares=lambda p, hyper: jnp.zeros((1,), widest_real(p)),
     init_params=_start,

@@ -14,7 +14,7 @@ def leaf_norm(x: Array) -> Array:
     return sqrt(sum_sq(x))
 
 
-@leafwise(needs_params=True, keeps=True)
+@leafwise()
 def scale_by_trust_ratio(
     g: Array, s: Any, p: Any, t: Any, min_norm: Hyper = 0.0, trust_coefficient: Hyper = 1.0, eps: Hyper = 0.0
 ) -> Any:
@@ -42,7 +42,7 @@ def scale_by_trust_ratio(
     return scaled(g, jnp.where(usable, trust_coefficient * p_norm / jnp.where(usable, g_norm + eps, 1), 1)), s
 
 
-@leafwise(needs_params=True)
+@leafwise()
 def scale_by_param_block_norm(g: Array, s: Any, p: Any, t: Any, min_scale: Hyper = 1e-3) -> Any:
     """Multiplies every leaf's update by the norm of its parameter: u = g max(|p|, min_scale).
 
@@ -55,7 +55,7 @@ def scale_by_param_block_norm(g: Array, s: Any, p: Any, t: Any, min_scale: Hyper
     return g * jnp.maximum(leaf_norm(p), min_scale), s
 
 
-@leafwise(needs_params=True)
+@leafwise()
 def scale_by_param_block_rms(g: Array, s: Any, p: Any, t: Any, min_scale: Hyper = 1e-3) -> Any:
     """Multiplies every leaf's update by the root mean square of its parameter: u = g max(|p| / sqrt(size), min_scale).
 

@@ -75,7 +75,7 @@ def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) ->
         return jnp.where(norm < most, wide, wide * (most / jnp.maximum(norm, div_eps))).astype(g.dtype)
 
 
-@leafwise(needs_params=True)
+@leafwise()
 def adaptive_grad_clip(g: Array, s: Any, p: Any, t: Any, clipping: Hyper, eps: Hyper = 1e-3, axis: Any = None) -> Any:
     """Scales the gradient of each unit so that its norm is at most a fraction of the norm of the unit's weights.
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.updates import add
+from gdjax.xla import bits
 
 Array = jax.Array
 
@@ -65,8 +66,20 @@ def after(first: Array, rest: Any) -> Any:
     if first.size == 0 or meshes.may_be_divided(first):
         return rest
     one, axes = _one(jnp.real(first[(0,) * first.ndim])), meshes.varying_axes(first)
-    tied = lambda x: not numerics.is_key(x) and axes <= meshes.varying_axes(x)  # noqa: E731
-    return jax.tree.map(lambda x: x * one.astype(x.dtype) if tied(x) else x, rest)
+
+    def tied(x: Array) -> Array:
+        if numerics.is_key(x) or not axes <= meshes.varying_axes(x):
+            return x
+        return bits.with_flipped(x, one != 1) if x.dtype.itemsize == 2 else x * one.astype(x.dtype)
+
+    return jax.tree.map(tied, rest)
+
+
+def held(old: Array, new: Array) -> Array:
+    """`new` unchanged, where it waits itself and others wait for it: XLA:CPU must not compute it again for those."""
+    if not jnp.issubdtype(new.dtype, jnp.inexact):
+        return new
+    return jax.lax.platform_dependent(old, new, cpu=_or, default=lambda _, new: new)
 
 
 def over(old: Array, new: Array) -> Array:
@@ -75,6 +88,8 @@ def over(old: Array, new: Array) -> Array:
     On a GPU a kernel writes over an array only what it makes of it, element by element; what else is to lie there is
     copied afterwards. Here XLA sees a selection from both.
     """
+    if not jnp.issubdtype(new.dtype, jnp.inexact):
+        return new
     return jax.lax.platform_dependent(old, new, cuda=_or, rocm=_or, default=lambda _, new: new)
 
 

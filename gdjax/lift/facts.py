@@ -1,0 +1,158 @@
+"""What a traced rule shows: the values that each of its outputs is computed from, and what outputs have in common."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
+
+# Elementwise operations that cost more than to read their result again: a compiler does not repeat them.
+DEAR = frozenset(
+    "acos acosh asin asinh atan atan2 atanh cbrt cos cosh digamma div erf erf_inv erfc exp exp2 expm1 lgamma log log1p "
+    "logistic pow rem rsqrt sin sinh sqrt tan tanh".split()
+)
+# Those that a compiler repeats in each loop that reads them.
+CHEAP = frozenset(
+    "abs add add_any and bitcast_convert_type broadcast_in_dim ceil clamp complex conj convert_element_type copy "
+    "copy_p eq expand_dims floor ge gt imag integer_pow is_finite le lt max min mul ne neg nextafter not "
+    "optimization_barrier or pad pcast platform_index pvary real reduce_precision reshape reshard round select_n "
+    "sharding_constraint sign slice square squeeze stop_gradient sub transpose xor".split()
+)
+
+
+@dataclass
+class Graph:
+    """The values of a traced function as numbers, those of the functions it calls among them."""
+
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)  # an output may be an input, or another output
+    made_of: list[tuple[int, ...]] = field(default_factory=list)  # for each value, the values it is computed from
+    sizes: list[int] = field(default_factory=list)
+    dear: set[int] = field(default_factory=set)  # not computed twice
+    written: set[int] = field(default_factory=set)  # nor part of a loop with others: sums, products of matrices
+
+    def reach(self, value: int, ends: Iterable[int]) -> frozenset[int]:
+        """A value and all that it is computed from, up to `ends`, whose own making is left out."""
+        stop, found, todo = set(ends), {value}, [value]
+        while todo:
+            x = todo.pop()
+            new = [] if x in stop else [y for y in self.made_of[x] if y not in found]
+            found.update(new)
+            todo += new
+        return frozenset(found)
+
+    def new(self, made_of: tuple[int, ...], variable: Any) -> int:
+        self.made_of.append(made_of)
+        self.sizes.append(getattr(variable.aval, "size", 0))
+        return len(self.sizes) - 1
+
+
+def graph_of(closed: ClosedJaxpr) -> Graph:
+    """The values of a traced function."""
+    graph = Graph()
+    graph.inputs = [graph.new((), v) for v in closed.jaxpr.invars]
+    graph.outputs = _extended(graph, closed.jaxpr, graph.inputs)
+    return graph
+
+
+def _extended(graph: Graph, jaxpr: Jaxpr, arguments: Sequence[int]) -> list[int]:
+    """The outputs of a function that is called with values of the graph; its own values become part of that."""
+    numbers = dict(zip(jaxpr.invars, arguments, strict=True)) | {v: graph.new((), v) for v in jaxpr.constvars}
+    number = lambda v: graph.new((), v) if isinstance(v, Literal) else numbers[v]  # noqa: E731
+    for equation in jaxpr.eqns:
+        operands = [number(v) for v in equation.invars]
+        inner = _called(equation)
+        if inner is not None:
+            results = _extended(graph, inner, operands)
+        else:
+            results = [graph.new(tuple(operands), v) for v in equation.outvars]
+            if equation.primitive.name == "broadcast_in_dim":
+                graph.sizes[results[0]] = graph.sizes[operands[0]]  # read where it is
+            names = {e.primitive.name for e in _innermost(equation)}
+            if names & DEAR:
+                graph.dear.update(results)
+            if names - DEAR - CHEAP:
+                graph.written.update(results)
+        numbers.update(zip(equation.outvars, results, strict=True))
+    return [number(v) for v in jaxpr.outvars]
+
+
+def _called(equation: Any) -> Jaxpr | None:
+    """The function that an equation calls with its own operands, and does nothing else; None for other equations."""
+    if equation.primitive.name not in ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat"):
+        return None
+    inside = next(x for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if (x := equation.params.get(k)) is not None)
+    inside = getattr(inside, "jaxpr", inside)
+    return inside if len(inside.invars) == len(equation.invars) else None
+
+
+def _innermost(equation: Any) -> Iterator[Any]:
+    """The equation or, of one with functions inside, theirs."""
+    inside = [getattr(x, "jaxpr", x) for x in _flat(equation.params.values())]
+    inside = [x for x in inside if hasattr(x, "eqns")]
+    for e in [e for x in inside for e in x.eqns]:
+        yield from _innermost(e)
+    if not inside:
+        yield equation
+
+
+def _flat(xs: Iterable[Any]) -> Iterator[Any]:
+    for x in xs:
+        yield from _flat(x) if isinstance(x, tuple | list) else [x]
+
+
+class Evaluation:
+    """The outputs of a traced function for given arguments, one by one; each equation is evaluated once."""
+
+    def __init__(self, closed: ClosedJaxpr, known: Mapping[Var, Any]):
+        self.closed, self.known = closed, dict(known)
+
+    @classmethod
+    def of(cls, closed: ClosedJaxpr, arguments: Sequence[Any]) -> "Evaluation":
+        return cls(closed, dict(zip(closed.jaxpr.invars, arguments, strict=True)))
+
+    def output(self, index: int) -> Any:
+        variable = self.closed.jaxpr.outvars[index]
+        if isinstance(variable, Literal):
+            return jnp.asarray(variable.val, variable.aval.dtype)
+        if variable in self.closed.jaxpr.constvars:
+            return jnp.asarray(self.closed.consts[self.closed.jaxpr.constvars.index(variable)])
+        self._evaluate(*self._needed(variable))
+        return self.known[variable]
+
+    def replace(self, index: int, value: Any) -> None:
+        """From now on what is made of that output is made of `value`."""
+        variable = self.closed.jaxpr.outvars[index]
+        if isinstance(variable, Var) and variable not in self.closed.jaxpr.invars:
+            self.known[variable] = value
+
+    def anew(self, index: int, outputs: Sequence[int], tie: Callable[[list[Any]], list[Any]]) -> Any:
+        """An output computed apart, from what `tie` makes of the arguments and other outputs that it is made of.
+
+        Smaller arrays, sums for instance, are taken from here as they are.
+        """
+        jaxpr = self.closed.jaxpr
+        wanted = jaxpr.outvars[index]
+        given = {*jaxpr.invars, *(jaxpr.outvars[i] for i in outputs)}
+        known = {v: x for v, x in self.known.items() if v in given or v.aval.size < wanted.aval.size}
+        _, used = Evaluation(self.closed, known)._needed(wanted)
+        large = [v for v in used if v.aval.size >= wanted.aval.size]
+        tied = dict(zip(large, tie([known[v] for v in large]), strict=True))
+        return Evaluation(self.closed, known | tied).output(index)
+
+    def _needed(self, variable: Var) -> tuple[list[Any], list[Var]]:
+        """The equations that are left to evaluate for a variable, and the known variables they use."""
+        needed, left = {variable}, []
+        for e in reversed(self.closed.jaxpr.eqns):
+            if any(v in needed and v not in self.known for v in e.outvars):
+                left.append(e)
+                needed.update(v for v in e.invars if not isinstance(v, Literal))
+        return left[::-1], [v for v in self.known if v in needed]
+
+    def _evaluate(self, equations: list[Any], used: list[Var]) -> None:
+        if equations:
+            new = [v for e in equations for v in e.outvars if v not in self.known and type(v) is Var]
+            part = self.closed.jaxpr.replace(eqns=equations, invars=used, outvars=new)
+            values = jaxpr_as_fun(ClosedJaxpr(part, self.closed.consts))(*(self.known[v] for v in used))
+            self.known.update(zip(new, values, strict=True))

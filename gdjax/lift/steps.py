@@ -1,0 +1,64 @@
+"""Steps in a row, each with its state: rules of one leaf side by side run as one function a leaf."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from gdjax.core import base
+from gdjax.lift.all_leaves import fused
+from gdjax.lift.leafwise import Leafwise
+from gdjax.xla.write_order import bound_for, destination
+
+
+class Step(NamedTuple):
+    """A transform of a row, and its state."""
+
+    part: Any  # a `Leafwise`, or any transform
+    state: Any
+    inside: int | None = None  # of the rule of a wrapper: how many of the steps before it are the wrapped transform
+
+
+def steps_of(tx: Any, state: Any) -> Iterator[Step]:
+    """The steps of a transform: those of the transforms it is made of, if it is made of some."""
+    part = base.part_of(tx)
+    if hasattr(part, "steps"):
+        yield from part.steps(state)
+    else:
+        yield Step(tx if part is None else part, state)
+
+
+def state_of(tx: Any, states: Iterator[Any]) -> Any:
+    """The state of a transform from those of its steps."""
+    part = base.part_of(tx)
+    return part.joined(states) if hasattr(part, "joined") else next(states)
+
+
+def run(steps: Sequence[Step], updates: Any, params: Any, extra_args: dict[str, Any]) -> tuple[Any, Iterator[Any]]:
+    """The updates after all steps, and the new states.
+
+    The rule of a wrapper also sees the updates from before its first step inside, which a run begins with.
+    """
+    starts = {i - step.inside for i, step in enumerate(steps) if step.inside is not None}
+    raw: dict[int, Any] = {}
+    new: list[Any] = []
+    while (i := len(new)) < len(steps):
+        raw[i] = updates
+        end = _end(steps, i, starts)
+        with bound_for(destination() if end == len(steps) else None):
+            if isinstance(steps[i].part, Leafwise):
+                rules, states, inside = zip(*steps[i:end], strict=True)
+                given = [None if n is None else raw[j - n] for j, n in enumerate(inside, i)]
+                updates, states = fused(rules, updates, states, params, extra_args, given)
+            else:
+                part, state, _ = steps[i]
+                updates, *states = base.call_update(part, updates, state, params, extra_args)
+        new += states
+    return updates, iter(new)
+
+
+def _end(steps: Sequence[Step], first: int, starts: set[int]) -> int:
+    """Where the pass over the leaves ends that begins at a step: before a reduction, or what is no leaf rule."""
+    end = first + 1
+    if isinstance(steps[first].part, Leafwise):
+        while end < len(steps) and isinstance(p := steps[end].part, Leafwise) and not p.reduce and end not in starts:
+            end += 1
+    return end

@@ -1,0 +1,207 @@
+"""The loops in which XLA:CPU writes the outputs of one leaf: their order, and what they have in common.
+
+XLA:CPU computes each output of a program in a loop of its own. An output takes the place of an old array, the new
+momentum that of the old one, only where no later loop reads the old one; else XLA copies it first: a temporary of the
+size of the leaf, and a pass more. What two loops have in common it computes in each, if that is cheap; else it writes
+it to memory before both. So here
+
+- a loop that overwrites an array comes after the loops that read it;
+- a loop that shares a dear value with one before it computes that again, where its inputs are still there;
+- of leaves that keep such a value in memory all the same, `keeps` tells.
+
+On other devices one kernel writes all the outputs of a leaf, and nothing here is in the program.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from gdjax.lift.facts import Graph
+
+UPDATE = 0  # the index of the loop of the update, or of what the caller makes of it; then one for each slot
+
+
+class Loop(NamedTuple):
+    """How one output is computed."""
+
+    index: int  # of the output
+    waits: tuple[int, ...]  # the outputs that are written before
+    uses: tuple[int, ...]  # the outputs that it is computed from, where they are in memory
+    again: bool  # what it shares with those it waits for it computes anew
+    held: bool  # others wait for it, and it waits itself
+    fresh: bool  # it takes the place of an array that it is not made of
+
+
+class Plan(NamedTuple):
+    loops: tuple[Loop, ...]  # in an order in which they can be computed
+    keeps: bool  # whether a value that is no output is written to memory
+
+
+def plan(graph: Graph, g: int, p: int | None, slots: Sequence[int], to: str | None) -> Plan:
+    """The order of the loops of a traced rule.
+
+    Args:
+      graph: its values; the outputs are the update and the new slots.
+      g, p, slots: the inputs that are the gradient, the parameter (None if there is none) and the old slots.
+      to: what the caller does with the update, see `gdjax.xla.write_order.bound_for`.
+    """
+    values = dict(enumerate(graph.outputs))
+    loops = [i for i, x in values.items() if i == UPDATE or x != slots[i - 1]]
+    places = {i: slots[i - 1] for i in loops if i != UPDATE}
+    place = {"params": p, "gradient": g}.get(to or "")
+    if place is not None:
+        places[UPDATE] = place
+    in_memory = to == "memory" or place is not None
+    return _Planner(graph, values, loops, places, graph.sizes[g], to in ("params", None), in_memory, g).plan()
+
+
+class _Planner:
+    """The loops, and for each what it reads, which others it must come before, and which values it finds in memory."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        values: dict[int, int],
+        loops: list[int],
+        places: dict[int, int],
+        size: int,
+        passes_on: bool,
+        known: bool,
+        gradient: int,
+    ):
+        self.graph, self.values, self.loops, self.places, self.size = graph, values, loops, places, size
+        self.passes_on = passes_on  # the update itself is not in memory
+        self.known = known  # when the update, or what is made of it, is written
+        self.kept = set(graph.written)
+        self.gradient = gradient
+        self.again: set[int] = set()
+        self.settled: set[tuple[int, int]] = set()  # pairs of which neither can compute anew what they share
+        self.extra: set[tuple[int, int]] = set()  # of loops that compute something again: the second waits
+
+    def plan(self) -> Plan:
+        self.settle()
+        while (clash := self.clash()) is not None:
+            first, later, common, dear = clash
+            if first != later and not self.leads(later, first):
+                self.again.add(later)
+                self.extra.add((first, later))
+            elif dear:
+                self.kept |= self.topmost(common)
+                self.again, self.extra = set(), set()
+            else:
+                self.settled.add((first, later))
+            self.settle()
+        keeps = any(self.graph.sizes[x] == self.size for x in self.kept - self.graph.written)
+        return Plan(tuple(self.ordered()), keeps)
+
+    def settle(self) -> None:
+        """Finds what each loop reads, and so which others it must come before.
+
+        A loop reads other outputs where they are; but not those that are written after it, which it computes itself.
+        """
+        self.before: dict[int, set[int]] = {a: {y for x, y in self.extra if x == a} for a in self.loops}
+        while True:
+            self.ends = {a: self.in_memory(a) | self.kept for a in self.loops}
+            self.reads = {a: self.graph.reach(self.values[a], self.ends[a]) for a in self.loops}
+            before = {a: self.before[a] | set(self.overwriting(self.reads[a], a)) for a in self.loops}
+            self.wait_for_kept(before)
+            if before == self.before:
+                return
+            self.before = before
+
+    def in_memory(self, a: int) -> set[int]:
+        others = [b for b in self.loops if b != a and not self.leads(a, b) and not (b == UPDATE and self.passes_on)]
+        own = set() if a == UPDATE and self.passes_on else {self.values[a]}
+        return {self.values[b] for b in others} - own - set(self.graph.inputs)
+
+    def overwriting(self, values: Iterable[int], but: int) -> Iterable[int]:
+        """The loops whose places are among these values."""
+        if not self.known and but == UPDATE:
+            return []
+        return [b for b in self.loops if b != but and self.places.get(b) in values]
+
+    def wait_for_kept(self, before: dict[int, set[int]]) -> None:
+        """A loop that overwrites what a kept value is made of waits for one that reads that value."""
+        for kept in self.kept:
+            inputs = self.graph.reach(kept, self.kept - {kept} | set().union(*self.ends.values()) - {kept})
+            readers = [a for a in self.loops if kept in self.reads[a]]
+            for b in self.overwriting(inputs, -1):
+                reader = next((a for a in readers if self.known or a != UPDATE), None)
+                if b not in readers and reader is not None and not self.leads(b, reader):
+                    before[reader].add(b)
+
+    def clash(self) -> tuple[int, int, set[int], bool] | None:
+        """Two loops and the values they share that XLA would keep, dear ones or not; the second may wait for the first.
+
+        Of loops of which one waits for the other it keeps more: all that is computed from two arrays.
+        """
+        for a, b in itertools.combinations(self.loops, 2):
+            first, later = (b, a) if self.leads(b, a) or self.values[b] in self.reads[a] & self.ends[a] else (a, b)
+            shared = self.reads[a] & self.reads[b] - self.ends[a] - self.ends[b]
+            shared = {x for x in shared if self.graph.sizes[x] == self.size}
+            if later in self.again or not self.known and UPDATE in (a, b):
+                continue
+            if common := shared & self.graph.dear:
+                return first, later, common, True
+            waits = self.leads(first, later) or self.values[first] in self.reads[later] & self.ends[later]
+            if (
+                waits
+                and (first, later) not in self.settled
+                and (common := {x for x in shared if self.arrays_of(x) > 1})
+            ):
+                return first, later, common, False
+        for x in sorted(self.graph.written):
+            inside = self.graph.reach(x, self.kept - {x}) & self.graph.dear - self.kept
+            for a in self.loops:
+                common = {y for y in inside & self.reads[a] if self.graph.sizes[y] == self.size} - self.ends[a]
+                if common:
+                    return a, a, common, True
+        return None
+
+    def arrays_of(self, value: int) -> int:
+        return sum(self.graph.sizes[x] == self.size for x in self.graph.made_of[value])
+
+    def leads(self, a: int, b: int) -> bool:
+        """Whether b must wait for a, or for one that waits for a, and so on."""
+        found, todo = {a}, [a]
+        while todo:
+            new = self.before[todo.pop()] - found
+            found |= new
+            todo += new
+        return a != b and b in found
+
+    def topmost(self, values: set[int]) -> set[int]:
+        """Those of which no other is made."""
+        return {x for x in values if not any(x in self.graph.reach(y, self.kept) for y in values - {x})}
+
+    def ordered(self) -> list[Loop]:
+        """The loops, each after those it waits for and those it uses; of a circle of loops, one must do with a copy."""
+        uses = {
+            a: {b for b in self.loops if b != a and self.values[b] in self.reads[a] & self.ends[a]} for a in self.loops
+        }
+        edges: dict[int, set[int]] = {a: {b for b in self.loops if a in uses[b]} for a in self.loops}
+        waits: dict[int, set[int]] = {a: set() for a in self.loops}
+        # An update that overwrites the gradient is best written last, another one first.
+        last = self.places.get(UPDATE) == self.gradient
+        edges_of = [(x, y) for x in self.loops for y in self.before[x]]
+        for a, b in sorted(edges_of, key=lambda e: (e[0] == UPDATE, e) if last else (False, e)):
+            if not _path(edges, b, a):
+                edges[a].add(b)
+                waits[b].add(a)
+        found: list[Loop] = []
+        done: list[int] = []
+        while len(done) < len(self.loops):
+            b = next(x for x in self.loops if x not in done and all(x not in edges[a] or a in done for a in self.loops))
+            # Not for one that another of them waits for.
+            needed = waits[b] | uses[b]
+            firsts = {a for a in waits[b] - uses[b] if not any(_path(edges, a, c) for c in needed - {a})}
+            fresh = b != UPDATE and self.places[b] not in self.reads[b]
+            again = b in self.again and bool(needed)
+            found.append(Loop(b, tuple(sorted(firsts)), tuple(sorted(uses[b])), again, False, fresh))
+            done.append(b)
+        waited = {i for loop in found for i in loop.waits} - {UPDATE}
+        return [loop._replace(held=loop.index in waited and bool(loop.waits or loop.again)) for loop in found]
+
+
+def _path(edges: dict[int, set[int]], start: int, end: int) -> bool:
+    return start == end or any(_path(edges, x, end) for x in edges[start])
