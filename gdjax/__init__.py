@@ -28,6 +28,7 @@ from gdjax.combine.inject import (
 )
 from gdjax.combine.masking import MaskedState, MaskOrFn, freeze, masked
 from gdjax.combine.paths import label_by_path, mask_by_path
+from gdjax.combine.sharding import state_sharding
 from gdjax.core.base import (
     AdaptiveGradClipState,
     AddDecayedWeightsState,
@@ -280,8 +281,8 @@ __all__ = [
     "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite",
     "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
-    "sophia", "split_real_and_imaginary", "squared_error", "state_from_optax", "state_to_optax", "stateless",
-    "stateless_with_tree_map", "to_optax", "trace",
+    "sophia", "split_real_and_imaginary", "squared_error", "state_from_optax", "state_sharding", "state_to_optax",
+    "stateless", "stateless_with_tree_map", "to_optax", "trace",
     "transform", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
     "update_infinity_moment", "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state",
     "warmup_constant_schedule", "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule",

@@ -27,7 +27,7 @@ tree/sums tree/euclidean tree/norms tree/* combine/conditional
 linalg/limited_memory linalg/roots linalg/matrices linalg/newton_schulz
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
 lift/slots lift/rule_checks lift/one_leaf lift/all_leaves lift/leafwise
-combine/chain combine/paths combine/masking combine/groups combine/inject combine/hyperparams
+combine/chain combine/paths combine/masking combine/groups combine/inject combine/hyperparams combine/sharding
 transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 Array = jax.Array
 
 
-def _type(x: Any) -> Any:
+def type_of(x: Any) -> Any:
     """The type of an array, which the shape that `jax.eval_shape` gives for one is itself."""
     if isinstance(x, jax.Array):
         return jax.typeof(x) if hasattr(jax, "typeof") else getattr(jax, "core").get_aval(x)  # noqa: B009  # JAX 0.5
@@ -43,7 +43,7 @@ def alike(*trees: Any) -> Any:
 
 
 def _varying(x: Any) -> frozenset[str]:
-    kind = _type(x)
+    kind = type_of(x)
     axes = getattr(getattr(kind, "manual_axis_type", None), "varying", None)
     return axes or getattr(kind, "vma", None) or frozenset()  # `vma` before JAX 0.10
 
@@ -88,7 +88,7 @@ def _common(tree: Any) -> frozenset[str]:
 
 def division(x: Any) -> NamedSharding | None:
     """How an array is divided along explicit axes; None where it is not."""
-    sharding = getattr(_type(x), "sharding", None)
+    sharding = getattr(type_of(x), "sharding", None)
     if not isinstance(sharding, NamedSharding) or all(axis is None for axis in sharding.spec):
         return None
     mesh = sharding.mesh if isinstance(x, Tracer) else x.sharding.mesh  # that of the type names no devices
@@ -100,6 +100,13 @@ def may_be_divided(x: Any) -> bool:
     mesh = _mesh()
     automatic = any("Auto" in str(kind) for kind in getattr(mesh, "axis_types", ())) and mesh.size > 1
     return automatic or division(x) is not None
+
+
+def divided_otherwise(tree: Any, like: Any) -> bool:
+    """Whether one of the arrays is divided, and not as `like`, or is of another shape: operations on both may clash."""
+    known, shape = division(like), jnp.shape(like)
+    hows = ((how, jnp.shape(x)) for x in jax.tree.leaves(tree) if (how := division(x)) is not None)
+    return any((how, size) != (known, shape) for how, size in hows)
 
 
 def whole(x: Any) -> Any:
@@ -160,3 +167,11 @@ def zeros_along(p: Any, axes: Sequence[int], dtype: Any, lead: tuple[int, ...] =
 def _put(x: Any, how: NamedSharding, spec: PartitionSpec) -> Any:
     sharding = NamedSharding(how.mesh, spec)
     return jax.device_put(x, sharding) if isinstance(how.mesh, Mesh) else jax.sharding.reshard(x, sharding)
+
+
+def explicit(names: tuple[str, ...]) -> Any:
+    """A mesh without devices, of explicit axes of size 1; None in releases of JAX that have none, or for no axes."""
+    if not names or not hasattr(jax.lax, "pcast"):
+        return None
+    kinds = (jax.sharding.AxisType.Explicit,) * len(names)
+    return jax.sharding.AbstractMesh((1,) * len(names), names, axis_types=kinds)

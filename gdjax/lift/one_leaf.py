@@ -82,8 +82,14 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
             news = [_stored(y, x) if lead else x for x, y, lead in zip(news, again, leads, strict=True)]
         return update, structure.unflatten(news)
 
-    apply.__name__ = "_".join(k.name for k in kernels)[:80]
-    return jax.jit(apply)
+    def placed(g: Array, p: Array | None, slots: Any, *numbers: Any) -> tuple[Array, Any]:
+        # A state that is divided otherwise than its parameter (see `gdjax.state_sharding`) a rule cannot know of.
+        if meshes.divided_otherwise(slots, g):
+            return meshes.partitioned(apply, (g, slots), g, p, slots, *numbers)
+        return apply(g, p, slots, *numbers)
+
+    placed.__name__ = "_".join(k.name for k in kernels)[:80]
+    return jax.jit(placed)
 
 
 def _in_order(to: str | None, p: Any, update: Array, news: list[Array], read: list[bool], leads: list[bool]) -> Any:
