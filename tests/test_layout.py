@@ -21,12 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports from the rungs below its own, never from its own or a higher one. `folder/*` is
 # what a folder has beside the files named.
 LADDER = """
-core/misuse core/values core/closures core/skipped core/state_form core/checks core/meshes core/domains core/base
-core/interop numerics/elementwise numerics/norms numerics/* core/updates xla/write_order core/keys
+core/codec core/misuse core/values core/closures core/skipped core/state_form core/checks core/meshes core/domains
+core/base core/interop numerics/elementwise numerics/norms numerics/* core/updates xla/write_order core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
 linalg/limited_memory linalg/roots linalg/matrices linalg/newton_schulz
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
-lift/slots lift/rule_checks lift/one_leaf lift/all_leaves lift/leafwise
+lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/all_leaves lift/leafwise
 combine/chain combine/paths combine/masking combine/groups combine/inject combine/hyperparams combine/sharding
 transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*

@@ -155,13 +155,19 @@ def as_typed(x: Any, like: Any) -> Any:
     return varying(placed(x, like), _varying(like))
 
 
-def zeros_along(p: Any, axes: Sequence[int], dtype: Any, lead: tuple[int, ...] = ()) -> Array:
-    """Zeros with the lengths of those axes of p, divided as p is along them, behind axes of the lengths `lead`."""
-    x, how = jnp.zeros([*lead, *(jnp.shape(p)[i] for i in axes)], dtype), division(p)
+def along(x: Array, p: Any, axes: Sequence[int | None]) -> Array:
+    """x, each of its axes divided as that axis of p which it follows; None follows none."""
+    how = division(p)
     if how is None:
         return x
     spec = [*how.spec, *[None] * (jnp.ndim(p) - len(how.spec))]
-    return _put(x, how, PartitionSpec(*[None] * len(lead), *(spec[i] for i in axes)))
+    return _put(x, how, PartitionSpec(*(None if i is None else spec[i] for i in axes)))
+
+
+def zeros_along(p: Any, axes: Sequence[int], dtype: Any, lead: tuple[int, ...] = ()) -> Array:
+    """Zeros with the lengths of those axes of p, divided as p is along them, behind axes of the lengths `lead`."""
+    x = jnp.zeros([*lead, *(jnp.shape(p)[i] for i in axes)], dtype)
+    return along(x, p, [*[None] * len(lead), *axes])
 
 
 def _put(x: Any, how: NamedSharding, spec: PartitionSpec) -> Any:

@@ -115,6 +115,7 @@ def _reduced(
         named = ", ".join(f"{name}=..." for name in missing)
         raise ValueError(f"{rule.label}: this transform needs {named}: call update(updates, state, params, {named})")
     trees = {f: [mine[j] for mine in slots] for j, f in enumerate(rule.slots)}
+    trees |= {f: list(map(codec.decode, trees[f])) for f, codec in rule.codecs.items()}
     s = rule.State(**({"count": count} if "count" in rule.State._fields else {}), **trees, **shared)
     t = None if count is None else count.astype(real)
     given = {a.name: known[a.name] for a in arguments if a.name in known}

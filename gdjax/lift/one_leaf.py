@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import meshes
+from gdjax.core.codec import Codec
 from gdjax.lift import rule_checks
 from gdjax.xla.write_order import after, written
 
@@ -27,6 +28,7 @@ class Kernel(NamedTuple):
     repeats: bool
     squares: str | None
     spoils: str
+    codecs: tuple[tuple[str, Codec], ...] = ()  # of the fields that are kept as codes
 
 
 @functools.lru_cache(maxsize=4096)
@@ -41,7 +43,8 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
         each = zip(kernels, slots, counts, shared, scalars, strict=True)
         for index, (kernel, slot, count, numbers, scalar) in enumerate(each):
             fields = [f for f in kernel.State._fields if f != "count" and f not in numbers]
-            olds = dict(zip(fields, slot, strict=True))
+            codes, codecs = dict(zip(fields, slot, strict=True)), dict(kernel.codecs)
+            olds = {f: codecs[f].decode(x) if f in codecs else x for f, x in codes.items()}
             old = {f: _widened(x, real) for f, x in olds.items()}
             s = old | {f: _widened(x, real) for f, x in numbers.items()}
             if "count" in kernel.State._fields:
@@ -58,7 +61,9 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
                 if kernel.squares and kernel.spoils == "update":
                     new_direction = numerics.spoiled(new_direction, direction)
                 direction = new_direction
-            new.append([x if getattr(state, f) is old[f] else getattr(state, f) for f, x in olds.items()])
+            changed = {f: x for f in fields if (x := getattr(state, f)) is not old[f]}
+            coded = {f: codecs[f].encode(jnp.asarray(changed[f])) for f in codecs if f in changed}
+            new.append([(codes | changed | coded)[f] for f in fields])
         update = direction.astype(g.dtype)
         # Of a gradient that is not divided the update may be, as a state made of divided parameters is.
         return (meshes.placed(update, g) if meshes.division(g) else update), new
@@ -70,7 +75,9 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
         leads = [i == owners[0] for i in owners]  # the first rule with slots, which are made of the gradient
         # The direction is made of old numbers where it is of new ones that are rounded to 16 bits later.
         changed = [x is not old for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
-        read = [c and (kernels[i].reads_old or _is_half(old)) for c, i, old in zip(changed, owners, olds, strict=True)]
+        coded = [bool(kernels[i].codecs) for i in owners]  # as if rounded
+        late = [c or kernels[i].reads_old or _is_half(old) for c, i, old in zip(coded, owners, olds, strict=True)]
+        read = [a and b for a, b in zip(changed, late, strict=True)]
         # Made narrow first: what the direction and a slot had in common XLA:CPU would write as float32.
         news = [_stored(x, old) for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
         update, news = _in_order(to, p, update, news, read, leads)
