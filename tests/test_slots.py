@@ -220,6 +220,28 @@ def test_bytes_on_a_cpu(make: Any, state: int):
     assert program.memory_analysis().argument_size_in_bytes <= (8 + state + 0.01) * 2**20
 
 
+@dataclass(frozen=True)
+class Hundredths(gdjax.Codec):
+    """One array of codes."""
+
+    def encode(self, x: Any) -> Any:
+        return jnp.clip(jnp.round(x * 100), -127, 127).astype(jnp.int8)
+
+    def decode(self, codes: Any) -> Any:
+        return codes.astype(jnp.float32) / 100
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA counts bytes otherwise")
+def test_one_pass_on_a_cpu_where_the_codes_are_one_array():
+    for tx, most in (
+        (gdjax.adam(0.1, mu_dtype=Hundredths(), nu_dtype=Hundredths()), 14 + 6 + 6),  # the loops of p, mu and nu
+        (gdjax.lion(0.1, mu_dtype=Hundredths()), 13 + 6),
+    ):
+        program = compiled(tx)
+        assert program.cost_analysis()["bytes accessed"] <= (most + 0.01) * 2**20
+        assert program.memory_analysis().temp_size_in_bytes <= 0.01 * 2**20
+
+
 @pytest.mark.slow
 @by_bytes
 def test_one_pass_on_a_tpu(make: Any, state: int, monkeypatch: pytest.MonkeyPatch):

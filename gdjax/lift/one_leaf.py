@@ -75,7 +75,7 @@ def kernel_of(kernels: tuple[Kernel, ...], to: str | None) -> Callable[..., Any]
         leads = [i == owners[0] for i in owners]  # the first rule with slots, which are made of the gradient
         # The direction is made of old numbers where it is of new ones that are rounded to 16 bits later.
         changed = [x is not old for x, old in zip(jax.tree.leaves(new), olds, strict=True)]
-        coded = [bool(kernels[i].codecs) for i in owners]  # as if rounded
+        coded = [bool(kernels[i].codecs) for i in owners]  # as rounded as 16 bits are
         late = [c or kernels[i].reads_old or _is_half(old) for c, i, old in zip(coded, owners, olds, strict=True)]
         read = [a and b for a, b in zip(changed, late, strict=True)]
         # Made narrow first: what the direction and a slot had in common XLA:CPU would write as float32.
