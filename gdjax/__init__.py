@@ -28,6 +28,7 @@ from gdjax.combine.inject import (
 )
 from gdjax.combine.masking import MaskedState, MaskOrFn, freeze, masked
 from gdjax.combine.paths import label_by_path, mask_by_path
+from gdjax.combine.sharding import state_sharding
 from gdjax.core.base import (
     AdaptiveGradClipState,
     AddDecayedWeightsState,
@@ -53,10 +54,23 @@ from gdjax.core.base import (
     set_to_zero,
     transform,
 )
+from gdjax.core.codec import Codec
 from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_optax
 from gdjax.core.updates import apply_updates, incremental_update, periodic_update
+from gdjax.lift.codecs import bfloat16_with_error
 from gdjax.lift.leafwise import Hyper, Reduced, ScaleByScheduleState, ScheduledState, leafwise
-from gdjax.lift.slots import Moment, Shared, first_moment, second_moment
+from gdjax.lift.slots import (
+    Factor,
+    Integer,
+    Key,
+    Moment,
+    New,
+    Shared,
+    Stored,
+    first_moment,
+    initial_parameter,
+    second_moment,
+)
 from gdjax.lift.wrapper import WrapperState, wrapper
 from gdjax.linalg.roots import matrix_inverse_pth_root, nnls, power_iteration
 from gdjax.linesearch.backtracking import (
@@ -229,14 +243,17 @@ __version__ = "0.2.0"
 
 __all__ = [
     "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "ApplyEvery", "ApplyIfFiniteState",
-    "BacktrackingLinesearchInfo", "COCOBState", "CautiousState", "ClipByGlobalNormState", "ClipState", "ConditionFn",
+    "BacktrackingLinesearchInfo", "COCOBState", "CautiousState", "ClipByGlobalNormState", "ClipState", "Codec",
+    "ConditionFn",
     "ConditionallyMaskState", "ConditionallyTransformState", "DAdaptAdamWState",
     "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState", "EmaState", "EmptyState", "EscapeSaddlesState",
-    "FactoredState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
+    "Factor", "FactoredState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
     "GradientTransformationExtraArgs", "HutchinsonState", "Hyper", "InjectHyperparamsState",
-    "InjectStatefulHyperparamsState", "LookaheadParams", "LookaheadState", "MadgradState", "MaskOrFn", "MaskedNode",
-    "MaskedState", "MechanicState", "MinimizeResult", "Moment", "MomoAdamState", "MomoState", "MonitorState",
-    "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState", "NonFiniteError",
+    "InjectStatefulHyperparamsState", "Integer", "Key", "LookaheadParams", "LookaheadState", "MadgradState", "MaskOrFn",
+    "MaskedNode", "MaskedState", "MechanicState", "MinimizeResult", "Moment", "MomoAdamState",
+    "MomoState", "MonitorState",
+    "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState",
+    "New", "NonFiniteError",
     "NonNegativeParamsState", "NormalizeState", "OptState", "Params", "PartitionState", "ProdigyState", "Progress",
     "ReduceLROnPlateauState", "Reduced", "SAMState", "ScalarOrSchedule", "ScaleByAdaDeltaState", "ScaleByAdamState",
     "ScaleByAdanState", "ScaleByAdemamixState", "ScaleByAmsgradState", "ScaleByBacktrackingLinesearchState",
@@ -246,12 +263,13 @@ __all__ = [
     "ScaleByScheduleState", "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState",
     "ScaleByZoomLinesearchState", "ScaleState", "Schedule", "ScheduleFreeState", "ScheduledState", "Shared",
     "ShouldSkipUpdateFunction", "SnapshotState", "SophiaState", "SplitRealAndImaginaryState", "StatefulSchedule",
-    "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates",
+    "Stored", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates",
     "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState",
     "ZoomLinesearchInfo",
     "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
     "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad", "apply_every",
-    "apply_if_finite", "apply_updates", "assignment", "bias_correction", "cautious", "centralize", "chain",
+    "apply_if_finite", "apply_updates", "assignment", "bfloat16_with_error", "bias_correction", "cautious",
+    "centralize", "chain",
     "check_gradients", "clip", "clip_by_block_rms", "clip_by_global_norm", "cocob", "conditionally_mask",
     "conditionally_transform", "constant_schedule", "contrib", "convex_kl_divergence", "cosine_decay_schedule",
     "cosine_distance", "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs",
@@ -259,7 +277,8 @@ __all__ = [
     "dadapt_adamw", "differentially_private_aggregate", "dog", "dowg", "dpsgd", "ema", "escape_saddles",
     "experimental", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax", "fromage", "galore",
     "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
-    "hutchinson_estimator_diag_hessian", "identity", "incremental_update", "init_empty_state", "inject_hyperparams",
+    "hutchinson_estimator_diag_hessian", "identity", "incremental_update", "init_empty_state",
+    "initial_parameter", "inject_hyperparams",
     "inject_stateful_hyperparams", "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative",
     "kl_divergence", "l2_loss", "label_by_path", "lamb", "lars", "lbfgs", "leafwise", "linear_onecycle_schedule",
     "linear_schedule", "lion", "log_cosh", "lookahead", "losses", "madgrad", "mask_by_path", "masked",
@@ -284,8 +303,8 @@ __all__ = [
     "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite",
     "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
-    "sophia", "split_real_and_imaginary", "squared_error", "state_from_optax", "state_to_optax", "stateless",
-    "stateless_with_tree_map", "to_optax", "trace",
+    "sophia", "split_real_and_imaginary", "squared_error", "state_from_optax", "state_sharding", "state_to_optax",
+    "stateless", "stateless_with_tree_map", "to_optax", "trace",
     "transform", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
     "update_infinity_moment", "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state",
     "warmup_constant_schedule", "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule",

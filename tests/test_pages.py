@@ -54,10 +54,12 @@ def test_the_programs_for_many_devices(tx: Any):
         for _ in range(5):
             params, state = jax.jit(names["step"])(params, state, x, y)
         own = [jax.grad(loss)(start, x[i : i + 8], y[i : i + 8]) for i in range(0, 64, 8)]
-    for way in ("by_jit", "by_shard_map", "by_explicit_axes"):
+    for way in ("by_jit", "by_shard_map", "by_explicit_axes", "by_parts"):
         assert len(names[way]["w"].sharding.device_set) == 8
         assert_close(jax.device_get(names[way]), params)
-    matrices = [x for x in jax.tree.leaves((names["by_explicit_axes"], names["state"])) if x.ndim == 2]
+    parts = [x.addressable_shards[0].data.shape for x in jax.tree.leaves(names["parts"])]
+    assert parts.count((2, 8)) == (2 if tx is None else 1)
+    matrices = [x for x in jax.tree.leaves((names["by_explicit_axes"], names["explicit_state"])) if x.ndim == 2]
     assert {str(jax.typeof(x)) for x in matrices} == {"float32[16@data,8]"} and len(matrices) == (
         3 if tx is None else 2
     )

@@ -15,6 +15,7 @@ from gdjax import numerics, tree
 from gdjax.core import base, checks, meshes
 from gdjax.core.state_form import as_formed
 from gdjax.numerics import Array
+from gdjax.xla import reads
 from gdjax.xla.write_order import after, bound_for, destination, written
 
 
@@ -125,7 +126,7 @@ def all_finite(tree: Any) -> Array:
 def _not_finite(x: Array) -> Array:
     # x - x is 0 or NaN. XLA:CPU sums this in one pass; what jnp.isfinite returns it would write to memory first, the
     # maximum of |x| misses NaN there, and 0 (c x) is simplified to 0 x.
-    (x,) = numerics.apart(x)
+    (x,) = reads.apart(x)
     parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
     wide = [p.astype(numerics.at_least_float32(p.dtype)) for p in parts]
     return flag(jnp.any(jnp.asarray([jnp.sum(p - p) != 0 for p in wide])))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core import checks
+from gdjax.core.codec import Codec
 
 Domain = tuple[str, Callable[[float], bool]]  # in words, and whether a number is inside
 Check = Callable[[str, str, Any], None]  # of the label, the argument's name and its value
@@ -103,6 +104,11 @@ def _dtype(label: str, name: str, value: Any) -> None:
         raise ValueError(f"{label}: {name} must be a floating dtype, got {dtype}")
 
 
+def _dtype_or_codec(label: str, name: str, value: Any) -> None:
+    if not isinstance(value, Codec):
+        _dtype(label, name, value)
+
+
 def _flag(label: str, name: str, value: Any) -> None:
     if not isinstance(value, bool | np.bool):
         raise TypeError(f"{label}: {name} must be True or False, got {value!r}")
@@ -160,7 +166,8 @@ _KINDS: tuple[tuple[Check, str], ...] = (
         "update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
         "periodic_update.update_period",
     ),
-    (_dtype, "mu_dtype nu_dtype accumulator_dtype dtype_momentum param_dtype state_dtype ns_dtype"),
+    (_dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
+    (_dtype, "MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),
     (_function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn step_size_fn"),
     (_mapping, "partition.transforms monitor.measures"),
     (_string, "measure_name"),

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 Array = jax.Array
 
 
-def _type(x: Any) -> Any:
+def type_of(x: Any) -> Any:
     """The type of an array, which the shape that `jax.eval_shape` gives for one is itself."""
     if isinstance(x, jax.Array):
         return jax.typeof(x) if hasattr(jax, "typeof") else getattr(jax, "core").get_aval(x)  # noqa: B009  # JAX 0.5
@@ -27,7 +27,7 @@ def _type(x: Any) -> Any:
 
 def types_of(leaves: Sequence[Any]) -> tuple[Any, ...]:
     """What a trace of a function depends on beside the values of arrays: their types, and the mesh in the context."""
-    return _mesh(), *(_type(x) if isinstance(x, jax.Array) else (jnp.shape(x), jnp.result_type(x)) for x in leaves)
+    return _mesh(), *(type_of(x) if isinstance(x, jax.Array) else (jnp.shape(x), jnp.result_type(x)) for x in leaves)
 
 
 def varying_axes(*trees: Any) -> frozenset[str]:
@@ -48,7 +48,7 @@ def alike(*trees: Any) -> Any:
 
 
 def _varying(x: Any) -> frozenset[str]:
-    kind = _type(x)
+    kind = type_of(x)
     axes = getattr(getattr(kind, "manual_axis_type", None), "varying", None)
     return axes or getattr(kind, "vma", None) or frozenset()  # `vma` before JAX 0.10
 
@@ -93,7 +93,7 @@ def _common(tree: Any) -> frozenset[str]:
 
 def division(x: Any) -> NamedSharding | None:
     """How an array is divided along explicit axes; None where it is not."""
-    sharding = getattr(_type(x), "sharding", None)
+    sharding = getattr(type_of(x), "sharding", None)
     if not isinstance(sharding, NamedSharding) or all(axis is None for axis in sharding.spec):
         return None
     mesh = sharding.mesh if isinstance(x, Tracer) else x.sharding.mesh  # that of the type names no devices
@@ -105,6 +105,13 @@ def may_be_divided(x: Any) -> bool:
     mesh = _mesh()
     automatic = any("Auto" in str(kind) for kind in getattr(mesh, "axis_types", ())) and mesh.size > 1
     return automatic or division(x) is not None
+
+
+def divided_otherwise(tree: Any, like: Any) -> bool:
+    """Whether one of the arrays is divided, and not as `like`, or is of another shape: operations on both may clash."""
+    known, shape = division(like), jnp.shape(like)
+    hows = ((how, jnp.shape(x)) for x in jax.tree.leaves(tree) if (how := division(x)) is not None)
+    return any((how, size) != (known, shape) for how, size in hows)
 
 
 def whole(x: Any) -> Any:
@@ -153,15 +160,29 @@ def as_typed(x: Any, like: Any) -> Any:
     return varying(placed(x, like), _varying(like))
 
 
-def zeros_along(p: Any, axes: Sequence[int], dtype: Any, lead: tuple[int, ...] = ()) -> Array:
-    """Zeros with the lengths of those axes of p, divided as p is along them, behind axes of the lengths `lead`."""
-    x, how = jnp.zeros([*lead, *(jnp.shape(p)[i] for i in axes)], dtype), division(p)
+def along(x: Array, p: Any, axes: Sequence[int | None]) -> Array:
+    """x, each of its axes divided as that axis of p which it follows; None follows none."""
+    how = division(p)
     if how is None:
         return x
     spec = [*how.spec, *[None] * (jnp.ndim(p) - len(how.spec))]
-    return _put(x, how, PartitionSpec(*[None] * len(lead), *(spec[i] for i in axes)))
+    return _put(x, how, PartitionSpec(*(None if i is None else spec[i] for i in axes)))
+
+
+def zeros_along(p: Any, axes: Sequence[int], dtype: Any, lead: tuple[int, ...] = ()) -> Array:
+    """Zeros with the lengths of those axes of p, divided as p is along them, behind axes of the lengths `lead`."""
+    x = jnp.zeros([*lead, *(jnp.shape(p)[i] for i in axes)], dtype)
+    return along(x, p, [*[None] * len(lead), *axes])
 
 
 def _put(x: Any, how: NamedSharding, spec: PartitionSpec) -> Any:
     sharding = NamedSharding(how.mesh, spec)
     return jax.device_put(x, sharding) if isinstance(how.mesh, Mesh) else jax.sharding.reshard(x, sharding)
+
+
+def explicit(names: tuple[str, ...]) -> Any:
+    """A mesh without devices, of explicit axes of size 1; None in releases of JAX that have none, or for no axes."""
+    if not names or not hasattr(jax.lax, "pcast"):
+        return None
+    kinds = (jax.sharding.AxisType.Explicit,) * len(names)
+    return jax.sharding.AbstractMesh((1,) * len(names), names, axis_types=kinds)

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics
 from gdjax.core import base, checks, domains, meshes
 from gdjax.core.base import Params, Updates
+from gdjax.xla import reads
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:
@@ -89,7 +89,7 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any)
             return None
         old = jnp.asarray(old)
         wide = old.dtype if old.dtype.itemsize >= 4 else jnp.dtype("float32")
-        a, (new,) = jnp.asarray(step_size).astype(wide), numerics.apart(jnp.asarray(new))
+        a, (new,) = jnp.asarray(step_size).astype(wide), reads.apart(jnp.asarray(new))
         return (a * new.astype(wide) + (1 - a) * old.astype(wide)).astype(old.dtype)
 
     return structure.unflatten(map(move, news, jax.tree.leaves(old_tensors)))

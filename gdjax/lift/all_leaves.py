@@ -60,7 +60,7 @@ def fused(
             _keep(s, scalar, _numbers(rule, s, count, scalar, gs))
     raw = raw or [None] * len(rules)
     wraps = [x is not None for x in raw]
-    raws = [
+    raws: list[Any] = [
         None if x is None or x is updates else checks.flatten_like(r.label, RAW, structure, updates, x)
         for r, x in zip(rules, raw, strict=True)
     ]
@@ -176,6 +176,7 @@ def _reduced(
         named = ", ".join(f"{name}=..." for name in missing)
         raise ValueError(f"{rule.label}: this transform needs {named}: call update(updates, state, params, {named})")
     trees = {f: [mine[j] for mine in slots] for j, f in enumerate(rule.slots)}
+    trees |= {f: list(map(codec.decode, trees[f])) for f, codec in rule.codecs.items()}
     s = rule.State(**({"count": count} if "count" in rule.State._fields else {}), **trees, **shared)
     t = None if count is None else count.astype(real)
     given = {a.name: known[a.name] for a in arguments if a.name in known}

@@ -44,7 +44,7 @@ class Graph:
 
     def new(self, made_of: tuple[int, ...], variable: Any) -> int:
         self.made_of.append(made_of)
-        self.sizes.append(getattr(variable.aval, "size", 0))
+        self.sizes.append(_size(variable))
         return len(self.sizes) - 1
 
 
@@ -102,6 +102,10 @@ def _flat(xs: Iterable[Any]) -> Iterator[Any]:
         yield from _flat(x) if isinstance(x, tuple | list) else [x]
 
 
+def _size(variable: Any) -> int:
+    return getattr(variable.aval, "size", 0)
+
+
 class Evaluation:
     """The outputs of a traced function for given arguments, one by one; each equation is evaluated once."""
 
@@ -115,7 +119,7 @@ class Evaluation:
     def output(self, index: int) -> Any:
         variable = self.closed.jaxpr.outvars[index]
         if isinstance(variable, Literal):
-            return jnp.asarray(variable.val, variable.aval.dtype)
+            return jnp.asarray(variable.val, getattr(variable.aval, "dtype", None))
         if variable in self.closed.jaxpr.constvars:
             return jnp.asarray(self.closed.consts[self.closed.jaxpr.constvars.index(variable)])
         self._evaluate(*self._needed(variable))
@@ -135,9 +139,9 @@ class Evaluation:
         jaxpr = self.closed.jaxpr
         wanted = jaxpr.outvars[index]
         given = {*jaxpr.invars, *(jaxpr.outvars[i] for i in outputs)}
-        known = {v: x for v, x in self.known.items() if v in given or v.aval.size < wanted.aval.size}
+        known = {v: x for v, x in self.known.items() if v in given or _size(v) < _size(wanted)}
         _, used = Evaluation(self.closed, known)._needed(wanted)
-        large = [v for v in used if v.aval.size >= wanted.aval.size]
+        large = [v for v in used if _size(v) >= _size(wanted)]
         tied = dict(zip(large, tie([known[v] for v in large]), strict=True))
         return Evaluation(self.closed, known | tied).output(index)
 

@@ -26,11 +26,12 @@ import numpy as np
 
 from gdjax import numerics
 from gdjax.core import base, checks
-from gdjax.core.base import EmptyState, GradientTransformation, MaskedNode
+from gdjax.core.base import EmptyState, GradientTransformation
+from gdjax.core.codec import Codec
 from gdjax.lift import rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
-from gdjax.lift.slots import Moment, Shared, first_moment, initial_parameter, settled
+from gdjax.lift.slots import Shared, Stored, first, first_moment, is_like_parameter, resolved
 from gdjax.xla.write_order import once
 
 P = ParamSpec("P")
@@ -77,9 +78,8 @@ def leafwise(
         lists of leaves, in their own dtypes (see `numerics.widen`), where the rule has one array. Of hyperparameters
         and extra arguments of `update` it gets those that it names; one without a default is required. Its result is
         that of `numbers`, which it takes the place of; it ends a pass over the leaves.
-      **slots: what a field starts as: a `Shared` number; a `Moment` (`first_moment` where the field is not named); or a
-        function `(p, hyperparameters) -> arrays` of one parameter. Integers, booleans and PRNG keys are arrays too:
-        with `key=lambda p, hyper: jax.random.key(0)` each leaf has a key, at first the same.
+      **slots: what a field starts as: a `Shared` number; a `Moment` (`first_moment` where it is not named), `Factor`,
+        `Integer` or `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.
 
     Raises:
       TypeError: State is neither such a class nor such a function, or has no field of a slot's name.
@@ -150,13 +150,21 @@ class Leafwise:
     def kernel(self) -> Kernel:
         rest = {k: v for k, v in self.hyper.items() if k not in self.schedules and k not in self.arrays}
         constants = tuple((k, type(v), v) for k, v in rest.items())
-        return Kernel(self.label.removeprefix("gdjax."), self.rule, self.State, constants)
+        name = self.label.removeprefix("gdjax.")
+        return Kernel(name, self.rule, self.State, constants, tuple(self.codecs.items()))
 
     @functools.cached_property
     def moments(self) -> tuple[str, ...]:
         """The slots shaped like the parameter."""
-        starts = {f: self.initial.get(f, first_moment) for f in self.slots}
-        return tuple(f for f, start in starts.items() if isinstance(start, Moment) or start is initial_parameter)
+        return tuple(f for f, slot in self.declared.items() if is_like_parameter(slot))
+
+    @functools.cached_property
+    def declared(self) -> Mapping[str, Any]:
+        return {f: resolved(self.initial.get(f, first_moment), self.hyper) for f in self.slots}
+
+    @functools.cached_property
+    def codecs(self) -> Mapping[str, Codec]:
+        return {f: slot.codec for f, slot in self.declared.items() if isinstance(slot, Stored)}
 
     @functools.cached_property
     def stateless(self) -> bool:
@@ -183,7 +191,8 @@ class Leafwise:
         paths, structure = jax.tree_util.tree_flatten_with_path(params)
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
-        trees = [structure.unflatten([self._slot(f, p) for _, p in paths]) for f in self.slots]
+        made = (first(self.label, x, paths, self.hyper, i * len(paths)) for i, x in enumerate(self.declared.values()))
+        trees = list(map(structure.unflatten, made))
         numbers: Any = {f: self.initial[f]([p for _, p in paths], self.hyper) for f in self.shared}
         return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees, numbers)
 
@@ -199,13 +208,6 @@ class Leafwise:
     def sees(self, updates: Any) -> Sequence[bool] | None:
         """Which leaves the rule applies to; None for all."""
         return None
-
-    def _slot(self, field: str, p: Any) -> Any:
-        dtype = p.dtype if hasattr(p, "dtype") else type(p)
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            return MaskedNode()  # an integer parameter is not trained and keeps no state
-        initial: Any = self.initial.get(field, first_moment)
-        return settled(initial(p, self.hyper))
 
     def split(self, state: Any) -> tuple[Any, list[Any], dict[str, Any]]:
         """The count (None if there is none), the trees of the slots and the shared numbers."""

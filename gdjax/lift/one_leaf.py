@@ -12,9 +12,10 @@ from jax.extend.core import ClosedJaxpr
 
 from gdjax import numerics
 from gdjax.core import meshes
+from gdjax.core.codec import Codec
 from gdjax.lift import rule_checks
 from gdjax.lift.facts import Evaluation, graph_of
-from gdjax.xla import write_order
+from gdjax.xla import reads, write_order
 from gdjax.xla.loops import UPDATE, Plan, plan
 
 Array = jax.Array
@@ -27,6 +28,7 @@ class Kernel(NamedTuple):
     rule: Callable[..., tuple[Array, Any]]
     State: Any
     constants: tuple[tuple[str, type, Any], ...]
+    codecs: tuple[tuple[str, Codec], ...] = ()  # of the fields that are kept as codes
     wraps: bool = False  # the rule is one of a wrapper, which gets the gradient beside the update
 
 
@@ -45,8 +47,11 @@ class OneLeaf:
         self.kernels, self.to = kernels, to
         self.known: dict[Any, Traced] = {}  # by the types of the arguments
 
-        def apply(*arguments: Any) -> tuple[Array, Any]:
-            return self.apply(*arguments)
+        def apply(g: Array, p: Array | None, slots: Any, *rest: Any) -> tuple[Array, Any]:
+            # A state that is divided otherwise than its parameter (see `gdjax.state_sharding`) a rule cannot know of.
+            if meshes.divided_otherwise(slots, g):
+                return meshes.partitioned(self.apply, (g, slots), g, p, slots, *rest)
+            return self.apply(g, p, slots, *rest)
 
         apply.__name__ = "_".join(k.name for k in kernels)[:80]
         self.call = jax.jit(apply)
@@ -63,7 +68,7 @@ class OneLeaf:
         closed, how = self.traced(arguments)
         values = Evaluation.of(closed, jax.tree.leaves(arguments))
         olds, structure = jax.tree.flatten(slots)
-        results = dict(enumerate([None, *olds]))
+        results: dict[int, Any] = dict(enumerate([None, *olds]))
         for loop in how.loops:
             memory = lambda i: write_order.written(self.to, p, results[i]) if i == UPDATE else results[i]  # noqa: E731
             firsts = [memory(i) for i in loop.waits]
@@ -123,21 +128,24 @@ def _applied(
         zip(kernels, slots, counts, shared, scalars, raws, strict=True)
     ):
         fields = [f for f in kernel.State._fields if f != "count" and f not in numbers]
-        olds = dict(zip(fields, slot, strict=True))
+        codes, codecs = dict(zip(fields, slot, strict=True)), dict(kernel.codecs)
+        olds = {f: codecs[f].decode(x) if f in codecs else x for f, x in codes.items()}
         old = {f: _widened(x, real) for f, x in olds.items()}
         s = old | {f: _widened(x, real) for f, x in numbers.items()}
         if "count" in kernel.State._fields:
             s["count"] = count
         t = None if count is None else count.astype(real)
         hyper = {k: v for k, _, v in kernel.constants} | {k: numerics.widen(v, real) for k, v in scalar.items()}
-        with jax.named_scope(kernel.name), promotion(g), numerics.widened((wide, g), (param, p)):
+        with jax.named_scope(kernel.name), promotion(g), reads.widened((wide, g), (param, p)):
             with rule_checks.raised_by(index):
                 given = [wide if raw is None else numerics.widen(raw, real)] if kernel.wraps else []
                 s = kernel.State(**s)
                 result = rule_checks.called(kernel.rule, index, [direction, *given], s, param, t, hyper)
                 direction, state = rule_checks.returned(kernel.State, result, direction, olds)
-        kept = {f: x if getattr(state, f) is old[f] else getattr(state, f) for f, x in olds.items()}
-        for f, x in olds.items():
+        changed = {f: x for f in fields if (x := getattr(state, f)) is not old[f]}
+        coded = {f: codecs[f].encode(jnp.asarray(changed[f])) for f in codecs if f in changed}
+        kept = codes | changed | coded
+        for f, x in codes.items():
             news += [_stored(y, z) for y, z in zip(jax.tree.leaves(kept[f]), jax.tree.leaves(x), strict=True)]
     update = direction.astype(g.dtype)
     # Of a gradient that is not divided the update may be, as a state made of divided parameters is.

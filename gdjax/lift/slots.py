@@ -1,16 +1,28 @@
-"""What the fields of a leaf rule's state start as."""
+"""What the fields of a leaf rule's state start as, and which axes of the parameter they have."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax import numerics
-from gdjax.core import checks
+from gdjax.core import base, checks, keys, meshes
+from gdjax.core.codec import Codec
 
 Array = jax.Array
+Hyperparameters = Mapping[str, Any]
+
+
+class New(NamedTuple):
+    """An axis of a slot that follows no axis of the parameter."""
+
+    length: int
+
+
+Axes = Sequence[int | New]
 
 
 @dataclass(frozen=True)
@@ -19,8 +31,8 @@ class Moment:
 
     It has the dtype that the hyperparameter `dtype` names or, where that is None, the parameter's; `wide` makes that
     at least float32, `real` real. Without `real` the slot of a complex parameter is complex, and a real dtype named for
-    it is that of its parts, float32 at least: JAX has no narrower ones. It starts at `fill`, a number or the name of a
-    hyperparameter.
+    it is that of its parts, float32 at least: JAX has no narrower ones. With a codec in the dtype's place the slot is
+    `Stored`. It starts at `fill`, a number or the name of a hyperparameter.
     """
 
     dtype: str = ""
@@ -28,15 +40,94 @@ class Moment:
     real: bool = False
     fill: str | float = 0.0
 
-    def __call__(self, p: Any, hyper: Mapping[str, Any]) -> Array:
+    def __call__(self, p: Any, hyper: Hyperparameters) -> Array:
         dtype = hyper.get(self.dtype)
-        own = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
-        if dtype is None:
+        own = _dtype_of(p)
+        if dtype is None or isinstance(dtype, Codec):
             dtype = numerics.at_least_float32(own) if self.wide else own
             dtype = numerics.real_dtype(dtype) if self.real else dtype
         elif jnp.issubdtype(own, jnp.complexfloating) and not self.real:
             dtype = numerics.complex_dtype(dtype)
         return jnp.full_like(p, start(self.fill, hyper), dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A slot along some axes of its parameter: sums of its rows, one number for it, a Kronecker factor, a projection.
+
+    `axes` are the slot's own axes: the number of the parameter's axis that each follows, and so has the length of, or
+    `New(length)`. () is one number; (0, 0) is a square of the rows, along the first of which it is divided on a mesh;
+    (0, New(8)) are eight columns. Axes that depend on the shape or on hyperparameters are a function `(shape, hyper)`
+    of both; a list of such tuples gives a list of arrays.
+
+    It is real, and at least float32, and starts at `fill`, a number or the name of a hyperparameter.
+    """
+
+    axes: Axes | Sequence[Axes] | Callable[[tuple[int, ...], Hyperparameters], Axes | Sequence[Axes]] = ()
+    fill: str | float = 0.0
+
+    def __call__(self, p: Any, hyper: Hyperparameters) -> Any:
+        axes: Any = self.axes(np.shape(p), hyper) if callable(self.axes) else self.axes
+        several = any(not isinstance(a, int | np.integer | New) for a in axes)
+        factors = [self._along(p, a, hyper) for a in (axes if several else [axes])]
+        return factors if several else factors[0]
+
+    def _along(self, p: Any, axes: Axes, hyper: Hyperparameters) -> Array:
+        shape, n = np.shape(p), np.ndim(p)
+        if wrong := [a for a in axes if not isinstance(a, New) and not -n <= a < n]:
+            raise ValueError(f"gdjax.Factor: a parameter of shape {shape} has no axis {wrong[0]}")
+        followed = [None if isinstance(a, New) else a % n for a in axes]
+        sizes = [a.length if isinstance(a, New) else shape[a] for a in axes]
+        once = [a if a not in followed[:i] else None for i, a in enumerate(followed)]
+        return meshes.along(jnp.full(sizes, start(self.fill, hyper), numerics.widest_real(p)), p, once)
+
+
+@dataclass(frozen=True)
+class Integer:
+    """A slot of integers, or of booleans, which reach the rule as they are: one for each leaf, or for each element.
+
+    It starts at `fill`, a number or the name of a hyperparameter.
+    """
+
+    fill: str | int = 0
+    dtype: Any = jnp.int32
+    each: bool = False
+
+    def __call__(self, p: Any, hyper: Hyperparameters) -> Array:
+        first = start(self.fill, hyper)
+        return jnp.full_like(p, first, dtype=self.dtype) if self.each else jnp.full((), first, self.dtype)
+
+
+@dataclass(frozen=True)
+class Key:
+    """A slot of one PRNG key for each leaf, all of them different.
+
+    They are made of `seed`, an integer, a key or the name of a hyperparameter that is one. A rule splits its key, uses
+    one half and returns the other: `key, now = jax.random.split(s.key)`.
+    """
+
+    seed: Any = 0
+
+    def __call__(self, p: Any, hyper: Hyperparameters, number: int = 0) -> Array:
+        seed = hyper[self.seed] if isinstance(self.seed, str) else self.seed
+        return jax.random.fold_in(keys.fresh(seed), number)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Another slot, whose real numbers a codec keeps: decoded before the rule and encoded after it, in the same pass.
+
+    The rule gets and returns float32 numbers of the slot's shape. In the state there are the codec's codes.
+    """
+
+    slot: Callable[[Any, Hyperparameters], Array]
+    codec: Codec
+
+    def __call__(self, p: Any, hyper: Hyperparameters) -> Any:
+        x = self.slot(p, hyper)
+        if numerics.is_key(x) or not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize > 4:
+            raise TypeError(f"{self.codec!r} keeps real numbers of 32 bits or less, got {x.dtype}")
+        return self.codec.encode(x.astype(jnp.float32))
 
 
 @dataclass(frozen=True)
@@ -50,30 +141,58 @@ class Shared:
     fill: str | float | bool = 0.0
     dtype: Any = None
 
-    def __call__(self, params: Sequence[Any], hyper: Mapping[str, Any]) -> Array:
+    def __call__(self, params: Sequence[Any], hyper: Hyperparameters) -> Array:
         dtype = numerics.widest_real(params) if self.dtype is None else self.dtype
         return jnp.asarray(start(self.fill, hyper)).astype(dtype)
 
 
-def start(fill: str | float, hyper: Mapping[str, Any]) -> Any:
+def start(fill: str | float, hyper: Hyperparameters) -> Any:
     """The number `fill`, or the hyperparameter of that name: of a schedule its first value."""
     x: Any = hyper[fill] if isinstance(fill, str) else fill
     return checks.scalar("gdjax.init", str(fill), x(jnp.zeros((), jnp.int32))) if callable(x) else x
 
 
-def settled(slot: Any) -> Any:
-    """A slot's first value with a definite dtype, that of the next one: of a Python number and its kin it is not."""
-
-    def leaf(x: Any) -> Any:
-        if hasattr(x, "dtype") and not getattr(x, "weak_type", False):
-            return x
-        x = jnp.asarray(x)
-        return jax.lax.convert_element_type(x, x.dtype)
-
-    return jax.tree.map(leaf, slot)
+def resolved(slot: Any, hyper: Hyperparameters) -> Any:
+    """The slot, `Stored` where it is a moment and the hyperparameter that names its dtype is a codec."""
+    codec = hyper.get(slot.dtype) if isinstance(slot, Moment) else None
+    return Stored(slot, codec) if isinstance(codec, Codec) else slot
 
 
-def initial_parameter(p: Any, hyper: Mapping[str, Any]) -> Array:
+def first(label: str, slot: Any, paths: Sequence[Any], hyper: Hyperparameters, number: int) -> list[Any]:
+    """A slot's first values, one for each parameter, of the dtypes that they keep; keys are numbered from `number`."""
+    values = []
+    for i, (path, p) in enumerate(paths, number):
+        if not jnp.issubdtype(_dtype_of(p), jnp.inexact):
+            values.append(base.MaskedNode())  # an integer parameter is not trained and keeps no state
+            continue
+        try:
+            value = slot(p, hyper, i) if isinstance(slot, Key) else slot(p, hyper)
+        except (TypeError, ValueError) as e:
+            if isinstance(slot, Stored | Factor):
+                e.args = (f"{label}: params{jax.tree_util.keystr(path)}: {e}",)
+            raise
+        values.append(jax.tree.map(_settled, value))
+    return values
+
+
+def _settled(x: Any) -> Any:
+    """x with a definite dtype: that of a Python number and its kin is not."""
+    if hasattr(x, "dtype") and not getattr(x, "weak_type", False):
+        return x
+    x = jnp.asarray(x)
+    return jax.lax.convert_element_type(x, x.dtype)
+
+
+def _dtype_of(p: Any) -> Any:
+    return jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
+
+
+def is_like_parameter(slot: Any) -> bool:
+    """Whether the slot's one array is known to be shaped like the parameter."""
+    return isinstance(slot, Moment) or slot is initial_parameter
+
+
+def initial_parameter(p: Any, hyper: Hyperparameters) -> Array:
     """The parameter that `init` gets, copied so that both can be donated; zeros where that is a shape only."""
     if isinstance(p, jax.ShapeDtypeStruct):
         return jnp.zeros(p.shape, p.dtype)

@@ -1,35 +1,34 @@
 """Functions of arrays that two or more rules share."""
 
-from gdjax.numerics.elementwise import (
+from gdjax.numerics.bounds import (
     TERMS,
-    Array,
-    abs_sq,
-    alone,
-    apart,
-    at_least_float32,
     below_overflow,
     bounded,
     bounded_sq,
+    largest_of,
+    scaled,
+    shrinking,
+    spoiled,
+    squarable,
+    sum_sq,
+)
+from gdjax.numerics.elementwise import (
+    Array,
+    abs_sq,
+    at_least_float32,
     complex_dtype,
     debias,
     divide,
     is_key,
     largest,
-    largest_of,
     one_minus_pow,
     python_numbers,
     real_dtype,
     safe_increment,
     safe_int32_increment,
     scalar,
-    scaled,
-    shrinking,
-    spoiled,
     sqrt,
-    squarable,
-    sum_sq,
     widen,
-    widened,
     widest_real,
 )
 from gdjax.numerics.norms import (
@@ -45,8 +44,6 @@ __all__ = [
     "Array",
     "TERMS",
     "abs_sq",
-    "alone",
-    "apart",
     "at_least_float32",
     "below_overflow",
     "bounded",
@@ -76,6 +73,5 @@ __all__ = [
     "three_sums",
     "unit_and_norm",
     "widen",
-    "widened",
     "widest_real",
 ]

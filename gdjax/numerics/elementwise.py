@@ -1,17 +1,12 @@
 """Functions of arrays that two or more rules share."""
 
-import contextlib
-import contextvars
-import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from gdjax.xla.bits import finite_within
 
 Array = jax.Array
 
@@ -51,84 +46,6 @@ def divide(x: Array, y: Array, eps: Any = 0) -> Array:
         return x / (y + eps)
     y = y + eps
     return x / jnp.where(y == 0, 1, y)
-
-
-def below_overflow(x: Array) -> Array:
-    """x, at most a quarter of the largest number of its dtype: an average of squares must not be infinite for good."""
-    return jnp.minimum(x, float(jnp.finfo(x.dtype).max) / 4)
-
-
-TERMS = {"each": 1, "summed": 2**32}  # how many squares are added up, at most
-
-
-def largest_of(dtype: Any, squares: str) -> float:
-    """The bound of `squarable`."""
-    exponent = jnp.finfo(at_least_float32(dtype)).maxexp - 6 - int(math.log2(TERMS[squares]))
-    return 2.0 ** (exponent // 2)
-
-
-def squarable(x: Array, squares: str) -> Array:
-    """x with its real parts, infinities too, bounded so that sums of squares are finite.
-
-    In float32 the bound is 2^61 where `squares` is "each", where a rule squares every element, and 2^45 where they are
-    "summed", over up to 2^32 numbers or steps; in float64 2^509 and 2^493. Differences of three such numbers, complex
-    ones too, still have finite squares.
-    """
-    if jnp.iscomplexobj(x):
-        return jax.lax.complex(squarable(x.real, squares), squarable(x.imag, squares))
-    bound = largest_of(x.dtype, squares)
-    if float(jnp.finfo(x.dtype).max) <= bound:
-        return x
-    return jnp.maximum(jnp.minimum(x, bound), -bound)  # XLA:CPU makes less of lax.clamp
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def bounded(g: Array, squares: str = "each") -> Array:
-    """g, bounded so that its squares are finite, and NaN where g is not finite: the first line of a rule that squares.
-
-    No finite gradient then makes a second moment infinite, which it would be for good. See `squarable` for the bounds:
-    `squares` is "each" where the rule squares each element by itself, "summed" where it adds up squares over an array
-    or over all steps.
-    """
-    if jnp.iscomplexobj(g):
-        return jax.lax.complex(bounded(g.real, squares), bounded(g.imag, squares))
-    return finite_within(g, largest_of(g.dtype, squares))
-
-
-@bounded.defjvp
-def _bounded_jvp(squares: str, primals: Any, tangents: Any) -> Any:
-    x = bounded(primals[0], squares)
-    return x, jnp.where(x == primals[0], tangents[0], jnp.zeros_like(tangents[0]))
-
-
-def spoiled(u: Array, g: Array) -> Array:
-    """u, and NaN where g is not finite: what is made of a bounded g must not hide that."""
-    return u + 0 * g  # one operation, a fused multiply and add
-
-
-def bounded_sq(square: Array, squares: str = "summed", terms: int = 1) -> Array:
-    """A sum of so many squares, at most what it is if all are squares of the bound of `squarable`.
-
-    The bound is on the sum: what XLA:CPU sums must be a plain product, or it is slow, or written to memory.
-    """
-    return jnp.minimum(square, terms * largest_of(square.dtype, squares) ** 2)
-
-
-def sum_sq(x: Array, axes: Any = None) -> Array:
-    """sum |x|^2 over all axes or some, which are kept with length 1; see `bounded_sq`."""
-    terms = x.size if axes is None else math.prod(x.shape[i] for i in axes)
-    return bounded_sq(jnp.sum(abs_sq(alone(x)), axes, keepdims=axes is not None), terms=terms)
-
-
-def scaled(x: Array, factor: Array, squares: str = "summed") -> Array:
-    """factor x for a factor made from squares that are `bounded_sq`: x bounded likewise, NaN where it is not finite."""
-    return spoiled(squarable(x, squares) * factor, x)
-
-
-def shrinking(size: Array, most: Any) -> Array:
-    """The factor that brings a size down to `most`: 1 where it is no more, NaN where it is NaN."""
-    inside = size <= most
-    return jnp.where(inside, 1, most / jnp.where(inside, 1, size))
 
 
 def largest(x: Array, axis: Any = None) -> Array:
@@ -195,44 +112,6 @@ def widest_real(tree: Any) -> Any:
 def scalar(x: Any, real: Any) -> Any:
     """A hyperparameter in the dtype `real`; a Python number as it is, exact until it meets an array."""
     return x if isinstance(x, int | float) else jnp.asarray(x).astype(real)
-
-
-def apart(x: Array, *others: Array) -> tuple[Array, ...]:
-    """The arguments unchanged; an x of 16-bit numbers is one that XLA does not know, made from all of them.
-
-    XLA:CPU then converts it to float32 where it is read. Else it would write it as float32, for a sum and all else that
-    reads x, or before a loop in which x does not change; or compute it again, unrounded, from what x is made of.
-    """
-    if x.dtype.itemsize >= 4:
-        return x, *others
-    # On other devices one kernel may write both what is read and what is made of it.
-    return jax.lax.platform_dependent(x, *others, cpu=_barrier, default=lambda *xs: xs)
-
-
-def _barrier(*xs: Array) -> tuple[Array, ...]:
-    return tuple(jax.lax.optimization_barrier(xs))
-
-
-_widened: contextvars.ContextVar[Any] = contextvars.ContextVar("gdjax_widened", default=())
-
-
-@contextlib.contextmanager
-def widened(*pairs: tuple[Array | None, Array | None]) -> Iterator[None]:
-    """Tells `alone` in this context of arrays and what they were widened from."""
-    token = _widened.set(pairs)
-    try:
-        yield
-    finally:
-        _widened.reset(token)
-
-
-def alone(x: Array, *others: Array) -> Array:
-    """x for one sum: where it is what a rule was given, made from 16-bit numbers, made from them again; see `apart`.
-
-    A second sum of the same x names what came of the first, or XLA would take the two for one.
-    """
-    narrow = next((narrow for wide, narrow in _widened.get() if wide is x), None)
-    return x if narrow is None else apart(narrow, *others)[0].astype(x.dtype)
 
 
 def widen(tree: Any, real: Any) -> Any:

@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
-from gdjax.core import checks, meshes
+from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.numerics import Array, abs_sq, alone, bounded_sq, largest_of, scaled, shrinking, sqrt, widest_real
+from gdjax.lift.slots import Factor, New
+from gdjax.numerics import Array, abs_sq, bounded_sq, largest_of, scaled, shrinking, sqrt
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 from gdjax.transforms.trust_ratio import scale_by_param_block_rms
+from gdjax.xla.reads import alone
 from gdjax.xla.write_order import after
 
 
@@ -35,20 +37,20 @@ def factored_axes(shape: tuple[int, ...], hyper: Mapping[str, Any]) -> tuple[int
     return (second, longest) if shape[second] >= max(hyper["min_dim_size_to_factor"], 1) else None
 
 
-def _slot(left_out: int | None) -> Any:
-    """Along all axes but one of the two of a factored leaf, by its place in them; along all of another one for None."""
+def _all_but(left_out: int | None) -> Factor:
+    """All axes but one of the two of a factored leaf, by its place in them; None for all of a leaf that is not."""
 
-    def initial(p: Any, hyper: Mapping[str, Any]) -> Array:
-        axes = factored_axes(jnp.shape(p), hyper)
-        if (axes is None) != (left_out is None):
-            return jnp.zeros(1, widest_real(p))
-        gone = None if axes is None or left_out is None else axes[left_out]
-        return meshes.zeros_along(p, [i for i in range(jnp.ndim(p)) if i != gone], widest_real(p))
+    def axes(shape: tuple[int, ...], hyper: Mapping[str, Any]) -> Any:
+        pair = factored_axes(shape, hyper)
+        if (pair is None) != (left_out is None):
+            return (New(1),)
+        gone = None if pair is None or left_out is None else pair[left_out]
+        return tuple(i for i in range(len(shape)) if i != gone)
 
-    return initial
+    return Factor(axes)
 
 
-@leafwise(FactoredState, v_row=_slot(1), v_col=_slot(0), v=_slot(None))
+@leafwise(FactoredState, v_row=_all_but(1), v_col=_all_but(0), v=_all_but(None))
 def _by_factored_rms(
     g: Array, s: Any, p: Any, t: Any,
     factored: bool, min_dim_size_to_factor: int, epsilon: Hyper, b2: Hyper, clipping_threshold: Hyper = None,

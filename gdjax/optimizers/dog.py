@@ -16,6 +16,7 @@ from gdjax.numerics import Array, bounded
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 from gdjax.tree.norms import finite_square
+from gdjax.xla import reads
 
 _INIT_STEPS = "distance", "learning_rate", "heuristic"
 
@@ -52,7 +53,7 @@ class _InitialDistance(Shared):
 
 def _squares(g: Any, p: Any, start: Any, real: Any) -> tuple[Array, Array]:
     """The squared distance from the start and the squared norm of the gradients."""
-    g, p, start = (numerics.widen([numerics.apart(x)[0] for x in xs], real) for xs in (g, p, start))
+    g, p, start = (numerics.widen([reads.apart(x)[0] for x in xs], real) for xs in (g, p, start))
     moved = [x - y for x, y in zip(p, start, strict=True)]
     return numerics.below_overflow(tree.norm(moved, squared=True)).astype(real), finite_square(g).astype(real)
 

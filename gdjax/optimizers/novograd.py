@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq, widest_real
+from gdjax.lift.slots import Factor
+from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
 from gdjax.transforms.decay import decayed
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -20,7 +21,7 @@ class ScaleByNovogradState(NamedTuple):
     nu: Any  # for each leaf a () average of its squared norm, float32 at least
 
 
-@leafwise(ScaleByNovogradState, nu=lambda p, hyper: jnp.zeros((), widest_real(p)))
+@leafwise(ScaleByNovogradState, nu=Factor())
 def scale_by_novograd(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.25, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, weight_decay: Hyper = 0.0,

@@ -1,16 +1,15 @@
 """SM3."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
-from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt, widest_real
+from gdjax.lift.slots import Factor
+from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
@@ -21,12 +20,7 @@ class ScaleBySM3State(NamedTuple):
     nu: Any  # like params, momentum
 
 
-def _covers(p: Any, hyper: Mapping[str, Any]) -> list[Array]:
-    dtype = widest_real(p)
-    return [meshes.zeros_along(p, [i], dtype) for i in range(jnp.ndim(p))] or [jnp.zeros((), dtype)]
-
-
-@leafwise(ScaleBySM3State, mu=_covers)
+@leafwise(ScaleBySM3State, mu=Factor(lambda shape, hyper: [(i,) for i in range(len(shape))] or [()]))
 def scale_by_sm3(g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 1.0, eps: Hyper = 1e-8) -> Any:
     """SM3's direction: momentum of gradients over the root of bounds on the sums of their squares. See `sm3`.
 

@@ -127,6 +127,7 @@ def _synced(u: Any, fast: Any, slow: Any, alpha: Any, sync: Array) -> tuple[Any,
     if base.is_float0(u):
         return u, u
     u, fast, slow = map(jnp.asarray, (u, fast, slow))
+    u, slow = meshes.placed(u, fast), meshes.placed(slow, fast)
     real = numerics.widest_real([u, fast, slow])
     wide_u, fast, slow, alpha = (numerics.widen(x, real) for x in (u, fast, slow, alpha))
     ahead = fast - slow + wide_u

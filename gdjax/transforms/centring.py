@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.lift.leafwise import leafwise
 from gdjax.linalg import matrices
-from gdjax.numerics import Array, alone
+from gdjax.numerics import Array
+from gdjax.xla.reads import alone
 
 
 @leafwise()

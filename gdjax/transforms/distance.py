@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import initial_parameter
+from gdjax.lift.slots import Factor, New, initial_parameter
 from gdjax.lift.slots import start as first_of
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq, widen, widest_real
 
@@ -34,7 +34,7 @@ def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
 @leafwise(
     ScaleByDistanceOverGradientsState,
     max_dist=_first_distance,
-    grad_sum_of_squares=lambda p, hyper: jnp.zeros((1,), widest_real(p)),
+    grad_sum_of_squares=Factor((New(1),)),
     init_params=_start,
 )
 def scale_by_distance_over_gradients(

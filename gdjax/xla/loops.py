@@ -118,7 +118,7 @@ class _Planner:
         """The loops whose places are among these values."""
         if not self.known and but == UPDATE:
             return []
-        return [b for b in self.loops if b != but and self.places.get(b) in values]
+        return [b for b in self.loops if b != but and self.places.get(b, -1) in values]
 
     def wait_for_kept(self, before: dict[int, set[int]]) -> None:
         """A loop that overwrites what a kept value is made of waits for one that reads that value."""

@@ -37,7 +37,14 @@ from tests.mutants.mutate import Mutant, changed, functions, install, mutants
 ROOT = Path(__file__).resolve().parents[2]
 LOG = ROOT / "out" / "mutants.jsonl"
 FOLDERS = ("optimizers", "transforms", "schedules", "linesearch", "losses", "projections")
-MODULES = ["numerics/elementwise", "tree/sums", "tree/euclidean", "tree/norms", "linalg/limited_memory"]
+MODULES = [
+    "numerics/elementwise",
+    "numerics/bounds",
+    "tree/sums",
+    "tree/euclidean",
+    "tree/norms",
+    "linalg/limited_memory",
+]
 MODULES += [f"{d}/{p.stem}" for d in FOLDERS for p in sorted((ROOT / "gdjax" / d).glob("*.py")) if p.stem != "__init__"]
 HEAVY = "jax jax.numpy optax flax.core flax.struct chex orbax.checkpoint pytest gdjax".split()  # start no backend
 COMPARED = ("test_parity", "test_golden", "test_contracts", "test_variants", "test_turns")  # tests of all transforms

@@ -1,0 +1,150 @@
+"""Where the arrays of a state lie on a mesh: each device keeps its share of them."""
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from gdjax.core import base, meshes
+from gdjax.core.base import GradientTransformation, OptState, Params
+from gdjax.numerics import is_key
+
+LABEL = "gdjax.state_sharding"
+Axes = tuple[str, ...]  # of the mesh, that divide one axis of an array
+
+
+class _Axis(NamedTuple):
+    """What is known of one axis of an array of the state."""
+
+    follows: bool  # an axis of a parameter
+    division: Axes  # of that axis of the parameter, and so of this one
+
+
+def state_sharding(
+    tx: GradientTransformation, params: Params, mesh: Mesh, axis: str = "data", *, min_bytes: int = 2**14
+) -> OptState:
+    """The shardings that divide the state of any optimizer over an axis of a mesh, as in ZeRO's first stage.
+
+        shardings = gdjax.state_sharding(tx, params, mesh)
+        state = jax.jit(tx.init, out_shardings=shardings)(params)
+
+    Each array of the state is divided along the longest of its axes that the size of the mesh's axis divides. Axes that
+    follow an axis of a parameter, as both of a moment do, come before the others. Where the parameter is divided, so is
+    what follows it, in the same way: such an axis is not divided again, and an array that `axis` divides already is not
+    either. Scalars, PRNG keys, small arrays and those without an axis that can be divided are whole on every device.
+
+    Args:
+      params: arrays, or shapes as of `jax.ShapeDtypeStruct`. How they are divided is read from their shardings.
+      mesh: of automatic or explicit axes.
+      axis: the name of the axis of the mesh over which the state is divided.
+      min_bytes: smaller arrays are not divided over `axis`.
+
+    Returns:
+      A tree like `tx.init(params)`, of `NamedSharding`s: `out_shardings` for `init` under `jax.jit`, which then makes
+      no array as a whole, and `in_shardings` and `out_shardings` for the state of a training step.
+
+    Raises:
+      ValueError: the mesh has no such axis, or lacks one over which a parameter is divided.
+      TypeError: tx is no transform, or mesh no mesh.
+
+    Reference:
+      Rajbhandari et al. 2020, ZeRO: memory optimizations toward training trillion parameter models, section 5.1,
+      https://arxiv.org/abs/1910.02054
+    """
+    base.check_transform(LABEL, "tx", tx)
+    if not isinstance(mesh, Mesh | AbstractMesh):
+        raise TypeError(f"{LABEL}: mesh must be a jax.sharding.Mesh, got {mesh!r}")
+    if axis not in mesh.shape:
+        raise ValueError(f"{LABEL}: got axis={axis!r}, but the axes of the mesh are {_names(mesh.shape)}")
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    shapes = structure.unflatten([_shape(p) for _, p in leaves])
+    divisions = [_division(path, p, mesh) for path, p in leaves]
+    state, known = _provenance(tx, shapes, divisions)
+
+    def sharding(x: Any, axes: Sequence[_Axis]) -> NamedSharding:
+        small = is_key(x) or x.size * x.dtype.itemsize < min_bytes
+        return NamedSharding(mesh, PartitionSpec(*_divided(x.shape, axes, mesh.shape, None if small else axis)))
+
+    xs, structure = jax.tree.flatten(state)
+    return structure.unflatten(map(sharding, xs, known))
+
+
+def _divided(shape: Sequence[int], axes: Sequence[_Axis], mesh: Mapping[str, int], axis: str | None) -> list[Any]:
+    """The entries of a `PartitionSpec`: the division of the parameter, and `axis` in the best place that is free."""
+    ways = [a.division for a in axes]
+    spec = [way if n % math.prod(mesh[a] for a in way) == 0 else () for n, way in zip(shape, ways, strict=True)]
+    if axis is not None and all(axis not in division for division in spec):
+        free = [i for i, n in enumerate(shape) if not spec[i] and n % mesh[axis] == 0 and n > 0]
+        if free:
+            spec[max(free, key=lambda i: (axes[i].follows, shape[i], -i))] = (axis,)
+    return [division if len(division) > 1 else next(iter(division), None) for division in spec]
+
+
+def _provenance(tx: GradientTransformation, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> tuple[Any, list[Any]]:
+    """The shapes of the state, and for each of its arrays what is known of its axes.
+
+    The types of explicit axes tell: every `init` of this library carries the division of the parameters over into the
+    state, in wrappers and in most transforms of others too. So `init` is traced on a mesh with one axis of size 1 for
+    each place of an axis in a parameter and each division of it, and what comes out along such an axis follows it.
+    Slots that declare their axes could say no more than this, and nothing of a state that no slot describes.
+    """
+    name = lambda place, division: "/".join([str(place), *division])  # noqa: E731
+    meaning = {name(i, d): d for division in divisions for i, d in enumerate(division)}
+    mesh = meshes.explicit(tuple(meaning))
+    if mesh is not None:
+        leaves, structure = jax.tree.flatten(shapes)
+        hows = [NamedSharding(mesh, PartitionSpec(*map(name, range(len(d)), d))) for d in divisions]
+        typed = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s) for x, s in zip(leaves, hows, strict=True)]
+        # Explicit axes refuse some programs of others. What else is wrong with them the trace below shows.
+        with contextlib.suppress(Exception), jax.sharding.use_abstract_mesh(mesh):
+            state = jax.eval_shape(tx.init, structure.unflatten(typed))
+            return state, [_of_type(x, meaning) for x in jax.tree.leaves(state)]
+    state = jax.eval_shape(tx.init, shapes)
+    return state, _by_path(state, shapes, divisions)
+
+
+def _of_type(x: Any, meaning: Mapping[str, Axes]) -> list[_Axis]:
+    spec = x.sharding.spec if isinstance(x.sharding, NamedSharding) else ()
+    names = [*spec, *[None] * (x.ndim - len(spec))]
+    return [_Axis(isinstance(n, str), meaning.get(n, ()) if isinstance(n, str) else ()) for n in names]
+
+
+def _by_path(state: Any, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[list[_Axis]]:
+    """Without types: an array follows the parameter of its shape whose path its own ends with."""
+    paths = jax.tree_util.tree_leaves_with_path(shapes)
+    each = zip(paths, divisions, strict=True)
+    known = {(path, p.shape): [_Axis(True, d) for d in division] for (path, p), division in each}
+    suffixes = lambda path, x: ((path[i:], x.shape) for i in range(len(path) + 1))  # noqa: E731
+    return [
+        next((known[key] for key in suffixes(path, x) if key in known), [_Axis(False, ())] * x.ndim)
+        for path, x in jax.tree_util.tree_leaves_with_path(state)
+    ]
+
+
+def _shape(p: Any) -> jax.ShapeDtypeStruct:
+    dtype = p.dtype if is_key(p) else jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p)))
+    return jax.ShapeDtypeStruct(np.shape(p), dtype)
+
+
+def _division(path: Any, p: Any, mesh: Mesh) -> list[Axes]:
+    """For each axis of a parameter the axes of the mesh that divide it."""
+    if isinstance(p, Tracer):
+        p = meshes.type_of(p)
+    sharding = getattr(p, "sharding", None)
+    spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
+    entries = [*spec, *[None] * (np.ndim(p) - len(spec))]
+    found = [(e,) if isinstance(e, str) else e if isinstance(e, tuple) else () for e in entries]
+    if unknown := {a for division in found for a in division} - set(mesh.shape):
+        where = f"params{jax.tree_util.keystr(path)}"
+        axes = f"the axes of the mesh are {_names(mesh.shape)}"
+        raise ValueError(f"{LABEL}: {where} is divided over {_names(sorted(unknown))}, but {axes}")
+    return found
+
+
+def _names(axes: Any) -> str:
+    return ", ".join(map(repr, axes))

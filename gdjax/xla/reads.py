@@ -1,0 +1,48 @@
+"""What an array of 16 bits is where it is read: XLA:CPU would write it to memory in 32."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+Array = jax.Array
+
+
+def apart(x: Array, *others: Array) -> tuple[Array, ...]:
+    """The arguments unchanged; an x of 16-bit numbers is one that XLA does not know, made from all of them.
+
+    XLA:CPU then converts it to float32 where it is read. Else it would write it as float32, for a sum and all else that
+    reads x, or before a loop in which x does not change; or compute it again, unrounded, from what x is made of.
+    """
+    if x.dtype.itemsize >= 4:
+        return x, *others
+    # On other devices one kernel may write both what is read and what is made of it.
+    return jax.lax.platform_dependent(x, *others, cpu=_barrier, default=lambda *xs: xs)
+
+
+def _barrier(*xs: Array) -> tuple[Array, ...]:
+    return tuple(jax.lax.optimization_barrier(xs))
+
+
+_widened: contextvars.ContextVar[Any] = contextvars.ContextVar("gdjax_widened", default=())
+
+
+@contextlib.contextmanager
+def widened(*pairs: tuple[Array | None, Array | None]) -> Iterator[None]:
+    """Tells `alone` in this context of arrays and what they were widened from."""
+    token = _widened.set(pairs)
+    try:
+        yield
+    finally:
+        _widened.reset(token)
+
+
+def alone(x: Array, *others: Array) -> Array:
+    """x for one sum: where it is what a rule was given, made from 16-bit numbers, made from them again; see `apart`.
+
+    A second sum of the same x names what came of the first, or XLA would take the two for one.
+    """
+    narrow = next((narrow for wide, narrow in _widened.get() if wide is x), None)
+    return x if narrow is None else apart(narrow, *others)[0].astype(x.dtype)
