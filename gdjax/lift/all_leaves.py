@@ -1,7 +1,5 @@
 """One pass over the leaves: the rules of a chain applied to each leaf in turn."""
 
-import inspect
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +9,8 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import base, checks
 from gdjax.core.skipped import is_skipped
-from gdjax.lift import rule_checks
-from gdjax.lift.one_leaf import kernel_of, promotion
+from gdjax.lift import rule_checks, stages
+from gdjax.lift.one_leaf import kernel_of
 from gdjax.xla.write_order import LARGE, after, destination, written
 
 Array = jax.Array
@@ -47,12 +45,13 @@ def fused(
     for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
         if active[i]:
             _check(rules, path, g, p, [s[i] for s in slots])
-    if rules[0].reduce is not None:
-        leaves = (list(itertools.compress(xs, trained)) for xs in (gs, slots[0], ps))
-        reduced = _reduced(rules[0], tuple(leaves), counts[0], shared[0], scalars[0], extra_args)
-        old = shared[0]
-        shared[0] = {f: jnp.asarray(reduced.pop(f, x)).astype(x.dtype) for f, x in old.items()}
-        scalars[0] |= reduced
+    given: Sequence[dict[str, Any]] = [{}] * len(gs)  # to the first rule by its stages, for each leaf
+    tree = stages.Tree(rules[0].label, structure, [path for path, _ in paths], gs, trained, params, extra_args)
+    if rules[0].stages:
+        slots[0], shared[0], given = stages.run(
+            rules[0], tree, (gs, slots[0], ps), counts[0], shared[0], scalars[0], late=False
+        )
+    seen_fields = [rule.seen(fields) for rule, fields in zip(rules, shared, strict=True)]
     to = destination()
     directions, closing, before = [], [], None
     in_turn = to is not None and any(rule.keeps for rule in rules[1:])
@@ -62,8 +61,9 @@ def fused(
             apply = kernel_of(tuple(rules[k].kernel for k in active[i]), to)
             large = in_turn and g.size > LARGE
             now = after(before, counts) if large and before is not None else counts
+            numbers = [scalars[0] | given[i], *scalars[1:]]
             try:
-                g, new = apply(g, p, *([xs[k] for k in active[i]] for xs in (mine, now, shared, scalars)))
+                g, new = apply(g, p, *([xs[k] for k in active[i]] for xs in (mine, now, seen_fields, numbers)))
             except (ValueError, TypeError) as e:
                 _blame([rules[k].label for k in active[i]], path, e)
                 raise
@@ -73,6 +73,10 @@ def fused(
                 before = written(to, p, g)
         directions.append(g)
         closing.append(mine)
+    if rules[0].stages:
+        olds = [mine[0] for mine in closing]
+        news, shared[0], _ = stages.run(rules[0], tree, (gs, olds, ps), counts[0], shared[0], scalars[0], late=True)
+        closing = [[new, *mine[1:]] for new, mine in zip(news, closing, strict=True)]
     new_states = []
     for k, (rule, count) in enumerate(zip(rules, counts, strict=True)):
         trees = [structure.unflatten([mine[k][j] for mine in closing]) for j in range(len(rule.slots))]
@@ -100,26 +104,6 @@ def _parameters(rules: Sequence[Any], structure: Any, paths: Any, updates: Any, 
     fits = lambda g, p: not is_skipped(g) and (heeded or getattr(p, "shape", None) == jnp.shape(g))  # noqa: E731
     kept = [p if p is not None and fits(g, p) else None for (_, g), p in zip(paths, ps, strict=True)]
     return [p if p is None or hasattr(p, "dtype") else jnp.asarray(p) for p in kept]
-
-
-def _reduced(
-    rule: Any, leaves: tuple[Any, ...], count: Any, shared: Any, scalars: Any, extra_args: Any
-) -> dict[str, Any]:
-    """What the rule's `reduce` returns, numbers of the whole tree; `leaves` are the gradients, slots and parameters."""
-    gs, slots, ps = leaves
-    arguments = list(inspect.signature(rule.reduce).parameters.values())[4:]
-    real = numerics.widest_real(gs)
-    known = {**extra_args, **rule.hyper, **{k: x.astype(real) for k, x in scalars.items()}}
-    missing = [a.name for a in arguments if a.default is a.empty and a.name not in known]
-    if missing:
-        named = ", ".join(f"{name}=..." for name in missing)
-        raise ValueError(f"{rule.label}: this transform needs {named}: call update(updates, state, params, {named})")
-    trees = {f: [mine[j] for mine in slots] for j, f in enumerate(rule.slots)}
-    s = rule.State(**({"count": count} if "count" in rule.State._fields else {}), **trees, **shared)
-    t = None if count is None else count.astype(real)
-    given = {a.name: known[a.name] for a in arguments if a.name in known}
-    with jax.named_scope(rule.label.removeprefix("gdjax.")), promotion(*gs):
-        return dict(rule.reduce(gs, s, ps, t, **given))
 
 
 def _opened(rule: Any, state: Any, structure: Any, updates: Any) -> tuple[Any, list[Any], dict[str, Any]]:

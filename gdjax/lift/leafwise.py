@@ -8,7 +8,8 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 - dtypes: a rule computes in float32 or wider and sees every real or complex array in that dtype; results return to the
   gradient's dtype, and to each slot's own. Integers, booleans and PRNG keys of the state reach it as they are;
 - hyperparameters: numbers are constants of the program, arrays its arguments, schedules are evaluated at the count;
-- numbers of the whole tree that a rule needs, and those that its state keeps: see `reduce` and `Shared`;
+- what a rule needs of the whole tree, numbers or arrays for each leaf, and numbers that its state keeps: see `reduce`,
+  `gdjax.lift.stages` and `Shared`;
 - errors that name the transform and the leaf, and the field of the state where what a rule returns does not fit it;
   name scopes for profiles;
 - speed: one traced function per (rules, shape, dtype), shared by all leaves like it; see `fused`.
@@ -17,8 +18,8 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
+from dataclasses import dataclass, field, replace
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +32,12 @@ from gdjax.lift import rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
 from gdjax.lift.slots import Moment, Shared, first_moment, initial_parameter, settled
+from gdjax.lift.stages import Reduced, Stage, Staged, Whole, stages_of
 from gdjax.xla.write_order import once
 
 P = ParamSpec("P")
 Array = jax.Array
 Hyper = Any  # in a rule a scalar; in the factory made from it a Python number, a scalar array or a schedule
-Reduced = Annotated[Any, "reduced"]  # an argument of a rule that its `reduce` provides: the factory does not have it
 
 
 class ScaleByScheduleState(NamedTuple):
@@ -62,8 +63,8 @@ def leafwise(
     squares: str | None = None,
     spoils: str = "update",
     keeps: bool = False,
-    reduce: Callable[..., dict[str, Any]] | None = None,
-    **slots: Shared | Callable[[Any, Mapping[str, Any]], Any],
+    reduce: Callable[..., Mapping[str, Any]] | Stage | tuple[Stage, ...] | None = None,
+    **slots: Shared | Whole | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
     """Makes a rule for one array a factory of transforms over trees; the factory takes the rule's hyperparameters.
 
@@ -87,11 +88,8 @@ def leafwise(
       keeps: behind other rules, it keeps what those make of a leaf in memory, for instance while it takes its norm.
         Large leaves then go one after the other on a CPU, each in the memory of the one before: they see a count that
         depends on that one.
-      reduce: what the rule needs of the whole tree, a function `(g, s, p, t, ...) -> dict` of what the rule gets, with
-        lists of leaves, in their own dtypes (see `numerics.widen`), where the rule has one array. Of hyperparameters
-        and extra arguments of `update` it gets those that it names; one without a default is required. The entries of
-        its result that name a `Shared` field are the new values of that field, which the rule then finds in `s`; the
-        others are passed to the rule by name, where they are declared as `name: Reduced = None`.
+      reduce: what the rule needs of the whole tree: a stage, see `gdjax.lift.stages`, that runs before the rule, or a
+        `Stage`, which may run every k steps or after it, or a tuple of those.
       **slots: what a field starts as: a `Shared` number; a `Moment` (`first_moment` where the field is not named); or a
         function `(p, hyperparameters) -> arrays` of one parameter. Integers, booleans and PRNG keys are arrays too:
         with `key=lambda p, hyper: jax.random.key(0)` each leaf has a key, at first the same.
@@ -110,18 +108,21 @@ def leafwise(
         raise ValueError(f"gdjax.leafwise: unknown squares={squares!r} or spoils={spoils!r}")
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
+        parameters = list(inspect.signature(rule).parameters.values())[4:]
+        staged = {p.name for p in parameters if p.annotation is Staged}
+
         @functools.wraps(rule)
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = base.checked_call(factory, args, kwargs)
             label = base.label_of(call)
+            hyper = numerics.python_numbers({k: x for k, x in call.arguments.items() if k not in staged})
             part = Leafwise(
                 label, rule, rule_checks.state_class(label, State, call.arguments),
                 scheduled or ScaleByScheduleState, needs_params, reads_old, repeats, squares, spoils, keeps,
-                slots, reduce, numerics.python_numbers(call.arguments),
+                slots, reduce, hyper, {k: x for k, x in call.arguments.items() if k in staged},
             )  # fmt: skip
             return base.made_by(call, part)
 
-        parameters = list(inspect.signature(rule).parameters.values())[4:]
         factory.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [p for p in parameters if p.annotation is not Reduced], return_annotation=GradientTransformation
         )
@@ -145,16 +146,30 @@ class Leafwise:
     spoils: str
     keeps: bool
     initial: Mapping[str, Callable[..., Any]]
-    reduce: Callable[..., dict[str, Any]] | None
+    reduce: Any
     hyper: Mapping[str, Any]
+    staged: Mapping[str, Any] = field(default_factory=dict)  # the arguments that only stages get
 
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)
 
     @functools.cached_property
     def shared(self) -> tuple[str, ...]:
-        """The fields that are one number for the whole tree."""
-        return tuple(f for f in self.State._fields if isinstance(self.initial.get(f), Shared))
+        """The fields that are one number for the whole tree, or `Whole`."""
+        return tuple(f for f in self.State._fields if isinstance(self.initial.get(f), Shared | Whole))
+
+    @functools.cached_property
+    def whole(self) -> tuple[str, ...]:
+        """The fields that only stages see."""
+        return tuple(f for f in self.shared if isinstance(self.initial[f], Whole))
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        return stages_of(self.reduce)
+
+    def seen(self, shared: Mapping[str, Any]) -> dict[str, Any]:
+        """What the rule sees of the fields of the whole tree."""
+        return {f: None if f in self.whole else x for f, x in shared.items()}
 
     @functools.cached_property
     def slots(self) -> tuple[str, ...]:
@@ -190,7 +205,7 @@ class Leafwise:
     @functools.cached_property
     def heeds_params(self) -> bool:
         """Whether parameters that `update` gets must fit: they are read, have a state, or take a step."""
-        return bool(self.needs_params or self.slots or "learning_rate" in self.hyper)
+        return bool(self.needs_params or self.slots or self.whole or "learning_rate" in self.hyper)
 
     @property
     def counts(self) -> bool:
@@ -208,7 +223,7 @@ class Leafwise:
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
         trees = [structure.unflatten([self._slot(f, p) for _, p in paths]) for f in self.slots]
-        numbers: Any = {f: self.initial[f]([p for _, p in paths], self.hyper) for f in self.shared}
+        numbers = {f: self._start(f, params) for f in self.shared}
         return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees, numbers)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -223,6 +238,12 @@ class Leafwise:
     def sees(self, updates: Any) -> Sequence[bool] | None:
         """Which leaves the rule applies to; None for all."""
         return None
+
+    def _start(self, field: str, params: Any) -> Any:
+        start: Any = self.initial[field]
+        if isinstance(start, Whole):
+            return start.init(params, {**self.hyper, **self.staged})
+        return start(jax.tree.leaves(params), self.hyper)
 
     def _slot(self, field: str, p: Any) -> Any:
         dtype = p.dtype if hasattr(p, "dtype") else type(p)
