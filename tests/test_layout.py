@@ -24,7 +24,8 @@ LADDER = """
 core/misuse core/values core/closures core/skipped core/state_form core/checks core/meshes core/domains core/base
 core/interop numerics/elementwise numerics/norms numerics/* core/updates xla/write_order core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
-linalg/limited_memory linalg/roots linalg/matrices linalg/newton_schulz
+linalg/limited_memory linalg/roots linalg/spectral linalg/blocks linalg/stacks linalg/matrices linalg/plan
+linalg/newton_schulz
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
 lift/slots lift/rule_checks lift/one_leaf lift/stages lift/all_leaves lift/leafwise
 combine/chain combine/paths combine/masking combine/groups combine/inject combine/hyperparams

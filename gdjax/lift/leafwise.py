@@ -32,7 +32,7 @@ from gdjax.lift import rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
 from gdjax.lift.slots import Moment, Shared, first_moment, initial_parameter, settled
-from gdjax.lift.stages import Reduced, Stage, Staged, Whole, stages_of
+from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Whole, stages_of
 from gdjax.xla.write_order import once
 
 P = ParamSpec("P")
@@ -64,7 +64,7 @@ def leafwise(
     spoils: str = "update",
     keeps: bool = False,
     reduce: Callable[..., Mapping[str, Any]] | Stage | tuple[Stage, ...] | None = None,
-    **slots: Shared | Whole | Callable[[Any, Mapping[str, Any]], Any],
+    **slots: Shared | Whole | Planned | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
     """Makes a rule for one array a factory of transforms over trees; the factory takes the rule's hyperparameters.
 
@@ -219,10 +219,10 @@ class Leafwise:
         return ScheduledState if self.slots else self.Scheduled
 
     def init(self, params: Any) -> Any:
-        paths, structure = jax.tree_util.tree_flatten_with_path(params)
+        structure = jax.tree.structure(params)
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
-        trees = [structure.unflatten([self._slot(f, p) for _, p in paths]) for f in self.slots]
+        trees = [structure.unflatten(self._starts(f, params)) for f in self.slots]
         numbers = {f: self._start(f, params) for f in self.shared}
         return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees, numbers)
 
@@ -244,6 +244,12 @@ class Leafwise:
         if isinstance(start, Whole):
             return start.init(params, {**self.hyper, **self.staged})
         return start(jax.tree.leaves(params), self.hyper)
+
+    def _starts(self, field: str, params: Any) -> list[Any]:
+        """Of a slot, for each leaf."""
+        if isinstance(start := self.initial.get(field), Planned):
+            return start.init(params, {**self.hyper, **self.staged})
+        return [self._slot(field, p) for p in jax.tree.leaves(params)]
 
     def _slot(self, field: str, p: Any) -> Any:
         dtype = p.dtype if hasattr(p, "dtype") else type(p)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import base, checks, meshes
 from gdjax.lift.one_leaf import promotion
+from gdjax.xla.write_order import bound_for
 
 Array = jax.Array
 Reduced = Annotated[Any, "reduced"]  # an argument of a rule that its stages provide: the factory does not have it
@@ -66,6 +67,16 @@ class Whole:
     init: Callable[[Any, Mapping[str, Any]], Any]
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A slot that starts as `init(params, arguments)`: a list with an entry for each leaf of the parameters.
+
+    For what one parameter does not show, such as dimension numbers that are a tree. `MaskedNode` where there is none.
+    """
+
+    init: Callable[[Any, Mapping[str, Any]], list[Any]]
+
+
 class Tree(NamedTuple):
     """The tree that the lists of a stage come from, and what else `update` was given."""
 
@@ -97,7 +108,8 @@ class Tree(NamedTuple):
 
     def updated(self, tx: Any, xs: Sequence[Any], state: Any, params: Any = None) -> tuple[list[Any], Any]:
         """A transform's `update` of a list: its updates, and its state in the classes of the old one."""
-        new, new_state = base.call_update(tx, self.of(xs), state, params, self.extra_args)
+        with bound_for(None):
+            new, new_state = base.call_update(tx, self.of(xs), state, params, self.extra_args)
         kept = jax.tree.structure(state).unflatten(jax.tree.leaves(new_state))
         return self.listed("updates of the inner transform", new), kept
 
