@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gdjax.core import base
 from gdjax.core.skipped import is_skipped
 from gdjax.linalg.matrices import Axes, can_be_matrix, matrix_axes, numbers_of
 
@@ -72,15 +73,18 @@ def plan_of(label: str, tree: Any, numbers: Any = None, default: Any = None) -> 
     each = iter(numbers_of(label, numbers, tree))
     key = []
     for path, x in leaves:
-        where, n = f"params{jax.tree_util.keystr(path)}", None if is_skipped(x) else next(each)
-        shape = () if is_skipped(x) else jnp.shape(x)
+        where = f"params{jax.tree_util.keystr(path)}"
+        if is_skipped(x):
+            key.append((where, (), None, False))
+            continue
+        n, shape = next(each), jnp.shape(x)
         if numbers is None and default is None:
             n = _BY_DEFAULT if can_be_matrix(x) else None
-        elif n is None and default is not None and not is_skipped(x):
+        elif n is None and default is not None:
             if len(shape) != 2:
                 raise ValueError(f"{label}: {where}: shape {shape} is no matrix; give its {type(default).__name__}")
             n = default
-        trained = not is_skipped(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+        trained = not base.is_float0(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
         key.append((where, shape, None if n is None else (_fixed(n.reduction_axis), _fixed(n.output_axis)), trained))
     return _plan(label, tuple(key))
 
