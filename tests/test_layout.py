@@ -27,7 +27,7 @@ tree/sums tree/euclidean tree/norms tree/* combine/conditional
 linalg/limited_memory linalg/roots linalg/spectral linalg/blocks linalg/stacks linalg/matrices linalg/plan
 linalg/newton_schulz
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
-lift/slots lift/rule_checks lift/one_leaf lift/stages lift/all_leaves lift/leafwise
+lift/slots lift/rule_checks lift/one_leaf lift/stages lift/staging lift/all_leaves lift/leafwise
 combine/chain combine/paths combine/masking combine/groups combine/inject combine/hyperparams
 transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
@@ -40,7 +40,7 @@ contrib tree_utils __init__
 """.split()
 # What a function may import when it is called; everything else is imported at the top of the file.
 OPTIONAL = {"optax"}
-LONGEST = 272
+LONGEST = 270
 
 SOURCES = {p.relative_to(ROOT / "gdjax").with_suffix("").as_posix(): p for p in sorted(ROOT.glob("gdjax/**/*.py"))}
 TREES = {module: ast.parse(path.read_text("utf-8"), str(path)) for module, path in SOURCES.items()}

@@ -222,11 +222,13 @@ def wide(gs, s, ps, t):
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda: Stage(stamped, every=2), "gdjax.Stage: every and late need the names of the fields"),
+    (lambda: Stage(stamped, every=2), "gdjax.Stage: every, staggered and late need the names of"),
     (lambda: run(keeper(short)(), jnp.zeros(2)), "keep: a stage returned 0 arrays for state.kept of 1 leaves"),
     (lambda: run(keeper(Stage(other, "kept"))(), jnp.zeros(2)), "keep: a stage of the fields kept returned mean"),
     (lambda: run(keeper(wide)(), {"w": jnp.zeros(2)}), r"keep: params\['w'\]: a stage returned shapes \[\(3,\)\] for "
      r"state.kept, expected \[\(2,\)\]"),
+    (lambda: run(leafwise(Single, reduce=Stage(wide, "kept", every=2))(lambda g, s, p, t: (g, s))(), jnp.zeros(2)),
+     "<lambda>: a stage that runs every k steps needs a field `count` of the state"),
     (lambda: run(keeper(Stage(stamped, "kept", every="every", staggered=True))(0), jnp.zeros(2)),
      "keep: every must be at least 1, got 0"),
 ])  # fmt: skip

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import base, checks
 from gdjax.core.skipped import is_skipped
-from gdjax.lift import rule_checks, stages
+from gdjax.lift import rule_checks, staging
 from gdjax.lift.one_leaf import kernel_of
+from gdjax.lift.stages import Tree
 from gdjax.xla.write_order import LARGE, after, destination, written
 
 Array = jax.Array
@@ -46,9 +47,9 @@ def fused(
         if active[i]:
             _check(rules, path, g, p, [s[i] for s in slots])
     given: Sequence[dict[str, Any]] = [{}] * len(gs)  # to the first rule by its stages, for each leaf
-    tree = stages.Tree(rules[0].label, structure, [path for path, _ in paths], gs, trained, params, extra_args)
+    tree = Tree(rules[0].label, structure, [path for path, _ in paths], gs, trained, params, extra_args)
     if rules[0].stages:
-        slots[0], shared[0], given = stages.run(
+        slots[0], shared[0], given = staging.run(
             rules[0], tree, (gs, slots[0], ps), counts[0], shared[0], scalars[0], late=False
         )
     seen_fields = [rule.seen(fields) for rule, fields in zip(rules, shared, strict=True)]
@@ -75,7 +76,7 @@ def fused(
         closing.append(mine)
     if rules[0].stages:
         olds = [mine[0] for mine in closing]
-        news, shared[0], _ = stages.run(rules[0], tree, (gs, olds, ps), counts[0], shared[0], scalars[0], late=True)
+        news, shared[0], _ = staging.run(rules[0], tree, (gs, olds, ps), counts[0], shared[0], scalars[0], late=True)
         closing = [[new, *mine[1:]] for new, mine in zip(news, closing, strict=True)]
     new_states = []
     for k, (rule, count) in enumerate(zip(rules, counts, strict=True)):

@@ -37,6 +37,7 @@ from gdjax.xla.write_order import once
 
 P = ParamSpec("P")
 Array = jax.Array
+Prepared = Callable[..., Mapping[str, Any]] | Stage
 Hyper = Any  # in a rule a scalar; in the factory made from it a Python number, a scalar array or a schedule
 
 
@@ -63,7 +64,7 @@ def leafwise(
     squares: str | None = None,
     spoils: str = "update",
     keeps: bool = False,
-    reduce: Callable[..., Mapping[str, Any]] | Stage | tuple[Stage, ...] | None = None,
+    reduce: Prepared | tuple[Prepared, ...] | None = None,
     **slots: Shared | Whole | Planned | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
     """Makes a rule for one array a factory of transforms over trees; the factory takes the rule's hyperparameters.
@@ -145,7 +146,7 @@ class Leafwise:
     squares: str | None
     spoils: str
     keeps: bool
-    initial: Mapping[str, Callable[..., Any]]
+    initial: Mapping[str, Any]
     reduce: Any
     hyper: Mapping[str, Any]
     staged: Mapping[str, Any] = field(default_factory=dict)  # the arguments that only stages get
@@ -222,8 +223,11 @@ class Leafwise:
         structure = jax.tree.structure(params)
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
-        trees = [structure.unflatten(self._starts(f, params)) for f in self.slots]
-        numbers = {f: self._start(f, params) for f in self.shared}
+        arguments, leaves = {**self.hyper, **self.staged}, jax.tree.leaves(params)
+        found = {f: x.init(params, arguments) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
+        lists = [found[f] if f in found else [self._slot(f, p) for p in leaves] for f in self.slots]
+        numbers = {f: found[f] if f in found else self.initial[f](leaves, self.hyper) for f in self.shared}
+        trees = [structure.unflatten(xs) for xs in lists]
         return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees, numbers)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -238,18 +242,6 @@ class Leafwise:
     def sees(self, updates: Any) -> Sequence[bool] | None:
         """Which leaves the rule applies to; None for all."""
         return None
-
-    def _start(self, field: str, params: Any) -> Any:
-        start: Any = self.initial[field]
-        if isinstance(start, Whole):
-            return start.init(params, {**self.hyper, **self.staged})
-        return start(jax.tree.leaves(params), self.hyper)
-
-    def _starts(self, field: str, params: Any) -> list[Any]:
-        """Of a slot, for each leaf."""
-        if isinstance(start := self.initial.get(field), Planned):
-            return start.init(params, {**self.hyper, **self.staged})
-        return [self._slot(field, p) for p in jax.tree.leaves(params)]
 
     def _slot(self, field: str, p: Any) -> Any:
         dtype = p.dtype if hasattr(p, "dtype") else type(p)

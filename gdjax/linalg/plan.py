@@ -1,7 +1,6 @@
 """How the leaves of a tree are matrices: one plan for each tree of shapes, for all that a matrix method does."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,12 +21,12 @@ _BY_DEFAULT = _Numbers()
 
 
 class Leaf(NamedTuple):
-    """A leaf of the plan. What is no matrix has the role "other", no axes, and is counted as one row."""
+    """A leaf of the plan. What is no matrix has the role "other", and is one row."""
 
     path: str  # as in errors: params['layer']['kernel']
     shape: tuple[int, ...]
     role: str  # "matrix" or "other"
-    axes: Axes | None
+    axes: Axes
     batch: int
     rows: int
     columns: int
@@ -99,7 +98,8 @@ def _plan(label: str, leaves: tuple[tuple[str, tuple[int, ...], Any, bool], ...]
     for where, shape, numbers, trained in leaves:
         axes = None if numbers is None else matrix_axes(f"{label}: {where}", shape, _Numbers(*numbers))
         if axes is None or not trained:
-            made.append(Leaf(where, shape, "other", None, 1, 1, math.prod(shape)))
+            row = Axes((), (), tuple(range(len(shape))))
+            made.append(Leaf(where, shape, "other", row, *row.sizes(shape)))
         else:
             made.append(Leaf(where, shape, "matrix", axes, *axes.sizes(shape)))
     return Plan(tuple(made))

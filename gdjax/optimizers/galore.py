@@ -77,12 +77,12 @@ def _projections(label: str, tree: Any, rank: int, side: str, dimensions: Any) -
         numbers = lambda tree: jax.tree.map(lambda x: dimensions if jnp.ndim(x) >= 2 else None, tree)  # noqa: E731
     out: list[_Projection | None] = []
     for leaf in plan_of(label, tree, numbers).leaves:
-        if leaf.axes is not None and leaf.axes.batch:
+        if leaf.axes.batch:
             given = GaLoreDimensionNumbers(leaf.axes.rows, leaf.axes.columns)
             missing = f"dimension numbers {given} leave out the axes {leaf.axes.batch} of shape {leaf.shape}"
             raise ValueError(f"{label}: {leaf.path}: {missing}")
         left = (leaf.rows >= leaf.columns) == (side == "long")
-        out.append(_Projection(leaf, min(rank, leaf.rows, leaf.columns), left) if leaf.axes else None)
+        out.append(_Projection(leaf, min(rank, leaf.rows, leaf.columns), left) if leaf.is_matrix else None)
     return out
 
 

@@ -230,7 +230,7 @@ def muon(
 
     def labels(params: Any) -> Any:
         plan = plan_of(label, params, dimensions)
-        names = ["muon" if leaf.role == "matrix" else "adam" for leaf in plan.leaves]
+        names = ["muon" if leaf.is_matrix else "adam" for leaf in plan.leaves]
         return jax.tree.structure(params, is_leaf=is_skipped).unflatten(names)
 
     inside = MuonDimensionNumbers() if dimensions is None else dimensions
