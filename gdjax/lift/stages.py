@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 
 from gdjax.core import base, checks
+from gdjax.core.skipped import is_skipped
 from gdjax.xla.write_order import bound_for
 
 Array = jax.Array
@@ -95,6 +96,11 @@ class Tree(NamedTuple):
         like = self.structure.unflatten(self.entries)
         full = checks.flatten_like(self.label, ("updates", name), self.structure, like, tree)
         return self.chosen(full)
+
+    def of_each(self, xs: Sequence[Any]) -> list[Any]:
+        """Of a list with an entry for each leaf of the tree, which `None` is not, those where there are gradients."""
+        each = iter(xs)
+        return self.chosen([None if is_skipped(entry) else next(each) for entry in self.entries])
 
     def chosen(self, full: Sequence[Any]) -> list[Any]:
         return [x for x, own in zip(full, self.trained, strict=True) if own]

@@ -1,14 +1,12 @@
 """How the leaves of a tree are matrices: one plan for each tree of shapes, for all that a matrix method does."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.core import base
-from gdjax.core.skipped import is_skipped
 from gdjax.linalg.matrices import Axes, can_be_matrix, matrix_axes, numbers_of
 
 
@@ -37,7 +35,7 @@ class Leaf(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The leaves in the order of the tree."""
+    """The leaves in the order of the tree; where it has None, or a mask hides something, there is none."""
 
     leaves: tuple[Leaf, ...]
 
@@ -49,9 +47,6 @@ class Plan(NamedTuple):
             if leaf.is_matrix:
                 found.setdefault((leaf.rows, leaf.columns), []).append(i)
         return found
-
-    def chosen(self, kept: Sequence[bool]) -> list[Leaf]:
-        return [leaf for leaf, keep in zip(self.leaves, kept, strict=True) if keep]
 
 
 def plan_of(label: str, tree: Any, numbers: Any = None, default: Any = None) -> Plan:
@@ -68,24 +63,25 @@ def plan_of(label: str, tree: Any, numbers: Any = None, default: Any = None) -> 
       ValueError: no prefix; axes that are not there or named twice; with `default`, a leaf that has neither two axes
         nor dimension numbers.
     """
-    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_skipped)[0]
-    each = iter(numbers_of(label, numbers, tree))
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     key = []
-    for path, x in leaves:
+    for (path, x), n in zip(leaves, numbers_of(label, numbers, tree), strict=True):
         where = f"params{jax.tree_util.keystr(path)}"
-        if is_skipped(x):
-            key.append((where, (), None, False))
-            continue
-        n, shape = next(each), jnp.shape(x)
+        shape = jnp.shape(x)
         if numbers is None and default is None:
             n = _BY_DEFAULT if can_be_matrix(x) else None
         elif n is None and default is not None:
             if len(shape) != 2:
                 raise ValueError(f"{label}: {where}: shape {shape} is no matrix; give its {type(default).__name__}")
             n = default
-        trained = not base.is_float0(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
-        key.append((where, shape, None if n is None else (_fixed(n.reduction_axis), _fixed(n.output_axis)), trained))
+        fixed = None if n is None else (_fixed(n.reduction_axis), _fixed(n.output_axis))
+        key.append((where, shape, fixed, _is_trained(x)))
     return _plan(label, tuple(key))
+
+
+def _is_trained(x: Any) -> bool:
+    known = hasattr(x, "dtype") or isinstance(x, float | complex)
+    return known and not base.is_float0(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
 def _fixed(axis: Any) -> Any:

@@ -108,7 +108,7 @@ def _first_inner(params: Any, given: Mapping[str, Any]) -> Any:
 
 def _projectors(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, rank: int, side: str, dimensions: Any) -> Any:
     """P_t."""
-    each = tree.chosen(_projections(tree.label, tree.of(gs), rank, side, dimensions))
+    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
     news = list(s.projector)
     for i, (a, g, old) in enumerate(zip(each, gs, s.projector, strict=True)):
         if a is not None:
@@ -122,7 +122,7 @@ def _inner(
     tree: Tree, scale: Hyper, rank: int, side: str, dimensions: Any, base_optimizer: Any,
 ) -> Any:  # fmt: skip
     """scale P_t N_t, with N_t the inner transform's updates of R_t; of what is not projected, N_t."""
-    each = tree.chosen(_projections(tree.label, tree.of(gs), rank, side, dimensions))
+    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
     low = [
         g if a is None else meshes.partitioned(a.down, None, g, p)
         for a, g, p in zip(each, gs, s.projector, strict=True)
@@ -137,7 +137,7 @@ def _inner(
 
 def _fitting(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, rank: int, side: str, dimensions: Any) -> Any:
     """Raises unless the projectors of the state fit the gradients."""
-    each = tree.chosen(_projections(tree.label, tree.of(gs), rank, side, dimensions))
+    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
     for a, p in zip(each, s.projector, strict=True):
         if a is not None:
             checks.slot(tree.label, a.leaf.path, "projector", p, a.sizes()[0], "that of the gradient")

@@ -12,7 +12,6 @@ from gdjax.combine.chain import chain
 from gdjax.combine.groups import grouped
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
-from gdjax.core.skipped import is_skipped
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Reduced, Staged, Tree, Whole
@@ -51,7 +50,7 @@ def _orthogonal(
 ) -> Any:  # fmt: skip
     """The momentum of all matrices, and it orthogonalized, those of one shape together."""
     plan = plan_of(tree.label, tree.of(gs), dimensions, MuonDimensionNumbers())
-    leaves = tree.chosen(plan.leaves)
+    leaves = tree.of_each(plan.leaves)
     for leaf, g in zip(leaves, gs, strict=True):
         if ns_dtype is not None and jnp.iscomplexobj(g):
             dtype = jnp.dtype(ns_dtype)
@@ -231,7 +230,7 @@ def muon(
     def labels(params: Any) -> Any:
         plan = plan_of(label, params, dimensions)
         names = ["muon" if leaf.is_matrix else "adam" for leaf in plan.leaves]
-        return jax.tree.structure(params, is_leaf=is_skipped).unflatten(names)
+        return jax.tree.structure(params).unflatten(names)
 
     inside = MuonDimensionNumbers() if dimensions is None else dimensions
     direction = _checked(
