@@ -111,10 +111,10 @@ def _results(
 ) -> dict[str, Any]:
     """What a stage returns for some of the leaves, fields of the state as they are kept."""
     places, offset, every = turn
+    t = None if count is None else count.astype(numerics.widest_real(lists.gs))
     lists = lists.part(places)
     where = [tree.where()[i] for i in places]
     olds = {f: lists.slots[f] if f in lists.slots else lists.fields[f] for f in stage.named()}
-    t = None if count is None else count.astype(numerics.widest_real(lists.gs))
 
     def results(olds: dict[str, Any]) -> dict[str, Any]:
         fields = {**lists.slots, **lists.fields, **olds}

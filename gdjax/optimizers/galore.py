@@ -86,24 +86,32 @@ def _projections(label: str, tree: Any, rank: int, side: str, dimensions: Any) -
     return out
 
 
-def _projected(
-    params: Any, rank: int, side: str, dimensions: Any, which: int, other: Callable[[Any], Any]
-) -> list[Any]:
+def _low(params: Any, given: Mapping[str, Any], which: int, other: Callable[[Any], Any]) -> list[Any]:
     """For each leaf zeros shaped like P (`which` 0) or R (1); where nothing is projected, `other` of the parameter."""
-    each = zip(
-        jax.tree.leaves(params), _projections("gdjax.scale_by_galore", params, rank, side, dimensions), strict=True
-    )
-    dtype = lambda p: jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p)))  # noqa: E731
-    return [other(p) if a is None else meshes.zeros_along(p, (), dtype(p), a.sizes()[which]) for p, a in each]
+    label = "gdjax.scale_by_galore"
+    each = _projections(label, params, given["rank"], given["side"], given["dimensions"])
+    out = []
+    for p, a in zip(jax.tree.leaves(params), each, strict=True):
+        dtype = jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p)))
+        out.append(other(p) if a is None else meshes.zeros_along(p, (), dtype, a.sizes()[which]))
+    return out
 
 
 def _first_projectors(params: Any, given: Mapping[str, Any]) -> list[Any]:
-    return _projected(params, given["rank"], given["side"], given["dimensions"], 0, lambda p: MaskedNode())
+    return _low(params, given, 0, lambda p: MaskedNode())
 
 
 def _first_inner(params: Any, given: Mapping[str, Any]) -> Any:
-    low = _projected(params, given["rank"], given["side"], given["dimensions"], 1, lambda p: p)
-    return given["base_optimizer"].init(jax.tree.structure(params).unflatten(low))
+    return given["base_optimizer"].init(jax.tree.structure(params).unflatten(_low(params, given, 1, lambda p: p)))
+
+
+def _fitting(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, rank: int, side: str, dimensions: Any) -> Any:
+    """Raises unless the projectors of the state fit the gradients."""
+    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
+    for a, p in zip(each, s.projector, strict=True):
+        if a is not None:
+            checks.slot(tree.label, a.leaf.path, "projector", p, a.sizes()[0], "that of the gradient")
+    return {}
 
 
 def _projectors(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, rank: int, side: str, dimensions: Any) -> Any:
@@ -133,15 +141,6 @@ def _inner(
             u = meshes.partitioned(a.up, g, us[i], p, scale, g.dtype)
             us[i] = numerics.spoiled(u, g.astype(u.dtype))
     return {"u": us, "base_optimizer_state": state}
-
-
-def _fitting(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, rank: int, side: str, dimensions: Any) -> Any:
-    """Raises unless the projectors of the state fit the gradients."""
-    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
-    for a, p in zip(each, s.projector, strict=True):
-        if a is not None:
-            checks.slot(tree.label, a.leaf.path, "projector", p, a.sizes()[0], "that of the gradient")
-    return {}
 
 
 @leafwise(
@@ -178,7 +177,6 @@ def scale_by_galore(
     if side not in ("long", "short"):
         raise ValueError(f"{label}: side must be long or short, got {side!r}")
     inner = scale_by_adam() if base_optimizer is None else base.check_transform(label, "base_optimizer", base_optimizer)
-
     return _galore(update_proj_gap, scale, rank, side, weight_dimension_numbers, inner)
 
 
