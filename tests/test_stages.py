@@ -94,6 +94,8 @@ def test_staggered_leaves_take_turns_by_cost():
         for name, steps in due.items():
             steps += [t] * bool((state.kept[name] == t).all())
     assert due == {"a": [1, 5, 9], "b": [2, 6], "c": [3, 7]}  # three turns of every four steps, the dearest first
+    far = [float(state.kept["b"][0, 0]) for _, state in run(keep(9), params)]
+    assert far == [0, 0, 0, 4, 4, 4, 4, 4, 4]  # a third of nine steps after the first
     two = keep(2)
     states = [state for _, state in run(two, params, steps=3)]
     assert [float(x.kept[name][0, 0]) for x in states for name in "abc"] == [1, 0, 0, 1, 2, 2, 3, 2, 2]
@@ -131,6 +133,7 @@ class Around(NamedTuple):
 
 
 def inside(gs, s, ps, t, tree, tx):
+    assert tree.of_each([x.shape for x in jax.tree.leaves(tree.of(gs))]) == [(2,), (3,)]
     us, state = tree.updated(tx, gs, s.inner, tree.params)
     return {"u": us, "inner": state}
 
@@ -144,8 +147,8 @@ def around(g, s, p, t, tx: Staged = None, u: Reduced = None):
 
 
 def test_a_transform_inside():
-    params = {"a": jnp.ones(2), "b": jnp.ones((1, 2)), "n": jnp.arange(2)}
-    grads = {"a": jnp.ones(2), "b": None, "n": np.zeros(2, jax.dtypes.float0)}
+    params = {"a": jnp.ones(2), "b": jnp.ones((1, 2)), "n": jnp.arange(2), "o": jnp.ones(3)}
+    grads = {"a": jnp.ones(2), "b": None, "n": np.zeros(2, jax.dtypes.float0), "o": jnp.ones(3)}
     adam = gdjax.adam(0.1)
     tx = gdjax.chain(around(adam), gdjax.scale(2.0))
     state = tx.init(params)

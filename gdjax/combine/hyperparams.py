@@ -85,7 +85,7 @@ def _walk(tx: Any, state: Any, where: tuple[str, ...]) -> Iterator[Found]:
     elif isinstance(part, Leafwise):
         yield from (((*where, k), x) for k, x in part.hyperparams(state).items() if _is_number(x))
         for field in part.whole:
-            if field in _INNER:
+            if _INNER.get(field) in part.staged:
                 yield from _walk(part.staged[_INNER[field]], getattr(state, field), where)
     elif hasattr(state, "inner_states"):
         groups = _argument(tx, "transforms", {})

@@ -81,29 +81,6 @@ def numbers_of(label: str, numbers: Any, tree: Any) -> list[Any]:
     return found
 
 
-def axes_of_leaves(label: str, numbers: Any, default: Any, rounded: Any, tree: Any) -> list[Any]:
-    """For each leaf how it is matrices, None for a float0; see `numbers_of`.
-
-    Args:
-      default: the dimension numbers of a leaf of two axes that has none of its own.
-      rounded: the dtype that factors of products are rounded to, if any.
-
-    Raises:
-      ValueError: a leaf without dimension numbers that is no matrix.
-      TypeError: a complex leaf, with `rounded`.
-    """
-    out = []
-    for (path, g), n in zip(jax.tree_util.tree_leaves_with_path(tree), numbers_of(label, numbers, tree), strict=True):
-        where = f"{label}: params{jax.tree_util.keystr(path)}"
-        if n is None and jnp.ndim(g) != 2:
-            raise ValueError(f"{where}: shape {jnp.shape(g)} is no matrix; give its {type(default).__name__}")
-        if rounded is not None and jnp.iscomplexobj(g):
-            raise TypeError(f"{where}: ns_dtype {jnp.dtype(rounded)} does not support complex numbers ({g.dtype})")
-        axes = matrix_axes(where, jnp.shape(g), default if n is None else n)
-        out.append(None if base.is_float0(g) else axes)
-    return out
-
-
 def is_numbers(x: Any) -> bool:
     return getattr(x, "_fields", None) == ("reduction_axis", "output_axis")
 

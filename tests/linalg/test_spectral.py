@@ -76,6 +76,20 @@ def test_power_steps_find_the_eigenvectors_and_keep_their_signs():
     np.testing.assert_allclose(np.abs(np.linalg.eigh(a)[1][:, ::-1]), np.abs(basis), atol=1e-4)
 
 
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
+@pytest.mark.parametrize("kind", ["float32", "complex64"])
+def test_eigenvectors_stay_with_their_signs(signs, kind):
+    a = (
+        5 * np.eye(3)
+        + definite(3)
+        + (1j * (np.triu(np.ones((3, 3)), 1) - np.tril(np.ones((3, 3)), -1)) if kind == "complex64" else 0)
+    )
+    values, vectors = np.linalg.eigh(a)
+    vectors = (vectors[:, ::-1] * np.array(signs)).astype(kind)
+    assert (np.diff(values) > 0.1).all()
+    np.testing.assert_allclose(refreshed_basis(jnp.asarray(a, kind), jnp.asarray(vectors)), vectors, atol=2e-5)
+
+
 def test_a_basis_that_nothing_is_known_of_stays():
     basis = jnp.asarray(np.linalg.qr(RNG.normal(size=(3, 3, 3)))[0], "float32")
     v = np.array([1.0, 2.0, 2.0]) / 3
