@@ -105,9 +105,6 @@ class Tree(NamedTuple):
     def chosen(self, full: Sequence[Any]) -> list[Any]:
         return [x for x, own in zip(full, self.trained, strict=True) if own]
 
-    def where(self) -> list[str]:
-        return [f"params{jax.tree_util.keystr(path)}" for path in self.chosen(self.paths)]
-
     def updated(self, tx: Any, xs: Sequence[Any], state: Any, params: Any = None) -> tuple[list[Any], Any]:
         """A transform's `update` of a list: its updates, and its state in the classes of the old one."""
         with bound_for(None):

@@ -113,7 +113,8 @@ def _results(
     places, offset, every = turn
     t = None if count is None else count.astype(numerics.widest_real(lists.gs))
     lists = lists.part(places)
-    where = [tree.where()[i] for i in places]
+    paths = tree.chosen(tree.paths)
+    where = [paths[i] for i in places]
     olds = {f: lists.slots[f] if f in lists.slots else lists.fields[f] for f in stage.named()}
 
     def results(olds: dict[str, Any]) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def _results(
     return meshes.cond(due, results, lambda olds: olds, olds)
 
 
-def _kept(rule: Any, field: str, new: Any, old: Any, where: Sequence[str]) -> Any:
+def _kept(rule: Any, field: str, new: Any, old: Any, where: Sequence[Any]) -> Any:
     """A field's new value in the dtypes, the place and the classes of the old one."""
     if field in rule.whole:
         return jax.tree.map(_stored, old, new)
@@ -140,14 +141,15 @@ def _kept(rule: Any, field: str, new: Any, old: Any, where: Sequence[str]) -> An
         return jnp.asarray(new).astype(old.dtype)
     if len(new) != len(old):
         raise ValueError(f"{rule.label}: a stage returned {len(new)} arrays for state.{field} of {len(old)} leaves")
-    return [_fitted(f"{rule.label}: {at}", field, x, y) for at, x, y in zip(where, new, old, strict=True)]
+    return [_fitted(rule.label, path, field, x, y) for path, x, y in zip(where, new, old, strict=True)]
 
 
-def _fitted(where: str, field: str, new: Any, old: Any) -> Any:
+def _fitted(label: str, path: Any, field: str, new: Any, old: Any) -> Any:
     """One leaf's new slot, which must have the shapes of the old one."""
     (news, _), (olds, structure) = jax.tree.flatten(new), jax.tree.flatten(old)
     got, expected = list(map(jnp.shape, news)), list(map(jnp.shape, olds))
     if got != expected:
+        where = f"{label}: params{jax.tree_util.keystr(path)}"
         raise ValueError(f"{where}: a stage returned shapes {got} for state.{field}, expected {expected}")
     return structure.unflatten(map(_stored, olds, news))
 

@@ -90,7 +90,8 @@ def _part(batch: tuple[int, ...], where: slice | None, together: Array) -> Array
     """The matrices of one entry, which may be all."""
     if where is None:
         return together.reshape(*batch, *together.shape)
-    return together[where].reshape(*batch, *together.shape[1:])
+    part = together[where]
+    return part if len(batch) == 1 else part.reshape(*batch, *together.shape[1:])
 
 
 def _by_itself(xs: Sequence[Array]) -> Array:
@@ -98,5 +99,5 @@ def _by_itself(xs: Sequence[Array]) -> Array:
 
 
 def _stack(xs: Sequence[Array]) -> Array:
-    stacks = [x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:]) for x in xs]
+    stacks = [x if x.ndim == 3 else x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:]) for x in xs]
     return jnp.concatenate(stacks) if len(stacks) > 1 else stacks[0]
