@@ -58,7 +58,7 @@ from gdjax.core.codec import Codec
 from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_optax
 from gdjax.core.updates import apply_updates, incremental_update, periodic_update
 from gdjax.lift.codecs import bfloat16_with_error
-from gdjax.lift.leafwise import Hyper, Reduced, ScaleByScheduleState, ScheduledState, leafwise
+from gdjax.lift.leafwise import Hyper, ScaleByScheduleState, ScheduledState, leafwise
 from gdjax.lift.slots import (
     Factor,
     Integer,
@@ -71,8 +71,11 @@ from gdjax.lift.slots import (
     initial_parameter,
     second_moment,
 )
+from gdjax.lift.stages import Reduced, Stage
 from gdjax.lift.wrapper import WrapperState, wrapper
 from gdjax.linalg.roots import matrix_inverse_pth_root, nnls, power_iteration
+from gdjax.linalg.spectral import inverse_root
+from gdjax.linalg.stacks import in_stacks
 from gdjax.linesearch.backtracking import (
     BacktrackingLinesearchInfo,
     ScaleByBacktrackingLinesearchState,
@@ -262,9 +265,9 @@ __all__ = [
     "ScaleByRmsState", "ScaleByRmsWithCountState", "ScaleByRpropState", "ScaleByRssState", "ScaleBySM3State",
     "ScaleByScheduleState", "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState",
     "ScaleByZoomLinesearchState", "ScaleState", "Schedule", "ScheduleFreeState", "ScheduledState", "Shared",
-    "ShouldSkipUpdateFunction", "SnapshotState", "SophiaState", "SplitRealAndImaginaryState", "StatefulSchedule",
-    "Stored", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates",
-    "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState",
+    "ShouldSkipUpdateFunction", "SnapshotState", "SophiaState", "SplitRealAndImaginaryState", "Stage",
+    "StatefulSchedule", "Stored", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn",
+    "Updates", "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState",
     "ZoomLinesearchInfo",
     "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
     "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad", "apply_every",
@@ -277,8 +280,8 @@ __all__ = [
     "dadapt_adamw", "differentially_private_aggregate", "dog", "dowg", "dpsgd", "ema", "escape_saddles",
     "experimental", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax", "fromage", "galore",
     "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
-    "hutchinson_estimator_diag_hessian", "identity", "incremental_update", "init_empty_state",
-    "initial_parameter", "inject_hyperparams",
+    "hutchinson_estimator_diag_hessian", "identity", "in_stacks", "incremental_update", "init_empty_state",
+    "initial_parameter", "inject_hyperparams", "inverse_root",
     "inject_stateful_hyperparams", "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative",
     "kl_divergence", "l2_loss", "label_by_path", "lamb", "lars", "lbfgs", "leafwise", "linear_onecycle_schedule",
     "linear_schedule", "lion", "log_cosh", "lookahead", "losses", "madgrad", "mask_by_path", "masked",

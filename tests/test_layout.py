@@ -25,9 +25,11 @@ core/codec core/misuse core/values core/closures core/skipped core/state_form co
 core/base core/interop xla/bits xla/reads numerics/elementwise numerics/bounds numerics/norms numerics/*
 lift/facts core/updates xla/write_order xla/loops core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
-linalg/limited_memory linalg/roots linalg/matrices linalg/newton_schulz
+linalg/limited_memory linalg/roots linalg/spectral linalg/blocks linalg/stacks linalg/matrices linalg/plan
+linalg/newton_schulz
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
-lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/all_leaves lift/leafwise lift/steps lift/wrapper
+lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/staging lift/all_leaves
+lift/leafwise lift/steps lift/wrapper
 combine/chain combine/paths combine/masking combine/groups combine/inject combine/hyperparams combine/sharding
 transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
@@ -40,7 +42,7 @@ contrib tree_utils __init__
 """.split()
 # What a function may import when it is called; everything else is imported at the top of the file.
 OPTIONAL = {"optax"}
-LONGEST = 252
+LONGEST = 250
 
 SOURCES = {p.relative_to(ROOT / "gdjax").with_suffix("").as_posix(): p for p in sorted(ROOT.glob("gdjax/**/*.py"))}
 TREES = {module: ast.parse(path.read_text("utf-8"), str(path)) for module, path in SOURCES.items()}

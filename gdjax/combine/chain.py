@@ -27,7 +27,9 @@ class Chain:
         """The parts of an optimizer report errors under its name; those of a plain chain under their own."""
         if label in ("gdjax.chain", "gdjax.named_chain"):
             return self
-        parts = [p if base.part_of(p) is None else base.part_of(p).labelled(label) for p in self.parts]
+        # A rule with a state for the whole tree may run a transform in it: like a wrapper it keeps its name.
+        keeps = lambda p: base.part_of(p) is None or getattr(base.part_of(p), "whole", ())  # noqa: E731
+        parts = [p if keeps(p) else base.part_of(p).labelled(label) for p in self.parts]
         return Chain(label, tuple(parts), self.pack, self.unpack)
 
     def init(self, params: Any) -> Any:

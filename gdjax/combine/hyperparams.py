@@ -84,6 +84,9 @@ def _walk(tx: Any, state: Any, where: tuple[str, ...]) -> Iterator[Found]:
             yield from _walk(inner, s, (*where, name))
     elif isinstance(part, Leafwise):
         yield from (((*where, k), x) for k, x in part.hyperparams(state).items() if _is_number(x))
+        for field in part.whole:
+            if _INNER.get(field) in part.staged:
+                yield from _walk(part.staged[_INNER[field]], getattr(state, field), where)
     elif hasattr(state, "inner_states"):
         groups = _argument(tx, "transforms", {})
         for name, s in state.inner_states.items():

@@ -1,7 +1,5 @@
 """One pass over the leaves: the rules of a chain applied to each leaf in turn."""
 
-import inspect
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +9,9 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import base, checks
 from gdjax.core.skipped import is_skipped
-from gdjax.lift import rule_checks
-from gdjax.lift.one_leaf import kernel_of, promotion
+from gdjax.lift import rule_checks, staging
+from gdjax.lift.one_leaf import kernel_of
+from gdjax.lift.stages import Tree
 from gdjax.xla.write_order import LARGE, after, destination, written
 
 Array = jax.Array
@@ -56,41 +55,45 @@ def fused(
         if active[i]:
             _check(rules, path, g, p, [s[i] for s in slots])
     for rule, s, count, scalar in zip(rules, shared, counts, scalars, strict=True):
-        if rule.numbers is not None:
-            _keep(s, scalar, _numbers(rule, s, count, scalar, gs))
+        staging.add_numbers(rule, s, count, scalar, gs)
     raw = raw or [None] * len(rules)
     wraps = [x is not None for x in raw]
     raws: list[Any] = [
         None if x is None or x is updates else checks.flatten_like(r.label, RAW, structure, updates, x)
         for r, x in zip(rules, raw, strict=True)
     ]
-    if rules[0].reduce is not None:
-        each = (gs, *([raws[0] or gs] if wraps[0] else []), slots[0], ps)
-        leaves = [list(itertools.compress(xs, trained)) for xs in each]
+    given: Sequence[dict[str, Any]] = [{}] * len(gs)  # to the first rule by its stages, for each leaf
+    tree = Tree(rules[0].label, structure, [path for path, _ in paths], gs, trained, params, extra_args)
+    gradients = [gs, raws[0] or gs] if wraps[0] else [gs]
+    if rules[0].stages:
         try:
-            reduced = _reduced(rules[0], leaves, counts[0], shared[0], scalars[0], extra_args)
+            lists = gradients, slots[0], ps
+            slots[0], shared[0], given = staging.run(
+                rules[0], tree, lists, counts[0], shared[0], scalars[0], late=False
+            )
         except rule_checks.NoParameter as e:
             i = next(i for i, p in enumerate(ps) if p is None and trained[i])
             raise _no_parameter(rules[0].label, paths[i][0], gs[i], i, params, misfits) from e
-        _keep(shared[0], scalars[0], reduced)
+    seen_fields = [rule.seen(fields) for rule, fields in zip(rules, shared, strict=True)]
     to = destination()
     directions, closing, before = [], [], None
     for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
         mine = [s[i] for s in slots]  # per rule, the slots of this leaf
         if active[i]:
             apply = kernel_of(tuple(rules[k].kernel._replace(wraps=wraps[k]) for k in active[i]), to)
-            given = [None if raws[k] is None else raws[k][i] for k in active[i]]
+            came = [None if raws[k] is None else raws[k][i] for k in active[i]]
+            numbers = [scalars[0] | given[i], *scalars[1:]]
             of_active = lambda *lists, mine=active[i]: [[xs[k] for k in mine] for xs in lists]  # noqa: E731
             try:
                 # In turn: a large array that a leaf keeps on the way then lies where that of the leaf before was.
                 large = to is not None and g.size > LARGE
-                large = large and apply.keeps_a_value(g, p, *of_active(mine, counts, shared, scalars), given)
+                large = large and apply.keeps_a_value(g, p, *of_active(mine, counts, seen_fields, numbers), came)
                 now = counts
                 if large and before is not None:
                     g, now = (
                         (g, after(before, counts)) if any(c is not None for c in counts) else (after(before, g), now)
                     )
-                g, new = apply(g, p, *of_active(mine, now, shared, scalars), given)
+                g, new = apply(g, p, *of_active(mine, now, seen_fields, numbers), came)
             except rule_checks.NoParameter as e:
                 raise _no_parameter(rules[active[i][e.index]].label, path, g, i, params, misfits) from e
             except (ValueError, TypeError) as e:
@@ -102,6 +105,12 @@ def fused(
                 before = written(to, p, g)
         directions.append(g)
         closing.append(mine)
+    if rules[0].stages:
+        olds = [mine[0] for mine in closing]
+        news, shared[0], _ = staging.run(
+            rules[0], tree, (gradients, olds, ps), counts[0], shared[0], scalars[0], late=True
+        )
+        closing = [[new, *mine[1:]] for new, mine in zip(news, closing, strict=True)]
     new_states = []
     for k, (rule, count) in enumerate(zip(rules, counts, strict=True)):
         trees = [structure.unflatten([mine[k][j] for mine in closing]) for j in range(len(rule.slots))]
@@ -140,48 +149,6 @@ def _no_parameter(label: str, path: Any, g: Array, i: int, params: Any, misfits:
     except (ValueError, TypeError) as e:
         return e
     return ValueError(f"{label}: {_where(path)} is None, and has a gradient of shape {jnp.shape(g)}")
-
-
-def _keep(shared: dict[str, Any], scalars: dict[str, Any], found: dict[str, Any]) -> None:
-    """New values of shared fields, in their dtypes, and numbers for the rule."""
-    shared.update({f: jnp.asarray(found.pop(f)).astype(x.dtype) for f, x in shared.items() if f in found})
-    scalars.update(found)
-
-
-def _numbers(
-    rule: Any, shared: dict[str, Any], count: Any, scalars: dict[str, Any], gs: Sequence[Any]
-) -> dict[str, Any]:
-    """What the rule's `numbers` returns."""
-    real = numerics.widest_real(gs)
-    known = {**rule.hyper, **{k: x.astype(real) for k, x in scalars.items()}}
-    arguments = list(inspect.signature(rule.numbers).parameters)[2:]
-    s = rule.State(**{**dict.fromkeys(rule.State._fields), **shared})
-    with jax.named_scope(rule.label.removeprefix("gdjax.")), promotion():
-        t = None if count is None else count.astype(real)
-        return dict(rule.numbers(s, t, **{name: known[name] for name in arguments if name in known}))
-
-
-def _reduced(
-    rule: Any, leaves: Sequence[Any], count: Any, shared: Any, scalars: Any, extra_args: Any
-) -> dict[str, Any]:
-    """What the rule's `reduce` returns, numbers of the whole tree; `leaves` are the gradients, slots and parameters."""
-    *gs, slots, ps = leaves
-    arguments = list(inspect.signature(rule.reduce).parameters.values())[len(gs) + 3 :]
-    if any(p is None for p in ps) and rule_checks.names(rule.reduce, len(gs) + 1):
-        raise rule_checks.NoParameter(0)
-    real = numerics.widest_real(gs)
-    known = {**extra_args, **rule.hyper, **{k: x.astype(real) for k, x in scalars.items()}}
-    missing = [a.name for a in arguments if a.default is a.empty and a.name not in known]
-    if missing:
-        named = ", ".join(f"{name}=..." for name in missing)
-        raise ValueError(f"{rule.label}: this transform needs {named}: call update(updates, state, params, {named})")
-    trees = {f: [mine[j] for mine in slots] for j, f in enumerate(rule.slots)}
-    trees |= {f: list(map(codec.decode, trees[f])) for f, codec in rule.codecs.items()}
-    s = rule.State(**({"count": count} if "count" in rule.State._fields else {}), **trees, **shared)
-    t = None if count is None else count.astype(real)
-    given = {a.name: known[a.name] for a in arguments if a.name in known}
-    with jax.named_scope(rule.label.removeprefix("gdjax.")), promotion(*gs[0]):
-        return dict(rule.reduce(*gs, s, ps, t, **given))
 
 
 def _opened(rule: Any, state: Any, structure: Any, updates: Any) -> tuple[Any, list[Any], dict[str, Any]]:

@@ -8,7 +8,8 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 - dtypes: a rule computes in float32 or wider and sees every real or complex array in that dtype; results return to the
   gradient's dtype, and to each slot's own. Integers, booleans and PRNG keys of the state reach it as they are;
 - hyperparameters: numbers are constants of the program, arrays its arguments, schedules are evaluated at the count;
-- numbers of the whole tree that a rule needs, and those that its state keeps: see `reduce` and `Shared`;
+- what a rule needs of the whole tree, numbers or arrays for each leaf, and numbers that its state keeps: see `reduce`,
+  `gdjax.lift.stages` and `Shared`;
 - errors that name the transform and the leaf, and the field of the state where what a rule returns does not fit it;
   name scopes for profiles;
 - speed: one traced function per (rules, shape, dtype), shared by all leaves like it; see `fused`.
@@ -17,8 +18,8 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
+from dataclasses import dataclass, field, replace
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -32,12 +33,13 @@ from gdjax.lift import rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
 from gdjax.lift.slots import Shared, Stored, first, first_moment, is_like_parameter, resolved
+from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Whole, stages_of
 from gdjax.xla.write_order import once
 
 P = ParamSpec("P")
 Array = jax.Array
+Prepared = Callable[..., Mapping[str, Any]] | Stage
 Hyper = Any  # in a rule a scalar; in the factory made from it a Python number, a scalar array or a schedule
-Reduced = Annotated[Any, "reduced"]  # an argument of a rule that its `reduce` provides: the factory does not have it
 
 
 class ScaleByScheduleState(NamedTuple):
@@ -59,8 +61,8 @@ def leafwise(
     scheduled: Any = None,
     count: Callable[[Any], Any] | None = None,
     numbers: Callable[..., dict[str, Any]] | None = None,
-    reduce: Callable[..., dict[str, Any]] | None = None,
-    **slots: Shared | Callable[[Any, Mapping[str, Any]], Any],
+    reduce: Prepared | tuple[Prepared, ...] | None = None,
+    **slots: Shared | Whole | Planned | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
     """Makes a rule for one array a factory of transforms over trees; the factory takes the rule's hyperparameters.
 
@@ -74,10 +76,8 @@ def leafwise(
       numbers: new numbers for all leaves, a function `(s, t, ...) -> dict` of the `Shared` fields of the state and the
         hyperparameters that it names. Entries that name a `Shared` field are its new values, which the rule then finds
         in `s`; the others are passed to the rule by name, where they are declared as `name: Reduced = None`.
-      reduce: what the rule needs of the whole tree, a function `(g, s, p, t, ...) -> dict` of what the rule gets, with
-        lists of leaves, in their own dtypes (see `numerics.widen`), where the rule has one array. Of hyperparameters
-        and extra arguments of `update` it gets those that it names; one without a default is required. Its result is
-        that of `numbers`, which it takes the place of; it ends a pass over the leaves.
+      reduce: what the rule needs of the whole tree: a stage, see `gdjax.lift.stages`, that runs before the rule, or a
+        `Stage`, which may run every k steps or after it, or a tuple of those.
       **slots: what a field starts as: a `Shared` number; a `Moment` (`first_moment` where it is not named), `Factor`,
         `Integer` or `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.
 
@@ -92,17 +92,20 @@ def leafwise(
     rule_checks.declaration(State, slots)
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
+        parameters = list(inspect.signature(rule).parameters.values())[4:]
+        staged = {p.name for p in parameters if p.annotation is Staged}
+
         @functools.wraps(rule)
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = base.checked_call(factory, args, kwargs)
             label = base.label_of(call)
+            hyper = numerics.python_numbers({k: x for k, x in call.arguments.items() if k not in staged})
             part = Leafwise(
                 label, rule, rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState,
-                slots, reduce, numbers, count, numerics.python_numbers(call.arguments),
+                slots, reduce, numbers, count, hyper, {k: x for k, x in call.arguments.items() if k in staged},
             )  # fmt: skip
             return base.made_by(call, part)
 
-        parameters = list(inspect.signature(rule).parameters.values())[4:]
         factory.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [p for p in parameters if p.annotation is not Reduced], return_annotation=GradientTransformation
         )
@@ -119,19 +122,33 @@ class Leafwise:
     rule: Callable[..., Any]
     State: Any
     Scheduled: Any
-    initial: Mapping[str, Callable[..., Any]]
-    reduce: Callable[..., dict[str, Any]] | None
+    initial: Mapping[str, Any]
+    reduce: Any
     numbers: Callable[..., dict[str, Any]] | None
     counted: Callable[[Any], Any] | None
     hyper: Mapping[str, Any]
+    staged: Mapping[str, Any] = field(default_factory=dict)  # the arguments that only stages get
 
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)
 
     @functools.cached_property
     def shared(self) -> tuple[str, ...]:
-        """The fields that are one number for the whole tree."""
-        return tuple(f for f in self.State._fields if isinstance(self.initial.get(f), Shared))
+        """The fields that are one number for the whole tree, or `Whole`."""
+        return tuple(f for f in self.State._fields if isinstance(self.initial.get(f), Shared | Whole))
+
+    @functools.cached_property
+    def whole(self) -> tuple[str, ...]:
+        """The fields that only stages see."""
+        return tuple(f for f in self.shared if isinstance(self.initial[f], Whole))
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        return stages_of(self.reduce)
+
+    def seen(self, shared: Mapping[str, Any]) -> dict[str, Any]:
+        """What the rule sees of the fields of the whole tree."""
+        return {f: None if f in self.whole else x for f, x in shared.items()}
 
     @functools.cached_property
     def slots(self) -> tuple[str, ...]:
@@ -174,7 +191,7 @@ class Leafwise:
     @functools.cached_property
     def heeds_params(self) -> bool:
         """Whether parameters must fit even where no rule reads them: they have a state, or take a step."""
-        return bool(self.slots or "learning_rate" in self.hyper)
+        return bool(self.slots or self.whole or "learning_rate" in self.hyper)
 
     @property
     def counts(self) -> bool:
@@ -191,9 +208,14 @@ class Leafwise:
         paths, structure = jax.tree_util.tree_flatten_with_path(params)
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
-        made = (first(self.label, x, paths, self.hyper, i * len(paths)) for i, x in enumerate(self.declared.values()))
-        trees = list(map(structure.unflatten, made))
-        numbers: Any = {f: self.initial[f]([p for _, p in paths], self.hyper) for f in self.shared}
+        arguments, leaves = {**self.hyper, **self.staged}, [p for _, p in paths]
+        found = {f: x.init(params, arguments) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
+        made = {
+            f: found[f] if f in found else first(self.label, x, paths, self.hyper, i * len(paths))
+            for i, (f, x) in enumerate(self.declared.items())
+        }
+        trees = [structure.unflatten(made[f]) for f in self.slots]
+        numbers: Any = {f: found[f] if f in found else self.initial[f](leaves, self.hyper) for f in self.shared}
         return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees, numbers)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:

@@ -59,6 +59,6 @@ def _end(steps: Sequence[Step], first: int, starts: set[int]) -> int:
     """Where the pass over the leaves ends that begins at a step: before a reduction, or what is no leaf rule."""
     end = first + 1
     if isinstance(steps[first].part, Leafwise):
-        while end < len(steps) and isinstance(p := steps[end].part, Leafwise) and not p.reduce and end not in starts:
+        while end < len(steps) and isinstance(p := steps[end].part, Leafwise) and not p.stages and end not in starts:
             end += 1
     return end

@@ -11,8 +11,9 @@ from gdjax import numerics
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation
 from gdjax.lift import rule_checks
-from gdjax.lift.leafwise import Leafwise, Reduced, ScaleByScheduleState, ScheduledState
+from gdjax.lift.leafwise import Leafwise, ScaleByScheduleState, ScheduledState
 from gdjax.lift.slots import Shared
+from gdjax.lift.stages import Reduced
 from gdjax.lift.steps import Step, run, state_of, steps_of
 
 P = ParamSpec("P")

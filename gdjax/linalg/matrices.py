@@ -1,4 +1,4 @@
-"""Arrays as matrices: which axes form one, and matrices of equal shape side by side."""
+"""Arrays as matrices: which axes form one, and matrices of one shape, or its transpose, side by side."""
 
 import functools
 import math
@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import base
+from gdjax.linalg import stacks
 from gdjax.numerics import Array
-from gdjax.xla.write_order import LARGE, after
+from gdjax.xla.write_order import LARGE
 
 
 class Axes(NamedTuple):
@@ -80,29 +81,6 @@ def numbers_of(label: str, numbers: Any, tree: Any) -> list[Any]:
     return found
 
 
-def axes_of_leaves(label: str, numbers: Any, default: Any, rounded: Any, tree: Any) -> list[Any]:
-    """For each leaf how it is matrices, None for a float0; see `numbers_of`.
-
-    Args:
-      default: the dimension numbers of a leaf of two axes that has none of its own.
-      rounded: the dtype that factors of products are rounded to, if any.
-
-    Raises:
-      ValueError: a leaf without dimension numbers that is no matrix.
-      TypeError: a complex leaf, with `rounded`.
-    """
-    out = []
-    for (path, g), n in zip(jax.tree_util.tree_leaves_with_path(tree), numbers_of(label, numbers, tree), strict=True):
-        where = f"{label}: params{jax.tree_util.keystr(path)}"
-        if n is None and jnp.ndim(g) != 2:
-            raise ValueError(f"{where}: shape {jnp.shape(g)} is no matrix; give its {type(default).__name__}")
-        if rounded is not None and jnp.iscomplexobj(g):
-            raise TypeError(f"{where}: ns_dtype {jnp.dtype(rounded)} does not support complex numbers ({g.dtype})")
-        axes = matrix_axes(where, jnp.shape(g), default if n is None else n)
-        out.append(None if base.is_float0(g) else axes)
-    return out
-
-
 def is_numbers(x: Any) -> bool:
     return getattr(x, "_fields", None) == ("reduction_axis", "output_axis")
 
@@ -113,13 +91,12 @@ def can_be_matrix(x: Any) -> bool:
 
 
 def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], rounded: bool = False) -> list[Array]:
-    """`f` of all matrices of one shape and dtype at once; of large ones only on a GPU, elsewhere one after the other.
-
-    To bring matrices together copies them, tall ones transposed; on a GPU one launch for many of them is worth that.
+    """`gdjax.in_stacks` of one list, in which matrices of one shape and those of its transpose are alike.
 
     Args:
       f: from (n, rows, columns), or (rows, columns), to the same shape, for which f(X^T) = f(X)^T.
-      matrices: each (batch, rows, columns).
+      matrices: each (batch, rows, columns), not divided along explicit axes. Tall ones are transposed, large ones on a
+        GPU only.
       rounded: f rounds the factors of its products. Large tall matrices then are transposed on a CPU too, where XLA is
         slow with rounded factors that are, as one is in X^T X.
     """
@@ -130,22 +107,7 @@ def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], rounded: b
 
 
 def _in_groups(f: Callable[[Array], Array], most: float, always_wide: bool, matrices: list[Array]) -> list[Array]:
-    groups: dict[Any, list[int]] = {}
     alone = [x.shape[1] * x.shape[2] >= most for x in matrices]
     turned = [x.shape[1] > x.shape[2] and (always_wide or not a) for x, a in zip(matrices, alone, strict=True)]
-    wide = [x.mT if t else x for x, t in zip(matrices, turned, strict=True)]
-    for i, x in enumerate(wide):
-        groups.setdefault((x.shape[1:], x.dtype, i if alone[i] else None), []).append(i)
-    out, before = list(matrices), None
-    for members in groups.values():
-        xs = [wide[i] for i in members]
-        if before is not None and xs[0][0].size >= LARGE:
-            xs = after(before, xs)  # in the memory of the one before
-        # A matrix by itself without the axis of length 1: with it a TPU moves a third more bytes.
-        together = f(jnp.concatenate(xs)) if len(xs) > 1 else f(xs[0][0])[None] if len(xs[0]) == 1 else f(xs[0])
-        before, start = together, 0
-        for i in members:
-            y = together[start : start + len(wide[i])]
-            start += len(wide[i])
-            out[i] = y.mT if turned[i] else y
-    return out
+    ys = stacks.in_turn(f, most, [x.mT if t else x for x, t in zip(matrices, turned, strict=True)])
+    return [y.mT if t else y for y, t in zip(ys, turned, strict=True)]

@@ -122,6 +122,19 @@ def matrix_inverse_pth_root(
       Higham 2008, Functions of matrices, equation 7.18, https://doi.org/10.1137/1.9780898717778
     """
     a = _matrix("gdjax.matrix_inverse_pth_root", matrix)
+    root, error = inverse_root_by_newton(a, p, num_iters, ridge_epsilon, error_tolerance, precision)
+    return root.astype(jnp.asarray(matrix).dtype), error
+
+
+def inverse_root_by_newton(
+    a: Array,
+    p: Any,
+    num_iters: Any = 100,
+    ridge_epsilon: Any = 1e-6,
+    error_tolerance: Any = 1e-6,
+    precision: Any = jax.lax.Precision.HIGHEST,
+) -> tuple[Array, Array]:
+    """`matrix_inverse_pth_root` of a square array of float32 or wider; under `jax.vmap` of many."""
     identity, q = jnp.eye(len(a), dtype=a.dtype), jnp.asarray(p).astype(a.dtype)
     largest, _ = power_iteration(a, precision=precision)
     b = a + jnp.asarray(ridge_epsilon).astype(a.dtype) * jnp.maximum(largest, 1e-16) * identity
@@ -142,7 +155,7 @@ def matrix_inverse_pth_root(
     z = (1 + q) / (2 * tree.norm(b))
     start = jnp.asarray(0), z * b, z ** (1 / q) * identity, identity, jnp.asarray(True)
     _, m, h, before, better = meshes.while_loop(unfinished, step, start)
-    return jnp.where(better, h, before).astype(jnp.asarray(matrix).dtype), off(m)
+    return jnp.where(better, h, before), off(m)
 
 
 def nnls(A: Any, b: Any, iters: int, unroll: int | bool = 1, L: Any = None) -> Array:  # noqa: N803

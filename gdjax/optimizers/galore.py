@@ -1,6 +1,6 @@
 """GaLore: a method run on gradients projected to a few dimensions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +10,10 @@ from gdjax import numerics
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
-from gdjax.lift.leafwise import Hyper
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Tree, Whole
 from gdjax.linalg import matrices
+from gdjax.linalg.plan import Leaf, plan_of
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.transforms.decay import add_decayed_weights
@@ -36,17 +38,17 @@ class GaLoreDimensionNumbers(NamedTuple):
 class _Projection(NamedTuple):
     """How the gradient G of one array, as a matrix (rows, columns), is projected: R = P^T G, or G P."""
 
-    axes: matrices.Axes
-    shape: tuple[int, ...]
+    leaf: Leaf
     rank: int
     left: bool
 
     def matrix(self, g: Array) -> Array:
-        return numerics.squarable(self.axes.to_matrices(g)[0].astype(numerics.at_least_float32(g.dtype)), "summed")
+        x = self.leaf.axes.to_matrices(g)[0].astype(numerics.at_least_float32(g.dtype))
+        return numerics.squarable(x, "summed")
 
     def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """The shapes of P and R."""
-        _, rows, columns = self.axes.sizes(self.shape)
+        rows, columns = self.leaf.rows, self.leaf.columns
         if self.left:
             return (rows, self.rank), (self.rank, columns)
         return (columns, self.rank), (rows, self.rank)
@@ -61,11 +63,97 @@ class _Projection(NamedTuple):
         p = projector.astype(x.dtype)
         return p.conj().T @ x if self.left else x @ p
 
-    def up(self, r: Array, projector: Array, scale: Any) -> Array:
-        x = r.astype(numerics.at_least_float32(r.dtype))
+    def up(self, r: Array, projector: Array, scale: Any, dtype: Any) -> Array:
+        x = r.astype(numerics.at_least_float32(dtype))
         p = projector.astype(x.dtype)
         x = jnp.asarray(scale).astype(x.dtype) * (p @ x if self.left else x @ p.conj().T)
-        return self.axes.from_matrices(x, self.shape)
+        return self.leaf.axes.from_matrices(x, self.leaf.shape)
+
+
+def _projections(label: str, tree: Any, rank: int, side: str, dimensions: Any) -> list[_Projection | None]:
+    """For each leaf how it is projected; None where it is not."""
+    numbers = dimensions
+    if matrices.is_numbers(dimensions):  # for all that can be matrices
+        numbers = lambda tree: jax.tree.map(lambda x: dimensions if jnp.ndim(x) >= 2 else None, tree)  # noqa: E731
+    out: list[_Projection | None] = []
+    for leaf in plan_of(label, tree, numbers).leaves:
+        if leaf.axes.batch:
+            given = GaLoreDimensionNumbers(leaf.axes.rows, leaf.axes.columns)
+            missing = f"dimension numbers {given} leave out the axes {leaf.axes.batch} of shape {leaf.shape}"
+            raise ValueError(f"{label}: {leaf.path}: {missing}")
+        left = (leaf.rows >= leaf.columns) == (side == "long")
+        out.append(_Projection(leaf, min(rank, leaf.rows, leaf.columns), left) if leaf.is_matrix else None)
+    return out
+
+
+def _low(params: Any, given: Mapping[str, Any], which: int, other: Callable[[Any], Any]) -> list[Any]:
+    """For each leaf zeros shaped like P (`which` 0) or R (1); where nothing is projected, `other` of the parameter."""
+    label = "gdjax.scale_by_galore"
+    each = _projections(label, params, given["rank"], given["side"], given["dimensions"])
+    out = []
+    for p, a in zip(jax.tree.leaves(params), each, strict=True):
+        dtype = jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p)))
+        out.append(other(p) if a is None else meshes.zeros_along(p, (), dtype, a.sizes()[which]))
+    return out
+
+
+def _first_projectors(params: Any, given: Mapping[str, Any]) -> list[Any]:
+    return _low(params, given, 0, lambda p: MaskedNode())
+
+
+def _first_inner(params: Any, given: Mapping[str, Any]) -> Any:
+    return given["base_optimizer"].init(jax.tree.structure(params).unflatten(_low(params, given, 1, lambda p: p)))
+
+
+def _fitting(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, rank: int, side: str, dimensions: Any) -> Any:
+    """Raises unless the projectors of the state fit the gradients."""
+    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
+    for a, p in zip(each, s.projector, strict=True):
+        if a is not None:
+            checks.slot(tree.label, a.leaf.path, "projector", p, a.sizes()[0], "that of the gradient")
+    return {}
+
+
+def _projectors(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, rank: int, side: str, dimensions: Any) -> Any:
+    """P_t."""
+    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
+    news = list(s.projector)
+    for i, (a, g, old) in enumerate(zip(each, gs, s.projector, strict=True)):
+        if a is not None:
+            of = lambda g, a=a, old=old: a.projector(g).astype(old.dtype)  # noqa: E731
+            news[i] = meshes.partitioned(of, old, g)
+    return {"projector": news}
+
+
+def _inner(
+    gs: Any, s: Any, ps: Any, t: Any,
+    tree: Tree, scale: Hyper, rank: int, side: str, dimensions: Any, base_optimizer: Any,
+) -> Any:  # fmt: skip
+    """scale P_t N_t, with N_t the inner transform's updates of R_t; of what is not projected, N_t."""
+    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
+    low = [
+        g if a is None else meshes.partitioned(a.down, None, g, p)
+        for a, g, p in zip(each, gs, s.projector, strict=True)
+    ]
+    us, state = tree.updated(base_optimizer, low, s.base_optimizer_state)
+    for i, (a, g, p) in enumerate(zip(each, gs, s.projector, strict=True)):
+        if a is not None:
+            u = meshes.partitioned(a.up, g, us[i], p, scale, g.dtype)
+            us[i] = numerics.spoiled(u, g.astype(u.dtype))
+    return {"u": us, "base_optimizer_state": state}
+
+
+@leafwise(
+    GaLoreState, reduce=(_fitting, Stage(_projectors, "projector", every="update_proj_gap"), _inner),
+    projector=Planned(_first_projectors), base_optimizer_state=Whole(_first_inner),
+)  # fmt: skip
+def _galore(
+    g: Array, s: Any, p: Any, t: Any,
+    update_proj_gap: Hyper, scale: Hyper,
+    rank: Staged = 128, side: Staged = "long", dimensions: Staged = None, base_optimizer: Staged = None,
+    u: Reduced = None,
+) -> Any:  # fmt: skip
+    return u, s
 
 
 @transform
@@ -89,77 +177,7 @@ def scale_by_galore(
     if side not in ("long", "short"):
         raise ValueError(f"{label}: side must be long or short, got {side!r}")
     inner = scale_by_adam() if base_optimizer is None else base.check_transform(label, "base_optimizer", base_optimizer)
-
-    def projections(tree: Any) -> list[_Projection | None]:
-        numbers = _numbers(label, weight_dimension_numbers, tree)
-        paths = jax.tree_util.tree_leaves_with_path(tree)
-        return [_projection(label, path, x, n, rank, side) for (path, x), n in zip(paths, numbers, strict=True)]
-
-    def init(params: Any) -> GaLoreState:
-        checks.leaves(label, "params", params)
-        leaves, structure = jax.tree.flatten(params)
-        plans = projections(params)
-        dtypes = [jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p))) for p in leaves]
-        each = list(zip(leaves, plans, dtypes, strict=True))
-        low = [p if a is None else meshes.zeros_along(p, (), d, a.sizes()[1]) for p, a, d in each]
-        empty = [MaskedNode() if a is None else meshes.zeros_along(p, (), d, a.sizes()[0]) for p, a, d in each]
-        zero = jnp.zeros((), jnp.int32)
-        return GaLoreState(zero, inner.init(structure.unflatten(low)), structure.unflatten(empty))
-
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
-        checks.state(label, state, GaLoreState)
-        checks.gradients(label, updates, params)
-        gs, structure = jax.tree.flatten(updates)
-        names = "updates", "state.projector"
-        olds = checks.flatten_like(label, names, structure, updates, state.projector)
-        active = {i: a for i, a in enumerate(projections(updates)) if a is not None}
-        paths = jax.tree_util.tree_leaves_with_path(updates)
-        for i, a in active.items():
-            where = f"params{jax.tree_util.keystr(paths[i][0])}"
-            checks.slot(label, where, "projector", olds[i], a.sizes()[0], "that of the gradient")
-
-        def projectors() -> list[Array]:
-            of = {i: lambda g, a=a, i=i: a.projector(g).astype(olds[i].dtype) for i, a in active.items()}
-            return [meshes.partitioned(f, olds[i], gs[i]) for i, f in of.items()]
-
-        hyper = {"update_proj_gap": update_proj_gap, "scale": scale}
-        gap, factor = (checks.scalar(label, k, x(state.count)) if callable(x) else x for k, x in hyper.items())
-        kept = [olds[i] for i in active]
-        kept = meshes.cond(state.count % gap == 0, projectors, lambda: kept) if active else kept
-        low, news = list(gs), list(olds)
-        for i, projector in zip(active, kept, strict=True):
-            low[i], news[i] = meshes.partitioned(active[i].down, None, gs[i], projector), projector
-        projected = structure.unflatten(low)
-        projected, inner_state = base.call_update(inner, projected, state.base_optimizer_state, None, extra_args)
-        out = structure.flatten_up_to(projected)
-        for i, a in active.items():
-            u = meshes.partitioned(a.up, gs[i], out[i], news[i], factor)
-            out[i] = numerics.spoiled(u.astype(gs[i].dtype), gs[i])
-        count = numerics.safe_increment(state.count)
-        return structure.unflatten(out), GaLoreState(count, inner_state, structure.unflatten(news))
-
-    return GradientTransformation(init, update)
-
-
-def _numbers(label: str, numbers: Any, tree: Any) -> list[Any]:
-    """For each leaf its dimension numbers, None where it is not projected."""
-    if numbers is None:
-        return [GaLoreDimensionNumbers() if matrices.can_be_matrix(x) else None for x in jax.tree.leaves(tree)]
-    found = matrices.numbers_of(label, numbers, tree)
-    if matrices.is_numbers(numbers):
-        found = [n if jnp.ndim(x) >= 2 else None for n, x in zip(found, jax.tree.leaves(tree), strict=True)]
-    return found
-
-
-def _projection(label: str, path: Any, x: Any, numbers: Any, rank: int, side: str) -> _Projection | None:
-    if numbers is None or base.is_float0(x):
-        return None
-    where = f"{label}: params{jax.tree_util.keystr(path)}"
-    axes = matrices.matrix_axes(where, x.shape, numbers)
-    if axes.batch:
-        raise ValueError(f"{where}: dimension numbers {numbers} leave out the axes {axes.batch} of shape {x.shape}")
-    _, rows, columns = axes.sizes(x.shape)
-    return _Projection(axes, x.shape, min(rank, rows, columns), (rows >= columns) == (side == "long"))
+    return _galore(update_proj_gap, scale, rank, side, weight_dimension_numbers, inner)
 
 
 @transform

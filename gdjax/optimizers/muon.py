@@ -1,6 +1,7 @@
 """Muon: momentum with its singular values made equal."""
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,10 @@ from gdjax.combine.groups import grouped
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import first_moment
+from gdjax.lift.stages import Reduced, Staged, Tree, Whole
 from gdjax.linalg import matrices, newton_schulz
+from gdjax.linalg.plan import plan_of
 from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import add_decayed_weights
@@ -39,26 +43,64 @@ class MuonDimensionNumbers(NamedTuple):
     output_axis: Sequence[int] | int = 1
 
 
-class _Momentum(NamedTuple):
-    count: Any
-    mu: Any
-
-
-@leafwise(
-    _Momentum,
-)
-def _momentum(
-    g: Array, s: Any, p: Any, t: Any,
-    beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, mu_dtype: Any = None, consistent_rms: Hyper = None,
+def _orthogonal(
+    gs: Any, s: Any, ps: Any, t: Any,
+    tree: Tree, beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, consistent_rms: Hyper,
+    ns_steps: int, adaptive: bool, preconditioning: str, ns_dtype: Any, dimensions: Any, factor: Any,
 ) -> Any:  # fmt: skip
-    """The momentum to orthogonalize; eps and consistent_rms are for what follows it."""
+    """The momentum of all matrices, and it orthogonalized, those of one shape together."""
+    plan = plan_of(tree.label, tree.of(gs), dimensions, MuonDimensionNumbers())
+    leaves = tree.of_each(plan.leaves)
+    for leaf, g in zip(leaves, gs, strict=True):
+        if ns_dtype is not None and jnp.iscomplexobj(g):
+            dtype = jnp.dtype(ns_dtype)
+            raise TypeError(f"{tree.label}: {leaf.path}: ns_dtype {dtype} does not support complex numbers ({g.dtype})")
+
+    def polar(m: Array, coeffs: Array, eps: Any) -> Array:
+        o = newton_schulz.orthogonalize(m, coeffs, ns_steps, preconditioning, eps, ns_dtype)
+        return jnp.real(jnp.sum(m.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o if adaptive else o
+
+    def orthogonal(ms: list[Array], coeffs: Array, eps: Any, rms: Any) -> list[Array]:
+        xs = [leaf.axes.to_matrices(m) for leaf, m in zip(leaves, ms, strict=True)]
+        os = matrices.in_groups(functools.partial(polar, coeffs=coeffs, eps=eps), xs, rounded=ns_dtype is not None)
+        os = [jnp.asarray(factor(x.rows, x.columns, rms)).astype(o.dtype) * o for x, o in zip(leaves, os, strict=True)]
+        return [leaf.axes.from_matrices(o, leaf.shape) for leaf, o in zip(leaves, os, strict=True)]
+
+    average = jax.jit(functools.partial(_momentum, t=t, beta=beta, nesterov=nesterov, bias_correction=bias_correction))
+    averages = [average(g, mu) for g, mu in zip(gs, s.mu, strict=True)]  # leaves alike share one trace
+    ms, mus = [m for m, _ in averages], [mu for _, mu in averages]
+    return {"mu": mus, "u": meshes.partitioned(orthogonal, gs, ms, s.ns_coeffs, eps, consistent_rms)}
+
+
+def _momentum(g: Array, mu: Array, t: Array, beta: Hyper, nesterov: bool, bias_correction: bool) -> tuple[Array, Array]:
+    """m_t and mu_t of one matrix."""
+    real = numerics.widest_real([g, mu])
+    g, mu = numerics.widen((g, mu), real)
+    t, beta = t.astype(real), numerics.scalar(beta, real)
     g = bounded(g)
-    mu = beta * s.mu + (1 - beta) * g
+    mu = beta * mu + (1 - beta) * g
     if not bias_correction:
         m = beta * mu + (1 - beta) * g if nesterov else mu
     else:
         m = debias(beta * mu, beta, t + 1) + debias((1 - beta) * g, beta, t) if nesterov else debias(mu, beta, t)
-    return m, s._replace(mu=mu)
+    return m, mu
+
+
+def _coefficients(ns_coeffs: Any, ns_steps: int, **_: Any) -> Array:
+    return newton_schulz.coefficients("gdjax.scale_by_muon", ns_coeffs, ns_steps)
+
+
+@leafwise(
+    MuonState, reduce=_orthogonal, mu=first_moment, ns_coeffs=Whole(lambda params, given: _coefficients(**given))
+)  # fmt: skip
+def _muon(
+    g: Array, s: Any, p: Any, t: Any,
+    beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, mu_dtype: Any = None, consistent_rms: Hyper = None,
+    ns_coeffs: Staged = JORDAN, ns_steps: Staged = 5, adaptive: Staged = False, preconditioning: Staged = "frobenius",
+    ns_dtype: Staged = None, dimensions: Staged = None, factor: Staged = None,
+    u: Reduced = None,
+) -> Any:  # fmt: skip
+    return u, s
 
 
 @transform
@@ -85,61 +127,21 @@ def scale_by_muon(
         (In update) a leaf that is no matrix.
       TypeError: (in update) a complex leaf with `ns_dtype`.
     """
-    momentum = _momentum(beta, eps, nesterov, bias_correction, mu_dtype)
-    return _orthogonalized(
-        "gdjax.scale_by_muon", momentum, ns_coeffs, ns_steps, adaptive, preconditioning, ns_dtype,
-        weight_dimension_numbers, lambda rows, columns, rms: 1,
+    return _checked(
+        "gdjax.scale_by_muon", beta, eps, nesterov, bias_correction, mu_dtype, None, ns_coeffs, ns_steps, adaptive,
+        preconditioning, ns_dtype, weight_dimension_numbers, lambda rows, columns, rms: 1,
     )  # fmt: skip
 
 
-def _orthogonalized(
-    label: str, momentum: Any, ns_coeffs: Any, ns_steps: int, adaptive: bool, preconditioning: str, ns_dtype: Any,
-    dimensions: Any, factor: Callable[[int, int, Any], Any],
-) -> GradientTransformation:  # fmt: skip
-    """`momentum`, orthogonalized, times `factor(rows, columns, consistent_rms)`."""
-    ns_steps = checks.structural(label, "ns_steps", ns_steps, 1)
-    newton_schulz.coefficients(label, ns_coeffs, ns_steps)
-    if preconditioning not in newton_schulz.NORMS:
+def _checked(label: str, *arguments: Any) -> Any:
+    """The rule with these arguments, or the errors that they are, under the name `label`."""
+    rule = base.part_of(_muon(*arguments))
+    checks.structural(label, "ns_steps", rule.staged["ns_steps"], 1)
+    newton_schulz.coefficients(label, rule.staged["ns_coeffs"], rule.staged["ns_steps"])
+    if (preconditioning := rule.staged["preconditioning"]) not in newton_schulz.NORMS:
         allowed = ", ".join(newton_schulz.NORMS)
         raise ValueError(f"{label}: preconditioning must be one of {allowed}, got {preconditioning!r}")
-    averages = base.part_of(momentum).labelled(label)
-
-    def init(params: Any) -> MuonState:
-        start: Any = averages.init(params)
-        return MuonState(start.count, start.mu, newton_schulz.coefficients(label, ns_coeffs, ns_steps))
-
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
-        checks.state(label, state, MuonState)
-        old = _Momentum(state.count, state.mu)
-        hyper = averages.hyperparams(old)
-        m, new = averages.update(jax.tree.map(_wide, updates), old, params)
-        axes = matrices.axes_of_leaves(label, dimensions, MuonDimensionNumbers(), ns_dtype, updates)
-        gs, structure = jax.tree.flatten(updates)
-        ms = {i: x for i, (a, x) in enumerate(zip(axes, jax.tree.leaves(m), strict=True)) if a}
-
-        def orthogonal(ms: Mapping[int, Array], coeffs: Array, eps: Any, rms: Any) -> dict[int, Array]:
-            def f(x: Array) -> Array:
-                o = newton_schulz.orthogonalize(x, coeffs, ns_steps, preconditioning, eps, ns_dtype)
-                return jnp.real(jnp.sum(x.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o if adaptive else o
-
-            xs, out = [axes[i].to_matrices(x) for i, x in ms.items()], {}
-            for i, o in zip(ms, matrices.in_groups(f, xs, rounded=ns_dtype is not None), strict=True):
-                _, rows, columns = axes[i].sizes(gs[i].shape)
-                o = o * jnp.asarray(factor(rows, columns, rms)).astype(o.dtype)
-                out[i] = axes[i].from_matrices(o, gs[i].shape).astype(gs[i].dtype)
-            return out
-
-        numbers = state.ns_coeffs, hyper["eps"], hyper["consistent_rms"]
-        new_gs = dict(enumerate(gs)) | meshes.partitioned(orthogonal, {i: gs[i] for i in ms}, ms, *numbers)
-        return structure.unflatten(new_gs.values()), MuonState(new.count, new.mu, state.ns_coeffs)
-
-    return GradientTransformation(init, update)
-
-
-def _wide(g: Any) -> Any:
-    """The gradient in float32 at least, so that the momentum is not rounded before its singular values are."""
-    known = hasattr(g, "dtype") and jnp.issubdtype(g.dtype, jnp.inexact)
-    return g.astype(numerics.at_least_float32(g.dtype)) if known else g
+    return rule.labelled(label)
 
 
 def _by_shape(rows: int, columns: int, consistent_rms: Any) -> Any:
@@ -226,15 +228,17 @@ def muon(
     label, dimensions = "gdjax.muon", muon_weight_dimension_numbers
 
     def labels(params: Any) -> Any:
-        if dimensions is None:
-            return jax.tree.map(lambda p: "muon" if matrices.can_be_matrix(p) else "adam", params)
-        numbers = matrices.numbers_of(label, dimensions, params)
-        return jax.tree.structure(params).unflatten(["adam" if n is None else "muon" for n in numbers])
+        plan = plan_of(label, params, dimensions)
+        names = ["muon" if leaf.is_matrix else "adam" for leaf in plan.leaves]
+        return jax.tree.structure(params).unflatten(names)
 
     inside = MuonDimensionNumbers() if dimensions is None else dimensions
-    momentum = _momentum(beta, eps, nesterov, bias_correction, mu_dtype, consistent_rms)
+    direction = _checked(
+        label, beta, eps, nesterov, bias_correction, mu_dtype, consistent_rms, ns_coeffs, ns_steps, adaptive,
+        preconditioning, ns_dtype, inside, _by_shape,
+    )  # fmt: skip
     spectral = chain(
-        _orthogonalized(label, momentum, ns_coeffs, ns_steps, adaptive, preconditioning, ns_dtype, inside, _by_shape),
+        direction,
         identity(),  # Optax multiplies by the factor here, in a transform of its own
         add_decayed_weights(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),

@@ -1,17 +1,20 @@
 """Sophia: momentum over the diagonal of the Hessian, clipped."""
 
+import functools
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics, tree
+from gdjax import numerics
+from gdjax import tree as tree_math
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.state_form import as_formed
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
+from gdjax.lift.stages import Stage, Staged, Tree, Whole
 from gdjax.numerics import Array, debias, divide
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 from gdjax.transforms.decay import add_decayed_weights
@@ -27,24 +30,57 @@ class SophiaState(NamedTuple):
     hessian_fn_state: Any  # of the estimator
 
 
-class _Moments(NamedTuple):
-    count: Any
-    mu: Any
-    nu: Any
+def _hessian(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b2: Hyper, hessian_diagonal_fn: Any) -> Any:
+    """nu_t of a new estimate of the diagonal."""
+    hs, state = tree.updated(hessian_diagonal_fn, gs, s.hessian_fn_state, tree.params)
+    return {"nu": [_averaged(nu, h, b2) for nu, h in zip(s.nu, hs, strict=True)], "hessian_fn_state": state}
 
 
-@leafwise(_Moments, nu=second_moment)
+def _averaged(nu: Array, h: Array, b2: Hyper) -> Array:
+    wide = numerics.at_least_float32(nu.dtype)
+    b = jnp.asarray(b2).astype(wide)
+    return b * nu.astype(wide) + (1 - b) * jnp.asarray(h).astype(wide)
+
+
+def _report(
+    gs: Any, s: Any, ps: Any, t: Any,
+    b1: Hyper, eps: Hyper, gamma: Hyper, bias_correction: bool, clip_threshold: Hyper, every: int,
+) -> Any:  # fmt: skip
+    """Prints the win rate, the part of the elements that is not clipped."""
+
+    def shown() -> None:
+        inside = []
+        for g, mu, nu in zip(gs, s.mu, s.nu, strict=True):
+            g, mu, nu = numerics.widen((g, mu, nu), nu.dtype)
+            u, _ = _direction(g, mu, nu, t, b1, eps, gamma, bias_correction)
+            inside.append(jnp.sum(jnp.abs(u) < clip_threshold))
+        jax.debug.print("Sophia's win rate: {}", tree_math.sum(inside) / tree_math.size(gs))
+
+    meshes.cond(s.count % every == 0, shown, lambda: None)
+    return {}
+
+
+def _direction(
+    g: Array, mu: Array, nu: Array, t: Any, b1: Hyper, eps: Hyper, gamma: Hyper, bias_correction: bool
+) -> tuple[Array, Array]:
+    """m_t / max(gamma nu, eps), and mu_t."""
+    mu = b1 * mu + (1 - b1) * g
+    m = debias(mu, b1, t) if bias_correction else mu
+    return divide(m, jnp.maximum(gamma * nu, eps)), mu
+
+
+@leafwise(
+    SophiaState, nu=second_moment,
+    hessian_fn_state=Whole(lambda params, given: given["hessian_diagonal_fn"].init(params)),
+)  # fmt: skip
 def _sophia(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper, b2: Hyper, eps: Hyper, gamma: Hyper, update_interval: Hyper, bias_correction: bool,
-    clip_threshold: Hyper = None, mu_dtype: Any = None,
+    clip_threshold: Hyper = None, mu_dtype: Any = None, hessian_diagonal_fn: Staged = None,
 ) -> Any:  # fmt: skip
-    """The direction, from the average of the diagonal as it stands; b2 and update_interval are for that average."""
     if jnp.iscomplexobj(g):
         raise TypeError(f"does not support complex numbers ({g.dtype}): its Hessian is of real parameters")
-    mu = b1 * s.mu + (1 - b1) * g
-    m = debias(mu, b1, t) if bias_correction else mu
-    u = divide(m, jnp.maximum(gamma * s.nu, eps))
+    u, mu = _direction(g, s.mu, s.nu, t, b1, eps, gamma, bias_correction)
     if clip_threshold is not None:
         u = jnp.clip(u, -clip_threshold, clip_threshold)
     return u, s._replace(mu=mu)
@@ -65,69 +101,18 @@ def scale_by_sophia(
     *,
     bias_correction: bool = True,
     newest: bool = False,
-) -> GradientTransformation:
+) -> Any:
     """Sophia's direction, clip(m_t / max(gamma h, eps)). See `sophia`."""
     label = "gdjax.scale_by_sophia"
     base.check_transform(label, "hessian_diagonal_fn", hessian_diagonal_fn)
     if isinstance(clip_threshold, int | float) and not clip_threshold >= 0:
         raise ValueError(f"{label}: clip_threshold must be at least 0, or None, got {clip_threshold}")
     every = checks.structural(label, "print_win_rate_every_n_steps", print_win_rate_every_n_steps, 0)
-    rule = _sophia(b1, b2, eps, gamma, update_interval, bias_correction, clip_threshold, mu_dtype)
-    direction = base.part_of(rule).labelled(label)
-
-    def init(params: Any) -> SophiaState:
-        start: Any = direction.init(params)
-        return SophiaState(start.count, start.mu, start.nu, hessian_diagonal_fn.init(params))
-
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
-        checks.state(label, state, SophiaState)
-        checks.gradients(label, updates, params)
-        checks.slots(label, updates, mu=state.mu, nu=state.nu)
-        old = _Moments(state.count, state.mu, state.nu)
-        hyper = direction.hyperparams(old)
-
-        def averaged(nu: Any, inner: Any) -> Any:
-            h, new_inner = base.call_update(hessian_diagonal_fn, updates, inner, params, extra_args)
-            nu = _averaged(label, updates, nu, h, hyper["b2"])
-            # In the classes of the old state, which may be Optax's: both branches must have the same.
-            return nu, jax.tree.structure(inner).unflatten(jax.tree.leaves(new_inner))
-
-        def hessian() -> Any:
-            due = state.count % hyper["update_interval"] == 0
-            return meshes.cond(due, averaged, lambda nu, inner: (nu, inner), old.nu, state.hessian_fn_state)
-
-        if newest:
-            nu, inner = hessian()
-            u, new = direction.update(updates, old._replace(nu=nu), params)
-        else:
-            u, new = direction.update(updates, old, params)
-            nu, inner = hessian()
-        if verbose and every and clip_threshold is not None:
-            meshes.cond(new.count % every == 0, _print_win_rate, lambda *_: None, u, hyper["clip_threshold"])
-        return u, SophiaState(new.count, new.mu, nu, inner)
-
-    return GradientTransformation(init, update)
-
-
-def _averaged(label: str, like: Any, nu: Any, h: Any, b2: Any) -> Any:
-    """b2 nu + (1 - b2) h, in the dtypes of nu."""
-    structure = jax.tree.structure(like)
-    nus = checks.flatten_like(label, ("updates", "state.nu"), structure, like, nu)
-    hs = checks.flatten_like(label, ("updates", "Hessian's diagonal"), structure, like, h)
-    out = []
-    for n, x in zip(nus, hs, strict=True):
-        if not hasattr(n, "dtype"):  # of an integer
-            out.append(n)
-            continue
-        wide = numerics.at_least_float32(n.dtype)
-        b = jnp.asarray(b2).astype(wide)
-        out.append((b * n.astype(wide) + (1 - b) * jnp.asarray(x).astype(wide)).astype(n.dtype))
-    return as_formed(structure.unflatten(out), nu)
-
-
-def _print_win_rate(u: Any, clip_threshold: Any) -> None:
-    inside = [jnp.sum(jnp.abs(x) < jnp.asarray(clip_threshold).astype(x.dtype)) for x in jax.tree.leaves(u)]
-    jax.debug.print("Sophia's win rate: {}", tree.sum(inside) / tree.size(u))
+    stages = [Stage(_hessian, "nu hessian_fn_state", every="update_interval", late=not newest)]
+    if verbose and every and clip_threshold is not None:
+        stages.append(Stage(functools.partial(_report, every=every)))
+    rule = _sophia(b1, b2, eps, gamma, update_interval, bias_correction, clip_threshold, mu_dtype, hessian_diagonal_fn)
+    return replace(base.part_of(rule), reduce=tuple(stages))
 
 
 @transform

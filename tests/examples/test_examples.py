@@ -18,6 +18,7 @@ import gdjax
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 own = importlib.import_module("own_optimizer")
+shampoo = importlib.import_module("own_shampoo")
 functions, paths, escape = (importlib.import_module(f"landscape.{name}") for name in ("functions", "paths", "escape"))
 
 needs_pictures = pytest.mark.skipif(
@@ -54,6 +55,45 @@ def test_own_optimizer_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert losses["block_adam"][0] == losses["adam"][0] > 0.5
     assert losses["block_adam"][-1] < 0.05
     assert losses["adam"][-1] < 0.05
+
+
+def test_own_shampoo_follows_its_formula():
+    rng = np.random.default_rng(0)
+    shapes = {"a": (3, 4), "b": (3, 2), "c": (5, 2)}
+    tx = shampoo.scale_by_one_sided_shampoo(b1=0.8, b2=0.9, every=3)
+    state = tx.init({k: jnp.zeros(n) for k, n in shapes.items()})
+    m, L = dict.fromkeys(shapes, 0.0), dict.fromkeys(shapes, 0.0)
+    root = {k: np.eye(n) for k, (n, _) in shapes.items()}
+    for t in range(1, 11):
+        g = {k: rng.normal(size=n) for k, n in shapes.items()}
+        updates, state = tx.update({k: jnp.asarray(x, jnp.float32) for k, x in g.items()}, state)
+        for k in shapes:
+            m[k] = 0.8 * m[k] + 0.2 * g[k]
+            L[k] = 0.9 * L[k] + 0.1 * g[k] @ g[k].T
+            u = root[k] @ m[k]
+            np.testing.assert_allclose(updates[k], u / np.sqrt(np.mean(u**2)), rtol=2e-2, atol=2e-2)
+            if t % 3 == 1:
+                values, vectors = np.linalg.eigh(L[k])
+                root[k] = vectors @ np.diag((values.clip(0) + 1e-4 * values.max()) ** -0.5) @ vectors.T
+
+
+@pytest.mark.parametrize("g", [jnp.zeros((3, 2)), jnp.ones((3, 2)), jnp.ones((1, 4)), jnp.full((2, 2), 1e15)])
+def test_own_shampoo_on_odd_gradients(g: jax.Array):
+    tx = shampoo.scale_by_one_sided_shampoo(every=1)
+    state = tx.init(g)
+    for _ in range(3):
+        u, state = tx.update(g, state)
+        np.testing.assert_allclose(u, np.sign(g), rtol=1e-3)
+
+
+def test_own_shampoo_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shampoo.main(["--tiny", "--out", str(tmp_path)])
+    assert "one_sided_shampoo   loss" in capsys.readouterr().out
+    losses = np.genfromtxt(tmp_path / "loss.csv", delimiter=",", names=True)
+    assert len(losses) == 300
+    assert losses["one_sided_shampoo"][-1] < losses["adam"][-1] < 0.05
+    drawn = importlib.util.find_spec("matplotlib") is not None
+    assert (tmp_path / "loss.png").exists() == drawn
 
 
 @pytest.mark.parametrize("name", functions.LANDSCAPES)

@@ -143,7 +143,7 @@ def test_the_win_rate_is_printed(capfd):
     (lambda: gdjax.scale_by_sophia().update(jnp.ones(2), gdjax.scale_by_sophia().init(jnp.ones(2)), jnp.ones(2)),
      r"gdjax.hutchinson_estimator_diag_hessian: this transform needs obj_fn=\.\.\."),
     (lambda: gdjax.scale_by_sophia().update(jnp.ones(2), gdjax.scale_by_sophia().init(jnp.ones(2))),
-     "gdjax.scale_by_sophia: this transform needs params"),
+     "gdjax.hutchinson_estimator_diag_hessian: this transform needs params"),
     (lambda: gdjax.sophia(0.1, update_interval=0), "gdjax.sophia: update_interval must be at least 1, got 0"),
     (lambda: gdjax.scale_by_sophia(clip_threshold=-1.0), "gdjax.scale_by_sophia: clip_threshold must be at least 0"),
     (lambda: estimate(None, {"w": jnp.ones(2)}), "gdjax.hutchinson_estimator_diag_hessian: this transform needs obj"),

@@ -1,0 +1,119 @@
+"""Stages of a rule: what needs all the leaves together, every step or every k-th, before the rule or after it.
+
+A stage is a function `(gs, s, ps, t, ...) -> dict`. It gets lists, one entry for each leaf that has a gradient, where a
+rule has one array: the gradients, the slots as fields of `s`, and the parameters, in their own dtypes (see
+`numerics.widen`). Of hyperparameters and extra arguments of `update` it gets those that it names, and `tree`, a `Tree`,
+if it names that. In its dict may be
+
+- fields of the state: a list for a slot, a number for a `Shared` field, anything for a `Whole` one. They are the new
+  values, which the rule, and the stages after this one, find in `s`;
+- anything else: for the rule, by name, which declares it as `name: Reduced = None`. Of a list each leaf gets its entry;
+  a number all get.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import jax
+
+from gdjax.core import base, checks
+from gdjax.core.skipped import is_skipped
+from gdjax.xla.write_order import bound_for
+
+Array = jax.Array
+Reduced = Annotated[Any, "reduced"]  # an argument of a rule that its stages provide: the factory does not have it
+Staged = Annotated[Any, "staged"]  # an argument of the factory that only the stages get; it need not be a number
+
+
+@dataclass(frozen=True)
+class Stage:
+    """When a stage of a rule runs.
+
+    Args:
+      f: the stage.
+      fields: the fields of the state that it returns, as "left right"; needed where it does not run before every step.
+      every: a number k, or the name of a hyperparameter: it runs in the steps 1, k + 1, 2 k + 1, ... Between them its
+        fields are the old ones, and cost nothing.
+      staggered: each leaf has a step of its own in every k, by cost, so that none is long. A leaf gets its first values
+        in one of the first k steps, and starts from those of `init`. Leaves then must not depend on each other.
+      late: it runs after the rule, and finds the new slots in `s`; the rule sees its results in the next step.
+    """
+
+    f: Callable[..., Mapping[str, Any]]
+    fields: str = ""
+    every: int | str = 1
+    staggered: bool = False
+    late: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.fields and (self.every != 1 or self.staggered or self.late):
+            raise ValueError("gdjax.Stage: every, staggered and late need the names of the fields that f returns")
+
+    def named(self) -> list[str]:
+        return self.fields.split()
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A field of the state that belongs to the whole tree and that only stages see: a rule finds None in its place.
+
+    It starts as `init(params, arguments)`, of the tree of parameters and the arguments of the factory.
+    """
+
+    init: Callable[[Any, Mapping[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A slot that starts as `init(params, arguments)`: a list with an entry for each leaf of the parameters.
+
+    For what one parameter does not show, such as dimension numbers that are a tree. `MaskedNode` where there is none.
+    """
+
+    init: Callable[[Any, Mapping[str, Any]], list[Any]]
+
+
+class Tree(NamedTuple):
+    """The tree that the lists of a stage come from, and what else `update` was given."""
+
+    label: str
+    structure: Any
+    paths: Sequence[Any]
+    entries: Sequence[Any]  # all, those without a gradient too
+    trained: Sequence[bool]
+    params: Any
+    extra_args: dict[str, Any]
+
+    def of(self, xs: Sequence[Any]) -> Any:
+        """The tree of updates with the entries of a list in the place of its gradients."""
+        each = iter(xs)
+        full = [next(each) if own else entry for entry, own in zip(self.entries, self.trained, strict=True)]
+        return self.structure.unflatten(full)
+
+    def listed(self, name: str, tree: Any) -> list[Any]:
+        """What a tree, called `name` in errors, has where there are gradients."""
+        like = self.structure.unflatten(self.entries)
+        full = checks.flatten_like(self.label, ("updates", name), self.structure, like, tree)
+        return self.chosen(full)
+
+    def of_each(self, xs: Sequence[Any]) -> list[Any]:
+        """Of a list with an entry for each leaf of the tree, which `None` is not, those where there are gradients."""
+        each = iter(xs)
+        return self.chosen([None if is_skipped(entry) else next(each) for entry in self.entries])
+
+    def chosen(self, full: Sequence[Any]) -> list[Any]:
+        return [x for x, own in zip(full, self.trained, strict=True) if own]
+
+    def updated(self, tx: Any, xs: Sequence[Any], state: Any, params: Any = None) -> tuple[list[Any], Any]:
+        """A transform's `update` of a list: its updates, and its state in the classes of the old one."""
+        with bound_for(None):
+            new, new_state = base.call_update(tx, self.of(xs), state, params, self.extra_args)
+        kept = jax.tree.structure(state).unflatten(jax.tree.leaves(new_state))
+        return self.listed("updates of the inner transform", new), kept
+
+
+def stages_of(reduce: Any) -> tuple[Stage, ...]:
+    """The stages that `leafwise` is given: a function for every step, a `Stage`, or several of either."""
+    several = reduce if isinstance(reduce, tuple) else () if reduce is None else (reduce,)
+    return tuple(x if isinstance(x, Stage) else Stage(x) for x in several)

@@ -1,0 +1,51 @@
+"""Small axes merged, and large ones cut into blocks: pure functions of shapes, and the reshapes that they mean."""
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from gdjax.numerics import Array
+
+
+def merged(shape: Sequence[int], most: int) -> tuple[int, ...]:
+    """A shape in which neighbouring axes are one as long as its length is at most `most`; axes of 1 vanish.
+
+    (3, 3, 64, 128) with 1024 is (576, 128): x.reshape(merged(x.shape, most)) is a matrix with about equal sides.
+    """
+    axes = [1]
+    for n in shape:
+        if axes[-1] * n <= most or axes[-1] == 1:
+            axes[-1] *= n
+        else:
+            axes.append(n)
+    return tuple(axes[:-1] if axes[-1] == 1 and len(axes) > 1 else axes)
+
+
+def cuts(length: int, most: int) -> tuple[int, int]:
+    """Into how many blocks an axis is cut, each at most `most` long, and how long they are, all the same."""
+    number = max(1, -(-length // most))
+    return number, -(-length // number)
+
+
+def block(x: Array, most: int) -> Array:
+    """x as a stack of equal blocks, (number, ...): no axis of a block is longer than `most`.
+
+    The blocks of an axis are as even as they can be: a `most` of 512 cuts one of 768 into 2 x 384. Where their number
+    does not divide the axis, the last block ends in zeros, fewer than there are blocks. Equal blocks are one stack, and
+    zeros of G mix with nothing in G G^T or its roots.
+    """
+    plan = [cuts(n, most) for n in x.shape]
+    whole = jnp.pad(x, [(0, number * size - n) for (number, size), n in zip(plan, x.shape, strict=True)])
+    parts = whole.reshape([n for pair in plan for n in pair])
+    order = [*range(0, 2 * x.ndim, 2), *range(1, 2 * x.ndim, 2)]
+    return parts.transpose(order).reshape(math.prod(number for number, _ in plan), *(size for _, size in plan))
+
+
+def unblock(blocks: Array, shape: Sequence[int], most: int) -> Array:
+    """The array of that shape whose `block(x, most)` these are."""
+    plan = [cuts(n, most) for n in shape]
+    parts = blocks.reshape([*(number for number, _ in plan), *(size for _, size in plan)])
+    order = [i for pair in zip(range(len(plan)), range(len(plan), 2 * len(plan)), strict=True) for i in pair]
+    whole = parts.transpose(order).reshape([number * size for number, size in plan])
+    return whole[tuple(slice(n) for n in shape)]

@@ -1,0 +1,98 @@
+"""Eigenvectors and roots of stacks of symmetric matrices, each treated by itself: (..., n, n).
+
+All are computed in float32 at least, over their largest element, so that no size over- or underflows. A matrix that is
+not finite does not spoil its neighbours.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.linalg.roots import inverse_root_by_newton
+from gdjax.numerics import Array
+
+METHODS = "eigh", "newton"
+_highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+def eigh(matrices: Array) -> tuple[Array, Array]:
+    """Eigenvalues, the largest first, and eigenvectors as columns in that order; of a matrix with NaN, all NaN.
+
+    Args:
+      matrices: (..., n, n), real symmetric or complex Hermitian; of others the symmetric part counts.
+    """
+    a, size, finite = _scaled("eigh", matrices)
+    values, vectors = jnp.linalg.eigh(a)
+    values = jnp.where(finite[..., 0], values * size[..., 0], jnp.nan)
+    return values[..., ::-1], jnp.where(finite, vectors, jnp.nan)[..., ::-1]
+
+
+def inverse_root(matrices: Array, p: Any, ridge: Any = 1e-6, method: str = "eigh") -> Array:
+    """(A + r I)^(-1/p) of each positive semidefinite A, with r = ridge times the largest eigenvalue of A.
+
+    What an A of lower rank does not span gets r^(-1/p), so that it is finite. An A of zeros has the root I: it says
+    nothing yet, and what is multiplied by the root stays as it is. An A with NaN has a root of NaN.
+
+    Args:
+      matrices: (..., n, n), real symmetric or complex Hermitian.
+      p: 2 for one-sided Shampoo, 4 for Shampoo; for "newton" an integer.
+      ridge: the least part of the largest eigenvalue that counts, at least 0. In float32 1e-6 is about the least that
+        means something.
+      method: "eigh", or "newton", coupled Newton iteration as in `matrix_inverse_pth_root`: products alone, which a TPU
+        and many matrices at once suit better.
+
+    Returns:
+      The roots, in the dtype of `matrices`.
+
+    Raises:
+      ValueError: the last two axes differ; an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"gdjax.inverse_root: method must be one of {', '.join(METHODS)}, got {method!r}")
+    a, size, finite = _scaled("inverse_root", matrices)
+    one = jnp.eye(a.shape[-1], dtype=a.dtype)
+    if method == "eigh":
+        values, vectors = jnp.linalg.eigh(a)
+        ridge = numerics.scalar(ridge, values.dtype)
+        values = jnp.maximum(values, 0) + ridge * jnp.maximum(values[..., -1:], 0)
+        roots = jnp.where(values > 0, values, 1) ** (-1 / numerics.scalar(p, values.dtype))
+        roots = jnp.where(values > 0, roots, 0).astype(a.dtype)
+        root = _highest(vectors * roots[..., None, :], vectors.mT.conj())
+    else:
+        flat = jnp.where(size == 0, one, a).reshape(-1, *a.shape[-2:])
+        root = jax.vmap(lambda x: inverse_root_by_newton(x, p, ridge_epsilon=ridge)[0])(flat).reshape(a.shape)
+    root = root * (jnp.where(size == 0, 1, size) ** (-1 / numerics.scalar(p, size.dtype))).astype(a.dtype)
+    root = jnp.where(size == 0, one, root)
+    return jnp.where(finite, root, jnp.nan).astype(matrices.dtype)
+
+
+def refreshed_basis(matrices: Array, basis: Array) -> Array:
+    """Nearer to the eigenvectors of each A by one power step: Q of A Q = Q' R, with a real positive diagonal of R.
+
+    Signs so chosen leave Q' near Q: what is kept in the coordinates of Q means the same in those of Q'. Where A is zero
+    or has NaN the basis stays what it was. Where A is of lower rank than Q, the rest of Q' is some orthonormal basis.
+
+    Args:
+      matrices: (..., n, n).
+      basis: Q, (..., n, k), orthonormal columns.
+    """
+    a, size, finite = _scaled("refreshed_basis", matrices)
+    q, r = jnp.linalg.qr(_highest(a, basis.astype(a.dtype)))
+    diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)[..., None, :]
+    length = jnp.abs(diagonal)
+    q = q * jnp.where(length > 0, diagonal / jnp.where(length > 0, length, 1).astype(a.dtype), 1).astype(a.dtype)
+    return jnp.where(finite & (size > 0), q.astype(basis.dtype), basis)
+
+
+def _scaled(name: str, matrices: Array) -> tuple[Array, Array, Array]:
+    """Each matrix over its largest element; that; and whether it is finite. One that is not is zero here."""
+    if matrices.ndim < 2 or matrices.shape[-1] != matrices.shape[-2]:
+        raise ValueError(f"gdjax.{name}: matrices have shape {matrices.shape}, expected (..., n, n)")
+    a = matrices.astype(numerics.at_least_float32(matrices.dtype))
+    finite = jnp.all(jnp.isfinite(a), (-2, -1), keepdims=True)
+    a = jnp.where(finite, a, 0)
+    size = jnp.max(jnp.abs(a), (-2, -1), keepdims=True, initial=0)
+    return a / jnp.where(size == 0, 1, size).astype(a.dtype), size, finite

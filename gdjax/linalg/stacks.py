@@ -1,0 +1,103 @@
+"""Matrices of equal shapes, computed together."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core import meshes
+from gdjax.numerics import Array
+from gdjax.xla.write_order import LARGE, after
+
+
+def in_stacks(f: Callable[..., Any], *lists: Sequence[Any]) -> Any:
+    """`f` of matrices of equal shapes at once, split again: Shampoo maps (G, L, R) to (L', R').
+
+    To bring matrices together copies them. On a GPU one launch for many of them is worth that; elsewhere large ones go
+    one after the other, each in the memory of the one before. f is traced once for each shape. On explicit axes of a
+    mesh XLA chooses how f is divided, and f must not close over arrays; results of the shape of the first list's
+    entries are divided as these are, others are whole.
+
+    Args:
+      f: from one argument for each list to an array or a tuple of them. It gets (n, rows, columns), or (rows, columns)
+        of a matrix by itself, and returns arrays with the same n, or without it.
+      *lists: entries of two axes or more, the last two those of a matrix; the entries in one place have equal axes
+        before them. In a place where one of them is no array, `None` or `MaskedNode` say, the result is that.
+
+    Returns:
+      A list, or a tuple of them, as f returns.
+
+    Raises:
+      ValueError: entries in one place that are of one axis, or not batches alike.
+    """
+    f = jax.jit(f)  # matrices alike share one trace
+    none = {i: x for xs in lists for i, x in enumerate(xs) if not hasattr(x, "shape")}
+    places = [i for i in range(len(lists[0])) if i not in none]
+    given = [[xs[i] for i in places] for xs in lists]
+    divided = any(meshes.division(x) for xs in given for x in xs)
+    like = [_alike(f, xs, divided) for xs in zip(*given, strict=True)]
+    gpu, other = (functools.partial(in_turn, f, most) for most in (math.inf, LARGE))
+    chosen = functools.partial(jax.lax.platform_dependent, cuda=gpu, rocm=gpu, default=other)
+    found = dict(zip(places, meshes.partitioned(chosen, like, *given) if places else [], strict=True))
+    shown = found[places[0]] if places else jax.eval_shape(f, *[jax.ShapeDtypeStruct((1, 1), jnp.float32)] * len(lists))
+    width = len(shown) if isinstance(shown, tuple) else None
+    out = [found[i] if i in found else none[i] if width is None else (none[i],) * width for i in range(len(lists[0]))]
+    return out if width is None else tuple([x[k] for x in out] for k in range(width))
+
+
+def _alike(f: Callable[..., Any], xs: Sequence[Array], divided: bool) -> Any:
+    """For each result of f the array that it is divided as; None for a whole one."""
+    if any(jnp.ndim(x) < 2 or x.shape[:-2] != xs[0].shape[:-2] for x in xs):
+        raise ValueError(
+            f"gdjax.in_stacks: shapes {', '.join(str(x.shape) for x in xs)} are no batches of matrices alike"
+        )
+    if not divided:
+        return None
+    results = jax.eval_shape(f, *(jax.ShapeDtypeStruct(x.shape[-2:], x.dtype) for x in xs))
+    return jax.tree.map(lambda y: xs[0] if y.shape == xs[0].shape[-2:] else None, results)
+
+
+def in_turn(f: Callable[..., Any], most: float, *lists: Sequence[Array]) -> list[Any]:
+    """For each place the results of f: of matrices with fewer elements than `most` together, of others one by one."""
+    groups: dict[Any, list[int]] = {}
+    for i, xs in enumerate(zip(*lists, strict=True)):
+        large = any(math.prod(x.shape[-2:]) >= most for x in xs)
+        groups.setdefault((*((x.shape[-2:], x.dtype) for x in xs), i if large else None), []).append(i)
+    out: list[Any] = [None] * len(lists[0])
+    before = None
+    for members in groups.values():
+        given = [[xs[i] for i in members] for xs in lists]
+        if before is not None and math.prod(given[0][0].shape[-2:]) >= LARGE:
+            given = after(before, given)  # in the memory of the one before
+        batches = [x.shape[:-2] for x in given[0]]
+        numbers = [math.prod(batch) for batch in batches]
+        # A matrix by itself without the axis of length 1: with it a TPU moves a third more bytes.
+        alone = sum(numbers) == 1 == len(members)
+        together = f(*map(_by_itself if alone else _stack, given))
+        before = jax.tree.leaves(together)[0]
+        ends = itertools.accumulate(numbers)
+        for i, batch, end, n in zip(members, batches, ends, numbers, strict=True):
+            part = functools.partial(_part, batch, None if alone else slice(end - n, end))
+            out[i] = jax.tree.map(part, together)
+    return out
+
+
+def _part(batch: tuple[int, ...], where: slice | None, together: Array) -> Array:
+    """The matrices of one entry, which may be all."""
+    if where is None:
+        return together.reshape(*batch, *together.shape)
+    part = together[where]
+    return part if len(batch) == 1 else part.reshape(*batch, *together.shape[1:])
+
+
+def _by_itself(xs: Sequence[Array]) -> Array:
+    return xs[0].reshape(xs[0].shape[-2:])
+
+
+def _stack(xs: Sequence[Array]) -> Array:
+    stacks = [x if x.ndim == 3 else x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:]) for x in xs]
+    return jnp.concatenate(stacks) if len(stacks) > 1 else stacks[0]
