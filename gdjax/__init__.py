@@ -105,7 +105,7 @@ from gdjax.losses import (
     squared_error,
 )
 from gdjax.microbatching import microbatch
-from gdjax.numerics import safe_increment, safe_int32_increment
+from gdjax.numerics import bounded, safe_increment, safe_int32_increment
 from gdjax.numerics.norms import safe_norm, safe_root_mean_squares
 from gdjax.optimizers.acprop import acprop, scale_by_acprop
 from gdjax.optimizers.adabelief import ScaleByBeliefState, adabelief, scale_by_belief
@@ -271,7 +271,8 @@ __all__ = [
     "ZoomLinesearchInfo",
     "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
     "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad", "apply_every",
-    "apply_if_finite", "apply_updates", "assignment", "bfloat16_with_error", "bias_correction", "cautious",
+    "apply_if_finite", "apply_updates", "assignment", "bfloat16_with_error", "bias_correction", "bounded",
+    "cautious",
     "centralize", "chain",
     "check_gradients", "clip", "clip_by_block_rms", "clip_by_global_norm", "cocob", "conditionally_mask",
     "conditionally_transform", "constant_schedule", "contrib", "convex_kl_divergence", "cosine_decay_schedule",

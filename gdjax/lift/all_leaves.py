@@ -62,18 +62,19 @@ def fused(
         None if x is None or x is updates else checks.flatten_like(r.label, RAW, structure, updates, x)
         for r, x in zip(rules, raw, strict=True)
     ]
-    given: Sequence[dict[str, Any]] = [{}] * len(gs)  # to the first rule by its stages, for each leaf
+    given = [[{}] * len(gs) for _ in rules]  # to each rule by its stages, for each leaf
     tree = Tree(rules[0].label, structure, [path for path, _ in paths], gs, trained, params, extra_args)
-    gradients = [gs, raws[0] or gs] if wraps[0] else [gs]
-    if rules[0].stages:
+    gradients = [[gs, raws[k] or gs] if wraps[k] else [gs] for k in range(len(rules))]
+    staged = [k for k, rule in enumerate(rules) if rule.stages]  # the first, and wrappers whose stages read no updates
+    for k in staged:
         try:
-            lists = gradients, slots[0], ps
-            slots[0], shared[0], given = staging.run(
-                rules[0], tree, lists, counts[0], shared[0], scalars[0], late=False
+            lists = gradients[k], slots[k], ps
+            slots[k], shared[k], given[k] = staging.run(
+                rules[k], tree, lists, counts[k], shared[k], scalars[k], late=False
             )
         except rule_checks.NoParameter as e:
             i = next(i for i, p in enumerate(ps) if p is None and trained[i])
-            raise _no_parameter(rules[0].label, paths[i][0], gs[i], i, params, misfits) from e
+            raise _no_parameter(rules[k].label, paths[i][0], gs[i], i, params, misfits) from e
     seen_fields = [rule.seen(fields) for rule, fields in zip(rules, shared, strict=True)]
     to = destination()
     directions, closing, before = [], [], None
@@ -82,18 +83,14 @@ def fused(
         if active[i]:
             apply = kernel_of(tuple(rules[k].kernel._replace(wraps=wraps[k]) for k in active[i]), to)
             came = [None if raws[k] is None else raws[k][i] for k in active[i]]
-            numbers = [scalars[0] | given[i], *scalars[1:]]
+            numbers = [scalar | mine[i] for scalar, mine in zip(scalars, given, strict=True)]
             of_active = lambda *lists, mine=active[i]: [[xs[k] for k in mine] for xs in lists]  # noqa: E731
             try:
                 # In turn: a large array that a leaf keeps on the way then lies where that of the leaf before was.
                 large = to is not None and g.size > LARGE
                 large = large and apply.keeps_a_value(g, p, *of_active(mine, counts, seen_fields, numbers), came)
-                now = counts
-                if large and before is not None:
-                    g, now = (
-                        (g, after(before, counts)) if any(c is not None for c in counts) else (after(before, g), now)
-                    )
-                g, new = apply(g, p, *of_active(mine, now, seen_fields, numbers), came)
+                g = after(before, g) if large and before is not None else g
+                g, new = apply(g, p, *of_active(mine, counts, seen_fields, numbers), came)
             except rule_checks.NoParameter as e:
                 raise _no_parameter(rules[active[i][e.index]].label, path, g, i, params, misfits) from e
             except (ValueError, TypeError) as e:
@@ -105,12 +102,10 @@ def fused(
                 before = written(to, p, g)
         directions.append(g)
         closing.append(mine)
-    if rules[0].stages:
-        olds = [mine[0] for mine in closing]
-        news, shared[0], _ = staging.run(
-            rules[0], tree, (gradients, olds, ps), counts[0], shared[0], scalars[0], late=True
-        )
-        closing = [[new, *mine[1:]] for new, mine in zip(news, closing, strict=True)]
+    for k in staged:
+        lists = gradients[k], [mine[k] for mine in closing], ps
+        news, shared[k], _ = staging.run(rules[k], tree, lists, counts[k], shared[k], scalars[k], late=True)
+        closing = [[*mine[:k], new, *mine[k + 1 :]] for new, mine in zip(news, closing, strict=True)]
     new_states = []
     for k, (rule, count) in enumerate(zip(rules, counts, strict=True)):
         trees = [structure.unflatten([mine[k][j] for mine in closing]) for j in range(len(rule.slots))]

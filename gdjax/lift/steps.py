@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gdjax.core import base
+from gdjax.lift import rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.leafwise import Leafwise
 from gdjax.xla.write_order import bound_for, destination
@@ -43,7 +44,7 @@ def run(steps: Sequence[Step], updates: Any, params: Any, extra_args: dict[str, 
     while (i := len(new)) < len(steps):
         raw[i] = updates
         end = _end(steps, i, starts)
-        with bound_for(destination() if end == len(steps) else None):
+        with bound_for(_destination(steps, end)):
             if isinstance(steps[i].part, Leafwise):
                 rules, states, inside = zip(*steps[i:end], strict=True)
                 given = [None if n is None else raw[j - n] for j, n in enumerate(inside, i)]
@@ -55,10 +56,24 @@ def run(steps: Sequence[Step], updates: Any, params: Any, extra_args: dict[str, 
     return updates, iter(new)
 
 
+def _destination(steps: Sequence[Step], end: int) -> str | None:
+    """What becomes of the updates of the steps up to one: a stage reads those of all leaves before the first goes on."""
+    if end == len(steps):
+        return destination()
+    return "memory" if isinstance(steps[end].part, Leafwise) and _waits(steps[end]) else None
+
+
+def _waits(step: Step) -> bool:
+    """Whether a rule has a stage that reads the updates of all leaves; one of a wrapper may read gradients alone."""
+    return any(step.inside is None or rule_checks.names(stage.f, 0) for stage in step.part.stages)
+
+
 def _end(steps: Sequence[Step], first: int, starts: set[int]) -> int:
     """Where the pass over the leaves ends that begins at a step: before a reduction, or what is no leaf rule."""
     end = first + 1
     if isinstance(steps[first].part, Leafwise):
-        while end < len(steps) and isinstance(p := steps[end].part, Leafwise) and not p.stages and end not in starts:
+        while (
+            end < len(steps) and isinstance(steps[end].part, Leafwise) and not _waits(steps[end]) and end not in starts
+        ):
             end += 1
     return end

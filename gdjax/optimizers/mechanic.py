@@ -12,6 +12,7 @@ from gdjax.lift.leafwise import Hyper, Reduced
 from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
+from gdjax.tree.norms import finite_square
 from gdjax.xla.write_order import summand
 
 
@@ -40,7 +41,8 @@ def _tune(
     weight_decay, eps, s_init = (numerics.scalar(x, real) for x in (weight_decay, eps, s_init))
     gradients, p, x0 = numerics.widen((g, p, s.x0), real)
     scale = jnp.sum(s.s)
-    size, length = (tree.global_norm(x).astype(real) for x in (gradients, p))
+    size = tree.global_norm(gradients).astype(real)
+    length = numerics.sqrt(finite_square(p)).astype(real)
     decay = weight_decay * scale * numerics.divide(numerics.squarable(size, "summed"), length + eps)
     # <gradients + decay p, Delta>, and Delta is 0 in the first step. Of two sums of one difference XLA:CPU would write
     # that to memory: here are two.

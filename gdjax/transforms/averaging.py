@@ -9,10 +9,12 @@ from gdjax import numerics
 from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.updates import add
 from gdjax.lift import slots
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
+from gdjax.xla.write_order import after, bound_for
 
 
 class EmaState(NamedTuple):
@@ -100,7 +102,8 @@ def lookahead(
         checks.params(label, params)
         if not (hasattr(params, "fast") and hasattr(params, "slow")):
             raise TypeError(f"{label}: params must be LookaheadParams(fast, slow), got {type(params).__name__}")
-        fast, fast_state = base.call_update(fast_optimizer, updates, state.fast_state, params.fast, extra_args)
+        with bound_for(None):  # they become the updates of two sets of parameters
+            fast, fast_state = base.call_update(fast_optimizer, updates, state.fast_state, params.fast, extra_args)
         sync = state.steps_since_sync >= sync_period - 1
         structure = jax.tree.structure(fast)
         columns = [
@@ -126,10 +129,13 @@ def _synced(u: Any, fast: Any, slow: Any, alpha: Any, sync: Array) -> tuple[Any,
     """The updates of a fast parameter and its slow one, from the fast optimizer's `u`."""
     if base.is_float0(u):
         return u, u
-    u, fast, slow = map(jnp.asarray, (u, fast, slow))
+    u, fast, given_slow = map(jnp.asarray, (u, fast, slow))
     u, slow = meshes.placed(u, fast), meshes.placed(slow, fast)
-    real = numerics.widest_real([u, fast, slow])
-    wide_u, fast, slow, alpha = (numerics.widen(x, real) for x in (u, fast, slow, alpha))
+    real = numerics.widest_real([u, fast, given_slow])
+    wide_u, fast, slow, alpha = (numerics.widen(x, real) for x in (u, fast, given_slow, alpha))
     ahead = fast - slow + wide_u
-    back = jnp.where(sync, alpha.astype(ahead.dtype) * ahead, 0)
-    return jnp.where(sync, slow - fast + back, wide_u).astype(u.dtype), back.astype(u.dtype)
+    back = jnp.where(sync, alpha.astype(ahead.dtype) * ahead, 0).astype(u.dtype)
+    # The new slow parameter is read where the caller writes it, before the fast one; of both old ones copies were made.
+    after_sync = add(given_slow, back)
+    way = numerics.widen(after_sync, real) - fast
+    return jnp.where(sync, way, after(after_sync, wide_u)).astype(u.dtype), back

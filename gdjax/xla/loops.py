@@ -28,7 +28,7 @@ class Loop(NamedTuple):
     waits: tuple[int, ...]  # the outputs that are written before
     uses: tuple[int, ...]  # the outputs that it is computed from, where they are in memory
     again: bool  # what it shares with those it waits for it computes anew
-    held: bool  # others wait for it, and it waits itself
+    held: bool  # others wait for it, and XLA:CPU could compute it again for them
     fresh: bool  # it takes the place of an array that it is not made of
 
 
@@ -92,6 +92,7 @@ class _Planner:
                 self.settled.add((first, later))
             self.settle()
         keeps = any(self.graph.sizes[x] == self.size for x in self.kept - self.graph.written)
+        keeps = keeps or any(map(self.of_several, self.graph.written))
         return Plan(tuple(self.ordered()), keeps)
 
     def settle(self) -> None:
@@ -157,6 +158,12 @@ class _Planner:
                 if common:
                     return a, a, common, True
         return None
+
+    def of_several(self, total: int) -> bool:
+        """Whether a sum is of what several arrays make, which XLA:CPU writes to memory first."""
+        inside = self.graph.reach(total, set(self.values.values()) | self.kept - {total})
+        ends = [x for x in inside - {total} if not self.graph.made_of[x] or x in self.values.values()]
+        return sum(self.graph.sizes[x] == self.size for x in ends) > 1 and self.graph.sizes[total] < self.size
 
     def arrays_of(self, value: int) -> int:
         return sum(self.graph.sizes[x] == self.size for x in self.graph.made_of[value])
