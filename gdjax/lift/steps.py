@@ -57,7 +57,7 @@ def run(steps: Sequence[Step], updates: Any, params: Any, extra_args: dict[str, 
 
 
 def _destination(steps: Sequence[Step], end: int) -> str | None:
-    """What becomes of the updates of the steps up to one: a stage reads those of all leaves before the first goes on."""
+    """What becomes of updates: a stage reads those of all leaves before the first goes on."""
     if end == len(steps):
         return destination()
     return "memory" if isinstance(steps[end].part, Leafwise) and _waits(steps[end]) else None
