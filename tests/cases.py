@@ -7,20 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.declare import Case, Twin
+from tests.declare import SAMPLE, Case, Twin
 
 _MODULES = [
     importlib.import_module(f"tests.declared.{path.stem}")
     for path in sorted((Path(__file__).parent / "declared").glob("*.py"))
 ]
+__all__ = ["CASES", "SAMPLE", "TWINS", "Case", "by_name", "every"]
 CASES: tuple[Case, ...] = tuple(case for module in _MODULES for case in module.CASES)
 TWINS: tuple[Twin, ...] = tuple(twin for module in _MODULES for twin in module.TWINS)
-
-# Those that differ in kind: what `make test` asks of these alone is asked of the others in the slow sweeps.
-SAMPLE = (
-    "adamw sgd/nesterov rmsprop/centered noisy_sgd chain partition inject_hyperparams lion adafactor prodigy muon lamb "
-    "lbfgs MultiSteps apply_if_finite lookahead sam schedule_free mechanize"
-).split()
 
 
 def by_name(name: str) -> Case:
@@ -35,7 +30,7 @@ def every(condition: Callable[[Case], bool] = lambda case: True, *, sampled: boo
     ((argument, values),) = axis.items() or [("", [None])]
 
     def marks(case: Case, i: int) -> list[Any]:
-        return [pytest.mark.slow] if case.slow or case.name not in SAMPLE and (sampled or i) else []
+        return [pytest.mark.slow] if case.slow or not case.sampled and (sampled or i) else []
 
     if not argument:
         chosen = [pytest.param(case, id=case.name, marks=marks(case, 0)) for case in CASES if condition(case)]

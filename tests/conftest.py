@@ -1,5 +1,6 @@
 """The strictest mode for every test: 8 CPU devices, no implicit promotion of dtype or rank; warnings are errors."""
 
+import contextlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import jax  # noqa: E402  JAX reads both variables when it is imported.
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.support import quick_compilation  # noqa: E402
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -22,6 +25,25 @@ def bounded_memory() -> Iterator[None]:
     """Each module drops what it compiled: a worker that keeps all of it grows to 6 GB."""
     yield
     jax.clear_caches()
+
+
+# Tests of what the compiler makes: its cost, its bits, numbers at the edge of what it computes with.
+OPTIMIZED = set(
+    "test_cost test_determinism test_sizes test_resume test_crash test_hazards test_behaviours test_numerics "
+    "test_norms test_newton_schulz test_roots test_golden test_programs".split()
+)
+
+
+@pytest.fixture(autouse=True)
+def compiled_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Most tests are of formulas, and most of what they cost is compiling.
+
+    The others run what users run; of a sweep over all transforms in the ordinary suite, those that differ in kind do.
+    """
+    case = getattr(request.node, "callspec", None) and request.node.callspec.params.get("case")
+    chosen = getattr(case, "sampled", True) or request.node.get_closest_marker("slow")
+    with contextlib.nullcontext() if request.path.stem in OPTIMIZED and chosen else quick_compilation():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +23,6 @@ from tests.trees import is_key, is_shape
 STEPS, HANDOVER = 50, 10
 LIBRARIES = {"gdjax": gdjax, "optax": optax}
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Formulas are compared here, not machine code, and compiling is most of what these tests cost."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", params=TWINS, ids=[twin.name for twin in TWINS])
