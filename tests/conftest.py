@@ -20,13 +20,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def bounded_memory() -> Iterator[None]:
-    """Each module drops what it compiled: a worker that keeps all of it grows to 6 GB."""
-    yield
-    jax.clear_caches()
-
-
 # Tests of what the compiler makes: its cost, its bits, numbers at the edge of what it computes with.
 OPTIMIZED = set(
     "test_cost test_determinism test_sizes test_resume test_crash test_hazards test_behaviours test_numerics "
@@ -34,15 +27,23 @@ OPTIMIZED = set(
 )
 
 
-@pytest.fixture(autouse=True)
-def compiled_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Most tests are of formulas, and most of what they cost is compiling.
+@pytest.fixture(scope="module", autouse=True)
+def compiled_for_one_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Quickly, where tests are of formulas, whose cost is mostly compiling; the others run what users run.
 
-    The others run what users run; of a sweep over all transforms in the ordinary suite, those that differ in kind do.
+    What was compiled is dropped at the end: a worker that keeps all of it grows to 6 GB.
     """
-    case = getattr(request.node, "callspec", None) and request.node.callspec.params.get("case")
+    with contextlib.nullcontext() if request.path.stem in OPTIMIZED else quick_compilation():
+        yield
+    jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def the_ordinary_suite_runs_what_users_run_for_a_sample(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Of a sweep over all transforms; the slow sweeps do so for the others."""
+    case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
     chosen = getattr(case, "sampled", True) or request.node.get_closest_marker("slow")
-    with contextlib.nullcontext() if request.path.stem in OPTIMIZED and chosen else quick_compilation():
+    with contextlib.nullcontext() if chosen or request.path.stem not in OPTIMIZED else quick_compilation():
         yield
 
 
