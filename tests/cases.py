@@ -22,15 +22,19 @@ def by_name(name: str) -> Case:
     return next(case for case in CASES if case.name == name)
 
 
-def every(condition: Callable[[Case], bool] = lambda case: True, *, sampled: bool = False, **axis: Any) -> Any:
+def every(
+    condition: Callable[[Case], bool] = lambda case: True, *, sampled: bool = False, few: int | None = None, **axis: Any
+) -> Any:
     """Parametrises a test over the cases, and over the values of one more argument.
 
-    `make test` runs every case with the first value and those in `SAMPLE` with each; with `sampled` it runs only those.
+    `make test` runs every case with the first value and those in `SAMPLE` with each, or with the first `few`; with
+    `sampled` it runs only those.
     """
     ((argument, values),) = axis.items() or [("", [None])]
 
     def marks(case: Case, i: int) -> list[Any]:
-        return [pytest.mark.slow] if case.slow or not case.sampled and (sampled or i) else []
+        slow = case.slow or i >= (few or len(values)) or not case.sampled and (sampled or i)
+        return [pytest.mark.slow] if slow else []
 
     if not argument:
         chosen = [pytest.param(case, id=case.name, marks=marks(case, 0)) for case in CASES if condition(case)]
