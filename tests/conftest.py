@@ -20,11 +20,16 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# Tests of what the compiler makes: its cost, its bits, numbers at the edge of what it computes with.
-OPTIMIZED = set(
+# Tests of what the compiler makes: its cost, its bits, numbers at the edge of what it computes with; and those where
+# roundings grow from step to step.
+OPTIMIZED = (
     "test_cost test_determinism test_sizes test_resume test_crash test_hazards test_behaviours test_numerics "
-    "test_norms test_newton_schulz test_roots test_golden test_programs".split()
-)
+    "test_norms test_newton_schulz test_roots test_golden test_programs linesearch/test_parity"
+).split()
+
+
+def is_optimized(request: pytest.FixtureRequest) -> bool:
+    return any(request.path.with_suffix("").match(name) for name in OPTIMIZED)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +38,7 @@ def compiled_for_one_module(request: pytest.FixtureRequest) -> Iterator[None]:
 
     What was compiled is dropped at the end: a worker that keeps all of it grows to 6 GB.
     """
-    with contextlib.nullcontext() if request.path.stem in OPTIMIZED else quick_compilation():
+    with contextlib.nullcontext() if is_optimized(request) else quick_compilation():
         yield
     jax.clear_caches()
 
@@ -43,7 +48,7 @@ def the_ordinary_suite_runs_what_users_run_for_a_sample(request: pytest.FixtureR
     """Of a sweep over all transforms; the slow sweeps do so for the others."""
     case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
     chosen = getattr(case, "sampled", True) or request.node.get_closest_marker("slow")
-    with contextlib.nullcontext() if chosen or request.path.stem not in OPTIMIZED else quick_compilation():
+    with contextlib.nullcontext() if chosen or not is_optimized(request) else quick_compilation():
         yield
 
 

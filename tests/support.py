@@ -20,28 +20,30 @@ def relaxed() -> Iterator[None]:
 def quick_compilation() -> Iterator[None]:
     """XLA compiles in a third of the time inside the block, to slower code: the same formulas in other roundings.
 
-    The option of the second half is for the CPU, younger than the oldest JAX supported, and cannot be set for a part of
-    a program otherwise. Where JAX has no such place or XLA no such option, compiling takes half as long again.
+    JAX has no setting for the emitters, which make most of the difference, and `XLA_FLAGS` is read once in a process.
+    Where JAX has no such function or XLA no such option, as with the oldest JAX supported, compiling takes longer.
     """
     compiler: Any = importlib.import_module("jax._src.compiler")
-    plain = getattr(compiler, "get_compile_options", None)
+    plain: Any = getattr(compiler, "get_compile_options", None)
+    patched = plain and _has_option(EMITTERS)
 
     def quick(*args: Any, **kwargs: Any) -> Any:
         options = plain(*args, **kwargs)
-        options.env_option_overrides = [*options.env_option_overrides, (OLD_EMITTERS, False)]
+        options.env_option_overrides = [*options.env_option_overrides, (EMITTERS, False)]
         return options
 
     jax.config.update("jax_disable_most_optimizations", True)
-    if plain and _has_option(OLD_EMITTERS):
+    if patched:
         compiler.get_compile_options = quick
     try:
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
-        compiler.get_compile_options = plain
+        if patched:
+            compiler.get_compile_options = plain
 
 
-OLD_EMITTERS = "xla_cpu_use_fusion_emitters"
+EMITTERS = "xla_cpu_use_fusion_emitters"
 
 
 @functools.cache

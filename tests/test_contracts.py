@@ -217,6 +217,6 @@ def test_empty_trees(case: Case):
     tx = case.make()
     for empty in ({}, (), [], {"a": None}):
         state = tx.init(empty)
-        updates, new = tx.update(empty, state, empty)
+        updates, new = jax.eval_shape(tx.update, empty, state, empty)
         assert updates == empty
         assert signature(new) == signature(state), empty
