@@ -7,35 +7,34 @@ from typing import Any
 
 import pytest
 
-from tests.declare import Case, Twin
+from tests.declare import SAMPLE, Case, Twin
 
 _MODULES = [
     importlib.import_module(f"tests.declared.{path.stem}")
     for path in sorted((Path(__file__).parent / "declared").glob("*.py"))
 ]
+__all__ = ["CASES", "SAMPLE", "TWINS", "Case", "by_name", "every"]
 CASES: tuple[Case, ...] = tuple(case for module in _MODULES for case in module.CASES)
 TWINS: tuple[Twin, ...] = tuple(twin for module in _MODULES for twin in module.TWINS)
-
-# Those that differ in kind: what `make test` asks of these alone is asked of the others in the slow sweeps.
-SAMPLE = (
-    "adamw sgd/nesterov rmsprop/centered noisy_sgd chain partition inject_hyperparams lion adafactor prodigy muon lamb "
-    "lbfgs MultiSteps apply_if_finite lookahead sam schedule_free mechanize"
-).split()
 
 
 def by_name(name: str) -> Case:
     return next(case for case in CASES if case.name == name)
 
 
-def every(condition: Callable[[Case], bool] = lambda case: True, *, sampled: bool = False, **axis: Any) -> Any:
+def every(
+    condition: Callable[[Case], bool] = lambda case: True, *, sampled: bool = False, few: int | None = None, **axis: Any
+) -> Any:
     """Parametrises a test over the cases, and over the values of one more argument.
 
-    `make test` runs every case with the first value and those in `SAMPLE` with each; with `sampled` it runs only those.
+    `make test` runs every case with the first value and those in `SAMPLE` with each, or with the first `few`; with
+    `sampled` it runs only those.
     """
     ((argument, values),) = axis.items() or [("", [None])]
 
     def marks(case: Case, i: int) -> list[Any]:
-        return [pytest.mark.slow] if case.slow or case.name not in SAMPLE and (sampled or i) else []
+        slow = case.slow or i >= (few or len(values)) or not case.sampled and (sampled or i)
+        return [pytest.mark.slow] if slow else []
 
     if not argument:
         chosen = [pytest.param(case, id=case.name, marks=marks(case, 0)) for case in CASES if condition(case)]

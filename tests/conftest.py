@@ -1,5 +1,6 @@
 """The strictest mode for every test: 8 CPU devices, no implicit promotion of dtype or rank; warnings are errors."""
 
+import contextlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -13,15 +14,42 @@ import jax  # noqa: E402  JAX reads both variables when it is imported.
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.support import quick_compilation  # noqa: E402
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Tests of what the compiler makes: its cost, its bits, numbers at the edge of what it computes with; and those where
+# roundings grow from step to step.
+OPTIMIZED = (
+    "test_cost test_determinism test_sizes test_resume test_crash test_hazards test_behaviours test_numerics "
+    "test_norms test_newton_schulz test_roots test_golden test_accumulation linesearch/test_parity"
+).split()
+
+
+def is_optimized(request: pytest.FixtureRequest) -> bool:
+    return any(request.path.with_suffix("").match(name) for name in OPTIMIZED)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def bounded_memory() -> Iterator[None]:
-    """Each module drops what it compiled: a worker that keeps all of it grows to 6 GB."""
-    yield
+def compiled_for_one_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Quickly, where tests are of formulas, whose cost is mostly compiling; the others run what users run.
+
+    What was compiled is dropped at the end: a worker that keeps all of it grows to 6 GB.
+    """
+    with contextlib.nullcontext() if is_optimized(request) else quick_compilation():
+        yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def the_ordinary_suite_runs_what_users_run_for_a_sample(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Of a sweep over all transforms; the slow sweeps do so for the others."""
+    case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
+    chosen = getattr(case, "sampled", True) or request.node.get_closest_marker("slow")
+    with contextlib.nullcontext() if chosen or not is_optimized(request) else quick_compilation():
+        yield
 
 
 @pytest.fixture(autouse=True)

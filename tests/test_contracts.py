@@ -98,7 +98,7 @@ def test_state_is_a_fixed_point_of_control_flow(case: Case, dtype: str):
         assert signature(jax.eval_shape(run, params, gradients)) == signature((params, tx.init(params)))
 
 
-@every(sampled=True, dtype=["float32", "bfloat16", "float16", "float64"])
+@every(sampled=True, few=2, dtype=["float32", "float64", "bfloat16", "float16"])
 def test_numbers_in_control_flow(case: Case, dtype: str):
     with precision(dtype):
         tx, params, gradients, run = control_flow(case, dtype)
@@ -213,10 +213,10 @@ def test_any_container_of_any_leaf(case: Case):
 
 
 @every()
-@pytest.mark.parametrize("empty", [{}, (), [], {"a": None}], ids=repr)
-def test_empty_trees(case: Case, empty: Any):
+def test_empty_trees(case: Case):
     tx = case.make()
-    state = tx.init(empty)
-    updates, new = tx.update(empty, state, empty)
-    assert updates == empty
-    assert signature(new) == signature(state)
+    for empty in ({}, (), [], {"a": None}):
+        state = tx.init(empty)
+        updates, new = jax.eval_shape(tx.update, empty, state, empty)
+        assert updates == empty
+        assert signature(new) == signature(state), empty

@@ -40,7 +40,7 @@ def zeros(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
-@every(dtype=["float16", "bfloat16", "float32", "float64"])
+@every(sampled=True, few=2, dtype=["float16", "float32", "bfloat16", "float64"])
 def test_a67_n1_zero_gradients_give_exact_zeros(case: Case, dtype: str):
     with precision(dtype):
         params = random_tree(0, dtype)
@@ -58,7 +58,7 @@ def test_a67_n1_zero_gradients_give_exact_zeros(case: Case, dtype: str):
 UNBOUNDED = "acprop", "scale_by_acprop", "scale_by_adopt"
 
 
-@every(lambda case: case.name not in UNBOUNDED, sampled=True, dtype=["float16", "bfloat16", "float32"])
+@every(lambda case: case.name not in UNBOUNDED, sampled=True, few=2, dtype=["float16", "float32", "bfloat16"])
 def test_a68_a73_subnormal_gradients_and_negative_zeros(case: Case, dtype: str):
     c = compiled(case, dtype)
     for value in (float(jnp.finfo(dtype).smallest_subnormal), float(jnp.finfo(dtype).tiny)):
@@ -152,13 +152,13 @@ LINEAR = (
 
 
 @every(lambda case: case.covers not in LINEAR)
-@pytest.mark.parametrize("sign", [1, -1])
-def test_a69_the_largest_gradient(case: Case, sign: int):
+def test_a69_the_largest_gradient(case: Case):
     c = compiled(case)
-    for updates, state in c.run([c.ordinary, c.constant(sign * MAX), c.ordinary, c.ordinary]):
-        assert finite((updates, state))
-    for updates, state in c.run([c.constant(sign * MAX), c.ordinary]):
-        assert finite((updates, state))
+    for largest in (MAX, -MAX):
+        for updates, state in c.run([c.ordinary, c.constant(largest), c.ordinary, c.ordinary]):
+            assert finite((updates, state)), largest
+        for updates, state in c.run([c.constant(largest), c.ordinary]):
+            assert finite((updates, state)), largest
 
 
 @every(lambda case: not case.random, sampled=True)
@@ -303,8 +303,7 @@ def test_n10_derivatives_through_an_update_at_a_zero_gradient(case: Case):
     def update(g: Any) -> Any:
         return tx.update(g, state, params)[0]
 
-    forward = jax.jit(jax.jacfwd(update))(zeros(params))
-    backward = jax.jit(jax.jacrev(update))(zeros(params))
+    forward, backward = jax.jit(lambda g: (jax.jacfwd(update)(g), jax.jacrev(update)(g)))(zeros(params))
     assert finite(forward)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), forward, backward)
 

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import pytest
 
 import gdjax
 from tests import oracles
-from tests.cases import TWINS
+from tests.cases import SAMPLE, TWINS
 from tests.declare import Twin
 from tests.support import relaxed
 from tests.test_surface import SURFACE
@@ -23,21 +22,16 @@ from tests.trees import is_key, is_shape
 
 STEPS, HANDOVER = 50, 10
 LIBRARIES = {"gdjax": gdjax, "optax": optax}
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Formulas are compared here, not machine code, and compiling is most of what these tests cost."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def every_twin(*, sampled: bool = False) -> Any:
+    """In the scope of the module, so that the tests of one twin follow each other and share its runs.
 
-
-@pytest.fixture(scope="module", params=TWINS, ids=[twin.name for twin in TWINS])
-def twin(request: Any) -> Twin:
-    """In the scope of the module, so that the tests of one twin follow each other and share its runs."""
-    return request.param
+    With `sampled`, `make test` runs those of the cases in `SAMPLE` alone.
+    """
+    marks = {twin: [pytest.mark.slow] if sampled and twin.name not in SAMPLE else [] for twin in TWINS}
+    params = [pytest.param(twin, id=twin.name, marks=marks[twin]) for twin in TWINS]
+    return pytest.mark.parametrize("twin", params, scope="module")
 
 
 # Optax's factories whose parity is tested elsewhere, and those that are the whole of an optimizer that has a twin.
@@ -171,8 +165,7 @@ def paths(tree: Any) -> list[str]:
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-@DTYPES
-def test_fifty_steps(twin: Twin, dtype: str):
+def assert_same_steps(twin: Twin, dtype: str) -> None:
     got, want, exact = trajectory(twin, "gdjax", dtype), *(trajectory(twin, "optax", d) for d in (dtype, "float64"))
     for t, trees in enumerate(zip(got.params, want.params, exact.params, strict=True), start=1):
         for path, *leaves in zip(paths(trees[0]), *map(jax.tree.leaves, trees), strict=True):
@@ -180,6 +173,16 @@ def test_fifty_steps(twin: Twin, dtype: str):
             assert_near(*leaves, tolerance(twin, dtype), f"params{path} after step {t}")
     if not twin.reset:
         assert_same_state(got.state, want.state, exact.state, tolerance(twin, dtype))
+
+
+@every_twin()
+def test_fifty_steps(twin: Twin):
+    assert_same_steps(twin, "float64")
+
+
+@every_twin(sampled=True)
+def test_fifty_steps_in_float32(twin: Twin):
+    assert_same_steps(twin, "float32")
 
 
 def assert_goes_on(twin: Twin, state: Any, dtype: str) -> None:
@@ -193,12 +196,14 @@ def assert_goes_on(twin: Twin, state: Any, dtype: str) -> None:
     assert_same_state(new, want.after[1], exact.after[1], tolerance(twin, dtype))
 
 
+@every_twin()
 def test_a_state_of_optax_goes_on_here(twin: Twin):
     if twin.reset:
         pytest.skip(twin.reset)
     assert_goes_on(twin, trajectory(twin, "optax", "float64").before[1], "float64")
 
 
+@every_twin(sampled=True)
 def test_a_checkpoint_of_optax_goes_on_here(twin: Twin, tmp_path: Any):
     if twin.reset:
         pytest.skip(twin.reset)

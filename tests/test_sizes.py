@@ -36,13 +36,16 @@ CONTRACTED = (
     "schedule_free_sgd"
 ).split()
 ROUNDINGS = 4
+# Those that hand the leaves on to others, which the ordinary run leaves to the slow sweeps.
+WRAPPERS = "chain partition inject_hyperparams MultiSteps apply_if_finite sam".split()
 
 
 def swept() -> Any:
     """Every case in each dtype, in the ordinary run a sample with one dtype each."""
 
     def param(case: Case, dtype: str) -> Any:
-        chosen = case.name in SAMPLE and SAMPLE.index(case.name) % len(DTYPES) == DTYPES.index(dtype)
+        chosen = case.sampled and case.name not in WRAPPERS
+        chosen = chosen and SAMPLE.index(case.name) % len(DTYPES) == DTYPES.index(dtype)
         return pytest.param(case, dtype, id=f"{case.name}-{dtype}", marks=[] if chosen else [pytest.mark.slow])
 
     return pytest.mark.parametrize(

@@ -20,6 +20,14 @@ def with_bias(tree: Any, x: Any) -> Any:
 
 
 @every(lambda case: case.covers != "flatten")  # whose state is one vector
+def test_a_gradient_of_none_has_no_update(case: Case):
+    tx, params, g = case.make(), random_tree(0), with_bias(random_tree(1), None)
+    state = tx.init(params)
+    u, new = jax.eval_shape(lambda state: tx.update(g, state, with_bias(params, jnp.tanh)), state)
+    assert signature(new) == signature(state) and u["dense"]["bias"] is None
+
+
+@every(lambda case: case.covers != "flatten", sampled=True)
 def test_a_gradient_of_none_leaves_its_parameter_alone(case: Case):
     tx, params, g = case.make(), random_tree(0), random_tree(1)
     state, alone = tx.init(params), tx.init(without_bias(params))

@@ -4,25 +4,15 @@
 quarter turn, 1j, real numbers become imaginary ones, so that a complex run is compared with a real one.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import gdjax
 from tests.cases import Case, every
 from tests.trees import assert_close, random_tree
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Formulas are compared here, not machine code, and compiling is most of what these tests cost."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 # A slot in bfloat16 is a complex64 one where the parameter is complex.
