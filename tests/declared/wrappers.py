@@ -80,6 +80,10 @@ def _if_finite(learning_rate: Any) -> Any:
     return gdjax.apply_if_finite(gdjax.adam(learning_rate), 2)
 
 
+def _cautious(learning_rate: Any, eps: Any, clamp: Any) -> Any:
+    return gdjax.cautious(gdjax.adamw(learning_rate, weight_decay=0.0), eps, clamp)
+
+
 def _transform(learning_rate: Any) -> Any:
     return gdjax.conditionally_transform(gdjax.adam(learning_rate), every_other)
 
@@ -118,6 +122,7 @@ CASES = (
     Case("MultiSteps/guarded", _guarded_accumulation, {"learning_rate": 0.1}, slow=True),
     Case("apply_every", gdjax.apply_every, fixed={"k": 2}),
     Case("apply_if_finite", _if_finite, {"learning_rate": 0.1}),
+    Case("cautious", _cautious, {"learning_rate": 0.1, "eps": 0.01, "clamp": 1e-3}),
     Case("conditionally_mask", _mask, {"learning_rate": 0.1}, slow=True),
     Case("conditionally_transform", _transform, {"learning_rate": 0.1}),
     Case("ema", gdjax.ema, {"decay": 0.9}),
