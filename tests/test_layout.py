@@ -42,7 +42,7 @@ contrib tree_utils __init__
 """.split()
 # What a function may import when it is called; everything else is imported at the top of the file.
 OPTIONAL = {"optax"}
-LONGEST = 250
+LONGEST = 251
 
 SOURCES = {p.relative_to(ROOT / "gdjax").with_suffix("").as_posix(): p for p in sorted(ROOT.glob("gdjax/**/*.py"))}
 TREES = {module: ast.parse(path.read_text("utf-8"), str(path)) for module, path in SOURCES.items()}

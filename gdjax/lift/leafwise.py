@@ -147,8 +147,7 @@ class Leafwise:
         return stages_of(self.reduce)
 
     def seen(self, shared: Mapping[str, Any]) -> dict[str, Any]:
-        """What the rule sees of the fields of the whole tree."""
-        return {f: None if f in self.whole else x for f, x in shared.items()}
+        return {f: None if f in self.whole else x for f, x in shared.items()}  # what the rule sees of them
 
     @functools.cached_property
     def slots(self) -> tuple[str, ...]:

@@ -168,8 +168,8 @@ def _step(f: Callable[..., Any], tx: Any, grad_tol: float | None, loss_tol: floa
             pinned = jax.tree.map(lambda y, x: jax.lax.convert_element_type(y, x.dtype), new_state, state)
             return apply_updates(params, updates), pinned
 
-        # A branch, not a select, which would hold old and new arrays at once; and what the other branch returns must
-        # lie where the first one writes. Otherwise XLA copies parameters and state at every step.
+        # A branch: a select would hold old and new arrays at once. What the other branch returns must lie where the
+        # first one writes, or parameters and state are copied at every step.
         new, new_state = jax.lax.cond(status == RUNNING, go, lambda: (last_good, state))
         metrics = {**_scalars(aux), "loss": kept_loss, "grad_norm": norm, **_rates(tx, state)}
         return new, new_state, (status, kept_loss), metrics, aux

@@ -77,11 +77,11 @@ def test_wrappers_inside_wrappers():
 
 
 def test_schedules_count_the_updates_of_the_wrapper():
-    tx = gdjax.cautious(gdjax.sgd(0.1), clamp=lambda count: 1.0 + count)
+    tx = gdjax.cautious(gdjax.sgd(0.1), clamp=lambda count: jnp.float32(1) + count.astype("float32"))
     found, state = steps(tx, 2)
     assert_close(found[1], jax.tree.map(lambda g: jnp.where(g != 0, -0.1 * 2 * g, 0) / 2, GRADS))
     assert int(state.count) == 2 and type(state.inner_state) is gdjax.CautiousState
-    with_count, state = steps(averaged(gdjax.sgd(0.1), gain=lambda count: count), 2)
+    with_count, state = steps(averaged(gdjax.sgd(0.1), gain=lambda count: count.astype("float32")), 2)
     assert type(state) is Slow and float(with_count[0]["b"][0]) == pytest.approx(-0.05)
 
 
@@ -121,7 +121,7 @@ def test_values_and_errors():
         TypeError, match=r"gdjax.wrapper: Slow has no field inner_state; its fields are count, mean, in"
     ):
         gdjax.wrapper(Slow)
-    with pytest.raises(ValueError, match=r"gdjax.cautious: state is tuple"):
+    with pytest.raises(ValueError, match=r"gdjax.cautious: state has type tuple, expected CautiousState"):
         gdjax.cautious(gdjax.sgd(0.1)).update(GRADS, (1,), PARAMS)
 
     @gdjax.wrapper()

@@ -78,7 +78,7 @@ def test_the_facts_are_those_of_the_papers():
     of = lambda tx: facts(tx, "float32")[0].partition(": ")[2]  # noqa: E731
     assert of(gdjax.scale_by_lion()) == "update; mu after update"  # c_t is of the old mu
     assert of(gdjax.scale_by_adam()) == "mu; nu; update from mu, nu"
-    assert of(gdjax.scale_by_adadelta()) == "e_g; update from e_g anew; e_x after update from e_g anew"
+    assert of(gdjax.scale_by_adadelta()) == "e_g; update from e_g; e_x after update from e_g anew"
     assert of(gdjax.scale_by_adan()).endswith("; g after v, n fresh; m from g; update from m, v, n")
 
 
