@@ -14,6 +14,7 @@ from tests.trees import assert_close
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = ROOT / "docs" / "devices.md"
+GUIDES = ["write_a_rule", "write_a_wrapper", "write_a_matrix_method"]
 sharding = jax.sharding
 P = sharding.PartitionSpec
 on_meshes = pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
@@ -39,6 +40,50 @@ def test_readme():
     exec(own_rule, names)
     tx, g = names["tx"], jnp.array([2.0, -3.0, 0.0])
     assert_close(tx.update(g, tx.init(g))[0], -1e-3 * jnp.sign(g))
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_guides(guide: str):
+    names: dict[str, Any] = {}
+    with relaxed():  # a guide for wrappers has one around Optax's Adam
+        for program in programs(ROOT / "docs" / f"{guide}.md"):
+            exec(program, names)
+
+
+TREE = {"a": jnp.arange(1.0, 13.0).reshape(3, 4) / 4, "b": jnp.ones(2)}
+# After one infinite gradient: its own update, the others of its array, the next update of its own.
+INFINITE = {
+    "adam": "nan finite nan", "adagrad": "nan finite nan", "rmsprop": "nan finite nan", "adabelief": "nan finite nan",
+    "sm3": "nan finite nan", "cocob": "nan finite nan", "lamb": "nan finite nan",
+    "adafactor": "nan finite finite", "fromage": "nan finite finite", "galore": "nan finite finite",
+    "lars": "nan finite nan", "novograd": "nan finite nan", "adaptive_grad_clip": "nan finite finite",
+    "polyak_sgd": "nan finite finite", "dog": "nan finite finite",
+    "muon": "nan nan nan", "momo": "nan nan nan", "prodigy": "nan nan nan",
+    "clip_by_global_norm": "nan zero finite", "clip_by_block_rms": "nan zero finite", "normalize": "nan zero finite",
+    "sgd": "inf finite finite", "trace": "inf finite inf",
+    "lion": "finite finite finite", "signum": "finite finite finite", "clip": "finite finite finite",
+}  # fmt: skip
+CALLS = {"galore": {"learning_rate": 0.1, "rank": 2}, "trace": {"decay": 0.9}, "cocob": {}, "normalize": {}}
+
+
+def kind(x: Any) -> str:
+    if jnp.isnan(x).any():
+        return "nan"
+    return "inf" if jnp.isinf(x).any() else "zero" if (x == 0).all() else "finite"
+
+
+@pytest.mark.parametrize("name", INFINITE)
+def test_what_the_page_on_numbers_says_of_an_infinity(name: str):
+    factory = getattr(gdjax, name)
+    tx = factory(**CALLS[name]) if name in CALLS else factory(0.1)
+    extra = {"value": 1.0} if name in ("polyak_sgd", "momo") else {}
+    update = jax.jit(lambda g, s: tx.update(g, s, TREE, **extra))
+    _, state = update(TREE, tx.init(TREE))
+    first, state = update({**TREE, "a": TREE["a"].at[1, 2].set(jnp.inf)}, state)
+    then, _ = update(TREE, state)
+    own, others = first["a"][1, 2], jnp.delete(first["a"].ravel(), 6)
+    assert f"{kind(own)} {kind(others)} {kind(then['a'][1, 2])}" == INFINITE[name]
+    assert name in (ROOT / "docs" / "numbers.md").read_text("utf-8")
 
 
 @on_meshes
