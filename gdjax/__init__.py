@@ -39,16 +39,9 @@ from gdjax.core.base import (
     GradientTransformationExtraArgs,
     MaskedNode,
     NonNegativeParamsState,
-    OptState,
-    Params,
-    ScalarOrSchedule,
     ScaleByTrustRatioState,
     ScaleState,
-    Schedule,
-    TransformInitFn,
     TransformUpdateExtraArgsFn,
-    TransformUpdateFn,
-    Updates,
     identity,
     init_empty_state,
     set_to_zero,
@@ -56,6 +49,7 @@ from gdjax.core.base import (
 )
 from gdjax.core.codec import Codec
 from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_optax
+from gdjax.core.types import OptState, Params, ScalarOrSchedule, Schedule, TransformInitFn, TransformUpdateFn, Updates
 from gdjax.core.updates import apply_updates, incremental_update, periodic_update
 from gdjax.lift.codecs import bfloat16_with_error
 from gdjax.lift.leafwise import Hyper, ScaleByScheduleState, ScheduledState, leafwise

@@ -9,6 +9,7 @@ from typing import Any
 
 from gdjax.core import base, checks, misuse
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import Transform
 from gdjax.core.values import is_ours
 from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.steps import Step, run, state_of, steps_of
@@ -117,7 +118,7 @@ def _sign_is_known(rule: Leafwise | None) -> bool:
 
 
 @transform
-def chain(*transforms: Any) -> Any:
+def chain(*transforms: Transform) -> Any:
     """Applies transforms one after the other: the updates of each go into the next.
 
     Neighbouring leaf rules, through nested chains too, run as one function per leaf, and 16-bit numbers stay float32

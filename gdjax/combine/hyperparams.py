@@ -1,26 +1,19 @@
 """Reading the hyperparameters in force."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from gdjax.combine.chain import Chain
-from gdjax.core import base
+from gdjax.core import base, misuse
 from gdjax.core.closures import value_of
 from gdjax.lift.leafwise import Leafwise
+from gdjax.lift.wrapper import Wrapped
 
 Found = tuple[tuple[str, ...], Any]  # where it stands, its name last, and its value
-# The state of the transform inside a wrapper, and the wrapper's argument that it is the state of.
-_INNER = {
-    "inner_state": "inner",
-    "inner_opt_state": "opt",
-    "fast_state": "fast_optimizer",
-    "base_optimizer_state": "base_optimizer",
-    "opt_state": "optimizer",
-}
 
 
 class _Hidden:
@@ -84,15 +77,22 @@ def _walk(tx: Any, state: Any, where: tuple[str, ...]) -> Iterator[Found]:
             yield from _walk(inner, s, (*where, name))
     elif isinstance(part, Leafwise):
         yield from (((*where, k), x) for k, x in part.hyperparams(state).items() if _is_number(x))
-        for field in part.whole:
-            if _INNER.get(field) in part.staged:
-                yield from _walk(part.staged[_INNER[field]], getattr(state, field), where)
+        for inner, field in zip(filter(misuse.is_transform, part.staged.values()), _inside(part.whole), strict=False):
+            yield from _walk(inner, getattr(state, field), where)
+    elif isinstance(part, Wrapped):
+        *_, (_, own, _) = part.steps(state)
+        inside, name = list(_walk(part.tx, part.inside(state), where)), part.label.removeprefix("gdjax.")
+        yield from inside
+        known = {path[-1] for path, _ in inside}  # which go by their names, and its own of the same by its name too
+        for (*_, k), x in _walk(part.own, own, ()):
+            yield (*where, f"{name}/{k}" if k in known else k), x
     elif hasattr(state, "inner_states"):
         groups = _argument(tx, "transforms", {})
         for name, s in state.inner_states.items():
             yield from _walk(groups.get(name), s.inner_state, (*where, str(name)))
-    elif (field := next((f for f in _INNER if hasattr(state, f)), None)) is not None:
-        yield from _walk(_argument(tx, _INNER[field], None), getattr(state, field), where)
+    elif field := next(_inside(getattr(state, "_fields", ())), None):
+        inner = next((x for call in _calls(tx) for x in call.arguments.values() if misuse.is_transform(x)), None)
+        yield from _walk(inner, getattr(state, field), where)
     elif (inner := _argument(tx, "tx", _argument(tx, "inner", None))) is not None:  # from_optax, flatten
         yield from _walk(inner, state, where)
     elif isinstance(state, tuple) and not hasattr(state, "_fields"):
@@ -107,6 +107,11 @@ def _walk(tx: Any, state: Any, where: tuple[str, ...]) -> Iterator[Found]:
                 yield (*where, base.label_of(calls[0]).removeprefix("gdjax.")), HIDDEN
     else:
         yield (*where, _described(tx, state)), HIDDEN
+
+
+def _inside(fields: Iterable[str]) -> Iterator[str]:
+    """The fields of a wrapper's state that are the states of what it wraps, by their names."""
+    return (f for f in fields if f.endswith("_state"))
 
 
 def _described(tx: Any, state: Any) -> str:

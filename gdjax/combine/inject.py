@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax import numerics
-from gdjax.core import base, checks, domains, misuse
+from gdjax.core import base, checks, domains, misuse, types
 from gdjax.core.base import GradientTransformation
 from gdjax.core.values import Call, Value, bind, is_ours
 
@@ -57,7 +57,7 @@ class WrappedScheduleState(NamedTuple):
 class WrappedSchedule:
     """A schedule of the count as a `StatefulSchedule`."""
 
-    def __init__(self, schedule_fn: base.Schedule):
+    def __init__(self, schedule_fn: types.Schedule):
         self.schedule_fn = schedule_fn
 
     def init(self) -> WrappedScheduleState:

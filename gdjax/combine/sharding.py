@@ -11,7 +11,8 @@ from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gdjax.core import base, meshes
-from gdjax.core.base import GradientTransformation, OptState, Params
+from gdjax.core.base import GradientTransformation
+from gdjax.core.types import OptState, Params
 from gdjax.numerics import is_key
 
 LABEL = "gdjax.state_sharding"

@@ -4,7 +4,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, Protocol
+from typing import Any, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -15,29 +15,16 @@ from gdjax.core import domains, misuse
 from gdjax.core.closures import function_of, value_of
 from gdjax.core.skipped import without_skipped
 from gdjax.core.state_form import as_formed
+from gdjax.core.types import (
+    OptState,
+    Params,
+    TransformInitFn,
+    TransformUpdateFn,
+    Updates,
+)
 from gdjax.core.values import Call, Value, bind, is_ours
 
-Params = Any  # a pytree of arrays
-Updates = Any  # a pytree like the parameters
-OptState = Any  # a pytree that only its transform reads
-Schedule = Callable[[Any], Any]  # int32 count of updates made so far -> scalar
-ScalarOrSchedule = Any  # a Python number, a scalar array (traced too) or a Schedule
-
 P = ParamSpec("P")
-
-
-class TransformUpdateFn(Protocol):
-    """`update(updates, state, params=None, **extra_args) -> (updates, state)`."""
-
-    def __call__(
-        self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
-    ) -> tuple[Updates, OptState]: ...
-
-
-class TransformInitFn(Protocol):
-    """`init(params) -> state`."""
-
-    def __call__(self, params: Params) -> OptState: ...
 
 
 class _Pair(NamedTuple):  # apart: the body of a NamedTuple cannot define `__class__`

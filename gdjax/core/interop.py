@@ -12,8 +12,9 @@ from typing import Any
 import jax
 
 from gdjax.core import base, checks
-from gdjax.core.base import GradientTransformation, OptState, Params, Updates, transform
+from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.closures import value_of
+from gdjax.core.types import OptState, Params, Updates
 
 
 def to_optax(tx: Any) -> Any:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import base, checks, domains, meshes
-from gdjax.core.base import Params, Updates
+from gdjax.core.types import Params, Updates
 from gdjax.xla import reads
 
 

@@ -111,6 +111,10 @@ class Wrapped:
         own = self.own.join(count, [fields[f] for f in self.own.slots], shared)
         yield Step(self.own, own, len(inside))
 
+    def inside(self, state: Any) -> Any:
+        """The state of the wrapped transform."""
+        return getattr(state.inner_state if self.scheduled else state, self.inner)
+
     def joined(self, states: Iterator[Any]) -> Any:
         return self._joined(state_of(self.tx, states), next(states))
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
@@ -40,10 +41,10 @@ def scale_by_adadelta(g: Array, s: Any, p: Any, t: Any, rho: Hyper = 0.9, eps: H
 
 @transform
 def adadelta(
-    learning_rate: Hyper = None,
-    rho: Hyper = 0.9,
-    eps: Hyper = 1e-6,
-    weight_decay: Hyper = 0.0,
+    learning_rate: ScalarOrSchedule | None = None,
+    rho: ScalarOrSchedule = 0.9,
+    eps: ScalarOrSchedule = 1e-6,
+    weight_decay: ScalarOrSchedule = 0.0,
     weight_decay_mask: Any = None,
 ) -> GradientTransformation:
     """Adadelta: steps of the size of the steps before, relative to the gradients before; no rate to choose.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from gdjax.combine.chain import chain
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor, New
 from gdjax.numerics import Array, abs_sq, bounded_sq, largest_of, scaled, shrinking, sqrt
@@ -118,10 +119,10 @@ class _Decay:
 @transform
 def scale_by_factored_rms(
     factored: bool = True,
-    decay_rate: Hyper = 0.8,
-    step_offset: Hyper = 0,
+    decay_rate: ScalarOrSchedule = 0.8,
+    step_offset: ScalarOrSchedule = 0,
     min_dim_size_to_factor: int = 128,
-    epsilon: Hyper = 1e-30,
+    epsilon: ScalarOrSchedule = 1e-30,
     decay_rate_fn: Callable[[Any, Any], Any] = power_decay,
 ) -> Any:
     """Adafactor's direction: the gradient over the root of a second moment kept as rows and columns. See `adafactor`.
@@ -150,16 +151,16 @@ def scale_by_factored_rms(
 
 @transform
 def adafactor(
-    learning_rate: Hyper = None,
+    learning_rate: ScalarOrSchedule | None = None,
     min_dim_size_to_factor: int = 128,
-    decay_rate: Hyper = 0.8,
-    decay_offset: Hyper = 0,
+    decay_rate: ScalarOrSchedule = 0.8,
+    decay_offset: ScalarOrSchedule = 0,
     multiply_by_parameter_scale: bool = True,
-    clipping_threshold: Hyper = 1.0,
-    momentum: Hyper = None,
+    clipping_threshold: ScalarOrSchedule = 1.0,
+    momentum: ScalarOrSchedule | None = None,
     dtype_momentum: Any = jnp.float32,
-    weight_decay_rate: Hyper = None,
-    eps: Hyper = 1e-30,
+    weight_decay_rate: ScalarOrSchedule | None = None,
+    eps: ScalarOrSchedule = 1e-30,
     factored: bool = True,
     weight_decay_mask: Any = None,
 ) -> GradientTransformation:

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
@@ -35,7 +36,9 @@ def scale_by_rss(g: Array, s: Any, p: Any, t: Any, initial_accumulator_value: Hy
 
 
 @transform
-def adagrad(learning_rate: Hyper, initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7) -> GradientTransformation:
+def adagrad(
+    learning_rate: ScalarOrSchedule, initial_accumulator_value: ScalarOrSchedule = 0.1, eps: ScalarOrSchedule = 1e-7
+) -> GradientTransformation:
     """Adagrad: a rate per parameter that falls with the gradients it has seen.
 
         s_t = s_{t-1} + g_t^2,    s_0 = initial_accumulator_value

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, safe_increment, sqrt
@@ -56,16 +57,16 @@ def scale_by_adan(
 
 @transform
 def adan(
-    learning_rate: Hyper,
-    b1: Hyper = 0.98,
-    b2: Hyper = 0.92,
-    b3: Hyper = 0.99,
-    eps: Hyper = 1e-8,
-    eps_root: Hyper = 1e-8,
-    weight_decay: Hyper = 0.0,
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.98,
+    b2: ScalarOrSchedule = 0.92,
+    b3: ScalarOrSchedule = 0.99,
+    eps: ScalarOrSchedule = 1e-8,
+    eps_root: ScalarOrSchedule = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.0,
     mask: Any = None,
     *,
-    lookahead: Hyper = None,
+    lookahead: ScalarOrSchedule | None = None,
 ) -> GradientTransformation:
     """Adan: Nesterov momentum from differences of gradients, under an adaptive rate.
 

@@ -9,6 +9,7 @@ from gdjax import numerics
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Leafwise, leafwise
 from gdjax.lift.slots import Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
@@ -87,12 +88,12 @@ def _ademamix(
 
 @transform
 def scale_by_ademamix(
-    b1: Hyper = 0.9,
-    b2: Hyper = 0.999,
-    b3: Hyper = 0.9999,
-    alpha: Hyper = 6.0,
-    eps: Hyper = 1e-8,
-    eps_root: Hyper = 0.0,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    b3: ScalarOrSchedule = 0.9999,
+    alpha: ScalarOrSchedule = 6.0,
+    eps: ScalarOrSchedule = 1e-8,
+    eps_root: ScalarOrSchedule = 0.0,
     mu_dtype: Any = None,
 ) -> Any:
     """AdEMAMix's direction, (m1_hat_t + alpha m2_t) / (sqrt(nu_hat_t + eps_root) + eps). See `ademamix`.
@@ -109,15 +110,15 @@ def scale_by_ademamix(
 
 @transform
 def ademamix(
-    learning_rate: Hyper,
-    b1: Hyper = 0.9,
-    b2: Hyper = 0.999,
-    b3: Hyper = 0.9999,
-    alpha: Hyper = 5.0,
-    eps: Hyper = 1e-8,
-    eps_root: Hyper = 0.0,
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    b3: ScalarOrSchedule = 0.9999,
+    alpha: ScalarOrSchedule = 5.0,
+    eps: ScalarOrSchedule = 1e-8,
+    eps_root: ScalarOrSchedule = 0.0,
     mu_dtype: Any = None,
-    weight_decay: Hyper = 0.0,
+    weight_decay: ScalarOrSchedule = 0.0,
     mask: Any = None,
 ) -> GradientTransformation:
     """AdEMAMix: AdamW with a second, slow average of the gradients, which remembers thousands of steps.
@@ -170,7 +171,11 @@ def _simplified_ademamix(
 
 @transform
 def scale_by_simplified_ademamix(
-    b1: Hyper = 0.99, b2: Hyper = 0.95, alpha: Hyper = 0.0, eps: Hyper = 1e-8, eps_root: Hyper = 0.0
+    b1: ScalarOrSchedule = 0.99,
+    b2: ScalarOrSchedule = 0.95,
+    alpha: ScalarOrSchedule = 0.0,
+    eps: ScalarOrSchedule = 1e-8,
+    eps_root: ScalarOrSchedule = 0.0,
 ) -> Any:
     """Simplified AdEMAMix's direction, (m_t + alpha g_t) / (sqrt(n_hat_t + eps_root) + eps).
 
@@ -185,13 +190,13 @@ def scale_by_simplified_ademamix(
 
 @transform
 def simplified_ademamix(
-    learning_rate: Hyper,
-    b1: Hyper = 0.99,
-    b2: Hyper = 0.95,
-    alpha: Hyper = 0.0,
-    eps: Hyper = 1e-8,
-    eps_root: Hyper = 0.0,
-    weight_decay: Hyper = 0.0,
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.99,
+    b2: ScalarOrSchedule = 0.95,
+    alpha: ScalarOrSchedule = 0.0,
+    eps: ScalarOrSchedule = 1e-8,
+    eps_root: ScalarOrSchedule = 0.0,
+    weight_decay: ScalarOrSchedule = 0.0,
     mask: Any = None,
 ) -> GradientTransformation:
     """AdEMAMix with the current gradient in the place of the fast average, and one buffer fewer.

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment, initial_parameter
 from gdjax.numerics import Array, bounded, divide
@@ -55,10 +56,10 @@ def scale_by_cocob(g: Array, s: Any, p: Any, t: Any, alpha: Hyper = 100.0, eps: 
 
 @transform
 def cocob(
-    learning_rate: Hyper = 1.0,
-    alpha: Hyper = 100.0,
-    eps: Hyper = 1e-8,
-    weight_decay: Hyper = 0.0,
+    learning_rate: ScalarOrSchedule = 1.0,
+    alpha: ScalarOrSchedule = 100.0,
+    eps: ScalarOrSchedule = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.0,
     mask: Any = None,
 ) -> GradientTransformation:
     """COCOB: every element bets on the sign of its next gradient; there is no learning rate to tune.

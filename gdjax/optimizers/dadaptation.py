@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.core import domains
 from gdjax.core.base import transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.slots import Moment, Shared, initial_parameter
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, scalar, sqrt, widen
@@ -113,13 +114,13 @@ def _prodigy(
 
 @transform
 def prodigy(
-    learning_rate: Hyper = 1.0,
+    learning_rate: ScalarOrSchedule = 1.0,
     betas: tuple[Any, Any] = (0.9, 0.999),
-    beta3: Hyper = None,
-    eps: Hyper = 1e-8,
-    estim_lr0: Hyper = 1e-6,
-    estim_lr_coef: Hyper = 1.0,
-    weight_decay: Hyper = 0.0,
+    beta3: ScalarOrSchedule | None = None,
+    eps: ScalarOrSchedule = 1e-8,
+    estim_lr0: ScalarOrSchedule = 1e-6,
+    estim_lr_coef: ScalarOrSchedule = 1.0,
+    weight_decay: ScalarOrSchedule = 0.0,
     safeguard_warmup: bool = False,
     *,
     bias_correction: bool = True,
@@ -203,11 +204,11 @@ def _dadapt_adamw(
 
 @transform
 def dadapt_adamw(
-    learning_rate: Hyper = 1.0,
+    learning_rate: ScalarOrSchedule = 1.0,
     betas: tuple[Any, Any] = (0.9, 0.999),
-    eps: Hyper = 1e-8,
-    estim_lr0: Hyper = 1e-6,
-    weight_decay: Hyper = 0.0,
+    eps: ScalarOrSchedule = 1e-8,
+    estim_lr0: ScalarOrSchedule = 1e-6,
+    weight_decay: ScalarOrSchedule = 0.0,
     *,
     bias_correction: bool = True,
 ) -> Any:

@@ -10,6 +10,7 @@ from gdjax import numerics, tree
 from gdjax.combine.chain import chain
 from gdjax.core import domains
 from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.numerics import Array, bounded
@@ -85,7 +86,7 @@ def _dog(g: Array, s: Any, p: Any, t: Any, init_step: Hyper, eps: Hyper, kind: s
 
 
 @transform
-def scale_by_dog(init_step: tuple[str, Any], eps: Hyper = 1e-8) -> Any:
+def scale_by_dog(init_step: tuple[str, Any], eps: ScalarOrSchedule = 1e-8) -> Any:
     """Multiplies the gradients by a distance over gradients, max_{i<=t} |x_i - x_0| / sqrt(sum_{i<=t} |g_i|^2 + eps).
 
     Args:
@@ -107,10 +108,10 @@ def scale_by_dog(init_step: tuple[str, Any], eps: Hyper = 1e-8) -> Any:
 
 @transform
 def dog(
-    learning_rate: Hyper = 1.0,
+    learning_rate: ScalarOrSchedule = 1.0,
     init_step: tuple[str, Any] = ("heuristic", 1e-6),
-    eps: Hyper = 1e-8,
-    weight_decay: Hyper = None,
+    eps: ScalarOrSchedule = 1e-8,
+    weight_decay: ScalarOrSchedule | None = None,
     mask: Any = None,
 ) -> GradientTransformation:
     """DoG (distance over gradients): descent whose step size comes from how far it has got.
@@ -177,10 +178,10 @@ def scale_by_dowg(
 
 @transform
 def dowg(
-    learning_rate: Hyper = 1.0,
-    init_estim_sq_dist: Hyper = None,
-    eps: Hyper = 1e-4,
-    weight_decay: Hyper = None,
+    learning_rate: ScalarOrSchedule = 1.0,
+    init_estim_sq_dist: ScalarOrSchedule | None = None,
+    eps: ScalarOrSchedule = 1e-4,
+    weight_decay: ScalarOrSchedule | None = None,
     mask: Any = None,
 ) -> GradientTransformation:
     """DoWG: DoG with later gradients weighted by how far the descent has got by then.

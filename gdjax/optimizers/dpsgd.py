@@ -4,7 +4,7 @@ from typing import Any
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, identity, transform
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.privacy import differentially_private_aggregate
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -12,11 +12,11 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 
 @transform
 def dpsgd(
-    learning_rate: Hyper,
+    learning_rate: ScalarOrSchedule,
     l2_norm_clip: Any,
     noise_multiplier: Any,
     seed: Any,
-    momentum: Hyper = None,
+    momentum: ScalarOrSchedule | None = None,
     nesterov: bool = False,
 ) -> GradientTransformation:
     """DP-SGD: gradient descent on a mean of clipped gradients of single examples, with Gaussian noise.

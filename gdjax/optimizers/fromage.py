@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
 from gdjax.transforms.decay import WeightDecaySchedule
@@ -32,7 +33,7 @@ def _shrink(g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper) -> Any:
 
 
 @transform
-def fromage(learning_rate: Hyper, min_norm: Hyper = 1e-6) -> GradientTransformation:
+def fromage(learning_rate: ScalarOrSchedule, min_norm: ScalarOrSchedule = 1e-6) -> GradientTransformation:
     """Fromage: every leaf moves by lr times its own norm, and is then shrunk so that norms do not grow.
 
         x_{t+1} = (x_t - lr g_t |x_t| / |g_t|) / sqrt(1 + lr^2)

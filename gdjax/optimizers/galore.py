@@ -10,6 +10,7 @@ from gdjax import numerics
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Tree, Whole
 from gdjax.linalg import matrices
@@ -159,8 +160,8 @@ def _galore(
 @transform
 def scale_by_galore(
     rank: int = 128,
-    update_proj_gap: Hyper = 200,
-    scale: Hyper = 1.0,
+    update_proj_gap: ScalarOrSchedule = 200,
+    scale: ScalarOrSchedule = 1.0,
     base_optimizer: Any = None,
     weight_dimension_numbers: Any = None,
     *,
@@ -182,12 +183,12 @@ def scale_by_galore(
 
 @transform
 def galore(
-    learning_rate: Hyper,
+    learning_rate: ScalarOrSchedule,
     rank: int = 128,
-    update_proj_gap: Hyper = 200,
-    scale: Hyper = 1.0,
+    update_proj_gap: ScalarOrSchedule = 200,
+    scale: ScalarOrSchedule = 1.0,
     base_optimizer: Any = None,
-    weight_decay: Hyper = 0.0,
+    weight_decay: ScalarOrSchedule = 0.0,
     mask: Any = None,
     weight_dimension_numbers: Any = None,
     *,

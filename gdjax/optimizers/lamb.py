@@ -4,7 +4,7 @@ from typing import Any
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -13,12 +13,12 @@ from gdjax.transforms.trust_ratio import scale_by_trust_ratio
 
 @transform
 def lamb(
-    learning_rate: Hyper,
-    b1: Hyper = 0.9,
-    b2: Hyper = 0.999,
-    eps: Hyper = 1e-6,
-    eps_root: Hyper = 0.0,
-    weight_decay: Hyper = 0.0,
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    eps: ScalarOrSchedule = 1e-6,
+    eps_root: ScalarOrSchedule = 0.0,
+    weight_decay: ScalarOrSchedule = 0.0,
     mask: Any = None,
 ) -> GradientTransformation:
     """LAMB: AdamW whose update is scaled to the norm of its layer (leaf), for large batches.

@@ -5,7 +5,7 @@ from typing import Any
 from gdjax.combine.chain import chain
 from gdjax.combine.masking import masked
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -14,13 +14,13 @@ from gdjax.transforms.trust_ratio import scale_by_trust_ratio
 
 @transform
 def lars(
-    learning_rate: Hyper,
-    weight_decay: Hyper = 0.0,
+    learning_rate: ScalarOrSchedule,
+    weight_decay: ScalarOrSchedule = 0.0,
     weight_decay_mask: Any = True,
-    trust_coefficient: Hyper = 0.001,
-    eps: Hyper = 0.0,
+    trust_coefficient: ScalarOrSchedule = 0.001,
+    eps: ScalarOrSchedule = 0.0,
     trust_ratio_mask: Any = True,
-    momentum: Hyper = 0.9,
+    momentum: ScalarOrSchedule = 0.9,
     nesterov: bool = False,
 ) -> GradientTransformation:
     """LARS: momentum of gradients that are scaled to the norms of their layers (leaves), for large batches.

@@ -10,7 +10,7 @@ from gdjax import numerics, tree
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.linalg import limited_memory
 from gdjax.linalg.limited_memory import Memory, Vector
 from gdjax.linesearch.line import fit
@@ -120,7 +120,7 @@ def scale_by_lbfgs(
 
 @transform
 def lbfgs(
-    learning_rate: Hyper = None,
+    learning_rate: ScalarOrSchedule | None = None,
     memory_size: int = 10,
     scale_init_precond: bool = True,
     linesearch: Any = NEWTON_SEARCH,

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
 from gdjax.transforms.decay import add_decayed_weights
@@ -56,11 +57,11 @@ def scale_by_lion(
 
 @transform
 def lion(
-    learning_rate: Hyper,
-    b1: Hyper = 0.9,
-    b2: Hyper = 0.99,
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.99,
     mu_dtype: Any = None,
-    weight_decay: Hyper = 1e-3,
+    weight_decay: ScalarOrSchedule = 1e-3,
     mask: Any = None,
 ) -> GradientTransformation:
     """Lion (evolved sign momentum): every parameter moves by lr, in the direction of a sign.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Reduced
 from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.lift.wrapper import wrapper
@@ -80,9 +81,9 @@ def _tuned(
 @transform
 def mechanize(
     base_optimizer: Any,
-    weight_decay: Hyper = 1e-2,
-    eps: Hyper = 1e-8,
-    s_init: Hyper = 1e-6,
+    weight_decay: ScalarOrSchedule = 1e-2,
+    eps: ScalarOrSchedule = 1e-8,
+    s_init: ScalarOrSchedule = 1e-6,
     num_betas: int = 6,
     *,
     bounded: bool = True,

@@ -12,6 +12,7 @@ from gdjax.combine.chain import chain
 from gdjax.combine.groups import grouped
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Reduced, Staged, Tree, Whole
@@ -107,8 +108,8 @@ def _muon(
 def scale_by_muon(
     ns_coeffs: Any = JORDAN,
     ns_steps: int = 5,
-    beta: Hyper = 0.95,
-    eps: Hyper = 1e-8,
+    beta: ScalarOrSchedule = 0.95,
+    eps: ScalarOrSchedule = 1e-8,
     mu_dtype: Any = None,
     *,
     nesterov: bool = True,
@@ -152,25 +153,25 @@ def _by_shape(rows: int, columns: int, consistent_rms: Any) -> Any:
 
 @transform
 def muon(
-    learning_rate: Hyper,
+    learning_rate: ScalarOrSchedule,
     ns_coeffs: Any = JORDAN,
     ns_steps: int = 5,
-    beta: Hyper = 0.95,
-    eps: Hyper = 1e-8,
-    weight_decay: Hyper = 0.0,
+    beta: ScalarOrSchedule = 0.95,
+    eps: ScalarOrSchedule = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.0,
     weight_decay_mask: Any = None,
     mu_dtype: Any = None,
     *,
     nesterov: bool = True,
     adaptive: bool = False,
     preconditioning: str = "frobenius",
-    adam_b1: Hyper = 0.9,
-    adam_b2: Hyper = 0.999,
-    adam_eps_root: Hyper = 0.0,
-    adam_weight_decay: Hyper = 0.0,
-    adam_learning_rate: Hyper = None,
+    adam_b1: ScalarOrSchedule = 0.9,
+    adam_b2: ScalarOrSchedule = 0.999,
+    adam_eps_root: ScalarOrSchedule = 0.0,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    adam_learning_rate: ScalarOrSchedule | None = None,
     muon_weight_dimension_numbers: Any = None,
-    consistent_rms: Hyper = None,
+    consistent_rms: ScalarOrSchedule | None = None,
     bias_correction: bool = True,
     ns_dtype: Any = None,
 ) -> GradientTransformation:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.slots import Shared
 from gdjax.numerics import Array
@@ -43,7 +44,9 @@ def scale_by_optimistic_gradient(
 
 
 @transform
-def optimistic_gradient_descent(learning_rate: Hyper, alpha: Hyper = 1.0, beta: Hyper = 1.0) -> GradientTransformation:
+def optimistic_gradient_descent(
+    learning_rate: ScalarOrSchedule, alpha: ScalarOrSchedule = 1.0, beta: ScalarOrSchedule = 1.0
+) -> GradientTransformation:
     """Optimistic gradient descent: x_{t+1} = x_t - lr (alpha g_t + beta (g_t - g_{t-1})), with g_0 = g_1.
 
     For games and saddle points, around which plain descent circles.
@@ -61,12 +64,12 @@ def optimistic_gradient_descent(learning_rate: Hyper, alpha: Hyper = 1.0, beta: 
 
 @transform
 def optimistic_adam(
-    learning_rate: Hyper,
-    optimism: Hyper = None,
-    b1: Hyper = 0.9,
-    b2: Hyper = 0.999,
-    eps: Hyper = 1e-8,
-    eps_root: Hyper = 0.0,
+    learning_rate: ScalarOrSchedule,
+    optimism: ScalarOrSchedule | None = None,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    eps: ScalarOrSchedule = 1e-8,
+    eps_root: ScalarOrSchedule = 0.0,
     mu_dtype: Any = None,
     *,
     nesterov: bool = True,
@@ -94,14 +97,14 @@ def optimistic_adam(
 
 @transform
 def optimistic_adam_v2(
-    learning_rate: Hyper,
+    learning_rate: ScalarOrSchedule,
     *,
-    alpha: Hyper = 1.0,
-    beta: Hyper = 1.0,
-    b1: Hyper = 0.9,
-    b2: Hyper = 0.999,
-    eps: Hyper = 1e-8,
-    eps_root: Hyper = 0.0,
+    alpha: ScalarOrSchedule = 1.0,
+    beta: ScalarOrSchedule = 1.0,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    eps: ScalarOrSchedule = 1e-8,
+    eps_root: ScalarOrSchedule = 0.0,
     mu_dtype: Any = None,
     nesterov: bool = True,
 ) -> GradientTransformation:

@@ -8,6 +8,7 @@ from gdjax import numerics
 from gdjax.combine.chain import Chain
 from gdjax.core import checks
 from gdjax.core.base import transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.numerics import Array, bounded
 from gdjax.optimizers.sgd import sgd
@@ -57,10 +58,10 @@ def _reversed(states: Any) -> Any:
 
 @transform
 def polyak_sgd(
-    max_learning_rate: Hyper = 1.0,
-    scaling: Hyper = 1.0,
-    f_min: Hyper = 0.0,
-    eps: Hyper = 0.0,
+    max_learning_rate: ScalarOrSchedule = 1.0,
+    scaling: ScalarOrSchedule = 1.0,
+    f_min: ScalarOrSchedule = 0.0,
+    eps: ScalarOrSchedule = 0.0,
     variant: str = "sps",
 ) -> Any:
     """Gradient descent with Polyak's step size: as far as a linear model of the function says its minimum is.

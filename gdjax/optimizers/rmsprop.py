@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
@@ -115,13 +116,13 @@ def _root(x: Array, eps: Hyper, eps_in_sqrt: bool) -> Array:
 
 @transform
 def rmsprop(
-    learning_rate: Hyper,
-    decay: Hyper = 0.9,
-    eps: Hyper = 1e-8,
-    initial_scale: Hyper = 0.0,
+    learning_rate: ScalarOrSchedule,
+    decay: ScalarOrSchedule = 0.9,
+    eps: ScalarOrSchedule = 1e-8,
+    initial_scale: ScalarOrSchedule = 0.0,
     eps_in_sqrt: bool = True,
     centered: bool = False,
-    momentum: Hyper = None,
+    momentum: ScalarOrSchedule | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
 ) -> GradientTransformation:

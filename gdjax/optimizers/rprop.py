@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
@@ -47,11 +48,11 @@ def scale_by_rprop(
 
 @transform
 def rprop(
-    learning_rate: Hyper,
-    eta_minus: Hyper = 0.5,
-    eta_plus: Hyper = 1.2,
-    min_step_size: Hyper = 1e-6,
-    max_step_size: Hyper = 50.0,
+    learning_rate: ScalarOrSchedule,
+    eta_minus: ScalarOrSchedule = 0.5,
+    eta_plus: ScalarOrSchedule = 1.2,
+    min_step_size: ScalarOrSchedule = 1e-6,
+    max_step_size: ScalarOrSchedule = 50.0,
     *,
     delayed: bool = False,
 ) -> GradientTransformation:

@@ -10,6 +10,7 @@ from gdjax import numerics, tree
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift import slots
 from gdjax.lift.leafwise import Hyper, Reduced
 from gdjax.lift.slots import Shared
@@ -70,7 +71,7 @@ def _averaged(
 @transform
 def schedule_free(
     base_optimizer: Any,
-    learning_rate: Hyper,
+    learning_rate: ScalarOrSchedule,
     b1: Any = 0.9,
     weight_lr_power: Any = 2.0,
     state_dtype: Any = None,
@@ -151,10 +152,10 @@ def _average(y: Any, z: Any, b1: Any) -> Any:
 
 @transform
 def schedule_free_sgd(
-    learning_rate: Any = 1.0,
+    learning_rate: ScalarOrSchedule = 1.0,
     warmup_steps: int | None = None,
     b1: Any = 0.9,
-    weight_decay: Hyper = None,
+    weight_decay: ScalarOrSchedule | None = None,
     weight_lr_power: Any = 2.0,
     state_dtype: Any = None,
     *,
@@ -180,12 +181,12 @@ def schedule_free_sgd(
 
 @transform
 def schedule_free_adamw(
-    learning_rate: Any = 0.0025,
+    learning_rate: ScalarOrSchedule = 0.0025,
     warmup_steps: int | None = None,
     b1: Any = 0.9,
-    b2: Hyper = 0.999,
-    eps: Hyper = 1e-8,
-    weight_decay: Hyper = 0.0,
+    b2: ScalarOrSchedule = 0.999,
+    eps: ScalarOrSchedule = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.0,
     weight_lr_power: Any = 2.0,
     state_dtype: Any = None,
     *,

@@ -6,8 +6,8 @@ import jax
 
 from gdjax.combine.chain import chain
 from gdjax.core import keys
-from gdjax.core.base import GradientTransformation, Params, identity, transform
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.core.types import Params, ScalarOrSchedule
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.noise import add_noise, escape_saddles
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -15,7 +15,10 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 
 @transform
 def sgd(
-    learning_rate: Hyper, momentum: Hyper = None, nesterov: bool = False, accumulator_dtype: Any = None
+    learning_rate: ScalarOrSchedule,
+    momentum: ScalarOrSchedule | None = None,
+    nesterov: bool = False,
+    accumulator_dtype: Any = None,
 ) -> GradientTransformation:
     """(Stochastic) gradient descent, with momentum or Nesterov momentum if asked for.
 
@@ -69,7 +72,12 @@ def nesterov_point(params: Params, state: Any, learning_rate: Any, momentum: Any
 
 @transform
 def noisy_sgd(
-    learning_rate: Hyper, eta: Hyper = 0.01, gamma: Hyper = 0.55, key: Any = None, *, seed: int | None = None
+    learning_rate: ScalarOrSchedule,
+    eta: ScalarOrSchedule = 0.01,
+    gamma: ScalarOrSchedule = 0.55,
+    key: Any = None,
+    *,
+    seed: int | None = None,
 ) -> GradientTransformation:
     """Gradient descent with decaying Gaussian noise: x_{t+1} = x_t - lr (g_t + N(0, eta / t^gamma)), t = 1, 2, ...
 
@@ -93,7 +101,11 @@ def noisy_sgd(
 
 @transform
 def perturbed_gradient_descent(
-    learning_rate: Hyper, radius: Hyper = 1e-2, threshold: Hyper = 1e-3, wait: int = 50, key: Any = 0
+    learning_rate: ScalarOrSchedule,
+    radius: ScalarOrSchedule = 1e-2,
+    threshold: ScalarOrSchedule = 1e-3,
+    wait: int = 50,
+    key: Any = 0,
 ) -> GradientTransformation:
     """Gradient descent that adds noise where the gradient is small, then waits: it leaves saddle points.
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import ScalarOrSchedule
+from gdjax.lift.leafwise import leafwise
 from gdjax.numerics import Array
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -23,7 +24,7 @@ def scale_by_sign(g: Array, s: Any, p: Any, t: Any) -> Any:
 
 
 @transform
-def sign_sgd(learning_rate: Hyper) -> GradientTransformation:
+def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformation:
     """Sign descent: x_{t+1} = x_t - lr sign(g_t).
 
     Args:
@@ -37,7 +38,9 @@ def sign_sgd(learning_rate: Hyper) -> GradientTransformation:
 
 
 @transform
-def signum(learning_rate: Hyper, beta: Hyper = 0.9, accumulator_dtype: Any = None) -> GradientTransformation:
+def signum(
+    learning_rate: ScalarOrSchedule, beta: ScalarOrSchedule = 0.9, accumulator_dtype: Any = None
+) -> GradientTransformation:
     """Sign descent with momentum: m_t = beta m_{t-1} + (1 - beta) g_t, x_{t+1} = x_t - lr sign(m_t).
 
     Args:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
@@ -46,7 +47,7 @@ def scale_by_sm3(g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 
 
 
 @transform
-def sm3(learning_rate: Hyper, momentum: Hyper = 0.9) -> GradientTransformation:
+def sm3(learning_rate: ScalarOrSchedule, momentum: ScalarOrSchedule = 0.9) -> GradientTransformation:
     """SM3: Adagrad in little memory. Of the sums of squares it keeps bounds, one for each row, column, and so on.
 
         v_t[i, j] = min(r_{t-1}[i], c_{t-1}[j]) + g_t[i, j]^2

@@ -12,6 +12,7 @@ from gdjax import tree as tree_math
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.lift.stages import Stage, Staged, Tree, Whole
@@ -88,12 +89,12 @@ def _sophia(
 
 @transform
 def scale_by_sophia(
-    b1: Hyper = 0.965,
-    b2: Hyper = 0.99,
-    eps: Hyper = 1e-8,
-    gamma: Hyper = 0.01,
-    clip_threshold: Hyper = 1.0,
-    update_interval: Hyper = 10,
+    b1: ScalarOrSchedule = 0.965,
+    b2: ScalarOrSchedule = 0.99,
+    eps: ScalarOrSchedule = 1e-8,
+    gamma: ScalarOrSchedule = 0.01,
+    clip_threshold: ScalarOrSchedule = 1.0,
+    update_interval: ScalarOrSchedule = 10,
     hessian_diagonal_fn: Any = hutchinson_estimator_diag_hessian(),  # noqa: B008
     mu_dtype: Any = None,
     verbose: bool = False,
@@ -117,15 +118,15 @@ def scale_by_sophia(
 
 @transform
 def sophia(
-    learning_rate: Hyper,
-    b1: Hyper = 0.965,
-    b2: Hyper = 0.99,
-    eps: Hyper = 1e-8,
-    weight_decay: Hyper = 1e-4,
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.965,
+    b2: ScalarOrSchedule = 0.99,
+    eps: ScalarOrSchedule = 1e-8,
+    weight_decay: ScalarOrSchedule = 1e-4,
     weight_decay_mask: Any = None,
-    gamma: Hyper = 0.01,
-    clip_threshold: Hyper = 1.0,
-    update_interval: Hyper = 10,
+    gamma: ScalarOrSchedule = 0.01,
+    clip_threshold: ScalarOrSchedule = 1.0,
+    update_interval: ScalarOrSchedule = 10,
     hessian_diagonal_fn: Any = hutchinson_estimator_diag_hessian(),  # noqa: B008
     mu_dtype: Any = None,
     verbose: bool = False,

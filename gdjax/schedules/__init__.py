@@ -17,7 +17,7 @@ from gdjax.combine.inject import (
     inject_hyperparams,
     inject_stateful_hyperparams,
 )
-from gdjax.core.base import Schedule
+from gdjax.core.types import Schedule
 from gdjax.schedules.cycles import cyclic_schedule, sgdr_schedule
 from gdjax.schedules.decay import (
     constant_schedule,

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gdjax.core.base import Schedule
 from gdjax.core.checks import NUMBER
+from gdjax.core.types import Schedule
 from gdjax.numerics import at_least_float32
 
 Curve = Callable[[jax.Array], jax.Array]

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from gdjax.core.base import Schedule
 from gdjax.core.checks import NUMBER
+from gdjax.core.types import Schedule
 from gdjax.core.values import Value, bind
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves

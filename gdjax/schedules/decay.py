@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gdjax.core.base import Schedule
 from gdjax.core.checks import NUMBER
+from gdjax.core.types import Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_numbers, check_steps

@@ -7,7 +7,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from gdjax.core.base import Schedule
+from gdjax.core.types import Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_numbers, check_steps

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from jax.typing import ArrayLike
 
-from gdjax.core.base import Schedule
+from gdjax.core.types import Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_choice, check_numbers, check_steps

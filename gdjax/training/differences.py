@@ -9,7 +9,7 @@ import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
-from gdjax.core.base import Params
+from gdjax.core.types import Params
 
 Array = jax.Array
 Function = Callable[[Any], Any]  # tree -> real scalar

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core import checks
-from gdjax.core.base import Params
+from gdjax.core.types import Params
 from gdjax.training.differences import Differences, Function, central_differences
 
 Array = jax.Array

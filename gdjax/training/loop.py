@@ -11,8 +11,8 @@ import numpy as np
 from gdjax import tree
 from gdjax.combine.hyperparams import learning_rates
 from gdjax.core import base, checks
-from gdjax.core.base import OptState, Params
 from gdjax.core.interop import state_from_optax
+from gdjax.core.types import OptState, Params
 from gdjax.core.updates import apply_updates
 from gdjax.training import objective
 from gdjax.training.progress import Progress, Recorder

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from gdjax.combine.masking import masked
 from gdjax.core.base import transform
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
 
@@ -27,7 +28,7 @@ def decayed(g: Array, p: Array, weight_decay: Hyper) -> Array:
 
 
 @transform
-def add_decayed_weights(weight_decay: Hyper = 0.0, mask: Any = None) -> Any:
+def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) -> Any:
     """Adds the parameters times a rate to the updates: u = g + weight_decay p.
 
     After an adaptive direction and before the learning rate this is decoupled decay (AdamW); before the direction it is

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 
 from gdjax.core import checks
-from gdjax.core.base import GradientTransformation, OptState, Params, Updates, init_empty_state, is_float0, transform
+from gdjax.core.base import GradientTransformation, init_empty_state, is_float0, transform
+from gdjax.core.types import OptState, Params, Updates
 
 
 @transform

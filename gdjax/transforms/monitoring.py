@@ -12,7 +12,7 @@ from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
 from gdjax.core.state_form import as_formed
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.functions import stateless
 
@@ -95,7 +95,7 @@ def monitor(measures: Mapping[str, Any]) -> GradientTransformation:
 
 @transform
 def measure_with_ema(
-    measure: Callable[[Any], Any], decay: Hyper, debias: bool = True, accumulator_dtype: Any = None
+    measure: Callable[[Any], Any], decay: ScalarOrSchedule, debias: bool = True, accumulator_dtype: Any = None
 ) -> GradientTransformation:
     """A measure with a memory, for `monitor`: the exponential moving average of a measurement.
 

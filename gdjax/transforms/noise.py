@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import base, checks, keys, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.numerics import Array
 
 
@@ -29,7 +29,9 @@ class EscapeSaddlesState(NamedTuple):
 
 
 @transform
-def add_noise(eta: Hyper, gamma: Hyper, key: Any = None, *, seed: int | None = None) -> GradientTransformation:
+def add_noise(
+    eta: ScalarOrSchedule, gamma: ScalarOrSchedule, key: Any = None, *, seed: int | None = None
+) -> GradientTransformation:
     """Adds Gaussian noise that decays with the step: u = g + N(0, eta / t^gamma), t = 1, 2, ...
 
     Args:
@@ -66,7 +68,9 @@ def add_noise(eta: Hyper, gamma: Hyper, key: Any = None, *, seed: int | None = N
 
 
 @transform
-def escape_saddles(inner: Any, radius: Hyper, threshold: Hyper, wait: int, key: Any) -> GradientTransformation:
+def escape_saddles(
+    inner: Any, radius: ScalarOrSchedule, threshold: ScalarOrSchedule, wait: int, key: Any
+) -> GradientTransformation:
     """Perturbs the parameters when the gradient is small: plain descent stays at a saddle point, this leaves it.
 
     Where |g| <= threshold and more than `wait` updates have passed since the last perturbation, it adds to the updates

@@ -1,0 +1,36 @@
+"""The types of the contract."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+Params = Any  # a pytree of arrays
+Updates = Any  # a pytree like the parameters
+OptState = Any  # a pytree that only its transform reads
+Schedule = Callable[[Any], Any]  # int32 count of updates made so far -> scalar
+ScalarOrSchedule = float | jax.Array | np.ndarray | np.number | Schedule  # an array is a scalar, traced too
+
+
+class TransformUpdateFn(Protocol):
+    """`update(updates, state, params=None, **extra_args) -> (updates, state)`."""
+
+    def __call__(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]: ...
+
+
+class TransformInitFn(Protocol):
+    """`init(params) -> state`."""
+
+    def __call__(self, params: Params) -> OptState: ...
+
+
+class Transform(Protocol):
+    """Anything with `init` and `update`, of this library or another."""
+
+    @property
+    def init(self) -> Callable[..., Any]: ...
+    @property
+    def update(self) -> Callable[..., Any]: ...
