@@ -81,7 +81,7 @@ class OneLeaf:
                 x = write_order.held(olds[loop.index - 1], x)
             if loop.fresh:
                 x = write_order.over(olds[loop.index - 1], x)
-            if firsts or loop.again or loop.fresh:
+            if firsts or loop.again or loop.fresh or loop.held:
                 values.replace(loop.index, x)
             results[loop.index] = x
         update, *news = results.values()

@@ -35,7 +35,7 @@ def scale_by_belief(
     """
     g = bounded(g)
     mu = b1 * s.mu + (1 - b1) * g
-    nu = b2 * s.nu + ((1 - b2) * abs_sq(g - mu) + eps_root)  # in another order XLA copies nu
+    nu = b2 * s.nu + (1 - b2) * abs_sq(g - mu) + eps_root
     mu_hat, nu_hat = corrected_mean(mu, g, b1, t, nesterov), debias(nu, b2, t)
     return divide(mu_hat, sqrt(nu_hat), eps), s._replace(mu=mu, nu=nu)
 

@@ -102,7 +102,8 @@ class _Planner:
         """
         self.before: dict[int, set[int]] = {a: {y for x, y in self.extra if x == a} for a in self.loops}
         while True:
-            self.ends = {a: self.in_memory(a) | self.kept for a in self.loops}
+            self.finds = {a: self.in_memory(a) for a in self.loops}
+            self.ends = {a: self.finds[a] | self.kept for a in self.loops}
             self.reads = {a: self.graph.reach(self.values[a], self.ends[a]) for a in self.loops}
             before = {a: self.before[a] | set(self.overwriting(self.reads[a], a)) for a in self.loops}
             self.wait_for_kept(before)
@@ -137,14 +138,15 @@ class _Planner:
         Of loops of which one waits for the other it keeps more: all that is computed from two arrays.
         """
         for a, b in itertools.combinations(self.loops, 2):
-            first, later = (b, a) if self.leads(b, a) or self.values[b] in self.reads[a] & self.ends[a] else (a, b)
+            first, later = (b, a) if self.leads(b, a) or self.values[b] in self.reads[a] & self.finds[a] else (a, b)
             shared = self.reads[a] & self.reads[b] - self.ends[a] - self.ends[b]
             shared = {x for x in shared if self.graph.sizes[x] == self.size}
             if later in self.again or not self.known and UPDATE in (a, b):
                 continue
             if common := shared & self.graph.dear:
-                return first, later, common, True
-            waits = self.leads(first, later) or self.values[first] in self.reads[later] & self.ends[later]
+                kept = any(self.readers(x, first) > 1 for x in self.topmost(common))
+                return first, first if kept else later, common, True
+            waits = self.leads(first, later) or self.values[first] in self.reads[later] & self.finds[later]
             if (
                 waits
                 and (first, later) not in self.settled
@@ -165,6 +167,10 @@ class _Planner:
         ends = [x for x in inside - {total} if not self.graph.made_of[x] or x in self.values.values()]
         return sum(self.graph.sizes[x] == self.size for x in ends) > 1 and self.graph.sizes[total] < self.size
 
+    def readers(self, value: int, a: int) -> int:
+        """How often a loop reads a value: a dear one that is read twice XLA:CPU writes to memory anyway."""
+        return sum(value in self.graph.made_of[x] for x in self.reads[a])
+
     def arrays_of(self, value: int) -> int:
         return sum(self.graph.sizes[x] == self.size for x in self.graph.made_of[value])
 
@@ -184,7 +190,7 @@ class _Planner:
     def ordered(self) -> list[Loop]:
         """The loops, each after those it waits for and those it uses; of a circle of loops, one must do with a copy."""
         uses = {
-            a: {b for b in self.loops if b != a and self.values[b] in self.reads[a] & self.ends[a]} for a in self.loops
+            a: {b for b in self.loops if b != a and self.values[b] in self.reads[a] & self.finds[a]} for a in self.loops
         }
         edges: dict[int, set[int]] = {a: {b for b in self.loops if a in uses[b]} for a in self.loops}
         waits: dict[int, set[int]] = {a: set() for a in self.loops}
@@ -207,7 +213,15 @@ class _Planner:
             found.append(Loop(b, tuple(sorted(firsts)), tuple(sorted(uses[b])), again, False, fresh))
             done.append(b)
         waited = {i for loop in found for i in loop.waits} - {UPDATE}
-        return [loop._replace(held=loop.index in waited and bool(loop.waits or loop.again)) for loop in found]
+        used = {i for loop in found for i in loop.uses}
+        ties = lambda loop: loop.index in waited and bool(loop.waits or loop.again)  # noqa: E731
+        return [loop._replace(held=ties(loop) or loop.index in used and self.is_repeated(loop.index)) for loop in found]
+
+    def is_repeated(self, a: int) -> bool:
+        """Whether a slot ends in an operation on one array, which XLA:CPU repeats for those that use the slot."""
+        value = self.values[a]
+        own = value not in self.graph.inputs and value not in self.graph.dear | self.graph.written
+        return a != UPDATE and own and self.graph.sizes[value] == self.size and self.arrays_of(value) < 2
 
 
 def _path(edges: dict[int, set[int]], start: int, end: int) -> bool:
