@@ -362,7 +362,7 @@ MISUSES = [
     Misuse("A47-update", UPDATE, lambda: sgd(0.1).update(dense(bias="relu"), sgd(0.1).init(PARAMS), PARAMS),
            TypeError, rf"sgd: updates{BIAS} is 'relu' \(str\)"),
     Misuse("A47-wrapper", INIT, lambda: gdjax.schedule_free_sgd().init(dense(bias="relu")),
-           TypeError, rf"schedule_free: params{BIAS} is 'relu' \(str\)"),
+           TypeError, rf"schedule_free_sgd: params{BIAS} is 'relu' \(str\)"),
     Misuse("A47-apply", MAKE, lambda: gdjax.apply_updates(dense(bias="relu"), dense(bias=jnp.ones(()))),
            TypeError, rf"apply_updates: params{BIAS} is 'relu' \(str\)"),
     Misuse("A55-wrapper", UPDATE, lambda: gdjax.MultiSteps(sgd(0.1), 2).update(PARAMS, sgd(0.1).init(PARAMS), PARAMS),

@@ -50,9 +50,8 @@ _MOMO = {"learning_rate": 0.1, "lower_bound": 0.0, "weight_decay": 0.01}
 CASES = (
     Case("acprop", gdjax.acprop, {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-16, "eps_root": 1e-16,
                                   "weight_decay": 0.01}, quiet=_NO_DECAY, needs_params=True),
-    Case("ademamix", gdjax.ademamix, {"learning_rate": 0.1, **_AMIX}, quiet=_NO_DECAY, needs_params=True),
-    Case("simplified_ademamix", gdjax.simplified_ademamix, {"learning_rate": 0.1, **_SIMPLE}, quiet=_NO_DECAY,
-         needs_params=True),
+    Case("ademamix", gdjax.ademamix, {"learning_rate": 0.1, **_AMIX}, quiet=_NO_DECAY),
+    Case("simplified_ademamix", gdjax.simplified_ademamix, {"learning_rate": 0.1, **_SIMPLE}, quiet=_NO_DECAY),
     Case("adopt", gdjax.adopt, {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-6}, {"nesterov": True}),
     Case("cocob", gdjax.cocob, {"learning_rate": 1.0, "alpha": 100.0, "eps": 1e-8}, needs_params=True),
     Case("madgrad", gdjax.madgrad, {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0, "eps": 1e-6},
