@@ -47,10 +47,9 @@ def test_rebuilt_transforms_are_one_trace(case: Case):
 
     params = g = random_tree(0)
     state = case.make().init(params)
-    results = [step(tx, g, state, params) for tx in (case.make(), case.make(), pickle.loads(pickle.dumps(case.make())))]
+    for tx in (case.make(), case.make(), pickle.loads(pickle.dumps(case.make()))):
+        step.eval_shape(tx, g, state, params)
     assert traces == 1
-    for result in results[1:]:
-        assert_close(result, results[0], 0, 0)
 
 
 def test_a_rebuilt_transform_does_not_compile_the_eager_update_again():
