@@ -39,13 +39,14 @@ def roots(gs: Any, s: Any, ps: Any, t: Any) -> dict[str, Any]:
 @gdjax.leafwise(
     OneSidedState,
     reduce=gdjax.Stage(roots, "root", every="every", late=True),  # after the rule, of the new L; for the next step
-    L=lambda p, hyper: jnp.zeros((len(p), len(p)), jnp.float32),
+    L=gdjax.Factor((0, 0)),  # twice along the rows
     root=lambda p, hyper: jnp.eye(len(p), dtype=jnp.float32),
 )
 def scale_by_one_sided_shampoo(
     g: Array, s: Any, p: Any, t: Any, b1: Any = 0.9, b2: Any = 0.95, every: Any = 10
 ) -> tuple[Array, Any]:
     """L^(-1/2) of an average of gradients, scaled so that its mean square is 1."""
+    g = gdjax.bounded(g, "summed")
     m = b1 * s.m + (1 - b1) * g
     L = b2 * s.L + (1 - b2) * g @ g.T
     u = s.root @ m

@@ -309,3 +309,8 @@ __all__ = [
     "warmup_linear_decay_schedule", "warmup_stable_decay_schedule", "with_extra_args_support", "wrapper", "yogi",
     "zero_nans",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """What a user looks for; the folders of the inside are left out."""
+    return sorted([*__all__, "__doc__", "__name__", "__version__"])

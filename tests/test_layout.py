@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LADDER = """
 core/types core/codec core/misuse core/values core/closures core/skipped core/state_form core/checks core/meshes
 core/domains core/base core/interop xla/bits xla/reads numerics/elementwise numerics/bounds numerics/norms numerics/*
-lift/facts core/updates xla/write_order xla/loops core/keys
+lift/facts core/updates xla/write_order xla/loops numerics/factored core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
 linalg/limited_memory linalg/roots linalg/spectral linalg/blocks linalg/stacks linalg/matrices linalg/plan
 linalg/newton_schulz
@@ -129,7 +129,8 @@ def test_init_only_reexports():
     logic = []
     for node in TREES["__init__"].body:
         name = isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.Name | ast.List | ast.Tuple)
-        if not (is_docstring(node) or name or isinstance(node, ast.Import | ast.ImportFrom)):
+        lists = isinstance(node, ast.FunctionDef) and node.name == "__dir__"
+        if not (is_docstring(node) or name or lists or isinstance(node, ast.Import | ast.ImportFrom)):
             logic.append(f"gdjax/__init__.py:{node.lineno}: {type(node).__name__}")
     assert logic == []
 
@@ -160,6 +161,13 @@ def test_a_folder_is_a_list(folder):
     # Importing a file of the folder runs its list first: what the list imports from elsewhere must not need the folder.
     elsewhere = {m for _, name in imports(TREES[folder]) if not (m := module_of(name)).startswith(path)}
     assert {m for e in elsewhere for m in reached(e) if m.startswith(path)} == set()
+
+
+def test_the_root_holds_what_a_user_imports():
+    assert len([module for module in MODULES if "/" not in module]) <= 14
+    folders = {module.partition("/")[0] for module in MODULES if "/" in module}
+    assert (folders - set(exported())) & set(dir(gdjax)) == set()
+    assert set(exported()) <= set(dir(gdjax))
 
 
 def test_all_names_what_is_exported():

@@ -29,8 +29,8 @@ def fused(
 ) -> tuple[Any, list[Any]]:
     """Applies rules one after the other, leaf by leaf: one call of one jitted function per leaf for all the rules.
 
-    JAX traces that function once for each shape and dtype among the leaves and XLA inlines the calls, so tracing costs
-    one equation a leaf and the step costs what the same arithmetic written out would. Only the first rule may have
+    JAX traces that function once for each shape and dtype among the leaves: tracing costs one equation a leaf, and the
+    step what the same arithmetic written out would. Only the first rule may have
     reductions: a later one would need the directions of all the leaves first.
 
     Args:
@@ -44,7 +44,7 @@ def fused(
     opened = [_opened(r, s, structure, updates) for r, s in zip(rules, states, strict=True)]
     counts, slots, shared = (list(x) for x in zip(*opened, strict=True))
     scalars = [r.scalars(c) for r, c in zip(rules, counts, strict=True)]
-    # From here on the new counts: XLA writes them where the old ones are, and whatever reads those needs a copy.
+    # From here on the new counts: they are written where the old ones are, of which a later reader would need a copy.
     counts = [None if c is None else numerics.safe_increment(c) for c in counts]
     seen = [rule.sees(updates) for rule in rules]
     active = [

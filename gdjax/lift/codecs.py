@@ -30,7 +30,7 @@ class Bfloat16WithError(Codec):
     """
 
     def encode(self, x: Array) -> WithError:
-        # The conversion itself XLA may leave out, where another back to float32 follows.
+        # A compiler may leave out the conversion itself, where another back to float32 follows.
         near = jax.lax.reduce_precision(jnp.where(jnp.isinf(x), x, jnp.clip(x, -LARGEST, LARGEST)), 8, 7)
         rest, power = x - near, _power(near)
         known = jnp.abs(rest) < power  # not of 0, of infinities and of NaN

@@ -12,13 +12,12 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor, New
-from gdjax.numerics import Array, abs_sq, bounded_sq, largest_of, scaled, shrinking, sqrt
+from gdjax.numerics import Array, abs_sq, bounded_sq, scaled
+from gdjax.numerics.factored import limited, means_of_squares
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 from gdjax.transforms.trust_ratio import scale_by_param_block_rms
-from gdjax.xla.reads import alone
-from gdjax.xla.write_order import after
 
 
 class FactoredState(NamedTuple):
@@ -59,34 +58,19 @@ def _by_factored_rms(
     axes = factored_axes(g.shape, {"factored": factored, "min_dim_size_to_factor": min_dim_size_to_factor})
     average = lambda v, mean: b2 * v + (1 - b2) * (mean + epsilon)  # noqa: E731
     if axes is None:
-        x = g
-        s = s._replace(v=average(s.v, bounded_sq(abs_sq(x), "each")))
-        row_factor, factor = _inverse_root(s.v), jnp.ones((), s.v.dtype)
+        v = average(s.v, bounded_sq(abs_sq(g), "each"))
+        row_factor, factor, s = _inverse_root(v), jnp.ones((), v.dtype), s._replace(v=v)
     else:
-        # Without axes of length 1: with those in front XLA:CPU takes three times as long for sums.
-        kept = [i for i, n in enumerate(g.shape) if n > 1 or i in axes]
-        shape = [g.shape[i] for i in kept]
-        x = g.reshape(shape)
-        second, longest = (kept.index(i) for i in axes)
-        # The mean is of quotients, since a sum overflows long before it does; and of two expressions: what both had in
-        # common XLA:CPU would write to memory.
-        rows = bounded_sq(jnp.sum(abs_sq(alone(g).reshape(shape)) * (1 / x.shape[longest]), longest), "each")
-        columns = bounded_sq(jnp.sum(abs_sq(alone(g, rows).reshape(shape) * x.shape[second] ** -0.5), second), "each")
-        v_row, v_col = average(s.v_row.reshape(rows.shape), rows), average(s.v_col.reshape(columns.shape), columns)
-        s = s._replace(v_row=v_row.reshape(s.v_row.shape), v_col=v_col.reshape(s.v_col.shape))
-        axis = second - (second > longest)  # the second longest axis of x, in v_row
+        second, longest = axes
+        rows, columns = means_of_squares(g, longest, second)
+        v_row, v_col = average(s.v_row, rows), average(s.v_col, columns)
+        axis = second - (second > longest)  # the second longest axis of g, in v_row
         mean = jnp.sum(v_row * (1 / v_row.shape[axis]), axis, keepdims=True)
         row_factor = jnp.expand_dims(_inverse_root(v_row / jnp.where(mean == 0, 1, mean)), longest)
-        factor = jnp.expand_dims(_inverse_root(v_col), second)
+        factor, s = jnp.expand_dims(_inverse_root(v_col), second), s._replace(v_row=v_row, v_col=v_col)
     if clipping_threshold is not None:
-        # A minimum of squares, not the square of a bounded x, which XLA:CPU would write to memory before it sums it.
-        most = largest_of(row_factor.dtype, "each") * row_factor * factor
-        squares = jnp.minimum(abs_sq(alone(g, factor).reshape(x.shape) * row_factor * factor), jnp.square(most))
-        rms = sqrt(jnp.sum(squares) * (1 / max(g.size, 1)))
-        clip = shrinking(rms, clipping_threshold)
-        # The product is computed again, not kept: on a CPU two passes of reading, and none of writing, for its rms.
-        row_factor, factor = after(clip, row_factor), factor * clip
-    return (scaled(x, row_factor, "each") * factor).reshape(g.shape), s
+        row_factor, factor = limited(g, (row_factor, factor), clipping_threshold)
+    return scaled(g, row_factor, "each") * factor, s
 
 
 def _inverse_root(v: Array) -> Array:

@@ -43,8 +43,7 @@ def clip_by_global_norm(g: Array, s: Any, p: Any, t: Any, max_norm: Hyper, *, no
       Pascanu, Mikolov & Bengio 2013, On the difficulty of training recurrent neural networks, Algorithm 1,
       https://arxiv.org/abs/1211.5063
     """
-    # One quotient for the whole tree, one product per element: with the quotient per element, XLA would keep a clipped
-    # copy of the gradients.
+    # One quotient for the whole tree, one product per element.
     return g * shrinking(norm, max_norm), s
 
 
