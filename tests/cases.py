@@ -1,19 +1,19 @@
 """All the declared cases and twins, and how tests run over them."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.declare import SAMPLE, Case, Twin
+from tests.declare import SAMPLE, WRAPPERS, Case, Twin
 
 _MODULES = [
     importlib.import_module(f"tests.declared.{path.stem}")
     for path in sorted((Path(__file__).parent / "declared").glob("*.py"))
 ]
-__all__ = ["CASES", "SAMPLE", "TWINS", "Case", "by_name", "every"]
+__all__ = ["CASES", "SAMPLE", "TWINS", "WRAPPERS", "Case", "by_name", "every"]
 CASES: tuple[Case, ...] = tuple(case for module in _MODULES for case in module.CASES)
 TWINS: tuple[Twin, ...] = tuple(twin for module in _MODULES for twin in module.TWINS)
 
@@ -23,17 +23,22 @@ def by_name(name: str) -> Case:
 
 
 def every(
-    condition: Callable[[Case], bool] = lambda case: True, *, sampled: bool = False, few: int | None = None, **axis: Any
+    condition: Callable[[Case], bool] = lambda case: True,
+    *,
+    sampled: bool = False,
+    but: Sequence[str] = (),
+    few: int | None = None,
+    **axis: Any,
 ) -> Any:
     """Parametrises a test over the cases, and over the values of one more argument.
 
     `make test` runs every case with the first value and those in `SAMPLE` with each, or with the first `few`; with
-    `sampled` it runs only those.
+    `sampled` it runs only those, `but` not the ones named.
     """
     ((argument, values),) = axis.items() or [("", [None])]
 
     def marks(case: Case, i: int) -> list[Any]:
-        slow = case.slow or i >= (few or len(values)) or not case.sampled and (sampled or i)
+        slow = case.slow or i >= (few or len(values)) or not case.sampled and (sampled or i) or case.name in but
         return [pytest.mark.slow] if slow else []
 
     if not argument:

@@ -16,6 +16,8 @@ SAMPLE = (
     "adamw sgd/nesterov rmsprop/centered noisy_sgd chain partition inject_hyperparams lion adafactor prodigy muon lamb "
     "lbfgs MultiSteps apply_if_finite lookahead sam schedule_free mechanize"
 ).split()
+# Of these, those that hand each leaf on as it is: what a property of one leaf costs is not spent on them.
+WRAPPERS = ("chain", "partition", "inject_hyperparams", "MultiSteps", "apply_if_finite", "sam")
 
 
 class Case(NamedTuple):

@@ -40,7 +40,7 @@ def zeros(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
-@every(sampled=True, few=2, dtype=["float16", "float32", "bfloat16", "float64"])
+@every(sampled=True, few=1, dtype=["float16", "float32", "bfloat16", "float64"])
 def test_a67_n1_zero_gradients_give_exact_zeros(case: Case, dtype: str):
     with precision(dtype):
         params = random_tree(0, dtype)
@@ -58,7 +58,7 @@ def test_a67_n1_zero_gradients_give_exact_zeros(case: Case, dtype: str):
 UNBOUNDED = "acprop", "scale_by_acprop", "scale_by_adopt"
 
 
-@every(lambda case: case.name not in UNBOUNDED, sampled=True, few=2, dtype=["float16", "float32", "bfloat16"])
+@every(lambda case: case.name not in UNBOUNDED, sampled=True, few=1, dtype=["float16", "float32", "bfloat16"])
 def test_a68_a73_subnormal_gradients_and_negative_zeros(case: Case, dtype: str):
     c = compiled(case, dtype)
     for value in (float(jnp.finfo(dtype).smallest_subnormal), float(jnp.finfo(dtype).tiny)):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from tests.cases import CASES, SAMPLE, Case, by_name
+from tests.cases import CASES, SAMPLE, WRAPPERS, Case, by_name
 from tests.trees import precision
 
 SIZES = (1, 7, 8, 15, 16, 17, 31, 33, 127, 129, 1000, 4099)
@@ -36,8 +36,6 @@ CONTRACTED = (
     "schedule_free_sgd"
 ).split()
 ROUNDINGS = 4
-# Those that hand the leaves on to others, which the ordinary run leaves to the slow sweeps.
-WRAPPERS = "chain partition inject_hyperparams MultiSteps apply_if_finite sam".split()
 
 
 def swept() -> Any:
