@@ -21,6 +21,13 @@ from gdjax.xla.loops import UPDATE, Plan, plan
 Array = jax.Array
 
 
+# What a trace depends on beside the types of its arguments.
+CONTEXT = (
+    "jax_enable_x64 jax_numpy_dtype_promotion jax_numpy_rank_promotion jax_default_matmul_precision "
+    "jax_default_prng_impl"
+).split()
+
+
 class Kernel(NamedTuple):
     """What decides the traced function of a rule: equal kernels share it."""
 
@@ -89,7 +96,7 @@ class OneLeaf:
 
     def traced(self, arguments: tuple[Any, ...]) -> Traced:
         leaves, structure = jax.tree.flatten(arguments)
-        key = structure, *meshes.types_of(leaves)
+        key = structure, *meshes.types_of(leaves), *(getattr(jax.config, name) for name in CONTEXT)
         if key in self.known:
             return self.known[key]
 

@@ -219,3 +219,16 @@ def test_an_error_of_a_rule_tells_the_leaf():
     with pytest.raises(ValueError, match="is no matrix") as e:
         tx.update(g, tx.init(g))
     assert "matrices_only: in the rule for params['b'][0]" in e.value.__notes__
+
+
+def test_a_rule_is_traced_anew_in_another_context():
+    @leafwise()
+    def turned(g: Any, s: Any, p: Any, t: Any) -> Any:
+        return g @ g, s
+
+    tx, x = turned(), jnp.ones((3, 3))
+    text = lambda: str(jax.make_jaxpr(lambda g: tx.update(g, EmptyState())[0])(x))  # noqa: E731
+    assert "HIGHEST" not in text()
+    with jax.default_matmul_precision("highest"):
+        assert "HIGHEST" in text()
+    assert "HIGHEST" not in text()
