@@ -171,9 +171,14 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (0, False, 0, "scale_by_rss scale_by_sign scale_by_simplified_ademamix scale_by_sm3 scale_by_stddev"),
     (0, False, 0, "scale_by_yogi scale_by_adopt scale_by_trust_ratio"),
     (0, False, 1e-3, "sm3"),  # whose eps of 1e-8 stands beside squares of 2^-16 and above
-    (0, False, EPS, "MultiSteps MultiSteps/guarded apply_if_finite conditionally_mask flatten freeze transform"),
+    (
+        0,
+        False,
+        EPS,
+        "MultiSteps MultiSteps/guarded apply_if_finite conditionally_mask flatten freeze transform",
+    ),
     (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
-    (0, False, EPS, "split_real_and_imaginary"),
+    (0, False, EPS, "split_real_and_imaginary cautious"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
 ]
 UNSCALED = {

@@ -1,7 +1,7 @@
 """The types of the contract."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, Union
 
 import jax
 import numpy as np
@@ -10,7 +10,8 @@ Params = Any  # a pytree of arrays
 Updates = Any  # a pytree like the parameters
 OptState = Any  # a pytree that only its transform reads
 Schedule = Callable[[Any], Any]  # int32 count of updates made so far -> scalar
-ScalarOrSchedule = float | jax.Array | np.ndarray | np.number | Schedule  # an array is a scalar, traced too
+# An array is a scalar, traced too. Of `Union`, which some call: what `|` makes is not callable.
+ScalarOrSchedule = Union[float, jax.Array, np.ndarray, np.number, Schedule]  # noqa: UP007
 
 
 class TransformUpdateFn(Protocol):

@@ -165,6 +165,8 @@ def _kept(rule: Any, field: str, new: Any, old: Any, where: Sequence[Any]) -> An
         return jnp.asarray(new).astype(old.dtype)
     if len(new) != len(old):
         raise ValueError(f"{rule.label}: a stage returned {len(new)} arrays for state.{field} of {len(old)} leaves")
+    if field in rule.codecs:
+        new = [rule.codecs[field].encode(jnp.asarray(x)) for x in new]
     return [_fitted(rule.label, path, field, x, y) for path, x, y in zip(where, new, old, strict=True)]
 
 

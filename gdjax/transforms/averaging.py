@@ -129,8 +129,8 @@ def _synced(u: Any, fast: Any, slow: Any, alpha: Any, sync: Array) -> tuple[Any,
     """The updates of a fast parameter and its slow one, from the fast optimizer's `u`."""
     if base.is_float0(u):
         return u, u
-    u, fast, given_slow = map(jnp.asarray, (u, fast, slow))
-    u, slow = meshes.placed(u, fast), meshes.placed(slow, fast)
+    u, fast, slow = map(jnp.asarray, (u, fast, slow))
+    u, given_slow = meshes.placed(u, fast), meshes.placed(slow, fast)
     real = numerics.widest_real([u, fast, given_slow])
     wide_u, fast, slow, alpha = (numerics.widen(x, real) for x in (u, fast, given_slow, alpha))
     ahead = fast - slow + wide_u
