@@ -12,7 +12,7 @@ class Codec(abc.ABC):
     """How an array of a state is kept between two steps: `encode` makes codes of it, `decode` makes an array of them.
 
     A rule never sees codes: in each step they are decoded, the rule gets and returns float32 numbers, and those are
-    encoded again, which XLA does in the loops that the rule takes anyway. A codec is a value, equal and hashed by its
+    encoded again, in the loops that the rule takes anyway. A codec is a value, equal and hashed by its
     settings (a frozen dataclass is), and has no state. Its codes are arrays in any container, of one structure, with
     shapes and dtypes that depend on the array's shape alone; codes made element by element keep the sharding.
     """

@@ -101,7 +101,7 @@ def division(x: Any) -> NamedSharding | None:
 
 
 def may_be_divided(x: Any) -> bool:
-    """Whether an array is divided along explicit axes, or XLA may divide it over the mesh in the context."""
+    """Whether an array is divided along explicit axes, or may be divided over the mesh in the context."""
     mesh = _mesh()
     automatic = any("Auto" in str(kind) for kind in getattr(mesh, "axis_types", ())) and mesh.size > 1
     return automatic or division(x) is not None
@@ -129,7 +129,7 @@ def placed(x: Any, like: Any) -> Any:
 
 
 def partitioned(f: Callable[..., Any], like: Any, *trees: Any) -> Any:
-    """f of the trees, with explicit axes left to XLA inside f; the arrays of its result are divided as those of `like`.
+    """f of the trees, inside which explicit axes are automatic; its results are divided as the arrays of `like`.
 
     Where that has None they are not divided. For matrix products, decompositions and reshapes, which on explicit axes
     would have to say how their results lie. f must not close over arrays.

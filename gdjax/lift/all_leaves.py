@@ -30,8 +30,8 @@ def fused(
     """Applies rules one after the other, leaf by leaf: one call of one jitted function per leaf for all the rules.
 
     JAX traces that function once for each shape and dtype among the leaves: tracing costs one equation a leaf, and the
-    step what the same arithmetic written out would. Only the first rule may have
-    reductions: a later one would need the directions of all the leaves first.
+    step what the same arithmetic written out would. Only the first rule may have stages that read the updates: a later
+    one would need those of all the leaves first. A wrapper's may read the gradients.
 
     Args:
       rules: of type `gdjax.lift.leafwise.Leafwise`, with the states `states`.
@@ -63,14 +63,14 @@ def fused(
         for r, x in zip(rules, raw, strict=True)
     ]
     given = [[{}] * len(gs) for _ in rules]  # to each rule by its stages, for each leaf
-    tree = Tree(rules[0].label, structure, [path for path, _ in paths], gs, trained, params, extra_args)
+    whole = [Tree(r.label, structure, [path for path, _ in paths], gs, trained, params, extra_args) for r in rules]
     gradients = [[gs, raws[k] or gs] if wraps[k] else [gs] for k in range(len(rules))]
     staged = [k for k, rule in enumerate(rules) if rule.stages]  # the first, and wrappers whose stages read no updates
     for k in staged:
         try:
             lists = gradients[k], slots[k], ps
             slots[k], shared[k], given[k] = staging.run(
-                rules[k], tree, lists, counts[k], shared[k], scalars[k], late=False
+                rules[k], whole[k], lists, counts[k], shared[k], scalars[k], late=False
             )
         except rule_checks.NoParameter as e:
             i = next(i for i, p in enumerate(ps) if p is None and trained[i])
@@ -104,7 +104,7 @@ def fused(
         closing.append(mine)
     for k in staged:
         lists = gradients[k], [mine[k] for mine in closing], ps
-        news, shared[k], _ = staging.run(rules[k], tree, lists, counts[k], shared[k], scalars[k], late=True)
+        news, shared[k], _ = staging.run(rules[k], whole[k], lists, counts[k], shared[k], scalars[k], late=True)
         closing = [[*mine[:k], new, *mine[k + 1 :]] for new, mine in zip(news, closing, strict=True)]
     new_states = []
     for k, (rule, count) in enumerate(zip(rules, counts, strict=True)):

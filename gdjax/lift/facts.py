@@ -15,7 +15,7 @@ DEAR = frozenset(
 # Those that a compiler repeats in each loop that reads them.
 CHEAP = frozenset(
     "abs add add_any and bitcast_convert_type broadcast_in_dim ceil clamp complex conj convert_element_type copy "
-    "copy_p eq expand_dims floor ge gt imag integer_pow is_finite le lt max min mul ne neg nextafter not "
+    "eq expand_dims floor ge gt imag integer_pow is_finite le lt max min mul ne neg nextafter not "
     "optimization_barrier or pad pcast platform_index pvary real reduce_precision reshape reshard round select_n "
     "sharding_constraint sign slice square squeeze stop_gradient sub transpose xor".split()
 )

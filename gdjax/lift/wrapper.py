@@ -11,7 +11,7 @@ from gdjax import numerics
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation
 from gdjax.lift import rule_checks
-from gdjax.lift.leafwise import Leafwise, ScaleByScheduleState, ScheduledState
+from gdjax.lift.leafwise import Leafwise, Prepared, ScaleByScheduleState, ScheduledState
 from gdjax.lift.slots import Shared
 from gdjax.lift.stages import Reduced
 from gdjax.lift.steps import Step, run, state_of, steps_of
@@ -31,7 +31,7 @@ def wrapper(
     inner: str = "inner_state",
     count: Callable[[Any], Any] | None = None,
     numbers: Callable[..., dict[str, Any]] | None = None,
-    reduce: Callable[..., dict[str, Any]] | None = None,
+    reduce: Prepared | tuple[Prepared, ...] | None = None,
     **slots: Shared | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[..., Any]]:
     """Makes a rule for one array a factory of wrappers; the factory takes a transform and the rule's hyperparameters.
@@ -103,7 +103,7 @@ class Wrapped:
     def steps(self, state: Any) -> Iterator[Step]:
         checks.state(self.label, state, ScheduledState if self.scheduled else self.State)
         count, whole = (state.count, state.inner_state) if self.scheduled else (None, state)
-        inside = list(steps_of(self.tx, getattr(whole, self.inner)))
+        inside = list(steps_of(self.tx, self.inside(state)))
         yield from inside
         fields = {f: getattr(whole, f) for f in self.own.State._fields}
         shared = {f: fields[f] for f in self.own.shared}

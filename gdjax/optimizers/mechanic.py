@@ -14,7 +14,7 @@ from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
 from gdjax.tree.norms import finite_square
-from gdjax.xla.write_order import summand
+from gdjax.xla.sums import summand
 
 
 class MechanicState(NamedTuple):
@@ -45,8 +45,8 @@ def _tune(
     size = tree.global_norm(gradients).astype(real)
     length = numerics.sqrt(finite_square(p)).astype(real)
     decay = weight_decay * scale * numerics.divide(numerics.squarable(size, "summed"), length + eps)
-    # <gradients + decay p, Delta>, and Delta is 0 in the first step. Of two sums of one difference XLA:CPU would write
-    # that to memory: here are two.
+    # <gradients + decay p, Delta>, and Delta is 0 in the first step. The difference is written twice: read by
+    # both sums it would be kept in memory.
     along = tree.vdot([summand(x) for x in gradients], [x - y for x, y in zip(x0, p, strict=True)])
     back = tree.vdot(p, [y - x for x, y in zip(x0, p, strict=True)])
     h = jnp.real(along - decay * back).astype(real)

@@ -105,7 +105,7 @@ def _ends(x: Array, eps: float, multiples: tuple[int, ...]) -> Array:
     info, x = jnp.finfo(x.dtype), x.astype(numerics.at_least_float32(x.dtype))
     h = eps * jnp.maximum(jnp.abs(x), 1)
     ends = jnp.stack([jnp.stack([x + m * h, x - m * h]) for m in multiples])
-    # Rounded explicitly: XLA may keep a 16-bit number in float32 between two operations.
+    # Rounded explicitly: a compiler may keep a 16-bit number in float32 between two operations.
     return jax.lax.reduce_precision(ends, info.nexp, info.nmant)
 
 

@@ -135,7 +135,7 @@ class MultiSteps:
             return tree.cast_like([news[i] for i in trained], sums), as_before(inner, inner_state)
 
         # The inner update comes out where the accumulated gradient went in, and without it both operands come out as
-        # they went in: XLA then copies nothing, and no array is made for updates that are zero. On a GPU it would copy
+        # they went in: nothing is copied then, and no array is made for updates that are zero. On a GPU it would copy
         # them all the same, and wait for `emit`: an update of a few passes over the leaves is always made there.
         gpu = on_gpu() if of_leaf_rules(self.inner_opt) else jnp.asarray(False)
         kept = emit | ~gpu

@@ -97,7 +97,7 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
 def _stay_finite(gradients: Any, updates: Any, state: Any, old: Any) -> Array:
     """Whether the gradients and the updates are finite, and each number of the state that was so before."""
     # Unlike `all_finite`, for numbers that are computed here and are to be looked at without being written to memory.
-    # XLA:CPU writes a byte for each element of a Boolean expression: there is one for all that is of a parameter.
+    # On a CPU a byte is written for each element of a Boolean expression: there is one for all that is of a parameter.
     looked_at = [(x, None) for x in jax.tree.leaves((gradients, updates))]
     looked_at += zip(jax.tree.leaves(state), jax.tree.leaves(old), strict=True)
     looked_at = [(x, y) for x, y in looked_at if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact)]

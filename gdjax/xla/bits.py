@@ -16,10 +16,11 @@ Array = jax.Array
 def finite_within(x: Array, bound: float) -> Array:
     """x clipped to [-bound, bound], and NaN where it is not finite, by operations with constants alone.
 
-    As integers the floats are, from the least: negative numbers from -0 down to -infinity and NaN, then those from 0 up
-    to infinity and NaN. Turned around the circle of integers by the length of a block of NaN, the finite positive
-    numbers are the largest and the negative NaN the least, above which is -infinity... so that a clip to one more than
-    the least and to the bound does for the positive numbers all that is wanted; and after half a turn for the others.
+    The bits of a float, read as an integer, grow with its size: first the finite numbers, then infinity, then NaN, for
+    each sign in a half of its own of the circle of integers. Adding the length of a block of infinity and NaN turns the
+    circle so that the finite positive numbers are the largest integers and positive infinity is the least. A maximum
+    with one more than the least then makes infinity NaN, and a minimum clips the finite numbers. Half a turn brings the
+    negative numbers to the same places, and half a turn more brings all back.
     """
     info = jnp.finfo(x.dtype)
     kind = np.dtype(f"int{info.bits}")

@@ -121,15 +121,3 @@ def _one(e: Array) -> Array:
     """1, which XLA:CPU cannot tell."""
     hidden = lambda e: jnp.where(_never(e), 2, 1).astype(e.dtype)  # noqa: E731
     return jax.lax.platform_dependent(e, cpu=hidden, default=jnp.ones_like)
-
-
-def summand(x: Array) -> Array:
-    """`numerics.squarable(x, "summed")` as an expression that XLA:CPU sums as it is computed.
-
-    It would write to memory first what is needed twice, a bound that arrays of one shape share, and what it makes of a
-    minimum and a maximum with constants: here each array has a bound of its own, and minima alone.
-    """
-    if jnp.iscomplexobj(x):
-        return jax.lax.complex(summand(x.real), summand(x.imag))
-    bound = after(x, jnp.asarray(numerics.largest_of(x.dtype, "summed"), x.dtype))
-    return -jnp.minimum(-jnp.minimum(x, bound), bound)

@@ -10,6 +10,7 @@ import gdjax
 from gdjax import numerics
 from gdjax.numerics import norms as vector_norms
 from gdjax.xla import write_order
+from gdjax.xla.sums import summand
 from tests.cases import Case, every
 from tests.support import relaxed
 from tests.trees import precision, random_tree
@@ -222,7 +223,7 @@ def test_a_summand_is_the_bounded_number(dtype):
     parts = np.array([0.0, -1.5, 3e38, -3e38, np.inf, -np.inf, np.nan, 1e-40, 2.0**45, -(2.0**46)], "float32")
     for x in (parts, parts[::-1], parts[:0]):  # the first one decides nothing
         x = jax.lax.complex(x, x[::-1]) if dtype == "complex64" else jnp.asarray(x)
-        np.testing.assert_array_equal(write_order.summand(x), numerics.squarable(x, "summed"))
+        np.testing.assert_array_equal(summand(x), numerics.squarable(x, "summed"))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])

@@ -1,13 +1,26 @@
-"""Means of squares along the axes of an array, bounded, in few passes over it."""
+"""Sums and means of squares, bounded, that XLA:CPU computes without writing what it adds up to memory."""
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from gdjax.numerics.bounds import bounded_sq, largest_of, shrinking
 from gdjax.numerics.elementwise import Array, abs_sq, sqrt
 from gdjax.xla.reads import alone
 from gdjax.xla.write_order import after
+
+
+def summand(x: Array) -> Array:
+    """`numerics.squarable(x, "summed")` as an expression that XLA:CPU sums as it is computed.
+
+    It would write to memory first what is needed twice, a bound that arrays of one shape share, and what it makes of a
+    minimum and a maximum with constants: here each array has a bound of its own, and minima alone.
+    """
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(summand(x.real), summand(x.imag))
+    bound = after(x, jnp.asarray(largest_of(x.dtype, "summed"), x.dtype))
+    return -jnp.minimum(-jnp.minimum(x, bound), bound)
 
 
 def means_of_squares(x: Array, first: int, second: int) -> tuple[Array, Array]:
