@@ -218,10 +218,11 @@ class _Planner:
         return [loop._replace(held=ties(loop) or loop.index in used and self.is_repeated(loop.index)) for loop in found]
 
     def is_repeated(self, a: int) -> bool:
-        """Whether a slot ends in an operation on one array, which XLA:CPU repeats for those that use the slot."""
+        """Whether a slot ends in an operation on one array, which XLA:CPU repeats from its old value for its users."""
         value = self.values[a]
         own = value not in self.graph.inputs and value not in self.graph.dear | self.graph.written
-        return a != UPDATE and own and self.graph.sizes[value] == self.size and self.arrays_of(value) < 2
+        own = own and a != UPDATE and self.places[a] in self.reads[a]
+        return own and self.graph.sizes[value] == self.size and self.arrays_of(value) < 2
 
 
 def _path(edges: dict[int, set[int]], start: int, end: int) -> bool:

@@ -234,3 +234,15 @@ def test_an_array_over_another_is_unchanged(dtype):
             assert got.dtype == dtype and np.asarray(got).tobytes() == np.asarray(new).tobytes()
     lowered = jax.jit(write_order.over).trace(new, new).lower(lowering_platforms=("cuda",)).as_text()
     assert "stablehlo.select" in lowered
+
+
+@pytest.mark.parametrize("squares, exponent", [("each", 61), ("summed", 45)])
+def test_bounded_is_exact_at_its_bound_and_leaves_what_is_smaller(squares, exponent):
+    most = np.float32(2.0**exponent)
+    below, above = np.nextafter(most, np.float32(0)), np.nextafter(most, np.float32(np.inf))
+    x = np.asarray([below, most, above, np.finfo("float32").max, 1.5, 2.0**-126, 0.0], "float32")
+    wanted = np.minimum(x, most)
+    for sign in (1, -1):
+        got = np.asarray(gdjax.bounded(jnp.asarray(sign * x), squares))
+        np.testing.assert_array_equal(got.view("int32"), (sign * wanted).view("int32"))
+        assert np.isnan(gdjax.bounded(jnp.asarray([sign * np.inf, sign * np.nan], "float32"), squares)).all()

@@ -56,7 +56,7 @@ def shown(kernels: Any, slots: Any, how: Any) -> str:
         line = name(loop.index)
         line += f" after {', '.join(map(name, loop.waits))}" if loop.waits else ""
         line += f" from {', '.join(map(name, loop.uses))}" if loop.uses else ""
-        words.append(line + " anew" * loop.again + " fresh" * loop.fresh)
+        words.append(line + " anew" * loop.again + " held" * loop.held + " fresh" * loop.fresh)
     return f"{' + '.join(dict.fromkeys(k.name for k in kernels))}: {'; '.join(words)}{' | keeps' * how.keeps}"
 
 
