@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LADDER = """
 core/types core/codec core/misuse core/values core/closures core/skipped core/state_form core/checks core/meshes
 core/domains core/base core/interop xla/bits xla/reads numerics/elementwise numerics/bounds numerics/norms numerics/*
-lift/facts core/updates xla/write_order xla/loops xla/sums core/keys
+lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
 linalg/limited_memory linalg/roots linalg/spectral linalg/blocks linalg/stacks linalg/matrices linalg/plan
 linalg/newton_schulz

@@ -29,6 +29,7 @@ class Graph:
     outputs: list[int] = field(default_factory=list)  # an output may be an input, or another output
     made_of: list[tuple[int, ...]] = field(default_factory=list)  # for each value, the values it is computed from
     sizes: list[int] = field(default_factory=list)
+    numbers: dict[Var, int] = field(default_factory=dict)  # of the variables of the function, those it calls left out
     dear: set[int] = field(default_factory=set)  # not computed twice
     written: set[int] = field(default_factory=set)  # nor part of a loop with others: sums, products of matrices
 
@@ -52,19 +53,19 @@ def graph_of(closed: ClosedJaxpr) -> Graph:
     """The values of a traced function."""
     graph = Graph()
     graph.inputs = [graph.new((), v) for v in closed.jaxpr.invars]
-    graph.outputs = _extended(graph, closed.jaxpr, graph.inputs)
+    graph.numbers, graph.outputs = _extended(graph, closed.jaxpr, graph.inputs)
     return graph
 
 
-def _extended(graph: Graph, jaxpr: Jaxpr, arguments: Sequence[int]) -> list[int]:
-    """The outputs of a function that is called with values of the graph; its own values become part of that."""
+def _extended(graph: Graph, jaxpr: Jaxpr, arguments: Sequence[int]) -> tuple[dict[Var, int], list[int]]:
+    """The variables and outputs of a function called with values of the graph; its own values become part of that."""
     numbers = dict(zip(jaxpr.invars, arguments, strict=True)) | {v: graph.new((), v) for v in jaxpr.constvars}
     number = lambda v: graph.new((), v) if isinstance(v, Literal) else numbers[v]  # noqa: E731
     for equation in jaxpr.eqns:
         operands = [number(v) for v in equation.invars]
         inner = _called(equation)
         if inner is not None:
-            results = _extended(graph, inner, operands)
+            _, results = _extended(graph, inner, operands)
         else:
             results = [graph.new(tuple(operands), v) for v in equation.outvars]
             if equation.primitive.name == "broadcast_in_dim":
@@ -75,7 +76,7 @@ def _extended(graph: Graph, jaxpr: Jaxpr, arguments: Sequence[int]) -> list[int]
             if names - DEAR - CHEAP:
                 graph.written.update(results)
         numbers.update(zip(equation.outvars, results, strict=True))
-    return [number(v) for v in jaxpr.outvars]
+    return numbers, [number(v) for v in jaxpr.outvars]
 
 
 def _called(equation: Any) -> Jaxpr | None:
@@ -117,7 +118,9 @@ class Evaluation:
         return cls(closed, dict(zip(closed.jaxpr.invars, arguments, strict=True)))
 
     def output(self, index: int) -> Any:
-        variable = self.closed.jaxpr.outvars[index]
+        return self.value(self.closed.jaxpr.outvars[index])
+
+    def value(self, variable: Var | Literal) -> Any:
         if isinstance(variable, Literal):
             return jnp.asarray(variable.val, getattr(variable.aval, "dtype", None))
         if variable in self.closed.jaxpr.constvars:

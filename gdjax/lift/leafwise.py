@@ -167,7 +167,7 @@ class Leafwise:
         rest = {k: v for k, v in self.hyper.items() if k not in self.schedules and k not in self.arrays}
         constants = tuple((k, type(v), v) for k, v in rest.items())
         name = self.label.removeprefix("gdjax.")
-        return Kernel(name, self.rule, self.State, constants, tuple(self.codecs.items()))
+        return Kernel(name, self.rule, self.State, constants, tuple(self.codecs.items()), staged=bool(self.stages))
 
     @functools.cached_property
     def moments(self) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from gdjax.core.codec import Codec
 from gdjax.lift import rule_checks
 from gdjax.lift.facts import Evaluation, graph_of
 from gdjax.xla import reads, write_order
-from gdjax.xla.loops import UPDATE, Plan, plan
+from gdjax.xla.late_nan import Late, nan_where_not_finite, with_late_nan
+from gdjax.xla.loops import SMALL, UPDATE, Plan, plan, unordered
 
 Array = jax.Array
 
@@ -37,11 +38,13 @@ class Kernel(NamedTuple):
     constants: tuple[tuple[str, type, Any], ...]
     codecs: tuple[tuple[str, Codec], ...] = ()  # of the fields that are kept as codes
     wraps: bool = False  # the rule is one of a wrapper, which gets the gradient beside the update
+    staged: bool = False  # stages of the rule run before it, which may have computed the same
 
 
 class Traced(NamedTuple):
     closed: ClosedJaxpr  # the rules as JAX sees them, from the flat arguments to the update and the new slots
     plan: Plan  # in which order to write these
+    late: Late  # what makes each NaN where it is not finite
 
 
 class OneLeaf:
@@ -72,7 +75,7 @@ class OneLeaf:
 
     def apply(self, *arguments: Any) -> tuple[Array, Any]:
         _, p, slots, *_ = arguments
-        closed, how = self.traced(arguments)
+        closed, how, late = self.traced(arguments)
         values = Evaluation.of(closed, jax.tree.leaves(arguments))
         olds, structure = jax.tree.flatten(slots)
         results: dict[int, Any] = dict(enumerate([None, *olds]))
@@ -84,11 +87,13 @@ class OneLeaf:
                 x = values.anew(loop.index, loop.uses, wait)
             else:
                 x = _waiting(firsts, values.output(loop.index))
+            if loop.index in late:
+                x = nan_where_not_finite(x, *map(values.value, late[loop.index]))
             if loop.held:
                 x = write_order.held(olds[loop.index - 1], x)
             if loop.fresh:
                 x = write_order.over(olds[loop.index - 1], x)
-            if firsts or loop.again or loop.fresh or loop.held:
+            if firsts or loop.again or loop.fresh or loop.held or loop.index in late:
                 values.replace(loop.index, x)
             results[loop.index] = x
         update, *news = results.values()
@@ -107,7 +112,14 @@ class OneLeaf:
         closed = jax.make_jaxpr(function)(*leaves)
         graph = graph_of(closed)
         g, p, slots, *_ = structure.unflatten(graph.inputs)
-        found = Traced(closed, plan(graph, g, p, jax.tree.leaves(slots), self.to))
+        how = plan(graph, g, p, jax.tree.leaves(slots), self.to)
+        if graph.sizes[g] <= SMALL:
+            how = unordered(how)
+        late: Late = {}
+        # A stage has the bound as it is written; what is the same in both is computed once.
+        if not any(k.staged and k.State._fields for k in self.kernels):
+            closed, late = with_late_nan(closed, graph, how)
+        found = Traced(closed, how, late)
         if not any(isinstance(x, Tracer) for x in closed.consts):  # which another trace must not see
             self.known[key] = found
         return found

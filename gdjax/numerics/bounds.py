@@ -41,6 +41,17 @@ def squarable(x: Array, squares: str) -> Array:
     return jnp.maximum(jnp.minimum(x, bound), -bound)  # XLA:CPU makes less of lax.clamp
 
 
+def _form(squares: str) -> Any:
+    def form(g: Array) -> Array:
+        return finite_within(g, largest_of(g.dtype, squares))
+
+    form.__name__ = form.__qualname__ = f"bounded_{squares}"  # by which a traced rule shows it
+    return jax.jit(form)
+
+
+FORMS = {squares: _form(squares) for squares in TERMS}
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def bounded(g: Array, squares: str = "each") -> Array:
     """g, bounded so that its squares are finite, and NaN where g is not finite: the first line of a rule that squares.
@@ -51,13 +62,22 @@ def bounded(g: Array, squares: str = "each") -> Array:
     """
     if jnp.iscomplexobj(g):
         return jax.lax.complex(bounded(g.real, squares), bounded(g.imag, squares))
-    return finite_within(g, largest_of(g.dtype, squares))
+    return FORMS[squares](g)
 
 
-@bounded.defjvp
-def _bounded_jvp(squares: str, primals: Any, tangents: Any) -> Any:
-    x = bounded(primals[0], squares)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def clipped(g: Array, squares: str) -> Array:
+    """`squarable`, with the derivatives of `bounded`."""
+    return squarable(g, squares)
+
+
+def _jvp(function: Any, squares: str, primals: Any, tangents: Any) -> Any:
+    x = function(primals[0], squares)
     return x, jnp.where(x == primals[0], tangents[0], jnp.zeros_like(tangents[0]))
+
+
+for _function in (bounded, clipped):
+    _function.defjvp(functools.partial(_jvp, _function))
 
 
 def spoiled(u: Array, g: Array) -> Array:

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.wrapper import wrapper
-from gdjax.numerics import Array
+from gdjax.numerics import Array, spoiled
+from gdjax.xla.sums import share_of_nonzeros
 
 
 class CautiousState(NamedTuple):
@@ -36,7 +37,7 @@ def cautious(
     Departure: the authors decay weights beside the mask; here the mask is for all that `inner` does. Theirs is
     `chain(cautious(adam(lr)), add_decayed_weights(-lr * weight_decay))`.
 
-    Complex numbers agree where the real part of conj(g_t) u_t is negative. Infinity and NaN stay in the update.
+    Complex numbers agree where the real part of conj(g_t) u_t is negative. Infinity and NaN become NaN in the update.
 
     Raises:
       TypeError: `inner` is no transform.
@@ -47,5 +48,7 @@ def cautious(
     """
     along = jnp.real(jnp.conj(g) * u) if jnp.iscomplexobj(u) else g * u
     keep = ~(along <= 0 if ascends else along >= 0)  # NaN is kept, and so not hidden
-    mean = jnp.mean(keep.astype(along.dtype)) if keep.size else jnp.ones((), along.dtype)
-    return jnp.where(keep, u, 0) * (1 / jnp.maximum(mean + eps, clamp)), s
+    # Where u is 0 it is not kept, so what is kept shows the mask; NaN, which the mean must not see, is an infinity.
+    kept = jnp.where(keep, jnp.where(jnp.isnan(u), jnp.inf, u), 0)
+    mean = share_of_nonzeros(kept).astype(along.dtype) if kept.size else jnp.ones((), along.dtype)
+    return spoiled(kept * (1 / jnp.maximum(mean + eps, clamp)), kept), s

@@ -92,11 +92,7 @@ def _sums(x: Array, factor: Array) -> list[Array]:
 
 def _one_sum(x: Array, factor: Array) -> list[Array]:
     x, factor = apart(x, factor)
-    factor = factor.reshape(())
-    if x.size <= OWN:
-        return [sum_of_squares(x, factor)] * 3
-    # Plain squares XLA:CPU sums in 0.8 of the time; for small leaves two sums to compile are not worth it.
-    return [meshes.cond(factor == 1, lambda x, _: sum_of_squares(x), sum_of_squares, x, factor)] * 3
+    return [sum_of_squares(x, factor.reshape(()))] * 3
 
 
 def _three_sums(x: Array, _: Array) -> list[Array]:

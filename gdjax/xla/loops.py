@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from gdjax.lift.facts import Graph
 
+SMALL = 2**13  # elements of an array of which a copy costs less than to compile an order of loops
 UPDATE = 0  # the index of the loop of the update, or of what the caller makes of it; then one for each slot
 
 
@@ -53,6 +54,12 @@ def plan(graph: Graph, g: int, p: int | None, slots: Sequence[int], to: str | No
         places[UPDATE] = place
     in_memory = to == "memory" or place is not None
     return _Planner(graph, values, loops, places, graph.sizes[g], to in ("params", None), in_memory, g).plan()
+
+
+def unordered(plan: Plan) -> Plan:
+    """The plan without what makes loops wait, for arrays that are small: XLA:CPU may copy them."""
+    loops = (x._replace(waits=(), again=False, held=False) for x in plan.loops)
+    return Plan(tuple(loops), keeps=False)
 
 
 class _Planner:

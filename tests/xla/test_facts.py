@@ -19,7 +19,7 @@ from gdjax.xla.loops import UPDATE, plan
 from tests.cases import CASES
 
 TABLE = Path(__file__).with_name("facts.json")
-SHAPE = (8, 12)
+SHAPE = (96, 128)  # large enough to be ordered
 
 
 def facts(tx: Any, dtype: str) -> list[str]:
