@@ -97,8 +97,8 @@ def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], rounded: b
       f: from (n, rows, columns), or (rows, columns), to the same shape, for which f(X^T) = f(X)^T.
       matrices: each (batch, rows, columns), not divided along explicit axes. Tall ones are transposed, large ones on a
         GPU only.
-      rounded: f rounds the factors of its products. Large tall matrices then are transposed on a CPU too, where XLA is
-        slow with rounded factors that are, as one is in X^T X.
+      rounded: f rounds the factors of its products. A CPU is slow at a product with a factor that is rounded and
+        transposed, as in X^T X: large tall matrices are then transposed there too.
     """
     f = jax.jit(f)  # matrices alike share one trace
     on = lambda most, wide=False: functools.partial(_in_groups, f, most, wide)  # noqa: E731

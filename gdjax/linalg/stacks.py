@@ -19,8 +19,8 @@ def in_stacks(f: Callable[..., Any], *lists: Sequence[Any]) -> Any:
 
     To bring matrices together copies them. On a GPU one launch for many of them is worth that; elsewhere large ones go
     one after the other, each in the memory of the one before. f is traced once for each shape. On explicit axes of a
-    mesh XLA chooses how f is divided, and f must not close over arrays; results of the shape of the first list's
-    entries are divided as these are, others are whole.
+    mesh the compiler chooses how f is divided, and f must not close over arrays; results of the shape of the first
+    list's entries are divided as these are, others are whole.
 
     Args:
       f: from one argument for each list to an array or a tuple of them. It gets (n, rows, columns), or (rows, columns)

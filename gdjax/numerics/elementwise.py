@@ -49,7 +49,7 @@ def divide(x: Array, y: Array, eps: Any = 0) -> Array:
 
 
 def largest(x: Array, axis: Any = None) -> Array:
-    """The maximum, and NaN where there is one: `jnp.max` of some thousand numbers loses it on XLA:CPU."""
+    """The maximum, and NaN where there is one: on a CPU `jnp.max` of some thousand numbers loses it."""
     top = jnp.max(x, axis)
     return jnp.where(jnp.any(jnp.isnan(x), axis), jnp.nan, top) if jnp.issubdtype(x.dtype, jnp.inexact) else top
 

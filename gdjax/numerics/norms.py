@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gdjax.numerics import elementwise as numerics
 from gdjax.numerics.elementwise import Array
+from gdjax.xla.products import product, selected_product
 
 SMALL = 2.0**-80  # a sum of squares below this has lost digits to underflow
 SCALE = 2.0**70  # numbers times this, or its reciprocal, have squares where those of the numbers are lost
@@ -20,11 +21,12 @@ def precise(square: Array) -> Array:
 
 
 def three_sums(x: Array, axes: Axes) -> list[Array]:
-    """sum |f x|^2 for f = 1, SCALE and 1 / SCALE: x is read once, though not by XLA:CPU."""
+    """sum |f x|^2 for f = 1, SCALE and 1 / SCALE; x is read once, on a CPU three times."""
     parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
     parts = [part.astype(numerics.at_least_float32(part.dtype)) for part in parts]
     scale = jnp.asarray(SCALE, parts[0].dtype)
-    squares = [sum(jnp.square(p if f is None else _times(p, f)) for p in parts) for f in (None, scale, 1 / scale)]
+    times = lambda f: parts if f is None else [selected_product(p, f) for p in parts]  # noqa: E731
+    squares = [sum(map(jnp.square, times(f))) for f in (None, scale, 1 / scale)]
     one_each, all_in_one = functools.partial(_sums_apart, axes), functools.partial(_sums_in_one, axes)
     return jax.lax.platform_dependent(squares, tpu=one_each, default=all_in_one)
 
@@ -37,20 +39,6 @@ def _sums_in_one(axes: Axes, xs: list[Array]) -> list[Array]:
 def _sums_apart(axes: Axes, xs: list[Array]) -> list[Array]:
     """A TPU takes these in the kernel that writes what x is made of; on a GPU they are more kernels than one sum is."""
     return [jnp.sum(x, axes) for x in xs]
-
-
-def product(x: Array, factor: Array) -> Array:
-    """The product, which XLA must not take apart in a square: of a constant x, zero say, the parts are 0 and inf.
-
-    XLA:CPU drops the barrier in time to fuse the product with what reads it. Elsewhere see `_times`.
-    """
-    return jax.lax.optimization_barrier(x * factor.astype(x.dtype))
-
-
-def _times(x: Array, factor: Array) -> Array:
-    """The same without a copy on other devices. XLA:CPU makes one here."""
-    always, factor = jax.lax.optimization_barrier((jnp.asarray(True), factor))
-    return jnp.where(always, x * factor.astype(x.dtype), x)
 
 
 def unit_and_norm(x: Array, axis: Any = None) -> tuple[Array, Array]:
@@ -85,7 +73,7 @@ def _largest(x: Array, axis: Any) -> tuple[Array, Array]:
     """The largest size, which may miss NaN, and a unit near it."""
     top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis, keepdims=True, initial=0))
     limits = jnp.finfo(top.dtype)
-    # At most an eighth of the largest number: XLA:CPU multiplies by the reciprocal, which must not be denormal.
+    # At most an eighth of the largest number: x is multiplied by the reciprocal, which must not be denormal.
     return top, jnp.where(jnp.isfinite(top), jnp.clip(top, limits.tiny, limits.max / 8), 1)
 
 

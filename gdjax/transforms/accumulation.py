@@ -9,12 +9,13 @@ import jax.numpy as jnp
 
 from gdjax import numerics, tree
 from gdjax.combine.chain import of_leaf_rules
-from gdjax.combine.conditional import as_before, on_gpu, or_zero
+from gdjax.combine.conditional import as_before, or_zero
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.closures import value_of
 from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
+from gdjax.xla.flags import on_gpu
 from gdjax.xla.write_order import after, bound_for, destination, written
 
 Array = jax.Array

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.combine.conditional import all_finite, apply_or, apply_where, companions, flag, none, zeros
+from gdjax.combine.conditional import all_finite, apply_or, apply_where, companions, zeros
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.xla.flags import flag, none
 from gdjax.xla.write_order import bound_for
 
 Array = jax.Array

@@ -12,11 +12,10 @@ from gdjax.core.base import is_float0
 from gdjax.numerics import real_dtype
 from gdjax.numerics.norms import SCALE, SMALL, precise, three_sums
 from gdjax.tree.sums import arrays, floating, floating_dtype, joined, pairwise_sum, sum_of_squares, wide
+from gdjax.xla.products import places_of_factors, plain_where_1
 from gdjax.xla.reads import apart
 
 Array = jax.Array
-
-OWN = 2**13  # elements of a leaf from which on a copy of its factor matters; small leaves share compiled loops
 
 
 def global_norm(updates: Any) -> Array:
@@ -57,8 +56,7 @@ def _by_passes(leaves: Sequence[Array], sums: Callable[..., list[Array]], may_re
     As a loop, whose passes are one piece of program, where a condition would have two.
     """
     dtype = functools.reduce(jnp.promote_types, [real_dtype(floating_dtype(x)) for x in leaves])
-    # XLA:CPU broadcasts a factor that leaves of one shape share in memory: each large leaf reads a number of its own.
-    places = [i if x.size > OWN else 0 for i, x in enumerate(leaves)]
+    places = places_of_factors(leaves)
 
     def go(carry: Any) -> Any:
         passes, factors, _ = carry
@@ -92,11 +90,7 @@ def _sums(x: Array, factor: Array) -> list[Array]:
 
 def _one_sum(x: Array, factor: Array) -> list[Array]:
     x, factor = apart(x, factor)
-    factor = factor.reshape(())
-    if x.size <= OWN:
-        return [sum_of_squares(x, factor)] * 3
-    # Plain squares XLA:CPU sums in 0.8 of the time; for small leaves two sums to compile are not worth it.
-    return [meshes.cond(factor == 1, lambda x, _: sum_of_squares(x), sum_of_squares, x, factor)] * 3
+    return [plain_where_1(sum_of_squares, x, factor.reshape(()))] * 3
 
 
 def _three_sums(x: Array, _: Array) -> list[Array]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import is_float0
-from gdjax.numerics.norms import product
+from gdjax.xla.products import product
 
 Array = jax.Array
 
