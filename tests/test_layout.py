@@ -230,6 +230,25 @@ def test_only_one_folder_names_the_compiler():
     assert {module for module in naming - NAMES_XLA if not module.startswith("xla/")} == set()
 
 
+def with_an_update(module: str) -> set[str]:
+    """The functions and classes of a module that define the `update` of a transform."""
+    found = set()
+    for name, node in definitions(module).items():
+        functions = [f for f in ast.walk(node) if isinstance(f, ast.FunctionDef) and f.name in ("update", "_update")]
+        if ["updates", "state"] in [[a.arg for a in f.args.args if a.arg != "self"][:2] for f in functions]:
+            found.add(name)
+    return found
+
+
+def test_the_page_lists_the_transforms_with_an_update_of_their_own():
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    section = page.partition("## Transforms with an `update` of their own")[2].partition("\n## ")[0]
+    rows = [row.split("|")[2] for row in section.splitlines() if row.startswith("| ")][1:]
+    listed = [re.findall("`(.+?)`", part) for row in rows for part in row.split(";")]
+    found = {(module, name) for module in MODULES for name in with_an_update(module)}
+    assert {(module, name) for module, *names in listed for name in names} == found
+
+
 def test_versions_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     (lowest,) = (d.removeprefix("jax>=") for d in project["dependencies"] if d.startswith("jax>="))
