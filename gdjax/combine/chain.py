@@ -25,7 +25,7 @@ class Chain:
     unpack: Callable[[Any], list[Any]] = list
 
     def labelled(self, label: str) -> "Chain":
-        """The parts of an optimizer report errors under its name; those of a plain chain under their own."""
+        """The parts of an optimizer report errors under its name, those of a plain chain under their own names."""
         if label in ("gdjax.chain", "gdjax.named_chain"):
             return self
         # A rule with a state for the whole tree may run a transform in it: like a wrapper it keeps its name.
@@ -95,8 +95,8 @@ def flips(rule: Leafwise) -> bool:
 def _warn_of_two_rates(label: str, parts: tuple[Any, ...]) -> None:
     """Warns where two of the parts turn the sign and nothing else can: the chain ascends.
 
-    A part of someone else, a scale by a schedule, by a traced or by a negative number may turn it once more, and a
-    masked rate concerns some leaves only: with one of these nothing is said.
+    It does not warn where something else may turn the sign once more: a part of someone else, or a scale by a schedule,
+    a traced or a negative number. Nor does it warn of a masked rate, which concerns some leaves only.
     """
     rules = [list(leaf_rules(tx)) for tx in parts]
     turns = [i for i, of_part in enumerate(rules) if sum(rule is not None and flips(rule) for rule in of_part) == 1]

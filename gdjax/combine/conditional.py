@@ -1,4 +1,4 @@
-"""Steps that are made or not, inside a compiled program: the branches of `jax.lax.cond`, or selections.
+"""Steps that are made or left out inside a compiled program, by the branches of `jax.lax.cond` or by selection.
 
 A branch that is to cost nothing must hand its operands on as they are, in their places: then no byte of them is moved.
 """
@@ -20,9 +20,9 @@ from gdjax.xla.write_order import after, bound_for, destination, written
 
 
 def as_before(new: Any, old: Any) -> Any:
-    """The arrays of a new state in the structure, the dtypes and the places of the old one.
+    """The new state with the structure, dtypes and places of the old one.
 
-    The classes of the two may differ: the old state may be one of Optax's. The branches of a condition may not.
+    The new state has the classes of the old one too, which may be Optax's: branches of a condition must agree in them.
     """
     leaves, structure = jax.tree.flatten(as_formed(new, old))
     before = jax.tree.leaves(old)
@@ -94,10 +94,10 @@ def _choose(chosen: Array, p: Any, u: Any, news: Any, olds: Any, to: str | None)
 
 
 def companions(tree: Any, others: Any) -> dict[Any, list[int]]:
-    """For each leaf of `tree`, by its index, the indices of the leaves of `others` that seem to belong to it.
+    """For each leaf of `tree`, by index, the indices of the leaves of `others` that seem to belong to it.
 
-    Those of one shape go with the leaves of that shape in their order, and again from the first: as moments do. Leaves
-    of a shape that `tree` has not are under that shape.
+    Leaves of one shape go in turn to the leaves of `tree` with that shape, and again from the first, as moments do.
+    Leaves of a shape that `tree` does not have are listed under that shape.
     """
     places: dict[Any, list[int]] = {}
     for i, x in enumerate(jax.tree.leaves(tree)):

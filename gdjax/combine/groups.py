@@ -1,4 +1,4 @@
-"""Groups of leaves, each with a transform of its own; chosen by a tree of labels, by a function or by path."""
+"""Groups of leaves, each with a transform of its own. A tree of labels, a function or paths choose the groups."""
 
 import warnings
 from collections import OrderedDict
@@ -51,7 +51,7 @@ def partition(
 def grouped(
     label: str, transforms: Mapping[Any, Any], param_labels: Any, mask_compatible_extra_args: bool = False
 ) -> GradientTransformation:
-    """`partition`, whose errors begin with `label`; of groups without leaves only `partition` itself warns."""
+    """`partition`, whose errors begin with `label`; only `partition` itself warns of groups without leaves."""
     for key, tx in transforms.items():
         base.check_transform(label, repr(key), tx)
 
@@ -114,7 +114,7 @@ def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Any:
 
 
 def _keeper(labels: Iterable[Any]) -> Any:
-    """A dict; an OrderedDict for labels that do not compare, which JAX cannot sort as it does the keys of a dict."""
+    """A dict; for labels that do not compare an OrderedDict, whose keys JAX does not sort."""
     try:
         sorted(labels)
     except TypeError:

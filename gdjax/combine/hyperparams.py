@@ -13,7 +13,7 @@ from gdjax.core.closures import value_of
 from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.wrapper import Wrapped
 
-Found = tuple[tuple[str, ...], Any]  # where it stands, its name last, and its value
+Found = tuple[tuple[str, ...], Any]  # the path to it, which ends in its name, and its value
 
 
 class _Hidden:
@@ -26,8 +26,8 @@ HIDDEN = _Hidden()
 def get_hyperparams(tx: Any, state: Any) -> dict[str, Any]:
     """The numbers that the *next* update with `state` will use, schedules evaluated.
 
-    To log the rate of a step call this with the state that went into the step: with the state that came out of it, it
-    tells the rate of the step after.
+    To log the rate of a step, call this with the state that went into the step. The state that came out of it has the
+    rate of the step after.
 
     Reads through this library's chains, masks, groups and injected hyperparameters, and finds those that Optax injects.
     A transform of Optax, or one written by hand, keeps its numbers in a closure, where nothing can read them: they are
@@ -83,7 +83,7 @@ def _walk(tx: Any, state: Any, where: tuple[str, ...]) -> Iterator[Found]:
         *_, (_, own, _) = part.steps(state)
         inside, name = list(_walk(part.tx, part.inside(state), where)), part.label.removeprefix("gdjax.")
         yield from inside
-        known = {path[-1] for path, _ in inside}  # which go by their names, and its own of the same by its name too
+        known = {path[-1] for path, _ in inside}  # these go by their names, and so do its own of the same name
         for (*_, k), x in _walk(part.own, own, ()):
             yield (*where, f"{name}/{k}" if k in known else k), x
     elif hasattr(state, "inner_states"):
@@ -110,7 +110,7 @@ def _walk(tx: Any, state: Any, where: tuple[str, ...]) -> Iterator[Found]:
 
 
 def _inside(fields: Iterable[str]) -> Iterator[str]:
-    """The fields of a wrapper's state that are the states of what it wraps, by their names."""
+    """The fields of a wrapper's state that are states of wrapped transforms, by name."""
     return (f for f in fields if f.endswith("_state"))
 
 

@@ -79,8 +79,8 @@ def inject_hyperparams(
     `state.hyperparams["learning_rate"] = 1e-4` between two updates changes the rate without recompiling. Schedules may
     stand for any number; what they gave last is in the dict, and assigning to it has no effect.
 
-    Transforms of this library take schedules and traced scalars as they are; this is for changing numbers from outside
-    and for transforms of others.
+    Transforms of this library take schedules and traced scalars as they are. This is for numbers that are changed from
+    outside, and for transforms of others.
 
     Args:
       inner_factory: returns a transform when called with hyperparameters.
@@ -104,7 +104,7 @@ def inject_hyperparams(
     if not static <= set(signature.parameters):
         unknown = sorted(static - set(signature.parameters))
         raise ValueError(f"gdjax.inject_hyperparams: static_args {unknown} are not among {list(signature.parameters)}")
-    ours = is_ours(inner_factory)  # another's may have domains of its own
+    ours = is_ours(inner_factory)  # any other may have domains of its own
     fixed = lambda name, p: p.annotation is int or domains.is_no_number(inner_factory.__name__, name)  # noqa: E731
     shaping = {name for name, p in signature.parameters.items() if ours and fixed(name, p)}
     dtype = None if hyperparam_dtype is None else numerics.at_least_float32(hyperparam_dtype)

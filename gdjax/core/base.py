@@ -46,13 +46,13 @@ class GradientTransformation(_Pair):
 
     @property
     def __class__(self) -> type:  # type: ignore[override]
-        # Other libraries ask isinstance(tx, optax.GradientTransformation), and Optax's wrappers drop the extra
-        # arguments of what is none. Whoever asks has imported Optax; this need not.
+        # Other libraries ask isinstance(tx, optax.GradientTransformationExtraArgs), and Optax's wrappers keep extra
+        # arguments from anything else. Whoever asks has imported Optax, so this need not import it.
         theirs = getattr(sys.modules.get("optax"), "GradientTransformationExtraArgs", None)
         return theirs if isinstance(theirs, type) else type(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickle's default asks that `__class__` be the type, and takes no functions that are made when called.
+        # By default pickle demands that `__class__` be the type, and refuses functions that a call has made.
         return _restored, (type(self), *map(value_of, self)), getattr(self, "__dict__", None)
 
     def __eq__(self, other: object) -> bool:
@@ -70,7 +70,7 @@ GradientTransformationExtraArgs = GradientTransformation
 
 
 def _restored(cls: Any, *parts: Any) -> Any:
-    """The pair again; by `_make`, which suits a subclass with a `__new__` of its own."""
+    """The pair again, by `_make`: a subclass may have a `__new__` of its own."""
     return cls._make(function_of(f) if isinstance(f, Value) else f for f in parts)
 
 
@@ -105,7 +105,7 @@ class Update(Value):
 
     def __init__(self, call: Call, part: str, fn: Callable[..., Any], calls: tuple[Call, ...]):
         super().__init__(call, part, fn)
-        self.calls = calls  # that made it, the outermost first: freeze(...), masked(...)
+        self.calls = calls  # the calls that made it, the outermost first: freeze(...), masked(...)
 
     def __call__(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
@@ -147,7 +147,7 @@ def is_float0(x: Any) -> bool:
 
 
 def is_concrete(tree: Any) -> bool:
-    """Whether every leaf is a number or an array with a value, which a compiled function can be called with."""
+    """Whether every leaf is a number or an array with a value, so that a compiled function can be called with it."""
     return all(map(_concrete, jax.tree.leaves(tree)))
 
 

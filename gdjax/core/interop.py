@@ -1,9 +1,9 @@
 """To Optax and back.
 
-A transform of this library works where Optax's do, and one of Optax's inside every wrapper here, as they are. What is
-left is the classes of their states: `ScaleByAdamState` here and `ScaleByAdamState` there have the same fields and are
-two classes. That matters to a program that asks `isinstance(state, optax.ScaleByAdamState)` or maps over a state of
-each library at once. The functions here change the classes and nothing else.
+A transform of this library works wherever one of Optax's does, and one of Optax's works inside every wrapper here. One
+difference is left: the classes of their states. `ScaleByAdamState` here and `ScaleByAdamState` there have the same
+fields and are two classes. That matters to a program that asks `isinstance(state, optax.ScaleByAdamState)` or maps over
+a state of each library at once. The functions here change the classes and nothing else.
 """
 
 import sys

@@ -96,7 +96,7 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any)
 
 
 def _alike(label: str, new: Any, old: Any, *, none: bool = False) -> tuple[Any, list[Any]]:
-    """The structure of `old` and the leaves of `new`, checked against it; with `none` they may be None."""
+    """The structure of `old`, and the leaves of `new`, which must fit it; with `none` they may be None."""
     paths, structure = jax.tree_util.tree_flatten_with_path(old)
     news = checks.flatten_like(label, ("old_tensors", "new_tensors"), structure, old, new)
     for (path, o), n in zip(paths, news, strict=True):

@@ -37,20 +37,20 @@ def _sums_in_one(axes: Axes, xs: list[Array]) -> list[Array]:
 
 
 def _sums_apart(axes: Axes, xs: list[Array]) -> list[Array]:
-    """A TPU takes these in the kernel that writes what x is made of; on a GPU they are more kernels than one sum is."""
+    """A sum each. A TPU takes these in the kernel that writes the xs; on a GPU they would be three kernels, not one."""
     return [jnp.sum(x, axes) for x in xs]
 
 
 def unit_and_norm(x: Array, axis: Any = None) -> tuple[Array, Array]:
-    """Two real numbers along the axes, kept as axes of length 1, whose product is |x|: neither over- nor underflows.
+    """A unit and a norm whose product is |x| along the axes: neither over- nor underflows.
 
     Args:
       x: floating, float32 or wider.
       axis: an axis or several; all for None.
 
     Returns:
-      A unit, whose reciprocal is a normal number too, and the norm of x over it. The derivative is that of the norm,
-      the unit taken for a constant, and 0 where x is 0.
+      The unit, whose reciprocal is a normal number too, and the norm of x / unit. Both are real and keep the axes with
+      length 1. Only the norm has a derivative, which is 0 where x is 0: the unit is taken for a constant.
     """
     axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple | list) else (axis,)
     return _unit_and_norm(x, tuple(a % x.ndim for a in axes))
@@ -70,7 +70,7 @@ def _by_the_largest(axes: Axes, x: Array) -> tuple[Array, Array]:
 
 
 def _largest(x: Array, axis: Any) -> tuple[Array, Array]:
-    """The largest size, which may miss NaN, and a unit near it."""
+    """The largest |x|, which may miss NaN, and a unit near it."""
     top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis, keepdims=True, initial=0))
     limits = jnp.finfo(top.dtype)
     # At most an eighth of the largest number: x is multiplied by the reciprocal, which must not be denormal.
@@ -135,7 +135,7 @@ def _wide(x: Any) -> tuple[Array, Any]:
 
 
 def _over_the_largest(x: Array, axis: Any) -> tuple[Array, Array]:
-    """x over its largest size, and that size. A zero x becomes ones, which have derivatives."""
+    """x over the largest |x|, and that. A zero x becomes ones, which have derivatives."""
     top, unit = _largest(x, axis)
     ones = jnp.where((top == 0) & (x == 0), jnp.ones_like(x), x / unit.astype(x.dtype))
     return ones, jnp.where(top == 0, 0, unit)

@@ -45,8 +45,8 @@ class MultiSteps:
         a_n = a_{n-1} + (g_n - a_{n-1}) / n,    n = 1, ..., k;    the k-th call returns inner(a_k), the others zeros
 
     So k calls with batches of m examples make the step of one batch of k m. A call that only accumulates does not
-    compute the inner update; on a GPU it does and drops it, if that is of leaf rules alone. An object of this class is
-    used like a transform, in `chain` too.
+    compute the inner update. (On a GPU it does, and drops it, if the inner transform has leaf rules alone.) An object
+    of this class is used like a transform, in `chain` too.
 
     Args:
       opt: the inner transform.
@@ -55,8 +55,8 @@ class MultiSteps:
       use_grad_mean: False hands on the sum, a_k = g_1 + ... + g_k.
       should_skip_update_fn: a `ShouldSkipUpdateFunction`, such as `skip_not_finite`. A call that it skips leaves the
         state as it was, but for `skip_state`. Without it one NaN spoils the update it is in, and no other.
-      accumulator_dtype: of a. float32, the default, is widened to the parameter's dtype where that is wider; None is
-        the parameter's. For a complex parameter it is the parameter's.
+      accumulator_dtype: the dtype of a. float32, the default, means the parameter's dtype where that is wider. None is
+        the parameter's, and so is any for a complex parameter.
 
     Attributes:
       inner_opt: the inner transform.
@@ -135,9 +135,9 @@ class MultiSteps:
             news = structure.flatten_up_to(new)
             return tree.cast_like([news[i] for i in trained], sums), as_before(inner, inner_state)
 
-        # The inner update comes out where the accumulated gradient went in, and without it both operands come out as
-        # they went in: nothing is copied then, and no array is made for updates that are zero. On a GPU it would copy
-        # them all the same, and wait for `emit`: an update of a few passes over the leaves is always made there.
+        # The inner update takes the place of the accumulated gradient. Without it both operands come out as they went
+        # in: nothing is copied, and no array is made for updates that are zero. A GPU would copy them all the same,
+        # and wait for `emit`: there an inner update of a few passes over the leaves is always computed.
         gpu = on_gpu() if of_leaf_rules(self.inner_opt) else jnp.asarray(False)
         kept = emit | ~gpu
         given = [or_zero(kept, x) for x in sums]
@@ -191,7 +191,7 @@ def _accumulate(acc: Array, g: Array, n: Array, skip: Array | None, use_grad_mea
 
 @functools.partial(jax.jit, static_argnums=5)
 def _release(emit: Array, x: Array, g: Array, acc: Array, p: Array, to: str | None) -> tuple[Array, Array]:
-    """The update of p and the new accumulated gradient: x is the one or the other."""
+    """The update of p and the new accumulated gradient: x is one of the two, the other is zero."""
     update, new = jnp.where(emit, x, 0).astype(g.dtype), jnp.where(emit, 0, x).astype(acc.dtype)
     first = written(to, p, update)
     return update, new if first is None else after(first, new)

@@ -70,8 +70,8 @@ def lookahead(
         theta_{t+1} = theta_t + alpha (phi_k - theta_t)
 
     The parameters are a pair, `LookaheadParams(fast=phi, slow=theta)`, made by `LookaheadParams.init_synced(params)`.
-    Gradients are taken at `params.fast` and shaped like it; the updates are a pair like the parameters, and are to be
-    applied as they are, or fast and slow parameters would differ after a synchronisation.
+    Gradients are taken at `params.fast` and shaped like it. The updates are a pair like the parameters. Apply them as
+    they are: after a synchronisation fast and slow parameters would differ otherwise.
 
     Args:
       fast_optimizer: makes the fast updates; it sees the fast parameters.
@@ -135,7 +135,7 @@ def _synced(u: Any, fast: Any, slow: Any, alpha: Any, sync: Array) -> tuple[Any,
     wide_u, fast, slow, alpha = (numerics.widen(x, real) for x in (u, fast, given_slow, alpha))
     ahead = fast - slow + wide_u
     back = jnp.where(sync, alpha.astype(ahead.dtype) * ahead, 0).astype(u.dtype)
-    # The new slow parameter is read where the caller writes it, before the fast one; of both old ones copies were made.
+    # The caller writes the new slow parameter, which is read there before the fast one is written: no copies are made.
     after_sync = add(given_slow, back)
     way = numerics.widen(after_sync, real) - fast
     return jnp.where(sync, way, after(after_sync, wide_u)).astype(u.dtype), back

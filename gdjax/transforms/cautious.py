@@ -19,21 +19,21 @@ class CautiousState(NamedTuple):
 def cautious(
     u: Array, g: Array, s: Any, p: Any, t: Any, eps: Hyper = 0.0, clamp: Hyper = 1e-3, *, ascends: bool = False
 ) -> Any:
-    """Keeps of an optimizer's updates the elements that go down the gradient, and makes them larger for the others.
+    """Keeps the elements of an update that go down the gradient, and enlarges them to make up for the others.
 
         m_t = 1 where u_t g_t < 0, else 0        x_{t+1} = x_t + u_t m_t / max(mean(m_t) + eps, clamp)
 
     with the mean over each array. `cautious(adamw(lr))` is C-AdamW, `cautious(lion(lr))` C-Lion. The state is that of
-    the optimizer, which does not see what became of its updates.
+    the optimizer, which does not learn that its updates were changed.
 
     Args:
       inner: the optimizer, whose updates are added to the parameters: it has the learning rate, and so the sign.
-      eps: beside the mean, at least 0: the paper's Algorithm 1 has one, the authors' code none.
+      eps: added to the mean, at least 0: the paper's Algorithm 1 has it, the authors' code does not.
       clamp: the least denominator, above 0: the authors' code has 1e-3, the paper none. An array without an element
         that agrees does not move.
       ascends: the updates go up the gradient, as those of `scale_by_adam()` alone do: m_t is 1 where u_t g_t > 0.
 
-    Departure: the authors decay weights beside the mask; here the mask is for all that `inner` does. Theirs is
+    Departure: the authors do not mask the weight decay; here the mask is for all that `inner` does. Theirs is
     `chain(cautious(adam(lr)), add_decayed_weights(-lr * weight_decay))`.
 
     Complex numbers agree where the real part of conj(g_t) u_t is negative. Infinity and NaN stay in the update.
@@ -46,6 +46,6 @@ def cautious(
       https://arxiv.org/abs/2411.16085
     """
     along = jnp.real(jnp.conj(g) * u) if jnp.iscomplexobj(u) else g * u
-    keep = ~(along <= 0 if ascends else along >= 0)  # NaN is kept, and so not hidden
+    keep = ~(along <= 0 if ascends else along >= 0)  # NaN is kept, so that it shows
     mean = jnp.mean(keep.astype(along.dtype)) if keep.size else jnp.ones((), along.dtype)
     return jnp.where(keep, u, 0) * (1 / jnp.maximum(mean + eps, clamp)), s

@@ -69,5 +69,5 @@ def _is_pair(x: Any) -> bool:
 
 
 def _ours(x: Any) -> Any:
-    """A pair as this library's: the state may be one of Optax's, whose class is another to JAX."""
+    """A pair in this library's class: in a state of Optax's it is of another class, which JAX tells apart."""
     return SplitRealAndImaginaryArrays(*x) if _is_pair(x) else x

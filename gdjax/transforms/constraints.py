@@ -38,8 +38,8 @@ def keep_params_nonnegative() -> GradientTransformation:
       ValueError: (in update) params is missing.
       TypeError: (in update) complex parameters.
 
-    Departure: where the update's dtype is narrower than the parameter's, Optax rounds -p in it, which may make the
-    parameter negative; here it is rounded towards 0.
+    Departure: where the update's dtype is narrower than the parameter's, Optax rounds -p to the nearest number of that,
+    which may make the parameter negative; here it is rounded towards 0.
     """
     label = "gdjax.keep_params_nonnegative"
 

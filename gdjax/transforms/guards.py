@@ -56,12 +56,12 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
     Args:
       inner: the transform.
       max_consecutive_errors: how many calls in a row to skip at most, at least 0.
-      check_outputs: besides the gradients also look at what `inner` makes of them, which may be infinite where they are
-        not. The updates and the elements of the new state that were finite before must be finite. They are computed
-        once to be looked at and once to be used, which costs a pass of reading; with matrix methods or line searches
-        False is cheaper.
+      check_outputs: besides the gradients also look at the results of `inner`, which may be infinite where the
+        gradients are not. The updates, and the elements of the new state that were finite before, must be finite. They
+        are computed once to be looked at and once to be used, which costs a pass of reading; with matrix methods or
+        line searches False is cheaper.
 
-    `inner` is evaluated in every call; where its result is not used, with gradients of 0.
+    `inner` is evaluated in every call, with gradients of 0 where its result is not used.
     """
     label = "gdjax.apply_if_finite"
     base.check_transform(label, 0, inner)
@@ -97,8 +97,8 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
 
 def _stay_finite(gradients: Any, updates: Any, state: Any, old: Any) -> Array:
     """Whether the gradients and the updates are finite, and each number of the state that was so before."""
-    # Unlike `all_finite`, for numbers that are computed here and are to be looked at without being written to memory.
-    # On a CPU a byte is written for each element of a Boolean expression: there is one for all that is of a parameter.
+    # Unlike `all_finite` this is for numbers that are computed here and should not be written to memory for the test.
+    # On a CPU a byte is written for each element of a Boolean expression: there is one expression for each parameter.
     looked_at = [(x, None) for x in jax.tree.leaves((gradients, updates))]
     looked_at += zip(jax.tree.leaves(state), jax.tree.leaves(old), strict=True)
     looked_at = [(x, y) for x, y in looked_at if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact)]

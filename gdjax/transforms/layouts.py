@@ -1,4 +1,4 @@
-"""What an inner transform is called with: one vector in place of a tree, or no extra arguments."""
+"""Changes of what an inner transform is called with: one vector in place of a tree, or no extra arguments."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from gdjax.core.base import GradientTransformation, transform
 def with_extra_args_support(tx: Any) -> Any:
     """`tx` as a transform whose update accepts extra arguments; it is `tx` itself where it does already.
 
-    Every transform of this library does, and every wrapper calls foreign ones accordingly, so that this is only needed
-    by code that calls `tx.update` itself.
+    Every transform of this library does, and every wrapper here keeps extra arguments from transforms that do not. So
+    only code that calls `tx.update` itself needs this.
     """
     base.check_transform("gdjax.with_extra_args_support", 0, tx)
     return tx if base.takes_extra_args(tx) else _without_extra_args(tx)
@@ -66,7 +66,7 @@ def flatten(inner: Any) -> GradientTransformation:
 
 
 def _joined(leaves: list[Any]) -> Any:
-    """The floating leaves as one vector; its shape where one of them is a shape only."""
+    """The floating leaves as one vector, or the shape of that where one of them is only a shape."""
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in leaves]
     leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
     with jax.numpy_dtype_promotion("standard"):

@@ -54,14 +54,14 @@ def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> GradientTransf
 
 @transform
 def monitor(measures: Mapping[str, Any]) -> GradientTransformation:
-    """Takes several measurements of the updates that pass through, with a memory if need be.
+    """Takes several measurements of the updates that pass through; a measure may have a memory.
 
     Args:
       measures: from name to a function as in `snapshot`, or to a transform whose `update` returns the measurement in
         place of updates, such as `measure_with_ema(...)`.
 
-    `gdjax.tree.get(state, name)` is what was measured last. Before the first update that is zeros; a measure that
-    cannot be tried out on the parameters, since it needs extra arguments, has an entry from the first update on.
+    `gdjax.tree.get(state, name)` is what was measured last. Before the first update that is zeros. A measure that needs
+    extra arguments cannot be tried on the parameters: it has an entry from the first update on.
     """
     label = "gdjax.monitor"
     parts = {name: stateless(lambda g, p, m=m: m(g)) if callable(m) else m for name, m in measures.items()}
@@ -120,20 +120,20 @@ def measure_with_ema(
 
 
 def _first(measure: Callable[[Any], Any], params: Any) -> Any:
-    """What is measured of the parameters, in arrays of its own; zeros where those are shapes only."""
+    """The measurement of the parameters, in new arrays; zeros where the parameters are only shapes."""
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params)):
         return tree.zeros_like(jax.eval_shape(measure, params))
     return jax.tree.map(lambda x: _strong(jnp.array(x, copy=True)), measure(params))
 
 
 def _gradients(params: Any) -> Any:
-    """What stands for the gradients before there are any: the parameters, and for integers that there is none."""
+    """A stand-in for the first gradients: the parameters, and float0 for integers."""
     none = lambda p: np.zeros(jnp.shape(p), jax.dtypes.float0)  # noqa: E731
     return jax.tree.map(lambda p: p if jnp.issubdtype(jnp.result_type(p), jnp.inexact) else none(p), params)
 
 
 def _as(label: str, new: Any, old: Any) -> Any:
-    """A measurement in the dtypes of the one before, which stays where the gradient of an integer is measured."""
+    """A measurement in the dtypes of the one before; where it is float0, the one before."""
 
     def leaf(path: Any, x: Any, y: Any) -> Any:
         if jnp.shape(x) != jnp.shape(y):

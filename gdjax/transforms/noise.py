@@ -1,4 +1,4 @@
-"""Stochasticity: noise on the gradients, and noise to leave saddle points."""
+"""Noise: on the gradients, and to leave saddle points."""
 
 from typing import Any, NamedTuple
 
@@ -37,8 +37,8 @@ def add_noise(
     Args:
       eta: the variance at the first step, at least 0.
       gamma: how fast the variance decays; the reference uses 0.55.
-      key: a PRNG key, or an int to seed one. The noise is a function of the key and the step. Without one it is 0, as
-        in Optax, with a warning: every run gets the same noise.
+      key: a PRNG key, or an int to seed one. The noise is a function of the key and the step. The default is the key 0,
+        as in Optax, with a warning: every run gets the same noise.
       seed: Optax's older name for an int `key`.
 
     Raises:
@@ -84,8 +84,8 @@ def escape_saddles(
       key: a PRNG key, or an int to seed one.
 
     Departures: the reference perturbs, then takes the gradient at the perturbed point; a transform has the gradient
-    already, so both are added at once. It also stops when a perturbation has not lowered the loss within `wait` steps
-    and returns the point before it; that is left to the loop around it.
+    already, so both are added at once. The reference also stops when a perturbation has not lowered the loss within
+    `wait` steps, and returns the point before it; here that is left to the training loop.
 
     Reference:
       Jin, Ge, Netrapalli, Kakade & Jordan 2017, How to escape saddle points efficiently, Algorithm 2 (PGD),

@@ -1,4 +1,4 @@
-"""A scale that falls when a value has stopped falling."""
+"""A learning rate that is reduced when a value has stopped falling."""
 
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ def reduce_on_plateau(
 
     Args:
       factor: between 0 and 1.
-      patience: how many means, at least 1; 0 is as 1.
+      patience: how many means in a row, at least 1; 0 counts as 1.
       rtol, atol: how much less than the best is an improvement; at least 0, not both 0, rtol at most 1.
       cooldown: how many means after a reduction do not count as without improvement.
       accumulation_size: how many values make a mean: 1 for the loss on held-out data, more for that of a mini-batch.

@@ -75,7 +75,7 @@ def per_example_layer_norm_clip(grads: Any, global_l2_norm_clip: Any, uniform: b
 
 
 def _dtype(g: Any) -> Any:
-    """The dtype of a sum of g times real numbers."""
+    """The dtype of a sum of g times real numbers: g's, or floating where g has integers."""
     return g.dtype if jnp.issubdtype(g.dtype, jnp.inexact) else jax.dtypes.canonicalize_dtype(float)
 
 
@@ -132,10 +132,10 @@ def differentially_private_aggregate(
 
     Raises:
       ValueError: no key; Optax falls back on the key 0, whose noise everybody knows. (In update) no common axis of
-        examples; what is left without it does not match the parameter's shape.
+        examples; a gradient without that axis does not match the parameter's shape.
 
-    An example whose gradient is not finite adds nothing, see `per_example_global_norm_clip`. The privacy that results
-    is for an accountant to say, from noise_multiplier, the sampling of the batches and the number of steps.
+    An example whose gradient is not finite adds nothing, see `per_example_global_norm_clip`. How private the result is
+    depends on noise_multiplier, the sampling of the batches and the number of steps: a privacy accountant computes it.
 
     Reference:
       Abadi et al. 2016, Deep learning with differential privacy, Algorithm 1, https://arxiv.org/abs/1607.00133
