@@ -14,15 +14,16 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.core import base, checks, meshes
 from gdjax.core.state_form import as_formed
+from gdjax.core.types import OptState, Updates
 from gdjax.numerics import Array
 from gdjax.xla import flags
 from gdjax.xla.write_order import after, bound_for, destination, written
 
 
 def as_before(new: Any, old: Any) -> Any:
-    """The new state with the structure, dtypes and places of the old one.
+    """The new state in the form of the old one: in its structure and classes, dtypes and places.
 
-    The new state has the classes of the old one too, which may be Optax's: branches of a condition must agree in them.
+    The classes of the old one may be Optax's, and the branches of a condition must agree in them.
     """
     leaves, structure = jax.tree.flatten(as_formed(new, old))
     before = jax.tree.leaves(old)
@@ -38,11 +39,11 @@ def as_before(new: Any, old: Any) -> Any:
 
 
 def apply_or(
-    chosen: Array, apply: Callable[[Any], tuple[Any, Any]], other: Callable[[], Any], state: Any
+    chosen: Array, apply: Callable[[Any], tuple[Any, Any]], other: Callable[[], Any], state: OptState
 ) -> tuple[Any, Any]:
     """`apply(state)`, updates and a new state, where `chosen`; else `other()` and the state as it is."""
 
-    def applied(state: Any) -> tuple[Any, Any]:
+    def applied(state: OptState) -> tuple[Any, Any]:
         with bound_for("memory"):
             new, new_state = apply(state)
         return as_before(new, jax.eval_shape(other)), as_before(new_state, state)
@@ -51,7 +52,7 @@ def apply_or(
 
 
 def apply_where(
-    chosen: Array, apply: Callable[[Any, Any], tuple[Any, Any]], updates: Any, state: Any, params: Any
+    chosen: Array, apply: Callable[[Any, Any], tuple[Any, Any]], updates: Updates, state: OptState, params: Any
 ) -> tuple[Any, Any]:
     """`apply(updates, state)` where `chosen`; else updates of 0 and the state as it is.
 
@@ -116,6 +117,6 @@ def all_finite(tree: Any) -> Array:
     return flags.none([flags.not_finite(x) for x in leaves])
 
 
-def zeros(updates: Any) -> Any:
+def zeros(updates: Updates) -> Any:
     """Updates of 0; a float0 leaf stays what it is."""
     return jax.tree.map(lambda g: g if base.is_float0(g) else jnp.zeros_like(g), updates)

@@ -12,6 +12,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import base, checks, domains, misuse, types
 from gdjax.core.base import GradientTransformation
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.core.values import Call, Value, bind, is_ours
 
 Array = jax.Array
@@ -22,7 +23,7 @@ class InjectHyperparamsState(NamedTuple):
 
     count: Array  # () int32
     hyperparams: dict[str, Array]
-    inner_state: Any
+    inner_state: OptState
 
 
 class InjectStatefulHyperparamsState(NamedTuple):
@@ -31,7 +32,7 @@ class InjectStatefulHyperparamsState(NamedTuple):
     count: Array  # () int32, updates made so far
     hyperparams: dict[str, Array]  # name -> scalar; assign to an entry to change it
     hyperparams_states: dict[str, Any]  # name -> state of its schedule
-    inner_state: Any
+    inner_state: OptState
 
 
 @runtime_checkable
@@ -141,7 +142,7 @@ class _Injected:
             else:
                 self.rest[name] = x
 
-    def init(self, params: Any) -> InjectStatefulHyperparamsState:
+    def init(self, params: Params) -> InjectStatefulHyperparamsState:
         checks.leaves("gdjax.inject_hyperparams", "params", params)
         states = {k: f.init() for k, f in self.schedules.items()}
         dtype = self._dtype(params)
@@ -150,7 +151,9 @@ class _Injected:
         inner_state = self._inner(hyper).init(params)
         return InjectStatefulHyperparamsState(jnp.zeros((), jnp.int32), hyper, states, inner_state)
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, InjectStatefulHyperparamsState]:
         checks.state("gdjax.inject_hyperparams", state, InjectStatefulHyperparamsState)
         old = state.hyperparams_states
         dtype = self._dtype(updates if params is None else params)

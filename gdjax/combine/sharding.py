@@ -115,7 +115,7 @@ def _of_type(x: Any, meaning: Mapping[str, Axes]) -> list[_Axis]:
     return [_Axis(isinstance(n, str), meaning.get(n, ()) if isinstance(n, str) else ()) for n in names]
 
 
-def _by_path(state: Any, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[list[_Axis]]:
+def _by_path(state: OptState, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[list[_Axis]]:
     """The same without types: an array follows the parameter of its shape if its path ends with the parameter's."""
     paths = jax.tree_util.tree_leaves_with_path(shapes)
     each = zip(paths, divisions, strict=True)

@@ -18,6 +18,7 @@ from gdjax.core.state_form import as_formed
 from gdjax.core.types import (
     OptState,
     Params,
+    Transform,
     TransformInitFn,
     TransformUpdateFn,
     Updates,
@@ -127,7 +128,9 @@ class Update(Value):
         return _applied(self, *args)
 
 
-def _applied(update: Update, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
+def _applied(
+    update: Update, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
+) -> tuple[Updates, OptState]:
     updates, new = update.fn(updates, state, without_skipped(updates, params), **extra_args)
     return updates, as_formed(new, state)
 
@@ -197,14 +200,16 @@ def label_of(call: Call) -> str:
     return f"gdjax.{call.name}" if is_ours(call.factory) else call.name
 
 
-def takes_extra_args(tx: Any) -> bool:
+def takes_extra_args(tx: Transform) -> bool:
     """Whether `tx.update` accepts extra keyword arguments, as every transform of this library does."""
     if isinstance(value_of(tx.update), Update):
         return True
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(tx.update).parameters.values())
 
 
-def call_update(tx: Any, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
+def call_update(
+    tx: Transform, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
+) -> tuple[Updates, OptState]:
     """`tx.update`, for anything with an `update`; the extra arguments are kept from one that does not take them."""
     return tx.update(updates, state, params, **(extra_args if takes_extra_args(tx) else {}))
 
@@ -219,7 +224,9 @@ def check_transform(label: str, index: Any, tx: Any) -> Any:
 def identity() -> GradientTransformation:
     """Returns the updates as they are, whatever the tree holds."""
 
-    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         return updates, state
 
     return GradientTransformation(init_empty_state, update)
@@ -229,7 +236,9 @@ def identity() -> GradientTransformation:
 def set_to_zero() -> GradientTransformation:
     """Replaces every update by zeros. See `freeze`, which does so for some of the parameters."""
 
-    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         return jax.tree.map(lambda g: g if is_float0(g) else jnp.zeros_like(g), updates), state
 
     return GradientTransformation(init_empty_state, update)

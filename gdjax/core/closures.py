@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.core.values import Call, Value, key_of, of_plain_dict
 
 _known: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
@@ -38,10 +39,12 @@ def _closure(made: Value) -> Callable[..., Any]:
     template = _Template(made)
     shown = template.originals
 
-    def init(params: Any) -> Any:
+    def init(params: Params) -> OptState:
         return template.filled(shown)(params)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         return template.filled(shown)(updates, state, params, **extra_args)
 
     function: Any = init if made.part == "init" else update

@@ -7,13 +7,15 @@ from typing import Any
 
 import jax
 
+from gdjax.core.types import Params, Updates
+
 
 def is_skipped(g: Any) -> bool:
     """Whether a gradient is missing: None, or the `MaskedNode` of this library or of Optax."""
     return g is None or type(g).__name__ == "MaskedNode"
 
 
-def without_skipped(updates: Any, params: Any) -> Any:
+def without_skipped(updates: Updates, params: Params) -> Params:
     """The parameters, each one without a gradient replaced by what stands in the gradient's place.
 
     They are returned as they are where no gradient is missing, or where the structures differ.

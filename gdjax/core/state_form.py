@@ -1,13 +1,12 @@
 """The form of a state: its structure and the classes in it, which an update keeps."""
 
-from typing import Any
-
 import jax
 
 from gdjax.core.skipped import is_skipped
+from gdjax.core.types import OptState
 
 
-def as_formed(new: Any, old: Any) -> Any:
+def as_formed(new: OptState, old: OptState) -> OptState:
     """A new state in the form of the old one, as `jax.lax.scan` asks of its carry.
 
     Where the old state is of an Optax class with the same fields, the new one is too. Where a gradient is missing, so

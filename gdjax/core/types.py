@@ -11,7 +11,8 @@ Updates = Any  # a pytree like the parameters
 OptState = Any  # a pytree that only its transform reads
 Schedule = Callable[[Any], Any]  # int32 count of updates made so far -> scalar
 # An array here is a scalar, and may be traced. Some programs call the type, which they could not if `|` made it.
-ScalarOrSchedule = Union[float, jax.Array, np.ndarray, np.number, Schedule]  # noqa: UP007
+Scalar = Union[float, jax.Array, np.ndarray, np.number]  # noqa: UP007
+ScalarOrSchedule = Union[Scalar, Schedule]  # noqa: UP007
 
 
 class TransformUpdateFn(Protocol):

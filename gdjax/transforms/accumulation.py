@@ -13,6 +13,7 @@ from gdjax.combine.conditional import as_before, or_zero
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.closures import value_of
+from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
 from gdjax.xla.flags import on_gpu
@@ -26,7 +27,7 @@ class ApplyEvery(NamedTuple):
     """State of `apply_every`."""
 
     count: Array  # () int32, gradients since the last step, modulo k
-    grad_acc: Any  # like params, their sum, float32 at least
+    grad_acc: Updates  # like params, their sum, float32 at least
 
 
 class MultiStepsState(NamedTuple):
@@ -34,8 +35,8 @@ class MultiStepsState(NamedTuple):
 
     mini_step: Array  # () int32, gradients in acc_grads
     gradient_step: Array  # () int32, updates of the inner transform made so far
-    inner_opt_state: Any
-    acc_grads: Any  # like params, the mean or sum of the gradients since the last update
+    inner_opt_state: OptState
+    acc_grads: Updates  # like params, the mean or sum of the gradients since the last update
     skip_state: Any = ()  # what the skip function returned last
 
 
@@ -70,7 +71,7 @@ class MultiSteps:
 
     def __init__(
         self,
-        opt: Any,
+        opt: Transform,
         every_k_schedule: int | Callable[[Any], Any],
         use_grad_mean: bool = True,
         should_skip_update_fn: Callable[..., tuple[Any, Any]] | None = None,
@@ -84,7 +85,7 @@ class MultiSteps:
         self._every_k, self._use_grad_mean, self._should_skip, self._dtype = args[1:]
         self.init, self.update = base.made_by(call, GradientTransformation(self._init, self._update))
 
-    def has_updated(self, state: Any) -> Array:
+    def has_updated(self, state: OptState) -> Array:
         """Whether the call that returned `state` made an update."""
         return (state.mini_step == 0) & (state.gradient_step > 0)
 
@@ -104,7 +105,7 @@ class MultiSteps:
     def __reduce__(self) -> Any:
         return MultiSteps, value_of(self.update).call.args
 
-    def _init(self, params: Any) -> MultiStepsState:
+    def _init(self, params: Params) -> MultiStepsState:
         checks.leaves(LABEL, "params", params)
         mini_step, gradient_step = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         skip_state: Any = ()
@@ -114,7 +115,9 @@ class MultiSteps:
         acc_grads = jax.tree.map(lambda p: _accumulator(p, self._dtype), params)
         return MultiStepsState(mini_step, gradient_step, self.inner_opt.init(params), acc_grads, skip_state)
 
-    def _update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, MultiStepsState]:
+    def _update(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, MultiStepsState]:
         checks.state(LABEL, state, MultiStepsState)
         checks.gradients(LABEL, updates, params)
         paths, structure = jax.tree_util.tree_flatten_with_path(updates)
@@ -128,7 +131,7 @@ class MultiSteps:
         emit = last if skip is None else last & ~skip
         sums = [_accumulate(accs[i], gs[i], n, skip, self._use_grad_mean) for i in trained]
 
-        def inner_update(sums: list[Array], inner_state: Any) -> Any:
+        def inner_update(sums: list[Array], inner_state: OptState) -> Any:
             grads = structure.unflatten(_put(gs, trained, sums))
             with bound_for("gradient"):
                 new, inner = base.call_update(self.inner_opt, grads, inner_state, params, extra_args)
@@ -159,7 +162,7 @@ class MultiSteps:
         k = checks.scalar(LABEL, "every_k_schedule", k)
         return (jnp.round(k) if jnp.issubdtype(k.dtype, jnp.floating) else k).astype(jnp.int32)
 
-    def _skip(self, updates: Any, state: MultiStepsState, params: Any) -> tuple[Array | None, Any]:
+    def _skip(self, updates: Updates, state: MultiStepsState, params: Params) -> tuple[Array | None, Any]:
         if self._should_skip is None:
             return None, state.skip_state
         skip, info = self._should_skip(updates, state.gradient_step, params)
@@ -211,7 +214,7 @@ def _summed(g: Array, s: Any, p: Any, t: Any, k: Any) -> Any:
 
 
 @transform
-def apply_every(k: Any = 1) -> GradientTransformation:
+def apply_every(k: int | Array = 1) -> GradientTransformation:
     """Adds up updates and returns the sum in every k-th call, zeros in the others.
 
     The transforms before it in a chain are updated in every call: to make the step of one large batch use `MultiSteps`.
@@ -226,7 +229,9 @@ def apply_every(k: Any = 1) -> GradientTransformation:
         k = checks.structural(label, "k", k, 1)
     rule = base.part_of(_summed(k)).labelled(label)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ApplyEvery]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, ApplyEvery]:
         updates, state = rule.update(updates, state, params)
         return updates, state._replace(count=state.count % k)
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from gdjax.core.types import OptState
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
@@ -12,7 +13,7 @@ from gdjax.numerics import Array
 class CautiousState(NamedTuple):
     """State of `cautious`."""
 
-    inner_state: Any  # of the optimizer
+    inner_state: OptState  # of the optimizer
 
 
 @wrapper(CautiousState)

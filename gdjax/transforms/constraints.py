@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift.leafwise import leafwise
 from gdjax.numerics import Array, at_least_float32
 
@@ -43,7 +44,9 @@ def keep_params_nonnegative() -> GradientTransformation:
     """
     label = "gdjax.keep_params_nonnegative"
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         checks.state(label, state, EmptyState)
         checks.params(label, params)
         checks.gradients(label, updates, params)

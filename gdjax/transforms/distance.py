@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gdjax.core.types import Params
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor, New, initial_parameter
 from gdjax.lift.slots import start as first_of
@@ -17,7 +18,7 @@ class ScaleByDistanceOverGradientsState(NamedTuple):
 
     max_dist: Any  # for each leaf a (), the largest distance from where it started, float32 at least
     grad_sum_of_squares: Any  # for each leaf a (1,), float32 at least
-    init_params: Any  # like params, in `param_dtype`
+    init_params: Params  # like params, in `param_dtype`
 
 
 def _first_distance(p: Any, hyper: Mapping[str, Any]) -> Array:

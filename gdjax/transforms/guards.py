@@ -12,6 +12,7 @@ from gdjax import numerics
 from gdjax.combine.conditional import all_finite, apply_or, apply_where, companions, zeros
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.xla.flags import flag, none
 from gdjax.xla.write_order import bound_for
 
@@ -24,13 +25,13 @@ class ApplyIfFiniteState(NamedTuple):
     notfinite_count: Array  # () int32, calls since the last one that was finite
     last_finite: Array  # () bool, whether the last call was
     total_notfinite: Array  # () int32, calls that were not
-    inner_state: Any
+    inner_state: OptState
 
 
 class ConditionallyTransformState(NamedTuple):
     """State of `conditionally_transform`."""
 
-    inner_state: Any
+    inner_state: OptState
     step: Array  # () int32, calls so far
 
 
@@ -38,7 +39,7 @@ class ConditionallyMaskState(NamedTuple):
     """State of `conditionally_mask`."""
 
     step: Array  # () int32, calls so far
-    inner_state: Any
+    inner_state: OptState
 
 
 class ConditionFn(Protocol):
@@ -48,7 +49,9 @@ class ConditionFn(Protocol):
 
 
 @transform
-def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: bool = True) -> GradientTransformation:
+def apply_if_finite(
+    inner: Transform, max_consecutive_errors: int, *, check_outputs: bool = True
+) -> GradientTransformation:
     """Skips the calls in which a number is NaN or infinite: the updates are zero and the inner state stays as it is.
 
     After more than `max_consecutive_errors` such calls in a row it gives up, and applies `inner` to what there is.
@@ -68,15 +71,17 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
     if not isinstance(max_consecutive_errors, jax.Array):
         max_consecutive_errors = checks.structural(label, "max_consecutive_errors", max_consecutive_errors, 0)
 
-    def init(params: Any) -> ApplyIfFiniteState:
+    def init(params: Params) -> ApplyIfFiniteState:
         zero = jnp.zeros((), jnp.int32)
         return ApplyIfFiniteState(zero, jnp.ones((), bool), jnp.copy(zero), inner.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ApplyIfFiniteState]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, ApplyIfFiniteState]:
         checks.state(label, state, ApplyIfFiniteState)
         checks.leaves(label, "updates", updates)
 
-        def apply(gradients: Any, inner_state: Any) -> Any:
+        def apply(gradients: Updates, inner_state: OptState) -> Any:
             return base.call_update(inner, gradients, inner_state, params, extra_args)
 
         if check_outputs:
@@ -95,7 +100,7 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
     return GradientTransformation(init, update)
 
 
-def _stay_finite(gradients: Any, updates: Any, state: Any, old: Any) -> Array:
+def _stay_finite(gradients: Updates, updates: Updates, state: OptState, old: OptState) -> Array:
     """Whether the gradients and the updates are finite, and each number of the state that was so before."""
     # Unlike `all_finite` this is for numbers that are computed here and should not be written to memory for the test.
     # On a CPU a byte is written for each element of a Boolean expression: there is one expression for each parameter.
@@ -114,7 +119,7 @@ def _some_spoilt(looked_at: Sequence[tuple[Any, Any]]) -> Array:
 
 @transform
 def conditionally_transform(
-    inner: Any, should_transform_fn: ConditionFn, forward_extra_args: bool = False
+    inner: Transform, should_transform_fn: ConditionFn, forward_extra_args: bool = False
 ) -> GradientTransformation:
     """Applies `inner` in the calls that a function chooses; in the others the updates pass through as they are.
 
@@ -129,10 +134,12 @@ def conditionally_transform(
     label = "gdjax.conditionally_transform"
     base.check_transform(label, 0, inner)
 
-    def init(params: Any) -> ConditionallyTransformState:
+    def init(params: Params) -> ConditionallyTransformState:
         return ConditionallyTransformState(inner.init(params), jnp.zeros((), jnp.int32))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, ConditionallyTransformState]:
         checks.state(label, state, ConditionallyTransformState)
         chosen = _condition(label, should_transform_fn, state.step, extra_args if forward_extra_args else {})
         new, inner_state = apply_or(
@@ -148,7 +155,7 @@ def conditionally_transform(
 
 @transform
 def conditionally_mask(
-    inner: Any, should_transform_fn: ConditionFn, forward_extra_args: bool = False
+    inner: Transform, should_transform_fn: ConditionFn, forward_extra_args: bool = False
 ) -> GradientTransformation:
     """Applies `inner` in the calls that a function chooses; in the others the updates are zero.
 
@@ -157,10 +164,12 @@ def conditionally_mask(
     label = "gdjax.conditionally_mask"
     base.check_transform(label, 0, inner)
 
-    def init(params: Any) -> ConditionallyMaskState:
+    def init(params: Params) -> ConditionallyMaskState:
         return ConditionallyMaskState(jnp.zeros((), jnp.int32), inner.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, ConditionallyMaskState]:
         checks.state(label, state, ConditionallyMaskState)
         chosen = _condition(label, should_transform_fn, state.step, extra_args if forward_extra_args else {})
         new, inner_state = apply_or(
@@ -174,7 +183,7 @@ def conditionally_mask(
     return GradientTransformation(init, update)
 
 
-def _condition(label: str, f: Any, step: Array, extra_args: dict[str, Any]) -> Array:
+def _condition(label: str, f: ConditionFn, step: Array, extra_args: dict[str, Any]) -> Array:
     chosen = f(step, **extra_args)
     if (jnp.shape(chosen), jnp.result_type(chosen)) != ((), jnp.bool_):
         raise TypeError(f"{label}: should_transform_fn must return a boolean scalar, got {chosen!r}")
