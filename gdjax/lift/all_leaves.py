@@ -30,9 +30,10 @@ def fused(
 ) -> tuple[Any, list[Any]]:
     """Applies rules one after the other, leaf by leaf: one call of one jitted function per leaf for all the rules.
 
-    JAX traces that function once for each shape and dtype among the leaves: tracing costs one equation a leaf, and the
-    step what the same arithmetic written out would. Only the first rule may have stages that read the updates: a later
-    one would need those of all the leaves first. A wrapper's may read the gradients.
+    JAX traces that function once for each shape and dtype among the leaves. So a leaf adds one equation to the trace,
+    and a step costs what the same arithmetic written out would. Only the first rule may have stages that read the
+    updates, since a later one would need those of all the leaves first. Stages of a wrapper's rule may read the
+    gradients.
 
     Args:
       rules: of type `gdjax.lift.leafwise.Leafwise`, with the states `states`.

@@ -188,7 +188,7 @@ def _status(loss: Array, previous: Array, norm: Array, grad_tol: float | None, l
 
 
 def _norm(updates: Any) -> Array:
-    """The global norm of the floating leaves; the gradient of an integer leaf is none of them."""
+    """The global norm of the floating leaves; without the gradients of integers."""
     return tree.global_norm([x for x in jax.tree.leaves(updates) if jnp.issubdtype(x.dtype, jnp.inexact)])
 
 
