@@ -22,8 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # what a folder has beside the files named.
 LADDER = """
 core/types core/codec core/misuse core/values core/closures core/skipped core/state_form core/checks core/meshes
-core/domains core/base core/interop xla/bits xla/reads numerics/elementwise numerics/bounds numerics/norms numerics/*
-lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums core/keys
+core/domains core/base core/interop xla/bits xla/reads xla/products
+numerics/elementwise numerics/bounds numerics/norms numerics/*
+lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums xla/flags core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
 linalg/limited_memory linalg/roots linalg/spectral linalg/blocks linalg/stacks linalg/matrices linalg/plan
 linalg/newton_schulz
@@ -220,6 +221,30 @@ def test_import_loads_jax_alone_and_starts_no_backend():
     assert run.returncode == 0, run.stderr
     own = {"gdjax", "jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum"}
     assert set(json.loads(run.stdout)) - own - set(sys.stdlib_module_names) == set()
+
+
+def test_only_one_folder_names_the_compiler():
+    naming = {module for module, path in SOURCES.items() if "XLA" in path.read_text("utf-8")}
+    assert {module for module in naming if not module.startswith("xla/")} == set()
+
+
+def with_an_update(module: str) -> set[str]:
+    """The functions and classes of a module that define the `update` of a transform."""
+    found = set()
+    for name, node in definitions(module).items():
+        functions = [f for f in ast.walk(node) if isinstance(f, ast.FunctionDef) and f.name in ("update", "_update")]
+        if ["updates", "state"] in [[a.arg for a in f.args.args if a.arg != "self"][:2] for f in functions]:
+            found.add(name)
+    return found
+
+
+def test_the_page_lists_the_transforms_with_an_update_of_their_own():
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    section = page.partition("## Transforms with an `update` of their own")[2].partition("\n## ")[0]
+    rows = [row.split("|")[2] for row in section.splitlines() if row.startswith("| ")][1:]
+    listed = [re.findall("`(.+?)`", part) for row in rows for part in row.split(";")]
+    found = {(module, name) for module in MODULES for name in with_an_update(module)}
+    assert {(module, name) for module, *names in listed for name in names} == found
 
 
 def test_versions_agree():

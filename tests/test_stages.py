@@ -224,6 +224,17 @@ def wide(gs, s, ps, t):
     return {"kept": [jnp.zeros(3) for _ in gs]}
 
 
+def anchored(gs, s, ps, t):
+    return {"kept": ps}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_stage_that_reads_the_parameters_gets_none(late):
+    tx = keeper(Stage(anchored, "kept", late=late))()
+    with pytest.raises(ValueError, match="^keep: this transform needs params"):
+        tx.update(jnp.zeros(2), tx.init(jnp.zeros(2)))
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda: Stage(stamped, every=2), "gdjax.Stage: every, staggered and late need the names of"),
     (lambda: run(keeper(short)(), jnp.zeros(2)), "keep: a stage returned 0 arrays for state.kept of 1 leaves"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from gdjax.core import base, checks, misuse
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Transform
+from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.core.values import is_ours
 from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.steps import Step, run, state_of, steps_of
@@ -25,7 +25,7 @@ class Chain:
     unpack: Callable[[Any], list[Any]] = list
 
     def labelled(self, label: str) -> "Chain":
-        """The parts of an optimizer report errors under its name; those of a plain chain under their own."""
+        """The parts of an optimizer report errors under its name, those of a plain chain under their own names."""
         if label in ("gdjax.chain", "gdjax.named_chain"):
             return self
         # A rule with a state for the whole tree may run a transform in it: like a wrapper it keeps its name.
@@ -33,14 +33,16 @@ class Chain:
         parts = [p if keeps(p) else base.part_of(p).labelled(label) for p in self.parts]
         return Chain(label, tuple(parts), self.pack, self.unpack)
 
-    def init(self, params: Any) -> Any:
+    def init(self, params: Params) -> OptState:
         return self.pack([part.init(params) for part in self.parts])
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         updates, states = run(list(self.steps(state)), updates, params, extra_args)
         return updates, self.joined(states)
 
-    def steps(self, state: Any) -> Iterator[Step]:
+    def steps(self, state: OptState) -> Iterator[Step]:
         """The transforms with their states, those of chains and wrappers inside this one in their place."""
         for tx, s in zip(self.parts, self._states(state), strict=True):
             yield from steps_of(tx, s)
@@ -49,7 +51,7 @@ class Chain:
         """The state from those of the steps."""
         return self.pack([state_of(tx, states) for tx in self.parts])
 
-    def _states(self, state: Any) -> list[Any]:
+    def _states(self, state: OptState) -> list[Any]:
         if state is None:
             raise ValueError(f"{self.label}: {checks.NO_STATE}")
         named = isinstance(like := self.pack([None] * len(self.parts)), dict)
@@ -68,7 +70,7 @@ class Chain:
         return states
 
 
-def of_leaf_rules(tx: Any) -> bool:
+def of_leaf_rules(tx: Transform) -> bool:
     """Whether a transform is a leaf rule, or a chain of such alone: a pass over the leaves or a few."""
     part = base.part_of(tx)
     return all(map(of_leaf_rules, part.parts)) if isinstance(part, Chain) else isinstance(part, Leafwise)
@@ -77,7 +79,7 @@ def of_leaf_rules(tx: Any) -> bool:
 _IDENTITY = base.identity()
 
 
-def leaf_rules(tx: Any) -> Iterator[Leafwise | None]:
+def leaf_rules(tx: Transform) -> Iterator[Leafwise | None]:
     """The leaf rules of a transform, through chains; None for a part that does not show its own."""
     part = base.part_of(tx)
     if isinstance(part, Chain):
@@ -95,8 +97,8 @@ def flips(rule: Leafwise) -> bool:
 def _warn_of_two_rates(label: str, parts: tuple[Any, ...]) -> None:
     """Warns where two of the parts turn the sign and nothing else can: the chain ascends.
 
-    A part of someone else, a scale by a schedule, by a traced or by a negative number may turn it once more, and a
-    masked rate concerns some leaves only: with one of these nothing is said.
+    It does not warn where something else may turn the sign once more: a part of someone else, or a scale by a schedule,
+    a traced or a negative number. Nor does it warn of a masked rate, which concerns some leaves only.
     """
     rules = [list(leaf_rules(tx)) for tx in parts]
     turns = [i for i, of_part in enumerate(rules) if sum(rule is not None and flips(rule) for rule in of_part) == 1]

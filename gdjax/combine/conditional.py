@@ -1,28 +1,29 @@
-"""Steps that are made or not, inside a compiled program: the branches of `jax.lax.cond`, or selections.
+"""Steps that are made or left out inside a compiled program, by the branches of `jax.lax.cond` or by selection.
 
-A branch that is to cost nothing must hand its operands on as they are, in their places: XLA then moves no byte of them.
+A branch that is to cost nothing must hand its operands on as they are, in their places: then no byte of them is moved.
 """
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics, tree
+from gdjax import tree
 from gdjax.core import base, checks, meshes
 from gdjax.core.state_form import as_formed
+from gdjax.core.types import OptState, Updates
 from gdjax.numerics import Array
-from gdjax.xla import reads
+from gdjax.xla import flags
 from gdjax.xla.write_order import after, bound_for, destination, written
 
 
 def as_before(new: Any, old: Any) -> Any:
-    """The arrays of a new state in the structure, the dtypes and the places of the old one.
+    """The new state in the form of the old one: in its structure and classes, dtypes and places.
 
-    The classes of the two may differ: the old state may be one of Optax's. The branches of a condition may not.
+    The classes of the old one may be Optax's, and the branches of a condition must agree in them.
     """
     leaves, structure = jax.tree.flatten(as_formed(new, old))
     before = jax.tree.leaves(old)
@@ -38,11 +39,11 @@ def as_before(new: Any, old: Any) -> Any:
 
 
 def apply_or(
-    chosen: Array, apply: Callable[[Any], tuple[Any, Any]], other: Callable[[], Any], state: Any
+    chosen: Array, apply: Callable[[Any], tuple[Any, Any]], other: Callable[[], Any], state: OptState
 ) -> tuple[Any, Any]:
     """`apply(state)`, updates and a new state, where `chosen`; else `other()` and the state as it is."""
 
-    def applied(state: Any) -> tuple[Any, Any]:
+    def applied(state: OptState) -> tuple[Any, Any]:
         with bound_for("memory"):
             new, new_state = apply(state)
         return as_before(new, jax.eval_shape(other)), as_before(new_state, state)
@@ -51,12 +52,12 @@ def apply_or(
 
 
 def apply_where(
-    chosen: Array, apply: Callable[[Any, Any], tuple[Any, Any]], updates: Any, state: Any, params: Any
+    chosen: Array, apply: Callable[[Any, Any], tuple[Any, Any]], updates: Updates, state: OptState, params: Any
 ) -> tuple[Any, Any]:
     """`apply(updates, state)` where `chosen`; else updates of 0 and the state as it is.
 
-    Without a branch, whose updates would be written to memory: XLA selects in the loops that compute them. `apply` is
-    run in any case, on gradients of 0 where it is not chosen, so that nothing there is infinite or NaN.
+    There is no branch, whose updates would be written to memory: each number is selected where it is computed. `apply`
+    runs in any case, on gradients of 0 where it is not chosen, so that nothing there is infinite or NaN.
     """
     given = jax.tree.map(lambda g: g if base.is_float0(g) else or_zero(chosen, g), updates)
     with bound_for(None):
@@ -88,22 +89,16 @@ def _choose(chosen: Array, p: Any, u: Any, news: Any, olds: Any, to: str | None)
     """The update u or 0, and the new or the old arrays of a state."""
     u = None if u is None else or_zero(chosen, u)
     kept = [jax.lax.select(chosen, new, old) for new, old in zip(news, olds, strict=True)]
-    # Everything is computed from the old state here: the parameters first, or XLA:CPU copies it, see `ordering.after`.
+    # Everything here is computed from the old state: the parameters come first, so that it can be overwritten in place.
     first = None if u is None else written(to, p, u)
     return u, [x if first is None or not jnp.issubdtype(x.dtype, jnp.inexact) else after(first, x) for x in kept]
 
 
-def on_gpu() -> Array:
-    """Whether the program runs on a GPU: a constant of it once it is compiled."""
-    yes, no = (functools.partial(jnp.asarray, answer) for answer in (True, False))
-    return jax.lax.platform_dependent(cuda=yes, rocm=yes, default=no)
-
-
 def companions(tree: Any, others: Any) -> dict[Any, list[int]]:
-    """For each leaf of `tree`, by its index, the indices of the leaves of `others` that seem to belong to it.
+    """For each leaf of `tree`, by index, the indices of the leaves of `others` that seem to belong to it.
 
-    Those of one shape go with the leaves of that shape in their order, and again from the first: as moments do. Leaves
-    of a shape that `tree` has not are under that shape.
+    Leaves of one shape go in turn to the leaves of `tree` with that shape, and again from the first, as moments do.
+    Leaves of a shape that `tree` does not have are listed under that shape.
     """
     places: dict[Any, list[int]] = {}
     for i, x in enumerate(jax.tree.leaves(tree)):
@@ -119,30 +114,9 @@ def all_finite(tree: Any) -> Array:
     """Whether no number of a tree is infinite or NaN: a boolean scalar."""
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in jax.tree.leaves(tree)]
     leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]  # not integers, keys, float0
-    return none([_not_finite(x) for x in leaves])
+    return flags.none([flags.not_finite(x) for x in leaves])
 
 
-@jax.jit
-def _not_finite(x: Array) -> Array:
-    # x - x is 0 or NaN. XLA:CPU sums this in one pass; what jnp.isfinite returns it would write to memory first, the
-    # maximum of |x| misses NaN there, and 0 (c x) is simplified to 0 x.
-    (x,) = reads.apart(x)
-    parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
-    wide = [p.astype(numerics.at_least_float32(p.dtype)) for p in parts]
-    return flag(jnp.any(jnp.asarray([jnp.sum(p - p) != 0 for p in wide])))
-
-
-def flag(bad: Array) -> Array:
-    """A boolean scalar for `none`."""
-    return bad.reshape(1).astype(jnp.float32)
-
-
-def none(flags: Sequence[Array]) -> Array:
-    """Whether none of them is set; each is made by `flag`."""
-    # The root is an operation that XLA does not repeat in each loop that asks, as it would all the additions.
-    return jnp.sqrt(jnp.sum(jnp.concatenate([jnp.zeros(1, jnp.float32), *flags]))) == 0
-
-
-def zeros(updates: Any) -> Any:
+def zeros(updates: Updates) -> Any:
     """Updates of 0; a float0 leaf stays what it is."""
     return jax.tree.map(lambda g: g if base.is_float0(g) else jnp.zeros_like(g), updates)

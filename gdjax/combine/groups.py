@@ -1,4 +1,4 @@
-"""Groups of leaves, each with a transform of its own; chosen by a tree of labels, by a function or by path."""
+"""Groups of leaves, each with a transform of its own. A tree of labels, a function or paths choose the groups."""
 
 import warnings
 from collections import OrderedDict
@@ -11,6 +11,7 @@ from gdjax.combine.masking import MaskedState, check_prefix, hide, is_whole, mas
 from gdjax.combine.paths import paths_of
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, set_to_zero, transform
+from gdjax.core.types import OptState, Params, Transform, Updates
 
 
 class PartitionState(NamedTuple):
@@ -24,7 +25,7 @@ MultiTransformState = PartitionState
 
 @transform
 def partition(
-    transforms: Mapping[Any, Any], param_labels: Any, *, mask_compatible_extra_args: bool = False
+    transforms: Mapping[Any, Transform], param_labels: Any, *, mask_compatible_extra_args: bool = False
 ) -> GradientTransformation:
     """Applies to each group of leaves its own transform.
 
@@ -49,9 +50,9 @@ def partition(
 
 @transform
 def grouped(
-    label: str, transforms: Mapping[Any, Any], param_labels: Any, mask_compatible_extra_args: bool = False
+    label: str, transforms: Mapping[Any, Transform], param_labels: Any, mask_compatible_extra_args: bool = False
 ) -> GradientTransformation:
-    """`partition`, whose errors begin with `label`; of groups without leaves only `partition` itself warns."""
+    """`partition`, whose errors begin with `label`; only `partition` itself warns of groups without leaves."""
     for key, tx in transforms.items():
         base.check_transform(label, repr(key), tx)
 
@@ -75,7 +76,7 @@ def grouped(
         check(labels)
         return {key: jax.tree.map(lambda name, key=key: name == key, labels) for key in transforms}
 
-    def init(params: Any) -> PartitionState:
+    def init(params: Params) -> PartitionState:
         seen = masks(params)
         empty = [key for key, mine in seen.items() if not any(jax.tree.leaves(mine))]
         # A function may serve many models, of which some lack a group: Levanter has such tables.
@@ -86,7 +87,9 @@ def grouped(
             )
         return PartitionState(keep((k, MaskedState(tx.init(hide(seen[k], params)))) for k, tx in transforms.items()))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, PartitionState]:
         checks.state(label, state, PartitionState)
         seen, states = masks(updates), {}
         for key, tx in transforms.items():
@@ -103,10 +106,10 @@ multi_transform = partition
 
 
 @transform
-def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Any:
+def selective_transform(optimizer: Transform, *, freeze_mask: Any) -> Any:
     """Applies `optimizer` where the mask is False; where it is True the update is zero and no state is kept."""
 
-    def labels(params: Any) -> Any:
+    def labels(params: Params) -> Any:
         seen = mask_of("gdjax.selective_transform", freeze_mask, params)
         return jax.tree.map(lambda m: "freeze" if m else "train", seen)
 
@@ -114,7 +117,7 @@ def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Any:
 
 
 def _keeper(labels: Iterable[Any]) -> Any:
-    """A dict; an OrderedDict for labels that do not compare, which JAX cannot sort as it does the keys of a dict."""
+    """A dict; for labels that do not compare an OrderedDict, whose keys JAX does not sort."""
     try:
         sorted(labels)
     except TypeError:

@@ -10,10 +10,11 @@ import numpy as np
 from gdjax.combine.chain import Chain
 from gdjax.core import base, misuse
 from gdjax.core.closures import value_of
+from gdjax.core.types import OptState, Transform
 from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.wrapper import Wrapped
 
-Found = tuple[tuple[str, ...], Any]  # where it stands, its name last, and its value
+Found = tuple[tuple[str, ...], Any]  # the path to it, which ends in its name, and its value
 
 
 class _Hidden:
@@ -23,11 +24,11 @@ class _Hidden:
 HIDDEN = _Hidden()
 
 
-def get_hyperparams(tx: Any, state: Any) -> dict[str, Any]:
+def get_hyperparams(tx: Transform, state: OptState) -> dict[str, Any]:
     """The numbers that the *next* update with `state` will use, schedules evaluated.
 
-    To log the rate of a step call this with the state that went into the step: with the state that came out of it, it
-    tells the rate of the step after.
+    To log the rate of a step, call this with the state that went into the step. The state that came out of it has the
+    rate of the step after.
 
     Reads through this library's chains, masks, groups and injected hyperparameters, and finds those that Optax injects.
     A transform of Optax, or one written by hand, keeps its numbers in a closure, where nothing can read them: they are
@@ -53,12 +54,12 @@ def get_hyperparams(tx: Any, state: Any) -> dict[str, Any]:
     return found
 
 
-def learning_rates(tx: Any, state: Any) -> dict[str, Any]:
+def learning_rates(tx: Transform, state: OptState) -> dict[str, Any]:
     """The learning rates among them, as far as they can be read."""
     return {name: x for name, x in _all(tx, state)[0].items() if name.rpartition("/")[2] == "learning_rate"}
 
 
-def _all(tx: Any, state: Any) -> tuple[dict[str, Any], list[str]]:
+def _all(tx: Any, state: OptState) -> tuple[dict[str, Any], list[str]]:
     """The numbers by name, and what cannot be read."""
     walked = list(_walk(tx, state, ()))
     found = [(path, x) for path, x in walked if x is not HIDDEN]
@@ -67,7 +68,7 @@ def _all(tx: Any, state: Any) -> tuple[dict[str, Any], list[str]]:
     return numbers, ["/".join(path) for path, x in walked if x is HIDDEN]
 
 
-def _walk(tx: Any, state: Any, where: tuple[str, ...]) -> Iterator[Found]:
+def _walk(tx: Any, state: OptState, where: tuple[str, ...]) -> Iterator[Found]:
     part = base.part_of(tx) if hasattr(tx, "update") else tx
     if isinstance(getattr(state, "hyperparams", None), dict):
         yield from (((*where, k), x) for k, x in state.hyperparams.items())
@@ -83,7 +84,7 @@ def _walk(tx: Any, state: Any, where: tuple[str, ...]) -> Iterator[Found]:
         *_, (_, own, _) = part.steps(state)
         inside, name = list(_walk(part.tx, part.inside(state), where)), part.label.removeprefix("gdjax.")
         yield from inside
-        known = {path[-1] for path, _ in inside}  # which go by their names, and its own of the same by its name too
+        known = {path[-1] for path, _ in inside}  # these go by their names, and so do its own of the same name
         for (*_, k), x in _walk(part.own, own, ()):
             yield (*where, f"{name}/{k}" if k in known else k), x
     elif hasattr(state, "inner_states"):
@@ -110,11 +111,11 @@ def _walk(tx: Any, state: Any, where: tuple[str, ...]) -> Iterator[Found]:
 
 
 def _inside(fields: Iterable[str]) -> Iterator[str]:
-    """The fields of a wrapper's state that are the states of what it wraps, by their names."""
+    """The fields of a wrapper's state that are states of wrapped transforms, by name."""
     return (f for f in fields if f.endswith("_state"))
 
 
-def _described(tx: Any, state: Any) -> str:
+def _described(tx: Any, state: OptState) -> str:
     if tx is None:
         return f"a transform with {type(state).__name__}"
     update = tx.update

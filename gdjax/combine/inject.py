@@ -12,6 +12,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import base, checks, domains, misuse, types
 from gdjax.core.base import GradientTransformation
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.core.values import Call, Value, bind, is_ours
 
 Array = jax.Array
@@ -22,7 +23,7 @@ class InjectHyperparamsState(NamedTuple):
 
     count: Array  # () int32
     hyperparams: dict[str, Array]
-    inner_state: Any
+    inner_state: OptState
 
 
 class InjectStatefulHyperparamsState(NamedTuple):
@@ -31,7 +32,7 @@ class InjectStatefulHyperparamsState(NamedTuple):
     count: Array  # () int32, updates made so far
     hyperparams: dict[str, Array]  # name -> scalar; assign to an entry to change it
     hyperparams_states: dict[str, Any]  # name -> state of its schedule
-    inner_state: Any
+    inner_state: OptState
 
 
 @runtime_checkable
@@ -79,8 +80,8 @@ def inject_hyperparams(
     `state.hyperparams["learning_rate"] = 1e-4` between two updates changes the rate without recompiling. Schedules may
     stand for any number; what they gave last is in the dict, and assigning to it has no effect.
 
-    Transforms of this library take schedules and traced scalars as they are; this is for changing numbers from outside
-    and for transforms of others.
+    Transforms of this library take schedules and traced scalars as they are. This is for numbers that are changed from
+    outside, and for transforms of others.
 
     Args:
       inner_factory: returns a transform when called with hyperparameters.
@@ -104,7 +105,7 @@ def inject_hyperparams(
     if not static <= set(signature.parameters):
         unknown = sorted(static - set(signature.parameters))
         raise ValueError(f"gdjax.inject_hyperparams: static_args {unknown} are not among {list(signature.parameters)}")
-    ours = is_ours(inner_factory)  # another's may have domains of its own
+    ours = is_ours(inner_factory)  # any other may have domains of its own
     fixed = lambda name, p: p.annotation is int or domains.is_no_number(inner_factory.__name__, name)  # noqa: E731
     shaping = {name for name, p in signature.parameters.items() if ours and fixed(name, p)}
     dtype = None if hyperparam_dtype is None else numerics.at_least_float32(hyperparam_dtype)
@@ -141,7 +142,7 @@ class _Injected:
             else:
                 self.rest[name] = x
 
-    def init(self, params: Any) -> InjectStatefulHyperparamsState:
+    def init(self, params: Params) -> InjectStatefulHyperparamsState:
         checks.leaves("gdjax.inject_hyperparams", "params", params)
         states = {k: f.init() for k, f in self.schedules.items()}
         dtype = self._dtype(params)
@@ -150,7 +151,9 @@ class _Injected:
         inner_state = self._inner(hyper).init(params)
         return InjectStatefulHyperparamsState(jnp.zeros((), jnp.int32), hyper, states, inner_state)
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, InjectStatefulHyperparamsState]:
         checks.state("gdjax.inject_hyperparams", state, InjectStatefulHyperparamsState)
         old = state.hyperparams_states
         dtype = self._dtype(updates if params is None else params)

@@ -11,6 +11,7 @@ from gdjax.combine.paths import path_of, paths_of
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, MaskedNode, set_to_zero, transform
 from gdjax.core.skipped import is_skipped
+from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Leafwise
 
 MaskOrFn = Any  # a tree of booleans, a prefix of the parameters, or a function from the parameters to one
@@ -19,11 +20,11 @@ MaskOrFn = Any  # a tree of booleans, a prefix of the parameters, or a function 
 class MaskedState(NamedTuple):
     """State of `masked`: that of the inner transform, with `MaskedNode` for every leaf it does not see."""
 
-    inner_state: Any
+    inner_state: OptState
 
 
 @transform
-def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -> Any:
+def masked(inner: Transform, mask: Any, *, mask_compatible_extra_args: bool = False) -> Any:
     """Applies `inner` where the mask is True and passes the other updates through as they are.
 
     What passes through is still applied to the parameters: to hold them fixed use `freeze` or `partition`.
@@ -47,13 +48,15 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -
     if isinstance(part, Leafwise) and not (part.slots or part.reduce or isinstance(part, MaskedLeafwise)):
         return MaskedLeafwise(**{f.name: getattr(part, f.name) for f in fields(part)}, mask=mask)
 
-    def init(params: Any) -> MaskedState:
+    def init(params: Params) -> MaskedState:
         seen = mask_of(label, mask, params)
         if inner != set_to_zero():  # nothing need be frozen
             _warn_of_false(label, seen, params)
         return MaskedState(inner.init(hide(seen, params)))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, MaskedState]:
         checks.state(label, state, MaskedState)
         seen = mask_of(label, mask, updates)
         return masked_update(label, inner, seen, updates, state, params, extra_args, mask_compatible_extra_args)
@@ -67,11 +70,11 @@ class MaskedLeafwise(Leafwise):
 
     mask: Any = None
 
-    def init(self, params: Any) -> Any:
+    def init(self, params: Params) -> OptState:
         _warn_of_false(self.label, mask_of(self.label, self.mask, params), params)
         return super().init(params)
 
-    def sees(self, updates: Any) -> Sequence[bool]:
+    def sees(self, updates: Updates) -> Sequence[bool]:
         seen = mask_of(self.label, self.mask, updates)
         flags: list[bool] = []
 
@@ -81,7 +84,7 @@ class MaskedLeafwise(Leafwise):
         jax.tree.map(spread, seen, updates, is_leaf=is_skipped)
         return flags
 
-    def split(self, state: Any) -> Any:
+    def split(self, state: OptState) -> Any:
         checks.state(self.label, state, MaskedState)
         return super().split(state.inner_state)
 
@@ -99,12 +102,12 @@ def freeze(mask: Any) -> Any:
     return masked(set_to_zero(), mask)
 
 
-def _warn_of_false(label: str, seen: Any, params: Any) -> None:
+def _warn_of_false(label: str, seen: Any, params: Params) -> None:
     if label == "gdjax.masked" and not any(jax.tree.leaves(seen)) and is_whole(params):
         warnings.warn(f"{label}: the mask is False everywhere, so that the transform does nothing", stacklevel=2)
 
 
-def is_whole(params: Any) -> bool:
+def is_whole(params: Params) -> bool:
     """Whether a tree has leaves, and no mask around hides some."""
     leaves = jax.tree.leaves(params, is_leaf=is_skipped)
     return not all(map(is_skipped, leaves)) and not any(x is not None and is_skipped(x) for x in leaves)
@@ -142,11 +145,11 @@ def hide(seen: Any, tree: Any) -> Any:
 
 def masked_update(
     label: str,
-    inner: Any,
+    inner: Transform,
     seen: Any,
-    updates: Any,
-    state: Any,
-    params: Any,
+    updates: Updates,
+    state: OptState,
+    params: Params,
     extra_args: dict[str, Any],
     mask_extra: bool,
 ) -> tuple[Any, MaskedState]:

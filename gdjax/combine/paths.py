@@ -46,8 +46,8 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
 
     For instance `label_by_path({"bias$|scale$": "vector", ".*": "matrix"})`: from pattern to label.
 
-    A rule that labels no leaf is a warning (when used): its pattern matches none, or those it matches have a label from
-    a rule before. That a rule for the rest, which matches every leaf, finds none left is none.
+    A rule that labels no leaf is a warning (when used): its pattern matches no leaf, or rules before it have labelled
+    all that it matches. There is no warning for a rule for the rest, whose pattern matches every leaf.
 
     Raises:
       ValueError: (when used) leaves that no rule matches; the message lists them. End with the rule `".*"` for a rest.

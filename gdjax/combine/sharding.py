@@ -16,13 +16,13 @@ from gdjax.core.types import OptState, Params
 from gdjax.numerics import is_key
 
 LABEL = "gdjax.state_sharding"
-Axes = tuple[str, ...]  # of the mesh, that divide one axis of an array
+Axes = tuple[str, ...]  # the axes of the mesh that divide one axis of an array
 
 
 class _Axis(NamedTuple):
-    """What is known of one axis of an array of the state."""
+    """What is known of one axis of an array in the state."""
 
-    follows: bool  # an axis of a parameter
+    follows: bool  # whether it follows an axis of a parameter
     division: Axes  # of that axis of the parameter, and so of this one
 
 
@@ -34,10 +34,10 @@ def state_sharding(
         shardings = gdjax.state_sharding(tx, params, mesh)
         state = jax.jit(tx.init, out_shardings=shardings)(params)
 
-    Each array of the state is divided along the longest of its axes that the size of the mesh's axis divides. Axes that
-    follow an axis of a parameter, as both of a moment do, come before the others. Where the parameter is divided, so is
-    what follows it, in the same way: such an axis is not divided again, and an array that `axis` divides already is not
-    either. Scalars, PRNG keys, small arrays and those without an axis that can be divided are whole on every device.
+    Each array of the state is divided along its longest axis that the size of the mesh's axis divides. Axes that follow
+    an axis of a parameter, as both of a moment do, come before the others. An axis that follows a divided axis of the
+    parameter is divided in the same way, and not again; nor is an array that `axis` divides already. Scalars, PRNG
+    keys, small arrays and arrays without an axis that can be divided are whole on every device.
 
     Args:
       params: arrays, or shapes as of `jax.ShapeDtypeStruct`. How they are divided is read from their shardings.
@@ -89,10 +89,10 @@ def _divided(shape: Sequence[int], axes: Sequence[_Axis], mesh: Mapping[str, int
 def _provenance(tx: GradientTransformation, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> tuple[Any, list[Any]]:
     """The shapes of the state, and for each of its arrays what is known of its axes.
 
-    The types of explicit axes tell: every `init` of this library carries the division of the parameters over into the
-    state, in wrappers and in most transforms of others too. So `init` is traced on a mesh with one axis of size 1 for
-    each place of an axis in a parameter and each division of it, and what comes out along such an axis follows it.
-    Slots that declare their axes could say no more than this, and nothing of a state that no slot describes.
+    The types of explicit axes tell: every `init` of this library, and most others, divide the state as the parameters
+    are divided. So `init` is traced on a mesh that has an axis of size 1 for each place of an axis in a parameter and
+    each division of it. An axis of the state that lies along one of these follows the axis of the parameter. Slots that
+    declare their axes could say no more than this, and would say nothing of a state that no slot describes.
     """
     name = lambda place, division: "/".join([str(place), *division])  # noqa: E731
     meaning = {name(i, d): d for division in divisions for i, d in enumerate(division)}
@@ -101,7 +101,7 @@ def _provenance(tx: GradientTransformation, shapes: Any, divisions: Sequence[Seq
         leaves, structure = jax.tree.flatten(shapes)
         hows = [NamedSharding(mesh, PartitionSpec(*map(name, range(len(d)), d))) for d in divisions]
         typed = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s) for x, s in zip(leaves, hows, strict=True)]
-        # Explicit axes refuse some programs of others. What else is wrong with them the trace below shows.
+        # Explicit axes refuse some programs of others. The trace below shows whatever else is wrong with them.
         with contextlib.suppress(Exception), jax.sharding.use_abstract_mesh(mesh):
             state = jax.eval_shape(tx.init, structure.unflatten(typed))
             return state, [_of_type(x, meaning) for x in jax.tree.leaves(state)]
@@ -115,8 +115,8 @@ def _of_type(x: Any, meaning: Mapping[str, Axes]) -> list[_Axis]:
     return [_Axis(isinstance(n, str), meaning.get(n, ()) if isinstance(n, str) else ()) for n in names]
 
 
-def _by_path(state: Any, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[list[_Axis]]:
-    """Without types: an array follows the parameter of its shape whose path its own ends with."""
+def _by_path(state: OptState, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[list[_Axis]]:
+    """The same without types: an array follows the parameter of its shape if its path ends with the parameter's."""
     paths = jax.tree_util.tree_leaves_with_path(shapes)
     each = zip(paths, divisions, strict=True)
     known = {(path, p.shape): [_Axis(True, d) for d in division] for (path, p), division in each}

@@ -18,6 +18,7 @@ from gdjax.core.state_form import as_formed
 from gdjax.core.types import (
     OptState,
     Params,
+    Transform,
     TransformInitFn,
     TransformUpdateFn,
     Updates,
@@ -46,13 +47,13 @@ class GradientTransformation(_Pair):
 
     @property
     def __class__(self) -> type:  # type: ignore[override]
-        # Other libraries ask isinstance(tx, optax.GradientTransformation), and Optax's wrappers drop the extra
-        # arguments of what is none. Whoever asks has imported Optax; this need not.
+        # Other libraries ask isinstance(tx, optax.GradientTransformationExtraArgs), and Optax's wrappers keep extra
+        # arguments from anything else. Whoever asks has imported Optax, so this need not import it.
         theirs = getattr(sys.modules.get("optax"), "GradientTransformationExtraArgs", None)
         return theirs if isinstance(theirs, type) else type(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickle's default asks that `__class__` be the type, and takes no functions that are made when called.
+        # By default pickle demands that `__class__` be the type, and refuses functions that a call has made.
         return _restored, (type(self), *map(value_of, self)), getattr(self, "__dict__", None)
 
     def __eq__(self, other: object) -> bool:
@@ -70,7 +71,7 @@ GradientTransformationExtraArgs = GradientTransformation
 
 
 def _restored(cls: Any, *parts: Any) -> Any:
-    """The pair again; by `_make`, which suits a subclass with a `__new__` of its own."""
+    """The pair again, by `_make`: a subclass may have a `__new__` of its own."""
     return cls._make(function_of(f) if isinstance(f, Value) else f for f in parts)
 
 
@@ -105,7 +106,7 @@ class Update(Value):
 
     def __init__(self, call: Call, part: str, fn: Callable[..., Any], calls: tuple[Call, ...]):
         super().__init__(call, part, fn)
-        self.calls = calls  # that made it, the outermost first: freeze(...), masked(...)
+        self.calls = calls  # the calls that made it, the outermost first: freeze(...), masked(...)
 
     def __call__(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
@@ -127,7 +128,9 @@ class Update(Value):
         return _applied(self, *args)
 
 
-def _applied(update: Update, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
+def _applied(
+    update: Update, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
+) -> tuple[Updates, OptState]:
     updates, new = update.fn(updates, state, without_skipped(updates, params), **extra_args)
     return updates, as_formed(new, state)
 
@@ -147,7 +150,7 @@ def is_float0(x: Any) -> bool:
 
 
 def is_concrete(tree: Any) -> bool:
-    """Whether every leaf is a number or an array with a value, which a compiled function can be called with."""
+    """Whether every leaf is a number or an array with a value, so that a compiled function can be called with it."""
     return all(map(_concrete, jax.tree.leaves(tree)))
 
 
@@ -197,14 +200,16 @@ def label_of(call: Call) -> str:
     return f"gdjax.{call.name}" if is_ours(call.factory) else call.name
 
 
-def takes_extra_args(tx: Any) -> bool:
+def takes_extra_args(tx: Transform) -> bool:
     """Whether `tx.update` accepts extra keyword arguments, as every transform of this library does."""
     if isinstance(value_of(tx.update), Update):
         return True
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(tx.update).parameters.values())
 
 
-def call_update(tx: Any, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
+def call_update(
+    tx: Transform, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
+) -> tuple[Updates, OptState]:
     """`tx.update`, for anything with an `update`; the extra arguments are kept from one that does not take them."""
     return tx.update(updates, state, params, **(extra_args if takes_extra_args(tx) else {}))
 
@@ -219,7 +224,9 @@ def check_transform(label: str, index: Any, tx: Any) -> Any:
 def identity() -> GradientTransformation:
     """Returns the updates as they are, whatever the tree holds."""
 
-    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         return updates, state
 
     return GradientTransformation(init_empty_state, update)
@@ -229,7 +236,9 @@ def identity() -> GradientTransformation:
 def set_to_zero() -> GradientTransformation:
     """Replaces every update by zeros. See `freeze`, which does so for some of the parameters."""
 
-    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         return jax.tree.map(lambda g: g if is_float0(g) else jnp.zeros_like(g), updates), state
 
     return GradientTransformation(init_empty_state, update)

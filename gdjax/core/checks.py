@@ -65,7 +65,7 @@ def gradient(label: str, where: Callable[[], str], g: Any, p: Any) -> None:
 
 
 def leaves(label: str, name: str, tree: Any) -> None:
-    """Raises unless every leaf of the tree called `name`, which is not None, can be a parameter."""
+    """Raises if the tree called `name` is None, or a leaf of it cannot be a parameter."""
     if tree is None:
         raise ValueError(f"{label}: {name} is None; pass the tree of parameters")
     for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -73,7 +73,7 @@ def leaves(label: str, name: str, tree: Any) -> None:
 
 
 def gradients(label: str, updates: Any, params: Any = None) -> None:
-    """Raises unless each of the updates is a gradient and fits its parameter; for those that no leaf rule looks at."""
+    """Raises unless each of the updates is a gradient and fits its parameter; `fused` does this for leaf rules."""
     paths, structure = jax.tree_util.tree_flatten_with_path(updates)
     ps = [None] * len(paths)
     if params is not None:
@@ -87,7 +87,7 @@ def gradients(label: str, updates: Any, params: Any = None) -> None:
 
 
 def slot(label: str, where: str, field: str, x: Any, shape: tuple[int, ...], of: str = "the gradient") -> None:
-    """Raises unless `x`, of the state's `field`, has the shape of the gradient, or of what is made of it."""
+    """Raises unless `x`, from the `field` of the state, has this shape; `of` tells whose shape it is."""
     if getattr(x, "shape", None) != shape:
         got = getattr(x, "shape", x)
         raise ValueError(
@@ -97,7 +97,7 @@ def slot(label: str, where: str, field: str, x: Any, shape: tuple[int, ...], of:
 
 
 def slots(label: str, updates: Any, /, **fields: Any) -> None:
-    """Raises unless the trees `fields` of a state are shaped like the updates; for those that no leaf rule looks at."""
+    """Raises unless the trees `fields` of a state are shaped like the updates; `fused` does this for leaf rules."""
     paths, structure = jax.tree_util.tree_flatten_with_path(updates)
     for field, tree in fields.items():
         xs = flatten_like(label, ("updates", f"state.{field}"), structure, updates, tree)
@@ -112,7 +112,7 @@ def typed(x: Any) -> Any:
 
 
 def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, tree: Any) -> list[Any]:
-    """The leaves of `tree`, which must have `structure`, that of `like`; `names` are what to call `like` and `tree`.
+    """The leaves of `tree`, which must have the structure of `like`; `names` are what errors call `like` and `tree`.
 
     Raises:
       ValueError: the structures differ; the message lists the paths that only one of them has.
@@ -120,7 +120,7 @@ def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, 
     try:
         return structure.flatten_up_to(tree)
     except (ValueError, TypeError) as e:
-        try:  # again without what lies where there is no gradient, or where neither of the two has a leaf
+        try:  # again, without the leaves that have no gradient, or that neither of the two has
             leaves, known = jax.tree.flatten(like, is_leaf=is_skipped)
             pairs = list(zip(leaves, known.flatten_up_to(tree), strict=True))
             if names[0] == "updates" or all(is_skipped(x) for of, x in pairs if is_skipped(of)):
@@ -149,7 +149,7 @@ def mask(label: str, name: str, tree: Any) -> None:
 
 
 def returned(label: str, name: str, tree: Any) -> None:
-    """Raises unless the function called `name`, of the parameters, returned a tree."""
+    """Raises if the function of the parameters that is called `name` returned None."""
     if tree is None:
         raise TypeError(f"{label}: {name} returned None, not a tree shaped like the parameters")
 
@@ -190,14 +190,14 @@ def state(label: str, got: Any, expected: type) -> None:
 
 
 def whence(got: Any, names: Iterable[Any]) -> str:
-    """Where `got`, given for a state whose parts have `names`, may come from: a checkpoint, or it is the parameters."""
+    """A guess at what was given for a state whose parts have `names`: a part of a checkpoint, or the parameters."""
     if isinstance(got, Mapping) and set(names).isdisjoint(got):
         return f"{SWAPPED}; {RESTORE}"
     return RESTORE if isinstance(got, Mapping | list | tuple) else SWAPPED
 
 
 def scheduled(label: str, name: str, value: Any) -> Any:
-    """`value` as an array; what a schedule returned under the hyperparameter's `name`."""
+    """`value` as an array: what the schedule of the hyperparameter `name` returned."""
     try:
         if value is None:
             raise TypeError
@@ -207,7 +207,7 @@ def scheduled(label: str, name: str, value: Any) -> Any:
 
 
 def scalar(label: str, name: str, value: Any) -> Any:
-    """`scheduled`, for one that must be a scalar."""
+    """`scheduled`, and raises unless the value is a scalar."""
     x = scheduled(label, name, value)
     if x.shape != ():
         raise ValueError(f"{label}: the schedule of {name} returned shape {x.shape}, expected a scalar")

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.core.values import Call, Value, key_of, of_plain_dict
 
 _known: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
@@ -38,10 +39,12 @@ def _closure(made: Value) -> Callable[..., Any]:
     template = _Template(made)
     shown = template.originals
 
-    def init(params: Any) -> Any:
+    def init(params: Params) -> OptState:
         return template.filled(shown)(params)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         return template.filled(shown)(updates, state, params, **extra_args)
 
     function: Any = init if made.part == "init" else update
@@ -50,7 +53,7 @@ def _closure(made: Value) -> Callable[..., Any]:
 
 
 class _Template:
-    """What a closure keeps beside its arrays: equal for calls that differ in nothing but those."""
+    """What a closure keeps beside its arrays. Two are equal where the calls differ in their arrays alone."""
 
     def __init__(self, made: Value):
         self.made = made
@@ -98,7 +101,7 @@ def _shown(tree: Any) -> list[Any]:
 
 
 def _but_shown(x: Any) -> Hashable | None:
-    """What a leaf is to a template; None where it is that to any key."""
+    """The key of a leaf that holds arrays, without these; None for any other leaf, which is its own key."""
     call = _call_of(x)
     if call is not None:
         part = getattr(value_of(x), "part", None)
@@ -107,7 +110,7 @@ def _but_shown(x: Any) -> Hashable | None:
 
 
 def _with(tree: Any, shown: Any) -> Any:
-    """The tree with the next of the arrays in the place of each that it shows."""
+    """The tree, in which each array that it shows is replaced by the next of `shown`."""
 
     def leaf(x: Any) -> Any:
         if of_plain_dict(x):
@@ -121,7 +124,7 @@ def _with(tree: Any, shown: Any) -> Any:
 
 
 def _in_place_of(old: Any, new: Any) -> Any:
-    """`new`, with the signature of the function whose place it takes: some are called by what their signature says."""
+    """`new`, with the signature of `old` if that is a function: some are called by what their signature says."""
     if new is old or not isinstance(old, types.FunctionType):
         return new
 

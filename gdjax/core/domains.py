@@ -60,7 +60,7 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
     (("between 0 and 1", lambda x: 0 < x < 1), "reduce_on_plateau.factor decrease_factor"),
     (("finite and at least 1", lambda x: 1 <= x < math.inf), "eta_plus"),
 )
-_NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol"  # None for none, though it is not the default
+_NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol"  # None is no bound, and not the default
 
 
 def _number(domain: Domain, label: str, name: str, value: Any) -> None:
@@ -85,7 +85,7 @@ def _number(domain: Domain, label: str, name: str, value: Any) -> None:
 
 
 def _integer(least: int, label: str, name: str, value: Any) -> None:
-    """Unlike `checks.structural` for those that may be traced, or a schedule."""
+    """Like `checks.structural`, for an integer that may be traced or a schedule."""
     if isinstance(value, jax.Array):
         if value.shape != () or not jnp.issubdtype(value.dtype, np.integer):
             raise TypeError(f"{label}: {name} must be an integer scalar, got {value.dtype}{list(value.shape)}")

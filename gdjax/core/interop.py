@@ -1,9 +1,9 @@
 """To Optax and back.
 
-A transform of this library works where Optax's do, and one of Optax's inside every wrapper here, as they are. What is
-left is the classes of their states: `ScaleByAdamState` here and `ScaleByAdamState` there have the same fields and are
-two classes. That matters to a program that asks `isinstance(state, optax.ScaleByAdamState)` or maps over a state of
-each library at once. The functions here change the classes and nothing else.
+A transform of this library works wherever one of Optax's does, and one of Optax's works inside every wrapper here. One
+difference is left: the classes of their states. `ScaleByAdamState` here and `ScaleByAdamState` there have the same
+fields and are two classes. That matters to a program that asks `isinstance(state, optax.ScaleByAdamState)` or maps over
+a state of each library at once. The functions here change the classes and nothing else.
 """
 
 import sys
@@ -14,10 +14,10 @@ import jax
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.closures import value_of
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import OptState, Params, Transform, Updates
 
 
-def to_optax(tx: Any) -> Any:
+def to_optax(tx: Transform) -> Any:
     """`tx` as an `optax.GradientTransformationExtraArgs` whose states are of Optax's classes.
 
     Its numbers are those of `tx`. A state whose class Optax does not have stays as it is.
@@ -31,7 +31,9 @@ def to_optax(tx: Any) -> Any:
     def init(params: Params) -> OptState:
         return state_to_optax(inner.init(params))
 
-    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         updates, state = base.call_update(inner, updates, state, params, extra_args)  # takes the states of either
         return updates, state_to_optax(state)
 
@@ -40,7 +42,7 @@ def to_optax(tx: Any) -> Any:
 
 
 @transform
-def from_optax(tx: Any) -> GradientTransformation:
+def from_optax(tx: Transform) -> GradientTransformation:
     """A transform of Optax, or anything with `init` and `update`, as one of this library: a value.
 
     It takes any extra arguments and hands them on if `tx` takes some. A gradient that does not fit its parameter is an
@@ -54,14 +56,16 @@ def from_optax(tx: Any) -> GradientTransformation:
         checks.leaves(label, "params", params)
         return inner.init(params)
 
-    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         checks.gradients(label, updates, params)
         return base.call_update(inner, updates, state, params, extra_args)
 
     return GradientTransformation(init, update)
 
 
-def state_to_optax(state: Any) -> Any:
+def state_to_optax(state: OptState) -> Any:
     """The state, or any tree with states in it, with Optax's classes in place of this library's.
 
     Raises:
@@ -71,7 +75,7 @@ def state_to_optax(state: Any) -> Any:
     return _of("optax", "gdjax", state)
 
 
-def state_from_optax(state: Any) -> Any:
+def state_from_optax(state: OptState) -> Any:
     """The state, or any tree with states in it, with this library's classes in place of Optax's."""
     return _of("gdjax", "optax", state)
 

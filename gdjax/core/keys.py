@@ -22,9 +22,10 @@ def required(label: str, key: Any, seed: Any) -> Any:
 
 
 def or_zero(label: str, key: Any, seed: Any) -> Any:
-    """`key`, or the older argument `seed` for it; 0 with a warning where neither is given, for noise that may be known.
+    """`key`, or the older argument `seed` for it; 0 with a warning where neither is given.
 
-    To be called by the function that `transform` decorates: the warning points to who called that.
+    For noise that need not be secret. Call it in the function that `transform` decorates: the warning points to the
+    caller of that function.
 
     Raises:
       ValueError: both are given.
@@ -45,7 +46,7 @@ def _either(label: str, key: Any, seed: Any) -> Any:
 
 
 def fresh(key: Any) -> Array:
-    """A typed key array of its own: the state may be donated, the transform's key must stay."""
+    """A copy of the key as a typed key array: the state may be donated, but the transform keeps its key."""
     if isinstance(key, int) or jnp.issubdtype(key.dtype, jnp.integer) and not jnp.ndim(key):
         return jax.random.key(key)
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):

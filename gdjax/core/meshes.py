@@ -1,4 +1,4 @@
-"""Arrays on meshes: what `shard_map` and meshes of explicit axes ask of a program beside its numbers.
+"""Arrays on meshes: what a program must say about them in `shard_map` and on meshes of explicit axes.
 
 Inside `shard_map` a type says over which axes of the mesh an array varies; the two branches of a condition, and the
 start and the end of a loop's body, must agree in that. On explicit axes a type says along which axes of the mesh an
@@ -19,7 +19,7 @@ Array = jax.Array
 
 
 def type_of(x: Any) -> Any:
-    """The type of an array, which the shape that `jax.eval_shape` gives for one is itself."""
+    """The type of an array; what `jax.eval_shape` returns for one is a type already."""
     if isinstance(x, jax.Array):
         return jax.typeof(x) if hasattr(jax, "typeof") else getattr(jax, "core").get_aval(x)  # noqa: B009  # JAX 0.5
     return x
@@ -96,7 +96,7 @@ def division(x: Any) -> NamedSharding | None:
     sharding = getattr(type_of(x), "sharding", None)
     if not isinstance(sharding, NamedSharding) or all(axis is None for axis in sharding.spec):
         return None
-    mesh = sharding.mesh if isinstance(x, Tracer) else x.sharding.mesh  # that of the type names no devices
+    mesh = sharding.mesh if isinstance(x, Tracer) else x.sharding.mesh  # the mesh of the type names no devices
     return NamedSharding(mesh, sharding.spec)
 
 
@@ -108,14 +108,14 @@ def may_be_divided(x: Any) -> bool:
 
 
 def divided_otherwise(tree: Any, like: Any) -> bool:
-    """Whether one of the arrays is divided, and not as `like`, or is of another shape: operations on both may clash."""
+    """Whether an array is divided, and either not as `like` is or of another shape: operations on both may clash."""
     known, shape = division(like), jnp.shape(like)
     hows = ((how, jnp.shape(x)) for x in jax.tree.leaves(tree) if (how := division(x)) is not None)
     return any((how, size) != (known, shape) for how, size in hows)
 
 
 def whole(x: Any) -> Any:
-    """x, on every device as a whole."""
+    """x, whole on every device."""
     how = division(x)
     return x if how is None else _put(x, how, PartitionSpec())
 
@@ -129,10 +129,10 @@ def placed(x: Any, like: Any) -> Any:
 
 
 def partitioned(f: Callable[..., Any], like: Any, *trees: Any) -> Any:
-    """f of the trees, inside which explicit axes are automatic; its results are divided as the arrays of `like`.
+    """f(*trees), in which explicit axes are automatic; its results are divided as the arrays of `like` are.
 
-    Where that has None they are not divided. For matrix products, decompositions and reshapes, which on explicit axes
-    would have to say how their results lie. f must not close over arrays.
+    Where `like` has None, the result is not divided. This is for matrix products, decompositions and reshapes, which
+    on explicit axes would have to say how their results are divided. f must not close over arrays.
     """
     hows = [how for x in jax.tree.leaves((like, trees)) if (how := division(x)) is not None]
     if not hows:
@@ -156,12 +156,12 @@ def _in_mesh(mesh: Any) -> Any:
 
 
 def as_typed(x: Any, like: Any) -> Any:
-    """x, divided as `like` is and varying over the axes over which that does."""
+    """x, divided as `like` is and varying over the axes over which `like` varies."""
     return varying(placed(x, like), _varying(like))
 
 
 def along(x: Array, p: Any, axes: Sequence[int | None]) -> Array:
-    """x, each of its axes divided as that axis of p which it follows; None follows none."""
+    """x, each of its axes divided as the axis of p that it follows; an axis with None follows none."""
     how = division(p)
     if how is None:
         return x
@@ -170,7 +170,7 @@ def along(x: Array, p: Any, axes: Sequence[int | None]) -> Array:
 
 
 def zeros_along(p: Any, axes: Sequence[int], dtype: Any, lead: tuple[int, ...] = ()) -> Array:
-    """Zeros with the lengths of those axes of p, divided as p is along them, behind axes of the lengths `lead`."""
+    """Zeros along these axes of p, of the same lengths and divided alike, after axes of the lengths `lead`."""
     x = jnp.zeros([*lead, *(jnp.shape(p)[i] for i in axes)], dtype)
     return along(x, p, [*[None] * len(lead), *axes])
 

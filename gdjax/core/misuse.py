@@ -1,12 +1,12 @@
-"""Wrong calls, and what to write instead: of an argument that is unknown, of one that is no transform."""
+"""Wrong calls, and what to write instead: for an unknown argument, and for one that is no transform."""
 
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# What other libraries call an argument, and our names: "name" in every factory, "factory.name" in that one of ours.
-# Where there are several, the value is a tuple of as many. Only the names that the factory has are told.
+# What other libraries call an argument, and our names for it: "name" in every factory, "factory.name" in that one.
+# Several names of ours stand for a tuple of as many numbers. A message tells only the names that the factory has.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "lr": ("learning_rate",),
     "betas": ("b1", "b2", "b3"),
@@ -40,7 +40,7 @@ _ADVICE: Mapping[str, str] = {
 def bound_arguments(
     label: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> inspect.BoundArguments:
-    """The arguments of a call of what reports errors as `label`.
+    """The arguments of a call; errors begin with `label`.
 
     Raises:
       TypeError: they do not fit the signature; the message says what to write, and lists the valid names.
@@ -71,7 +71,7 @@ def no_transform(x: Any) -> str | None:
 
 
 def _unknown(label: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
-    """What there is to say of each keyword that the signature has not."""
+    """A message for each keyword that the signature does not have."""
     kinds = {name: p.kind for name, p in signature.parameters.items()}
     if inspect.Parameter.VAR_KEYWORD in kinds.values():
         return []

@@ -1,17 +1,16 @@
 """The form of a state: its structure and the classes in it, which an update keeps."""
 
-from typing import Any
-
 import jax
 
 from gdjax.core.skipped import is_skipped
+from gdjax.core.types import OptState
 
 
-def as_formed(new: Any, old: Any) -> Any:
+def as_formed(new: OptState, old: OptState) -> OptState:
     """A new state in the form of the old one, as `jax.lax.scan` asks of its carry.
 
-    A class of Optax with the fields of one of this library stays what it is. An array whose gradient was not there,
-    and which is None in the new state, stays what it was.
+    Where the old state is of an Optax class with the same fields, the new one is too. Where a gradient is missing, so
+    that the new state has None, the old array stays.
     """
     if jax.tree.structure(old) == jax.tree.structure(new):
         return new
@@ -28,6 +27,6 @@ def as_formed(new: Any, old: Any) -> Any:
     leaves, structure = jax.tree.flatten(new, is_leaf=is_skipped)
     try:
         olds = structure.flatten_up_to(old)
-    except (ValueError, TypeError):  # of another structure altogether: not for this function to hide
+    except (ValueError, TypeError):  # another structure altogether, which this function must not hide
         return new
     return structure.unflatten([y if is_skipped(x) else x for x, y in zip(leaves, olds, strict=True)])

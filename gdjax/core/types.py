@@ -10,8 +10,9 @@ Params = Any  # a pytree of arrays
 Updates = Any  # a pytree like the parameters
 OptState = Any  # a pytree that only its transform reads
 Schedule = Callable[[Any], Any]  # int32 count of updates made so far -> scalar
-# An array is a scalar, traced too. Of `Union`, which some call: what `|` makes is not callable.
-ScalarOrSchedule = Union[float, jax.Array, np.ndarray, np.number, Schedule]  # noqa: UP007
+# An array here is a scalar, and may be traced. Some programs call the type, which they could not if `|` made it.
+Scalar = Union[float, jax.Array, np.ndarray, np.number]  # noqa: UP007
+ScalarOrSchedule = Union[Scalar, Schedule]  # noqa: UP007
 
 
 class TransformUpdateFn(Protocol):

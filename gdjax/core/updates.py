@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import base, checks, domains, meshes
-from gdjax.core.types import Params, Updates
+from gdjax.core.types import Params, Scalar, Updates
 from gdjax.xla import reads
 
 
@@ -64,7 +64,7 @@ def add(p: Any, u: Any) -> Any:
     return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
 
 
-def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any) -> Params:
+def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Scalar) -> Params:
     """Moves one tree towards another: step_size * new + (1 - step_size) * old, leaf by leaf.
 
     With a small step size this keeps an exponential moving average of the parameters (Polyak averaging).
@@ -95,8 +95,8 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any)
     return structure.unflatten(map(move, news, jax.tree.leaves(old_tensors)))
 
 
-def _alike(label: str, new: Any, old: Any, *, none: bool = False) -> tuple[Any, list[Any]]:
-    """The structure of `old` and the leaves of `new`, checked against it; with `none` they may be None."""
+def _alike(label: str, new: Params, old: Params, *, none: bool = False) -> tuple[Any, list[Any]]:
+    """The structure of `old`, and the leaves of `new`, which must fit it; with `none` they may be None."""
     paths, structure = jax.tree_util.tree_flatten_with_path(old)
     news = checks.flatten_like(label, ("old_tensors", "new_tensors"), structure, old, new)
     for (path, o), n in zip(paths, news, strict=True):
@@ -110,7 +110,9 @@ def _alike(label: str, new: Any, old: Any, *, none: bool = False) -> tuple[Any, 
     return structure, news
 
 
-def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update_period: Any) -> Params:
+def periodic_update(
+    new_tensors: Params, old_tensors: Params, steps: int | jax.Array, update_period: int | jax.Array
+) -> Params:
     """Replaces one tree by another now and then: the new one where steps is a multiple of update_period, else the old.
 
     This keeps a slow copy of the parameters (a target network).

@@ -27,7 +27,7 @@ class Call:
         bound.apply_defaults()
         self.factory = factory
         ours = is_ours(factory)
-        if ours:  # with containers that no one else can change; another's factory may share its own on purpose
+        if ours:  # copied, so that no one else can change them; the factory of another library may share its own
             bound.arguments = {name: _private(x) for name, x in bound.arguments.items()}
         self.args, self.kwargs = bound.args, bound.kwargs
         self.arguments = dict(bound.arguments)
@@ -36,7 +36,7 @@ class Call:
         inside = [getattr(x, "made", x) for x in _leaves((self.args, self.kwargs))]
         calls = [x.call for x in inside if isinstance(x, Value)]
         self.traced = any(isinstance(x, Tracer) for x in inside) or any(call.traced for call in calls)
-        # Whether what an equal call makes later on is the same: not where an argument can be changed in place.
+        # Whether an equal call makes the same thing later on; it may not where an argument can be changed in place.
         shared = not ours and any(map(_has_container, [*self.args, *self.kwargs.values()]))
         self.lasting = not shared and all(map(_is_lasting, inside)) and all(call.lasting for call in calls)
 
@@ -129,14 +129,15 @@ def _rebuild(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 
 
 def of_plain_dict(x: Any) -> bool:
-    """Whether x is a dict and of no subclass: JAX sorts its keys, which may not compare, and whose order may matter."""
+    """Whether x is a dict and of no subclass. JAX sorts its keys, which may not compare and whose order may matter."""
     return type(x) is dict
 
 
 def key_of(x: Any, special: Callable[[Any], Hashable | None] = lambda leaf: None) -> Hashable:
-    """What makes two trees of arguments the same: structure, and of each leaf `special` or, where that is None, itself.
+    """A key that equal trees of arguments share: the structure and, for each leaf, `special(leaf)` or the leaf itself.
 
-    A leaf is itself by type and value, or as an object where it has no usable equality.
+    The leaf itself is taken where `special` gives None. It is compared by type and value, or by identity where it has
+    no usable equality.
     """
     leaves, structure = jax.tree.flatten(x, is_leaf=lambda x: of_plain_dict(x) or special(x) is not None)
     return structure, tuple(_identity(leaf, special) for leaf in leaves)
@@ -169,7 +170,7 @@ def _is_lasting(leaf: Any) -> bool:
 
 
 def _private(x: Any) -> Any:
-    """x with new lists and dicts in the place of those it is made of."""
+    """x with copies of the lists and dicts in it."""
     if of_plain_dict(x):
         return {k: _private(v) for k, v in x.items()}
     return type(x)(map(_private, x)) if type(x) in (list, tuple) else x

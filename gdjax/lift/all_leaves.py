@@ -1,7 +1,8 @@
 """One pass over the leaves: the rules of a chain applied to each leaf in turn."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,95 +30,111 @@ def fused(
 ) -> tuple[Any, list[Any]]:
     """Applies rules one after the other, leaf by leaf: one call of one jitted function per leaf for all the rules.
 
-    JAX traces that function once for each shape and dtype among the leaves: tracing costs one equation a leaf, and the
-    step what the same arithmetic written out would. Only the first rule may have stages that read the updates: a later
-    one would need those of all the leaves first. A wrapper's may read the gradients.
+    JAX traces that function once for each shape and dtype among the leaves. So a leaf adds one equation to the trace,
+    and a step costs what the same arithmetic written out would. Only the first rule may have stages that read the
+    updates, since a later one would need those of all the leaves first. Stages of a wrapper's rule may read the
+    gradients.
 
     Args:
       rules: of type `gdjax.lift.leafwise.Leafwise`, with the states `states`.
-      raw: for each rule of a wrapper the updates that came into that, for others None.
+      raw: for the rule of a wrapper the updates that came into the wrapper, for any other rule None.
     """
-    paths, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_skipped)
-    gs = [_array(rules[0].label, path, g) for path, g in paths]
-    trained = [not is_skipped(g) and not base.is_float0(g) for g in gs]
-    ps, misfits = _parameters(rules, structure, paths, updates, params)
-    opened = [_opened(r, s, structure, updates) for r, s in zip(rules, states, strict=True)]
-    counts, slots, shared = (list(x) for x in zip(*opened, strict=True))
-    scalars = [r.scalars(c) for r, c in zip(rules, counts, strict=True)]
-    # From here on the new counts: they are written where the old ones are, of which a later reader would need a copy.
-    counts = [None if c is None else numerics.safe_increment(c) for c in counts]
-    seen = [rule.sees(updates) for rule in rules]
-    active = [
-        [k for k, flags in enumerate(seen) if flags is None or flags[i]] if moves else []
-        for i, moves in enumerate(trained)
-    ]
-    for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
-        if active[i]:
-            _check(rules, path, g, p, [s[i] for s in slots])
-    for rule, s, count, scalar in zip(rules, shared, counts, scalars, strict=True):
-        staging.add_numbers(rule, s, count, scalar, gs)
+    leaves = _leaves(rules, updates, params)
     raw = raw or [None] * len(rules)
-    wraps = [x is not None for x in raw]
-    raws: list[Any] = [
-        None if x is None or x is updates else checks.flatten_like(r.label, RAW, structure, updates, x)
-        for r, x in zip(rules, raw, strict=True)
-    ]
-    given = [[{}] * len(gs) for _ in rules]  # to each rule by its stages, for each leaf
-    whole = [Tree(r.label, structure, [path for path, _ in paths], gs, trained, params, extra_args) for r in rules]
-    gradients = [[gs, raws[k] or gs] if wraps[k] else [gs] for k in range(len(rules))]
-    staged = [k for k, rule in enumerate(rules) if rule.stages]  # the first, and wrappers whose stages read no updates
-    for k in staged:
+    running = [_opened(r, s, x, leaves, updates) for r, s, x in zip(rules, states, raw, strict=True)]
+    for r in running:
+        # From here on the new count. It is written where the old one is, so that a later reader would need a copy.
+        r.count = None if r.count is None else numerics.safe_increment(r.count)
+    _check(running, leaves)
+    for r in running:
+        staging.add_numbers(r.rule, r.shared, r.count, r.scalars, leaves.gs)
+    staged = [r for r in running if r.rule.stages]
+    for r in staged:
+        r.run_stages(leaves, extra_args, late=False)
+    directions = _directions(running, leaves)
+    for r in staged:
+        r.run_stages(leaves, extra_args, late=True)
+    return leaves.structure.unflatten(directions), [r.closed(leaves.structure) for r in running]
+
+
+class Leaves(NamedTuple):
+    """The updates and the parameters of a pass, as lists with an entry for each leaf of the updates."""
+
+    structure: Any
+    paths: list[Any]
+    gs: list[Any]
+    trained: list[bool]  # whether the leaf has a gradient
+    ps: list[Any]  # None where there is no parameter, or one that does not fit and need not
+    misfits: Any  # the parameters before those were left out, or the error that says why there are none
+    params: Any  # the tree
+
+    def where(self, i: int) -> str:
+        return f"params{jax.tree_util.keystr(self.paths[i])}"
+
+    def no_parameter(self, label: str, i: int) -> Exception:
+        """The error for a rule that reads the parameter of a leaf and got none."""
+        if isinstance(self.misfits, Exception):
+            return self.misfits
         try:
-            lists = gradients[k], slots[k], ps
-            slots[k], shared[k], given[k] = staging.run(
-                rules[k], whole[k], lists, counts[k], shared[k], scalars[k], late=False
+            checks.params(label, self.params)
+            if self.misfits[i] is not None:
+                checks.gradient(label, lambda: self.where(i), self.gs[i], self.misfits[i])
+        except (ValueError, TypeError) as e:
+            return e
+        return ValueError(f"{label}: {self.where(i)} is None, and has a gradient of shape {jnp.shape(self.gs[i])}")
+
+
+@dataclass
+class Running:
+    """A rule in a pass: its state taken apart, and what it gets beside the state."""
+
+    rule: Any
+    state: Any  # as it was given
+    count: Any
+    slots: list[Any]  # for each leaf the tuple of its slots, the new ones once the rule has run
+    shared: dict[str, Any]  # the fields that are one number for the tree
+    scalars: dict[str, Any]
+    sees: Sequence[bool] | None  # which leaves the rule applies to; None for all
+    wraps: bool  # whether it is the rule of a wrapper
+    raw: list[Any] | None  # for each leaf the gradient that came into the wrapper; None for that of the pass
+    given: list[dict[str, Any]]  # for each leaf what the stages made for it
+
+    def run_stages(self, leaves: Leaves, extra_args: dict[str, Any], late: bool) -> None:
+        """Runs the stages that come before the leaves of the pass, or after them."""
+        label, gs, ps = self.rule.label, leaves.gs, leaves.ps
+        tree = Tree(label, leaves.structure, leaves.paths, gs, leaves.trained, leaves.params, extra_args)
+        lists = [gs, self.raw or gs] if self.wraps else [gs], self.slots, ps
+        try:
+            self.slots, self.shared, self.given = staging.run(
+                self.rule, tree, lists, self.count, self.shared, self.scalars, late
             )
         except rule_checks.NoParameter as e:
-            i = next(i for i, p in enumerate(ps) if p is None and trained[i])
-            raise _no_parameter(rules[k].label, paths[i][0], gs[i], i, params, misfits) from e
-    seen_fields = [rule.seen(fields) for rule, fields in zip(rules, shared, strict=True)]
-    to = destination()
-    directions, closing, before = [], [], None
-    for i, ((path, _), g, p) in enumerate(zip(paths, gs, ps, strict=True)):
-        mine = [s[i] for s in slots]  # per rule, the slots of this leaf
-        if active[i]:
-            apply = kernel_of(tuple(rules[k].kernel._replace(wraps=wraps[k]) for k in active[i]), to)
-            came = [None if raws[k] is None else raws[k][i] for k in active[i]]
-            numbers = [scalar | mine[i] for scalar, mine in zip(scalars, given, strict=True)]
-            of_active = lambda *lists, mine=active[i]: [[xs[k] for k in mine] for xs in lists]  # noqa: E731
-            try:
-                # In turn: a large array that a leaf keeps on the way then lies where that of the leaf before was.
-                large = to is not None and g.size > LARGE
-                large = large and apply.keeps_a_value(g, p, *of_active(mine, counts, seen_fields, numbers), came)
-                g = after(before, g) if large and before is not None else g
-                g, new = apply(g, p, *of_active(mine, counts, seen_fields, numbers), came)
-            except rule_checks.NoParameter as e:
-                raise _no_parameter(rules[active[i][e.index]].label, path, g, i, params, misfits) from e
-            except (ValueError, TypeError) as e:
-                _blame([rules[k].label for k in active[i]], path, e)
-                raise
-            for k, leaf in zip(active[i], new, strict=True):
-                mine[k] = leaf
-            if large:
-                before = written(to, p, g)
-        directions.append(g)
-        closing.append(mine)
-    for k in staged:
-        lists = gradients[k], [mine[k] for mine in closing], ps
-        news, shared[k], _ = staging.run(rules[k], whole[k], lists, counts[k], shared[k], scalars[k], late=True)
-        closing = [[*mine[:k], new, *mine[k + 1 :]] for new, mine in zip(news, closing, strict=True)]
-    new_states = []
-    for k, (rule, count) in enumerate(zip(rules, counts, strict=True)):
-        trees = [structure.unflatten([mine[k][j] for mine in closing]) for j in range(len(rule.slots))]
-        new_states.append(states[k] if rule.stateless else rule.join(count, trees, shared[k]))
-    return structure.unflatten(directions), new_states
+            first = next(i for i, p in enumerate(ps) if p is None and leaves.trained[i])
+            raise leaves.no_parameter(label, first) from e
+
+    def arguments(self, i: int) -> tuple[Any, ...]:
+        """What the function of leaf i gets for this rule."""
+        raw = None if self.raw is None else self.raw[i]
+        return self.slots[i], self.count, self.rule.seen(self.shared), self.scalars | self.given[i], raw
+
+    def closed(self, structure: Any) -> Any:
+        """The new state."""
+        if self.rule.stateless:
+            return self.state
+        trees = [structure.unflatten([mine[j] for mine in self.slots]) for j in range(len(self.rule.slots))]
+        return self.rule.join(self.count, trees, self.shared)
 
 
-def _parameters(rules: Sequence[Any], structure: Any, paths: Any, updates: Any, params: Any) -> tuple[list[Any], Any]:
-    """For each leaf its parameter, None where there is none or it does not fit where it need not.
+def _leaves(rules: Sequence[Any], updates: Any, params: Any) -> Leaves:
+    flat, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_skipped)
+    gs = [_array(rules[0].label, path, g) for path, g in flat]
+    trained = [not is_skipped(g) and not base.is_float0(g) for g in gs]
+    ps, misfits = _parameters(rules, structure, [g for _, g in flat], updates, params)
+    return Leaves(structure, [path for path, _ in flat], gs, trained, ps, misfits, params)
 
-    Beside them what is wrong with them: an error, or for each leaf what it had.
-    """
+
+def _parameters(rules: Sequence[Any], structure: Any, gs: Any, updates: Any, params: Any) -> tuple[list[Any], Any]:
+    """The fields `ps` and `misfits` of `Leaves`."""
     nothing = [None] * structure.num_leaves
     if params is None:
         return nothing, None
@@ -129,53 +146,78 @@ def _parameters(rules: Sequence[Any], structure: Any, paths: Any, updates: Any, 
             raise
         return nothing, e
     fits = lambda g, p: not is_skipped(g) and (heeded or getattr(p, "shape", None) == jnp.shape(g))  # noqa: E731
-    kept = [p if p is not None and fits(g, p) else None for (_, g), p in zip(paths, ps, strict=True)]
+    kept = [p if p is not None and fits(g, p) else None for g, p in zip(gs, ps, strict=True)]
     return [p if p is None or hasattr(p, "dtype") else jnp.asarray(p) for p in kept], ps
 
 
-def _no_parameter(label: str, path: Any, g: Array, i: int, params: Any, misfits: Any) -> Exception:
-    """The error for a rule that reads the parameter of a leaf and got none."""
-    if isinstance(misfits, Exception):
-        return misfits
-    try:
-        checks.params(label, params)
-        if misfits[i] is not None:
-            checks.gradient(label, lambda: _where(path), g, misfits[i])
-    except (ValueError, TypeError) as e:
-        return e
-    return ValueError(f"{label}: {_where(path)} is None, and has a gradient of shape {jnp.shape(g)}")
-
-
-def _opened(rule: Any, state: Any, structure: Any, updates: Any) -> tuple[Any, list[Any], dict[str, Any]]:
-    """The count, for each leaf the tuple of its slots, and the shared numbers."""
+def _opened(rule: Any, state: Any, raw: Any, leaves: Leaves, updates: Any) -> Running:
+    """A rule at the start of a pass, with the old count, at which its schedules are evaluated."""
+    listed = lambda names, tree: checks.flatten_like(rule.label, names, leaves.structure, updates, tree)  # noqa: E731
     count, trees, shared = rule.split(state)
-    flat = [
-        checks.flatten_like(rule.label, ("updates", f"state.{field}"), structure, updates, tree)
-        for field, tree in zip(rule.slots, trees, strict=True)
-    ]
-    return count, list(zip(*flat, strict=True)) if flat else [()] * structure.num_leaves, shared
+    flat = [listed(("updates", f"state.{field}"), tree) for field, tree in zip(rule.slots, trees, strict=True)]
+    slots = list(zip(*flat, strict=True)) if flat else [()] * len(leaves.gs)
+    scalars, sees = rule.scalars(count), rule.sees(updates)
+    gradients = None if raw is None or raw is updates else listed(RAW, raw)
+    nothing: list[dict[str, Any]] = [{}] * len(leaves.gs)
+    return Running(rule, state, count, slots, shared, scalars, sees, raw is not None, gradients, nothing)
 
 
-def _check(rules: Sequence[Any], path: Any, g: Any, p: Any, slots: Sequence[Any]) -> None:
-    checks.gradient(rules[0].label, lambda: _where(path), g, p)
-    for rule, leaves in zip(rules, slots, strict=True):
-        for field, x in zip(rule.slots, leaves, strict=True):
-            if field in rule.moments:
-                checks.slot(rule.label, _where(path), field, x, g.shape)
+def _active(running: Sequence[Running], leaves: Leaves, i: int) -> list[Running]:
+    """The rules that apply to leaf i."""
+    return [r for r in running if leaves.trained[i] and (r.sees is None or r.sees[i])]
 
 
-def _blame(labels: Sequence[str], path: Any, e: Exception) -> None:
-    """Says in the message of an error that a rule raised, where it does not, which rule it was, for which leaf."""
+def _check(running: Sequence[Running], leaves: Leaves) -> None:
+    """Raises where a gradient does not fit its parameter, or a slot its gradient."""
+    for i, (g, p) in enumerate(zip(leaves.gs, leaves.ps, strict=True)):
+        if not _active(running, leaves, i):
+            continue
+        checks.gradient(running[0].rule.label, lambda i=i: leaves.where(i), g, p)
+        for r in running:
+            for name, x in zip(r.rule.slots, r.slots[i], strict=True):
+                if name in r.rule.moments:
+                    checks.slot(r.rule.label, leaves.where(i), name, x, g.shape)
+
+
+def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
+    """The update of each leaf; the rules get their new slots."""
+    directions, before = [], None
+    for i, g in enumerate(leaves.gs):
+        active = _active(running, leaves, i)
+        if active:
+            g, before = _direction(active, leaves, i, before)
+        directions.append(g)
+    return directions
+
+
+def _direction(active: Sequence[Running], leaves: Leaves, i: int, before: Array | None) -> tuple[Array, Array | None]:
+    """The update of leaf i, and what the next large leaf waits for; this one waits for `before`."""
+    g, p, to = leaves.gs[i], leaves.ps[i], destination()
+    apply = kernel_of(tuple(r.rule.kernel._replace(wraps=r.wraps) for r in active), to)
+    arguments = [list(xs) for xs in zip(*(r.arguments(i) for r in active), strict=True)]
+    try:
+        # A large array that a leaf keeps on the way then lies where that of the leaf before was.
+        in_turn = to is not None and g.size > LARGE and apply.keeps_a_value(g, p, *arguments)
+        g = after(before, g) if in_turn and before is not None else g
+        g, news = apply(g, p, *arguments)
+    except rule_checks.NoParameter as e:
+        raise leaves.no_parameter(active[e.index].rule.label, i) from e
+    except (ValueError, TypeError) as e:
+        _blame([r.rule.label for r in active], leaves.where(i), e)
+        raise
+    for r, new in zip(active, news, strict=True):
+        r.slots[i] = new
+    return g, written(to, p, g) if in_turn else before
+
+
+def _blame(labels: Sequence[str], where: str, e: Exception) -> None:
+    """Adds to the message of an error which rule raised it, and for which leaf, where it does not say so itself."""
     if (index := rule_checks.culprit(e)) is not None:
         labels = labels[index : index + 1]
     if type(e) in (ValueError, TypeError) and not str(e).startswith(tuple(f"{label}: " for label in labels)):
-        e.args = (f"{', '.join(dict.fromkeys(labels))}: {_where(path)}: {e}",)
+        e.args = (f"{', '.join(dict.fromkeys(labels))}: {where}: {e}",)
     else:
-        e.add_note(f"{', '.join(dict.fromkeys(labels))}: in the rule for {_where(path)}")
-
-
-def _where(path: Any) -> str:
-    return f"params{jax.tree_util.keystr(path)}"
+        e.add_note(f"{', '.join(dict.fromkeys(labels))}: in the rule for {where}")
 
 
 def _array(label: str, path: Any, g: Any) -> Array:

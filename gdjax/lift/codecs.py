@@ -10,7 +10,7 @@ from gdjax.core.codec import Codec
 
 Array = jax.Array
 
-STEPS = 127 * 2.0**8  # of the error between a number's power of two and 0: 127 of them are half a bfloat16's last place
+STEPS = 127 * 2.0**8  # of the error, in a number's power of two: 127 are half of a bfloat16's last place
 LARGEST = float(jnp.finfo(jnp.bfloat16).max)
 
 
@@ -23,17 +23,17 @@ class WithError(NamedTuple):
 
 @dataclass(frozen=True)
 class Bfloat16WithError(Codec):
-    """Keeps a float32 number as the nearest bfloat16 and an int8 error: 16 bits of precision of float32's 24.
+    """Keeps a float32 number as the nearest bfloat16 and an int8 error: 16 of the 24 bits of its precision.
 
-    The relative error is about 2^-16 at most, against 2^-8 of bfloat16 alone; below 1e-34 the int8 error underflows by
-    and by, and bfloat16's remains. Infinities and NaN stay what they are, and no finite number becomes one.
+    The relative error is at most about 2^-16, where that of bfloat16 alone is 2^-8. Below 1e-34 the int8 error
+    underflows gradually, and bfloat16's remains. Infinities and NaN stay as they are; no finite number becomes one.
     """
 
     def encode(self, x: Array) -> WithError:
         # A compiler may leave out the conversion itself, where another back to float32 follows.
         near = jax.lax.reduce_precision(jnp.where(jnp.isinf(x), x, jnp.clip(x, -LARGEST, LARGEST)), 8, 7)
         rest, power = x - near, _power(near)
-        known = jnp.abs(rest) < power  # not of 0, of infinities and of NaN
+        known = jnp.abs(rest) < power  # not for 0, infinities and NaN
         error = jnp.where(known, rest / jnp.where(known, power, 1) * STEPS, 0)
         return WithError(near.astype(jnp.bfloat16), jnp.round(error).astype(jnp.int8))
 
@@ -46,7 +46,7 @@ class Bfloat16WithError(Codec):
 
 
 def _power(x: Array) -> Array:
-    """The largest power of two that |x| has in it: its exponent's bits alone. Infinite for what is not finite."""
+    """The largest power of two that is at most |x|: the bits of the exponent alone. Infinite where x is not finite."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) & 0x7F800000
     return jax.lax.bitcast_convert_type(bits, jnp.float32)
 

@@ -8,10 +8,10 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 - dtypes: a rule computes in float32 or wider and sees every real or complex array in that dtype; results return to the
   gradient's dtype, and to each slot's own. Integers, booleans and PRNG keys of the state reach it as they are;
 - hyperparameters: numbers are constants of the program, arrays its arguments, schedules are evaluated at the count;
-- what a rule needs of the whole tree, numbers or arrays for each leaf, and numbers that its state keeps: see `reduce`,
-  `gdjax.lift.stages` and `Shared`;
-- errors that name the transform and the leaf, and the field of the state where what a rule returns does not fit it;
-  name scopes for profiles;
+- what a rule needs from the whole tree, numbers or arrays for each leaf, and numbers that its state keeps: see
+  `reduce`, `gdjax.lift.stages` and `Shared`;
+- errors that name the transform and the leaf, and the field of the state if what a rule returns does not fit it; name
+  scopes for profiles;
 - speed: one traced function per (rules, shape, dtype), shared by all leaves like it; see `fused`.
 """
 
@@ -68,18 +68,18 @@ def leafwise(
 
     Args:
       State: a NamedTuple class, or a function from the hyperparameters (a dict) to one. Its field `count`, if it has
-        one, counts the updates, in the rule this one too; every other field is a slot, in the rule one array, in the
-        state a tree of them shaped like the parameters.
+        one, is the number of updates; the rule sees it with this one. Every other field is a slot: one array in the
+        rule, a tree of arrays shaped like the parameters in the state.
       scheduled: the state class, of one field `count`, of a stateless rule with a scheduled hyperparameter;
         `ScaleByScheduleState` by default. A rule with slots and no count then keeps `ScheduledState`.
       count: the updates made so far, from the `Shared` fields of a state that counts them under another name.
       numbers: new numbers for all leaves, a function `(s, t, ...) -> dict` of the `Shared` fields of the state and the
         hyperparameters that it names. Entries that name a `Shared` field are its new values, which the rule then finds
         in `s`; the others are passed to the rule by name, where they are declared as `name: Reduced = None`.
-      reduce: what the rule needs of the whole tree: a stage, see `gdjax.lift.stages`, that runs before the rule, or a
-        `Stage`, which may run every k steps or after it, or a tuple of those.
-      **slots: what a field starts as: a `Shared` number; a `Moment` (`first_moment` where it is not named), `Factor`,
-        `Integer` or `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.
+      reduce: what the rule needs from the whole tree: a stage (see `gdjax.lift.stages`), which runs before the rule, a
+        `Stage`, which may run every k steps or after the rule, or a tuple of those.
+      **slots: what a field starts as: a `Shared` number; a `Moment` (by default `first_moment`), `Factor`, `Integer` or
+        `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.
 
     Raises:
       TypeError: State is neither such a class nor such a function, or has no field of a slot's name.
@@ -189,7 +189,7 @@ class Leafwise:
 
     @functools.cached_property
     def heeds_params(self) -> bool:
-        """Whether parameters must fit even where no rule reads them: they have a state, or take a step."""
+        """Whether parameters must fit even if the rule does not read them: it has slots for them or a learning rate."""
         return bool(self.slots or self.whole or "learning_rate" in self.hyper)
 
     @property

@@ -1,6 +1,6 @@
-"""Errors about rules: what `leafwise` is given, what a rule finds missing and what it returns.
+"""Errors about rules: about what `leafwise` is given, what a rule finds missing, and what it returns.
 
-A rule is looked at while it is traced, once for each shape and dtype; `fused` then says for which leaf.
+A rule is checked while it is traced, once for each shape and dtype; `fused` then says for which leaf.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ def _is_state_class(x: Any) -> bool:
 
 
 def _takes(f: Callable[..., Any], number: int) -> bool:
-    """Whether `f` can be called with so many arguments; where it has no signature it may."""
+    """Whether `f` can be called with so many arguments; assumed where it has no signature."""
     try:
         inspect.signature(f).bind(*[None] * number)
     except TypeError:
@@ -56,7 +56,7 @@ def _takes(f: Callable[..., Any], number: int) -> bool:
 
 
 class NoParameter(Exception):  # noqa: N818
-    """A rule, the one of that index in its row, reads `p` and got None."""
+    """A rule reads `p` and got None; `index` is its place among the rules of the pass."""
 
     def __init__(self, index: int):
         self.index = index
@@ -65,7 +65,7 @@ class NoParameter(Exception):  # noqa: N818
 def called(
     rule: Callable[..., Any], index: int, gs: Sequence[Array], s: Any, p: Any, t: Any, hyper: Mapping[str, Any]
 ) -> Any:
-    """What a rule returns; an error that comes of a `p` or `t` which is None says why it is."""
+    """What a rule returns. An error that arises because `p` or `t` is None says why it is None."""
     try:
         return rule(*gs, s, p, t, **hyper)
     except (ValueError, TypeError, AttributeError) as e:
@@ -82,7 +82,7 @@ def called(
 
 @contextlib.contextmanager
 def raised_by(index: int) -> Iterator[None]:
-    """Marks an error as that of one of a row of rules, see `culprit`."""
+    """Marks an error with the place of the rule that raised it, see `culprit`."""
     try:
         yield
     except (ValueError, TypeError) as e:
@@ -91,26 +91,27 @@ def raised_by(index: int) -> Iterator[None]:
 
 
 def culprit(e: Exception) -> int | None:
-    """Which of a row of rules raised an error; None where that is not known."""
+    """The place of the rule that raised an error; None where that is not known."""
     return vars(e).get("rule_index")
 
 
 def names(rule: Any, place: int) -> bool:
-    """Whether the code of a rule names its argument at that place; if it shows no code, it may."""
+    """Whether the code of a rule names its argument at that place; assumed of a rule that shows no code."""
     name = list(inspect.signature(rule).parameters)[place]
     try:
         named = [i.argval for i in dis.get_instructions(rule)]
     except TypeError:
         return True
-    return any(name == x or isinstance(x, tuple) and name in x for x in named)  # from Python 3.13 on two at once
+    # From Python 3.13 on one instruction may name two.
+    return any(name == x or isinstance(x, tuple) and name in x for x in named)
 
 
 def returned(State: Any, result: Any, g: Array, slots: Mapping[str, Any]) -> tuple[Array, Any]:  # noqa: N803
-    """What a rule returned: the update, as an array like `g`, and its state, whose fields fit the `slots`.
+    """The update that a rule returned, as an array like `g`, and its state, whose fields fit the `slots`.
 
     Raises:
       ValueError: the update or a field has another shape.
-      TypeError: it is not an update and a state, or a dtype is not one that can be kept in the place of the old one.
+      TypeError: it is not an update and a state, or a dtype cannot be kept in the place of the old one.
     """
     state_name = f"{State.__name__}({', '.join(State._fields)})"
     how = f"return u, s._replace({', '.join(f'{f}=...' for f in slots)})" if slots else "return u, s"
@@ -152,14 +153,14 @@ def _fits(x: Any, wanted: Any) -> bool:
     if jnp.issubdtype(wanted, jnp.inexact):
         real = not jnp.issubdtype(dtype, jnp.complexfloating) or jnp.issubdtype(wanted, jnp.complexfloating)
         return real and (jnp.issubdtype(dtype, jnp.number) or dtype == np.bool)
-    of_any_width = getattr(x, "weak_type", isinstance(x, int)) and dtype != np.bool  # made of Python's integers
+    of_any_width = getattr(x, "weak_type", isinstance(x, int)) and dtype != np.bool  # from Python integers
     if of_any_width and all(jnp.issubdtype(d, jnp.integer) for d in (dtype, wanted)):
         return True
     return dtype == wanted or np.can_cast(jax.dtypes.canonicalize_dtype(dtype), wanted)
 
 
 def _shown(x: Any) -> str:
-    """The dtype and shape of an array, and of all that a tuple, list or dict has."""
+    """The dtype and shape of an array, or of each entry of a tuple, list or dict."""
     if hasattr(x, "dtype"):
         return f"{x.dtype} {jnp.shape(x)}"
     if isinstance(x, tuple | list | dict):

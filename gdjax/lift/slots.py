@@ -1,4 +1,4 @@
-"""What the fields of a leaf rule's state start as, and which axes of the parameter they have."""
+"""Slots: what a field of a leaf rule's state starts as, and which axes of the parameter it follows."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ Axes = Sequence[int | New]
 class Moment:
     """A slot shaped like its parameter.
 
-    It has the dtype that the hyperparameter `dtype` names or, where that is None, the parameter's; `wide` makes that
-    at least float32, `real` real. Without `real` the slot of a complex parameter is complex, and a real dtype named for
-    it is that of its parts, float32 at least: JAX has no narrower ones. With a codec in the dtype's place the slot is
-    `Stored`. It starts at `fill`, a number or the name of a hyperparameter.
+    Its dtype is the value of the hyperparameter called `dtype` or, where that is None, the parameter's. `wide` makes it
+    at least float32, `real` makes it real. Without `real` the slot of a complex parameter is complex; a real dtype is
+    then that of its parts, float32 at least, because JAX has no narrower complex numbers. Where the hyperparameter is a
+    codec, the slot is `Stored`. It starts at `fill`, a number or the name of a hyperparameter.
     """
 
     dtype: str = ""
@@ -53,12 +53,12 @@ class Moment:
 
 @dataclass(frozen=True)
 class Factor:
-    """A slot along some axes of its parameter: sums of its rows, one number for it, a Kronecker factor, a projection.
+    """A slot along some axes of its parameter: sums of rows, one number, a Kronecker factor, a projection.
 
-    `axes` are the slot's own axes: the number of the parameter's axis that each follows, and so has the length of, or
-    `New(length)`. () is one number; (0, 0) is a square of the rows, along the first of which it is divided on a mesh;
-    (0, New(8)) are eight columns. Axes that depend on the shape or on hyperparameters are a function `(shape, hyper)`
-    of both; a list of such tuples gives a list of arrays.
+    `axes` has an entry for each axis of the slot: the number of the parameter's axis that it follows, whose length it
+    has, or `New(length)`. () is one number; (0, 0) is a square of the rows, divided along the first of them on a mesh;
+    (0, New(8)) are eight columns. A function `(shape, hyper)` gives axes that depend on the shape or on
+    hyperparameters; a list of such tuples gives a list of arrays.
 
     It is real, and at least float32, and starts at `fill`, a number or the name of a hyperparameter.
     """
@@ -102,8 +102,8 @@ class Integer:
 class Key:
     """A slot of one PRNG key for each leaf, all of them different.
 
-    They are made of `seed`, an integer, a key or the name of a hyperparameter that is one. A rule splits its key, uses
-    one half and returns the other: `key, now = jax.random.split(s.key)`.
+    They come from `seed`: an integer, a key, or the name of a hyperparameter that is one of these. A rule splits its
+    key, uses one half and returns the other: `key, now = jax.random.split(s.key)`.
     """
 
     seed: Any = 0
@@ -115,9 +115,9 @@ class Key:
 
 @dataclass(frozen=True)
 class Stored:
-    """Another slot, whose real numbers a codec keeps: decoded before the rule and encoded after it, in the same pass.
+    """Another slot, whose real numbers a codec keeps: it decodes before the rule and encodes after it, in one pass.
 
-    The rule gets and returns float32 numbers of the slot's shape. In the state there are the codec's codes.
+    The rule gets and returns float32 numbers of the slot's shape. The state has the codes.
     """
 
     slot: Callable[[Any, Hyperparameters], Array]
@@ -147,7 +147,7 @@ class Shared:
 
 
 def start(fill: str | float, hyper: Hyperparameters) -> Any:
-    """The number `fill`, or the hyperparameter of that name: of a schedule its first value."""
+    """The number `fill`, or the hyperparameter of that name; for a schedule its first value."""
     x: Any = hyper[fill] if isinstance(fill, str) else fill
     return checks.scalar("gdjax.init", str(fill), x(jnp.zeros((), jnp.int32))) if callable(x) else x
 
@@ -159,7 +159,7 @@ def resolved(slot: Any, hyper: Hyperparameters) -> Any:
 
 
 def first(label: str, slot: Any, paths: Sequence[Any], hyper: Hyperparameters, number: int) -> list[Any]:
-    """A slot's first values, one for each parameter, of the dtypes that they keep; keys are numbered from `number`."""
+    """A slot's first values, one for each parameter, in their final dtypes; keys are numbered from `number`."""
     values = []
     for i, (path, p) in enumerate(paths, number):
         if not jnp.issubdtype(_dtype_of(p), jnp.inexact):
@@ -176,7 +176,7 @@ def first(label: str, slot: Any, paths: Sequence[Any], hyper: Hyperparameters, n
 
 
 def _settled(x: Any) -> Any:
-    """x with a definite dtype: that of a Python number and its kin is not."""
+    """x with a definite dtype, which a Python number, and an array made from one, does not have."""
     if hasattr(x, "dtype") and not getattr(x, "weak_type", False):
         return x
     x = jnp.asarray(x)
@@ -193,7 +193,7 @@ def is_like_parameter(slot: Any) -> bool:
 
 
 def initial_parameter(p: Any, hyper: Hyperparameters) -> Array:
-    """The parameter that `init` gets, copied so that both can be donated; zeros where that is a shape only."""
+    """A copy of the parameter that `init` gets, so that both can be donated; zeros where that is only a shape."""
     if isinstance(p, jax.ShapeDtypeStruct):
         return jnp.zeros(p.shape, p.dtype)
     return jnp.array(p, dtype=jnp.result_type(p), copy=True)  # with a dtype named, of a strong type

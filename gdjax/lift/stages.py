@@ -1,14 +1,14 @@
-"""Stages of a rule: what needs all the leaves together, every step or every k-th, before the rule or after it.
+"""Stages of a rule: functions of all the leaves, in every step or every k-th, before the rule or after it.
 
 A stage is a function `(gs, s, ps, t, ...) -> dict`. It gets lists, one entry for each leaf that has a gradient, where a
 rule has one array: the gradients, the slots as fields of `s`, and the parameters, in their own dtypes (see
-`numerics.widen`). Of hyperparameters and extra arguments of `update` it gets those that it names, and `tree`, a `Tree`,
-if it names that. In its dict may be
+`numerics.widen`). It also gets the hyperparameters and extra arguments of `update` that it names, and a `Tree` if it
+names `tree`. Its dict may have
 
 - fields of the state: a list for a slot, a number for a `Shared` field, anything for a `Whole` one. They are the new
   values, which the rule, and the stages after this one, find in `s`;
-- anything else: for the rule, by name, which declares it as `name: Reduced = None`. Of a list each leaf gets its entry;
-  a number all get.
+- anything else: it goes to the rule by name, which declares it as `name: Reduced = None`. If it is a list, each leaf
+  gets its entry; a number goes to all leaves.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,11 +33,11 @@ class Stage:
     Args:
       f: the stage.
       fields: the fields of the state that it returns, as "left right"; needed where it does not run before every step.
-      every: a number k, or the name of a hyperparameter: it runs in the steps 1, k + 1, 2 k + 1, ... Between them its
-        fields are the old ones, and cost nothing.
-      staggered: each leaf has a step of its own in every k, by cost, so that none is long. A leaf gets its first values
-        in one of the first k steps, and starts from those of `init`. Leaves then must not depend on each other.
-      late: it runs after the rule, and finds the new slots in `s`; the rule sees its results in the next step.
+      every: a number k, or the name of a hyperparameter. The stage runs in the steps 1, k + 1, 2 k + 1, ... In the
+        others its fields stay as they are, at no cost.
+      staggered: the leaves are spread over the k steps by their cost, so that no step is long. A leaf has the values of
+        `init` until its turn, in one of the first k steps. The leaves must not depend on each other.
+      late: the stage runs after the rule, and finds the new slots in `s`; the rule sees its results in the next step.
     """
 
     f: Callable[..., Mapping[str, Any]]
@@ -75,30 +75,30 @@ class Planned:
 
 
 class Tree(NamedTuple):
-    """The tree that the lists of a stage come from, and what else `update` was given."""
+    """The tree behind the lists of a stage, and what else `update` was given."""
 
     label: str
     structure: Any
     paths: Sequence[Any]
-    entries: Sequence[Any]  # all, those without a gradient too
+    entries: Sequence[Any]  # of all leaves, those without a gradient too
     trained: Sequence[bool]
     params: Any
     extra_args: dict[str, Any]
 
     def of(self, xs: Sequence[Any]) -> Any:
-        """The tree of updates with the entries of a list in the place of its gradients."""
+        """The tree of updates, in which the entries of a list replace the gradients."""
         each = iter(xs)
         full = [next(each) if own else entry for entry, own in zip(self.entries, self.trained, strict=True)]
         return self.structure.unflatten(full)
 
     def listed(self, name: str, tree: Any) -> list[Any]:
-        """What a tree, called `name` in errors, has where there are gradients."""
+        """The entries of a tree, called `name` in errors, for the leaves that have gradients."""
         like = self.structure.unflatten(self.entries)
         full = checks.flatten_like(self.label, ("updates", name), self.structure, like, tree)
         return self.chosen(full)
 
     def of_each(self, xs: Sequence[Any]) -> list[Any]:
-        """Of a list with an entry for each leaf of the tree, which `None` is not, those where there are gradients."""
+        """Those entries of a list whose leaves have gradients; the list has none for a leaf that is None or masked."""
         each = iter(xs)
         return self.chosen([None if is_skipped(entry) else next(each) for entry in self.entries])
 
@@ -106,7 +106,7 @@ class Tree(NamedTuple):
         return [x for x, own in zip(full, self.trained, strict=True) if own]
 
     def updated(self, tx: Any, xs: Sequence[Any], state: Any, params: Any = None) -> tuple[list[Any], Any]:
-        """A transform's `update` of a list: its updates, and its state in the classes of the old one."""
+        """What the `update` of a transform makes of a list: updates, and a state in the classes of the old one."""
         with bound_for(None):
             new, new_state = base.call_update(tx, self.of(xs), state, params, self.extra_args)
         kept = jax.tree.structure(state).unflatten(jax.tree.leaves(new_state))

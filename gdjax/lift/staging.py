@@ -1,4 +1,4 @@
-"""The running of stages, before a rule or after it."""
+"""Runs the stages of a rule, before it or after it."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ def run(
       fields: of the whole tree.
 
     Returns:
-      For each leaf its slots; the fields of the whole tree; and for each leaf what the rule gets besides.
+      For each leaf its slots; the fields of the whole tree; and for each leaf what else the rule gets.
     """
     gs, slots, ps = [tree.chosen(xs) for xs in leaves[0]], *map(tree.chosen, leaves[1:])
     before = len(gs) + 3  # the arguments of a stage that have a place
@@ -80,13 +80,13 @@ def add_numbers(rule: Any, shared: dict[str, Any], count: Any, scalars: dict[str
 
 
 def _by_leaf(tree: Tree, lists: Lists, olds: Sequence[Any]) -> list[Any]:
-    """For each leaf of the tree its slots, in the order of the rule's."""
+    """For each leaf of the tree its slots, in the rule's order."""
     news = iter(zip(*lists.slots.values(), strict=True) if lists.slots else [()] * len(lists.gs[0]))
     return [next(news) if own else old for old, own in zip(olds, tree.trained, strict=True)]
 
 
 def _given(tree: Tree, others: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each leaf of the tree its entries of the lists, and the numbers."""
+    """For each leaf of the tree its entry of each list, and all the numbers."""
     places = iter(range(len(tree.trained)))
     at = lambda i: {name: x[i] if isinstance(x, list) else x for name, x in others.items()}  # noqa: E731
     return [at(next(places)) if own else {} for own in tree.trained]
@@ -95,7 +95,7 @@ def _given(tree: Tree, others: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _arguments(
     rule: Any, stage: Stage, tree: Tree, scalars: Mapping[str, Any], before: int
 ) -> tuple[dict[str, Any], Any]:
-    """Of hyperparameters, extra arguments and the tree those that a stage names; and the k of its every k steps."""
+    """The hyperparameters and extra arguments that a stage names, and the tree; and k, if it runs every k steps."""
     wanted = list(inspect.signature(stage.f).parameters.values())[before:]
     real = numerics.widest_real(tree.chosen(tree.entries))
     known = {**tree.extra_args, **rule.hyper, **rule.staged, "tree": tree}
@@ -109,7 +109,7 @@ def _arguments(
 
 
 def _turns(rule: Any, stage: Stage, lists: Lists, every: Any) -> Iterator[tuple[list[int], int]]:
-    """The leaves that a stage takes at once, and by how many steps later than the first of them."""
+    """The leaves that a stage takes in one step, and by how many steps these come after the first."""
     number = len(lists.gs[0])
     if not stage.staggered:
         yield list(range(number)), 0
@@ -125,14 +125,14 @@ def _turns(rule: Any, stage: Stage, lists: Lists, every: Any) -> Iterator[tuple[
 
 
 def _cost(x: Array) -> int:
-    """Of a decomposition of the matrices in an array, about."""
+    """About the cost of decomposing the matrices in an array."""
     return x.size * min(x.shape[-2:]) if x.ndim > 1 else x.size
 
 
 def _results(
     rule: Any, stage: Stage, lists: Lists, tree: Tree, count: Any, turn: Any, arguments: Any
 ) -> dict[str, Any]:
-    """What a stage returns for some of the leaves, fields of the state as they are kept."""
+    """What a stage returns for some of the leaves; fields of the state in the form in which they are kept."""
     places, offset, every = turn
     t = None if count is None else count.astype(numerics.widest_real(lists.gs[0]))
     lists = lists.part(places)

@@ -1,4 +1,4 @@
-"""Steps in a row, each with its state: rules of one leaf side by side run as one function a leaf."""
+"""Steps in a row, each with its state: neighbouring leaf rules run as one function per leaf."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,11 +15,11 @@ class Step(NamedTuple):
 
     part: Any  # a `Leafwise`, or any transform
     state: Any
-    inside: int | None = None  # of the rule of a wrapper: how many of the steps before it are the wrapped transform
+    inside: int | None = None  # for the rule of a wrapper: how many of the steps before it are the wrapped transform
 
 
 def steps_of(tx: Any, state: Any) -> Iterator[Step]:
-    """The steps of a transform: those of the transforms it is made of, if it is made of some."""
+    """The steps of a transform: of its parts, if it has any, else itself."""
     part = base.part_of(tx)
     if hasattr(part, "steps"):
         yield from part.steps(state)
@@ -36,7 +36,7 @@ def state_of(tx: Any, states: Iterator[Any]) -> Any:
 def run(steps: Sequence[Step], updates: Any, params: Any, extra_args: dict[str, Any]) -> tuple[Any, Iterator[Any]]:
     """The updates after all steps, and the new states.
 
-    The rule of a wrapper also sees the updates from before its first step inside, which a run begins with.
+    The rule of a wrapper also sees the updates from before the wrapped transform; a pass begins there.
     """
     starts = {i - step.inside for i, step in enumerate(steps) if step.inside is not None}
     raw: dict[int, Any] = {}
@@ -57,19 +57,19 @@ def run(steps: Sequence[Step], updates: Any, params: Any, extra_args: dict[str, 
 
 
 def _destination(steps: Sequence[Step], end: int) -> str | None:
-    """What becomes of updates: a stage reads those of all leaves before the first goes on."""
+    """Where the updates of a pass go: to memory, if a stage after it reads those of all leaves; see `bound_for`."""
     if end == len(steps):
         return destination()
     return "memory" if isinstance(steps[end].part, Leafwise) and _waits(steps[end]) else None
 
 
 def _waits(step: Step) -> bool:
-    """Whether a rule has a stage that reads the updates of all leaves; one of a wrapper may read gradients alone."""
+    """Whether a stage of the rule reads the updates of all leaves; that of a wrapper may read gradients alone."""
     return any(step.inside is None or rule_checks.names(stage.f, 0) for stage in step.part.stages)
 
 
 def _end(steps: Sequence[Step], first: int, starts: set[int]) -> int:
-    """Where the pass over the leaves ends that begins at a step: before a reduction, or what is no leaf rule."""
+    """Where the pass ends that begins at this step: before a stage that waits, or a transform that is no leaf rule."""
     end = first + 1
     if isinstance(steps[first].part, Leafwise):
         while (

@@ -1,4 +1,4 @@
-"""A wrapper as a rule: what becomes of the update that another transform makes of each array."""
+"""A wrapper as a rule: it changes the update that another transform makes for each array."""
 
 import functools
 import inspect
@@ -36,9 +36,9 @@ def wrapper(
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[..., Any]]:
     """Makes a rule for one array a factory of wrappers; the factory takes a transform and the rule's hyperparameters.
 
-    The rule is `(u, g, s, p, t, ...) -> (update, state)`, where `u` is the update that the wrapped transform made of
+    The rule is `(u, g, s, p, t, ...) -> (update, state)`, where `u` is the update that the wrapped transform made from
     the gradient `g`; the rest is as in `leafwise`. Where the wrapped transform ends in leaf rules, they and the rule
-    run as one function a leaf.
+    run as one function per leaf.
 
     Args:
       State: a NamedTuple class. One field, `inner`, is the state of the wrapped transform; the others are as in

@@ -1,4 +1,4 @@
-"""Small axes merged, and large ones cut into blocks: pure functions of shapes, and the reshapes that they mean."""
+"""Merges small axes and cuts large ones into blocks: pure functions of shapes, and the reshapes that follow."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from gdjax.numerics import Array
 
 
 def merged(shape: Sequence[int], most: int) -> tuple[int, ...]:
-    """A shape in which neighbouring axes are one as long as its length is at most `most`; axes of 1 vanish.
+    """The shape in which neighbouring axes are merged while their length stays within `most`; axes of 1 vanish.
 
     (3, 3, 64, 128) with 1024 is (576, 128): x.reshape(merged(x.shape, most)) is a matrix with about equal sides.
     """
@@ -23,7 +23,7 @@ def merged(shape: Sequence[int], most: int) -> tuple[int, ...]:
 
 
 def cuts(length: int, most: int) -> tuple[int, int]:
-    """Into how many blocks an axis is cut, each at most `most` long, and how long they are, all the same."""
+    """The number of equal blocks that an axis is cut into, each at most `most` long, and their length."""
     number = max(1, -(-length // most))
     return number, -(-length // number)
 
@@ -31,9 +31,9 @@ def cuts(length: int, most: int) -> tuple[int, int]:
 def block(x: Array, most: int) -> Array:
     """x as a stack of equal blocks, (number, ...): no axis of a block is longer than `most`.
 
-    The blocks of an axis are as even as they can be: a `most` of 512 cuts one of 768 into 2 x 384. Where their number
-    does not divide the axis, the last block ends in zeros, fewer than there are blocks. Equal blocks are one stack, and
-    zeros of G mix with nothing in G G^T or its roots.
+    The axis is cut evenly: a `most` of 512 cuts 768 into 2 x 384. Where the number of blocks does not divide the axis,
+    the last block ends in zeros, fewer than there are blocks. So all blocks are one stack, and the zeros in G mix with
+    nothing in G G^T or its roots.
     """
     plan = [cuts(n, most) for n in x.shape]
     whole = jnp.pad(x, [(0, number * size - n) for (number, size), n in zip(plan, x.shape, strict=True)])

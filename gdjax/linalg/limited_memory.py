@@ -1,4 +1,4 @@
-"""The Hessian that the last steps s and the changes y of the gradient over them describe, of limited memory.
+"""The limited-memory Hessian, from the last steps s and the changes y of the gradient over them.
 
 A vector is a list of arrays in the working dtype. With B = I / gamma at first, pair after pair from the oldest on,
 
@@ -18,7 +18,7 @@ Vector = list[Any]
 
 
 class Memory(NamedTuple):
-    """A ring of slots, each with a pair, or zeros where there is none; the slot before `newest` is the next older."""
+    """A ring of slots, each with a pair, or zeros for none; the slot before the newest pair has the next older."""
 
     S: Vector  # each array with a leading axis of slots, in its own dtype
     Y: Vector  # likewise
@@ -35,11 +35,11 @@ class Memory(NamedTuple):
         return tuple(numerics.widen(at, self.rho.dtype))
 
     def rounded(self, s: Vector, y: Vector) -> tuple[Vector, Vector]:
-        """The numbers that a slot can hold."""
+        """The numbers rounded to what a slot can hold."""
         return tuple(tree.cast_like(tree.cast_like(x, m), x) for x, m in ((s, self.S), (y, self.Y)))
 
     def pushed(self, s: Vector, y: Vector, rho: Array) -> "Memory":
-        """With a new pair in place of the oldest, or with none there where rho is 0."""
+        """The memory with a new pair in place of the oldest, or with none there where rho is 0."""
         i = (self.newest + 1) % self.rho.size
         s, y = tree.where(rho > 0, (s, y), tree.zeros_like((s, y)))  # not 0 times what may be a NaN
         S, Y = (
@@ -58,7 +58,7 @@ def square(x: Vector) -> Array:
 
 
 def weight(s: Vector, y: Vector) -> Array:
-    """rho, or 0 for a pair of no use: <s, y> <= eps |s| |y|, or numbers out of the range of the dtype."""
+    """rho, or 0 for a useless pair: <s, y> <= eps |s| |y|, or numbers out of the range of the dtype."""
     sy, ss, yy = dot(s, y), square(s), square(y)
     finfo = jnp.finfo(sy.dtype)
     good = (sy > finfo.eps * numerics.sqrt(ss) * numerics.sqrt(yy)) & (sy > finfo.tiny) & (yy > finfo.tiny)
@@ -66,7 +66,7 @@ def weight(s: Vector, y: Vector) -> Array:
 
 
 def scaling(memory: Memory, g: Vector) -> Array:
-    """gamma = <s, y> / <y, y> of the newest pair that there is; without one, what makes |gamma g| at most 1."""
+    """gamma = <s, y> / <y, y> for the newest pair; if there is none, a gamma that makes |gamma g| at most 1."""
     i = memory.order[jnp.argmax(memory.rho[memory.order] > 0)]
     rho = memory.rho[i]
     return meshes.cond(
@@ -94,7 +94,7 @@ def inverse_product(memory: Memory, g: Vector, gamma: Array) -> Vector:
 
 
 def product(memory: Memory, v: Vector, gamma: Array) -> Vector:
-    """B v, by way of a_i = B_i s_i / sqrt(<s_i, B_i s_i>) for pair after pair: each needs all the older ones."""
+    """B v, from a_i = B_i s_i / sqrt(<s_i, B_i s_i>) for one pair after the other: each needs all the older ones."""
     S, Y = numerics.widen((memory.S, memory.Y), memory.rho.dtype)
 
     def times(A: Vector, rho: Array, x: Vector) -> Vector:

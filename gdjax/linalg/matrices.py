@@ -1,4 +1,4 @@
-"""Arrays as matrices: which axes form one, and matrices of one shape, or its transpose, side by side."""
+"""Arrays as matrices: which axes form one, and functions of matrices of one shape, or its transpose, together."""
 
 import functools
 import math
@@ -15,7 +15,7 @@ from gdjax.xla.write_order import LARGE
 
 
 class Axes(NamedTuple):
-    """The axes of an array by what they are in a matrix; along the batch axes lie independent matrices."""
+    """The axes of an array by their part in a matrix; along the batch axes lie independent matrices."""
 
     batch: tuple[int, ...]
     rows: tuple[int, ...]
@@ -30,7 +30,7 @@ class Axes(NamedTuple):
         return x.transpose(sum(self, ())).reshape(self.sizes(x.shape))
 
     def from_matrices(self, matrices: Array, shape: Sequence[int]) -> Array:
-        """The array of that shape whose matrices these are."""
+        """The array of that shape that has these matrices."""
         order = sum(self, ())
         return matrices.reshape([shape[i] for i in order]).transpose(sorted(range(len(order)), key=order.__getitem__))
 
@@ -44,7 +44,7 @@ def axes_of(where: str, name: str, axis: Any, ndim: int) -> tuple[int, ...]:
 
 
 def matrix_axes(where: str, shape: Sequence[int], numbers: Any) -> Axes:
-    """How an array of that shape is matrices, by its dimension numbers `(reduction_axis, output_axis)`.
+    """How the dimension numbers `(reduction_axis, output_axis)` make matrices of an array of that shape.
 
     Raises:
       ValueError: fewer than two axes; axes that are not there or named twice.
@@ -97,8 +97,8 @@ def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], rounded: b
       f: from (n, rows, columns), or (rows, columns), to the same shape, for which f(X^T) = f(X)^T.
       matrices: each (batch, rows, columns), not divided along explicit axes. Tall ones are transposed, large ones on a
         GPU only.
-      rounded: f rounds the factors of its products. Large tall matrices then are transposed on a CPU too, where XLA is
-        slow with rounded factors that are, as one is in X^T X.
+      rounded: f rounds the factors of its products. A CPU is slow at a product with a factor that is rounded and
+        transposed, as in X^T X: large tall matrices are then transposed there too.
     """
     f = jax.jit(f)  # matrices alike share one trace
     on = lambda most, wide=False: functools.partial(_in_groups, f, most, wide)  # noqa: E731

@@ -1,4 +1,4 @@
-"""The polar factor of matrices by products only."""
+"""The polar factor of matrices, computed by products alone."""
 
 import functools
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from gdjax import numerics
 from gdjax.numerics import Array
 from gdjax.numerics.norms import unit_and_norm
 
-# Coefficients (a, b, c), of every step or of each step in turn. "standard" are Jordan's: a is as large as it can be for
-# singular values that end between about 0.7 and 1.2. Those of "dion", found by You Jiacheng, come closer to 1.
+# Coefficients (a, b, c), for every step or for each step in turn. "standard" are Jordan's: a is as large as possible if
+# singular values are to end between about 0.7 and 1.2. Those of "dion", found by You Jiacheng, end closer to 1.
 PRESETS: dict[str, Any] = {
     "standard": (3.4445, -4.7750, 2.0315),
     "dion": (
@@ -53,21 +53,21 @@ def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps
 
         A = X X^T,    X <- a X + (b A + c A^2) X
 
-    which take each singular value s to a s + b s^3 + c s^5 and leave U and V. A tall X has A = X^H X, and the
-    polynomial on its right: to transpose it instead is dear on a TPU.
+    which take each singular value s to a s + b s^3 + c s^5 and leave U and V. For a tall X it is A = X^H X, with the
+    polynomial on the right: a transposition instead would be expensive on a TPU.
 
     Args:
       x: (n, rows, columns) or (rows, columns), real or complex, float32 or wider.
       coeffs: (a, b, c) for every step; or (n, 3), one triple for each of n steps, whatever `steps` is.
       preconditioning: the norm, which must bound the singular values: "frobenius", |X|; "spectral", the largest
-        singular value, by the eigenvalues of A; "schatten", |A|^(1/2), between the two; "aol", a number for each row
-        i of A, and so of X, or column of a tall X, (sum_j |A_ij|)^(1/2).
+        singular value, by the eigenvalues of A; "schatten", |A|^(1/2), between the two; "aol", for each row i of A a
+        number (sum_j |A_ij|)^(1/2), by which that row of X, or that column of a tall X, is divided.
       eps: added to the first two norms; the least value of the last two.
       products: the dtype that factors are rounded to, for real x; sums of their products have the dtype of x.
     """
     if x.size == 0:
         return x
-    # X over its Frobenius norm first: squares neither over- nor underflow. What follows cancels it, but for eps.
+    # First X over its Frobenius norm, so that squares neither over- nor underflow. The rest cancels that, but for eps.
     unit, size = unit_and_norm(x, (-2, -1))
     over = 1 / jnp.where(size == 0, 1, size)
     eps = jnp.asarray(eps).astype(unit.dtype) / unit * over
@@ -103,10 +103,10 @@ def _by_columns(triples: Sequence[Array], x: Array, a: Array) -> Array:
 
 
 def _by_rows(triples: Sequence[Array], x: Array, a: Array) -> Array:
-    """The same in fewer operations for a long X: with X <- P X and A <- P A P only the product of some P meets X.
+    """The same in fewer operations for a long X: with X <- P X and A <- P A P, only a product of several P meets X.
 
-    Of three at most: then errors are those of steps by columns, where products are in full float32. GPU and TPU do not
-    take them so by default.
+    Of three P at most: where products are in full float32, the errors then are those of the plain steps. On GPU and
+    TPU products are not in full float32 by default.
     """
     one = _one(a)
     for start in range(0, len(triples), 3):
@@ -122,7 +122,7 @@ def _by_rows(triples: Sequence[Array], x: Array, a: Array) -> Array:
 def _rounded(dtype: Any, triples: Sequence[Array], x: Array, a: Array) -> Array:
     """The same with X, A and the polynomial of A rounded to `dtype`.
 
-    A is rounded in b A too, not only as a factor: b + 2 c is small where 2 c is not, and so is what the rounding does.
+    A is rounded in b A too, not only as a factor: b + 2 c is small where 2 c is not, and so is the effect of rounding.
     """
     wide, one = x.dtype, _one(a)
     for i, c in enumerate(triples):

@@ -1,4 +1,4 @@
-"""How the leaves of a tree are matrices: one plan for each tree of shapes, for all that a matrix method does."""
+"""Which leaves of a tree are which matrices: one plan for each tree of shapes, for all that a matrix method does."""
 
 import functools
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ _BY_DEFAULT = _Numbers()
 
 
 class Leaf(NamedTuple):
-    """A leaf of the plan. What is no matrix has the role "other", and is one row."""
+    """A leaf of the plan. A leaf that is no matrix has the role "other", and is one row."""
 
     path: str  # as in errors: params['layer']['kernel']
     shape: tuple[int, ...]
@@ -35,13 +35,13 @@ class Leaf(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The leaves in the order of the tree; where it has None, or a mask hides something, there is none."""
+    """The leaves in the order of the tree, without those that are None or hidden by a mask."""
 
     leaves: tuple[Leaf, ...]
 
     @property
     def buckets(self) -> dict[tuple[int, int], list[int]]:
-        """The places of the matrices by (rows, columns): those that one stack holds."""
+        """The places of the matrices by (rows, columns): a bucket for each stack."""
         found: dict[tuple[int, int], list[int]] = {}
         for i, leaf in enumerate(self.leaves):
             if leaf.is_matrix:
@@ -56,8 +56,8 @@ def plan_of(label: str, tree: Any, numbers: Any = None, default: Any = None) -> 
       label: what errors begin with.
       numbers: which leaves are matrices and how: dimension numbers `(reduction_axis, output_axis)` for all, a tree of
         them and None that is a prefix of `tree`, or a function from `tree` to one. Along the axes that they do not name
-        lie independent matrices. By default the floating leaves of two axes are.
-      default: the dimension numbers of a leaf that has none of its own; without them it is no matrix.
+        lie independent matrices. By default the floating leaves of two axes are matrices.
+      default: the dimension numbers of a leaf that has none of its own; without this it is no matrix.
 
     Raises:
       ValueError: no prefix; axes that are not there or named twice; with `default`, a leaf that has neither two axes

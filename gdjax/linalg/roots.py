@@ -59,7 +59,7 @@ def power_iteration(
     def unfinished(carry: Any) -> Array:
         v, mv, value, i = carry
         residual = tree.norm(tree.sub(mv, tree.scale(value, v)))
-        return ~(residual <= error_tolerance * jnp.abs(value)) & (i < num_iters)  # of NaN too, for NaN to come out
+        return ~(residual <= error_tolerance * jnp.abs(value)) & (i < num_iters)  # NaN goes on, to come out
 
     def step(carry: Any) -> Any:
         _, mv, _, i = carry
@@ -134,7 +134,7 @@ def inverse_root_by_newton(
     error_tolerance: Any = 1e-6,
     precision: Any = jax.lax.Precision.HIGHEST,
 ) -> tuple[Array, Array]:
-    """`matrix_inverse_pth_root` of a square array of float32 or wider; under `jax.vmap` of many."""
+    """`matrix_inverse_pth_root` for a square array of float32 or wider; `jax.vmap` makes it one for many."""
     identity, q = jnp.eye(len(a), dtype=a.dtype), jnp.asarray(p).astype(a.dtype)
     largest, _ = power_iteration(a, precision=precision)
     b = a + jnp.asarray(ridge_epsilon).astype(a.dtype) * jnp.maximum(largest, 1e-16) * identity

@@ -1,7 +1,7 @@
-"""Eigenvectors and roots of stacks of symmetric matrices, each treated by itself: (..., n, n).
+"""Eigenvectors and roots of stacks of symmetric matrices, (..., n, n), each treated by itself.
 
-All are computed in float32 at least, over their largest element, so that no size over- or underflows. A matrix that is
-not finite does not spoil its neighbours.
+Each is divided by its largest element, so that nothing over- or underflows, and computed in float32 at least. A matrix
+that is not finite does not spoil its neighbours.
 """
 
 import functools
@@ -19,10 +19,10 @@ _highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def eigh(matrices: Array) -> tuple[Array, Array]:
-    """Eigenvalues, the largest first, and eigenvectors as columns in that order; of a matrix with NaN, all NaN.
+    """Eigenvalues, the largest first, and eigenvectors as columns in that order; all NaN for a matrix with NaN.
 
     Args:
-      matrices: (..., n, n), real symmetric or complex Hermitian; of others the symmetric part counts.
+      matrices: (..., n, n), real symmetric or complex Hermitian; of any other the symmetric part counts.
     """
     a, size, finite = _scaled("eigh", matrices)
     values, vectors = jnp.linalg.eigh(a)
@@ -33,16 +33,16 @@ def eigh(matrices: Array) -> tuple[Array, Array]:
 def inverse_root(matrices: Array, p: Any, ridge: Any = 1e-6, method: str = "eigh") -> Array:
     """(A + r I)^(-1/p) of each positive semidefinite A, with r = ridge times the largest eigenvalue of A.
 
-    What an A of lower rank does not span gets r^(-1/p), so that it is finite. An A of zeros has the root I: it says
-    nothing yet, and what is multiplied by the root stays as it is. An A with NaN has a root of NaN.
+    With the ridge the root of an A of lower rank is finite: r^(-1/p) where A is zero. An A that is all zeros says
+    nothing yet and has the root I, which changes nothing. An A with NaN has a root of NaN.
 
     Args:
       matrices: (..., n, n), real symmetric or complex Hermitian.
       p: 2 for one-sided Shampoo, 4 for Shampoo; for "newton" an integer.
       ridge: the least part of the largest eigenvalue that counts, at least 0. In float32 1e-6 is about the least that
         means something.
-      method: "eigh", or "newton", coupled Newton iteration as in `matrix_inverse_pth_root`: products alone, which a TPU
-        and many matrices at once suit better.
+      method: "eigh", or "newton", the coupled Newton iteration of `matrix_inverse_pth_root`: products alone, which suit
+        a TPU, and many matrices at once, better.
 
     Returns:
       The roots, in the dtype of `matrices`.
@@ -70,10 +70,10 @@ def inverse_root(matrices: Array, p: Any, ridge: Any = 1e-6, method: str = "eigh
 
 
 def refreshed_basis(matrices: Array, basis: Array) -> Array:
-    """Nearer to the eigenvectors of each A by one power step: Q of A Q = Q' R, with a real positive diagonal of R.
+    """One power step towards the eigenvectors of each A: Q' of A Q = Q' R, where the diagonal of R is positive.
 
-    Signs so chosen leave Q' near Q: what is kept in the coordinates of Q means the same in those of Q'. Where A is zero
-    or has NaN the basis stays what it was. Where A is of lower rank than Q, the rest of Q' is some orthonormal basis.
+    These signs keep Q' near Q: numbers kept in the coordinates of Q mean about the same in those of Q'. Where A is zero
+    or has NaN the basis stays as it was. Where A is of lower rank than Q, the rest of Q' is some orthonormal basis.
 
     Args:
       matrices: (..., n, n).
@@ -88,7 +88,7 @@ def refreshed_basis(matrices: Array, basis: Array) -> Array:
 
 
 def _scaled(name: str, matrices: Array) -> tuple[Array, Array, Array]:
-    """Each matrix over its largest element; that; and whether it is finite. One that is not is zero here."""
+    """Each matrix over its largest element, that element, and whether the matrix is finite; zero where it is not."""
     if matrices.ndim < 2 or matrices.shape[-1] != matrices.shape[-2]:
         raise ValueError(f"gdjax.{name}: matrices have shape {matrices.shape}, expected (..., n, n)")
     a = matrices.astype(numerics.at_least_float32(matrices.dtype))

@@ -17,22 +17,22 @@ from gdjax.xla.write_order import LARGE, after
 def in_stacks(f: Callable[..., Any], *lists: Sequence[Any]) -> Any:
     """`f` of matrices of equal shapes at once, split again: Shampoo maps (G, L, R) to (L', R').
 
-    To bring matrices together copies them. On a GPU one launch for many of them is worth that; elsewhere large ones go
-    one after the other, each in the memory of the one before. f is traced once for each shape. On explicit axes of a
-    mesh XLA chooses how f is divided, and f must not close over arrays; results of the shape of the first list's
-    entries are divided as these are, others are whole.
+    Stacking copies the matrices. On a GPU that pays, as one launch computes many of them; elsewhere large ones are
+    computed one after the other, each in the memory of the one before. f is traced once for each shape. On explicit
+    axes of a mesh the compiler chooses how f is divided, and f must not close over arrays; results of the shape of the
+    first list's entries are divided as these are, others are whole.
 
     Args:
       f: from one argument for each list to an array or a tuple of them. It gets (n, rows, columns), or (rows, columns)
         of a matrix by itself, and returns arrays with the same n, or without it.
       *lists: entries of two axes or more, the last two those of a matrix; the entries in one place have equal axes
-        before them. In a place where one of them is no array, `None` or `MaskedNode` say, the result is that.
+        before them. Where one of them is no array but, say, `None` or `MaskedNode`, that is the result too.
 
     Returns:
       A list, or a tuple of them, as f returns.
 
     Raises:
-      ValueError: entries in one place that are of one axis, or not batches alike.
+      ValueError: an entry has fewer than two axes, or the entries in one place are batches of different shapes.
     """
     f = jax.jit(f)  # matrices alike share one trace
     none = {i: x for xs in lists for i, x in enumerate(xs) if not hasattr(x, "shape")}
@@ -50,7 +50,7 @@ def in_stacks(f: Callable[..., Any], *lists: Sequence[Any]) -> Any:
 
 
 def _alike(f: Callable[..., Any], xs: Sequence[Array], divided: bool) -> Any:
-    """For each result of f the array that it is divided as; None for a whole one."""
+    """For each result of f an array that is divided as the result is; None where it is whole."""
     if any(jnp.ndim(x) < 2 or x.shape[:-2] != xs[0].shape[:-2] for x in xs):
         raise ValueError(
             f"gdjax.in_stacks: shapes {', '.join(str(x.shape) for x in xs)} are no batches of matrices alike"
@@ -62,7 +62,7 @@ def _alike(f: Callable[..., Any], xs: Sequence[Array], divided: bool) -> Any:
 
 
 def in_turn(f: Callable[..., Any], most: float, *lists: Sequence[Array]) -> list[Any]:
-    """For each place the results of f: of matrices with fewer elements than `most` together, of others one by one."""
+    """The results of f in each place: matrices with fewer elements than `most` are stacked, others go one by one."""
     groups: dict[Any, list[int]] = {}
     for i, xs in enumerate(zip(*lists, strict=True)):
         large = any(math.prod(x.shape[-2:]) >= most for x in xs)
@@ -87,7 +87,7 @@ def in_turn(f: Callable[..., Any], most: float, *lists: Sequence[Array]) -> list
 
 
 def _part(batch: tuple[int, ...], where: slice | None, together: Array) -> Array:
-    """The matrices of one entry, which may be all."""
+    """The results that belong to one entry; `where` is None for the only one."""
     if where is None:
         return together.reshape(*batch, *together.shape)
     part = together[where]

@@ -33,7 +33,6 @@ from gdjax.numerics.elementwise import (
 )
 from gdjax.numerics.norms import (
     precise,
-    product,
     safe_norm,
     safe_root_mean_squares,
     three_sums,
@@ -56,7 +55,6 @@ __all__ = [
     "largest_of",
     "one_minus_pow",
     "precise",
-    "product",
     "python_numbers",
     "real_dtype",
     "safe_increment",

@@ -38,7 +38,7 @@ def squarable(x: Array, squares: str) -> Array:
     bound = largest_of(x.dtype, squares)
     if float(jnp.finfo(x.dtype).max) <= bound:
         return x
-    return jnp.maximum(jnp.minimum(x, bound), -bound)  # XLA:CPU makes less of lax.clamp
+    return jnp.maximum(jnp.minimum(x, bound), -bound)  # compiles to less than lax.clamp
 
 
 def _form(squares: str) -> Any:
@@ -88,7 +88,7 @@ def spoiled(u: Array, g: Array) -> Array:
 def bounded_sq(square: Array, squares: str = "summed", terms: int = 1) -> Array:
     """A sum of so many squares, at most what it is if all are squares of the bound of `squarable`.
 
-    The bound is on the sum: what XLA:CPU sums must be a plain product, or it is slow, or written to memory.
+    The bound is on the sum, not on its terms: a sum of plain products is fast, and writes nothing to memory first.
     """
     return jnp.minimum(square, terms * largest_of(square.dtype, squares) ** 2)
 

@@ -38,9 +38,9 @@ def _sqrt_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def divide(x: Array, y: Array, eps: Any = 0) -> Array:
-    """x / (y + eps), and x where that is 0: x is 0 there too, or its square is, since y is the root of squares.
+    """x / (y + eps), and x where y + eps is 0: x is 0 there too, or its square is, since y is the root of squares.
 
-    An eps that is a constant needs no such guard: y is 0 at least.
+    A constant eps above 0 needs no such guard, because y is at least 0.
     """
     if isinstance(eps, float) and eps >= jnp.finfo(y.dtype).tiny:
         return x / (y + eps)
@@ -49,7 +49,7 @@ def divide(x: Array, y: Array, eps: Any = 0) -> Array:
 
 
 def largest(x: Array, axis: Any = None) -> Array:
-    """The maximum, and NaN where there is one: `jnp.max` of some thousand numbers loses it on XLA:CPU."""
+    """The maximum, and NaN where there is one: on a CPU `jnp.max` of some thousand numbers loses it."""
     top = jnp.max(x, axis)
     return jnp.where(jnp.any(jnp.isnan(x), axis), jnp.nan, top) if jnp.issubdtype(x.dtype, jnp.inexact) else top
 
@@ -66,7 +66,7 @@ def one_minus_pow(b: Any, t: Array) -> Array:
 
 
 def debias(x: Array, b: Any, t: Array) -> Array:
-    """x / (1 - b^t): an average begun at 0, corrected for it. One quotient for all, and a product per element."""
+    """x / (1 - b^t): corrects an average that began at 0. One quotient in all, and one product per element."""
     return x * (1 / one_minus_pow(b, t))
 
 
@@ -87,7 +87,7 @@ safe_int32_increment = safe_increment
 
 
 def at_least_float32(dtype: Any) -> Any:
-    """`dtype`, or float32 where that is wider: 16-bit numbers are computed with in float32."""
+    """`dtype`, or float32 where that is wider: nothing is computed in 16 bits."""
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype("float32")
 
@@ -98,7 +98,7 @@ def real_dtype(dtype: Any) -> Any:
 
 
 def complex_dtype(dtype: Any) -> Any:
-    """The complex dtype whose parts are at least as wide as the numbers, or their parts, of `dtype`."""
+    """complex128 where the numbers of `dtype`, or their parts, are float64; else complex64."""
     return jnp.dtype("complex128" if real_dtype(dtype).itemsize == 8 else "complex64")
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gdjax.numerics import elementwise as numerics
 from gdjax.numerics.elementwise import Array
+from gdjax.xla.products import product, selected_product
 
 SMALL = 2.0**-80  # a sum of squares below this has lost digits to underflow
 SCALE = 2.0**70  # numbers times this, or its reciprocal, have squares where those of the numbers are lost
@@ -20,11 +21,12 @@ def precise(square: Array) -> Array:
 
 
 def three_sums(x: Array, axes: Axes) -> list[Array]:
-    """sum |f x|^2 for f = 1, SCALE and 1 / SCALE: x is read once, though not by XLA:CPU."""
+    """sum |f x|^2 for f = 1, SCALE and 1 / SCALE; x is read once, on a CPU three times."""
     parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
     parts = [part.astype(numerics.at_least_float32(part.dtype)) for part in parts]
     scale = jnp.asarray(SCALE, parts[0].dtype)
-    squares = [sum(jnp.square(p if f is None else _times(p, f)) for p in parts) for f in (None, scale, 1 / scale)]
+    times = lambda f: parts if f is None else [selected_product(p, f) for p in parts]  # noqa: E731
+    squares = [sum(map(jnp.square, times(f))) for f in (None, scale, 1 / scale)]
     one_each, all_in_one = functools.partial(_sums_apart, axes), functools.partial(_sums_in_one, axes)
     return jax.lax.platform_dependent(squares, tpu=one_each, default=all_in_one)
 
@@ -35,34 +37,20 @@ def _sums_in_one(axes: Axes, xs: list[Array]) -> list[Array]:
 
 
 def _sums_apart(axes: Axes, xs: list[Array]) -> list[Array]:
-    """A TPU takes these in the kernel that writes what x is made of; on a GPU they are more kernels than one sum is."""
+    """A sum each. A TPU takes these in the kernel that writes the xs; on a GPU they would be three kernels, not one."""
     return [jnp.sum(x, axes) for x in xs]
 
 
-def product(x: Array, factor: Array) -> Array:
-    """The product, which XLA must not take apart in a square: of a constant x, zero say, the parts are 0 and inf.
-
-    XLA:CPU drops the barrier in time to fuse the product with what reads it. Elsewhere see `_times`.
-    """
-    return jax.lax.optimization_barrier(x * factor.astype(x.dtype))
-
-
-def _times(x: Array, factor: Array) -> Array:
-    """The same without a copy on other devices. XLA:CPU makes one here."""
-    always, factor = jax.lax.optimization_barrier((jnp.asarray(True), factor))
-    return jnp.where(always, x * factor.astype(x.dtype), x)
-
-
 def unit_and_norm(x: Array, axis: Any = None) -> tuple[Array, Array]:
-    """Two real numbers along the axes, kept as axes of length 1, whose product is |x|: neither over- nor underflows.
+    """A unit and a norm whose product is |x| along the axes: neither over- nor underflows.
 
     Args:
       x: floating, float32 or wider.
       axis: an axis or several; all for None.
 
     Returns:
-      A unit, whose reciprocal is a normal number too, and the norm of x over it. The derivative is that of the norm,
-      the unit taken for a constant, and 0 where x is 0.
+      The unit, whose reciprocal is a normal number too, and the norm of x / unit. Both are real and keep the axes with
+      length 1. Only the norm has a derivative, which is 0 where x is 0: the unit is taken for a constant.
     """
     axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple | list) else (axis,)
     return _unit_and_norm(x, tuple(a % x.ndim for a in axes))
@@ -82,10 +70,10 @@ def _by_the_largest(axes: Axes, x: Array) -> tuple[Array, Array]:
 
 
 def _largest(x: Array, axis: Any) -> tuple[Array, Array]:
-    """The largest size, which may miss NaN, and a unit near it."""
+    """The largest |x|, which may miss NaN, and a unit near it."""
     top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis, keepdims=True, initial=0))
     limits = jnp.finfo(top.dtype)
-    # At most an eighth of the largest number: XLA:CPU multiplies by the reciprocal, which must not be denormal.
+    # At most an eighth of the largest number: x is multiplied by the reciprocal, which must not be denormal.
     return top, jnp.where(jnp.isfinite(top), jnp.clip(top, limits.tiny, limits.max / 8), 1)
 
 
@@ -147,7 +135,7 @@ def _wide(x: Any) -> tuple[Array, Any]:
 
 
 def _over_the_largest(x: Array, axis: Any) -> tuple[Array, Array]:
-    """x over its largest size, and that size. A zero x becomes ones, which have derivatives."""
+    """x over the largest |x|, and that. A zero x becomes ones, which have derivatives."""
     top, unit = _largest(x, axis)
     ones = jnp.where((top == 0) & (x == 0), jnp.ones_like(x), x / unit.astype(x.dtype))
     return ones, jnp.where(top == 0, 0, unit)

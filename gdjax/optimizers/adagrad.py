@@ -49,8 +49,8 @@ def adagrad(
       initial_accumulator_value: s_0, at least 0; keeps the first steps from being of size lr whatever the gradient.
       eps: at least 0.
 
-    Departures: the reference has s_0 = 0 and the notes divide by sqrt(s_t) + 1e-7. The root and the place of eps are
-    Optax's, whose defaults these are. `adagrad(lr, 0.0, 0.0)` is the reference, and follows `torch.optim.Adagrad(lr)`
+    Departures: the reference has s_0 = 0, and some lecture notes divide by sqrt(s_t) + 1e-7. The root and the place of
+    eps are Optax's, whose defaults these are. `adagrad(lr, 0.0, 0.0)` is the reference, and follows `torch.optim.Adagrad(lr)`
     (eps 1e-10, outside the root) as far as that eps does not show.
 
     Reference:

@@ -81,8 +81,8 @@ def adam(
       nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
       nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
 
-    The notes divide the stored moments themselves by the bias correction, which then compounds from step to step; the
-    corrected values are used once and not kept, as above. Their eps of 1e-7 is the reference's 1e-8 here.
+    Some lecture notes divide the stored moments themselves by the bias correction, which then compounds from step to
+    step. Here the corrected values are used once and not kept. Such notes also have an eps of 1e-7; the paper has 1e-8.
 
     `adam(lr)` follows `torch.optim.Adam(lr)`.
 

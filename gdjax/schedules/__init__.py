@@ -1,12 +1,13 @@
-"""Schedules: functions of the step, the number of updates made before this one, to the value of a hyperparameter.
+"""Schedules: functions from the step, the number of updates made before this one, to the value of a hyperparameter.
 
-A schedule takes an int, a NumPy integer, a traced or an array step, element by element, or a float one. A negative step
-counts as 0, an integer above 2^31 - 1 as 2^31 - 1. It returns a float32 of the step's shape (float64 if x64 is on and
-a hyperparameter is a float64 array), in float32's accuracy however long the run; only a float step can be too coarse.
+A step is a Python or NumPy integer, an array of integers, traced or not, taken element by element, or a float. A
+negative step counts as 0, an integer above 2^31 - 1 as 2^31 - 1. The result is a float32 of the step's shape (float64
+if x64 is on and a hyperparameter is a float64 array). However long the run, it is as accurate as float32 can be; only a
+float step may be too coarse.
 
 Hyperparameters may be Python numbers or scalar arrays, traced ones too. Numbers of steps shape the program and are not
-traced. They are ints, or floats: 1e3 is 1000, 0.1 * 100 is 10, and a boundary of 10.5 lies between two steps; a float32
-then counts the steps. Factories check what they can see: a wrong kind is a TypeError, a wrong value a ValueError.
+traced. They are ints or floats: 1e3 is 1000, 0.1 * 100 is 10, and a boundary of 10.5 lies between two steps, which are
+then counted in float32. Factories check what they can see: a wrong kind is a TypeError, a wrong value a ValueError.
 """
 
 from gdjax.combine.inject import (

@@ -1,4 +1,4 @@
-"""Checks of what the schedules' factories are called with."""
+"""Checks of the arguments of the schedules' factories."""
 
 import math
 import operator
@@ -14,7 +14,7 @@ from gdjax.core.checks import NUMBER
 
 
 def check_steps(factory: str, name: str, steps: Any, *, least: int = 0) -> int | float:
-    """`steps` as an int; as a float where it has a fraction, of which 1e-6 of the number counts as its rounding.
+    """`steps` as an int, or as a float where it has a fraction; 1e-6 of the number counts as rounding.
 
     Raises:
       TypeError: it is traced or no number.
@@ -26,7 +26,7 @@ def check_steps(factory: str, name: str, steps: Any, *, least: int = 0) -> int |
             "of jax.jit or `static_args` of inject_hyperparams"
         )
     try:
-        if isinstance(steps, bool):  # most likely the argument after it, in the wrong place
+        if isinstance(steps, bool):  # most likely the next argument, in the wrong place
             raise TypeError
         count = operator.index(steps)
     except TypeError:
@@ -50,7 +50,7 @@ def _is_float(x: Any) -> bool:
 
 
 def check_numbers(factory: str, *, positive: Sequence[str] = (), finite: bool = True, **hyper: Any) -> None:
-    """Checks that each of `hyper` is a real scalar, finite (or no NaN), and above 0 if in `positive`, if it is known.
+    """Checks that each of `hyper` is a real scalar, and a known one finite (or no NaN), and above 0 if in `positive`.
 
     Raises:
       TypeError: one is no real number.

@@ -2,7 +2,7 @@
 
 A step is an int32 in [0, 2^31 - 1], or a float if the caller's is one. Differences, limits and comparisons stay in
 integers, so that no step is lost; only the fraction of an interval is a float. Where an interval begins or ends between
-two steps, its length or boundary is a float with a fraction, and the step is computed with as a float32.
+two steps, its boundary or length is a float with a fraction, and the step becomes a float32.
 """
 
 import itertools
@@ -29,7 +29,7 @@ LAST_STEP = 2**31 - 1
 
 
 def as_step(count: ArrayLike) -> jax.Array:
-    """`count` as int32, at least 0 and at most 2^31 - 1, or as a float of at least 0."""
+    """`count` as an int32 in [0, 2^31 - 1], or as a float of at least 0."""
     if isinstance(count, int):
         count = min(max(count, 0), LAST_STEP)
     on = jnp if isinstance(count, jax.Array) else np  # NumPy's int64 is clipped before JAX cuts it to 32 bits
@@ -78,10 +78,10 @@ def modulo(step: jax.Array, period: float) -> jax.Array:
 
 
 def fractions(step: jax.Array, begin: float, steps: float, dtype: np.dtype) -> tuple[jax.Array, jax.Array]:
-    """How much of the interval of `steps` steps from `begin` is behind the step, and how much is ahead.
+    """The fractions of the interval of `steps` steps from `begin` that are behind the step and ahead of it.
 
     Each is divided on its own: one as 1 minus the other would lose the last steps of a long interval.
-    An interval of no steps is behind and ahead by 0.
+    For an interval of no steps both are 0.
     """
     length = float(steps) or 1.0
     step = _beside(begin, _beside(steps, step))
@@ -95,7 +95,7 @@ def fractions(step: jax.Array, begin: float, steps: float, dtype: np.dtype) -> t
 
 
 def periods(step: jax.Array, begin: float, steps: float, dtype: np.dtype) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The periods of `steps` steps since `begin`: whole ones, what their rounding to `dtype` lost, and the rest."""
+    """The periods of `steps` steps since `begin`: the whole ones, their rounding error in `dtype`, and the rest."""
     step = _beside(begin, _beside(steps, step))
     if _is_float(step):
         passed = jnp.clip(since(step, begin) / float(steps), 0.0, 2.0**62)  # not inf, whose fraction is NaN
@@ -122,9 +122,9 @@ class Inverse(NamedTuple):
 
 
 def strong(hyper: Any, dtype: np.dtype) -> Any:
-    """A number, or the product of a tuple of numbers and inverses, in `dtype`; plain ones multiply in double precision.
+    """A number, or the product of a tuple of numbers and inverses, in `dtype`; Python numbers multiply as doubles.
 
-    Called for a step and not before, so that a schedule made under a trace holds what it was given and no tracer.
+    It is called at a step, not before, so that a schedule made under a trace keeps its arguments and no new tracer.
     """
     plain, arrays = 1.0, []
     for factor in hyper if type(hyper) is tuple else (hyper,):
@@ -163,12 +163,12 @@ def one_minus_root(gone: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def between(start: Any, end: Any, gone: jax.Array, kept: jax.Array) -> jax.Array:
-    """The value `gone` from `start` and `kept` from `end`, of 1 in all: exact at both ends, and nothing cancels."""
+    """The value `gone` from `start` and `kept` from `end`; gone + kept = 1. Exact at both ends, and nothing cancels."""
     return jnp.where(kept >= 0.5, start + (end - start) * gone, end + (start - end) * kept)
 
 
 def transition(start: Any, end: Any, steps: float, begin: float = 0, power: Any = 1, shape: Shape = straight) -> Curve:
-    """The curve end + (start - end) * kept^power, where `shape` makes `kept` of the interval's fraction ahead."""
+    """The curve end + (start - end) * kept^power, where `shape` computes `kept` from the fraction that is ahead."""
 
     def curve(step: jax.Array) -> jax.Array:
         dtype = float_type(start, end, power)
@@ -183,7 +183,7 @@ def transition(start: Any, end: Any, steps: float, begin: float = 0, power: Any 
 
 
 def through(levels: Sequence[Any], starts: Sequence[float], shape: Shape = straight) -> Curve:
-    """From the first of `levels` at step 0 to the others, each at its one of `starts`."""
+    """The curve from the first of `levels`, at step 0, to the others, each at its own entry of `starts`."""
     lengths = [e - s for s, e in itertools.pairwise([0, *starts])]
     spans = zip(levels[:-1], levels[1:], lengths, strict=True)
     return join([*(transition(a, b, steps, shape=shape) for a, b, steps in spans), constant(levels[-1])], starts)

@@ -48,7 +48,8 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
         raise ValueError(f"gdjax.{name}: cosine_kwargs must have at least one cycle, got none")
     boundaries = [*accumulate(check_steps(name, "decay_steps", cycle["decay_steps"]) for cycle in cycles)]
     fn = of_count(curves.join(joined, boundaries[:-1]))
-    return Value(bind(sgdr_schedule, (cycles,), {}), None, fn)  # by what an iterator gave, and keeps no one's dicts
+    # Called with copies: the value keeps neither an iterator nor the caller's dicts.
+    return Value(bind(sgdr_schedule, (cycles,), {}), None, fn)
 
 
 @by_value
@@ -77,8 +78,8 @@ def cyclic_schedule(
       mode: "triangular", "triangular2" or "exp_range".
       gamma: the factor per step in the mode "exp_range", in (0, 1]; None in the others.
 
-    Not in Optax. Departs in the mode "exp_range" from the paper, in whose text the lower bound shrinks too, with
-    PyTorch: only the height does. The text's is the "triangular" value times `exponential_decay(1.0, 1, gamma)`.
+    Not in Optax. In the mode "exp_range" only the height shrinks, as in PyTorch; in the text of the paper the lower
+    bound does too. For that, multiply the "triangular" value by `exponential_decay(1.0, 1, gamma)`.
 
     Reference: Smith, Cyclical Learning Rates for Training Neural Networks, 2017, sec. 3.
     """

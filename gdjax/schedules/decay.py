@@ -22,7 +22,7 @@ def constant_schedule(value: ArrayLike) -> Schedule:
 
     Departs from Optax, which returns the argument as it is: here it is a float32 of the step's shape.
     """
-    check_numbers("constant_schedule", finite=False, value=value)  # an infinite bound is none
+    check_numbers("constant_schedule", finite=False, value=value)  # infinity is no bound
     return of_count(curves.constant(value))
 
 
@@ -39,8 +39,8 @@ def linear_schedule(
     Args:
       init_value: the value up to step `transition_begin`, exactly.
       end_value: the value from step `transition_begin + transition_steps` on, exactly.
-      transition_steps: length of the line in steps. 0 turns it off, and the value stays `init_value`: for a warm-up
-        that may have no steps see `warmup_constant_schedule`; `join_schedules` leaves it out.
+      transition_steps: length of the line in steps. 0 turns it off, and the value stays `init_value`. For a warm-up
+        that may have no steps use `warmup_constant_schedule`, or `join_schedules`, which leaves out a line of no steps.
       transition_begin: steps before the line, at least 0.
 
     Departs from Optax, which loses steps above 2^24, misses `end_value` by a rounding when compiled, and takes a
@@ -128,8 +128,7 @@ def cosine_decay_schedule(
       alpha: the last value as a multiple of `init_value`.
       exponent: power of the cosine, above 0.
 
-    Departs from Optax, which follows the cosine at negative steps, and near the end loses what 1 + cos(pi * x) rounds
-    away.
+    Departs from Optax, which follows the cosine at negative steps, and near the end loses digits in 1 + cos(pi * x).
 
     Reference: Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017, eq. 5.
     """
@@ -150,7 +149,7 @@ def exponential(start: Any, steps: float, rate: Any, begin: float, staircase: bo
         base = curves.strong(rate, dtype)
         factor = base**whole * base**rest
         if isinstance(rate, NUMBER):
-            # The rounding of a plain rate to float32 grows with the power; its logarithm, in double, undoes that.
+            # The error of rounding a plain rate to float32 grows with the power; its logarithm, a double, undoes that.
             slip = math.log(float(rate)) - math.log(float(base))
             factor = factor * jnp.exp(jnp.clip((whole + rest) * slip, -80.0, 80.0))  # neither 0 nor inf
         value = curves.strong(start, dtype) * factor

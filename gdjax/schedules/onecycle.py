@@ -64,7 +64,7 @@ def cosine_onecycle_schedule(
     div_factor: ArrayLike = 25.0,
     final_div_factor: ArrayLike = 1e4,
 ) -> Schedule:
-    """One cycle of half cosines: up to `peak_value`, and down to a value much smaller than that it began with.
+    """One cycle of half cosines: up to `peak_value`, and down to a value much smaller than the first one.
 
     The value is, at these steps and on half cosines between them::
 
@@ -101,7 +101,7 @@ def _feet(factory: str, peak_value: Any, div_factor: Any, final_div_factor: Any)
 
 
 def _steps(factory: str, transition_steps: Any, **shares: Any) -> list[float]:
-    """The number of steps, and each of `shares` of them, rounded down as the decimal fraction that it is written as."""
+    """The number of steps, and each of `shares` of it, rounded down; a share is the decimal fraction as written."""
     steps = check_steps(factory, "transition_steps", transition_steps, least=1)
     found = [steps]
     for name, share in shares.items():

@@ -65,9 +65,9 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
 
     Args:
       schedules: functions of a step to a scalar; the first one sees the steps as they are.
-      boundaries: the step at which each schedule but the first takes over; at least 0 and never falling. A schedule
-        that the next one relieves at once, at an equal boundary or at 0, is left out. Further boundaries are ignored:
-        one for the end of every schedule will do.
+      boundaries: the step at which each schedule but the first takes over; at least 0 and never falling. A schedule is
+        left out if the next one takes over at once, at an equal boundary or at 0. Further boundaries are ignored, so
+        there may be one for the end of every schedule.
 
     Raises:
       ValueError: a schedule has no boundary to begin at, or boundaries fall; later, if a schedule returns neither a
@@ -94,10 +94,10 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
 
 
 def _levels(factory: str, init_value: Any, scales: Any) -> tuple[list[float], list[tuple[Any, ...]]]:
-    """The boundaries in order, and `init_value` with the scales in force before the first and from each on."""
+    """The boundaries in order, and `init_value` times the scales: before the first boundary and from each one on."""
     check_numbers(factory, init_value=init_value)
     given = [(check_steps(factory, "a boundary", start), scale) for start, scale in (scales or {}).items()]
-    given.sort(key=lambda pair: pair[0])  # in pairs: two that differ by a rounding are one boundary with two scales
+    given.sort(key=lambda pair: pair[0])  # pairs, since two boundaries that differ by rounding are one with two scales
     for start, scale in given:
         check_numbers(factory, **{f"the scale at boundary {start}": scale})
         if isinstance(scale, NUMBER) and not scale >= 0:

@@ -73,7 +73,7 @@ def power_schedule(
         value = eta(n)                                                         from step warmup_steps on
         value = step / warmup_steps * eta(tokens_per_step * warmup_steps)      before
 
-    It knows no end: a cooldown to 0 is joined to it with `join_schedules`, whenever it is wanted.
+    It has no end: `join_schedules` joins a cooldown to 0 to it, whenever it is wanted.
 
     Args:
       peak_value: the largest value; it is that of eta(0).

@@ -14,7 +14,7 @@ from gdjax.schedules.decay import checked_decay
 
 @by_value
 def warmup_constant_schedule(init_value: ArrayLike, peak_value: ArrayLike, warmup_steps: int) -> Schedule:
-    """A straight line from `init_value` at step 0 to `peak_value` at step `warmup_steps`, which then stays.
+    """A straight line from `init_value` at step 0 to `peak_value` at step `warmup_steps`, and `peak_value` from there.
 
     Args:
       init_value: the value at step 0, exactly, unless there is no warm-up.
@@ -73,8 +73,8 @@ def warmup_linear_decay_schedule(
       init_value: the value at step 0, exactly, unless there is no warm-up.
       peak_value: the value at step `warmup_steps`, exactly.
       warmup_steps: length of the warm-up in steps, at least 0.
-      decay_steps: length of the whole schedule, *warm-up included*; more than `warmup_steps`. The last of that many
-        updates is the step before it, one step's fall above `end_value`.
+      decay_steps: length of the whole schedule, *warm-up included*; more than `warmup_steps`. The last of so many
+        updates is step `decay_steps - 1`, where the value is still above `end_value` by the fall of one step.
       end_value: the value from step `decay_steps` on, exactly.
 
     Not in Optax.
@@ -148,7 +148,7 @@ def warmup_exponential_decay_schedule(
     staircase: bool = False,
     end_value: ArrayLike | None = None,
 ) -> Schedule:
-    """A straight line from `init_value` to `peak_value`, then `exponential_decay` from there, its steps counted anew.
+    """A straight line from `init_value` to `peak_value`, then `exponential_decay`, which counts its steps from there.
 
     Args:
       init_value: the value at step 0, exactly, unless there is no warm-up.

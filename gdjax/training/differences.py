@@ -92,7 +92,7 @@ def _inexact_leaves(label: str, params: Params) -> tuple[list[str], list[Array],
 
 
 def _coordinates(size: int, count: int | None, key: Array | None, leaf: int) -> Array:
-    """All positions, or one drawn from each of `count` equal stretches: no two the same, at a cost of O(count)."""
+    """All positions, or one drawn from each of `count` equal stretches: all different, at a cost of O(count)."""
     if count is None or key is None or count >= size:
         return jnp.arange(size, dtype=jnp.int32)
     bounds = np.arange(count + 1) * size // count
@@ -101,7 +101,7 @@ def _coordinates(size: int, count: int | None, key: Array | None, leaf: int) -> 
 
 
 def _ends(x: Array, eps: float, multiples: tuple[int, ...]) -> Array:
-    """The numbers (m, 2, k) right and left of each x, at every multiple of the step, in float32 or wider."""
+    """The numbers (m, 2, k) to the right and left of each x, for each multiple of the step, in float32 or wider."""
     info, x = jnp.finfo(x.dtype), x.astype(numerics.at_least_float32(x.dtype))
     h = eps * jnp.maximum(jnp.abs(x), 1)
     ends = jnp.stack([jnp.stack([x + m * h, x - m * h]) for m in multiples])
@@ -114,7 +114,7 @@ def _evaluate(f: Function, vectors: list[Array], at: list[Array], ends: list[Arr
     wide = max([jnp.dtype("float32"), *(e.dtype for e in ends)], key=lambda d: d.itemsize)
 
     def evaluate(point: tuple[Array, Array, Array]) -> Array:
-        # One body for all: every vector but one is written past its end, that is, not at all. So f is compiled once.
+        # One body for all, so that f is compiled once: every vector but one is written past its end, so not at all.
         which, i, new = point
         places = [jnp.where(which == j, i, x.size) for j, x in enumerate(vectors)]
         moved = [
@@ -133,9 +133,9 @@ def _evaluate(f: Function, vectors: list[Array], at: list[Array], ends: list[Arr
 def _slopes(values: Array, here: Array, ends: Array, multiples: tuple[int, ...], u: float) -> tuple[Array, Array]:
     """Differences (k,) from f's values (m, 2, k) at `ends` and f(x), and how far off they may be.
 
-    One kink at a distance of r h, between slopes that differ by J, puts the difference off by J (1 - r) / 2. The two
-    changes with the step, of the slope and of the bend, sum to just that (for r <= 2/3; to more beyond). For a smooth
-    f they are of the order of the truncation error.
+    A kink at a distance of r h, between slopes that differ by J, puts the difference off by J (1 - r) / 2. That is the
+    sum of two changes, of the slope and of the bend, when the step is doubled (for r <= 2/3; beyond, the sum is more).
+    For a smooth f they are of the order of the truncation error.
     """
     wide = max(ends.dtype, numerics.at_least_float32(values.dtype), key=lambda d: d.itemsize)
     (up, down), here = (values[:, k].astype(wide) for k in (0, 1)), here.astype(wide)

@@ -26,8 +26,8 @@ def numerical_gradient(
     """The gradient of f by central differences, (f(x + h) - f(x - h)) / 2h, one coordinate at a time.
 
     With h = eps * max(|x|, 1), truncation costs h^2 f''' / 6 and rounding u |f| / h, where u is the machine epsilon.
-    eps = u^(1/3) balances the two and keeps two thirds of the digits: about 5 in float32, 10 in float64. What is
-    divided by is the distance between the two numbers that x + h and x - h round to.
+    eps = u^(1/3) balances the two and keeps two thirds of the digits: about 5 in float32, 10 in float64. The divisor is
+    the distance between the two numbers that x + h and x - h round to.
 
     f is compiled once and evaluated twice per coordinate in one loop; the call may itself be jitted.
 
@@ -82,7 +82,7 @@ class LeafCheck(NamedTuple):
 
 
 class GradientCheck(NamedTuple):
-    """What `check_gradients` found; prints as one line a leaf."""
+    """What `check_gradients` found; it prints as one line per leaf."""
 
     leaves: tuple[LeafCheck, ...]  # worst first
 
@@ -102,11 +102,12 @@ def check_gradients(
 ) -> GradientCheck:  # fmt: skip
     """Compares the gradient of f with central differences, and says which coordinate of each leaf is worst.
 
-    The error of a coordinate is |a - n| / max(|a| + |n|, d / rtol), where d is how far off the difference n may be,
-    judged by its change when the step is doubled and by the rounding of f. So a coordinate passes when a and n agree
-    to rtol, or as closely as differences can tell; one with |a| + |n| <= d is counted as not resolved from zero.
-    Where f is not finite within two steps, nothing passes. A kink of f near x (or at x) is allowed for; where many are
-    near, as in a ReLU network over a batch, check in float64, where the steps are 800 times smaller, or with rtol=0.05.
+    The error of a coordinate is |a - n| / max(|a| + |n|, d / rtol), for the gradient a, the difference n and its
+    possible error d, judged by the change of n when the step is doubled and by the rounding of f. So a coordinate
+    passes when a and n agree to rtol, or as closely as differences can tell. With |a| + |n| <= d it counts as not
+    resolved from zero. Where f is not finite within two steps, nothing passes. A kink of f at x or near it is allowed
+    for. Where many are near, as in a ReLU network over a batch, check in float64, where the steps are 800 times
+    smaller, or with rtol=0.05.
 
     f is evaluated four times per coordinate; sample `coordinates` of each leaf where there are many.
 

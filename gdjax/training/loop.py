@@ -22,7 +22,7 @@ Report = Callable[..., Any]  # called with the number of steps done and, by name
 LABEL = "gdjax.minimize"
 KEPT = "; .params of this error are the last good ones. In a loop of your own gdjax.apply_if_finite skips such a step"
 
-# What a step says of the run. Any but RUNNING freezes it: steps that the host has sent meanwhile change nothing.
+# What a step reports of the run. Any but RUNNING freezes it: steps that the host has already sent change nothing.
 RUNNING, SMALL_GRADIENT, STEADY_LOSS, NON_FINITE = range(4)
 
 
@@ -41,7 +41,7 @@ class NonFiniteError(FloatingPointError):
     """The loss or its gradient turned infinite or NaN.
 
     Attributes:
-      step: the step, counted from 0, that met it.
+      step: the step where that happened, counted from 0.
       params: the last parameters whose loss and gradient were finite, or the initial ones.
       state: the optimizer's state after the update that those parameters gave.
       history: as in `MinimizeResult`, the step included.
@@ -64,18 +64,18 @@ def minimize(
 
     Loss and gradient come from one evaluation. The step is compiled once (and once more for batches of a new shape)
     and works in place, on copies: one of the state and two of the parameters, so that the last good ones survive.
-    The host does not wait for every step, but fetches metrics a chunk at a time; a step that meets a tolerance or a
-    number that is not finite freezes the run on the device, so the result is that of the very step.
+    The host does not wait for every step, but fetches metrics a chunk at a time. A step that meets a tolerance or a
+    number that is not finite freezes the run on the device, so that the result is that of this very step.
 
     Args:
-      loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`; returns a real scalar, with `has_aux` a pair
-        of it and anything else.
+      loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`. It returns a real scalar; with `has_aux` a
+        pair of that and anything else.
       params: any pytree of arrays; integer leaves stay as they are.
       tx: anything with `init` and `update`, Optax's transforms included. An `update` that takes extra arguments gets
         `value`, `grad` and `value_fn`, the loss as a function of the parameters on the same batch.
       steps: the most updates to make.
-      data: batches. What can be iterated again, such as a list, is when it ends; an iterator that ends ends the run.
-        Up to 100 batches may be drawn after the step that a tolerance stops at.
+      data: batches. A list, or whatever else can be iterated again, starts over when it ends; the end of an iterator
+        ends the run. Up to 100 batches may be drawn after the step at which a tolerance stops the run.
       state: the optimizer's state to go on from, also one that Optax made; None is `tx.init(params)`.
       has_aux: whether `loss_fn` returns a pair. If its second part is a dict of scalars, they join the metrics.
       grad_tol: stop where the global norm of the gradient is at most this.
@@ -130,25 +130,25 @@ def minimize(
         status = status or _note(recorder.fetch(), rows, report)
     if steps and not rows:
         raise ValueError(f"{LABEL}: data has no batch")
-    # A frozen step returns what it was to overwrite, so that the two have changed places with each of them.
+    # A frozen step returns what it was to overwrite: with each such step the two have changed places.
     if (sent - len(rows) + (status != RUNNING)) % 2:
         last_good, params = params, last_good
     return _result(status, rows, params, last_good, state, message)
 
 
 def _in_classes_of(tx: Any, params: Params, state: OptState) -> OptState:
-    """The state in the classes of `tx.init`'s, where it has Optax's: a branch must return the classes it was given."""
+    """The state, in the classes of `tx.init` where it has Optax's: a branch must return the classes it was given."""
     ours = state_from_optax(state)
     if jax.tree.structure(ours) == jax.tree.structure(state):
         return state
     made = jax.eval_shape(tx.init, params)
     if jax.tree.structure(state_from_optax(made)) == jax.tree.structure(ours):
         return jax.tree.structure(made).unflatten(jax.tree.leaves(state))
-    return ours  # Optax injects some numbers more
+    return ours  # Optax injects a few more numbers
 
 
 def _step(f: Callable[..., Any], tx: Any, grad_tol: float | None, loss_tol: float | None) -> Callable[..., Any]:
-    """The function to compile; it makes new parameters in place of `last_good`, the old ones being `params`."""
+    """The function to compile: it takes `params`, and writes the new parameters over `last_good`."""
     value_and_grad = jax.value_and_grad(f, has_aux=True, allow_int=True)
 
     def step(last_good: Params, state: OptState, params: Params, last: tuple[Array, Array], *batch: Any) -> Any:
@@ -168,8 +168,8 @@ def _step(f: Callable[..., Any], tx: Any, grad_tol: float | None, loss_tol: floa
             pinned = jax.tree.map(lambda y, x: jax.lax.convert_element_type(y, x.dtype), new_state, state)
             return apply_updates(params, updates), pinned
 
-        # A branch: a select would hold old and new arrays at once. What the other branch returns must lie where the
-        # first one writes, or parameters and state are copied at every step.
+        # A branch, because a select would hold old and new arrays at once. The other branch must return arrays that lie
+        # where the first one writes, or parameters and state are copied in every step.
         new, new_state = jax.lax.cond(status == RUNNING, go, lambda: (last_good, state))
         metrics = {**_scalars(aux), "loss": kept_loss, "grad_norm": norm, **_rates(tx, state)}
         return new, new_state, (status, kept_loss), metrics, aux
@@ -188,7 +188,7 @@ def _status(loss: Array, previous: Array, norm: Array, grad_tol: float | None, l
 
 
 def _norm(updates: Any) -> Array:
-    """The global norm of the leaves that are floating; the gradient of an integer leaf is not."""
+    """The global norm of the floating leaves; without the gradients of integers."""
     return tree.global_norm([x for x in jax.tree.leaves(updates) if jnp.issubdtype(x.dtype, jnp.inexact)])
 
 
@@ -203,7 +203,7 @@ def _scalars(aux: Any) -> dict[str, Any]:
 
 
 def _own(x: Any) -> Any:
-    """A copy to be overwritten, strongly typed: what a step returns goes into the next without a second trace."""
+    """A copy that may be overwritten, strongly typed as the results of a step are, so that there is no second trace."""
 
     def copy(x: Any) -> Array:
         x = x.copy() if isinstance(x, jax.Array) else jnp.array(x)

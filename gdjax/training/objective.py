@@ -1,4 +1,4 @@
-"""What `minimize` is given, the loss, its batches and the transform: errors and warnings that say what to do."""
+"""The arguments of `minimize`, the loss, its batches and the transform: errors and warnings that say what to do."""
 
 import itertools
 import warnings
@@ -13,7 +13,7 @@ from gdjax.lift.leafwise import Leafwise
 
 
 def checked(label: str, loss_fn: Callable[..., Any], has_aux: bool, data: Any) -> Callable[..., Any]:
-    """`loss_fn`, always with a pair for its result, which is checked as it is traced."""
+    """`loss_fn` with a pair for its result in any case; the result is checked while it is traced."""
 
     def f(params: Any, *batch: Any) -> tuple[Any, Any]:
         try:
@@ -45,7 +45,7 @@ def checked(label: str, loss_fn: Callable[..., Any], has_aux: bool, data: Any) -
 
 
 def batches(label: str, data: Iterable[Any] | None) -> Iterator[tuple[Any, ...]]:
-    """What the loss takes after the parameters, step by step."""
+    """For each step the arguments of the loss after the parameters."""
     if data is None:
         yield from itertools.repeat(())
     elif isinstance(data, str | Mapping) or not isinstance(data, Iterable):
@@ -53,17 +53,17 @@ def batches(label: str, data: Iterable[Any] | None) -> Iterator[tuple[Any, ...]]
     else:
         empty = False
         while not empty:
-            empty = True  # an iterator that has ended is
+            empty = True  # and stays so if an iterator has ended
             for batch in data:
                 empty = False
                 yield (batch,)
 
 
 def warn_of_ascent(label: str, tx: Any) -> None:
-    """Warns if `tx` makes updates that go up the gradient, where this can be told without the program.
+    """Warns if `tx` makes updates that go up the gradient, as far as this can be told before the run.
 
-    Transforms that do not show their rules are taken to be right, and so are rules with a learning rate of their own
-    and a sign kept on purpose. Of what is left, such as `scale_by_adam()` alone, an update of four numbers tells.
+    It does not warn of transforms that do not show their rules, nor of rules that have a learning rate of their own and
+    keep the sign on purpose. For the rest, such as `scale_by_adam()` alone, an update of four numbers tells.
     """
     rules = list(leaf_rules(tx))
     rates = [flips(rule) for rule in rules if rule is not None and "learning_rate" in rule.hyper]
@@ -73,7 +73,7 @@ def warn_of_ascent(label: str, tx: Any) -> None:
     try:
         u, _ = tx.update(g, tx.init(p), p)
         ascends = float(jnp.vdot(u, g)) > 0
-    except Exception:  # a mask for another tree, an argument that only the program has
+    except Exception:  # the mask is for another tree, or an argument is missing that only the program has
         return
     if ascends:
         warnings.warn(

@@ -60,7 +60,7 @@ class Progress:
         elif time.perf_counter() - self._shown_at >= self.interval:
             self._show()
 
-    __call__ = update  # so that a Progress is itself a function to report to
+    __call__ = update  # so that a Progress is a function to report to
 
     def close(self) -> None:
         """Shows the last update if it is not shown yet, and ends the line. Closing twice does nothing more."""

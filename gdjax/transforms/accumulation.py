@@ -9,12 +9,14 @@ import jax.numpy as jnp
 
 from gdjax import numerics, tree
 from gdjax.combine.chain import of_leaf_rules
-from gdjax.combine.conditional import as_before, on_gpu, or_zero
+from gdjax.combine.conditional import as_before, or_zero
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.closures import value_of
+from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
+from gdjax.xla.flags import on_gpu
 from gdjax.xla.write_order import after, bound_for, destination, written
 
 Array = jax.Array
@@ -25,7 +27,7 @@ class ApplyEvery(NamedTuple):
     """State of `apply_every`."""
 
     count: Array  # () int32, gradients since the last step, modulo k
-    grad_acc: Any  # like params, their sum, float32 at least
+    grad_acc: Updates  # like params, their sum, float32 at least
 
 
 class MultiStepsState(NamedTuple):
@@ -33,8 +35,8 @@ class MultiStepsState(NamedTuple):
 
     mini_step: Array  # () int32, gradients in acc_grads
     gradient_step: Array  # () int32, updates of the inner transform made so far
-    inner_opt_state: Any
-    acc_grads: Any  # like params, the mean or sum of the gradients since the last update
+    inner_opt_state: OptState
+    acc_grads: Updates  # like params, the mean or sum of the gradients since the last update
     skip_state: Any = ()  # what the skip function returned last
 
 
@@ -44,8 +46,8 @@ class MultiSteps:
         a_n = a_{n-1} + (g_n - a_{n-1}) / n,    n = 1, ..., k;    the k-th call returns inner(a_k), the others zeros
 
     So k calls with batches of m examples make the step of one batch of k m. A call that only accumulates does not
-    compute the inner update; on a GPU it does and drops it, if that is of leaf rules alone. An object of this class is
-    used like a transform, in `chain` too.
+    compute the inner update. (On a GPU it does, and drops it, if the inner transform has leaf rules alone.) An object
+    of this class is used like a transform, in `chain` too.
 
     Args:
       opt: the inner transform.
@@ -54,8 +56,8 @@ class MultiSteps:
       use_grad_mean: False hands on the sum, a_k = g_1 + ... + g_k.
       should_skip_update_fn: a `ShouldSkipUpdateFunction`, such as `skip_not_finite`. A call that it skips leaves the
         state as it was, but for `skip_state`. Without it one NaN spoils the update it is in, and no other.
-      accumulator_dtype: of a. float32, the default, is widened to the parameter's dtype where that is wider; None is
-        the parameter's. For a complex parameter it is the parameter's.
+      accumulator_dtype: the dtype of a. float32, the default, means the parameter's dtype where that is wider. None is
+        the parameter's, and so is any for a complex parameter.
 
     Attributes:
       inner_opt: the inner transform.
@@ -69,7 +71,7 @@ class MultiSteps:
 
     def __init__(
         self,
-        opt: Any,
+        opt: Transform,
         every_k_schedule: int | Callable[[Any], Any],
         use_grad_mean: bool = True,
         should_skip_update_fn: Callable[..., tuple[Any, Any]] | None = None,
@@ -83,7 +85,7 @@ class MultiSteps:
         self._every_k, self._use_grad_mean, self._should_skip, self._dtype = args[1:]
         self.init, self.update = base.made_by(call, GradientTransformation(self._init, self._update))
 
-    def has_updated(self, state: Any) -> Array:
+    def has_updated(self, state: OptState) -> Array:
         """Whether the call that returned `state` made an update."""
         return (state.mini_step == 0) & (state.gradient_step > 0)
 
@@ -103,7 +105,7 @@ class MultiSteps:
     def __reduce__(self) -> Any:
         return MultiSteps, value_of(self.update).call.args
 
-    def _init(self, params: Any) -> MultiStepsState:
+    def _init(self, params: Params) -> MultiStepsState:
         checks.leaves(LABEL, "params", params)
         mini_step, gradient_step = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         skip_state: Any = ()
@@ -113,7 +115,9 @@ class MultiSteps:
         acc_grads = jax.tree.map(lambda p: _accumulator(p, self._dtype), params)
         return MultiStepsState(mini_step, gradient_step, self.inner_opt.init(params), acc_grads, skip_state)
 
-    def _update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, MultiStepsState]:
+    def _update(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, MultiStepsState]:
         checks.state(LABEL, state, MultiStepsState)
         checks.gradients(LABEL, updates, params)
         paths, structure = jax.tree_util.tree_flatten_with_path(updates)
@@ -127,16 +131,16 @@ class MultiSteps:
         emit = last if skip is None else last & ~skip
         sums = [_accumulate(accs[i], gs[i], n, skip, self._use_grad_mean) for i in trained]
 
-        def inner_update(sums: list[Array], inner_state: Any) -> Any:
+        def inner_update(sums: list[Array], inner_state: OptState) -> Any:
             grads = structure.unflatten(_put(gs, trained, sums))
             with bound_for("gradient"):
                 new, inner = base.call_update(self.inner_opt, grads, inner_state, params, extra_args)
             news = structure.flatten_up_to(new)
             return tree.cast_like([news[i] for i in trained], sums), as_before(inner, inner_state)
 
-        # The inner update comes out where the accumulated gradient went in, and without it both operands come out as
-        # they went in: nothing is copied then, and no array is made for updates that are zero. On a GPU it would copy
-        # them all the same, and wait for `emit`: an update of a few passes over the leaves is always made there.
+        # The inner update takes the place of the accumulated gradient. Without it both operands come out as they went
+        # in: nothing is copied, and no array is made for updates that are zero. A GPU would copy them all the same,
+        # and wait for `emit`: there an inner update of a few passes over the leaves is always computed.
         gpu = on_gpu() if of_leaf_rules(self.inner_opt) else jnp.asarray(False)
         kept = emit | ~gpu
         given = [or_zero(kept, x) for x in sums]
@@ -158,7 +162,7 @@ class MultiSteps:
         k = checks.scalar(LABEL, "every_k_schedule", k)
         return (jnp.round(k) if jnp.issubdtype(k.dtype, jnp.floating) else k).astype(jnp.int32)
 
-    def _skip(self, updates: Any, state: MultiStepsState, params: Any) -> tuple[Array | None, Any]:
+    def _skip(self, updates: Updates, state: MultiStepsState, params: Params) -> tuple[Array | None, Any]:
         if self._should_skip is None:
             return None, state.skip_state
         skip, info = self._should_skip(updates, state.gradient_step, params)
@@ -190,7 +194,7 @@ def _accumulate(acc: Array, g: Array, n: Array, skip: Array | None, use_grad_mea
 
 @functools.partial(jax.jit, static_argnums=5)
 def _release(emit: Array, x: Array, g: Array, acc: Array, p: Array, to: str | None) -> tuple[Array, Array]:
-    """The update of p and the new accumulated gradient: x is the one or the other."""
+    """The update of p and the new accumulated gradient: x is one of the two, the other is zero."""
     update, new = jnp.where(emit, x, 0).astype(g.dtype), jnp.where(emit, 0, x).astype(acc.dtype)
     first = written(to, p, update)
     return update, new if first is None else after(first, new)
@@ -210,7 +214,7 @@ def _summed(g: Array, s: Any, p: Any, t: Any, k: Any) -> Any:
 
 
 @transform
-def apply_every(k: Any = 1) -> GradientTransformation:
+def apply_every(k: int | Array = 1) -> GradientTransformation:
     """Adds up updates and returns the sum in every k-th call, zeros in the others.
 
     The transforms before it in a chain are updated in every call: to make the step of one large batch use `MultiSteps`.
@@ -225,7 +229,9 @@ def apply_every(k: Any = 1) -> GradientTransformation:
         k = checks.structural(label, "k", k, 1)
     rule = base.part_of(_summed(k)).labelled(label)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ApplyEvery]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, ApplyEvery]:
         updates, state = rule.update(updates, state, params)
         return updates, state._replace(count=state.count % k)
 

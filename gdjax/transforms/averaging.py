@@ -9,6 +9,7 @@ from gdjax import numerics
 from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import OptState, Params, Scalar, Transform, Updates
 from gdjax.core.updates import add
 from gdjax.lift import slots
 from gdjax.lift.leafwise import Hyper, leafwise
@@ -21,7 +22,7 @@ class EmaState(NamedTuple):
     """State of `ema`."""
 
     count: Array  # () int32, updates made so far
-    ema: Any  # like params, the moving average, not corrected for its start
+    ema: Updates  # like params, the moving average, not corrected for its start
 
 
 @leafwise(EmaState, ema=Moment("accumulator_dtype"))
@@ -43,18 +44,18 @@ def ema(g: Array, s: Any, p: Any, t: Any, decay: Hyper, debias: bool = True, acc
 class LookaheadState(NamedTuple):
     """State of `lookahead`."""
 
-    fast_state: Any  # of the fast optimizer
+    fast_state: OptState  # of the fast optimizer
     steps_since_sync: Array  # () int32, fast steps since slow and fast parameters were equal
 
 
 class LookaheadParams(NamedTuple):
     """The two sets of parameters of `lookahead`: gradients are taken at the fast ones, the slow ones are the result."""
 
-    fast: Any
-    slow: Any
+    fast: Params
+    slow: Params
 
     @classmethod
-    def init_synced(cls, params: Any) -> "LookaheadParams":
+    def init_synced(cls, params: Params) -> "LookaheadParams":
         """Both from `params`; the slow ones are a copy, so that both can be donated."""
         checks.leaves("gdjax.LookaheadParams", "params", params)
         return cls(fast=params, slow=jax.tree.map(lambda p: slots.initial_parameter(p, {}), params))
@@ -62,7 +63,7 @@ class LookaheadParams(NamedTuple):
 
 @transform
 def lookahead(
-    fast_optimizer: Any, sync_period: int, slow_step_size: Any, reset_state: bool = False
+    fast_optimizer: Transform, sync_period: int, slow_step_size: Scalar, reset_state: bool = False
 ) -> GradientTransformation:
     """Lookahead: k steps forward, one step back.
 
@@ -70,8 +71,8 @@ def lookahead(
         theta_{t+1} = theta_t + alpha (phi_k - theta_t)
 
     The parameters are a pair, `LookaheadParams(fast=phi, slow=theta)`, made by `LookaheadParams.init_synced(params)`.
-    Gradients are taken at `params.fast` and shaped like it; the updates are a pair like the parameters, and are to be
-    applied as they are, or fast and slow parameters would differ after a synchronisation.
+    Gradients are taken at `params.fast` and shaped like it. The updates are a pair like the parameters. Apply them as
+    they are: after a synchronisation fast and slow parameters would differ otherwise.
 
     Args:
       fast_optimizer: makes the fast updates; it sees the fast parameters.
@@ -94,10 +95,12 @@ def lookahead(
     if callable(slow_step_size):
         raise TypeError(f"{label}: slow_step_size must be a number or a scalar array, got {slow_step_size!r}")
 
-    def init(params: Any) -> LookaheadState:
+    def init(params: Params) -> LookaheadState:
         return LookaheadState(fast_optimizer.init(getattr(params, "fast", params)), jnp.zeros((), jnp.int32))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, LookaheadState]:
+    def update(
+        updates: Updates, state: OptState, params: Any = None, **extra_args: Any
+    ) -> tuple[Updates, LookaheadState]:
         checks.state(label, state, LookaheadState)
         checks.params(label, params)
         if not (hasattr(params, "fast") and hasattr(params, "slow")):
@@ -135,7 +138,7 @@ def _synced(u: Any, fast: Any, slow: Any, alpha: Any, sync: Array) -> tuple[Any,
     wide_u, fast, slow, alpha = (numerics.widen(x, real) for x in (u, fast, given_slow, alpha))
     ahead = fast - slow + wide_u
     back = jnp.where(sync, alpha.astype(ahead.dtype) * ahead, 0).astype(u.dtype)
-    # The new slow parameter is read where the caller writes it, before the fast one; of both old ones copies were made.
+    # The caller writes the new slow parameter, which is read there before the fast one is written: no copies are made.
     after_sync = add(given_slow, back)
     way = numerics.widen(after_sync, real) - fast
     return jnp.where(sync, way, after(after_sync, wide_u)).astype(u.dtype), back

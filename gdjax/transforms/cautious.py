@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from gdjax.core.types import OptState
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array, spoiled
@@ -13,28 +14,28 @@ from gdjax.xla.sums import share_of_nonzeros
 class CautiousState(NamedTuple):
     """State of `cautious`."""
 
-    inner_state: Any  # of the optimizer
+    inner_state: OptState  # of the optimizer
 
 
 @wrapper(CautiousState)
 def cautious(
     u: Array, g: Array, s: Any, p: Any, t: Any, eps: Hyper = 0.0, clamp: Hyper = 1e-3, *, ascends: bool = False
 ) -> Any:
-    """Keeps of an optimizer's updates the elements that go down the gradient, and makes them larger for the others.
+    """Keeps the elements of an update that go down the gradient, and enlarges them to make up for the others.
 
         m_t = 1 where u_t g_t < 0, else 0        x_{t+1} = x_t + u_t m_t / max(mean(m_t) + eps, clamp)
 
     with the mean over each array. `cautious(adamw(lr))` is C-AdamW, `cautious(lion(lr))` C-Lion. The state is that of
-    the optimizer, which does not see what became of its updates.
+    the optimizer, which does not learn that its updates were changed.
 
     Args:
       inner: the optimizer, whose updates are added to the parameters: it has the learning rate, and so the sign.
-      eps: beside the mean, at least 0: the paper's Algorithm 1 has one, the authors' code none.
+      eps: added to the mean, at least 0: the paper's Algorithm 1 has it, the authors' code does not.
       clamp: the least denominator, above 0: the authors' code has 1e-3, the paper none. An array without an element
         that agrees does not move.
       ascends: the updates go up the gradient, as those of `scale_by_adam()` alone do: m_t is 1 where u_t g_t > 0.
 
-    Departure: the authors decay weights beside the mask; here the mask is for all that `inner` does. Theirs is
+    Departure: the authors do not mask the weight decay; here the mask is for all that `inner` does. Theirs is
     `chain(cautious(adam(lr)), add_decayed_weights(-lr * weight_decay))`.
 
     Complex numbers agree where the real part of conj(g_t) u_t is negative. Infinity and NaN become NaN in the update.
@@ -47,7 +48,7 @@ def cautious(
       https://arxiv.org/abs/2411.16085
     """
     along = jnp.real(jnp.conj(g) * u) if jnp.iscomplexobj(u) else g * u
-    keep = ~(along <= 0 if ascends else along >= 0)  # NaN is kept, and so not hidden
+    keep = ~(along <= 0 if ascends else along >= 0)  # NaN is kept, so that it shows
     # Where u is 0 it is not kept, so what is kept shows the mask; NaN, which the mean must not see, is an infinity.
     kept = jnp.where(keep, jnp.where(jnp.isnan(u), jnp.inf, u), 0)
     mean = share_of_nonzeros(kept).astype(along.dtype) if kept.size else jnp.ones((), along.dtype)

@@ -12,7 +12,7 @@ from gdjax.xla.reads import alone
 
 @leafwise()
 def centralize(g: Array, s: Any, p: Any, t: Any, *, output_axis: int = 0) -> Any:
-    """Subtracts from the gradient of each output's weights their mean; scalars and vectors stay as they are.
+    """Subtracts its mean from the gradient of each output's weights; scalars and vectors stay as they are.
 
         u_i = g_i - mean(g_i),    g_i the gradient of the weights that lead to output i
 

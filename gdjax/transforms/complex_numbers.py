@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import OptState, Params, Transform, Updates
 
 
 class SplitRealAndImaginaryArrays(NamedTuple):
@@ -19,11 +20,11 @@ class SplitRealAndImaginaryArrays(NamedTuple):
 class SplitRealAndImaginaryState(NamedTuple):
     """State of `split_real_and_imaginary`."""
 
-    inner_state: Any  # of a tree with `SplitRealAndImaginaryArrays` for every complex array
+    inner_state: OptState  # of a tree with `SplitRealAndImaginaryArrays` for every complex array
 
 
 @transform
-def split_real_and_imaginary(inner: Any) -> GradientTransformation:
+def split_real_and_imaginary(inner: Transform) -> GradientTransformation:
     """Lets `inner` see each complex array as two real ones: each part gets its own second moment, clipping and so on.
 
     Without it the transforms here take a complex number as one of size |z|. `jax.grad` of a real loss gives the
@@ -34,11 +35,13 @@ def split_real_and_imaginary(inner: Any) -> GradientTransformation:
     """
     base.check_transform("gdjax.split_real_and_imaginary", 0, inner)
 
-    def init(params: Any) -> SplitRealAndImaginaryState:
+    def init(params: Params) -> SplitRealAndImaginaryState:
         checks.leaves("gdjax.split_real_and_imaginary", "params", params)
         return SplitRealAndImaginaryState(inner.init(_split(params)))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, SplitRealAndImaginaryState]:
         checks.state("gdjax.split_real_and_imaginary", state, SplitRealAndImaginaryState)
         checks.gradients("gdjax.split_real_and_imaginary", updates, params)
         like = jax.tree.structure(updates)
@@ -69,5 +72,5 @@ def _is_pair(x: Any) -> bool:
 
 
 def _ours(x: Any) -> Any:
-    """A pair as this library's: the state may be one of Optax's, whose class is another to JAX."""
+    """A pair in this library's class: in a state of Optax's it is of another class, which JAX tells apart."""
     return SplitRealAndImaginaryArrays(*x) if _is_pair(x) else x

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift.leafwise import leafwise
 from gdjax.numerics import Array, at_least_float32
 
@@ -38,12 +39,14 @@ def keep_params_nonnegative() -> GradientTransformation:
       ValueError: (in update) params is missing.
       TypeError: (in update) complex parameters.
 
-    Departure: where the update's dtype is narrower than the parameter's, Optax rounds -p in it, which may make the
-    parameter negative; here it is rounded towards 0.
+    Departure: where the update's dtype is narrower than the parameter's, Optax rounds -p to the nearest number of that,
+    which may make the parameter negative; here it is rounded towards 0.
     """
     label = "gdjax.keep_params_nonnegative"
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         checks.state(label, state, EmptyState)
         checks.params(label, params)
         checks.gradients(label, updates, params)

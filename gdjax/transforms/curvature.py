@@ -9,6 +9,7 @@ import numpy as np
 from gdjax import tree
 from gdjax.core import checks, keys
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.numerics import Array
 
 
@@ -41,13 +42,15 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> GradientTransf
     """
     label = "gdjax.hutchinson_estimator_diag_hessian"
 
-    def init(params: Any) -> HutchinsonState:
+    def init(params: Params) -> HutchinsonState:
         if random_seed is None:
             return HutchinsonState(jax.random.PRNGKey(0))
         typed = isinstance(random_seed, int) or jnp.issubdtype(random_seed.dtype, jax.dtypes.prng_key)
         return HutchinsonState(keys.fresh(random_seed) if typed else jnp.array(random_seed))
 
-    def update(updates: Any, state: Any, params: Any = None, obj_fn: Any = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, obj_fn: Any = None, **extra_args: Any
+    ) -> tuple[Updates, HutchinsonState]:
         checks.state(label, state, HutchinsonState)
         checks.params(label, params)
         checks.gradients(label, updates, params)
@@ -62,7 +65,7 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> GradientTransf
     return GradientTransformation(init, update)
 
 
-def _signed_product(label: str, obj_fn: Any, params: Any, key: Array) -> Any:
+def _signed_product(label: str, obj_fn: Any, params: Params, key: Array) -> Any:
     """r * (H r) where the parameters are differentiable; float0 elsewhere, as their gradients are."""
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     for path, p in paths:

@@ -23,7 +23,7 @@ def _decay(g: Array, s: Any, p: Any, t: Any, weight_decay: Hyper) -> Any:
 
 
 def decayed(g: Array, p: Array, weight_decay: Hyper) -> Array:
-    """g + weight_decay p. For a constant 0 no pass over the parameters, and nothing of one that is not finite."""
+    """g + weight_decay p; for a constant 0 it is g, and p is not read, finite or not."""
     return g if isinstance(weight_decay, int | float) and weight_decay == 0 else g + weight_decay * p
 
 

@@ -1,4 +1,4 @@
-"""Steps from the distance gone."""
+"""Step sizes from the distance travelled."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gdjax.core.types import Params
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor, New, initial_parameter
 from gdjax.lift.slots import start as first_of
@@ -17,7 +18,7 @@ class ScaleByDistanceOverGradientsState(NamedTuple):
 
     max_dist: Any  # for each leaf a (), the largest distance from where it started, float32 at least
     grad_sum_of_squares: Any  # for each leaf a (1,), float32 at least
-    init_params: Any  # like params, in `param_dtype`
+    init_params: Params  # like params, in `param_dtype`
 
 
 def _first_distance(p: Any, hyper: Mapping[str, Any]) -> Array:
@@ -41,7 +42,7 @@ def scale_by_distance_over_gradients(
     g: Array, s: Any, p: Any, t: Any,
     reps_rel: Hyper = 1e-6, eps: Hyper = 1e-8, param_dtype: Any = jnp.float32, global_scale: Hyper = 1.0,
 ) -> Any:  # fmt: skip
-    """Layer-wise DoG: every leaf's rate is how far it has come, over the root of the sum of its squared gradients.
+    """Layer-wise DoG: each leaf's rate is its distance from the start over the root of its summed squared gradients.
 
         d_t = max(d_{t-1}, |x_t - x_0|),    d_0 = reps_rel (1 + |x_0|)
         u_t = g_t global_scale d_t / sqrt(|g_1|^2 + ... + |g_t|^2 + eps)

@@ -17,7 +17,9 @@ def stateless(f: Callable[[Updates, Params], Updates]) -> GradientTransformation
     `params` is None in `f` where `update` got none. For a function of one array see `leafwise`.
     """
 
-    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         return f(updates, params), state
 
     return GradientTransformation(init_empty_state, update)
@@ -30,7 +32,9 @@ def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> GradientTransformat
     `p` is None in `f` where `update` got no parameters.
     """
 
-    def update(updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         def apply(g: Any, p: Any) -> Any:
             return g if is_float0(g) else f(g, p)
 

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.combine.conditional import all_finite, apply_or, apply_where, companions, flag, none, zeros
+from gdjax.combine.conditional import all_finite, apply_or, apply_where, companions, zeros
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import OptState, Params, Transform, Updates
+from gdjax.xla.flags import flag, none
 from gdjax.xla.write_order import bound_for
 
 Array = jax.Array
@@ -23,13 +25,13 @@ class ApplyIfFiniteState(NamedTuple):
     notfinite_count: Array  # () int32, calls since the last one that was finite
     last_finite: Array  # () bool, whether the last call was
     total_notfinite: Array  # () int32, calls that were not
-    inner_state: Any
+    inner_state: OptState
 
 
 class ConditionallyTransformState(NamedTuple):
     """State of `conditionally_transform`."""
 
-    inner_state: Any
+    inner_state: OptState
     step: Array  # () int32, calls so far
 
 
@@ -37,7 +39,7 @@ class ConditionallyMaskState(NamedTuple):
     """State of `conditionally_mask`."""
 
     step: Array  # () int32, calls so far
-    inner_state: Any
+    inner_state: OptState
 
 
 class ConditionFn(Protocol):
@@ -47,7 +49,9 @@ class ConditionFn(Protocol):
 
 
 @transform
-def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: bool = True) -> GradientTransformation:
+def apply_if_finite(
+    inner: Transform, max_consecutive_errors: int, *, check_outputs: bool = True
+) -> GradientTransformation:
     """Skips the calls in which a number is NaN or infinite: the updates are zero and the inner state stays as it is.
 
     After more than `max_consecutive_errors` such calls in a row it gives up, and applies `inner` to what there is.
@@ -55,27 +59,29 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
     Args:
       inner: the transform.
       max_consecutive_errors: how many calls in a row to skip at most, at least 0.
-      check_outputs: besides the gradients also look at what `inner` makes of them, which may be infinite where they are
-        not. The updates and the elements of the new state that were finite before must be finite. They are computed
-        once to be looked at and once to be used, which costs a pass of reading; with matrix methods or line searches
-        False is cheaper.
+      check_outputs: besides the gradients also look at the results of `inner`, which may be infinite where the
+        gradients are not. The updates, and the elements of the new state that were finite before, must be finite. They
+        are computed once to be looked at and once to be used, which costs a pass of reading; with matrix methods or
+        line searches False is cheaper.
 
-    `inner` is evaluated in every call; where its result is not used, with gradients of 0.
+    `inner` is evaluated in every call, with gradients of 0 where its result is not used.
     """
     label = "gdjax.apply_if_finite"
     base.check_transform(label, 0, inner)
     if not isinstance(max_consecutive_errors, jax.Array):
         max_consecutive_errors = checks.structural(label, "max_consecutive_errors", max_consecutive_errors, 0)
 
-    def init(params: Any) -> ApplyIfFiniteState:
+    def init(params: Params) -> ApplyIfFiniteState:
         zero = jnp.zeros((), jnp.int32)
         return ApplyIfFiniteState(zero, jnp.ones((), bool), jnp.copy(zero), inner.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ApplyIfFiniteState]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, ApplyIfFiniteState]:
         checks.state(label, state, ApplyIfFiniteState)
         checks.leaves(label, "updates", updates)
 
-        def apply(gradients: Any, inner_state: Any) -> Any:
+        def apply(gradients: Updates, inner_state: OptState) -> Any:
             return base.call_update(inner, gradients, inner_state, params, extra_args)
 
         if check_outputs:
@@ -94,10 +100,10 @@ def apply_if_finite(inner: Any, max_consecutive_errors: int, *, check_outputs: b
     return GradientTransformation(init, update)
 
 
-def _stay_finite(gradients: Any, updates: Any, state: Any, old: Any) -> Array:
+def _stay_finite(gradients: Updates, updates: Updates, state: OptState, old: OptState) -> Array:
     """Whether the gradients and the updates are finite, and each number of the state that was so before."""
-    # Unlike `all_finite`, for numbers that are computed here and are to be looked at without being written to memory.
-    # On a CPU a byte is written for each element of a Boolean expression: there is one for all that is of a parameter.
+    # Unlike `all_finite` this is for numbers that are computed here and should not be written to memory for the test.
+    # On a CPU a byte is written for each element of a Boolean expression: there is one expression for each parameter.
     looked_at = [(x, None) for x in jax.tree.leaves((gradients, updates))]
     looked_at += zip(jax.tree.leaves(state), jax.tree.leaves(old), strict=True)
     looked_at = [(x, y) for x, y in looked_at if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact)]
@@ -113,7 +119,7 @@ def _some_spoilt(looked_at: Sequence[tuple[Any, Any]]) -> Array:
 
 @transform
 def conditionally_transform(
-    inner: Any, should_transform_fn: ConditionFn, forward_extra_args: bool = False
+    inner: Transform, should_transform_fn: ConditionFn, forward_extra_args: bool = False
 ) -> GradientTransformation:
     """Applies `inner` in the calls that a function chooses; in the others the updates pass through as they are.
 
@@ -128,10 +134,12 @@ def conditionally_transform(
     label = "gdjax.conditionally_transform"
     base.check_transform(label, 0, inner)
 
-    def init(params: Any) -> ConditionallyTransformState:
+    def init(params: Params) -> ConditionallyTransformState:
         return ConditionallyTransformState(inner.init(params), jnp.zeros((), jnp.int32))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, ConditionallyTransformState]:
         checks.state(label, state, ConditionallyTransformState)
         chosen = _condition(label, should_transform_fn, state.step, extra_args if forward_extra_args else {})
         new, inner_state = apply_or(
@@ -147,7 +155,7 @@ def conditionally_transform(
 
 @transform
 def conditionally_mask(
-    inner: Any, should_transform_fn: ConditionFn, forward_extra_args: bool = False
+    inner: Transform, should_transform_fn: ConditionFn, forward_extra_args: bool = False
 ) -> GradientTransformation:
     """Applies `inner` in the calls that a function chooses; in the others the updates are zero.
 
@@ -156,10 +164,12 @@ def conditionally_mask(
     label = "gdjax.conditionally_mask"
     base.check_transform(label, 0, inner)
 
-    def init(params: Any) -> ConditionallyMaskState:
+    def init(params: Params) -> ConditionallyMaskState:
         return ConditionallyMaskState(jnp.zeros((), jnp.int32), inner.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, ConditionallyMaskState]:
         checks.state(label, state, ConditionallyMaskState)
         chosen = _condition(label, should_transform_fn, state.step, extra_args if forward_extra_args else {})
         new, inner_state = apply_or(
@@ -173,7 +183,7 @@ def conditionally_mask(
     return GradientTransformation(init, update)
 
 
-def _condition(label: str, f: Any, step: Array, extra_args: dict[str, Any]) -> Array:
+def _condition(label: str, f: ConditionFn, step: Array, extra_args: dict[str, Any]) -> Array:
     chosen = f(step, **extra_args)
     if (jnp.shape(chosen), jnp.result_type(chosen)) != ((), jnp.bool_):
         raise TypeError(f"{label}: should_transform_fn must return a boolean scalar, got {chosen!r}")

@@ -1,4 +1,4 @@
-"""What an inner transform is called with: one vector in place of a tree, or no extra arguments."""
+"""Changes of what an inner transform is called with: one vector in place of a tree, or no extra arguments."""
 
 from typing import Any
 
@@ -7,28 +7,31 @@ import jax.numpy as jnp
 
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import OptState, Params, Transform, Updates
 
 
-def with_extra_args_support(tx: Any) -> Any:
+def with_extra_args_support(tx: Transform) -> Any:
     """`tx` as a transform whose update accepts extra arguments; it is `tx` itself where it does already.
 
-    Every transform of this library does, and every wrapper calls foreign ones accordingly, so that this is only needed
-    by code that calls `tx.update` itself.
+    Every transform of this library does, and every wrapper here keeps extra arguments from transforms that do not. So
+    only code that calls `tx.update` itself needs this.
     """
     base.check_transform("gdjax.with_extra_args_support", 0, tx)
     return tx if base.takes_extra_args(tx) else _without_extra_args(tx)
 
 
 @transform
-def _without_extra_args(tx: Any) -> GradientTransformation:
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+def _without_extra_args(tx: Transform) -> GradientTransformation:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         return tx.update(updates, state, params)
 
     return GradientTransformation(tx.init, update)
 
 
 @transform
-def flatten(inner: Any) -> GradientTransformation:
+def flatten(inner: Transform) -> GradientTransformation:
     """Applies `inner` to one vector, all the leaves in a row, in place of the tree.
 
     For transforms of vectors. It does not make steps faster: the transforms of this library are traced once for leaves
@@ -40,11 +43,13 @@ def flatten(inner: Any) -> GradientTransformation:
     label = "gdjax.flatten"
     base.check_transform(label, 0, inner)
 
-    def init(params: Any) -> Any:
+    def init(params: Params) -> OptState:
         checks.leaves(label, "params", params)
         return inner.init(_joined(jax.tree.leaves(params)))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         checks.gradients(label, updates, params)
         gs, structure = jax.tree.flatten(updates)
         leaves = [g if hasattr(g, "dtype") else jnp.asarray(g) for g in gs]
@@ -66,7 +71,7 @@ def flatten(inner: Any) -> GradientTransformation:
 
 
 def _joined(leaves: list[Any]) -> Any:
-    """The floating leaves as one vector; its shape where one of them is a shape only."""
+    """The floating leaves as one vector, or the shape of that where one of them is only a shape."""
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in leaves]
     leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
     with jax.numpy_dtype_promotion("standard"):

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from gdjax.core.types import Updates
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
@@ -10,7 +11,7 @@ from gdjax.numerics import Array
 class TraceState(NamedTuple):
     """State of `trace`."""
 
-    trace: Any  # like params, the decaying sum of the updates
+    trace: Updates  # like params, the decaying sum of the updates
 
 
 @leafwise(TraceState, trace=Moment("accumulator_dtype"))

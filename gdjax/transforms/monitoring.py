@@ -12,7 +12,7 @@ from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import OptState, Params, ScalarOrSchedule, Updates
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.functions import stateless
 
@@ -40,11 +40,13 @@ def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> GradientTransf
     """
     label = "gdjax.snapshot"
 
-    def init(params: Any) -> SnapshotState:
+    def init(params: Params) -> SnapshotState:
         checks.leaves(label, "params", params)
         return SnapshotState({measure_name: _first(measure, params)})
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, SnapshotState]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, SnapshotState]:
         checks.state(label, state, SnapshotState)
         checks.gradients(label, updates, params)
         return updates, SnapshotState({measure_name: _as(label, measure(updates), state.measurement[measure_name])})
@@ -54,21 +56,21 @@ def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> GradientTransf
 
 @transform
 def monitor(measures: Mapping[str, Any]) -> GradientTransformation:
-    """Takes several measurements of the updates that pass through, with a memory if need be.
+    """Takes several measurements of the updates that pass through; a measure may have a memory.
 
     Args:
       measures: from name to a function as in `snapshot`, or to a transform whose `update` returns the measurement in
         place of updates, such as `measure_with_ema(...)`.
 
-    `gdjax.tree.get(state, name)` is what was measured last. Before the first update that is zeros; a measure that
-    cannot be tried out on the parameters, since it needs extra arguments, has an entry from the first update on.
+    `gdjax.tree.get(state, name)` is what was measured last. Before the first update that is zeros. A measure that needs
+    extra arguments cannot be tried on the parameters: it has an entry from the first update on.
     """
     label = "gdjax.monitor"
     parts = {name: stateless(lambda g, p, m=m: m(g)) if callable(m) else m for name, m in measures.items()}
     for name, part in parts.items():
         base.check_transform(label, repr(name), part)
 
-    def init(params: Any) -> MonitorState:
+    def init(params: Params) -> MonitorState:
         checks.leaves(label, "params", params)
         states = tuple(part.init(params) for part in parts.values())
         measurements = {}
@@ -80,7 +82,9 @@ def monitor(measures: Mapping[str, Any]) -> GradientTransformation:
             measurements[name] = tree.zeros_like(shape)
         return MonitorState(measurements, states)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, MonitorState]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, MonitorState]:
         checks.state(label, state, MonitorState)
         checks.gradients(label, updates, params)
         measurements, states = {}, []
@@ -105,11 +109,13 @@ def measure_with_ema(
     """
     label, average = "gdjax.measure_with_ema", ema(decay, debias, accumulator_dtype)
 
-    def init(params: Any) -> tuple[EmptyState, Any]:
+    def init(params: Params) -> tuple[EmptyState, Any]:
         checks.leaves(label, "params", params)
         return EmptyState(), average.init(jax.eval_shape(lambda p: _floats(measure(p)), params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
         checks.entries(label, state, 2)
         checks.gradients(label, updates, params)
         empty, average_state = state
@@ -119,21 +125,21 @@ def measure_with_ema(
     return GradientTransformation(init, update)
 
 
-def _first(measure: Callable[[Any], Any], params: Any) -> Any:
-    """What is measured of the parameters, in arrays of its own; zeros where those are shapes only."""
+def _first(measure: Callable[[Any], Any], params: Params) -> Any:
+    """The measurement of the parameters, in new arrays; zeros where the parameters are only shapes."""
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params)):
         return tree.zeros_like(jax.eval_shape(measure, params))
     return jax.tree.map(lambda x: _strong(jnp.array(x, copy=True)), measure(params))
 
 
-def _gradients(params: Any) -> Any:
-    """What stands for the gradients before there are any: the parameters, and for integers that there is none."""
+def _gradients(params: Params) -> Any:
+    """A stand-in for the first gradients: the parameters, and float0 for integers."""
     none = lambda p: np.zeros(jnp.shape(p), jax.dtypes.float0)  # noqa: E731
     return jax.tree.map(lambda p: p if jnp.issubdtype(jnp.result_type(p), jnp.inexact) else none(p), params)
 
 
 def _as(label: str, new: Any, old: Any) -> Any:
-    """A measurement in the dtypes of the one before, which stays where the gradient of an integer is measured."""
+    """A measurement in the dtypes of the one before; where it is float0, the one before."""
 
     def leaf(path: Any, x: Any, y: Any) -> Any:
         if jnp.shape(x) != jnp.shape(y):

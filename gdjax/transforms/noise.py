@@ -1,4 +1,4 @@
-"""Stochasticity: noise on the gradients, and noise to leave saddle points."""
+"""Noise: on the gradients, and to leave saddle points."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import base, checks, keys, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import OptState, Params, ScalarOrSchedule, Transform, Updates
 from gdjax.numerics import Array
 
 
@@ -25,7 +25,7 @@ class EscapeSaddlesState(NamedTuple):
     count: Array  # () int32, updates made so far
     last_noise: Array  # () int32, the count at the last perturbation
     rng_key: Array  # () key of the next perturbation
-    inner_state: Any
+    inner_state: OptState
 
 
 @transform
@@ -37,8 +37,8 @@ def add_noise(
     Args:
       eta: the variance at the first step, at least 0.
       gamma: how fast the variance decays; the reference uses 0.55.
-      key: a PRNG key, or an int to seed one. The noise is a function of the key and the step. Without one it is 0, as
-        in Optax, with a warning: every run gets the same noise.
+      key: a PRNG key, or an int to seed one. The noise is a function of the key and the step. The default is the key 0,
+        as in Optax, with a warning: every run gets the same noise.
       seed: Optax's older name for an int `key`.
 
     Raises:
@@ -51,10 +51,12 @@ def add_noise(
     label = "gdjax.add_noise"
     key = keys.or_zero(label, key, seed)
 
-    def init(params: Any) -> AddNoiseState:
+    def init(params: Params) -> AddNoiseState:
         return AddNoiseState(jnp.zeros((), jnp.int32), keys.fresh(key))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, AddNoiseState]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, AddNoiseState]:
         checks.state(label, state, AddNoiseState)
         checks.gradients(label, updates, params)
         count = numerics.safe_increment(state.count)
@@ -69,7 +71,7 @@ def add_noise(
 
 @transform
 def escape_saddles(
-    inner: Any, radius: ScalarOrSchedule, threshold: ScalarOrSchedule, wait: int, key: Any
+    inner: Transform, radius: ScalarOrSchedule, threshold: ScalarOrSchedule, wait: int, key: Any
 ) -> GradientTransformation:
     """Perturbs the parameters when the gradient is small: plain descent stays at a saddle point, this leaves it.
 
@@ -84,8 +86,8 @@ def escape_saddles(
       key: a PRNG key, or an int to seed one.
 
     Departures: the reference perturbs, then takes the gradient at the perturbed point; a transform has the gradient
-    already, so both are added at once. It also stops when a perturbation has not lowered the loss within `wait` steps
-    and returns the point before it; that is left to the loop around it.
+    already, so both are added at once. The reference also stops when a perturbation has not lowered the loss within
+    `wait` steps, and returns the point before it; here that is left to the training loop.
 
     Reference:
       Jin, Ge, Netrapalli, Kakade & Jordan 2017, How to escape saddle points efficiently, Algorithm 2 (PGD),
@@ -95,11 +97,13 @@ def escape_saddles(
     wait, key = checks.structural(label, "wait", wait, 0), keys.required(label, key, None)
     base.check_transform(label, 0, inner)
 
-    def init(params: Any) -> EscapeSaddlesState:
+    def init(params: Params) -> EscapeSaddlesState:
         last = jnp.full((), -wait - 1, jnp.int32)  # so that the first update may already perturb
         return EscapeSaddlesState(jnp.zeros((), jnp.int32), last, keys.fresh(key), inner.init(params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, EscapeSaddlesState]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, EscapeSaddlesState]:
         checks.state(label, state, EscapeSaddlesState)
         checks.gradients(label, updates, params)
         norm = tree.global_norm(updates)
@@ -125,7 +129,7 @@ def _in_unit_ball(key: Array, like: Any) -> Any:
     return jax.tree.map(lambda d: d if base.is_float0(d) else d * factor.astype(d.dtype), direction)
 
 
-def _add_scaled(updates: Any, scale: Array, noise: Any) -> Any:
+def _add_scaled(updates: Updates, scale: Array, noise: Updates) -> Updates:
     """updates + scale noise, computed in float32 or wider."""
 
     def add(u: Array, n: Array) -> Array:

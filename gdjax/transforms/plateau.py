@@ -1,4 +1,4 @@
-"""A scale that falls when a value has stopped falling."""
+"""A learning rate that is reduced when a value has stopped falling."""
 
 from typing import Any, NamedTuple
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
+from gdjax.core.types import OptState, Params, Scalar, Updates
 from gdjax.numerics import Array
 from gdjax.transforms.scaling import scale
 
@@ -24,13 +25,13 @@ class ReduceLROnPlateauState(NamedTuple):
 
 @transform
 def reduce_on_plateau(
-    factor: Any = 0.1,
-    patience: Any = 10,
-    rtol: Any = 1e-4,
-    atol: Any = 0.0,
-    cooldown: Any = 0,
-    accumulation_size: Any = 1,
-    min_scale: Any = 0.0,
+    factor: Scalar = 0.1,
+    patience: int | Array = 10,
+    rtol: Scalar = 1e-4,
+    atol: Scalar = 0.0,
+    cooldown: int | Array = 0,
+    accumulation_size: int | Array = 1,
+    min_scale: Scalar = 0.0,
 ) -> GradientTransformation:
     """Multiplies the updates by a scale, from 1 on, which is reduced when the value has stopped falling.
 
@@ -41,7 +42,7 @@ def reduce_on_plateau(
 
     Args:
       factor: between 0 and 1.
-      patience: how many means, at least 1; 0 is as 1.
+      patience: how many means in a row, at least 1; 0 counts as 1.
       rtol, atol: how much less than the best is an improvement; at least 0, not both 0, rtol at most 1.
       cooldown: how many means after a reduction do not count as without improvement.
       accumulation_size: how many values make a mean: 1 for the loss on held-out data, more for that of a mini-batch.
@@ -65,14 +66,21 @@ def reduce_on_plateau(
     if isinstance(rtol, int | float) and isinstance(atol, int | float) and rtol == atol == 0:
         raise ValueError(f"{label}: rtol or atol must be above 0, got both 0")
 
-    def init(params: Any) -> ReduceLROnPlateauState:
+    def init(params: Params) -> ReduceLROnPlateauState:
         checks.leaves(label, "params", params)
         real, zero = numerics.widest_real(params), jnp.zeros((), jnp.int32)
         return ReduceLROnPlateauState(
             jnp.ones((), real), jnp.full((), jnp.inf, real), zero, jnp.array(zero), jnp.array(zero), jnp.zeros((), real)
         )
 
-    def update(updates: Any, state: Any, params: Any = None, *, value: Any = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates,
+        state: OptState,
+        params: Params | None = None,
+        *,
+        value: Any = None,
+        **extra_args: Any,
+    ) -> tuple[Updates, ReduceLROnPlateauState]:
         checks.state(label, state, ReduceLROnPlateauState)
         checks.gradients(label, updates, params)
         value = checks.extra(label, "value", value).astype(state.avg_value.dtype)
@@ -85,7 +93,7 @@ def reduce_on_plateau(
         new = ReduceLROnPlateauState(*(jnp.where(full, x, y) for x, y in zip(decided, waiting, strict=True)))
         return scale(new.scale).update(updates, EmptyState())[0], new
 
-    def _decided(state: Any, mean: Array) -> ReduceLROnPlateauState:
+    def _decided(state: ReduceLROnPlateauState, mean: Array) -> ReduceLROnPlateauState:
         """The state after a mean is complete."""
         rtol_, atol_, factor_ = (numerics.scalar(x, mean.dtype) for x in (rtol, atol, factor))
         best = state.best_value

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import base, checks, keys
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import OptState, Params, Scalar, Updates
 from gdjax.numerics import Array
 
 
@@ -19,7 +20,7 @@ class DifferentiallyPrivateAggregateState(NamedTuple):
     rng_key: Array  # () key of the next noise
 
 
-def per_example_global_norm_clip(grads: Any, l2_norm_clip: Any) -> tuple[Any, Array]:
+def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Scalar) -> tuple[Any, Array]:
     """Clips the gradient of every example to a global norm and sums over the examples: sum_i g_i min(1, C / |g_i|).
 
     Args:
@@ -42,7 +43,7 @@ def per_example_global_norm_clip(grads: Any, l2_norm_clip: Any) -> tuple[Any, Ar
     return jax.tree.map(lambda x, g: x.astype(_dtype(g)), sums, grads), clipped
 
 
-def per_example_layer_norm_clip(grads: Any, global_l2_norm_clip: Any, uniform: bool = True) -> tuple[Any, Any]:
+def per_example_layer_norm_clip(grads: Updates, global_l2_norm_clip: Scalar, uniform: bool = True) -> tuple[Any, Any]:
     """Clips every array of every example's gradient to a norm of its own and sums over the examples.
 
         C_k = C / sqrt(K),  or with uniform=False  C_k = C sqrt(n_k / n),    k = 1 ... K
@@ -75,11 +76,11 @@ def per_example_layer_norm_clip(grads: Any, global_l2_norm_clip: Any, uniform: b
 
 
 def _dtype(g: Any) -> Any:
-    """The dtype of a sum of g times real numbers."""
+    """The dtype of a sum of g times real numbers: g's, or floating where g has integers."""
     return g.dtype if jnp.issubdtype(g.dtype, jnp.inexact) else jax.dtypes.canonicalize_dtype(float)
 
 
-def _batch_size(label: str, grads: Any) -> int:
+def _batch_size(label: str, grads: Updates) -> int:
     """The number of examples; 0 in an empty tree."""
     size = None
     for path, g in jax.tree_util.tree_leaves_with_path(grads):
@@ -93,7 +94,7 @@ def _batch_size(label: str, grads: Any) -> int:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _clipped_sum(label: str, grads: Any, bound: Any) -> tuple[Any, Array]:
+def _clipped_sum(label: str, grads: Updates, bound: Any) -> tuple[Any, Array]:
     """The sums in float32 or wider, and how many examples were clipped."""
     _batch_size(label, grads)
     wide = jax.tree.map(lambda g: jnp.asarray(g).astype(numerics.at_least_float32(_dtype(g))), grads)
@@ -115,7 +116,7 @@ def _clipped_sum(label: str, grads: Any, bound: Any) -> tuple[Any, Array]:
 
 @transform
 def differentially_private_aggregate(
-    l2_norm_clip: Any, noise_multiplier: Any, key: Any = None, *, seed: int | None = None
+    l2_norm_clip: Scalar, noise_multiplier: Scalar, key: Any = None, *, seed: int | None = None
 ) -> GradientTransformation:
     """The private mean of the gradients of B examples: each is clipped, and their sum gets Gaussian noise.
 
@@ -132,10 +133,10 @@ def differentially_private_aggregate(
 
     Raises:
       ValueError: no key; Optax falls back on the key 0, whose noise everybody knows. (In update) no common axis of
-        examples; what is left without it does not match the parameter's shape.
+        examples; a gradient without that axis does not match the parameter's shape.
 
-    An example whose gradient is not finite adds nothing, see `per_example_global_norm_clip`. The privacy that results
-    is for an accountant to say, from noise_multiplier, the sampling of the batches and the number of steps.
+    An example whose gradient is not finite adds nothing, see `per_example_global_norm_clip`. How private the result is
+    depends on noise_multiplier, the sampling of the batches and the number of steps: a privacy accountant computes it.
 
     Reference:
       Abadi et al. 2016, Deep learning with differential privacy, Algorithm 1, https://arxiv.org/abs/1607.00133
@@ -143,10 +144,12 @@ def differentially_private_aggregate(
     label = "gdjax.differentially_private_aggregate"
     key = keys.required(label, key, seed)
 
-    def init(params: Any) -> DifferentiallyPrivateAggregateState:
+    def init(params: Params) -> DifferentiallyPrivateAggregateState:
         return DifferentiallyPrivateAggregateState(keys.fresh(key))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, DifferentiallyPrivateAggregateState]:
         checks.state(label, state, DifferentiallyPrivateAggregateState)
         checks.gradients(label, updates)
         paths, structure = jax.tree_util.tree_flatten_with_path(updates)

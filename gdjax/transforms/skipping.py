@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.combine.conditional import all_finite
 from gdjax.core import base, meshes
+from gdjax.core.types import Params, Scalar, Updates
 from gdjax.numerics import Array
 
 
@@ -18,10 +19,10 @@ class ShouldSkipUpdateFunction(Protocol):
     `MultiStepsState.skip_state`; it has the same structure in every call.
     """
 
-    def __call__(self, updates: Any, gradient_step: Any, params: Any) -> tuple[Any, Any]: ...
+    def __call__(self, updates: Updates, gradient_step: Array, params: Params) -> tuple[Any, Any]: ...
 
 
-def skip_not_finite(updates: Any, gradient_step: Any, params: Any) -> tuple[Array, dict[str, Array]]:
+def skip_not_finite(updates: Updates, gradient_step: Array, params: Params) -> tuple[Array, dict[str, Array]]:
     """Skips gradients with a NaN or an infinity in them; a `ShouldSkipUpdateFunction`.
 
     Returns:
@@ -39,7 +40,7 @@ def skip_not_finite(updates: Any, gradient_step: Any, params: Any) -> tuple[Arra
 
 
 def skip_large_updates(
-    updates: Any, gradient_step: Any, params: Any, max_squared_norm: Any
+    updates: Updates, gradient_step: Array, params: Params, max_squared_norm: Scalar
 ) -> tuple[Array, dict[str, Array]]:
     """Skips gradients whose squared global norm is not below `max_squared_norm`, or is NaN.
 

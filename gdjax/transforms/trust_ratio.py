@@ -21,13 +21,13 @@ def scale_by_trust_ratio(
     """Scales every leaf's update to the norm of its parameter: u = g trust_coefficient |p| / (|g| + eps).
 
     A leaf whose parameter or update has norm 0 keeps its update as it is. Norms are of the whole leaf, in float32 or
-    wider: one below 1e-19 counts as 0, and in float32 one above sqrt(n) 2^45, of n numbers, as that. Updates above
-    2^45 count as that, so that the result is no larger than it should be.
+    wider. A norm below 1e-19 counts as 0; in float32 the norm of n numbers counts as sqrt(n) 2^45 at most. Elements of
+    the update count as 2^45 at most, so that the result is no larger than it should be.
 
     Args:
       min_norm: the least that both norms count for, at least 0.
       trust_coefficient: at least 0.
-      eps: beside the norm of the update, at least 0.
+      eps: added to the norm of the update, at least 0.
 
     Raises:
       ValueError: (in update) params is missing.

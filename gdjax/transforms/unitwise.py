@@ -17,7 +17,7 @@ _INPUTS = {2: (0,), 3: (0,), 4: (0, 1, 2), 5: (0, 1, 2, 3)}
 
 
 def unitwise_norm(x: Any, axis: Any = None) -> Array:
-    """The Euclidean norm of each unit, in the place of each of its elements.
+    """The Euclidean norm of each unit, repeated for each of its elements.
 
     Args:
       x: weights or their gradient.
@@ -52,7 +52,7 @@ def _axes(label: str, x: Array, axis: Any) -> list[int]:
 
 
 def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) -> Array:
-    """Scales what is not below a bound down to it: grad where g_norm < max_norm, else grad max_norm / g_norm.
+    """Scales each unit of a gradient down to a bound: grad where g_norm < max_norm, else grad max_norm / g_norm.
 
     Args:
       g_norm: the norms of the gradient's units, as from `unitwise_norm`.
@@ -71,7 +71,7 @@ def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) ->
     dtypes = {numerics.real_dtype(numerics.at_least_float32(x.dtype)) for x in (g, norm, most)}
     real = max(dtypes, key=lambda d: d.itemsize)
     wide, norm, most = (numerics.widen(x, real) for x in (g, norm, most))
-    with jax.numpy_dtype_promotion("standard"):  # a complex gradient, its real norm
+    with jax.numpy_dtype_promotion("standard"):  # the gradient may be complex, its norm is real
         return jnp.where(norm < most, wide, wide * (most / jnp.maximum(norm, div_eps))).astype(g.dtype)
 
 
@@ -83,14 +83,15 @@ def adaptive_grad_clip(g: Array, s: Any, p: Any, t: Any, clipping: Hyper, eps: H
 
     Args:
       clipping: the fraction, finite and at least 0; the reference uses 0.01 to 0.16.
-      eps: the least norm that weights count as, so that those that start at 0 can move; at least 0.
+      eps: the least norm that weights count as, so that weights that start at 0 can move; at least 0.
       axis: the axes of a unit, see `unitwise_norm`.
 
     Raises:
       ValueError: (in update) params is missing; an array of more than five axes, and no `axis`.
 
-    Norms are in float32 or wider: one below 1e-19 counts as 0, and in float32 one above sqrt(n) 2^45, of n numbers, as
-    that. Gradients above 2^45 count as that, so that the result is no larger than it should be.
+    Norms are in float32 or wider. A norm below 1e-19 counts as 0; in float32 the norm of n numbers counts as
+    sqrt(n) 2^45 at most. Elements of the gradient count as 2^45 at most, so that the result is no larger than it should
+    be.
 
     Departure: Optax divides by 1e-6 at least, and so clips gradients with a smaller norm too much where
     clipping * eps < 1e-6.

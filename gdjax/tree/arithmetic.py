@@ -1,7 +1,7 @@
 """Arithmetic on trees, leaf by leaf.
 
-Operands of several dtypes give the dtype that JAX's standard rules promote them to, whichever rules are in force. Where
-that has 16 bits, the leaf is computed in float32 and rounded once: no scalar is rounded to the dtype of a leaf.
+The dtype of a result is that of JAX's standard promotion, whichever promotion is in force. Where it has 16 bits, the
+leaf is computed in float32 and rounded once: no scalar is rounded to the dtype of a leaf.
 """
 
 import functools
@@ -164,7 +164,7 @@ def _moment(name: str, f: Callable[..., Any], updates: Any, moments: Any, *scala
 
 
 def bias_correction(moment: Any, decay: Any, count: Any) -> Any:
-    """Moving averages begun at 0, corrected for it: m / (1 - decay^count), leaf by leaf, in their dtypes.
+    """Corrects moving averages that began at 0: m / (1 - decay^count), leaf by leaf, in their dtypes.
 
     Args:
       count: how many numbers have been averaged, at least 1.
@@ -181,7 +181,7 @@ def bias_correction(moment: Any, decay: Any, count: Any) -> Any:
 
 
 def scale_gradient(inputs: Any, scale: Any) -> Any:
-    """The tree as it is, its gradient multiplied by a number: forward and reverse mode, a traced number too.
+    """The tree unchanged, but its gradient is multiplied by a number, which may be traced; forward and reverse mode.
 
     Args:
       inputs: a tree; leaves that are not differentiable stay what they are.

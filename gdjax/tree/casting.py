@@ -11,7 +11,7 @@ from gdjax.core.base import is_float0
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """The tree in `dtype`; as it is where that is None. Keys and float0 leaves stay what they are."""
+    """The tree in `dtype`; unchanged where that is None. Keys and float0 leaves stay what they are."""
     return tree if dtype is None else jax.tree.map(lambda x: _cast(x, dtype), tree)
 
 
@@ -30,9 +30,9 @@ def dtype(tree: Any, mixed_dtype_handler: str | None = None) -> Any:
     """The dtype of a tree; that of `jnp.asarray([])` for an empty one.
 
     Args:
-      mixed_dtype_handler: what it is where the leaves differ: None makes that an error, "promote" gives the dtype that
-        all promote to, "highest" and "lowest" that of the leaves which all others promote to, or which promotes to all
-        others.
+      mixed_dtype_handler: what to do where the leaves differ: None is an error, "promote" gives the dtype that all
+        promote to, "highest" that of the leaves' dtypes to which all others promote, "lowest" the one that promotes to
+        all others.
 
     Raises:
       ValueError: the leaves differ, with None; two of them do not compare, with "highest" or "lowest"; another handler.

@@ -12,11 +12,10 @@ from gdjax.core.base import is_float0
 from gdjax.numerics import real_dtype
 from gdjax.numerics.norms import SCALE, SMALL, precise, three_sums
 from gdjax.tree.sums import arrays, floating, floating_dtype, joined, pairwise_sum, sum_of_squares, wide
+from gdjax.xla.products import places_of_factors
 from gdjax.xla.reads import apart
 
 Array = jax.Array
-
-OWN = 2**13  # elements of a leaf from which on a copy of its factor matters; small leaves share compiled loops
 
 
 def global_norm(updates: Any) -> Array:
@@ -52,13 +51,12 @@ def _norm_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def _by_passes(leaves: Sequence[Array], sums: Callable[..., list[Array]], may_repeat: Callable[[], Any]) -> Array:
-    """The norm from a pass over the leaves and, where squares are lost in that and it may, another.
+    """The norm from one pass over the leaves and, if squares are lost in that and a repetition is allowed, another.
 
-    As a loop, whose passes are one piece of program, where a condition would have two.
+    The two passes are a loop, which is one piece of program; a condition would make it two.
     """
     dtype = functools.reduce(jnp.promote_types, [real_dtype(floating_dtype(x)) for x in leaves])
-    # XLA:CPU broadcasts a factor that leaves of one shape share in memory: each large leaf reads a number of its own.
-    places = [i if x.size > OWN else 0 for i, x in enumerate(leaves)]
+    places = places_of_factors(leaves)
 
     def go(carry: Any) -> Any:
         passes, factors, _ = carry
@@ -80,13 +78,13 @@ def _by_passes(leaves: Sequence[Array], sums: Callable[..., list[Array]], may_re
 
 
 def _may_repeat() -> Array:
-    """Whether there may be a second pass, as `_sums` is one sum: a constant of the compiled program."""
+    """Whether there may be a second pass, because `_sums` takes one sum only: a constant of the compiled program."""
     return jax.lax.platform_dependent(cpu=lambda: jnp.asarray(True), default=lambda: jnp.asarray(False))
 
 
 @jax.jit
 def _sums(x: Array, factor: Array) -> list[Array]:
-    """sum |f x|^2, of shape (1,): on CPU thrice that for f = factor, elsewhere for f = 1, SCALE and 1 / SCALE."""
+    """Three sums |f x|^2 of shape (1,): on CPU all for f = factor, elsewhere for f = 1, SCALE and 1 / SCALE."""
     return jax.lax.platform_dependent(*meshes.alike(x, factor), cpu=_one_sum, default=_three_sums)
 
 
@@ -97,5 +95,5 @@ def _one_sum(x: Array, factor: Array) -> list[Array]:
 
 def _three_sums(x: Array, _: Array) -> list[Array]:
     x = x if jnp.issubdtype(x.dtype, jnp.inexact) else floating(x)
-    # No array of the three: that would be a kernel more for each leaf.
+    # Not one array of the three, which would be one more kernel for each leaf.
     return [total.reshape(1) for total in three_sums(x, tuple(range(x.ndim)))]

@@ -13,7 +13,7 @@ Filter = Callable[[Path, Any], bool]
 
 @dataclass(frozen=True)
 class NamedTupleKey:
-    """The entry of a path that leads into a field of a NamedTuple: it knows the tuple's name beside the field's."""
+    """The entry of a path that leads into a field of a NamedTuple; it has the name of the tuple and of the field."""
 
     tuple_name: str
     name: str
@@ -48,7 +48,7 @@ def get(tree: Any, key: Any, default: Any = None, filtering: Filter | None = Non
     found = get_all_with_path(tree, key, filtering)
     if len(found) > 1:
         paths = ", ".join(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found)
-        # The state of a schedule stands under the same name as the number that the schedule gives.
+        # The state of a schedule has the same name as the number that the schedule gives.
         injected = any(getattr(step, "name", None) == "hyperparams" for path, _ in found for step in path)
         hint = "; gdjax.get_hyperparams(tx, state) reads the number in force" if injected else ""
         found_at = f"gdjax.tree.get: found multiple values for {key!r}, at {paths}"
@@ -130,7 +130,7 @@ def _replaced(path: Path, node: Any, values: Mapping[str, Any], filtering: Filte
 
 @jax.tree_util.register_pytree_node_class
 class _Params:
-    """Stands for a whole tree of parameters. It has no leaves: what `init` makes of each leaf, it makes of none."""
+    """Stands for a whole tree of parameters, without leaves: `init` of it shows where in a state such trees are."""
 
     def tree_flatten(self) -> tuple[tuple[()], None]:
         return (), None

@@ -1,6 +1,6 @@
 """Sums over a tree in float32 or wider: within each leaf, and then over the leaves in pairs.
 
-They neither stall in 16 bits nor depend on the order of the leaves beyond rounding.
+They do not stall in 16 bits, and the order of the leaves changes them by rounding alone.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import is_float0
-from gdjax.numerics.norms import product
+from gdjax.xla.products import product
 
 Array = jax.Array
 
@@ -23,7 +23,7 @@ def arrays(tree: Any) -> list[Array]:
 
 
 def wide(x: Array) -> Array:
-    """x, where it is floating in float32 or wider."""
+    """x, in float32 or wider if it is floating."""
     return x.astype(numerics.at_least_float32(x.dtype)) if jnp.issubdtype(x.dtype, jnp.inexact) else x
 
 

@@ -14,6 +14,7 @@ import gdjax
 from gdjax import tree
 from gdjax.core.base import MaskedNode
 from gdjax.tree import euclidean
+from gdjax.xla import products
 from tests.support import relaxed
 from tests.trees import precision, random_tree
 
@@ -53,7 +54,7 @@ def test_a_second_pass_is_taken_only_where_squares_are_lost(scale: float, passes
         jax.debug.callback(lambda f: taken.append(f.item()), factor)
         return euclidean._one_sum(x, factor)
 
-    leaf = jnp.full(euclidean.OWN + 1, scale)  # of those that read a factor of their own
+    leaf = jnp.full(products.OWN + 1, scale)  # of those that read a factor of their own
     norm = way(sums, True)([leaf, leaf])
     jax.effects_barrier()
     np.testing.assert_allclose(norm, scale * (2 * leaf.size) ** 0.5, rtol=1e-6)
