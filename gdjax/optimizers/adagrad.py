@@ -50,8 +50,8 @@ def adagrad(
       eps: at least 0.
 
     Departures: the reference has s_0 = 0, and some lecture notes divide by sqrt(s_t) + 1e-7. The root and the place of
-    eps are Optax's, whose defaults these are. `adagrad(lr, 0.0, 0.0)` is the reference, and follows `torch.optim.Adagrad(lr)`
-    (eps 1e-10, outside the root) as far as that eps does not show.
+    eps are Optax's, whose defaults these are. `adagrad(lr, 0.0, 0.0)` is the reference, and follows
+    `torch.optim.Adagrad(lr)` (eps 1e-10, outside the root) as far as that eps does not show.
 
     Reference:
       Duchi, Hazan & Singer 2011, figure 1 (diagonal case), https://jmlr.org/papers/v12/duchi11a.html

@@ -142,8 +142,8 @@ def rmsprop(
       nesterov: that momentum looks one step ahead.
       bias_correction: correct the averages for their start at 0.
 
-    A common listing in lecture notes adds the new average to the cache (`cache += decay * cache + (1 - decay) * dx**2`),
-    which then grows without bound, as in Adagrad. In the lecture, and here, the average replaces the cache.
+    A common listing in lecture notes adds the new average to the cache, `cache += decay * cache + (1 - decay) * dx**2`.
+    That grows without bound, as in Adagrad; the average must replace the cache, as it does here.
 
     `rmsprop(lr, decay=0.99, eps_in_sqrt=False)` follows `torch.optim.RMSprop(lr)`, its options `centered` and
     `momentum` too (with a constant rate).

@@ -33,8 +33,8 @@ def sgd(
       accumulator_dtype: the dtype of v, the parameter's by default.
 
     Lecture notes often write the velocity with the rate inside, V = -lr v: V_{t+1} = momentum V_t - lr g_t and
-    x_{t+1} = x_t + V_{t+1}. With a constant rate that is the same descent. Nesterov's own form takes the gradient ahead of x, at
-    x_t + momentum V_t, see `nesterov_point`; written for that point it is the form here, whose step is
+    x_{t+1} = x_t + V_{t+1}. With a constant rate that is the same descent. Nesterov's own form takes the gradient
+    ahead of x, at x_t + momentum V_t, see `nesterov_point`; written for that point it is the form here, whose step is
     -momentum V_t + (1 + momentum) V_{t+1}.
 
     `sgd(lr, momentum)` follows `torch.optim.SGD(lr, momentum)` (dampening 0), and with `nesterov=True` its Nesterov.
