@@ -1,21 +1,51 @@
 """All the declared cases and twins, and how tests run over them."""
 
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+import gdjax
 from tests.declare import SAMPLE, WRAPPERS, Case, Twin
 
 _MODULES = [
     importlib.import_module(f"tests.declared.{path.stem}")
     for path in sorted((Path(__file__).parent / "declared").glob("*.py"))
 ]
-__all__ = ["CASES", "SAMPLE", "TWINS", "WRAPPERS", "Case", "by_name", "every"]
-CASES: tuple[Case, ...] = tuple(case for module in _MODULES for case in module.CASES)
+__all__ = ["CASES", "SAMPLE", "TWINS", "WRAPPERS", "Case", "by_name", "derived", "every"]
+DECLARED: tuple[Case, ...] = tuple(case for module in _MODULES for case in module.CASES)
 TWINS: tuple[Twin, ...] = tuple(twin for module in _MODULES for twin in module.TWINS)
+
+
+def derived(name: str) -> Case:
+    """The case of an optimizer that none is declared for: its numbers are its defaults, at a rate of 0.1."""
+    factory = getattr(gdjax, name)
+    parameters = inspect.signature(factory).parameters.values()
+    hyper = {"learning_rate": 0.1} | {x.name: x.default for x in parameters if isinstance(x.default, float)}
+    quiet = {k: 0.0 for k in hyper if k.startswith("weight_decay")}
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    tx = factory(**hyper)
+    try:
+        jax.eval_shape(tx.update, params, tx.init(params))
+    except ValueError:
+        return Case(name, factory, hyper, quiet=quiet, needs_params=True)
+    return Case(name, factory, hyper, quiet=quiet)
+
+
+def _optimizers() -> list[str]:
+    """The public functions whose first argument is the learning rate."""
+    functions = {name: getattr(gdjax, name) for name in gdjax.__all__}
+    named = {name: f for name, f in functions.items() if inspect.isfunction(f) and "optimizers" in f.__module__}
+    return [name for name, f in named.items() if next(iter(inspect.signature(f).parameters), "") == "learning_rate"]
+
+
+_KNOWN = {case.covers for case in DECLARED}
+CASES: tuple[Case, ...] = (*DECLARED, *(derived(name) for name in _optimizers() if name not in _KNOWN))
 
 
 def by_name(name: str) -> Case:

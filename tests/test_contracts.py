@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from tests.cases import CASES, SAMPLE, Case, every
+from tests.cases import CASES, SAMPLE, Case, by_name, derived, every
 from tests.trees import Pair, assert_close, assert_equal, epsilon, finite, precision, random_tree, signature, steps
 
 GRADIENTS = [random_tree(seed) for seed in range(1, 6)]
@@ -32,6 +32,15 @@ def test_every_factory_has_a_case():
     assert {case.covers for case in CASES} <= set(gdjax.__all__)
     assert set(SAMPLE) <= {case.name for case in CASES}
     assert len({case.name for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "lion", "sgd"])
+def test_the_case_of_an_optimizer_can_be_derived(name):
+    declared, case = by_name(name), derived(name)
+    assert (case.covers, case.needs_params, case.quiet) == (name, declared.needs_params, dict(declared.quiet))
+    tx, params = case.make(), random_tree(0)
+    updates, _ = tx.update(GRADIENTS[0], tx.init(params), params)
+    assert finite(updates)
 
 
 def like(kind: str, tree: Any) -> Any:
