@@ -4,6 +4,7 @@ import contextlib
 import os
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 DEVICES = "--xla_force_host_platform_device_count"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -33,15 +34,34 @@ def is_optimized(request: pytest.FixtureRequest) -> bool:
     return any(request.path.with_suffix("").match(name) for name in OPTIMIZED)
 
 
+class Compiled:
+    """What this process keeps compiled: its kind, and how many programs."""
+
+    MOST = 3000  # some 100 KB each: a worker that keeps all of them grows to 6 GB
+    optimized: bool | None = None
+    programs = 0
+
+    @classmethod
+    def count(cls, event: str, _: float, **__: Any) -> None:
+        cls.programs += event == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(Compiled.count)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def compiled_for_one_module(request: pytest.FixtureRequest) -> Iterator[None]:
+def compiled_for_modules_of_one_kind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Quickly, where tests are of formulas, whose cost is mostly compiling; the others run what users run.
 
-    What was compiled is dropped at the end: a worker that keeps all of it grows to 6 GB.
+    Modules that follow each other share what they have in common, most of it single operations.
     """
-    with contextlib.nullcontext() if is_optimized(request) else quick_compilation():
+    optimized = is_optimized(request)
+    if optimized or optimized != Compiled.optimized or Compiled.programs > Compiled.MOST:
+        jax.clear_caches()
+        Compiled.programs = 0
+    Compiled.optimized = optimized
+    with contextlib.nullcontext() if optimized else quick_compilation():
         yield
-    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
