@@ -27,14 +27,23 @@ def test_every_number_may_be_traced(case: Case):
     assert_close(steps(case.make(**arrays), PARAMS, GRADIENTS), wanted)
 
 
+def with_schedules(case: Case) -> Any:
+    """The transform with a schedule for each of its numbers, but those that the state starts at."""
+    scheduled = {k: x for k, x in case.hyper.items() if not k.startswith("initial")}
+    return case.make(**{k: gdjax.constant_schedule(x) for k, x in scheduled.items()})
+
+
 @every(lambda case: bool(case.hyper) and case.scheduled)
 def test_every_number_may_be_a_schedule(case: Case):
-    wanted, _ = steps(case.make(), PARAMS, GRADIENTS)
-    scheduled = {k: x for k, x in case.hyper.items() if not k.startswith("initial")}
-    tx = case.make(**{k: gdjax.constant_schedule(x) for k, x in scheduled.items()})
-    got, state = jax.jit(functools.partial(steps, tx))(PARAMS, GRADIENTS)
-    assert_close(got, wanted)
-    assert signature(state) == signature(tx.init(PARAMS))
+    tx = with_schedules(case)
+    got, state = jax.eval_shape(functools.partial(steps, tx), PARAMS, GRADIENTS)
+    assert signature((got, state)) == signature((PARAMS, tx.init(PARAMS)))
+
+
+@every(lambda case: bool(case.hyper) and case.scheduled, sampled=True)
+def test_a_constant_schedule_is_a_number(case: Case):
+    got, _ = jax.jit(functools.partial(steps, with_schedules(case)))(PARAMS, GRADIENTS)
+    assert_close(got, steps(case.make(), PARAMS, GRADIENTS)[0])
 
 
 @every(lambda case: bool({"initial_accumulator_value", "initial_scale"} & set(case.hyper)))
