@@ -42,8 +42,7 @@ def test_every_number_may_be_a_schedule(case: Case):
 
 @every(lambda case: bool(case.hyper) and case.scheduled, sampled=True)
 def test_a_constant_schedule_is_a_number(case: Case):
-    got, _ = jax.jit(functools.partial(steps, with_schedules(case)))(PARAMS, GRADIENTS)
-    assert_close(got, steps(case.make(), PARAMS, GRADIENTS)[0])
+    assert_close(steps(with_schedules(case), PARAMS, GRADIENTS)[0], steps(case.make(), PARAMS, GRADIENTS)[0])
 
 
 @every(lambda case: bool({"initial_accumulator_value", "initial_scale"} & set(case.hyper)))
