@@ -21,12 +21,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# Tests of what the compiler makes: its cost, its bits, numbers at the edge of what it computes with; and those where
-# roundings grow from step to step.
+# Files of tests of what the compiler makes: its cost, its bits, numbers at the edge of what it computes with; and of
+# those where roundings grow from step to step. In other files such tests are marked: `@pytest.mark.optimized`.
 OPTIMIZED = (
     "test_cost test_determinism test_sizes test_resume test_crash test_hazards test_numerics test_norms test_golden "
-    "test_accumulation linesearch/test_parity test_elementwise test_novograd lift/test_wrapper test_slots "
-    "training/test_loop test_stages"
+    "linesearch/test_parity test_elementwise test_novograd"
 ).split()
 
 
@@ -67,9 +66,17 @@ def compiled_for_modules_of_one_kind(request: pytest.FixtureRequest) -> Iterator
 @pytest.fixture(autouse=True)
 def the_ordinary_suite_runs_what_users_run_for_a_sample(request: pytest.FixtureRequest) -> Iterator[None]:
     """Of a sweep over all transforms; the slow sweeps do so for the others."""
-    case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
-    chosen = getattr(case, "sampled", True) or request.node.get_closest_marker("slow")
-    with contextlib.nullcontext() if chosen or not is_optimized(request) else quick_compilation():
+    if is_optimized(request):
+        case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
+        chosen = getattr(case, "sampled", True) or request.node.get_closest_marker("slow")
+        with contextlib.nullcontext() if chosen else quick_compilation():
+            yield
+    elif request.node.get_closest_marker("optimized"):
+        jax.clear_caches()
+        with quick_compilation(False):
+            yield
+        jax.clear_caches()
+    else:
         yield
 
 

@@ -61,6 +61,23 @@ def test_vmap_over_the_learning_rate(case: Case):
         assert_close(jax.tree.map(lambda x, i=i: x[i], many), run(rate))
 
 
+@every(lambda case: "learning_rate" in case.hyper, sampled=True)
+def test_derivatives_by_the_learning_rate(case: Case):
+    def loss(rate: Any, g: Any) -> Any:
+        tx = case.make(learning_rate=rate)
+        state, p = tx.init(PARAMS), PARAMS
+        for _ in range(2):
+            updates, state = tx.update(g, state, p)
+            p = gdjax.apply_updates(p, updates)
+        return sum(jnp.sum(x) for x in jax.tree.leaves(p))
+
+    both = jax.jit(jax.value_and_grad(loss))
+    assert np.isfinite(both(0.1, jax.tree.map(jnp.zeros_like, PARAMS))[1])
+    (above, _), (below, _), (_, slope) = (both(rate, GRADIENTS[0]) for rate in (0.11, 0.09, 0.1))
+    if not case.random:
+        np.testing.assert_allclose(slope, (above - below) / 0.02, rtol=2e-2, atol=2e-2)
+
+
 def test_a_schedule_sees_the_count():
     for make in (gdjax.sgd, gdjax.adam, lambda f: gdjax.sgd(f, 0.9), gdjax.inject_hyperparams(gdjax.sgd)):
         seen: list[int] = []
