@@ -36,7 +36,7 @@ def is_optimized(request: pytest.FixtureRequest) -> bool:
 class Compiled:
     """What this process keeps compiled: its kind, and how many programs."""
 
-    MOST = 3000  # some 100 KB each: a worker that keeps all of them grows to 6 GB
+    MOST = 1000  # some 1 MB each: a worker that keeps all of them grows to 6 GB
     optimized: bool | None = None
     programs = 0
 
