@@ -4,6 +4,7 @@ import contextlib
 import os
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 DEVICES = "--xla_force_host_platform_device_count"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -20,12 +21,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# Tests of what the compiler makes: its cost, its bits, numbers at the edge of what it computes with; and those where
-# roundings grow from step to step.
+# Files of tests of what the compiler makes: its cost, its bits, numbers at the edge of what it computes with; and of
+# those where roundings grow from step to step. In other files such tests are marked: `@pytest.mark.optimized`.
 OPTIMIZED = (
     "test_cost test_determinism test_sizes test_resume test_crash test_hazards test_numerics test_norms test_golden "
-    "test_accumulation linesearch/test_parity test_elementwise test_novograd lift/test_wrapper test_slots "
-    "training/test_loop test_stages"
+    "linesearch/test_parity test_elementwise test_novograd"
 ).split()
 
 
@@ -33,23 +33,50 @@ def is_optimized(request: pytest.FixtureRequest) -> bool:
     return any(request.path.with_suffix("").match(name) for name in OPTIMIZED)
 
 
+class Compiled:
+    """What this process keeps compiled: its kind, and how many programs."""
+
+    MOST = 1000  # some 1 MB each: a worker that keeps all of them grows to 6 GB
+    optimized: bool | None = None
+    programs = 0
+
+    @classmethod
+    def count(cls, event: str, _: float, **__: Any) -> None:
+        cls.programs += event == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(Compiled.count)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def compiled_for_one_module(request: pytest.FixtureRequest) -> Iterator[None]:
+def compiled_for_modules_of_one_kind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Quickly, where tests are of formulas, whose cost is mostly compiling; the others run what users run.
 
-    What was compiled is dropped at the end: a worker that keeps all of it grows to 6 GB.
+    Modules that follow each other share what they have in common, most of it single operations.
     """
-    with contextlib.nullcontext() if is_optimized(request) else quick_compilation():
+    optimized = is_optimized(request)
+    if optimized or optimized != Compiled.optimized or Compiled.programs > Compiled.MOST:
+        jax.clear_caches()
+        Compiled.programs = 0
+    Compiled.optimized = optimized
+    with contextlib.nullcontext() if optimized else quick_compilation():
         yield
-    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
 def the_ordinary_suite_runs_what_users_run_for_a_sample(request: pytest.FixtureRequest) -> Iterator[None]:
     """Of a sweep over all transforms; the slow sweeps do so for the others."""
-    case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
-    chosen = getattr(case, "sampled", True) or request.node.get_closest_marker("slow")
-    with contextlib.nullcontext() if chosen or not is_optimized(request) else quick_compilation():
+    if is_optimized(request):
+        case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
+        chosen = getattr(case, "sampled", True) or request.node.get_closest_marker("slow")
+        with contextlib.nullcontext() if chosen else quick_compilation():
+            yield
+    elif request.node.get_closest_marker("optimized"):
+        jax.clear_caches()
+        with quick_compilation(False):
+            yield
+        jax.clear_caches()
+    else:
         yield
 
 

@@ -17,39 +17,52 @@ def relaxed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quick_compilation() -> Iterator[None]:
-    """XLA compiles in a third of the time inside the block, to slower code: the same formulas in other roundings.
+def quick_compilation(quick: bool = True) -> Iterator[None]:
+    """XLA compiles in a sixth of the time inside the block, to slower code: the same formulas in other roundings.
 
-    JAX has no setting for the emitters, which make most of the difference, and `XLA_FLAGS` is read once in a process.
-    Where JAX has no such function or XLA no such option, as with the oldest JAX supported, compiling takes longer.
+    JAX has no setting for the options of `QUICK`, which make most of the difference, and `XLA_FLAGS` is read once in a
+    process. Where JAX has no such function or XLA no such option, as with the oldest JAX supported, compiling takes
+    longer. With `quick=False` it compiles as users do, inside a block that does not.
     """
-    compiler: Any = importlib.import_module("jax._src.compiler")
-    plain: Any = getattr(compiler, "get_compile_options", None)
-    patched = plain and _has_option(EMITTERS)
-
-    def quick(*args: Any, **kwargs: Any) -> Any:
-        options = plain(*args, **kwargs)
-        options.env_option_overrides = [*options.env_option_overrides, (EMITTERS, False)]
-        return options
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    if patched:
-        compiler.get_compile_options = quick
+    global _quick
+    if quick:
+        _known()  # asks the compiler, which it could not in the middle of compiling
+    before, _quick = _quick, quick
+    jax.config.update("jax_disable_most_optimizations", quick)
     try:
         yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", False)
-        if patched:
-            compiler.get_compile_options = plain
+        _quick = before
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
-EMITTERS = "xla_cpu_use_fusion_emitters"
+_quick = False
+# No fusion emitters; and the kernels of a program in one module, where each of 32 costs LLVM's passes anew.
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+_compiler: Any = importlib.import_module("jax._src.compiler")
+_plain: Any = getattr(_compiler, "get_compile_options", None)
+
+
+def _compile_options(*args: Any, **kwargs: Any) -> Any:
+    options = _plain(*args, **kwargs)
+    if _quick:
+        options.env_option_overrides = [*options.env_option_overrides, *_known()]
+    return options
+
+
+if _plain:
+    _compiler.get_compile_options = _compile_options
 
 
 @functools.cache
-def _has_option(name: str) -> bool:
+def _known() -> list[tuple[str, Any]]:
+    """The options that this XLA has."""
+    return [(name, x) for name, x in QUICK.items() if _plain and _is_known(name, x)]
+
+
+def _is_known(name: str, x: Any) -> bool:
     try:
-        jax.jit(lambda: 0, compiler_options={name: False})()
+        jax.jit(lambda: 0, compiler_options={name: x})()
     except Exception as e:
         if name not in str(e):
             raise

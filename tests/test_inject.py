@@ -27,14 +27,22 @@ def test_every_number_may_be_traced(case: Case):
     assert_close(steps(case.make(**arrays), PARAMS, GRADIENTS), wanted)
 
 
+def with_schedules(case: Case) -> Any:
+    """The transform with a schedule for each of its numbers, but those that the state starts at."""
+    scheduled = {k: x for k, x in case.hyper.items() if not k.startswith("initial")}
+    return case.make(**{k: gdjax.constant_schedule(x) for k, x in scheduled.items()})
+
+
 @every(lambda case: bool(case.hyper) and case.scheduled)
 def test_every_number_may_be_a_schedule(case: Case):
-    wanted, _ = steps(case.make(), PARAMS, GRADIENTS)
-    scheduled = {k: x for k, x in case.hyper.items() if not k.startswith("initial")}
-    tx = case.make(**{k: gdjax.constant_schedule(x) for k, x in scheduled.items()})
-    got, state = jax.jit(functools.partial(steps, tx))(PARAMS, GRADIENTS)
-    assert_close(got, wanted)
-    assert signature(state) == signature(tx.init(PARAMS))
+    tx = with_schedules(case)
+    got, state = jax.eval_shape(functools.partial(steps, tx), PARAMS, GRADIENTS)
+    assert signature((got, state)) == signature((PARAMS, tx.init(PARAMS)))
+
+
+@every(lambda case: bool(case.hyper) and case.scheduled, sampled=True)
+def test_a_constant_schedule_is_a_number(case: Case):
+    assert_close(steps(with_schedules(case), PARAMS, GRADIENTS)[0], steps(case.make(), PARAMS, GRADIENTS)[0])
 
 
 @every(lambda case: bool({"initial_accumulator_value", "initial_scale"} & set(case.hyper)))
@@ -51,6 +59,23 @@ def test_vmap_over_the_learning_rate(case: Case):
     many = jax.jit(jax.vmap(run))(rates)
     for i, rate in enumerate(rates):
         assert_close(jax.tree.map(lambda x, i=i: x[i], many), run(rate))
+
+
+@every(lambda case: "learning_rate" in case.hyper, sampled=True)
+def test_derivatives_by_the_learning_rate(case: Case):
+    def loss(rate: Any, g: Any) -> Any:
+        tx = case.make(learning_rate=rate)
+        state, p = tx.init(PARAMS), PARAMS
+        for _ in range(2):
+            updates, state = tx.update(g, state, p)
+            p = gdjax.apply_updates(p, updates)
+        return sum(jnp.sum(x) for x in jax.tree.leaves(p))
+
+    both = jax.jit(jax.value_and_grad(loss))
+    assert np.isfinite(both(0.1, jax.tree.map(jnp.zeros_like, PARAMS))[1])
+    (above, _), (below, _), (_, slope) = (both(rate, GRADIENTS[0]) for rate in (0.11, 0.09, 0.1))
+    if not case.random:
+        np.testing.assert_allclose(slope, (above - below) / 0.02, rtol=2e-2, atol=2e-2)
 
 
 def test_a_schedule_sees_the_count():

@@ -3,6 +3,7 @@
 A kernel that leaves out the elements of whole blocks, or those behind the last of them, passes tests on small leaves.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,9 +13,11 @@ import pytest
 
 import gdjax
 from tests.cases import CASES, SAMPLE, WRAPPERS, Case, by_name
+from tests.support import quick_compilation
 from tests.trees import precision
 
 SIZES = (1, 7, 8, 15, 16, 17, 31, 33, 127, 129, 1000, 4099)
+FEW_SIZES = (1, 7, 8, 17, 31, 129, 4099)  # in the ordinary suite: each size is a kernel to compile
 PERIOD = 7  # leaves repeat as many different numbers: in every block of a power of two each stands somewhere else
 STEPS = 2
 DTYPES = ("float32", "bfloat16", "float16")
@@ -39,36 +42,42 @@ ROUNDINGS = 4
 
 
 def swept() -> Any:
-    """Every case in each dtype, in the ordinary run a sample with one dtype each."""
-
-    def param(case: Case, dtype: str) -> Any:
-        chosen = case.sampled and case.name not in WRAPPERS
-        chosen = chosen and SAMPLE.index(case.name) % len(DTYPES) == DTYPES.index(dtype)
-        return pytest.param(case, dtype, id=f"{case.name}-{dtype}", marks=[] if chosen else [pytest.mark.slow])
-
+    """Every case in each dtype and all sizes, in the ordinary run a sample with one dtype each and a few."""
     return pytest.mark.parametrize(
-        ("case", "dtype"), [param(case, dtype) for case in CASES if case.name not in PROBING for dtype in DTYPES]
+        ("case", "dtype", "sizes"),
+        [
+            pytest.param(case, dtype, sizes, id=f"{case.name}-{dtype}-{len(sizes)}", marks=marks)
+            for case in CASES
+            if case.name not in PROBING
+            for dtype in DTYPES
+            for sizes, marks in ((FEW_SIZES, []), (SIZES, [pytest.mark.slow]))
+            if sizes is SIZES or case.sampled and case.name not in WRAPPERS and dtype == dtype_of(case)
+        ],
     )
 
 
-def leaves(seed: int, dtype: Any, alone: bool) -> Any:
+def dtype_of(case: Case) -> str:
+    return DTYPES[SAMPLE.index(case.name) % len(DTYPES)]
+
+
+def leaves(seed: int, dtype: Any, sizes: Sequence[int], alone: bool) -> Any:
     """Leaves of each size and, where asked for, the numbers that they repeat, each in a leaf of size 1."""
     rng = np.random.default_rng(seed)
-    x = jnp.asarray((rng.choice([-1, 1], PERIOD) * rng.uniform(0.25, 2, PERIOD)).astype(np.float32)).astype(dtype)
-    assert (x != 0).all() and np.unique(np.asarray(x, np.float32)).size == PERIOD
-    sizes = [jnp.resize(x, n) for n in SIZES]
-    return {"sizes": sizes, "alone": [x[i : i + 1] for i in range(PERIOD)] if alone else []}
+    x = (rng.choice([-1, 1], PERIOD) * rng.uniform(0.25, 2, PERIOD)).astype(np.float32).astype(jnp.dtype(dtype))
+    assert (x != 0).all() and np.unique(x.astype(np.float32)).size == PERIOD
+    return {"sizes": [np.resize(x, n) for n in sizes], "alone": [x[i : i + 1] for i in range(PERIOD)] if alone else []}
 
 
-def run(tx: Any, dtype: Any, alone: bool, into: Any = None) -> list[Any]:
+def run(tx: Any, dtype: Any, sizes: Sequence[int], alone: bool, into: Any = None) -> list[Any]:
     """The updates of each step, in float64, from the numbers of `dtype`, computed with in the dtype `into`."""
     params, *gradients = (
-        jax.tree.map(lambda x: x.astype(into or dtype), leaves(i, dtype, alone)) for i in range(1 + STEPS)
+        jax.tree.map(lambda x: jnp.asarray(x.astype(jnp.dtype(into or dtype))), leaves(i, dtype, sizes, alone))
+        for i in range(1 + STEPS)
     )
-    state, out, update = tx.init(params), [], jax.jit(tx.update)
+    state, out, update, add = jax.jit(tx.init)(params), [], jax.jit(tx.update), jax.jit(gdjax.apply_updates)
     for g in gradients:
         updates, state = update(g, state, params)
-        params = gdjax.apply_updates(params, updates)
+        params = add(params, updates)
         out.append(jax.tree.map(lambda x: np.asarray(x, np.float64), updates))
     return out
 
@@ -79,27 +88,35 @@ def made(case: Case) -> Any:
 
 
 @swept()
-def test_every_element_of_every_size(case: Case, dtype: str):
-    per_leaf, compared, moved = case.name in PER_LEAF, 0, [np.zeros(n, bool) for n in SIZES]
+def test_every_element_of_every_size(case: Case, dtype: str, sizes: Sequence[int]):
+    per_leaf, compared, moved = case.name in PER_LEAF, 0, [np.zeros(n, bool) for n in sizes]
     roundings = ROUNDINGS * float(jnp.finfo(dtype).eps) if case.name in CONTRACTED else 0
-    for updates in run(made(case), dtype, not per_leaf):
-        assert [u.shape for u in updates["sizes"]] == [(n,) for n in SIZES]
+    for updates in run(made(case), dtype, sizes, not per_leaf):
+        assert [u.shape for u in updates["sizes"]] == [(n,) for n in sizes]
         for u, flags in zip(updates["sizes"], moved, strict=True):
             wanted = u[:PERIOD] if per_leaf else np.concatenate(updates["alone"])
             np.testing.assert_allclose(u, np.resize(wanted, u.size), rtol=0, atol=roundings * np.max(np.abs(wanted)))
             flags |= u != 0
             compared += u.size
-    assert compared == STEPS * sum(SIZES)
+    assert compared == STEPS * sum(sizes)
     assert case.name in ZERO or all(flags.all() for flags in moved)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in SAMPLE else pytest.mark.slow) for n in PER_LEAF])
-def test_numbers_of_a_leaf_of_every_size(name: str, dtype: str):
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        pytest.param(n, sizes, id=f"{n}-{len(sizes)}", marks=marks)
+        for n in PER_LEAF
+        for sizes, marks in ((FEW_SIZES, []), (SIZES, [pytest.mark.slow]))
+        if sizes is SIZES or n in SAMPLE
+    ],
+)
+def test_numbers_of_a_leaf_of_every_size(name: str, sizes: Sequence[int], dtype: str):
     tx = made(by_name(name))
-    got = run(tx, dtype, False)
-    with precision("float64"):
-        wanted = run(tx, dtype, False, "float64")
+    got = run(tx, dtype, sizes, False)
+    with precision("float64"), quick_compilation():
+        wanted = run(tx, dtype, sizes, False, "float64")
     # A sum over 4099 elements, by halves or by eights, is wrong by less than 64 roundings; a result is rounded once.
     # So are the parameters that the second step starts from, which an element near 0 may consist of.
     rtol = max(64 * float(jnp.finfo("float32").eps), float(jnp.finfo(dtype).eps))

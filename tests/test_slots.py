@@ -99,6 +99,7 @@ def test_slots_follow_the_axes_of_their_parameter():
     assert found.b.value.spec == found.b.error.spec == P("data", "model", None)
 
 
+@pytest.mark.optimized
 def test_what_24_bits_keep():
     rng = np.random.default_rng(0)
     x = (rng.standard_normal(100_000) * 10.0 ** rng.uniform(-30, 37, 100_000)).astype(np.float32)
@@ -136,6 +137,7 @@ def trained(tx: Any, steps: int = 200) -> tuple[Any, Any]:
     return np.asarray(losses), state
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     "make",
     [
@@ -154,6 +156,7 @@ def test_training_with_codes_is_training(make: Any):
     assert np.max(np.abs(got / wanted - 1)) < 0.01
 
 
+@pytest.mark.optimized
 def test_the_error_is_what_keeps_the_second_moment_going():
     """b2 = 0.9999 changes a moment by less than bfloat16 can round to: without the error it never decays."""
     g = jnp.ones(64)
@@ -212,6 +215,7 @@ by_bytes = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.optimized
 @by_bytes
 def test_bytes_on_a_cpu(make: Any, state: int):
     """XLA:CPU has a loop for each output, and so for each of the two codes, which both read both: it copies them."""
@@ -231,6 +235,7 @@ class Hundredths(gdjax.Codec):
         return codes.astype(jnp.float32) / 100
 
 
+@pytest.mark.optimized
 @pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA counts bytes otherwise")
 def test_one_pass_on_a_cpu_where_the_codes_are_one_array():
     for tx, most in (
@@ -242,6 +247,7 @@ def test_one_pass_on_a_cpu_where_the_codes_are_one_array():
         assert program.memory_analysis().temp_size_in_bytes <= 0.01 * 2**20
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 @by_bytes
 def test_one_pass_on_a_tpu(make: Any, state: int, monkeypatch: pytest.MonkeyPatch):

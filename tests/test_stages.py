@@ -178,6 +178,7 @@ def test_slots_keep_their_dtype_and_every_step_its_structure():
     np.testing.assert_array_equal(us["b"], 2)
 
 
+@pytest.mark.optimized
 def test_a_step_without_a_refresh_costs_nothing():
     params = {str(i): jax.ShapeDtypeStruct((256, 256), jnp.float32) for i in range(4)}
 

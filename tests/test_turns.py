@@ -21,11 +21,14 @@ def test_a_quarter_turn_turns_the_updates(case: Case):
     tx = case.make()
 
     @jax.jit
+    def step(params: Any, state: Any, g: Any) -> Any:
+        u, state = tx.update(g, state, params)
+        return u, gdjax.apply_updates(params, u), state
+
     def updates(params: Any, gradients: Any) -> Any:
         state, found = tx.init(params), []
         for g in gradients:
-            u, state = tx.update(g, state, params)
-            params = gdjax.apply_updates(params, u)
+            u, params, state = step(params, state, g)
             found.append(u)
         return found
 

@@ -89,10 +89,10 @@ def scale_by_backtracking_linesearch(
 
     def init(params: Any) -> ScaleByBacktrackingLinesearchState:
         dtype = numerics.widest_real(params)
-        inf = jnp.full((), jnp.inf, dtype)
-        info = BacktrackingLinesearchInfo(jnp.zeros((), jnp.int32), inf)
+        inf = lambda: jnp.full((), jnp.inf, dtype)  # noqa: E731  an array each: one in two places cannot be donated
+        info = BacktrackingLinesearchInfo(jnp.zeros((), jnp.int32), inf())
         grad = no_gradient(params) if store_grad else None
-        return ScaleByBacktrackingLinesearchState(jnp.ones((), dtype), inf, grad, info)
+        return ScaleByBacktrackingLinesearchState(jnp.ones((), dtype), inf(), grad, info)
 
     def update(
         updates: Any, state: Any, params: Any = None, *, value: Any = None, grad: Any = None, value_fn: Any = None,

@@ -99,9 +99,9 @@ def scale_by_zoom_linesearch(
 
     def init(params: Any) -> ScaleByZoomLinesearchState:
         dtype = numerics.widest_real(params)
-        inf = jnp.full((), jnp.inf, dtype)
-        info = ZoomLinesearchInfo(jnp.zeros((), jnp.int32), inf, inf)
-        return ScaleByZoomLinesearchState(jnp.ones((), dtype), inf, no_gradient(params), info)
+        inf = lambda: jnp.full((), jnp.inf, dtype)  # noqa: E731  an array each: one in two places cannot be donated
+        info = ZoomLinesearchInfo(jnp.zeros((), jnp.int32), inf(), inf())
+        return ScaleByZoomLinesearchState(jnp.ones((), dtype), inf(), no_gradient(params), info)
 
     def update(
         updates: Any, state: Any, params: Any = None, *, value: Any = None, grad: Any = None, value_fn: Any = None,

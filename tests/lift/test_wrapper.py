@@ -150,6 +150,7 @@ COST = {
 }
 
 
+@pytest.mark.optimized
 @pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA keeps more")
 @pytest.mark.parametrize("name", COST)
 def test_what_a_wrapper_costs(name: str):

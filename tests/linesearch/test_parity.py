@@ -40,10 +40,14 @@ METHODS: dict[str, tuple[Any, Any]] = {
 }
 # Backtracking lets pairs of negative curvature through, which this library skips, on the other two functions.
 RUNS = [
-    *((method, problem) for method in ("lbfgs", "zoom", "backtracking") for problem in PROBLEMS),
+    *(("lbfgs", problem) for problem in PROBLEMS),
+    ("zoom", "beale"),
+    ("backtracking", "beale"),
     ("zoom, tight", "logistic"),
     ("lbfgs, short memory, backtracking", "logistic"),
 ]
+# Of these searches, alone, on the functions on which `lbfgs` runs them, or close to.
+MORE = [(method, problem) for method in ("zoom", "backtracking") for problem in PROBLEMS if problem != "beale"]
 
 
 @functools.cache
@@ -75,7 +79,7 @@ def assert_equal(got: Any, expected: Any, n: int, rtol: float) -> None:
         np.testing.assert_allclose(x / np.where(size > 0, size, 1), y / np.where(size > 0, size, 1), rtol=0, atol=rtol)
 
 
-@pytest.mark.parametrize(("method", "problem"), RUNS)
+@pytest.mark.parametrize(("method", "problem"), [*RUNS, *(pytest.param(*x, marks=pytest.mark.slow) for x in MORE)])
 def test_trajectory(method: str, problem: str):
     f, start = PROBLEMS[problem]
     expected = optax_run(method, problem, "float64")

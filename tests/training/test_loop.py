@@ -390,6 +390,7 @@ def test_progress_line_ends_when_the_run_fails(monkeypatch: pytest.MonkeyPatch):
     assert stream.getvalue().endswith("\n")
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("name", ["sgd", "adam", "lion"])
 def test_guard_costs_no_copy(name: str):
     """The step takes no more temporary memory than one that clips by the norm, and writes in place."""

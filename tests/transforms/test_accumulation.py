@@ -63,6 +63,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     jax.clear_caches()
 
 
+@pytest.mark.optimized
 def test_on_a_gpu_it_selects_and_does_not_branch(as_on_a_gpu: None):
     tx = gdjax.MultiSteps(gdjax.adam(0.5), 2)
     text = jax.jit(tx.update).lower(PARAMS, tx.init(PARAMS), PARAMS).compile().as_text()
@@ -214,6 +215,7 @@ def temporaries(tx: Any) -> float:
     return compiled.memory_analysis().temp_size_in_bytes / (4 * 4 * 256**2)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     "skip",
     [None, functools.partial(gdjax.skip_large_updates, max_squared_norm=1.0)],
