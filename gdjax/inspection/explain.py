@@ -18,12 +18,13 @@ from gdjax.core.types import Params, Transform
 from gdjax.inspection import owners, traced
 from gdjax.inspection.cautions import cautions
 from gdjax.inspection.table import Table
-from gdjax.inspection.walk import Part, shapes_of, walk
+from gdjax.inspection.walk import Part, calls_of, is_lookahead, shapes_of, walk, wrapped_by
 
 LABEL = "gdjax.explain"
 # The parts that multiply an update by a number, and the names of the number; the arguments that are a decay.
 _FACTORS: Mapping[str, str] = {"rate": "learning_rate", "scale": "step_size", "schedule": "step_size_fn"}
 _ALONE = frozenset({"gdjax.scale", "gdjax.scale_by_schedule", "gdjax.scale_by_learning_rate"})
+_FREEZE = "set_to_zero", "freeze"
 _DECAYS = "weight_decay", "weight_decay_rate"
 
 
@@ -51,7 +52,7 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
 
     Args:
       tx: any transform. Those of another library, and functions, are shown by their names alone.
-      params: arrays, or shapes as of `jax.ShapeDtypeStruct`. No array is made.
+      params: arrays, or shapes as of `jax.ShapeDtypeStruct`. No array is made. Of `LookaheadParams` the fast ones.
       **extra_args: those that `update` cannot do without, for instance `value=1.0`.
 
     Returns:
@@ -64,31 +65,44 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
       ValueError: params is None; whatever `init` raises.
     """
     base.check_transform(LABEL, "tx", tx)
+    if is_lookahead(tx):
+        params = getattr(params, "fast", params)  # the slow ones get no gradient
     shapes = shapes_of(LABEL, params)
     state = owners.state_of(tx, shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # masks and labels warn when the state is made
         parts, notes = walk(tx, shapes)
-        fates = _fates(tx, shapes, state, extra_args)
+        fates, untold = _fates(tx, shapes, state, parts, extra_args)
     size = Counter[int]()
     for x in owners.held(tx, shapes, state):
         if x.leaf is not None:
             size[x.leaf] += owners.bytes_of(x.array)
-    rows = []
-    for i, (path, x) in enumerate(paths_of(shapes)):
-        mine = [part for part in parts if i in part.leaves]
-        rows.append(_row(path, x, mine, fates.get(i), size[i]))
-    hidden = [_missing(path, x) for path, x in _skipped(params)]
-    return Table([*rows, *hidden], Explained._fields, [*notes, *cautions(rows, parts)])
+    rows = [
+        _row(path, x, [part for part in parts if i in part.leaves], fates.get(i), size[i])
+        for i, (path, x) in enumerate(paths_of(shapes))
+    ]
+    trained = iter(rows)
+    whole = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_skipped)
+    shown = [_missing(path_of(path), x) if is_skipped(x) else next(trained) for path, x in whole]
+    return Table(shown, Explained._fields, [*notes, *untold, *cautions(rows, parts)])
 
 
-def _fates(tx: Any, shapes: Any, state: Any, extra_args: dict[str, Any]) -> dict[int, Any]:
-    """By the place of a leaf: `ZERO`, or "same" where the update is the gradient; nothing of the others."""
+def _fates(
+    tx: Any, shapes: Any, state: Any, parts: Sequence[Part], extra_args: dict[str, Any]
+) -> tuple[dict[int, Any], list[str]]:
+    """By the place of a leaf `ZERO`, or "same" where the update is the gradient; and why nothing more is known."""
     leaves = jax.tree.leaves(shapes)
     trained = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    found = traced.fates(tx, shapes, state, extra_args) or [None] * len(trained)
+    try:
+        if is_lookahead(tx):  # its updates are those of two trees
+            tx, state = wrapped_by(calls_of(tx)), state.fast_state
+        found = traced.fates(tx, shapes, state, extra_args)
+    except Exception as e:
+        frozen = [i for part in parts if part.name in _FREEZE for i in part.leaves]
+        text = f"the update cannot be traced; pass the extra arguments that it needs to explain ({e})"
+        return dict.fromkeys(frozen, traced.ZERO), [text]
     named = {n: "same" if fate == n else fate for n, fate in enumerate(found) if fate in (n, traced.ZERO)}
-    return {trained[n]: fate for n, fate in named.items()}
+    return {trained[n]: fate for n, fate in named.items()}, []
 
 
 def _row(path: str, x: Any, parts: Sequence[Part], fate: Any, size: int) -> Explained:
@@ -103,8 +117,8 @@ def _row(path: str, x: Any, parts: Sequence[Part], fate: Any, size: int) -> Expl
 
 def _why(parts: Sequence[Part], fate: Any, rate: Any, group: str) -> str:
     if fate == traced.ZERO:
-        if any(part.name == "set_to_zero" for part in parts):
-            return f"frozen: set_to_zero in the group {group!r}" if group else "frozen: set_to_zero"
+        if frozen := [part.name for part in parts if part.name in _FREEZE]:
+            return f"frozen by {frozen[-1]}" + (f" in the group {group!r}" if group else "")
         return "its learning rate is 0" if rate == 0 else "its update is always 0"
     if fate == "same":
         return "no step changes its gradient, which is added as it is"
@@ -152,11 +166,6 @@ def first(x: Any) -> float | None:
     """A number, or a schedule at its first step; None where it is not known yet."""
     x = x(jnp.zeros((), jnp.int32)) if callable(x) else x
     return None if isinstance(x, Tracer) else float(x)
-
-
-def _skipped(params: Params) -> list[tuple[str, Any]]:
-    flat = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_skipped)[0]
-    return [(path_of(path), x) for path, x in flat if is_skipped(x)]
 
 
 def _missing(path: str, x: Any) -> Explained:

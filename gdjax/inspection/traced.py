@@ -23,24 +23,20 @@ def gradients_like(shapes: Any) -> Any:
     return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else None, shapes)
 
 
-def fates(tx: Any, shapes: Any, state: Any, extra_args: dict[str, Any]) -> list[Known] | None:
+def fates(tx: Any, shapes: Any, state: Any, extra_args: dict[str, Any]) -> list[Known]:
     """For each gradient what its update is: `ZERO`, the place of the gradient that it is, or None for anything else.
 
-    A state that says otherwise is not foreseen: `apply_if_finite` may return zeros and usually does not. The result is
-    None where the update cannot be traced: an argument is missing that only the program has.
+    Raises:
+      Exception: whatever `update` raises, for instance where an argument is missing that only the program has.
     """
     gradients = gradients_like(shapes)
 
     def update(gs: Any, state: Any, params: Any) -> Any:
         return jax.tree.leaves(base.call_update(tx, gs, state, params, extra_args)[0])
 
-    try:
-        jaxpr = jax.make_jaxpr(update)(gradients, state, shapes).jaxpr
-    except Exception:
-        return None
+    jaxpr = jax.make_jaxpr(update)(gradients, state, shapes).jaxpr
     n = len(jax.tree.leaves(gradients))
-    known = _outputs(jaxpr, [*range(n), *[None] * (len(jaxpr.invars) - n)])
-    return known if len(known) == n else None
+    return _outputs(jaxpr, [*range(n), *[None] * (len(jaxpr.invars) - n)])
 
 
 def _outputs(jaxpr: Jaxpr, inputs: Sequence[Known]) -> list[Known]:

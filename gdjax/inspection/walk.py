@@ -10,7 +10,7 @@ import numpy as np
 from gdjax.combine.chain import Chain
 from gdjax.combine.groups import grouped, partition
 from gdjax.combine.inject import WrappedSchedule
-from gdjax.combine.masking import MaskedLeafwise, hide, mask_of, masked
+from gdjax.combine.masking import MaskedLeafwise, freeze, hide, mask_of, masked
 from gdjax.core import base, misuse
 from gdjax.core.base import set_to_zero
 from gdjax.core.closures import value_of
@@ -19,6 +19,7 @@ from gdjax.core.types import Params
 from gdjax.core.values import Call, is_ours
 from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.wrapper import Wrapped
+from gdjax.transforms.averaging import lookahead
 
 
 class Part(NamedTuple):
@@ -94,7 +95,8 @@ class _Walker:
         elif call is not None and hasattr(owner := owner_of(tx), "inner_factory"):
             yield from self.injected(owner, call, tree, groups)
         elif call is not None and call.factory is masked:
-            yield from self.masked(call, tree, groups)
+            parts = self.masked(call, tree, groups)
+            yield from (part._replace(name="freeze") for part in parts) if calls[0].factory is freeze else parts
         elif call is not None and call.factory is grouped:
             yield from self.grouped(calls, tree, groups)
         else:
@@ -104,8 +106,8 @@ class _Walker:
             known = call is not None and (is_ours(call.factory) or inner is not None)
             if name not in ("from_optax", "identity"):
                 yield Part(name, label, None, _numbers(calls), self.seen(tree), groups, known)
-            if inner is not None:  # lookahead's own parameters hold those that the transform inside sees
-                yield from self.parts(inner, getattr(tree, "fast", tree), groups)
+            if inner is not None:
+                yield from self.parts(inner, tree, groups)
 
     def rule(self, rule: Leafwise, name: str, tree: Any, groups: tuple[str, ...]) -> Part:
         seen = self.seen(tree)
@@ -157,6 +159,12 @@ class _Walker:
 def calls_of(tx: Any) -> tuple[Call, ...]:
     """The calls that made a transform of this library, the outermost first; none for any other."""
     return getattr(value_of(getattr(tx, "update", None)), "calls", ())
+
+
+def is_lookahead(tx: Any) -> bool:
+    """Whether a transform takes fast and slow parameters together."""
+    calls = calls_of(tx)
+    return bool(calls) and calls[0].factory is lookahead
 
 
 def owner_of(tx: Any) -> Any:
