@@ -10,6 +10,7 @@ from gdjax.core import misuse
 from gdjax.core.types import Schedule
 from gdjax.core.values import Call, is_ours, of_plain_dict
 from gdjax.inspection.walk import calls_of
+from gdjax.schedules.decay import constant_schedule
 
 # Their first updates are not those of the optimizer inside: they are 0, go up the gradient, or are of other parameters.
 _LEFT_OUT = "MultiSteps", "sam", "lookahead"
@@ -40,7 +41,8 @@ def _changed(name: str, x: Any, steps: int) -> Any:
     if misuse.is_transform(x):
         return at_largest_rates(x, steps)
     if name in _RATES and callable(x):
-        return _largest(x, steps)
+        largest = _largest(x, steps)
+        return constant_schedule(largest) if name == "step_size_fn" else largest
     if of_plain_dict(x) or isinstance(x, Mapping):
         new = {k: _changed("", y, steps) for k, y in x.items()}
         return x if all(new[k] is x[k] for k in x) else new

@@ -27,7 +27,7 @@ class Checked(NamedTuple):
 
     path: str
     dtype: str
-    largest: float | None  # the largest |w|; None where the leaf takes no gradient, and so in the next three
+    largest: float | None  # the largest |w|; None where nothing is measured, and so in the next three
     spacing: float | None  # between it and the next number of the dtype
     update: float | None  # the root mean square of the first update
     unmoved: float | None  # the share of weights that the update leaves as they are, in %
@@ -98,7 +98,8 @@ def _like(params: Params, shapes: Any) -> Updates:
             return None
         p = numerics.widen(jnp.asarray(p), numerics.widest_real(p))
         rms = jnp.sqrt(jnp.mean(numerics.abs_sq(p))) if p.size else jnp.ones((), p.real.dtype)
-        return (jnp.where(rms > 0, rms, 1) * jax.random.normal(key, x.shape, p.dtype)).astype(x.dtype)
+        size = jnp.where(rms > 0, rms, 1).astype(p.dtype)
+        return (size * jax.random.normal(key, x.shape, p.dtype)).astype(x.dtype)
 
     ps = structure.flatten_up_to(params)
     return structure.unflatten([one(k, x, p) for k, x, p in zip(keys, trained, ps, strict=True)])
@@ -112,7 +113,8 @@ def _measured(p: Array, u: Array, new: Array) -> list[Array]:
 
 def _row(path: str, x: Any, measured: Any) -> Checked:
     if measured is None:
-        return Checked(path, str(x.dtype), None, None, None, None, "takes no gradient")
+        verdict = "is empty" if 0 in x.shape else "takes no gradient"
+        return Checked(path, str(x.dtype), None, None, None, None, verdict)
     largest, update, share = (float(m) for m in measured)
     unmoved, spacing = 100 * share, _spacing(largest, x.dtype)
     if not math.isfinite(update) or not math.isfinite(largest):

@@ -82,11 +82,13 @@ def _fields(row: Any) -> Mapping[str, Any]:
 
 
 def _is_number(x: Any) -> bool:
+    x = _plain(x)
     return x is None or not isinstance(x, bool) and isinstance(x, int | float)
 
 
 def _text(x: Any) -> str:
     """A cell: four digits of a float, thousands of an int apart; nothing for None."""
+    x = _plain(x)
     if x is None:
         return ""
     if isinstance(x, bool):
@@ -94,3 +96,8 @@ def _text(x: Any) -> str:
     if isinstance(x, int):
         return f"{x:,}"
     return f"{x:.4g}" if isinstance(x, float) else str(x)
+
+
+def _plain(x: Any) -> Any:
+    """A number of NumPy or JAX as Python's; anything else as it is."""
+    return x.item() if getattr(x, "shape", None) == () and hasattr(x, "item") else x
