@@ -57,13 +57,11 @@ def _needs_rate(part: Part) -> bool:
 
 
 def late_clip(parts: Sequence[Part]) -> tuple[str, str] | None:
-    """A clip and the direction before it; not one that is part of a method, as in Adafactor."""
+    """A clip and the direction before it: the last rule that keeps a state for each leaf."""
     for i, part in enumerate(parts):
         before = [p for p in parts[:i] if p.rule is not None and p.rule.slots and p.name != "zero_nans"]
         if _CLIPS.match(part.name) and before:
-            direction = before[-1]
-            if not (part.label == direction.label and part.label.startswith("gdjax.")):
-                return part.name, direction.name
+            return part.name, before[-1].name
     return None
 
 
