@@ -55,6 +55,13 @@ def test_the_largest_weights_alone():
     assert np.isclose(row.unmoved, 10) and row.verdict == "the largest weights stay"
 
 
+@pytest.mark.parametrize("largest", [1.0, 1.5, 3.0, 0.3, 1e-6])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_spacing(dtype: str, largest: float):
+    (row,) = check_numerics(gdjax.adam(0.1), {"w": jnp.array([0.0, -largest], dtype)})
+    assert row.spacing == pytest.approx(float(np.spacing(np.array(largest, dtype))), rel=1e-6)
+
+
 SCHEDULE = gdjax.join_schedules([gdjax.linear_schedule(0.0, 0.1, 100), gdjax.constant_schedule(1e-6)], [101])
 
 

@@ -215,6 +215,8 @@ def test_rates():
         gdjax.chain(gdjax.adam(0.1), gdjax.scale(0.5)),
         gdjax.scale_by_schedule(gdjax.constant_schedule(-0.1)),
         gdjax.cocob(),
+        gdjax.scale_by_cocob(),
+        gdjax.normalize_by_update_norm(-0.1),
         gdjax.rprop(0.1),
     ):
         assert explain(fine, P).warnings == ()

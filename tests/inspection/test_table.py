@@ -49,6 +49,7 @@ def test_html_escapes():
     shown = TABLE._repr_html_()
     assert shown.count("<tr>") == 3 and "<th>frozen</th>" in shown and "<td>12,345</td>" in shown
     assert "b &lt;is&gt; frozen" in shown and "<is>" not in shown
+    assert "<td>&lt;b&gt;</td>" in Table([{"name": "<b>"}])._repr_html_()
 
 
 def test_rows_may_be_dicts():
