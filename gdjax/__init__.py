@@ -51,6 +51,10 @@ from gdjax.core.codec import Codec
 from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_optax
 from gdjax.core.types import OptState, Params, ScalarOrSchedule, Schedule, TransformInitFn, TransformUpdateFn, Updates
 from gdjax.core.updates import apply_updates, incremental_update, periodic_update
+from gdjax.inspection.explain import explain
+from gdjax.inspection.numerics import check_numerics
+from gdjax.inspection.table import Table
+from gdjax.inspection.tabulate import state_bytes, tabulate
 from gdjax.lift.codecs import bfloat16_with_error
 from gdjax.lift.leafwise import Hyper, ScaleByScheduleState, ScheduledState, leafwise
 from gdjax.lift.slots import (
@@ -260,21 +264,21 @@ __all__ = [
     "ScaleByScheduleState", "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState",
     "ScaleByZoomLinesearchState", "ScaleState", "Schedule", "ScheduleFreeState", "ScheduledState", "Shared",
     "ShouldSkipUpdateFunction", "SnapshotState", "SophiaState", "SplitRealAndImaginaryState", "Stage",
-    "StatefulSchedule", "Stored", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn",
-    "Updates", "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState",
-    "ZoomLinesearchInfo",
+    "StatefulSchedule", "Stored", "Table", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn",
+    "TransformUpdateFn", "Updates", "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState",
+    "ZeroNansState", "ZoomLinesearchInfo",
     "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
     "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad", "apply_every",
     "apply_if_finite", "apply_updates", "assignment", "bfloat16_with_error", "bias_correction", "bounded",
     "cautious",
     "centralize", "chain",
-    "check_gradients", "clip", "clip_by_block_rms", "clip_by_global_norm", "cocob", "conditionally_mask",
-    "conditionally_transform", "constant_schedule", "contrib", "convex_kl_divergence", "cosine_decay_schedule",
-    "cosine_distance", "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs",
-    "cyclic_schedule",
+    "check_gradients", "check_numerics", "clip", "clip_by_block_rms", "clip_by_global_norm", "cocob",
+    "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib", "convex_kl_divergence",
+    "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss",
+    "ctc_loss_with_forward_probs", "cyclic_schedule",
     "dadapt_adamw", "differentially_private_aggregate", "dog", "dowg", "dpsgd", "ema", "escape_saddles",
-    "experimental", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax", "fromage", "galore",
-    "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
+    "experimental", "explain", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax", "fromage",
+    "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
     "hutchinson_estimator_diag_hessian", "identity", "in_stacks", "incremental_update", "init_empty_state",
     "initial_parameter", "inject_hyperparams", "inverse_root",
     "inject_stateful_hyperparams", "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative",
@@ -301,8 +305,8 @@ __all__ = [
     "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite",
     "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
-    "sophia", "split_real_and_imaginary", "squared_error", "state_from_optax", "state_sharding", "state_to_optax",
-    "stateless", "stateless_with_tree_map", "to_optax", "trace",
+    "sophia", "split_real_and_imaginary", "squared_error", "state_bytes", "state_from_optax", "state_sharding",
+    "state_to_optax", "stateless", "stateless_with_tree_map", "tabulate", "to_optax", "trace",
     "transform", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
     "update_infinity_moment", "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state",
     "warmup_constant_schedule", "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule",

@@ -37,6 +37,8 @@ transforms/functions transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*
 optimizers/adam optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/*
 training/differences training/gradients second_order projections/parts projections/* losses/parts losses/*
+inspection/table inspection/walk inspection/traced inspection/owners inspection/cautions inspection/explain
+inspection/tabulate inspection/largest inspection/numerics inspection/*
 assignment perturbations microbatching training/progress training/objective training/loop
 experimental/aggregators experimental/variance experimental/*
 contrib tree_utils __init__

@@ -14,7 +14,7 @@ from tests.trees import assert_close
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = ROOT / "docs" / "devices.md"
-GUIDES = ["write_a_rule", "write_a_wrapper", "write_a_matrix_method"]
+GUIDES = ["write_a_rule", "write_a_wrapper", "write_a_matrix_method", "inspect"]
 sharding = jax.sharding
 P = sharding.PartitionSpec
 on_meshes = pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
@@ -25,6 +25,18 @@ def programs(page: Path) -> list[Any]:
     text = page.read_text("utf-8")
     found = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [compile("\n" * text[: x.start(1)].count("\n") + x[1], str(page), "exec") for x in found]
+
+
+def printed(page: Path) -> list[str]:
+    """For each program of a page what it says that the program prints: the next block of text, if one comes before the
+    next program."""
+    blocks = re.findall(r"^```(python|text)\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    after = [*blocks[1:], ("", "")]
+    return [
+        text if then == "text" else ""
+        for (kind, _), (then, text) in zip(blocks, after, strict=True)
+        if kind == "python"
+    ]
 
 
 def test_readme():
@@ -43,11 +55,13 @@ def test_readme():
 
 
 @pytest.mark.parametrize("guide", GUIDES)
-def test_the_guides(guide: str):
+def test_the_guides(guide: str, capsys: pytest.CaptureFixture[str]):
     names: dict[str, Any] = {}
+    page = ROOT / "docs" / f"{guide}.md"
     with relaxed():  # a guide for wrappers has one around Optax's Adam
-        for program in programs(ROOT / "docs" / f"{guide}.md"):
+        for program, text in zip(programs(page), printed(page), strict=True):
             exec(program, names)
+            assert not text or capsys.readouterr().out == text
 
 
 TREE = {"a": jnp.arange(1.0, 13.0).reshape(3, 4) / 4, "b": jnp.ones(2)}

@@ -140,6 +140,15 @@ class _Params:
         return cls()
 
 
+def placeholder() -> Any:
+    """What stands for a whole tree of parameters: `init` of it shows where in a state such trees are."""
+    return _Params()
+
+
+def is_placeholder(x: Any) -> bool:
+    return isinstance(x, _Params)
+
+
 def map_params(
     initable: Any,
     f: Callable[..., Any],

@@ -1,0 +1,78 @@
+"""What about an optimizer is probably a mistake."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gdjax.combine.chain import flips
+from gdjax.inspection.walk import Part, short
+
+_MATRIX_METHODS = frozenset("muon galore shampoo soap".split())
+_NO_MATRIX = re.compile(r"(^|[/_.])(emb|embed\w*|wte|wpe)([/_.]|$)|bias(es)?$", re.IGNORECASE)
+_TALL_NO_MATRIX = re.compile(r"tok|vocab|lookup|table|head|emb|position", re.IGNORECASE)  # if also far from square
+_FAR_FROM_SQUARE = 8
+_COMPLETE = frozenset({"cocob", "normalize_by_update_norm"})  # rules that turn the sign, or may
+_CLIPS = re.compile(r"clip|adaptive_grad_clip|unitwise")
+
+
+def cautions(rows: Sequence[Any], parts: Sequence[Part]) -> Iterator[str]:
+    """Sentences about the rows of `explain` and the parts that they come from."""
+    mine = [[part for part in parts if i in part.leaves] for i in range(len(rows))]
+    live = [(row, ps) for row, ps in zip(rows, mine, strict=True) if not row.frozen]
+    same = [row.path for row, _ in live if row.why.startswith("no step")]
+    yield from _of(
+        same, "the gradient of {} is added to it as it is, and goes up: no step changes it; to hold it fixed use freeze"
+    )
+    moved = [(row, ps) for row, ps in live if row.path not in same]
+    yield from _rates(moved)
+    late = {found for _, ps in moved if (found := late_clip(ps))}
+    for clip, direction in sorted(late):
+        yield f"{clip} comes after {direction}: it limits the step; put it first to limit the gradient"
+    for row, ps in moved:
+        method = next((part.name for part in ps if part.name in _MATRIX_METHODS), None)
+        if method and len(row.shape) > 1 and (why := no_matrix(row.path, row.shape)):
+            yield f"{method} takes {row.path} for a matrix, and it looks like {why}; give it to Adam, with partition"
+
+
+def _rates(moved: Sequence[Any]) -> Iterator[str]:
+    rates = lambda ps: sum(part.rule is not None and flips(part.rule) for part in ps)  # noqa: E731
+    yield from _of(
+        [row.path for row, ps in moved if rates(ps) > 1],
+        "two learning rates or more for {}: each multiplies by -1; keep one, and multiply by further ones with scale",
+    )
+    up = [row.path for row, ps in moved if rates(ps) < 2 and str(row.rate).removeprefix("schedule: ").startswith("-")]
+    yield from _of(up, "the rate of {} is negative: its updates go up the gradient")
+    none = [row.path for row, ps in moved if row.rate is None and _is_direction_alone(ps)]
+    yield from _of(none, "no learning rate for {}: end with scale_by_learning_rate, which multiplies by -1")
+
+
+def _is_direction_alone(parts: Sequence[Part]) -> bool:
+    """Whether all parts are rules that a learning rate must follow, such as `scale_by_adam`."""
+    return bool(parts) and all(part.rule is not None and _needs_rate(part) for part in parts)
+
+
+def _needs_rate(part: Part) -> bool:
+    name = part.label.removeprefix("gdjax.")
+    return name != part.label and short(name) == part.name and part.name not in _COMPLETE
+
+
+def late_clip(parts: Sequence[Part]) -> tuple[str, str] | None:
+    """A clip and the direction before it: the last rule that keeps a state for each leaf."""
+    for i, part in enumerate(parts):
+        before = [p for p in parts[:i] if p.rule is not None and p.rule.slots and p.name != "zero_nans"]
+        if _CLIPS.match(part.name) and before:
+            return part.name, before[-1].name
+    return None
+
+
+def no_matrix(path: str, shape: Sequence[int]) -> str:
+    """What a leaf looks like that is no matrix of a linear map; empty where it may be one."""
+    tall = max(shape) > _FAR_FROM_SQUARE * max(min(shape), 1)
+    if re.search(r"bias(es)?$", path, re.IGNORECASE):
+        return "a stack of biases"
+    return "an embedding" if _NO_MATRIX.search(path) or tall and _TALL_NO_MATRIX.search(path) else ""
+
+
+def _of(paths: Sequence[str], sentence: str) -> Iterator[str]:
+    if paths:
+        yield sentence.format(", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else ""))

@@ -1,0 +1,173 @@
+"""What an optimizer does to each leaf of the parameters, and what about it is probably a mistake."""
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from gdjax.combine.chain import flips
+from gdjax.combine.paths import path_of, paths_of
+from gdjax.core import base
+from gdjax.core.skipped import is_skipped
+from gdjax.core.types import Params, Transform
+from gdjax.inspection import owners, traced
+from gdjax.inspection.cautions import cautions
+from gdjax.inspection.table import Table
+from gdjax.inspection.walk import Part, calls_of, is_lookahead, shapes_of, walk, wrapped_by
+
+LABEL = "gdjax.explain"
+# The parts that multiply an update by a number, and the names of the number; the arguments that are a decay.
+_FACTORS: Mapping[str, str] = {"rate": "learning_rate", "scale": "step_size", "schedule": "step_size_fn"}
+_ALONE = frozenset({"gdjax.scale", "gdjax.scale_by_schedule", "gdjax.scale_by_learning_rate"})
+_FREEZE = "set_to_zero", "freeze"
+_DECAYS = "weight_decay", "weight_decay_rate"
+
+
+class Explained(NamedTuple):
+    """A row of `explain`."""
+
+    path: str
+    shape: tuple[int, ...] | None
+    dtype: str
+    group: str  # the label of `partition`
+    steps: str  # what its gradient goes through, in this order
+    rate: float | str | None  # at the first step
+    decay: float | str | None
+    state_bytes: int
+    frozen: bool  # whether its update is always 0
+    why: str  # why it is not updated, or not as one may think; empty where all is well
+
+
+def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
+    """What `tx` does to each leaf of `params`, without doing it: a table with a row for each leaf.
+
+    It answers why a leaf is not updated, in the column `why`: it is frozen, its rate is 0 at the first step, no step
+    sees it. The columns are the fields of `Explained`. The rate is the product of all factors of the first update, with
+    the sign of a descent: a negative one goes up the gradient.
+
+    Args:
+      tx: any transform. Those of another library, and functions, are shown by their names alone.
+      params: arrays, or shapes as of `jax.ShapeDtypeStruct`. No array is made. Of `LookaheadParams` the fast ones.
+      **extra_args: those that `update` cannot do without, for instance `value=1.0`.
+
+    Returns:
+      A `Table`. Its `warnings` tell of groups without leaves, of masks that are False everywhere, of two learning rates
+      or none, of clipping that comes after the direction, of a matrix method for an embedding or a stack of biases, and
+      of gradients that are added to the parameters as they are.
+
+    Raises:
+      TypeError: tx is no transform; a leaf is neither an array nor a number.
+      ValueError: params is None; whatever `init` raises.
+    """
+    base.check_transform(LABEL, "tx", tx)
+    if is_lookahead(tx):
+        params = getattr(params, "fast", params)  # the slow ones get no gradient
+    shapes = shapes_of(LABEL, params)
+    state = owners.state_of(tx, shapes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # masks and labels warn when the state is made
+        parts, notes = walk(tx, shapes)
+        fates, untold = _fates(tx, shapes, state, parts, extra_args)
+    size = Counter[int]()
+    for x in owners.held(tx, shapes, state):
+        if x.leaf is not None:
+            size[x.leaf] += owners.bytes_of(x.array)
+    rows = [
+        _row(path, x, [part for part in parts if i in part.leaves], fates.get(i), size[i])
+        for i, (path, x) in enumerate(paths_of(shapes))
+    ]
+    trained = iter(rows)
+    whole = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_skipped)
+    shown = [_missing(path_of(path), x) if is_skipped(x) else next(trained) for path, x in whole]
+    return Table(shown, Explained._fields, [*notes, *untold, *cautions(rows, parts)])
+
+
+def _fates(
+    tx: Any, shapes: Any, state: Any, parts: Sequence[Part], extra_args: dict[str, Any]
+) -> tuple[dict[int, Any], list[str]]:
+    """By the place of a leaf `ZERO`, or "same" where the update is the gradient; and why nothing more is known."""
+    leaves = jax.tree.leaves(shapes)
+    trained = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    try:
+        if is_lookahead(tx):  # its updates are those of two trees
+            tx, state = wrapped_by(calls_of(tx)), state.fast_state
+        found = traced.fates(tx, shapes, state, extra_args)
+    except Exception as e:
+        frozen = [i for part in parts if part.name in _FREEZE for i in part.leaves]
+        text = f"the update cannot be traced; pass the extra arguments that it needs to explain ({e})"
+        return dict.fromkeys(frozen, traced.ZERO), [text]
+    named = {n: "same" if fate == n else fate for n, fate in enumerate(found) if fate in (n, traced.ZERO)}
+    return {trained[n]: fate for n, fate in named.items()}, []
+
+
+def _row(path: str, x: Any, parts: Sequence[Part], fate: Any, size: int) -> Explained:
+    group = "/".join(parts[0].groups) if parts else ""
+    steps = ", ".join(part.name for part in parts)
+    rate, decay = rate_of(parts), _decay_of(parts)
+    trained = jnp.issubdtype(x.dtype, jnp.inexact)
+    frozen = fate == traced.ZERO or not trained
+    why = _why(parts, fate, rate, group) if trained else f"{x.dtype} takes no gradient"
+    return Explained(path, x.shape, str(x.dtype), group, steps, rate, decay, size, frozen, why)
+
+
+def _why(parts: Sequence[Part], fate: Any, rate: Any, group: str) -> str:
+    if fate == traced.ZERO:
+        if frozen := [part.name for part in parts if part.name in _FREEZE]:
+            return f"frozen by {frozen[-1]}" + (f" in the group {group!r}" if group else "")
+        return "its learning rate is 0" if rate == 0 else "its update is always 0"
+    if fate == "same":
+        return "no step changes its gradient, which is added as it is"
+    return "its rate is 0 at the first step" if isinstance(rate, str) and rate.startswith("schedule: 0.0 ") else ""
+
+
+def rate_of(parts: Sequence[Part]) -> float | str | None:
+    """The factor of the first update, above 0 for a descent.
+
+    It is a text where it is a schedule, is traced, or cannot be read ("?"), and None where there is none.
+    """
+    factors = [(part, part.hyper[k]) for part in parts if (k := _FACTORS.get(part.name, "")) in part.hyper]
+    others = [part.hyper.get("learning_rate") for part in parts if part.name not in _FACTORS]
+    own = [x for x in others if x is not None][:1]  # of a method that has its rate in its rule
+    if not factors:
+        return _shown(own[0]) if own else None if all(part.known for part in parts) else "?"
+    used = [x for _, x in factors] + ([] if any(part.name == "rate" for part, _ in factors) else own)
+    numbers = [first(x) for x in used]
+    turns = [part.rule is not None and flips(part.rule) for part, _ in factors]
+    if None in numbers:
+        return "traced"
+    value = -math.prod(x for x in numbers if x is not None) * (-1) ** sum(turns) + 0.0  # no -0
+    labels = {part.label for part, _ in factors}
+    if value < 0 and sum(turns) < 2 and len(labels) == 1 and not labels & _ALONE:
+        value = -value  # the method turns the sign itself, as COCOB does
+    return f"schedule: {_short(value)} ..." if any(map(callable, used)) else value
+
+
+def _decay_of(parts: Sequence[Part]) -> float | str | None:
+    found = [x for part in parts for k in _DECAYS if (x := part.hyper.get(k)) is not None]
+    shown = [x for x in map(_shown, found) if x != 0]
+    return shown[0] if shown else None
+
+
+def _shown(x: Any) -> float | str:
+    number = first(x)
+    return "traced" if number is None else f"schedule: {_short(number)} ..." if callable(x) else number
+
+
+def _short(x: float) -> str:
+    return str(float(f"{x:.4g}"))
+
+
+def first(x: Any) -> float | None:
+    """A number, or a schedule at its first step; None where it is not known yet."""
+    x = x(jnp.zeros((), jnp.int32)) if callable(x) else x
+    return None if isinstance(x, Tracer) else float(x)
+
+
+def _missing(path: str, x: Any) -> Explained:
+    name = "None" if x is None else type(x).__name__
+    return Explained(path, None, "", "", "", None, None, 0, True, f"{name} stands for it: no gradient")

@@ -1,0 +1,59 @@
+"""An optimizer at the largest rate of its schedules."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.core import misuse
+from gdjax.core.types import Schedule
+from gdjax.core.values import Call, is_ours, of_plain_dict
+from gdjax.inspection.walk import calls_of
+from gdjax.schedules.decay import constant_schedule
+
+# Their first updates are not those of the optimizer inside: they are 0, go up the gradient, or are of other parameters.
+_LEFT_OUT = "MultiSteps", "sam", "lookahead"
+_RATES = "learning_rate", "adam_learning_rate", "step_size_fn"
+
+
+def at_largest_rates(tx: Any, steps: int) -> Any:
+    """`tx` made again with the largest rate, in the first `steps` steps, in the place of each schedule of a rate.
+
+    `MultiSteps`, `sam` and `lookahead` are replaced by the optimizer inside. What is of another library stays.
+    """
+    calls = calls_of(tx)
+    if not calls:
+        return tx
+    call: Call = calls[0]
+    if is_ours(call.factory) and call.name in _LEFT_OUT:
+        return at_largest_rates(next(iter(call.arguments.values())), steps)
+    arguments = {name: _changed(name, x, steps) for name, x in call.arguments.items()}
+    if all(arguments[name] is x for name, x in call.arguments.items()):
+        return tx
+    bound = inspect.signature(call.factory).bind_partial()
+    bound.arguments.update(arguments)
+    return call.factory(*bound.args, **bound.kwargs)
+
+
+def _changed(name: str, x: Any, steps: int) -> Any:
+    """An argument, with what is inside it; the same object where nothing changes."""
+    if misuse.is_transform(x):
+        return at_largest_rates(x, steps)
+    if name in _RATES and callable(x):
+        largest = _largest(x, steps)
+        return constant_schedule(largest) if name == "step_size_fn" else largest
+    if of_plain_dict(x) or isinstance(x, Mapping):
+        new = {k: _changed("", y, steps) for k, y in x.items()}
+        return x if all(new[k] is x[k] for k in x) else new
+    if type(x) in (tuple, list):
+        new = [_changed("", y, steps) for y in x]
+        return x if all(a is b for a, b in zip(new, x, strict=True)) else type(x)(new)
+    return x
+
+
+def _largest(schedule: Schedule, steps: int) -> float:
+    """The rate of the largest size among some 200 steps, evenly spread, the first and the last among them."""
+    places = sorted({round(i * (steps - 1) / 199) for i in range(200)})
+    rates = [float(schedule(jnp.asarray(i, jnp.int32))) for i in places]
+    return max(rates, key=abs)

@@ -1,0 +1,103 @@
+"""A table: named columns and rows, printed as aligned text."""
+
+import html
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+LABEL = "gdjax.Table"
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Table:
+    """Rows under named columns. It prints as aligned text, and a notebook shows it as an HTML table.
+
+    `table["path"]` is the list of what the rows have under "path"; `len` counts the rows, and a loop goes over them.
+
+    Args:
+      rows: NamedTuples, or dicts from column to value, kept as they are.
+      columns: the columns in their order; by default the fields of the first row. A dict may lack some, which print
+        as nothing. A table without rows needs them.
+      warnings: sentences, printed below the rows.
+
+    Raises:
+      TypeError: a row is neither a NamedTuple nor a dict.
+      ValueError: a row has a column that the table has not.
+      KeyError: (of `table[name]`) there is no such column.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[Any, ...]
+    warnings: tuple[str, ...]
+
+    def __init__(self, rows: Iterable[Any], columns: Iterable[str] | None = None, warnings: Iterable[str] = ()):
+        rows = tuple(rows)
+        for i, row in enumerate(rows):
+            if not (isinstance(row, Mapping) or hasattr(row, "_asdict")):
+                raise TypeError(f"{LABEL}: row {i} is {row!r}, neither a NamedTuple nor a dict")
+        found = tuple(_fields(rows[0]) if rows else ()) if columns is None else tuple(columns)
+        for i, row in enumerate(rows):
+            if unknown := [name for name in _fields(row) if name not in found]:
+                raise ValueError(f"{LABEL}: row {i} has {unknown}, but the columns are {list(found)}")
+        object.__setattr__(self, "columns", found)
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "warnings", tuple(warnings))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rows)
+
+    def __getitem__(self, column: str) -> list[Any]:
+        if column not in self.columns:
+            raise KeyError(f"{LABEL}: no column {column!r}; there are {', '.join(self.columns)}")
+        return [_fields(row).get(column) for row in self.rows]
+
+    def __repr__(self) -> str:
+        lines = [self.columns, *self._shown()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        right = [all(map(_is_number, self[name])) and bool(self.rows) for name in self.columns]
+        padded = [
+            [x.rjust(n) if r else x.ljust(n) for x, n, r in zip(line, widths, right, strict=True)] for line in lines
+        ]
+        padded.insert(1, ["-" * n for n in widths])
+        shown = ["  ".join(line).rstrip() for line in padded]
+        return "\n".join([*shown, *(f"warning: {text}" for text in self.warnings)])
+
+    def _repr_html_(self) -> str:
+        def row(cells: Iterable[str], tag: str) -> str:
+            return f"<tr>{''.join(f'<{tag}>{html.escape(x)}</{tag}>' for x in cells)}</tr>"
+
+        body = "".join(row(cells, "td") for cells in self._shown())
+        notes = "".join(f"<p>warning: {html.escape(text)}</p>" for text in self.warnings)
+        return f"<table><thead>{row(self.columns, 'th')}</thead><tbody>{body}</tbody></table>{notes}"
+
+    def _shown(self) -> list[list[str]]:
+        return [[_text(_fields(row).get(name)) for name in self.columns] for row in self.rows]
+
+
+def _fields(row: Any) -> Mapping[str, Any]:
+    return row if isinstance(row, Mapping) else row._asdict()
+
+
+def _is_number(x: Any) -> bool:
+    x = _plain(x)
+    return x is None or not isinstance(x, bool) and isinstance(x, int | float)
+
+
+def _text(x: Any) -> str:
+    """A cell: four digits of a float, thousands of an int apart; nothing for None."""
+    x = _plain(x)
+    if x is None:
+        return ""
+    if isinstance(x, bool):
+        return "yes" if x else "no"
+    if isinstance(x, int):
+        return f"{x:,}"
+    return f"{x:.4g}" if isinstance(x, float) else str(x)
+
+
+def _plain(x: Any) -> Any:
+    """A number of NumPy or JAX as Python's; anything else as it is."""
+    return x.item() if getattr(x, "shape", None) == () and hasattr(x, "item") else x

@@ -1,0 +1,78 @@
+"""What the traced program of an update shows: which leaves get no update, and which their own gradient."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Jaxpr, Literal
+
+from gdjax.core import base
+
+ZERO = "zero"  # the update is 0 whatever the gradient is
+_ALONE = frozenset("neg abs sign sqrt reshape transpose copy squeeze real imag conj slice rev reduce_sum".split())
+_ZERO_IF_ONE_IS = frozenset(["mul"])
+_ZERO_IF_ALL_ARE = frozenset("add sub add_any max min concatenate dynamic_update_slice".split())
+_KEEPS = frozenset("convert_element_type broadcast_in_dim optimization_barrier reduce_precision pvary pcast".split())
+
+Known = Any  # `ZERO`, the place of a gradient, or None where nothing is known
+
+
+def gradients_like(shapes: Any) -> Any:
+    """The shapes of gradients; None for a leaf that has none: integers, keys."""
+    return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else None, shapes)
+
+
+def fates(tx: Any, shapes: Any, state: Any, extra_args: dict[str, Any]) -> list[Known]:
+    """For each gradient what its update is: `ZERO`, the place of the gradient that it is, or None for anything else.
+
+    Raises:
+      Exception: whatever `update` raises, for instance where an argument is missing that only the program has.
+    """
+    gradients = gradients_like(shapes)
+
+    def update(gs: Any, state: Any, params: Any) -> Any:
+        return jax.tree.leaves(base.call_update(tx, gs, state, params, extra_args)[0])
+
+    jaxpr = jax.make_jaxpr(update)(gradients, state, shapes).jaxpr
+    n = len(jax.tree.leaves(gradients))
+    return _outputs(jaxpr, [*range(n), *[None] * (len(jaxpr.invars) - n)])
+
+
+def _outputs(jaxpr: Jaxpr, inputs: Sequence[Known]) -> list[Known]:
+    known: dict[Any, Known] = dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def of(v: Any) -> Known:
+        if isinstance(v, Literal):
+            return ZERO if jnp.ndim(v.val) == 0 and v.val == 0 else None
+        return known.get(v)
+
+    for equation in jaxpr.eqns:
+        results = _results(equation, [of(v) for v in equation.invars])
+        known.update(zip(equation.outvars, results, strict=True))
+    return [of(v) for v in jaxpr.outvars]
+
+
+def _results(equation: Any, operands: list[Known]) -> list[Known]:
+    name, unknown = equation.primitive.name, [None] * len(equation.outvars)
+    zeros = [x == ZERO for x in operands]
+    if name == "cond":
+        branches = [_inside(branch, operands[1:]) for branch in equation.params["branches"]]
+        return [xs[0] if all(x == xs[0] for x in xs) else None for xs in zip(*branches, strict=True)]
+    if name in _KEEPS and len(operands) == len(unknown):
+        return operands
+    if name in _ALONE and zeros[0] or name in _ZERO_IF_ONE_IS and any(zeros) or name in _ZERO_IF_ALL_ARE and all(zeros):
+        return [ZERO] * len(unknown)
+    if name == "select_n":
+        return [operands[1] if all(x == operands[1] for x in operands[1:]) else None]
+    if name in ("add", "sub", "add_any") and zeros[1]:
+        return [operands[0]]
+    if name == "div" and zeros[0]:
+        return [ZERO]
+    inside = next((x for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if (x := equation.params.get(k)) is not None), None)
+    called = name in ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat")
+    return _inside(inside, operands) if called and inside is not None else unknown
+
+
+def _inside(jaxpr: Any, operands: list[Known]) -> list[Known]:
+    return _outputs(getattr(jaxpr, "jaxpr", jaxpr), operands)

@@ -1,0 +1,196 @@
+"""Taking an optimizer apart: its parts in order, and which leaves of the parameters reach each."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax.combine.chain import Chain
+from gdjax.combine.groups import grouped, partition
+from gdjax.combine.inject import WrappedSchedule
+from gdjax.combine.masking import MaskedLeafwise, freeze, hide, mask_of, masked
+from gdjax.core import base, misuse
+from gdjax.core.base import set_to_zero
+from gdjax.core.closures import value_of
+from gdjax.core.skipped import is_skipped
+from gdjax.core.types import Params
+from gdjax.core.values import Call, is_ours
+from gdjax.lift.leafwise import Leafwise
+from gdjax.lift.wrapper import Wrapped
+from gdjax.transforms.averaging import lookahead
+
+
+class Part(NamedTuple):
+    """A part of an optimizer that is not taken apart further."""
+
+    name: str  # "clip_by_global_norm", "adam", "rate"; of another library with its name, "optax.adam"
+    label: str  # the name under which it reports errors: that of the optimizer that it is part of
+    rule: Leafwise | None  # None where it is no rule
+    hyper: Mapping[str, Any]  # numbers and schedules, as far as they can be read
+    leaves: frozenset[int]  # the places, in the tree of parameters, of the leaves that it changes
+    groups: tuple[str, ...]  # the labels of `partition` around it
+    known: bool = True  # whether it is of this library: any other may hold anything
+
+
+class Walk(NamedTuple):
+    """The parts in the order in which an update goes through them, and what is odd about the masks and groups.
+
+    A wrapper whose rule changes the update comes after what it wraps, any other wrapper before it.
+    """
+
+    parts: tuple[Part, ...]
+    notes: tuple[str, ...]
+
+
+def shapes_of(label: str, params: Params) -> Any:
+    """The tree with a shape for each leaf, a different object each. None and `MaskedNode` stay.
+
+    Raises:
+      ValueError: params is None.
+      TypeError: a leaf is neither an array nor a number.
+    """
+    if params is None:
+        raise ValueError(f"{label}: params is None; pass the tree of parameters")
+
+    def shape(path: Any, p: Any) -> Any:
+        if not (hasattr(p, "dtype") or isinstance(p, bool | int | float | complex)):
+            where = f"params{jax.tree_util.keystr(path)}"
+            raise TypeError(
+                f"{label}: {where} is {type(p).__name__}, not an array: keep only the arrays of a model, "
+                "for instance eqx.filter(model, eqx.is_inexact_array)"
+            )
+        dtype = getattr(p, "dtype", type(p))
+        extended = jnp.issubdtype(dtype, jax.dtypes.extended)  # a PRNG key
+        return jax.ShapeDtypeStruct(np.shape(p), dtype if extended else jax.dtypes.canonicalize_dtype(dtype))
+
+    return jax.tree_util.tree_map_with_path(shape, params)
+
+
+def walk(tx: Any, shapes: Any) -> Walk:
+    """The parts of `tx`, for the tree of `shapes_of`."""
+    walker = _Walker(jax.tree.leaves(shapes))
+    parts = tuple(walker.parts(tx, shapes, ()))
+    return Walk(parts, tuple(dict.fromkeys(walker.notes)))
+
+
+class _Walker:
+    def __init__(self, leaves: list[Any]):
+        self.leaves = leaves  # alive, so that no other object gets the identity of one
+        self.places = {id(x): i for i, x in enumerate(leaves)}
+        self.notes: list[str] = []
+
+    def parts(self, tx: Any, tree: Any, groups: tuple[str, ...]) -> Iterator[Part]:
+        part, calls = base.part_of(tx), calls_of(tx)
+        call = calls[-1] if calls else None  # the innermost tells what runs: of freeze(...) it is masked(...)
+        if isinstance(part, Chain):
+            for inner in part.parts:
+                yield from self.parts(inner, tree, groups)
+        elif isinstance(part, Wrapped):
+            yield from self.parts(part.tx, tree, groups)
+            yield self.rule(part.own, part.label.removeprefix("gdjax."), tree, groups)
+        elif isinstance(part, Leafwise):
+            yield self.rule(part, short(part.rule.__name__), tree, groups)
+        elif call is not None and hasattr(owner := owner_of(tx), "inner_factory"):
+            yield from self.injected(owner, call, tree, groups)
+        elif call is not None and call.factory is masked:
+            parts = self.masked(call, tree, groups)
+            yield from (part._replace(name="freeze") for part in parts) if calls[0].factory is freeze else parts
+        elif call is not None and call.factory is grouped:
+            yield from self.grouped(calls, tree, groups)
+        else:
+            inner = wrapped_by(calls)
+            name = call.name if call is not None else described(tx)
+            label = base.label_of(call) if call is not None else name
+            known = call is not None and (is_ours(call.factory) or inner is not None)
+            if name not in ("from_optax", "identity"):
+                yield Part(name, label, None, _numbers(calls), self.seen(tree), groups, known)
+            if inner is not None:
+                yield from self.parts(inner, tree, groups)
+
+    def rule(self, rule: Leafwise, name: str, tree: Any, groups: tuple[str, ...]) -> Part:
+        seen = self.seen(tree)
+        if isinstance(rule, MaskedLeafwise):
+            leaves = jax.tree.leaves(tree, is_leaf=is_skipped)
+            chosen = [x for x, sees in zip(leaves, rule.sees(tree) or (), strict=True) if sees]
+            if seen and not (seen := self.seen(chosen)):
+                self.notes.append(f"the mask of {name} is False everywhere: it does nothing")
+        return Part(name, rule.label, rule, rule.hyper, seen, groups)
+
+    def seen(self, tree: Any) -> frozenset[int]:
+        return frozenset(self.places[id(x)] for x in jax.tree.leaves(tree) if id(x) in self.places)
+
+    def injected(self, owner: Any, call: Call, tree: Any, groups: tuple[str, ...]) -> Iterator[Part]:
+        """The transform with the arguments that it was given, schedules among them, not those of a state."""
+        schedules = {
+            k: f.schedule_fn if isinstance(f, WrappedSchedule) else f(f.init()) for k, f in owner.schedules.items()
+        }
+        hyper = {**call.arguments, **schedules}
+        factory = owner.inner_factory
+        if is_ours(factory):
+            yield from self.parts(factory(**hyper), tree, groups)
+        else:
+            module = (getattr(factory, "__module__", None) or "").partition(".")[0]
+            name = f"{module}.{getattr(factory, '__name__', 'transform')}"
+            yield Part(name, name, None, hyper, self.seen(tree), groups, known=False)
+
+    def masked(self, call: Call, tree: Any, groups: tuple[str, ...]) -> Iterator[Part]:
+        inner, mask = call.arguments["inner"], call.arguments["mask"]
+        sub = hide(mask_of("gdjax.masked", mask, tree), tree)
+        found = list(self.parts(inner, sub, groups))
+        if self.seen(tree) and not self.seen(sub) and inner != set_to_zero():  # nothing need be frozen
+            names = ", ".join(part.name for part in found) or "a transform"
+            self.notes.append(f"the mask of {names} is False everywhere: it does nothing")
+        yield from found
+
+    def grouped(self, calls: tuple[Call, ...], tree: Any, groups: tuple[str, ...]) -> Iterator[Part]:
+        arguments = calls[-1].arguments
+        transforms, labels = arguments["transforms"], arguments["param_labels"]
+        labels = labels(tree) if callable(labels) else labels
+        by_user = len(calls) > 1 and calls[-2].factory is partition  # muon may well find no vectors
+        for key, inner in transforms.items():
+            sub = hide(jax.tree.map(lambda name, key=key: name == key, labels), tree)
+            if by_user and self.seen(tree) and not self.seen(sub):
+                self.notes.append(f"no leaf is in the group {key!r}")
+            yield from self.parts(inner, sub, (*groups, str(key)))
+
+
+def calls_of(tx: Any) -> tuple[Call, ...]:
+    """The calls that made a transform of this library, the outermost first; none for any other."""
+    return getattr(value_of(getattr(tx, "update", None)), "calls", ())
+
+
+def is_lookahead(tx: Any) -> bool:
+    """Whether a transform takes fast and slow parameters together."""
+    calls = calls_of(tx)
+    return bool(calls) and calls[0].factory is lookahead
+
+
+def owner_of(tx: Any) -> Any:
+    """The object whose methods a transform's functions are, if there is one."""
+    return getattr(getattr(value_of(tx.update), "fn", None), "__self__", None)
+
+
+def wrapped_by(calls: tuple[Call, ...]) -> Any:
+    """The transform that a wrapper was given, the first of several; None where the calls made no wrapper."""
+    return next((x for call in calls for x in call.arguments.values() if misuse.is_transform(x)), None)
+
+
+def short(name: str) -> str:
+    """The name of a rule in a row of steps: "adam" for scale_by_adam, "rate" for the learning rate."""
+    name = name.removeprefix("_").removeprefix("scale_by_").removeprefix("by_")
+    return {"learning_rate": "rate", "belief": "adabelief"}.get(name, name)
+
+
+def described(tx: Any) -> str:
+    """The name of someone else's transform: "optax.scale_by_adam"."""
+    update = tx.update
+    name = getattr(update, "__qualname__", type(tx).__name__).partition(".<locals>")[0]
+    module = (getattr(update, "__module__", None) or "").partition(".")[0]
+    return f"{module}.{name}" if module else name
+
+
+def _numbers(calls: tuple[Call, ...]) -> dict[str, Any]:
+    """What a wrapper or a transform with an update of its own was called with, numbers and schedules."""
+    return {} if not calls else {k: x for k, x in calls[0].arguments.items() if not misuse.is_transform(x)}
