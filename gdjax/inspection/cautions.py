@@ -8,7 +8,10 @@ from gdjax.combine.chain import flips
 from gdjax.inspection.walk import Part, short
 
 _MATRIX_METHODS = frozenset("muon galore shampoo soap".split())
-_NO_MATRIX = re.compile(r"(^|[/_.])(emb|embed\w*|wte|wpe)([/_.]|$)|bias(es)?$", re.IGNORECASE)
+_EMBEDDING = re.compile(r"(^|[/_.])(emb|embed\w*|wte|wpe)([/_.]|$)", re.IGNORECASE)
+_VECTOR = re.compile(
+    r"bias(es)?$|(^|[/_.])(b|scale|gamma|beta)$", re.IGNORECASE
+)  # of two axes where layers are stacked
 _TALL_NO_MATRIX = re.compile(r"tok|vocab|lookup|table|head|emb|position", re.IGNORECASE)  # if also far from square
 _FAR_FROM_SQUARE = 8
 _COMPLETE = frozenset({"cocob", "normalize_by_update_norm"})  # rules that turn the sign, or may
@@ -68,9 +71,9 @@ def late_clip(parts: Sequence[Part]) -> tuple[str, str] | None:
 def no_matrix(path: str, shape: Sequence[int]) -> str:
     """What a leaf looks like that is no matrix of a linear map; empty where it may be one."""
     tall = max(shape) > _FAR_FROM_SQUARE * max(min(shape), 1)
-    if re.search(r"bias(es)?$", path, re.IGNORECASE):
+    if _VECTOR.search(path):
         return "a stack of biases"
-    return "an embedding" if _NO_MATRIX.search(path) or tall and _TALL_NO_MATRIX.search(path) else ""
+    return "an embedding" if _EMBEDDING.search(path) or tall and _TALL_NO_MATRIX.search(path) else ""
 
 
 def _of(paths: Sequence[str], sentence: str) -> Iterator[str]:

@@ -106,7 +106,7 @@ def _fates(
 
 
 def _row(path: str, x: Any, parts: Sequence[Part], fate: Any, size: int) -> Explained:
-    group = "/".join(parts[0].groups) if parts else ""
+    group = "/".join(max((part.groups for part in parts), key=len, default=()))  # a step before `partition` has none
     steps = ", ".join(part.name for part in parts)
     rate, decay = rate_of(parts), _decay_of(parts)
     trained = jnp.issubdtype(x.dtype, jnp.inexact)

@@ -282,3 +282,12 @@ def test_errors():
     # A prefix that does not fit is an error, as it is of `init`.
     with pytest.raises(ValueError, match="the mask is not a prefix"):
         explain(gdjax.masked(gdjax.adam(0.1), {"other": True}), P)
+
+
+def test_the_group_is_told_where_other_steps_come_first():
+    """And stacks of vectors are found under the short names of plain dictionaries."""
+    params = {"w": jnp.ones((2, 4, 4)), "b": jnp.ones((3, 4)), "scale": jnp.ones((3, 4))}
+    rest = gdjax.partition({"all": gdjax.muon(0.1)}, {"w": "all", "b": "all", "scale": "all"})
+    table = gdjax.explain(gdjax.chain(gdjax.clip_by_global_norm(1.0), rest), params)
+    assert [row.group.split("/")[0] for row in table.rows] == ["all"] * 3
+    assert [w.partition(" for a matrix")[0] for w in table.warnings] == ["muon takes b", "muon takes scale"]
