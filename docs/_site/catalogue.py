@@ -47,19 +47,22 @@ PLACES = {
 }  # fmt: skip
 
 TITLES = {
-    "rules/numbers": "Numbers in a rule", "rules/leafwise": "Rules", "rules/wrapper": "Wrappers", "more/optax": "Optax",
-    "rules/slots": "Slots of a state", "rules/stages": "Stages and stacks",
-    "types/annotations": "For annotations", "combine/inject": "Injected hyperparameters", "training/loop": "minimize",
-    "combine/hyperparams": "Hyperparameters in force", "combine/paths": "Leaves by path", "tree/states": "States",
-    "combine/sharding": "State over devices", "losses/ctc": "CTC", "losses/fenchel_young": "Fenchel-Young",
-    "more/aggregating": "Aggregation of gradients", "training/updates": "Applying updates",
-    "transforms/trust_ratio": "Trust ratios", "transforms/unitwise": "Clipping by units", "transforms/decay": "Weight decay",
+    "rules/numbers": "Numbers in a rule", "rules/leafwise": "Rules", "rules/wrapper": "Wrappers",
+    "more/optax": "Optax", "rules/slots": "Slots of a state", "rules/stages": "Stages and stacks",
+    "types/annotations": "For annotations", "combine/inject": "Injected hyperparameters",
+    "training/loop": "minimize", "combine/hyperparams": "Hyperparameters in force",
+    "combine/paths": "Leaves by path", "tree/states": "States", "combine/sharding": "State over devices",
+    "losses/ctc": "CTC", "losses/fenchel_young": "Fenchel-Young", "more/aggregating": "Aggregation of gradients",
+    "training/updates": "Applying updates", "transforms/trust_ratio": "Trust ratios",
+    "transforms/unitwise": "Clipping by units", "transforms/decay": "Weight decay",
     "transforms/functions": "Functions as transforms", "transforms/guards": "Guards and conditions",
-    "transforms/distance": "Distance over gradients", "transforms/plateau": "On a plateau", "combine/chain": "Chains",
-    "transforms/cautious": "Cautious updates", "losses/sigmoid": "Sigmoid cross entropy", "tree/tree_utils": "Older names",
-    "losses/softmax": "Softmax cross entropy", "losses/self_supervised": "Self-supervised", "tree/random": "Random numbers",
+    "transforms/distance": "Distance over gradients", "transforms/plateau": "On a plateau",
+    "combine/chain": "Chains", "transforms/cautious": "Cautious updates", "losses/sigmoid": "Sigmoid cross entropy",
+    "tree/tree_utils": "Older names", "losses/softmax": "Softmax cross entropy",
+    "losses/self_supervised": "Self-supervised", "tree/random": "Random numbers",
     "training/gradients": "Checks of gradients", "projections/planes": "Lines, planes, half-spaces",
-    "projections/balls": "Balls, spheres, the simplex", "linesearch/values": "Values from the state", "types/transforms": "Transforms", "linalg/roots": "Roots and NNLS",
+    "projections/balls": "Balls, spheres, the simplex", "linesearch/values": "Values from the state",
+    "types/transforms": "Transforms", "linalg/roots": "Roots and NNLS",
 }  # fmt: skip
 
 
@@ -84,7 +87,7 @@ class Symbol:
     @property
     def is_state(self) -> bool:
         """A NamedTuple, whose source with its comments says more than a table."""
-        return inspect.isclass(self.obj) and issubclass(self.obj, tuple) and hasattr(self.obj, "_fields")
+        return inspect.isclass(self.obj) and self.obj.__bases__ == (tuple,)
 
     @property
     def is_value(self) -> bool:

@@ -1,18 +1,18 @@
-"""What mkdocs runs: it writes the pages of the reference, adds the pages outside `docs/`, and links the names in text."""
+"""What mkdocs runs: it writes the pages of the reference, adds pages from outside `docs/`, and links names in text."""
 
-import html
 import re
 from pathlib import Path
 from typing import Any
 
 import catalogue
+import diagram
 from catalogue import Symbol
 from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-# Pages and pictures outside `docs/` that a page there links to, by the path from the root; CHANGELOG.md is in the navigation.
+# Pages and pictures from outside `docs/`, by their path from the root.
 OUTSIDE = ("CHANGELOG.md", "benchmarks/README.md", "benchmarks/results/*.md", "benchmarks/results/*.png")
 OWN_TITLE = "\n    options:\n      heading_level: 1"
 
@@ -113,6 +113,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links out of `docs/` become links to where the site has these pages; what it has not becomes plain text."""
+    markdown = re.sub(r"^```mermaid\n(.*?)^```$", lambda found: diagram.svg(found[1]), markdown, flags=re.M | re.S)
     depth = page.file.src_uri.count("/")
     if page.file.src_uri.startswith(("api/", "benchmarks/")) or page.file.src_uri == "CHANGELOG.md":
         return markdown
@@ -121,10 +122,18 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 # Code in text, but in no link, heading or block of code.
-PARTS = re.compile(r"(<pre.*?</pre>|<a\b.*?</a>|<h[1-6].*?</h[1-6]>)|<code>([\w.]+)</code>", re.DOTALL)
+PARTS = re.compile(r"(<pre.*?</pre>|<a\b.*?</a>|<h[1-6].*?</h[1-6]>)|<code>([\w.]+)(\([^<]*\))?</code>", re.DOTALL)
 CONTENTS = '<div class="doc doc-contents first">'
 # Words that are names of gdjax, and far more often something else in a text.
 ORDINARY = {"trace", "scale", "transform", "clip", "ema"}
+
+
+CELLS = re.compile(r"<td.*?</td>", re.DOTALL)
+
+
+def _breakable(cell: re.Match[str]) -> str:
+    """Long names in a table break at their underscores."""
+    return re.sub(r"<code>[^<]*</code>", lambda code: code[0].replace("_", "_<wbr>"), cell[0])
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
@@ -133,12 +142,12 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
     def link(found: re.Match[str]) -> str:
         name = (found[2] or "").removeprefix("gdjax.")
         target = catalogue.page_of_name().get(name)
-        if found[1] or not target or (name in ORDINARY and name == found[2]):
+        if found[1] or not target or (name in ORDINARY and name == found[2] and not found[3]):
             return found[0]
         where, symbol = target
         url = get_relative_url(f"api/{where}/", page.url)
-        return f'<a href="{url}#gdjax.{symbol.name}"><code>{html.escape(found[2])}</code></a>'
+        return f'<a href="{url}#gdjax.{symbol.name}"><code>{found[2]}{found[3] or ""}</code></a>'
 
     picture = _picture(page.file.src_uri.removeprefix("api/").removesuffix(".md"))
     content = content.replace(CONTENTS, CONTENTS + picture, 1).replace("::</p>", ":</p>")
-    return PARTS.sub(link, content)
+    return CELLS.sub(_breakable, PARTS.sub(link, content))
