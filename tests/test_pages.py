@@ -29,7 +29,7 @@ def programs(page: Path) -> list[Any]:
 
 
 def test_readme():
-    ten_lines, own_rule = programs(ROOT / "README.md")
+    ten_lines, groups, own_rule = programs(ROOT / "README.md")
     names: dict[str, Any] = {}
     with relaxed():
         exec(ten_lines, names)
@@ -37,6 +37,11 @@ def test_readme():
         for _ in range(20):
             params, state = names["step"](params, state)
         assert names["loss"](params) < names["loss"](names["params"])
+    names = {"gdjax": gdjax}
+    exec(groups, names)
+    leaves = {"embed": jnp.ones((4, 3)), "dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
+    updates, _ = names["tx"].update(leaves, names["tx"].init(leaves), leaves)
+    assert (updates["embed"] == 0).all() and (updates["dense"]["bias"] < 0).all()
     names = {"NamedTuple": NamedTuple, "Any": Any, "gdjax": gdjax, "jnp": jnp}
     exec(own_rule, names)
     tx, g = names["tx"], jnp.array([2.0, -3.0, 0.0])

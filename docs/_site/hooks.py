@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 # Pages and pictures from outside `docs/`, by their path from the root.
 OUTSIDE = ("CHANGELOG.md", "benchmarks/README.md", "benchmarks/results/*.md", "benchmarks/results/*.png")
+MADE = ("CHANGELOG.md", "benchmarks/about.md")
 OWN_TITLE = "\n    options:\n      heading_level: 1"
 
 
@@ -27,7 +28,7 @@ def _exists(entry: Any) -> bool:
     if isinstance(target, list):
         target[:] = [x for x in target if _exists(x)]
         return bool(target)
-    return target.startswith("api/") or (DOCS / target).is_file() or (ROOT / target).is_file()
+    return target.startswith("api/") or (DOCS / target).is_file() or target in MADE
 
 
 def on_config(config: Any) -> Any:
@@ -107,7 +108,8 @@ def on_files(files: Any, config: Any) -> Any:
         files.append(File.generated(config, name, content=text))
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
-            files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+            name = path.relative_to(ROOT).as_posix().replace("README", "about")  # a README would head its section
+            files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 
 
@@ -118,6 +120,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri.startswith(("api/", "benchmarks/")) or page.file.src_uri == "CHANGELOG.md":
         return markdown
     markdown = re.sub(r"\]\(\.\./(benchmarks/|CHANGELOG)", "](" + "../" * depth + r"\1", markdown)
+    markdown = markdown.replace("benchmarks/README.md)", "benchmarks/about.md)")
     return re.sub(r"\[([^\]]+)\]\(\.\./(?:examples|tests|gdjax)/[^)]*\)", r"\1", markdown)
 
 
