@@ -114,14 +114,23 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links out of `docs/` become links to where the site has these pages; what it has not becomes plain text."""
-    markdown = re.sub(r"^```mermaid\n(.*?)^```$", lambda found: diagram.svg(found[1]), markdown, flags=re.M | re.S)
-    depth = page.file.src_uri.count("/")
-    if page.file.src_uri.startswith(("api/", "benchmarks/")) or page.file.src_uri == "CHANGELOG.md":
+    """Makes of a page as GitHub shows it one that mkdocs shows alike."""
+    if page.file.src_uri.startswith("api/"):
         return markdown
-    markdown = re.sub(r"\]\(\.\./(benchmarks/|CHANGELOG)", "](" + "../" * depth + r"\1", markdown)
-    markdown = markdown.replace("benchmarks/README.md)", "benchmarks/about.md)")
-    return re.sub(r"\[([^\]]+)\]\(\.\./(?:examples|tests|gdjax)/[^)]*\)", r"\1", markdown)
+    # Code is left as it is; what stands between is text.
+    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.M | re.S)
+    parts[::2] = [_text(part) for part in parts[::2]]
+    return re.sub(r"^```mermaid\n(.*?)^```$", lambda x: diagram.svg(x[1]), "".join(parts), flags=re.M | re.S)
+
+
+def _text(text: str) -> str:
+    # Links out of `docs/` lead to where the site has these pages; what it has not becomes plain text.
+    text = re.sub(r"\]\(\.\./(benchmarks/|CHANGELOG)", r"](\1", text.replace("/README.md)", "/about.md)"))
+    text = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", text)
+    text = re.sub(r"\[(\w+)\.md\]", lambda x: f"[{x[1].replace('_', ' ')}]", text)
+    # What belongs to an item of a list is indented by four, and an item after it follows an empty line.
+    text = re.sub(r"^( +)", r"\1\1", text, flags=re.M)
+    return re.sub(r"^( {4}.*\n)(?=- )", r"\1\n", text, flags=re.M)
 
 
 # Code in text, but in no link, heading or block of code.
