@@ -15,6 +15,7 @@ DOCS = ROOT / "docs"
 # Pages and pictures from outside `docs/`, by their path from the root.
 OUTSIDE = ("CHANGELOG.md", "benchmarks/README.md", "benchmarks/results/*.md", "benchmarks/results/*.png")
 MADE = ("CHANGELOG.md", "benchmarks/about.md")
+NOT_SEARCHED = "---\nsearch: { exclude: true }\n---\n\n"  # lists, where the pages themselves are found
 OWN_TITLE = "\n    options:\n      heading_level: 1"
 
 
@@ -76,14 +77,14 @@ def _page(page: str, held: list[Symbol]) -> str:
     return text + "\n"
 
 
-def _table(section: str, start: str) -> str:
+def _table(section: str) -> str:
     rows = []
     for page, held in catalogue.pages().items():
         if page.startswith(section + "/"):
             shown = held[:1] if section in ("optimizers", "schedules") else held
             for s in shown:
                 summary = s.summary.replace("|", "\\|")
-                rows.append(f"| [`{s.short}`]({start}{page.partition('/')[2]}.md#gdjax.{s.name}) | {summary} |")
+                rows.append(f"| [`{s.short}`]({page.partition('/')[2]}.md#gdjax.{s.name}) | {summary} |")
     return "| name | what it is |\n| --- | --- |\n" + "\n".join(rows) + "\n"
 
 
@@ -101,9 +102,9 @@ def _sections() -> str:
 def on_files(files: Any, config: Any) -> Any:
     """Adds the pages that no file of `docs/` holds."""
     generated = {uri(page): _page(page, held) for page, held in catalogue.pages().items()}
-    generated["api/index.md"] = _sections()
+    generated["api/index.md"] = NOT_SEARCHED + _sections()
     for section, (title, sentence) in catalogue.SECTIONS.items():
-        generated[f"api/{section}/index.md"] = f"# {title}\n\n{sentence}\n\n{_table(section, '')}"
+        generated[f"api/{section}/index.md"] = f"{NOT_SEARCHED}# {title}\n\n{sentence}\n\n{_table(section)}"
     for name, text in generated.items():
         files.append(File.generated(config, name, content=text))
     for pattern in OUTSIDE:
