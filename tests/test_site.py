@@ -1,6 +1,7 @@
 """The site: each public name has one page in its reference, and links between pages lead somewhere."""
 
 import importlib.util
+import operator
 import re
 import sys
 from pathlib import Path
@@ -72,3 +73,14 @@ def test_links_lead_somewhere(page: Path):
 def test_each_written_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]
     assert [page.name for page in WRITTEN if page.name not in navigation] == []
+
+
+def test_the_names_in_the_pages_exist():
+    unknown = set()
+    for page in [ROOT / "README.md", *WRITTEN]:
+        for name in re.findall(r"\bgdjax\.([A-Za-z_][\w.]*\w)", page.read_text("utf-8")):
+            try:
+                operator.attrgetter(name)(gdjax)
+            except AttributeError:
+                unknown.add((page.name, name))
+    assert unknown == set()
