@@ -1,6 +1,7 @@
 """The site: each public name has one page in its reference, and links between pages lead somewhere."""
 
 import importlib.util
+import inspect
 import operator
 import re
 import sys
@@ -84,3 +85,8 @@ def test_the_names_in_the_pages_exist():
             except AttributeError:
                 unknown.add((page.name, name))
     assert unknown == set()
+
+
+def test_public_modules_are_in_the_reference():
+    modules = {name for name in gdjax.__all__ if inspect.ismodule(getattr(gdjax, name))}
+    assert modules <= {name.partition(".")[0] for name in catalogue.MODULES}
