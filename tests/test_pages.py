@@ -1,12 +1,15 @@
 """The programs in the pages run, and what the page on devices says is so."""
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
 import gdjax
 from tests.support import relaxed
@@ -40,7 +43,7 @@ def printed(page: Path) -> list[str]:
 
 
 def test_readme():
-    ten_lines, own_rule = programs(ROOT / "README.md")
+    ten_lines, groups, own_rule = programs(ROOT / "README.md")
     names: dict[str, Any] = {}
     with relaxed():
         exec(ten_lines, names)
@@ -48,6 +51,11 @@ def test_readme():
         for _ in range(20):
             params, state = names["step"](params, state)
         assert names["loss"](params) < names["loss"](names["params"])
+    names = {"gdjax": gdjax}
+    exec(groups, names)
+    leaves = {"embed": jnp.ones((4, 3)), "dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
+    updates, _ = names["tx"].update(leaves, names["tx"].init(leaves), leaves)
+    assert (updates["embed"] == 0).all() and (updates["dense"]["bias"] < 0).all()
     names = {"NamedTuple": NamedTuple, "Any": Any, "gdjax": gdjax, "jnp": jnp}
     exec(own_rule, names)
     tx, g = names["tx"], jnp.array([2.0, -3.0, 0.0])
@@ -62,6 +70,86 @@ def test_the_guides(guide: str, capsys: pytest.CaptureFixture[str]):
         for program, text in zip(programs(page), printed(page), strict=True):
             exec(program, names)
             assert not text or capsys.readouterr().out == text
+
+
+def run(page: str) -> dict[str, Any]:
+    """The names that the programs of a page leave, one after the other."""
+    names: dict[str, Any] = {}
+    with relaxed():
+        for program in programs(ROOT / "docs" / f"{page}.md"):
+            exec(program, names)
+    return names
+
+
+def test_the_first_page(capsys: pytest.CaptureFixture[str]):
+    names = run("index")
+    assert_close(names["result"].params, {"w": jnp.array([1.0, -2.0, 3.0]), "b": 0.5}, 1e-3, 1e-3)
+    assert names["loss"](names["params"]) < 1
+    assert "step 200/200" in capsys.readouterr().err
+
+
+def test_the_page_on_choosing():
+    names = run("choose")
+    assert names["state"] is not None
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")  # of Orbax, in old releases
+def test_the_cookbook():
+    names = run("cookbook")
+    with relaxed():
+        check_the_cookbook(names)
+
+
+def check_the_cookbook(names: dict[str, Any]) -> None:
+    params, loss = names["params"], names["loss"]
+    for name in ("tuned", "grouped", "accumulated", "now", "on_mesh", "flat", "searched"):
+        assert loss(names[name]) < loss(params), name
+    assert_close(names["tuned"]["hidden"], params["hidden"], 0, 0)
+    assert_close(names["grouped"]["hidden"]["bias"], params["hidden"]["bias"], 0, 0)
+    assert names["steps_made"] == 2
+    assert_close(names["in_parts"], jax.grad(loss)(params))
+    assert_close(names["restored"], {"params": names["params_then"], "state": names["state_then"]}, 0, 0)
+    assert {g.dtype for g in jax.tree.leaves(names["gradients"])} == {jnp.dtype("float32")}
+    assert_close(jax.tree.map(lambda c: c[0], names["copies"]), jax.device_get(names["on_mesh"]))
+    assert names["divided_state"][0].mu["hidden"]["kernel"].addressable_shards[0].data.shape == (4, 1)
+    assert loss(names["result"].params) < 0.5 * loss(params)
+    assert jnp.isfinite(names["slope"]) and jnp.abs(names["by_start"]["head"]["kernel"]).max() > 0
+    assert all((u == 0).all() for u in jax.tree.leaves(names["updates"]))  # of the last recipe, a step that is skipped
+
+
+def test_the_page_on_frameworks():
+    if "model" not in inspect.signature(nnx.Optimizer.update).parameters:
+        pytest.skip("Flax before 0.11 updates without the model, as the page says")
+    names = run("frameworks")
+    for way in ("nnx", "linen", "eqx"):
+        losses = names[f"{way}_losses"]
+        assert len(losses) == 20 and losses[-1] < 0.5 * losses[0]
+    assert_close(names["solution"].value, jnp.arange(3.0), 1e-2, 1e-2)
+
+
+def test_the_page_on_comparing():
+    names = run("compare")
+    assert names["same"] < 1e-4 and names["same"] < names["free"]
+    assert_close((names["used"], names["coming"]), (1.0, 0.9))
+    assert names["losses"].shape == (8,) and names["losses"].argmin() not in (0, 7)
+
+
+def test_the_page_for_users_of_torch():
+    names = run("from_pytorch")
+    assert names["loss"] == 1
+    # As the documentation of torch.optim.lr_scheduler defines them.
+    lr, t = 0.1, np.arange(40)
+    triangle = np.abs((t / 8) % 2 - 1)
+    want = {
+        "step_lr": lr * 0.5 ** (t // 10),
+        "multi_step_lr": lr * 0.5 ** ((t >= 10).astype(int) + (t >= 30)),
+        "linear_lr": lr * (0.2 + 0.8 * np.minimum(t, 20) / 20),
+        "cosine_lr": 0.01 + (lr - 0.01) * (1 + np.cos(np.pi * t / 40)) / 2,
+        "cyclic_lr": 0.01 + (lr - 0.01) * (1 - triangle),
+    }
+    assert set(names["rates"]) == set(want)
+    for name, rates in names["rates"].items():
+        np.testing.assert_allclose(rates, want[name], rtol=1e-5, err_msg=name)
 
 
 TREE = {"a": jnp.arange(1.0, 13.0).reshape(3, 4) / 4, "b": jnp.ones(2)}

@@ -1,0 +1,166 @@
+"""What mkdocs runs: it writes the pages of the reference, adds pages from outside `docs/`, and links names in text."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import catalogue
+import diagram
+from catalogue import Symbol
+from mkdocs.structure.files import File
+from mkdocs.utils import get_relative_url
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+# Pages and pictures from outside `docs/`, by their path from the root.
+OUTSIDE = ("CHANGELOG.md", "benchmarks/README.md", "benchmarks/results/*.md", "benchmarks/results/*.png")
+MADE = ("CHANGELOG.md", "benchmarks/about.md")
+NOT_SEARCHED = "---\nsearch: { exclude: true }\n---\n\n"  # lists, where the pages themselves are found
+OWN_TITLE = "\n    options:\n      heading_level: 1"
+
+
+def uri(page: str) -> str:
+    return f"api/{page}.md"
+
+
+def _exists(entry: Any) -> bool:
+    """Whether a page of the navigation is there; others are left out, and so are sections without pages."""
+    (target,) = entry.values() if isinstance(entry, dict) else (entry,)
+    if isinstance(target, list):
+        target[:] = [x for x in target if _exists(x)]
+        return bool(target)
+    return target.startswith("api/") or (DOCS / target).is_file() or target in MADE
+
+
+def on_config(config: Any) -> Any:
+    """Puts the pages of the reference into the navigation."""
+    config.nav[:] = [x for x in config.nav if _exists(x)]
+    reference: list[Any] = ["api/index.md"]
+    for section, (title, _) in catalogue.SECTIONS.items():
+        own = [{catalogue.title_of(p): uri(p)} for p in catalogue.pages() if p.startswith(section + "/")]
+        reference.append({title: [f"api/{section}/index.md", *own]})
+    config.nav.append({"Reference": reference})
+    return config
+
+
+def _picture(page: str) -> str:
+    """The picture of an optimizer or a schedule, where there is one."""
+    section, _, name = page.partition("/")
+    if section not in ("optimizers", "schedules") or not (DOCS / "gallery" / f"{name}.png").is_file():
+        return ""
+    return f'<p><img alt="What {name} does" src="../../../gallery/{name}.png" loading="lazy"></p>'
+
+
+def _symbol(symbol: Symbol, options: str = "") -> str:
+    """A symbol on its page: its source if that says all, or its signature and docstring."""
+    heading = f"## {symbol.short} {{ #gdjax.{symbol.name} }}"
+    if symbol.is_state or symbol.is_value:
+        text = f"{heading}\n\n```python\n{catalogue.source_of(symbol)}\n```"
+    else:
+        text = f"::: gdjax.{symbol.name}{options}"
+    others = ", ".join(f"`gdjax.{name}`" for name in symbol.aliases if name != symbol.name)
+    return text + (f"\n\nAlso {others}." if others else "")
+
+
+def _page(page: str, held: list[Symbol]) -> str:
+    section = page.partition("/")[0]
+    first = held[0]
+    text = f"# {catalogue.title_of(page)}\n\n"
+    if section in ("optimizers", "schedules"):  # its name is the title
+        text = f"{_symbol(first, OWN_TITLE)}\n\n"
+        held = held[1:]
+    text += "\n\n".join(map(_symbol, held))
+    siblings = [p for p, s in catalogue.pages().items() if p != page and s[0].module == first.module]
+    if section == "optimizers" and siblings:
+        links = ", ".join(f"[`{p.partition('/')[2]}`]({p.partition('/')[2]}.md)" for p in siblings)
+        text += f"\n\nIn the same file: {links}.\n"
+    return text + "\n"
+
+
+def _table(section: str) -> str:
+    rows = []
+    for page, held in catalogue.pages().items():
+        if page.startswith(section + "/"):
+            shown = held[:1] if section in ("optimizers", "schedules") else held
+            for s in shown:
+                summary = s.summary.replace("|", "\\|")
+                rows.append(f"| [`{s.short}`]({page.partition('/')[2]}.md#gdjax.{s.name}) | {summary} |")
+    return "| name | what it is |\n| --- | --- |\n" + "\n".join(rows) + "\n"
+
+
+def _sections() -> str:
+    text = "# Reference\n\nEvery public name has one page. The search at the top finds it by name.\n\n"
+    text += "| section | what is there |\n| --- | --- |\n"
+    for section, (title, sentence) in catalogue.SECTIONS.items():
+        text += f"| [{title}]({section}/index.md) | {sentence} |\n"
+    text += "\n## All names\n\n"
+    names = sorted(catalogue.page_of_name().items(), key=lambda item: item[0].rpartition(".")[2].lower())
+    links = [f"[`{n}`]({page}.md#gdjax.{s.name})" for n, (page, s) in names if n == s.name]
+    return text + " · ".join(links) + "\n"
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the pages that no file of `docs/` holds."""
+    generated = {uri(page): _page(page, held) for page, held in catalogue.pages().items()}
+    generated["api/index.md"] = NOT_SEARCHED + _sections()
+    for section, (title, sentence) in catalogue.SECTIONS.items():
+        generated[f"api/{section}/index.md"] = f"{NOT_SEARCHED}# {title}\n\n{sentence}\n\n{_table(section)}"
+    for name, text in generated.items():
+        files.append(File.generated(config, name, content=text))
+    for pattern in OUTSIDE:
+        for path in sorted(ROOT.glob(pattern)):
+            name = path.relative_to(ROOT).as_posix().replace("README", "about")  # a README would head its section
+            files.append(File.generated(config, name, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Makes of a page as GitHub shows it one that mkdocs shows alike."""
+    if page.file.src_uri.startswith("api/"):
+        return markdown
+    # Code is left as it is; what stands between is text.
+    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.M | re.S)
+    parts[::2] = [_text(part) for part in parts[::2]]
+    return re.sub(r"^```mermaid\n(.*?)^```$", lambda x: diagram.svg(x[1]), "".join(parts), flags=re.M | re.S)
+
+
+def _text(text: str) -> str:
+    # Links out of `docs/` lead to where the site has these pages; what it has not becomes plain text.
+    text = re.sub(r"\]\(\.\./(benchmarks/|CHANGELOG)", r"](\1", text.replace("/README.md)", "/about.md)"))
+    text = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", text)
+    text = re.sub(r"\[(\w+)\.md\]", lambda x: f"[{x[1].replace('_', ' ')}]", text)
+    # What belongs to an item of a list is indented by four, and an item after it follows an empty line.
+    text = re.sub(r"^( +)", r"\1\1", text, flags=re.M)
+    return re.sub(r"^( {4}.*\n)(?=- )", r"\1\n", text, flags=re.M)
+
+
+# Code in text, but in no link, heading or block of code.
+PARTS = re.compile(r"(<pre.*?</pre>|<a\b.*?</a>|<h[1-6].*?</h[1-6]>)|<code>([\w.]+)(\([^<]*\))?</code>", re.DOTALL)
+CONTENTS = '<div class="doc doc-contents first">'
+# Words that are names of gdjax, and far more often something else in a text.
+ORDINARY = {"trace", "scale", "transform", "clip", "ema"}
+
+
+CELLS = re.compile(r"<td.*?</td>", re.DOTALL)
+
+
+def _breakable(cell: re.Match[str]) -> str:
+    """Long names in a table break at their underscores."""
+    return re.sub(r"<code>[^<]*</code>", lambda code: code[0].replace("_", "_<wbr>"), cell[0])
+
+
+def on_page_content(content: str, page: Any, **_: Any) -> str:
+    """A public name in code is a link to its page."""
+
+    def link(found: re.Match[str]) -> str:
+        name = (found[2] or "").removeprefix("gdjax.")
+        target = catalogue.page_of_name().get(name)
+        if found[1] or not target or (name in ORDINARY and name == found[2] and not found[3]):
+            return found[0]
+        where, symbol = target
+        url = get_relative_url(f"api/{where}/", page.url)
+        return f'<a href="{url}#gdjax.{symbol.name}"><code>{found[2]}{found[3] or ""}</code></a>'
+
+    picture = _picture(page.file.src_uri.removeprefix("api/").removesuffix(".md"))
+    content = content.replace(CONTENTS, CONTENTS + picture, 1).replace("::</p>", ":</p>")
+    return CELLS.sub(_breakable, PARTS.sub(link, content))

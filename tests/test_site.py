@@ -1,0 +1,92 @@
+"""The site: each public name has one page in its reference, and links between pages lead somewhere."""
+
+import importlib.util
+import inspect
+import operator
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gdjax
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+WRITTEN = sorted(DOCS.glob("*.md"))
+
+
+def load_catalogue() -> Any:
+    spec = importlib.util.spec_from_file_location("catalogue", DOCS / "_site" / "catalogue.py")
+    assert spec and spec.loader
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+catalogue = load_catalogue()
+
+
+def test_each_public_name_has_one_page():
+    shown = [name for held in catalogue.pages().values() for s in held for name in [s.name, *s.aliases]]
+    assert sorted({name for name in shown if shown.count(name) > 1}) == []
+    assert sorted(set(catalogue.public_names()) ^ set(shown)) == []
+
+
+def test_no_page_is_called_by_a_module():
+    sections = {page.partition("/")[0] for page in catalogue.pages()}
+    assert sections == set(catalogue.SECTIONS)
+    assert set(catalogue.TITLES) <= set(catalogue.pages()), "titles of pages that are gone"
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon", "schedule_free_adamw", "mechanize", "sam", "lbfgs"])
+def test_an_optimizer_has_its_own_page(name: str):
+    page, symbol = catalogue.page_of_name()[name]
+    assert page == f"optimizers/{name}" and catalogue.pages()[page][0] is symbol and symbol.obj is getattr(gdjax, name)
+
+
+def test_parts_stand_with_their_optimizer():
+    where = {name: page for name, (page, _) in catalogue.page_of_name().items()}
+    assert where["scale_by_adam"] == where["ScaleByAdamState"] == "optimizers/adam"
+    assert where["ProdigyState"] == "optimizers/prodigy"
+    assert where["schedule_free_eval_params"] == "optimizers/schedule_free"
+    assert where["multi_transform"] == where["partition"] == "combine/groups"
+
+
+def test_values_and_states_show_their_source():
+    found = {s.name: catalogue.source_of(s) for s in catalogue.symbols() if s.is_state or s.is_value}
+    assert found["ScaleByAdamState"].startswith("class ScaleByAdamState(NamedTuple):")
+    assert found["ScalarOrSchedule"].startswith("ScalarOrSchedule = ")
+    assert found["Hyper"].startswith("Hyper = ") and found["Params"].startswith("Params = ")
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path):
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    targets = [t.partition("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in t]
+    # The reference is made when the site is built.
+    made = {f"api/{page}.md" for page in catalogue.pages()} | {f"api/{s}/index.md" for s in catalogue.SECTIONS}
+    missing = [t for t in targets if t and t not in made | {"api/index.md"} and not (page.parent / t).exists()]
+    assert missing == []
+
+
+def test_each_written_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]
+    assert [page.name for page in WRITTEN if page.name not in navigation] == []
+
+
+def test_the_names_in_the_pages_exist():
+    unknown = set()
+    for page in [ROOT / "README.md", *WRITTEN]:
+        for name in re.findall(r"\bgdjax\.([A-Za-z_][\w.]*\w)", page.read_text("utf-8")):
+            try:
+                operator.attrgetter(name)(gdjax)
+            except AttributeError:
+                unknown.add((page.name, name))
+    assert unknown == set()
+
+
+def test_public_modules_are_in_the_reference():
+    modules = {name for name in gdjax.__all__ if inspect.ismodule(getattr(gdjax, name))}
+    assert modules <= {name.partition(".")[0] for name in catalogue.MODULES}
