@@ -51,6 +51,9 @@ from gdjax.core.codec import Codec
 from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_optax
 from gdjax.core.types import OptState, Params, ScalarOrSchedule, Schedule, TransformInitFn, TransformUpdateFn, Updates
 from gdjax.core.updates import apply_updates, incremental_update, periodic_update
+from gdjax.inspection.metrics import MetricsState, metrics, with_metrics
+from gdjax.inspection.migrate import MigrationReport, migrate
+from gdjax.inspection.states import reset, state_from_dict, state_to_dict
 from gdjax.lift.codecs import bfloat16_with_error
 from gdjax.lift.leafwise import Hyper, ScaleByScheduleState, ScheduledState, leafwise
 from gdjax.lift.slots import (
@@ -247,7 +250,8 @@ __all__ = [
     "Factor", "FactoredState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
     "GradientTransformationExtraArgs", "HutchinsonState", "Hyper", "InjectHyperparamsState",
     "InjectStatefulHyperparamsState", "Integer", "Key", "LookaheadParams", "LookaheadState", "MadgradState", "MaskOrFn",
-    "MaskedNode", "MaskedState", "MechanicState", "MinimizeResult", "Moment", "MomoAdamState",
+    "MaskedNode", "MaskedState", "MechanicState", "MetricsState", "MigrationReport", "MinimizeResult",
+    "Moment", "MomoAdamState",
     "MomoState", "MonitorState",
     "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState",
     "New", "NonFiniteError",
@@ -280,14 +284,16 @@ __all__ = [
     "inject_stateful_hyperparams", "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative",
     "kl_divergence", "l2_loss", "label_by_path", "lamb", "lars", "lbfgs", "leafwise", "linear_onecycle_schedule",
     "linear_schedule", "lion", "log_cosh", "lookahead", "losses", "madgrad", "mask_by_path", "masked",
-    "matrix_inverse_pth_root", "measure_with_ema", "mechanize", "microbatch", "microbatching", "minimize", "momo",
+    "matrix_inverse_pth_root", "measure_with_ema", "mechanize", "metrics", "microbatch", "microbatching",
+    "migrate", "minimize", "momo",
     "momo_adam", "monitor", "multi_normal", "multi_transform", "muon", "nadam", "nadamw", "named_chain",
     "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm", "novograd", "ntxent",
     "numerical_gradient", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "partition",
     "per_example_global_norm_clip", "per_example_layer_norm_clip", "periodic_update", "perturbations",
     "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "polyak_sgd",
     "polynomial_schedule", "power_iteration", "power_schedule", "prodigy", "projections", "radam",
-    "reduce_on_plateau", "rex_schedule", "rmsprop", "rprop", "safe_increment", "safe_int32_increment", "safe_norm",
+    "reduce_on_plateau", "reset", "rex_schedule", "rmsprop", "rprop", "safe_increment", "safe_int32_increment",
+    "safe_norm",
     "safe_root_mean_squares", "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop", "scale_by_adadelta",
     "scale_by_adam", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad",
     "scale_by_backtracking_linesearch", "scale_by_belief", "scale_by_cocob", "scale_by_distance_over_gradients",
@@ -301,12 +307,14 @@ __all__ = [
     "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite",
     "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
-    "sophia", "split_real_and_imaginary", "squared_error", "state_from_optax", "state_sharding", "state_to_optax",
+    "sophia", "split_real_and_imaginary", "squared_error", "state_from_dict", "state_from_optax", "state_sharding",
+    "state_to_dict", "state_to_optax",
     "stateless", "stateless_with_tree_map", "to_optax", "trace",
     "transform", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
     "update_infinity_moment", "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state",
     "warmup_constant_schedule", "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule",
-    "warmup_linear_decay_schedule", "warmup_stable_decay_schedule", "with_extra_args_support", "wrapper", "yogi",
+    "warmup_linear_decay_schedule", "warmup_stable_decay_schedule", "with_extra_args_support",
+    "with_metrics", "wrapper", "yogi",
     "zero_nans",
 ]  # fmt: skip
 

@@ -25,7 +25,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 OPTIMIZED = (
     "test_cost test_determinism test_sizes test_resume test_crash test_hazards test_numerics test_norms test_golden "
     "test_accumulation linesearch/test_parity test_elementwise test_novograd lift/test_wrapper test_slots "
-    "training/test_loop test_stages"
+    "training/test_loop test_stages inspection/test_metrics"
 ).split()
 
 

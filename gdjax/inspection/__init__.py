@@ -1,0 +1,1 @@
+"""Looking into an optimizer and its state: metrics, parts of states, states for other optimizers."""
