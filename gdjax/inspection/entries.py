@@ -53,9 +53,9 @@ def _entries(node: Any, names: tuple[str, ...], seen: Counter[Any], key: str = "
         seen[names, name] += 1
         return name if seen[names, name] == 1 else f"{name}_{seen[names, name]}"
 
-    if isinstance(node, tuple) and hasattr(node, "_fields"):
-        name = numbered(_name(type(node))) if node._fields else ""
-        for field, x in zip(node._fields, node, strict=True):
+    if isinstance(node, tuple) and (fields := getattr(node, "_fields", None)) is not None:
+        name = numbered(_name(type(node))) if fields else ""
+        for field, x in zip(fields, node, strict=True):
             if field.endswith(("state", "states")):
                 yield from _entries(x, (*names, name, field), seen)
             else:

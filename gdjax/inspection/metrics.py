@@ -59,13 +59,13 @@ def with_metrics(inner: Transform, groups: Any = None, *, norms: str | Sequence[
         Those two count numbers as 2^45 at most, and infinities as NaN.
 
     Raises:
-      ValueError: `norms` has another name.
+      ValueError: `norms` has another name, or a leaf no label.
       TypeError: `inner` is no transform.
     """
     base.check_transform(LABEL, "inner", inner)
-    wanted = (norms,) if isinstance(norms, str) else tuple(norms)
-    if unknown := [name for name in wanted if name not in NORMS]:
-        raise ValueError(f"{LABEL}: norms {unknown} are not among {list(NORMS)}")
+    wanted = norms if isinstance(norms, Sequence) and not isinstance(norms, str) else (norms,)
+    if not all(name in NORMS for name in wanted):
+        raise ValueError(f"{LABEL}: norms must be of {', '.join(map(repr, NORMS))}, got {norms!r}")
     labels = label_by_path(groups) if isinstance(groups, Mapping) and _of_patterns(groups) else groups
 
     def init(params: Params) -> MetricsState:

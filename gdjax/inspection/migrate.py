@@ -18,6 +18,7 @@ SQUARES = "scale_by_adam scale_by_amsgrad scale_by_rms scale_by_rms_with_count".
 ROLES = {f"{name}/mu": "mean" for name in MEANS} | {f"{name}/nu": "square" for name in SQUARES}
 ROLES |= {"trace/trace": "sum"}
 FIRST = "mean", "sum"
+DECAYS = {"mean": ("b1", "beta"), "square": ("b2", "decay"), "sum": ("decay",)}  # what hyperparameter is their b
 
 
 class MigrationReport(NamedTuple):
@@ -43,8 +44,10 @@ def migrate(state: OptState, old_tx: Transform, new_tx: Transform, params: Param
 
     - an average m = b m + (1 - b) g and a sum m = b m + g are converted by the factor 1 - b;
     - averages of squares, `nu`, are carried to `nu`;
-    - the count is carried where all moments are. Where a second moment starts anew, so does the count, and a first
-      moment that is corrected for its start gets the weight of one gradient, (1 - b1) m.
+    - the count is carried where all moments are. Where one of two moments starts anew, so does the count, and the
+      other, which is corrected for its start too, gets the weight of one gradient: (1 - b) m.
+
+    A parameter that the old optimizer did not have starts from moments of 0, at the count of the others; see `reset`.
 
     Args:
       state: of `old_tx`, or the state that Optax made for the same chain.
@@ -69,7 +72,7 @@ def migrate(state: OptState, old_tx: Transform, new_tx: Transform, params: Param
     same = pairs([x.path for x in mine], [x.end for x in mine], list(known))
     sources = {x.path: known[same[x.path]] for x in mine if x.path in same and fits(x, known[same[x.path]])}
     factors = _alike(mine, theirs, sources, _decay(old_tx, state, "sum"), _decay(new_tx, fresh, "sum"))
-    _weigh(mine, theirs, sources, factors, _decay(new_tx, fresh, "mean"))
+    _weigh(mine, theirs, sources, factors, {role: _decay(new_tx, fresh, role) for role in ("mean", "square")})
     values = [_carried(x, sources.get(x.path), factors.get(x.path)) for x in mine]
     return jax.tree.structure(fresh).unflatten(values), _report(mine, theirs, sources)
 
@@ -106,7 +109,11 @@ def _alike(
 
 
 def _weigh(
-    mine: Sequence[Entry], theirs: Sequence[Entry], sources: dict[str, Entry], factors: dict[str, Any], b1: Any
+    mine: Sequence[Entry],
+    theirs: Sequence[Entry],
+    sources: dict[str, Entry],
+    factors: dict[str, Any],
+    decays: dict[str, Any],
 ) -> None:
     """Adds the counts of states whose moments are all known; the moments of others weigh as much as one gradient."""
     counts = {y.names: y for y in theirs if y.field == "count"}
@@ -118,20 +125,20 @@ def _weigh(
             sources[count.path] = counts[owner]
             continue
         for x in moments:
-            if x.path in sources and _role(x) == "mean" and b1 is not None and _kind(x) != "scale_by_lion":
-                factors[x.path] = factors.get(x.path, 1) * (1 - b1)
+            b = decays.get(_role(x) or "")
+            if x.path in sources and b is not None and _kind(x) != "scale_by_lion":  # which does not correct
+                factors[x.path] = factors.get(x.path, 1) * (1 - b)
 
 
 def _decay(tx: Any, state: OptState, role: str) -> Any:
-    """The decay of a sum, or of an average; None where it cannot be read."""
+    """The decay b of the moments that have this role; None where it cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = get_hyperparams(tx, state)
     except ValueError:  # an Optax transform
         return None
-    names = ("decay", "momentum") if role == "sum" else ("b1", "beta")
-    return next((x for k, x in found.items() if k.rpartition("/")[2] in names), None)
+    return next((x for name in DECAYS[role] for k, x in found.items() if k.rpartition("/")[2] == name), None)
 
 
 def _carried(x: Entry, source: Entry | None, factor: Any) -> Any:

@@ -161,7 +161,9 @@ def test_the_norm_that_the_clip_takes_costs_nothing_and_that_of_the_parameters_o
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"^gdjax.with_metrics: norms \['grads'\] are not among"):
+    with pytest.raises(
+        ValueError, match="^gdjax.with_metrics: norms must be of 'grad', 'update', 'param', got 'grads'"
+    ):
         gdjax.with_metrics(CLIPPED, norms="grads")
     with pytest.raises(TypeError, match="^gdjax.with_metrics: "):
         gdjax.with_metrics(0.1)  # type: ignore[arg-type]

@@ -72,9 +72,12 @@ def test_from_adamw_to_muon_and_lion():
 
 
 def test_from_rmsprop_to_adam_second_moments():
-    old = gdjax.rmsprop(0.1, bias_correction=True)
-    made, report = migrated(old, gdjax.adam(0.1))
-    assert_equal(made[0].nu, stepped(old)[0].nu)
+    old = gdjax.rmsprop(0.1)
+    state = stepped(old, 200)  # the average is the square of G
+    made, report = migrated(old, gdjax.adam(0.1, b2=0.75), state)
+    assert_close(made[0].nu, jax.tree.map(lambda g: 0.25 * g * g, G), rtol=1e-5)
+    again, _ = migrated(old, gdjax.chain(gdjax.clip(9.0), old), state)
+    assert_equal(again[1], state)
     assert int(made[0].count) == 0 and report.anew == ("scale_by_adam/count", "scale_by_adam/mu")
 
 
@@ -127,7 +130,9 @@ def test_carried_arrays_take_the_dtype_of_the_new_state():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="^gdjax.migrate: the state is not one of trace.*only one of the two has scale"):
+    with pytest.raises(
+        ValueError, match="^gdjax.migrate: the state is not one of trace.*only one of the two has scale"
+    ):
         gdjax.migrate(stepped(gdjax.adam(0.1)), gdjax.trace(0.9), gdjax.adam(0.1), PARAMS)
     with pytest.raises(TypeError, match="^gdjax.migrate: "):
         gdjax.migrate((), gdjax.adam, gdjax.adam(0.1), PARAMS)  # type: ignore[arg-type]
