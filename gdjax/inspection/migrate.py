@@ -1,10 +1,12 @@
 """The state of a new optimizer from that of another."""
 
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from gdjax.combine.hyperparams import get_hyperparams
 from gdjax.core import base, meshes
@@ -119,10 +121,11 @@ def _weigh(
     counts = {y.names: y for y in theirs if y.field == "count"}
     for count in [x for x in mine if x.field == "count" and x.path not in sources]:
         moments = [x for x in mine if x.names == count.names and _role(x)]
-        owners = {sources[x.path].names for x in moments if x.path in sources}
-        complete = bool(moments) and all(x.path in sources for x in moments)
-        if complete and len(owners) == 1 and (owner := owners.pop()) in counts:
-            sources[count.path] = counts[owner]
+        owners = {sources[x.path].names: None for x in moments if x.path in sources}
+        if moments and all(x.path in sources for x in moments) and all(owner in counts for owner in owners):
+            # Of groups that become one; a lower count than the true one corrects too much, and makes steps smaller.
+            each = [counts[owner] for owner in owners]
+            sources[count.path] = each[0]._replace(value=functools.reduce(jnp.minimum, [y.value for y in each]))
             continue
         for x in moments:
             b = decays.get(_role(x) or "")

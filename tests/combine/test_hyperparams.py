@@ -76,6 +76,11 @@ def test_of_groups():
     assert "x/learning_rate" in jax.jit(lambda s: gdjax.get_hyperparams(tx, s, step="last"))(tx.init(PARAMS))
 
 
+def test_before_the_first_step_the_last_is_the_first():
+    tx = gdjax.sgd(lambda count: 0.5**count)
+    assert rate(tx, tx.init(PARAMS), step="last") == 1
+
+
 def test_what_was_assigned_to_an_injected_number_is_the_next_rate():
     tx = gdjax.inject_hyperparams(gdjax.sgd)(0.5)
     state = tx.init(PARAMS)

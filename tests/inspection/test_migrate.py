@@ -123,6 +123,22 @@ def test_a_group_of_some_parameters_and_a_shape_that_changed():
     assert "factored/v/dense/kernel" in report.anew
 
 
+def test_groups_become_one_and_the_other_way_round():
+    adam = gdjax.adam(0.1)
+    groups = gdjax.partition({"a": adam, "b": adam}, GROUPS)
+    made, report = migrated(groups, adam)
+    assert_equal(made, stepped(adam))
+    assert report.anew == ()
+    apart, report = migrated(adam, groups)
+    assert_equal(apart, stepped(groups))
+    # Of two sums for one parameter the first is taken.
+    two, one = gdjax.chain(gdjax.trace(0.9), gdjax.trace(0.5)), gdjax.named_chain(("m", gdjax.trace(0.9)))
+    _, report = migrated(gdjax.named_chain(("x", gdjax.trace(0.9)), ("y", gdjax.trace(0.5))), one)
+    assert report.dropped == ("y/trace/trace",) and report.carried == {"m/trace/trace": "x/trace/trace"}
+    same, _ = migrated(two, two)
+    assert_equal(same, stepped(two))
+
+
 def test_carried_arrays_take_the_dtype_of_the_new_state():
     made, _ = migrated(gdjax.adam(0.1), gdjax.adam(0.1, mu_dtype="bfloat16"))
     assert made[0].mu["scale"].dtype == jnp.bfloat16

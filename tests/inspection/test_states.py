@@ -125,6 +125,9 @@ def test_a_transform_or_a_wrapper_more_or_less_is_told():
     with pytest.warns(UserWarning, match=r"saved and not used: apply_if_finite/last_finite, .*trace/trace/scale$"):
         less = gdjax.state_from_dict(gdjax.adam(0.1), gdjax.state_to_dict((trace, guard)), PARAMS)
     assert_equal(less, state)
+    both = gdjax.partition({"a": gdjax.adam(0.1), "b": gdjax.adam(0.1)}, GROUPS)
+    with pytest.warns(UserWarning, match="anew: scale_by_adam/count; saved and not used: partition.*count, .*count$"):
+        gdjax.state_from_dict(gdjax.adam(0.1), gdjax.state_to_dict(stepped(both)), PARAMS)  # either count might be it
 
 
 def test_wrong_dicts_are_errors():
@@ -201,6 +204,10 @@ def test_reset_of_factors_one_array_optax_and_inside_jit():
     tx = gdjax.adafactor(0.1, min_dim_size_to_factor=2)
     state = stepped(tx)
     assert all("kernel" in x for x in changed(state, gdjax.reset(tx, state, PARAMS, where="kernel")))
+    tx = gdjax.adam(0.1, mu_dtype=gdjax.bfloat16_with_error)  # two arrays for each
+    state = stepped(tx)
+    found = changed(state, gdjax.reset(tx, state, PARAMS, where="kernel", fields="mu"))
+    assert len(found) == 2 and all(x.startswith("scale_by_adam/mu/dense/kernel/") for x in found)
     x, adam = jnp.ones(3), gdjax.adam(0.1)
     state = stepped(adam, x, x)
     assert changed(state, gdjax.reset(adam, state, x, where=".*")) == {"scale_by_adam/mu", "scale_by_adam/nu"}
