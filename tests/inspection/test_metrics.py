@@ -105,8 +105,20 @@ def test_in_a_scan_and_in_shard_map():
     assert signature(state) == signature(start[1]) and set(rows) == set(gdjax.metrics(start[1]))
     if hasattr(jax, "shard_map"):
         mesh, spec = jax.make_mesh((8,), ("data",)), jax.sharding.PartitionSpec()
-        mapped = jax.shard_map(tx.update, mesh=mesh, in_specs=(spec, spec, spec), out_specs=(spec, spec))
+        mapped = jax.jit(jax.shard_map(tx.update, mesh=mesh, in_specs=(spec, spec, spec), out_specs=(spec, spec)))
         assert_close(gdjax.metrics(mapped(G, start[1], PARAMS)[1]), gdjax.metrics(tx.update(G, start[1], PARAMS)[1]))
+
+
+def labelled(tree: Any) -> Any:
+    return {"dense": {"kernel": "k", "bias": "rest"}, "scale": "rest"}
+
+
+@pytest.mark.parametrize("groups", [labelled(PARAMS), labelled, {"kernel": "k", ".*": "rest"}])
+def test_groups_by_a_tree_a_function_or_patterns(groups: Any):
+    tx = gdjax.with_metrics(gdjax.sgd(0.1), groups, norms="grad")
+    found = gdjax.metrics(tx.update(G, tx.init(PARAMS), PARAMS)[1])
+    np.testing.assert_allclose(found["k/grad_norm"], norm(G["dense"]["kernel"]), rtol=1e-6)
+    np.testing.assert_allclose(found["rest/grad_norm"], norm((G["dense"]["bias"], G["scale"])), rtol=1e-6)
 
 
 def test_without_parameters_and_without_gradients():
