@@ -78,6 +78,7 @@ BY_NAME: dict[str, list[Any]] = {
     "boundaries": [[], [-1], ["3"]],
     "boundaries_and_scales": [{-1: 0.5}, {"3": 0.5}, {3: "x"}, {3: float("nan")}, {3: True}],
     "measure_name": [3, None],
+    "norms": ["grads", 3, ("grad", "step"), None],
     "axis": AXES,
     "output_axis": AXES,
     "decay_offset": NUMBER,
@@ -99,6 +100,7 @@ ANY = {
     "weight_dimension_numbers": "a tree like the parameters, or a function of them: `init` looks at it",
     "muon_weight_dimension_numbers": "as above",
     "batch_axis_name": "what jax.lax.pmean takes",
+    "groups": "as the labels of `partition`: `init` looks at them",
 }
 
 

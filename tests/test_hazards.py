@@ -147,7 +147,7 @@ def test_a69_n5_one_gradient_of_1e20_leaves_everything_finite(case: Case):
 # Of these the exact result is out of range, in the step or in the sum that is kept; a norm of all, in what is measured.
 LINEAR = (
     "sgd trace optimistic_gradient_descent scale_by_optimistic_gradient scale_by_param_block_norm centralize ema "
-    "monitor measure_with_ema scale_by_backtracking_linesearch scale_by_zoom_linesearch lars"
+    "monitor measure_with_ema scale_by_backtracking_linesearch scale_by_zoom_linesearch lars with_metrics"
 ).split()
 
 
@@ -245,7 +245,7 @@ REACH = {
     "scale_by_distance_over_gradients",
     "some": "adaptive_grad_clip centralize galore scale_by_galore",  # its unit, row or projection
     "tree": "normalize polyak_sgd scale_by_polyak dog scale_by_dog dowg scale_by_dowg prodigy momo momo_adam mechanize "
-    "clip_by_global_norm chain lbfgs scale_by_lbfgs scale_by_zoom_linesearch normalize_by_update_norm sam",
+    "clip_by_global_norm chain lbfgs scale_by_lbfgs scale_by_zoom_linesearch normalize_by_update_norm sam with_metrics",
     "none": "differentially_private_aggregate dpsgd set_to_zero freeze selective_transform apply_if_finite "
     "MultiSteps/guarded "
     "hutchinson_estimator_diag_hessian",

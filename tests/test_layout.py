@@ -36,6 +36,7 @@ transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*
 optimizers/adam optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/*
+inspection/entries inspection/*
 training/differences training/gradients second_order projections/parts projections/* losses/parts losses/*
 inspection/table inspection/walk inspection/traced inspection/owners inspection/cautions inspection/explain
 inspection/tabulate inspection/largest inspection/numerics inspection/*

@@ -17,7 +17,7 @@ from tests.trees import assert_close
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = ROOT / "docs" / "devices.md"
-GUIDES = ["write_a_rule", "write_a_wrapper", "write_a_matrix_method", "inspect"]
+GUIDES = ["metrics_and_states", "write_a_rule", "write_a_wrapper", "write_a_matrix_method", "inspect"]
 sharding = jax.sharding
 P = sharding.PartitionSpec
 on_meshes = pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
@@ -43,7 +43,7 @@ def printed(page: Path) -> list[str]:
 
 
 def test_readme():
-    ten_lines, groups, own_rule = programs(ROOT / "README.md")
+    ten_lines, groups, metrics, own_rule = programs(ROOT / "README.md")
     names: dict[str, Any] = {}
     with relaxed():
         exec(ten_lines, names)
@@ -51,6 +51,8 @@ def test_readme():
         for _ in range(20):
             params, state = names["step"](params, state)
         assert names["loss"](params) < names["loss"](names["params"])
+        exec(metrics, names)
+        assert set(gdjax.metrics(names["state"])) == {"grad_norm", "learning_rate", "clip_fraction", "clip_factor"}
     names = {"gdjax": gdjax}
     exec(groups, names)
     leaves = {"embed": jnp.ones((4, 3)), "dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}

@@ -12,6 +12,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import base, checks, domains, misuse, types
 from gdjax.core.base import GradientTransformation
+from gdjax.core.closures import value_of
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.core.values import Call, Value, bind, is_ours
 
@@ -174,6 +175,20 @@ class _Injected:
         floats = [d for d in map(jnp.result_type, jax.tree.leaves(tree)) if jnp.issubdtype(d, jnp.inexact)]
         reals = [numerics.real_dtype(numerics.at_least_float32(d)) for d in floats]
         return max(reals, key=lambda d: d.itemsize, default=jnp.dtype("float32"))
+
+
+def injected(tx: Any, state: Any, at: Callable[[Any], Any]) -> dict[str, Any]:
+    """The hyperparameters in a state, schedules of the count evaluated at `at(count)` where the transform shows them.
+
+    Others are those of the last update, or what was assigned since.
+    """
+    part = getattr(getattr(value_of(getattr(tx, "update", None)), "fn", None), "__self__", None)
+    found = dict(state.hyperparams)
+    for k, schedule in part.schedules.items() if isinstance(part, _Injected) else ():
+        if isinstance(schedule, WrappedSchedule):
+            x = _scheduled(k, schedule.schedule_fn(at(state.hyperparams_states[k].count)))
+            found[k] = _scalar(x, found[k].dtype)
+    return found
 
 
 _scheduled = functools.partial(checks.scheduled, "gdjax.inject_hyperparams")

@@ -1,1 +1,1 @@
-"""What an optimizer does, before it does it: tables of its steps, its state and its rounding."""
+"""What an optimizer does, before it does it and while it does: tables of its steps, metrics, states."""

@@ -221,9 +221,9 @@ class Leafwise:
         updates, (state,) = fused([self], updates, [state], params, extra_args)
         return updates, state
 
-    def hyperparams(self, state: Any) -> dict[str, Any]:
-        """The hyperparameters in force at the next update, schedules evaluated."""
-        count, _, _ = self.split(state)
+    def hyperparams(self, state: Any, at: Callable[[Any], Any] = lambda count: count) -> dict[str, Any]:
+        """The hyperparameters, schedules evaluated for the next update, or at another count made from that."""
+        count = at(self.split(state)[0]) if self.schedules else None
         return {k: checks.scalar(self.label, k, v(count)) if k in self.schedules else v for k, v in self.hyper.items()}
 
     def sees(self, updates: Any) -> Sequence[bool] | None:

@@ -1,6 +1,6 @@
 """Steps in a row, each with its state: neighbouring leaf rules run as one function per leaf."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gdjax.core import base
@@ -33,16 +33,24 @@ def state_of(tx: Any, states: Iterator[Any]) -> Any:
     return part.joined(states) if hasattr(part, "joined") else next(states)
 
 
-def run(steps: Sequence[Step], updates: Any, params: Any, extra_args: dict[str, Any]) -> tuple[Any, Iterator[Any]]:
+def run(
+    steps: Sequence[Step],
+    updates: Any,
+    params: Any,
+    extra_args: dict[str, Any],
+    watch: Callable[[Step, Any], None] = lambda step, updates: None,
+) -> tuple[Any, Iterator[Any]]:
     """The updates after all steps, and the new states.
 
-    The rule of a wrapper also sees the updates from before the wrapped transform; a pass begins there.
+    The rule of a wrapper also sees the updates from before the wrapped transform; a pass begins there. `watch` is
+    called with the first step of each pass and the updates that go into it.
     """
     starts = {i - step.inside for i, step in enumerate(steps) if step.inside is not None}
     raw: dict[int, Any] = {}
     new: list[Any] = []
     while (i := len(new)) < len(steps):
         raw[i] = updates
+        watch(steps[i], updates)
         end = _end(steps, i, starts)
         with bound_for(_destination(steps, end)):
             if isinstance(steps[i].part, Leafwise):

@@ -154,7 +154,7 @@ def test_labels_need_not_compare(matrix: Any, vector: Any):
     got, state = steps(tx, PARAMS, GRADIENTS)
     assert_close(got, steps(named, PARAMS, GRADIENTS)[0])
     assert signature(state) == signature(tx.init(PARAMS)) and set(state.inner_states) == {matrix, vector}
-    assert float(gdjax.get_hyperparams(tx, state)[f"{vector}/1/learning_rate"]) == 0.5
+    assert float(gdjax.get_hyperparams(tx, state)[f"{vector}/learning_rate"]) == 0.5
     # Optax, which can do no more than this, does it outside jit; its state goes on here.
     with relaxed():
         theirs = optax.partition({matrix: optax.adam(0.1), vector: optax.sgd(0.5, 0.9)}, {"w": matrix, "b": vector})

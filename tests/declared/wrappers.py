@@ -113,6 +113,11 @@ def _opaque_sam(learning_rate: Any, radius: Any) -> Any:
     return supplied(gdjax.sam(gdjax.adamw(learning_rate), adversary, 3, opaque_mode=True), grad_fn=pull)
 
 
+def _metrics(learning_rate: Any) -> Any:
+    clipped = gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.adam(learning_rate))
+    return gdjax.with_metrics(clipped, norms=("grad", "update"))  # without parameters their norm is NaN
+
+
 def _schedule_free(learning_rate: Any) -> Any:
     return gdjax.schedule_free(gdjax.sgd(learning_rate), learning_rate)
 
@@ -139,6 +144,7 @@ CASES = (
          quiet={"weight_decay": 0.0}, needs_params=True),
     Case("schedule_free_sgd", gdjax.schedule_free_sgd, {"learning_rate": 0.1}, needs_params=True, slow=True),
     Case("snapshot", gdjax.snapshot, fixed={"measure_name": "same", "measure": same}),
+    Case("with_metrics", _metrics, {"learning_rate": 0.1}),
 )  # fmt: skip
 
 

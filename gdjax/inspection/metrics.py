@@ -1,0 +1,233 @@
+"""Metrics of each step, kept in the state: norms, the rate, whether a clip acted, whether the step was skipped."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.combine.hyperparams import calls_of, last_rates
+from gdjax.combine.paths import label_by_path
+from gdjax.core import base, checks, meshes, misuse
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import OptState, Params, Transform, Updates
+from gdjax.lift.leafwise import Leafwise
+from gdjax.lift.steps import Step, run, state_of, steps_of
+from gdjax.transforms.clipping import clip_by_global_norm
+from gdjax.transforms.guards import apply_if_finite
+from gdjax.tree.euclidean import global_norm
+from gdjax.tree.norms import finite_square
+from gdjax.tree.states import get_all_with_path
+from gdjax.xla.write_order import after, bound_for
+
+Array = jax.Array
+LABEL = "gdjax.with_metrics"
+NORMS = "grad", "update", "param"
+
+
+class MetricsState(NamedTuple):
+    """State of `with_metrics`."""
+
+    inner_state: OptState
+    metrics: dict[str, Array]  # name -> () float32, of the last update
+
+
+@transform
+def with_metrics(
+    inner: Transform, groups: Any = None, *, norms: str | Sequence[str] = "grad"
+) -> GradientTransformation:
+    """Keeps metrics of the last update in the state; `metrics(state)` reads them. The updates are those of `inner`.
+
+    - grad_norm, update_norm, param_norm: global norms of the gradients that come in, of the updates that go out, and of
+      the parameters before them. "decoder/grad_norm" and so on are those of a group.
+    - learning_rate: the one that the step used. Several go by the names of their groups, "decoder/learning_rate", or
+      are numbered, "learning_rate_2".
+    - clip_fraction: 1 if `clip_by_global_norm` made the updates smaller, else 0; its mean over steps is a fraction.
+      clip_factor: by what it multiplied them. They are there if the optimizer clips, first or in a chain.
+    - skipped: 1 if `apply_if_finite` or the skip function of `MultiSteps` left the gradients out, else 0.
+
+    Before the first update the metrics are 0, and so they have one structure, in `jax.lax.scan` too. A param_norm is
+    NaN where `update` gets no parameters.
+
+    Args:
+      inner: the optimizer.
+      groups: names for groups of leaves: a dict from pattern to name as in `label_by_path`, a function from a tree to
+        labels, or a tree of labels.
+      norms: which to take, of "grad", "update" and "param". The norm of the gradients, taken by default, costs nothing
+        where the optimizer clips by it. That of the parameters reads them once more; that of the updates also writes
+        these to memory, which on a CPU is half a step of AdamW more.
+        Those two count numbers as 2^45 at most, and infinities as NaN.
+
+    Raises:
+      ValueError: `norms` has another name, or a leaf no label.
+      TypeError: `inner` is no transform.
+    """
+    base.check_transform(LABEL, "inner", inner)
+    wanted = norms if isinstance(norms, Sequence) and not isinstance(norms, str) else (norms,)
+    if not all(name in NORMS for name in wanted):
+        raise ValueError(f"{LABEL}: norms must be of {', '.join(map(repr, NORMS))}, got {norms!r}")
+    labels = label_by_path(groups) if isinstance(groups, Mapping) and _of_patterns(groups) else groups
+
+    def init(params: Params) -> MetricsState:
+        checks.leaves(LABEL, "params", params)
+        state, dtype = inner.init(params), numerics.widest_real(jax.tree.leaves(params))
+        found = jax.eval_shape(lambda p, s: _named(inner, labels, wanted, p, s), params, state)
+        return MetricsState(state, {name: jnp.zeros((), dtype) for name in found})
+
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, MetricsState]:
+        checks.state(LABEL, state, MetricsState)
+        checks.gradients(LABEL, updates, params)
+        norm = functools.partial(_norms, labels)
+        found, old = norm("grad", global_norm, updates) if "grad" in wanted else {}, state.inner_state
+        if "param" in wanted and params is not None:
+            found |= norm("param", _one_pass, params)
+            old = _once_known(found["param_norm"], old)
+        clips: list[tuple[Array, Array]] = []
+        with bound_for(None) if "update" in wanted else contextlib.nullcontext():
+            new, states = run(list(steps_of(inner, old)), updates, params, extra_args, _watcher(clips))
+        inner_state = state_of(inner, states)
+        if "update" in wanted:
+            found |= norm("update", _one_pass, new)
+            new = _once_known(found["update_norm"], new)
+        found |= _of_clips(clips or list(_clip_in_guard(inner, old, updates)))
+        found |= _rates(inner, inner_state) | _skipped(inner, inner_state)
+        return new, MetricsState(inner_state, _fitted(found, state.metrics))
+
+    return GradientTransformation(init, update)
+
+
+def metrics(state: OptState) -> dict[str, Array]:
+    """The metrics of the last update, from the state of an optimizer that has `with_metrics` anywhere in it.
+
+    Returns:
+      From name to scalar array. Where `with_metrics` is in several groups of a `partition` or entries of a
+      `named_chain`, their names precede: "decoder/grad_norm".
+
+    Raises:
+      ValueError: there is no `with_metrics`, or several that no name tells apart.
+    """
+    found = get_all_with_path(state, MetricsState.__name__)
+    if not found:
+        raise ValueError("gdjax.metrics: the state has no metrics; make the optimizer with gdjax.with_metrics(tx)")
+    if len(found) == 1:
+        return dict(found[0][1].metrics)
+    names = ["/".join(str(step.key) for step in path if hasattr(step, "key")) for path, _ in found]
+    if len(set(names)) < len(names):
+        raise ValueError(f"gdjax.metrics: {len(names)} with_metrics stand in one chain; keep one, or use named_chain")
+    return {
+        f"{name}/{k}" if name else k: x for name, (_, s) in zip(names, found, strict=True) for k, x in s.metrics.items()
+    }
+
+
+def _of_patterns(groups: Mapping[Any, Any]) -> bool:
+    """Whether a dict is from pattern to name, and not a tree of labels: that has the keys of the parameters."""
+    return all(isinstance(name, str) for name in groups.values())
+
+
+def _named(inner: Any, labels: Any, wanted: Sequence[str], params: Any, state: Any) -> dict[str, Any]:
+    """An entry for each metric, the same that an update has."""
+    found: dict[str, Any] = {}
+    for name in wanted:
+        found |= _norms(labels, name, _one_pass, params)
+    clips = [step for step in steps_of(inner, state) if _is_clip(step.part)]
+    found |= _of_clips([(jnp.zeros(()), jnp.ones(()))] if clips or _guarded(inner, state) else [])
+    return found | _rates(inner, state) | _skipped(inner, state)
+
+
+def _norms(labels: Any, name: str, norm: Callable[[Any], Array], tree: Any) -> dict[str, Array]:
+    found = {f"{name}_norm": norm(tree)}
+    if labels is not None:
+        names = labels(tree) if checks.is_function(labels) else labels
+        members: dict[str, list[Any]] = {}
+        jax.tree.map(lambda label, part: members.setdefault(str(label), []).append(part), names, tree)
+        found |= {f"{label}/{name}_norm": norm(part) for label, part in members.items()}
+    return found
+
+
+def _one_pass(tree: Any) -> Array:
+    return jnp.sqrt(finite_square(tree))
+
+
+def _once_known(norm: Array, tree: Any) -> Any:
+    """The tree, its arrays made to wait for a norm: what is computed from them may overwrite what the norm reads."""
+    waits = lambda x: jnp.ndim(x) > 0 and jnp.issubdtype(jnp.result_type(x), jnp.inexact)  # noqa: E731
+    return jax.tree.map(lambda x: after(norm, x) if not base.is_float0(x) and waits(x) else x, tree)
+
+
+def _watcher(clips: list[tuple[Array, Array]]) -> Callable[[Step, Any], None]:
+    """Notes the norm and the factor of each clip that begins a pass, as all do."""
+
+    def watch(step: Step, updates: Any) -> None:
+        if _is_clip(step.part):
+            clips.append(_clipped(step.part, step.state, updates))
+
+    return watch
+
+
+def _is_clip(part: Any) -> bool:
+    return isinstance(part, Leafwise) and part.rule is getattr(clip_by_global_norm, "__wrapped__", None)
+
+
+def _clipped(part: Leafwise, state: Any, updates: Any) -> tuple[Array, Array]:
+    norm = global_norm(updates)  # the expression of the clip itself, which a compiler evaluates once
+    return norm, numerics.shrinking(norm, jnp.asarray(part.hyperparams(state)["max_norm"], norm.dtype))
+
+
+def _guarded(inner: Any, state: Any) -> Step | None:
+    """The clip that begins the optimizer inside `apply_if_finite`, if one does: it gets the gradients as they are."""
+    call = next(iter(calls_of(inner)), None)
+    if call is None or call.factory is not apply_if_finite:
+        return None
+    step = next(iter(steps_of(call.arguments["inner"], state.inner_state)), None)
+    return step if step is not None and _is_clip(step.part) else None
+
+
+def _clip_in_guard(inner: Any, state: Any, updates: Any) -> Iterator[tuple[Array, Array]]:
+    if (step := _guarded(inner, state)) is not None:
+        yield _clipped(step.part, step.state, updates)
+
+
+def _of_clips(clips: Sequence[tuple[Array, Array]]) -> dict[str, Array]:
+    if not clips:
+        return {}
+    factor = functools.reduce(jnp.multiply, [factor for _, factor in clips])
+    return {"clip_fraction": (factor < 1).astype(factor.dtype), "clip_factor": factor}
+
+
+def _rates(inner: Any, state: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for path, x in last_rates(inner, state):
+        name = "/".join((*path, "learning_rate"))
+        number = sum(known == name or known.startswith(f"{name}_") for known in found)
+        found[f"{name}_{number + 1}" if number else name] = x
+    return found
+
+
+def _skipped(inner: Any, state: Any) -> dict[str, Any]:
+    guards = [s for _, s in get_all_with_path(state, "ApplyIfFiniteState")]
+    most = [call.arguments["max_consecutive_errors"] for call in _all_calls(inner) if call.factory is apply_if_finite]
+    skips = [x for _, x in get_all_with_path(state, "should_skip")]
+    for i, s in enumerate(guards):
+        within = s.notfinite_count <= most[i] if len(most) == len(guards) else True  # or it has given up
+        skips.append(~s.last_finite & within)
+    return {"skipped": functools.reduce(jnp.logical_or, skips)} if skips else {}
+
+
+def _all_calls(tx: Any) -> Iterator[Any]:
+    """The calls that made a transform and those inside it, from outside to inside."""
+    for call in calls_of(tx)[:1]:
+        yield call
+        for x in jax.tree.leaves(list(call.arguments.values()), is_leaf=misuse.is_transform):
+            if misuse.is_transform(x):
+                yield from _all_calls(x)
+
+
+def _fitted(found: Mapping[str, Any], old: Mapping[str, Array]) -> dict[str, Array]:
+    """The metrics under the names and in the dtype that they had before; NaN for one that there is not."""
+    fresh = {name: jnp.asarray(found.get(name, jnp.nan)).astype(x.dtype) for name, x in old.items()}
+    return {name: meshes.as_typed(x, old[name]) for name, x in fresh.items()}

@@ -1,0 +1,177 @@
+"""States set back in part, and states as plain dicts that outlive a change of the chain."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax.combine.paths import Pattern, mask_by_path, paths_of
+from gdjax.core import base, meshes
+from gdjax.core.types import OptState, Params, Transform
+from gdjax.inspection.entries import Entry, entries, pairs
+from gdjax.numerics import is_key
+
+VERSION = 1
+KINDS = jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating  # each holds the numbers of those before it
+
+
+def reset(
+    tx: Transform,
+    state: OptState,
+    params: Params,
+    where: Pattern | Sequence[Pattern] | None = None,
+    fields: str | Sequence[str] | None = None,
+) -> OptState:
+    """Puts a part of a state back to its start, that of `tx.init(params)`; the rest stays as it is.
+
+        reset(tx, state, params, where="decoder")          # all that the state keeps for these parameters
+        reset(tx, state, params, fields="mu")              # the first moments of all parameters
+        reset(tx, state, params, where="decoder", fields=["nu", "count"])
+
+    Args:
+      where: which parameters, by their paths, as in `mask_by_path`. Numbers for the whole tree, as the count, stay.
+      fields: names of fields, of transforms ("scale_by_adam") or of groups of `partition`: what is under one of them.
+        A number for the whole tree is set back if its field, its transform or its group is named.
+
+    A moment that is set back without its count is not corrected for its start. With the defaults of Adam the first
+    update then has the size (1 - b1) / sqrt(1 - b2) = 3.2 rates if both moments are set back, 32 if only nu is.
+
+    Raises:
+      ValueError: neither `where` nor `fields` is given; a pattern matches no parameter, a name nothing in the state, or
+        both together nothing; the state is not one of `tx`.
+    """
+    label = "gdjax.reset"
+    base.check_transform(label, "tx", tx)
+    if where is None and fields is None:
+        raise ValueError(f"{label}: give where or fields; tx.init(params) sets everything back")
+    old, fresh = entries(label, state), entries(label, tx.init(params))
+    if wrong := sorted({x.path for x in old} ^ {x.path for x in fresh}):
+        raise ValueError(f"{label}: the state is not one of {tx!r}: only one of the two has {', '.join(wrong)}")
+    chosen = _chosen_leaves(where, params)
+    wanted = (fields,) if isinstance(fields, str) else tuple(fields or ())
+    if unknown := [name for name in wanted if not any(name in (*x.names, x.field) for x in old)]:
+        known = sorted({name for x in old for name in (*x.names, x.field)})
+        raise ValueError(f"{label}: nothing in the state is called {', '.join(map(repr, unknown))}, but {known}")
+
+    def is_chosen(x: Entry) -> bool:
+        named = not wanted or any(name in wanted for name in (*x.names, x.field))
+        owner = _owner(x, chosen)
+        return named and (chosen[owner] if owner is not None else bool(wanted))
+
+    flags = [is_chosen(x) for x in old]
+    if not any(flags):
+        raise ValueError(f"{label}: the state keeps nothing of that for these parameters")
+    values = [new.value if flag else x.value for x, new, flag in zip(old, fresh, flags, strict=True)]
+    return jax.tree.structure(state).unflatten(values)
+
+
+def _chosen_leaves(where: Any, params: Params) -> dict[str, bool]:
+    """Whether each parameter is chosen, by its path."""
+    if where is None:
+        return {path: True for path, _ in paths_of(params)}
+    several = where if isinstance(where, Sequence) and not isinstance(where, str) else (where,)
+    return dict(paths_of(mask_by_path(*several)(params)))
+
+
+def _owner(x: Entry, known: Mapping[str, Any]) -> str | None:
+    """The path of the parameter that an array belongs to; None for a number of the whole tree."""
+    if "" in known:  # the parameters are one array
+        return "" if np.ndim(x.value) or jnp.issubdtype(x.value.dtype, jnp.inexact) else None
+    owners = [path for path in known if x.leaf == path or x.leaf.startswith(f"{path}/")]
+    return max(owners, key=len, default=None)
+
+
+def state_to_dict(state: OptState) -> dict[str, Any]:
+    """A state as nested dicts of arrays with strings for keys, to be saved in any format.
+
+        {"version": 1, "state": {"scale_by_adam": {"count": ..., "mu": {"w": ...}, "nu": {"w": ...}}}}
+
+    The names do not depend on the place in a chain: `state_from_dict` reads it for an optimizer with a transform more
+    or less, too. PRNG keys are there as their raw data. What has no arrays, such as the state of a clip, is left out.
+
+    Raises:
+      ValueError: two arrays go by one name, because keys of the parameters are alike as strings.
+    """
+    nested: dict[str, Any] = {}
+    for x in entries("gdjax.state_to_dict", state):
+        *groups, last = x.path.split("/")
+        inside = nested
+        for name in groups:
+            inside = inside.setdefault(name, {})
+        inside[last] = jax.random.key_data(x.value) if is_key(x.value) else x.value
+    return {"version": VERSION, "state": nested}
+
+
+def state_from_dict(tx: Transform, saved: Mapping[str, Any], params: Params) -> OptState:
+    """The state of `tx` from what `state_to_dict` made, for the same optimizer or one like it.
+
+    Args:
+      tx: the optimizer that goes on. It may have transforms or wrappers that the saved one had not, and the other way
+        round.
+      saved: nested dicts, or one with keys such as "state/scale_by_adam/mu/w". The arrays may be NumPy's, or lists as
+        JSON has them: they get the dtypes of the state.
+      params: the parameters, from which what is not in `saved` starts.
+
+    Warns:
+      UserWarning: a part of the state is not in `saved` and starts anew, or a part of `saved` is not used.
+
+    Raises:
+      ValueError: `saved` is of another version, has nothing of the state, or an array has another shape; the message
+        names the field and the leaf.
+      TypeError: an array is of another kind: a floating one for whole numbers, for instance.
+    """
+    label = "gdjax.state_from_dict"
+    base.check_transform(label, "tx", tx)
+    flat = dict(_flat(saved))
+    if "version" not in flat or int(flat["version"]) != VERSION:
+        found = flat.get("version", "none")
+        raise ValueError(f"{label}: version {found} of a saved state; this gdjax reads {VERSION}, by state_to_dict")
+    theirs = {path.removeprefix("state/"): x for path, x in flat.items() if path.startswith("state/")}
+    fresh = tx.init(params)
+    mine = entries(label, fresh)
+    sources = pairs([x.path for x in mine], [x.end for x in mine], list(theirs))
+    anew = [x for x in mine if x.path not in sources]
+    unused = set(theirs) - set(sources.values())
+    if mine and theirs and not sources:
+        raise ValueError(f"{label}: nothing of {_few(theirs)} is in the state, which has {_few(x.path for x in mine)}")
+    if anew or unused:
+        parts = [f"not saved, and starts anew: {_few(dict.fromkeys(x.of for x in anew))}"] if anew else []
+        parts += [f"saved and not used: {_few(sorted(unused))}"] if unused else []
+        warnings.warn(f"{label}: {'; '.join(parts)}", stacklevel=2)
+    values = [_restored(label, x, theirs[sources[x.path]]) if x.path in sources else x.value for x in mine]
+    return jax.tree.structure(fresh).unflatten(values)
+
+
+def _flat(nested: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(nested, Mapping):
+        for key, x in nested.items():
+            yield from _flat(x, f"{path}/{key}" if path else str(key))
+    else:
+        yield path, nested
+
+
+def _few(names: Any) -> str:
+    names = list(names)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _restored(label: str, x: Entry, saved: Any) -> Any:
+    """A saved array in the dtype, the place and the form of the one at the start."""
+    like = jax.random.key_data(x.value) if is_key(x.value) else x.value
+    new = saved if hasattr(saved, "dtype") else np.asarray(saved)
+    where = f"{label}: {x.of}, params/{x.leaf}" if x.leaf else f"{label}: {x.of}"
+    if new.shape != like.shape:
+        raise ValueError(f"{where}: saved with shape {new.shape}, expected {like.shape}")
+    if new.dtype.kind == "V" and new.dtype.itemsize == like.dtype.itemsize and not hasattr(saved, "sharding"):
+        new = new.view(like.dtype)  # NumPy's files know no bfloat16
+    if not 0 <= _kind(new.dtype) <= _kind(like.dtype):
+        raise TypeError(f"{where}: saved with dtype {new.dtype}, expected {like.dtype}")
+    new = meshes.placed(jnp.asarray(new).astype(like.dtype), like)
+    return jax.random.wrap_key_data(new, impl=jax.random.key_impl(x.value)) if is_key(x.value) else new
+
+
+def _kind(dtype: Any) -> int:
+    return next((i for i, kind in enumerate(KINDS) if jnp.issubdtype(dtype, kind)), -1)
