@@ -7,6 +7,7 @@ from gdjax import (
     losses,
     microbatching,
     perturbations,
+    plots,
     projections,
     schedules,
     second_order,
@@ -190,8 +191,11 @@ from gdjax.schedules import (
     warmup_stable_decay_schedule,
 )
 from gdjax.training.gradients import check_gradients, numerical_gradient
-from gdjax.training.loop import MinimizeResult, NonFiniteError, minimize
+from gdjax.training.loop import minimize
 from gdjax.training.progress import Progress
+from gdjax.training.results import MinimizeResult, NonFiniteError
+from gdjax.training.sweep import sweep
+from gdjax.training.sweep_result import SweepResult
 from gdjax.transforms.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
 from gdjax.transforms.averaging import EmaState, LookaheadParams, LookaheadState, ema, lookahead
 from gdjax.transforms.cautious import CautiousState, cautious
@@ -260,7 +264,8 @@ __all__ = [
     "ScaleByScheduleState", "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState",
     "ScaleByZoomLinesearchState", "ScaleState", "Schedule", "ScheduleFreeState", "ScheduledState", "Shared",
     "ShouldSkipUpdateFunction", "SnapshotState", "SophiaState", "SplitRealAndImaginaryState", "Stage",
-    "StatefulSchedule", "Stored", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn",
+    "StatefulSchedule", "Stored", "SweepResult", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn",
+    "TransformUpdateFn",
     "Updates", "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState",
     "ZoomLinesearchInfo",
     "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
@@ -285,7 +290,8 @@ __all__ = [
     "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm", "novograd", "ntxent",
     "numerical_gradient", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "partition",
     "per_example_global_norm_clip", "per_example_layer_norm_clip", "periodic_update", "perturbations",
-    "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "polyak_sgd",
+    "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "plots",
+    "polyak_sgd",
     "polynomial_schedule", "power_iteration", "power_schedule", "prodigy", "projections", "radam",
     "reduce_on_plateau", "rex_schedule", "rmsprop", "rprop", "safe_increment", "safe_int32_increment", "safe_norm",
     "safe_root_mean_squares", "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop", "scale_by_adadelta",
@@ -302,7 +308,7 @@ __all__ = [
     "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite",
     "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
     "sophia", "split_real_and_imaginary", "squared_error", "state_from_optax", "state_sharding", "state_to_optax",
-    "stateless", "stateless_with_tree_map", "to_optax", "trace",
+    "stateless", "stateless_with_tree_map", "sweep", "to_optax", "trace",
     "transform", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
     "update_infinity_moment", "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state",
     "warmup_constant_schedule", "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule",
