@@ -168,6 +168,7 @@ from gdjax.optimizers.sm3 import ScaleBySM3State, scale_by_sm3, sm3
 from gdjax.optimizers.sophia import SophiaState, scale_by_sophia, sophia
 from gdjax.optimizers.yogi import scale_by_yogi, yogi
 from gdjax.perturbations import multi_normal
+from gdjax.plots.curves import plot_schedule
 from gdjax.schedules import (
     constant_schedule,
     cosine_decay_schedule,
@@ -290,8 +291,8 @@ __all__ = [
     "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm", "novograd", "ntxent",
     "numerical_gradient", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "partition",
     "per_example_global_norm_clip", "per_example_layer_norm_clip", "periodic_update", "perturbations",
-    "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "plots",
-    "polyak_sgd",
+    "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "plot_schedule",
+    "plots", "polyak_sgd",
     "polynomial_schedule", "power_iteration", "power_schedule", "prodigy", "projections", "radam",
     "reduce_on_plateau", "rex_schedule", "rmsprop", "rprop", "safe_increment", "safe_int32_increment", "safe_norm",
     "safe_root_mean_squares", "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop", "scale_by_adadelta",

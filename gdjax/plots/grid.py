@@ -10,7 +10,8 @@ from gdjax.plots import look
 def plot_sweep(result: Any, *, ax: Any = None) -> Any:
     """The score of each point of a sweep against the hyperparameter with the most values.
 
-    The combinations of the others have a line each. A cross at the top marks a point that diverged, a ring the best.
+    The combinations of the others have a line each. A ring marks the best point, a cross at the top one that diverged:
+    its score is not finite, or its loss ended above ten times the first.
 
     Args:
       result: what `gdjax.sweep` returned.
@@ -24,7 +25,8 @@ def plot_sweep(result: Any, *, ax: Any = None) -> Any:
     values = {name: np.array([float(p[name]) for p in points]) for name in points[0]}
     across = max(values, key=lambda name: len(np.unique(values[name])))
     others = [name for name in values if name != across and len(np.unique(values[name])) > 1]
-    finite = np.isfinite(scores)
+    first = np.asarray(result.losses[:, 0], float)
+    finite = np.isfinite(scores) & (result.evaluated | ~(scores > 10 * np.abs(first)))
     positive = bool(np.all(scores[finite] > 0))
     lines = sorted({tuple(values[name][k] for name in others) for k in range(len(points))})
     for i, line in enumerate(lines):
@@ -36,7 +38,7 @@ def plot_sweep(result: Any, *, ax: Any = None) -> Any:
         ax.plot(x, np.where(kept, y, np.nan), **style, marker="o", markersize=5, label=label)
         ax.plot(x[~kept], np.full((~kept).sum(), 0.96), "x", color=style["color"], transform=ax.get_xaxis_transform())
     if finite.any():
-        k = result.best.index
+        k = result.best.index  # the lowest score is among those drawn
         ax.plot(values[across][k], scores[k], "o", markersize=13, fillstyle="none", color="#222222", zorder=5)
     if np.all(values[across] > 0) and values[across].max() > 10 * values[across].min():
         ax.set_xscale("log")
