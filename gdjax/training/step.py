@@ -46,7 +46,9 @@ def gradient(f: Callable[..., Any], params: Params, inputs: Inputs) -> Gradient:
     grads = jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, grads)
     # A `Partial` is a pytree: wrappers may take it into the branches of a cond.
     value_fn = jax.tree_util.Partial(lambda batch, named, p: f(p, *batch, **named)[0], inputs.batch, named)
-    return Gradient(loss, aux, grads, norm_of(grads), {"value": loss, "grad": grads, "value_fn": value_fn})
+    # The loss has two names: line searches call it value_fn, estimates of curvature obj_fn.
+    extra = {"value": loss, "grad": grads, "value_fn": value_fn, "obj_fn": value_fn}
+    return Gradient(loss, aux, grads, norm_of(grads), extra)
 
 
 def updated(tx: Any, found: Gradient, params: Params, state: OptState) -> tuple[Params, OptState]:
