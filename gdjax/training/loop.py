@@ -39,8 +39,7 @@ def minimize(
         pair of that and anything else.
       params: any pytree of arrays; integer leaves stay as they are.
       tx: anything with `init` and `update`, Optax's transforms included. An `update` that takes extra arguments gets
-        `value`, `grad` and, as `value_fn` and as `obj_fn`, the loss as a function of the parameters on the same batch
-        with the same key.
+        `value`, `grad` and `value_fn`, the loss as a function of the parameters on the same batch with the same key.
       steps: the most updates to make.
       data: batches. A list, or whatever else can be iterated again, starts over when it ends; the end of an iterator
         ends the run. Up to 100 batches may be drawn after the step at which a tolerance stops the run.

@@ -11,11 +11,13 @@ from gdjax.combine.hyperparams import learning_rates
 from gdjax.core import base
 from gdjax.core.types import OptState, Params
 from gdjax.core.updates import apply_updates
+from gdjax.tree.sums import total, wide
 
 Array = jax.Array
 
 # What a step reports of the run. Any but RUNNING freezes it: steps that the host has already sent change nothing.
 RUNNING, SMALL_GRADIENT, STEADY_LOSS, NON_FINITE = range(4)
+TINY = 1e-17  # the square of a norm below it may lose digits in float32
 
 
 class Inputs(NamedTuple):
@@ -46,9 +48,7 @@ def gradient(f: Callable[..., Any], params: Params, inputs: Inputs) -> Gradient:
     grads = jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, grads)
     # A `Partial` is a pytree: wrappers may take it into the branches of a cond.
     value_fn = jax.tree_util.Partial(lambda batch, named, p: f(p, *batch, **named)[0], inputs.batch, named)
-    # The loss has two names: line searches call it value_fn, estimates of curvature obj_fn.
-    extra = {"value": loss, "grad": grads, "value_fn": value_fn, "obj_fn": value_fn}
-    return Gradient(loss, aux, grads, norm_of(grads), extra)
+    return Gradient(loss, aux, grads, norm_of(grads), {"value": loss, "grad": grads, "value_fn": value_fn})
 
 
 def updated(tx: Any, found: Gradient, params: Params, state: OptState) -> tuple[Params, OptState]:
@@ -73,7 +73,7 @@ def guarded_step(f: Callable[..., Any], tx: Any, grad_tol: float | None, loss_to
         going = status == RUNNING
         new, new_state = jax.lax.cond(going, lambda: updated(tx, found, params, state), lambda: (last_good, state))
         # Of the parameters: the updates are not written to memory, and would be for a norm of theirs.
-        update_norm = jnp.where(going, change(new, params), 0)
+        update_norm = jnp.where(going, change(new, params).astype(found.norm.dtype), 0)
         told = {"loss": kept_loss, "grad_norm": found.norm, "update_norm": update_norm, **_rates(tx, state)}
         return new, new_state, (status, kept_loss), {**_scalars(found.aux), **told}, found.aux
 
@@ -97,8 +97,11 @@ def norm_of(updates: Any) -> Array:
 
 def change(new: Params, old: Params) -> Array:
     """The global norm of what an update changed."""
-    pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
-    return norm_of([x - y for x, y in pairs])
+    leaves = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+    changes = [wide(x) - wide(y) for x, y in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+    # One pass that writes nothing; the norm that cannot overflow would write the differences to memory first.
+    norm = jnp.sqrt(total([jnp.sum(jnp.real(d * jnp.conj(d))) for d in changes]))
+    return jax.lax.cond(jnp.isfinite(norm) & (norm > TINY), lambda: norm, lambda: norm_of(changes).astype(norm.dtype))
 
 
 def _rates(tx: Any, state: OptState) -> dict[str, Any]:

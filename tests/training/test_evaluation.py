@@ -43,6 +43,20 @@ def test_the_norm_of_an_update_that_bfloat16_loses_or_a_tolerance_stops():
     assert stopped.converged and stopped.history["update_norm"][-1] == 0 and stopped.history["update_norm"][-2] > 0
 
 
+@pytest.mark.parametrize("scale", [1e25, 1.0, 1e-25])
+def test_the_norm_of_a_large_and_of_a_small_update(scale: float):
+    start = jnp.zeros(2, jnp.complex64) if scale == 1 else jnp.zeros(2)
+    step = jnp.array([3.0, 4.0]) * np.float32(scale)
+    tx = gdjax.GradientTransformation(lambda p: (), lambda g, s, p: (g * 0 - step.astype(g.dtype), s))
+    result = gdjax.minimize(lambda p: jnp.sum(jnp.real(p)), start, tx, steps=1)
+    np.testing.assert_allclose(result.history["update_norm"], [5 * scale], rtol=1e-6)
+
+
+def test_a_transform_that_estimates_curvature():
+    result = run(tx=gdjax.sophia(0.05), steps=40)
+    assert result.history["loss"][-1] < 0.5 * result.history["loss"][0]
+
+
 def half_norm(p: Any) -> jax.Array:
     return 0.5 * jnp.sum(p["w"] ** 2)
 
