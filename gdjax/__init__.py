@@ -7,6 +7,7 @@ from gdjax import (
     losses,
     microbatching,
     perturbations,
+    plots,
     projections,
     schedules,
     second_order,
@@ -174,6 +175,7 @@ from gdjax.optimizers.sm3 import ScaleBySM3State, scale_by_sm3, sm3
 from gdjax.optimizers.sophia import SophiaState, scale_by_sophia, sophia
 from gdjax.optimizers.yogi import scale_by_yogi, yogi
 from gdjax.perturbations import multi_normal
+from gdjax.plots.curves import plot_schedule
 from gdjax.schedules import (
     constant_schedule,
     cosine_decay_schedule,
@@ -197,8 +199,11 @@ from gdjax.schedules import (
     warmup_stable_decay_schedule,
 )
 from gdjax.training.gradients import check_gradients, numerical_gradient
-from gdjax.training.loop import MinimizeResult, NonFiniteError, minimize
+from gdjax.training.loop import minimize
 from gdjax.training.progress import Progress
+from gdjax.training.results import MinimizeResult, NonFiniteError
+from gdjax.training.sweep import sweep
+from gdjax.training.sweep_result import SweepResult
 from gdjax.transforms.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
 from gdjax.transforms.averaging import EmaState, LookaheadParams, LookaheadState, ema, lookahead
 from gdjax.transforms.cautious import CautiousState, cautious
@@ -264,13 +269,13 @@ __all__ = [
     "ScaleByRmsWithCountState", "ScaleByRpropState", "ScaleByRssState", "ScaleBySM3State", "ScaleByScheduleState",
     "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState", "ScaleByZoomLinesearchState", "ScaleState",
     "Schedule", "ScheduleFreeState", "ScheduledState", "Shared", "ShouldSkipUpdateFunction", "SnapshotState",
-    "SophiaState", "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "Stored", "Table", "TraceState",
-    "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates", "WeightDecaySchedule",
-    "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState", "ZoomLinesearchInfo", "acprop",
-    "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
-    "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad", "apply_every",
-    "apply_if_finite", "apply_updates", "assignment", "bfloat16_with_error", "bias_correction", "bounded",
-    "cautious", "centralize", "chain", "check_gradients", "check_numerics", "clip", "clip_by_block_rms",
+    "SophiaState", "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "Stored", "SweepResult", "Table",
+    "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates",
+    "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState",
+    "ZoomLinesearchInfo", "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw",
+    "adamw", "adan", "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad",
+    "apply_every", "apply_if_finite", "apply_updates", "assignment", "bfloat16_with_error", "bias_correction",
+    "bounded", "cautious", "centralize", "chain", "check_gradients", "check_numerics", "clip", "clip_by_block_rms",
     "clip_by_global_norm", "cocob", "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib",
     "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule",
     "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw",
@@ -287,26 +292,27 @@ __all__ = [
     "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm", "novograd", "ntxent",
     "numerical_gradient", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "partition",
     "per_example_global_norm_clip", "per_example_layer_norm_clip", "periodic_update", "perturbations",
-    "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "polyak_sgd",
-    "polynomial_schedule", "power_iteration", "power_schedule", "prodigy", "projections", "radam",
-    "reduce_on_plateau", "reset", "rex_schedule", "rmsprop", "rprop", "safe_increment", "safe_int32_increment",
-    "safe_norm", "safe_root_mean_squares", "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop",
-    "scale_by_adadelta", "scale_by_adam", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix", "scale_by_adopt",
-    "scale_by_amsgrad", "scale_by_backtracking_linesearch", "scale_by_belief", "scale_by_cocob",
-    "scale_by_distance_over_gradients", "scale_by_dog", "scale_by_dowg", "scale_by_factored_rms", "scale_by_galore",
-    "scale_by_lbfgs", "scale_by_learning_rate", "scale_by_lion", "scale_by_madgrad", "scale_by_muon",
-    "scale_by_novograd", "scale_by_optimistic_gradient", "scale_by_param_block_norm", "scale_by_param_block_rms",
-    "scale_by_polyak", "scale_by_radam", "scale_by_rms", "scale_by_rprop", "scale_by_rss", "scale_by_schedule",
-    "scale_by_sign", "scale_by_simplified_ademamix", "scale_by_sm3", "scale_by_sophia", "scale_by_stddev",
-    "scale_by_trust_ratio", "scale_by_yogi", "scale_by_zoom_linesearch", "scale_gradient", "schedule_free",
-    "schedule_free_adamw", "schedule_free_eval_params", "schedule_free_sgd", "schedules", "second_moment",
-    "second_order", "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "sigmoid_binary_cross_entropy",
+    "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "plot_schedule",
+    "plots", "polyak_sgd", "polynomial_schedule", "power_iteration", "power_schedule", "prodigy", "projections",
+    "radam", "reduce_on_plateau", "reset", "rex_schedule", "rmsprop", "rprop", "safe_increment",
+    "safe_int32_increment", "safe_norm", "safe_root_mean_squares", "safe_softmax_cross_entropy", "sam", "scale",
+    "scale_by_acprop", "scale_by_adadelta", "scale_by_adam", "scale_by_adamax", "scale_by_adan",
+    "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad", "scale_by_backtracking_linesearch",
+    "scale_by_belief", "scale_by_cocob", "scale_by_distance_over_gradients", "scale_by_dog", "scale_by_dowg",
+    "scale_by_factored_rms", "scale_by_galore", "scale_by_lbfgs", "scale_by_learning_rate", "scale_by_lion",
+    "scale_by_madgrad", "scale_by_muon", "scale_by_novograd", "scale_by_optimistic_gradient",
+    "scale_by_param_block_norm", "scale_by_param_block_rms", "scale_by_polyak", "scale_by_radam", "scale_by_rms",
+    "scale_by_rprop", "scale_by_rss", "scale_by_schedule", "scale_by_sign", "scale_by_simplified_ademamix",
+    "scale_by_sm3", "scale_by_sophia", "scale_by_stddev", "scale_by_trust_ratio", "scale_by_yogi",
+    "scale_by_zoom_linesearch", "scale_gradient", "schedule_free", "schedule_free_adamw",
+    "schedule_free_eval_params", "schedule_free_sgd", "schedules", "second_moment", "second_order",
+    "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite",
     "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
     "sophia", "split_real_and_imaginary", "squared_error", "state_bytes", "state_from_dict", "state_from_optax",
-    "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map", "tabulate",
-    "to_optax", "trace", "transform", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip",
-    "unitwise_norm", "update_infinity_moment", "update_moment", "update_moment_per_elem_norm",
+    "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map", "sweep",
+    "tabulate", "to_optax", "trace", "transform", "transforms", "tree", "tree_map_params", "tree_utils",
+    "unitwise_clip", "unitwise_norm", "update_infinity_moment", "update_moment", "update_moment_per_elem_norm",
     "value_and_grad_from_state", "warmup_constant_schedule", "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule", "warmup_stable_decay_schedule",
     "with_extra_args_support", "with_metrics", "wrapper", "yogi", "zero_nans",

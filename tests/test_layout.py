@@ -40,12 +40,14 @@ inspection/entries inspection/*
 training/differences training/gradients second_order projections/parts projections/* losses/parts losses/*
 inspection/table inspection/walk inspection/traced inspection/owners inspection/cautions inspection/explain
 inspection/tabulate inspection/largest inspection/numerics inspection/*
-assignment perturbations microbatching training/progress training/objective training/loop
+assignment perturbations microbatching training/progress training/objective
+training/step training/results training/loop
+plots/look plots/* training/sweep_result training/sweep
 experimental/aggregators experimental/variance experimental/*
 contrib tree_utils __init__
 """.split()
 # What a function may import when it is called; everything else is imported at the top of the file.
-OPTIONAL = {"optax"}
+OPTIONAL = {"optax", "matplotlib"}
 LONGEST = 251
 
 SOURCES = {p.relative_to(ROOT / "gdjax").with_suffix("").as_posix(): p for p in sorted(ROOT.glob("gdjax/**/*.py"))}

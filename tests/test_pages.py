@@ -64,6 +64,22 @@ def test_readme():
     assert_close(tx.update(g, tx.init(g))[0], -1e-3 * jnp.sign(g))
 
 
+def test_train_and_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All programs of the page; where there is no matplotlib, those without plots."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    names: dict[str, Any] = {}
+    *before, pictures = programs(ROOT / "docs" / "train_and_sweep.md")
+    with relaxed():
+        for program in before:
+            exec(program, names)
+        assert names["found"].best.score < 0.1 and names["result"].converged
+        pyplot = pytest.importorskip("matplotlib.pyplot")
+        exec(pictures, names)
+    pyplot.close("all")
+    assert (tmp_path / "trajectories.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("guide", GUIDES)
 def test_the_guides(guide: str, capsys: pytest.CaptureFixture[str]):
     names: dict[str, Any] = {}

@@ -1,5 +1,6 @@
 """The arguments of `minimize`, the loss, its batches and the transform: errors and warnings that say what to do."""
 
+import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,9 +16,9 @@ from gdjax.lift.leafwise import Leafwise
 def checked(label: str, loss_fn: Callable[..., Any], has_aux: bool, data: Any) -> Callable[..., Any]:
     """`loss_fn` with a pair for its result in any case; the result is checked while it is traced."""
 
-    def f(params: Any, *batch: Any) -> tuple[Any, Any]:
+    def f(params: Any, *batch: Any, **key: Any) -> tuple[Any, Any]:
         try:
-            result = loss_fn(params, *batch)
+            result = loss_fn(params, *batch, **key)
         except (TypeError, ValueError) as e:
             if isinstance(data, tuple | list) and data and all(hasattr(x, "shape") for x in data):
                 e.add_note(
@@ -50,6 +51,12 @@ def batches(label: str, data: Iterable[Any] | None) -> Iterator[tuple[Any, ...]]
         yield from itertools.repeat(())
     elif isinstance(data, str | Mapping) or not isinstance(data, Iterable):
         raise TypeError(f"{label}: data must be an iterable of batches, got {type(data).__name__}")
+    elif _is_one_batch(data):
+        shapes = " and ".join(str(x.shape) for x in data)
+        raise TypeError(
+            f"{label}: data is an iterable of batches, got arrays of shapes {shapes}, which look like one batch; "
+            "for that pass data=[(x, y)], or cut them into batches"
+        )
     else:
         empty = False
         while not empty:
@@ -57,6 +64,26 @@ def batches(label: str, data: Iterable[Any] | None) -> Iterator[tuple[Any, ...]]
             for batch in data:
                 empty = False
                 yield (batch,)
+
+
+def _is_one_batch(data: Any) -> bool:
+    """Whether `data` is a pair such as (x, y): arrays with as many rows each, but not of one rank, as batches are."""
+    arrays = isinstance(data, tuple | list) and len(data) > 1 and all(getattr(x, "shape", ()) for x in data)
+    return arrays and len({x.shape[0] for x in data}) == 1 and len({len(x.shape) for x in data}) > 1
+
+
+def check_key(label: str, loss_fn: Callable[..., Any], key: Any) -> None:
+    """Raises where a key is given that the loss does not take, or none to a loss that needs one."""
+    try:
+        parameters = inspect.signature(loss_fn).parameters
+    except (TypeError, ValueError):  # a callable that tells nothing
+        return
+    named = [p for p in parameters.values() if p.name == "key" and p.kind is not p.POSITIONAL_ONLY]
+    if key is None and any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in named):
+        raise TypeError(f"{label}: loss_fn takes a key; pass key=jax.random.key(0), from which each step gets its own")
+    if key is not None and not named and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        has = ", ".join(parameters)
+        raise TypeError(f"{label}: with key=, loss_fn gets an argument `key`; it has ({has}): add one of that name")
 
 
 def warn_of_ascent(label: str, tx: Any) -> None:
@@ -83,14 +110,14 @@ def warn_of_ascent(label: str, tx: Any) -> None:
         )
 
 
-def warn_of_negative_rates(label: str, history: Mapping[str, np.ndarray]) -> None:
+def warn_of_negative_rates(label: str, history: Mapping[str, np.ndarray], first_step: int) -> None:
     """Warns if a learning rate in the history was below 0."""
     for name, rates in history.items():
         below = np.flatnonzero(rates < 0) if name.rpartition("/")[2] == "learning_rate" else []
         if len(below):
             warnings.warn(
-                f"{label}: {name} is {rates[below[0]]} at step {below[0]}, and below 0 in {len(below)} of {len(rates)} "
-                "steps: there the updates go up the gradient",
+                f"{label}: {name} is {rates[below[0]]} at step {first_step + below[0]}, and below 0 in {len(below)} of "
+                f"{len(rates)} steps: there the updates go up the gradient",
                 stacklevel=4,
             )
 

@@ -30,7 +30,7 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> GradientTransf
         the step.
 
     `update` needs `params` and the extra argument `obj_fn`, the loss as a function of the parameters alone:
-    `update(updates, state, params, obj_fn=lambda p: loss(p, batch))`.
+    `update(updates, state, params, obj_fn=lambda p: loss(p, batch))`. Where that is missing `value_fn` takes its place.
 
     Raises:
       ValueError: (in update) params or obj_fn is missing.
@@ -54,6 +54,7 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> GradientTransf
         checks.state(label, state, HutchinsonState)
         checks.params(label, params)
         checks.gradients(label, updates, params)
+        obj_fn = extra_args.get("value_fn") if obj_fn is None else obj_fn  # as line searches call it
         if obj_fn is None:
             raise ValueError(
                 f"{label}: this transform needs obj_fn=..., the loss as a function of the parameters: call "

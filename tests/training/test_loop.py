@@ -14,9 +14,10 @@ import optax
 import pytest
 
 import gdjax
-from gdjax.training import loop
-from gdjax.training.loop import MinimizeResult, NonFiniteError, minimize
+from gdjax.training.loop import minimize
 from gdjax.training.progress import Progress
+from gdjax.training.results import MinimizeResult, NonFiniteError
+from gdjax.training.step import Inputs, guarded_step
 from tests.support import relaxed
 
 RNG = np.random.default_rng(0)
@@ -165,7 +166,7 @@ def test_goes_on_where_it_ended():
 )
 def test_history_has_the_learning_rate(make: Any):
     history = minimize(least_squares, start(), make(), steps=3).history
-    assert list(history) == ["loss", "grad_norm", "learning_rate"]
+    assert list(history) == ["loss", "grad_norm", "update_norm", "learning_rate"]
     np.testing.assert_array_equal(history["learning_rate"], np.float32([0.25] * 3))
 
 
@@ -298,19 +299,19 @@ def test_auxiliary_output():
         return least_squares(p), {"step": p["w"][0], "twice": 2 * least_squares(p)}
 
     result = minimize(scalars, start(), gdjax.sgd(0.05), steps=4, has_aux=True, progress=Progress(4))
-    assert set(result.history) == {"loss", "grad_norm", "learning_rate", "step", "twice"}
+    assert set(result.history) == {"loss", "grad_norm", "update_norm", "learning_rate", "step", "twice"}
     np.testing.assert_allclose(result.history["twice"], 2 * result.history["loss"])
 
     for aux in ({"a": 1.0, "b": {"c": 1.0}}, {"step": jnp.ones(2)}, {1: 1.0}, 3.0, None):
         result = minimize(lambda p, aux=aux: (least_squares(p), aux), start(), gdjax.sgd(0.05), steps=1, has_aux=True)
-        assert set(result.history) == {"loss", "grad_norm", "learning_rate"}
+        assert set(result.history) == {"loss", "grad_norm", "update_norm", "learning_rate"}
 
     arrays = []
     result = minimize(
         lambda p: (least_squares(p), p["w"]), start(), gdjax.sgd(0.05), steps=2, has_aux=True,
         callback=lambda step, p, s, metrics: arrays.append(np.array(metrics["aux"])),
     )  # fmt: skip
-    assert set(result.history) == {"loss", "grad_norm", "learning_rate"}
+    assert set(result.history) == {"loss", "grad_norm", "update_norm", "learning_rate"}
     np.testing.assert_array_equal(arrays[0], W0.astype(np.float32))
 
 
@@ -351,7 +352,7 @@ def test_no_steps():
     result = minimize(least_squares, start(), gdjax.adam(0.1), steps=0, data=iter([]))
     np.testing.assert_array_equal(result.params["w"], W0.astype(np.float32))
     assert isinstance(result, MinimizeResult) and result.steps == 0 and not result.converged
-    assert {k: v.shape for k, v in result.history.items()} == {"loss": (0,), "grad_norm": (0,)}
+    assert {k: v.shape for k, v in result.history.items()} == dict.fromkeys(["loss", "grad_norm", "update_norm"], (0,))
 
 
 def test_progress_in_a_log_and_as_a_function(capsys: pytest.CaptureFixture[str]):
@@ -410,7 +411,8 @@ def test_guard_costs_no_copy(name: str):
     def memory(step: Any, *args: Any) -> Any:
         return jax.jit(step, donate_argnums=(0, 1)).lower(*args).compile().memory_analysis()
 
-    guarded = memory(loop._step(lambda p: (loss(p), None), tx, None, None), params, state, params, last)
+    step = guarded_step(lambda p: (loss(p), None), tx, None, None)
+    guarded = memory(step, params, state, params, last, Inputs((), np.int32(0), None))
     size = sum(x.nbytes for x in jax.tree.leaves(params))
     assert guarded.temp_size_in_bytes <= memory(plain, params, clipped.init(params)).temp_size_in_bytes + 0.01 * size
     assert guarded.alias_size_in_bytes == size + sum(x.nbytes for x in jax.tree.leaves(state))
@@ -488,9 +490,13 @@ def test_aux_must_come_in_a_pair():
 
 
 @pytest.mark.parametrize("loss_fn", [least_squares, lambda p, x, y: jnp.sum(p["w"])], ids=["unpacks", "two arguments"])
-def test_a_pair_of_arrays_is_two_batches(loss_fn: Any):
-    with pytest.raises((ValueError, TypeError)) as e:
-        run(loss_fn=loss_fn, data=(A.astype(np.float32), B.astype(np.float32)))
+def test_a_pair_of_arrays_is_no_iterable_of_batches(loss_fn: Any):
+    x, y = A.astype(np.float32), B.astype(np.float32)
+    for data in ((x, y), [x, y]):
+        with pytest.raises(TypeError, match=r"arrays of shapes \(20, 4\) and \(20,\), which look .* data=\[\(x, y\)\]"):
+            run(loss_fn=loss_fn, data=data)
+    with pytest.raises((ValueError, TypeError)) as e:  # these might be two batches
+        run(loss_fn=loss_fn, data=(x, x))
     assert e.value.__notes__[0] == (
         "gdjax.minimize: data is an iterable of batches, here of 2, one array each; "
         "for one batch of several arrays pass data=[(x, y)]"
@@ -498,6 +504,11 @@ def test_a_pair_of_arrays_is_two_batches(loss_fn: Any):
     with pytest.raises(ValueError) as e:
         run(loss_fn=lambda p, batch: least_squares(p, (*batch, 1)), data=slices(5))
     assert not any("gdjax.minimize" in note for note in getattr(e.value, "__notes__", ()))
+
+
+def test_batches_may_be_a_pair_of_arrays():
+    pair = (jnp.ones((3, 4)), jnp.zeros((5, 4)))  # two batches, of 3 and of 5 rows
+    assert run(loss_fn=lambda p, x: jnp.mean((x @ p["w"]) ** 2), data=pair, steps=4).steps == 4
 
 
 def ascents() -> dict[str, Any]:

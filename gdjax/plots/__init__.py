@@ -1,0 +1,8 @@
+"""Pictures of schedules, runs, sweeps, states and trajectories, with matplotlib: `pip install gdjax[plot]`."""
+
+from gdjax.plots.bars import plot_state_bytes
+from gdjax.plots.curves import plot_losses, plot_schedule
+from gdjax.plots.grid import plot_sweep
+from gdjax.plots.landscape import plot_trajectory
+
+__all__ = ["plot_losses", "plot_schedule", "plot_state_bytes", "plot_sweep", "plot_trajectory"]

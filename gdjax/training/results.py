@@ -1,0 +1,97 @@
+"""What `minimize` returns and raises, and the numbers of a run that it keeps."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax.core.types import OptState, Params
+from gdjax.training import objective
+from gdjax.training.step import NON_FINITE, RUNNING, SMALL_GRADIENT, norm_of
+
+KEPT = "; .params of this error are the last good ones. In a loop of your own gdjax.apply_if_finite skips such a step"
+
+History = dict[str, np.ndarray]
+
+
+class MinimizeResult(NamedTuple):
+    """What `minimize` returns."""
+
+    params: Params
+    state: OptState  # `minimize(..., state=state, first_step=first_step + steps)` goes on from here
+    history: History  # loss, grad_norm, update_norm, learning_rate (if the transform tells), ...: (evaluations,) each
+    steps: int  # updates made
+    converged: bool  # whether a tolerance was met
+    message: str  # why the run ended
+    evaluations: History = {}  # noqa: RUF012  step, updates made before, and what `evaluate` returned: (n,) each
+
+
+class NonFiniteError(FloatingPointError):
+    """The loss or its gradient turned infinite or NaN.
+
+    Attributes:
+      step: the step where that happened, counted from `first_step`.
+      params: the last parameters whose loss and gradient were finite, or the initial ones.
+      state: the optimizer's state after the update that those parameters gave.
+      history: as in `MinimizeResult`, the step included.
+      evaluations: as in `MinimizeResult`.
+    """
+
+    def __init__(
+        self, message: str, step: int, params: Params, state: OptState, history: History,
+        evaluations: History | None = None,
+    ):  # fmt: skip
+        super().__init__(message, step, params, state, history, evaluations)  # all, so that it pickles
+        self.step, self.params, self.state, self.history = step, params, state, history
+        self.evaluations = evaluations or {}
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+class Evaluations:
+    """What `evaluate` returned so far, in columns."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, label: str, step: int, result: Any) -> None:
+        """Notes the result after `step` updates, a number or a dict of numbers."""
+        named = result if isinstance(result, dict) else {"evaluation": result}
+        for name, x in named.items():
+            if not isinstance(name, str) or np.shape(x) != () or isinstance(x, str) or x is None:
+                raise TypeError(f"{label}: evaluate must return a number or a dict of numbers, got {result!r}")
+        if self.rows and set(self.rows[0]) != {"step", *named}:
+            raise ValueError(f"{label}: evaluate returned {sorted(named)}, and {sorted(self.rows[0])[:-1]} before")
+        self.rows.append({"step": step, **jax.device_get(named)})
+
+    @property
+    def latest(self) -> dict[str, Any]:
+        return {k: x for k, x in self.rows[-1].items() if k != "step"} if self.rows else {}
+
+    def columns(self) -> History:
+        return {name: np.array([row[name] for row in self.rows]) for name in (self.rows[0] if self.rows else ())}
+
+
+def result_of(
+    label: str, status: int, rows: list[dict[str, Any]], first_step: int, params: Params, last_good: Params,
+    state: OptState, message: str, evaluations: History,
+) -> MinimizeResult:  # fmt: skip
+    """The result of a run that ended with `status`, or the error."""
+    names = rows[0] if rows else ("loss", "grad_norm", "update_norm")
+    history = {name: np.array([row[name] for row in rows]) for name in names}
+    last = first_step + len(rows) - 1
+    objective.warn_of_negative_rates(label, history, first_step)
+    kept = last, last_good, state, history, evaluations
+    if status == NON_FINITE:
+        numbers = f"loss {history['loss'][-1]}, gradient norm {history['grad_norm'][-1]}"
+        raise NonFiniteError(f"{label}: not finite at step {last}: {numbers}{KEPT}", *kept)
+    # The loss at the very last parameters has not been evaluated.
+    if status == RUNNING and not jnp.isfinite(norm_of(params)) and jnp.isfinite(norm_of(last_good)):
+        raise NonFiniteError(f"{label}: step {last} made numbers not finite{KEPT}", *kept)
+    stopped = status != RUNNING
+    if stopped:
+        what = "gradient norm within grad_tol" if status == SMALL_GRADIENT else "change of the loss within loss_tol"
+        message = f"{what} at step {last}"
+    return MinimizeResult(params, state, history, len(rows) - stopped, stopped, message, evaluations)

@@ -1,0 +1,124 @@
+"""One step of gradient descent: loss, gradient, update and what is told of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import tree
+from gdjax.combine.hyperparams import learning_rates
+from gdjax.core import base
+from gdjax.core.types import OptState, Params
+from gdjax.core.updates import apply_updates
+from gdjax.tree.sums import total, wide
+
+Array = jax.Array
+
+# What a step reports of the run. Any but RUNNING freezes it: steps that the host has already sent change nothing.
+RUNNING, SMALL_GRADIENT, STEADY_LOSS, NON_FINITE = range(4)
+TINY = 1e-17  # the square of a norm below it may lose digits in float32
+
+
+class Inputs(NamedTuple):
+    """What the loss gets in a step beside the parameters."""
+
+    batch: tuple[Any, ...]
+    number: Any  # of the step; () int32
+    key: Array | None  # of the run; that of the step is `fold_in(key, number)`
+
+
+class Gradient(NamedTuple):
+    """The loss and its gradient at some parameters."""
+
+    loss: Array
+    aux: Any
+    grads: Any
+    norm: Array
+    extra: dict[str, Any]  # what an update that takes extra arguments gets
+
+
+def gradient(f: Callable[..., Any], params: Params, inputs: Inputs) -> Gradient:
+    """Evaluates `f`, a checked loss, and its gradient."""
+    # A fold, not a chain of splits: a run that goes on at a step needs its number alone.
+    named = {} if inputs.key is None else {"key": jax.random.fold_in(inputs.key, inputs.number)}
+    value_and_grad = jax.value_and_grad(f, has_aux=True, allow_int=True)
+    (loss, aux), grads = value_and_grad(params, *inputs.batch, **named)
+    # In a complex parameter, the direction of steepest ascent is the conjugate of what jax.grad returns.
+    grads = jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, grads)
+    # A `Partial` is a pytree: wrappers may take it into the branches of a cond.
+    value_fn = jax.tree_util.Partial(lambda batch, named, p: f(p, *batch, **named)[0], inputs.batch, named)
+    return Gradient(loss, aux, grads, norm_of(grads), {"value": loss, "grad": grads, "value_fn": value_fn})
+
+
+def updated(tx: Any, found: Gradient, params: Params, state: OptState) -> tuple[Params, OptState]:
+    """The new parameters and state."""
+    updates, new_state = base.call_update(tx, found.grads, state, params, found.extra)
+    # A transform of others may change dtypes; the step would be compiled again.
+    pinned = jax.tree.map(lambda y, x: jax.lax.convert_element_type(y, x.dtype), new_state, state)
+    return apply_updates(params, updates), pinned
+
+
+def guarded_step(f: Callable[..., Any], tx: Any, grad_tol: float | None, loss_tol: float | None) -> Callable[..., Any]:
+    """The function to compile: it takes `params`, and writes the new parameters over `last_good`."""
+
+    def step(last_good: Params, state: OptState, params: Params, last: tuple[Array, Array], inputs: Inputs) -> Any:
+        found = gradient(f, params, inputs)
+        last_status, last_loss = last
+        kept_loss = found.loss.astype(last_loss.dtype)
+        now = _status(kept_loss, last_loss, found.norm, grad_tol, loss_tol)
+        status = jnp.where(last_status == RUNNING, now, last_status)
+        # A branch, because a select would hold old and new arrays at once. The other branch must return arrays that lie
+        # where the first one writes, or parameters and state are copied in every step.
+        going = status == RUNNING
+        new, new_state = jax.lax.cond(going, lambda: updated(tx, found, params, state), lambda: (last_good, state))
+        # Of the parameters: the updates are not written to memory, and would be for a norm of theirs.
+        update_norm = jnp.where(going, change(new, params).astype(found.norm.dtype), 0)
+        told = {"loss": kept_loss, "grad_norm": found.norm, "update_norm": update_norm, **_rates(tx, state)}
+        return new, new_state, (status, kept_loss), {**_scalars(found.aux), **told}, found.aux
+
+    return step
+
+
+def _status(loss: Array, previous: Array, norm: Array, grad_tol: float | None, loss_tol: float | None) -> Array:
+    status = jnp.full((), RUNNING, jnp.int32)
+    if loss_tol is not None:
+        change, size = jnp.abs(loss - previous), jnp.maximum(jnp.abs(loss), jnp.abs(previous))
+        status = jnp.where(jnp.isfinite(previous) & (change <= loss_tol * size), STEADY_LOSS, status)
+    if grad_tol is not None:
+        status = jnp.where(norm <= grad_tol, SMALL_GRADIENT, status)
+    return jnp.where(jnp.isfinite(loss) & jnp.isfinite(norm), status, NON_FINITE)
+
+
+def norm_of(updates: Any) -> Array:
+    """The global norm of the floating leaves; without the gradients of integers."""
+    return tree.global_norm([x for x in jax.tree.leaves(updates) if jnp.issubdtype(x.dtype, jnp.inexact)])
+
+
+def change(new: Params, old: Params) -> Array:
+    """The global norm of what an update changed."""
+    leaves = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+    changes = [wide(x) - wide(y) for x, y in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+    # One pass that writes nothing; the norm that cannot overflow would write the differences to memory first.
+    norm = jnp.sqrt(total([jnp.sum(jnp.real(d * jnp.conj(d))) for d in changes]))
+    return jax.lax.cond(jnp.isfinite(norm) & (norm > TINY), lambda: norm, lambda: norm_of(changes).astype(norm.dtype))
+
+
+def _rates(tx: Any, state: OptState) -> dict[str, Any]:
+    """The learning rates of the next update; none where the transform does not tell."""
+    return {name: jnp.asarray(x) for name, x in learning_rates(tx, state).items()}
+
+
+def _scalars(aux: Any) -> dict[str, Any]:
+    named = isinstance(aux, dict) and jax.tree_util.all_leaves(aux.values()) and all(isinstance(k, str) for k in aux)
+    return aux if named and all(jnp.ndim(x) == 0 for x in aux.values()) else {}
+
+
+def own(x: Any) -> Any:
+    """A copy that may be overwritten, strongly typed as the results of a step are, so that there is no second trace."""
+
+    def copy(x: Any) -> Array:
+        x = x.copy() if isinstance(x, jax.Array) else jnp.array(x)
+        return jax.lax.convert_element_type(x, x.dtype)
+
+    return jax.tree.map(copy, x)

@@ -1,0 +1,170 @@
+"""The same run with many hyperparameters at once, in one compiled step."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax.core import base, checks
+from gdjax.core.types import OptState, Params
+from gdjax.training import objective
+from gdjax.training.loop import Report, shown
+from gdjax.training.progress import Recorder
+from gdjax.training.step import Inputs, gradient, own, updated
+from gdjax.training.sweep_result import Point, SweepResult
+
+Array = jax.Array
+Factory = Callable[..., Any]
+Grid = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
+LABEL = "gdjax.sweep"
+
+
+def sweep(
+    loss_fn: Callable[..., Any], params: Params, factory: Factory, grid: Grid, *, steps: int,
+    data: Iterable[Any] | None = None, has_aux: bool = False, key: Array | None = None,
+    evaluate: Callable[[Params], Any] | None = None, progress: bool | Report = False,
+) -> SweepResult:  # fmt: skip
+    """Runs `minimize` for every point of a grid of hyperparameters at once: one step, compiled once, over all points.
+
+    All points start at `params`, see the same batches and get the same keys. A run that diverges goes on with its NaNs
+    and leaves the others as they are. Memory is that of one run times the number of points.
+
+    Args:
+      loss_fn, data, has_aux, key: as in `minimize`.
+      params: where every run starts.
+      factory: returns the transform of a point when called with it: `factory(**point)`; `gdjax.adam`, for instance, or
+        a function of yours that puts a number into a schedule or a chain.
+      grid: {name: numbers}, for all combinations of them, the last name fastest; or a list of points, {name: number}.
+      steps: updates to make at each point.
+      evaluate: a function of the parameters that returns a real scalar, for JAX to compile; it judges the last
+        parameters of each point, on held-out data for instance. None judges by the mean loss of the last tenth.
+      progress: as in `minimize`; the loss shown is the lowest of all points.
+
+    Returns:
+      A `SweepResult`, which prints as a table.
+
+    Raises:
+      TypeError: the grid has something that is no number, or a number that shapes the program, such as the rank of
+        GaLore: run one sweep for each of its values. What `minimize` raises for the loss.
+      ValueError: the grid is empty, its points have different names, a number is out of its range, or `data` has no
+        batch.
+    """
+    checks.structural(LABEL, "steps", steps, 1)
+    points = _points(grid)
+    _check_points(factory, points)
+    objective.check_key(LABEL, loss_fn, key)
+    values = {name: jnp.asarray(np.array([p[name] for p in points])) for name in points[0]}
+    _check_shapes_nothing(factory, points[0], values, params)
+    objective.warn_of_ascent(LABEL, factory(**points[0]))
+
+    loss = objective.checked(LABEL, loss_fn, has_aux, data)
+    step = jax.jit(jax.vmap(_step_of(factory, loss), in_axes=(0, 0, 0, None)), donate_argnums=(1, 2))
+    start = jax.vmap(lambda p, v: (p, factory(**v).init(p)), in_axes=(None, 0), axis_size=len(points))
+    stacked, state = own(start(own(params), values))
+    batches, recorder, rows = objective.batches(LABEL, data), Recorder(), []
+    with shown(LABEL, progress, steps) as report:
+        for i in range(steps):
+            batch = next(batches, None)
+            if batch is None:
+                break
+            stacked, state, losses = step(values, stacked, state, Inputs(batch, np.int32(i), key))
+            _note(recorder.add(losses), rows, report)
+        _note(recorder.fetch(), rows, report)
+    if not rows:
+        raise ValueError(f"{LABEL}: data has no batch")
+    table = np.stack(rows, axis=1)
+    return SweepResult(points, table, stacked, _scores(table, evaluate, stacked), evaluate is not None)
+
+
+def _points(grid: Grid) -> list[Point]:
+    """The points of a grid, each with the same names."""
+    if isinstance(grid, Mapping):
+        for name, numbers in grid.items():
+            if isinstance(numbers, str) or not hasattr(numbers, "__len__") or np.ndim(numbers) == 0:  # type: ignore[arg-type]
+                raise TypeError(f"{LABEL}: grid[{name!r}] must be a sequence of numbers, got {numbers!r}")
+        points = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
+    else:
+        points = [dict(point) for point in grid]
+    if not points or not points[0]:
+        raise ValueError(f"{LABEL}: the grid has no point: {grid!r}")
+    for i, point in enumerate(points):
+        if set(point) != set(points[0]):
+            raise ValueError(f"{LABEL}: point {i} has {sorted(point)}, and point 0 {sorted(points[0])}")
+        for name, x in point.items():
+            if np.shape(x) != () or not np.issubdtype(np.asarray(x).dtype, np.number):
+                raise TypeError(
+                    f"{LABEL}: {name} is {x!r} in the grid; only numbers can differ within one compiled step: "
+                    f"run one sweep for each value of {name}, with functools.partial(factory, {name}=...)"
+                )
+    return points
+
+
+def _check_points(factory: Factory, points: list[Point]) -> None:
+    """Makes every transform once from numbers, whose ranges can be checked as those of traced numbers cannot."""
+    for point in points:
+        try:
+            base.check_transform(LABEL, "factory(**point)", factory(**point))
+        except (TypeError, ValueError) as e:
+            e.add_note(f"{LABEL}: for the point {point}")
+            raise
+
+
+def _check_shapes_nothing(factory: Factory, point: Point, values: dict[str, Array], params: Params) -> None:
+    """Raises for hyperparameters of which the transform needs the value while it is traced."""
+
+    def trace(varying: Iterable[str]) -> None:
+        fixed = {name: x for name, x in point.items() if name not in varying}
+        step = _step_of(lambda **v: factory(**{**fixed, **v}), _any_loss)
+        traced = {name: values[name][0] for name in varying}
+        state = jax.eval_shape(lambda v, p: factory(**{**fixed, **v}).init(p), traced, params)
+        jax.eval_shape(step, traced, params, state, Inputs((), np.int32(0), None))
+
+    try:
+        trace(values)
+    except Exception:
+        for name in values:
+            try:
+                trace([name])
+            except Exception as e:
+                raise TypeError(
+                    f"{LABEL}: {name} shapes the program, so it cannot differ within one compiled step: run one sweep "
+                    f"for each value of {name}, with functools.partial(factory, {name}=...)"
+                ) from e
+        raise
+
+
+def _any_loss(params: Params) -> tuple[Array, None]:
+    """In the place of the user's, which is traced once, when all is known to be right."""
+    leaves = [x for x in jax.tree.leaves(params) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    return sum((jnp.sum(jnp.real(x)).astype(jnp.float32) for x in leaves), jnp.float32(0)), None
+
+
+def _step_of(factory: Factory, loss: Callable[..., Any]) -> Callable[..., Any]:
+    """The step of one point."""
+
+    def step(values: Point, params: Params, state: OptState, inputs: Inputs) -> tuple[Params, OptState, Array]:
+        found = gradient(loss, params, inputs)
+        return *updated(factory(**values), found, params, state), found.loss
+
+    return step
+
+
+def _note(fetched: list[Any], rows: list[np.ndarray], report: Report | None) -> None:
+    for losses in fetched:
+        rows.append(np.asarray(losses))
+        if report is not None:
+            finite = losses[np.isfinite(losses)]
+            report(len(rows), loss=finite.min() if finite.size else np.nan)
+
+
+def _scores(losses: np.ndarray, evaluate: Callable[[Params], Any] | None, params: Params) -> np.ndarray:
+    """A number for each point, the lower the better."""
+    if evaluate is None:
+        return losses[:, -max(1, losses.shape[1] // 10) :].astype(float).mean(axis=1)
+    scores = np.asarray(jax.jit(jax.vmap(evaluate))(params))
+    if scores.shape != losses.shape[:1]:
+        raise TypeError(f"{LABEL}: evaluate must return a real scalar, got shape {scores.shape[1:]}")
+    return scores

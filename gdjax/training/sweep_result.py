@@ -1,0 +1,71 @@
+"""What `sweep` returns: a table of points and losses."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gdjax import plots
+from gdjax.core.types import Params
+
+Point = dict[str, Any]  # name of a hyperparameter -> number
+
+
+class Best(NamedTuple):
+    """The point of a sweep with the lowest score."""
+
+    index: int
+    point: Point
+    score: float
+    params: Params  # the last ones
+
+
+class SweepResult(NamedTuple):
+    """What `sweep` returns; it prints as a table."""
+
+    points: list[Point]
+    losses: np.ndarray  # (points, steps), each before its update
+    params: Params  # the last ones, stacked: each leaf has a first axis of the points
+    scores: np.ndarray  # (points,): what `evaluate` returned, or the mean loss of the last tenth of the steps
+    evaluated: bool  # whether the scores are from `evaluate`
+
+    @property
+    def best(self) -> Best:
+        """The point with the lowest finite score.
+
+        Raises:
+          FloatingPointError: no score is finite.
+        """
+        if not np.isfinite(self.scores).any():
+            raise FloatingPointError("gdjax.sweep: every point diverged; try lower learning rates")
+        k = int(np.nanargmin(np.where(np.isfinite(self.scores), self.scores, np.nan)))
+        return Best(k, self.points[k], float(self.scores[k]), jax.tree.map(lambda x: x[k], self.params))
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """For each point the first step at which the loss was not finite, or -1."""
+        bad = ~np.isfinite(self.losses)
+        return np.where(bad.any(axis=1), bad.argmax(axis=1), -1)
+
+    def plot(self, ax: Any = None) -> Any:
+        """`gdjax.plots.plot_sweep` of this."""
+        return plots.plot_sweep(self, ax=ax)
+
+    def __str__(self) -> str:
+        best = self.best.index if np.isfinite(self.scores).any() else -1
+        names = [*self.points[0], "last loss", "evaluation" if self.evaluated else "mean of the last tenth", ""]
+        rows = [names]
+        for k, (point, step) in enumerate(zip(self.points, self.diverged, strict=True)):
+            remark = "best" if k == best else f"not finite at step {step}" if step >= 0 else ""
+            numbers = [*point.values(), self.losses[k, -1], self.scores[k]]
+            rows.append([*(f"{float(x):.4g}" for x in numbers), remark])
+        return _aligned(rows)
+
+    __repr__ = __str__
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """Rows of text as columns: numbers to the right, the last column to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(x.rjust(n) for x, n in zip(row[:-1], widths, strict=False)) + f"  {row[-1]}" for row in rows]
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,173 @@
+"""The plots: what is drawn is what was computed, and without matplotlib the error says what to install."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gdjax
+from gdjax import plots
+from gdjax.plots import look
+from gdjax.plots.landscape import trajectory
+from tests.support import relaxed
+
+LINE = gdjax.linear_schedule(1.0, 0.0, 10)
+
+
+@pytest.fixture
+def plt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    yield pyplot
+    for ax in (ax for k in pyplot.get_fignums() for ax in pyplot.figure(k).axes):
+        ax.figure.canvas.draw()  # nothing that fails only when drawn
+    pyplot.close("all")
+
+
+def bowl(p: Any) -> jax.Array:
+    return jnp.sum(jnp.array([1.0, 4.0]) * p.ravel() ** 2)
+
+
+def result(**changes: Any) -> gdjax.SweepResult:
+    arguments = {"grid": {"learning_rate": [0.1, 0.01, 1e20], "momentum": [0.0, 0.5]}, "steps": 10, **changes}
+    return gdjax.sweep(bowl, jnp.ones(2), gdjax.sgd, **arguments)
+
+
+CALLS = {
+    "plot_schedule": lambda ax=None: plots.plot_schedule(LINE, 5, ax=ax),
+    "plot_losses": lambda ax=None: plots.plot_losses({"loss": np.ones(3)}, ax=ax),
+    "plot_state_bytes": lambda ax=None: plots.plot_state_bytes({"adam": gdjax.adam(0.1)}, jnp.ones(3), ax=ax),
+    "plot_trajectory": lambda ax=None: plots.plot_trajectory(gdjax.sgd(0.1), bowl, (1, 1), steps=3, ax=ax),
+    "plot_sweep": lambda ax=None: plots.plot_sweep(result(), ax=ax),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_without_matplotlib(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=rf"^gdjax.plots.{name} draws with matplotlib: pip install gdjax\[plot\]$"):
+        CALLS[name]()
+
+
+def test_every_plot_is_called_here():
+    assert set(CALLS) == set(plots.__all__) and gdjax.plot_schedule is plots.plot_schedule
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_draws_where_it_is_told(name: str, plt: Any):
+    _, ax = plt.subplots()
+    assert CALLS[name](ax) is ax and len(plt.get_fignums()) == 1
+    new = CALLS[name]()
+    figure = (new[0] if name == "plot_losses" else new).figure
+    assert len(plt.get_fignums()) == 2 and figure.get_facecolor() == (1, 1, 1, 1)
+    assert plt.rcParams["font.size"] != look.LOOK["font.size"]  # the user's settings stay
+
+
+def lines(ax: Any) -> dict[str, np.ndarray]:
+    return {line.get_label(): np.asarray(line.get_ydata()) for line in ax.get_lines()}
+
+
+INSIDE = {
+    "chain": lambda: gdjax.chain(gdjax.clip(1.0), gdjax.adamw(LINE)),
+    "injected": lambda: gdjax.inject_hyperparams(gdjax.adam)(LINE),
+    "Optax's": lambda: optax.inject_hyperparams(optax.adam)(LINE),
+    "a wrapper": lambda: gdjax.apply_if_finite(gdjax.adam(LINE), 2),
+    "by itself": lambda: LINE,
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_the_schedule_inside(name: str, plt: Any):
+    with relaxed():
+        (line,) = plots.plot_schedule(INSIDE[name](), 12).get_lines()
+    np.testing.assert_array_equal(line.get_xdata(), np.arange(12))
+    np.testing.assert_allclose(line.get_ydata(), np.maximum(1 - np.arange(12) / 10, 0), atol=1e-6)
+
+
+def test_groups_names_and_comparisons(plt: Any):
+    params = {"w": jnp.ones(2), "b": jnp.ones(2)}
+    groups = gdjax.partition({"a": gdjax.sgd(LINE), "c": gdjax.adam(0.5)}, {"w": "a", "b": "c"})
+    found = lines(plots.plot_schedule(groups, 4, params=params))
+    assert {(k[0], k.rpartition("/")[2], float(x[0])) for k, x in found.items()} == {
+        ("a", "learning_rate", 1.0), ("c", "learning_rate", 0.5)
+    }  # fmt: skip
+    moving = gdjax.scale_by_adam(b1=gdjax.linear_schedule(0.9, 0.5, 4))
+    ax = plots.plot_schedule(moving, 5)
+    assert ax.get_ylabel() == "b1" and ax.get_lines()[0].get_ydata()[-1] == 0.5
+    assert list(lines(plots.plot_schedule(moving, 5, names=["b2"]))) == ["b2"]
+    compared = lines(plots.plot_schedule({"down": LINE, "adam": gdjax.adam(0.1)}, 5))
+    assert list(compared) == ["down", "adam learning_rate"]
+    long = plots.plot_schedule(LINE, 10**6).get_lines()[0].get_xdata()
+    assert len(long) <= 4000 and long[-1] == 10**6 - 1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "options", "message"),
+    [
+        (3.0, 5, {}, "3.0 is neither a schedule nor an optimizer"),
+        (LINE, 0, {}, "steps must be at least 1, got 0"),
+        (lambda t: None, 5, {}, "returned None, not a number"),
+        (gdjax.clip(1.0), 5, {}, "the optimizer has no learning rate, and no number of it changes"),
+        (gdjax.adam(0.1), 5, {"names": ["b7"]}, r"no hyperparameter \['b7'\] among \['b1', 'b2'"),
+    ],
+)
+def test_misuse_of_plot_schedule(schedule: Any, steps: int, options: dict[str, Any], message: str, plt: Any):
+    with pytest.raises((TypeError, ValueError), match=f"gdjax.plots.plot_schedule: .*{message}|{message}"):
+        plots.plot_schedule(schedule, steps, **options)
+
+
+def test_losses_and_rates(plt: Any):
+    runs = {k: gdjax.minimize(bowl, jnp.ones(2), gdjax.sgd(LINE), steps=n) for k, n in {"a": 9, "b": 7}.items()}
+    losses, rates = plots.plot_losses(runs)
+    np.testing.assert_array_equal(lines(losses)["b"], runs["b"].history["loss"])
+    np.testing.assert_array_equal(lines(rates)["a learning_rate"], runs["a"].history["learning_rate"])
+    losses, _ = plots.plot_losses(runs["a"].history, window=3)
+    (line,) = losses.get_lines()
+    assert line.get_xdata()[0] == 2
+    np.testing.assert_allclose(line.get_ydata()[0], runs["a"].history["loss"][:3].astype(float).mean())
+    assert losses.get_yscale() == "log"
+    assert plots.plot_losses({"loss": np.array([1.0, -1.0, np.nan])})[0].get_yscale() == "linear"
+
+
+def test_state_bytes(plt: Any):
+    params = {"w": jax.ShapeDtypeStruct((64, 64), jnp.float32)}
+    txs = {"sgd": gdjax.sgd(0.1), "adam": gdjax.adam(0.1), "half": gdjax.adam(0.1, mu_dtype=jnp.bfloat16)}
+    ax = plots.plot_state_bytes(txs, params)
+    np.testing.assert_allclose([b.get_width() for b in ax.patches], [0, 32 + 4 / 1024, 24 + 4 / 1024], atol=0.01)
+    assert ax.get_xlabel().startswith("state, KiB")
+    assert [t.get_text() for t in ax.texts] == ["0 x", "2 x", "1.5 x"]
+
+
+def test_a_trajectory_is_that_of_the_loop(plt: Any):
+    tx = gdjax.polyak_sgd(0.1)  # which needs the loss
+    points = [np.ones(2)]
+    gdjax.minimize(bowl, jnp.ones(2), tx, steps=5, callback=lambda i, p, *rest: points.append(np.array(p)))
+    np.testing.assert_allclose(trajectory(tx, bowl, (1, 1), 5), points, rtol=1e-6)
+    np.testing.assert_allclose(trajectory(tx, bowl, [[1], [1]], 5), points, rtol=1e-6)
+    ax = plots.plot_trajectory({"polyak": tx, "sgd": gdjax.sgd(0.05)}, bowl, (1, 1), steps=5, minima=[(0, 0)])
+    np.testing.assert_allclose(lines(ax)["polyak"], np.array(points)[:, 1], rtol=1e-6)
+    left, right = ax.get_xlim()
+    assert left < 0 < 1 < right
+    plots.plot_trajectory(gdjax.sgd(1e20), bowl, (1, 1), steps=9)  # leaves
+    plots.plot_trajectory(gdjax.sgd(0.1), lambda p: 0.0 * p[0], (1, 1), steps=2, window=(0, 2, 0, 2))  # a plane
+    with pytest.raises(ValueError, match=r"plot_trajectory: start must have two numbers, got shape \(3,\)"):
+        plots.plot_trajectory(tx, bowl, jnp.ones(3))
+
+
+def test_a_sweep(plt: Any):
+    found = result()
+    ax = found.plot()
+    np.testing.assert_array_equal(lines(ax)["momentum=0.5"], [found.scores[3], found.scores[1], np.nan])
+    crosses = [line for line in ax.get_lines() if line.get_marker() == "x"]
+    assert [line.get_xdata().tolist() for line in crosses] == [[1e20], [1e20]]
+    (ring,) = [line for line in ax.get_lines() if line.get_markersize() == 13]
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (found.best.point["learning_rate"], found.best.score)
+    assert (ax.get_xlabel(), ax.get_xscale()) == ("learning_rate", "log")
+    assert result(evaluate=bowl).plot().get_ylabel() == "evaluation"
+    result(grid={"learning_rate": [1e30]}).plot()  # all diverged

@@ -1,0 +1,204 @@
+"""`sweep`: a grid of hyperparameters in one compiled step, against the runs one by one."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from tests.support import relaxed
+
+RNG = np.random.default_rng(0)
+A, B = RNG.normal(size=(20, 4)).astype(np.float32), RNG.normal(size=20).astype(np.float32)
+KEY = jax.random.key(0)
+
+
+def loss(p: Any, batch: Any = (A, B)) -> jax.Array:
+    a, b = batch
+    return 0.5 * jnp.mean((jnp.asarray(a) @ p["w"] - b) ** 2)
+
+
+def start() -> Any:
+    return {"w": jnp.ones(4)}
+
+
+def scheduled(peak: Any, b1: Any) -> Any:
+    rate = gdjax.warmup_cosine_decay_schedule(0.0, peak, 3, 12)
+    return gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.adamw(rate, b1=b1))
+
+
+@pytest.mark.parametrize(
+    ("factory", "grid"),
+    [
+        (gdjax.adam, {"learning_rate": [1e-3, 1e-2, 0.1]}),
+        (partial(gdjax.sgd, momentum=0.9), {"learning_rate": np.geomspace(1e-3, 0.1, 3)}),
+        (scheduled, {"peak": [0.01, 0.1], "b1": [0, 0.9]}),
+        (gdjax.lion, [{"learning_rate": 1e-2, "b1": 0.9}, {"learning_rate": 1e-3, "b1": 0.95}]),
+    ],
+)
+def test_equals_the_runs_one_by_one(factory: Any, grid: Any):
+    batches = [(A[i : i + 5], B[i : i + 5]) for i in range(0, 20, 5)]
+    result = gdjax.sweep(loss, start(), factory, grid, steps=12, data=batches)
+    for k, point in enumerate(result.points):
+        alone = gdjax.minimize(loss, start(), factory(**point), steps=12, data=batches)
+        np.testing.assert_allclose(result.losses[k], alone.history["loss"], rtol=1e-6)
+        np.testing.assert_allclose(result.params["w"][k], alone.params["w"], rtol=1e-6, atol=1e-6)
+
+
+def test_the_order_of_the_points():
+    result = gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": [0.1, 0.2], "momentum": [0.0, 0.5]}, steps=1)
+    assert [tuple(p.values()) for p in result.points] == [(0.1, 0.0), (0.1, 0.5), (0.2, 0.0), (0.2, 0.5)]
+    assert result.losses.shape == (4, 1) and result.params["w"].shape == (4, 4)
+
+
+def test_one_trace_for_the_whole_grid():
+    traces = []
+
+    def f(p: Any) -> jax.Array:
+        traces.append(1)
+        return loss(p)
+
+    gdjax.sweep(f, start(), gdjax.adam, {"learning_rate": np.geomspace(1e-4, 1, 16)}, steps=5)
+    assert len(traces) == 1
+
+
+def test_divergence_stays_at_its_point():
+    rates = [0.01, 1e20, 0.1]
+    result = gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": rates}, steps=30)
+    calm = gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": [0.01, 0.1, 0.1]}, steps=30)
+    np.testing.assert_array_equal(result.losses[[0, 2]], calm.losses[:2])
+    assert not np.isfinite(result.losses[1, -1]) and np.isfinite(np.asarray(result.params["w"])[[0, 2]]).all()
+    assert result.best.index == 2 and result.best.point == {"learning_rate": 0.1}
+    np.testing.assert_array_equal(result.best.params["w"], result.params["w"][2])
+    assert result.diverged[0] == result.diverged[2] == -1 and result.diverged[1] == (
+        np.argmax(~np.isfinite(result.losses[1]))
+    )
+
+
+def test_keys_and_auxiliary_output():
+    def f(p: Any, key: jax.Array) -> Any:
+        return loss({"w": p["w"] + 0.1 * jax.random.normal(key, (4,))}), {"more": 1.0}
+
+    result = gdjax.sweep(f, start(), gdjax.sgd, {"learning_rate": [0.01, 0.1]}, steps=4, has_aux=True, key=KEY)
+    for k, rate in enumerate([0.01, 0.1]):
+        alone = gdjax.minimize(f, start(), gdjax.sgd(rate), steps=4, has_aux=True, key=KEY)
+        np.testing.assert_allclose(result.losses[k], alone.history["loss"], rtol=1e-6)
+
+
+def test_extra_arguments_reach_the_transform():
+    result = gdjax.sweep(loss, start(), gdjax.polyak_sgd, {"max_learning_rate": [0.05, 0.2]}, steps=4)
+    alone = gdjax.minimize(loss, start(), gdjax.polyak_sgd(0.2), steps=4)
+    np.testing.assert_allclose(result.losses[1], alone.history["loss"], rtol=1e-6)
+
+
+def test_evaluation_judges():
+    result = gdjax.sweep(
+        loss, start(), gdjax.sgd, {"learning_rate": [0.01, 0.1]}, steps=20, evaluate=lambda p: -loss(p)
+    )
+    assert result.best.index == 0 and "evaluation" in str(result)
+    np.testing.assert_allclose(result.scores, [-loss({"w": w}) for w in result.params["w"]], rtol=1e-6)
+    plain = gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": [0.01, 0.1]}, steps=20)
+    np.testing.assert_allclose(plain.scores, plain.losses[:, -2:].astype(float).mean(axis=1))
+
+
+def test_prints_as_a_table():
+    result = gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": [0.1, 1e20], "momentum": [0.9]}, steps=20)
+    head, best, worst = str(result).splitlines()
+    assert head.split() == "learning_rate momentum last loss mean of the last tenth".split()
+    assert best.startswith("          0.1       0.9") and best.endswith("  best")
+    assert worst.endswith(f"not finite at step {result.diverged[1]}") and repr(result) == str(result)
+    lost = gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": [1e30]}, steps=9)
+    with pytest.raises(FloatingPointError, match="every point diverged"):
+        _ = lost.best
+    assert "best" not in str(lost)
+
+
+def test_progress_and_the_end_of_data(capsys: pytest.CaptureFixture[str]):
+    seen = []
+    result = gdjax.sweep(
+        loss, start(), gdjax.sgd, {"learning_rate": [0.01, 0.1]}, steps=9, data=iter([(A, B)] * 3),
+        progress=lambda step, **m: seen.append((step, float(m["loss"]))),
+    )  # fmt: skip
+    assert seen == [(i + 1, float(x)) for i, x in enumerate(result.losses.min(axis=0))] and len(seen) == 3
+    gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": [0.01]}, steps=2, progress=True)
+    assert "step 2/2" in capsys.readouterr().err
+
+
+def run(**changes: Any) -> Any:
+    arguments = {"loss_fn": loss, "params": start(), "factory": gdjax.sgd, "grid": {"learning_rate": [0.1]}, "steps": 2}
+    return gdjax.sweep(**{**arguments, **changes})
+
+
+RUN_ONE = r"run one sweep for each value of {0}, with functools.partial\(factory, {0}=...\)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"grid": {}}, ValueError, "the grid has no point: {}"),
+        ({"grid": []}, ValueError, r"the grid has no point: \[\]"),
+        ({"grid": {"learning_rate": []}}, ValueError, "the grid has no point"),
+        ({"grid": {"rate": 0.1}}, TypeError, r"grid\['rate'\] must be a sequence of numbers, got 0.1"),
+        ({"grid": [{"learning_rate": 0.1}, {"momentum": 0.1}]}, ValueError, r"point 1 has \['momentum'\], and point 0"),
+        ({"grid": {"nesterov": [True]}}, TypeError, f"nesterov is True .* {RUN_ONE.format('nesterov')}"),
+        ({"grid": {"learning_rate": [gdjax.constant_schedule(0.1)]}}, TypeError, "learning_rate is constant_schedule"),
+        (
+            {"factory": gdjax.galore, "grid": {"learning_rate": [0.1], "rank": [1, 2]}},
+            TypeError,
+            f"rank shapes the program, .* {RUN_ONE.format('rank')}",
+        ),
+        ({"factory": lambda rate: 3, "grid": {"rate": [0.1]}}, TypeError, r"argument factory\(\*\*point\) is 3"),
+        ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
+        ({"data": []}, ValueError, "data has no batch"),
+        ({"data": (A, B)}, TypeError, "data is an iterable of batches, got arrays of shapes"),
+        ({"loss_fn": lambda p: p["w"]}, TypeError, "loss_fn must return a real scalar"),
+        ({"key": KEY}, TypeError, "with key=, loss_fn gets an argument `key`"),
+        ({"evaluate": lambda p: p["w"]}, TypeError, r"evaluate must return a real scalar, got shape \(4,\)"),
+        ({"progress": 3}, TypeError, "progress must be True, False or a function, got 3"),
+    ],
+)  # fmt: skip
+def test_misuse(changes: dict[str, Any], error: type[Exception], message: str):
+    with pytest.raises(error, match=f"^gdjax.sweep: {message}"):
+        run(**changes)
+
+
+def test_a_number_out_of_range_names_its_point():
+    with pytest.raises(ValueError, match="gdjax.sgd: learning_rate must be finite and at least 0") as e:
+        run(grid={"learning_rate": [0.1, -0.1]})
+    assert e.value.__notes__ == ["gdjax.sweep: for the point {'learning_rate': -0.1}"]
+    with pytest.raises(TypeError, match="lr"):
+        run(grid={"lr": [0.1]})
+
+
+def test_no_rate_is_a_warning():
+    with pytest.warns(UserWarning, match="^gdjax.sweep: the updates of tx go up the gradient"):
+        run(factory=gdjax.scale_by_adam, grid={"b1": [0.5, 0.9]})
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "lion", "rmsprop", "adagrad", "muon"])
+def test_hypergradients(name: str):
+    """The gradient of the last loss with respect to the rate, through all steps, is that of central differences."""
+
+    def last_loss(rate: Any) -> jax.Array:
+        tx = getattr(gdjax, name)(rate)
+
+        def step(carry: Any, _: None) -> Any:
+            params, state = carry
+            updates, state = tx.update(jax.grad(f)(params), state, params)
+            return (gdjax.apply_updates(params, updates), state), None
+
+        params = jnp.ones((4, 1))
+        (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=6)
+        return f(params)
+
+    def f(w: Any) -> jax.Array:
+        return 0.5 * jnp.mean((jnp.asarray(A, w.dtype) @ w - B[:, None]) ** 2)
+
+    enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    with relaxed(), enable_x64(True):
+        rate = jnp.asarray(0.03)
+        assert float(jnp.abs(jax.grad(last_loss)(rate))) > 0
+        gdjax.check_gradients(last_loss, rate, rtol=1e-5)
