@@ -26,6 +26,7 @@ from gdjax.combine.inject import (
     inject_hyperparams,
     inject_stateful_hyperparams,
 )
+from gdjax.combine.layers import layerwise_decay
 from gdjax.combine.masking import MaskedState, MaskOrFn, freeze, masked
 from gdjax.combine.paths import label_by_path, mask_by_path
 from gdjax.combine.sharding import state_sharding
@@ -49,6 +50,7 @@ from gdjax.core.base import (
 )
 from gdjax.core.codec import Codec
 from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_optax
+from gdjax.core.per_leaf import PerLeaf, per_leaf
 from gdjax.core.types import OptState, Params, ScalarOrSchedule, Schedule, TransformInitFn, TransformUpdateFn, Updates
 from gdjax.core.updates import apply_updates, incremental_update, periodic_update
 from gdjax.lift.codecs import bfloat16_with_error
@@ -251,7 +253,8 @@ __all__ = [
     "MomoState", "MonitorState",
     "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState",
     "New", "NonFiniteError",
-    "NonNegativeParamsState", "NormalizeState", "OptState", "Params", "PartitionState", "ProdigyState", "Progress",
+    "NonNegativeParamsState", "NormalizeState", "OptState", "Params", "PartitionState", "PerLeaf",
+    "ProdigyState", "Progress",
     "ReduceLROnPlateauState", "Reduced", "SAMState", "ScalarOrSchedule", "ScaleByAdaDeltaState", "ScaleByAdamState",
     "ScaleByAdanState", "ScaleByAdemamixState", "ScaleByAmsgradState", "ScaleByBacktrackingLinesearchState",
     "ScaleByBeliefState", "ScaleByDistanceOverGradientsState", "ScaleByLBFGSState", "ScaleByLionState",
@@ -278,12 +281,14 @@ __all__ = [
     "hutchinson_estimator_diag_hessian", "identity", "in_stacks", "incremental_update", "init_empty_state",
     "initial_parameter", "inject_hyperparams", "inverse_root",
     "inject_stateful_hyperparams", "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative",
-    "kl_divergence", "l2_loss", "label_by_path", "lamb", "lars", "lbfgs", "leafwise", "linear_onecycle_schedule",
+    "kl_divergence", "l2_loss", "label_by_path", "lamb", "lars", "lbfgs", "layerwise_decay",
+    "leafwise", "linear_onecycle_schedule",
     "linear_schedule", "lion", "log_cosh", "lookahead", "losses", "madgrad", "mask_by_path", "masked",
     "matrix_inverse_pth_root", "measure_with_ema", "mechanize", "microbatch", "microbatching", "minimize", "momo",
     "momo_adam", "monitor", "multi_normal", "multi_transform", "muon", "nadam", "nadamw", "named_chain",
     "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm", "novograd", "ntxent",
     "numerical_gradient", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "partition",
+    "per_leaf",
     "per_example_global_norm_clip", "per_example_layer_norm_clip", "periodic_update", "perturbations",
     "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "polyak_sgd",
     "polynomial_schedule", "power_iteration", "power_schedule", "prodigy", "projections", "radam",

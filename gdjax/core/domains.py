@@ -11,6 +11,7 @@ import numpy as np
 
 from gdjax.core import checks
 from gdjax.core.codec import Codec
+from gdjax.core.per_leaf import PerLeaf
 
 Domain = tuple[str, Callable[[float], bool]]  # in words, and whether a number is inside
 Check = Callable[[str, str, Any], None]  # of the label, the argument's name and its value
@@ -65,6 +66,13 @@ _NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol"  # None is
 
 def _number(domain: Domain, label: str, name: str, value: Any) -> None:
     where = f"{label}: {name}"
+    if isinstance(value, PerLeaf):
+        _number(domain, label, name, value.number)
+        known = isinstance(value.number, checks.NUMBER)
+        for factor in value.constants() if known or domain in (_RATE, _SIZE) else ():
+            scaled = factor * (float(value.number) if known else 1.0)
+            _number(domain, label, f"{name} times a factor of per_leaf", scaled)
+        return
     if isinstance(value, jax.Array | np.ndarray):
         if np.shape(value) != ():
             raise ValueError(f"{where} must be a scalar, got shape {np.shape(value)}")
@@ -76,7 +84,10 @@ def _number(domain: Domain, label: str, name: str, value: Any) -> None:
         isinstance(value, checks.NUMBER) or callable(value)
     ):
         params = name == "learning_rate" and isinstance(value, Mapping | list | tuple)  # as in torch.optim
-        got = f"a {type(value).__name__}; parameters go to init(params)" if params else repr(value)
+        factors = isinstance(value, Mapping) and all(isinstance(x, checks.NUMBER) for x in value.values())
+        rates, elsewhere = "for rates per leaf write per_leaf(rate, {pattern: factor})", "parameters go to init(params)"
+        hint = rates if factors else elsewhere
+        got = f"a {type(value).__name__}; {hint}" if params else repr(value)
         raise TypeError(f"{where} must be a number, a scalar array or a schedule, got {got}")
     elif callable(value):
         return

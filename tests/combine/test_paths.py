@@ -78,7 +78,7 @@ def test_a_rule_that_labels_no_leaf_is_a_warning():
     assert typo.startswith("gdjax.label_by_path: no leaf is labelled 'vector' by the rule 'bais$': it matches none of")
     assert typo.endswith("norm/scale; the labels in use are 'vector', 'rest'")
     (order,) = warned({".*": "rest", "scale": "vector"})
-    assert "by the rule 'scale': rules before it label norm/scale; the labels in use are 'rest'" in order
+    assert "by the rule 'scale': rules before it match norm/scale; the labels in use are 'rest'" in order
 
 
 def test_a_rest_of_nothing_and_leaves_that_a_mask_hides_are_no_warning():
