@@ -135,6 +135,11 @@ def _mapping(label: str, name: str, value: Any) -> None:
         raise TypeError(f"{label}: {name} must be a dict, got {value!r}")
 
 
+def _groups(label: str, name: str, value: Any) -> None:
+    if not (isinstance(value, Mapping) or checks.is_function(value)):
+        raise TypeError(f"{label}: {name} must be a dict from pattern to label or a function, got {value!r}")
+
+
 def _string(label: str, name: str, value: Any) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{label}: {name} must be a str, got {value!r}")
@@ -181,6 +186,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (_dtype, "MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),
     (_function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn step_size_fn"),
     (_mapping, "partition.transforms monitor.measures"),
+    (_groups, "clip_by_global_norm.groups"),
     (_string, "measure_name"),
     (_axes, "adaptive_grad_clip.axis centralize.output_axis"),
     (functools.partial(_choice, ("hard", "smooth", "refined")), "mode"),

@@ -181,10 +181,10 @@ def test_leaves_alike_share_a_trace():
     one_leaf.kernel_of.cache_clear()
 
 
-def test_a_decay_of_0_does_not_read_the_parameter():
-    tx = gdjax.add_decayed_weights(gdjax.per_leaf(0.1, {"b": 0.0}))
+@pytest.mark.parametrize("decay", [0.1, lambda count: jnp.float32(0.1)], ids=["number", "schedule"])
+def test_a_decay_of_0_does_not_read_the_parameter(decay: Any):
+    tx = gdjax.add_decayed_weights(gdjax.per_leaf(decay, {"b": 0.0}))
     params = {"a": jnp.ones(2), "b": jnp.full(2, jnp.nan)}
-    updates, _ = tx.update(params := {**params}, tx.init(params), params)
     updates, _ = tx.update({"a": jnp.ones(2), "b": jnp.ones(2)}, tx.init(params), params)
     assert_close(updates, {"a": jnp.full(2, 1.1), "b": jnp.ones(2)})
 
