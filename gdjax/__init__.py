@@ -15,6 +15,7 @@ from gdjax import (
     tree_utils,
 )
 from gdjax.combine.chain import chain, named_chain
+from gdjax.combine.evaluation import eval_params
 from gdjax.combine.groups import MultiTransformState, PartitionState, multi_transform, partition, selective_transform
 from gdjax.combine.hyperparams import get_hyperparams
 from gdjax.combine.inject import (
@@ -218,6 +219,7 @@ from gdjax.transforms.layouts import flatten, with_extra_args_support
 from gdjax.transforms.momentum import TraceState, trace
 from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from gdjax.transforms.noise import AddNoiseState, EscapeSaddlesState, add_noise, escape_saddles
+from gdjax.transforms.params_ema import ParamsEmaState, SWAState, params_ema, swa
 from gdjax.transforms.plateau import ReduceLROnPlateauState, reduce_on_plateau
 from gdjax.transforms.privacy import (
     DifferentiallyPrivateAggregateState,
@@ -253,9 +255,10 @@ __all__ = [
     "MomoState", "MonitorState",
     "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState",
     "New", "NonFiniteError",
-    "NonNegativeParamsState", "NormalizeState", "OptState", "Params", "PartitionState", "PerLeaf",
+    "NonNegativeParamsState", "NormalizeState", "OptState", "Params", "ParamsEmaState", "PartitionState", "PerLeaf",
     "ProdigyState", "Progress",
-    "ReduceLROnPlateauState", "Reduced", "SAMState", "ScalarOrSchedule", "ScaleByAdaDeltaState", "ScaleByAdamState",
+    "ReduceLROnPlateauState", "Reduced", "SAMState", "SWAState",
+    "ScalarOrSchedule", "ScaleByAdaDeltaState", "ScaleByAdamState",
     "ScaleByAdanState", "ScaleByAdemamixState", "ScaleByAmsgradState", "ScaleByBacktrackingLinesearchState",
     "ScaleByBeliefState", "ScaleByDistanceOverGradientsState", "ScaleByLBFGSState", "ScaleByLionState",
     "ScaleByNovogradState", "ScaleByOptimisticGradientState", "ScaleByRStdDevState", "ScaleByRStdDevWithCountState",
@@ -276,6 +279,7 @@ __all__ = [
     "cosine_distance", "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs",
     "cyclic_schedule",
     "dadapt_adamw", "differentially_private_aggregate", "dog", "dowg", "dpsgd", "ema", "escape_saddles",
+    "eval_params",
     "experimental", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax", "fromage", "galore",
     "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
     "hutchinson_estimator_diag_hessian", "identity", "in_stacks", "incremental_update", "init_empty_state",
@@ -287,8 +291,8 @@ __all__ = [
     "matrix_inverse_pth_root", "measure_with_ema", "mechanize", "microbatch", "microbatching", "minimize", "momo",
     "momo_adam", "monitor", "multi_normal", "multi_transform", "muon", "nadam", "nadamw", "named_chain",
     "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm", "novograd", "ntxent",
-    "numerical_gradient", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "partition",
-    "per_leaf",
+    "numerical_gradient", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "params_ema",
+    "partition", "per_leaf",
     "per_example_global_norm_clip", "per_example_layer_norm_clip", "periodic_update", "perturbations",
     "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "polyak_sgd",
     "polynomial_schedule", "power_iteration", "power_schedule", "prodigy", "projections", "radam",
@@ -307,7 +311,7 @@ __all__ = [
     "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite",
     "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
     "sophia", "split_real_and_imaginary", "squared_error", "state_from_optax", "state_sharding", "state_to_optax",
-    "stateless", "stateless_with_tree_map", "to_optax", "trace",
+    "stateless", "stateless_with_tree_map", "swa", "to_optax", "trace",
     "transform", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
     "update_infinity_moment", "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state",
     "warmup_constant_schedule", "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule",

@@ -31,8 +31,8 @@ linalg/newton_schulz
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
 combine/paths lift/factors lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/staging
 lift/all_leaves lift/leafwise lift/steps lift/wrapper
-combine/layers combine/chain combine/masking combine/groups combine/inject combine/hyperparams combine/sharding
-transforms/scaling transforms/decay transforms/momentum transforms/averaging
+combine/evaluation combine/layers combine/chain combine/masking combine/groups combine/inject combine/hyperparams
+combine/sharding transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*
 optimizers/adam optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/*

@@ -176,14 +176,14 @@ def _mask(label: str, name: str, value: Any) -> None:
 _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(_number, domain), names) for domain, names in _NUMBERS),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
-    (functools.partial(_integer, 0), "patience cooldown max_consecutive_errors"),
+    (functools.partial(_integer, 0), "swa.start patience cooldown max_consecutive_errors"),
     (
         functools.partial(_integer, 1),
-        "update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
+        "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
         "periodic_update.update_period",
     ),
     (_dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
-    (_dtype, "MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),
+    (_dtype, "params_ema.dtype swa.dtype MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),
     (_function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn step_size_fn"),
     (_mapping, "partition.transforms monitor.measures"),
     (_groups, "clip_by_global_norm.groups"),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics, tree
 from gdjax.combine.chain import chain
+from gdjax.combine.evaluation import evaluated
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.per_leaf import PerLeaf, base_of
@@ -36,6 +37,10 @@ class ScheduleFreeState(NamedTuple):
     max_lr: Array  # (), the largest learning rate so far
     base_optimizer_state: Any
     z: Any  # like params, the points of the base optimizer
+
+    def eval_params(self, params: Any) -> Any:
+        """x, see `schedule_free_eval_params`."""
+        return evaluated(lambda z, y: _average(y, z, self.b1), self.z, params)
 
 
 def _weights(s: Any, t: Any, b1: Any, learning_rate: Any, weight_lr_power: Any, r: Any) -> dict[str, Any]:

@@ -47,6 +47,10 @@ class LookaheadState(NamedTuple):
     fast_state: OptState  # of the fast optimizer
     steps_since_sync: Array  # () int32, fast steps since slow and fast parameters were equal
 
+    def eval_params(self, params: Any) -> Any:
+        """The slow parameters of a pair."""
+        return getattr(params, "slow", params)
+
 
 class LookaheadParams(NamedTuple):
     """The two sets of parameters of `lookahead`: gradients are taken at the fast ones, the slow ones are the result."""
