@@ -20,9 +20,9 @@ class ParamsEmaState(NamedTuple):
     """State of `params_ema`."""
 
     inner_state: OptState
-    step_count: Array  # () int32, updates made so far
-    weight: Array  # (), the sum of the weights in the average, which goes to 1
     ema: Params  # like params, the average, corrected for its start; float32 at least
+    weight: Array  # (), the sum of the weights in the average, which goes to 1
+    step_count: Array  # () int32, updates made so far
 
     def eval_params(self, params: Params) -> Params:
         """The average, in the dtypes of `params`."""
@@ -33,9 +33,9 @@ class SWAState(NamedTuple):
     """State of `swa`."""
 
     inner_state: OptState
-    step_count: Array  # () int32, updates made so far
-    averaged: Array  # () int32, parameters in the average
     mean: Params  # like params, their average, before `start` the last of them; float32 at least
+    averaged: Array  # () int32, parameters in the average
+    step_count: Array  # () int32, updates made so far
 
     def eval_params(self, params: Params) -> Params:
         """The average, in the dtypes of `params`."""

@@ -1,10 +1,12 @@
 """Choosing leaves by path."""
 
+import dataclasses
 import pickle
 import re
 import warnings
 from typing import Any
 
+import equinox
 import jax
 import jax.numpy as jnp
 import pytest
@@ -101,3 +103,18 @@ def test_errors_show_predicates_by_name():
 def test_attributes_and_indices_are_keys_too():
     state = gdjax.ScaleByAdamState(jnp.zeros(()), [jnp.ones(2)], {"x": jnp.ones(3)})
     assert gdjax.mask_by_path("^mu/0$")(state) == gdjax.ScaleByAdamState(False, [True], {"x": False})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Layer:
+    value: Any  # no box: the name of a parameter
+    bias: Any
+
+
+def test_dataclasses_and_modules():
+    tree = {"first": Layer(jnp.ones((2, 2)), jnp.ones(2))}
+    assert gdjax.mask_by_path("first/value$")(tree) == {"first": Layer(True, False)}
+    model = equinox.nn.MLP(2, 2, 3, 1, key=jax.random.key(0))
+    labels = gdjax.label_by_path({r"layers/\d/bias$": "bias", ".*": "rest"})(equinox.filter(model, equinox.is_array))
+    assert jax.tree.leaves(labels) == ["rest", "bias"] * 2
