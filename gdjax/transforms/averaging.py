@@ -35,7 +35,7 @@ def ema(g: Array, s: Any, p: Any, t: Any, decay: Hyper, debias: bool = True, acc
       accumulator_dtype: the dtype of m, the parameter's by default.
 
     `trace` is the sum without the factor 1 - decay. This averages updates; for an average of the parameters see
-    `incremental_update`.
+    `params_ema`.
     """
     m = decay * s.ema + (1 - decay) * g
     return (numerics.debias(m, decay, t) if debias else m), s._replace(ema=m)
