@@ -16,6 +16,7 @@ from gdjax import (
     tree_utils,
 )
 from gdjax.combine.chain import chain, named_chain
+from gdjax.combine.evaluation import eval_params
 from gdjax.combine.groups import MultiTransformState, PartitionState, multi_transform, partition, selective_transform
 from gdjax.combine.hyperparams import get_hyperparams
 from gdjax.combine.inject import (
@@ -27,6 +28,7 @@ from gdjax.combine.inject import (
     inject_hyperparams,
     inject_stateful_hyperparams,
 )
+from gdjax.combine.layers import layerwise_decay
 from gdjax.combine.masking import MaskedState, MaskOrFn, freeze, masked
 from gdjax.combine.paths import label_by_path, mask_by_path
 from gdjax.combine.sharding import state_sharding
@@ -50,6 +52,7 @@ from gdjax.core.base import (
 )
 from gdjax.core.codec import Codec
 from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_optax
+from gdjax.core.per_leaf import PerLeaf, per_leaf
 from gdjax.core.types import OptState, Params, ScalarOrSchedule, Schedule, TransformInitFn, TransformUpdateFn, Updates
 from gdjax.core.updates import apply_updates, incremental_update, periodic_update
 from gdjax.inspection.explain import explain
@@ -228,6 +231,7 @@ from gdjax.transforms.layouts import flatten, with_extra_args_support
 from gdjax.transforms.momentum import TraceState, trace
 from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from gdjax.transforms.noise import AddNoiseState, EscapeSaddlesState, add_noise, escape_saddles
+from gdjax.transforms.params_ema import ParamsEmaState, SWAState, params_ema, swa
 from gdjax.transforms.plateau import ReduceLROnPlateauState, reduce_on_plateau
 from gdjax.transforms.privacy import (
     DifferentiallyPrivateAggregateState,
@@ -261,12 +265,13 @@ __all__ = [
     "MaskOrFn", "MaskedNode", "MaskedState", "MechanicState", "MetricsState", "MigrationReport", "MinimizeResult",
     "Moment", "MomoAdamState", "MomoState", "MonitorState", "MultiSteps", "MultiStepsState", "MultiTransformState",
     "MuonDimensionNumbers", "MuonState", "New", "NonFiniteError", "NonNegativeParamsState", "NormalizeState",
-    "OptState", "Params", "PartitionState", "ProdigyState", "Progress", "ReduceLROnPlateauState", "Reduced",
-    "SAMState", "ScalarOrSchedule", "ScaleByAdaDeltaState", "ScaleByAdamState", "ScaleByAdanState",
-    "ScaleByAdemamixState", "ScaleByAmsgradState", "ScaleByBacktrackingLinesearchState", "ScaleByBeliefState",
-    "ScaleByDistanceOverGradientsState", "ScaleByLBFGSState", "ScaleByLionState", "ScaleByNovogradState",
-    "ScaleByOptimisticGradientState", "ScaleByRStdDevState", "ScaleByRStdDevWithCountState", "ScaleByRmsState",
-    "ScaleByRmsWithCountState", "ScaleByRpropState", "ScaleByRssState", "ScaleBySM3State", "ScaleByScheduleState",
+    "OptState", "Params", "ParamsEmaState", "PartitionState", "PerLeaf", "ProdigyState", "Progress",
+    "ReduceLROnPlateauState", "Reduced", "SAMState", "SWAState", "ScalarOrSchedule", "ScaleByAdaDeltaState",
+    "ScaleByAdamState", "ScaleByAdanState", "ScaleByAdemamixState", "ScaleByAmsgradState",
+    "ScaleByBacktrackingLinesearchState", "ScaleByBeliefState", "ScaleByDistanceOverGradientsState",
+    "ScaleByLBFGSState", "ScaleByLionState", "ScaleByNovogradState", "ScaleByOptimisticGradientState",
+    "ScaleByRStdDevState", "ScaleByRStdDevWithCountState", "ScaleByRmsState", "ScaleByRmsWithCountState",
+    "ScaleByRpropState", "ScaleByRssState", "ScaleBySM3State", "ScaleByScheduleState",
     "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState", "ScaleByZoomLinesearchState", "ScaleState",
     "Schedule", "ScheduleFreeState", "ScheduledState", "Shared", "ShouldSkipUpdateFunction", "SnapshotState",
     "SophiaState", "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "Stored", "SweepResult", "Table",
@@ -279,38 +284,38 @@ __all__ = [
     "clip_by_global_norm", "cocob", "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib",
     "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule",
     "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw",
-    "differentially_private_aggregate", "dog", "dowg", "dpsgd", "ema", "escape_saddles", "experimental", "explain",
-    "exponential_decay", "first_moment", "flatten", "freeze", "from_optax", "fromage", "galore",
-    "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
+    "differentially_private_aggregate", "dog", "dowg", "dpsgd", "ema", "escape_saddles", "eval_params",
+    "experimental", "explain", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax", "fromage",
+    "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
     "hutchinson_estimator_diag_hessian", "identity", "in_stacks", "incremental_update", "init_empty_state",
     "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams", "inverse_root",
     "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative", "kl_divergence", "l2_loss",
-    "label_by_path", "lamb", "lars", "lbfgs", "leafwise", "linear_onecycle_schedule", "linear_schedule", "lion",
-    "log_cosh", "lookahead", "losses", "madgrad", "mask_by_path", "masked", "matrix_inverse_pth_root",
-    "measure_with_ema", "mechanize", "metrics", "microbatch", "microbatching", "migrate", "minimize", "momo",
-    "momo_adam", "monitor", "multi_normal", "multi_transform", "muon", "nadam", "nadamw", "named_chain",
-    "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm", "novograd", "ntxent",
-    "numerical_gradient", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "partition",
-    "per_example_global_norm_clip", "per_example_layer_norm_clip", "periodic_update", "perturbations",
-    "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "plot_schedule",
-    "plots", "polyak_sgd", "polynomial_schedule", "power_iteration", "power_schedule", "prodigy", "projections",
-    "radam", "reduce_on_plateau", "reset", "rex_schedule", "rmsprop", "rprop", "safe_increment",
-    "safe_int32_increment", "safe_norm", "safe_root_mean_squares", "safe_softmax_cross_entropy", "sam", "scale",
-    "scale_by_acprop", "scale_by_adadelta", "scale_by_adam", "scale_by_adamax", "scale_by_adan",
-    "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad", "scale_by_backtracking_linesearch",
-    "scale_by_belief", "scale_by_cocob", "scale_by_distance_over_gradients", "scale_by_dog", "scale_by_dowg",
-    "scale_by_factored_rms", "scale_by_galore", "scale_by_lbfgs", "scale_by_learning_rate", "scale_by_lion",
-    "scale_by_madgrad", "scale_by_muon", "scale_by_novograd", "scale_by_optimistic_gradient",
-    "scale_by_param_block_norm", "scale_by_param_block_rms", "scale_by_polyak", "scale_by_radam", "scale_by_rms",
-    "scale_by_rprop", "scale_by_rss", "scale_by_schedule", "scale_by_sign", "scale_by_simplified_ademamix",
-    "scale_by_sm3", "scale_by_sophia", "scale_by_stddev", "scale_by_trust_ratio", "scale_by_yogi",
-    "scale_by_zoom_linesearch", "scale_gradient", "schedule_free", "schedule_free_adamw",
+    "label_by_path", "lamb", "lars", "layerwise_decay", "lbfgs", "leafwise", "linear_onecycle_schedule",
+    "linear_schedule", "lion", "log_cosh", "lookahead", "losses", "madgrad", "mask_by_path", "masked",
+    "matrix_inverse_pth_root", "measure_with_ema", "mechanize", "metrics", "microbatch", "microbatching", "migrate",
+    "minimize", "momo", "momo_adam", "monitor", "multi_normal", "multi_transform", "muon", "nadam", "nadamw",
+    "named_chain", "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm", "novograd",
+    "ntxent", "numerical_gradient", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent",
+    "params_ema", "partition", "per_example_global_norm_clip", "per_example_layer_norm_clip", "per_leaf",
+    "periodic_update", "perturbations", "perturbed_gradient_descent", "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule", "plot_schedule", "plots", "polyak_sgd", "polynomial_schedule",
+    "power_iteration", "power_schedule", "prodigy", "projections", "radam", "reduce_on_plateau", "reset",
+    "rex_schedule", "rmsprop", "rprop", "safe_increment", "safe_int32_increment", "safe_norm",
+    "safe_root_mean_squares", "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop", "scale_by_adadelta",
+    "scale_by_adam", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad",
+    "scale_by_backtracking_linesearch", "scale_by_belief", "scale_by_cocob", "scale_by_distance_over_gradients",
+    "scale_by_dog", "scale_by_dowg", "scale_by_factored_rms", "scale_by_galore", "scale_by_lbfgs",
+    "scale_by_learning_rate", "scale_by_lion", "scale_by_madgrad", "scale_by_muon", "scale_by_novograd",
+    "scale_by_optimistic_gradient", "scale_by_param_block_norm", "scale_by_param_block_rms", "scale_by_polyak",
+    "scale_by_radam", "scale_by_rms", "scale_by_rprop", "scale_by_rss", "scale_by_schedule", "scale_by_sign",
+    "scale_by_simplified_ademamix", "scale_by_sm3", "scale_by_sophia", "scale_by_stddev", "scale_by_trust_ratio",
+    "scale_by_yogi", "scale_by_zoom_linesearch", "scale_gradient", "schedule_free", "schedule_free_adamw",
     "schedule_free_eval_params", "schedule_free_sgd", "schedules", "second_moment", "second_order",
     "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite",
     "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
     "sophia", "split_real_and_imaginary", "squared_error", "state_bytes", "state_from_dict", "state_from_optax",
-    "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map", "sweep",
+    "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map", "swa", "sweep",
     "tabulate", "to_optax", "trace", "transform", "transforms", "tree", "tree_map_params", "tree_utils",
     "unitwise_clip", "unitwise_norm", "update_infinity_moment", "update_moment", "update_moment_per_elem_norm",
     "value_and_grad_from_state", "warmup_constant_schedule", "warmup_cosine_decay_schedule",

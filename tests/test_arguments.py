@@ -56,7 +56,7 @@ VALUES: dict[str, Any] = {
     "warmup_steps": 2, "decay_rate": 0.5, "eta": 0.1, "gamma": 0.5, "exponent": -0.5, "interpolate_type": "linear",
     "measures": {}, "measure_name": "m", "transforms": {"a": SGD}, "param_labels": "a", "axis": 0, "curvature": "skip",
     "init_step": ("heuristic", 1e-6), "schedules": [constant] * 2, "boundaries": [3], "boundaries_and_scales": {3: 0.5},
-    "hessian_diagonal_fn": SGD, "linesearch": SGD,
+    "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3,
 }  # fmt: skip
 # What has no sense, by the kind of what has.
 NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]

@@ -30,8 +30,8 @@ GRADIENTS = [random_tree(seed) for seed in range(1, 6)]
 
 
 def is_factory(f: Any) -> bool:
-    """Whether `f` makes transforms: decorated by `transform` or `leafwise`, or declared to return what does."""
-    makers = {gdjax.identity.__code__, gdjax.scale.__code__}
+    """Whether `f` makes transforms: of `transform`, `leafwise` or `wrapper`, or declared to return what does."""
+    makers = {gdjax.identity.__code__, gdjax.scale.__code__, gdjax.params_ema.__code__}
     returned = getattr(f, "__annotations__", {}).get("return")
     return getattr(f, "__code__", None) in makers or "GradientTransformation" in str(returned)
 

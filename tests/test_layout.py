@@ -21,18 +21,18 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports from the rungs below its own, never from its own or a higher one. `folder/*` is
 # what a folder has beside the files named.
 LADDER = """
-core/types core/codec core/misuse core/values core/closures core/skipped core/state_form core/checks core/meshes
-core/domains core/base core/interop xla/bits xla/reads xla/products
+core/misuse core/values core/per_leaf core/types core/codec core/closures core/skipped core/state_form core/checks
+core/meshes core/domains core/base core/interop xla/bits xla/reads xla/products
 numerics/elementwise numerics/bounds numerics/norms numerics/*
 lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums xla/flags core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
 linalg/limited_memory linalg/roots linalg/spectral linalg/blocks linalg/stacks linalg/matrices linalg/plan
 linalg/newton_schulz
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
-lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/staging lift/all_leaves
-lift/leafwise lift/steps lift/wrapper
-combine/chain combine/paths combine/masking combine/groups combine/inject combine/hyperparams combine/sharding
-transforms/scaling transforms/decay transforms/momentum transforms/averaging
+combine/paths lift/factors lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/staging
+lift/all_leaves lift/leafwise lift/steps lift/wrapper
+combine/evaluation combine/layers combine/chain combine/masking combine/groups combine/inject combine/hyperparams
+combine/sharding transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*
 optimizers/adam optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/*

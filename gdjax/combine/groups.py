@@ -30,7 +30,8 @@ def partition(
     """Applies to each group of leaves its own transform.
 
     A transform sees the leaves of its own group only: the norm that `clip_by_global_norm` takes inside a group is that
-    group's. Leaves whose transform is `set_to_zero()` are frozen and keep no state.
+    group's; for the norm of all leaves the clipping stands before the partition, in a chain. Leaves whose transform is
+    `set_to_zero()` are frozen and keep no state.
 
     Args:
       transforms: from label to transform.

@@ -13,6 +13,7 @@ from gdjax import numerics
 from gdjax.core import base, checks, domains, misuse, types
 from gdjax.core.base import GradientTransformation
 from gdjax.core.closures import value_of
+from gdjax.core.per_leaf import PerLeaf, base_of
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.core.values import Call, Value, bind, is_ours
 
@@ -79,7 +80,8 @@ def inject_hyperparams(
 
     `tx = inject_hyperparams(adamw)(1e-3)` takes the arguments of `adamw`. `state.hyperparams` is a dict: assigning
     `state.hyperparams["learning_rate"] = 1e-4` between two updates changes the rate without recompiling. Schedules may
-    stand for any number; what they gave last is in the dict, and assigning to it has no effect.
+    stand for any number; what they gave last is in the dict, and assigning to it has no effect. Of `per_leaf` the base
+    is in the dict.
 
     Transforms of this library take schedules and traced scalars as they are. This is for numbers that are changed from
     outside, and for transforms of others.
@@ -133,7 +135,8 @@ class _Injected:
     def __init__(self, inner_factory: Any, arguments: Mapping[str, Any], static: set[str], dtype: Any):
         self.inner_factory, self.dtype = inner_factory, dtype
         self.schedules, self.numbers, self.rest = {}, {}, {}
-        for name, x in arguments.items():
+        self.per_leaf = {name: x for name, x in arguments.items() if isinstance(x, PerLeaf)}
+        for name, x in ((name, base_of(x)) for name, x in arguments.items()):
             if name in static or isinstance(x, bool | str | type) or x is None:
                 self.rest[name] = x
             elif callable(x):
@@ -167,7 +170,8 @@ class _Injected:
 
     def _inner(self, hyper: Mapping[str, Array]) -> Any:
         # Optax keeps numbers in its state that are left alone here.
-        return self.inner_factory(**{**hyper, **self.rest})
+        own = {name: x.with_base(hyper[name]) for name, x in self.per_leaf.items()}
+        return self.inner_factory(**{**hyper, **self.rest, **own})
 
     def _dtype(self, tree: Any) -> Any:
         if self.dtype is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from gdjax.core.skipped import is_skipped
 from gdjax.core.values import value
 
 Pattern = str | re.Pattern[str] | Callable[[str, Any], bool]  # searched in a path, or a predicate of (path, leaf)
@@ -16,7 +17,8 @@ Pattern = str | re.Pattern[str] | Callable[[str, Any], bool]  # searched in a pa
 def mask_by_path(*patterns: Pattern) -> Callable[[Any], Any]:
     """A mask that is True for the leaves whose path one of the patterns matches.
 
-    The path of a leaf is its keys joined by "/", for instance "layers/0/bias".
+    The path of a leaf is its keys joined by "/", for instance "layers/0/bias". The box that Flax puts an array in, a
+    `Param` of nnx or a `Partitioned` of linen, adds no key.
 
     Args:
       *patterns: a regular expression, searched for anywhere in the path, or a predicate of `(path, leaf)`.
@@ -60,28 +62,45 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
         if unmatched:
             shown = ", ".join(map(_shown, rules))
             raise ValueError(f"gdjax.label_by_path: no rule matches {', '.join(unmatched)}; the rules are {shown}")
-        _warn_of_idle(rules, tree, [path for path, _ in paths], found)
         names = list(rules.values())
+        _warn_of_idle("gdjax.label_by_path", "labelled", rules, tree, [path for path, _ in paths], found)
         return jax.tree.structure(tree).unflatten([names[matching[0]] for matching in found])
 
     return labels
 
 
-def _warn_of_idle(rules: Mapping[Any, Any], tree: Any, paths: list[str], found: list[list[int]]) -> None:
-    """Warns of rules that label no leaf; not under a mask, which may hide their leaves."""
+def factors_by_path(label: str, rules: Mapping[Any, Any], tree: Any, warn: bool) -> list[Any]:
+    """For each leaf, those without a gradient too, the factor of the first rule that matches; 1 where none does."""
+    paths = paths_of(tree, is_skipped)
+    real = [not is_skipped(leaf) for _, leaf in paths]
+    found = [
+        [k for k, pattern in enumerate(rules) if own and _matches(pattern, *item)]
+        for item, own in zip(paths, real, strict=True)
+    ]
+    if warn and any(real):
+        own = [i for i, is_real in enumerate(real) if is_real]
+        _warn_of_idle(label, "given the factor", rules, tree, [paths[i][0] for i in own], [found[i] for i in own])
+    factors = list(rules.values())
+    return [factors[matching[0]] if matching else 1.0 for matching in found]
+
+
+def _warn_of_idle(
+    label: str, verb: str, rules: Mapping[Any, Any], tree: Any, paths: list[str], found: list[list[int]]
+) -> None:
+    """Warns of rules that decide for no leaf; not under a mask, which may hide their leaves."""
     if any(map(_is_masked, jax.tree.leaves(tree, is_leaf=_is_masked))):
         return
     labels = list(rules.values())
-    used = {matching[0] for matching in found}
+    used = {matching[0] for matching in found if matching}
     for k, pattern in enumerate(rules):
         matched = [path for path, matching in zip(paths, found, strict=True) if k in matching]
         if k in used or len(matched) == len(paths):
             continue
-        why = f"rules before it label {', '.join(matched)}" if matched else f"it matches none of {', '.join(paths)}"
+        why = f"rules before it match {', '.join(matched)}" if matched else f"it matches none of {', '.join(paths)}"
         shown = ", ".join(repr(labels[i]) for i in sorted(used))
+        in_use = f"; the labels in use are {shown}" if verb == "labelled" else ""
         warnings.warn(
-            f"gdjax.label_by_path: no leaf is labelled {labels[k]!r} by the rule {_shown(pattern)}: {why}; "
-            f"the labels in use are {shown}",
+            f"{label}: no leaf is {verb} {labels[k]!r} by the rule {_shown(pattern)}: {why}{in_use}",
             stacklevel=2,
         )
 
@@ -91,8 +110,23 @@ def _is_masked(x: Any) -> bool:
     return type(x).__name__ == "MaskedNode"
 
 
-def paths_of(tree: Any) -> list[tuple[str, Any]]:
-    return [(path_of(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+def paths_of(tree: Any, is_leaf: Callable[[Any], bool] = lambda x: False) -> list[tuple[str, Any]]:
+    """The paths and the leaves of a tree, without the keys of boxes."""
+    return [(path_of(keys), leaf) for keys, leaf in keys_of(tree, is_leaf)]
+
+
+def keys_of(tree: Any, is_leaf: Callable[[Any], bool] = lambda x: False) -> list[tuple[Any, Any]]:
+    """The keys and the leaves of a tree, without the keys of boxes."""
+    found: list[tuple[Any, Any]] = []
+    for keys, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: is_leaf(x) or _is_box(x))[0]:
+        found += [(keys, leaf) for leaf in jax.tree.leaves(x, is_leaf=is_leaf)] if _is_box(x) else [(keys, x)]
+    return found
+
+
+def _is_box(x: Any) -> bool:
+    """Whether x is what Flax keeps one array in, with its kind or its sharding, under the key `value`."""
+    names = {c.__name__ for c in type(x).__mro__ if c.__module__.startswith("flax.")}
+    return bool(names & {"Variable", "VariableState", "AxisMetadata"})
 
 
 def path_of(keys: Any) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from gdjax.core import checks
 from gdjax.core.codec import Codec
+from gdjax.core.per_leaf import PerLeaf
 
 Domain = tuple[str, Callable[[float], bool]]  # in words, and whether a number is inside
 Check = Callable[[str, str, Any], None]  # of the label, the argument's name and its value
@@ -37,7 +38,7 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
         "l2_norm_clip noise_multiplier initial_accumulator_value initial_scale min_norm min_scale min_step_size "
         "trust_coefficient consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size "
         "adafactor.decay_rate scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha "
-        "scale_by_ademamix.alpha simplified_ademamix.alpha scale_by_simplified_ademamix.alpha",
+        "scale_by_ademamix.alpha simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp",
     ),
     (
         _FINITE,
@@ -65,6 +66,13 @@ _NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol"  # None is
 
 def _number(domain: Domain, label: str, name: str, value: Any) -> None:
     where = f"{label}: {name}"
+    if isinstance(value, PerLeaf):
+        _number(domain, label, name, value.number)
+        known = isinstance(value.number, checks.NUMBER)
+        for factor in value.constants() if known or domain in (_RATE, _SIZE) else ():
+            scaled = factor * (float(value.number) if known else 1.0)
+            _number(domain, label, f"{name} times a factor of per_leaf", scaled)
+        return
     if isinstance(value, jax.Array | np.ndarray):
         if np.shape(value) != ():
             raise ValueError(f"{where} must be a scalar, got shape {np.shape(value)}")
@@ -76,7 +84,10 @@ def _number(domain: Domain, label: str, name: str, value: Any) -> None:
         isinstance(value, checks.NUMBER) or callable(value)
     ):
         params = name == "learning_rate" and isinstance(value, Mapping | list | tuple)  # as in torch.optim
-        got = f"a {type(value).__name__}; parameters go to init(params)" if params else repr(value)
+        factors = isinstance(value, Mapping) and all(isinstance(x, checks.NUMBER) for x in value.values())
+        rates, elsewhere = "for rates per leaf write per_leaf(rate, {pattern: factor})", "parameters go to init(params)"
+        hint = rates if factors else elsewhere
+        got = f"a {type(value).__name__}; {hint}" if params else repr(value)
         raise TypeError(f"{where} must be a number, a scalar array or a schedule, got {got}")
     elif callable(value):
         return
@@ -124,6 +135,11 @@ def _mapping(label: str, name: str, value: Any) -> None:
         raise TypeError(f"{label}: {name} must be a dict, got {value!r}")
 
 
+def _groups(label: str, name: str, value: Any) -> None:
+    if not (isinstance(value, Mapping) or checks.is_function(value)):
+        raise TypeError(f"{label}: {name} must be a dict from pattern to label or a function, got {value!r}")
+
+
 def _string(label: str, name: str, value: Any) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{label}: {name} must be a str, got {value!r}")
@@ -160,16 +176,17 @@ def _mask(label: str, name: str, value: Any) -> None:
 _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(_number, domain), names) for domain, names in _NUMBERS),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
-    (functools.partial(_integer, 0), "patience cooldown max_consecutive_errors"),
+    (functools.partial(_integer, 0), "swa.start patience cooldown max_consecutive_errors"),
     (
         functools.partial(_integer, 1),
-        "update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
+        "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
         "periodic_update.update_period",
     ),
     (_dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
-    (_dtype, "MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),
+    (_dtype, "params_ema.dtype swa.dtype MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),
     (_function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn step_size_fn"),
     (_mapping, "partition.transforms monitor.measures"),
+    (_groups, "clip_by_global_norm.groups"),
     (_string, "measure_name"),
     (_axes, "adaptive_grad_clip.axis centralize.output_axis"),
     (functools.partial(_choice, ("hard", "smooth", "refined")), "mode"),

@@ -6,13 +6,15 @@ from typing import Any, Protocol, Union
 import jax
 import numpy as np
 
+from gdjax.core.per_leaf import PerLeaf
+
 Params = Any  # a pytree of arrays
 Updates = Any  # a pytree like the parameters
 OptState = Any  # a pytree that only its transform reads
 Schedule = Callable[[Any], Any]  # int32 count of updates made so far -> scalar
 # An array here is a scalar, and may be traced. Some programs call the type, which they could not if `|` made it.
 Scalar = Union[float, jax.Array, np.ndarray, np.number]  # noqa: UP007
-ScalarOrSchedule = Union[Scalar, Schedule]  # noqa: UP007
+ScalarOrSchedule = Union[Scalar, Schedule, PerLeaf]  # noqa: UP007
 
 
 class TransformUpdateFn(Protocol):

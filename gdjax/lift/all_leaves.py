@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import base, checks
 from gdjax.core.skipped import is_skipped
-from gdjax.lift import rule_checks, staging
-from gdjax.lift.one_leaf import kernel_of
+from gdjax.lift import factors, rule_checks, staging
+from gdjax.lift.one_leaf import Kernel, kernel_of
 from gdjax.lift.stages import Tree
 from gdjax.xla.write_order import LARGE, after, destination, written
 
@@ -98,6 +98,7 @@ class Running:
     wraps: bool  # whether it is the rule of a wrapper
     raw: list[Any] | None  # for each leaf the gradient that came into the wrapper; None for that of the pass
     given: list[dict[str, Any]]  # for each leaf what the stages made for it
+    own: list[dict[str, Any]]  # for each leaf the hyperparameters that differ from leaf to leaf
 
     def run_stages(self, leaves: Leaves, extra_args: dict[str, Any], late: bool) -> None:
         """Runs the stages that come before the leaves of the pass, or after them."""
@@ -115,7 +116,15 @@ class Running:
     def arguments(self, i: int) -> tuple[Any, ...]:
         """What the function of leaf i gets for this rule."""
         raw = None if self.raw is None else self.raw[i]
-        return self.slots[i], self.count, self.rule.seen(self.shared), self.scalars | self.given[i], raw
+        own = {k: x for k, x in self.own[i].items() if not _is_zero(x)}
+        scalars = {k: x for k, x in self.scalars.items() if k not in self.own[i]} | own | self.given[i]
+        return self.slots[i], self.count, self.rule.seen(self.shared), scalars, raw
+
+    def kernel(self, i: int) -> Kernel:
+        """What decides the function of leaf i; a hyperparameter that is 0 for it is a constant."""
+        zeros = tuple((k, float, x) for k, x in self.own[i].items() if _is_zero(x))
+        kernel = self.rule.kernel
+        return kernel._replace(wraps=self.wraps, constants=kernel.constants + zeros)
 
     def closed(self, structure: Any) -> Any:
         """The new state."""
@@ -159,7 +168,13 @@ def _opened(rule: Any, state: Any, raw: Any, leaves: Leaves, updates: Any) -> Ru
     scalars, sees = rule.scalars(count), rule.sees(updates)
     gradients = None if raw is None or raw is updates else listed(RAW, raw)
     nothing: list[dict[str, Any]] = [{}] * len(leaves.gs)
-    return Running(rule, state, count, slots, shared, scalars, sees, raw is not None, gradients, nothing)
+    bases = {name: scalars.get(name, rule.hyper[name]) for name in rule.per_leaf}
+    own = factors.of_each(rule.per_leaf, bases, updates) if bases else nothing
+    return Running(rule, state, count, slots, shared, scalars, sees, raw is not None, gradients, nothing, own)
+
+
+def _is_zero(x: Any) -> bool:
+    return isinstance(x, float) and x == 0
 
 
 def _active(running: Sequence[Running], leaves: Leaves, i: int) -> list[Running]:
@@ -193,7 +208,7 @@ def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
 def _direction(active: Sequence[Running], leaves: Leaves, i: int, before: Array | None) -> tuple[Array, Array | None]:
     """The update of leaf i, and what the next large leaf waits for; this one waits for `before`."""
     g, p, to = leaves.gs[i], leaves.ps[i], destination()
-    apply = kernel_of(tuple(r.rule.kernel._replace(wraps=r.wraps) for r in active), to)
+    apply = kernel_of(tuple(r.kernel(i) for r in active), to)
     arguments = [list(xs) for xs in zip(*(r.arguments(i) for r in active), strict=True)]
     try:
         # A large array that a leaf keeps on the way then lies where that of the leaf before was.

@@ -7,11 +7,10 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 - walking the tree; None, `MaskedNode` and float0 leaves; the step count;
 - dtypes: a rule computes in float32 or wider and sees every real or complex array in that dtype; results return to the
   gradient's dtype, and to each slot's own. Integers, booleans and PRNG keys of the state reach it as they are;
-- hyperparameters: numbers are constants of the program, arrays its arguments, schedules are evaluated at the count;
+- hyperparameters: numbers are constants of the program, arrays and `per_leaf` its arguments, schedules are evaluated;
 - what a rule needs from the whole tree, numbers or arrays for each leaf, and numbers that its state keeps: see
   `reduce`, `gdjax.lift.stages` and `Shared`;
-- errors that name the transform and the leaf, and the field of the state if what a rule returns does not fit it; name
-  scopes for profiles;
+- errors that name the transform, the leaf and the field of the state that does not fit; name scopes for profiles;
 - speed: one traced function per (rules, shape, dtype), shared by all leaves like it; see `fused`.
 """
 
@@ -25,11 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import numerics
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation
 from gdjax.core.codec import Codec
-from gdjax.lift import rule_checks
+from gdjax.lift import factors, rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
 from gdjax.lift.slots import Shared, Stored, first, first_moment, is_like_parameter, resolved
@@ -98,11 +96,11 @@ def leafwise(
         @functools.wraps(rule)
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = base.checked_call(factory, args, kwargs)
-            label = base.label_of(call)
-            hyper = numerics.python_numbers({k: x for k, x in call.arguments.items() if k not in staged})
+            label, hyper = base.label_of(call), {k: x for k, x in call.arguments.items() if k not in staged}
             part = Leafwise(
                 label, rule, rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState,
-                slots, reduce, numbers, count, hyper, {k: x for k, x in call.arguments.items() if k in staged},
+                slots, reduce, numbers, count, *factors.split(label, hyper, slots, stages_of(reduce), numbers),
+                {k: x for k, x in call.arguments.items() if k in staged},
             )  # fmt: skip
             return base.made_by(call, part)
 
@@ -127,6 +125,7 @@ class Leafwise:
     numbers: Callable[..., dict[str, Any]] | None
     counted: Callable[[Any], Any] | None
     hyper: Mapping[str, Any]
+    per_leaf: factors.Factors  # of the hyperparameters that differ from leaf to leaf, whose bases are in `hyper`
     staged: Mapping[str, Any] = field(default_factory=dict)  # the arguments that only stages get
 
     def labelled(self, label: str) -> "Leafwise":
@@ -164,7 +163,7 @@ class Leafwise:
 
     @functools.cached_property
     def kernel(self) -> Kernel:
-        rest = {k: v for k, v in self.hyper.items() if k not in self.schedules and k not in self.arrays}
+        rest = {k: v for k, v in self.hyper.items() if k not in {*self.schedules, *self.arrays, *self.per_leaf}}
         constants = tuple((k, type(v), v) for k, v in rest.items())
         name = self.label.removeprefix("gdjax.")
         return Kernel(name, self.rule, self.State, constants, tuple(self.codecs.items()), staged=bool(self.stages))
@@ -207,6 +206,7 @@ class Leafwise:
         paths, structure = jax.tree_util.tree_flatten_with_path(params)
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
+        factors.check_paths(self.per_leaf, params)
         arguments, leaves = {**self.hyper, **self.staged}, [p for _, p in paths]
         found = {f: x.init(params, arguments) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
         made = {

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
-from gdjax import numerics
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation
-from gdjax.lift import rule_checks
+from gdjax.lift import factors, rule_checks
 from gdjax.lift.leafwise import Leafwise, Prepared, ScaleByScheduleState, ScheduledState
 from gdjax.lift.slots import Shared
-from gdjax.lift.stages import Reduced
+from gdjax.lift.stages import Reduced, stages_of
 from gdjax.lift.steps import Step, run, state_of, steps_of
 
 P = ParamSpec("P")
@@ -62,8 +61,9 @@ def wrapper(
             label = base.label_of(call)
             name, tx = next(iter(call.arguments.items()))
             base.check_transform(label, name, tx)
-            hyper = numerics.python_numbers({k: x for k, x in call.arguments.items() if k != name})
-            own = Leafwise(label, rule, Own, ScaleByScheduleState, slots, reduce, numbers, count, hyper)
+            hyper = {k: x for k, x in call.arguments.items() if k != name}
+            split = factors.split(label, hyper, slots, stages_of(reduce), numbers)
+            own = Leafwise(label, rule, Own, ScaleByScheduleState, slots, reduce, numbers, count, *split)
             return base.made_by(call, Wrapped(label, tx, own, State, inner))
 
         first = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)

@@ -72,7 +72,7 @@ def adam(
         x_{t+1} = x_t - lr mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps)
 
     Args:
-      learning_rate: lr, a scalar or a schedule.
+      learning_rate: lr, a scalar or a schedule, or `per_leaf(...)` of one.
       b1: decay of the first moment, in [0, 1).
       b2: decay of the second moment, in [0, 1).
       eps: outside the root, at least 0. 0 is allowed: an element that has only had zero gradients does not move.
@@ -115,9 +115,9 @@ def adamw(
         x_{t+1} = x_t - lr (mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps) + weight_decay x_t)
 
     Args:
-      learning_rate: lr, a scalar or a schedule.
+      learning_rate: lr, a scalar or a schedule, or `per_leaf(...)` of one.
       b1, b2, eps, eps_root, mu_dtype, nesterov, nu_dtype: see `adam`.
-      weight_decay: times lr, as in Optax and torch; at least 0. A scalar or a schedule.
+      weight_decay: times lr, as in Optax and torch; at least 0. A scalar or a schedule, or `per_leaf(...)` of one.
       mask: which leaves decay, as in `masked`: commonly the matrices, not biases and norms.
 
     Departure: the reference multiplies the decay by a schedule factor but not by lr.

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 
 from gdjax import numerics, tree
 from gdjax.combine.chain import chain
+from gdjax.combine.evaluation import evaluated
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.per_leaf import PerLeaf, base_of
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift import slots
 from gdjax.lift.leafwise import Hyper, Reduced
@@ -35,6 +37,10 @@ class ScheduleFreeState(NamedTuple):
     max_lr: Array  # (), the largest learning rate so far
     base_optimizer_state: Any
     z: Any  # like params, the points of the base optimizer
+
+    def eval_params(self, params: Any) -> Any:
+        """x, see `schedule_free_eval_params`."""
+        return evaluated(lambda z, y: _average(y, z, self.b1), self.z, params)
 
 
 def _weights(s: Any, t: Any, b1: Any, learning_rate: Any, weight_lr_power: Any, r: Any) -> dict[str, Any]:
@@ -114,7 +120,7 @@ def schedule_free(
     if not isinstance(b1, jax.Array) and b1 == 0:
         raise ValueError(f"{LABEL}: b1 must be in (0, 1), got {b1!r}: the average could not be recovered")
 
-    return _averaged(base_optimizer, b1, learning_rate, weight_lr_power, r, state_dtype)
+    return _averaged(base_optimizer, b1, base_of(learning_rate), weight_lr_power, r, state_dtype)
 
 
 def schedule_free_eval_params(state: Any, params: Any) -> Any:
@@ -220,6 +226,8 @@ def schedule_free_adamw(
 def _warmed_up(factory: str, rate: Any, warmup_steps: Any) -> Any:
     if warmup_steps is None:
         return rate
+    if isinstance(rate, PerLeaf):
+        return rate.with_base(_warmed_up(factory, rate.number, warmup_steps))
     if callable(rate):
         raise TypeError(f"gdjax.{factory}: learning_rate is a schedule already; give no warmup_steps")
     steps: Any = check_steps(factory, "warmup_steps", warmup_steps)  # an int, or with a fraction

@@ -35,7 +35,7 @@ def ema(g: Array, s: Any, p: Any, t: Any, decay: Hyper, debias: bool = True, acc
       accumulator_dtype: the dtype of m, the parameter's by default.
 
     `trace` is the sum without the factor 1 - decay. This averages updates; for an average of the parameters see
-    `incremental_update`.
+    `params_ema`.
     """
     m = decay * s.ema + (1 - decay) * g
     return (numerics.debias(m, decay, t) if debias else m), s._replace(ema=m)
@@ -46,6 +46,10 @@ class LookaheadState(NamedTuple):
 
     fast_state: OptState  # of the fast optimizer
     steps_since_sync: Array  # () int32, fast steps since slow and fast parameters were equal
+
+    def eval_params(self, params: Any) -> Any:
+        """The slow parameters of a pair."""
+        return getattr(params, "slow", params)
 
 
 class LookaheadParams(NamedTuple):

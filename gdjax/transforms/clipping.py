@@ -2,19 +2,37 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from gdjax import tree
+from gdjax.combine.paths import label_by_path
+from gdjax.core import checks
 from gdjax.core.base import EmptyState
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.stages import Staged, Tree
 from gdjax.numerics import Array, shrinking
 from gdjax.numerics.norms import safe_root_mean_squares
+from gdjax.tree import global_norm
 
 NormalizeState = EmptyState  # Optax's name for it
 
 
 def _norm(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
-    return {"norm": tree.global_norm(g)}
+    return {"norm": global_norm(g)}
+
+
+def _norms(g: Any, s: Any, p: Any, t: Any, groups: Any, tree: Tree) -> dict[str, Any]:
+    """The norm of all updates or, with groups, for each leaf the norm of its group."""
+    if groups is None:
+        return {"norm": global_norm(g)}
+    whole = tree.structure.unflatten(tree.entries)
+    found = groups(whole) if callable(groups) else label_by_path(groups)(whole)
+    checks.returned(tree.label, "the groups' function", found)
+    each = jax.tree.map(lambda name, part: jax.tree.map(lambda _: name, part), found, whole)
+    labels = tree.of_each(jax.tree.leaves(each))
+    lists = {name: [x for x, own in zip(g, labels, strict=True) if own == name] for name in dict.fromkeys(labels)}
+    norms = {name: global_norm(xs) for name, xs in lists.items()}
+    return {"norm": [norms[name] for name in labels]}
 
 
 @leafwise()
@@ -30,14 +48,21 @@ def clip(g: Array, s: Any, p: Any, t: Any, max_delta: Hyper) -> Any:
     return jnp.clip(g, -max_delta, max_delta), s
 
 
-@leafwise(reduce=_norm)
-def clip_by_global_norm(g: Array, s: Any, p: Any, t: Any, max_norm: Hyper, *, norm: Reduced = None) -> Any:
+@leafwise(reduce=_norms)
+def clip_by_global_norm(
+    g: Array, s: Any, p: Any, t: Any, max_norm: Hyper, *, groups: Staged = None, norm: Reduced = None
+) -> Any:
     """Scales all updates by one factor so that their global norm is at most max_norm: u = g min(1, max_norm / |g|).
 
     Args:
       max_norm: the bound on `global_norm(updates)`, at least 0. 0 gives zeros, infinity changes nothing.
+      groups: clips each group of leaves by its own norm: from pattern to label as in `label_by_path`, or a function
+        from the tree to a tree of labels, or to a prefix of one. None is one group.
 
-    The norm is taken in float32 without overflow (see `global_norm`). A NaN anywhere makes every update NaN.
+    The norm is that of the leaves that the clipping sees: inside a group of `partition` that group's alone. For the
+    norm over all groups it stands before: `chain(clip_by_global_norm(1.0), partition(...))`.
+
+    The norm is taken in float32 without overflow (see `global_norm`). A NaN in a group makes its every update NaN.
 
     Reference:
       Pascanu, Mikolov & Bengio 2013, On the difficulty of training recurrent neural networks, Algorithm 1,

@@ -32,7 +32,7 @@ def scale_by_learning_rate(g: Array, s: Any, p: Any, t: Any, learning_rate: Hype
     """Turns a direction of ascent into an update of descent: u = -learning_rate g.
 
     Args:
-      learning_rate: a scalar or a schedule, at least 0.
+      learning_rate: a scalar or a schedule, at least 0, or `per_leaf(...)` of one.
       flip_sign: whether to multiply by -1 (False keeps the sign, to ascend).
 
     Raises:

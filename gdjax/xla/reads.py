@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 
@@ -37,6 +38,18 @@ def widened(*pairs: tuple[Array | None, Array | None]) -> Iterator[None]:
         yield
     finally:
         _widened.reset(token)
+
+
+def rounded(x: Array, like: Array) -> Array:
+    """x, rounded to the dtype that `like`, what a rule was given, was widened from; in the dtype that x has.
+
+    Not by two casts: XLA leaves such a pair out.
+    """
+    dtype = next((narrow.dtype for wide, narrow in _widened.get() if wide is like), x.dtype)
+    if dtype.itemsize >= x.dtype.itemsize or not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    form = jnp.finfo(dtype)
+    return jax.lax.reduce_precision(x, form.nexp, form.nmant)
 
 
 def alone(x: Array, *others: Array) -> Array:

@@ -1,10 +1,12 @@
 """Choosing leaves by path."""
 
+import dataclasses
 import pickle
 import re
 import warnings
 from typing import Any
 
+import equinox
 import jax
 import jax.numpy as jnp
 import pytest
@@ -78,7 +80,7 @@ def test_a_rule_that_labels_no_leaf_is_a_warning():
     assert typo.startswith("gdjax.label_by_path: no leaf is labelled 'vector' by the rule 'bais$': it matches none of")
     assert typo.endswith("norm/scale; the labels in use are 'vector', 'rest'")
     (order,) = warned({".*": "rest", "scale": "vector"})
-    assert "by the rule 'scale': rules before it label norm/scale; the labels in use are 'rest'" in order
+    assert "by the rule 'scale': rules before it match norm/scale; the labels in use are 'rest'" in order
 
 
 def test_a_rest_of_nothing_and_leaves_that_a_mask_hides_are_no_warning():
@@ -101,3 +103,18 @@ def test_errors_show_predicates_by_name():
 def test_attributes_and_indices_are_keys_too():
     state = gdjax.ScaleByAdamState(jnp.zeros(()), [jnp.ones(2)], {"x": jnp.ones(3)})
     assert gdjax.mask_by_path("^mu/0$")(state) == gdjax.ScaleByAdamState(False, [True], {"x": False})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Layer:
+    value: Any  # no box: the name of a parameter
+    bias: Any
+
+
+def test_dataclasses_and_modules():
+    tree = {"first": Layer(jnp.ones((2, 2)), jnp.ones(2))}
+    assert gdjax.mask_by_path("first/value$")(tree) == {"first": Layer(True, False)}
+    model = equinox.nn.MLP(2, 2, 3, 1, key=jax.random.key(0))
+    labels = gdjax.label_by_path({r"layers/\d/bias$": "bias", ".*": "rest"})(equinox.filter(model, equinox.is_array))
+    assert jax.tree.leaves(labels) == ["rest", "bias"] * 2

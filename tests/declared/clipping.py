@@ -38,6 +38,7 @@ CASES = (
     Case("centralize", gdjax.centralize),
     Case("centralize/last", gdjax.centralize, fixed={"output_axis": -1}, slow=True),
     Case("clip_by_block_rms", gdjax.clip_by_block_rms, {"threshold": 0.5}),
+    Case("clip_by_global_norm/groups", gdjax.clip_by_global_norm, {"max_norm": 0.5}, {"groups": {".*": 0}}, slow=True),
     Case("differentially_private_aggregate", _private, _PRIVATE, {"key": 0}, quiet=_QUIET, random=True,
          scheduled=False),
     Case("dpsgd", _dpsgd, {"learning_rate": 0.1, "momentum": 0.9, **_PRIVATE}, {"seed": 0}, quiet=_QUIET, random=True,

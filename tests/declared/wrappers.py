@@ -104,6 +104,14 @@ def _monitor(decay: Any) -> Any:
     return gdjax.monitor({"norm": norm, "large": gdjax.measure_with_ema(is_large, decay)})
 
 
+def _params_ema(learning_rate: Any, decay: Any) -> Any:
+    return gdjax.params_ema(gdjax.adam(learning_rate), decay)
+
+
+def _swa(learning_rate: Any) -> Any:
+    return gdjax.swa(gdjax.adam(learning_rate), 2, 2)
+
+
 def _sam(learning_rate: Any, radius: Any) -> Any:
     return gdjax.sam(gdjax.adam(learning_rate), gdjax.chain(gdjax.normalize(), gdjax.sgd(radius)))
 
@@ -136,6 +144,7 @@ CASES = (
     Case("lookahead", _lookahead, {"learning_rate": 0.1}, needs_params=True),
     Case("measure_with_ema", gdjax.measure_with_ema, {"decay": 0.9}, {"measure": same}, slow=True),
     Case("monitor", _monitor, {"decay": 0.9}),
+    Case("params_ema", _params_ema, {"learning_rate": 0.1, "decay": 0.9}, needs_params=True),
     Case("sam", _sam, {"learning_rate": 0.1, "radius": 0.05}, needs_params=True),
     Case("sam/opaque", _opaque_sam, {"learning_rate": 0.1, "radius": 0.05}, quiet={"learning_rate": 0.0},
          needs_params=True, slow=True),
@@ -145,6 +154,7 @@ CASES = (
     Case("schedule_free_sgd", gdjax.schedule_free_sgd, {"learning_rate": 0.1}, needs_params=True, slow=True),
     Case("snapshot", gdjax.snapshot, fixed={"measure_name": "same", "measure": same}),
     Case("with_metrics", _metrics, {"learning_rate": 0.1}),
+    Case("swa", _swa, {"learning_rate": 0.1}, needs_params=True),
 )  # fmt: skip
 
 

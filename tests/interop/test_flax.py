@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx, serialization
+from flax.core import freeze
 from flax.training.train_state import TrainState
 
 import gdjax
@@ -137,3 +138,56 @@ def test_names_in_a_state_dict():
     assert serialization.to_state_dict(state).keys() == {"0", "1"}
     assert serialization.to_state_dict(state)["0"] == {}
     assert serialization.to_state_dict(state)["1"].keys() == {"trace"}
+
+
+class Deep(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.layers = nnx.List([nnx.Linear(3, 3, rngs=rngs) for _ in range(2)])
+        self.value = nnx.Linear(3, 1, rngs=rngs)  # a name of the user's, which stays
+
+    def __call__(self, x: Any) -> Any:
+        for layer in self.layers:
+            x = nnx.tanh(layer(x))
+        return self.value(x)
+
+
+PATHS = ["layers/0/bias", "layers/0/kernel", "layers/1/bias", "layers/1/kernel", "value/bias", "value/kernel"]
+
+
+@pytest.mark.parametrize("of", [lambda model: nnx.state(model, nnx.Param), lambda model: model], ids=["state", "model"])
+def test_paths_of_nnx(of: Any):
+    tree = of(Deep(nnx.Rngs(0)))
+    seen: list[str] = []
+    gdjax.mask_by_path(lambda path, leaf: bool(seen.append(path)) or True)(tree)
+    assert sorted(set(seen)) == PATHS
+    mask = gdjax.mask_by_path("bias$")(tree)
+    assert type(mask) is type(tree) and jax.tree.leaves(mask) == [True, False] * 3
+    labels = gdjax.label_by_path({"^value/": "head", "kernel$": "matrix", ".*": "rest"})(tree)
+    assert jax.tree.leaves(labels) == ["rest", "matrix"] * 2 + ["head"] * 2
+
+
+def test_rates_and_groups_of_nnx():
+    rate = gdjax.per_leaf(0.01, gdjax.layerwise_decay(0.5, r"^layers/(\d+)/", 2))
+    groups = {"bias": gdjax.sgd(rate), "rest": gdjax.params_ema(gdjax.lion(rate, weight_decay=0.0), 0.9)}
+    for tx in (gdjax.sgd(rate), gdjax.partition(groups, gdjax.label_by_path({"bias$": "bias", ".*": "rest"}))):
+        model = Deep(nnx.Rngs(0))
+        before = jax.tree.map(jnp.copy, nnx.state(model, nnx.Param))
+        with relaxed():
+            optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+            optimizer.update(model, jax.tree.map(jnp.ones_like, before))
+        pairs = zip(*map(jax.tree.leaves, (before, nnx.state(model, nnx.Param))), strict=True)
+        np.testing.assert_allclose([float(jnp.max(x - y)) for x, y in pairs], np.repeat([0.0025, 0.005, 0.01], 2), 1e-4)
+
+
+def test_paths_of_linen():
+    class Sharded(linen.Module):
+        @linen.compact
+        def __call__(self, x: Any) -> Any:
+            init = linen.with_partitioning(linen.initializers.ones, (None, "model"))
+            return linen.Dense(2, kernel_init=init)(x)
+
+    with relaxed():
+        boxed = Sharded().init(jax.random.key(0), X)["params"]
+    for tree in (boxed, freeze(boxed)):
+        mask = gdjax.mask_by_path("^Dense_0/kernel$")(tree)
+        assert type(mask) is type(tree) and jax.tree.leaves(mask) == [False, True]

@@ -145,6 +145,9 @@ COST = {
     "cautious(lion)": (gdjax.cautious(gdjax.lion(1e-3)), 1),
     "cautious(adamw)": (gdjax.cautious(gdjax.adamw(1e-3)), 1),
     "mechanize(lion)": (gdjax.contrib.mechanize(gdjax.lion(1.0)), 2),
+    "params_ema(adamw)": (gdjax.params_ema(gdjax.adamw(1e-3), 0.99), 0),
+    "params_ema(lion)": (gdjax.params_ema(gdjax.lion(1e-3), 0.99, every=4), 0),
+    "swa(adamw)": (gdjax.swa(gdjax.adamw(1e-3), 10, 2), 0),
     "schedule_free(adamw)": (gdjax.contrib.schedule_free_adamw(1e-3), 0),
     "lookahead(lion)": (gdjax.lookahead(gdjax.lion(1e-3), 5, 0.5), 2),
 }

@@ -1,5 +1,8 @@
 """Bounds on gradients: against NumPy, and where a norm taken plainly over- or underflows, stalls or divides by 0."""
 
+import warnings
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import optax
 import pytest
 
 import gdjax
-from tests import oracles
+from tests import oracles, trees
 from tests.support import relaxed
 
 
@@ -190,3 +193,47 @@ def test_normalize_oracle(dtype, rtol):
 def test_negative_bound(factory, name):
     with pytest.raises(ValueError, match=f"gdjax.{factory.__name__}: {name} must be at least 0, got -1"):
         factory(-1.0)
+
+
+GROUPS = {"a": jnp.asarray([3.0]), "b": {"c": jnp.asarray([4.0])}}
+
+
+def clipped(tx: Any, grads: Any = GROUPS) -> Any:
+    return apply(tx, grads)
+
+
+def test_by_the_norm_of_all_or_of_each_group():
+    clip = gdjax.clip_by_global_norm(1.0)
+    each = {"a": jnp.ones(1), "b": {"c": jnp.ones(1)}}
+    over_all = {"a": jnp.asarray([0.6]), "b": {"c": jnp.asarray([0.8])}}
+    labels = gdjax.label_by_path({"a": "first", ".*": "rest"})
+    inner = {"first": gdjax.scale(1.0), "rest": gdjax.scale(1.0)}
+    trees.assert_close(clipped(gdjax.chain(clip, gdjax.partition(inner, labels))), over_all)
+    trees.assert_close(clipped(gdjax.partition(dict.fromkeys(inner, clip), labels)), each)
+    for groups in ({"a": 1, "b": 2}, labels, lambda tree: {"a": 1, "b": 2}):
+        tx = gdjax.clip_by_global_norm(1.0, groups=groups)
+        trees.assert_close(clipped(tx), each)
+        trees.assert_close(clipped(gdjax.chain(gdjax.scale(2.0), tx)), each)
+        trees.assert_close(clipped(gdjax.chain(gdjax.clip_by_global_norm(10.0, groups={".*": 1}), tx)), each)
+    trees.assert_close(clipped(gdjax.clip_by_global_norm(1.0, groups={".": "all"})), over_all)
+    assert jax.tree.leaves(gdjax.clip_by_global_norm(1.0, groups={"a": 1}).init(GROUPS)) == []
+
+
+def test_groups_of_leaves_that_are_not_there():
+    tx = gdjax.clip_by_global_norm(1.0, groups=lambda tree: {"a": 1, "b": 2})
+    updates = clipped(tx, {"a": None, "b": {"c": jnp.asarray([4.0]), "d": jnp.asarray([3.0])}})
+    trees.assert_close(updates, {"a": None, "b": {"c": jnp.asarray([0.8]), "d": jnp.asarray([0.6])}})
+    tx = gdjax.clip_by_global_norm(1.0, groups={"a": 1, ".*": 2})
+    masked = gdjax.masked(tx, {"a": False, "b": True})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trees.assert_close(clipped(masked), {"a": jnp.asarray([3.0]), "b": {"c": jnp.ones(1)}})
+
+
+def test_errors_of_groups():
+    with pytest.raises(TypeError, match="^gdjax.clip_by_global_norm: groups must be a dict from pattern to label or"):
+        gdjax.clip_by_global_norm(1.0, groups=3)
+    with pytest.raises(ValueError, match="no rule matches b/c"):
+        clipped(gdjax.clip_by_global_norm(1.0, groups={"a": 1}))
+    with pytest.raises(TypeError, match="^gdjax.clip_by_global_norm: the groups' function returned None"):
+        clipped(gdjax.clip_by_global_norm(1.0, groups=lambda tree: None))

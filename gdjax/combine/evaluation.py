@@ -1,0 +1,48 @@
+"""The parameters to evaluate with, where an optimizer keeps better ones than those it trains."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from gdjax.core.skipped import is_skipped
+from gdjax.core.types import OptState, Params
+
+LABEL = "gdjax.eval_params"
+
+
+def eval_params(state: OptState, params: Params) -> Params:
+    """The parameters to evaluate, keep and serve.
+
+    These are the averages of `params_ema` and `swa`, x of `schedule_free`, the slow parameters of `lookahead`; for any
+    other optimizer `params` themselves. They are found in the state of chains, masks, groups, accumulation, guards and
+    other wrappers, Optax's too. A leaf that an average does not cover, in another group for instance, keeps its
+    parameter. Of an average around another the outer one counts.
+
+    A state class of your own takes part with a method `eval_params(self, params)`.
+
+    Args:
+      state: the state that `update` returned.
+      params: the parameters after that update.
+
+    Returns:
+      A tree like params, in its dtypes.
+
+    Raises:
+      ValueError: an average has another structure than params, as inside `flatten`.
+    """
+    for own in filter(_describes, jax.tree.leaves(state, is_leaf=_describes)):
+        params = own.eval_params(params)
+    return params
+
+
+def _describes(x: Any) -> bool:
+    return callable(getattr(type(x), "eval_params", None))
+
+
+def evaluated(f: Callable[[Any, Any], Any], slot: Any, params: Params) -> Params:
+    """f of a slot and its parameter, leaf by leaf; the parameter where a mask hides the slot."""
+    try:
+        return jax.tree.map(lambda x, p: p if is_skipped(x) else f(x, p), slot, params, is_leaf=is_skipped)
+    except ValueError as e:
+        raise ValueError(f"{LABEL}: the state has an average of another structure than the parameters: {e}") from e

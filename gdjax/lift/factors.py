@@ -1,0 +1,95 @@
+"""Hyperparameters that differ from leaf to leaf: the numbers of each leaf, from the factors of `per_leaf`."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.combine.paths import factors_by_path, keys_of, path_of
+from gdjax.core import checks
+from gdjax.core.per_leaf import LABEL, PerLeaf, base_of
+from gdjax.core.skipped import is_skipped
+
+Array = jax.Array
+Factors = Mapping[str, PerLeaf]  # by the name of the hyperparameter
+
+
+def split(
+    label: str, hyper: Mapping[str, Any], slots: Mapping[str, Any], stages: Sequence[Any], numbers: Any
+) -> tuple[dict[str, Any], Factors]:
+    """The hyperparameters, in the place of each `per_leaf` its base, and those that are `per_leaf`.
+
+    Raises:
+      TypeError: one number for the whole tree, or the start of a slot, depends on one that leaves do not share.
+    """
+    found = {k: x for k, x in hyper.items() if isinstance(x, PerLeaf)}
+    functions = [stage.f for stage in stages] + ([] if numbers is None else [numbers])
+    used = {name for f in functions if found for name in inspect.signature(f).parameters}
+    used |= {fill for slot in slots.values() if isinstance(fill := getattr(slot, "fill", None), str)}
+    if shared := sorted(used & set(found)):
+        raise TypeError(
+            f"{label.replace('._', '.')}: {', '.join(shared)} must be one number for the whole tree, which this method "
+            "computes with; for factors of its updates write chain(tx, scale(per_leaf(1.0, factors)))"
+        )
+    return numerics.python_numbers({k: base_of(x) for k, x in hyper.items()}), found
+
+
+def check_paths(factors: Factors, params: Any) -> None:
+    """Warns of patterns that decide for no leaf, and raises where a tree of factors is none of the parameters."""
+    for x in factors.values():
+        for level in x.levels():
+            _level(level, params, True)
+
+
+def of_each(factors: Factors, bases: Mapping[str, Any], tree: Any) -> list[dict[str, Any]]:
+    """For each leaf of the tree, those without a gradient too, its hyperparameters: base times factor."""
+    columns = {}
+    for name, x in factors.items():
+        levels = [_level(level, tree, False) for level in x.levels()]
+        known: dict[Any, Any] = {}  # leaves of the same factor share the product
+        columns[name] = [_times(bases[name], row, known) for row in zip(*levels, strict=True)]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _times(base: Any, row: Sequence[Any], known: dict[Any, Any]) -> Any:
+    key = tuple(id(x) if isinstance(x, jax.Array) else x for x in row)
+    if key not in known:
+        found = base
+        for x in row:
+            found = found * (x.astype(found.dtype) if isinstance(x, Array) and isinstance(found, Array) else x)
+        # What is 0 is a constant 0: a rule then need not read what it multiplies.
+        known[key] = 0.0 if any(isinstance(x, int | float) and x == 0 for x in row) else found
+    return known[key]
+
+
+def _level(level: PerLeaf, tree: Any, warn: bool) -> list[Any]:
+    """The factors of one `per_leaf` for each leaf."""
+    if level.patterns is not None:
+        found = factors_by_path(LABEL, dict(zip(level.patterns, level.factors, strict=True)), tree, warn)
+        return list(map(_number, found))
+    prefix = level.factors(tree) if checks.is_function(level.factors) else level.factors
+    checks.returned(LABEL, "the factors' function", prefix)
+    known = dict(keys_of(prefix))
+    leaves = keys_of(tree, is_skipped)
+    found, used = [], set()
+    for keys, leaf in leaves:
+        key = next((keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in known), None)
+        found.append(1.0 if key is None else known[key])
+        used.add(key)
+        if key is None and not is_skipped(leaf):
+            raise ValueError(f"{LABEL}: there is no factor for {path_of(keys)}; there are {_shown(known)}")
+    if warn and not any(is_skipped(leaf) for _, leaf in leaves) and (idle := set(known) - used):
+        raise ValueError(f"{LABEL}: the parameters have no {_shown(idle)}; they have {_shown(k for k, _ in leaves)}")
+    return list(map(_number, found))
+
+
+def _number(factor: Any) -> Any:
+    """A factor as a Python number, which takes the dtype it meets, or as an array."""
+    return float(factor) if isinstance(factor, checks.NUMBER) else jnp.asarray(factor)
+
+
+def _shown(keys: Any) -> str:
+    return ", ".join(sorted(map(path_of, keys))) or "entries"

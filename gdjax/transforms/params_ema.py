@@ -1,0 +1,142 @@
+"""Averages of the parameters, kept in the state of the optimizer."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.combine.evaluation import evaluated
+from gdjax.core.types import OptState, Params
+from gdjax.lift import slots
+from gdjax.lift.leafwise import Hyper, Reduced
+from gdjax.lift.slots import Shared
+from gdjax.lift.wrapper import wrapper
+from gdjax.numerics import Array
+from gdjax.xla.reads import rounded
+
+
+class ParamsEmaState(NamedTuple):
+    """State of `params_ema`."""
+
+    inner_state: OptState
+    ema: Params  # like params, the average, corrected for its start; float32 at least
+    weight: Array  # (), the sum of the weights in the average, which goes to 1
+    step_count: Array  # () int32, updates made so far
+
+    def eval_params(self, params: Params) -> Params:
+        """The average, in the dtypes of `params`."""
+        return evaluated(_in_dtype, self.ema, params)
+
+
+class SWAState(NamedTuple):
+    """State of `swa`."""
+
+    inner_state: OptState
+    mean: Params  # like params, their average, before `start` the last of them; float32 at least
+    averaged: Array  # () int32, parameters in the average
+    step_count: Array  # () int32, updates made so far
+
+    def eval_params(self, params: Params) -> Params:
+        """The average, in the dtypes of `params`."""
+        return evaluated(_in_dtype, self.mean, params)
+
+
+def _in_dtype(mean: Array, p: Any) -> Array:
+    return mean.astype(jnp.result_type(p))
+
+
+def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
+    x, dtype = slots.initial_parameter(p, hyper), hyper["dtype"]
+    if dtype is None:
+        return x.astype(numerics.at_least_float32(x.dtype))
+    return x.astype(numerics.complex_dtype(dtype) if jnp.iscomplexobj(x) else dtype)
+
+
+def _moved(mean: Array, p: Array, u: Array, g: Array, c: Array) -> Array:
+    """The average moved by the share c towards the parameter after its update, rounded as `apply_updates` rounds it."""
+    x = rounded(p + rounded(u, g), p)
+    return jnp.where(c == 0, mean, jnp.where(c == 1, x, mean + c * (x - mean)))
+
+
+def _shares(s: Any, t: Any, decay: Any, debias: bool, every: Any) -> dict[str, Any]:
+    step = numerics.safe_increment(s.step_count)
+    due = step % jnp.asarray(every, jnp.int32) == 0
+    new = 1 - decay
+    weight = decay * s.weight + new
+    share, none_yet = (new / weight, s.weight == 0) if debias else (new, False)
+    c = jnp.where(due, share, jnp.where(none_yet, 1, 0).astype(s.weight.dtype))
+    return {"step_count": step, "weight": jnp.where(due, weight, s.weight), "c": c}
+
+
+@wrapper(
+    ParamsEmaState, count=lambda s: s.step_count, numbers=_shares,
+    step_count=Shared(0, jnp.int32), weight=Shared(), ema=_start,
+)  # fmt: skip
+def params_ema(
+    u: Array, g: Array, s: Any, p: Any, t: Any,
+    decay: Hyper, *, debias: bool = True, dtype: Any = None, every: Any = 1, c: Reduced = None,
+) -> Any:  # fmt: skip
+    """The updates of `inner`, and in the state the exponential moving average of the parameters after each of them.
+
+        m_t = decay m_{t-1} + (1 - decay) x_t,    m_0 = 0,        the average is m_t / (1 - decay^t)
+
+    `eval_params(state, params)` is the average in the dtypes of the parameters. To be that of the parameters themselves
+    the wrapper stands outermost: what changes the updates after it, or they are not applied as they are, is not seen.
+
+    Args:
+      inner: the optimizer.
+      decay: in [0, 1), commonly 0.99 to 0.9999; a number or a schedule.
+      debias: an average of x_1, ..., x_t, whose weights add up to 1. False begins at the first parameters, m_0 = x_0.
+      dtype: of the average; by default the parameter's, but float32 at least.
+      every: averages x_k, x_2k, ... only. Until x_k the average is the last parameters, without debias the first.
+
+    Inside `MultiSteps` it averages where that calls it, once per accumulation; around it in every mini-step.
+
+    Raises:
+      ValueError: (in update) params is missing.
+
+    Reference:
+      Polyak & Juditsky 1992, Acceleration of stochastic approximation by averaging, is the equal average; the
+      exponential one is common practice, as in Ho, Jain & Abbeel 2020, https://arxiv.org/abs/2006.11239
+    """
+    return u, s._replace(ema=_moved(s.ema, p, u, g, c))
+
+
+def _counts(s: Any, t: Any, start: Any, every: Any) -> dict[str, Any]:
+    step, start = numerics.safe_increment(s.step_count), jnp.asarray(start, jnp.int32)
+    due = (step >= start) & ((step - start) % jnp.asarray(every, jnp.int32) == 0)
+    averaged = s.averaged + due.astype(jnp.int32)
+    equal = 1 / jnp.maximum(averaged, 1).astype(jnp.float32)
+    return {"step_count": step, "averaged": averaged, "c": jnp.where(due | (averaged == 0), equal, 0)}
+
+
+@wrapper(
+    SWAState, count=lambda s: s.step_count, numbers=_counts,
+    step_count=Shared(0, jnp.int32), averaged=Shared(0, jnp.int32), mean=_start,
+)  # fmt: skip
+def swa(
+    u: Array, g: Array, s: Any, p: Any, t: Any, start: Any, every: Any = 1, *, dtype: Any = None, c: Reduced = None
+) -> Any:
+    """Stochastic weight averaging: the updates of `inner`, and in the state the equal average of the parameters.
+
+        the mean of x_start, x_{start + every}, x_{start + 2 every}, ...        x_t: after the t-th update
+
+    `eval_params(state, params)` is that average in the dtypes of the parameters, and before `start` the parameters.
+
+    Args:
+      inner: the optimizer, commonly with a rate that is constant or cyclic from `start` on.
+      start: the update from which on to average.
+      every: averages every so many updates, for instance once per cycle.
+      dtype: see `params_ema`, as for what it does inside `MultiSteps` and where it stands.
+
+    Statistics of batch normalization belong to other parameters: compute them anew for the average.
+
+    Raises:
+      ValueError: (in update) params is missing.
+
+    Reference:
+      Izmailov, Podoprikhin, Garipov, Vetrov & Wilson 2018, Averaging weights leads to wider optima and better
+      generalization, Algorithm 1, https://arxiv.org/abs/1803.05407
+    """
+    return u, s._replace(mean=_moved(s.mean, p, u, g, c))

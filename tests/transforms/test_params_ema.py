@@ -1,0 +1,195 @@
+"""Averages of the parameters: against the closed form, in 16 bits, and found again through other transforms."""
+
+import pickle
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gdjax
+from tests.support import relaxed
+from tests.trees import assert_close, assert_equal
+
+PARAMS = {"a": jnp.arange(6.0).reshape(2, 3), "b": {"c": jnp.ones(4)}}
+GRADS = jax.tree.map(lambda p: p * 0.3 - 0.1, PARAMS)
+
+
+def run(tx: Any, number: int = 6, params: Any = PARAMS) -> tuple[list[Any], Any]:
+    """The parameters after each update, and the last state."""
+    state, seen, update = tx.init(params), [], jax.jit(tx.update)
+    for i in range(number):
+        updates, state = update(jax.tree.map(lambda p, i=i: p * (0.3 + 0.1 * i), params), state, params)
+        params = gdjax.apply_updates(params, updates)
+        seen.append(params)
+    return seen, state
+
+
+def mean(trees: Any, weights: Any) -> Any:
+    total = sum(weights)
+    return jax.tree.map(
+        lambda *xs: sum(w * np.asarray(x, "float64") for w, x in zip(weights, xs, strict=True)) / total, *trees
+    )
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.999])
+def test_the_closed_form(decay: float):
+    seen, state = run(gdjax.params_ema(gdjax.adam(0.1), decay))
+    assert_equal(seen, run(gdjax.adam(0.1))[0])
+    weights = [decay ** (len(seen) - i) for i in range(1, len(seen) + 1)]
+    assert_close(gdjax.eval_params(state, seen[-1]), jax.tree.map(jnp.float32, mean(seen, weights)), rtol=1e-6)
+    assert float(state.weight) == pytest.approx(1 - decay ** len(seen), rel=1e-4)
+    biased, state = run(gdjax.params_ema(gdjax.adam(0.1), decay, debias=False))
+    all_of_them = mean([PARAMS, *biased], [decay ** len(seen), *((1 - decay) * w for w in weights)])
+    assert_close(gdjax.eval_params(state, seen[-1]), jax.tree.map(jnp.float32, all_of_them), rtol=1e-6)
+
+
+def test_every_so_many_updates():
+    tx = gdjax.params_ema(gdjax.sgd(0.1), 0.9, every=2)
+    for number, kept, weights in [(1, [0], [1]), (3, [1], [1]), (6, [1, 3, 5], [0.81, 0.9, 1])]:
+        seen, state = run(tx, number)
+        found = jax.tree.map(jnp.float32, mean([seen[i] for i in kept], weights))
+        assert_close(gdjax.eval_params(state, seen[-1]), found, rtol=1e-6)
+    first, state = run(gdjax.params_ema(gdjax.sgd(0.1), 0.9, debias=False, every=2), 1)
+    assert_equal(gdjax.eval_params(state, first[-1]), PARAMS)
+
+
+def test_a_scheduled_decay():
+    decay = lambda count: jnp.minimum(0.9, (1 + count).astype(jnp.float32) / 10)  # noqa: E731
+    tx = gdjax.params_ema(gdjax.sgd(0.1), decay, debias=False)
+    seen, state = run(tx)
+    expected = PARAMS
+    for i, x in enumerate(seen):
+        d = min(0.9, (1 + i) / 10)
+        expected = jax.tree.map(lambda m, x, d=d: d * m + (1 - d) * x, expected, x)
+    assert_close(state.ema, expected, rtol=1e-6)
+    assert float(gdjax.get_hyperparams(tx, state)["decay"]) == pytest.approx(0.7)
+
+
+def test_swa_is_the_equal_average():
+    for start, every, number, kept in [
+        (3, 1, 6, [2, 3, 4, 5]),
+        (2, 2, 6, [1, 3, 5]),
+        (4, 2, 3, [2]),
+        (0, 3, 7, [2, 5]),
+    ]:
+        seen, state = run(gdjax.swa(gdjax.adam(0.1), start, every), number)
+        assert_equal(seen, run(gdjax.adam(0.1), number)[0])
+        found = jax.tree.map(jnp.float32, mean([seen[i] for i in kept], [1] * len(kept)))
+        assert_close(gdjax.eval_params(state, seen[-1]), found, rtol=1e-6)
+
+
+@pytest.mark.parametrize("tx", [gdjax.params_ema(gdjax.sgd(1.0), 0.9999), gdjax.swa(gdjax.sgd(1.0), 1)])
+def test_bfloat16(tx: Any):
+    """A bfloat16 average of decay 0.9999 would never move; here it is that of the rounded parameters."""
+    params, g = jnp.ones(3, jnp.bfloat16), jnp.asarray([0.01, 1e-3, -0.02], jnp.bfloat16)
+    state, seen, update = tx.init(params), [], jax.jit(tx.update)
+    for _ in range(40):
+        updates, state = update(g, state, params)
+        params = gdjax.apply_updates(params, updates)
+        seen.append(np.asarray(params, "float64"))
+    average = next(getattr(state, name) for name in ("ema", "mean") if hasattr(state, name))
+    weights = [0.9999 ** (39 - i) for i in range(40)] if hasattr(state, "ema") else [1] * 40
+    assert average.dtype == jnp.float32
+    np.testing.assert_allclose(average, np.average(seen, axis=0, weights=weights), rtol=2e-6)
+    assert average[1] == 1 and average[0] < 0.9  # 1 - 1e-3 is 1 in bfloat16
+    assert gdjax.eval_params(state, params).dtype == jnp.bfloat16
+    moving = gdjax.params_ema(gdjax.sgd(1.0), 0.9999, debias=False)
+    state = moving.init(jnp.ones(3, jnp.bfloat16))
+    _, state = moving.update(jnp.full(3, 0.5, jnp.bfloat16), state, jnp.ones(3, jnp.bfloat16))
+    np.testing.assert_allclose(state.ema, 1 - 0.5e-4, rtol=1e-7)
+
+
+def test_dtypes_of_the_average():
+    make = lambda dtype: gdjax.params_ema(gdjax.sgd(0.1), 0.9, dtype=dtype)  # noqa: E731
+    half, number = jnp.ones(2, jnp.bfloat16), jnp.ones(2, jnp.complex64)
+    assert make(None).init(half).ema.dtype == jnp.float32 and make("bfloat16").init(half).ema.dtype == jnp.bfloat16
+    assert make(None).init(number).ema.dtype == make("float32").init(number).ema.dtype == jnp.complex64
+
+
+def reached(make: Any) -> tuple[Any, Any, Any]:
+    tx = make(gdjax.params_ema(gdjax.sgd(0.1), 0.5))
+    seen, state = run(tx)
+    expected, own = run(gdjax.params_ema(gdjax.sgd(0.1), 0.5))
+    return gdjax.eval_params(state, seen[-1]), gdjax.eval_params(own, expected[-1]), seen[-1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda tx: gdjax.chain(gdjax.clip_by_global_norm(1e6), tx),
+        lambda tx: gdjax.named_chain(("first", gdjax.identity()), ("second", tx)),
+        lambda tx: gdjax.apply_if_finite(tx, 3),
+        lambda tx: gdjax.partition({1: tx, 2: tx}, gdjax.label_by_path({"a": 1, ".*": 2})),
+        lambda tx: gdjax.masked(tx, {"a": True, "b": True}),
+        lambda tx: gdjax.MultiSteps(tx, 1).gradient_transformation(),
+        lambda tx: optax.chain(optax.identity(), tx),
+        lambda tx: gdjax.params_ema(gdjax.sgd(0.1), 0.5),
+        lambda tx: gdjax.inject_hyperparams(lambda decay: gdjax.params_ema(gdjax.sgd(0.1), decay))(0.5),
+    ],
+)
+def test_found_through(make: Any):
+    with relaxed():
+        found, expected, _ = reached(make)
+    assert_close(found, expected, rtol=1e-6)
+
+
+def test_a_leaf_without_an_average_keeps_its_parameter():
+    for make in (
+        lambda tx: gdjax.partition({1: tx, 2: gdjax.sgd(0.1)}, gdjax.label_by_path({"a": 1, ".*": 2})),
+        lambda tx: gdjax.chain(
+            gdjax.masked(tx, {"a": True, "b": False}), gdjax.masked(gdjax.sgd(0.1), {"a": False, "b": True})
+        ),
+    ):
+        found, expected, params = reached(make)
+        assert_close(found["a"], expected["a"], rtol=1e-6)
+        assert_equal(found["b"], params["b"])
+
+
+def test_of_other_methods():
+    seen, state = run(gdjax.chain(gdjax.clip(1e6), gdjax.schedule_free_sgd(0.1)))
+    assert_close(gdjax.eval_params(state, seen[-1]), gdjax.schedule_free_eval_params(state, seen[-1]), rtol=1e-6)
+    groups = gdjax.partition({1: gdjax.schedule_free_sgd(0.1), 2: gdjax.sgd(0.1)}, {"a": 1, "b": 2})
+    half, half_state = run(groups)
+    assert_close(gdjax.eval_params(half_state, half[-1])["a"], gdjax.eval_params(state, seen[-1])["a"], rtol=1e-6)
+    pair = gdjax.LookaheadParams.init_synced(PARAMS)
+    tx = gdjax.lookahead(gdjax.sgd(0.1), 5, 0.5)
+    updates, state = tx.update(GRADS, tx.init(pair), pair)
+    pair = gdjax.apply_updates(pair, updates)
+    assert gdjax.eval_params(state, pair) is pair.slow
+    assert gdjax.eval_params(gdjax.adam(0.1).init(PARAMS), PARAMS) is PARAMS
+    outer, state = run(gdjax.params_ema(gdjax.schedule_free_sgd(0.1), 0.0))
+    assert_close(gdjax.eval_params(state, outer[-1]), outer[-1], rtol=1e-6)
+
+
+def test_around_and_inside_accumulation():
+    inside = gdjax.MultiSteps(gdjax.params_ema(gdjax.sgd(0.1), 0.5), 3).gradient_transformation()
+    seen, state = run(inside)
+    assert_close(gdjax.eval_params(state, seen[-1]), mean([seen[2], seen[5]], [0.5, 1]), rtol=1e-6)
+    around = gdjax.params_ema(gdjax.MultiSteps(gdjax.sgd(0.1), 3).gradient_transformation(), 0.5)
+    seen, state = run(around)
+    assert_close(gdjax.eval_params(state, seen[-1]), mean(seen, [0.5 ** (5 - i) for i in range(6)]), rtol=1e-6)
+
+
+def test_values_state_and_errors():
+    make = lambda: gdjax.params_ema(gdjax.adam(1e-3), 0.99)  # noqa: E731
+    assert make() == make() != gdjax.params_ema(gdjax.adam(1e-3), 0.9)
+    assert pickle.loads(pickle.dumps(make())) == make()
+    tx = make()
+    with pytest.raises(ValueError, match="^gdjax.params_ema: this transform needs params"):
+        tx.update(GRADS, tx.init(PARAMS))
+    flat = gdjax.flatten(tx)
+    with pytest.raises(ValueError, match="^gdjax.eval_params: the state has an average of another structure"):
+        gdjax.eval_params(flat.init(PARAMS), PARAMS)
+    for wrong in (
+        lambda: gdjax.params_ema(tx, 1.0),
+        lambda: gdjax.params_ema(tx, 0.9, every=0),
+        lambda: gdjax.swa(tx, -1),
+    ):
+        with pytest.raises(ValueError, match=r"^gdjax\.(params_ema|swa): (decay|every|start) must be"):
+            wrong()
+    frozen = gdjax.params_ema(gdjax.sgd(0.1), 0.9)
+    updates, state = frozen.update({**GRADS, "a": None}, frozen.init(PARAMS), PARAMS)
+    assert updates["a"] is None and gdjax.eval_params(state, PARAMS)["a"] is not None
