@@ -13,7 +13,7 @@ import gdjax
 
 MODULES = (
     "losses", "projections", "schedules", "transforms", "tree", "contrib", "tree_utils", "second_order", "assignment",
-    "perturbations", "microbatching", "experimental.aggregating",
+    "perturbations", "microbatching", "plots", "experimental.aggregating",
 )  # fmt: skip
 
 # A section of the reference: its folder, title, and a sentence. The order is that of the navigation.

@@ -5,13 +5,15 @@ from typing import Any
 
 import jax
 
+from gdjax.core import base
+from gdjax.core.base import GradientTransformation
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params
 
 LABEL = "gdjax.eval_params"
 
 
-def eval_params(state: OptState, params: Params) -> Params:
+def eval_params(tx: GradientTransformation, state: OptState, params: Params) -> Params:
     """The parameters to evaluate, keep and serve.
 
     These are the averages of `params_ema` and `swa`, x of `schedule_free`, the slow parameters of `lookahead`; for any
@@ -22,6 +24,7 @@ def eval_params(state: OptState, params: Params) -> Params:
     A state class of your own takes part with a method `eval_params(self, params)`.
 
     Args:
+      tx: the optimizer.
       state: the state that `update` returned.
       params: the parameters after that update.
 
@@ -30,7 +33,9 @@ def eval_params(state: OptState, params: Params) -> Params:
 
     Raises:
       ValueError: an average has another structure than params, as inside `flatten`.
+      TypeError: tx is no transform, as where the state comes first.
     """
+    base.check_transform(LABEL, "tx", tx)
     for own in filter(_describes, jax.tree.leaves(state, is_leaf=_describes)):
         params = own.eval_params(params)
     return params

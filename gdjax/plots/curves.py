@@ -12,6 +12,7 @@ from gdjax.combine.hyperparams import get_hyperparams
 from gdjax.core import checks, misuse
 from gdjax.core.base import call_update
 from gdjax.core.types import Params
+from gdjax.core.values import is_ours
 from gdjax.plots import look
 
 MOST = 4000  # points of a curve
@@ -61,15 +62,16 @@ def _values(schedule: Any, counts: np.ndarray) -> np.ndarray:
 def _hyperparams(tx: Any, counts: np.ndarray, params: Params, names: Sequence[str] | None) -> dict[str, np.ndarray]:
     """From name to the values at the counts."""
     params = jnp.zeros(2) if params is None else params
-    state = tx.init(params)
+    state, at = tx.init(params), jnp.asarray(counts)
 
-    def at(count: Any) -> dict[str, Any]:
-        here = _with_count(state, count)
-        if tree.get_all_with_path(state, "hyperparams_states"):  # these numbers are in the state an update later
-            here = call_update(tx, jax.tree.map(jnp.zeros_like, params), here, params, {})[1]
-        return {k: jnp.asarray(x) for k, x in get_hyperparams(tx, _with_count(here, count)).items()}
+    def used(count: Any) -> dict[str, Any]:
+        """In an update at that count: a schedule that Optax injects is known by its number in the state after it."""
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return get_hyperparams(tx, call_update(tx, zeros, tree.set(state, count=count), params, {})[1])
 
-    found = {k: np.asarray(x) for k, x in jax.jit(jax.vmap(at))(jnp.asarray(counts)).items()}
+    in_the_state = not is_ours(tx) and tree.get_all_with_path(state, "hyperparams_states")
+    curves = jax.jit(jax.vmap(used))(at) if in_the_state else get_hyperparams(tx, state, count=at)
+    found = {k: np.asarray(x) for k, x in curves.items()}
     if names is None:
         rates = [k for k in found if k.rpartition("/")[2] == "learning_rate"]
         names = rates or [k for k, x in found.items() if (x != x[0]).any()]
@@ -78,10 +80,6 @@ def _hyperparams(tx: Any, counts: np.ndarray, params: Params, names: Sequence[st
     if not names:
         raise ValueError("gdjax.plots.plot_schedule: the optimizer has no learning rate, and no number of it changes")
     return {k: found[k] for k in names}
-
-
-def _with_count(state: Any, count: Any) -> Any:
-    return tree.set(state, count=count) if tree.get_all_with_path(state, "count") else state
 
 
 def plot_losses(runs: Any, *, window: int = 1, ax: Any = None) -> Any:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.combine.evaluation import eval_params
 from gdjax.core import base, checks
 from gdjax.core.interop import state_from_optax
 from gdjax.core.types import OptState, Params
@@ -99,7 +100,7 @@ def minimize(
             if status != RUNNING:
                 break
             if due:
-                evaluations.add(LABEL, i + 1, evaluate(_evaluated(tx, state, params)))  # type: ignore[misc]
+                evaluations.add(LABEL, i + 1, evaluate(eval_params(tx, state, params)))  # type: ignore[misc]
             if callback is not None and callback(i, params, state, {**rows[-1], "aux": aux}):
                 message = f"stopped by the callback at step {i}"
                 break
@@ -113,7 +114,7 @@ def minimize(
     made = first_step + result.steps
     if evaluate is None or evaluations.rows and evaluations.rows[-1]["step"] == made:
         return result
-    evaluations.add(LABEL, made, evaluate(_evaluated(tx, state, params)))
+    evaluations.add(LABEL, made, evaluate(eval_params(tx, state, params)))
     return result._replace(evaluations=evaluations.columns())
 
 
@@ -136,11 +137,6 @@ def _check(
             raise ValueError(f"{LABEL}: evaluate_every={every} needs evaluate=, a function of the parameters")
     if evaluate is not None and not callable(evaluate):
         raise TypeError(f"{LABEL}: evaluate must be a function of the parameters, got {evaluate!r}")
-
-
-def _evaluated(tx: Any, state: OptState, params: Params) -> Params:
-    """The parameters to evaluate at."""
-    return params  # where a transform averages them, they will be those of gdjax.eval_params(tx, state, params)
 
 
 def _in_classes_of(tx: Any, params: Params, state: OptState) -> OptState:

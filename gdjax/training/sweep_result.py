@@ -7,6 +7,7 @@ import numpy as np
 
 from gdjax import plots
 from gdjax.core.types import Params
+from gdjax.inspection.table import Table
 
 Point = dict[str, Any]  # name of a hyperparameter -> number
 
@@ -53,19 +54,11 @@ class SweepResult(NamedTuple):
 
     def __str__(self) -> str:
         best = self.best.index if np.isfinite(self.scores).any() else -1
-        names = [*self.points[0], "last loss", "evaluation" if self.evaluated else "mean of the last tenth", ""]
-        rows = [names]
+        score, rows = "evaluation" if self.evaluated else "mean of the last tenth", []
         for k, (point, step) in enumerate(zip(self.points, self.diverged, strict=True)):
             remark = "best" if k == best else f"not finite at step {step}" if step >= 0 else ""
-            numbers = [*point.values(), self.losses[k, -1], self.scores[k]]
-            rows.append([*(f"{float(x):.4g}" for x in numbers), remark])
-        return _aligned(rows)
+            numbers = point | {"last loss": self.losses[k, -1], score: self.scores[k]}
+            rows.append({name: float(x) for name, x in numbers.items()} | {"": remark})
+        return str(Table(rows))
 
     __repr__ = __str__
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    """Rows of text as columns: numbers to the right, the last column to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(x.rjust(n) for x, n in zip(row[:-1], widths, strict=False)) + f"  {row[-1]}" for row in rows]
-    return "\n".join(line.rstrip() for line in lines)

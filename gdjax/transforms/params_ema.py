@@ -81,8 +81,8 @@ def params_ema(
 
         m_t = decay m_{t-1} + (1 - decay) x_t,    m_0 = 0,        the average is m_t / (1 - decay^t)
 
-    `eval_params(state, params)` is the average in the dtypes of the parameters. To be that of the parameters themselves
-    the wrapper stands outermost: what changes the updates after it, or they are not applied as they are, is not seen.
+    `eval_params(tx, state, params)` is the average in the dtypes of the parameters. The wrapper stands outermost, so
+    that it sees the updates as they are applied: what changes them after it would be left out of the average.
 
     Args:
       inner: the optimizer.
@@ -122,7 +122,7 @@ def swa(
 
         the mean of x_start, x_{start + every}, x_{start + 2 every}, ...        x_t: after the t-th update
 
-    `eval_params(state, params)` is that average in the dtypes of the parameters, and before `start` the parameters.
+    `eval_params(tx, state, params)` is that average in the dtypes of the parameters, and before `start` the parameters.
 
     Args:
       inner: the optimizer, commonly with a rate that is constant or cyclic from `start` on.

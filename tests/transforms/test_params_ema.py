@@ -17,6 +17,11 @@ PARAMS = {"a": jnp.arange(6.0).reshape(2, 3), "b": {"c": jnp.ones(4)}}
 GRADS = jax.tree.map(lambda p: p * 0.3 - 0.1, PARAMS)
 
 
+def eval_params(state: Any, params: Any) -> Any:
+    """What the state tells is the same for every transform."""
+    return gdjax.eval_params(gdjax.identity(), state, params)
+
+
 def run(tx: Any, number: int = 6, params: Any = PARAMS) -> tuple[list[Any], Any]:
     """The parameters after each update, and the last state."""
     state, seen, update = tx.init(params), [], jax.jit(tx.update)
@@ -39,11 +44,11 @@ def test_the_closed_form(decay: float):
     seen, state = run(gdjax.params_ema(gdjax.adam(0.1), decay))
     assert_equal(seen, run(gdjax.adam(0.1))[0])
     weights = [decay ** (len(seen) - i) for i in range(1, len(seen) + 1)]
-    assert_close(gdjax.eval_params(state, seen[-1]), jax.tree.map(jnp.float32, mean(seen, weights)), rtol=1e-6)
+    assert_close(eval_params(state, seen[-1]), jax.tree.map(jnp.float32, mean(seen, weights)), rtol=1e-6)
     assert float(state.weight) == pytest.approx(1 - decay ** len(seen), rel=1e-4)
     biased, state = run(gdjax.params_ema(gdjax.adam(0.1), decay, debias=False))
     all_of_them = mean([PARAMS, *biased], [decay ** len(seen), *((1 - decay) * w for w in weights)])
-    assert_close(gdjax.eval_params(state, seen[-1]), jax.tree.map(jnp.float32, all_of_them), rtol=1e-6)
+    assert_close(eval_params(state, seen[-1]), jax.tree.map(jnp.float32, all_of_them), rtol=1e-6)
 
 
 def test_every_so_many_updates():
@@ -51,9 +56,9 @@ def test_every_so_many_updates():
     for number, kept, weights in [(1, [0], [1]), (3, [1], [1]), (6, [1, 3, 5], [0.81, 0.9, 1])]:
         seen, state = run(tx, number)
         found = jax.tree.map(jnp.float32, mean([seen[i] for i in kept], weights))
-        assert_close(gdjax.eval_params(state, seen[-1]), found, rtol=1e-6)
+        assert_close(eval_params(state, seen[-1]), found, rtol=1e-6)
     first, state = run(gdjax.params_ema(gdjax.sgd(0.1), 0.9, debias=False, every=2), 1)
-    assert_equal(gdjax.eval_params(state, first[-1]), PARAMS)
+    assert_equal(eval_params(state, first[-1]), PARAMS)
 
 
 def test_a_scheduled_decay():
@@ -78,7 +83,7 @@ def test_swa_is_the_equal_average():
         seen, state = run(gdjax.swa(gdjax.adam(0.1), start, every), number)
         assert_equal(seen, run(gdjax.adam(0.1), number)[0])
         found = jax.tree.map(jnp.float32, mean([seen[i] for i in kept], [1] * len(kept)))
-        assert_close(gdjax.eval_params(state, seen[-1]), found, rtol=1e-6)
+        assert_close(eval_params(state, seen[-1]), found, rtol=1e-6)
 
 
 @pytest.mark.parametrize("tx", [gdjax.params_ema(gdjax.sgd(1.0), 0.9999), gdjax.swa(gdjax.sgd(1.0), 1)])
@@ -95,7 +100,7 @@ def test_bfloat16(tx: Any):
     assert average.dtype == jnp.float32
     np.testing.assert_allclose(average, np.average(seen, axis=0, weights=weights), rtol=2e-6)
     assert average[1] == 1 and average[0] < 0.9  # 1 - 1e-3 is 1 in bfloat16
-    assert gdjax.eval_params(state, params).dtype == jnp.bfloat16
+    assert eval_params(state, params).dtype == jnp.bfloat16
     moving = gdjax.params_ema(gdjax.sgd(1.0), 0.9999, debias=False)
     state = moving.init(jnp.ones(3, jnp.bfloat16))
     _, state = moving.update(jnp.full(3, 0.5, jnp.bfloat16), state, jnp.ones(3, jnp.bfloat16))
@@ -113,7 +118,7 @@ def reached(make: Any) -> tuple[Any, Any, Any]:
     tx = make(gdjax.params_ema(gdjax.sgd(0.1), 0.5))
     seen, state = run(tx)
     expected, own = run(gdjax.params_ema(gdjax.sgd(0.1), 0.5))
-    return gdjax.eval_params(state, seen[-1]), gdjax.eval_params(own, expected[-1]), seen[-1]
+    return eval_params(state, seen[-1]), eval_params(own, expected[-1]), seen[-1]
 
 
 @pytest.mark.parametrize(
@@ -150,27 +155,27 @@ def test_a_leaf_without_an_average_keeps_its_parameter():
 
 def test_of_other_methods():
     seen, state = run(gdjax.chain(gdjax.clip(1e6), gdjax.schedule_free_sgd(0.1)))
-    assert_close(gdjax.eval_params(state, seen[-1]), gdjax.schedule_free_eval_params(state, seen[-1]), rtol=1e-6)
+    assert_close(eval_params(state, seen[-1]), gdjax.schedule_free_eval_params(state, seen[-1]), rtol=1e-6)
     groups = gdjax.partition({1: gdjax.schedule_free_sgd(0.1), 2: gdjax.sgd(0.1)}, {"a": 1, "b": 2})
     half, half_state = run(groups)
-    assert_close(gdjax.eval_params(half_state, half[-1])["a"], gdjax.eval_params(state, seen[-1])["a"], rtol=1e-6)
+    assert_close(eval_params(half_state, half[-1])["a"], eval_params(state, seen[-1])["a"], rtol=1e-6)
     pair = gdjax.LookaheadParams.init_synced(PARAMS)
     tx = gdjax.lookahead(gdjax.sgd(0.1), 5, 0.5)
     updates, state = tx.update(GRADS, tx.init(pair), pair)
     pair = gdjax.apply_updates(pair, updates)
-    assert gdjax.eval_params(state, pair) is pair.slow
-    assert gdjax.eval_params(gdjax.adam(0.1).init(PARAMS), PARAMS) is PARAMS
+    assert eval_params(state, pair) is pair.slow
+    assert eval_params(gdjax.adam(0.1).init(PARAMS), PARAMS) is PARAMS
     outer, state = run(gdjax.params_ema(gdjax.schedule_free_sgd(0.1), 0.0))
-    assert_close(gdjax.eval_params(state, outer[-1]), outer[-1], rtol=1e-6)
+    assert_close(eval_params(state, outer[-1]), outer[-1], rtol=1e-6)
 
 
 def test_around_and_inside_accumulation():
     inside = gdjax.MultiSteps(gdjax.params_ema(gdjax.sgd(0.1), 0.5), 3).gradient_transformation()
     seen, state = run(inside)
-    assert_close(gdjax.eval_params(state, seen[-1]), mean([seen[2], seen[5]], [0.5, 1]), rtol=1e-6)
+    assert_close(eval_params(state, seen[-1]), mean([seen[2], seen[5]], [0.5, 1]), rtol=1e-6)
     around = gdjax.params_ema(gdjax.MultiSteps(gdjax.sgd(0.1), 3).gradient_transformation(), 0.5)
     seen, state = run(around)
-    assert_close(gdjax.eval_params(state, seen[-1]), mean(seen, [0.5 ** (5 - i) for i in range(6)]), rtol=1e-6)
+    assert_close(eval_params(state, seen[-1]), mean(seen, [0.5 ** (5 - i) for i in range(6)]), rtol=1e-6)
 
 
 def test_values_state_and_errors():
@@ -182,7 +187,7 @@ def test_values_state_and_errors():
         tx.update(GRADS, tx.init(PARAMS))
     flat = gdjax.flatten(tx)
     with pytest.raises(ValueError, match="^gdjax.eval_params: the state has an average of another structure"):
-        gdjax.eval_params(flat.init(PARAMS), PARAMS)
+        eval_params(flat.init(PARAMS), PARAMS)
     for wrong in (
         lambda: gdjax.params_ema(tx, 1.0),
         lambda: gdjax.params_ema(tx, 0.9, every=0),
@@ -192,4 +197,10 @@ def test_values_state_and_errors():
             wrong()
     frozen = gdjax.params_ema(gdjax.sgd(0.1), 0.9)
     updates, state = frozen.update({**GRADS, "a": None}, frozen.init(PARAMS), PARAMS)
-    assert updates["a"] is None and gdjax.eval_params(state, PARAMS)["a"] is not None
+    assert updates["a"] is None and eval_params(state, PARAMS)["a"] is not None
+
+
+def test_the_transform_comes_first():
+    tx = gdjax.params_ema(gdjax.sgd(0.1), 0.9)
+    with pytest.raises(TypeError, match="^gdjax.eval_params: argument tx is ParamsEmaState"):
+        gdjax.eval_params(tx.init(PARAMS), PARAMS, tx)
