@@ -1,6 +1,8 @@
-"""How the examples draw: every optimizer has its own colour and dash, the same in all pictures."""
+"""How the examples begin and draw: every optimizer has its own colour and dash, the same in all pictures."""
 
+import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,23 @@ LOOKS: Mapping[str, tuple[str, Any]] = {
     "lion": ("#ff7f0e", "-"),
 }
 SHORT = {"perturbed_gradient_descent": "perturbed"}  # what fits beside a curve
+
+
+COLOURS = ("#1f6fb4", "#d7191c", "#1b9e5a", "#ff7f0e", "#7a3fa8")  # of whatever else is compared
+
+
+def options(name: str, what: str, argv: list[str] | None) -> argparse.Namespace:
+    """The options that every example has: `tiny` and `out`."""
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("--tiny", action="store_true", help="a run of a few seconds, too short to judge by")
+    parser.add_argument("--out", type=Path, default=Path("out") / name, help="folder for the picture")
+    return parser.parse_args(argv)
+
+
+def save(figure: Any, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=100)
+    print(f"wrote {file}")
 
 
 def look(name: str) -> dict[str, Any]:

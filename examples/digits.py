@@ -6,22 +6,18 @@ The data are scikit-learn's 1,797 digits of 8 x 8 pixels, which come with it. Pr
 the loss curves.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from _style import SHORT, label_ends, look, plain
+from _data import Split, digits
+from _network import accuracy, cross_entropy, network
+from _style import SHORT, label_ends, look, options, plain
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 
 import gdjax
 
-Array = jax.Array
 BATCH, WIDTH, TEST = 64, 64, 450
 EPOCH = (1797 - TEST) // BATCH  # steps per pass over the training digits
 FAMILIES = {
@@ -52,54 +48,13 @@ def optimizers(steps: int) -> dict[str, Any]:
     }
 
 
-class Split(NamedTuple):
-    images: np.ndarray  # (n, 64) float32 in [0, 1]
-    labels: np.ndarray  # (n,) int32
-
-
-def digits() -> tuple[Split, Split]:
-    """Training and test digits, shuffled: the file is in the order of the writers."""
-    data = load_digits()
-    order = np.random.default_rng(0).permutation(len(data.target))
-    images = (data.data[order] / 16).astype(np.float32)
-    labels = data.target[order].astype(np.int32)
-    return Split(images[TEST:], labels[TEST:]), Split(images[:TEST], labels[:TEST])
-
-
 def batches(train: Split) -> Iterator[Split]:
     """Mini-batches without end, in a new order in every epoch, and the same ones for every optimizer."""
     rng = np.random.default_rng(1)
     while True:
-        order = rng.permutation(len(train.labels))[: EPOCH * BATCH]
+        order = rng.permutation(len(train.y))[: EPOCH * BATCH]
         for chosen in order.reshape(EPOCH, BATCH):
-            yield Split(train.images[chosen], train.labels[chosen])
-
-
-def network() -> dict[str, Any]:
-    """Initial parameters of 64 pixels -> WIDTH -> WIDTH -> 10 digits."""
-    keys, sizes = jax.random.split(jax.random.key(0), 3), (64, WIDTH, WIDTH, 10)
-    return {
-        f"layer{i}": {"w": jax.random.normal(keys[i], (n, m)) * np.float32((2 / n) ** 0.5), "b": jnp.zeros((1, m))}
-        for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
-    }
-
-
-def scores(params: Any, images: Array) -> Array:
-    """(n, 10) logits."""
-    x = images
-    for layer in ("layer0", "layer1"):
-        x = jax.nn.relu(x @ params[layer]["w"] + params[layer]["b"])
-    return x @ params["layer2"]["w"] + params["layer2"]["b"]
-
-
-def loss(params: Any, batch: Split) -> Array:
-    """Mean cross-entropy."""
-    log_p = jax.nn.log_softmax(scores(params, batch.images))
-    return -jnp.mean(jnp.take_along_axis(log_p, batch.labels[:, None], axis=1))
-
-
-def accuracy(params: Any, split: Split) -> float:
-    return float(np.mean(np.argmax(scores(params, split.images), axis=1) == split.labels))
+            yield Split(train.x[chosen], train.y[chosen])
 
 
 class Row(NamedTuple):
@@ -109,15 +64,15 @@ class Row(NamedTuple):
 
 
 def train_all(epochs: int, train: Split, test: Split) -> dict[str, Row]:
-    steps, rows, start = epochs * EPOCH, {}, network()
+    steps, rows, start = epochs * EPOCH, {}, network((64, WIDTH, WIDTH, 10))
     chosen = optimizers(steps)
     with gdjax.Progress(len(chosen) * steps) as progress:
         for i, (name, tx) in enumerate(chosen.items()):
             clock = time.perf_counter()
             report = reporter(progress, i * steps, name)
-            result = gdjax.minimize(loss, start, tx, steps=steps, data=batches(train), progress=report)
+            result = gdjax.minimize(cross_entropy, start, tx, steps=steps, data=batches(train), progress=report)
             curve = result.history["loss"].reshape(epochs, EPOCH).mean(axis=1)
-            rows[name] = Row(curve, accuracy(result.params, test), time.perf_counter() - clock)
+            rows[name] = Row(curve, float(accuracy(result.params, test)), time.perf_counter() - clock)
     return rows
 
 
@@ -151,21 +106,18 @@ def draw(rows: dict[str, Row]) -> Figure:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Train one network on handwritten digits with every optimizer.")
-    parser.add_argument("--tiny", action="store_true", help="a run of a few seconds, too short to judge by")
-    parser.add_argument("--out", type=Path, default=Path("out/digits"), help="folder for the picture")
-    args = parser.parse_args(argv)
+    args = options("digits", "Train one network on handwritten digits with every optimizer.", argv)
     epochs = 2 if args.tiny else 30
-    train, test = digits()
-    print(f"{len(train.labels)} digits to train on, {len(test.labels)} to test; {epochs} epochs of {EPOCH} steps")
+    train, test = digits(TEST)
+    print(f"{len(train.y)} digits to train on, {len(test.y)} to test; {epochs} epochs of {EPOCH} steps")
 
     rows = train_all(epochs, train, test)
 
     print(f"\n{'optimizer':28}{'training loss':>14}{'test accuracy':>15}{'seconds':>9}")
     for name, row in sorted(rows.items(), key=lambda item: -item[1].accuracy):
         print(f"{name:28}{row.curve[-1]:14.5f}{row.accuracy:15.1%}{row.seconds:9.1f}")
-    error = np.sqrt(0.97 * 0.03 / len(test.labels))
-    print(f"The standard error of an accuracy of 97 % on {len(test.labels)} digits is {error:.1%}.")
+    error = np.sqrt(0.97 * 0.03 / len(test.y))
+    print(f"The standard error of an accuracy of 97 % on {len(test.y)} digits is {error:.1%}.")
     args.out.mkdir(parents=True, exist_ok=True)
     draw(rows).savefig(args.out / "loss.png", dpi=130)
     print(f"\nwrote {args.out / 'loss.png'}")
