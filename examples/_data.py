@@ -48,3 +48,10 @@ def orders(n: int, batch: int, epochs: int, seed: int = 1) -> np.ndarray:
     rng, steps = np.random.default_rng(seed), n // batch
     chosen = [rng.permutation(n)[: steps * batch].reshape(steps, batch) for _ in range(epochs)]
     return np.stack(chosen).astype(np.int32)
+
+
+def mislabelled(split: Split, part: float) -> Split:
+    """With random ones for a part of the ten labels."""
+    rng = np.random.default_rng(0)
+    replaced = rng.random(len(split.y)) < part
+    return split._replace(y=np.where(replaced, rng.integers(0, 10, len(split.y)), split.y).astype(np.int32))

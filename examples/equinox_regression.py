@@ -45,7 +45,7 @@ def train(models: Any, split: Split, test: Split, steps: int) -> tuple[Any, np.n
     n = len(split.y)
     # A bootstrap: each member sees n draws with replacement, that is weights 0, 1, 2, ...
     weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), MEMBERS).astype(np.float32)
-    tx = gdjax.adamw(gdjax.cosine_decay_schedule(0.01, steps), weight_decay=0.1, mask=gdjax.mask_by_path("weight"))
+    tx = gdjax.adamw(gdjax.cosine_decay_schedule(0.005, steps), weight_decay=1.0, mask=gdjax.mask_by_path("weight"))
     state = tx.init(eqx.filter(models, eqx.is_inexact_array))
 
     @eqx.filter_jit
@@ -89,7 +89,7 @@ def draw(curves: np.ndarray, predicted: np.ndarray, y: np.ndarray, title: str) -
 
 def main(argv: list[str] | None = None) -> None:
     args = options("equinox_regression", "Regression in Equinox.", argv)
-    steps, width = (30, 8) if args.tiny else (150, 32)
+    steps, width = (30, 8) if args.tiny else (100, 16)
     split, test = diabetes()
     mean, sd = split.y.mean(), split.y.std()
     split, test = (s._replace(y=(s.y - mean) / sd) for s in (split, test))

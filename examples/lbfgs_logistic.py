@@ -9,7 +9,6 @@ step. The minimum is known from Newton's method in float64. Prints how many eval
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from _data import Split, breast_cancer
