@@ -74,7 +74,7 @@ def draw(curves: np.ndarray, predicted: np.ndarray, y: np.ndarray, title: str) -
     left, right = figure.subplots(1, 2)
     for curve, name, colour in zip(curves.T, ("training", "held out"), COLOURS, strict=False):
         left.plot(curve, color=colour, label=name)
-    left.set(xlabel="step", yscale="log")
+    left.set(xlabel="step", ylim=(0, None))
     left.legend(frameon=False)
     plain(left, "Huber loss, mean of the members")
     right.errorbar(

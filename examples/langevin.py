@@ -63,7 +63,8 @@ def exact(x: Any, side: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation by importance sampling from a Gaussian, wider than the one at the maximum."""
     f = jax.jit(lambda w: energy(w, x, side, len(side)))
     w = gdjax.minimize(f, jnp.zeros(3), gdjax.lbfgs(), steps=30, grad_tol=1e-3).params
-    covariance = 1.5 * np.linalg.inv(np.asarray(jax.hessian(f)(w)))
+    hessian = np.asarray(jax.hessian(f)(w), np.float64)
+    covariance = 1.5 * np.linalg.inv((hessian + hessian.T) / 2)
     draws = np.random.default_rng(0).multivariate_normal(w, covariance, 20_000).astype(np.float32)
     away = draws - np.asarray(w)
     log_q = -0.5 * np.einsum("ni,ij,nj->n", away, np.linalg.inv(covariance), away)
@@ -80,7 +81,7 @@ def draw(ws: np.ndarray, mean: np.ndarray, sd: np.ndarray, split: Split) -> Figu
     left.plot(ws[:1500, 0], ws[:1500, 1], ".", color=COLOURS[0], ms=2, alpha=0.5, label="samples")
     left.errorbar(*mean[:2], sd[1], sd[0], fmt="o", color=COLOURS[1], capsize=3, label="exact mean and sd")
     left.set(xlabel=f"weight of {NAMES[0]}", ylabel=f"weight of {NAMES[1]}")
-    left.legend(frameon=False)
+    left.legend(frameon=False, markerscale=2)
     plain(left, "Posterior")
     grid = np.stack(np.meshgrid(np.linspace(-2.5, 4.5, 60), np.linspace(-2.5, 4.5, 60)), axis=-1)
     p = np.mean(1 / (1 + np.exp(-(grid @ ws[:1500, :2].T + ws[:1500, 2]))), axis=-1)
@@ -90,7 +91,7 @@ def draw(ws: np.ndarray, mean: np.ndarray, sd: np.ndarray, split: Split) -> Figu
         at = split.x[split.y == c]
         right.plot(at[:, 0], at[:, 1], "o", color=("#8b0000", "#00308f")[c], ms=2, label=name)
     right.set(xlim=(-2.5, 4.5), ylim=(-2.5, 4.5), xlabel=NAMES[0], ylabel=NAMES[1])
-    right.legend(frameon=False, loc="upper right")
+    right.legend(loc="upper right", markerscale=2)
     plain(right, "Mean over the posterior, standard units")
     return figure
 

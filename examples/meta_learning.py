@@ -3,9 +3,9 @@
     python examples/meta_learning.py
 
 Each task is a sinusoid of which ten points are seen. The inner optimizer is `gdjax.sgd` with a rate for every array;
-`jax.grad` through its update (MAML, Finn, Abbeel & Levine 2017, with Meta-SGD's rates) gives the outer gradient, for
-Adam. Beside it a network that is trained on all tasks together, with the best of six inner rates. Prints both errors after 0, 1 and 10 inner steps on new
-tasks, and draws the fits to two of them.
+`jax.grad` through its update gives the outer gradient, for Adam (MAML, Finn, Abbeel & Levine 2017, with the learned
+rates of Meta-SGD). Beside it a network that is trained on all tasks together, with the best of six inner rates. Prints
+both errors after 0, 1 and 10 inner steps on new tasks, and draws the fits to two of them.
 """
 
 from typing import Any
@@ -80,14 +80,16 @@ def draw(metas: dict[str, Any], curves: dict[str, np.ndarray]) -> Figure:
     first.set(xlabel="outer step", yscale="log")
     first.legend(frameon=False)
     plain(first, "error in training")
-    x, y = tasks(jax.random.key(9), 2)
+    x, y = tasks(jax.random.key(3), 2)
     line = jnp.linspace(-5, 5, 200)[:, None]
-    for k, ax in enumerate(others):
-        ax.plot(x[k, 0], y[k, 0], "o", color="0.3", ms=4)
+    for k, ax in enumerate(others):  # dotted: before the step
+        ax.plot(x[k, 0], y[k, 0], "o", color="0.3", ms=5, label="seen")
+        ax.plot(x[k, 1], y[k, 1], "o", color="0.5", mfc="none", ms=5, label="not seen")
         for (name, meta), colour in zip(metas.items(), COLOURS, strict=False):
-            ax.plot(line, scores(meta["start"], line), color=colour, lw=0.8, ls=":")
-            ax.plot(line, scores(adapted(meta, x[k, 0], y[k, 0], 1), line), color=colour, label=name)
-        plain(ax, "a new task: before (dotted), after 1 step")
+            ax.plot(line, scores(meta["start"], line), color=colour, lw=1, ls=":")
+            ax.plot(line, scores(adapted(meta, x[k, 0], y[k, 0], 1), line), color=colour)
+        plain(ax, "a new task: before (dotted) and after")
+    others[0].legend(frameon=False)
     return figure
 
 

@@ -62,7 +62,7 @@ def draw(epsilons: list[float], accuracies: np.ndarray, without: float) -> Figur
     ax.axhline(10, color="0.8", lw=1, label="guessing")
     ax.set(xscale="log", xlabel=f"epsilon at delta = {DELTA:g}: less is more private", ylabel="test accuracy, %")
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.08))
-    plain(ax, "Digits, 1,347 people's: accuracy against privacy")
+    plain(ax, "1,347 digits: accuracy against privacy")
     return figure
 
 

@@ -51,12 +51,13 @@ def draw(curves: dict[str, np.ndarray], around: dict[str, np.ndarray], ways: np.
     for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
         gradients = (2 if name == "SAM" else 1) * (1 + np.arange(len(curve)))
         left.plot(gradients, 100 * curve, color=colour, label=name)
-        right.plot(ways, around[name].mean(axis=0), color=colour, label=name)
+        rise = around[name].mean(axis=0)
+        right.plot(ways, rise - rise.min(), color=colour, label=name)
     left.set(xlabel="gradients an example", ylabel="test accuracy, %")
     left.legend(frameon=False)
-    right.set(xlabel="distance from the minimum found", ylabel="training loss")
+    right.set(xlabel="distance from the minimum found", ylabel="rise of the training loss")
     plain(left, f"Digits, {WRONG:.0%} of the labels random")
-    plain(right, "The loss along random directions")
+    plain(right, "Random directions, mean of 20")
     return figure
 
 
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     clean, test = digits()
     split = mislabelled(clean, WRONG)
     steps = len(split.y) // BATCH
-    curves, around, ways = {}, {}, np.linspace(-3, 3, 31)
+    curves, around, ways = {}, {}, np.linspace(-10, 10, 41)
     for name, n in {"SGD": 2 * epochs, "SAM": epochs}.items():
         tx = gdjax.sgd(gdjax.cosine_decay_schedule(0.1, n * steps), momentum=0.9)
         if name == "SAM":

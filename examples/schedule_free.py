@@ -46,7 +46,6 @@ def draw(free: np.ndarray, cosines: dict[int, np.ndarray], constant: np.ndarray)
         ax.set(xlabel="epoch")
         plain(ax, ("training loss", "test accuracy, %")[k])
         if k == 0:
-            ax.set_yscale("log")
             ax.legend(frameon=False)
         else:
             ax.set_ylim(bottom=max(0, 100 * constant[:, 1].max() - 8))

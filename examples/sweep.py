@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     rates = np.logspace(-5, 1, count).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), seeds)
     losses = {}
+    print(f"{count} rates x {seeds} seeds, {len(order)} steps")
     print(
         f"{'optimizer':12}{'best rate':>10}{'training loss':>15}{'test accuracy':>15}   {count} rates x {seeds} seeds"
     )
