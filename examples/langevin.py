@@ -81,7 +81,7 @@ def draw(ws: np.ndarray, mean: np.ndarray, sd: np.ndarray, split: Split) -> Figu
     left.plot(ws[:1500, 0], ws[:1500, 1], ".", color=COLOURS[0], ms=2, alpha=0.5, label="samples")
     left.errorbar(*mean[:2], sd[1], sd[0], fmt="o", color=COLOURS[1], capsize=3, label="exact mean and sd")
     left.set(xlabel=f"weight of {NAMES[0]}", ylabel=f"weight of {NAMES[1]}")
-    left.legend(frameon=False, markerscale=2)
+    left.legend(frameon=False)
     plain(left, "Posterior")
     grid = np.stack(np.meshgrid(np.linspace(-2.5, 4.5, 60), np.linspace(-2.5, 4.5, 60)), axis=-1)
     p = np.mean(1 / (1 + np.exp(-(grid @ ws[:1500, :2].T + ws[:1500, 2]))), axis=-1)

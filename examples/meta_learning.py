@@ -80,12 +80,12 @@ def draw(metas: dict[str, Any], curves: dict[str, np.ndarray]) -> Figure:
     first.set(xlabel="outer step", yscale="log")
     first.legend(frameon=False)
     plain(first, "error in training")
-    x, y = tasks(jax.random.key(3), 2)
+    x, y = tasks(jax.random.key(17), 2)
     line = jnp.linspace(-5, 5, 200)[:, None]
     for k, ax in enumerate(others):  # dotted: before the step
         ax.plot(x[k, 0], y[k, 0], "o", color="0.3", ms=5, label="seen")
         ax.plot(x[k, 1], y[k, 1], "o", color="0.5", mfc="none", ms=5, label="not seen")
-        for (name, meta), colour in zip(metas.items(), COLOURS, strict=False):
+        for meta, colour in zip(metas.values(), COLOURS, strict=False):
             ax.plot(line, scores(meta["start"], line), color=colour, lw=1, ls=":")
             ax.plot(line, scores(adapted(meta, x[k, 0], y[k, 0], 1), line), color=colour)
         plain(ax, "a new task: before (dotted) and after")

@@ -6,7 +6,8 @@
 any one of them. Multinomial regression on all of scikit-learn's training digits in every step, at several noise levels.
 Without sampling the accounting is exact: T steps of noise multiplier z are one Gaussian mechanism of mu = sqrt(T) / z
 (Dong, Roth & Su 2022, https://arxiv.org/abs/1905.02383). Prints epsilon at delta = 1e-4 with the test accuracy, and
-draws one over the other. The number of examples and the rates, chosen on other noise, count as public here.
+draws one over the other. The number of examples counts as public, and so do the learning rate and the bound, which were
+chosen by hand on these digits.
 """
 
 from typing import Any

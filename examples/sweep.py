@@ -76,9 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     keys = jax.random.split(jax.random.key(0), seeds)
     losses = {}
     print(f"{count} rates x {seeds} seeds, {len(order)} steps")
-    print(
-        f"{'optimizer':12}{'best rate':>10}{'training loss':>15}{'test accuracy':>15}   {count} rates x {seeds} seeds"
-    )
+    print(f"{'optimizer':12}{'best rate':>10}{'training loss':>15}{'test accuracy':>15}")
     with gdjax.Progress(len(OPTIMIZERS)) as progress:
         for i, (name, make) in enumerate(OPTIMIZERS.items()):
             run = trained(make, order, split, test)
