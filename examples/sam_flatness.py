@@ -78,9 +78,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         around[name] = np.asarray(slices(params, split, ways))
         fitted, flat = float(accuracy(params, split)), float(sharpness(params, split))
-        print(
-            f"{name}  test accuracy {curves[name][-1]:.1%}  training labels fitted {fitted:.1%}  sharpness {flat:.1f}"
-        )
+        right = f"{curves[name][-1]:.1%} (best epoch {curves[name].max():.1%})"
+        print(f"{name}  test accuracy {right}  training labels fitted {fitted:.1%}  sharpness {flat:.1f}")
     save(draw(curves, around, ways), args.out / "sam_flatness.png")
 
 
