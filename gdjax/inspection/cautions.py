@@ -43,7 +43,7 @@ def _rates(moved: Sequence[Any]) -> Iterator[str]:
         [row.path for row, ps in moved if rates(ps) > 1],
         "two learning rates or more for {}: each multiplies by -1; keep one, and multiply by further ones with scale",
     )
-    up = [row.path for row, ps in moved if rates(ps) < 2 and str(row.rate).removeprefix("schedule: ").startswith("-")]
+    up = [row.path for row, ps in moved if rates(ps) < 2 and str(row.rate).rpartition("schedule: ")[2].startswith("-")]
     yield from _of(up, "the rate of {} is negative: its updates go up the gradient")
     none = [row.path for row, ps in moved if row.rate is None and _is_direction_alone(ps)]
     yield from _of(none, "no learning rate for {}: end with scale_by_learning_rate, which multiplies by -1")

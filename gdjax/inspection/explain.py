@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from gdjax.combine.chain import flips
 from gdjax.combine.paths import path_of, paths_of
 from gdjax.core import base
+from gdjax.core.per_leaf import base_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import Params, Transform
 from gdjax.inspection import owners, traced
@@ -48,7 +50,8 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
 
     It answers why a leaf is not updated, in the column `why`: it is frozen, its rate is 0 at the first step, no step
     sees it. The columns are the fields of `Explained`. The rate is the product of all factors of the first update, with
-    the sign of a descent: a negative one goes up the gradient.
+    the sign of a descent: a negative one goes up the gradient. Rate and decay are those of the leaf: of `per_leaf` the
+    base times its factor, of a schedule "10 x schedule: 0.001 ...", the factor and the first value.
 
     Args:
       tx: any transform. Those of another library, and functions, are shown by their names alone.
@@ -78,7 +81,7 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
         if x.leaf is not None:
             size[x.leaf] += owners.bytes_of(x.array)
     rows = [
-        _row(path, x, [part for part in parts if i in part.leaves], fates.get(i), size[i])
+        _row(i, path, x, [part for part in parts if i in part.leaves], fates.get(i), size[i])
         for i, (path, x) in enumerate(paths_of(shapes))
     ]
     trained = iter(rows)
@@ -105,37 +108,41 @@ def _fates(
     return {trained[n]: fate for n, fate in named.items()}, []
 
 
-def _row(path: str, x: Any, parts: Sequence[Part], fate: Any, size: int) -> Explained:
+def _row(leaf: int, path: str, x: Any, parts: Sequence[Part], fate: Any, size: int) -> Explained:
     group = "/".join(max((part.groups for part in parts), key=len, default=()))  # a step before `partition` has none
     steps = ", ".join(part.name for part in parts)
-    rate, decay = rate_of(parts), _decay_of(parts)
+    rate, decay = rate_of(parts, leaf), _decay_of(parts, leaf)
     trained = jnp.issubdtype(x.dtype, jnp.inexact)
     frozen = fate == traced.ZERO or not trained
-    why = _why(parts, fate, rate, group) if trained else f"{x.dtype} takes no gradient"
+    why = _why(parts, fate, rate) if trained else f"{x.dtype} takes no gradient"
     return Explained(path, x.shape, str(x.dtype), group, steps, rate, decay, size, frozen, why)
 
 
-def _why(parts: Sequence[Part], fate: Any, rate: Any, group: str) -> str:
+def _why(parts: Sequence[Part], fate: Any, rate: Any) -> str:
     if fate == traced.ZERO:
-        if frozen := [part.name for part in parts if part.name in _FREEZE]:
-            return f"frozen by {frozen[-1]}" + (f" in the group {group!r}" if group else "")
+        if frozen := [part for part in parts if part.name in _FREEZE]:
+            group = "/".join(frozen[-1].groups)
+            return f"frozen by {frozen[-1].name}" + (f" in the group {group!r}" if group else "")
         return "its learning rate is 0" if rate == 0 else "its update is always 0"
+    if frozen := [part.name for part in parts[:-1] if part.name in _FREEZE]:
+        return f"{frozen[-1]} makes its gradient 0, and what comes after that may move it: put {frozen[-1]} last"
     if fate == "same":
         return "no step changes its gradient, which is added as it is"
-    return "its rate is 0 at the first step" if isinstance(rate, str) and rate.startswith("schedule: 0.0 ") else ""
+    return "its rate is 0 at the first step" if isinstance(rate, str) and "schedule: 0.0 " in rate else ""
 
 
-def rate_of(parts: Sequence[Part]) -> float | str | None:
-    """The factor of the first update, above 0 for a descent.
+def rate_of(parts: Sequence[Part], leaf: int) -> float | str | None:
+    """The factor of the first update of a leaf, above 0 for a descent.
 
     It is a text where it is a schedule, is traced, or cannot be read ("?"), and None where there is none.
     """
-    factors = [(part, part.hyper[k]) for part in parts if (k := _FACTORS.get(part.name, "")) in part.hyper]
-    others = [part.hyper.get("learning_rate") for part in parts if part.name not in _FACTORS]
-    own = [x for x in others if x is not None][:1]  # of a method that has its rate in its rule
+    factors = [(part, k) for part in parts if (k := _FACTORS.get(part.name, "")) in part.hyper]
+    others = [(part, "learning_rate") for part in parts if part.name not in _FACTORS]
+    own = [(part, k) for part, k in others if part.hyper.get(k) is not None][:1]  # its rate is in its rule
     if not factors:
-        return _shown(own[0]) if own else None if all(part.known for part in parts) else "?"
-    used = [x for _, x in factors] + ([] if any(part.name == "rate" for part, _ in factors) else own)
+        return _shown(*own[0], leaf) if own else None if all(part.known for part in parts) else "?"
+    taken = factors + ([] if any(part.name == "rate" for part, _ in factors) else own)
+    used = [part.hyper[k] for part, k in taken]
     numbers = [first(x) for x in used]
     turns = [part.rule is not None and flips(part.rule) for part, _ in factors]
     if None in numbers:
@@ -144,18 +151,35 @@ def rate_of(parts: Sequence[Part]) -> float | str | None:
     labels = {part.label for part, _ in factors}
     if value < 0 and sum(turns) < 2 and len(labels) == 1 and not labels & _ALONE:
         value = -value  # the method turns the sign itself, as COCOB does
-    return f"schedule: {_short(value)} ..." if any(map(callable, used)) else value
+    return _times(value, any(map(callable, used)), [part.factor(leaf, k) for part, k in taken])
 
 
-def _decay_of(parts: Sequence[Part]) -> float | str | None:
-    found = [x for part in parts for k in _DECAYS if (x := part.hyper.get(k)) is not None]
-    shown = [x for x in map(_shown, found) if x != 0]
-    return shown[0] if shown else None
+def _decay_of(parts: Sequence[Part], leaf: int) -> float | str | None:
+    found = [(part, k) for part in parts for k in _DECAYS if part.hyper.get(k) is not None]
+    shown = [_shown(part, k, leaf) for part, k in found]
+    off = 0.0 if any(k in part.factors.get(leaf, ()) for part, k in found) else None  # switched off for this leaf
+    return next((x for x in shown if x != 0), off)
 
 
-def _shown(x: Any) -> float | str:
+def _shown(part: Part, name: str, leaf: int) -> float | str:
+    x = part.hyper[name]
     number = first(x)
-    return "traced" if number is None else f"schedule: {_short(number)} ..." if callable(x) else number
+    return "traced" if number is None else _times(number, callable(x), [part.factor(leaf, name)])
+
+
+def _times(value: float, scheduled: bool, factors: Sequence[Any]) -> float | str:
+    """A number, or the first value of a schedule, with the factors that a leaf has of it."""
+    if any(isinstance(x, Tracer) for x in factors):
+        return "traced"
+    factor = np.asarray(math.prod(np.asarray(x, float) for x in factors))
+    low, high = float(factor.min()), float(factor.max())
+    if low < high:  # it differs within the leaf, as for stacked layers
+        base = f"schedule: {_short(value)} ..." if scheduled else _short(value)
+        return f"{low:.4g} to {high:.4g} x {base}"
+    if low == 0 or not scheduled:
+        return value * low + 0.0
+    times = "" if abs(low) == 1 else f"{abs(low):.4g} x "
+    return f"{times}schedule: {_short(math.copysign(1, low) * value + 0.0)} ..."
 
 
 def _short(x: float) -> str:
@@ -164,6 +188,7 @@ def _short(x: float) -> str:
 
 def first(x: Any) -> float | None:
     """A number, or a schedule at its first step; None where it is not known yet."""
+    x = base_of(x)
     x = x(jnp.zeros((), jnp.int32)) if callable(x) else x
     return None if isinstance(x, Tracer) else float(x)
 

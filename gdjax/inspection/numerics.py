@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from gdjax import numerics
@@ -55,7 +56,7 @@ def check_numerics(
 
     Returns:
       A `Table` whose columns are the fields of `Checked`. Its `warnings` tell which leaves keep more than half of their
-      weights, and what to do.
+      weights, and what to do; and which have an update, or a given gradient, of 0.
 
     Raises:
       TypeError: tx is no transform; a leaf has no value; steps is no int.
@@ -81,7 +82,7 @@ def check_numerics(
         warnings.simplefilter("ignore")  # what `init` warns of, it warns of when the state is made
         found = jax.device_get(jax.jit(first)(params, grads, extra_args))
     rows = [_row(path, x, m) for (path, x), m in zip(paths_of(shapes), found, strict=True)]
-    return Table(rows, Checked._fields, _warnings(rows))
+    return Table(rows, Checked._fields, [*_warnings(rows), *_zero_gradients(params, grads)])
 
 
 def _is_none(u: Any, p: Array) -> bool:
@@ -140,11 +141,23 @@ def _spacing(x: float, dtype: Any) -> float:
 
 
 def _warnings(rows: list[Checked]) -> list[str]:
+    still = [row.path for row in rows if row.verdict == "its update is 0"]
+    found = [f"the update of {_listed(still)} is 0: it does not move; `explain` may tell why"] if still else []
     stuck = [row for row in rows if row.verdict == "most weights stay"]
     if not stuck:
-        return []
-    shown = ", ".join(f"{row.path} ({row.dtype}, {row.unmoved:.0f} % stay)" for row in stuck[:5])
-    more = f" and {len(stuck) - 5} more" if len(stuck) > 5 else ""
+        return found
+    shown = _listed([f"{row.path} ({row.dtype}, {row.unmoved:.0f} % stay)" for row in stuck])
     narrow = any(jnp.finfo(row.dtype).bits < 32 for row in stuck)
     advice = "keep the parameters in float32 and cast them in the loss" if narrow else "keep the parameters in float64"
-    return [f"an update is rounded away in {shown}{more}: {advice}, or take a larger rate"]
+    return [f"an update is rounded away in {shown}: {advice}, or take a larger rate", *found]
+
+
+def _zero_gradients(params: Params, grads: Updates | None) -> list[str]:
+    given = [] if grads is None else jax.tree.structure(params).flatten_up_to(grads)
+    pairs = zip(paths_of(params), given, strict=bool(given))
+    zero = [path for (path, p), g in pairs if not _is_none(g, jnp.asarray(p)) and not np.any(np.asarray(g))]
+    return [f"the gradient given for {_listed(zero)} is 0: does the loss depend on it?"] if zero else []
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -10,8 +10,11 @@ from jax.extend.core import Jaxpr, Literal
 from gdjax.core import base
 
 ZERO = "zero"  # the update is 0 whatever the gradient is
-_ALONE = frozenset("neg abs sign sqrt reshape transpose copy squeeze real imag conj slice rev reduce_sum".split())
-_ZERO_IF_ONE_IS = frozenset(["mul"])
+_ALONE = frozenset(
+    "neg abs sign sqrt cbrt square tanh expm1 log1p round floor ceil reshape transpose copy squeeze real imag conj "
+    "slice split rev reduce_sum reduce_max reduce_min cumsum".split()
+)
+_ZERO_IF_ONE_IS = frozenset(["mul", "dot_general"])
 _ZERO_IF_ALL_ARE = frozenset("add sub add_any max min concatenate dynamic_update_slice".split())
 _KEEPS = frozenset("convert_element_type broadcast_in_dim optimization_barrier reduce_precision pvary pcast".split())
 
@@ -32,11 +35,23 @@ def fates(tx: Any, shapes: Any, state: Any, extra_args: dict[str, Any]) -> list[
     gradients = gradients_like(shapes)
 
     def update(gs: Any, state: Any, params: Any) -> Any:
-        return jax.tree.leaves(base.call_update(tx, gs, state, params, extra_args)[0])
+        return tuple(map(jax.tree.leaves, base.call_update(tx, gs, state, params, extra_args)))
 
-    jaxpr = jax.make_jaxpr(update)(gradients, state, shapes).jaxpr
-    n = len(jax.tree.leaves(gradients))
-    return _outputs(jaxpr, [*range(n), *[None] * (len(jaxpr.invars) - n)])
+    closed, (updates, _) = jax.make_jaxpr(update, return_shape=True)(gradients, state, shapes)
+    places, others = range(len(jax.tree.leaves(gradients))), [None] * len(jax.tree.leaves(shapes))
+    zero = _zeros_at_first(tx, shapes)
+    while True:  # until what is assumed to be 0 in the state is 0 in the next one too
+        found = _outputs(closed.jaxpr, [*places, *[ZERO if x else None for x in zero], *others])
+        still = [a and b == ZERO for a, b in zip(zero, found[len(updates) :], strict=True)]
+        if still == zero:
+            return found[: len(updates)]
+        zero = still
+
+
+def _zeros_at_first(tx: Any, shapes: Any) -> list[bool]:
+    """Which arrays of the state are 0 when it is made."""
+    jaxpr = jax.make_jaxpr(tx.init)(shapes).jaxpr
+    return [x == ZERO for x in _outputs(jaxpr, [None] * len(jaxpr.invars))]
 
 
 def _outputs(jaxpr: Jaxpr, inputs: Sequence[Known]) -> list[Known]:
@@ -63,6 +78,10 @@ def _results(equation: Any, operands: list[Known]) -> list[Known]:
         return operands
     if name in _ALONE and zeros[0] or name in _ZERO_IF_ONE_IS and any(zeros) or name in _ZERO_IF_ALL_ARE and all(zeros):
         return [ZERO] * len(unknown)
+    if name in ("min", "max") and any(zeros):
+        other = equation.invars[1 - zeros.index(True)]
+        bound = other.val if isinstance(other, Literal) and jnp.ndim(other.val) == 0 else -1 if name == "min" else 1
+        return [ZERO if (bound >= 0 if name == "min" else bound <= 0) else None]
     if name == "select_n":
         return [operands[1] if all(x == operands[1] for x in operands[1:]) else None]
     if name in ("add", "sub", "add_any") and zeros[1]:

@@ -17,6 +17,7 @@ from gdjax.core.closures import value_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import Params
 from gdjax.core.values import Call, is_ours
+from gdjax.lift.factors import Factors, of_each
 from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.wrapper import Wrapped
 from gdjax.transforms.averaging import lookahead
@@ -28,10 +29,15 @@ class Part(NamedTuple):
     name: str  # "clip_by_global_norm", "adam", "rate"; of another library with its name, "optax.adam"
     label: str  # the name under which it reports errors: that of the optimizer that it is part of
     rule: Leafwise | None  # None where it is no rule
-    hyper: Mapping[str, Any]  # numbers and schedules, as far as they can be read
+    hyper: Mapping[str, Any]  # numbers and schedules, as far as they can be read; of `per_leaf` the base
     leaves: frozenset[int]  # the places, in the tree of parameters, of the leaves that it changes
     groups: tuple[str, ...]  # the labels of `partition` around it
     known: bool = True  # whether it is of this library: any other may hold anything
+    factors: Mapping[int, Mapping[str, Any]] = {}  # noqa: RUF012  of `per_leaf`, by the place of a leaf and the name
+
+    def factor(self, leaf: int, name: str) -> Any:
+        """What `per_leaf` multiplies a hyperparameter by at that place: a number or an array."""
+        return self.factors.get(leaf, {}).get(name, 1.0)
 
 
 class Walk(NamedTuple):
@@ -116,7 +122,14 @@ class _Walker:
             chosen = [x for x, sees in zip(leaves, rule.sees(tree) or (), strict=True) if sees]
             if seen and not (seen := self.seen(chosen)):
                 self.notes.append(f"the mask of {name} is False everywhere: it does nothing")
-        return Part(name, rule.label, rule, rule.hyper, seen, groups)
+        return Part(name, rule.label, rule, rule.hyper, seen, groups, factors=self.factors(rule.per_leaf, tree))
+
+    def factors(self, per_leaf: Factors, tree: Any) -> dict[int, Any]:
+        if not per_leaf:
+            return {}
+        rows = of_each(per_leaf, dict.fromkeys(per_leaf, 1.0), tree)
+        leaves = jax.tree.leaves(tree, is_leaf=is_skipped)
+        return {self.places[id(x)]: row for x, row in zip(leaves, rows, strict=True) if id(x) in self.places}
 
     def seen(self, tree: Any) -> frozenset[int]:
         return frozenset(self.places[id(x)] for x in jax.tree.leaves(tree) if id(x) in self.places)

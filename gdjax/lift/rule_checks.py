@@ -65,10 +65,16 @@ class NoParameter(Exception):  # noqa: N818
 def called(
     rule: Callable[..., Any], index: int, gs: Sequence[Array], s: Any, p: Any, t: Any, hyper: Mapping[str, Any]
 ) -> Any:
-    """What a rule returns. An error that arises because `p` or `t` is None says why it is None."""
+    """What a rule returns. An error that arises because `p` or `t` is None says why it is None.
+
+    An error of a state made with too few fields says how to keep the others.
+    """
     try:
         return rule(*gs, s, p, t, **hyper)
     except (ValueError, TypeError, AttributeError) as e:
+        if f"{type(s).__name__}.__new__() missing" in str(e):
+            fields = ", ".join(f"{f}=..." for f in s._fields if f != "count")
+            raise TypeError(f"{e}; to keep the other fields of the state write s._replace({fields})") from e
         if "None" not in str(e):
             raise
         if p is None and names(rule, len(gs) + 1):

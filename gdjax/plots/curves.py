@@ -1,5 +1,6 @@
 """Curves over the steps of a run: schedules, losses and rates."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,8 +62,12 @@ def _values(schedule: Any, counts: np.ndarray) -> np.ndarray:
 
 def _hyperparams(tx: Any, counts: np.ndarray, params: Params, names: Sequence[str] | None) -> dict[str, np.ndarray]:
     """From name to the values at the counts."""
-    params = jnp.zeros(2) if params is None else params
-    state, at = tx.init(params), jnp.asarray(counts)
+    at = jnp.asarray(counts)
+    with warnings.catch_warnings():
+        if params is None:  # patterns and masks are for another tree than this one
+            warnings.simplefilter("ignore")
+            params = jnp.zeros(2)
+        state = tx.init(params)
 
     def used(count: Any) -> dict[str, Any]:
         """In an update at that count: a schedule that Optax injects is known by its number in the state after it."""

@@ -54,16 +54,18 @@ def minimize(
       callback: `callback(step, params, state, metrics)` after every update, which the host then waits for; a true
         result stops the run. `metrics` has the second part of the loss (or None) under "aux". Later steps overwrite the
         arrays: copy what you keep.
-      evaluate: a function of the parameters, on held-out data for instance, called as it is: jit it if it is of JAX. It
-        returns a number or a dict of numbers, which go to `evaluations`.
+      evaluate: a function of the parameters that `eval_params` gives, the average where the optimizer keeps one; on
+        held-out data for instance. It is called as it is: jit it if it is of JAX. It returns a number or a dict of
+        numbers, which go to `evaluations`.
       evaluate_every: `evaluate` after every so many updates, counted from step 0, and at the end; None is at the end.
       key: a PRNG key; `loss_fn` then gets `key=jax.random.fold_in(key, step)`, a new one at every step.
-      first_step: the number of the first step. A run that goes on passes the number of updates before, so that keys,
-        evaluations and callbacks go on as well.
+      first_step: the number of the first step. A run that goes on passes the `next_step` of the result before, the
+        number of updates of all runs so far, so that keys, evaluations and callbacks go on as well.
 
     Returns:
-      A `MinimizeResult`; in its history `loss[k]` is the loss before update k, and `update_norm[k]` the global norm of
-      what that update changed: in bfloat16 less than the update, and 0 where a tolerance stopped the run.
+      A `MinimizeResult`, with the trained parameters, not their average; in its history `loss[k]` is the loss before
+      update k, and `update_norm[k]` the global norm of what that update changed: in bfloat16 less than the update, and
+      0 where a tolerance stopped the run.
 
     Raises:
       NonFiniteError: the loss or its gradient is not finite; the error has the last good parameters.
@@ -111,7 +113,7 @@ def minimize(
     if (sent - len(rows) + (status != RUNNING)) % 2:
         last_good, params = params, last_good
     result = result_of(LABEL, status, rows, first_step, params, last_good, state, message, evaluations.columns())
-    made = first_step + result.steps
+    made = result.next_step
     if evaluate is None or evaluations.rows and evaluations.rows[-1]["step"] == made:
         return result
     evaluations.add(LABEL, made, evaluate(eval_params(tx, state, params)))

@@ -22,8 +22,8 @@ def checked(label: str, loss_fn: Callable[..., Any], has_aux: bool, data: Any) -
         except (TypeError, ValueError) as e:
             if isinstance(data, tuple | list) and data and all(hasattr(x, "shape") for x in data):
                 e.add_note(
-                    f"{label}: data is an iterable of batches, here of {len(data)}, one array each; "
-                    "for one batch of several arrays pass data=[(x, y)]"
+                    f"{label}: data is a {type(data).__name__} of {len(data)} arrays, and each is taken for a batch; "
+                    "for one batch of several arrays pass data=[(x, y)] or itertools.repeat((x, y))"
                 )
             raise
         pair = isinstance(result, tuple | list) and len(result) == 2

@@ -18,13 +18,14 @@ History = dict[str, np.ndarray]
 class MinimizeResult(NamedTuple):
     """What `minimize` returns."""
 
-    params: Params
-    state: OptState  # `minimize(..., state=state, first_step=first_step + steps)` goes on from here
+    params: Params  # the trained ones; `eval_params(tx, state, params)` are those to evaluate
+    state: OptState  # `minimize(..., state=state, first_step=next_step)` goes on from here
     history: History  # loss, grad_norm, update_norm, learning_rate (if the transform tells), ...: (evaluations,) each
-    steps: int  # updates made
+    steps: int  # updates made in this run
     converged: bool  # whether a tolerance was met
     message: str  # why the run ended
     evaluations: History = {}  # noqa: RUF012  step, updates made before, and what `evaluate` returned: (n,) each
+    next_step: int = 0  # first_step + steps: the `first_step` of a run that goes on
 
 
 class NonFiniteError(FloatingPointError):
@@ -94,4 +95,5 @@ def result_of(
     if stopped:
         what = "gradient norm within grad_tol" if status == SMALL_GRADIENT else "change of the loss within loss_tol"
         message = f"{what} at step {last}"
-    return MinimizeResult(params, state, history, len(rows) - stopped, stopped, message, evaluations)
+    steps = len(rows) - stopped
+    return MinimizeResult(params, state, history, steps, stopped, message, evaluations, first_step + steps)

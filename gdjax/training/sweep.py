@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.combine.evaluation import eval_params
 from gdjax.core import base, checks
 from gdjax.core.types import OptState, Params
 from gdjax.training import objective
@@ -39,8 +40,9 @@ def sweep(
         a function of yours that puts a number into a schedule or a chain.
       grid: {name: numbers}, for all combinations of them, the last name fastest; or a list of points, {name: number}.
       steps: updates to make at each point.
-      evaluate: a function of the parameters that returns a real scalar, for JAX to compile; it judges the last
-        parameters of each point, on held-out data for instance. None judges by the mean loss of the last tenth.
+      evaluate: a function of the parameters that `eval_params` gives, the average where the optimizer keeps one; it
+        returns a real scalar, for JAX to compile, and judges the last parameters of each point, on held-out data for
+        instance. None judges by the mean loss of the last tenth.
       progress: as in `minimize`; the loss shown is the lowest of all points.
 
     Returns:
@@ -76,7 +78,8 @@ def sweep(
     if not rows:
         raise ValueError(f"{LABEL}: data has no batch")
     table = np.stack(rows, axis=1)
-    return SweepResult(points, table, stacked, _scores(table, evaluate, stacked), evaluate is not None)
+    evaluated = None if evaluate is None else _evaluated(factory, evaluate, values, state, stacked)
+    return SweepResult(points, table, stacked, _scores(table, evaluated), evaluate is not None)
 
 
 def _points(grid: Grid) -> list[Point]:
@@ -160,11 +163,21 @@ def _note(fetched: list[Any], rows: list[np.ndarray], report: Report | None) -> 
             report(len(rows), loss=finite.min() if finite.size else np.nan)
 
 
-def _scores(losses: np.ndarray, evaluate: Callable[[Params], Any] | None, params: Params) -> np.ndarray:
+def _evaluated(
+    factory: Factory, evaluate: Callable[[Params], Any], values: Point, state: OptState, params: Params
+) -> np.ndarray:
+    """What `evaluate` returns for each point, of the parameters to evaluate."""
+
+    def one(values: Point, state: OptState, params: Params) -> Any:
+        return evaluate(eval_params(factory(**values), state, params))
+
+    return np.asarray(jax.jit(jax.vmap(one))(values, state, params))
+
+
+def _scores(losses: np.ndarray, evaluated: np.ndarray | None) -> np.ndarray:
     """A number for each point, the lower the better."""
-    if evaluate is None:
+    if evaluated is None:
         return losses[:, -max(1, losses.shape[1] // 10) :].astype(float).mean(axis=1)
-    scores = np.asarray(jax.jit(jax.vmap(evaluate))(params))
-    if scores.shape != losses.shape[:1]:
-        raise TypeError(f"{LABEL}: evaluate must return a real scalar, got shape {scores.shape[1:]}")
-    return scores
+    if evaluated.shape != losses.shape[:1]:
+        raise TypeError(f"{LABEL}: evaluate must return a real scalar, got shape {evaluated.shape[1:]}")
+    return evaluated

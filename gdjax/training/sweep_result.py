@@ -18,7 +18,7 @@ class Best(NamedTuple):
     index: int
     point: Point
     score: float
-    params: Params  # the last ones
+    params: Params  # the last trained ones, as in `SweepResult`
 
 
 class SweepResult(NamedTuple):
@@ -26,7 +26,7 @@ class SweepResult(NamedTuple):
 
     points: list[Point]
     losses: np.ndarray  # (points, steps), each before its update
-    params: Params  # the last ones, stacked: each leaf has a first axis of the points
+    params: Params  # the last trained ones, not their average, stacked: each leaf has a first axis of the points
     scores: np.ndarray  # (points,): what `evaluate` returned, or the mean loss of the last tenth of the steps
     evaluated: bool  # whether the scores are from `evaluate`
 

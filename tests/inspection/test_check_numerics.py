@@ -132,3 +132,26 @@ def test_errors():
         check_numerics(gdjax.adam(0.1), P, steps=0)
     with pytest.raises(ValueError, match="gdjax.polyak_sgd: this transform needs value"):
         check_numerics(gdjax.polyak_sgd(1.0), P)
+
+
+def test_an_update_of_0_is_a_warning():
+    params = {f"w{i}": jnp.ones(2) for i in range(7)}
+    frozen = gdjax.chain(gdjax.adam(0.1), gdjax.freeze(gdjax.mask_by_path("w0")))
+    assert check_numerics(frozen, params).warnings == (
+        "the update of w0 is 0: it does not move; `explain` may tell why",
+    )
+    (text,) = check_numerics(gdjax.sgd(0.0), params).warnings
+    assert text.startswith("the update of w0, w1, w2, w3, w4 and 2 more is 0: ")
+    both = check_numerics(gdjax.adam(1e-4), {"a": jnp.ones(2, jnp.bfloat16)} | params, None)
+    assert len(both.warnings) == 1 and both.warnings[0].startswith("an update is rounded away in a ")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+def test_a_given_gradient_of_0_is_a_warning(dtype: str):
+    params = {"a": jnp.ones(2, dtype), "b": jnp.ones(2, dtype), "int": jnp.arange(2), "none": None}
+    grads = {"a": jnp.zeros(2, dtype), "b": jnp.ones(2, dtype), "int": None, "none": None}
+    why = "the gradient given for a is 0: does the loss depend on it?"
+    table = check_numerics(gdjax.sgd(0.1), params, grads)
+    assert table.warnings == ("the update of a is 0: it does not move; `explain` may tell why", why)
+    # Of a decay it moves.
+    assert check_numerics(gdjax.adamw(0.5, weight_decay=0.1), params, grads).warnings == (why,)

@@ -1,6 +1,7 @@
 """`explain`: what each leaf goes through, why one is not updated, and what is probably a mistake."""
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import jax
@@ -291,3 +292,73 @@ def test_the_group_is_told_where_other_steps_come_first():
     table = gdjax.explain(gdjax.chain(gdjax.clip_by_global_norm(1.0), rest), params)
     assert [row.group.split("/")[0] for row in table.rows] == ["all"] * 3
     assert [w.partition(" for a matrix")[0] for w in table.warnings] == ["muon takes b", "muon takes scale"]
+
+
+RATES = {"embed": 10.0, "bias": 0.0}
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        gdjax.adam(gdjax.per_leaf(0.1, RATES)),
+        gdjax.chain(gdjax.adam(0.1), gdjax.scale(gdjax.per_leaf(1.0, RATES))),
+        gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_learning_rate(gdjax.per_leaf(0.1, RATES))),
+        gdjax.adam(gdjax.per_leaf(gdjax.per_leaf(0.1, {"embed": 5.0, "bias": 0.0}), {"embed": 2.0})),
+        gdjax.adam(gdjax.per_leaf(0.1, {"embed": 10.0, "layer": {"bias": 0.0, "kernel": jnp.ones((4, 1))}})),
+    ],
+    ids="optimizer scale rate twice tree".split(),
+)
+def test_the_rate_of_each_leaf(tx: Any):
+    table = explain(tx, P)
+    assert table["rate"] == [1.0, 0.0, 0.1]
+    assert table["frozen"] == [False, True, False] and table["why"] == ["", "its learning rate is 0", ""]
+
+
+def test_a_schedule_of_each_leaf():
+    line = gdjax.linear_schedule(0.0, 1.0, 5)
+    assert explain(gdjax.adam(gdjax.per_leaf(line, RATES)), P)["rate"] == [
+        "10 x schedule: 0.0 ...", 0.0, "schedule: 0.0 ...",
+    ]  # fmt: skip
+    table = explain(gdjax.adam(gdjax.per_leaf(line, {"embed": 10.0})), P)
+    assert table["why"] == ["its rate is 0 at the first step"] * 3
+    down = gdjax.chain(
+        gdjax.adam(gdjax.linear_schedule(0.5, 1.0, 5)), gdjax.scale(gdjax.per_leaf(1.0, {"embed": -3.0}))
+    )
+    table = explain(down, P)
+    assert table["rate"] == ["3 x schedule: -0.5 ...", "schedule: 0.5 ...", "schedule: 0.5 ..."]
+    assert table.warnings == ("the rate of embed is negative: its updates go up the gradient",)
+
+
+def test_a_factor_that_differs_within_a_leaf():
+    factors = {"kernel": jnp.array([[1.0], [2.0], [3.0], [4.0]])}
+    table = explain(gdjax.adamw(gdjax.per_leaf(0.1, factors), weight_decay=gdjax.per_leaf(0.2, factors)), P)
+    assert table["rate"] == [0.1, 0.1, "1 to 4 x 0.1"] and table["decay"] == [0.2, 0.2, "1 to 4 x 0.2"]
+
+
+def test_the_factors_of_the_leaves_that_a_group_or_a_mask_leaves():
+    tx = gdjax.partition(
+        {"a": gdjax.adam(gdjax.per_leaf(0.1, RATES)), "b": gdjax.sgd(1.0)},
+        {"embed": "b", "layer": {"bias": "a", "kernel": "a"}},
+    )
+    assert explain(tx, P)["rate"] == [1.0, 0.0, 0.1]
+    decay = gdjax.adamw(0.1, weight_decay=gdjax.per_leaf(0.5, {"kernel": 2.0, "bias": 0.0}))
+    assert explain(decay, P)["decay"] == [0.5, 0.0, 1.0]
+    masked = gdjax.adamw(0.1, weight_decay=gdjax.per_leaf(0.5, {"kernel": 2.0}), mask=IS_KERNEL)
+    assert explain(masked, P)["decay"] == [None, None, 1.0]
+
+
+@pytest.mark.parametrize(
+    "method", [gdjax.adam, partial(gdjax.lion, weight_decay=0), gdjax.rmsprop, partial(gdjax.sgd, momentum=0.9)]
+)
+def test_frozen_before_the_method(method: Any):
+    """Moments that start at 0 and see no gradient stay at 0."""
+    for tx in (gdjax.chain(gdjax.freeze(IS_KERNEL), method(0.1)), gdjax.chain(method(0.1), gdjax.freeze(IS_KERNEL))):
+        table = explain(tx, P)
+        assert table["frozen"] == [False, False, True] and table["why"] == ["", "", "frozen by freeze"]
+
+
+def test_frozen_before_a_decay():
+    table = explain(gdjax.chain(gdjax.freeze(IS_KERNEL), gdjax.adamw(0.1)), P)
+    assert not any(table["frozen"])
+    why = "freeze makes its gradient 0, and what comes after that may move it: put freeze last"
+    assert table["why"] == ["", "", why]

@@ -72,3 +72,25 @@ def test_a_traced_rate():
 
     f(0.1)
     assert shown == ["traced", "traced"]
+
+
+STATES: dict[str, tuple[Any, Any, Any]] = {
+    "stays at 0": (lambda g, s: s, lambda g, s: 2 * s, FROZEN),
+    "0 at first": (lambda g, s: s, lambda g, s: s + 1, MOVES),
+    "0 at first, then of the gradient": (lambda g, s: s, lambda g, s: g, MOVES),
+    "at least 0": (lambda g, s: jnp.maximum(s, -1.0), lambda g, s: jnp.minimum(1.0, s), FROZEN),
+    "at least 1": (lambda g, s: jnp.maximum(s, 1.0), lambda g, s: s, MOVES),
+    "at most -1": (lambda g, s: jnp.minimum(-1.0, s), lambda g, s: s, MOVES),
+    "at least the gradient": (lambda g, s: jnp.maximum(s, g), lambda g, s: s, MOVES),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_that_starts_at_0(name: str):
+    step, after, expected = STATES[name]
+
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
+        return jax.tree.map(step, updates, state), jax.tree.map(after, updates, state)
+
+    tx = gdjax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
+    assert [(row.frozen, row.why) for row in explain(tx, P)] == [expected] * 2

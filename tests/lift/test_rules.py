@@ -114,6 +114,18 @@ def test_what_a_rule_returns_is_checked(name: str):
         jax.jit(functools.partial(update, alone, kernel)).lower()
 
 
+def test_a_state_made_without_its_other_fields():
+    message = (
+        r"^odd: params\['dense'\]\['bias'\]: Mean\.__new__\(\) missing 2 required positional arguments: 'm' and 'n'; "
+        r"to keep the other fields of the state write s\._replace\(m=\.\.\., n=\.\.\.\)"
+    )
+    with pytest.raises(TypeError, match=message):
+        update(odd(told(lambda g, s: (g, type(s)(g)))))
+    with pytest.raises(TypeError, match=r"Other\.__new__\(\) missing") as e:  # that of another class
+        update(odd(told(lambda g, s: (g, Other()))))
+    assert "_replace" not in str(e.value)
+
+
 def test_a_rule_without_state_returns_it():
     x = {"a": jnp.ones((2, 2))}
     message = (

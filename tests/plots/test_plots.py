@@ -1,6 +1,7 @@
 """The plots: what is drawn is what was computed, and without matplotlib the error says what to install."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,3 +172,19 @@ def test_a_sweep(plt: Any):
     assert (ax.get_xlabel(), ax.get_xscale()) == ("learning_rate", "log")
     assert result(evaluate=bowl).plot().get_ylabel() == "evaluation"
     result(grid={"learning_rate": [1e30]}).plot()  # all diverged
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        gdjax.adam(gdjax.per_leaf(LINE, {"bias$": 0.1})),
+        gdjax.partition({"a": gdjax.adam(LINE), "b": gdjax.sgd(0.1)}, gdjax.label_by_path({"bias$": "b", ".*": "a"})),
+    ],
+    ids=["per_leaf", "partition"],
+)
+def test_patterns_for_another_tree_do_not_warn(plt: Any, tx: Any):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.plot_schedule(tx, 5)
+    with pytest.warns(UserWarning, match="bias"):  # of the parameters that it is given
+        plots.plot_schedule(tx, 5, params={"w": jnp.ones(2)})

@@ -189,3 +189,21 @@ def test_a_schedule_that_returns_nothing():
 def test_every_argument_is_told():
     for f in (gdjax.minimize, gdjax.sweep):
         assert all(f"{name}:" in f.__doc__ or f"{name}," in f.__doc__ for name in inspect.signature(f).parameters)
+
+
+def test_the_number_of_the_next_step():
+    """Three legs are one run: each goes on with the number of all updates, not with its own."""
+    whole = run(noisy, steps=9, key=KEY)
+    assert whole.next_step == 9
+    legs = [run(noisy, steps=2, key=KEY)]
+    for steps in (3, 4):
+        last = legs[-1]
+        legs.append(
+            gdjax.minimize(
+                noisy, last.params, gdjax.sgd(0.05), steps=steps, state=last.state, key=KEY, first_step=last.next_step
+            )
+        )
+    assert [leg.next_step for leg in legs] == [2, 5, 9] and [leg.steps for leg in legs] == [2, 3, 4]
+    np.testing.assert_array_equal(legs[-1].params["w"], whole.params["w"])
+    stopped = run(steps=100, loss_tol=0.02, first_step=7)
+    assert stopped.converged and stopped.next_step == 7 + stopped.steps < 107

@@ -498,8 +498,8 @@ def test_a_pair_of_arrays_is_no_iterable_of_batches(loss_fn: Any):
     with pytest.raises((ValueError, TypeError)) as e:  # these might be two batches
         run(loss_fn=loss_fn, data=(x, x))
     assert e.value.__notes__[0] == (
-        "gdjax.minimize: data is an iterable of batches, here of 2, one array each; "
-        "for one batch of several arrays pass data=[(x, y)]"
+        "gdjax.minimize: data is a tuple of 2 arrays, and each is taken for a batch; "
+        "for one batch of several arrays pass data=[(x, y)] or itertools.repeat((x, y))"
     )
     with pytest.raises(ValueError) as e:
         run(loss_fn=lambda p, batch: least_squares(p, (*batch, 1)), data=slices(5))

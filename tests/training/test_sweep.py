@@ -202,3 +202,23 @@ def test_hypergradients(name: str):
         rate = jnp.asarray(0.03)
         assert float(jnp.abs(jax.grad(last_loss)(rate))) > 0
         gdjax.check_gradients(last_loss, rate, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        lambda rate, decay: gdjax.params_ema(gdjax.sgd(rate), decay),
+        lambda rate, decay: gdjax.schedule_free_sgd(rate, b1=decay),
+        lambda rate, decay: gdjax.swa(gdjax.sgd(rate, momentum=decay), 2),
+    ],
+    ids="params_ema schedule_free swa".split(),
+)
+def test_evaluates_the_average_that_an_optimizer_keeps(factory: Any):
+    """As `minimize` does; the parameters of the result are the trained ones."""
+    grid = {"rate": [0.1, 0.3], "decay": [0.5, 0.9]}
+    result = gdjax.sweep(loss, start(), factory, grid, steps=6, evaluate=loss)
+    for k, point in enumerate(result.points):
+        alone = gdjax.minimize(loss, start(), factory(**point), steps=6, evaluate=loss)
+        np.testing.assert_allclose(result.scores[k], alone.evaluations["evaluation"][-1], rtol=1e-5)
+        np.testing.assert_allclose(result.params["w"][k], alone.params["w"], rtol=1e-5)
+        assert not np.isclose(result.scores[k], loss(alone.params), rtol=1e-4)
