@@ -23,7 +23,7 @@ def load(name: str) -> Any:
     return module
 
 
-maths, catalogue = load("maths"), load("catalogue")
+notation, maths, catalogue = map(load, ("notation", "maths", "catalogue"))  # `maths` imports the first
 
 LINES = {
     "x_{t+1} = x_t - lr sign(c_t)": r"x_{t + 1} = x_{t} - \mathrm{lr}\,\mathrm{sign}\left(c_{t}\right)",
@@ -38,7 +38,7 @@ LINES = {
     "v <- M v / |M v|,  s_{t,i}": r"v \leftarrow \frac{M v}{\left|M v\right|}, \quad s_{t,i}",
     "P_t^T G": r"P_{t}^{\top } G",
     "loss = -sum_k y_k log p_k": r"\mathrm{loss} = {-\sum_{k} y_{k}}\,\log\,p_{k}",
-    "t^-decay_rate * 1e-8": r"t^{-\mathrm{decay\_rate}} \cdot 10^{-8}",
+    "t^-decay_rate * 1e-8": r"t^{{-\mathrm{decay\_rate}}} \cdot 10^{-8}",
     "x'_t where x_t >= 0": r"x_{t}^{\prime }\ \text{where}\ x_{t} \ge 0",
     "decay m + the mean of x": r"\mathrm{decay}\,m +\ \text{the mean of}\ x",
     "(a - 1) (a - 2) / ((b - 1) b)": r"\frac{\left(a - 1\right)\,\left(a - 2\right)}{\left(b - 1\right)\,b}",
@@ -86,7 +86,7 @@ def _spelt(text: str) -> str:
 
 def letters(latex: str) -> str:
     """The letters and digits of the text that LaTeX was made of, in some order."""
-    back = {command: name for name, command in (maths.GREEK | maths.OPERATORS).items()}
+    back = {command: name for name, command in (notation.GREEK | notation.OPERATORS).items()}
     back |= {r"\sqrt": "sqrt", r"\hat": "hat", r"\top": "T", r"\infty": "inf", r"\epsilon": "eps", r"\nabla": "grad"}
     latex = re.sub(r"10\^\{(-?\d+)\}", r"1e\1", latex)
     words = re.sub(r"\\[A-Za-z]+", lambda x: back.get(x[0], ""), latex)

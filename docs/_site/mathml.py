@@ -18,9 +18,10 @@ def to_mathml(latex: str, plain: str) -> str:
     made = made.replace("<mi>&#x02032;</mi>", '<mi mathsize="150%">&#x02032;</mi>')  # a prime in a power is tiny
     made = made.replace(r"\_", "_").replace("<mi>\\", "<mi>")
     head, _, rest = made.partition(">")
-    inside = rest.removesuffix("</math>").replace("<mrow>", "<mrow data-search-exclude>", 1)
+    # The search finds the plain text, and not the symbols.
+    inside = f"<mstyle data-search-exclude>{rest.removesuffix('</math>')}</mstyle>"
     text = html.escape(plain)
-    note = f'<annotation encoding="text/plain">{text}</annotation>'
+    note = f'<annotation encoding="text/plain"> {text} </annotation>'
     return f'{head} displaystyle="true" alttext="{text}"><semantics>{inside}{note}</semantics></math>'
 
 
