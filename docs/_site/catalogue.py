@@ -209,6 +209,12 @@ def _line(symbol: Symbol) -> int:
     return node.lineno if isinstance(node, ast.stmt) else 0
 
 
+def arguments(page: str) -> set[str]:
+    """The names of the arguments of what a page shows."""
+    shown = [s.obj for s in pages()[page] if not (s.is_value or s.is_state)]
+    return {name for obj in shown for name in inspect.signature(obj).parameters}
+
+
 def title_of(page: str) -> str:
     """The name of an optimizer or schedule as it is; other pages by their subject."""
     section, _, name = page.partition("/")

@@ -6,6 +6,7 @@ from typing import Any
 
 import catalogue
 import diagram
+import mathml
 from catalogue import Symbol
 from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
@@ -150,7 +151,7 @@ def _breakable(cell: re.Match[str]) -> str:
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
-    """A public name in code is a link to its page."""
+    """A public name in code is a link to its page, and formulas are set."""
 
     def link(found: re.Match[str]) -> str:
         name = (found[2] or "").removeprefix("gdjax.")
@@ -161,6 +162,9 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
         url = get_relative_url(f"api/{where}/", page.url)
         return f'<a href="{url}#gdjax.{symbol.name}"><code>{found[2]}{found[3] or ""}</code></a>'
 
-    picture = _picture(page.file.src_uri.removeprefix("api/").removesuffix(".md"))
+    shown = page.file.src_uri.removeprefix("api/").removesuffix(".md")
+    if shown in catalogue.pages():
+        content = mathml.render_page(content, catalogue.arguments(shown))
+    picture = _picture(shown)
     content = content.replace(CONTENTS, CONTENTS + picture, 1).replace("::</p>", ":</p>")
     return CELLS.sub(_breakable, PARTS.sub(link, content))
