@@ -113,13 +113,11 @@ class OneLeaf:
         graph = graph_of(closed)
         g, p, slots, *_ = structure.unflatten(graph.inputs)
         how = plan(graph, g, p, jax.tree.leaves(slots), self.to)
-        if graph.sizes[g] <= SMALL:
-            how = unordered(how)
         late: Late = {}
         # A stage has the bound as it is written; what is the same in both is computed once.
         if not any(k.staged and k.State._fields for k in self.kernels):
             closed, late = with_late_nan(closed, graph, how)
-        found = Traced(closed, how, late)
+        found = Traced(closed, unordered(how) if graph.sizes[g] <= SMALL else how, late)
         if not any(isinstance(x, Tracer) for x in closed.consts):  # which another trace must not see
             self.known[key] = found
         return found

@@ -40,8 +40,11 @@ def nan_where_not_finite(x: Array, *gs: Array) -> Array:
 
 def _loops_of(equation: Any, closed: ClosedJaxpr, graph: Graph, plan: Plan) -> list[int]:
     """The loops that read a bounded array, if all that comes of it is added up with `+ 0 g` as well."""
-    # What is kept on the way would not be NaN, and those that read it would have to read the gradient too.
-    if plan.keeps or _squares(equation) is None or isinstance(equation.invars[0], Literal):
+    # What is kept on the way would not be NaN, and those that read it would have to read the gradient too. What is
+    # computed anew is on a TPU computed once, and would not be the same any more.
+    if plan.keeps or any(loop.again for loop in plan.loops):
+        return []
+    if _squares(equation) is None or isinstance(equation.invars[0], Literal):
         return []
     (x,), (y,) = equation.invars, equation.outvars
     if not _is_cheap(graph, graph.numbers[x]) or any(graph.numbers[y] in graph.reach(w, ()) for w in graph.written):

@@ -48,6 +48,7 @@ CASES = {
     "a sum": (added_up(), 1),
     "a function": (within_a_function(), 1),
     "two arrays": (of_two(), 1),
+    "what is computed anew": (gdjax.contrib.schedule_free_adamw(1e-3), 1),
     "a stage that bounds too": (gdjax.contrib.prodigy(), 2),
 }
 
