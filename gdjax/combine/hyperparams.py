@@ -157,8 +157,7 @@ def _walk(tx: Any, state: OptState, where: tuple[str, ...], at: At) -> Iterator[
         for name, s in state.inner_states.items():
             yield from _walk(groups.get(name), s.inner_state, (*where, str(name)), at)
     elif field := next(_inside(getattr(state, "_fields", ())), None):
-        inner = next((x for call in calls_of(tx) for x in call.arguments.values() if misuse.is_transform(x)), None)
-        yield from _walk(inner, getattr(state, field), where, at)
+        yield from _walk(wrapped_by(calls_of(tx)), getattr(state, field), where, at)
     elif (inner := _argument(tx, "tx", _argument(tx, "inner", None))) is not None:  # from_optax, flatten
         yield from _walk(inner, state, where, at)
     elif isinstance(state, tuple) and not hasattr(state, "_fields"):
@@ -181,8 +180,11 @@ def _inside(fields: Iterable[str]) -> Iterator[str]:
 
 
 def _described(tx: Any, state: OptState) -> str:
-    if tx is None:
-        return f"a transform with {type(state).__name__}"
+    return f"a transform with {type(state).__name__}" if tx is None else described(tx)
+
+
+def described(tx: Any) -> str:
+    """The name of someone else's transform: "optax.scale_by_adam"."""
     update = tx.update
     name = getattr(update, "__qualname__", type(tx).__name__).partition(".<locals>")[0]
     module = (getattr(update, "__module__", None) or "").partition(".")[0]
@@ -192,6 +194,11 @@ def _described(tx: Any, state: OptState) -> str:
 def calls_of(tx: Any) -> Any:
     """The calls that made a transform of this library, the outermost first."""
     return getattr(value_of(getattr(tx, "update", None)), "calls", ())
+
+
+def wrapped_by(calls: Iterable[Any]) -> Any:
+    """The transform that a wrapper was given, the first of several; None where the calls made no wrapper."""
+    return next((x for call in calls for x in call.arguments.values() if misuse.is_transform(x)), None)
 
 
 def _argument(tx: Any, name: str, default: Any) -> Any:

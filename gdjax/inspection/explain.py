@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax.combine.chain import flips
+from gdjax.combine.hyperparams import calls_of, wrapped_by
 from gdjax.combine.paths import path_of, paths_of
 from gdjax.core import base
 from gdjax.core.per_leaf import base_of
@@ -20,7 +21,7 @@ from gdjax.core.types import Params, Transform
 from gdjax.inspection import owners, traced
 from gdjax.inspection.cautions import cautions
 from gdjax.inspection.table import Table
-from gdjax.inspection.walk import Part, calls_of, is_lookahead, shapes_of, walk, wrapped_by
+from gdjax.inspection.walk import Part, is_lookahead, shapes_of, walk
 
 LABEL = "gdjax.explain"
 # The parts that multiply an update by a number, and the names of the number; the arguments that are a decay.

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from gdjax.combine.hyperparams import calls_of
 from gdjax.core import misuse
 from gdjax.core.types import Schedule
 from gdjax.core.values import Call, is_ours, of_plain_dict
-from gdjax.inspection.walk import calls_of
 from gdjax.schedules.decay import constant_schedule
 
 # Their first updates are not those of the optimizer inside: they are 0, go up the gradient, or are of other parameters.

@@ -9,6 +9,7 @@ import numpy as np
 
 from gdjax.combine.chain import Chain
 from gdjax.combine.groups import grouped, partition
+from gdjax.combine.hyperparams import calls_of, described, wrapped_by
 from gdjax.combine.inject import WrappedSchedule
 from gdjax.combine.masking import MaskedLeafwise, freeze, hide, mask_of, masked
 from gdjax.core import base, misuse
@@ -169,11 +170,6 @@ class _Walker:
             yield from self.parts(inner, sub, (*groups, str(key)))
 
 
-def calls_of(tx: Any) -> tuple[Call, ...]:
-    """The calls that made a transform of this library, the outermost first; none for any other."""
-    return getattr(value_of(getattr(tx, "update", None)), "calls", ())
-
-
 def is_lookahead(tx: Any) -> bool:
     """Whether a transform takes fast and slow parameters together."""
     calls = calls_of(tx)
@@ -185,23 +181,10 @@ def owner_of(tx: Any) -> Any:
     return getattr(getattr(value_of(tx.update), "fn", None), "__self__", None)
 
 
-def wrapped_by(calls: tuple[Call, ...]) -> Any:
-    """The transform that a wrapper was given, the first of several; None where the calls made no wrapper."""
-    return next((x for call in calls for x in call.arguments.values() if misuse.is_transform(x)), None)
-
-
 def short(name: str) -> str:
     """The name of a rule in a row of steps: "adam" for scale_by_adam, "rate" for the learning rate."""
     name = name.removeprefix("_").removeprefix("scale_by_").removeprefix("by_")
     return {"learning_rate": "rate", "belief": "adabelief"}.get(name, name)
-
-
-def described(tx: Any) -> str:
-    """The name of someone else's transform: "optax.scale_by_adam"."""
-    update = tx.update
-    name = getattr(update, "__qualname__", type(tx).__name__).partition(".<locals>")[0]
-    module = (getattr(update, "__module__", None) or "").partition(".")[0]
-    return f"{module}.{name}" if module else name
 
 
 def _numbers(calls: tuple[Call, ...]) -> dict[str, Any]:

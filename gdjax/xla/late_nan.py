@@ -5,13 +5,14 @@ each loop that reads the gradient. Here the gradient of a traced rule is clipped
 it ends with `+ 0 g`, two more: NaN where g is not finite, and nothing elsewhere.
 """
 
+import functools
 from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Literal, Var
 
 from gdjax.lift.facts import Graph
-from gdjax.numerics.bounds import FORMS, clipped
+from gdjax.numerics.bounds import FORMS, clipped, spoiled
 from gdjax.xla.loops import Plan
 
 Array = jax.Array
@@ -33,15 +34,13 @@ def with_late_nan(closed: ClosedJaxpr, graph: Graph, plan: Plan) -> tuple[Closed
 
 def nan_where_not_finite(x: Array, *gs: Array) -> Array:
     """x, and NaN where one of gs is not finite."""
-    for g in gs:
-        x = x + 0 * g
-    return x
+    return functools.reduce(spoiled, gs, x)
 
 
 def _loops_of(equation: Any, closed: ClosedJaxpr, graph: Graph, plan: Plan) -> list[int]:
-    """The loops that read a bounded array, if all that comes of it is added up with `+ 0 g` as well."""
-    # What is kept on the way would not be NaN, and those that read it would have to read the gradient too. What is
-    # computed anew is on a TPU computed once, and would not be the same any more.
+    """The loops that read a bounded array; none where `+ 0 g` at their ends would not give what the bound gives."""
+    # A value kept on the way would not be NaN, and its readers would have to read the gradient too. A TPU computes once
+    # what loops compute anew here, as long as both are the same expression: `+ 0 g` would make them two.
     if plan.keeps or any(loop.again for loop in plan.loops):
         return []
     if _squares(equation) is None or isinstance(equation.invars[0], Literal):

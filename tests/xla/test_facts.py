@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,15 @@ if __name__ == "__main__":
         for d, t in table().items()
     }
     TABLE.write_text("{\n" + ",\n".join(f' "{d}": {text}' for d, text in rows.items()) + "\n}\n", "utf-8")
+
+
+def test_only_large_leaves_are_put_in_order():
+    """A copy of a small one costs less than what makes a loop wait: a comparison of a number with itself."""
+    tx = gdjax.lion(1e-3)
+
+    def waits(size: int) -> int:
+        params = jax.ShapeDtypeStruct((size,), "float32")
+        text = jax.jit(tx.update).lower(params, jax.eval_shape(tx.init, params), params).as_text()
+        return len(re.findall(r"compare +NE, (%\w+), \1", text))
+
+    assert waits(2**13) == 0 < waits(2**13 + 1)
