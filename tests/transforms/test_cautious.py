@@ -53,3 +53,11 @@ def test_complex_numbers_agree_along_the_gradient():
     g = {"w": jnp.asarray([1 + 1j, 1 - 1j, 2j], "complex64")}
     tx = gdjax.cautious(gdjax.scale(-1.0))
     np.testing.assert_allclose(tx.update(g, tx.init(g))[0]["w"], -g["w"], rtol=1e-6)
+
+
+def test_an_element_without_a_gradient_waits_whatever_its_momentum():
+    """The mask is strict: u g = 0 is no agreement."""
+    tx = gdjax.cautious(gdjax.sgd(0.1, momentum=0.9))
+    _, state = tx.update(jnp.ones(4), tx.init(jnp.ones(4)))
+    u, _ = tx.update(jnp.asarray([1.0, 0.0, 1.0, 0.0]), state)
+    np.testing.assert_allclose(u, [-0.38, 0.0, -0.38, 0.0], rtol=1e-6)  # 0.1 (0.9 + 1), twice for the half that waits
