@@ -14,6 +14,17 @@ from gdjax.numerics import Array
 from gdjax.xla.write_order import LARGE
 
 
+class Matrix(NamedTuple):
+    """How an array is a matrix, or several: which axes are its rows (inputs) and its columns (outputs).
+
+    Along the axes not named lie independent matrices.
+    """
+
+    reduction_axis: Sequence[int] | int = -2  # the inputs, one axis or several
+    output_axis: Sequence[int] | int = -1  # the outputs
+    parts: int | Sequence[int] = 1  # the outputs are of so many matrices alike, or of matrices of these sizes: q, k, v
+
+
 class Axes(NamedTuple):
     """The axes of an array by their part in a matrix; along the batch axes lie independent matrices."""
 
@@ -82,7 +93,8 @@ def numbers_of(label: str, numbers: Any, tree: Any) -> list[Any]:
 
 
 def is_numbers(x: Any) -> bool:
-    return getattr(x, "_fields", None) == ("reduction_axis", "output_axis")
+    """Whether `x` says how an array is a matrix: a `Matrix`, or dimension numbers, of Optax too."""
+    return getattr(x, "_fields", ())[:2] == ("reduction_axis", "output_axis")
 
 
 def can_be_matrix(x: Any) -> bool:

@@ -1,37 +1,65 @@
 """Which leaves of a tree are which matrices: one plan for each tree of shapes, for all that a matrix method does."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.core import base
-from gdjax.linalg.matrices import Axes, can_be_matrix, matrix_axes, numbers_of
+from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, matrix_axes, numbers_of
+from gdjax.linalg.roles import ByRole
+from gdjax.numerics import Array
 
-
-class _Numbers(NamedTuple):
-    reduction_axis: Any = 0
-    output_axis: Any = 1
-
-
-_BY_DEFAULT = _Numbers()
+_BY_DEFAULT = Matrix(0, 1)
 
 
 class Leaf(NamedTuple):
-    """A leaf of the plan. A leaf that is no matrix has the role "other", and is one row."""
+    """A leaf of the plan. A leaf that is no matrix is one row."""
 
     path: str  # as in errors: params['layer']['kernel']
     shape: tuple[int, ...]
-    role: str  # "matrix" or "other"
+    role: str  # "matrix", or what else it is: see `gdjax.linalg.roles`
     axes: Axes
     batch: int
     rows: int
     columns: int
+    parts: tuple[int, ...] = ()  # the columns of each matrix where the columns are cut, as in q, k, v; else ()
 
     @property
     def is_matrix(self) -> bool:
         return self.role == "matrix"
+
+    @property
+    def sizes(self) -> list[tuple[int, int, int]]:
+        """The shapes of `split`."""
+        if len(set(self.parts)) > 1:
+            return [(self.batch, self.rows, n) for n in self.parts]
+        number = len(self.parts) or 1
+        return [(self.batch * number, self.rows, self.columns // number)]
+
+    def split(self, x: Array) -> list[Array]:
+        """x as stacks of matrices, each (number, rows, columns): one stack, or one for each part if these differ."""
+        whole = self.axes.to_matrices(x)
+        if len(set(self.parts)) > 1:
+            ends = [sum(self.parts[: i + 1]) for i in range(len(self.parts))]
+            return [whole[..., end - n : end] for end, n in zip(ends, self.parts, strict=True)]
+        if not self.parts:
+            return [whole]
+        apart = whole.reshape(self.batch, self.rows, len(self.parts), self.parts[0])
+        return [apart.swapaxes(1, 2).reshape(self.sizes[0])]
+
+    def joined(self, stacks: Sequence[Array]) -> Array:
+        """The array whose `split` these are."""
+        if len(set(self.parts)) > 1:
+            whole = jnp.concatenate(stacks, -1)
+        elif not self.parts:
+            (whole,) = stacks
+        else:
+            apart = stacks[0].reshape(self.batch, len(self.parts), self.rows, self.parts[0])
+            whole = apart.swapaxes(1, 2).reshape(self.batch, self.rows, self.columns)
+        return self.axes.from_matrices(whole, self.shape)
 
 
 class Plan(NamedTuple):
@@ -44,8 +72,10 @@ class Plan(NamedTuple):
         """The places of the matrices by (rows, columns): a bucket for each stack."""
         found: dict[tuple[int, int], list[int]] = {}
         for i, leaf in enumerate(self.leaves):
-            if leaf.is_matrix:
-                found.setdefault((leaf.rows, leaf.columns), []).append(i)
+            for size in leaf.sizes if leaf.is_matrix else []:
+                places = found.setdefault(size[1:], [])
+                if i not in places:
+                    places.append(i)
         return found
 
 
@@ -54,28 +84,30 @@ def plan_of(label: str, tree: Any, numbers: Any = None, default: Any = None) -> 
 
     Args:
       label: what errors begin with.
-      numbers: which leaves are matrices and how: dimension numbers `(reduction_axis, output_axis)` for all, a tree of
-        them and None that is a prefix of `tree`, or a function from `tree` to one. Along the axes that they do not name
-        lie independent matrices. By default the floating leaves of two axes are matrices.
-      default: the dimension numbers of a leaf that has none of its own; without this it is no matrix.
+      numbers: which leaves are matrices and how: `ByRole`; a `Matrix`, or dimension numbers, for all; a tree of them
+        and None that is a prefix of `tree`; or a function from `tree` to one. By default the floating leaves of two
+        axes are matrices.
+      default: the `Matrix` of a leaf that has none of its own; without this it is no matrix.
 
     Raises:
-      ValueError: no prefix; axes that are not there or named twice; with `default`, a leaf that has neither two axes
-        nor dimension numbers.
+      ValueError: no prefix; axes that are not there or named twice; parts that do not fit the columns; with `default`,
+        a leaf that has neither two axes nor dimension numbers.
     """
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    given = numbers.roles(label, tree) if isinstance(numbers, ByRole) else numbers_of(label, numbers, tree)
     key = []
-    for (path, x), n in zip(leaves, numbers_of(label, numbers, tree), strict=True):
+    for (path, x), n in zip(leaves, given, strict=True):
         where = f"params{jax.tree_util.keystr(path)}"
         shape = jnp.shape(x)
         if numbers is None and default is None:
             n = _BY_DEFAULT if can_be_matrix(x) else None
-        elif n is None and default is not None:
+        elif (n is None or isinstance(n, str)) and default is not None:
             if len(shape) != 2:
                 raise ValueError(f"{label}: {where}: shape {shape} is no matrix; give its {type(default).__name__}")
             n = default
-        fixed = None if n is None else (_fixed(n.reduction_axis), _fixed(n.output_axis))
-        key.append((where, shape, fixed, _is_trained(x)))
+        if n is not None and not isinstance(n, str):
+            n = Matrix(_fixed(n.reduction_axis), _fixed(n.output_axis), _fixed(getattr(n, "parts", 1)))
+        key.append((where, shape, n, _is_trained(x)))
     return _plan(label, tuple(key))
 
 
@@ -91,11 +123,24 @@ def _fixed(axis: Any) -> Any:
 @functools.lru_cache(maxsize=1024)
 def _plan(label: str, leaves: tuple[tuple[str, tuple[int, ...], Any, bool], ...]) -> Plan:
     made = []
-    for where, shape, numbers, trained in leaves:
-        axes = None if numbers is None else matrix_axes(f"{label}: {where}", shape, _Numbers(*numbers))
-        if axes is None or not trained:
+    for where, shape, given, trained in leaves:
+        if not isinstance(given, Matrix) or not trained:
             row = Axes((), (), tuple(range(len(shape))))
-            made.append(Leaf(where, shape, "other", row, *row.sizes(shape)))
+            role = given if isinstance(given, str) else "other"
+            made.append(Leaf(where, shape, role, row, *row.sizes(shape)))
         else:
-            made.append(Leaf(where, shape, "matrix", axes, *axes.sizes(shape)))
+            axes = matrix_axes(f"{label}: {where}", shape, given)
+            sizes = axes.sizes(shape)
+            made.append(Leaf(where, shape, "matrix", axes, *sizes, _parts(f"{label}: {where}", given.parts, sizes[-1])))
     return Plan(tuple(made))
+
+
+def _parts(where: str, parts: Any, columns: int) -> tuple[int, ...]:
+    """The columns of each part; () for one matrix."""
+    if isinstance(parts, int):
+        if parts < 1 or columns % parts:
+            raise ValueError(f"{where}: {columns} columns are no {parts} parts of one size")
+        parts = (columns // parts,) * parts
+    if sum(parts) != columns or any(n < 1 for n in parts):
+        raise ValueError(f"{where}: the parts {parts} do not add up to {columns} columns")
+    return parts if len(parts) > 1 else ()

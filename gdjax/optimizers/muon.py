@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.combine.chain import chain
-from gdjax.combine.groups import grouped
+from gdjax.combine.routed import routed
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.types import ScalarOrSchedule
@@ -62,15 +62,20 @@ def _orthogonal(
         return jnp.real(jnp.sum(m.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o if adaptive else o
 
     def orthogonal(ms: list[Array], coeffs: Array, eps: Any, rms: Any) -> list[Array]:
-        xs = [leaf.axes.to_matrices(m) for leaf, m in zip(leaves, ms, strict=True)]
-        os = matrices.in_groups(functools.partial(polar, coeffs=coeffs, eps=eps), xs, rounded=ns_dtype is not None)
-        os = [jnp.asarray(factor(x.rows, x.columns, rms)).astype(o.dtype) * o for x, o in zip(leaves, os, strict=True)]
-        return [leaf.axes.from_matrices(o, leaf.shape) for leaf, o in zip(leaves, os, strict=True)]
+        xs = [leaf.split(m) for leaf, m in zip(leaves, ms, strict=True)]
+        alike = functools.partial(polar, coeffs=coeffs, eps=eps)
+        each = iter(matrices.in_groups(alike, [x for parts in xs for x in parts], rounded=ns_dtype is not None))
+        scaled = [[_scaled(next(each), factor, rms) for _ in parts] for parts in xs]
+        return [leaf.joined(os) for leaf, os in zip(leaves, scaled, strict=True)]
 
     average = jax.jit(functools.partial(_momentum, t=t, beta=beta, nesterov=nesterov, bias_correction=bias_correction))
     averages = [average(g, mu) for g, mu in zip(gs, s.mu, strict=True)]  # leaves alike share one trace
     ms, mus = [m for m, _ in averages], [mu for _, mu in averages]
     return {"mu": mus, "u": meshes.partitioned(orthogonal, gs, ms, s.ns_coeffs, eps, consistent_rms)}
+
+
+def _scaled(o: Array, factor: Any, rms: Any) -> Array:
+    return jnp.asarray(factor(*o.shape[-2:], rms)).astype(o.dtype) * o
 
 
 def _momentum(g: Array, mu: Array, t: Array, beta: Hyper, nesterov: bool, bias_correction: bool) -> tuple[Array, Array]:
@@ -227,12 +232,6 @@ def muon(
       Grishina, Smirnov & Rakhuba 2025, https://arxiv.org/abs/2506.10935 ("schatten")
     """
     label, dimensions = "gdjax.muon", muon_weight_dimension_numbers
-
-    def labels(params: Any) -> Any:
-        plan = plan_of(label, params, dimensions)
-        names = ["muon" if leaf.is_matrix else "adam" for leaf in plan.leaves]
-        return jax.tree.structure(params).unflatten(names)
-
     inside = MuonDimensionNumbers() if dimensions is None else dimensions
     direction = _checked(
         label, beta, eps, nesterov, bias_correction, mu_dtype, consistent_rms, ns_coeffs, ns_steps, adaptive,
@@ -248,4 +247,4 @@ def muon(
         learning_rate if adam_learning_rate is None else adam_learning_rate,
         adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay, nesterov=nesterov,
     )  # fmt: skip
-    return grouped("gdjax.muon", {"muon": spectral, "adam": adam}, labels)
+    return routed(label, {"muon": spectral, "adam": adam}, dimensions, matrices="muon")

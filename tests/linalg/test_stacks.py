@@ -72,7 +72,7 @@ def test_a_plan():
     tree |= {"f": np.ones((2, 3), "float32")}
     made = plan.plan_of("tx", tree)
     assert [leaf.role for leaf in made.leaves] == ["matrix", "other", "other", "other", "matrix"]
-    assert made.leaves[0][:2] == ("params['a']", (2, 3)) and made.leaves[0][4:] == (1, 2, 3)
+    assert made.leaves[0][:2] == ("params['a']", (2, 3)) and made.leaves[0][4:] == (1, 2, 3, ())
     assert made.buckets == {(2, 3): [0, 4]}
     assert plan.plan_of("tx", jax.tree.map(jnp.zeros_like, tree)) is made  # once for each tree of shapes
     numbers = {**dict.fromkeys(tree), "c": gdjax.MuonDimensionNumbers([2], (1,))}
