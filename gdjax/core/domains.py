@@ -173,6 +173,12 @@ def _mask(label: str, name: str, value: Any) -> None:
         checks.mask(label, name, value)
 
 
+def _dimensions(label: str, name: str, value: Any) -> None:
+    if isinstance(value, bool | int | float | str | type):
+        kinds = "dimension numbers, a tree of them, or a function that returns one"
+        raise TypeError(f"{label}: {name} must be {kinds}, got {value!r}")
+
+
 _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(_number, domain), names) for domain, names in _NUMBERS),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
@@ -193,6 +199,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (functools.partial(_choice, ("sps", "sps+")), "variant"),
     (_key, "key seed random_seed"),
     (_mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
+    (_dimensions, "muon_weight_dimension_numbers weight_dimension_numbers roles"),
 )
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 

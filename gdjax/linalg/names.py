@@ -16,7 +16,7 @@ _SCALE = re.compile(r"^(g|gain|gammas?|scales?|ls\d*)$|_(scale|gain|gamma)$")
 _NORM = re.compile(r"(^|_)([a-z]*norms?|lnf?|bn|gn|rms)\d*(_|$)")
 _OTHER = re.compile(r"^(a_log|dt_bias|log_dt|inv_freq|freqs?|negative_slope|time_(mix|decay|first|faaaa)\w*)$")
 _ROUTER = re.compile(r"(^|_)(router|routing|gating)$")
-_GATE = re.compile(r"(^|_)gate$")
+_GATE = re.compile(r"(^|_)gate$|^(switch|wg)$")
 _HEAD = re.compile(r"(^|_)(un_?embed(ding)?|logits?|classifier|embed_out)$|(^|(?<!multi)(?<!attention)_)head$")
 _LAST = re.compile(r"^(out|output|output_layer|fc_out|readout|decoder|final|final_layer)$")  # a head if not in a block
 _EMBEDDING = re.compile(r"emb(s|eds?|edders?|eddings?)?\d*(_|$)|(^|_)stem$")
@@ -108,7 +108,7 @@ def role_of(name: Name, shape: Sequence[int], siblings: frozenset[str]) -> tuple
     inputs, outputs = sizes_of(numbers, shape)
     if min(inputs, outputs) <= 1:
         return "other", ""  # a vector
-    return ("router", "") if _GATE.search(name.what) and 4 * outputs <= inputs else (numbers, unknown)
+    return ("router", "") if is_gate(name) and 4 * outputs <= inputs else (numbers, unknown)
 
 
 def _by_name(name: Name, ndim: int, siblings: frozenset[str]) -> str:
@@ -152,7 +152,8 @@ def matrix_of(name: Name, shape: Sequence[int]) -> tuple[Matrix, str]:
 
 
 def is_gate(name: Name) -> bool:
-    return _GATE.search(name.what) is not None or name.what in ("switch", "wg")
+    """Whether it may choose among experts; those of an expert itself are its own."""
+    return _GATE.search(name.what) is not None and not any("expert" in key for key in name.keys)
 
 
 def is_qkv(name: Name) -> bool:
