@@ -19,8 +19,8 @@ class Role(NamedTuple):
     shape: tuple[int, ...]
     role: str
     matrices: str  # number x rows x columns, as in "3 x 768 x 768"; rows are inputs
-    rows: tuple[int, ...]  # the axes of the inputs
-    columns: tuple[int, ...]  # the axes of the outputs
+    rows: tuple[int, ...] | None  # the axes of the inputs; None for what is no matrix
+    columns: tuple[int, ...] | None  # the axes of the outputs
 
 
 def roles(params: Params, overrides: Mapping[Any, Any] | None = None) -> Table:
@@ -43,7 +43,7 @@ def roles(params: Params, overrides: Mapping[Any, Any] | None = None) -> Table:
         warnings.simplefilter("always")
         leaves = plan_of("gdjax.roles", shapes, numbers).leaves
     rows = [
-        Role(path, leaf.shape, leaf.role, str(leaf), *(leaf.axes[1:] if leaf.is_matrix else ((), ())))
+        Role(path, leaf.shape, leaf.role, str(leaf), *(leaf.axes[1:] if leaf.is_matrix else (None, None)))
         for (path, _), leaf in zip(paths_of(shapes), leaves, strict=True)
     ]
     idle = [str(w.message).removeprefix("gdjax.roles: ") for w in caught]

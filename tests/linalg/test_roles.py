@@ -37,11 +37,7 @@ def roles(shapes: dict[str, tuple[int, ...]], overrides: Any = None) -> dict[str
 @pytest.mark.parametrize(
     ("path", "keys", "what"),
     [
-        (
-            "params/MultiHeadDotProductAttention_0/query/kernel",
-            "multi_head_dot_product_attention query kernel",
-            "query",
-        ),
+        ("params/MultiHeadAttention_0/query/kernel", "multi_head_attention query kernel", "query"),
         ("LlamaRMSNorm_1/scale", "llamarms_norm scale", "scale"),
         ("model.layers.0.self_attn.q_proj.weight", "layers self_attn q_proj weight", "q_proj"),
         ("attn/in_proj_weight", "attn in_proj_weight", "in_proj"),
@@ -58,7 +54,8 @@ def test_names(path: str, keys: str, what: str):
 @pytest.mark.parametrize(
     ("path", "shape", "role"),
     [
-        ("b", (4,), "bias"), ("b", (3, 4), "bias"), ("b1", (3, 4), "bias"), ("bq", (4,), "bias"), ("beta", (4,), "bias"),
+        ("b", (4,), "bias"), ("b", (3, 4), "bias"), ("b1", (3, 4), "bias"), ("bq", (4,), "bias"),
+        ("beta", (4,), "bias"),
         ("cell/bias_ih_l0", (4,), "bias"), ("rel/position_bias_table", (9, 4), "embedding"),
         ("g", (4,), "norm"), ("gamma", (2, 4), "norm"), ("ln1/w", (3, 4), "norm"), ("seq/1/weight", (4,), "norm"),
         ("norm/kernel", (4, 8), "matrix 4 x 8"), ("prenorm/fn/kernel", (4, 8), "matrix 4 x 8"),
@@ -90,7 +87,8 @@ def test_names(path: str, keys: str, what: str):
         ("c1/kernel", (3, 3, 8, 16), "matrix 72 x 16"), ("c1/weight", (16, 8, 3, 3), "matrix 72 x 16"),
         ("conv/kernel", (3, 8, 16), "matrix 24 x 16"), ("dense/kernel", (3, 8, 16), "matrix 3 x 8 x 16"),
         ("conv/kernel", (3, 3, 3, 8, 16), "matrix 216 x 16"), ("conv/kernel", (9, 3, 3, 8, 16), "matrix 9 x 72 x 16"),
-        ("layers/conv/kernel", (2, 3, 3, 8, 16), "matrix 2 x 72 x 16"), ("conv2d/weight", (2, 16, 8, 3, 3), "matrix 2 x 72 x 16"),
+        ("layers/conv/kernel", (2, 3, 3, 8, 16), "matrix 2 x 72 x 16"),
+        ("conv2d/weight", (2, 16, 8, 3, 3), "matrix 2 x 72 x 16"),
         ("conv/kernel", (3, 3, 1, 16), "other"), ("conv/weight", (16, 3, 7, 7), "embedding"),
         ("converter/kernel", (3, 8, 16), "matrix 3 x 8 x 16"), ("conv/kernel", (8, 16), "matrix 8 x 16"),
     ],
@@ -129,10 +127,10 @@ def test_other_leaves_tell_that_one_is_no_matrix():
     ("shapes", "leaf", "role", "unknown"),
     [
         ({"attn/qkv/kernel": (8, 16)}, "attn/qkv/kernel", "matrix 8 x 16", "where its 16 outputs are cut"),
-        ({"query_key_value/weight": (24, 8)}, "query_key_value/weight", "matrix 8 x 24", "where its 24 outputs are cut"),
-        ({"Conv_0/kernel": (2, 3, 3, 4, 8), "Conv_0/bias": (2, 8)}, "Conv_0/kernel", "other", "its bias has the shape (2, 8)"),
+        ({"query_key_value/w": (8, 24)}, "query_key_value/w", "matrix 8 x 24", "where its 24 outputs are cut"),
+        ({"Conv_0/kernel": (2, 3, 3, 4, 8), "Conv_0/bias": (2, 8)}, "Conv_0/kernel", "other", "its bias has"),
         ({"x/kernel": (4, 8, 32), "x/bias": (32,)}, "x/kernel", "other", "its bias has the shape (32,)"),
-        ({"DenseGeneral_0/kernel": (4, 8, 32)}, "DenseGeneral_0/kernel", "other", "which axes of shape (4, 8, 32) are inputs"),
+        ({"DenseGeneral_0/kernel": (4, 8, 32)}, "DenseGeneral_0/kernel", "other", "which axes of shape"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_known(shapes: dict[str, tuple[int, ...]], leaf: str, role: str, unknown: str):
@@ -189,9 +187,7 @@ def test_heads_apart():
 
 
 def test_overrides_that_fail():
-    with pytest.raises(
-        ValueError, match="gdjax.matrices_by_role: 'x': unknown role 'heda'; there are matrix, embedding"
-    ):
+    with pytest.raises(ValueError, match="gdjax.matrices_by_role: 'x': unknown role 'heda'; there are matrix,"):
         gdjax.matrices_by_role({"x": "heda"})
     with pytest.raises(ValueError, match="gdjax.label_by_role: 'x': unknown role None"):
         gdjax.label_by_role({"x": None})
