@@ -199,7 +199,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (functools.partial(_choice, ("sps", "sps+")), "variant"),
     (_key, "key seed random_seed"),
     (_mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
-    (_dimensions, "muon_weight_dimension_numbers weight_dimension_numbers roles"),
+    (_dimensions, "muon_weight_dimension_numbers weight_dimension_numbers"),
 )
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 

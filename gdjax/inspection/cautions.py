@@ -11,7 +11,7 @@ _LOOKS = {
     "embedding": "an embedding", "head": "a head", "router": "a router",
     "bias": "a stack of biases", "norm": "a stack of scales",
 }  # fmt: skip
-_ADVICE = "give it to Adam, with partition"
+_ADVICE = "give it to Adam, with partition or matrices_by_role"
 _COMPLETE = frozenset({"cocob", "normalize_by_update_norm"})  # rules that turn the sign, or may
 _CLIPS = re.compile(r"clip|adaptive_grad_clip|unitwise")
 
@@ -29,11 +29,11 @@ def cautions(rows: Sequence[Any], parts: Sequence[Part], roles: Sequence[Any]) -
     late = {found for _, ps in moved if (found := late_clip(ps))}
     for clip, direction in sorted(late):
         yield f"{clip} comes after {direction}: it limits the step; put it first to limit the gradient"
-    look = {row.path: _LOOKS.get(role, "") for row, role in zip(rows, roles, strict=True)}
+    place, looks = {row.path: i for i, row in enumerate(rows)}, [_LOOKS.get(role, "") for role in roles]
     for row, ps in moved:
-        method = next((part for part in ps if part.takes), None)
-        if method and method.takes == "matrices" and len(row.shape) > 1 and (why := look[row.path]):
-            yield f"{method.name} takes {row.path} for a matrix, and it looks like {why}; {_ADVICE}"
+        i = place[row.path]
+        if looks[i] and (method := next((part for part in ps if i in part.takes), None)):
+            yield f"{method.name} takes {row.path} for a matrix, and it looks like {looks[i]}; {_ADVICE}"
 
 
 def _rates(moved: Sequence[Any]) -> Iterator[str]:

@@ -22,7 +22,8 @@ from gdjax.core.values import Call, is_ours
 from gdjax.lift.factors import Factors, of_each
 from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.wrapper import Wrapped
-from gdjax.linalg.plan import Leaf
+from gdjax.linalg.matrices import is_numbers
+from gdjax.linalg.plan import Leaf, plan_of
 from gdjax.linalg.roles import ByRole
 from gdjax.transforms.averaging import lookahead
 
@@ -40,7 +41,7 @@ class Part(NamedTuple):
     groups: tuple[str, ...]  # the labels of `partition` around it
     known: bool = True  # whether it is of this library: any other may hold anything
     factors: Mapping[int, Mapping[str, Any]] = {}  # noqa: RUF012  of `per_leaf`, by the place of a leaf and the name
-    takes: str = ""  # "matrices" of a matrix method, "matrices by role" if roles tell it which these are
+    takes: frozenset[int] = frozenset()  # the places of what a matrix method takes for matrices, unless roles tell it
 
     def factor(self, leaf: int, name: str) -> Any:
         """What `per_leaf` multiplies a hyperparameter by at that place: a number or an array."""
@@ -131,10 +132,19 @@ class _Walker:
             chosen = [x for x, sees in zip(leaves, rule.sees(tree) or (), strict=True) if sees]
             if seen and not (seen := self.seen(chosen)):
                 self.notes.append(f"the mask of {name} is False everywhere: it does nothing")
-        takes = next((_takes(rule.staged[k]) for k in _NUMBERS if k in rule.staged), "")
-        return Part(
-            name, rule.label, rule, rule.hyper, seen, groups, factors=self.factors(rule.per_leaf, tree), takes=takes
-        )
+        factors, numbers = self.factors(rule.per_leaf, tree), [k for k in _NUMBERS if k in rule.staged]
+        takes = self.matrices(rule.label, rule.staged[numbers[0]], tree) if numbers else frozenset[int]()
+        return Part(name, rule.label, rule, rule.hyper, seen, groups, factors=factors, takes=takes)
+
+    def matrices(self, label: str, numbers: Any, tree: Any) -> frozenset[int]:
+        """The places of the leaves that are matrices by dimension numbers; none if roles say which are."""
+        leaves = jax.tree.leaves(tree)
+        if isinstance(numbers, ByRole):
+            return frozenset()
+        if numbers is None or is_numbers(numbers):
+            return self.seen([x for x in leaves if len(x.shape) > 1])
+        plan = plan_of(label, tree, numbers)
+        return self.seen([x for x, leaf in zip(leaves, plan.leaves, strict=True) if leaf.is_matrix])
 
     def factors(self, per_leaf: Factors, tree: Any) -> dict[int, Any]:
         if not per_leaf:
@@ -184,7 +194,7 @@ class _Walker:
                 self.notes.append(f"no leaf is in the group {key!r}")
             parts = list(self.parts(inner, sub, (*groups, str(key))))
             if routes and key == routes.matrices:
-                parts[0] = parts[0]._replace(takes=_takes(routes.numbers))
+                parts[0] = parts[0]._replace(takes=self.matrices(routes.label, routes.numbers, sub))
             yield from parts
 
 
@@ -203,10 +213,6 @@ def short(name: str) -> str:
     """The name of a rule in a row of steps: "adam" for scale_by_adam, "rate" for the learning rate."""
     name = name.removeprefix("_").removeprefix("scale_by_").removeprefix("by_")
     return {"learning_rate": "rate", "belief": "adabelief"}.get(name, name)
-
-
-def _takes(numbers: Any) -> str:
-    return "matrices by role" if isinstance(numbers, ByRole) else "matrices"
 
 
 def _numbers(calls: tuple[Call, ...]) -> dict[str, Any]:

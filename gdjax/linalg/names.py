@@ -17,11 +17,13 @@ _NORM = re.compile(r"(^|_)([a-z]*norms?|lnf?|bn|gn|rms)\d*(_|$)")
 _OTHER = re.compile(r"^(a_log|dt_bias|log_dt|inv_freq|freqs?|negative_slope|time_(mix|decay|first|faaaa)\w*)$")
 _ROUTER = re.compile(r"(^|_)(router|routing|gating)$")
 _GATE = re.compile(r"(^|_)gate$|^(switch|wg)$")
-_HEAD = re.compile(r"(^|_)(un_?embed(ding)?|logits?|classifier|embed_out)$|(^|(?<!multi)(?<!attention)_)head$")
+_HEAD = re.compile(
+    r"(^|_)(un_?embed(ding)?|logits?(_?dense)?|classifier|embed_out)$|^conv_out$|(^|(?<!multi)(?<!attention)_)head$"
+)
 _LAST = re.compile(r"^(out|output|output_layer|fc_out|readout|decoder|final|final_layer)$")  # a head if not in a block
 _EMBEDDING = re.compile(r"emb(s|eds?|edders?|eddings?)?\d*(_|$)|(^|_)stem$")
 _TOKENS = re.compile(
-    r"^(wte|wpe|pe|cls|pos|positions?|positional|lookup|patch(ify|es)?|patch_(proj|conv)\w*)$|^pos\w*_enc\w*$"
+    r"^(wte|wpe|pe|cls|conv_in(it)?|pos|positions?|positional|lookup|patch(ify|es)?|patch_(proj|conv)\w*)$|^pos\w*_enc\w*$"
     r"|(^|_)(toks?|tokens?|tables?|vocab|codebook|registers?)$"
 )
 _QUERY = re.compile(r"^(to_|w_?)?([qkv]|query|key|value|queries|keys|values)(_?proj)?$")
@@ -47,6 +49,7 @@ class Name(NamedTuple):
 
     keys: tuple[str, ...]
     stacked: bool  # whether one array has all layers: "layers/kernel", not "layers/0/kernel"
+    in_layer: bool  # whether it lies in one of several layers, by a number or as part of a stack
 
     @property
     def leaf(self) -> str:
@@ -82,8 +85,9 @@ def name_of(path: str) -> Name:
     words = [_snake(word) for word in re.split(r"[/.]", path)]
     keys = [re.sub(r"(?<=[a-z])_\d+$", "", word) for word in words]
     named = [k for k in keys if k.strip("~_") and not k.isdigit() and k not in _WRAPPERS]
-    after = [*words[1:], ""]
-    return Name(tuple(named), any(w in _STACKS and not a.isdigit() for w, a in zip(words, after, strict=True)))
+    stacked = any(w in _STACKS and not a.isdigit() for w, a in zip(words, [*words[1:], ""], strict=True))
+    around = words[: -2 if words[-1] in _ARRAYS else -1]
+    return Name(tuple(named), stacked, stacked or any(re.search(r"\d", word) for word in around))
 
 
 def _snake(word: str) -> str:

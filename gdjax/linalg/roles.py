@@ -89,11 +89,11 @@ class ByRole:
     def notes(self, tree: Any) -> list[str]:
         """What is not known of a tree, in sentences."""
         leaves = self.read(tree)
-        roles = {leaf.role for leaf in leaves}
         matrices = [leaf.path for leaf in leaves if isinstance(leaf.role, Matrix)]
         notes = [leaf.unknown for leaf in leaves if leaf.unknown]
-        if len(matrices) > 1 and not roles & {"head", "embedding"} and not is_masked(tree):
-            notes.append("no name tells an embedding or a head: if one of the matrices is the last layer, override it")
+        tied = any(leaf.role == "embedding" and len(leaf.shape) == 2 for leaf in leaves)
+        if len(matrices) > 1 and not (tied or is_masked(tree) or any(leaf.role == "head" for leaf in leaves)):
+            notes.append("no name tells which leaf is the head: if one of the matrices is the last layer, override it")
         return notes
 
     def read(self, tree: Any) -> list[Read]:
@@ -150,7 +150,7 @@ class _Context:
             return leaf._replace(role="other").but(misfit)
         if is_gate(leaf.name) and self._are_experts(leaf, outputs):
             return leaf._replace(role="router", unknown="")
-        if leaf.name.depth == 1 and inputs != outputs and (outputs, inputs) in self.embeddings:
+        if not leaf.name.in_layer and inputs != outputs and (outputs, inputs) in self.embeddings:
             return leaf._replace(role="head", unknown="")  # from the width to the vocabulary
         nameless = len(leaf.shape) == 2 and not _MATRIX.search(leaf.name.leaf)
         if nameless and any(x.is_stack and x.shape[0] == leaf.shape[0] for x in others):

@@ -63,6 +63,7 @@ def test_names(path: str, keys: str, what: str):
         ("tok/weight", (9, 4), "embedding"), ("token_mixer/kernel", (9, 4), "matrix 9 x 4"),
         ("member/kernel", (9, 4), "matrix 9 x 4"), ("embedder/layers/0/up/kernel", (4, 9), "matrix 4 x 9"),
         ("patch_embed/proj/kernel", (16, 16, 3, 8), "embedding"), ("patch_merging/kernel", (8, 4), "matrix 8 x 4"),
+        ("conv_init/kernel", (7, 7, 4, 8), "embedding"), ("logitdense/kernel", (4, 9), "head"),
         ("unembed/kernel", (4, 9), "head"), ("policy_head/kernel", (4, 9), "head"), ("out/kernel", (4, 9), "head"),
         ("blocks/0/out/kernel", (4, 9), "matrix 4 x 9"), ("MultiHead_0/query/kernel", (4, 8), "matrix 4 x 8"),
         ("block/gate/kernel", (32, 4), "router"), ("block/gate/kernel", (32, 64), "matrix 32 x 64"),
@@ -117,7 +118,9 @@ def test_other_leaves_tell_that_one_is_no_matrix():
     assert roles({"m/gate/kernel": (8, 4), "n/experts/w1": (4, 8, 16)})["m/gate/kernel"] == "matrix 8 x 4"
     # The vocabulary.
     assert roles({"tok": (50, 8), "last/kernel": (8, 50)})["last/kernel"] == "head"
-    assert roles({"tok": (50, 8), "block/up/kernel": (8, 50)})["block/up/kernel"] == "matrix 8 x 50"
+    assert roles({"tok": (50, 8), "cls/predictions/decoder/w": (8, 50)})["cls/predictions/decoder/w"] == "head"
+    assert roles({"tok": (50, 8), "layers/up/kernel": (8, 50)})["layers/up/kernel"] == "matrix 8 x 50"
+    assert roles({"tok": (50, 8), "block_0/up/kernel": (8, 50)})["block_0/up/kernel"] == "matrix 8 x 50"
     assert roles({"tok": (8, 8), "first/kernel": (8, 8)})["first/kernel"] == "matrix 8 x 8"
     # a and b are two arrays.
     assert roles({"a": (3, 4), "b": (4, 3)}) == {"a": "matrix 3 x 4", "b": "matrix 4 x 3"}
@@ -304,14 +307,28 @@ def test_explain_shows_roles():
     assert gdjax.explain(gdjax.muon(0.1, muon_weight_dimension_numbers=forced), tree).warnings == ()
     for tx in (gdjax.muon(0.1), gdjax.galore(0.1, 2), gdjax.partition({"a": gdjax.galore(0.1, 2)}, "a")):
         told = [text.partition(" looks like ")[2] for text in gdjax.explain(tx, tree).warnings]
-        assert told == ["an embedding; give it to Adam, with partition", "a head; give it to Adam, with partition"]
+        assert told == [
+            "an embedding; give it to Adam, with partition or matrices_by_role",
+            "a head; give it to Adam, with partition or matrices_by_role",
+        ]
+
+
+def test_explain_warns_of_what_is_taken():
+    tree = tree_of({"embed": (9, 8), "head/kernel": (8, 9), "w": (8, 8)})
+    numbers = {"embed": None, "head": {"kernel": gdjax.GaLoreDimensionNumbers()}, "w": None}
+    for given in (numbers, lambda tree: numbers):
+        (text,) = gdjax.explain(gdjax.galore(0.1, 2, weight_dimension_numbers=given), tree).warnings
+        assert text.startswith("galore takes head/kernel for a matrix")
+    assert gdjax.explain(gdjax.galore(0.1, 2, weight_dimension_numbers=gdjax.matrices_by_role()), tree).warnings == ()
 
 
 def test_a_tree_without_a_last_layer_by_name_is_told():
-    text = "no name tells an embedding or a head: if one of the matrices is the last layer, override it"
+    text = "no name tells which leaf is the head: if one of the matrices is the last layer, override it"
     tree = tree_of({"first/kernel": (4, 8), "second/kernel": (8, 3)})
     assert gdjax.roles(tree).warnings == (text,)
     assert gdjax.roles(tree, {"second": "head"}).warnings == ()
+    assert gdjax.roles({**tree, "conv_init": jnp.ones((3, 3, 3, 8))}).warnings == (text,)
+    assert gdjax.roles({**tree, "wte": jnp.ones((9, 8))}).warnings == ()  # the head may be tied to it
     assert gdjax.explain(gdjax.muon(0.1, muon_weight_dimension_numbers=gdjax.matrices_by_role()), tree).warnings == (
         text,
     )
