@@ -73,6 +73,8 @@ def test_names(path: str, keys: str, what: str):
         # Heads with an axis of their own, and stacks of layers.
         ("attn/q_proj/kernel", (32, 4, 8), "matrix 32 x 32"), ("attn/k_proj/kernel", (32, 2, 8), "matrix 32 x 16"),
         ("attn/q_proj/kernel", (4, 32, 32), "matrix 4 x 32 x 32"), ("attn/wo", (4, 8, 32), "matrix 32 x 32"),
+        ("attn/q_proj/kernel", (64, 32, 64), "matrix 64 x 32 x 64"), ("q/kernel", (4, 4, 8), "matrix 4 x 4 x 8"),
+        ("attn/wo", (32, 24, 32), "matrix 32 x 24 x 32"),
         ("attn/wo", (4, 32, 32), "matrix 4 x 32 x 32"), ("mlp/wo", (4, 64, 32), "matrix 4 x 64 x 32"),
         ("attn/q_einsum/w", (4, 32, 8), "matrix 32 x 32"), ("attn/kv_einsum/w", (2, 1, 32, 8), "matrix 2 x 32 x 8"),
         ("attn/attn_vec_einsum/w", (4, 8, 32), "matrix 32 x 32"), ("moe/wo", (2, 4, 8, 32), "matrix 8 x 8 x 32"),
@@ -124,6 +126,7 @@ def test_other_leaves_tell_that_one_is_no_matrix():
     assert roles({"tok": (8, 8), "first/kernel": (8, 8)})["first/kernel"] == "matrix 8 x 8"
     # a and b are two arrays.
     assert roles({"a": (3, 4), "b": (4, 3)}) == {"a": "matrix 3 x 4", "b": "matrix 4 x 3"}
+    assert gdjax.matrices_by_role()({"a": gdjax.MaskedNode(), "b": jnp.ones((4, 3))})["b"] == Matrix(-2, -1)
 
 
 @pytest.mark.parametrize(
