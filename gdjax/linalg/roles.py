@@ -31,7 +31,7 @@ class Read(NamedTuple):
 
     @property
     def place(self) -> str:
-        return self.path.rpartition("/")[0]
+        return _split(self.path)[0]
 
     def but(self, unknown: str) -> "Read":
         """The same, with a sentence about what could not be known."""
@@ -99,16 +99,22 @@ class ByRole:
     def read(self, tree: Any) -> list[Read]:
         beside: dict[str, set[str]] = {}
         for path, _ in paths_of(tree, is_skipped):
-            place, _, last = path.rpartition("/")
+            place, last = _split(path)
             beside.setdefault(place, set()).add(last.lower())
         items = paths_of(tree)
         given = [next((role for pattern, role in self.overrides if matches(pattern, *x)), None) for x in items]
         leaves = [
-            _read(path, x, role, frozenset(beside[path.rpartition("/")[0]]))
+            _read(path, x, role, frozenset(beside[_split(path)[0]]))
             for (path, x), role in zip(items, given, strict=True)
         ]
         context = _Context(leaves)
         return [leaf if role else context.of(leaf) for leaf, role in zip(leaves, given, strict=True)]
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Where a leaf lies, and its own key. A state dict has all of a path in one key, with dots."""
+    place, _, last = path.replace(".", "/").rpartition("/")
+    return place, last
 
 
 def _read(path: str, x: Any, given: Any, siblings: frozenset[str]) -> Read:
@@ -159,10 +165,11 @@ class _Context:
 
     def _are_experts(self, gate: Read, outputs: int) -> bool:
         """Whether there are experts, or as many matrices as the gate has outputs, beside the layer of a gate."""
-        place = gate.place.rpartition("/")[0] if gate.name.is_array else gate.place
+        place = _split(gate.place)[0] if gate.name.is_array else gate.place
         for x in self.leaves:
-            if x is not gate and x.path.startswith(f"{place}/" if place else ""):
-                if "expert" in x.path[len(place) :].lower() or x.is_stack and outputs in x.shape[:-2]:
+            path = x.path.replace(".", "/")
+            if x is not gate and path.startswith(f"{place}/" if place else ""):
+                if "expert" in path[len(place) :].lower() or x.is_stack and outputs in x.shape[:-2]:
                     return True
         return False
 
