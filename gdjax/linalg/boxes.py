@@ -1,5 +1,6 @@
 """Steps within bounds: Bertsekas' two-metric projection, along a straight line."""
 
+import jax
 import jax.numpy as jnp
 
 from gdjax.core.updates import add
@@ -23,12 +24,12 @@ def within(p: Array, g: Array, d: Array, fixed: Array, lower: Array, upper: Arra
     """A step u downhill, such that p - eta u is within the bounds for every eta from 0 to 1.
 
     Numbers that are `fixed` go to their bounds. The others go to the projection of p - a d, with the first a of 1, 1/2,
-    1/4, ... that leaves a part of the descent: clipping some of the numbers of d might turn it uphill, but as a goes to
+    1/4, ... that leaves a part of the descent: clipping a part of d might turn it uphill, but as a goes to
     0 it only stops numbers at a bound which d, and not g, presses against it.
     """
     gd = g @ d
 
-    def step(a: float) -> Array:
+    def step(a: float | Array) -> Array:
         return p - jnp.clip(p - a * d, lower, upper)
 
     enough = jnp.stack([jnp.where(fixed, 0, g) @ step(a) >= ENOUGH * a * gd for a in SHARES])
@@ -38,5 +39,6 @@ def within(p: Array, g: Array, d: Array, fixed: Array, lower: Array, upper: Arra
 
 def rounded(u: Array, p: Array, lower: Array, upper: Array) -> Array:
     """u, a number less far where rounding would bring p - u out of the bounds."""
-    new = add(p, -u)
-    return jnp.where((new < lower) | (new > upper), jnp.nextafter(u, jnp.zeros_like(u)), u)
+    new, fixed = add(p, -u), jax.lax.stop_gradient(u)
+    nearer = jnp.nextafter(fixed, jnp.zeros_like(u)) - fixed
+    return u + jnp.where((new < lower) | (new > upper), nearer, 0)

@@ -17,7 +17,7 @@ from gdjax.linesearch.line import fit
 from gdjax.linesearch.zoom import scale_by_zoom_linesearch
 from gdjax.numerics import Array
 from gdjax.optimizers.lbfgs import NEWTON_SEARCH
-from gdjax.projections.boxes import box
+from gdjax.projections.boxes import ends_of
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 
 SEARCH_WITHIN = scale_by_zoom_linesearch(20, max_learning_rate=1.0, initial_guess_strategy="one")
@@ -185,7 +185,7 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Any) -> GradientTra
         def zeros() -> Any:
             return jax.tree.map(lambda p: meshes.zeros_along(p, range(jnp.ndim(p)), jnp.result_type(p)), params)
 
-        _ends(label, params, bounds)
+        ends_of(label, params, bounds)
         dtype, zero = numerics.widest_real(params), lambda: jnp.zeros((), jnp.int32)
         H = jnp.eye(vectors.reals(params), dtype=dtype)
         return ScaleByBFGSState(zero(), zero(), zeros(), zeros(), jnp.zeros((), dtype), H)
@@ -197,26 +197,27 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Any) -> GradientTra
         checks.slots(label, updates, params=state.params, updates=state.updates)
         where, H = vectors.gaps(updates, state.params), state.inverse_hessian
         checks.slot(label, "params", "inverse_hessian", H, (vectors.reals(state.params),) * 2, "their numbers squared")
-        trees = (state.params, state.updates, params, updates, *_ends(label, state.params, bounds))
+        trees = (state.params, state.updates, params, updates, *ends_of(label, state.params, bounds))
         lists = [vectors.trained(label, x, updates) for x in trees]
 
         def step(H: Array, count: Array, pairs: Array, slope: Array, *lists: Any) -> tuple[Any, ...]:
             old_p, old_g, p, g, *ends = (vectors.joined(xs, where, H.dtype) for xs in lists)
-            s, y, x = jnp.where(count > 0, p - old_p, 0), g - old_g, g
-            size = (pairs == 0) & scaled
+            s, y, fixed = jnp.where(count > 0, p - old_p, 0), g - old_g, jnp.zeros(g.shape, bool)
             if ends:
-                own = jnp.where(size, 1 / jnp.maximum(tree.global_norm(g), 1), jnp.diagonal(H))
-                fixed = boxes.held(p, g, own, *ends)
-                x, y = jnp.where(fixed, 0, g), jnp.where(s == 0, 0, y)  # of what was held y is no work of s
-            n = g.size - sum(filter(None, where))
+                fixed = boxes.held(p, g, size(pairs, g) * jnp.diagonal(H), *ends)
+                y = jnp.where(s == 0, 0, y)  # of what was held: its gradient changed by the work of the others
+            x, n = jnp.where(fixed, 0, g), g.size - sum(filter(None, where))
             H, pairs, d = quasi_newton.renewed(rule, H, pairs, Pair(s, y, s @ old_g, slope), x, n, scaled)
-            slope = x @ d
-            d = d * jnp.where((pairs == 0) & scaled, 1 / jnp.maximum(tree.global_norm(x), 1), 1)
-            if ends:
-                d = boxes.within(p, g, jnp.where(fixed, 0, d), fixed, *ends)
-            us = [u.astype(g.dtype) for u, g in zip(vectors.split(d, lists[3], where), lists[3], strict=True)]
+            slope = jnp.clip(x @ d, 0, jnp.finfo(H.dtype).max)  # of huge gradients it is infinite
+            d = size(pairs, x) * d
+            us = vectors.split(boxes.within(p, g, d, fixed, *ends) if ends else d, lists[3], where)
+            us = [u.astype(g.dtype) for u, g in zip(us, lists[3], strict=True)]
             us = [boxes.rounded(u, *rest) for u, *rest in zip(us, lists[2], *lists[4:], strict=True)] if ends else us
             return us, H, pairs, slope
+
+        def size(pairs: Array, g: Array) -> Array:
+            """What the identity is multiplied by until there is a pair."""
+            return jnp.where((pairs == 0) & scaled, 1 / jnp.maximum(tree.global_norm(g), 1), 1)
 
         now = H, state.count, state.pairs, state.slope
         u, H, pairs, slope = meshes.partitioned(step, (lists[3], H, None, None), *now, *lists)
@@ -231,15 +232,3 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Any) -> GradientTra
         return vectors.replaced(label, updates, updates, u), new_state
 
     return GradientTransformation(init, update)
-
-
-def _ends(label: str, params: Any, bounds: Any) -> list[Any]:
-    """The lower and the upper bounds as two trees of arrays shaped like the parameters; none where there are none."""
-    if bounds is None:
-        return []
-
-    def full(end: float) -> Any:
-        floating = lambda p: jnp.issubdtype(jnp.result_type(p), jnp.inexact)  # noqa: E731
-        return jax.tree.map(lambda p: jnp.full(jnp.shape(p), end, jnp.result_type(p) if floating(p) else None), params)
-
-    return [box(label, full(end), *bounds, ("bounds[0]", "bounds[1]"), "params") for end in (-jnp.inf, jnp.inf)]

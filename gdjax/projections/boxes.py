@@ -8,7 +8,7 @@ import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
-from gdjax.projections.parts import Array, radius
+from gdjax.projections.parts import Array, floating_dtype, radius
 
 
 def projection_non_negative(tree: Any) -> Any:
@@ -40,9 +40,7 @@ def box(label: str, tree: Any, lower: Any, upper: Any, names: tuple[str, str], o
         raise ValueError(f"{label}: {names[0]} is {lower}, {names[1]} is {upper}: nothing lies between")
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     bounds = [
-        [bound] * len(paths)
-        if _is_number(bound)
-        else checks.flatten_like(label, (of, name), structure, tree, bound)
+        [bound] * len(paths) if _is_number(bound) else checks.flatten_like(label, (of, name), structure, tree, bound)
         for name, bound in zip(names, (lower, upper), strict=True)
     ]
     clipped = []
@@ -58,6 +56,27 @@ def box(label: str, tree: Any, lower: Any, upper: Any, names: tuple[str, str], o
                 )
         clipped.append(_clip(jnp.asarray(x), *ends))
     return structure.unflatten(clipped)
+
+
+def ends_of(label: str, params: Any, bounds: Any) -> list[Any]:
+    """Lower and upper bounds as two trees of arrays shaped like the parameters; none where `bounds` is None.
+
+    Raises:
+      TypeError, ValueError: as `projection_box`.
+    """
+    if bounds is None:
+        return []
+    for path, p in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if jnp.iscomplexobj(p):
+            where, kind = f"params{jax.tree_util.keystr(path)}", jnp.result_type(p)
+            raise TypeError(f"{label}: {where}: bounds does not support complex numbers, which have no order ({kind})")
+
+    def full(p: Any, end: float) -> Array:
+        return jnp.full(jnp.shape(p), end, floating_dtype(p))
+
+    lower, upper = bounds
+    far = (jax.tree.map(lambda p, end=end: full(p, end), params) for end in (-jnp.inf, jnp.inf))
+    return [box(label, x, lower, upper, ("bounds[0]", "bounds[1]"), "params") for x in far]
 
 
 def _is_number(bound: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Line searches and quasi-Newton methods. Their trajectories are compared with Optax's in tests/linesearch/test_parity.py."""
+"""Line searches and quasi-Newton methods. Those of Optax are compared with it in tests/linesearch/test_parity.py."""
 
 from typing import Any
 
