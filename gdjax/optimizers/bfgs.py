@@ -166,16 +166,24 @@ def _searched(label: str, direction: Any, learning_rate: Any, linesearch: Any, b
         base.check_transform(label, "linesearch", linesearch)
     if bounds is not None:
         linesearch = SEARCH_WITHIN if linesearch == NEWTON_SEARCH else linesearch
-        call = getattr(value_of(getattr(linesearch, "update", None)), "call", None)
-        known = {"learning_rate": learning_rate, "linesearch": call and call.arguments.get("max_learning_rate", 1)}
-        for name, most in known.items():
-            if name == "linesearch" and call and most is None or isinstance(most, checks.NUMBER) and most > 1:
-                raise ValueError(f"{label}: {name} may go {most or 'any number of'} times as far as the bounds; take 1")
+        for name, x in {
+            "learning_rate": learning_rate,
+            "max_learning_rate of linesearch": _farthest(linesearch),
+        }.items():
+            if isinstance(x, checks.NUMBER) and x > 1:
+                raise ValueError(f"{label}: with bounds the {name} must be at most 1, got {x}")
     return chain(
         direction,
         scale(-1.0) if learning_rate is None else scale_by_learning_rate(learning_rate),
         identity() if linesearch is None else linesearch,
     )
+
+
+def _farthest(linesearch: Any) -> Any:
+    """The `max_learning_rate` of a line search; 1 of anything else."""
+    call = getattr(value_of(getattr(linesearch, "update", None)), "call", None)
+    most = call.arguments.get("max_learning_rate", 1) if call else 1
+    return jnp.inf if most is None else most
 
 
 def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Any) -> GradientTransformation:
