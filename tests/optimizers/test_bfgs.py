@@ -14,6 +14,7 @@ import gdjax
 from gdjax.linalg import boxes
 from gdjax.optimizers.bfgs import ScaleByBFGSState, bfgs, scale_by_bfgs, scale_by_ssbroyden, ssbroyden
 from tests.linesearch.problems import PROBLEMS, cast, precision, run
+from tests.support import quick_compilation
 
 METHODS = {"bfgs": bfgs, "ssbfgs": lambda *a, **k: bfgs(*a, self_scaling=True, **k), "ssbroyden": ssbroyden}
 DIRECTIONS = {
@@ -417,10 +418,15 @@ def test_state_is_a_fixed_point(name: str):
         assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
 
 
-def test_the_compiled_step_reads_h_once_for_its_products():
-    tx, x = scale_by_ssbroyden(), jnp.ones(64)
-    text = str(jax.make_jaxpr(tx.update)(x, tx.init(x), x))
-    assert text.count("f32[64,64] = dot_general") == 0 and text.count("f32[64,2] = dot_general") == 1
+@pytest.mark.parametrize("bounds", [None, (0.0, 1.0)])
+def test_a_step_is_one_product_and_one_pass_in_place(bounds: Any):
+    tx, x = scale_by_ssbroyden(bounds=bounds), jnp.ones(64)
+    state = tx.init(x)
+    text = str(jax.make_jaxpr(tx.update)(x, state, x))
+    assert text.count("f32[64,2] = dot_general") == 1 and "f32[64,64] = dot_general" not in text
+    with quick_compilation(False):
+        compiled = jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=1).lower(x, state, x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 64 * 64 * 4
 
 
 def test_it_can_be_shown_and_divided_over_devices():
