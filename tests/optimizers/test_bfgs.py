@@ -222,8 +222,8 @@ def test_rounding_does_not_leave_the_bounds(dtype: str):
     """Bounds that no number of few bits is near to, from points far from them."""
     rng = np.random.default_rng(0)
     start = jnp.asarray(rng.uniform(-20, 20, 200), dtype)
-    lower = jnp.minimum(start, jnp.asarray(rng.uniform(-0.01, 0.01, 200), dtype))
-    upper = jnp.maximum(start, lower + jnp.asarray(0.003, dtype))
+    bound = jnp.asarray(rng.uniform(-0.01, 0.01, 200), dtype)
+    lower, upper = jnp.minimum(start, bound), jnp.maximum(start, bound)
     tx = bfgs(bounds=(lower, upper), linesearch=None)
     for sign in (1, -1):
         u, _ = tx.update(jnp.full(200, sign * 100, dtype), tx.init(start), start)
@@ -274,6 +274,12 @@ def test_a_step_that_clipping_would_turn_uphill_is_shortened():
     np.testing.assert_allclose(u, [1.0, 7.5])
 
 
+def test_before_there_is_a_pair_a_bound_is_far_by_the_length_of_the_first_step():
+    tx = scale_by_bfgs(bounds=(0.0, None))
+    u, _ = tx.update(jnp.array([3000.0, 4000.0]), tx.init(jnp.ones(2)), jnp.array([5.0, 0.005]))
+    np.testing.assert_allclose(u, [1.0, 0.005], rtol=1e-6)  # the second goes to its bound, the first as if alone
+
+
 def test_without_a_line_search_learning_rates_of_at_most_1_stay_inside():
     f, bounds = quadratic(6), (-0.5, 0.7)
     result = within(f, jnp.zeros(6), bounds, bfgs(0.5, linesearch=None, bounds=bounds), 30)
@@ -313,6 +319,15 @@ def test_h_begins_anew_where_rounding_has_made_it_indefinite():
     np.testing.assert_allclose(u, g / 2)
     np.testing.assert_array_equal(state.inverse_hessian, np.eye(2))
     assert state.pairs == 0
+
+
+def test_tau_is_bounded_where_s_is_across_the_gradient():
+    """<s, H^-1 s> is at least <s, y>^2 / <y, H y>, here just that, where <s, g>^2 / <g, H g> is 0."""
+    tx = scale_by_bfgs(self_scaling=True)
+    old = tx.init(jnp.zeros(2))._replace(count=jnp.int32(1), pairs=jnp.int32(1), slope=jnp.ones(()))
+    old = old._replace(updates=jnp.array([0.0, 1.0]))
+    _, state = tx.update(jnp.array([0.5, 1.0]), old, jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(state.inverse_hessian, [[2.0, 0.0], [0.0, 2.0]], rtol=1e-6)  # tau is a half
 
 
 def test_a_pair_too_large_for_the_dtype_leaves_h():
