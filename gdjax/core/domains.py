@@ -180,6 +180,12 @@ def _mask(label: str, name: str, value: Any) -> None:
         checks.mask(label, name, value)
 
 
+def _dimensions(label: str, name: str, value: Any) -> None:
+    if isinstance(value, bool | int | float | str | type):
+        kinds = "dimension numbers, a tree of them, or a function that returns one"
+        raise TypeError(f"{label}: {name} must be {kinds}, got {value!r}")
+
+
 _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(_number, domain), names) for domain, names in _NUMBERS),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
@@ -201,6 +207,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (_key, "key seed random_seed"),
     (_bounds, "bounds"),
     (_mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
+    (_dimensions, "muon_weight_dimension_numbers weight_dimension_numbers"),
 )
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 
