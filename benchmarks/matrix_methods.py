@@ -1,0 +1,191 @@
+"""What matrix methods cost: Muon, Shampoo, SOAP and their kin, beside torch's libraries, Optax and AdamW.
+
+    python benchmarks/matrix_methods.py [--quick] [--trees gpt2-block vit-s many] [--methods soap muon]
+
+For each tree and method, all peers in one process and in alternation, parameters and state donated: equations and
+products of the trace, where what is traced once counts once; the same of a tree with twice as many leaves; bytes of the
+state, and those of the formula; seconds of the first call (trace, lower, compile, run) beside AdamW's; the median step,
+its ratio over each peer's, and the slowest steps over the median, refreshes being every ten steps. gpt2-block is one
+block of the twelve of GPT-2 small: what takes time grows in proportion. Writes matrix_methods.json and .md; a run that
+was broken off goes on where it was unless --again is given.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import matrix_peers
+import numpy as np
+import optax
+from harness import Results, compiled, in_turn, medians, nbytes, ratio, say
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from matrix_peers import METHODS
+from trees import gpt2_hidden, is_shape, many, shapes, size
+
+import gdjax
+
+ADAMW = "adamw"
+
+
+def vit_s(layers: int = 12) -> dict[str, Any]:
+    """The hidden matrices of ViT-S: 48 of them, 21 M parameters."""
+    d = 384
+    block = {"qkv": (d, 3 * d), "out": (d, d), "up": (d, 4 * d), "down": (4 * d, d)}
+    return {f"h{i}": block for i in range(layers)}
+
+
+TREES = {
+    "gpt2-hidden": gpt2_hidden,
+    "gpt2-block": lambda: {"h0": gpt2_hidden()["h0"]},
+    "vit-s": vit_s,
+    "many": many,
+    "tiny": lambda: {f"w{i}": (24, 16) for i in range(4)},
+}
+
+
+def step_of(lib: Any, tx: Any) -> Any:
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return lib.apply_updates(params, updates), state
+
+    return step
+
+
+def traced(tx: Any, params: Any) -> tuple[Any, dict[str, int]]:
+    """The traced step, and how many equations and products it has."""
+    found = compiled(step_of(gdjax, tx)).trace(params, jax.eval_shape(tx.init, params), params)
+    return found, counts(found.jaxpr)
+
+
+def counts(jaxpr: Any) -> dict[str, int]:
+    """Equations and products of a trace; what is called many times counts once, and each call as an equation."""
+    seen: dict[int, Any] = {}
+    waiting = [jaxpr]
+    while waiting:
+        x = waiting.pop()
+        x = x.jaxpr if isinstance(x, ClosedJaxpr) else x
+        if id(x) in seen:
+            continue
+        seen[id(x)] = x
+        for equation in x.eqns:
+            for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: isinstance(v, Jaxpr)):
+                if isinstance(value, Jaxpr | ClosedJaxpr):
+                    waiting.append(value)
+    equations = [e for x in seen.values() for e in x.eqns]
+    return {"equations": len(equations), "products": sum(e.primitive.name == "dot_general" for e in equations)}
+
+
+def first_call(tx: Any, params: Any, grads: Any) -> float:
+    """Seconds of the first step of a new process' worth of caches."""
+    jax.clear_caches()
+    held = jax.tree.map(lambda x: x.copy(), params)
+    state = tx.init(held)
+    start = time.perf_counter()
+    jax.block_until_ready(compiled(step_of(gdjax, tx))(held, state, grads))
+    return time.perf_counter() - start
+
+
+def runner(lib: Any, tx: Any, params: Any, grads: Any) -> Any:
+    step = compiled(step_of(lib, tx))
+    held: list[Any] = [jax.tree.map(lambda x: x.copy(), params)]
+    held.append(tx.init(held[0]))
+
+    def run() -> None:
+        held[:] = step(*held, grads)
+        jax.block_until_ready(held)
+
+    return run
+
+
+def doubled(tree: dict[str, Any]) -> dict[str, Any]:
+    return {**tree, **{f"{k}_again": v for k, v in tree.items()}}
+
+
+def arrays(tree: Any, seed: int, scale: float) -> Any:
+    rng = np.random.default_rng(seed)
+    make = lambda shape: jax.numpy.asarray(rng.standard_normal(shape, np.float32) * scale)  # noqa: E731
+    return jax.tree.map(make, tree, is_leaf=is_shape)
+
+
+def measure(tree_name: str, name: str, rounds: int) -> dict[str, Any]:
+    tree, method = TREES[tree_name](), METHODS[name]
+    tx = method.make(gdjax)
+    leaves, param_bytes = size(shapes(tree))
+    row: dict[str, Any] = {"tree": tree_name, "method": name, "leaves": leaves, "param_bytes": param_bytes}
+    row |= traced(tx, shapes(tree))[1]
+    row["of_twice_the_leaves"] = traced(tx, shapes(doubled(tree)))[1]
+    row["state_bytes"] = nbytes(jax.eval_shape(tx.init, shapes(tree)))
+    if method.state:
+        row["formula_bytes"] = sum(4 * method.state(*s) for s in jax.tree.leaves(tree, is_leaf=is_shape))
+    params, grads = arrays(tree, 0, 0.02), arrays(tree, 1, 0.01)
+    row["first_call_s"] = first_call(tx, params, grads)
+    row["first_call_of_adamw_s"] = first_call(METHODS[ADAMW].make(gdjax), params, grads)
+    runs = {"gdjax": runner(gdjax, tx, params, grads)}
+    if method.optax:
+        runs["optax"] = runner(optax, method.optax(), params, grads)
+    if matrix_peers.torch is not None:
+        for peer, make in method.peers.items():
+            try:
+                runs[peer] = matrix_peers.runner(make, params, grads)
+            except ImportError:
+                continue
+    seconds = in_turn(runs, rounds, warmup=3)
+    row["step_s"] = medians(seconds)
+    row["ratios"] = {peer: ratio(seconds, "gdjax", peer) for peer in seconds if peer != "gdjax"}
+    row["slowest"] = {peer: float(np.percentile(x, 99) / np.median(x)) for peer, x in seconds.items()}
+    # A peer refreshes all at once: its median step has no refresh, its mean has.
+    row["means"] = {p: float(np.mean(seconds["gdjax"]) / np.mean(x)) for p, x in seconds.items() if p != "gdjax"}
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    head = "method | ms | mean over a peer's | p99 / median | first call, s | of AdamW's"
+    head += " | equations | with twice the leaves | products | with twice | state, bytes a parameter | formula"
+    lines = [f"| {head} |", "| --- |" + " ---: |" * head.count("|")]
+    for r in rows:
+        twice, formula = r["of_twice_the_leaves"], r.get("formula_bytes")
+        cells = [r["method"], f"{1e3 * r['step_s']['gdjax']:.1f}"]
+        cells += [", ".join(f"{x:.2f} {peer}" for peer, x in r["means"].items()), f"{r['slowest']['gdjax']:.2f}"]
+        cells += [f"{r['first_call_s']:.1f}", f"{r['first_call_s'] / r['first_call_of_adamw_s']:.2f}"]
+        cells += [str(x) for x in (r["equations"], twice["equations"], r["products"], twice["products"])]
+        each = r["param_bytes"] / 4
+        cells += [f"{r['state_bytes'] / each:.2f}", "" if formula is None else f"{formula / each:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def write(results: Results) -> None:
+    lines = ["# What matrix methods cost", "", "; ".join(f"{k} {v}" for k, v in results.about.items()), ""]
+    lines += ["Less than 1 is faster than the peer. Means over whole periods of refreshes, of both.", ""]
+    for tree in dict.fromkeys(r["tree"] for r in results.rows):
+        mine = [r for r in results.rows if r["tree"] == tree]
+        lines += [f"## {tree}: {mine[0]['leaves']} leaves, {mine[0]['param_bytes'] / 1e6:.3g} MB", "", *table(mine), ""]
+    results.path.with_suffix(".md").write_text("\n".join(lines), "utf-8")
+    print(f"wrote {results.path} and .md")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", "--tiny", action="store_true", help="a tiny tree, few rounds")
+    parser.add_argument("--trees", nargs="+", choices=TREES, default=["gpt2-block", "vit-s", "many"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[m for m in METHODS if m != ADAMW])
+    parser.add_argument("--rounds", type=int, default=20, help="steps, best a multiple of ten")
+    parser.add_argument("--again", action="store_true", help="measure anew what the file has already")
+    parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
+    args = parser.parse_args()
+    if args.quick:
+        args.trees, args.rounds, args.again = ["tiny"], 10, True
+    results = Results(args.out / "matrix_methods.json", args.again)
+    for tree, name in [(t, m) for t in args.trees for m in args.methods]:
+        if results.has(tree=tree, method=name):
+            continue
+        results.add(measure(tree, name, args.rounds))
+        r = results.rows[-1]
+        say(tree, name, f"{1e3 * r['step_s']['gdjax']:.1f} ms", r["means"], f"p99/p50 {r['slowest']['gdjax']:.2f}")
+    write(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Matrix methods to compare: this library's, and those of torch's libraries with the same settings.
+
+Those that are not installed are left out: an extra has them, pip install '.[bench-torch]'. Where a library has no
+method of that kind the row says so by its absence.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+# Its threads would go on spinning while other peers run.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+try:
+    import torch
+except ImportError:
+    torch = None
+
+EVERY = 10  # steps between two refreshes, of all
+
+
+class Method(NamedTuple):
+    """A method with its settings, the same for all: rate 1e-3, no decay, float32 unless its name says otherwise."""
+
+    make: Callable[[Any], Any]  # from the library gdjax to a transform
+    peers: dict[str, Callable[[list[Any]], Any]] = {}  # noqa: RUF012  from tensors to a torch optimizer
+    optax: Callable[[], Any] | None = None
+    state: Callable[[int, int], float] | None = None  # numbers of the state for a matrix of m x n, as the formula says
+
+
+def _torch_muon(ps: list[Any]) -> Any:
+    return torch.optim.Muon(ps, lr=1e-3, weight_decay=0.0)
+
+
+def _of_pytorch_optimizer(name: str, **options: Any) -> Callable[[list[Any]], Any]:
+    def make(ps: list[Any]) -> Any:
+        import pytorch_optimizer
+
+        return getattr(pytorch_optimizer, name)(ps, lr=1e-3, weight_decay=0.0, **options)
+
+    return make
+
+
+def _of_heavyball(name: str, **options: Any) -> Callable[[list[Any]], Any]:
+    def make(ps: list[Any]) -> Any:
+        import heavyball
+
+        return getattr(heavyball, name)(ps, lr=1e-3, weight_decay=0.0, compile_step=False, **options)
+
+    return make
+
+
+METHODS: dict[str, Method] = {
+    "adamw": Method(lambda lib: lib.adamw(1e-3), {"torch": lambda ps: torch.optim.AdamW(ps, lr=1e-3, foreach=True)}),
+    "muon": Method(lambda lib: lib.muon(1e-3), optax=lambda: optax.contrib.muon(1e-3), state=lambda m, n: m * n),
+    "muon, bfloat16 products": Method(
+        lambda lib: lib.muon(1e-3, ns_dtype="bfloat16"), {"torch": _torch_muon}, state=lambda m, n: m * n
+    ),
+}
+
+
+def runner(make: Callable[[list[Any]], Any], params: Any, grads: Any) -> Callable[[], None]:
+    """A step of a torch optimizer on copies of the arrays of the trees."""
+    tensors = lambda tree: [torch.tensor(np.asarray(x)) for x in jax.tree.leaves(tree)]  # noqa: E731
+    ps = [torch.nn.Parameter(x) for x in tensors(params)]
+    for p, g in zip(ps, tensors(grads), strict=True):
+        p.grad = g
+    optimizer, kept = make(ps), tensors(grads)
+
+    def run() -> None:
+        for p, g in zip(ps, kept, strict=True):
+            p.grad = g.clone()  # HeavyBall takes the gradients away
+        optimizer.step()
+
+    return run
