@@ -459,12 +459,13 @@ def test_the_names_of_llama(separator: str):
         "model/layers/0/self_attn/q_proj/weight": (64, 32),
         "model/layers/0/self_attn/q_norm/weight": (8,),
         "model/layers/0/self_attn/k_proj/weight": (16, 32),
+        "model/layers/0/self_attn/k_proj/bias": (16,),
         "model/layers/0/self_attn/v_proj/weight": (16, 32),
         "model/layers/0/self_attn/o_proj/weight": (32, 64),
         "model/layers/0/mlp/gate_proj/weight": (96, 32),
         "model/layers/0/mlp/up_proj/weight": (96, 32),
         "model/layers/0/mlp/down_proj/weight": (32, 96),
-        "model/layers/1/mlp/gate/weight": (6, 32),
+        "model/layers/1/mlp/gate/weight": (20, 32),
         "model/layers/1/mlp/experts/0/gate_proj/weight": (24, 32),
         "model/layers/1/mlp/experts/0/down_proj/weight": (32, 24),
         "model/layers/1/mlp/shared_expert_gate/weight": (1, 32),
@@ -479,6 +480,7 @@ def test_the_names_of_llama(separator: str):
         model/layers/0/self_attn/q_proj/weight matrix 32 x 64
         model/layers/0/self_attn/q_norm/weight norm
         model/layers/0/self_attn/k_proj/weight matrix 32 x 16
+        model/layers/0/self_attn/k_proj/bias bias
         model/layers/0/self_attn/v_proj/weight matrix 32 x 16
         model/layers/0/self_attn/o_proj/weight matrix 64 x 32
         model/layers/0/mlp/gate_proj/weight matrix 32 x 96
@@ -592,4 +594,6 @@ def test_each_leaf_goes_one_way(model: str):
     others = len(jax.tree.leaves(gdjax.tree.get(state, "ScaleByAdamState").mu))
     assert matrices == roles.count("matrix") > 0 and matrices + others == len(roles)
     updates, _ = jax.eval_shape(tx.update, params, state, params)
+    by_tree = gdjax.muon(0.1, muon_weight_dimension_numbers=gdjax.matrices_by_role()(params))
+    assert jax.eval_shape(by_tree.init, params) == state
     assert jax.tree.map(lambda x: x.shape, updates) == jax.tree.map(lambda x: x.shape, params)
