@@ -12,6 +12,7 @@ With --check it prints, for each run, how far x0 + 1e-6 leads from it, and how f
 """
 
 import argparse
+import ast
 import contextlib
 import importlib
 import importlib.util
@@ -38,6 +39,7 @@ COMMITS = {
     "optimizers": "facebookresearch/optimizers f606606",
     "scion": "LIONS-EPFL/scion f58a393",
     "NorMuon": "zichongli5/NorMuon d45c9a4",
+    "modded-nanogpt": "KellerJordan/modded-nanogpt f411b3d",
     "KL-Methods": "yorkerlin/KL-Methods a02e622",
 }
 CHECKOUTS = Path()
@@ -205,7 +207,6 @@ SHAMPOO = {
     ),
 }
 for name, settings in SHAMPOO.items():
-
     # The statistics of a vector have rank one at first; only these runs are calm all the same.
     @run(f"shampoo/distributed_{name}", (*mp.MATRICES, "vector") if name in ("mean_f1", "graft_sgd") else mp.MATRICES)
     def _(params, settings=settings):
@@ -335,7 +336,7 @@ class AuthorsPsgd:
 
     def __init__(self, params, norm="exact", **settings):
         self.psgd = load("psgd_torch/psgd.py", "authors_psgd")
-        self.params, self.norm, self.drawn = params, norm, {}
+        self.params, self.norm, self.drawn, self.eq = params, norm, {}, settings["dQ"] == "EQ"
         self.kron = self.psgd.KronWhiten(params, preconditioner_init_scale=1.0, **settings)
 
     def _keep(self, key, value):
@@ -346,7 +347,8 @@ class AuthorsPsgd:
         randn, randn_like, rand = torch.randn, torch.randn_like, torch.rand
         norms = self.psgd.norm_lower_bound_spd, self.psgd.norm_lower_bound_skh
         torch.rand = lambda *a, **k: torch.tensor(0.5)
-        torch.randn_like = lambda x: self._keep("probe", randn_like(x))
+        # Elsewhere the probe only adds 1e-9 of noise to the gradient.
+        torch.randn_like = lambda x: self._keep("probe", randn_like(x)) if self.eq else randn_like(x)
         if self.norm == "exact":
             exact = lambda a: torch.linalg.matrix_norm(a, 2)
             self.psgd.norm_lower_bound_spd = self.psgd.norm_lower_bound_skh = exact
@@ -561,6 +563,45 @@ for name, settings in {
 # SOAP, then Muon's orthogonalization: the parts are their authors', put together here ---------------------------------
 
 
+class NanogptSoapMuon:
+    """What a record of modded-nanogpt does before Muon's orthogonalization, taken from its training script."""
+
+    FILE = (
+        "records/track_3_optimization/results/20260504_contra_muon_mlp_soapish/train_gpt_contra_normuon_soapish_mlp.py"
+    )
+    NAMES = ("soap_eigenbasis", "soap_basis_qr", "soap_precondition_momentum", "soap_update_preconditioner")
+
+    def __init__(self, params, lr, mu, beta2, frequency):
+        show = ["git", "-C", CHECKOUTS / "modded-nanogpt", "show", f"HEAD:{self.FILE}"]
+        tree = ast.parse(subprocess.run(show, capture_output=True, text=True, check=True).stdout)
+        tree.body = [d for d in tree.body if isinstance(d, ast.FunctionDef) and d.name in self.NAMES]
+        self.code = {"torch": torch, "Tensor": torch.Tensor, "SOAP_BETA2": beta2}
+        exec(compile(tree, self.FILE, "exec"), self.code)
+        self.muon = load("Muon/muon.py", "jordan_muon")
+        self.params, self.lr, self.mu, self.frequency, self.states = params, lr, mu, frequency, []
+        for x in params:
+            factors = {"row_gg": torch.zeros(len(x), len(x)), "col_gg": torch.zeros(x.shape[1], x.shape[1])}
+            zeros = {k: torch.zeros_like(x) for k in ("momentum", "exp_avg_sq")}
+            self.states.append({"q_row": None, "q_col": None, "soap_step": 0} | factors | zeros)
+
+    @torch.no_grad()
+    def step(self):
+        for x, state in zip(self.params, self.states):
+            state["momentum"].lerp_(x.grad, 1 - self.mu)
+            update = x.grad.lerp(state["momentum"], self.mu)
+            update = self.code["soap_precondition_momentum"](update, state)
+            update = self.muon.zeropower_via_newtonschulz5(update, steps=5)
+            x.sub_(self.lr * max(1, x.shape[0] / x.shape[1]) ** 0.5 * update)
+            self.code["soap_update_preconditioner"](x.grad, state, precondition_frequency=self.frequency)
+
+
+for f in (1, 5):
+
+    @run(f"soap_muon/nanogpt_f{f}", mp.NEAR)
+    def _(params, f=f):
+        return NanogptSoapMuon(params, 0.02, 0.95, 0.9, f)
+
+
 class SoapMuon:
     """x -= lr * scale * NS5(SOAP's direction)."""
 
@@ -615,7 +656,10 @@ def main() -> None:
                 except Exception as e:
                     rounding = f"no float64 ({type(e).__name__})"
                 moved = np.abs(x[-1] - mp.make()[leaf]["x0"]).max()
-                print(f"{name}/{leaf}: moved {moved:.2f}, perturbed {np.abs(near - x).max():.1e}, float64 {rounding}", flush=True)
+                print(
+                    f"{name}/{leaf}: moved {moved:.2f}, perturbed {np.abs(near - x).max():.1e}, float64 {rounding}",
+                    flush=True,
+                )
     if args.only:
         return
     for leaf, arrays in mp.make().items():

@@ -9,7 +9,7 @@ import numpy as np
 
 STEPS = 30
 # The points that are kept: after so many steps.
-KEPT = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15, 20, 25, 30)
+KEPT = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 30)
 SHAPES = {"square": (5, 5), "tall": (6, 4), "wide": (4, 9), "tall1": (5, 4), "wide1": (4, 5), "vector": (7,)}
 MATRICES = ("square", "tall", "wide")
 # Where a factor of a single gradient lacks at most one rank, its eigenvectors are unique up to signs.
