@@ -15,6 +15,7 @@ import argparse
 import ast
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -350,8 +351,8 @@ class AuthorsPsgd:
         # Elsewhere the probe only adds 1e-9 of noise to the gradient.
         torch.randn_like = lambda x: self._keep("probe", randn_like(x)) if self.eq else randn_like(x)
         if self.norm == "exact":
-            exact = lambda a: torch.linalg.matrix_norm(a, 2)
-            self.psgd.norm_lower_bound_spd = self.psgd.norm_lower_bound_skh = exact
+            for name in ("norm_lower_bound_spd", "norm_lower_bound_skh"):
+                setattr(self.psgd, name, lambda a: torch.linalg.matrix_norm(a, 2))
         else:
             torch.randn = lambda *a, **k: self._keep("subspace", randn(*a, **k))
         try:
@@ -586,7 +587,7 @@ class NanogptSoapMuon:
 
     @torch.no_grad()
     def step(self):
-        for x, state in zip(self.params, self.states):
+        for x, state in zip(self.params, self.states, strict=True):
             state["momentum"].lerp_(x.grad, 1 - self.mu)
             update = x.grad.lerp(state["momentum"], self.mu)
             update = self.code["soap_precondition_momentum"](update, state)
@@ -603,10 +604,10 @@ for f in (1, 5):
 
 
 class SoapMuon:
-    """x -= lr * scale * NS5(SOAP's direction)."""
+    """x -= lr * sqrt(max(1, rows / columns)) * NS5(SOAP's direction)."""
 
-    def __init__(self, params, lr, scale, **settings):
-        self.params, self.lr, self.scale = params, lr, scale
+    def __init__(self, params, lr, **settings):
+        self.params, self.lr = params, lr
         self.shadow = [torch.nn.Parameter(x.detach().clone()) for x in params]
         soap = load("SOAP/soap.py", "authors_soap").SOAP
         self.soap = soap(self.shadow, lr=1.0, weight_decay=0.0, **settings)
@@ -614,22 +615,21 @@ class SoapMuon:
 
     @torch.no_grad()
     def step(self):
-        for x, s in zip(self.params, self.shadow):
+        for x, s in zip(self.params, self.shadow, strict=True):
             s.zero_()
             s.grad = x.grad
         self.soap.step()
-        for x, s in zip(self.params, self.shadow):
+        for x, s in zip(self.params, self.shadow, strict=True):
             if s.any():
                 update = self.muon.zeropower_via_newtonschulz5(-s, steps=5)
-                x.sub_(self.lr * self.scale(*x.shape) * update)
+                x.sub_(self.lr * max(1, x.shape[0] / x.shape[1]) ** 0.5 * update)
 
 
 for f in (1, 5):
 
     @run(f"soap_muon/composed_f{f}", mp.NEAR)
     def _(params, f=f):
-        scale = lambda rows, columns: max(1, rows / columns) ** 0.5
-        return SoapMuon(params, 0.02, scale, betas=(0.95, 0.9), precondition_frequency=f)
+        return SoapMuon(params, 0.02, betas=(0.95, 0.9), precondition_frequency=f)
 
 
 def main() -> None:
@@ -664,10 +664,7 @@ def main() -> None:
         return
     for leaf, arrays in mp.make().items():
         out |= {f"problem/{leaf}/{k}": v for k, v in arrays.items()}
-    import heavyball  # noqa: F401
-    from importlib.metadata import version
-
-    packages = [f"{p} {version(p)}" for p in ("torch", "numpy", "pytorch_optimizer", "heavyball")]
+    packages = [f"{p} {importlib.metadata.version(p)}" for p in ("torch", "numpy", "pytorch_optimizer", "heavyball")]
     for folder, commit in COMMITS.items():
         head = subprocess.run(["git", "-C", CHECKOUTS / folder, "rev-parse", "HEAD"], capture_output=True, text=True)
         assert head.stdout.startswith(commit.split()[1]), folder
