@@ -2,7 +2,7 @@
 
     python tests/golden/make_matrix.py CHECKOUTS
 
-needs numpy, torch 2.13.0, pytorch_optimizer 4.1.0, heavyball 3.2.1 and opt_einsum 3.4.0, and CHECKOUTS, a folder with
+needs numpy, torch 2.13.0, pytorch_optimizer 4.1.0 and opt_einsum 3.4.0, and CHECKOUTS, a folder with
 clones of the repositories of `COMMITS`. Only their code is called; none of it is here.
 
 The arrays of matrix.npz: "problem/<leaf>/<array>" state the problem (see `matrix_problem.py`); "<run>/<leaf>" are the
@@ -131,23 +131,6 @@ def _(params):
     import pytorch_optimizer
 
     return pytorch_optimizer.SOAP(params, lr=0.01, betas=(0.95, 0.9), weight_decay=0.0, precondition_frequency=1)
-
-
-@run("soap/heavyball_f1", mp.NEAR)
-def _(params):
-    import heavyball
-
-    heavyball.utils.compile_mode = None
-    return heavyball.SOAP(
-        params,
-        lr=0.01,
-        betas=(0.95, 0.9),
-        shampoo_beta=0.9,
-        weight_decay=0.0,
-        precondition_frequency=1,
-        merge_dims=False,
-        compile_step=False,
-    )
 
 
 @run("soap/distributed_shampoo_f1", mp.NEAR)
@@ -664,7 +647,7 @@ def main() -> None:
         return
     for leaf, arrays in mp.make().items():
         out |= {f"problem/{leaf}/{k}": v for k, v in arrays.items()}
-    packages = [f"{p} {importlib.metadata.version(p)}" for p in ("torch", "numpy", "pytorch_optimizer", "heavyball")]
+    packages = [f"{p} {importlib.metadata.version(p)}" for p in ("torch", "numpy", "pytorch_optimizer", "opt_einsum")]
     for folder, commit in COMMITS.items():
         head = subprocess.run(["git", "-C", CHECKOUTS / folder, "rev-parse", "HEAD"], capture_output=True, text=True)
         assert head.stdout.startswith(commit.split()[1]), folder
