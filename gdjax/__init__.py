@@ -227,6 +227,7 @@ from gdjax.transforms.guards import (
     conditionally_mask,
     conditionally_transform,
 )
+from gdjax.transforms.hyperball import HyperballState, hyperball
 from gdjax.transforms.layouts import flatten, with_extra_args_support
 from gdjax.transforms.momentum import TraceState, trace
 from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
@@ -239,6 +240,7 @@ from gdjax.transforms.privacy import (
     per_example_global_norm_clip,
     per_example_layer_norm_clip,
 )
+from gdjax.transforms.qk_clip import qk_clip
 from gdjax.transforms.scaling import scale, scale_by_learning_rate, scale_by_schedule
 from gdjax.transforms.skipping import ShouldSkipUpdateFunction, skip_large_updates, skip_not_finite
 from gdjax.transforms.trust_ratio import (
@@ -260,7 +262,7 @@ __all__ = [
     "ConditionFn", "ConditionallyMaskState", "ConditionallyTransformState", "DAdaptAdamWState",
     "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState", "EmaState", "EmptyState", "EscapeSaddlesState",
     "Factor", "FactoredState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
-    "GradientTransformationExtraArgs", "HutchinsonState", "Hyper", "InjectHyperparamsState",
+    "GradientTransformationExtraArgs", "HutchinsonState", "HyperballState", "Hyper", "InjectHyperparamsState",
     "InjectStatefulHyperparamsState", "Integer", "Key", "LookaheadParams", "LookaheadState", "MadgradState",
     "MaskOrFn", "MaskedNode", "MaskedState", "MechanicState", "MetricsState", "MigrationReport", "MinimizeResult",
     "Moment", "MomoAdamState", "MomoState", "MonitorState", "MultiSteps", "MultiStepsState", "MultiTransformState",
@@ -287,7 +289,7 @@ __all__ = [
     "differentially_private_aggregate", "dog", "dowg", "dpsgd", "ema", "escape_saddles", "eval_params",
     "experimental", "explain", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax", "fromage",
     "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
-    "hutchinson_estimator_diag_hessian", "identity", "in_stacks", "incremental_update", "init_empty_state",
+    "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "incremental_update", "init_empty_state",
     "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams", "inverse_root",
     "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative", "kl_divergence", "l2_loss",
     "label_by_path", "lamb", "lars", "layerwise_decay", "lbfgs", "leafwise", "linear_onecycle_schedule",
@@ -299,7 +301,7 @@ __all__ = [
     "params_ema", "partition", "per_example_global_norm_clip", "per_example_layer_norm_clip", "per_leaf",
     "periodic_update", "perturbations", "perturbed_gradient_descent", "piecewise_constant_schedule",
     "piecewise_interpolate_schedule", "plot_schedule", "plots", "polyak_sgd", "polynomial_schedule",
-    "power_iteration", "power_schedule", "prodigy", "projections", "radam", "reduce_on_plateau", "reset",
+    "power_iteration", "power_schedule", "prodigy", "projections", "qk_clip", "radam", "reduce_on_plateau", "reset",
     "rex_schedule", "rmsprop", "rprop", "safe_increment", "safe_int32_increment", "safe_norm",
     "safe_root_mean_squares", "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop", "scale_by_adadelta",
     "scale_by_adam", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad",
