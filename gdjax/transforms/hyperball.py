@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import checks, meshes
+from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
 from gdjax.core.types import OptState
 from gdjax.lift.leafwise import Hyper
@@ -92,7 +92,9 @@ def _turned(
         if ascends:
             u = -u
         if leaf.role in KEPT:
-            u = meshes.partitioned(lambda p, u, r, lr, leaf=leaf: _kept(leaf, p, u, r, lr), p, p, u, radii, learning_rate)
+            u = meshes.partitioned(
+                lambda p, u, r, lr, leaf=leaf: _kept(leaf, p, u, r, lr), p, p, u, radii, learning_rate
+            )
         elif ascends:
             u = numerics.scalar(learning_rate, numerics.widest_real(u)) * u
         out.append(u)

@@ -116,7 +116,11 @@ PARAMS = {"layer": {"query": jnp.ones((D, H, S)), "key": jnp.ones((D, H, S)), "b
 @pytest.mark.parametrize(
     "logits, arguments, text",
     [
-        ({"layer": jnp.ones(3)}, {}, r"layer/query: axis 1 of shape \(6, 4, 5\) is not that of 3 heads; pass head_axis"),
+        (
+            {"layer": jnp.ones(3)},
+            {},
+            r"layer/query: axis 1 of shape \(6, 4, 5\) is not that of 3 heads; pass head_axis",
+        ),
         ({"later": jnp.ones(H)}, {}, r"max_logits of 'later': query='query' matches no leaf: there are layer/bias"),
         ({"layer": jnp.ones(H)}, {"query": "q$"}, r"query='q\$' matches no leaf: bias, key, query"),
         ({"layer": jnp.ones(H)}, {"query": "e"}, r"layer/key is a query and a key by"),
@@ -125,7 +129,11 @@ PARAMS = {"layer": {"query": jnp.ones((D, H, S)), "key": jnp.ones((D, H, S)), "b
         ({"layer": jnp.ones(H)}, {"head_axis": 3}, r"shape \(6, 4, 5\) has no axis head_axis=3 of heads"),
         ({"layer": jnp.ones(H)}, {"tau": 0.0}, r"tau must be above 0, got 0.0"),
         ({"layer": jnp.ones(H)}, {"rotary": 6}, r"a head of shape \(6, 4, 5\) has 5 numbers; rotary, key_size?"),
-        ({"layer": jnp.ones(H), "layer/query": jnp.ones(H)}, {}, "max_logits of 'layer/query': query='query' matches no leaf"),
+        (
+            {"layer": jnp.ones(H), "layer/query": jnp.ones(H)},
+            {},
+            "max_logits of 'layer/query': query='query' matches no leaf",
+        ),
     ],
 )
 def test_errors(logits, arguments, text):
