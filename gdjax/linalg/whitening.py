@@ -5,7 +5,9 @@ A factor is (n, n), or (n, 1), real, where it is diagonal.
 """
 
 import functools
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,8 +55,7 @@ def whitened(left_product: Array, right_product: Array, g: Array, most: Any) -> 
 
 def fitted(fit: Fit, g: Array, key: Array, settings: Settings) -> Fit:
     """One step of the factors towards those that whiten G, with noise from a key."""
-    noise, *others = jax.random.split(key, 6)
-    v = jax.random.normal(noise, g.shape, g.dtype)
+    v, *vectors = _normals(key, [g.shape, *((_SUBSPACE, n) for n in g.shape)], g.dtype)
     wide = settings.damping + float(jnp.finfo(g.dtype).eps) * jnp.abs(g)
     g = g + wide.astype(g.dtype) * v
     if settings.form == "EQ":
@@ -65,11 +66,18 @@ def fitted(fit: Fit, g: Array, key: Array, settings: Settings) -> Fit:
         b = None
     top = jnp.max(jnp.abs(x), initial=0)
     x = x * jnp.minimum(unit, largest_of(x.dtype, "summed") / jnp.where(top == 0, 1, top)).astype(x.dtype)
-    left, left_smooth = _side(fit.left, x, b, fit.smooth[0, 0], others[:2], settings)
+    left, left_smooth = _side(fit.left, x, b, fit.smooth[0, 0], vectors[0], settings)
     turned = None if b is None else b.mT.conj()
-    right, right_smooth = _side(fit.right, x.mT.conj(), turned, fit.smooth[0, 1], others[2:], settings)
+    right, right_smooth = _side(fit.right, x.mT.conj(), turned, fit.smooth[0, 1], vectors[1], settings)
     left, right = _balanced(left, right)
     return Fit(left, right, jnp.stack([left_smooth, right_smooth])[None], product(left), product(right))
+
+
+def _normals(key: Array, shapes: Sequence[tuple[int, ...]], dtype: Any) -> list[Array]:
+    """Arrays of normal numbers, drawn at once: a program for each would take long to compile."""
+    ends = list(itertools.accumulate(map(math.prod, shapes), initial=0))
+    numbers = jax.random.normal(key, (ends[-1],), dtype)
+    return [numbers[a:b].reshape(shape) for a, b, shape in zip(ends, ends[1:], shapes, strict=False)]
 
 
 def product(q: Array) -> Array:
@@ -102,16 +110,18 @@ def _gram(x: Array, diagonal: bool) -> Array:
     return jnp.sum(numerics.abs_sq(x), 1, keepdims=True) if diagonal else _dot(x, x.mT.conj())
 
 
-def _side(q: Array, x: Array, b: Array | None, smooth: Array, keys: Any, settings: Settings) -> tuple[Array, Array]:
+def _side(
+    q: Array, x: Array, b: Array | None, smooth: Array, vectors: Array, settings: Settings
+) -> tuple[Array, Array]:
     """One factor, Q = Q_l of X, after a step, and its Lipschitz constant."""
     diagonal, size = is_diagonal(q), x.size // max(q.shape[0], 1)  # the trace of X X^H over that of I, if white
     found = _gram(x, diagonal)
     if b is not None:
         wanted = _gram(b, diagonal)
-        most = jnp.max(found + wanted, initial=0) if diagonal else norm_bound(found + wanted, keys[0])
+        most = jnp.max(found + wanted, initial=0) if diagonal else norm_bound(found + wanted, vectors)
     else:
         wanted = float(size)
-        most = (jnp.max(found, initial=0) if diagonal else norm_bound(found, keys[0])) + wanted
+        most = (jnp.max(found, initial=0) if diagonal else norm_bound(found, vectors)) + wanted
     smooth = jnp.maximum(settings.decay * smooth + (1 - settings.decay) * most, most)
     rate = settings.rate / jnp.where(smooth == 0, 1, smooth)
     if diagonal:
@@ -125,7 +135,7 @@ def _side(q: Array, x: Array, b: Array | None, smooth: Array, keys: Any, setting
         half = q - (_dot(over, q) - less * q) / 2
         new = half - (_dot(half, over) - less * half) / 2
         return (new + new.mT.conj()) / 2, smooth
-    return _turned(q - (_dot(over, q) - less * q), keys[1]), smooth
+    return _turned(q - (_dot(over, q) - less * q), vectors), smooth
 
 
 def _balanced(left: Array, right: Array) -> tuple[Array, Array]:
@@ -137,10 +147,10 @@ def _balanced(left: Array, right: Array) -> tuple[Array, Array]:
     return left * ratio.astype(left.dtype), right / ratio.astype(right.dtype)
 
 
-def _turned(q: Array, key: Array) -> Array:
+def _turned(q: Array, vectors: Array) -> Array:
     """Q after a rotation exp(a R) Q, to the second order, that brings it nearer to a Hermitian matrix."""
     r = q.mT.conj() - q
-    r = r / (norm_bound(r, key) + float(jnp.finfo(q.dtype).tiny)).astype(q.dtype)
+    r = r / (norm_bound(r, vectors) + float(jnp.finfo(q.dtype).tiny)).astype(q.dtype)
     rq = _dot(r, q)
     rrq = _dot(r, rq)
     slope, curve = (jnp.real(jnp.trace(x)) for x in (rq, rrq))
@@ -148,17 +158,16 @@ def _turned(q: Array, key: Array) -> Array:
     return q + a * (rq + a / 2 * rrq)
 
 
-def norm_bound(a: Array, key: Array) -> Array:
+def norm_bound(a: Array, vectors: Array) -> Array:
     """A lower bound of the spectral norm of a Hermitian or a skew-Hermitian A, near it, by subspace iteration.
 
-    The random vectors are turned towards the row of A with the largest norm, so that A may be of low rank.
+    The random vectors (k, n) are turned towards the row of A with the largest norm, so that A may be of low rank.
     """
     tiny = float(jnp.finfo(a.dtype).tiny)
     top = jnp.max(jnp.abs(a), initial=0) + tiny
     a = a / top.astype(a.dtype)
     row = a[jnp.argmax(jnp.sum(numerics.abs_sq(a), 1))][None]
-    v = jax.random.normal(key, (_SUBSPACE, a.shape[0]), a.dtype)
-    v = row + jnp.sign(jnp.sum(row * v.conj(), 1, keepdims=True)) * v
+    v = row + jnp.sign(jnp.sum(row * vectors.conj(), 1, keepdims=True)) * vectors
     for _ in range(2):
         v = _dot(v, a)
         v = _dot(v / (_lengths(v) + tiny).astype(v.dtype), a)

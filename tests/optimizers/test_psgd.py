@@ -51,7 +51,7 @@ def square(x, diagonal):
 
 
 def fitted(qs, ls, g, noise, vs, form, lr, beta, damping):
-    """One step of both factors; `vs` are the random vectors of both sides, for A and for the rotation."""
+    """One step of both factors; `vs` are the random vectors of both sides."""
     g = g + (damping + EPS * np.abs(g)) * noise
     both = lambda f, h, x: apply(h, apply(f, x).T).T  # noqa: E731  # f x h^T
     if form == "EQ":
@@ -69,9 +69,9 @@ def fitted(qs, ls, g, noise, vs, form, lr, beta, damping):
         wanted = g.size / n
         if form == "EQ":
             wanted = square(b if i == 0 else b.T, diagonal)
-            top = np.max(found + wanted) if diagonal else bound(found + wanted, v[0])
+            top = np.max(found + wanted) if diagonal else bound(found + wanted, v)
         else:
-            top = (np.max(found) if diagonal else bound(found, v[0])) + wanted
+            top = (np.max(found) if diagonal else bound(found, v)) + wanted
             wanted = wanted if diagonal else wanted * np.eye(n)
         ell = max(beta * ell + (1 - beta) * top, top)
         e = lr / ell * (found - wanted)
@@ -84,7 +84,7 @@ def fitted(qs, ls, g, noise, vs, form, lr, beta, damping):
             q = half - half @ e / 2
             q = (q + q.T) / 2
         else:
-            q = rotated(q - e @ q, v[1])
+            q = rotated(q - e @ q, v)
         out.append(q)
         constants.append(ell)
     tops = [np.max(np.abs(q)) for q in out]
@@ -93,10 +93,10 @@ def fitted(qs, ls, g, noise, vs, form, lr, beta, damping):
 
 def random_numbers(key, shape):
     """What `whitening.fitted` draws of a key."""
-    keys = jax.random.split(key, 6)
-    normal = lambda k, shape: np.asarray(jax.random.normal(k, shape, "float32"), float)  # noqa: E731
-    vs = [[normal(k, (32, n)) for k in keys[1 + 2 * i : 3 + 2 * i]] for i, n in enumerate(shape)]
-    return normal(keys[0], shape), vs
+    size, (rows, columns) = shape[0] * shape[1], shape
+    numbers = np.asarray(jax.random.normal(key, (size + 32 * (rows + columns),), "float32"), float)
+    noise, left, right = np.split(numbers, [size, size + 32 * rows])
+    return noise.reshape(shape), [left.reshape(32, rows), right.reshape(32, columns)]
 
 
 def by_hand(x, grads, key, form="Q0.5EQ1.5", diagonal=(False, False), every=1, gradient_too=False, lr=0.05, **over):
@@ -170,7 +170,7 @@ def test_it_whitens(form):
     left, right = (np.asarray(p[0], float) for p in state.P["w"][0])
     covariance = np.kron(left @ a @ a.T @ left, right @ b @ b.T @ right)
     np.testing.assert_allclose(covariance, np.eye(15), atol=0.45)
-    assert np.linalg.cond(np.kron(a @ a.T, b @ b.T)) > 1e4 > 1e3 * np.linalg.cond(covariance)
+    assert np.linalg.cond(np.kron(a @ a.T, b @ b.T)) > 1e4 > 500 * np.linalg.cond(covariance)
 
 
 @pytest.mark.parametrize("form", whitening.FORMS)
@@ -196,7 +196,7 @@ def test_the_bound_is_below_the_norm_and_near_it():
     for n in (1, 3, 40):
         a = np.random.default_rng(n).normal(size=(n, n + 2)).astype("float32")
         for x in (a @ a.T, a[:, :n] - a[:, :n].T):
-            found = float(whitening.norm_bound(jnp.asarray(x), jax.random.key(0)))
+            found = float(whitening.norm_bound(jnp.asarray(x), jax.random.normal(jax.random.key(0), (32, n))))
             norm = np.linalg.norm(x, 2)
             assert 0.8 * norm <= found <= norm * (1 + 1e-5) + 1e-30
 
