@@ -1,6 +1,6 @@
 """PSGD's factors of all matrices of a tree: lists with an entry for each leaf, itself a list for its stacks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,20 +9,27 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.linalg import whitening
-from gdjax.linalg.plan import Leaf
+from gdjax.linalg.matrices import Matrix
+from gdjax.linalg.plan import Leaf, plan_of
+from gdjax.linalg.roles import routing
 from gdjax.linalg.stacks import in_stacks
 from gdjax.linalg.whitening import Fit
 from gdjax.numerics import Array, bounded, debias
 
 
-def diagonal(size: tuple[int, int, int], most: int, saving: str | None) -> tuple[bool, bool]:
+def leaves_of(label: str, tree: Any, roles: Any) -> list[Leaf]:
+    """The leaves of a tree, all of them matrices."""
+    return list(plan_of(label, tree, None if roles is None else routing(roles), Matrix()).leaves)
+
+
+def _diagonal(size: tuple[int, int, int], most: int, saving: str | None) -> tuple[bool, bool]:
     """Which factors of a matrix are diagonal: of long sides, of those of length 1, and as the mode says."""
     _, rows, columns = size
     alone = {None: (False, False), "one_diag": (rows > columns, rows <= columns), "all_diag": (True, True)}[saving]
     return rows <= 1 or rows > most or alone[0], columns <= 1 or columns > most or alone[1]
 
 
-def first_factors(p: Any, leaf: Leaf, scale: Array, most: int, saving: str | None) -> list[list[Array]]:
+def _factors(p: Any, leaf: Leaf, scale: Array, most: int, saving: str | None) -> list[list[Array]]:
     """Factors `scale` I of one parameter, of each stack the left and the right one."""
     real = numerics.widest_real(p)
     dtype = numerics.complex_dtype(real) if jnp.iscomplexobj(p) else real
@@ -32,14 +39,20 @@ def first_factors(p: Any, leaf: Leaf, scale: Array, most: int, saving: str | Non
         return jnp.broadcast_to(one * scale.astype(one.dtype), (number, *one.shape))
 
     return [
-        [factor(n, alone, size[0]) for n, alone in zip(size[1:], diagonal(size, most, saving), strict=True)]
+        [factor(n, alone, size[0]) for n, alone in zip(size[1:], _diagonal(size, most, saving), strict=True)]
         for size in leaf.sizes
     ]
 
 
-def first_constants(p: Any, leaf: Leaf) -> list[Array]:
-    """Lipschitz constants at the start."""
-    return [jnp.zeros((number, 1, 2), numerics.widest_real(p)) for number, _, _ in leaf.sizes]
+def first(which: str, params: Any, given: Mapping[str, Any]) -> list[Any]:
+    """Q, P or L at the start, for each leaf; `given` are the arguments of the factory."""
+    label, scale = "gdjax.scale_by_psgd_kron", given["precond_init_scale"]
+    pairs = list(zip(jax.tree.leaves(params), leaves_of(label, params, given["roles"]), strict=True))
+    if which == "L":
+        return [[jnp.zeros((size[0], 1, 2), numerics.widest_real(p)) for size in leaf.sizes] for p, leaf in pairs]
+    scale = jnp.asarray(scale(jnp.zeros((), int)) if callable(scale) else scale, float) ** (1 if which == "P" else 0.5)
+    sides = given["max_size_triangular"], given["memory_save_mode"]
+    return [_factors(p, leaf, scale, *sides) for p, leaf in pairs]
 
 
 def _average(leaf: Leaf, normalize: bool, g: Array, mu: Array, b1: Array) -> Array:

@@ -1,12 +1,11 @@
 """PSGD: momentum whitened by a Kronecker-factored preconditioner that is fitted by gradient descent."""
 
-from collections.abc import Mapping
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import base, checks, keys
@@ -14,11 +13,9 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import ScalarOrSchedule, Schedule, Transform
 from gdjax.core.values import value as by_value
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import Shared, first_moment, start
+from gdjax.lift.slots import Shared, first_moment
 from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Tree, Whole
 from gdjax.linalg import psgd
-from gdjax.linalg.matrices import Matrix
-from gdjax.linalg.plan import Leaf, plan_of
 from gdjax.linalg.roles import routing
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import adamw
@@ -53,33 +50,13 @@ def precond_update_prob_schedule(
     Raises:
       ValueError: an argument is not finite.
     """
-    check_numbers(
-        "precond_update_prob_schedule", max_prob=max_prob, min_prob=min_prob, decay=decay, flat_start=flat_start
-    )
-
-    def curve(step: Array) -> Array:
-        t = step.astype(numerics.at_least_float32(step.dtype) if jnp.issubdtype(step.dtype, jnp.floating) else float)
-        return jnp.clip(max_prob * jnp.exp(-decay * (t - flat_start)), min_prob, max_prob)
-
-    return of_count(curve)
+    name = "precond_update_prob_schedule"
+    check_numbers(name, max_prob=max_prob, min_prob=min_prob, decay=decay, flat_start=flat_start)
+    falling = lambda t: max_prob * jnp.exp(-decay * (t.astype(float) - flat_start))  # noqa: E731
+    return of_count(lambda step: jnp.clip(falling(step), min_prob, max_prob))
 
 
 PROBABILITY = precond_update_prob_schedule()
-
-
-def _leaves(label: str, tree: Any, roles: Any) -> list[Leaf]:
-    return list(plan_of(label, tree, None if roles is None else routing(roles), Matrix()).leaves)
-
-
-def _first(params: Any, given: Mapping[str, Any], which: str) -> list[Any]:
-    """Q, P or L at the start, for each leaf."""
-    leaves = _leaves("gdjax.scale_by_psgd_kron", params, given["roles"])
-    pairs = list(zip(jax.tree.leaves(params), leaves, strict=True))
-    if which == "L":
-        return [psgd.first_constants(p, leaf) for p, leaf in pairs]
-    scale = jnp.asarray(start("precond_init_scale", given), float) ** (1 if which == "P" else 0.5)
-    sides = given["max_size_triangular"], given["memory_save_mode"]
-    return [psgd.first_factors(p, leaf, scale, *sides) for p, leaf in pairs]
 
 
 def _due(s: Any, t: Any, preconditioner_update_probability: Hyper) -> dict[str, Any]:
@@ -91,7 +68,7 @@ def _due(s: Any, t: Any, preconditioner_update_probability: Hyper) -> dict[str, 
 
 def _momentum(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, normalize_grads: bool, roles: Any) -> Any:
     """mu_t."""
-    leaves = [x._replace(path="") for x in tree.of_each(_leaves(tree.label, tree.of(gs), roles))]
+    leaves = [x._replace(path="") for x in tree.of_each(psgd.leaves_of(tree.label, tree.of(gs), roles))]
     return {"mu": [psgd.averaged(x, normalize_grads, g, mu, b1) for x, g, mu in zip(leaves, gs, s.mu, strict=True)]}
 
 
@@ -101,7 +78,7 @@ def _fit(
     normalize_grads: bool, dQ: str, roles: Any,  # noqa: N803
 ) -> Any:  # fmt: skip
     """New factors of all matrices."""
-    leaves = tree.of_each(_leaves(tree.label, tree.of(gs), roles))
+    leaves = tree.of_each(psgd.leaves_of(tree.label, tree.of(gs), roles))
     key, now = jax.random.split(s.key)
     if momentum_into_precond_update:
         given = [psgd.unbiased(mu, b1, t) for mu in s.mu]
@@ -113,7 +90,7 @@ def _fit(
 
 def _whitened(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, max_update_rms: Hyper, roles: Any) -> Any:
     """The momentum of all matrices, whitened."""
-    leaves = tree.of_each(_leaves(tree.label, tree.of(gs), roles))
+    leaves = tree.of_each(psgd.leaves_of(tree.label, tree.of(gs), roles))
     ms = [psgd.unbiased(mu, b1, t) for mu in s.mu]
     return {"u": psgd.whitened(leaves, ms, gs, s, max_update_rms)}
 
@@ -123,9 +100,7 @@ def _whitened(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, max_updat
     numbers=_due,
     reduce=(_momentum, Stage(_fit, "key Q P L", every="due"), _whitened),
     update_counter=Shared(0, jnp.int32), key=Whole(lambda params, given: keys.fresh(given["key"])), mu=first_moment,
-    Q=Planned(lambda params, given: _first(params, given, "Q")),
-    P=Planned(lambda params, given: _first(params, given, "P")),
-    L=Planned(lambda params, given: _first(params, given, "L")),
+    **{name: Planned(functools.partial(psgd.first, name)) for name in "QPL"},
 )  # fmt: skip
 def _psgd_kron(
     g: Array, s: Any, p: Any, t: Any,
@@ -228,17 +203,16 @@ def psgd_kron(
       precond_lr: how fast Q changes, below 1.
       precond_init_scale: Q_l and Q_r start as its root times I. Near the root of 1 / rms(g) is best; each step of Q
         makes good a factor of 1 + `precond_lr` at most.
-      dQ: the form of a step of Q: "Q0.5EQ1.5", "QUAD" or "EQ".
-      max_size_triangular: sides that are longer have a diagonal Q.
-      memory_save_mode: "one_diag" for a diagonal Q of the longer side, the columns of a square, "all_diag" for both.
+      dQ: the form of a step of Q, see above.
+      max_size_triangular, memory_save_mode: sides that are longer have a diagonal Q; with "one_diag" the longer side
+        (of a square, the columns), with "all_diag" both.
       momentum_into_precond_update: False to whiten the gradient g_t in place of m_t.
       normalize_grads: divide the gradient of each matrix by its norm first.
       beta_lip: decay of the Lipschitz constants L, in [0, 1). Near 1 where gradients are sparse.
       damping: the least noise. It keeps P below 1 / damping.
       max_update_rms: the largest root mean square of the whitened momentum; that of white numbers is 1.
       key: a PRNG key, or an int to seed one, for v and the estimates of norms.
-      weight_decay: of the matrices, times lr.
-      weight_decay_mask: which of them decay, as in `masked`.
+      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay, as in `masked`.
       mu_dtype: the dtype of mu, the parameter's by default; of AdamW's too.
       roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
         from the parameters to one.
