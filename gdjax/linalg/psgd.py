@@ -91,6 +91,8 @@ def refitted(
 ) -> dict[str, Any]:
     """The fields Q, P and L after a step; `scalars` are the numbers of `whitening.Settings`."""
     numbers = [number for leaf in leaves for number, _, _ in leaf.sizes]
+    if not numbers:
+        return {"Q": s.Q, "P": s.P, "L": s.L}
     noise, kind = jax.random.key_data(jax.random.split(key, sum(numbers))), jax.random.key_impl(key)
 
     def fitted(gs: Sequence[Array], fits: Any, noise: Array, scalars: Sequence[Array]) -> Any:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gdjax import numerics
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import base, checks, keys
@@ -61,7 +62,7 @@ PROBABILITY = precond_update_prob_schedule()
 
 def _due(s: Any, t: Any, preconditioner_update_probability: Hyper) -> dict[str, Any]:
     """Whether the preconditioner is updated in this step: where as many steps have passed as its probability says."""
-    passed = s.update_counter + 1
+    passed = numerics.safe_increment(s.update_counter)
     due = passed.astype(t.dtype) * preconditioner_update_probability >= 1 - 1e-6
     return {"update_counter": jnp.where(due, 0, passed), "due": due}
 

@@ -15,7 +15,7 @@ from gdjax.lift.stages import Planned, Reduced, Staged, Tree
 from gdjax.lift.wrapper import wrapper
 from gdjax.linalg.plan import Leaf, plan_of
 from gdjax.linalg.roles import routing
-from gdjax.numerics import Array
+from gdjax.numerics import Array, below_overflow
 
 KEPT = "matrix", "head"  # the roles of the leaves whose norms are kept, as in the authors' code
 
@@ -43,7 +43,9 @@ def _first(params: Any, given: Mapping[str, Any]) -> list[Any]:
         real = numerics.widest_real(p)
 
         def norms(p: Array, leaf: Leaf = leaf, real: Any = real) -> list[Array]:
-            return [(unit * norm)[:, 0, 0] for unit, norm in map(_norms, leaf.split(numerics.widen(p, real)))]
+            return [
+                below_overflow(unit * norm)[:, 0, 0] for unit, norm in map(_norms, leaf.split(numerics.widen(p, real)))
+            ]
 
         if leaf.role not in KEPT:
             radii.append(MaskedNode())
