@@ -101,7 +101,8 @@ def _whitened(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, max_updat
     numbers=_due,
     reduce=(_momentum, Stage(_fit, "key Q P L", every="due"), _whitened),
     update_counter=Shared(0, jnp.int32), key=Whole(lambda params, given: keys.fresh(given["key"])), mu=first_moment,
-    **{name: Planned(functools.partial(psgd.first, name)) for name in "QPL"},
+    Q=Planned(functools.partial(psgd.first, "Q")), P=Planned(functools.partial(psgd.first, "P")),
+    L=Planned(functools.partial(psgd.first, "L")),
 )  # fmt: skip
 def _psgd_kron(
     g: Array, s: Any, p: Any, t: Any,
