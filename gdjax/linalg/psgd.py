@@ -132,5 +132,5 @@ def _stacks(leaves: Sequence[Leaf], xs: Sequence[Array]) -> list[Array]:
 
 def _fits(s: Any) -> list[list[Array]]:
     """The fields of `Fit`, a list of each over all the stacks."""
-    q, p, constants = ([x for mine in field for x in mine] for field in (s.Q, s.P, s.L))
-    return [[x[0] for x in q], [x[1] for x in q], constants, [x[0] for x in p], [x[1] for x in p]]
+    q, p, constants = map(jax.tree.leaves, (s.Q, s.P, s.L))  # Flax's nnx keeps lists as dicts
+    return [q[::2], q[1::2], constants, p[::2], p[1::2]]

@@ -84,13 +84,14 @@ def _turned(
 ) -> Any:
     """The updates of all leaves."""
     leaves = tree.of_each(_leaves(tree.label, tree.of(us), roles))
-    for where, leaf, radii in zip(tree.chosen(tree.paths), leaves, s.radius, strict=True):
-        sizes = [(number,) for number, _, _ in leaf.sizes] if leaf.role in KEPT else None
-        if sizes != (None if isinstance(radii, MaskedNode) else [jnp.shape(r) for r in radii]):
+    each = [jax.tree.leaves(radii) for radii in s.radius]  # Flax's nnx keeps lists as dicts
+    for where, leaf, radii in zip(tree.chosen(tree.paths), leaves, each, strict=True):
+        sizes = [(number,) for number, _, _ in leaf.sizes] if leaf.role in KEPT else []
+        if sizes != [jnp.shape(r) for r in radii]:
             path = f"{tree.label}: params{jax.tree_util.keystr(where)}"
             raise ValueError(f"{path}: the state has norms of other matrices; make it anew with init(params)")
     out = []
-    for leaf, u, p, radii in zip(leaves, us, ps, s.radius, strict=True):
+    for leaf, u, p, radii in zip(leaves, us, ps, each, strict=True):
         if ascends:
             u = -u
         if leaf.role in KEPT:
