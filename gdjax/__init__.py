@@ -157,6 +157,7 @@ from gdjax.optimizers.optimistic import (
     scale_by_optimistic_gradient,
 )
 from gdjax.optimizers.polyak import polyak_sgd, scale_by_polyak
+from gdjax.optimizers.psgd import PSGDKronState, precond_update_prob_schedule, psgd_kron, scale_by_psgd_kron
 from gdjax.optimizers.radam import radam, scale_by_radam
 from gdjax.optimizers.rmsprop import (
     ScaleByRmsState,
@@ -231,6 +232,7 @@ from gdjax.transforms.guards import (
     conditionally_mask,
     conditionally_transform,
 )
+from gdjax.transforms.hyperball import HyperballState, hyperball
 from gdjax.transforms.layouts import flatten, with_extra_args_support
 from gdjax.transforms.momentum import TraceState, trace
 from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
@@ -243,6 +245,7 @@ from gdjax.transforms.privacy import (
     per_example_global_norm_clip,
     per_example_layer_norm_clip,
 )
+from gdjax.transforms.qk_clip import qk_clip
 from gdjax.transforms.scaling import scale, scale_by_learning_rate, scale_by_schedule
 from gdjax.transforms.skipping import ShouldSkipUpdateFunction, skip_large_updates, skip_not_finite
 from gdjax.transforms.trust_ratio import (
@@ -264,13 +267,13 @@ __all__ = [
     "ConditionFn", "ConditionallyMaskState", "ConditionallyTransformState", "DAdaptAdamWState",
     "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState", "EmaState", "EmptyState", "EscapeSaddlesState",
     "Factor", "FactoredState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
-    "GradientTransformationExtraArgs", "HutchinsonState", "Hyper", "InjectHyperparamsState",
+    "GradientTransformationExtraArgs", "HutchinsonState", "Hyper", "HyperballState", "InjectHyperparamsState",
     "InjectStatefulHyperparamsState", "Integer", "Key", "LookaheadParams", "LookaheadState", "MadgradState",
     "MaskOrFn", "MaskedNode", "MaskedState", "Matrix", "MechanicState", "MetricsState", "MigrationReport",
     "MinimizeResult", "Moment", "MomoAdamState", "MomoState", "MonitorState", "MultiSteps", "MultiStepsState",
     "MultiTransformState", "MuonDimensionNumbers", "MuonState", "New", "NonFiniteError", "NonNegativeParamsState",
-    "NormalizeState", "OptState", "Params", "ParamsEmaState", "PartitionState", "PerLeaf", "ProdigyState",
-    "Progress", "ReduceLROnPlateauState", "Reduced", "SAMState", "SWAState", "ScalarOrSchedule",
+    "NormalizeState", "OptState", "PSGDKronState", "Params", "ParamsEmaState", "PartitionState", "PerLeaf",
+    "ProdigyState", "Progress", "ReduceLROnPlateauState", "Reduced", "SAMState", "SWAState", "ScalarOrSchedule",
     "ScaleByAdaDeltaState", "ScaleByAdamState", "ScaleByAdanState", "ScaleByAdemamixState", "ScaleByAmsgradState",
     "ScaleByBFGSState", "ScaleByBacktrackingLinesearchState", "ScaleByBeliefState",
     "ScaleByDistanceOverGradientsState", "ScaleByLBFGSState", "ScaleByLionState", "ScaleByNovogradState",
@@ -291,7 +294,7 @@ __all__ = [
     "dadapt_adamw", "differentially_private_aggregate", "dog", "dowg", "dpsgd", "ema", "escape_saddles",
     "eval_params", "experimental", "explain", "exponential_decay", "first_moment", "flatten", "freeze",
     "from_optax", "fromage", "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss",
-    "huber_loss", "hutchinson_estimator_diag_hessian", "identity", "in_stacks", "incremental_update",
+    "huber_loss", "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "incremental_update",
     "init_empty_state", "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams", "inverse_root",
     "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative", "kl_divergence", "l2_loss",
     "label_by_path", "label_by_role", "lamb", "lars", "layerwise_decay", "lbfgs", "leafwise",
@@ -303,29 +306,30 @@ __all__ = [
     "optimistic_gradient_descent", "params_ema", "partition", "per_example_global_norm_clip",
     "per_example_layer_norm_clip", "per_leaf", "periodic_update", "perturbations", "perturbed_gradient_descent",
     "piecewise_constant_schedule", "piecewise_interpolate_schedule", "plot_schedule", "plots", "polyak_sgd",
-    "polynomial_schedule", "power_iteration", "power_schedule", "prodigy", "projections", "radam",
-    "reduce_on_plateau", "reset", "rex_schedule", "rmsprop", "roles", "rprop", "safe_increment",
-    "safe_int32_increment", "safe_norm", "safe_root_mean_squares", "safe_softmax_cross_entropy", "sam", "scale",
-    "scale_by_acprop", "scale_by_adadelta", "scale_by_adam", "scale_by_adamax", "scale_by_adan",
-    "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad", "scale_by_backtracking_linesearch",
-    "scale_by_belief", "scale_by_bfgs", "scale_by_cocob", "scale_by_distance_over_gradients", "scale_by_dog",
-    "scale_by_dowg", "scale_by_factored_rms", "scale_by_galore", "scale_by_lbfgs", "scale_by_learning_rate",
-    "scale_by_lion", "scale_by_madgrad", "scale_by_muon", "scale_by_novograd", "scale_by_optimistic_gradient",
-    "scale_by_param_block_norm", "scale_by_param_block_rms", "scale_by_polyak", "scale_by_radam", "scale_by_rms",
-    "scale_by_rprop", "scale_by_rss", "scale_by_schedule", "scale_by_sign", "scale_by_simplified_ademamix",
-    "scale_by_sm3", "scale_by_sophia", "scale_by_ssbroyden", "scale_by_stddev", "scale_by_trust_ratio",
-    "scale_by_yogi", "scale_by_zoom_linesearch", "scale_gradient", "schedule_free", "schedule_free_adamw",
-    "schedule_free_eval_params", "schedule_free_sgd", "schedules", "second_moment", "second_order",
-    "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "sigmoid_binary_cross_entropy",
-    "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite",
-    "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
-    "sophia", "split_real_and_imaginary", "squared_error", "ssbroyden", "state_bytes", "state_from_dict",
-    "state_from_optax", "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map",
-    "swa", "sweep", "tabulate", "to_optax", "trace", "transform", "transforms", "tree", "tree_map_params",
-    "tree_utils", "unitwise_clip", "unitwise_norm", "update_infinity_moment", "update_moment",
-    "update_moment_per_elem_norm", "value_and_grad_from_state", "warmup_constant_schedule",
-    "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule",
-    "warmup_stable_decay_schedule", "with_extra_args_support", "with_metrics", "wrapper", "yogi", "zero_nans",
+    "polynomial_schedule", "power_iteration", "power_schedule", "precond_update_prob_schedule", "prodigy",
+    "projections", "psgd_kron", "qk_clip", "radam", "reduce_on_plateau", "reset", "rex_schedule", "rmsprop",
+    "roles", "rprop", "safe_increment", "safe_int32_increment", "safe_norm", "safe_root_mean_squares",
+    "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop", "scale_by_adadelta", "scale_by_adam",
+    "scale_by_adamax", "scale_by_adan", "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad",
+    "scale_by_backtracking_linesearch", "scale_by_belief", "scale_by_bfgs", "scale_by_cocob",
+    "scale_by_distance_over_gradients", "scale_by_dog", "scale_by_dowg", "scale_by_factored_rms", "scale_by_galore",
+    "scale_by_lbfgs", "scale_by_learning_rate", "scale_by_lion", "scale_by_madgrad", "scale_by_muon",
+    "scale_by_novograd", "scale_by_optimistic_gradient", "scale_by_param_block_norm", "scale_by_param_block_rms",
+    "scale_by_polyak", "scale_by_psgd_kron", "scale_by_radam", "scale_by_rms", "scale_by_rprop", "scale_by_rss",
+    "scale_by_schedule", "scale_by_sign", "scale_by_simplified_ademamix", "scale_by_sm3", "scale_by_sophia",
+    "scale_by_ssbroyden", "scale_by_stddev", "scale_by_trust_ratio", "scale_by_yogi", "scale_by_zoom_linesearch",
+    "scale_gradient", "schedule_free", "schedule_free_adamw", "schedule_free_eval_params", "schedule_free_sgd",
+    "schedules", "second_moment", "second_order", "selective_transform", "set_to_zero", "sgd", "sgdr_schedule",
+    "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix",
+    "skip_large_updates", "skip_not_finite", "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels", "sophia", "split_real_and_imaginary", "squared_error", "ssbroyden",
+    "state_bytes", "state_from_dict", "state_from_optax", "state_sharding", "state_to_dict", "state_to_optax",
+    "stateless", "stateless_with_tree_map", "swa", "sweep", "tabulate", "to_optax", "trace", "transform",
+    "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
+    "update_infinity_moment", "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state",
+    "warmup_constant_schedule", "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule",
+    "warmup_linear_decay_schedule", "warmup_stable_decay_schedule", "with_extra_args_support", "with_metrics",
+    "wrapper", "yogi", "zero_nans",
 ]  # fmt: skip
 
 

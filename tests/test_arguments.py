@@ -57,6 +57,8 @@ VALUES: dict[str, Any] = {
     "measures": {}, "measure_name": "m", "transforms": {"a": SGD}, "param_labels": "a", "axis": 0, "curvature": "skip",
     "init_step": ("heuristic", 1e-6), "schedules": [constant] * 2, "boundaries": [3], "boundaries_and_scales": {3: 0.5},
     "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3, "bounds": (-1.0, 1.0),
+    "preconditioner_update_probability": 0.5, "memory_save_mode": "one_diag", "others": SGD,
+    "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3,
 }  # fmt: skip
 # What has no sense, by the kind of what has.
 NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]
@@ -86,6 +88,7 @@ BY_NAME: dict[str, list[Any]] = {
     "step_offset": NUMBER,
     "tokens_per_step": [*NUMBER, 0, -1],
     "param_labels": ["b", jnp.ones(2)],
+    "memory_save_mode": ["nonsense", 3],
     **dict.fromkeys(["key", "seed", "random_seed"], KEY),
 }
 # What the message calls an argument, where it names a part of it.
@@ -102,6 +105,7 @@ ANY = {
     "muon_weight_dimension_numbers": "as above",
     "batch_axis_name": "what jax.lax.pmean takes",
     "groups": "as the labels of `partition`: `init` looks at them",
+    "roles": "as muon_weight_dimension_numbers",
 }
 
 

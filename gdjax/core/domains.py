@@ -26,17 +26,18 @@ _SHARE: Domain = "in [0, 1]", lambda x: 0 <= x <= 1
 
 # The names of each domain: "name" in every transform of the library, "transform.name" in that one.
 _NUMBERS: tuple[tuple[Domain, str], ...] = (
-    (_RATE, "learning_rate adam_learning_rate"),
+    (_RATE, "learning_rate adam_learning_rate precond_lr"),
     (
         _DECAY,
         "b1 b2 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
-        "adadelta.rho scale_by_adadelta.rho",
+        "adadelta.rho scale_by_adadelta.rho beta_lip",
     ),
     (
         _SIZE,
-        "eps eps_root epsilon adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta radius clipping "
+        "eps eps_root epsilon adam_eps adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta radius "
         "l2_norm_clip noise_multiplier initial_accumulator_value initial_scale min_norm min_scale min_step_size "
         "trust_coefficient consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size "
+        "clipping damping "
         "adafactor.decay_rate scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha "
         "scale_by_ademamix.alpha simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp",
     ),
@@ -47,16 +48,20 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
         "optimistic_gradient_descent.beta scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta "
         "optimistic_adam_v2.alpha optimistic_adam_v2.beta",
     ),
-    (_POSITIVE, "estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha"),
+    (_POSITIVE, "precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha"),
     (
         _BOUND,
-        "max_norm max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "
+        "max_norm max_update_rms max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "
         "tol slope_rtol curv_rtol approx_dec_rtol stepsize_precision "
         "scale_by_backtracking_linesearch.atol scale_by_backtracking_linesearch.rtol",
     ),
     # A momentum of 1 is a plain sum. A weighted mean with a weight of 1 never moves, and is silently no descent.
     (_SHARE, "trace.decay sgd.momentum dpsgd.momentum lars.momentum rmsprop.momentum"),
-    (_SHARE, "incremental_update.step_size eta_minus scale_by_sm3.b2 reduce_on_plateau.rtol"),
+    (
+        _SHARE,
+        "incremental_update.step_size eta_minus scale_by_sm3.b2 reduce_on_plateau.rtol "
+        "preconditioner_update_probability",
+    ),
     (("above 0", lambda x: x > 0), "increase_factor"),
     (("between 0 and 1", lambda x: 0 < x < 1), "reduce_on_plateau.factor decrease_factor"),
     (("finite and at least 1", lambda x: 1 <= x < math.inf), "eta_plus"),
@@ -204,6 +209,8 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (_axes, "adaptive_grad_clip.axis centralize.output_axis"),
     (functools.partial(_choice, ("hard", "smooth", "refined")), "mode"),
     (functools.partial(_choice, ("sps", "sps+")), "variant"),
+    (functools.partial(_choice, ("Q0.5EQ1.5", "QUAD", "EQ")), "dQ"),
+    (functools.partial(_choice, ("one_diag", "all_diag")), "memory_save_mode"),
     (_key, "key seed random_seed"),
     (_bounds, "bounds"),
     (_mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),

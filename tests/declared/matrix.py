@@ -41,7 +41,16 @@ def _muon_part(beta: Any, eps: Any) -> Any:
     return gdjax.masked(gdjax.scale_by_muon(beta=beta, eps=eps), lambda tree: jax.tree.map(is_matrix, tree))
 
 
+@gdjax.transform
+def _psgd_part(b1: Any, preconditioner_update_probability: Any, precond_lr: Any) -> Any:
+    part = gdjax.scale_by_psgd_kron(b1, preconditioner_update_probability, precond_lr, memory_save_mode="all_diag")
+    return gdjax.masked(part, lambda tree: jax.tree.map(is_matrix, tree))
+
+
 _MUON = {"learning_rate": 0.1, "beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}
+_PSGD = {"learning_rate": 0.1, "b1": 0.9, "preconditioner_update_probability": 0.5, "precond_lr": 0.1,
+         "precond_init_scale": 1.0, "beta_lip": 0.9, "damping": 1e-9, "max_update_rms": 1.1, "weight_decay": 1e-2,
+         "adam_weight_decay": 1e-2}  # fmt: skip
 _STILL = {"weight_decay": 0.0, "adam_weight_decay": 0.0}
 _SOPHIA = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-8, "gamma": 0.5, "weight_decay": 1e-2}
 
@@ -60,6 +69,14 @@ CASES = (
          {"preconditioning": "aol", "muon_weight_dimension_numbers": matrices_only, "ns_steps": 4}, quiet=_STILL,
          needs_params=True, slow=True),
     Case("scale_by_muon", _muon_part, {"beta": 0.9, "eps": 1e-8}, slow=True),
+    Case("psgd_kron", gdjax.psgd_kron, _PSGD, {"dQ": "QUAD", "memory_save_mode": "one_diag"}, quiet=_STILL,
+         needs_params=True, random=True),
+    Case("psgd_kron/procrustes", gdjax.psgd_kron, _PSGD, {"momentum_into_precond_update": False}, quiet=_STILL,
+         needs_params=True, random=True, slow=True),
+    Case("psgd_kron/triangular", gdjax.psgd_kron, _PSGD, {"dQ": "EQ", "normalize_grads": True}, quiet=_STILL,
+         needs_params=True, random=True, slow=True),
+    Case("scale_by_psgd_kron", _psgd_part, {"b1": 0.9, "preconditioner_update_probability": 0.5, "precond_lr": 0.1},
+         random=True, slow=True),
     Case("sophia", _sophia, _SOPHIA, quiet={"weight_decay": 0.0}, needs_params=True, complex=False),
     Case("scale_by_sophia", _scale_by_sophia, {"b1": 0.9}, {"newest": True}, needs_params=True, complex=False,
          slow=True),
