@@ -16,14 +16,14 @@ from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Reduced, Staged, Tree, Whole
-from gdjax.linalg import matrices, newton_schulz
+from gdjax.linalg import matrices, newton_schulz, polar_coefficients
 from gdjax.linalg.plan import plan_of
 from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
-JORDAN = newton_schulz.PRESETS["standard"]
+JORDAN = polar_coefficients.JORDAN
 
 
 class MuonState(NamedTuple):
@@ -93,7 +93,7 @@ def _momentum(g: Array, mu: Array, t: Array, beta: Hyper, nesterov: bool, bias_c
 
 
 def _coefficients(ns_coeffs: Any, ns_steps: int, **_: Any) -> Array:
-    return newton_schulz.coefficients("gdjax.scale_by_muon", ns_coeffs, ns_steps)
+    return polar_coefficients.coefficients("gdjax.scale_by_muon", ns_coeffs, ns_steps)
 
 
 @leafwise(
@@ -143,7 +143,7 @@ def _checked(label: str, *arguments: Any) -> Any:
     """The rule with these arguments, or the errors that they are, under the name `label`."""
     rule = base.part_of(_muon(*arguments))
     checks.structural(label, "ns_steps", rule.staged["ns_steps"], 1)
-    newton_schulz.coefficients(label, rule.staged["ns_coeffs"], rule.staged["ns_steps"])
+    polar_coefficients.coefficients(label, rule.staged["ns_coeffs"], rule.staged["ns_steps"])
     if (preconditioning := rule.staged["preconditioning"]) not in newton_schulz.NORMS:
         allowed = ", ".join(newton_schulz.NORMS)
         raise ValueError(f"{label}: preconditioning must be one of {allowed}, got {preconditioning!r}")
