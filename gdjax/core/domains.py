@@ -31,6 +31,7 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
         _DECAY,
         "b1 b2 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
         "adadelta.rho scale_by_adadelta.rho beta_lip",
+        "adadelta.rho scale_by_adadelta.rho dion.mu scale_by_dion.mu ef_decay",
     ),
     (
         _SIZE,
@@ -39,7 +40,8 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
         "trust_coefficient consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size "
         "clipping damping "
         "adafactor.decay_rate scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha "
-        "scale_by_ademamix.alpha simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp",
+        "scale_by_ademamix.alpha simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp adam_eps "
+        "embedding_radius head_radius other_radius",
     ),
     (
         _FINITE,
@@ -62,11 +64,14 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
         "incremental_update.step_size eta_minus scale_by_sm3.b2 reduce_on_plateau.rtol "
         "preconditioner_update_probability",
     ),
+    (_SHARE, "scion.alpha scale_by_scion.alpha"),
+    (_SHARE, "incremental_update.step_size eta_minus scale_by_sm3.b2 reduce_on_plateau.rtol"),
     (("above 0", lambda x: x > 0), "increase_factor"),
     (("between 0 and 1", lambda x: 0 < x < 1), "reduce_on_plateau.factor decrease_factor"),
     (("finite and at least 1", lambda x: 1 <= x < math.inf), "eta_plus"),
 )
-_NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol"  # None is no bound, and not the default
+# None means something, though it is not the default.
+_NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol", "consistent_rms"
 
 
 def _number(domain: Domain, label: str, name: str, value: Any) -> None:
@@ -198,7 +203,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (
         functools.partial(_integer, 1),
         "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
-        "periodic_update.update_period",
+        "periodic_update.update_period ns_steps",
     ),
     (_dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
     (_dtype, "params_ema.dtype swa.dtype MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),

@@ -10,20 +10,19 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
-from gdjax.core import base, checks, meshes
+from gdjax.core import base, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Reduced, Staged, Tree, Whole
-from gdjax.linalg import matrices, newton_schulz
-from gdjax.linalg.plan import plan_of
+from gdjax.linalg.plan import Leaf, plan_of
+from gdjax.linalg.polar import Polar
+from gdjax.linalg.polar_coefficients import JORDAN, coefficients
 from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
-
-JORDAN = newton_schulz.PRESETS["standard"]
 
 
 class MuonState(NamedTuple):
@@ -46,36 +45,53 @@ class MuonDimensionNumbers(NamedTuple):
 
 def _orthogonal(
     gs: Any, s: Any, ps: Any, t: Any,
-    tree: Tree, beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, consistent_rms: Hyper,
-    ns_steps: int, adaptive: bool, preconditioning: str, ns_dtype: Any, dimensions: Any, factor: Any,
+    tree: Tree, beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, consistent_rms: Hyper, ns_steps: Hyper,
+    adaptive: bool, preconditioning: str, ns_dtype: Any, equilibrate: Any, renormalize: Any, dimensions: Any,
+    factor: Any,
 ) -> Any:  # fmt: skip
     """The momentum of all matrices, and it orthogonalized, those of one shape together."""
-    plan = plan_of(tree.label, tree.of(gs), dimensions, MuonDimensionNumbers())
+    leaves = matrices_of(tree, gs, dimensions, ns_dtype, MuonDimensionNumbers())
+    polar = Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize)
+
+    def orthogonal(ms: list[Array], coeffs: Array, eps: Any, rms: Any) -> list[Array]:
+        xs = [leaf.split(m) for leaf, m in zip(leaves, ms, strict=True)]
+        flat = [x for parts in xs for x in parts]
+        os = polar.of(flat, coeffs, eps)
+        os = map(_times_inner_product, os, flat) if adaptive else iter(os)
+        scaled = [[_scaled(next(os), factor, rms) for _ in parts] for parts in xs]
+        return [leaf.joined(os) for leaf, os in zip(leaves, scaled, strict=True)]
+
+    ms, mus = momenta(gs, s.mu, t, beta, nesterov, bias_correction)
+    return {"mu": mus, "u": meshes.partitioned(orthogonal, gs, ms, s.ns_coeffs, eps, consistent_rms)}
+
+
+def matrices_of(tree: Tree, gs: Any, dimensions: Any, ns_dtype: Any, default: Any) -> list[Leaf]:
+    """The plan of the leaves that have gradients, of which each must be a matrix."""
+    plan = plan_of(tree.label, tree.of(gs), dimensions, default)
     leaves = tree.of_each(plan.leaves)
     for leaf, g in zip(leaves, gs, strict=True):
         if ns_dtype is not None and jnp.iscomplexobj(g):
             dtype = jnp.dtype(ns_dtype)
             raise TypeError(f"{tree.label}: {leaf.path}: ns_dtype {dtype} does not support complex numbers ({g.dtype})")
+    return leaves
 
-    def polar(m: Array, coeffs: Array, eps: Any) -> Array:
-        o = newton_schulz.orthogonalize(m, coeffs, ns_steps, preconditioning, eps, ns_dtype)
-        return jnp.real(jnp.sum(m.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o if adaptive else o
 
-    def orthogonal(ms: list[Array], coeffs: Array, eps: Any, rms: Any) -> list[Array]:
-        xs = [leaf.split(m) for leaf, m in zip(leaves, ms, strict=True)]
-        alike = functools.partial(polar, coeffs=coeffs, eps=eps)
-        each = iter(matrices.in_groups(alike, [x for parts in xs for x in parts], rounded=ns_dtype is not None))
-        scaled = [[_scaled(next(each), factor, rms) for _ in parts] for parts in xs]
-        return [leaf.joined(os) for leaf, os in zip(leaves, scaled, strict=True)]
-
-    average = jax.jit(functools.partial(_momentum, t=t, beta=beta, nesterov=nesterov, bias_correction=bias_correction))
-    averages = [average(g, mu) for g, mu in zip(gs, s.mu, strict=True)]  # leaves alike share one trace
-    ms, mus = [m for m, _ in averages], [mu for _, mu in averages]
-    return {"mu": mus, "u": meshes.partitioned(orthogonal, gs, ms, s.ns_coeffs, eps, consistent_rms)}
+@jax.jit
+def _times_inner_product(o: Array, m: Array) -> Array:
+    return jnp.real(jnp.sum(m.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o
 
 
 def _scaled(o: Array, factor: Any, rms: Any) -> Array:
     return jnp.asarray(factor(*o.shape[-2:], rms)).astype(o.dtype) * o
+
+
+def momenta(
+    gs: Any, mus: Any, t: Array, beta: Hyper, nesterov: bool, bias_correction: bool
+) -> tuple[list[Array], list[Array]]:
+    """For each matrix m_t and mu_t."""
+    average = jax.jit(functools.partial(_momentum, t=t, beta=beta, nesterov=nesterov, bias_correction=bias_correction))
+    averages = [average(g, mu) for g, mu in zip(gs, mus, strict=True)]  # leaves alike share one trace
+    return [m for m, _ in averages], [mu for _, mu in averages]
 
 
 def _momentum(g: Array, mu: Array, t: Array, beta: Hyper, nesterov: bool, bias_correction: bool) -> tuple[Array, Array]:
@@ -92,18 +108,18 @@ def _momentum(g: Array, mu: Array, t: Array, beta: Hyper, nesterov: bool, bias_c
     return m, mu
 
 
-def _coefficients(ns_coeffs: Any, ns_steps: int, **_: Any) -> Array:
-    return newton_schulz.coefficients("gdjax.scale_by_muon", ns_coeffs, ns_steps)
+def first_coefficients(label: str) -> Whole:
+    """The slot of the coefficients."""
+    return Whole(lambda params, given: coefficients(label, given["ns_coeffs"], given["ns_steps"]))
 
 
-@leafwise(
-    MuonState, reduce=_orthogonal, mu=first_moment, ns_coeffs=Whole(lambda params, given: _coefficients(**given))
-)  # fmt: skip
+@leafwise(MuonState, reduce=_orthogonal, mu=first_moment, ns_coeffs=first_coefficients("gdjax.scale_by_muon"))
 def _muon(
     g: Array, s: Any, p: Any, t: Any,
     beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, mu_dtype: Any = None, consistent_rms: Hyper = None,
-    ns_coeffs: Staged = JORDAN, ns_steps: Staged = 5, adaptive: Staged = False, preconditioning: Staged = "frobenius",
-    ns_dtype: Staged = None, dimensions: Staged = None, factor: Staged = None,
+    ns_steps: Hyper = 5, ns_coeffs: Staged = JORDAN, adaptive: Staged = False, preconditioning: Staged = "frobenius",
+    ns_dtype: Staged = None, equilibrate: Staged = None, renormalize: Staged = None, dimensions: Staged = None,
+    factor: Staged = None,
     u: Reduced = None,
 ) -> Any:  # fmt: skip
     return u, s
@@ -112,7 +128,7 @@ def _muon(
 @transform
 def scale_by_muon(
     ns_coeffs: Any = JORDAN,
-    ns_steps: int = 5,
+    ns_steps: ScalarOrSchedule = 5,
     beta: ScalarOrSchedule = 0.95,
     eps: ScalarOrSchedule = 1e-8,
     mu_dtype: Any = None,
@@ -123,6 +139,8 @@ def scale_by_muon(
     weight_dimension_numbers: Any = None,
     bias_correction: bool = True,
     ns_dtype: Any = None,
+    equilibrate: str | None = None,
+    renormalize: str | None = None,
 ) -> GradientTransformation:
     """Muon's direction, the momentum with its singular values made about 1. See `muon` for the arguments.
 
@@ -134,23 +152,28 @@ def scale_by_muon(
       TypeError: (in update) a complex leaf with `ns_dtype`.
     """
     return _checked(
-        "gdjax.scale_by_muon", beta, eps, nesterov, bias_correction, mu_dtype, None, ns_coeffs, ns_steps, adaptive,
-        preconditioning, ns_dtype, weight_dimension_numbers, lambda rows, columns, rms: 1,
+        "gdjax.scale_by_muon", beta, eps, nesterov, bias_correction, mu_dtype, None, ns_steps, ns_coeffs, adaptive,
+        preconditioning, ns_dtype, equilibrate, renormalize, weight_dimension_numbers, lambda rows, columns, rms: 1,
     )  # fmt: skip
 
 
 def _checked(label: str, *arguments: Any) -> Any:
     """The rule with these arguments, or the errors that they are, under the name `label`."""
     rule = base.part_of(_muon(*arguments))
-    checks.structural(label, "ns_steps", rule.staged["ns_steps"], 1)
-    newton_schulz.coefficients(label, rule.staged["ns_coeffs"], rule.staged["ns_steps"])
-    if (preconditioning := rule.staged["preconditioning"]) not in newton_schulz.NORMS:
-        allowed = ", ".join(newton_schulz.NORMS)
-        raise ValueError(f"{label}: preconditioning must be one of {allowed}, got {preconditioning!r}")
+    check_polar(label, **rule.hyper, **rule.staged)
     return rule.labelled(label)
 
 
-def _by_shape(rows: int, columns: int, consistent_rms: Any) -> Any:
+def check_polar(
+    label: str, ns_steps: Any, ns_coeffs: Any, preconditioning: str, equilibrate: Any = None, renormalize: Any = None,
+    **_: Any,
+) -> None:  # fmt: skip
+    """Raises unless these settings are some of Newton-Schulz."""
+    coefficients(label, ns_coeffs, ns_steps)
+    Polar(ns_steps, preconditioning, None, equilibrate, renormalize).checked(label)
+
+
+def by_shape(rows: int, columns: int, consistent_rms: Any) -> Any:
     if consistent_rms is None:
         return max(1, columns / max(rows, 1)) ** 0.5
     return max(rows, columns) ** 0.5 * consistent_rms
@@ -160,7 +183,7 @@ def _by_shape(rows: int, columns: int, consistent_rms: Any) -> Any:
 def muon(
     learning_rate: ScalarOrSchedule,
     ns_coeffs: Any = JORDAN,
-    ns_steps: int = 5,
+    ns_steps: ScalarOrSchedule = 5,
     beta: ScalarOrSchedule = 0.95,
     eps: ScalarOrSchedule = 1e-8,
     weight_decay: ScalarOrSchedule = 0.0,
@@ -179,6 +202,8 @@ def muon(
     consistent_rms: ScalarOrSchedule | None = None,
     bias_correction: bool = True,
     ns_dtype: Any = None,
+    equilibrate: str | None = None,
+    renormalize: str | None = None,
 ) -> GradientTransformation:
     """Muon for matrices, AdamW for the rest: momentum whose singular values become about 1, by Newton-Schulz.
 
@@ -234,8 +259,8 @@ def muon(
     label, dimensions = "gdjax.muon", muon_weight_dimension_numbers
     inside = MuonDimensionNumbers() if dimensions is None else dimensions
     direction = _checked(
-        label, beta, eps, nesterov, bias_correction, mu_dtype, consistent_rms, ns_coeffs, ns_steps, adaptive,
-        preconditioning, ns_dtype, inside, _by_shape,
+        label, beta, eps, nesterov, bias_correction, mu_dtype, consistent_rms, ns_steps, ns_coeffs, adaptive,
+        preconditioning, ns_dtype, equilibrate, renormalize, inside, by_shape,
     )  # fmt: skip
     spectral = chain(
         direction,

@@ -7,6 +7,7 @@ import pytest
 
 import gdjax
 from gdjax.linalg import matrices, newton_schulz
+from gdjax.linalg.polar_coefficients import PRESETS, coefficients
 from tests import oracles
 
 RNG = np.random.default_rng(0)
@@ -33,7 +34,7 @@ def expected(x, coeffs, steps, norm, eps):
     return (u * s) @ vh
 
 
-def run(x, coeffs=newton_schulz.PRESETS["standard"], steps=5, norm="frobenius", eps=1e-8):
+def run(x, coeffs=PRESETS["standard"], steps=5, norm="frobenius", eps=1e-8):
     return newton_schulz.orthogonalize(jnp.asarray(x), jnp.asarray(coeffs), steps, norm, eps)
 
 
@@ -44,7 +45,7 @@ def test_singular_values(norm, preset, dtype, rtol):
     with oracles.precision("float64"):
         for shape in SHAPES:
             x = RNG.normal(size=(2, *shape)) + (1j * RNG.normal(size=(2, *shape)) if "complex" in dtype else 0)
-            coeffs = newton_schulz.PRESETS[preset]
+            coeffs = PRESETS[preset]
             got = run(x.astype(dtype), coeffs, 4, norm, 0.01)
             assert got.dtype == dtype
             np.testing.assert_allclose(got, [expected(m, coeffs, 4, norm, 0.01) for m in x], rtol=rtol, atol=rtol)
@@ -54,7 +55,7 @@ def test_close_to_the_polar_factor():
     u, _, vh = np.linalg.svd(RNG.normal(size=(4, 3, 8)), full_matrices=False)
     x = (u * np.array([3.0, 2.0, 0.5])) @ vh
     for preset, most in (("standard", 0.35), ("dion", 0.05)):
-        s = np.linalg.svd(run(x.astype("float32"), newton_schulz.PRESETS[preset]), compute_uv=False)
+        s = np.linalg.svd(run(x.astype("float32"), PRESETS[preset]), compute_uv=False)
         assert np.abs(s - 1).max() < most
 
 
@@ -71,7 +72,7 @@ def test_factors_rounded_to_float32(shape, norm):
 def test_bfloat16_products_err_by_one_percent():
     # With b A of the exact A, beside c A^2 of the rounded one, the error is twice as large.
     x = RNG.normal(size=(64, 192)).astype("float32")
-    coeffs = newton_schulz.PRESETS["standard"]
+    coeffs = PRESETS["standard"]
     f = jax.jit(lambda x: newton_schulz.orthogonalize(x, jnp.asarray(coeffs), 5, "frobenius", 0.0, jnp.bfloat16))
     want = expected(np.float64(x), coeffs, 5, "frobenius", 0.0)
     error = np.linalg.norm(f(x) - want) / np.linalg.norm(want)
@@ -137,7 +138,7 @@ def test_a_large_tall_matrix_is_not_transposed(platform, ns_dtype, transposed):
 def test_fewer_products_are_as_precise(steps, smallest):
     u, _, vh = np.linalg.svd(RNG.normal(size=(32, 64)), full_matrices=False)
     x = (u * np.geomspace(1, smallest, 32)) @ vh / 32
-    triples = np.asarray([newton_schulz.PRESETS["standard"]] * steps)
+    triples = np.asarray([PRESETS["standard"]] * steps)
     wanted, single = expected(32 * x, triples, steps, "frobenius", 0.0), []
     for f in (newton_schulz._by_rows, newton_schulz._by_columns):
         with oracles.precision("float64"):
@@ -155,4 +156,4 @@ def test_fewer_products_are_as_precise(steps, smallest):
 ])  # fmt: skip
 def test_errors(coeffs, message):
     with pytest.raises(ValueError, match=f"^tx: {message}$"):
-        newton_schulz.coefficients("tx", coeffs, 4)
+        coefficients("tx", coeffs, 4)
