@@ -27,7 +27,7 @@ numerics/elementwise numerics/bounds numerics/norms numerics/*
 lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums xla/flags core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
 linalg/limited_memory linalg/roots linalg/spectral linalg/blocks linalg/stacks linalg/matrices combine/paths
-linalg/roles linalg/plan linalg/newton_schulz
+linalg/roles linalg/plan linalg/newton_schulz linalg/factored linalg/kronecker
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
 lift/factors lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/staging
 lift/all_leaves lift/leafwise lift/steps lift/wrapper
