@@ -56,7 +56,7 @@ VALUES: dict[str, Any] = {
     "warmup_steps": 2, "decay_rate": 0.5, "eta": 0.1, "gamma": 0.5, "exponent": -0.5, "interpolate_type": "linear",
     "measures": {}, "measure_name": "m", "transforms": {"a": SGD}, "param_labels": "a", "axis": 0, "curvature": "skip",
     "init_step": ("heuristic", 1e-6), "schedules": [constant] * 2, "boundaries": [3], "boundaries_and_scales": {3: 0.5},
-    "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3,
+    "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3, "bounds": (-1.0, 1.0),
 }  # fmt: skip
 # What has no sense, by the kind of what has.
 NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]
@@ -71,6 +71,7 @@ BAD: dict[type, list[Any]] = {
 DTYPE, FUNCTION, MASK = ["float31", "int8", jnp.ones(2)], [0.1, "f", float], [0.1, "all", jnp.ones(3), np.ones(3, bool)]
 KEY, AXES, OPTIMIZER = ["k", 0.5, True, jnp.ones(2)], [0.5, "0", True, (0, 0.5)], [0.1, "sgd"]
 BY_NAME: dict[str, list[Any]] = {
+    "bounds": [0.5, (1.0,), (1.0, 0.0), (float("nan"), 1.0), "01"],
     "betas": [0.9, (0.9,), (0.9, 1.0), (float("nan"), 0.9), ("0.9", 0.9)],
     "init_step": ["heuristic", ("x", 1.0), ("heuristic", 0.0), ("heuristic", True), ("heuristic", "1")],
     "ns_coeffs": ["x", (1.0, 2.0), None, float],

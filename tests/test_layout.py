@@ -26,20 +26,21 @@ core/meshes core/domains core/base core/interop xla/bits xla/reads xla/products
 numerics/elementwise numerics/bounds numerics/norms numerics/*
 lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums xla/flags core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
-linalg/limited_memory linalg/roots linalg/spectral linalg/blocks linalg/stacks linalg/matrices combine/paths
-linalg/roles linalg/plan linalg/newton_schulz linalg/factored linalg/kronecker
+linalg/limited_memory linalg/vectors linalg/quasi_newton linalg/boxes linalg/roots linalg/spectral linalg/blocks
+linalg/stacks linalg/matrices combine/paths linalg/names linalg/reading linalg/roles linalg/plan linalg/newton_schulz
+linalg/factored linalg/kronecker
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
 lift/factors lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/staging
 lift/all_leaves lift/leafwise lift/steps lift/wrapper
 combine/evaluation combine/layers combine/chain combine/masking combine/groups combine/routed combine/inject
 combine/hyperparams combine/sharding transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
-linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*
-optimizers/adam optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/*
+linesearch/line linesearch/interpolation linesearch/wolfe linesearch/* projections/parts projections/*
+optimizers/adam optimizers/with_adam optimizers/soap optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/lbfgs optimizers/*
 inspection/entries inspection/*
-training/differences training/gradients second_order projections/parts projections/* losses/parts losses/*
+training/differences training/gradients second_order losses/parts losses/*
 inspection/table inspection/walk inspection/traced inspection/owners inspection/cautions inspection/explain
-inspection/tabulate inspection/largest inspection/numerics inspection/*
+inspection/tabulate inspection/roles inspection/largest inspection/numerics inspection/*
 assignment perturbations microbatching training/progress training/objective
 training/step training/results training/loop
 plots/look plots/* training/sweep_result training/sweep

@@ -182,7 +182,8 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
 ]
 UNSCALED = {
-    "the first step is no longer than 1": "lbfgs scale_by_lbfgs",
+    "the first step is no longer than 1": "lbfgs scale_by_lbfgs bfgs scale_by_bfgs bfgs/bounds ssbroyden "
+    "scale_by_ssbroyden",
     "a bound stays where it is": "clip clip_by_block_rms clip_by_global_norm chain differentially_private_aggregate "
     "dpsgd scale_by_lion/smooth scale_by_lion/refined clip_by_global_norm/groups with_metrics",
     "an eps is what the first step is made of": "adadelta scale_by_adadelta yogi scale_by_dowg schedule_free_adamw",

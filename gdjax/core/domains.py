@@ -166,11 +166,24 @@ def _choice(choices: Sequence[str], label: str, name: str, value: Any) -> None:
         raise ValueError(f"{label}: {name} must be one of {', '.join(choices)}, got {value!r}")
 
 
+def _bounds(label: str, name: str, value: Any) -> None:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{label}: {name} must be a pair (lower, upper), got {value!r}")
+    if all(isinstance(x, checks.NUMBER) for x in value) and not value[0] <= value[1]:
+        raise ValueError(f"{label}: {name} are {value[0]} and {value[1]}: nothing lies between")
+
+
 def _mask(label: str, name: str, value: Any) -> None:
     if value is None or isinstance(value, type):
         raise TypeError(f"{label}: {name} must be a tree of booleans or a function that returns one, got {value!r}")
     if not checks.is_function(value):
         checks.mask(label, name, value)
+
+
+def _dimensions(label: str, name: str, value: Any) -> None:
+    if isinstance(value, bool | int | float | str | type):
+        kinds = "dimension numbers, a tree of them, or a function that returns one"
+        raise TypeError(f"{label}: {name} must be {kinds}, got {value!r}")
 
 
 _KINDS: tuple[tuple[Check, str], ...] = (
@@ -192,7 +205,9 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (functools.partial(_choice, ("hard", "smooth", "refined")), "mode"),
     (functools.partial(_choice, ("sps", "sps+")), "variant"),
     (_key, "key seed random_seed"),
+    (_bounds, "bounds"),
     (_mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
+    (_dimensions, "muon_weight_dimension_numbers weight_dimension_numbers"),
 )
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 
