@@ -14,9 +14,10 @@ from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Tree
 from gdjax.linalg import factored, kronecker
 from gdjax.linalg.factored import Cut, Layout, cuts_of
-from gdjax.linalg.kronecker import Kept, adjoint, averaged, gram, into, out_of
+from gdjax.linalg.kronecker import adjoint, averaged, gram, into, out_of
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.roles import routing
+from gdjax.linalg.turns import in_turns
 from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.with_adam import with_adam
 
@@ -31,9 +32,6 @@ class SoapState(NamedTuple):
     R: Any  # (number, n, n), average of G^T G
     QL: Any  # (number, m, m), eigenvectors of an earlier L
     QR: Any  # (number, n, n), eigenvectors of an earlier R
-
-
-KEPT = Kept(moments=("mu",), squares=("nu",))
 
 
 def adam_in_bases(
@@ -89,15 +87,17 @@ def of_blocks(f: Any, tree: Tree, gs: Any, s: Any, roles: Any, layout: Layout, n
     return meshes.partitioned(all_blocks, {"u": gs, **{k: slots[k] for k in fields}}, gs, slots, numbers)
 
 
-def new_bases(kept: Kept) -> Stage:
-    """The stage of the bases, after the rule."""
+def new_bases(moments: tuple[str, ...], squares: tuple[str, ...], in_order: bool = True) -> Stage:
+    """The stage of the bases, after the rule; see `kronecker.bases`."""
+    fields = kronecker.bases(moments, squares, "qr").fields
 
     def stage(gs: Any, s: Any, ps: Any, t: Any, precondition_frequency: Hyper, refresh: str) -> Any:
-        slots = {name: getattr(s, name) for name in ("L", "R", *kept.fields)}
-        of = functools.partial(kronecker.refreshed, kept, refresh == "eigh", every=precondition_frequency)
-        return meshes.partitioned(of, {name: slots[name] for name in kept.fields}, slots, s.count)
+        turned = kronecker.bases(moments, squares, refresh, in_order)
+        slots = {name: getattr(s, name) for name in ("L", "R", "mu", *fields)}
+        of = lambda slots, count, every: in_turns(turned, slots, count, every)  # noqa: E731
+        return meshes.partitioned(of, {name: slots[name] for name in fields}, slots, s.count, precondition_frequency)
 
-    return Stage(stage, " ".join(kept.fields), late=True)
+    return Stage(stage, " ".join(fields), late=True)
 
 
 def slots(**whats: str) -> dict[str, Planned]:
@@ -111,7 +111,7 @@ def _started(what: str, params: Any, given: Mapping[str, Any]) -> list[Any]:
 
 
 @leafwise(
-    SoapState, reduce=(_directions, new_bases(KEPT)),
+    SoapState, reduce=(_directions, new_bases(("mu",), ("nu",))),
     **slots(mu="blocks", nu="squares", L="L", R="R", QL="QL", QR="QR"),
 )  # fmt: skip
 def _soap(
