@@ -90,20 +90,20 @@ def cuts_of(label: str, tree: Any, numbers: Any, default: Any, layout: Layout) -
     return [Cut(leaf, layout) for leaf in plan_of(label, tree, numbers, default).leaves]
 
 
-def started(cuts: Sequence[Cut], params: Any, what: str, dtype: Any = None) -> list[Any]:
+def started(cuts: Sequence[Cut], params: Any, what: str, dtype: Any = None, fill: Any = 1.0) -> list[Any]:
     """What a slot of each leaf starts as, a list with an array for each stack.
 
     Args:
       what: "blocks" or "squares", zeros like the blocks, those of squares real; "L" or "R", zeros, squares of the rows
-        or the columns; "QL" or "QR", identities like these; "dL" or "dR", real ones for the rows, (number, rows, 1), or
-        for the columns, (number, 1, columns).
+        or the columns; "QL" or "QR", identities like these; "dL" or "dR", `fill` for each of the rows, (number, rows,
+        1), or of the columns, (number, 1, columns).
       dtype: of "blocks", if it is not the least.
     """
-    first = lambda cut, p: [_first(cut, p, size, what, dtype) for size in cut.sizes]  # noqa: E731
+    first = lambda cut, p: [_first(cut, p, size, what, dtype, fill) for size in cut.sizes]  # noqa: E731
     return [first(cut, p) for cut, p in zip(cuts, jax.tree.leaves(params), strict=True)]
 
 
-def _first(cut: Cut, p: Any, size: tuple[int, int, int], what: str, dtype: Any) -> Any:
+def _first(cut: Cut, p: Any, size: tuple[int, int, int], what: str, dtype: Any, fill: Any) -> Any:
     own = jax.dtypes.canonicalize_dtype(numerics.at_least_float32(jnp.result_type(p)))
     if what in ("blocks", "squares"):
         if what == "squares":
@@ -117,7 +117,7 @@ def _first(cut: Cut, p: Any, size: tuple[int, int, int], what: str, dtype: Any) 
     number, n = size[0], size[1 + side]
     if what[0] == "d":
         shape = (number, 1, n) if side else (number, n, 1)
-        return meshes.zeros_along(p, (), numerics.real_dtype(own), shape) + 1
+        return meshes.zeros_along(p, (), numerics.real_dtype(own), shape) + fill
     zeros = meshes.zeros_along(p, (), own, (number, n, n))
     return zeros + jnp.eye(n, dtype=own) if what[0] == "Q" else zeros
 

@@ -7,18 +7,15 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Tree
-from gdjax.linalg import factored, kronecker
-from gdjax.linalg.factored import Cut, Layout, cuts_of
-from gdjax.linalg.kronecker import adjoint, averaged, gram, into, out_of
-from gdjax.linalg.matrices import Matrix
+from gdjax.lift.stages import Reduced, Staged, Tree
+from gdjax.linalg.factored import Layout
+from gdjax.linalg.kronecker import into, out_of
 from gdjax.linalg.roles import routing
-from gdjax.linalg.turns import in_turns
-from gdjax.numerics import Array, bounded, debias
+from gdjax.numerics import Array, debias
+from gdjax.optimizers.kronecker import factors, labelled, new_bases, of_blocks, slots
 from gdjax.optimizers.with_adam import with_adam
 
 
@@ -50,15 +47,6 @@ def adam_in_bases(
     return {"u": out_of(u, x["QL"], x["QR"]), "mu": mu, "nu": nu}, G
 
 
-def factors(x: Mapping[str, Any], beta: Any) -> dict[str, Any]:
-    """Shampoo's averages of G G^T and G^T G."""
-    g = x["g"]
-    return {
-        "L": averaged(x["L"], lambda: gram(g), beta),
-        "R": averaged(x["R"], lambda: gram(adjoint(g)), beta),
-    }
-
-
 def _soap_of_blocks(x: Mapping[str, Any], shampoo_beta: Any, **adam: Any) -> dict[str, Any]:
     return {**adam_in_bases(x, **adam)[0], **factors(x, shampoo_beta)}
 
@@ -72,44 +60,6 @@ def _directions(
     return of_blocks(f, tree, gs, s, roles, layout, step, "mu nu L R".split())
 
 
-def of_blocks(f: Any, tree: Tree, gs: Any, s: Any, roles: Any, layout: Layout, numbers: Any, fields: Any) -> Any:
-    """f of the gradient and the slots of all blocks, with the numbers of the step: directions, and those fields anew."""
-    cuts: list[Cut] = tree.of_each(cuts_of(tree.label, tree.of(gs), roles, Matrix(), layout))
-    real = numerics.widest_real(gs)
-    numbers = {k: numerics.scalar(x, real) for k, x in numbers.items()}
-
-    def all_blocks(gs: Any, slots: Any, numbers: Any) -> Any:
-        apart = [cut.apart(bounded(g, "summed")) for cut, g in zip(cuts, gs, strict=True)]
-        new = factored.together(functools.partial(f, **numbers), {"g": apart, **slots})
-        return {**new, "u": [cut.joined(u) for cut, u in zip(cuts, new["u"], strict=True)]}
-
-    slots = {name: x for name, x in s._asdict().items() if name != "count"}
-    return meshes.partitioned(all_blocks, {"u": gs, **{k: slots[k] for k in fields}}, gs, slots, numbers)
-
-
-def new_bases(moments: tuple[str, ...], squares: tuple[str, ...], in_order: bool = True) -> Stage:
-    """The stage of the bases, after the rule; see `kronecker.bases`."""
-    fields = kronecker.bases(moments, squares, "qr").fields
-
-    def stage(gs: Any, s: Any, ps: Any, t: Any, precondition_frequency: Hyper, refresh: str) -> Any:
-        turned = kronecker.bases(moments, squares, refresh, in_order)
-        slots = {name: getattr(s, name) for name in ("L", "R", "mu", *fields)}
-        of = lambda slots, count, every: in_turns(turned, slots, count, every)  # noqa: E731
-        return meshes.partitioned(of, {name: slots[name] for name in fields}, slots, s.count, precondition_frequency)
-
-    return Stage(stage, " ".join(fields), late=True)
-
-
-def slots(**whats: str) -> dict[str, Planned]:
-    """Slots that start as `factored.started` says; of those that are "blocks" the dtype is `mu_dtype`."""
-    return {name: Planned(functools.partial(_started, what)) for name, what in whats.items()}
-
-
-def _started(what: str, params: Any, given: Mapping[str, Any]) -> list[Any]:
-    cuts = cuts_of(given["label"], params, given["roles"], Matrix(), given["layout"])
-    return factored.started(cuts, params, what, given["mu_dtype"])
-
-
 @leafwise(
     SoapState, reduce=(_directions, new_bases(("mu",), ("nu",))),
     **slots(mu="blocks", nu="squares", L="L", R="R", QL="QL", QR="QR"),
@@ -121,19 +71,6 @@ def _soap(
     roles: Staged = None, label: Staged = "", u: Reduced = None,
 ) -> Any:  # fmt: skip
     return u, s
-
-
-def labelled(rule: Any, label: str, *arguments: Any, refresh: str, layout: Layout, **staged: Any) -> Any:
-    """The rule with these arguments, under the name `label`.
-
-    Raises:
-      ValueError: an unknown `sides` or `refresh`; a size below 1.
-      TypeError: a size that is no int.
-    """
-    if refresh not in kronecker.REFRESHES:
-        raise ValueError(f"{label}: refresh must be one of {', '.join(kronecker.REFRESHES)}, got {refresh!r}")
-    made = rule(*arguments, refresh=refresh, layout=layout.checked(label), label=label, **staged)
-    return base.part_of(made).labelled(label)
 
 
 @transform
