@@ -80,11 +80,41 @@ def refreshed_basis(matrices: Array, basis: Array) -> Array:
       basis: Q, (..., n, k), orthonormal columns.
     """
     a, size, finite = _scaled("refreshed_basis", matrices)
-    q, r = jnp.linalg.qr(_highest(a, basis.astype(a.dtype)))
+    q = _orthonormal(_highest(a, basis.astype(a.dtype)))
+    return jnp.where(finite & (size > 0), q.astype(basis.dtype), basis)
+
+
+def eigenbasis(matrices: Array, basis: Array) -> Array:
+    """The eigenvectors of each A, the largest eigenvalue first; `basis` where A is zero or has NaN."""
+    a, size, finite = _scaled("eigenbasis", matrices)
+    vectors = jnp.linalg.eigh(a)[1][..., ::-1]
+    return jnp.where(finite & (size > 0), vectors.astype(basis.dtype), basis)
+
+
+def refreshed_in_order(matrices: Array, basis: Array) -> tuple[Array, Array]:
+    """`refreshed_basis` with the columns of Q first put in the order of their eigenvalues q^H A q, the largest first.
+
+    So the power steps do not mix vectors whose eigenvalues have overtaken others.
+
+    Returns:
+      Q', and the order, (..., k): Q' follows Q[:, order].
+    """
+    a, size, finite = _scaled("refreshed_basis", matrices)
+    q = basis.astype(a.dtype)
+    product = _highest(a, q)
+    order = jnp.argsort(-jnp.real(jnp.sum(q.conj() * product, -2)), -1)
+    new = _orthonormal(jnp.take_along_axis(product, order[..., None, :], -1))
+    useful = finite & (size > 0)
+    unmoved = jnp.broadcast_to(jnp.arange(order.shape[-1], dtype=order.dtype), order.shape)
+    return jnp.where(useful, new.astype(basis.dtype), basis), jnp.where(useful[..., 0], order, unmoved)
+
+
+def _orthonormal(x: Array) -> Array:
+    """Q of x = Q R, where the diagonal of R is positive."""
+    q, r = jnp.linalg.qr(x)
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)[..., None, :]
     length = jnp.abs(diagonal)
-    q = q * jnp.where(length > 0, diagonal / jnp.where(length > 0, length, 1).astype(a.dtype), 1).astype(a.dtype)
-    return jnp.where(finite & (size > 0), q.astype(basis.dtype), basis)
+    return q * jnp.where(length > 0, diagonal / jnp.where(length > 0, length, 1).astype(x.dtype), 1).astype(x.dtype)
 
 
 def _scaled(name: str, matrices: Array) -> tuple[Array, Array, Array]:
