@@ -80,8 +80,8 @@ from gdjax.lift.slots import (
 from gdjax.lift.stages import Reduced, Stage
 from gdjax.lift.wrapper import WrapperState, wrapper
 from gdjax.linalg.matrices import Matrix
-from gdjax.linalg.roles import label_by_role, matrices_by_role
 from gdjax.linalg.polar import orthogonalize
+from gdjax.linalg.roles import label_by_role, matrices_by_role
 from gdjax.linalg.roots import matrix_inverse_pth_root, nnls, power_iteration
 from gdjax.linalg.spectral import inverse_root
 from gdjax.linalg.stacks import in_stacks

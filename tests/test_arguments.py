@@ -58,7 +58,6 @@ VALUES: dict[str, Any] = {
     "init_step": ("heuristic", 1e-6), "schedules": [constant] * 2, "boundaries": [3], "boundaries_and_scales": {3: 0.5},
     "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3, "bounds": (-1.0, 1.0),
     "preconditioner_update_probability": 0.5, "memory_save_mode": "one_diag", "others": SGD,
-    "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3,
 }  # fmt: skip
 # What has no sense, by the kind of what has.
 NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]

@@ -30,8 +30,7 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
     (
         _DECAY,
         "b1 b2 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
-        "adadelta.rho scale_by_adadelta.rho beta_lip",
-        "adadelta.rho scale_by_adadelta.rho dion.mu scale_by_dion.mu ef_decay",
+        "adadelta.rho scale_by_adadelta.rho beta_lip dion.mu scale_by_dion.mu ef_decay",
     ),
     (
         _SIZE,
@@ -65,7 +64,6 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
         "preconditioner_update_probability",
     ),
     (_SHARE, "scion.alpha scale_by_scion.alpha"),
-    (_SHARE, "incremental_update.step_size eta_minus scale_by_sm3.b2 reduce_on_plateau.rtol"),
     (("above 0", lambda x: x > 0), "increase_factor"),
     (("between 0 and 1", lambda x: 0 < x < 1), "reduce_on_plateau.factor decrease_factor"),
     (("finite and at least 1", lambda x: 1 <= x < math.inf), "eta_plus"),
