@@ -186,6 +186,7 @@ from gdjax.optimizers.sgd import nesterov_point, noisy_sgd, perturbed_gradient_d
 from gdjax.optimizers.sign_sgd import scale_by_sign, sign_sgd, signum
 from gdjax.optimizers.sm3 import ScaleBySM3State, scale_by_sm3, sm3
 from gdjax.optimizers.sophia import SophiaState, scale_by_sophia, sophia
+from gdjax.optimizers.transformer import transformer_optimizer
 from gdjax.optimizers.yogi import scale_by_yogi, yogi
 from gdjax.perturbations import multi_normal
 from gdjax.plots.curves import plot_schedule
@@ -332,8 +333,8 @@ __all__ = [
     "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
     "sophia", "split_real_and_imaginary", "squared_error", "ssbroyden", "state_bytes", "state_from_dict",
     "state_from_optax", "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map",
-    "swa", "sweep", "tabulate", "to_optax", "trace", "transform", "transforms", "tree", "tree_map_params",
-    "tree_utils", "unitwise_clip", "unitwise_norm", "update_infinity_moment", "update_moment",
+    "swa", "sweep", "tabulate", "to_optax", "trace", "transform", "transformer_optimizer", "transforms", "tree",
+    "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm", "update_infinity_moment", "update_moment",
     "update_moment_per_elem_norm", "value_and_grad_from_state", "warmup_constant_schedule",
     "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule",
     "warmup_stable_decay_schedule", "with_extra_args_support", "with_metrics", "wrapper", "yogi", "zero_nans",

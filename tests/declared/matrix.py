@@ -80,6 +80,8 @@ CASES = (
     Case("sophia", _sophia, _SOPHIA, quiet={"weight_decay": 0.0}, needs_params=True, complex=False),
     Case("scale_by_sophia", _scale_by_sophia, {"b1": 0.9}, {"newest": True}, needs_params=True, complex=False,
          slow=True),
+    Case("transformer_optimizer", gdjax.transformer_optimizer, {"learning_rate": 0.1, "weight_decay": 1e-2},
+         {"steps": 100, "warmup_steps": 1}, quiet={"weight_decay": 0.0}, needs_params=True, scheduled=False),
     Case("hutchinson_estimator_diag_hessian", _hutchinson, fixed={"random_seed": 0}, needs_params=True, complex=False),
 )  # fmt: skip
 
