@@ -150,7 +150,7 @@ def _balanced(left: Array, right: Array) -> tuple[Array, Array]:
 def _turned(q: Array, vectors: Array) -> Array:
     """Q after a rotation exp(a R) Q, to the second order, that brings it nearer to a Hermitian matrix."""
     r = q.mT.conj() - q
-    r = r / (norm_bound(r, vectors) + float(jnp.finfo(q.dtype).tiny)).astype(q.dtype)
+    r = r / _or_one(norm_bound(r, vectors)).astype(q.dtype)
     rq = _dot(r, q)
     rrq = _dot(r, rq)
     slope, curve = (jnp.real(jnp.trace(x)) for x in (rq, rrq))
@@ -163,19 +163,22 @@ def norm_bound(a: Array, vectors: Array) -> Array:
 
     The random vectors (k, n) are turned towards the row of A with the largest norm, so that A may be of low rank.
     """
-    tiny = float(jnp.finfo(a.dtype).tiny)
-    top = jnp.max(jnp.abs(a), initial=0) + tiny
-    a = a / top.astype(a.dtype)
+    top = jnp.max(jnp.abs(a), initial=0)
+    a = a / _or_one(top).astype(a.dtype)
     row = a[jnp.argmax(jnp.sum(numerics.abs_sq(a), 1))][None]
     v = row + jnp.sign(jnp.sum(row * vectors.conj(), 1, keepdims=True)) * vectors
     for _ in range(2):
         v = _dot(v, a)
-        v = _dot(v / (_lengths(v) + tiny).astype(v.dtype), a)
+        v = _dot(v / _or_one(_lengths(v)).astype(v.dtype), a)
     return top * jnp.max(_lengths(v))
 
 
 def _lengths(v: Array) -> Array:
-    return jnp.sqrt(jnp.sum(numerics.abs_sq(v), 1, keepdims=True))
+    return numerics.sqrt(jnp.sum(numerics.abs_sq(v), 1, keepdims=True))
+
+
+def _or_one(x: Array) -> Array:
+    return jnp.where(x == 0, 1, x)
 
 
 def in_batches(f: Callable[..., Any]) -> Callable[..., Any]:
