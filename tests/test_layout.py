@@ -35,7 +35,8 @@ combine/evaluation combine/layers combine/chain combine/masking combine/groups c
 combine/hyperparams combine/sharding transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*
-optimizers/adam optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/*
+optimizers/adam optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/with_adam optimizers/orthogonal
+optimizers/*
 inspection/entries inspection/*
 training/differences training/gradients second_order projections/parts projections/* losses/parts losses/*
 inspection/table inspection/walk inspection/traced inspection/owners inspection/cautions inspection/explain
