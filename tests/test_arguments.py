@@ -102,6 +102,7 @@ SIGNED = (
 ANY = {
     "weight_dimension_numbers": "a tree like the parameters, or a function of them: `init` looks at it",
     "muon_weight_dimension_numbers": "as above",
+    "roles": "as muon_weight_dimension_numbers",
     "batch_axis_name": "what jax.lax.pmean takes",
     "groups": "as the labels of `partition`: `init` looks at them",
     "roles": "as muon_weight_dimension_numbers",

@@ -112,6 +112,14 @@ def _integer(least: int, label: str, name: str, value: Any) -> None:
         checks.structural(label, name, value, least)
 
 
+def _share(label: str, name: str, value: Any) -> None:
+    """A share that shapes the program."""
+    if isinstance(value, bool) or not isinstance(value, checks.NUMBER):
+        raise TypeError(f"{label}: {name} shapes the program and must be a number, got {value!r}")
+    if not 0 < value <= 1:
+        raise ValueError(f"{label}: {name} must be in (0, 1], got {value!r}")
+
+
 def _dtype(label: str, name: str, value: Any) -> None:
     try:
         if isinstance(value, jax.Array | np.ndarray):
@@ -203,6 +211,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
         "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
         "periodic_update.update_period ns_steps",
     ),
+    (_share, "dion.rank_fraction scale_by_dion.rank_fraction dion2.fraction scale_by_dion2.fraction"),
     (_dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
     (_dtype, "params_ema.dtype swa.dtype MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),
     (_function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn step_size_fn"),

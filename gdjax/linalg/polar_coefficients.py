@@ -55,12 +55,13 @@ PRESETS: dict[str, Any] = {
     ),
     # DeepSeek-V4: eight steps up to about 1, then two that converge
     "deepseek": (JORDAN,) * 8 + ((2.0, -1.5, 0.5),) * 2,
-    # Boissin et al. 2025, for preconditioning="aol"
+    # Boissin et al. 2025, for preconditioning="aol". An older table of theirs, which begins with 4.0098, makes
+    # singular values above 0.88 negative: a matrix with orthogonal rows would come out with the other sign.
     "aol": (
-        (4.0098, -7.0585, 2.4635),
-        (3.4585, -5.5479, 2.5959),
-        (2.7573, -3.2939, 1.4254),
-        (2.7215, -3.0494, 1.3169),
+        (4.6051, -9.6552, 5.6769),
+        (4.7505, -6.0861, 2.1790),
+        (2.7763, -2.3190, 0.5523),
+        (2.4231, -2.2861, 0.8193),
     ),
 }
 PRESETS["muon"] = PRESETS["jordan"] = PRESETS["standard"]  # the first name is that of Optax's documentation

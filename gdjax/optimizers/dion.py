@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import base, checks, keys, meshes
+from gdjax.core import base, keys, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
@@ -21,7 +21,7 @@ from gdjax.linalg.roles import routing
 from gdjax.linalg.stacks import in_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.numerics.norms import unit_and_norm
-from gdjax.optimizers.muon import matrices_of
+from gdjax.optimizers.orthogonal import matrices_of
 from gdjax.optimizers.with_adam import with_adam
 
 _highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -130,18 +130,8 @@ def scale_by_dion(
       ValueError: rank_fraction is not in (0, 1]. (In update) a leaf that is no matrix.
       TypeError: rank_fraction is no number.
     """
-    label = "gdjax.scale_by_dion"
-    rule = _dion(mu, eps, mu_dtype, fraction_of(label, "rank_fraction", rank_fraction), key, routing(roles))
-    return base.part_of(rule).labelled(label)
-
-
-def fraction_of(label: str, name: str, value: Any) -> float:
-    """A share that shapes the program."""
-    if isinstance(value, bool) or not isinstance(value, checks.NUMBER):
-        raise TypeError(f"{label}: {name} shapes the program and must be a number, got {value!r}")
-    if not 0 < value <= 1:
-        raise ValueError(f"{label}: {name} must be in (0, 1], got {value!r}")
-    return float(value)
+    rule = _dion(mu, eps, mu_dtype, rank_fraction, key, routing(roles))
+    return base.part_of(rule).labelled("gdjax.scale_by_dion")
 
 
 @transform
@@ -198,11 +188,8 @@ def dion(
     Reference:
       Ahn et al. 2025, Dion: distributed orthonormalized updates, Algorithm 1, https://arxiv.org/abs/2504.05295
     """
-    label = "gdjax.dion"
-    direction = scale_by_dion(
-        mu, fraction_of(label, "rank_fraction", rank_fraction), eps, key=key, mu_dtype=mu_dtype, roles=roles
-    )
+    direction = scale_by_dion(mu, rank_fraction, eps, key=key, mu_dtype=mu_dtype, roles=roles)
     return with_adam(
-        label, direction, learning_rate, routing(roles), weight_decay, weight_decay_mask,
+        "gdjax.dion", direction, learning_rate, routing(roles), weight_decay, weight_decay_mask,
         adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
     )  # fmt: skip

@@ -18,8 +18,7 @@ from gdjax.linalg.polar import Polar
 from gdjax.linalg.roles import routing
 from gdjax.linalg.stacks import in_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.optimizers.dion import fraction_of
-from gdjax.optimizers.muon import check_polar, first_coefficients, matrices_of
+from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrices_of
 from gdjax.optimizers.with_adam import with_adam
 
 
@@ -113,9 +112,8 @@ def scale_by_dion2(
       TypeError: fraction is no number. (In update) a complex leaf with `ns_dtype`.
     """
     label = "gdjax.scale_by_dion2"
-    share = fraction_of(label, "fraction", fraction)
     rule = base.part_of(
-        _dion2(ef_decay, eps, mu_dtype, ns_steps, share, ns_coeffs, preconditioning, ns_dtype, routing(roles))
+        _dion2(ef_decay, eps, mu_dtype, ns_steps, fraction, ns_coeffs, preconditioning, ns_dtype, routing(roles))
     )
     check_polar(label, **rule.hyper, **rule.staged)
     return rule.labelled(label)
@@ -177,12 +175,11 @@ def dion2(
     Reference:
       Ahn et al. 2025, Dion2: a simple method to shrink matrix in Muon, Algorithm 1, https://arxiv.org/abs/2512.16928
     """
-    label = "gdjax.dion2"
     direction = scale_by_dion2(
-        fraction_of(label, "fraction", fraction), ef_decay, eps, ns_coeffs, ns_steps,
+        fraction, ef_decay, eps, ns_coeffs, ns_steps,
         preconditioning=preconditioning, ns_dtype=ns_dtype, mu_dtype=mu_dtype, roles=roles,
     )  # fmt: skip
     return with_adam(
-        label, direction, learning_rate, routing(roles), weight_decay, weight_decay_mask,
+        "gdjax.dion2", direction, learning_rate, routing(roles), weight_decay, weight_decay_mask,
         adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from gdjax.linalg.polar import Polar
 from gdjax.linalg.roles import routing
 from gdjax.linalg.stacks import in_stacks
 from gdjax.numerics import Array
-from gdjax.optimizers.muon import by_shape, check_polar, first_coefficients, matrices_of, momenta
+from gdjax.optimizers.orthogonal import by_shape, check_polar, first_coefficients, matrices_of, momenta
 from gdjax.optimizers.with_adam import with_adam
 
 

@@ -20,7 +20,7 @@ from gdjax.linalg.polar import Polar
 from gdjax.linalg.roles import routing
 from gdjax.numerics import Array
 from gdjax.numerics.norms import unit_and_norm
-from gdjax.optimizers.muon import check_polar, first_coefficients, matrices_of, momenta
+from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrices_of, momenta
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
