@@ -30,12 +30,12 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
     (
         _DECAY,
         "b1 b2 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
-        "adadelta.rho scale_by_adadelta.rho",
+        "adadelta.rho scale_by_adadelta.rho shampoo_beta grafting_b2 soap_muon.beta scale_by_soap_muon.beta",
     ),
     (
         _SIZE,
-        "eps eps_root epsilon adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta radius clipping "
-        "l2_norm_clip noise_multiplier initial_accumulator_value initial_scale min_norm min_scale min_step_size "
+        "eps eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta "
+        "radius clipping l2_norm_clip noise_multiplier initial_accumulator_value initial_scale min_norm min_scale min_step_size "
         "trust_coefficient consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size "
         "adafactor.decay_rate scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha "
         "scale_by_ademamix.alpha simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp",
@@ -47,7 +47,7 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
         "optimistic_gradient_descent.beta scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta "
         "optimistic_adam_v2.alpha optimistic_adam_v2.beta",
     ),
-    (_POSITIVE, "estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha"),
+    (_POSITIVE, "init_factor estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha"),
     (
         _BOUND,
         "max_norm max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "
@@ -56,10 +56,11 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
     ),
     # A momentum of 1 is a plain sum. A weighted mean with a weight of 1 never moves, and is silently no descent.
     (_SHARE, "trace.decay sgd.momentum dpsgd.momentum lars.momentum rmsprop.momentum"),
-    (_SHARE, "incremental_update.step_size eta_minus scale_by_sm3.b2 reduce_on_plateau.rtol"),
+    (_SHARE, "incremental_update.step_size eta_minus scale_by_sm3.b2 reduce_on_plateau.rtol shampoo.b2"),
+    (_SHARE, "scale_by_shampoo.b2 _shampoo.b2"),
     (("above 0", lambda x: x > 0), "increase_factor"),
     (("between 0 and 1", lambda x: 0 < x < 1), "reduce_on_plateau.factor decrease_factor"),
-    (("finite and at least 1", lambda x: 1 <= x < math.inf), "eta_plus"),
+    (("finite and at least 1", lambda x: 1 <= x < math.inf), "eta_plus shampoo.root scale_by_shampoo.root"),
 )
 _NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol"  # None is no bound, and not the default
 
@@ -193,7 +194,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (
         functools.partial(_integer, 1),
         "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
-        "periodic_update.update_period",
+        "periodic_update.update_period precondition_frequency start_preconditioning_step",
     ),
     (_dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
     (_dtype, "params_ema.dtype swa.dtype MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),

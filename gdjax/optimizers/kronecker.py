@@ -6,6 +6,7 @@ from typing import Any
 
 from gdjax import numerics
 from gdjax.core import base, meshes
+from gdjax.core.base import MaskedNode
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.stages import Planned, Stage, Tree
 from gdjax.linalg import factored, kronecker
@@ -17,12 +18,18 @@ from gdjax.numerics import bounded
 
 
 def slots(**whats: str) -> dict[str, Planned]:
-    """Slots that start as `factored.started` says; of those that are "blocks" the dtype is `mu_dtype`."""
+    """Slots that start as `factored.started` says; of those that are "blocks" the dtype is `mu_dtype`.
+
+    "method: what" is a slot for one value of an argument alone, "qr: QL" say.
+    """
     return {name: Planned(functools.partial(_started, what)) for name, what in whats.items()}
 
 
 def _started(what: str, params: Any, given: Mapping[str, Any]) -> list[Any]:
     cuts = cuts_of(given["label"], params, given["roles"], Matrix(), given["layout"])
+    needed, _, what = what.rpartition(": ")
+    if needed and needed not in (given.get("grafting"), given["refresh"]):
+        return [[MaskedNode() for _ in cut.sizes] for cut in cuts]
     return factored.started(cuts, params, what, given["mu_dtype"], given.get("init_factor"))
 
 
@@ -63,14 +70,14 @@ def factors(x: Mapping[str, Any], beta: Any) -> dict[str, Any]:
     }
 
 
-def labelled(rule: Any, label: str, *arguments: Any, refresh: str, layout: Layout, **staged: Any) -> Any:
+def labelled(rule: Any, label: str, *arguments: Any, refresh: str, layout: Layout, methods: Any = kronecker.REFRESHES, **staged: Any) -> Any:
     """The rule with these arguments, under the name `label`.
 
     Raises:
       ValueError: an unknown `sides` or `refresh`; a size below 1.
       TypeError: a size that is no int.
     """
-    if refresh not in kronecker.REFRESHES:
-        raise ValueError(f"{label}: refresh must be one of {', '.join(kronecker.REFRESHES)}, got {refresh!r}")
+    if refresh not in methods:
+        raise ValueError(f"{label}: refresh must be one of {', '.join(methods)}, got {refresh!r}")
     made = rule(*arguments, refresh=refresh, layout=layout.checked(label), label=label, **staged)
     return base.part_of(made).labelled(label)

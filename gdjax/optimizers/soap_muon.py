@@ -50,7 +50,7 @@ def _whitened(
     tree: Tree, beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, roles: Any, layout: Any, ns_coeffs: Any,
     ns_steps: int, by_shape: bool,
 ) -> Any:  # fmt: skip
-    step = {"t": t, "beta": beta, "b2": b2, "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta, "eps": eps}
+    step = {"t": t, "beta": beta, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
     new = of_blocks(_of_blocks, tree, gs, s, roles, layout, step, "mu nu L R".split())
     leaves = tree.of_each(plan_of(tree.label, tree.of(gs), roles, Matrix()).leaves)
     coeffs = newton_schulz.coefficients(tree.label, ns_coeffs, ns_steps)
@@ -117,7 +117,7 @@ def scale_by_soap_muon(
       TypeError: a size that is no int.
     """
     return _checked(
-        "gdjax.scale_by_soap_muon", beta, b2, shampoo_beta, eps, precondition_frequency,
+        "gdjax.scale_by_soap_muon", beta, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
         ns_coeffs=ns_coeffs, ns_steps=ns_steps, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
         mu_dtype=mu_dtype, roles=roles,
     )  # fmt: skip
@@ -187,7 +187,7 @@ def soap_muon(
     """
     label, numbers = "gdjax.soap_muon", routing(roles)
     direction = _checked(
-        label, beta, b2, shampoo_beta, eps, precondition_frequency,
+        label, beta, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
         ns_coeffs=ns_coeffs, ns_steps=ns_steps, by_shape=True, refresh=refresh,
         layout=Layout(block_size, sides, max_precond_dim), mu_dtype=mu_dtype, roles=numbers,
     )  # fmt: skip
