@@ -57,6 +57,8 @@ VALUES: dict[str, Any] = {
     "measures": {}, "measure_name": "m", "transforms": {"a": SGD}, "param_labels": "a", "axis": 0, "curvature": "skip",
     "init_step": ("heuristic", 1e-6), "schedules": [constant] * 2, "boundaries": [3], "boundaries_and_scales": {3: 0.5},
     "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3, "bounds": (-1.0, 1.0),
+    "others": SGD, "block_size": 8, "max_precond_dim": 8, "start_preconditioning_step": 3, "root": 4.0,
+    "shampoo_beta": 0.9,
 }  # fmt: skip
 # What has no sense, by the kind of what has.
 NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]
@@ -82,6 +84,7 @@ BY_NAME: dict[str, list[Any]] = {
     "norms": ["grads", 3, ("grad", "step"), None],
     "axis": AXES,
     "output_axis": AXES,
+    "grafting": ["nonsense", 3],
     "decay_offset": NUMBER,
     "step_offset": NUMBER,
     "tokens_per_step": [*NUMBER, 0, -1],
@@ -102,6 +105,7 @@ ANY = {
     "muon_weight_dimension_numbers": "as above",
     "batch_axis_name": "what jax.lax.pmean takes",
     "groups": "as the labels of `partition`: `init` looks at them",
+    "roles": "as muon_weight_dimension_numbers",
 }
 
 

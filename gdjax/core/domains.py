@@ -35,9 +35,9 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
     (
         _SIZE,
         "eps eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta "
-        "radius clipping l2_norm_clip noise_multiplier initial_accumulator_value initial_scale min_norm min_scale min_step_size "
-        "trust_coefficient consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size "
-        "adafactor.decay_rate scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha "
+        "radius clipping l2_norm_clip noise_multiplier initial_accumulator_value initial_scale min_norm min_scale "
+        "min_step_size trust_coefficient consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling "
+        "slow_step_size adafactor.decay_rate scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha "
         "scale_by_ademamix.alpha simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp",
     ),
     (

@@ -81,8 +81,8 @@ def scale_by_kl_soap(
       TypeError: a size that is no int.
     """
     return labelled(
-        _kl_soap_rule, "gdjax.scale_by_kl_soap", b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
-        init_factor=init_factor, bias_correction=bias_correction, refresh=refresh,
+        _kl_soap_rule, "gdjax.scale_by_kl_soap", b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps,
+        precondition_frequency, init_factor=init_factor, bias_correction=bias_correction, refresh=refresh,
         layout=Layout(block_size, sides, max_precond_dim), mu_dtype=mu_dtype, roles=roles,
     )  # fmt: skip
 

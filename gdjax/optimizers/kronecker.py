@@ -8,6 +8,7 @@ from gdjax import numerics
 from gdjax.core import base, meshes
 from gdjax.core.base import MaskedNode
 from gdjax.lift.leafwise import Hyper
+from gdjax.lift.slots import start
 from gdjax.lift.stages import Planned, Stage, Tree
 from gdjax.linalg import factored, kronecker
 from gdjax.linalg.factored import Cut, Layout, cuts_of
@@ -30,11 +31,11 @@ def _started(what: str, params: Any, given: Mapping[str, Any]) -> list[Any]:
     needed, _, what = what.rpartition(": ")
     if needed and needed not in (given.get("grafting"), given["refresh"]):
         return [[MaskedNode() for _ in cut.sizes] for cut in cuts]
-    return factored.started(cuts, params, what, given["mu_dtype"], given.get("init_factor"))
+    return factored.started(cuts, params, what, given["mu_dtype"], start(given.get("init_factor", 1.0), {}))
 
 
 def of_blocks(f: Any, tree: Tree, gs: Any, s: Any, roles: Any, layout: Layout, numbers: Any, fields: Any) -> Any:
-    """f of the gradient and the slots of all blocks, with the numbers of the step: directions, and those fields anew."""
+    """f of the gradient and the slots of all blocks, with the numbers of the step: "u", and those fields anew."""
     cuts: list[Cut] = tree.of_each(cuts_of(tree.label, tree.of(gs), roles, Matrix(), layout))
     real = numerics.widest_real(gs)
     numbers = {k: numerics.scalar(x, real) for k, x in numbers.items()}
@@ -70,7 +71,15 @@ def factors(x: Mapping[str, Any], beta: Any) -> dict[str, Any]:
     }
 
 
-def labelled(rule: Any, label: str, *arguments: Any, refresh: str, layout: Layout, methods: Any = kronecker.REFRESHES, **staged: Any) -> Any:
+def labelled(
+    rule: Any,
+    label: str,
+    *arguments: Any,
+    refresh: str,
+    layout: Layout,
+    methods: Any = kronecker.REFRESHES,
+    **staged: Any,
+) -> Any:
     """The rule with these arguments, under the name `label`.
 
     Raises:

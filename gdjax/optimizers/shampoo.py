@@ -1,7 +1,6 @@
 """Shampoo: gradients times roots of sums of G G^T and G^T G."""
 
 import functools
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,19 +12,16 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Reduced, Stage, Staged, Tree
-from gdjax.linalg import spectral
+from gdjax.linalg import shampoo_blocks
 from gdjax.linalg.factored import Layout
-from gdjax.linalg.kronecker import adjoint, gram
 from gdjax.linalg.roles import routing
 from gdjax.linalg.turns import Turned, in_turns
-from gdjax.numerics import Array, debias
-from gdjax.numerics.norms import unit_and_norm
+from gdjax.numerics import Array
 from gdjax.optimizers.kronecker import labelled, of_blocks, slots
 from gdjax.optimizers.with_adam import with_adam
 
 METHODS = "eigh", "qr", "newton"
 GRAFTING = "adam", "sgd", None
-RIDGE = 1e-7  # of the largest eigenvalue: what is less is rounding
 
 
 class ShampooState(NamedTuple):
@@ -42,24 +38,11 @@ class ShampooState(NamedTuple):
     QR: Any  # (number, n, n), about those of R
 
 
-def _averages_of_blocks(x: Mapping[str, Any], b1: Any, b2: Any, grafting_b2: Any) -> dict[str, Any]:
-    g = x["g"]
-    new = jnp.where(b2 < 1, 1 - b2, 1)  # b2 = 1 is a sum
-
-    def added(old: Array | None, square: Callable[[], Array]) -> Array | None:
-        return None if old is None else b2 * old + new.astype(old.dtype) * square()
-
-    nu = None if x["nu"] is None else grafting_b2 * x["nu"] + (1 - grafting_b2) * numerics.abs_sq(g)
-    mu = b1 * x["mu"].astype(g.dtype) + (1 - b1) * g
-    left, right = added(x["L"], lambda: gram(g)), added(x["R"], lambda: gram(adjoint(g)))
-    return {"u": g, "mu": mu, "nu": nu, "L": left, "R": right}
-
-
 def _averages(
     gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, b2: Hyper, grafting_b2: Hyper, roles: Any, layout: Any
 ) -> Any:
     step = {"b1": b1, "b2": b2, "grafting_b2": grafting_b2}
-    new = of_blocks(_averages_of_blocks, tree, gs, s, roles, layout, step, "mu nu L R".split())
+    new = of_blocks(shampoo_blocks.averages, tree, gs, s, roles, layout, step, "mu nu L R".split())
     return {name: x for name, x in new.items() if name != "u"}
 
 
@@ -75,14 +58,9 @@ def _roots(
         root, *rest = numbers
         size, eps = (jnp.asarray(x) for x in rest)
 
-        @jax.jit
-        def of(a: Array, _: Array, *basis: Array) -> tuple[Array, ...]:
-            a = a * (1 / size).astype(a.dtype) + eps.astype(a.dtype) * jnp.eye(a.shape[-1], dtype=a.dtype)
-            if basis:
-                return spectral.root_in_basis(a, *basis, root, RIDGE)
-            return (spectral.inverse_root(a, root, RIDGE, refresh),)
-
-        due = (count % k == 0) & (count > start) | (count == start)
+        of = jax.jit(functools.partial(shampoo_blocks.root, p=root, size=size, eps=eps, method=refresh))
+        period, start = (jnp.asarray(x).astype(count.dtype) for x in (k, start))
+        due = (count % period == 0) & (count > start) | (count == start)
         new = in_turns(Turned(of, of, ("P*", *bases)), slots, count, k, due)
         return {name: new.get(name, slots[name]) for name in _ROOTS}
 
@@ -95,25 +73,6 @@ def _roots(
 _ROOTS = "PL", "PR", "QL", "QR"
 
 
-def _direction_of_blocks(
-    x: Mapping[str, Any], t: Any, b1: Any, grafting_b2: Any, grafting_eps: Any, start: Any, grafting: Any
-) -> dict[str, Any]:
-    m = debias(x["mu"].astype(x["g"].dtype), b1, t)
-    u = m if x["PL"] is None else x["PL"] @ m
-    u = u if x["PR"] is None else u @ x["PR"]
-    if grafting is None:
-        return {"u": u}
-    if grafting == "adam":
-        m = m / (numerics.sqrt(debias(x["nu"], grafting_b2, t)) + grafting_eps).astype(m.dtype)
-    return {"u": jnp.where(t >= start, u * _length_over(m, u).astype(u.dtype), m)}
-
-
-def _length_over(x: Array, y: Array) -> Array:
-    """|x| / |y| of matrices, 0 where both are."""
-    (unit, norm), (own, length) = unit_and_norm(x, (-2, -1)), unit_and_norm(y, (-2, -1))
-    return unit / own * (norm / jnp.where(length == 0, 1, length))
-
-
 def _directions(
     gs: Any, s: Any, ps: Any, t: Any,
     tree: Tree, b1: Hyper, grafting_b2: Hyper, grafting_eps: Hyper, start_preconditioning_step: Hyper, grafting: Any,
@@ -121,7 +80,9 @@ def _directions(
 ) -> Any:  # fmt: skip
     step = {"t": t, "b1": b1, "grafting_b2": grafting_b2, "grafting_eps": grafting_eps}
     step["start"] = start_preconditioning_step
-    return of_blocks(functools.partial(_direction_of_blocks, grafting=grafting), tree, gs, s, roles, layout, step, ())
+    return of_blocks(
+        functools.partial(shampoo_blocks.direction, grafting=grafting), tree, gs, s, roles, layout, step, ()
+    )
 
 
 @leafwise(
@@ -153,7 +114,17 @@ def _checked(
     numbers = precondition_frequency, start_preconditioning_step, root
     b1, b2, eps, *rest = arguments
     return labelled(
-        _shampoo, label, b1, b2, eps, *numbers, *rest, refresh=root_method, grafting=grafting, layout=layout, methods=METHODS,
+        _shampoo,
+        label,
+        b1,
+        b2,
+        eps,
+        *numbers,
+        *rest,
+        refresh=root_method,
+        grafting=grafting,
+        layout=layout,
+        methods=METHODS,
         **staged,
     )
 
@@ -223,8 +194,8 @@ def shampoo(
         U_t = (L^ + eps I)^(-1/p) m^_t (R^ + eps I)^(-1/p)
         x_{t+1} = x_t - lr (|D_t| / |U_t| U_t + weight_decay x_t)
 
-    with L^ = L / (1 - b2^t) and v^ an average of G^2 as in Adam. With b2 = 1 L and R are plain sums, as in Gupta et al.,
-    and L^ = L. The roots are those of an earlier step. Until the first step that uses them the direction is D.
+    with L^ = L / (1 - b2^t) and v^ an average of G^2 as in Adam. With b2 = 1 L and R are plain sums, as in Gupta et
+    al., and L^ = L. The roots are those of an earlier step. Until the first step that uses them the direction is D.
 
     For an m x n block the state has 2 m n + 2 m^2 + 2 n^2 numbers; m n less without `grafting="adam"`, and m^2 + n^2
     more with `root_method="qr"`.
@@ -234,11 +205,11 @@ def shampoo(
       b1: of the momentum, in [0, 1).
       b2: of L and R, in [0, 1].
       eps: at least 0. An eigenvalue counts as no less than 1e-7 of the largest.
-      precondition_frequency: k, at least 1. For an int the roots are spread over k steps, so that no step is long; for a
-        schedule all are made anew in the steps k, 2 k, ... and in the first that uses them.
+      precondition_frequency: k, at least 1. For an int the roots are spread over k steps, so that no step is long; for
+        a schedule all are made anew in the steps k, 2 k, ... and in the first that uses them.
       start_preconditioning_step: the first step that uses the roots, at least 1: k by default, 1 where k is a schedule.
       root: p, by default 4, or 2 where one side alone has a factor. 2 for both is Shampoo^2.
-      root_method: "eigh"; "newton", coupled Newton iterations, for an int `root`; "qr", eigenvectors that are followed by
+      root_method: "eigh"; "newton", coupled Newton iterations, for an int `root`; "qr", eigenvectors followed by
         one power step in each turn.
       grafting: whose length a step has: "adam"; "sgd", that of m^; None for |U|. Of each block by itself.
       grafting_b2, grafting_eps: of the Adam for that.
@@ -259,7 +230,7 @@ def shampoo(
       https://arxiv.org/abs/1802.09568;
       Shi et al. 2023, A distributed data-parallel PyTorch implementation of the Distributed Shampoo optimizer,
       Algorithm 2, https://arxiv.org/abs/2309.06497;
-      Anil et al. 2021, Scalable second order optimization for deep learning, https://arxiv.org/abs/2002.09018 (grafting)
+      Anil et al. 2021, Scalable second order optimization for deep learning, https://arxiv.org/abs/2002.09018
     """
     label, numbers = "gdjax.shampoo", routing(roles)
     direction = _checked(

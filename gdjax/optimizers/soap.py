@@ -39,7 +39,7 @@ def adam_in_bases(
     The first step has no bases: it leaves the moments at 0.
     """
     G = into(x["g"], x["QL"], x["QR"])  # noqa: N806
-    g, t = G * (t > 1), jnp.maximum(t - 1, 1)
+    g, t = G * (t > 1).astype(G.dtype), jnp.maximum(t - 1, 1)
     mu = b1 * x["mu"].astype(g.dtype) + (1 - b1) * g
     nu = b2 * x["nu"] + (1 - b2) * numerics.abs_sq(g)
     m, v = (debias(mu, b1, t), debias(nu, b2, t)) if bias_correction else (mu, nu)
