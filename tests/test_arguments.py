@@ -58,6 +58,8 @@ VALUES: dict[str, Any] = {
     "init_step": ("heuristic", 1e-6), "schedules": [constant] * 2, "boundaries": [3], "boundaries_and_scales": {3: 0.5},
     "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3, "bounds": (-1.0, 1.0),
     "preconditioner_update_probability": 0.5, "memory_save_mode": "one_diag", "others": SGD,
+    "others": SGD, "block_size": 8, "max_precond_dim": 8, "start_preconditioning_step": 3, "root": 4.0,
+    "shampoo_beta": 0.9,
 }  # fmt: skip
 # What has no sense, by the kind of what has.
 NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]
@@ -83,6 +85,7 @@ BY_NAME: dict[str, list[Any]] = {
     "norms": ["grads", 3, ("grad", "step"), None],
     "axis": AXES,
     "output_axis": AXES,
+    "grafting": ["nonsense", 3],
     "decay_offset": NUMBER,
     "step_offset": NUMBER,
     "tokens_per_step": [*NUMBER, 0, -1],

@@ -28,7 +28,8 @@ lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums xla/flag
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
 linalg/limited_memory linalg/vectors linalg/quasi_newton linalg/boxes linalg/roots linalg/spectral linalg/blocks
 linalg/stacks linalg/matrices combine/paths linalg/names linalg/reading linalg/roles linalg/plan linalg/newton_schulz
-linalg/factored linalg/turns linalg/kronecker linalg/polar_coefficients linalg/polar linalg/whitening linalg/psgd
+linalg/factored linalg/turns linalg/kronecker linalg/shampoo_blocks linalg/polar_coefficients linalg/polar
+linalg/whitening linalg/psgd
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
 lift/factors lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/staging
 lift/all_leaves lift/leafwise lift/steps lift/wrapper
@@ -36,8 +37,8 @@ combine/evaluation combine/layers combine/chain combine/masking combine/groups c
 combine/hyperparams combine/sharding transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/* projections/parts projections/* optimizers/adam
-optimizers/with_adam optimizers/orthogonal optimizers/kronecker optimizers/soap optimizers/adabelief
-optimizers/rmsprop optimizers/sgd optimizers/lbfgs optimizers/*
+optimizers/with_adam optimizers/orthogonal optimizers/kronecker optimizers/soap optimizers/kl_shampoo
+optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/lbfgs optimizers/*
 inspection/entries inspection/*
 training/differences training/gradients second_order losses/parts losses/*
 inspection/table inspection/walk inspection/traced inspection/owners inspection/cautions inspection/explain

@@ -24,6 +24,8 @@ WITHOUT_A_RATE = set("bfgs cocob dadapt_adamw dog dowg lbfgs mechanize prodigy s
 MATRIX = {"muon", "galore", "psgd_kron"}  # methods whose two numbers are a matrix of 2 x 1
 WITHOUT_A_RATE = {"cocob", "dadapt_adamw", "dog", "dowg", "lbfgs", "mechanize", "prodigy"}  # shown as they are
 MATRIX = {"muon", "normuon", "scion", "dion", "dion2", "galore"}  # methods whose two numbers are a matrix of 2 x 1
+# methods whose two numbers are a matrix of 2 x 1
+MATRIX = set("muon galore shampoo soap kl_shampoo kl_soap soap_muon".split())
 
 
 def one_example(tx: Any) -> Any:

@@ -41,6 +41,12 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
         "adafactor.decay_rate scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha "
         "scale_by_ademamix.alpha simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp adam_eps "
         "embedding_radius head_radius other_radius",
+        "adadelta.rho scale_by_adadelta.rho shampoo_beta grafting_b2 soap_muon.beta scale_by_soap_muon.beta",
+        "eps eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta "
+        "radius clipping l2_norm_clip noise_multiplier initial_accumulator_value initial_scale min_norm min_scale "
+        "min_step_size trust_coefficient consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling "
+        "slow_step_size adafactor.decay_rate scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha "
+        "scale_by_ademamix.alpha simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp",
     ),
     (
         _FINITE,
@@ -50,6 +56,7 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
         "optimistic_adam_v2.alpha optimistic_adam_v2.beta",
     ),
     (_POSITIVE, "precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha"),
+    (_POSITIVE, "init_factor estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha"),
     (
         _BOUND,
         "max_norm max_update_rms max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "
@@ -64,9 +71,11 @@ _NUMBERS: tuple[tuple[Domain, str], ...] = (
         "preconditioner_update_probability",
     ),
     (_SHARE, "scion.alpha scale_by_scion.alpha"),
+    (_SHARE, "incremental_update.step_size eta_minus scale_by_sm3.b2 reduce_on_plateau.rtol shampoo.b2"),
+    (_SHARE, "scale_by_shampoo.b2 _shampoo.b2"),
     (("above 0", lambda x: x > 0), "increase_factor"),
     (("between 0 and 1", lambda x: 0 < x < 1), "reduce_on_plateau.factor decrease_factor"),
-    (("finite and at least 1", lambda x: 1 <= x < math.inf), "eta_plus"),
+    (("finite and at least 1", lambda x: 1 <= x < math.inf), "eta_plus shampoo.root scale_by_shampoo.root"),
 )
 # None means something, though it is not the default.
 _NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol", "consistent_rms"
@@ -210,6 +219,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
         functools.partial(_integer, 1),
         "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
         "periodic_update.update_period ns_steps",
+        "periodic_update.update_period precondition_frequency start_preconditioning_step",
     ),
     (_share, "dion.rank_fraction scale_by_dion.rank_fraction dion2.fraction scale_by_dion2.fraction"),
     (_dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),

@@ -4,6 +4,7 @@ A leaf's blocks are a list of stacks, (number, rows, columns), one for each part
 What belongs to a side that has no factor is `MaskedNode` in the state, None in a function of one block.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -52,17 +53,16 @@ class Cut(NamedTuple):
         if most is None:
             return stacks
         cut = jax.vmap(lambda matrix: blocks.block(matrix, most))
-        return [(y := cut(stack)).reshape(-1, *y.shape[2:]) for stack in stacks]
+        return [cut(stack).reshape(size) for stack, size in zip(stacks, self.sizes, strict=True)]
 
     def joined(self, stacks: Stacks) -> Array:
         """The array whose `apart` these are."""
         most = self.layout.block_size
         if most is not None:
-            apart = [y.reshape(size[0], -1, *y.shape[1:]) for y, size in zip(stacks, self.leaf.sizes, strict=True)]
-            whole = [size[1:] for size in self.leaf.sizes]
+            whole = lambda y, shape: blocks.unblock(y, shape, most)  # noqa: E731
             stacks = [
-                jax.vmap(lambda y, shape=shape: blocks.unblock(y, shape, most))(y)
-                for y, shape in zip(apart, whole, strict=True)
+                jax.vmap(functools.partial(whole, shape=size[1:]))(y.reshape(size[0], len(y) // size[0], *y.shape[1:]))
+                for y, size in zip(stacks, self.leaf.sizes, strict=True)
             ]
         return self.leaf.joined(stacks)
 
@@ -119,7 +119,7 @@ def _first(cut: Cut, p: Any, size: tuple[int, int, int], what: str, dtype: Any, 
         shape = (number, 1, n) if side else (number, n, 1)
         return meshes.zeros_along(p, (), numerics.real_dtype(own), shape) + fill
     zeros = meshes.zeros_along(p, (), own, (number, n, n))
-    return zeros + jnp.eye(n, dtype=own) if what[0] == "Q" else zeros
+    return zeros + jnp.eye(n, dtype=own)[None] if what[0] == "Q" else zeros
 
 
 def together(f: Callable[[Mapping[str, Any]], Mapping[str, Any]], slots: Mapping[str, Sequence[Stacks]]) -> Any:
@@ -133,6 +133,8 @@ def together(f: Callable[[Mapping[str, Any]], Mapping[str, Any]], slots: Mapping
       By name, for each leaf its stacks; `MaskedNode` where f has None.
     """
     first = next(iter(slots.values()))
+    if not any(first):
+        return dict.fromkeys([*slots, "u"], [[] for _ in first])
     groups: dict[tuple[str, ...], list[tuple[int, int]]] = {}
     for i, j in ((i, j) for i, stacks in enumerate(first) for j in range(len(stacks))):
         groups.setdefault(tuple(k for k, x in slots.items() if hasattr(x[i][j], "shape")), []).append((i, j))

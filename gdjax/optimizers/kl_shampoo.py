@@ -35,7 +35,7 @@ class KLShampooState(NamedTuple):
 
 def whitened_factors(x: Mapping[str, Any], G: Array, t: Any, beta: Any) -> dict[str, Any]:  # noqa: N803
     """The factors, each whitened by the other, and their eigenvalues; G is the gradient in the bases."""
-    g, (m, n) = x["g"], x["g"].shape[-2:]
+    g, (m, n) = x["g"], (max(size, 1) for size in x["g"].shape[-2:])
 
     def whitening(d: Array | None) -> Any:
         return 1 if d is None else jnp.where(t > 1, 1 / numerics.sqrt(d), 1).astype(g.dtype)
@@ -45,8 +45,8 @@ def whitened_factors(x: Mapping[str, Any], G: Array, t: Any, beta: Any) -> dict[
     return {
         "L": averaged(x["L"], lambda: gram(by_right) / n, beta),
         "R": averaged(x["R"], lambda: gram(adjoint(by_left)) / m, beta),
-        "dL": _eigenvalues(x["dL"], lambda: jnp.mean(abs_sq(G * right), -1, keepdims=True), t, beta),
-        "dR": _eigenvalues(x["dR"], lambda: jnp.mean(abs_sq(G * left), -2, keepdims=True), t, beta),
+        "dL": _eigenvalues(x["dL"], lambda: jnp.sum(abs_sq(G * right), -1, keepdims=True) / n, t, beta),
+        "dR": _eigenvalues(x["dR"], lambda: jnp.sum(abs_sq(G * left), -2, keepdims=True) / m, t, beta),
     }
 
 
@@ -60,7 +60,7 @@ def _eigenvalues(d: Array | None, new: Any, t: Any, beta: Any) -> Array | None:
 
 def _kl_shampoo_of_blocks(x: Mapping[str, Any], t: Any, b1: Any, shampoo_beta: Any, eps: Any) -> dict[str, Any]:
     G = into(x["g"], x["QL"], x["QR"])  # noqa: N806
-    mu = b1 * x["mu"].astype(G.dtype) + (1 - b1) * G * (t > 1)
+    mu = b1 * x["mu"].astype(G.dtype) + (1 - b1) * G * (t > 1).astype(G.dtype)
     left, right = (1.0 if x[name] is None else numerics.sqrt(x[name]) for name in ("dL", "dR"))
     u = mu / jnp.asarray(left * right + eps).astype(G.dtype)
     return {"u": out_of(u, x["QL"], x["QR"]), "mu": mu, **whitened_factors(x, G, t, shampoo_beta)}
@@ -145,10 +145,10 @@ def kl_shampoo(
         m_t = b1 m_{t-1} + (1 - b1) G_t
         x_{t+1} = x_t - lr (QL ((QL^T m_t QR) / (sqrt(dL dR^T) + eps)) QR^T + weight_decay x_t)
 
-    for an m x n matrix. L = QL diag(dL) QL^T and R stand for what is known of them: QL and QR are eigenvectors of earlier
-    factors, see `soap`, and dL and dR averages of what is measured along them, the row means of |QL^T G QR|^2 / dR for
-    dL. L R is the Kronecker product that is nearest to the covariance of G in the Kullback-Leibler divergence of
-    Gaussians. The first step makes the factors, of G G^T / n and G^T G / m, and moves no matrix.
+    for an m x n matrix. In the inverses L is QL diag(dL) QL^T, and R alike: QL and QR are eigenvectors of earlier
+    factors, see `soap`, and dL and dR averages of what is measured along them, for dL the row means of
+    |QL^T G QR|^2 / dR. The Kronecker product of L and R then is near the covariance of G in the Kullback-Leibler
+    divergence of Gaussians. The first step makes the factors, of G G^T / n and G^T G / m, and moves no matrix.
 
     The state has m n + 2 m^2 + 2 n^2 + m + n numbers.
 
@@ -157,8 +157,8 @@ def kl_shampoo(
       b1: decay of the momentum.
       shampoo_beta: beta, in [0, 1).
       eps: at least 0.
-      precondition_frequency, max_precond_dim, block_size, sides, refresh: as in `soap`. In the place of a factor that is
-        not there is I.
+      precondition_frequency, max_precond_dim, block_size, sides, refresh: as in `soap`. A factor that is not there is
+        I.
       init_factor: what dL and dR start at, above 0.
       weight_decay, weight_decay_mask, mu_dtype, roles, adam_learning_rate, adam_b1, adam_b2, adam_eps,
         adam_weight_decay, others: as in `soap`.

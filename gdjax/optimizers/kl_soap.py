@@ -40,7 +40,7 @@ def _kl_soap(
     gs: Any, s: Any, ps: Any, t: Any,
     tree: Tree, b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, bias_correction: bool, roles: Any, layout: Any,
 ) -> Any:  # fmt: skip
-    step = {"t": t, "b1": b1, "b2": b2, "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta, "eps": eps}
+    step = {"t": t, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
     f = functools.partial(_kl_soap_of_blocks, bias_correction=bias_correction)
     return of_blocks(f, tree, gs, s, roles, layout, step, "mu nu L R dL dR".split())
 
@@ -81,8 +81,8 @@ def scale_by_kl_soap(
       TypeError: a size that is no int.
     """
     return labelled(
-        _kl_soap_rule, "gdjax.scale_by_kl_soap", b1, b2, shampoo_beta, eps, precondition_frequency,
-        init_factor=init_factor, bias_correction=bias_correction, refresh=refresh,
+        _kl_soap_rule, "gdjax.scale_by_kl_soap", b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps,
+        precondition_frequency, init_factor=init_factor, bias_correction=bias_correction, refresh=refresh,
         layout=Layout(block_size, sides, max_precond_dim), mu_dtype=mu_dtype, roles=roles,
     )  # fmt: skip
 
@@ -144,7 +144,7 @@ def kl_soap(
     """
     label, numbers = "gdjax.kl_soap", routing(roles)
     direction = labelled(
-        _kl_soap_rule, label, b1, b2, shampoo_beta, eps, precondition_frequency,
+        _kl_soap_rule, label, b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
         init_factor=init_factor, bias_correction=bias_correction, refresh=refresh,
         layout=Layout(block_size, sides, max_precond_dim), mu_dtype=mu_dtype, roles=numbers,
     )  # fmt: skip

@@ -6,7 +6,9 @@ from typing import Any
 
 from gdjax import numerics
 from gdjax.core import base, meshes
+from gdjax.core.base import MaskedNode
 from gdjax.lift.leafwise import Hyper
+from gdjax.lift.slots import start
 from gdjax.lift.stages import Planned, Stage, Tree
 from gdjax.linalg import factored, kronecker
 from gdjax.linalg.factored import Cut, Layout, cuts_of
@@ -17,17 +19,23 @@ from gdjax.numerics import bounded
 
 
 def slots(**whats: str) -> dict[str, Planned]:
-    """Slots that start as `factored.started` says; of those that are "blocks" the dtype is `mu_dtype`."""
+    """Slots that start as `factored.started` says; of those that are "blocks" the dtype is `mu_dtype`.
+
+    "method: what" is a slot for one value of an argument alone, "qr: QL" say.
+    """
     return {name: Planned(functools.partial(_started, what)) for name, what in whats.items()}
 
 
 def _started(what: str, params: Any, given: Mapping[str, Any]) -> list[Any]:
     cuts = cuts_of(given["label"], params, given["roles"], Matrix(), given["layout"])
-    return factored.started(cuts, params, what, given["mu_dtype"], given.get("init_factor"))
+    needed, _, what = what.rpartition(": ")
+    if needed and needed not in (given.get("grafting"), given["refresh"]):
+        return [[MaskedNode() for _ in cut.sizes] for cut in cuts]
+    return factored.started(cuts, params, what, given["mu_dtype"], start(given.get("init_factor", 1.0), {}))
 
 
 def of_blocks(f: Any, tree: Tree, gs: Any, s: Any, roles: Any, layout: Layout, numbers: Any, fields: Any) -> Any:
-    """f of the gradient and the slots of all blocks, with the numbers of the step: directions, and those fields anew."""
+    """f of the gradient and the slots of all blocks, with the numbers of the step: "u", and those fields anew."""
     cuts: list[Cut] = tree.of_each(cuts_of(tree.label, tree.of(gs), roles, Matrix(), layout))
     real = numerics.widest_real(gs)
     numbers = {k: numerics.scalar(x, real) for k, x in numbers.items()}
@@ -63,14 +71,22 @@ def factors(x: Mapping[str, Any], beta: Any) -> dict[str, Any]:
     }
 
 
-def labelled(rule: Any, label: str, *arguments: Any, refresh: str, layout: Layout, **staged: Any) -> Any:
+def labelled(
+    rule: Any,
+    label: str,
+    *arguments: Any,
+    refresh: str,
+    layout: Layout,
+    methods: Any = kronecker.REFRESHES,
+    **staged: Any,
+) -> Any:
     """The rule with these arguments, under the name `label`.
 
     Raises:
       ValueError: an unknown `sides` or `refresh`; a size below 1.
       TypeError: a size that is no int.
     """
-    if refresh not in kronecker.REFRESHES:
-        raise ValueError(f"{label}: refresh must be one of {', '.join(kronecker.REFRESHES)}, got {refresh!r}")
+    if refresh not in methods:
+        raise ValueError(f"{label}: refresh must be one of {', '.join(methods)}, got {refresh!r}")
     made = rule(*arguments, refresh=refresh, layout=layout.checked(label), label=label, **staged)
     return base.part_of(made).labelled(label)

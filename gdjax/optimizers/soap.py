@@ -39,7 +39,7 @@ def adam_in_bases(
     The first step has no bases: it leaves the moments at 0.
     """
     G = into(x["g"], x["QL"], x["QR"])  # noqa: N806
-    g, t = G * (t > 1), jnp.maximum(t - 1, 1)
+    g, t = G * (t > 1).astype(G.dtype), jnp.maximum(t - 1, 1)
     mu = b1 * x["mu"].astype(g.dtype) + (1 - b1) * g
     nu = b2 * x["nu"] + (1 - b2) * numerics.abs_sq(g)
     m, v = (debias(mu, b1, t), debias(nu, b2, t)) if bias_correction else (mu, nu)
@@ -55,7 +55,7 @@ def _directions(
     gs: Any, s: Any, ps: Any, t: Any,
     tree: Tree, b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, bias_correction: bool, roles: Any, layout: Any,
 ) -> Any:  # fmt: skip
-    step = {"t": t, "b1": b1, "b2": b2, "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta, "eps": eps}
+    step = {"t": t, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
     f = functools.partial(_soap_of_blocks, bias_correction=bias_correction)
     return of_blocks(f, tree, gs, s, roles, layout, step, "mu nu L R".split())
 
@@ -96,7 +96,7 @@ def scale_by_soap(
       TypeError: a size that is no int.
     """
     return labelled(
-        _soap, "gdjax.scale_by_soap", b1, b2, shampoo_beta, eps, precondition_frequency,
+        _soap, "gdjax.scale_by_soap", b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
         bias_correction=bias_correction, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
         mu_dtype=mu_dtype, roles=roles,
     )  # fmt: skip
@@ -174,7 +174,7 @@ def soap(
     """
     label, numbers = "gdjax.soap", routing(roles)
     direction = labelled(
-        _soap, label, b1, b2, shampoo_beta, eps, precondition_frequency,
+        _soap, label, b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
         bias_correction=bias_correction, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
         mu_dtype=mu_dtype, roles=numbers,
     )  # fmt: skip

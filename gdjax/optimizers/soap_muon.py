@@ -36,11 +36,11 @@ class SoapMuonState(NamedTuple):
 
 
 def _of_blocks(x: Mapping[str, Any], t: Any, beta: Any, b2: Any, shampoo_beta: Any, eps: Any) -> dict[str, Any]:
-    """Momentum of the blocks of one shape, whitened by Adam's second moment in their bases; not so in the first step."""
+    """Momentum of the blocks of one shape, whitened by Adam's second moment in their bases, but not in step 1."""
     g = into(x["g"], x["QL"], x["QR"])
     mu = beta * x["mu"].astype(g.dtype) + (1 - beta) * g
     m = beta * mu + (1 - beta) * g
-    nu = b2 * x["nu"] + (1 - b2) * numerics.abs_sq(m) * (t > 1)
+    nu = b2 * x["nu"] + (1 - b2) * numerics.abs_sq(m) * (t > 1).astype(x["nu"].dtype)
     u = m / jnp.where(t > 1, numerics.sqrt(nu) + eps, 1).astype(g.dtype)
     return {"u": out_of(u, x["QL"], x["QR"]), "mu": mu, "nu": nu, **factors(x, shampoo_beta)}
 
@@ -50,7 +50,7 @@ def _whitened(
     tree: Tree, beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, roles: Any, layout: Any, ns_coeffs: Any,
     ns_steps: int, by_shape: bool,
 ) -> Any:  # fmt: skip
-    step = {"t": t, "beta": beta, "b2": b2, "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta, "eps": eps}
+    step = {"t": t, "beta": beta, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
     new = of_blocks(_of_blocks, tree, gs, s, roles, layout, step, "mu nu L R".split())
     leaves = tree.of_each(plan_of(tree.label, tree.of(gs), roles, Matrix()).leaves)
     coeffs = newton_schulz.coefficients(tree.label, ns_coeffs, ns_steps)
@@ -117,7 +117,7 @@ def scale_by_soap_muon(
       TypeError: a size that is no int.
     """
     return _checked(
-        "gdjax.scale_by_soap_muon", beta, b2, shampoo_beta, eps, precondition_frequency,
+        "gdjax.scale_by_soap_muon", beta, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
         ns_coeffs=ns_coeffs, ns_steps=ns_steps, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
         mu_dtype=mu_dtype, roles=roles,
     )  # fmt: skip
@@ -166,8 +166,8 @@ def soap_muon(
       b2: of v, in [0, 1).
       shampoo_beta: of L and R, in [0, 1); b2 by default.
       eps: at least 0.
-      precondition_frequency, max_precond_dim, block_size, refresh: as in `soap`. Blocks are whitened each by itself, and
-        orthogonalized together.
+      precondition_frequency, max_precond_dim, block_size, refresh: as in `soap`. Blocks are whitened each by itself,
+        and orthogonalized together.
       ns_coeffs, ns_steps: as in `muon`.
       sides: as in `soap`. Vyas et al. take the "short" side, the records of modded-nanogpt both.
       weight_decay, weight_decay_mask, mu_dtype, roles, adam_learning_rate, adam_b1, adam_b2, adam_eps,
@@ -187,7 +187,7 @@ def soap_muon(
     """
     label, numbers = "gdjax.soap_muon", routing(roles)
     direction = _checked(
-        label, beta, b2, shampoo_beta, eps, precondition_frequency,
+        label, beta, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
         ns_coeffs=ns_coeffs, ns_steps=ns_steps, by_shape=True, refresh=refresh,
         layout=Layout(block_size, sides, max_precond_dim), mu_dtype=mu_dtype, roles=numbers,
     )  # fmt: skip
