@@ -57,9 +57,9 @@ VALUES: dict[str, Any] = {
     "measures": {}, "measure_name": "m", "transforms": {"a": SGD}, "param_labels": "a", "axis": 0, "curvature": "skip",
     "init_step": ("heuristic", 1e-6), "schedules": [constant] * 2, "boundaries": [3], "boundaries_and_scales": {3: 0.5},
     "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3, "bounds": (-1.0, 1.0),
-    "preconditioner_update_probability": 0.5, "memory_save_mode": "one_diag", "others": SGD,
-    "others": SGD, "block_size": 8, "max_precond_dim": 8, "start_preconditioning_step": 3, "root": 4.0,
-    "shampoo_beta": 0.9,
+    "preconditioner_update_probability": 0.5, "memory_save_mode": "one_diag", "others": SGD, "block_size": 8,
+    "max_precond_dim": 8, "start_preconditioning_step": 3, "root": 4.0, "shampoo_beta": 0.9, "steps": 10,
+    "hyperball_learning_rate": 0.1,
 }  # fmt: skip
 # What has no sense, by the kind of what has.
 NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]
@@ -108,7 +108,6 @@ ANY = {
     "roles": "as muon_weight_dimension_numbers",
     "batch_axis_name": "what jax.lax.pmean takes",
     "groups": "as the labels of `partition`: `init` looks at them",
-    "roles": "as muon_weight_dimension_numbers",
 }
 
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 import gdjax
-from gdjax.linalg.matrices import Matrix
 from gdjax.numerics import widen, widest_real
 from tests.declare import Case, Twin, is_matrix, supplied
 
@@ -52,42 +51,6 @@ _MUON = {"learning_rate": 0.1, "beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2, "
 _PSGD = {"learning_rate": 0.1, "b1": 0.9, "preconditioner_update_probability": 0.5, "precond_lr": 0.1,
          "precond_init_scale": 1.0, "beta_lip": 0.9, "damping": 1e-9, "max_update_rms": 1.1, "weight_decay": 1e-2,
          "adam_weight_decay": 1e-2}  # fmt: skip
-def _part(tx: Any) -> Any:
-    return gdjax.masked(tx, lambda tree: jax.tree.map(is_matrix, tree))
-
-
-def _part_of(factory: Any, **fixed: Any) -> Any:
-    """A direction for what has two axes; the rest as it is."""
-    return lambda **numbers: _part(factory(**numbers, roles=_first_two, **fixed))
-
-
-def _first_two(tree: Any) -> Any:
-    return Matrix(0, 1)
-
-
-_RATES = {"learning_rate": 0.1, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}
-def _part(factory: Any) -> Any:
-    """The direction of a method, for what is a matrix."""
-
-    @gdjax.transform
-    def make(**numbers: Any) -> Any:
-        part = factory(**numbers, precondition_frequency=2)
-        return gdjax.masked(part, lambda tree: jax.tree.map(is_matrix, tree))
-
-    return make
-
-
-def matrices_by_rank(params: Any) -> Any:
-    return jax.tree.map(lambda p: Matrix() if is_matrix(p) else None, params)
-
-
-_SOAP = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "shampoo_beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2,
-_SHAMPOO = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-6, "root": 4.0, "grafting_b2": 0.9,
-            "grafting_eps": 1e-8, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}  # fmt: skip
-_FEW = {"precondition_frequency": 2, "roles": matrices_by_rank}
-_soap_part, _kl_soap_part, _kl_shampoo_part, _soap_muon_part, _shampoo_part = (
-    _part(getattr(gdjax, f"scale_by_{name}")) for name in "soap kl_soap kl_shampoo soap_muon shampoo".split()
-)
 _STILL = {"weight_decay": 0.0, "adam_weight_decay": 0.0}
 _SOPHIA = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-8, "gamma": 0.5, "weight_decay": 1e-2}
 
@@ -114,42 +77,6 @@ CASES = (
          needs_params=True, random=True, slow=True),
     Case("scale_by_psgd_kron", _psgd_part, {"b1": 0.9, "preconditioner_update_probability": 0.5, "precond_lr": 0.1},
          random=True, slow=True),
-    Case("normuon", gdjax.normuon, {**_RATES, "b1": 0.9, "b2": 0.9, "eps": 1e-8, "consistent_rms": 0.2},
-         {"ns_steps": 3}, quiet=_STILL, needs_params=True),
-    Case("normuon/code", gdjax.normuon, {**_RATES, "b1": 0.9, "b2": 0.9, "eps": 1e-8},
-         {"consistent_rms": None, "ns_coeffs": "jordan", "equilibrate": "outputs", "renormalize": "frobenius",
-          "nesterov": False}, quiet=_STILL, needs_params=True, slow=True),
-    Case("scale_by_normuon", _part_of(gdjax.scale_by_normuon, ns_steps=2), {"b1": 0.9, "b2": 0.9, "eps": 1e-8},
-         slow=True),
-    Case("scion", gdjax.scion, {"learning_rate": 0.1, "alpha": 0.2, "radius": 2.0, "other_radius": 1.0, "eps": 1e-8},
-         {"constrained": False, "ns_steps": 3}, needs_params=True),
-    Case("scion/constrained", gdjax.scion, {"learning_rate": 0.1, "alpha": 0.2, "radius": 2.0},
-         {"ns_steps": 3}, quiet={"learning_rate": 0.0}, needs_params=True, slow=True),
-    Case("scale_by_scion", gdjax.scale_by_scion, {"alpha": 0.2}, {"norm": "rms"}, slow=True),
-    Case("dion", gdjax.dion, {**_RATES, "mu": 0.9, "eps": 1e-8}, {"rank_fraction": 0.5}, quiet=_STILL,
-    Case("scale_by_dion", _part_of(gdjax.scale_by_dion), {"mu": 0.9, "eps": 1e-8}, random=True, slow=True),
-    Case("dion2", gdjax.dion2, {**_RATES, "ef_decay": 0.9, "eps": 1e-8}, {"fraction": 0.5, "ns_steps": 3},
-         quiet=_STILL, needs_params=True),
-    Case("scale_by_dion2", _part_of(gdjax.scale_by_dion2, ns_steps=2), {"ef_decay": 0.9, "eps": 1e-8}, slow=True),
-    Case("soap", gdjax.soap, _SOAP, _FEW, quiet=_STILL, needs_params=True),
-    Case("soap/eigh", gdjax.soap, _SOAP, {**_FEW, "refresh": "eigh", "sides": "short", "block_size": 2}, quiet=_STILL,
-         needs_params=True, slow=True),
-    Case("scale_by_soap", _soap_part, {"b1": 0.9, "b2": 0.9, "eps": 1e-8}, slow=True),
-    Case("kl_soap", gdjax.kl_soap, _SOAP, _FEW, quiet=_STILL, needs_params=True, slow=True),
-    Case("scale_by_kl_soap", _kl_soap_part, {"b1": 0.9, "b2": 0.9, "eps": 1e-8}, slow=True),
-    Case("kl_shampoo", gdjax.kl_shampoo, {k: x for k, x in _SOAP.items() if k != "b2"}, _FEW, quiet=_STILL,
-         needs_params=True),
-    Case("scale_by_kl_shampoo", _kl_shampoo_part, {"b1": 0.9, "shampoo_beta": 0.9, "eps": 1e-8}, slow=True),
-    Case("soap_muon", gdjax.soap_muon, {"beta" if k == "b1" else k: x for k, x in _SOAP.items()}, _FEW, quiet=_STILL,
-         needs_params=True),
-    Case("scale_by_soap_muon", _soap_muon_part, {"beta": 0.9, "b2": 0.9, "eps": 1e-8}, slow=True),
-    Case("shampoo", gdjax.shampoo, _SHAMPOO, _FEW, quiet=_STILL, needs_params=True),
-    Case("shampoo/qr", gdjax.shampoo, _SHAMPOO, {**_FEW, "root_method": "qr", "grafting": "sgd", "block_size": 2},
-         quiet=_STILL, needs_params=True, slow=True),
-    Case("shampoo/newton", gdjax.shampoo, {k: x for k, x in _SHAMPOO.items() if k != "root"},
-         {**_FEW, "root_method": "newton", "grafting": None, "sides": "rows"}, quiet=_STILL, needs_params=True,
-         reverse=False, slow=True),
-    Case("scale_by_shampoo", _shampoo_part, {"b1": 0.9, "b2": 0.9, "eps": 1e-6}, slow=True),
     Case("sophia", _sophia, _SOPHIA, quiet={"weight_decay": 0.0}, needs_params=True, complex=False),
     Case("scale_by_sophia", _scale_by_sophia, {"b1": 0.9}, {"newest": True}, needs_params=True, complex=False,
          slow=True),
