@@ -56,7 +56,8 @@ VALUES: dict[str, Any] = {
     "warmup_steps": 2, "decay_rate": 0.5, "eta": 0.1, "gamma": 0.5, "exponent": -0.5, "interpolate_type": "linear",
     "measures": {}, "measure_name": "m", "transforms": {"a": SGD}, "param_labels": "a", "axis": 0, "curvature": "skip",
     "init_step": ("heuristic", 1e-6), "schedules": [constant] * 2, "boundaries": [3], "boundaries_and_scales": {3: 0.5},
-    "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3,
+    "hessian_diagonal_fn": SGD, "linesearch": SGD, "others": SGD, "groups": {"a": 1}, "start": 3,
+    "equilibrate": "outputs", "renormalize": "frobenius",
 }  # fmt: skip
 # What has no sense, by the kind of what has.
 NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]
@@ -78,6 +79,8 @@ BY_NAME: dict[str, list[Any]] = {
     "boundaries": [[], [-1], ["3"]],
     "boundaries_and_scales": [{-1: 0.5}, {"3": 0.5}, {3: "x"}, {3: float("nan")}, {3: True}],
     "measure_name": [3, None],
+    "equilibrate": ["nonsense", 3],
+    "renormalize": ["nonsense", 3],
     "norms": ["grads", 3, ("grad", "step"), None],
     "axis": AXES,
     "output_axis": AXES,
@@ -158,7 +161,7 @@ def test_an_argument_that_makes_no_sense_is_an_error(name: str):
 
 # Numbers that shape the program, which a schedule or a tracer cannot stand for.
 STRUCTURAL = (
-    "rank ns_steps memory_size num_betas sync_period wait min_dim_size_to_factor warmup_steps every_k_schedule "
+    "rank memory_size num_betas sync_period wait min_dim_size_to_factor warmup_steps every_k_schedule "
     "print_win_rate_every_n_steps transition_steps transition_begin decay_steps stable_steps up_steps down_steps"
 ).split()
 SHAPING = [(name, arg) for name in FACTORIES for arg, _ in arguments(name) if arg in STRUCTURAL]
