@@ -59,7 +59,7 @@ VALUES: dict[str, Any] = {
     "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3, "bounds": (-1.0, 1.0),
     "preconditioner_update_probability": 0.5, "memory_save_mode": "one_diag", "others": SGD, "block_size": 8,
     "max_precond_dim": 8, "start_preconditioning_step": 3, "root": 4.0, "shampoo_beta": 0.9, "steps": 10,
-    "hyperball_learning_rate": 0.1,
+    "hyperball_learning_rate": 0.1, "equilibrate": "outputs", "renormalize": "frobenius",
 }  # fmt: skip
 # What has no sense, by the kind of what has.
 NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]
@@ -82,6 +82,8 @@ BY_NAME: dict[str, list[Any]] = {
     "boundaries": [[], [-1], ["3"]],
     "boundaries_and_scales": [{-1: 0.5}, {"3": 0.5}, {3: "x"}, {3: float("nan")}, {3: True}],
     "measure_name": [3, None],
+    "equilibrate": ["nonsense", 3],
+    "renormalize": ["nonsense", 3],
     "norms": ["grads", 3, ("grad", "step"), None],
     "axis": AXES,
     "output_axis": AXES,
@@ -164,7 +166,7 @@ def test_an_argument_that_makes_no_sense_is_an_error(name: str):
 
 # Numbers that shape the program, which a schedule or a tracer cannot stand for.
 STRUCTURAL = (
-    "rank ns_steps memory_size num_betas sync_period wait min_dim_size_to_factor warmup_steps every_k_schedule "
+    "rank memory_size num_betas sync_period wait min_dim_size_to_factor warmup_steps every_k_schedule "
     "print_win_rate_every_n_steps transition_steps transition_begin decay_steps stable_steps up_steps down_steps"
 ).split()
 SHAPING = [(name, arg) for name in FACTORIES for arg, _ in arguments(name) if arg in STRUCTURAL]

@@ -170,6 +170,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (0, False, 0, "simplified_ademamix adagrad rmsprop rmsprop/centered lamb lamb/mask adafactor adafactor/plain"),
     (0, False, 0, "lion sign_sgd signum rprop leafwise fromage normalize normalize_by_update_norm"),
     (0, False, 0, "cocob dog dowg prodigy dadapt_adamw muon muon/spectral muon/aol"),
+    (0, False, 0, "normuon normuon/code dion dion2 scion scale_by_scion"),
     (0, False, 0, "scale_by_adam scale_by_adamax scale_by_adan scale_by_ademamix scale_by_amsgrad"),
     (0, False, 0, "scale_by_belief scale_by_cocob scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms"),
     (0, False, 0, "scale_by_lion scale_by_novograd scale_by_rms scale_by_rms/bias_correction scale_by_rprop"),
@@ -196,7 +197,8 @@ UNSCALED = {
     "the first steps have power 1, later ones 0": "acprop scale_by_acprop radam radam/nesterov scale_by_radam "
     "scale_by_stddev/bias_correction",
     "some leaves or steps have power 1, others 0": "masked partition multi_transform conditionally_transform "
-    "scale_by_muon muon/schatten",
+    "scale_by_muon muon/schatten scale_by_normuon scale_by_dion scale_by_dion2",
+    "a decay that does not scale": "scion/constrained",
     "the loss or its Hessian would have to grow too": "polyak_sgd scale_by_polyak momo momo_adam sophia "
     "scale_by_sophia hutchinson_estimator_diag_hessian scale_by_zoom_linesearch scale_by_backtracking_linesearch "
     "sam/opaque",

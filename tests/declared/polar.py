@@ -35,7 +35,7 @@ CASES = (
     Case("scale_by_normuon", _part_of(gdjax.scale_by_normuon, ns_steps=2), {"b1": 0.9, "b2": 0.9, "eps": 1e-8},
          slow=True),
     Case("scion", gdjax.scion, {"learning_rate": 0.1, "alpha": 0.2, "radius": 2.0, "other_radius": 1.0, "eps": 1e-8},
-         {"constrained": False, "ns_steps": 3}, needs_params=True),
+         {"constrained": False, "ns_steps": 3}),
     Case("scion/constrained", gdjax.scion, {"learning_rate": 0.1, "alpha": 0.2, "radius": 2.0},
          {"ns_steps": 3}, quiet={"learning_rate": 0.0}, needs_params=True, slow=True),
     Case("scale_by_scion", gdjax.scale_by_scion, {"alpha": 0.2}, {"norm": "rms"}, slow=True),
