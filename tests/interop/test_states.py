@@ -136,6 +136,7 @@ def test_c22_c23_classes_have_optax_names(case: Case):
     names = {name for name, cls in theirs.items() if cls.__module__.split(".")[0] == "gdjax"}
     ours = "CautiousState EscapeSaddlesState HyperballState MetricsState ParamsEmaState SWAState PSGDKronState"
     ours += " ScaleByBFGSState ScaleByNorMuonState ScaleByScionState ScaleByDionState ScaleByDion2State ScheduledState"
+    ours += " SoapState SoapMuonState KLShampooState KLSoapState ShampooState"
     names -= set(ours.split())
     assert names == set()
 
@@ -159,7 +160,7 @@ def test_c23_masked_leaves_are_masked_nodes():
 
 
 # Each leaf is known by its shape.
-SHAPES = {"dense": {"kernel": (3, 4), "bias": (5,)}, "scale": (7,)}
+SHAPES = {"dense": {"kernel": (3, 4)}, "offset": (5,), "scale": (7,)}
 SIZED = jax.tree.map(lambda n: jax.ShapeDtypeStruct(n, "float32"), SHAPES, is_leaf=lambda x: type(x) is tuple)
 
 
