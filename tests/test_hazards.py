@@ -242,6 +242,7 @@ def test_n8_clipping_zeros(bound: float):
 # Which elements of a tree a NaN reaches in its step: its own (the default), those of its array, of all arrays.
 REACH = {
     "array": "adafactor clip_by_block_rms scale_by_factored_rms novograd scale_by_novograd muon scale_by_muon "
+    "kl_shampoo kl_soap shampoo soap soap_muon "
     "scale_by_distance_over_gradients",
     "some": "adaptive_grad_clip centralize galore scale_by_galore",  # its unit, row or projection
     "tree": "normalize polyak_sgd scale_by_polyak dog scale_by_dog dowg scale_by_dowg prodigy momo momo_adam mechanize "

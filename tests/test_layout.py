@@ -36,7 +36,7 @@ combine/evaluation combine/layers combine/chain combine/masking combine/groups c
 combine/hyperparams combine/sharding transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
 linesearch/line linesearch/interpolation linesearch/wolfe linesearch/* projections/parts projections/*
-optimizers/adam optimizers/with_adam optimizers/kronecker optimizers/soap optimizers/kl_shampoo
+optimizers/adam optimizers/kronecker optimizers/soap optimizers/kl_shampoo
 optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/lbfgs optimizers/*
 inspection/entries inspection/*
 training/differences training/gradients second_order losses/parts losses/*

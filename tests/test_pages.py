@@ -18,7 +18,8 @@ from tests.trees import assert_close
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = ROOT / "docs" / "devices.md"
 GUIDES = (
-    "metrics_and_states groups_and_rates write_a_rule write_a_wrapper write_a_matrix_method inspect matrix_methods"
+    "metrics_and_states groups_and_rates write_a_rule write_a_wrapper write_a_matrix_method inspect matrix_methods "
+    "kronecker"
 ).split()
 sharding = jax.sharding
 P = sharding.PartitionSpec

@@ -134,7 +134,19 @@ def test_c22_c23_classes_have_optax_names(case: Case):
     for s in states_in(state):
         assert theirs[type(s).__name__]._fields == s._fields
     names = {name for name, cls in theirs.items() if cls.__module__.split(".")[0] == "gdjax"}
-    names -= {"CautiousState", "EscapeSaddlesState", "MetricsState", "ParamsEmaState", "SWAState", "ScaleByBFGSState"}
+    names -= {
+        "CautiousState",
+        "EscapeSaddlesState",
+        "MetricsState",
+        "ParamsEmaState",
+        "SWAState",
+        "ScaleByBFGSState",
+        "KLShampooState",
+        "KLSoapState",
+        "ShampooState",
+        "SoapMuonState",
+        "SoapState",
+    }
     names -= {"ScheduledState"}
     assert names == set()
 
