@@ -185,6 +185,8 @@ POWERS: list[tuple[float, bool, float, str]] = [
     ),
     (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
     (0, False, EPS, "split_real_and_imaginary cautious hyperball params_ema swa"),
+    (0, False, EPS, "split_real_and_imaginary cautious params_ema swa"),
+    (0, False, EPS, "soap soap/eigh soap_muon"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
 ]
 UNSCALED = {
@@ -202,6 +204,9 @@ UNSCALED = {
     "the loss or its Hessian would have to grow too": "polyak_sgd scale_by_polyak momo momo_adam sophia "
     "scale_by_sophia hutchinson_estimator_diag_hessian scale_by_zoom_linesearch scale_by_backtracking_linesearch "
     "sam/opaque",
+    "what is added to eigenvalues, or what they start at, stays where it is": "shampoo shampoo/qr shampoo/newton "
+    "kl_shampoo kl_soap scale_by_shampoo scale_by_kl_shampoo scale_by_kl_soap",
+    "the first step moves nothing, the other leaves have power 1": "scale_by_soap scale_by_soap_muon",
     "singular vectors of equal singular values are any": "galore scale_by_galore",
 }
 SCALING = {name: row for *row, names in POWERS for name in names.split()}

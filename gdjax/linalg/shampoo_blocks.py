@@ -32,7 +32,7 @@ def root(a: Array, _: Array, *basis: Array, p: Any, size: Array, eps: Array, met
     one = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
     a = a * (1 / size).astype(a.dtype) + eps.astype(a.dtype) * one
     if basis:
-        return spectral.root_in_basis(a, *basis, p, RIDGE)
+        return spectral.root_in_basis(a, basis[0], p, RIDGE)
     return (spectral.inverse_root(a, p, RIDGE, method),)
 
 

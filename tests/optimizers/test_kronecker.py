@@ -1,6 +1,8 @@
 """What all methods with Kronecker factors promise."""
 
 import functools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +111,17 @@ def test_bytes_of_the_state(name):
     m, n = 6, 4
     tx = direction(name, block_size=None)
     assert gdjax.state_bytes(tx, jnp.zeros((m, n))) == 4 * STATE[name](m, n) + 4  # and the count
+
+
+def test_the_bytes_of_the_guide():
+    page = (Path(__file__).parents[2] / "docs" / "kronecker.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    assert {name for name, *_ in rows} == {*NAMES, "adamw"}
+    shape = jax.ShapeDtypeStruct((768, 3072), "float32")
+    for name, *said in rows:
+        for each, sides in zip(said, ("both", "short"), strict=True):
+            tx = gdjax.adamw(0.1) if name == "adamw" else getattr(gdjax, f"scale_by_{name}")(sides=sides)
+            assert round(gdjax.state_bytes(tx, shape) / (768 * 3072)) == int(each), name
 
 
 def products(jaxpr, seen):
