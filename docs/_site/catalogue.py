@@ -64,7 +64,7 @@ TITLES = {
     "losses/self_supervised": "Self-supervised", "tree/random": "Random numbers",
     "training/gradients": "Checks of gradients", "projections/planes": "Lines, planes, half-spaces",
     "projections/balls": "Balls, spheres, the simplex", "linesearch/values": "Values from the state",
-    "types/transforms": "Transforms", "linalg/roots": "Roots and NNLS",
+    "transforms/qk_clip": "QK-Clip", "types/transforms": "Transforms", "linalg/roots": "Roots and NNLS",
 }  # fmt: skip
 
 

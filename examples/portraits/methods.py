@@ -21,8 +21,11 @@ PLACES = {
 MARGIN = 0.03  # how far from the map a run may go, in sizes of the map
 RATES = [m * 10.0**e for e in range(-5, 2) for m in (1, 2, 5)]
 WITHOUT_A_RATE = set("bfgs cocob dadapt_adamw dog dowg lbfgs mechanize prodigy ssbroyden".split())  # shown as they are
-# methods whose two numbers are a matrix of 2 x 1
-MATRIX = set("muon galore shampoo soap kl_shampoo kl_soap soap_muon".split())
+# Methods whose two numbers are a matrix of 2 x 1.
+MATRIX = set(
+    "muon normuon scion dion dion2 galore psgd_kron shampoo soap kl_shampoo kl_soap soap_muon "
+    "transformer_optimizer".split()
+)
 
 
 def one_example(tx: Any) -> Any:

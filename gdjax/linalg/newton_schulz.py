@@ -1,54 +1,35 @@
 """The polar factor of matrices, computed by products alone."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
+from gdjax.core import meshes
 from gdjax.numerics import Array
 from gdjax.numerics.norms import unit_and_norm
 
-# Coefficients (a, b, c), for every step or for each step in turn. "standard" are Jordan's: a is as large as possible if
-# singular values are to end between about 0.7 and 1.2. Those of "dion", found by You Jiacheng, end closer to 1.
-PRESETS: dict[str, Any] = {
-    "standard": (3.4445, -4.7750, 2.0315),
-    "dion": (
-        (4.0848, -6.8946, 2.9270),
-        (3.9505, -6.3029, 2.6377),
-        (3.7418, -5.5913, 2.3037),
-        (2.8769, -3.1427, 1.2046),
-        (2.8366, -3.0525, 1.2012),
-    ),
-}
-PRESETS["muon"] = PRESETS["standard"]  # the name in Optax's documentation
 NORMS = "frobenius", "spectral", "aol", "schatten"
 
 
-def coefficients(label: str, ns_coeffs: Any, ns_steps: int) -> Array:
-    """The coefficients as an array: (3,) for ns_steps steps, or (steps, 3) for at most ns_steps.
+class Products(NamedTuple):
+    """How matrices are multiplied.
 
-    Raises:
-      ValueError: an unknown preset, another shape, or more triples than ns_steps.
+    A CPU computes a symmetric product in strips, of which each begins at the diagonal: at four strips 5/8 of the
+    operations. A GPU would launch a kernel for each.
     """
-    if isinstance(ns_coeffs, str):
-        if ns_coeffs not in PRESETS:
-            raise ValueError(f"{label}: ns_coeffs must be numbers or one of {', '.join(PRESETS)}, got {ns_coeffs!r}")
-        ns_coeffs = PRESETS[ns_coeffs]
-    try:
-        x = jnp.asarray(ns_coeffs, float)
-    except (TypeError, ValueError):
-        raise TypeError(f"{label}: ns_coeffs must be numbers, got {ns_coeffs!r}") from None
-    if x.ndim not in (1, 2) or x.shape[-1] != 3:
-        raise ValueError(f"{label}: ns_coeffs must have shape (3,) or (steps, 3), got {x.shape}")
-    if x.ndim == 2 and len(x) > ns_steps:
-        raise ValueError(f"{label}: ns_coeffs has {len(x)} triples, one for each step, and ns_steps is {ns_steps}")
-    return x
+
+    dtype: Any = None  # that factors are rounded to, if any
+    strips: bool = False
 
 
-def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps: Any, products: Any = None) -> Array:
+def orthogonalize(
+    x: Array, coeffs: Array, steps: Any, preconditioning: str = "frobenius", eps: Any = 1e-8, products: Any = None
+) -> Array:
     """About U V^T of X = U S V^T, for each matrix: X over a norm, then steps of
 
         A = X X^T,    X <- a X + (b A + c A^2) X
@@ -59,6 +40,8 @@ def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps
     Args:
       x: (n, rows, columns) or (rows, columns), real or complex, float32 or wider.
       coeffs: (a, b, c) for every step; or (n, 3), one triple for each of n steps, whatever `steps` is.
+      steps: an int; or a traced integer, in a loop, which has no derivative: (n, 3) then are the first n steps, and the
+        last of them all that follow.
       preconditioning: the norm, which must bound the singular values: "frobenius", |X|; "spectral", the largest
         singular value, by the eigenvalues of A; "schatten", |A|^(1/2), between the two; "aol", for each row i of A a
         number (sum_j |A_ij|)^(1/2), by which that row of X, or that column of a tall X, is divided.
@@ -71,12 +54,11 @@ def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps
     unit, size = unit_and_norm(x, (-2, -1))
     over = 1 / jnp.where(size == 0, 1, size)
     eps = jnp.asarray(eps).astype(unit.dtype) / unit * over
-    if preconditioning == "frobenius":
-        x = x * (1 / unit).astype(x.dtype) * (over / (1 + eps)).astype(x.dtype)
-        a = _gram(x, products)
-    else:
+    how = Products(None if products is None else jnp.dtype(products))
+    given = [x * (1 / unit).astype(x.dtype) * (over / (1 + eps)).astype(x.dtype)]
+    if preconditioning != "frobenius":
         x = x * (1 / unit).astype(x.dtype) * over.astype(x.dtype)
-        a = _gram(x, products)
+        a = _gram(x, how)
         if preconditioning == "spectral":
             norm = numerics.sqrt(jnp.linalg.eigvalsh(a)[..., -1:, None].clip(0)) + eps
         elif preconditioning == "schatten":
@@ -84,52 +66,74 @@ def orthogonalize(x: Array, coeffs: Array, steps: int, preconditioning: str, eps
         else:
             norm = jnp.maximum(numerics.sqrt(jnp.sum(jnp.abs(a), -1, keepdims=True)), eps)
         over = (1 / jnp.where(norm == 0, 1, norm)).astype(x.dtype)
-        x, a = x * (over.mT if _tall(x) else over), a * over * over.mT
+        given = [x * (over.mT if _tall(x) else over), a * over * over.mT]
     coeffs = coeffs.astype(x.dtype)
-    triples = [coeffs] * steps if coeffs.ndim == 1 else list(coeffs)
-    if products is not None:
-        return _rounded(products, triples, x, a)
-    if 2 * max(x.shape[-2:]) <= 3 * min(x.shape[-2:]):
-        return _by_columns(triples, x, a)
-    by_rows, by_columns = functools.partial(_by_rows, triples), functools.partial(_by_columns, triples)
-    return jax.lax.platform_dependent(x, a, cpu=by_rows, default=by_columns)
+    if isinstance(steps, int):
+        triples = [coeffs] * steps if coeffs.ndim == 1 else list(coeffs)
+        oblong = 2 * max(x.shape[-2:]) > 3 * min(x.shape[-2:])
+        on_cpu = functools.partial(_by_rows if oblong and products is None else _by_columns, triples)
+        elsewhere = functools.partial(_by_columns, triples)
+    else:
+        on_cpu = elsewhere = functools.partial(_looped, jnp.atleast_2d(coeffs), steps)
+    in_strips = functools.partial(on_cpu, how._replace(strips=True))
+    return jax.lax.platform_dependent(*given, cpu=in_strips, default=functools.partial(elsewhere, how))
 
 
-def _by_columns(triples: Sequence[Array], x: Array, a: Array) -> Array:
+def _by_columns(triples: Sequence[Array], how: Products, x: Array, a: Array | None = None) -> Array:
     for i, c in enumerate(triples):
-        a = a if i == 0 else _gram(x)
-        x = c[0] * x + _times(c[1] * a + c[2] * (a @ a), x)
+        x = _step(c, x, _gram(x, how) if a is None or i else a, how)
     return x
 
 
-def _by_rows(triples: Sequence[Array], x: Array, a: Array) -> Array:
+def _looped(coeffs: Array, steps: Any, how: Products, x: Array, a: Array | None = None) -> Array:
+    """The same with a number of steps that is no constant."""
+
+    def step(carry: Any) -> Any:
+        i, x = carry
+        return i + 1, _step(coeffs[jnp.minimum(i, len(coeffs) - 1)], x, _gram(x, how), how)
+
+    steps = jnp.asarray(steps).astype(jnp.int32)
+    return meshes.while_loop(lambda carry: carry[0] < steps, step, (jnp.zeros((), jnp.int32), x))[1]
+
+
+@functools.partial(jax.jit, static_argnames="how")  # all steps share one trace
+def _step(c: Array, x: Array, a: Array, how: Products) -> Array:
+    """a X + (b A + c A^2) X. If factors are rounded, X, A and the polynomial of A are.
+
+    A is then rounded in b A too, not only as a factor: b + 2 c is small where 2 c is not, and so is the effect of
+    rounding.
+    """
+    if how.dtype is None:
+        return c[0] * x + _times(c[1] * a + c[2] * _symmetric(a, a, how), x, how)
+    wide, one = x.dtype, _one(a)
+    a = a.astype(how.dtype).astype(wide)
+    p = c[0] * one + c[1] * a + c[2] * _symmetric(a, a, how)
+    return _times(p, x, how).astype(how.dtype).astype(wide)
+
+
+def _by_rows(triples: Sequence[Array], how: Products, x: Array, a: Array | None = None) -> Array:
     """The same in fewer operations for a long X: with X <- P X and A <- P A P, only a product of several P meets X.
 
-    Of three P at most: where products are in full float32, the errors then are those of the plain steps. On GPU and
-    TPU products are not in full float32 by default.
+    Of three P at most: where products are in full float32, the errors then are those of the plain steps. This Gram form
+    is for a CPU. GPU and TPU round the factors of products, by default too, and its errors then grow with every P: it
+    needs float16 or float32, and X A anew after two or three steps, which leaves little of what it saves.
     """
-    one = _one(a)
+    one = None
     for start in range(0, len(triples), 3):
-        a, product = a if start == 0 else _gram(x), one
+        a = _gram(x, how) if a is None or start else a
+        one = _one(a) if one is None else one
+        product = one
         for i, c in enumerate(three := triples[start : start + 3]):
-            p = c[0] * one + c[1] * a + c[2] * (a @ a)
-            product = p if i == 0 else p @ product
-            a = p @ a @ p if i + 1 < len(three) else a
-        x = _times(product, x)
+            p, last = _polynomial(c, a, one, how), i + 1 == len(three)
+            product = p if i == 0 else _symmetric(p, product, how)
+            a = a if last else _symmetric(_symmetric(p, a, how), p, how)
+        x = _times(product, x, how)
     return x
 
 
-def _rounded(dtype: Any, triples: Sequence[Array], x: Array, a: Array) -> Array:
-    """The same with X, A and the polynomial of A rounded to `dtype`.
-
-    A is rounded in b A too, not only as a factor: b + 2 c is small where 2 c is not, and so is the effect of rounding.
-    """
-    wide, one = x.dtype, _one(a)
-    for i, c in enumerate(triples):
-        a = (a if i == 0 else _gram(x, dtype)).astype(dtype).astype(wide)
-        p = c[0] * one + c[1] * a + c[2] * _product("...ij,...jk->...ik", a, a, dtype)
-        x = _times(p, x, dtype).astype(dtype).astype(wide)
-    return x
+@functools.partial(jax.jit, static_argnames="how")
+def _polynomial(c: Array, a: Array, one: Array, how: Products) -> Array:
+    return c[0] * one + c[1] * a + c[2] * _symmetric(a, a, how)
 
 
 def _one(a: Array) -> Array:
@@ -140,19 +144,43 @@ def _tall(x: Array) -> bool:
     return x.shape[-2] > x.shape[-1]
 
 
-def _gram(x: Array, dtype: Any = None) -> Array:
+@functools.partial(jax.jit, static_argnames="how")
+def _gram(x: Array, how: Products) -> Array:
     """X X^H; X^H X of a tall X."""
     if _tall(x):
-        return _product("...ji,...jk->...ik", x.conj(), x, dtype)
-    return _product("...ij,...kj->...ik", x, x.conj(), dtype)
+        strip = lambda i, j: _product("...ji,...jk->...ik", x[..., i:j].conj(), x[..., i:], how)  # noqa: E731
+    else:
+        strip = lambda i, j: _product("...ij,...kj->...ik", x[..., i:j, :], x[..., i:, :].conj(), how)  # noqa: E731
+    return _hermitian(strip, min(x.shape[-2:]), how)
 
 
-def _times(p: Array, x: Array, dtype: Any = None) -> Array:
+@functools.partial(jax.jit, static_argnames="how")
+def _symmetric(p: Array, q: Array, how: Products) -> Array:
+    """P Q of two polynomials of one Hermitian matrix, which is Hermitian too."""
+    strip = lambda i, j: _product("...ij,...jk->...ik", p[..., i:j, :], q[..., i:], how)  # noqa: E731
+    return _hermitian(strip, p.shape[-1], how)
+
+
+def _hermitian(strip: Callable[[int, int], Array], n: int, how: Products) -> Array:
+    """A Hermitian matrix from its strips: `strip(i, j)` has the rows from i to j, and the columns from i on."""
+    number = min(4, n // 128) if how.strips else 1
+    if number < 2:
+        return strip(0, n)
+    ends = [n * k // number for k in range(number + 1)]
+    strips = [strip(i, j) for i, j in itertools.pairwise(ends)]
+    rows = []
+    for k, (i, j) in enumerate(itertools.pairwise(ends)):
+        left = [above[..., i - start : j - start].mT.conj() for start, above in zip(ends, strips[:k], strict=False)]
+        rows.append(jnp.concatenate([*left, strips[k]], -1))
+    return jnp.concatenate(rows, -2)
+
+
+def _times(p: Array, x: Array, how: Products) -> Array:
     """P X; X P of a tall X."""
-    return _product("...ij,...jk->...ik", *((x, p) if _tall(x) else (p, x)), dtype)
+    return _product("...ij,...jk->...ik", *((x, p) if _tall(x) else (p, x)), how)
 
 
-def _product(indices: str, x: Array, y: Array, dtype: Any) -> Array:
-    """The product of x and y, rounded to `dtype` if there is one, in the dtype of x."""
-    narrow = x.dtype if dtype is None else dtype
+def _product(indices: str, x: Array, y: Array, how: Products) -> Array:
+    """The product of x and y, rounded to a dtype if there is one, in the dtype of x."""
+    narrow = x.dtype if how.dtype is None else how.dtype
     return jnp.einsum(indices, x.astype(narrow), y.astype(narrow), preferred_element_type=x.dtype)

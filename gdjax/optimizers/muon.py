@@ -1,29 +1,26 @@
 """Muon: momentum with its singular values made equal."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
-from gdjax.core import base, checks, meshes
+from gdjax.core import base, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
-from gdjax.lift.stages import Reduced, Staged, Tree, Whole
-from gdjax.linalg import matrices, newton_schulz
-from gdjax.linalg.plan import plan_of
-from gdjax.numerics import Array, bounded, debias
+from gdjax.lift.stages import Reduced, Staged, Tree
+from gdjax.linalg.polar import Polar
+from gdjax.linalg.polar_coefficients import JORDAN
+from gdjax.numerics import Array
 from gdjax.optimizers.adam import adamw
+from gdjax.optimizers.orthogonal import by_shape, check_polar, first_coefficients, matrices_of, momenta
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
-
-JORDAN = newton_schulz.PRESETS["standard"]
 
 
 class MuonState(NamedTuple):
@@ -46,64 +43,42 @@ class MuonDimensionNumbers(NamedTuple):
 
 def _orthogonal(
     gs: Any, s: Any, ps: Any, t: Any,
-    tree: Tree, beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, consistent_rms: Hyper,
-    ns_steps: int, adaptive: bool, preconditioning: str, ns_dtype: Any, dimensions: Any, factor: Any,
+    tree: Tree, beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, consistent_rms: Hyper, ns_steps: Hyper,
+    adaptive: bool, preconditioning: str, ns_dtype: Any, equilibrate: Any, renormalize: Any, dimensions: Any,
+    factor: Any,
 ) -> Any:  # fmt: skip
     """The momentum of all matrices, and it orthogonalized, those of one shape together."""
-    plan = plan_of(tree.label, tree.of(gs), dimensions, MuonDimensionNumbers())
-    leaves = tree.of_each(plan.leaves)
-    for leaf, g in zip(leaves, gs, strict=True):
-        if ns_dtype is not None and jnp.iscomplexobj(g):
-            dtype = jnp.dtype(ns_dtype)
-            raise TypeError(f"{tree.label}: {leaf.path}: ns_dtype {dtype} does not support complex numbers ({g.dtype})")
-
-    def polar(m: Array, coeffs: Array, eps: Any) -> Array:
-        o = newton_schulz.orthogonalize(m, coeffs, ns_steps, preconditioning, eps, ns_dtype)
-        return jnp.real(jnp.sum(m.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o if adaptive else o
+    leaves = matrices_of(tree, gs, dimensions, ns_dtype, MuonDimensionNumbers())
+    polar = Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize)
 
     def orthogonal(ms: list[Array], coeffs: Array, eps: Any, rms: Any) -> list[Array]:
         xs = [leaf.split(m) for leaf, m in zip(leaves, ms, strict=True)]
-        alike = functools.partial(polar, coeffs=coeffs, eps=eps)
-        each = iter(matrices.in_groups(alike, [x for parts in xs for x in parts], rounded=ns_dtype is not None))
-        scaled = [[_scaled(next(each), factor, rms) for _ in parts] for parts in xs]
+        flat = [x for parts in xs for x in parts]
+        os = polar.of(flat, coeffs, eps)
+        os = map(_times_inner_product, os, flat) if adaptive else iter(os)
+        scaled = [[_scaled(next(os), factor, rms) for _ in parts] for parts in xs]
         return [leaf.joined(os) for leaf, os in zip(leaves, scaled, strict=True)]
 
-    average = jax.jit(functools.partial(_momentum, t=t, beta=beta, nesterov=nesterov, bias_correction=bias_correction))
-    averages = [average(g, mu) for g, mu in zip(gs, s.mu, strict=True)]  # leaves alike share one trace
-    ms, mus = [m for m, _ in averages], [mu for _, mu in averages]
+    ms, mus = momenta(gs, s.mu, t, beta, nesterov, bias_correction)
     return {"mu": mus, "u": meshes.partitioned(orthogonal, gs, ms, s.ns_coeffs, eps, consistent_rms)}
+
+
+@jax.jit
+def _times_inner_product(o: Array, m: Array) -> Array:
+    return jnp.real(jnp.sum(m.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o
 
 
 def _scaled(o: Array, factor: Any, rms: Any) -> Array:
     return jnp.asarray(factor(*o.shape[-2:], rms)).astype(o.dtype) * o
 
 
-def _momentum(g: Array, mu: Array, t: Array, beta: Hyper, nesterov: bool, bias_correction: bool) -> tuple[Array, Array]:
-    """m_t and mu_t of one matrix."""
-    real = numerics.widest_real([g, mu])
-    g, mu = numerics.widen((g, mu), real)
-    t, beta = t.astype(real), numerics.scalar(beta, real)
-    g = bounded(g)
-    mu = beta * mu + (1 - beta) * g
-    if not bias_correction:
-        m = beta * mu + (1 - beta) * g if nesterov else mu
-    else:
-        m = debias(beta * mu, beta, t + 1) + debias((1 - beta) * g, beta, t) if nesterov else debias(mu, beta, t)
-    return m, mu
-
-
-def _coefficients(ns_coeffs: Any, ns_steps: int, **_: Any) -> Array:
-    return newton_schulz.coefficients("gdjax.scale_by_muon", ns_coeffs, ns_steps)
-
-
-@leafwise(
-    MuonState, reduce=_orthogonal, mu=first_moment, ns_coeffs=Whole(lambda params, given: _coefficients(**given))
-)  # fmt: skip
+@leafwise(MuonState, reduce=_orthogonal, mu=first_moment, ns_coeffs=first_coefficients("gdjax.scale_by_muon"))
 def _muon(
     g: Array, s: Any, p: Any, t: Any,
     beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, mu_dtype: Any = None, consistent_rms: Hyper = None,
-    ns_coeffs: Staged = JORDAN, ns_steps: Staged = 5, adaptive: Staged = False, preconditioning: Staged = "frobenius",
-    ns_dtype: Staged = None, dimensions: Staged = None, factor: Staged = None,
+    ns_steps: Hyper = 5, ns_coeffs: Staged = JORDAN, adaptive: Staged = False, preconditioning: Staged = "frobenius",
+    ns_dtype: Staged = None, equilibrate: Staged = None, renormalize: Staged = None, dimensions: Staged = None,
+    factor: Staged = None,
     u: Reduced = None,
 ) -> Any:  # fmt: skip
     return u, s
@@ -112,7 +87,7 @@ def _muon(
 @transform
 def scale_by_muon(
     ns_coeffs: Any = JORDAN,
-    ns_steps: int = 5,
+    ns_steps: ScalarOrSchedule = 5,
     beta: ScalarOrSchedule = 0.95,
     eps: ScalarOrSchedule = 1e-8,
     mu_dtype: Any = None,
@@ -123,6 +98,8 @@ def scale_by_muon(
     weight_dimension_numbers: Any = None,
     bias_correction: bool = True,
     ns_dtype: Any = None,
+    equilibrate: str | None = None,
+    renormalize: str | None = None,
 ) -> GradientTransformation:
     """Muon's direction, the momentum with its singular values made about 1. See `muon` for the arguments.
 
@@ -134,33 +111,23 @@ def scale_by_muon(
       TypeError: (in update) a complex leaf with `ns_dtype`.
     """
     return _checked(
-        "gdjax.scale_by_muon", beta, eps, nesterov, bias_correction, mu_dtype, None, ns_coeffs, ns_steps, adaptive,
-        preconditioning, ns_dtype, weight_dimension_numbers, lambda rows, columns, rms: 1,
+        "gdjax.scale_by_muon", beta, eps, nesterov, bias_correction, mu_dtype, None, ns_steps, ns_coeffs, adaptive,
+        preconditioning, ns_dtype, equilibrate, renormalize, weight_dimension_numbers, lambda rows, columns, rms: 1,
     )  # fmt: skip
 
 
 def _checked(label: str, *arguments: Any) -> Any:
     """The rule with these arguments, or the errors that they are, under the name `label`."""
     rule = base.part_of(_muon(*arguments))
-    checks.structural(label, "ns_steps", rule.staged["ns_steps"], 1)
-    newton_schulz.coefficients(label, rule.staged["ns_coeffs"], rule.staged["ns_steps"])
-    if (preconditioning := rule.staged["preconditioning"]) not in newton_schulz.NORMS:
-        allowed = ", ".join(newton_schulz.NORMS)
-        raise ValueError(f"{label}: preconditioning must be one of {allowed}, got {preconditioning!r}")
+    check_polar(label, **rule.hyper, **rule.staged)
     return rule.labelled(label)
-
-
-def _by_shape(rows: int, columns: int, consistent_rms: Any) -> Any:
-    if consistent_rms is None:
-        return max(1, columns / max(rows, 1)) ** 0.5
-    return max(rows, columns) ** 0.5 * consistent_rms
 
 
 @transform
 def muon(
     learning_rate: ScalarOrSchedule,
     ns_coeffs: Any = JORDAN,
-    ns_steps: int = 5,
+    ns_steps: ScalarOrSchedule = 5,
     beta: ScalarOrSchedule = 0.95,
     eps: ScalarOrSchedule = 1e-8,
     weight_decay: ScalarOrSchedule = 0.0,
@@ -179,6 +146,8 @@ def muon(
     consistent_rms: ScalarOrSchedule | None = None,
     bias_correction: bool = True,
     ns_dtype: Any = None,
+    equilibrate: str | None = None,
+    renormalize: str | None = None,
 ) -> GradientTransformation:
     """Muon for matrices, AdamW for the rest: momentum whose singular values become about 1, by Newton-Schulz.
 
@@ -191,8 +160,13 @@ def muon(
 
     Args:
       learning_rate: lr, a scalar or a schedule.
-      ns_coeffs: (a, b, c), or a sequence of such triples, one for each step, or "standard" (the default) or "dion".
-      ns_steps: how many steps of Newton-Schulz, an int; with a sequence of triples only a bound on their number.
+      ns_coeffs: (a, b, c), or a sequence of such triples, one for each step, or the name of some: "standard" (the
+        default, also "jordan"), "dion", "polar_express", "cans", "deepseek" (ten steps) or "aol" (four, for
+        `preconditioning="aol"`). They are in the state, and can be changed there between two steps.
+      ns_steps: how many steps of Newton-Schulz; with a sequence of triples only a bound on their number. Those of
+        "polar_express" and "cans" are as many as steps, the last again where they end. A schedule or a traced integer
+        makes it a loop, without derivatives: the number then changes without a new program, and of a sequence of
+        triples the last is taken again where they end.
       beta: decay of the momentum, in [0, 1).
       eps: beside the norm, at least 0; AdamW's too.
       weight_decay: of the matrices, times lr.
@@ -208,19 +182,25 @@ def muon(
         too, which the reference leaves to Adam.
       consistent_rms: in place of sqrt(max(1, columns / rows)) the factor sqrt(max(rows, columns)) consistent_rms; 0.2
         is Liu et al.'s, which gives updates the size of AdamW's.
+      equilibrate: make the vectors of all "outputs" of m_t equal in norm before Newton-Schulz (MuonEq-R), or those of
+        all "inputs", or divide by the norms of "both".
+      renormalize: divide X by the norms of the vectors of its "outputs" or "inputs", or of both in the order "inputs
+        outputs" or "outputs inputs" (Muon+); or give it the norm of a polar factor, the root of its rank: "frobenius".
       bias_correction: False for the reference's m_t = beta mu_t + (1 - beta) g_t. A common factor makes no difference
         to X; the two mix mu and g differently in the first steps.
       ns_dtype: the dtype that X, A and b A + c A^2 are rounded to before they are multiplied; products are summed in
         float32. By default nothing is rounded further. With bfloat16 updates differ by 1 to 2 %, and a step is two to
         four times faster where the processor multiplies such numbers faster (AMX on a CPU; a GPU).
 
+    `docs/muon.md` has the arguments for the dialects of Jordan, Moonlight and PyTorch.
+
     Departures: the reference computes X in bfloat16, see `ns_dtype`, with eps 1e-7. From Optax: "adaptive" takes the
     inner product of each matrix, not of an array of several; "schatten" and "aol" scale gradients however small, where
     Optax's do nothing to squares below 1e-8; huge gradients do not overflow.
 
     Raises:
-      ValueError: an unknown preset or preconditioning; coefficients of another shape or for more steps than ns_steps;
-        dimension numbers that do not fit.
+      ValueError: an unknown preset, preconditioning, equilibration or renormalization; coefficients of another shape
+        or for more steps than ns_steps; dimension numbers that do not fit.
       TypeError: (in update) a complex matrix with `ns_dtype`.
 
     Reference:
@@ -229,13 +209,17 @@ def muon(
       Liu et al. 2025, Muon is scalable for LLM training, section 2.2, https://arxiv.org/abs/2502.16982;
       Bernstein & Newhouse 2024, Old optimizer, new norm, Proposition 5, https://arxiv.org/abs/2409.20325 ("adaptive");
       Boissin et al. 2025, Turbo-Muon, https://arxiv.org/abs/2512.04632 ("aol");
-      Grishina, Smirnov & Rakhuba 2025, https://arxiv.org/abs/2506.10935 ("schatten")
+      Grishina, Smirnov & Rakhuba 2025, https://arxiv.org/abs/2506.10935 ("schatten", "cans");
+      Amsel et al. 2025, The Polar Express, Algorithm 1, https://arxiv.org/abs/2505.16932;
+      DeepSeek-AI 2026, DeepSeek-V4 ("deepseek");
+      Chang et al. 2026, MuonEq, https://arxiv.org/abs/2603.28254 (`equilibrate`);
+      Zhang et al. 2026, Muon+, https://arxiv.org/abs/2602.21545 (`renormalize`)
     """
     label, dimensions = "gdjax.muon", muon_weight_dimension_numbers
     inside = MuonDimensionNumbers() if dimensions is None else dimensions
     direction = _checked(
-        label, beta, eps, nesterov, bias_correction, mu_dtype, consistent_rms, ns_coeffs, ns_steps, adaptive,
-        preconditioning, ns_dtype, inside, _by_shape,
+        label, beta, eps, nesterov, bias_correction, mu_dtype, consistent_rms, ns_steps, ns_coeffs, adaptive,
+        preconditioning, ns_dtype, equilibrate, renormalize, inside, by_shape,
     )  # fmt: skip
     spectral = chain(
         direction,

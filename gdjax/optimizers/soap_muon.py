@@ -1,6 +1,5 @@
 """SOAP-Muon: momentum whitened as in SOAP, then orthogonalized as in Muon."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,11 +11,12 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Reduced, Staged, Tree
-from gdjax.linalg import newton_schulz
 from gdjax.linalg.factored import Layout
 from gdjax.linalg.kronecker import into, out_of
-from gdjax.linalg.matrices import Matrix, in_groups
+from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.plan import plan_of
+from gdjax.linalg.polar import Polar
+from gdjax.linalg.polar_coefficients import coefficients
 from gdjax.linalg.roles import routing
 from gdjax.numerics import Array
 from gdjax.optimizers.kronecker import factors, labelled, new_bases, of_blocks, slots, with_adam
@@ -52,14 +52,11 @@ def _whitened(
     step = {"t": t, "beta": beta, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
     new = of_blocks(_of_blocks, tree, gs, s, roles, layout, step, "mu nu L R".split())
     leaves = tree.of_each(plan_of(tree.label, tree.of(gs), roles, Matrix()).leaves)
-    coeffs = newton_schulz.coefficients(tree.label, ns_coeffs, ns_steps)
+    coeffs = coefficients(tree.label, ns_coeffs, ns_steps)
 
     def orthogonal(us: list[Array], coeffs: Array) -> list[Array]:
-        polar = functools.partial(
-            newton_schulz.orthogonalize, coeffs=coeffs, steps=ns_steps, preconditioning="frobenius", eps=0.0
-        )
         xs = [leaf.split(u) for leaf, u in zip(leaves, us, strict=True)]
-        each = iter(in_groups(polar, [x for parts in xs for x in parts]))
+        each = iter(Polar(ns_steps).of([x for parts in xs for x in parts], coeffs, 0.0))
         return [
             leaf.joined([(_factor(x.shape) if by_shape else 1) * next(each) for x in parts])
             for leaf, parts in zip(leaves, xs, strict=True)
@@ -86,7 +83,7 @@ def _soap_muon(
 
 
 def _checked(label: str, *arguments: Any, ns_coeffs: Any, ns_steps: Any, **staged: Any) -> Any:
-    newton_schulz.coefficients(label, ns_coeffs, checks.structural(label, "ns_steps", ns_steps, 1))
+    coefficients(label, ns_coeffs, checks.structural(label, "ns_steps", ns_steps, 1))
     return labelled(_soap_muon, label, *arguments, ns_coeffs=ns_coeffs, ns_steps=ns_steps, **staged)
 
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 import gdjax
-from gdjax.linalg.matrices import Matrix
 from gdjax.numerics import widen, widest_real
 from tests.declare import Case, Twin, is_matrix, supplied
 
@@ -42,30 +41,16 @@ def _muon_part(beta: Any, eps: Any) -> Any:
     return gdjax.masked(gdjax.scale_by_muon(beta=beta, eps=eps), lambda tree: jax.tree.map(is_matrix, tree))
 
 
-def _part(factory: Any) -> Any:
-    """The direction of a method, for what is a matrix."""
-
-    @gdjax.transform
-    def make(**numbers: Any) -> Any:
-        part = factory(**numbers, precondition_frequency=2)
-        return gdjax.masked(part, lambda tree: jax.tree.map(is_matrix, tree))
-
-    return make
-
-
-def matrices_by_rank(params: Any) -> Any:
-    return jax.tree.map(lambda p: Matrix() if is_matrix(p) else None, params)
+@gdjax.transform
+def _psgd_part(b1: Any, preconditioner_update_probability: Any, precond_lr: Any) -> Any:
+    part = gdjax.scale_by_psgd_kron(b1, preconditioner_update_probability, precond_lr, memory_save_mode="all_diag")
+    return gdjax.masked(part, lambda tree: jax.tree.map(is_matrix, tree))
 
 
 _MUON = {"learning_rate": 0.1, "beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}
-_SOAP = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "shampoo_beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2,
+_PSGD = {"learning_rate": 0.1, "b1": 0.9, "preconditioner_update_probability": 0.5, "precond_lr": 0.1,
+         "precond_init_scale": 1.0, "beta_lip": 0.9, "damping": 1e-9, "max_update_rms": 1.1, "weight_decay": 1e-2,
          "adam_weight_decay": 1e-2}  # fmt: skip
-_SHAMPOO = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-3, "root": 4.0, "grafting_b2": 0.9,
-            "grafting_eps": 1e-8, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}  # fmt: skip
-_FEW = {"precondition_frequency": 2, "roles": matrices_by_rank}
-_soap_part, _kl_soap_part, _kl_shampoo_part, _soap_muon_part, _shampoo_part = (
-    _part(getattr(gdjax, f"scale_by_{name}")) for name in "soap kl_soap kl_shampoo soap_muon shampoo".split()
-)
 _STILL = {"weight_decay": 0.0, "adam_weight_decay": 0.0}
 _SOPHIA = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-8, "gamma": 0.5, "weight_decay": 1e-2}
 
@@ -84,28 +69,19 @@ CASES = (
          {"preconditioning": "aol", "muon_weight_dimension_numbers": matrices_only, "ns_steps": 4}, quiet=_STILL,
          needs_params=True, slow=True),
     Case("scale_by_muon", _muon_part, {"beta": 0.9, "eps": 1e-8}, slow=True),
-    Case("soap", gdjax.soap, _SOAP, _FEW, quiet=_STILL, needs_params=True),
-    Case("soap/eigh", gdjax.soap, _SOAP, {**_FEW, "refresh": "eigh", "sides": "short", "block_size": 2}, quiet=_STILL,
-         needs_params=True, slow=True),
-    Case("scale_by_soap", _soap_part, {"b1": 0.9, "b2": 0.9, "eps": 1e-8}, slow=True),
-    Case("kl_soap", gdjax.kl_soap, _SOAP, _FEW, quiet=_STILL, needs_params=True, slow=True),
-    Case("scale_by_kl_soap", _kl_soap_part, {"b1": 0.9, "b2": 0.9, "eps": 1e-8}, slow=True),
-    Case("kl_shampoo", gdjax.kl_shampoo, {k: x for k, x in _SOAP.items() if k != "b2"}, _FEW, quiet=_STILL,
-         needs_params=True),
-    Case("scale_by_kl_shampoo", _kl_shampoo_part, {"b1": 0.9, "shampoo_beta": 0.9, "eps": 1e-8}, slow=True),
-    Case("soap_muon", gdjax.soap_muon, {"beta" if k == "b1" else k: x for k, x in _SOAP.items()}, _FEW, quiet=_STILL,
-         needs_params=True),
-    Case("scale_by_soap_muon", _soap_muon_part, {"beta": 0.9, "b2": 0.9, "eps": 1e-8}, slow=True),
-    Case("shampoo", gdjax.shampoo, _SHAMPOO, _FEW, quiet=_STILL, needs_params=True),
-    Case("shampoo/qr", gdjax.shampoo, _SHAMPOO, {**_FEW, "root_method": "qr", "grafting": "sgd", "block_size": 2},
-         quiet=_STILL, needs_params=True, slow=True),
-    Case("shampoo/newton", gdjax.shampoo, {k: x for k, x in _SHAMPOO.items() if k != "root"},
-         {**_FEW, "root_method": "newton", "grafting": None, "sides": "rows"}, quiet=_STILL, needs_params=True,
-         reverse=False, slow=True),
-    Case("scale_by_shampoo", _shampoo_part, {"b1": 0.9, "b2": 0.9, "eps": 1e-6}, slow=True),
+    Case("psgd_kron", gdjax.psgd_kron, _PSGD, {"dQ": "QUAD", "memory_save_mode": "one_diag"}, quiet=_STILL,
+         needs_params=True, random=True),
+    Case("psgd_kron/procrustes", gdjax.psgd_kron, _PSGD, {"momentum_into_precond_update": False}, quiet=_STILL,
+         needs_params=True, random=True, slow=True),
+    Case("psgd_kron/triangular", gdjax.psgd_kron, _PSGD, {"dQ": "EQ", "normalize_grads": True}, quiet=_STILL,
+         needs_params=True, random=True, slow=True),
+    Case("scale_by_psgd_kron", _psgd_part, {"b1": 0.9, "preconditioner_update_probability": 0.5, "precond_lr": 0.1},
+         random=True, slow=True),
     Case("sophia", _sophia, _SOPHIA, quiet={"weight_decay": 0.0}, needs_params=True, complex=False),
     Case("scale_by_sophia", _scale_by_sophia, {"b1": 0.9}, {"newest": True}, needs_params=True, complex=False,
          slow=True),
+    Case("transformer_optimizer", gdjax.transformer_optimizer, {"learning_rate": 0.1, "weight_decay": 1e-2},
+         {"steps": 100, "warmup_steps": 1}, quiet={"weight_decay": 0.0}, needs_params=True, scheduled=False),
     Case("hutchinson_estimator_diag_hessian", _hutchinson, fixed={"random_seed": 0}, needs_params=True, complex=False),
 )  # fmt: skip
 

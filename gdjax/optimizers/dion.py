@@ -1,0 +1,195 @@
+"""Dion: a momentum orthonormalized in a few dimensions, of which the rest is kept."""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.core import base, keys, meshes
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule, Transform
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import first_moment
+from gdjax.lift.stages import Planned, Reduced, Staged, Tree
+from gdjax.linalg.matrices import Matrix
+from gdjax.linalg.plan import plan_of
+from gdjax.linalg.roles import routing
+from gdjax.linalg.stacks import in_stacks
+from gdjax.numerics import Array, bounded
+from gdjax.numerics.norms import unit_and_norm
+from gdjax.optimizers.orthogonal import matrices_of
+from gdjax.optimizers.with_adam import with_adam
+
+_highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+class ScaleByDionState(NamedTuple):
+    """State of `scale_by_dion`."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # like params, the sum of the gradients that is not yet in the parameters
+    Q: Any  # for each leaf a list with, for each part, (number, shorter side, rank): the directions on that side
+
+
+def _rank(rows: int, columns: int, fraction: float) -> int:
+    return min(math.ceil(fraction * min(rows, columns)), rows, columns)
+
+
+def _first_q(params: Any, given: Mapping[str, Any]) -> list[Any]:
+    """Random directions."""
+    leaves = plan_of("gdjax.scale_by_dion", params, given["dimensions"], Matrix()).leaves
+    key, first = keys.fresh(given["key"]), []
+    for i, (leaf, p) in enumerate(zip(leaves, jax.tree.leaves(params), strict=True)):
+        real = numerics.widest_real(p)
+        dtype = numerics.complex_dtype(real) if jnp.issubdtype(jnp.result_type(p), jnp.complexfloating) else real
+        parts = []
+        for j, (number, rows, columns) in enumerate(leaf.sizes):
+            own = jax.random.fold_in(jax.random.fold_in(key, i), j)
+            shape = number, min(rows, columns), _rank(rows, columns, given["rank_fraction"])
+            parts.append(jax.random.normal(own, shape, dtype))
+        first.append(parts)
+    return first
+
+
+def _low_rank(
+    gs: Any, s: Any, ps: Any, t: Any, tree: Tree, mu: Hyper, eps: Hyper, rank_fraction: float, dimensions: Any
+) -> Any:
+    """The updates of all matrices, what is left of their momenta, and the new directions."""
+    leaves = matrices_of(tree, gs, dimensions, None, Matrix())
+    total = jax.jit(_total)
+    totals = [total(g, m) for g, m in zip(gs, s.mu, strict=True)]
+
+    def directions(totals: list[Array], qs: list[list[Array]], mu: Any, eps: Any) -> Any:
+        xs = [leaf.split(m) for leaf, m in zip(leaves, totals, strict=True)]
+        found = in_stacks(lambda m, q: _power_step(m, q, mu, eps), sum(xs, []), sum(qs, []))
+        us, ms, news = map(iter, found)
+        of = lambda each, leaf: leaf.joined([next(each) for _ in leaf.sizes])  # noqa: E731
+        parts = [[next(news) for _ in leaf.sizes] for leaf in leaves]
+        return [of(us, leaf) for leaf in leaves], [of(ms, leaf) for leaf in leaves], parts
+
+    like = gs, gs, jax.tree.map(lambda q: None, s.Q)
+    us, ms, qs = meshes.partitioned(directions, like, totals, s.Q, mu, eps)
+    return {"mu": ms, "Q": qs, "u": us}
+
+
+def _total(g: Array, m: Array) -> Array:
+    g, m = numerics.widen((g, m), numerics.widest_real([g, m]))
+    return m + bounded(g, "summed")
+
+
+def _power_step(m: Array, q: Array, mu: Any, eps: Any) -> tuple[Array, Array, Array]:
+    """The update of each matrix, its momentum without a part of what is in the update, and the new directions.
+
+    B is the matrix with the longer side first; of a square the outputs.
+    """
+    turned = m.shape[-1] >= m.shape[-2]
+    B = m.mT if turned else m  # noqa: N806
+    mu, eps = numerics.scalar(mu, B.real.dtype), numerics.scalar(eps, B.real.dtype)
+    unit, norm = unit_and_norm(B, (-2, -1))
+    B = B * (1 / unit).astype(B.dtype)  # noqa: N806
+    P, _ = jnp.linalg.qr(_highest(B, q.astype(B.dtype)))  # noqa: N806
+    R = _highest(B.mT.conj(), P)  # noqa: N806
+    B = B - ((1 - mu) * _highest(P, R.mT.conj())).astype(B.dtype)  # noqa: N806
+    length = jnp.sqrt(jnp.sum(numerics.abs_sq(R), -2, keepdims=True)) + eps / unit
+    new = jnp.where(norm == 0, q, R / jnp.where(length == 0, 1, length).astype(R.dtype))
+    u = jnp.where(norm == 0, 0, _highest(P, new.mT.conj()))
+    u = (m.shape[-1] / max(m.shape[-2], 1)) ** 0.5 * u
+    B = B * unit.astype(B.dtype)  # noqa: N806
+    return (u.mT, B.mT, new) if turned else (u, B, new)
+
+
+@leafwise(ScaleByDionState, reduce=_low_rank, mu=first_moment, Q=Planned(_first_q))
+def _dion(
+    g: Array, s: Any, p: Any, t: Any,
+    mu: Hyper, eps: Hyper, mu_dtype: Any = None, rank_fraction: Staged = 1.0, key: Staged = 0,
+    dimensions: Staged = None,
+    u: Reduced = None,
+) -> Any:  # fmt: skip
+    return u, s
+
+
+@transform
+def scale_by_dion(
+    mu: ScalarOrSchedule = 0.95,
+    rank_fraction: float = 1.0,
+    eps: ScalarOrSchedule = 1e-8,
+    *,
+    key: Any = 0,
+    mu_dtype: Any = None,
+    roles: Any = None,
+) -> GradientTransformation:
+    """Dion's direction. See `dion` for the arguments.
+
+    Every leaf must be a matrix, or `roles` say how it is one.
+
+    Raises:
+      ValueError: rank_fraction is not in (0, 1]. (In update) a leaf that is no matrix.
+      TypeError: rank_fraction is no number.
+    """
+    rule = _dion(mu, eps, mu_dtype, rank_fraction, key, routing(roles))
+    return base.part_of(rule).labelled("gdjax.scale_by_dion")
+
+
+@transform
+def dion(
+    learning_rate: ScalarOrSchedule,
+    mu: ScalarOrSchedule = 0.95,
+    rank_fraction: float = 1.0,
+    eps: ScalarOrSchedule = 1e-8,
+    *,
+    key: Any = 0,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any = None,
+    mu_dtype: Any = None,
+    roles: Any = None,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    adam_b1: ScalarOrSchedule = 0.9,
+    adam_b2: ScalarOrSchedule = 0.95,
+    adam_eps: ScalarOrSchedule = 1e-8,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    others: Transform | None = None,
+) -> GradientTransformation:
+    """Dion for hidden matrices, AdamW for the rest: orthonormal updates of low rank, with the remainder kept.
+
+        B_t = M_{t-1} + G_t
+        P_t = orthonormal columns of B_t Q_{t-1},    R_t = B_t^T P_t
+        M_t = B_t - (1 - mu) P_t R_t^T,    Q_t = R_t with its columns over (their norms + eps)
+        X_{t+1} = X_t - lr (sqrt(outputs / inputs) P_t Q_t^T + weight_decay X_t)
+
+    for the matrix with its longer side first. Q has r columns, r = rank_fraction times the shorter side; it follows the
+    first r singular vectors, one step of power iteration each time. On several devices a step moves P and R, and not
+    the matrix. Those of one shape are computed together, 16-bit ones in float32.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      mu: how much stays of what was used, in [0, 1): M is then a momentum in these directions, and elsewhere a sum of
+        gradients that wait for their turn.
+      rank_fraction: see above, in (0, 1]; rounded up.
+      eps: see above, at least 0.
+      key: a PRNG key, or an int to seed one, for Q_0, which is normal.
+      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay, as in `masked`.
+      mu_dtype: the dtype of M, the parameter's by default; of AdamW's moment too. Q has float32 at least.
+      roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
+        from the parameters to one.
+      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
+      others: a transform in the place of AdamW.
+
+    Departures: the authors decay by 0.01, and orthonormalize by a Cholesky decomposition of a random sketch; here it is
+    a QR decomposition, which needs no condition.
+
+    Raises:
+      ValueError: rank_fraction is not in (0, 1]; roles that do not fit.
+      TypeError: rank_fraction is no number.
+
+    Reference:
+      Ahn et al. 2025, Dion: distributed orthonormalized updates, Algorithm 1, https://arxiv.org/abs/2504.05295
+    """
+    direction = scale_by_dion(mu, rank_fraction, eps, key=key, mu_dtype=mu_dtype, roles=roles)
+    return with_adam(
+        "gdjax.dion", direction, learning_rate, routing(roles), weight_decay, weight_decay_mask,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
+    )  # fmt: skip

@@ -1,0 +1,185 @@
+"""Dion2: the largest rows of a momentum orthonormalized, the others kept."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.core import base, meshes
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule, Transform
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import first_moment
+from gdjax.lift.stages import Reduced, Staged, Tree
+from gdjax.linalg.matrices import Matrix
+from gdjax.linalg.polar import Polar
+from gdjax.linalg.roles import routing
+from gdjax.linalg.stacks import in_stacks
+from gdjax.numerics import Array, bounded
+from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrices_of
+from gdjax.optimizers.with_adam import with_adam
+
+
+class ScaleByDion2State(NamedTuple):
+    """State of `scale_by_dion2`."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # like params, the sum of the gradients that is not yet in the parameters
+    ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
+
+
+def _of_largest(
+    gs: Any, s: Any, ps: Any, t: Any,
+    tree: Tree, ef_decay: Hyper, eps: Hyper, ns_steps: Hyper, fraction: float, preconditioning: str, ns_dtype: Any,
+    dimensions: Any,
+) -> Any:  # fmt: skip
+    """The updates of all matrices, and what is left of their momenta."""
+    leaves = matrices_of(tree, gs, dimensions, ns_dtype, Matrix())
+    polar, total = Polar(ns_steps, preconditioning, ns_dtype), jax.jit(_total)
+    totals = [total(g, m) for g, m in zip(gs, s.mu, strict=True)]
+
+    def directions(totals: list[Array], coeffs: Array, ef_decay: Any, eps: Any) -> Any:
+        xs = [leaf.split(m) for leaf, m in zip(leaves, totals, strict=True)]
+        us, ms = map(iter, in_stacks(lambda m: _submatrix(m, polar, coeffs, fraction, ef_decay, eps), sum(xs, [])))
+        of = lambda each, leaf: leaf.joined([next(each) for _ in leaf.sizes])  # noqa: E731
+        return [of(us, leaf) for leaf in leaves], [of(ms, leaf) for leaf in leaves]
+
+    us, ms = meshes.partitioned(directions, (gs, gs), totals, s.ns_coeffs, ef_decay, eps)
+    return {"mu": ms, "u": us}
+
+
+def _total(g: Array, m: Array) -> Array:
+    g, m = numerics.widen((g, m), numerics.widest_real([g, m]))
+    return m + bounded(g, "summed")
+
+
+def _submatrix(m: Array, polar: Polar, coeffs: Array, fraction: float, ef_decay: Any, eps: Any) -> tuple[Array, Array]:
+    """The update of each matrix, and its momentum, of which the rows in use decay.
+
+    The rows are those of the shorter side; of a square the outputs.
+    """
+    if m.size == 0:
+        return m, m
+    turned = m.shape[-1] <= m.shape[-2]
+    M = m.mT if turned else m  # noqa: N806
+    size = jnp.sum(jnp.abs(M), -1)
+    _, chosen = jax.lax.top_k(size, max(1, math.ceil(fraction * M.shape[-2])))
+    rows = jnp.take_along_axis(M, chosen[..., None], -2)
+    o = (m.shape[-1] / m.shape[-2]) ** 0.5 * polar.one(rows, coeffs, eps)
+    put = lambda x, rows, chosen: x.at[chosen].set(rows, unique_indices=True)  # noqa: E731
+    put = jax.vmap(put) if m.ndim > 2 else put
+    used = numerics.scalar(ef_decay, M.real.dtype) * rows
+    u, M = put(jnp.zeros_like(M), o, chosen), put(M, used, chosen)  # noqa: N806
+    u = u + 0 * M  # NaN in a row that was not chosen
+    return (u.mT, M.mT) if turned else (u, M)
+
+
+@leafwise(
+    ScaleByDion2State, reduce=_of_largest, mu=first_moment, ns_coeffs=first_coefficients("gdjax.scale_by_dion2")
+)  # fmt: skip
+def _dion2(
+    g: Array, s: Any, p: Any, t: Any,
+    ef_decay: Hyper, eps: Hyper, mu_dtype: Any = None, ns_steps: Hyper = 5, fraction: Staged = 0.25,
+    ns_coeffs: Staged = None, preconditioning: Staged = "frobenius", ns_dtype: Staged = None,
+    dimensions: Staged = None,
+    u: Reduced = None,
+) -> Any:  # fmt: skip
+    return u, s
+
+
+@transform
+def scale_by_dion2(
+    fraction: float = 0.25,
+    ef_decay: ScalarOrSchedule = 0.95,
+    eps: ScalarOrSchedule = 1e-8,
+    ns_coeffs: Any = "polar_express",
+    ns_steps: ScalarOrSchedule = 5,
+    *,
+    preconditioning: str = "frobenius",
+    ns_dtype: Any = None,
+    mu_dtype: Any = None,
+    roles: Any = None,
+) -> GradientTransformation:
+    """Dion2's direction. See `dion2` for the arguments.
+
+    Every leaf must be a matrix, or `roles` say how it is one.
+
+    Raises:
+      ValueError: fraction is not in (0, 1]; an unknown preset or preconditioning; coefficients of another shape or for
+        more steps than ns_steps. (In update) a leaf that is no matrix.
+      TypeError: fraction is no number. (In update) a complex leaf with `ns_dtype`.
+    """
+    label = "gdjax.scale_by_dion2"
+    rule = base.part_of(
+        _dion2(ef_decay, eps, mu_dtype, ns_steps, fraction, ns_coeffs, preconditioning, ns_dtype, routing(roles))
+    )
+    check_polar(label, **rule.hyper, **rule.staged)
+    return rule.labelled(label)
+
+
+@transform
+def dion2(
+    learning_rate: ScalarOrSchedule,
+    fraction: float = 0.25,
+    ef_decay: ScalarOrSchedule = 0.95,
+    eps: ScalarOrSchedule = 1e-8,
+    ns_coeffs: Any = "polar_express",
+    ns_steps: ScalarOrSchedule = 5,
+    *,
+    preconditioning: str = "frobenius",
+    ns_dtype: Any = None,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any = None,
+    mu_dtype: Any = None,
+    roles: Any = None,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    adam_b1: ScalarOrSchedule = 0.9,
+    adam_b2: ScalarOrSchedule = 0.95,
+    adam_eps: ScalarOrSchedule = 1e-8,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    others: Transform | None = None,
+) -> GradientTransformation:
+    """Dion2 for hidden matrices, AdamW for the rest: Muon on the largest rows of each matrix, the others kept.
+
+        B_t = M_{t-1} + G_t
+        K = the share `fraction` of the rows of B_t whose sums of |B_ij| are largest
+        M_t = B_t, in the rows K times ef_decay
+        O_t = the polar factor of the rows K of B_t, by Newton-Schulz, and 0 in the other rows
+        X_{t+1} = X_t - lr (sqrt(outputs / inputs) O_t + weight_decay X_t)
+
+    for the matrix with its shorter side first. Matrices of one shape are computed together, 16-bit ones in float32.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      fraction: see above, in (0, 1]; rounded up.
+      ef_decay: what stays of the rows in use, in [0, 1).
+      eps: beside the norm in Newton-Schulz, at least 0.
+      ns_coeffs, ns_steps, preconditioning, ns_dtype: of Newton-Schulz, as in `muon`.
+      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay, as in `masked`.
+      mu_dtype: the dtype of M, the parameter's by default; of AdamW's moment too.
+      roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
+        from the parameters to one.
+      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
+      others: a transform in the place of AdamW.
+
+    Departures: the authors decay by 0.01, compute in bfloat16, and take coefficients of Polar Express that are made for
+    five steps. Of a matrix that is divided over devices they choose rows on each device.
+
+    Raises:
+      ValueError: fraction is not in (0, 1]; an unknown preset or preconditioning; coefficients of another shape or for
+        more steps than ns_steps; roles that do not fit.
+      TypeError: fraction is no number. (In update) a complex matrix with `ns_dtype`.
+
+    Reference:
+      Ahn et al. 2025, Dion2: a simple method to shrink matrix in Muon, Algorithm 1, https://arxiv.org/abs/2512.16928
+    """
+    direction = scale_by_dion2(
+        fraction, ef_decay, eps, ns_coeffs, ns_steps,
+        preconditioning=preconditioning, ns_dtype=ns_dtype, mu_dtype=mu_dtype, roles=roles,
+    )  # fmt: skip
+    return with_adam(
+        "gdjax.dion2", direction, learning_rate, routing(roles), weight_decay, weight_decay_mask,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
+    )  # fmt: skip

@@ -1,0 +1,212 @@
+"""NorMuon: Muon with a second moment for each neuron."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.core import base, meshes
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule, Transform
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import first_moment
+from gdjax.lift.stages import Planned, Reduced, Staged, Tree
+from gdjax.linalg.matrices import Matrix
+from gdjax.linalg.plan import Leaf, plan_of
+from gdjax.linalg.polar import Polar
+from gdjax.linalg.roles import routing
+from gdjax.linalg.stacks import in_stacks
+from gdjax.numerics import Array
+from gdjax.optimizers.orthogonal import by_shape, check_polar, first_coefficients, matrices_of, momenta
+from gdjax.optimizers.with_adam import with_adam
+
+
+class ScaleByNorMuonState(NamedTuple):
+    """State of `scale_by_normuon`."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # like params, momentum
+    v: Any  # like params with axes of length 1 for the inputs, mean squares of the polar factors, float32 at least
+    ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
+
+
+def _of_outputs(leaf: Leaf) -> Leaf:
+    """The leaf of an array with one number for each output."""
+    shape = tuple(1 if i in leaf.axes.rows else n for i, n in enumerate(leaf.shape))
+    return leaf._replace(shape=shape, rows=1)
+
+
+def _first_v(params: Any, given: Mapping[str, Any]) -> list[Any]:
+    leaves = plan_of("gdjax.scale_by_normuon", params, given["dimensions"], Matrix()).leaves
+    kept = []
+    for leaf, p in zip(leaves, jax.tree.leaves(params), strict=True):
+        v = jnp.zeros(_of_outputs(leaf).shape, numerics.widest_real(p))
+        kept.append(meshes.along(v, p, [None if i in leaf.axes.rows else i for i in range(len(leaf.shape))]))
+    return kept
+
+
+def _normalized(
+    gs: Any, s: Any, ps: Any, t: Any,
+    tree: Tree, b1: Hyper, b2: Hyper, eps: Hyper, nesterov: bool, consistent_rms: Hyper, ns_steps: Hyper,
+    preconditioning: str, ns_dtype: Any, equilibrate: Any, renormalize: Any, dimensions: Any,
+) -> Any:  # fmt: skip
+    """The momentum of all matrices, it orthogonalized, and that with its outputs over their root mean squares."""
+    leaves = matrices_of(tree, gs, dimensions, ns_dtype, Matrix())
+    polar = Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize)
+
+    def directions(ms: list[Array], vs: list[Array], coeffs: Array, b2: Any, eps: Any, rms: Any) -> Any:
+        xs = [leaf.split(m) for leaf, m in zip(leaves, ms, strict=True)]
+        olds = [_of_outputs(leaf).split(v) for leaf, v in zip(leaves, vs, strict=True)]
+        os = polar.of([x for parts in xs for x in parts], coeffs, eps)
+        vs = [v.astype(o.real.dtype) for o, v in zip(os, sum(olds, []), strict=True)]
+        us, news = in_stacks(lambda o, v: _by_outputs(o, v, b2, eps, rms), os, vs)
+        u, v = iter(us), iter(news)
+        of = lambda each, leaf: leaf.joined([next(each) for _ in leaf.sizes])  # noqa: E731
+        return [of(u, leaf) for leaf in leaves], [of(v, _of_outputs(leaf)) for leaf in leaves]
+
+    ms, mus = momenta(gs, s.mu, t, b1, nesterov, False)
+    us, vs = meshes.partitioned(directions, (gs, s.v), ms, s.v, s.ns_coeffs, b2, eps, consistent_rms)
+    return {"mu": mus, "v": vs, "u": us}
+
+
+def _by_outputs(o: Array, v: Array, b2: Any, eps: Any, rms: Any) -> tuple[Array, Array]:
+    """The polar factor with each output over the root of its v, scaled; and v with this step."""
+    b2, eps = numerics.scalar(b2, v.dtype), numerics.scalar(eps, v.dtype)
+    square = numerics.abs_sq(o)
+    v = b2 * v + (1 - b2) * jnp.mean(square, -2, keepdims=True)
+    root = jnp.sqrt(v) + eps
+    scaled = o / jnp.where(root == 0, 1, root).astype(o.dtype)
+    norm = jnp.sqrt(jnp.sum(numerics.abs_sq(scaled), (-2, -1), keepdims=True))
+    rows, columns = o.shape[-2:]
+    if rms is None:
+        wanted = by_shape(rows, columns, None) * jnp.sqrt(jnp.sum(square, (-2, -1), keepdims=True))
+    else:
+        wanted = numerics.scalar(rms, v.dtype) * (rows * columns) ** 0.5
+    return scaled * (wanted / jnp.where(norm == 0, 1, norm)).astype(o.dtype), v
+
+
+@leafwise(
+    ScaleByNorMuonState, reduce=_normalized, mu=first_moment, v=Planned(_first_v),
+    ns_coeffs=first_coefficients("gdjax.scale_by_normuon"),
+)  # fmt: skip
+def _normuon(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper, b2: Hyper, eps: Hyper, nesterov: bool, consistent_rms: Hyper, mu_dtype: Any = None, ns_steps: Hyper = 5,
+    ns_coeffs: Staged = None, preconditioning: Staged = "frobenius", ns_dtype: Staged = None,
+    equilibrate: Staged = None, renormalize: Staged = None, dimensions: Staged = None,
+    u: Reduced = None,
+) -> Any:  # fmt: skip
+    return u, s
+
+
+@transform
+def scale_by_normuon(
+    b1: ScalarOrSchedule = 0.95,
+    b2: ScalarOrSchedule = 0.95,
+    eps: ScalarOrSchedule = 1e-8,
+    ns_coeffs: Any = "polar_express",
+    ns_steps: ScalarOrSchedule = 5,
+    *,
+    nesterov: bool = True,
+    consistent_rms: ScalarOrSchedule | None = 0.2,
+    preconditioning: str = "frobenius",
+    equilibrate: str | None = None,
+    renormalize: str | None = None,
+    ns_dtype: Any = None,
+    mu_dtype: Any = None,
+    roles: Any = None,
+) -> GradientTransformation:
+    """NorMuon's direction. See `normuon` for the arguments.
+
+    Every leaf must be a matrix, or `roles` say how it is one.
+
+    Raises:
+      ValueError: an unknown preset, preconditioning, equilibration or renormalization; coefficients of another shape
+        or for more steps than ns_steps. (In update) a leaf that is no matrix.
+      TypeError: (in update) a complex leaf with `ns_dtype`.
+    """
+    rule = base.part_of(
+        _normuon(
+            b1, b2, eps, nesterov, consistent_rms, mu_dtype, ns_steps, ns_coeffs, preconditioning, ns_dtype,
+            equilibrate, renormalize, routing(roles),
+        )
+    )  # fmt: skip
+    check_polar("gdjax.scale_by_normuon", **rule.hyper, **rule.staged)
+    return rule.labelled("gdjax.scale_by_normuon")
+
+
+@transform
+def normuon(
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.95,
+    b2: ScalarOrSchedule = 0.95,
+    eps: ScalarOrSchedule = 1e-8,
+    ns_coeffs: Any = "polar_express",
+    ns_steps: ScalarOrSchedule = 5,
+    *,
+    nesterov: bool = True,
+    consistent_rms: ScalarOrSchedule | None = 0.2,
+    preconditioning: str = "frobenius",
+    equilibrate: str | None = None,
+    renormalize: str | None = None,
+    ns_dtype: Any = None,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any = None,
+    mu_dtype: Any = None,
+    roles: Any = None,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    adam_b1: ScalarOrSchedule = 0.9,
+    adam_b2: ScalarOrSchedule = 0.95,
+    adam_eps: ScalarOrSchedule = 1e-8,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    others: Transform | None = None,
+) -> GradientTransformation:
+    """NorMuon for hidden matrices, AdamW for the rest: Muon's update with its outputs, the neurons, made alike in size.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t
+        O_t = the polar factor of b1 mu_t + (1 - b1) g_t, by Newton-Schulz
+        v_t = b2 v_{t-1} + (1 - b2) mean of |O_t|^2 over the inputs, a number for each output
+        U_t = O_t / (sqrt(v_t) + eps)
+        x_{t+1} = x_t - lr (consistent_rms sqrt(m n) U_t / |U_t| + weight_decay x_t)
+
+    for a matrix of m x n, so that the root mean square of an update is `consistent_rms`. Stacks and parts are matrices
+    each by itself; those of one shape are computed together, 16-bit ones in float32.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1: decay of the momentum, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: see above, at least 0; it stands beside the norm of the momentum too.
+      ns_coeffs, ns_steps, preconditioning, equilibrate, renormalize, ns_dtype: of Newton-Schulz, as in `muon`.
+      nesterov: False for the polar factor of mu_t, as in the paper.
+      consistent_rms: None for the authors' code: the update is sqrt(max(1, outputs / inputs)) |O_t| U_t / |U_t|.
+      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay, as in `masked`.
+      mu_dtype: the dtype of mu, the parameter's by default; of AdamW's too.
+      roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
+        from the parameters to one.
+      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
+      others: a transform in the place of AdamW.
+
+    Departures: the paper and the authors' code take five steps with Muon's coefficients, in bfloat16: write
+    ns_coeffs="jordan", ns_dtype="bfloat16".
+
+    Raises:
+      ValueError: an unknown preset, preconditioning, equilibration or renormalization; coefficients of another shape
+        or for more steps than ns_steps; roles that do not fit.
+      TypeError: (in update) a complex matrix with `ns_dtype`.
+
+    Reference:
+      Li et al. 2025, NorMuon: making Muon more efficient and scalable, Algorithm 1, https://arxiv.org/abs/2510.05491;
+      Amsel et al. 2025, The Polar Express, Algorithm 1, https://arxiv.org/abs/2505.16932
+    """
+    direction = scale_by_normuon(
+        b1, b2, eps, ns_coeffs, ns_steps, nesterov=nesterov, consistent_rms=consistent_rms,
+        preconditioning=preconditioning, equilibrate=equilibrate, renormalize=renormalize, ns_dtype=ns_dtype,
+        mu_dtype=mu_dtype, roles=roles,
+    )  # fmt: skip
+    return with_adam(
+        "gdjax.normuon", direction, learning_rate, routing(roles), weight_decay, weight_decay_mask,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
+    )  # fmt: skip

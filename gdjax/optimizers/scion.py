@@ -1,0 +1,224 @@
+"""Scion: for each role of leaf the steepest direction of a norm of its own."""
+
+import functools
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.combine.chain import chain
+from gdjax.combine.routed import routed
+from gdjax.core import base, meshes
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import first_moment
+from gdjax.lift.stages import Reduced, Staged, Tree
+from gdjax.linalg.matrices import Matrix
+from gdjax.linalg.polar import Polar
+from gdjax.linalg.roles import routing
+from gdjax.numerics import Array
+from gdjax.numerics.norms import unit_and_norm
+from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrices_of, momenta
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+NORMS = "spectral", "sign", "embedding_sign", "row", "embedding_col", "rms"
+
+
+class ScaleByScionState(NamedTuple):
+    """State of `scale_by_scion`."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # like params, average of the gradients
+    ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
+
+
+def _steepest(
+    gs: Any, s: Any, ps: Any, t: Any,
+    tree: Tree, alpha: Hyper, eps: Hyper, ns_steps: Hyper, norm: str, preconditioning: str, ns_dtype: Any,
+    dimensions: Any,
+) -> Any:  # fmt: skip
+    """The momentum of all leaves, and its steepest directions."""
+    ms, mus = momenta(gs, s.mu, t, 1 - alpha, False, False)
+    if norm != "spectral":
+        paths = [jax.tree_util.keystr(path) for path in tree.chosen(tree.paths)]
+        us = [_of_norm(norm, bool(re.search(r"\bweight\W*$", path)), m) for path, m in zip(paths, ms, strict=True)]
+        return {"mu": mus, "u": us}
+    leaves = matrices_of(tree, gs, dimensions, ns_dtype, Matrix())
+    polar = Polar(ns_steps, preconditioning, ns_dtype)
+
+    def directions(ms: list[Array], coeffs: Array, eps: Any) -> list[Array]:
+        xs = [leaf.split(m) for leaf, m in zip(leaves, ms, strict=True)]
+        each = iter(polar.of([x for parts in xs for x in parts], coeffs, eps))
+        scaled = [[(x.shape[-1] / max(x.shape[-2], 1)) ** 0.5 * next(each) for x in parts] for parts in xs]
+        return [leaf.joined(os) for leaf, os in zip(leaves, scaled, strict=True)]
+
+    return {"mu": mus, "u": meshes.partitioned(directions, gs, ms, s.ns_coeffs, eps)}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
+    """The direction of one array, (..., inputs, outputs) or (..., outputs, inputs)."""
+    inputs = (-1 if outputs_first else -2) if m.ndim > 1 else None
+    size = 1 if inputs is None else m.shape[inputs]
+    if norm == "sign":
+        return jnp.sign(m) / max(size, 1)
+    if norm == "embedding_sign":
+        return jnp.sign(m)
+    if norm == "row":
+        return _over(m, inputs) / max(size, 1) ** 0.5
+    # An embedding is (inputs, outputs) under any name: a row for each token.
+    length = m.shape[-1] if m.ndim else 1
+    return length**0.5 * _over(m, -1 if m.ndim else None)
+
+
+def _over(m: Array, axis: int | None) -> Array:
+    unit, norm = unit_and_norm(m, axis)
+    return m * (1 / unit).astype(m.dtype) * (1 / jnp.where(norm == 0, 1, norm)).astype(m.dtype)
+
+
+@leafwise(
+    ScaleByScionState, reduce=_steepest, mu=first_moment, ns_coeffs=first_coefficients("gdjax.scale_by_scion")
+)  # fmt: skip
+def _scion(
+    g: Array, s: Any, p: Any, t: Any,
+    alpha: Hyper, eps: Hyper, mu_dtype: Any = None, ns_steps: Hyper = 5, norm: Staged = "spectral",
+    ns_coeffs: Staged = None, preconditioning: Staged = "frobenius", ns_dtype: Staged = None,
+    dimensions: Staged = None,
+    u: Reduced = None,
+) -> Any:  # fmt: skip
+    return u, s
+
+
+@transform
+def scale_by_scion(
+    norm: str = "spectral",
+    alpha: ScalarOrSchedule = 0.1,
+    eps: ScalarOrSchedule = 1e-8,
+    ns_coeffs: Any = "jordan",
+    ns_steps: ScalarOrSchedule = 5,
+    *,
+    preconditioning: str = "frobenius",
+    ns_dtype: Any = None,
+    mu_dtype: Any = None,
+    roles: Any = None,
+) -> GradientTransformation:
+    """Scion's direction in one norm: of an average of gradients, mu_t = (1 - alpha) mu_{t-1} + alpha g_t.
+
+    Args:
+      norm: for a leaf of m inputs and n outputs
+
+        - "spectral": sqrt(n / m) times the polar factor of mu_t. Every leaf must be a matrix, or `roles` say how;
+        - "sign": sign(mu_t) / m;
+        - "embedding_sign": sign(mu_t), for what is multiplied by one-hot vectors;
+        - "row": the weights of each output over sqrt(m) times their norm;
+        - "embedding_col": the row of each token over its root mean square;
+        - "rms": a vector over its root mean square; in a stack each of them.
+
+        What is not "spectral" has axes (..., inputs, outputs), or (..., outputs, inputs) if its name is `weight` and it
+        is no embedding.
+      alpha, eps, ns_coeffs, ns_steps, preconditioning, ns_dtype, mu_dtype, roles: as in `scion`.
+
+    Raises:
+      ValueError: an unknown norm, preset or preconditioning; coefficients of another shape or for more steps than
+        ns_steps. (In update) with "spectral" a leaf that is no matrix.
+      TypeError: (in update) a complex leaf with `ns_dtype`.
+    """
+    label = "gdjax.scale_by_scion"
+    if norm not in NORMS:
+        raise ValueError(f"{label}: norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    rule = base.part_of(
+        _scion(alpha, eps, mu_dtype, ns_steps, norm, ns_coeffs, preconditioning, ns_dtype, routing(roles))
+    )
+    check_polar(label, **rule.hyper, **rule.staged)
+    return rule.labelled(label)
+
+
+@transform
+def scion(
+    learning_rate: ScalarOrSchedule,
+    alpha: ScalarOrSchedule = 0.1,
+    radius: ScalarOrSchedule = 50.0,
+    embedding_radius: ScalarOrSchedule = 1.0,
+    head_radius: ScalarOrSchedule = 3000.0,
+    other_radius: ScalarOrSchedule = 1.0,
+    *,
+    constrained: bool = True,
+    embedding_norm: str = "sign",
+    head_norm: str = "sign",
+    eps: ScalarOrSchedule = 1e-8,
+    ns_coeffs: Any = "jordan",
+    ns_steps: ScalarOrSchedule = 5,
+    preconditioning: str = "frobenius",
+    ns_dtype: Any = None,
+    mu_dtype: Any = None,
+    roles: Any = None,
+) -> GradientTransformation:
+    """Scion: a conditional gradient method, in a norm for each role of leaf, without Adam.
+
+        mu_t = (1 - alpha) mu_{t-1} + alpha g_t
+        x_{t+1} = (1 - lr) x_t - lr radius u_t,    unconstrained: x_t - lr radius u_t
+
+    where u_t is the steepest direction of the norm: of m x n weights, from m inputs to n outputs,
+
+        hidden matrices    sqrt(n / m) times the polar factor of mu_t, by Newton-Schulz
+        embeddings         sign(mu_t)
+        heads              sign(mu_t) / m
+        all else           mu_t over its root mean square; in a stack each vector
+
+    So the weights stay within `radius` in that norm, if they start there. Rates carry over to wider models.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule; in training from scratch about 2^-12.
+      alpha: the weight of the gradient in mu, in (0, 1].
+      radius, embedding_radius, head_radius, other_radius: of hidden matrices, embeddings, heads and all else. 50 and
+        3000 are the authors' for GPT-2 with 124 million parameters. Where the embedding is the head too, they take the
+        head's: embedding_radius=3000 / m.
+      constrained: False for the unconstrained method, which does not shrink the weights.
+      embedding_norm: "sign", or "col" for the row of each token over its root mean square.
+      head_norm: "sign", or "row" for the weights of each output over sqrt(m) times their norm.
+      eps: beside the norm of mu in Newton-Schulz, at least 0.
+      ns_coeffs, ns_steps, preconditioning, ns_dtype: of Newton-Schulz, as in `muon`.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      roles: what each leaf is: by role (None, or a dict from pattern to role), a tree, or a function from the
+        parameters to one. A head that is called `weight` is (outputs, inputs), any other (inputs, outputs).
+
+    Departures: the authors compute Newton-Schulz in bfloat16, with eps 1e-7, and add 1e-8 to other norms. In their
+    convolutions of k x k the factor of hidden matrices is sqrt(n / m) / k^2; here the window is among the m inputs.
+
+    Raises:
+      ValueError: an unknown norm, preset or preconditioning; coefficients of another shape or for more steps than
+        ns_steps; roles that do not fit.
+      TypeError: (in update) a complex matrix with `ns_dtype`.
+
+    Reference:
+      Pethick et al. 2025, Training deep learning models with norm-constrained LMOs, Algorithms 1 and 2 and section 3,
+      https://arxiv.org/abs/2502.07529
+    """
+    label = "gdjax.scion"
+    for name, given, allowed in (("embedding_norm", embedding_norm, "col"), ("head_norm", head_norm, "row")):
+        if given not in ("sign", allowed):
+            raise ValueError(f"{label}: {name} must be one of sign, {allowed}, got {given!r}")
+    numbers = routing(roles)
+    check_polar(label, ns_steps, ns_coeffs, preconditioning)
+
+    def group(norm: str, radius: Any) -> GradientTransformation:
+        return chain(
+            scale_by_scion(
+                norm, alpha, eps, ns_coeffs, ns_steps,
+                preconditioning=preconditioning, ns_dtype=ns_dtype, mu_dtype=mu_dtype, roles=roles,
+            ),
+            scale_by_learning_rate(radius, flip_sign=False),
+            *([add_decayed_weights(1.0)] if constrained else []),
+            scale_by_learning_rate(learning_rate),
+        )  # fmt: skip
+
+    groups = {
+        "matrix": group("spectral", radius),
+        "embedding": group(f"embedding_{embedding_norm}", embedding_radius),
+        "head": group(head_norm, head_radius),
+        "other": group("rms", other_radius),
+    }
+    return routed(label, groups, numbers)
