@@ -185,8 +185,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     ),
     (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
     (0, False, EPS, "split_real_and_imaginary cautious hyperball params_ema swa"),
-    (0, False, EPS, "split_real_and_imaginary cautious params_ema swa"),
-    (0, False, EPS, "soap soap/eigh soap_muon"),
+    (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
 ]
 UNSCALED = {
