@@ -14,7 +14,8 @@ from gdjax.linalg.factored import Layout
 from gdjax.linalg.kronecker import adjoint, averaged, gram, into, out_of
 from gdjax.linalg.roles import routing
 from gdjax.numerics import Array, abs_sq
-from gdjax.optimizers.kronecker import labelled, new_bases, of_blocks, slots, with_adam
+from gdjax.optimizers.kronecker import labelled, new_bases, of_blocks, slots
+from gdjax.optimizers.with_adam import with_adam
 
 LEAST, MOST = 10, 4000  # 1 / sqrt(d) is at most the length of d, which counts as no less and no more than these
 

@@ -12,8 +12,9 @@ from gdjax.linalg.factored import Layout
 from gdjax.linalg.roles import routing
 from gdjax.numerics import Array
 from gdjax.optimizers.kl_shampoo import SLOTS, whitened_factors
-from gdjax.optimizers.kronecker import labelled, new_bases, of_blocks, slots, with_adam
+from gdjax.optimizers.kronecker import labelled, new_bases, of_blocks, slots
 from gdjax.optimizers.soap import adam_in_bases
+from gdjax.optimizers.with_adam import with_adam
 
 
 class KLSoapState(NamedTuple):

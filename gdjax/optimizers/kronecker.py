@@ -5,10 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gdjax import numerics
-from gdjax.combine.chain import chain
-from gdjax.combine.routed import routed
 from gdjax.core import base, meshes
-from gdjax.core.base import GradientTransformation, MaskedNode
+from gdjax.core.base import MaskedNode
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.slots import start
 from gdjax.lift.stages import Planned, Stage, Tree
@@ -18,9 +16,6 @@ from gdjax.linalg.kronecker import adjoint, averaged, gram
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.turns import in_turns
 from gdjax.numerics import bounded
-from gdjax.optimizers.adam import adamw
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
 
 
 def slots(**whats: str) -> dict[str, Any]:
@@ -95,20 +90,3 @@ def labelled(
         raise ValueError(f"{label}: refresh must be one of {', '.join(methods)}, got {refresh!r}")
     made = rule(*arguments, refresh=refresh, layout=layout.checked(label), label=label, **staged)
     return base.part_of(made).labelled(label)
-
-
-def with_adam(
-    label: str, direction: Any, learning_rate: Any, numbers: Any, weight_decay: Any, weight_decay_mask: Any,
-    adam_learning_rate: Any, adam_b1: Any, adam_b2: Any, adam_eps: Any, adam_weight_decay: Any, mu_dtype: Any,
-    others: Any,
-) -> GradientTransformation:  # fmt: skip
-    """The direction, the decay and the rate for what is a matrix by `numbers`; `others`, or AdamW, for what is not."""
-    matrices = chain(
-        direction, add_decayed_weights(weight_decay, weight_decay_mask), scale_by_learning_rate(learning_rate)
-    )
-    rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    if others is not None:
-        others = base.check_transform(label, "others", others)
-    else:
-        others = adamw(rate, adam_b1, adam_b2, adam_eps, mu_dtype=mu_dtype, weight_decay=adam_weight_decay)
-    return routed(label, {"matrix": matrices, "other": others}, numbers)

@@ -17,7 +17,8 @@ from gdjax.linalg.factored import Layout
 from gdjax.linalg.roles import routing
 from gdjax.linalg.turns import Turned, in_turns
 from gdjax.numerics import Array
-from gdjax.optimizers.kronecker import labelled, of_blocks, slots, with_adam
+from gdjax.optimizers.kronecker import labelled, of_blocks, slots
+from gdjax.optimizers.with_adam import with_adam
 
 METHODS = "eigh", "qr", "newton"
 GRAFTING = "adam", "sgd", None

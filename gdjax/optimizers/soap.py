@@ -15,7 +15,8 @@ from gdjax.linalg.factored import Layout
 from gdjax.linalg.kronecker import into, out_of
 from gdjax.linalg.roles import routing
 from gdjax.numerics import Array, debias
-from gdjax.optimizers.kronecker import factors, labelled, new_bases, of_blocks, slots, with_adam
+from gdjax.optimizers.kronecker import factors, labelled, new_bases, of_blocks, slots
+from gdjax.optimizers.with_adam import with_adam
 
 
 class SoapState(NamedTuple):

@@ -19,7 +19,8 @@ from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import coefficients
 from gdjax.linalg.roles import routing
 from gdjax.numerics import Array
-from gdjax.optimizers.kronecker import factors, labelled, new_bases, of_blocks, slots, with_adam
+from gdjax.optimizers.kronecker import factors, labelled, new_bases, of_blocks, slots
+from gdjax.optimizers.with_adam import with_adam
 
 
 class SoapMuonState(NamedTuple):

@@ -26,7 +26,7 @@ def matrices_by_rank(params: Any) -> Any:
 
 _SOAP = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "shampoo_beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2,
          "adam_weight_decay": 1e-2}  # fmt: skip
-_SHAMPOO = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-6, "root": 4.0, "grafting_b2": 0.9,
+_SHAMPOO = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-3, "root": 4.0, "grafting_b2": 0.9,
             "grafting_eps": 1e-8, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}  # fmt: skip
 _FEW = {"precondition_frequency": 2, "roles": matrices_by_rank}
 _soap_part, _kl_soap_part, _kl_shampoo_part, _soap_muon_part, _shampoo_part = (

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gdjax.optimizers.with_adam import with_adam
 
 import gdjax
 from gdjax.linalg.roles import routing
+from gdjax.optimizers.with_adam import with_adam
 
 PARAMS = {"up": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}, "embed": jnp.ones((5, 2))}
 GRADS = jax.tree.map(lambda p: 0.5 * p - 1, PARAMS)
