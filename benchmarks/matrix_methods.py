@@ -40,6 +40,7 @@ TREES = {
     "gpt2-hidden": gpt2_hidden,
     "gpt2-block": lambda: {"h0": gpt2_hidden()["h0"]},
     "vit-s": vit_s,
+    "vit-s-blocks": lambda: vit_s(2),
     "many": many,
     "tiny": lambda: {f"w{i}": (24, 16) for i in range(4)},
 }

@@ -48,6 +48,8 @@ def _of_heavyball(name: str, **options: Any) -> Callable[[list[Any]], Any]:
     def make(ps: list[Any]) -> Any:
         import heavyball
 
+        heavyball.utils.compile_mode = None  # its default compiles for minutes
+
         return getattr(heavyball, name)(ps, lr=1e-3, weight_decay=0.0, compile_step=False, **options)
 
     return make
@@ -58,6 +60,45 @@ METHODS: dict[str, Method] = {
     "muon": Method(lambda lib: lib.muon(1e-3), optax=lambda: optax.contrib.muon(1e-3), state=lambda m, n: m * n),
     "muon, bfloat16 products": Method(
         lambda lib: lib.muon(1e-3, ns_dtype="bfloat16"), {"torch": _torch_muon}, state=lambda m, n: m * n
+    ),
+    "normuon": Method(lambda lib: lib.normuon(1e-3, ns_coeffs="jordan"), state=lambda m, n: m * n + n),
+    "soap": Method(
+        lambda lib: lib.soap(1e-3, precondition_frequency=EVERY),
+        {
+            "pytorch_optimizer": _of_pytorch_optimizer("SOAP", precondition_frequency=EVERY),
+            "heavyball": _of_heavyball(
+                "SOAP",
+                precondition_frequency=EVERY,
+                max_precond_dim=10000,
+                merge_dims=False,
+                use_precond_schedule=False,
+                gradient_clipping=None,
+                update_clipping=None,
+            ),
+        },
+        state=lambda m, n: 2 * (m * n + m * m + n * n),
+    ),
+    "shampoo": Method(
+        lambda lib: lib.shampoo(1e-3, b1=0.9, grafting="sgd", block_size=512, precondition_frequency=EVERY),
+        {
+            "pytorch_optimizer": _of_pytorch_optimizer(
+                "ScalableShampoo", block_size=512, preconditioning_compute_steps=EVERY, start_preconditioning_step=1
+            )
+        },
+    ),
+    "psgd_kron": Method(
+        lambda lib: lib.psgd_kron(1e-3, preconditioner_update_probability=1 / EVERY, dQ="EQ"),
+        {
+            "pytorch_optimizer": _of_pytorch_optimizer("Kron", pre_conditioner_update_probability=1 / EVERY),
+            "heavyball": _of_heavyball(
+                "PSGDKron",
+                preconditioner_update_probability=1 / EVERY,
+                max_size_triangular=8192,
+                gradient_clipping=None,
+                update_clipping=None,
+            ),
+        },
+        state=lambda m, n: m * n + 2 * (m * m + n * n),
     ),
 }
 
