@@ -77,20 +77,20 @@ def coefficients(label: str, ns_coeffs: Any, ns_steps: Any) -> Array:
     Raises:
       ValueError: an unknown preset, another shape, or more triples than ns_steps.
     """
-    fixed = not (isinstance(ns_steps, jax.Array) or callable(ns_steps))
+    steps: int | None = None if isinstance(ns_steps, jax.Array) or callable(ns_steps) else ns_steps
     given = ns_coeffs
     if isinstance(given, str):
         if given not in PRESETS:
             raise ValueError(f"{label}: ns_coeffs must be numbers or one of {', '.join(PRESETS)}, got {given!r}")
         ns_coeffs = PRESETS[given]
-        if given in OF_ANY_LENGTH and fixed:
-            ns_coeffs = (*ns_coeffs, *[ns_coeffs[-1]] * ns_steps)[:ns_steps]
+        if given in OF_ANY_LENGTH and steps is not None:
+            ns_coeffs = (*ns_coeffs, *[ns_coeffs[-1]] * steps)[:steps]
     try:
         x = jnp.asarray(ns_coeffs, float)
     except (TypeError, ValueError):
         raise TypeError(f"{label}: ns_coeffs must be numbers, got {ns_coeffs!r}") from None
     if x.ndim not in (1, 2) or x.shape[-1] != 3:
         raise ValueError(f"{label}: ns_coeffs must have shape (3,) or (steps, 3), got {x.shape}")
-    if fixed and x.ndim == 2 and len(x) > ns_steps:
-        raise ValueError(f"{label}: ns_coeffs has {len(x)} triples, one for each step, and ns_steps is {ns_steps}")
+    if steps is not None and x.ndim == 2 and len(x) > steps:
+        raise ValueError(f"{label}: ns_coeffs has {len(x)} triples, one for each step, and ns_steps is {steps}")
     return x
