@@ -141,8 +141,8 @@ def measure(tree_name: str, name: str, rounds: int) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    head = "method | ms | mean over a peer's | p99 / median | first call, s | of AdamW's | equations | with twice the leaves"
-    head += " | products | with twice | state, bytes a parameter | formula"
+    head = "method | ms | mean over a peer's | p99 / median | first call, s | of AdamW's"
+    head += " | equations | with twice the leaves | products | with twice | state, bytes a parameter | formula"
     lines = [f"| {head} |", "| --- |" + " ---: |" * head.count("|")]
     for r in rows:
         twice, formula = r["of_twice_the_leaves"], r.get("formula_bytes")

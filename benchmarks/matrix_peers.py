@@ -12,8 +12,6 @@ import jax
 import numpy as np
 import optax
 
-import gdjax
-
 # Its threads would go on spinning while other peers run.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 try:

@@ -2,6 +2,7 @@
 
     python examples/train_lm.py            # Python's own standard library: about two minutes on two cores
     python examples/train_lm.py my_text/   # any text file, or folder of text files
+    python examples/train_lm.py --optimizer normuon --out out/normuon
 
 `optimizer` and `train_step` are all there is to gradient descent. The rest is what a real run needs: a held-out loss
 and something to compare it with, a checkpoint from which the same command resumes bit for bit, a picture, a sample.
@@ -36,7 +37,7 @@ class Run(NamedTuple):
 
 
 def optimizer(o: argparse.Namespace) -> tuple[Any, Callable[[Any], Any]]:
-    """Clip, AdamW, warm-up and cosine; and the learning rate as a function of the step."""
+    """Clip, the method, warm-up and cosine; and the learning rate as a function of the step."""
     rate = gdjax.warmup_cosine_decay_schedule(
         init_value=o.learning_rate / 10,
         peak_value=o.learning_rate,
@@ -44,11 +45,13 @@ def optimizer(o: argparse.Namespace) -> tuple[Any, Callable[[Any], Any]]:
         decay_steps=o.steps,
         end_value=o.learning_rate / 10,
     )
-    tx = gdjax.chain(
-        gdjax.clip_by_global_norm(1.0),
-        gdjax.adamw(rate, b2=0.95, weight_decay=o.weight_decay, mask=is_matrix),
-    )
-    return tx, rate
+    if o.optimizer == "normuon":  # hidden matrices by role; AdamW for the embedding, the head and the gains
+        method = gdjax.normuon(rate, weight_decay=o.weight_decay)
+    elif o.optimizer == "soap":
+        method = gdjax.soap(rate, weight_decay=o.weight_decay)
+    else:
+        method = gdjax.adamw(rate, b2=0.95, weight_decay=o.weight_decay, mask=is_matrix)
+    return gdjax.chain(gdjax.clip_by_global_norm(1.0), method), rate
 
 
 def is_matrix(params: Any) -> Any:

@@ -59,6 +59,7 @@ from gdjax.inspection.explain import explain
 from gdjax.inspection.metrics import MetricsState, metrics, with_metrics
 from gdjax.inspection.migrate import MigrationReport, migrate
 from gdjax.inspection.numerics import check_numerics
+from gdjax.inspection.roles import roles
 from gdjax.inspection.states import reset, state_from_dict, state_to_dict
 from gdjax.inspection.table import Table
 from gdjax.inspection.tabulate import state_bytes, tabulate
@@ -78,7 +79,9 @@ from gdjax.lift.slots import (
 )
 from gdjax.lift.stages import Reduced, Stage
 from gdjax.lift.wrapper import WrapperState, wrapper
+from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.polar import orthogonalize
+from gdjax.linalg.roles import label_by_role, matrices_by_role
 from gdjax.linalg.roots import matrix_inverse_pth_root, nnls, power_iteration
 from gdjax.linalg.spectral import inverse_root
 from gdjax.linalg.stacks import in_stacks
@@ -131,6 +134,7 @@ from gdjax.optimizers.ademamix import (
 )
 from gdjax.optimizers.adopt import adopt, scale_by_adopt
 from gdjax.optimizers.amsgrad import ScaleByAmsgradState, amsgrad, scale_by_amsgrad
+from gdjax.optimizers.bfgs import ScaleByBFGSState, bfgs, scale_by_bfgs, scale_by_ssbroyden, ssbroyden
 from gdjax.optimizers.cocob import COCOBState, cocob, scale_by_cocob
 from gdjax.optimizers.dadaptation import DAdaptAdamWState, ProdigyState, dadapt_adamw, prodigy
 from gdjax.optimizers.dion import ScaleByDionState, dion, scale_by_dion
@@ -139,6 +143,8 @@ from gdjax.optimizers.dog import DoGState, DoWGState, dog, dowg, scale_by_dog, s
 from gdjax.optimizers.dpsgd import dpsgd
 from gdjax.optimizers.fromage import fromage
 from gdjax.optimizers.galore import GaLoreDimensionNumbers, GaLoreState, galore, scale_by_galore
+from gdjax.optimizers.kl_shampoo import KLShampooState, kl_shampoo, scale_by_kl_shampoo
+from gdjax.optimizers.kl_soap import KLSoapState, kl_soap, scale_by_kl_soap
 from gdjax.optimizers.lamb import lamb
 from gdjax.optimizers.lars import lars
 from gdjax.optimizers.lbfgs import ScaleByLBFGSState, lbfgs, scale_by_lbfgs
@@ -157,6 +163,7 @@ from gdjax.optimizers.optimistic import (
     scale_by_optimistic_gradient,
 )
 from gdjax.optimizers.polyak import polyak_sgd, scale_by_polyak
+from gdjax.optimizers.psgd import PSGDKronState, precond_update_prob_schedule, psgd_kron, scale_by_psgd_kron
 from gdjax.optimizers.radam import radam, scale_by_radam
 from gdjax.optimizers.rmsprop import (
     ScaleByRmsState,
@@ -178,9 +185,13 @@ from gdjax.optimizers.schedule_free import (
 )
 from gdjax.optimizers.scion import ScaleByScionState, scale_by_scion, scion
 from gdjax.optimizers.sgd import nesterov_point, noisy_sgd, perturbed_gradient_descent, sgd
+from gdjax.optimizers.shampoo import ShampooState, scale_by_shampoo, shampoo
 from gdjax.optimizers.sign_sgd import scale_by_sign, sign_sgd, signum
 from gdjax.optimizers.sm3 import ScaleBySM3State, scale_by_sm3, sm3
+from gdjax.optimizers.soap import SoapState, scale_by_soap, soap
+from gdjax.optimizers.soap_muon import SoapMuonState, scale_by_soap_muon, soap_muon
 from gdjax.optimizers.sophia import SophiaState, scale_by_sophia, sophia
+from gdjax.optimizers.transformer import transformer_optimizer
 from gdjax.optimizers.yogi import scale_by_yogi, yogi
 from gdjax.perturbations import multi_normal
 from gdjax.plots.curves import plot_schedule
@@ -232,6 +243,7 @@ from gdjax.transforms.guards import (
     conditionally_mask,
     conditionally_transform,
 )
+from gdjax.transforms.hyperball import HyperballState, hyperball
 from gdjax.transforms.layouts import flatten, with_extra_args_support
 from gdjax.transforms.momentum import TraceState, trace
 from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
@@ -244,6 +256,7 @@ from gdjax.transforms.privacy import (
     per_example_global_norm_clip,
     per_example_layer_norm_clip,
 )
+from gdjax.transforms.qk_clip import qk_clip
 from gdjax.transforms.scaling import scale, scale_by_learning_rate, scale_by_schedule
 from gdjax.transforms.skipping import ShouldSkipUpdateFunction, skip_large_updates, skip_not_finite
 from gdjax.transforms.trust_ratio import (
@@ -265,69 +278,73 @@ __all__ = [
     "ConditionFn", "ConditionallyMaskState", "ConditionallyTransformState", "DAdaptAdamWState",
     "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState", "EmaState", "EmptyState", "EscapeSaddlesState",
     "Factor", "FactoredState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
-    "GradientTransformationExtraArgs", "HutchinsonState", "Hyper", "InjectHyperparamsState",
-    "InjectStatefulHyperparamsState", "Integer", "Key", "LookaheadParams", "LookaheadState", "MadgradState",
-    "MaskOrFn", "MaskedNode", "MaskedState", "MechanicState", "MetricsState", "MigrationReport", "MinimizeResult",
-    "Moment", "MomoAdamState", "MomoState", "MonitorState", "MultiSteps", "MultiStepsState", "MultiTransformState",
-    "MuonDimensionNumbers", "MuonState", "New", "NonFiniteError", "NonNegativeParamsState", "NormalizeState",
-    "OptState", "Params", "ParamsEmaState", "PartitionState", "PerLeaf", "ProdigyState", "Progress",
-    "ReduceLROnPlateauState", "Reduced", "SAMState", "SWAState", "ScalarOrSchedule", "ScaleByAdaDeltaState",
-    "ScaleByAdamState", "ScaleByAdanState", "ScaleByAdemamixState", "ScaleByAmsgradState",
-    "ScaleByBacktrackingLinesearchState", "ScaleByBeliefState", "ScaleByDion2State", "ScaleByDionState",
-    "ScaleByDistanceOverGradientsState", "ScaleByLBFGSState", "ScaleByLionState", "ScaleByNorMuonState",
-    "ScaleByNovogradState", "ScaleByOptimisticGradientState", "ScaleByRStdDevState",
-    "ScaleByRStdDevWithCountState", "ScaleByRmsState", "ScaleByRmsWithCountState", "ScaleByRpropState",
-    "ScaleByRssState", "ScaleBySM3State", "ScaleByScheduleState", "ScaleByScionState",
-    "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState", "ScaleByZoomLinesearchState", "ScaleState",
-    "Schedule", "ScheduleFreeState", "ScheduledState", "Shared", "ShouldSkipUpdateFunction", "SnapshotState",
-    "SophiaState", "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "Stored", "SweepResult", "Table",
-    "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates",
-    "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState",
-    "ZoomLinesearchInfo", "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw",
-    "adamw", "adan", "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad",
-    "apply_every", "apply_if_finite", "apply_updates", "assignment", "bfloat16_with_error", "bias_correction",
-    "bounded", "cautious", "centralize", "chain", "check_gradients", "check_numerics", "clip", "clip_by_block_rms",
-    "clip_by_global_norm", "cocob", "conditionally_mask", "conditionally_transform", "constant_schedule",
-    "contrib", "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule",
+    "GradientTransformationExtraArgs", "HutchinsonState", "Hyper", "HyperballState", "InjectHyperparamsState",
+    "InjectStatefulHyperparamsState", "Integer", "KLShampooState", "KLSoapState", "Key", "LookaheadParams",
+    "LookaheadState", "MadgradState", "MaskOrFn", "MaskedNode", "MaskedState", "Matrix", "MechanicState",
+    "MetricsState", "MigrationReport", "MinimizeResult", "Moment", "MomoAdamState", "MomoState", "MonitorState",
+    "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState", "New",
+    "NonFiniteError", "NonNegativeParamsState", "NormalizeState", "OptState", "PSGDKronState", "Params",
+    "ParamsEmaState", "PartitionState", "PerLeaf", "ProdigyState", "Progress", "ReduceLROnPlateauState", "Reduced",
+    "SAMState", "SWAState", "ScalarOrSchedule", "ScaleByAdaDeltaState", "ScaleByAdamState", "ScaleByAdanState",
+    "ScaleByAdemamixState", "ScaleByAmsgradState", "ScaleByBFGSState", "ScaleByBacktrackingLinesearchState",
+    "ScaleByBeliefState", "ScaleByDion2State", "ScaleByDionState", "ScaleByDistanceOverGradientsState",
+    "ScaleByLBFGSState", "ScaleByLionState", "ScaleByNorMuonState", "ScaleByNovogradState",
+    "ScaleByOptimisticGradientState", "ScaleByRStdDevState", "ScaleByRStdDevWithCountState", "ScaleByRmsState",
+    "ScaleByRmsWithCountState", "ScaleByRpropState", "ScaleByRssState", "ScaleBySM3State", "ScaleByScheduleState",
+    "ScaleByScionState", "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState", "ScaleByZoomLinesearchState",
+    "ScaleState", "Schedule", "ScheduleFreeState", "ScheduledState", "ShampooState", "Shared",
+    "ShouldSkipUpdateFunction", "SnapshotState", "SoapMuonState", "SoapState", "SophiaState",
+    "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "Stored", "SweepResult", "Table", "TraceState",
+    "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates", "WeightDecaySchedule",
+    "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState", "ZoomLinesearchInfo", "acprop",
+    "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
+    "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad", "apply_every",
+    "apply_if_finite", "apply_updates", "assignment", "bfgs", "bfloat16_with_error", "bias_correction", "bounded",
+    "cautious", "centralize", "chain", "check_gradients", "check_numerics", "clip", "clip_by_block_rms",
+    "clip_by_global_norm", "cocob", "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib",
+    "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule",
     "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw",
     "differentially_private_aggregate", "dion", "dion2", "dog", "dowg", "dpsgd", "ema", "escape_saddles",
     "eval_params", "experimental", "explain", "exponential_decay", "first_moment", "flatten", "freeze",
     "from_optax", "fromage", "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss",
-    "huber_loss", "hutchinson_estimator_diag_hessian", "identity", "in_stacks", "incremental_update",
+    "huber_loss", "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "incremental_update",
     "init_empty_state", "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams", "inverse_root",
-    "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative", "kl_divergence", "l2_loss",
-    "label_by_path", "lamb", "lars", "layerwise_decay", "lbfgs", "leafwise", "linear_onecycle_schedule",
-    "linear_schedule", "lion", "log_cosh", "lookahead", "losses", "madgrad", "mask_by_path", "masked",
-    "matrix_inverse_pth_root", "measure_with_ema", "mechanize", "metrics", "microbatch", "microbatching",
-    "migrate", "minimize", "momo", "momo_adam", "monitor", "multi_normal", "multi_transform", "muon", "nadam",
-    "nadamw", "named_chain", "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm",
-    "normuon", "novograd", "ntxent", "numerical_gradient", "optimistic_adam", "optimistic_adam_v2",
-    "optimistic_gradient_descent", "orthogonalize", "params_ema", "partition", "per_example_global_norm_clip",
-    "per_example_layer_norm_clip", "per_leaf", "periodic_update", "perturbations", "perturbed_gradient_descent",
-    "piecewise_constant_schedule", "piecewise_interpolate_schedule", "plot_schedule", "plots", "polyak_sgd",
-    "polynomial_schedule", "power_iteration", "power_schedule", "prodigy", "projections", "radam",
-    "reduce_on_plateau", "reset", "rex_schedule", "rmsprop", "rprop", "safe_increment", "safe_int32_increment",
-    "safe_norm", "safe_root_mean_squares", "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop",
-    "scale_by_adadelta", "scale_by_adam", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix",
-    "scale_by_adopt", "scale_by_amsgrad", "scale_by_backtracking_linesearch", "scale_by_belief", "scale_by_cocob",
-    "scale_by_dion", "scale_by_dion2", "scale_by_distance_over_gradients", "scale_by_dog", "scale_by_dowg",
-    "scale_by_factored_rms", "scale_by_galore", "scale_by_lbfgs", "scale_by_learning_rate", "scale_by_lion",
-    "scale_by_madgrad", "scale_by_muon", "scale_by_normuon", "scale_by_novograd", "scale_by_optimistic_gradient",
-    "scale_by_param_block_norm", "scale_by_param_block_rms", "scale_by_polyak", "scale_by_radam", "scale_by_rms",
-    "scale_by_rprop", "scale_by_rss", "scale_by_schedule", "scale_by_scion", "scale_by_sign",
-    "scale_by_simplified_ademamix", "scale_by_sm3", "scale_by_sophia", "scale_by_stddev", "scale_by_trust_ratio",
-    "scale_by_yogi", "scale_by_zoom_linesearch", "scale_gradient", "schedule_free", "schedule_free_adamw",
-    "schedule_free_eval_params", "schedule_free_sgd", "schedules", "scion", "second_moment", "second_order",
-    "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "sigmoid_binary_cross_entropy",
-    "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite",
-    "sm3", "smooth_labels", "snapshot", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
-    "sophia", "split_real_and_imaginary", "squared_error", "state_bytes", "state_from_dict", "state_from_optax",
-    "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map", "swa", "sweep",
-    "tabulate", "to_optax", "trace", "transform", "transforms", "tree", "tree_map_params", "tree_utils",
-    "unitwise_clip", "unitwise_norm", "update_infinity_moment", "update_moment", "update_moment_per_elem_norm",
-    "value_and_grad_from_state", "warmup_constant_schedule", "warmup_cosine_decay_schedule",
-    "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule", "warmup_stable_decay_schedule",
-    "with_extra_args_support", "with_metrics", "wrapper", "yogi", "zero_nans",
+    "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative", "kl_divergence", "kl_shampoo", "kl_soap",
+    "l2_loss", "label_by_path", "label_by_role", "lamb", "lars", "layerwise_decay", "lbfgs", "leafwise",
+    "linear_onecycle_schedule", "linear_schedule", "lion", "log_cosh", "lookahead", "losses", "madgrad",
+    "mask_by_path", "masked", "matrices_by_role", "matrix_inverse_pth_root", "measure_with_ema", "mechanize",
+    "metrics", "microbatch", "microbatching", "migrate", "minimize", "momo", "momo_adam", "monitor", "multi_normal",
+    "multi_transform", "muon", "nadam", "nadamw", "named_chain", "nesterov_point", "nnls", "noisy_sgd", "normalize",
+    "normalize_by_update_norm", "normuon", "novograd", "ntxent", "numerical_gradient", "optimistic_adam",
+    "optimistic_adam_v2", "optimistic_gradient_descent", "orthogonalize", "params_ema", "partition",
+    "per_example_global_norm_clip", "per_example_layer_norm_clip", "per_leaf", "periodic_update", "perturbations",
+    "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "plot_schedule",
+    "plots", "polyak_sgd", "polynomial_schedule", "power_iteration", "power_schedule",
+    "precond_update_prob_schedule", "prodigy", "projections", "psgd_kron", "qk_clip", "radam", "reduce_on_plateau",
+    "reset", "rex_schedule", "rmsprop", "roles", "rprop", "safe_increment", "safe_int32_increment", "safe_norm",
+    "safe_root_mean_squares", "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop", "scale_by_adadelta",
+    "scale_by_adam", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad",
+    "scale_by_backtracking_linesearch", "scale_by_belief", "scale_by_bfgs", "scale_by_cocob", "scale_by_dion",
+    "scale_by_dion2", "scale_by_distance_over_gradients", "scale_by_dog", "scale_by_dowg", "scale_by_factored_rms",
+    "scale_by_galore", "scale_by_kl_shampoo", "scale_by_kl_soap", "scale_by_lbfgs", "scale_by_learning_rate",
+    "scale_by_lion", "scale_by_madgrad", "scale_by_muon", "scale_by_normuon", "scale_by_novograd",
+    "scale_by_optimistic_gradient", "scale_by_param_block_norm", "scale_by_param_block_rms", "scale_by_polyak",
+    "scale_by_psgd_kron", "scale_by_radam", "scale_by_rms", "scale_by_rprop", "scale_by_rss", "scale_by_schedule",
+    "scale_by_scion", "scale_by_shampoo", "scale_by_sign", "scale_by_simplified_ademamix", "scale_by_sm3",
+    "scale_by_soap", "scale_by_soap_muon", "scale_by_sophia", "scale_by_ssbroyden", "scale_by_stddev",
+    "scale_by_trust_ratio", "scale_by_yogi", "scale_by_zoom_linesearch", "scale_gradient", "schedule_free",
+    "schedule_free_adamw", "schedule_free_eval_params", "schedule_free_sgd", "schedules", "scion", "second_moment",
+    "second_order", "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "shampoo",
+    "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix",
+    "skip_large_updates", "skip_not_finite", "sm3", "smooth_labels", "snapshot", "soap", "soap_muon",
+    "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "sophia", "split_real_and_imaginary",
+    "squared_error", "ssbroyden", "state_bytes", "state_from_dict", "state_from_optax", "state_sharding",
+    "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map", "swa", "sweep", "tabulate",
+    "to_optax", "trace", "transform", "transformer_optimizer", "transforms", "tree", "tree_map_params",
+    "tree_utils", "unitwise_clip", "unitwise_norm", "update_infinity_moment", "update_moment",
+    "update_moment_per_elem_norm", "value_and_grad_from_state", "warmup_constant_schedule",
+    "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule",
+    "warmup_stable_decay_schedule", "with_extra_args_support", "with_metrics", "wrapper", "yogi", "zero_nans",
 ]  # fmt: skip
 
 

@@ -56,8 +56,10 @@ VALUES: dict[str, Any] = {
     "warmup_steps": 2, "decay_rate": 0.5, "eta": 0.1, "gamma": 0.5, "exponent": -0.5, "interpolate_type": "linear",
     "measures": {}, "measure_name": "m", "transforms": {"a": SGD}, "param_labels": "a", "axis": 0, "curvature": "skip",
     "init_step": ("heuristic", 1e-6), "schedules": [constant] * 2, "boundaries": [3], "boundaries_and_scales": {3: 0.5},
-    "hessian_diagonal_fn": SGD, "linesearch": SGD, "others": SGD, "groups": {"a": 1}, "start": 3,
-    "equilibrate": "outputs", "renormalize": "frobenius",
+    "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3, "bounds": (-1.0, 1.0),
+    "preconditioner_update_probability": 0.5, "memory_save_mode": "one_diag", "others": SGD, "block_size": 8,
+    "max_precond_dim": 8, "start_preconditioning_step": 3, "root": 4.0, "shampoo_beta": 0.9, "steps": 10,
+    "hyperball_learning_rate": 0.1, "equilibrate": "outputs", "renormalize": "frobenius",
 }  # fmt: skip
 # What has no sense, by the kind of what has.
 NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]
@@ -72,6 +74,7 @@ BAD: dict[type, list[Any]] = {
 DTYPE, FUNCTION, MASK = ["float31", "int8", jnp.ones(2)], [0.1, "f", float], [0.1, "all", jnp.ones(3), np.ones(3, bool)]
 KEY, AXES, OPTIMIZER = ["k", 0.5, True, jnp.ones(2)], [0.5, "0", True, (0, 0.5)], [0.1, "sgd"]
 BY_NAME: dict[str, list[Any]] = {
+    "bounds": [0.5, (1.0,), (1.0, 0.0), (float("nan"), 1.0), "01"],
     "betas": [0.9, (0.9,), (0.9, 1.0), (float("nan"), 0.9), ("0.9", 0.9)],
     "init_step": ["heuristic", ("x", 1.0), ("heuristic", 0.0), ("heuristic", True), ("heuristic", "1")],
     "ns_coeffs": ["x", (1.0, 2.0), None, float],
@@ -84,10 +87,12 @@ BY_NAME: dict[str, list[Any]] = {
     "norms": ["grads", 3, ("grad", "step"), None],
     "axis": AXES,
     "output_axis": AXES,
+    "grafting": ["nonsense", 3],
     "decay_offset": NUMBER,
     "step_offset": NUMBER,
     "tokens_per_step": [*NUMBER, 0, -1],
     "param_labels": ["b", jnp.ones(2)],
+    "memory_save_mode": ["nonsense", 3],
     **dict.fromkeys(["key", "seed", "random_seed"], KEY),
 }
 # What the message calls an argument, where it names a part of it.
@@ -189,6 +194,7 @@ def test_every_argument_has_a_domain_or_is_checked_by_its_factory():
 def test_no_domain_is_without_an_argument():
     private = {"beta1", "beta2", "init_step[1]"}  # the entries of pairs
     private |= {"incremental_update.step_size", "periodic_update.steps", "periodic_update.update_period"}
+    private |= {"_shampoo.b2"}  # of the rule behind `shampoo`
     names = {n for name in FACTORIES for arg, _ in arguments(name) for n in (arg, f"{name}.{arg}")}
     assert set(domains._CHECKS) - names - private == set()
 

@@ -103,6 +103,7 @@ EXACT = (
 MORE = {
     **dict.fromkeys(("schedule_free", "schedule_free_sgd", "schedule_free_adamw"), 13.0),  # differences of averages
     **dict.fromkeys(("muon", "muon/schatten", "muon/spectral", "muon/aol", "scale_by_muon"), 40.0),  # Newton-Schulz
+    "hyperball": 40.0,  # a difference of parameters
     "momo": 250.0,  # the loss and inner products nearly cancel
     "momo_adam": 11.0,
     "scale_by_zoom_linesearch": 25.0,  # differences of the values along the line
@@ -135,6 +136,7 @@ UNEQUAL = (
     "scale_by_backtracking_linesearch scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms "
     "scale_by_galore scale_by_param_block_norm scale_by_param_block_rms scale_by_trust_ratio scale_by_zoom_linesearch "
     "muon muon/schatten muon/spectral muon/aol scale_by_muon sam sam/opaque scale_by_sm3 "
+    "hyperball psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
     # of two products in one sum XLA contracts another one in a leaf of another size;
     "adam/nesterov adabelief/nesterov nadam nadamw optimistic_adam optimistic_adam_v2 optimistic_gradient_descent "
     "adan/lookahead radam/nesterov ema measure_with_ema lookahead scale_by_schedule cocob scale_by_cocob "

@@ -22,25 +22,27 @@ ROOT = Path(__file__).resolve().parents[1]
 # what a folder has beside the files named.
 LADDER = """
 core/misuse core/values core/per_leaf core/types core/codec core/closures core/skipped core/state_form core/checks
-core/meshes core/domains core/base core/interop xla/bits xla/reads xla/products
+core/meshes core/number_domains core/domains core/base core/interop xla/bits xla/reads xla/products
 numerics/elementwise numerics/bounds numerics/norms numerics/*
 lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums xla/flags core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
-linalg/limited_memory linalg/roots linalg/spectral linalg/blocks linalg/stacks linalg/matrices combine/paths
-linalg/roles linalg/plan linalg/newton_schulz linalg/polar_coefficients linalg/polar
+linalg/limited_memory linalg/vectors linalg/quasi_newton linalg/boxes linalg/roots linalg/spectral linalg/blocks
+linalg/stacks linalg/matrices combine/paths linalg/names linalg/reading linalg/roles linalg/plan linalg/newton_schulz
+linalg/factored linalg/turns linalg/kronecker linalg/shampoo_blocks linalg/polar_coefficients linalg/polar
+linalg/whitening linalg/psgd
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
 lift/factors lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/staging
 lift/all_leaves lift/leafwise lift/steps lift/wrapper
 combine/evaluation combine/layers combine/chain combine/masking combine/groups combine/routed combine/inject
 combine/hyperparams combine/sharding transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
-linesearch/line linesearch/interpolation linesearch/wolfe linesearch/*
-optimizers/adam optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/with_adam optimizers/orthogonal
-optimizers/*
+linesearch/line linesearch/interpolation linesearch/wolfe linesearch/* projections/parts projections/* optimizers/adam
+optimizers/with_adam optimizers/kronecker optimizers/soap optimizers/kl_shampoo optimizers/orthogonal optimizers/muon
+optimizers/normuon optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/lbfgs optimizers/*
 inspection/entries inspection/*
-training/differences training/gradients second_order projections/parts projections/* losses/parts losses/*
+training/differences training/gradients second_order losses/parts losses/*
 inspection/table inspection/walk inspection/traced inspection/owners inspection/cautions inspection/explain
-inspection/tabulate inspection/largest inspection/numerics inspection/*
+inspection/tabulate inspection/roles inspection/largest inspection/numerics inspection/*
 assignment perturbations microbatching training/progress training/objective
 training/step training/results training/loop
 plots/look plots/* training/sweep_result training/sweep

@@ -17,7 +17,8 @@ from tests.trees import assert_close
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = ROOT / "docs" / "devices.md"
-GUIDES = "muon metrics_and_states groups_and_rates write_a_rule write_a_wrapper write_a_matrix_method inspect".split()
+GUIDES = "metrics_and_states groups_and_rates write_a_rule write_a_wrapper write_a_matrix_method inspect".split()
+GUIDES += ["matrix_methods", "kronecker", "hyperball", "muon"]
 sharding = jax.sharding
 P = sharding.PartitionSpec
 on_meshes = pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
@@ -176,7 +177,7 @@ INFINITE = {
     "adafactor": "nan finite finite", "fromage": "nan finite finite", "galore": "nan finite finite",
     "lars": "nan finite nan", "novograd": "nan finite nan", "adaptive_grad_clip": "nan finite finite",
     "polyak_sgd": "nan finite finite", "dog": "nan finite finite",
-    "muon": "nan nan nan", "momo": "nan nan nan", "prodigy": "nan nan nan",
+    "muon": "nan nan nan", "psgd_kron": "nan nan nan", "momo": "nan nan nan", "prodigy": "nan nan nan",
     "clip_by_global_norm": "nan zero finite", "clip_by_block_rms": "nan zero finite", "normalize": "nan zero finite",
     "sgd": "inf finite finite", "trace": "inf finite inf",
     "lion": "finite finite finite", "signum": "finite finite finite", "clip": "finite finite finite",

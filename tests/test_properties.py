@@ -125,7 +125,12 @@ def test_p2_finite_numbers_give_finite_numbers(case: Case, examples: int):
     check(examples, holds)
 
 
-@drawn(lambda case: case.name != "keep_params_nonnegative")  # which treats the two signs differently
+# The noise that damps a preconditioner is drawn for each matrix by its place, and has one sign.
+DAMPED = "psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron".split()
+
+
+# `keep_params_nonnegative` treats the two signs differently.
+@drawn(lambda case: case.name != "keep_params_nonnegative" and case.name not in DAMPED)
 def test_p3_the_opposite_problem_gives_opposite_updates(case: Case, examples: int):
     tx = case.make(**case.quiet)
 
@@ -179,12 +184,15 @@ POWERS: list[tuple[float, bool, float, str]] = [
         "MultiSteps MultiSteps/guarded apply_if_finite conditionally_mask flatten freeze transform",
     ),
     (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
-    (0, False, EPS, "split_real_and_imaginary cautious params_ema swa"),
+    (0, False, EPS, "split_real_and_imaginary cautious hyperball params_ema swa"),
+    (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
 ]
 UNSCALED = {
-    "the first step is no longer than 1": "lbfgs scale_by_lbfgs",
+    "the first step is no longer than 1": "lbfgs scale_by_lbfgs bfgs scale_by_bfgs bfgs/bounds ssbroyden "
+    "scale_by_ssbroyden",
     "a bound stays where it is": "clip clip_by_block_rms clip_by_global_norm chain differentially_private_aggregate "
+    "psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
     "dpsgd scale_by_lion/smooth scale_by_lion/refined clip_by_global_norm/groups with_metrics",
     "an eps is what the first step is made of": "adadelta scale_by_adadelta yogi scale_by_dowg schedule_free_adamw",
     "the first steps have power 1, later ones 0": "acprop scale_by_acprop radam radam/nesterov scale_by_radam "
@@ -195,6 +203,9 @@ UNSCALED = {
     "the loss or its Hessian would have to grow too": "polyak_sgd scale_by_polyak momo momo_adam sophia "
     "scale_by_sophia hutchinson_estimator_diag_hessian scale_by_zoom_linesearch scale_by_backtracking_linesearch "
     "sam/opaque",
+    "what is added to eigenvalues, or what they start at, stays where it is": "shampoo shampoo/qr shampoo/newton "
+    "kl_shampoo kl_soap scale_by_shampoo scale_by_kl_shampoo scale_by_kl_soap",
+    "the first step moves nothing, the other leaves have power 1": "scale_by_soap scale_by_soap_muon",
     "singular vectors of equal singular values are any": "galore scale_by_galore",
 }
 SCALING = {name: row for *row, names in POWERS for name in names.split()}
@@ -237,7 +248,7 @@ def test_p3_updates_grow_with_the_gradients_as_a_power(case: Case, examples: int
 
 
 # The probe of the Hessian is drawn for each leaf by its place.
-PROBING = ("sophia", "scale_by_sophia")
+PROBING = ("sophia", "scale_by_sophia", *DAMPED)
 
 
 @drawn(lambda case: case.name not in PROBING)

@@ -74,7 +74,7 @@ def test_every_transform(case: Case, kind: str):
         assert_close(state, wanted)
         for x, s in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
             assert x.sharding.is_equivalent_to(s, x.ndim)
-            assert math.prod(x.shape) < 16 or s.spec != P() or x.shape == (185,)  # what `flatten` makes of SHAPES
+            assert math.prod(x.shape) < 16 or s.spec != P() or 185 in x.shape  # all of SHAPES in a row
         if case.name not in SEARCHES:
             lie = jax.tree.map(lambda x: x.sharding, there)
             got = jax.jit(two, out_shardings=(lie, shardings))(g_there, state, there)

@@ -44,6 +44,7 @@ PLACES = {
     "perturbations": "more/perturbations", "microbatching": "training/microbatching", "tree_utils": "tree/tree_utils",
     "tree.euclidean": "tree/norms", "tree.sums": "tree/norms", "experimental.aggregators": "more/aggregating",
     "experimental.variance": "more/aggregating", "lift.steps": "rules/leafwise",
+    "linalg.roles": "combine/roles", "linalg.matrices": "combine/roles", "inspection.roles": "combine/roles",
 }  # fmt: skip
 
 TITLES = {
@@ -51,6 +52,7 @@ TITLES = {
     "more/optax": "Optax", "rules/slots": "Slots of a state", "rules/stages": "Stages and stacks",
     "types/annotations": "For annotations", "combine/inject": "Injected hyperparameters",
     "training/loop": "minimize", "combine/hyperparams": "Hyperparameters in force",
+    "combine/roles": "Leaves by role",
     "combine/paths": "Leaves by path", "tree/states": "States", "combine/sharding": "State over devices",
     "losses/ctc": "CTC", "losses/fenchel_young": "Fenchel-Young", "more/aggregating": "Aggregation of gradients",
     "training/updates": "Applying updates", "transforms/trust_ratio": "Trust ratios",
@@ -62,7 +64,7 @@ TITLES = {
     "losses/self_supervised": "Self-supervised", "tree/random": "Random numbers",
     "training/gradients": "Checks of gradients", "projections/planes": "Lines, planes, half-spaces",
     "projections/balls": "Balls, spheres, the simplex", "linesearch/values": "Values from the state",
-    "types/transforms": "Transforms", "linalg/roots": "Roots and NNLS",
+    "transforms/qk_clip": "QK-Clip", "types/transforms": "Transforms", "linalg/roots": "Roots and NNLS",
 }  # fmt: skip
 
 

@@ -20,8 +20,12 @@ PLACES = {
 }
 MARGIN = 0.03  # how far from the map a run may go, in sizes of the map
 RATES = [m * 10.0**e for e in range(-5, 2) for m in (1, 2, 5)]
-WITHOUT_A_RATE = {"cocob", "dadapt_adamw", "dog", "dowg", "lbfgs", "mechanize", "prodigy"}  # shown as they are
-MATRIX = {"muon", "normuon", "scion", "dion", "dion2", "galore"}  # methods whose two numbers are a matrix of 2 x 1
+WITHOUT_A_RATE = set("bfgs cocob dadapt_adamw dog dowg lbfgs mechanize prodigy ssbroyden".split())  # shown as they are
+# Methods whose two numbers are a matrix of 2 x 1.
+MATRIX = set(
+    "muon normuon scion dion dion2 galore psgd_kron shampoo soap kl_shampoo kl_soap soap_muon "
+    "transformer_optimizer".split()
+)
 
 
 def one_example(tx: Any) -> Any:
@@ -37,12 +41,14 @@ def one_example(tx: Any) -> Any:
 SPECIAL: dict[str, Method] = {
     "dpsgd": lambda rate: one_example(gdjax.dpsgd(rate, l2_norm_clip=1.0, noise_multiplier=0.3, seed=0)),
     "galore": lambda rate: gdjax.galore(rate, rank=1, update_proj_gap=1),
+    "bfgs": lambda rate: gdjax.bfgs(),
     "lbfgs": lambda rate: gdjax.lbfgs(),
     "mechanize": lambda rate: gdjax.mechanize(gdjax.sgd(rate)),
     "noisy_sgd": lambda rate: gdjax.noisy_sgd(rate, eta=100.0, key=5),
     "perturbed_gradient_descent": lambda rate: gdjax.perturbed_gradient_descent(rate, 0.05, 1.0, key=0),
     "sam": lambda rate: gdjax.sam(gdjax.sgd(rate), gdjax.chain(gdjax.normalize(), gdjax.sgd(0.02)), sync_period=2),
     "schedule_free": lambda rate: gdjax.schedule_free(gdjax.rmsprop(rate), rate),
+    "ssbroyden": lambda rate: gdjax.ssbroyden(),
 }
 NO_OPTIMIZERS = {"schedule_free_eval_params", "value_and_grad_from_state"}
 

@@ -33,10 +33,10 @@ def mask_by_path(*patterns: Pattern) -> Callable[[Any], Any]:
     def mask(tree: Any) -> Any:
         paths = paths_of(tree)
         for pattern in patterns:
-            if paths and not any(_matches(pattern, *item) for item in paths):
+            if paths and not any(matches(pattern, *item) for item in paths):
                 listed = ", ".join(path for path, _ in paths)
-                raise ValueError(f"gdjax.mask_by_path: {_shown(pattern)} matches none of {listed}")
-        flags = [any(_matches(pattern, *item) for pattern in patterns) for item in paths]
+                raise ValueError(f"gdjax.mask_by_path: {shown(pattern)} matches none of {listed}")
+        flags = [any(matches(pattern, *item) for pattern in patterns) for item in paths]
         return jax.tree.structure(tree).unflatten(flags)
 
     return mask
@@ -57,13 +57,13 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
 
     def labels(tree: Any) -> Any:
         paths = paths_of(tree)
-        found = [[k for k, pattern in enumerate(rules) if _matches(pattern, *item)] for item in paths]
+        found = [[k for k, pattern in enumerate(rules) if matches(pattern, *item)] for item in paths]
         unmatched = [path for (path, _), matching in zip(paths, found, strict=True) if not matching]
         if unmatched:
-            shown = ", ".join(map(_shown, rules))
-            raise ValueError(f"gdjax.label_by_path: no rule matches {', '.join(unmatched)}; the rules are {shown}")
+            listed = ", ".join(map(shown, rules))
+            raise ValueError(f"gdjax.label_by_path: no rule matches {', '.join(unmatched)}; the rules are {listed}")
         names = list(rules.values())
-        _warn_of_idle("gdjax.label_by_path", "labelled", rules, tree, [path for path, _ in paths], found)
+        warn_of_idle("gdjax.label_by_path", "labelled", rules, tree, [path for path, _ in paths], found)
         return jax.tree.structure(tree).unflatten([names[matching[0]] for matching in found])
 
     return labels
@@ -74,21 +74,21 @@ def factors_by_path(label: str, rules: Mapping[Any, Any], tree: Any, warn: bool)
     paths = paths_of(tree, is_skipped)
     real = [not is_skipped(leaf) for _, leaf in paths]
     found = [
-        [k for k, pattern in enumerate(rules) if own and _matches(pattern, *item)]
+        [k for k, pattern in enumerate(rules) if own and matches(pattern, *item)]
         for item, own in zip(paths, real, strict=True)
     ]
     if warn and any(real):
         own = [i for i, is_real in enumerate(real) if is_real]
-        _warn_of_idle(label, "given the factor", rules, tree, [paths[i][0] for i in own], [found[i] for i in own])
+        warn_of_idle(label, "given the factor", rules, tree, [paths[i][0] for i in own], [found[i] for i in own])
     factors = list(rules.values())
     return [factors[matching[0]] if matching else 1.0 for matching in found]
 
 
-def _warn_of_idle(
+def warn_of_idle(
     label: str, verb: str, rules: Mapping[Any, Any], tree: Any, paths: list[str], found: list[list[int]]
 ) -> None:
     """Warns of rules that decide for no leaf; not under a mask, which may hide their leaves."""
-    if any(map(_is_masked, jax.tree.leaves(tree, is_leaf=_is_masked))):
+    if is_masked(tree):
         return
     labels = list(rules.values())
     used = {matching[0] for matching in found if matching}
@@ -97,17 +97,18 @@ def _warn_of_idle(
         if k in used or len(matched) == len(paths):
             continue
         why = f"rules before it match {', '.join(matched)}" if matched else f"it matches none of {', '.join(paths)}"
-        shown = ", ".join(repr(labels[i]) for i in sorted(used))
-        in_use = f"; the labels in use are {shown}" if verb == "labelled" else ""
+        listed = ", ".join(repr(labels[i]) for i in sorted(used))
+        in_use = f"; the labels in use are {listed}" if verb == "labelled" else ""
         warnings.warn(
-            f"{label}: no leaf is {verb} {labels[k]!r} by the rule {_shown(pattern)}: {why}{in_use}",
+            f"{label}: no leaf is {verb} {labels[k]!r} by the rule {shown(pattern)}: {why}{in_use}",
             stacklevel=2,
         )
 
 
-def _is_masked(x: Any) -> bool:
-    """Whether `x` is a `MaskedNode`, of this library or of Optax."""
-    return type(x).__name__ == "MaskedNode"
+def is_masked(tree: Any) -> bool:
+    """Whether a mask hides leaves of a tree, by `MaskedNode` of this library or of Optax."""
+    hidden = lambda x: type(x).__name__ == "MaskedNode"  # noqa: E731
+    return any(map(hidden, jax.tree.leaves(tree, is_leaf=hidden)))
 
 
 def paths_of(tree: Any, is_leaf: Callable[[Any], bool] = lambda x: False) -> list[tuple[str, Any]]:
@@ -133,11 +134,11 @@ def path_of(keys: Any) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
-def _matches(pattern: Pattern, path: str, leaf: Any) -> bool:
+def matches(pattern: Pattern, path: str, leaf: Any) -> bool:
     if isinstance(pattern, str | re.Pattern):
         return re.search(pattern, path) is not None
     return bool(pattern(path, leaf))
 
 
-def _shown(pattern: Pattern) -> str:
+def shown(pattern: Pattern) -> str:
     return repr(pattern) if isinstance(pattern, str | re.Pattern) else getattr(pattern, "__name__", repr(pattern))

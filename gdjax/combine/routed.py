@@ -1,6 +1,7 @@
 """Optimizers of which each role of leaf has its own transform."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -8,7 +9,25 @@ import jax
 from gdjax.combine.groups import grouped
 from gdjax.core.base import GradientTransformation
 from gdjax.core.types import Transform
-from gdjax.linalg.plan import plan_of
+from gdjax.linalg.plan import Plan, plan_of
+
+
+@dataclass(frozen=True)
+class Routes:
+    """The labels of `routed`: a function from a tree to the key of the group of each leaf."""
+
+    label: str
+    groups: tuple[str, ...]
+    numbers: Any
+    matrices: str
+
+    def __call__(self, tree: Any) -> Any:
+        names, rest = {"matrix": self.matrices}, self.groups[-1]
+        found = [names.get(leaf.role, leaf.role) for leaf in self.plan(tree).leaves]
+        return jax.tree.structure(tree).unflatten([name if name in self.groups else rest for name in found])
+
+    def plan(self, tree: Any) -> Plan:
+        return plan_of(self.label, tree, self.numbers)
 
 
 def routed(
@@ -22,11 +41,4 @@ def routed(
       numbers: as in `plan_of`.
       matrices: the key of the matrices.
     """
-    names = {"matrix": matrices}
-    rest = list(groups)[-1]
-
-    def labels(params: Any) -> Any:
-        found = [names.get(leaf.role, leaf.role) for leaf in plan_of(label, params, numbers).leaves]
-        return jax.tree.structure(params).unflatten([name if name in groups else rest for name in found])
-
-    return grouped(label, groups, labels)
+    return grouped(label, groups, Routes(label, tuple(groups), numbers, matrices))

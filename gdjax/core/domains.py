@@ -1,7 +1,6 @@
 """What an argument of a factory may be, by its name."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,58 +10,11 @@ import numpy as np
 
 from gdjax.core import checks
 from gdjax.core.codec import Codec
+from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain
 from gdjax.core.per_leaf import PerLeaf
 
-Domain = tuple[str, Callable[[float], bool]]  # in words, and whether a number is inside
 Check = Callable[[str, str, Any], None]  # of the label, the argument's name and its value
 
-_FINITE: Domain = "finite", math.isfinite
-_RATE: Domain = "finite and at least 0 (gdjax.scale takes a negative factor)", lambda x: 0 <= x < math.inf
-_SIZE: Domain = "finite and at least 0", lambda x: 0 <= x < math.inf
-_POSITIVE: Domain = "finite and above 0", lambda x: 0 < x < math.inf
-_BOUND: Domain = "at least 0", lambda x: x >= 0
-_DECAY: Domain = "in [0, 1), and below 1 in float32 too", lambda x: 0 <= x and bool(np.float32(x) < 1)
-_SHARE: Domain = "in [0, 1]", lambda x: 0 <= x <= 1
-
-# The names of each domain: "name" in every transform of the library, "transform.name" in that one.
-_NUMBERS: tuple[tuple[Domain, str], ...] = (
-    (_RATE, "learning_rate adam_learning_rate"),
-    (
-        _DECAY,
-        "b1 b2 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
-        "adadelta.rho scale_by_adadelta.rho dion.mu scale_by_dion.mu ef_decay",
-    ),
-    (
-        _SIZE,
-        "eps eps_root epsilon adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta radius clipping "
-        "l2_norm_clip noise_multiplier initial_accumulator_value initial_scale min_norm min_scale min_step_size "
-        "trust_coefficient consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size "
-        "adafactor.decay_rate scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha "
-        "scale_by_ademamix.alpha simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp adam_eps "
-        "embedding_radius head_radius other_radius",
-    ),
-    (
-        _FINITE,
-        "step_size decay_offset step_offset gamma f_min lower_bound scale_factor global_scale lookahead optimism "
-        "weight_lr_power r galore.scale scale_by_galore.scale optimistic_gradient_descent.alpha "
-        "optimistic_gradient_descent.beta scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta "
-        "optimistic_adam_v2.alpha optimistic_adam_v2.beta",
-    ),
-    (_POSITIVE, "estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha"),
-    (
-        _BOUND,
-        "max_norm max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "
-        "tol slope_rtol curv_rtol approx_dec_rtol stepsize_precision "
-        "scale_by_backtracking_linesearch.atol scale_by_backtracking_linesearch.rtol",
-    ),
-    # A momentum of 1 is a plain sum. A weighted mean with a weight of 1 never moves, and is silently no descent.
-    (_SHARE, "trace.decay sgd.momentum dpsgd.momentum lars.momentum rmsprop.momentum"),
-    (_SHARE, "scion.alpha scale_by_scion.alpha"),
-    (_SHARE, "incremental_update.step_size eta_minus scale_by_sm3.b2 reduce_on_plateau.rtol"),
-    (("above 0", lambda x: x > 0), "increase_factor"),
-    (("between 0 and 1", lambda x: 0 < x < 1), "reduce_on_plateau.factor decrease_factor"),
-    (("finite and at least 1", lambda x: 1 <= x < math.inf), "eta_plus"),
-)
 # None means something, though it is not the default.
 _NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol", "consistent_rms"
 
@@ -72,7 +24,7 @@ def _number(domain: Domain, label: str, name: str, value: Any) -> None:
     if isinstance(value, PerLeaf):
         _number(domain, label, name, value.number)
         known = isinstance(value.number, checks.NUMBER)
-        for factor in value.constants() if known or domain in (_RATE, _SIZE) else ():
+        for factor in value.constants() if known or domain in (RATE, SIZE) else ():
             scaled = factor * (float(value.number) if known else 1.0)
             _number(domain, label, f"{name} times a factor of per_leaf", scaled)
         return
@@ -177,6 +129,13 @@ def _choice(choices: Sequence[str], label: str, name: str, value: Any) -> None:
         raise ValueError(f"{label}: {name} must be one of {', '.join(choices)}, got {value!r}")
 
 
+def _bounds(label: str, name: str, value: Any) -> None:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{label}: {name} must be a pair (lower, upper), got {value!r}")
+    if all(isinstance(x, checks.NUMBER) for x in value) and not value[0] <= value[1]:
+        raise ValueError(f"{label}: {name} are {value[0]} and {value[1]}: nothing lies between")
+
+
 def _mask(label: str, name: str, value: Any) -> None:
     if value is None or isinstance(value, type):
         raise TypeError(f"{label}: {name} must be a tree of booleans or a function that returns one, got {value!r}")
@@ -184,14 +143,21 @@ def _mask(label: str, name: str, value: Any) -> None:
         checks.mask(label, name, value)
 
 
+def _dimensions(label: str, name: str, value: Any) -> None:
+    if isinstance(value, bool | int | float | str | type):
+        kinds = "dimension numbers, a tree of them, or a function that returns one"
+        raise TypeError(f"{label}: {name} must be {kinds}, got {value!r}")
+
+
 _KINDS: tuple[tuple[Check, str], ...] = (
-    *((functools.partial(_number, domain), names) for domain, names in _NUMBERS),
+    *((functools.partial(_number, domain), names) for domain, names in NUMBERS),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
     (functools.partial(_integer, 0), "swa.start patience cooldown max_consecutive_errors"),
     (
         functools.partial(_integer, 1),
         "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
-        "periodic_update.update_period ns_steps",
+        "periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
+        "transformer_optimizer.steps transformer_optimizer.warmup_steps",
     ),
     (_share, "dion.rank_fraction scale_by_dion.rank_fraction dion2.fraction scale_by_dion2.fraction"),
     (_dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
@@ -203,8 +169,12 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (_axes, "adaptive_grad_clip.axis centralize.output_axis"),
     (functools.partial(_choice, ("hard", "smooth", "refined")), "mode"),
     (functools.partial(_choice, ("sps", "sps+")), "variant"),
+    (functools.partial(_choice, ("Q0.5EQ1.5", "QUAD", "EQ")), "dQ"),
+    (functools.partial(_choice, ("one_diag", "all_diag")), "memory_save_mode"),
     (_key, "key seed random_seed"),
+    (_bounds, "bounds"),
     (_mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
+    (_dimensions, "muon_weight_dimension_numbers weight_dimension_numbers roles"),
 )
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 

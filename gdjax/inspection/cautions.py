@@ -7,19 +7,17 @@ from typing import Any
 from gdjax.combine.chain import flips
 from gdjax.inspection.walk import Part, short
 
-_MATRIX_METHODS = frozenset("muon galore shampoo soap".split())
-_EMBEDDING = re.compile(r"(^|[/_.])(emb|embed\w*|wte|wpe)([/_.]|$)", re.IGNORECASE)
-_VECTOR = re.compile(
-    r"bias(es)?$|(^|[/_.])(b|scale|gamma|beta)$", re.IGNORECASE
-)  # of two axes where layers are stacked
-_TALL_NO_MATRIX = re.compile(r"tok|vocab|lookup|table|head|emb|position", re.IGNORECASE)  # if also far from square
-_FAR_FROM_SQUARE = 8
+_LOOKS = {
+    "embedding": "an embedding", "head": "a head", "router": "a router",
+    "bias": "a stack of biases", "norm": "a stack of scales",
+}  # fmt: skip
+_ADVICE = "give it to Adam, with partition or matrices_by_role"
 _COMPLETE = frozenset({"cocob", "normalize_by_update_norm"})  # rules that turn the sign, or may
 _CLIPS = re.compile(r"clip|adaptive_grad_clip|unitwise")
 
 
-def cautions(rows: Sequence[Any], parts: Sequence[Part]) -> Iterator[str]:
-    """Sentences about the rows of `explain` and the parts that they come from."""
+def cautions(rows: Sequence[Any], parts: Sequence[Part], roles: Sequence[Any]) -> Iterator[str]:
+    """Sentences about the rows of `explain`, the parts that they come from, and the roles that their names tell."""
     mine = [[part for part in parts if i in part.leaves] for i in range(len(rows))]
     live = [(row, ps) for row, ps in zip(rows, mine, strict=True) if not row.frozen]
     same = [row.path for row, _ in live if row.why.startswith("no step")]
@@ -31,10 +29,11 @@ def cautions(rows: Sequence[Any], parts: Sequence[Part]) -> Iterator[str]:
     late = {found for _, ps in moved if (found := late_clip(ps))}
     for clip, direction in sorted(late):
         yield f"{clip} comes after {direction}: it limits the step; put it first to limit the gradient"
+    place, looks = {row.path: i for i, row in enumerate(rows)}, [_LOOKS.get(role, "") for role in roles]
     for row, ps in moved:
-        method = next((part.name for part in ps if part.name in _MATRIX_METHODS), None)
-        if method and len(row.shape) > 1 and (why := no_matrix(row.path, row.shape)):
-            yield f"{method} takes {row.path} for a matrix, and it looks like {why}; give it to Adam, with partition"
+        i = place[row.path]
+        if looks[i] and (method := next((part for part in ps if i in part.takes), None)):
+            yield f"{method.name} takes {row.path} for a matrix, and it looks like {looks[i]}; {_ADVICE}"
 
 
 def _rates(moved: Sequence[Any]) -> Iterator[str]:
@@ -66,14 +65,6 @@ def late_clip(parts: Sequence[Part]) -> tuple[str, str] | None:
         if _CLIPS.match(part.name) and before:
             return part.name, before[-1].name
     return None
-
-
-def no_matrix(path: str, shape: Sequence[int]) -> str:
-    """What a leaf looks like that is no matrix of a linear map; empty where it may be one."""
-    tall = max(shape) > _FAR_FROM_SQUARE * max(min(shape), 1)
-    if _VECTOR.search(path):
-        return "a stack of biases"
-    return "an embedding" if _EMBEDDING.search(path) or tall and _TALL_NO_MATRIX.search(path) else ""
 
 
 def _of(paths: Sequence[str], sentence: str) -> Iterator[str]:

@@ -22,6 +22,8 @@ from gdjax.inspection import owners, traced
 from gdjax.inspection.cautions import cautions
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import Part, is_lookahead, shapes_of, walk
+from gdjax.linalg.plan import Leaf
+from gdjax.linalg.roles import ByRole
 
 LABEL = "gdjax.explain"
 # The parts that multiply an update by a number, and the names of the number; the arguments that are a decay.
@@ -44,6 +46,7 @@ class Explained(NamedTuple):
     state_bytes: int
     frozen: bool  # whether its update is always 0
     why: str  # why it is not updated, or not as one may think; empty where all is well
+    role: str = ""  # of an optimizer that has a transform for matrices and one for the rest: "matrix 3 x 768 x 768"
 
 
 def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
@@ -52,7 +55,8 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
     It answers why a leaf is not updated, in the column `why`: it is frozen, its rate is 0 at the first step, no step
     sees it. The columns are the fields of `Explained`. The rate is the product of all factors of the first update, with
     the sign of a descent: a negative one goes up the gradient. Rate and decay are those of the leaf: of `per_leaf` the
-    base times its factor, of a schedule "10 x schedule: 0.001 ...", the factor and the first value.
+    base times its factor, of a schedule "10 x schedule: 0.001 ...", the factor and the first value. The column `role`
+    is there for an optimizer that gives matrices one method and the rest another.
 
     Args:
       tx: any transform. Those of another library, and functions, are shown by their names alone.
@@ -61,8 +65,8 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
 
     Returns:
       A `Table`. Its `warnings` tell of groups without leaves, of masks that are False everywhere, of two learning rates
-      or none, of clipping that comes after the direction, of a matrix method for an embedding or a stack of biases, and
-      of gradients that are added to the parameters as they are.
+      or none, of clipping that comes after the direction, of a matrix method for an embedding, a head or a stack of
+      biases, of what roles leave unknown, and of gradients that are added to the parameters as they are.
 
     Raises:
       TypeError: tx is no transform; a leaf is neither an array nor a number.
@@ -75,20 +79,22 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
     state = owners.state_of(tx, shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # masks and labels warn when the state is made
-        parts, notes = walk(tx, shapes)
+        parts, notes, plan = walk(tx, shapes)
         fates, untold = _fates(tx, shapes, state, parts, extra_args)
     size = Counter[int]()
     for x in owners.held(tx, shapes, state):
         if x.leaf is not None:
             size[x.leaf] += owners.bytes_of(x.array)
     rows = [
-        _row(i, path, x, [part for part in parts if i in part.leaves], fates.get(i), size[i])
+        _row(i, path, x, [part for part in parts if i in part.leaves], fates.get(i), size[i], plan.get(i))
         for i, (path, x) in enumerate(paths_of(shapes))
     ]
     trained = iter(rows)
     whole = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_skipped)
     shown = [_missing(path_of(path), x) if is_skipped(x) else next(trained) for path, x in whole]
-    return Table(shown, Explained._fields, [*notes, *untold, *cautions(rows, parts)])
+    columns = Explained._fields if plan else Explained._fields[:-1]
+    looks = [leaf.role for leaf in ByRole().read(shapes)]
+    return Table(shown, columns, [*notes, *untold, *cautions(rows, parts, looks)])
 
 
 def _fates(
@@ -109,14 +115,15 @@ def _fates(
     return {trained[n]: fate for n, fate in named.items()}, []
 
 
-def _row(leaf: int, path: str, x: Any, parts: Sequence[Part], fate: Any, size: int) -> Explained:
+def _row(leaf: int, path: str, x: Any, parts: Sequence[Part], fate: Any, size: int, planned: Leaf | None) -> Explained:
     group = "/".join(max((part.groups for part in parts), key=len, default=()))  # a step before `partition` has none
     steps = ", ".join(part.name for part in parts)
     rate, decay = rate_of(parts, leaf), _decay_of(parts, leaf)
     trained = jnp.issubdtype(x.dtype, jnp.inexact)
     frozen = fate == traced.ZERO or not trained
     why = _why(parts, fate, rate) if trained else f"{x.dtype} takes no gradient"
-    return Explained(path, x.shape, str(x.dtype), group, steps, rate, decay, size, frozen, why)
+    role = "" if planned is None else f"{planned.role} {planned}".rstrip()
+    return Explained(path, x.shape, str(x.dtype), group, steps, rate, decay, size, frozen, why, role)
 
 
 def _why(parts: Sequence[Part], fate: Any, rate: Any) -> str:

@@ -17,12 +17,12 @@ class Table:
     Args:
       rows: NamedTuples, or dicts from column to value, kept as they are.
       columns: the columns in their order; by default the fields of the first row. A dict may lack some, which print
-        as nothing. A table without rows needs them.
+        as nothing; a NamedTuple may have more fields. A table without rows needs them.
       warnings: sentences, printed below the rows.
 
     Raises:
       TypeError: a row is neither a NamedTuple nor a dict.
-      ValueError: a row has a column that the table has not.
+      ValueError: a dict has a key that is no column.
       KeyError: (of `table[name]`) there is no such column.
     """
 
@@ -37,7 +37,8 @@ class Table:
                 raise TypeError(f"{LABEL}: row {i} is {row!r}, neither a NamedTuple nor a dict")
         found = tuple(_fields(rows[0]) if rows else ()) if columns is None else tuple(columns)
         for i, row in enumerate(rows):
-            if unknown := [name for name in _fields(row) if name not in found]:
+            hides = columns is not None and not isinstance(row, Mapping)
+            if unknown := [name for name in _fields(row) if name not in found and not hides]:
                 raise ValueError(f"{LABEL}: row {i} has {unknown}, but the columns are {list(found)}")
         object.__setattr__(self, "columns", found)
         object.__setattr__(self, "rows", rows)

@@ -12,6 +12,7 @@ from gdjax.combine.groups import grouped, partition
 from gdjax.combine.hyperparams import calls_of, described, wrapped_by
 from gdjax.combine.inject import WrappedSchedule
 from gdjax.combine.masking import MaskedLeafwise, freeze, hide, mask_of, masked
+from gdjax.combine.routed import Routes
 from gdjax.core import base, misuse
 from gdjax.core.base import set_to_zero
 from gdjax.core.closures import value_of
@@ -21,7 +22,12 @@ from gdjax.core.values import Call, is_ours
 from gdjax.lift.factors import Factors, of_each
 from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.wrapper import Wrapped
+from gdjax.linalg.matrices import is_numbers
+from gdjax.linalg.plan import Leaf, plan_of
+from gdjax.linalg.roles import ByRole
 from gdjax.transforms.averaging import lookahead
+
+_NUMBERS = "numbers", "dimensions", "roles"  # what rules call the argument that says which arrays are matrices, and how
 
 
 class Part(NamedTuple):
@@ -35,6 +41,7 @@ class Part(NamedTuple):
     groups: tuple[str, ...]  # the labels of `partition` around it
     known: bool = True  # whether it is of this library: any other may hold anything
     factors: Mapping[int, Mapping[str, Any]] = {}  # noqa: RUF012  of `per_leaf`, by the place of a leaf and the name
+    takes: frozenset[int] = frozenset()  # the places of what a matrix method takes for matrices, unless roles tell it
 
     def factor(self, leaf: int, name: str) -> Any:
         """What `per_leaf` multiplies a hyperparameter by at that place: a number or an array."""
@@ -49,6 +56,7 @@ class Walk(NamedTuple):
 
     parts: tuple[Part, ...]
     notes: tuple[str, ...]
+    plan: Mapping[int, Leaf]  # by place, of an optimizer that has a transform for matrices and one for the rest
 
 
 def shapes_of(label: str, params: Params) -> Any:
@@ -79,7 +87,7 @@ def walk(tx: Any, shapes: Any) -> Walk:
     """The parts of `tx`, for the tree of `shapes_of`."""
     walker = _Walker(jax.tree.leaves(shapes))
     parts = tuple(walker.parts(tx, shapes, ()))
-    return Walk(parts, tuple(dict.fromkeys(walker.notes)))
+    return Walk(parts, tuple(dict.fromkeys(walker.notes)), walker.plan)
 
 
 class _Walker:
@@ -87,6 +95,7 @@ class _Walker:
         self.leaves = leaves  # alive, so that no other object gets the identity of one
         self.places = {id(x): i for i, x in enumerate(leaves)}
         self.notes: list[str] = []
+        self.plan: dict[int, Leaf] = {}
 
     def parts(self, tx: Any, tree: Any, groups: tuple[str, ...]) -> Iterator[Part]:
         part, calls = base.part_of(tx), calls_of(tx)
@@ -123,7 +132,19 @@ class _Walker:
             chosen = [x for x, sees in zip(leaves, rule.sees(tree) or (), strict=True) if sees]
             if seen and not (seen := self.seen(chosen)):
                 self.notes.append(f"the mask of {name} is False everywhere: it does nothing")
-        return Part(name, rule.label, rule, rule.hyper, seen, groups, factors=self.factors(rule.per_leaf, tree))
+        factors, numbers = self.factors(rule.per_leaf, tree), [k for k in _NUMBERS if k in rule.staged]
+        takes = self.matrices(rule.label, rule.staged[numbers[0]], tree) if numbers else frozenset[int]()
+        return Part(name, rule.label, rule, rule.hyper, seen, groups, factors=factors, takes=takes)
+
+    def matrices(self, label: str, numbers: Any, tree: Any) -> frozenset[int]:
+        """The places of the leaves that are matrices by dimension numbers; none if roles say which are."""
+        leaves = jax.tree.leaves(tree)
+        if isinstance(numbers, ByRole):
+            return frozenset()
+        if numbers is None or is_numbers(numbers):
+            return self.seen([x for x in leaves if len(x.shape) > 1])
+        plan = plan_of(label, tree, numbers)
+        return self.seen([x for x, leaf in zip(leaves, plan.leaves, strict=True) if leaf.is_matrix])
 
     def factors(self, per_leaf: Factors, tree: Any) -> dict[int, Any]:
         if not per_leaf:
@@ -161,13 +182,20 @@ class _Walker:
     def grouped(self, calls: tuple[Call, ...], tree: Any, groups: tuple[str, ...]) -> Iterator[Part]:
         arguments = calls[-1].arguments
         transforms, labels = arguments["transforms"], arguments["param_labels"]
+        routes = labels if isinstance(labels, Routes) else None
         labels = labels(tree) if callable(labels) else labels
+        if routes:
+            self.plan |= zip((self.places[id(x)] for x in jax.tree.leaves(tree)), routes.plan(tree).leaves, strict=True)
+            self.notes += routes.numbers.notes(tree) if isinstance(routes.numbers, ByRole) else []
         by_user = len(calls) > 1 and calls[-2].factory is partition  # muon may well find no vectors
         for key, inner in transforms.items():
             sub = hide(jax.tree.map(lambda name, key=key: name == key, labels), tree)
             if by_user and self.seen(tree) and not self.seen(sub):
                 self.notes.append(f"no leaf is in the group {key!r}")
-            yield from self.parts(inner, sub, (*groups, str(key)))
+            parts = list(self.parts(inner, sub, (*groups, str(key))))
+            if routes and key == routes.matrices:
+                parts[0] = parts[0]._replace(takes=self.matrices(routes.label, routes.numbers, sub))
+            yield from parts
 
 
 def is_lookahead(tx: Any) -> bool:

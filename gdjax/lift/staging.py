@@ -100,12 +100,16 @@ def _arguments(
     real = numerics.widest_real(tree.chosen(tree.entries))
     known = {**tree.extra_args, **rule.hyper, **rule.staged, "tree": tree}
     every = stage.every if isinstance(stage.every, int) else {**known, **scalars}[stage.every]
-    known |= {k: x.astype(real) for k, x in scalars.items()}
+    known |= {k: x if _is_flag(x) else x.astype(real) for k, x in scalars.items()}
     missing = [a.name for a in wanted if a.default is a.empty and a.name not in known]
     if missing:
         named = ", ".join(f"{name}=..." for name in missing)
         raise ValueError(f"{rule.label}: this transform needs {named}: call update(updates, state, params, {named})")
     return {a.name: known[a.name] for a in wanted if a.name in known}, every
+
+
+def _is_flag(x: Any) -> bool:
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.bool_)
 
 
 def _turns(rule: Any, stage: Stage, lists: Lists, every: Any) -> Iterator[tuple[list[int], int]]:
@@ -153,7 +157,7 @@ def _results(
         return results(olds)
     if count is None:
         raise TypeError(f"{rule.label}: a stage that runs every k steps needs a field `count` of the state")
-    due = (count - 1 - offset) % every == 0
+    due = every if _is_flag(every) else (count - 1 - offset) % every == 0
     return meshes.cond(due, results, lambda olds: olds, olds)
 
 

@@ -12,7 +12,7 @@ from gdjax.core.base import GradientTransformation
 from gdjax.lift import factors, rule_checks
 from gdjax.lift.leafwise import Leafwise, Prepared, ScaleByScheduleState, ScheduledState
 from gdjax.lift.slots import Shared
-from gdjax.lift.stages import Reduced, stages_of
+from gdjax.lift.stages import Planned, Reduced, Staged, stages_of
 from gdjax.lift.steps import Step, run, state_of, steps_of
 
 P = ParamSpec("P")
@@ -31,7 +31,7 @@ def wrapper(
     count: Callable[[Any], Any] | None = None,
     numbers: Callable[..., dict[str, Any]] | None = None,
     reduce: Prepared | tuple[Prepared, ...] | None = None,
-    **slots: Shared | Callable[[Any, Mapping[str, Any]], Any],
+    **slots: Shared | Planned | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[..., Any]]:
     """Makes a rule for one array a factory of wrappers; the factory takes a transform and the rule's hyperparameters.
 
@@ -55,19 +55,23 @@ def wrapper(
     Own = namedtuple(State.__name__, [f for f in State._fields if f != inner])  # type: ignore[misc]
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
+        parameters = list(inspect.signature(rule).parameters.values())[5:]
+        names = {p.name for p in parameters if p.annotation is Staged}
+
         @functools.wraps(rule)
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = base.checked_call(factory, args, kwargs)
             label = base.label_of(call)
             name, tx = next(iter(call.arguments.items()))
             base.check_transform(label, name, tx)
-            hyper = {k: x for k, x in call.arguments.items() if k != name}
+            staged = {k: x for k, x in call.arguments.items() if k in names}
+            hyper = {k: x for k, x in call.arguments.items() if k != name and k not in names}
             split = factors.split(label, hyper, slots, stages_of(reduce), numbers)
-            own = Leafwise(label, rule, Own, ScaleByScheduleState, slots, reduce, numbers, count, *split)
+            own = Leafwise(label, rule, Own, ScaleByScheduleState, slots, reduce, numbers, count, *split, staged)
             return base.made_by(call, Wrapped(label, tx, own, State, inner))
 
         first = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
-        rest = [p for p in list(inspect.signature(rule).parameters.values())[5:] if p.annotation is not Reduced]
+        rest = [p for p in parameters if p.annotation is not Reduced]
         factory.__signature__ = inspect.Signature([first, *rest], return_annotation=GradientTransformation)  # type: ignore[attr-defined]
         return factory
 

@@ -99,7 +99,13 @@ def is_numbers(x: Any) -> bool:
 
 def can_be_matrix(x: Any) -> bool:
     """Whether `x` is a floating array of two axes."""
-    return jnp.ndim(x) == 2 and not base.is_float0(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+    return jnp.ndim(x) == 2 and is_trained(x)
+
+
+def is_trained(x: Any) -> bool:
+    """Whether `x` is a floating array or number."""
+    known = hasattr(x, "dtype") or isinstance(x, float | complex)
+    return known and not base.is_float0(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
 def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], rounded: bool = False) -> list[Array]:

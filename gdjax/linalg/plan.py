@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import base
-from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, matrix_axes, numbers_of
+from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, is_trained, matrix_axes, numbers_of
 from gdjax.linalg.roles import ByRole
 from gdjax.numerics import Array
 
@@ -26,6 +25,11 @@ class Leaf(NamedTuple):
     rows: int
     columns: int
     parts: tuple[int, ...] = ()  # the columns of each matrix where the columns are cut, as in q, k, v; else ()
+
+    def __str__(self) -> str:
+        """The matrices, number x rows x columns."""
+        several = [f"{number} x {rows} x {columns}".removeprefix("1 x ") for number, rows, columns in self.sizes]
+        return " + ".join(several) if self.is_matrix else ""
 
     @property
     def is_matrix(self) -> bool:
@@ -107,13 +111,8 @@ def plan_of(label: str, tree: Any, numbers: Any = None, default: Any = None) -> 
             n = default
         if n is not None and not isinstance(n, str):
             n = Matrix(_fixed(n.reduction_axis), _fixed(n.output_axis), _fixed(getattr(n, "parts", 1)))
-        key.append((where, shape, n, _is_trained(x)))
+        key.append((where, shape, n, is_trained(x)))
     return _plan(label, tuple(key))
-
-
-def _is_trained(x: Any) -> bool:
-    known = hasattr(x, "dtype") or isinstance(x, float | complex)
-    return known and not base.is_float0(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
 def _fixed(axis: Any) -> Any:

@@ -77,7 +77,7 @@ def coefficients(label: str, ns_coeffs: Any, ns_steps: Any) -> Array:
     Raises:
       ValueError: an unknown preset, another shape, or more triples than ns_steps.
     """
-    steps: int | None = None if isinstance(ns_steps, jax.Array) or callable(ns_steps) else ns_steps
+    steps: int | None = None if isinstance(ns_steps, jax.Array) or callable(ns_steps) else int(ns_steps)
     given = ns_coeffs
     if isinstance(given, str):
         if given not in PRESETS:
@@ -92,5 +92,5 @@ def coefficients(label: str, ns_coeffs: Any, ns_steps: Any) -> Array:
     if x.ndim not in (1, 2) or x.shape[-1] != 3:
         raise ValueError(f"{label}: ns_coeffs must have shape (3,) or (steps, 3), got {x.shape}")
     if steps is not None and x.ndim == 2 and len(x) > steps:
-        raise ValueError(f"{label}: ns_coeffs has {len(x)} triples, one for each step, and ns_steps is {steps}")
+        raise ValueError(f"{label}: ns_coeffs has {len(x)} triples, one for each step, and ns_steps is {ns_steps}")
     return x

@@ -1,33 +1,148 @@
 """What each leaf of a tree of parameters is: a hidden matrix, an embedding, a head, a norm, a bias, a router."""
 
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
-from gdjax.linalg.matrices import Matrix, can_be_matrix
+from gdjax.combine.paths import is_masked, matches, paths_of, warn_of_idle
+from gdjax.core.skipped import is_skipped
+from gdjax.core.values import value
+from gdjax.linalg import reading
+from gdjax.linalg.matrices import Matrix, is_numbers
 
 ROLES = "matrix embedding head norm bias router other".split()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ByRole:
     """Routing by role: a function from a tree to a tree of `Matrix`, and None for what is no hidden matrix."""
 
     overrides: tuple[tuple[Any, Any], ...] = ()  # (pattern of paths, role or `Matrix`), the first that matches wins
+
+    def __repr__(self) -> str:
+        return f"matrices_by_role({dict(self.overrides) if self.overrides else ''})"
 
     def __call__(self, tree: Any) -> Any:
         found = [x if isinstance(x, Matrix) else None for x in self.roles("gdjax.matrices_by_role", tree)]
         return jax.tree.structure(tree).unflatten(found)
 
     def roles(self, label: str, tree: Any) -> list[Matrix | str]:
-        """For each leaf how it is a matrix, or its role if it is none."""
-        return [Matrix() if can_be_matrix(x) else "other" for x in jax.tree.leaves(tree)]
+        """For each leaf how it is a matrix, or its role if it is none.
+
+        Axes come from the path and the shape of a leaf alone. Other leaves can only make a leaf no matrix: where a mask
+        hides them, as from a method that gets the matrices, the axes are the same.
+
+        Warns:
+          UserWarning: it cannot be known where a leaf is cut, as q, k, v; an override decides for no leaf. Not where a
+            mask hides leaves.
+        """
+        leaves = self.read(tree)
+        if leaves and not is_masked(tree):
+            for leaf in leaves:
+                if leaf.unknown:
+                    warnings.warn(f"{label}: {leaf.unknown}", stacklevel=2)
+            rules, items = dict(self.overrides), paths_of(tree)
+            found = [[k for k, pattern in enumerate(rules) if matches(pattern, *item)] for item in items]
+            warn_of_idle(label, "given the role", rules, tree, [path for path, _ in items], found)
+        return [leaf.role for leaf in leaves]
+
+    def notes(self, tree: Any) -> list[str]:
+        """What is not known of a tree, in sentences."""
+        leaves = self.read(tree)
+        matrices = [leaf.path for leaf in leaves if isinstance(leaf.role, Matrix)]
+        notes = [leaf.unknown for leaf in leaves if leaf.unknown]
+        tied = any(leaf.role == "embedding" and len(leaf.shape) == 2 for leaf in leaves)
+        if len(matrices) > 1 and not (tied or is_masked(tree) or any(leaf.role == "head" for leaf in leaves)):
+            notes.append("no name tells which leaf is the head: if one of the matrices is the last layer, override it")
+        return notes
+
+    def read(self, tree: Any) -> list[reading.Read]:
+        beside: dict[str, set[str]] = {}
+        for path, _ in paths_of(tree, is_skipped):
+            place, last = reading.split(path)
+            beside.setdefault(place, set()).add(last.lower())
+        items = paths_of(tree)
+        given = [next((role for pattern, role in self.overrides if matches(pattern, *x)), None) for x in items]
+        leaves = [
+            reading.read(path, x, role, frozenset(beside[reading.split(path)[0]]))
+            for (path, x), role in zip(items, given, strict=True)
+        ]
+        context = reading.Context(leaves)
+        return [leaf if role else context.of(leaf) for leaf, role in zip(leaves, given, strict=True)]
 
 
 def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:
-    return ByRole(tuple((overrides or {}).items()))
+    """Which leaves are hidden matrices, and how, by their paths and shapes.
+
+    Embeddings, heads, norms, biases, routers and depthwise convolutions are none. It reads the names of Flax (nnx and
+    linen), Equinox, PyTorch and plain dictionaries: arrays called `weight` are (outputs, inputs, window), all others
+    (window, inputs, outputs). A fused q, k, v is three matrices, a convolution one with the window among its inputs;
+    along the axes before them lie layers or experts. `gdjax.roles` shows what is found.
+
+    Args:
+      overrides: from pattern to role or `Matrix`, the first that matches wins. A pattern is a regular expression,
+        searched for anywhere in the path, or a predicate of `(path, leaf)`, as in `mask_by_path`. A role is "matrix",
+        "embedding", "head", "norm", "bias", "router" or "other".
+
+    Returns:
+      A function from a tree to a tree of `Matrix` and None, for the arguments of dimension numbers. It is equal, hashed
+      and pickled by the overrides.
+
+    Raises:
+      ValueError: an unknown role.
+      TypeError: the overrides are no mapping; a pattern is neither text nor a function.
+
+    Warns:
+      UserWarning: (when used) it cannot be known where a leaf is cut; a pattern decides for no leaf.
+    """
+    return _by_role("gdjax.matrices_by_role", overrides)
+
+
+@value
+def label_by_role(
+    overrides: Mapping[Any, Any] | None = None, *, only: Sequence[str] = tuple(ROLES), rest: Any = "rest"
+) -> Callable[[Any], Any]:
+    """Labels for `partition`: the roles that `matrices_by_role` finds.
+
+    Args:
+      overrides: as in `matrices_by_role`.
+      only: the roles that are labels, by default all of them.
+      rest: the label of the others.
+    """
+    label = "gdjax.label_by_role"
+    found = _by_role(label, overrides)
+    if unknown := [role for role in only if role not in ROLES]:
+        raise ValueError(f"{label}: only: unknown roles {unknown}; there are {', '.join(ROLES)}")
+
+    def labels(tree: Any) -> Any:
+        names = ["matrix" if isinstance(role, Matrix) else role for role in found.roles(label, tree)]
+        return jax.tree.structure(tree).unflatten([name if name in only else rest for name in names])
+
+    return labels
+
+
+def _by_role(label: str, overrides: Any) -> ByRole:
+    if not isinstance(overrides, Mapping | None):
+        raise TypeError(f"{label}: overrides is {type(overrides).__name__}, not a mapping from patterns to roles")
+    rules = []
+    for pattern, role in (overrides or {}).items():
+        if not (isinstance(pattern, str | re.Pattern) or callable(pattern)):
+            raise TypeError(f"{label}: {pattern!r} is neither a pattern of paths nor a predicate of (path, leaf)")
+        if not (is_numbers(role) or isinstance(role, str) and role in ROLES):
+            raise ValueError(
+                f"{label}: {pattern!r}: unknown role {role!r}; there are {', '.join(ROLES)}, or a gdjax.Matrix"
+            )
+        rules.append((pattern, role if isinstance(role, str) else _fixed(role)))
+    return ByRole(tuple(rules))
+
+
+def _fixed(numbers: Any) -> Matrix:
+    parts = getattr(numbers, "parts", 1)
+    return Matrix(*(x if isinstance(x, int) else tuple(x) for x in (*numbers[:2], parts)))
 
 
 def routing(roles: Any) -> Any:

@@ -56,17 +56,25 @@ def inverse_root(matrices: Array, p: Any, ridge: Any = 1e-6, method: str = "eigh
     one = jnp.eye(a.shape[-1], dtype=a.dtype)
     if method == "eigh":
         values, vectors = jnp.linalg.eigh(a)
-        ridge = numerics.scalar(ridge, values.dtype)
-        values = jnp.maximum(values, 0) + ridge * jnp.maximum(values[..., -1:], 0)
-        roots = jnp.where(values > 0, values, 1) ** (-1 / numerics.scalar(p, values.dtype))
-        roots = jnp.where(values > 0, roots, 0).astype(a.dtype)
-        root = _highest(vectors * roots[..., None, :], vectors.mT.conj())
+        root = _highest(vectors * _inverse_roots(values, p, ridge).astype(a.dtype)[..., None, :], vectors.mT.conj())
     else:
         flat = jnp.where(size == 0, one, a).reshape(-1, *a.shape[-2:])
         root = jax.vmap(lambda x: inverse_root_by_newton(x, p, ridge_epsilon=ridge)[0])(flat).reshape(a.shape)
-    root = root * (jnp.where(size == 0, 1, size) ** (-1 / numerics.scalar(p, size.dtype))).astype(a.dtype)
-    root = jnp.where(size == 0, one, root)
-    return jnp.where(finite, root, jnp.nan).astype(matrices.dtype)
+    return _rescaled(root, size, finite, p).astype(matrices.dtype)
+
+
+def _inverse_roots(values: Array, p: Any, ridge: Any) -> Array:
+    """(v + r)^(-1/p) of eigenvalues, with r = ridge times the largest; 0 where that is 0."""
+    values = jnp.maximum(values, 0)
+    values = values + numerics.scalar(ridge, values.dtype) * jnp.max(values, -1, keepdims=True, initial=0)
+    roots = jnp.where(values > 0, values, 1) ** (-1 / numerics.scalar(p, values.dtype))
+    return jnp.where(values > 0, roots, 0)
+
+
+def _rescaled(root: Array, size: Array, finite: Array, p: Any) -> Array:
+    """The root of size A, from that of A; I where the size is 0, NaN where A is not finite."""
+    root = root * (jnp.where(size == 0, 1, size) ** (-1 / numerics.scalar(p, size.dtype))).astype(root.dtype)
+    return jnp.where(finite, jnp.where(size == 0, jnp.eye(root.shape[-1], dtype=root.dtype), root), jnp.nan)
 
 
 def refreshed_basis(matrices: Array, basis: Array) -> Array:
@@ -80,11 +88,54 @@ def refreshed_basis(matrices: Array, basis: Array) -> Array:
       basis: Q, (..., n, k), orthonormal columns.
     """
     a, size, finite = _scaled("refreshed_basis", matrices)
-    q, r = jnp.linalg.qr(_highest(a, basis.astype(a.dtype)))
+    q = _orthonormal(_highest(a, basis.astype(a.dtype)))
+    return jnp.where(finite & (size > 0), q.astype(basis.dtype), basis)
+
+
+def eigenbasis(matrices: Array, basis: Array) -> Array:
+    """The eigenvectors of each A, the largest eigenvalue first; `basis` where A is zero or has NaN."""
+    a, size, finite = _scaled("eigenbasis", matrices)
+    vectors = jnp.linalg.eigh(a)[1][..., ::-1]
+    return jnp.where(finite & (size > 0), vectors.astype(basis.dtype), basis)
+
+
+def root_in_basis(matrices: Array, basis: Array, p: Any, ridge: Any = 1e-6) -> tuple[Array, Array]:
+    """`inverse_root` in a basis that is one power step nearer to the eigenvectors, and that basis; exact in the end.
+
+    What stands beside the diagonal of Q^H A Q counts as zero.
+    """
+    basis = refreshed_basis(matrices, basis)
+    a, size, finite = _scaled("root_in_basis", matrices)
+    q = basis.astype(a.dtype)
+    values = jnp.real(jnp.sum(q.conj() * _highest(a, q), -2))
+    root = _highest(q * _inverse_roots(values, p, ridge).astype(a.dtype)[..., None, :], q.mT.conj())
+    return _rescaled(root, size, finite, p).astype(matrices.dtype), basis
+
+
+def refreshed_in_order(matrices: Array, basis: Array) -> tuple[Array, Array]:
+    """`refreshed_basis` with the columns of Q first put in the order of their eigenvalues q^H A q, the largest first.
+
+    So the power steps do not mix vectors whose eigenvalues have overtaken others.
+
+    Returns:
+      Q', and the order, (..., k): Q' follows Q[:, order].
+    """
+    a, size, finite = _scaled("refreshed_basis", matrices)
+    q = basis.astype(a.dtype)
+    product = _highest(a, q)
+    order = jnp.argsort(-jnp.real(jnp.sum(q.conj() * product, -2)), -1)
+    new = _orthonormal(jnp.take_along_axis(product, order[..., None, :], -1))
+    useful = finite & (size > 0)
+    unmoved = jnp.broadcast_to(jnp.arange(order.shape[-1], dtype=order.dtype), order.shape)
+    return jnp.where(useful, new.astype(basis.dtype), basis), jnp.where(useful[..., 0], order, unmoved)
+
+
+def _orthonormal(x: Array) -> Array:
+    """Q of x = Q R, where the diagonal of R is positive."""
+    q, r = jnp.linalg.qr(x)
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)[..., None, :]
     length = jnp.abs(diagonal)
-    q = q * jnp.where(length > 0, diagonal / jnp.where(length > 0, length, 1).astype(a.dtype), 1).astype(a.dtype)
-    return jnp.where(finite & (size > 0), q.astype(basis.dtype), basis)
+    return q * jnp.where(length > 0, diagonal / jnp.where(length > 0, length, 1).astype(x.dtype), 1).astype(x.dtype)
 
 
 def _scaled(name: str, matrices: Array) -> tuple[Array, Array, Array]:

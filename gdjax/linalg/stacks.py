@@ -41,7 +41,8 @@ def in_stacks(f: Callable[..., Any], *lists: Sequence[Any]) -> Any:
     divided = any(meshes.division(x) for xs in given for x in xs)
     like = [_alike(f, xs, divided) for xs in zip(*given, strict=True)]
     gpu, other = (functools.partial(in_turn, f, most) for most in (math.inf, LARGE))
-    chosen = functools.partial(jax.lax.platform_dependent, cuda=gpu, rocm=gpu, default=other)
+    large = any(math.prod(x.shape[-2:]) >= LARGE for xs in given for x in xs)
+    chosen = functools.partial(jax.lax.platform_dependent, cuda=gpu, rocm=gpu, default=other) if large else other
     found = dict(zip(places, meshes.partitioned(chosen, like, *given) if places else [], strict=True))
     shown = found[places[0]] if places else jax.eval_shape(f, *[jax.ShapeDtypeStruct((1, 1), jnp.float32)] * len(lists))
     width = len(shown) if isinstance(shown, tuple) else None

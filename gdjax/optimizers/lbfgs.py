@@ -1,6 +1,5 @@
 """L-BFGS: the gradient times an inverse Hessian that the last few steps describe."""
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.linalg import limited_memory
 from gdjax.linalg.limited_memory import Memory, Vector
+from gdjax.linalg.vectors import replaced, trained
 from gdjax.linesearch.line import fit
 from gdjax.linesearch.zoom import scale_by_zoom_linesearch
 from gdjax.numerics import Array
@@ -85,9 +85,9 @@ def scale_by_lbfgs(
         checks.slots(label, updates, params=state.params, updates=state.updates)
         dtype = numerics.widest_real(params)
         old_p, old_g, p, g = (
-            numerics.widen(_trained(x, updates), dtype) for x in (state.params, state.updates, params, updates)
+            numerics.widen(trained(label, x, updates), dtype) for x in (state.params, state.updates, params, updates)
         )
-        S, Y = _trained(state.diff_params_memory, updates), _trained(state.diff_updates_memory, updates)
+        S, Y = (trained(label, x, updates) for x in (state.diff_params_memory, state.diff_updates_memory))
         rho = state.weights_memory.astype(dtype)
         rho = jnp.where((rho > 0) & jnp.isfinite(rho), rho, 0)  # a state of Optax's may have others
 
@@ -107,13 +107,13 @@ def scale_by_lbfgs(
         u, memory = meshes.partitioned(step, (g, memory), memory, state.count, old_p, old_g, p, g)
         new_state = ScaleByLBFGSState(
             numerics.safe_increment(state.count),
-            _replaced(state.params, updates, p),
-            _replaced(state.updates, updates, g),
-            _replaced(state.diff_params_memory, updates, memory.S),
-            _replaced(state.diff_updates_memory, updates, memory.Y),
+            replaced(label, state.params, updates, p),
+            replaced(label, state.updates, updates, g),
+            replaced(label, state.diff_params_memory, updates, memory.S),
+            replaced(label, state.diff_updates_memory, updates, memory.Y),
             memory.rho.astype(state.weights_memory.dtype),
         )
-        return _replaced(updates, updates, u), new_state
+        return replaced(label, updates, updates, u), new_state
 
     return GradientTransformation(init, update)
 
@@ -155,22 +155,3 @@ def lbfgs(
         scale(-1.0) if learning_rate is None else scale_by_learning_rate(learning_rate),
         identity() if linesearch is None else base.check_transform("gdjax.lbfgs", "linesearch", linesearch),
     )
-
-
-def _trained(x: Any, updates: Any) -> Vector:
-    """The leaves of `x` for which `updates` holds a gradient."""
-    return [jnp.asarray(leaf) for leaf, g in _with_gradients(x, updates) if not base.is_float0(g)]
-
-
-def _replaced(x: Any, updates: Any, leaves: Vector) -> Any:
-    """`x` with these leaves in place of those that `_trained` gives, in the dtypes they have there."""
-    new = iter(leaves)
-    return jax.tree.structure(updates).unflatten(
-        [o if base.is_float0(g) else next(new).astype(jnp.result_type(o)) for o, g in _with_gradients(x, updates)]
-    )
-
-
-def _with_gradients(x: Any, updates: Any) -> Iterable[tuple[Any, Any]]:
-    gs, structure = jax.tree.flatten(updates)
-    names = "updates", "state"
-    return zip(checks.flatten_like("gdjax.scale_by_lbfgs", names, structure, updates, x), gs, strict=True)

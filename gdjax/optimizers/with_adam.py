@@ -4,6 +4,7 @@ from typing import Any
 
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
+from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import add_decayed_weights
@@ -20,6 +21,8 @@ def with_adam(
         direction, add_decayed_weights(weight_decay, weight_decay_mask), scale_by_learning_rate(learning_rate)
     )
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    if others is None:
+    if others is not None:
+        others = base.check_transform(label, "others", others)
+    else:
         others = adamw(rate, adam_b1, adam_b2, adam_eps, mu_dtype=mu_dtype, weight_decay=adam_weight_decay)
     return routed(label, {"matrix": matrices, "other": others}, numbers)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
-from gdjax.projections.parts import Array, radius
+from gdjax.projections.parts import Array, floating_dtype, radius
 
 
 def projection_non_negative(tree: Any) -> Any:
@@ -31,32 +31,52 @@ def projection_box(tree: Any, lower: Any, upper: Any) -> Any:
 
     Whole numbers stay whole if their bounds are. In Optax a number fits no tree but a single array.
     """
-    return _box("gdjax.projection_box", tree, lower, upper, ("lower", "upper"))
+    return box("gdjax.projection_box", tree, lower, upper, ("lower", "upper"))
 
 
-def _box(label: str, tree: Any, lower: Any, upper: Any, names: tuple[str, str]) -> Any:
+def box(label: str, tree: Any, lower: Any, upper: Any, names: tuple[str, str], of: str = "tree") -> Any:
+    """`projection_box`; an error calls the bounds by `names`, and the tree `of`."""
     if isinstance(lower, checks.NUMBER) and isinstance(upper, checks.NUMBER) and not lower <= upper:
         raise ValueError(f"{label}: {names[0]} is {lower}, {names[1]} is {upper}: nothing lies between")
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     bounds = [
-        [bound] * len(paths)
-        if _is_number(bound)
-        else checks.flatten_like(label, ("tree", name), structure, tree, bound)
+        [bound] * len(paths) if _is_number(bound) else checks.flatten_like(label, (of, name), structure, tree, bound)
         for name, bound in zip(names, (lower, upper), strict=True)
     ]
     clipped = []
     for (path, x), *ends in zip(paths, *bounds, strict=True):
         where = jax.tree_util.keystr(path)
         if jnp.iscomplexobj(x):
-            raise TypeError(f"{label}: tree{where} is complex, and has no order")
+            raise TypeError(f"{label}: {of}{where} is complex, and has no order")
         for name, end in zip(names, ends, strict=True):
             shape = () if end is None else jnp.shape(end)
             if not _fits(shape, jnp.shape(x)):
                 raise ValueError(
-                    f"{label}: {name}{where} shape {shape} does not match tree{where} shape {jnp.shape(x)}"
+                    f"{label}: {name}{where} shape {shape} does not match {of}{where} shape {jnp.shape(x)}"
                 )
         clipped.append(_clip(jnp.asarray(x), *ends))
     return structure.unflatten(clipped)
+
+
+def ends_of(label: str, params: Any, bounds: Any) -> list[Any]:
+    """Lower and upper bounds as two trees of arrays shaped like the parameters; none where `bounds` is None.
+
+    Raises:
+      TypeError, ValueError: as `projection_box`.
+    """
+    if bounds is None:
+        return []
+    for path, p in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if jnp.iscomplexobj(p):
+            where, kind = f"params{jax.tree_util.keystr(path)}", jnp.result_type(p)
+            raise TypeError(f"{label}: {where}: bounds does not support complex numbers, which have no order ({kind})")
+
+    def full(p: Any, end: float) -> Array:
+        return jnp.full(jnp.shape(p), end, floating_dtype(p))
+
+    lower, upper = bounds
+    far = (jax.tree.map(lambda p, end=end: full(p, end), params) for end in (-jnp.inf, jnp.inf))
+    return [box(label, x, lower, upper, ("bounds[0]", "bounds[1]"), "params") for x in far]
 
 
 def _is_number(bound: Any) -> bool:
@@ -95,7 +115,7 @@ def projection_hypercube(tree: Any, scale: Any = 1) -> Any:
 
     In Optax only a single array can be projected.
     """
-    return _box("gdjax.projection_hypercube", tree, 0, scale, ("the origin", "scale"))
+    return box("gdjax.projection_hypercube", tree, 0, scale, ("the origin", "scale"))
 
 
 def projection_linf_ball(tree: Any, scale: Any = 1) -> Any:
@@ -111,4 +131,4 @@ def projection_linf_ball(tree: Any, scale: Any = 1) -> Any:
     """
     label = "gdjax.projection_linf_ball"
     scale = radius(label, scale)
-    return _box(label, tree, -scale, scale, ("-scale", "scale"))
+    return box(label, tree, -scale, scale, ("-scale", "scale"))

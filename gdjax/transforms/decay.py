@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from gdjax.combine.masking import masked
 from gdjax.core.base import transform
 from gdjax.core.types import ScalarOrSchedule
@@ -22,13 +24,21 @@ def _decay(g: Array, s: Any, p: Any, t: Any, weight_decay: Hyper) -> Any:
     return decayed(g, p, weight_decay), s
 
 
+@leafwise(
+    scheduled=WeightDecaySchedule,
+)
+def _cautious_decay(g: Array, s: Any, p: Any, t: Any, weight_decay: Hyper) -> Any:
+    agrees = jnp.real(jnp.conj(g) * p) if jnp.iscomplexobj(g) else g * p
+    return g + weight_decay * jnp.where(agrees < 0, 0, p), s
+
+
 def decayed(g: Array, p: Array, weight_decay: Hyper) -> Array:
     """g + weight_decay p; for a constant 0 it is g, and p is not read, finite or not."""
     return g if isinstance(weight_decay, int | float) and weight_decay == 0 else g + weight_decay * p
 
 
 @transform
-def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) -> Any:
+def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None, *, cautious: bool = False) -> Any:
     """Adds the parameters times a rate to the updates: u = g + weight_decay p.
 
     After an adaptive direction and before the learning rate this is decoupled decay (AdamW); before the direction it is
@@ -37,11 +47,15 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None) 
     Args:
       weight_decay: the rate, at least 0, or a schedule.
       mask: which leaves decay, as in `masked`; all by default.
+      cautious: only the elements decay that the step itself moves towards 0, or not at all: those with g p >= 0. The
+        decay then does not pull against the gradient. Here g is still to be multiplied by a negative rate.
 
     Raises:
       ValueError: (in update) params is missing.
 
     Reference:
-      Loshchilov & Hutter 2019, Decoupled weight decay regularization, https://arxiv.org/abs/1711.05101
+      Loshchilov & Hutter 2019, Decoupled weight decay regularization, https://arxiv.org/abs/1711.05101;
+      Chen et al. 2025, Cautious weight decay, Algorithm 1, https://arxiv.org/abs/2510.12402 (`cautious`)
     """
-    return _decay(weight_decay) if mask is None else masked(_decay(weight_decay), mask)
+    rule = (_cautious_decay if cautious else _decay)(weight_decay)
+    return rule if mask is None else masked(rule, mask)

@@ -1,4 +1,4 @@
-"""Line searches and L-BFGS. Their trajectories are compared with Optax's in tests/linesearch/test_parity.py."""
+"""Line searches and quasi-Newton methods. Those of Optax are compared with it in tests/linesearch/test_parity.py."""
 
 from typing import Any
 
@@ -32,6 +32,10 @@ def _lbfgs(learning_rate: Any) -> Any:
     return searched(gdjax.lbfgs(learning_rate, memory_size=2, linesearch=None))
 
 
+def _dense(name: str, **fixed: Any) -> Any:
+    return lambda learning_rate: searched(getattr(gdjax, name)(learning_rate, linesearch=None, **fixed))
+
+
 def _zoom() -> Any:
     return searched(gdjax.lbfgs(memory_size=2))
 
@@ -43,6 +47,11 @@ def _backtracking(learning_rate: Any) -> Any:
 CASES = (
     Case("lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True),
     Case("scale_by_lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True, slow=True),
+    Case("bfgs", _dense("bfgs"), {"learning_rate": 0.1}, needs_params=True),
+    Case("scale_by_bfgs", _dense("bfgs", self_scaling=True), {"learning_rate": 0.1}, needs_params=True, slow=True),
+    Case("bfgs/bounds", _dense("bfgs", bounds=(-3.0, 3.0)), {"learning_rate": 0.1}, needs_params=True, complex=False),
+    Case("ssbroyden", _dense("ssbroyden"), {"learning_rate": 0.1}, needs_params=True),
+    Case("scale_by_ssbroyden", _dense("ssbroyden"), {"learning_rate": 0.1}, needs_params=True, slow=True),
     Case("scale_by_zoom_linesearch", _zoom, needs_params=True, reverse=False),
     Case("scale_by_backtracking_linesearch", _backtracking, {"learning_rate": 0.1}, needs_params=True),
 )

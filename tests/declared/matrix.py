@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 import gdjax
-from gdjax.linalg.matrices import Matrix
 from gdjax.numerics import widen, widest_real
 from tests.declare import Case, Twin, is_matrix, supplied
 
@@ -43,21 +42,15 @@ def _muon_part(beta: Any, eps: Any) -> Any:
 
 
 @gdjax.transform
-def _part(tx: Any) -> Any:
-    return gdjax.masked(tx, lambda tree: jax.tree.map(is_matrix, tree))
-
-
-def _part_of(factory: Any, **fixed: Any) -> Any:
-    """A direction for what has two axes; the rest as it is."""
-    return lambda **numbers: _part(factory(**numbers, roles=_first_two, **fixed))
-
-
-def _first_two(tree: Any) -> Any:
-    return Matrix(0, 1)
+def _psgd_part(b1: Any, preconditioner_update_probability: Any, precond_lr: Any) -> Any:
+    part = gdjax.scale_by_psgd_kron(b1, preconditioner_update_probability, precond_lr, memory_save_mode="all_diag")
+    return gdjax.masked(part, lambda tree: jax.tree.map(is_matrix, tree))
 
 
 _MUON = {"learning_rate": 0.1, "beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}
-_RATES = {"learning_rate": 0.1, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}
+_PSGD = {"learning_rate": 0.1, "b1": 0.9, "preconditioner_update_probability": 0.5, "precond_lr": 0.1,
+         "precond_init_scale": 1.0, "beta_lip": 0.9, "damping": 1e-9, "max_update_rms": 1.1, "weight_decay": 1e-2,
+         "adam_weight_decay": 1e-2}  # fmt: skip
 _STILL = {"weight_decay": 0.0, "adam_weight_decay": 0.0}
 _SOPHIA = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-8, "gamma": 0.5, "weight_decay": 1e-2}
 
@@ -76,27 +69,19 @@ CASES = (
          {"preconditioning": "aol", "muon_weight_dimension_numbers": matrices_only, "ns_steps": 4}, quiet=_STILL,
          needs_params=True, slow=True),
     Case("scale_by_muon", _muon_part, {"beta": 0.9, "eps": 1e-8}, slow=True),
-    Case("normuon", gdjax.normuon, {**_RATES, "b1": 0.9, "b2": 0.9, "eps": 1e-8, "consistent_rms": 0.2},
-         {"ns_steps": 3}, quiet=_STILL, needs_params=True),
-    Case("normuon/code", gdjax.normuon, {**_RATES, "b1": 0.9, "b2": 0.9, "eps": 1e-8},
-         {"consistent_rms": None, "ns_coeffs": "jordan", "equilibrate": "outputs", "renormalize": "frobenius",
-          "nesterov": False}, quiet=_STILL, needs_params=True, slow=True),
-    Case("scale_by_normuon", _part_of(gdjax.scale_by_normuon, ns_steps=2), {"b1": 0.9, "b2": 0.9, "eps": 1e-8},
-         slow=True),
-    Case("scion", gdjax.scion, {"learning_rate": 0.1, "alpha": 0.2, "radius": 2.0, "other_radius": 1.0, "eps": 1e-8},
-         {"constrained": False, "ns_steps": 3}),
-    Case("scion/constrained", gdjax.scion, {"learning_rate": 0.1, "alpha": 0.2, "radius": 2.0},
-         {"ns_steps": 3}, quiet={"learning_rate": 0.0}, needs_params=True, slow=True),
-    Case("scale_by_scion", gdjax.scale_by_scion, {"alpha": 0.2}, {"norm": "rms"}, slow=True),
-    Case("dion", gdjax.dion, {**_RATES, "mu": 0.9, "eps": 1e-8}, {"rank_fraction": 0.5}, quiet=_STILL,
+    Case("psgd_kron", gdjax.psgd_kron, _PSGD, {"dQ": "QUAD", "memory_save_mode": "one_diag"}, quiet=_STILL,
          needs_params=True, random=True),
-    Case("scale_by_dion", _part_of(gdjax.scale_by_dion), {"mu": 0.9, "eps": 1e-8}, random=True, slow=True),
-    Case("dion2", gdjax.dion2, {**_RATES, "ef_decay": 0.9, "eps": 1e-8}, {"fraction": 0.5, "ns_steps": 3},
-         quiet=_STILL, needs_params=True),
-    Case("scale_by_dion2", _part_of(gdjax.scale_by_dion2, ns_steps=2), {"ef_decay": 0.9, "eps": 1e-8}, slow=True),
+    Case("psgd_kron/procrustes", gdjax.psgd_kron, _PSGD, {"momentum_into_precond_update": False}, quiet=_STILL,
+         needs_params=True, random=True, slow=True),
+    Case("psgd_kron/triangular", gdjax.psgd_kron, _PSGD, {"dQ": "EQ", "normalize_grads": True}, quiet=_STILL,
+         needs_params=True, random=True, slow=True),
+    Case("scale_by_psgd_kron", _psgd_part, {"b1": 0.9, "preconditioner_update_probability": 0.5, "precond_lr": 0.1},
+         random=True, slow=True),
     Case("sophia", _sophia, _SOPHIA, quiet={"weight_decay": 0.0}, needs_params=True, complex=False),
     Case("scale_by_sophia", _scale_by_sophia, {"b1": 0.9}, {"newest": True}, needs_params=True, complex=False,
          slow=True),
+    Case("transformer_optimizer", gdjax.transformer_optimizer, {"learning_rate": 0.1, "weight_decay": 1e-2},
+         {"steps": 100, "warmup_steps": 1}, quiet={"weight_decay": 0.0}, needs_params=True, scheduled=False),
     Case("hutchinson_estimator_diag_hessian", _hutchinson, fixed={"random_seed": 0}, needs_params=True, complex=False),
 )  # fmt: skip
 

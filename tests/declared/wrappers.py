@@ -84,6 +84,10 @@ def _cautious(learning_rate: Any, eps: Any, clamp: Any) -> Any:
     return gdjax.cautious(gdjax.adamw(learning_rate, weight_decay=0.0), eps, clamp)
 
 
+def _hyperball(learning_rate: Any) -> Any:
+    return gdjax.hyperball(gdjax.adam(0.1), learning_rate)
+
+
 def _transform(learning_rate: Any) -> Any:
     return gdjax.conditionally_transform(gdjax.adam(learning_rate), every_other)
 
@@ -141,6 +145,7 @@ CASES = (
     Case("ema", gdjax.ema, {"decay": 0.9}),
     Case("flatten", _flat, {"learning_rate": 0.1, "weight_decay": 0.01}, quiet={"weight_decay": 0.0},
          needs_params=True),
+    Case("hyperball", _hyperball, {"learning_rate": 0.1}, needs_params=True),
     Case("lookahead", _lookahead, {"learning_rate": 0.1}, needs_params=True),
     Case("measure_with_ema", gdjax.measure_with_ema, {"decay": 0.9}, {"measure": same}, slow=True),
     Case("monitor", _monitor, {"decay": 0.9}),

@@ -34,6 +34,7 @@ SHORT = {
     "meta_learning": "learned rates",
     "sweep": "best rate",
     "langevin": "samples of 32 chains",
+    "pinn": "SSBroyden",
 }
 
 
@@ -79,6 +80,28 @@ def test_the_gradient_goes_through_the_inner_steps():
         after = jax.grad(meta_learning.error)(new, x[1], y[1])
     expected = jax.tree.map(lambda a, d: -0.02 * jnp.sum(a * d), after, g)  # the chain rule
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), rates, expected)
+
+
+def test_burgers_solution_and_the_residual_agree():
+    pinn = importlib.import_module("pinn")
+    t, x = np.meshgrid([0.05, 0.3, 0.6, 1.0], np.linspace(-0.95, 0.95, 9))
+    exact, e = pinn.exact, 1e-4
+    u, before, after = exact(t, x), exact(t, x - e), exact(t, x + e)
+    np.testing.assert_allclose(u, exact(t, x, 160), atol=1e-9)
+    start = np.array([0.2, 0.5, -0.7])
+    np.testing.assert_allclose(exact(np.full(3, 1e-12), start), -np.sin(np.pi * start), atol=1e-5)
+    u_t = (exact(t + e, x) - exact(t - e, x)) / (2 * e)
+    u_x, u_xx = (after - before) / (2 * e), (after + before - 2 * u) / e**2
+    np.testing.assert_allclose(u_t + u * u_x, pinn.NU * u_xx, atol=2e-3 * np.abs(u_t).max())
+    with jax.enable_x64(True):
+        params = pinn.network(jax.random.key(1), 5, 2)
+        at = jnp.array(0.3), jnp.array(0.4)
+        f = lambda t, x: float(pinn.u(params, jnp.array(t), jnp.array(x)))  # noqa: E731
+        here, left, right = f(0.3, 0.4), f(0.3, 0.4 - e), f(0.3, 0.4 + e)
+        u_t, u_x = (f(0.3 + e, 0.4) - f(0.3 - e, 0.4)) / (2 * e), (right - left) / (2 * e)
+        wanted = u_t + here * u_x - pinn.NU * (left + right - 2 * here) / e**2
+        np.testing.assert_allclose(pinn.residual(params, *at), wanted, rtol=1e-5)
+        assert f(0.0, 0.3) == pytest.approx(-np.sin(0.3 * np.pi)) and f(0.7, -1.0) == pytest.approx(f(0.7, 1.0))
 
 
 def test_a_frozen_layer_stays():

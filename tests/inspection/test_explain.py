@@ -95,7 +95,8 @@ def test_muon_routes_by_itself():
     assert table["group"] == ["muon", "adam", "muon"]
     assert table["rate"] == [1e-2, 1e-3, 1e-2]
     assert table.warnings == (
-        "muon takes embed for a matrix, and it looks like an embedding; give it to Adam, with partition",
+        "muon takes embed for a matrix, and it looks like an embedding; give it to Adam, "
+        "with partition or matrices_by_role",
     )
 
 

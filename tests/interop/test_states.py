@@ -88,7 +88,7 @@ def test_c19_hyperparameters_set_in_place_inside_scan():
 # Optax's fields for counters that are not called count, and ours: the step of the last perturbation, averages taken.
 OTHER_COUNTERS = set(
     "t count_m2 plateau_count cooldown_count num_linesearch_steps mini_step gradient_step notfinite_count "
-    "total_notfinite step steps_since_sync step_count last_noise skip_state averaged".split()
+    "total_notfinite step steps_since_sync step_count last_noise skip_state averaged pairs update_counter".split()
 )
 
 
@@ -134,8 +134,10 @@ def test_c22_c23_classes_have_optax_names(case: Case):
     for s in states_in(state):
         assert theirs[type(s).__name__]._fields == s._fields
     names = {name for name, cls in theirs.items() if cls.__module__.split(".")[0] == "gdjax"}
-    names -= {"ScaleByNorMuonState", "ScaleByScionState", "ScaleByDionState", "ScaleByDion2State"}
-    names -= {"CautiousState", "EscapeSaddlesState", "MetricsState", "ParamsEmaState", "SWAState", "ScheduledState"}
+    ours = "CautiousState EscapeSaddlesState HyperballState MetricsState ParamsEmaState SWAState PSGDKronState"
+    ours += " ScaleByBFGSState ScaleByNorMuonState ScaleByScionState ScaleByDionState ScaleByDion2State ScheduledState"
+    ours += " SoapState SoapMuonState KLShampooState KLSoapState ShampooState"
+    names -= set(ours.split())
     assert names == set()
 
 
@@ -158,7 +160,7 @@ def test_c23_masked_leaves_are_masked_nodes():
 
 
 # Each leaf is known by its shape.
-SHAPES = {"dense": {"kernel": (3, 4), "bias": (5,)}, "scale": (7,)}
+SHAPES = {"dense": {"kernel": (3, 4)}, "offset": (5,), "scale": (7,)}
 SIZED = jax.tree.map(lambda n: jax.ShapeDtypeStruct(n, "float32"), SHAPES, is_leaf=lambda x: type(x) is tuple)
 
 

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import gdjax
+from gdjax.lift.stages import Planned, Staged
 from tests.trees import assert_close, assert_equal
 
 PARAMS = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(4)}
@@ -171,3 +172,29 @@ def test_what_a_wrapper_costs(name: str):
     assert compiled.memory_analysis().temp_size_in_bytes <= (leaves + 0.01) * 2**20
     copies = len(re.findall(r"f32\[512,512\]\S* copy\(", compiled.as_text()))
     assert copies <= (2 if name in ("mechanize(lion)", "lookahead(lion)") else 0)
+
+
+class ScaledState(NamedTuple):
+    inner_state: Any
+    start: Any
+
+
+def _factors(us: Any, gs: Any, s: Any, ps: Any, t: Any, table: Any) -> dict[str, Any]:
+    return {"factor": [jnp.asarray(table[u.ndim]) for u in us]}
+
+
+@gdjax.wrapper(
+    ScaledState, reduce=_factors, start=Planned(lambda params, given: [p * given["table"][p.ndim] for p in params])
+)
+def by_rank(u: Any, g: Any, s: Any, p: Any, t: Any, table: Staged = None, *, factor: gdjax.Reduced = None) -> Any:
+    """An argument that is no number, and that only stages get."""
+    return factor * u, s
+
+
+def test_an_argument_for_stages_alone():
+    tx = by_rank(gdjax.sgd(1.0), {1: 2.0, 2: 3.0})
+    xs = [jnp.ones(2), jnp.ones((2, 2))]
+    state = tx.init(xs)
+    assert [float(x.max()) for x in state.start] == [2, 3]
+    updates, _ = tx.update(xs, state, xs)
+    assert [float(u.max()) for u in updates] == [-2, -3]

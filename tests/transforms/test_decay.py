@@ -77,3 +77,15 @@ def test_half_precision_is_rounded_once():
     u, _ = tx.update(g, tx.init(p), p)
     assert u.dtype == jnp.bfloat16
     np.testing.assert_allclose(float(u), -0.001, rtol=2**-8)
+
+
+@pytest.mark.parametrize("mask", [None, MATRICES])
+def test_cautious_decay_does_not_pull_against_the_step(mask):
+    p, g = jnp.array([[1.0, -2.0, 3.0, 4.0]]), jnp.array([[0.5, 0.25, 0.0, -1.0]])
+    tx = gdjax.add_decayed_weights(0.5, mask, cautious=True)
+    u, _ = tx.update(g, tx.init(p), p)
+    np.testing.assert_array_equal(u, [[1.0, 0.25, 1.5, -1.0]])  # the second and the last grow
+    c = jnp.array([1 + 1j, 1 - 1j])
+    tx = gdjax.add_decayed_weights(0.5, cautious=True)
+    u, _ = tx.update(jnp.array([1j, 1 + 2j]), tx.init(c), c)
+    np.testing.assert_array_equal(u, [0.5 + 1.5j, 1 + 2j])

@@ -1,0 +1,60 @@
+"""The numbers that each hyperparameter may be, by its name."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+Domain = tuple[str, Callable[[float], bool]]  # in words, and whether a number is inside
+
+FINITE: Domain = "finite", math.isfinite
+RATE: Domain = "finite and at least 0 (gdjax.scale takes a negative factor)", lambda x: 0 <= x < math.inf
+SIZE: Domain = "finite and at least 0", lambda x: 0 <= x < math.inf
+POSITIVE: Domain = "finite and above 0", lambda x: 0 < x < math.inf
+BOUND: Domain = "at least 0", lambda x: x >= 0
+DECAY: Domain = "in [0, 1), and below 1 in float32 too", lambda x: 0 <= x and bool(np.float32(x) < 1)
+SHARE: Domain = "in [0, 1]", lambda x: 0 <= x <= 1
+
+# The names of each domain: "name" in every transform of the library, "transform.name" in that one.
+NUMBERS: tuple[tuple[Domain, str], ...] = (
+    (RATE, "learning_rate adam_learning_rate hyperball_learning_rate precond_lr"),
+    (
+        DECAY,
+        "b1 b2 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
+        "adadelta.rho scale_by_adadelta.rho beta_lip dion.mu scale_by_dion.mu ef_decay shampoo_beta grafting_b2 "
+        "soap_muon.beta scale_by_soap_muon.beta",
+    ),
+    (
+        SIZE,
+        "eps eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta "
+        "radius embedding_radius head_radius other_radius clipping damping l2_norm_clip noise_multiplier "
+        "initial_accumulator_value initial_scale min_norm min_scale min_step_size trust_coefficient consistent_rms "
+        "estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size adafactor.decay_rate "
+        "scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha scale_by_ademamix.alpha "
+        "simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp",
+    ),
+    (
+        FINITE,
+        "step_size decay_offset step_offset gamma f_min lower_bound scale_factor global_scale lookahead optimism "
+        "weight_lr_power r galore.scale scale_by_galore.scale optimistic_gradient_descent.alpha "
+        "optimistic_gradient_descent.beta scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta "
+        "optimistic_adam_v2.alpha optimistic_adam_v2.beta",
+    ),
+    (POSITIVE, "init_factor precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha"),
+    (
+        BOUND,
+        "max_norm max_update_rms max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "
+        "tol slope_rtol curv_rtol approx_dec_rtol stepsize_precision "
+        "scale_by_backtracking_linesearch.atol scale_by_backtracking_linesearch.rtol",
+    ),
+    # A momentum of 1 is a plain sum. A weighted mean with a weight of 1 never moves, and is silently no descent.
+    (SHARE, "trace.decay sgd.momentum dpsgd.momentum lars.momentum rmsprop.momentum"),
+    (
+        SHARE,
+        "incremental_update.step_size eta_minus scale_by_sm3.b2 shampoo.b2 scale_by_shampoo.b2 _shampoo.b2 scion.alpha "
+        "scale_by_scion.alpha reduce_on_plateau.rtol preconditioner_update_probability",
+    ),
+    (("above 0", lambda x: x > 0), "increase_factor"),
+    (("between 0 and 1", lambda x: 0 < x < 1), "reduce_on_plateau.factor decrease_factor"),
+    (("finite and at least 1", lambda x: 1 <= x < math.inf), "eta_plus shampoo.root scale_by_shampoo.root"),
+)

@@ -1,0 +1,50 @@
+"""What each leaf of a tree of parameters is, as a table."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gdjax.combine.paths import paths_of
+from gdjax.core.types import Params
+from gdjax.inspection.table import Table
+from gdjax.inspection.walk import shapes_of
+from gdjax.linalg.plan import plan_of
+from gdjax.linalg.roles import matrices_by_role
+
+
+class Role(NamedTuple):
+    """A row of `roles`."""
+
+    path: str
+    shape: tuple[int, ...]
+    role: str
+    matrices: str  # number x rows x columns, as in "3 x 768 x 768"; rows are inputs
+    rows: tuple[int, ...] | None  # the axes of the inputs; None for what is no matrix
+    columns: tuple[int, ...] | None  # the axes of the outputs
+
+
+def roles(params: Params, overrides: Mapping[Any, Any] | None = None) -> Table:
+    """What each leaf of `params` is, and how it is a matrix: a table with a row for each leaf.
+
+    Args:
+      params: arrays, or shapes as of `jax.ShapeDtypeStruct`.
+      overrides: as in `matrices_by_role`.
+
+    Returns:
+      A `Table`, whose columns are the fields of `Role`. Its `warnings` tell what names and shapes leave unknown.
+
+    Raises:
+      TypeError: a leaf is neither an array nor a number; the overrides are no mapping.
+      ValueError: params is None; an unknown role; axes that a leaf does not have.
+    """
+    shapes = shapes_of("gdjax.roles", params)
+    numbers = matrices_by_role(overrides)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        leaves = plan_of("gdjax.roles", shapes, numbers).leaves
+    rows = [
+        Role(path, leaf.shape, leaf.role, str(leaf), *(leaf.axes[1:] if leaf.is_matrix else (None, None)))
+        for (path, _), leaf in zip(paths_of(shapes), leaves, strict=True)
+    ]
+    idle = [str(w.message).removeprefix("gdjax.roles: ") for w in caught]
+    return Table(rows, Role._fields, dict.fromkeys([*idle, *numbers.notes(shapes)]))

@@ -1,0 +1,77 @@
+"""Kronecker factors of gradients, and the bases of their eigenvectors.
+
+All is for stacks: G is (..., rows, columns), the factors L of the rows (..., rows, rows) and R of the columns, QL and
+QR their bases. A side without a factor is None. What is dear is done in turns, see `gdjax.linalg.turns`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.linalg import spectral
+from gdjax.linalg.turns import Turned
+from gdjax.numerics import Array, abs_sq
+
+REFRESHES = "qr", "eigh"
+_highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+def adjoint(x: Array) -> Array:
+    return x.mT.conj()
+
+
+def gram(g: Array) -> Array:
+    """G G^H, in full float32 also where products are rounded."""
+    return _highest(g, adjoint(g))
+
+
+def into(g: Array, left: Array | None, right: Array | None) -> Array:
+    """QL^H G QR: the matrix in the coordinates of the bases."""
+    g = g if left is None else adjoint(left) @ g
+    return g if right is None else g @ right
+
+
+def out_of(u: Array, left: Array | None, right: Array | None) -> Array:
+    """QL U QR^H: back from the coordinates of the bases."""
+    u = u if left is None else left @ u
+    return u if right is None else u @ adjoint(right)
+
+
+def averaged(old: Array | None, new: Callable[[], Array], b: Any) -> Array | None:
+    """b old + (1 - b) new; None where there is no factor."""
+    return None if old is None else b * old + (1 - b) * new().astype(old.dtype)
+
+
+@functools.lru_cache
+def bases(moments: tuple[str, ...], squares: tuple[str, ...], refresh: str, in_order: bool = True) -> Turned:
+    """How bases are made anew, and with them what is in their coordinates.
+
+    In its first turn a factor gets exact eigenvectors, later one power step from those that it has.
+
+    Args:
+      moments: the fields that are matrices in the bases, QL^H M QR.
+      squares: second moments in the bases: of such matrices, or "d*", of the rows and of the columns.
+      refresh: "qr", or "eigh" for exact eigenvectors in every turn.
+      in_order: whether vectors are put in the order of their eigenvalues before a power step.
+    """
+
+    def by_a_step(a: Array, basis: Array, *xs: Array) -> tuple[Array, ...]:
+        if in_order:
+            new, order = spectral.refreshed_in_order(a, basis)
+        else:
+            new, order = spectral.refreshed_basis(a, basis), None
+        moved = [adjoint(new) @ (basis @ x.astype(basis.dtype)) for x in xs[: len(moments)]]
+        rest = xs[len(moments) :]
+        return new, *moved, *(x if order is None else jnp.take_along_axis(x, order[..., None], -2) for x in rest)
+
+    def by_eigh(a: Array, basis: Array, *xs: Array) -> tuple[Array, ...]:
+        new = spectral.eigenbasis(a, basis)
+        turn = _highest(adjoint(new), basis)
+        moved = [turn @ x.astype(basis.dtype) for x in xs[: len(moments)]]
+        return new, *moved, *(abs_sq(turn) @ x for x in xs[len(moments) :])
+
+    exact = jax.jit(by_eigh)
+    return Turned(exact, exact if refresh == "eigh" else jax.jit(by_a_step), ("Q*",), (*moments, *squares))

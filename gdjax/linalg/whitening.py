@@ -1,0 +1,186 @@
+"""Preconditioners that whiten: Kronecker factors Q_l, Q_r of P = Q^H Q, fitted to one matrix after the other (PSGD).
+
+Each function is of one matrix G (rows, columns); U = P_l G P_r with P_l = Q_l^H Q_l and P_r = Q_r^H Q_r is about white.
+A factor is (n, n), or (n, 1), real, where it is diagonal.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.numerics import Array
+from gdjax.numerics.bounds import largest_of
+
+FORMS = "Q0.5EQ1.5", "QUAD", "EQ"
+_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+_SUBSPACE = 32  # random vectors in the estimate of a norm
+_MOST = 1 / 8  # the largest angle of a Procrustes step
+
+
+class Fit(NamedTuple):
+    """What is kept of one matrix."""
+
+    left: Array  # Q_l
+    right: Array  # Q_r
+    smooth: Array  # (1, 2), Lipschitz constants of Q_l and Q_r
+    left_product: Array  # P_l
+    right_product: Array  # P_r
+
+
+class Settings(NamedTuple):
+    """Of a fit: numbers, and the form of the step, one of `FORMS`."""
+
+    form: str
+    rate: Any
+    decay: Any
+    damping: Any
+
+
+def is_diagonal(q: Array) -> bool:
+    return q.shape[-1] == 1
+
+
+def whitened(left_product: Array, right_product: Array, g: Array, most: Any) -> Array:
+    """P_l G P_r, with a root mean square of `most` at most."""
+    x, unit = _applied(left_product, right_product, g)
+    rms = numerics.safe_root_mean_squares(x, 0)
+    return x * jnp.minimum(unit, most / jnp.where(rms == 0, 1, rms)).astype(x.dtype)
+
+
+def fitted(fit: Fit, g: Array, key: Array, settings: Settings) -> Fit:
+    """One step of the factors towards those that whiten G, with noise from a key."""
+    v, *vectors = _normals(key, [g.shape, *((_SUBSPACE, n) for n in g.shape)], g.dtype)
+    wide = settings.damping + float(jnp.finfo(g.dtype).eps) * jnp.abs(g)
+    g = g + wide.astype(g.dtype) * v
+    if settings.form == "EQ":
+        x, unit = _applied(fit.left, _adjoint(fit.right), g)
+        b = _solved(fit.right, _solved(fit.left, v).mT.conj()).mT.conj()
+    else:
+        x, unit = _applied(fit.left_product, fit.right_product, g)
+        b = None
+    top = jnp.max(jnp.abs(x), initial=0)
+    x = x * jnp.minimum(unit, largest_of(x.dtype, "summed") / jnp.where(top == 0, 1, top)).astype(x.dtype)
+    left, left_smooth = _side(fit.left, x, b, fit.smooth[0, 0], vectors[0], settings)
+    turned = None if b is None else b.mT.conj()
+    right, right_smooth = _side(fit.right, x.mT.conj(), turned, fit.smooth[0, 1], vectors[1], settings)
+    left, right = _balanced(left, right)
+    return Fit(left, right, jnp.stack([left_smooth, right_smooth])[None], product(left), product(right))
+
+
+def _normals(key: Array, shapes: Sequence[tuple[int, ...]], dtype: Any) -> list[Array]:
+    """Arrays of normal numbers, drawn at once: a program for each would take long to compile."""
+    ends = list(itertools.accumulate(map(math.prod, shapes), initial=0))
+    numbers = jax.random.normal(key, (ends[-1],), dtype)
+    return [numbers[a:b].reshape(shape) for a, b, shape in zip(ends, ends[1:], shapes, strict=False)]
+
+
+def product(q: Array) -> Array:
+    """Q^H Q."""
+    return jnp.square(q) if is_diagonal(q) else _dot(q.mT.conj(), q)
+
+
+def _applied(left: Array, right: Array, g: Array) -> tuple[Array, Array]:
+    """left (G / unit) right, and the unit, |G|'s largest element."""
+    unit = jnp.max(jnp.abs(g), initial=0)
+    unit = jnp.where(unit == 0, 1, unit)
+    x = g / unit.astype(g.dtype)
+    x = left.astype(x.dtype) * x if is_diagonal(left) else _dot(left, x)
+    return (x * right.mT.astype(x.dtype) if is_diagonal(right) else _dot(x, right)), unit
+
+
+def _adjoint(q: Array) -> Array:
+    return q if is_diagonal(q) else q.mT.conj()
+
+
+def _solved(q: Array, v: Array) -> Array:
+    """Q^-H V of a triangular Q."""
+    if is_diagonal(q):
+        return v / q.astype(v.dtype)
+    return jax.scipy.linalg.solve_triangular(q, v, trans="C")
+
+
+def _gram(x: Array, diagonal: bool) -> Array:
+    """X X^H, or its diagonal."""
+    return jnp.sum(numerics.abs_sq(x), 1, keepdims=True) if diagonal else _dot(x, x.mT.conj())
+
+
+def _side(
+    q: Array, x: Array, b: Array | None, smooth: Array, vectors: Array, settings: Settings
+) -> tuple[Array, Array]:
+    """One factor, Q = Q_l of X, after a step, and its Lipschitz constant."""
+    diagonal, size = is_diagonal(q), x.size // max(q.shape[0], 1)  # the trace of X X^H over that of I, if white
+    found = _gram(x, diagonal)
+    if b is not None:
+        wanted = _gram(b, diagonal)
+        most = jnp.max(found + wanted, initial=0) if diagonal else norm_bound(found + wanted, vectors)
+    else:
+        wanted = float(size)
+        most = (jnp.max(found, initial=0) if diagonal else norm_bound(found, vectors)) + wanted
+    smooth = jnp.maximum(settings.decay * smooth + (1 - settings.decay) * most, most)
+    rate = settings.rate / jnp.where(smooth == 0, 1, smooth)
+    if diagonal:
+        step = rate * (found - wanted)
+        return q * (jnp.square(1 - step / 2) if settings.form == "QUAD" else 1 - step), smooth
+    over = found * rate.astype(found.dtype)  # divided first: the products of huge numbers would overflow
+    if b is not None:
+        return q - _dot(jnp.triu(over - wanted * rate.astype(found.dtype)), q), smooth
+    less = (wanted * rate).astype(q.dtype)
+    if settings.form == "QUAD":
+        half = q - (_dot(over, q) - less * q) / 2
+        new = half - (_dot(half, over) - less * half) / 2
+        return (new + new.mT.conj()) / 2, smooth
+    return _turned(q - (_dot(over, q) - less * q), vectors), smooth
+
+
+def _balanced(left: Array, right: Array) -> tuple[Array, Array]:
+    """Both with the same largest element, which does not change their Kronecker product."""
+    tops = [jnp.max(jnp.abs(q), initial=0) for q in (left, right)]
+    good = (tops[0] > 0) & (tops[1] > 0)
+    roots = [jnp.sqrt(jnp.where(good, top, 1)) for top in tops]
+    ratio = roots[1] / roots[0]
+    return left * ratio.astype(left.dtype), right / ratio.astype(right.dtype)
+
+
+def _turned(q: Array, vectors: Array) -> Array:
+    """Q after a rotation exp(a R) Q, to the second order, that brings it nearer to a Hermitian matrix."""
+    r = q.mT.conj() - q
+    r = r / _or_one(norm_bound(r, vectors)).astype(q.dtype)
+    rq = _dot(r, q)
+    rrq = _dot(r, rq)
+    slope, curve = (jnp.real(jnp.trace(x)) for x in (rq, rrq))
+    a = jnp.where(curve < 0, jnp.minimum(-slope / jnp.where(curve < 0, curve, -1), _MOST), _MOST).astype(q.dtype)
+    return q + a * (rq + a / 2 * rrq)
+
+
+def norm_bound(a: Array, vectors: Array) -> Array:
+    """A lower bound of the spectral norm of a Hermitian or a skew-Hermitian A, near it, by subspace iteration.
+
+    The random vectors (k, n) are turned towards the row of A with the largest norm, so that A may be of low rank.
+    """
+    top = jnp.max(jnp.abs(a), initial=0)
+    a = a / _or_one(top).astype(a.dtype)
+    row = a[jnp.argmax(jnp.sum(numerics.abs_sq(a), 1))][None]
+    v = row + jnp.sign(jnp.sum(row * vectors.conj(), 1, keepdims=True)) * vectors
+    for _ in range(2):
+        v = _dot(v, a)
+        v = _dot(v / _or_one(_lengths(v)).astype(v.dtype), a)
+    return top * jnp.max(_lengths(v))
+
+
+def _lengths(v: Array) -> Array:
+    return numerics.sqrt(jnp.sum(numerics.abs_sq(v), 1, keepdims=True))
+
+
+def _or_one(x: Array) -> Array:
+    return jnp.where(x == 0, 1, x)
+
+
+def in_batches(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f` of one matrix as a function of one or of a stack."""
+    return lambda *xs: f(*xs) if xs[0].ndim == 2 else jax.vmap(f)(*xs)

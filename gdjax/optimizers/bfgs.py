@@ -1,0 +1,242 @@
+"""BFGS and the self-scaled Broyden method: the gradient times an inverse Hessian that is a matrix."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics, tree
+from gdjax.combine.chain import chain
+from gdjax.core import base, checks, meshes
+from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.core.closures import value_of
+from gdjax.core.types import ScalarOrSchedule
+from gdjax.linalg import boxes, quasi_newton, vectors
+from gdjax.linalg.quasi_newton import Pair, Rule
+from gdjax.linesearch.line import fit
+from gdjax.linesearch.zoom import scale_by_zoom_linesearch
+from gdjax.numerics import Array
+from gdjax.optimizers.lbfgs import NEWTON_SEARCH
+from gdjax.projections.boxes import ends_of
+from gdjax.transforms.scaling import scale, scale_by_learning_rate
+
+SEARCH_WITHIN = scale_by_zoom_linesearch(20, max_learning_rate=1.0, initial_guess_strategy="one")
+
+
+class ScaleByBFGSState(NamedTuple):
+    """State of `scale_by_bfgs` and `scale_by_ssbroyden`; n is the number of real numbers in the parameters."""
+
+    count: Array  # () int32, updates made so far
+    pairs: Array  # () int32, how many steps H is made from; 0 where it is the identity
+    params: Any  # at the last update
+    updates: Any  # gradients at the last update, like the parameters
+    slope: Array  # () <g, H g> at the last update
+    inverse_hessian: Array  # (n, n) H, symmetric, in the widest dtype of the parameters, float32 at least
+
+
+@transform
+def scale_by_bfgs(
+    scale_init_precond: bool = True, *, self_scaling: bool = False, bounds: Any = None
+) -> GradientTransformation:
+    """Multiplies the gradient by the BFGS approximation of the inverse Hessian: u = H g.
+
+        s_k = p_{k+1} - p_k,    y_k = g_{k+1} - g_k,    rho_k = 1 / <s_k, y_k>,    V_k = I - rho_k y_k s_k^T
+        H_{k+1} = V_k^T H_k V_k / tau_k + rho_k s_k s_k^T
+
+    H is a matrix over all parameters: n^2 numbers for n parameters, the leaves in a row. A step is one product of H and
+    two vectors, and one pass that writes H. `update` needs the parameters. For more than some thousands of them take
+    `scale_by_lbfgs`.
+
+    Args:
+      scale_init_precond: the first H_0 is <s, y> / <y, y> I; until there is a pair u = g min(1, 1 / |g|). With False
+        both are I.
+      self_scaling: tau_k = min(1, <s_k, y_k> / <s_k, H_k^-1 s_k>), which is SSBFGS; otherwise tau_k = 1.
+      bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
+        parameters of numbers, arrays and None. Then u is such that p - eta u is within the bounds for every eta from 0
+        to 1 if p is. A number at a bound, with the gradient pressing against it, is held: H takes no part of it. The
+        others go to the projection of p - a H g, a = 1 or a smaller power of 1/2 where clipping spoils the descent.
+
+    A pair that no convex function makes, <s, y> <= eps |s| |y| with eps the precision of the dtype, leaves H as it is,
+    as in `scale_by_lbfgs`. So do a NaN and an infinity: they show in u, and are forgotten after the next step. H begins
+    anew from I where rounding has made <g, H g> negative. The inner product in tau is taken from <s, g> and <g, H g>:
+    it is exact where s is along H g, as a learning rate and a line search leave it, and a lower bound elsewhere.
+
+    Reference:
+      Nocedal & Wright 2006, Numerical optimization, equations 6.17 and 6.20; Al-Baali 1998, Numerical experience with a
+      class of self-scaling quasi-Newton algorithms, https://doi.org/10.1023/A:1022608410710; for the bounds Bertsekas
+      1982, Projected Newton methods for optimization problems with simple constraints, https://doi.org/10.1137/0320018
+    """
+    rule = quasi_newton.ssbfgs if self_scaling else quasi_newton.bfgs
+    return _by_matrix("gdjax.scale_by_bfgs", rule, scale_init_precond, bounds)
+
+
+@transform
+def scale_by_ssbroyden(scale_init_precond: bool = True, *, bounds: Any = None) -> GradientTransformation:
+    """Multiplies the gradient by the self-scaled Broyden approximation of the inverse Hessian: u = H g.
+
+        H_{k+1} = (H_k - w_k w_k^T / <y_k, w_k> + phi_k <y_k, w_k> v_k v_k^T) / tau_k + s_k s_k^T / <s_k, y_k>
+        w_k = H_k y_k,    v_k = s_k / <s_k, y_k> - w_k / <y_k, w_k>
+
+    with s and y of `scale_by_bfgs`, and with tau and phi that change from step to step:
+
+        b = <s, H^-1 s> / <s, y>,    h = <y, H y> / <s, y>,    a = b h - 1,    c = sqrt(a / (a + 1))
+        rho_minus = min(1, h (1 - c)),    rho_plus = min(1, 1 / b)
+        theta = max((rho_minus - 1) / a, min(1 / rho_minus, (1 - b) / b)),    sigma = 1 + a theta
+        phi = (1 - theta) / sigma
+        tau = rho_plus min(sigma^(1 / (1 - n)), 1 / theta)       if theta > 0
+        tau = min(rho_plus sigma^(1 / (1 - n)), sigma)           otherwise
+
+    Args:
+      scale_init_precond: the first H_0 is <s, y> / <y, y> I; until there is a pair u = g min(1, 1 / |g|). With False
+        both are I.
+      bounds: see `scale_by_bfgs`, as for bad pairs, NaN, H^-1 and the cost.
+
+    Departs from Urbán, whose code begins with H_0 = I, or scales it by a formula of its own.
+
+    Reference:
+      Urbán, Stefanou & Pons 2025, Unveiling the optimization process of physics informed neural networks: How accurate
+      and competitive can PINNs be?, https://arxiv.org/abs/2405.04230; Al-Baali & Khalfan 2005, Wide interval for
+      efficient self-scaling quasi-Newton algorithms, https://doi.org/10.1080/10556780410001709448
+    """
+    return _by_matrix("gdjax.scale_by_ssbroyden", quasi_newton.ssbroyden, scale_init_precond, bounds)
+
+
+@transform
+def bfgs(
+    learning_rate: ScalarOrSchedule | None = None,
+    scale_init_precond: bool = True,
+    linesearch: Any = NEWTON_SEARCH,
+    *,
+    self_scaling: bool = False,
+    bounds: Any = None,
+) -> GradientTransformation:
+    """BFGS, a quasi-Newton method for up to some thousands of parameters, with a line search.
+
+        x_{t+1} = x_t - eta_t H_t g_t
+
+    with H_t of `scale_by_bfgs` and eta_t of the line search, which asks for the function and its value, see `lbfgs`.
+    It needs fewer steps than L-BFGS, and its steps cost n^2.
+
+    Args:
+      learning_rate: a scalar or a schedule; None is 1. With bounds it is at most 1.
+      scale_init_precond: whether H_t starts from a multiple of the identity, as it should, or the identity.
+      linesearch: a transform that scales the updates; None takes them as they are, and `update` then needs neither
+        `value` nor `value_fn`. With bounds its `max_learning_rate` is at most 1, as the default one then has it.
+      self_scaling: SSBFGS, see `scale_by_bfgs`: H_t is made larger, which pays where curvatures are very different.
+      bounds: a pair of bounds of the parameters, see `scale_by_bfgs`.
+
+    Reference:
+      Nocedal & Wright 2006, Numerical optimization, Algorithm 6.1; Al-Baali 1998.
+    """
+    direction = scale_by_bfgs(scale_init_precond, self_scaling=self_scaling, bounds=bounds)
+    return _searched("gdjax.bfgs", direction, learning_rate, linesearch, bounds)
+
+
+@transform
+def ssbroyden(
+    learning_rate: ScalarOrSchedule | None = None,
+    scale_init_precond: bool = True,
+    linesearch: Any = NEWTON_SEARCH,
+    *,
+    bounds: Any = None,
+) -> GradientTransformation:
+    """The self-scaled Broyden method, for physics-informed networks and other problems of very different curvatures.
+
+        x_{t+1} = x_t - eta_t H_t g_t
+
+    with H_t of `scale_by_ssbroyden` and eta_t of the line search, which asks for the function and its value, see
+    `lbfgs`. Give it all data in every step, and float64: `jax.config.update("jax_enable_x64", True)`.
+
+    Args:
+      learning_rate: a scalar or a schedule; None is 1. With bounds it is at most 1.
+      scale_init_precond: whether H_t starts from a multiple of the identity, as it should, or the identity.
+      linesearch: as in `bfgs`.
+      bounds: a pair of bounds of the parameters, see `scale_by_bfgs`.
+
+    Reference:
+      Urbán, Stefanou & Pons 2025, https://arxiv.org/abs/2405.04230; Kiyani et al. 2025, Optimizing the optimizer for
+      physics-informed neural networks and Kolmogorov-Arnold networks, https://arxiv.org/abs/2501.16371
+    """
+    direction = scale_by_ssbroyden(scale_init_precond, bounds=bounds)
+    return _searched("gdjax.ssbroyden", direction, learning_rate, linesearch, bounds)
+
+
+def _searched(label: str, direction: Any, learning_rate: Any, linesearch: Any, bounds: Any) -> GradientTransformation:
+    if linesearch is not None:
+        base.check_transform(label, "linesearch", linesearch)
+    if bounds is not None:
+        linesearch = SEARCH_WITHIN if linesearch == NEWTON_SEARCH else linesearch
+        for name, x in {
+            "learning_rate": learning_rate,
+            "max_learning_rate of linesearch": _farthest(linesearch),
+        }.items():
+            if isinstance(x, checks.NUMBER) and x > 1:
+                raise ValueError(f"{label}: with bounds the {name} must be at most 1, got {x}")
+    return chain(
+        direction,
+        scale(-1.0) if learning_rate is None else scale_by_learning_rate(learning_rate),
+        identity() if linesearch is None else linesearch,
+    )
+
+
+def _farthest(linesearch: Any) -> Any:
+    """The `max_learning_rate` of a line search; 1 of anything else."""
+    call = getattr(value_of(getattr(linesearch, "update", None)), "call", None)
+    most = call.arguments.get("max_learning_rate", 1) if call else 1
+    return jnp.inf if most is None else most
+
+
+def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Any) -> GradientTransformation:
+    def init(params: Any) -> ScaleByBFGSState:
+        checks.leaves(label, "params", params)
+
+        def zeros() -> Any:
+            return jax.tree.map(lambda p: meshes.zeros_along(p, range(jnp.ndim(p)), jnp.result_type(p)), params)
+
+        ends_of(label, params, bounds)
+        dtype, zero = numerics.widest_real(params), lambda: jnp.zeros((), jnp.int32)
+        H = jnp.eye(vectors.reals(params), dtype=dtype)
+        return ScaleByBFGSState(zero(), zero(), zeros(), zeros(), jnp.zeros((), dtype), H)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ScaleByBFGSState]:
+        checks.state(label, state, ScaleByBFGSState)
+        checks.params(label, params)
+        fit(label, "updates", updates, params)
+        checks.slots(label, updates, params=state.params, updates=state.updates)
+        where, H = vectors.gaps(updates, state.params), state.inverse_hessian
+        checks.slot(label, "params", "inverse_hessian", H, (vectors.reals(state.params),) * 2, "their numbers squared")
+        trees = (state.params, state.updates, params, updates, *ends_of(label, state.params, bounds))
+        lists = [vectors.trained(label, x, updates) for x in trees]
+
+        def step(H: Array, count: Array, pairs: Array, slope: Array, *lists: Any) -> tuple[Any, ...]:
+            old_p, old_g, p, g, *ends = (vectors.joined(xs, where, H.dtype) for xs in lists)
+            s, y, fixed = jnp.where(count > 0, p - old_p, 0), g - old_g, jnp.zeros(g.shape, bool)
+            if ends:
+                fixed = boxes.held(p, g, size(pairs, g) * jnp.diagonal(H), *ends)
+                y = jnp.where(s == 0, 0, y)  # of what was held: its gradient changed by the work of the others
+            x, n = jnp.where(fixed, 0, g), g.size - sum(filter(None, where))
+            H, pairs, d = quasi_newton.renewed(rule, H, pairs, Pair(s, y, s @ old_g, slope), x, n, scaled)
+            slope = jnp.clip(x @ d, 0, jnp.finfo(H.dtype).max)  # of huge gradients it is infinite
+            d = size(pairs, x) * d
+            us = vectors.split(boxes.within(p, g, d, fixed, *ends) if ends else d, lists[3], where)
+            us = [u.astype(g.dtype) for u, g in zip(us, lists[3], strict=True)]
+            us = [boxes.rounded(u, *rest) for u, *rest in zip(us, lists[2], *lists[4:], strict=True)] if ends else us
+            return us, H, pairs, slope
+
+        def size(pairs: Array, g: Array) -> Array:
+            """What the identity is multiplied by until there is a pair."""
+            return jnp.where((pairs == 0) & scaled, 1 / jnp.maximum(tree.global_norm(g), 1), 1)
+
+        now = H, state.count, state.pairs, state.slope
+        u, H, pairs, slope = meshes.partitioned(step, (lists[3], H, None, None), *now, *lists)
+        new_state = ScaleByBFGSState(
+            numerics.safe_increment(state.count),
+            pairs.astype(state.pairs.dtype),
+            vectors.replaced(label, state.params, updates, lists[2]),
+            vectors.replaced(label, state.updates, updates, lists[3]),
+            slope,
+            H,
+        )
+        return vectors.replaced(label, updates, updates, u), new_state
+
+    return GradientTransformation(init, update)

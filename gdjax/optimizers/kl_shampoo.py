@@ -1,0 +1,187 @@
+"""KL-Shampoo: Kronecker factors that are fitted together, each whitened by the other."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.stages import Reduced, Staged, Tree
+from gdjax.linalg.factored import Layout
+from gdjax.linalg.kronecker import adjoint, averaged, gram, into, out_of
+from gdjax.linalg.roles import routing
+from gdjax.numerics import Array, abs_sq
+from gdjax.optimizers.kronecker import labelled, new_bases, of_blocks, slots
+from gdjax.optimizers.with_adam import with_adam
+
+LEAST, MOST = 10, 4000  # 1 / sqrt(d) is at most the length of d, which counts as no less and no more than these
+
+
+class KLShampooState(NamedTuple):
+    """State of `scale_by_kl_shampoo`. For each leaf a list of stacks of m x n blocks, (number, m, n)."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # (number, m, n), average of the gradients, in the coordinates of the bases
+    L: Any  # (number, m, m), average of G R^-1 G^T / n; MaskedNode where that side has no factor
+    R: Any  # (number, n, n), average of G^T L^-1 G / m
+    QL: Any  # (number, m, m), eigenvectors of an earlier L
+    QR: Any  # (number, n, n), eigenvectors of an earlier R
+    dL: Any  # (number, m, 1), estimates of the eigenvalues of L
+    dR: Any  # (number, 1, n), those of R
+
+
+def whitened_factors(x: Mapping[str, Any], G: Array, t: Any, beta: Any) -> dict[str, Any]:  # noqa: N803
+    """The factors, each whitened by the other, and their eigenvalues; G is the gradient in the bases."""
+    g, (m, n) = x["g"], (max(size, 1) for size in x["g"].shape[-2:])
+
+    def whitening(d: Array | None) -> Any:
+        return 1 if d is None else jnp.where(t > 1, 1 / numerics.sqrt(d), 1).astype(g.dtype)
+
+    left, right = whitening(x["dL"]), whitening(x["dR"])
+    by_right, by_left = into(g, None, x["QR"]) * right, into(g, x["QL"], None) * left
+    return {
+        "L": averaged(x["L"], lambda: gram(by_right) / n, beta),
+        "R": averaged(x["R"], lambda: gram(adjoint(by_left)) / m, beta),
+        "dL": _eigenvalues(x["dL"], lambda: jnp.sum(abs_sq(G * right), -1, keepdims=True) / n, t, beta),
+        "dR": _eigenvalues(x["dR"], lambda: jnp.sum(abs_sq(G * left), -2, keepdims=True) / m, t, beta),
+    }
+
+
+def _eigenvalues(d: Array | None, new: Any, t: Any, beta: Any) -> Array | None:
+    """The average of what is measured along the eigenvectors; the first step has none."""
+    if d is None:
+        return None
+    most = max(LEAST, min(max(d.shape[-2:]), MOST))
+    return jnp.where(t > 1, jnp.maximum(beta * d + (1 - beta) * new(), 1 / most**2), d)
+
+
+def _kl_shampoo_of_blocks(x: Mapping[str, Any], t: Any, b1: Any, shampoo_beta: Any, eps: Any) -> dict[str, Any]:
+    G = into(x["g"], x["QL"], x["QR"])  # noqa: N806
+    mu = b1 * x["mu"].astype(G.dtype) + (1 - b1) * G * (t > 1).astype(G.dtype)
+    left, right = (1.0 if x[name] is None else numerics.sqrt(x[name]) for name in ("dL", "dR"))
+    u = mu / jnp.asarray(left * right + eps).astype(G.dtype)
+    return {"u": out_of(u, x["QL"], x["QR"]), "mu": mu, **whitened_factors(x, G, t, shampoo_beta)}
+
+
+def _kl_shampoo(
+    gs: Any, s: Any, ps: Any, t: Any,
+    tree: Tree, b1: Hyper, shampoo_beta: Hyper, eps: Hyper, roles: Any, layout: Any,
+) -> Any:  # fmt: skip
+    step = {"t": t, "b1": b1, "shampoo_beta": shampoo_beta, "eps": eps}
+    return of_blocks(_kl_shampoo_of_blocks, tree, gs, s, roles, layout, step, "mu L R dL dR".split())
+
+
+SLOTS = slots(mu="blocks", L="L", R="R", QL="QL", QR="QR", dL="dL", dR="dR")
+
+
+@leafwise(KLShampooState, reduce=(_kl_shampoo, new_bases(("mu",), ("d*",), in_order=False)), **SLOTS)
+def _kl_shampoo_rule(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
+    init_factor: Staged = 0.1, refresh: Staged = "qr", layout: Staged = None, mu_dtype: Staged = None,
+    roles: Staged = None, label: Staged = "", u: Reduced = None,
+) -> Any:  # fmt: skip
+    return u, s
+
+
+@transform
+def scale_by_kl_shampoo(
+    b1: ScalarOrSchedule = 0.9,
+    shampoo_beta: ScalarOrSchedule = 0.98,
+    eps: ScalarOrSchedule = 1e-8,
+    precondition_frequency: ScalarOrSchedule = 10,
+    max_precond_dim: int | None = 10000,
+    *,
+    init_factor: float = 0.1,
+    block_size: int | None = None,
+    sides: str = "both",
+    refresh: str = "qr",
+    mu_dtype: Any = None,
+    roles: Any = None,
+) -> GradientTransformation:
+    """KL-Shampoo's direction. Every leaf must be a matrix, or `roles` say how it is one. See `kl_shampoo`.
+
+    Raises:
+      ValueError: an unknown `sides` or `refresh`; a size below 1; (in init) a leaf that is no matrix.
+      TypeError: a size that is no int.
+    """
+    return labelled(
+        _kl_shampoo_rule, "gdjax.scale_by_kl_shampoo", b1, shampoo_beta, eps, precondition_frequency,
+        init_factor=init_factor, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
+        mu_dtype=mu_dtype, roles=roles,
+    )  # fmt: skip
+
+
+@transform
+def kl_shampoo(
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.9,
+    shampoo_beta: ScalarOrSchedule = 0.98,
+    eps: ScalarOrSchedule = 1e-8,
+    precondition_frequency: ScalarOrSchedule = 10,
+    max_precond_dim: int | None = 10000,
+    *,
+    init_factor: float = 0.1,
+    block_size: int | None = None,
+    sides: str = "both",
+    refresh: str = "qr",
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any = None,
+    mu_dtype: Any = None,
+    roles: Any = None,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    adam_b1: ScalarOrSchedule = 0.9,
+    adam_b2: ScalarOrSchedule = 0.999,
+    adam_eps: ScalarOrSchedule = 1e-8,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    others: Any = None,
+) -> GradientTransformation:
+    """KL-Shampoo for hidden matrices: Shampoo whose two factors are fitted together. AdamW for the rest.
+
+        L_t = beta L_{t-1} + (1 - beta) G_t R^-1 G_t^T / n,    R_t = beta R_{t-1} + (1 - beta) G_t^T L^-1 G_t / m
+        m_t = b1 m_{t-1} + (1 - b1) G_t
+        x_{t+1} = x_t - lr (QL ((QL^T m_t QR) / (sqrt(dL dR^T) + eps)) QR^T + weight_decay x_t)
+
+    for an m x n matrix. In the inverses L is QL diag(dL) QL^T, and R alike: QL and QR are eigenvectors of earlier
+    factors, see `soap`, and dL and dR averages of what is measured along them, for dL the row means of
+    |QL^T G QR|^2 / dR. The Kronecker product of L and R then is near the covariance of G in the Kullback-Leibler
+    divergence of Gaussians. The first step makes the factors, of G G^T / n and G^T G / m, and moves no matrix.
+
+    The state has m n + 2 m^2 + 2 n^2 + m + n numbers.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1: decay of the momentum.
+      shampoo_beta: beta, in [0, 1).
+      eps: at least 0.
+      precondition_frequency, max_precond_dim, block_size, sides, refresh: as in `soap`. A factor that is not there is
+        I.
+      init_factor: what dL and dR start at, above 0.
+      weight_decay, weight_decay_mask, mu_dtype, roles, adam_learning_rate, adam_b1, adam_b2, adam_eps,
+        adam_weight_decay, others: as in `soap`.
+
+    1 / sqrt(d) is at most the length of d, which counts as at least 10 and at most 4000.
+
+    Departures: the reference computes in bfloat16 by default. Others as in `soap`, but for eps.
+
+    Raises:
+      ValueError: an unknown `sides` or `refresh`; a size below 1; roles that do not fit.
+      TypeError: a size that is no int.
+
+    Reference:
+      Lin et al. 2025, Understanding and improving Shampoo and SOAP via Kullback-Leibler minimization, Figure 3,
+      https://arxiv.org/abs/2509.03378
+    """
+    label, numbers = "gdjax.kl_shampoo", routing(roles)
+    direction = labelled(
+        _kl_shampoo_rule, label, b1, shampoo_beta, eps, precondition_frequency,
+        init_factor=init_factor, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
+        mu_dtype=mu_dtype, roles=numbers,
+    )  # fmt: skip
+    return with_adam(
+        label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
+    )  # fmt: skip

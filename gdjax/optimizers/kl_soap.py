@@ -1,0 +1,154 @@
+"""KL-SOAP: Adam in the eigenbases of KL-Shampoo's factors."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.stages import Reduced, Staged, Tree
+from gdjax.linalg.factored import Layout
+from gdjax.linalg.roles import routing
+from gdjax.numerics import Array
+from gdjax.optimizers.kl_shampoo import SLOTS, whitened_factors
+from gdjax.optimizers.kronecker import labelled, new_bases, of_blocks, slots
+from gdjax.optimizers.soap import adam_in_bases
+from gdjax.optimizers.with_adam import with_adam
+
+
+class KLSoapState(NamedTuple):
+    """State of `scale_by_kl_soap`. As `KLShampooState`, with a second moment."""
+
+    count: Array
+    mu: Any
+    nu: Any  # (number, m, n), average of the squares of the gradients, in the coordinates of the bases
+    L: Any
+    R: Any
+    QL: Any
+    QR: Any
+    dL: Any
+    dR: Any
+
+
+def _kl_soap_of_blocks(x: Mapping[str, Any], t: Any, shampoo_beta: Any, **adam: Any) -> dict[str, Any]:
+    moved, G = adam_in_bases(x, t, **adam)  # noqa: N806
+    return {**moved, **whitened_factors(x, G, t, shampoo_beta)}
+
+
+def _kl_soap(
+    gs: Any, s: Any, ps: Any, t: Any,
+    tree: Tree, b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, bias_correction: bool, roles: Any, layout: Any,
+) -> Any:  # fmt: skip
+    step = {"t": t, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
+    f = functools.partial(_kl_soap_of_blocks, bias_correction=bias_correction)
+    return of_blocks(f, tree, gs, s, roles, layout, step, "mu nu L R dL dR".split())
+
+
+@leafwise(
+    KLSoapState, reduce=(_kl_soap, new_bases(("mu",), ("nu", "d*"), in_order=False)), **SLOTS, **slots(nu="squares")
+)
+def _kl_soap_rule(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
+    init_factor: Staged = 0.1, bias_correction: Staged = False, refresh: Staged = "qr", layout: Staged = None,
+    mu_dtype: Staged = None, roles: Staged = None, label: Staged = "", u: Reduced = None,
+) -> Any:  # fmt: skip
+    return u, s
+
+
+@transform
+def scale_by_kl_soap(
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.98,
+    shampoo_beta: ScalarOrSchedule | None = None,
+    eps: ScalarOrSchedule = 1e-8,
+    precondition_frequency: ScalarOrSchedule = 10,
+    max_precond_dim: int | None = 10000,
+    *,
+    init_factor: float = 0.1,
+    block_size: int | None = None,
+    sides: str = "both",
+    refresh: str = "qr",
+    bias_correction: bool = False,
+    mu_dtype: Any = None,
+    roles: Any = None,
+) -> GradientTransformation:
+    """KL-SOAP's direction. Every leaf must be a matrix, or `roles` say how it is one. See `kl_soap`.
+
+    Raises:
+      ValueError: an unknown `sides` or `refresh`; a size below 1; (in init) a leaf that is no matrix.
+      TypeError: a size that is no int.
+    """
+    return labelled(
+        _kl_soap_rule, "gdjax.scale_by_kl_soap", b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps,
+        precondition_frequency, init_factor=init_factor, bias_correction=bias_correction, refresh=refresh,
+        layout=Layout(block_size, sides, max_precond_dim), mu_dtype=mu_dtype, roles=roles,
+    )  # fmt: skip
+
+
+@transform
+def kl_soap(
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.98,
+    shampoo_beta: ScalarOrSchedule | None = None,
+    eps: ScalarOrSchedule = 1e-8,
+    precondition_frequency: ScalarOrSchedule = 10,
+    max_precond_dim: int | None = 10000,
+    *,
+    init_factor: float = 0.1,
+    block_size: int | None = None,
+    sides: str = "both",
+    refresh: str = "qr",
+    bias_correction: bool = False,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any = None,
+    mu_dtype: Any = None,
+    roles: Any = None,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    adam_b1: ScalarOrSchedule = 0.9,
+    adam_b2: ScalarOrSchedule = 0.999,
+    adam_eps: ScalarOrSchedule = 1e-8,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    others: Any = None,
+) -> GradientTransformation:
+    """KL-SOAP for hidden matrices: Adam in the eigenbases of KL-Shampoo's factors. AdamW for the rest.
+
+        L_t, R_t, QL, QR as in `kl_shampoo`
+        G'_t = QL^T G_t QR,    m_t, v_t = averages of G'_t and G'_t^2
+        x_{t+1} = x_t - lr (QL (m_t / (sqrt(v_t) + eps)) QR^T + weight_decay x_t)
+
+    For an m x n matrix the state has 2 m n + 2 m^2 + 2 n^2 + m + n numbers.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1, b2: decay of m and v, in [0, 1).
+      shampoo_beta: of L and R, in [0, 1); b2 by default.
+      eps: at least 0.
+      precondition_frequency, max_precond_dim, block_size, sides, refresh: as in `soap`.
+      init_factor: what the eigenvalues of L and R start at, above 0.
+      bias_correction: True for Adam's m^ and v^.
+      weight_decay, weight_decay_mask, mu_dtype, roles, adam_learning_rate, adam_b1, adam_b2, adam_eps,
+        adam_weight_decay, others: as in `soap`.
+
+    Departures: as in `kl_shampoo`.
+
+    Raises:
+      ValueError: an unknown `sides` or `refresh`; a size below 1; roles that do not fit.
+      TypeError: a size that is no int.
+
+    Reference:
+      Lin et al. 2025, Understanding and improving Shampoo and SOAP via Kullback-Leibler minimization, section 4,
+      https://arxiv.org/abs/2509.03378
+    """
+    label, numbers = "gdjax.kl_soap", routing(roles)
+    direction = labelled(
+        _kl_soap_rule, label, b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
+        init_factor=init_factor, bias_correction=bias_correction, refresh=refresh,
+        layout=Layout(block_size, sides, max_precond_dim), mu_dtype=mu_dtype, roles=numbers,
+    )  # fmt: skip
+    return with_adam(
+        label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
+    )  # fmt: skip

@@ -1,0 +1,92 @@
+"""What the optimizers with Kronecker factors share: their slots, their stages, their factories."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from gdjax import numerics
+from gdjax.core import base, meshes
+from gdjax.core.base import MaskedNode
+from gdjax.lift.leafwise import Hyper
+from gdjax.lift.slots import start
+from gdjax.lift.stages import Planned, Stage, Tree
+from gdjax.linalg import factored, kronecker
+from gdjax.linalg.factored import Cut, Layout, cuts_of
+from gdjax.linalg.kronecker import adjoint, averaged, gram
+from gdjax.linalg.matrices import Matrix
+from gdjax.linalg.turns import in_turns
+from gdjax.numerics import bounded
+
+
+def slots(**whats: str) -> dict[str, Any]:
+    """Slots that start as `factored.started` says; of those that are "blocks" the dtype is `mu_dtype`.
+
+    "method: what" is a slot for one value of an argument alone, "qr: QL" say.
+    """
+    return {name: Planned(functools.partial(_started, what)) for name, what in whats.items()}
+
+
+def _started(what: str, params: Any, given: Mapping[str, Any]) -> list[Any]:
+    cuts = cuts_of(given["label"], params, given["roles"], Matrix(), given["layout"])
+    needed, _, what = what.rpartition(": ")
+    if needed and needed not in (given.get("grafting"), given["refresh"]):
+        return [[MaskedNode() for _ in cut.sizes] for cut in cuts]
+    return factored.started(cuts, params, what, given["mu_dtype"], start(given.get("init_factor", 1.0), {}))
+
+
+def of_blocks(f: Any, tree: Tree, gs: Any, s: Any, roles: Any, layout: Layout, numbers: Any, fields: Any) -> Any:
+    """f of the gradient and the slots of all blocks, with the numbers of the step: "u", and those fields anew."""
+    cuts: list[Cut] = tree.of_each(cuts_of(tree.label, tree.of(gs), roles, Matrix(), layout))
+    real = numerics.widest_real(gs)
+    numbers = {k: numerics.scalar(x, real) for k, x in numbers.items()}
+
+    def all_blocks(gs: Any, slots: Any, numbers: Any) -> Any:
+        apart = [cut.apart(bounded(g, "summed")) for cut, g in zip(cuts, gs, strict=True)]
+        new = factored.together(functools.partial(f, **numbers), {"g": apart, **slots})
+        return {**new, "u": [cut.joined(u) for cut, u in zip(cuts, new["u"], strict=True)]}
+
+    slots = {name: x for name, x in s._asdict().items() if name != "count"}
+    return meshes.partitioned(all_blocks, {"u": gs, **{k: slots[k] for k in fields}}, gs, slots, numbers)
+
+
+def new_bases(moments: tuple[str, ...], squares: tuple[str, ...], in_order: bool = True) -> Stage:
+    """The stage of the bases, after the rule; see `kronecker.bases`."""
+    fields = kronecker.bases(moments, squares, "qr").fields
+
+    def stage(gs: Any, s: Any, ps: Any, t: Any, precondition_frequency: Hyper, refresh: str) -> Any:
+        turned = kronecker.bases(moments, squares, refresh, in_order)
+        slots = {name: getattr(s, name) for name in ("L", "R", "mu", *fields)}
+        of = lambda slots, count, every: in_turns(turned, slots, count, every)  # noqa: E731
+        return meshes.partitioned(of, {name: slots[name] for name in fields}, slots, s.count, precondition_frequency)
+
+    return Stage(stage, " ".join(fields), late=True)
+
+
+def factors(x: Mapping[str, Any], beta: Any) -> dict[str, Any]:
+    """Shampoo's averages of G G^T and G^T G."""
+    g = x["g"]
+    return {
+        "L": averaged(x["L"], lambda: gram(g), beta),
+        "R": averaged(x["R"], lambda: gram(adjoint(g)), beta),
+    }
+
+
+def labelled(
+    rule: Any,
+    label: str,
+    *arguments: Any,
+    refresh: str,
+    layout: Layout,
+    methods: Any = kronecker.REFRESHES,
+    **staged: Any,
+) -> Any:
+    """The rule with these arguments, under the name `label`.
+
+    Raises:
+      ValueError: an unknown `sides` or `refresh`; a size below 1.
+      TypeError: a size that is no int.
+    """
+    if refresh not in methods:
+        raise ValueError(f"{label}: refresh must be one of {', '.join(methods)}, got {refresh!r}")
+    made = rule(*arguments, refresh=refresh, layout=layout.checked(label), label=label, **staged)
+    return base.part_of(made).labelled(label)

@@ -1,0 +1,250 @@
+"""PSGD: momentum whitened by a Kronecker-factored preconditioner that is fitted by gradient descent."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.combine.chain import chain
+from gdjax.combine.routed import routed
+from gdjax.core import base, checks, keys
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule, Schedule, Transform
+from gdjax.core.values import value as by_value
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import Shared, first_moment
+from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Tree, Whole
+from gdjax.linalg import psgd
+from gdjax.linalg.roles import routing
+from gdjax.numerics import Array
+from gdjax.optimizers.adam import adamw
+from gdjax.schedules.arguments import check_numbers
+from gdjax.schedules.curves import of_count
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+class PSGDKronState(NamedTuple):
+    """State of `scale_by_psgd_kron`. A leaf has a list of what it says, one for each of its stacks of matrices."""
+
+    count: Array  # () int32, updates made so far
+    update_counter: Array  # () int32, updates since the last of the preconditioner
+    key: Array  # () of the noise
+    mu: Any  # like params, momentum
+    Q: Any  # [left (number, rows, rows), right (number, columns, columns)]; (number, n, 1) where it is diagonal
+    P: Any  # the same of Q^H Q
+    L: Any  # (number, 1, 2), Lipschitz constants of both
+
+
+@by_value
+def precond_update_prob_schedule(
+    max_prob: float = 1.0, min_prob: float = 0.03, decay: float = 0.001, flat_start: int = 500
+) -> Schedule:
+    """How often PSGD's preconditioner is updated: `max_prob` at first, then less and less, down to `min_prob`.
+
+        p_t = min(max_prob, max(min_prob, max_prob exp(-decay (t - flat_start))))
+
+    The reference is psgd_jax, https://github.com/evanatyourservice/psgd_jax.
+
+    Raises:
+      ValueError: an argument is not finite.
+    """
+    name = "precond_update_prob_schedule"
+    check_numbers(name, max_prob=max_prob, min_prob=min_prob, decay=decay, flat_start=flat_start)
+    falling = lambda t: max_prob * jnp.exp(-decay * (t.astype(float) - flat_start))  # noqa: E731
+    return of_count(lambda step: jnp.clip(falling(step), min_prob, max_prob))
+
+
+PROBABILITY = precond_update_prob_schedule()
+
+
+def _due(s: Any, t: Any, preconditioner_update_probability: Hyper) -> dict[str, Any]:
+    """Whether the preconditioner is updated in this step: where as many steps have passed as its probability says."""
+    passed = numerics.safe_increment(s.update_counter)
+    due = passed.astype(t.dtype) * preconditioner_update_probability >= 1 - 1e-6
+    return {"update_counter": jnp.where(due, 0, passed), "due": due}
+
+
+def _momentum(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, normalize_grads: bool, roles: Any) -> Any:
+    """mu_t."""
+    leaves = [x._replace(path="") for x in tree.of_each(psgd.leaves_of(tree.label, tree.of(gs), roles))]
+    return {"mu": [psgd.averaged(x, normalize_grads, g, mu, b1) for x, g, mu in zip(leaves, gs, s.mu, strict=True)]}
+
+
+def _fit(
+    gs: Any, s: Any, ps: Any, t: Any,
+    tree: Tree, b1: Hyper, precond_lr: Hyper, beta_lip: Hyper, damping: Hyper, momentum_into_precond_update: bool,
+    normalize_grads: bool, dQ: str, roles: Any,  # noqa: N803
+) -> Any:  # fmt: skip
+    """New factors of all matrices."""
+    leaves = tree.of_each(psgd.leaves_of(tree.label, tree.of(gs), roles))
+    key, now = jax.random.split(s.key)
+    if momentum_into_precond_update:
+        given = [psgd.unbiased(mu, b1, t) for mu in s.mu]
+    else:
+        given = [psgd.ready(x, normalize_grads, g) for x, g in zip(leaves, gs, strict=True)]
+    new = psgd.refitted(leaves, given, s, now, dQ, (precond_lr, beta_lip, damping))
+    return {"key": key, **new}
+
+
+def _whitened(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, max_update_rms: Hyper, roles: Any) -> Any:
+    """The momentum of all matrices, whitened."""
+    leaves = tree.of_each(psgd.leaves_of(tree.label, tree.of(gs), roles))
+    ms = [psgd.unbiased(mu, b1, t) for mu in s.mu]
+    return {"u": psgd.whitened(leaves, ms, gs, s, max_update_rms)}
+
+
+@leafwise(
+    PSGDKronState,
+    numbers=_due,
+    reduce=(_momentum, Stage(_fit, "key Q P L", every="due"), _whitened),
+    update_counter=Shared(0, jnp.int32), key=Whole(lambda params, given: keys.fresh(given["key"])), mu=first_moment,
+    Q=Planned(functools.partial(psgd.first, "Q")), P=Planned(functools.partial(psgd.first, "P")),
+    L=Planned(functools.partial(psgd.first, "L")),
+)  # fmt: skip
+def _psgd_kron(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper, preconditioner_update_probability: Hyper, precond_lr: Hyper, precond_init_scale: Hyper,
+    beta_lip: Hyper, damping: Hyper, max_update_rms: Hyper, mu_dtype: Any = None,
+    max_size_triangular: Staged = 8192, memory_save_mode: Staged = None, momentum_into_precond_update: Staged = True,
+    normalize_grads: Staged = False, dQ: Staged = "Q0.5EQ1.5", key: Staged = 0, roles: Staged = None,  # noqa: N803
+    u: Reduced = None, due: Reduced = None,
+) -> Any:  # fmt: skip
+    return u, s
+
+
+@transform
+def scale_by_psgd_kron(
+    b1: ScalarOrSchedule = 0.9,
+    preconditioner_update_probability: ScalarOrSchedule = PROBABILITY,
+    precond_lr: ScalarOrSchedule = 0.1,
+    precond_init_scale: ScalarOrSchedule = 1.0,
+    *,
+    dQ: str = "Q0.5EQ1.5",  # noqa: N803
+    max_size_triangular: int = 8192,
+    memory_save_mode: str | None = None,
+    momentum_into_precond_update: bool = True,
+    normalize_grads: bool = False,
+    beta_lip: ScalarOrSchedule = 0.9,
+    damping: ScalarOrSchedule = 1e-9,
+    max_update_rms: ScalarOrSchedule = 1.1,
+    key: Any = 0,
+    mu_dtype: Any = None,
+    roles: Any = None,
+) -> GradientTransformation:
+    """PSGD's direction, the whitened momentum. See `psgd_kron` for the arguments.
+
+    Every leaf must be a matrix, or `roles` say how it is one.
+
+    Raises:
+      ValueError: an unknown mode; a size below 0. (In update) a leaf that is no matrix.
+    """
+    label = "gdjax.scale_by_psgd_kron"
+    most = checks.structural(label, "max_size_triangular", max_size_triangular, 0)
+    return _psgd_kron(
+        b1, preconditioner_update_probability, precond_lr, precond_init_scale, beta_lip, damping, max_update_rms,
+        mu_dtype, most, memory_save_mode, momentum_into_precond_update, normalize_grads, dQ, key, roles,
+    )  # fmt: skip
+
+
+@transform
+def psgd_kron(
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.9,
+    preconditioner_update_probability: ScalarOrSchedule = PROBABILITY,
+    precond_lr: ScalarOrSchedule = 0.1,
+    precond_init_scale: ScalarOrSchedule = 1.0,
+    *,
+    dQ: str = "Q0.5EQ1.5",  # noqa: N803
+    max_size_triangular: int = 8192,
+    memory_save_mode: str | None = None,
+    momentum_into_precond_update: bool = True,
+    normalize_grads: bool = False,
+    beta_lip: ScalarOrSchedule = 0.9,
+    damping: ScalarOrSchedule = 1e-9,
+    max_update_rms: ScalarOrSchedule = 1.1,
+    key: Any = 0,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any = None,
+    mu_dtype: Any = None,
+    roles: Any = None,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    adam_b1: ScalarOrSchedule = 0.9,
+    adam_b2: ScalarOrSchedule = 0.999,
+    adam_eps: ScalarOrSchedule = 1e-8,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    others: Transform | None = None,
+) -> GradientTransformation:
+    """PSGD-Kron for matrices, AdamW for the rest: momentum whitened by factors that are fitted step by step.
+
+        m_t = (b1 mu_{t-1} + (1 - b1) g_t) / (1 - b1^t)
+        u_t = P_l m_t P_r    with P = Q^H Q, Q_l of the rows, Q_r of the columns
+        x_{t+1} = x_t - lr (u_t min(1, max_update_rms / rms(u_t)) + weight_decay x_t)
+
+    Before that, in some of the steps, each Q takes a step to where u is white, of noise v as large as what rounds m_t:
+
+        U = P_l (m_t + (damping + eps |m_t|) v) P_r,    A = U U^H,    w = numbers of m_t / n    for Q_l of size n
+        L = max(beta_lip L + (1 - beta_lip) l, l)    with l = |A| + w, the spectral norm, estimated from below
+        Q <- Q - precond_lr / L (A - w) Q,    turned towards a symmetric matrix
+
+    and likewise Q_r with U^H. That is dQ = "Q0.5EQ1.5". With "QUAD" half a step from the left and half from the right,
+    so that Q is symmetric. With "EQ" Q is triangular; A is then of Q_l m Q_r^H, and w is B B^H of B = Q_l^-H v Q_r^-1.
+    The first two need products alone.
+
+    A matrix of m x n has a state of m n + 2 m^2 + 2 n^2 numbers: P is kept beside Q, so that a step without an update
+    is two products. Stacks and parts are matrices each by itself; those of one shape are computed together, 16-bit ones
+    in float32.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1: decay of the momentum, in [0, 1).
+      preconditioner_update_probability: p: Q takes a step where 1 / p steps have passed since the last, so that runs
+        are the same. By default 1 for 500 steps, then down to 0.03: `precond_update_prob_schedule`.
+      precond_lr: how fast Q changes, below 1.
+      precond_init_scale: Q_l and Q_r start as its root times I. Near the root of 1 / rms(g) is best; each step of Q
+        makes good a factor of 1 + `precond_lr` at most.
+      dQ: the form of a step of Q, see above.
+      max_size_triangular, memory_save_mode: sides that are longer have a diagonal Q; with "one_diag" the longer side
+        (of a square, the columns), with "all_diag" both.
+      momentum_into_precond_update: False to whiten the gradient g_t in place of m_t.
+      normalize_grads: divide the gradient of each matrix by its norm first.
+      beta_lip: decay of the Lipschitz constants L, in [0, 1). Near 1 where gradients are sparse.
+      damping: the least noise. It keeps P below 1 / damping.
+      max_update_rms: the largest root mean square of the whitened momentum; that of white numbers is 1.
+      key: a PRNG key, or an int to seed one, for v and the estimates of norms.
+      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay, as in `masked`.
+      mu_dtype: the dtype of mu, the parameter's by default; of AdamW's too.
+      roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
+        from the parameters to one.
+      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
+      others: a transform in the place of AdamW.
+
+    Departures: psgd_jax has "EQ" alone, without beta_lip, with noise of sqrt(eps) mean |m|; it evaluates p one step
+    later, and its biases have a Q too. psgd_torch draws when Q takes a step, and clips also the elements of u. Both
+    balance the sizes of Q_l and Q_r now and then; here it is in every step of Q, which does not change U. Huge
+    gradients do not overflow.
+
+    Raises:
+      ValueError: an unknown form or mode; a size below 0; roles that do not fit.
+
+    Reference:
+      Li 2015, Preconditioned stochastic gradient descent, https://arxiv.org/abs/1512.04202;
+      Li 2024, Stochastic Hessian fittings with Lie groups, https://arxiv.org/abs/2402.11858;
+      https://github.com/lixilinx/psgd_torch (the forms), https://github.com/evanatyourservice/psgd_jax (the rest)
+    """
+    label, numbers = "gdjax.psgd_kron", routing(roles)
+    direction = scale_by_psgd_kron(
+        b1, preconditioner_update_probability, precond_lr, precond_init_scale, dQ=dQ,
+        max_size_triangular=max_size_triangular, memory_save_mode=memory_save_mode,
+        momentum_into_precond_update=momentum_into_precond_update, normalize_grads=normalize_grads, beta_lip=beta_lip,
+        damping=damping, max_update_rms=max_update_rms, key=key, mu_dtype=mu_dtype, roles=numbers,
+    )  # fmt: skip
+    matrix = chain(
+        direction, add_decayed_weights(weight_decay, weight_decay_mask), scale_by_learning_rate(learning_rate)
+    )
+    if others is None:
+        rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+        others = adamw(rate, adam_b1, adam_b2, adam_eps, mu_dtype=mu_dtype, weight_decay=adam_weight_decay)
+    return routed(label, {"matrix": matrix, "other": base.check_transform(label, "others", others)}, numbers)

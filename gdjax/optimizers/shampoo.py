@@ -1,0 +1,243 @@
+"""Shampoo: gradients times roots of sums of G G^T and G^T G."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.core import meshes
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.stages import Reduced, Stage, Staged, Tree
+from gdjax.linalg import shampoo_blocks
+from gdjax.linalg.factored import Layout
+from gdjax.linalg.roles import routing
+from gdjax.linalg.turns import Turned, in_turns
+from gdjax.numerics import Array
+from gdjax.optimizers.kronecker import labelled, of_blocks, slots
+from gdjax.optimizers.with_adam import with_adam
+
+METHODS = "eigh", "qr", "newton"
+GRAFTING = "adam", "sgd", None
+
+
+class ShampooState(NamedTuple):
+    """State of `scale_by_shampoo`. For each leaf a list of stacks of m x n blocks, (number, m, n)."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # (number, m, n), average of the gradients
+    nu: Any  # (number, m, n), average of their squares; MaskedNode unless grafting is "adam"
+    L: Any  # (number, m, m), sum or average of G G^T; MaskedNode where that side has no factor
+    R: Any  # (number, n, n), sum or average of G^T G
+    PL: Any  # (number, m, m), L^(-1/p) of an earlier step
+    PR: Any  # (number, n, n), R^(-1/p) of an earlier step
+    QL: Any  # (number, m, m), about the eigenvectors of L; MaskedNode unless root_method is "qr"
+    QR: Any  # (number, n, n), about those of R
+
+
+def _averages(
+    gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, b2: Hyper, grafting_b2: Hyper, roles: Any, layout: Any
+) -> Any:
+    step = {"b1": b1, "b2": b2, "grafting_b2": grafting_b2}
+    new = of_blocks(shampoo_blocks.averages, tree, gs, s, roles, layout, step, "mu nu L R".split())
+    return {name: x for name, x in new.items() if name != "u"}
+
+
+def _roots(
+    gs: Any, s: Any, ps: Any, t: Any,
+    b2: Hyper, eps: Hyper, root: Hyper, precondition_frequency: Hyper, start_preconditioning_step: Hyper,
+    refresh: str,
+) -> Any:  # fmt: skip
+    """P = (L / (1 - b2^t) + eps I)^(-1/p) of the factors whose turn it is."""
+    bases = ("Q*",) if refresh == "qr" else ()
+
+    def roots(slots: Any, count: Array, k: Any, start: Any, *numbers: Any) -> Any:
+        root, *rest = numbers
+        size, eps = (jnp.asarray(x) for x in rest)
+
+        of = jax.jit(functools.partial(shampoo_blocks.root, p=root, size=size, eps=eps, method=refresh))
+        period, start = (jnp.asarray(x).astype(count.dtype) for x in (k, start))
+        due = (count % period == 0) & (count > start) | (count == start)
+        new = in_turns(Turned(of, of, ("P*", *bases)), slots, count, k, due)
+        return {name: new.get(name, slots[name]) for name in _ROOTS}
+
+    slots = {name: getattr(s, name) for name in ("mu", "L", "R", *_ROOTS)}
+    size = jnp.where(b2 < 1, numerics.one_minus_pow(b2, t), 1)
+    numbers = precondition_frequency, start_preconditioning_step, root, size, eps
+    return meshes.partitioned(roots, {name: slots[name] for name in _ROOTS}, slots, s.count, *numbers)
+
+
+_ROOTS = "PL", "PR", "QL", "QR"
+
+
+def _directions(
+    gs: Any, s: Any, ps: Any, t: Any,
+    tree: Tree, b1: Hyper, grafting_b2: Hyper, grafting_eps: Hyper, start_preconditioning_step: Hyper, grafting: Any,
+    roles: Any, layout: Any,
+) -> Any:  # fmt: skip
+    step = {"t": t, "b1": b1, "grafting_b2": grafting_b2, "grafting_eps": grafting_eps}
+    step["start"] = start_preconditioning_step
+    return of_blocks(
+        functools.partial(shampoo_blocks.direction, grafting=grafting), tree, gs, s, roles, layout, step, ()
+    )
+
+
+@leafwise(
+    ShampooState, reduce=(_averages, Stage(_roots, " ".join(_ROOTS)), _directions),
+    **slots(mu="blocks", nu="adam: squares", L="L", R="R", PL="QL", PR="QR", QL="qr: QL", QR="qr: QR"),
+)  # fmt: skip
+def _shampoo(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper, b2: Hyper, eps: Hyper, precondition_frequency: Hyper, start_preconditioning_step: Hyper, root: Hyper,
+    grafting_b2: Hyper, grafting_eps: Hyper,
+    grafting: Staged = "adam", refresh: Staged = "eigh", layout: Staged = None, mu_dtype: Staged = None,
+    roles: Staged = None, label: Staged = "", u: Reduced = None,
+) -> Any:  # fmt: skip
+    return u, s
+
+
+def _checked(
+    label: str, precondition_frequency: Any, start_preconditioning_step: Any, root: Any, *arguments: Any,
+    root_method: str, grafting: Any, layout: Layout, **staged: Any,
+) -> Any:  # fmt: skip
+    """The rule with these arguments, or the errors that they are, under the name `label`."""
+    for name, x, allowed in (("root_method", root_method, METHODS), ("grafting", grafting, GRAFTING)):
+        if x not in allowed:
+            raise ValueError(f"{label}: {name} must be one of {', '.join(map(str, allowed))}, got {x!r}")
+    if start_preconditioning_step is None:
+        start_preconditioning_step = precondition_frequency if isinstance(precondition_frequency, int) else 1
+    if root is None:
+        root = 4 if layout.sides == "both" else 2
+    numbers = precondition_frequency, start_preconditioning_step, root
+    b1, b2, eps, *rest = arguments
+    return labelled(
+        _shampoo,
+        label,
+        b1,
+        b2,
+        eps,
+        *numbers,
+        *rest,
+        refresh=root_method,
+        grafting=grafting,
+        layout=layout,
+        methods=METHODS,
+        **staged,
+    )
+
+
+@transform
+def scale_by_shampoo(
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    eps: ScalarOrSchedule = 1e-12,
+    precondition_frequency: ScalarOrSchedule = 10,
+    *,
+    start_preconditioning_step: ScalarOrSchedule | None = None,
+    root: ScalarOrSchedule | None = None,
+    root_method: str = "eigh",
+    grafting: str | None = "adam",
+    grafting_b2: ScalarOrSchedule = 0.999,
+    grafting_eps: ScalarOrSchedule = 1e-8,
+    block_size: int | None = 1024,
+    sides: str = "both",
+    mu_dtype: Any = None,
+    roles: Any = None,
+) -> GradientTransformation:
+    """Shampoo's direction. Every leaf must be a matrix, or `roles` say how it is one. See `shampoo` for the arguments.
+
+    Raises:
+      ValueError: an unknown `root_method`, `grafting` or `sides`; a size below 1; (in init) a leaf that is no matrix.
+      TypeError: a size that is no int.
+    """
+    return _checked(
+        "gdjax.scale_by_shampoo", precondition_frequency, start_preconditioning_step, root, b1, b2, eps, grafting_b2,
+        grafting_eps, root_method=root_method, grafting=grafting, layout=Layout(block_size, sides), mu_dtype=mu_dtype,
+        roles=roles,
+    )  # fmt: skip
+
+
+@transform
+def shampoo(
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    eps: ScalarOrSchedule = 1e-12,
+    precondition_frequency: ScalarOrSchedule = 10,
+    *,
+    start_preconditioning_step: ScalarOrSchedule | None = None,
+    root: ScalarOrSchedule | None = None,
+    root_method: str = "eigh",
+    grafting: str | None = "adam",
+    grafting_b2: ScalarOrSchedule = 0.999,
+    grafting_eps: ScalarOrSchedule = 1e-8,
+    block_size: int | None = 1024,
+    sides: str = "both",
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any = None,
+    mu_dtype: Any = None,
+    roles: Any = None,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    adam_b1: ScalarOrSchedule = 0.9,
+    adam_b2: ScalarOrSchedule = 0.999,
+    adam_eps: ScalarOrSchedule = 1e-8,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    others: Any = None,
+) -> GradientTransformation:
+    """Shampoo for hidden matrices: gradients times roots of sums of their squares. AdamW for the rest.
+
+        L_t = b2 L_{t-1} + (1 - b2) G_t G_t^T,    R_t = b2 R_{t-1} + (1 - b2) G_t^T G_t
+        m_t = b1 m_{t-1} + (1 - b1) G_t,          D_t = m^_t / (sqrt(v^_t) + grafting_eps)
+        U_t = (L^ + eps I)^(-1/p) m^_t (R^ + eps I)^(-1/p)
+        x_{t+1} = x_t - lr (|D_t| / |U_t| U_t + weight_decay x_t)
+
+    with L^ = L / (1 - b2^t) and v^ an average of G^2 as in Adam. With b2 = 1 L and R are plain sums, as in Gupta et
+    al., and L^ = L. The roots are those of an earlier step. Until the first step that uses them the direction is D.
+
+    For an m x n block the state has 2 m n + 2 m^2 + 2 n^2 numbers; m n less without `grafting="adam"`, and m^2 + n^2
+    more with `root_method="qr"`.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1: of the momentum, in [0, 1).
+      b2: of L and R, in [0, 1].
+      eps: at least 0. An eigenvalue counts as no less than 1e-7 of the largest.
+      precondition_frequency: k, at least 1. For an int the roots are spread over k steps, so that no step is long; for
+        a schedule all are made anew in the steps k, 2 k, ... and in the first that uses them.
+      start_preconditioning_step: the first step that uses the roots, at least 1: k by default, 1 where k is a schedule.
+      root: p, by default 4, or 2 where one side alone has a factor. 2 for both is Shampoo^2.
+      root_method: "eigh"; "newton", coupled Newton iterations, for an int `root`; "qr", eigenvectors followed by
+        one power step in each turn.
+      grafting: whose length a step has: "adam"; "sgd", that of m^; None for |U|. Of each block by itself.
+      grafting_b2, grafting_eps: of the Adam for that.
+      block_size: matrices are cut evenly into blocks with sides of at most that; None for whole matrices.
+      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
+      weight_decay, weight_decay_mask, mu_dtype, roles, adam_learning_rate, adam_b1, adam_b2, adam_eps,
+        adam_weight_decay, others: as in `soap`.
+
+    Departures: Meta's code makes all roots in one step and has other defaults (b2 = 1, k = 1, no grafting). Of an array
+    with more than two axes it makes a factor for each axis, here `roles` say how it is a matrix.
+
+    Raises:
+      ValueError: an unknown `root_method`, `grafting` or `sides`; a size below 1; roles that do not fit.
+      TypeError: a size that is no int.
+
+    References:
+      Gupta, Koren & Singer 2018, Shampoo: preconditioned stochastic tensor optimization, Algorithm 1,
+      https://arxiv.org/abs/1802.09568;
+      Shi et al. 2023, A distributed data-parallel PyTorch implementation of the Distributed Shampoo optimizer,
+      Algorithm 2, https://arxiv.org/abs/2309.06497;
+      Anil et al. 2021, Scalable second order optimization for deep learning, https://arxiv.org/abs/2002.09018
+    """
+    label, numbers = "gdjax.shampoo", routing(roles)
+    direction = _checked(
+        label, precondition_frequency, start_preconditioning_step, root, b1, b2, eps, grafting_b2, grafting_eps,
+        root_method=root_method, grafting=grafting, layout=Layout(block_size, sides), mu_dtype=mu_dtype, roles=numbers,
+    )  # fmt: skip
+    return with_adam(
+        label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
+    )  # fmt: skip

@@ -1,0 +1,184 @@
+"""SOAP: Adam in the eigenbases of Shampoo's factors."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import ScalarOrSchedule
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.stages import Reduced, Staged, Tree
+from gdjax.linalg.factored import Layout
+from gdjax.linalg.kronecker import into, out_of
+from gdjax.linalg.roles import routing
+from gdjax.numerics import Array, debias
+from gdjax.optimizers.kronecker import factors, labelled, new_bases, of_blocks, slots
+from gdjax.optimizers.with_adam import with_adam
+
+
+class SoapState(NamedTuple):
+    """State of `scale_by_soap`. For each leaf a list of stacks of m x n blocks, (number, m, n)."""
+
+    count: Array  # () int32, updates made so far
+    mu: Any  # (number, m, n), average of the gradients, in the coordinates of the bases
+    nu: Any  # (number, m, n), average of their squares there
+    L: Any  # (number, m, m), average of G G^T; MaskedNode where that side has no factor
+    R: Any  # (number, n, n), average of G^T G
+    QL: Any  # (number, m, m), eigenvectors of an earlier L
+    QR: Any  # (number, n, n), eigenvectors of an earlier R
+
+
+def adam_in_bases(
+    x: Mapping[str, Any], t: Any, b1: Any, b2: Any, eps: Any, bias_correction: bool
+) -> tuple[dict[str, Any], Array]:
+    """Adam of the blocks of one shape, in their bases: u, mu and nu, and the gradient there.
+
+    The first step has no bases: it leaves the moments at 0.
+    """
+    G = into(x["g"], x["QL"], x["QR"])  # noqa: N806
+    g, t = G * (t > 1).astype(G.dtype), jnp.maximum(t - 1, 1)
+    mu = b1 * x["mu"].astype(g.dtype) + (1 - b1) * g
+    nu = b2 * x["nu"] + (1 - b2) * numerics.abs_sq(g)
+    m, v = (debias(mu, b1, t), debias(nu, b2, t)) if bias_correction else (mu, nu)
+    u = m / (numerics.sqrt(v) + eps).astype(g.dtype)
+    return {"u": out_of(u, x["QL"], x["QR"]), "mu": mu, "nu": nu}, G
+
+
+def _soap_of_blocks(x: Mapping[str, Any], shampoo_beta: Any, **adam: Any) -> dict[str, Any]:
+    return {**adam_in_bases(x, **adam)[0], **factors(x, shampoo_beta)}
+
+
+def _directions(
+    gs: Any, s: Any, ps: Any, t: Any,
+    tree: Tree, b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, bias_correction: bool, roles: Any, layout: Any,
+) -> Any:  # fmt: skip
+    step = {"t": t, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
+    f = functools.partial(_soap_of_blocks, bias_correction=bias_correction)
+    return of_blocks(f, tree, gs, s, roles, layout, step, "mu nu L R".split())
+
+
+@leafwise(
+    SoapState, reduce=(_directions, new_bases(("mu",), ("nu",))),
+    **slots(mu="blocks", nu="squares", L="L", R="R", QL="QL", QR="QR"),
+)  # fmt: skip
+def _soap(
+    g: Array, s: Any, p: Any, t: Any,
+    b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
+    bias_correction: Staged = True, refresh: Staged = "qr", layout: Staged = None, mu_dtype: Staged = None,
+    roles: Staged = None, label: Staged = "", u: Reduced = None,
+) -> Any:  # fmt: skip
+    return u, s
+
+
+@transform
+def scale_by_soap(
+    b1: ScalarOrSchedule = 0.95,
+    b2: ScalarOrSchedule = 0.95,
+    shampoo_beta: ScalarOrSchedule | None = None,
+    eps: ScalarOrSchedule = 1e-8,
+    precondition_frequency: ScalarOrSchedule = 10,
+    max_precond_dim: int | None = 10000,
+    *,
+    block_size: int | None = None,
+    sides: str = "both",
+    refresh: str = "qr",
+    bias_correction: bool = True,
+    mu_dtype: Any = None,
+    roles: Any = None,
+) -> GradientTransformation:
+    """SOAP's direction. Every leaf must be a matrix, or `roles` say how it is one. See `soap` for the arguments.
+
+    Raises:
+      ValueError: an unknown `sides` or `refresh`; a size below 1; (in init) a leaf that is no matrix.
+      TypeError: a size that is no int.
+    """
+    return labelled(
+        _soap, "gdjax.scale_by_soap", b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
+        bias_correction=bias_correction, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
+        mu_dtype=mu_dtype, roles=roles,
+    )  # fmt: skip
+
+
+@transform
+def soap(
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.95,
+    b2: ScalarOrSchedule = 0.95,
+    shampoo_beta: ScalarOrSchedule | None = None,
+    eps: ScalarOrSchedule = 1e-8,
+    precondition_frequency: ScalarOrSchedule = 10,
+    max_precond_dim: int | None = 10000,
+    *,
+    block_size: int | None = None,
+    sides: str = "both",
+    refresh: str = "qr",
+    bias_correction: bool = True,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any = None,
+    mu_dtype: Any = None,
+    roles: Any = None,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    adam_b1: ScalarOrSchedule = 0.95,
+    adam_b2: ScalarOrSchedule = 0.95,
+    adam_eps: ScalarOrSchedule = 1e-8,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    others: Any = None,
+) -> GradientTransformation:
+    """SOAP for hidden matrices: Adam in the eigenbases of Shampoo's factors. AdamW for the rest.
+
+        L_t = beta L_{t-1} + (1 - beta) G_t G_t^T,    R_t = beta R_{t-1} + (1 - beta) G_t^T G_t
+        G'_t = QL^T G_t QR,    m_t, v_t = Adam's averages of G'_t and G'_t^2
+        x_{t+1} = x_t - lr (QL (m^_t / (sqrt(v^_t) + eps)) QR^T + weight_decay x_t)
+
+    QL and QR are eigenvectors of earlier factors: exact ones at first, and every k steps one power step further, Q' of
+    L QL = Q' T, with the columns of QL in the order of their eigenvalues. m is then turned into the new coordinates,
+    and v follows the columns. The first step makes the factors and moves no matrix.
+
+    For an m x n matrix the state has 2 m n + 2 m^2 + 2 n^2 numbers.
+
+    Args:
+      learning_rate: lr, a scalar or a schedule.
+      b1, b2: decay of m and v, in [0, 1).
+      shampoo_beta: beta, in [0, 1); b2 by default.
+      eps: at least 0.
+      precondition_frequency: k, at least 1. For an int the factors are spread over k steps, so that no step is long; QL
+        and QR are I until their first turn. For a schedule all have their turn in one step.
+      max_precond_dim: a side longer than that has no factor, its basis is I. None for no limit.
+      block_size: matrices are cut evenly into blocks with sides of at most that, each with factors of its own; None for
+        whole matrices.
+      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
+      refresh: "qr" for the power step; "eigh" for exact eigenvectors in every turn. v is then turned as the diagonal of
+        a covariance is.
+      bias_correction: False for m and v in the place of m^ and v^.
+      weight_decay: of the matrices, times lr.
+      weight_decay_mask: which of them decay, as in `masked`.
+      mu_dtype: the dtype of m, float32 at least by default; of AdamW's too.
+      roles: which leaves are matrices: None, by their paths and shapes; a dict from patterns of paths to roles, which
+        overrides that; or dimension numbers as in `muon`.
+      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
+      others: a transform in place of that AdamW.
+
+    Departures: the reference refreshes all bases in one step. eps stands beside sqrt(v^), the reference's beside
+    sqrt(v). A matrix decays before it moves, and in the first step too. Of an array with more than two axes the
+    reference makes a factor for each axis, here `roles` say how it is a matrix.
+
+    Raises:
+      ValueError: an unknown `sides` or `refresh`; a size below 1; roles that do not fit.
+      TypeError: a size that is no int.
+
+    Reference:
+      Vyas et al. 2024, SOAP: improving and stabilizing Shampoo using Adam, Algorithm 3, https://arxiv.org/abs/2409.11321
+    """
+    label, numbers = "gdjax.soap", routing(roles)
+    direction = labelled(
+        _soap, label, b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
+        bias_correction=bias_correction, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
+        mu_dtype=mu_dtype, roles=numbers,
+    )  # fmt: skip
+    return with_adam(
+        label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
+    )  # fmt: skip

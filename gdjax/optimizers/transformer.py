@@ -1,0 +1,90 @@
+"""A whole optimizer for a transformer, in one call."""
+
+from typing import Any
+
+from gdjax.combine.chain import chain
+from gdjax.combine.routed import routed
+from gdjax.core import checks
+from gdjax.core.base import GradientTransformation, transform
+from gdjax.linalg.roles import routing
+from gdjax.optimizers.adam import adam
+from gdjax.optimizers.normuon import scale_by_normuon
+from gdjax.schedules.warmup import warmup_linear_decay_schedule
+from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.hyperball import hyperball
+from gdjax.transforms.scaling import scale_by_learning_rate
+
+LABEL = "gdjax.transformer_optimizer"
+
+
+@transform
+def transformer_optimizer(
+    learning_rate: Any,
+    steps: int,
+    *,
+    adam_learning_rate: Any = None,
+    warmup_steps: int | None = None,
+    weight_decay: Any = 0.1,
+    hyperball_learning_rate: Any = None,
+    adam_b1: Any = 0.9,
+    adam_b2: Any = 0.95,
+    adam_eps: Any = 1e-8,
+    ns_dtype: Any = None,
+    roles: Any = None,
+) -> GradientTransformation:
+    """NorMuon for hidden matrices, Adam for the rest, cautious weight decay, a warm-up and a line to 0: one call.
+
+    It is this chain, and nothing that could not be written so:
+
+        rate = warmup_linear_decay_schedule(learning_rate / warmup_steps, learning_rate, warmup_steps, steps)
+        hidden matrices: scale_by_normuon(), add_decayed_weights(weight_decay, cautious=True), the rate
+        all the rest: adam(adam_rate, adam_b1, adam_b2), where adam_rate is alike, with a peak of its own
+
+    NorMuon's polar factors are Polar Express, and its updates have a root mean square of 0.2 rates, about that of
+    AdamW's: rates that are right for AdamW are a good start for both. `explain(tx, params)` shows which leaf gets what.
+
+    Args:
+      learning_rate: the peak of the rate of the matrices, a number.
+      steps: of the whole run; the rate of update `steps` + 1 is 0.
+      adam_learning_rate: the peak of Adam's rate; `learning_rate` by default.
+      warmup_steps: a twentieth of the steps by default.
+      weight_decay: of the matrices, times their rate, where the step itself moves a number towards 0; no other leaf
+        decays.
+      hyperball_learning_rate: the peak of the rate of `hyperball`, in the place of the decay and of the matrices' own
+        rate: hidden matrices and the head keep their norms. See there for how to choose it.
+      adam_b1, adam_b2, adam_eps: Adam's.
+      ns_dtype: of the products of the polar factors, as in `muon`: "bfloat16" on accelerators.
+      roles: which leaves are hidden matrices, as in `normuon`.
+
+    Raises:
+      ValueError: steps or warmup_steps below 1, or a warm-up that is not shorter than the run.
+      TypeError: steps or warmup_steps are no ints; a rate is a schedule.
+
+    Reference:
+      Li et al. 2025, NorMuon, https://arxiv.org/abs/2510.05491;
+      Amsel et al. 2025, The Polar Express, https://arxiv.org/abs/2505.16932;
+      Chen et al. 2025, Cautious weight decay, https://arxiv.org/abs/2510.12402;
+      Bergsma et al. 2025, Straight to zero, https://arxiv.org/abs/2502.15938;
+      Wen et al. 2026, Hyperball, https://arxiv.org/abs/2606.16899
+    """
+    steps = checks.structural(LABEL, "steps", steps, 1)
+    warmup = max(1, steps // 20) if warmup_steps is None else checks.structural(LABEL, "warmup_steps", warmup_steps, 1)
+    if warmup > steps or warmup == steps > 1:
+        raise ValueError(f"{LABEL}: warmup_steps is {warmup}, and the run has {steps} steps")
+    numbers = routing(roles)
+
+    def rate(peak: Any) -> Any:
+        if callable(peak):
+            raise TypeError(f"{LABEL}: a rate is a number, the peak of a schedule that is made here, got {peak!r}")
+        return warmup_linear_decay_schedule(peak / warmup, peak, warmup, max(steps, warmup + 1))
+
+    matrices = [scale_by_normuon(ns_dtype=ns_dtype, roles=numbers)]
+    if hyperball_learning_rate is None:
+        matrices.append(add_decayed_weights(weight_decay, cautious=True))
+    adam_rate = rate(learning_rate if adam_learning_rate is None else adam_learning_rate)
+    groups = {
+        "matrix": chain(*matrices, scale_by_learning_rate(rate(learning_rate))),
+        "other": adam(adam_rate, adam_b1, adam_b2, adam_eps),
+    }
+    tx = routed(LABEL, groups, numbers)
+    return tx if hyperball_learning_rate is None else hyperball(tx, rate(hyperball_learning_rate), roles)

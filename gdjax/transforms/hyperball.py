@@ -1,0 +1,153 @@
+"""Hyperball: weights keep the norm that they start with, and updates have a length of their own."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.core import meshes
+from gdjax.core.base import MaskedNode
+from gdjax.core.types import OptState
+from gdjax.lift.leafwise import Hyper
+from gdjax.lift.stages import Planned, Reduced, Staged, Tree
+from gdjax.lift.wrapper import wrapper
+from gdjax.linalg.plan import Leaf, plan_of
+from gdjax.linalg.roles import routing
+from gdjax.numerics import Array, below_overflow
+
+KEPT = "matrix", "head"  # the roles of the leaves whose norms are kept, as in the authors' code
+
+
+class HyperballState(NamedTuple):
+    """State of `hyperball`."""
+
+    inner_state: OptState  # of the optimizer
+    radius: Any  # for each matrix () its first norm: a list of (number,) for each leaf; MaskedNode where none is kept
+
+
+def _leaves(label: str, tree: Any, roles: Any) -> list[Leaf]:
+    return [leaf._replace(path="") for leaf in plan_of(label, tree, routing(roles)).leaves]  # alike: one trace
+
+
+def _norms(x: Array) -> tuple[Array, Array]:
+    """`unit_and_norm` of each matrix of a stack."""
+    return numerics.unit_and_norm(x, (1, 2))
+
+
+def _first(params: Any, given: Mapping[str, Any]) -> list[Any]:
+    """The norms of the matrices, a list for each leaf."""
+    radii: list[Any] = []
+    for p, leaf in zip(jax.tree.leaves(params), _leaves("gdjax.hyperball", params, given["roles"]), strict=True):
+        real = numerics.widest_real(p)
+
+        def norms(p: Array, leaf: Leaf = leaf, real: Any = real) -> list[Array]:
+            return [
+                below_overflow(unit * norm)[:, 0, 0] for unit, norm in map(_norms, leaf.split(numerics.widen(p, real)))
+            ]
+
+        if leaf.role not in KEPT:
+            radii.append(MaskedNode())
+        elif isinstance(p, jax.ShapeDtypeStruct):
+            radii.append([jnp.zeros(number, real) for number, _, _ in leaf.sizes])
+        else:
+            radii.append(meshes.partitioned(norms, [None] * len(leaf.sizes), jnp.asarray(p)))
+    return radii
+
+
+def _on_the_sphere(leaf: Leaf, p: Array, u: Array, radii: list[Array], learning_rate: Array) -> Array:
+    """The update of one leaf: R (p + lr R u / |u|) / |...| - p for each of its matrices."""
+    real = numerics.widest_real([p, u])
+    p, u = numerics.widen((p, u), real)
+    learning_rate = numerics.scalar(learning_rate, real)
+
+    def turned(p: Array, u: Array, radius: Array) -> Array:
+        unit, norm = _norms(u)
+        radius, found = radius.astype(real)[:, None, None], norm > 0
+        step = learning_rate * (u * (1 / unit).astype(u.dtype) / jnp.where(norm == 0, 1, norm).astype(u.dtype))
+        scale = jnp.where(radius == 0, 1, radius)
+        new = p / scale.astype(p.dtype) + step
+        unit, norm = _norms(new)
+        new = new * (scale / unit / jnp.where(norm == 0, 1, norm)).astype(new.dtype)
+        new = jnp.where((norm == 0) | ~found & ~jnp.isnan(norm), p, new)
+        return jnp.where(radius == 0, u, new - p)
+
+    return leaf.joined([turned(*xs) for xs in zip(leaf.split(p), leaf.split(u), radii, strict=True)])
+
+
+_kept = jax.jit(_on_the_sphere, static_argnums=0)  # leaves alike share one trace
+
+
+def _turned(
+    us: Any, gs: Any, s: Any, ps: Any, t: Any, tree: Tree, learning_rate: Hyper, roles: Any, ascends: bool
+) -> Any:
+    """The updates of all leaves."""
+    leaves = tree.of_each(_leaves(tree.label, tree.of(us), roles))
+    each = [jax.tree.leaves(radii) for radii in s.radius]  # Flax's nnx keeps lists as dicts
+    for where, leaf, radii in zip(tree.chosen(tree.paths), leaves, each, strict=True):
+        sizes = [(number,) for number, _, _ in leaf.sizes] if leaf.role in KEPT else []
+        if sizes != [jnp.shape(r) for r in radii]:
+            path = f"{tree.label}: params{jax.tree_util.keystr(where)}"
+            raise ValueError(f"{path}: the state has norms of other matrices; make it anew with init(params)")
+    out = []
+    for leaf, u, p, radii in zip(leaves, us, ps, each, strict=True):
+        if ascends:
+            u = -u
+        if leaf.role in KEPT:
+            u = meshes.partitioned(
+                lambda p, u, r, lr, leaf=leaf: _kept(leaf, p, u, r, lr), p, p, u, radii, learning_rate
+            )
+        elif ascends:
+            u = numerics.scalar(learning_rate, numerics.widest_real(u)) * u
+        out.append(u)
+    return {"turned": out}
+
+
+@wrapper(HyperballState, reduce=_turned, radius=Planned(_first))
+def hyperball(
+    u: Array, g: Array, s: Any, p: Any, t: Any,
+    learning_rate: Hyper, roles: Staged = None, *, ascends: bool = False, turned: Reduced = None,
+) -> Any:  # fmt: skip
+    """Keeps the norm of each weight matrix, and moves it by a fixed share of that norm in the direction of `inner`.
+
+        W_{t+1} = R V / |V|    with V = W_t - lr R U_t / |U_t|,    R = |W_0|
+
+    with Frobenius norms of each matrix. U_t is the direction of `inner`, of which only the direction counts: the length
+    of the step is lr R, about the angle by which W turns. There is nothing for weight decay to do. It is written where
+    W is scale-invariant or nearly so, as in front of a norm.
+
+    Each in one line:
+
+        adamh = hyperball(adamw(adam_rate, weight_decay=0.0), learning_rate)
+        muonh = hyperball(muon(adam_rate), learning_rate)
+
+    `inner` is a whole optimizer: the leaves whose norms are not kept (embeddings, norms, biases) move as it says, at
+    its own rate. Of a matrix its rate does not matter, as long as it is not 0. The wrapper must be the last to change
+    the updates. For a matrix a learning rate of about sqrt(lr weight_decay) of a run with weight decay is a good start.
+
+    Args:
+      inner: the optimizer, whose updates are added to the parameters.
+      learning_rate: lr, a scalar or a schedule.
+      roles: which leaves keep their norms, and how they are matrices, as in `muon`: by default those that are hidden
+        matrices or heads by role. Along the axes that are neither rows nor columns, and where columns are cut (q, k,
+        v), lie matrices each with a norm of its own. A head has one norm.
+      ascends: `inner` goes up the gradient, as `scale_by_adam()` alone does. The leaves whose norms are not kept then
+        move by -lr times its updates.
+
+    A matrix without a direction (U = 0) does not move. One that starts as zeros has no norm to keep: its update is that
+    of `inner`. Weight decay in `inner` only mixes W into U, whose length is then changed and whose direction hardly is.
+    The state keeps R, so that the rounding of 16-bit parameters does not add up.
+
+    Departures: the authors' JAX code takes the norm of W_t for R, which rounding moves; divides by at least 1e-10; and
+    gives NaN for a matrix of zeros.
+
+    Raises:
+      ValueError: (in update) params is missing; the state is of other matrices.
+      TypeError: `inner` is no transform.
+
+    Reference:
+      Wen, Dang, Lyu, Ma & Liang 2026, Fantastic pretraining optimizers and where to find them II: hyperball
+      optimization, section 2, https://arxiv.org/abs/2606.16899
+    """
+    return turned, s

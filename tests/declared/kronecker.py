@@ -1,0 +1,58 @@
+"""Shampoo, SOAP and their kin."""
+
+from typing import Any
+
+import jax
+
+import gdjax
+from gdjax.linalg.matrices import Matrix
+from tests.declare import Case, is_matrix
+
+
+def _part(factory: Any) -> Any:
+    """The direction of a method, for what is a matrix."""
+
+    @gdjax.transform
+    def make(**numbers: Any) -> Any:
+        part = factory(**numbers, precondition_frequency=2)
+        return gdjax.masked(part, lambda tree: jax.tree.map(is_matrix, tree))
+
+    return make
+
+
+def matrices_by_rank(params: Any) -> Any:
+    return jax.tree.map(lambda p: Matrix() if is_matrix(p) else None, params)
+
+
+_SOAP = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "shampoo_beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2,
+         "adam_weight_decay": 1e-2}  # fmt: skip
+_SHAMPOO = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-3, "root": 4.0, "grafting_b2": 0.9,
+            "grafting_eps": 1e-8, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}  # fmt: skip
+_FEW = {"precondition_frequency": 2, "roles": matrices_by_rank}
+_soap_part, _kl_soap_part, _kl_shampoo_part, _soap_muon_part, _shampoo_part = (
+    _part(getattr(gdjax, f"scale_by_{name}")) for name in "soap kl_soap kl_shampoo soap_muon shampoo".split()
+)
+_STILL = {"weight_decay": 0.0, "adam_weight_decay": 0.0}
+
+CASES = (
+    Case("soap", gdjax.soap, _SOAP, _FEW, quiet=_STILL, needs_params=True),
+    Case("soap/eigh", gdjax.soap, _SOAP, {**_FEW, "refresh": "eigh", "sides": "short", "block_size": 2}, quiet=_STILL,
+         needs_params=True, slow=True),
+    Case("scale_by_soap", _soap_part, {"b1": 0.9, "b2": 0.9, "eps": 1e-8}, slow=True),
+    Case("kl_soap", gdjax.kl_soap, _SOAP, _FEW, quiet=_STILL, needs_params=True, slow=True),
+    Case("scale_by_kl_soap", _kl_soap_part, {"b1": 0.9, "b2": 0.9, "eps": 1e-8}, slow=True),
+    Case("kl_shampoo", gdjax.kl_shampoo, {k: x for k, x in _SOAP.items() if k != "b2"}, _FEW, quiet=_STILL,
+         needs_params=True),
+    Case("scale_by_kl_shampoo", _kl_shampoo_part, {"b1": 0.9, "shampoo_beta": 0.9, "eps": 1e-8}, slow=True),
+    Case("soap_muon", gdjax.soap_muon, {"beta" if k == "b1" else k: x for k, x in _SOAP.items()}, _FEW, quiet=_STILL,
+         needs_params=True),
+    Case("scale_by_soap_muon", _soap_muon_part, {"beta": 0.9, "b2": 0.9, "eps": 1e-8}, slow=True),
+    Case("shampoo", gdjax.shampoo, _SHAMPOO, _FEW, quiet=_STILL, needs_params=True),
+    Case("shampoo/qr", gdjax.shampoo, _SHAMPOO, {**_FEW, "root_method": "qr", "grafting": "sgd", "block_size": 2},
+         quiet=_STILL, needs_params=True, slow=True),
+    Case("shampoo/newton", gdjax.shampoo, {k: x for k, x in _SHAMPOO.items() if k != "root"},
+         {**_FEW, "root_method": "newton", "grafting": None, "sides": "rows"}, quiet=_STILL, needs_params=True,
+         reverse=False, slow=True),
+    Case("scale_by_shampoo", _shampoo_part, {"b1": 0.9, "b2": 0.9, "eps": 1e-6}, slow=True),
+)  # fmt: skip
+TWINS = ()

@@ -1,0 +1,181 @@
+"""What all methods with Kronecker factors promise."""
+
+import functools
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from gdjax.linalg.matrices import Matrix
+
+NAMES = "soap kl_soap kl_shampoo soap_muon shampoo".split()
+# Numbers of the state for an m x n matrix.
+STATE = {
+    "soap": lambda m, n: 2 * m * n + 2 * (m**2 + n**2),
+    "kl_soap": lambda m, n: 2 * m * n + 2 * (m**2 + n**2) + m + n,
+    "kl_shampoo": lambda m, n: m * n + 2 * (m**2 + n**2) + m + n,
+    "soap_muon": lambda m, n: 2 * m * n + 2 * (m**2 + n**2),
+    "shampoo": lambda m, n: 2 * m * n + 2 * (m**2 + n**2),
+}
+
+
+def direction(name, **given):
+    return getattr(gdjax, f"scale_by_{name}")(**{"precondition_frequency": 2, **given})
+
+
+def run(tx, gradients, state=None):
+    """The last updates and the state."""
+    state, step = tx.init(gradients[0]) if state is None else state, jax.jit(tx.update)
+    for g in gradients:
+        u, state = step(g, state)
+    return u, state
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), "float32")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_together_equals_each_alone(name):
+    tree = [{"a": normal(i, 4, 4), "b": normal(i + 50, 4, 4), "c": normal(i + 80, 3, 4)} for i in range(7)]
+    tx = direction(name, precondition_frequency=lambda count: 3)
+    together, _ = run(tx, tree)
+    for key in "abc":
+        alone, _ = run(tx, [g[key] for g in tree])
+        np.testing.assert_allclose(together[key], alone, rtol=2e-3, atol=2e-4)
+    stack, _ = run(direction(name, precondition_frequency=lambda count: 3, roles=Matrix()),
+                   [jnp.stack([g["a"], g["b"]]) for g in tree])  # fmt: skip
+    np.testing.assert_allclose(stack, jnp.stack([together["a"], together["b"]]), rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", NAMES[:-2] + NAMES[-1:])
+def test_blocks_are_matrices_by_themselves(name):
+    gradients = [normal(i, 4, 6) for i in range(7)]
+    tx = functools.partial(direction, name, precondition_frequency=lambda count: 3)
+    got, _ = run(tx(block_size=3), gradients)
+    apart = [{(i, j): g[2 * i : 2 * i + 2, 3 * j : 3 * j + 3] for i in (0, 1) for j in (0, 1)} for g in gradients]
+    want, _ = run(tx(block_size=None), [list(parts.values()) for parts in apart])
+    np.testing.assert_allclose(got, jnp.block([want[:2], want[2:]]), rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1), (5, 3), (0, 3)])
+def test_odd_shapes_ranks_and_sizes(name, shape):
+    tx = direction(name, block_size=2)
+    for g in (normal(0, *shape), jnp.ones(shape), jnp.zeros(shape), 1e30 * jnp.ones(shape), 1e-30 * normal(0, *shape)):
+        u, state = run(tx, [g] * 5)
+        assert np.isfinite(u).all() and all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+        assert u.shape == shape and (g.any() or not u.any())
+        u, _ = run(tx, [normal(1, *shape)] * 3, state)  # no gradient spoils the state for good
+        assert np.isfinite(u).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nan_stays_where_it_is(name):
+    gradients = [{"a": normal(i, 4, 3), "b": normal(i + 9, 4, 3)} for i in range(5)]
+    clean, _ = run(direction(name), gradients)
+    spoilt = [{**g, "b": g["b"].at[0, 0].set(jnp.nan) if i == 1 else g["b"]} for i, g in enumerate(gradients)]
+    u, _ = run(direction(name), spoilt)
+    np.testing.assert_allclose(u["a"], clean["a"], rtol=1e-5)
+    assert np.isnan(u["b"]).all()
+
+
+@pytest.mark.parametrize("refresh", ["qr", "eigh"])
+def test_bases_stay_orthonormal(refresh):
+    tx = gdjax.scale_by_soap(precondition_frequency=3, refresh=refresh)
+    scale = jnp.asarray(10.0 ** np.linspace(-4, 1, 8), "float32")
+
+    @jax.jit
+    def many(state, key):
+        def step(state, key):
+            a, b = jax.random.split(key)
+            g = scale[:, None] * jax.random.normal(a, (8, 6)) + jax.random.normal(b, (8, 1))
+            return tx.update(g, state)[1], None
+
+        return jax.lax.scan(step, state, jax.random.split(key, 300))[0]
+
+    state = many(tx.init(jnp.zeros((8, 6))), jax.random.key(0))
+    for basis in (state.QL[0][0], state.QR[0][0]):
+        np.testing.assert_allclose(basis.T @ basis, jnp.eye(len(basis)), atol=1e-5)
+    estimated = state.QL[0][0].T @ state.L[0][0] @ state.QL[0][0]
+    off = estimated - jnp.diag(jnp.diag(estimated))
+    assert jnp.linalg.norm(off) < 0.1 * jnp.linalg.norm(estimated)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_of_the_state(name):
+    m, n = 6, 4
+    tx = direction(name, block_size=None)
+    assert gdjax.state_bytes(tx, jnp.zeros((m, n))) == 4 * STATE[name](m, n) + 4  # and the count
+
+
+def test_the_bytes_of_the_guide():
+    page = (Path(__file__).parents[2] / "docs" / "kronecker.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    assert {name for name, *_ in rows} == {*NAMES, "adamw"}
+    shape = jax.ShapeDtypeStruct((768, 3072), "float32")
+    for name, *said in rows:
+        for each, sides in zip(said, ("both", "short"), strict=True):
+            tx = gdjax.adamw(0.1) if name == "adamw" else getattr(gdjax, f"scale_by_{name}")(sides=sides)
+            assert round(gdjax.state_bytes(tx, shape) / (768 * 3072)) == int(each), name
+
+
+def products(jaxpr, seen):
+    """Products of a trace; what is called many times counts once."""
+    if id(jaxpr) in seen:
+        return 0
+    seen[id(jaxpr)] = jaxpr
+    found = 0
+    for equation in jaxpr.eqns:
+        found += equation.primitive.name == "dot_general"
+        for x in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(x, "jaxpr", x)
+            found += products(inner, seen) if hasattr(inner, "eqns") else 0
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_products_do_not_grow_with_the_number_of_leaves(name):
+    tx = direction(name, precondition_frequency=3)
+    counts = []
+    for number in (6, 24):
+        tree = {str(i): jnp.zeros((4, 3)) for i in range(number)}
+        traced = jax.make_jaxpr(lambda g, s: tx.update(g, s))(tree, jax.eval_shape(tx.init, tree))
+        counts.append(products(traced.jaxpr, {}))
+    assert counts[0] == counts[1] > 0
+
+
+def test_a_share_of_the_factors_in_each_step():
+    tree = {str(i): normal(i, 4, 3) for i in range(6)}
+    tx = gdjax.scale_by_soap(precondition_frequency=4)
+    state, step = tx.init(tree), jax.jit(tx.update)
+    changed = []
+    for _ in range(8):
+        old = state
+        _, state = step(tree, state)
+        pairs = [(old.QL, state.QL), (old.QR, state.QR)]
+        changed.append(
+            [
+                not np.array_equal(a, b)
+                for x, y in pairs
+                for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
+            ]
+        )
+    changed = np.array(changed)
+    assert (changed[:4].sum(axis=0) == 1).all() and changed[:4].sum(axis=1).tolist() == [3, 3, 3, 3]
+
+
+def test_state_dtypes_and_masks():
+    tree = {"w": normal(0, 4, 3).astype("bfloat16"), "rest": jnp.ones(3, "bfloat16")}
+    tx = gdjax.soap(0.1, mu_dtype="bfloat16", roles={"w": "matrix"}, others=gdjax.sgd(0.1))
+    state = tx.init(tree)
+    for _ in range(2):
+        u, state = tx.update(tree, state, tree)
+    found = gdjax.tree.get(state, "SoapState")
+    assert found.mu["w"][0].dtype == "bfloat16" and found.L["w"][0].dtype == "float32" == found.nu["w"][0].dtype
+    assert u["w"].dtype == "bfloat16"
+    np.testing.assert_allclose(u["rest"], -0.1, rtol=1e-2)

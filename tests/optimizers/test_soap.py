@@ -1,0 +1,86 @@
+"""SOAP against its authors' code, and against a NumPy statement of Algorithm 3."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from tests import oracles
+from tests.golden_matrices import compare
+
+
+@pytest.mark.parametrize("leaf", ["square", "tall1", "wide1"])
+@pytest.mark.parametrize("every", [1, 5])
+def test_its_authors_code(every, leaf):
+    tx = gdjax.scale_by_soap(0.95, 0.9, precondition_frequency=lambda count: every)
+    compare(f"soap/authors_f{every}", leaf, gdjax.chain(tx, gdjax.scale(-0.01)))
+
+
+@pytest.mark.parametrize("leaf", ["square", "tall1", "wide1"])
+def test_its_authors_code_with_other_numbers(leaf):
+    tx = gdjax.scale_by_soap(0.9, 0.95, 0.8, 1e-3, lambda count: 2, bias_correction=False)
+    compare("soap/authors_decay", leaf, gdjax.chain(tx, gdjax.scale(-0.01)), decay=0.001)
+
+
+def soap(gradients, b1=0.9, b2=0.8, beta=0.7, eps=1e-3, turns=((0, 0), (0, 0)), k=3):
+    """The directions of Algorithm 3. `turns` are the steps, modulo k, in which L and R have their turns."""
+    m, v = np.zeros(gradients[0].shape), np.zeros(gradients[0].shape)
+    (rows, columns), t = m.shape, 0
+    factors, bases = [np.zeros((rows, rows)), np.zeros((columns, columns))], [np.eye(rows), np.eye(columns)]
+    for step, g in enumerate(gradients):
+        u = np.zeros(g.shape)
+        if step > 0:
+            t += 1
+            projected = bases[0].T @ g @ bases[1]
+            m, v = b1 * m + (1 - b1) * projected, b2 * v + (1 - b2) * projected**2
+            u = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
+            u = bases[0] @ u @ bases[1].T
+        yield u
+        factors = [beta * f + (1 - beta) * s for f, s in zip(factors, (g @ g.T, g.T @ g), strict=True)]
+        for side in (0, 1):
+            if step % k != turns[side]:
+                continue
+            old = bases[side]
+            whole = bases[0] @ m @ bases[1].T
+            if step < k:
+                bases[side] = np.linalg.eigh(factors[side])[1][:, ::-1]
+                change = (bases[side].T @ old) ** 2
+                v = change @ v if side == 0 else v @ change.T
+            else:
+                order = np.argsort(-np.diag(old.T @ factors[side] @ old), kind="stable")
+                v = v[order] if side == 0 else v[:, order]
+                bases[side] = np.linalg.qr(factors[side] @ old[:, order])[0]
+            m = bases[0].T @ whole @ bases[1]
+
+
+@pytest.mark.parametrize(("shape", "sides"), [((4, 4), "both"), ((3, 5), "rows"), ((5, 3), "short")])
+def test_turns_and_the_algorithm(shape, sides):
+    with oracles.precision("float64"):
+        gradients = np.random.default_rng(0).normal(size=(14, *shape)) + 2 * np.eye(*shape)
+        tx = gdjax.scale_by_soap(0.9, 0.8, 0.7, 1e-3, 3, sides=sides)
+        state, turns, got = tx.init(jnp.zeros(shape)), [set(), set()], []
+        step = jax.jit(tx.update)
+        for i, g in enumerate(gradients):
+            old = state
+            u, state = step(jnp.asarray(g), state)
+            got.append(np.asarray(u))
+            for side, name in enumerate(("QL", "QR")):
+                if not np.array_equal(*(jax.tree.leaves(getattr(s, name)) for s in (old, state))):
+                    turns[side].add(i % 3)
+        assert [len(x) for x in turns] == {"both": [1, 1], "rows": [1, 0], "short": [0, 1]}[sides]
+        assert turns[0] != turns[1]
+        want = list(soap(gradients, turns=[x.pop() if x else None for x in turns]))
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-11)
+
+
+def test_eigh_needs_no_order():
+    """Exact bases in every step: the direction does not depend on the order in which eigenvectors come."""
+    gradients = jnp.asarray(np.random.default_rng(1).normal(size=(12, 4, 4)), "float32") + 2 * jnp.eye(4)[None]
+    exact = gdjax.scale_by_soap(precondition_frequency=1, refresh="eigh")
+    state = exact.init(gradients[0])
+    for g in gradients:
+        u, state = exact.update(g, state)
+    values = np.linalg.eigvalsh(state.L[0])[0][::-1]
+    np.testing.assert_allclose(np.diag(state.QL[0][0].T @ state.L[0][0] @ state.QL[0][0]), values, rtol=1e-4)
+    assert np.isfinite(u).all()
