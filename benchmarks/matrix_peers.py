@@ -59,6 +59,11 @@ METHODS: dict[str, Method] = {
     "muon, bfloat16 products": Method(
         lambda lib: lib.muon(1e-3, ns_dtype="bfloat16"), {"torch": _torch_muon}, state=lambda m, n: m * n
     ),
+    "normuon": Method(lambda lib: lib.normuon(1e-3), state=lambda m, n: m * n + n),
+    "dion, a quarter of the rank": Method(
+        lambda lib: lib.dion(1e-3, rank_fraction=0.25), state=lambda m, n: m * n + min(m, n) * -(-min(m, n) // 4)
+    ),
+    "dion2, a quarter of the rows": Method(lambda lib: lib.dion2(1e-3), state=lambda m, n: m * n),
 }
 
 
