@@ -100,6 +100,10 @@ METHODS: dict[str, Method] = {
         },
         state=lambda m, n: m * n + 2 * (m * m + n * n),
     ),
+    "dion, a quarter of the rank": Method(
+        lambda lib: lib.dion(1e-3, rank_fraction=0.25), state=lambda m, n: m * n + min(m, n) * -(-min(m, n) // 4)
+    ),
+    "dion2, a quarter of the rows": Method(lambda lib: lib.dion2(1e-3), state=lambda m, n: m * n),
 }
 
 

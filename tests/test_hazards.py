@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.linalg import newton_schulz
+from gdjax.linalg import newton_schulz, polar_coefficients
 from tests.cases import CASES, Case, every
 from tests.extremes import SHAPES, compiled, replaced, sizes, with_one
 from tests.hazards import missing
@@ -468,7 +468,7 @@ def test_a72_the_largest_parameters(case: Case):
 @pytest.mark.parametrize("norm", newton_schulz.NORMS)
 def test_a76_newton_schulz_of_what_is_no_full_matrix(norm: str):
     run = functools.partial(
-        newton_schulz.orthogonalize, coeffs=jnp.array(newton_schulz.PRESETS["standard"]), steps=5,
+        newton_schulz.orthogonalize, coeffs=jnp.array(polar_coefficients.PRESETS["standard"]), steps=5,
         preconditioning=norm, eps=1e-8,
     )  # fmt: skip
     assert_equal(run(jnp.zeros((1, 3, 4))), jnp.zeros((1, 3, 4)))
@@ -506,7 +506,7 @@ LARGE = {
     "power_iteration": lambda x: gdjax.power_iteration(x.reshape(320, 320))[0],
     "matrix_inverse_pth_root": lambda x: gdjax.matrix_inverse_pth_root(x.reshape(320, 320), 2)[1],
     "newton_schulz": lambda x: newton_schulz.orthogonalize(
-        x.reshape(1, 320, 320), jnp.array(newton_schulz.PRESETS["standard"]), 5, "frobenius", 0.0),
+        x.reshape(1, 320, 320), jnp.array(polar_coefficients.PRESETS["standard"]), 5, "frobenius", 0.0),
     "multiclass_perceptron_loss": lambda x: gdjax.losses.multiclass_perceptron_loss(x, jnp.int32(3)),
     "multiclass_hinge_loss": lambda x: gdjax.losses.multiclass_hinge_loss(x, jnp.int32(3)),
     "softmax_cross_entropy": lambda x: gdjax.softmax_cross_entropy_with_integer_labels(x, jnp.int32(3)),

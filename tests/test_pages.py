@@ -18,7 +18,7 @@ from tests.trees import assert_close
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = ROOT / "docs" / "devices.md"
 GUIDES = "metrics_and_states groups_and_rates write_a_rule write_a_wrapper write_a_matrix_method inspect".split()
-GUIDES += ["matrix_methods", "kronecker", "hyperball"]
+GUIDES += ["matrix_methods", "kronecker", "hyperball", "muon"]
 sharding = jax.sharding
 P = sharding.PartitionSpec
 on_meshes = pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
