@@ -1,5 +1,6 @@
 """Every public optimizer, as a function of its rate, and the runs that are shown of it."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -50,6 +51,9 @@ SPECIAL: dict[str, Method] = {
     "schedule_free": lambda rate: gdjax.schedule_free(gdjax.rmsprop(rate), rate),
     "ssbroyden": lambda rate: gdjax.ssbroyden(),
 }
+for _name in "shampoo soap kl_shampoo kl_soap soap_muon".split():  # two numbers without a name have no role
+    _of = functools.partial(getattr(gdjax, _name), roles=gdjax.Matrix(), precondition_frequency=1)
+    SPECIAL[_name] = lambda rate, of=_of: of(rate)
 NO_OPTIMIZERS = {"schedule_free_eval_params", "value_and_grad_from_state"}
 
 

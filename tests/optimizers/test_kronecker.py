@@ -169,6 +169,15 @@ def test_a_share_of_the_factors_in_each_step():
     assert (changed[:4].sum(axis=0) == 1).all() and changed[:4].sum(axis=1).tolist() == [3, 3, 3, 3]
 
 
+def test_the_first_bases_are_exact():
+    """Also those that have their first turn in the last step of the first four."""
+    tree = {str(i): normal(i, 3, 3) for i in range(6)}
+    _, state = run(gdjax.scale_by_soap(precondition_frequency=4), [tree] * 4)
+    for q, a in zip(jax.tree.leaves((state.QL, state.QR)), jax.tree.leaves((state.L, state.R)), strict=True):
+        estimated = np.asarray(q[0].T @ a[0] @ q[0])
+        np.testing.assert_allclose(estimated, np.diag(np.diag(estimated)), atol=1e-5)
+
+
 def test_state_dtypes_and_masks():
     tree = {"w": normal(0, 4, 3).astype("bfloat16"), "rest": jnp.ones(3, "bfloat16")}
     tx = gdjax.soap(0.1, mu_dtype="bfloat16", roles={"w": "matrix"}, others=gdjax.sgd(0.1))
