@@ -23,10 +23,7 @@ MARGIN = 0.03  # how far from the map a run may go, in sizes of the map
 RATES = [m * 10.0**e for e in range(-5, 2) for m in (1, 2, 5)]
 WITHOUT_A_RATE = set("bfgs cocob dadapt_adamw dog dowg lbfgs mechanize prodigy ssbroyden".split())  # shown as they are
 # Methods whose two numbers are a matrix of 2 x 1.
-MATRIX = set(
-    "muon normuon scion dion dion2 galore psgd_kron shampoo soap kl_shampoo kl_soap soap_muon "
-    "transformer_optimizer".split()
-)
+MATRIX = set("muon normuon scion dion dion2 galore psgd_kron shampoo soap kl_shampoo kl_soap soap_muon".split())
 
 
 def one_example(tx: Any) -> Any:
@@ -54,7 +51,11 @@ SPECIAL: dict[str, Method] = {
 for _name in "shampoo soap kl_shampoo kl_soap soap_muon".split():  # two numbers without a name have no role
     _of = functools.partial(getattr(gdjax, _name), roles=gdjax.Matrix(), precondition_frequency=1)
     SPECIAL[_name] = lambda rate, of=_of: of(rate)
-NO_OPTIMIZERS = {"schedule_free_eval_params", "value_and_grad_from_state"}
+NO_OPTIMIZERS = {
+    "schedule_free_eval_params",
+    "value_and_grad_from_state",
+    "transformer_optimizer",
+}  # no method, a recipe
 
 
 def methods() -> dict[str, Method]:
