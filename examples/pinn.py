@@ -96,10 +96,10 @@ def methods() -> dict[str, Method]:
     def decayed(factory: Any, rate: float) -> Method:
         return Method(gdjax.inject_hyperparams(factory)(learning_rate=rate), 50, rate)
 
-    found = {"Adam": decayed(gdjax.adam, 3e-3)}
-    soap = getattr(gdjax, "soap", None)
-    if soap is not None:
-        found["SOAP"] = decayed(soap, 3e-3)
+    def soap(learning_rate: Any) -> Any:  # of all weights: the first and the last matter as much here
+        return gdjax.soap(learning_rate, precondition_frequency=2, roles={"w$": gdjax.Matrix()})
+
+    found = {"Adam": decayed(gdjax.adam, 3e-3), "SOAP": decayed(soap, 1e-2)}
     searching = {"L-BFGS": gdjax.lbfgs(memory_size=50), "BFGS": gdjax.bfgs(), "SSBroyden": gdjax.ssbroyden()}
     return found | {name: Method(tx, 20) for name, tx in searching.items()}
 
