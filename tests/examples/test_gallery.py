@@ -23,7 +23,10 @@ needs_pictures = pytest.mark.skipif(
 
 def test_every_optimizer_is_in_it():
     known = portraits.methods()
-    assert {name for module in test_layout.OPTIMIZERS for name in test_layout.optimizers_in(module)} <= set(known)
+    assert {name for module in test_layout.OPTIMIZERS for name in test_layout.optimizers_in(module)} <= {
+        *known,
+        "transformer_optimizer",  # a recipe
+    }
     assert set(portraits.SPECIAL) | portraits.MATRIX | portraits.WITHOUT_A_RATE | {"polyak_sgd", "momo"} <= set(known)
     for name, method in known.items():
         assert hasattr(method(0.1), "update"), f"{name} needs arguments: put it into SPECIAL"
