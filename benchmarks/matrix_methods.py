@@ -169,7 +169,7 @@ def write(results: Results) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", "--tiny", action="store_true", help="a tiny tree, few rounds")
+    parser.add_argument("--quick", "--tiny", action="store_true", help="a tiny tree, two methods, few rounds")
     parser.add_argument("--trees", nargs="+", choices=TREES, default=["gpt2-block", "vit-s", "many"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[m for m in METHODS if m != ADAMW])
     parser.add_argument("--rounds", type=int, default=20, help="steps, best a multiple of ten")
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
     args = parser.parse_args()
     if args.quick:
-        args.trees, args.rounds, args.again = ["tiny"], 10, True
+        args.trees, args.methods, args.rounds, args.again = ["tiny"], ["muon", "soap"], 10, True
     results = Results(args.out / "matrix_methods.json", args.again)
     for tree, name in [(t, m) for t in args.trees for m in args.methods]:
         if results.has(tree=tree, method=name):
