@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax.core import base
 from gdjax.linalg import stacks
@@ -99,7 +100,7 @@ def is_numbers(x: Any) -> bool:
 
 def can_be_matrix(x: Any) -> bool:
     """Whether `x` is a floating array of two axes."""
-    return jnp.ndim(x) == 2 and is_trained(x)
+    return np.ndim(x) == 2 and is_trained(x)
 
 
 def is_trained(x: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, is_trained, matrix_axes, numbers_of
 from gdjax.linalg.roles import ByRole
@@ -102,7 +103,7 @@ def plan_of(label: str, tree: Any, numbers: Any = None, default: Any = None) -> 
     key = []
     for (path, x), n in zip(leaves, given, strict=True):
         where = f"params{jax.tree_util.keystr(path)}"
-        shape = jnp.shape(x)
+        shape = np.shape(x)
         if numbers is None and default is None:
             n = _BY_DEFAULT if can_be_matrix(x) else None
         elif (n is None or isinstance(n, str)) and default is not None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import numpy as np
 
 from gdjax.linalg.matrices import Matrix, is_trained
 from gdjax.linalg.names import Name, is_gate, matrix_of, name_of, role_of, sizes_of
@@ -53,7 +53,7 @@ def split(path: str) -> tuple[str, str]:
 
 
 def read(path: str, x: Any, given: Any, siblings: frozenset[str]) -> Read:
-    name, shape, unknown = name_of(path), tuple(jnp.shape(x)), ""
+    name, shape, unknown = name_of(path), tuple(np.shape(x)), ""
     if not is_trained(x):
         role: Any = "other"
     elif given is None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax.core import base, checks
 from gdjax.core.skipped import is_skipped
@@ -37,7 +38,7 @@ def _with_gradients(label: str, x: Any, updates: Any) -> Iterable[tuple[Any, Any
 def reals(x: Any) -> int:
     """How many real numbers the floating leaves of a tree are: two for each complex one."""
     leaves = [x for x in jax.tree.leaves(x) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
-    return sum(math.prod(jnp.shape(x)) * (1 + jnp.iscomplexobj(x)) for x in leaves)
+    return sum(math.prod(np.shape(x)) * (1 + jnp.iscomplexobj(x)) for x in leaves)
 
 
 def gaps(updates: Any, like: Any) -> Gaps:
