@@ -25,6 +25,8 @@ from matrix_peers import METHODS
 from trees import gpt2_hidden, is_shape, many, shapes, size
 
 import gdjax
+from gdjax.linalg.plan import plan_of
+from gdjax.linalg.roles import routing
 
 ADAMW = "adamw"
 
@@ -119,7 +121,8 @@ def measure(tree_name: str, name: str, rounds: int) -> dict[str, Any]:
     row["of_twice_the_leaves"] = traced(tx, shapes(doubled(tree)))[1]
     row["state_bytes"] = nbytes(jax.eval_shape(tx.init, shapes(tree)))
     if method.state:
-        row["formula_bytes"] = sum(4 * method.state(*s) for s in jax.tree.leaves(tree, is_leaf=is_shape))
+        sizes = [size for leaf in plan_of("benchmark", shapes(tree), routing(None)).leaves for size in leaf.sizes]
+        row["formula_bytes"] = sum(4 * number * method.state(m, n) for number, m, n in sizes)  # q, k, v are three
     params, grads = arrays(tree, 0, 0.02), arrays(tree, 1, 0.01)
     row["first_call_s"] = first_call(tx, params, grads)
     row["first_call_of_adamw_s"] = first_call(METHODS[ADAMW].make(gdjax), params, grads)

@@ -24,7 +24,7 @@ def averages(x: Mapping[str, Any], b1: Any, b2: Any, grafting_b2: Any) -> dict[s
     nu = None if x["nu"] is None else grafting_b2 * x["nu"] + (1 - grafting_b2) * numerics.abs_sq(g)
     mu = b1 * x["mu"].astype(g.dtype) + (1 - b1) * g
     left, right = added(x["L"], lambda: gram(g)), added(x["R"], lambda: gram(adjoint(g)))
-    return {"u": g, "mu": mu, "nu": nu, "L": left, "R": right}
+    return {"mu": mu, "nu": nu, "L": left, "R": right}
 
 
 def root(a: Array, _: Array, *basis: Array, p: Any, size: Array, eps: Array, method: str) -> tuple[Array, ...]:

@@ -71,7 +71,7 @@ def _kl_shampoo(
     tree: Tree, b1: Hyper, shampoo_beta: Hyper, eps: Hyper, roles: Any, layout: Any,
 ) -> Any:  # fmt: skip
     step = {"t": t, "b1": b1, "shampoo_beta": shampoo_beta, "eps": eps}
-    return of_blocks(_kl_shampoo_of_blocks, tree, gs, s, roles, layout, step, "mu L R dL dR".split())
+    return of_blocks(_kl_shampoo_of_blocks, tree, gs, s, roles, layout, step, "u mu L R dL dR".split())
 
 
 SLOTS = slots(mu="blocks", L="L", R="R", QL="QL", QR="QR", dL="dL", dR="dR")

@@ -42,7 +42,7 @@ def _kl_soap(
 ) -> Any:  # fmt: skip
     step = {"t": t, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
     f = functools.partial(_kl_soap_of_blocks, bias_correction=bias_correction)
-    return of_blocks(f, tree, gs, s, roles, layout, step, "mu nu L R dL dR".split())
+    return of_blocks(f, tree, gs, s, roles, layout, step, "u mu nu L R dL dR".split())
 
 
 @leafwise(

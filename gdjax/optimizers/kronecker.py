@@ -35,18 +35,23 @@ def _started(what: str, params: Any, given: Mapping[str, Any]) -> list[Any]:
 
 
 def of_blocks(f: Any, tree: Tree, gs: Any, s: Any, roles: Any, layout: Layout, numbers: Any, fields: Any) -> Any:
-    """f of the gradient and the slots of all blocks, with the numbers of the step: "u", and those fields anew."""
+    """What f makes of the gradient and the slots of all blocks, with the numbers of the step.
+
+    `fields` names it: fields of the state, which stay as they are where no block has them, and "u", the directions.
+    """
     cuts: list[Cut] = tree.of_each(cuts_of(tree.label, tree.of(gs), roles, Matrix(), layout))
     real = numerics.widest_real(gs)
     numbers = {k: numerics.scalar(x, real) for k, x in numbers.items()}
 
     def all_blocks(gs: Any, slots: Any, numbers: Any) -> Any:
         apart = [cut.apart(bounded(g, "summed")) for cut, g in zip(cuts, gs, strict=True)]
-        new = factored.together(functools.partial(f, **numbers), {"g": apart, **slots})
-        return {**new, "u": [cut.joined(u) for cut, u in zip(cuts, new["u"], strict=True)]}
+        new = slots | factored.together(functools.partial(f, **numbers), {"g": apart, **slots})
+        if "u" in fields:
+            new["u"] = [cut.joined(u) for cut, u in zip(cuts, new["u"], strict=True)]
+        return {name: new[name] for name in fields}
 
     slots = {name: x for name, x in s._asdict().items() if name != "count"}
-    return meshes.partitioned(all_blocks, {"u": gs, **{k: slots[k] for k in fields}}, gs, slots, numbers)
+    return meshes.partitioned(all_blocks, {k: gs if k == "u" else slots[k] for k in fields}, gs, slots, numbers)
 
 
 def new_bases(moments: tuple[str, ...], squares: tuple[str, ...], in_order: bool = True) -> Stage:

@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.combine.chain import chain
-from gdjax.combine.routed import routed
-from gdjax.core import base, checks, keys
+from gdjax.core import checks, keys
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import ScalarOrSchedule, Schedule, Transform
 from gdjax.core.values import value as by_value
@@ -19,11 +17,9 @@ from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Tree, Whole
 from gdjax.linalg import psgd
 from gdjax.linalg.roles import routing
 from gdjax.numerics import Array
-from gdjax.optimizers.adam import adamw
+from gdjax.optimizers.with_adam import with_adam
 from gdjax.schedules.arguments import check_numbers
 from gdjax.schedules.curves import of_count
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
 
 
 class PSGDKronState(NamedTuple):
@@ -241,10 +237,7 @@ def psgd_kron(
         momentum_into_precond_update=momentum_into_precond_update, normalize_grads=normalize_grads, beta_lip=beta_lip,
         damping=damping, max_update_rms=max_update_rms, key=key, mu_dtype=mu_dtype, roles=numbers,
     )  # fmt: skip
-    matrix = chain(
-        direction, add_decayed_weights(weight_decay, weight_decay_mask), scale_by_learning_rate(learning_rate)
-    )
-    if others is None:
-        rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-        others = adamw(rate, adam_b1, adam_b2, adam_eps, mu_dtype=mu_dtype, weight_decay=adam_weight_decay)
-    return routed(label, {"matrix": matrix, "other": base.check_transform(label, "others", others)}, numbers)
+    return with_adam(
+        label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
+    )  # fmt: skip

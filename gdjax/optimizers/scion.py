@@ -205,15 +205,16 @@ def scion(
     check_polar(label, ns_steps, ns_coeffs, preconditioning)
 
     def group(norm: str, radius: Any) -> GradientTransformation:
+        direction = scale_by_scion(
+            norm, alpha, eps, ns_coeffs, ns_steps,
+            preconditioning=preconditioning, ns_dtype=ns_dtype, mu_dtype=mu_dtype, roles=roles,
+        )  # fmt: skip
         return chain(
-            scale_by_scion(
-                norm, alpha, eps, ns_coeffs, ns_steps,
-                preconditioning=preconditioning, ns_dtype=ns_dtype, mu_dtype=mu_dtype, roles=roles,
-            ),
+            base.part_of(direction).labelled(label),
             scale_by_learning_rate(radius, flip_sign=False),
             *([add_decayed_weights(1.0)] if constrained else []),
             scale_by_learning_rate(learning_rate),
-        )  # fmt: skip
+        )
 
     groups = {
         "matrix": group("spectral", radius),

@@ -42,8 +42,7 @@ def _averages(
     gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, b2: Hyper, grafting_b2: Hyper, roles: Any, layout: Any
 ) -> Any:
     step = {"b1": b1, "b2": b2, "grafting_b2": grafting_b2}
-    new = of_blocks(shampoo_blocks.averages, tree, gs, s, roles, layout, step, "mu nu L R".split())
-    return {name: x for name, x in new.items() if name != "u"}
+    return of_blocks(shampoo_blocks.averages, tree, gs, s, roles, layout, step, "mu nu L R".split())
 
 
 def _roots(
@@ -81,7 +80,7 @@ def _directions(
     step = {"t": t, "b1": b1, "grafting_b2": grafting_b2, "grafting_eps": grafting_eps}
     step["start"] = start_preconditioning_step
     return of_blocks(
-        functools.partial(shampoo_blocks.direction, grafting=grafting), tree, gs, s, roles, layout, step, ()
+        functools.partial(shampoo_blocks.direction, grafting=grafting), tree, gs, s, roles, layout, step, ["u"]
     )
 
 

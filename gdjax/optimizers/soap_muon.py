@@ -51,7 +51,7 @@ def _whitened(
     ns_steps: int, by_shape: bool,
 ) -> Any:  # fmt: skip
     step = {"t": t, "beta": beta, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
-    new = of_blocks(_of_blocks, tree, gs, s, roles, layout, step, "mu nu L R".split())
+    new = of_blocks(_of_blocks, tree, gs, s, roles, layout, step, "u mu nu L R".split())
     leaves = tree.of_each(plan_of(tree.label, tree.of(gs), roles, Matrix()).leaves)
     coeffs = coefficients(tree.label, ns_coeffs, ns_steps)
 

@@ -45,7 +45,7 @@ def transformer_optimizer(
 
     Args:
       learning_rate: the peak of the rate of the matrices, a number.
-      steps: of the whole run; the rate of update `steps` + 1 is 0.
+      steps: of the whole run, at least 2; from update `steps` + 1 on the rate is 0.
       adam_learning_rate: the peak of Adam's rate; `learning_rate` by default.
       warmup_steps: a twentieth of the steps by default.
       weight_decay: of the matrices, times their rate, where the step itself moves a number towards 0; no other leaf
@@ -57,7 +57,7 @@ def transformer_optimizer(
       roles: which leaves are hidden matrices, as in `normuon`.
 
     Raises:
-      ValueError: steps or warmup_steps below 1, or a warm-up that is not shorter than the run.
+      ValueError: steps below 2, warmup_steps below 1, or a warm-up that is not shorter than the run.
       TypeError: steps or warmup_steps are no ints; a rate is a schedule.
 
     Reference:
@@ -67,16 +67,16 @@ def transformer_optimizer(
       Bergsma et al. 2025, Straight to zero, https://arxiv.org/abs/2502.15938;
       Wen et al. 2026, Hyperball, https://arxiv.org/abs/2606.16899
     """
-    steps = checks.structural(LABEL, "steps", steps, 1)
+    steps = checks.structural(LABEL, "steps", steps, 2)
     warmup = max(1, steps // 20) if warmup_steps is None else checks.structural(LABEL, "warmup_steps", warmup_steps, 1)
-    if warmup > steps or warmup == steps > 1:
+    if warmup >= steps:
         raise ValueError(f"{LABEL}: warmup_steps is {warmup}, and the run has {steps} steps")
     numbers = routing(roles)
 
     def rate(peak: Any) -> Any:
         if callable(peak):
             raise TypeError(f"{LABEL}: a rate is a number, the peak of a schedule that is made here, got {peak!r}")
-        return warmup_linear_decay_schedule(peak / warmup, peak, warmup, max(steps, warmup + 1))
+        return warmup_linear_decay_schedule(peak / warmup, peak, warmup, steps)
 
     matrices = [scale_by_normuon(ns_dtype=ns_dtype, roles=numbers)]
     if hyperball_learning_rate is None:

@@ -16,7 +16,11 @@ def with_adam(
     adam_learning_rate: Any, adam_b1: Any, adam_b2: Any, adam_eps: Any, adam_weight_decay: Any, mu_dtype: Any,
     others: Any,
 ) -> GradientTransformation:  # fmt: skip
-    """The direction, the decay and the rate for what is a matrix by `numbers`; `others`, or AdamW, for what is not."""
+    """The direction, the decay and the rate for what is a matrix by `numbers`; `others`, or AdamW, for what is not.
+
+    The direction then reports errors as `label`.
+    """
+    direction = (base.part_of(direction) or direction).labelled(label)
     matrices = chain(
         direction, add_decayed_weights(weight_decay, weight_decay_mask), scale_by_learning_rate(learning_rate)
     )

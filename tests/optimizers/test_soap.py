@@ -84,3 +84,20 @@ def test_eigh_needs_no_order():
     values = np.linalg.eigvalsh(state.L[0])[0][::-1]
     np.testing.assert_allclose(np.diag(state.QL[0][0].T @ state.L[0][0] @ state.QL[0][0]), values, rtol=1e-4)
     assert np.isfinite(u).all()
+
+
+@pytest.mark.parametrize("name", "soap kl_soap kl_shampoo soap_muon shampoo".split())
+@pytest.mark.parametrize("sides", ["both", "rows"])
+def test_a_side_without_factors_on_explicit_axes(name, sides):
+    mesh = jax.make_mesh((jax.device_count(),), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
+    tx, rng = getattr(gdjax, name)(0.1, sides=sides), np.random.default_rng(0)
+    whole = {"up": {"kernel": jnp.asarray(rng.normal(size=(8, 8)) + 3 * np.eye(8), "float32")}}
+    divided = jax.device_put(whole, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d", None)))
+    found = []
+    for params in (whole, divided):
+        state = tx.init(params)
+        for _ in range(3):
+            updates, state = jax.jit(tx.update)(params, state, params)
+        found.append(updates["up"]["kernel"])
+    assert found[1].sharding.spec == jax.sharding.PartitionSpec("d", None)
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)

@@ -44,3 +44,10 @@ def test_the_rest_gets_adamw(rate):
 
 def test_or_another_transform():
     np.testing.assert_allclose(first(made(others=gdjax.sgd(0.25)), "embed"), -0.25 * GRADS["embed"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", "normuon dion dion2 scion soap shampoo kl_shampoo kl_soap soap_muon psgd_kron".split())
+def test_errors_name_the_optimizer_that_was_called(name):
+    tx, params = getattr(gdjax, name)(0.1), {"up": {"kernel": jnp.ones((4, 6))}}
+    with pytest.raises(ValueError, match=rf"^gdjax\.{name}: params\['up'\]\['kernel'\]: gradient shape"):
+        tx.update({"up": {"kernel": jnp.ones((4, 5))}}, tx.init(params), params)
