@@ -6,7 +6,7 @@ from pathlib import Path
 # What a checkpoint must share with the run that resumes from it; the text itself is compared too.
 IDENTITY = tuple("steps batch length width layers heads optimizer learning_rate weight_decay seed".split())
 # The peaks of the learning rates: for each the best of three, by the held-out loss of a run of 600 steps.
-RATES = {"adamw": 2e-3, "normuon": 8e-3, "soap": 4e-3}
+RATES = {"adamw": 2e-3, "normuon": 8e-3, "soap": 8e-3}
 TINY = {"steps": 30, "batch": 4, "length": 32, "width": 32, "layers": 2, "heads": 2, "checkpoint_every": 10}
 
 
