@@ -1,9 +1,8 @@
 """The polar factor of matrices, computed by products alone."""
 
 import functools
-import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +13,6 @@ from gdjax.numerics import Array
 from gdjax.numerics.norms import unit_and_norm
 
 NORMS = "frobenius", "spectral", "aol", "schatten"
-
-
-class Products(NamedTuple):
-    """How matrices are multiplied.
-
-    A CPU computes a symmetric product in strips, of which each begins at the diagonal: at four strips 5/8 of the
-    operations. A GPU would launch a kernel for each.
-    """
-
-    dtype: Any = None  # that factors are rounded to, if any
-    strips: bool = False
 
 
 def orthogonalize(
@@ -54,11 +42,11 @@ def orthogonalize(
     unit, size = unit_and_norm(x, (-2, -1))
     over = 1 / jnp.where(size == 0, 1, size)
     eps = jnp.asarray(eps).astype(unit.dtype) / unit * over
-    how = Products(None if products is None else jnp.dtype(products))
+    narrow = None if products is None else jnp.dtype(products)
     given = [x * (1 / unit).astype(x.dtype) * (over / (1 + eps)).astype(x.dtype)]
     if preconditioning != "frobenius":
         x = x * (1 / unit).astype(x.dtype) * over.astype(x.dtype)
-        a = _gram(x, how)
+        a = _gram(x, narrow)
         if preconditioning == "spectral":
             norm = numerics.sqrt(jnp.linalg.eigvalsh(a)[..., -1:, None].clip(0)) + eps
         elif preconditioning == "schatten":
@@ -68,50 +56,49 @@ def orthogonalize(
         over = (1 / jnp.where(norm == 0, 1, norm)).astype(x.dtype)
         given = [x * (over.mT if _tall(x) else over), a * over * over.mT]
     coeffs = coeffs.astype(x.dtype)
-    if isinstance(steps, int):
-        triples = [coeffs] * steps if coeffs.ndim == 1 else list(coeffs)
-        oblong = 2 * max(x.shape[-2:]) > 3 * min(x.shape[-2:])
-        on_cpu = functools.partial(_by_rows if oblong and products is None else _by_columns, triples)
-        elsewhere = functools.partial(_by_columns, triples)
-    else:
-        on_cpu = elsewhere = functools.partial(_looped, jnp.atleast_2d(coeffs), steps)
-    in_strips = functools.partial(on_cpu, how._replace(strips=True))
-    return jax.lax.platform_dependent(*given, cpu=in_strips, default=functools.partial(elsewhere, how))
+    if not isinstance(steps, int):
+        return _looped(jnp.atleast_2d(coeffs), steps, narrow, *given)
+    triples = [coeffs] * steps if coeffs.ndim == 1 else list(coeffs)
+    by_columns = functools.partial(_by_columns, triples, narrow)
+    if narrow is not None or 2 * max(x.shape[-2:]) <= 3 * min(x.shape[-2:]):
+        return by_columns(*given)
+    by_rows = functools.partial(_by_rows, triples)
+    return jax.lax.platform_dependent(*given, cpu=by_rows, default=by_columns)
 
 
-def _by_columns(triples: Sequence[Array], how: Products, x: Array, a: Array | None = None) -> Array:
+def _by_columns(triples: Sequence[Array], narrow: Any, x: Array, a: Array | None = None) -> Array:
     for i, c in enumerate(triples):
-        x = _step(c, x, _gram(x, how) if a is None or i else a, how)
+        x = _step(c, x, _gram(x, narrow) if a is None or i else a, narrow)
     return x
 
 
-def _looped(coeffs: Array, steps: Any, how: Products, x: Array, a: Array | None = None) -> Array:
+def _looped(coeffs: Array, steps: Any, narrow: Any, x: Array, a: Array | None = None) -> Array:
     """The same with a number of steps that is no constant."""
 
     def step(carry: Any) -> Any:
         i, x = carry
-        return i + 1, _step(coeffs[jnp.minimum(i, len(coeffs) - 1)], x, _gram(x, how), how)
+        return i + 1, _step(coeffs[jnp.minimum(i, len(coeffs) - 1)], x, _gram(x, narrow), narrow)
 
     steps = jnp.asarray(steps).astype(jnp.int32)
     return meshes.while_loop(lambda carry: carry[0] < steps, step, (jnp.zeros((), jnp.int32), x))[1]
 
 
-@functools.partial(jax.jit, static_argnames="how")  # all steps share one trace
-def _step(c: Array, x: Array, a: Array, how: Products) -> Array:
+@functools.partial(jax.jit, static_argnames="narrow")  # all steps share one trace
+def _step(c: Array, x: Array, a: Array, narrow: Any) -> Array:
     """a X + (b A + c A^2) X. If factors are rounded, X, A and the polynomial of A are.
 
     A is then rounded in b A too, not only as a factor: b + 2 c is small where 2 c is not, and so is the effect of
     rounding.
     """
-    if how.dtype is None:
-        return c[0] * x + _times(c[1] * a + c[2] * _symmetric(a, a, how), x, how)
+    if narrow is None:
+        return c[0] * x + _times(c[1] * a + c[2] * (a @ a), x)
     wide, one = x.dtype, _one(a)
-    a = a.astype(how.dtype).astype(wide)
-    p = c[0] * one + c[1] * a + c[2] * _symmetric(a, a, how)
-    return _times(p, x, how).astype(how.dtype).astype(wide)
+    a = a.astype(narrow).astype(wide)
+    p = c[0] * one + c[1] * a + c[2] * _product("...ij,...jk->...ik", a, a, narrow)
+    return _times(p, x, narrow).astype(narrow).astype(wide)
 
 
-def _by_rows(triples: Sequence[Array], how: Products, x: Array, a: Array | None = None) -> Array:
+def _by_rows(triples: Sequence[Array], x: Array, a: Array | None = None) -> Array:
     """The same in fewer operations for a long X: with X <- P X and A <- P A P, only a product of several P meets X.
 
     Of three P at most: where products are in full float32, the errors then are those of the plain steps. This Gram form
@@ -120,20 +107,20 @@ def _by_rows(triples: Sequence[Array], how: Products, x: Array, a: Array | None 
     """
     one = None
     for start in range(0, len(triples), 3):
-        a = _gram(x, how) if a is None or start else a
+        a = _gram(x) if a is None or start else a
         one = _one(a) if one is None else one
         product = one
         for i, c in enumerate(three := triples[start : start + 3]):
-            p, last = _polynomial(c, a, one, how), i + 1 == len(three)
-            product = p if i == 0 else _symmetric(p, product, how)
-            a = a if last else _symmetric(_symmetric(p, a, how), p, how)
-        x = _times(product, x, how)
+            p = _polynomial(c, a, one)
+            product = p if i == 0 else p @ product
+            a = a if i + 1 == len(three) else p @ a @ p
+        x = _times(product, x)
     return x
 
 
-@functools.partial(jax.jit, static_argnames="how")
-def _polynomial(c: Array, a: Array, one: Array, how: Products) -> Array:
-    return c[0] * one + c[1] * a + c[2] * _symmetric(a, a, how)
+@jax.jit
+def _polynomial(c: Array, a: Array, one: Array) -> Array:
+    return c[0] * one + c[1] * a + c[2] * (a @ a)
 
 
 def _one(a: Array) -> Array:
@@ -144,43 +131,20 @@ def _tall(x: Array) -> bool:
     return x.shape[-2] > x.shape[-1]
 
 
-@functools.partial(jax.jit, static_argnames="how")
-def _gram(x: Array, how: Products) -> Array:
+@functools.partial(jax.jit, static_argnames="narrow")
+def _gram(x: Array, narrow: Any = None) -> Array:
     """X X^H; X^H X of a tall X."""
     if _tall(x):
-        strip = lambda i, j: _product("...ji,...jk->...ik", x[..., i:j].conj(), x[..., i:], how)  # noqa: E731
-    else:
-        strip = lambda i, j: _product("...ij,...kj->...ik", x[..., i:j, :], x[..., i:, :].conj(), how)  # noqa: E731
-    return _hermitian(strip, min(x.shape[-2:]), how)
+        return _product("...ji,...jk->...ik", x.conj(), x, narrow)
+    return _product("...ij,...kj->...ik", x, x.conj(), narrow)
 
 
-@functools.partial(jax.jit, static_argnames="how")
-def _symmetric(p: Array, q: Array, how: Products) -> Array:
-    """P Q of two polynomials of one Hermitian matrix, which is Hermitian too."""
-    strip = lambda i, j: _product("...ij,...jk->...ik", p[..., i:j, :], q[..., i:], how)  # noqa: E731
-    return _hermitian(strip, p.shape[-1], how)
-
-
-def _hermitian(strip: Callable[[int, int], Array], n: int, how: Products) -> Array:
-    """A Hermitian matrix from its strips: `strip(i, j)` has the rows from i to j, and the columns from i on."""
-    number = min(4, n // 128) if how.strips else 1
-    if number < 2:
-        return strip(0, n)
-    ends = [n * k // number for k in range(number + 1)]
-    strips = [strip(i, j) for i, j in itertools.pairwise(ends)]
-    rows = []
-    for k, (i, j) in enumerate(itertools.pairwise(ends)):
-        left = [above[..., i - start : j - start].mT.conj() for start, above in zip(ends, strips[:k], strict=False)]
-        rows.append(jnp.concatenate([*left, strips[k]], -1))
-    return jnp.concatenate(rows, -2)
-
-
-def _times(p: Array, x: Array, how: Products) -> Array:
+def _times(p: Array, x: Array, narrow: Any = None) -> Array:
     """P X; X P of a tall X."""
-    return _product("...ij,...jk->...ik", *((x, p) if _tall(x) else (p, x)), how)
+    return _product("...ij,...jk->...ik", *((x, p) if _tall(x) else (p, x)), narrow)
 
 
-def _product(indices: str, x: Array, y: Array, how: Products) -> Array:
+def _product(indices: str, x: Array, y: Array, narrow: Any) -> Array:
     """The product of x and y, rounded to a dtype if there is one, in the dtype of x."""
-    narrow = x.dtype if how.dtype is None else how.dtype
+    narrow = x.dtype if narrow is None else narrow
     return jnp.einsum(indices, x.astype(narrow), y.astype(narrow), preferred_element_type=x.dtype)
