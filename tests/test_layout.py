@@ -24,7 +24,7 @@ LADDER = """
 core/misuse core/values core/per_leaf core/types core/codec core/closures core/skipped core/state_form core/checks
 core/meshes core/number_domains core/domains core/base core/interop xla/bits xla/reads xla/products
 numerics/elementwise numerics/bounds numerics/norms numerics/*
-lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums xla/flags core/keys
+lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums xla/flags xla/places core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
 linalg/limited_memory linalg/vectors linalg/quasi_newton linalg/boxes linalg/roots linalg/spectral linalg/blocks
 linalg/stacks linalg/matrices combine/paths linalg/names linalg/reading linalg/roles linalg/plan linalg/newton_schulz

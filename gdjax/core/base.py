@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from gdjax.core import domains, misuse
 from gdjax.core.closures import function_of, value_of
-from gdjax.core.skipped import without_skipped
+from gdjax.core.skipped import fitted, without_skipped
 from gdjax.core.state_form import as_formed
 from gdjax.core.types import (
     OptState,
@@ -131,7 +131,8 @@ class Update(Value):
 def _applied(
     update: Update, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
 ) -> tuple[Updates, OptState]:
-    updates, new = update.fn(updates, state, without_skipped(updates, params), **extra_args)
+    with fitted(updates, params) as fit:
+        updates, new = update.fn(updates, state, fit, **extra_args)
     return updates, as_formed(new, state)
 
 

@@ -7,6 +7,7 @@ JAX without such types, each function here returns its argument.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -76,6 +77,15 @@ def while_loop(unfinished: Callable[[Any], Any], body: Callable[[Any], Any], sta
     while axes := varying_axes(start, jax.eval_shape(body, start)) - _common(start):
         start = varying(start, axes | varying_axes(start))
     return jax.lax.while_loop(unfinished, lambda x: varying(body(x), varying_axes(start)), start)
+
+
+def fori_loop(number: int, body: Callable[[Any, Any], Any], start: Any) -> Any:
+    """`jax.lax.fori_loop` from 0, whose body may make arrays that vary over more axes than at the start."""
+    if not _in_shard_map():
+        return jax.lax.fori_loop(0, number, body, start)
+    while axes := varying_axes(start, jax.eval_shape(functools.partial(body, 0), start)) - _common(start):
+        start = varying(start, axes | varying_axes(start))
+    return jax.lax.fori_loop(0, number, lambda i, x: varying(body(i, x), varying_axes(start)), start)
 
 
 def _in_shard_map() -> bool:

@@ -3,11 +3,16 @@
 Such a leaf is left alone, whatever its parameter and its part of the state are.
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from gdjax.core.types import Params, Updates
+
+_all: contextvars.ContextVar[Params] = contextvars.ContextVar("gdjax_all_params", default=None)
 
 
 def is_skipped(g: Any) -> bool:
@@ -28,3 +33,25 @@ def without_skipped(updates: Updates, params: Params) -> Params:
     except (ValueError, TypeError):
         return params
     return structure.unflatten([g if is_skipped(g) else p for g, p in zip(gradients, ps, strict=True)])
+
+
+@contextlib.contextmanager
+def fitted(updates: Updates, params: Params) -> Iterator[Params]:
+    """`without_skipped`; in its context `left_out` finds those that were replaced."""
+    fit = without_skipped(updates, params)
+    if fit is params or _all.get() is not None:
+        yield fit
+        return
+    token = _all.set(params)
+    try:
+        yield fit
+    finally:
+        _all.reset(token)
+
+
+def left_out(updates: Updates) -> dict[Any, Any]:
+    """By their paths, the parameters that `update` was given where `updates` has None; {} where it was given none."""
+    paths = jax.tree_util.tree_leaves_with_path(updates, is_leaf=lambda x: x is None)
+    missing = {path for path, g in paths if g is None}
+    flat = jax.tree_util.tree_leaves_with_path(_all.get()) if missing else []
+    return {path: p for path, p in flat if path in missing and hasattr(p, "shape")}

@@ -12,6 +12,7 @@ from gdjax.combine.paths import Pattern, mask_by_path, paths_of
 from gdjax.core import base, meshes
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.entries import Entry, entries, pairs
+from gdjax.linalg.factored import is_stack
 from gdjax.numerics import is_key
 
 VERSION = 1
@@ -39,6 +40,9 @@ def reset(
     A moment that is set back without its count is not corrected for its start. With the defaults of Adam the first
     update then has the size (1 - b1) / sqrt(1 - b2) = 3.2 rates if both moments are set back, 32 if only nu is.
 
+    Warns:
+      UserWarning: what SOAP and its kin keep of all matrices of one shape in one stack stays as it is, with `where`.
+
     Raises:
       ValueError: neither `where` nor `fields` is given; a pattern matches no parameter, a name nothing in the state, or
         both together nothing; the state is not one of `tx`.
@@ -64,6 +68,9 @@ def reset(
     flags = [is_chosen(x) for x in old]
     if not any(flags):
         raise ValueError(f"{label}: the state keeps nothing of that for these parameters")
+    if shared := sorted({x.of for x, flag in zip(old, flags, strict=True) if where and not flag and is_stack(x.leaf)}):
+        why = "keeps matrices of one shape together, whose ever they are, and stays as it is; fields would set it back"
+        warnings.warn(f"{label}: {', '.join(shared)} {why}", UserWarning, stacklevel=2)
     values = [new.value if flag else x.value for x, new, flag in zip(old, fresh, flags, strict=True)]
     return jax.tree.structure(state).unflatten(values)
 

@@ -1,26 +1,35 @@
 """The matrices of a tree cut into blocks, of which each side may have a Kronecker factor; and functions of all blocks.
 
-A leaf's blocks are a list of stacks, (number, rows, columns), one for each part of the leaf (see `plan.Leaf.split`).
-What belongs to a side that has no factor is `MaskedNode` in the state, None in a function of one block.
+All blocks of one shape, whichever leaf they come from, are one stack, (number, rows, columns), by the name of their
+shape, "768x3072": so a step has as many programs as there are shapes, not leaves, and the state is not copied together.
+What belongs to a side that has no factor is `MaskedNode` in the state, None in a function of blocks.
 """
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks, meshes
 from gdjax.core.base import MaskedNode
 from gdjax.linalg import blocks
 from gdjax.linalg.plan import Leaf, plan_of
-from gdjax.linalg.stacks import in_stacks
+from gdjax.linalg.stacks import of_stack
 from gdjax.numerics import Array
+from gdjax.xla import places
 
-Stacks = list[Any]  # of one leaf: an array for each part
+Stacks = dict[str, Any]  # by the name of a shape
 SIDES = "both", "short", "rows", "columns"
+
+
+def is_stack(key: str) -> bool:
+    """Whether the path of an array in a state ends with the name of a shape."""
+    return re.search(r"(^|/)\d+x\d+( complex)?(/\d+)?$", key) is not None
 
 
 class Layout(NamedTuple):
@@ -39,25 +48,33 @@ class Layout(NamedTuple):
             raise ValueError(f"{label}: sides must be one of {', '.join(SIDES)}, got {self.sides!r}")
         return self
 
+    def has(self, rows: int, columns: int) -> tuple[bool, bool]:
+        """Whether the rows and the columns of blocks of that size have factors."""
+        short = rows <= columns, rows > columns
+        wanted = {"both": (True, True), "short": short, "rows": (True, False), "columns": (False, True)}
+        most = self.max_precond_dim
+        left, right = wanted[self.sides]
+        return left and (most is None or rows <= most), right and (most is None or columns <= most)
+
 
 class Cut(NamedTuple):
     """A leaf and its blocks."""
 
     leaf: Leaf
-    layout: Layout
+    block_size: int | None
 
-    def apart(self, x: Array) -> Stacks:
-        """x as stacks of blocks, in float32 at least."""
+    def apart(self, x: Array) -> list[Array]:
+        """x as stacks of blocks, one for each part of the leaf, in float32 at least."""
         stacks = self.leaf.split(x.astype(numerics.at_least_float32(x.dtype)))
-        most = self.layout.block_size
+        most = self.block_size
         if most is None:
             return stacks
         cut = jax.vmap(lambda matrix: blocks.block(matrix, most))
         return [cut(stack).reshape(size) for stack, size in zip(stacks, self.sizes, strict=True)]
 
-    def joined(self, stacks: Stacks) -> Array:
+    def joined(self, stacks: list[Array]) -> Array:
         """The array whose `apart` these are."""
-        most = self.layout.block_size
+        most = self.block_size
         if most is not None:
             whole = lambda y, shape: blocks.unblock(y, shape, most)  # noqa: E731
             stacks = [
@@ -69,29 +86,98 @@ class Cut(NamedTuple):
     @property
     def sizes(self) -> list[tuple[int, int, int]]:
         """The shapes of `apart`."""
-        most = self.layout.block_size
+        most = self.block_size
         if most is None:
             return self.leaf.sizes
         cuts = [(n, blocks.cuts(r, most), blocks.cuts(c, most)) for n, r, c in self.leaf.sizes]
         return [(n * a * b, r, c) for n, (a, r), (b, c) in cuts]
 
-    def has(self, size: tuple[int, int, int]) -> tuple[bool, bool]:
-        """Whether the rows and the columns of blocks of that size have factors."""
-        _, rows, columns = size
-        short = rows <= columns, rows > columns
-        wanted = {"both": (True, True), "short": short, "rows": (True, False), "columns": (False, True)}
-        most = self.layout.max_precond_dim
-        left, right = wanted[self.layout.sides]
-        return left and (most is None or rows <= most), right and (most is None or columns <= most)
+
+class Member(NamedTuple):
+    """Blocks of a leaf in a stack."""
+
+    leaf: int
+    part: int  # of the leaf
+    number: int
+    turned: bool  # whether they lie in the stack transposed
 
 
-def cuts_of(label: str, tree: Any, numbers: Any, default: Any, layout: Layout) -> list[Cut]:
-    """For each leaf of the tree its blocks; see `plan_of`."""
-    return [Cut(leaf, layout) for leaf in plan_of(label, tree, numbers, default).leaves]
+class Blocks(NamedTuple):
+    """The blocks of all leaves.
+
+    Args:
+      cuts: for each leaf; None for one that has no blocks.
+      complexes: for each leaf whether it is complex: blocks of complex numbers have stacks of their own.
+      layout: where both sides of a block are treated alike, tall ones lie transposed among the wide ones.
+    """
+
+    cuts: Sequence[Cut | None]
+    complexes: Sequence[bool]
+    layout: Layout
+
+    @property
+    def members(self) -> dict[tuple[str, int, int], list[Member]]:
+        """What each stack is made of, by its name, rows and columns."""
+        found: dict[tuple[str, int, int], list[Member]] = {}
+        for i, (cut, is_complex) in enumerate(zip(self.cuts, self.complexes, strict=True)):
+            for j, (number, rows, columns) in enumerate(cut.sizes if cut else []):
+                turned = rows > columns and self.layout.sides in ("both", "short")
+                m, n = (columns, rows) if turned else (rows, columns)
+                name = f"{m}x{n}" + (" complex" if is_complex else "")
+                found.setdefault((name, m, n), []).append(Member(i, j, number, turned))
+        return dict(sorted(found.items()))
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The number of blocks in each stack."""
+        return {name: sum(x.number for x in members) for (name, *_), members in self.members.items()}
+
+    def together(self, xs: Sequence[Array | None]) -> Stacks:
+        """The blocks of arrays, one for each leaf, as stacks; zeros for an array that is not there."""
+        apart = [cut.apart(x) if cut and x is not None else None for cut, x in zip(self.cuts, xs, strict=True)]
+        found = {}
+        for (name, *size), members in self.members.items():
+            real = numerics.widest_real([xs[x.leaf] for x in members])
+            dtype = numerics.complex_dtype(real) if name.endswith("complex") else real
+            parts = []
+            for leaf, part, number, turned in members:
+                blocks = apart[leaf]
+                x = jnp.zeros((number, *size), dtype) if blocks is None else blocks[part].astype(dtype)
+                parts.append(x.mT if turned and blocks is not None else x)
+            found[name] = jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+        return found
+
+    def apart(self, stacks: Stacks) -> list[Array | None]:
+        """The arrays of the leaves whose `together` these are; None for one without blocks."""
+        parts: dict[tuple[int, int], Array] = {}
+        for (name, *_), members in self.members.items():
+            xs = places.parts(stacks[name], [x.number for x in members]) if len(members) > 1 else [stacks[name]]
+            for member, x in zip(members, xs, strict=True):
+                parts[member.leaf, member.part] = x.mT if member.turned else x
+        of = lambda i, cut: cut.joined([parts[i, j] for j in range(len(cut.sizes))])  # noqa: E731
+        return [of(i, cut) if cut else None for i, cut in enumerate(self.cuts)]
+
+    def only_there(
+        self, xs: Sequence[Array | None], new: dict[str, Stacks], old: Mapping[str, Stacks]
+    ) -> dict[str, Stacks]:
+        """The new fields, with the old values for the blocks of leaves whose array is not there."""
+        for (name, *_), members in self.members.items():
+            own = np.concatenate([np.full(x.number, xs[x.leaf] is not None) for x in members])
+            for field in () if own.all() else new:
+                kept = lambda x, y: jnp.where(own.reshape(-1, *[1] * (x.ndim - 1)), x, y)  # noqa: B023, E731
+                new[field][name] = jax.tree.map(kept, new[field][name], old[field][name])
+        return new
 
 
-def started(cuts: Sequence[Cut], params: Any, what: str, dtype: Any = None, fill: Any = 1.0) -> list[Any]:
-    """What a slot of each leaf starts as, a list with an array for each stack.
+def blocks_of(label: str, tree: Any, numbers: Any, default: Any, layout: Layout) -> Blocks:
+    """The blocks of a tree; see `plan_of`."""
+    leaves = plan_of(label, tree, numbers, default).leaves
+    cuts = [Cut(leaf, layout.block_size) if leaf.is_matrix else None for leaf in leaves]
+    return Blocks(cuts, [jnp.iscomplexobj(x) for x in jax.tree.leaves(tree)], layout)
+
+
+def started(params: Any, found: Blocks, what: str, dtype: Any = None, fill: Any = 1.0) -> Stacks:
+    """What a slot starts as, an array for each stack.
 
     Args:
       what: "blocks" or "squares", zeros like the blocks, those of squares real; "L" or "R", zeros, squares of the rows
@@ -99,57 +185,55 @@ def started(cuts: Sequence[Cut], params: Any, what: str, dtype: Any = None, fill
         1), or of the columns, (number, 1, columns).
       dtype: of "blocks", if it is not the least.
     """
-    first = lambda cut, p: [_first(cut, p, size, what, dtype, fill) for size in cut.sizes]  # noqa: E731
-    return [first(cut, p) for cut, p in zip(cuts, jax.tree.leaves(params), strict=True)]
+    leaves, stacks = jax.tree.leaves(params), {}
+    for (name, rows, columns), members in found.members.items():
+        own, size = [leaves[x.leaf] for x in members], (found.numbers[name], rows, columns)
+        stacks[name] = _first(own, size, found.layout.has(rows, columns), what, dtype, fill)
+    return stacks
 
 
-def _first(cut: Cut, p: Any, size: tuple[int, int, int], what: str, dtype: Any, fill: Any) -> Any:
-    own = jax.dtypes.canonicalize_dtype(numerics.at_least_float32(jnp.result_type(p)))
-    if what in ("blocks", "squares"):
-        if what == "squares":
-            own = numerics.real_dtype(own)
-        elif dtype is not None:
+def _first(ps: list[Any], size: tuple[int, int, int], has: Sequence[bool], what: str, dtype: Any, fill: Any) -> Any:
+    number, *sides = size
+    real = jax.dtypes.canonicalize_dtype(numerics.widest_real(ps))
+    own = numerics.complex_dtype(real) if jnp.iscomplexobj(ps[0]) else real
+    zeros = lambda dtype, *shape: meshes.zeros_along(ps[0], (), dtype, (number, *shape))  # noqa: E731
+    if what == "squares":
+        return zeros(real, *sides)
+    if what == "blocks":
+        if dtype is not None:
             own = numerics.complex_dtype(dtype) if jnp.issubdtype(own, jnp.complexfloating) else dtype
-        return meshes.zeros_along(p, (), own, size)
+        return zeros(own, *sides)
     side = "LR".index(what[-1])
-    if not cut.has(size)[side]:
+    if not has[side]:
         return MaskedNode()
-    number, n = size[0], size[1 + side]
+    n = sides[side]
     if what[0] == "d":
-        shape = (number, 1, n) if side else (number, n, 1)
-        return meshes.zeros_along(p, (), numerics.real_dtype(own), shape) + fill
-    zeros = meshes.zeros_along(p, (), own, (number, n, n))
-    return zeros + jnp.eye(n, dtype=own)[None] if what[0] == "Q" else zeros
+        return zeros(real, *((1, n) if side else (n, 1))) + fill
+    return zeros(own, n, n) + jnp.eye(n, dtype=own)[None] if what[0] == "Q" else zeros(own, n, n)
 
 
-def together(f: Callable[[Mapping[str, Any]], Mapping[str, Any]], slots: Mapping[str, Sequence[Stacks]]) -> Any:
-    """f for every block of every leaf, those of one shape at once (see `in_stacks`).
+def stands_for_a_tree(params: Any) -> bool:
+    """Whether this is no tree but an object that stands for one, from whose state others tell what is like parameters.
+
+    What `init` makes of it has then one leaf where the state of a tree has its stacks, which are like no parameter.
+    """
+    return not jax.tree.leaves(params) and not isinstance(params, dict | list | tuple | None)
+
+
+def of_each(
+    f: Callable[[Mapping[str, Any]], Mapping[str, Any]], given: Mapping[str, Stacks], fields: Sequence[str]
+) -> dict[str, Stacks]:
+    """f of the blocks of each stack: by name, its results.
 
     Args:
-      f: from the arrays of one stack by name to new arrays by name, None for what there is not.
-      slots: by name, for each leaf its stacks.
-
-    Returns:
-      By name, for each leaf its stacks; `MaskedNode` where f has None.
+      f: see `of_stack`.
+      given: by name, the gradients "g", of which every stack has some, and the slots.
+      fields: the results that are wanted. One that f has not is what was given.
     """
-    first = next(iter(slots.values()))
-    if not any(first):
-        return dict.fromkeys([*slots, "u"], [[] for _ in first])
-    groups: dict[tuple[str, ...], list[tuple[int, int]]] = {}
-    for i, j in ((i, j) for i, stacks in enumerate(first) for j in range(len(stacks))):
-        groups.setdefault(tuple(k for k, x in slots.items() if hasattr(x[i][j], "shape")), []).append((i, j))
-    out: dict[str, list[Stacks]] = {}
-    for names, members in groups.items():
-        there: list[str] = []  # the names for which f has an array
-
-        def of(*arrays: Array, names: Any = names, there: Any = there) -> tuple[Array, ...]:
-            new = f({**dict.fromkeys(slots), **dict(zip(names, arrays, strict=True))})
-            there[:] = [k for k, x in new.items() if x is not None]
-            return tuple(x for x in new.values() if x is not None)
-
-        found = in_stacks(of, *([slots[k][i][j] for i, j in members] for k in names))
-        for name, arrays in zip(there, found, strict=True):
-            full = out.setdefault(name, [[MaskedNode()] * len(stacks) for stacks in first])
-            for (i, j), x in zip(members, arrays, strict=True):
-                full[i][j] = x
+    out: dict[str, Stacks] = {name: {} for name in fields}
+    for name in given["g"]:
+        xs = {k: x[name] if hasattr(x[name], "shape") else None for k, x in given.items()}
+        new = of_stack(f, xs)
+        for k in fields:
+            out[k][name] = given[k][name] if new.get(k) is None else new[k]
     return out

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gdjax.core import meshes
 from gdjax.linalg import spectral
 from gdjax.linalg.turns import Turned
 from gdjax.numerics import Array, abs_sq
@@ -58,20 +59,26 @@ def bases(moments: tuple[str, ...], squares: tuple[str, ...], refresh: str, in_o
       in_order: whether vectors are put in the order of their eigenvalues before a power step.
     """
 
-    def by_a_step(a: Array, basis: Array, *xs: Array) -> tuple[Array, ...]:
+    def by_a_step(a: Array, basis: Array) -> tuple[Array, Array]:
         if in_order:
-            new, order = spectral.refreshed_in_order(a, basis)
-        else:
-            new, order = spectral.refreshed_basis(a, basis), None
-        moved = [adjoint(new) @ (basis @ x.astype(basis.dtype)) for x in xs[: len(moments)]]
-        rest = xs[len(moments) :]
-        return new, *moved, *(x if order is None else jnp.take_along_axis(x, order[..., None], -2) for x in rest)
+            return spectral.stepped_in_order(a, basis)
+        return spectral.stepped(a, basis), jnp.zeros(a.shape[:-1], jnp.int32)
 
-    def by_eigh(a: Array, basis: Array, *xs: Array) -> tuple[Array, ...]:
-        new = spectral.eigenbasis(a, basis)
-        turn = _highest(adjoint(new), basis)
-        moved = [turn @ x.astype(basis.dtype) for x in xs[: len(moments)]]
-        return new, *moved, *(abs_sq(turn) @ x for x in xs[len(moments) :])
+    def by_eigh(a: Array, basis: Array) -> tuple[Array, Array]:
+        return spectral.eigenvectors(a).astype(basis.dtype), jnp.zeros(a.shape[:-1], jnp.int32)
 
-    exact = jax.jit(by_eigh)
-    return Turned(exact, exact if refresh == "eigh" else jax.jit(by_a_step), ("Q*",), (*moments, *squares))
+    def f(first: Any, a: Array, old: Array, *xs: Array) -> list[Array]:
+        new, order = by_eigh(a, old) if refresh == "eigh" else meshes.cond(first, by_eigh, by_a_step, a, old)
+
+        def mixed(xs: list[Array]) -> list[Array]:
+            mix = abs_sq(_highest(adjoint(new), old))
+            return [mix @ x for x in xs]
+
+        def permuted(xs: list[Array]) -> list[Array]:
+            return [spectral.taken(x, order[..., None], -2) for x in xs] if in_order else xs
+
+        moved = [adjoint(new) @ (old @ x.astype(old.dtype)) for x in xs[: len(moments)]]
+        rest = list(xs[len(moments) :])
+        return [new, *moved, *(mixed(rest) if refresh == "eigh" else meshes.cond(first, mixed, permuted, rest))]
+
+    return Turned(spectral.scaled, jax.jit(f), ("Q*",), (*moments, *squares))

@@ -1,6 +1,6 @@
-"""PSGD's factors of all matrices of a tree: lists with an entry for each leaf, itself a list for its stacks."""
+"""PSGD's factors of all matrices of a tree, those of one shape in one stack, by its name; see `factored`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,50 +9,46 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.linalg import whitening
+from gdjax.linalg.factored import Blocks, Layout, Stacks, blocks_of, of_each, stands_for_a_tree
 from gdjax.linalg.matrices import Matrix
-from gdjax.linalg.plan import Leaf, plan_of
+from gdjax.linalg.plan import Leaf
 from gdjax.linalg.roles import routing
-from gdjax.linalg.stacks import in_stacks
+from gdjax.linalg.turns import always, of_run, spread
 from gdjax.linalg.whitening import Fit
 from gdjax.numerics import Array, bounded, debias
 
 
-def leaves_of(label: str, tree: Any, roles: Any) -> list[Leaf]:
-    """The leaves of a tree, all of them matrices."""
-    return list(plan_of(label, tree, None if roles is None else routing(roles), Matrix()).leaves)
+def matrices_of(label: str, roles: Any) -> Callable[[Any], Blocks]:
+    """From a tree to its leaves, all of them matrices."""
+    numbers = None if roles is None else routing(roles)
+    return lambda tree: blocks_of(label, tree, numbers, Matrix(), Layout())
 
 
-def _diagonal(size: tuple[int, int, int], most: int, saving: str | None) -> tuple[bool, bool]:
+def _diagonal(rows: int, columns: int, most: int, saving: str | None) -> tuple[bool, bool]:
     """Which factors of a matrix are diagonal: of long sides, of those of length 1, and as the mode says."""
-    _, rows, columns = size
     alone = {None: (False, False), "one_diag": (rows > columns, rows <= columns), "all_diag": (True, True)}[saving]
     return rows <= 1 or rows > most or alone[0], columns <= 1 or columns > most or alone[1]
 
 
-def _factors(p: Any, leaf: Leaf, scale: Array, most: int, saving: str | None) -> list[list[Array]]:
-    """Factors `scale` I of one parameter, of each stack the left and the right one."""
-    real = numerics.widest_real(p)
-    dtype = numerics.complex_dtype(real) if jnp.iscomplexobj(p) else real
-
-    def factor(n: int, alone: bool, number: int) -> Array:
-        one = jnp.ones((n, 1), real) if alone else jnp.eye(n, dtype=dtype)
-        return jnp.broadcast_to(one * scale.astype(one.dtype), (number, *one.shape))
-
-    return [
-        [factor(n, alone, size[0]) for n, alone in zip(size[1:], _diagonal(size, most, saving), strict=True)]
-        for size in leaf.sizes
-    ]
-
-
-def first(which: str, params: Any, given: Mapping[str, Any]) -> list[Any]:
-    """Q, P or L at the start, for each leaf; `given` are the arguments of the factory."""
-    label, scale = "gdjax.scale_by_psgd_kron", given["precond_init_scale"]
-    pairs = list(zip(jax.tree.leaves(params), leaves_of(label, params, given["roles"]), strict=True))
-    if which == "L":
-        return [[jnp.zeros((size[0], 1, 2), numerics.widest_real(p)) for size in leaf.sizes] for p, leaf in pairs]
+def first(which: str, params: Any, given: Mapping[str, Any]) -> Any:
+    """Q, P or L at the start; `given` are the arguments of the factory."""
+    if stands_for_a_tree(params):
+        return jnp.zeros(())
+    found, scale = matrices_of("gdjax.scale_by_psgd_kron", given["roles"])(params), given["precond_init_scale"]
     scale = jnp.asarray(scale(jnp.zeros((), int)) if callable(scale) else scale, float) ** (1 if which == "P" else 0.5)
-    sides = given["max_size_triangular"], given["memory_save_mode"]
-    return [_factors(p, leaf, scale, *sides) for p, leaf in pairs]
+    stacks, leaves = {}, jax.tree.leaves(params)
+    for (name, rows, columns), members in found.members.items():
+        number, own = found.numbers[name], [leaves[x.leaf] for x in members]
+        real = numerics.widest_real(own)
+        dtype = numerics.complex_dtype(real) if jnp.iscomplexobj(own[0]) else real
+        diagonal = _diagonal(rows, columns, given["max_size_triangular"], given["memory_save_mode"])
+        ones = [
+            jnp.ones((n, 1), real) if alone else jnp.eye(n, dtype=dtype)
+            for n, alone in zip((rows, columns), diagonal, strict=True)
+        ]
+        pair = [jnp.broadcast_to(x * scale.astype(x.dtype), (number, *x.shape)) for x in ones]
+        stacks[name] = jnp.zeros((number, 1, 2), real) if which == "L" else pair
+    return stacks
 
 
 def _average(leaf: Leaf, normalize: bool, g: Array, mu: Array, b1: Array) -> Array:
@@ -87,50 +83,61 @@ def unbiased(mu: Array, b1: Any, t: Array) -> Array:
 
 
 def refitted(
-    leaves: Sequence[Leaf], gs: Sequence[Array], s: Any, key: Array, form: str, scalars: Sequence[Any]
+    found: Blocks, gs: Sequence[Array | None], s: Any, period: int | None, form: str, scalars: Sequence[Any]
 ) -> dict[str, Any]:
-    """The fields Q, P and L after a step; `scalars` are the numbers of `whitening.Settings`."""
-    numbers = [number for leaf in leaves for number, _, _ in leaf.sizes]
+    """The fields Q, P and L after a step; `scalars` are the numbers of `whitening.Settings`.
+
+    With a period the matrices have their turns in so many steps, the first in the last of these. Without, all have it.
+    """
+    old, numbers = _fits(s), found.numbers
     if not numbers:
         return {"Q": s.Q, "P": s.P, "L": s.L}
-    noise, kind = jax.random.key_data(jax.random.split(key, sum(numbers))), jax.random.key_impl(key)
+    of_one = {name: (float(max(rows, columns) ** 3), numbers[name]) for name, rows, columns in found.members}
+    turns, kind = spread(of_one, period or 1), jax.random.key_impl(s.key)
+    keys = jax.random.key_data(jax.random.split(jax.random.fold_in(s.key, s.count), sum(numbers.values())))
 
-    def fitted(gs: Sequence[Array], fits: Any, noise: Array, scalars: Sequence[Array]) -> Any:
-        def one(g: Array, *xs: Array) -> Any:
+    def fitted(gs: Any, old: Any, keys: Array, count: Array, scalars: Any) -> Any:
+        def one(g: Array, fit: Sequence[Array], key: Array) -> Any:
             real = numerics.widest_real(g)
             settings = whitening.Settings(form, *(numerics.scalar(x, real) for x in scalars))
-            return tuple(whitening.fitted(Fit(*xs[:-1]), g, jax.random.wrap_key_data(xs[-1][0], impl=kind), settings))
+            return whitening.fitted(Fit(*fit), g, jax.random.wrap_key_data(key, impl=kind), settings)
 
-        ends = [sum(numbers[: i + 1]) for i in range(len(numbers))]
-        each = [noise[end - n : end, None] for end, n in zip(ends, numbers, strict=True)]
-        return in_stacks(whitening.in_batches(one), _stacks(leaves, gs), *fits, each)
+        new, start = {name: dict(stacks) for name, stacks in old.items()}, 0
+        for name, g in found.together(gs).items():
+            end = start + numbers[name]
+            g, olds, own = meshes.alike(g, [old[field][name] for field in Fit._fields], keys[start:end])
+            turn = count % (period or 1), turns[name]
+            news = of_run(always, whitening.in_batches(one), g, olds, [own], *turn)
+            for field, x in zip(Fit._fields, news, strict=True):
+                new[field][name] = x
+            start = end
+        return found.only_there(gs, new, old)
 
-    whole = tuple([None] * len(numbers) for _ in Fit._fields)
-    new = meshes.partitioned(fitted, whole, list(gs), _fits(s), noise, list(scalars))
-    left, right, smooth, left_product, right_product = map(iter, new)
-    pairs = lambda a, b: [[[next(a), next(b)] for _ in leaf.sizes] for leaf in leaves]  # noqa: E731
-    constants = [[next(smooth) for _ in leaf.sizes] for leaf in leaves]
-    return {"Q": pairs(left, right), "P": pairs(left_product, right_product), "L": constants}
+    new = meshes.partitioned(fitted, old, gs, old, keys, s.count, list(scalars))
+    pairs = lambda a, b: {name: [new[a][name], new[b][name]] for name in numbers}  # noqa: E731
+    return {"Q": pairs("left", "right"), "P": pairs("left_product", "right_product"), "L": new["smooth"]}
 
 
-def whitened(leaves: Sequence[Leaf], gs: Sequence[Array], like: Sequence[Array], s: Any, most: Any) -> list[Array]:
+def whitened(found: Blocks, gs: Sequence[Array | None], like: Sequence[Array], s: Any, most: Any) -> list[Any]:
     """P_l G P_r of all matrices, as leaves."""
 
-    def of(gs: Sequence[Array], left: Sequence[Array], right: Sequence[Array], most: Array) -> list[Array]:
+    def of(gs: Any, fits: Any, most: Array) -> list[Any]:
         def one(g: Array, p: Array, q: Array) -> Array:
             return whitening.whitened(p, q, g, numerics.scalar(most, numerics.widest_real(g)))
 
-        each = iter(in_stacks(whitening.in_batches(one), _stacks(leaves, gs), left, right))
-        return [leaf.joined([next(each) for _ in leaf.sizes]) for leaf in leaves]
+        def each(xs: Mapping[str, Any]) -> dict[str, Array]:
+            return {"u": whitening.in_batches(one)(xs["g"], xs["left_product"], xs["right_product"])}
 
-    return meshes.partitioned(of, list(like), list(gs), *_fits(s)[3:], most)
+        us = of_each(each, {"g": found.together(gs), **fits}, ["u"])["u"]
+        return [u for u, g in zip(found.apart(us), gs, strict=True) if g is not None]
+
+    fits = {name: x for name, x in _fits(s).items() if name.endswith("product")}
+    return meshes.partitioned(of, list(like), gs, fits, most)
 
 
-def _stacks(leaves: Sequence[Leaf], xs: Sequence[Array]) -> list[Array]:
-    return [stack for leaf, x in zip(leaves, xs, strict=True) for stack in leaf.split(x)]
-
-
-def _fits(s: Any) -> list[list[Array]]:
-    """The fields of `Fit`, a list of each over all the stacks."""
-    q, p, constants = map(jax.tree.leaves, (s.Q, s.P, s.L))  # Flax's nnx keeps lists as dicts
-    return [q[::2], q[1::2], constants, p[::2], p[1::2]]
+def _fits(s: Any) -> dict[str, Stacks]:
+    """The fields of `Fit`."""
+    q, p = ({name: jax.tree.leaves(pair) for name, pair in x.items()} for x in (s.Q, s.P))  # nnx keeps lists as dicts
+    side = lambda x, i: {name: pair[i] for name, pair in x.items()}  # noqa: E731
+    return {"left": side(q, 0), "right": side(q, 1), "smooth": dict(s.L), "left_product": side(p, 0),
+            "right_product": side(p, 1)}  # fmt: skip

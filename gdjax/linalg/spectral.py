@@ -87,16 +87,41 @@ def refreshed_basis(matrices: Array, basis: Array) -> Array:
       matrices: (..., n, n).
       basis: Q, (..., n, k), orthonormal columns.
     """
-    a, size, finite = _scaled("refreshed_basis", matrices)
-    q = _orthonormal(_highest(a, basis.astype(a.dtype)))
-    return jnp.where(finite & (size > 0), q.astype(basis.dtype), basis)
+    a, useful = scaled(matrices)
+    return jnp.where(useful, stepped(a, basis), basis)
 
 
-def eigenbasis(matrices: Array, basis: Array) -> Array:
-    """The eigenvectors of each A, the largest eigenvalue first; `basis` where A is zero or has NaN."""
-    a, size, finite = _scaled("eigenbasis", matrices)
-    vectors = jnp.linalg.eigh(a)[1][..., ::-1]
-    return jnp.where(finite & (size > 0), vectors.astype(basis.dtype), basis)
+def scaled(matrices: Array) -> tuple[Array, Array]:
+    """Each A over its largest element, and whether it says anything, (..., 1, 1): neither zero nor with NaN."""
+    a, size, finite = _scaled("scaled", matrices)
+    return a, finite & (size > 0)
+
+
+def eigenvectors(a: Array) -> Array:
+    """The eigenvectors of each A, the largest eigenvalue first."""
+    return jnp.linalg.eigh(a)[1][..., ::-1]
+
+
+def stepped(a: Array, basis: Array) -> Array:
+    """Q' of A Q = Q' R, where the diagonal of R is positive."""
+    return _orthonormal(_highest(a, basis.astype(a.dtype))).astype(basis.dtype)
+
+
+def stepped_in_order(a: Array, basis: Array) -> tuple[Array, Array]:
+    """`stepped`, with the columns of Q first put in the order of their eigenvalues q^H A q, the largest first.
+
+    So the power steps do not mix vectors whose eigenvalues have overtaken others.
+
+    Returns:
+      Q', and the order, (..., k): Q' follows Q[:, order].
+    """
+    q = basis.astype(a.dtype)
+    product = _highest(a, q)
+    order = jnp.argsort(-jnp.real(jnp.sum(q.conj() * product, -2)), -1).astype(jnp.int32)
+    return _orthonormal(taken(product, order[..., None, :], -1)).astype(basis.dtype), order
+
+
+taken = functools.partial(jnp.take_along_axis, mode="promise_in_bounds")  # of an order, whose numbers are places
 
 
 def root_in_basis(matrices: Array, basis: Array, p: Any, ridge: Any = 1e-6) -> tuple[Array, Array]:
@@ -110,24 +135,6 @@ def root_in_basis(matrices: Array, basis: Array, p: Any, ridge: Any = 1e-6) -> t
     values = jnp.real(jnp.sum(q.conj() * _highest(a, q), -2))
     root = _highest(q * _inverse_roots(values, p, ridge).astype(a.dtype)[..., None, :], q.mT.conj())
     return _rescaled(root, size, finite, p).astype(matrices.dtype), basis
-
-
-def refreshed_in_order(matrices: Array, basis: Array) -> tuple[Array, Array]:
-    """`refreshed_basis` with the columns of Q first put in the order of their eigenvalues q^H A q, the largest first.
-
-    So the power steps do not mix vectors whose eigenvalues have overtaken others.
-
-    Returns:
-      Q', and the order, (..., k): Q' follows Q[:, order].
-    """
-    a, size, finite = _scaled("refreshed_basis", matrices)
-    q = basis.astype(a.dtype)
-    product = _highest(a, q)
-    order = jnp.argsort(-jnp.real(jnp.sum(q.conj() * product, -2)), -1)
-    new = _orthonormal(jnp.take_along_axis(product, order[..., None, :], -1))
-    useful = finite & (size > 0)
-    unmoved = jnp.broadcast_to(jnp.arange(order.shape[-1], dtype=order.dtype), order.shape)
-    return jnp.where(useful, new.astype(basis.dtype), basis), jnp.where(useful[..., 0], order, unmoved)
 
 
 def _orthonormal(x: Array) -> Array:

@@ -1,9 +1,8 @@
 """Matrices of equal shapes, computed together."""
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 
 from gdjax.core import meshes
 from gdjax.numerics import Array
+from gdjax.xla import places
 from gdjax.xla.write_order import LARGE, after
 
 
@@ -50,6 +50,46 @@ def in_stacks(f: Callable[..., Any], *lists: Sequence[Any]) -> Any:
     return out if width is None else tuple([x[k] for x in out] for k in range(width))
 
 
+def of_stack(f: Callable[[Mapping[str, Any]], Mapping[str, Any]], xs: Mapping[str, Any]) -> dict[str, Any]:
+    """f of stacks (number, ...) by name, of which some may be None.
+
+    On a CPU large matrices go one by one through a loop, whose body is compiled once and writes over the stacks that it
+    reads: what is made of a matrix by itself is there for one matrix at a time. Elsewhere, and of small ones, f gets
+    all at once.
+
+    Args:
+      f: from arrays by name, (number, rows, columns), or (rows, columns) of a matrix by itself, to new ones by name. A
+        result "u" is like the input "g"; every other is like the input of its name.
+      xs: with an array "g".
+    """
+    if len(xs["g"]) == 1:
+        alone = f({k: None if x is None else x[0] for k, x in xs.items()})
+        return {k: None if x is None else x[None] for k, x in alone.items()}
+    large = math.prod(xs["g"].shape[1:]) >= LARGE and not meshes.may_be_divided(xs["g"])
+    whole, looped = (lambda xs: dict(f(xs))), functools.partial(_in_a_loop, f)
+    return jax.lax.platform_dependent(dict(xs), cpu=looped, default=whole) if large else whole(xs)
+
+
+def _in_a_loop(f: Callable[[Mapping[str, Any]], Mapping[str, Any]], xs: Mapping[str, Any]) -> dict[str, Any]:
+    source = lambda name: "g" if name == "u" else name  # noqa: E731  the array that a result takes the place of
+    take = lambda x, i: jax.lax.dynamic_index_in_dim(x, i, keepdims=False)  # noqa: E731
+
+    def of(i: Any, written: Mapping[str, Array]) -> dict[str, Any]:
+        there = {k: x for k, x in {**xs, **written}.items() if x is not None}
+        return dict(f({**xs, **{k: take(x, i) for k, x in there.items()}}))
+
+    made = jax.eval_shape(functools.partial(of, 0), {})
+
+    def step(i: Any, written: Any) -> Any:
+        new = of(i, written)
+        put = lambda old, x: jax.lax.dynamic_update_index_in_dim(old, x.astype(old.dtype), i, 0)  # noqa: E731
+        return {source(k): put(written[source(k)], x) for k, x in new.items() if x is not None}
+
+    start = {source(k): xs[source(k)] for k, x in made.items() if x is not None}
+    done = meshes.fori_loop(len(xs["g"]), step, start)
+    return {k: None if x is None else done[source(k)] for k, x in made.items()}
+
+
 def _alike(f: Callable[..., Any], xs: Sequence[Array], divided: bool) -> Any:
     """For each result of f an array that is divided as the result is; None where it is whole."""
     if any(jnp.ndim(x) < 2 or x.shape[:-2] != xs[0].shape[:-2] for x in xs):
@@ -80,19 +120,11 @@ def in_turn(f: Callable[..., Any], most: float, *lists: Sequence[Array]) -> list
         alone = sum(numbers) == 1 == len(members)
         together = f(*map(_by_itself if alone else _stack, given))
         before = jax.tree.leaves(together)[0]
-        ends = itertools.accumulate(numbers)
-        for i, batch, end, n in zip(members, batches, ends, numbers, strict=True):
-            part = functools.partial(_part, batch, None if alone else slice(end - n, end))
-            out[i] = jax.tree.map(part, together)
+        leaves, structure = jax.tree.flatten(together)
+        cut = [[y] for y in leaves] if len(members) == 1 else [places.parts(y, numbers) for y in leaves]
+        for n, (i, batch) in enumerate(zip(members, batches, strict=True)):
+            out[i] = structure.unflatten(y[n].reshape(*batch, *y[n].shape[0 if alone else 1 :]) for y in cut)
     return out
-
-
-def _part(batch: tuple[int, ...], where: slice | None, together: Array) -> Array:
-    """The results that belong to one entry; `where` is None for the only one."""
-    if where is None:
-        return together.reshape(*batch, *together.shape)
-    part = together[where]
-    return part if len(batch) == 1 else part.reshape(*batch, *together.shape[1:])
 
 
 def _by_itself(xs: Sequence[Array]) -> Array:

@@ -1,10 +1,8 @@
 """What is dear for each Kronecker factor, such as its eigenvectors, in turns: some of the factors in each step.
 
-A step chooses which factors have their turn, and all factors of one shape have one program: it is compiled once, not
-once for each factor.
+A step works on a run of each stack that begins where a table says, so all factors of a stack have one program.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,12 +16,16 @@ from gdjax.xla.write_order import LARGE
 
 
 class Turned(NamedTuple):
-    """What is made of a factor in its turn: functions (A, x1, x2, ...) -> (x1', x2', ...)."""
+    """What is made of a factor in its turn: `f(first, A, x1, x2, ...) -> (x1', x2', ...)`.
 
-    first: Callable[..., tuple[Array, ...]]  # in its first turn
-    f: Callable[..., tuple[Array, ...]]  # later
+    `first` says whether it is the first turn. f gets one factor or a stack of them, as `ready` makes it of them:
+    `ready(A)` also returns whether A says anything, (..., 1, 1). Where it does not its fields stay as they are.
+    """
+
+    ready: Callable[[Array], tuple[Array, Array]]
+    f: Callable[..., Sequence[Array]]
     squares: tuple[str, ...]  # the fields x1, ... that are squares of a side: "Q*" is QL or QR
-    along: tuple[str, ...] = ()  # the others, whose rows the function gets along that side: "mu", or "d*" for dL or dR
+    along: tuple[str, ...] = ()  # the others, whose rows f gets along that side: "mu", or "d*" for dL or dR
 
     @property
     def fields(self) -> list[str]:
@@ -32,129 +34,131 @@ class Turned(NamedTuple):
         return [y for x in names for y in ([x.replace("*", side) for side in "LR"] if "*" in x else [x])]
 
 
-class _Part(NamedTuple):
-    """Some factors of a stack, of one side."""
-
-    leaf: int
-    stack: int
-    side: int  # 0 for the rows, 1 for the columns
-    start: int
-    end: int
-
-    def at(self, field: str) -> tuple[str, int, int]:
-        return field.replace("*", "LR"[self.side]), self.leaf, self.stack
+def always(a: Array) -> tuple[Array, Array]:
+    """A for which something is made whatever it is: `ready` of a `Turned`."""
+    return a, jnp.ones((*a.shape[:-2], 1, 1), bool)
 
 
-class _Alike(NamedTuple):
-    """Turns that differ only in whose they are."""
+def spread(stacks: Mapping[Any, tuple[float, int]], k: int) -> dict[Any, list[int]]:
+    """How many matrices of each stack have their turn in each of k steps, so that these have about as much to do.
 
-    turns: list[list[_Part]]
-    places: list[int]  # for each step of the period the turn that it has, or -1
+    Args:
+      stacks: the cost of one of its matrices, and their number. Those of the first are spread first.
+    """
+    found, done = {}, [0.0] * k
+    for stack, (cost, number) in stacks.items():
+        share, rest = divmod(number, k)
+        free = sorted(range(k), key=done.__getitem__)[:rest]  # the steps with least to do
+        found[stack] = [share + (step in free) for step in range(k)]
+        done = [d + cost * n for d, n in zip(done, found[stack], strict=True)]
+    return found
 
 
 def in_turns(
-    turned: Turned, slots: Mapping[str, list[Stacks]], count: Array, every: Any, due: Any = None, like: str = "mu"
-) -> dict[str, list[Stacks]]:
+    turned: Turned, slots: Mapping[str, Stacks], count: Array, every: Any, due: Any = None
+) -> dict[str, Stacks]:
     """The fields after the turns of this step.
 
     With an int `every` the factors have their turns one after the other in so many steps. With a schedule all have
     theirs in one step, when `due` or in the steps 1, k + 1, 2 k + 1, ...
 
     Args:
-      slots: L and R, the fields, and `like`, which is shaped like the blocks.
+      slots: L and R, the fields, and mu, which is shaped like the blocks.
       count: with this update.
     """
-    slots = {name: [list(stacks) for stacks in leaves] for name, leaves in slots.items()}
-    spread = isinstance(every, int)
-    k = every if spread else jnp.maximum(every, 1).astype(count.dtype)
+    slots = {name: dict(stacks) for name, stacks in slots.items()}
+    spreads = isinstance(every, int)
+    k = every if spreads else jnp.maximum(every, 1).astype(count.dtype)
     due = (count - 1) % k == 0 if due is None else due
-    for alike in _alike(slots, slots[like], every if spread else 1):
-        place = jnp.asarray(alike.places, count.dtype)[(count - 1) % k if spread else 0]
-        work = functools.partial(_replaced, turned, alike.turns, place, count <= k if spread else count == 1)
-        olds = {x: slots[x[0]][x[1]][x[2]] for x in _touched(alike.turns, (*turned.squares, *turned.along))}
-        factors = {x: slots[x[0]][x[1]][x[2]] for x in _touched(alike.turns, ("*",))}
-        olds, factors = meshes.alike(olds, factors)
-        if spread and min(alike.places) >= 0:
-            news = work(olds, factors)
-        else:
-            news = meshes.cond(place >= 0 if spread else due, work, lambda olds, _: olds, olds, factors)
-        for (name, i, j), x in news.items():
-            slots[name][i][j] = x
+    step, first = (count - 1) % k if spreads else jnp.zeros_like(count), count <= k if spreads else count == 1
+    for (stack, side), numbers in spread(_costs(slots), every if spreads else 1).items():
+        where = [(x.replace("*", "LR"[side]), stack) for x in (*turned.squares, *turned.along)]
+        factors, olds = slots["LR"[side]][stack], [slots[field][stack] for field, stack in where]
+        factors, olds = meshes.alike(factors, olds)
+
+        def work(factors: Array, olds: list[Array], side: int = side, numbers: Any = numbers) -> list[Array]:
+            return _turned(turned, side, first, factors, olds, (step, numbers))
+
+        news = work(factors, olds) if spreads else meshes.cond(due, work, lambda _, olds: olds, factors, olds)
+        for (field, stack), x in zip(where, news, strict=True):
+            slots[field][stack] = x
     return {name: slots[name] for name in turned.fields}
 
 
-def _alike(slots: Mapping[str, list[Stacks]], like: list[Stacks], k: int) -> list[_Alike]:
-    """All factors, spread over k steps so that these have about as much to do."""
-    kinds: dict[Any, list[_Part]] = {}
-    for side, name in enumerate(("L", "R")):
-        for i, j in ((i, j) for i, stacks in enumerate(slots[name]) for j in range(len(stacks))):
-            x = slots[name][i][j]
-            if hasattr(x, "shape") and x.size:
-                n, other = x.shape[-1], like[i][j].shape[2 - side]
-                # Small ones of a kind are turned at once, which both sides of a matrix must not be.
-                kind = n, other, str(x.dtype), None if n * max(n, other) >= LARGE else side
-                kinds.setdefault(kind, []).extend(_Part(i, j, side, at, at + 1) for at in range(len(x)))
-    found, done = [], [0] * k
-    for (n, other, _, side), parts in sorted(kinds.items(), key=lambda x: -x[0][0]):  # the dearest first
-        share, rest = divmod(len(parts), k)
-        sizes = [(1, k)] * share if side is None else [(share, k)] * bool(share)  # factors of a turn, number of turns
-        for size, number in [*sizes, (1, rest)] if rest else sizes:
-            turns = [_merged(parts[at : at + size]) for at in range(0, size * number, size)]
-            parts = parts[size * number :]
-            free = sorted(sorted(range(k), key=done.__getitem__)[:number])  # the steps with least to do
-            for step in free:
-                done[step] += size * n**2 * (n + other)
-            found.append(_Alike(turns, [free.index(step) if step in free else -1 for step in range(k)]))
-    return found
+def _costs(slots: Mapping[str, Stacks]) -> dict[tuple[str, int], tuple[float, int]]:
+    """For the factors of each side of each stack the cost of one turn, and their number; the longest first."""
+    shapes = {
+        (stack, side): (x.shape[-1], slots["mu"][stack].shape[2 - side], len(x))
+        for side, field in enumerate("LR")
+        for stack, x in slots[field].items()
+        if hasattr(x, "shape") and x.size
+    }
+    ordered = sorted(shapes.items(), key=lambda x: -x[1][0])
+    return {key: (float(n**2 * (n + other)), number) for key, (n, other, number) in ordered}
 
 
-def _merged(parts: Sequence[_Part]) -> list[_Part]:
-    """The same factors, those that lie side by side as one part."""
-    found: list[_Part] = []
-    for part in parts:
-        if found and found[-1][:3] == part[:3] and found[-1].end == part.start:
-            found[-1] = found[-1]._replace(end=part.end)
-        else:
-            found.append(part)
-    return found
+def _turned(turned: Turned, side: int, first: Any, factors: Array, olds: list[Array], turn: Any) -> list[Array]:
+    """The fields of the factors of one side of a stack after the turns of this step."""
+
+    def across(xs: Sequence[Array]) -> list[Array]:
+        return [x.mT.conj() if side and i >= len(turned.squares) else x for i, x in enumerate(xs)]
+
+    def f(a: Array, olds: Sequence[Array]) -> list[Array]:
+        return across(turned.f(first, a, *across(olds)))
+
+    return of_run(turned.ready, f, factors, olds, [], *turn)
 
 
-def _touched(turns: Sequence[Sequence[_Part]], fields: Sequence[str]) -> list[tuple[str, int, int]]:
-    return list(dict.fromkeys(part.at(field) for field in fields for parts in turns for part in parts))
+def of_run(
+    ready: Callable[[Array], tuple[Array, Array]], f: Callable[..., Sequence[Array]],
+    a: Array, olds: Sequence[Array], others: Sequence[Array], step: Array, numbers: Sequence[int],
+) -> list[Array]:  # fmt: skip
+    """`olds` with what f makes of the matrices whose turn it is in their places.
 
+    Args:
+      ready: see `Turned`.
+      f: from A, the olds and the others, of one matrix or of a stack, to new olds.
+      a, olds, others: stacks, of one length.
+      step: of the period.
+      numbers: how many matrices have their turn in each step of it, one run after the other.
+    """
+    start, number = (
+        jnp.asarray(x, step.dtype)[step] for x in ([sum(numbers[:i]) for i in range(len(numbers))], numbers)
+    )
+    most, same = max(numbers), len(set(numbers)) == 1
 
-def _replaced(
-    turned: Turned, turns: Sequence[Sequence[_Part]], place: Array, first: Array, olds: Any, factors: Any
-) -> Any:
-    """The arrays with those of one turn replaced."""
-    xs = jax.lax.switch(place, [functools.partial(_taken, turned, parts) for parts in turns], olds, factors)
-    same = turned.first is turned.f
-    news = turned.f(*xs) if same else meshes.cond(first, turned.first, turned.f, *xs)
-    olds, news = meshes.alike(olds, list(news))
-    return jax.lax.switch(place, [functools.partial(_put, turned, parts) for parts in turns], olds, news)
+    def one(i: Any, a: Array, olds: list[Array], others: list[Array]) -> list[Array]:
+        take = lambda x: jax.lax.dynamic_index_in_dim(x, start + i, keepdims=False)  # noqa: E731
+        x, useful = ready(take(a))
 
+        def replaced(x: Array, olds: list[Array], others: list[Array]) -> list[Array]:
+            news = f(x, list(map(take, olds)), *map(take, others))
+            put = lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y.astype(x.dtype), start + i, 0)  # noqa: E731
+            return list(map(put, olds, news))
 
-def _taken(turned: Turned, parts: Sequence[_Part], olds: Any, factors: Any) -> list[Array]:
-    """The factors of a turn, and their fields; a matrix by itself without the axis of length 1."""
+        due = useful[0, 0] if same else useful[0, 0] & (i < number)
+        return meshes.cond(due, replaced, lambda _, olds, __: olds, x, olds, others)
 
-    def of(field: str, arrays: Any) -> Array:
-        xs = [arrays[part.at(field)][part.start : part.end] for part in parts]
-        xs = [x.mT.conj() if part.side and field in turned.along else x for part, x in zip(parts, xs, strict=True)]
-        x = jnp.concatenate(xs) if len(xs) > 1 else xs[0]
-        return x[0] if len(x) == 1 else x
+    def one_by_one(a: Array, olds: list[Array], others: list[Array]) -> list[Array]:
+        return meshes.fori_loop(most, lambda i, olds: one(i, a, olds, others), olds)
 
-    return [of("*", factors), *(of(field, olds) for field in (*turned.squares, *turned.along))]
+    def at_once(a: Array, olds: list[Array], others: list[Array]) -> list[Array]:
+        low = jnp.minimum(start, len(a) - most)  # a run may be shorter than the longest, and at the end
+        places = low + jnp.arange(most, dtype=low.dtype)
+        own = ((places >= start) & (places < start + number))[:, None, None]
+        part = lambda x: jax.lax.dynamic_slice_in_dim(x, low, most)  # noqa: E731
+        x, useful = ready(part(a))
+        news = f(x, list(map(part, olds)), *map(part, others))
+        kept = [jnp.where(useful & own, y.astype(x.dtype), part(x)) for x, y in zip(olds, news, strict=True)]
+        return [jax.lax.dynamic_update_slice_in_dim(x, y, low, 0) for x, y in zip(olds, kept, strict=True)]
 
+    def work(a: Array, olds: list[Array], others: list[Array]) -> list[Array]:
+        large = max(x.shape[-1] * x.shape[-2] for x in (a, *olds)) >= LARGE
+        if most == 1:
+            return one(0, a, olds, others)
+        if not large or meshes.may_be_divided(a):
+            return at_once(a, olds, others)
+        return jax.lax.platform_dependent(a, olds, others, cpu=one_by_one, default=at_once)
 
-def _put(turned: Turned, parts: Sequence[_Part], olds: Any, news: Sequence[Array]) -> Any:
-    """The arrays with the fields of a turn in their places."""
-    olds, done = dict(olds), 0
-    for part in parts:
-        number = part.end - part.start
-        for field, new in zip((*turned.squares, *turned.along), news, strict=True):
-            x = (new if new.ndim == 3 else new[None])[done : done + number]
-            old = olds[part.at(field)]
-            x = (x.mT.conj() if part.side and field in turned.along else x).astype(old.dtype)
-            olds[part.at(field)] = x if x.shape == old.shape else old.at[part.start : part.end].set(x)
-        done += number
-    return olds
+    given = a, list(olds), list(others)
+    return work(*given) if min(numbers) > 0 else meshes.cond(number > 0, work, lambda _, olds, __: olds, *given)

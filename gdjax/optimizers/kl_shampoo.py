@@ -21,7 +21,7 @@ LEAST, MOST = 10, 4000  # 1 / sqrt(d) is at most the length of d, which counts a
 
 
 class KLShampooState(NamedTuple):
-    """State of `scale_by_kl_shampoo`. For each leaf a list of stacks of m x n blocks, (number, m, n)."""
+    """State of `scale_by_kl_shampoo`. All m x n blocks are one stack, (number, m, n), by its name "mxn"."""
 
     count: Array  # () int32, updates made so far
     mu: Any  # (number, m, n), average of the gradients, in the coordinates of the bases

@@ -1,21 +1,25 @@
 """What the optimizers with Kronecker factors share: their slots, their stages, their factories."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import base, meshes
 from gdjax.core.base import MaskedNode
+from gdjax.core.skipped import is_skipped, left_out
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.slots import start
-from gdjax.lift.stages import Planned, Stage, Tree
+from gdjax.lift.stages import Stage, Tree, Whole
 from gdjax.linalg import factored, kronecker
-from gdjax.linalg.factored import Cut, Layout, cuts_of
+from gdjax.linalg.factored import Blocks, Layout, blocks_of, of_each, stands_for_a_tree
 from gdjax.linalg.kronecker import adjoint, averaged, gram
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.turns import in_turns
-from gdjax.numerics import bounded
+from gdjax.numerics import Array, bounded
 
 
 def slots(**whats: str) -> dict[str, Any]:
@@ -23,15 +27,17 @@ def slots(**whats: str) -> dict[str, Any]:
 
     "method: what" is a slot for one value of an argument alone, "qr: QL" say.
     """
-    return {name: Planned(functools.partial(_started, what)) for name, what in whats.items()}
+    return {name: Whole(functools.partial(_started, what)) for name, what in whats.items()}
 
 
-def _started(what: str, params: Any, given: Mapping[str, Any]) -> list[Any]:
-    cuts = cuts_of(given["label"], params, given["roles"], Matrix(), given["layout"])
+def _started(what: str, params: Any, given: Mapping[str, Any]) -> Any:
+    if stands_for_a_tree(params):
+        return jnp.zeros(())
+    found = blocks_of(given["label"], params, given["roles"], Matrix(), given["layout"])
     needed, _, what = what.rpartition(": ")
     if needed and needed not in (given.get("grafting"), given["refresh"]):
-        return [[MaskedNode() for _ in cut.sizes] for cut in cuts]
-    return factored.started(cuts, params, what, given["mu_dtype"], start(given.get("init_factor", 1.0), {}))
+        return {name: MaskedNode() for name in found.numbers}
+    return factored.started(params, found, what, given["mu_dtype"], start(given.get("init_factor", 1.0), {}))
 
 
 def of_blocks(f: Any, tree: Tree, gs: Any, s: Any, roles: Any, layout: Layout, numbers: Any, fields: Any) -> Any:
@@ -39,19 +45,46 @@ def of_blocks(f: Any, tree: Tree, gs: Any, s: Any, roles: Any, layout: Layout, n
 
     `fields` names it: fields of the state, which stay as they are where no block has them, and "u", the directions.
     """
-    cuts: list[Cut] = tree.of_each(cuts_of(tree.label, tree.of(gs), roles, Matrix(), layout))
+    slots = {name: x for name, x in s._asdict().items() if name != "count"}
+    found, xs = blocks_and(tree, gs, slots["mu"], lambda like: blocks_of(tree.label, like, roles, Matrix(), layout))
     real = numerics.widest_real(gs)
     numbers = {k: numerics.scalar(x, real) for k, x in numbers.items()}
 
-    def all_blocks(gs: Any, slots: Any, numbers: Any) -> Any:
-        apart = [cut.apart(bounded(g, "summed")) for cut, g in zip(cuts, gs, strict=True)]
-        new = slots | factored.together(functools.partial(f, **numbers), {"g": apart, **slots})
-        if "u" in fields:
-            new["u"] = [cut.joined(u) for cut, u in zip(cuts, new["u"], strict=True)]
-        return {name: new[name] for name in fields}
+    def all_blocks(xs: Any, slots: Any, numbers: Any) -> Any:
+        g = {name: bounded(x, "summed") for name, x in found.together(xs).items()}
+        new = of_each(functools.partial(f, **numbers), {"g": g, **slots}, fields)
+        us = found.apart(new.pop("u")) if "u" in fields else []
+        kept: dict[str, Any] = found.only_there(xs, new, slots)
+        return kept | ({"u": [u for u, x in zip(us, xs, strict=True) if x is not None]} if "u" in fields else {})
 
-    slots = {name: x for name, x in s._asdict().items() if name != "count"}
-    return meshes.partitioned(all_blocks, {k: gs if k == "u" else slots[k] for k in fields}, gs, slots, numbers)
+    return meshes.partitioned(all_blocks, {k: gs if k == "u" else slots[k] for k in fields}, xs, slots, numbers)
+
+
+def blocks_and(
+    tree: Tree, arrays: Sequence[Array], kept: Mapping[str, Array], of: Callable[[Any], Blocks]
+) -> tuple[Blocks, list[Array | None]]:
+    """The blocks that the state was made for, and for each leaf of theirs the array, or None where it has no gradient.
+
+    Args:
+      arrays: for each leaf that has a gradient.
+      kept: stacks of the state.
+      of: the blocks of a tree of parameters.
+    """
+    updates, known = tree.of(arrays), {name: len(x) for name, x in kept.items()}
+    missing = left_out(updates)
+    like = jax.tree_util.tree_map_with_path(lambda path, g: missing.get(path, g), updates, is_leaf=is_skipped)
+    there = dict(jax.tree_util.tree_leaves_with_path(updates))
+    xs, found = [there.get(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)], of(like)
+    if found.numbers != known:
+        raise ValueError(
+            f"{tree.label}: the state has {_listed(known)}, the gradients are {_listed(found.numbers)}; init(params) "
+            "anew after changing the parameters, and pass params to update where some have no gradient"
+        )
+    return found, [x if cut else None for x, cut in zip(xs, found.cuts, strict=True)]
+
+
+def _listed(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} blocks of {name}" for name, n in numbers.items()) or "no blocks"
 
 
 def new_bases(moments: tuple[str, ...], squares: tuple[str, ...], in_order: bool = True) -> Stage:

@@ -1,9 +1,9 @@
 """PSGD: momentum whitened by a Kronecker-factored preconditioner that is fitted by gradient descent."""
 
 import functools
+import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
@@ -13,17 +13,19 @@ from gdjax.core.types import ScalarOrSchedule, Schedule, Transform
 from gdjax.core.values import value as by_value
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Shared, first_moment
-from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Tree, Whole
+from gdjax.lift.stages import Reduced, Stage, Staged, Tree, Whole
 from gdjax.linalg import psgd
+from gdjax.linalg.plan import Leaf
 from gdjax.linalg.roles import routing
 from gdjax.numerics import Array
+from gdjax.optimizers.kronecker import blocks_and
 from gdjax.optimizers.with_adam import with_adam
 from gdjax.schedules.arguments import check_numbers
 from gdjax.schedules.curves import of_count
 
 
 class PSGDKronState(NamedTuple):
-    """State of `scale_by_psgd_kron`. A leaf has a list of what it says, one for each of its stacks of matrices."""
+    """State of `scale_by_psgd_kron`. Q, P and L have a stack for each shape of matrices, by its name, "768x3072"."""
 
     count: Array  # () int32, updates made so far
     update_counter: Array  # () int32, updates since the last of the preconditioner
@@ -58,47 +60,61 @@ PROBABILITY = precond_update_prob_schedule()
 
 def _due(s: Any, t: Any, preconditioner_update_probability: Hyper) -> dict[str, Any]:
     """Whether the preconditioner is updated in this step: where as many steps have passed as its probability says."""
+    if _period(preconditioner_update_probability) is not None:
+        return {"update_counter": s.update_counter, "due": jnp.asarray(True)}
     passed = numerics.safe_increment(s.update_counter)
     due = passed.astype(t.dtype) * preconditioner_update_probability >= 1 - 1e-6
     return {"update_counter": jnp.where(due, 0, passed), "due": due}
 
 
+def _period(probability: Any) -> int | None:
+    """In how many steps each matrix has its turn, with a number for a probability; None with a schedule, or for 0."""
+    fixed = isinstance(probability, int | float) and probability > 0
+    return max(1, math.ceil((1 - 1e-6) / probability)) if fixed else None
+
+
 def _momentum(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, normalize_grads: bool, roles: Any) -> Any:
     """mu_t."""
-    leaves = [x._replace(path="") for x in tree.of_each(psgd.leaves_of(tree.label, tree.of(gs), roles))]
+    leaves = [x._replace(path="") for x in _leaves(tree, gs, s, roles)]
     return {"mu": [psgd.averaged(x, normalize_grads, g, mu, b1) for x, g, mu in zip(leaves, gs, s.mu, strict=True)]}
+
+
+def _leaves(tree: Tree, gs: Any, s: Any, roles: Any) -> list[Leaf]:
+    """How the gradients are matrices."""
+    found, there = blocks_and(tree, gs, s.L, psgd.matrices_of(tree.label, roles))
+    return [cut.leaf for cut, g in zip(found.cuts, there, strict=True) if cut and g is not None]
 
 
 def _fit(
     gs: Any, s: Any, ps: Any, t: Any,
-    tree: Tree, b1: Hyper, precond_lr: Hyper, beta_lip: Hyper, damping: Hyper, momentum_into_precond_update: bool,
-    normalize_grads: bool, dQ: str, roles: Any,  # noqa: N803
+    tree: Tree, b1: Hyper, preconditioner_update_probability: Hyper, precond_lr: Hyper, beta_lip: Hyper, damping: Hyper,
+    momentum_into_precond_update: bool, normalize_grads: bool, dQ: str, roles: Any,  # noqa: N803
 ) -> Any:  # fmt: skip
-    """New factors of all matrices."""
-    leaves = tree.of_each(psgd.leaves_of(tree.label, tree.of(gs), roles))
-    key, now = jax.random.split(s.key)
+    """New factors of the matrices whose turn it is."""
     if momentum_into_precond_update:
         given = [psgd.unbiased(mu, b1, t) for mu in s.mu]
     else:
+        leaves = _leaves(tree, gs, s, roles)
         given = [psgd.ready(x, normalize_grads, g) for x, g in zip(leaves, gs, strict=True)]
-    new = psgd.refitted(leaves, given, s, now, dQ, (precond_lr, beta_lip, damping))
-    return {"key": key, **new}
+    found, there = blocks_and(tree, given, s.L, psgd.matrices_of(tree.label, roles))
+    period = _period(preconditioner_update_probability)
+    return psgd.refitted(found, there, s, period, dQ, (precond_lr, beta_lip, damping))
 
 
 def _whitened(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, max_update_rms: Hyper, roles: Any) -> Any:
     """The momentum of all matrices, whitened."""
-    leaves = tree.of_each(psgd.leaves_of(tree.label, tree.of(gs), roles))
     ms = [psgd.unbiased(mu, b1, t) for mu in s.mu]
-    return {"u": psgd.whitened(leaves, ms, gs, s, max_update_rms)}
+    found, there = blocks_and(tree, ms, s.L, psgd.matrices_of(tree.label, roles))
+    return {"u": psgd.whitened(found, there, gs, s, max_update_rms)}
 
 
 @leafwise(
     PSGDKronState,
     numbers=_due,
-    reduce=(_momentum, Stage(_fit, "key Q P L", every="due"), _whitened),
+    reduce=(_momentum, Stage(_fit, "Q P L", every="due"), _whitened),
     update_counter=Shared(0, jnp.int32), key=Whole(lambda params, given: keys.fresh(given["key"])), mu=first_moment,
-    Q=Planned(functools.partial(psgd.first, "Q")), P=Planned(functools.partial(psgd.first, "P")),
-    L=Planned(functools.partial(psgd.first, "L")),
+    Q=Whole(functools.partial(psgd.first, "Q")), P=Whole(functools.partial(psgd.first, "P")),
+    L=Whole(functools.partial(psgd.first, "L")),
 )  # fmt: skip
 def _psgd_kron(
     g: Array, s: Any, p: Any, t: Any,

@@ -3,7 +3,6 @@
 import functools
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
@@ -15,7 +14,7 @@ from gdjax.lift.stages import Reduced, Stage, Staged, Tree
 from gdjax.linalg import shampoo_blocks
 from gdjax.linalg.factored import Layout
 from gdjax.linalg.roles import routing
-from gdjax.linalg.turns import Turned, in_turns
+from gdjax.linalg.turns import Turned, always, in_turns
 from gdjax.numerics import Array
 from gdjax.optimizers.kronecker import labelled, of_blocks, slots
 from gdjax.optimizers.with_adam import with_adam
@@ -25,7 +24,7 @@ GRAFTING = "adam", "sgd", None
 
 
 class ShampooState(NamedTuple):
-    """State of `scale_by_shampoo`. For each leaf a list of stacks of m x n blocks, (number, m, n)."""
+    """State of `scale_by_shampoo`. All m x n blocks are one stack, (number, m, n), by its name "mxn"."""
 
     count: Array  # () int32, updates made so far
     mu: Any  # (number, m, n), average of the gradients
@@ -57,10 +56,10 @@ def _roots(
         root, *rest = numbers
         size, eps = (jnp.asarray(x) for x in rest)
 
-        of = jax.jit(functools.partial(shampoo_blocks.root, p=root, size=size, eps=eps, method=refresh))
+        of = functools.partial(shampoo_blocks.root, p=root, size=size, eps=eps, method=refresh)
         period, start = (jnp.asarray(x).astype(count.dtype) for x in (k, start))
         due = (count % period == 0) & (count > start) | (count == start)
-        new = in_turns(Turned(of, of, ("P*", *bases)), slots, count, k, due)
+        new = in_turns(Turned(always, lambda _, *xs: of(*xs), ("P*", *bases)), slots, count, k, due)
         return {name: new.get(name, slots[name]) for name in _ROOTS}
 
     slots = {name: getattr(s, name) for name in ("mu", "L", "R", *_ROOTS)}

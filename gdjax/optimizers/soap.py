@@ -20,7 +20,7 @@ from gdjax.optimizers.with_adam import with_adam
 
 
 class SoapState(NamedTuple):
-    """State of `scale_by_soap`. For each leaf a list of stacks of m x n blocks, (number, m, n)."""
+    """State of `scale_by_soap`. All m x n blocks are one stack, (number, m, n), by its name "mxn"."""
 
     count: Array  # () int32, updates made so far
     mu: Any  # (number, m, n), average of the gradients, in the coordinates of the bases

@@ -24,7 +24,7 @@ from gdjax.optimizers.with_adam import with_adam
 
 
 class SoapMuonState(NamedTuple):
-    """State of `scale_by_soap_muon`. For each leaf a list of stacks of m x n blocks, (number, m, n)."""
+    """State of `scale_by_soap_muon`. All m x n blocks are one stack, (number, m, n), by its name "mxn"."""
 
     count: Array  # () int32, updates made so far
     mu: Any  # (number, m, n), momentum, in the coordinates of the bases

@@ -185,7 +185,7 @@ def map_params(
     def of_state(part: Any, x: Any) -> Any:
         if isinstance(part, theirs):
             return jax.tree.map(of_params, x, *rest, is_leaf=lambda x: chosen(x) or _is_masked(x))
-        return x if transform_non_params is None else transform_non_params(x)
+        return x if transform_non_params is None else jax.tree.map(transform_non_params, x, is_leaf=chosen)
 
     return jax.tree.map(of_state, init(theirs()), state, is_leaf=lambda x: isinstance(x, theirs))
 

@@ -94,10 +94,10 @@ def over(old: Array, new: Array) -> Array:
 
 
 def _or(old: Array, new: Array) -> Array:
-    return jnp.where(_never(new), old, new)
+    return jnp.where(never(new), old, new)
 
 
-def _never(x: Array) -> Array:
+def never(x: Array) -> Array:
     """Whether x is equal to 0 and not to itself: false, which XLA cannot tell."""
     return (x != x) & (x == 0)
 
@@ -119,5 +119,5 @@ def _divided(x: Array) -> Array:
 
 def _one(e: Array) -> Array:
     """1, which XLA:CPU cannot tell."""
-    hidden = lambda e: 1 / jnp.where(_never(e), 2, 1).astype(e.dtype)  # noqa: E731
+    hidden = lambda e: 1 / jnp.where(never(e), 2, 1).astype(e.dtype)  # noqa: E731
     return jax.lax.platform_dependent(e, cpu=hidden, default=jnp.ones_like)

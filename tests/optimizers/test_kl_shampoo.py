@@ -30,7 +30,7 @@ def test_eigenvalues_have_a_least_value():
     state = tx.init(g)
     for _ in range(20):
         u, state = jax.jit(tx.update)(g, state)
-    np.testing.assert_allclose(state.dL[0], 0.01, rtol=1e-5)  # 1 / sqrt(d) is at most 10
+    np.testing.assert_allclose(next(iter(state.dL.values())), 0.01, rtol=1e-5)  # 1 / sqrt(d) is at most 10
     np.testing.assert_allclose(jnp.diag(u), 1e-6 / (0.01 + 1e-8) * (1 - 0.9**19), rtol=1e-3)
 
 
@@ -39,5 +39,5 @@ def test_a_side_without_a_factor_is_whitened_by_nothing():
     tx = gdjax.scale_by_kl_shampoo(shampoo_beta=0.5, max_precond_dim=4)
     _, state = tx.update(g, tx.init(g))
     _, state = tx.update(g, state)
-    assert state.R == [gdjax.MaskedNode()] == state.dR
-    np.testing.assert_allclose(state.L[0][0], 0.75 * g @ g.T / 5, rtol=1e-5)
+    assert state.R == {"3x5": gdjax.MaskedNode()} == state.dR
+    np.testing.assert_allclose(state.L["3x5"][0], 0.75 * g @ g.T / 5, rtol=1e-5)

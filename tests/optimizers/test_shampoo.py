@@ -46,7 +46,7 @@ def test_qr_comes_to_the_same_roots():
         state, step = tx.init(g), jax.jit(tx.update)
         for _ in range(60):
             u, state = step(g, state)
-        states.append((u, state.PL[0]))
+        states.append((u, state.PL["4x6"]))
     np.testing.assert_allclose(states[1][0], states[0][0], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(states[1][1], states[0][1], rtol=1e-3, atol=1e-3)
 

@@ -32,7 +32,7 @@ def test_blocks_are_orthogonalized_together():
     for _ in range(3):
         u, state = jax.jit(tx.update)(g, state)
     values = np.linalg.svd(u, compute_uv=False)
-    assert state.mu[0].shape == (6, 2, 2) and 0.6 < values.min() and values.max() < 1.3
+    assert state.mu["2x2"].shape == (6, 2, 2) and 0.6 < values.min() and values.max() < 1.3
 
 
 def test_errors():
