@@ -28,8 +28,8 @@ class PSGDKronState(NamedTuple):
     """State of `scale_by_psgd_kron`. Q, P and L have a stack for each shape of matrices, by its name, "768x3072"."""
 
     count: Array  # () int32, updates made so far
-    update_counter: Array  # () int32, updates since the last of the preconditioner
-    key: Array  # () of the noise
+    update_counter: Array  # () int32, updates since the last of the preconditioner, where a schedule says when it is
+    key: Array  # () of the noise; each step makes its own from it
     mu: Any  # like params, momentum
     Q: Any  # [left (number, rows, rows), right (number, columns, columns)]; (number, n, 1) where it is diagonal
     P: Any  # the same of Q^H Q
@@ -213,7 +213,8 @@ def psgd_kron(
       learning_rate: lr, a scalar or a schedule.
       b1: decay of the momentum, in [0, 1).
       preconditioner_update_probability: p: Q takes a step where 1 / p steps have passed since the last, so that runs
-        are the same. By default 1 for 500 steps, then down to 0.03: `precond_update_prob_schedule`.
+        are the same. By default 1 for 500 steps, then down to 0.03: `precond_update_prob_schedule`. With a number in
+        place of a schedule the matrices have their turns one after the other in 1 / p steps, so that no step is long.
       precond_lr: how fast Q changes, below 1.
       precond_init_scale: Q_l and Q_r start as its root times I. Near the root of 1 / rms(g) is best; each step of Q
         makes good a factor of 1 + `precond_lr` at most.
@@ -233,10 +234,10 @@ def psgd_kron(
       adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
       others: a transform in the place of AdamW.
 
-    Departures: psgd_jax has "EQ" alone, without beta_lip, with noise of sqrt(eps) mean |m|; it evaluates p one step
-    later, and its biases have a Q too. psgd_torch draws when Q takes a step, and clips also the elements of u. Both
-    balance the sizes of Q_l and Q_r now and then; here it is in every step of Q, which does not change U. Huge
-    gradients do not overflow.
+    Departures: the references update all matrices in one step. psgd_jax has "EQ" alone, without beta_lip, with noise of
+    sqrt(eps) mean |m|; it evaluates p one step later, and its biases have a Q too. psgd_torch draws when Q takes a
+    step, and clips also the elements of u. Both balance the sizes of Q_l and Q_r now and then; here it is in every step
+    of Q, which does not change U. Huge gradients do not overflow.
 
     Raises:
       ValueError: an unknown form or mode; a size below 0; roles that do not fit.

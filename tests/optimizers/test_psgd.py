@@ -221,6 +221,23 @@ def test_when_the_preconditioner_is_updated():
     assert updated(gdjax.precond_update_prob_schedule(1.0, 0.25, 10.0, 2)) == [1, 2, 3, 7, 11]
 
 
+def test_with_a_number_each_step_has_a_share_of_the_matrices():
+    params = {
+        name: jnp.asarray(np.random.default_rng(i).normal(size=(3, 4)), "float32") for i, name in enumerate("abcde")
+    }
+    alone = {}
+    for p in (1 / 3, lambda count: 1 / 3):
+        tx = gdjax.scale_by_psgd_kron(preconditioner_update_probability=p)
+        state, shares = tx.init(params), []
+        for _ in range(6):
+            old = state.Q["3x4"][0]
+            _, state = jax.jit(tx.update)(params, state, params)
+            shares.append([i for i in range(5) if not np.array_equal(old[i], state.Q["3x4"][0][i])])
+        alone[callable(p)] = shares
+    assert alone[True] == [[], [], [0, 1, 2, 3, 4]] * 2
+    assert alone[False] == [[2, 3], [4], [0, 1]] * 2  # the first at the end, as if it were alone
+
+
 def test_the_schedule_of_the_probability():
     schedule = gdjax.precond_update_prob_schedule()
     t = np.asarray([0, 400, 500, 1000, 3000, 4100, 10**6])
