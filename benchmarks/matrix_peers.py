@@ -59,7 +59,10 @@ METHODS: dict[str, Method] = {
     "adamw": Method(lambda lib: lib.adamw(1e-3), {"torch": lambda ps: torch.optim.AdamW(ps, lr=1e-3, foreach=True)}),
     "muon": Method(lambda lib: lib.muon(1e-3), optax=lambda: optax.contrib.muon(1e-3), state=lambda m, n: m * n),
     "muon, bfloat16 products": Method(
-        lambda lib: lib.muon(1e-3, ns_dtype="bfloat16"), {"torch": _torch_muon}, state=lambda m, n: m * n
+        lambda lib: lib.muon(1e-3, ns_dtype="bfloat16"),
+        {"torch": _torch_muon},
+        lambda: optax.contrib.muon(1e-3),  # float32, the one precision that it has
+        state=lambda m, n: m * n,
     ),
     "normuon": Method(lambda lib: lib.normuon(1e-3, ns_coeffs="jordan"), state=lambda m, n: m * n + n),
     "soap": Method(

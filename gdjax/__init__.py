@@ -163,7 +163,7 @@ from gdjax.optimizers.optimistic import (
     scale_by_optimistic_gradient,
 )
 from gdjax.optimizers.polyak import polyak_sgd, scale_by_polyak
-from gdjax.optimizers.psgd import PSGDKronState, precond_update_prob_schedule, psgd_kron, scale_by_psgd_kron
+from gdjax.optimizers.psgd import PSGDKronState, psgd_kron, scale_by_psgd_kron
 from gdjax.optimizers.radam import radam, scale_by_radam
 from gdjax.optimizers.rmsprop import (
     ScaleByRmsState,
@@ -217,6 +217,7 @@ from gdjax.schedules import (
     warmup_linear_decay_schedule,
     warmup_stable_decay_schedule,
 )
+from gdjax.schedules.decay import precond_update_prob_schedule
 from gdjax.training.gradients import check_gradients, numerical_gradient
 from gdjax.training.loop import minimize
 from gdjax.training.progress import Progress

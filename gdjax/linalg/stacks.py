@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gdjax.core import meshes
 from gdjax.numerics import Array
 from gdjax.xla import places
-from gdjax.xla.write_order import LARGE, after
+from gdjax.xla.write_order import LARGE, after, once
 
 
 def in_stacks(f: Callable[..., Any], *lists: Sequence[Any]) -> Any:
@@ -119,7 +119,9 @@ def in_turn(f: Callable[..., Any], most: float, *lists: Sequence[Array]) -> list
         # A matrix by itself without the axis of length 1: with it a TPU moves a third more bytes.
         alone = sum(numbers) == 1 == len(members)
         together = f(*map(_by_itself if alone else _stack, given))
-        before = jax.tree.leaves(together)[0]
+        # Once: an element of a result is else computed again by all that waits for it, with all that it waits for.
+        made = jax.tree.leaves(together)[0]
+        before = once(jnp.real(made[(0,) * made.ndim])) if made.size else None
         leaves, structure = jax.tree.flatten(together)
         cut = [[y] for y in leaves] if len(members) == 1 else [places.parts(y, numbers) for y in leaves]
         for n, (i, batch) in enumerate(zip(members, batches, strict=True)):

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import checks, keys
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule, Schedule, Transform
-from gdjax.core.values import value as by_value
+from gdjax.core.types import ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Shared, first_moment
 from gdjax.lift.stages import Reduced, Stage, Staged, Tree, Whole
@@ -20,8 +19,7 @@ from gdjax.linalg.roles import routing
 from gdjax.numerics import Array
 from gdjax.optimizers.kronecker import blocks_and
 from gdjax.optimizers.with_adam import with_adam
-from gdjax.schedules.arguments import check_numbers
-from gdjax.schedules.curves import of_count
+from gdjax.schedules.decay import precond_update_prob_schedule
 
 
 class PSGDKronState(NamedTuple):
@@ -34,25 +32,6 @@ class PSGDKronState(NamedTuple):
     Q: Any  # [left (number, rows, rows), right (number, columns, columns)]; (number, n, 1) where it is diagonal
     P: Any  # the same of Q^H Q
     L: Any  # (number, 1, 2), Lipschitz constants of both
-
-
-@by_value
-def precond_update_prob_schedule(
-    max_prob: float = 1.0, min_prob: float = 0.03, decay: float = 0.001, flat_start: int = 500
-) -> Schedule:
-    """How often PSGD's preconditioner is updated: `max_prob` at first, then less and less, down to `min_prob`.
-
-        p_t = min(max_prob, max(min_prob, max_prob exp(-decay (t - flat_start))))
-
-    The reference is psgd_jax, https://github.com/evanatyourservice/psgd_jax.
-
-    Raises:
-      ValueError: an argument is not finite.
-    """
-    name = "precond_update_prob_schedule"
-    check_numbers(name, max_prob=max_prob, min_prob=min_prob, decay=decay, flat_start=flat_start)
-    falling = lambda t: max_prob * jnp.exp(-decay * (t.astype(float) - flat_start))  # noqa: E731
-    return of_count(lambda step: jnp.clip(falling(step), min_prob, max_prob))
 
 
 PROBABILITY = precond_update_prob_schedule()

@@ -139,6 +139,25 @@ def cosine_decay_schedule(
     return of_count(curves.transition(init_value, end, steps, power=exponent, shape=curves.half_cosine))
 
 
+@by_value
+def precond_update_prob_schedule(
+    max_prob: float = 1.0, min_prob: float = 0.03, decay: float = 0.001, flat_start: int = 500
+) -> Schedule:
+    """How often PSGD's preconditioner is updated: `max_prob` at first, then less and less, down to `min_prob`.
+
+        p_t = min(max_prob, max(min_prob, max_prob exp(-decay (t - flat_start))))
+
+    The reference is psgd_jax, https://github.com/evanatyourservice/psgd_jax.
+
+    Raises:
+      ValueError: an argument is not finite.
+    """
+    name = "precond_update_prob_schedule"
+    check_numbers(name, max_prob=max_prob, min_prob=min_prob, decay=decay, flat_start=flat_start)
+    falling = lambda t: max_prob * jnp.exp(-decay * (t.astype(float) - flat_start))  # noqa: E731
+    return of_count(lambda step: jnp.clip(falling(step), min_prob, max_prob))
+
+
 def exponential(start: Any, steps: float, rate: Any, begin: float, staircase: bool, end: Any) -> curves.Curve:
     """The curve start * rate^(periods since begin), limited by `end` unless that is None."""
 
