@@ -67,7 +67,7 @@ class Cut(NamedTuple):
         """x as stacks of blocks, one for each part of the leaf, in float32 at least."""
         stacks = self.leaf.split(x.astype(numerics.at_least_float32(x.dtype)))
         most = self.block_size
-        if most is None:
+        if most is None or self.sizes == self.leaf.sizes:
             return stacks
         cut = jax.vmap(lambda matrix: blocks.block(matrix, most))
         return [cut(stack).reshape(size) for stack, size in zip(stacks, self.sizes, strict=True)]
@@ -75,7 +75,7 @@ class Cut(NamedTuple):
     def joined(self, stacks: list[Array]) -> Array:
         """The array whose `apart` these are."""
         most = self.block_size
-        if most is not None:
+        if most is not None and self.sizes != self.leaf.sizes:
             whole = lambda y, shape: blocks.unblock(y, shape, most)  # noqa: E731
             stacks = [
                 jax.vmap(functools.partial(whole, shape=size[1:]))(y.reshape(size[0], len(y) // size[0], *y.shape[1:]))
