@@ -123,6 +123,7 @@ def test_a_number_of_steps_that_is_no_constant(norm, products):
     assert f._cache_size() == 2
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this JAX lowers what is for other platforms too")
 def test_a_step_is_three_products():
     # More, as a symmetric product cut into strips, compile long: 32 seconds, not 1.4, for Muon on 48 matrices.
     for shape in ((512, 512), (512, 2048)):

@@ -92,7 +92,7 @@ def test_plans_that_fail(numbers, message):
         plan.plan_of("tx", {"a": jnp.ones((2, 3)), "b": jnp.ones(4)}, numbers, gdjax.MuonDimensionNumbers())
 
 
-@pytest.mark.skipif(not hasattr(jax.sharding, "AxisType"), reason="no explicit axes")
+@pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="no explicit axes")
 def test_explicit_axes():
     mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
     divided = jax.NamedSharding(mesh, jax.P("x", None))
