@@ -14,7 +14,8 @@ STAMPS := $(addprefix $(VENV)/.stamp-,test lint examples bench docs)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 EXAMPLES := $(filter-out examples/_%,$(wildcard examples/*.py))
-BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py compile_only.py matrix_methods.py)
+BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py compile_only.py matrix_methods.py \
+  matrix_compile.py)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

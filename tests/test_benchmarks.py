@@ -76,6 +76,43 @@ def test_kernels_and_bytes_of_a_program():
     assert program_text.memory_bytes(PROGRAM) == 4 * 8 + 2 * 4 * 32 + 2 * 2 * 6
 
 
+CONDITIONAL = """
+%read (x: f32[6,4], i: s32[]) -> f32[1,4] {
+  %x = f32[6,4]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %s = f32[1,4]{1,0} dynamic-slice(%x, %i, %i), dynamic_slice_sizes={1,4}
+}
+%write (x: f32[6,4], y: f32[1,4], i: s32[]) -> f32[6,4] {
+  %x = f32[6,4]{1,0} parameter(0)
+  %y = f32[1,4]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %u = f32[6,4]{1,0} dynamic-update-slice(%x, %y, %i, %i)
+}
+%turn (p: f32[6,4], i: s32[]) -> f32[6,4] {
+  %p = f32[6,4]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %part = f32[1,4]{1,0} fusion(%p, %i), kind=kLoop, calls=%read
+  ROOT %new = f32[6,4]{1,0} fusion(%p, %part, %i), kind=kLoop, calls=%write
+}
+%same (p: f32[6,4], i: s32[]) -> f32[6,4] {
+  ROOT %p = f32[6,4]{1,0} parameter(0)
+}
+ENTRY %main (p: f32[6,4], i: s32[], due: pred[]) -> f32[6,4] {
+  %p = f32[6,4]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %due = pred[] parameter(2)
+  %c = f32[6,4]{1,0} conditional(%due, %p, %p), true_computation=%turn, false_computation=%same
+  ROOT %n = f32[6,4]{1,0} copy(%c)
+}
+"""
+
+
+def test_bytes_of_slices_and_of_conditions():
+    assert program_text.memory_bytes(CONDITIONAL, conditional=False) == 2 * 96
+    # A row is read and written, and that read and written over its place; with each goes the number of its place.
+    assert program_text.memory_bytes(CONDITIONAL) == 2 * 96 + 4 * 16 + 2 * 4
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_limit_is_a_pass_over_memory(dtype: str):
     params = {"w": np.ones((64, 32), dtype), "b": np.ones(32, dtype)}
