@@ -127,17 +127,18 @@ def of_run(
     )
     most, same = max(numbers), len(set(numbers)) == 1
 
+    # What a condition returns XLA may copy: so it is of the matrices whose turn it is, not of the stacks.
     def one(i: Any, a: Array, olds: list[Array], others: list[Array]) -> list[Array]:
         take = lambda x: jax.lax.dynamic_index_in_dim(x, start + i, keepdims=False)  # noqa: E731
         x, useful = ready(take(a))
-
-        def replaced(x: Array, olds: list[Array], others: list[Array]) -> list[Array]:
-            news = f(x, list(map(take, olds)), *map(take, others))
-            put = lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y.astype(x.dtype), start + i, 0)  # noqa: E731
-            return list(map(put, olds, news))
-
         due = useful[0, 0] if same else useful[0, 0] & (i < number)
-        return meshes.cond(due, replaced, lambda _, olds, __: olds, x, olds, others)
+        mine = list(map(take, olds))
+        news = meshes.cond(due, made, lambda _, mine, __: mine, x, mine, list(map(take, others)))
+        put = lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, start + i, 0)  # noqa: E731
+        return list(map(put, olds, news))
+
+    def made(x: Array, olds: list[Array], others: list[Array]) -> list[Array]:
+        return [new.astype(old.dtype) for new, old in zip(f(x, olds, *others), olds, strict=True)]
 
     def one_by_one(a: Array, olds: list[Array], others: list[Array]) -> list[Array]:
         return meshes.fori_loop(most, lambda i, olds: one(i, a, olds, others), olds)
@@ -148,17 +149,18 @@ def of_run(
         own = ((places >= start) & (places < start + number))[:, None, None]
         part = lambda x: jax.lax.dynamic_slice_in_dim(x, low, most)  # noqa: E731
         x, useful = ready(part(a))
-        news = f(x, list(map(part, olds)), *map(part, others))
-        kept = [jnp.where(useful & own, y.astype(x.dtype), part(x)) for x, y in zip(olds, news, strict=True)]
-        return [jax.lax.dynamic_update_slice_in_dim(x, y, low, 0) for x, y in zip(olds, kept, strict=True)]
 
-    def work(a: Array, olds: list[Array], others: list[Array]) -> list[Array]:
-        large = max(x.shape[-1] * x.shape[-2] for x in (a, *olds)) >= LARGE
-        if most == 1:
-            return one(0, a, olds, others)
-        if not large or meshes.may_be_divided(a):
-            return at_once(a, olds, others)
-        return jax.lax.platform_dependent(a, olds, others, cpu=one_by_one, default=at_once)
+        def kept(x: Array, mine: list[Array], others: list[Array]) -> list[Array]:
+            return [jnp.where(useful & own, new, old) for new, old in zip(made(x, mine, others), mine, strict=True)]
+
+        given = x, list(map(part, olds)), list(map(part, others))
+        news = kept(*given) if min(numbers) > 0 else meshes.cond(number > 0, kept, lambda _, mine, __: mine, *given)
+        return [jax.lax.dynamic_update_slice_in_dim(old, new, low, 0) for old, new in zip(olds, news, strict=True)]
 
     given = a, list(olds), list(others)
-    return work(*given) if min(numbers) > 0 else meshes.cond(number > 0, work, lambda _, olds, __: olds, *given)
+    large = max(x.shape[-1] * x.shape[-2] for x in (a, *olds)) >= LARGE
+    if most == 1:
+        return one(0, *given)
+    if not large or meshes.may_be_divided(a):
+        return at_once(*given)
+    return jax.lax.platform_dependent(*given, cpu=one_by_one, default=at_once)
