@@ -127,7 +127,7 @@ def of_run(
     )
     most, same = max(numbers), len(set(numbers)) == 1
 
-    # What a condition returns XLA may copy: so it is of the matrices whose turn it is, not of the stacks.
+    # What a condition returns may be copied: so it is the matrices whose turn it is, not the stacks.
     def one(i: Any, a: Array, olds: list[Array], others: list[Array]) -> list[Array]:
         take = lambda x: jax.lax.dynamic_index_in_dim(x, start + i, keepdims=False)  # noqa: E731
         x, useful = ready(take(a))
