@@ -8,7 +8,8 @@ import pytest
 import gdjax
 from gdjax.linalg import stacks, turns
 
-NAMES = "soap kl_soap kl_shampoo soap_muon shampoo psgd_kron".split()
+FEW = "soap shampoo psgd_kron".split()  # the others go the same ways
+NAMES = [*FEW, *(pytest.param(name, marks=pytest.mark.slow) for name in "kl_soap kl_shampoo soap_muon".split())]
 
 
 def direction(name, **given):
