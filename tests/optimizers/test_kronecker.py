@@ -183,3 +183,13 @@ def test_state_dtypes_and_masks():
     assert [getattr(found, name)["3x4"].dtype for name in ("mu", "nu", "L")] == ["bfloat16", "float32", "float32"]
     assert u["w"].dtype == "bfloat16"
     np.testing.assert_allclose(u["rest"], -0.1, rtol=1e-2)
+
+
+@pytest.mark.parametrize("bad", [0.0, jnp.nan])
+def test_a_factor_that_says_nothing_keeps_its_basis(bad):
+    gradients = [{"a": normal(i, 3, 4), "b": jnp.full((3, 4), bad)} for i in range(4)]
+    _, state = run(gdjax.scale_by_soap(precondition_frequency=1), gradients)
+    for bases, n in ((state.QL, 3), (state.QR, 4)):
+        moved, kept = bases["3x4"]
+        np.testing.assert_array_equal(kept, jnp.eye(n))
+        assert not np.array_equal(moved, jnp.eye(n)) and np.isfinite(moved).all()
