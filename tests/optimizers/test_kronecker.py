@@ -185,11 +185,15 @@ def test_state_dtypes_and_masks():
     np.testing.assert_allclose(u["rest"], -0.1, rtol=1e-2)
 
 
-@pytest.mark.parametrize("bad", [0.0, jnp.nan])
-def test_a_factor_that_says_nothing_keeps_its_basis(bad):
-    gradients = [{"a": normal(i, 3, 4), "b": jnp.full((3, 4), bad)} for i in range(4)]
-    _, state = run(gdjax.scale_by_soap(precondition_frequency=1), gradients)
-    for bases, n in ((state.QL, 3), (state.QR, 4)):
-        moved, kept = bases["3x4"]
-        np.testing.assert_array_equal(kept, jnp.eye(n))
-        assert not np.array_equal(moved, jnp.eye(n)) and np.isfinite(moved).all()
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_factor_that_says_nothing_keeps_its_basis(before):
+    """One of zeros in the first step, and one that becomes NaN."""
+    tx, bad = gdjax.scale_by_soap(precondition_frequency=1), jnp.nan if before else 0.0
+    tree = lambda i, b: {"a": normal(i, 3, 4), "b": b}  # noqa: E731
+    good = [tree(i, normal(i + 9, 3, 4)) for i in range(before)]
+    old = run(tx, good)[1] if good else tx.init(tree(0, jnp.zeros((3, 4))))
+    _, new = run(tx, [tree(5, jnp.full((3, 4), bad))], old)
+    for field in ("QL", "QR"):
+        (a, b), (moved, kept) = (getattr(s, field)["3x4"] for s in (old, new))
+        np.testing.assert_array_equal(kept, b)
+        assert not np.array_equal(moved, a) and np.isfinite(moved).all()
