@@ -50,15 +50,20 @@ def measure(target: str, tree_name: str, dtype: str, recipe: str) -> dict[str, A
     for peer in PEERS:
         jax.clear_caches()
         init, step = step_of(peer, recipe)
-        lowered = compiled(step).lower(put(tree), put(jax.eval_shape(init, tree)), put(tree))
-        start = time.perf_counter()
-        program = lowered.compile()
-        seconds = time.perf_counter() - start
-        text = program.as_text()
-        found = kernels(text)
-        row[peer] = {"compile_s": seconds, **of_program(program), "memory_bytes": memory_bytes(text)}
-        row[peer] |= {"kernels": sum(found.values()), "kinds": found}
+        row[peer], _ = figures(step, put(tree), put(jax.eval_shape(init, tree)), put(tree))
     return row
+
+
+def figures(step: Any, *args: Any) -> tuple[dict[str, Any], str]:
+    """The figures of a step, compiled, and the text of its program."""
+    lowered = compiled(step).lower(*args)
+    start = time.perf_counter()
+    program = lowered.compile()
+    seconds = time.perf_counter() - start
+    text = program.as_text()
+    found = kernels(text)
+    row = {"compile_s": seconds, **of_program(program), "memory_bytes": memory_bytes(text)}
+    return row | {"kernels": sum(found.values()), "kinds": found}, text
 
 
 def report(results: Results) -> None:

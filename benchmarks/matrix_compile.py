@@ -11,17 +11,16 @@ gdjax's figures alone. Writes matrix_compile.json and .md; goes on where it was 
 """
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any
 
 import compile_only  # first: it tells JAX what to compile on
 import jax
 from hand import matrix
-from harness import Results, compiled, nbytes, of_program, say
+from harness import Results, nbytes, say
 from matrix_methods import TREES, step_of
 from matrix_peers import METHODS
-from program_text import kernels, memory_bytes
+from program_text import memory_bytes
 from trees import shapes, size
 
 import gdjax
@@ -47,15 +46,8 @@ def measure(target: str, tree_name: str, name: str) -> dict[str, Any]:
     for peer, (init, step) in steps(name).items():
         jax.clear_caches()
         state = jax.eval_shape(init, tree)
-        lowered = compiled(step).lower(put(tree), put(state), put(tree))
-        start = time.perf_counter()
-        program = lowered.compile()
-        seconds = time.perf_counter() - start
-        text = program.as_text()
-        found = kernels(text)
-        row[peer] = {"compile_s": seconds, **of_program(program), "state_bytes": nbytes(state)}
-        row[peer] |= {"memory_bytes": memory_bytes(text), "bytes_each_step": memory_bytes(text, conditional=False)}
-        row[peer] |= {"kernels": sum(found.values()), "kinds": found}
+        row[peer], text = compile_only.figures(step, put(tree), put(state), put(tree))
+        row[peer] |= {"state_bytes": nbytes(state), "bytes_each_step": memory_bytes(text, conditional=False)}
     return row
 
 

@@ -74,8 +74,7 @@ def while_loop(unfinished: Callable[[Any], Any], body: Callable[[Any], Any], sta
     """`jax.lax.while_loop`, whose body may make arrays that vary over more axes of a `shard_map` than at the start."""
     if not _in_shard_map():
         return jax.lax.while_loop(unfinished, body, start)
-    while axes := varying_axes(start, jax.eval_shape(body, start)) - _common(start):
-        start = varying(start, axes | varying_axes(start))
+    start = _as_varying_as_the_end(body, start)
     return jax.lax.while_loop(unfinished, lambda x: varying(body(x), varying_axes(start)), start)
 
 
@@ -83,9 +82,15 @@ def fori_loop(number: int, body: Callable[[Any, Any], Any], start: Any) -> Any:
     """`jax.lax.fori_loop` from 0, whose body may make arrays that vary over more axes than at the start."""
     if not _in_shard_map():
         return jax.lax.fori_loop(0, number, body, start)
-    while axes := varying_axes(start, jax.eval_shape(functools.partial(body, 0), start)) - _common(start):
-        start = varying(start, axes | varying_axes(start))
+    start = _as_varying_as_the_end(functools.partial(body, 0), start)
     return jax.lax.fori_loop(0, number, lambda i, x: varying(body(i, x), varying_axes(start)), start)
+
+
+def _as_varying_as_the_end(body: Callable[[Any], Any], start: Any) -> Any:
+    """The start of a loop, its arrays varying over all axes over which one does at the start or the end of the body."""
+    while axes := varying_axes(start, jax.eval_shape(body, start)) - _common(start):
+        start = varying(start, axes | varying_axes(start))
+    return start
 
 
 def _in_shard_map() -> bool:

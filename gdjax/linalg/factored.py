@@ -130,7 +130,7 @@ class Blocks(NamedTuple):
     @property
     def numbers(self) -> dict[str, int]:
         """The number of blocks in each stack."""
-        return {name: sum(x.number for x in members) for (name, *_), members in self.members.items()}
+        return {name: _number(members) for (name, *_), members in self.members.items()}
 
     def together(self, xs: Sequence[Array | None]) -> Stacks:
         """The blocks of arrays, one for each leaf, as stacks; zeros for an array that is not there."""
@@ -169,6 +169,10 @@ class Blocks(NamedTuple):
         return new
 
 
+def _number(members: Sequence[Member]) -> int:
+    return sum(x.number for x in members)
+
+
 def blocks_of(label: str, tree: Any, numbers: Any, default: Any, layout: Layout) -> Blocks:
     """The blocks of a tree; see `plan_of`."""
     leaves = plan_of(label, tree, numbers, default).leaves
@@ -187,7 +191,7 @@ def started(params: Any, found: Blocks, what: str, dtype: Any = None, fill: Any 
     """
     leaves, stacks = jax.tree.leaves(params), {}
     for (name, rows, columns), members in found.members.items():
-        own, size = [leaves[x.leaf] for x in members], (found.numbers[name], rows, columns)
+        own, size = [leaves[x.leaf] for x in members], (_number(members), rows, columns)
         stacks[name] = _first(own, size, found.layout.has(rows, columns), what, dtype, fill)
     return stacks
 

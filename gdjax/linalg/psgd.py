@@ -38,7 +38,7 @@ def first(which: str, params: Any, given: Mapping[str, Any]) -> Any:
     scale = jnp.asarray(scale(jnp.zeros((), int)) if callable(scale) else scale, float) ** (1 if which == "P" else 0.5)
     stacks, leaves = {}, jax.tree.leaves(params)
     for (name, rows, columns), members in found.members.items():
-        number, own = found.numbers[name], [leaves[x.leaf] for x in members]
+        number, own = sum(x.number for x in members), [leaves[x.leaf] for x in members]
         real = numerics.widest_real(own)
         dtype = numerics.complex_dtype(real) if jnp.iscomplexobj(own[0]) else real
         diagonal = _diagonal(rows, columns, given["max_size_triangular"], given["memory_save_mode"])

@@ -3,6 +3,7 @@
 A step works on a run of each stack that begins where a table says, so all factors of a stack have one program.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from gdjax.core import meshes
 from gdjax.linalg.factored import Stacks
 from gdjax.numerics import Array
 from gdjax.xla.write_order import LARGE
+
+LONGEST = 10_000  # steps over which turns are spread: a table has an entry for each
 
 
 class Turned(NamedTuple):
@@ -59,16 +62,16 @@ def in_turns(
 ) -> dict[str, Stacks]:
     """The fields after the turns of this step.
 
-    With an int `every` the factors have their turns one after the other in so many steps. With a schedule all have
-    theirs in one step, when `due` or in the steps 1, k + 1, 2 k + 1, ...
+    With an int `every` the factors have their turns one after the other in so many steps. With a schedule, or an int
+    above `LONGEST`, all have theirs in one step, when `due` or in the steps 1, k + 1, 2 k + 1, ...
 
     Args:
       slots: L and R, the fields, and mu, which is shaped like the blocks.
       count: with this update.
     """
     slots = {name: dict(stacks) for name, stacks in slots.items()}
-    spreads = isinstance(every, int)
-    k = every if spreads else jnp.maximum(every, 1).astype(count.dtype)
+    spreads = isinstance(every, int) and every <= LONGEST
+    k = every if spreads else jnp.maximum(jnp.asarray(every), 1).astype(count.dtype)
     due = (count - 1) % k == 0 if due is None else due
     step, first = (count - 1) % k if spreads else jnp.zeros_like(count), count <= k if spreads else count == 1
     for (stack, side), numbers in spread(_costs(slots), every if spreads else 1).items():
@@ -122,9 +125,8 @@ def of_run(
       step: of the period.
       numbers: how many matrices have their turn in each step of it, one run after the other.
     """
-    start, number = (
-        jnp.asarray(x, step.dtype)[step] for x in ([sum(numbers[:i]) for i in range(len(numbers))], numbers)
-    )
+    starts = itertools.accumulate(numbers[:-1], initial=0)
+    start, number = (jnp.asarray(list(x), step.dtype)[step] for x in (starts, numbers))
     most, same = max(numbers), len(set(numbers)) == 1
 
     # What a condition returns may be copied: so it is the matrices whose turn it is, not the stacks.

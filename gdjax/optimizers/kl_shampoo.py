@@ -21,7 +21,7 @@ LEAST, MOST = 10, 4000  # 1 / sqrt(d) is at most the length of d, which counts a
 
 
 class KLShampooState(NamedTuple):
-    """State of `scale_by_kl_shampoo`. All m x n blocks are one stack, (number, m, n), by its name "mxn"."""
+    """State of `scale_by_kl_shampoo`. All m x n blocks are one stack, named "mxn"; tall ones lie on their side."""
 
     count: Array  # () int32, updates made so far
     mu: Any  # (number, m, n), average of the gradients, in the coordinates of the bases

@@ -16,6 +16,7 @@ from gdjax.lift.stages import Reduced, Stage, Staged, Tree, Whole
 from gdjax.linalg import psgd
 from gdjax.linalg.plan import Leaf
 from gdjax.linalg.roles import routing
+from gdjax.linalg.turns import LONGEST
 from gdjax.numerics import Array
 from gdjax.optimizers.kronecker import blocks_and
 from gdjax.optimizers.with_adam import with_adam
@@ -47,8 +48,11 @@ def _due(s: Any, t: Any, preconditioner_update_probability: Hyper) -> dict[str, 
 
 
 def _period(probability: Any) -> int | None:
-    """In how many steps each matrix has its turn, with a number for a probability; None with a schedule, or for 0."""
-    fixed = isinstance(probability, int | float) and probability > 0
+    """In how many steps each matrix has its turn, with a number for a probability.
+
+    None with a schedule, and with a number so small that all have theirs in one step.
+    """
+    fixed = isinstance(probability, int | float) and probability * LONGEST >= 1
     return max(1, math.ceil((1 - 1e-6) / probability)) if fixed else None
 
 

@@ -24,7 +24,7 @@ GRAFTING = "adam", "sgd", None
 
 
 class ShampooState(NamedTuple):
-    """State of `scale_by_shampoo`. All m x n blocks are one stack, (number, m, n), by its name "mxn"."""
+    """State of `scale_by_shampoo`. All m x n blocks are one stack, named "mxn"; tall ones lie in it on their side."""
 
     count: Array  # () int32, updates made so far
     mu: Any  # (number, m, n), average of the gradients

@@ -20,7 +20,7 @@ from gdjax.optimizers.with_adam import with_adam
 
 
 class SoapState(NamedTuple):
-    """State of `scale_by_soap`. All m x n blocks are one stack, (number, m, n), by its name "mxn"."""
+    """State of `scale_by_soap`. All m x n blocks are one stack, named "mxn"; tall ones lie in it on their side."""
 
     count: Array  # () int32, updates made so far
     mu: Any  # (number, m, n), average of the gradients, in the coordinates of the bases

@@ -127,3 +127,13 @@ def bodies(jaxpr, seen):
                 if hasattr(inner, "eqns"):
                     bodies(inner, seen)
     return seen
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_a_period_that_no_run_is_as_long_as(name):
+    """It has no table of its steps. All factors have their first turn in step 1, PSGD's when so many have passed."""
+    rare = {"preconditioner_update_probability": 1e-9} if name == "psgd_kron" else {"precondition_frequency": 10**9}
+    _, state = run(direction(name, **rare), [{"a": normal(0, 3, 4), "b": normal(1, 3, 4)}] * 3)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+    if name == "soap":
+        assert not any(np.array_equal(basis, jnp.eye(3)) for basis in state.QL["3x4"])
