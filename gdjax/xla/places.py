@@ -17,8 +17,8 @@ FEW = 4  # parts, up to which there is little to save
 def parts(stack: Array, numbers: Sequence[int]) -> list[Array]:
     """The stack cut along its first axis into parts of these lengths.
 
-    XLA:CPU compiles equal loops once. A loop that reads a part of a stack has the place of the part as a constant, so no
-    two are equal: 1,000 of 64 x 64 took 8.5 s to compile, and take 1.3 s. Here the place is what a condition returns
+    XLA:CPU compiles equal loops once. A loop that reads a part of a stack has the place of the part as a constant, so
+    no two are equal: 1,000 of 64 x 64 took 8.5 s to compile, and take 1.3 s. Here the place is what a condition returns
     that never holds, which XLA cannot tell. On other devices it is a constant.
     """
     starts = list(itertools.accumulate(numbers[:-1], initial=0))
