@@ -7,8 +7,9 @@ products of the trace, where what is traced once counts once; the same of a tree
 state, and those of the formula; seconds until the first step runs (trace, lower, compile) beside AdamW's; the median
 step, its ratio over each peer's, and the slowest steps over the median, after a first period of ten steps, the time
 between two refreshes. gpt2-block is one block of the twelve of GPT-2 small: what takes time grows in proportion. Of
-gpt2-small, the whole tree, the compile time alone is measured. Writes matrix_methods.json and .md; a run that was
-broken off goes on where it was unless --again is given.
+gpt2-small, the whole tree, the compile time alone is measured, with that of the method written by hand, of
+`hand/matrix.py`, and AdamW by hand. Writes matrix_methods.json and .md; a run that was broken off goes on where it was
+unless --again is given.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import jax
 import matrix_peers
 import numpy as np
 import optax
+from hand import matrix
 from harness import Results, compiled, in_turn, medians, nbytes, ratio, say
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from matrix_peers import EVERY, METHODS
@@ -83,15 +85,20 @@ def counts(jaxpr: Any) -> dict[str, int]:
     return {"equations": len(equations), "products": sum(e.primitive.name == "dot_general" for e in equations)}
 
 
-def to_compile(tx: Any, params: Any) -> float:
-    """Seconds from a function to a program, what the first call takes more than the others: the less of two."""
-    seconds = []
-    for _ in range(2):
-        jax.clear_caches()
-        start = time.perf_counter()
-        traced(tx, params)[0].lower().compile()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def to_compile(params: Any, steps: dict[str, Any], rounds: int = 5) -> dict[str, float]:
+    """Median seconds from a function to a program, what the first call takes more than the others.
+
+    Args:
+      steps: by name `(init, step)`. All are measured in turn.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, (init, step) in steps.items():
+            jax.clear_caches()
+            start = time.perf_counter()
+            compiled(step).trace(params, jax.eval_shape(init, params), params).lower().compile()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(x)) for name, x in seconds.items()}
 
 
 def runner(lib: Any, tx: Any, params: Any, grads: Any) -> Any:
@@ -127,8 +134,9 @@ def measure(tree_name: str, name: str, rounds: int) -> dict[str, Any]:
     if method.state and tree_name != WHOLE:
         sizes = [size for leaf in plan_of("benchmark", shapes(tree), routing(None)).leaves for size in leaf.sizes]
         row["formula_bytes"] = sum(4 * number * method.state(m, n) for number, m, n in sizes)  # q, k, v are three
-    row["compile_s"] = to_compile(tx, shapes(tree))
-    row["compile_of_adamw_s"] = to_compile(METHODS[ADAMW].make(gdjax), shapes(tree))
+    own, adamw = ((x.init, step_of(gdjax, x)) for x in (tx, METHODS[ADAMW].make(gdjax)))
+    hand = {"hand": matrix.beside_adamw(matrix.STEPS[name]())} if tree_name == WHOLE and name in matrix.STEPS else {}
+    row["compile_s"] = to_compile(shapes(tree), {"gdjax": own, ADAMW: adamw} | hand)
     if tree_name == WHOLE:
         return row
     params, grads = arrays(tree, 0, 0.02), arrays(tree, 1, 0.01)
@@ -153,7 +161,8 @@ def measure(tree_name: str, name: str, rounds: int) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     head = "method | ms | mean over a peer's | p99 / median | trace, lower, compile, s | of AdamW's"
-    head += " | equations | with twice the leaves | products | with twice | state, bytes a parameter | formula"
+    head += " | by hand, of AdamW's | equations | with twice the leaves | products | with twice"
+    head += " | state, bytes a parameter | formula"
     lines = [f"| {head} |", "| --- |" + " ---: |" * head.count("|")]
     for r in rows:
         twice, formula = r["of_twice_the_leaves"], r.get("formula_bytes")
@@ -161,12 +170,17 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         if "means" in r:
             cells += [f"{1e3 * r['step_s']['gdjax']:.1f}", ", ".join(f"{x:.2f} {p}" for p, x in r["means"].items())]
         cells += [f"{r['slowest']['gdjax']:.2f}"] if "means" in r else [""] * 3
-        cells += [f"{r['compile_s']:.2f}", f"{r['compile_s'] / r['compile_of_adamw_s']:.2f}"]
+        seconds = r["compile_s"]
+        cells += [f"{seconds['gdjax']:.2f}", *(_over(seconds.get(x), seconds[ADAMW]) for x in ("gdjax", "hand"))]
         cells += [str(x) for x in (r["equations"], twice["equations"], r["products"], twice["products"])]
         each = r["param_bytes"] / 4
         cells += [f"{r['state_bytes'] / each:.2f}", "" if formula is None else f"{formula / each:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _over(x: float | None, y: float) -> str:
+    return "" if x is None else f"{x / y:.2f}"
 
 
 def write(results: Results) -> None:
@@ -196,7 +210,12 @@ def main() -> None:
             continue
         results.add(measure(tree, name, args.rounds))
         r = results.rows[-1]
-        say(tree, name, f"compiled in {r['compile_s']:.2f} s, AdamW {r['compile_of_adamw_s']:.2f}", r.get("means", ""))
+        say(
+            tree,
+            name,
+            f"compiled in {r['compile_s']['gdjax']:.2f} s, AdamW {r['compile_s'][ADAMW]:.2f}",
+            r.get("means", ""),
+        )
     write(results)
 
 

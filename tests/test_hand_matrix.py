@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import gdjax
@@ -63,3 +64,21 @@ def test_stacks_have_an_inverse():
         again = matrix.tree_of(matrix.stacks(params, **how), params, **how)
         assert jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), again, params))
     assert {k: len(x) for k, x in matrix.stacks(params).items()} == {(16, 16): 4, (16, 32): 2}
+
+
+def test_a_method_beside_adamw():
+    hidden, rest = {"h0": SQUARE}, {"h0": {"ln": (16,)}, "wte": (48, 16)}
+    tree = {"h0": SQUARE | rest["h0"], "wte": rest["wte"]}
+    params, grads = trees.arrays(tree, 0, 0.1), trees.arrays(tree, 1, 1.0)
+    methods = (matrix.muon(), hidden), (matrix.leaf.step_of(matrix.leaf.HAND["adamw"]), rest)
+    init, step = matrix.beside_adamw(matrix.muon())
+    new, _ = step(params, init(params), grads)
+    assert jax.tree.structure(new) == jax.tree.structure(params)
+    for (start, own), part in methods:
+        expected, _ = own(_inside(part, params), start(_inside(part, params)), _inside(part, grads))
+        jax.tree.map(np.testing.assert_array_equal, _inside(part, new), expected)
+
+
+def _inside(part: Any, tree: Any) -> Any:
+    """The leaves of a tree that are in another."""
+    return {k: _inside(v, tree[k]) for k, v in part.items()} if isinstance(part, dict) else tree

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from hand import leaf
 from hand.leaf import correction, mean
 from hand.whole import Step
 
@@ -204,6 +205,28 @@ def shampoo(most: int = 512) -> Step:
         slots = jax.lax.cond(due, roots, lambda slots: slots, slots)
         u = tree_of({shape: direction(s) for shape, s in slots.items()}, params, **how)
         return jax.tree.map(lambda p, u: p - RATE * u, params, u), (count + 1, slots)
+
+    return init, step
+
+
+def beside_adamw(hidden: Step) -> Step:
+    """A method for the hidden matrices of GPT-2, AdamW for all other leaves."""
+    methods = hidden, leaf.step_of(leaf.HAND["adamw"])
+
+    def parts(tree: Any) -> list[dict[str, Any]]:
+        flat = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(tree)}
+        return [{k: x for k, x in flat.items() if (x.ndim == 2 and "['h" in k) == own} for own in (True, False)]
+
+    def init(params: Any) -> Any:
+        return [init(p) for (init, _), p in zip(methods, parts(params), strict=True)]
+
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        each = zip(methods, parts(params), state, parts(grads), strict=True)
+        (own, first), (others, second) = [step(p, s, g) for (_, step), p, s, g in each]
+        return jax.tree.map_with_path(lambda path, _: (own | others)[jax.tree_util.keystr(path)], params), [
+            first,
+            second,
+        ]
 
     return init, step
 

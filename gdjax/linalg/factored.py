@@ -232,12 +232,11 @@ def of_each(
     Args:
       f: see `of_stack`.
       given: by name, the gradients "g", of which every stack has some, and the slots.
-      fields: the results that are wanted. One that f has not is what was given.
+      fields: the results that are wanted. Where f has none, or None, it is what was given.
     """
     out: dict[str, Stacks] = {name: {} for name in fields}
     for name in given["g"]:
         xs = {k: x[name] if hasattr(x[name], "shape") else None for k, x in given.items()}
-        new = of_stack(f, xs)
-        for k in fields:
-            out[k][name] = given[k][name] if new.get(k) is None else new[k]
+        for k, y in of_stack(f, xs, fields).items():
+            out[k][name] = given[k][name] if y is None else y
     return out

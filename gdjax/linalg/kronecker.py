@@ -59,26 +59,25 @@ def bases(moments: tuple[str, ...], squares: tuple[str, ...], refresh: str, in_o
       in_order: whether vectors are put in the order of their eigenvalues before a power step.
     """
 
-    def by_a_step(a: Array, basis: Array) -> tuple[Array, Array]:
-        if in_order:
-            return spectral.stepped_in_order(a, basis)
-        return spectral.stepped(a, basis), jnp.zeros(a.shape[:-1], jnp.int32)
+    def by_a_step(a: Array, old: Array) -> tuple[Array, Array]:
+        new, order = spectral.stepped(a, old, in_order)
+        return new, jax.nn.one_hot(order, a.shape[-1], dtype=jnp.real(a).dtype)
 
-    def by_eigh(a: Array, basis: Array) -> tuple[Array, Array]:
-        return spectral.eigenvectors(a).astype(basis.dtype), jnp.zeros(a.shape[:-1], jnp.int32)
+    def by_eigh(a: Array, old: Array) -> tuple[Array, Array]:
+        new = spectral.eigenvectors(a, old)
+        return new, abs_sq(_highest(adjoint(new), old))
 
-    def f(first: Any, a: Array, old: Array, *xs: Array) -> list[Array]:
-        new, order = by_eigh(a, old) if refresh == "eigh" else meshes.cond(first, by_eigh, by_a_step, a, old)
+    def f(first: Any, a: Array, old: Array, *xs: Array, side: int) -> list[Array]:
+        new, mix = by_eigh(a, old) if refresh == "eigh" else meshes.cond(first, by_eigh, by_a_step, a, old)
 
-        def mixed(xs: list[Array]) -> list[Array]:
-            mix = abs_sq(_highest(adjoint(new), old))
-            return [mix @ x for x in xs]
+        def moved(x: Array) -> Array:
+            x = x.astype(old.dtype)
+            return (x @ adjoint(old)) @ new if side else adjoint(new) @ (old @ x)
 
-        def permuted(xs: list[Array]) -> list[Array]:
-            return [spectral.taken(x, order[..., None], -2) for x in xs] if in_order else xs
+        def mixed(x: Array) -> Array:
+            return _highest(x, mix.mT) if side else _highest(mix, x)
 
-        moved = [adjoint(new) @ (old @ x.astype(old.dtype)) for x in xs[: len(moments)]]
-        rest = list(xs[len(moments) :])
-        return [new, *moved, *(mixed(rest) if refresh == "eigh" else meshes.cond(first, mixed, permuted, rest))]
+        n = len(moments)
+        return [new, *map(moved, xs[:n]), *map(mixed, xs[n:])]
 
-    return Turned(spectral.scaled, jax.jit(f), ("Q*",), (*moments, *squares))
+    return Turned(jax.jit(f, static_argnames="side"), ("Q*",), (*moments, *squares))

@@ -13,7 +13,7 @@ from gdjax.linalg.factored import Blocks, Layout, Stacks, blocks_of, of_each, st
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.plan import Leaf
 from gdjax.linalg.roles import routing
-from gdjax.linalg.turns import always, of_run, spread
+from gdjax.linalg.turns import of_run, spread
 from gdjax.linalg.whitening import Fit
 from gdjax.numerics import Array, bounded, debias
 
@@ -107,7 +107,7 @@ def refitted(
             end = start + numbers[name]
             g, olds, own = meshes.alike(g, [old[field][name] for field in Fit._fields], keys[start:end])
             turn = count % (period or 1), turns[name]
-            news = of_run(always, whitening.in_batches(one), g, olds, [own], *turn)
+            news = of_run(one, g, olds, [own], *turn)
             for field, x in zip(Fit._fields, news, strict=True):
                 new[field][name] = x
             start = end

@@ -1,5 +1,6 @@
 """What a leaf is found to be, from its name and shape and from the leaves beside it."""
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -53,8 +54,13 @@ def split(path: str) -> tuple[str, str]:
 
 
 def read(path: str, x: Any, given: Any, siblings: frozenset[str]) -> Read:
-    name, shape, unknown = name_of(path), tuple(np.shape(x)), ""
-    if not is_trained(x):
+    return _read(path, tuple(np.shape(x)), is_trained(x), given, siblings)
+
+
+@functools.lru_cache(maxsize=4096)  # all slots of an optimizer ask
+def _read(path: str, shape: tuple[int, ...], trained: bool, given: Any, siblings: frozenset[str]) -> Read:
+    name, unknown = name_of(path), ""
+    if not trained:
         role: Any = "other"
     elif given is None:
         role, unknown = role_of(name, shape, siblings)

@@ -84,44 +84,51 @@ def refreshed_basis(matrices: Array, basis: Array) -> Array:
     or has NaN the basis stays as it was. Where A is of lower rank than Q, the rest of Q' is some orthonormal basis.
 
     Args:
-      matrices: (..., n, n).
+      matrices: (..., n, n), positive semidefinite.
       basis: Q, (..., n, k), orthonormal columns.
     """
-    a, useful = scaled(matrices)
-    return jnp.where(useful, stepped(a, basis), basis)
+    return stepped(matrices, basis)[0]
 
 
-def scaled(matrices: Array) -> tuple[Array, Array]:
-    """Each A over its largest element, and whether it says anything, (..., 1, 1): neither zero nor with NaN."""
-    a, size, finite = _scaled("scaled", matrices)
-    return a, finite & (size > 0)
+def eigenvectors(matrices: Array, basis: Array) -> Array:
+    """The eigenvectors of each positive semidefinite A, the largest eigenvalue first; where A has none, the basis."""
+    a = matrices.astype(numerics.at_least_float32(matrices.dtype))
+    over, useful = _reciprocal(jnp.max(jnp.abs(a), (-2, -1), keepdims=True, initial=0))
+    # LAPACK reads columns: of A^H, which is A, it needs no transposition.
+    a = jnp.where(useful, (a * over.astype(a.dtype)).mT.conj(), 0)
+    vectors, values = jax.lax.linalg.eigh(a, symmetrize_input=False)
+    found = useful & jnp.isfinite(values[..., :1, None])
+    return jnp.where(found, vectors[..., ::-1].astype(basis.dtype), basis)
 
 
-def eigenvectors(a: Array) -> Array:
-    """The eigenvectors of each A, the largest eigenvalue first."""
-    return jnp.linalg.eigh(a)[1][..., ::-1]
+def stepped(matrices: Array, basis: Array, in_order: bool = False) -> tuple[Array, Array]:
+    """`refreshed_basis`.
 
-
-def stepped(a: Array, basis: Array) -> Array:
-    """Q' of A Q = Q' R, where the diagonal of R is positive."""
-    return _orthonormal(_highest(a, basis.astype(a.dtype))).astype(basis.dtype)
-
-
-def stepped_in_order(a: Array, basis: Array) -> tuple[Array, Array]:
-    """`stepped`, with the columns of Q first put in the order of their eigenvalues q^H A q, the largest first.
-
-    So the power steps do not mix vectors whose eigenvalues have overtaken others.
+    Args:
+      in_order: whether the columns of Q are first put in the order of their eigenvalues q^H A q, the largest first: so
+        power steps do not mix vectors whose eigenvalues have overtaken others.
 
     Returns:
       Q', and the order, (..., k): Q' follows Q[:, order].
     """
+    a = matrices.astype(numerics.at_least_float32(matrices.dtype))
     q = basis.astype(a.dtype)
     product = _highest(a, q)
-    order = jnp.argsort(-jnp.real(jnp.sum(q.conj() * product, -2)), -1).astype(jnp.int32)
-    return _orthonormal(taken(product, order[..., None, :], -1)).astype(basis.dtype), order
+    values = jnp.real(jnp.sum(q.conj() * product, -2))
+    if in_order:
+        order = jnp.argsort(values, -1)[..., ::-1].astype(jnp.int32)
+        product = jnp.take_along_axis(product, order[..., None, :], -1, mode="promise_in_bounds")
+    else:
+        order = jnp.broadcast_to(jnp.arange(q.shape[-1], dtype=jnp.int32), values.shape)
+    over, useful = _reciprocal(jnp.max(values, -1, initial=0)[..., None, None])  # with NaN in A all values are NaN
+    q = _orthonormal(product * over.astype(a.dtype))
+    return jnp.where(useful, q.astype(basis.dtype), basis), order
 
 
-taken = functools.partial(jnp.take_along_axis, mode="promise_in_bounds")  # of an order, whose numbers are places
+def _reciprocal(size: Array) -> tuple[Array, Array]:
+    """1 / size, and whether it is of any use: not of 0, of so small a size that it is infinite, of infinity or NaN."""
+    over = 1 / size
+    return over, jnp.isfinite(over) & (over > 0)
 
 
 def root_in_basis(matrices: Array, basis: Array, p: Any, ridge: Any = 1e-6) -> tuple[Array, Array]:
@@ -140,9 +147,10 @@ def root_in_basis(matrices: Array, basis: Array, p: Any, ridge: Any = 1e-6) -> t
 def _orthonormal(x: Array) -> Array:
     """Q of x = Q R, where the diagonal of R is positive."""
     q, r = jnp.linalg.qr(x)
-    diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)[..., None, :]
+    # The diagonal: `jnp.diagonal` takes longer to trace than all else here. LAPACK writes columns, r.mT is no copy.
+    diagonal = r.mT.reshape(*r.shape[:-2], 1, r.shape[-1] ** 2)[..., :: r.shape[-1] + 1]
     length = jnp.abs(diagonal)
-    return q * jnp.where(length > 0, diagonal / jnp.where(length > 0, length, 1).astype(x.dtype), 1).astype(x.dtype)
+    return q * jnp.where(length > 0, diagonal / length.astype(x.dtype), 1)
 
 
 def _scaled(name: str, matrices: Array) -> tuple[Array, Array, Array]:

@@ -50,8 +50,10 @@ def in_stacks(f: Callable[..., Any], *lists: Sequence[Any]) -> Any:
     return out if width is None else tuple([x[k] for x in out] for k in range(width))
 
 
-def of_stack(f: Callable[[Mapping[str, Any]], Mapping[str, Any]], xs: Mapping[str, Any]) -> dict[str, Any]:
-    """f of stacks (number, ...) by name, of which some may be None.
+def of_stack(
+    f: Callable[[Mapping[str, Any]], Mapping[str, Any]], xs: Mapping[str, Any], fields: Sequence[str]
+) -> dict[str, Any]:
+    """Results of f of stacks (number, ...) by name, of which some may be None.
 
     On a CPU large matrices go one by one through a loop, whose body is compiled once and writes over the stacks that it
     reads: what is made of a matrix by itself is there for one matrix at a time. Elsewhere, and of small ones, f gets
@@ -59,35 +61,31 @@ def of_stack(f: Callable[[Mapping[str, Any]], Mapping[str, Any]], xs: Mapping[st
 
     Args:
       f: from arrays by name, (number, rows, columns), or (rows, columns) of a matrix by itself, to new ones by name. A
-        result "u" is like the input "g"; every other is like the input of its name.
+        result "u" takes the place of the input "g", every other that of its name; they have the dtypes of these.
       xs: with an array "g".
+      fields: the results that are wanted. Where f has none, or None, it is what was given.
     """
+    taken = {k: "g" if k == "u" else k for k in fields}
+
+    def new(xs: Mapping[str, Any]) -> dict[str, Any]:
+        made = {k: y for k, y in f(xs).items() if y is not None}
+        return {k: made[k].astype(xs[old].dtype) if k in made else xs[old] for k, old in taken.items()}
+
+    def in_a_loop(xs: Mapping[str, Any]) -> dict[str, Any]:
+        def step(i: Any, written: Mapping[str, Array]) -> dict[str, Array]:
+            there = {k: x for k, x in {**xs, **written}.items() if x is not None}
+            ys = new({**xs, **dict(zip(there, places.taken(list(there.values()), i), strict=True))})
+            put = lambda k, y: jax.lax.dynamic_update_index_in_dim(written[taken[k]], y, i, 0)  # noqa: E731
+            return {taken[k]: put(k, y) for k, y in ys.items() if y is not None}
+
+        done = meshes.fori_loop(len(xs["g"]), step, {k: xs[k] for k in taken.values() if xs[k] is not None})
+        return {k: done.get(old) for k, old in taken.items()}
+
     if len(xs["g"]) == 1:
-        alone = f({k: None if x is None else x[0] for k, x in xs.items()})
+        alone = new({k: None if x is None else x[0] for k, x in xs.items()})
         return {k: None if x is None else x[None] for k, x in alone.items()}
     large = math.prod(xs["g"].shape[1:]) >= LARGE and not meshes.may_be_divided(xs["g"])
-    whole, looped = (lambda xs: dict(f(xs))), functools.partial(_in_a_loop, f)
-    return jax.lax.platform_dependent(dict(xs), cpu=looped, default=whole) if large else whole(xs)
-
-
-def _in_a_loop(f: Callable[[Mapping[str, Any]], Mapping[str, Any]], xs: Mapping[str, Any]) -> dict[str, Any]:
-    source = lambda name: "g" if name == "u" else name  # noqa: E731  the array that a result takes the place of
-    take = lambda x, i: jax.lax.dynamic_index_in_dim(x, i, keepdims=False)  # noqa: E731
-
-    def of(i: Any, written: Mapping[str, Array]) -> dict[str, Any]:
-        there = {k: x for k, x in {**xs, **written}.items() if x is not None}
-        return dict(f({**xs, **{k: take(x, i) for k, x in there.items()}}))
-
-    made = jax.eval_shape(functools.partial(of, 0), {})
-
-    def step(i: Any, written: Any) -> Any:
-        new = of(i, written)
-        put = lambda old, x: jax.lax.dynamic_update_index_in_dim(old, x.astype(old.dtype), i, 0)  # noqa: E731
-        return {source(k): put(written[source(k)], x) for k, x in new.items() if x is not None}
-
-    start = {source(k): xs[source(k)] for k, x in made.items() if x is not None}
-    done = meshes.fori_loop(len(xs["g"]), step, start)
-    return {k: None if x is None else done[source(k)] for k, x in made.items()}
+    return jax.lax.platform_dependent(dict(xs), cpu=in_a_loop, default=new) if large else new(xs)
 
 
 def _alike(f: Callable[..., Any], xs: Sequence[Array], divided: bool) -> Any:

@@ -19,27 +19,21 @@ LONGEST = 10_000  # steps over which turns are spread: a table has an entry for 
 
 
 class Turned(NamedTuple):
-    """What is made of a factor in its turn: `f(first, A, x1, x2, ...) -> (x1', x2', ...)`.
+    """What is made of a factor in its turn: `f(first, A, x1, x2, ..., side=side) -> (x1', x2', ...)`.
 
-    `first` says whether it is the first turn. f gets one factor or a stack of them, as `ready` makes it of them:
-    `ready(A)` also returns whether A says anything, (..., 1, 1). Where it does not its fields stay as they are.
+    `first` says whether it is the first turn, `side` whether the factor is of the rows, 0, or of the columns, 1, of the
+    matrices. f gets one factor; so all that have their turn in a step share its trace.
     """
 
-    ready: Callable[[Array], tuple[Array, Array]]
     f: Callable[..., Sequence[Array]]
     squares: tuple[str, ...]  # the fields x1, ... that are squares of a side: "Q*" is QL or QR
-    along: tuple[str, ...] = ()  # the others, whose rows f gets along that side: "mu", or "d*" for dL or dR
+    along: tuple[str, ...] = ()  # the others, shaped like the matrices or one line of them: "mu", or "d*" for dL or dR
 
     @property
     def fields(self) -> list[str]:
         """All names, as in the state."""
         names = [*self.squares, *self.along]
         return [y for x in names for y in ([x.replace("*", side) for side in "LR"] if "*" in x else [x])]
-
-
-def always(a: Array) -> tuple[Array, Array]:
-    """A for which something is made whatever it is: `ready` of a `Turned`."""
-    return a, jnp.ones((*a.shape[:-2], 1, 1), bool)
 
 
 def spread(stacks: Mapping[Any, tuple[float, int]], k: int) -> dict[Any, list[int]]:
@@ -80,7 +74,8 @@ def in_turns(
         factors, olds = meshes.alike(factors, olds)
 
         def work(factors: Array, olds: list[Array], side: int = side, numbers: Any = numbers) -> list[Array]:
-            return _turned(turned, side, first, factors, olds, (step, numbers))
+            f = lambda a, olds: turned.f(first, a, *olds, side=side)  # noqa: E731
+            return of_run(f, factors, olds, [], step, numbers)
 
         news = work(factors, olds) if spreads else meshes.cond(due, work, lambda _, olds: olds, factors, olds)
         for (field, stack), x in zip(where, news, strict=True):
@@ -100,42 +95,28 @@ def _costs(slots: Mapping[str, Stacks]) -> dict[tuple[str, int], tuple[float, in
     return {key: (float(n**2 * (n + other)), number) for key, (n, other, number) in ordered}
 
 
-def _turned(turned: Turned, side: int, first: Any, factors: Array, olds: list[Array], turn: Any) -> list[Array]:
-    """The fields of the factors of one side of a stack after the turns of this step."""
-
-    def across(xs: Sequence[Array]) -> list[Array]:
-        return [x.mT.conj() if side and i >= len(turned.squares) else x for i, x in enumerate(xs)]
-
-    def f(a: Array, olds: Sequence[Array]) -> list[Array]:
-        return across(turned.f(first, a, *across(olds)))
-
-    return of_run(turned.ready, f, factors, olds, [], *turn)
-
-
 def of_run(
-    ready: Callable[[Array], tuple[Array, Array]], f: Callable[..., Sequence[Array]],
+    f: Callable[..., Sequence[Array]],
     a: Array, olds: Sequence[Array], others: Sequence[Array], step: Array, numbers: Sequence[int],
 ) -> list[Array]:  # fmt: skip
     """`olds` with what f makes of the matrices whose turn it is in their places.
 
     Args:
-      ready: see `Turned`.
-      f: from A, the olds and the others, of one matrix or of a stack, to new olds.
+      f: from A, the olds and the others, of one matrix, to new olds.
       a, olds, others: stacks, of one length.
       step: of the period.
       numbers: how many matrices have their turn in each step of it, one run after the other.
     """
     starts = itertools.accumulate(numbers[:-1], initial=0)
     start, number = (jnp.asarray(list(x), step.dtype)[step] for x in (starts, numbers))
-    most, same = max(numbers), len(set(numbers)) == 1
+    most = max(numbers)
 
-    # What a condition returns may be copied: so it is the matrices whose turn it is, not the stacks.
+    # What a condition is given or returns may be copied: so it is the matrices whose turn it is, not the stacks.
     def one(i: Any, a: Array, olds: list[Array], others: list[Array]) -> list[Array]:
         take = lambda x: jax.lax.dynamic_index_in_dim(x, start + i, keepdims=False)  # noqa: E731
-        x, useful = ready(take(a))
-        due = useful[0, 0] if same else useful[0, 0] & (i < number)
         mine = list(map(take, olds))
-        news = meshes.cond(due, made, lambda _, mine, __: mine, x, mine, list(map(take, others)))
+        given = take(a), mine, list(map(take, others))
+        news = meshes.cond(i < number, made, lambda _, mine, __: mine, *given)
         put = lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, start + i, 0)  # noqa: E731
         return list(map(put, olds, news))
 
@@ -150,12 +131,12 @@ def of_run(
         places = low + jnp.arange(most, dtype=low.dtype)
         own = ((places >= start) & (places < start + number))[:, None, None]
         part = lambda x: jax.lax.dynamic_slice_in_dim(x, low, most)  # noqa: E731
-        x, useful = ready(part(a))
 
         def kept(x: Array, mine: list[Array], others: list[Array]) -> list[Array]:
-            return [jnp.where(useful & own, new, old) for new, old in zip(made(x, mine, others), mine, strict=True)]
+            news = jax.vmap(made)(x, mine, others)
+            return [jnp.where(own, new, old) for new, old in zip(news, mine, strict=True)]
 
-        given = x, list(map(part, olds)), list(map(part, others))
+        given = part(a), list(map(part, olds)), list(map(part, others))
         news = kept(*given) if min(numbers) > 0 else meshes.cond(number > 0, kept, lambda _, mine, __: mine, *given)
         return [jax.lax.dynamic_update_slice_in_dim(old, new, low, 0) for old, new in zip(olds, news, strict=True)]
 

@@ -14,7 +14,7 @@ from gdjax.lift.stages import Reduced, Stage, Staged, Tree
 from gdjax.linalg import shampoo_blocks
 from gdjax.linalg.factored import Layout
 from gdjax.linalg.roles import routing
-from gdjax.linalg.turns import Turned, always, in_turns
+from gdjax.linalg.turns import Turned, in_turns
 from gdjax.numerics import Array
 from gdjax.optimizers.kronecker import labelled, of_blocks, slots
 from gdjax.optimizers.with_adam import with_adam
@@ -59,7 +59,7 @@ def _roots(
         of = functools.partial(shampoo_blocks.root, p=root, size=size, eps=eps, method=refresh)
         period, start = (jnp.asarray(x).astype(count.dtype) for x in (k, start))
         due = (count % period == 0) & (count > start) | (count == start)
-        new = in_turns(Turned(always, lambda _, *xs: of(*xs), ("P*", *bases)), slots, count, k, due)
+        new = in_turns(Turned(lambda _, *xs, side: of(*xs), ("P*", *bases)), slots, count, k, due)
         return {name: new.get(name, slots[name]) for name in _ROOTS}
 
     slots = {name: getattr(s, name) for name in ("mu", "L", "R", *_ROOTS)}

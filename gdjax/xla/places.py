@@ -1,7 +1,8 @@
-"""The parts of a stack, for which XLA:CPU compiles one loop, not one for each part."""
+"""Parts of a stack, in programs that XLA:CPU compiles once, and computes without copies of the stack."""
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +26,28 @@ def parts(stack: Array, numbers: Sequence[int]) -> list[Array]:
     if len(numbers) <= FEW or stack.size == 0 or meshes.may_be_divided(stack):
         return [jax.lax.slice_in_dim(stack, a, a + n) for a, n in zip(starts, numbers, strict=True)]
 
-    def hidden(e: Array, starts: list[Array]) -> list[Array]:
-        return meshes.cond(never(e), lambda xs: [x + 1 for x in xs], lambda xs: xs, starts)
-
     one = jnp.real(stack[(0,) * stack.ndim])
     places = [jnp.asarray(a, jnp.int32) for a in starts]
-    places = jax.lax.platform_dependent(one, places, cpu=hidden, default=lambda _, starts: starts)
+    places = jax.lax.platform_dependent(one, places, cpu=_by_itself, default=lambda _, starts: starts)
     return [jax.lax.dynamic_slice_in_dim(stack, a, n) for a, n in zip(places, numbers, strict=True)]
+
+
+def taken(stacks: Sequence[Array], i: Any) -> list[Array]:
+    """Element i of each stack, none of them empty, for the body of a loop that writes over the stacks.
+
+    XLA:CPU would read the elements again wherever they are needed, after it has written new ones too: so it copies the
+    stacks whole, in each turn of the loop. 48 matrices of 384 x 384 took SOAP 320 ms, and take 91. Here a condition
+    that never holds returns the elements, and what it returns lies in memory of its own. For a loop on a CPU alone.
+    """
+    xs = [jax.lax.dynamic_index_in_dim(x, i, keepdims=False) for x in stacks]
+    return _by_itself(jnp.real(xs[0][(0,) * xs[0].ndim]), xs)
+
+
+def _by_itself(e: Array, xs: list[Array]) -> list[Array]:
+    """xs, returned by a condition that never holds, which otherwise would return others in their places."""
+    alike: dict[Any, list[int]] = {}
+    for i, x in enumerate(xs):
+        alike.setdefault((x.shape, x.dtype), []).append(i)
+    other = {i: same[n - 1] for same in alike.values() for n, i in enumerate(same)}
+    others = lambda xs: [x + 1 if other[i] == i else xs[other[i]] for i, x in enumerate(xs)]  # noqa: E731
+    return meshes.cond(never(e), others, lambda xs: xs, xs)

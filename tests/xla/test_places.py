@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gdjax
 from gdjax.xla import places
 
 
@@ -36,3 +37,17 @@ def test_the_places_are_no_constants_of_the_loops():
     bodies = [body.split("\n}\n")[0] for body in text.split("%fused_computation")[1:]]
     adding = [body for body in bodies if " add(" in body and "f32[1,8]" in body]
     assert len(adding) == 8 and all(" dynamic-slice(" in body for body in adding)
+
+
+@pytest.mark.optimized
+def test_a_step_of_soap_copies_no_stack():
+    params = {f"w{i}": jax.ShapeDtypeStruct((256, 256), jnp.float32) for i in range(5)}
+    tx = gdjax.scale_by_soap()
+
+    def step(state, grads):
+        return tx.update(grads, state)[::-1]
+
+    lowered = jax.jit(step, donate_argnums=0).lower(jax.eval_shape(tx.init, params), params)
+    lines = lowered.compile().as_text().splitlines()
+    made = [line for line in lines if "= f32[5,256,256]" in line]
+    assert any("dynamic-update-slice" in line for line in made) and not [x for x in made if " copy(" in x]
