@@ -27,7 +27,7 @@ def parts(stack: Array, numbers: Sequence[int]) -> list[Array]:
         return [jax.lax.slice_in_dim(stack, a, a + n) for a, n in zip(starts, numbers, strict=True)]
 
     one = jnp.real(stack[(0,) * stack.ndim])
-    places = [jnp.asarray(a, jnp.int32) for a in starts]
+    places = [jnp.asarray(a, jnp.uint32) for a in starts]  # an integer with a sign would be tested for being negative
     places = jax.lax.platform_dependent(one, places, cpu=_by_itself, default=lambda _, starts: starts)
     return [jax.lax.dynamic_slice_in_dim(stack, a, n) for a, n in zip(places, numbers, strict=True)]
 
