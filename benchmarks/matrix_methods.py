@@ -210,12 +210,8 @@ def main() -> None:
             continue
         results.add(measure(tree, name, args.rounds))
         r = results.rows[-1]
-        say(
-            tree,
-            name,
-            f"compiled in {r['compile_s']['gdjax']:.2f} s, AdamW {r['compile_s'][ADAMW]:.2f}",
-            r.get("means", ""),
-        )
+        compiling = ", ".join(f"{peer} compiled in {seconds:.2f} s" for peer, seconds in r["compile_s"].items())
+        say(tree, name, compiling, r.get("means", ""))
     write(results)
 
 

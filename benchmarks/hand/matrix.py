@@ -223,10 +223,8 @@ def beside_adamw(hidden: Step) -> Step:
     def step(params: Any, state: Any, grads: Any) -> Any:
         each = zip(methods, parts(params), state, parts(grads), strict=True)
         (own, first), (others, second) = [step(p, s, g) for (_, step), p, s, g in each]
-        return jax.tree.map_with_path(lambda path, _: (own | others)[jax.tree_util.keystr(path)], params), [
-            first,
-            second,
-        ]
+        new = own | others
+        return jax.tree.map_with_path(lambda path, _: new[jax.tree_util.keystr(path)], params), [first, second]
 
     return init, step
 

@@ -65,21 +65,21 @@ def of_stack(
       xs: with an array "g".
       fields: the results that are wanted. Where f has none, or None, it is what was given.
     """
-    taken = {k: "g" if k == "u" else k for k in fields}
+    over = {k: "g" if k == "u" else k for k in fields}  # what a result takes the place of
 
     def new(xs: Mapping[str, Any]) -> dict[str, Any]:
         made = {k: y for k, y in f(xs).items() if y is not None}
-        return {k: made[k].astype(xs[old].dtype) if k in made else xs[old] for k, old in taken.items()}
+        return {k: made[k].astype(xs[old].dtype) if k in made else xs[old] for k, old in over.items()}
 
     def in_a_loop(xs: Mapping[str, Any]) -> dict[str, Any]:
         def step(i: Any, written: Mapping[str, Array]) -> dict[str, Array]:
             there = {k: x for k, x in {**xs, **written}.items() if x is not None}
             ys = new({**xs, **dict(zip(there, places.taken(list(there.values()), i), strict=True))})
-            put = lambda k, y: jax.lax.dynamic_update_index_in_dim(written[taken[k]], y, i, 0)  # noqa: E731
-            return {taken[k]: put(k, y) for k, y in ys.items() if y is not None}
+            put = lambda k, y: jax.lax.dynamic_update_index_in_dim(written[over[k]], y, i, 0)  # noqa: E731
+            return {over[k]: put(k, y) for k, y in ys.items() if y is not None}
 
-        done = meshes.fori_loop(len(xs["g"]), step, {k: xs[k] for k in taken.values() if xs[k] is not None})
-        return {k: done.get(old) for k, old in taken.items()}
+        done = meshes.fori_loop(len(xs["g"]), step, {k: xs[k] for k in over.values() if xs[k] is not None})
+        return {k: done.get(old) for k, old in over.items()}
 
     if len(xs["g"]) == 1:
         alone = new({k: None if x is None else x[0] for k, x in xs.items()})
