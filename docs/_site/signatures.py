@@ -1,4 +1,4 @@
-"""The signature of a factory made by a decorator is the one that it has, and not that of the rule inside it."""
+"""Signatures as `help` shows them: of a factory made by a decorator its own, not that of the rule inside it."""
 
 import importlib
 import inspect
@@ -6,9 +6,11 @@ from typing import Any
 
 from griffe import Extension, Function
 
+from gdjax.core.signatures import shortened
+
 
 class Signatures(Extension):
-    """Leaves out the arguments that a caller does not pass."""
+    """Leaves out the arguments that a caller does not pass, and names types as the source does."""
 
     def on_function(self, *, func: Function, **_: Any) -> None:
         module, _, name = func.path.rpartition(".")
@@ -16,6 +18,13 @@ class Signatures(Extension):
             called = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError):  # a method
             return
-        passed = inspect.signature(called).parameters
-        for parameter in [p.name for p in func.parameters if p.name not in passed]:
+        signature = shortened(called, inspect.signature(called))
+        for parameter in [p.name for p in func.parameters if p.name not in signature.parameters]:
             del func.parameters[parameter]
+        for parameter in func.parameters:
+            parameter.annotation = _text(signature.parameters[parameter.name].annotation)
+        func.returns = _text(signature.return_annotation)
+
+
+def _text(annotation: Any) -> str | None:
+    return None if annotation is inspect.Signature.empty else inspect.formatannotation(annotation)

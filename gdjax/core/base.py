@@ -13,6 +13,7 @@ from jax.core import Tracer
 
 from gdjax.core import domains, misuse
 from gdjax.core.closures import function_of, value_of
+from gdjax.core.signatures import short_types
 from gdjax.core.skipped import fitted, without_skipped
 from gdjax.core.state_form import as_formed
 from gdjax.core.types import (
@@ -167,7 +168,14 @@ def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
         call = checked_call(make, args, kwargs)
         return made_by(call, factory(*call.args, **call.kwargs))
 
-    return make
+    return short_types(make)
+
+
+def with_signature(
+    factory: Callable[..., Any], parameters: list[inspect.Parameter], **named: Any
+) -> Callable[..., GradientTransformation]:
+    """A factory made from a rule, with the parameters that it takes; `named` types are shown by these names."""
+    return short_types(factory, inspect.Signature(parameters, return_annotation=GradientTransformation), **named)
 
 
 def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

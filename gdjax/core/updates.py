@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import base, checks, domains, meshes
+from gdjax.core.signatures import short_types
 from gdjax.core.types import Params, Scalar, Updates
 from gdjax.xla import reads
 
@@ -64,6 +65,7 @@ def add(p: Any, u: Any) -> Any:
     return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
 
 
+@short_types
 def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Scalar) -> Params:
     """Moves one tree towards another: step_size * new + (1 - step_size) * old, leaf by leaf.
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax.core.misuse import bound_arguments
+from gdjax.core.signatures import short_types
 
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -104,7 +105,7 @@ def value(factory: Callable[P, F]) -> Callable[P, F]:
         call = bind(make, args, kwargs)
         return Value(call, None, factory(*call.args, **call.kwargs))
 
-    return make
+    return short_types(make)
 
 
 def is_ours(factory: Any) -> bool:

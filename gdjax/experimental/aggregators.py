@@ -12,6 +12,7 @@ from gdjax.combine.chain import chain
 from gdjax.combine.conditional import apply_or, zeros
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, identity, init_empty_state, transform
+from gdjax.core.signatures import short_types
 from gdjax.numerics import Array
 from gdjax.transforms.accumulation import MultiSteps, MultiStepsState
 
@@ -45,7 +46,7 @@ def aggregator_factory(factory: Callable[P, Any]) -> Callable[P, Any]:
         made = factory(*call.args, **call.kwargs)
         return (Aggregator if isinstance(made, Aggregator) else GradientTransformation)(*base.made_by(call, made))
 
-    return make
+    return short_types(make)
 
 
 @aggregator_factory

@@ -18,7 +18,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Concatenate, NamedTuple, ParamSpec
+from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ import numpy as np
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation
 from gdjax.core.codec import Codec
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift import factors, rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
@@ -37,7 +38,7 @@ from gdjax.xla.write_order import once
 P = ParamSpec("P")
 Array = jax.Array
 Prepared = Callable[..., Mapping[str, Any]] | Stage
-Hyper = Any  # in a rule a scalar; in the factory made from it a Python number, a scalar array or a schedule
+Hyper = Annotated[Any, ScalarOrSchedule]  # a scalar in a rule; what a user passes to the factory made from it
 
 
 class ScaleByScheduleState(NamedTuple):
@@ -104,10 +105,8 @@ def leafwise(
             )  # fmt: skip
             return base.made_by(call, part)
 
-        factory.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [p for p in parameters if p.annotation is not Reduced], return_annotation=GradientTransformation
-        )
-        return factory
+        taken = [p for p in parameters if p.annotation is not Reduced]
+        return base.with_signature(factory, taken, ScalarOrSchedule=Hyper)
 
     return decorate
 

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation
 from gdjax.lift import factors, rule_checks
-from gdjax.lift.leafwise import Leafwise, Prepared, ScaleByScheduleState, ScheduledState
+from gdjax.lift.leafwise import Hyper, Leafwise, Prepared, ScaleByScheduleState, ScheduledState
 from gdjax.lift.slots import Shared
 from gdjax.lift.stages import Planned, Reduced, Staged, stages_of
 from gdjax.lift.steps import Step, run, state_of, steps_of
@@ -72,8 +72,7 @@ def wrapper(
 
         first = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
         rest = [p for p in parameters if p.annotation is not Reduced]
-        factory.__signature__ = inspect.Signature([first, *rest], return_annotation=GradientTransformation)  # type: ignore[attr-defined]
-        return factory
+        return base.with_signature(factory, [first, *rest], ScalarOrSchedule=Hyper)
 
     return decorate
 

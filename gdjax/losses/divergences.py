@@ -1,5 +1,7 @@
 """Kullback-Leibler divergences."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from gdjax.losses.parts import Array, ArrayLike, Axis, keep, mask_of, pair, product

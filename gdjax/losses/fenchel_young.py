@@ -1,5 +1,7 @@
 """Losses made from a max function."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Losses that are 0 once the right score leads by a margin: hinge, perceptron, sparsemax."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

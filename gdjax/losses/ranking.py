@@ -1,5 +1,7 @@
 """Losses of the order that scores put the items of a list in."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Losses of real-valued predictions."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

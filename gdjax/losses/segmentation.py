@@ -1,5 +1,7 @@
 """Losses of segmentations: how far two sets of pixels overlap."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

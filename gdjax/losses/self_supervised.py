@@ -1,5 +1,7 @@
 """Losses of embeddings: alike close, others apart."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

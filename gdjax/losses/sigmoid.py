@@ -1,5 +1,7 @@
 """Cross entropies of independent yes-or-no predictions."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

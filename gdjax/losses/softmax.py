@@ -1,5 +1,7 @@
 """Cross entropies of softmax probabilities."""
 
+from __future__ import annotations
+
 import math
 
 import jax.numpy as jnp

@@ -86,6 +86,13 @@ def adam(
 
     `adam(lr)` follows `torch.optim.Adam(lr)`.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.adam(0.1), steps=200)
+      >>> bool(jnp.allclose(result.params, 3.0, atol=0.01))
+      True
+
     Reference:
       Kingma & Ba 2015, Adam: a method for stochastic optimization, Algorithm 1, https://arxiv.org/abs/1412.6980;
       Dozat 2016, Incorporating Nesterov momentum into Adam.

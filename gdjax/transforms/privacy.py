@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import base, checks, keys
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.signatures import short_types
 from gdjax.core.types import OptState, Params, Scalar, Updates
 from gdjax.numerics import Array
 
@@ -20,6 +21,7 @@ class DifferentiallyPrivateAggregateState(NamedTuple):
     rng_key: Array  # () key of the next noise
 
 
+@short_types
 def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Scalar) -> tuple[Any, Array]:
     """Clips the gradient of every example to a global norm and sums over the examples: sum_i g_i min(1, C / |g_i|).
 
@@ -43,6 +45,7 @@ def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Scalar) -> tuple[
     return jax.tree.map(lambda x, g: x.astype(_dtype(g)), sums, grads), clipped
 
 
+@short_types
 def per_example_layer_norm_clip(grads: Updates, global_l2_norm_clip: Scalar, uniform: bool = True) -> tuple[Any, Any]:
     """Clips every array of every example's gradient to a norm of its own and sums over the examples.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.combine.conditional import all_finite
 from gdjax.core import base, meshes
+from gdjax.core.signatures import short_types
 from gdjax.core.types import Params, Scalar, Updates
 from gdjax.numerics import Array
 
@@ -39,6 +40,7 @@ def skip_not_finite(updates: Updates, gradient_step: Array, params: Params) -> t
     return skip, {"should_skip": skip, "num_not_finite": number}
 
 
+@short_types
 def skip_large_updates(
     updates: Updates, gradient_step: Array, params: Params, max_squared_norm: Scalar
 ) -> tuple[Array, dict[str, Array]]:

@@ -1,0 +1,86 @@
+"""Signatures as their authors wrote them: with the names of types, where Python shows what the names stand for."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+
+P = ParamSpec("P")
+R = TypeVar("R")
+UNIONS = (Union, UnionType)
+
+
+class Written(str):
+    """The text of an annotation, as the source has it. It prints without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def short_types(function: Callable[P, R], signature: inspect.Signature | None = None, **named: Any) -> Callable[P, R]:
+    """Gives a function the signature that `help` shows: `signature` or its own, with short types.
+
+    A type has the name that it has in the module of the function, or in `named`. Only what is shown changes:
+    `__annotations__`, and so `typing.get_type_hints`, keep the types themselves.
+    """
+    shown = shortened(function, signature or inspect.signature(function), **named)
+    function.__signature__ = shown  # type: ignore[attr-defined]
+    return function
+
+
+def shortened(function: Callable[..., Any], signature: inspect.Signature, **named: Any) -> inspect.Signature:
+    aliases = [*named.items(), *_aliases(getattr(inspect.unwrap(function), "__globals__", {}))]
+    parameters = [p.replace(annotation=_shown(p.annotation, aliases)) for p in signature.parameters.values()]
+    returned = _shown(signature.return_annotation, aliases)
+    return signature.replace(parameters=parameters, return_annotation=returned)
+
+
+def _aliases(names: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The public names of a module that stand for a union or a type of functions, the longest unions first."""
+    found = [(name, x) for name, x in names.items() if name[0] != "_" and get_origin(x) in (*UNIONS, Callable)]
+    return sorted(found, key=lambda item: -len(get_args(item[1])) * (get_origin(item[1]) in UNIONS))
+
+
+def _shown(annotation: Any, aliases: list[tuple[str, Any]]) -> Any:
+    """`annotation` if Python shows it as short as can be, so that `int` stays the type; else its text."""
+    if annotation is inspect.Parameter.empty:
+        return annotation
+    text = text_of(annotation, aliases)
+    return annotation if text == inspect.formatannotation(annotation) else Written(text)
+
+
+def text_of(annotation: Any, aliases: list[tuple[str, Any]]) -> str:
+    if isinstance(annotation, str):
+        return str(annotation)
+    if annotation is None or annotation is NoneType:
+        return "None"
+    if annotation is ...:
+        return "..."
+    if isinstance(annotation, list):  # the arguments of a Callable
+        return f"[{', '.join(text_of(x, aliases) for x in annotation)}]"
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in UNIONS:
+        return _union(list(args), aliases)
+    named = [name for name, x in aliases if x == annotation]
+    if named:
+        return named[0]
+    if origin is not None:
+        inside = map(repr, args) if origin is Literal else (text_of(x, aliases) for x in args)
+        return f"{getattr(origin, '__name__', origin)}[{', '.join(inside)}]"
+    return (
+        annotation.__name__.rpartition(".")[2] if isinstance(annotation, type) else inspect.formatannotation(annotation)
+    )
+
+
+def _union(members: list[Any], aliases: list[tuple[str, Any]]) -> str:
+    """The members of a union, those together that make up a union with a name."""
+    found = []
+    for name, x in aliases:
+        own = get_args(x)
+        if get_origin(x) in UNIONS and all(member in members for member in own):
+            found.append((members.index(own[0]), name))
+            members = [None if member in own else member for member in members]
+    found += [(i, text_of(member, aliases)) for i, member in enumerate(members) if member is not None]
+    return " | ".join(text for _, text in sorted(found))

@@ -1,0 +1,80 @@
+"""What `help` shows of a signature: short names of types, where the types themselves stay what they are."""
+
+import inspect
+import pydoc
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import pytest
+
+import gdjax
+from gdjax.core.signatures import text_of
+from gdjax.core.types import Scalar, ScalarOrSchedule, Schedule
+
+ALIASES = [("ScalarOrSchedule", ScalarOrSchedule), ("Scalar", Scalar), ("Schedule", Schedule)]
+LONGEST = 1000  # characters; shampoo would have 2,600 with each union written out
+
+
+@pytest.mark.parametrize(("annotation", "text"), [
+    (ScalarOrSchedule, "ScalarOrSchedule"),
+    (ScalarOrSchedule | None, "ScalarOrSchedule | None"),
+    (None | Scalar, "None | Scalar"),
+    (Schedule, "Schedule"),
+    (str | Schedule, "str | Schedule"),
+    (jax.Array, "Array"),
+    (Any, "Any"),
+    (None, "None"),
+    (tuple[int, ...], "tuple[int, ...]"),
+    (Mapping[str, ScalarOrSchedule], "Mapping[str, ScalarOrSchedule]"),
+    (Callable[[jax.Array, int], tuple[Any, bool]], "Callable[[Array, int], tuple[Any, bool]]"),
+    (Literal["qr", "eigh"], "Literal['qr', 'eigh']"),
+    ("int | None", "int | None"),
+])  # fmt: skip
+def test_a_type_by_its_names(annotation: Any, text: str):
+    assert text_of(annotation, ALIASES) == text
+
+
+def public() -> dict[str, Any]:
+    names = [*gdjax.__all__, *(f"losses.{name}" for name in gdjax.losses.__all__)]
+    found = {name: getattr(gdjax.losses if "." in name else gdjax, name.rpartition(".")[2]) for name in names}
+    return {name: x for name, x in found.items() if inspect.isroutine(x) or inspect.isclass(x)}
+
+
+def test_every_signature_is_short():
+    shown = {name: str(inspect.signature(x)) for name, x in public().items()}
+    assert len(shown) > 400
+    assert {name: len(text) for name, text in shown.items() if len(text) > LONGEST or "Union[" in text} == {}
+
+
+@pytest.mark.parametrize("factory", [gdjax.soap, gdjax.scale_by_adam, gdjax.hyperball, gdjax.cosine_decay_schedule])
+def test_factories_of_each_decorator_show_short_types(factory: Any):
+    text = str(inspect.signature(factory))
+    assert not {"typing", "numpy", "jaxlib", "gdjax"} & set(text.replace(".", " ").replace(":", " ").split()), text
+
+
+def test_the_types_stay_what_they_are():
+    hints = typing.get_type_hints(gdjax.soap)
+    assert hints["learning_rate"] == ScalarOrSchedule
+    assert hints["return"] is gdjax.GradientTransformation
+    signature = inspect.signature(gdjax.soap)
+    assert str(signature).startswith("(learning_rate: ScalarOrSchedule, b1: ScalarOrSchedule = 0.95, ")
+    assert signature.parameters["bias_correction"].annotation is bool
+    assert "-> GradientTransformation" in str(signature)
+
+
+def test_a_rule_of_a_user_shows_what_its_factory_takes():
+    @gdjax.leafwise()
+    def scaled(g: Any, s: Any, p: Any, t: Any, factor: gdjax.Hyper = 1.0, *, name: str | None = None) -> Any:
+        return factor * g, s
+
+    assert str(inspect.signature(scaled)) == (
+        "(factor: ScalarOrSchedule = 1.0, *, name: str | None = None) -> GradientTransformation"
+    )
+
+
+def test_help_has_no_union():
+    text = inspect.cleandoc(gdjax.soap.__doc__ or "")
+    shown = pydoc.render_doc(gdjax.soap, renderer=pydoc.plaintext)
+    assert "learning_rate: ScalarOrSchedule" in shown and text.splitlines()[0] in shown and "Union[" not in shown

@@ -1,0 +1,112 @@
+"""The docstrings of public names: an example that runs, and arguments that are explained where they stand."""
+
+import doctest
+import importlib.util
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# The folders whose public functions and classes all have an example and explain their own arguments.
+COMPLETE = {"optimizers"}
+# What is no optimizer, transform or schedule, and does without an example.
+WITHOUT: set[str] = set()
+MOST_LINES, MOST_COLUMNS = 8, 88
+
+
+def load_catalogue() -> Any:
+    if "catalogue" in sys.modules:  # `test_site.py` has loaded it
+        return sys.modules["catalogue"]
+    path = Path(__file__).resolve().parents[1] / "docs" / "_site" / "catalogue.py"
+    spec = importlib.util.spec_from_file_location("catalogue", path)
+    assert spec and spec.loader
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PUBLIC = [s for s in load_catalogue().symbols() if not (s.is_value or s.is_state)]
+CHECKED = [s for s in PUBLIC if s.module.partition(".")[0] in COMPLETE]
+MODULES = sorted({s.module for s in CHECKED})
+
+
+def docstring(symbol: Any) -> str:
+    return inspect.getdoc(symbol.obj) or ""
+
+
+def section(text: str, title: str) -> str:
+    """The body of a section, without its indent; empty where there is none."""
+    found = re.search(rf"^{title}:\n((?:  .*\n|\n)*)", text + "\n", re.MULTILINE)
+    return inspect.cleandoc("\n" + found[1]) if found else ""
+
+
+def flaws(symbol: Any) -> list[str]:
+    """What an example is not that it should be."""
+    text = docstring(symbol)
+    lines = section(text, "Example").splitlines()
+    if not lines:
+        return ["it has no section `Example:`"]
+    code = [line for line in lines if line.startswith((">>> ", "... "))]
+    found = {
+        f"it has {len(lines)} lines": len(lines) > MOST_LINES,
+        f"a line has more than {MOST_COLUMNS} columns": max(map(len, lines)) > MOST_COLUMNS,
+        "it does not begin with an import": not lines[0].startswith(">>> import "),
+        "it does not use the function": not re.search(rf"\b{symbol.short}\b", "\n".join(code)),
+        "it shows nothing": len(code) == len(lines),
+        "it does not stand before `Reference:`": 0 <= text.find("\nReference:") < text.find("\nExample:"),
+    }
+    return [flaw for flaw, is_so in found.items() if is_so]
+
+
+def failures(symbol: Any) -> str:
+    """What differs when the example runs, as the doctest module says it."""
+    said: list[str] = []
+    example = section(docstring(symbol), "Example") + "\n"
+    test = doctest.DocTestParser().get_doctest(example, {}, symbol.name, symbol.module, 0)
+    doctest.DocTestRunner(verbose=False).run(test, out=said.append)
+    return "".join(said)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples(module: str):
+    held = [s for s in CHECKED if s.module == module and s.name not in WITHOUT]
+    assert {s.name: flaws(s) for s in held if flaws(s)} == {}
+    wrong = "".join(map(failures, held))
+    assert wrong == "", wrong
+
+
+def test_a_wrong_example_is_found():
+    symbol = type("Symbol", (), {"obj": lambda: 0, "name": "f", "short": "f", "module": "m"})
+    symbol.obj.__doc__ = "F.\n\nReference:\n  A book.\n\nExample:\n  >>> import gdjax\n  >>> f = 1\n  >>> f\n  2\n"
+    assert flaws(symbol) == ["it does not stand before `Reference:`"]
+    assert "Expected:\n    2\nGot:\n    1\n" in failures(symbol)
+    symbol.obj.__doc__ = "F.\n\nExample:\n  >>> import gdjax\n\nArgs:\n  x: see `g`.\n"
+    assert flaws(symbol) == ["it does not use the function", "it shows nothing"]
+    assert pointers(symbol) == ["x: see `g`."]
+
+
+def test_the_names_without_an_example_exist():
+    assert WITHOUT - {s.name for s in PUBLIC} == set()
+
+
+def entries(text: str) -> list[str]:
+    """The arguments of a docstring, each with what it says of them."""
+    body = section(text, "Args")
+    return [" ".join(entry.split()) for entry in re.split(r"\n(?! )", body) if entry]
+
+
+def pointers(symbol: Any) -> list[str]:
+    """The arguments that another page explains: "see `adam`", "as in `adam`" and nothing else."""
+    points = r"[^:]+: (?:\w+'s )?(?:[Ss]ee|[Aa]s (?:in|for|of)) `\w+`(?:,? .{,40})?\.?"
+    return [
+        entry for entry in entries(docstring(symbol)) if re.search(r"\b[Ss]ee `", entry) or re.fullmatch(points, entry)
+    ]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_page_explains_its_arguments(module: str):
+    found = {s.name: pointers(s) for s in CHECKED if s.module == module}
+    assert {name: entries for name, entries in found.items() if entries} == {}
