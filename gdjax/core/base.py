@@ -171,13 +171,6 @@ def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
     return short_types(make)
 
 
-def with_signature(
-    factory: Callable[..., Any], parameters: list[inspect.Parameter], **named: Any
-) -> Callable[..., GradientTransformation]:
-    """A factory made from a rule, with the parameters that it takes; `named` types are shown by these names."""
-    return short_types(factory, inspect.Signature(parameters, return_annotation=GradientTransformation), **named)
-
-
 def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     call = bind(factory, args, kwargs)
     if label_of(call).startswith("gdjax."):

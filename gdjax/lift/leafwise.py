@@ -106,7 +106,7 @@ def leafwise(
             return base.made_by(call, part)
 
         taken = [p for p in parameters if p.annotation is not Reduced]
-        return base.with_signature(factory, taken, ScalarOrSchedule=Hyper)
+        return rule_checks.with_signature(factory, taken, Hyper)
 
     return decorate
 

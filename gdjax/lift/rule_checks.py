@@ -13,9 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.core.base import GradientTransformation
+from gdjax.core.signatures import short_types
 from gdjax.numerics import is_key
 
 Array = jax.Array
+
+
+def with_signature(
+    factory: Callable[..., GradientTransformation], parameters: list[inspect.Parameter], hyper: Any
+) -> Callable[..., GradientTransformation]:
+    """The factory made from a rule, which shows what it takes itself; for a `hyper` of the rule that is any number."""
+    own = inspect.Signature(parameters, return_annotation=GradientTransformation)
+    return short_types(factory, own, ScalarOrSchedule=hyper)
 
 
 def declaration(State: Any, slots: Mapping[str, Any], maker: str = "leafwise") -> None:  # noqa: N803

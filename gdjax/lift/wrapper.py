@@ -72,7 +72,7 @@ def wrapper(
 
         first = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
         rest = [p for p in parameters if p.annotation is not Reduced]
-        return base.with_signature(factory, [first, *rest], ScalarOrSchedule=Hyper)
+        return rule_checks.with_signature(factory, [first, *rest], Hyper)
 
     return decorate
 
