@@ -51,7 +51,7 @@ contrib tree_utils __init__
 """.split()
 # What a function may import when it is called; everything else is imported at the top of the file.
 OPTIONAL = {"optax", "matplotlib"}
-LONGEST = 251
+LONGEST = 220  # lines of a file beside its docstrings, which grow with what they explain
 
 SOURCES = {p.relative_to(ROOT / "gdjax").with_suffix("").as_posix(): p for p in sorted(ROOT.glob("gdjax/**/*.py"))}
 TREES = {module: ast.parse(path.read_text("utf-8"), str(path)) for module, path in SOURCES.items()}
@@ -212,9 +212,16 @@ def test_public_names_have_docstrings():
     assert [name for name, doc in written.items() if not doc] == []
 
 
+def length_of_docstring(node: ast.AST) -> int:
+    body = getattr(node, "body", None)
+    documented = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and body and is_docstring(body[0])
+    return body[0].end_lineno - body[0].lineno + 1 if documented and body else 0
+
+
 def test_files_can_be_read_in_one_sitting():
     read = {module: path for module, path in SOURCES.items() if module != "__init__"}  # a list to look things up in
     lengths = {module: len(path.read_text("utf-8").splitlines()) for module, path in read.items()}
+    lengths = {module: n - sum(map(length_of_docstring, ast.walk(TREES[module]))) for module, n in lengths.items()}
     assert {module: n for module, n in lengths.items() if n > LONGEST} == {}
 
 

@@ -69,9 +69,9 @@ def text_of(annotation: Any, aliases: list[tuple[str, Any]]) -> str:
     if origin is not None:
         inside = map(repr, args) if origin is Literal else (text_of(x, aliases) for x in args)
         return f"{getattr(origin, '__name__', origin)}[{', '.join(inside)}]"
-    return (
-        annotation.__name__.rpartition(".")[2] if isinstance(annotation, type) else inspect.formatannotation(annotation)
-    )
+    if isinstance(annotation, type):
+        return annotation.__name__.rpartition(".")[2]  # that of `jax.Array` is "jaxlib._jax.Array"
+    return inspect.formatannotation(annotation)
 
 
 def _union(members: list[Any], aliases: list[tuple[str, Any]]) -> str:

@@ -23,10 +23,27 @@ def scale_by_acprop(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, new_mean: bool = False,
 ) -> Any:  # fmt: skip
-    """ACProp's direction: the gradient over its standard deviation before it. See `acprop`.
+    """ACProp's direction: the gradient over its standard deviation before it.
+
+        u_t = g_t / (sqrt(nu_hat_{t-1}) + eps),    nu_hat_t = nu_t / (1 - b2^t),    nu_hat_0 = 1
+        nu_t = b2 nu_{t-1} + (1 - b2) (g_t - mu_{t-1})^2 + eps_root
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t
 
     Args:
-      b1, b2, eps, eps_root, new_mean: see `acprop`. Where the denominator is 0 the direction is g_t.
+      b1, b2: decay of the mean and of the variance, in [0, 1).
+      eps: outside the root, at least 0. Where the denominator is 0 the direction is g_t.
+      eps_root: added to nu at every step, at least 0.
+      new_mean: take the deviation from mu_t, as the reference does, instead of from mu_{t-1}, as Optax does.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_acprop()
+      >>> g, state = jnp.array([4.0, -2.0]), tx.init(jnp.zeros(2))
+      >>> for _ in range(2):  # at first there is nothing to divide by
+      ...     direction, state = tx.update(g, state)
+      ...     print(direction.round())
+      [ 4. -2.]
+      [ 1. -1.]
 
     Reference:
       Zhuang et al. 2021, https://arxiv.org/abs/2110.05454
@@ -65,9 +82,18 @@ def acprop(
       eps: outside the root, at least 0.
       eps_root: at least 0. After a first gradient of 0 the next step is as long as this is small.
       weight_decay: decoupled, times lr.
-      mask: which leaves decay, as in `masked`.
+      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
+        all.
       new_mean: take the deviation from mu_t, as the reference and its code do, instead of from mu_{t-1}, as Optax does.
         It is b1 times as large, and the steps then 1 / b1 times as long.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.acprop(1e-2, weight_decay=1e-4, new_mean=True)  # as the paper's code
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=200)
+      >>> bool(result.history["loss"][-1] < 0.01 * result.history["loss"][0])
+      True
 
     Reference:
       Zhuang et al. 2021, Momentum centering and asynchronous update for adaptive gradient methods, section 2 (ACProp),

@@ -25,10 +25,25 @@ def scale_by_belief(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, nesterov: bool = False,
 ) -> Any:  # fmt: skip
-    """AdaBelief's direction, mu_hat_t / (sqrt(nu_hat_t) + eps). See `adabelief`.
+    """AdaBelief's direction: momentum over the root of an average of squared deviations from it.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t                          mu_hat_t = mu_t / (1 - b1^t)
+        nu_t = b2 nu_{t-1} + (1 - b2) (g_t - mu_t)^2 + eps_root    nu_hat_t = nu_t / (1 - b2^t)
+        u_t = mu_hat_t / (sqrt(nu_hat_t) + eps)
 
     Args:
-      b1, b2, eps, eps_root, nesterov: see `adabelief`. Where the denominator is 0 the direction is the numerator.
+      b1, b2: decay of the first and second moment, in [0, 1).
+      eps: outside the root, at least 0. Where the denominator is 0 the direction is the numerator.
+      eps_root: added to nu at every step, at least 0.
+      nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.scale_by_belief(), gdjax.scale_by_learning_rate(1e-3))
+      >>> params = jnp.array([1.0, 2.0])
+      >>> updates, state = tx.update(jnp.array([4.0, -0.5]), tx.init(params), params)
+      >>> print((1e5 * updates).round())  # 1 / 0.9 of Adam's step: g - mu is 0.9 g
+      [-111.  111.]
 
     Reference:
       Zhuang et al. 2020, Algorithm 2, https://arxiv.org/abs/2010.07468
@@ -64,7 +79,15 @@ def adabelief(
       eps: outside the root, at least 0.
       eps_root: added to nu at every step, so that it tends to eps_root / (1 - b2) where gradients are constant; at
         least 0. The reference has one eps of 1e-8 for both places; Optax's default keeps the steps there long.
-      nesterov: Dozat's momentum, see `adam`.
+      nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.adabelief(0.1, eps=1e-8, eps_root=1e-8)  # the paper's eps
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=200)
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Zhuang et al. 2020, AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, Algorithm 2,

@@ -23,11 +23,22 @@ class ScaleByAdaDeltaState(NamedTuple):
 
 @leafwise(ScaleByAdaDeltaState, e_g=_average, e_x=_average)
 def scale_by_adadelta(g: Array, s: Any, p: Any, t: Any, rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Any:
-    """Adadelta's direction, in units of the parameters: RMS of directions over RMS of gradients. See `adadelta`.
+    """Adadelta's direction, in units of the parameters: RMS of directions over RMS of gradients.
+
+        e_g <- rho e_g + (1 - rho) g_t^2
+        u_t = g_t sqrt(e_x + eps) / sqrt(e_g + eps)
+        e_x <- rho e_x + (1 - rho) u_t^2
 
     Args:
       rho: decay of both averages, in [0, 1).
       eps: inside both roots, at least 0. With 0 no parameter ever moves.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_adadelta(rho=0.95)
+      >>> direction, state = tx.update(jnp.array([4.0, -0.5]), tx.init(jnp.zeros(2)))
+      >>> print((1e4 * direction).round())  # sqrt(eps / (1 - rho)), whatever the gradient
+      [ 45. -45.]
 
     Reference:
       Zeiler 2012, Algorithm 1, https://arxiv.org/abs/1212.5701
@@ -60,9 +71,17 @@ def adadelta(
       rho: decay of both averages, in [0, 1); the reference uses 0.95.
       eps: at least 0. The first step is of size sqrt(eps / (1 - rho)).
       weight_decay: times the parameters, added to the gradients (an L2 penalty); at least 0, or a schedule.
-      weight_decay_mask: which leaves decay, as in `masked`.
+      weight_decay_mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to
+        one; None for all.
 
     `adadelta(lr)` follows `torch.optim.Adadelta(lr)`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.adadelta(rho=0.95), steps=500)
+      >>> bool(result.history["loss"][-1] < result.history["loss"][0])  # without any rate
+      True
 
     Reference:
       Zeiler 2012, Adadelta: an adaptive learning rate method, Algorithm 1, https://arxiv.org/abs/1212.5701

@@ -109,7 +109,12 @@ def scale_by_factored_rms(
     epsilon: ScalarOrSchedule = 1e-30,
     decay_rate_fn: Callable[[Any, Any], Any] = power_decay,
 ) -> Any:
-    """Adafactor's direction: the gradient over the root of a second moment kept as rows and columns. See `adafactor`.
+    """Adafactor's direction: the gradient over the root of a second moment kept as rows and columns.
+
+        b2_t = 1 - t^-decay_rate
+        R_t = b2_t R_{t-1} + (1 - b2_t) (mean of g_t^2 + epsilon over each row)
+        C_t = b2_t C_{t-1} + (1 - b2_t) (mean of g_t^2 + epsilon over each column)
+        u_t = g_t / sqrt(R_t C_t / mean(R_t))
 
     Args:
       factored: False keeps the whole second moment.
@@ -125,6 +130,14 @@ def scale_by_factored_rms(
 
     Raises:
       TypeError: min_dim_size_to_factor is not an int.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> params = {"w": jnp.ones((6, 4)), "b": jnp.ones(4)}
+      >>> tx = gdjax.scale_by_factored_rms(min_dim_size_to_factor=4)
+      >>> state = tx.init(params)
+      >>> print(state.v_row["w"].shape, state.v_col["w"].shape, state.v["b"].shape)
+      (4,) (6,) (4,)
 
     Reference:
       Shazeer & Stern 2018, Algorithm 4, https://arxiv.org/abs/1804.04235
@@ -160,17 +173,28 @@ def adafactor(
     Args:
       learning_rate: lr, a scalar or a schedule; None for 1. The reference's is min(0.01, 1 / sqrt(t)), the schedule
         `lambda count: jnp.minimum(0.01, jnp.float32(count + 1) ** -0.5)`.
-      min_dim_size_to_factor, decay_rate, eps, factored: see `scale_by_factored_rms`, which calls eps epsilon. A leaf
-        with more than two axes is factored over its two longest.
-      decay_offset: its step_offset.
+      min_dim_size_to_factor: factor a leaf if its two longest axes have at least this length. One with more than two
+        axes is factored over those two.
+      decay_rate: the exponent of the decay b2_t, at least 0.
+      decay_offset: the count at which the decay starts anew, for fine-tuning with the state of an earlier run.
       multiply_by_parameter_scale: False leaves out rms(x).
       clipping_threshold: bound on rms(u), at least 0; None for none.
       momentum: decay of an average of the steps, in [0, 1), not corrected for its start at 0; None for none.
       dtype_momentum: the dtype of that average.
       weight_decay_rate: not times lr; at least 0, or a schedule. None for none.
-      weight_decay_mask: which leaves decay, as in `masked`.
+      eps: added to squares, at least 0.
+      factored: False keeps the whole second moment.
+      weight_decay_mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to
+        one; None for all.
 
     `torch.optim.Adafactor` has another eps and rate: its lr is min(lr, 1 / sqrt(t)).
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"w": jnp.ones((512, 256)), "b": jnp.ones(256)}  # 525,312 bytes
+      >>> rate = lambda count: jnp.minimum(0.01, jnp.float32(count + 1) ** -0.5)
+      >>> gdjax.state_bytes(gdjax.adafactor(rate), params) < 10_000
+      True
 
     Reference:
       Shazeer & Stern 2018, Adafactor: adaptive learning rates with sublinear memory cost, Algorithms 4 and 5,

@@ -19,13 +19,23 @@ class ScaleByRssState(NamedTuple):
 
 @leafwise(ScaleByRssState, sum_of_squares=Moment(wide=True, real=True, fill="initial_accumulator_value"))
 def scale_by_rss(g: Array, s: Any, p: Any, t: Any, initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7) -> Any:
-    """Adagrad's direction: the gradient over the root of the sum of its squares so far. See `adagrad`.
+    """Adagrad's direction: the gradient over the root of the sum of its squares so far.
 
         s_t = s_{t-1} + g_t^2,    u_t = g_t / sqrt(s_t + eps)
 
     Args:
       initial_accumulator_value: s_0, at least 0.
       eps: inside the root, at least 0. Where s_t + eps = 0 the direction is g_t, which is 0 or squares to 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_rss(initial_accumulator_value=0.0, eps=0.0)
+      >>> g, state = jnp.array([4.0, -0.5]), tx.init(jnp.zeros(2))
+      >>> for _ in range(2):  # 1 / sqrt(t) for a constant gradient
+      ...     direction, state = tx.update(g, state)
+      ...     print((100 * direction).round())
+      [ 100. -100.]
+      [ 71. -71.]
 
     Reference:
       Duchi, Hazan & Singer 2011, figure 1 (diagonal case), https://jmlr.org/papers/v12/duchi11a.html
@@ -52,6 +62,13 @@ def adagrad(
     Departures: the reference has s_0 = 0, and some lecture notes divide by sqrt(s_t) + 1e-7. The root and the place of
     eps are Optax's, whose defaults these are. `adagrad(lr, 0.0, 0.0)` is the reference, and follows
     `torch.optim.Adagrad(lr)` (eps 1e-10, outside the root) as far as that eps does not show.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.adagrad(1.0), steps=100)
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Duchi, Hazan & Singer 2011, figure 1 (diagonal case), https://jmlr.org/papers/v12/duchi11a.html

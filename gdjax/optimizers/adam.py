@@ -33,15 +33,27 @@ def scale_by_adam(
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: Any = None,
     *, nesterov: bool = False, nu_dtype: Any = None,
 ) -> Any:  # fmt: skip
-    """Adam's direction, mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps). See `adam`.
+    """Adam's direction: momentum over the root of an average of squares.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
+        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
+        u_t = mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps)
 
     Args:
       b1, b2: decay of the first and second moment, in [0, 1).
       eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0 the direction is the
         numerator, which is 0 or squares to 0.
       mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
-      nesterov: see `adam`.
+      nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
       nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_learning_rate(1e-3))
+      >>> params = jnp.array([1.0, 2.0])
+      >>> updates, state = tx.update(jnp.array([4.0, -0.5]), tx.init(params), params)
+      >>> print((1e3 * updates).round())  # as adam(1e-3)
+      [-1.  1.]
 
     Reference:
       Kingma & Ba 2015, Algorithm 1, https://arxiv.org/abs/1412.6980
@@ -87,11 +99,14 @@ def adam(
     `adam(lr)` follows `torch.optim.Adam(lr)`.
 
     Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
-      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.adam(0.1), steps=200)
-      >>> bool(jnp.allclose(result.params, 3.0, atol=0.01))
-      True
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> loss = lambda params: jnp.sum((params["w"] - 3.0) ** 2)
+      >>> params, tx = {"w": jnp.zeros(2)}, gdjax.adam(1e-3)
+      >>> state = tx.init(params)
+      >>> updates, state = tx.update(jax.grad(loss)(params), state, params)
+      >>> params = gdjax.apply_updates(params, updates)
+      >>> print((1e3 * params["w"]).round())
+      [1. 1.]
 
     Reference:
       Kingma & Ba 2015, Adam: a method for stochastic optimization, Algorithm 1, https://arxiv.org/abs/1412.6980;
@@ -119,17 +134,34 @@ def adamw(
 ) -> GradientTransformation:
     """AdamW: Adam with weight decay beside the adaptive direction, not inside it.
 
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
+        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
         x_{t+1} = x_t - lr (mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps) + weight_decay x_t)
 
     Args:
       learning_rate: lr, a scalar or a schedule, or `per_leaf(...)` of one.
-      b1, b2, eps, eps_root, mu_dtype, nesterov, nu_dtype: see `adam`.
+      b1, b2: decay of the first and second moment, in [0, 1).
+      eps, eps_root: outside and inside the root, at least 0.
+      mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
       weight_decay: times lr, as in Optax and torch; at least 0. A scalar or a schedule, or `per_leaf(...)` of one.
-      mask: which leaves decay, as in `masked`: commonly the matrices, not biases and norms.
+      mask: which leaves decay, commonly the matrices, not biases and norms: a tree of booleans, a prefix of the
+        parameters, or a function from them to one; None for all.
+      nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
+      nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
 
     Departure: the reference multiplies the decay by a schedule factor but not by lr.
 
     `adamw(lr, weight_decay=0.01)` follows `torch.optim.AdamW(lr)`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> rate = gdjax.warmup_cosine_decay_schedule(1e-5, 3e-4, 100, 1000)  # steps
+      >>> tx = gdjax.adamw(rate, weight_decay=0.1, mask=gdjax.mask_by_path("kernel"))
+      >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+      >>> no_gradient = {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}
+      >>> updates, state = tx.update(no_gradient, tx.init(params), params)
+      >>> print(updates["kernel"][0] < 0, updates["bias"] < 0)  # the kernel alone decays
+      [ True  True] [False False]
 
     Reference:
       Loshchilov & Hutter 2019, Decoupled weight decay regularization, Algorithm 2, https://arxiv.org/abs/1711.05101
@@ -153,15 +185,29 @@ def nadam(
     nesterov: bool = True,
     nu_dtype: Any = None,
 ) -> GradientTransformation:
-    """NAdam: `adam` with Dozat's Nesterov momentum.
+    """NAdam: Adam with Dozat's Nesterov momentum.
 
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t
+        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
         x_{t+1} = x_t - lr (b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t)) / (sqrt(nu_hat_t + eps_root) + eps)
 
     Args:
-      learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov, nu_dtype: see `adam`.
+      learning_rate: lr, a scalar or a schedule, or `per_leaf(...)` of one.
+      b1, b2: decay of the first and second moment, in [0, 1).
+      eps, eps_root: outside and inside the root, at least 0.
+      mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
+      nesterov: False for Adam's own mu_hat_t = mu_t / (1 - b1^t).
+      nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
 
     Departure: the reference lets b1 grow with the step, mu_t = b1 (1 - 0.96^(t / 250) / 2), and divides by products of
     the mu_t, as `torch.optim.NAdam` does; here b1 is constant, as in Optax and Keras.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.nadam(0.1), steps=200)
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Dozat 2016, Incorporating Nesterov momentum into Adam, Algorithm 2, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ
@@ -183,11 +229,30 @@ def nadamw(
     nesterov: bool = True,
     nu_dtype: Any = None,
 ) -> GradientTransformation:
-    """NAdamW: `adamw` with Dozat's Nesterov momentum, see `nadam`.
+    """NAdamW: AdamW with Dozat's Nesterov momentum.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t)
+        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
+        x_{t+1} = x_t - lr (mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps) + weight_decay x_t)
 
     Args:
-      learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov, nu_dtype: see `adam`.
-      weight_decay, mask: see `adamw`.
+      learning_rate: lr, a scalar or a schedule, or `per_leaf(...)` of one.
+      b1, b2: decay of the first and second moment, in [0, 1).
+      eps, eps_root: outside and inside the root, at least 0.
+      mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
+      weight_decay: times lr, at least 0. A scalar or a schedule, or `per_leaf(...)` of one.
+      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
+        all.
+      nesterov: False for Adam's own mu_hat_t = mu_t / (1 - b1^t).
+      nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = jnp.array([1.0, 2.0])
+      >>> tx = gdjax.nadamw(0.01, weight_decay=0.1)
+      >>> updates, state = tx.update(jnp.zeros(2), tx.init(params), params)
+      >>> print((1e3 * updates).round())  # no gradient: the decay alone, times the rate
+      [-1. -2.]
 
     Reference:
       Loshchilov & Hutter 2019, Algorithm 2, https://arxiv.org/abs/1711.05101; Dozat 2016, as for `nadam`.

@@ -19,10 +19,25 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 def scale_by_adamax(
     g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8
 ) -> Any:  # fmt: skip
-    """Adamax's direction, mu_hat_t / nu_t. See `adamax`.
+    """Adamax's direction: momentum over a decaying maximum.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
+        nu_t = max(b2 nu_{t-1}, |g_t| + eps)
+        u_t = mu_hat_t / nu_t
 
     Args:
-      b1, b2, eps: see `adamax`. Where nu_t is 0 the direction is the numerator, which is 0 too.
+      b1, b2: decay of the first moment and of the maximum, in [0, 1).
+      eps: added to the size of the gradient, at least 0. Where nu_t is 0 the direction is the numerator, which is 0
+        too.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_adamax()
+      >>> state = tx.init(jnp.zeros(2))
+      >>> for g in ([4.0, -0.5], [0.0, -0.5]):
+      ...     direction, state = tx.update(jnp.array(g), state)
+      >>> print((100 * direction).round())
+      [  47. -100.]
 
     Reference:
       Kingma & Ba 2015, Algorithm 2, https://arxiv.org/abs/1412.6980
@@ -54,6 +69,13 @@ def adamax(
 
     `adamax(lr)` follows `torch.optim.Adamax(lr)`.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.adamax(0.1), steps=200)
+      >>> print(result.params.round(1))
+      [3. 3.]
+
     Reference:
       Kingma & Ba 2015, Adam: a method for stochastic optimization, Algorithm 2, https://arxiv.org/abs/1412.6980
     """
@@ -69,12 +91,27 @@ def adamaxw(
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: Any = None,
 ) -> GradientTransformation:
-    """AdamaxW: `adamax` with decoupled weight decay, x_{t+1} = x_t - lr (mu_hat_t / nu_t + weight_decay x_t).
+    """AdamaxW: Adamax with decoupled weight decay.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
+        nu_t = max(b2 nu_{t-1}, |g_t| + eps)
+        x_{t+1} = x_t - lr (mu_hat_t / nu_t + weight_decay x_t)
 
     Args:
-      learning_rate, b1, b2, eps: see `adamax`.
+      learning_rate: lr, a scalar or a schedule.
+      b1, b2: decay of the first moment and of the maximum, in [0, 1).
+      eps: added to the size of the gradient, at least 0; the reference has none.
       weight_decay: times lr, at least 0. A scalar or a schedule.
-      mask: which leaves decay, as in `masked`.
+      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
+        all.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = jnp.array([1.0, 2.0])
+      >>> tx = gdjax.adamaxw(2e-3, weight_decay=0.1)
+      >>> updates, state = tx.update(jnp.array([4.0, -0.5]), tx.init(params), params)
+      >>> print((1e5 * updates).round())  # lr times a sign, and the decay
+      [-220.  160.]
 
     Reference:
       Kingma & Ba 2015, Algorithm 2, https://arxiv.org/abs/1412.6980; Loshchilov & Hutter 2019, Decoupled weight decay

@@ -34,11 +34,27 @@ def scale_by_adan(
     b1: Hyper = 0.98, b2: Hyper = 0.92, b3: Hyper = 0.99, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,
     *, lookahead: Hyper = None,
 ) -> Any:  # fmt: skip
-    """Adan's direction, (m_hat_t + lookahead v_hat_t) / (sqrt(n_hat_t + eps_root) + eps). See `adan`.
+    """Adan's direction: Nesterov momentum from differences of gradients, under an adaptive rate.
+
+        d_t = g_t - g_{t-1},    d_1 = 0
+        m_t = b1 m_{t-1} + (1 - b1) g_t                         m_hat_t = m_t / (1 - b1^t)
+        v_t = b2 v_{t-1} + (1 - b2) d_t                         v_hat_t = v_t / (1 - b2^t)
+        n_t = b3 n_{t-1} + (1 - b3) (g_t + lookahead d_t)^2     n_hat_t = n_t / (1 - b3^t)
+        u_t = (m_hat_t + lookahead v_hat_t) / (sqrt(n_hat_t + eps_root) + eps)
 
     Args:
-      b1, b2, b3, eps, eps_root, lookahead: see `adan`, where eps_root is 1e-8 and not 0, as in Optax. Where the
+      b1, b2, b3: decay of the averages, in [0, 1).
+      eps, eps_root: outside and inside the root, at least 0; in `adan` eps_root is 1e-8, both as in Optax. Where the
         denominator is 0 the direction is the numerator.
+      lookahead: the weight of the differences; None for b2, the reference's. Optax has 1 - b2.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.scale_by_adan(), gdjax.scale_by_learning_rate(1e-3))
+      >>> params = jnp.array([1.0, 2.0])
+      >>> updates, state = tx.update(jnp.array([4.0, -0.5]), tx.init(params), params)
+      >>> print((1e3 * updates).round())
+      [-1.  1.]
 
     Reference:
       Xie et al. 2022, Algorithm 1, https://arxiv.org/abs/2208.06677
@@ -83,7 +99,8 @@ def adan(
       b1, b2, b3: decay of the averages, in [0, 1). The reference's betas are 1 - b1, 1 - b2 and 1 - b3.
       eps, eps_root: outside and inside the root, at least 0.
       weight_decay: decoupled, times lr, at least 0. A scalar or a schedule.
-      mask: which leaves decay, as in `masked`.
+      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
+        all.
 
       lookahead: the weight of the differences; None for the reference's, which is b2. Optax has 1 - b2, 0.08 and not
         0.92 by default: it takes 1 - beta_2 from the reference for a b2 that is 1 - beta_2 already.
@@ -91,6 +108,14 @@ def adan(
     Departures, with Optax: the averages are corrected for their start at 0, as in the reference's code but not
     its Algorithm 1; and the reference decays after the step, dividing x by 1 + lr weight_decay, which is
     `adan(lr / (1 + lr * weight_decay), weight_decay=weight_decay)`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.adan(gdjax.cosine_decay_schedule(0.2, 300))  # 5 to 10 times AdamW's rate
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=300)
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Xie et al. 2022, Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models, Algorithm 1,

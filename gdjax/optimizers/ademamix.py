@@ -96,11 +96,26 @@ def scale_by_ademamix(
     eps_root: ScalarOrSchedule = 0.0,
     mu_dtype: Any = None,
 ) -> Any:
-    """AdEMAMix's direction, (m1_hat_t + alpha m2_t) / (sqrt(nu_hat_t + eps_root) + eps). See `ademamix`.
+    """AdEMAMix's direction: a fast and a slow average of gradients over the root of one of squares.
+
+        m1_t = b1 m1_{t-1} + (1 - b1) g_t          m1_hat_t = m1_t / (1 - b1^t)
+        m2_t = b3 m2_{t-1} + (1 - b3) g_t
+        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
+        u_t = (m1_hat_t + alpha m2_t) / (sqrt(nu_hat_t + eps_root) + eps)
 
     Args:
-      b1, b2, b3, eps, eps_root, mu_dtype: see `ademamix`.
+      b1, b2, b3: decay of the fast average, of the second moment and of the slow average, in [0, 1).
       alpha: the weight of the slow average; 6 here and 5 in `ademamix`, both as in Optax.
+      eps, eps_root: outside and inside the root, at least 0.
+      mu_dtype: the dtype of m1 and m2, the parameter's by default.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> alpha = gdjax.linear_schedule(0.0, 6.0, transition_steps=1000)  # warmed up
+      >>> tx = gdjax.scale_by_ademamix(alpha=alpha)
+      >>> direction, state = tx.update(jnp.array([4.0, -0.5]), tx.init(jnp.zeros(2)))
+      >>> print(direction.round())  # as Adam's
+      [ 1. -1.]
 
     Reference:
       Pagliardini, Ablin & Grangier 2024, Algorithm 1, https://arxiv.org/abs/2409.03137
@@ -138,7 +153,8 @@ def ademamix(
       eps_root: inside the root, at least 0.
       mu_dtype: the dtype of m1 and m2, the parameter's by default.
       weight_decay: decoupled, times lr.
-      mask: which leaves decay, as in `masked`.
+      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
+        all.
 
     m2 is not corrected for its start at 0. Long runs need both warmed up over T steps, as in the reference: alpha
     with `linear_schedule(0, alpha, T)`, b3 from b1 on with the schedule
@@ -147,6 +163,14 @@ def ademamix(
 
     Schedules of the direction count from `state.count_m2`: set to 0 with m2, it restarts them, for instance when going
     on from a run of AdamW.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.ademamix(0.05, alpha=gdjax.linear_schedule(0.0, 5.0, 300))  # warmed up
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=300)
+      >>> bool(result.history["loss"][-1] < 0.1)
+      True
 
     Reference:
       Pagliardini, Ablin & Grangier 2024, The AdEMAMix optimizer: better, faster, older, Algorithm 1,
@@ -177,10 +201,24 @@ def scale_by_simplified_ademamix(
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 0.0,
 ) -> Any:
-    """Simplified AdEMAMix's direction, (m_t + alpha g_t) / (sqrt(n_hat_t + eps_root) + eps).
+    """Simplified AdEMAMix's direction: a sum of gradients and the current one, under an adaptive rate.
+
+        m_t = b1 m_{t-1} + g_t
+        n_t = b2 n_{t-1} + (1 - b2) g_t^2        n_hat_t = n_t / (1 - b2^t)
+        u_t = (m_t + alpha g_t) / (sqrt(n_hat_t + eps_root) + eps)
 
     Args:
-      b1, b2, alpha, eps, eps_root: see `simplified_ademamix`.
+      b1: decay of the sum, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      alpha: the weight of the current gradient, at least 0.
+      eps, eps_root: outside and inside the root, at least 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_simplified_ademamix(b1=0.99, alpha=10.0)
+      >>> direction, state = tx.update(jnp.array([4.0, -0.5]), tx.init(jnp.zeros(2)))
+      >>> print(direction.round())  # 1 + alpha in the first step
+      [ 11. -11.]
 
     Reference:
       Morwani, Vyas, Zhang & Kakade 2025, https://arxiv.org/abs/2502.02431
@@ -213,7 +251,16 @@ def simplified_ademamix(
       eps: outside the root, at least 0.
       eps_root: inside the root, at least 0.
       weight_decay: decoupled, times lr.
-      mask: which leaves decay, as in `masked`.
+      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
+        all.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.simplified_ademamix(1e-3, b1=0.9, alpha=10.0)  # m is a sum: a small rate
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=500)
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Morwani, Vyas, Zhang & Kakade 2025, Connections between schedule-free optimizers, AdEMAMix, and accelerated SGD

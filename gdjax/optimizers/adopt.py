@@ -27,10 +27,30 @@ def scale_by_adopt(
     b1: Hyper = 0.9, b2: Hyper = 0.9999, eps: Hyper = 1e-6, mu_dtype: Any = None,
     *, nesterov: bool = False, use_clipping: bool = True, clip_value_fn: Any = _fourth_root,
 ) -> Any:  # fmt: skip
-    """ADOPT's direction: an average of gradients, each over the root of the second moment before it. See `adopt`.
+    """ADOPT's direction: an average of gradients, each over the root of the second moment before it.
+
+        nu_0 = g_0^2,    u_0 = 0,    and for t = 1, 2, ...
+        n_t = clip(g_t / max(sqrt(nu_{t-1}), eps), c_t)
+        u_t = mu_t = b1 mu_{t-1} + (1 - b1) n_t
+        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2
 
     Args:
-      b1, b2, eps, mu_dtype, nesterov, use_clipping, clip_value_fn: see `adopt`.
+      b1, b2: decay of the average and of the second moment, in [0, 1).
+      eps: the least denominator, at least 0. Where it is 0 and so is nu, the gradient is not divided.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      nesterov: the direction is b1 mu_t + (1 - b1) n_t.
+      use_clipping: False leaves out the clipping.
+      clip_value_fn: from t (int32, 0 at the first update) to c_t, by default t^(1/4).
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_adopt()
+      >>> g, state = jnp.array([4.0, -0.5]), tx.init(jnp.zeros(2))
+      >>> for _ in range(2):  # the first gradient makes nu_0 and moves nothing
+      ...     direction, state = tx.update(g, state)
+      ...     print((100 * direction).round())
+      [0. 0.]
+      [ 10. -10.]
 
     Reference:
       Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853
@@ -84,6 +104,13 @@ def adopt(
       nesterov: the direction is b1 mu_t + (1 - b1) n_t.
       use_clipping: False leaves out the clipping, as the reference does at first.
       clip_value_fn: from t (int32, 0 at the first update) to c_t.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.adopt(0.1), steps=200)
+      >>> bool(jnp.allclose(result.params, 3.0, atol=0.2))
+      True
 
     Reference:
       Taniguchi et al. 2024, ADOPT: modified Adam can converge with any beta2 with the optimal rate (ADOPT, clipped),

@@ -28,11 +28,27 @@ def scale_by_amsgrad(
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: Any = None,
     bias_correction_mu: bool = True, bias_correction_nu: bool = True,
 ) -> Any:  # fmt: skip
-    """AMSGrad's direction, mu_hat_t / (sqrt(nu_max_t + eps_root) + eps). See `amsgrad`.
+    """AMSGrad's direction: momentum over the root of the largest second moment so far.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
+        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_max_t = max(nu_max_{t-1}, nu_t / (1 - b2^t))
+        u_t = mu_hat_t / (sqrt(nu_max_t + eps_root) + eps)
 
     Args:
-      b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu: see `amsgrad`. Where the denominator is 0
-        the direction is the numerator.
+      b1, b2: decay of the first and second moment, in [0, 1).
+      eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0 the direction is the numerator.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      bias_correction_mu: divide mu by 1 - b1^t.
+      bias_correction_nu: divide nu by 1 - b2^t before the maximum is taken.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_amsgrad(b1=0.0)
+      >>> state = tx.init(jnp.zeros(()))
+      >>> for g in (4.0, 1.0, 1.0):
+      ...     direction, state = tx.update(jnp.array(g), state)
+      >>> print((100 * direction).round())  # 1 over the 4 of the first step
+      25.0
 
     Reference:
       Reddi, Kale & Kumar 2018, Algorithm 2, https://arxiv.org/abs/1904.09237
@@ -58,8 +74,8 @@ def amsgrad(
 ) -> GradientTransformation:
     """AMSGrad: Adam whose rate for a parameter never rises, since the second moment is replaced by its maximum so far.
 
-        mu_t, nu_t as in `adam`
-        nu_max_t = max(nu_max_{t-1}, nu_t / (1 - b2^t))
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
+        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_max_t = max(nu_max_{t-1}, nu_t / (1 - b2^t))
         x_{t+1} = x_t - lr mu_hat_t / (sqrt(nu_max_t + eps_root) + eps)
 
     Args:
@@ -73,6 +89,13 @@ def amsgrad(
 
     The reference corrects neither: `amsgrad(lr, eps=0.0, bias_correction_mu=False, bias_correction_nu=False)`. Torch
     takes the maximum of nu as it is, and corrects afterwards.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.amsgrad(0.1), steps=200)
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Reddi, Kale & Kumar 2018, On the convergence of Adam and beyond, Algorithm 2, https://arxiv.org/abs/1904.09237

@@ -61,6 +61,15 @@ def scale_by_bfgs(
     anew from I where rounding has made <g, H g> negative. The inner product in tau is taken from <s, g> and <g, H g>:
     it is exact where s is along H g, as a learning rate and a line search leave it, and a lower bound elsewhere.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: x[0] ** 2 + 50 * x[1] ** 2
+      >>> search = gdjax.scale_by_zoom_linesearch(max_linesearch_steps=20)
+      >>> tx = gdjax.chain(gdjax.scale_by_bfgs(), gdjax.scale(-1.0), search)
+      >>> result = gdjax.minimize(loss, jnp.ones(2), tx, steps=20)
+      >>> bool(jnp.abs(result.params).max() < 1e-3)
+      True
+
     Reference:
       Nocedal & Wright 2006, Numerical optimization, equations 6.17 and 6.20; Al-Baali 1998, Numerical experience with a
       class of self-scaling quasi-Newton algorithms, https://doi.org/10.1023/A:1022608410710; for the bounds Bertsekas
@@ -89,9 +98,20 @@ def scale_by_ssbroyden(scale_init_precond: bool = True, *, bounds: Any = None) -
     Args:
       scale_init_precond: the first H_0 is <s, y> / <y, y> I; until there is a pair u = g min(1, 1 / |g|). With False
         both are I.
-      bounds: see `scale_by_bfgs`, as for bad pairs, NaN, H^-1 and the cost.
+      bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
+        parameters of numbers, arrays and None. Then u is such that p - eta u is within them for every eta from 0 to 1
+        if p is.
 
     Departs from Urbán, whose code begins with H_0 = I, or scales it by a formula of its own.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: x[0] ** 2 + 50 * x[1] ** 2
+      >>> search = gdjax.scale_by_zoom_linesearch(max_linesearch_steps=20)
+      >>> tx = gdjax.chain(gdjax.scale_by_ssbroyden(), gdjax.scale(-1.0), search)
+      >>> result = gdjax.minimize(loss, jnp.ones(2), tx, steps=60)
+      >>> bool(jnp.abs(result.params).max() < 1e-3)
+      True
 
     Reference:
       Urbán, Stefanou & Pons 2025, Unveiling the optimization process of physics informed neural networks: How accurate
@@ -114,16 +134,27 @@ def bfgs(
 
         x_{t+1} = x_t - eta_t H_t g_t
 
-    with H_t of `scale_by_bfgs` and eta_t of the line search, which asks for the function and its value, see `lbfgs`.
-    It needs fewer steps than L-BFGS, and its steps cost n^2.
+    with H_t of `scale_by_bfgs` and eta_t of the line search, which asks for the function and its value:
+    `update(g, state, params, value=f(x), grad=g, value_fn=f)`. It needs fewer steps than L-BFGS, and its steps cost
+    n^2.
 
     Args:
       learning_rate: a scalar or a schedule; None is 1. With bounds it is at most 1.
       scale_init_precond: whether H_t starts from a multiple of the identity, as it should, or the identity.
       linesearch: a transform that scales the updates; None takes them as they are, and `update` then needs neither
         `value` nor `value_fn`. With bounds its `max_learning_rate` is at most 1, as the default one then has it.
-      self_scaling: SSBFGS, see `scale_by_bfgs`: H_t is made larger, which pays where curvatures are very different.
-      bounds: a pair of bounds of the parameters, see `scale_by_bfgs`.
+      self_scaling: SSBFGS: H_t is divided by min(1, <s, y> / <s, H^-1 s>), which pays where curvatures are very
+        different.
+      bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
+        parameters of numbers, arrays and None. Then no step leaves them.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2  # Rosenbrock's
+      >>> tx = gdjax.bfgs(bounds=(-2.0, 0.5))
+      >>> result = gdjax.minimize(loss, jnp.array([-1.0, 0.5]), tx, steps=100)
+      >>> print((100 * result.params).round())  # at the bound of the first number
+      [50. 25.]
 
     Reference:
       Nocedal & Wright 2006, Numerical optimization, Algorithm 6.1; Al-Baali 1998.
@@ -144,14 +175,24 @@ def ssbroyden(
 
         x_{t+1} = x_t - eta_t H_t g_t
 
-    with H_t of `scale_by_ssbroyden` and eta_t of the line search, which asks for the function and its value, see
-    `lbfgs`. Give it all data in every step, and float64: `jax.config.update("jax_enable_x64", True)`.
+    with H_t of `scale_by_ssbroyden` and eta_t of the line search, which asks for the function and its value:
+    `update(g, state, params, value=f(x), grad=g, value_fn=f)`. Give it all data in every step, and float64:
+    `jax.config.update("jax_enable_x64", True)`.
 
     Args:
       learning_rate: a scalar or a schedule; None is 1. With bounds it is at most 1.
       scale_init_precond: whether H_t starts from a multiple of the identity, as it should, or the identity.
-      linesearch: as in `bfgs`.
-      bounds: a pair of bounds of the parameters, see `scale_by_bfgs`.
+      linesearch: a transform that scales the updates; None takes them as they are, and `update` then needs neither
+        `value` nor `value_fn`. With bounds its `max_learning_rate` is at most 1, as the default one then has it.
+      bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
+        parameters of numbers, arrays and None. Then no step leaves them.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2  # Rosenbrock's
+      >>> result = gdjax.minimize(loss, jnp.array([-1.0, 1.0]), gdjax.ssbroyden(), steps=60)
+      >>> print(result.params.round(2))
+      [1. 1.]
 
     Reference:
       Urbán, Stefanou & Pons 2025, https://arxiv.org/abs/2405.04230; Kiyani et al. 2025, Optimizing the optimizer for

@@ -35,10 +35,23 @@ class COCOBState(NamedTuple):
     reward=_sum,
 )
 def scale_by_cocob(g: Array, s: Any, p: Any, t: Any, alpha: Hyper = 100.0, eps: Hyper = 1e-8) -> Any:
-    """COCOB's step, of a size of its own. See `cocob`.
+    """COCOB's step, of a size of its own: every element bets on the sign of its next gradient.
+
+        L_t = max(L_{t-1}, |g_t|)        G_t = G_{t-1} + |g_t|        theta_t = theta_{t-1} - g_t
+        reward_t = max(reward_{t-1} - g_t (x_t - x_1), 0)
+        x_t + u_t = x_1 + theta_t / (L_t max(G_t + L_t, alpha L_t)) (L_t + reward_t),    L_0 = eps
 
     Args:
-      alpha, eps: see `cocob`.
+      alpha: the first bets are at most 1 / alpha of the wealth; above 0.
+      eps: L_0, above 0 and below any gradient that counts.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_cocob()  # makes the steps themselves: no rate goes behind it
+      >>> params = jnp.array([1.0, 2.0])
+      >>> updates, state = tx.update(jnp.array([4.0, -0.5]), tx.init(params), params)
+      >>> print((100 * updates).round())
+      [-1.  1.]
 
     Reference:
       Orabona & Tommasi 2017, Algorithm 2, https://arxiv.org/abs/1705.07795
@@ -74,7 +87,15 @@ def cocob(
       alpha: the first bets are at most 1 / alpha of the wealth; above 0.
       eps: L_0, above 0 and below any gradient that counts.
       weight_decay: L2: weight_decay x_t is added to the gradient.
-      mask: which leaves decay, as in `masked`.
+      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
+        all.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.cocob(), steps=300)  # no rate
+      >>> bool(result.history["loss"][-1] < 0.1)
+      True
 
     Reference:
       Orabona & Tommasi 2017, Training deep networks without learning rates through coin betting, Algorithm 2

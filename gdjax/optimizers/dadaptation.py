@@ -152,6 +152,14 @@ def prodigy(
     Raises:
       ValueError: betas is not a pair.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> rate = gdjax.cosine_decay_schedule(1.0, 300)  # of 1, times the estimate
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.prodigy(rate), steps=300)
+      >>> print(result.params.round(1), bool(result.state.estim_lr > 1e-3))
+      [3. 3.] True
+
     Reference:
       Mishchenko & Defazio 2023, Prodigy: an expeditiously adaptive parameter-free learner (Adam version),
       https://arxiv.org/abs/2306.06101
@@ -234,6 +242,14 @@ def dadapt_adamw(
 
     Raises:
       ValueError: betas is not a pair.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> rate = gdjax.cosine_decay_schedule(1.0, 300)  # of 1, times the estimate
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.dadapt_adamw(rate), steps=300)
+      >>> print(result.params.round(1), bool(result.state.estim_lr > 1e-3))
+      [3. 3.] True
 
     Reference:
       Defazio & Mishchenko 2023, Learning-rate-free learning by D-Adaptation (Adam version), in the form of the authors'

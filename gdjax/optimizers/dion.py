@@ -122,13 +122,35 @@ def scale_by_dion(
     mu_dtype: Any = None,
     roles: Any = None,
 ) -> GradientTransformation:
-    """Dion's direction. See `dion` for the arguments.
+    """Dion's direction: orthonormal, of low rank, with the remainder kept.
+
+        B_t = M_{t-1} + G_t
+        P_t = orthonormal columns of B_t Q_{t-1},    R_t = B_t^T P_t
+        M_t = B_t - (1 - mu) P_t R_t^T,    Q_t = R_t with its columns over (their norms + eps)
+        U_t = sqrt(outputs / inputs) P_t Q_t^T
 
     Every leaf must be a matrix, or `roles` say how it is one.
+
+    Args:
+      mu: how much stays of what was used, in [0, 1).
+      rank_fraction: r over the shorter side, in (0, 1]; rounded up.
+      eps: beside the norms of the columns, at least 0.
+      key: a PRNG key, or an int to seed one, for Q_0, which is normal.
+      mu_dtype: the dtype of M, the parameter's by default.
+      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
+        tree, or a function from the parameters to one.
 
     Raises:
       ValueError: rank_fraction is not in (0, 1]. (In update) a leaf that is no matrix.
       TypeError: rank_fraction is no number.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_dion(rank_fraction=0.5)
+      >>> g = jnp.eye(6, 4)
+      >>> direction, state = tx.update(g, tx.init(g))
+      >>> int(jnp.linalg.matrix_rank(direction, rtol=1e-3))  # half of the shorter side
+      2
     """
     rule = _dion(mu, eps, mu_dtype, rank_fraction, key, routing(roles))
     return base.part_of(rule).labelled("gdjax.scale_by_dion")
@@ -171,7 +193,8 @@ def dion(
       rank_fraction: see above, in (0, 1]; rounded up.
       eps: see above, at least 0.
       key: a PRNG key, or an int to seed one, for Q_0, which is normal.
-      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay, as in `masked`.
+      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay: a tree of booleans, a prefix of
+        the parameters, or a function from them to one; None for all.
       mu_dtype: the dtype of M, the parameter's by default; of AdamW's moment too. Q has float32 at least.
       roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
         from the parameters to one.
@@ -184,6 +207,16 @@ def dion(
     Raises:
       ValueError: rank_fraction is not in (0, 1]; roles that do not fit.
       TypeError: rank_fraction is no number.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"embed": jnp.ones((9, 4)), "mlp": {"kernel": jnp.eye(4)}}
+      >>> tx = gdjax.dion(0.02, rank_fraction=0.5, adam_learning_rate=1e-3)
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> print(jnp.linalg.matrix_rank(updates["mlp"]["kernel"], rtol=1e-3))
+      2
+      >>> print((1e3 * updates["embed"][0]).round())  # Adam's
+      [-1. -1. -1. -1.]
 
     Reference:
       Ahn et al. 2025, Dion: distributed orthonormalized updates, Algorithm 1, https://arxiv.org/abs/2504.05295

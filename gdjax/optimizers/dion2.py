@@ -102,14 +102,42 @@ def scale_by_dion2(
     mu_dtype: Any = None,
     roles: Any = None,
 ) -> GradientTransformation:
-    """Dion2's direction. See `dion2` for the arguments.
+    """Dion2's direction: Muon on the largest rows of each matrix, the others kept.
+
+        B_t = M_{t-1} + G_t
+        K = the share `fraction` of the rows of B_t whose sums of |B_ij| are largest
+        M_t = B_t, in the rows K times ef_decay
+        U_t = sqrt(outputs / inputs) times the polar factor of the rows K of B_t, and 0 in the other rows
 
     Every leaf must be a matrix, or `roles` say how it is one.
+
+    Args:
+      fraction: the share of the rows in use, in (0, 1]; rounded up.
+      ef_decay: what stays of the rows in use, in [0, 1).
+      eps: beside the norm in Newton-Schulz, at least 0.
+      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
+        "dion", "polar_express", "cans", "deepseek" or "aol".
+      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
+        bound on their number.
+      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
+      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
+        nothing.
+      mu_dtype: the dtype of M, the parameter's by default.
+      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
+        tree, or a function from the parameters to one.
 
     Raises:
       ValueError: fraction is not in (0, 1]; an unknown preset or preconditioning; coefficients of another shape or for
         more steps than ns_steps. (In update) a leaf that is no matrix.
       TypeError: fraction is no number. (In update) a complex leaf with `ns_dtype`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_dion2(fraction=0.5)
+      >>> g = jnp.array([[5.0, 1.0, 0.0], [0.0, 0.2, 0.1]])
+      >>> direction, state = tx.update(g, tx.init(g))
+      >>> print(jnp.abs(direction).sum(1) > 0)  # the larger row alone
+      [ True False]
     """
     label = "gdjax.scale_by_dion2"
     rule = base.part_of(
@@ -156,8 +184,15 @@ def dion2(
       fraction: see above, in (0, 1]; rounded up.
       ef_decay: what stays of the rows in use, in [0, 1).
       eps: beside the norm in Newton-Schulz, at least 0.
-      ns_coeffs, ns_steps, preconditioning, ns_dtype: of Newton-Schulz, as in `muon`.
-      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay, as in `masked`.
+      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
+        "dion", "polar_express", "cans", "deepseek" or "aol".
+      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
+        bound on their number.
+      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
+      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
+        nothing.
+      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay: a tree of booleans, a prefix of
+        the parameters, or a function from them to one; None for all.
       mu_dtype: the dtype of M, the parameter's by default; of AdamW's moment too.
       roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
         from the parameters to one.
@@ -171,6 +206,16 @@ def dion2(
       ValueError: fraction is not in (0, 1]; an unknown preset or preconditioning; coefficients of another shape or for
         more steps than ns_steps; roles that do not fit.
       TypeError: fraction is no number. (In update) a complex matrix with `ns_dtype`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"embed": jnp.ones((9, 4)), "mlp": {"kernel": jnp.eye(4)}}
+      >>> tx = gdjax.dion2(0.02, fraction=0.25, adam_learning_rate=1e-3)
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> print((jnp.abs(updates["mlp"]["kernel"]).max(1) > 0).sum())  # rows that move
+      1
+      >>> print((1e3 * updates["embed"][0]).round())  # Adam's
+      [-1. -1. -1. -1.]
 
     Reference:
       Ahn et al. 2025, Dion2: a simple method to shrink matrix in Muon, Algorithm 1, https://arxiv.org/abs/2512.16928

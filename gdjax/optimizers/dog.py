@@ -87,13 +87,26 @@ def _dog(g: Array, s: Any, p: Any, t: Any, init_step: Hyper, eps: Hyper, kind: s
 
 @transform
 def scale_by_dog(init_step: tuple[str, Any], eps: ScalarOrSchedule = 1e-8) -> Any:
-    """Multiplies the gradients by a distance over gradients, max_{i<=t} |x_i - x_0| / sqrt(sum_{i<=t} |g_i|^2 + eps).
+    """Multiplies the gradients by a distance over gradients.
+
+        r_t = max(r_{t-1}, |x_t - x_0|)        G_t = G_{t-1} + |g_t|^2
+        u_t = r_t / sqrt(G_t + eps) g_t,    norms over the whole tree
 
     Args:
-      init_step, eps: see `dog`.
+      init_step: ("heuristic", a) for r_0 = a (1 + |x_0|), with a = 1e-6, or 1e-4 with batch normalization; ("distance",
+        r_0); ("learning_rate", eta) for a first step of eta, with r_0 = 0.
+      eps: at least 0.
 
     Raises:
       ValueError: an unknown kind of `init_step`; its number is not above 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.scale_by_dog(("learning_rate", 0.1)), gdjax.scale(-1.0))
+      >>> params = jnp.array([1.0, 2.0])
+      >>> updates, state = tx.update(jnp.array([4.0, -0.5]), tx.init(params), params)
+      >>> print((100 * updates).round())  # the first step has the rate given
+      [-40.   5.]
 
     Reference:
       Ivgi, Hinder & Carmon 2023, https://arxiv.org/abs/2302.12022
@@ -125,11 +138,19 @@ def dog(
         normalization; ("distance", r_0); ("learning_rate", eta) for a first step of eta, with r_0 = 0.
       eps: at least 0.
       weight_decay: L2: weight_decay x_t is added to the gradient. None for none.
-      mask: which leaves decay, as in `masked`.
+      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
+        all.
 
     The reference evaluates an average of the iterates, and recommends to: see `gdjax.incremental_update`. `init` needs
     the parameters themselves, since x_0 is kept. With ("learning_rate", eta) that step is the first with a gradient
     other than zero: in Optax the first of all, so that after a gradient of zero the distance stays 0 for ever.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.dog(), steps=300)  # no rate
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Ivgi, Hinder & Carmon 2023, DoG is SGD's best friend: a parameter-free dynamic step size schedule,
@@ -164,10 +185,22 @@ def _dowg_rate(g: Any, s: Any, p: Any, t: Any, eps: Any) -> dict[str, Any]:
 def scale_by_dowg(
     g: Array, s: Any, p: Any, t: Any, init_estim_sq_dist: Hyper = None, eps: Hyper = 1e-4, *, rate: Reduced = None
 ) -> Any:
-    """Multiplies the gradients by a distance over weighted gradients. See `dowg`.
+    """Multiplies the gradients by a distance over weighted gradients.
+
+        r_t^2 = max(r_{t-1}^2, |x_t - x_0|^2)        v_t = v_{t-1} + r_t^2 |g_t|^2
+        u_t = r_t^2 / (sqrt(v_t) + eps) g_t,    norms over the whole tree
 
     Args:
-      init_estim_sq_dist, eps: see `dowg`.
+      init_estim_sq_dist: r_0^2, above 0; eps by default.
+      eps: outside the root, at least 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.chain(gdjax.scale_by_dowg(), gdjax.scale(-1.0))  # no rate but the sign
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=300)
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Khaled, Mishchenko & Jin 2023, Algorithm 1, https://arxiv.org/abs/2305.16284
@@ -194,9 +227,17 @@ def dowg(
       init_estim_sq_dist: r_0^2, above 0; eps by default.
       eps: at least 0.
       weight_decay: L2: weight_decay x_t is added to the gradient. None for none.
-      mask: which leaves decay, as in `masked`.
+      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
+        all.
 
     The eps is in the authors' code, not in the paper. `init` needs the parameters themselves, since x_0 is kept.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.dowg(), steps=300)  # no rate
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Khaled, Mishchenko & Jin 2023, DoWG unleashed: an efficient universal parameter-free gradient descent method,

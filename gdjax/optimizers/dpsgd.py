@@ -24,18 +24,28 @@ def dpsgd(
         u_t = (sum_i g_i min(1, C / |g_i|) + N(0, (C noise_multiplier)^2)) / B
         x_{t+1} = x_t - lr u_t
 
-    `update` takes gradients with an axis 0 over the B examples, see `differentially_private_aggregate`.
+    `update` takes gradients with an axis 0 over the B examples, as `jax.vmap(jax.grad(loss), (None, 0))` makes them.
 
     Args:
       learning_rate: lr, a scalar or a schedule.
       l2_norm_clip: C, the bound on the norm of one example's gradient; finite and at least 0.
       noise_multiplier: the noise's standard deviation over C; finite and at least 0.
       seed: an int, or a PRNG key.
-      momentum: in [0, 1], applied to u as in `sgd`; None for none.
-      nesterov: the step looks one step ahead, see `sgd`.
+      momentum: in [0, 1]: the step is v_{t+1} = momentum v_t + u_t; None for none.
+      nesterov: the step is u_t + momentum v_{t+1}, which looks one step ahead.
 
     Raises:
       ValueError: nesterov without momentum.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> loss = lambda w, x: jnp.sum((w - x) ** 2)
+      >>> w, batch = jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+      >>> grads = jax.vmap(jax.grad(loss), (None, 0))(w, batch)  # of each example: (3, 2)
+      >>> tx = gdjax.dpsgd(0.1, l2_norm_clip=1.0, noise_multiplier=1.1, seed=0)
+      >>> updates, state = tx.update(grads, tx.init(w), w)
+      >>> updates.shape
+      (2,)
 
     Reference:
       Abadi et al. 2016, Deep learning with differential privacy, Algorithm 1, https://arxiv.org/abs/1607.00133

@@ -43,6 +43,14 @@ def fromage(learning_rate: ScalarOrSchedule, min_norm: ScalarOrSchedule = 1e-6) 
       min_norm: the least that both norms count for, at least 0; a leaf that is zero moves by lr min_norm. With 0, a
         leaf with a norm of 0 takes the step lr g_t.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = jnp.array([3.0, 4.0])  # of norm 5
+      >>> tx = gdjax.fromage(0.01)
+      >>> updates, state = tx.update(jnp.array([100.0, 0.0]), tx.init(params), params)
+      >>> print((1e3 * jnp.linalg.norm(updates)).round())  # 1 % of 5, whatever the gradient
+      50.0
+
     Reference:
       Bernstein, Vahdat, Yue & Liu 2020, On the distance between two neural networks and the stability of learning,
       Algorithm 1, https://arxiv.org/abs/2002.03432

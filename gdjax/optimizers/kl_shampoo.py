@@ -102,11 +102,41 @@ def scale_by_kl_shampoo(
     mu_dtype: Any = None,
     roles: Any = None,
 ) -> GradientTransformation:
-    """KL-Shampoo's direction. Every leaf must be a matrix, or `roles` say how it is one. See `kl_shampoo`.
+    """KL-Shampoo's direction: Shampoo's, with two factors that are fitted together.
+
+        L_t = beta L_{t-1} + (1 - beta) G_t R^-1 G_t^T / n,    R_t = beta R_{t-1} + (1 - beta) G_t^T L^-1 G_t / m
+        m_t = b1 m_{t-1} + (1 - b1) G_t
+        U_t = QL ((QL^T m_t QR) / (sqrt(dL dR^T) + eps)) QR^T
+
+    with L^-1 = QL diag(1 / dL) QL^T, and R alike. Every leaf must be a matrix, or `roles` say how it is one.
+
+    Args:
+      b1: decay of the momentum, in [0, 1).
+      shampoo_beta: beta, in [0, 1).
+      eps: at least 0.
+      precondition_frequency: k, at least 1. For an int the factors are spread over k steps, so that no step is long; QL
+        and QR are I until their first turn. For a schedule all have their turn in one step.
+      max_precond_dim: a side longer than that has no factor, it is I. None for no limit.
+      init_factor: what dL and dR start at, above 0.
+      block_size: matrices are cut evenly into blocks with sides of at most that, each with factors of its own; None for
+        whole matrices.
+      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
+      refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
+      mu_dtype: the dtype of m, float32 at least by default.
+      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
+        tree, or a function from the parameters to one.
 
     Raises:
       ValueError: an unknown `sides` or `refresh`; a size below 1; (in init) a leaf that is no matrix.
       TypeError: a size that is no int.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.scale_by_kl_shampoo(), gdjax.scale_by_learning_rate(1e-2))
+      >>> w = jax.random.normal(jax.random.key(0), (4, 3))
+      >>> updates, state = tx.update(w, tx.init(w), w)
+      >>> print(jnp.abs(updates).max())  # the first step makes the factors alone
+      0.0
     """
     return labelled(
         _kl_shampoo_rule, "gdjax.scale_by_kl_shampoo", b1, shampoo_beta, eps, precondition_frequency,
@@ -157,11 +187,22 @@ def kl_shampoo(
       b1: decay of the momentum.
       shampoo_beta: beta, in [0, 1).
       eps: at least 0.
-      precondition_frequency, max_precond_dim, block_size, sides, refresh: as in `soap`. A factor that is not there is
-        I.
+      precondition_frequency: k, at least 1. For an int the factors are spread over k steps, so that no step is long; QL
+        and QR are I until their first turn. For a schedule all have their turn in one step.
+      max_precond_dim: a side longer than that has no factor, it is I. None for no limit.
+      block_size: matrices are cut evenly into blocks with sides of at most that, each with factors of its own; None for
+        whole matrices.
+      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
+      refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
       init_factor: what dL and dR start at, above 0.
-      weight_decay, weight_decay_mask, mu_dtype, roles, adam_learning_rate, adam_b1, adam_b2, adam_eps,
-        adam_weight_decay, others: as in `soap`.
+      weight_decay: of the matrices, times lr; at least 0.
+      weight_decay_mask: which of them decay: a tree of booleans, a prefix of the parameters, or a function from them to
+        one; None for all.
+      mu_dtype: the dtype of m, float32 at least by default; of AdamW's too.
+      roles: which leaves are matrices: None, by their paths and shapes; a dict from patterns of paths to roles, which
+        overrides that; or dimension numbers, a tree of `MuonDimensionNumbers` or a function from the parameters to one.
+      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
+      others: a transform in place of that AdamW.
 
     1 / sqrt(d) is at most the length of d, which counts as at least 10 and at most 4000.
 
@@ -170,6 +211,14 @@ def kl_shampoo(
     Raises:
       ValueError: an unknown `sides` or `refresh`; a size below 1; roles that do not fit.
       TypeError: a size that is no int.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> params = {"embed": jnp.ones((9, 4)), "mlp": {"kernel": jnp.eye(4)}}
+      >>> tx = gdjax.kl_shampoo(1e-3, precondition_frequency=5, adam_learning_rate=3e-4)
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> jax.tree.map(lambda u: bool((u != 0).any()), updates)  # no matrix in the first step
+      {'embed': True, 'mlp': {'kernel': False}}
 
     Reference:
       Lin et al. 2025, Understanding and improving Shampoo and SOAP via Kullback-Leibler minimization, Figure 3,

@@ -34,15 +34,25 @@ def lars(
     Args:
       learning_rate: lr, a scalar or a schedule.
       weight_decay: at least 0. A scalar or a schedule.
-      weight_decay_mask: which leaves decay, as in `masked`: commonly not biases and norms.
+      weight_decay_mask: which leaves decay, commonly not biases and norms: a tree of booleans, a prefix of the
+        parameters, or a function from them to one; True for all.
       trust_coefficient: the relative length of a step with lr = 1, at least 0.
       eps: at least 0.
-      trust_ratio_mask: which leaves are scaled, as in `masked`; for the others d_t stays as it is.
+      trust_ratio_mask: which leaves are scaled: a tree of booleans, a prefix of the parameters, or a function from them
+        to one; True for all. For the others d_t stays as it is.
       momentum: in [0, 1]. The rate is inside it.
       nesterov: that momentum looks one step ahead.
 
     Departure: the reference has |g_t| + weight_decay |x_t| where |d_t| is here, as in Optax. Without weight decay they
     are the same.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.lars(1.0, trust_coefficient=0.001)
+      >>> params = jnp.array([3.0, 4.0])  # of norm 5
+      >>> updates, state = tx.update(jnp.array([60.0, 80.0]), tx.init(params), params)
+      >>> print((1e4 * updates).round())  # 0.001 of that norm, whatever the gradient's
+      [-30. -40.]
 
     Reference:
       You, Gitman & Ginsburg 2017, Large batch training of convolutional networks, Algorithm 1,

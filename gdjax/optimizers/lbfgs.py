@@ -58,6 +58,15 @@ def scale_by_lbfgs(
     that a step of 0 makes all updates 0 for ever after), and stores rho of the differences before they are rounded to
     16 bits. On good pairs the two agree.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: x[0] ** 2 + 50 * x[1] ** 2
+      >>> search = gdjax.scale_by_backtracking_linesearch(max_backtracking_steps=15)
+      >>> tx = gdjax.chain(gdjax.scale_by_lbfgs(memory_size=5), gdjax.scale(-1.0), search)
+      >>> result = gdjax.minimize(loss, jnp.ones(2), tx, steps=30)
+      >>> bool(jnp.abs(result.params).max() < 1e-2)
+      True
+
     Reference:
       Nocedal & Wright 2006, Numerical optimization, Algorithm 7.4 and equation 7.20, Procedure 18.2 for the damping;
       Liu & Nocedal 1989, On the limited memory BFGS method for large scale optimization,
@@ -145,7 +154,15 @@ def lbfgs(
       scale_init_precond: whether H_t starts from a multiple of the identity, as it should, or the identity.
       linesearch: a transform that scales the updates; None takes them as they are, and `update` then needs neither
         `value` nor `value_fn`.
-      curvature: what becomes of steps along which the function curves down, see `scale_by_lbfgs`.
+      curvature: what becomes of steps along which the function curves down: "skip" leaves them out of H_t, "damp" takes
+        a mean of their y and B s, with B the inverse of H_t (Powell's damping).
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2  # Rosenbrock's
+      >>> result = gdjax.minimize(loss, jnp.array([-1.0, 1.0]), gdjax.lbfgs(), steps=60)
+      >>> print(result.params.round(2))
+      [1. 1.]
 
     Reference:
       Nocedal & Wright 2006, Numerical optimization, Algorithms 7.4 and 7.5; Liu & Nocedal 1989.

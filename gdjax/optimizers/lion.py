@@ -33,7 +33,7 @@ def scale_by_lion(
     g: Array, s: Any, p: Any, t: Any,
     b1: Hyper = 0.9, b2: Hyper = 0.99, mu_dtype: Any = None, *, mode: str = "hard", smooth_beta: Hyper = 1.0,
 ) -> Any:  # fmt: skip
-    """Lion's direction: the sign of an interpolation between momentum and gradient. See `lion`.
+    """Lion's direction: the sign of an interpolation between momentum and gradient.
 
         c_t = b1 mu_{t-1} + (1 - b1) g_t,    u_t = sign(c_t),    mu_t = b2 mu_{t-1} + (1 - b2) g_t
 
@@ -46,6 +46,13 @@ def scale_by_lion(
 
     Raises:
       ValueError: an unknown mode.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_lion()
+      >>> direction, state = tx.update(jnp.array([4.0, -0.5, 0.0]), tx.init(jnp.zeros(3)))
+      >>> print(direction)
+      [ 1. -1.  0.]
 
     Reference:
       Chen et al. 2023, Symbolic discovery of optimization algorithms, Algorithm 2, https://arxiv.org/abs/2302.06675
@@ -76,7 +83,16 @@ def lion(
       b2: decay of the momentum.
       mu_dtype: the dtype of mu, the parameter's by default.
       weight_decay: decoupled, times lr; 3 to 10 times larger than AdamW's.
-      mask: which leaves decay, as in `masked`.
+      mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
+        all.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.lion(1e-4, weight_decay=0.1)  # where AdamW has 1e-3 and 0.01
+      >>> params = jnp.array([1.0, 2.0])
+      >>> updates, state = tx.update(jnp.array([4.0, -0.5]), tx.init(params), params)
+      >>> print((1e5 * updates).round())  # lr times the sign, and the decay
+      [-11.   8.]
 
     Reference:
       Chen et al. 2023, Symbolic discovery of optimization algorithms, Algorithm 2, https://arxiv.org/abs/2302.06675

@@ -31,10 +31,25 @@ class MadgradState(NamedTuple):
 def scale_by_madgrad(
     g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper, momentum: Hyper = 0.9, eps: Hyper = 1e-6
 ) -> Any:
-    """MADGRAD's step, with the learning rate in it. See `madgrad`.
+    """MADGRAD's step, with the learning rate in it.
+
+        lamb_t = (lr + eps) sqrt(t)
+        nu_t = nu_{t-1} + lamb_t g_t^2        s_t = s_{t-1} + lamb_t g_t
+        z_t = x_1 - s_t / (cbrt(nu_t) + eps)
+        x_t + u_t = momentum x_t + (1 - momentum) z_t
 
     Args:
-      learning_rate, momentum, eps: see `madgrad`.
+      learning_rate: lr, a scalar or a schedule; the step is scaled by it already.
+      momentum: in [0, 1).
+      eps: at least 0. An element that has only had zero gradients does not move.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.scale_by_madgrad(0.1))
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=300)
+      >>> bool(result.history["loss"][-1] < 0.1)
+      True
 
     Reference:
       Defazio & Jelassi 2021, Algorithm 1, https://arxiv.org/abs/2101.11075
@@ -73,6 +88,13 @@ def madgrad(
       eps: at least 0. An element that has only had zero gradients does not move.
 
     The eps beside lr is in the authors' code, not in the paper.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.madgrad(0.1), steps=200)
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Defazio & Jelassi 2021, Adaptivity without compromise: a momentumized, adaptive, dual averaged gradient method for

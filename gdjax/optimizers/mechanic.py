@@ -110,6 +110,14 @@ def mechanize(
     Raises:
       ValueError: (in update) params is missing.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.mechanize(gdjax.sgd(1.0), weight_decay=0.0)  # finds the factor of 1.0
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=200)
+      >>> bool(result.history["loss"][-1] < 0.01 * result.history["loss"][0])
+      True
+
     Reference:
       Cutkosky, Defazio & Mehta 2023, Mechanic: a learning rate tuner, Algorithm 1, https://arxiv.org/abs/2306.00144
     """

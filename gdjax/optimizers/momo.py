@@ -117,6 +117,15 @@ def momo(
     With weight decay Optax divides x_t alone by a, not the step. It takes no step where |d_t|^2 < 2.2e-16; here the
     step is zero only where |d_t|^2 is.
 
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> params, tx = jnp.zeros(2), gdjax.momo(1.0)
+      >>> value, grads = jax.value_and_grad(loss)(params)
+      >>> updates, state = tx.update(grads, tx.init(params), params, value=value)
+      >>> print((100 * updates).round())  # to where the linear model is 0
+      [150. 150.]
+
     Reference:
       Schaipp, Ohana, Eickenberg, Defazio & Gower 2023, MoMo: momentum models for adaptive learning rates, Algorithm 1,
       https://arxiv.org/abs/2305.07583
@@ -183,12 +192,22 @@ def momo_adam(
       b1: decay of the averages, in [0, 1).
       b2: decay of the second moment, in [0, 1).
       eps: at least 0. An element that has only had zero gradients does not move.
-      lower_bound, weight_decay, adapt_lower_bound: see `momo`.
+      lower_bound: of the function; 0 suits most losses.
+      weight_decay: at least 0; the proximal step of an L2 penalty.
+      adapt_lower_bound: estimate the bound from step to step; the estimate does not fall below `lower_bound`.
 
     Raises:
       ValueError: (in update) `value` is missing or not a scalar.
 
     Departs from Optax as `momo` does.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.momo_adam(1.0)  # a bound that need not be tuned
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=100)  # passes value=
+      >>> bool(result.history["loss"][-1] < 0.1)
+      True
 
     Reference:
       Schaipp, Ohana, Eickenberg, Defazio & Gower 2023, MoMo: momentum models for adaptive learning rates, Algorithm 2,

@@ -101,14 +101,47 @@ def scale_by_muon(
     equilibrate: str | None = None,
     renormalize: str | None = None,
 ) -> GradientTransformation:
-    """Muon's direction, the momentum with its singular values made about 1. See `muon` for the arguments.
+    """Muon's direction, the momentum with its singular values made about 1.
+
+        mu_t = beta mu_{t-1} + (1 - beta) g_t
+        m_t = beta mu_t / (1 - beta^(t+1)) + (1 - beta) g_t / (1 - beta^t)
+        X_0 = m_t / (|m_t| + eps),    X_{k+1} = a X_k + b A X_k + c A^2 X_k,    A = X_k X_k^T,    u_t = X_ns_steps
 
     Every leaf must be a matrix, or `weight_dimension_numbers` say how it is one.
+
+    Args:
+      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
+        "dion", "polar_express", "cans", "deepseek" or "aol".
+      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
+        bound on their number.
+      beta: decay of the momentum, in [0, 1).
+      eps: beside the norm, at least 0.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      nesterov: False for m_t = mu_t / (1 - beta^t).
+      adaptive: multiply X by the inner product <m_t, X>, about the sum of m_t's singular values.
+      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
+      weight_dimension_numbers: how each leaf is a matrix: a tree of `MuonDimensionNumbers`, a prefix of the parameters,
+        or a function from the parameters to one; None for leaves of two axes.
+      bias_correction: False for the reference's m_t = beta mu_t + (1 - beta) g_t.
+      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
+        nothing.
+      equilibrate: make the vectors of all "outputs" or all "inputs" equal in norm before Newton-Schulz, or divide by
+        the norms of "both".
+      renormalize: divide its result by the norms of "outputs", of "inputs", or of both one after the other; or
+        "frobenius".
 
     Raises:
       ValueError: an unknown preset or preconditioning; coefficients of another shape or for more steps than ns_steps.
         (In update) a leaf that is no matrix.
       TypeError: (in update) a complex leaf with `ns_dtype`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_muon(ns_coeffs="polar_express", ns_steps=8)
+      >>> g = jnp.array([[3.0, 0.0, 0.0], [0.0, 0.1, 0.0]])
+      >>> direction, state = tx.update(g, tx.init(g))
+      >>> print(jnp.linalg.svd(direction, compute_uv=False).round())
+      [1. 1.]
     """
     return _checked(
         "gdjax.scale_by_muon", beta, eps, nesterov, bias_correction, mu_dtype, None, ns_steps, ns_coeffs, adaptive,
@@ -170,12 +203,13 @@ def muon(
       beta: decay of the momentum, in [0, 1).
       eps: beside the norm, at least 0; AdamW's too.
       weight_decay: of the matrices, times lr.
-      weight_decay_mask: which of them decay, as in `masked`.
+      weight_decay_mask: which of them decay: a tree of booleans, a prefix of the parameters, or a function from them to
+        one; None for all.
       mu_dtype: the dtype of mu, the parameter's by default; of AdamW's too.
       nesterov: as above; False for m_t = mu_t / (1 - beta^t). For AdamW too.
       adaptive: multiply X by the inner product <m_t, X>, about the sum of m_t's singular values (the dual norm).
-      preconditioning: the norm that m_t is divided by, see `gdjax.linalg.newton_schulz.orthogonalize`: "frobenius",
-        "spectral", "schatten" or "aol".
+      preconditioning: the norm that m_t is divided by: "frobenius"; "spectral", the largest singular value; "schatten",
+        between the two; or "aol", a number for each row, for `ns_coeffs="aol"`.
       adam_b1, adam_b2, adam_eps_root, adam_weight_decay, adam_learning_rate: AdamW's; its rate is lr by default.
       muon_weight_dimension_numbers: a tree of `MuonDimensionNumbers`, a prefix of the parameters, or a function from
         the parameters to one; None in it for AdamW. By default Muon takes every array of two axes, embeddings and heads
@@ -202,6 +236,16 @@ def muon(
       ValueError: an unknown preset, preconditioning, equilibration or renormalization; coefficients of another shape
         or for more steps than ns_steps; dimension numbers that do not fit.
       TypeError: (in update) a complex matrix with `ns_dtype`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> hidden = gdjax.matrices_by_role()  # embeddings, heads and biases go to AdamW
+      >>> tx = gdjax.muon(0.02, adam_learning_rate=1e-3, muon_weight_dimension_numbers=hidden)
+      >>> params = {"embed": jnp.ones((9, 4)), "mlp": {"kernel": jnp.eye(4)}}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> step = jnp.linalg.svd(updates["mlp"]["kernel"], compute_uv=False)
+      >>> bool((step > 0.01).all() & (step < 0.03).all())  # singular values of about lr
+      True
 
     Reference:
       Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks,

@@ -118,14 +118,49 @@ def scale_by_normuon(
     mu_dtype: Any = None,
     roles: Any = None,
 ) -> GradientTransformation:
-    """NorMuon's direction. See `normuon` for the arguments.
+    """NorMuon's direction: Muon's, with its outputs, the neurons, made alike in size.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t
+        O_t = the polar factor of b1 mu_t + (1 - b1) g_t, by Newton-Schulz
+        v_t = b2 v_{t-1} + (1 - b2) mean of |O_t|^2 over the inputs, a number for each output
+        U_t = O_t / (sqrt(v_t) + eps),    u_t = consistent_rms sqrt(m n) U_t / |U_t|
 
     Every leaf must be a matrix, or `roles` say how it is one.
+
+    Args:
+      b1: decay of the momentum, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: beside the root and beside the norm of the momentum, at least 0.
+      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
+        "dion", "polar_express", "cans", "deepseek" or "aol".
+      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
+        bound on their number.
+      nesterov: False for the polar factor of mu_t, as in the paper.
+      consistent_rms: the root mean square of an update; None for the authors' code, which keeps the norm of O_t, times
+        sqrt(max(1, outputs / inputs)).
+      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
+      equilibrate: make the vectors of all "outputs" or all "inputs" equal in norm before Newton-Schulz, or divide by
+        the norms of "both".
+      renormalize: divide its result by the norms of "outputs", of "inputs", or of both one after the other; or
+        "frobenius".
+      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
+        nothing.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
+        tree, or a function from the parameters to one.
 
     Raises:
       ValueError: an unknown preset, preconditioning, equilibration or renormalization; coefficients of another shape
         or for more steps than ns_steps. (In update) a leaf that is no matrix.
       TypeError: (in update) a complex leaf with `ns_dtype`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_normuon(consistent_rms=0.2)
+      >>> g = jnp.array([[3.0, 0.0, 1.0], [0.0, 0.1, 0.0]])
+      >>> direction, state = tx.update(g, tx.init(g))
+      >>> print((100 * jnp.sqrt(jnp.mean(direction**2))).round())
+      20.0
     """
     rule = base.part_of(
         _normuon(
@@ -179,10 +214,21 @@ def normuon(
       b1: decay of the momentum, in [0, 1).
       b2: decay of the second moment, in [0, 1).
       eps: see above, at least 0; it stands beside the norm of the momentum too.
-      ns_coeffs, ns_steps, preconditioning, equilibrate, renormalize, ns_dtype: of Newton-Schulz, as in `muon`.
+      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
+        "dion", "polar_express", "cans", "deepseek" or "aol".
+      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
+        bound on their number.
+      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
+      equilibrate: make the vectors of all "outputs" or all "inputs" equal in norm before Newton-Schulz, or divide by
+        the norms of "both".
+      renormalize: divide its result by the norms of "outputs", of "inputs", or of both one after the other; or
+        "frobenius".
+      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
+        nothing.
       nesterov: False for the polar factor of mu_t, as in the paper.
       consistent_rms: None for the authors' code: the update is sqrt(max(1, outputs / inputs)) |O_t| U_t / |U_t|.
-      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay, as in `masked`.
+      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay: a tree of booleans, a prefix of
+        the parameters, or a function from them to one; None for all.
       mu_dtype: the dtype of mu, the parameter's by default; of AdamW's too.
       roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
         from the parameters to one.
@@ -196,6 +242,15 @@ def normuon(
       ValueError: an unknown preset, preconditioning, equilibration or renormalization; coefficients of another shape
         or for more steps than ns_steps; roles that do not fit.
       TypeError: (in update) a complex matrix with `ns_dtype`.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> params = {"embed": jnp.ones((9, 4)), "mlp": {"kernel": jnp.eye(4)}}
+      >>> tx = gdjax.normuon(1e-3, adam_learning_rate=3e-4)  # rates of AdamW's size
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> rms = lambda u: int((1e5 * jnp.sqrt(jnp.mean(u**2))).round())
+      >>> jax.tree.map(rms, updates)  # 0.2 times its rate, and Adam's
+      {'embed': 30, 'mlp': {'kernel': 20}}
 
     Reference:
       Li et al. 2025, NorMuon: making Muon more efficient and scalable, Algorithm 1, https://arxiv.org/abs/2510.05491;

@@ -28,15 +28,29 @@ def scale_by_novograd(
     b1: Hyper = 0.9, b2: Hyper = 0.25, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, weight_decay: Hyper = 0.0,
     mu_dtype: Any = None,
 ) -> Any:  # fmt: skip
-    """NovoGrad's direction: momentum of gradients over their layer's norm, weight decay included. See `novograd`.
+    """NovoGrad's direction: momentum of gradients over their layer's norm, weight decay included.
+
+        nu_t = b2 nu_{t-1} + (1 - b2) |g_t|^2,    nu_1 = |g_1|^2
+        u_t = mu_t = b1 mu_{t-1} + g_t / (sqrt(nu_t + eps_root) + eps) + weight_decay x_t
 
     Args:
-      b1, b2, eps, eps_root, weight_decay: see `novograd`, where eps is 1e-6, as in Optax. Where the denominator is 0
-        the gradient is added as it is: it is 0 too.
+      b1: of the momentum, which is a sum and not an average, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps, eps_root: outside and inside the root, at least 0; in `novograd` eps is 1e-6, both as in Optax. Where the
+        denominator is 0 the gradient is added as it is: it is 0 too.
+      weight_decay: part of the momentum, at least 0. A scalar or a schedule.
       mu_dtype: the dtype of mu, the parameter's by default.
 
     Raises:
       ValueError: (in update) params is missing.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_novograd()
+      >>> g = {"w": jnp.array([3.0, 4.0]), "b": jnp.array([30.0, 40.0])}
+      >>> direction, state = tx.update(g, tx.init(g), g)
+      >>> print((10 * direction["w"]).round(), (10 * direction["b"]).round())  # of norm 1
+      [6. 8.] [6. 8.]
 
     Reference:
       Ginsburg et al. 2019, Algorithm 1, https://arxiv.org/abs/1905.11286
@@ -72,6 +86,14 @@ def novograd(
       weight_decay: part of the momentum, at least 0. A scalar or a schedule.
 
     In float32 gradients count as 2^45 at most, and |g_t|^2 as if all did, so that none makes nu infinite for good.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.novograd(gdjax.cosine_decay_schedule(0.05, 200), b1=0.95, b2=0.98)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=200)
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Ginsburg et al. 2019, Stochastic gradient methods with layer-wise adaptive moments for training of deep networks,

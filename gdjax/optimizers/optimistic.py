@@ -29,11 +29,22 @@ def _first(s: Any, t: Any) -> dict[str, Any]:
 def scale_by_optimistic_gradient(
     g: Array, s: Any, p: Any, t: Any, alpha: Hyper = 1.0, beta: Hyper = 1.0, *, first: Reduced = None
 ) -> Any:
-    """Adds the change of the gradient: u_t = alpha g_t + beta (g_t - g_{t-1}), with g_0 = g_1.
+    """Adds the change of the gradient.
+
+        u_t = alpha g_t + beta (g_t - g_{t-1}),    g_0 = g_1
 
     Args:
       alpha: weight of the gradient.
       beta: weight of its change, as much as is expected of the next one. 0 is plain descent.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_optimistic_gradient()
+      >>> state = tx.init(jnp.zeros(2))
+      >>> for g in ([4.0, -0.5], [3.0, -0.5]):
+      ...     direction, state = tx.update(jnp.array(g), state)
+      >>> print(direction)
+      [ 2.  -0.5]
 
     Reference:
       Mokhtari, Ozdaglar & Pattathil 2020, A unified analysis of extra-gradient and optimistic gradient methods for
@@ -47,7 +58,9 @@ def scale_by_optimistic_gradient(
 def optimistic_gradient_descent(
     learning_rate: ScalarOrSchedule, alpha: ScalarOrSchedule = 1.0, beta: ScalarOrSchedule = 1.0
 ) -> GradientTransformation:
-    """Optimistic gradient descent: x_{t+1} = x_t - lr (alpha g_t + beta (g_t - g_{t-1})), with g_0 = g_1.
+    """Optimistic gradient descent: a step more in the direction in which the gradient changes.
+
+        x_{t+1} = x_t - lr (alpha g_t + beta (g_t - g_{t-1})),    g_0 = g_1
 
     For games and saddle points, around which plain descent circles.
 
@@ -55,6 +68,16 @@ def optimistic_gradient_descent(
       learning_rate: lr, a scalar or a schedule.
       alpha: weight of the gradient, a scalar or a schedule.
       beta: weight of its change, a scalar or a schedule.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.optimistic_gradient_descent(0.3)
+      >>> p, state = jnp.ones(2), tx.init(jnp.ones(2))
+      >>> for _ in range(100):  # of x y, where x falls and y rises: plain descent circles
+      ...     updates, state = tx.update(jnp.stack([p[1], -p[0]]), state)
+      ...     p = gdjax.apply_updates(p, updates)
+      >>> bool(jnp.abs(p).max() < 0.1)
+      True
 
     Reference:
       Mokhtari, Ozdaglar & Pattathil 2020, equation 8, https://arxiv.org/abs/1901.08511
@@ -74,15 +97,28 @@ def optimistic_adam(
     *,
     nesterov: bool = True,
 ) -> GradientTransformation:
-    """Optimistic Adam with the rate inside: x_{t+1} = x_t - (learning_rate u_t + optimism (u_t - u_{t-1})).
+    """Optimistic Adam with the rate inside.
 
-    u_t is Adam's direction. Optax deprecates this form, and takes no schedules in it; `optimistic_adam_v2` has the rate
-    outside.
+        x_{t+1} = x_t - (learning_rate u_t + optimism (u_t - u_{t-1}))
+
+    u_t is Adam's direction, mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps). Optax deprecates this form, and takes no
+    schedules in it; `optimistic_adam_v2` has the rate outside.
 
     Args:
       learning_rate: weight of the direction, a scalar or a schedule.
       optimism: weight of its change, by default learning_rate, as in the reference.
-      b1, b2, eps, eps_root, mu_dtype, nesterov: see `adam`. The reference has no Nesterov momentum: `nesterov=False`.
+      b1, b2: decay of the first and second moment, in [0, 1).
+      eps, eps_root: outside and inside the root, at least 0.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      nesterov: Dozat's NAdam momentum in u_t. The reference has none: `nesterov=False`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = jnp.array([1.0, 2.0])
+      >>> tx = gdjax.optimistic_adam(1e-3, optimism=1e-3, nesterov=False)
+      >>> updates, state = tx.update(jnp.array([4.0, -0.5]), tx.init(params), params)
+      >>> print((1e3 * updates).round())
+      [-1.  1.]
 
     Reference:
       Daskalakis, Ilyas, Syrgkanis & Zeng 2018, Training GANs with optimism, Algorithm 1,
@@ -108,13 +144,29 @@ def optimistic_adam_v2(
     mu_dtype: Any = None,
     nesterov: bool = True,
 ) -> GradientTransformation:
-    """Optimistic Adam: x_{t+1} = x_t - lr (alpha u_t + beta (u_t - u_{t-1})), where u_t is Adam's direction.
+    """Optimistic Adam: Adam with a step more in the direction in which its own direction changes.
+
+        x_{t+1} = x_t - lr (alpha u_t + beta (u_t - u_{t-1}))
+
+    u_t is Adam's direction, mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps).
 
     Args:
       learning_rate: lr, a scalar or a schedule.
       alpha: weight of the direction.
       beta: weight of its change.
-      b1, b2, eps, eps_root, mu_dtype, nesterov: see `adam`. The reference has no Nesterov momentum: `nesterov=False`.
+      b1, b2: decay of the first and second moment, in [0, 1).
+      eps, eps_root: outside and inside the root, at least 0.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      nesterov: Dozat's NAdam momentum in u_t. The reference has none: `nesterov=False`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> generator, critic = gdjax.optimistic_adam_v2(1e-4), gdjax.optimistic_adam_v2(4e-4)
+      >>> tx = gdjax.partition({"g": generator, "d": critic}, {"gen": "g", "disc": "d"})
+      >>> params = {"gen": jnp.ones(2), "disc": jnp.ones(2)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> print((updates["disc"] / updates["gen"]).round())
+      [4. 4.]
 
     Reference:
       Daskalakis, Ilyas, Syrgkanis & Zeng 2018, Training GANs with optimism, Algorithm 1,

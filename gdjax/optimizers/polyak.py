@@ -35,15 +35,29 @@ def scale_by_polyak(
     f_min: Hyper = 0.0, max_learning_rate: Hyper = 1.0, eps: Hyper = 0.0, variant: str = "sps",
     *, step: Reduced = None,
 ) -> Any:  # fmt: skip
-    """Multiplies the gradients by Polyak's step size, min((f - f_min) / (|g|^2 + eps), max_learning_rate).
+    """Multiplies the gradients by Polyak's step size.
 
-    Its `update` needs the value f of the function, `update(g, state, params, value=f)`. See `polyak_sgd`.
+        u_t = min((f(x_t) - f_min) / (|g_t|^2 + eps), max_learning_rate) g_t
+
+    Its `update` needs the value: `update(g, state, params, value=f(x))`.
 
     Args:
-      f_min, max_learning_rate, eps, variant: see `polyak_sgd`.
+      f_min: the least value of the function, or a lower bound.
+      max_learning_rate: a bound on the step size, at least 0.
+      eps: at least 0. With a zero gradient the step is zero, whatever eps.
+      variant: "sps+" takes a step of zero where f < f_min; "sps" then steps uphill.
 
     Raises:
       ValueError: an unknown variant; (in update) `value` is missing or not a scalar.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> params, tx = jnp.zeros(2), gdjax.chain(gdjax.scale_by_polyak(), gdjax.scale(-1.0))
+      >>> value, grads = jax.value_and_grad(loss)(params)
+      >>> updates, state = tx.update(grads, tx.init(params), params, value=value)
+      >>> print(updates)  # (f - f_min) / |g|^2 = 18 / 72
+      [1.5 1.5]
 
     Reference:
       Loizou et al. 2021, https://arxiv.org/abs/2002.10542
@@ -83,6 +97,15 @@ def polyak_sgd(
 
     Optax takes the norm of scaling g: with scaling = 1/2 its step is up to twice as long, not half. It also takes no
     step where |g|^2 < 2.2e-16.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> params, tx = jnp.zeros(2), gdjax.polyak_sgd(max_learning_rate=0.4)
+      >>> value, grads = jax.value_and_grad(loss)(params)
+      >>> updates, state = tx.update(grads, tx.init(params), params, value=value)
+      >>> print(gdjax.apply_updates(params, updates))  # half of the way
+      [1.5 1.5]
 
     Reference:
       Loizou, Vaswani, Laradji & Lacoste-Julien 2021, Stochastic Polyak step-size for SGD (SPS_max),

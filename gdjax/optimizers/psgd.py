@@ -129,12 +129,43 @@ def scale_by_psgd_kron(
     mu_dtype: Any = None,
     roles: Any = None,
 ) -> GradientTransformation:
-    """PSGD's direction, the whitened momentum. See `psgd_kron` for the arguments.
+    """PSGD's direction, the whitened momentum.
+
+        m_t = (b1 mu_{t-1} + (1 - b1) g_t) / (1 - b1^t)
+        u_t = P_l m_t P_r    with P = Q^H Q, Q_l of the rows, Q_r of the columns
+
+    and Q fitted step by step to where u is white; u has a root mean square of max_update_rms at most.
 
     Every leaf must be a matrix, or `roles` say how it is one.
 
+    Args:
+      b1: decay of the momentum, in [0, 1).
+      preconditioner_update_probability: p: Q takes a step where 1 / p steps have passed since the last; a number or a
+        schedule.
+      precond_lr: how fast Q changes, below 1.
+      precond_init_scale: Q_l and Q_r start as its root times I.
+      dQ: the form of a step of Q: "Q0.5EQ1.5", "QUAD" or "EQ".
+      max_size_triangular, memory_save_mode: sides that are longer have a diagonal Q; with "one_diag" the longer side,
+        with "all_diag" both.
+      momentum_into_precond_update: False to whiten the gradient g_t in place of m_t.
+      normalize_grads: divide the gradient of each matrix by its norm first.
+      beta_lip: decay of the Lipschitz constants L, in [0, 1).
+      damping: the least noise. It keeps P below 1 / damping.
+      max_update_rms: the largest root mean square of the whitened momentum.
+      key: a PRNG key, or an int to seed one, for v and the estimates of norms.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
+        tree, or a function from the parameters to one.
+
     Raises:
       ValueError: an unknown mode; a size below 0. (In update) a leaf that is no matrix.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_psgd_kron(memory_save_mode="one_diag")
+      >>> state = tx.init({"w": jnp.ones((6, 4))})
+      >>> jax.tree.map(jnp.shape, state.Q)  # a diagonal for the longer side
+      {'4x6': [(1, 4, 4), (1, 6, 1)]}
     """
     label = "gdjax.scale_by_psgd_kron"
     most = checks.structural(label, "max_size_triangular", max_size_triangular, 0)
@@ -210,7 +241,8 @@ def psgd_kron(
       damping: the least noise. It keeps P below 1 / damping.
       max_update_rms: the largest root mean square of the whitened momentum; that of white numbers is 1.
       key: a PRNG key, or an int to seed one, for v and the estimates of norms.
-      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay, as in `masked`.
+      weight_decay, weight_decay_mask: of the matrices, times lr; which of them decay: a tree of booleans, a prefix of
+        the parameters, or a function from them to one; None for all.
       mu_dtype: the dtype of mu, the parameter's by default; of AdamW's too.
       roles: which leaves are matrices, and how: by role (None, or a dict from pattern to role), a tree, or a function
         from the parameters to one.
@@ -224,6 +256,15 @@ def psgd_kron(
 
     Raises:
       ValueError: an unknown form or mode; a size below 0; roles that do not fit.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> x, w = jax.random.normal(jax.random.key(0), (16, 4)), jnp.ones((4, 3))
+      >>> loss = lambda p: jnp.mean((x @ p["kernel"] - x @ w) ** 2)
+      >>> tx = gdjax.psgd_kron(gdjax.linear_schedule(0.05, 0.0, 100), precond_init_scale=1.0)
+      >>> result = gdjax.minimize(loss, {"kernel": jnp.zeros((4, 3))}, tx, steps=100)
+      >>> bool(result.history["loss"][-1] < 0.1 * result.history["loss"][0])
+      True
 
     Reference:
       Li 2015, Preconditioned stochastic gradient descent, https://arxiv.org/abs/1512.04202;

@@ -50,10 +50,30 @@ def scale_by_radam(
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, threshold: Hyper = 5.0,
     *, nesterov: bool = False, r: Reduced = None,
 ) -> Any:  # fmt: skip
-    """RAdam's direction: r_t mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps), or mu_hat_t in the first steps. See `radam`.
+    """RAdam's direction: Adam's, shorter while its second moment is uncertain.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
+        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
+        rho_inf = 2 / (1 - b2) - 1,    rho_t = rho_inf - 2 t b2^t / (1 - b2^t)
+        r_t = sqrt((rho_t - 4) (rho_t - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho_t))
+        u_t = r_t mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps)    where rho_t >= threshold
+        u_t = mu_hat_t                                            in the steps before
 
     Args:
-      b1, b2, eps, eps_root, threshold, nesterov: see `radam`. Where the denominator is 0 the direction is r_t mu_hat_t.
+      b1, b2: decay of the first and second moment, in [0, 1). With b2 <= 0.6, rho_t never exceeds 4.
+      eps, eps_root: outside and inside the root, at least 0. Where the denominator is 0 the direction is r_t mu_hat_t.
+      threshold: the length rho_t from which on the direction is adaptive, 5 or another number; below 4 it means > 4,
+        where r_t begins to exist.
+      nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_radam()
+      >>> g, state = jnp.array([4.0, -2.0]), tx.init(jnp.zeros(2))
+      >>> for _ in range(5):
+      ...     direction, state = tx.update(g, state)
+      >>> print(direction.round(), jnp.abs(tx.update(g, state)[0]) < 0.1)  # the sixth adapts
+      [ 4. -2.] [ True  True]
 
     Reference:
       Liu et al. 2020, Algorithm 2, https://arxiv.org/abs/1908.03265
@@ -78,7 +98,8 @@ def radam(
 ) -> GradientTransformation:
     """Rectified Adam: Adam whose rate warms up with the variance of its second moment.
 
-        mu_hat_t, nu_hat_t as in `adam`
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
+        nu_t = b2 nu_{t-1} + (1 - b2) g_t^2        nu_hat_t = nu_t / (1 - b2^t)
         rho_inf = 2 / (1 - b2) - 1,    rho_t = rho_inf - 2 t b2^t / (1 - b2^t)
         r_t = sqrt((rho_t - 4) (rho_t - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho_t))
         x_{t+1} = x_t - lr r_t mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps)    where rho_t >= threshold
@@ -90,9 +111,17 @@ def radam(
       eps, eps_root: outside and inside the root, at least 0.
       threshold: the length rho_t from which on the step is adaptive, which for b2 = 0.999 is the sixth step. The
         reference has rho_t > 4 in its Algorithm 2 and 5 in its code. Below 4 it means > 4, where r_t begins to exist.
-      nesterov: Dozat's momentum, see `adam`.
+      nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
 
     rho_t is evaluated without cancellation; as written it is wrong by 0.0005 in float32, and r_t by as much.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.radam(0.1)  # warms up by itself
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=300)
+      >>> bool(result.history["loss"][-1] < 0.01)
+      True
 
     Reference:
       Liu et al. 2020, On the variance of the adaptive learning rate and beyond, Algorithm 2,

@@ -60,7 +60,7 @@ def scale_by_rms(
     decay: Hyper = 0.9, eps: Hyper = 1e-8, initial_scale: Hyper = 0.0, eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ) -> Any:  # fmt: skip
-    """RMSProp's direction: the gradient over the root of the average of its squares. See `rmsprop`.
+    """RMSProp's direction: the gradient over the root of the average of its squares.
 
         nu_t = decay nu_{t-1} + (1 - decay) g_t^2,    u_t = g_t / sqrt(nu_t + eps)
 
@@ -70,6 +70,13 @@ def scale_by_rms(
       initial_scale: nu_0, at least 0.
       eps_in_sqrt: False divides by sqrt(nu_t) + eps.
       bias_correction: divide nu_t by 1 - decay^t first.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_rms(decay=0.99)
+      >>> direction, state = tx.update(jnp.array([4.0, -0.5]), tx.init(jnp.zeros(2)))
+      >>> print(direction.round())  # 1 / sqrt(1 - decay), without bias_correction
+      [ 10. -10.]
 
     Reference:
       Tieleman & Hinton 2012, Coursera lecture 6.5, slide 29.
@@ -86,9 +93,10 @@ def scale_by_stddev(
     decay: Hyper = 0.9, eps: Hyper = 1e-8, initial_scale: Hyper = 0.0, eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ) -> Any:  # fmt: skip
-    """The gradient over its standard deviation, sqrt(nu_t - mu_t^2 + eps): centred RMSProp's direction.
+    """The gradient over its standard deviation: centred RMSProp's direction.
 
-        mu_t = decay mu_{t-1} + (1 - decay) g_t
+        mu_t = decay mu_{t-1} + (1 - decay) g_t,    nu_t = decay nu_{t-1} + (1 - decay) g_t^2
+        u_t = g_t / sqrt(nu_t - mu_t^2 + eps)
 
     Args:
       decay: of both averages, in [0, 1).
@@ -98,6 +106,15 @@ def scale_by_stddev(
       bias_correction: divide mu_t and nu_t by 1 - decay^t first.
 
     The variance is taken as 0 where rounding makes it negative.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_stddev(decay=0.5)
+      >>> state = tx.init(jnp.zeros(()))
+      >>> for g in (1.0, 3.0):
+      ...     direction, state = tx.update(jnp.array(g), state)
+      >>> print((100 * direction).round())  # 3 over the root of 4.75 - 1.75^2
+      231.0
 
     Reference:
       Graves 2013, Generating sequences with recurrent neural networks, equations 38-40, https://arxiv.org/abs/1308.0850
@@ -137,7 +154,7 @@ def rmsprop(
       eps: at least 0.
       initial_scale: nu_0.
       eps_in_sqrt: False divides by sqrt(nu_t) + eps.
-      centered: divide by the standard deviation instead, see `scale_by_stddev`.
+      centered: divide by the standard deviation instead: nu_t less the square of the average of gradients.
       momentum: in [0, 1], applied to the steps; None for none.
       nesterov: that momentum looks one step ahead.
       bias_correction: correct the averages for their start at 0.
@@ -150,6 +167,14 @@ def rmsprop(
 
     Raises:
       ValueError: nesterov without momentum.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.rmsprop(gdjax.linear_schedule(0.1, 0.0, 200), momentum=0.9)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=200)
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Tieleman & Hinton 2012, Coursera lecture 6.5, slide 29; centred: Graves 2013, https://arxiv.org/abs/1308.0850

@@ -26,13 +26,33 @@ def scale_by_rprop(
     learning_rate: Hyper, eta_minus: Hyper = 0.5, eta_plus: Hyper = 1.2, min_step_size: Hyper = 1e-6,
     max_step_size: Hyper = 50.0, *, delayed: bool = False,
 ) -> Any:  # fmt: skip
-    """Rprop's direction: the sign of the gradient times a step size of the parameter's own. See `rprop`.
+    """Rprop's direction: the sign of the gradient times a step size of the parameter's own.
+
+        delta_t = min(eta_plus delta_{t-1}, max_step_size)     where g_t and the direction before have the same sign
+        delta_t = max(eta_minus delta_{t-1}, min_step_size)    where they have opposite signs
+        delta_t = delta_{t-1}                                  where one of them is 0
+        u_t = delta_t sign(g_t), but u_t = 0 where the signs are opposite
 
     Args:
-      learning_rate, eta_minus, eta_plus, min_step_size, max_step_size, delayed: see `rprop`.
+      learning_rate: delta_0, the first step, at least 0; a schedule counts with its value at 0.
+      eta_minus: the factor where the sign changes, in [0, 1].
+      eta_plus: the factor where it stays, at least 1.
+      min_step_size, max_step_size: the bounds of delta, at least 0.
+      delayed: the direction is that of the step before, where the sign has not changed since, as in Optax; the first is
+        0.
 
     Raises:
       TypeError: (in update) a parameter is complex.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_rprop(0.1)
+      >>> g, state = jnp.array([4.0, -0.5]), tx.init(jnp.zeros(2))
+      >>> for _ in range(2):  # longer while the sign stays
+      ...     direction, state = tx.update(g, state)
+      ...     print((100 * direction).round())
+      [ 10. -10.]
+      [ 12. -12.]
 
     Reference:
       Riedmiller & Braun 1993; Igel & Hüsken 2000, as for `rprop`.
@@ -67,14 +87,21 @@ def rprop(
 
     Args:
       learning_rate: delta_0, the first step, at least 0; a schedule counts with its value at 0.
-      eta_minus: in [0, 1].
-      eta_plus: at least 1.
+      eta_minus: the factor where the sign changes, in [0, 1].
+      eta_plus: the factor where it stays, at least 1.
       min_step_size, max_step_size: the bounds of delta, at least 0.
       delayed: move by the direction of the step before, where the sign has not changed since. This is what Optax does;
         its first step is 0.
 
     This is the variant iRprop-, which stays where the sign has changed and takes the next gradient as if it were the
     first; the original goes back to where it came from. `rprop(lr)` follows `torch.optim.Rprop(lr)`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: x[0] ** 2 + 1000 * x[1] ** 2  # every number has its own step
+      >>> result = gdjax.minimize(loss, jnp.ones(2), gdjax.rprop(0.1), steps=60)
+      >>> bool(jnp.abs(result.params).max() < 1e-2)
+      True
 
     Reference:
       Riedmiller & Braun 1993, A direct adaptive method for faster backpropagation learning: the RPROP algorithm; Igel

@@ -60,6 +60,16 @@ def sam(
     Raises:
       ValueError: update gets no parameters, or in opaque mode no grad_fn.
 
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> gradient = jax.grad(lambda x: jnp.sum((x - 3.0) ** 2))
+      >>> nearby = gdjax.chain(gdjax.normalize(), gdjax.sgd(0.05))  # uphill by rho = 0.05
+      >>> tx = gdjax.sam(gdjax.sgd(0.1), nearby, opaque_mode=True)
+      >>> x = jnp.zeros(2)
+      >>> u, state = tx.update(gradient(x), tx.init(x), x, grad_fn=lambda x, i: gradient(x))
+      >>> print((1e3 * u).round())  # by the gradient there
+      [607. 607.]
+
     Reference:
       Foret, Kleiner, Mobahi & Neyshabur 2021, Sharpness-aware minimization for efficiently improving generalization,
       Algorithm 1, https://arxiv.org/abs/2010.01412

@@ -109,6 +109,15 @@ def schedule_free(
     Raises:
       ValueError: b1 is 0: x could not be recovered.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> rate = gdjax.linear_schedule(0.0, 0.1, transition_steps=10)  # a warm-up, no fall
+      >>> tx = gdjax.schedule_free(gdjax.sgd(rate), rate, b1=0.9)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=100)
+      >>> print(gdjax.eval_params(tx, result.state, result.params).round(1))  # to evaluate
+      [3. 3.]
+
     Reference:
       Defazio, Yang, Mehta, Mishchenko, Khaled & Cutkosky 2024, The road less scheduled, equations 3-5 and Algorithm 1,
       https://arxiv.org/abs/2405.15682
@@ -137,6 +146,15 @@ def schedule_free_eval_params(state: Any, params: Any) -> Any:
 
     Raises:
       ValueError: there is no state of `schedule_free`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.schedule_free_sgd(0.1)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=300)
+      >>> averaged = gdjax.schedule_free_eval_params(result.state, result.params)
+      >>> print(averaged.round(1))
+      [3. 3.]
     """
     label = "gdjax.schedule_free_eval_params"
     inner = state if hasattr(state, "z") and hasattr(state, "b1") else tree.get(state, "ScheduleFreeState")
@@ -167,13 +185,28 @@ def schedule_free_sgd(
     *,
     r: Any = 0.0,
 ) -> GradientTransformation:
-    """Schedule-free gradient descent, see `schedule_free`: z_{t+1} = z_t - lr (g(y_t) + weight_decay y_t).
+    """Schedule-free gradient descent: plain steps of z, and gradients between z and its average x.
+
+        y_t = (1 - b1) z_t + b1 x_t                       the parameters, where gradients are taken
+        z_{t+1} = z_t - lr (g(y_t) + weight_decay y_t)
+        x_{t+1} = (1 - c_t) x_t + c_t z_{t+1}             their average: `schedule_free_eval_params(state, params)`
+        c_t = w_t / (w_1 + ... + w_t),    w_t = t^r max(lr_1, ..., lr_t)^weight_lr_power
 
     Args:
       learning_rate: lr, larger than for plain descent; the average makes up for a fall. A scalar or a schedule.
       warmup_steps: updates in which the rate rises linearly from 0; None for none.
       weight_decay: at least 0, times lr; None for none.
-      b1, weight_lr_power, state_dtype, r: see `schedule_free`.
+      b1: of the interpolation y_t = (1 - b1) z_t + b1 x_t, in (0, 1).
+      weight_lr_power, r: of the largest rate so far and of the step, in the weight of z_t in the average x_t.
+      state_dtype: the dtype of z, the parameter's by default; of a complex one that of the parts, float32 at least.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.schedule_free_sgd(0.2, warmup_steps=10)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=100)
+      >>> print(gdjax.eval_params(tx, result.state, result.params).round(1))  # to evaluate
+      [3. 3.]
 
     Reference:
       Defazio et al. 2024, The road less scheduled, equations 3-5, https://arxiv.org/abs/2405.15682
@@ -198,10 +231,13 @@ def schedule_free_adamw(
     *,
     r: Any = 0.0,
 ) -> GradientTransformation:
-    """Schedule-free AdamW, see `schedule_free`: its base optimizer is AdamW without momentum.
+    """Schedule-free AdamW: steps of z without momentum, and gradients between z and its average x.
 
+        y_t = (1 - b1) z_t + b1 x_t                       the parameters, where gradients are taken
         nu_t = b2 nu_{t-1} + (1 - b2) g(y_t)^2
         z_{t+1} = z_t - lr (g(y_t) / (sqrt(nu_t / (1 - b2^t)) + eps) + weight_decay y_t)
+        x_{t+1} = (1 - c_t) x_t + c_t z_{t+1}             their average: `schedule_free_eval_params(state, params)`
+        c_t = w_t / (w_1 + ... + w_t),    w_t = t^r max(lr_1, ..., lr_t)^weight_lr_power
 
     Args:
       learning_rate: lr, a scalar or a schedule.
@@ -209,7 +245,18 @@ def schedule_free_adamw(
       b2: decay of the second moment, in [0, 1).
       eps: outside the root, at least 0.
       weight_decay: at least 0, times lr.
-      b1, weight_lr_power, state_dtype, r: see `schedule_free`.
+      b1: of the interpolation y_t = (1 - b1) z_t + b1 x_t, in (0, 1).
+      weight_lr_power, r: of the largest rate so far and of the step, in the weight of z_t in the average x_t.
+      state_dtype: the dtype of z, the parameter's by default; of a complex one that of the parts, float32 at least.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.schedule_free_adamw(0.3, warmup_steps=10)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=300)
+      >>> averaged = gdjax.eval_params(tx, result.state, result.params)  # to evaluate
+      >>> bool(loss(averaged) < 0.01)
+      True
 
     Reference:
       Defazio et al. 2024, The road less scheduled, Algorithm 1, https://arxiv.org/abs/2405.15682

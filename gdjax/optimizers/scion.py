@@ -105,7 +105,9 @@ def scale_by_scion(
     mu_dtype: Any = None,
     roles: Any = None,
 ) -> GradientTransformation:
-    """Scion's direction in one norm: of an average of gradients, mu_t = (1 - alpha) mu_{t-1} + alpha g_t.
+    """Scion's direction in one norm, of an average of gradients.
+
+        mu_t = (1 - alpha) mu_{t-1} + alpha g_t
 
     Args:
       norm: for a leaf of m inputs and n outputs
@@ -119,12 +121,31 @@ def scale_by_scion(
 
         What is not "spectral" has axes (..., inputs, outputs), or (..., outputs, inputs) if its name is `weight` and it
         is no embedding.
-      alpha, eps, ns_coeffs, ns_steps, preconditioning, ns_dtype, mu_dtype, roles: as in `scion`.
+      alpha: the weight of the gradient in mu, in (0, 1].
+      eps: beside the norm of mu in Newton-Schulz, at least 0.
+      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
+        "dion", "polar_express", "cans", "deepseek" or "aol".
+      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
+        bound on their number.
+      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
+      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
+        nothing.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
+        tree, or a function from the parameters to one.
 
     Raises:
       ValueError: an unknown norm, preset or preconditioning; coefficients of another shape or for more steps than
         ns_steps. (In update) with "spectral" a leaf that is no matrix.
       TypeError: (in update) a complex leaf with `ns_dtype`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.scale_by_scion("sign"), gdjax.scale_by_learning_rate(1e-3))
+      >>> params = jnp.ones((4, 2))  # of a head with 4 inputs
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> print((updates * 1e3)[0])  # a sign over the number of inputs
+      [-0.25 -0.25]
     """
     label = "gdjax.scale_by_scion"
     if norm not in NORMS:
@@ -180,7 +201,13 @@ def scion(
       embedding_norm: "sign", or "col" for the row of each token over its root mean square.
       head_norm: "sign", or "row" for the weights of each output over sqrt(m) times their norm.
       eps: beside the norm of mu in Newton-Schulz, at least 0.
-      ns_coeffs, ns_steps, preconditioning, ns_dtype: of Newton-Schulz, as in `muon`.
+      ns_coeffs: (a, b, c) of Newton-Schulz, a sequence of such triples, or the name of one: "standard", "jordan",
+        "dion", "polar_express", "cans", "deepseek" or "aol".
+      ns_steps: how many steps of Newton-Schulz, an int or a schedule, at least 1; with a sequence of triples only a
+        bound on their number.
+      preconditioning: the norm that a matrix is divided by before them: "frobenius", "spectral", "schatten" or "aol".
+      ns_dtype: the dtype that factors are rounded to before they are multiplied, "bfloat16" for instance; None rounds
+        nothing.
       mu_dtype: the dtype of mu, the parameter's by default.
       roles: what each leaf is: by role (None, or a dict from pattern to role), a tree, or a function from the
         parameters to one. A head that is called `weight` is (outputs, inputs), any other (inputs, outputs).
@@ -192,6 +219,14 @@ def scion(
       ValueError: an unknown norm, preset or preconditioning; coefficients of another shape or for more steps than
         ns_steps; roles that do not fit.
       TypeError: (in update) a complex matrix with `ns_dtype`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"embed": jnp.ones((9, 4)), "mlp": {"kernel": jnp.eye(4)}}
+      >>> tx = gdjax.scion(2**-12, constrained=False, embedding_radius=1.0)  # no Adam
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> print(2**12 * updates["embed"][0])  # the sign
+      [-1. -1. -1. -1.]
 
     Reference:
       Pethick et al. 2025, Training deep learning models with norm-constrained LMOs, Algorithms 1 and 2 and section 3,

@@ -42,6 +42,14 @@ def sgd(
     Raises:
       ValueError: nesterov without momentum.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.sgd(0.05, momentum=0.9, nesterov=True)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=100)
+      >>> print(result.params.round(2))
+      [3. 3.]
+
     Reference:
       Polyak 1964; Nesterov 1983; Sutskever, Martens, Dahl & Hinton 2013, equations 1-4,
       https://proceedings.mlr.press/v28/sutskever13.html
@@ -63,6 +71,16 @@ def nesterov_point(params: Params, state: Any, learning_rate: Any, momentum: Any
       state: the state of `sgd(learning_rate, momentum)`.
       learning_rate: the constant rate of that optimizer.
       momentum: its momentum.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.sgd(0.1, momentum=0.9)
+      >>> x, state = jnp.zeros(2), tx.init(jnp.zeros(2))
+      >>> updates, state = tx.update(jnp.array([1.0, -2.0]), state)
+      >>> x = gdjax.apply_updates(x, updates)
+      >>> point = gdjax.nesterov_point(x, state, 0.1, momentum=0.9)
+      >>> print((100 * x).round(), (100 * point).round())  # 0.9 of the last step further
+      [-10.  20.] [-19.  38.]
 
     Reference:
       Nesterov 1983; Sutskever et al. 2013, equations 3-4.
@@ -90,6 +108,14 @@ def noisy_sgd(
 
     Raises:
       ValueError: key and seed.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.noisy_sgd(0.1, eta=0.01, gamma=0.55, key=0)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=100)
+      >>> bool(jnp.allclose(result.params, 3.0, atol=0.2))
+      True
 
     Reference:
       Neelakantan et al. 2015, Adding gradient noise improves learning for very deep networks, section 3,
@@ -121,6 +147,14 @@ def perturbed_gradient_descent(
 
     The defaults are round numbers; the reference derives radius, threshold and wait from the smoothness of the function
     and the wanted accuracy. See `escape_saddles` for the departures, and to perturb another optimizer.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> saddle = lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4  # at 0
+      >>> tx = gdjax.perturbed_gradient_descent(0.05, key=1)
+      >>> result = gdjax.minimize(saddle, jnp.zeros(2), tx, steps=200)
+      >>> print(abs(result.params[1]) > 0.7)  # at a minimum, 1 / sqrt(2)
+      True
 
     Reference:
       Jin, Ge, Netrapalli, Kakade & Jordan 2017, How to escape saddle points efficiently, Algorithm 2,

@@ -145,11 +145,43 @@ def scale_by_shampoo(
     mu_dtype: Any = None,
     roles: Any = None,
 ) -> GradientTransformation:
-    """Shampoo's direction. Every leaf must be a matrix, or `roles` say how it is one. See `shampoo` for the arguments.
+    """Shampoo's direction: the momentum times roots of sums of squares, with the length of another step.
+
+        L_t = b2 L_{t-1} + (1 - b2) G_t G_t^T,    R_t = b2 R_{t-1} + (1 - b2) G_t^T G_t
+        m_t = b1 m_{t-1} + (1 - b1) G_t,          D_t = m^_t / (sqrt(v^_t) + grafting_eps)
+        S_t = (L^ + eps I)^(-1/p) m^_t (R^ + eps I)^(-1/p)
+        U_t = |D_t| / |S_t| S_t
+
+    Every leaf must be a matrix, or `roles` say how it is one.
+
+    Args:
+      b1: of the momentum, in [0, 1).
+      b2: of L and R, in [0, 1]; 1 for plain sums.
+      eps: at least 0. An eigenvalue counts as no less than 1e-7 of the largest.
+      precondition_frequency: k, at least 1: an int, which spreads the roots over k steps, or a schedule, which makes
+        all in one.
+      start_preconditioning_step: the first step that uses the roots, at least 1: k by default, 1 where k is a schedule.
+      root: p, by default 4, or 2 where one side alone has a factor.
+      root_method: "eigh"; "newton", coupled Newton iterations, for an int `root`; "qr", eigenvectors followed by one
+        power step in each turn.
+      grafting: whose length a step has: "adam"; "sgd", that of m^; None for |U|.
+      grafting_b2, grafting_eps: of the Adam for that.
+      block_size: matrices are cut evenly into blocks with sides of at most that; None for whole matrices.
+      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
+      mu_dtype: the dtype of m, float32 at least by default.
+      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
+        tree, or a function from the parameters to one.
 
     Raises:
       ValueError: an unknown `root_method`, `grafting` or `sides`; a size below 1; (in init) a leaf that is no matrix.
       TypeError: a size that is no int.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_shampoo(block_size=3)
+      >>> state = tx.init({"w": jnp.ones((6, 4))})
+      >>> jax.tree.map(jnp.shape, state.L)  # of four blocks of 3 x 2, on their side
+      {'2x3': (4, 2, 2)}
     """
     return _checked(
         "gdjax.scale_by_shampoo", precondition_frequency, start_preconditioning_step, root, b1, b2, eps, grafting_b2,
@@ -213,8 +245,14 @@ def shampoo(
       grafting_b2, grafting_eps: of the Adam for that.
       block_size: matrices are cut evenly into blocks with sides of at most that; None for whole matrices.
       sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
-      weight_decay, weight_decay_mask, mu_dtype, roles, adam_learning_rate, adam_b1, adam_b2, adam_eps,
-        adam_weight_decay, others: as in `soap`.
+      weight_decay: of the matrices, times lr; at least 0.
+      weight_decay_mask: which of them decay: a tree of booleans, a prefix of the parameters, or a function from them to
+        one; None for all.
+      mu_dtype: the dtype of m, float32 at least by default; of AdamW's too.
+      roles: which leaves are matrices: None, by their paths and shapes; a dict from patterns of paths to roles, which
+        overrides that; or dimension numbers, a tree of `MuonDimensionNumbers` or a function from the parameters to one.
+      adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
+      others: a transform in place of that AdamW.
 
     Departures: Meta's code makes all roots in one step and has other defaults (b2 = 1, k = 1, no grafting). Of an array
     with more than two axes it makes a factor for each axis, here `roles` say how it is a matrix.
@@ -222,6 +260,15 @@ def shampoo(
     Raises:
       ValueError: an unknown `root_method`, `grafting` or `sides`; a size below 1; roles that do not fit.
       TypeError: a size that is no int.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> w = jax.random.normal(jax.random.key(0), (4, 3))
+      >>> tx = gdjax.shampoo(1e-3, precondition_frequency=1, grafting="sgd")
+      >>> updates, state = tx.update({"kernel": w}, tx.init({"kernel": w}), {"kernel": w})
+      >>> length = jnp.linalg.norm(updates["kernel"]) / jnp.linalg.norm(w)
+      >>> print((1e4 * length).round())  # that of SGD's step
+      10.0
 
     References:
       Gupta, Koren & Singer 2018, Shampoo: preconditioned stochastic tensor optimization, Algorithm 1,

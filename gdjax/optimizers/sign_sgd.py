@@ -17,6 +17,12 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 def scale_by_sign(g: Array, s: Any, p: Any, t: Any) -> Any:
     """Replaces every element by its sign: -1, 0 or 1; a complex number by g / |g|.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> direction, state = gdjax.scale_by_sign().update(jnp.array([4.0, -0.5, 0.0]), ())
+      >>> print(direction)
+      [ 1. -1.  0.]
+
     Reference:
       Bernstein et al. 2018, signSGD, Algorithm 1, https://arxiv.org/abs/1802.04434
     """
@@ -29,6 +35,14 @@ def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformation:
 
     Args:
       learning_rate: lr, what every parameter moves by; a scalar or a schedule.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = jnp.array([1.0, 2.0])
+      >>> tx = gdjax.sign_sgd(0.25)
+      >>> updates, state = tx.update(jnp.array([4.0, -0.5]), tx.init(params), params)
+      >>> print(gdjax.apply_updates(params, updates))
+      [0.75 2.25]
 
     Reference:
       Bernstein, Wang, Azizzadenesheli & Anandkumar 2018, signSGD: compressed optimisation for non-convex problems,
@@ -47,6 +61,14 @@ def signum(
       learning_rate: lr, what every parameter moves by; a scalar or a schedule.
       beta: decay of the average, in [0, 1).
       accumulator_dtype: the dtype of the average, the parameter's by default.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> tx = gdjax.signum(gdjax.linear_schedule(0.1, 0.0, 200))  # steps of lr: let it fall
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), tx, steps=200)
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Bernstein, Wang, Azizzadenesheli & Anandkumar 2018, signSGD: compressed optimisation for non-convex problems,

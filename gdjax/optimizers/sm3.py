@@ -23,12 +23,23 @@ class ScaleBySM3State(NamedTuple):
 
 @leafwise(ScaleBySM3State, mu=Factor(lambda shape, hyper: [(i,) for i in range(len(shape))] or [()]))
 def scale_by_sm3(g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 1.0, eps: Hyper = 1e-8) -> Any:
-    """SM3's direction: momentum of gradients over the root of bounds on the sums of their squares. See `sm3`.
+    """SM3's direction: momentum of gradients over the root of bounds on the sums of their squares.
+
+        v_t[i, j] = b2 min(r_{t-1}[i], c_{t-1}[j]) + (1 - b2) g_t[i, j]^2,    for b2 = 1 the sum of both
+        r_t[i] = max_j v_t[i, j],    c_t[j] = max_i v_t[i, j]
+        u_t = b1 u_{t-1} + (1 - b1) g_t / sqrt(v_t + eps)
 
     Args:
       b1: decay of the momentum, an average, in [0, 1).
       b2: 1 for sums of squares; in [0, 1) for averages with that decay.
       eps: inside the root, at least 0. Where the sum under it is 0 the direction is the gradient, which is 0.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> params = {"w": jnp.ones((6, 4)), "b": jnp.ones(4)}
+      >>> state = gdjax.scale_by_sm3().init(params)
+      >>> jax.tree.map(jnp.shape, state.mu["w"]), jax.tree.map(jnp.shape, state.mu["b"])
+      ([(6,), (4,)], [(4,)])
 
     Reference:
       Anil, Gupta, Koren & Singer 2019, Algorithm SM3-II, https://arxiv.org/abs/1901.11150
@@ -62,6 +73,13 @@ def sm3(learning_rate: ScalarOrSchedule, momentum: ScalarOrSchedule = 0.9) -> Gr
       momentum: in [0, 1); nu is an average.
 
     Departure: the reference has no number beside v_t, and 0 for 0 / 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda w: jnp.sum((w - 3.0) ** 2)
+      >>> result = gdjax.minimize(loss, jnp.zeros((2, 3)), gdjax.sm3(1.0), steps=100)
+      >>> print(result.params[0].round(1))
+      [3. 3. 3.]
 
     Reference:
       Anil, Gupta, Koren & Singer 2019, Memory-efficient adaptive optimization, Algorithm SM3-II,

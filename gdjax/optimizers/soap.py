@@ -89,11 +89,40 @@ def scale_by_soap(
     mu_dtype: Any = None,
     roles: Any = None,
 ) -> GradientTransformation:
-    """SOAP's direction. Every leaf must be a matrix, or `roles` say how it is one. See `soap` for the arguments.
+    """SOAP's direction: Adam in the eigenbases of Shampoo's factors.
+
+        L_t = beta L_{t-1} + (1 - beta) G_t G_t^T,    R_t = beta R_{t-1} + (1 - beta) G_t^T G_t
+        G'_t = QL^T G_t QR,    m_t = b1 m_{t-1} + (1 - b1) G'_t,    v_t = b2 v_{t-1} + (1 - b2) G'_t^2
+        U_t = QL (m^_t / (sqrt(v^_t) + eps)) QR^T
+
+    Every leaf must be a matrix, or `roles` say how it is one.
+
+    Args:
+      b1, b2: decay of m and v, in [0, 1).
+      shampoo_beta: beta, in [0, 1); b2 by default.
+      eps: at least 0.
+      precondition_frequency: k, at least 1. For an int the factors are spread over k steps, so that no step is long; QL
+        and QR are I until their first turn. For a schedule all have their turn in one step.
+      max_precond_dim: a side longer than that has no factor, its basis is I. None for no limit.
+      block_size: matrices are cut evenly into blocks with sides of at most that, each with factors of its own; None for
+        whole matrices.
+      sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
+      refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
+      bias_correction: False for m and v in the place of m^ and v^.
+      mu_dtype: the dtype of m, float32 at least by default.
+      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
+        tree, or a function from the parameters to one.
 
     Raises:
       ValueError: an unknown `sides` or `refresh`; a size below 1; (in init) a leaf that is no matrix.
       TypeError: a size that is no int.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_soap(precondition_frequency=5)
+      >>> state = tx.init({"a": jnp.ones((4, 3)), "b": jnp.ones((4, 3))})
+      >>> jax.tree.map(jnp.shape, state.QL)  # matrices of one shape are one stack
+      {'3x4': (2, 3, 3)}
     """
     return labelled(
         _soap, "gdjax.scale_by_soap", b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
@@ -130,7 +159,7 @@ def soap(
     """SOAP for hidden matrices: Adam in the eigenbases of Shampoo's factors. AdamW for the rest.
 
         L_t = beta L_{t-1} + (1 - beta) G_t G_t^T,    R_t = beta R_{t-1} + (1 - beta) G_t^T G_t
-        G'_t = QL^T G_t QR,    m_t, v_t = Adam's averages of G'_t and G'_t^2
+        G'_t = QL^T G_t QR,    m_t = b1 m_{t-1} + (1 - b1) G'_t,    v_t = b2 v_{t-1} + (1 - b2) G'_t^2
         x_{t+1} = x_t - lr (QL (m^_t / (sqrt(v^_t) + eps)) QR^T + weight_decay x_t)
 
     QL and QR are eigenvectors of earlier factors: exact ones at first, and every k steps one power step further, Q' of
@@ -154,10 +183,11 @@ def soap(
         a covariance is.
       bias_correction: False for m and v in the place of m^ and v^.
       weight_decay: of the matrices, times lr.
-      weight_decay_mask: which of them decay, as in `masked`.
+      weight_decay_mask: which of them decay: a tree of booleans, a prefix of the parameters, or a function from them to
+        one; None for all.
       mu_dtype: the dtype of m, float32 at least by default; of AdamW's too.
       roles: which leaves are matrices: None, by their paths and shapes; a dict from patterns of paths to roles, which
-        overrides that; or dimension numbers as in `muon`.
+        overrides that; or dimension numbers, a tree of `MuonDimensionNumbers` or a function from the parameters to one.
       adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
       others: a transform in place of that AdamW.
 
@@ -168,6 +198,16 @@ def soap(
     Raises:
       ValueError: an unknown `sides` or `refresh`; a size below 1; roles that do not fit.
       TypeError: a size that is no int.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> x, w = jax.random.normal(jax.random.key(0), (16, 4)), jnp.ones((4, 3))
+      >>> loss = lambda p: jnp.mean((x @ p["kernel"] + p["bias"][None] - x @ w) ** 2)
+      >>> params = {"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)}  # AdamW takes the bias
+      >>> tx = gdjax.soap(gdjax.linear_schedule(0.1, 0.0, 100), adam_learning_rate=1e-3)
+      >>> result = gdjax.minimize(loss, params, tx, steps=100)
+      >>> bool(result.history["loss"][-1] < 0.1 * result.history["loss"][0])
+      True
 
     Reference:
       Vyas et al. 2024, SOAP: improving and stabilizing Shampoo using Adam, Algorithm 3, https://arxiv.org/abs/2409.11321

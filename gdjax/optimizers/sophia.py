@@ -103,7 +103,35 @@ def scale_by_sophia(
     bias_correction: bool = True,
     newest: bool = False,
 ) -> Any:
-    """Sophia's direction, clip(m_t / max(gamma h, eps)). See `sophia`."""
+    """Sophia's direction: momentum over an average of the Hessian's diagonal, every element clipped.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t,    m_t = mu_t / (1 - b1^t)
+        u_t = clip(m_t / max(gamma nu_{t-1}, eps), -c, c)
+        nu_t = b2 nu_{t-1} + (1 - b2) h_t every k steps, from t = 1 on, else nu_{t-1}
+
+    Args:
+      b1: decay of the momentum, in [0, 1).
+      b2: decay of the average of the diagonal, once every k steps, in [0, 1).
+      eps: the least denominator, at least 0.
+      gamma: a factor of the diagonal. It decides which elements are clipped.
+      clip_threshold: c, or None not to clip.
+      update_interval: k, at least 1.
+      hessian_diagonal_fn: the estimator, a transform that replaces the updates by h. It gets the extra arguments of
+        `update`; the default one needs `obj_fn`, the loss as a function of the parameters.
+      mu_dtype: the dtype of mu, the parameter's by default.
+      verbose, print_win_rate_every_n_steps: print the share of elements that are not clipped, every so many steps; 0
+        for never.
+      bias_correction: False for the reference's m_t = mu_t.
+      newest: True for the reference's order, which divides by nu_t instead of nu_{t-1}.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([3.0, -0.5])
+      >>> tx, g = gdjax.scale_by_sophia(), jax.grad(loss)(params)
+      >>> direction, state = tx.update(g, tx.init(params), params, obj_fn=loss)
+      >>> print(direction, (100 * state.nu).round())  # clipped; 1 - b2 of the Hessian, 2
+      [ 1. -1.] [2. 2.]
+    """
     label = "gdjax.scale_by_sophia"
     base.check_transform(label, "hessian_diagonal_fn", hessian_diagonal_fn)
     if isinstance(clip_threshold, int | float) and not clip_threshold >= 0:
@@ -153,7 +181,8 @@ def sophia(
       b2: decay of the average of the diagonal, once every k steps, in [0, 1).
       eps: the least denominator, at least 0.
       weight_decay: decoupled, times lr.
-      weight_decay_mask: which leaves decay, as in `masked`.
+      weight_decay_mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to
+        one; None for all.
       gamma: see above; the reference tunes it so that a tenth to half of the elements are not clipped (the win rate).
       clip_threshold: c, or None not to clip.
       update_interval: k, at least 1.
@@ -169,6 +198,16 @@ def sophia(
 
     Raises:
       ValueError: (in update) params is missing, or an argument of the estimator.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> loss = lambda params, batch: jnp.sum((params - batch) ** 2)
+      >>> params, batch, tx = jnp.zeros(2), jnp.array([1.0, -2.0]), gdjax.sophia(1e-2)
+      >>> grads = jax.grad(loss)(params, batch)
+      >>> obj_fn = lambda params: loss(params, batch)  # for the Hessian's diagonal
+      >>> updates, state = tx.update(grads, tx.init(params), params, obj_fn=obj_fn)
+      >>> print((1e3 * updates).round())
+      [ 10. -10.]
 
     Reference:
       Liu, Li, Hall, Liang & Ma 2024, Sophia: a scalable stochastic second-order optimizer for language model

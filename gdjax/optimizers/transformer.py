@@ -51,14 +51,24 @@ def transformer_optimizer(
       weight_decay: of the matrices, times their rate, where the step itself moves a number towards 0; no other leaf
         decays.
       hyperball_learning_rate: the peak of the rate of `hyperball`, in the place of the decay and of the matrices' own
-        rate: hidden matrices and the head keep their norms. See there for how to choose it.
+        rate: hidden matrices and the head keep their norms. It is the share of its norm that a matrix moves by.
       adam_b1, adam_b2, adam_eps: Adam's.
-      ns_dtype: of the products of the polar factors, as in `muon`: "bfloat16" on accelerators.
-      roles: which leaves are hidden matrices, as in `normuon`.
+      ns_dtype: the dtype that factors of the products of polar factors are rounded to: "bfloat16" on accelerators; None
+        rounds nothing.
+      roles: which leaves are hidden matrices: None, by their paths and shapes; a dict from patterns of paths to roles,
+        which overrides that; a tree, or a function from the parameters to one.
 
     Raises:
       ValueError: steps below 2, warmup_steps below 1, or a warm-up that is not shorter than the run.
       TypeError: steps or warmup_steps are no ints; a rate is a schedule.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"embed": jnp.ones((9, 4)), "mlp": {"kernel": jnp.eye(4)}}
+      >>> tx = gdjax.transformer_optimizer(3e-3, steps=1000, adam_learning_rate=1e-3)
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> print((1e5 * updates["embed"][0]).round())  # a 50th of the rate: it warms up
+      [-2. -2. -2. -2.]
 
     Reference:
       Li et al. 2025, NorMuon, https://arxiv.org/abs/2510.05491;

@@ -23,12 +23,25 @@ def scale_by_yogi(
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-3, eps_root: Hyper = 0.0,
     initial_accumulator_value: Hyper = 1e-6,
 ) -> Any:  # fmt: skip
-    """Yogi's direction, mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps). See `yogi`.
+    """Yogi's direction: Adam's, with a second moment that moves towards g^2 by a bounded step.
+
+        mu_t = b1 mu_{t-1} + (1 - b1) g_t                            mu_hat_t = mu_t / (1 - b1^t)
+        nu_t = nu_{t-1} - (1 - b2) sign(nu_{t-1} - g_t^2) g_t^2      nu_hat_t = nu_t / (1 - b2^t)
+        u_t = mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps)
 
     Args:
-      b1, b2, eps: see `yogi`.
+      b1: decay of the first moment, in [0, 1).
+      b2: of the second, in [0, 1).
+      eps: outside the root, at least 0.
       eps_root: inside the root, at least 0. Where the denominator is 0 the direction is the numerator.
       initial_accumulator_value: nu_0, at least 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_yogi()
+      >>> direction, state = tx.update(jnp.array([4.0, -0.5]), tx.init(jnp.zeros(2)))
+      >>> print(direction.round())
+      [ 1. -1.]
 
     Reference:
       Zaheer et al. 2018, Algorithm 2
@@ -62,6 +75,13 @@ def yogi(
 
     Departures: the reference corrects neither moment, Optax both. Optax starts mu at 1e-6 too, and so moves parameters
     that never had a gradient; the reference's mu, and this one, starts at 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = lambda x: jnp.sum((x - 3.0) ** 2)
+      >>> result = gdjax.minimize(loss, jnp.zeros(2), gdjax.yogi(0.1), steps=300)
+      >>> print(result.params.round(1))
+      [3. 3.]
 
     Reference:
       Zaheer, Reddi, Sachan, Kale & Kumar 2018, Adaptive methods for nonconvex optimization, Algorithm 2,
