@@ -94,7 +94,7 @@ def scale_by_kl_soap(
         whole matrices.
       sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
       refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
-      bias_correction: True for Adam's m^ and v^.
+      bias_correction: True for Adam's m_hat and v_hat.
       mu_dtype: the dtype of m, float32 at least by default.
       roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
         tree, or a function from the parameters to one.
@@ -165,7 +165,7 @@ def kl_soap(
       sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
       refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
       init_factor: what the eigenvalues of L and R start at, above 0.
-      bias_correction: True for Adam's m^ and v^.
+      bias_correction: True for Adam's m_hat and v_hat.
       weight_decay: of the matrices, times lr; at least 0.
       weight_decay_mask: which of them decay: a tree of booleans, a prefix of the parameters, or a function from them to
         one; None for all.

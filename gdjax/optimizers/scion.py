@@ -184,10 +184,12 @@ def scion(
 
     where u_t is the steepest direction of the norm: of m x n weights, from m inputs to n outputs,
 
-        hidden matrices    sqrt(n / m) times the polar factor of mu_t, by Newton-Schulz
-        embeddings         sign(mu_t)
-        heads              sign(mu_t) / m
-        all else           mu_t over its root mean square; in a stack each vector
+        u_t = sqrt(n / m) polar(mu_t)    for hidden matrices
+        u_t = sign(mu_t)                 for embeddings
+        u_t = sign(mu_t) / m             for heads
+        u_t = mu_t / rms(mu_t)           for all else
+
+    with the polar factor by Newton-Schulz, and the root mean square of each vector of a stack.
 
     So the weights stay within `radius` in that norm, if they start there. Rates carry over to wider models.
 

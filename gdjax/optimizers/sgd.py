@@ -97,7 +97,9 @@ def noisy_sgd(
     *,
     seed: int | None = None,
 ) -> GradientTransformation:
-    """Gradient descent with decaying Gaussian noise: x_{t+1} = x_t - lr (g_t + N(0, eta / t^gamma)), t = 1, 2, ...
+    """Gradient descent with Gaussian noise that decays.
+
+        x_{t+1} = x_t - lr (g_t + N(0, eta / t^gamma)),    t = 1, 2, ...
 
     Args:
       learning_rate: lr, a scalar or a schedule.

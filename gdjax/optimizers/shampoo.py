@@ -148,11 +148,12 @@ def scale_by_shampoo(
     """Shampoo's direction: the momentum times roots of sums of squares, with the length of another step.
 
         L_t = b2 L_{t-1} + (1 - b2) G_t G_t^T,    R_t = b2 R_{t-1} + (1 - b2) G_t^T G_t
-        m_t = b1 m_{t-1} + (1 - b1) G_t,          D_t = m^_t / (sqrt(v^_t) + grafting_eps)
-        S_t = (L^ + eps I)^(-1/p) m^_t (R^ + eps I)^(-1/p)
+        m_t = b1 m_{t-1} + (1 - b1) G_t,          D_t = m_hat_t / (sqrt(v_hat_t) + grafting_eps)
+        S_t = (L_hat + eps I)^(-1/p) m_hat_t (R_hat + eps I)^(-1/p)
         U_t = |D_t| / |S_t| S_t
 
-    Every leaf must be a matrix, or `roles` say how it is one.
+    with L_hat = L / (1 - b2^t), of an earlier step, and v_hat an average of G^2 as in Adam. Every leaf must be a
+    matrix, or `roles` say how it is one.
 
     Args:
       b1: of the momentum, in [0, 1).
@@ -164,7 +165,7 @@ def scale_by_shampoo(
       root: p, by default 4, or 2 where one side alone has a factor.
       root_method: "eigh"; "newton", coupled Newton iterations, for an int `root`; "qr", eigenvectors followed by one
         power step in each turn.
-      grafting: whose length a step has: "adam"; "sgd", that of m^; None for |U|.
+      grafting: whose length a step has: "adam"; "sgd", that of m_hat; None for |U|.
       grafting_b2, grafting_eps: of the Adam for that.
       block_size: matrices are cut evenly into blocks with sides of at most that; None for whole matrices.
       sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
@@ -220,12 +221,13 @@ def shampoo(
     """Shampoo for hidden matrices: gradients times roots of sums of their squares. AdamW for the rest.
 
         L_t = b2 L_{t-1} + (1 - b2) G_t G_t^T,    R_t = b2 R_{t-1} + (1 - b2) G_t^T G_t
-        m_t = b1 m_{t-1} + (1 - b1) G_t,          D_t = m^_t / (sqrt(v^_t) + grafting_eps)
-        U_t = (L^ + eps I)^(-1/p) m^_t (R^ + eps I)^(-1/p)
+        m_t = b1 m_{t-1} + (1 - b1) G_t,          D_t = m_hat_t / (sqrt(v_hat_t) + grafting_eps)
+        U_t = (L_hat + eps I)^(-1/p) m_hat_t (R_hat + eps I)^(-1/p)
         x_{t+1} = x_t - lr (|D_t| / |U_t| U_t + weight_decay x_t)
 
-    with L^ = L / (1 - b2^t) and v^ an average of G^2 as in Adam. With b2 = 1 L and R are plain sums, as in Gupta et
-    al., and L^ = L. The roots are those of an earlier step. Until the first step that uses them the direction is D.
+    with L_hat = L / (1 - b2^t) and v_hat an average of G^2 as in Adam. With b2 = 1 L and R are plain sums, as in Gupta
+    et al., and L_hat = L. The roots are those of an earlier step. Until the first step that uses them the direction is
+    D.
 
     For an m x n block the state has 2 m n + 2 m^2 + 2 n^2 numbers; m n less without `grafting="adam"`, and m^2 + n^2
     more with `root_method="qr"`.
@@ -241,7 +243,7 @@ def shampoo(
       root: p, by default 4, or 2 where one side alone has a factor. 2 for both is Shampoo^2.
       root_method: "eigh"; "newton", coupled Newton iterations, for an int `root`; "qr", eigenvectors followed by
         one power step in each turn.
-      grafting: whose length a step has: "adam"; "sgd", that of m^; None for |U|. Of each block by itself.
+      grafting: whose length a step has: "adam"; "sgd", that of m_hat; None for |U|. Of each block by itself.
       grafting_b2, grafting_eps: of the Adam for that.
       block_size: matrices are cut evenly into blocks with sides of at most that; None for whole matrices.
       sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".

@@ -31,7 +31,9 @@ def scale_by_sign(g: Array, s: Any, p: Any, t: Any) -> Any:
 
 @transform
 def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformation:
-    """Sign descent: x_{t+1} = x_t - lr sign(g_t).
+    """Sign descent: every parameter moves by the rate, in the direction of a sign.
+
+        x_{t+1} = x_t - lr sign(g_t)
 
     Args:
       learning_rate: lr, what every parameter moves by; a scalar or a schedule.
@@ -55,7 +57,10 @@ def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformation:
 def signum(
     learning_rate: ScalarOrSchedule, beta: ScalarOrSchedule = 0.9, accumulator_dtype: Any = None
 ) -> GradientTransformation:
-    """Sign descent with momentum: m_t = beta m_{t-1} + (1 - beta) g_t, x_{t+1} = x_t - lr sign(m_t).
+    """Sign descent with momentum: the sign is that of an average of gradients.
+
+        m_t = beta m_{t-1} + (1 - beta) g_t
+        x_{t+1} = x_t - lr sign(m_t)
 
     Args:
       learning_rate: lr, what every parameter moves by; a scalar or a schedule.

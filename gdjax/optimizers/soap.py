@@ -93,7 +93,7 @@ def scale_by_soap(
 
         L_t = beta L_{t-1} + (1 - beta) G_t G_t^T,    R_t = beta R_{t-1} + (1 - beta) G_t^T G_t
         G'_t = QL^T G_t QR,    m_t = b1 m_{t-1} + (1 - b1) G'_t,    v_t = b2 v_{t-1} + (1 - b2) G'_t^2
-        U_t = QL (m^_t / (sqrt(v^_t) + eps)) QR^T
+        U_t = QL (m_hat_t / (sqrt(v_hat_t) + eps)) QR^T
 
     Every leaf must be a matrix, or `roles` say how it is one.
 
@@ -108,7 +108,7 @@ def scale_by_soap(
         whole matrices.
       sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
       refresh: "qr" for one power step of the bases in each turn; "eigh" for exact eigenvectors.
-      bias_correction: False for m and v in the place of m^ and v^.
+      bias_correction: False for m and v in the place of m_hat and v_hat.
       mu_dtype: the dtype of m, float32 at least by default.
       roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
         tree, or a function from the parameters to one.
@@ -160,7 +160,7 @@ def soap(
 
         L_t = beta L_{t-1} + (1 - beta) G_t G_t^T,    R_t = beta R_{t-1} + (1 - beta) G_t^T G_t
         G'_t = QL^T G_t QR,    m_t = b1 m_{t-1} + (1 - b1) G'_t,    v_t = b2 v_{t-1} + (1 - b2) G'_t^2
-        x_{t+1} = x_t - lr (QL (m^_t / (sqrt(v^_t) + eps)) QR^T + weight_decay x_t)
+        x_{t+1} = x_t - lr (QL (m_hat_t / (sqrt(v_hat_t) + eps)) QR^T + weight_decay x_t)
 
     QL and QR are eigenvectors of earlier factors: exact ones at first, and every k steps one power step further, Q' of
     L QL = Q' T, with the columns of QL in the order of their eigenvalues. m is then turned into the new coordinates,
@@ -181,7 +181,7 @@ def soap(
       sides: which sides have factors: "both"; "short", the shorter one of each block; "rows"; "columns".
       refresh: "qr" for the power step; "eigh" for exact eigenvectors in every turn. v is then turned as the diagonal of
         a covariance is.
-      bias_correction: False for m and v in the place of m^ and v^.
+      bias_correction: False for m and v in the place of m_hat and v_hat.
       weight_decay: of the matrices, times lr.
       weight_decay_mask: which of them decay: a tree of booleans, a prefix of the parameters, or a function from them to
         one; None for all.
@@ -191,7 +191,7 @@ def soap(
       adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
       others: a transform in place of that AdamW.
 
-    Departures: the reference refreshes all bases in one step. eps stands beside sqrt(v^), the reference's beside
+    Departures: the reference refreshes all bases in one step. eps stands beside sqrt(v_hat), the reference's beside
     sqrt(v). A matrix decays before it moves, and in the first step too. Of an array with more than two axes the
     reference makes a factor for each axis, here `roles` say how it is a matrix.
 

@@ -37,8 +37,8 @@ def transformer_optimizer(
     It is this chain, and nothing that could not be written so:
 
         rate = warmup_linear_decay_schedule(learning_rate / warmup_steps, learning_rate, warmup_steps, steps)
-        hidden matrices: scale_by_normuon(), add_decayed_weights(weight_decay, cautious=True), the rate
-        all the rest: adam(adam_rate, adam_b1, adam_b2), where adam_rate is alike, with a peak of its own
+        hidden = chain(scale_by_normuon(), add_decayed_weights(0.1, cautious=True), scale_by_learning_rate(rate))
+        rest = adam(adam_rate, adam_b1, adam_b2)  # adam_rate is alike, with a peak of its own
 
     NorMuon's polar factors are Polar Express, and its updates have a root mean square of 0.2 rates, about that of
     AdamW's: rates that are right for AdamW are a good start for both. `explain(tx, params)` shows which leaf gets what.
