@@ -132,7 +132,7 @@ def scale_by_factored_rms(
       TypeError: min_dim_size_to_factor is not an int.
 
     Example:
-      >>> import gdjax, jax, jax.numpy as jnp
+      >>> import gdjax, jax.numpy as jnp
       >>> params = {"w": jnp.ones((6, 4)), "b": jnp.ones(4)}
       >>> tx = gdjax.scale_by_factored_rms(min_dim_size_to_factor=4)
       >>> state = tx.init(params)

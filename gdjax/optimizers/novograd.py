@@ -45,7 +45,7 @@ def scale_by_novograd(
       ValueError: (in update) params is missing.
 
     Example:
-      >>> import gdjax, jax, jax.numpy as jnp
+      >>> import gdjax, jax.numpy as jnp
       >>> tx = gdjax.scale_by_novograd()
       >>> g = {"w": jnp.array([3.0, 4.0]), "b": jnp.array([30.0, 40.0])}
       >>> direction, state = tx.update(g, tx.init(g), g)

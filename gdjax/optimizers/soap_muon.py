@@ -224,7 +224,7 @@ def soap_muon(
       TypeError: a size that is no int.
 
     Example:
-      >>> import gdjax, jax, jax.numpy as jnp
+      >>> import gdjax, jax.numpy as jnp
       >>> params = {"embed": jnp.ones((9, 4)), "mlp": {"kernel": jnp.eye(4)}}
       >>> tx = gdjax.soap_muon(0.02, sides="short", adam_learning_rate=1e-3)
       >>> updates, state = tx.update(params, tx.init(params), params)
