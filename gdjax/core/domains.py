@@ -10,7 +10,7 @@ import numpy as np
 
 from gdjax.core import checks
 from gdjax.core.codec import Codec
-from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain
+from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain, interval
 from gdjax.core.per_leaf import PerLeaf
 
 Check = Callable[[str, str, Any], None]  # of the label, the argument's name and its value
@@ -19,14 +19,15 @@ Check = Callable[[str, str, Any], None]  # of the label, the argument's name and
 _NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol", "consistent_rms"
 
 
-def _number(domain: Domain, label: str, name: str, value: Any) -> None:
+def number(domain: Domain, label: str, name: str, value: Any) -> None:
+    """Raises unless an argument is a number of the domain, a scalar array or a schedule; a traced number passes."""
     where = f"{label}: {name}"
     if isinstance(value, PerLeaf):
-        _number(domain, label, name, value.number)
+        number(domain, label, name, value.number)
         known = isinstance(value.number, checks.NUMBER)
         for factor in value.constants() if known or domain in (RATE, SIZE) else ():
             scaled = factor * (float(value.number) if known else 1.0)
-            _number(domain, label, f"{name} times a factor of per_leaf", scaled)
+            number(domain, label, f"{name} times a factor of per_leaf", scaled)
         return
     if isinstance(value, jax.Array | np.ndarray):
         if np.shape(value) != ():
@@ -150,7 +151,7 @@ def _dimensions(label: str, name: str, value: Any) -> None:
 
 
 _KINDS: tuple[tuple[Check, str], ...] = (
-    *((functools.partial(_number, domain), names) for domain, names in NUMBERS),
+    *((functools.partial(number, domain), names) for domain, names in NUMBERS),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
     (functools.partial(_integer, 0), "swa.start patience cooldown max_consecutive_errors"),
     (
@@ -179,11 +180,11 @@ _KINDS: tuple[tuple[Check, str], ...] = (
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 
 
-def is_no_number(factory: str, name: str) -> bool:
+def is_nonumber(factory: str, name: str) -> bool:
     """Whether an argument of a factory is known to be a mask, a dtype, a function or the like: it takes no schedule."""
     known = _of(factory, name)
-    number = isinstance(known, functools.partial) and known.func in (_number, _integer)
-    return not number and known not in (None, _key)  # Optax injects seeds
+    numeric = isinstance(known, functools.partial) and known.func in (number, _integer)
+    return not numeric and known not in (None, _key)  # Optax injects seeds
 
 
 def _of(factory: str, name: str) -> Check | None:
@@ -207,3 +208,23 @@ def check(label: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any])
             by_name(label, name, value)
         elif isinstance(defaults.get(name), bool):
             _flag(label, name, value)
+
+
+def declared(maker: str, intervals: Mapping[str, str], names: Sequence[str]) -> dict[str, Domain]:
+    """The domains of arguments of a rule, written as intervals.
+
+    Raises:
+      TypeError: one is no text, or of no argument of the rule.
+      ValueError: one is no interval.
+    """
+    found = {}
+    for name, text in intervals.items():
+        if name not in names:
+            raise TypeError(f"gdjax.{maker}: domains: the rule has no argument {name!r}; it has {', '.join(names)}")
+        if not isinstance(text, str):
+            raise TypeError(f"gdjax.{maker}: the domain of {name} must be an interval such as '[0, 1)', got {text!r}")
+        try:
+            found[name] = interval(text)
+        except ValueError as e:
+            raise ValueError(f"gdjax.{maker}: the domain of {name}: {e}") from None
+    return found
