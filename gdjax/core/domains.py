@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core import checks
+from gdjax.core import checks, patterns
 from gdjax.core.codec import Codec
 from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain, interval
 from gdjax.core.per_leaf import PerLeaf
@@ -46,6 +46,7 @@ def number(domain: Domain, label: str, name: str, value: Any) -> None:
         got = f"a {type(value).__name__}; {hint}" if params else repr(value)
         raise TypeError(f"{where} must be a number, a scalar array or a schedule, got {got}")
     elif callable(value):
+        checks.schedule(label, name, value)
         return
     if not domain[1](float(value)):
         raise ValueError(f"{where} must be {domain[0]}, got {value!r}")
@@ -58,6 +59,8 @@ def _integer(least: int, label: str, name: str, value: Any) -> None:
             raise TypeError(f"{label}: {name} must be an integer scalar, got {value.dtype}{list(value.shape)}")
     elif isinstance(value, type) or not callable(value):
         checks.structural(label, name, value, least)
+    else:
+        checks.schedule(label, name, value)
 
 
 def _share(label: str, name: str, value: Any) -> None:
@@ -102,6 +105,8 @@ def _mapping(label: str, name: str, value: Any) -> None:
 def _groups(label: str, name: str, value: Any) -> None:
     if not (isinstance(value, Mapping) or checks.is_function(value)):
         raise TypeError(f"{label}: {name} must be a dict from pattern to label or a function, got {value!r}")
+    if isinstance(value, Mapping):
+        patterns.check(f"{label}: {name}", value)
 
 
 def _string(label: str, name: str, value: Any) -> None:
@@ -150,6 +155,12 @@ def _dimensions(label: str, name: str, value: Any) -> None:
         raise TypeError(f"{label}: {name} must be {kinds}, got {value!r}")
 
 
+def _roles(label: str, name: str, value: Any) -> None:
+    _dimensions(label, name, value)
+    if isinstance(value, Mapping):
+        patterns.check(f"{label}: {name}", value)
+
+
 _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(number, domain), names) for domain, names in NUMBERS),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
@@ -175,12 +186,13 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (_key, "key seed random_seed"),
     (_bounds, "bounds"),
     (_mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
-    (_dimensions, "muon_weight_dimension_numbers weight_dimension_numbers roles"),
+    (_dimensions, "muon_weight_dimension_numbers weight_dimension_numbers"),
+    (_roles, "roles"),
 )
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 
 
-def is_nonumber(factory: str, name: str) -> bool:
+def is_no_number(factory: str, name: str) -> bool:
     """Whether an argument of a factory is known to be a mask, a dtype, a function or the like: it takes no schedule."""
     known = _of(factory, name)
     numeric = isinstance(known, functools.partial) and known.func in (number, _integer)

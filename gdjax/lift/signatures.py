@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from gdjax.core import base, domains
+from gdjax.core import base, checks, domains
 from gdjax.core.base import GradientTransformation
 from gdjax.core.number_domains import Domain
 from gdjax.core.values import Call
@@ -26,6 +26,8 @@ class Arguments(NamedTuple):
         for p in self.of_factory:
             if p.name in self.domains and not (given[p.name] is None and p.default is None):
                 domains.number(self.domains[p.name], base.label_of(call), p.name, given[p.name])
+            if callable(given[p.name]) and not isinstance(given[p.name], type) and p.name not in self.staged:
+                checks.schedule(base.label_of(call), p.name, given[p.name])
         hyper = {name: x for name, x in given.items() if name not in self.staged}
         return hyper, {name: x for name, x in given.items() if name in self.staged}
 
@@ -54,6 +56,7 @@ def arguments_of(
 def like_rule(factory: Callable[..., Any], rule: Callable[..., Any], parameters: list[inspect.Parameter]) -> Any:
     """The factory with these parameters and the rule's name and documentation, or those of the code behind it."""
     functools.update_wrapper(factory, rule)
+    factory.init = base.not_called(factory)  # type: ignore[attr-defined]
     code = _function(rule)
     if not hasattr(rule, "__name__"):
         factory.__name__, factory.__qualname__ = code.__name__, code.__qualname__
