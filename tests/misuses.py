@@ -53,6 +53,7 @@ adam, sgd = gdjax.adam, gdjax.sgd
 warmup_cosine, piecewise = gdjax.warmup_cosine_decay_schedule, gdjax.piecewise_constant_schedule
 escape = gdjax.perturbed_gradient_descent
 constantly = gdjax.constant_schedule(0.1)
+ATTENTION = {"query": {"kernel": jnp.ones((8, 2, 4)), "bias": jnp.ones((2, 4))}}
 PAIR = gdjax.LookaheadParams(PARAMS, PARAMS)
 
 MISUSES = [
@@ -120,7 +121,7 @@ MISUSES = [
     Misuse("A34", UPDATE, lambda: update(sgd(0.1), dense(extra=jnp.ones(2))), ValueError,
            r"sgd: params\['dense'\]\['extra'\] is missing"),
     Misuse("A35", UPDATE, lambda: update(sgd(0.1), [jnp.ones(2)], (jnp.ones(2),)), ValueError,
-           r"sgd: updates .*\[\*\].* and params .*\(\*,\).* are of different types"),
+           r"sgd: updates is a list of 1 entry, but params is a tuple of 1 entry(\n|$)"),
     Misuse("A40", UPDATE, lambda: update(gdjax.adamw(0.1), dense(kernel=jnp.ones((1, 3)))), ValueError,
            rf"adamw: params{KERNEL}: gradient shape \(1, 3\) does not match parameter shape \(3, 1\)"),
     Misuse("A40-apply", MAKE, lambda: gdjax.apply_updates(PARAMS, dense(kernel=jnp.ones((1, 3)))), ValueError,
@@ -320,7 +321,7 @@ MISUSES = [
     Misuse("A33-apply", MAKE, lambda: gdjax.apply_updates(PARAMS, {"dense": {"kernel": jnp.ones((3, 1))}}),
            ValueError, rf"apply_updates: updates{BIAS} is missing"),
     Misuse("A33-apply-none", MAKE, lambda: gdjax.apply_updates(PARAMS, None),
-           ValueError, rf"apply_updates: updates{BIAS}"),
+           ValueError, r"apply_updates: params is a dict of 1 entry, but updates is None"),
     Misuse("A33-average", MAKE, lambda: gdjax.incremental_update(PARAMS, {"dense": {}}, 0.1),
            ValueError, rf"incremental_update: new_tensors{BIAS} has no counterpart in the old_tensors"),
     Misuse("A33-copy", MAKE, lambda: gdjax.periodic_update(PARAMS, {"dense": {}}, 1, 2),
@@ -416,4 +417,44 @@ MISUSES = [
            ValueError, r"partition: no transform for dense: "),
     Misuse("A91-order", MAKE, lambda: gdjax.named_chain((sgd(0.1), "a")),
            TypeError, r"named_chain: argument 0 is .* pair"),
+    # Patterns that are no regular expressions, where they are given.
+    Misuse("pattern-mask", MAKE, lambda: gdjax.mask_by_path("bias", "*kernel"), ValueError,
+           r"mask_by_path: the pattern '\*kernel' is no .*nothing to repeat at position 0; for any text write '\.\*'"),
+    Misuse("pattern-labels", MAKE, lambda: gdjax.label_by_path({"(": "a", ".*": "b"}), ValueError,
+           r"label_by_path: the pattern '\(' is no regular expression: missing \), unterminated"),
+    Misuse("pattern-type", MAKE, lambda: gdjax.mask_by_path(3), TypeError,
+           r"mask_by_path: 3 is neither a regular expression nor a function of \(path, leaf\)"),
+    Misuse("pattern-factors", MAKE, lambda: gdjax.per_leaf(0.1, {"*bias": 0.0}), ValueError,
+           r"per_leaf: the pattern '\*bias' is no"),
+    Misuse("pattern-matrices", MAKE, lambda: gdjax.matrices_by_role({"[": "head"}), ValueError,
+           r"matrices_by_role: the pattern '\[' is no"),
+    Misuse("pattern-roles", MAKE, lambda: gdjax.soap(0.1, roles={"*head": "head"}), ValueError,
+           r"soap: roles: the pattern '\*head' is no"),
+    Misuse("pattern-role-labels", MAKE, lambda: gdjax.label_by_role({"*head": "head"}), ValueError,
+           r"label_by_role: the pattern '\*head' is no"),
+    Misuse("pattern-groups", MAKE, lambda: gdjax.clip_by_global_norm(1.0, groups={"*": "a"}), ValueError,
+           r"clip_by_global_norm: groups: the pattern '\*' is no"),
+    Misuse("pattern-layers", MAKE, lambda: gdjax.layerwise_decay(0.7, "*layer"), ValueError,
+           r"layerwise_decay: the pattern '\*layer' is no"),
+    Misuse("pattern-embeddings", MAKE, lambda: gdjax.layerwise_decay(0.7, "layer", embeddings=len), TypeError,
+           r"layerwise_decay: <built-in function len> is no regular expression"),
+    Misuse("pattern-biases", INIT, lambda: gdjax.soap(0.1, roles={"query|key": gdjax.Matrix(0, 2)}).init(ATTENTION),
+           ValueError, r"soap: 'query\|key' makes query/bias of shape \(2, 4\) a Matrix.* does not name different axes "
+           r"of an array with 2; .* let it end in the name of the matrices: '\(query\|key\)\.\*kernel\$'"),
+    # Schedules that were not called, or that cannot be.
+    Misuse("schedule-uncalled", MAKE, lambda: adam(gdjax.cosine_decay_schedule), TypeError,
+           r"adam: learning_rate: a schedule is called with the count, and cosine_decay_schedule takes init_value, "
+           r"decay_steps; call it: cosine_decay_schedule\(\.\.\.\)"),
+    Misuse("schedule-uncalled-b1", MAKE, lambda: adam(0.1, b1=gdjax.linear_schedule), TypeError,
+           r"adam: b1: a schedule is called with the count, and linear_schedule takes"),
+    Misuse("schedule-no-argument", MAKE, lambda: sgd(lambda: 0.1), TypeError,
+           r"sgd: learning_rate: a schedule .* and <lambda> takes no argument; write lambda count: \.\.\."),
+    Misuse("schedule-injected", USE, lambda: gdjax.inject_hyperparams(adam)(gdjax.cosine_decay_schedule), TypeError,
+           r"adam: learning_rate: a schedule is called"),
+    Misuse("schedule-per-leaf", MAKE, lambda: adam(gdjax.per_leaf(gdjax.cosine_decay_schedule, {"a": 1.0})), TypeError,
+           r"adam: learning_rate: a schedule is called"),
+    Misuse("schedule-joined", MAKE, lambda: gdjax.join_schedules([gdjax.linear_schedule], []), TypeError,
+           r"join_schedules: schedules\[0\]: a schedule is called"),
+    Misuse("schedule-of-schedules", UPDATE, lambda: update(adam(gdjax.constant_schedule), PARAMS), TypeError,
+           r"adam: the schedule of learning_rate returned constant_schedule.*; if it makes schedules, call it first"),
 ]  # fmt: skip

@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports from the rungs below its own, never from its own or a higher one. `folder/*` is
 # what a folder has beside the files named.
 LADDER = """
-core/misuse core/signatures core/values core/per_leaf core/types core/codec core/closures core/skipped core/state_form
-core/checks core/meshes core/number_domains core/domains core/base core/interop xla/bits xla/reads xla/products
-numerics/elementwise numerics/bounds numerics/norms numerics/*
+core/misuse core/signatures core/values core/patterns core/per_leaf core/types core/codec core/closures core/skipped
+core/structures core/state_form core/checks core/meshes core/number_domains core/domains core/base core/interop
+xla/bits xla/reads xla/products numerics/elementwise numerics/bounds numerics/norms numerics/*
 lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums xla/flags xla/places core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
 linalg/limited_memory linalg/vectors linalg/quasi_newton linalg/boxes linalg/roots linalg/spectral linalg/blocks
@@ -31,7 +31,7 @@ linalg/stacks linalg/matrices combine/paths linalg/names linalg/reading linalg/r
 linalg/factored linalg/turns linalg/kronecker linalg/shampoo_blocks linalg/polar_coefficients linalg/polar
 linalg/whitening linalg/psgd
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
-lift/factors lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/staging
+lift/factors lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/signatures lift/staging
 lift/all_leaves lift/leafwise lift/steps lift/wrapper
 combine/evaluation combine/layers combine/chain combine/masking combine/groups combine/routed combine/inject
 combine/hyperparams combine/sharding transforms/scaling transforms/decay transforms/momentum transforms/averaging

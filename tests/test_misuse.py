@@ -1,6 +1,8 @@
 """Wrong calls: the error says which argument is wrong and what to write, and what it says is true."""
 
 import inspect
+import pickle
+import pydoc
 import re
 from collections.abc import Callable
 from typing import Any
@@ -205,3 +207,23 @@ def test_a_class_of_static_functions_is_a_transform():
 
     for tx in (gdjax.chain(Tenth), gdjax.apply_if_finite(Tenth, 3)):
         assert tx.update(jnp.ones(()), tx.init(jnp.ones(())))[0] == jnp.float32(0.1)
+
+
+def test_a_factory_that_was_not_called():
+    @gdjax.leafwise()
+    def own(g: Any, s: Any, p: Any, t: Any) -> Any:
+        return g, s
+
+    for f, label in ((gdjax.adam, "gdjax.adam"), (gdjax.scale_by_adam, "gdjax.scale_by_adam"),
+                     (gdjax.params_ema, "gdjax.params_ema"), (gdjax.chain, "gdjax.chain"), (own, "own")):  # fmt: skip
+        call = re.escape(f"call it: {label}(...).init(params)")
+        with pytest.raises(AttributeError, match=rf"^{label} is a function that makes a transform: {call}$"):
+            f.init({"w": 1.0})  # type: ignore[attr-defined]
+        # It is a function still, and no transform.
+        assert inspect.isfunction(f) and not misuse.is_transform(f) and not hasattr(f, "update")
+    assert pickle.loads(pickle.dumps(gdjax.adam)) is gdjax.adam
+    assert list(inspect.signature(gdjax.adam).parameters)[:2] == ["learning_rate", "b1"]
+    shown, written = pydoc.render_doc(gdjax.adam, renderer=pydoc.plaintext), pydoc.getdoc(gdjax.adam)
+    assert shown.count("init(") == written.count("init(")
+    with pytest.raises(TypeError, match=r"not a transform; if it makes one, call it: adam\(\.\.\.\)"):
+        gdjax.chain(gdjax.adam)

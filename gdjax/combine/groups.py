@@ -92,6 +92,7 @@ def grouped(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Updates, PartitionState]:
         checks.state(label, state, PartitionState)
+        checks.alike(label, updates, params)
         seen, states = masks(updates), {}
         for key, tx in transforms.items():
             old = state.inner_states[key]

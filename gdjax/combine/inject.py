@@ -140,6 +140,7 @@ class _Injected:
             if name in static or isinstance(x, bool | str | type) or x is None:
                 self.rest[name] = x
             elif callable(x):
+                checks.schedule("gdjax.inject_hyperparams", name, x)
                 self.schedules[name] = x if isinstance(x, StatefulSchedule) else WrappedSchedule(x)
             elif isinstance(x, int | float | complex | np.number | np.ndarray | jax.Array):
                 self.numbers[name] = x

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.combine.paths import paths_of
-from gdjax.core import checks
+from gdjax.core import checks, patterns
 from gdjax.core.skipped import is_skipped
 from gdjax.core.values import value
 
@@ -43,14 +43,17 @@ def layerwise_decay(
       A function from a tree to a tree of factors.
 
     Raises:
-      ValueError: factor is not above 0; (when used) a depth is not in 0, ..., num_layers + 1, or num_layers is not
-        given and a mask, as in `partition`, hides leaves; no leaf is of a layer.
+      ValueError: factor is not above 0; a pattern is no regular expression; (when used) a depth is not in 0, ...,
+        num_layers + 1, or num_layers is not given and a mask, as in `partition`, hides leaves; no leaf is of a layer.
+      TypeError: depth_of is neither text nor a function.
 
     Reference:
       Bao, Dong, Piao & Wei 2022, BEiT: BERT pre-training of image transformers, https://arxiv.org/abs/2106.08254
     """
     if isinstance(factor, checks.NUMBER) and not 0 < factor < math.inf:
         raise ValueError(f"{LABEL}: factor must be finite and above 0, got {factor!r}")
+    patterns.check(LABEL, [depth_of])
+    patterns.check(LABEL, [embeddings], functions=False)
     if num_layers is not None:
         num_layers = checks.structural(LABEL, "num_layers", num_layers, 1)
 

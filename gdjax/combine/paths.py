@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from gdjax.core.patterns import check as check_patterns
 from gdjax.core.skipped import is_skipped
 from gdjax.core.values import value
 
@@ -27,8 +28,11 @@ def mask_by_path(*patterns: Pattern) -> Callable[[Any], Any]:
       A function from a tree to a tree of booleans, for `masked`, `freeze` and the `mask` of an optimizer.
 
     Raises:
-      ValueError: (when used) a pattern matches no leaf; the message lists the paths.
+      ValueError: a pattern is no regular expression; (when used) a pattern matches no leaf; the message lists the
+        paths.
+      TypeError: a pattern is neither text nor a function.
     """
+    check_patterns("gdjax.mask_by_path", patterns)
 
     def mask(tree: Any) -> Any:
         paths = paths_of(tree)
@@ -52,8 +56,11 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
     all that it matches. There is no warning for a rule for the rest, whose pattern matches every leaf.
 
     Raises:
-      ValueError: (when used) leaves that no rule matches; the message lists them. End with the rule `".*"` for a rest.
+      ValueError: a pattern is no regular expression; (when used) leaves that no rule matches; the message lists them.
+        End with the rule `".*"` for a rest.
+      TypeError: a pattern is neither text nor a function.
     """
+    check_patterns("gdjax.label_by_path", rules)
 
     def labels(tree: Any) -> Any:
         paths = paths_of(tree)

@@ -3,6 +3,7 @@
 Nothing here looks at a traced value or adds an operation to a compiled step.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gdjax.core import structures
 from gdjax.core.skipped import is_skipped
 
 NUMBER = int, float, np.number
 NO_STATE = "state is None; call init(params) first"
 RESTORE = "restored from a checkpoint, give the restorer init(params) as its target"
+ARRAYS = "params", "updates", "gradients"  # trees whose leaves are arrays, by what errors call them
 SWAPPED = "are state and params swapped? Call update(updates, state, params)"
 
 
@@ -89,9 +92,14 @@ def gradients(label: str, updates: Any, params: Any = None) -> None:
 def slot(label: str, where: str, field: str, x: Any, shape: tuple[int, ...], of: str = "the gradient") -> None:
     """Raises unless `x`, from the `field` of the state, has this shape; `of` tells whose shape it is."""
     if getattr(x, "shape", None) != shape:
-        got = getattr(x, "shape", x)
+        if structures.is_container(x):
+            slip = (
+                "is it the loss? Pass its gradient, jax.grad(loss)(params)" if shape == () else "another model's state?"
+            )
+            here = f"state.{field} is {structures.described(x)}, but {of} {structures.of_shape(shape)}"
+            raise ValueError(f"{label}: {'' if where == 'params' else f'{where}: '}{here}: {slip}")
         raise ValueError(
-            f"{label}: {where}: state.{field} has shape {got}, {of} {shape}; "
+            f"{label}: {where}: state.{field} has shape {getattr(x, 'shape', x)}, {of} {shape}; "
             "init(params) anew after changing the parameters"
         )
 
@@ -115,30 +123,40 @@ def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, 
     """The leaves of `tree`, which must have the structure of `like`; `names` are what errors call `like` and `tree`.
 
     Raises:
-      ValueError: the structures differ; the message lists the paths that only one of them has.
+      ValueError: the structures differ, or a leaf of `like` meets several arrays; the message says where.
     """
     try:
-        return structure.flatten_up_to(tree)
-    except (ValueError, TypeError) as e:
-        try:  # again, without the leaves that have no gradient, or that neither of the two has
-            leaves, known = jax.tree.flatten(like, is_leaf=is_skipped)
-            pairs = list(zip(leaves, known.flatten_up_to(tree), strict=True))
-            if names[0] == "updates" or all(is_skipped(x) for of, x in pairs if is_skipped(of)):
-                return [x for of, x in pairs if not is_skipped(of)]
-        except (ValueError, TypeError):
-            pass
-        ours, theirs = _paths(like), _paths(tree)
-        lines = [f"{names[1]}{path} is missing" for path in ours if path not in theirs]
-        lines += [f"{names[1]}{path} has no counterpart in the {names[0]}" for path in theirs if path not in ours]
-        lines = lines or [f"{names[0]} {structure} and {names[1]} {jax.tree.structure(tree)} are of different types"]
-        lines += [SWAPPED] if names[1] == "params" and _has_states(tree) else []
-        raise ValueError(f"{label}: {'; '.join(lines)}") from e
+        found = structure.flatten_up_to(tree)
+        if names[1] not in ARRAYS or not any(map(structures.is_container, found)):
+            return found
+        leaves = jax.tree.leaves(like, is_leaf=is_skipped)
+        if len(leaves) == len(found) and _one_array_each(leaves, found):
+            return found
+    except (ValueError, TypeError):
+        pass
+    try:  # again, without the leaves that have no gradient, or that neither of the two has
+        leaves, known = jax.tree.flatten(like, is_leaf=is_skipped)
+        found = known.flatten_up_to(tree)
+        pairs = list(zip(leaves, found, strict=True))
+        fits = names[1] not in ARRAYS or _one_array_each(leaves, found)
+        if fits and (names[0] == "updates" or all(is_skipped(x) for of, x in pairs if is_skipped(of))):
+            return [x for of, x in pairs if not is_skipped(of)]
+    except (ValueError, TypeError):
+        pass
+    swapped = f"; {SWAPPED}" if names[1] == "params" and structures.is_state(tree) else ""
+    raise ValueError(f"{label}: {structures.mismatch(names, like, tree)}{swapped}")
 
 
-def _has_states(x: Any) -> bool:
-    """Whether `x` is the state of a transform or, as that of a chain, has some in a tuple or a dict."""
-    inside = x.values() if isinstance(x, dict) else x if isinstance(x, tuple) else ()
-    return type(x).__name__.endswith("State") or any(map(_has_states, inside))
+def alike(label: str, updates: Any, params: Any) -> None:
+    """Raises if there are parameters, and they have another structure than the updates where there are gradients."""
+    if params is not None and jax.tree.structure(updates) != jax.tree.structure(params):
+        structure = jax.tree.structure(updates, is_leaf=is_skipped)
+        flatten_like(label, ("updates", "params"), structure, updates, params)
+
+
+def _one_array_each(leaves: Iterable[Any], found: Iterable[Any]) -> bool:
+    """Whether no leaf that is not skipped meets several arrays."""
+    return not any(structures.is_container(x) for of, x in zip(leaves, found, strict=True) if not is_skipped(of))
 
 
 def mask(label: str, name: str, tree: Any) -> None:
@@ -196,6 +214,23 @@ def whence(got: Any, names: Iterable[Any]) -> str:
     return RESTORE if isinstance(got, Mapping | list | tuple) else SWAPPED
 
 
+def schedule(label: str, name: str, value: Callable[..., Any]) -> None:
+    """Raises unless a schedule, the value of the hyperparameter `name`, can be called with the count alone."""
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        shown = getattr(value, "__name__", repr(value))
+        needed = [p.name for p in signature.parameters.values() if p.default is p.empty and "VAR" not in p.kind.name]
+        what, remedy = f"takes {structures.listed(needed)}", f"call it: {shown}(...)"
+        if not needed:
+            what, remedy = "takes no argument", "write lambda count: ..."
+        raise TypeError(f"{label}: {name}: a schedule is called with the count, and {shown} {what}; {remedy}") from None
+
+
 def scheduled(label: str, name: str, value: Any) -> Any:
     """`value` as an array: what the schedule of the hyperparameter `name` returned."""
     try:
@@ -203,7 +238,8 @@ def scheduled(label: str, name: str, value: Any) -> Any:
             raise TypeError
         return jnp.asarray(value)
     except TypeError:
-        raise TypeError(f"{label}: the schedule of {name} returned {value!r}, not a number") from None
+        hint = "; if it makes schedules, call it first" if callable(value) else ""
+        raise TypeError(f"{label}: the schedule of {name} returned {value!r}, not a number{hint}") from None
 
 
 def scalar(label: str, name: str, value: Any) -> Any:
@@ -220,10 +256,6 @@ def extra(label: str, name: str, value: Any) -> Any:
         got = "None" if value is None else f"shape {jnp.shape(value)}"
         raise ValueError(f"{label}: {name} must be a scalar, got {got}; call update(..., params, {name}=...)")
     return jnp.asarray(value)
-
-
-def _paths(tree: Any) -> list[str]:
-    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
 def _name(x: Any) -> str:

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core import checks
+from gdjax.core import checks, patterns
 from gdjax.core.codec import Codec
-from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain
+from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain, interval
 from gdjax.core.per_leaf import PerLeaf
 
 Check = Callable[[str, str, Any], None]  # of the label, the argument's name and its value
@@ -19,14 +19,15 @@ Check = Callable[[str, str, Any], None]  # of the label, the argument's name and
 _NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol", "consistent_rms"
 
 
-def _number(domain: Domain, label: str, name: str, value: Any) -> None:
+def number(domain: Domain, label: str, name: str, value: Any) -> None:
+    """Raises unless an argument is a number of the domain, a scalar array or a schedule; a traced number passes."""
     where = f"{label}: {name}"
     if isinstance(value, PerLeaf):
-        _number(domain, label, name, value.number)
+        number(domain, label, name, value.number)
         known = isinstance(value.number, checks.NUMBER)
         for factor in value.constants() if known or domain in (RATE, SIZE) else ():
             scaled = factor * (float(value.number) if known else 1.0)
-            _number(domain, label, f"{name} times a factor of per_leaf", scaled)
+            number(domain, label, f"{name} times a factor of per_leaf", scaled)
         return
     if isinstance(value, jax.Array | np.ndarray):
         if np.shape(value) != ():
@@ -45,6 +46,7 @@ def _number(domain: Domain, label: str, name: str, value: Any) -> None:
         got = f"a {type(value).__name__}; {hint}" if params else repr(value)
         raise TypeError(f"{where} must be a number, a scalar array or a schedule, got {got}")
     elif callable(value):
+        checks.schedule(label, name, value)
         return
     if not domain[1](float(value)):
         raise ValueError(f"{where} must be {domain[0]}, got {value!r}")
@@ -57,6 +59,8 @@ def _integer(least: int, label: str, name: str, value: Any) -> None:
             raise TypeError(f"{label}: {name} must be an integer scalar, got {value.dtype}{list(value.shape)}")
     elif isinstance(value, type) or not callable(value):
         checks.structural(label, name, value, least)
+    else:
+        checks.schedule(label, name, value)
 
 
 def _share(label: str, name: str, value: Any) -> None:
@@ -101,6 +105,8 @@ def _mapping(label: str, name: str, value: Any) -> None:
 def _groups(label: str, name: str, value: Any) -> None:
     if not (isinstance(value, Mapping) or checks.is_function(value)):
         raise TypeError(f"{label}: {name} must be a dict from pattern to label or a function, got {value!r}")
+    if isinstance(value, Mapping):
+        patterns.check(f"{label}: {name}", value)
 
 
 def _string(label: str, name: str, value: Any) -> None:
@@ -149,8 +155,14 @@ def _dimensions(label: str, name: str, value: Any) -> None:
         raise TypeError(f"{label}: {name} must be {kinds}, got {value!r}")
 
 
+def _roles(label: str, name: str, value: Any) -> None:
+    _dimensions(label, name, value)
+    if isinstance(value, Mapping):
+        patterns.check(f"{label}: {name}", value)
+
+
 _KINDS: tuple[tuple[Check, str], ...] = (
-    *((functools.partial(_number, domain), names) for domain, names in NUMBERS),
+    *((functools.partial(number, domain), names) for domain, names in NUMBERS),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
     (functools.partial(_integer, 0), "swa.start patience cooldown max_consecutive_errors"),
     (
@@ -174,7 +186,8 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (_key, "key seed random_seed"),
     (_bounds, "bounds"),
     (_mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
-    (_dimensions, "muon_weight_dimension_numbers weight_dimension_numbers roles"),
+    (_dimensions, "muon_weight_dimension_numbers weight_dimension_numbers"),
+    (_roles, "roles"),
 )
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 
@@ -182,8 +195,8 @@ _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name 
 def is_no_number(factory: str, name: str) -> bool:
     """Whether an argument of a factory is known to be a mask, a dtype, a function or the like: it takes no schedule."""
     known = _of(factory, name)
-    number = isinstance(known, functools.partial) and known.func in (_number, _integer)
-    return not number and known not in (None, _key)  # Optax injects seeds
+    numeric = isinstance(known, functools.partial) and known.func in (number, _integer)
+    return not numeric and known not in (None, _key)  # Optax injects seeds
 
 
 def _of(factory: str, name: str) -> Check | None:
@@ -207,3 +220,23 @@ def check(label: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any])
             by_name(label, name, value)
         elif isinstance(defaults.get(name), bool):
             _flag(label, name, value)
+
+
+def declared(maker: str, intervals: Mapping[str, str], names: Sequence[str]) -> dict[str, Domain]:
+    """The domains of arguments of a rule, written as intervals.
+
+    Raises:
+      TypeError: one is no text, or of no argument of the rule.
+      ValueError: one is no interval.
+    """
+    found = {}
+    for name, text in intervals.items():
+        if name not in names:
+            raise TypeError(f"gdjax.{maker}: domains: the rule has no argument {name!r}; it has {', '.join(names)}")
+        if not isinstance(text, str):
+            raise TypeError(f"gdjax.{maker}: the domain of {name} must be an interval such as '[0, 1)', got {text!r}")
+        try:
+            found[name] = interval(text)
+        except ValueError as e:
+            raise ValueError(f"gdjax.{maker}: the domain of {name}: {e}") from None
+    return found

@@ -1,6 +1,7 @@
 """The numbers that each hyperparameter may be, by its name."""
 
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,32 @@ POSITIVE: Domain = "finite and above 0", lambda x: 0 < x < math.inf
 BOUND: Domain = "at least 0", lambda x: x >= 0
 DECAY: Domain = "in [0, 1), and below 1 in float32 too", lambda x: 0 <= x and bool(np.float32(x) < 1)
 SHARE: Domain = "in [0, 1]", lambda x: 0 <= x <= 1
+
+_INTERVAL = re.compile(r"\s*([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])\s*")
+
+
+def interval(text: str) -> Domain:
+    """The domain written as an interval, such as "[0, 1)": a bracket includes its end.
+
+    Raises:
+      ValueError: the text is no interval, or an empty one.
+    """
+    found = _INTERVAL.fullmatch(text)
+    try:
+        low, high = (float(x) for x in found.group(2, 3)) if found else (math.nan, math.nan)
+    except ValueError:
+        low = high = math.nan
+    if found is None or not low < high:
+        raise ValueError(f"{text!r} is no interval such as '[0, 1)', '(0, inf)' or '[-1, 1]'")
+    with_low, with_high = found[1] == "[", found[4] == "]"
+
+    def inside(x: float) -> bool:
+        # What is below the end in float64 may be the end in float32, in which a step computes.
+        y = float(np.float32(x)) if math.isfinite(x) else x
+        return (low <= x if with_low else low < min(x, y)) and (x <= high if with_high else max(x, y) < high)
+
+    return f"in {text.strip()}", inside
+
 
 # The names of each domain: "name" in every transform of the library, "transform.name" in that one.
 NUMBERS: tuple[tuple[Domain, str], ...] = (

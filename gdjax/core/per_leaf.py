@@ -1,13 +1,13 @@
 """Numbers that differ from leaf to leaf: a base, which may be a schedule, and a factor for each leaf."""
 
 import math
-import re
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from gdjax.core import patterns
 from gdjax.core.values import key_of
 
 LABEL = "gdjax.per_leaf"
@@ -80,7 +80,8 @@ def per_leaf(base: Any, factors: Any) -> PerLeaf:
     Raises:
       TypeError: base is None, or a factor is no number; (in the transform) one number for the whole tree depends on it,
         as in Prodigy.
-      ValueError: a factor is infinite or NaN; (in init) a tree of factors is no prefix of the parameters.
+      ValueError: a factor is infinite or NaN; a pattern is no regular expression; (in init) a tree of factors is no
+        prefix of the parameters.
 
     Warns:
       UserWarning: (in init) a pattern decides for no leaf.
@@ -92,9 +93,7 @@ def per_leaf(base: Any, factors: Any) -> PerLeaf:
     found = PerLeaf(base, None, factors)
     if isinstance(factors, Mapping) and all(isinstance(x, Number) for x in factors.values()):
         found = PerLeaf(base, tuple(factors), tuple(factors.values()))
-    for pattern in found.patterns or ():
-        if not (isinstance(pattern, str | re.Pattern) or callable(pattern)):
-            raise TypeError(f"{LABEL}: {pattern!r} is neither a regular expression nor a function of (path, leaf)")
+    patterns.check(LABEL, found.patterns or ())
     for x in jax.tree.leaves(found.factors, is_leaf=lambda x: x is None):
         if not isinstance(x, Number) or isinstance(x, bool):
             raise TypeError(f"{LABEL}: a factor is {x!r}, not a number")

@@ -35,13 +35,16 @@ def fused(
     updates, since a later one would need those of all the leaves first. Stages of a wrapper's rule may read the
     gradients.
 
+    Raises:
+      rule_checks.ReadsUpdates: a stage of a later rule reads the updates.
+
     Args:
       rules: of type `gdjax.lift.leafwise.Leafwise`, with the states `states`.
       raw: for the rule of a wrapper the updates that came into the wrapper, for any other rule None.
     """
     leaves = _leaves(rules, updates, params)
     raw = raw or [None] * len(rules)
-    running = [_opened(r, s, x, leaves, updates) for r, s, x in zip(rules, states, raw, strict=True)]
+    running = [_opened(i, *row, leaves, updates) for i, row in enumerate(zip(rules, states, raw, strict=True))]
     for r in running:
         # From here on the new count. It is written where the old one is, so that a later reader would need a copy.
         r.count = None if r.count is None else numerics.safe_increment(r.count)
@@ -49,7 +52,7 @@ def fused(
     for r in running:
         staging.add_numbers(r.rule, r.shared, r.count, r.scalars, leaves.gs)
     staged = [r for r in running if r.rule.stages]
-    for r in staged:
+    for r in reversed(staged):  # those of wrappers first: they may turn out to need a pass of their own
         r.run_stages(leaves, extra_args, late=False)
     directions = _directions(running, leaves)
     for r in staged:
@@ -88,6 +91,7 @@ class Leaves(NamedTuple):
 class Running:
     """A rule in a pass: its state taken apart, and what it gets beside the state."""
 
+    place: int  # among the rules of the pass
     rule: Any
     state: Any  # as it was given
     count: Any
@@ -107,8 +111,10 @@ class Running:
         lists = [gs, self.raw or gs] if self.wraps else [gs], self.slots, ps
         try:
             self.slots, self.shared, self.given = staging.run(
-                self.rule, tree, lists, self.count, self.shared, self.scalars, late
+                self.rule, tree, lists, self.place == 0, self.count, self.shared, self.scalars, late
             )
+        except rule_checks.ReadsUpdates as e:
+            raise rule_checks.ReadsUpdates(self.place) from e
         except rule_checks.NoParameter as e:
             first = next(i for i, p in enumerate(ps) if p is None and leaves.trained[i])
             raise leaves.no_parameter(label, first) from e
@@ -159,7 +165,7 @@ def _parameters(rules: Sequence[Any], structure: Any, gs: Any, updates: Any, par
     return [p if p is None or hasattr(p, "dtype") else jnp.asarray(p) for p in kept], ps
 
 
-def _opened(rule: Any, state: Any, raw: Any, leaves: Leaves, updates: Any) -> Running:
+def _opened(place: int, rule: Any, state: Any, raw: Any, leaves: Leaves, updates: Any) -> Running:
     """A rule at the start of a pass, with the old count, at which its schedules are evaluated."""
     listed = lambda names, tree: checks.flatten_like(rule.label, names, leaves.structure, updates, tree)  # noqa: E731
     count, trees, shared = rule.split(state)
@@ -170,7 +176,7 @@ def _opened(rule: Any, state: Any, raw: Any, leaves: Leaves, updates: Any) -> Ru
     nothing: list[dict[str, Any]] = [{}] * len(leaves.gs)
     bases = {name: scalars.get(name, rule.hyper[name]) for name in rule.per_leaf}
     own = factors.of_each(rule.per_leaf, bases, updates) if bases else nothing
-    return Running(rule, state, count, slots, shared, scalars, sees, raw is not None, gradients, nothing, own)
+    return Running(place, rule, state, count, slots, shared, scalars, sees, raw is not None, gradients, nothing, own)
 
 
 def _is_zero(x: Any) -> bool:

@@ -15,7 +15,6 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
@@ -31,8 +30,9 @@ from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift import factors, rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
+from gdjax.lift.signatures import arguments_of, hashable, like_rule
 from gdjax.lift.slots import Shared, Stored, first, first_moment, is_like_parameter, resolved
-from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Whole, stages_of
+from gdjax.lift.stages import Planned, Reduced, Stage, Whole, stages_of  # noqa: F401  optimizers import it here
 from gdjax.xla.write_order import once
 
 P = ParamSpec("P")
@@ -61,6 +61,8 @@ def leafwise(
     count: Callable[[Any], Any] | None = None,
     numbers: Callable[..., dict[str, Any]] | None = None,
     reduce: Prepared | tuple[Prepared, ...] | None = None,
+    staged: str = "",
+    domains: Mapping[str, str] | None = None,
     **slots: Shared | Whole | Planned | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
     """Makes a rule for one array a factory of transforms over trees; the factory takes the rule's hyperparameters.
@@ -74,39 +76,39 @@ def leafwise(
       count: the updates made so far, from the `Shared` fields of a state that counts them under another name.
       numbers: new numbers for all leaves, a function `(s, t, ...) -> dict` of the `Shared` fields of the state and the
         hyperparameters that it names. Entries that name a `Shared` field are its new values, which the rule then finds
-        in `s`; the others are passed to the rule by name, where they are declared as `name: Reduced = None`.
+        in `s`; the rule gets the others by name, declared as `name=Reduced` or `name: Reduced = None`.
       reduce: what the rule needs from the whole tree: a stage (see `gdjax.lift.stages`), which runs before the rule, a
         `Stage`, which may run every k steps or after the rule, or a tuple of those.
+      staged: "table size": arguments that only stages get, and that need not be numbers; the rule finds None.
+      domains: from the name of a hyperparameter to the interval in which it must lie, such as {"b1": "[0, 1)"}: a
+        bracket includes its end. Numbers are checked when the factory is called; traced ones and schedules are not.
       **slots: what a field starts as: a `Shared` number; a `Moment` (by default `first_moment`), `Factor`, `Integer` or
         `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.
 
     Raises:
-      TypeError: State is neither such a class nor such a function, or has no field of a slot's name.
+      TypeError: State is neither such a class nor such a function, or has no field of a slot's name; `staged` or
+        `domains` names no argument of the rule.
+      ValueError: a domain is no interval; (in the factory) a number lies outside its domain.
       ValueError, TypeError: (in update) the rule returned no update shaped like `g`, no state, or a field of another
         shape or kind than its slot: real numbers are rounded to the slot's dtype, nothing else is cast.
 
-    The rule must be defined at the top level of a module for its transforms to pickle.
+    Each function may be decorated, partial, a method, an object that can be called, or compiled by `jax.jit`. The rule
+    must be defined at the top level of a module for its transforms to pickle.
     """
-
     rule_checks.declaration(State, slots)
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        parameters = list(inspect.signature(rule).parameters.values())[4:]
-        staged = {p.name for p in parameters if p.annotation is Staged}
+        arguments, applied = arguments_of("leafwise", rule, 4, staged, domains), hashable(rule)
 
-        @functools.wraps(rule)
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = base.checked_call(factory, args, kwargs)
-            label, hyper = base.label_of(call), {k: x for k, x in call.arguments.items() if k not in staged}
-            part = Leafwise(
-                label, rule, rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState,
-                slots, reduce, numbers, count, *factors.split(label, hyper, slots, stages_of(reduce), numbers),
-                {k: x for k, x in call.arguments.items() if k in staged},
-            )  # fmt: skip
+            label, (hyper, for_stages) = base.label_of(call), arguments.of(call)
+            kinds = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
+            split = factors.split(label, hyper, slots, stages_of(reduce), numbers)
+            part = Leafwise(label, applied, *kinds, slots, reduce, numbers, count, *split, for_stages)
             return base.made_by(call, part)
 
-        taken = [p for p in parameters if p.annotation is not Reduced]
-        return rule_checks.with_signature(factory, taken, Hyper)
+        return like_rule(factory, rule, arguments.of_factory, Hyper)
 
     return decorate
 
@@ -125,7 +127,7 @@ class Leafwise:
     counted: Callable[[Any], Any] | None
     hyper: Mapping[str, Any]
     per_leaf: factors.Factors  # of the hyperparameters that differ from leaf to leaf, whose bases are in `hyper`
-    staged: Mapping[str, Any] = field(default_factory=dict)  # the arguments that only stages get
+    staged: Mapping[str, Any] = field(default_factory=dict)  # the arguments that only stages get, and the rule as None
 
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)
@@ -163,7 +165,7 @@ class Leafwise:
     @functools.cached_property
     def kernel(self) -> Kernel:
         rest = {k: v for k, v in self.hyper.items() if k not in {*self.schedules, *self.arrays, *self.per_leaf}}
-        constants = tuple((k, type(v), v) for k, v in rest.items())
+        constants = tuple((k, type(v), v) for k, v in [*rest.items(), *((k, None) for k in self.staged)])
         name = self.label.removeprefix("gdjax.")
         return Kernel(name, self.rule, self.State, constants, tuple(self.codecs.items()), staged=bool(self.stages))
 

@@ -4,7 +4,6 @@ A rule is checked while it is traced, once for each shape and dtype; `fused` the
 """
 
 import contextlib
-import dis
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,19 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core.base import GradientTransformation
-from gdjax.core.signatures import short_types
-from gdjax.numerics import is_key
+from gdjax.lift.facts import read_inputs
+from gdjax.numerics import at_least_float32, is_key, real_dtype
 
 Array = jax.Array
-
-
-def with_signature(
-    factory: Callable[..., GradientTransformation], parameters: list[inspect.Parameter], hyper: Any
-) -> Callable[..., GradientTransformation]:
-    """The factory made from a rule, which shows what it takes itself; for a `hyper` of the rule that is any number."""
-    own = inspect.Signature(parameters, return_annotation=GradientTransformation)
-    return short_types(factory, own, ScalarOrSchedule=hyper)
 
 
 def declaration(State: Any, slots: Mapping[str, Any], maker: str = "leafwise") -> None:  # noqa: N803
@@ -87,13 +77,23 @@ def called(
             raise TypeError(f"{e}; to keep the other fields of the state write s._replace({fields})") from e
         if "None" not in str(e):
             raise
-        if p is None and names(rule, len(gs) + 1):
+        if p is None and _is_cured(e, lambda: rule(*gs, s, jnp.zeros_like(gs[-1]), t, **hyper)):
             raise NoParameter(index) from e
-        if t is None and names(rule, len(gs) + 2):
+        one = jnp.ones((), real_dtype(at_least_float32(gs[0].dtype)))
+        if t is None and _is_cured(e, lambda: rule(*gs, s, p, one, **hyper)):
             step = list(inspect.signature(rule).parameters)[len(gs) + 2]
             why = f"the rule uses `{step}`, which is None, since its state has no field `count`: add one"
             raise TypeError(f"{e}; {why}") from e
         raise
+
+
+def _is_cured(e: Exception, again: Callable[[], Any]) -> bool:
+    """Whether a call with another argument does not raise the same error."""
+    try:
+        again()
+    except Exception as other:
+        return (type(other), str(other)) != (type(e), str(e))
+    return True
 
 
 @contextlib.contextmanager
@@ -111,15 +111,63 @@ def culprit(e: Exception) -> int | None:
     return vars(e).get("rule_index")
 
 
-def names(rule: Any, place: int) -> bool:
-    """Whether the code of a rule names its argument at that place; assumed of a rule that shows no code."""
-    name = list(inspect.signature(rule).parameters)[place]
+def named(f: Callable[..., Any], placed: int) -> list[inspect.Parameter]:
+    """The arguments that a function takes by name, beside `placed` others that it takes by their places."""
+    found = list(inspect.signature(f).parameters.values())
+    by_place = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return by_place[placed:] + [p for p in found if p.kind is p.KEYWORD_ONLY]
+
+
+@jax.tree_util.register_pytree_node_class
+class Absent:
+    """Stands for a list that is not there: all that can be done with it is to hand it on."""
+
+    def tree_flatten(self) -> Any:
+        raise TypeError("the list is not there")
+
+    __bool__ = tree_flatten
+
+    @classmethod
+    def tree_unflatten(cls, aux: Any, children: Any) -> Any:
+        raise TypeError("the list is not there")
+
+
+class ReadsUpdates(Exception):  # noqa: N818
+    """A stage of a wrapper's rule reads the updates, which are not known yet; `index` is the rule's place."""
+
+    def __init__(self, index: int = 0):
+        self.index = index
+
+
+def staged(f: Callable[..., Any], us: Sequence[Array] | None, ps: Sequence[Any], like: Sequence[Array]) -> Any:
+    """What a stage returns, a function `f(us, ps)`, where updates (None) or parameters (None among them) are not known.
+
+    Whether it reads them is found by tracing it, with arrays like those of `like` in their places.
+
+    Raises:
+      ReadsUpdates: what it returns depends on the updates.
+      NoParameter: it depends on the parameters.
+    """
+    missing = any(p is None for p in ps)
+    if us is not None and not missing:
+        return f(us, ps)
     try:
-        named = [i.argval for i in dis.get_instructions(rule)]
-    except TypeError:
-        return True
-    # From Python 3.13 on one instruction may name two.
-    return any(name == x or isinstance(x, tuple) and name in x for x in named)
+        result = f(Absent() if us is None else us, Absent() if missing else ps)
+        jax.tree.leaves(result)  # an error if it hands on what is not there
+        return result
+    except Exception:  # it does something with them, or hands them to `jax.jit`; or something else is wrong
+        found = [jnp.zeros_like(x) if p is None else p for x, p in zip(like, ps, strict=True)]
+        if us is None and read_inputs(_traced(lambda us: f(us, found), like)):
+            raise ReadsUpdates from None
+        us = like if us is None else us
+        if missing and read_inputs(_traced(lambda ps: f(us, ps), found)):
+            raise NoParameter(0) from None
+        return f(us, found)
+
+
+def _traced(f: Callable[[Any], Any], xs: Sequence[Array]) -> Any:
+    arrays = lambda tree: [x for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]  # noqa: E731
+    return jax.make_jaxpr(lambda xs: arrays(f(xs)))(list(xs))
 
 
 def returned(State: Any, result: Any, g: Array, slots: Mapping[str, Any]) -> tuple[Array, Any]:  # noqa: N803

@@ -1,6 +1,5 @@
 """Runs the stages of a rule, before it or after it."""
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,38 +19,41 @@ class Lists(NamedTuple):
     """What the stages of a rule read and write."""
 
     gs: list[list[Any]]  # the gradients; for the rule of a wrapper the updates, then the gradients
+    known: bool  # whether these are the updates, or arrays like them: the wrapped transform has not run yet
     slots: dict[str, list[Any]]
     ps: list[Any]
     fields: dict[str, Any]  # of the whole tree
 
     def part(self, places: Sequence[int]) -> "Lists":
         take = lambda xs: [xs[i] for i in places]  # noqa: E731
-        return Lists(
-            [take(xs) for xs in self.gs], {f: take(xs) for f, xs in self.slots.items()}, take(self.ps), self.fields
-        )
+        slots = {f: take(xs) for f, xs in self.slots.items()}
+        return Lists([take(xs) for xs in self.gs], self.known, slots, take(self.ps), self.fields)
 
 
 def run(
-    rule: Any, tree: Tree, leaves: tuple[Any, ...], count: Any, fields: dict[str, Any], scalars: Any, late: bool
-) -> tuple[list[Any], dict[str, Any], list[dict[str, Any]]]:
+    rule: Any, tree: Tree, leaves: tuple[Any, ...], known: bool, count: Any, fields: dict[str, Any], scalars: Any,
+    late: bool,
+) -> tuple[list[Any], dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
     """Runs the stages of a rule that come before it, or after it.
 
     Args:
       leaves: the lists of gradients, and for each leaf the tuple of its slots and the parameter.
+      known: whether the updates that a wrapper's rule gets are known. Otherwise arrays like them are in their place.
       count: with this update.
       fields: of the whole tree.
 
     Returns:
       For each leaf its slots; the fields of the whole tree; and for each leaf what else the rule gets.
+
+    Raises:
+      ReadsUpdates, NoParameter: a stage reads updates that are not known, or parameters that `update` did not get.
     """
     gs, slots, ps = [tree.chosen(xs) for xs in leaves[0]], *map(tree.chosen, leaves[1:])
     before = len(gs) + 3  # the arguments of a stage that have a place
-    lists = Lists(gs, {f: [mine[j] for mine in slots] for j, f in enumerate(rule.slots)}, ps, dict(fields))
+    lists = Lists(gs, known, {f: [mine[j] for mine in slots] for j, f in enumerate(rule.slots)}, ps, dict(fields))
     others: dict[str, Any] = {}
     for stage in (x for x in rule.stages if x.late is late):
         arguments, every = _arguments(rule, stage, tree, scalars, before)
-        if any(p is None for p in ps) and rule_checks.names(stage.f, before - 2):
-            raise rule_checks.NoParameter(0)
         with jax.named_scope(rule.label.removeprefix("gdjax.")), promotion(*gs[0]):
             for places, offset in _turns(rule, stage, lists, every):
                 results = _results(rule, stage, lists, tree, count, (places, offset, every), arguments)
@@ -70,7 +72,7 @@ def add_numbers(rule: Any, shared: dict[str, Any], count: Any, scalars: dict[str
         return
     real = numerics.widest_real(gs)
     known = {**rule.hyper, **{k: x.astype(real) for k, x in scalars.items()}}
-    wanted = list(inspect.signature(rule.numbers).parameters)[2:]
+    wanted = [a.name for a in rule_checks.named(rule.numbers, 2)]
     s = rule.State(**(dict.fromkeys(rule.State._fields) | shared))
     t = None if count is None else count.astype(real)
     with jax.named_scope(rule.label.removeprefix("gdjax.")):
@@ -96,7 +98,7 @@ def _arguments(
     rule: Any, stage: Stage, tree: Tree, scalars: Mapping[str, Any], before: int
 ) -> tuple[dict[str, Any], Any]:
     """The hyperparameters and extra arguments that a stage names, and the tree; and k, if it runs every k steps."""
-    wanted = list(inspect.signature(stage.f).parameters.values())[before:]
+    wanted = rule_checks.named(stage.f, before)
     real = numerics.widest_real(tree.chosen(tree.entries))
     known = {**tree.extra_args, **rule.hyper, **rule.staged, "tree": tree}
     every = stage.every if isinstance(stage.every, int) else {**known, **scalars}[stage.every]
@@ -148,7 +150,9 @@ def _results(
         fields = {**lists.slots, **lists.fields, **olds}
         decoded = {f: list(map(codec.decode, fields[f])) for f, codec in rule.codecs.items()}
         s = rule.State(**({"count": count} if "count" in rule.State._fields else {}), **(fields | decoded))
-        news = dict(stage.f(*lists.gs, s, lists.ps, t, **arguments))
+        first, *others = lists.gs
+        call = lambda us, ps: dict(stage.f(us, *others, s, ps, t, **arguments))  # noqa: E731
+        news = rule_checks.staged(call, first if lists.known else None, lists.ps, first)
         if olds and set(news) != set(olds):
             raise TypeError(f"{rule.label}: a stage of the fields {', '.join(olds)} returned {', '.join(news)}")
         return {f: _kept(rule, f, x, fields[f], where) if f in fields else x for f, x in news.items()}

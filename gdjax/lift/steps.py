@@ -47,41 +47,57 @@ def run(
     """
     starts = {i - step.inside for i, step in enumerate(steps) if step.inside is not None}
     raw: dict[int, Any] = {}
+    waiting = {i for i, step in enumerate(steps) if _waits(step)}
     new: list[Any] = []
     while (i := len(new)) < len(steps):
         raw[i] = updates
         watch(steps[i], updates)
-        end = _end(steps, i, starts)
-        with bound_for(_destination(steps, end)):
-            if isinstance(steps[i].part, Leafwise):
-                rules, states, inside = zip(*steps[i:end], strict=True)
-                given = [None if n is None else raw[j - n] for j, n in enumerate(inside, i)]
-                updates, states = fused(rules, updates, states, params, extra_args, given)
-            else:
-                part, state, _ = steps[i]
-                updates, *states = base.call_update(part, updates, state, params, extra_args)
+        updates, states = _passed(steps, i, starts, waiting, raw, params, extra_args)
         new += states
     return updates, iter(new)
 
 
-def _destination(steps: Sequence[Step], end: int) -> str | None:
+def _passed(
+    steps: Sequence[Step], first: int, starts: set[int], waiting: set[int], raw: dict[int, Any], params: Any,
+    extra_args: dict[str, Any],
+) -> tuple[Any, list[Any]]:  # fmt: skip
+    """The updates after the pass that begins at this step, and the new states of its steps."""
+    part, state, _ = steps[first]
+    end = _end(steps, first, starts | waiting)
+    with bound_for(_destination(steps, end, waiting)):
+        if not isinstance(part, Leafwise):
+            updates, new = base.call_update(part, raw[first], state, params, extra_args)
+            return updates, [new]
+        rules, states, inside = zip(*steps[first:end], strict=True)
+        given = [None if n is None else raw[j - n] for j, n in enumerate(inside, first)]
+        try:
+            return fused(rules, raw[first], states, params, extra_args, given)
+        except rule_checks.ReadsUpdates as e:
+            waiting.add(first + e.index)
+    return _passed(steps, first, starts, waiting, raw, params, extra_args)
+
+
+def _destination(steps: Sequence[Step], end: int, waiting: set[int]) -> str | None:
     """Where the updates of a pass go: to memory, if a stage after it reads those of all leaves; see `bound_for`."""
     if end == len(steps):
         return destination()
-    return "memory" if isinstance(steps[end].part, Leafwise) and _waits(steps[end]) else None
+    return "memory" if end in waiting else None
 
 
 def _waits(step: Step) -> bool:
-    """Whether a stage of the rule reads the updates of all leaves; that of a wrapper may read gradients alone."""
-    return any(step.inside is None or rule_checks.names(stage.f, 0) for stage in step.part.stages)
+    """Whether stages of the rule need the updates of all leaves.
+
+    Those of a wrapper may read gradients alone: which they read is seen when they run, and only if they run before the
+    rule.
+    """
+    stages = step.part.stages if isinstance(step.part, Leafwise) else ()
+    return bool(stages) and (not step.inside or any(stage.late for stage in stages))
 
 
-def _end(steps: Sequence[Step], first: int, starts: set[int]) -> int:
+def _end(steps: Sequence[Step], first: int, stops: set[int]) -> int:
     """Where the pass ends that begins at this step: before a stage that waits, or a transform that is no leaf rule."""
     end = first + 1
     if isinstance(steps[first].part, Leafwise):
-        while (
-            end < len(steps) and isinstance(steps[end].part, Leafwise) and not _waits(steps[end]) and end not in starts
-        ):
+        while end < len(steps) and isinstance(steps[end].part, Leafwise) and end not in stops:
             end += 1
     return end

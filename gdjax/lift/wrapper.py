@@ -1,6 +1,5 @@
 """A wrapper as a rule: it changes the update that another transform makes for each array."""
 
-import functools
 import inspect
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping
@@ -11,8 +10,9 @@ from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation
 from gdjax.lift import factors, rule_checks
 from gdjax.lift.leafwise import Hyper, Leafwise, Prepared, ScaleByScheduleState, ScheduledState
+from gdjax.lift.signatures import arguments_of, hashable, like_rule
 from gdjax.lift.slots import Shared
-from gdjax.lift.stages import Planned, Reduced, Staged, stages_of
+from gdjax.lift.stages import Planned, stages_of
 from gdjax.lift.steps import Step, run, state_of, steps_of
 
 P = ParamSpec("P")
@@ -31,6 +31,8 @@ def wrapper(
     count: Callable[[Any], Any] | None = None,
     numbers: Callable[..., dict[str, Any]] | None = None,
     reduce: Prepared | tuple[Prepared, ...] | None = None,
+    staged: str = "",
+    domains: Mapping[str, str] | None = None,
     **slots: Shared | Planned | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[..., Any]]:
     """Makes a rule for one array a factory of wrappers; the factory takes a transform and the rule's hyperparameters.
@@ -43,7 +45,7 @@ def wrapper(
       State: a NamedTuple class. One field, `inner`, is the state of the wrapped transform; the others are as in
         `leafwise`, and the rule's `s` has only those: it returns `s._replace(...)`, or `s`.
       inner: the name of that field.
-      count, numbers, **slots: as in `leafwise`.
+      count, numbers, staged, domains, **slots: as in `leafwise`.
       reduce: as in `leafwise`, with the lists of updates and of gradients first: `(u, g, s, p, t, ...) -> dict`.
 
     Raises:
@@ -55,24 +57,19 @@ def wrapper(
     Own = namedtuple(State.__name__, [f for f in State._fields if f != inner])  # type: ignore[misc]
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        parameters = list(inspect.signature(rule).parameters.values())[5:]
-        names = {p.name for p in parameters if p.annotation is Staged}
+        arguments, applied = arguments_of("wrapper", rule, 5, staged, domains), hashable(rule)
 
-        @functools.wraps(rule)
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = base.checked_call(factory, args, kwargs)
-            label = base.label_of(call)
+            label, (hyper, for_stages) = base.label_of(call), arguments.of(call)
             name, tx = next(iter(call.arguments.items()))
             base.check_transform(label, name, tx)
-            staged = {k: x for k, x in call.arguments.items() if k in names}
-            hyper = {k: x for k, x in call.arguments.items() if k != name and k not in names}
             split = factors.split(label, hyper, slots, stages_of(reduce), numbers)
-            own = Leafwise(label, rule, Own, ScaleByScheduleState, slots, reduce, numbers, count, *split, staged)
+            own = Leafwise(label, applied, Own, ScaleByScheduleState, slots, reduce, numbers, count, *split, for_stages)
             return base.made_by(call, Wrapped(label, tx, own, State, inner))
 
         first = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
-        rest = [p for p in parameters if p.annotation is not Reduced]
-        return rule_checks.with_signature(factory, [first, *rest], Hyper)
+        return like_rule(factory, rule, [first, *arguments.of_factory], Hyper)
 
     return decorate
 

@@ -1,18 +1,19 @@
 """What each leaf of a tree of parameters is: a hidden matrix, an embedding, a head, a norm, a bias, a router."""
 
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
-from gdjax.combine.paths import is_masked, matches, paths_of, warn_of_idle
+from gdjax.combine.paths import is_masked, matches, paths_of, shown, warn_of_idle
+from gdjax.core import patterns
 from gdjax.core.skipped import is_skipped
 from gdjax.core.values import value
 from gdjax.linalg import reading
-from gdjax.linalg.matrices import Matrix, is_numbers
+from gdjax.linalg.matrices import Matrix, is_numbers, is_trained, matrix_axes
 
 ROLES = "matrix embedding head norm bias router other".split()
 
@@ -41,6 +42,7 @@ class ByRole:
             mask hides leaves.
         """
         leaves = self.read(tree)
+        self._check_axes(label, tree)
         if leaves and not is_masked(tree):
             for leaf in leaves:
                 if leaf.unknown:
@@ -49,6 +51,19 @@ class ByRole:
             found = [[k for k, pattern in enumerate(rules) if matches(pattern, *item)] for item in items]
             warn_of_idle(label, "given the role", rules, tree, [path for path, _ in items], found)
         return [leaf.role for leaf in leaves]
+
+    def _check_axes(self, label: str, tree: Any) -> None:
+        for path, x in paths_of(tree):
+            pattern, role = next(((k, role) for k, role in self.overrides if matches(k, path, x)), (None, None))
+            if isinstance(role, Matrix) and is_trained(x):
+                try:
+                    matrix_axes(label, np.shape(x), role)
+                except ValueError as e:
+                    why = str(e).removeprefix(f"{label}: ")
+                    narrower = f"({pattern}).*kernel$" if isinstance(pattern, str) else "...kernel$"
+                    slip = f"if the pattern matches biases too, let it end in the name of the matrices: {narrower!r}"
+                    where = f"{shown(pattern)} makes {path} of shape {np.shape(x)} a {role}"
+                    raise ValueError(f"{label}: {where}: {why}; {slip}") from None
 
     def notes(self, tree: Any) -> list[str]:
         """What is not known of a tree, in sentences."""
@@ -93,7 +108,8 @@ def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:
       and pickled by the overrides.
 
     Raises:
-      ValueError: an unknown role.
+      ValueError: an unknown role; a pattern is no regular expression; (when used) a leaf of a pattern has not the axes
+        of its `Matrix`.
       TypeError: the overrides are no mapping; a pattern is neither text nor a function.
 
     Warns:
@@ -129,9 +145,8 @@ def _by_role(label: str, overrides: Any) -> ByRole:
     if not isinstance(overrides, Mapping | None):
         raise TypeError(f"{label}: overrides is {type(overrides).__name__}, not a mapping from patterns to roles")
     rules = []
+    patterns.check(label, overrides or ())
     for pattern, role in (overrides or {}).items():
-        if not (isinstance(pattern, str | re.Pattern) or callable(pattern)):
-            raise TypeError(f"{label}: {pattern!r} is neither a pattern of paths nor a predicate of (path, leaf)")
         if not (is_numbers(role) or isinstance(role, str) and role in ROLES):
             raise ValueError(
                 f"{label}: {pattern!r}: unknown role {role!r}; there are {', '.join(ROLES)}, or a gdjax.Matrix"

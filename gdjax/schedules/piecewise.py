@@ -7,6 +7,7 @@ from typing import Any, Literal
 from jax.typing import ArrayLike
 
 from gdjax.core.checks import NUMBER
+from gdjax.core.checks import schedule as check_schedule
 from gdjax.core.types import Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
@@ -72,7 +73,7 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
     Raises:
       ValueError: a schedule has no boundary to begin at, or boundaries fall; later, if a schedule returns neither a
         scalar nor one value per step.
-      TypeError: a schedule is no function; later, if one returns no number.
+      TypeError: a schedule is no function of one argument; later, if one returns no number.
 
     Departs from Optax, which ignores the schedules that have no boundary, and hands a schedule negative steps before
     its turn; here it sees 0.
@@ -82,6 +83,7 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
     for i, schedule in enumerate(joined):
         if not callable(schedule):
             raise TypeError(f"gdjax.{name}: schedules[{i}] must be callable, got {schedule!r}; see constant_schedule")
+        check_schedule(f"gdjax.{name}", f"schedules[{i}]", schedule)
     if len(joined) != len(given) + 1:
         raise ValueError(
             f"gdjax.{name}: needs a schedule, and a boundary for each but the first, "

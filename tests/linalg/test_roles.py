@@ -201,7 +201,7 @@ def test_overrides_that_fail():
         gdjax.label_by_role(only=("matrices",))
     with pytest.raises(TypeError, match="overrides is list, not a mapping"):
         gdjax.matrices_by_role([("x", "head")])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="3 is neither a pattern of paths nor a predicate"):
+    with pytest.raises(TypeError, match="3 is neither a regular expression nor a function"):
         gdjax.matrices_by_role({3: "head"})
     with pytest.raises(ValueError, match=r"gdjax.roles: params\['layer'\]\['bias'\]: shape \(4,\) is no matrix"):
         roles(SHAPES, {"bias": "matrix"})

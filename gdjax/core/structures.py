@@ -1,0 +1,125 @@
+"""Where two trees differ, told in one sentence: what stands on both sides, and the likely slip."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from gdjax.core.skipped import is_skipped
+
+MOST = 3  # so many names in a message, and how many more there are
+
+
+class Difference(NamedTuple):
+    """The first place at which two trees differ, and what stands there in each of them."""
+
+    path: str  # as JAX prints it
+    one: Any
+    other: Any
+
+
+def difference(one: Any, other: Any, is_leaf: Callable[[Any], bool] = lambda x: False) -> Difference | None:
+    """The first difference between two trees, or None; what stands at a leaf of `one` by `is_leaf` is none.
+
+    Where dicts have other keys, the dicts differ.
+    """
+    if is_leaf(one):
+        return None
+    ones, others = _children(one), _children(other)
+    if ones is None and others is None:
+        return None
+    if ones is None or others is None or type(one) is not type(other):
+        return Difference("", one, other)
+    if [key for key, _ in ones] != [key for key, _ in others]:
+        return Difference("", one, other)
+    for (key, x), (_, y) in zip(ones, others, strict=True):
+        if found := difference(x, y, is_leaf):
+            return found._replace(path=jax.tree_util.keystr(key) + found.path)
+    return None
+
+
+def _children(x: Any) -> list[tuple[Any, Any]] | None:
+    """The keys and the entries of a container, of None no entries; None for a leaf."""
+    if jax.tree_util.all_leaves([x]):
+        return None
+    return jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y: y is not x)[0]
+
+
+def is_container(x: Any) -> bool:
+    """Whether x is neither an array, a number nor anything else that is a leaf, nor one that is missing."""
+    return not hasattr(x, "shape") and not is_skipped(x) and not jax.tree_util.all_leaves([x])
+
+
+def described(x: Any) -> str:
+    """What x is, without its values."""
+    if x is None:
+        return "None"
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        return of_shape(tuple(x.shape))
+    if isinstance(x, bool | int | float | complex):
+        return "a number"
+    children = _children(x)
+    if children is None:
+        return f"a {type(x).__name__}"
+    return f"a {type(x).__name__} of {len(children)} {'entry' if len(children) == 1 else 'entries'}"
+
+
+def of_shape(shape: tuple[int, ...]) -> str:
+    return f"an array of shape {shape}" if shape else "a scalar"
+
+
+def listed(names: Sequence[Any], lines: str = ", ") -> str:
+    """Some names, and how many more there are."""
+    rest = f"{lines}and {len(names) - MOST} more" if len(names) > MOST + 1 else ""
+    return lines.join(map(str, names[: MOST if rest else None])) + rest
+
+
+def mismatch(names: tuple[str, str], one: Any, other: Any) -> str:
+    """How the structure of `other` differs from that of `one`; `names` are what the message calls them."""
+    gradients = "updates", "gradients", "grad"
+    hint = (slip(one, other) if names[0] in gradients else "") or (slip(other, one) if names[1] in gradients else "")
+    found = difference(one, other, is_skipped)
+    if found is not None and (type(found.one) is not type(found.other) or hint):
+        at = [f"{name}{found.path} is {described(x)}" for name, x in zip(names, found[1:], strict=True)]
+        hint = hint or _list_hint(found.one, found.other) or _list_hint(found.other, found.one)
+        return f"{at[0]}, but {at[1]}" + (f": {hint}" if hint else "")
+    ours, theirs = _paths(one), _paths(other)
+    lines = [f"{names[1]}{path} is missing" for path in ours if path not in theirs]
+    lines += [f"{names[1]}{path} has no counterpart in the {names[0]}" for path in theirs if path not in ours]
+    return listed(lines, "; ") or f"{names[0]} and {names[1]} are of different types"
+
+
+def slip(given: Any, like: Any) -> str:
+    """What was probably done where `given` should have the structure of `like`; empty where nothing is known."""
+    if _is_scalar(given) and is_container(like):
+        return "is it the loss? Pass its gradient, jax.grad(loss)(params)"
+    if type(given) is not tuple or len(given) != 2:
+        return ""
+    structure = jax.tree.structure(like)
+    if jax.tree.structure(given[0]) == structure:
+        if is_state(given[1]):
+            return "tx.update returns a pair, (updates, state): pass the first"
+        return "it is a pair of which the first fits: pass that alone"
+    if jax.tree.structure(given[1]) == structure:
+        return "jax.value_and_grad returns a pair, (value, gradient): pass the second"
+    return ""
+
+
+def is_state(x: Any) -> bool:
+    """Whether x is the state of a transform or, as that of a chain, has some in a tuple or a dict."""
+    inside = x.values() if isinstance(x, dict) else x if isinstance(x, tuple) else ()
+    return type(x).__name__.endswith("State") or any(map(is_state, inside))
+
+
+def _list_hint(array: Any, several: Any) -> str:
+    if hasattr(array, "shape") and isinstance(several, list | tuple) and several and all(map(_is_scalar, several)):
+        return "of a list of numbers make an array, jnp.asarray(...)"
+    return ""
+
+
+def _is_scalar(x: Any) -> bool:
+    return isinstance(x, int | float | complex) or hasattr(x, "shape") and x.shape == ()
+
+
+def _paths(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]

@@ -1,0 +1,113 @@
+"""The arguments of a rule: those of its factory, those that its stages provide, those that only stages get."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from gdjax.core import base, checks, domains
+from gdjax.core.base import GradientTransformation
+from gdjax.core.number_domains import Domain
+from gdjax.core.signatures import short_types
+from gdjax.core.values import Call
+from gdjax.lift.rule_checks import named
+from gdjax.lift.stages import Reduced, Staged
+
+
+class Arguments(NamedTuple):
+    """What a rule takes beside the gradient, the state, the parameter and the step."""
+
+    of_factory: list[inspect.Parameter]
+    staged: frozenset[str]  # those that only the stages get
+    domains: Mapping[str, Domain]
+
+    def of(self, call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The hyperparameters in a call of the factory, checked, and the arguments that only the stages get."""
+        given = {p.name: call.arguments[p.name] for p in self.of_factory}
+        for p in self.of_factory:
+            if p.name in self.domains and not (given[p.name] is None and p.default is None):
+                domains.number(self.domains[p.name], base.label_of(call), p.name, given[p.name])
+            if callable(given[p.name]) and not isinstance(given[p.name], type) and p.name not in self.staged:
+                checks.schedule(base.label_of(call), p.name, given[p.name])
+        hyper = {name: x for name, x in given.items() if name not in self.staged}
+        return hyper, {name: x for name, x in given.items() if name in self.staged}
+
+
+def arguments_of(
+    maker: str, rule: Callable[..., Any], placed: int, staged: str, intervals: Mapping[str, str] | None
+) -> Arguments:
+    """The arguments of a rule that come after `placed` others.
+
+    A mark is the default, `c=Reduced`, or the annotation, `c: Reduced = None`; `staged` lists names beside the marked.
+    `intervals` are the domains of some of the others.
+
+    Raises:
+      TypeError: `staged` or `intervals` names no argument of the factory, or an interval is no text.
+      ValueError: a text is no interval.
+    """
+    arguments = named(rule, placed)
+    listed = set(staged.split())
+    if unknown := sorted(listed - {p.name for p in arguments}):
+        raise TypeError(f"gdjax.{maker}: staged: the rule has no argument {', '.join(unknown)}")
+    listed |= {p.name for p in arguments if _is_marked(p, Staged, rule)}
+    own = [p for p in arguments if not _is_marked(p, Reduced, rule)]
+    return Arguments(own, frozenset(listed), domains.declared(maker, intervals or {}, [p.name for p in own]))
+
+
+def like_rule(
+    factory: Callable[..., Any], rule: Callable[..., Any], parameters: list[inspect.Parameter], hyper: Any
+) -> Any:
+    """The factory with these parameters and the rule's name and documentation, or those of the code behind it.
+
+    What is a `hyper` of the rule is any number, array or schedule in the signature.
+    """
+    functools.update_wrapper(factory, rule)
+    factory.init = base.not_called(factory)  # type: ignore[attr-defined]
+    code = _function(rule)
+    if not hasattr(rule, "__name__"):
+        factory.__name__, factory.__qualname__ = code.__name__, code.__qualname__
+        factory.__module__, factory.__doc__ = code.__module__, code.__doc__
+    own = inspect.Signature(parameters, return_annotation=GradientTransformation)
+    return short_types(factory, own, ScalarOrSchedule=hyper)
+
+
+def hashable(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule; one that has no hash, as an object of a dataclass, as a function that is equal to itself alone."""
+    try:
+        hash(rule)
+    except TypeError:
+        return functools.partial(rule)
+    return rule
+
+
+def _function(f: Any) -> Any:
+    """The function or class behind decorators, `functools.partial`, a method, an object that can be called."""
+    while not (inspect.isfunction(f) and not hasattr(f, "__wrapped__")):
+        if isinstance(f, functools.partial):
+            f = f.func
+        elif hasattr(f, "__wrapped__"):
+            f = f.__wrapped__
+        elif inspect.ismethod(f):
+            f = f.__func__
+        else:
+            return type(f) if not isinstance(f, type) else f
+    return f
+
+
+def _is_marked(p: inspect.Parameter, mark: Any, rule: Any) -> bool:
+    return p.default is mark or _annotation(p, rule) is mark
+
+
+def _annotation(p: inspect.Parameter, rule: Any) -> Any:
+    """The annotation; one that is text, as all of a file with `from __future__ import annotations`, is evaluated.
+
+    Where it cannot be, since its names belong to a function or to type checkers alone, its last word counts.
+    """
+    found, code = p.annotation, _function(rule)
+    scope = getattr(code.__call__ if isinstance(code, type) else code, "__globals__", {})  # type: ignore[operator]
+    while isinstance(found, str):
+        try:
+            found = eval(found, scope)
+        except Exception:
+            return {"Reduced": Reduced, "Staged": Staged}.get(found.rpartition(".")[2].strip())
+    return found

@@ -1,0 +1,288 @@
+"""Rules, stages and `numbers` under decorators, partials, methods, objects and `jax.jit` do what the plain ones do."""
+
+import dataclasses
+import functools
+import inspect
+import pickle
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from tests.lift import future_annotations
+from tests.trees import assert_close, assert_equal
+
+PARAMS = {"a": jnp.asarray([1.0, -2.0]), "b": jnp.full((2, 2), 3.0)}
+GRADS = {"a": jnp.asarray([0.5, 1.0]), "b": jnp.full((2, 2), -1.0)}
+
+
+def passed_on(f: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(f)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return f(*args, **kwargs)
+
+    return call
+
+
+def by_method(f: Callable[..., Any]) -> Callable[..., Any]:
+    class Owner:
+        @functools.wraps(f)
+        def call(self, *args: Any, **kwargs: Any) -> Any:
+            return f(*args, **kwargs)
+
+    Owner.call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY), *inspect.signature(f).parameters.values()]
+    )
+    return Owner().call
+
+
+@dataclasses.dataclass  # which has no hash
+class Called:
+    f: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        self.__signature__ = inspect.signature(self.f)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.f(*args, **kwargs)
+
+
+DECORATORS: dict[str, Callable[..., Any]] = {
+    "wraps": passed_on,
+    "wraps twice": lambda f: passed_on(passed_on(f)),
+    "partial": lambda f: functools.partial(f),
+    "partial of a wrapped one": lambda f: functools.partial(passed_on(f)),
+    "method": by_method,
+    "object": Called,
+    "jit": jax.jit,
+    "jit of a wrapped one": lambda f: jax.jit(passed_on(f)),
+}
+
+
+class OwnState(NamedTuple):
+    count: Any
+    total: Any
+    m: Any
+
+
+class Wrapping(NamedTuple):
+    inner_state: Any
+    count: Any
+    total: Any
+    m: Any
+
+
+def share(s, t, rate):
+    return {"total": s.total + rate, "c": rate / t}
+
+
+def of_all(gs, s, ps, t, scale):
+    return {"norm": scale * gdjax.global_norm(gs) + gdjax.global_norm(ps)}
+
+
+def rule(g, s, p, t, rate, scale=2.0, *, c=gdjax.Reduced, norm: gdjax.Reduced = None):
+    m = 0.5 * s.m + c * g
+    return m / norm + p + s.total / t, s._replace(m=m)
+
+
+def ratio(us, gs, s, ps, t, scale):
+    return {"norm": scale * gdjax.global_norm(us) / gdjax.global_norm(gs)}
+
+
+def around(u, g, s, p, t, rate, scale=2.0, *, c=gdjax.Reduced, norm: gdjax.Reduced = None):
+    return u * norm + rule(g, s, p, t, rate, c=c, norm=norm)[0], s._replace(m=s.m + u)
+
+
+def plain(f: Callable[..., Any]) -> Callable[..., Any]:
+    return f
+
+
+def results(decorated: Callable[..., Any]) -> list[Any]:
+    shared = {"numbers": decorated(share), "total": gdjax.Shared()}
+    alone = gdjax.leafwise(OwnState, reduce=decorated(of_all), **shared)(decorated(rule))
+    outer = gdjax.wrapper(Wrapping, reduce=gdjax.Stage(decorated(ratio)), **shared)(decorated(around))
+    rate = gdjax.linear_schedule(0.1, 0.3, 5)
+    found = []
+    for tx in (alone(rate, scale=3.0), outer(gdjax.sgd(0.1), rate, scale=3.0)):
+        state = tx.init(PARAMS)
+        step = jax.jit(tx.update)
+        found += [step(GRADS, step(GRADS, state, PARAMS)[1], PARAMS)]
+    return found
+
+
+@functools.cache
+def wanted() -> list[Any]:
+    return results(plain)
+
+
+@pytest.mark.parametrize("decorated", DECORATORS.values(), ids=DECORATORS)
+def test_decorated_as_plain(decorated: Callable[..., Any]):
+    """The rule, the rule of a wrapper, a stage, that of a wrapper, and `numbers`."""
+    assert_close(results(decorated), wanted(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("decorated", [plain, *DECORATORS.values()], ids=["plain", *DECORATORS])
+def test_a_stage_that_reads_the_updates_waits_for_them(decorated: Any):
+    @gdjax.wrapper(reduce=decorated(lambda us, gs, s, ps, t: {"ratio": gdjax.global_norm(us)}))
+    def scaled(u, g, s, p, t, *, ratio=gdjax.Reduced):
+        return 6 * u * ratio, s
+
+    g = jnp.asarray([3.0])
+    (u,), _ = scaled(gdjax.sgd(0.1)).update([g], scaled(gdjax.sgd(0.1)).init([g]))
+    np.testing.assert_allclose(u, -0.54, rtol=1e-6)  # 6 (-0.3) 0.3; of the gradient it would be -5.4
+
+
+@pytest.mark.parametrize("decorated", [plain, *DECORATORS.values()], ids=["plain", *DECORATORS])
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_stage_that_reads_parameters_that_are_not_there(decorated: Any, every: int):
+    def lengths(gs, s, ps, t):
+        return {"total": gdjax.global_norm(ps)}
+
+    def none(gs, s, ps, t):
+        return {"total": gdjax.global_norm(gs)}
+
+    def kept(g, s, p, t):
+        return g * s.total, s
+
+    class State(NamedTuple):
+        count: Any
+        total: Any
+
+    stage = lambda f: gdjax.Stage(decorated(f), "total", every=every)  # noqa: E731
+    needs, free = (gdjax.leafwise(State, reduce=stage(f), total=gdjax.Shared())(kept)() for f in (lengths, none))
+    for update in (needs.update, jax.jit(needs.update)):
+        with pytest.raises(ValueError, match=r"^kept: this transform needs params: call update\(updates, state, p"):
+            update(GRADS, needs.init(PARAMS))
+    u, _ = free.update(GRADS, free.init(PARAMS))
+    assert_close(u["b"], GRADS["b"] * np.sqrt(5.25), rtol=1e-6)
+
+
+@pytest.mark.parametrize("decorated", [plain, *DECORATORS.values()], ids=["plain", *DECORATORS])
+def test_a_rule_that_reads_what_is_not_there(decorated: Any):
+    of_params = gdjax.leafwise()(decorated(lambda g, s, p, t: (g * p, s)))()
+    with pytest.raises(ValueError, match=r"this transform needs params"):
+        of_params.update(GRADS, of_params.init(PARAMS))
+    of_steps = gdjax.leafwise()(decorated(lambda g, s, p, t: (g * t, s)))()
+    with pytest.raises(TypeError, match=r"the rule uses `t`, which is None, since its state has no field `count`"):
+        of_steps.update(GRADS, of_steps.init(PARAMS))
+
+
+def test_shapes_of_parameters_that_are_not_there_are_those_of_the_gradients():
+    sizes = lambda gs, s, ps, t: {"n": jnp.float32(sum(p.size for p in ps))}  # noqa: E731
+
+    @gdjax.leafwise(reduce=sizes)
+    def scaled(g, s, p, t, *, n=gdjax.Reduced):
+        return n * g, s
+
+    u, _ = scaled().update(GRADS, scaled().init(PARAMS))
+    assert_equal(u["b"], 6 * GRADS["b"])
+
+
+def test_a_pass_ends_only_before_a_stage_that_reads_the_updates():
+    def of_gradients(us, gs, s, ps, t):
+        return {"norm": gdjax.global_norm(gs)}
+
+    def of_updates(us, gs, s, ps, t):
+        return {"norm": gdjax.global_norm(us)}
+
+    def calls(stage: Any) -> list[str]:
+        @gdjax.wrapper(reduce=stage)
+        def scaled(u, g, s, p, t, *, norm=gdjax.Reduced):
+            return u * norm, s
+
+        tx = scaled(gdjax.sgd(0.1))
+        jaxpr = jax.make_jaxpr(tx.update)(GRADS, tx.init(PARAMS)).jaxpr
+        return [e.params["name"] for e in jaxpr.eqns if "sgd" in str(e.params.get("name"))]
+
+    for decorated in (plain, *DECORATORS.values()):
+        assert calls(decorated(of_gradients)) == ["sgd_scaled"] * 2
+        assert calls(decorated(of_updates)) == ["sgd"] * 2
+
+
+def test_arguments_marked_in_a_file_whose_annotations_are_text():
+    of = future_annotations
+    assert list(inspect.signature(of.scaled).parameters) == ["rate"]
+    assert list(inspect.signature(of.wrapped).parameters) == ["inner", "rate"]
+    assert list(inspect.signature(of.by_rank).parameters) == ["table"]
+    assert list(inspect.signature(of.local()).parameters) == ["rate"]
+    u, _ = of.scaled(2.0).update(GRADS, of.scaled(2.0).init(PARAMS))
+    assert_close(u["b"], 2 * np.sqrt(5.25) * GRADS["b"], rtol=1e-6)
+    for tx in (of.by_rank({1: 2.0, 2: 3.0}), of.by_name({1: 2.0, 2: 3.0})):
+        u, _ = tx.update(GRADS, tx.init(PARAMS))
+        assert_equal(u, {"a": 2 * GRADS["a"], "b": 3 * GRADS["b"]})
+    tx = of.wrapped(gdjax.sgd(1.0), 2.0)
+    assert pickle.loads(pickle.dumps(tx)) == tx
+    u, _ = tx.update(GRADS, tx.init(PARAMS))
+    assert_close(u["b"], -2 * np.sqrt(5.25) * GRADS["b"], rtol=1e-6)
+
+
+def test_staged_names_arguments_of_the_rule():
+    with pytest.raises(TypeError, match=r"^gdjax\.wrapper: staged: the rule has no argument roles$"):
+        gdjax.wrapper(staged="roles")(around)
+
+
+def test_names_of_what_has_none():
+    class Scaled:
+        """Half of it."""
+
+        def __call__(self, g, s, p, t, factor=0.5):
+            return factor * g, s
+
+    assert repr(gdjax.leafwise()(Scaled())()) == "Scaled(factor=0.5)"
+    with pytest.raises(TypeError, match=r"^rule: unknown argument 'g'"):
+        gdjax.leafwise()(functools.partial(rule))(g=1)
+
+
+def declared(make: Any, rule: Any) -> Any:
+    return make(domains={"b": "[0, 1)", "eps": "(0, inf)", "size": "[-1, 2]"})(rule)
+
+
+def two(g, s, p, t, b=0.9, eps=1e-8, size=None):
+    return b * g, s
+
+
+def three(u, g, s, p, t, b=0.9, eps=1e-8, size=None):
+    return b * u, s
+
+
+@pytest.mark.parametrize(
+    ("make", "first"),
+    [(declared(gdjax.leafwise, two), ()), (declared(gdjax.wrapper, three), (gdjax.sgd(0.1),))],
+    ids=["rule", "wrapper"],
+)
+def test_domains_of_ones_own(make: Any, first: Any):
+    schedule = gdjax.linear_schedule(2.0, 3.0, 4)
+    good = {"b": [0.0, 0.5, np.float32(0.9), 0, jnp.float32(2.0), schedule, gdjax.per_leaf(0.5, {"a": 1.5})],
+            "eps": [1e-30, 1e30], "size": [None, -1, 2, 0.5]}  # fmt: skip
+    bad = {"b": [1.0, -0.1, 1.5, 1 - 1e-9, np.nan, np.inf, gdjax.per_leaf(0.5, {"a": 2.0})],
+           "eps": [0.0, np.inf, -1.0], "size": [-1.1, 2.5, np.nan]}  # fmt: skip
+    inside = {"b": r"in \[0, 1\)", "eps": r"in \(0, inf\)", "size": r"in \[-1, 2\]"}
+    label = inspect.signature(make) and make.__name__
+    for name, values in good.items():
+        for x in values:
+            make(*first, **{name: x})
+    for name, values in bad.items():
+        for x in values:
+            with pytest.raises(ValueError, match=rf"^{label}: {name}.* must be {inside[name]}, got "):
+                make(*first, **{name: x})
+    for x in ("0.5", True, None, [0.5]):
+        with pytest.raises(TypeError, match=rf"^{label}: b must be a number, a scalar array or a schedule, got "):
+            make(*first, b=x)
+
+
+def test_domains_that_are_none():
+    for text in ("[0, 1", "0, 1", "[1, 0]", "[a, b]", "[nan, 1]", "", "(0, 1, 2)"):
+        with pytest.raises(
+            ValueError, match=r"^gdjax\.leafwise: the domain of b: .* is no interval such as '\[0, 1\)'"
+        ):
+            gdjax.leafwise(domains={"b": text})(two)
+    with pytest.raises(TypeError, match=r"^gdjax\.leafwise: the domain of b must be an interval .* got \(0, 1\)$"):
+        gdjax.leafwise(domains={"b": (0, 1)})(two)  # type: ignore[dict-item]
+    with pytest.raises(
+        TypeError, match=r"^gdjax\.wrapper: domains: the rule has no argument 'b1'; it has b, eps, size$"
+    ):
+        gdjax.wrapper(domains={"b1": "[0, 1)"})(three)
