@@ -46,12 +46,23 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None, 
 
     Args:
       weight_decay: the rate, at least 0, or a schedule.
-      mask: which leaves decay, as in `masked`; all by default.
+      mask: which leaves decay, all by default: a tree of booleans shaped like the parameters or a prefix of it, or a
+        function from the parameters to one.
       cautious: only the elements decay that the step itself moves towards 0, or not at all: those with g p >= 0. The
         decay then does not pull against the gradient. Here g is still to be multiplied by a negative rate.
 
     Raises:
       ValueError: (in update) params is missing.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> decay = gdjax.add_decayed_weights(0.25, mask={"w": True, "b": False})
+      >>> params = {"w": jnp.array([2.0]), "b": jnp.array([2.0])}
+      >>> g = {"w": jnp.array([1.0]), "b": jnp.array([1.0])}
+      >>> u, _ = decay.update(g, decay.init(params), params)
+      >>> print(u["w"], u["b"])
+      [1.5] [1.]
+      >>> adamw = gdjax.chain(gdjax.scale_by_adam(), decay, gdjax.scale_by_learning_rate(0.1))
 
     Reference:
       Loshchilov & Hutter 2019, Decoupled weight decay regularization, https://arxiv.org/abs/1711.05101;

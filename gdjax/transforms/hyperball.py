@@ -146,6 +146,16 @@ def hyperball(
       ValueError: (in update) params is missing; the state is of other matrices.
       TypeError: `inner` is no transform.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"kernel": jnp.diag(jnp.array([3.0, 4.0])), "scale": jnp.ones(2)}
+      >>> grads = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+      >>> tx = gdjax.hyperball(gdjax.adamw(1e-3, weight_decay=0.0), learning_rate=0.1)
+      >>> u, _ = tx.update(grads, tx.init(params), params)
+      >>> norm = jnp.linalg.norm(params["kernel"] + u["kernel"])
+      >>> round(float(norm), 3), round(float(u["scale"][0]), 6)  # the scale is left to adamw
+      (5.0, -0.001)
+
     Reference:
       Wen, Dang, Lyu, Ma & Liang 2026, Fantastic pretraining optimizers and where to find them II: hyperball
       optimization, section 2, https://arxiv.org/abs/2606.16899

@@ -24,6 +24,16 @@ def trace(g: Array, s: Any, p: Any, t: Any, decay: Hyper, nesterov: bool = False
       accumulator_dtype: the dtype of v, the parameter's by default.
 
     This is a sum, not an average: with constant g it tends to g / (1 - decay). See `sgd` for the forms of momentum.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.trace(decay=0.5), gdjax.scale_by_learning_rate(1.0))
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for g in jnp.array([1.0, 1.0]):
+      ...     u, state = tx.update(g, state)
+      ...     print(u)
+      -1.0
+      -1.5
     """
     v = g + decay * s.trace
     return (g + decay * v if nesterov else v), TraceState(trace=v)

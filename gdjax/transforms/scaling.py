@@ -12,6 +12,13 @@ def scale(g: Array, s: Any, p: Any, t: Any, step_size: Hyper) -> Any:
 
     Args:
       step_size: any finite scalar, of either sign, or a schedule.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.trace(0.9), gdjax.scale(-0.5))  # SGD with momentum
+      >>> u, _ = tx.update(jnp.array([3.0, -1.0]), tx.init(jnp.zeros(2)))
+      >>> print(u)
+      [-1.5  0.5]
     """
     return step_size * g, s
 
@@ -23,6 +30,15 @@ def scale_by_schedule(g: Array, s: Any, p: Any, t: Any, step_size_fn: Hyper) -> 
     Args:
       step_size_fn: from the int32 count of updates made so far to a scalar, which keeps its sign: to descend with a
         learning rate use `scale_by_learning_rate`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> rate = gdjax.linear_schedule(1.0, 0.0, transition_steps=4)
+      >>> descent = gdjax.scale_by_schedule(lambda count: -rate(count))
+      >>> tx = gdjax.chain(gdjax.scale_by_adam(), descent)
+      >>> u, state = tx.update(jnp.array(3.0), tx.init(jnp.array(0.0)))
+      >>> round(float(u), 3)
+      -1.0
     """
     return step_size_fn * g, s
 
@@ -37,5 +53,15 @@ def scale_by_learning_rate(g: Array, s: Any, p: Any, t: Any, learning_rate: Hype
 
     Raises:
       TypeError: learning_rate is None, which Optax takes for "leave the updates as they are", an ascent.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> schedule = gdjax.linear_schedule(1.0, 0.0, transition_steps=4)
+      >>> tx = gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_learning_rate(schedule))
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for g in jnp.array([3.0, 3.0, 3.0]):
+      ...     u, state = tx.update(g, state)
+      >>> round(float(u), 3)  # the third rate is 0.5
+      -0.5
     """
     return (-learning_rate if flip_sign else learning_rate) * g, s

@@ -32,6 +32,14 @@ def scale_by_trust_ratio(
     Raises:
       ValueError: (in update) params is missing.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_trust_ratio(0.0, 0.01))
+      >>> params = {"a": jnp.array([30.0, 40.0]), "b": jnp.array([0.3, 0.4])}
+      >>> u, _ = tx.update({"a": jnp.ones(2), "b": jnp.ones(2)}, tx.init(params), params)
+      >>> {name: round(float(gdjax.global_norm(x)), 4) for name, x in u.items()}
+      {'a': 0.5, 'b': 0.005}
+
     Reference:
       You, Gitman & Ginsburg 2017, Large batch training of convolutional networks, equation 6,
       https://arxiv.org/abs/1708.03888
@@ -51,6 +59,14 @@ def scale_by_param_block_norm(g: Array, s: Any, p: Any, t: Any, min_scale: Hyper
 
     Raises:
       ValueError: (in update) params is missing.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_param_block_norm()
+      >>> params = {"w": jnp.array([3.0, 4.0]), "b": jnp.zeros(2)}
+      >>> u, _ = tx.update({"w": jnp.ones(2), "b": jnp.ones(2)}, tx.init(params), params)
+      >>> print(u["w"], u["b"])  # b, which is 0, moves by min_scale
+      [5. 5.] [0.001 0.001]
     """
     return g * jnp.maximum(leaf_norm(p), min_scale), s
 
@@ -64,6 +80,14 @@ def scale_by_param_block_rms(g: Array, s: Any, p: Any, t: Any, min_scale: Hyper 
 
     Raises:
       ValueError: (in update) params is missing.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.scale_by_param_block_rms()
+      >>> params = {"b": jnp.zeros(2), "w": jnp.array([1.0, 7.0])}
+      >>> u, _ = tx.update({"b": jnp.ones(2), "w": jnp.ones(2)}, tx.init(params), params)
+      >>> {name: round(float(x[0]), 3) for name, x in u.items()}
+      {'b': 0.001, 'w': 5.0}
 
     Reference:
       Shazeer & Stern 2018, Adafactor, section 8, https://arxiv.org/abs/1804.04235
@@ -86,5 +110,12 @@ def normalize_by_update_norm(
       eps: at least 0. With 0 a tree of zeros stays as it is.
 
     The norm is taken in float32 or wider, without overflow: see `global_norm`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.normalize_by_update_norm(scale_factor=2.0), gdjax.sgd(0.5))
+      >>> u, _ = tx.update({"b": jnp.array([40.0]), "w": jnp.array([30.0])}, tx.init(None))
+      >>> {name: round(float(x[0]), 3) for name, x in u.items()}
+      {'b': -0.8, 'w': -0.6}
     """
     return g * divide(jnp.asarray(scale_factor, norm.dtype), norm + eps), s
