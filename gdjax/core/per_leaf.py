@@ -84,6 +84,14 @@ def per_leaf(base: Any, factors: Any) -> PerLeaf:
 
     Warns:
       UserWarning: (in init) a pattern decides for no leaf.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"embed": jnp.ones(1), "head": jnp.ones(1), "norm": jnp.ones(1)}
+      >>> tx = gdjax.sgd(gdjax.per_leaf(0.5, {"embed": 0.5, "head": 2.0}))
+      >>> u, _ = tx.update(params, tx.init(params))
+      >>> print(u["embed"], u["head"], u["norm"])
+      [-0.25] [-1.] [-0.5]
     """
     if base is None or isinstance(base, str | bool | type):
         raise TypeError(f"{LABEL}: base must be a number, a scalar array or a schedule, got {base!r}")

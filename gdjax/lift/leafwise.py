@@ -74,8 +74,10 @@ def leafwise(
       numbers: new numbers for all leaves, a function `(s, t, ...) -> dict` of the `Shared` fields of the state and the
         hyperparameters that it names. Entries that name a `Shared` field are its new values, which the rule then finds
         in `s`; the others are passed to the rule by name, where they are declared as `name: Reduced = None`.
-      reduce: what the rule needs from the whole tree: a stage (see `gdjax.lift.stages`), which runs before the rule, a
-        `Stage`, which may run every k steps or after the rule, or a tuple of those.
+      reduce: what the rule needs from the whole tree: a stage, a function `(gs, s, ps, t, ...) -> dict` of the lists of
+        gradients, slots and parameters, which runs before the rule; a `Stage`, which may run every k steps or after the
+        rule; or a tuple of those. Entries of the dict that name fields of the state are their new values, the others go
+        to the rule by name, where they are declared as `name: Reduced = None`.
       **slots: what a field starts as: a `Shared` number; a `Moment` (by default `first_moment`), `Factor`, `Integer` or
         `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.
 
@@ -85,6 +87,16 @@ def leafwise(
         shape or kind than its slot: real numbers are rounded to the slot's dtype, nothing else is cast.
 
     The rule must be defined at the top level of a module for its transforms to pickle.
+
+    Example:
+      >>> import collections, gdjax
+      >>> State = collections.namedtuple("State", "mu")
+      >>> @gdjax.leafwise(State, mu=gdjax.first_moment)
+      ... def heavy_ball(g, s, p, t, decay=0.9):
+      ...     mu = decay * s.mu + g
+      ...     return mu, s._replace(mu=mu)
+      >>> gdjax.chain(heavy_ball(0.5), gdjax.scale(-0.1))
+      chain(heavy_ball(decay=0.5), scale(step_size=-0.1))
     """
 
     rule_checks.declaration(State, slots)

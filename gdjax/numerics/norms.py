@@ -104,6 +104,13 @@ def safe_norm(x: Any, min_norm: Any, ord: Any = None, axis: Any = None, keepdims
     Returns:
       The norm in the real dtype of x. It is computed in float32 or wider, of x scaled to 1, so that squares neither
       over- nor underflow.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> print(gdjax.safe_norm(jnp.array([3.0, 4.0]), 1e-6))
+      5.0
+      >>> print(jax.grad(lambda x: gdjax.safe_norm(x, 1e-6))(jnp.zeros(2)))
+      [0. 0.]
     """
     x, dtype = _wide(x)
     if ord is None:
