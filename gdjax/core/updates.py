@@ -73,7 +73,9 @@ def add(p: Any, u: Any) -> Any:
 
 
 def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Scalar) -> Params:
-    """Moves one tree towards another: step_size * new + (1 - step_size) * old, leaf by leaf.
+    """Moves one tree towards another, leaf by leaf.
+
+        step_size new_tensors + (1 - step_size) old_tensors
 
     With a small step size this keeps an exponential moving average of the parameters (Polyak averaging).
 

@@ -51,7 +51,9 @@ def _terms(log_q: Array, p: Array) -> Array:
 def kl_divergence_with_log_targets(
     log_predictions: ArrayLike, log_targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
-    """`kl_divergence` for targets that are given as logarithms too, sum_k exp(t_k) (t_k - log q_k).
+    """`kl_divergence` for targets that are given as logarithms too.
+
+        sum_k exp(t_k) (t_k - log q_k)
 
     Args:
       log_predictions: log q, (..., K), -inf for a probability of 0.

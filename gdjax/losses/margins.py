@@ -9,7 +9,9 @@ from gdjax.projections.balls import projection_simplex
 
 
 def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
-    """The hinge loss of a two-class decision, max(0, 1 - f y).
+    """The hinge loss of a two-class decision.
+
+        loss = max(0, 1 - f y)
 
     Args:
       predictor_outputs: f, the scores, any shape.
@@ -34,7 +36,9 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
 
 
 def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
-    """The perceptron loss of a two-class decision, max(0, -f y).
+    """The perceptron loss of a two-class decision.
+
+        loss = max(0, -f y)
 
     Args:
       predictor_outputs: f, the scores, any shape.
@@ -112,7 +116,9 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
 
 
 def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
-    """The perceptron loss for K classes, max_k s_k - s_y: how far the right score stays behind the best.
+    """The perceptron loss for K classes: how far the right score stays behind the best.
+
+        loss = max_k s_k - s_y
 
     Args:
       scores: s, (..., K); -inf for a class that takes no part.

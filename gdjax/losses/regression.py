@@ -9,7 +9,9 @@ from gdjax.losses.parts import Array, ArrayLike, Axis, check_floating, keep, mas
 
 
 def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
-    """The square of each error, (x - y)^2; `l2_loss` is half of it.
+    """The square of each error; `l2_loss` is half of it.
+
+        loss = (x - y)^2
 
     Args:
       predictions: x, any shape.
@@ -26,7 +28,9 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> A
 
 
 def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
-    """Half the square of each error, (x - y)^2 / 2, whose gradient is the error.
+    """Half the square of each error, whose gradient is the error.
+
+        loss = (x - y)^2 / 2
 
     Args:
       predictions: x, any shape.
@@ -99,7 +103,11 @@ def huber_loss(predictions: ArrayLike, targets: ArrayLike | None = None, *, delt
 
 
 def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
-    """log cosh(x - y): about e^2 / 2 for small errors and |e| - log 2 for large ones, smooth everywhere.
+    """About half the square of small errors, and the size of large ones: smooth everywhere.
+
+        loss = log cosh(e),    e = x - y
+
+    It is about e^2 / 2 for small errors and |e| - log 2 for large ones.
 
     Args:
       predictions: x, any shape.
@@ -142,7 +150,9 @@ def cosine_similarity(
     axis: Axis = -1,
     where: ArrayLike | None = None,
 ) -> Array:
-    """The cosine of the angle between vectors, <x, y> / (|x| |y|).
+    """The cosine of the angle between vectors.
+
+        <x, y> / (|x| |y|)
 
     Args:
       predictions: x, (..., d).
@@ -189,7 +199,9 @@ def cosine_distance(
     axis: Axis = -1,
     where: ArrayLike | None = None,
 ) -> Array:
-    """1 minus the cosine of the angle between vectors, 1 - <x, y> / (|x| |y|).
+    """1 minus the cosine of the angle between vectors.
+
+        1 - <x, y> / (|x| |y|)
 
     Args:
       predictions: x, (..., d).

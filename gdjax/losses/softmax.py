@@ -171,7 +171,9 @@ def poly_loss_cross_entropy(
 
 
 def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None) -> Array:
-    """Mixes target probabilities with the uniform distribution: (1 - alpha) y + alpha / K.
+    """Mixes target probabilities with the uniform distribution.
+
+        (1 - alpha) y + alpha / K
 
     Args:
       labels: y, (..., K), floating, such as one-hot rows.

@@ -110,7 +110,9 @@ def projection_l1_ball(tree: Any, scale: Any = 1) -> Any:
 
 
 def projection_l2_sphere(tree: Any, scale: Any = 1) -> Any:
-    """The nearest tree with Euclidean norm `scale`: scale x / |x|.
+    """The nearest tree with Euclidean norm `scale`.
+
+        y = scale x / |x|
 
     Args:
       tree: any pytree of arrays.
@@ -135,7 +137,9 @@ def projection_l2_sphere(tree: Any, scale: Any = 1) -> Any:
 
 
 def projection_l2_ball(tree: Any, scale: Any = 1) -> Any:
-    """The nearest tree with Euclidean norm <= scale: x min(1, scale / |x|).
+    """The nearest tree with a Euclidean norm of at most `scale`.
+
+        y = x min(1, scale / |x|)
 
     Args:
       tree: any pytree of arrays.

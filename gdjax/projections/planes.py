@@ -11,7 +11,9 @@ from gdjax.projections.parts import Array, each, wide
 
 
 def projection_vector(x: Any, a: Any) -> Any:
-    """The nearest multiple of `a`: <a, x> / <a, a> a; zeros where `a` is zero, in Optax NaN.
+    """The nearest multiple of `a`; zeros where `a` is zero, in Optax NaN.
+
+        y = <a, x> / <a, a> a
 
     Args:
       x: any pytree of arrays.
@@ -34,7 +36,9 @@ def projection_vector(x: Any, a: Any) -> Any:
 
 
 def projection_hyperplane(x: Any, a: Any, b: Any) -> Any:
-    """The nearest tree with <a, y> = b: x + (b - <a, x>) / <a, a> a.
+    """The nearest tree y with <a, y> = b.
+
+        y = x + (b - <a, x>) / <a, a> a
 
     Args:
       x: any pytree of arrays.
@@ -56,7 +60,9 @@ def projection_hyperplane(x: Any, a: Any, b: Any) -> Any:
 
 
 def projection_halfspace(x: Any, a: Any, b: Any) -> Any:
-    """The nearest tree with <a, y> <= b: x + min(0, b - <a, x>) / <a, a> a, which is x where x fulfils it.
+    """The nearest tree y with <a, y> <= b, which is x where x fulfils it.
+
+        y = x + min(0, b - <a, x>) / <a, a> a
 
     Args:
       x: any pytree of real arrays.

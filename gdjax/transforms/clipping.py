@@ -59,7 +59,9 @@ def clip(g: Array, s: Any, p: Any, t: Any, max_delta: Hyper) -> Any:
 def clip_by_global_norm(
     g: Array, s: Any, p: Any, t: Any, max_norm: Hyper, *, groups: Staged = None, norm: Reduced = None
 ) -> Any:
-    """Scales all updates by one factor so that their global norm is at most max_norm: u = g min(1, max_norm / |g|).
+    """Scales all updates by one factor so that their global norm is at most max_norm.
+
+        u = g min(1, max_norm / |g|)
 
     Args:
       max_norm: the bound on `global_norm(updates)`, at least 0. 0 gives zeros, infinity changes nothing.
@@ -91,7 +93,9 @@ def clip_by_global_norm(
 
 @leafwise()
 def clip_by_block_rms(g: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any:
-    """Scales each array so that its root mean square is at most threshold: u = g min(1, threshold / rms(g)).
+    """Scales each array so that its root mean square is at most threshold.
+
+        u = g min(1, threshold / rms(g))
 
     Args:
       threshold: the bound, at least 0. 0 gives zeros, infinity changes nothing.
@@ -115,9 +119,11 @@ def clip_by_block_rms(g: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any
 
 @leafwise(reduce=_norm)
 def normalize(g: Array, s: Any, p: Any, t: Any, *, norm: Reduced = None) -> Any:
-    """Scales all updates by one factor so that their global norm is 1: u = g / |g|; zeros stay zeros.
+    """Scales all updates by one factor so that their global norm is 1.
 
-    The norm is that of `global_norm`.
+        u = g / |g|
+
+    Zeros stay zeros. The norm is that of `global_norm`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -42,7 +42,9 @@ def zero_nans(g: Array, s: Any, p: Any, t: Any) -> Any:
 
 @transform
 def keep_params_nonnegative() -> GradientTransformation:
-    """Shortens updates so that no parameter becomes negative: u = max(u, -p).
+    """Shortens updates so that no parameter becomes negative.
+
+        u = max(g, -p)
 
     It belongs at the end of a chain. A parameter that is negative already is moved to 0; NaN passes through.
 

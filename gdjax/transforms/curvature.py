@@ -21,7 +21,9 @@ class HutchinsonState(NamedTuple):
 
 @transform
 def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> GradientTransformation:
-    """Replaces the updates by an estimate of the Hessian's diagonal: h = r * (H r), with random signs r.
+    """Replaces the updates by an estimate of the Hessian's diagonal, with random signs r.
+
+        h = r * (H r)
 
     Its expectation is the diagonal; the variance of h_i is the sum of H_ij^2 over j != i.
 

@@ -39,7 +39,9 @@ def decayed(g: Array, p: Array, weight_decay: Hyper) -> Array:
 
 @transform
 def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None, *, cautious: bool = False) -> Any:
-    """Adds the parameters times a rate to the updates: u = g + weight_decay p.
+    """Adds the parameters times a rate to the updates.
+
+        u = g + weight_decay p
 
     After an adaptive direction and before the learning rate this is decoupled decay (AdamW); before the direction it is
     the gradient of an L2 penalty of weight_decay / 2 |p|^2.

@@ -32,7 +32,9 @@ class EscapeSaddlesState(NamedTuple):
 def add_noise(
     eta: ScalarOrSchedule, gamma: ScalarOrSchedule, key: Any = None, *, seed: int | None = None
 ) -> GradientTransformation:
-    """Adds Gaussian noise that decays with the step: u = g + N(0, eta / t^gamma), t = 1, 2, ...
+    """Adds Gaussian noise that decays with the step.
+
+        u_t = g_t + N(0, eta / t^gamma),    t = 1, 2, ...
 
     Args:
       eta: the variance at the first step, at least 0.

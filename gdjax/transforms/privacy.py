@@ -21,7 +21,9 @@ class DifferentiallyPrivateAggregateState(NamedTuple):
 
 
 def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Scalar) -> tuple[Any, Array]:
-    """Clips the gradient of every example to a global norm and sums over the examples: sum_i g_i min(1, C / |g_i|).
+    """Clips the gradient of every example to a global norm and sums over the examples.
+
+        sum_i g_i min(1, C / |g_i|)
 
     Args:
       grads: a tree of arrays whose axis 0 runs over the examples, as from `jax.vmap(jax.grad(loss), ...)`.
@@ -53,7 +55,8 @@ def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Scalar) -> tuple[
 def per_example_layer_norm_clip(grads: Updates, global_l2_norm_clip: Scalar, uniform: bool = True) -> tuple[Any, Any]:
     """Clips every array of every example's gradient to a norm of its own and sums over the examples.
 
-        C_k = C / sqrt(K),  or with uniform=False  C_k = C sqrt(n_k / n),    k = 1 ... K
+        C_k = C / sqrt(K)            where uniform
+        C_k = C sqrt(n_k / n)        where not uniform
 
     for K arrays, the k-th of which has n_k of all n numbers of one example; so sum_k C_k^2 = C^2.
 

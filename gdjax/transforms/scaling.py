@@ -8,7 +8,9 @@ from gdjax.numerics import Array
 
 @leafwise()
 def scale(g: Array, s: Any, p: Any, t: Any, step_size: Hyper) -> Any:
-    """Multiplies the updates by a number: u = step_size g.
+    """Multiplies the updates by a number.
+
+        u = step_size g
 
     Args:
       step_size: any finite scalar, of either sign, or a schedule.
@@ -25,7 +27,9 @@ def scale(g: Array, s: Any, p: Any, t: Any, step_size: Hyper) -> Any:
 
 @leafwise()
 def scale_by_schedule(g: Array, s: Any, p: Any, t: Any, step_size_fn: Hyper) -> Any:
-    """Multiplies the updates by a schedule: u = step_size_fn(count) g, with count = 0 at the first update.
+    """Multiplies the updates by a schedule.
+
+        u_t = step_size_fn(t - 1) g_t,    t = 1, 2, ...
 
     Args:
       step_size_fn: from the int32 count of updates made so far to a scalar, which keeps its sign: to descend with a
@@ -45,7 +49,9 @@ def scale_by_schedule(g: Array, s: Any, p: Any, t: Any, step_size_fn: Hyper) -> 
 
 @leafwise()
 def scale_by_learning_rate(g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper, *, flip_sign: bool = True) -> Any:
-    """Turns a direction of ascent into an update of descent: u = -learning_rate g.
+    """Turns a direction of ascent into an update of descent.
+
+        u = -learning_rate g
 
     Args:
       learning_rate: a scalar or a schedule, at least 0, or `per_leaf(...)` of one.

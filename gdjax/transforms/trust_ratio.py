@@ -18,7 +18,9 @@ def leaf_norm(x: Array) -> Array:
 def scale_by_trust_ratio(
     g: Array, s: Any, p: Any, t: Any, min_norm: Hyper = 0.0, trust_coefficient: Hyper = 1.0, eps: Hyper = 0.0
 ) -> Any:
-    """Scales every leaf's update to the norm of its parameter: u = g trust_coefficient |p| / (|g| + eps).
+    """Scales every leaf's update to the norm of its parameter.
+
+        u = g trust_coefficient |p| / (|g| + eps)
 
     A leaf whose parameter or update has norm 0 keeps its update as it is. Norms are of the whole leaf, in float32 or
     wider. A norm below 1e-19 counts as 0; in float32 the norm of n numbers counts as sqrt(n) 2^45 at most. Elements of
@@ -52,7 +54,9 @@ def scale_by_trust_ratio(
 
 @leafwise()
 def scale_by_param_block_norm(g: Array, s: Any, p: Any, t: Any, min_scale: Hyper = 1e-3) -> Any:
-    """Multiplies every leaf's update by the norm of its parameter: u = g max(|p|, min_scale).
+    """Multiplies every leaf's update by the norm of its parameter.
+
+        u = g max(|p|, min_scale)
 
     Args:
       min_scale: the least factor, at least 0: with 0, a parameter that is zero stays so.
@@ -73,7 +77,9 @@ def scale_by_param_block_norm(g: Array, s: Any, p: Any, t: Any, min_scale: Hyper
 
 @leafwise()
 def scale_by_param_block_rms(g: Array, s: Any, p: Any, t: Any, min_scale: Hyper = 1e-3) -> Any:
-    """Multiplies every leaf's update by the root mean square of its parameter: u = g max(|p| / sqrt(size), min_scale).
+    """Multiplies every leaf's update by the root mean square of its parameter.
+
+        u = g max(rms(p), min_scale)
 
     Args:
       min_scale: the least factor, at least 0: with 0, a parameter that is zero stays so.
@@ -103,7 +109,9 @@ def _norm(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
 def normalize_by_update_norm(
     g: Array, s: Any, p: Any, t: Any, scale_factor: Hyper = 1.0, eps: Hyper = 1e-6, *, norm: Reduced = None
 ) -> Any:
-    """Scales the updates of the whole tree to one norm: u = g scale_factor / (|g| + eps).
+    """Scales the updates of the whole tree to one norm.
+
+        u = g scale_factor / (|g| + eps)
 
     Args:
       scale_factor: the norm that the result has, but for eps.

@@ -59,12 +59,14 @@ def _axes(label: str, x: Array, axis: Any) -> list[int]:
 
 
 def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) -> Array:
-    """Scales each unit of a gradient down to a bound: grad where g_norm < max_norm, else grad max_norm / g_norm.
+    """Scales each unit of a gradient down to a bound.
+
+        u = g where |g| < max_norm,    else g max_norm / |g|
 
     Args:
-      g_norm: the norms of the gradient's units, as from `unitwise_norm`.
+      g_norm: |g|, the norms of the gradient's units, as from `unitwise_norm`.
       max_norm: the bounds.
-      grad: the gradient, all three of one shape.
+      grad: g, the gradient, all three of one shape.
       div_eps: the smallest denominator.
 
     Raises:

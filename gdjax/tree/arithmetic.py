@@ -198,7 +198,9 @@ def _moment(name: str, f: Callable[..., Any], updates: Any, moments: Any, *scala
 
 
 def bias_correction(moment: Any, decay: Any, count: Any) -> Any:
-    """Corrects moving averages that began at 0: m / (1 - decay^count), leaf by leaf, in their dtypes.
+    """Corrects moving averages that began at 0, leaf by leaf, in their dtypes.
+
+        m_hat = m / (1 - decay^count)
 
     Args:
       count: how many numbers have been averaged, at least 1.
