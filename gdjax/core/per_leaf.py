@@ -69,10 +69,11 @@ def per_leaf(base: Any, factors: Any) -> PerLeaf:
 
     Args:
       base: a number, a scalar array, a schedule, or another `per_leaf`, whose factors this one multiplies.
-      factors: from pattern to factor, where the first pattern that matches the path of a leaf counts, as in
-        `label_by_path`; a leaf that none matches has the factor 1. Or a tree of factors, the parameters' or a prefix;
-        or a function from the parameters to one, such as `layerwise_decay(...)`. A dict whose values are all numbers
-        is one of patterns. A factor is a number or an array that broadcasts against the leaf.
+      factors: from pattern to factor, where the first pattern that matches the path of a leaf counts, a regular
+        expression or a predicate of `(path, leaf)`; a leaf that none matches has the factor 1. Or a tree of factors,
+        the parameters' or a prefix; or a function from the parameters to one, such as `layerwise_decay(...)`. A dict
+        whose values are all numbers is one of patterns. A factor is a number or an array that broadcasts against the
+        leaf.
 
     A weight decay with the factor 0 does not read the parameter. Behind a transform of another library write
     `chain(tx, scale(per_leaf(1.0, factors)))`.

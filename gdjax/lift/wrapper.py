@@ -40,8 +40,9 @@ def wrapper(
     run as one function per leaf.
 
     Args:
-      State: a NamedTuple class. One field, `inner`, is the state of the wrapped transform; the others are as in
-        `leafwise`, and the rule's `s` has only those: it returns `s._replace(...)`, or `s`.
+      State: a NamedTuple class. One field, `inner`, is the state of the wrapped transform; `count`, if there is one, is
+        the number of updates; every other is a slot, one array in the rule, a tree of arrays shaped like the parameters
+        in the state. The rule's `s` is without `inner`: it returns `s._replace(...)`, or `s`.
       inner: the name of that field.
       count: the updates made so far, from the `Shared` fields of a state that counts them under another name.
       numbers: new numbers for all leaves, a function `(s, t, ...) -> dict` of the `Shared` fields of the state and the

@@ -85,7 +85,7 @@ def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:
 
     Args:
       overrides: from pattern to role or `Matrix`, the first that matches wins. A pattern is a regular expression,
-        searched for anywhere in the path, or a predicate of `(path, leaf)`, as in `mask_by_path`. A role is "matrix",
+        searched for anywhere in the path, or a predicate of `(path, leaf)`. A role is "matrix",
         "embedding", "head", "norm", "bias", "router" or "other".
 
     Returns:

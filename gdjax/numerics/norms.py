@@ -98,8 +98,11 @@ def safe_norm(x: Any, min_norm: Any, ord: Any = None, axis: Any = None, keepdims
     """max(|x|, min_norm), whose derivative is 0 where |x| <= min_norm, at x = 0 too.
 
     Args:
+      x: an array.
       min_norm: the least result, at least 0.
-      ord, axis, keepdims: as in `jnp.linalg.norm`.
+      ord: which norm, as `jnp.linalg.norm` names them; None is the root of the sum of squares.
+      axis: the axis or axes of the vectors or matrices; None for all of x.
+      keepdims: keep these axes, with size 1.
 
     Returns:
       The norm in the real dtype of x. It is computed in float32 or wider, of x scaled to 1, so that squares neither

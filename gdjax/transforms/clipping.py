@@ -65,8 +65,9 @@ def clip_by_global_norm(
 
     Args:
       max_norm: the bound on `global_norm(updates)`, at least 0. 0 gives zeros, infinity changes nothing.
-      groups: clips each group of leaves by its own norm: from pattern to label as in `label_by_path`, or a function
-        from the tree to a tree of labels, or to a prefix of one. None is one group.
+      groups: clips each group of leaves by its own norm: a dict from pattern to label, where the first pattern that is
+        found in the path of a leaf counts; or a function from the tree to a tree of labels, or to a prefix of one. None
+        is one group.
 
     The norm is that of the leaves that the clipping sees: inside a group of `partition` that group's alone. For the
     norm over all groups it stands before: `chain(clip_by_global_norm(1.0), partition(...))`.

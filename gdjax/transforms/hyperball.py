@@ -129,9 +129,11 @@ def hyperball(
     Args:
       inner: the optimizer, whose updates are added to the parameters.
       learning_rate: lr, a scalar or a schedule.
-      roles: which leaves keep their norms, and how they are matrices, as in `muon`: by default those that are hidden
-        matrices or heads by role. Along the axes that are neither rows nor columns, and where columns are cut (q, k,
-        v), lie matrices each with a norm of its own. A head has one norm.
+      roles: which leaves keep their norms, and how they are matrices. None takes those that are hidden matrices or
+        heads by role; a dict from pattern to role or `Matrix` corrects what roles find. Or a tree of `Matrix`, and of
+        None for a leaf whose norm is not kept, a prefix of the parameters; or a function from these to one. Along the
+        axes that are neither rows nor columns, and where columns are cut (q, k, v), lie matrices each with a norm of
+        its own. A head has one norm.
       ascends: `inner` goes up the gradient, as `scale_by_adam()` alone does. The leaves whose norms are not kept then
         move by -lr times its updates.
 
