@@ -48,6 +48,13 @@ def hungarian_algorithm(cost_matrix: Any) -> tuple[Array, Array]:
     Departures: Optax's function of this name returns the pairs of a rectangular matrix in no order, and
     `base_hungarian_algorithm`, a second implementation there, does not end where infinite costs leave no assignment.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> cost = jnp.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0]])
+      >>> i, j = gdjax.assignment.hungarian_algorithm(cost)
+      >>> print(i, j, cost[i, j].sum())
+      [0 1] [1 0] 3.0
+
     Reference:
       Crouse 2016, On implementing 2D rectangular assignment algorithms, section II,
       https://doi.org/10.1109/TAES.2016.140952

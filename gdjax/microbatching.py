@@ -43,6 +43,13 @@ def reshape_batch_axis(tree: Any, microbatch_size: int, axis: int = 0) -> Any:
 
     Raises:
       ValueError: a batch that `microbatch_size` does not divide.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.microbatching.reshape_batch_axis(jnp.arange(6), microbatch_size=2))
+      [[0 3]
+       [1 4]
+       [2 5]]
     """
 
     def split(x: Any) -> Array:
@@ -83,6 +90,15 @@ def microbatch(
 
     Raises:
       ValueError: batches of different sizes, or that `microbatch_size` does not divide; a mean of integers.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> def loss(w, x):
+      ...     return jnp.sum((w - x) ** 2)
+      >>> gradient = gdjax.microbatch(jax.grad(loss), argnums=1, microbatch_size=2)
+      >>> x = jnp.arange(6.0)
+      >>> print(gradient(1.0, x), jax.grad(loss)(1.0, x))
+      -18.0 -18.0
     """
     if microbatch_size is None:
         return fun
@@ -132,11 +148,21 @@ def micro_vmap(
       out_axes: 0.
       microbatch_size: rows in a part; None for all at once.
       vmap_fn: what to use for `jax.vmap`.
-      accumulator: as in `microbatch`. CONCAT returns what `jax.vmap` does; MEAN and SUM keep no batch axis.
-      num_real_microbatches: as in `microbatch`.
+      accumulator: an `AccumulationType` or `Accumulator` for all results, or a tree of them that is a prefix of what
+        `fun` returns. CONCAT returns what `jax.vmap` does; MEAN and SUM keep no batch axis.
+      num_real_microbatches: evaluate this many parts only; it may be traced. A MEAN still counts all parts.
 
     Raises:
       NotImplementedError: another `out_axes`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> from gdjax import microbatching
+      >>> squares = microbatching.micro_vmap(jnp.square, microbatch_size=2)
+      >>> mean = microbatching.micro_vmap(
+      ...     jnp.square, microbatch_size=2, accumulator=microbatching.AccumulationType.MEAN)
+      >>> print(squares(jnp.arange(4.0)), mean(jnp.arange(4.0)))
+      [0. 1. 4. 9.] 3.5
     """
     if out_axes != 0:
         raise NotImplementedError(f"gdjax.micro_vmap: out_axes must be 0, got {out_axes!r}")
@@ -179,13 +205,25 @@ def micro_grad(
       argnums: what to differentiate with respect to.
       batch_argnums: the positions of the arguments that have a batch axis, which is the first.
       keep_batch_dim: `fun` gets one example as a batch of one; False for without a batch axis.
-      accumulator: of the transformed gradients.
+      accumulator: how the transformed gradients are combined, an `AccumulationType` or `Accumulator`; by default their
+        sum.
       transform_fn: of one example's gradient.
       metrics_fn: of one example's gradient, something small to return for each example.
-      microbatch_size, num_real_microbatches: as in `micro_vmap`.
+      microbatch_size: examples in a part; None for all at once.
+      num_real_microbatches: evaluate this many parts only; it may be traced. A MEAN still counts all parts.
 
     Returns:
       A function of the arguments of `fun` that returns the combined gradients and `Aux(values, metrics, aux)`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def loss(w, batch):
+      ...     return jnp.sum(w * batch)
+      >>> gradient = gdjax.microbatching.micro_grad(
+      ...     loss, transform_fn=lambda g: jnp.clip(g, -1.0, 1.0), microbatch_size=2)
+      >>> total, aux = gradient(1.0, jnp.array([0.5, 3.0, -0.25, -7.0]))
+      >>> print(total, aux.values)
+      0.25 [ 0.5   3.   -0.25 -7.  ]
     """
     with_aux = fun if has_aux else lambda *args, **kwargs: (fun(*args, **kwargs), None)
     batched = {batch_argnums} if isinstance(batch_argnums, int) else {*batch_argnums}

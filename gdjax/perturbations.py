@@ -62,6 +62,14 @@ def make_perturbed_fun(
     Departures: the score is taken at z itself. Optax recovers z as (x + sigma z - x) / sigma, which in float32 loses it
     where |x| is much larger than sigma.
 
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> sign = gdjax.perturbations.make_perturbed_fun(
+      ...     jnp.sign, num_samples=1000, sigma=0.5, noise=gdjax.perturbations.Normal())
+      >>> key, x = jax.random.key(0), jnp.array(0.0)
+      >>> bool(abs(sign(key, x)) < 0.2), bool(jax.grad(sign, argnums=1)(key, x) > 1.0)
+      (True, True)
+
     References:
       Berthet et al. 2020, Learning with differentiable perturbed optimizers, Proposition 3.1,
       https://arxiv.org/abs/2002.08676
@@ -126,5 +134,12 @@ class MultiNormalDiagFromLogScale:
 
 
 def multi_normal(loc: Any, log_scale: Any) -> MultiNormalDiagFromLogScale:
-    """The normal distribution with mean `loc` and standard deviation exp(log_scale), component by component."""
+    """The normal distribution with mean `loc` and standard deviation exp(log_scale), component by component.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> normal = gdjax.multi_normal(loc=jnp.array([1.0, 2.0]), log_scale=jnp.zeros(2))
+      >>> normal.sample((3,), jax.random.key(0)).shape
+      (3, 2)
+    """
     return MultiNormalDiagFromLogScale(loc, log_scale)

@@ -23,6 +23,14 @@ def hvp(loss: LossFn, v: Array, params: Any, inputs: Any, targets: Any) -> Any:
     Returns:
       The product, a tree like the parameters.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def loss(params, inputs, targets):
+      ...     return jnp.sum(params**3)
+      >>> params, v = jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])
+      >>> print(gdjax.second_order.hvp(loss, v, params, None, None))
+      [6. 0.]
+
     Reference:
       Pearlmutter 1994, Fast exact multiplication by the Hessian, section 3, https://doi.org/10.1162/neco.1994.6.1.147
     """
@@ -35,7 +43,15 @@ def hvp(loss: LossFn, v: Array, params: Any, inputs: Any, targets: Any) -> Any:
 
 
 def hessian_diag(loss: LossFn, params: Any, inputs: Any, targets: Any) -> Array:
-    """The diagonal of the loss's Hessian at the parameters, (n,): n products of `hvp`, 128 of them at once."""
+    """The diagonal of the loss's Hessian at the parameters, (n,): n products of `hvp`, 128 of them at once.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def loss(params, inputs, targets):
+      ...     return jnp.sum(params**3)
+      >>> print(gdjax.second_order.hessian_diag(loss, jnp.array([1.0, 2.0]), None, None))
+      [ 6. 12.]
+    """
     flat = _ravel(params)
     if flat.size == 0:
         return flat

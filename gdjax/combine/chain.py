@@ -136,6 +136,16 @@ def chain(*transforms: Transform) -> Any:
 
     Raises:
       TypeError: an argument is not a transform; the message gives its index.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.sgd(0.5))
+      >>> params = {"a": jnp.array([1.0]), "b": jnp.array([1.0])}
+      >>> state = tx.init(params)
+      >>> grads = {"a": jnp.array([30.0]), "b": jnp.array([40.0])}
+      >>> u, state = tx.update(grads, state, params)
+      >>> {name: round(float(x[0]), 3) for name, x in gdjax.apply_updates(params, u).items()}
+      {'a': 0.7, 'b': 0.6}
     """
     parts = tuple(base.check_transform("gdjax.chain", i, tx) for i, tx in enumerate(transforms))
     _warn_of_two_rates("gdjax.chain", parts)
@@ -151,6 +161,13 @@ def named_chain(*transforms: tuple[str, GradientTransformation]) -> Any:
     Raises:
       ValueError: a name occurs twice.
       TypeError: an argument is not a pair of a name and a transform.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.named_chain(("clip", gdjax.clip(1.0)), ("adam", gdjax.scale_by_adam()))
+      >>> state = tx.init(jnp.zeros(2))
+      >>> print(list(state), state["adam"].mu)
+      ['clip', 'adam'] [0. 0.]
     """
     label = "gdjax.named_chain"
     for i, pair in enumerate(transforms):

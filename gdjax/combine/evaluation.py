@@ -34,6 +34,14 @@ def eval_params(tx: GradientTransformation, state: OptState, params: Params) -> 
     Raises:
       ValueError: an average has another structure than params, as inside `flatten`.
       TypeError: tx is no transform, as where the state comes first.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> averaged = gdjax.params_ema(gdjax.sgd(1.0), decay=0.0, every=2)
+      >>> tx = gdjax.apply_if_finite(averaged, max_consecutive_errors=5)
+      >>> run = gdjax.minimize(lambda p: p, jnp.array(4.0), tx, steps=3)  # to 3.0, 2.0, 1.0
+      >>> print(run.params, gdjax.eval_params(tx, run.state, run.params))
+      1.0 2.0
     """
     base.check_transform(LABEL, "tx", tx)
     for own in filter(_describes, jax.tree.leaves(state, is_leaf=_describes)):

@@ -45,6 +45,16 @@ def partition(
 
     Warns:
       UserWarning: (in init) a group has no leaves, and the labels are a tree.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"embed": jnp.ones(2), "body": jnp.ones(2), "head": jnp.ones(2)}
+      >>> labels = gdjax.label_by_path({"head": "fast", "embed": "none", ".*": "slow"})
+      >>> txs = {"slow": gdjax.sgd(0.5), "fast": gdjax.sgd(1.0), "none": gdjax.set_to_zero()}
+      >>> tx = gdjax.partition(txs, labels)
+      >>> u, _ = tx.update(params, tx.init(params), params)
+      >>> print(u["embed"], u["body"], u["head"])
+      [0. 0.] [-0.5 -0.5] [-1. -1.]
     """
     return grouped("gdjax.partition", transforms, param_labels, mask_compatible_extra_args)
 
@@ -109,7 +119,22 @@ multi_transform = partition
 
 @transform
 def selective_transform(optimizer: Transform, *, freeze_mask: Any) -> Any:
-    """Applies `optimizer` where the mask is False; where it is True the update is zero and no state is kept."""
+    """Applies `optimizer` where the mask is False; where it is True the update is zero and no state is kept.
+
+    Args:
+      optimizer: the transform of the leaves that are trained.
+      freeze_mask: True for a leaf that is held fixed: a tree of booleans shaped like the parameters or a prefix of it,
+        or a function from the parameters to one, such as `mask_by_path(...)`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"body": jnp.ones(2), "head": jnp.ones(2)}
+      >>> frozen = {"body": True, "head": False}
+      >>> tx = gdjax.selective_transform(gdjax.adam(0.5), freeze_mask=frozen)
+      >>> u, state = tx.update(params, tx.init(params))
+      >>> print(u["body"], gdjax.state_bytes(tx, params))  # two moments of the head, a count
+      [0. 0.] 20
+    """
 
     def labels(params: Params) -> Any:
         seen = mask_of("gdjax.selective_transform", freeze_mask, params)

@@ -63,6 +63,15 @@ def get_hyperparams(tx: Transform, state: OptState, *, step: str = "next", count
       ValueError: nothing can be read, because all that might have numbers keeps them in a closure. It is a warning
         where something can, but no learning rate. Or `step` is neither word, or "last" together with a count.
       TypeError: `count` is not of whole numbers.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.sgd(gdjax.linear_schedule(1.0, 0.0, transition_steps=4), momentum=0.9)
+      >>> state = tx.init(jnp.zeros(2))
+      >>> {name: round(float(x), 3) for name, x in gdjax.get_hyperparams(tx, state).items()}
+      {'decay': 0.9, 'learning_rate': 1.0}
+      >>> print(gdjax.get_hyperparams(tx, state, count=jnp.arange(5))["learning_rate"])
+      [1.   0.75 0.5  0.25 0.  ]
     """
     if step not in ("next", "last") or count is not None and step == "last":
         raise ValueError(f'{LABEL}: step must be "next" or "last", the latter without count; got {step!r}, {count!r}')

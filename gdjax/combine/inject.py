@@ -58,7 +58,15 @@ class WrappedScheduleState(NamedTuple):
 
 
 class WrappedSchedule:
-    """A schedule of the count as a `StatefulSchedule`."""
+    """A schedule of the count as a `StatefulSchedule`.
+
+    Example:
+      >>> import gdjax
+      >>> rate = gdjax.WrappedSchedule(gdjax.linear_schedule(1.0, 0.0, transition_steps=4))
+      >>> state = rate.update(rate.init())
+      >>> float(rate(state))
+      0.75
+    """
 
     def __init__(self, schedule_fn: types.Schedule):
         self.schedule_fn = schedule_fn
@@ -98,6 +106,15 @@ def inject_hyperparams(
 
     Raises:
       ValueError: `static_args` names no argument of `inner_factory`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.inject_hyperparams(gdjax.sgd)(learning_rate=0.5)
+      >>> state = tx.init(jnp.array(0.0))
+      >>> state.hyperparams["learning_rate"] = jnp.array(0.25)
+      >>> u, state = tx.update(jnp.array(1.0), state)
+      >>> print(u)
+      -0.25
     """
     if not callable(inner_factory):
         hint = "; pass the factory, not what it returned: inject_hyperparams(adam)(1e-3)"

@@ -47,6 +47,15 @@ def layerwise_decay(
         num_layers + 1, or num_layers is not given and a mask, as in `partition`, hides leaves; no leaf is of a layer.
       TypeError: depth_of is neither text nor a function.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x = jnp.ones(1)
+      >>> params = {"embed": x, "layers": [x, x], "head": x}
+      >>> tx = gdjax.sgd(gdjax.per_leaf(1.0, gdjax.layerwise_decay(0.5, r"layers/([0-9]+)")))
+      >>> u, _ = tx.update(params, tx.init(params))
+      >>> print(u["embed"], *u["layers"], u["head"])
+      [-0.125] [-0.25] [-0.5] [-1.]
+
     Reference:
       Bao, Dong, Piao & Wei 2022, BEiT: BERT pre-training of image transformers, https://arxiv.org/abs/2106.08254
     """

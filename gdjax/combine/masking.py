@@ -42,6 +42,14 @@ def masked(inner: Transform, mask: Any, *, mask_compatible_extra_args: bool = Fa
 
     Warns:
       UserWarning: (in init) the mask is False everywhere.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.masked(gdjax.clip(0.5), gdjax.mask_by_path("kernel"))
+      >>> g = {"kernel": jnp.array([3.0]), "bias": jnp.array([3.0])}
+      >>> u, _ = tx.update(g, tx.init(g))
+      >>> print(u["kernel"], u["bias"])
+      [0.5] [3.]
     """
     label = "gdjax.masked"
     part = base.part_of(base.check_transform(label, 0, inner))
@@ -96,8 +104,20 @@ class MaskedLeafwise(Leafwise):
 def freeze(mask: Any) -> Any:
     """Zeroes the updates where the mask is True and passes the others through: `masked(set_to_zero(), mask)`.
 
+    Args:
+      mask: a tree of booleans shaped like the updates or a prefix of it, or a function from the updates to one, such as
+        `mask_by_path(...)`.
+
     Put last in a chain, it holds parameters fixed. The transforms before it still keep state for them; to keep none use
     `selective_transform` or `partition`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.sgd(0.5), gdjax.freeze(gdjax.mask_by_path("embed")))
+      >>> g = {"embed": jnp.array([1.0]), "head": jnp.array([1.0])}
+      >>> u, _ = tx.update(g, tx.init(g))
+      >>> print(u["embed"], u["head"])
+      [0.] [-0.5]
     """
     return masked(set_to_zero(), mask)
 

@@ -31,6 +31,14 @@ def mask_by_path(*patterns: Pattern) -> Callable[[Any], Any]:
       ValueError: a pattern is no regular expression; (when used) a pattern matches no leaf; the message lists the
         paths.
       TypeError: a pattern is neither text nor a function.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"layers": [{"bias": jnp.ones(2), "kernel": jnp.ones((2, 2))}]}
+      >>> gdjax.mask_by_path("kernel$")(params)
+      {'layers': [{'bias': False, 'kernel': True}]}
+      >>> matrices = gdjax.mask_by_path(lambda path, leaf: leaf.ndim > 1)
+      >>> tx = gdjax.adamw(1e-3, mask=matrices)  # only these decay
     """
     check_patterns("gdjax.mask_by_path", patterns)
 
@@ -48,9 +56,16 @@ def mask_by_path(*patterns: Pattern) -> Callable[[Any], Any]:
 
 @value
 def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
-    """Labels for `partition` by the path of a leaf: that of the first rule whose pattern matches, as in `mask_by_path`.
+    """Labels for `partition` by the path of a leaf: that of the first rule whose pattern matches.
 
-    For instance `label_by_path({"bias$|scale$": "vector", ".*": "matrix"})`: from pattern to label.
+    For instance `label_by_path({"bias$|scale$": "vector", ".*": "matrix"})`.
+
+    Args:
+      rules: from pattern to label. A pattern is a regular expression, searched for anywhere in the path, the keys of a
+        leaf joined by "/"; or a predicate of `(path, leaf)`.
+
+    Returns:
+      A function from a tree to a tree of labels.
 
     A rule that labels no leaf is a warning (when used): its pattern matches no leaf, or rules before it have labelled
     all that it matches. There is no warning for a rule for the rest, whose pattern matches every leaf.
@@ -59,6 +74,12 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
       ValueError: a pattern is no regular expression; (when used) leaves that no rule matches; the message lists them.
         End with the rule `".*"` for a rest.
       TypeError: a pattern is neither text nor a function.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"head": {"bias": jnp.ones(1), "kernel": jnp.ones(1)}, "out": jnp.ones(1)}
+      >>> gdjax.label_by_path({"bias$": "vector", "head": "head", ".*": "rest"})(params)
+      {'head': {'bias': 'vector', 'kernel': 'head'}, 'out': 'rest'}
     """
     check_patterns("gdjax.label_by_path", rules)
 

@@ -53,6 +53,15 @@ def state_sharding(
       ValueError: the mesh has no such axis, or lacks one over which a parameter is divided.
       TypeError: tx is no transform, or mesh no mesh.
 
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",))
+      >>> tx, params = gdjax.adam(1e-3), {"w": jnp.zeros((128, 64))}
+      >>> shardings = gdjax.state_sharding(tx, params, mesh)
+      >>> state = jax.jit(tx.init, out_shardings=shardings)(params)
+      >>> tuple(gdjax.tree.get(state, "mu")["w"].sharding.spec)
+      ('data', None)
+
     Reference:
       Rajbhandari et al. 2020, ZeRO: memory optimizations toward training trillion parameter models, section 5.1,
       https://arxiv.org/abs/1910.02054

@@ -42,6 +42,16 @@ class GradientTransformation(_Pair):
     Every update accepts extra keyword arguments it has no use for.
 
     In a program that has imported Optax it is an instance of `optax.GradientTransformationExtraArgs` too.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.clip(1.0)
+      >>> init, update = tx
+      >>> u, state = update(jnp.array([3.0]), init(jnp.zeros(1)))
+      >>> print(u)
+      [1.]
+      >>> isinstance(tx, gdjax.GradientTransformation), tx == gdjax.clip(1.0)
+      (True, True)
     """
 
     __slots__ = ()
@@ -87,7 +97,16 @@ TransformUpdateExtraArgsFn = TransformUpdateFn
 
 
 def init_empty_state(params: Params) -> EmptyState:
-    """The `init` of a transform that keeps no state."""
+    """The `init` of a transform that keeps no state.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> def sign(updates, state, params=None):
+      ...     return jax.tree.map(jnp.sign, updates), state
+      >>> tx = gdjax.GradientTransformation(gdjax.init_empty_state, sign)
+      >>> tx.init({"w": jnp.zeros(2)})
+      EmptyState()
+    """
     return EmptyState()
 
 
@@ -161,6 +180,14 @@ def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
 
     Transforms built by equal calls are equal; they hash, pickle and print by the call. The factory's hyperparameters
     are checked by their names, see `gdjax.core.domains`.
+
+    Example:
+      >>> import gdjax
+      >>> @gdjax.transform
+      ... def clipped(rate, max_norm=1.0):
+      ...     return gdjax.chain(gdjax.clip_by_global_norm(max_norm), gdjax.sgd(rate))
+      >>> clipped(0.1), clipped(0.1) == clipped(0.1, max_norm=1.0)
+      (clipped(rate=0.1, max_norm=1.0), True)
     """
 
     @functools.wraps(factory)
@@ -235,7 +262,17 @@ def check_transform(label: str, index: Any, tx: Any) -> Any:
 
 @transform
 def identity() -> GradientTransformation:
-    """Returns the updates as they are, whatever the tree holds."""
+    """Returns the updates as they are, whatever the tree holds.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def sgd(learning_rate, max_delta=None):
+      ...     clip = gdjax.identity() if max_delta is None else gdjax.clip(max_delta)
+      ...     return gdjax.chain(clip, gdjax.sgd(learning_rate))
+      >>> u, _ = sgd(0.5).update(jnp.array([3.0]), sgd(0.5).init(jnp.zeros(1)))
+      >>> print(u)
+      [-1.5]
+    """
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
@@ -247,7 +284,17 @@ def identity() -> GradientTransformation:
 
 @transform
 def set_to_zero() -> GradientTransformation:
-    """Replaces every update by zeros. See `freeze`, which does so for some of the parameters."""
+    """Replaces every update by zeros. See `freeze`, which does so for some of the parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> groups = {"trained": gdjax.sgd(0.5), "fixed": gdjax.set_to_zero()}
+      >>> tx = gdjax.partition(groups, {"a": "trained", "b": "fixed"})
+      >>> g = {"a": jnp.array([1.0]), "b": jnp.array([1.0])}
+      >>> u, _ = tx.update(g, tx.init(g))
+      >>> print(u["a"], u["b"])
+      [-0.5] [0.]
+    """
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any

@@ -24,6 +24,12 @@ def to_optax(tx: Transform) -> Any:
 
     Raises:
       ImportError: Optax is not installed.
+
+    Example:
+      >>> import gdjax, optax
+      >>> tx = gdjax.to_optax(gdjax.adam(1e-3))
+      >>> isinstance(tx.init(0.0)[0], optax.ScaleByAdamState)
+      True
     """
     label = "gdjax.to_optax"
     inner, optax = base.check_transform(label, 0, tx), _import_optax(label)
@@ -48,6 +54,13 @@ def from_optax(tx: Transform) -> GradientTransformation:
     It takes any extra arguments and hands them on if `tx` takes some. A gradient that does not fit its parameter is an
     error that names it. Two are equal if their parts `init` and `update` are, and pickle if those do. The states are
     those of `tx`; `state_from_optax` gives them this library's classes.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp, optax
+      >>> tx = gdjax.chain(gdjax.clip(1.0), gdjax.from_optax(optax.sgd(0.5)))
+      >>> u, _ = tx.update(jnp.array([3.0]), tx.init(jnp.zeros(1)))
+      >>> print(u)
+      [-0.5]
     """
     label = "gdjax.from_optax"
     inner = base.check_transform(label, 0, tx)
@@ -70,13 +83,28 @@ def state_to_optax(state: OptState) -> Any:
 
     Raises:
       ImportError: Optax is not installed.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp, optax
+      >>> state = gdjax.adam(1e-3).init(jnp.zeros(2))
+      >>> theirs = gdjax.state_to_optax(state)  # goes into optax.adam(1e-3).update
+      >>> type(theirs[0]) is optax.ScaleByAdamState
+      True
     """
     _import_optax("gdjax.state_to_optax")
     return _of("optax", "gdjax", state)
 
 
 def state_from_optax(state: OptState) -> Any:
-    """The state, or any tree with states in it, with this library's classes in place of Optax's."""
+    """The state, or any tree with states in it, with this library's classes in place of Optax's.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp, optax
+      >>> state = optax.adam(1e-3).init(jnp.zeros(2))  # of a checkpoint, for instance
+      >>> ours = gdjax.state_from_optax(state)  # goes into gdjax.adam(1e-3).update
+      >>> type(ours[0]) is gdjax.ScaleByAdamState
+      True
+    """
     return _of("gdjax", "optax", state)
 
 

@@ -69,10 +69,11 @@ def per_leaf(base: Any, factors: Any) -> PerLeaf:
 
     Args:
       base: a number, a scalar array, a schedule, or another `per_leaf`, whose factors this one multiplies.
-      factors: from pattern to factor, where the first pattern that matches the path of a leaf counts, as in
-        `label_by_path`; a leaf that none matches has the factor 1. Or a tree of factors, the parameters' or a prefix;
-        or a function from the parameters to one, such as `layerwise_decay(...)`. A dict whose values are all numbers
-        is one of patterns. A factor is a number or an array that broadcasts against the leaf.
+      factors: from pattern to factor, where the first pattern that matches the path of a leaf counts, a regular
+        expression or a predicate of `(path, leaf)`; a leaf that none matches has the factor 1. Or a tree of factors,
+        the parameters' or a prefix; or a function from the parameters to one, such as `layerwise_decay(...)`. A dict
+        whose values are all numbers is one of patterns. A factor is a number or an array that broadcasts against the
+        leaf.
 
     A weight decay with the factor 0 does not read the parameter. Behind a transform of another library write
     `chain(tx, scale(per_leaf(1.0, factors)))`.
@@ -85,6 +86,14 @@ def per_leaf(base: Any, factors: Any) -> PerLeaf:
 
     Warns:
       UserWarning: (in init) a pattern decides for no leaf.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"embed": jnp.ones(1), "head": jnp.ones(1), "norm": jnp.ones(1)}
+      >>> tx = gdjax.sgd(gdjax.per_leaf(0.5, {"embed": 0.5, "head": 2.0}))
+      >>> u, _ = tx.update(params, tx.init(params))
+      >>> print(u["embed"], u["head"], u["norm"])
+      [-0.25] [-1.] [-0.5]
     """
     if base is None or isinstance(base, str | bool | type):
         raise TypeError(f"{LABEL}: base must be a number, a scalar array or a schedule, got {base!r}")

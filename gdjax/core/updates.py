@@ -24,6 +24,14 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     Raises:
       ValueError: structures or shapes differ; the message names the leaf.
       TypeError: a complex update for a real parameter; a leaf that is no array.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"w": jnp.array([1.0], jnp.bfloat16), "b": jnp.array([1.0])}
+      >>> updates = {"w": jnp.array([0.5]), "b": jnp.array([-0.25])}
+      >>> params = gdjax.apply_updates(params, updates)
+      >>> print(params["w"], params["w"].dtype, params["b"])
+      [1.5] bfloat16 [0.75]
     """
     args = params, updates
     if base.is_concrete(args):
@@ -67,7 +75,9 @@ def add(p: Any, u: Any) -> Any:
 
 @short_types
 def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Scalar) -> Params:
-    """Moves one tree towards another: step_size * new + (1 - step_size) * old, leaf by leaf.
+    """Moves one tree towards another, leaf by leaf.
+
+        step_size new_tensors + (1 - step_size) old_tensors
 
     With a small step size this keeps an exponential moving average of the parameters (Polyak averaging).
 
@@ -81,6 +91,15 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Scal
 
     Raises:
       ValueError: structures or shapes differ; the step size is no scalar or outside [0, 1].
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params, average = jnp.array([4.0]), jnp.array([0.0])
+      >>> for _ in range(2):
+      ...     average = gdjax.incremental_update(params, average, step_size=0.5)
+      ...     print(average)
+      [2.]
+      [3.]
     """
     label = "gdjax.incremental_update"
     domains.check(label, {"step_size": step_size}, {})
@@ -131,6 +150,14 @@ def periodic_update(
     Raises:
       ValueError: structures or shapes differ; update_period is below 1.
       TypeError: steps or update_period is no integer.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params, target = jnp.array([4.0]), jnp.array([0.0])
+      >>> for step in (99, 100):
+      ...     print(gdjax.periodic_update(params, target, step, update_period=100))
+      [0.]
+      [4.]
 
     Reference:
       Mnih et al. 2015, Human-level control through deep reinforcement learning, Algorithm 1 (the copies of Q to

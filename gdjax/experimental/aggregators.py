@@ -63,6 +63,15 @@ def process(preprocessor: Any, aggregator: Any, postprocessor: Any, aggregator_h
 
     Returns:
       An `Aggregator` if `aggregator` is one; its state is the tuple of the three states.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> from gdjax.experimental import aggregating
+      >>> mean = aggregating.average_per_element_updates()
+      >>> tx = aggregating.process(gdjax.clip(1.0), mean, gdjax.sgd(0.5))
+      >>> u, _ = tx.update(jnp.array([[0.5], [9.0]]), tx.init(jnp.zeros(1)))
+      >>> print(u)  # of the mean of two clipped gradients
+      [-0.375]
     """
     for i, tx in enumerate((preprocessor, aggregator, postprocessor)):
         base.check_transform("gdjax.process", i, tx)
@@ -97,6 +106,13 @@ def average_per_element_updates(per_elt_axis: int | Sequence[int] = 0) -> Any:
 
     Args:
       per_elt_axis: the axes of the examples, in every leaf.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.experimental.aggregating.average_per_element_updates()
+      >>> u, _ = tx.update(jnp.array([[1.0, 2.0], [3.0, 6.0]]), tx.init(jnp.zeros(2)))
+      >>> print(u)
+      [2. 4.]
     """
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -119,6 +135,16 @@ def accumulate_avg_updates(accumulation_steps: int) -> GradientTransformation:
 
     Args:
       accumulation_steps: at least 1. With 1 the updates pass through and there is no state.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.experimental.aggregating.accumulate_avg_updates(2)
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for g in jnp.array([1.0, 4.0]):
+      ...     u, state = tx.update(g, state)
+      ...     print(u)
+      0.0
+      2.5
     """
     label = "gdjax.accumulate_avg_updates"
     if checks.structural(label, "accumulation_steps", accumulation_steps, 1) == 1:
@@ -143,8 +169,18 @@ def average_incrementally_updates(per_elt_axis: MaybeAxis, accumulation_steps: i
     """The average over the axes of the examples and over calls.
 
     Args:
-      per_elt_axis: see `average_per_element_updates`; None where the gradients are averages already.
-      accumulation_steps: see `accumulate_avg_updates`.
+      per_elt_axis: the axes of the examples, in every leaf; None where the gradients are averages already.
+      accumulation_steps: calls to average over, at least 1; with 1 there is no state.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.experimental.aggregating.average_incrementally_updates(0, 2)
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for g in jnp.array([[1.0, 3.0], [2.0, 6.0]]):  # two calls of two examples
+      ...     u, state = tx.update(g, state)
+      ...     print(u)
+      0.0
+      3.0
     """
     accumulate = accumulate_avg_updates(accumulation_steps)
     if per_elt_axis is None:

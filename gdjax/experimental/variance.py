@@ -22,6 +22,12 @@ def get_batch_size_from_per_elt_updates(per_elt_updates: PerElementUpdates, per_
 
     Raises:
       ValueError: the leaves differ; the message lists their paths. There are none.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> from gdjax.experimental.aggregating import get_batch_size_from_per_elt_updates
+      >>> get_batch_size_from_per_elt_updates({"w": jnp.ones((8, 3))}, 0)
+      8
     """
     label = "gdjax.get_batch_size_from_per_elt_updates"
     axes = [per_elt_axis] if isinstance(per_elt_axis, int) else list(per_elt_axis)
@@ -59,6 +65,14 @@ def get_per_element_mean_and_sum_sq_diff_grads(
     Returns:
       An `Aggregator` for `process(..., aggregator_has_aux=True)`: its update returns `(mean, aux)` with
       `aux["sum_sq_diff_grads"]` and the number of examples as `aux["sample_size"]`, zeros where more calls are needed.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> aggregating = gdjax.experimental.aggregating
+      >>> tx = aggregating.get_per_element_mean_and_sum_sq_diff_grads()
+      >>> (mean, aux), _ = tx.update(jnp.array([1.0, 2.0, 6.0]), tx.init(jnp.array(0.0)))
+      >>> print(mean, aux["sum_sq_diff_grads"], aux["sample_size"])
+      3.0 14.0 3
 
     Reference:
       Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance, equations 2.1,
@@ -127,6 +141,15 @@ def track_per_element_mean_and_variance_with_ema(ema_decay: Any = 0.9) -> Gradie
 
     Args:
       ema_decay: of the averages, in [0, 1).
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> aggregating = gdjax.experimental.aggregating
+      >>> tx = aggregating.track_per_element_mean_and_variance_with_ema(0.5)
+      >>> sums = {"sum_sq_diff_grads": jnp.array(14.0), "sample_size": 3}
+      >>> _, state = tx.update(jnp.array(3.0), tx.init(jnp.array(0.0)), **sums)
+      >>> print(*aggregating.get_unbiased_mean_and_variance_ema(state))
+      3.0 7.0
     """
     label = "gdjax.track_per_element_mean_and_variance_with_ema"
 
@@ -160,6 +183,15 @@ def get_unbiased_mean_and_variance_ema(state: Any) -> tuple[Any, Any]:
 
     Raises:
       ValueError: it has none.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> aggregating = gdjax.experimental.aggregating
+      >>> tx = aggregating.add_mean_variance_to_opt(gdjax.sgd(0.5))
+      >>> u, state = tx.update(jnp.array([1.0, 2.0, 6.0]), tx.init(jnp.array(0.0)))
+      >>> mean, variance = aggregating.get_unbiased_mean_and_variance_ema(state)
+      >>> round(float(mean), 3), round(float(variance), 3)
+      (3.0, 7.0)
     """
     found = tree.get(state, "PerElementMeanAndVarianceEMAState")
     if found is None:
@@ -180,11 +212,22 @@ def add_mean_variance_to_opt(
 
     Args:
       opt: gets the mean gradient.
-      ema_decay: see `track_per_element_mean_and_variance_with_ema`.
-      per_elt_axis, accumulation_steps: see `get_per_element_mean_and_sum_sq_diff_grads`.
+      ema_decay: of the averages, in [0, 1).
+      per_elt_axis: the axes of the examples, in every leaf.
+      accumulation_steps: calls whose examples count as one batch, at least 1.
 
     Returns:
       An `Aggregator`; `get_unbiased_mean_and_variance_ema(state)` reads the averages.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> aggregating = gdjax.experimental.aggregating
+      >>> tx = aggregating.add_mean_variance_to_opt(gdjax.sgd(0.5), ema_decay=0.5)
+      >>> u, state = tx.update(jnp.array([1.0, 2.0, 6.0]), tx.init(jnp.array(0.0)))
+      >>> print(u)
+      -1.5
+      >>> print(*aggregating.get_unbiased_mean_and_variance_ema(state))
+      3.0 7.0
     """
     return process(
         identity(),

@@ -71,6 +71,16 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
     Raises:
       TypeError: tx is no transform; a leaf is neither an array nor a number.
       ValueError: params is None; whatever `init` raises.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"embed": jnp.ones((4, 2)), "head": jnp.ones((2, 4))}
+      >>> tx = gdjax.chain(gdjax.freeze(gdjax.mask_by_path("embed")), gdjax.scale_by_adam())
+      >>> table = gdjax.explain(tx, params)
+      >>> table["path"], table["why"]
+      (['embed', 'head'], ['frozen by freeze', ''])
+      >>> table.warnings
+      ('no learning rate for head: end with scale_by_learning_rate, which multiplies by -1',)
     """
     base.check_transform(LABEL, "tx", tx)
     if is_lookahead(tx):

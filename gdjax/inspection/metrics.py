@@ -64,6 +64,13 @@ def with_metrics(
     Raises:
       ValueError: `norms` has another name, or a leaf no label.
       TypeError: `inner` is no transform.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.with_metrics(gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.sgd(0.5)))
+      >>> u, state = tx.update(jnp.array([3.0, 4.0]), tx.init(jnp.zeros(2)))
+      >>> {name: round(float(x), 3) for name, x in gdjax.metrics(state).items()}
+      {'clip_factor': 0.2, 'clip_fraction': 1.0, 'grad_norm': 5.0, 'learning_rate': 0.5}
     """
     base.check_transform(LABEL, "inner", inner)
     wanted = norms if isinstance(norms, Sequence) and not isinstance(norms, str) else (norms,)
@@ -110,6 +117,15 @@ def metrics(state: OptState) -> dict[str, Array]:
 
     Raises:
       ValueError: there is no `with_metrics`, or several that no name tells apart.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> measured = gdjax.with_metrics(gdjax.sgd(0.5))
+      >>> tx = gdjax.partition({"a": measured, "b": measured}, {"w": "a", "x": "b"})
+      >>> g = {"w": jnp.array([2.0]), "x": jnp.array([3.0])}
+      >>> _, state = tx.update(g, tx.init(g))
+      >>> sorted(gdjax.metrics(state))
+      ['a/grad_norm', 'a/learning_rate', 'b/grad_norm', 'b/learning_rate']
     """
     found = get_all_with_path(state, MetricsState.__name__)
     if not found:

@@ -62,6 +62,15 @@ def migrate(state: OptState, old_tx: Transform, new_tx: Transform, params: Param
     Raises:
       TypeError: `old_tx` or `new_tx` is no transform.
       ValueError: the state is not one of `old_tx`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"w": jnp.ones(2)}
+      >>> old, new = gdjax.adam(1e-3), gdjax.chain(gdjax.clip(1.0), gdjax.adamw(1e-3))
+      >>> _, state = old.update({"w": jnp.array([1.0, 2.0])}, old.init(params))
+      >>> state, report = gdjax.migrate(state, old, new, params)
+      >>> len(report.carried), report.anew, report.dropped
+      (3, (), ())
     """
     for name, tx in (("old_tx", old_tx), ("new_tx", new_tx)):
         base.check_transform(LABEL, name, tx)

@@ -61,6 +61,13 @@ def check_numerics(
     Raises:
       TypeError: tx is no transform; a leaf has no value; steps is no int.
       ValueError: params is None; steps is below 1; whatever `init` and `update` raise.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"w": jnp.ones(8, jnp.bfloat16), "x": jnp.ones(8)}
+      >>> table = gdjax.check_numerics(gdjax.adam(1e-4), params)
+      >>> table["path"], len(table.warnings)
+      (['w', 'x'], 1)
     """
     base.check_transform(LABEL, "tx", tx)
     checks.structural(LABEL, "steps", steps, 1)

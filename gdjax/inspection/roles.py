@@ -28,7 +28,9 @@ def roles(params: Params, overrides: Mapping[Any, Any] | None = None) -> Table:
 
     Args:
       params: arrays, or shapes as of `jax.ShapeDtypeStruct`.
-      overrides: as in `matrices_by_role`.
+      overrides: from pattern to role or `Matrix`, the first that matches wins. A pattern is a regular expression,
+        searched for anywhere in the path, or a predicate of `(path, leaf)`. A role is "matrix", "embedding", "head",
+        "norm", "bias", "router" or "other".
 
     Returns:
       A `Table`, whose columns are the fields of `Role`. Its `warnings` tell what names and shapes leave unknown.
@@ -36,6 +38,13 @@ def roles(params: Params, overrides: Mapping[Any, Any] | None = None) -> Table:
     Raises:
       TypeError: a leaf is neither an array nor a number; the overrides are no mapping.
       ValueError: params is None; an unknown role; axes that a leaf does not have.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> mlp = {"bias": jnp.ones(8), "kernel": jnp.ones((4, 8))}
+      >>> table = gdjax.roles({"embed": jnp.ones((9, 4)), "mlp": mlp})
+      >>> list(zip(table["path"], table["role"]))
+      [('embed', 'embedding'), ('mlp/bias', 'bias'), ('mlp/kernel', 'matrix')]
     """
     shapes = shapes_of("gdjax.roles", params)
     numbers = matrices_by_role(overrides)

@@ -33,7 +33,11 @@ def reset(
         reset(tx, state, params, where="decoder", fields=["nu", "count"])
 
     Args:
-      where: which parameters, by their paths, as in `mask_by_path`. Numbers for the whole tree, as the count, stay.
+      tx: the optimizer that the state is of.
+      state: as `update` returned it.
+      params: the parameters, from which the start is made.
+      where: which parameters: regular expressions, searched for anywhere in the paths, or predicates of `(path, leaf)`.
+        Numbers for the whole tree, as the count, stay.
       fields: names of fields, of transforms ("scale_by_adam") or of groups of `partition`: what is under one of them.
         A number for the whole tree is set back if its field, its transform or its group is named.
 
@@ -46,6 +50,16 @@ def reset(
     Raises:
       ValueError: neither `where` nor `fields` is given; a pattern matches no parameter, a name nothing in the state, or
         both together nothing; the state is not one of `tx`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.sgd(0.1, momentum=0.9)
+      >>> params = {"decoder": jnp.ones(2), "encoder": jnp.ones(2)}
+      >>> _, state = tx.update(params, tx.init(params))
+      >>> state = gdjax.reset(tx, state, params, where="decoder")
+      >>> trace = gdjax.tree.get(state, "trace")
+      >>> print(trace["decoder"], trace["encoder"])
+      [0. 0.] [1. 1.]
     """
     label = "gdjax.reset"
     base.check_transform(label, "tx", tx)
@@ -101,6 +115,15 @@ def state_to_dict(state: OptState) -> dict[str, Any]:
 
     Raises:
       ValueError: two arrays go by one name, because keys of the parameters are alike as strings.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.clip(1.0), gdjax.sgd(0.1, momentum=0.9))
+      >>> saved = gdjax.state_to_dict(tx.init({"w": jnp.zeros(2)}))
+      >>> saved["version"], list(saved["state"])
+      (1, ['trace'])
+      >>> print(saved["state"]["trace"]["trace"]["w"])
+      [0. 0.]
     """
     nested: dict[str, Any] = {}
     for x in entries("gdjax.state_to_dict", state):
@@ -129,6 +152,15 @@ def state_from_dict(tx: Transform, saved: Mapping[str, Any], params: Params) -> 
       ValueError: `saved` is of another version, has nothing of the state, or an array has another shape; the message
         names the field and the leaf.
       TypeError: an array is of another kind: a floating one for whole numbers, for instance.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"w": jnp.zeros(2)}
+      >>> saved = gdjax.state_to_dict(gdjax.adam(1e-3).init(params))
+      >>> tx = gdjax.chain(gdjax.clip(1.0), gdjax.adam(1e-4))  # goes on with the moments
+      >>> state = gdjax.state_from_dict(tx, saved, params)
+      >>> print(gdjax.tree.get(state, "count"))
+      0
     """
     label = "gdjax.state_from_dict"
     base.check_transform(label, "tx", tx)

@@ -24,6 +24,15 @@ class Table:
       TypeError: a row is neither a NamedTuple nor a dict.
       ValueError: a dict has a key that is no column.
       KeyError: (of `table[name]`) there is no such column.
+
+    Example:
+      >>> import gdjax
+      >>> table = gdjax.Table([{"name": "sgd", "loss": 0.5}, {"name": "adam", "loss": 0.25}])
+      >>> print(table)
+      name  loss
+      ----  ----
+      sgd    0.5
+      adam  0.25
     """
 
     columns: tuple[str, ...]

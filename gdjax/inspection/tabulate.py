@@ -41,6 +41,13 @@ def tabulate(tx: Transform, params: Params) -> Table:
     Raises:
       TypeError: tx is no transform; a leaf is neither an array nor a number.
       ValueError: params is None; whatever `init` raises.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> params = {"w": jax.ShapeDtypeStruct((1000, 1000), jnp.float32)}
+      >>> table = gdjax.tabulate(gdjax.adam(1e-3), params)
+      >>> table["field"], table["bytes"]
+      (['count', 'mu', 'nu', ''], [4, 4000000, 4000000, 8000004])
     """
     shapes, state = _made("gdjax.tabulate", tx, params)
     whole = sum(map(bytes_of, jax.tree.leaves(shapes)))
@@ -55,7 +62,19 @@ def tabulate(tx: Transform, params: Params) -> Table:
 
 
 def state_bytes(tx: Transform, params: Params) -> int:
-    """The bytes of the state that `tx.init(params)` allocates; the arguments and errors are those of `tabulate`."""
+    """The bytes of the state that `tx.init(params)` allocates.
+
+    Args:
+      tx: any transform, of another library too.
+      params: arrays, or shapes as of `jax.ShapeDtypeStruct`. No array is made.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> params = {"w": jax.ShapeDtypeStruct((1000, 1000), jnp.float32)}  # 4 MB
+      >>> adam, adafactor = gdjax.adam(1e-3), gdjax.adafactor()
+      >>> gdjax.state_bytes(adam, params), gdjax.state_bytes(adafactor, params)
+      (8000004, 8008)
+    """
     _, state = _made("gdjax.state_bytes", tx, params)
     return sum(map(bytes_of, jax.tree.leaves(state)))
 

@@ -77,8 +77,10 @@ def leafwise(
       numbers: new numbers for all leaves, a function `(s, t, ...) -> dict` of the `Shared` fields of the state and the
         hyperparameters that it names. Entries that name a `Shared` field are its new values, which the rule then finds
         in `s`; the rule gets the others by name, declared as `name=Reduced` or `name: Reduced = None`.
-      reduce: what the rule needs from the whole tree: a stage (see `gdjax.lift.stages`), which runs before the rule, a
-        `Stage`, which may run every k steps or after the rule, or a tuple of those.
+      reduce: what the rule needs from the whole tree: a stage, a function `(gs, s, ps, t, ...) -> dict` of the lists of
+        gradients, slots and parameters, which runs before the rule; a `Stage`, which may run every k steps or after the
+        rule; or a tuple of those. Entries of the dict that name fields of the state are their new values; the rule gets
+        the others by name, declared like those of `numbers`.
       staged: "table size": arguments that only stages get, and that need not be numbers; the rule finds None.
       domains: from the name of a hyperparameter to the interval in which it must lie, such as {"b1": "[0, 1)"}: a
         bracket includes its end. Numbers are checked when the factory is called; traced ones and schedules are not.
@@ -94,6 +96,16 @@ def leafwise(
 
     Each function may be decorated, partial, a method, an object that can be called, or compiled by `jax.jit`. The rule
     must be defined at the top level of a module for its transforms to pickle.
+
+    Example:
+      >>> import collections, gdjax
+      >>> State = collections.namedtuple("State", "mu")
+      >>> @gdjax.leafwise(State, mu=gdjax.first_moment)
+      ... def heavy_ball(g, s, p, t, decay=0.9):
+      ...     mu = decay * s.mu + g
+      ...     return mu, s._replace(mu=mu)
+      >>> gdjax.chain(heavy_ball(0.5), gdjax.scale(-0.1))
+      chain(heavy_ball(decay=0.5), scale(step_size=-0.1))
     """
     rule_checks.declaration(State, slots)
 

@@ -33,6 +33,16 @@ class Moment:
     at least float32, `real` makes it real. Without `real` the slot of a complex parameter is complex; a real dtype is
     then that of its parts, float32 at least, because JAX has no narrower complex numbers. Where the hyperparameter is a
     codec, the slot is `Stored`. It starts at `fill`, a number or the name of a hyperparameter.
+
+    Example:
+      >>> import collections, gdjax, jax.numpy as jnp
+      >>> State = collections.namedtuple("State", "nu")
+      >>> @gdjax.leafwise(State, nu=gdjax.Moment(wide=True, fill="start"))
+      ... def rss(g, s, p, t, start=0.5):
+      ...     nu = s.nu + g**2
+      ...     return g / jnp.sqrt(nu), s._replace(nu=nu)
+      >>> print(rss().init(jnp.zeros(2, jnp.bfloat16)).nu)
+      [0.5 0.5]
     """
 
     dtype: str = ""
@@ -61,6 +71,16 @@ class Factor:
     hyperparameters; a list of such tuples gives a list of arrays.
 
     It is real, and at least float32, and starts at `fill`, a number or the name of a hyperparameter.
+
+    Example:
+      >>> import collections, gdjax, jax.numpy as jnp
+      >>> State = collections.namedtuple("State", "rows")
+      >>> @gdjax.leafwise(State, rows=gdjax.Factor((0,)))
+      ... def by_rows(g, s, p, t):
+      ...     rows = s.rows + jnp.sum(g**2, axis=1)
+      ...     return g / jnp.sqrt(rows)[:, None], s._replace(rows=rows)
+      >>> by_rows().init(jnp.zeros((3, 2))).rows.shape
+      (3,)
     """
 
     axes: Axes | Sequence[Axes] | Callable[[tuple[int, ...], Hyperparameters], Axes | Sequence[Axes]] = ()
@@ -87,6 +107,16 @@ class Integer:
     """A slot of integers, or of booleans, which reach the rule as they are: one for each leaf, or for each element.
 
     It starts at `fill`, a number or the name of a hyperparameter.
+
+    Example:
+      >>> import collections, gdjax, jax.numpy as jnp
+      >>> State = collections.namedtuple("State", "large")
+      >>> @gdjax.leafwise(State, large=gdjax.Integer())
+      ... def counted(g, s, p, t):
+      ...     return g, s._replace(large=s.large + jnp.any(jnp.abs(g) > 1).astype(jnp.int32))
+      >>> _, state = counted().update(jnp.array([0.5, 3.0]), counted().init(jnp.zeros(2)))
+      >>> print(state.large)
+      1
     """
 
     fill: str | int = 0
@@ -104,6 +134,16 @@ class Key:
 
     They come from `seed`: an integer, a key, or the name of a hyperparameter that is one of these. A rule splits its
     key, uses one half and returns the other: `key, now = jax.random.split(s.key)`.
+
+    Example:
+      >>> import collections, gdjax, jax, jax.numpy as jnp
+      >>> State = collections.namedtuple("State", "key")
+      >>> @gdjax.leafwise(State, key=gdjax.Key(seed=7))
+      ... def noisy(g, s, p, t):
+      ...     key, now = jax.random.split(s.key)
+      ...     return g + jax.random.normal(now, g.shape, g.dtype), s._replace(key=key)
+      >>> noisy().init({"w": jnp.zeros(2), "b": jnp.zeros(3)}).key["w"].shape
+      ()
     """
 
     seed: Any = 0
@@ -118,6 +158,16 @@ class Stored:
     """Another slot, whose real numbers a codec keeps: it decodes before the rule and encodes after it, in one pass.
 
     The rule gets and returns float32 numbers of the slot's shape. The state has the codes.
+
+    Example:
+      >>> import collections, gdjax, jax, jax.numpy as jnp
+      >>> State = collections.namedtuple("State", "mu")
+      >>> coded = gdjax.Stored(gdjax.Moment(), gdjax.bfloat16_with_error)
+      >>> @gdjax.leafwise(State, mu=coded)
+      ... def momentum(g, s, p, t):
+      ...     return 0.9 * s.mu + g, s._replace(mu=0.9 * s.mu + g)
+      >>> sum(x.nbytes for x in jax.tree.leaves(momentum().init(jnp.zeros(100))))
+      300
     """
 
     slot: Callable[[Any, Hyperparameters], Array]
@@ -136,6 +186,16 @@ class Shared:
 
     It has the dtype `dtype` or, where that is None, the widest real dtype of the parameters, float32 at least.
     It starts at `fill`, a number or the name of a hyperparameter.
+
+    Example:
+      >>> import collections, gdjax, jax.numpy as jnp
+      >>> State = collections.namedtuple("State", "total")
+      >>> total = gdjax.Shared(1.0)
+      >>> @gdjax.leafwise(State, total=total, numbers=lambda s, t: {"total": s.total / 2})
+      ... def fading(g, s, p, t):
+      ...     return s.total * g, s
+      >>> print(fading().update(jnp.array([3.0]), fading().init(jnp.zeros(1)))[0])
+      [1.5]
     """
 
     fill: str | float | bool = 0.0

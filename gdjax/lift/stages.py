@@ -39,6 +39,16 @@ class Stage:
       staggered: the leaves are spread over the k steps by their cost, so that no step is long. A leaf has the values of
         `init` until its turn, in one of the first k steps. The leaves must not depend on each other.
       late: the stage runs after the rule, and finds the new slots in `s`; the rule sees its results in the next step.
+
+    Example:
+      >>> import collections, gdjax, jax.numpy as jnp
+      >>> State = collections.namedtuple("State", "count n")
+      >>> norm = gdjax.Stage(lambda gs, s, ps, t: {"n": gdjax.global_norm(gs)}, "n", every=10)
+      >>> @gdjax.leafwise(State, n=gdjax.Shared(), reduce=norm)
+      ... def unit(g, s, p, t):  # over the norm of the step 1, 11, 21, ...
+      ...     return g / s.n, s
+      >>> print(unit().update(jnp.array([3.0, 4.0]), unit().init(jnp.zeros(2)))[1].n)
+      5.0
     """
 
     f: Callable[..., Mapping[str, Any]]

@@ -42,16 +42,37 @@ def wrapper(
     run as one function per leaf.
 
     Args:
-      State: a NamedTuple class. One field, `inner`, is the state of the wrapped transform; the others are as in
-        `leafwise`, and the rule's `s` has only those: it returns `s._replace(...)`, or `s`.
+      State: a NamedTuple class. One field, `inner`, is the state of the wrapped transform; `count`, if there is one, is
+        the number of updates; every other is a slot, one array in the rule, a tree of arrays shaped like the parameters
+        in the state. The rule's `s` is without `inner`: it returns `s._replace(...)`, or `s`.
       inner: the name of that field.
-      count, numbers, staged, domains, **slots: as in `leafwise`.
-      reduce: as in `leafwise`, with the lists of updates and of gradients first: `(u, g, s, p, t, ...) -> dict`.
+      count: the updates made so far, from the `Shared` fields of a state that counts them under another name.
+      numbers: new numbers for all leaves, a function `(s, t, ...) -> dict` of the `Shared` fields of the state and the
+        hyperparameters that it names. Entries that name a `Shared` field are its new values; the rule gets the others by
+        name, declared as `name=Reduced` or `name: Reduced = None`.
+      reduce: what the rule needs from the whole tree: a function `(u, g, s, p, t, ...) -> dict` of the lists of
+        updates, gradients, slots and parameters, whose dict is used like that of `numbers`; a `Stage`, which may run
+        every k steps or after the rule; or a tuple of those.
+      staged: "table size": arguments that only stages get, and that need not be numbers; the rule finds None.
+      domains: from the name of a hyperparameter to the interval in which it must lie, such as {"b1": "[0, 1)"}: a
+        bracket includes its end. Numbers are checked when the factory is called; traced ones and schedules are not.
+      **slots: what a field starts as: a `Shared` number; a `Moment` (by default `first_moment`), `Factor`, `Integer` or
+        `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.
 
     Raises:
       TypeError: State is no NamedTuple class or has no field `inner` or of a slot's name; (in the factory) the first
         argument is no transform.
       ValueError, TypeError: (in update) as in `leafwise`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> @gdjax.wrapper()
+      ... def downhill(u, g, s, p, t, scale=1.0):
+      ...     return scale * jnp.where(u * g < 0, u, 0.0), s
+      >>> tx = downhill(gdjax.sgd(0.5), scale=2.0)
+      >>> u, _ = tx.update(jnp.array([1.0, -1.0]), tx.init(jnp.zeros(2)))
+      >>> print(u)
+      [-1.  1.]
     """
     rule_checks.declaration(State, {inner: None, **slots}, "wrapper")
     Own = namedtuple(State.__name__, [f for f in State._fields if f != inner])  # type: ignore[misc]

@@ -19,6 +19,13 @@ class Matrix(NamedTuple):
     """How an array is a matrix, or several: which axes are its rows (inputs) and its columns (outputs).
 
     Along the axes not named lie independent matrices.
+
+    Example:
+      >>> import gdjax
+      >>> torch = gdjax.Matrix(reduction_axis=1, output_axis=0)  # (outputs, inputs)
+      >>> query = gdjax.Matrix(reduction_axis=0, output_axis=(1, 2))  # (inputs, heads, size)
+      >>> numbers = gdjax.matrices_by_role({"linear/weight": torch, "query": query})
+      >>> tx = gdjax.muon(1e-3, muon_weight_dimension_numbers=numbers)
     """
 
     reduction_axis: Sequence[int] | int = -2  # the inputs, one axis or several

@@ -92,9 +92,13 @@ def orthogonalize(
 
     Args:
       x: (..., rows, columns), real or complex. 16-bit numbers are computed in float32.
-      ns_coeffs, ns_steps, preconditioning, ns_dtype: as in `muon`. Five steps of "polar_express" leave singular values
-        of more than a thousandth of |x| between 0.84 and 1.13, six between 0.993 and 1.002.
+      ns_coeffs: (a, b, c) of X <- a X + b A X + c A^2 X with A = X X^T, a sequence of such triples, one for each step,
+        or the name of some: "polar_express", "standard" ("jordan"), "dion", "cans", "deepseek" or "aol".
+      ns_steps: how many steps, at least 1. Five of "polar_express" leave singular values of more than a thousandth of
+        |x| between 0.84 and 1.13, six between 0.993 and 1.002.
       eps: beside the norm of x, at least 0.
+      preconditioning: the norm that x is divided by first: "frobenius", "spectral", "schatten" or "aol".
+      ns_dtype: the dtype that factors are rounded to before they are multiplied, bfloat16 for speed; by default none.
 
     Returns:
       An array like x. Zeros for zeros.
@@ -103,6 +107,12 @@ def orthogonalize(
       ValueError: fewer than two axes; an unknown preset or preconditioning; coefficients of another shape or for more
         steps than ns_steps.
       TypeError: complex x with `ns_dtype`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> u = gdjax.orthogonalize(jnp.array([[3.0, 0.0], [0.0, -1.0]]), ns_steps=6)
+      >>> [[round(float(x), 1) for x in row] for row in u]
+      [[1.0, 0.0], [0.0, -1.0]]
 
     Reference:
       Amsel et al. 2025, The Polar Express, Algorithm 1, https://arxiv.org/abs/2505.16932

@@ -100,7 +100,7 @@ def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:
 
     Args:
       overrides: from pattern to role or `Matrix`, the first that matches wins. A pattern is a regular expression,
-        searched for anywhere in the path, or a predicate of `(path, leaf)`, as in `mask_by_path`. A role is "matrix",
+        searched for anywhere in the path, or a predicate of `(path, leaf)`. A role is "matrix",
         "embedding", "head", "norm", "bias", "router" or "other".
 
     Returns:
@@ -114,6 +114,15 @@ def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:
 
     Warns:
       UserWarning: (when used) it cannot be known where a leaf is cut; a pattern decides for no leaf.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"embed": jnp.ones((9, 4)), "mlp": {"kernel": jnp.ones((4, 8))}}
+      >>> numbers = gdjax.matrices_by_role({"embed": "matrix"})(params)
+      >>> [x.reduction_axis for x in (numbers["embed"], numbers["mlp"]["kernel"])]
+      [-2, -2]
+      >>> gdjax.matrices_by_role()(params)["embed"] is None
+      True
     """
     return _by_role("gdjax.matrices_by_role", overrides)
 
@@ -125,9 +134,19 @@ def label_by_role(
     """Labels for `partition`: the roles that `matrices_by_role` finds.
 
     Args:
-      overrides: as in `matrices_by_role`.
+      overrides: from pattern to role or `Matrix`, the first that matches wins. A pattern is a regular expression,
+        searched for anywhere in the path, or a predicate of `(path, leaf)`. A role is "matrix", "embedding", "head",
+        "norm", "bias", "router" or "other".
       only: the roles that are labels, by default all of them.
       rest: the label of the others.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> mlp = {"bias": jnp.ones(8), "kernel": jnp.ones((4, 8))}
+      >>> labels = gdjax.label_by_role(only=["matrix"], rest="adamw")
+      >>> labels({"embed": jnp.ones((9, 4)), "mlp": mlp})
+      {'embed': 'adamw', 'mlp': {'bias': 'adamw', 'kernel': 'matrix'}}
+      >>> tx = gdjax.partition({"matrix": gdjax.muon(0.1), "adamw": gdjax.adamw(0.1)}, labels)
     """
     label = "gdjax.label_by_role"
     found = _by_role(label, overrides)

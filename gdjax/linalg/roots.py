@@ -40,6 +40,12 @@ def power_iteration(
     Raises:
       ValueError: a function without `v0`; a matrix that is not square.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> value, vector = gdjax.power_iteration(jnp.array([[2.0, 1.0], [1.0, 2.0]]))
+      >>> round(float(value), 3), [round(abs(float(x)), 2) for x in vector]
+      (3.0, [0.71, 0.71])
+
     Reference:
       Golub & Van Loan 2013, Matrix computations, section 7.3.1
     """
@@ -118,6 +124,12 @@ def matrix_inverse_pth_root(
     Departures: Optax takes p for the nearest power of two, computes float64 matrices in float32, and gives NaN for a
     zero matrix.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> root, error = gdjax.matrix_inverse_pth_root(jnp.diag(jnp.array([16.0, 1.0])), 4)
+      >>> [[round(float(x), 3) for x in row] for row in root]
+      [[0.5, 0.0], [0.0, 1.0]]
+
     Reference:
       Higham 2008, Functions of matrices, equation 7.18, https://doi.org/10.1137/1.9780898717778
     """
@@ -180,6 +192,12 @@ def nnls(A: Any, b: Any, iters: int, unroll: int | bool = 1, L: Any = None) -> A
 
     Departures: Optax begins with c = 0, a lost step, and never restarts, which on ill-conditioned problems leaves it
     several digits behind after the same steps.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x = gdjax.nnls(jnp.eye(2), jnp.array([2.0, -1.0]), iters=20)
+      >>> print(x)
+      [2. 0.]
 
     References:
       Beck & Teboulle 2009, A fast iterative shrinkage-thresholding algorithm, section 4,

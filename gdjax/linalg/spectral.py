@@ -49,6 +49,12 @@ def inverse_root(matrices: Array, p: Any, ridge: Any = 1e-6, method: str = "eigh
 
     Raises:
       ValueError: the last two axes differ; an unknown method.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> root = gdjax.inverse_root(jnp.diag(jnp.array([4.0, 0.25])), 2)
+      >>> [[round(float(x), 2) for x in row] for row in root]
+      [[0.5, 0.0], [0.0, 2.0]]
     """
     if method not in METHODS:
         raise ValueError(f"gdjax.inverse_root: method must be one of {', '.join(METHODS)}, got {method!r}")

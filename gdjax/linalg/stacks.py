@@ -33,6 +33,14 @@ def in_stacks(f: Callable[..., Any], *lists: Sequence[Any]) -> Any:
 
     Raises:
       ValueError: an entry has fewer than two axes, or the entries in one place are batches of different shapes.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def centred(x):  # (n, rows, columns), or (rows, columns)
+      ...     return x - jnp.mean(x, axis=(-2, -1), keepdims=True)
+      >>> shapes = (2, 3), (2, 3), (4, 4)
+      >>> [x.shape for x in gdjax.in_stacks(centred, [jnp.ones(shape) for shape in shapes])]
+      [(2, 3), (2, 3), (4, 4)]
     """
     f = jax.jit(f)  # matrices alike share one trace
     none = {i: x for xs in lists for i, x in enumerate(xs) if not hasattr(x, "shape")}

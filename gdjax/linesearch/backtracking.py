@@ -79,6 +79,16 @@ def scale_by_backtracking_linesearch(
     search without a step starts anew at `max_learning_rate`, where Optax stays at 0 for ever; a value of -inf is no
     step; extra arguments that `value_fn` does not take are left alone, not an error.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.sgd(1.0), gdjax.scale_by_backtracking_linesearch(15))
+      >>> def f(x):
+      ...     return 2.0 * jnp.sum(x**2)  # its gradient is 4 x, of which 1 is too long a step
+      >>> x = jnp.array([1.0, -1.0])
+      >>> u, state = tx.update(4 * x, tx.init(x), x, value=f(x), grad=4 * x, value_fn=f)
+      >>> round(float(gdjax.tree.get(state, "learning_rate")), 3), bool(f(x + u) < f(x))
+      (0.41, True)
+
     Reference:
       Nocedal & Wright 2006, Numerical optimization, Algorithm 3.1; Armijo 1966.
     """

@@ -29,6 +29,16 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
       ValueError: (when called) `state` has not the state of exactly one line search.
 
     Departs from Optax, which raises where the gradient is None.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> search = gdjax.scale_by_backtracking_linesearch(15, store_grad=True)
+      >>> tx, x, f = gdjax.chain(gdjax.sgd(0.25), search), jnp.ones(2), lambda x: x @ x
+      >>> value_and_grad = gdjax.value_and_grad_from_state(f)
+      >>> value, g = value_and_grad(x, state=tx.init(x))  # evaluated
+      >>> u, state = tx.update(g, tx.init(x), x, value=value, grad=g, value_fn=f)
+      >>> print(*value_and_grad(gdjax.apply_updates(x, u), state=state))  # read
+      0.5 [1. 1.]
     """
 
     def value_and_grad(params: Any, *args: Any, state: Any, **kwargs: Any) -> tuple[Any, Any]:

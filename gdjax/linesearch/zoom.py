@@ -83,6 +83,14 @@ def scale_by_zoom_linesearch(
     safe by one rule in both phases; a step to -inf or to a gradient that is not finite is none; a search without a step
     does not keep 0 as the next guess; extra arguments that `value_fn` does not take are left alone, not an error.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.sgd(1.0), gdjax.scale_by_zoom_linesearch(15))
+      >>> x = jnp.array([1.0, -1.0])
+      >>> run = gdjax.minimize(lambda x: 2.0 * jnp.sum(x**2), x, tx, steps=5)
+      >>> bool(run.history["loss"][-1] < 1e-3)  # where plain steps of 1 diverge
+      True
+
     Reference:
       Nocedal & Wright 2006, Numerical optimization, Algorithms 3.5 and 3.6; Hager & Zhang 2006, Algorithm 851:
       CG_DESCENT, equations 23, 26 and 27, https://doi.org/10.1145/1132973.1132979

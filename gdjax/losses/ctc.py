@@ -82,6 +82,14 @@ def ctc_loss(
 
     Returns:
       The losses, (B,), float32 or wider.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> p = jnp.array([[[0.25, 0.75], [0.5, 0.5]]])  # two frames; a blank and one label
+      >>> args = jnp.zeros((1, 2)), jnp.array([[1]]), jnp.zeros((1, 1))
+      >>> loss = gdjax.ctc_loss(jnp.log(p), *args)
+      >>> round(float(jnp.exp(-loss[0])), 3)  # of all alignments but two blanks
+      0.875
     """
     return _ctc("gdjax.ctc_loss", logits, logit_paddings, labels, label_paddings, blank_id, log_epsilon)[0]
 

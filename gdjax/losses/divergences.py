@@ -31,6 +31,12 @@ def kl_divergence(
     At p_k = 0 the derivative with respect to p_k, which is -inf, is given as -log q_k, or 0 where that is infinite.
     Optax returns NaN for p_k = q_k = 0, and a NaN derivative at p_k = 0.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> p, q = jnp.array([0.5, 0.5, 0.0]), jnp.array([0.25, 0.5, 0.25])
+      >>> round(float(gdjax.kl_divergence(jnp.log(q), p)), 3)  # 0.5 log 2
+      0.347
+
     Reference:
       Kullback & Leibler 1951, On information and sufficiency, https://doi.org/10.1214/aoms/1177729694
     """
@@ -47,7 +53,9 @@ def _terms(log_q: Array, p: Array) -> Array:
 def kl_divergence_with_log_targets(
     log_predictions: ArrayLike, log_targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
-    """`kl_divergence` for targets that are given as logarithms too, sum_k exp(t_k) (t_k - log q_k).
+    """`kl_divergence` for targets that are given as logarithms too.
+
+        sum_k exp(t_k) (t_k - log q_k)
 
     Args:
       log_predictions: log q, (..., K), -inf for a probability of 0.
@@ -84,7 +92,8 @@ def generalized_kl_divergence(
 
     Args:
       log_predictions: log q, (..., K), -inf for 0.
-      targets: p, (..., K), at least 0; as in `kl_divergence`.
+      targets: p, (..., K), at least 0. Where p_k = 0 the term is q_k. Leading axes may broadcast, either way; the sizes
+        along `axis` must agree.
       axis: the axis or axes of the classes, None for all of them.
       where: False where a term is to be left out; it broadcasts to the shape of the inputs.
 

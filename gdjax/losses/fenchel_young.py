@@ -26,6 +26,14 @@ def make_fenchel_young_loss(max_fun: Callable[..., Any]) -> Callable[..., Array]
 
     In Optax further positional arguments are an error.
 
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> loss = gdjax.losses.make_fenchel_young_loss(jax.nn.logsumexp)
+      >>> scores, target = jnp.array([1.0, 2.0]), jnp.array([0.0, 1.0])
+      >>> cross_entropy = gdjax.softmax_cross_entropy(scores, target)
+      >>> round(float(loss(scores, target)), 3), round(float(cross_entropy), 3)
+      (0.313, 0.313)
+
     Reference:
       Blondel, Martins & Niculae 2020, Learning with Fenchel-Young losses, definition 2,
       https://arxiv.org/abs/1901.02324

@@ -11,7 +11,9 @@ from gdjax.projections.balls import projection_simplex
 
 
 def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
-    """The hinge loss of a two-class decision, max(0, 1 - f y).
+    """The hinge loss of a two-class decision.
+
+        loss = max(0, 1 - f y)
 
     Args:
       predictor_outputs: f, the scores, any shape.
@@ -23,6 +25,11 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     Raises:
       ValueError: the shapes would broadcast to one larger than both, such as (n,) and (n, 1) to (n, n).
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.hinge_loss(jnp.array([2.0, 0.5, -1.0]), jnp.array([1.0, 1.0, 1.0])))
+      [0.  0.5 2. ]
+
     Reference:
       Cortes & Vapnik 1995, Support-vector networks, https://doi.org/10.1007/BF00994018
     """
@@ -31,7 +38,9 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
 
 
 def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
-    """The perceptron loss of a two-class decision, max(0, -f y).
+    """The perceptron loss of a two-class decision.
+
+        loss = max(0, -f y)
 
     Args:
       predictor_outputs: f, the scores, any shape.
@@ -82,7 +91,8 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
 
     Args:
       scores: s, (..., K); -inf for a class that takes no part.
-      labels: y, (...), integers as in `softmax_cross_entropy_with_integer_labels`.
+      labels: y, (...), integers from 0 to K - 1. A negative one marks an example without a class, whose loss is 0; one
+        of K or more gives NaN.
 
     Returns:
       The loss of each example, (...), in the dtype of the scores.
@@ -90,6 +100,12 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     Raises:
       TypeError: the labels are not integer.
       ValueError: shapes that do not match.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> scores = jnp.array([[3.0, 1.0, 0.0], [3.0, 2.5, 0.0]])
+      >>> print(gdjax.losses.multiclass_hinge_loss(scores, jnp.array([0, 0])))
+      [0.  0.5]
 
     Reference:
       Crammer & Singer 2001, On the algorithmic implementation of multiclass kernel-based vector machines,
@@ -102,11 +118,14 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
 
 
 def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
-    """The perceptron loss for K classes, max_k s_k - s_y: how far the right score stays behind the best.
+    """The perceptron loss for K classes: how far the right score stays behind the best.
+
+        loss = max_k s_k - s_y
 
     Args:
       scores: s, (..., K); -inf for a class that takes no part.
-      labels: y, (...), integers as in `softmax_cross_entropy_with_integer_labels`.
+      labels: y, (...), integers from 0 to K - 1. A negative one marks an example without a class, whose loss is 0; one
+        of K or more gives NaN.
 
     Returns:
       The loss of each example, (...), in the dtype of the scores.
@@ -130,7 +149,8 @@ def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
 
     Args:
       scores: s, (..., K); -inf for a class that takes no part.
-      labels: y, (...), integers as in `softmax_cross_entropy_with_integer_labels`.
+      labels: y, (...), integers from 0 to K - 1. A negative one marks an example without a class, whose loss is 0; one
+        of K or more gives NaN.
 
     Returns:
       The loss of each example, (...), in the dtype of the scores.

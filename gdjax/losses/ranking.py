@@ -39,6 +39,14 @@ def ranking_softmax_loss(
 
     What stands where `where` is False has no effect, whatever it is.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> scores = jnp.array([[0.0, 0.0, 0.0, 9.0]])  # a list of three items, padded to four
+      >>> relevance = jnp.array([[1.0, 0.0, 0.0, 0.0]])
+      >>> there = jnp.array([[True, True, True, False]])
+      >>> round(float(gdjax.losses.ranking_softmax_loss(scores, relevance, where=there)), 3)
+      1.099
+
     Reference:
       Cao et al. 2007, Learning to rank: from pairwise approach to listwise approach, section 4,
       https://doi.org/10.1145/1273496.1273513

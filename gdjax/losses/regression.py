@@ -11,7 +11,9 @@ from gdjax.losses.parts import Array, ArrayLike, Axis, check_floating, keep, mas
 
 
 def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
-    """The square of each error, (x - y)^2; `l2_loss` is half of it.
+    """The square of each error; `l2_loss` is half of it.
+
+        loss = (x - y)^2
 
     Args:
       predictions: x, any shape.
@@ -28,7 +30,9 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> A
 
 
 def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
-    """Half the square of each error, (x - y)^2 / 2, whose gradient is the error.
+    """Half the square of each error, whose gradient is the error.
+
+        loss = (x - y)^2 / 2
 
     Args:
       predictions: x, any shape.
@@ -40,6 +44,11 @@ def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     Raises:
       TypeError: the predictions are not floating.
       ValueError: the shapes differ.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.l2_loss(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])))
+      [0. 2.]
     """
     return _squared("gdjax.l2_loss", 0.5, predictions, targets)
 
@@ -81,6 +90,11 @@ def huber_loss(predictions: ArrayLike, targets: ArrayLike | None = None, *, delt
       TypeError: the predictions are not floating.
       ValueError: the shapes would broadcast to one larger than both, such as (n,) and (n, 1) to (n, n).
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.huber_loss(jnp.array([0.5, 1.0, 3.0]), jnp.zeros(3), delta=1.0))
+      [0.125 0.5   2.5  ]
+
     Reference:
       Huber 1964, Robust estimation of a location parameter, https://doi.org/10.1214/aoms/1177703732
     """
@@ -91,7 +105,11 @@ def huber_loss(predictions: ArrayLike, targets: ArrayLike | None = None, *, delt
 
 
 def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
-    """log cosh(x - y): about e^2 / 2 for small errors and |e| - log 2 for large ones, smooth everywhere.
+    """About half the square of small errors, and the size of large ones: smooth everywhere.
+
+        loss = log cosh(e),    e = x - y
+
+    It is about e^2 / 2 for small errors and |e| - log 2 for large ones.
 
     Args:
       predictions: x, any shape.
@@ -134,7 +152,9 @@ def cosine_similarity(
     axis: Axis = -1,
     where: ArrayLike | None = None,
 ) -> Array:
-    """The cosine of the angle between vectors, <x, y> / (|x| |y|).
+    """The cosine of the angle between vectors.
+
+        <x, y> / (|x| |y|)
 
     Args:
       predictions: x, (..., d).
@@ -152,6 +172,12 @@ def cosine_similarity(
       ValueError: shapes that do not match.
 
     Optax returns NaN for a zero vector, and bounds the square of the norm by epsilon, not the norm as it says.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x, y = jnp.array([[3.0, 4.0], [0.0, 0.0]]), jnp.array([[4.0, 3.0], [1.0, 1.0]])
+      >>> [round(float(s), 3) for s in gdjax.cosine_similarity(x, y)]
+      [0.96, 0.0]
     """
     label = "gdjax.cosine_similarity"
     similarity, dtype = _cosine(label, predictions, targets, epsilon, axis, where)
@@ -175,7 +201,16 @@ def cosine_distance(
     axis: Axis = -1,
     where: ArrayLike | None = None,
 ) -> Array:
-    """1 minus `cosine_similarity`, which has the same arguments.
+    """1 minus the cosine of the angle between vectors.
+
+        1 - <x, y> / (|x| |y|)
+
+    Args:
+      predictions: x, (..., d).
+      targets: y, (..., d). The sizes along `axis` must agree; other axes may broadcast.
+      epsilon: the least |x| and |y| to divide by; a shorter vector counts as if it had that length.
+      axis: the axis or axes of the vectors, None for all of them.
+      where: False where a component is to be left out; it broadcasts to the shape of the inputs.
 
     Returns:
       The distance of each pair, (...), in [0, 2]; 1 where a vector is zero.

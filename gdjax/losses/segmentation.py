@@ -51,6 +51,14 @@ def dice_loss(
 
     Optax cannot be traced with `apply_softmax=False`, and then refuses probabilities of a single class.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> logits = jnp.array([[[8.0, -8.0], [8.0, -8.0], [-8.0, 8.0]]])  # three pixels
+      >>> labels = jnp.array([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
+      >>> loss = gdjax.losses.dice_loss(logits, labels, smooth=0.0, reduction="none")
+      >>> [round(float(x), 3) for x in loss[0]]  # of each class
+      [0.333, 0.333]
+
     Reference:
       Milletari, Navab & Ahmadi 2016, V-Net, https://arxiv.org/abs/1606.04797, and Salehi, Erdogmus & Gholipour 2017,
       Tversky loss function for image segmentation, equation 3, https://arxiv.org/abs/1706.05721
@@ -134,7 +142,7 @@ def multiclass_generalized_dice_loss(
     Args:
       predictions: logits, (batch, ..., classes).
       targets: the true classes, one-hot, of the same shape.
-      smooth: as in `dice_loss`.
+      smooth: pulls the loss of small classes to 0, at least 0. With 0 a class that is nowhere has the loss 0.
       apply_softmax: False where `predictions` are probabilities already.
       ignore_background: leaves class 0 out of the mean.
 
@@ -166,7 +174,7 @@ def binary_dice_loss(
     Args:
       predictions: logits, (batch, ...) or (batch, ..., 1).
       targets: 0 or 1, (batch, ...) or (batch, ..., 1).
-      smooth: as in `dice_loss`.
+      smooth: pulls the loss of small classes to 0, at least 0. With 0 a class that is nowhere has the loss 0.
       apply_sigmoid: False where `predictions` are probabilities already, which Optax refuses.
 
     Returns:

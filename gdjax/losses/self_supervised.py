@@ -28,6 +28,14 @@ def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.
 
     Optax returns NaN for a batch without positive pairs.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+      >>> round(float(gdjax.ntxent(x, jnp.array([0, 0, 1, 1]), temperature=0.5)), 3)
+      0.24
+      >>> round(float(gdjax.ntxent(x, jnp.array([0, 1, 0, 1]), temperature=0.5)), 3)
+      2.24
+
     Reference:
       Chen et al. 2020, A simple framework for contrastive learning of visual representations, equation 1,
       https://arxiv.org/abs/2002.05709, with any number of positives per example
@@ -80,6 +88,12 @@ def triplet_margin_loss(
       ValueError: shapes that do not match.
 
     Optax takes the power of x - y, not of |x - y|: for odd degrees that is no norm.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> a, p, n = jnp.zeros((1, 2)), jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 5.5]])
+      >>> [round(float(x), 3) for x in gdjax.losses.triplet_margin_loss(a, p, n, margin=1.0)]
+      [0.5]
 
     Reference:
       Balntas et al. 2016, Learning shallow convolutional feature descriptors with triplet losses, equation 3

@@ -23,6 +23,13 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     Raises:
       TypeError: the logits are not floating.
       ValueError: the shapes would broadcast to one larger than both, such as (n,) and (n, 1) to (n, n).
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> logits, labels = jnp.array([0.0, 10.0, 10.0]), jnp.array([1, 1, 0])
+      >>> loss = gdjax.sigmoid_binary_cross_entropy(logits, labels)
+      >>> [round(float(x), 3) for x in loss]
+      [0.693, 0.0, 10.0]
     """
     x, y, _ = pair("gdjax.sigmoid_binary_cross_entropy", logits=logits, labels=labels)
     return _cross_entropy(x, y).astype(jnp.result_type(logits))
@@ -55,6 +62,12 @@ def sigmoid_focal_loss(
     Raises:
       TypeError: the logits are not floating.
       ValueError: the shapes would broadcast to one larger than both.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> loss = gdjax.sigmoid_focal_loss(jnp.array([0.0, 3.0, -3.0]), jnp.array([1, 1, 1]))
+      >>> [round(float(x), 4) for x in loss]
+      [0.1733, 0.0001, 2.7663]
 
     Reference:
       Lin et al. 2017, Focal loss for dense object detection, equations 4 and 5, https://arxiv.org/abs/1708.02002

@@ -47,6 +47,13 @@ def softmax_cross_entropy(
       ValueError: shapes that do not match.
 
     Optax returns NaN for a logit of -inf, and broadcasts labels (n, 1, K) against logits (n, K) to a loss (n, n).
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> logits = jnp.array([[2.0, 0.0, -jnp.inf], [0.0, 0.0, -jnp.inf]])
+      >>> labels = jnp.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+      >>> [round(float(x), 3) for x in gdjax.softmax_cross_entropy(logits, labels)]
+      [0.127, 0.693]
     """
     label = "gdjax.softmax_cross_entropy"
     x, y, dtype = pair(label, along=axis, logits=logits, labels=labels)
@@ -101,6 +108,14 @@ def softmax_cross_entropy_with_integer_labels(
       ValueError: `axis` is neither an int nor a tuple; shapes that do not match.
 
     Optax takes label -1 for the last class; where the right class is left out, it still subtracts its logit.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> logits = jnp.array([[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+      >>> labels = jnp.array([0, 1, -1])  # -1: no class
+      >>> loss = gdjax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      >>> [round(float(x), 3) for x in loss]
+      [0.127, 0.693, 0.0]
     """
     label = "gdjax.softmax_cross_entropy_with_integer_labels"
     if not isinstance(axis, int | tuple):
@@ -158,7 +173,9 @@ def poly_loss_cross_entropy(
 
 
 def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None) -> Array:
-    """Mixes target probabilities with the uniform distribution: (1 - alpha) y + alpha / K.
+    """Mixes target probabilities with the uniform distribution.
+
+        (1 - alpha) y + alpha / K
 
     Args:
       labels: y, (..., K), floating, such as one-hot rows.
@@ -174,6 +191,12 @@ def smooth_labels(labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where
       ValueError: `where` does not fit.
 
     Optax counts a `where` of size 1 along `axis` as one class, and returns inf where no class is left.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> smooth = gdjax.smooth_labels(jnp.array([[1.0, 0.0, 0.0, 0.0]]), alpha=0.5)
+      >>> print(smooth)
+      [[0.625 0.125 0.125 0.125]]
 
     Reference:
       Müller, Kornblith & Hinton 2019, When does label smoothing help?, section 2, https://arxiv.org/abs/1906.02629

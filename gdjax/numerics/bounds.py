@@ -59,6 +59,12 @@ def bounded(g: Array, squares: str = "each") -> Array:
     No finite gradient then makes a second moment infinite, which it would be for good. See `squarable` for the bounds:
     `squares` is "each" where the rule squares each element by itself, "summed" where it adds up squares over an array
     or over all steps.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> g = gdjax.bounded(jnp.array([1.0, 1e30, jnp.inf]))
+      >>> print(jnp.isfinite(g**2))
+      [ True  True False]
     """
     if jnp.iscomplexobj(g):
         return jax.lax.complex(bounded(g.real, squares), bounded(g.imag, squares))

@@ -75,6 +75,12 @@ def safe_increment(count: Any) -> Array:
 
     Raises:
       ValueError: the count is neither an integer nor a real number.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> count = jnp.array([0, 2**31 - 1], jnp.int32)
+      >>> print(gdjax.safe_increment(count))
+      [         1 2147483647]
     """
     count = jnp.asarray(count)
     if not jnp.issubdtype(count.dtype, jnp.integer) and not jnp.issubdtype(count.dtype, jnp.floating):

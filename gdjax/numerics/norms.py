@@ -98,12 +98,22 @@ def safe_norm(x: Any, min_norm: Any, ord: Any = None, axis: Any = None, keepdims
     """max(|x|, min_norm), whose derivative is 0 where |x| <= min_norm, at x = 0 too.
 
     Args:
+      x: an array.
       min_norm: the least result, at least 0.
-      ord, axis, keepdims: as in `jnp.linalg.norm`.
+      ord: which norm, as `jnp.linalg.norm` names them; None is the root of the sum of squares.
+      axis: the axis or axes of the vectors or matrices; None for all of x.
+      keepdims: keep these axes, with size 1.
 
     Returns:
       The norm in the real dtype of x. It is computed in float32 or wider, of x scaled to 1, so that squares neither
       over- nor underflow.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> print(gdjax.safe_norm(jnp.array([3.0, 4.0]), 1e-6))
+      5.0
+      >>> print(jax.grad(lambda x: gdjax.safe_norm(x, 1e-6))(jnp.zeros(2)))
+      [0. 0.]
     """
     x, dtype = _wide(x)
     if ord is None:

@@ -28,6 +28,11 @@ def projection_simplex(tree: Any, scale: Any = 1) -> Any:
     Adding a constant to x changes nothing, also in the last digits: Optax loses them for large x. A scale of 0 gives
     zeros, in Optax NaN.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.projections.projection_simplex(jnp.array([1.0, 0.5])))
+      [0.75 0.25]
+
     Reference:
       Duchi et al. 2008, Efficient projections onto the l1-ball for learning in high dimensions, Figure 1,
       https://doi.org/10.1145/1390156.1390191
@@ -64,6 +69,11 @@ def projection_l1_sphere(tree: Any, scale: Any = 1) -> Any:
       ValueError: a negative radius.
 
     A zero counts as positive, one of its two equally near choices. In Optax it stays 0, off the sphere.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.projections.projection_l1_sphere(jnp.array([0.5, -0.25])))
+      [ 0.625 -0.375]
     """
     scale = radius("gdjax.projection_l1_sphere", scale)
     vector, restore = as_vector(tree)
@@ -85,6 +95,11 @@ def projection_l1_ball(tree: Any, scale: Any = 1) -> Any:
 
     Raises:
       ValueError: a negative radius.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.projections.projection_l1_ball(jnp.array([2.0, -1.5])))
+      [ 0.75 -0.25]
     """
     scale = radius("gdjax.projection_l1_ball", scale)
     vector, restore = as_vector(tree)
@@ -95,7 +110,9 @@ def projection_l1_ball(tree: Any, scale: Any = 1) -> Any:
 
 
 def projection_l2_sphere(tree: Any, scale: Any = 1) -> Any:
-    """The nearest tree with Euclidean norm `scale`: scale x / |x|.
+    """The nearest tree with Euclidean norm `scale`.
+
+        y = scale x / |x|
 
     Args:
       tree: any pytree of arrays.
@@ -105,6 +122,12 @@ def projection_l2_sphere(tree: Any, scale: Any = 1) -> Any:
       ValueError: a negative radius.
 
     To zeros every point of the sphere is equally near: the one with equal numbers is returned. Optax gives NaN.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> y = gdjax.projections.projection_l2_sphere(jnp.array([0.3, 0.4]), scale=10.0)
+      >>> [round(float(x), 3) for x in y]
+      [6.0, 8.0]
     """
     scale = radius("gdjax.projection_l2_sphere", scale)
     norm = trees.global_norm(tree)
@@ -114,7 +137,9 @@ def projection_l2_sphere(tree: Any, scale: Any = 1) -> Any:
 
 
 def projection_l2_ball(tree: Any, scale: Any = 1) -> Any:
-    """The nearest tree with Euclidean norm <= scale: x min(1, scale / |x|).
+    """The nearest tree with a Euclidean norm of at most `scale`.
+
+        y = x min(1, scale / |x|)
 
     Args:
       tree: any pytree of arrays.
@@ -122,6 +147,13 @@ def projection_l2_ball(tree: Any, scale: Any = 1) -> Any:
 
     Raises:
       ValueError: a negative radius.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x = {"b": jnp.array([4.0]), "w": jnp.array([3.0])}
+      >>> y = gdjax.projections.projection_l2_ball(x, scale=2.5)
+      >>> print(y["b"], y["w"])
+      [2.] [1.5]
     """
     scale = radius("gdjax.projection_l2_ball", scale)
     norm = trees.global_norm(tree)

@@ -12,7 +12,15 @@ from gdjax.projections.parts import Array, floating_dtype, radius
 
 
 def projection_non_negative(tree: Any) -> Any:
-    """The nearest tree without negative numbers: max(x, 0), with derivative 0 at 0."""
+    """The nearest tree without negative numbers: max(x, 0), with derivative 0 at 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params, updates = jnp.array([1.0, 1.0]), jnp.array([-0.5, -3.0])
+      >>> params = gdjax.apply_updates(params, updates)
+      >>> print(gdjax.projections.projection_non_negative(params))  # projected descent
+      [0.5 0. ]
+    """
     return jax.tree.map(jax.nn.relu, tree)
 
 
@@ -23,13 +31,20 @@ def projection_box(tree: Any, lower: Any, upper: Any) -> Any:
       tree: any pytree of real arrays.
       lower: a number for all leaves, or a tree like `tree` of numbers and of arrays that broadcast to the leaves; None
         for no bound.
-      upper: likewise.
+      upper: likewise; at least `lower`.
 
     Raises:
       TypeError: a complex leaf.
       ValueError: a bound of another structure or shape; numbers with lower > upper.
 
     Whole numbers stay whole if their bounds are. In Optax a number fits no tree but a single array.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x = {"a": jnp.array([-3.0, 0.5]), "b": jnp.array([9.0])}
+      >>> y = gdjax.projections.projection_box(x, -1.0, {"a": 1.0, "b": 5.0})
+      >>> print(y["a"], y["b"])
+      [-1.   0.5] [5.]
     """
     return box("gdjax.projection_box", tree, lower, upper, ("lower", "upper"))
 
@@ -107,13 +122,20 @@ def projection_hypercube(tree: Any, scale: Any = 1) -> Any:
 
     Args:
       tree: any pytree of real arrays.
-      scale: the length of the edges, a number for all leaves or a tree as in `projection_box`.
+      scale: the length of the edges, at least 0: a number for all leaves, or a tree like `tree` of numbers and of
+        arrays that broadcast to the leaves.
 
     Raises:
       TypeError: a complex leaf.
       ValueError: a scale of another structure or shape, or a negative number.
 
     In Optax only a single array can be projected.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x = jnp.array([-3.0, 0.5, 3.0])
+      >>> print(gdjax.projections.projection_hypercube(x, scale=2.0))
+      [0.  0.5 2. ]
     """
     return box("gdjax.projection_hypercube", tree, 0, scale, ("the origin", "scale"))
 
@@ -128,6 +150,12 @@ def projection_linf_ball(tree: Any, scale: Any = 1) -> Any:
     Raises:
       TypeError: a complex leaf.
       ValueError: a negative radius.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x = jnp.array([-3.0, 0.5, 3.0])
+      >>> print(gdjax.projections.projection_linf_ball(x, scale=2.0))
+      [-2.   0.5  2. ]
     """
     label = "gdjax.projection_linf_ball"
     scale = radius(label, scale)

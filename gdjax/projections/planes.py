@@ -11,7 +11,9 @@ from gdjax.projections.parts import Array, each, wide
 
 
 def projection_vector(x: Any, a: Any) -> Any:
-    """The nearest multiple of `a`: <a, x> / <a, a> a; zeros where `a` is zero, in Optax NaN.
+    """The nearest multiple of `a`; zeros where `a` is zero, in Optax NaN.
+
+        y = <a, x> / <a, a> a
 
     Args:
       x: any pytree of arrays.
@@ -21,6 +23,12 @@ def projection_vector(x: Any, a: Any) -> Any:
       ValueError: the structures or shapes differ.
 
     For complex trees <a, x> conjugates a; Optax conjugates x, which is not the nearest multiple.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x, a = jnp.array([2.0, 5.0]), jnp.array([0.0, 4.0])
+      >>> print(gdjax.projections.projection_vector(x, a))
+      [0. 5.]
     """
     _, u = _norm_and_unit("gdjax.projection_vector", x, a)
     along = trees.vdot(u, jax.tree.map(wide, x))
@@ -28,7 +36,9 @@ def projection_vector(x: Any, a: Any) -> Any:
 
 
 def projection_hyperplane(x: Any, a: Any, b: Any) -> Any:
-    """The nearest tree with <a, y> = b: x + (b - <a, x>) / <a, a> a.
+    """The nearest tree y with <a, y> = b.
+
+        y = x + (b - <a, x>) / <a, a> a
 
     Args:
       x: any pytree of arrays.
@@ -37,13 +47,22 @@ def projection_hyperplane(x: Any, a: Any, b: Any) -> Any:
 
     Raises:
       ValueError: the structures or shapes differ.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x, ones = jnp.array([3.0, 5.0]), jnp.ones(2)
+      >>> y = gdjax.projections.projection_hyperplane(x, ones, 10.0)
+      >>> [round(float(x), 3) for x in y]
+      [4.0, 6.0]
     """
     u, gap = _gap("gdjax.projection_hyperplane", x, a, b)
     return each(lambda v, e: v + gap * e, x, u)
 
 
 def projection_halfspace(x: Any, a: Any, b: Any) -> Any:
-    """The nearest tree with <a, y> <= b: x + min(0, b - <a, x>) / <a, a> a, which is x where x fulfils it.
+    """The nearest tree y with <a, y> <= b, which is x where x fulfils it.
+
+        y = x + min(0, b - <a, x>) / <a, a> a
 
     Args:
       x: any pytree of real arrays.
@@ -53,6 +72,13 @@ def projection_halfspace(x: Any, a: Any, b: Any) -> Any:
 
     Raises:
       ValueError: the structures or shapes differ.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x, ones = jnp.array([3.0, 5.0]), jnp.ones(2)
+      >>> y = gdjax.projections.projection_halfspace(x, ones, 6.0)  # sum y <= 6
+      >>> [round(float(x), 3) for x in y]
+      [2.0, 4.0]
     """
     u, gap = _gap("gdjax.projection_halfspace", x, a, b)
     return each(lambda v, e: v + jnp.minimum(gap, 0) * e, x, u)

@@ -31,6 +31,14 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
 
     Departs from Optax, which accepts no cycle and fails when called.
 
+    Example:
+      >>> import gdjax
+      >>> cycle = dict(init_value=0.0, peak_value=1.0, warmup_steps=1)
+      >>> first, second = dict(cycle, decay_steps=3), dict(cycle, decay_steps=5)
+      >>> schedule = gdjax.sgdr_schedule([first, second])
+      >>> [round(float(schedule(step)), 2) for step in range(9)]
+      [0.0, 1.0, 0.5, 0.0, 1.0, 0.85, 0.5, 0.15, 0.0]
+
     Reference: Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017, sec. 3.
     """
     name, cycles, joined = "sgdr_schedule", [], []
@@ -80,6 +88,12 @@ def cyclic_schedule(
 
     Not in Optax. In the mode "exp_range" only the height shrinks, as in PyTorch; in the text of the paper the lower
     bound does too. For that, multiply the "triangular" value by `exponential_decay(1.0, 1, gamma)`.
+
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.cyclic_schedule(0.0, 1.0, up_steps=2, mode="triangular2")
+      >>> [float(schedule(step)) for step in range(10)]
+      [0.0, 0.5, 1.0, 0.5, 0.0, 0.25, 0.5, 0.25, 0.0, 0.125]
 
     Reference: Smith, Cyclical Learning Rates for Training Neural Networks, 2017, sec. 3.
     """

@@ -21,6 +21,12 @@ def constant_schedule(value: ArrayLike) -> Schedule:
     """`value` at every step.
 
     Departs from Optax, which returns the argument as it is: here it is a float32 of the step's shape.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> schedule = gdjax.constant_schedule(0.1)
+      >>> print(schedule(0), schedule(jnp.arange(3)))
+      0.1 [0.1 0.1 0.1]
     """
     check_numbers("constant_schedule", finite=False, value=value)  # infinity is no bound
     return of_count(curves.constant(value))
@@ -45,6 +51,12 @@ def linear_schedule(
 
     Departs from Optax, which loses steps above 2^24, misses `end_value` by a rounding when compiled, and takes a
     negative `transition_steps` for 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> schedule = gdjax.linear_schedule(1.0, 0.0, transition_steps=4, transition_begin=2)
+      >>> print(schedule(jnp.arange(8)))  # a schedule takes one count or an array of them
+      [1.   1.   1.   0.75 0.5  0.25 0.   0.  ]
     """
     steps = check_steps("linear_schedule", "transition_steps", transition_steps)
     begin = check_steps("linear_schedule", "transition_begin", transition_begin)
@@ -70,6 +82,12 @@ def polynomial_schedule(
       transition_begin: steps before the curve, at least 0.
 
     Departs from Optax as `linear_schedule` does.
+
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.polynomial_schedule(1.0, 0.0, power=2, transition_steps=4)
+      >>> [round(float(schedule(step)), 4) for step in range(6)]
+      [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
     """
     steps = check_steps("polynomial_schedule", "transition_steps", transition_steps)
     begin = check_steps("polynomial_schedule", "transition_begin", transition_begin)
@@ -106,6 +124,15 @@ def exponential_decay(
 
     Departs from Optax, which holds `init_value` for ever if `transition_steps < 0` or `decay_rate == 0`, and which
     is off by 1e-4 after 10,000 factors of 0.999: here a rate that is a plain number keeps its double precision.
+
+    Example:
+      >>> import gdjax
+      >>> smooth = gdjax.exponential_decay(0.8, transition_steps=10, decay_rate=0.5)
+      >>> stairs = gdjax.exponential_decay(0.8, 10, 0.5, staircase=True)
+      >>> [round(float(smooth(step)), 3) for step in (0, 5, 10, 15, 20)]
+      [0.8, 0.566, 0.4, 0.283, 0.2]
+      >>> [round(float(stairs(step)), 3) for step in (0, 5, 10, 15, 20)]
+      [0.8, 0.8, 0.4, 0.4, 0.2]
     """
     check_numbers("exponential_decay", init_value=init_value)
     decay = transition_steps, decay_rate, transition_begin, staircase, end_value
@@ -130,6 +157,12 @@ def cosine_decay_schedule(
 
     Departs from Optax, which follows the cosine at negative steps, and near the end loses digits in 1 + cos(pi * x).
 
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.cosine_decay_schedule(0.1, decay_steps=100, alpha=0.1)
+      >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 75, 100, 1000)]
+      [0.1, 0.0868, 0.055, 0.0232, 0.01, 0.01]
+
     Reference: Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017, eq. 5.
     """
     steps = check_steps("cosine_decay_schedule", "decay_steps", decay_steps, least=1)
@@ -147,10 +180,23 @@ def precond_update_prob_schedule(
 
         p_t = min(max_prob, max(min_prob, max_prob exp(-decay (t - flat_start))))
 
-    The reference is psgd_jax, https://github.com/evanatyourservice/psgd_jax.
+    Args:
+      max_prob: the probability up to step `flat_start`.
+      min_prob: the least probability.
+      decay: how fast it falls, per step.
+      flat_start: the step from which on it falls.
 
     Raises:
       ValueError: an argument is not finite.
+
+    Example:
+      >>> import gdjax
+      >>> probability = gdjax.precond_update_prob_schedule(flat_start=500)
+      >>> [round(float(probability(step)), 2) for step in (0, 500, 1000, 2000, 10_000)]
+      [1.0, 1.0, 0.61, 0.22, 0.03]
+      >>> tx = gdjax.psgd_kron(1e-3, preconditioner_update_probability=probability)
+
+    Reference: psgd_jax, https://github.com/evanatyourservice/psgd_jax.
     """
     name = "precond_update_prob_schedule"
     check_numbers(name, max_prob=max_prob, min_prob=min_prob, decay=decay, flat_start=flat_start)

@@ -45,6 +45,12 @@ def linear_onecycle_schedule(
     Departs from Optax, which drops a line of no steps together with its factor and so misses the last value, and which
     takes pct_start=0.29 of 100 steps for 28, because 0.29 * 100 is less than 29 in binary; here it is 29.
 
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.linear_onecycle_schedule(transition_steps=100, peak_value=1.0)
+      >>> [round(float(schedule(step)), 6) for step in (0, 15, 30, 85, 100)]
+      [0.04, 0.52, 1.0, 0.04, 4e-06]
+
     Reference: Smith and Topin, Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates,
     2017.
     """
@@ -82,6 +88,13 @@ def cosine_onecycle_schedule(
     Where two of the steps are the same, the value jumps there to the later one.
 
     Departs from Optax as `linear_onecycle_schedule` does.
+
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.cosine_onecycle_schedule(
+      ...     100, peak_value=1.0, pct_start=0.5, div_factor=10, final_div_factor=100)
+      >>> [round(float(schedule(step)), 3) for step in (0, 25, 50, 100)]
+      [0.1, 0.55, 1.0, 0.001]
 
     Reference: Smith and Topin, Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates,
     2017; the half cosines are those of the fastai library.

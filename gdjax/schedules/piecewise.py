@@ -27,6 +27,12 @@ def piecewise_constant_schedule(
 
     Departs from Optax, which accepts boundaries that no step reaches, and rounds each product to float32; here plain
     numbers multiply in double precision.
+
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.piecewise_constant_schedule(0.1, {30: 0.1, 60: 0.5})
+      >>> [round(float(schedule(step)), 4) for step in (29, 30, 59, 60)]
+      [0.1, 0.01, 0.01, 0.005]
     """
     starts, levels = _levels("piecewise_constant_schedule", init_value, boundaries_and_scales)
     return of_count(curves.join([curves.constant(level) for level in levels], starts))
@@ -52,6 +58,12 @@ def piecewise_interpolate_schedule(
         boundary the value is `init_value` times the scales of it and all before it; after the last it stays.
 
     Departs from Optax as `piecewise_constant_schedule` does.
+
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.piecewise_interpolate_schedule("linear", 1.0, {10: 0.5, 20: 0.5})
+      >>> [float(schedule(step)) for step in (0, 5, 10, 15, 20, 25)]
+      [1.0, 0.75, 0.5, 0.375, 0.25, 0.25]
     """
     name = "piecewise_interpolate_schedule"
     shapes = {"linear": curves.straight, "cosine": curves.half_cosine}
@@ -77,6 +89,14 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
 
     Departs from Optax, which ignores the schedules that have no boundary, and hands a schedule negative steps before
     its turn; here it sees 0.
+
+    Example:
+      >>> import gdjax
+      >>> warmup = gdjax.linear_schedule(0.0, 1.0, transition_steps=4)
+      >>> decay = gdjax.cosine_decay_schedule(1.0, decay_steps=4)
+      >>> schedule = gdjax.join_schedules([warmup, decay], boundaries=[4])
+      >>> [round(float(schedule(step)), 2) for step in range(9)]
+      [0.0, 0.25, 0.5, 0.75, 1.0, 0.85, 0.5, 0.15, 0.0]
     """
     name, joined = "join_schedules", tuple(schedules)
     given = tuple(boundaries)[: max(len(joined) - 1, 0)]

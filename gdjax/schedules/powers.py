@@ -39,6 +39,12 @@ def inverse_sqrt_schedule(
 
     Not in Optax.
 
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.inverse_sqrt_schedule(0.0, 1.0, warmup_steps=100)
+      >>> [round(float(schedule(step)), 3) for step in (0, 50, 100, 400, 10_000)]
+      [0.0, 0.5, 1.0, 0.5, 0.1]
+
     Reference: Vaswani et al., Attention Is All You Need, 2017, eq. 3; Raffel et al., Exploring the Limits of Transfer
     Learning with a Unified Text-to-Text Transformer, 2020, sec. 3.1.2.
     """
@@ -85,6 +91,13 @@ def power_schedule(
 
     Not in Optax.
 
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.power_schedule(
+      ...     0.02, amplitude=4.0, exponent=-0.5, warmup_steps=10, tokens_per_step=1000)
+      >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 40, 160, 1000)]
+      [0.0, 0.01, 0.02, 0.02, 0.01, 0.004]
+
     Reference: Shen et al., Power Scheduler: A Batch Size and Token Number Agnostic Learning Rate Scheduler, 2024.
     """
     name = "power_schedule"
@@ -122,6 +135,12 @@ def rex_schedule(
       end_value: the value from step `transition_begin + transition_steps` on, exactly; 0 in the paper.
       transition_steps: length of the curve in steps, at least 1; in the paper the whole training budget.
       transition_begin: steps before the curve, at least 0.
+
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.rex_schedule(1.0, 0.0, transition_steps=100)
+      >>> [round(float(schedule(step)), 3) for step in (0, 25, 50, 75, 100)]
+      [1.0, 0.857, 0.667, 0.4, 0.0]
 
     Reference: Chen, Wolfe and Kyrillidis, REX: Revisiting Budgeted Training with an Improved Schedule, 2021.
     """

@@ -22,6 +22,12 @@ def warmup_constant_schedule(init_value: ArrayLike, peak_value: ArrayLike, warmu
       warmup_steps: length of the warm-up in steps, at least 0.
 
     Departs from Optax, which without a warm-up stays at `init_value`.
+
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.warmup_constant_schedule(0.0, 0.1, warmup_steps=4)
+      >>> [round(float(schedule(step)), 3) for step in range(7)]
+      [0.0, 0.025, 0.05, 0.075, 0.1, 0.1, 0.1]
     """
     warmup = check_steps("warmup_constant_schedule", "warmup_steps", warmup_steps)
     check_numbers("warmup_constant_schedule", init_value=init_value, peak_value=peak_value)
@@ -53,6 +59,14 @@ def warmup_cosine_decay_schedule(
       exponent: power of the cosine, above 0.
 
     Departs from Optax, which replaces `end_value` by 0 if `peak_value` is 0, and cannot trace `peak_value`.
+
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.warmup_cosine_decay_schedule(
+      ...     0.0, 0.1, warmup_steps=10, decay_steps=110, end_value=0.01)
+      >>> [round(float(schedule(step)), 3) for step in (0, 5, 10, 60, 110)]
+      [0.0, 0.05, 0.1, 0.055, 0.01]
+      >>> tx = gdjax.adamw(schedule)  # calls it with the number of updates made so far
     """
     arguments = init_value, peak_value, warmup_steps, decay_steps, end_value, exponent
     return of_count(warmup_decay("warmup_cosine_decay_schedule", *arguments, shape=curves.half_cosine))
@@ -78,6 +92,14 @@ def warmup_linear_decay_schedule(
       end_value: the value from step `decay_steps` on, exactly.
 
     Not in Optax.
+
+    Example:
+      >>> import gdjax
+      >>> rate = gdjax.warmup_linear_decay_schedule(0.0, 1.0, warmup_steps=2, decay_steps=6)
+      >>> [float(rate(step)) for step in range(6)]  # the rates of a run of 6 updates
+      [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]
+      >>> float(rate(6))
+      0.0
 
     Reference: Bergsma et al., Straight to Zero: Why Linearly Decaying the Learning Rate to Zero Works Best for LLMs,
     2025.
@@ -121,6 +143,16 @@ def warmup_stable_decay_schedule(
     Not in Optax. The cooldown of MiniCPM, which halves the value again and again, is
     `warmup_exponential_decay_schedule` with decay_rate=0.5 and transition_begin=stable_steps.
 
+    Example:
+      >>> import gdjax
+      >>> def wsd(stable):
+      ...     return gdjax.warmup_stable_decay_schedule(0.0, 1.0, 10, stable, decay_steps=10)
+      >>> short, long = wsd(20), wsd(40)
+      >>> [round(float(short(step)), 3) for step in (0, 5, 10, 30, 35, 40, 60)]
+      [0.0, 0.5, 1.0, 1.0, 0.293, 0.0, 0.0]
+      >>> [round(float(long(step)), 3) for step in (0, 5, 10, 30, 35, 40, 60)]
+      [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.0]
+
     Reference: Hu et al., MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies,
     2024, sec. 4; Haegele et al., Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations, 2024,
     sec. 3.
@@ -161,6 +193,13 @@ def warmup_exponential_decay_schedule(
       end_value: a limit that the decay reaches exactly and does not pass, or None.
 
     Departs from Optax as `exponential_decay` does.
+
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.warmup_exponential_decay_schedule(
+      ...     0.0, 1.0, warmup_steps=10, transition_steps=10, decay_rate=0.5, end_value=0.1)
+      >>> [round(float(schedule(step)), 3) for step in (0, 10, 15, 20, 30, 100)]
+      [0.0, 1.0, 0.707, 0.5, 0.25, 0.1]
     """
     name = "warmup_exponential_decay_schedule"
     warmup = check_steps(name, "warmup_steps", warmup_steps)

@@ -48,6 +48,12 @@ def numerical_gradient(
     Raises:
       TypeError: a leaf is not floating; the message gives its path. f does not return a real scalar.
       ValueError: one of `coordinates` and `key` is given without the other; a number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> g = gdjax.numerical_gradient(lambda x: jnp.sum(x**3), jnp.array([1.0, 2.0]))
+      >>> [round(float(x), 2) for x in g]  # 3 x^2
+      [3.0, 12.0]
     """
     found = central_differences("gdjax.numerical_gradient", f, params, eps, coordinates, key, (1,))
     values = [d.values.astype(d.leaf.dtype) for d in found]
@@ -112,10 +118,15 @@ def check_gradients(
     f is evaluated four times per coordinate; sample `coordinates` of each leaf where there are many.
 
     Args:
-      f, params, eps, coordinates, key: as in `numerical_gradient`.
+      f: function from a tree like `params` to a real scalar.
+      params: any pytree of real or complex floating arrays, the point where both are compared.
       grad: the gradient to check, like `params`; None checks `jax.grad(f)`, custom derivative rules included.
       rtol: largest relative error to pass; None is u^(1/3) with the machine epsilon u of each leaf's dtype, or of f's
         where that is coarser: 0.005 in float32, 6e-6 in float64, 0.2 in bfloat16.
+      eps: step of the differences relative to max(|x|, 1); None chooses it for the leaf's dtype, or for f's where that
+        is coarser.
+      coordinates: number of coordinates to sample in every leaf; None takes them all.
+      key: PRNG key, given with `coordinates` and only then.
       raise_on_failure: raise when a leaf differs, or only report it.
 
     Returns:
@@ -123,7 +134,19 @@ def check_gradients(
 
     Raises:
       AssertionError: a leaf differs; the message is the report, with paths, coordinates and both numbers.
-      TypeError, ValueError: as in `numerical_gradient`; `grad` does not have the structure or the shapes of `params`.
+      TypeError: a leaf is not floating; f does not return a real scalar.
+      ValueError: `grad` does not have the structure or the shapes of `params`; one of `coordinates` and `key` is given
+        without the other; a number is out of range.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def f(x):
+      ...     return jnp.sum(jnp.sin(x))
+      >>> x = jnp.array([0.5, 1.0])
+      >>> right = gdjax.check_gradients(f, x)
+      >>> wrong = gdjax.check_gradients(f, x, grad=jnp.sin(x), raise_on_failure=False)
+      >>> right.passed, wrong.passed
+      (True, False)
     """
     label = "gdjax.check_gradients"
     if rtol is not None and not rtol > 0:

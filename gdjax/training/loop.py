@@ -73,6 +73,15 @@ def minimize(
         no batch.
 
     Warns where the updates go up the gradient: `tx` has no learning rate or two, or a scheduled rate was below 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def loss(w, batch):
+      ...     return jnp.mean((w * batch["x"] - batch["y"]) ** 2)
+      >>> data = [{"x": jnp.array([1.0, 2.0]), "y": jnp.array([3.0, 6.0])}]
+      >>> run = gdjax.minimize(loss, jnp.array(0.0), gdjax.adam(0.5), steps=200, data=data)
+      >>> round(float(run.params), 2), run.steps, len(run.history["loss"])
+      (3.0, 200, 200)
     """
     _check(params, tx, steps, first_step, {"grad_tol": grad_tol, "loss_tol": loss_tol}, evaluate, evaluate_every)
     objective.check_key(LABEL, loss_fn, key)

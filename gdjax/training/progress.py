@@ -23,17 +23,19 @@ class Progress:
     scalars may be passed at every step without making the host wait for each. The clock of the rate starts at the end
     of the first update, which keeps compilation out of it.
 
-    Example::
-
-        with Progress(1000) as progress:
-            for step in range(1000):
-                params, state, loss = train_step(params, state)
-                progress.update(step + 1, loss=loss)
-
     Args:
       total: number of steps, or None when it is not known.
       stream: where to write; None is `sys.stderr`.
       interval: seconds between two lines; None is 0.1 on a terminal and 10 elsewhere.
+
+    Example:
+      >>> import gdjax, io
+      >>> log = io.StringIO()  # by default it is shown on sys.stderr
+      >>> with gdjax.Progress(1000, stream=log) as progress:
+      ...     for step in range(1000):
+      ...         progress.update(step + 1, loss=1.0 / (step + 1))
+      >>> log.getvalue().splitlines()[0]
+      'step 1/1000  loss 1'
     """
 
     def __init__(self, total: int | None = None, *, stream: TextIO | None = None, interval: float | None = None):

@@ -34,16 +34,21 @@ def sweep(
     and leaves the others as they are. Memory is that of one run times the number of points.
 
     Args:
-      loss_fn, data, has_aux, key: as in `minimize`.
+      loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`. It returns a real scalar; with `has_aux` a
+        pair of that and anything else. With `key` it gets `key=...`, a new one at every step.
       params: where every run starts.
       factory: returns the transform of a point when called with it: `factory(**point)`; `gdjax.adam`, for instance, or
         a function of yours that puts a number into a schedule or a chain.
       grid: {name: numbers}, for all combinations of them, the last name fastest; or a list of points, {name: number}.
       steps: updates to make at each point.
+      data: batches, the same for all points. A list, or whatever else can be iterated again, starts over when it ends.
+      has_aux: whether `loss_fn` returns a pair.
+      key: a PRNG key, from which the keys of the steps are made.
       evaluate: a function of the parameters that `eval_params` gives, the average where the optimizer keeps one; it
         returns a real scalar, for JAX to compile, and judges the last parameters of each point, on held-out data for
         instance. None judges by the mean loss of the last tenth.
-      progress: as in `minimize`; the loss shown is the lowest of all points.
+      progress: True shows a line on stderr; a function is called as `progress(steps_done, loss=...)`. The loss is the
+        lowest of all points.
 
     Returns:
       A `SweepResult`, which prints as a table.
@@ -53,6 +58,15 @@ def sweep(
         GaLore: run one sweep for each of its values. What `minimize` raises for the loss.
       ValueError: the grid is empty, its points have different names, a number is out of its range, or `data` has no
         batch.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> def loss(params):
+      ...     return jnp.sum((params - 3.0) ** 2)
+      >>> grid = {"learning_rate": [0.001, 0.1, 10.0]}
+      >>> result = gdjax.sweep(loss, jnp.zeros(2), gdjax.sgd, grid, steps=50)
+      >>> result.best.point
+      {'learning_rate': 0.1}
     """
     checks.structural(LABEL, "steps", steps, 1)
     points = _points(grid)

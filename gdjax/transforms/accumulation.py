@@ -67,6 +67,16 @@ class MultiSteps:
     Raises:
       ValueError: k is below 1.
       TypeError: k is neither an int nor a function; the skip function returns no boolean scalar.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.MultiSteps(gdjax.sgd(1.0), every_k_schedule=2)
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for g in jnp.array([1.0, 3.0]):
+      ...     u, state = tx.update(g, state)
+      ...     print(u, tx.has_updated(state))
+      0.0 False
+      -2.0 True
     """
 
     def __init__(
@@ -223,6 +233,16 @@ def apply_every(k: int | Array = 1) -> GradientTransformation:
       k: an int of at least 1, or a scalar array.
 
     The sum of 16-bit updates is kept in float32.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.sgd(0.5), gdjax.apply_every(2))
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for g in jnp.array([1.0, 3.0]):
+      ...     u, state = tx.update(g, state)
+      ...     print(u)
+      0.0
+      -2.0
     """
     label = "gdjax.apply_every"
     if not isinstance(k, jax.Array):

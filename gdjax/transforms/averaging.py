@@ -36,6 +36,16 @@ def ema(g: Array, s: Any, p: Any, t: Any, decay: Hyper, debias: bool = True, acc
 
     `trace` is the sum without the factor 1 - decay. This averages updates; for an average of the parameters see
     `params_ema`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.ema(0.5)
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for g in jnp.array([1.0, 4.0]):
+      ...     m, state = tx.update(g, state)
+      ...     print(m, state.ema)  # the average, and the sum that it corrects
+      1.0 0.5
+      3.0 2.25
     """
     m = decay * s.ema + (1 - decay) * g
     return (numerics.debias(m, decay, t) if debias else m), s._replace(ema=m)
@@ -88,6 +98,15 @@ def lookahead(
 
     Raises:
       TypeError: `update` gets parameters that are no pair.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.lookahead(gdjax.sgd(0.5), sync_period=5, slow_step_size=0.5)
+      >>> pair = gdjax.LookaheadParams.init_synced(jnp.array(8.0))
+      >>> u, state = tx.update(pair.fast, tx.init(pair), pair)  # with the gradient of x^2 / 2
+      >>> pair = gdjax.apply_updates(pair, u)
+      >>> print(pair.fast, pair.slow)  # the slow one waits for the fifth update
+      4.0 8.0
 
     Reference:
       Zhang, Lucas, Hinton & Ba 2019, Lookahead optimizer: k steps forward, 1 step back, Algorithm 1,

@@ -43,6 +43,14 @@ def cautious(
     Raises:
       TypeError: `inner` is no transform.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.cautious(gdjax.sgd(1.0, momentum=0.5))
+      >>> _, state = tx.update(jnp.array([1.0, 1.0]), tx.init(jnp.zeros(2)))
+      >>> u, state = tx.update(jnp.array([1.0, -0.25]), state)
+      >>> print(u)  # momentum alone gives [-1.5, -0.25], and the second goes uphill
+      [-3.  0.]
+
     Reference:
       Liang, Chen, Liu & Liu 2024, Cautious optimizers: improving training with one line of code, Algorithm 1,
       https://arxiv.org/abs/2411.16085

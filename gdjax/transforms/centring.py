@@ -20,6 +20,15 @@ def centralize(g: Array, s: Any, p: Any, t: Any, *, output_axis: int = 0) -> Any
       output_axis: the axis of the outputs. 0, the default, is Optax's and right for torch's layout (out, in, ...); the
         reference's rule for the layout of flax and other JAX libraries, (..., in, out), is -1.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.centralize(output_axis=-1)
+      >>> g = {"kernel": jnp.array([[1.0, 2.0], [3.0, 6.0]]), "bias": jnp.array([1.0, 2.0])}
+      >>> u, _ = tx.update(g, tx.init(g))
+      >>> print(u["kernel"], u["bias"])
+      [[-1. -2.]
+       [ 1.  2.]] [1. 2.]
+
     Reference:
       Yong, Huang, Hua & Zhang 2020, Gradient centralization: a new optimization technique for deep neural networks,
       equation 1, https://arxiv.org/abs/2004.01461

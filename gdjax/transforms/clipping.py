@@ -41,6 +41,13 @@ def clip(g: Array, s: Any, p: Any, t: Any, max_delta: Hyper) -> Any:
 
     Args:
       max_delta: the bound, at least 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.clip(1.0), gdjax.sgd(0.5))
+      >>> u, _ = tx.update(jnp.array([0.5, -3.0]), tx.init(jnp.zeros(2)))
+      >>> print(u)
+      [-0.25  0.5 ]
     """
     if jnp.iscomplexobj(g):
         size = jnp.abs(g)
@@ -52,17 +59,30 @@ def clip(g: Array, s: Any, p: Any, t: Any, max_delta: Hyper) -> Any:
 def clip_by_global_norm(
     g: Array, s: Any, p: Any, t: Any, max_norm: Hyper, *, groups: Staged = None, norm: Reduced = None
 ) -> Any:
-    """Scales all updates by one factor so that their global norm is at most max_norm: u = g min(1, max_norm / |g|).
+    """Scales all updates by one factor so that their global norm is at most max_norm.
+
+        u = g min(1, max_norm / |g|)
 
     Args:
       max_norm: the bound on `global_norm(updates)`, at least 0. 0 gives zeros, infinity changes nothing.
-      groups: clips each group of leaves by its own norm: from pattern to label as in `label_by_path`, or a function
-        from the tree to a tree of labels, or to a prefix of one. None is one group.
+      groups: clips each group of leaves by its own norm: a dict from pattern to label, where the first pattern that is
+        found in the path of a leaf counts; or a function from the tree to a tree of labels, or to a prefix of one. None
+        is one group.
 
     The norm is that of the leaves that the clipping sees: inside a group of `partition` that group's alone. For the
     norm over all groups it stands before: `chain(clip_by_global_norm(1.0), partition(...))`.
 
     The norm is taken in float32 without overflow (see `global_norm`). A NaN in a group makes its every update NaN.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> g = {"encoder": jnp.array([3.0, 0.0]), "decoder": jnp.array([0.0, 4.0])}
+      >>> for tx in (gdjax.clip_by_global_norm(2.5),
+      ...            gdjax.clip_by_global_norm(2.5, groups={"encoder": "a", ".*": "b"})):
+      ...     u, _ = tx.update(g, tx.init(g))
+      ...     print(u["encoder"], u["decoder"])
+      [1.5 0. ] [0. 2.]
+      [2.5 0. ] [0.  2.5]
 
     Reference:
       Pascanu, Mikolov & Bengio 2013, On the difficulty of training recurrent neural networks, Algorithm 1,
@@ -74,12 +94,22 @@ def clip_by_global_norm(
 
 @leafwise()
 def clip_by_block_rms(g: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any:
-    """Scales each array so that its root mean square is at most threshold: u = g min(1, threshold / rms(g)).
+    """Scales each array so that its root mean square is at most threshold.
+
+        u = g min(1, threshold / rms(g))
 
     Args:
       threshold: the bound, at least 0. 0 gives zeros, infinity changes nothing.
 
     A NaN in an array makes that array NaN.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.clip_by_block_rms(2.5)
+      >>> g = {"w": jnp.array([1.0, 7.0]), "b": jnp.array([0.5])}
+      >>> u, _ = tx.update(g, tx.init(g))
+      >>> print(u["w"], u["b"])  # the root mean square of w was 5
+      [0.5 3.5] [0.5]
 
     Reference:
       Shazeer & Stern 2018, Adafactor: adaptive learning rates with sublinear memory cost, section 6,
@@ -90,9 +120,18 @@ def clip_by_block_rms(g: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any
 
 @leafwise(reduce=_norm)
 def normalize(g: Array, s: Any, p: Any, t: Any, *, norm: Reduced = None) -> Any:
-    """Scales all updates by one factor so that their global norm is 1: u = g / |g|; zeros stay zeros.
+    """Scales all updates by one factor so that their global norm is 1.
 
-    The norm is that of `global_norm`.
+        u = g / |g|
+
+    Zeros stay zeros. The norm is that of `global_norm`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.normalize()
+      >>> u, _ = tx.update({"b": jnp.array([-4.0]), "w": jnp.array([3.0])}, tx.init(None))
+      >>> {name: round(float(x[0]), 3) for name, x in u.items()}
+      {'b': -0.8, 'w': 0.6}
     """
     # Two factors: for norms below 1e-38 or above 8e37 the reciprocal would be infinite or denormal.
     root = jnp.sqrt(jnp.where(norm == 0, 1, norm))

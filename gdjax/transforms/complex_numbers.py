@@ -32,6 +32,15 @@ def split_real_and_imaginary(inner: Transform) -> GradientTransformation:
 
     Args:
       inner: a transform. It also gets the extra arguments, split where they are shaped like the updates.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> g = jnp.array([3.0 - 4.0j])
+      >>> for tx in (gdjax.clip(2.5), gdjax.split_real_and_imaginary(gdjax.clip(2.5))):
+      ...     u, _ = tx.update(g, tx.init(g))
+      ...     print(u)
+      [1.5-2.j]
+      [2.5-2.5j]
     """
     base.check_transform("gdjax.split_real_and_imaginary", 0, inner)
 

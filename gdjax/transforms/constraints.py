@@ -24,14 +24,27 @@ def _unseen(p: Any, hyper: Any) -> Array:
 
 @leafwise(ZeroNansState, found_nan=_unseen)
 def zero_nans(g: Array, s: Any, p: Any, t: Any) -> Any:
-    """Replaces every NaN by 0, and notes in the state which arrays had one. Infinities stay."""
+    """Replaces every NaN by 0, and notes in the state which arrays had one. Infinities stay.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> g = {"b": jnp.array([jnp.inf]), "w": jnp.array([1.0, jnp.nan])}
+      >>> tx = gdjax.zero_nans()
+      >>> u, state = tx.update(g, tx.init(g))
+      >>> print(u["b"], u["w"])
+      [inf] [1. 0.]
+      >>> {name: bool(found) for name, found in state.found_nan.items()}
+      {'b': False, 'w': True}
+    """
     nans = jnp.isnan(g)
     return jnp.where(nans, 0, g), ZeroNansState(found_nan=jnp.any(nans))
 
 
 @transform
 def keep_params_nonnegative() -> GradientTransformation:
-    """Shortens updates so that no parameter becomes negative: u = max(u, -p).
+    """Shortens updates so that no parameter becomes negative.
+
+        u = max(g, -p)
 
     It belongs at the end of a chain. A parameter that is negative already is moved to 0; NaN passes through.
 
@@ -41,6 +54,14 @@ def keep_params_nonnegative() -> GradientTransformation:
 
     Departure: where the update's dtype is narrower than the parameter's, Optax rounds -p to the nearest number of that,
     which may make the parameter negative; here it is rounded towards 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.sgd(1.0), gdjax.keep_params_nonnegative())
+      >>> params = jnp.array([2.0, 2.0])
+      >>> u, _ = tx.update(jnp.array([1.0, 3.0]), tx.init(params), params)
+      >>> print(gdjax.apply_updates(params, u))
+      [1. 0.]
     """
     label = "gdjax.keep_params_nonnegative"
 

@@ -39,19 +39,32 @@ def decayed(g: Array, p: Array, weight_decay: Hyper) -> Array:
 
 @transform
 def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None, *, cautious: bool = False) -> Any:
-    """Adds the parameters times a rate to the updates: u = g + weight_decay p.
+    """Adds the parameters times a rate to the updates.
+
+        u = g + weight_decay p
 
     After an adaptive direction and before the learning rate this is decoupled decay (AdamW); before the direction it is
     the gradient of an L2 penalty of weight_decay / 2 |p|^2.
 
     Args:
       weight_decay: the rate, at least 0, or a schedule.
-      mask: which leaves decay, as in `masked`; all by default.
+      mask: which leaves decay, all by default: a tree of booleans shaped like the parameters or a prefix of it, or a
+        function from the parameters to one.
       cautious: only the elements decay that the step itself moves towards 0, or not at all: those with g p >= 0. The
         decay then does not pull against the gradient. Here g is still to be multiplied by a negative rate.
 
     Raises:
       ValueError: (in update) params is missing.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> decay = gdjax.add_decayed_weights(0.25, mask={"w": True, "b": False})
+      >>> params = {"w": jnp.array([2.0]), "b": jnp.array([2.0])}
+      >>> g = {"w": jnp.array([1.0]), "b": jnp.array([1.0])}
+      >>> u, _ = decay.update(g, decay.init(params), params)
+      >>> print(u["w"], u["b"])
+      [1.5] [1.]
+      >>> adamw = gdjax.chain(gdjax.scale_by_adam(), decay, gdjax.scale_by_learning_rate(0.1))
 
     Reference:
       Loshchilov & Hutter 2019, Decoupled weight decay regularization, https://arxiv.org/abs/1711.05101;

@@ -56,6 +56,15 @@ def scale_by_distance_over_gradients(
     Raises:
       ValueError: (in update) params is missing.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> ldog = gdjax.scale_by_distance_over_gradients(reps_rel=0.1)
+      >>> tx = gdjax.chain(ldog, gdjax.scale(-1.0))
+      >>> params = jnp.array([3.0, 4.0])
+      >>> u, _ = tx.update(jnp.array([30.0, 40.0]), tx.init(params), params)
+      >>> round(float(gdjax.global_norm(u)), 3)  # 0.1 (1 + 5), however large the gradient is
+      0.6
+
     Reference:
       Ivgi, Hinder & Carmon 2023, DoG is SGD's best friend: a parameter-free dynamic step size schedule, section 3.3 and
       appendix, L-DoG, https://arxiv.org/abs/2302.12022

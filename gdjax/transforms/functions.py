@@ -15,6 +15,16 @@ def stateless(f: Callable[[Updates, Params], Updates]) -> GradientTransformation
     """A transform without state from a function of whole trees, `f(updates, params) -> updates`.
 
     `params` is None in `f` where `update` got none. For a function of one array see `leafwise`.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> @gdjax.stateless
+      ... def decay(updates, params):
+      ...     return jax.tree.map(lambda u, p: u + 0.5 * p, updates, params)
+      >>> params = {"w": jnp.array([2.0])}
+      >>> u, _ = decay.update({"w": jnp.array([4.0])}, decay.init(params), params)
+      >>> print(u["w"])
+      [5.]
     """
 
     def update(
@@ -30,6 +40,14 @@ def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> GradientTransformat
     """A transform without state from a function of one array and its parameter, `f(g, p) -> update`.
 
     `p` is None in `f` where `update` got no parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> sign = gdjax.stateless_with_tree_map(lambda g, p: jnp.sign(g))
+      >>> tx = gdjax.chain(sign, gdjax.sgd(0.5))
+      >>> u, _ = tx.update(jnp.array([3.0, -0.1]), tx.init(jnp.zeros(2)))
+      >>> print(u)
+      [-0.5  0.5]
     """
 
     def update(

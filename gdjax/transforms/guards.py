@@ -65,6 +65,16 @@ def apply_if_finite(
         line searches False is cheaper.
 
     `inner` is evaluated in every call, with gradients of 0 where its result is not used.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.apply_if_finite(gdjax.sgd(0.5), max_consecutive_errors=5)
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for g in jnp.array([1.0, jnp.nan]):
+      ...     u, state = tx.update(g, state)
+      ...     print(u, state.total_notfinite)
+      -0.5 0
+      0.0 1
     """
     label = "gdjax.apply_if_finite"
     base.check_transform(label, 0, inner)
@@ -130,6 +140,16 @@ def conditionally_transform(
 
     Raises:
       TypeError: it returns no boolean scalar.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.conditionally_transform(gdjax.scale(10.0), lambda step: step % 2 == 1)
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for g in jnp.array([1.0, 1.0]):
+      ...     u, state = tx.update(g, state)
+      ...     print(u)
+      1.0
+      10.0
     """
     label = "gdjax.conditionally_transform"
     base.check_transform(label, 0, inner)
@@ -159,7 +179,23 @@ def conditionally_mask(
 ) -> GradientTransformation:
     """Applies `inner` in the calls that a function chooses; in the others the updates are zero.
 
-    The arguments are those of `conditionally_transform`.
+    Args:
+      inner: the transform. Its state stays as it is in the other calls.
+      should_transform_fn: a `ConditionFn`, `condition(step, **extra_args) -> boolean scalar`.
+      forward_extra_args: call it with the extra arguments of `update` too.
+
+    Raises:
+      TypeError: it returns no boolean scalar.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.conditionally_mask(gdjax.sgd(0.5), lambda step, value: value < 10, True)
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for value in (1.0, 20.0):
+      ...     u, state = tx.update(jnp.array(1.0), state, value=value)
+      ...     print(u)
+      -0.5
+      0.0
     """
     label = "gdjax.conditionally_mask"
     base.check_transform(label, 0, inner)

@@ -129,9 +129,11 @@ def hyperball(
     Args:
       inner: the optimizer, whose updates are added to the parameters.
       learning_rate: lr, a scalar or a schedule.
-      roles: which leaves keep their norms, and how they are matrices, as in `muon`: by default those that are hidden
-        matrices or heads by role. Along the axes that are neither rows nor columns, and where columns are cut (q, k,
-        v), lie matrices each with a norm of its own. A head has one norm.
+      roles: which leaves keep their norms, and how they are matrices. None takes those that are hidden matrices or
+        heads by role; a dict from pattern to role or `Matrix` corrects what roles find. Or a tree of `Matrix`, and of
+        None for a leaf whose norm is not kept, a prefix of the parameters; or a function from these to one. Along the
+        axes that are neither rows nor columns, and where columns are cut (q, k, v), lie matrices each with a norm of
+        its own. A head has one norm.
       ascends: `inner` goes up the gradient, as `scale_by_adam()` alone does. The leaves whose norms are not kept then
         move by -lr times its updates.
 
@@ -145,6 +147,16 @@ def hyperball(
     Raises:
       ValueError: (in update) params is missing; the state is of other matrices.
       TypeError: `inner` is no transform.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"kernel": jnp.diag(jnp.array([3.0, 4.0])), "scale": jnp.ones(2)}
+      >>> grads = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+      >>> tx = gdjax.hyperball(gdjax.adamw(1e-3, weight_decay=0.0), learning_rate=0.1)
+      >>> u, _ = tx.update(grads, tx.init(params), params)
+      >>> norm = jnp.linalg.norm(params["kernel"] + u["kernel"])
+      >>> round(float(norm), 3), round(float(u["scale"][0]), 6)  # the scale is left to adamw
+      (5.0, -0.001)
 
     Reference:
       Wen, Dang, Lyu, Ma & Liang 2026, Fantastic pretraining optimizers and where to find them II: hyperball

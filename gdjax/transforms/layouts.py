@@ -15,6 +15,13 @@ def with_extra_args_support(tx: Transform) -> Any:
 
     Every transform of this library does, and every wrapper here keeps extra arguments from transforms that do not. So
     only code that calls `tx.update` itself needs this.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp, optax
+      >>> tx = gdjax.with_extra_args_support(optax.scale(2.0))
+      >>> u, _ = tx.update(jnp.array([1.0]), tx.init(jnp.zeros(1)), value=0.5)  # not used
+      >>> print(u)
+      [2.]
     """
     base.check_transform("gdjax.with_extra_args_support", 0, tx)
     return tx if base.takes_extra_args(tx) else _without_extra_args(tx)
@@ -39,6 +46,13 @@ def flatten(inner: Transform) -> GradientTransformation:
 
     Args:
       inner: the transform. The vector has the dtype that the leaves promote to; updates return in each leaf's own.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.flatten(gdjax.scale_by_adam())
+      >>> state = tx.init({"w": jnp.zeros((2, 3)), "b": jnp.zeros(3)})
+      >>> print(state.mu.shape)
+      (9,)
     """
     label = "gdjax.flatten"
     base.check_transform(label, 0, inner)

@@ -37,6 +37,14 @@ def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> GradientTransf
     Args:
       measure_name: the key of the measurement in the state.
       measure: a function from the tree of updates to any tree of arrays. `init` calls it with the parameters.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.clip_by_global_norm(1.0),
+      ...                  gdjax.snapshot("clipped_norm", gdjax.global_norm), gdjax.sgd(0.1))
+      >>> u, state = tx.update(jnp.array([3.0, 4.0]), tx.init(jnp.zeros(2)))
+      >>> print(gdjax.tree.get(state, "clipped_norm"))
+      1.0
     """
     label = "gdjax.snapshot"
 
@@ -59,11 +67,21 @@ def monitor(measures: Mapping[str, Any]) -> GradientTransformation:
     """Takes several measurements of the updates that pass through; a measure may have a memory.
 
     Args:
-      measures: from name to a function as in `snapshot`, or to a transform whose `update` returns the measurement in
-        place of updates, such as `measure_with_ema(...)`.
+      measures: from name to a function of the tree of updates, which returns any tree of arrays, or to a transform
+        whose `update` returns the measurement in place of updates, such as `measure_with_ema(...)`.
 
     `gdjax.tree.get(state, name)` is what was measured last. Before the first update that is zeros. A measure that needs
     extra arguments cannot be tried on the parameters: it has an entry from the first update on.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> average = gdjax.measure_with_ema(gdjax.global_norm, 0.5)
+      >>> tx = gdjax.monitor({"norm": gdjax.global_norm, "average": average})
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for g in jnp.array([1.0, 4.0]):
+      ...     _, state = tx.update(g, state)
+      >>> print(gdjax.tree.get(state, "norm"), gdjax.tree.get(state, "average"))
+      4.0 3.0
     """
     label = "gdjax.monitor"
     parts = {name: stateless(lambda g, p, m=m: m(g)) if callable(m) else m for name, m in measures.items()}
@@ -104,8 +122,19 @@ def measure_with_ema(
     """A measure with a memory, for `monitor`: the exponential moving average of a measurement.
 
     Args:
-      measure: as in `snapshot`. Booleans and integers are averaged as real numbers.
-      decay, debias, accumulator_dtype: see `ema`.
+      measure: a function from the tree of updates to any tree of arrays. Booleans and integers are averaged as real
+        numbers. `init` traces it with the parameters.
+      decay: in [0, 1), a number or a schedule.
+      debias: give m_t / (1 - decay^t), an average whose weights add up to 1, of the m_t that the state keeps.
+      accumulator_dtype: the dtype of m, that of the measurement by default.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> share = gdjax.measure_with_ema(lambda g: jnp.mean(g == 0), decay=0.9)
+      >>> tx = gdjax.chain(gdjax.monitor({"zeros": share}), gdjax.adam(1e-3))
+      >>> u, state = tx.update(jnp.array([0.0, 0.0, 0.0, 1.0]), tx.init(jnp.zeros(4)))
+      >>> round(float(gdjax.tree.get(state, "zeros")), 3)
+      0.75
     """
     label, average = "gdjax.measure_with_ema", ema(decay, debias, accumulator_dtype)
 

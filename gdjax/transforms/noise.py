@@ -32,7 +32,9 @@ class EscapeSaddlesState(NamedTuple):
 def add_noise(
     eta: ScalarOrSchedule, gamma: ScalarOrSchedule, key: Any = None, *, seed: int | None = None
 ) -> GradientTransformation:
-    """Adds Gaussian noise that decays with the step: u = g + N(0, eta / t^gamma), t = 1, 2, ...
+    """Adds Gaussian noise that decays with the step.
+
+        u_t = g_t + N(0, eta / t^gamma),    t = 1, 2, ...
 
     Args:
       eta: the variance at the first step, at least 0.
@@ -43,6 +45,15 @@ def add_noise(
 
     Raises:
       ValueError: key and seed.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> noise = gdjax.add_noise(eta=0.01, gamma=0.55, key=jax.random.key(0))
+      >>> tx = gdjax.chain(noise, gdjax.sgd(1.0))
+      >>> g = jnp.zeros(10_000)
+      >>> u, _ = tx.update(g, tx.init(g))
+      >>> round(float(u.std()), 2)  # the root of eta
+      0.1
 
     Reference:
       Neelakantan et al. 2015, Adding gradient noise improves learning for very deep networks, section 3,
@@ -88,6 +99,15 @@ def escape_saddles(
     Departures: the reference perturbs, then takes the gradient at the perturbed point; a transform has the gradient
     already, so both are added at once. The reference also stops when a perturbation has not lowered the loss within
     `wait` steps, and returns the point before it; here that is left to the training loop.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> tx = gdjax.escape_saddles(
+      ...     gdjax.sgd(0.1), radius=0.01, threshold=1e-3, wait=10, key=jax.random.key(0))
+      >>> saddle = jnp.zeros(2)  # of x^2 - y^2, where the gradient is 0
+      >>> u, _ = tx.update(jnp.zeros(2), tx.init(saddle), saddle)
+      >>> bool(0.0 < gdjax.global_norm(u) <= 0.01)
+      True
 
     Reference:
       Jin, Ge, Netrapalli, Kakade & Jordan 2017, How to escape saddle points efficiently, Algorithm 2 (PGD),

@@ -96,6 +96,14 @@ def params_ema(
     Raises:
       ValueError: (in update) params is missing.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.params_ema(gdjax.sgd(1.0), decay=0.5)
+      >>> run = gdjax.minimize(lambda p: p, jnp.array(4.0), tx, steps=2)  # to 3.0, then 2.0
+      >>> average = gdjax.eval_params(tx, run.state, run.params)
+      >>> print(run.params, round(float(average), 3))  # with weights 1/3 and 2/3
+      2.0 2.333
+
     Reference:
       Polyak & Juditsky 1992, Acceleration of stochastic approximation by averaging, is the equal average; the
       exponential one is common practice, as in Ho, Jain & Abbeel 2020, https://arxiv.org/abs/2006.11239
@@ -128,12 +136,21 @@ def swa(
       inner: the optimizer, commonly with a rate that is constant or cyclic from `start` on.
       start: the update from which on to average.
       every: averages every so many updates, for instance once per cycle.
-      dtype: see `params_ema`, as for what it does inside `MultiSteps` and where it stands.
+      dtype: of the average; by default the parameter's, but float32 at least.
+
+    It stands outermost, as `params_ema` does. Inside `MultiSteps` it averages once per accumulation.
 
     Statistics of batch normalization belong to other parameters: compute them anew for the average.
 
     Raises:
       ValueError: (in update) params is missing.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.swa(gdjax.sgd(1.0), start=2)
+      >>> run = gdjax.minimize(lambda p: p, jnp.array(4.0), tx, steps=3)  # to 3.0, 2.0, 1.0
+      >>> print(run.params, gdjax.eval_params(tx, run.state, run.params))
+      1.0 1.5
 
     Reference:
       Izmailov, Podoprikhin, Garipov, Vetrov & Wilson 2018, Averaging weights leads to wider optima and better

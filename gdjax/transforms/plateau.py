@@ -54,6 +54,15 @@ def reduce_on_plateau(
 
     Optax compares with (1 - rtol) best, which is above best where best is negative: a loss that stays at -1 then
     improves for ever, and no scale is reduced. Its patience of 0 reduces at improvements.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.sgd(1.0), gdjax.reduce_on_plateau(factor=0.5, patience=2))
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for loss in (3.0, 2.0, 2.0, 2.0):
+      ...     u, state = tx.update(jnp.array(1.0), state, value=loss)
+      >>> print(u, gdjax.tree.get(state, "scale"))
+      -0.5 0.5
     """
     label = "gdjax.reduce_on_plateau"
     numbers = dict(

@@ -23,7 +23,9 @@ class DifferentiallyPrivateAggregateState(NamedTuple):
 
 @short_types
 def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Scalar) -> tuple[Any, Array]:
-    """Clips the gradient of every example to a global norm and sums over the examples: sum_i g_i min(1, C / |g_i|).
+    """Clips the gradient of every example to a global norm and sums over the examples.
+
+        sum_i g_i min(1, C / |g_i|)
 
     Args:
       grads: a tree of arrays whose axis 0 runs over the examples, as from `jax.vmap(jax.grad(loss), ...)`.
@@ -38,6 +40,13 @@ def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Scalar) -> tuple[
     An example whose gradient has a NaN or an infinity, or whose norm overflows, counts as clipped and adds nothing, so
     that no example moves the sum by more than C. In Optax its NaN reaches the sum.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> grads = {"w": jnp.array([[3.0, 4.0], [0.0, 0.5]])}  # of two examples
+      >>> total, clipped = gdjax.per_example_global_norm_clip(grads, l2_norm_clip=2.5)
+      >>> print(total["w"], clipped)
+      [1.5 2.5] 1
+
     Reference:
       Abadi et al. 2016, Deep learning with differential privacy, Algorithm 1, https://arxiv.org/abs/1607.00133
     """
@@ -49,13 +58,14 @@ def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Scalar) -> tuple[
 def per_example_layer_norm_clip(grads: Updates, global_l2_norm_clip: Scalar, uniform: bool = True) -> tuple[Any, Any]:
     """Clips every array of every example's gradient to a norm of its own and sums over the examples.
 
-        C_k = C / sqrt(K),  or if not `uniform`  C_k = C sqrt(n_k / n),    k = 1 ... K
+        C_k = C / sqrt(K)            where uniform
+        C_k = C sqrt(n_k / n)        where not uniform
 
     for K arrays, the k-th of which has n_k of all n numbers of one example; so sum_k C_k^2 = C^2.
 
     Args:
-      grads: as in `per_example_global_norm_clip`.
-      global_l2_norm_clip: C, the bound on the norm of one example's gradient over all arrays.
+      grads: a tree of arrays whose axis 0 runs over the examples, as from `jax.vmap(jax.grad(loss), ...)`.
+      global_l2_norm_clip: C, the bound on the norm of one example's gradient over all arrays; at least 0, or infinity.
       uniform: whether all arrays get the same bound.
 
     Returns:
@@ -63,6 +73,13 @@ def per_example_layer_norm_clip(grads: Updates, global_l2_norm_clip: Scalar, uni
 
     Raises:
       ValueError: the arrays do not all have an axis 0 of one size; the message names the leaf.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> grads = {"b": jnp.array([[8.0], [9.0]]), "w": jnp.array([[8.0], [0.5]])}
+      >>> total, clipped = gdjax.per_example_layer_norm_clip(grads, 2**0.5)  # C_k = 1
+      >>> {name: (round(float(total[name][0]), 3), int(clipped[name])) for name in grads}
+      {'b': (2.0, 2), 'w': (1.5, 1)}
 
     Reference:
       McMahan, Ramage, Talwar & Zhang 2018, Learning differentially private recurrent language models, section 3.1,
@@ -140,6 +157,16 @@ def differentially_private_aggregate(
 
     An example whose gradient is not finite adds nothing, see `per_example_global_norm_clip`. How private the result is
     depends on noise_multiplier, the sampling of the batches and the number of steps: a privacy accountant computes it.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> private = gdjax.differentially_private_aggregate(1.0, noise_multiplier=1.1, key=0)
+      >>> tx = gdjax.chain(private, gdjax.sgd(0.1))
+      >>> params, x = jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+      >>> grads = jax.vmap(jax.grad(jnp.vdot), (None, 0))(params, x)  # of each example
+      >>> u, state = tx.update(grads, tx.init(params), params)
+      >>> print(grads.shape, u.shape)
+      (3, 2) (2,)
 
     Reference:
       Abadi et al. 2016, Deep learning with differential privacy, Algorithm 1, https://arxiv.org/abs/1607.00133

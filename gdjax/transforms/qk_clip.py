@@ -58,6 +58,15 @@ def qk_clip(
     Raises:
       ValueError: an attention without query or key leaves; axes that do not fit the heads; a leaf that is both.
 
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> kernel = jnp.ones((3, 2, 1))  # (inputs, heads, size)
+      >>> params = {"attention": {"query": {"kernel": kernel}, "key": {"kernel": kernel}}}
+      >>> logits = {"attention": jnp.array([50.0, 400.0])}  # the largest of each head
+      >>> clipped = gdjax.qk_clip(params, logits, tau=100.0)
+      >>> print(clipped["attention"]["query"]["kernel"][0, :, 0])
+      [1.  0.5]
+
     Reference:
       Kimi Team 2025, Kimi K2: open agentic intelligence, Algorithm 1, https://arxiv.org/abs/2507.20534
     """

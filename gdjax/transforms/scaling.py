@@ -8,28 +8,50 @@ from gdjax.numerics import Array
 
 @leafwise()
 def scale(g: Array, s: Any, p: Any, t: Any, step_size: Hyper) -> Any:
-    """Multiplies the updates by a number: u = step_size g.
+    """Multiplies the updates by a number.
+
+        u = step_size g
 
     Args:
       step_size: any finite scalar, of either sign, or a schedule.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.trace(0.9), gdjax.scale(-0.5))  # SGD with momentum
+      >>> u, _ = tx.update(jnp.array([3.0, -1.0]), tx.init(jnp.zeros(2)))
+      >>> print(u)
+      [-1.5  0.5]
     """
     return step_size * g, s
 
 
 @leafwise()
 def scale_by_schedule(g: Array, s: Any, p: Any, t: Any, step_size_fn: Hyper) -> Any:
-    """Multiplies the updates by a schedule: u = step_size_fn(count) g, with count = 0 at the first update.
+    """Multiplies the updates by a schedule.
+
+        u_t = step_size_fn(t - 1) g_t,    t = 1, 2, ...
 
     Args:
       step_size_fn: from the int32 count of updates made so far to a scalar, which keeps its sign: to descend with a
         learning rate use `scale_by_learning_rate`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> rate = gdjax.linear_schedule(1.0, 0.0, transition_steps=4)
+      >>> descent = gdjax.scale_by_schedule(lambda count: -rate(count))
+      >>> tx = gdjax.chain(gdjax.scale_by_adam(), descent)
+      >>> u, state = tx.update(jnp.array(3.0), tx.init(jnp.array(0.0)))
+      >>> round(float(u), 3)
+      -1.0
     """
     return step_size_fn * g, s
 
 
 @leafwise()
 def scale_by_learning_rate(g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper, *, flip_sign: bool = True) -> Any:
-    """Turns a direction of ascent into an update of descent: u = -learning_rate g.
+    """Turns a direction of ascent into an update of descent.
+
+        u = -learning_rate g
 
     Args:
       learning_rate: a scalar or a schedule, at least 0, or `per_leaf(...)` of one.
@@ -37,5 +59,15 @@ def scale_by_learning_rate(g: Array, s: Any, p: Any, t: Any, learning_rate: Hype
 
     Raises:
       TypeError: learning_rate is None, which Optax takes for "leave the updates as they are", an ascent.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> schedule = gdjax.linear_schedule(1.0, 0.0, transition_steps=4)
+      >>> tx = gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_learning_rate(schedule))
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for g in jnp.array([3.0, 3.0, 3.0]):
+      ...     u, state = tx.update(g, state)
+      >>> round(float(u), 3)  # the third rate is 0.5
+      -0.5
     """
     return (-learning_rate if flip_sign else learning_rate) * g, s

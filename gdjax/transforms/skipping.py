@@ -28,6 +28,15 @@ def skip_not_finite(updates: Updates, gradient_step: Array, params: Params) -> t
 
     Returns:
       Whether to skip, and a dict with that as "should_skip" and the number of such elements as "num_not_finite".
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.MultiSteps(gdjax.sgd(1.0), 2, True, gdjax.skip_not_finite)
+      >>> state = tx.init(jnp.array(0.0))
+      >>> for g in jnp.array([1.0, jnp.nan, 3.0]):
+      ...     u, state = tx.update(g, state)
+      >>> print(u)  # of the mean of the two that are finite
+      -2.0
     """
     skip = ~all_finite(updates)
     leaves = [x for x in jax.tree.leaves(updates) if not base.is_float0(x)]
@@ -52,6 +61,14 @@ def skip_large_updates(
     Returns:
       Whether to skip, and a dict with that as "should_skip" and the squared norm, taken in float32 or wider, as
       "norm_squared".
+
+    Example:
+      >>> import functools, gdjax, jax.numpy as jnp
+      >>> skip = functools.partial(gdjax.skip_large_updates, max_squared_norm=100.0)
+      >>> tx = gdjax.MultiSteps(gdjax.sgd(1.0), 1, should_skip_update_fn=skip)
+      >>> u, state = tx.update(jnp.array([12.0, 16.0]), tx.init(jnp.zeros(2)))
+      >>> print(u, state.skip_state["should_skip"], state.skip_state["norm_squared"])
+      [0. 0.] True 400.0
     """
     norm_squared = tree.norm(updates, squared=True)
     skip = ~(norm_squared < jnp.asarray(max_squared_norm).astype(norm_squared.dtype))

@@ -31,6 +31,13 @@ def unitwise_norm(x: Any, axis: Any = None) -> Array:
       ValueError: x has more than five axes and `axis` is None.
 
     Departure: Optax's documentation names the axes (0, 1, 2) of an array of three; its code, as this one, takes axis 0.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> kernel = jnp.array([[3.0, 1.0], [4.0, 0.0]])  # of inputs, outputs
+      >>> print(gdjax.unitwise_norm(kernel))  # a norm for each output
+      [[5. 1.]
+       [5. 1.]]
     """
     x = jnp.asarray(x)
     axes = _axes("gdjax.unitwise_norm", x, axis)
@@ -52,16 +59,25 @@ def _axes(label: str, x: Array, axis: Any) -> list[int]:
 
 
 def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) -> Array:
-    """Scales each unit of a gradient down to a bound: grad where g_norm < max_norm, else grad max_norm / g_norm.
+    """Scales each unit of a gradient down to a bound.
+
+        u = g where |g| < max_norm,    else g max_norm / |g|
 
     Args:
-      g_norm: the norms of the gradient's units, as from `unitwise_norm`.
+      g_norm: |g|, the norms of the gradient's units, as from `unitwise_norm`.
       max_norm: the bounds.
-      grad: the gradient, all three of one shape.
+      grad: g, the gradient, all three of one shape.
       div_eps: the smallest denominator.
 
     Raises:
       ValueError: the shapes differ.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> g = jnp.array([[3.0, 1.0], [4.0, 0.0]])
+      >>> print(gdjax.unitwise_clip(gdjax.unitwise_norm(g), jnp.full((2, 2), 2.5), g))
+      [[1.5 1. ]
+       [2.  0. ]]
     """
     g, norm, most = jnp.asarray(grad), jnp.asarray(g_norm), jnp.asarray(max_norm)
     if not g.shape == norm.shape == most.shape:
@@ -84,7 +100,8 @@ def adaptive_grad_clip(g: Array, s: Any, p: Any, t: Any, clipping: Hyper, eps: H
     Args:
       clipping: the fraction, finite and at least 0; the reference uses 0.01 to 0.16.
       eps: the least norm that weights count as, so that weights that start at 0 can move; at least 0.
-      axis: the axes of a unit, see `unitwise_norm`.
+      axis: the axes that a unit extends along, an int or a tuple. By default all of a scalar or vector (of an array
+        with at most one axis longer than 1), the first axis of two or three, and all but the last of four or five.
 
     Raises:
       ValueError: (in update) params is missing; an array of more than five axes, and no `axis`.
@@ -95,6 +112,14 @@ def adaptive_grad_clip(g: Array, s: Any, p: Any, t: Any, clipping: Hyper, eps: H
 
     Departure: Optax divides by 1e-6 at least, and so clips gradients with a smaller norm too much where
     clipping * eps < 1e-6.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.adaptive_grad_clip(clipping=0.5), gdjax.sgd(1.0))
+      >>> params = jnp.array([[0.6, 1.0], [0.8, 0.0]])  # units, here columns, of norm 1
+      >>> u, _ = tx.update(jnp.array([[3.0, 0.25], [4.0, 0.0]]), tx.init(params), params)
+      >>> [round(float(norm), 3) for norm in jnp.linalg.norm(u, axis=0)]
+      [0.5, 0.25]
 
     Reference:
       Brock, De, Smith & Simonyan 2021, High-performance large-scale image recognition without normalization,

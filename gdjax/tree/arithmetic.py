@@ -56,7 +56,14 @@ def _is_short(x: Any) -> bool:
 
 
 def add(tree_x: Any, tree_y: Any, *other_trees: Any) -> Any:
-    """x + y + ..., leaf by leaf."""
+    """x + y + ..., leaf by leaf.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x, y = {"w": jnp.array([1.0])}, {"w": jnp.array([2.0])}
+      >>> print(gdjax.tree.add(x, y, y)["w"])
+      [5.]
+    """
     return _leaves("add", _wide(lambda *xs: functools.reduce(operator.add, xs)), tree_x, tree_y, *other_trees)
 
 
@@ -81,7 +88,14 @@ def scale(scalar: Any, tree: Any) -> Any:
 
 
 def add_scale(tree_x: Any, scalar: Any, tree_y: Any) -> Any:
-    """x + scalar y, leaf by leaf; None where x is."""
+    """x + scalar y, leaf by leaf; None where x is.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x, y = {"w": jnp.array([1.0])}, {"w": jnp.array([2.0])}
+      >>> print(gdjax.tree.add_scale(x, -0.5, y)["w"])
+      [0.]
+    """
     f = _wide(lambda x, y, a: x + a * y, scalar)
     return _leaves("add_scale", lambda x, y: None if x is None else f(x, y), tree_x, tree_y, is_leaf=_is_none)
 
@@ -97,7 +111,13 @@ def real(tree: Any) -> Any:
 
 
 def clip(tree: Any, min_value: Any = None, max_value: Any = None) -> Any:
-    """Every number moved into [min_value, max_value], leaf by leaf; None is no bound."""
+    """Every number moved into [min_value, max_value], leaf by leaf; None is no bound.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.tree.clip({"w": jnp.array([-3.0, 0.5, 3.0])}, -1.0, 1.0)["w"])
+      [-1.   0.5  1. ]
+    """
     bounds = [b for b in (min_value, max_value) if b is not None]
 
     def f(x: Any, *given: Any) -> Any:
@@ -109,7 +129,14 @@ def clip(tree: Any, min_value: Any = None, max_value: Any = None) -> Any:
 
 
 def where(condition: Any, tree_x: Any, tree_y: Any) -> Any:
-    """x where the condition is true, y elsewhere, leaf by leaf."""
+    """x where the condition is true, y elsewhere, leaf by leaf.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> new, old = {"w": jnp.ones(2)}, {"w": jnp.zeros(2)}
+      >>> print(gdjax.tree.where(jnp.array(True), new, old)["w"])
+      [1. 1.]
+    """
     with jax.numpy_dtype_promotion("standard"):
         return _leaves("where", lambda x, y: jnp.where(condition, x, y), tree_x, tree_y)
 
@@ -135,7 +162,14 @@ def batch_shape(tree: Any, shape: tuple[int, ...] = ()) -> Any:
 
 
 def update_moment(updates: Any, moments: Any, decay: Any, order: int) -> Any:
-    """The moving average of a power: (1 - decay) g^order + decay m, leaf by leaf; None where g is."""
+    """The moving average of a power: (1 - decay) g^order + decay m, leaf by leaf; None where g is.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> g, nu = {"w": jnp.array([4.0])}, {"w": jnp.zeros(1)}
+      >>> print(gdjax.tree.update_moment(g, nu, 0.5, order=2)["w"])
+      [8.]
+    """
     return _moment("update_moment", lambda g, m, b: (1 - b) * g**order + b * m, updates, moments, decay)
 
 
@@ -164,10 +198,18 @@ def _moment(name: str, f: Callable[..., Any], updates: Any, moments: Any, *scala
 
 
 def bias_correction(moment: Any, decay: Any, count: Any) -> Any:
-    """Corrects moving averages that began at 0: m / (1 - decay^count), leaf by leaf, in their dtypes.
+    """Corrects moving averages that began at 0, leaf by leaf, in their dtypes.
+
+        m_hat = m / (1 - decay^count)
 
     Args:
       count: how many numbers have been averaged, at least 1.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> m = gdjax.tree.update_moment({"w": jnp.array([4.0])}, {"w": jnp.zeros(1)}, 0.5, 1)
+      >>> print(m["w"], gdjax.tree.bias_correction(m, 0.5, 1)["w"])
+      [2.] [4.]
     """
 
     def debias(m: Any) -> Array:
@@ -186,6 +228,13 @@ def scale_gradient(inputs: Any, scale: Any) -> Any:
     Args:
       inputs: a tree; leaves that are not differentiable stay what they are.
       scale: the factor. The Python number 0 stops the gradient, an infinite one too.
+
+    Example:
+      >>> import gdjax, jax
+      >>> def f(x):
+      ...     return gdjax.scale_gradient(x, 0.5) ** 2
+      >>> print(f(3.0), jax.grad(f)(3.0))  # without it the gradient is 6
+      9.0 3.0
     """
     if isinstance(scale, int | float) and scale == 0:
         return jax.lax.stop_gradient(inputs)

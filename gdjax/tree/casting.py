@@ -11,12 +11,26 @@ from gdjax.core.base import is_float0
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """The tree in `dtype`; unchanged where that is None. Keys and float0 leaves stay what they are."""
+    """The tree in `dtype`; unchanged where that is None. Keys and float0 leaves stay what they are.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"w": jnp.ones(2)}
+      >>> print(gdjax.tree.cast(params, jnp.bfloat16)["w"].dtype)
+      bfloat16
+    """
     return tree if dtype is None else jax.tree.map(lambda x: _cast(x, dtype), tree)
 
 
 def cast_like(tree: Any, other_tree: Any) -> Any:
-    """Each leaf of `tree` in the dtype of its counterpart in `other_tree`, or as it is where that has no dtype."""
+    """Each leaf of `tree` in the dtype of its counterpart in `other_tree`, or as it is where that has no dtype.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params, grads = {"w": jnp.ones(2, jnp.bfloat16)}, {"w": jnp.ones(2)}
+      >>> print(gdjax.tree.cast_like(grads, params)["w"].dtype)
+      bfloat16
+    """
     return jax.tree.map(lambda x, like: _cast(x, like.dtype) if hasattr(like, "dtype") else x, tree, other_tree)
 
 
@@ -36,6 +50,12 @@ def dtype(tree: Any, mixed_dtype_handler: str | None = None) -> Any:
 
     Raises:
       ValueError: the leaves differ, with None; two of them do not compare, with "highest" or "lowest"; another handler.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> params = {"w": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2)}
+      >>> print(gdjax.tree.dtype(params, "lowest"), gdjax.tree.dtype(params, "highest"))
+      bfloat16 float32
     """
     label = "gdjax.tree.dtype"
     paths = [(k, x) for k, x in jax.tree_util.tree_flatten_with_path(tree)[0] if not is_float0(x)]

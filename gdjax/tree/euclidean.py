@@ -24,6 +24,13 @@ def global_norm(updates: Any) -> Array:
     The tree is named `updates`, as in Optax; any will do. Where the sum of squares over- or underflows (float32 numbers
     near 1e20 or 1e-20), that of the numbers times 2^-70 or 2^70 takes its place. On CPU that is a second pass,
     taken only then; elsewhere the one pass adds up all three.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.global_norm({"w": jnp.array([3.0]), "b": jnp.array([4.0])}))
+      5.0
+      >>> print(gdjax.global_norm(jnp.array([3e30, 4e30])))  # whose squares overflow
+      5e+30
     """
     leaves = arrays(updates)
     return _norm(leaves) if leaves else jnp.zeros((), jnp.float32)

@@ -79,11 +79,18 @@ def norm(tree: Any, ord: Any = None, squared: bool = False) -> Array:  # noqa: A
     """The norm of a tree as one long vector: a real scalar in float32 or wider, 0 for an empty tree.
 
     Args:
-      ord: 2 or None for sqrt(sum |x|^2), see `global_norm`; 1 for sum |x|; infinity, "inf" or "infinity" for max |x|.
+      ord: 2 or None for sqrt(sum |x|^2), which does not overflow; 1 for sum |x|; infinity, "inf" or "infinity" for
+        max |x|.
       squared: return the square of the norm. For 2 that is the sum of squares, without the root.
 
     Raises:
       ValueError: another `ord`.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> x = {"w": jnp.array([3.0]), "b": jnp.array([-4.0])}
+      >>> print(gdjax.tree.norm(x), gdjax.tree.norm(x, ord=1), gdjax.tree.norm(x, ord="inf"))
+      5.0 7.0 4.0
     """
     if ord is None or ord == 2:
         return total([sum_of_squares(x) for x in arrays(tree)]) if squared else global_norm(tree)
@@ -112,6 +119,11 @@ def allclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bo
 
     Args:
       equal_nan: NaN equals NaN.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> print(gdjax.tree.allclose({"w": jnp.ones(2)}, {"w": jnp.ones(2) + 1e-6}))
+      True
     """
     with jax.numpy_dtype_promotion("standard"):
         close = jax.tree.map(lambda x, y: jnp.allclose(x, y, rtol=rtol, atol=atol, equal_nan=equal_nan), a, b)

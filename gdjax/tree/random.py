@@ -23,6 +23,13 @@ def random_like(
       target_tree: gives structure, shapes and dtypes. float0 leaves stay what they are.
       sampler: `(key, shape, dtype) -> array`; one that takes `out_sharding` is given that of the leaf.
       dtype: of the samples, by default that of each leaf. 16-bit ones are sampled in float32 and rounded.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2, jnp.bfloat16)}
+      >>> noise = gdjax.tree.random_like(jax.random.key(0), params)
+      >>> print(noise["w"].shape, noise["b"].dtype)
+      (3, 2) bfloat16
     """
     sharded = hasattr(jax, "typeof") and "out_sharding" in inspect.signature(sampler).parameters
 

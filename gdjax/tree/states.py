@@ -33,17 +33,37 @@ def get_all_with_path(tree: Any, key: Any, filtering: Filter | None = None) -> l
     Returns:
       Pairs of path and value, the outermost first. A path is a tuple of the keys of `jax.tree_util`, except that a
       field of a NamedTuple has a `NamedTupleKey`. `jax.tree_util.keystr(path, simple=True, separator="/")` prints it.
+
+    Example:
+      >>> import gdjax, jax
+      >>> state = gdjax.chain(gdjax.trace(0.9), gdjax.trace(0.5)).init(0.0)
+      >>> found = gdjax.tree.get_all_with_path(state, "trace")
+      >>> [jax.tree_util.keystr(path) for path, value in found]
+      ['[0]TraceState.trace', '[1]TraceState.trace']
     """
     return [(path, x) for path, x in _found((), tree, key) if filtering is None or filtering(path, x)]
 
 
 def get(tree: Any, key: Any, default: Any = None, filtering: Filter | None = None) -> Any:
-    """What a tree has under a name, or `default` where it has nothing; the arguments are `get_all_with_path`'s.
+    """What a tree has under a name, or `default` where it has nothing.
+
+    Args:
+      tree: any pytree, an optimizer's state for instance.
+      key: a field of a NamedTuple, a key of a dict, or the name of a NamedTuple class.
+      default: what to return where there is nothing.
+      filtering: keep only what `filtering(path, value)` is true for.
 
     A hyperparameter is in a state only where it was injected: `gdjax.get_hyperparams(tx, state)` reads it anywhere.
 
     Raises:
       KeyError: it has several; the message lists their paths, between which `filtering` can choose.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.chain(gdjax.clip(1.0), gdjax.adam(1e-3))
+      >>> state = tx.init({"w": jnp.zeros(2)})
+      >>> print(gdjax.tree.get(state, "count"), gdjax.tree.get(state, "mu")["w"])
+      0 [0. 0.]
     """
     found = get_all_with_path(tree, key, filtering)
     if len(found) > 1:
@@ -62,10 +82,18 @@ def set(tree: Any, filtering: Filter | None = None, /, **kwargs: Any) -> Any:  #
     Args:
       tree: any pytree.
       filtering: replace only what `filtering(path, old_value)` is true for.
-      **kwargs: from name to new value; the names are those of `get_all_with_path`.
+      **kwargs: from name to new value. A name is a field of a NamedTuple, a key of a dict or the name of a NamedTuple
+        class.
 
     Raises:
       KeyError: there is nothing to replace under a name.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.inject_hyperparams(gdjax.adam)(1e-3)
+      >>> state = gdjax.tree.set(tx.init(jnp.zeros(2)), learning_rate=jnp.array(0.5))
+      >>> print(gdjax.tree.get(state, "learning_rate"))
+      0.5
     """
     for key in kwargs:
         if not get_all_with_path(tree, key, filtering):
@@ -173,6 +201,15 @@ def map_params(
 
     Returns:
       The state, its leaves replaced by what the functions returned.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.adam(1e-3)
+      >>> state = tx.init({"w": jnp.zeros(2)})
+      >>> specs = gdjax.tree.map_params(
+      ...     tx, lambda x, spec: spec, state, {"w": "row"}, transform_non_params=lambda x: 0)
+      >>> gdjax.tree.get(specs, "mu"), gdjax.tree.get(specs, "count")
+      ({'w': 'row'}, 0)
     """
     # Optax's `masked` knows the placeholder of its own package only.
     theirs = getattr(sys.modules.get("optax.tree_utils._state_utils"), "_ParamsPlaceholder", _Params)
