@@ -23,6 +23,16 @@ class PartitionState(NamedTuple):
 MultiTransformState = PartitionState
 
 
+class Labels:
+    """Labels of an optimizer that routes leaves by itself."""
+
+    def __call__(self, tree: Any) -> Any:
+        raise NotImplementedError
+
+    def warn(self, params: Params) -> None:
+        """Called by `init`, with the parameters."""
+
+
 @transform
 def partition(
     transforms: Mapping[Any, Transform], param_labels: Any, *, mask_compatible_extra_args: bool = False
@@ -86,6 +96,8 @@ def grouped(
             warnings.warn(
                 f"{label}: no leaf has the label {', '.join(map(repr, empty))}; used are {used}", stacklevel=2
             )
+        if isinstance(param_labels, Labels):
+            param_labels.warn(params)
         return PartitionState(keep((k, MaskedState(tx.init(hide(seen[k], params)))) for k, tx in transforms.items()))
 
     def update(

@@ -172,6 +172,9 @@ def dion2(
         more steps than ns_steps; roles that do not fit.
       TypeError: fraction is no number. (In update) a complex matrix with `ns_dtype`.
 
+    Warns:
+      UserWarning: (in init) AdamW has the rate of the matrices for embeddings or heads, see `docs/matrix_methods.md`.
+
     Reference:
       Ahn et al. 2025, Dion2: a simple method to shrink matrix in Muon, Algorithm 1, https://arxiv.org/abs/2512.16928
     """
@@ -181,5 +184,5 @@ def dion2(
     )  # fmt: skip
     return with_adam(
         "gdjax.dion2", direction, learning_rate, routing(roles), weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others, adams_rates=False,
     )  # fmt: skip

@@ -178,8 +178,8 @@ def muon(
         "spectral", "schatten" or "aol".
       adam_b1, adam_b2, adam_eps_root, adam_weight_decay, adam_learning_rate: AdamW's; its rate is lr by default.
       muon_weight_dimension_numbers: a tree of `MuonDimensionNumbers`, a prefix of the parameters, or a function from
-        the parameters to one; None in it for AdamW. By default Muon takes every array of two axes, embeddings and heads
-        too, which the reference leaves to Adam.
+        the parameters to one; None in it for AdamW. By default Muon takes every array of two axes and no other, as in
+        Optax: embeddings and heads too, which the reference leaves to Adam. `matrices_by_role()` finds hidden matrices.
       consistent_rms: in place of sqrt(max(1, columns / rows)) the factor sqrt(max(rows, columns)) consistent_rms; 0.2
         is Liu et al.'s, which gives updates the size of AdamW's.
       equilibrate: make the vectors of all "outputs" of m_t equal in norm before Newton-Schulz (MuonEq-R), or those of
@@ -202,6 +202,10 @@ def muon(
       ValueError: an unknown preset, preconditioning, equilibration or renormalization; coefficients of another shape
         or for more steps than ns_steps; dimension numbers that do not fit.
       TypeError: (in update) a complex matrix with `ns_dtype`.
+
+    Warns:
+      UserWarning: (in init) hidden matrices, embeddings or heads at a rate that is not for them, or in the other
+        method, see `docs/matrix_methods.md`.
 
     Reference:
       Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks,
@@ -231,4 +235,7 @@ def muon(
         learning_rate if adam_learning_rate is None else adam_learning_rate,
         adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay, nesterov=nesterov,
     )  # fmt: skip
-    return routed(label, {"muon": spectral, "adam": adam}, dimensions, matrices="muon")
+    return routed(
+        label, {"muon": spectral, "adam": adam}, dimensions, "muon", argument="muon_weight_dimension_numbers",
+        adams_rates=consistent_rms is not None, own_rate=adam_learning_rate is not None,
+    )  # fmt: skip
