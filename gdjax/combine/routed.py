@@ -90,7 +90,9 @@ class Routes(Labels):
         # `explain` has a sentence for each leaf that any method takes.
         yield Slip(first, "it takes for hidden matrices, at their rate: {}", roles, "init")
         if not (self.own_rate or self.adams_rates):
-            yield Slip(others, f"{gets} which is too large for them: {{}}", f"Pass adam_learning_rate, {groups}", "both")
+            yield Slip(
+                others, f"{gets} which is too large for them: {{}}", f"Pass adam_learning_rate, {groups}", "both"
+            )
 
 
 def routed(
@@ -111,7 +113,7 @@ def routed(
       numbers: as in `plan_of`.
       matrices: the key of the matrices.
       argument: the name under which the user gives `numbers`.
-      adams_rates: whether a rate that is right for the matrices is right for Adam.
+      adams_rates: whether the rates that the method takes are right for Adam too, or the user gave each leaf its own.
       own_rate: whether the user gave the rest a rate of its own.
 
     Warns:

@@ -66,7 +66,7 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
     Returns:
       A `Table`. Its `warnings` tell of groups without leaves, of masks that are False everywhere, of two learning rates
       or none, of clipping that comes after the direction, of a matrix method for an embedding, a head or a stack of
-      biases, of matrices, embeddings and heads in the Adam inside a matrix method at the wrong rate, of what roles leave
+      biases, of matrices, embeddings and heads that the Adam inside such a method gets by mistake, of what roles leave
       unknown, and of gradients that are added to the parameters as they are.
 
     Raises:

@@ -107,7 +107,8 @@ class _Walker:
                 yield from self.parts(inner, tree, groups)
         elif isinstance(part, Wrapped):
             yield from self.parts(part.tx, tree, groups)
-            yield self.rule(part.own, part.label.removeprefix("gdjax."), tree, groups)
+            own = self.rule(part.own, part.label.removeprefix("gdjax."), tree, groups)
+            yield own._replace(takes=frozenset())  # hyperball keeps the norms of heads too; roles tell it which
         elif isinstance(part, Leafwise):
             yield self.rule(part, short(part.rule.__name__), tree, groups)
         elif call is not None and hasattr(owner := owner_of(tx), "inner_factory"):

@@ -10,6 +10,7 @@ from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import base, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.core.per_leaf import PerLeaf
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
@@ -237,5 +238,6 @@ def muon(
     )  # fmt: skip
     return routed(
         label, {"muon": spectral, "adam": adam}, dimensions, "muon", argument="muon_weight_dimension_numbers",
-        adams_rates=consistent_rms is not None, own_rate=adam_learning_rate is not None,
+        adams_rates=consistent_rms is not None or isinstance(learning_rate, PerLeaf),
+        own_rate=adam_learning_rate is not None,
     )  # fmt: skip

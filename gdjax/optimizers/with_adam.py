@@ -6,6 +6,7 @@ from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
+from gdjax.core.per_leaf import PerLeaf
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -18,7 +19,7 @@ def with_adam(
 ) -> GradientTransformation:  # fmt: skip
     """The direction, the decay and the rate for what is a matrix by `numbers`; `others`, or AdamW, for what is not.
 
-    The direction then reports errors as `label`. `adams_rates` says whether a rate that is right for it is so for AdamW.
+    The direction then reports errors as `label`. `adams_rates`: its rates are right for AdamW too.
     """
     direction = (base.part_of(direction) or direction).labelled(label)
     matrices = chain(
@@ -31,4 +32,5 @@ def with_adam(
     else:
         others = adamw(rate, adam_b1, adam_b2, adam_eps, mu_dtype=mu_dtype, weight_decay=adam_weight_decay)
     groups = {"matrix": matrices, "other": others}
+    adams_rates = adams_rates or isinstance(learning_rate, PerLeaf)
     return routed(label, groups, numbers, adams_rates=adams_rates, own_rate=own_rate)
