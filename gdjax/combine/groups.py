@@ -24,13 +24,10 @@ MultiTransformState = PartitionState
 
 
 class Labels:
-    """Labels of an optimizer that routes leaves by itself."""
-
-    def __call__(self, tree: Any) -> Any:
-        raise NotImplementedError
+    """A function that returns labels, and that `init` asks whether it has to warn of something."""
 
     def warn(self, params: Params) -> None:
-        """Called by `init`, with the parameters."""
+        raise NotImplementedError
 
 
 @transform

@@ -18,7 +18,7 @@ _FEW = 4  # leaves that a sentence names
 
 
 class Slip(NamedTuple):
-    """What of a routing is probably not meant."""
+    """Leaves whose routing is probably not meant."""
 
     leaves: Mapping[int, str]  # by place, how the sentence calls it
     sentence: str  # with {} for the leaves
@@ -62,7 +62,8 @@ class Routes(Labels):
     def slips(self, tree: Any) -> Iterator[Slip]:
         """Leaves that are routed as something else than what they look like, or to an Adam with the matrices' rate.
 
-        What roles or dimension numbers of the user say is meant. Leaves of fewer than two axes are none.
+        Roles and dimension numbers of the user are meant as they are, but for one `Matrix` for all leaves of a method
+        whose rates are not Adam's. Leaves of fewer than two axes do not count.
         """
         route = self.numbers if isinstance(self.numbers, ByRole) else ByRole()
         told = self.numbers is not None and (self.adams_rates or not is_numbers(self.numbers))
@@ -87,7 +88,7 @@ class Routes(Labels):
         several = f"{gets} what look like hidden matrices with other than two axes: {{}}"
         yield Slip(left, several, roles, "explain" if self.own_rate else "both")
         first = dict(sorted(taken.items(), key=lambda x: not x[1].endswith(("(embedding)", "(head)"))))
-        # `explain` has a sentence for each leaf that any method takes.
+        # `explain` has another sentence for these, one for each leaf: any rule takes matrices, not only such a method.
         yield Slip(first, "it takes for hidden matrices, at their rate: {}", roles, "init")
         if not (self.own_rate or self.adams_rates):
             yield Slip(
