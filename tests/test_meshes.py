@@ -111,8 +111,8 @@ def test_a_norm_of_what_varies_and_what_does_not():
 
 
 # Explicit axes: parameters divided over two of them.
-SHAPES = {"kernel": (4, 8), "bias": (8,), "scale": (), "table": (8, 2)}
-SPECS = {"kernel": P("x", "y"), "bias": P("y"), "scale": P(), "table": P(("x", "y"))}
+SHAPES = {"kernel": (4, 8), "bias": (8,), "scale": (), "tall": (8, 2)}
+SPECS = {"kernel": P("x", "y"), "bias": P("y"), "scale": P(), "tall": P(("x", "y"))}
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ def every_kind() -> Any:
     ]
 
 
+@pytest.mark.filterwarnings("ignore:gdjax.*its Adam gets, at the rate of the matrices")  # the table, of three axes
 @pytest.mark.parametrize(("case", "kind"), every_kind())
 def test_every_transform(case: Case, kind: str):
     tx, mesh = case.make(), of_axes(kind)
@@ -99,6 +100,7 @@ GPT2 = {
 COMPILED = "adamw schedule_free_adamw partition".split()
 
 
+@pytest.mark.filterwarnings("ignore:gdjax.muon. it takes for hidden matrices")  # wte: the most momentum that Muon keeps
 @pytest.mark.parametrize("name", [n if n in COMPILED else pytest.param(n, marks=pytest.mark.slow) for n in GPT2])
 def test_an_eighth_of_the_state_of_gpt2_on_each_of_8_devices(name: str):
     tx, mesh, params = GPT2[name](), of_axes("Auto", (8,), ("data",)), trees.shapes(trees.gpt2_small())

@@ -23,6 +23,13 @@ class PartitionState(NamedTuple):
 MultiTransformState = PartitionState
 
 
+class Labels:
+    """A function that returns labels, and that `init` asks whether it has to warn of something."""
+
+    def warn(self, params: Params) -> None:
+        raise NotImplementedError
+
+
 @transform
 def partition(
     transforms: Mapping[Any, Transform], param_labels: Any, *, mask_compatible_extra_args: bool = False
@@ -96,6 +103,8 @@ def grouped(
             warnings.warn(
                 f"{label}: no leaf has the label {', '.join(map(repr, empty))}; used are {used}", stacklevel=2
             )
+        if isinstance(param_labels, Labels):
+            param_labels.warn(params)
         return PartitionState(keep((k, MaskedState(tx.init(hide(seen[k], params)))) for k, tx in transforms.items()))
 
     def update(

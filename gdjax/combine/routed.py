@@ -1,25 +1,48 @@
 """Optimizers of which each role of leaf has its own transform."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from gdjax.combine.groups import grouped
+from gdjax.combine.groups import Labels, grouped
 from gdjax.core.base import GradientTransformation
 from gdjax.core.types import Transform
+from gdjax.linalg.matrices import Matrix, is_numbers
 from gdjax.linalg.plan import Plan, plan_of
+from gdjax.linalg.roles import ByRole
+
+_FEW = 4  # leaves that a sentence names
+
+
+class Slip(NamedTuple):
+    """Leaves whose routing is probably not meant."""
+
+    leaves: Mapping[int, str]  # by place, how the sentence calls it
+    sentence: str  # with {} for the leaves
+    remedy: str
+    told_by: str  # "init", which warns, "explain" or "both"
+
+    def text(self, places: Any) -> str:
+        """The sentence about those of its leaves that are in `places`; "" if none is."""
+        names = [name for i, name in self.leaves.items() if i in places]
+        more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+        return self.sentence.format(", ".join(names[:_FEW]) + more) if names else ""
 
 
 @dataclass(frozen=True)
-class Routes:
+class Routes(Labels):
     """The labels of `routed`: a function from a tree to the key of the group of each leaf."""
 
     label: str
     groups: tuple[str, ...]
     numbers: Any
     matrices: str
+    argument: str
+    adams_rates: bool
+    own_rate: bool
 
     def __call__(self, tree: Any) -> Any:
         names, rest = {"matrix": self.matrices}, self.groups[-1]
@@ -29,9 +52,59 @@ class Routes:
     def plan(self, tree: Any) -> Plan:
         return plan_of(self.label, tree, self.numbers)
 
+    def warn(self, params: Any) -> None:
+        """Warns of leaves in the wrong group, or at a rate that is not for them."""
+        slips = [slip for slip in self.slips(params) if slip.leaves and slip.told_by != "explain"]
+        if slips:
+            texts = "; ".join(slip.text(slip.leaves) for slip in slips)
+            warnings.warn(f"{self.label}: {texts}. {slips[0].remedy}", stacklevel=2)
+
+    def slips(self, tree: Any) -> Iterator[Slip]:
+        """Leaves that are routed as something else than what they look like, or to an Adam with the matrices' rate.
+
+        Roles and dimension numbers of the user are meant as they are, but for one `Matrix` for all leaves of a method
+        whose rates are not Adam's. Leaves of fewer than two axes do not count.
+        """
+        route = self.numbers if isinstance(self.numbers, ByRole) else ByRole()
+        told = self.numbers is not None and (self.adams_rates or not is_numbers(self.numbers))
+        left, taken, others = dict[int, str](), dict[int, str](), dict[int, str]()
+        for i, (read, leaf) in enumerate(zip(route.read(tree), self.plan(tree).leaves, strict=True)):
+            look = "matrix" if isinstance(read.role, Matrix) else read.role
+            if len(leaf.shape) < 2 or look == "other":
+                continue
+            if leaf.is_matrix:
+                if look != "matrix" and not told:
+                    taken[i] = f"{read.path} ({look})"
+            elif look == "matrix" and not told:
+                left[i] = read.path
+            elif look in ("matrix", "embedding", "head"):
+                others[i] = f"{read.path} ({look})"
+        groups = "or make groups with gdjax.label_by_role()"
+        roles = f"Pass {self.argument}=gdjax.matrices_by_role()"
+        if self.own_rate:
+            gets, roles = "its Adam gets", f"{roles}, {groups}"
+        else:
+            gets, roles = "its Adam gets, at the rate of the matrices,", f"{roles} and adam_learning_rate, {groups}"
+        several = f"{gets} what look like hidden matrices with other than two axes: {{}}"
+        yield Slip(left, several, roles, "explain" if self.own_rate else "both")
+        first = dict(sorted(taken.items(), key=lambda x: not x[1].endswith(("(embedding)", "(head)"))))
+        # `explain` has another sentence for these, one for each leaf: any rule takes matrices, not only such a method.
+        yield Slip(first, "it takes for hidden matrices, at their rate: {}", roles, "init")
+        if not (self.own_rate or self.adams_rates):
+            yield Slip(
+                others, f"{gets} which is too large for them: {{}}", f"Pass adam_learning_rate, {groups}", "both"
+            )
+
 
 def routed(
-    label: str, groups: Mapping[str, Transform], numbers: Any, matrices: str = "matrix"
+    label: str,
+    groups: Mapping[str, Transform],
+    numbers: Any,
+    matrices: str = "matrix",
+    *,
+    argument: str = "roles",
+    adams_rates: bool = True,
+    own_rate: bool = True,
 ) -> GradientTransformation:
     """A transform for the matrices, and one for the rest.
 
@@ -40,5 +113,11 @@ def routed(
       groups: from a role, as "embedding", to the transform of its leaves. Those of all other roles get the last one.
       numbers: as in `plan_of`.
       matrices: the key of the matrices.
+      argument: the name under which the user gives `numbers`.
+      adams_rates: whether the rates that the method takes are right for Adam too, or the user gave each leaf its own.
+      own_rate: whether the user gave the rest a rate of its own.
+
+    Warns:
+      UserWarning: (in init) leaves at a rate that is not for them, see `Routes.slips`.
     """
-    return grouped(label, groups, Routes(label, tuple(groups), numbers, matrices))
+    return grouped(label, groups, Routes(label, tuple(groups), numbers, matrices, argument, adams_rates, own_rate))

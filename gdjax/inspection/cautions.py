@@ -5,18 +5,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gdjax.combine.chain import flips
+from gdjax.combine.routed import Slip
 from gdjax.inspection.walk import Part, short
 
 _LOOKS = {
     "embedding": "an embedding", "head": "a head", "router": "a router",
     "bias": "a stack of biases", "norm": "a stack of scales",
 }  # fmt: skip
-_ADVICE = "give it to Adam, with partition or matrices_by_role"
+_ADVICE = "give it to Adam, with matrices_by_role or label_by_role"
 _COMPLETE = frozenset({"cocob", "normalize_by_update_norm"})  # rules that turn the sign, or may
 _CLIPS = re.compile(r"clip|adaptive_grad_clip|unitwise")
 
 
-def cautions(rows: Sequence[Any], parts: Sequence[Part], roles: Sequence[Any]) -> Iterator[str]:
+def cautions(
+    rows: Sequence[Any], parts: Sequence[Part], roles: Sequence[Any], slips: Sequence[tuple[str, Slip]]
+) -> Iterator[str]:
     """Sentences about the rows of `explain`, the parts that they come from, and the roles that their names tell."""
     mine = [[part for part in parts if i in part.leaves] for i in range(len(rows))]
     live = [(row, ps) for row, ps in zip(rows, mine, strict=True) if not row.frozen]
@@ -34,6 +37,9 @@ def cautions(rows: Sequence[Any], parts: Sequence[Part], roles: Sequence[Any]) -
         i = place[row.path]
         if looks[i] and (method := next((part for part in ps if i in part.takes), None)):
             yield f"{method.name} takes {row.path} for a matrix, and it looks like {looks[i]}; {_ADVICE}"
+    for name, slip in slips:
+        if slip.told_by != "init" and (text := slip.text({place[row.path] for row, _ in moved})):
+            yield f"{name}: {text}. {slip.remedy}"
 
 
 def _rates(moved: Sequence[Any]) -> Iterator[str]:

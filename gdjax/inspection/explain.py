@@ -66,7 +66,8 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
     Returns:
       A `Table`. Its `warnings` tell of groups without leaves, of masks that are False everywhere, of two learning rates
       or none, of clipping that comes after the direction, of a matrix method for an embedding, a head or a stack of
-      biases, of what roles leave unknown, and of gradients that are added to the parameters as they are.
+      biases, of matrices, embeddings and heads that the Adam inside such a method gets by mistake, of what roles leave
+      unknown, and of gradients that are added to the parameters as they are.
 
     Raises:
       TypeError: tx is no transform; a leaf is neither an array nor a number.
@@ -89,7 +90,7 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
     state = owners.state_of(tx, shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # masks and labels warn when the state is made
-        parts, notes, plan = walk(tx, shapes)
+        parts, notes, plan, slips = walk(tx, shapes)
         fates, untold = _fates(tx, shapes, state, parts, extra_args)
     size = Counter[int]()
     for x in owners.held(tx, shapes, state):
@@ -104,7 +105,7 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
     shown = [_missing(path_of(path), x) if is_skipped(x) else next(trained) for path, x in whole]
     columns = Explained._fields if plan else Explained._fields[:-1]
     looks = [leaf.role for leaf in ByRole().read(shapes)]
-    return Table(shown, columns, [*notes, *untold, *cautions(rows, parts, looks)])
+    return Table(shown, columns, [*notes, *untold, *cautions(rows, parts, looks, slips)])
 
 
 def _fates(

@@ -12,7 +12,7 @@ from gdjax.combine.groups import grouped, partition
 from gdjax.combine.hyperparams import calls_of, described, wrapped_by
 from gdjax.combine.inject import WrappedSchedule
 from gdjax.combine.masking import MaskedLeafwise, freeze, hide, mask_of, masked
-from gdjax.combine.routed import Routes
+from gdjax.combine.routed import Routes, Slip
 from gdjax.core import base, misuse
 from gdjax.core.base import set_to_zero
 from gdjax.core.closures import value_of
@@ -57,6 +57,7 @@ class Walk(NamedTuple):
     parts: tuple[Part, ...]
     notes: tuple[str, ...]
     plan: Mapping[int, Leaf]  # by place, of an optimizer that has a transform for matrices and one for the rest
+    slips: tuple[tuple[str, Slip], ...]  # of such an optimizer: its name, and what is probably not meant
 
 
 def shapes_of(label: str, params: Params) -> Any:
@@ -87,7 +88,7 @@ def walk(tx: Any, shapes: Any) -> Walk:
     """The parts of `tx`, for the tree of `shapes_of`."""
     walker = _Walker(jax.tree.leaves(shapes))
     parts = tuple(walker.parts(tx, shapes, ()))
-    return Walk(parts, tuple(dict.fromkeys(walker.notes)), walker.plan)
+    return Walk(parts, tuple(dict.fromkeys(walker.notes)), walker.plan, tuple(walker.slips))
 
 
 class _Walker:
@@ -96,6 +97,7 @@ class _Walker:
         self.places = {id(x): i for i, x in enumerate(leaves)}
         self.notes: list[str] = []
         self.plan: dict[int, Leaf] = {}
+        self.slips: list[tuple[str, Slip]] = []
 
     def parts(self, tx: Any, tree: Any, groups: tuple[str, ...]) -> Iterator[Part]:
         part, calls = base.part_of(tx), calls_of(tx)
@@ -105,7 +107,8 @@ class _Walker:
                 yield from self.parts(inner, tree, groups)
         elif isinstance(part, Wrapped):
             yield from self.parts(part.tx, tree, groups)
-            yield self.rule(part.own, part.label.removeprefix("gdjax."), tree, groups)
+            own = self.rule(part.own, part.label.removeprefix("gdjax."), tree, groups)
+            yield own._replace(takes=frozenset())  # hyperball keeps the norms of heads too; roles tell it which
         elif isinstance(part, Leafwise):
             yield self.rule(part, short(part.rule.__name__), tree, groups)
         elif call is not None and hasattr(owner := owner_of(tx), "inner_factory"):
@@ -185,8 +188,12 @@ class _Walker:
         routes = labels if isinstance(labels, Routes) else None
         labels = labels(tree) if callable(labels) else labels
         if routes:
-            self.plan |= zip((self.places[id(x)] for x in jax.tree.leaves(tree)), routes.plan(tree).leaves, strict=True)
+            places = [self.places[id(x)] for x in jax.tree.leaves(tree)]
+            self.plan |= zip(places, routes.plan(tree).leaves, strict=True)
             self.notes += routes.numbers.notes(tree) if isinstance(routes.numbers, ByRole) else []
+            for slip in routes.slips(tree):
+                leaves = {places[i]: name for i, name in slip.leaves.items()}
+                self.slips.append((routes.label.removeprefix("gdjax."), slip._replace(leaves=leaves)))
         by_user = len(calls) > 1 and calls[-2].factory is partition  # muon may well find no vectors
         for key, inner in transforms.items():
             sub = hide(jax.tree.map(lambda name, key=key: name == key, labels), tree)

@@ -208,6 +208,9 @@ def dion(
       ValueError: rank_fraction is not in (0, 1]; roles that do not fit.
       TypeError: rank_fraction is no number.
 
+    Warns:
+      UserWarning: (in init) AdamW has the rate of the matrices for embeddings or heads, see `docs/matrix_methods.md`.
+
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> params = {"embed": jnp.ones((9, 4)), "mlp": {"kernel": jnp.eye(4)}}
@@ -224,5 +227,5 @@ def dion(
     direction = scale_by_dion(mu, rank_fraction, eps, key=key, mu_dtype=mu_dtype, roles=roles)
     return with_adam(
         "gdjax.dion", direction, learning_rate, routing(roles), weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others, adams_rates=False,
     )  # fmt: skip

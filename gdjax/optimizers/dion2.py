@@ -207,6 +207,9 @@ def dion2(
         more steps than ns_steps; roles that do not fit.
       TypeError: fraction is no number. (In update) a complex matrix with `ns_dtype`.
 
+    Warns:
+      UserWarning: (in init) AdamW has the rate of the matrices for embeddings or heads, see `docs/matrix_methods.md`.
+
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> params = {"embed": jnp.ones((9, 4)), "mlp": {"kernel": jnp.eye(4)}}
@@ -226,5 +229,5 @@ def dion2(
     )  # fmt: skip
     return with_adam(
         "gdjax.dion2", direction, learning_rate, routing(roles), weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others, adams_rates=False,
     )  # fmt: skip

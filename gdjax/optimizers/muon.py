@@ -10,6 +10,7 @@ from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import base, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.core.per_leaf import PerLeaf
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
@@ -212,8 +213,8 @@ def muon(
         between the two; or "aol", a number for each row, for `ns_coeffs="aol"`.
       adam_b1, adam_b2, adam_eps_root, adam_weight_decay, adam_learning_rate: AdamW's; its rate is lr by default.
       muon_weight_dimension_numbers: a tree of `MuonDimensionNumbers`, a prefix of the parameters, or a function from
-        the parameters to one; None in it for AdamW. By default Muon takes every array of two axes, embeddings and heads
-        too, which the reference leaves to Adam.
+        the parameters to one; None in it for AdamW. By default Muon takes every array of two axes and no other, as in
+        Optax: embeddings and heads too, which the reference leaves to Adam. `matrices_by_role()` finds hidden matrices.
       consistent_rms: in place of sqrt(max(1, columns / rows)) the factor sqrt(max(rows, columns)) consistent_rms; 0.2
         is Liu et al.'s, which gives updates the size of AdamW's.
       equilibrate: make the vectors of all "outputs" of m_t equal in norm before Newton-Schulz (MuonEq-R), or those of
@@ -236,6 +237,10 @@ def muon(
       ValueError: an unknown preset, preconditioning, equilibration or renormalization; coefficients of another shape
         or for more steps than ns_steps; dimension numbers that do not fit.
       TypeError: (in update) a complex matrix with `ns_dtype`.
+
+    Warns:
+      UserWarning: (in init) hidden matrices, embeddings or heads at a rate that is not for them, or in the other
+        method, see `docs/matrix_methods.md`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -275,4 +280,8 @@ def muon(
         learning_rate if adam_learning_rate is None else adam_learning_rate,
         adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay, nesterov=nesterov,
     )  # fmt: skip
-    return routed(label, {"muon": spectral, "adam": adam}, dimensions, matrices="muon")
+    return routed(
+        label, {"muon": spectral, "adam": adam}, dimensions, "muon", argument="muon_weight_dimension_numbers",
+        adams_rates=consistent_rms is not None or isinstance(learning_rate, PerLeaf),
+        own_rate=adam_learning_rate is not None,
+    )  # fmt: skip

@@ -223,6 +223,9 @@ def soap_muon(
       ValueError: an unknown preset, `sides` or `refresh`; a size below 1; roles that do not fit.
       TypeError: a size that is no int.
 
+    Warns:
+      UserWarning: (in init) AdamW has the rate of the matrices for embeddings or heads, see `docs/matrix_methods.md`.
+
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> params = {"embed": jnp.ones((9, 4)), "mlp": {"kernel": jnp.eye(4)}}
@@ -245,5 +248,5 @@ def soap_muon(
     )  # fmt: skip
     return with_adam(
         label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others, adams_rates=False,
     )  # fmt: skip

@@ -6,6 +6,7 @@ from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
+from gdjax.core.per_leaf import PerLeaf
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -14,19 +15,22 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 def with_adam(
     label: str, direction: Any, learning_rate: Any, numbers: Any, weight_decay: Any, weight_decay_mask: Any,
     adam_learning_rate: Any, adam_b1: Any, adam_b2: Any, adam_eps: Any, adam_weight_decay: Any, mu_dtype: Any,
-    others: Any,
+    others: Any, adams_rates: bool = True,
 ) -> GradientTransformation:  # fmt: skip
     """The direction, the decay and the rate for what is a matrix by `numbers`; `others`, or AdamW, for what is not.
 
-    The direction then reports errors as `label`.
+    The direction then reports errors as `label`. `adams_rates`: its rates are right for AdamW too.
     """
     direction = (base.part_of(direction) or direction).labelled(label)
     matrices = chain(
         direction, add_decayed_weights(weight_decay, weight_decay_mask), scale_by_learning_rate(learning_rate)
     )
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    own_rate = adam_learning_rate is not None or others is not None
     if others is not None:
         others = base.check_transform(label, "others", others)
     else:
         others = adamw(rate, adam_b1, adam_b2, adam_eps, mu_dtype=mu_dtype, weight_decay=adam_weight_decay)
-    return routed(label, {"matrix": matrices, "other": others}, numbers)
+    groups = {"matrix": matrices, "other": others}
+    adams_rates = adams_rates or isinstance(learning_rate, PerLeaf)
+    return routed(label, groups, numbers, adams_rates=adams_rates, own_rate=own_rate)

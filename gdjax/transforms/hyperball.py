@@ -117,10 +117,12 @@ def hyperball(
     of the step is lr R, about the angle by which W turns. There is nothing for weight decay to do. It is written where
     W is scale-invariant or nearly so, as in front of a norm.
 
-    Each in one line:
+    AdamH and MuonH:
 
         adamh = hyperball(adamw(adam_rate, weight_decay=0.0), learning_rate)
-        muonh = hyperball(muon(adam_rate), learning_rate)
+        by_role = matrices_by_role()
+        inner = muon(adam_rate, adam_learning_rate=adam_rate, muon_weight_dimension_numbers=by_role)
+        muonh = hyperball(inner, learning_rate)
 
     `inner` is a whole optimizer: the leaves whose norms are not kept (embeddings, norms, biases) move as it says, at
     its own rate. Of a matrix its rate does not matter, as long as it is not 0. The wrapper must be the last to change

@@ -96,7 +96,7 @@ def test_muon_routes_by_itself():
     assert table["rate"] == [1e-2, 1e-3, 1e-2]
     assert table.warnings == (
         "muon takes embed for a matrix, and it looks like an embedding; give it to Adam, "
-        "with partition or matrices_by_role",
+        "with matrices_by_role or label_by_role",
     )
 
 

@@ -587,13 +587,13 @@ def test_a_method_that_sees_only_the_matrices_finds_the_same_axes(model: str):
 def test_each_leaf_goes_one_way(model: str):
     """Muon has a momentum for each matrix, Adam two moments for each other leaf."""
     params = MODELS[model]()
-    tx = gdjax.muon(0.1, muon_weight_dimension_numbers=gdjax.matrices_by_role())
+    tx = gdjax.muon(0.1, adam_learning_rate=0.01, muon_weight_dimension_numbers=gdjax.matrices_by_role())
     state = jax.eval_shape(tx.init, params)
     roles = gdjax.roles(params)["role"]
     matrices = len(jax.tree.leaves(gdjax.tree.get(state, "MuonState").mu))
     others = len(jax.tree.leaves(gdjax.tree.get(state, "ScaleByAdamState").mu))
     assert matrices == roles.count("matrix") > 0 and matrices + others == len(roles)
     updates, _ = jax.eval_shape(tx.update, params, state, params)
-    by_tree = gdjax.muon(0.1, muon_weight_dimension_numbers=gdjax.matrices_by_role()(params))
+    by_tree = gdjax.muon(0.1, adam_learning_rate=0.01, muon_weight_dimension_numbers=gdjax.matrices_by_role()(params))
     assert jax.eval_shape(by_tree.init, params) == state
     assert jax.tree.map(lambda x: x.shape, updates) == jax.tree.map(lambda x: x.shape, params)

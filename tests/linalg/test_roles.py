@@ -1,5 +1,6 @@
 """Which leaf is what: names, shapes, other leaves, overrides."""
 
+import functools
 import pickle
 import re
 import warnings
@@ -271,7 +272,7 @@ def test_a_fused_q_k_v_is_three_matrices():
 def test_the_state_of_a_part_of_the_tree():
     """Under a mask of the user Muon finds the same matrices."""
     tree = tree_of({"embed": (9, 8), "q/kernel": (8, 2, 4), "last/kernel": (8, 9), "b": (8,)})
-    by_role = gdjax.muon(0.1, muon_weight_dimension_numbers=gdjax.matrices_by_role())
+    by_role = gdjax.muon(0.1, adam_learning_rate=0.01, muon_weight_dimension_numbers=gdjax.matrices_by_role())
     whole, _ = by_role.update(tree, by_role.init(tree), tree)
     tx = gdjax.partition({"a": by_role, "b": gdjax.sgd(0.1)}, gdjax.label_by_path({"kernel": "a", ".*": "b"}))
     part, _ = tx.update(tree, tx.init(tree), tree)
@@ -301,18 +302,19 @@ def test_labels_for_partition():
 
 def test_explain_shows_roles():
     tree = tree_of({"embed": (9, 8), "q/kernel": (2, 8, 8), "head/kernel": (8, 9), "qkv/kernel": (8, 24), "b": (8,)})
-    table = gdjax.explain(gdjax.muon(0.1, muon_weight_dimension_numbers=gdjax.matrices_by_role()), tree)
+    by_role = functools.partial(gdjax.muon, 0.1, adam_learning_rate=0.01)
+    table = gdjax.explain(by_role(muon_weight_dimension_numbers=gdjax.matrices_by_role()), tree)
     assert table["role"] == ["bias", "embedding", "head", "matrix 2 x 8 x 8", "matrix 3 x 8 x 8"]
     assert table["group"] == ["adam", "adam", "adam", "muon", "muon"] and table.warnings == ()
     assert "matrix 3 x 8 x 8" in repr(table) and "role" not in gdjax.explain(gdjax.adam(0.1), tree).columns
     # What a user says, a user means; what the default takes, is told.
     forced = gdjax.matrices_by_role({"embed": "matrix"})
-    assert gdjax.explain(gdjax.muon(0.1, muon_weight_dimension_numbers=forced), tree).warnings == ()
+    assert gdjax.explain(by_role(muon_weight_dimension_numbers=forced), tree).warnings == ()
     for tx in (gdjax.muon(0.1), gdjax.galore(0.1, 2), gdjax.partition({"a": gdjax.galore(0.1, 2)}, "a")):
-        told = [text.partition(" looks like ")[2] for text in gdjax.explain(tx, tree).warnings]
+        told = [w.partition(" looks like ")[2] for w in gdjax.explain(tx, tree).warnings if " looks like " in w]
         assert told == [
-            "an embedding; give it to Adam, with partition or matrices_by_role",
-            "a head; give it to Adam, with partition or matrices_by_role",
+            "an embedding; give it to Adam, with matrices_by_role or label_by_role",
+            "a head; give it to Adam, with matrices_by_role or label_by_role",
         ]
 
 
@@ -353,6 +355,6 @@ def test_the_plan_of_roles():
 
 def test_injected_hyperparameters():
     tree = tree_of({"embed": (9, 8), "w": (8, 8)})
-    tx = gdjax.inject_hyperparams(gdjax.muon)(0.1, muon_weight_dimension_numbers=gdjax.matrices_by_role())
-    plain = gdjax.muon(0.1, muon_weight_dimension_numbers=gdjax.matrices_by_role())
+    given = {"adam_learning_rate": 0.01, "muon_weight_dimension_numbers": gdjax.matrices_by_role()}
+    tx, plain = gdjax.inject_hyperparams(gdjax.muon)(0.1, **given), gdjax.muon(0.1, **given)
     assert_close(tx.update(tree, tx.init(tree), tree)[0], plain.update(tree, plain.init(tree), tree)[0])

@@ -88,13 +88,14 @@ def test_the_factor_of_a_wide_matrix_and_its_transpose():
 
 def test_which_leaves():
     params = {"a": jnp.ones((2, 3)), "b": jnp.ones(3), "c": jnp.ones((2, 2, 2)), "n": jnp.ones((2, 2), int)}
-    state = gdjax.muon(0.1).init(params)
+    with pytest.warns(UserWarning, match="gdjax.muon: its Adam gets, .* with other than two axes: c. Pass"):
+        state = gdjax.muon(0.1).init(params)
     of = {k: gdjax.MaskedNode for k in params}
     muon_mu = state.inner_states["muon"].inner_state[0].mu
     assert {k for k, x in muon_mu.items() if not isinstance(x, of[k])} == {"a"}
     spec = {"a": None, "b": None, "c": Axes((0, 1), 2), "n": None}
     for numbers in (spec, lambda tree: spec):
-        state = gdjax.muon(0.1, muon_weight_dimension_numbers=numbers).init(params)
+        state = gdjax.muon(0.1, adam_learning_rate=0.01, muon_weight_dimension_numbers=numbers).init(params)
         assert state.inner_states["adam"].inner_state[0].mu["a"].shape == (2, 3)
         assert state.inner_states["muon"].inner_state[0].mu["c"].shape == (2, 2, 2)
 
