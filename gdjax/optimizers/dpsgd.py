@@ -3,6 +3,7 @@
 from typing import Any
 
 from gdjax.combine.chain import chain
+from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.transforms.momentum import trace
@@ -15,9 +16,11 @@ def dpsgd(
     learning_rate: ScalarOrSchedule,
     l2_norm_clip: Any,
     noise_multiplier: Any,
-    seed: Any,
+    key: Any = None,
     momentum: ScalarOrSchedule | None = None,
     nesterov: bool = False,
+    *,
+    seed: Any = None,
 ) -> GradientTransformation:
     """DP-SGD: gradient descent on a mean of clipped gradients of single examples, with Gaussian noise.
 
@@ -30,20 +33,22 @@ def dpsgd(
       learning_rate: lr, a scalar or a schedule.
       l2_norm_clip: C, the bound on the norm of one example's gradient; finite and at least 0.
       noise_multiplier: the noise's standard deviation over C; finite and at least 0.
-      seed: an int, or a PRNG key.
+      key: a PRNG key, or an int to seed one.
       momentum: in [0, 1], applied to u as in `sgd`; None for none.
       nesterov: the step looks one step ahead, see `sgd`.
+      seed: the name of `key` in Optax 0.2.8.
 
     Raises:
-      ValueError: nesterov without momentum.
+      ValueError: no key, or both names for it; nesterov without momentum.
 
     Reference:
       Abadi et al. 2016, Deep learning with differential privacy, Algorithm 1, https://arxiv.org/abs/1607.00133
     """
+    key = keys.required("gdjax.dpsgd", key, seed)
     if nesterov and momentum is None:
         raise ValueError("gdjax.dpsgd: nesterov=True needs a momentum, got None")
     return chain(
-        differentially_private_aggregate(l2_norm_clip, noise_multiplier, seed),
+        differentially_private_aggregate(l2_norm_clip, noise_multiplier, key),
         identity() if momentum is None else trace(momentum, nesterov),
         scale_by_learning_rate(learning_rate),
     )
