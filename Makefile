@@ -7,8 +7,14 @@ WORKERS ?= auto
 export JAX_PLATFORMS ?= cpu
 export MPLBACKEND ?= Agg
 
+# The newest JAX wants a newer Python than gdjax does. The first that runs and can make environments is taken: a name on
+# the path may be a shim that only fails.
+PYTHON_NEWEST ?= $(shell for p in python3.14 python3.13 python3.12 $(PYTHON); do \
+  $$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
+
 VENV := .venv
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
 CLIENTS := .venv-clients
 STAMPS := $(addprefix $(VENV)/.stamp-,test lint examples bench docs)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -19,7 +25,7 @@ BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py compile_
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-slow test-oldest mutants clients lint types examples bench docs clean
+.PHONY: help train test test-slow test-oldest test-newest mutants clients lint types examples bench docs clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
@@ -35,6 +41,10 @@ test-slow: $(VENV)/.stamp-test ## Run the long sweeps only; ARGS="--sample 20" t
 
 test-oldest: $(OLDEST)/.stamp-test ## Run the tests with the oldest JAX supported
 	$(OLDEST)/bin/python $(PYTEST) $(ARGS)
+
+test-newest: $(NEWEST)/.stamp-test ## Run the tests with the newest JAX, which wants Python 3.12 or newer
+	@$(NEWEST)/bin/python -c 'import jax, sys; print(f"JAX {jax.__version__}, Python {sys.version.split()[0]}")'
+	$(NEWEST)/bin/python $(PYTEST) $(ARGS)
 
 mutants: $(VENV)/.stamp-test ## Break each rule on purpose and demand a failing test, hours; ARGS="--sample 40" takes 40 of them
 	$(VENV)/bin/python -m tests.mutants.run $(ARGS)
@@ -59,7 +69,7 @@ docs: $(VENV)/.stamp-docs ## Build the documentation site into out/site; a broke
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict $(ARGS)
 
 clean: ## Remove the environments and everything that was made
-	rm -rf $(VENV) $(OLDEST) $(CLIENTS) out build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(CLIENTS) out build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(addsuffix /.stamp-venv,$(VENV) $(OLDEST) $(CLIENTS)): %/.stamp-venv:
@@ -67,6 +77,14 @@ $(addsuffix /.stamp-venv,$(VENV) $(OLDEST) $(CLIENTS)): %/.stamp-venv:
 	  echo "gdjax needs Python 3.11 or newer; $(PYTHON) is $${found:-not one}. Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Creating $* with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv --clear $*
+	@touch $@
+
+$(NEWEST)/.stamp-venv:
+	@$(or $(PYTHON_NEWEST),false) -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null || { \
+	  echo "The newest JAX needs Python 3.12 or newer; $(if $(PYTHON_NEWEST),$(PYTHON_NEWEST) is not,none was found)." \
+	  "Name one: make test-newest PYTHON_NEWEST=python3.13" >&2; exit 1; }
+	@echo "Creating $(NEWEST) with $$($(PYTHON_NEWEST) --version)"
+	@$(PYTHON_NEWEST) -m venv --clear $(NEWEST)
 	@touch $@
 
 $(STAMPS): $(VENV)/.stamp-%: pyproject.toml | $(VENV)/.stamp-venv
@@ -77,6 +95,11 @@ $(STAMPS): $(VENV)/.stamp-%: pyproject.toml | $(VENV)/.stamp-venv
 $(OLDEST)/.stamp-test: pyproject.toml requirements/oldest.txt | $(OLDEST)/.stamp-venv
 	@echo "Installing gdjax[test] with the oldest JAX supported into $(OLDEST) (once; a minute or two)"
 	@$(OLDEST)/bin/python $(PIP_INSTALL) -e ".[test]" -c requirements/oldest.txt
+	@touch $@
+
+$(NEWEST)/.stamp-test: pyproject.toml requirements/newest.txt | $(NEWEST)/.stamp-venv
+	@echo "Installing gdjax[test] with the newest JAX into $(NEWEST) (once; a minute or two)"
+	@$(NEWEST)/bin/python $(PIP_INSTALL) -e ".[test]" -c requirements/newest.txt
 	@touch $@
 
 $(CLIENTS)/.stamp-clients: pyproject.toml tests/clients/requirements.txt | $(CLIENTS)/.stamp-venv

@@ -53,7 +53,16 @@ from gdjax.core.base import (
 from gdjax.core.codec import Codec
 from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_optax
 from gdjax.core.per_leaf import PerLeaf, per_leaf
-from gdjax.core.types import OptState, Params, ScalarOrSchedule, Schedule, TransformInitFn, TransformUpdateFn, Updates
+from gdjax.core.types import (
+    ArrayTree,
+    OptState,
+    Params,
+    ScalarOrSchedule,
+    Schedule,
+    TransformInitFn,
+    TransformUpdateFn,
+    Updates,
+)
 from gdjax.core.updates import apply_updates, incremental_update, periodic_update
 from gdjax.inspection.explain import explain
 from gdjax.inspection.metrics import MetricsState, metrics, with_metrics
@@ -274,7 +283,7 @@ from gdjax.tree.arithmetic import scale_gradient
 __version__ = "0.2.0"
 
 __all__ = [
-    "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "ApplyEvery", "ApplyIfFiniteState",
+    "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "ApplyEvery", "ApplyIfFiniteState", "ArrayTree",
     "BacktrackingLinesearchInfo", "COCOBState", "CautiousState", "ClipByGlobalNormState", "ClipState", "Codec",
     "ConditionFn", "ConditionallyMaskState", "ConditionallyTransformState", "DAdaptAdamWState",
     "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState", "EmaState", "EmptyState", "EscapeSaddlesState",

@@ -1,38 +1,22 @@
 """Batches too large for memory: a function evaluated on one part after another, the results combined."""
 
-import enum
 import functools
 from collections import namedtuple
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics
+from gdjax.core import calls
+from gdjax.tree.accumulators import AccumulationType, Accumulator, combined
+
+__all__ = [
+    "AccumulationType", "Accumulator", "Aux", "micro_grad", "micro_vmap", "microbatch", "reshape_batch_axis",
+]  # fmt: skip
 
 Array = jax.Array
 Aux = namedtuple("Aux", ["values", "metrics", "aux"])  # each with an entry for each example
-
-
-class AccumulationType(enum.Enum):
-    """How the results of the parts are combined."""
-
-    MEAN = enum.auto()  # their mean
-    SUM = enum.auto()  # their sum
-    RUNNING_MEAN = enum.auto()  # the mean of those evaluated, where `num_real_microbatches` leaves some out
-    CONCAT = enum.auto()  # along axis 0, in the order of the batch
-
-
-@dataclass(frozen=True)
-class Accumulator:
-    """A way to combine results x_0, x_1, ..., or that part of them which it stands for in a tree of accumulators."""
-
-    init: Callable[[Any], Any]  # from the `jax.ShapeDtypeStruct`s of a result to the start
-    update: Callable[[Any, Any, Any], Any]  # (carry, x_i, i) -> carry
-    finalize: Callable[[Any], Any]  # from the carry to the combined result
-    aggregate: Callable[[Any], Any]  # from results stacked along axis 0 to one, for `micro_vmap`
 
 
 def reshape_batch_axis(tree: Any, microbatch_size: int, axis: int = 0) -> Any:
@@ -81,7 +65,7 @@ def microbatch(
       microbatch_size: rows in a part; it must divide the batch. None gives `fun` itself.
       accumulator: an `AccumulationType` or `Accumulator` for all results, or a tree of them that is a prefix of what
         `fun` returns. 16-bit results are summed in float32.
-      argnames: the names of the keyword arguments that have a batch axis.
+      argnames: the names of others. Either finds its argument however a call passes it, by position or by name.
       in_axes: the batch axis of each of those arguments, first of `argnums`, then of `argnames`; one for all if an int.
       num_real_microbatches: evaluate this many parts only; it may be traced. A MEAN still counts all parts.
 
@@ -89,7 +73,10 @@ def microbatch(
       A function of the same arguments.
 
     Raises:
-      ValueError: batches of different sizes, or that `microbatch_size` does not divide; a mean of integers.
+      ValueError: batches of different sizes, or that `microbatch_size` does not divide; a mean of integers; a call
+        without an argument that has a batch axis.
+
+    An empty batch has a SUM of zeros, a CONCAT of no rows, and a MEAN of NaN.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -102,13 +89,14 @@ def microbatch(
     """
     if microbatch_size is None:
         return fun
-    names = [argnames] if isinstance(argnames, str) else argnames
-    keys = [*([argnums] if isinstance(argnums, int) else argnums), *names]
+    keys = [y for x in (argnums, argnames) for y in ([x] if isinstance(x, int | str) else x)]
     axes = [in_axes] * len(keys) if isinstance(in_axes, int) else list(in_axes)
 
     def in_parts(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = calls.by_position(fun, args, kwargs)
         given = {**dict(enumerate(args)), **kwargs}
-        where = [(k % len(args) if isinstance(k, int) else k, axis) for k, axis in zip(keys, axes, strict=True)]
+        places = [calls.place("gdjax.microbatch", fun, k, len(args), kwargs) for k in keys]
+        where = list(zip(places, axes, strict=True))
         sizes = {jnp.shape(x)[axis] for k, axis in where for x in jax.tree.leaves(given[k])}
         if len(sizes) != 1:
             raise ValueError(f"gdjax.microbatch: the batch arguments need one batch size, got {sorted(sizes)}")
@@ -116,14 +104,19 @@ def microbatch(
 
         def part(i: Any) -> Any:
             def pick(x: Array, axis: int) -> Array:
-                return jax.lax.dynamic_index_in_dim(x, i, axis % (x.ndim - 1), keepdims=False)
+                axis = axis % (x.ndim - 1)
+                if not x.shape[axis]:  # an empty batch, of which only the shapes of a part are asked
+                    return jnp.zeros(x.shape[:axis] + x.shape[axis + 1 :], x.dtype)
+                return jax.lax.dynamic_index_in_dim(x, i, axis, keepdims=False)
 
             here = given | {k: jax.tree.map(functools.partial(pick, axis=axis), x) for k, axis, x in batches}
             return fun(*(here[i] for i in range(len(args))), **{name: here[name] for name in kwargs})
 
         like, count = jax.eval_shape(part, 0), sizes.pop() // microbatch_size
-        way = _combined(accumulator, count, like)
+        way = combined(accumulator, count, like)
         last = count if num_real_microbatches is None else num_real_microbatches
+        if not count:
+            return way.finalize(way.init(like))
         return way.finalize(jax.lax.fori_loop(0, last, lambda i, c: way.update(c, part(i), i), way.init(like)))
 
     return in_parts
@@ -143,8 +136,8 @@ def micro_vmap(
 
     Args:
       fun: of one example.
-      in_axes: the batch axis of each positional argument, None for no batch; one for all if an int. Keyword arguments
-        have it first.
+      in_axes: the batch axis of each positional argument, None for no batch; one for all if an int. A positional
+        argument that a call passes by name keeps its axis; keyword-only ones have it first.
       out_axes: 0.
       microbatch_size: rows in a part; None for all at once.
       vmap_fn: what to use for `jax.vmap`.
@@ -169,11 +162,12 @@ def micro_vmap(
     last = num_real_microbatches
 
     def mapped(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = calls.by_position(fun, args, kwargs)
         axes = [in_axes] * len(args) if isinstance(in_axes, int) else list(in_axes)
 
         def part(*args: Any, kwargs: dict[str, Any]) -> Any:
             results = vmap_fn(fun, tuple(axes), 0)(*args, **kwargs)
-            return _combined(accumulator, 1, results).aggregate(results)
+            return combined(accumulator, 1, results).aggregate(results)
 
         batched = [i for i, axis in enumerate(axes) if axis is not None]
         where = [axis for axis in axes if axis is not None] + [0]
@@ -233,6 +227,7 @@ def micro_grad(
         return transform_fn(gradient), Aux(value, metrics_fn(gradient), aux)
 
     def gradients(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = calls.by_position(fun, args, kwargs)
         axes = [0 if i in batched else None for i in range(len(args))]
         if keep_batch_dim:
             args = tuple(jax.tree.map(lambda x: x[:, None], x) if i in batched else x for i, x in enumerate(args))
@@ -242,47 +237,3 @@ def micro_grad(
         )(*args, **kwargs)
 
     return gradients
-
-
-def _combined(accumulators: Any, count: int, like: Any) -> Accumulator:
-    """One accumulator for `count` results like `like` from a tree of them that is a prefix of it."""
-
-    def each_leaf(kind: Any, part: Any) -> Any:
-        return kind if isinstance(kind, Accumulator) else jax.tree.map(lambda x: _of_array(kind, count, x.dtype), part)
-
-    each = jax.tree.map(each_leaf, accumulators, like)
-    return Accumulator(
-        lambda xs: jax.tree.map(lambda a, x: a.init(x), each, xs),
-        lambda carry, xs, i: jax.tree.map(lambda a, c, x: a.update(c, x, i), each, carry, xs),
-        lambda carry: jax.tree.map(lambda a, c: a.finalize(c), each, carry),
-        lambda xs: jax.tree.map(lambda a, x: a.aggregate(x), each, xs),
-    )
-
-
-def _of_array(kind: Any, n: int, dtype: Any) -> Accumulator:
-    """The accumulator of a kind for n arrays of a dtype, which the combined array has too."""
-    if kind is AccumulationType.CONCAT:
-        return Accumulator(
-            lambda x: jnp.broadcast_to(jnp.zeros_like(x), (n, *x.shape)),
-            lambda c, x, i: jax.lax.dynamic_update_index_in_dim(c, x, i, 0),
-            lambda c: c.swapaxes(0, 1).reshape(-1, *c.shape[2:]) if c.ndim > 1 else c,
-            lambda x: x,
-        )
-    if not isinstance(kind, AccumulationType):
-        raise ValueError(f"gdjax.microbatch: {kind!r} is no AccumulationType and no Accumulator")
-    exact = not jnp.issubdtype(dtype, jnp.inexact)
-    if exact and kind is not AccumulationType.SUM:
-        raise ValueError(f"gdjax.microbatch: a {kind.name} needs floating numbers, got {dtype}")
-    wide = dtype if exact else numerics.at_least_float32(dtype)
-    over = n if kind is AccumulationType.MEAN else 1
-
-    def update(c: Array, x: Array, i: Any) -> Array:
-        x = x.astype(wide)
-        return c + ((x - c) / jnp.asarray(i + 1).astype(wide) if kind is AccumulationType.RUNNING_MEAN else x)
-
-    return Accumulator(
-        lambda x: jnp.zeros_like(x, wide),
-        update,
-        lambda c: (c / over if over > 1 else c).astype(dtype),
-        functools.partial(jnp.sum if kind is AccumulationType.SUM else jnp.mean, axis=0),
-    )

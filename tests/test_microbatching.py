@@ -63,6 +63,48 @@ def test_microbatch_of_other_axes_and_arguments():
         np.testing.assert_allclose(got, f(X.T, 2.0, Y), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "batched", [{"argnums": (0, 2)}, {"argnums": 0, "argnames": "y"}, {"argnums": (), "argnames": ("x", "y")}]
+)
+def test_an_argument_is_found_by_position_or_name(batched: dict):
+    def f(x, scale=2.0, y=Y, *, shift=0.0):
+        return jnp.sum(scale * x * y[:, None] + shift, 0)
+
+    parts, whole = microbatch(f, microbatch_size=4, **batched), f(X, 2.0, Y)
+    calls = [((X, 2.0, Y), {}), ((X, 2.0), {"y": Y}), ((X,), {"y": Y}), ((), {"y": Y, "x": X, "shift": 0.0})]
+    for args, kwargs in calls:
+        np.testing.assert_allclose(parts(*args, **kwargs), whole, rtol=1e-6)
+
+
+def test_a_call_without_a_batch_argument():
+    parts = microbatch(lambda x, y=0.0: jnp.sum(x) + y, 1, 4)
+    for args in [(X,), ()]:
+        with pytest.raises(ValueError, match="^gdjax.microbatch: the call has no argument 1, which has a batch axis"):
+            parts(*args)
+    with pytest.raises(ValueError, match="the call has no argument 'z'"):
+        microbatch(lambda x, **rest: x, (), 4, argnames="z")(X)
+
+
+def test_an_empty_batch():
+    kinds = {"rows": A.CONCAT, "n": A.SUM, "m": A.MEAN, "max": A.RUNNING_MEAN}
+    f = lambda x, y: results(x, y=y) | {"max": jnp.sum(y)}  # noqa: E731
+    got = microbatch(f, (0, 1), 4, kinds)(X[:0], Y[:0])
+    assert got["rows"].shape == (0, 2)
+    np.testing.assert_array_equal(got["n"], [0, 0])
+    assert np.isnan(got["m"]).all() and got["max"] == 0
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_vmap_and_gradients_of_arguments_by_name(size: int | None):
+    def f(x, scale):
+        return scale * jnp.sum(x)
+
+    got = micro_vmap(f, (0, None), microbatch_size=size)(scale=2.0, x=X)
+    np.testing.assert_allclose(got, 2 * X.sum(1), rtol=1e-6)
+    by_name, _ = micro_grad(lambda w, x: jnp.sum(w * x), keep_batch_dim=False, microbatch_size=size)(x=X, w=jnp.ones(2))
+    np.testing.assert_allclose(by_name, X.sum(0), rtol=1e-6)
+
+
 def test_microbatch_of_no_size_is_the_function():
     assert microbatch(results, 0, None) is results
 

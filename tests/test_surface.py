@@ -19,6 +19,8 @@ MODULES = (
 # What is meant to differ, with the reason.
 NAMES: dict[str, str] = {}
 SIGNATURES: dict[str, str] = {}
+if "key" not in inspect.signature(optax.contrib.dpsgd).parameters:  # up to 0.2.8
+    SIGNATURES |= dict.fromkeys(("dpsgd", "contrib.dpsgd"), "`key`, and `seed` by name, as in Optax after 0.2.8")
 
 
 def public(module: ModuleType) -> dict[str, Any]:

@@ -44,6 +44,7 @@ PLACES = {
     "perturbations": "more/perturbations", "microbatching": "training/microbatching", "tree_utils": "tree/tree_utils",
     "tree.euclidean": "tree/norms", "tree.sums": "tree/norms", "experimental.aggregators": "more/aggregating",
     "experimental.variance": "more/aggregating", "lift.steps": "rules/leafwise",
+    "tree.accumulators": "training/microbatching",
     "linalg.roles": "combine/roles", "linalg.matrices": "combine/roles", "inspection.roles": "combine/roles",
 }  # fmt: skip
 

@@ -133,11 +133,11 @@ def is_whole(params: Params) -> bool:
     return not all(map(is_skipped, leaves)) and not any(x is not None and is_skipped(x) for x in leaves)
 
 
-def mask_of(label: str, mask: Any, tree: Any) -> Any:
+def mask_of(label: str, mask: Any, tree: Any, name: str = "mask") -> Any:
     seen = mask(tree) if checks.is_function(mask) else mask
-    checks.returned(label, "the mask's function", seen)
-    checks.mask(label, "mask", seen)
-    check_prefix(label, "mask", seen, tree)
+    checks.returned(label, f"the {name}'s function", seen)
+    checks.mask(label, name, seen)
+    check_prefix(label, name, seen, tree)
     return jax.tree.map(bool, seen)
 
 

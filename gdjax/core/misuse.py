@@ -22,7 +22,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "rprop.step_sizes": ("min_step_size", "max_step_size"),
 }
 _DECOUPLED = {"adam": "adamw", "adamax": "adamaxw", "nadam": "nadamw"}
-_UNDECAYED = "adabelief adagrad adam adamax adopt amsgrad nadam radam rmsprop sgd yogi".split()
+_UNDECAYED = "adagrad adam adamax adopt amsgrad nadam radam rmsprop sgd yogi".split()
 
 
 def _decay(name: str) -> str:

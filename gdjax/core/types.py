@@ -8,6 +8,7 @@ import numpy as np
 
 from gdjax.core.per_leaf import PerLeaf
 
+ArrayTree = Any  # a pytree of arrays
 Params = Any  # a pytree of arrays
 Updates = Any  # a pytree like the parameters
 OptState = Any  # a pytree that only its transform reads

@@ -9,6 +9,7 @@ from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import corrected_mean
+from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
@@ -62,6 +63,8 @@ def adabelief(
     b2: ScalarOrSchedule = 0.999,
     eps: ScalarOrSchedule = 1e-16,
     eps_root: ScalarOrSchedule = 1e-16,
+    weight_decay: ScalarOrSchedule | None = None,
+    weight_decay_mask: Any = None,
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:
@@ -69,7 +72,7 @@ def adabelief(
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t                          mu_hat_t = mu_t / (1 - b1^t)
         nu_t = b2 nu_{t-1} + (1 - b2) (g_t - mu_t)^2 + eps_root    nu_hat_t = nu_t / (1 - b2^t)
-        x_{t+1} = x_t - lr mu_hat_t / (sqrt(nu_hat_t) + eps)
+        x_{t+1} = x_t - lr (mu_hat_t / (sqrt(nu_hat_t) + eps) + weight_decay x_t)
 
     Steps are long where the gradient is as its average predicted, short where it is not.
 
@@ -79,6 +82,8 @@ def adabelief(
       eps: outside the root, at least 0.
       eps_root: added to nu at every step, so that it tends to eps_root / (1 - b2) where gradients are constant; at
         least 0. The reference has one eps of 1e-8 for both places; Optax's default keeps the steps there long.
+      weight_decay: decoupled, times lr, at least 0; None for none, which keeps the state of a chain without decay.
+      weight_decay_mask: which leaves decay: a tree of booleans, or a function from the parameters to one.
       nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
 
     Example:
@@ -93,7 +98,9 @@ def adabelief(
       Zhuang et al. 2020, AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, Algorithm 2,
       https://arxiv.org/abs/2010.07468
     """
+    decay = () if weight_decay is None else (add_decayed_weights(weight_decay, weight_decay_mask),)
     return chain(
         scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov),
+        *decay,
         scale_by_learning_rate(learning_rate),
     )

@@ -11,6 +11,7 @@ from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.slots import Moment, Shared, initial_parameter
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, scalar, sqrt, widen
+from gdjax.transforms.decay import decayed, of_some
 from gdjax.xla.sums import summand
 
 # All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
@@ -108,7 +109,7 @@ def _prodigy(
     m = beta1 * s.exp_avg + (1 - beta1) * d * g
     v = beta2 * s.exp_avg_sq + (1 - beta2) * abs_sq(d * g)
     grad_sum = beta3 * s.grad_sum + weight * g
-    u = -dlr * (weight_decay * p + divide(m, sqrt(v) + s.estim_lr * eps))
+    u = -dlr * decayed(divide(m, sqrt(v) + s.estim_lr * eps), p, weight_decay)
     return u, s._replace(exp_avg=m, exp_avg_sq=v, grad_sum=grad_sum)
 
 
@@ -122,6 +123,7 @@ def prodigy(
     estim_lr_coef: ScalarOrSchedule = 1.0,
     weight_decay: ScalarOrSchedule = 0.0,
     safeguard_warmup: bool = False,
+    weight_decay_mask: Any = None,
     *,
     bias_correction: bool = True,
 ) -> Any:
@@ -143,6 +145,7 @@ def prodigy(
       estim_lr_coef: a factor of the estimate; to be tuned before lr is.
       weight_decay: decoupled, times w_t.
       safeguard_warmup: s adds up d_t in the place of w_t: for long warm-ups, in which lr is small.
+      weight_decay_mask: which leaves decay, as in `masked`.
       bias_correction: False for c_t = 1, as in the reference; Optax has no such switch.
 
     Departures: the eps is times d_t in the reference and times d_{t+1} in its code. While all gradients, or all rates,
@@ -164,7 +167,9 @@ def prodigy(
       Mishchenko & Defazio 2023, Prodigy: an expeditiously adaptive parameter-free learner (Adam version),
       https://arxiv.org/abs/2306.06101
     """
-    beta1, beta2 = _pair("gdjax.prodigy", betas)
+    label = "gdjax.prodigy"
+    beta1, beta2 = _pair(label, betas)
+    weight_decay = of_some(label, weight_decay, weight_decay_mask)
     return _prodigy(
         learning_rate, beta1, beta2, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup, bias_correction,
         beta3,

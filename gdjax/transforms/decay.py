@@ -1,11 +1,14 @@
 """Weight decay."""
 
+import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from gdjax.combine.masking import masked
+from gdjax.combine.masking import mask_of, masked
 from gdjax.core.base import transform
+from gdjax.core.per_leaf import per_leaf
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
@@ -35,6 +38,15 @@ def _cautious_decay(g: Array, s: Any, p: Any, t: Any, weight_decay: Hyper) -> An
 def decayed(g: Array, p: Array, weight_decay: Hyper) -> Array:
     """g + weight_decay p; for a constant 0 it is g, and p is not read, finite or not."""
     return g if isinstance(weight_decay, int | float) and weight_decay == 0 else g + weight_decay * p
+
+
+def of_some(label: str, weight_decay: Any, mask: Any) -> Any:
+    """The weight decay of a rule that has decay among its arguments: 0 for the leaves that the mask hides."""
+    return weight_decay if mask is None else per_leaf(weight_decay, functools.partial(_factors, label, mask))
+
+
+def _factors(label: str, mask: Any, params: Any) -> Any:
+    return jax.tree.map(float, mask_of(label, mask, params, "weight_decay_mask"))
 
 
 @transform

@@ -10,12 +10,21 @@ Array = jax.Array
 OWN = 2**13  # elements of an array from which on a copy of its factor matters; small arrays share compiled loops
 
 
+# Up to JAX 0.11 XLA:CPU drops a barrier in time to fuse what is on its two sides. Since 0.12 it writes what the barrier
+# holds to memory: a sum of squares takes ten times as long.
+LASTING = jax.__version_info__ >= (0, 12)
+
+
 def product(x: Array, factor: Array) -> Array:
     """The product, as one number in a square: of a constant x, XLA would square x and the factor each by itself.
 
-    Where x is 0 these may be 0 and inf. XLA:CPU drops the barrier in time to fuse the product with what reads it.
+    Where x is 0 these may be 0 and inf.
     """
-    return jax.lax.optimization_barrier(x * factor.astype(x.dtype))
+    factor = factor.astype(x.dtype)
+    y = x * factor
+    if LASTING and not jnp.iscomplexobj(y):
+        return jnp.minimum(y, jnp.where(jnp.isnan(factor), factor, jnp.inf))  # y itself
+    return jax.lax.optimization_barrier(y)
 
 
 def selected_product(x: Array, factor: Array) -> Array:

@@ -14,7 +14,7 @@ from tests import oracles
 
 def adabelief(
     x: Any, gradient: Any, learning_rate: Any = 0.01, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-16,
-    eps_root: float = 1e-16, nesterov: bool = False,
+    eps_root: float = 1e-16, nesterov: bool = False, weight_decay: float = 0.0,
 ) -> Iterator[Any]:  # fmt: skip
     m, s = np.zeros(np.shape(x)), np.zeros(np.shape(x))
     for t in range(1, oracles.STEPS + 1):
@@ -24,7 +24,8 @@ def adabelief(
         m_hat = m / (1 - b1**t)
         if nesterov:
             m_hat = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
-        x = x - oracles.at(learning_rate, t) * m_hat / (np.sqrt(s / (1 - b2**t)) + eps)
+        u = m_hat / (np.sqrt(s / (1 - b2**t)) + eps)
+        x = x - oracles.at(learning_rate, t) * (u + weight_decay * x)
         yield x, {"mu": m, "nu": s}
 
 
@@ -34,6 +35,7 @@ CASES = {
     "reference": {"eps": 1e-8, "eps_root": 1e-8},
     "options": {"b1": 0.75, "b2": 0.9, "eps": 0.25, "eps_root": 0.125},
     "nesterov": {"nesterov": True, "b1": 0.8},
+    "decay": {"weight_decay": 0.25, "eps": 0.25},
 }
 
 
@@ -63,3 +65,14 @@ def test_belief_in_a_steady_gradient():
             u, state = tx.update(g, state)
         sizes.append(float(u))
     assert sizes[0] < 2 * sizes[1] < 0
+
+
+def test_decay_of_some_leaves_and_the_state_without():
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    zeros = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(2)}
+    tx = gdjax.adabelief(0.1, weight_decay=0.5, weight_decay_mask={"w": True, "b": False})
+    u, _ = tx.update(zeros, tx.init(params), params)
+    np.testing.assert_allclose(u["w"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(u["b"], 0)
+    assert len(gdjax.adabelief(0.1).init(params)) == 2  # as in Optax 0.2.8, whose checkpoints have no decay
+    assert len(tx.init(params)) == 3

@@ -134,3 +134,39 @@ def test_errors():
         gdjax.dadapt_adamw(betas=(0.9, 1.0))
     with pytest.raises(ValueError, match=r"gdjax.prodigy: estim_lr0 must be finite and above 0, got 0.0"):
         gdjax.prodigy(estim_lr0=0.0)
+
+
+MASKS = {
+    "tree": {"w": True, "b": False},
+    "function": lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree),
+    "path": gdjax.mask_by_path("w"),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+def test_prodigy_decays_where_the_mask_is_true(mask: Any):
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    gradients = jax.tree.map(lambda x: x + 0.5, params)
+    some, all_of_them, none = (
+        gdjax.prodigy(estim_lr0=0.1, weight_decay=decay, weight_decay_mask=m)
+        for decay, m in [(0.5, mask), (0.5, None), (0.0, None)]
+    )
+    wanted = {"w": all_of_them, "b": none}
+    state = some.init(params)
+    got, after = some.update(gradients, state, params)
+    for name, tx in wanted.items():
+        u, plain = tx.update(gradients, tx.init(params), params)
+        np.testing.assert_array_equal(got[name], u[name])
+        np.testing.assert_array_equal(after.estim_lr, plain.estim_lr)
+    assert not np.array_equal(*(tx.update(gradients, tx.init(params), params)[0]["b"] for tx in (all_of_them, none)))
+    assert some == gdjax.prodigy(estim_lr0=0.1, weight_decay=0.5, weight_decay_mask=mask)
+    scheduled = gdjax.prodigy(estim_lr0=0.1, weight_decay=lambda t: 0.5, weight_decay_mask=mask)
+    np.testing.assert_allclose(scheduled.update(gradients, scheduled.init(params), params)[0]["w"], got["w"])
+
+
+def test_prodigy_names_a_mask_that_does_not_fit():
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    with pytest.raises(ValueError, match="^gdjax.prodigy: the weight_decay_mask is not a prefix of the tree"):
+        gdjax.prodigy(weight_decay=0.5, weight_decay_mask={"w": True}).init(params)
+    with pytest.raises(TypeError, match="^gdjax.prodigy: weight_decay_mask"):
+        gdjax.prodigy(weight_decay=0.5, weight_decay_mask={"w": 0.5, "b": True}).init(params)

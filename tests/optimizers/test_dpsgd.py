@@ -47,3 +47,13 @@ def test_it_descends_through_the_noise():
 def test_nesterov_needs_a_momentum():
     with pytest.raises(ValueError, match="^gdjax.dpsgd: nesterov=True needs a momentum, got None"):
         gdjax.dpsgd(0.1, 1.0, 1.0, 0, nesterov=True)
+
+
+def test_the_key_has_two_names():
+    assert gdjax.dpsgd(0.1, 1.0, 1.0, 3) == gdjax.dpsgd(0.1, 1.0, 1.0, key=3)
+    by_seed = gdjax.dpsgd(0.1, 1.0, 1.0, seed=3)
+    np.testing.assert_array_equal(descend(by_seed, 2), descend(gdjax.dpsgd(0.1, 1.0, 1.0, key=3), 2))
+    with pytest.raises(ValueError, match="^gdjax.dpsgd: give key or seed, not both"):
+        gdjax.dpsgd(0.1, 1.0, 1.0, 3, seed=3)
+    with pytest.raises(ValueError, match="^gdjax.dpsgd: key is None"):
+        gdjax.dpsgd(0.1, 1.0, 1.0)
