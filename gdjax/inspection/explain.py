@@ -18,10 +18,11 @@ from gdjax.core import base
 from gdjax.core.per_leaf import base_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import Params, Transform
-from gdjax.inspection import owners, traced
+from gdjax.inspection import owners
 from gdjax.inspection.cautions import cautions
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import Part, is_lookahead, shapes_of, walk
+from gdjax.lift import traced
 from gdjax.linalg.plan import Leaf
 from gdjax.linalg.roles import ByRole
 
@@ -76,7 +77,7 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
     if is_lookahead(tx):
         params = getattr(params, "fast", params)  # the slow ones get no gradient
     shapes = shapes_of(LABEL, params)
-    state = owners.state_of(tx, shapes)
+    state, out_of_order = owners.state_and_order(tx, shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # masks and labels warn when the state is made
         parts, notes, plan = walk(tx, shapes)
@@ -94,7 +95,7 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
     shown = [_missing(path_of(path), x) if is_skipped(x) else next(trained) for path, x in whole]
     columns = Explained._fields if plan else Explained._fields[:-1]
     looks = [leaf.role for leaf in ByRole().read(shapes)]
-    return Table(shown, columns, [*notes, *untold, *cautions(rows, parts, looks)])
+    return Table(shown, columns, [*notes, *out_of_order, *untold, *cautions(rows, parts, looks)])
 
 
 def _fates(

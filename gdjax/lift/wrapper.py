@@ -9,7 +9,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation
-from gdjax.lift import factors, rule_checks
+from gdjax.lift import factors, order, rule_checks
 from gdjax.lift.leafwise import Leafwise, Prepared, ScaleByScheduleState, ScheduledState
 from gdjax.lift.slots import Shared
 from gdjax.lift.stages import Planned, Reduced, Staged, stages_of
@@ -98,7 +98,9 @@ class Wrapped:
         return self.own.counts and "count" not in self.State._fields
 
     def init(self, params: Any) -> Any:
-        return self._joined(self.tx.init(params), self.own.init(params))
+        inner, own = self.tx.init(params), self.own.init(params)
+        order.check_around(self.label, inner, lambda: replace(self, tx=base.identity()), params)
+        return self._joined(inner, own)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         updates, states = run(list(self.steps(state)), updates, params, extra_args)
