@@ -41,6 +41,7 @@ class Part(NamedTuple):
     groups: tuple[str, ...]  # the labels of `partition` around it
     known: bool = True  # whether it is of this library: any other may hold anything
     factors: Mapping[int, Mapping[str, Any]] = {}  # noqa: RUF012  of `per_leaf`, by the place of a leaf and the name
+    wraps: bool = False  # whether it is the rule of a wrapper
     takes: frozenset[int] = frozenset()  # the places of what a matrix method takes for matrices, unless roles tell it
 
     def factor(self, leaf: int, name: str) -> Any:
@@ -105,7 +106,7 @@ class _Walker:
                 yield from self.parts(inner, tree, groups)
         elif isinstance(part, Wrapped):
             yield from self.parts(part.tx, tree, groups)
-            yield self.rule(part.own, part.label.removeprefix("gdjax."), tree, groups)
+            yield self.rule(part.own, part.label.removeprefix("gdjax."), tree, groups)._replace(wraps=True)
         elif isinstance(part, Leafwise):
             yield self.rule(part, short(part.rule.__name__), tree, groups)
         elif call is not None and hasattr(owner := owner_of(tx), "inner_factory"):
