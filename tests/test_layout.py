@@ -44,7 +44,7 @@ training/differences training/gradients second_order losses/parts losses/*
 inspection/table inspection/walk inspection/owners inspection/cautions inspection/waiting inspection/explain
 inspection/tabulate inspection/roles inspection/largest inspection/numerics inspection/*
 assignment perturbations microbatching training/progress training/objective
-training/step training/results training/loop
+training/step training/stopping training/results training/loop
 plots/look plots/* training/sweep_result training/sweep
 experimental/aggregators experimental/variance experimental/*
 contrib tree_utils __init__

@@ -41,6 +41,7 @@ class Part(NamedTuple):
     groups: tuple[str, ...]  # the labels of `partition` around it
     known: bool = True  # whether it is of this library: any other may hold anything
     factors: Mapping[int, Mapping[str, Any]] = {}  # noqa: RUF012  of `per_leaf`, by the place of a leaf and the name
+    factory: Any = None  # what made it, where it is no rule
     wraps: bool = False  # whether it is the rule of a wrapper
     takes: frozenset[int] = frozenset()  # the places of what a matrix method takes for matrices, unless roles tell it
 
@@ -122,7 +123,8 @@ class _Walker:
             label = base.label_of(call) if call is not None else name
             known = call is not None and (is_ours(call.factory) or inner is not None)
             if name not in ("from_optax", "identity"):
-                yield Part(name, label, None, _numbers(calls), self.seen(tree), groups, known)
+                factory = None if call is None else call.factory
+                yield Part(name, label, None, _numbers(calls), self.seen(tree), groups, known, factory=factory)
             if inner is not None:
                 yield from self.parts(inner, tree, groups)
 
