@@ -94,8 +94,8 @@ def inject_hyperparams(
         least: in bfloat16, where Optax would put them, b2 = 0.999 is 1.
 
     Returns:
-      A factory with the arguments of `inner_factory`. `init(None)` is right where it is for what that makes, a transform
-      that keeps no state.
+      A factory with the arguments of `inner_factory`. `init(None)` is right where it is for the transform inside, which
+      then keeps no state.
 
     Raises:
       ValueError: `static_args` names no argument of `inner_factory`.
