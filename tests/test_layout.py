@@ -41,8 +41,8 @@ optimizers/with_adam optimizers/kronecker optimizers/soap optimizers/kl_shampoo 
 optimizers/normuon optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/lbfgs optimizers/*
 inspection/entries inspection/*
 training/differences training/gradients second_order losses/parts losses/*
-inspection/table inspection/walk inspection/owners inspection/cautions inspection/waiting inspection/explain
-inspection/tabulate inspection/roles inspection/largest inspection/numerics inspection/*
+inspection/table inspection/walk inspection/owners inspection/placed inspection/cautions inspection/waiting
+inspection/explain inspection/tabulate inspection/roles inspection/largest inspection/numerics inspection/*
 assignment perturbations microbatching training/progress training/objective
 training/step training/stopping training/results training/loop
 plots/look plots/* training/sweep_result training/sweep
