@@ -62,7 +62,8 @@ def _needs_rate(part: Part) -> bool:
 def late_clip(parts: Sequence[Part]) -> tuple[str, str] | None:
     """A clip and the direction before it: the last rule that keeps a state for each leaf.
 
-    None if one more may come after the clip, unless a rate was before it: what precedes that one makes a gradient.
+    None where a direction may follow the clip too, unless a rate precedes it: what comes first then corrects the
+    gradient, as the variance reduction of MARS does, and the clip is of that.
     """
     for i, part in enumerate(parts):
         before = [p for p in parts[:i] if p.rule is not None and _keeps_state(p)]

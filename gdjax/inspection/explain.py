@@ -84,13 +84,13 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
         params = getattr(params, "fast", params)  # the slow ones get no gradient
     shapes = shapes_of(LABEL, params)
     told = [] if state is None else list(waiting(tx, _with_values(state)))
-    state, out_of_order = owners.state_and_order(tx, shapes)
+    shape, out_of_order = owners.state_and_order(tx, shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # masks and labels warn when the state is made
         parts, notes, plan = walk(tx, shapes)
-        fates, untold = _fates(tx, shapes, state, parts, extra_args)
+        fates, untold = _fates(tx, shapes, shape, parts, extra_args)
     size = Counter[int]()
-    for x in owners.held(tx, shapes, state):
+    for x in owners.held(tx, shapes, shape):
         if x.leaf is not None:
             size[x.leaf] += owners.bytes_of(x.array)
     rows = [

@@ -62,7 +62,7 @@ def tabulate(tx: Transform, params: Params, shardings: Any = None) -> Table:
     fields: dict[Any, list[tuple[Held, Part]]] = {}
     for pair in zip(held(tx, shapes, state), parts_of(label, state, shardings), strict=True):
         fields.setdefault(pair[0].field, []).append(pair)
-    rows = [_row(state, path, *zip(*found, strict=True), whole) for path, found in fields.items()]
+    rows = [_row(state, path, found, whole) for path, found in fields.items()]
     size = sum(row.bytes for row in rows)
     every = [part for found in fields.values() for _, part in found]
     total = Tabulated("", "total", "", _counted(len(every)), "", size, _percent(size, whole), most(every))
@@ -87,7 +87,7 @@ def _made(label: str, tx: Transform, params: Params) -> tuple[Any, OptState]:
     return shapes, state_of(tx, shapes)
 
 
-def _row(state: OptState, path: Sequence[Any], found: Sequence[Held], parts: Sequence[Part], whole: int) -> Tabulated:
+def _row(state: OptState, path: Sequence[Any], found: Sequence[tuple[Held, Part]], whole: int) -> Tabulated:
     """The row of a field; it is named after the innermost NamedTuple on the way to it."""
     nodes = [state]
     for key in path:
@@ -96,7 +96,7 @@ def _row(state: OptState, path: Sequence[Any], found: Sequence[Held], parts: Seq
     last = fields[-1] if fields else 0
     name = type(nodes[last]).__name__.removesuffix("State") if fields else ""
     at = [key for key in path[:last] if not (isinstance(key, GetAttrKey) and re.search("_states?$", key.name))]
-    arrays = [x.array for x in found]
+    arrays, parts = [x.array for x, _ in found], [part for _, part in found]
     size = sum(map(bytes_of, arrays))
     shown = str(arrays[0].shape) if len(arrays) == 1 else _counted(len(arrays))
     dtypes = ", ".join(sorted({str(x.dtype) for x in arrays}))

@@ -77,10 +77,13 @@ def _of_condition(name: str, what: str) -> Any:
 
 
 def _of_accumulation(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
-    held, k = int(s.mini_step), arguments.get("every_k_schedule")
-    k = None if k is None else round(float(k(s.gradient_step) if callable(k) else k))
-    if isinstance(s.skip_state, dict) and bool(s.skip_state.get("should_skip", False)):
-        why = ", ".join(f"{name} {float(x):.4g}" for name, x in s.skip_state.items() if name != "should_skip")
+    held, every_k = int(s.mini_step), arguments.get("every_k_schedule")
+    k: Any = every_k(s.gradient_step) if callable(every_k) else every_k
+    k = None if k is None else round(float(k))
+    info: Any = getattr(s, "skip_state", None)
+    if isinstance(info, dict) and np.ndim(skip := info.get("should_skip", False)) == 0 and skip:
+        numbers = {name: x for name, x in info.items() if name != "should_skip" and np.shape(x) == ()}
+        why = ", ".join(f"{name} {float(x):.4g}" for name, x in numbers.items())
         yield f"MultiSteps left out the gradients of the last call ({why}): the update is 0, and no step is nearer"
     if k is None:
         if held:

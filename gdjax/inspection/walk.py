@@ -9,7 +9,7 @@ import numpy as np
 
 from gdjax.combine.chain import Chain
 from gdjax.combine.groups import grouped, partition
-from gdjax.combine.hyperparams import calls_of, described, wrapped_by
+from gdjax.combine.hyperparams import calls_of, wrapped_by
 from gdjax.combine.inject import WrappedSchedule
 from gdjax.combine.masking import MaskedLeafwise, freeze, hide, mask_of, masked
 from gdjax.combine.routed import Routes
@@ -21,6 +21,7 @@ from gdjax.core.types import Params
 from gdjax.core.values import Call, is_ours
 from gdjax.lift.factors import Factors, of_each
 from gdjax.lift.leafwise import Leafwise
+from gdjax.lift.order import described
 from gdjax.lift.wrapper import Wrapped
 from gdjax.linalg.matrices import is_numbers
 from gdjax.linalg.plan import Leaf, plan_of

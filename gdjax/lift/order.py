@@ -58,7 +58,7 @@ def check_around(label: str, average: OptState, alone: Callable[[], Any], params
 
 def warn(label: str, average: Any, place: str, changes: str) -> None:
     """Warns of an average whose updates are changed after it."""
-    name = _snake(type(average).__name__)
+    name = name_of_state(type(average))
     warnings.warn(
         f"{label}: {changes} changes the updates after {name}{place} has seen them, which then averages other "
         f"parameters than those trained; put {name} around all that changes the updates: {name}(chain(...), ...)",
@@ -70,22 +70,33 @@ def warn(label: str, average: Any, place: str, changes: str) -> None:
 def _late(found: Sequence[Any], tx: Any, state: Any, params: Params) -> Any:
     """The first of some averages with a leaf whose update `tx` changes; None if there is none."""
     shapes = _shapes(params)
-    moved = _changed(tx, state, shapes)
-    return next((x for x in found if moved & _averaged(x, shapes)), None) if moved else None
+    moved = _changed(tx, _shapes(state), shapes)
+    return next((x for x in found if moved & _averaged(_shapes(x), shapes)), None) if moved else None
 
 
-def _shapes(params: Params) -> Any:
-    return jax.tree.map(lambda p: jax.ShapeDtypeStruct(jnp.shape(p), _dtype(p)), params)
+def _shapes(tree: Any) -> Any:
+    """The tree of shapes and dtypes, wherever its arrays lie."""
+    return jax.tree.map(lambda p: jax.ShapeDtypeStruct(jnp.shape(p), _dtype(p)), tree)
 
 
 def name_of(tx: Any) -> str:
-    """The name of the call that made a transform; of someone else's that of its function."""
-    update = value_of(tx.update)
-    if calls := getattr(update, "calls", ()):
-        return calls[0].name
+    """The name of the call that made a transform."""
+    calls = getattr(value_of(tx.update), "calls", ())
+    return calls[0].name if calls else described(tx)
+
+
+def described(tx: Any) -> str:
+    """The name of someone else's transform: "optax.scale_by_adam"."""
+    update = tx.update
     name = getattr(update, "__qualname__", type(tx).__name__).partition(".<locals>")[0]
     module = (getattr(update, "__module__", None) or "").partition(".")[0]
     return f"{module}.{name}" if module else name
+
+
+def name_of_state(kind: type) -> str:
+    """scale_by_adam for ScaleByAdamState."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind.__name__.removesuffix("State"))
+    return words.lower()
 
 
 def _averages(x: Any) -> bool:
@@ -130,9 +141,3 @@ def _changed(tx: Any, state: Any, shapes: Any) -> set[int]:
         except Exception:
             return set(range(n))
     return {i for i, fate in enumerate(fates) if fate != i}
-
-
-def _snake(name: str) -> str:
-    """params_ema for ParamsEmaState."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.removesuffix("State"))
-    return words.lower()

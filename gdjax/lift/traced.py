@@ -61,7 +61,7 @@ def _outputs(jaxpr: Jaxpr, inputs: Sequence[Known]) -> list[Known]:
 
     def of(v: Any) -> Known:
         if isinstance(v, Literal):
-            return {0: ZERO, 1: ONE}.get(complex(v.val)) if jnp.ndim(v.val) == 0 else None
+            return None if jnp.ndim(v.val) else ZERO if v.val == 0 else ONE if v.val == 1 else None
         return known.get(v)
 
     for equation in jaxpr.eqns:
