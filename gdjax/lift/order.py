@@ -1,5 +1,6 @@
 """Averages of the parameters, and whether what follows them changes the updates that they have seen."""
 
+import functools
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +24,11 @@ def averages(state: OptState) -> Iterator[Any]:
     for x in jax.tree.leaves(state, is_leaf=lambda x: _averages(x) or is_optax(x)):
         if _averages(x):
             yield x
-        elif is_optax(x):  # those of Optax have no such method, and those inside them may
-            ours = state_from_optax(x)
-            yield from averages(ours if not is_optax(ours) else tuple(ours))
+        elif is_optax(x):  # it has no such method; its counterpart here may have one, or a state inside it
+            if _counterpart_averages(type(x)):
+                yield state_from_optax(x)
+            else:
+                yield from averages(tuple(x))
 
 
 def check(label: str, parts: Sequence[Any], states: Sequence[Any], params: Params) -> None:
@@ -101,6 +104,12 @@ def name_of_state(kind: type) -> str:
 
 def _averages(x: Any) -> bool:
     return callable(getattr(type(x), "eval_params", None))
+
+
+@functools.cache
+def _counterpart_averages(kind: Any) -> bool:
+    """Whether the class that a state of Optax has here keeps an average."""
+    return _averages(state_from_optax(kind(*[None] * len(getattr(kind, "_fields", ())))))
 
 
 def _are_arrays(params: Params) -> bool:

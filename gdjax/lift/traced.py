@@ -18,7 +18,10 @@ _ALONE = frozenset(
 )
 _ZERO_IF_ONE_IS = frozenset(["mul", "dot_general"])
 _ZERO_IF_ALL_ARE = frozenset("add sub add_any max min concatenate dynamic_update_slice".split())
-_KEEPS = frozenset("convert_element_type broadcast_in_dim optimization_barrier reduce_precision pvary pcast".split())
+_KEEPS = frozenset(
+    "convert_element_type broadcast_in_dim optimization_barrier reduce_precision pvary pcast reshard mesh_cast "
+    "sharding_constraint".split()
+)
 
 Known = Any  # `ZERO`, `ONE`, `PLATFORM`, the place of a gradient, or None where nothing is known
 

@@ -266,6 +266,18 @@ def test_an_average_that_is_last_is_not(name: str):
     assert not [x for x in gdjax.explain(LAST[name](), params).warnings if "around" in x]
 
 
+@pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
+@pytest.mark.parametrize("name", ["two", "metrics", "monitors"])
+def test_an_average_that_is_last_on_explicit_axes(name: str):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    spec = jax.sharding.PartitionSpec
+    with jax.set_mesh(mesh):
+        params = jax.device_put({"a": jnp.ones((16, 3)), "b": jnp.ones(2)}, {"a": spec("data"), "b": spec()})
+        LAST[name]().init(params)
+        with pytest.warns(UserWarning, match="put params_ema around"):
+            gdjax.chain(ema(SGD), gdjax.scale(0.5)).init(params)
+
+
 def test_the_warning_is_right():
     """Around the rate the average is of the parameters; in front of it, of others."""
     params, grads = jnp.array([1.0, -2.0]), jnp.array([0.3, 0.1])
