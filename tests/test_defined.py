@@ -44,7 +44,8 @@ def test_a19_noise_without_a_key():
 
 
 def test_a21_a_schedule_of_no_steps_is_its_first_value():
-    assert_equal(update(gdjax.sgd(gdjax.linear_schedule(0.5, 0.0, 0))), update(gdjax.sgd(0.5)))
+    with pytest.warns(UserWarning, match="transition_steps is 0: nothing changes, and the value stays init_value"):
+        assert_equal(update(gdjax.sgd(gdjax.linear_schedule(0.5, 0.0, 0))), update(gdjax.sgd(0.5)))
 
 
 def test_a22_a23_a_phase_of_no_steps_and_a_boundary_for_the_end():

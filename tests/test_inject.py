@@ -320,3 +320,20 @@ def test_masks_and_dtypes_are_left_alone():
     assert "mask" not in state.hyperparams and "mu_dtype" not in state.hyperparams
     u, _ = tx.update(g, state, params)
     assert_close(u, {"w": jnp.full((2, 2), -0.05), "b": jnp.zeros(2)})
+
+
+@pytest.mark.parametrize("factory", [gdjax.clip_by_global_norm, gdjax.sgd, optax.clip_by_global_norm, optax.sgd])
+def test_a_stateless_factory_needs_no_params(factory: Any):
+    """Optax's getting-started page calls init(None)."""
+    tx = gdjax.inject_hyperparams(factory)(0.5)
+    state = tx.init(None)
+    assert jax.tree.structure(state) == jax.tree.structure(tx.init(PARAMS))
+    with relaxed():
+        updates, _ = tx.update({"a": jnp.full(3, 2.0)}, state)
+        expected, _ = factory(0.5).update({"a": jnp.full(3, 2.0)}, factory(0.5).init(None))
+    assert_close(updates, expected)
+
+
+def test_a_factory_with_a_state_needs_them():
+    with pytest.raises(ValueError, match="gdjax.trace: params is None; pass the tree of parameters"):
+        gdjax.inject_hyperparams(gdjax.trace)(0.5).init(None)

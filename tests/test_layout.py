@@ -31,8 +31,8 @@ linalg/stacks linalg/matrices combine/paths linalg/names linalg/reading linalg/r
 linalg/factored linalg/turns linalg/kronecker linalg/shampoo_blocks linalg/polar_coefficients linalg/polar
 linalg/whitening linalg/psgd
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
-lift/factors lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/signatures lift/staging
-lift/all_leaves lift/leafwise lift/steps lift/wrapper
+lift/factors lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/signatures lift/staging lift/traced
+lift/order lift/all_leaves lift/leafwise lift/steps lift/wrapper
 combine/evaluation combine/layers combine/chain combine/masking combine/groups combine/routed combine/inject
 combine/hyperparams combine/sharding transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*
@@ -41,10 +41,10 @@ optimizers/with_adam optimizers/kronecker optimizers/soap optimizers/kl_shampoo 
 optimizers/normuon optimizers/adabelief optimizers/rmsprop optimizers/sgd optimizers/lbfgs optimizers/*
 inspection/entries inspection/*
 training/differences training/gradients second_order losses/parts losses/*
-inspection/table inspection/walk inspection/traced inspection/owners inspection/cautions inspection/explain
-inspection/tabulate inspection/roles inspection/largest inspection/numerics inspection/*
+inspection/table inspection/walk inspection/owners inspection/placed inspection/cautions inspection/waiting
+inspection/explain inspection/tabulate inspection/roles inspection/largest inspection/numerics inspection/*
 assignment perturbations microbatching training/progress training/objective
-training/step training/results training/loop
+training/step training/stopping training/results training/loop
 plots/look plots/* training/sweep_result training/sweep
 experimental/aggregators experimental/variance experimental/*
 contrib tree_utils __init__

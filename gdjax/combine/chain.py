@@ -11,6 +11,7 @@ from gdjax.core import base, checks, misuse
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.core.values import is_ours
+from gdjax.lift import order
 from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.steps import Step, run, state_of, steps_of
 
@@ -34,7 +35,9 @@ class Chain:
         return Chain(label, tuple(parts), self.pack, self.unpack)
 
     def init(self, params: Params) -> OptState:
-        return self.pack([part.init(params) for part in self.parts])
+        states = [part.init(params) for part in self.parts]
+        order.check(self.label, self.parts, states, params)
+        return self.pack(states)
 
     def update(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
@@ -132,7 +135,9 @@ def chain(*transforms: Transform) -> Any:
     Returns:
       A transform whose state is the plain tuple of the states.
 
-    Two learning rates in one chain, as in `chain(adam(1e-3), sgd(0.1))`, are a warning: each multiplies by -1.
+    Two learning rates in one chain, as in `chain(adam(1e-3), sgd(0.1))`, are a warning: each multiplies by -1. So is,
+    in `init`, an average of the parameters (`params_ema`, `swa`, `schedule_free`, `lookahead`, or any whose state has
+    an `eval_params`) with a transform after it that changes the updates: it averages other parameters than yours.
 
     Raises:
       TypeError: an argument is not a transform; the message gives its index.

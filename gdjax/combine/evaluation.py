@@ -9,6 +9,7 @@ from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params
+from gdjax.lift.order import averages
 
 LABEL = "gdjax.eval_params"
 
@@ -18,8 +19,8 @@ def eval_params(tx: GradientTransformation, state: OptState, params: Params) -> 
 
     These are the averages of `params_ema` and `swa`, x of `schedule_free`, the slow parameters of `lookahead`; for any
     other optimizer `params` themselves. They are found in the state of chains, masks, groups, accumulation, guards and
-    other wrappers, Optax's too. A leaf that an average does not cover, in another group for instance, keeps its
-    parameter. Of an average around another the outer one counts.
+    other wrappers, Optax's too, and so is x of Optax's own `schedule_free`. A leaf that an average does not cover, in
+    another group for instance, keeps its parameter. Of an average around another the outer one counts.
 
     A state class of your own takes part with a method `eval_params(self, params)`.
 
@@ -44,13 +45,9 @@ def eval_params(tx: GradientTransformation, state: OptState, params: Params) -> 
       1.0 2.0
     """
     base.check_transform(LABEL, "tx", tx)
-    for own in filter(_describes, jax.tree.leaves(state, is_leaf=_describes)):
+    for own in averages(state):
         params = own.eval_params(params)
     return params
-
-
-def _describes(x: Any) -> bool:
-    return callable(getattr(type(x), "eval_params", None))
 
 
 def evaluated(f: Callable[[Any, Any], Any], slot: Any, params: Params) -> Params:

@@ -14,6 +14,7 @@ from gdjax.core import base, misuse
 from gdjax.core.closures import value_of
 from gdjax.core.types import OptState, Transform
 from gdjax.lift.leafwise import Leafwise
+from gdjax.lift.order import described
 from gdjax.lift.wrapper import Wrapped
 
 Found = tuple[tuple[str, ...], Any]  # the path to it, which ends in its name, and its value
@@ -190,14 +191,6 @@ def _inside(fields: Iterable[str]) -> Iterator[str]:
 
 def _described(tx: Any, state: OptState) -> str:
     return f"a transform with {type(state).__name__}" if tx is None else described(tx)
-
-
-def described(tx: Any) -> str:
-    """The name of someone else's transform: "optax.scale_by_adam"."""
-    update = tx.update
-    name = getattr(update, "__qualname__", type(tx).__name__).partition(".<locals>")[0]
-    module = (getattr(update, "__module__", None) or "").partition(".")[0]
-    return f"{module}.{name}" if module else name
 
 
 def calls_of(tx: Any) -> Any:

@@ -102,7 +102,8 @@ def inject_hyperparams(
         least: in bfloat16, where Optax would put them, b2 = 0.999 is 1.
 
     Returns:
-      A factory with the arguments of `inner_factory`.
+      A factory with the arguments of `inner_factory`. `init(None)` is right where it is for the transform inside, which
+      then keeps no state.
 
     Raises:
       ValueError: `static_args` names no argument of `inner_factory`.
@@ -165,7 +166,8 @@ class _Injected:
                 self.rest[name] = x
 
     def init(self, params: Params) -> InjectStatefulHyperparamsState:
-        checks.leaves("gdjax.inject_hyperparams", "params", params)
+        if params is not None:  # as it may be where the transform inside keeps no state; that checks it
+            checks.leaves("gdjax.inject_hyperparams", "params", params)
         states = {k: f.init() for k, f in self.schedules.items()}
         dtype = self._dtype(params)
         hyper = {k: _scalar(x, dtype) for k, x in self.numbers.items()}

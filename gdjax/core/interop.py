@@ -108,6 +108,11 @@ def state_from_optax(state: OptState) -> Any:
     return _of("gdjax", "optax", state)
 
 
+def is_optax(x: Any) -> bool:
+    """Whether an object's class is Optax's."""
+    return isinstance(x, tuple) and _package(type(x)) == "optax"
+
+
 def _import_optax(label: str) -> Any:
     try:
         import optax

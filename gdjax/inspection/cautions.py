@@ -14,6 +14,7 @@ _LOOKS = {
 }  # fmt: skip
 _ADVICE = "give it to Adam, with matrices_by_role or label_by_role"
 _COMPLETE = frozenset({"cocob", "normalize_by_update_norm"})  # rules that turn the sign, or may
+_NO_DIRECTION = frozenset("keep_params_nonnegative set_to_zero freeze monitor snapshot with_metrics".split())
 _CLIPS = re.compile(r"clip|adaptive_grad_clip|unitwise")
 
 
@@ -65,12 +66,29 @@ def _needs_rate(part: Part) -> bool:
 
 
 def late_clip(parts: Sequence[Part]) -> tuple[str, str] | None:
-    """A clip and the direction before it: the last rule that keeps a state for each leaf."""
+    """A clip and the direction before it: the last rule that keeps a state for each leaf.
+
+    None where a direction may follow the clip too, unless a rate precedes it: what comes first then corrects the
+    gradient, as the variance reduction of MARS does, and the clip is of that.
+    """
     for i, part in enumerate(parts):
-        before = [p for p in parts[:i] if p.rule is not None and p.rule.slots and p.name != "zero_nans"]
-        if _CLIPS.match(part.name) and before:
+        before = [p for p in parts[:i] if p.rule is not None and _keeps_state(p)]
+        a_step = any(p.rule is not None and flips(p.rule) for p in parts[:i])
+        if _CLIPS.match(part.name) and before and (a_step or not any(map(_may_be_direction, parts[i + 1 :]))):
             return part.name, before[-1].name
     return None
+
+
+def _keeps_state(part: Part) -> bool:
+    return (
+        bool(part.rule is not None and (part.rule.slots or part.rule.whole))
+        and not part.wraps
+        and part.name != "zero_nans"
+    )
+
+
+def _may_be_direction(part: Part) -> bool:
+    return _keeps_state(part) or part.rule is None and part.name not in _NO_DIRECTION
 
 
 def _of(paths: Sequence[str], sentence: str) -> Iterator[str]:

@@ -5,7 +5,6 @@ Each goes by the names of the transforms around it, its field, and the path of i
 what occurs twice is numbered, "scale_by_adam_2". Optax's states have the same names.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import jax
 
 from gdjax.combine.paths import path_of, paths_of
 from gdjax.core.types import OptState
+from gdjax.lift.order import name_of_state
 
 
 class Entry(NamedTuple):
@@ -54,7 +54,7 @@ def _entries(node: Any, names: tuple[str, ...], seen: Counter[Any], key: str = "
         return name if seen[names, name] == 1 else f"{name}_{seen[names, name]}"
 
     if isinstance(node, tuple) and (fields := getattr(node, "_fields", None)) is not None:
-        name = numbered(_name(type(node))) if fields else ""
+        name = numbered(name_of_state(type(node))) if fields else ""
         for field, x in zip(fields, node, strict=True):
             if field.endswith(("state", "states")):
                 yield from _entries(x, (*names, name, field), seen)
@@ -69,12 +69,6 @@ def _entries(node: Any, names: tuple[str, ...], seen: Counter[Any], key: str = "
     else:
         for path, x in paths_of(node):  # the state of someone else's transform
             yield Entry(names[:-1], key, path, x) if key else Entry(names, numbered("value"), path, x)
-
-
-def _name(kind: type) -> str:
-    """scale_by_adam for ScaleByAdamState."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind.__name__.removesuffix("State"))
-    return words.lower()
 
 
 def pairs(paths: Sequence[str], ends: Sequence[str], theirs: Sequence[str]) -> dict[str, str]:

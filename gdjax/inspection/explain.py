@@ -17,11 +17,13 @@ from gdjax.combine.paths import path_of, paths_of
 from gdjax.core import base
 from gdjax.core.per_leaf import base_of
 from gdjax.core.skipped import is_skipped
-from gdjax.core.types import Params, Transform
-from gdjax.inspection import owners, traced
+from gdjax.core.types import OptState, Params, Transform
+from gdjax.inspection import owners
 from gdjax.inspection.cautions import cautions
 from gdjax.inspection.table import Table
+from gdjax.inspection.waiting import waiting
 from gdjax.inspection.walk import Part, is_lookahead, shapes_of, walk
+from gdjax.lift import traced
 from gdjax.linalg.plan import Leaf
 from gdjax.linalg.roles import ByRole
 
@@ -49,7 +51,7 @@ class Explained(NamedTuple):
     role: str = ""  # of an optimizer that has a transform for matrices and one for the rest: "matrix 3 x 768 x 768"
 
 
-def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
+def explain(tx: Transform, params: Params, state: OptState | None = None, **extra_args: Any) -> Table:
     """What `tx` does to each leaf of `params`, without doing it: a table with a row for each leaf.
 
     It answers why a leaf is not updated, in the column `why`: it is frozen, its rate is 0 at the first step, no step
@@ -61,17 +63,21 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
     Args:
       tx: any transform. Those of another library, and functions, are shown by their names alone.
       params: arrays, or shapes as of `jax.ShapeDtypeStruct`. No array is made. Of `LookaheadParams` the fast ones.
+      state: of a run that does not move. The warnings then also tell of a guard that skips the steps
+        (`apply_if_finite`, `conditionally_transform`, `conditionally_mask`, a skip function of `MultiSteps`), of an
+        accumulation that waits (`MultiSteps`, `apply_every`), and after how many calls the next step comes. The rows
+        are those of the first step as without it.
       **extra_args: those that `update` cannot do without, for instance `value=1.0`.
 
     Returns:
       A `Table`. Its `warnings` tell of groups without leaves, of masks that are False everywhere, of two learning rates
       or none, of clipping that comes after the direction, of a matrix method for an embedding, a head or a stack of
-      biases, of matrices, embeddings and heads that the Adam inside such a method gets by mistake, of what roles leave
-      unknown, and of gradients that are added to the parameters as they are.
+      biases, of matrices, embeddings and heads that the Adam inside such a method gets by mistake, of averages that are
+      not last, of what roles leave unknown, and of gradients that are added to the parameters as they are.
 
     Raises:
-      TypeError: tx is no transform; a leaf is neither an array nor a number.
-      ValueError: params is None; whatever `init` raises.
+      TypeError: tx is no transform; a leaf is neither an array nor a number; an array of `state` has no value.
+      ValueError: params is None; whatever `init` raises; `state` is of another transform.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -87,13 +93,14 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
     if is_lookahead(tx):
         params = getattr(params, "fast", params)  # the slow ones get no gradient
     shapes = shapes_of(LABEL, params)
-    state = owners.state_of(tx, shapes)
+    told = [] if state is None else list(waiting(tx, _with_values(state)))
+    shape, out_of_order = owners.state_and_order(tx, shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # masks and labels warn when the state is made
         parts, notes, plan, slips = walk(tx, shapes)
-        fates, untold = _fates(tx, shapes, state, parts, extra_args)
+        fates, untold = _fates(tx, shapes, shape, parts, extra_args)
     size = Counter[int]()
-    for x in owners.held(tx, shapes, state):
+    for x in owners.held(tx, shapes, shape):
         if x.leaf is not None:
             size[x.leaf] += owners.bytes_of(x.array)
     rows = [
@@ -105,7 +112,13 @@ def explain(tx: Transform, params: Params, **extra_args: Any) -> Table:
     shown = [_missing(path_of(path), x) if is_skipped(x) else next(trained) for path, x in whole]
     columns = Explained._fields if plan else Explained._fields[:-1]
     looks = [leaf.role for leaf in ByRole().read(shapes)]
-    return Table(shown, columns, [*notes, *untold, *cautions(rows, parts, looks, slips)])
+    return Table(shown, columns, [*told, *notes, *out_of_order, *untold, *cautions(rows, parts, looks, slips)])
+
+
+def _with_values(state: OptState) -> OptState:
+    if any(isinstance(x, jax.ShapeDtypeStruct | Tracer) for x in jax.tree.leaves(state)):
+        raise TypeError(f"{LABEL}: state has an array without a value; pass the state that `update` returned")
+    return state
 
 
 def _fates(

@@ -16,8 +16,8 @@ from gdjax.core.types import Params, Transform, Updates
 from gdjax.core.updates import apply_updates
 from gdjax.inspection.largest import at_largest_rates
 from gdjax.inspection.table import Table
-from gdjax.inspection.traced import gradients_like
 from gdjax.inspection.walk import shapes_of
+from gdjax.lift.traced import gradients_like
 
 LABEL = "gdjax.check_numerics"
 Array = jax.Array

@@ -9,6 +9,7 @@ import jax
 from jax.tree_util import GetAttrKey
 
 from gdjax.core.types import OptState
+from gdjax.lift.order import OrderWarning
 from gdjax.numerics import is_key
 from gdjax.tree.states import is_placeholder, placeholder
 
@@ -23,9 +24,16 @@ class Held(NamedTuple):
 
 def state_of(tx: Any, shapes: Any) -> OptState:
     """The shapes of the state that `init` makes. What `init` warns of, it warns of when the state is made."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return jax.eval_shape(tx.init, shapes)
+    return state_and_order(tx, shapes)[0]
+
+
+def state_and_order(tx: Any, shapes: Any) -> tuple[OptState, list[str]]:
+    """`state_of`, and what `init` warns of averages that are not last."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        state = jax.eval_shape(lambda params: tx.init(params), shapes)  # a function that JAX has not traced before
+    texts = [str(w.message) for w in caught if issubclass(w.category, OrderWarning)]
+    return state, list(dict.fromkeys(text.partition(": ")[2] for text in texts))
 
 
 def held(tx: Any, shapes: Any, state: OptState) -> list[Held]:

@@ -1,6 +1,7 @@
 """What the state of an optimizer is made of, from shapes alone."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from gdjax.combine.paths import path_of
 from gdjax.core import base
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.owners import Held, bytes_of, held, state_of
+from gdjax.inspection.placed import Part, most, parts_of
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import shapes_of
 
@@ -24,23 +26,35 @@ class Tabulated(NamedTuple):
     arrays: str  # the shape of one, the number of several
     dtype: str
     bytes: int
-    share: float  # of the bytes of the parameters, in %
+    percent_of_params: float  # 100 times its bytes over those of the parameters; Adam's moments together have 200
+    bytes_per_device: int | None = None  # on the device that has most of them; None without shardings
+
+    @property
+    def share(self) -> float:
+        """The older name of `percent_of_params`."""
+        warnings.warn("gdjax.tabulate: share is now percent_of_params", DeprecationWarning, stacklevel=2)
+        return self.percent_of_params
 
 
-def tabulate(tx: Transform, params: Params) -> Table:
+def tabulate(tx: Transform, params: Params, shardings: Any = None) -> Table:
     """What the state of `tx` is made of: a row for each field of each transform, and one for the total.
 
     Args:
       tx: any transform, of another library too.
       params: arrays, or shapes as of `jax.ShapeDtypeStruct`. No array is made; the bytes are those that `init` will
-        allocate, if nothing divides them over devices.
+        allocate, all together.
+      shardings: where the state will lie, for a column more: the bytes on one device, the one with most. A tree like
+        the state or a prefix of it, as `state_sharding` returns and `jax.jit` takes it, of shardings; or of arrays,
+        whose own count, such as a state. None in the tree is one device.
 
     Returns:
-      A `Table` whose columns are the fields of `Tabulated`.
+      A `Table` whose columns are the fields of `Tabulated`; without shardings all but the last.
 
     Raises:
-      TypeError: tx is no transform; a leaf is neither an array nor a number.
-      ValueError: params is None; whatever `init` raises.
+      TypeError: tx is no transform; a leaf is neither an array nor a number; `shardings` has a leaf that is neither a
+        sharding nor an array.
+      ValueError: params is None; whatever `init` raises; `shardings` is no prefix of the state, or divides an axis
+        unevenly.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -49,24 +63,23 @@ def tabulate(tx: Transform, params: Params) -> Table:
       >>> table["field"], table["bytes"]
       (['count', 'mu', 'nu', ''], [4, 4000000, 4000000, 8000004])
     """
-    shapes, state = _made("gdjax.tabulate", tx, params)
+    label = "gdjax.tabulate"
+    shapes, state = _made(label, tx, params)
     whole = sum(map(bytes_of, jax.tree.leaves(shapes)))
-    fields: dict[Any, list[Held]] = {}
-    for x in held(tx, shapes, state):
-        fields.setdefault(x.field, []).append(x)
-    rows = [_row(state, path, [x.array for x in xs], whole) for path, xs in fields.items()]
+    fields: dict[Any, list[tuple[Held, Part]]] = {}
+    for pair in zip(held(tx, shapes, state), parts_of(label, state, shardings), strict=True):
+        fields.setdefault(pair[0].field, []).append(pair)
+    rows = [_row(state, path, found, whole) for path, found in fields.items()]
     size = sum(row.bytes for row in rows)
-    n = sum(len(xs) for xs in fields.values())
-    total = Tabulated("", "total", "", _counted(n), "", size, _share(size, whole))
-    return Table([*rows, total])
+    every = [part for found in fields.values() for _, part in found]
+    total = Tabulated("", "total", "", _counted(len(every)), "", size, _percent(size, whole), most(every))
+    return Table([*rows, total], Tabulated._fields[: None if shardings is not None else -1])
 
 
-def state_bytes(tx: Transform, params: Params) -> int:
-    """The bytes of the state that `tx.init(params)` allocates.
+def state_bytes(tx: Transform, params: Params, shardings: Any = None) -> int:
+    """The bytes of the state that `tx.init(params)` allocates; with `shardings` those on the device with most of them.
 
-    Args:
-      tx: any transform, of another library too.
-      params: arrays, or shapes as of `jax.ShapeDtypeStruct`. No array is made.
+    The arguments and errors are those of `tabulate`.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -75,8 +88,11 @@ def state_bytes(tx: Transform, params: Params) -> int:
       >>> gdjax.state_bytes(adam, params), gdjax.state_bytes(adafactor, params)
       (8000004, 8008)
     """
-    _, state = _made("gdjax.state_bytes", tx, params)
-    return sum(map(bytes_of, jax.tree.leaves(state)))
+    label = "gdjax.state_bytes"
+    _, state = _made(label, tx, params)
+    if shardings is None:
+        return sum(map(bytes_of, jax.tree.leaves(state)))
+    return most(parts_of(label, state, shardings)) or 0
 
 
 def _made(label: str, tx: Transform, params: Params) -> tuple[Any, OptState]:
@@ -85,7 +101,7 @@ def _made(label: str, tx: Transform, params: Params) -> tuple[Any, OptState]:
     return shapes, state_of(tx, shapes)
 
 
-def _row(state: OptState, path: Sequence[Any], arrays: Sequence[Any], whole: int) -> Tabulated:
+def _row(state: OptState, path: Sequence[Any], found: Sequence[tuple[Held, Part]], whole: int) -> Tabulated:
     """The row of a field; it is named after the innermost NamedTuple on the way to it."""
     nodes = [state]
     for key in path:
@@ -94,10 +110,12 @@ def _row(state: OptState, path: Sequence[Any], arrays: Sequence[Any], whole: int
     last = fields[-1] if fields else 0
     name = type(nodes[last]).__name__.removesuffix("State") if fields else ""
     at = [key for key in path[:last] if not (isinstance(key, GetAttrKey) and re.search("_states?$", key.name))]
+    arrays, parts = [x.array for x, _ in found], [part for _, part in found]
     size = sum(map(bytes_of, arrays))
     shown = str(arrays[0].shape) if len(arrays) == 1 else _counted(len(arrays))
     dtypes = ", ".join(sorted({str(x.dtype) for x in arrays}))
-    return Tabulated(path_of(at), name, path_of(path[last:]), shown, dtypes, size, _share(size, whole))
+    of_params = _percent(size, whole)
+    return Tabulated(path_of(at), name, path_of(path[last:]), shown, dtypes, size, of_params, most(parts))
 
 
 def _child(node: Any, key: Any) -> Any:
@@ -109,5 +127,5 @@ def _counted(n: int) -> str:
     return f"{n} arrays"
 
 
-def _share(size: int, whole: int) -> float:
+def _percent(size: int, whole: int) -> float:
     return 100 * size / whole if whole else 0.0

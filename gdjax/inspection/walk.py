@@ -9,7 +9,7 @@ import numpy as np
 
 from gdjax.combine.chain import Chain
 from gdjax.combine.groups import grouped, partition
-from gdjax.combine.hyperparams import calls_of, described, wrapped_by
+from gdjax.combine.hyperparams import calls_of, wrapped_by
 from gdjax.combine.inject import WrappedSchedule
 from gdjax.combine.masking import MaskedLeafwise, freeze, hide, mask_of, masked
 from gdjax.combine.routed import Routes, Slip
@@ -21,6 +21,7 @@ from gdjax.core.types import Params
 from gdjax.core.values import Call, is_ours
 from gdjax.lift.factors import Factors, of_each
 from gdjax.lift.leafwise import Leafwise
+from gdjax.lift.order import described
 from gdjax.lift.wrapper import Wrapped
 from gdjax.linalg.matrices import is_numbers
 from gdjax.linalg.plan import Leaf, plan_of
@@ -41,6 +42,8 @@ class Part(NamedTuple):
     groups: tuple[str, ...]  # the labels of `partition` around it
     known: bool = True  # whether it is of this library: any other may hold anything
     factors: Mapping[int, Mapping[str, Any]] = {}  # noqa: RUF012  of `per_leaf`, by the place of a leaf and the name
+    factory: Any = None  # what made it, where it is no rule
+    wraps: bool = False  # whether it is the rule of a wrapper
     takes: frozenset[int] = frozenset()  # the places of what a matrix method takes for matrices, unless roles tell it
 
     def factor(self, leaf: int, name: str) -> Any:
@@ -108,7 +111,9 @@ class _Walker:
         elif isinstance(part, Wrapped):
             yield from self.parts(part.tx, tree, groups)
             own = self.rule(part.own, part.label.removeprefix("gdjax."), tree, groups)
-            yield own._replace(takes=frozenset())  # hyperball keeps the norms of heads too; roles tell it which
+            yield own._replace(
+                takes=frozenset(), wraps=True
+            )  # hyperball keeps the norms of heads too; roles tell it which
         elif isinstance(part, Leafwise):
             yield self.rule(part, short(part.rule.__name__), tree, groups)
         elif call is not None and hasattr(owner := owner_of(tx), "inner_factory"):
@@ -124,7 +129,8 @@ class _Walker:
             label = base.label_of(call) if call is not None else name
             known = call is not None and (is_ours(call.factory) or inner is not None)
             if name not in ("from_optax", "identity"):
-                yield Part(name, label, None, _numbers(calls), self.seen(tree), groups, known)
+                factory = None if call is None else call.factory
+                yield Part(name, label, None, _numbers(calls), self.seen(tree), groups, known, factory=factory)
             if inner is not None:
                 yield from self.parts(inner, tree, groups)
 

@@ -8,7 +8,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation
-from gdjax.lift import factors, rule_checks
+from gdjax.lift import factors, order, rule_checks
 from gdjax.lift.leafwise import Hyper, Leafwise, Prepared, ScaleByScheduleState, ScheduledState
 from gdjax.lift.signatures import arguments_of, hashable, like_rule
 from gdjax.lift.slots import Shared
@@ -48,8 +48,8 @@ def wrapper(
       inner: the name of that field.
       count: the updates made so far, from the `Shared` fields of a state that counts them under another name.
       numbers: new numbers for all leaves, a function `(s, t, ...) -> dict` of the `Shared` fields of the state and the
-        hyperparameters that it names. Entries that name a `Shared` field are its new values; the rule gets the others by
-        name, declared as `name=Reduced` or `name: Reduced = None`.
+        hyperparameters that it names. Entries that name a `Shared` field are its new values; the rule gets the others
+        by name, declared as `name=Reduced` or `name: Reduced = None`.
       reduce: what the rule needs from the whole tree: a function `(u, g, s, p, t, ...) -> dict` of the lists of
         updates, gradients, slots and parameters, whose dict is used like that of `numbers`; a `Stage`, which may run
         every k steps or after the rule; or a tuple of those.
@@ -115,7 +115,9 @@ class Wrapped:
         return self.own.counts and "count" not in self.State._fields
 
     def init(self, params: Any) -> Any:
-        return self._joined(self.tx.init(params), self.own.init(params))
+        inner, own = self.tx.init(params), self.own.init(params)
+        order.check_around(self.label, inner, lambda: replace(self, tx=base.identity()), params)
+        return self._joined(inner, own)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         updates, states = run(list(self.steps(state)), updates, params, extra_args)

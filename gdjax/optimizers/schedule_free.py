@@ -278,4 +278,4 @@ def _warmed_up(factory: str, rate: Any, warmup_steps: Any) -> Any:
     if callable(rate):
         raise TypeError(f"gdjax.{factory}: learning_rate is a schedule already; give no warmup_steps")
     steps: Any = check_steps(factory, "warmup_steps", warmup_steps)  # an int, or with a fraction
-    return warmup_constant_schedule(0.0, rate, steps)
+    return warmup_constant_schedule(0.0, rate, steps) if steps else rate

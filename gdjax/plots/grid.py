@@ -25,7 +25,7 @@ def plot_sweep(result: Any, *, ax: Any = None) -> Any:
     values = {name: np.array([float(p[name]) for p in points]) for name in points[0]}
     across = max(values, key=lambda name: len(np.unique(values[name])))
     others = [name for name in values if name != across and len(np.unique(values[name])) > 1]
-    first = np.asarray(result.losses[:, 0], float)
+    first = np.asarray(result.history["loss"][:, 0], float)
     finite = np.isfinite(scores) & (result.evaluated | ~(scores > 10 * np.abs(first)))
     positive = bool(np.all(scores[finite] > 0))
     lines = sorted({tuple(values[name][k] for name in others) for k in range(len(points))})

@@ -28,13 +28,16 @@ def pyplot(name: str) -> Any:
     return matplotlib.pyplot
 
 
-def panels(name: str, ax: Any, rows: int = 1, size: tuple[float, float] = (7.0, 4.4)) -> Any:
-    """The axes to draw on, those given or new ones: one, or with several rows an array of them that share x."""
+def panels(name: str, ax: Any, rows: int = 1, size: tuple[float, float] = (7.0, 4.4), first: float = 3) -> Any:
+    """The axes to draw on, those given or new ones: one, or with several rows an array of them that share x.
+
+    The first is `first` times as high as any other.
+    """
     plt = pyplot(name)
     if ax is not None:
         return ax
     with plt.rc_context(LOOK):
-        heights = [3, *[1] * (rows - 1)]
+        heights = [first, *[1] * (rows - 1)]
         ratios = {"height_ratios": heights} if rows > 1 else None
         return plt.subplots(rows, 1, sharex=True, figsize=size, layout="constrained", gridspec_kw=ratios)[1]
 

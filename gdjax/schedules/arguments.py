@@ -2,6 +2,7 @@
 
 import math
 import operator
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,13 +13,15 @@ from jax.core import Tracer
 
 from gdjax.core.checks import NUMBER
 
+ANY = -math.inf  # the `least` of a number of steps of which Optax takes any below 1 for "off"
 
-def check_steps(factory: str, name: str, steps: Any, *, least: int = 0) -> int | float:
+
+def check_steps(factory: str, name: str, steps: Any, *, least: float = 0) -> int | float:
     """`steps` as an int, or as a float where it has a fraction; 1e-6 of the number counts as rounding.
 
     Raises:
       TypeError: it is traced or no number.
-      ValueError: it is negative, or 0 where `least` is 1, or not finite.
+      ValueError: it is negative where `least` is 0 or 1, or 0 where it is 1, or not finite.
     """
     if isinstance(steps, Tracer):
         raise TypeError(
@@ -37,9 +40,28 @@ def check_steps(factory: str, name: str, steps: Any, *, least: int = 0) -> int |
         count, nearest = float(steps), round(float(steps))
         if abs(count - nearest) <= 1e-6 * max(1.0, abs(count)):  # 1e3, and 0.1 * 100, which is 10.000000000000002
             count = nearest
-    if count < 0 or least and count == 0:
+    if count < min(least, 0) or least == 1 and count == 0:
         raise ValueError(f"gdjax.{factory}: {name} must {'be positive' if least else 'not be negative'}, got {count}")
     return count
+
+
+def check_begin(factory: str, begin: Any) -> int | float:
+    """`transition_begin`; a negative one is 0, with a warning, as in Optax."""
+    count = check_steps(factory, "transition_begin", begin, least=ANY)
+    if count < 0:
+        warnings.warn(f"gdjax.{factory}: transition_begin is {count}, and is taken for 0", stacklevel=5)
+    return max(count, 0)
+
+
+def warn_of_constant(factory: str, name: str, x: Any, value: str, stacklevel: int = 5) -> None:
+    """Warns that an argument turns the change of a schedule off, as it does in Optax."""
+    text = f"gdjax.{factory}: {name} is {x}: nothing changes, and the value stays {value}"
+    warnings.warn(text, stacklevel=stacklevel)
+
+
+def is_zero(x: Any) -> bool:
+    """Whether a hyperparameter is known to be 0."""
+    return isinstance(x, (*NUMBER, np.ndarray)) and np.shape(x) == () and bool(x == 0)
 
 
 def _is_float(x: Any) -> bool:

@@ -12,7 +12,7 @@ from gdjax.core.checks import NUMBER
 from gdjax.core.types import Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
-from gdjax.schedules.arguments import check_numbers, check_steps
+from gdjax.schedules.arguments import ANY, check_begin, check_numbers, check_steps, is_zero, warn_of_constant
 from gdjax.schedules.curves import of_count
 
 
@@ -45,12 +45,14 @@ def linear_schedule(
     Args:
       init_value: the value up to step `transition_begin`, exactly.
       end_value: the value from step `transition_begin + transition_steps` on, exactly.
-      transition_steps: length of the line in steps. 0 turns it off, and the value stays `init_value`. For a warm-up
-        that may have no steps use `warmup_constant_schedule`, or `join_schedules`, which leaves out a line of no steps.
-      transition_begin: steps before the line, at least 0.
+      transition_steps: length of the line in steps. 0 or less turns it off, and the value stays `init_value`; for a
+        warm-up that may have no steps use `join_schedules`, which leaves out a line of no steps.
+      transition_begin: steps before the line; less than 0 is 0.
 
-    Departs from Optax, which loses steps above 2^24, misses `end_value` by a rounding when compiled, and takes a
-    negative `transition_steps` for 0.
+    Departs from Optax, which loses steps above 2^24, and misses `end_value` by a rounding when compiled.
+
+    Warns:
+      UserWarning: `transition_steps` is 0 or less, or `transition_begin` below 0.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -58,10 +60,8 @@ def linear_schedule(
       >>> print(schedule(jnp.arange(8)))  # a schedule takes one count or an array of them
       [1.   1.   1.   0.75 0.5  0.25 0.   0.  ]
     """
-    steps = check_steps("linear_schedule", "transition_steps", transition_steps)
-    begin = check_steps("linear_schedule", "transition_begin", transition_begin)
     check_numbers("linear_schedule", init_value=init_value, end_value=end_value)
-    return of_count(curves.transition(init_value, end_value, steps, begin) if steps else curves.constant(init_value))
+    return of_count(checked_line("linear_schedule", init_value, end_value, transition_steps, transition_begin))
 
 
 @by_value
@@ -77,11 +77,11 @@ def polynomial_schedule(
     Args:
       init_value: the value up to step `transition_begin`, exactly.
       end_value: the value from step `transition_begin + transition_steps` on, exactly.
-      power: above 0; 1 is `linear_schedule`.
-      transition_steps: length of the curve in steps; 0 turns it off, and the value stays `init_value`.
-      transition_begin: steps before the curve, at least 0.
+      power: above 0; 1 is `linear_schedule`. 0 turns the curve off, and the value stays `init_value`.
+      transition_steps: length of the curve in steps; 0 or less turns it off as well.
+      transition_begin: steps before the curve; less than 0 is 0.
 
-    Departs from Optax as `linear_schedule` does.
+    Departs from Optax as `linear_schedule` does, and warns as it does.
 
     Example:
       >>> import gdjax
@@ -89,12 +89,9 @@ def polynomial_schedule(
       >>> [round(float(schedule(step)), 4) for step in range(6)]
       [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
     """
-    steps = check_steps("polynomial_schedule", "transition_steps", transition_steps)
-    begin = check_steps("polynomial_schedule", "transition_begin", transition_begin)
-    numbers: dict[str, Any] = {"init_value": init_value, "end_value": end_value, "power": power}
-    check_numbers("polynomial_schedule", positive=["power"], **numbers)
-    curve = curves.transition(init_value, end_value, steps, begin, power)
-    return of_count(curve if steps else curves.constant(init_value))
+    name = "polynomial_schedule"
+    check_numbers(name, init_value=init_value, end_value=end_value, power=power)
+    return of_count(checked_line(name, init_value, end_value, transition_steps, transition_begin, power))
 
 
 @by_value
@@ -116,14 +113,17 @@ def exponential_decay(
 
     Args:
       init_value: the value up to step `transition_begin`.
-      transition_steps: steps per factor; 0 turns the decay off, and the value stays `init_value`.
-      decay_rate: the factor, above 0.
-      transition_begin: steps before the decay, at least 0.
+      transition_steps: steps per factor; 0 or less turns the decay off, and the value stays `init_value`.
+      decay_rate: the factor, above 0; 0 turns the decay off as well.
+      transition_begin: steps before the decay; less than 0 is 0.
       staircase: whether the value changes only at multiples of `transition_steps`.
       end_value: a limit that the value reaches exactly and does not pass, or None.
 
-    Departs from Optax, which holds `init_value` for ever if `transition_steps < 0` or `decay_rate == 0`, and which
-    is off by 1e-4 after 10,000 factors of 0.999: here a rate that is a plain number keeps its double precision.
+    Departs from Optax, which is off by 1e-4 after 10,000 factors of 0.999: here a rate that is a plain number keeps its
+    double precision.
+
+    Warns:
+      UserWarning: `transition_steps` is 0 or less, `decay_rate` is 0, or `transition_begin` is below 0.
 
     Example:
       >>> import gdjax
@@ -153,9 +153,12 @@ def cosine_decay_schedule(
       init_value: the value at step 0, exactly.
       decay_steps: length of the decay in steps, at least 1.
       alpha: the last value as a multiple of `init_value`.
-      exponent: power of the cosine, above 0.
+      exponent: power of the cosine, above 0; 0 turns the decay off, and the value stays `init_value`.
 
     Departs from Optax, which follows the cosine at negative steps, and near the end loses digits in 1 + cos(pi * x).
+
+    Warns:
+      UserWarning: `exponent` is 0.
 
     Example:
       >>> import gdjax
@@ -165,9 +168,13 @@ def cosine_decay_schedule(
 
     Reference: Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017, eq. 5.
     """
-    steps = check_steps("cosine_decay_schedule", "decay_steps", decay_steps, least=1)
+    name = "cosine_decay_schedule"
+    steps = check_steps(name, "decay_steps", decay_steps, least=1)
     numbers: dict[str, Any] = {"init_value": init_value, "alpha": alpha, "exponent": exponent}
-    check_numbers("cosine_decay_schedule", positive=["exponent"], **numbers)
+    check_numbers(name, positive=[] if is_zero(exponent) else ["exponent"], **numbers)
+    if is_zero(exponent):
+        warn_of_constant(name, "exponent", exponent, "init_value", 4)
+        return of_count(curves.constant(init_value))
     end = init_value, alpha
     return of_count(curves.transition(init_value, end, steps, power=exponent, shape=curves.half_cosine))
 
@@ -229,11 +236,45 @@ def exponential(start: Any, steps: float, rate: Any, begin: float, staircase: bo
 def checked_decay(
     factory: str, start: Any, transition_steps: Any, decay_rate: Any, transition_begin: Any, staircase: Any, end: Any
 ) -> curves.Curve:
-    steps = check_steps(factory, "transition_steps", transition_steps)
-    begin = check_steps(factory, "transition_begin", transition_begin)
-    check_numbers(factory, positive=["decay_rate"], decay_rate=decay_rate)
+    steps = check_steps(factory, "transition_steps", transition_steps, least=ANY)
+    begin = check_begin(factory, transition_begin)
+    off = steps <= 0 or is_zero(decay_rate)
+    check_numbers(factory, positive=[] if off else ["decay_rate"], decay_rate=decay_rate)
     if end is not None:
         check_numbers(factory, end_value=end)
     if not isinstance(staircase, bool | np.bool_):
         raise TypeError(f"gdjax.{factory}: staircase must be True or False, got {staircase!r}")
-    return exponential(start, steps, decay_rate, begin, bool(staircase), end) if steps else curves.constant(start)
+    if not off:
+        return exponential(start, steps, decay_rate, begin, bool(staircase), end)
+    name, x = ("transition_steps", steps) if steps <= 0 else ("decay_rate", decay_rate)
+    return held(factory, name, x, start, "init_value" if factory == "exponential_decay" else "peak_value")
+
+
+def checked_line(
+    factory: str, start: Any, end: Any, steps: Any, begin: Any = 0, power: Any = 1, name: str = "transition_steps"
+) -> curves.Curve:
+    """A line, or a power of one, from `start` to `end`; constant where it has no steps or the power is 0."""
+    steps, begin = check_steps(factory, name, steps, least=ANY), check_begin(factory, begin)
+    if steps <= 0 or is_zero(power):
+        name, x = (name, steps) if steps <= 0 else ("power", power)
+        return held(factory, name, x, start, "init_value")
+    check_numbers(factory, positive=["power"], power=power)
+    return curves.transition(start, end, steps, begin, power)
+
+
+def held(factory: str, name: str, x: Any, value: Any, called: str) -> curves.Curve:
+    """The constant `value`, with a warning that argument `name` makes it one.
+
+    Steps of 0 are warned of where the schedule is called: in a join, many programs have a phase of no steps where they
+    want none, and it is never called.
+    """
+    constant = curves.constant(value)
+    if not ("steps" in name and is_zero(x)):
+        warn_of_constant(factory, name, x, called, 6)
+        return constant
+
+    def curve(step: jax.Array) -> jax.Array:
+        warn_of_constant(factory, name, x, called)
+        return constant(step)
+
+    return curve

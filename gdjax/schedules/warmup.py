@@ -7,9 +7,9 @@ from jax.typing import ArrayLike
 from gdjax.core.types import Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
-from gdjax.schedules.arguments import check_choice, check_numbers, check_steps
+from gdjax.schedules.arguments import check_choice, check_numbers, check_steps, is_zero, warn_of_constant
 from gdjax.schedules.curves import of_count
-from gdjax.schedules.decay import checked_decay
+from gdjax.schedules.decay import checked_decay, checked_line
 
 
 @by_value
@@ -17,11 +17,13 @@ def warmup_constant_schedule(init_value: ArrayLike, peak_value: ArrayLike, warmu
     """A straight line from `init_value` at step 0 to `peak_value` at step `warmup_steps`, and `peak_value` from there.
 
     Args:
-      init_value: the value at step 0, exactly, unless there is no warm-up.
+      init_value: the value at step 0, exactly.
       peak_value: the value from step `warmup_steps` on, exactly.
-      warmup_steps: length of the warm-up in steps, at least 0.
+      warmup_steps: length of the warm-up in steps. With 0 or less the value stays `init_value`, as in Optax; without a
+        warm-up take `constant_schedule(peak_value)`.
 
-    Departs from Optax, which without a warm-up stays at `init_value`.
+    Warns:
+      UserWarning: `warmup_steps` is 0 or less.
 
     Example:
       >>> import gdjax
@@ -29,9 +31,9 @@ def warmup_constant_schedule(init_value: ArrayLike, peak_value: ArrayLike, warmu
       >>> [round(float(schedule(step)), 3) for step in range(7)]
       [0.0, 0.025, 0.05, 0.075, 0.1, 0.1, 0.1]
     """
-    warmup = check_steps("warmup_constant_schedule", "warmup_steps", warmup_steps)
-    check_numbers("warmup_constant_schedule", init_value=init_value, peak_value=peak_value)
-    return of_count(curves.transition(init_value, peak_value, warmup))
+    name = "warmup_constant_schedule"
+    check_numbers(name, init_value=init_value, peak_value=peak_value)
+    return of_count(checked_line(name, init_value, peak_value, warmup_steps, name="warmup_steps"))
 
 
 @by_value
@@ -55,10 +57,13 @@ def warmup_cosine_decay_schedule(
       peak_value: the value at step `warmup_steps`, exactly.
       warmup_steps: length of the warm-up in steps, at least 0.
       decay_steps: length of the whole schedule, *warm-up included*; more than `warmup_steps`.
-      end_value: the value from step `decay_steps` on, exactly.
-      exponent: power of the cosine, above 0.
+      end_value: the value from step `decay_steps` on, exactly; 0 where `peak_value` is 0, as in Optax.
+      exponent: power of the cosine, above 0; 0 turns the decay off, and the value stays `peak_value`.
 
-    Departs from Optax, which replaces `end_value` by 0 if `peak_value` is 0, and cannot trace `peak_value`.
+    Departs from Optax, which cannot trace `peak_value`.
+
+    Warns:
+      UserWarning: `exponent` is 0, or `peak_value` is 0 and `end_value` is not.
 
     Example:
       >>> import gdjax
@@ -186,13 +191,13 @@ def warmup_exponential_decay_schedule(
       init_value: the value at step 0, exactly, unless there is no warm-up.
       peak_value: the value at step `warmup_steps`, exactly.
       warmup_steps: length of the warm-up in steps, at least 0.
-      transition_steps: steps per factor; 0 turns the decay off, and the value stays `peak_value`.
-      decay_rate: the factor, above 0.
-      transition_begin: steps between the warm-up and the decay, at least 0.
+      transition_steps: steps per factor; 0 or less turns the decay off, and the value stays `peak_value`.
+      decay_rate: the factor, above 0; 0 turns the decay off as well.
+      transition_begin: steps between the warm-up and the decay; less than 0 is 0.
       staircase: whether the value changes only at multiples of `transition_steps`.
       end_value: a limit that the decay reaches exactly and does not pass, or None.
 
-    Departs from Optax as `exponential_decay` does.
+    Departs from Optax as `exponential_decay` does, and warns as it does.
 
     Example:
       >>> import gdjax
@@ -229,7 +234,13 @@ def warmup_decay(
             f"got decay_steps={steps} and warmup_steps={warmup}"
         )
     numbers = {"init_value": init_value, "peak_value": peak_value, "end_value": end_value, "exponent": exponent}
-    check_numbers(factory, positive=["exponent"], **numbers)
+    check_numbers(factory, positive=[] if is_zero(exponent) else ["exponent"], **numbers)
+    if shape is curves.half_cosine and is_zero(peak_value) and not is_zero(end_value):
+        warn_of_constant(factory, "peak_value", peak_value, f"0 after the warm-up, whatever end_value={end_value} says")
+        end_value = peak_value
     rise = curves.transition(init_value, peak_value, warmup)
     fall = curves.transition(peak_value, end_value, steps - warmup, power=exponent, shape=shape)
+    if is_zero(exponent):
+        warn_of_constant(factory, "exponent", exponent, "peak_value")
+        fall = curves.constant(peak_value)
     return curves.join([rise, fall], [warmup])

@@ -16,6 +16,7 @@ from gdjax.training import objective
 from gdjax.training.progress import Progress, Recorder
 from gdjax.training.results import Evaluations, MinimizeResult, result_of
 from gdjax.training.step import RUNNING, Inputs, guarded_step, own
+from gdjax.training.stopping import projected_norm
 
 Report = Callable[..., Any]  # called with the number of steps done and, by name, the metrics of the last of them
 LABEL = "gdjax.minimize"
@@ -46,7 +47,10 @@ def minimize(
         ends the run. Up to 100 batches may be drawn after the step at which a tolerance stops the run.
       state: the optimizer's state to go on from, also one that Optax made; None is `tx.init(params)`.
       has_aux: whether `loss_fn` returns a pair. If its second part is a dict of scalars, they join the metrics.
-      grad_tol: stop where the global norm of the gradient is at most this.
+      grad_tol: stop where the global norm of the gradient, sqrt(sum |g|^2) over all leaves, frozen ones too, is at most
+        this. With bounds (`bfgs(bounds=...)`, `ssbroyden(bounds=...)`, `keep_params_nonnegative`) it is that of
+        the projected gradient p - P(p - g), which is 0 at a minimum on a bound, where g is not; the history then has it
+        as `projected_grad_norm`. A projection in a function of yours is not known: stop by `loss_tol` there.
       loss_tol: stop where |loss - previous loss| <= loss_tol * max(|loss|, |previous loss|). Both tolerances judge
         single batches, and the parameters they stop at are returned without a further update.
       progress: True shows a line on stderr; a function is called as `progress(steps_done, loss=..., grad_norm=...)`
@@ -91,7 +95,8 @@ def minimize(
     # The status and the loss of the step before.
     last = jnp.full((), RUNNING, jnp.int32), jnp.full((), jnp.inf, jax.dtypes.canonicalize_dtype(float))
     loss = objective.checked(LABEL, loss_fn, has_aux, data)
-    step = jax.jit(guarded_step(loss, tx, grad_tol, loss_tol), donate_argnums=(0, 1))
+    norm_to_stop = None if grad_tol is None else projected_norm(tx, params)
+    step = jax.jit(guarded_step(loss, tx, grad_tol, loss_tol, norm_to_stop), donate_argnums=(0, 1))
     batches, recorder, rows = objective.batches(LABEL, data), Recorder(wait=callback is not None), []
     status, sent, message, evaluations = RUNNING, 0, f"all {steps} steps done", Evaluations()
     with shown(LABEL, progress, steps) as report:

@@ -93,7 +93,8 @@ def result_of(
         raise NonFiniteError(f"{label}: step {last} made numbers not finite{KEPT}", *kept)
     stopped = status != RUNNING
     if stopped:
-        what = "gradient norm within grad_tol" if status == SMALL_GRADIENT else "change of the loss within loss_tol"
+        norm = "projected gradient norm" if "projected_grad_norm" in names else "gradient norm"
+        what = f"{norm} within grad_tol" if status == SMALL_GRADIENT else "change of the loss within loss_tol"
         message = f"{what} at step {last}"
     steps = len(rows) - stopped
     return MinimizeResult(params, state, history, steps, stopped, message, evaluations, first_step + steps)

@@ -59,14 +59,20 @@ def updated(tx: Any, found: Gradient, params: Params, state: OptState) -> tuple[
     return apply_updates(params, updates), pinned
 
 
-def guarded_step(f: Callable[..., Any], tx: Any, grad_tol: float | None, loss_tol: float | None) -> Callable[..., Any]:
-    """The function to compile: it takes `params`, and writes the new parameters over `last_good`."""
+def guarded_step(
+    f: Callable[..., Any], tx: Any, grad_tol: float | None, loss_tol: float | None, norm_to_stop: Any = None
+) -> Callable[..., Any]:
+    """The function to compile: it takes `params`, and writes the new parameters over `last_good`.
+
+    `norm_to_stop(params, grads)` is what `grad_tol` bounds; None is the norm of the gradient.
+    """
 
     def step(last_good: Params, state: OptState, params: Params, last: tuple[Array, Array], inputs: Inputs) -> Any:
         found = gradient(f, params, inputs)
         last_status, last_loss = last
         kept_loss = found.loss.astype(last_loss.dtype)
-        now = _status(kept_loss, last_loss, found.norm, grad_tol, loss_tol)
+        stopping = found.norm if norm_to_stop is None else norm_to_stop(params, found.grads)
+        now = _status(kept_loss, last_loss, found.norm, stopping, grad_tol, loss_tol)
         status = jnp.where(last_status == RUNNING, now, last_status)
         # A branch, because a select would hold old and new arrays at once. The other branch must return arrays that lie
         # where the first one writes, or parameters and state are copied in every step.
@@ -75,18 +81,22 @@ def guarded_step(f: Callable[..., Any], tx: Any, grad_tol: float | None, loss_to
         # Of the parameters: the updates are not written to memory, and would be for a norm of theirs.
         update_norm = jnp.where(going, change(new, params).astype(found.norm.dtype), 0)
         told = {"loss": kept_loss, "grad_norm": found.norm, "update_norm": update_norm, **_rates(tx, state)}
+        if norm_to_stop is not None:
+            told["projected_grad_norm"] = stopping
         return new, new_state, (status, kept_loss), {**_scalars(found.aux), **told}, found.aux
 
     return step
 
 
-def _status(loss: Array, previous: Array, norm: Array, grad_tol: float | None, loss_tol: float | None) -> Array:
+def _status(
+    loss: Array, previous: Array, norm: Array, stopping: Array, grad_tol: float | None, loss_tol: float | None
+) -> Array:
     status = jnp.full((), RUNNING, jnp.int32)
     if loss_tol is not None:
         change, size = jnp.abs(loss - previous), jnp.maximum(jnp.abs(loss), jnp.abs(previous))
         status = jnp.where(jnp.isfinite(previous) & (change <= loss_tol * size), STEADY_LOSS, status)
     if grad_tol is not None:
-        status = jnp.where(norm <= grad_tol, SMALL_GRADIENT, status)
+        status = jnp.where(stopping <= grad_tol, SMALL_GRADIENT, status)
     return jnp.where(jnp.isfinite(loss) & jnp.isfinite(norm), status, NON_FINITE)
 
 

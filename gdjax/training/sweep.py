@@ -93,7 +93,7 @@ def sweep(
         raise ValueError(f"{LABEL}: data has no batch")
     table = np.stack(rows, axis=1)
     evaluated = None if evaluate is None else _evaluated(factory, evaluate, values, state, stacked)
-    return SweepResult(points, table, stacked, _scores(table, evaluated), evaluate is not None)
+    return SweepResult(points, {"loss": table}, stacked, _scores(table, evaluated), evaluate is not None)
 
 
 def _points(grid: Grid) -> list[Point]:

@@ -1,5 +1,6 @@
 """What `sweep` returns: a table of points and losses."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 from gdjax import plots
 from gdjax.core.types import Params
 from gdjax.inspection.table import Table
+from gdjax.training.results import History
 
 Point = dict[str, Any]  # name of a hyperparameter -> number
 
@@ -22,13 +24,31 @@ class Best(NamedTuple):
 
 
 class SweepResult(NamedTuple):
-    """What `sweep` returns; it prints as a table."""
+    """What `sweep` returns; it prints as a table. What `MinimizeResult` has too has its name there."""
 
     points: list[Point]
-    losses: np.ndarray  # (points, steps), each before its update
+    history: History  # loss: (points, steps), each before its update
     params: Params  # the last trained ones, not their average, stacked: each leaf has a first axis of the points
     scores: np.ndarray  # (points,): what `evaluate` returned, or the mean loss of the last tenth of the steps
     evaluated: bool  # whether the scores are from `evaluate`
+
+    @property
+    def steps(self) -> int:
+        """Updates made at each point."""
+        return self.history["loss"].shape[1]
+
+    @property
+    def evaluations(self) -> History:
+        """What `evaluate` returned, as `evaluation` (points,), after `step` updates; empty without `evaluate`."""
+        return {"step": np.full(len(self.points), self.steps), "evaluation": self.scores} if self.evaluated else {}
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The older name of `history["loss"]`."""
+        warnings.warn(
+            'gdjax.sweep: .losses is now .history["loss"], as minimize has it', DeprecationWarning, stacklevel=2
+        )
+        return self.history["loss"]
 
     @property
     def best(self) -> Best:
@@ -45,7 +65,7 @@ class SweepResult(NamedTuple):
     @property
     def diverged(self) -> np.ndarray:
         """For each point the first step at which the loss was not finite, or -1."""
-        bad = ~np.isfinite(self.losses)
+        bad = ~np.isfinite(self.history["loss"])
         return np.where(bad.any(axis=1), bad.argmax(axis=1), -1)
 
     def plot(self, ax: Any = None) -> Any:
@@ -57,7 +77,7 @@ class SweepResult(NamedTuple):
         score, rows = "evaluation" if self.evaluated else "mean of the last tenth", []
         for k, (point, step) in enumerate(zip(self.points, self.diverged, strict=True)):
             remark = "best" if k == best else f"not finite at step {step}" if step >= 0 else ""
-            numbers = point | {"last loss": self.losses[k, -1], score: self.scores[k]}
+            numbers = point | {"last loss": self.history["loss"][k, -1], score: self.scores[k]}
             rows.append({name: float(x) for name, x in numbers.items()} | {"": remark})
         return str(Table(rows))
 

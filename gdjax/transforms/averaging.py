@@ -11,7 +11,7 @@ from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import OptState, Params, Scalar, Transform, Updates
 from gdjax.core.updates import add
-from gdjax.lift import slots
+from gdjax.lift import order, slots
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
@@ -119,7 +119,10 @@ def lookahead(
         raise TypeError(f"{label}: slow_step_size must be a number or a scalar array, got {slow_step_size!r}")
 
     def init(params: Params) -> LookaheadState:
-        return LookaheadState(fast_optimizer.init(getattr(params, "fast", params)), jnp.zeros((), jnp.int32))
+        fast_state = fast_optimizer.init(getattr(params, "fast", params))
+        for average in order.averages(fast_state):
+            order.warn(label, average, "", "lookahead")
+        return LookaheadState(fast_state, jnp.zeros((), jnp.int32))
 
     def update(
         updates: Updates, state: OptState, params: Any = None, **extra_args: Any

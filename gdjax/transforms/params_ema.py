@@ -82,7 +82,8 @@ def params_ema(
         m_t = decay m_{t-1} + (1 - decay) x_t,    m_0 = 0,        the average is m_t / (1 - decay^t)
 
     `eval_params(tx, state, params)` is the average in the dtypes of the parameters. The wrapper stands outermost, so
-    that it sees the updates as they are applied: what changes them after it would be left out of the average.
+    that it sees the updates as they are applied. What changes them after it, such as a rate or a projection, is left
+    out of the average: `init` warns of that, and `explain` tells it.
 
     Args:
       inner: the optimizer.
@@ -95,6 +96,9 @@ def params_ema(
 
     Raises:
       ValueError: (in update) params is missing.
+
+    Warns:
+      UserWarning: (in init) a later transform of a chain, or a wrapper around, changes the updates.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -144,6 +148,9 @@ def swa(
 
     Raises:
       ValueError: (in update) params is missing.
+
+    Warns:
+      UserWarning: (in init) a later transform of a chain, or a wrapper around, changes the updates.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

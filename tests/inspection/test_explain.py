@@ -233,6 +233,21 @@ def test_clipping_after_the_direction():
     assert only_warning(tx) == late.format("clip", "lion")
     assert explain(gdjax.adafactor(0.1, clipping_threshold=1.0), P).warnings == ()
     assert explain(gdjax.chain(gdjax.zero_nans(), clip, gdjax.adam(0.1)), P).warnings == ()
+    tx = gdjax.params_ema(gdjax.chain(gdjax.scale_by_adam(), clip, gdjax.scale_by_learning_rate(0.1)), 0.9)
+    assert only_warning(tx) == late.format("clip_by_global_norm", "adam")
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [gdjax.adamw(0.1), gdjax.muon(0.1), gdjax.soap(0.1), gdjax.lbfgs(0.1, linesearch=None), optax.adam(0.1)],
+)
+def test_clipping_between_a_correction_of_the_gradient_and_the_direction(optimizer: Any):
+    """As MARS does: the clip limits a gradient, and would be wrong in front."""
+    clip, params = gdjax.clip_by_global_norm(1.0), {"kernel": jnp.ones((4, 3))}
+    with relaxed():
+        assert explain(gdjax.chain(gdjax.trace(0.9), clip, optimizer), params).warnings == ()
+    [late] = explain(gdjax.chain(gdjax.sgd(0.1, momentum=0.9), clip, gdjax.trace(0.9)), params).warnings
+    assert "comes after trace" in late
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`tabulate` and `state_bytes`: what `init` will allocate, from shapes alone."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gdjax
 from gdjax import state_bytes, tabulate
@@ -30,16 +32,16 @@ def test_the_sum_is_what_init_allocates(case: Case):
     *rows, total = table
     assert total.transform == "total"
     assert sum(row.bytes for row in rows) == total.bytes == state_bytes(tx, params) == allocated(tx.init(params))
-    assert np.isclose(total.share, 100 * total.bytes / (18 * 4))
+    assert np.isclose(total.percent_of_params, 100 * total.bytes / (18 * 4))
     assert total.arrays == f"{len(jax.tree.leaves(tx.init(params)))} arrays"
 
 
 def test_adamw():
     count, mu, nu, total = tabulate(gdjax.chain(gdjax.clip(1.0), gdjax.adamw(0.1)), P)
-    assert count == ("1/0", "ScaleByAdam", "count", "()", "int32", 4, 100 * 4 / 136)
-    assert mu == ("1/0", "ScaleByAdam", "mu", "2 arrays", "bfloat16, float32", 136, 100.0)
-    assert nu == ("1/0", "ScaleByAdam", "nu", "2 arrays", "float32", 144, 100 * 144 / 136)
-    assert total == ("", "total", "", "5 arrays", "", 284, 100 * 284 / 136)
+    assert count == ("1/0", "ScaleByAdam", "count", "()", "int32", 4, 100 * 4 / 136, None)
+    assert mu == ("1/0", "ScaleByAdam", "mu", "2 arrays", "bfloat16, float32", 136, 100.0, None)
+    assert nu == ("1/0", "ScaleByAdam", "nu", "2 arrays", "float32", 144, 100 * 144 / 136, None)
+    assert total == ("", "total", "", "5 arrays", "", 284, 100 * 284 / 136, None)
 
 
 def names(tx: Any, params: Any = P) -> list[str]:
@@ -127,7 +129,7 @@ def test_nothing_is_made():
 
 def test_no_parameters():
     (total,) = tabulate(gdjax.sgd(0.1), {})
-    assert total.bytes == 0 and total.share == 0
+    assert total.bytes == 0 and total.percent_of_params == 0
 
 
 @pytest.mark.parametrize("function", [tabulate, state_bytes])
@@ -139,3 +141,63 @@ def test_errors(function: Any):
         function(gdjax.adam(0.1), None)
     with pytest.raises(TypeError, match=rf"{name}: params\['f'\] is str, not an array"):
         function(gdjax.adam(0.1), {"f": "relu"})
+
+
+def on_eight() -> Mesh:
+    return Mesh(np.asarray(jax.devices()[:8]).reshape(4, 2), ("data", "model"))
+
+
+def on_busiest_device(arrays: Any) -> int:
+    sizes = Counter[Any]()
+    for x in jax.tree.leaves(arrays):
+        for shard in x.addressable_shards:
+            sizes[shard.device] += shard.data.nbytes
+    return max(sizes.values())
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "adafactor", "galore"])
+def test_bytes_of_one_device(name: str):
+    """As many as the shards of a real state have, from a tree of shardings and from the state itself."""
+    mesh, tx = on_eight(), getattr(gdjax, name)(0.1)
+    params = {"w": jnp.ones((16, 8)), "b": jnp.ones(4)}
+    shardings = gdjax.state_sharding(tx, params, mesh, axis="data", min_bytes=16)
+    state = jax.jit(tx.init, out_shardings=shardings)(params)
+    for given in (shardings, state):
+        table = tabulate(tx, params, given)
+        *rows, total = table
+        assert table.columns[-1] == "bytes_per_device"
+        assert total.bytes_per_device == state_bytes(tx, params, given) == on_busiest_device(state)
+        assert sum(row.bytes_per_device for row in rows) == total.bytes_per_device < total.bytes
+    assert [row[:-1] for row in rows] == [row[:-1] for row in tabulate(tx, params).rows[:-1]]
+    assert tabulate(tx, params).columns[-1] == "percent_of_params"
+
+
+def test_bytes_of_one_device_from_one_sharding_shapes_and_a_mesh_without_devices():
+    tx, shapes = gdjax.trace(0.9), {"w": jax.ShapeDtypeStruct((16, 8), jnp.bfloat16)}
+    mesh = on_eight()
+    for kind in (mesh, mesh.abstract_mesh):
+        assert state_bytes(tx, shapes, NamedSharding(kind, PartitionSpec("data"))) == 16 * 8 * 2 // 4
+        assert state_bytes(tx, shapes, NamedSharding(kind, PartitionSpec("data", "model"))) == 16 * 8 * 2 // 8
+    apart = [jax.sharding.SingleDeviceSharding(device) for device in jax.devices()[:2]]
+    two = {"a": jnp.ones(10), "b": jnp.ones(4)}
+    places = gdjax.TraceState(dict(zip("ab", apart, strict=True)))
+    assert state_bytes(tx, two, places) == 40
+    assert state_bytes(tx, two, None) == state_bytes(tx, two, gdjax.TraceState(None)) == 56
+
+
+def test_wrong_shardings():
+    mesh, tx = on_eight(), gdjax.trace(0.9)
+    with pytest.raises(
+        ValueError, match=r"gdjax.tabulate: state.trace\['b'\] has shape \(2,\), which .* does not divide"
+    ):
+        tabulate(tx, {"b": jnp.ones(2)}, NamedSharding(mesh, PartitionSpec("data")))
+    with pytest.raises(ValueError, match="gdjax.state_bytes: shardings is no prefix of the state that init makes"):
+        state_bytes(tx, P, {"w": NamedSharding(mesh, PartitionSpec())})
+    with pytest.raises(TypeError, match="state.trace.*shardings has str, neither a sharding nor an array"):
+        state_bytes(tx, P, gdjax.TraceState("data"))
+
+
+def test_the_older_name_of_a_column():
+    [*_, total] = tabulate(gdjax.trace(0.9), P)
+    with pytest.warns(DeprecationWarning, match="share is now percent_of_params"):
+        assert total.share == total.percent_of_params == 100

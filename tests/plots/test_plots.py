@@ -42,6 +42,7 @@ def result(**changes: Any) -> gdjax.SweepResult:
 CALLS = {
     "plot_schedule": lambda ax=None: plots.plot_schedule(LINE, 5, ax=ax),
     "plot_losses": lambda ax=None: plots.plot_losses({"loss": np.ones(3)}, ax=ax),
+    "plot_metrics": lambda ax=None: plots.plot_metrics({"grad_norm": np.ones(3), "update_norm": np.ones(3)}, ax=ax),
     "plot_state_bytes": lambda ax=None: plots.plot_state_bytes({"adam": gdjax.adam(0.1)}, jnp.ones(3), ax=ax),
     "plot_trajectory": lambda ax=None: plots.plot_trajectory(gdjax.sgd(0.1), bowl, (1, 1), steps=3, ax=ax),
     "plot_sweep": lambda ax=None: plots.plot_sweep(result(), ax=ax),
@@ -65,7 +66,7 @@ def test_draws_where_it_is_told(name: str, plt: Any):
     _, ax = plt.subplots()
     assert CALLS[name](ax) is ax and len(plt.get_fignums()) == 1
     new = CALLS[name]()
-    figure = (new[0] if name == "plot_losses" else new).figure
+    figure = (new[0] if name in ("plot_losses", "plot_metrics") else new).figure
     assert len(plt.get_fignums()) == 2 and figure.get_facecolor() == (1, 1, 1, 1)
     assert plt.rcParams["font.size"] != look.LOOK["font.size"]  # the user's settings stay
 
@@ -188,3 +189,53 @@ def test_patterns_for_another_tree_do_not_warn(plt: Any, tx: Any):
         plots.plot_schedule(tx, 5)
     with pytest.warns(UserWarning, match="bias"):  # of the parameters that it is given
         plots.plot_schedule(tx, 5, params={"w": jnp.ones(2)})
+
+
+def metrics(n: int = 30) -> dict[str, Any]:
+    """The metrics of a run with groups, a clip, and a skipped step."""
+    tx = gdjax.apply_if_finite(gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.sgd(0.1)), 3)
+    tx = gdjax.with_metrics(tx, {"a": "left", "b": "right"}, norms=("grad", "update", "param"))
+    params = {"a": jnp.ones(2), "b": jnp.full(3, 2.0)}
+
+    def body(carry: Any, k: Any) -> Any:
+        params, state = carry
+        grads = jax.tree.map(lambda p: jnp.where(k == 7, jnp.nan, p * jnp.exp(-k / 3)), params)
+        updates, state = tx.update(grads, state, params)
+        return (gdjax.apply_updates(params, updates), state), gdjax.metrics(state)
+
+    return jax.lax.scan(body, (params, tx.init(params)), jnp.arange(float(n)))[1]
+
+
+def test_the_norms_of_a_run(plt: Any):
+    history = metrics()
+    axes = plots.plot_metrics(history)
+    assert [ax.get_ylabel() for ax in axes] == ["norm of gradients", "norm of updates", "norm of parameters"]
+    assert axes[0].get_yscale() == axes[1].get_yscale() == "log" and axes[2].get_yscale() == "linear"
+    for ax, kind in zip(axes, ("grad", "update", "param"), strict=True):
+        drawn = lines(ax)
+        for label, name in {"all": "", "left": "left/", "right": "right/"}.items():
+            expected = np.array(history[f"{name}{kind}_norm"], float)
+            expected[7] = expected[7] if kind == "param" else np.nan  # the gradient is NaN, and the update is skipped
+            np.testing.assert_array_equal(drawn[label], expected)
+    marks = {line.get_label(): np.asarray(line.get_xdata()) for line in axes[0].get_lines()}
+    np.testing.assert_array_equal(marks["skipped"], [7])
+    np.testing.assert_array_equal(marks["clipped"], np.flatnonzero(np.asarray(history["clip_fraction"])))
+    legends = [ax.get_legend() for ax in axes]
+    assert [text.get_text() for text in legends[0].get_texts()] == ["all", "left", "right", "clipped", "skipped"]
+    assert legends[1:] == [None, None]
+
+
+def test_norms_of_rows_of_minimize_and_on_given_axes(plt: Any):
+    rows = [{"grad_norm": 1.0 / k, "loss": 2.0} for k in range(1, 30)]
+    (ax,) = plots.plot_metrics(rows)
+    np.testing.assert_array_equal(lines(ax)["all"], [row["grad_norm"] for row in rows])
+    run = gdjax.minimize(bowl, jnp.ones(2), gdjax.sgd(0.1), steps=5)
+    assert [ax.get_ylabel() for ax in plots.plot_metrics(run)] == ["norm of gradients", "norm of updates"]
+    _, one = plt.subplots()
+    assert list(lines(plots.plot_metrics(run, ax=one))) == ["gradients", "updates"]
+    _, three = plt.subplots(3)
+    assert plots.plot_metrics(metrics(), ax=three) is three
+    with pytest.raises(ValueError, match="3 axes for the norms of 2 kinds: grad_norm, update_norm"):
+        plots.plot_metrics(run, ax=three)
+    with pytest.raises(ValueError, match=r"no norm among \['loss'\]; make the optimizer with gdjax.with_metrics"):
+        plots.plot_metrics({"loss": np.ones(3)})

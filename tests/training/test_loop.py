@@ -20,6 +20,7 @@ from gdjax.training.results import MinimizeResult, NonFiniteError
 from gdjax.training.step import Inputs, guarded_step
 from tests.support import relaxed
 
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 RNG = np.random.default_rng(0)
 A, B = RNG.normal(size=(20, 4)), RNG.normal(size=20)
 W0 = RNG.normal(size=4)
@@ -210,6 +211,65 @@ def test_stops_on_gradient_tolerance():
     again = minimize(least_squares, start(), tx, steps=result.steps)
     np.testing.assert_array_equal(result.params["w"], again.params["w"])
     assert "grad_tol" in result.message and str(result.steps) in result.message
+
+
+UPPER = {"a": 0.5, "b": np.array([1.5, 0.01])}
+BOUNDED: dict[str, tuple[Any, Any, Any]] = {
+    "bfgs": (gdjax.bfgs(bounds=(-1.0, UPPER)), -1.0, UPPER),
+    "ssbroyden": (gdjax.ssbroyden(bounds=(-1.0, UPPER)), -1.0, UPPER),
+    "injected": (gdjax.inject_hyperparams(gdjax.bfgs, "bounds")(1.0, bounds=(-1.0, UPPER)), -1.0, UPPER),
+    "in_a_group": (
+        gdjax.partition(
+            {0: gdjax.bfgs(linesearch=None, bounds=(-1.0, 0.5)), 1: gdjax.set_to_zero()}, {"a": 0, "b": 1}
+        ), -1.0, {"a": 0.5, "b": 0.0},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_stops_on_the_projected_gradient(name: str):
+    """At a bound the gradient is not small, and the run used to make all its steps, with updates of 0."""
+    tx, lower, upper = BOUNDED[name]
+    n = 3 if name == "in_a_group" else 5
+    target, scales = np.array([1.0, -3.0, 0.25, 3.0, 3.0])[:n], np.array([1.0, 30.0, 7.0, 2.0, 0.1])[:n]
+
+    def loss(p: Any) -> jax.Array:
+        return jnp.sum(scales * (jnp.concatenate(jax.tree.leaves(p))[:n] - target) ** 2)
+
+    with enable_x64(True):
+        start = {"a": jnp.zeros(3, jnp.float64), "b": jnp.zeros(2, jnp.float64)}
+        result = minimize(loss, start, tx, steps=200, grad_tol=1e-9)
+        grads = jax.device_get(jax.grad(loss)(result.params))
+    assert result.converged and result.steps < 40, result.message
+    assert "projected gradient norm within grad_tol" in result.message
+    last = result.history["projected_grad_norm"][-1]
+    assert last <= 1e-9 < 1e-2 < result.history["grad_norm"][-1]
+    held = jax.tree.map(lambda p, g, u: p - np.clip(p - g, lower, u), jax.device_get(result.params), grads, upper)
+    assert np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(held))) < 1e-9
+
+
+def test_steps_to_a_bound_as_scipy_counts_them():
+    """Rosenbrock's function with the minimum cut off: SciPy's L-BFGS-B needs 39 evaluations or so."""
+    with enable_x64(True):
+        x = jnp.full(6, -0.5, jnp.float64)
+        f = lambda x: jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)  # noqa: E731
+        result = minimize(f, x, gdjax.bfgs(bounds=(None, 0.8)), steps=200, grad_tol=1e-9)
+    assert result.converged and result.steps < 60, result.message
+
+
+def test_stops_at_zero_with_a_projection_last():
+    tx = gdjax.chain(gdjax.sgd(0.1), gdjax.masked(gdjax.keep_params_nonnegative(), {"a": True, "b": False}))
+    loss = lambda p: jnp.sum((p["a"] + 1) ** 2) + jnp.sum((p["b"] + 1) ** 2)  # noqa: E731
+    result = minimize(loss, {"a": jnp.ones(2), "b": jnp.ones(1)}, tx, steps=200, grad_tol=1e-4)
+    assert result.converged and result.steps < 100
+    np.testing.assert_allclose(result.params["a"], 0)
+    np.testing.assert_allclose(result.params["b"], -1, atol=1e-4)
+
+
+def test_without_bounds_the_norm_is_the_gradients():
+    result = minimize(least_squares, start(), gdjax.bfgs(), steps=100, grad_tol=1e-5)
+    assert result.converged and "projected_grad_norm" not in result.history
+    assert "gradient norm within grad_tol" in result.message and "projected" not in result.message
 
 
 def test_stops_on_steady_loss():

@@ -44,14 +44,14 @@ def test_equals_the_runs_one_by_one(factory: Any, grid: Any):
     result = gdjax.sweep(loss, start(), factory, grid, steps=12, data=batches)
     for k, point in enumerate(result.points):
         alone = gdjax.minimize(loss, start(), factory(**point), steps=12, data=batches)
-        np.testing.assert_allclose(result.losses[k], alone.history["loss"], rtol=1e-6)
+        np.testing.assert_allclose(result.history["loss"][k], alone.history["loss"], rtol=1e-6)
         np.testing.assert_allclose(result.params["w"][k], alone.params["w"], rtol=1e-6, atol=1e-6)
 
 
 def test_the_order_of_the_points():
     result = gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": [0.1, 0.2], "momentum": [0.0, 0.5]}, steps=1)
     assert [tuple(p.values()) for p in result.points] == [(0.1, 0.0), (0.1, 0.5), (0.2, 0.0), (0.2, 0.5)]
-    assert result.losses.shape == (4, 1) and result.params["w"].shape == (4, 4)
+    assert result.history["loss"].shape == (4, 1) and result.params["w"].shape == (4, 4)
 
 
 def test_one_trace_for_the_whole_grid():
@@ -69,12 +69,12 @@ def test_divergence_stays_at_its_point():
     rates = [0.01, 1e20, 0.1]
     result = gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": rates}, steps=30)
     calm = gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": [0.01, 0.1, 0.1]}, steps=30)
-    np.testing.assert_array_equal(result.losses[[0, 2]], calm.losses[:2])
-    assert not np.isfinite(result.losses[1, -1]) and np.isfinite(np.asarray(result.params["w"])[[0, 2]]).all()
+    np.testing.assert_array_equal(result.history["loss"][[0, 2]], calm.history["loss"][:2])
+    assert not np.isfinite(result.history["loss"][1, -1]) and np.isfinite(np.asarray(result.params["w"])[[0, 2]]).all()
     assert result.best.index == 2 and result.best.point == {"learning_rate": 0.1}
     np.testing.assert_array_equal(result.best.params["w"], result.params["w"][2])
     assert result.diverged[0] == result.diverged[2] == -1 and result.diverged[1] == (
-        np.argmax(~np.isfinite(result.losses[1]))
+        np.argmax(~np.isfinite(result.history["loss"][1]))
     )
 
 
@@ -85,13 +85,13 @@ def test_keys_and_auxiliary_output():
     result = gdjax.sweep(f, start(), gdjax.sgd, {"learning_rate": [0.01, 0.1]}, steps=4, has_aux=True, key=KEY)
     for k, rate in enumerate([0.01, 0.1]):
         alone = gdjax.minimize(f, start(), gdjax.sgd(rate), steps=4, has_aux=True, key=KEY)
-        np.testing.assert_allclose(result.losses[k], alone.history["loss"], rtol=1e-6)
+        np.testing.assert_allclose(result.history["loss"][k], alone.history["loss"], rtol=1e-6)
 
 
 def test_extra_arguments_reach_the_transform():
     result = gdjax.sweep(loss, start(), gdjax.polyak_sgd, {"max_learning_rate": [0.05, 0.2]}, steps=4)
     alone = gdjax.minimize(loss, start(), gdjax.polyak_sgd(0.2), steps=4)
-    np.testing.assert_allclose(result.losses[1], alone.history["loss"], rtol=1e-6)
+    np.testing.assert_allclose(result.history["loss"][1], alone.history["loss"], rtol=1e-6)
 
 
 def test_evaluation_judges():
@@ -101,7 +101,7 @@ def test_evaluation_judges():
     assert result.best.index == 0 and "evaluation" in str(result)
     np.testing.assert_allclose(result.scores, [-loss({"w": w}) for w in result.params["w"]], rtol=1e-6)
     plain = gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": [0.01, 0.1]}, steps=20)
-    np.testing.assert_allclose(plain.scores, plain.losses[:, -2:].astype(float).mean(axis=1))
+    np.testing.assert_allclose(plain.scores, plain.history["loss"][:, -2:].astype(float).mean(axis=1))
 
 
 def test_prints_as_a_table():
@@ -122,7 +122,7 @@ def test_progress_and_the_end_of_data(capsys: pytest.CaptureFixture[str]):
         loss, start(), gdjax.sgd, {"learning_rate": [0.01, 0.1]}, steps=9, data=iter([(A, B)] * 3),
         progress=lambda step, **m: seen.append((step, float(m["loss"]))),
     )  # fmt: skip
-    assert seen == [(i + 1, float(x)) for i, x in enumerate(result.losses.min(axis=0))] and len(seen) == 3
+    assert seen == [(i + 1, float(x)) for i, x in enumerate(result.history["loss"].min(axis=0))] and len(seen) == 3
     gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": [0.01]}, steps=2, progress=True)
     assert "step 2/2" in capsys.readouterr().err
 
@@ -222,3 +222,18 @@ def test_evaluates_the_average_that_an_optimizer_keeps(factory: Any):
         np.testing.assert_allclose(result.scores[k], alone.evaluations["evaluation"][-1], rtol=1e-5)
         np.testing.assert_allclose(result.params["w"][k], alone.params["w"], rtol=1e-5)
         assert not np.isclose(result.scores[k], loss(alone.params), rtol=1e-4)
+
+
+def test_its_fields_are_those_of_minimize():
+    """`losses` was the name of `history["loss"]`."""
+    loss = lambda p: jnp.sum(p**2)  # noqa: E731
+    grid = {"learning_rate": [0.1, 0.2]}
+    found = gdjax.sweep(loss, jnp.ones(2), gdjax.sgd, grid, steps=3, evaluate=lambda p: jnp.sum(p))
+    alone = gdjax.minimize(loss, jnp.ones(2), gdjax.sgd(0.2), steps=3, evaluate=lambda p: jnp.sum(p))
+    np.testing.assert_allclose(found.history["loss"][1], alone.history["loss"], rtol=1e-6)
+    assert found.steps == alone.steps == 3
+    for name in ("step", "evaluation"):
+        np.testing.assert_allclose(found.evaluations[name][1:], alone.evaluations[name], rtol=1e-6)
+    assert gdjax.sweep(loss, jnp.ones(2), gdjax.sgd, grid, steps=3).evaluations == {}
+    with pytest.warns(DeprecationWarning, match=r'\.losses is now \.history\["loss"\]'):
+        assert found.losses is found.history["loss"]

@@ -1,6 +1,7 @@
 """Averages of the parameters: against the closed form, in 16 bits, and found again through other transforms."""
 
 import pickle
+import re
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from tests.trees import assert_close, assert_equal
 
 PARAMS = {"a": jnp.arange(6.0).reshape(2, 3), "b": {"c": jnp.ones(4)}}
 GRADS = jax.tree.map(lambda p: p * 0.3 - 0.1, PARAMS)
+SGD = gdjax.sgd(0.1)
 
 
 def eval_params(state: Any, params: Any) -> Any:
@@ -204,3 +206,95 @@ def test_the_transform_comes_first():
     tx = gdjax.params_ema(gdjax.sgd(0.1), 0.9)
     with pytest.raises(TypeError, match="^gdjax.eval_params: argument tx is ParamsEmaState"):
         gdjax.eval_params(tx.init(PARAMS), PARAMS, tx)
+
+
+def ema(tx: Any) -> Any:
+    return gdjax.params_ema(tx, 0.9)
+
+
+A = {"a": True, "b": False}
+B = {"a": False, "b": True}
+NOT_LAST = {
+    "rate": (lambda: gdjax.chain(ema(gdjax.scale_by_adam()), gdjax.scale_by_learning_rate(0.1)), "learning_rate"),
+    "projection": (lambda: gdjax.chain(gdjax.swa(SGD, 1), gdjax.keep_params_nonnegative()), "keep_params_nonnegative"),
+    "named_chain": (lambda: gdjax.named_chain(("a", ema(SGD)), ("b", gdjax.clip(1.0))), r"clip \(argument 1\)"),
+    "nested": (lambda: gdjax.chain(gdjax.chain(gdjax.identity(), ema(SGD)), gdjax.scale(0.5)), r"scale \(argument 1\)"),
+    "wrapper": (lambda: gdjax.cautious(ema(SGD)), "cautious"),
+    "schedule_free": (lambda: gdjax.chain(gdjax.schedule_free_sgd(0.1), gdjax.scale(0.5)), "after schedule_free"),
+    "in_schedule_free": (lambda: gdjax.schedule_free(ema(SGD), 0.1), "schedule_free changes"),
+    "lookahead": (lambda: gdjax.chain(gdjax.lookahead(SGD, 5, 0.5), gdjax.scale(0.5)), "after lookahead"),
+    "in_lookahead": (lambda: gdjax.lookahead(ema(SGD), 5, 0.5), "lookahead changes"),
+    "mask": (lambda: gdjax.chain(gdjax.masked(ema(SGD), A), gdjax.scale(0.5)), "after params_ema"),
+    "frozen": (lambda: gdjax.chain(ema(SGD), gdjax.freeze(A)), "freeze"),
+    "group": (lambda: gdjax.partition({0: gdjax.chain(ema(SGD), gdjax.clip(1.0)), 1: SGD}, {"a": 0, "b": 1}), "clip"),
+    "accumulation": (lambda: gdjax.chain(gdjax.MultiSteps(ema(SGD), 2), gdjax.scale(0.5)), "after params_ema"),
+    "injected": (lambda: gdjax.inject_hyperparams(lambda r: gdjax.chain(ema(SGD), gdjax.scale(r)))(0.1), "scale"),
+    "optax_after": (lambda: gdjax.chain(ema(SGD), optax.scale(0.5)), r"optax.scale \(argument 1\)"),
+    "optax_around": (lambda: gdjax.chain(optax.MultiSteps(ema(SGD), 2), gdjax.scale(0.5)), "after params_ema"),
+    "optax_average": (
+        lambda: gdjax.chain(optax.contrib.schedule_free(optax.sgd(0.1), 0.1), gdjax.scale(0.5)), "after schedule_free",
+    ),
+    "needs_more": (lambda: gdjax.chain(ema(SGD), gdjax.scale_by_backtracking_linesearch(5)), "linesearch"),
+}  # fmt: skip
+LAST = {
+    "whole": lambda: ema(gdjax.chain(gdjax.adam(0.1), gdjax.keep_params_nonnegative())),
+    "identity": lambda: gdjax.chain(ema(SGD), gdjax.identity(), optax.identity(), gdjax.scale(1.0)),
+    "monitors": lambda: gdjax.chain(
+        ema(SGD), gdjax.snapshot("n", gdjax.global_norm), gdjax.monitor({"n": gdjax.global_norm})
+    ),
+    "metrics": lambda: gdjax.chain(ema(SGD), gdjax.with_metrics(gdjax.identity(), norms=("grad", "update", "param"))),
+    "two": lambda: gdjax.chain(ema(gdjax.swa(SGD, 2)), gdjax.swa(gdjax.identity(), 1)),
+    "accumulation": lambda: gdjax.MultiSteps(gdjax.apply_if_finite(ema(SGD), 3), 2),
+    "other_leaves": lambda: gdjax.chain(gdjax.masked(ema(SGD), A), gdjax.masked(gdjax.scale(0.5), B), gdjax.freeze(B)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_LAST)
+def test_an_average_that_is_not_last_is_warned_of(name: str):
+    make, text = NOT_LAST[name]
+    params = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}
+    with pytest.warns(UserWarning, match=rf"{text}.*put \w+ around"):
+        make().init(params)
+    assert len([x for x in gdjax.explain(make(), params).warnings if re.search(text, x) and "around" in x]) == 1
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_an_average_that_is_last_is_not(name: str):
+    params = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}
+    LAST[name]().init(params)  # a warning is an error here
+    jax.eval_shape(LAST[name]().init, params)
+    assert not [x for x in gdjax.explain(LAST[name](), params).warnings if "around" in x]
+
+
+@pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
+@pytest.mark.parametrize("name", ["two", "metrics", "monitors"])
+def test_an_average_that_is_last_on_explicit_axes(name: str):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    spec = jax.sharding.PartitionSpec
+    with jax.set_mesh(mesh):
+        params = jax.device_put({"a": jnp.ones((16, 3)), "b": jnp.ones(2)}, {"a": spec("data"), "b": spec()})
+        LAST[name]().init(params)
+        with pytest.warns(UserWarning, match="put params_ema around"):
+            gdjax.chain(ema(SGD), gdjax.scale(0.5)).init(params)
+
+
+def test_the_warning_is_right():
+    """Around the rate the average is of the parameters; in front of it, of others."""
+    params, grads = jnp.array([1.0, -2.0]), jnp.array([0.3, 0.1])
+    outside, inside = (
+        ema(gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_learning_rate(1e-2))),
+        gdjax.chain(ema(gdjax.scale_by_adam()), gdjax.scale_by_learning_rate(1e-2)),
+    )
+    with pytest.warns(UserWarning, match="around"):
+        state = inside.init(params)
+    _, state = inside.update(grads, state, params)
+    updates, right = outside.update(grads, outside.init(params), params)
+    assert jnp.allclose(gdjax.eval_params(outside, right, params), params + updates, rtol=1e-6)
+    assert jnp.max(jnp.abs(gdjax.eval_params(inside, state, params) - params - updates)) > 0.5
+
+
+def test_optax_states_have_averages_too():
+    params, tx = jnp.array([1.0, -2.0]), optax.contrib.schedule_free(optax.sgd(0.1), 0.1)
+    updates, state = tx.update(jnp.array([0.3, 0.1]), tx.init(params), params)
+    params = optax.apply_updates(params, updates)
+    assert jnp.allclose(gdjax.eval_params(tx, state, params), optax.contrib.schedule_free_eval_params(state, params))

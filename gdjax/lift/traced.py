@@ -10,15 +10,20 @@ from jax.extend.core import Jaxpr, Literal
 from gdjax.core import base
 
 ZERO = "zero"  # the update is 0 whatever the gradient is
+ONE = "one"
+PLATFORM = "platform"  # the number of the device's kind, by which `jax.lax.platform_dependent` branches
 _ALONE = frozenset(
     "neg abs sign sqrt cbrt square tanh expm1 log1p round floor ceil reshape transpose copy squeeze real imag conj "
     "slice split rev reduce_sum reduce_max reduce_min cumsum".split()
 )
 _ZERO_IF_ONE_IS = frozenset(["mul", "dot_general"])
 _ZERO_IF_ALL_ARE = frozenset("add sub add_any max min concatenate dynamic_update_slice".split())
-_KEEPS = frozenset("convert_element_type broadcast_in_dim optimization_barrier reduce_precision pvary pcast".split())
+_KEEPS = frozenset(
+    "convert_element_type broadcast_in_dim optimization_barrier reduce_precision pvary pcast reshard mesh_cast "
+    "sharding_constraint".split()
+)
 
-Known = Any  # `ZERO`, the place of a gradient, or None where nothing is known
+Known = Any  # `ZERO`, `ONE`, `PLATFORM`, the place of a gradient, or None where nothing is known
 
 
 def gradients_like(shapes: Any) -> Any:
@@ -59,7 +64,7 @@ def _outputs(jaxpr: Jaxpr, inputs: Sequence[Known]) -> list[Known]:
 
     def of(v: Any) -> Known:
         if isinstance(v, Literal):
-            return ZERO if jnp.ndim(v.val) == 0 and v.val == 0 else None
+            return None if jnp.ndim(v.val) else ZERO if v.val == 0 else ONE if v.val == 1 else None
         return known.get(v)
 
     for equation in jaxpr.eqns:
@@ -73,7 +78,11 @@ def _results(equation: Any, operands: list[Known]) -> list[Known]:
     zeros = [x == ZERO for x in operands]
     if name == "cond":
         branches = [_inside(branch, operands[1:]) for branch in equation.params["branches"]]
+        if operands[0] == PLATFORM:  # they compute the same: what is known of one is true
+            return [next((x for x in xs if x is not None), None) for xs in zip(*branches, strict=True)]
         return [xs[0] if all(x == xs[0] for x in xs) else None for xs in zip(*branches, strict=True)]
+    if name == "platform_index":
+        return [PLATFORM]
     if name in _KEEPS and len(operands) == len(unknown):
         return operands
     if name in _ALONE and zeros[0] or name in _ZERO_IF_ONE_IS and any(zeros) or name in _ZERO_IF_ALL_ARE and all(zeros):
@@ -86,8 +95,10 @@ def _results(equation: Any, operands: list[Known]) -> list[Known]:
         return [operands[1] if all(x == operands[1] for x in operands[1:]) else None]
     if name in ("add", "sub", "add_any") and zeros[1]:
         return [operands[0]]
-    if name == "div" and zeros[0]:
-        return [ZERO]
+    if name == "mul" and ONE in operands:
+        return [operands[1 - operands.index(ONE)]]
+    if name == "div" and (zeros[0] or operands[1] == ONE):
+        return [operands[0]]
     inside = next((x for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if (x := equation.params.get(k)) is not None), None)
     called = name in ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat")
     return _inside(inside, operands) if called and inside is not None else unknown

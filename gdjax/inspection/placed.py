@@ -1,0 +1,76 @@
+"""How many bytes of a state each device has."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Sharding
+
+from gdjax.core.types import OptState
+from gdjax.inspection.owners import bytes_of
+
+
+class Part(NamedTuple):
+    """What one device has of an array."""
+
+    bytes: int
+    devices: frozenset[Any]  # those that have as much; empty for all of a mesh that has no devices
+
+
+def parts_of(label: str, state: OptState, shardings: Any) -> list[Any]:
+    """For each array of a state its `Part`, or None where `shardings` is None.
+
+    Raises:
+      ValueError: `shardings` is no prefix of the state, or divides an axis unevenly.
+      TypeError: it has a leaf that is neither a sharding nor an array.
+    """
+    if shardings is None:
+        return [None] * len(jax.tree.leaves(state))
+    found: list[Part] = []
+
+    def spread(path: Any, where: Any, part: Any) -> None:
+        for inner, x in jax.tree_util.tree_flatten_with_path(part)[0]:
+            found.append(_part(f"{label}: state{jax.tree_util.keystr((*path, *inner))}", x, where))
+
+    try:
+        paths, structure = jax.tree_util.tree_flatten_with_path(shardings, is_leaf=_is_leaf)
+        parts = structure.flatten_up_to(state)
+    except (ValueError, TypeError, KeyError) as e:
+        raise ValueError(f"{label}: shardings is no prefix of the state that init makes: {e}") from e
+    for (path, where), part in zip(paths, parts, strict=True):
+        spread(path, where, part)
+    return found
+
+
+def most(parts: Sequence[Any]) -> int | None:
+    """The bytes on the device with most of them; None where nothing is known."""
+    if None in parts:
+        return None
+    sizes, everywhere = Counter[Any](), 0
+    for size, devices in parts:
+        everywhere += 0 if devices else size
+        for device in devices:
+            sizes[device] += size
+    return everywhere + max(sizes.values(), default=0)
+
+
+def _is_leaf(x: Any) -> bool:
+    return x is None or isinstance(x, Sharding)
+
+
+def _part(where: str, x: Any, sharding: Any) -> Part:
+    sharding = getattr(sharding, "sharding", sharding)
+    if sharding is None:
+        return Part(bytes_of(x), frozenset())
+    if not isinstance(sharding, Sharding):
+        raise TypeError(f"{where}: shardings has {type(sharding).__name__}, neither a sharding nor an array")
+    try:
+        shape = sharding.shard_shape(x.shape)
+    except ValueError as e:
+        raise ValueError(f"{where} has shape {x.shape}, which {sharding} does not divide: {e}") from e
+    try:
+        devices = frozenset(sharding.device_set)
+    except ValueError:  # of an abstract mesh
+        devices = frozenset()
+    return Part(bytes_of(jax.ShapeDtypeStruct(shape, x.dtype)), devices)

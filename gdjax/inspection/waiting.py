@@ -1,0 +1,123 @@
+"""What a state tells of steps that are not made: skipped by a guard, or waited for by an accumulation."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax.combine.chain import Chain
+from gdjax.combine.hyperparams import calls_of, wrapped_by
+from gdjax.core import base
+from gdjax.core.types import OptState
+from gdjax.lift.leafwise import Leafwise
+from gdjax.lift.wrapper import Wrapped
+
+AHEAD = 1000  # how many calls of a condition are looked at
+Found = tuple[Any, Mapping[str, Any]]  # a state, and the arguments of the call that made its transform, if known
+
+
+def waiting(tx: Any, state: OptState) -> Iterator[str]:
+    """Sentences about the calls to come, in which an optimizer with this state makes no step."""
+    for s, arguments in _inside(tx, state):
+        told = _TELL.get(type(s).__name__)
+        if told is not None and all(np.ndim(x) == 0 for x in s if isinstance(x, jax.Array | np.ndarray)):
+            yield from told(s, arguments)  # not of many runs at once, as of `sweep`
+
+
+def _inside(tx: Any, state: OptState) -> Iterator[Found]:
+    """The states of wrappers, from outside to inside; `tx` is None where it is not known."""
+    part = None if tx is None else base.part_of(tx)
+    if isinstance(part, Chain):
+        for inner, s in zip(part.parts, part._states(state), strict=True):
+            yield from _inside(inner, s)
+    elif isinstance(part, Wrapped):
+        yield from _inside(part.tx, part.inside(state))
+    elif not isinstance(part, Leafwise):
+        calls = calls_of(tx)
+        fields = getattr(state, "_fields", None)
+        if fields is None:
+            parts = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+            for x in parts:
+                yield from _inside(None, x)
+        else:
+            yield state, calls[-1].arguments if calls else {}
+            groups = calls[-1].arguments.get("transforms", {}) if calls else {}
+            for key, x in (state.inner_states if "inner_states" in fields else {}).items():
+                yield from _inside(groups.get(key), getattr(x, "inner_state", x))
+            for field in [f for f in fields if f.endswith("_state")][:1]:  # the optimizer's, before any other
+                yield from _inside(wrapped_by(calls), getattr(state, field))
+
+
+def _of_guard(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+    skipped, most = int(s.notfinite_count), arguments.get("max_consecutive_errors")
+    told = f"{_calls(skipped)} ({int(s.total_notfinite)} in all): gradients or updates are not finite"
+    if skipped and most is None:
+        yield f"apply_if_finite, the last {told}"
+    elif skipped > int(most or 0):
+        yield f"apply_if_finite has given up after the last {told}; it skips {most} in a row at most, and applies these"
+    elif skipped:
+        yield f"apply_if_finite skipped the last {told}; it skips {int(most or 0) - skipped} more, then applies them"
+
+
+def _of_condition(name: str, what: str) -> Any:
+    def told(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+        condition, inner = arguments.get("should_transform_fn"), arguments.get("inner")
+        if condition is None or arguments.get("forward_extra_args"):
+            return
+        step = int(s.step)
+        chosen = np.asarray(jax.vmap(condition)(step + jnp.arange(AHEAD, dtype=jnp.int32)))
+        if not chosen.any():
+            yield f"{name} applies {inner!r} in none of the next {AHEAD:,} calls: {what}"
+        elif first := int(chosen.argmax()):
+            yield f"{name} waits: it applies {inner!r} after {_calls(first)} more, in which {what}"
+
+    return told
+
+
+def _of_accumulation(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+    held, every_k = int(s.mini_step), arguments.get("every_k_schedule")
+    k: Any = every_k(s.gradient_step) if callable(every_k) else every_k
+    k = None if k is None else round(float(k))
+    info: Any = getattr(s, "skip_state", None)
+    if isinstance(info, dict) and np.ndim(skip := info.get("should_skip", False)) == 0 and skip:
+        numbers = {name: x for name, x in info.items() if name != "should_skip" and np.shape(x) == ()}
+        why = ", ".join(f"{name} {float(x):.4g}" for name, x in numbers.items())
+        yield f"MultiSteps left out the gradients of the last call ({why}): the update is 0, and no step is nearer"
+    if k is None:
+        if held:
+            yield f"MultiSteps waits: it has {_counted(held, 'gradient')} of its next update"
+    elif k > 1:
+        yield f"MultiSteps waits: it has {held} of {k} gradients; {_until(k - held)}"
+
+
+def _of_sums(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+    k, held = arguments.get("k"), int(s.count)
+    if k is None and held or k is not None and k > 1:
+        of, until = ("", "") if k is None else (f" of {k}", f"; {_until(int(k) - held)}")
+        yield f"apply_every waits: it has {held}{of} updates{until}"
+
+
+_TELL = {
+    "ApplyIfFiniteState": _of_guard,
+    "ConditionallyTransformState": _of_condition("conditionally_transform", "the updates pass through as they are"),
+    "ConditionallyMaskState": _of_condition("conditionally_mask", "the updates are 0"),
+    "MultiStepsState": _of_accumulation,
+    "ApplyEvery": _of_sums,
+}
+
+
+def _until(n: int) -> str:
+    """What comes, where the n-th call from now makes the update."""
+    if n == 1:
+        return "the next call makes the update"
+    return f"the call after the next {n - 1} makes the update" if n > 2 else "the call after the next makes the update"
+
+
+def _calls(n: int) -> str:
+    return _counted(n, "call")
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"

@@ -1,0 +1,152 @@
+"""Averages of the parameters, and whether what follows them changes the updates that they have seen."""
+
+import functools
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core.closures import value_of
+from gdjax.core.interop import is_optax, state_from_optax
+from gdjax.core.types import OptState, Params
+from gdjax.lift import traced
+
+
+class OrderWarning(UserWarning):
+    """An average of the parameters is not the last to see the updates."""
+
+
+def averages(state: OptState) -> Iterator[Any]:
+    """The states, anywhere in a state, that have parameters to evaluate: those with a method `eval_params(params)`."""
+    for x in jax.tree.leaves(state, is_leaf=lambda x: _averages(x) or is_optax(x)):
+        if _averages(x):
+            yield x
+        elif is_optax(x):  # it has no such method; its counterpart here may have one, or a state inside it
+            if _counterpart_averages(type(x)):
+                yield state_from_optax(x)
+            else:
+                yield from averages(tuple(x))
+
+
+def check(label: str, parts: Sequence[Any], states: Sequence[Any], params: Params) -> None:
+    """Warns where a transform averages the parameters and one after it changes the updates.
+
+    Such an average is of parameters that nobody trains. The transforms after it are traced: one that returns the
+    updates as they are, or changes only leaves that are not averaged, is no mistake.
+
+    Args:
+      label: of what puts `parts` in a row.
+      parts, states: the transforms and what their `init` made.
+      params: the parameters.
+    """
+    for i, state in enumerate(states[:-1]):
+        if (found := list(averages(state))) and _are_arrays(params):
+            for j in range(i + 1, len(parts)):
+                if (late := _late(found, parts[j], states[j], params)) is not None:
+                    warn(label, late, f" (argument {i})", f"{name_of(parts[j])} (argument {j})")
+                    break
+
+
+def check_around(label: str, average: OptState, alone: Callable[[], Any], params: Params) -> None:
+    """The same for a wrapper: `average` is the state of what it wraps, `alone` makes the wrapper of nothing."""
+    if (found := list(averages(average))) and _are_arrays(params):
+        rule = alone()
+        state = jax.eval_shape(lambda p: rule.init(p), _shapes(params))
+        if (late := _late(found, rule, state, params)) is not None:
+            warn(label, late, "", label.removeprefix("gdjax."))
+
+
+def warn(label: str, average: Any, place: str, changes: str) -> None:
+    """Warns of an average whose updates are changed after it."""
+    name = name_of_state(type(average))
+    warnings.warn(
+        f"{label}: {changes} changes the updates after {name}{place} has seen them, which then averages other "
+        f"parameters than those trained; put {name} around all that changes the updates: {name}(chain(...), ...)",
+        OrderWarning,
+        stacklevel=4,
+    )
+
+
+def _late(found: Sequence[Any], tx: Any, state: Any, params: Params) -> Any:
+    """The first of some averages with a leaf whose update `tx` changes; None if there is none."""
+    shapes = _shapes(params)
+    moved = _changed(tx, _shapes(state), shapes)
+    return next((x for x in found if moved & _averaged(_shapes(x), shapes)), None) if moved else None
+
+
+def _shapes(tree: Any) -> Any:
+    """The tree of shapes and dtypes, wherever its arrays lie."""
+    return jax.tree.map(lambda p: jax.ShapeDtypeStruct(jnp.shape(p), _dtype(p)), tree)
+
+
+def name_of(tx: Any) -> str:
+    """The name of the call that made a transform."""
+    calls = getattr(value_of(tx.update), "calls", ())
+    return calls[0].name if calls else described(tx)
+
+
+def described(tx: Any) -> str:
+    """The name of someone else's transform: "optax.scale_by_adam"."""
+    update = tx.update
+    name = getattr(update, "__qualname__", type(tx).__name__).partition(".<locals>")[0]
+    module = (getattr(update, "__module__", None) or "").partition(".")[0]
+    return f"{module}.{name}" if module else name
+
+
+def name_of_state(kind: type) -> str:
+    """scale_by_adam for ScaleByAdamState."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind.__name__.removesuffix("State"))
+    return words.lower()
+
+
+def _averages(x: Any) -> bool:
+    return callable(getattr(type(x), "eval_params", None))
+
+
+@functools.cache
+def _counterpart_averages(kind: Any) -> bool:
+    """Whether the class that a state of Optax has here keeps an average."""
+    return _averages(state_from_optax(kind(*[None] * len(getattr(kind, "_fields", ())))))
+
+
+def _are_arrays(params: Params) -> bool:
+    """Whether there are parameters, and all are arrays, numbers or shapes; no stand-in for the whole tree."""
+    leaves = jax.tree.leaves(params)
+    return bool(leaves) and all(hasattr(x, "dtype") or isinstance(x, int | float | complex) for x in leaves)
+
+
+def _dtype(p: Any) -> Any:
+    dtype = getattr(p, "dtype", None)
+    return dtype if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended) else jnp.result_type(p)
+
+
+def _averaged(state: Any, shapes: Any) -> set[int]:
+    """The places of the gradients whose parameters an average has others for; all where that cannot be told."""
+    trained = [i for i, p in enumerate(jax.tree.leaves(shapes)) if jnp.issubdtype(p.dtype, jnp.inexact)]
+    found = set(range(len(trained)))
+
+    def compare(state: Any, params: Any) -> None:
+        old, new = (jax.tree.flatten(x) for x in (params, state.eval_params(params)))
+        if old[1] == new[1]:
+            found.intersection_update([n for n, i in enumerate(trained) if old[0][i] is not new[0][i]] or found)
+
+    try:
+        jax.eval_shape(compare, state, shapes)
+    except Exception:
+        pass  # of someone else, who may ask for values
+    return found
+
+
+def _changed(tx: Any, state: Any, shapes: Any) -> set[int]:
+    """The places of the gradients that `tx` changes; all where its update cannot be traced without extra arguments."""
+    n = len(jax.tree.leaves(traced.gradients_like(shapes)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            fates = traced.fates(tx, shapes, state, {})
+        except Exception:
+            return set(range(n))
+    return {i for i, fate in enumerate(fates) if fate != i}
