@@ -86,7 +86,8 @@ def mismatch(names: tuple[str, str], one: Any, other: Any) -> str:
     ours, theirs = _paths(one), _paths(other)
     lines = [f"{names[1]}{path} is missing" for path in ours if path not in theirs]
     lines += [f"{names[1]}{path} has no counterpart in the {names[0]}" for path in theirs if path not in ours]
-    return listed(lines, "; ") or f"{names[0]} and {names[1]} are of different types"
+    kinds = [f"{name} {jax.tree.structure(x)!s:.100}" for name, x in zip(names, (one, other), strict=True)]
+    return listed(lines, "; ") or f"{kinds[0]} and {kinds[1]} are of different types"
 
 
 def slip(given: Any, like: Any) -> str:

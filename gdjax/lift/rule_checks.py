@@ -120,12 +120,18 @@ def named(f: Callable[..., Any], placed: int) -> list[inspect.Parameter]:
 
 @jax.tree_util.register_pytree_node_class
 class Absent:
-    """Stands for a list that is not there: all that can be done with it is to hand it on."""
+    """Stands for a list that is not there: it can be handed on. Taking something out of it raises the error `why`."""
+
+    def __init__(self, why: Exception):
+        self.why = why
+
+    def read(self, *_: Any) -> Any:
+        raise self.why
+
+    __iter__ = __getitem__ = __len__ = __bool__ = read
 
     def tree_flatten(self) -> Any:
-        raise TypeError("the list is not there")
-
-    __bool__ = tree_flatten
+        raise TypeError("the list is not there")  # `jax.jit` hands it on in this way, and a sum over a tree reads it
 
     @classmethod
     def tree_unflatten(cls, aux: Any, children: Any) -> Any:
@@ -142,19 +148,22 @@ class ReadsUpdates(Exception):  # noqa: N818
 def staged(f: Callable[..., Any], us: Sequence[Array] | None, ps: Sequence[Any], like: Sequence[Array]) -> Any:
     """What a stage returns, a function `f(us, ps)`, where updates (None) or parameters (None among them) are not known.
 
-    Whether it reads them is found by tracing it, with arrays like those of `like` in their places.
+    It is called without them. Where that is an error it is traced with arrays like those of `like`, which shows whether
+    it reads them.
 
     Raises:
-      ReadsUpdates: what it returns depends on the updates.
-      NoParameter: it depends on the parameters.
+      ReadsUpdates: what it returns depends on the updates, or it takes one of them out of its list.
+      NoParameter: what it returns depends on the parameters.
     """
     missing = any(p is None for p in ps)
     if us is not None and not missing:
         return f(us, ps)
     try:
-        result = f(Absent() if us is None else us, Absent() if missing else ps)
+        result = f(Absent(ReadsUpdates()) if us is None else us, Absent(TypeError()) if missing else ps)
         jax.tree.leaves(result)  # an error if it hands on what is not there
         return result
+    except ReadsUpdates:
+        raise
     except Exception:  # it does something with them, or hands them to `jax.jit`; or something else is wrong
         found = [jnp.zeros_like(x) if p is None else p for x, p in zip(like, ps, strict=True)]
         if us is None and read_inputs(_traced(lambda us: f(us, found), like)):

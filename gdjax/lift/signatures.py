@@ -82,16 +82,9 @@ def hashable(rule: Callable[..., Any]) -> Callable[..., Any]:
 
 def _function(f: Any) -> Any:
     """The function or class behind decorators, `functools.partial`, a method, an object that can be called."""
-    while not (inspect.isfunction(f) and not hasattr(f, "__wrapped__")):
-        if isinstance(f, functools.partial):
-            f = f.func
-        elif hasattr(f, "__wrapped__"):
-            f = f.__wrapped__
-        elif inspect.ismethod(f):
-            f = f.__func__
-        else:
-            return type(f) if not isinstance(f, type) else f
-    return f
+    while isinstance(f, functools.partial) or hasattr(f, "__wrapped__") or inspect.ismethod(f):
+        f = f.func if isinstance(f, functools.partial) else getattr(f, "__wrapped__", None) or f.__func__
+    return f if inspect.isfunction(f) or isinstance(f, type) else type(f)
 
 
 def _is_marked(p: inspect.Parameter, mark: Any, rule: Any) -> bool:

@@ -7,8 +7,8 @@ names `tree`. Its dict may have
 
 - fields of the state: a list for a slot, a number for a `Shared` field, anything for a `Whole` one. They are the new
   values, which the rule, and the stages after this one, find in `s`;
-- anything else: it goes to the rule by name, which declares it as `name: Reduced = None`. If it is a list, each leaf
-  gets its entry; a number goes to all leaves.
+- anything else: it goes to the rule by name, which declares it as `name=Reduced` or `name: Reduced = None`. If it is a
+  list, each leaf gets its entry; a number goes to all leaves.
 """
 
 from collections.abc import Callable, Mapping, Sequence

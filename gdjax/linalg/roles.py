@@ -54,8 +54,9 @@ class ByRole:
 
     def _check_axes(self, label: str, tree: Any) -> None:
         for path, x in paths_of(tree):
-            pattern, role = next(((k, role) for k, role in self.overrides if matches(k, path, x)), (None, None))
-            if isinstance(role, Matrix) and is_trained(x):
+            for pattern, role in [rule for rule in self.overrides if matches(rule[0], path, x)][:1]:
+                if not (isinstance(role, Matrix) and is_trained(x)):
+                    continue
                 try:
                     matrix_axes(label, np.shape(x), role)
                 except ValueError as e:
