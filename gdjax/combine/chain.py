@@ -163,6 +163,9 @@ def named_chain(*transforms: tuple[str, GradientTransformation]) -> Any:
 
     Checkpoints of a named chain survive the insertion of a transform, which those of a tuple do not.
 
+    Args:
+      *transforms: pairs `(name, transform)`, each name once, in the order in which they run.
+
     Raises:
       ValueError: a name occurs twice.
       TypeError: an argument is not a pair of a name and a transform.

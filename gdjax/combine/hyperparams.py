@@ -47,6 +47,8 @@ def get_hyperparams(tx: Transform, state: OptState, *, step: str = "next", count
     left out. `inject_hyperparams(optax.adam)(1e-3)` keeps them in the state instead.
 
     Args:
+      tx: any transform.
+      state: that `init` or `update` returned.
       step: "next" or "last". Inside `MultiSteps`, `apply_if_finite` and the like a step is one of the inner optimizer:
         in a call that only accumulates, or is skipped, the last step is the one before. Before the first step "last"
         gives the numbers of the first.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax import numerics
-from gdjax.core import base, checks, domains, misuse, types
+from gdjax.core import base, calls, checks, domains, misuse, types
 from gdjax.core.base import GradientTransformation
 from gdjax.core.closures import value_of
 from gdjax.core.per_leaf import PerLeaf, base_of
@@ -59,6 +59,9 @@ class WrappedScheduleState(NamedTuple):
 
 class WrappedSchedule:
     """A schedule of the count as a `StatefulSchedule`.
+
+    Args:
+      schedule_fn: a schedule, a function of the count.
 
     Example:
       >>> import gdjax
@@ -158,7 +161,7 @@ class _Injected:
             if name in static or isinstance(x, bool | str | type) or x is None:
                 self.rest[name] = x
             elif callable(x):
-                checks.schedule("gdjax.inject_hyperparams", name, x)
+                calls.schedule("gdjax.inject_hyperparams", name, x)
                 self.schedules[name] = x if isinstance(x, StatefulSchedule) else WrappedSchedule(x)
             elif isinstance(x, int | float | complex | np.number | np.ndarray | jax.Array):
                 self.numbers[name] = x

@@ -40,6 +40,7 @@ def state_sharding(
     keys, small arrays and arrays without an axis that can be divided are whole on every device.
 
     Args:
+      tx: any transform.
       params: arrays, or shapes as of `jax.ShapeDtypeStruct`. How they are divided is read from their shardings.
       mesh: of automatic or explicit axes.
       axis: the name of the axis of the mesh over which the state is divided.

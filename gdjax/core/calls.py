@@ -1,8 +1,10 @@
-"""The arguments of a call of a user's function, by position or by name."""
+"""Calls of a user's functions: the arguments by position or by name, and whether a schedule takes the count."""
 
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from gdjax.core import structures
 
 
 def positional(fun: Callable[..., Any]) -> list[str]:
@@ -43,3 +45,20 @@ def place(label: str, fun: Callable[..., Any], wanted: int | str, count: int, kw
     if name not in kwargs:
         raise ValueError(f"{label}: the call has no argument {wanted!r}, which has a batch axis")
     return name
+
+
+def schedule(label: str, name: str, value: Callable[..., Any]) -> None:
+    """Raises unless a schedule, the value of the hyperparameter `name`, can be called with the count alone."""
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        shown = getattr(value, "__name__", repr(value))
+        needed = [p.name for p in signature.parameters.values() if p.default is p.empty and "VAR" not in p.kind.name]
+        what, remedy = f"takes {structures.listed(needed)}", f"call it: {shown}(...)"
+        if not needed:
+            what, remedy = "takes no argument", "write lambda count: ..."
+        raise TypeError(f"{label}: {name}: a schedule is called with the count, and {shown} {what}; {remedy}") from None

@@ -3,7 +3,6 @@
 Nothing here looks at a traced value or adds an operation to a compiled step.
 """
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -212,23 +211,6 @@ def whence(got: Any, names: Iterable[Any]) -> str:
     if isinstance(got, Mapping) and set(names).isdisjoint(got):
         return f"{SWAPPED}; {RESTORE}"
     return RESTORE if isinstance(got, Mapping | list | tuple) else SWAPPED
-
-
-def schedule(label: str, name: str, value: Callable[..., Any]) -> None:
-    """Raises unless a schedule, the value of the hyperparameter `name`, can be called with the count alone."""
-    try:
-        signature = inspect.signature(value)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(None)
-    except TypeError:
-        shown = getattr(value, "__name__", repr(value))
-        needed = [p.name for p in signature.parameters.values() if p.default is p.empty and "VAR" not in p.kind.name]
-        what, remedy = f"takes {structures.listed(needed)}", f"call it: {shown}(...)"
-        if not needed:
-            what, remedy = "takes no argument", "write lambda count: ..."
-        raise TypeError(f"{label}: {name}: a schedule is called with the count, and {shown} {what}; {remedy}") from None
 
 
 def scheduled(label: str, name: str, value: Any) -> Any:

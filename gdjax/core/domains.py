@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core import checks, patterns
+from gdjax.core import calls, checks, patterns
 from gdjax.core.codec import Codec
-from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain, interval
+from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain
 from gdjax.core.per_leaf import PerLeaf
 
 Check = Callable[[str, str, Any], None]  # of the label, the argument's name and its value
@@ -46,7 +46,7 @@ def number(domain: Domain, label: str, name: str, value: Any) -> None:
         got = f"a {type(value).__name__}; {hint}" if params else repr(value)
         raise TypeError(f"{where} must be a number, a scalar array or a schedule, got {got}")
     elif callable(value):
-        checks.schedule(label, name, value)
+        calls.schedule(label, name, value)
         return
     if not domain[1](float(value)):
         raise ValueError(f"{where} must be {domain[0]}, got {value!r}")
@@ -60,7 +60,7 @@ def _integer(least: int, label: str, name: str, value: Any) -> None:
     elif isinstance(value, type) or not callable(value):
         checks.structural(label, name, value, least)
     else:
-        checks.schedule(label, name, value)
+        calls.schedule(label, name, value)
 
 
 def _share(label: str, name: str, value: Any) -> None:
@@ -220,23 +220,3 @@ def check(label: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any])
             by_name(label, name, value)
         elif isinstance(defaults.get(name), bool):
             _flag(label, name, value)
-
-
-def declared(maker: str, intervals: Mapping[str, str], names: Sequence[str]) -> dict[str, Domain]:
-    """The domains of arguments of a rule, written as intervals.
-
-    Raises:
-      TypeError: one is no text, or of no argument of the rule.
-      ValueError: one is no interval.
-    """
-    found = {}
-    for name, text in intervals.items():
-        if name not in names:
-            raise TypeError(f"gdjax.{maker}: domains: the rule has no argument {name!r}; it has {', '.join(names)}")
-        if not isinstance(text, str):
-            raise TypeError(f"gdjax.{maker}: the domain of {name} must be an interval such as '[0, 1)', got {text!r}")
-        try:
-            found[name] = interval(text)
-        except ValueError as e:
-            raise ValueError(f"gdjax.{maker}: the domain of {name}: {e}") from None
-    return found

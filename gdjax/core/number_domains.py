@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -40,6 +40,26 @@ def interval(text: str) -> Domain:
         return (low <= x if with_low else low < min(x, y)) and (x <= high if with_high else max(x, y) < high)
 
     return f"in {text.strip()}", inside
+
+
+def declared(maker: str, intervals: Mapping[str, str], names: Sequence[str]) -> dict[str, Domain]:
+    """The domains of arguments of a rule, written as intervals.
+
+    Raises:
+      TypeError: one is no text, or of no argument of the rule.
+      ValueError: one is no interval.
+    """
+    found = {}
+    for name, text in intervals.items():
+        if name not in names:
+            raise TypeError(f"gdjax.{maker}: domains: the rule has no argument {name!r}; it has {', '.join(names)}")
+        if not isinstance(text, str):
+            raise TypeError(f"gdjax.{maker}: the domain of {name} must be an interval such as '[0, 1)', got {text!r}")
+        try:
+            found[name] = interval(text)
+        except ValueError as e:
+            raise ValueError(f"gdjax.{maker}: the domain of {name}: {e}") from None
+    return found
 
 
 # The names of each domain: "name" in every transform of the library, "transform.name" in that one.

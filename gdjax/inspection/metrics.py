@@ -111,6 +111,9 @@ def with_metrics(
 def metrics(state: OptState) -> dict[str, Array]:
     """The metrics of the last update, from the state of an optimizer that has `with_metrics` anywhere in it.
 
+    Args:
+      state: that `update` returned, of a chain, groups or wrappers around `with_metrics` too.
+
     Returns:
       From name to scalar array. Where `with_metrics` is in several groups of a `partition` or entries of a
       `named_chain`, their names precede: "decoder/grad_norm".

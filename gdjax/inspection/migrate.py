@@ -54,6 +54,7 @@ def migrate(state: OptState, old_tx: Transform, new_tx: Transform, params: Param
     Args:
       state: of `old_tx`, or the state that Optax made for the same chain.
       old_tx: tells the decay of a momentum; an Optax transform does not, and then a sum goes only to a sum.
+      new_tx: the optimizer to go on with.
       params: the parameters, which keep their paths.
 
     Returns:

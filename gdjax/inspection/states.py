@@ -113,6 +113,9 @@ def state_to_dict(state: OptState) -> dict[str, Any]:
     The names do not depend on the place in a chain: `state_from_dict` reads it for an optimizer with a transform more
     or less, too. PRNG keys are there as their raw data. What has no arrays, such as the state of a clip, is left out.
 
+    Args:
+      state: of any optimizer of this library.
+
     Raises:
       ValueError: two arrays go by one name, because keys of the parameters are alike as strings.
 

@@ -79,7 +79,13 @@ def tabulate(tx: Transform, params: Params, shardings: Any = None) -> Table:
 def state_bytes(tx: Transform, params: Params, shardings: Any = None) -> int:
     """The bytes of the state that `tx.init(params)` allocates; with `shardings` those on the device with most of them.
 
-    The arguments and errors are those of `tabulate`.
+    Args:
+      tx: any transform, of another library too.
+      params: arrays, or shapes as of `jax.ShapeDtypeStruct`. No array is made.
+      shardings: where the state will lie: a tree like the state or a prefix of it, of shardings or of arrays.
+
+    Raises:
+      TypeError, ValueError: as in `tabulate`.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp

@@ -5,11 +5,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from gdjax.core import base, checks, domains
+from gdjax.core import base, calls, domains
 from gdjax.core.base import GradientTransformation
-from gdjax.core.number_domains import Domain
+from gdjax.core.number_domains import Domain, declared
 from gdjax.core.signatures import short_types
-from gdjax.core.values import Call
+from gdjax.core.values import Call, not_called
 from gdjax.lift.rule_checks import named
 from gdjax.lift.stages import Reduced, Staged
 
@@ -28,7 +28,7 @@ class Arguments(NamedTuple):
             if p.name in self.domains and not (given[p.name] is None and p.default is None):
                 domains.number(self.domains[p.name], base.label_of(call), p.name, given[p.name])
             if callable(given[p.name]) and not isinstance(given[p.name], type) and p.name not in self.staged:
-                checks.schedule(base.label_of(call), p.name, given[p.name])
+                calls.schedule(base.label_of(call), p.name, given[p.name])
         hyper = {name: x for name, x in given.items() if name not in self.staged}
         return hyper, {name: x for name, x in given.items() if name in self.staged}
 
@@ -51,7 +51,7 @@ def arguments_of(
         raise TypeError(f"gdjax.{maker}: staged: the rule has no argument {', '.join(unknown)}")
     listed |= {p.name for p in arguments if _is_marked(p, Staged, rule)}
     own = [p for p in arguments if not _is_marked(p, Reduced, rule)]
-    return Arguments(own, frozenset(listed), domains.declared(maker, intervals or {}, [p.name for p in own]))
+    return Arguments(own, frozenset(listed), declared(maker, intervals or {}, [p.name for p in own]))
 
 
 def like_rule(
@@ -62,7 +62,7 @@ def like_rule(
     What is a `hyper` of the rule is any number, array or schedule in the signature.
     """
     functools.update_wrapper(factory, rule)
-    factory.init = base.not_called(factory)  # type: ignore[attr-defined]
+    factory.init = not_called(factory)  # type: ignore[attr-defined]
     code = _function(rule)
     if not hasattr(rule, "__name__"):
         factory.__name__, factory.__qualname__ = code.__name__, code.__qualname__

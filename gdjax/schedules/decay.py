@@ -20,6 +20,9 @@ from gdjax.schedules.curves import of_count
 def constant_schedule(value: ArrayLike) -> Schedule:
     """`value` at every step.
 
+    Args:
+      value: a number, or a traced scalar.
+
     Departs from Optax, which returns the argument as it is: here it is a float32 of the step's shape.
 
     Example:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from jax.typing import ArrayLike
 
+from gdjax.core.calls import schedule as check_schedule
 from gdjax.core.checks import NUMBER
-from gdjax.core.checks import schedule as check_schedule
 from gdjax.core.types import Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves

@@ -16,6 +16,9 @@ def stateless(f: Callable[[Updates, Params], Updates]) -> GradientTransformation
 
     `params` is None in `f` where `update` got none. For a function of one array see `leafwise`.
 
+    Args:
+      f: a function `(updates, params) -> updates`, of trees of one structure.
+
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
       >>> @gdjax.stateless
@@ -40,6 +43,9 @@ def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> GradientTransformat
     """A transform without state from a function of one array and its parameter, `f(g, p) -> update`.
 
     `p` is None in `f` where `update` got no parameters.
+
+    Args:
+      f: a function `(g, p) -> update`, of arrays of one shape.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -16,6 +16,9 @@ def with_extra_args_support(tx: Transform) -> Any:
     Every transform of this library does, and every wrapper here keeps extra arguments from transforms that do not. So
     only code that calls `tx.update` itself needs this.
 
+    Args:
+      tx: any transform, of another library too.
+
     Example:
       >>> import gdjax, jax.numpy as jnp, optax
       >>> tx = gdjax.with_extra_args_support(optax.scale(2.0))

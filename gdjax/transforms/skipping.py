@@ -26,6 +26,11 @@ class ShouldSkipUpdateFunction(Protocol):
 def skip_not_finite(updates: Updates, gradient_step: Array, params: Params) -> tuple[Array, dict[str, Array]]:
     """Skips gradients with a NaN or an infinity in them; a `ShouldSkipUpdateFunction`.
 
+    Args:
+      updates: the gradients, a tree of arrays.
+      gradient_step: the steps made so far; not read.
+      params: the parameters, or None; not read.
+
     Returns:
       Whether to skip, and a dict with that as "should_skip" and the number of such elements as "num_not_finite".
 
@@ -57,6 +62,12 @@ def skip_large_updates(
 
     Fill in the bound to make it a `ShouldSkipUpdateFunction`:
     `functools.partial(skip_large_updates, max_squared_norm=42.0)`.
+
+    Args:
+      updates: the gradients, a tree of arrays.
+      gradient_step: the steps made so far; not read.
+      params: the parameters, or None; not read.
+      max_squared_norm: the least squared norm that is skipped, sum_i |g_i|^2 over all leaves.
 
     Returns:
       Whether to skip, and a dict with that as "should_skip" and the squared norm, taken in float32 or wider, as
