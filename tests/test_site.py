@@ -46,6 +46,14 @@ def test_an_optimizer_has_its_own_page(name: str):
     assert page == f"optimizers/{name}" and catalogue.pages()[page][0] is symbol and symbol.obj is getattr(gdjax, name)
 
 
+def test_each_optimizer_is_in_one_group():
+    grouped = [name for names in catalogue.groups().values() for name in names]
+    pages = {page.partition("/")[2] for page in catalogue.pages() if page.startswith("optimizers/")}
+    assert sorted({name for name in grouped if grouped.count(name) > 1}) == [], "in two groups of the README"
+    assert sorted(pages - set(grouped)) == [], "in no group of the README's optimizers"
+    assert sorted(set(grouped) - set(catalogue.page_of_name())) == [], "no public names"
+
+
 def test_parts_stand_with_their_optimizer():
     where = {name: page for name, (page, _) in catalogue.page_of_name().items()}
     assert where["scale_by_adam"] == where["ScaleByAdamState"] == "optimizers/adam"

@@ -33,13 +33,23 @@ def _exists(entry: Any) -> bool:
     return target.startswith("api/") or (DOCS / target).is_file() or target in MADE
 
 
+def _entries(section: str) -> list[Any]:
+    """The pages of a section in the navigation; the optimizers by their groups."""
+    own = {page: {catalogue.title_of(page): uri(page)} for page in catalogue.pages() if page.startswith(section + "/")}
+    if section != "optimizers":
+        return list(own.values())
+    return [
+        {title: [own[f"optimizers/{name}"] for name in names if f"optimizers/{name}" in own]}
+        for title, names in catalogue.groups().items()
+    ]
+
+
 def on_config(config: Any) -> Any:
     """Puts the pages of the reference into the navigation."""
     config.nav[:] = [x for x in config.nav if _exists(x)]
     reference: list[Any] = ["api/index.md"]
     for section, (title, _) in catalogue.SECTIONS.items():
-        own = [{catalogue.title_of(p): uri(p)} for p in catalogue.pages() if p.startswith(section + "/")]
-        reference.append({title: [f"api/{section}/index.md", *own]})
+        reference.append({title: [f"api/{section}/index.md", *_entries(section)]})
     config.nav.append({"Reference": reference})
     return config
 
@@ -78,15 +88,31 @@ def _page(page: str, held: list[Symbol]) -> str:
     return text + "\n"
 
 
+def _row(symbol: Symbol, page: str, here: str) -> str:
+    """A row of a table on a page of the section `here`."""
+    section, _, file = page.partition("/")
+    path = file if section == here else f"../{page}"
+    summary = symbol.summary.replace("|", "\\|")
+    return f"| [`{symbol.short}`]({path}.md#gdjax.{symbol.name}) | {summary} |\n"
+
+
 def _table(section: str) -> str:
-    rows = []
-    for page, held in catalogue.pages().items():
-        if page.startswith(section + "/"):
-            shown = held[:1] if section in ("optimizers", "schedules") else held
-            for s in shown:
-                summary = s.summary.replace("|", "\\|")
-                rows.append(f"| [`{s.short}`]({page.partition('/')[2]}.md#gdjax.{s.name}) | {summary} |")
-    return "| name | what it is |\n| --- | --- |\n" + "\n".join(rows) + "\n"
+    """What a section has: a table, or one for each group of optimizers."""
+    head = "| name | what it is |\n| --- | --- |\n"
+    if section == "optimizers":
+        where = catalogue.page_of_name()
+        tables = [
+            f"## {title}\n\n{head}" + "".join(_row(where[name][1], where[name][0], section) for name in names)
+            for title, names in catalogue.groups().items()
+        ]
+        return "\n".join(tables)
+    rows = [
+        _row(s, page, section)
+        for page, held in catalogue.pages().items()
+        if page.startswith(section + "/")
+        for s in (held[:1] if section == "schedules" else held)
+    ]
+    return head + "".join(rows)
 
 
 def _sections() -> str:
@@ -94,10 +120,19 @@ def _sections() -> str:
     text += "| section | what is there |\n| --- | --- |\n"
     for section, (title, sentence) in catalogue.SECTIONS.items():
         text += f"| [{title}]({section}/index.md) | {sentence} |\n"
-    text += "\n## All names\n\n"
-    names = sorted(catalogue.page_of_name().items(), key=lambda item: item[0].rpartition(".")[2].lower())
-    links = [f"[`{n}`]({page}.md#gdjax.{s.name})" for n, (page, s) in names if n == s.name]
-    return text + " · ".join(links) + "\n"
+    where = catalogue.page_of_name()
+    lists = {f"Optimizers: {title}": names for title, names in catalogue.groups().items()}
+    for section, (title, _) in catalogue.SECTIONS.items():
+        shown = [s.name for page, held in catalogue.pages().items() if page.startswith(section + "/") for s in held]
+        lists |= {title: shown} if section != "optimizers" else {"Parts and states of optimizers": shown}
+    text += "\n## All names\n"
+    seen: set[str] = set()
+    for title, names in lists.items():
+        new = [name for name in names if name not in seen]
+        seen |= set(new)
+        links = [f"[`{where[n][1].short}`]({where[n][0]}.md#gdjax.{where[n][1].name})" for n in new]
+        text += f"\n**{title}**\n\n" + " · ".join(links) + "\n"
+    return text
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -119,6 +154,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Makes of a page as GitHub shows it one that mkdocs shows alike."""
     if page.file.src_uri.startswith("api/"):
         return markdown
+    if page.file.src_uri == "index.md":  # the tabs lead on, and a program has its picture beside it
+        page.meta["hide"] = ["navigation", "toc"]
     # Code is left as it is; what stands between is text.
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.M | re.S)
     parts[::2] = [_text(part) for part in parts[::2]]
