@@ -79,6 +79,18 @@ def test_links_lead_somewhere(page: Path):
     assert missing == []
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", *WRITTEN], ids=lambda page: page.stem)
+def test_code_fits_beside_both_lists_of_links(page: Path):
+    """At 1280 px a block shows 88 columns. Sentences that a program prints may be longer: the site wraps them."""
+    wide, block = [], None
+    for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
+        if (fence := line.lstrip()).startswith("```"):
+            block = fence[3:] if block is None else None
+        elif block is not None and len(line) > 88 and not (block == "text" and "  " not in line):
+            wide.append(f"{page.name}:{number}: {len(line)} columns")
+    assert wide == []
+
+
 def test_each_written_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]
     assert [page.name for page in WRITTEN if page.name not in navigation] == []
