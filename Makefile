@@ -55,8 +55,9 @@ examples: $(VENV)/.stamp-examples ## Run every example at its smallest size, int
 bench: $(VENV)/.stamp-bench ## Run every benchmark
 	@set -e; for f in $(BENCHMARKS); do echo "== $$f"; $(VENV)/bin/python $$f $(ARGS); done
 
-docs: $(VENV)/.stamp-docs ## Build the documentation site into out/site; a broken link fails
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict $(ARGS)
+# Not --quiet: mkdocs then drops warnings before --strict counts them.
+docs: $(VENV)/.stamp-docs ## Build the documentation site into out/site; a broken link or a missing picture fails
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict $(ARGS)
 
 clean: ## Remove the environments and everything that was made
 	rm -rf $(VENV) $(OLDEST) $(CLIENTS) out build dist .pytest_cache .ruff_cache

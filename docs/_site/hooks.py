@@ -1,11 +1,14 @@
 """What mkdocs runs: it writes the pages of the reference, adds pages from outside `docs/`, and links names in text."""
 
+import logging
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
 
 import catalogue
 import diagram
+import links
 import mathml
 from catalogue import Symbol
 from mkdocs.structure.files import File
@@ -158,7 +161,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         page.meta["hide"] = ["navigation", "toc"]
     # Code is left as it is; what stands between is text.
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.M | re.S)
-    parts[::2] = [_text(part) for part in parts[::2]]
+    parts[::2] = [_pictures(_text(part), page) for part in parts[::2]]
     return re.sub(r"^```mermaid\n(.*?)^```$", lambda x: diagram.svg(x[1]), "".join(parts), flags=re.M | re.S)
 
 
@@ -170,6 +173,24 @@ def _text(text: str) -> str:
     # What belongs to an item of a list is indented by four, and an item after it follows an empty line.
     text = re.sub(r"^( +)", r"\1\1", text, flags=re.M)
     return re.sub(r"^( {4}.*\n)(?=- )", r"\1\n", text, flags=re.M)
+
+
+def _pictures(text: str, page: Any) -> str:
+    """A picture in raw HTML, which mkdocs leaves as it is, is found from where the page stands in the site."""
+
+    def moved(found: re.Match[str]) -> str:
+        target = posixpath.join(posixpath.dirname(page.file.src_uri), found[2])
+        return found[1] + get_relative_url(posixpath.normpath(target), page.url)
+
+    return re.sub(r"""(<img\b[^>]*\bsrc=["'])(?![a-z]+:|/)([^"']+)""", moved, text)
+
+
+def on_post_build(config: Any) -> None:
+    """A warning, which the strict build takes for an error, for each link of the site that leads nowhere."""
+    for page, references in links.missing(Path(config.site_dir)).items():
+        logging.getLogger("mkdocs.hooks.links").warning(
+            "%s refers to what is not there: %s", page, ", ".join(references)
+        )
 
 
 # Code in text, but in no link, heading or block of code.
