@@ -69,7 +69,7 @@ def _symbol(symbol: Symbol, options: str = "") -> str:
     """A symbol on its page: its source if that says all, or its signature and docstring."""
     heading = f"## {symbol.short} {{ #gdjax.{symbol.name} }}"
     if symbol.is_state or symbol.is_value:
-        text = f"{heading}\n\n```python\n{catalogue.source_of(symbol)}\n```"
+        text = f"{heading}\n\n``` {{ .python .source }}\n{catalogue.source_of(symbol)}\n```"
     else:
         text = f"::: gdjax.{symbol.name}{options}"
     others = ", ".join(f"`gdjax.{name}`" for name in symbol.aliases if name != symbol.name)
@@ -157,12 +157,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Makes of a page as GitHub shows it one that mkdocs shows alike."""
     if page.file.src_uri.startswith("api/"):
         return markdown
-    if page.file.src_uri == "index.md":  # the tabs lead on, and a program has its picture beside it
-        page.meta["hide"] = ["navigation", "toc"]
+    if page.file.src_uri == "index.md" or page.file.src_uri.startswith("benchmarks/results/"):
+        page.meta["hide"] = ["navigation", "toc"]  # a program has its picture beside it; tables have many columns
     # Code is left as it is; what stands between is text.
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.M | re.S)
     parts[::2] = [_pictures(_text(part), page) for part in parts[::2]]
-    return re.sub(r"^```mermaid\n(.*?)^```$", lambda x: diagram.svg(x[1]), "".join(parts), flags=re.M | re.S)
+    whole = re.sub(r"^```text$", "``` { .text .printed }", "".join(parts), flags=re.M)
+    return re.sub(r"^```mermaid\n(.*?)^```$", lambda x: diagram.svg(x[1]), whole, flags=re.M | re.S)
 
 
 def _text(text: str) -> str:
