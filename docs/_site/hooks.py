@@ -221,6 +221,7 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
         url = get_relative_url(f"api/{where}/", page.url)
         return f'<a href="{url}#gdjax.{symbol.name}"><code>{found[2]}{found[3] or ""}</code></a>'
 
+    content = re.sub(r"<(?=\w+, )", "&lt;", content)  # an inner product <x, y> is no tag
     shown = page.file.src_uri.removeprefix("api/").removesuffix(".md")
     if shown in catalogue.pages():
         content = mathml.render_page(content, catalogue.arguments(shown))
