@@ -126,15 +126,15 @@ def _sections() -> str:
     where = catalogue.page_of_name()
     lists = {f"Optimizers: {title}": names for title, names in catalogue.groups().items()}
     for section, (title, _) in catalogue.SECTIONS.items():
-        shown = [s.name for page, held in catalogue.pages().items() if page.startswith(section + "/") for s in held]
-        lists |= {title: shown} if section != "optimizers" else {"Parts and states of optimizers": shown}
+        own = [s.name for page, held in catalogue.pages().items() if page.startswith(section + "/") for s in held]
+        lists |= {title: own} if section != "optimizers" else {"Parts and states of optimizers": own}
     text += "\n## All names\n"
     seen: set[str] = set()
     for title, names in lists.items():
         new = [name for name in names if name not in seen]
         seen |= set(new)
-        links = [f"[`{where[n][1].short}`]({where[n][0]}.md#gdjax.{where[n][1].name})" for n in new]
-        text += f"\n**{title}**\n\n" + " · ".join(links) + "\n"
+        shown = [f"[`{where[n][1].short}`]({where[n][0]}.md#gdjax.{where[n][1].name})" for n in new]
+        text += f"\n**{title}**\n\n" + " · ".join(shown) + "\n"
     return text
 
 

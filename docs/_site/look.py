@@ -25,6 +25,7 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars"
 ).split()
+MINUTES = 20
 WIDTHS = 1280, 390  # a small laptop, a phone
 PICTURES = ["", "api/optimizers/muon/", "examples/", "gallery/", "contributing/", "from_optax/"]
 WANTED = "muon", "api/optimizers/muon/"  # what is typed into the search, and a page among its results
@@ -122,7 +123,7 @@ def opened(browser: str, *args: str) -> Iterator[subprocess.Popen[bytes]]:
 def pages_of(site: Path, every: bool) -> list[str]:
     """The pages to look at, by their address in the site."""
     found = sorted(f"{page.parent.relative_to(site).as_posix()}/" for page in site.glob("*/**/index.html"))
-    return ["", *(page for page in found if every or page.count("/") < (3 if page.startswith("api/") else 4))]
+    return ["", *(page for page in found if every or not page.startswith("api/") or page.count("/") < 3)]
 
 
 def look(browser: str, site: Path, out: Path, every: bool) -> list[str]:
@@ -138,12 +139,12 @@ def look(browser: str, site: Path, out: Path, every: bool) -> list[str]:
         for width in WIDTHS:
             file = out / f"{page.strip('/').replace('/', '_') or 'home'}_{width}.png"
             with opened(browser, f"--window-size={width},2400", f"--screenshot={file}", f"{root}/{page}") as process:
-                process.wait(60)
+                process.wait(120)
     with opened(browser, "--window-size=1400,1000", f"{root}/look.html"):
-        answered = handler.done.wait(600)
+        answered = handler.done.wait(MINUTES * 60)
     server.shutdown()
     if not answered:
-        return ["the browser did not answer in ten minutes"]
+        return [f"the browser did not answer in {MINUTES} minutes"]
     wrong = [f"{page}: {', '.join(found)}" for page, found in handler.report["out"].items()]
     if WANTED[1] not in [result.partition("?")[0] for result in handler.report["results"]]:
         wrong.append(f"a search for {WANTED[0]!r} finds {handler.report['results'][:5]}, not {WANTED[1]}")
