@@ -25,7 +25,7 @@ BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py compile_
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-slow test-oldest test-newest mutants clients lint types examples bench docs clean
+.PHONY: help train test test-slow test-oldest test-newest mutants clients lint types examples bench docs look clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
@@ -65,8 +65,13 @@ examples: $(VENV)/.stamp-examples ## Run every example at its smallest size, int
 bench: $(VENV)/.stamp-bench ## Run every benchmark
 	@set -e; for f in $(BENCHMARKS); do echo "== $$f"; $(VENV)/bin/python $$f $(ARGS); done
 
-docs: $(VENV)/.stamp-docs ## Build the documentation site into out/site; a broken link fails
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict $(ARGS)
+# Not --quiet: mkdocs then drops warnings before --strict counts them.
+docs: $(VENV)/.stamp-docs ## Build the documentation site into out/site; a broken link or a missing picture fails
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict $(ARGS)
+
+look: ## Look at the site with Chromium: pictures into out/look, a search, what is out of sight; ARGS=--all: at every page
+	@$(MAKE) --no-print-directory docs ARGS=
+	$(VENV)/bin/python docs/_site/look.py out/site out/look $(ARGS)
 
 clean: ## Remove the environments and everything that was made
 	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(CLIENTS) out build dist .pytest_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import types
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,66 @@ def check_the_cookbook(names: dict[str, Any]) -> None:
     assert loss(names["result"].params) < 0.5 * loss(params)
     assert jnp.isfinite(names["slope"]) and jnp.abs(names["by_start"]["head"]["kernel"]).max() > 0
     assert all((u == 0).all() for u in jax.tree.leaves(names["updates"]))  # of the last recipe, a step that is skipped
+    check_unfreezing(names)
+    check_labels(names)
+    check_sums(names)
+    check_statistics(names)
+    check_the_game(names)
+
+
+def with_names(function: Any, names: dict[str, Any], **others: Any) -> Any:
+    """A function of a page, where some names mean something else."""
+    return types.FunctionType(function.__code__, names | others)
+
+
+def check_unfreezing(names: dict[str, Any]) -> None:
+    params, warm, first, then = (names[name] for name in ("params", "warm", "first", "then"))
+    assert_close(warm["hidden"], params["hidden"], 0, 0)
+    counts = [gdjax.tree.get(names["then_state"].inner_states[group], "count") for group in ("head", "hidden")]
+    assert counts == [20, 0]
+    gradients = jax.grad(names["loss"])(warm)
+    going_on, _ = first.update(gradients, names["first_state"], warm)
+    unfrozen, _ = then.update(gradients, names["then_state"], warm)
+    assert_close(unfrozen["head"], going_on["head"], 0, 0)
+    # A first step of Adam: the rate, here with a decay of a thousandth of it.
+    assert_close(jnp.abs(unfrozen["hidden"]["kernel"]), jnp.full((4, 8), 1e-3), 1e-2)
+    assert names["loss"](names["unfrozen"]) < names["loss"](warm)
+
+
+def check_labels(names: dict[str, Any]) -> None:
+    assert [row.group for row in names["table"]] == ["rest"] * 2 + ["norms"] * 2 + ["rest"] * 2
+    by_path = {jax.tree_util.keystr(k): x for k, x in jax.tree_util.tree_leaves_with_path(names["nnx_labels"])}
+    assert sorted(by_path.values()) == ["norms"] * 2 + ["rest"] * 4
+    assert all((label == "norms") == ("1" in path) for path, label in by_path.items())
+
+
+def check_sums(names: dict[str, Any]) -> None:
+    params, four = names["params"], names["four"]
+    assert_close(names["mean_gradient"](params, four), jax.grad(names["loss"])(params), 1e-5, 1e-7)
+    assert names["state"] is not None and names["loss"](names["of_four"]) < names["loss"](params)
+    # A gradient of 1 in each of 600 batches: a sum in bfloat16 stops growing at 256.
+    ones = {"w": jnp.ones((), jnp.bfloat16)}, (jnp.ones(600, jnp.bfloat16),)
+    found = with_names(names["mean_gradient"], names, loss=lambda p, x: p["w"] * x)(*ones)
+    assert found["w"].dtype == jnp.bfloat16 and found["w"] == 1
+
+
+def check_statistics(names: dict[str, Any]) -> None:
+    dense, stats = names["mean_weights"]["Dense_0"], names["mean_stats"]["BatchNorm_0"]
+    hidden = names["batches"] @ dense["kernel"] + dense["bias"]
+    assert_close(stats, {"mean": hidden.mean((0, 1)), "var": hidden.var(1).mean(0)}, 1e-4, 1e-5)
+    stale = names["stats"]["BatchNorm_0"]["mean"]
+    assert jnp.abs(stale - stats["mean"]).max() > 1e-3, "the statistics of the training would do"
+    assert jnp.mean((names["outputs"] - names["y"]) ** 2) < 0.8 * jnp.mean(names["y"] ** 2)
+
+
+def check_the_game(names: dict[str, Any]) -> None:
+    assert jnp.abs(names["game"][0]["shift"] - 3) < 1e-2 and jnp.abs(names["game"][1]["slope"]) < 1e-2
+    generator, critic, plain = names["generator"], names["critic"], gdjax.sgd(0.3)
+    play = jax.jit(with_names(names["play"].__wrapped__, names, generator_tx=plain, critic_tx=plain))
+    game = generator, critic, plain.init(generator), plain.init(critic)
+    for _ in range(50):
+        game = play(*game)
+    assert jnp.abs(game[0]["shift"] - 3) > 3, "plain steps do not circle"
 
 
 def test_the_page_on_frameworks():
@@ -142,6 +203,27 @@ def test_the_page_on_frameworks():
         assert len(losses) == 20 and losses[-1] < 0.5 * losses[0]
     assert_close(names["solution"].value, jnp.arange(3.0), 1e-2, 1e-2)
     assert_close(names["rate"], 0.0099)
+
+
+def test_the_page_on_adapters(capsys: pytest.CaptureFixture[str]):
+    if "model" not in inspect.signature(nnx.Optimizer.update).parameters:
+        pytest.skip("Flax before 0.11 updates without the model, as the page on frameworks says")
+    names = run("adapters")
+    said = [text for text in printed(ROOT / "docs" / "adapters.md") if text]
+    assert capsys.readouterr().out == "".join(said) and len(said) == 3
+    held = [nnx.state(names["optimizer"], nnx.optimizer.OptState), names["state"], names["opt_state"]]
+    sizes = [sum(x.nbytes for x in jax.tree.leaves(state)) for state in held]
+    step = 4  # a count of nnx's own
+    assert sizes == [names["nnx_bytes"] + step, names["linen_bytes"], names["eqx_bytes"]]
+    for way in ("nnx", "linen", "eqx"):
+        losses = names[f"{way}_losses"]
+        assert len(losses) == 20 and losses[-1] < 0.9 * losses[0]
+    assert_close(names["params"]["LoRADense_0"]["base"], names["start"]["LoRADense_0"]["base"], 0, 0)
+    assert_close(names["mlp"].layers[0].base.weight, names["trained"].layers[0].weight, 0, 0)
+    fresh = nnx.Linear(32, 128, rngs=nnx.Rngs(0))
+    assert_close(names["hidden"].kernel[...], fresh.kernel[...], 0, 0)
+    both = nnx.Any(nnx.LoRAParam, nnx.PathContains("bias"))
+    assert len(jax.tree.leaves(nnx.state(names["model"], both))) == 4
 
 
 def test_the_page_on_comparing():

@@ -17,15 +17,15 @@ DOCS = ROOT / "docs"
 WRITTEN = sorted(DOCS.glob("*.md"))
 
 
-def load_catalogue() -> Any:
-    spec = importlib.util.spec_from_file_location("catalogue", DOCS / "_site" / "catalogue.py")
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, DOCS / "_site" / f"{name}.py")
     assert spec and spec.loader
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-catalogue = load_catalogue()
+catalogue, links = load("catalogue"), load("links")
 
 
 def test_each_public_name_has_one_page():
@@ -44,6 +44,14 @@ def test_no_page_is_called_by_a_module():
 def test_an_optimizer_has_its_own_page(name: str):
     page, symbol = catalogue.page_of_name()[name]
     assert page == f"optimizers/{name}" and catalogue.pages()[page][0] is symbol and symbol.obj is getattr(gdjax, name)
+
+
+def test_each_optimizer_is_in_one_group():
+    grouped = [name for names in catalogue.groups().values() for name in names]
+    pages = {page.partition("/")[2] for page in catalogue.pages() if page.startswith("optimizers/")}
+    assert sorted({name for name in grouped if grouped.count(name) > 1}) == [], "in two groups of the README"
+    assert sorted(pages - set(grouped)) == [], "in no group of the README's optimizers"
+    assert sorted(set(grouped) - set(catalogue.page_of_name())) == [], "no public names"
 
 
 def test_parts_stand_with_their_optimizer():
@@ -71,6 +79,24 @@ def test_links_lead_somewhere(page: Path):
     assert missing == []
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", *WRITTEN], ids=lambda page: page.stem)
+def test_code_fits_beside_both_lists_of_links(page: Path):
+    """At 1280 px a block shows 88 columns. Sentences that a program prints may be longer: the site wraps them."""
+    wide, block = [], None
+    for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
+        if (fence := line.lstrip()).startswith("```"):
+            block = fence[3:] if block is None else None
+        elif block is not None and len(line) > 88 and not (block == "text" and "  " not in line):
+            wide.append(f"{page.name}:{number}: {len(line)} columns")
+    assert wide == []
+
+
+def test_the_build_of_the_site_counts_warnings():
+    """With --quiet mkdocs drops them before --strict counts them, so a broken link would pass."""
+    target = (ROOT / "Makefile").read_text("utf-8").partition("\ndocs:")[2].partition("\n\n")[0]
+    assert "--strict" in target and "--quiet" not in target
+
+
 def test_each_written_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]
     assert [page.name for page in WRITTEN if page.name not in navigation] == []
@@ -90,3 +116,27 @@ def test_the_names_in_the_pages_exist():
 def test_public_modules_are_in_the_reference():
     modules = {name for name in gdjax.__all__ if inspect.ismodule(getattr(gdjax, name))}
     assert modules <= {name.partition(".")[0] for name in catalogue.MODULES}
+
+
+# A site of two pages: all that the first refers to is there.
+HOME = """<link href="style.css"><img src="a.png"> <a href="guide/">g</a> <a href="guide/#two">2</a>
+<a href="/guide/">g</a> <a href="https://example.org/none">elsewhere</a> <a href="mailto:x@example.org">x</a>
+<a href="#">top</a> <img src="data:image/png;base64,AA=="> <a href="guide/index.html?q=1#two">2</a>
+<a href="a%2Epng">a</a> <a href="./">.</a>"""
+GUIDE = """<h2 id="two">Two</h2> <a href="..">home</a> <img src="../a.png" srcset="../a.png 1x, ../b.png 2x">
+<img src="a.png"> <a href="../none/">none</a> <a href="../guide/#three">3</a> <a href="#four">4</a>
+<a name="five"></a> <a href="#five">5</a> <script src="../s.js"></script> <a href="../../up/">up</a>"""
+LOST = {"../b.png", "a.png", "../none/", "../guide/#three", "#four", "../s.js", "../../up/"}
+
+
+def test_what_a_built_site_has_not_is_found(tmp_path: Path):
+    (tmp_path / "guide").mkdir()
+    (tmp_path / "index.html").write_text(HOME, "utf-8")
+    (tmp_path / "guide" / "index.html").write_text(GUIDE, "utf-8")
+    (tmp_path / "a.png").touch()
+    (tmp_path / "style.css").touch()
+    found = links.missing(tmp_path)
+    assert list(found) == ["guide/index.html"]
+    assert {reference.partition(" ")[0] for reference in found["guide/index.html"]} == LOST
+    (tmp_path / "guide" / "index.html").write_text("<h2 id='two'>Two</h2>", "utf-8")
+    assert links.missing(tmp_path) == {}

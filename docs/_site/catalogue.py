@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import inspect
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import gdjax
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 MODULES = (
     "losses", "projections", "schedules", "transforms", "tree", "contrib", "tree_utils", "second_order", "assignment",
     "perturbations", "microbatching", "plots", "experimental.aggregating",
@@ -199,6 +201,18 @@ def pages() -> dict[str, list[Symbol]]:
         held.sort(key=lambda s: (s.short != page.rpartition("/")[2], _kind(s), s.module, _line(s)))
     order = list(SECTIONS)
     return dict(sorted(found.items(), key=lambda item: (order.index(item[0].partition("/")[0]), item[0])))
+
+
+@functools.cache
+def groups() -> dict[str, list[str]]:
+    """The names of each group of optimizers: a heading of the README's section of them, and the names in its table."""
+    section = README.read_text("utf-8").partition("\n## Optimizers\n")[2].partition("\n## ")[0]
+    found = {}
+    for part in section.split("\n### ")[1:]:
+        title, _, text = part.partition("\n")
+        first_cells = re.findall(r"^\|([^|]*`[^|]*)\|", text, re.MULTILINE)
+        found[title] = [name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)]
+    return found
 
 
 def _kind(symbol: Symbol) -> int:

@@ -1,11 +1,14 @@
 """What mkdocs runs: it writes the pages of the reference, adds pages from outside `docs/`, and links names in text."""
 
+import logging
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
 
 import catalogue
 import diagram
+import links
 import mathml
 from catalogue import Symbol
 from mkdocs.structure.files import File
@@ -33,13 +36,23 @@ def _exists(entry: Any) -> bool:
     return target.startswith("api/") or (DOCS / target).is_file() or target in MADE
 
 
+def _entries(section: str) -> list[Any]:
+    """The pages of a section in the navigation; the optimizers by their groups."""
+    own = {page: {catalogue.title_of(page): uri(page)} for page in catalogue.pages() if page.startswith(section + "/")}
+    if section != "optimizers":
+        return list(own.values())
+    return [
+        {title: [own[f"optimizers/{name}"] for name in names if f"optimizers/{name}" in own]}
+        for title, names in catalogue.groups().items()
+    ]
+
+
 def on_config(config: Any) -> Any:
     """Puts the pages of the reference into the navigation."""
     config.nav[:] = [x for x in config.nav if _exists(x)]
     reference: list[Any] = ["api/index.md"]
     for section, (title, _) in catalogue.SECTIONS.items():
-        own = [{catalogue.title_of(p): uri(p)} for p in catalogue.pages() if p.startswith(section + "/")]
-        reference.append({title: [f"api/{section}/index.md", *own]})
+        reference.append({title: [f"api/{section}/index.md", *_entries(section)]})
     config.nav.append({"Reference": reference})
     return config
 
@@ -56,7 +69,7 @@ def _symbol(symbol: Symbol, options: str = "") -> str:
     """A symbol on its page: its source if that says all, or its signature and docstring."""
     heading = f"## {symbol.short} {{ #gdjax.{symbol.name} }}"
     if symbol.is_state or symbol.is_value:
-        text = f"{heading}\n\n```python\n{catalogue.source_of(symbol)}\n```"
+        text = f"{heading}\n\n``` {{ .python .source }}\n{catalogue.source_of(symbol)}\n```"
     else:
         text = f"::: gdjax.{symbol.name}{options}"
     others = ", ".join(f"`gdjax.{name}`" for name in symbol.aliases if name != symbol.name)
@@ -78,15 +91,31 @@ def _page(page: str, held: list[Symbol]) -> str:
     return text + "\n"
 
 
+def _row(symbol: Symbol, page: str, here: str) -> str:
+    """A row of a table on a page of the section `here`."""
+    section, _, file = page.partition("/")
+    path = file if section == here else f"../{page}"
+    summary = symbol.summary.replace("|", "\\|")
+    return f"| [`{symbol.short}`]({path}.md#gdjax.{symbol.name}) | {summary} |\n"
+
+
 def _table(section: str) -> str:
-    rows = []
-    for page, held in catalogue.pages().items():
-        if page.startswith(section + "/"):
-            shown = held[:1] if section in ("optimizers", "schedules") else held
-            for s in shown:
-                summary = s.summary.replace("|", "\\|")
-                rows.append(f"| [`{s.short}`]({page.partition('/')[2]}.md#gdjax.{s.name}) | {summary} |")
-    return "| name | what it is |\n| --- | --- |\n" + "\n".join(rows) + "\n"
+    """What a section has: a table, or one for each group of optimizers."""
+    head = "| name | what it is |\n| --- | --- |\n"
+    if section == "optimizers":
+        where = catalogue.page_of_name()
+        tables = [
+            f"## {title}\n\n{head}" + "".join(_row(where[name][1], where[name][0], section) for name in names)
+            for title, names in catalogue.groups().items()
+        ]
+        return "\n".join(tables)
+    rows = [
+        _row(s, page, section)
+        for page, held in catalogue.pages().items()
+        if page.startswith(section + "/")
+        for s in (held[:1] if section == "schedules" else held)
+    ]
+    return head + "".join(rows)
 
 
 def _sections() -> str:
@@ -94,10 +123,19 @@ def _sections() -> str:
     text += "| section | what is there |\n| --- | --- |\n"
     for section, (title, sentence) in catalogue.SECTIONS.items():
         text += f"| [{title}]({section}/index.md) | {sentence} |\n"
-    text += "\n## All names\n\n"
-    names = sorted(catalogue.page_of_name().items(), key=lambda item: item[0].rpartition(".")[2].lower())
-    links = [f"[`{n}`]({page}.md#gdjax.{s.name})" for n, (page, s) in names if n == s.name]
-    return text + " · ".join(links) + "\n"
+    where = catalogue.page_of_name()
+    lists = {f"Optimizers: {title}": names for title, names in catalogue.groups().items()}
+    for section, (title, _) in catalogue.SECTIONS.items():
+        own = [s.name for page, held in catalogue.pages().items() if page.startswith(section + "/") for s in held]
+        lists |= {title: own} if section != "optimizers" else {"Parts and states of optimizers": own}
+    text += "\n## All names\n"
+    seen: set[str] = set()
+    for title, names in lists.items():
+        new = [name for name in names if name not in seen]
+        seen |= set(new)
+        shown = [f"[`{where[n][1].short}`]({where[n][0]}.md#gdjax.{where[n][1].name})" for n in new]
+        text += f"\n**{title}**\n\n" + " · ".join(shown) + "\n"
+    return text
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -119,10 +157,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Makes of a page as GitHub shows it one that mkdocs shows alike."""
     if page.file.src_uri.startswith("api/"):
         return markdown
+    if page.file.src_uri == "index.md" or page.file.src_uri.startswith("benchmarks/results/"):
+        page.meta["hide"] = ["navigation", "toc"]  # a program has its picture beside it; tables have many columns
     # Code is left as it is; what stands between is text.
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.M | re.S)
-    parts[::2] = [_text(part) for part in parts[::2]]
-    return re.sub(r"^```mermaid\n(.*?)^```$", lambda x: diagram.svg(x[1]), "".join(parts), flags=re.M | re.S)
+    parts[::2] = [_pictures(_text(part), page) for part in parts[::2]]
+    whole = re.sub(r"^```text$", "``` { .text .printed }", "".join(parts), flags=re.M)
+    return re.sub(r"^```mermaid\n(.*?)^```$", lambda x: diagram.svg(x[1]), whole, flags=re.M | re.S)
 
 
 def _text(text: str) -> str:
@@ -133,6 +174,24 @@ def _text(text: str) -> str:
     # What belongs to an item of a list is indented by four, and an item after it follows an empty line.
     text = re.sub(r"^( +)", r"\1\1", text, flags=re.M)
     return re.sub(r"^( {4}.*\n)(?=- )", r"\1\n", text, flags=re.M)
+
+
+def _pictures(text: str, page: Any) -> str:
+    """A picture in raw HTML, which mkdocs leaves as it is, is found from where the page stands in the site."""
+
+    def moved(found: re.Match[str]) -> str:
+        target = posixpath.join(posixpath.dirname(page.file.src_uri), found[2])
+        return found[1] + get_relative_url(posixpath.normpath(target), page.url)
+
+    return re.sub(r"""(<img\b[^>]*\bsrc=["'])(?![a-z]+:|/)([^"']+)""", moved, text)
+
+
+def on_post_build(config: Any) -> None:
+    """A warning, which the strict build takes for an error, for each link of the site that leads nowhere."""
+    for page, references in links.missing(Path(config.site_dir)).items():
+        logging.getLogger("mkdocs.hooks.links").warning(
+            "%s refers to what is not there: %s", page, ", ".join(references)
+        )
 
 
 # Code in text, but in no link, heading or block of code.
@@ -162,6 +221,7 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
         url = get_relative_url(f"api/{where}/", page.url)
         return f'<a href="{url}#gdjax.{symbol.name}"><code>{found[2]}{found[3] or ""}</code></a>'
 
+    content = re.sub(r"<(?=\w+, )", "&lt;", content)  # an inner product <x, y> is no tag
     shown = page.file.src_uri.removeprefix("api/").removesuffix(".md")
     if shown in catalogue.pages():
         content = mathml.render_page(content, catalogue.arguments(shown))

@@ -17,6 +17,7 @@ from gdjax.plots.look import COLOURS, LOOK
 from portraits.methods import PLACES
 
 COLOURS_OF_A_FILE = 48
+SMALL, LARGE = 13, 14  # of the texts: a phone shows a picture at two thirds of its size
 LINES = ["black", COLOURS[1], *(str(style["color"]) for style in STYLES)]
 HEAD = """# Gallery
 
@@ -46,8 +47,8 @@ def save(figure: Any, file: Path) -> None:
 
 def portrait(file: Path, name: str, runs: Mapping[str, tuple[float | None, np.ndarray]]) -> None:
     """The trajectory of an optimizer on each landscape, side by side."""
-    with plt.rc_context({**LOOK, "font.size": 10}):
-        figure, panels = plt.subplots(1, len(runs), figsize=(5.0, 2.75), layout="constrained")
+    with plt.rc_context(LOOK):
+        figure, panels = plt.subplots(1, len(runs), figsize=(5.0, 2.9), layout="constrained")
     for ax, (where, (rate, points)) in zip(panels, runs.items(), strict=True):
         place = PLACES[where]
 
@@ -58,28 +59,28 @@ def portrait(file: Path, name: str, runs: Mapping[str, tuple[float | None, np.nd
         draw_path(ax, points, name, {"color": COLOURS[1], "linestyle": "-", "linewidth": 1.6})
         ax.plot(*points[0], "s", color="white", markeredgecolor="black", markersize=7, zorder=6)
         ax.set(xticks=[], yticks=[])
-        ax.set_title(where if rate is None else f"{where}, rate {rate:g}", fontsize=10)
-    figure.suptitle(name, x=0.02, ha="left", fontsize=12, fontweight="bold", family="monospace")
+        ax.set_title(where if rate is None else f"{where}, rate {rate:g}", fontsize=SMALL)
+    figure.suptitle(name, x=0.02, ha="left", fontsize=LARGE, fontweight="bold", family="monospace")
     save(figure, file)
 
 
 def curve(file: Path, name: str, schedules: Mapping[str, Any], steps: int) -> None:
     """A schedule with its arguments: one line for each variant."""
-    with plt.rc_context({**LOOK, "font.size": 10}):
-        figure, ax = plt.subplots(figsize=(3.6, 2.3), layout="constrained")
+    with plt.rc_context({**LOOK, "font.size": SMALL}):
+        figure, ax = plt.subplots(figsize=(5.0, 2.9), layout="constrained")
     for (label, schedule), style in zip(schedules.items(), STYLES, strict=False):
         gdjax.plot_schedule(schedule, steps + 1, ax=ax)
         ax.get_lines()[-1].set(label=label, **style)
     ax.set(xlim=(0, steps), ylim=(-0.03, 1.5), xlabel="", ylabel="")
-    ax.legend(fontsize=8, frameon=False, loc="upper right", borderaxespad=0)
-    figure.suptitle(name, x=0.02, ha="left", fontsize=11, fontweight="bold", family="monospace")
+    ax.legend(fontsize=SMALL, frameon=False, loc="upper right", borderaxespad=0)
+    figure.suptitle(name, x=0.02, ha="left", fontsize=LARGE, fontweight="bold", family="monospace")
     save(figure, file)
 
 
 def page(optimizers: list[str], schedules: list[str], steps: int, rates: str) -> str:
     """The text of `gallery.md`."""
     parts = [HEAD.format(steps=steps, rates=rates), "## Optimizers\n", _table(optimizers, 2)]
-    return "\n".join([*parts, "\n## Schedules\n", _table(schedules, 3)]) + "\n"
+    return "\n".join([*parts, "\n## Schedules\n", _table(schedules, 2)]) + "\n"
 
 
 def _table(names: list[str], columns: int) -> str:
