@@ -71,6 +71,6 @@ def _part(where: str, x: Any, sharding: Any) -> Part:
         raise ValueError(f"{where} has shape {x.shape}, which {sharding} does not divide: {e}") from e
     try:
         devices = frozenset(sharding.device_set)
-    except ValueError:  # of an abstract mesh
+    except (ValueError, AttributeError):  # of an abstract mesh
         devices = frozenset()
     return Part(bytes_of(jax.ShapeDtypeStruct(shape, x.dtype)), devices)

@@ -30,8 +30,11 @@ def projected_norm(tx: Any, params: Params) -> Callable[[Params, Any], Array] | 
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        shapes = shapes_of(LABEL, params)
-        found = [(part, bounds) for part in walk(tx, shapes).parts if (bounds := _bounds_of(part)) is not None]
+        try:
+            parts = walk(tx, shapes_of(LABEL, params)).parts
+        except Exception:  # labels and masks may be functions of values, which shapes do not have
+            return None
+    found = [(part, bounds) for part in parts if (bounds := _bounds_of(part)) is not None]
     leaves, structure = jax.tree.flatten(params)
     ends: list[list[tuple[Any, Any]]] = [[] for _ in leaves]
     for part, bounds in found:

@@ -266,6 +266,18 @@ def test_stops_at_zero_with_a_projection_last():
     np.testing.assert_allclose(result.params["b"], -1, atol=1e-4)
 
 
+def test_a_mask_that_shapes_do_not_satisfy_still_runs():
+    """The bounds are looked for in shapes, which are not all that an array is."""
+
+    def mask(params: Any) -> Any:
+        return jax.tree.map(lambda x: x.at is not None, params)
+
+    with pytest.raises(AttributeError, match="has no attribute 'at'"):
+        gdjax.explain(gdjax.masked(gdjax.clip(1.0), mask), start())
+    tx = gdjax.chain(gdjax.masked(gdjax.clip(1.0), mask), gdjax.sgd(0.1))
+    assert minimize(least_squares, start(), tx, steps=3, grad_tol=1e-9).steps == 3
+
+
 def test_without_bounds_the_norm_is_the_gradients():
     result = minimize(least_squares, start(), gdjax.bfgs(), steps=100, grad_tol=1e-5)
     assert result.converged and "projected_grad_norm" not in result.history
