@@ -61,8 +61,8 @@ def test_labels_by_path_on_kernels_of_three_axes():
     assert f"muon: {left}{REMEDY}" in table.warnings
     assert any(text.startswith("muon takes head/kernel for a matrix") for text in table.warnings)
     # Optax's transform around ours, or the rate injected, changes nothing.
-    labels = gdjax.label_by_path({"kernel$": "m", ".*": "rest"})
-    assert said(optax.partition({"m": gdjax.muon(0.02), "rest": REST}, labels)) == said(tx)
+    groups: Any = {"m": gdjax.muon(0.02), "rest": REST}
+    assert said(optax.partition(groups, gdjax.label_by_path({"kernel$": "m", ".*": "rest"}))) == said(tx)
     assert said(by_path(gdjax.inject_hyperparams(gdjax.muon)(0.02))) == said(tx)
 
 

@@ -10,7 +10,7 @@ from maxtext.configs import types
 from maxtext.optimizers import optimizers
 from maxtext.utils import maxtext_utils
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:gdjax.muon. its Adam gets")
 SCHEDULES = [types.LearningRateScheduleType.COSINE, types.LearningRateScheduleType.WSD]
 
 
