@@ -15,7 +15,7 @@ COMPLETE = {"optimizers"}
 # The folders whose docstrings say of every argument what it is.
 EXPLAINED = {"optimizers"}
 # What does without an example, beside protocols and errors.
-WITHOUT = {"StatefulSchedule"}
+WITHOUT: set[str] = set()
 MOST_LINES, MOST_COLUMNS = 8, 88
 
 
