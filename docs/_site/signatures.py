@@ -10,20 +10,30 @@ from gdjax.core.signatures import shortened
 
 
 class Signatures(Extension):
-    """Leaves out the arguments that a caller does not pass, and names types as the source does."""
+    """Leaves out the arguments that a caller does not pass, and names types and functions as the source does."""
 
     def on_function(self, *, func: Function, **_: Any) -> None:
-        module, _, name = func.path.rpartition(".")
-        try:
-            called = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError):  # a method
+        called = _found(func.path)
+        if not callable(called):
             return
         signature = shortened(called, inspect.signature(called))
         for parameter in [p.name for p in func.parameters if p.name not in signature.parameters]:
             del func.parameters[parameter]
         for parameter in func.parameters:
-            parameter.annotation = _text(signature.parameters[parameter.name].annotation)
+            own = signature.parameters[parameter.name]
+            parameter.annotation = _text(own.annotation)
+            if " at 0x" in repr(own.default):  # a function, or an object that does not tell what it is
+                parameter.default = getattr(own.default, "__name__", f"{type(own.default).__name__}()")
         func.returns = _text(signature.return_annotation)
+
+
+def _found(path: str) -> Any:
+    """The function, or the method of a class, of that path."""
+    holder, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(holder), name, None)
+    except ImportError:
+        return getattr(_found(holder), name, None) if holder else None
 
 
 def _text(annotation: Any) -> str | None:

@@ -31,6 +31,7 @@ def short_types(function: Callable[P, R], signature: inspect.Signature | None = 
 
 
 def shortened(function: Callable[..., Any], signature: inspect.Signature, **named: Any) -> inspect.Signature:
+    """`signature`, of `function`, with the text of each type that Python would write out."""
     aliases = [*named.items(), *_aliases(getattr(inspect.unwrap(function), "__globals__", {}))]
     parameters = [p.replace(annotation=_shown(p.annotation, aliases)) for p in signature.parameters.values()]
     returned = _shown(signature.return_annotation, aliases)
@@ -52,6 +53,7 @@ def _shown(annotation: Any, aliases: list[tuple[str, Any]]) -> Any:
 
 
 def text_of(annotation: Any, aliases: list[tuple[str, Any]]) -> str:
+    """A type as a program would name it: by an alias, which may stand for a part of a union, or without its module."""
     if isinstance(annotation, str):
         return str(annotation)
     if annotation is None or annotation is NoneType:
