@@ -23,7 +23,7 @@ from gdjax.core.types import (
     TransformUpdateFn,
     Updates,
 )
-from gdjax.core.values import Call, Value, bind, is_ours
+from gdjax.core.values import Call, Value, bind, is_ours, not_called
 
 P = ParamSpec("P")
 
@@ -169,16 +169,6 @@ def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
 
     make.init = not_called(make)  # type: ignore[attr-defined]
     return make
-
-
-def not_called(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """What stands for the `init` of a factory, which only the transforms that it makes have."""
-
-    def init(*args: Any, **kwargs: Any) -> Any:
-        label = f"gdjax.{factory.__name__}" if is_ours(factory) else factory.__name__
-        raise AttributeError(f"{label} is a function that makes a transform: call it: {label}(...).init(params)")
-
-    return init
 
 
 def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from gdjax.core import base, checks, domains
 from gdjax.core.base import GradientTransformation
 from gdjax.core.number_domains import Domain
-from gdjax.core.values import Call
+from gdjax.core.values import Call, not_called
 from gdjax.lift.rule_checks import named
 from gdjax.lift.stages import Reduced, Staged
 
@@ -56,7 +56,7 @@ def arguments_of(
 def like_rule(factory: Callable[..., Any], rule: Callable[..., Any], parameters: list[inspect.Parameter]) -> Any:
     """The factory with these parameters and the rule's name and documentation, or those of the code behind it."""
     functools.update_wrapper(factory, rule)
-    factory.init = base.not_called(factory)  # type: ignore[attr-defined]
+    factory.init = not_called(factory)  # type: ignore[attr-defined]
     code = _function(rule)
     if not hasattr(rule, "__name__"):
         factory.__name__, factory.__qualname__ = code.__name__, code.__qualname__
