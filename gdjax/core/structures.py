@@ -1,4 +1,4 @@
-"""Trees that must fit each other. Where they do not, a sentence tells what stands on both sides, and the likely slip."""
+"""Trees that must fit each other; where they do not, a sentence tells what stands on both sides, and the slip."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
