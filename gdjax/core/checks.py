@@ -12,13 +12,11 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax.core import structures
-from gdjax.core.skipped import is_skipped
+from gdjax.core.structures import SWAPPED, alike, flatten_like  # noqa: F401
 
 NUMBER = int, float, np.number
 NO_STATE = "state is None; call init(params) first"
 RESTORE = "restored from a checkpoint, give the restorer init(params) as its target"
-ARRAYS = "params", "updates", "gradients"  # trees whose leaves are arrays, by what errors call them
-SWAPPED = "are state and params swapped? Call update(updates, state, params)"
 
 
 def structural(label: str, name: str, value: Any, low: int) -> int:
@@ -116,46 +114,6 @@ def slots(label: str, updates: Any, /, **fields: Any) -> None:
 def typed(x: Any) -> Any:
     """`x`, a Python number as an array."""
     return x if hasattr(x, "dtype") else np.asarray(x, jax.dtypes.canonicalize_dtype(type(x)))
-
-
-def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, tree: Any) -> list[Any]:
-    """The leaves of `tree`, which must have the structure of `like`; `names` are what errors call `like` and `tree`.
-
-    Raises:
-      ValueError: the structures differ, or a leaf of `like` meets several arrays; the message says where.
-    """
-    try:
-        found = structure.flatten_up_to(tree)
-        if names[1] not in ARRAYS or not any(map(structures.is_container, found)):
-            return found
-        leaves = jax.tree.leaves(like, is_leaf=is_skipped)
-        if len(leaves) == len(found) and _one_array_each(leaves, found):
-            return found
-    except (ValueError, TypeError):
-        pass
-    try:  # again, without the leaves that have no gradient, or that neither of the two has
-        leaves, known = jax.tree.flatten(like, is_leaf=is_skipped)
-        found = known.flatten_up_to(tree)
-        pairs = list(zip(leaves, found, strict=True))
-        fits = names[1] not in ARRAYS or _one_array_each(leaves, found)
-        if fits and (names[0] == "updates" or all(is_skipped(x) for of, x in pairs if is_skipped(of))):
-            return [x for of, x in pairs if not is_skipped(of)]
-    except (ValueError, TypeError):
-        pass
-    swapped = f"; {SWAPPED}" if names[1] == "params" and structures.is_state(tree) else ""
-    raise ValueError(f"{label}: {structures.mismatch(names, like, tree)}{swapped}")
-
-
-def alike(label: str, updates: Any, params: Any) -> None:
-    """Raises if there are parameters, and they have another structure than the updates where there are gradients."""
-    if params is not None and jax.tree.structure(updates) != jax.tree.structure(params):
-        structure = jax.tree.structure(updates, is_leaf=is_skipped)
-        flatten_like(label, ("updates", "params"), structure, updates, params)
-
-
-def _one_array_each(leaves: Iterable[Any], found: Iterable[Any]) -> bool:
-    """Whether no leaf that is not skipped meets several arrays."""
-    return not any(structures.is_container(x) for of, x in zip(leaves, found, strict=True) if not is_skipped(of))
 
 
 def mask(label: str, name: str, tree: Any) -> None:

@@ -1,12 +1,14 @@
-"""Where two trees differ, told in one sentence: what stands on both sides, and the likely slip."""
+"""Trees that must fit each other; where they do not, a sentence tells what stands on both sides, and the slip."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from gdjax.core.skipped import is_skipped
 
+ARRAYS = "params", "updates", "gradients"  # trees whose leaves are arrays, by what errors call them
+SWAPPED = "are state and params swapped? Call update(updates, state, params)"
 MOST = 3  # so many names in a message, and how many more there are
 
 
@@ -72,6 +74,46 @@ def listed(names: Sequence[Any], lines: str = ", ") -> str:
     """Some names, and how many more there are."""
     rest = f"{lines}and {len(names) - MOST} more" if len(names) > MOST + 1 else ""
     return lines.join(map(str, names[: MOST if rest else None])) + rest
+
+
+def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, tree: Any) -> list[Any]:
+    """The leaves of `tree`, which must have the structure of `like`; `names` are what errors call `like` and `tree`.
+
+    Raises:
+      ValueError: the structures differ, or a leaf of `like` meets several arrays; the message says where.
+    """
+    try:
+        found = structure.flatten_up_to(tree)
+        if names[1] not in ARRAYS or not any(map(is_container, found)):
+            return found
+        leaves = jax.tree.leaves(like, is_leaf=is_skipped)
+        if len(leaves) == len(found) and _one_array_each(leaves, found):
+            return found
+    except (ValueError, TypeError):
+        pass
+    try:  # again, without the leaves that have no gradient, or that neither of the two has
+        leaves, known = jax.tree.flatten(like, is_leaf=is_skipped)
+        found = known.flatten_up_to(tree)
+        pairs = list(zip(leaves, found, strict=True))
+        fits = names[1] not in ARRAYS or _one_array_each(leaves, found)
+        if fits and (names[0] == "updates" or all(is_skipped(x) for of, x in pairs if is_skipped(of))):
+            return [x for of, x in pairs if not is_skipped(of)]
+    except (ValueError, TypeError):
+        pass
+    swapped = f"; {SWAPPED}" if names[1] == "params" and is_state(tree) else ""
+    raise ValueError(f"{label}: {mismatch(names, like, tree)}{swapped}")
+
+
+def alike(label: str, updates: Any, params: Any) -> None:
+    """Raises if there are parameters, and they have another structure than the updates where there are gradients."""
+    if params is not None and jax.tree.structure(updates) != jax.tree.structure(params):
+        structure = jax.tree.structure(updates, is_leaf=is_skipped)
+        flatten_like(label, ("updates", "params"), structure, updates, params)
+
+
+def _one_array_each(leaves: Iterable[Any], found: Iterable[Any]) -> bool:
+    """Whether no leaf that is not skipped meets several arrays."""
+    return not any(is_container(x) for of, x in zip(leaves, found, strict=True) if not is_skipped(of))
 
 
 def mismatch(names: tuple[str, str], one: Any, other: Any) -> str:

@@ -113,6 +113,16 @@ def is_ours(factory: Any) -> bool:
     return (getattr(factory, "__module__", None) or "").startswith("gdjax.")
 
 
+def not_called(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """What stands for the `init` of a factory, which only the transforms that it makes have."""
+
+    def init(*args: Any, **kwargs: Any) -> Any:
+        label = f"gdjax.{factory.__name__}" if is_ours(factory) else factory.__name__
+        raise AttributeError(f"{label} is a function that makes a transform: call it: {label}(...).init(params)")
+
+    return init
+
+
 def bind(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     """The call `factory(*args, **kwargs)`.
 
@@ -185,13 +195,3 @@ def _show(x: Any) -> str:
     if isinstance(x, type) or inspect.isfunction(x):
         return x.__name__
     return repr(x)
-
-
-def not_called(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """What stands for the `init` of a factory, which only the transforms that it makes have."""
-
-    def init(*args: Any, **kwargs: Any) -> Any:
-        label = f"gdjax.{factory.__name__}" if is_ours(factory) else factory.__name__
-        raise AttributeError(f"{label} is a function that makes a transform: call it: {label}(...).init(params)")
-
-    return init
