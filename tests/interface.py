@@ -1,4 +1,4 @@
-"""The public interface as text: `interface.txt` has each public name with its parameters, and `test_interface` compares.
+"""The public interface as text: `interface.txt` has each public name with its parameters; `test_interface` compares.
 
     python -m tests.interface
 
