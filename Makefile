@@ -25,7 +25,7 @@ BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py compile_
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-slow test-oldest test-newest mutants clients lint types examples bench docs look clean
+.PHONY: help train test test-slow test-oldest test-newest mutants clients lint types examples notebooks bench docs look clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
@@ -61,6 +61,9 @@ types: $(VENV)/.stamp-lint $(VENV)/.stamp-test ## Check types
 
 examples: $(VENV)/.stamp-examples ## Run every example at its smallest size, into out/
 	@set -e; for f in $(EXAMPLES); do echo "== $$f --tiny"; $(VENV)/bin/python $$f --tiny $(ARGS); done
+
+notebooks: $(VENV)/.stamp-examples ## Run the notebooks
+	$(VENV)/bin/python examples/notebooks/make.py --run
 
 bench: $(VENV)/.stamp-bench ## Run every benchmark
 	@set -e; for f in $(BENCHMARKS); do echo "== $$f"; $(VENV)/bin/python $$f $(ARGS); done

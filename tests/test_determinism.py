@@ -144,6 +144,8 @@ UNEQUAL = (
     # and so it does in the inverse error function of normal noise.
     "noisy_sgd add_noise"
 ).split()
+if jax.__version_info__ >= (0, 12):
+    UNEQUAL += ["lion", "prodigy"]  # for the same reason, by this XLA
 
 # Sums over the tree that are fused in another way when compiled for several devices.
 FUSED_ANEW = "mechanize", "sam", "normalize", "dog", "dog/learning_rate", "dowg", "scale_by_dowg"
