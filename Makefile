@@ -19,6 +19,7 @@ CLIENTS := .venv-clients
 STAMPS := $(addprefix $(VENV)/.stamp-,test lint examples bench docs)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+CHECK := $(VENV)/bin/check-jsonschema --builtin-schema vendor.
 EXAMPLES := $(filter-out examples/_%,$(wildcard examples/*.py))
 BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py compile_only.py matrix_methods.py \
   matrix_compile.py)
@@ -52,9 +53,13 @@ mutants: $(VENV)/.stamp-test ## Break each rule on purpose and demand a failing 
 clients: $(CLIENTS)/.stamp-clients ## Run the tests of libraries that use Optax, with Optax and with gdjax; ARGS="flax" runs one's
 	$(CLIENTS)/bin/python tests/clients/run.py $(ARGS)
 
-lint: $(VENV)/.stamp-lint ## Check style and format
+lint: $(VENV)/.stamp-lint ## Check style and format, workflows, forms and the citation
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(CHECK)github-workflows .github/workflows/*.yml
+	$(CHECK)github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/method.yml
+	$(CHECK)github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(CHECK)citation-file-format CITATION.cff
 
 types: $(VENV)/.stamp-lint $(VENV)/.stamp-test ## Check types
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python

@@ -46,4 +46,4 @@ def test_a_plain_dict_goes_on(name: str):
 def test_states_of_0_2_are_of_every_kind():
     assert {name.rpartition("-")[0] for name in SAVED if name.endswith("-0_2")} == set(OPTIMIZERS)
     steps = [np.abs(x).max() for saved in SAVED.values() for x in saved.updates.values()]
-    assert min(steps) >= 0 and sum(x == 0 for x in steps) <= 3  # those of the step that MultiSteps gathers
+    assert sum(x == 0 for x in steps) <= 3  # those of the step that MultiSteps gathers
