@@ -14,10 +14,9 @@ from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.numerics import Array
 
-# How near 1 and 0 the parts of old vectors that count as equal may be apart: 1 / GRID. No simple fraction times GRID is
-# near a half, where rounding would part equal numbers.
-GRID = 987.65
-SPREAD = 0.01  # the share of all old vectors in each that fills a null space
+SHARE = 4  # of sqrt(eps): how much of an old vector is added where a matrix says nothing of it
+SPREAD = 0.01  # of all directions in each vector that fills a null space
+ALIKE = 987.65  # eigenvalues whose logarithms times that round to one number count as equal
 _highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -38,11 +37,10 @@ def refreshed_basis(matrices: Array, basis: Array, in_order: bool = False) -> Ar
 def turned_basis(matrices: Array, basis: Array, exact: Any, in_order: bool) -> tuple[Array, Array]:
     """The eigenvectors of each A, or one power step towards them, `refreshed_basis`. Both are continuous in A.
 
-    In the power step s q sin^4(q, A q) is added to A q, with s = sqrt(eps) times the largest q^H A q: nothing to an
+    In the power step s sin^6(q, A q) q is added to A q, with s = 4 sqrt(eps) times the largest q^H A q: nothing to an
     eigenvector, and so much where A says nothing of q that q, and not the rounding of A q, says what is new in Q'.
-    An eigenvector is replaced where its eigenvalue is below eps^(2/3) of the largest, and may be rounding: by an old
-    vector, of those of which the other eigenvectors take the least, made orthogonal to them. A hundredth of a fixed
-    mixture of all is added, so that these vectors are never dependent.
+    An eigenvector whose eigenvalue is below eps^(2/3) of the largest may be rounding. In its place is an old vector
+    made orthogonal to the others, with a hundredth of a fixed vector, so that these are never dependent.
 
     Args:
       matrices: (..., n, n).
@@ -62,57 +60,38 @@ def turned_basis(matrices: Array, basis: Array, exact: Any, in_order: bool) -> t
     top = jnp.max(values, -1, keepdims=True, initial=0)  # with NaN in A all values are NaN
     over, useful = _reciprocal(top)
     values, product = values * over, product * over.astype(a.dtype)
-    step = functools.partial(_power_step, product, values, q, in_order)
-    vectors = functools.partial(_eigenvectors, a, over, useful, q)
+    s = SHARE * jnp.finfo(a.dtype).eps ** 0.5
+    cosines = values / (jnp.sqrt(jnp.sum(numerics.abs_sq(product), -2, keepdims=True)) + s)
+    x = product + (s * (1 - jnp.minimum(cosines, 1) ** 2) ** 3).astype(a.dtype) * q
+    x = x if exact is False else jnp.where(exact, q, x)
+    # Equal numbers, and what is NaN, stay in their order. A basis that is not kept in order has one in its first turn.
+    keys = jnp.round(-ALIKE * jnp.log(jnp.maximum(values, s)))
+    order = jnp.argsort(keys if in_order else jnp.where(exact, keys, 0), -1).astype(jnp.int32)
+    x = jnp.take_along_axis(x, order, -1, mode="promise_in_bounds")
+    follows = jax.nn.one_hot(order[..., 0, :], order.shape[-1], dtype=values.dtype)
+    of = functools.partial(_eigenvectors, a, over, useful, q)
     if isinstance(exact, bool):
-        x, follows = vectors() if exact else step()
+        x, follows = of(x, follows) if exact else (x, follows)
     else:
-        x, follows = meshes.cond(exact, vectors, step)
+        x, follows = meshes.cond(exact, of, lambda *xs: xs, x, follows)
     return jnp.where(useful, _orthonormal(x).astype(basis.dtype), basis), follows
 
 
-def _power_step(product: Array, values: Array, q: Array, in_order: bool) -> tuple[Array, Array]:
-    """A Q and a share of Q, its columns in order."""
-    s = jnp.finfo(q.dtype).eps ** 0.5
-    cosines = jnp.minimum(values / (jnp.sqrt(jnp.sum(numerics.abs_sq(product), -2, keepdims=True)) + s), 1)
-    x = product + (s * (1 - cosines**2) ** 2).astype(q.dtype) * q
-    if not in_order:
-        return x, jnp.broadcast_to(jnp.eye(q.shape[-1], dtype=values.dtype), (*q.shape[:-2], q.shape[-1], q.shape[-1]))
-    order = _order(jnp.where(values > s, -values, 0))  # what is NaN stays where it is
-    return _columns(x, order), _rows_of_one(order, values.dtype)
-
-
-def _eigenvectors(a: Array, over: Array, useful: Array, q: Array) -> tuple[Array, Array]:
-    """The known eigenvectors, and for the others what the old vectors have besides."""
+def _eigenvectors(a: Array, over: Array, useful: Array, q: Array, rest: Array, follows: Array) -> tuple[Array, Array]:
+    """The eigenvectors that are known, and for the others columns of `rest`, not yet orthogonal; and W."""
     # LAPACK reads columns: of A^H, which is A, it needs no transposition.
-    vectors, values = jax.lax.linalg.eigh(
-        jnp.where(useful, (a * over.astype(a.dtype)).mT.conj(), 0), symmetrize_input=False
-    )
+    a = jnp.where(useful, (a * over.astype(a.dtype)).mT.conj(), 0)
+    vectors, values = jax.lax.linalg.eigh(a, symmetrize_input=False)
     vectors, values = vectors[..., ::-1], values[..., None, ::-1]
     known = values > jnp.finfo(a.dtype).eps ** (2 / 3) * values[..., :1]
-    parts = jnp.where(known.mT, numerics.abs_sq(_highest(vectors.mT.conj(), q)), 0)
-    order = _order(jnp.round(GRID * (1 - jnp.sum(parts, -2, keepdims=True))))
-    rest = _columns(q, order) + SPREAD * _highest(q, _mixture(q.shape[-1], q.dtype))
-    return jnp.where(known, vectors, rest), jnp.where(known.mT, parts, _rows_of_one(order, parts.dtype))
+    x = jnp.where(known, vectors, rest + SPREAD * _directions(q.shape[-1], q))
+    return x, jnp.where(known.mT, numerics.abs_sq(_highest(vectors.mT.conj(), q)), follows)
 
 
-def _order(keys: Array) -> Array:
-    """Where the numbers of (..., 1, k) are, the least first; equal ones stay in their order."""
-    return jnp.argsort(keys, -1).astype(jnp.int32)
-
-
-def _columns(x: Array, order: Array) -> Array:
-    return jnp.take_along_axis(x, order, -1, mode="promise_in_bounds")
-
-
-def _rows_of_one(order: Array, dtype: Any) -> Array:
-    return jax.nn.one_hot(order[..., 0, :], order.shape[-1], dtype=dtype)
-
-
-def _mixture(n: int, dtype: Any) -> Array:
+def _directions(n: int, like: Array) -> Array:
     """An orthogonal matrix without zeros: the discrete cosine transform DCT-IV."""
-    i = jnp.arange(n, dtype=jnp.finfo(dtype).dtype) + 0.5
-    return ((2 / n) ** 0.5 * jnp.cos(jnp.pi / n * i[:, None] * i[None])).astype(dtype)
+    row, column = (jax.lax.broadcasted_iota(jnp.real(like).dtype, like.shape, like.ndim - i) + 0.5 for i in (2, 1))
+    return ((2 / n) ** 0.5 * jnp.cos(jnp.pi / n * row * column)).astype(like.dtype)
 
 
 def _reciprocal(size: Array) -> tuple[Array, Array]:

@@ -54,8 +54,9 @@ def test_bases_are_continuous(case, exact):
         (q, w), (moved, mixed) = turn(jnp.asarray(a)), turn(jnp.asarray(a + noise + noise.T))
         np.testing.assert_allclose(q.T @ q, np.eye(N), atol=1e-13)
         np.testing.assert_allclose(np.abs(np.sum(q * moved, axis=0)), 1, atol=1e-12)  # signs do not count
-        np.testing.assert_allclose(np.abs(moved), np.abs(q), atol=2e-7)
-        np.testing.assert_allclose(mixed, w, atol=2e-7)
+        bound = 1e-10 if exact else 2e-6  # a power step divides what is rounding in a null space by sqrt(eps)
+        np.testing.assert_allclose(np.abs(moved), np.abs(q), rtol=bound, atol=bound)
+        np.testing.assert_allclose(mixed, w, atol=bound)
         np.testing.assert_allclose(np.sum(w, axis=1), 1, rtol=1e-12)
 
 
@@ -64,7 +65,9 @@ def test_rows_of_zeros_keep_about_their_coordinates():
     q, w = turned_basis(jnp.asarray(a, "float32"), jnp.asarray(old, "float32"), True, True)
     np.testing.assert_allclose(np.abs(q[: N - 4, 4:]), np.eye(N - 4), atol=0.05)
     np.testing.assert_array_equal(w[4:, : N - 4], np.eye(N - 4))
-    np.testing.assert_allclose(np.abs(q[N - 4 :, :4]), np.abs(np.linalg.eigh(a[N - 4 :, N - 4 :])[1][:, ::-1]), atol=1e-4)
+    np.testing.assert_allclose(
+        np.abs(q[N - 4 :, :4]), np.abs(np.linalg.eigh(a[N - 4 :, N - 4 :])[1][:, ::-1]), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("exact", [True, False])
