@@ -15,8 +15,7 @@ from gdjax.core import meshes
 from gdjax.numerics import Array
 
 SHARE = 4  # of sqrt(eps): how much of an old vector is added where a matrix says nothing of it
-SPREAD = 0.01  # of all directions in each vector that fills a null space
-ALIKE = 987.65  # eigenvalues whose logarithms times that round to one number count as equal
+SPREAD = 0.01  # of fixed numbers in each vector that fills a null space
 _highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -40,7 +39,7 @@ def turned_basis(matrices: Array, basis: Array, exact: Any, in_order: bool) -> t
     In the power step s sin^6(q, A q) q is added to A q, with s = 4 sqrt(eps) times the largest q^H A q: nothing to an
     eigenvector, and so much where A says nothing of q that q, and not the rounding of A q, says what is new in Q'.
     An eigenvector whose eigenvalue is below eps^(2/3) of the largest may be rounding. In its place is an old vector
-    made orthogonal to the others, with a hundredth of a fixed vector, so that these are never dependent.
+    made orthogonal to the others, with a hundredth of fixed numbers, so that these are never dependent.
 
     Args:
       matrices: (..., n, n).
@@ -64,11 +63,13 @@ def turned_basis(matrices: Array, basis: Array, exact: Any, in_order: bool) -> t
     cosines = values / (jnp.sqrt(jnp.sum(numerics.abs_sq(product), -2, keepdims=True)) + s)
     x = product + (s * (1 - jnp.minimum(cosines, 1) ** 2) ** 3).astype(a.dtype) * q
     x = x if exact is False else jnp.where(exact, q, x)
-    # Equal numbers, and what is NaN, stay in their order. A basis that is not kept in order has one in its first turn.
-    keys = jnp.round(-ALIKE * jnp.log(jnp.maximum(values, s)))
-    order = jnp.argsort(keys if in_order else jnp.where(exact, keys, 0), -1).astype(jnp.int32)
-    x = jnp.take_along_axis(x, order, -1, mode="promise_in_bounds")
-    follows = jax.nn.one_hot(order[..., 0, :], order.shape[-1], dtype=values.dtype)
+    follows = jnp.eye(q.shape[-1], dtype=values.dtype)
+    if in_order:
+        # Values that are equal up to a thousandth, and those that are NaN, stay in their order.
+        order = jnp.argsort(jnp.where(values > s, -jax.lax.reduce_precision(values, 8, 10), 0), -1).astype(jnp.int32)
+        x = jnp.take_along_axis(x, order, -1, mode="promise_in_bounds")
+        follows = jax.nn.one_hot(order[..., 0, :], order.shape[-1], dtype=values.dtype)
+    follows = jnp.broadcast_to(follows, q.shape)
     of = functools.partial(_eigenvectors, a, over, useful, q)
     if isinstance(exact, bool):
         x, follows = of(x, follows) if exact else (x, follows)
@@ -84,14 +85,16 @@ def _eigenvectors(a: Array, over: Array, useful: Array, q: Array, rest: Array, f
     vectors, values = jax.lax.linalg.eigh(a, symmetrize_input=False)
     vectors, values = vectors[..., ::-1], values[..., None, ::-1]
     known = values > jnp.finfo(a.dtype).eps ** (2 / 3) * values[..., :1]
-    x = jnp.where(known, vectors, rest + SPREAD * _directions(q.shape[-1], q))
+    x = jnp.where(known, vectors, rest + SPREAD * _fixed(q))
     return x, jnp.where(known.mT, numerics.abs_sq(_highest(vectors.mT.conj(), q)), follows)
 
 
-def _directions(n: int, like: Array) -> Array:
-    """An orthogonal matrix without zeros: the discrete cosine transform DCT-IV."""
-    row, column = (jax.lax.broadcasted_iota(jnp.real(like).dtype, like.shape, like.ndim - i) + 0.5 for i in (2, 1))
-    return ((2 / n) ** 0.5 * jnp.cos(jnp.pi / n * row * column)).astype(like.dtype)
+def _fixed(like: Array) -> Array:
+    """A square of numbers between -1 and 1 that look random: a hash of their places."""
+    i, j = (jax.lax.broadcasted_iota(jnp.uint32, like.shape, like.ndim - axis) for axis in (2, 1))
+    k = (i * 40503 + j) * jnp.uint32(2654435769)
+    k = (k ^ (k >> 15)) * jnp.uint32(2246822519)
+    return (k >> 8).astype(like.dtype) / 2**23 - 1
 
 
 def _reciprocal(size: Array) -> tuple[Array, Array]:
