@@ -14,7 +14,7 @@ from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.numerics import Array
 
-SHARE = 4  # of sqrt(eps): how much of an old vector is added where a matrix says nothing of it
+SHARE = 0.4  # of an old vector eps^SHARE is added at most, where a matrix says nothing of it
 SPREAD = 0.01  # of fixed numbers in each vector that fills a null space
 _highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -36,7 +36,7 @@ def refreshed_basis(matrices: Array, basis: Array, in_order: bool = False) -> Ar
 def turned_basis(matrices: Array, basis: Array, exact: Any, in_order: bool) -> tuple[Array, Array]:
     """The eigenvectors of each A, or one power step towards them, `refreshed_basis`. Both are continuous in A.
 
-    In the power step s sin^6(q, A q) q is added to A q, with s = 4 sqrt(eps) times the largest q^H A q: nothing to an
+    In the power step s sin^6(q, A q) q is added to A q, with s = eps^(2/5) times the largest q^H A q: nothing to an
     eigenvector, and so much where A says nothing of q that q, and not the rounding of A q, says what is new in Q'.
     An eigenvector whose eigenvalue is below eps^(2/3) of the largest may be rounding. In its place is an old vector
     made orthogonal to the others, with a hundredth of fixed numbers, so that these are never dependent.
@@ -59,7 +59,7 @@ def turned_basis(matrices: Array, basis: Array, exact: Any, in_order: bool) -> t
     top = jnp.max(values, -1, keepdims=True, initial=0)  # with NaN in A all values are NaN
     over, useful = _reciprocal(top)
     values, product = values * over, product * over.astype(a.dtype)
-    s = SHARE * jnp.finfo(a.dtype).eps ** 0.5
+    s = jnp.finfo(a.dtype).eps ** SHARE
     cosines = values / (jnp.sqrt(jnp.sum(numerics.abs_sq(product), -2, keepdims=True)) + s)
     x = product + (s * (1 - jnp.minimum(cosines, 1) ** 2) ** 3).astype(a.dtype) * q
     x = x if exact is False else jnp.where(exact, q, x)

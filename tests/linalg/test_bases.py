@@ -54,7 +54,7 @@ def test_bases_are_continuous(case, exact):
         (q, w), (moved, mixed) = turn(jnp.asarray(a)), turn(jnp.asarray(a + noise + noise.T))
         np.testing.assert_allclose(q.T @ q, np.eye(N), atol=1e-13)
         np.testing.assert_allclose(np.abs(np.sum(q * moved, axis=0)), 1, atol=1e-12)  # signs do not count
-        bound = 1e-10 if exact else 2e-6  # a power step divides what is rounding in a null space by sqrt(eps)
+        bound = 1e-10 if exact else 2e-6  # a power step divides what is rounding in a null space by eps^0.4
         np.testing.assert_allclose(np.abs(moved), np.abs(q), rtol=bound, atol=bound)
         np.testing.assert_allclose(mixed, w, atol=bound)
         np.testing.assert_allclose(np.sum(w, axis=1), 1, rtol=1e-12)

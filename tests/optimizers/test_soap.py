@@ -56,7 +56,7 @@ def soap(gradients, b1=0.9, b2=0.8, beta=0.7, eps=1e-3, turns=((0, 0), (0, 0)), 
 
 def with_a_share(a, q):
     """A q for each column q, with so much of q as A says little of it: see `linalg.bases.turned_basis`."""
-    values, s = np.diag(q.T @ a @ q), 4 * np.finfo(a.dtype).eps ** 0.5
+    values, s = np.diag(q.T @ a @ q), np.finfo(a.dtype).eps ** 0.4
     x = a @ q / values.max()
     cosines = values / values.max() / (np.linalg.norm(x, axis=0) + s)
     return x + s * (1 - cosines**2) ** 3 * q
