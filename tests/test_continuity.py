@@ -91,8 +91,8 @@ def test_that_of_methods_without_turns(name: str):
     assert moved(OTHERS[name](1)) <= 1e-7
 
 
-# With eps = 1e-8 Adam divides what is beside zeros by 1e-8: 1e-15 counts 1e-7 times its length. Power steps of Shampoo's
-# factors lose the order of equal rows in time.
+# With eps = 1e-8 Adam divides what is beside zeros by 1e-8: 1e-15 counts 1e-7 times its length. Power steps of
+# Shampoo's factors lose the order of equal rows in time.
 LESS = {("equal rows", "shampoo/qr"): 1e-2}
 
 
