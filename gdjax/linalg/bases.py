@@ -69,7 +69,7 @@ def turned_basis(matrices: Array, basis: Array, exact: Any, in_order: bool) -> t
         order = jnp.argsort(jnp.where(values > s, -jax.lax.reduce_precision(values, 8, 10), 0), -1).astype(jnp.int32)
         x = jnp.take_along_axis(x, order, -1, mode="promise_in_bounds")
         follows = jax.nn.one_hot(order[..., 0, :], order.shape[-1], dtype=values.dtype)
-    follows = jnp.broadcast_to(follows, q.shape)
+    follows = jnp.broadcast_to(follows, (*q.shape[:-2], *follows.shape[-2:]))
     of = functools.partial(_eigenvectors, a, over, useful, q)
     if isinstance(exact, bool):
         x, follows = of(x, follows) if exact else (x, follows)

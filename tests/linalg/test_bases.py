@@ -92,3 +92,10 @@ def test_a_power_step_of_eigenvectors_adds_nothing():
         a = jnp.asarray(of_rank(N) + np.eye(N))
         q = jnp.asarray(np.linalg.eigh(a)[1][:, ::-1])
         np.testing.assert_allclose(refreshed_basis(a, q), q, atol=1e-13)
+
+
+def test_a_basis_of_fewer_columns():
+    a, q = jnp.asarray(of_rank(N), "float32"), jnp.asarray(rotation()[:, :4], "float32")
+    new = refreshed_basis(a, q)
+    np.testing.assert_allclose(new.T @ new, np.eye(4), atol=1e-5)
+    np.testing.assert_allclose(jnp.abs(jnp.diag(new.T @ jnp.linalg.qr(a @ q)[0])), 1, atol=1e-3)
