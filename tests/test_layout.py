@@ -26,10 +26,10 @@ core/skipped core/structures core/calls core/state_form core/checks core/meshes 
 core/base core/interop xla/bits xla/reads xla/products numerics/elementwise numerics/bounds numerics/norms numerics/*
 lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums xla/flags xla/places core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
-linalg/limited_memory linalg/vectors linalg/quasi_newton linalg/boxes linalg/roots linalg/spectral linalg/blocks
-linalg/stacks linalg/matrices combine/paths linalg/names linalg/reading linalg/roles linalg/plan linalg/newton_schulz
-linalg/factored linalg/turns linalg/kronecker linalg/shampoo_blocks linalg/polar_coefficients linalg/polar
-linalg/whitening linalg/psgd
+linalg/limited_memory linalg/vectors linalg/quasi_newton linalg/boxes linalg/roots linalg/bases linalg/spectral
+linalg/blocks linalg/stacks linalg/matrices combine/paths linalg/names linalg/reading linalg/roles linalg/plan
+linalg/newton_schulz linalg/factored linalg/turns linalg/kronecker linalg/shampoo_blocks linalg/polar_coefficients
+linalg/polar linalg/whitening linalg/psgd
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
 lift/factors lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/signatures lift/staging lift/traced
 lift/order lift/all_leaves lift/leafwise lift/steps lift/wrapper

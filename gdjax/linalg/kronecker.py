@@ -11,10 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import meshes
-from gdjax.linalg import spectral
+from gdjax.linalg.bases import turned_basis
 from gdjax.linalg.turns import Turned
-from gdjax.numerics import Array, abs_sq
+from gdjax.numerics import Array
 
 REFRESHES = "qr", "eigh"
 _highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -59,16 +58,8 @@ def bases(moments: tuple[str, ...], squares: tuple[str, ...], refresh: str, in_o
       in_order: whether vectors are put in the order of their eigenvalues before a power step.
     """
 
-    def by_a_step(a: Array, old: Array) -> tuple[Array, Array]:
-        new, order = spectral.stepped(a, old, in_order)
-        return new, jax.nn.one_hot(order, a.shape[-1], dtype=jnp.real(a).dtype)
-
-    def by_eigh(a: Array, old: Array) -> tuple[Array, Array]:
-        new = spectral.eigenvectors(a, old)
-        return new, abs_sq(_highest(adjoint(new), old))
-
     def f(first: Any, a: Array, old: Array, *xs: Array, side: int) -> list[Array]:
-        new, mix = by_eigh(a, old) if refresh == "eigh" else meshes.cond(first, by_eigh, by_a_step, a, old)
+        new, mix = turned_basis(a, old, True if refresh == "eigh" else first, in_order)
 
         def moved(x: Array) -> Array:
             x = x.astype(old.dtype)

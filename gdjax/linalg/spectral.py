@@ -1,4 +1,4 @@
-"""Eigenvectors and roots of stacks of symmetric matrices, (..., n, n), each treated by itself.
+"""Eigenvalues and roots of stacks of symmetric matrices, (..., n, n), each treated by itself.
 
 Each is divided by its largest element, so that nothing over- or underflows, and computed in float32 at least. A matrix
 that is not finite does not spoil its neighbours.
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
+from gdjax.linalg.bases import refreshed_basis
 from gdjax.linalg.roots import inverse_root_by_newton
 from gdjax.numerics import Array
 
@@ -83,80 +84,17 @@ def _rescaled(root: Array, size: Array, finite: Array, p: Any) -> Array:
     return jnp.where(finite, jnp.where(size == 0, jnp.eye(root.shape[-1], dtype=root.dtype), root), jnp.nan)
 
 
-def refreshed_basis(matrices: Array, basis: Array) -> Array:
-    """One power step towards the eigenvectors of each A: Q' of A Q = Q' R, where the diagonal of R is positive.
-
-    These signs keep Q' near Q: numbers kept in the coordinates of Q mean about the same in those of Q'. Where A is zero
-    or has NaN the basis stays as it was. Where A is of lower rank than Q, the rest of Q' is some orthonormal basis.
-
-    Args:
-      matrices: (..., n, n), positive semidefinite.
-      basis: Q, (..., n, k), orthonormal columns.
-    """
-    return stepped(matrices, basis)[0]
-
-
-def eigenvectors(matrices: Array, basis: Array) -> Array:
-    """The eigenvectors of each positive semidefinite A, the largest eigenvalue first; where A has none, the basis."""
-    a = matrices.astype(numerics.at_least_float32(matrices.dtype))
-    over, useful = _reciprocal(jnp.max(jnp.abs(a), (-2, -1), keepdims=True, initial=0))
-    # LAPACK reads columns: of A^H, which is A, it needs no transposition.
-    a = jnp.where(useful, (a * over.astype(a.dtype)).mT.conj(), 0)
-    vectors, values = jax.lax.linalg.eigh(a, symmetrize_input=False)
-    found = useful & jnp.isfinite(values[..., :1, None])
-    return jnp.where(found, vectors[..., ::-1].astype(basis.dtype), basis)
-
-
-def stepped(matrices: Array, basis: Array, in_order: bool = False) -> tuple[Array, Array]:
-    """`refreshed_basis`.
-
-    Args:
-      in_order: whether the columns of Q are first put in the order of their eigenvalues q^H A q, the largest first: so
-        power steps do not mix vectors whose eigenvalues have overtaken others.
-
-    Returns:
-      Q', and the order, (..., k): Q' follows Q[:, order].
-    """
-    a = matrices.astype(numerics.at_least_float32(matrices.dtype))
-    q = basis.astype(a.dtype)
-    product = _highest(a, q)
-    values = jnp.real(jnp.sum(q.conj() * product, -2))
-    if in_order:
-        order = jnp.argsort(values, -1)[..., ::-1].astype(jnp.int32)
-        product = jnp.take_along_axis(product, order[..., None, :], -1, mode="promise_in_bounds")
-    else:
-        order = jnp.broadcast_to(jnp.arange(q.shape[-1], dtype=jnp.int32), values.shape)
-    over, useful = _reciprocal(jnp.max(values, -1, initial=0)[..., None, None])  # with NaN in A all values are NaN
-    q = _orthonormal(product * over.astype(a.dtype))
-    return jnp.where(useful, q.astype(basis.dtype), basis), order
-
-
-def _reciprocal(size: Array) -> tuple[Array, Array]:
-    """1 / size, and whether it is of any use: not of 0, of so small a size that it is infinite, of infinity or NaN."""
-    over = 1 / size
-    return over, jnp.isfinite(over) & (over > 0)
-
-
 def root_in_basis(matrices: Array, basis: Array, p: Any, ridge: Any = 1e-6) -> tuple[Array, Array]:
     """`inverse_root` in a basis that is one power step nearer to the eigenvectors, and that basis; exact in the end.
 
     What stands beside the diagonal of Q^H A Q counts as zero.
     """
-    basis = refreshed_basis(matrices, basis)
+    basis = refreshed_basis(matrices, basis, in_order=True)  # nothing is kept in its coordinates
     a, size, finite = _scaled("root_in_basis", matrices)
     q = basis.astype(a.dtype)
     values = jnp.real(jnp.sum(q.conj() * _highest(a, q), -2))
     root = _highest(q * _inverse_roots(values, p, ridge).astype(a.dtype)[..., None, :], q.mT.conj())
     return _rescaled(root, size, finite, p).astype(matrices.dtype), basis
-
-
-def _orthonormal(x: Array) -> Array:
-    """Q of x = Q R, where the diagonal of R is positive."""
-    q, r = jnp.linalg.qr(x)
-    # The diagonal: `jnp.diagonal` takes longer to trace than all else here. LAPACK writes columns, r.mT is no copy.
-    diagonal = r.mT.reshape(*r.shape[:-2], 1, r.shape[-1] ** 2)[..., :: r.shape[-1] + 1]
-    length = jnp.abs(diagonal)
-    return q * jnp.where(length > 0, diagonal / length.astype(x.dtype), 1)
 
 
 def _scaled(name: str, matrices: Array) -> tuple[Array, Array, Array]:

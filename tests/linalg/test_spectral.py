@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax.linalg.spectral import eigh, inverse_root, refreshed_basis
+from gdjax.linalg.bases import refreshed_basis
+from gdjax.linalg.spectral import eigh, inverse_root
 from tests.trees import precision
 
 RNG = np.random.default_rng(0)

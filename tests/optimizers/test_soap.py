@@ -50,8 +50,16 @@ def soap(gradients, b1=0.9, b2=0.8, beta=0.7, eps=1e-3, turns=((0, 0), (0, 0)), 
             else:
                 order = np.argsort(-np.diag(old.T @ factors[side] @ old), kind="stable")
                 v = v[order] if side == 0 else v[:, order]
-                bases[side] = np.linalg.qr(factors[side] @ old[:, order])[0]
+                bases[side] = np.linalg.qr(with_a_share(factors[side], old)[:, order])[0]
             m = bases[0].T @ whole @ bases[1]
+
+
+def with_a_share(a, q):
+    """A q for each column q, with so much of q as A says little of it: see `linalg.bases.turned_basis`."""
+    values, s = np.diag(q.T @ a @ q), np.finfo(a.dtype).eps ** 0.4
+    x = a @ q / values.max()
+    cosines = values / values.max() / (np.linalg.norm(x, axis=0) + s)
+    return x + s * (1 - cosines**2) ** 3 * q
 
 
 @pytest.mark.parametrize(("shape", "sides"), [((4, 4), "both"), ((3, 5), "rows"), ((5, 3), "short")])
