@@ -104,6 +104,12 @@ SIGNED = (
     "scale_by_galore.scale optimistic_gradient_descent.alpha optimistic_gradient_descent.beta optimistic_adam_v2.alpha "
     "optimistic_adam_v2.beta scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta"
 ).split()
+# Steps of which fewer than 0 are none, with a warning, as in Optax: see tests/schedules/test_edges.py.
+NONE_BELOW_0 = {
+    "warmup_constant_schedule.warmup_steps", "warmup_exponential_decay_schedule.transition_steps",
+    *(f"{name}.{steps}" for name in ("linear_schedule", "polynomial_schedule", "exponential_decay")
+      for steps in ("transition_steps", "transition_begin")),
+}  # fmt: skip
 ANY = {
     "weight_dimension_numbers": "a tree like the parameters, or a function of them: `init` looks at it",
     "muon_weight_dimension_numbers": "as above",
@@ -142,7 +148,8 @@ def bad(name: str, argument: str, good: Any) -> list[Any]:
     if callable(good):
         return FUNCTION
     if type(good) is int and (name in SCHEDULES or argument == "warmup_steps"):
-        return [*INTEGER[1:], float("inf"), 1j]  # a fraction of a step makes sense
+        whole = INTEGER[1:-1] if f"{name}.{argument}" in NONE_BELOW_0 else INTEGER[1:]
+        return [*whole, float("inf"), 1j]  # a fraction of a step makes sense
     signed = name in SCHEDULES or {argument, f"{name}.{argument}"} & set(SIGNED)
     return [*BAD[type(good)], *([-1.0] if type(good) is float and not signed else [])]
 
