@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from gdjax.combine.paths import unboxed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.core.skipped import is_skipped
@@ -26,8 +27,8 @@ def eval_params(tx: GradientTransformation, state: OptState, params: Params) -> 
 
     Args:
       tx: the optimizer.
-      state: the state that `update` returned.
-      params: the parameters after that update.
+      state: the state that `update` returned, or the `opt_state` of `nnx.Optimizer`.
+      params: the parameters after that update; of an nnx model `nnx.state(model, nnx.Param)`.
 
     Returns:
       A tree like params, in its dtypes.
@@ -45,9 +46,15 @@ def eval_params(tx: GradientTransformation, state: OptState, params: Params) -> 
       1.0 2.0
     """
     base.check_transform(LABEL, "tx", tx)
-    for own in averages(state):
-        params = own.eval_params(params)
-    return params
+    found = list(averages(unboxed(state)))
+    if not found:
+        return params
+    arrays = unboxed(params)  # nnx has another kind of box in the state than in the parameters
+    plain = jax.tree.structure(arrays)
+    for own in found:
+        arrays = own.eval_params(arrays)
+    is_alike = jax.tree.structure(arrays) == plain
+    return jax.tree.structure(params).unflatten(jax.tree.leaves(arrays)) if is_alike else arrays
 
 
 def evaluated(f: Callable[[Any, Any], Any], slot: Any, params: Params) -> Params:
