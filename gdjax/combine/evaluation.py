@@ -46,15 +46,14 @@ def eval_params(tx: GradientTransformation, state: OptState, params: Params) -> 
       1.0 2.0
     """
     base.check_transform(LABEL, "tx", tx)
-    found = list(averages(unboxed(state)))
-    if not found:
-        return params
-    arrays = unboxed(params)  # nnx has another kind of box in the state than in the parameters
-    plain = jax.tree.structure(arrays)
-    for own in found:
-        arrays = own.eval_params(arrays)
-    is_alike = jax.tree.structure(arrays) == plain
-    return jax.tree.structure(params).unflatten(jax.tree.leaves(arrays)) if is_alike else arrays
+    for own in averages(unboxed(state)):  # nnx has another kind of box in the state than in the parameters
+        arrays = unboxed(params)
+        found = own.eval_params(arrays)
+        if jax.tree.structure(found) == jax.tree.structure(arrays):
+            params = jax.tree.structure(params).unflatten(jax.tree.leaves(found))
+        else:  # a part of the parameters, as of `lookahead`
+            params = own.eval_params(params)
+    return params
 
 
 def evaluated(f: Callable[[Any, Any], Any], slot: Any, params: Params) -> Params:

@@ -159,7 +159,7 @@ def _is_box(x: Any) -> bool:
 
 
 def unboxed(tree: Any) -> Any:
-    """The tree with the arrays themselves in place of their boxes: those of nnx's states, `Param`s, `Partitioned`."""
+    """The tree with what is in the boxes of Flax, one array each, in the place of the boxes."""
 
     def content(x: Any) -> Any:
         inside = jax.tree.leaves(x, is_leaf=lambda y: y is not x) if _is_box(x) else []

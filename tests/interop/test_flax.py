@@ -269,6 +269,9 @@ def test_eval_params_of_partitioned_linen():
         found = gdjax.eval_params(tx, state, params)
     assert jax.tree.structure(found) == jax.tree.structure(params)
     assert_equal(found["w"].value[0], found["b"])
+    pair = gdjax.LookaheadParams.init_synced(params)
+    tx = gdjax.lookahead(gdjax.sgd(0.1), 5, 0.5)
+    assert gdjax.eval_params(tx, tx.init(pair), pair) is pair.slow
 
 
 def test_paths_of_linen():
