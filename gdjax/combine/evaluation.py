@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from gdjax.combine.paths import unboxed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.core.skipped import is_skipped
@@ -26,8 +27,8 @@ def eval_params(tx: GradientTransformation, state: OptState, params: Params) -> 
 
     Args:
       tx: the optimizer.
-      state: the state that `update` returned.
-      params: the parameters after that update.
+      state: the state that `update` returned, or the `opt_state` of `nnx.Optimizer`.
+      params: the parameters after that update; of an nnx model `nnx.state(model, nnx.Param)`.
 
     Returns:
       A tree like params, in its dtypes.
@@ -45,8 +46,13 @@ def eval_params(tx: GradientTransformation, state: OptState, params: Params) -> 
       1.0 2.0
     """
     base.check_transform(LABEL, "tx", tx)
-    for own in averages(state):
-        params = own.eval_params(params)
+    for own in averages(unboxed(state)):  # nnx has another kind of box in the state than in the parameters
+        arrays = unboxed(params)
+        found = own.eval_params(arrays)
+        if jax.tree.structure(found) == jax.tree.structure(arrays):
+            params = jax.tree.structure(params).unflatten(jax.tree.leaves(found))
+        else:  # a part of the parameters, as of `lookahead`
+            params = own.eval_params(params)
     return params
 
 

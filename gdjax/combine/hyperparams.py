@@ -10,6 +10,7 @@ import numpy as np
 
 from gdjax.combine.chain import Chain
 from gdjax.combine.inject import injected
+from gdjax.combine.paths import unboxed
 from gdjax.core import base, misuse
 from gdjax.core.closures import value_of
 from gdjax.core.types import OptState, Transform
@@ -48,7 +49,7 @@ def get_hyperparams(tx: Transform, state: OptState, *, step: str = "next", count
 
     Args:
       tx: any transform.
-      state: that `init` or `update` returned.
+      state: that `init` or `update` returned, or the `opt_state` of `nnx.Optimizer`.
       step: "next" or "last". Inside `MultiSteps`, `apply_if_finite` and the like a step is one of the inner optimizer:
         in a call that only accumulates, or is skipped, the last step is the one before. Before the first step "last"
         gives the numbers of the first.
@@ -78,6 +79,7 @@ def get_hyperparams(tx: Transform, state: OptState, *, step: str = "next", count
     """
     if step not in ("next", "last") or count is not None and step == "last":
         raise ValueError(f'{LABEL}: step must be "next" or "last", the latter without count; got {step!r}, {count!r}')
+    state = unboxed(state)
     if count is None:
         found, hidden = _all(tx, state, _at(step))
     else:

@@ -158,6 +158,16 @@ def _is_box(x: Any) -> bool:
     return bool(names & {"Variable", "VariableState", "AxisMetadata"})
 
 
+def unboxed(tree: Any) -> Any:
+    """The tree with what is in the boxes of Flax, one array each, in the place of the boxes."""
+
+    def content(x: Any) -> Any:
+        inside = jax.tree.leaves(x, is_leaf=lambda y: y is not x) if _is_box(x) else []
+        return inside[0] if len(inside) == 1 else x
+
+    return jax.tree.map(content, tree, is_leaf=_is_box)
+
+
 def path_of(keys: Any) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 

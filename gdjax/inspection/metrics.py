@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.combine.hyperparams import calls_of, last_rates
-from gdjax.combine.paths import label_by_path
+from gdjax.combine.paths import label_by_path, unboxed
 from gdjax.core import base, checks, meshes, misuse
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import OptState, Params, Transform, Updates
@@ -112,7 +112,8 @@ def metrics(state: OptState) -> dict[str, Array]:
     """The metrics of the last update, from the state of an optimizer that has `with_metrics` anywhere in it.
 
     Args:
-      state: that `update` returned, of a chain, groups or wrappers around `with_metrics` too.
+      state: that `update` returned, of a chain, groups or wrappers around `with_metrics` too; or the `opt_state` of
+        `nnx.Optimizer`.
 
     Returns:
       From name to scalar array. Where `with_metrics` is in several groups of a `partition` or entries of a
@@ -130,7 +131,7 @@ def metrics(state: OptState) -> dict[str, Array]:
       >>> sorted(gdjax.metrics(state))
       ['a/grad_norm', 'a/learning_rate', 'b/grad_norm', 'b/learning_rate']
     """
-    found = get_all_with_path(state, MetricsState.__name__)
+    found = get_all_with_path(unboxed(state), MetricsState.__name__)
     if not found:
         raise ValueError("gdjax.metrics: the state has no metrics; make the optimizer with gdjax.with_metrics(tx)")
     if len(found) == 1:

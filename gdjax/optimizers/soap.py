@@ -191,11 +191,11 @@ def soap(
       adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay: AdamW's; its rate is lr by default.
       others: a transform in place of that AdamW.
 
-    Departures: where L says nothing of a direction, QL keeps about what it had there, so that a disturbance by
-    rounding moves updates by rounding; the reference's QL is then some basis. The reference refreshes all bases in
-    one step. eps stands beside sqrt(v_hat), the reference's beside sqrt(v). A matrix decays before it moves, and in
-    the first step too. Of an array with more than two axes the reference makes a factor for each axis, here `roles`
-    say how it is a matrix.
+    Departures: along directions in which L is 0 up to rounding, L does not determine QL. There QL stays near its old
+    value, so an error of rounding in L moves the updates by about as much; the reference then has an arbitrary basis of
+    these directions. The reference refreshes all bases in one step. eps stands beside sqrt(v_hat), the reference's
+    beside sqrt(v). A matrix decays before it moves, and in the first step too. Of an array with more than two axes the
+    reference makes a factor for each axis, here `roles` say how it is a matrix.
 
     Raises:
       ValueError: an unknown `sides` or `refresh`; a size below 1; roles that do not fit.

@@ -16,16 +16,33 @@ History = dict[str, np.ndarray]
 
 
 class MinimizeResult(NamedTuple):
-    """What `minimize` returns."""
+    """What `minimize` returns.
 
-    params: Params  # the trained ones; `eval_params(tx, state, params)` are those to evaluate
-    state: OptState  # `minimize(..., state=state, first_step=next_step)` goes on from here
-    history: History  # loss, grad_norm, update_norm, learning_rate (if the transform tells), ...: (evaluations,) each
-    steps: int  # updates made in this run
-    converged: bool  # whether a tolerance was met
-    message: str  # why the run ended
-    evaluations: History = {}  # noqa: RUF012  step, updates made before, and what `evaluate` returned: (n,) each
-    next_step: int = 0  # first_step + steps: the `first_step` of a run that goes on
+    Attributes:
+      params: the trained parameters, not their average: `eval_params(tx, state, params)` are those to evaluate.
+      state: the optimizer's state; `minimize(..., state=state, first_step=next_step)` goes on from it.
+      history: a dict from name to NumPy array with an entry for each step, (rows,). `loss` is that before the update,
+        `grad_norm` and `update_norm` are global norms, `learning_rate` is there if the transform tells it. The scalars
+        of a dict that the loss returns beside its value (`has_aux`) are there by their names, and so is
+        `projected_grad_norm` with `grad_tol` and bounds. Where a tolerance stopped the run, the last row is of a step
+        without an update: there are `steps` + 1 rows.
+      steps: the updates made in this run.
+      converged: True if `grad_tol` or `loss_tol` was met, which ended the run; else False.
+      message: why the run ended, one sentence.
+      evaluations: a dict from name to NumPy array, (n,) for n calls of `evaluate`; empty without `evaluate`. `step` is
+        the number of updates before each call, `first_step` included. The numbers of a dict that `evaluate` returns are
+        there by its keys, a single number as `evaluation`.
+      next_step: `first_step` + `steps`, the `first_step` of a run that goes on.
+    """
+
+    params: Params
+    state: OptState
+    history: History
+    steps: int
+    converged: bool
+    message: str
+    evaluations: History = {}  # noqa: RUF012
+    next_step: int = 0
 
 
 class NonFiniteError(FloatingPointError):

@@ -15,22 +15,40 @@ Point = dict[str, Any]  # name of a hyperparameter -> number
 
 
 class Best(NamedTuple):
-    """The point of a sweep with the lowest score."""
+    """The point of a sweep with the lowest score.
+
+    Attributes:
+      index: its place in `SweepResult.points`.
+      point: its hyperparameters, from name to number.
+      score: its score.
+      params: its last trained parameters, not their average.
+    """
 
     index: int
     point: Point
     score: float
-    params: Params  # the last trained ones, as in `SweepResult`
+    params: Params
 
 
 class SweepResult(NamedTuple):
-    """What `sweep` returns; it prints as a table. What `MinimizeResult` has too has its name there."""
+    """What `sweep` returns. It prints as a table with a row for each point.
+
+    `history`, `params`, `steps` and `evaluations` are named as in `MinimizeResult`.
+
+    Attributes:
+      points: the hyperparameters of each point, a list of dicts from name to number.
+      history: {"loss": (points, steps)}, each loss before its update.
+      params: the last trained parameters, not their average, stacked: each leaf has a first axis of the points.
+      scores: (points,), the lower the better: what `evaluate` returned, or the mean loss of the last tenth of the
+        steps.
+      evaluated: True if the scores are from `evaluate`, False if they are means of the loss.
+    """
 
     points: list[Point]
-    history: History  # loss: (points, steps), each before its update
-    params: Params  # the last trained ones, not their average, stacked: each leaf has a first axis of the points
-    scores: np.ndarray  # (points,): what `evaluate` returned, or the mean loss of the last tenth of the steps
-    evaluated: bool  # whether the scores are from `evaluate`
+    history: History
+    params: Params
+    scores: np.ndarray
+    evaluated: bool
 
     @property
     def steps(self) -> int:
@@ -39,7 +57,11 @@ class SweepResult(NamedTuple):
 
     @property
     def evaluations(self) -> History:
-        """What `evaluate` returned, as `evaluation` (points,), after `step` updates; empty without `evaluate`."""
+        """{"step": the updates before the call, "evaluation": what `evaluate` returned}, each (points,).
+
+        A row is of a point, not of a step as with `minimize`: a sweep evaluates each point once, at its end. Empty
+        without `evaluate`.
+        """
         return {"step": np.full(len(self.points), self.steps), "evaluation": self.scores} if self.evaluated else {}
 
     @property
@@ -78,7 +100,7 @@ class SweepResult(NamedTuple):
         for k, (point, step) in enumerate(zip(self.points, self.diverged, strict=True)):
             remark = "best" if k == best else f"not finite at step {step}" if step >= 0 else ""
             numbers = point | {"last loss": self.history["loss"][k, -1], score: self.scores[k]}
-            rows.append({name: float(x) for name, x in numbers.items()} | {"": remark})
+            rows.append({name: float(x) for name, x in numbers.items()} | {"remark": remark})
         return str(Table(rows))
 
     __repr__ = __str__

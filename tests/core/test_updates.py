@@ -60,6 +60,19 @@ def test_structures_must_match():
         gdjax.apply_updates({"a": jnp.ones(2)}, {"a": jnp.ones(1)})
 
 
+def test_who_sees_a_gradient_of_another_shape():
+    """`update` where it has something to compare with, else `apply_updates`, as the page for those who come from Optax
+    says."""
+    params, gradients = {"w": jnp.ones((2, 3))}, {"w": jnp.ones((2, 1))}
+    for tx, given in [(gdjax.sgd(0.1), params), (gdjax.sgd(0.1, momentum=0.9), None), (gdjax.adam(0.1), None)]:
+        with pytest.raises(ValueError, match=r"params\['w'\]"):
+            tx.update(gradients, tx.init(params), given)
+    for tx, given in [(gdjax.sgd(0.1), None), (gdjax.clip(1.0), params), (gdjax.scale(2.0), params)]:
+        updates, _ = tx.update(gradients, tx.init(params), given)
+        with pytest.raises(ValueError, match=r"apply_updates: params\['w'\]: update shape \(2, 1\)"):
+            gdjax.apply_updates(params, updates)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_incremental_update(dtype: str):
     new, old = random_tree(0, dtype), random_tree(1, dtype)

@@ -179,6 +179,101 @@ def test_rates_and_groups_of_nnx():
         np.testing.assert_allclose([float(jnp.max(x - y)) for x, y in pairs], np.repeat([0.0025, 0.005, 0.01], 2), 1e-4)
 
 
+AVERAGING = {
+    "params_ema": lambda: gdjax.params_ema(gdjax.inject_hyperparams(gdjax.adam)(1e-2), 0.9),
+    "schedule_free": lambda: gdjax.schedule_free_sgd(1e-2),
+    "in a group": lambda: gdjax.partition(
+        {"bias": gdjax.sgd(0.1), "rest": gdjax.swa(gdjax.sgd(0.1), 1)},
+        gdjax.label_by_path({"bias$": "bias", ".*": "rest"}),
+    ),
+}
+
+
+OLD = "model" not in inspect.signature(nnx.Optimizer.update).parameters
+since_0_11 = pytest.mark.skipif(OLD, reason="the boxes of Flax before 0.11 are no trees")
+
+
+def trained(tx: Any) -> tuple[Any, Any]:
+    """An optimizer of nnx after two steps, and the parameters."""
+    model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    for _ in range(2):
+        update(optimizer, model, nnx.grad(loss_of)(model))
+    return optimizer, nnx.state(model, nnx.Param)
+
+
+@since_0_11
+@pytest.mark.parametrize("name", AVERAGING)
+def test_eval_params_of_an_nnx_optimizer(name: str):
+    tx = AVERAGING[name]()
+    with relaxed():
+        optimizer, params = trained(tx)
+        found = gdjax.eval_params(tx, optimizer.opt_state, params)
+        # The same steps with plain arrays.
+        model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+        plain = dict(zip(("bias", "kernel"), jax.tree.leaves(nnx.state(model, nnx.Param)), strict=True))
+        state = tx.init(plain)
+        for _ in range(2):
+            g = jax.grad(lambda p: jnp.mean((X @ p["kernel"] + p["bias"] - Y) ** 2))(plain)
+            u, state = tx.update(g, state, plain)
+            plain = gdjax.apply_updates(plain, u)
+        expected = gdjax.eval_params(tx, state, plain)
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+    for x, p, own in zip(*map(jax.tree.leaves, (found, params, expected)), strict=True):
+        np.testing.assert_allclose(x, own, rtol=1e-5, atol=1e-7)
+        assert x.dtype == p.dtype
+    assert any((x != p).any() for x, p in zip(*map(jax.tree.leaves, (found, params)), strict=True))
+
+
+@since_0_11
+def test_numbers_of_an_nnx_optimizer_are_arrays():
+    tx = gdjax.with_metrics(gdjax.inject_hyperparams(gdjax.adam)(1e-2))
+    with relaxed():
+        optimizer, params = trained(tx)
+        found = [gdjax.metrics(optimizer.opt_state), gdjax.get_hyperparams(tx, optimizer.opt_state)]
+    for numbers in found:
+        assert not any(isinstance(x, nnx.Variable) for x in numbers.values())
+        np.testing.assert_allclose(numbers["learning_rate"], 1e-2, rtol=1e-6)
+
+
+@since_0_11
+@pytest.mark.parametrize("way", ["reset", "migrate", "dict"])
+def test_a_state_goes_back_into_an_nnx_optimizer(way: str):
+    """By `nnx.update`, as the page on frameworks says."""
+    tx = gdjax.adam(1e-2)
+    with relaxed():
+        optimizer, params = trained(tx)
+        before = gdjax.state_to_dict(optimizer.opt_state)["state"]["scale_by_adam"]
+        if way == "reset":
+            state = gdjax.reset(tx, optimizer.opt_state, params, where="bias")
+        elif way == "migrate":
+            state, _ = gdjax.migrate(optimizer.opt_state, tx, tx, params)
+        else:
+            state = gdjax.state_from_dict(tx, gdjax.state_to_dict(optimizer.opt_state), params)
+        model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+        later = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        nnx.update(later.opt_state, nnx.state(state))
+        after = gdjax.state_to_dict(later.opt_state)["state"]["scale_by_adam"]
+        update(later, model, nnx.grad(loss_of)(model))
+        last = gdjax.state_to_dict(later.opt_state)["state"]["scale_by_adam"]
+    assert after["count"] == 2 and last["count"] == 3
+    np.testing.assert_array_equal(after["mu"]["kernel"], before["mu"]["kernel"])
+    np.testing.assert_array_equal(after["mu"]["bias"], before["mu"]["bias"] * float(way != "reset"))
+
+
+def test_eval_params_of_partitioned_linen():
+    params = {"w": linen.Partitioned(jnp.ones((2, 2)), ("model", None)), "b": jnp.ones(2)}
+    tx = gdjax.params_ema(gdjax.sgd(0.1), 0.5)
+    with relaxed():
+        _, state = tx.update(params, tx.init(params), params)
+        found = gdjax.eval_params(tx, state, params)
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+    assert_equal(found["w"].value[0], found["b"])
+    pair = gdjax.LookaheadParams.init_synced(params)
+    tx = gdjax.lookahead(gdjax.sgd(0.1), 5, 0.5)
+    assert gdjax.eval_params(tx, tx.init(pair), pair) is pair.slow
+
+
 def test_paths_of_linen():
     class Sharded(linen.Module):
         @linen.compact

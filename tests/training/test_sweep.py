@@ -107,7 +107,7 @@ def test_evaluation_judges():
 def test_prints_as_a_table():
     result = gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": [0.1, 1e20], "momentum": [0.9]}, steps=20)
     head, _, best, worst = str(result).splitlines()
-    assert head.split() == "learning_rate momentum last loss mean of the last tenth".split()
+    assert head.split() == "learning_rate momentum last loss mean of the last tenth remark".split()
     assert best.split()[:2] == ["0.1", "0.9"] and best.endswith("  best")
     assert worst.endswith(f"not finite at step {result.diverged[1]}") and repr(result) == str(result)
     lost = gdjax.sweep(loss, start(), gdjax.sgd, {"learning_rate": [1e30]}, steps=9)
