@@ -106,9 +106,9 @@ SIGNED = (
 ).split()
 # Steps of which fewer than 0 are none, with a warning, as in Optax: see tests/schedules/test_edges.py.
 NONE_BELOW_0 = {
-    "warmup_constant_schedule.warmup_steps", "warmup_exponential_decay_schedule.transition_steps",
-    *(f"{name}.{steps}" for name in ("linear_schedule", "polynomial_schedule", "exponential_decay")
-      for steps in ("transition_steps", "transition_begin")),
+    "warmup_constant_schedule.warmup_steps",
+    *(f"{name}.{steps}" for steps in ("transition_steps", "transition_begin")
+      for name in ("linear_schedule", "polynomial_schedule", "exponential_decay", "warmup_exponential_decay_schedule")),
 }  # fmt: skip
 ANY = {
     "weight_dimension_numbers": "a tree like the parameters, or a function of them: `init` looks at it",

@@ -13,12 +13,18 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import gdjax
 from tests.cases import CASES, Case
 from tests.strategies import FEW, FEW_SHAPES, MANY, SHAPES, check, dyadic, filled, floats, structures, swept
 from tests.trees import assert_close, assert_equal, finite, is_shape, numbers, precision
 
+# A drawn name may be that of a bias or an embedding, and here averages stand before other transforms on purpose.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:gdjax.muon"),
+    pytest.mark.filterwarnings("ignore::gdjax.lift.order.OrderWarning"),
+]
 drawn = functools.partial(swept, "examples", FEW, MANY)
 
 
