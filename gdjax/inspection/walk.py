@@ -10,13 +10,12 @@ import numpy as np
 from gdjax.combine.chain import Chain
 from gdjax.combine.groups import grouped, partition
 from gdjax.combine.hyperparams import calls_of, wrapped_by
-from gdjax.combine.inject import WrappedSchedule
+from gdjax.combine.inject import WrappedSchedule, owner_of
 from gdjax.combine.masking import MaskedLeafwise, freeze, hide, mask_of, masked
 from gdjax.combine.paths import is_masked, paths_of
 from gdjax.combine.routed import Routes, Slip
 from gdjax.core import base, misuse
 from gdjax.core.base import set_to_zero
-from gdjax.core.closures import value_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import Params
 from gdjax.core.values import Call, Value, is_ours
@@ -95,8 +94,8 @@ def walk(tx: Any, shapes: Any) -> Walk:
     """The parts of `tx`, for the tree of `shapes_of`."""
     walker = _Walker(shapes)
     parts = tuple(walker.parts(tx, shapes, ()))
-    notes, overridden = tuple(dict.fromkeys(walker.notes)), frozenset(walker.overridden)
-    return Walk(parts, notes, walker.plan, tuple(walker.slips), tuple(walker.routes), overridden)
+    found = walker.plan, tuple(walker.slips), tuple(walker.routes), frozenset(walker.overridden)
+    return Walk(parts, tuple(dict.fromkeys(walker.notes)), *found)
 
 
 class _Walker:
@@ -148,22 +147,20 @@ class _Walker:
                 self.notes.append(f"the mask of {name} is False everywhere: it does nothing")
         factors, numbers = self.factors(rule.per_leaf, tree), [k for k in _NUMBERS if k in rule.staged]
         takes = self.matrices(rule.label, rule.staged[numbers[0]], tree) if numbers else {}
-        sees_all = not is_masked(tree)
-        return Part(name, rule.label, rule, rule.hyper, seen, groups, factors=factors, takes=takes, sees_all=sees_all)
+        more = {"factors": factors, "takes": takes, "sees_all": not is_masked(tree)}
+        return Part(name, rule.label, rule, rule.hyper, seen, groups, **more)
 
     def matrices(self, label: str, numbers: Any, tree: Any) -> dict[int, str]:
         """By place, what all leaves tell of the leaves of `tree` that are matrices by dimension numbers or roles."""
         route = numbers if isinstance(numbers, ByRole) else ByRole()
         if isinstance(numbers, ByRole) and route not in self.routes:
             self.routes.append(route)
-        leaves = jax.tree.leaves(tree)
-        if numbers is None or is_numbers(numbers):
-            places = self.seen([x for x in leaves if len(x.shape) > 1])
-        else:
+        taken = [x for x in jax.tree.leaves(tree) if len(x.shape) > 1]
+        if numbers is not None and not is_numbers(numbers):
             plan = plan_of(label, tree, numbers, quiet=True)
-            places = self.seen([x for x, leaf in zip(leaves, plan.leaves, strict=True) if leaf.is_matrix])
+            taken = [x for x, leaf in zip(jax.tree.leaves(tree), plan.leaves, strict=True) if leaf.is_matrix]
         looks = ["matrix" if isinstance(leaf.role, Matrix) else leaf.role for leaf in route.read(self.shapes)]
-        return {i: looks[i] for i in sorted(places)}
+        return {i: looks[i] for i in sorted(self.seen(taken))}
 
     def factors(self, per_leaf: Factors, tree: Any) -> dict[int, Any]:
         if not per_leaf:
@@ -228,11 +225,6 @@ def is_lookahead(tx: Any) -> bool:
     """Whether a transform takes fast and slow parameters together."""
     calls = calls_of(tx)
     return bool(calls) and calls[0].factory is lookahead
-
-
-def owner_of(tx: Any) -> Any:
-    """The object whose methods a transform's functions are, if there is one."""
-    return getattr(getattr(value_of(tx.update), "fn", None), "__self__", None)
 
 
 def short(name: str) -> str:

@@ -113,8 +113,12 @@ class Context:
         if not isinstance(leaf.role, Matrix):
             return leaf
         if is_out(leaf.name) and (_around(leaf), len(leaf.shape), leaf.shape[-3:-1]) in self.heads:
-            leaf = leaf._replace(role=Matrix((-3, -2), -1), unknown="")  # from the heads and their width
-        inputs, outputs = sizes_of(leaf.role, leaf.shape)
+            return self._of(leaf._replace(unknown=""), Matrix((-3, -2), -1))  # from the heads and their width
+        return self._of(leaf, leaf.role)
+
+    def _of(self, leaf: Read, role: Matrix) -> Read:
+        leaf = leaf._replace(role=role)
+        inputs, outputs = sizes_of(role, leaf.shape)
         others = [x for x in self.beside[leaf.place] if x is not leaf]
         biases = [x.shape for x in others if x.role == "bias" and x.name.leaf in ("bias", "b") and leaf.name.is_array]
         if leaf.shape in biases:
@@ -152,10 +156,10 @@ def _around(leaf: Read) -> str:
 
 def _has_heads(leaf: Read) -> bool:
     """Whether it is a query, key or value from one axis to the heads and their width, the last two axes."""
-    if not (is_query(leaf.name) and isinstance(leaf.role, Matrix) and isinstance(leaf.role[1], tuple)):
+    if not (is_query(leaf.name) and isinstance(leaf.role, Matrix)):
         return False
-    n = len(leaf.shape)
-    return [i % n for i in leaf.role[1]] == [n - 2, n - 1]
+    n, outputs = len(leaf.shape), leaf.role.output_axis
+    return not isinstance(outputs, int) and [i % n for i in outputs] == [n - 2, n - 1]
 
 
 def _may_have_heads(leaf: Read) -> bool:
