@@ -54,7 +54,9 @@ def every_kind() -> Any:
     ]
 
 
-@pytest.mark.filterwarnings("ignore:gdjax.*its Adam gets, at the rate of the matrices")  # the table, of three axes
+@pytest.mark.filterwarnings(
+    "ignore:gdjax.*its Adam trains these leaves at the learning rate"
+)  # the table, of three axes
 @pytest.mark.parametrize(("case", "kind"), every_kind())
 def test_every_transform(case: Case, kind: str):
     tx, mesh = case.make(), of_axes(kind)

@@ -225,3 +225,8 @@ def _scalar(x: Any, dtype: Any) -> Array:
     """A strongly typed scalar: a floating one in `dtype`."""
     x = jnp.asarray(x)
     return jax.lax.convert_element_type(x, dtype if jnp.issubdtype(x.dtype, jnp.inexact) else x.dtype)
+
+
+def owner_of(tx: Any) -> Any:
+    """The object whose methods a transform's functions are, if there is one."""
+    return getattr(getattr(value_of(tx.update), "fn", None), "__self__", None)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gdjax.combine.groups import Labels, grouped
+from gdjax.combine.paths import is_masked
 from gdjax.core.base import GradientTransformation
 from gdjax.core.types import Transform
 from gdjax.linalg.matrices import Matrix, is_numbers
@@ -15,6 +16,7 @@ from gdjax.linalg.plan import Plan, plan_of
 from gdjax.linalg.roles import ByRole
 
 _FEW = 4  # leaves that a sentence names
+_RATE = "the learning rate of the matrices"
 
 
 class Slip(NamedTuple):
@@ -46,11 +48,12 @@ class Routes(Labels):
 
     def __call__(self, tree: Any) -> Any:
         names, rest = {"matrix": self.matrices}, self.groups[-1]
-        found = [names.get(leaf.role, leaf.role) for leaf in self.plan(tree).leaves]
+        plan = self.plan(tree, quiet=True)  # `init` asks for labels and warnings both, `update` for labels alone
+        found = [names.get(leaf.role, leaf.role) for leaf in plan.leaves]
         return jax.tree.structure(tree).unflatten([name if name in self.groups else rest for name in found])
 
-    def plan(self, tree: Any) -> Plan:
-        return plan_of(self.label, tree, self.numbers)
+    def plan(self, tree: Any, quiet: bool = False) -> Plan:
+        return plan_of(self.label, tree, self.numbers, quiet=quiet)
 
     def warn(self, params: Any) -> None:
         """Warns of leaves in the wrong group, or at a rate that is not for them."""
@@ -79,21 +82,22 @@ class Routes(Labels):
                 left[i] = read.path
             elif look in ("matrix", "embedding", "head"):
                 others[i] = f"{read.path} ({look})"
-        groups = "or make groups with gdjax.label_by_role()"
-        roles = f"Pass {self.argument}=gdjax.matrices_by_role()"
-        if self.own_rate:
-            gets, roles = "its Adam gets", f"{roles}, {groups}"
+        roles = f"{self.argument}=gdjax.matrices_by_role()"
+        if is_masked(tree):  # the roles of a group alone cannot find a head by the shape of an embedding outside it
+            roles = f"Do both: make the groups with gdjax.label_by_role(), and pass {roles}"
         else:
-            gets, roles = "its Adam gets, at the rate of the matrices,", f"{roles} and adam_learning_rate, {groups}"
-        several = f"{gets} what look like hidden matrices with other than two axes: {{}}"
+            roles = f"Pass {roles}" + ("" if self.own_rate else " and adam_learning_rate")
+        at = "" if self.own_rate else f" at {_RATE}"
+        several = f"its Adam trains these leaves{at}, and they look like hidden matrices of more than two axes: {{}}"
         yield Slip(left, several, roles, "explain" if self.own_rate else "both")
         first = dict(sorted(taken.items(), key=lambda x: not x[1].endswith(("(embedding)", "(head)"))))
         # `explain` has another sentence for these, one for each leaf: any rule takes matrices, not only such a method.
-        yield Slip(first, "it takes for hidden matrices, at their rate: {}", roles, "init")
+        yield Slip(
+            first, "it trains these leaves as hidden matrices, and they look like something else: {}", roles, "init"
+        )
         if not (self.own_rate or self.adams_rates):
-            yield Slip(
-                others, f"{gets} which is too large for them: {{}}", f"Pass adam_learning_rate, {groups}", "both"
-            )
+            rates = f"its Adam trains these leaves at {_RATE}, which is too large for Adam: {{}}"
+            yield Slip(others, rates, "Pass adam_learning_rate", "both")
 
 
 def routed(

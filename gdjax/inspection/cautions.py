@@ -1,27 +1,29 @@
 """What about an optimizer is probably a mistake."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from gdjax.combine.chain import flips
-from gdjax.combine.routed import Slip
-from gdjax.inspection.walk import Part, short
+from gdjax.inspection.walk import Part, Walk, short
+from gdjax.linalg.matrices import Matrix
+from gdjax.linalg.reading import Read
+from gdjax.linalg.roles import NO_HEAD, ByRole, is_headless
 
 _LOOKS = {
     "embedding": "an embedding", "head": "a head", "router": "a router",
     "bias": "a stack of biases", "norm": "a stack of scales",
 }  # fmt: skip
 _ADVICE = "give it to Adam, with matrices_by_role or label_by_role"
+_ADVICE_IN_GROUP = "make the groups with label_by_role, which sees all leaves and gives it to another group"
 _COMPLETE = frozenset({"cocob", "normalize_by_update_norm"})  # rules that turn the sign, or may
 _NO_DIRECTION = frozenset("keep_params_nonnegative set_to_zero freeze monitor snapshot with_metrics".split())
 _CLIPS = re.compile(r"clip|adaptive_grad_clip|unitwise")
 
 
-def cautions(
-    rows: Sequence[Any], parts: Sequence[Part], roles: Sequence[Any], slips: Sequence[tuple[str, Slip]]
-) -> Iterator[str]:
+def cautions(rows: Sequence[Any], walked: Walk, shapes: Any) -> Iterator[str]:
     """Sentences about the rows of `explain`, the parts that they come from, and the roles that their names tell."""
+    parts = walked.parts
     mine = [[part for part in parts if i in part.leaves] for i in range(len(rows))]
     live = [(row, ps) for row, ps in zip(rows, mine, strict=True) if not row.frozen]
     same = [row.path for row, _ in live if row.why.startswith("no step")]
@@ -33,14 +35,34 @@ def cautions(
     late = {found for _, ps in moved if (found := late_clip(ps))}
     for clip, direction in sorted(late):
         yield f"{clip} comes after {direction}: it limits the step; put it first to limit the gradient"
-    place, looks = {row.path: i for i, row in enumerate(rows)}, [_LOOKS.get(role, "") for role in roles]
-    for row, ps in moved:
-        i = place[row.path]
-        if looks[i] and (method := next((part for part in ps if i in part.takes), None)):
-            yield f"{method.name} takes {row.path} for a matrix, and it looks like {looks[i]}; {_ADVICE}"
-    for name, slip in slips:
-        if slip.told_by != "init" and (text := slip.text({place[row.path] for row, _ in moved})):
+    by_path = {row.path: i for i, row in enumerate(rows)}
+    trained = {by_path[row.path]: ps for row, ps in moved}
+    yield from _of_roles(rows, trained, walked, shapes)
+    for name, slip in walked.slips:
+        if slip.told_by != "init" and (text := slip.text(trained)):
             yield f"{name}: {text}. {slip.remedy}"
+
+
+def _of_roles(rows: Sequence[Any], trained: Mapping[int, Sequence[Part]], walked: Walk, shapes: Any) -> Iterator[str]:
+    """What is no matrix, or may be none, in a matrix method, and what is not known of its leaves."""
+    methods = {i: part for i, ps in trained.items() for part in reversed(ps) if i in part.takes}
+    for i, part in methods.items():
+        if (look := _LOOKS.get(part.takes[i])) and (part.sees_all or i not in walked.overridden):
+            advice = _ADVICE if part.sees_all else _ADVICE_IN_GROUP
+            yield f"{part.name} takes {rows[i].path} for a matrix, and it looks like {look}; {advice}"
+    found = [route.read(shapes) for route in walked.routes]
+    # An override of the labels that keeps a leaf from the method is enough.
+    asked = sorted(i for i in trained if i in methods or i not in walked.overridden)
+    yield from dict.fromkeys(leaves[i].unknown for leaves in found for i in asked if leaves[i].unknown)
+    if methods:
+        yield from _of_the_head(methods.keys(), trained.keys(), found or [ByRole().read(shapes)])
+
+
+def _of_the_head(taken: Set[int], trained: Set[int], found: Sequence[Sequence[Read]]) -> Iterator[str]:
+    """That the head may be among what matrix methods take. Where a matrix goes elsewhere, the user knew which it is."""
+    flat = {i for i in trained for leaves in found if len(leaves[i].shape) == 2 and isinstance(leaves[i].role, Matrix)}
+    if all(map(is_headless, found)) and flat <= taken:
+        yield NO_HEAD
 
 
 def _rates(moved: Sequence[Any]) -> Iterator[str]:

@@ -25,7 +25,6 @@ from gdjax.inspection.waiting import waiting
 from gdjax.inspection.walk import Part, is_lookahead, shapes_of, walk
 from gdjax.lift import traced
 from gdjax.linalg.plan import Leaf
-from gdjax.linalg.roles import ByRole
 
 LABEL = "gdjax.explain"
 # The parts that multiply an update by a number, and the names of the number; the arguments that are a decay.
@@ -73,7 +72,8 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
       A `Table`. Its `warnings` tell of groups without leaves, of masks that are False everywhere, of two learning rates
       or none, of clipping that comes after the direction, of a matrix method for an embedding, a head or a stack of
       biases, of matrices, embeddings and heads that the Adam inside such a method gets by mistake, of averages that are
-      not last, of what roles leave unknown, and of gradients that are added to the parameters as they are.
+      not last, of what roles leave unknown, of matrices of which none is known as the head, and of gradients that are
+      added to the parameters as they are.
 
     Raises:
       TypeError: tx is no transform; a leaf is neither an array nor a number; an array of `state` has no value.
@@ -97,7 +97,8 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
     shape, out_of_order = owners.state_and_order(tx, shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # masks and labels warn when the state is made
-        parts, notes, plan, slips = walk(tx, shapes)
+        walked = walk(tx, shapes)
+        parts, plan = walked.parts, walked.plan
         fates, untold = _fates(tx, shapes, shape, parts, extra_args)
     size = Counter[int]()
     for x in owners.held(tx, shapes, shape):
@@ -111,8 +112,8 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
     whole = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_skipped)
     shown = [_missing(path_of(path), x) if is_skipped(x) else next(trained) for path, x in whole]
     columns = Explained._fields if plan else Explained._fields[:-1]
-    looks = [leaf.role for leaf in ByRole().read(shapes)]
-    return Table(shown, columns, [*told, *notes, *out_of_order, *untold, *cautions(rows, parts, looks, slips)])
+    found = [*told, *walked.notes, *out_of_order, *untold, *cautions(rows, walked, shapes)]
+    return Table(shown, columns, list(dict.fromkeys(found)))
 
 
 def _with_values(state: OptState) -> OptState:

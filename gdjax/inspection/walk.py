@@ -10,22 +10,22 @@ import numpy as np
 from gdjax.combine.chain import Chain
 from gdjax.combine.groups import grouped, partition
 from gdjax.combine.hyperparams import calls_of, wrapped_by
-from gdjax.combine.inject import WrappedSchedule
+from gdjax.combine.inject import WrappedSchedule, owner_of
 from gdjax.combine.masking import MaskedLeafwise, freeze, hide, mask_of, masked
+from gdjax.combine.paths import is_masked, paths_of
 from gdjax.combine.routed import Routes, Slip
 from gdjax.core import base, misuse
 from gdjax.core.base import set_to_zero
-from gdjax.core.closures import value_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import Params
-from gdjax.core.values import Call, is_ours
+from gdjax.core.values import Call, Value, is_ours
 from gdjax.lift.factors import Factors, of_each
 from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.order import described
 from gdjax.lift.wrapper import Wrapped
-from gdjax.linalg.matrices import is_numbers
+from gdjax.linalg.matrices import Matrix, is_numbers
 from gdjax.linalg.plan import Leaf, plan_of
-from gdjax.linalg.roles import ByRole
+from gdjax.linalg.roles import ByRole, label_by_role, matrices_by_role
 from gdjax.transforms.averaging import lookahead
 
 _NUMBERS = "numbers", "dimensions", "roles"  # what rules call the argument that says which arrays are matrices, and how
@@ -44,7 +44,8 @@ class Part(NamedTuple):
     factors: Mapping[int, Mapping[str, Any]] = {}  # noqa: RUF012  of `per_leaf`, by the place of a leaf and the name
     factory: Any = None  # what made it, where it is no rule
     wraps: bool = False  # whether it is the rule of a wrapper
-    takes: frozenset[int] = frozenset()  # the places of what a matrix method takes for matrices, unless roles tell it
+    takes: Mapping[int, str] = {}  # noqa: RUF012  what a matrix method takes for matrices: by place what all leaves tell
+    sees_all: bool = True  # whether no group or mask hides leaves from it
 
     def factor(self, leaf: int, name: str) -> Any:
         """What `per_leaf` multiplies a hyperparameter by at that place: a number or an array."""
@@ -61,6 +62,8 @@ class Walk(NamedTuple):
     notes: tuple[str, ...]
     plan: Mapping[int, Leaf]  # by place, of an optimizer that has a transform for matrices and one for the rest
     slips: tuple[tuple[str, Slip], ...]  # of such an optimizer: its name, and what is probably not meant
+    routes: tuple[ByRole, ...]  # by which its matrix methods find matrices
+    overridden: frozenset[int]  # the places of the leaves of which an override of `label_by_role` tells the role
 
 
 def shapes_of(label: str, params: Params) -> Any:
@@ -89,18 +92,21 @@ def shapes_of(label: str, params: Params) -> Any:
 
 def walk(tx: Any, shapes: Any) -> Walk:
     """The parts of `tx`, for the tree of `shapes_of`."""
-    walker = _Walker(jax.tree.leaves(shapes))
+    walker = _Walker(shapes)
     parts = tuple(walker.parts(tx, shapes, ()))
-    return Walk(parts, tuple(dict.fromkeys(walker.notes)), walker.plan, tuple(walker.slips))
+    found = walker.plan, tuple(walker.slips), tuple(walker.routes), frozenset(walker.overridden)
+    return Walk(parts, tuple(dict.fromkeys(walker.notes)), *found)
 
 
 class _Walker:
-    def __init__(self, leaves: list[Any]):
-        self.leaves = leaves  # alive, so that no other object gets the identity of one
-        self.places = {id(x): i for i, x in enumerate(leaves)}
+    def __init__(self, shapes: Any):
+        self.shapes = shapes  # alive, so that no other object gets the identity of a leaf
+        self.places = {id(x): i for i, x in enumerate(jax.tree.leaves(shapes))}
         self.notes: list[str] = []
         self.plan: dict[int, Leaf] = {}
         self.slips: list[tuple[str, Slip]] = []
+        self.routes: list[ByRole] = []
+        self.overridden: set[int] = set()
 
     def parts(self, tx: Any, tree: Any, groups: tuple[str, ...]) -> Iterator[Part]:
         part, calls = base.part_of(tx), calls_of(tx)
@@ -111,9 +117,7 @@ class _Walker:
         elif isinstance(part, Wrapped):
             yield from self.parts(part.tx, tree, groups)
             own = self.rule(part.own, part.label.removeprefix("gdjax."), tree, groups)
-            yield own._replace(
-                takes=frozenset(), wraps=True
-            )  # hyperball keeps the norms of heads too; roles tell it which
+            yield own._replace(takes={}, wraps=True)  # hyperball keeps the norms of heads too; roles tell it which
         elif isinstance(part, Leafwise):
             yield self.rule(part, short(part.rule.__name__), tree, groups)
         elif call is not None and hasattr(owner := owner_of(tx), "inner_factory"):
@@ -142,18 +146,21 @@ class _Walker:
             if seen and not (seen := self.seen(chosen)):
                 self.notes.append(f"the mask of {name} is False everywhere: it does nothing")
         factors, numbers = self.factors(rule.per_leaf, tree), [k for k in _NUMBERS if k in rule.staged]
-        takes = self.matrices(rule.label, rule.staged[numbers[0]], tree) if numbers else frozenset[int]()
-        return Part(name, rule.label, rule, rule.hyper, seen, groups, factors=factors, takes=takes)
+        takes = self.matrices(rule.label, rule.staged[numbers[0]], tree) if numbers else {}
+        more = {"factors": factors, "takes": takes, "sees_all": not is_masked(tree)}
+        return Part(name, rule.label, rule, rule.hyper, seen, groups, **more)
 
-    def matrices(self, label: str, numbers: Any, tree: Any) -> frozenset[int]:
-        """The places of the leaves that are matrices by dimension numbers; none if roles say which are."""
-        leaves = jax.tree.leaves(tree)
-        if isinstance(numbers, ByRole):
-            return frozenset()
-        if numbers is None or is_numbers(numbers):
-            return self.seen([x for x in leaves if len(x.shape) > 1])
-        plan = plan_of(label, tree, numbers)
-        return self.seen([x for x, leaf in zip(leaves, plan.leaves, strict=True) if leaf.is_matrix])
+    def matrices(self, label: str, numbers: Any, tree: Any) -> dict[int, str]:
+        """By place, what all leaves tell of the leaves of `tree` that are matrices by dimension numbers or roles."""
+        route = numbers if isinstance(numbers, ByRole) else ByRole()
+        if isinstance(numbers, ByRole) and route not in self.routes:
+            self.routes.append(route)
+        taken = [x for x in jax.tree.leaves(tree) if len(x.shape) > 1]
+        if numbers is not None and not is_numbers(numbers):
+            plan = plan_of(label, tree, numbers, quiet=True)
+            taken = [x for x, leaf in zip(jax.tree.leaves(tree), plan.leaves, strict=True) if leaf.is_matrix]
+        looks = ["matrix" if isinstance(leaf.role, Matrix) else leaf.role for leaf in route.read(self.shapes)]
+        return {i: looks[i] for i in sorted(self.seen(taken))}
 
     def factors(self, per_leaf: Factors, tree: Any) -> dict[int, Any]:
         if not per_leaf:
@@ -192,11 +199,13 @@ class _Walker:
         arguments = calls[-1].arguments
         transforms, labels = arguments["transforms"], arguments["param_labels"]
         routes = labels if isinstance(labels, Routes) else None
+        if isinstance(labels, Value) and labels.call.factory is label_by_role:
+            told, items = matrices_by_role(labels.call.arguments["overrides"]), paths_of(tree)
+            self.overridden |= self.seen([x for path, x in items if told.decides(path, x)])
         labels = labels(tree) if callable(labels) else labels
         if routes:
             places = [self.places[id(x)] for x in jax.tree.leaves(tree)]
             self.plan |= zip(places, routes.plan(tree).leaves, strict=True)
-            self.notes += routes.numbers.notes(tree) if isinstance(routes.numbers, ByRole) else []
             for slip in routes.slips(tree):
                 leaves = {places[i]: name for i, name in slip.leaves.items()}
                 self.slips.append((routes.label.removeprefix("gdjax."), slip._replace(leaves=leaves)))
@@ -207,7 +216,8 @@ class _Walker:
                 self.notes.append(f"no leaf is in the group {key!r}")
             parts = list(self.parts(inner, sub, (*groups, str(key))))
             if routes and key == routes.matrices:
-                parts[0] = parts[0]._replace(takes=self.matrices(routes.label, routes.numbers, sub))
+                takes = self.matrices(routes.label, routes.numbers, sub)
+                parts[0] = parts[0]._replace(takes=takes, sees_all=not is_masked(tree))
             yield from parts
 
 
@@ -215,11 +225,6 @@ def is_lookahead(tx: Any) -> bool:
     """Whether a transform takes fast and slow parameters together."""
     calls = calls_of(tx)
     return bool(calls) and calls[0].factory is lookahead
-
-
-def owner_of(tx: Any) -> Any:
-    """The object whose methods a transform's functions are, if there is one."""
-    return getattr(getattr(value_of(tx.update), "fn", None), "__self__", None)
 
 
 def short(name: str) -> str:

@@ -160,6 +160,14 @@ def is_gate(name: Name) -> bool:
     return _GATE.search(name.what) is not None and not any("expert" in key for key in name.keys)
 
 
+def is_query(name: Name) -> bool:
+    return _QUERY.search(name.what) is not None and not name.outputs_first
+
+
+def is_out(name: Name) -> bool:
+    return _OUT.search(name.what) is not None and not name.outputs_first
+
+
 def is_qkv(name: Name) -> bool:
     in_attention = name.leaf == "in_proj_weight" or name.what == "in_proj" and name.within(_ATTENTION)
     return in_attention or _QKV.search(name.what) is not None

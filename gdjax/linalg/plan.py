@@ -84,7 +84,7 @@ class Plan(NamedTuple):
         return found
 
 
-def plan_of(label: str, tree: Any, numbers: Any = None, default: Any = None) -> Plan:
+def plan_of(label: str, tree: Any, numbers: Any = None, default: Any = None, quiet: bool = False) -> Plan:
     """The plan of a tree of parameters or gradients; made once for each tree of shapes and axes.
 
     Args:
@@ -93,13 +93,14 @@ def plan_of(label: str, tree: Any, numbers: Any = None, default: Any = None) -> 
         and None that is a prefix of `tree`; or a function from `tree` to one. By default the floating leaves of two
         axes are matrices.
       default: the `Matrix` of a leaf that has none of its own; without this it is no matrix.
+      quiet: `ByRole` warns of nothing, where another call for this tree does.
 
     Raises:
       ValueError: no prefix; axes that are not there or named twice; parts that do not fit the columns; with `default`,
         a leaf that has neither two axes nor dimension numbers.
     """
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    given = numbers.roles(label, tree) if isinstance(numbers, ByRole) else numbers_of(label, numbers, tree)
+    given = numbers.roles(label, tree, quiet) if isinstance(numbers, ByRole) else numbers_of(label, numbers, tree)
     key = []
     for (path, x), n in zip(leaves, given, strict=True):
         where = f"params{jax.tree_util.keystr(path)}"

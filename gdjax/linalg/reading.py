@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gdjax.linalg.matrices import Matrix, is_trained
-from gdjax.linalg.names import Name, is_gate, matrix_of, name_of, role_of, sizes_of
+from gdjax.linalg.names import Name, is_gate, is_out, is_query, matrix_of, name_of, role_of, sizes_of
 
 _MATRIX = re.compile(r"^w(_|\d|[qkvoi]|$)|proj|kernel|weight|dense|linear|lora|^(up|down|gate|out|fc\d*|c_\w+|[qkvo])$")
 
@@ -27,16 +27,35 @@ class Read(NamedTuple):
     def place(self) -> str:
         return split(self.path)[0]
 
-    def but(self, unknown: str) -> "Read":
-        """The same, with a sentence about what could not be known."""
+    def but(self, unknown: str, axes: Sequence[tuple[Any, Any]] = ()) -> "Read":
+        """The same, with a sentence about what could not be known.
+
+        Args:
+          axes: those of the inputs and of the outputs that an override may name, one pair or several to choose from.
+        """
         if not unknown:
             return self
-        taken = "taken for one matrix" if isinstance(self.role, Matrix) else f"given the role {self.role!r}"
-        rows, columns = (-1, -2) if self.name.outputs_first else (-2, -1)
-        known = f"{rows}, {columns}, parts=..." if isinstance(self.role, Matrix) else "reduction_axis, output_axis"
-        how = f"{{{self.path!r}: gdjax.Matrix({known})}}"
-        text = f"it cannot be known {unknown}: {self.path} of shape {self.shape} is {taken}; override it by {how}"
+        a_matrix = isinstance(self.role, Matrix)
+        taken = "taken for one matrix" if a_matrix else f"given the role {self.role!r}"
+        if self.is_stack:
+            taken = f"taken for {math.prod(self.shape[:-2])} matrices of {self.shape[-2]} x {self.shape[-1]}"
+        if axes:
+            known = [f"{rows}, {columns}" for rows, columns in axes]
+        elif a_matrix:
+            known = ["-1, -2, parts=..." if self.name.outputs_first else "-2, -1, parts=..."]
+        else:  # one axis of inputs, or one of outputs
+            known = [f"{rows}, {columns}" for rows, columns in (self.cut(1), self.cut(len(self.shape) - 1))]
+        how = " or ".join(f"{{{self.path!r}: gdjax.Matrix({x})}}" for x in known)
+        where = "in the roles of the method and, where label_by_role makes the groups, there too"
+        text = (
+            f"it cannot be known {unknown}: {self.path} of shape {self.shape} is {taken}; override it by {how}, {where}"
+        )
         return self._replace(unknown=text)
+
+    def cut(self, inputs: int, first: int = 0) -> tuple[Any, Any]:
+        """The axes of the inputs, so many after the first axes, and those of the outputs, which follow."""
+        places = list(range(first, len(self.shape)))
+        return _axes(places[:inputs]), _axes(places[inputs:])
 
     @property
     def is_stack(self) -> bool:
@@ -45,6 +64,10 @@ class Read(NamedTuple):
             return False
         named = [(x,) if isinstance(x, int) else x for x in self.role[:2]]
         return 0 not in {i % len(self.shape) for axes in named for i in axes}
+
+
+def _axes(places: Sequence[int]) -> Any:
+    return places[0] if len(places) == 1 else tuple(places)
 
 
 def split(path: str) -> tuple[str, str]:
@@ -72,9 +95,10 @@ def _read(path: str, shape: tuple[int, ...], trained: bool, given: Any, siblings
 
 
 class Context:
-    """What other leaves say of a leaf: that it is no matrix.
+    """What other leaves say of a leaf: that it is no matrix; of the output of attention, that it has an axis of heads.
 
-    It asks whether leaves are there, never whether they are not: a mask hides them.
+    It asks whether leaves are there, never whether they are not: a mask hides them. The query, key and value that tell
+    the axes of an output are hidden matrices like it, so a group of the hidden matrices has them all.
     """
 
     def __init__(self, leaves: Sequence[Read]):
@@ -83,18 +107,25 @@ class Context:
         for leaf in leaves:
             self.beside.setdefault(leaf.place, []).append(leaf)
         self.embeddings = {leaf.shape for leaf in leaves if leaf.role == "embedding"}
+        self.heads = {(_around(x), len(x.shape), x.shape[-2:]) for x in leaves if _has_heads(x)}
 
     def of(self, leaf: Read) -> Read:
         if not isinstance(leaf.role, Matrix):
             return leaf
-        inputs, outputs = sizes_of(leaf.role, leaf.shape)
+        if is_out(leaf.name) and (_around(leaf), len(leaf.shape), leaf.shape[-3:-1]) in self.heads:
+            return self._of(leaf._replace(unknown=""), Matrix((-3, -2), -1))  # from the heads and their width
+        return self._of(leaf, leaf.role)
+
+    def _of(self, leaf: Read, role: Matrix) -> Read:
+        leaf = leaf._replace(role=role)
+        inputs, outputs = sizes_of(role, leaf.shape)
         others = [x for x in self.beside[leaf.place] if x is not leaf]
         biases = [x.shape for x in others if x.role == "bias" and x.name.leaf in ("bias", "b") and leaf.name.is_array]
         if leaf.shape in biases:
             return leaf._replace(role="norm", unknown="")  # stacked: a linear map has an axis more than its biases
         if any(math.prod(shape) != math.prod(leaf.shape) // inputs for shape in biases):
             misfit = f"which of its axes are inputs, as its bias has the shape {biases[0]}"
-            return leaf._replace(role="other").but(misfit)
+            return leaf._replace(role="other").but(misfit, _fitting(leaf, biases[0]))
         if is_gate(leaf.name) and self._are_experts(leaf, outputs):
             return leaf._replace(role="router", unknown="")
         if not leaf.name.in_layer and inputs != outputs and (outputs, inputs) in self.embeddings:
@@ -102,14 +133,45 @@ class Context:
         nameless = len(leaf.shape) == 2 and not _MATRIX.search(leaf.name.leaf)
         if nameless and any(x.is_stack and x.shape[0] == leaf.shape[0] for x in others):
             return leaf._replace(role="other", unknown="")  # a vector for each matrix of a stack
+        if is_query(leaf.name) and leaf.is_stack and _may_have_heads(leaf):
+            first = len(leaf.shape) - 3
+            return leaf.but("whether its first axis is the inputs or a stack of layers", [leaf.cut(1, first)])
         return leaf
 
     def _are_experts(self, gate: Read, outputs: int) -> bool:
         """Whether there are experts, or as many matrices as the gate has outputs, beside the layer of a gate."""
-        place = split(gate.place)[0] if gate.name.is_array else gate.place
+        place = _around(gate)
         for x in self.leaves:
             path = x.path.replace(".", "/")
             if x is not gate and path.startswith(f"{place}/" if place else ""):
                 if "expert" in path[len(place) :].lower() or x.is_stack and outputs in x.shape[:-2]:
                     return True
         return False
+
+
+def _around(leaf: Read) -> str:
+    """Where the layer of a leaf lies: for attn/query/kernel and attn/query it is attn."""
+    return split(leaf.place)[0] if leaf.name.is_array else leaf.place
+
+
+def _has_heads(leaf: Read) -> bool:
+    """Whether it is a query, key or value from one axis to the heads and their width, the last two axes."""
+    if not (is_query(leaf.name) and isinstance(leaf.role, Matrix)):
+        return False
+    n, outputs = len(leaf.shape), leaf.role.output_axis
+    return not isinstance(outputs, int) and [i % n for i in outputs] == [n - 2, n - 1]
+
+
+def _may_have_heads(leaf: Read) -> bool:
+    """Whether a query that was taken for a stack may be one matrix, as where there are as many heads as inputs."""
+    a, b, c = leaf.shape[-3:]
+    return a == b and c <= 16 and not (leaf.name.stacked and len(leaf.shape) == 3)
+
+
+def _fitting(leaf: Read, bias: tuple[int, ...]) -> list[tuple[Any, Any]]:
+    """The axes by which a leaf fits its bias, if its outputs are its last axes."""
+    first = int(leaf.name.stacked and len(bias) > 1 and bias[0] == leaf.shape[0])
+    outputs = bias[first:]
+    inputs = len(leaf.shape) - first - len(outputs)
+    fits = inputs > 0 and leaf.shape[first + inputs :] == outputs and not leaf.name.outputs_first
+    return [leaf.cut(inputs, first)] if fits else []

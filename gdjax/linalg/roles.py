@@ -16,6 +16,7 @@ from gdjax.linalg import reading
 from gdjax.linalg.matrices import Matrix, is_numbers, is_trained, matrix_axes
 
 ROLES = "matrix embedding head norm bias router other".split()
+NO_HEAD = "no name tells which leaf is the head: if one of the matrices is the last layer, override it"
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,11 +32,15 @@ class ByRole:
         found = [x if isinstance(x, Matrix) else None for x in self.roles("gdjax.matrices_by_role", tree)]
         return jax.tree.structure(tree).unflatten(found)
 
-    def roles(self, label: str, tree: Any) -> list[Matrix | str]:
+    def roles(self, label: str, tree: Any, quiet: bool = False) -> list[Matrix | str]:
         """For each leaf how it is a matrix, or its role if it is none.
 
-        Axes come from the path and the shape of a leaf alone. Other leaves can only make a leaf no matrix: where a mask
-        hides them, as from a method that gets the matrices, the axes are the same.
+        Axes come from the path and the shape of a leaf, those of the output of attention also from the query, key and
+        value beside it. All else that other leaves tell is that a leaf is no matrix: where a mask hides them, as from a
+        method that gets the matrices, the axes are the same.
+
+        Args:
+          quiet: warns of nothing, where another call for this tree does.
 
         Warns:
           UserWarning: it cannot be known where a leaf is cut, as q, k, v; an override decides for no leaf. Not where a
@@ -43,7 +48,7 @@ class ByRole:
         """
         leaves = self.read(tree)
         self._check_axes(label, tree)
-        if leaves and not is_masked(tree):
+        if leaves and not (quiet or is_masked(tree)):
             for leaf in leaves:
                 if leaf.unknown:
                     warnings.warn(f"{label}: {leaf.unknown}", stacklevel=2)
@@ -69,12 +74,12 @@ class ByRole:
     def notes(self, tree: Any) -> list[str]:
         """What is not known of a tree, in sentences."""
         leaves = self.read(tree)
-        matrices = [leaf.path for leaf in leaves if isinstance(leaf.role, Matrix)]
         notes = [leaf.unknown for leaf in leaves if leaf.unknown]
-        tied = any(leaf.role == "embedding" and len(leaf.shape) == 2 for leaf in leaves)
-        if len(matrices) > 1 and not (tied or is_masked(tree) or any(leaf.role == "head" for leaf in leaves)):
-            notes.append("no name tells which leaf is the head: if one of the matrices is the last layer, override it")
-        return notes
+        return [*notes, NO_HEAD] if is_headless(leaves) and not is_masked(tree) else notes
+
+    def decides(self, path: str, x: Any) -> bool:
+        """Whether an override says what a leaf is."""
+        return any(matches(pattern, path, x) for pattern, _ in self.overrides)
 
     def read(self, tree: Any) -> list[reading.Read]:
         beside: dict[str, set[str]] = {}
@@ -89,6 +94,13 @@ class ByRole:
         ]
         context = reading.Context(leaves)
         return [leaf if role else context.of(leaf) for leaf, role in zip(leaves, given, strict=True)]
+
+
+def is_headless(leaves: Sequence[reading.Read]) -> bool:
+    """Whether one of the matrices may be the head: no leaf is known as one, and none is tied to an embedding."""
+    tied = any(leaf.role == "embedding" and len(leaf.shape) == 2 for leaf in leaves)
+    matrices = [leaf for leaf in leaves if isinstance(leaf.role, Matrix)]
+    return len(matrices) > 1 and not (tied or any(leaf.role == "head" for leaf in leaves))
 
 
 def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:

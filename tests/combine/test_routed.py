@@ -48,17 +48,21 @@ def by_path(tx: Any, pattern: str = "kernel$") -> Any:
     return gdjax.partition({"m": tx, "rest": REST}, gdjax.label_by_path({pattern: "m", ".*": "rest"}))
 
 
-BY_ADAM = "its Adam gets, at the rate of the matrices, what look like hidden matrices with other than two axes: "
-REMEDY = ". Pass muon_weight_dimension_numbers=gdjax.matrices_by_role() and adam_learning_rate, or make groups with "
-REMEDY += "gdjax.label_by_role()"
+RATE = "the learning rate of the matrices"
+SEVERAL_AXES = "and they look like hidden matrices of more than two axes: "
+BY_ADAM = f"its Adam trains these leaves at {RATE}, {SEVERAL_AXES}"
+TAKEN = "it trains these leaves as hidden matrices, and they look like something else: "
+PASS = "muon_weight_dimension_numbers=gdjax.matrices_by_role()"
+REMEDY = f". Pass {PASS} and adam_learning_rate"
+IN_GROUP = f". Do both: make the groups with gdjax.label_by_role(), and pass {PASS}"
 
 
 def test_labels_by_path_on_kernels_of_three_axes():
     tx = by_path(gdjax.muon(0.02))
-    left, head = BY_ADAM + ", ".join(ATTENTION), "it takes for hidden matrices, at their rate: head/kernel (head)"
-    assert said(tx) == f"gdjax.muon: {left}; {head}{REMEDY}"
+    left, head = BY_ADAM + ", ".join(ATTENTION), f"{TAKEN}head/kernel (head)"
+    assert said(tx) == f"gdjax.muon: {left}; {head}{IN_GROUP}"
     table = gdjax.explain(tx, MODEL)
-    assert f"muon: {left}{REMEDY}" in table.warnings
+    assert f"muon: {left}{IN_GROUP}" in table.warnings
     assert any(text.startswith("muon takes head/kernel for a matrix") for text in table.warnings)
     # Optax's transform around ours, or the rate injected, changes nothing.
     groups: Any = {"m": gdjax.muon(0.02), "rest": REST}
@@ -68,8 +72,8 @@ def test_labels_by_path_on_kernels_of_three_axes():
 
 def test_a_head_in_the_adam_inside():
     """Roles inside, labels by path."""
-    text = "its Adam gets, at the rate of the matrices, which is too large for them: head/kernel (head). "
-    text += "Pass adam_learning_rate, or make groups with gdjax.label_by_role()"
+    text = f"its Adam trains these leaves at {RATE}, which is too large for Adam: head/kernel (head). "
+    text += "Pass adam_learning_rate"
     tx = by_path(by_role())
     assert said(tx) == f"gdjax.muon: {text}" and gdjax.explain(tx, MODEL).warnings == (f"muon: {text}",)
     for method in (gdjax.dion, gdjax.dion2, gdjax.soap_muon):
@@ -85,7 +89,7 @@ def test_a_head_in_the_adam_inside():
 
 def test_heads_and_embeddings_in_a_method():
     params = tree_of({k: v for k, v in SHAPES.items() if "attn" not in k})
-    taken = "gdjax.muon: it takes for hidden matrices, at their rate: embed (embedding), head/kernel (head)"
+    taken = f"gdjax.muon: {TAKEN}embed (embedding), head/kernel (head)"
     assert said(gdjax.muon(0.02), params) == taken + REMEDY
     assert said(gdjax.muon(0.02, adam_learning_rate=1e-3), params).startswith(f"{taken}. Pass muon_weight")
     one = gdjax.muon(0.02, muon_weight_dimension_numbers=gdjax.Matrix())  # of all leaves alike
@@ -103,12 +107,9 @@ def test_many_leaves_are_counted():
 def test_where_adam_has_its_own_rate_explain_alone_tells_of_matrices():
     params = tree_of({k: v for k, v in SHAPES.items() if k.startswith("attn") and "bias" not in k})
     tx = gdjax.muon(0.02, adam_learning_rate=1e-3)
-    text = "muon: its Adam gets what look like hidden matrices with other than two axes: " + ", ".join(ATTENTION)
+    text = f"muon: its Adam trains these leaves, {SEVERAL_AXES}" + ", ".join(ATTENTION)
     assert said(tx, params) == ""
-    assert gdjax.explain(tx, params).warnings == (
-        f"{text}. Pass muon_weight_dimension_numbers=gdjax.matrices_by_role(), or make groups with "
-        "gdjax.label_by_role()",
-    )
+    assert gdjax.explain(tx, params).warnings == (f"{text}. Pass {PASS}",)
 
 
 def test_frozen_leaves_are_not_told_of():
@@ -150,15 +151,92 @@ FINE = {
 def test_no_false_alarm(name: str):
     tx, params = FINE[name]
     assert said(tx, params) == ""
-    assert not any("rate of the matrices" in text for text in gdjax.explain(tx, params).warnings)
+    assert not any(RATE in text for text in gdjax.explain(tx, params).warnings)
 
 
 def test_it_is_said_at_init_alone_and_by_transformed_ones():
     tx = gdjax.muon(0.02)
     for init in (jax.jit(lambda p: tx.init(p)), jax.vmap(lambda p: tx.init(p), axis_size=2, in_axes=None)):
-        with pytest.warns(UserWarning, match="what look like hidden matrices"):
+        with pytest.warns(UserWarning, match=SEVERAL_AXES):
             state = init(MODEL)
-    with pytest.warns(UserWarning, match="what look like hidden matrices"):
+    with pytest.warns(UserWarning, match=SEVERAL_AXES):
         state = tx.init(MODEL)
     jax.eval_shape(tx.update, MODEL, state, MODEL)  # a warning would be an error
     gdjax.tree.map_params(tx, lambda x: x, state)
+
+
+# In a group a method sees its own leaves alone; `explain` sees all.
+
+NAMELESS = tree_of({
+    "Embed_0/embedding": (12, 8), "Dense_0/kernel": (8, 12), "Dense_0/bias": (12,), "attn/out/kernel": (2, 4, 8),
+    **{f"attn/{name}/kernel": (8, 2, 4) for name in ("query", "key", "value")},
+})  # fmt: skip
+HIDDEN = gdjax.label_by_role(only=("matrix",))
+with_rate = functools.partial(by_role, adam_learning_rate=1e-3)
+
+
+@pytest.mark.parametrize(
+    "method", [with_rate, functools.partial(gdjax.normuon, 1e-3), functools.partial(gdjax.soap, 1e-3)]
+)
+def test_explain_tells_of_a_head_that_a_group_cannot_know(method: Any):
+    """A head without a telling name is known by the shape of an embedding, which labels by path hide."""
+    (text,) = gdjax.explain(by_path(method()), NAMELESS).warnings
+    assert " takes Dense_0/kernel for a matrix, and it looks like a head; make the groups with label_by_role" in text
+    assert gdjax.explain(gdjax.partition({"matrix": method(), "rest": REST}, HIDDEN), NAMELESS).warnings == ()
+    frozen = gdjax.chain(by_path(method()), gdjax.freeze(gdjax.mask_by_path("Dense_0")))
+    assert gdjax.explain(frozen, NAMELESS).warnings == ()
+
+
+def test_the_remedy_in_a_group_is_enough():
+    """Each half of it leaves something: roles alone the head, labels alone the kernels of three axes."""
+    assert said(by_path(gdjax.muon(0.02)), NAMELESS).endswith(IN_GROUP)
+    alone = gdjax.partition({"matrix": gdjax.muon(0.02), "rest": REST}, HIDDEN)
+    assert said(alone, NAMELESS).endswith(IN_GROUP)
+    both = gdjax.partition({"matrix": by_role(), "rest": REST}, HIDDEN)
+    assert said(both, NAMELESS) == "" and gdjax.explain(both, NAMELESS).warnings == ()
+    assert said(by_role(adam_learning_rate=1e-3), NAMELESS) == ""  # without groups roles are enough
+
+
+def test_a_head_by_the_override_of_labels_is_meant():
+    meant = gdjax.label_by_role({"Dense_0/kernel": "matrix"}, only=("matrix",))
+    assert gdjax.explain(gdjax.partition({"matrix": by_role(), "rest": REST}, meant), NAMELESS).warnings == ()
+
+
+def test_explain_tells_where_no_head_was_found():
+    table = gdjax.roles(PLAIN)
+    for tx in (
+        gdjax.partition({"matrix": by_role(), "rest": REST}, HIDDEN), gdjax.muon(0.02), gdjax.normuon(1e-3),
+        by_path(gdjax.normuon(1e-3)),
+    ):  # fmt: skip
+        assert gdjax.explain(tx, PLAIN).warnings == table.warnings and len(table.warnings) == 1
+    # Whoever says what the last layer is, in the labels or to the method, or freezes it, knows it.
+    last = gdjax.label_by_role({"l2/kernel": "head"}, only=("matrix",))
+    for tx in (
+        gdjax.partition({"matrix": by_role(), "rest": REST}, last), by_path(gdjax.normuon(1e-3), "l1/kernel"),
+        gdjax.normuon(1e-3, roles={"l2/kernel": "head"}), gdjax.adamw(1e-3),
+    ):  # fmt: skip
+        assert gdjax.explain(tx, PLAIN).warnings == ()
+
+
+def test_explain_tells_of_what_roles_leave_unknown_outside_the_group():
+    params = tree_of({"x/kernel": (2, 4, 8), "x/bias": (8,), "w": (8, 8), "head": (8, 3)})
+    tx = gdjax.partition({"matrix": by_role(), "rest": REST}, HIDDEN)
+    with pytest.warns(UserWarning, match="it cannot be known"):
+        tx.init(params)
+    assert gdjax.explain(tx, params).warnings == gdjax.roles(params).warnings
+    assert "{'x/kernel': gdjax.Matrix((0, 1), 2)}" in gdjax.roles(params).warnings[0]
+    one = {"x/kernel": gdjax.Matrix((0, 1), 2)}
+    roles = gdjax.matrices_by_role(one)
+    inside = gdjax.muon(0.02, muon_weight_dimension_numbers=roles)
+    tx = gdjax.partition({"matrix": inside, "rest": REST}, gdjax.label_by_role(one, only=("matrix",)))
+    assert said(tx, params) == "" and gdjax.explain(tx, params).warnings == ()
+    away = gdjax.label_by_role({"x/kernel": "other"}, only=("matrix",))
+    assert gdjax.explain(gdjax.partition({"matrix": by_role(), "rest": REST}, away), params).warnings == ()
+
+
+def test_an_idle_override_is_told_once():
+    tx = with_rate(muon_weight_dimension_numbers=gdjax.matrices_by_role({"krnel": "matrix"}))
+    with pytest.warns(UserWarning) as found:
+        state = tx.init(NAMELESS)
+    assert ["'krnel'" in str(w.message) for w in found] == [True]
+    tx.update(NAMELESS, state, NAMELESS)  # a warning would be an error

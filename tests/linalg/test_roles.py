@@ -158,6 +158,36 @@ def test_what_cannot_be_known(shapes: dict[str, tuple[int, ...]], leaf: str, rol
     assert text in gdjax.explain(tx, tree).warnings
 
 
+@pytest.mark.parametrize("name", ["{}/kernel", "{}"])
+@pytest.mark.parametrize("layers", [(), (3,)])
+def test_query_key_and_value_tell_the_axes_of_the_output(layers: tuple[int, ...], name: str):
+    """Where a head is as wide as the model, the shape of the output alone looks like a stack."""
+    place = "layers/attn" if layers else "attn"
+    shapes = {f"{place}/{name.format(k)}": (*layers, 8, 2, 8) for k in ("query", "key", "value")}
+    out = f"{place}/{name.format('out')}"
+    number = "3 x " if layers else ""
+    for bias in ({}, {f"{place}/out/bias": (*layers, 8)} if "/" in name else {}):
+        assert roles({**shapes, out: (*layers, 2, 8, 8), **bias})[out] == f"matrix {number}16 x 8"
+    stack = {path: (2, 4, 4) for path in (f"attn/{k}/kernel" for k in ("query", "key", "out"))}
+    assert set(roles(stack).values()) == {"matrix 2 x 4 x 4"}
+    assert gdjax.roles(tree_of({**stack, "head": (4, 3)})).warnings == ()
+
+
+def test_as_many_heads_as_inputs_are_told():
+    shapes = {f"attn/{k}/kernel": (8, 8, 8) for k in ("query", "key", "value", "out")}
+    tree = tree_of({**shapes, "attn/query/bias": (8, 8), "attn/out/bias": (8,), "head": (8, 3)})
+    table = gdjax.roles(tree)
+    for text, path, axes in zip(
+        table.warnings, sorted(shapes), ("0, (1, 2)", "(0, 1), 2", "0, (1, 2)", "0, (1, 2)"), strict=True
+    ):
+        assert f"{{{path!r}: gdjax.Matrix({axes})}}, in the roles of the method and, where label_by_role" in text
+    overrides = {"(query|key|value)/kernel": Matrix(0, (1, 2)), "out/kernel": Matrix((0, 1), 2)}
+    table = gdjax.roles(tree, overrides)
+    assert table.warnings == () and {x for x in table["matrices"] if x} == {"8 x 64", "64 x 8"}
+    stacked = {f"layers/{path}": shape for path, shape in shapes.items()}
+    assert not [text for text in gdjax.roles(tree_of(stacked)).warnings if "cannot be known" in text]
+
+
 SHAPES = {"layer/kernel": (8, 4), "layer/bias": (4,), "last/kernel": (4, 3)}
 
 

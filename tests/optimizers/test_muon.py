@@ -88,7 +88,7 @@ def test_the_factor_of_a_wide_matrix_and_its_transpose():
 
 def test_which_leaves():
     params = {"a": jnp.ones((2, 3)), "b": jnp.ones(3), "c": jnp.ones((2, 2, 2)), "n": jnp.ones((2, 2), int)}
-    with pytest.warns(UserWarning, match="gdjax.muon: its Adam gets, .* with other than two axes: c. Pass"):
+    with pytest.warns(UserWarning, match="gdjax.muon: its Adam trains .* matrices of more than two axes: c. Pass"):
         state = gdjax.muon(0.1).init(params)
     of = {k: gdjax.MaskedNode for k in params}
     muon_mu = state.inner_states["muon"].inner_state[0].mu
