@@ -1,6 +1,5 @@
 """Reading the hyperparameters in force."""
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from gdjax.combine.chain import Chain
 from gdjax.combine.inject import injected
-from gdjax.core import base, misuse
+from gdjax.core import base, callers, misuse
 from gdjax.core.closures import value_of
 from gdjax.core.types import OptState, Transform
 from gdjax.lift.leafwise import Leafwise
@@ -89,7 +88,7 @@ def get_hyperparams(tx: Transform, state: OptState, *, step: str = "next", count
         )
         if not found:
             raise ValueError(message)
-        warnings.warn(message, stacklevel=2)
+        callers.warn(message)
     return found
 
 

@@ -1,6 +1,5 @@
 """A transform for some of the leaves, chosen by a tree, by a function or by path; frozen parameters."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gdjax.combine.paths import path_of, paths_of
-from gdjax.core import base, checks, structures
+from gdjax.core import base, callers, checks, structures
 from gdjax.core.base import GradientTransformation, MaskedNode, set_to_zero, transform
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params, Transform, Updates
@@ -124,7 +123,7 @@ def freeze(mask: Any) -> Any:
 
 def _warn_of_false(label: str, seen: Any, params: Params) -> None:
     if label == "gdjax.masked" and not any(jax.tree.leaves(seen)) and is_whole(params):
-        warnings.warn(f"{label}: the mask is False everywhere, so that the transform does nothing", stacklevel=2)
+        callers.warn(f"{label}: the mask is False everywhere, so that the transform does nothing")
 
 
 def is_whole(params: Params) -> bool:

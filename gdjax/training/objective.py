@@ -2,7 +2,6 @@
 
 import inspect
 import itertools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.combine.chain import flips, leaf_rules
+from gdjax.core import callers
 from gdjax.lift.leafwise import Leafwise
 
 
@@ -103,10 +103,9 @@ def warn_of_ascent(label: str, tx: Any) -> None:
     except Exception:  # the mask is for another tree, or an argument is missing that only the program has
         return
     if ascends:
-        warnings.warn(
+        callers.warn(
             f"{label}: the updates of tx go up the gradient: end it with one gdjax.scale_by_learning_rate(...), "
-            "which multiplies by -1",
-            stacklevel=3,
+            "which multiplies by -1"
         )
 
 
@@ -115,10 +114,9 @@ def warn_of_negative_rates(label: str, history: Mapping[str, np.ndarray], first_
     for name, rates in history.items():
         below = np.flatnonzero(rates < 0) if name.rpartition("/")[2] == "learning_rate" else []
         if len(below):
-            warnings.warn(
+            callers.warn(
                 f"{label}: {name} is {rates[below[0]]} at step {first_step + below[0]}, and below 0 in {len(below)} of "
-                f"{len(rates)} steps: there the updates go up the gradient",
-                stacklevel=4,
+                f"{len(rates)} steps: there the updates go up the gradient"
             )
 
 

@@ -256,9 +256,9 @@ def three(u, g, s, p, t, b=0.9, eps=1e-8, size=None):
 )
 def test_domains_of_ones_own(make: Any, first: Any):
     schedule = gdjax.linear_schedule(2.0, 3.0, 4)
-    good = {"b": [0.0, 0.5, np.float32(0.9), 0, jnp.float32(2.0), schedule, gdjax.per_leaf(0.5, {"a": 1.5})],
+    good = {"b": [0.0, 0.5, np.float32(0.9), 0, jnp.float32(0.5), jnp.bfloat16(0), schedule, gdjax.per_leaf(0.5, {"a": 1.5})],
             "eps": [1e-30, 1e30], "size": [None, -1, 2, 0.5]}  # fmt: skip
-    bad = {"b": [1.0, -0.1, 1.5, 1 - 1e-9, np.nan, np.inf, gdjax.per_leaf(0.5, {"a": 2.0})],
+    bad = {"b": [1.0, -0.1, 1.5, 1 - 1e-9, jnp.float32(1.5), jnp.bfloat16(-1), np.nan, np.inf, gdjax.per_leaf(0.5, {"a": 2.0})],
            "eps": [0.0, np.inf, -1.0], "size": [-1.1, 2.5, np.nan]}  # fmt: skip
     inside = {"b": r"in \[0, 1\)", "eps": r"in \(0, inf\)", "size": r"in \[-1, 2\]"}
     label = inspect.signature(make) and make.__name__
@@ -267,11 +267,39 @@ def test_domains_of_ones_own(make: Any, first: Any):
             make(*first, **{name: x})
     for name, values in bad.items():
         for x in values:
-            with pytest.raises(ValueError, match=rf"^{label}: {name}.* must be {inside[name]}, got "):
+            with pytest.raises(
+                ValueError, match=rf"^{label}: {name}.* must be {inside[name]}(, and below 1 in float32 too)?, got "
+            ):
                 make(*first, **{name: x})
     for x in ("0.5", True, None, [0.5]):
         with pytest.raises(TypeError, match=rf"^{label}: b must be a number, a scalar array or a schedule, got "):
             make(*first, b=x)
+
+
+def test_the_domain_of_a_number_that_rounding_moves():
+    own = declared(gdjax.leafwise, two)
+    with pytest.raises(ValueError, match=r"b must be in \[0, 1\), and below 1 in float32 too, got 0.999999999$"):
+        own(b=1 - 1e-9)
+    with pytest.raises(ValueError, match=r"b must be in \[0, 1\), got 1.1$"):
+        own(b=1.1)
+    with pytest.raises(ValueError, match=r"eps must be in \(0, inf\), and above 0 in float32 too, got 1e-60"):
+        own(eps=1e-60)
+
+
+def test_domains_ask_no_traced_number_and_transfer_none():
+    own = declared(gdjax.leafwise, two)
+    for outside in (jnp.full(2, 1.5), jnp.full(2, 3)):
+        jax.vmap(lambda b: own(b=b).init(PARAMS))(outside)  # the rates of a sweep
+        jax.jit(lambda b: own(b=b).init(PARAMS))(outside[0])
+    with jax.transfer_guard("disallow"):
+        own(b=jax.device_put(np.float32(0.5)))
+        with pytest.raises(ValueError, match="must be in"):
+            own(b=jax.device_put(np.float32(1.5)))
+    deleted = jnp.float32(1.5) + 0
+    deleted.delete()
+    own(b=deleted)
+    with pytest.raises(TypeError, match=r"^two: b must be a real number, got key<"):
+        own(b=jax.random.key(0))
 
 
 def test_domains_that_are_none():
