@@ -31,8 +31,8 @@ linalg/blocks linalg/stacks linalg/matrices combine/paths linalg/names linalg/re
 linalg/newton_schulz linalg/factored linalg/turns linalg/kronecker linalg/shampoo_blocks linalg/polar_coefficients
 linalg/polar linalg/whitening linalg/psgd
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
-lift/factors lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/signatures lift/staging lift/traced
-lift/order lift/all_leaves lift/leafwise lift/steps lift/wrapper
+lift/factors lift/slots lift/codecs lift/rule_checks lift/stage_checks lift/one_leaf lift/stages lift/signatures
+lift/staging lift/traced lift/order lift/all_leaves lift/leafwise lift/steps lift/wrapper
 combine/evaluation combine/layers combine/chain combine/masking combine/groups combine/routed combine/inject
 combine/hyperparams combine/sharding transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*

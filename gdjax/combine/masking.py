@@ -164,9 +164,10 @@ def _difference(name: str, verb: str, prefix: Any, tree: Any) -> str:
     show = lambda paths: f"[{structures.listed([repr(path) for path in paths])}]"  # noqa: E731
     has = "have" if verb == "are" else "has"
     sides = [f"only the {name} {has} {show(only)}"] * bool(only) + [f"only the tree has {show(lacks)}"] * bool(lacks)
+    remedy = "; give each an entry, or one to a branch of them" if lacks and not only else ""
     flat = jax.tree_util.tree_flatten_with_path(prefix, is_leaf=lambda x: x is None)[0]
     nones = [path_of(path) for path, x in flat if x is None and path_of(path) in lacks]
-    return ", ".join(sides) + (f"; None at {nones} is no entry" if nones else "")
+    return ", ".join(sides) + (f"; None at {nones} is no entry" if nones else remedy)
 
 
 def hide(seen: Any, tree: Any) -> Any:

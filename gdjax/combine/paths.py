@@ -89,7 +89,8 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
         unmatched = [path for (path, _), matching in zip(paths, found, strict=True) if not matching]
         if unmatched:
             listed = ", ".join(map(shown, rules))
-            raise ValueError(f"gdjax.label_by_path: no rule matches {', '.join(unmatched)}; the rules are {listed}")
+            told = f'no rule matches {", ".join(unmatched)}; the rules are {listed}; end with ".*" for the rest'
+            raise ValueError(f"gdjax.label_by_path: {told}")
         names = list(rules.values())
         warn_of_idle("gdjax.label_by_path", "labelled", rules, tree, [path for path, _ in paths], found)
         return jax.tree.structure(tree).unflatten([names[matching[0]] for matching in found])

@@ -110,10 +110,10 @@ def leafwise(
     rule_checks.declaration(State, slots)
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        arguments, applied = arguments_of("leafwise", rule, 4, staged, domains), hashable(rule)
+        arguments, applied = arguments_of("leafwise", rule, 4, staged, domains, reduce), hashable(rule)
 
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
-            call = base.checked_call(factory, args, kwargs)
+            call = arguments.call(factory, args, kwargs)
             label, (hyper, for_stages) = base.label_of(call), arguments.of(call)
             kinds = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
             split = factors.split(label, hyper, slots, stages_of(reduce), numbers)

@@ -18,6 +18,7 @@ from gdjax.core import callers
 PARAMS = {"embedding": jnp.ones((4, 2)), "kernel": jnp.ones((2, 2)), "qkv": jnp.ones((2, 6)), "bias": jnp.ones(2)}
 LABELS = {"embedding": "a", "kernel": "a", "qkv": "a", "bias": "a"}
 ADAM = gdjax.adam(0.1)
+AVERAGE = gdjax.params_ema(gdjax.scale_by_adam(), 0.9)
 ROLES = gdjax.matrices_by_role({"nowhere": "other"})
 GROUPS = gdjax.partition({"a": ADAM, "b": ADAM}, LABELS)
 BY_PATH = gdjax.partition({"a": ADAM, "b": ADAM}, gdjax.label_by_path({"nowhere": "b", ".*": "a"}))
@@ -32,9 +33,7 @@ WARNS: dict[str, Callable[[], Any]] = {
     "label_by_path alone": lambda: gdjax.label_by_path({"nowhere": "b", ".*": "a"})(PARAMS),
     "matrices_by_role": lambda: MUON.init(PARAMS),
     "masked": lambda: gdjax.masked(ADAM, dict.fromkeys(PARAMS, False)).init(PARAMS),
-    "an average before the rate": lambda: gdjax.chain(
-        gdjax.params_ema(gdjax.scale_by_adam(), 0.9), gdjax.scale(-0.1)
-    ).init(PARAMS),
+    "an average before the rate": lambda: gdjax.chain(AVERAGE, gdjax.scale(-0.1)).init(PARAMS),
     "two rates": lambda: gdjax.chain(ADAM, gdjax.sgd(0.1)),
     "no key": lambda: gdjax.add_noise(0.1, 0.5),
     "a constant schedule": lambda: gdjax.exponential_decay(0.1, 9, 0),

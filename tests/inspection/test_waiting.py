@@ -77,7 +77,8 @@ def test_a_skip_function():
     tx = gdjax.MultiSteps(ADAM, 2, should_skip_update_fn=gdjax.skip_not_finite)
     left_out, waits = told(tx, GOOD, BAD)
     assert left_out == (
-        "MultiSteps left out the gradients of the last call (3 elements not finite): the update is 0, and no step is nearer"
+        "MultiSteps left out the gradients of the last call (3 elements not finite): the update is 0, "
+        "and no step is nearer"
     )
     assert waits.startswith("MultiSteps waits: it has 1 of 2 gradients")
     assert len(told(tx, BAD, GOOD)) == 1
