@@ -89,10 +89,11 @@ def leafwise(
 
     Raises:
       TypeError: State is neither such a class nor such a function, or has no field of a slot's name; `staged` or
-        `domains` names no argument of the rule.
+        `domains` names no argument of the rule; a stage of `reduce` takes fewer than four arguments by their places.
       ValueError: a domain is no interval; (in the factory) a number lies outside its domain.
       ValueError, TypeError: (in update) the rule returned no update shaped like `g`, no state, or a field of another
-        shape or kind than its slot: real numbers are rounded to the slot's dtype, nothing else is cast.
+        shape or kind than its slot: real numbers are rounded to the slot's dtype, nothing else is cast. `reduce`
+        returned no dict, or what neither the state nor the rule has.
 
     Each function may be decorated, partial, a method, an object that can be called, or compiled by `jax.jit`. The rule
     must be defined at the top level of a module for its transforms to pickle.
