@@ -229,3 +229,5 @@ def test_a_factory_that_was_not_called():
     assert shown.count("init(") == written.count("init(")
     with pytest.raises(TypeError, match=r"not a transform; if it makes one, call it: adam\(\.\.\.\)"):
         gdjax.chain(gdjax.adam)
+    with pytest.raises(TypeError, match=r"^gdjax.get_hyperparams: argument tx is .* call it: adam\(\.\.\.\)"):
+        gdjax.get_hyperparams(gdjax.adam, ())  # type: ignore[arg-type]

@@ -75,6 +75,8 @@ def get_hyperparams(tx: Transform, state: OptState, *, step: str = "next", count
       >>> print(gdjax.get_hyperparams(tx, state, count=jnp.arange(5))["learning_rate"])
       [1.   0.75 0.5  0.25 0.  ]
     """
+    if callable(tx):  # a factory, perhaps
+        base.check_transform(LABEL, "tx", tx)
     if step not in ("next", "last") or count is not None and step == "last":
         raise ValueError(f'{LABEL}: step must be "next" or "last", the latter without count; got {step!r}, {count!r}')
     if count is None:

@@ -21,7 +21,7 @@ _NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol", "consiste
 
 
 def number(domain: Domain, label: str, name: str, value: Any) -> None:
-    """Raises unless an argument is a number of the domain, a scalar array or a schedule; one not `_known` passes."""
+    """Raises unless an argument is a number of the domain, a schedule, or a scalar array that is not `_known`."""
     where = f"{label}: {name}"
     if isinstance(value, PerLeaf):
         number(domain, label, name, value.number)
