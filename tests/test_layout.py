@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports from the rungs below its own, never from its own or a higher one. `folder/*` is
 # what a folder has beside the files named.
 LADDER = """
-core/misuse core/signatures core/values core/patterns core/per_leaf core/types core/codec core/closures
+core/callers core/misuse core/signatures core/values core/patterns core/per_leaf core/types core/codec core/closures
 core/skipped core/structures core/calls core/state_form core/checks core/meshes core/number_domains core/domains
 core/base core/interop xla/bits xla/reads xla/products numerics/elementwise numerics/bounds numerics/norms numerics/*
 lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums xla/flags xla/places core/keys
@@ -31,8 +31,8 @@ linalg/blocks linalg/stacks linalg/matrices combine/paths linalg/names linalg/re
 linalg/newton_schulz linalg/factored linalg/turns linalg/kronecker linalg/shampoo_blocks linalg/polar_coefficients
 linalg/polar linalg/whitening linalg/psgd
 schedules/arguments schedules/curves schedules/decay schedules/warmup schedules/*
-lift/factors lift/slots lift/codecs lift/rule_checks lift/one_leaf lift/stages lift/signatures lift/staging lift/traced
-lift/order lift/all_leaves lift/leafwise lift/steps lift/wrapper
+lift/factors lift/slots lift/codecs lift/rule_checks lift/stage_checks lift/one_leaf lift/stages lift/signatures
+lift/staging lift/traced lift/order lift/all_leaves lift/leafwise lift/steps lift/wrapper
 combine/evaluation combine/layers combine/chain combine/masking combine/groups combine/routed combine/inject
 combine/hyperparams combine/sharding transforms/scaling transforms/decay transforms/momentum transforms/averaging
 transforms/functions transforms/*

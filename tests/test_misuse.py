@@ -216,14 +216,18 @@ def test_a_factory_that_was_not_called():
 
     for f, label in ((gdjax.adam, "gdjax.adam"), (gdjax.scale_by_adam, "gdjax.scale_by_adam"),
                      (gdjax.params_ema, "gdjax.params_ema"), (gdjax.chain, "gdjax.chain"), (own, "own")):  # fmt: skip
-        call = re.escape(f"call it: {label}(...).init(params)")
-        with pytest.raises(AttributeError, match=rf"^{label} is a function that makes a transform: {call}$"):
+        told = rf"^{label} is a function that makes a transform: call it: {re.escape(label)}\(\.\.\.\)\."
+        with pytest.raises(AttributeError, match=rf"{told}init\(params\)$"):
             f.init({"w": 1.0})  # type: ignore[attr-defined]
+        with pytest.raises(AttributeError, match=rf"{told}update\(updates, state, params\)$"):
+            f.update({"w": 1.0}, (), {"w": 1.0})  # type: ignore[attr-defined]
         # It is a function still, and no transform.
-        assert inspect.isfunction(f) and not misuse.is_transform(f) and not hasattr(f, "update")
+        assert inspect.isfunction(f) and not misuse.is_transform(f)
     assert pickle.loads(pickle.dumps(gdjax.adam)) is gdjax.adam
     assert list(inspect.signature(gdjax.adam).parameters)[:2] == ["learning_rate", "b1"]
     shown, written = pydoc.render_doc(gdjax.adam, renderer=pydoc.plaintext), pydoc.getdoc(gdjax.adam)
     assert shown.count("init(") == written.count("init(")
     with pytest.raises(TypeError, match=r"not a transform; if it makes one, call it: adam\(\.\.\.\)"):
         gdjax.chain(gdjax.adam)
+    with pytest.raises(TypeError, match=r"^gdjax.get_hyperparams: argument tx is .* call it: adam\(\.\.\.\)"):
+        gdjax.get_hyperparams(gdjax.adam, ())  # type: ignore[arg-type]

@@ -1,13 +1,12 @@
 """Transforms applied one after the other."""
 
 import itertools
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gdjax.core import base, checks, misuse
+from gdjax.core import base, callers, checks, misuse
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.core.values import is_ours
@@ -108,10 +107,9 @@ def _warn_of_two_rates(label: str, parts: tuple[Any, ...]) -> None:
     if len(turns) < 2 or len(turns) % 2 or not all(map(_sign_is_known, itertools.chain(*rules))):
         return
     shown = ", ".join(f"argument {i} ({base.part_of(parts[i]).label.removeprefix('gdjax.')})" for i in turns)
-    warnings.warn(
+    callers.warn(
         f"{label}: {len(turns)} learning rates, of {shown}, each multiply by -1: the updates go up the gradient; "
-        "keep one of them, and multiply by further rates with scale",
-        stacklevel=4,  # the call of `chain`
+        "keep one of them, and multiply by further rates with scale"
     )
 
 

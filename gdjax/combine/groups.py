@@ -1,6 +1,5 @@
 """Groups of leaves, each with a transform of its own. A tree of labels, a function or paths choose the groups."""
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import jax
 
 from gdjax.combine.masking import MaskedState, check_prefix, hide, is_whole, mask_of, masked_update
 from gdjax.combine.paths import paths_of
-from gdjax.core import base, checks
+from gdjax.core import base, callers, checks
 from gdjax.core.base import GradientTransformation, set_to_zero, transform
 from gdjax.core.types import OptState, Params, Transform, Updates
 
@@ -100,9 +99,7 @@ def grouped(
         # A function may serve many models, of which some lack a group: Levanter has such tables.
         if label == "gdjax.partition" and fixed and empty and is_whole(params):
             used = [key for key in seen if key not in empty]
-            warnings.warn(
-                f"{label}: no leaf has the label {', '.join(map(repr, empty))}; used are {used}", stacklevel=2
-            )
+            callers.warn(f"{label}: no leaf has the label {', '.join(map(repr, empty))}; used are {used}")
         if isinstance(param_labels, Labels):
             param_labels.warn(params)
         return PartitionState(keep((k, MaskedState(tx.init(hide(seen[k], params)))) for k, tx in transforms.items()))

@@ -1,6 +1,5 @@
 """Reading the hyperparameters in force."""
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from gdjax.combine.chain import Chain
 from gdjax.combine.inject import injected
 from gdjax.combine.paths import unboxed
-from gdjax.core import base, misuse
+from gdjax.core import base, callers, misuse
 from gdjax.core.closures import value_of
 from gdjax.core.types import OptState, Transform
 from gdjax.lift.leafwise import Leafwise
@@ -77,6 +76,8 @@ def get_hyperparams(tx: Transform, state: OptState, *, step: str = "next", count
       >>> print(gdjax.get_hyperparams(tx, state, count=jnp.arange(5))["learning_rate"])
       [1.   0.75 0.5  0.25 0.  ]
     """
+    if callable(tx):  # a factory, perhaps
+        base.check_transform(LABEL, "tx", tx)
     if step not in ("next", "last") or count is not None and step == "last":
         raise ValueError(f'{LABEL}: step must be "next" or "last", the latter without count; got {step!r}, {count!r}')
     state = unboxed(state)
@@ -91,7 +92,7 @@ def get_hyperparams(tx: Transform, state: OptState, *, step: str = "next", count
         )
         if not found:
             raise ValueError(message)
-        warnings.warn(message, stacklevel=2)
+        callers.warn(message)
     return found
 
 

@@ -1,6 +1,5 @@
 """A transform for some of the leaves, chosen by a tree, by a function or by path; frozen parameters."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gdjax.combine.paths import path_of, paths_of
-from gdjax.core import base, checks, structures
+from gdjax.core import base, callers, checks, structures
 from gdjax.core.base import GradientTransformation, MaskedNode, set_to_zero, transform
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params, Transform, Updates
@@ -124,7 +123,7 @@ def freeze(mask: Any) -> Any:
 
 def _warn_of_false(label: str, seen: Any, params: Params) -> None:
     if label == "gdjax.masked" and not any(jax.tree.leaves(seen)) and is_whole(params):
-        warnings.warn(f"{label}: the mask is False everywhere, so that the transform does nothing", stacklevel=2)
+        callers.warn(f"{label}: the mask is False everywhere, so that the transform does nothing")
 
 
 def is_whole(params: Params) -> bool:
@@ -165,9 +164,10 @@ def _difference(name: str, verb: str, prefix: Any, tree: Any) -> str:
     show = lambda paths: f"[{structures.listed([repr(path) for path in paths])}]"  # noqa: E731
     has = "have" if verb == "are" else "has"
     sides = [f"only the {name} {has} {show(only)}"] * bool(only) + [f"only the tree has {show(lacks)}"] * bool(lacks)
+    remedy = "; give each an entry, or one to a branch of them" if lacks and not only else ""
     flat = jax.tree_util.tree_flatten_with_path(prefix, is_leaf=lambda x: x is None)[0]
     nones = [path_of(path) for path, x in flat if x is None and path_of(path) in lacks]
-    return ", ".join(sides) + (f"; None at {nones} is no entry" if nones else "")
+    return ", ".join(sides) + (f"; None at {nones} is no entry" if nones else remedy)
 
 
 def hide(seen: Any, tree: Any) -> Any:

@@ -1,12 +1,12 @@
 """Choosing leaves by their path."""
 
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
+from gdjax.core import callers
 from gdjax.core.patterns import check as check_patterns
 from gdjax.core.skipped import is_skipped
 from gdjax.core.values import value
@@ -89,7 +89,8 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
         unmatched = [path for (path, _), matching in zip(paths, found, strict=True) if not matching]
         if unmatched:
             listed = ", ".join(map(shown, rules))
-            raise ValueError(f"gdjax.label_by_path: no rule matches {', '.join(unmatched)}; the rules are {listed}")
+            told = f'no rule matches {", ".join(unmatched)}; the rules are {listed}; end with ".*" for the rest'
+            raise ValueError(f"gdjax.label_by_path: {told}")
         names = list(rules.values())
         warn_of_idle("gdjax.label_by_path", "labelled", rules, tree, [path for path, _ in paths], found)
         return jax.tree.structure(tree).unflatten([names[matching[0]] for matching in found])
@@ -127,10 +128,7 @@ def warn_of_idle(
         why = f"rules before it match {', '.join(matched)}" if matched else f"it matches none of {', '.join(paths)}"
         listed = ", ".join(repr(labels[i]) for i in sorted(used))
         in_use = f"; the labels in use are {listed}" if verb == "labelled" else ""
-        warnings.warn(
-            f"{label}: no leaf is {verb} {labels[k]!r} by the rule {shown(pattern)}: {why}{in_use}",
-            stacklevel=2,
-        )
+        callers.warn(f"{label}: no leaf is {verb} {labels[k]!r} by the rule {shown(pattern)}: {why}{in_use}")
 
 
 def is_masked(tree: Any) -> bool:

@@ -1,6 +1,5 @@
 """Optimizers of which each role of leaf has its own transform."""
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import jax
 
 from gdjax.combine.groups import Labels, grouped
 from gdjax.combine.paths import is_masked
+from gdjax.core import callers
 from gdjax.core.base import GradientTransformation
 from gdjax.core.types import Transform
 from gdjax.linalg.matrices import Matrix, is_numbers
@@ -60,7 +60,7 @@ class Routes(Labels):
         slips = [slip for slip in self.slips(params) if slip.leaves and slip.told_by != "explain"]
         if slips:
             texts = "; ".join(slip.text(slip.leaves) for slip in slips)
-            warnings.warn(f"{self.label}: {texts}. {slips[0].remedy}", stacklevel=2)
+            callers.warn(f"{self.label}: {texts}. {slips[0].remedy}")
 
     def slips(self, tree: Any) -> Iterator[Slip]:
         """Leaves that are routed as something else than what they look like, or to an Adam with the matrices' rate.

@@ -195,7 +195,7 @@ def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
         call = checked_call(make, args, kwargs)
         return made_by(call, factory(*call.args, **call.kwargs))
 
-    make.init = not_called(make)  # type: ignore[attr-defined]
+    not_called(make)
     return short_types(make)
 
 

@@ -57,7 +57,8 @@ def gradient(label: str, where: Callable[[], str], g: Any, p: Any) -> None:
     if p is None:
         return
     if g.shape != p.shape:
-        raise ValueError(f"{label}: {where()}: gradient shape {g.shape} does not match parameter shape {p.shape}")
+        told = f"{label}: {where()}: gradient shape {g.shape} does not match parameter shape {p.shape}"
+        raise ValueError(told + (f": {structures.LOSS}" if g.shape == () and where() == "params" else ""))
     if not jnp.issubdtype(p.dtype, jnp.inexact):
         raise TypeError(f"{label}: {where()} has dtype {p.dtype}, and takes no gradient: mask or freeze it")
     if jnp.issubdtype(g.dtype, jnp.complexfloating) and not jnp.issubdtype(p.dtype, jnp.complexfloating):
@@ -90,9 +91,7 @@ def slot(label: str, where: str, field: str, x: Any, shape: tuple[int, ...], of:
     """Raises unless `x`, from the `field` of the state, has this shape; `of` tells whose shape it is."""
     if getattr(x, "shape", None) != shape:
         if structures.is_container(x):
-            slip = (
-                "is it the loss? Pass its gradient, jax.grad(loss)(params)" if shape == () else "another model's state?"
-            )
+            slip = structures.LOSS if shape == () else "another model's state?"
             here = f"state.{field} is {structures.described(x)}, but {of} {structures.of_shape(shape)}"
             raise ValueError(f"{label}: {'' if where == 'params' else f'{where}: '}{here}: {slip}")
         raise ValueError(
@@ -157,7 +156,8 @@ def state(label: str, got: Any, expected: type) -> None:
     fields = getattr(got, "_fields", None)
     shown = f"fields {fields}" if fields is not None else f"type {type(got).__name__}"
     wanted = getattr(expected, "_fields", ())
-    hint = f"; {whence(got, wanted)}" if fields is None else ""
+    hint = "; of another optimizer? Start with tx.init(params), or carry over what fits with gdjax.migrate"
+    hint = hint if fields is not None else f"; {whence(got, wanted)}"
     if fields is not None and set(fields) < set(wanted):
         lacking = ", ".join(f for f in wanted if f not in fields)
         hint = f"; of an older version, without {lacking}? Take these fields from init(params), the others from it"

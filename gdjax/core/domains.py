@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from gdjax.core import calls, checks, patterns
 from gdjax.core.codec import Codec
-from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain
+from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain, asked
 from gdjax.core.per_leaf import PerLeaf
 
 Check = Callable[[str, str, Any], None]  # of the label, the argument's name and its value
@@ -20,7 +21,7 @@ _NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol", "consiste
 
 
 def number(domain: Domain, label: str, name: str, value: Any) -> None:
-    """Raises unless an argument is a number of the domain, a scalar array or a schedule; a traced number passes."""
+    """Raises unless an argument is a number of the domain, a schedule, or a scalar array that is not `_known`."""
     where = f"{label}: {name}"
     if isinstance(value, PerLeaf):
         number(domain, label, name, value.number)
@@ -34,7 +35,7 @@ def number(domain: Domain, label: str, name: str, value: Any) -> None:
             raise ValueError(f"{where} must be a scalar, got shape {np.shape(value)}")
         if not (jnp.issubdtype(value.dtype, np.floating) or jnp.issubdtype(value.dtype, np.integer)):
             raise TypeError(f"{where} must be a real number, got {value.dtype}")
-        if isinstance(value, jax.Array):  # perhaps traced; otherwise on a device, which a check does not wait for
+        if isinstance(value, jax.Array) and not _known(value):
             return
     elif isinstance(value, bool | np.bool | np.complexfloating | type) or not (
         isinstance(value, checks.NUMBER) or callable(value)
@@ -49,7 +50,14 @@ def number(domain: Domain, label: str, name: str, value: Any) -> None:
         calls.schedule(label, name, value)
         return
     if not domain[1](float(value)):
-        raise ValueError(f"{where} must be {domain[0]}, got {value!r}")
+        raise ValueError(f"{where} must be {asked(domain, float(value))}, got {value!r}")
+
+
+def _known(x: jax.Array) -> bool:
+    """Whether an array has a value that can be read without a transfer: it is not traced, and lies on a CPU."""
+    if isinstance(x, Tracer) or x.is_deleted() or not x.is_fully_addressable:
+        return False
+    return all(device.platform == "cpu" for device in x.devices())
 
 
 def _integer(least: int, label: str, name: str, value: Any) -> None:
@@ -57,6 +65,8 @@ def _integer(least: int, label: str, name: str, value: Any) -> None:
     if isinstance(value, jax.Array):
         if value.shape != () or not jnp.issubdtype(value.dtype, np.integer):
             raise TypeError(f"{label}: {name} must be an integer scalar, got {value.dtype}{list(value.shape)}")
+        if _known(value) and int(value) < least:
+            raise ValueError(f"{label}: {name} must be at least {least}, got {value!r}")
     elif isinstance(value, type) or not callable(value):
         checks.structural(label, name, value, least)
     else:

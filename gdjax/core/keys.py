@@ -1,10 +1,11 @@
 """PRNG keys as arguments of transforms and in their states."""
 
-import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from gdjax.core import callers
 
 Array = jax.Array
 
@@ -24,17 +25,15 @@ def required(label: str, key: Any, seed: Any) -> Any:
 def or_zero(label: str, key: Any, seed: Any) -> Any:
     """`key`, or the older argument `seed` for it; 0 with a warning where neither is given.
 
-    For noise that need not be secret. Call it in the function that `transform` decorates: the warning points to the
-    caller of that function.
+    For noise that need not be secret.
 
     Raises:
       ValueError: both are given.
     """
     key = _either(label, key, seed)
     if key is None:
-        warnings.warn(
-            f"{label}: no key: the noise is that of key=0, in every run the same; pass key=, a PRNG key or an int",
-            stacklevel=4,
+        callers.warn(
+            f"{label}: no key: the noise is that of key=0, in every run the same; pass key=, a PRNG key or an int"
         )
     return 0 if key is None else key
 

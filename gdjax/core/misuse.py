@@ -53,10 +53,13 @@ def bound_arguments(
     raise TypeError(f"{label}: {'; '.join(found)}; {f'its arguments are {names}' if names else 'it takes none'}")
 
 
+NOT_CALLED = "__gdjax_not_called__"  # an attribute of what stands for the `init` and `update` of a factory
+
+
 def is_transform(x: Any) -> bool:
     if isinstance(x, type) and not isinstance(inspect.getattr_static(x, "init", None), staticmethod):
         return False  # a class has an `init` for its instances
-    return hasattr(x, "init") and hasattr(x, "update")
+    return hasattr(x, "init") and hasattr(x, "update") and not hasattr(x.init, NOT_CALLED)
 
 
 def no_transform(x: Any) -> str | None:

@@ -13,7 +13,6 @@ RATE: Domain = "finite and at least 0 (gdjax.scale takes a negative factor)", la
 SIZE: Domain = "finite and at least 0", lambda x: 0 <= x < math.inf
 POSITIVE: Domain = "finite and above 0", lambda x: 0 < x < math.inf
 BOUND: Domain = "at least 0", lambda x: x >= 0
-DECAY: Domain = "in [0, 1), and below 1 in float32 too", lambda x: 0 <= x and bool(np.float32(x) < 1)
 SHARE: Domain = "in [0, 1]", lambda x: 0 <= x <= 1
 
 _INTERVAL = re.compile(r"\s*([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])\s*")
@@ -40,6 +39,18 @@ def interval(text: str) -> Domain:
         return (low <= x if with_low else low < min(x, y)) and (x <= high if with_high else max(x, y) < high)
 
     return f"in {text.strip()}", inside
+
+
+def asked(domain: Domain, x: float) -> str:
+    """The domain in words, for a number outside it; of one that only rounding moves out of an interval it says so."""
+    found = _INTERVAL.fullmatch(domain[0].removeprefix("in "))
+    if found is None or not float(found[2]) < x < float(found[3]):
+        return domain[0]
+    side = f"below {found[3]}" if np.float32(x) >= float(found[3]) else f"above {found[2]}"
+    return f"{domain[0]}, and {side} in float32 too"
+
+
+DECAY: Domain = interval("[0, 1)")
 
 
 def declared(maker: str, intervals: Mapping[str, str], names: Sequence[str]) -> dict[str, Domain]:

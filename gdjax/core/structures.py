@@ -9,6 +9,7 @@ from gdjax.core.skipped import is_skipped
 
 ARRAYS = "params", "updates", "gradients"  # trees whose leaves are arrays, by what errors call them
 SWAPPED = "are state and params swapped? Call update(updates, state, params)"
+LOSS = "is it the loss? Pass its gradient, jax.grad(loss)(params)"
 MOST = 3  # so many names in a message, and how many more there are
 
 
@@ -135,7 +136,7 @@ def mismatch(names: tuple[str, str], one: Any, other: Any) -> str:
 def slip(given: Any, like: Any) -> str:
     """What was probably done where `given` should have the structure of `like`; empty where nothing is known."""
     if _is_scalar(given) and is_container(like):
-        return "is it the loss? Pass its gradient, jax.grad(loss)(params)"
+        return LOSS
     if type(given) is not tuple or len(given) != 2:
         return ""
     structure = jax.tree.structure(like)

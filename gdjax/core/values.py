@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from gdjax.core.misuse import bound_arguments
+from gdjax.core.misuse import NOT_CALLED, bound_arguments
 from gdjax.core.signatures import short_types
 
 P = ParamSpec("P")
@@ -113,14 +113,18 @@ def is_ours(factory: Any) -> bool:
     return (getattr(factory, "__module__", None) or "").startswith("gdjax.")
 
 
-def not_called(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """What stands for the `init` of a factory, which only the transforms that it makes have."""
+def not_called(factory: Any) -> None:
+    """Gives a factory an `init` and an `update` that tell to call it: only the transforms that it makes have these."""
 
-    def init(*args: Any, **kwargs: Any) -> Any:
-        label = f"gdjax.{factory.__name__}" if is_ours(factory) else factory.__name__
-        raise AttributeError(f"{label} is a function that makes a transform: call it: {label}(...).init(params)")
+    def told(call: str) -> Callable[..., Any]:
+        def instead(*args: Any, **kwargs: Any) -> Any:
+            label = f"gdjax.{factory.__name__}" if is_ours(factory) else factory.__name__
+            raise AttributeError(f"{label} is a function that makes a transform: call it: {label}(...).{call}")
 
-    return init
+        setattr(instead, NOT_CALLED, True)
+        return instead
+
+    factory.init, factory.update = told("init(params)"), told("update(updates, state, params)")
 
 
 def bind(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

@@ -1,6 +1,5 @@
 """States set back in part, and states as plain dicts that outlive a change of the chain."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.combine.paths import Pattern, mask_by_path, paths_of
-from gdjax.core import base, meshes
+from gdjax.core import base, callers, meshes
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.entries import Entry, entries, pairs
 from gdjax.linalg.factored import is_stack
@@ -84,7 +83,7 @@ def reset(
         raise ValueError(f"{label}: the state keeps nothing of that for these parameters")
     if shared := sorted({x.of for x, flag in zip(old, flags, strict=True) if where and not flag and is_stack(x.leaf)}):
         why = "keeps matrices of one shape together, whose ever they are, and stays as it is; fields would set it back"
-        warnings.warn(f"{label}: {', '.join(shared)} {why}", UserWarning, stacklevel=2)
+        callers.warn(f"{label}: {', '.join(shared)} {why}")
     values = [new.value if flag else x.value for x, new, flag in zip(old, fresh, flags, strict=True)]
     return jax.tree.structure(state).unflatten(values)
 
@@ -182,7 +181,7 @@ def state_from_dict(tx: Transform, saved: Mapping[str, Any], params: Params) -> 
     if anew or unused:
         parts = [f"not saved, and starts anew: {_few(dict.fromkeys(x.of for x in anew))}"] if anew else []
         parts += [f"saved and not used: {_few(sorted(unused))}"] if unused else []
-        warnings.warn(f"{label}: {'; '.join(parts)}", stacklevel=2)
+        callers.warn(f"{label}: {'; '.join(parts)}")
     values = [_restored(label, x, theirs[sources[x.path]]) if x.path in sources else x.value for x in mine]
     return jax.tree.structure(fresh).unflatten(values)
 

@@ -1,7 +1,6 @@
 """What the state of an optimizer is made of, from shapes alone."""
 
 import re
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import jax
 from jax.tree_util import GetAttrKey
 
 from gdjax.combine.paths import path_of
-from gdjax.core import base
+from gdjax.core import base, callers
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.owners import Held, bytes_of, held, state_of
 from gdjax.inspection.placed import Part, most, parts_of
@@ -32,7 +31,7 @@ class Tabulated(NamedTuple):
     @property
     def share(self) -> float:
         """The older name of `percent_of_params`."""
-        warnings.warn("gdjax.tabulate: share is now percent_of_params", DeprecationWarning, stacklevel=2)
+        callers.warn("gdjax.tabulate: share is now percent_of_params", DeprecationWarning)
         return self.percent_of_params
 
 

@@ -52,13 +52,16 @@ def _inside(tx: Any, state: OptState) -> Iterator[Found]:
 
 def _of_guard(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
     skipped, most = int(s.notfinite_count), arguments.get("max_consecutive_errors")
-    told = f"{_calls(skipped)} ({int(s.total_notfinite)} in all): gradients or updates are not finite"
+    calls = "call" if skipped == 1 else _calls(skipped)
+    told = f"{calls} ({int(s.total_notfinite)} in all): gradients or updates are not finite"
     if skipped and most is None:
         yield f"apply_if_finite, the last {told}"
     elif skipped > int(most or 0):
         yield f"apply_if_finite has given up after the last {told}; it skips {most} in a row at most, and applies these"
     elif skipped:
-        yield f"apply_if_finite skipped the last {told}; it skips {int(most or 0) - skipped} more, then applies them"
+        left = int(most or 0) - skipped
+        ahead = f"it skips {left} more, then applies them" if left else "the next is applied, finite or not"
+        yield f"apply_if_finite skipped the last {told}; {ahead}"
 
 
 def _of_condition(name: str, what: str) -> Any:
@@ -83,7 +86,7 @@ def _of_accumulation(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
     info: Any = getattr(s, "skip_state", None)
     if isinstance(info, dict) and np.ndim(skip := info.get("should_skip", False)) == 0 and skip:
         numbers = {name: x for name, x in info.items() if name != "should_skip" and np.shape(x) == ()}
-        why = ", ".join(f"{name} {float(x):.4g}" for name, x in numbers.items())
+        why = ", ".join(_in_words(name, float(x)) for name, x in numbers.items())
         yield f"MultiSteps left out the gradients of the last call ({why}): the update is 0, and no step is nearer"
     if k is None:
         if held:
@@ -106,6 +109,13 @@ _TELL = {
     "MultiStepsState": _of_accumulation,
     "ApplyEvery": _of_sums,
 }
+
+
+def _in_words(name: str, x: float) -> str:
+    """A number that a function which skips returned; those of `skip_not_finite` and `skip_large_updates` in words."""
+    if name == "num_not_finite":
+        return f"{_counted(int(x), 'element')} not finite"
+    return f"{'squared norm' if name == 'norm_squared' else name} {x:.4g}"
 
 
 def _until(n: int) -> str:

@@ -89,10 +89,11 @@ def leafwise(
 
     Raises:
       TypeError: State is neither such a class nor such a function, or has no field of a slot's name; `staged` or
-        `domains` names no argument of the rule.
+        `domains` names no argument of the rule; a stage of `reduce` takes fewer than four arguments by their places.
       ValueError: a domain is no interval; (in the factory) a number lies outside its domain.
       ValueError, TypeError: (in update) the rule returned no update shaped like `g`, no state, or a field of another
-        shape or kind than its slot: real numbers are rounded to the slot's dtype, nothing else is cast.
+        shape or kind than its slot: real numbers are rounded to the slot's dtype, nothing else is cast. `reduce`
+        returned no dict, or what neither the state nor the rule has.
 
     Each function may be decorated, partial, a method, an object that can be called, or compiled by `jax.jit`. The rule
     must be defined at the top level of a module for its transforms to pickle.
@@ -110,10 +111,10 @@ def leafwise(
     rule_checks.declaration(State, slots)
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        arguments, applied = arguments_of("leafwise", rule, 4, staged, domains), hashable(rule)
+        arguments, applied = arguments_of("leafwise", rule, 4, staged, domains, reduce), hashable(rule)
 
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
-            call = base.checked_call(factory, args, kwargs)
+            call = arguments.call(factory, args, kwargs)
             label, (hyper, for_stages) = base.label_of(call), arguments.of(call)
             kinds = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
             split = factors.split(label, hyper, slots, stages_of(reduce), numbers)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gdjax.core import callers
 from gdjax.core.closures import value_of
 from gdjax.core.interop import is_optax, state_from_optax
 from gdjax.core.types import OptState, Params
@@ -62,11 +63,10 @@ def check_around(label: str, average: OptState, alone: Callable[[], Any], params
 def warn(label: str, average: Any, place: str, changes: str) -> None:
     """Warns of an average whose updates are changed after it."""
     name = name_of_state(type(average))
-    warnings.warn(
+    callers.warn(
         f"{label}: {changes} changes the updates after {name}{place} has seen them, which then averages other "
         f"parameters than those trained; put {name} around all that changes the updates: {name}(chain(...), ...)",
         OrderWarning,
-        stacklevel=4,
     )
 
 

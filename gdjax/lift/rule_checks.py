@@ -24,8 +24,8 @@ def declaration(State: Any, slots: Mapping[str, Any], maker: str = "leafwise") -
         if unknown := [f for f in slots if f not in State._fields]:
             names, fields = ", ".join(unknown), ", ".join(State._fields)
             raise TypeError(f"gdjax.{maker}: {State.__name__} has no field {names}; its fields are {fields}")
-    elif isinstance(State, type) or not callable(State) or not _takes(State, 1):
-        if inspect.isroutine(State) and _takes(State, 4):
+    elif isinstance(State, type) or not callable(State) or not takes(State, None):
+        if inspect.isroutine(State) and takes(State, *[None] * 4):
             written = "write @gdjax.leafwise() above it, or @gdjax.leafwise(State) with the class of its state"
             raise TypeError(f"gdjax.leafwise: got the rule {State.__name__} in the place of State: {written}")
         wanted = "a NamedTuple class, or a function from the hyperparameters to one"
@@ -44,10 +44,10 @@ def _is_state_class(x: Any) -> bool:
     return isinstance(x, type) and issubclass(x, tuple) and hasattr(x, "_fields")
 
 
-def _takes(f: Callable[..., Any], number: int) -> bool:
-    """Whether `f` can be called with so many arguments; assumed where it has no signature."""
+def takes(f: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    """Whether `f` can be called with these arguments; assumed where it has no signature."""
     try:
-        inspect.signature(f).bind(*[None] * number)
+        inspect.signature(f).bind(*args, **kwargs)
     except TypeError:
         return False
     except ValueError:
@@ -189,18 +189,18 @@ def returned(State: Any, result: Any, g: Array, slots: Mapping[str, Any]) -> tup
     state_name = f"{State.__name__}({', '.join(State._fields)})"
     how = f"return u, s._replace({', '.join(f'{f}=...' for f in slots)})" if slots else "return u, s"
     if not (isinstance(result, tuple | list) and len(result) == 2) or isinstance(result, State):
-        got = _shown(result)
+        got = shown(result)
         raise TypeError(f"the rule returned {got} alone, expected two things, the update and {state_name}: {how}")
     update, state = result
     _array("as the update", update, g)
     nothing = not State._fields and (state is None or isinstance(state, tuple) and not state)
     if getattr(state, "_fields", None) != State._fields and not nothing:
-        raise TypeError(f"the rule returned {_shown(state)} as its state, expected {state_name}: {how}")
+        raise TypeError(f"the rule returned {shown(state)} as its state, expected {state_name}: {how}")
     for field, old in slots.items():
         new = getattr(state, field)
         news, olds = jax.tree.leaves(new), jax.tree.leaves(old)
         if len(news) != len(olds):
-            raise TypeError(f"the rule returned {_shown(new)} for state.{field}, expected {_shown(old)}")
+            raise TypeError(f"the rule returned {shown(new)} for state.{field}, expected {shown(old)}")
         for x, like in zip(news, olds, strict=True):
             _array(f"for state.{field}", x, like)
     return jnp.asarray(update).astype(g.dtype), state
@@ -208,7 +208,7 @@ def returned(State: Any, result: Any, g: Array, slots: Mapping[str, Any]) -> tup
 
 def _array(where: str, x: Any, like: Array) -> None:
     """Raises unless `x`, an array or a number, has the shape of `like` and can be kept in its dtype."""
-    got = f"the rule returned {_shown(x)} {where}, expected {_shown(like)}"
+    got = f"the rule returned {shown(x)} {where}, expected {shown(like)}"
     if not hasattr(x, "dtype") and not isinstance(x, bool | int | float | complex):
         raise TypeError(got)
     if jnp.shape(x) != like.shape:
@@ -232,11 +232,11 @@ def _fits(x: Any, wanted: Any) -> bool:
     return dtype == wanted or np.can_cast(jax.dtypes.canonicalize_dtype(dtype), wanted)
 
 
-def _shown(x: Any) -> str:
+def shown(x: Any) -> str:
     """The dtype and shape of an array, or of each entry of a tuple, list or dict."""
     if hasattr(x, "dtype"):
         return f"{x.dtype} {jnp.shape(x)}"
     if isinstance(x, tuple | list | dict):
         items = x.values() if isinstance(x, dict) else x
-        return f"{type(x).__name__}({', '.join(map(_shown, items))})"
+        return f"{type(x).__name__}({', '.join(map(shown, items))})"
     return repr(x)

@@ -10,8 +10,9 @@ from gdjax.core.base import GradientTransformation
 from gdjax.core.number_domains import Domain, declared
 from gdjax.core.signatures import short_types
 from gdjax.core.values import Call, not_called
+from gdjax.lift import rule_checks, stage_checks
 from gdjax.lift.rule_checks import named
-from gdjax.lift.stages import Reduced, Staged
+from gdjax.lift.stages import Reduced, Staged, stages_of
 
 
 class Arguments(NamedTuple):
@@ -20,6 +21,22 @@ class Arguments(NamedTuple):
     of_factory: list[inspect.Parameter]
     staged: frozenset[str]  # those that only the stages get
     domains: Mapping[str, Domain]
+    unnamed: list[str]  # such as "**kwargs", behind which arguments of the rule may hide
+
+    def call(self, factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """The call of the factory, checked.
+
+        Raises:
+          TypeError: the arguments do not fit the signature, or one is of a wrong kind.
+          ValueError: one is outside its domain.
+        """
+        try:
+            return base.checked_call(factory, args, kwargs)
+        except TypeError as e:
+            if not self.unnamed or rule_checks.takes(factory, *args, **kwargs):
+                raise
+            hidden = f"the rule takes {', '.join(self.unnamed)}: does a decorator hide its arguments"
+            raise TypeError(f"{e}; {hidden}? Write @functools.wraps(rule) in it") from None
 
     def of(self, call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
         """The hyperparameters in a call of the factory, checked, and the arguments that only the stages get."""
@@ -34,7 +51,7 @@ class Arguments(NamedTuple):
 
 
 def arguments_of(
-    maker: str, rule: Callable[..., Any], placed: int, staged: str, intervals: Mapping[str, str] | None
+    maker: str, rule: Callable[..., Any], placed: int, staged: str, intervals: Mapping[str, str] | None, reduce: Any
 ) -> Arguments:
     """The arguments of a rule that come after `placed` others.
 
@@ -42,7 +59,8 @@ def arguments_of(
     `intervals` are the domains of some of the others.
 
     Raises:
-      TypeError: `staged` or `intervals` names no argument of the factory, or an interval is no text.
+      TypeError: `staged` or `intervals` names no argument of the factory, an interval is no text, or a stage of
+        `reduce` takes too few arguments.
       ValueError: a text is no interval.
     """
     arguments = named(rule, placed)
@@ -51,7 +69,11 @@ def arguments_of(
         raise TypeError(f"gdjax.{maker}: staged: the rule has no argument {', '.join(unknown)}")
     listed |= {p.name for p in arguments if _is_marked(p, Staged, rule)}
     own = [p for p in arguments if not _is_marked(p, Reduced, rule)]
-    return Arguments(own, frozenset(listed), declared(maker, intervals or {}, [p.name for p in own]))
+    for stage in stages_of(reduce):
+        stage_checks.takes_lists(f"gdjax.{maker}: reduce of {_function(rule).__name__}", stage.f, placed)
+    signs = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    unnamed = [signs[p.kind] + p.name for p in inspect.signature(rule).parameters.values() if p.kind in signs]
+    return Arguments(own, frozenset(listed), declared(maker, intervals or {}, [p.name for p in own]), unnamed)
 
 
 def like_rule(
@@ -62,7 +84,7 @@ def like_rule(
     What is a `hyper` of the rule is any number, array or schedule in the signature.
     """
     functools.update_wrapper(factory, rule)
-    factory.init = not_called(factory)  # type: ignore[attr-defined]
+    not_called(factory)
     code = _function(rule)
     if not hasattr(rule, "__name__"):
         factory.__name__, factory.__qualname__ = code.__name__, code.__qualname__

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import checks, meshes
-from gdjax.lift import rule_checks
+from gdjax.lift import rule_checks, stage_checks
 from gdjax.lift.one_leaf import promotion
 from gdjax.lift.stages import Stage, Tree
 
@@ -63,6 +63,7 @@ def run(
                             lists.slots[name][i] = new
                     else:
                         (lists.fields if name in lists.fields else others)[name] = x
+    stage_checks.accepted(rule.label, rule.rule, before, others, {**rule.hyper, **rule.staged})
     return _by_leaf(tree, lists, leaves[1]), lists.fields, _given(tree, others)
 
 
@@ -151,7 +152,10 @@ def _results(
         decoded = {f: list(map(codec.decode, fields[f])) for f, codec in rule.codecs.items()}
         s = rule.State(**({"count": count} if "count" in rule.State._fields else {}), **(fields | decoded))
         first, *others = lists.gs
-        call = lambda us, ps: dict(stage.f(us, *others, s, ps, t, **arguments))  # noqa: E731
+
+        def call(us: Any, ps: Any) -> dict[str, Any]:
+            return stage_checks.returned(rule.label, stage.f(us, *others, s, ps, t, **arguments))
+
         news = rule_checks.staged(call, first if lists.known else None, lists.ps, first)
         if olds and set(news) != set(olds):
             raise TypeError(f"{rule.label}: a stage of the fields {', '.join(olds)} returned {', '.join(news)}")

@@ -78,10 +78,10 @@ def wrapper(
     Own = namedtuple(State.__name__, [f for f in State._fields if f != inner])  # type: ignore[misc]
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        arguments, applied = arguments_of("wrapper", rule, 5, staged, domains), hashable(rule)
+        arguments, applied = arguments_of("wrapper", rule, 5, staged, domains, reduce), hashable(rule)
 
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
-            call = base.checked_call(factory, args, kwargs)
+            call = arguments.call(factory, args, kwargs)
             label, (hyper, for_stages) = base.label_of(call), arguments.of(call)
             name, tx = next(iter(call.arguments.items()))
             base.check_transform(label, name, tx)

@@ -1,6 +1,5 @@
 """What each leaf of a tree of parameters is: a hidden matrix, an embedding, a head, a norm, a bias, a router."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 
 from gdjax.combine.paths import is_masked, matches, paths_of, shown, warn_of_idle
-from gdjax.core import patterns
+from gdjax.core import callers, patterns
 from gdjax.core.skipped import is_skipped
 from gdjax.core.values import value
 from gdjax.linalg import reading
@@ -51,7 +50,7 @@ class ByRole:
         if leaves and not (quiet or is_masked(tree)):
             for leaf in leaves:
                 if leaf.unknown:
-                    warnings.warn(f"{label}: {leaf.unknown}", stacklevel=2)
+                    callers.warn(f"{label}: {leaf.unknown}")
             rules, items = dict(self.overrides), paths_of(tree)
             found = [[k for k, pattern in enumerate(rules) if matches(pattern, *item)] for item in items]
             warn_of_idle(label, "given the role", rules, tree, [path for path, _ in items], found)

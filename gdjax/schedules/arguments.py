@@ -2,7 +2,6 @@
 
 import math
 import operator
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gdjax.core import callers
 from gdjax.core.checks import NUMBER
 
 ANY = -math.inf  # the `least` of a number of steps of which Optax takes any below 1 for "off"
@@ -49,14 +49,13 @@ def check_begin(factory: str, begin: Any) -> int | float:
     """`transition_begin`; a negative one is 0, with a warning, as in Optax."""
     count = check_steps(factory, "transition_begin", begin, least=ANY)
     if count < 0:
-        warnings.warn(f"gdjax.{factory}: transition_begin is {count}, and is taken for 0", stacklevel=5)
+        callers.warn(f"gdjax.{factory}: transition_begin is {count}, and is taken for 0")
     return max(count, 0)
 
 
-def warn_of_constant(factory: str, name: str, x: Any, value: str, stacklevel: int = 5) -> None:
+def warn_of_constant(factory: str, name: str, x: Any, value: str) -> None:
     """Warns that an argument turns the change of a schedule off, as it does in Optax."""
-    text = f"gdjax.{factory}: {name} is {x}: nothing changes, and the value stays {value}"
-    warnings.warn(text, stacklevel=stacklevel)
+    callers.warn(f"gdjax.{factory}: {name} is {x}: nothing changes, and the value stays {value}")
 
 
 def is_zero(x: Any) -> bool:

@@ -176,7 +176,7 @@ def cosine_decay_schedule(
     numbers: dict[str, Any] = {"init_value": init_value, "alpha": alpha, "exponent": exponent}
     check_numbers(name, positive=[] if is_zero(exponent) else ["exponent"], **numbers)
     if is_zero(exponent):
-        warn_of_constant(name, "exponent", exponent, "init_value", 4)
+        warn_of_constant(name, "exponent", exponent, "init_value")
         return of_count(curves.constant(init_value))
     end = init_value, alpha
     return of_count(curves.transition(init_value, end, steps, power=exponent, shape=curves.half_cosine))
@@ -273,7 +273,7 @@ def held(factory: str, name: str, x: Any, value: Any, called: str) -> curves.Cur
     """
     constant = curves.constant(value)
     if not ("steps" in name and is_zero(x)):
-        warn_of_constant(factory, name, x, called, 6)
+        warn_of_constant(factory, name, x, called)
         return constant
 
     def curve(step: jax.Array) -> jax.Array:

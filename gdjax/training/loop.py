@@ -88,7 +88,7 @@ def minimize(
       (3.0, 200, 200)
     """
     _check(params, tx, steps, first_step, {"grad_tol": grad_tol, "loss_tol": loss_tol}, evaluate, evaluate_every)
-    objective.check_key(LABEL, loss_fn, key)
+    objective.check_arguments(LABEL, loss_fn, data, key)
     objective.warn_of_ascent(LABEL, tx)
     params, last_good = own(params), own(params)
     state = own(tx.init(params) if state is None else _in_classes_of(tx, params, state))

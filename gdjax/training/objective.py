@@ -2,15 +2,18 @@
 
 import inspect
 import itertools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gdjax.combine.chain import flips, leaf_rules
+from gdjax.core import callers
 from gdjax.lift.leafwise import Leafwise
+
+_BY_PLACE = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 def checked(label: str, loss_fn: Callable[..., Any], has_aux: bool, data: Any) -> Callable[..., Any]:
@@ -32,10 +35,12 @@ def checked(label: str, loss_fn: Callable[..., Any], has_aux: bool, data: Any) -
         loss: Any
         loss, aux = result if has_aux else (result, None)
         if not (hasattr(loss, "dtype") or isinstance(loss, int | float | complex)):
-            hint = "; if the first is the loss, pass has_aux=True" if pair and not has_aux else ""
+            with_aux = "; if the first is the loss, pass has_aux=True" if pair and not has_aux else ""
+            hint = _slip(loss, params) or with_aux
             raise TypeError(f"{label}: loss_fn must return a real scalar, got {_kind(loss)}{hint}")
         if jnp.shape(loss) != () or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
-            hint = "; take the mean or the sum" if jnp.shape(loss) else ""
+            to_scalar = _slip(loss, params) or "; take the mean or the sum"
+            hint = to_scalar if jnp.shape(loss) else _of_integers(loss, params)
             raise TypeError(
                 f"{label}: loss_fn must return a real scalar, got shape {jnp.shape(loss)} and dtype "
                 f"{jnp.result_type(loss)}{hint}"
@@ -72,12 +77,17 @@ def _is_one_batch(data: Any) -> bool:
     return arrays and len({x.shape[0] for x in data}) == 1 and len({len(x.shape) for x in data}) > 1
 
 
-def check_key(label: str, loss_fn: Callable[..., Any], key: Any) -> None:
-    """Raises where a key is given that the loss does not take, or none to a loss that needs one."""
+def check_arguments(label: str, loss_fn: Callable[..., Any], data: Any, key: Any) -> None:
+    """Raises where the loss needs a batch and there is no data, or a key, or is given one that it does not take."""
     try:
         parameters = inspect.signature(loss_fn).parameters
     except (TypeError, ValueError):  # a callable that tells nothing
         return
+    needed = [p.name for p in parameters.values() if p.kind in _BY_PLACE and p.default is p.empty]
+    if data is None and len([name for name in needed if name != "key" or key is None]) > 1:
+        or_key = ", or key=" if "key" in needed and key is None else ""
+        has = ", ".join(needed)
+        raise TypeError(f"{label}: loss_fn takes ({has}), and without data gets the first: pass data={or_key}")
     named = [p for p in parameters.values() if p.name == "key" and p.kind is not p.POSITIONAL_ONLY]
     if key is None and any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in named):
         raise TypeError(f"{label}: loss_fn takes a key; pass key=jax.random.key(0), from which each step gets its own")
@@ -103,10 +113,9 @@ def warn_of_ascent(label: str, tx: Any) -> None:
     except Exception:  # the mask is for another tree, or an argument is missing that only the program has
         return
     if ascends:
-        warnings.warn(
+        callers.warn(
             f"{label}: the updates of tx go up the gradient: end it with one gdjax.scale_by_learning_rate(...), "
-            "which multiplies by -1",
-            stacklevel=3,
+            "which multiplies by -1"
         )
 
 
@@ -115,11 +124,29 @@ def warn_of_negative_rates(label: str, history: Mapping[str, np.ndarray], first_
     for name, rates in history.items():
         below = np.flatnonzero(rates < 0) if name.rpartition("/")[2] == "learning_rate" else []
         if len(below):
-            warnings.warn(
+            callers.warn(
                 f"{label}: {name} is {rates[below[0]]} at step {first_step + below[0]}, and below 0 in {len(below)} of "
-                f"{len(rates)} steps: there the updates go up the gradient",
-                stacklevel=4,
+                f"{len(rates)} steps: there the updates go up the gradient"
             )
+
+
+def _slip(result: Any, params: Any) -> str:
+    """What was probably done where a loss returned no real scalar; empty where nothing is known."""
+    leaves, structure = jax.tree.flatten(params)
+    theirs = jax.tree.leaves(result)
+    if jax.tree.structure(result) != structure or not all(hasattr(x, "shape") for x in theirs):
+        return ""
+    if [x.shape for x in theirs] != list(map(jnp.shape, leaves)):
+        return ""
+    if isinstance(result, tuple | list) and theirs[0].shape == ():  # the loss and more
+        return ""
+    or_sum = "take the mean or the sum, or " if hasattr(result, "shape") else ""  # a loss of each parameter
+    return f"; {or_sum}pass the loss itself, not its gradient"
+
+
+def _of_integers(loss: Any, params: Any) -> str:
+    exact = [jnp.issubdtype(jnp.result_type(x), jnp.integer) for x in (loss, *jax.tree.leaves(params))]
+    return "; the parameters are integers: write 1.0 for 1" if exact[0] and any(exact[1:]) else ""
 
 
 def _kind(x: Any) -> str:

@@ -71,7 +71,7 @@ def sweep(
     checks.structural(LABEL, "steps", steps, 1)
     points = _points(grid)
     _check_points(factory, points)
-    objective.check_key(LABEL, loss_fn, key)
+    objective.check_arguments(LABEL, loss_fn, data, key)
     values = {name: jnp.asarray(np.array([p[name] for p in points])) for name in points[0]}
     _check_shapes_nothing(factory, points[0], values, params)
     objective.warn_of_ascent(LABEL, factory(**points[0]))

@@ -1,12 +1,12 @@
 """What `sweep` returns: a table of points and losses."""
 
-import warnings
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from gdjax import plots
+from gdjax.core import callers
 from gdjax.core.types import Params
 from gdjax.inspection.table import Table
 from gdjax.training.results import History
@@ -67,9 +67,7 @@ class SweepResult(NamedTuple):
     @property
     def losses(self) -> np.ndarray:
         """The older name of `history["loss"]`."""
-        warnings.warn(
-            'gdjax.sweep: .losses is now .history["loss"], as minimize has it', DeprecationWarning, stacklevel=2
-        )
+        callers.warn('gdjax.sweep: .losses is now .history["loss"], as minimize has it', DeprecationWarning)
         return self.history["loss"]
 
     @property

@@ -144,6 +144,27 @@ def test_what_is_harmless_stays_accepted():
     )
 
 
+def test_the_loss_for_the_gradient_of_one_array():
+    p = jnp.ones(3)
+    for tx in (gdjax.sgd(0.1), gdjax.adam(0.1), gdjax.lion(0.1)):
+        with pytest.raises(ValueError, match=r"gradient shape \(\) does not match .* \(3,\): is it the loss\? Pass "):
+            tx.update(jnp.sum(p), tx.init(p), p)
+    with pytest.raises(ValueError, match=r"shape \(2,\) does not match parameter shape \(3,\)(\n|$)"):
+        gdjax.adam(0.1).update(jnp.ones(2), gdjax.adam(0.1).init(p), p)
+
+
+def test_the_state_of_another_optimizer():
+    p, tx = jnp.ones(3), gdjax.scale_by_adam()
+    told = r"of another optimizer\? Start with tx.init\(params\), or carry over what fits with gdjax.migrate"
+    with pytest.raises(ValueError, match=rf"^gdjax.scale_by_adam: state has fields \('trace',\), expected .*; {told}"):
+        tx.update(p, gdjax.trace(0.9).init(p), p)
+
+
+def test_labels_by_path_that_do_not_cover():
+    with pytest.raises(ValueError, match=r"no rule matches b; the rules are 'a'; end with \"\.\*\" for the rest$"):
+        gdjax.label_by_path({"a": "x"})({"a": 1.0, "b": 1.0})
+
+
 def test_masks_and_labels_that_are_no_prefix():
     sgd = gdjax.sgd(0.1)
     cases = [
@@ -153,7 +174,7 @@ def test_masks_and_labels_that_are_no_prefix():
         (lambda: gdjax.partition({"a": sgd}, {"x": {"y": ("a",)}}).init({"x": {"y": [jnp.ones(2)]}}),
          r"the labels are .*: at \['x'\]\['y'\] the labels are a tuple of 1 entry, the tree is a list of 1 entry$"),
         (lambda: gdjax.partition({"a": sgd}, {"x": "a"}).init({"x": 1.0, "y": 2.0}),
-         r"the labels are not a prefix of the tree: only the tree has \['y'\]$"),
+         r"the labels are .*: only the tree has \['y'\]; give each an entry, or one to a branch of them$"),
         (lambda: gdjax.masked(sgd, {"x": True}).update(loss(PARAMS), gdjax.masked(sgd, True).init(PARAMS)),
          r"the mask is not .*: the mask is a dict of 1 entry, the tree is a scalar: is it the loss\?"),
     ]  # fmt: skip

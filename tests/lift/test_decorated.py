@@ -256,9 +256,11 @@ def three(u, g, s, p, t, b=0.9, eps=1e-8, size=None):
 )
 def test_domains_of_ones_own(make: Any, first: Any):
     schedule = gdjax.linear_schedule(2.0, 3.0, 4)
-    good = {"b": [0.0, 0.5, np.float32(0.9), 0, jnp.float32(2.0), schedule, gdjax.per_leaf(0.5, {"a": 1.5})],
+    good = {"b": [0.0, 0.5, np.float32(0.9), 0, jnp.float32(0.5), jnp.bfloat16(0), schedule,
+                  gdjax.per_leaf(0.5, {"a": 1.5})],
             "eps": [1e-30, 1e30], "size": [None, -1, 2, 0.5]}  # fmt: skip
-    bad = {"b": [1.0, -0.1, 1.5, 1 - 1e-9, np.nan, np.inf, gdjax.per_leaf(0.5, {"a": 2.0})],
+    bad = {"b": [1.0, -0.1, 1.5, 1 - 1e-9, jnp.float32(1.5), jnp.bfloat16(-1), np.nan, np.inf,
+                 gdjax.per_leaf(0.5, {"a": 2.0})],
            "eps": [0.0, np.inf, -1.0], "size": [-1.1, 2.5, np.nan]}  # fmt: skip
     inside = {"b": r"in \[0, 1\)", "eps": r"in \(0, inf\)", "size": r"in \[-1, 2\]"}
     label = inspect.signature(make) and make.__name__
@@ -267,11 +269,37 @@ def test_domains_of_ones_own(make: Any, first: Any):
             make(*first, **{name: x})
     for name, values in bad.items():
         for x in values:
-            with pytest.raises(ValueError, match=rf"^{label}: {name}.* must be {inside[name]}, got "):
+            with pytest.raises(ValueError, match=rf"^{label}: {name}.* must be {inside[name]}(, and below .*)?, got "):
                 make(*first, **{name: x})
     for x in ("0.5", True, None, [0.5]):
         with pytest.raises(TypeError, match=rf"^{label}: b must be a number, a scalar array or a schedule, got "):
             make(*first, b=x)
+
+
+def test_the_domain_of_a_number_that_rounding_moves():
+    own = declared(gdjax.leafwise, two)
+    with pytest.raises(ValueError, match=r"b must be in \[0, 1\), and below 1 in float32 too, got 0.999999999$"):
+        own(b=1 - 1e-9)
+    with pytest.raises(ValueError, match=r"b must be in \[0, 1\), got 1.1$"):
+        own(b=1.1)
+    with pytest.raises(ValueError, match=r"eps must be in \(0, inf\), and above 0 in float32 too, got 1e-60"):
+        own(eps=1e-60)
+
+
+def test_domains_ask_no_traced_number_and_transfer_none():
+    own = declared(gdjax.leafwise, two)
+    for outside in (jnp.full(2, 1.5), jnp.full(2, 3)):
+        jax.vmap(lambda b: own(b=b).init(PARAMS))(outside)  # the rates of a sweep
+        jax.jit(lambda b: own(b=b).init(PARAMS))(outside[0])
+    with jax.transfer_guard("disallow"):
+        own(b=jax.device_put(np.float32(0.5)))
+        with pytest.raises(ValueError, match="must be in"):
+            own(b=jax.device_put(np.float32(1.5)))
+    deleted = jnp.float32(1.5) + 0
+    deleted.delete()
+    own(b=deleted)
+    with pytest.raises(TypeError, match=r"^two: b must be a real number, got key<"):
+        own(b=jax.random.key(0))
 
 
 def test_domains_that_are_none():
@@ -286,3 +314,53 @@ def test_domains_that_are_none():
         TypeError, match=r"^gdjax\.wrapper: domains: the rule has no argument 'b1'; it has b, eps, size$"
     ):
         gdjax.wrapper(domains={"b1": "[0, 1)"})(three)
+
+
+def unwrapped(f: Any) -> Any:
+    return lambda *args, **kwargs: f(*args, **kwargs)
+
+
+def test_a_decorator_that_hides_the_arguments():
+    told = r"; the rule takes \*args, \*\*kwargs: does a decorator hide its arguments\? Write @functools.wraps\(rule\)"
+    with pytest.raises(TypeError, match=rf"^<lambda>: unknown argument 'b'; it takes none{told} in it$"):
+        gdjax.leafwise()(unwrapped(two))(b=0.5)
+    with pytest.raises(TypeError, match=rf"^<lambda>: unknown argument 'b'; its arguments are inner{told} in it$"):
+        gdjax.wrapper()(unwrapped(three))(gdjax.sgd(0.1), b=0.5)
+    with pytest.raises(TypeError, match=r"^two: unknown argument 'c'; its arguments are b, eps, size$"):
+        gdjax.leafwise()(passed_on(two))(c=0.5)
+    u, _ = gdjax.leafwise()(unwrapped(two))().update(GRADS, ())  # with the defaults it works
+    assert_close(u, jax.tree.map(lambda g: 0.9 * g, GRADS))
+
+
+def grafted(u, g, s, p, t, ratio=gdjax.Reduced, floor=0.0):
+    return ratio * u, s
+
+
+@pytest.mark.parametrize(
+    ("reduce", "message"),
+    [
+        (lambda us, gs, s, ps, t: 1.0, r"reduce returned 1.0, not a dict from name to value"),
+        (lambda us, gs, s, ps, t: None, r"reduce returned None, not a dict from name to value"),
+        (lambda us, gs, s, ps, t: gs[0], r"reduce returned float32 \(2,\), not a dict from name to value"),
+        (
+            lambda us, gs, s, ps, t: {"ration": 1.0},
+            r"reduce returned 'ration', no .* takes 'ratio' from reduce",
+        ),
+    ],
+)
+@pytest.mark.parametrize("inner", [gdjax.sgd(0.1), gdjax.trace(0.9)])
+def test_what_reduce_returns(inner: Any, reduce: Any, message: str):
+    tx = gdjax.wrapper(reduce=reduce)(grafted)(inner)
+    with pytest.raises(TypeError, match=f"^grafted: {message}"):
+        tx.update(GRADS, tx.init(PARAMS), PARAMS)
+
+
+def test_the_arguments_of_reduce():
+    told = r"it gets \(us, gs, s, ps, t\), and then by name the hyperparameters that it has$"
+    with pytest.raises(TypeError, match=rf"^gdjax.wrapper: reduce of grafted takes \(gs, s, ps, t\): {told}"):
+        gdjax.wrapper(reduce=lambda gs, s, ps, t: {"ratio": 1.0})(grafted)
+    with pytest.raises(TypeError, match=r"^gdjax.leafwise: reduce of two takes \(gs\): it gets \(gs, s, ps, t\), and"):
+        gdjax.leafwise(reduce=(gdjax.Stage(lambda gs, *, b: {}),))(two)
+    for fits in (lambda *lists: {"ratio": 1.0}, lambda *lists, floor: {"ratio": 1.0 + floor}):
+        tx = gdjax.wrapper(reduce=fits)(grafted)(gdjax.sgd(1.0))
+        assert_equal(tx.update(GRADS, tx.init(PARAMS), PARAMS)[0], jax.tree.map(jnp.negative, GRADS))

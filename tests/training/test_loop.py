@@ -339,7 +339,7 @@ def test_non_finite_gradient_of_a_finite_loss():
 
 def test_non_finite_last_update():
     with pytest.raises(NonFiniteError, match="step 0 made numbers not finite") as caught:
-        minimize(lambda w: jnp.sum(w**2), jnp.ones(2), gdjax.scale(jnp.float32(-jnp.inf)), steps=1)
+        minimize(lambda w: jnp.sum(w**2), jnp.ones(2), gdjax.scale(lambda count: -jnp.inf), steps=1)
     np.testing.assert_array_equal(caught.value.params, np.ones(2))
 
 
@@ -548,6 +548,35 @@ def test_loss_must_be_a_real_scalar(loss_fn: Any, message: str):
     with pytest.raises(TypeError) as e:
         run(loss_fn=loss_fn)
     assert re.match(f"^gdjax.minimize: loss_fn must return a real scalar, {message}", str(e.value))
+
+
+def test_the_slips_of_a_loss():
+    def loss(p: Any) -> Any:
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(p))
+
+    def of_batch(p: Any, batch: Any, scale: float = 1.0) -> Any:
+        return scale * loss(p)
+
+    cases = [
+        (jax.grad(loss), {"w": jnp.ones(2)}, r"got a dict; pass the loss itself, not its gradient"),
+        (jax.grad(loss), [jnp.ones(2), jnp.ones(1)], r"got a list of 2; pass the loss"),
+        (jax.grad(loss), jnp.ones(2), r"; take the mean or the sum, or pass the loss itself, not its gradient"),
+        (loss, [1, 2], r"dtype int32; the parameters are integers: write 1.0 for 1"),
+        (of_batch, jnp.ones(2), r"loss_fn takes \(p, batch\), and without data gets the first: pass data="),
+        (lambda p, key: loss(p), jnp.ones(2), r"loss_fn takes \(p, key\), .* pass data=, or key="),
+        (
+            lambda p: (p[0], p[1]),
+            (jnp.float32(1), jnp.float32(2)),
+            "got a tuple of 2; if the first is the loss, pass has_aux",
+        ),
+    ]
+    for f, params, message in cases:
+        with pytest.raises(TypeError, match=rf"^gdjax.minimize: .*{message}"):
+            gdjax.minimize(f, params, gdjax.sgd(0.1), steps=1)
+    with pytest.raises(TypeError, match=r"^gdjax.sweep: loss_fn takes \(p, batch\)"):
+        gdjax.sweep(of_batch, jnp.ones(2), gdjax.sgd, {"learning_rate": [0.1]}, steps=1)
+    gdjax.minimize(lambda p, key: loss(p), jnp.ones(2), gdjax.sgd(0.1), steps=1, key=jax.random.key(0))
+    gdjax.minimize(lambda p, scale=1.0: loss(p), jnp.ones(2), gdjax.sgd(0.1), steps=1)
 
 
 def test_aux_must_come_in_a_pair():

@@ -1,0 +1,36 @@
+"""Warnings that point to the user's line, from however deep in the library they come."""
+
+import contextlib
+import functools
+import os
+import sys
+import warnings
+from types import FrameType
+
+import jax
+
+# JAX stands between where `init` is traced, and the other two between what they decorate and its call.
+_BETWEEN = (
+    os.path.dirname(os.path.dirname(__file__)) + os.sep,
+    os.path.dirname(jax.__file__) + os.sep,
+    contextlib.__file__,
+    functools.__file__,
+)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warns at the line that called the library: that of the nearest frame outside it and outside JAX.
+
+    A `stacklevel` would be another one for each way in, through `chain`, `init` or a trace.
+    """
+    here = sys._getframe(1)
+    at = _caller(here) or here
+    registry = at.f_globals.setdefault("__warningregistry__", {})  # shows a warning once for each line
+    module = at.f_globals.get("__name__") or "<unknown>"
+    warnings.warn_explicit(message, category, at.f_code.co_filename, at.f_lineno, module, registry)
+
+
+def _caller(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
+        frame = frame.f_back
+    return frame

@@ -1,0 +1,67 @@
+"""A warning points to the line that called the library, whatever lies between the call and the warning."""
+
+import inspect
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from gdjax.core import callers
+
+PARAMS = {"embedding": jnp.ones((4, 2)), "kernel": jnp.ones((2, 2)), "qkv": jnp.ones((2, 6)), "bias": jnp.ones(2)}
+LABELS = {"embedding": "a", "kernel": "a", "qkv": "a", "bias": "a"}
+ADAM = gdjax.adam(0.1)
+AVERAGE = gdjax.params_ema(gdjax.scale_by_adam(), 0.9)
+ROLES = gdjax.matrices_by_role({"nowhere": "other"})
+GROUPS = gdjax.partition({"a": ADAM, "b": ADAM}, LABELS)
+BY_PATH = gdjax.partition({"a": ADAM, "b": ADAM}, gdjax.label_by_path({"nowhere": "b", ".*": "a"}))
+MUON = gdjax.muon(0.1, muon_weight_dimension_numbers=ROLES)
+
+WARNS: dict[str, Callable[[], Any]] = {
+    "partition": lambda: GROUPS.init(PARAMS),
+    "partition in a chain": lambda: gdjax.chain(gdjax.clip(1.0), GROUPS).init(PARAMS),
+    "partition under jit": lambda: jax.jit(GROUPS.init)(PARAMS),
+    "partition under eval_shape": lambda: jax.eval_shape(gdjax.chain(GROUPS).init, PARAMS),
+    "label_by_path": lambda: BY_PATH.init(PARAMS),
+    "label_by_path alone": lambda: gdjax.label_by_path({"nowhere": "b", ".*": "a"})(PARAMS),
+    "matrices_by_role": lambda: MUON.init(PARAMS),
+    "masked": lambda: gdjax.masked(ADAM, dict.fromkeys(PARAMS, False)).init(PARAMS),
+    "an average before the rate": lambda: gdjax.chain(AVERAGE, gdjax.scale(-0.1)).init(PARAMS),
+    "two rates": lambda: gdjax.chain(ADAM, gdjax.sgd(0.1)),
+    "no key": lambda: gdjax.add_noise(0.1, 0.5),
+    "a constant schedule": lambda: gdjax.exponential_decay(0.1, 9, 0),
+    "transition_begin": lambda: gdjax.linear_schedule(0.1, 0.0, 5, -1),
+    "ascent": lambda: gdjax.minimize(lambda p: jnp.sum(p), jnp.ones(2), gdjax.scale(1.0), steps=1),
+}
+
+
+@pytest.mark.parametrize("name", WARNS)
+def test_it_is_the_line_of_the_call(name: str):
+    call = WARNS[name]
+    with pytest.warns(UserWarning) as caught:
+        call()
+    lines, first = inspect.getsourcelines(call)
+    places = {(w.filename, first <= w.lineno < first + len(lines)) for w in caught}
+    assert places == {(__file__, True)}, [(w.filename, w.lineno, str(w.message)) for w in caught]
+
+
+def test_it_is_shown_once_for_each_line():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            gdjax.chain(ADAM, ADAM)
+        gdjax.chain(ADAM, ADAM)
+    assert len(caught) == 2
+    assert np.diff([w.lineno for w in caught]).tolist() == [1]
+
+
+def test_no_other_module_warns_by_itself():
+    found = [p.name for p in Path(gdjax.__file__).parent.rglob("*.py") if re.search(r"warnings\.warn", p.read_text())]
+    assert found == [Path(callers.__file__).name]
