@@ -80,8 +80,14 @@ def moved(tx: Any, kind: str = "plain", by: float = 1e-15) -> float:
         return most(updates(tx, trees), updates(tx, disturbed))
 
 
-@pytest.mark.parametrize("every", [1, 10])
-@pytest.mark.parametrize("name", FORMS)
+# In each step: SOAP and KL-SOAP here, the others in the slow sweeps.
+EACH = {(name, 1): [] if name in ("soap", "kl_soap", "soap/eigh") else [pytest.mark.slow] for name in FORMS}
+
+
+@pytest.mark.parametrize(
+    ("name", "every"),
+    [pytest.param(name, k, marks=EACH.get((name, k), [])) for name in FORMS for k in (1, 10)],
+)
 def test_rounding_moves_updates_by_rounding(name: str, every: int):
     assert moved(FORMS[name](every)) <= 1e-7
 

@@ -102,7 +102,9 @@ GPT2 = {
 COMPILED = "adamw schedule_free_adamw partition".split()
 
 
-@pytest.mark.filterwarnings("ignore:gdjax.muon. it takes for hidden matrices")  # wte: the most momentum that Muon keeps
+@pytest.mark.filterwarnings(
+    "ignore:gdjax.muon. it trains these leaves as hidden"
+)  # wte: the most momentum that Muon keeps
 @pytest.mark.parametrize("name", [n if n in COMPILED else pytest.param(n, marks=pytest.mark.slow) for n in GPT2])
 def test_an_eighth_of_the_state_of_gpt2_on_each_of_8_devices(name: str):
     tx, mesh, params = GPT2[name](), of_axes("Auto", (8,), ("data",)), trees.shapes(trees.gpt2_small())

@@ -67,7 +67,7 @@ def test_it_is_the_factor_by_hand(rate: Any):
     assert_close(trained(tx, jit=False), trained(tx), rtol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:gdjax.muon. it takes for hidden matrices, at their rate. embed")  # on purpose
+@pytest.mark.filterwarnings("ignore:gdjax.muon. it trains these leaves as hidden")  # on purpose
 @pytest.mark.parametrize("name", ["sgd", "lion", "muon", "lamb", "adafactor", "madgrad", "rmsprop"])
 def test_with_other_optimizers(name: str):
     make = getattr(gdjax, name)

@@ -67,7 +67,7 @@ def by_labels(labels):
     """Routing by these labels: in this test they do not depend on how names are read."""
 
     class Labels(ByRole):
-        def roles(self, label, tree):
+        def roles(self, label, tree, quiet=False):
             found = [v for k, v in sorted(labels(tree).items()) if not isinstance(tree[k], gdjax.MaskedNode)]
             return [Matrix() if x == "matrix" else x for x in found]
 
