@@ -498,6 +498,8 @@ def test_a77_factored_moments_of_odd_shapes():
 # `jnp.max` of thousands of numbers loses NaN on XLA:CPU.
 LARGE = {
     "global_norm": gdjax.global_norm,
+    "global_norm bfloat16": lambda x: gdjax.global_norm(x.astype("bfloat16")),
+    "global_norm complex": lambda x: gdjax.global_norm(jax.lax.complex(jnp.ones_like(x), x)),
     "safe_norm": lambda x: gdjax.safe_norm(x, 0.0),
     "safe_norm inf": lambda x: gdjax.safe_norm(x, 0.0, jnp.inf),
     "safe_root_mean_squares": lambda x: gdjax.safe_root_mean_squares(x, 0.0),

@@ -33,6 +33,7 @@ INNER = {
 }
 
 
+@pytest.mark.optimized  # compiled quickly, the inner optimizer alone and within are rounded each in its way
 @pytest.mark.parametrize("name", INNER)
 def test_against_the_formula(name):
     inner = INNER[name]()
