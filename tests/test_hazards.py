@@ -511,6 +511,11 @@ LARGE = {
     "matrix_inverse_pth_root": lambda x: gdjax.matrix_inverse_pth_root(x.reshape(320, 320), 2)[1],
     "newton_schulz": lambda x: newton_schulz.orthogonalize(
         x.reshape(1, 320, 320), jnp.array(polar_coefficients.PRESETS["standard"]), 5, "frobenius", 0.0),
+    "hinge_loss": lambda x: jnp.mean(gdjax.losses.hinge_loss(x, jnp.ones_like(x))),
+    "perceptron_loss": lambda x: jnp.mean(gdjax.losses.perceptron_loss(x, jnp.ones_like(x))),
+    "triplet_margin_loss": lambda x: jnp.mean(
+        gdjax.losses.triplet_margin_loss(x[:, None], jnp.zeros((x.size, 1)), jnp.ones((x.size, 1)))),
+    "projection_simplex": gdjax.projections.projection_simplex,
     "multiclass_perceptron_loss": lambda x: gdjax.losses.multiclass_perceptron_loss(x, jnp.int32(3)),
     "multiclass_hinge_loss": lambda x: gdjax.losses.multiclass_hinge_loss(x, jnp.int32(3)),
     "softmax_cross_entropy": lambda x: gdjax.softmax_cross_entropy_with_integer_labels(x, jnp.int32(3)),

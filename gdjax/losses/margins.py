@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gdjax.losses.parts import Array, ArrayLike, graded, label_scores, pair, promoted
+from gdjax.losses.parts import Array, ArrayLike, graded, label_scores, pair, positive_part, promoted
 from gdjax.numerics import largest
 from gdjax.projections.balls import projection_simplex
 
@@ -34,7 +34,7 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
       Cortes & Vapnik 1995, Support-vector networks, https://doi.org/10.1007/BF00994018
     """
     f, y, dtype = pair("gdjax.hinge_loss", floating=0, predictor_outputs=predictor_outputs, targets=targets)
-    return jnp.maximum(0, 1 - f * y).astype(dtype)
+    return positive_part(1 - f * y).astype(dtype)
 
 
 def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
@@ -58,7 +58,7 @@ def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     f, y, dtype = pair(
         "gdjax.perceptron_loss", equal=True, floating=0, predictor_outputs=predictor_outputs, targets=targets
     )
-    return jnp.maximum(0, -f * y).astype(dtype)
+    return positive_part(-f * y).astype(dtype)
 
 
 def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:

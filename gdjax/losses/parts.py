@@ -118,6 +118,11 @@ def product(weight: Array, x: Array) -> Array:
     return weight * jnp.where((weight == 0) & jnp.isinf(x), 0, x)
 
 
+def positive_part(x: Array) -> Array:
+    """max(x, 0), and NaN where x is: of `jnp.maximum` a mean over tens of thousands of numbers loses it on a CPU."""
+    return jnp.where(jnp.isnan(x), x, jnp.maximum(x, 0))
+
+
 def log_sum_exp(x: Array, axis: Axis) -> tuple[Array, Array]:
     """log sum exp(x) along `axis`, as top + rest, with the axis kept; top is the largest x, rest is 0 without any.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gdjax.losses.parts import Array, ArrayLike, check_floating, log_sum_exp, pair, promoted, unit
+from gdjax.losses.parts import Array, ArrayLike, check_floating, log_sum_exp, pair, positive_part, promoted, unit
 
 
 def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.07) -> Array:
@@ -104,7 +104,7 @@ def triplet_margin_loss(
     (near, far), _ = promoted(_distance(a - p, axis, norm_degree, eps), _distance(b - n, axis, norm_degree, eps))
     near, far, _ = pair(label, positives=near, negatives=far)
     _, dtype = promoted(jnp.zeros((), one), jnp.zeros((), two))
-    return jnp.maximum(near - far + jnp.asarray(margin, near.dtype), 0).astype(dtype)
+    return positive_part(near - far + jnp.asarray(margin, near.dtype)).astype(dtype)
 
 
 def _distance(x: Array, axis: int, degree: ArrayLike, eps: ArrayLike) -> Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import tree as trees
+from gdjax.numerics import largest
 from gdjax.projections.parts import Array, as_vector, each, radius
 
 
@@ -48,7 +49,7 @@ def projection_simplex(tree: Any, scale: Any = 1) -> Any:
 def _simplex(v: Array, scale: Any) -> Array:
     scale = jnp.asarray(scale, v.dtype)
     # What lies more than scale below the largest is not in the support: the sums stay as small as they can be.
-    z = jnp.maximum(v - jax.lax.stop_gradient(jnp.max(v)), -jax.lax.stop_gradient(scale))
+    z = jnp.maximum(v - jax.lax.stop_gradient(largest(v)), -jax.lax.stop_gradient(scale))
     u = jnp.sort(jax.lax.stop_gradient(z), descending=True)
     sums = jnp.cumsum(u) - jax.lax.stop_gradient(scale)
     rho = jnp.maximum(jnp.sum(jnp.arange(1, v.size + 1, dtype=v.dtype) * u > sums, dtype=jnp.int32), 1)

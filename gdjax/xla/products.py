@@ -23,8 +23,8 @@ def product(x: Array, factor: Array) -> Array:
     factor = factor.astype(x.dtype)
     y = x * factor
     if LASTING:
-        # y itself: -0 changes no number, and XLA cannot know that it is one. A minimum with a number as large would lose
-        # NaN where XLA:CPU adds up its results.
+        # y itself: -0 changes no number, and XLA cannot know that it is added. No minimum with infinity: XLA:CPU loses
+        # NaN in a minimum whose results it adds up.
         return y + jnp.where(jnp.isnan(factor), factor, -jnp.zeros_like(factor))
     return jax.lax.optimization_barrier(y)
 

@@ -21,8 +21,8 @@ from tests.resume.bits import bits
 from tests.trees import numbers, random_tree
 
 HALF = 3
-# Since JAX 0.12 XLA:CPU rounds the same formula otherwise in arrays of 16 numbers and fewer. The kernel has more of them
-# on each device, the bias fewer on any number of devices.
+# Since JAX 0.12 XLA:CPU rounds the same formula otherwise in arrays of 16 numbers or fewer. The kernel has more on each
+# device, the bias fewer on any number of devices.
 SHAPES = {"dense": {"kernel": (64, 8), "bias": (8,)}, "scale": ()}
 MESH = Mesh(np.array(jax.devices()), ("data",))
 EVERYWHERE = NamedSharding(MESH, PartitionSpec())
