@@ -1,6 +1,7 @@
 """The strictest mode for every test: 8 CPU devices, no implicit promotion of dtype or rank; warnings are errors."""
 
 import contextlib
+import gc
 import os
 import zlib
 from collections.abc import Iterator
@@ -85,6 +86,23 @@ def same_numbers_alone_and_in_company(request: pytest.FixtureRequest) -> None:
     """A module's generator starts anew for every test: what is drawn must not depend on which tests ran before."""
     if hasattr(request.module, "RNG"):
         request.module.RNG = np.random.default_rng(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """No collector of garbage while tests are collected: it would go over the growing list of them again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on it leaves alone what stays until the end: the tests, the modules and JAX, a million objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -44,7 +44,16 @@ def test_every_recipe_has_a_step_by_hand():
     assert set(hand.STEPS) == set(recipes.RECIPES)
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
+# One of each kind; the others in the slow sweeps.
+KINDS = (
+    "sgd", "nesterov", "adamw", "clip + adamw + cosine", "adan", "lamb", "adafactor", "accumulate 4, emitting",
+    "finite guard + adamw", "gradient guard + adamw", "injected adamw", "schedule_free_adamw", "two groups", "muon",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in KINDS else [pytest.mark.slow]) for n in recipes.RECIPES]
+)
 def test_the_step_by_hand_is_the_step_of_the_library(name: str):
     recipe = recipes.RECIPES[name]
     tree = {"w": (20, 12), "v": (12, 20)} if recipe.trees else TREE

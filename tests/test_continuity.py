@@ -119,7 +119,9 @@ def divided(spec: P) -> Any:
 
 @pytest.mark.parametrize("every", [1, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("spec", [P("d"), pytest.param(P(None, "d"), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in ("kl_soap", "soap_muon") else []) for n in FAMILY]
+)
 def test_eight_devices_do_what_one_does(name: str, spec: P, every: int):
     # Shampoo divides by the rounding of a first factor, which is singular, unless eps is above it.
     tx = gdjax.scale_by_shampoo(eps=0.1, precondition_frequency=every) if name == "shampoo" else FORMS[name](every)

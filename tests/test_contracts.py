@@ -118,7 +118,7 @@ def test_state_is_a_fixed_point_of_control_flow(case: Case, dtype: str):
         assert signature(jax.eval_shape(run, params, gradients)) == signature((params, tx.init(params)))
 
 
-@every(sampled=True, few=2, dtype=["float32", "float64", "bfloat16", "float16"])
+@every(sampled=True, few=1, dtype=["float32", "float64", "bfloat16", "float16"])
 def test_numbers_in_control_flow(case: Case, dtype: str):
     with precision(dtype):
         tx, params, gradients, run = control_flow(case, dtype)
@@ -135,7 +135,7 @@ def test_complex_numbers(case: Case):
     assert signature(got) == signature((params, tx.init(params))) and finite(got)
     if case.sampled:
         assert signature(jax.eval_shape(run, params, gradients)) == signature(got)
-    zero, tx = jax.tree.map(jnp.zeros_like, params), case.make(**case.quiet)
+    zero, tx = jax.tree.map(jnp.zeros_like, params), case.make(**case.quiet) if case.quiet else tx
     assert_equal(tx.update(zero, tx.init(params), params)[0], zero)
 
 

@@ -182,7 +182,7 @@ def within(f: Any, start: Any, bounds: Any, tx: Any, steps: int) -> Any:
     return gdjax.minimize(f, start, tx, steps=steps, callback=look)
 
 
-@pytest.mark.parametrize("n", [2, 6, 30])
+@pytest.mark.parametrize("n", [2, pytest.param(6, marks=pytest.mark.slow), 30])
 @methods
 def test_the_minimum_of_a_quadratic_within_bounds(name: str, n: int):
     bounds, start = (-0.5, 0.7), np.zeros(n)
