@@ -53,7 +53,7 @@ class Routes(Labels):
         return jax.tree.structure(tree).unflatten([name if name in self.groups else rest for name in found])
 
     def plan(self, tree: Any, quiet: bool = False) -> Plan:
-        return plan_of(self.label, tree, self.numbers, quiet=quiet)
+        return plan_of(self.label, tree, self.numbers, quiet=quiet, argument=self.argument)
 
     def warn(self, params: Any) -> None:
         """Warns of leaves in the wrong group, or at a rate that is not for them."""
