@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from gdjax.core import callers, calls, structures
+from gdjax.core.boxes import is_box
 from gdjax.core.patterns import check as check_patterns
 from gdjax.core.skipped import is_skipped
 from gdjax.core.values import value
@@ -177,25 +178,9 @@ def paths_of(tree: Any, is_leaf: Callable[[Any], bool] = lambda x: False) -> lis
 def keys_of(tree: Any, is_leaf: Callable[[Any], bool] = lambda x: False) -> list[tuple[Any, Any]]:
     """The keys and the leaves of a tree, without the keys of boxes."""
     found: list[tuple[Any, Any]] = []
-    for keys, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: is_leaf(x) or _is_box(x))[0]:
-        found += [(keys, leaf) for leaf in jax.tree.leaves(x, is_leaf=is_leaf)] if _is_box(x) else [(keys, x)]
+    for keys, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: is_leaf(x) or is_box(x))[0]:
+        found += [(keys, leaf) for leaf in jax.tree.leaves(x, is_leaf=is_leaf)] if is_box(x) else [(keys, x)]
     return found
-
-
-def _is_box(x: Any) -> bool:
-    """Whether x is what Flax keeps one array in, with its kind or its sharding, under the key `value`."""
-    names = {c.__name__ for c in type(x).__mro__ if c.__module__.startswith("flax.")}
-    return bool(names & {"Variable", "VariableState", "AxisMetadata"})
-
-
-def unboxed(tree: Any) -> Any:
-    """The tree with what is in the boxes of Flax, one array each, in the place of the boxes."""
-
-    def content(x: Any) -> Any:
-        inside = jax.tree.leaves(x, is_leaf=lambda y: y is not x) if _is_box(x) else []
-        return inside[0] if len(inside) == 1 else x
-
-    return jax.tree.map(content, tree, is_leaf=_is_box)
 
 
 def path_of(keys: Any) -> str:

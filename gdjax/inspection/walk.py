@@ -15,8 +15,8 @@ from gdjax.combine.masking import MaskedLeafwise, freeze, hide, mask_of, masked
 from gdjax.combine.paths import is_masked, paths_of
 from gdjax.combine.routed import Routes, Slip
 from gdjax.core import base, misuse
-from gdjax.core.calls import of_tree
 from gdjax.core.base import set_to_zero
+from gdjax.core.calls import of_tree
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import Params
 from gdjax.core.values import Call, Value, is_ours
