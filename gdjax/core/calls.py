@@ -56,12 +56,12 @@ def schedule(label: str, name: str, value: Callable[..., Any]) -> None:
     try:
         signature.bind(None)
     except TypeError:
-        name_of = shown(value)
+        called = f"a schedule is called with the count, and {shown(value)}"
         needed = _needed(signature)
-        what, remedy = f"takes {structures.listed(needed)}", f"call it: {name_of}(...)"
+        what, remedy = f"takes {structures.listed(needed)}", f"call it: {shown(value)}(...)"
         if not needed:
             what, remedy = "takes no argument", "write lambda count: ..."
-        raise TypeError(f"{label}: {name}: a schedule is called with the count, and {name_of} {what}; {remedy}") from None
+        raise TypeError(f"{label}: {name}: {called} {what}; {remedy}") from None
 
 
 def of_tree(label: str, name: str, fun: Callable[..., Any], tree: Any) -> Any:

@@ -135,9 +135,9 @@ def numbers_of(label: str, name: str, numbers: Any, tree: Any) -> list[Any]:
     is_entry = lambda x: x is None or is_numbers(x)  # noqa: E731
     for path, x in jax.tree_util.tree_flatten_with_path(numbers, is_leaf=is_entry)[0]:
         if not is_entry(x):
-            slip = "; for roles by their names see gdjax.matrices_by_role" if isinstance(x, str) else ""
-            at = jax.tree_util.keystr(path)
-            raise TypeError(f"{label}: {name}{at} is {x!r}, neither a gdjax.Matrix nor None for what is no matrix{slip}")
+            slip = "; roles by their names are for gdjax.matrices_by_role" if isinstance(x, str) else ""
+            got = f"{name}{jax.tree_util.keystr(path)} is {x!r}"
+            raise TypeError(f"{label}: {got}, neither a gdjax.Matrix nor None for what is no matrix{slip}")
     check_prefix(label, name, jax.tree.map(is_entry, numbers, is_leaf=is_entry), tree)
     found: list[Any] = []
     jax.tree.map(lambda x, part: found.extend([x] * len(jax.tree.leaves(part))), numbers, tree, is_leaf=is_entry)

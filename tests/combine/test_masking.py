@@ -172,7 +172,7 @@ NONE = {
 
 @pytest.mark.parametrize("make", NONE.values(), ids=NONE)
 def test_a_function_that_returns_none(make: Any):
-    with pytest.raises(TypeError, match=r"^gdjax\.\w+: the ((freeze_)?mask|labels)'s? function returned None, not a tree shaped"):
+    with pytest.raises(TypeError, match=r"^gdjax\.\w+: the (\w*mask|labels)'s? function returned None, not a tree"):
         make().init(PARAMS)
 
 
@@ -239,7 +239,7 @@ SLIPS = {
     "no argument": (lambda: True, TypeError, "is called with the whole tree, but it takes no argument; write lambda"),
     "path and leaf": (lambda path, leaf: True, TypeError, "takes path, leaf; a function of .* of gdjax.mask_by_path"),
     "of a leaf": (lambda x: x.ndim > 1, ValueError, "'dict' object has no attribute 'ndim'; if it is for one leaf"),
-    "raises": (of_no_tree, ValueError, "of_no_tree is called with the whole tree, a dict of 2 entries, and raised KeyE"),
+    "raises": (of_no_tree, ValueError, "of_no_tree is called with the whole tree, a dict of 2 entries, and raised Key"),
 }
 
 

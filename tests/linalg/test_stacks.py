@@ -94,7 +94,7 @@ def test_plans_that_fail(numbers, message):
 
 @pytest.mark.parametrize("numbers, message", [
     (lambda tree: None, "tx: the function of dimension numbers returned None"),
-    ({"a": "matrix"}, r"tx: dimension numbers\['a'\] is 'matrix', neither .* by their names see gdjax.matrices_by_role"),
+    ({"a": "matrix"}, r"tx: dimension numbers\['a'\] is 'matrix', neither .* by their names are for gdjax.matr"),
     (lambda tree: {"a": True}, r"tx: dimension numbers\['a'\] is True, neither a gdjax.Matrix nor None"),
 ])  # fmt: skip
 def test_entries_that_are_no_dimension_numbers(numbers, message):
