@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 
 from gdjax.combine.groups import Labels, grouped
-from gdjax.combine.masking import is_whole
 from gdjax.combine.paths import is_masked
 from gdjax.core import callers
 from gdjax.core.base import GradientTransformation
@@ -57,11 +56,14 @@ class Routes(Labels):
         return plan_of(self.label, tree, self.numbers, quiet=quiet, argument=self.argument)
 
     def warn(self, params: Any) -> None:
-        """Warns of leaves in the wrong group, or at a rate that is not for them."""
+        """Warns of leaves in the wrong group, at a rate that is not for them, or of unknown axes in a group of them."""
         slips = [slip for slip in self.slips(params) if slip.leaves and slip.told_by != "explain"]
         if slips:
             texts = "; ".join(slip.text(slip.leaves) for slip in slips)
             callers.warn(f"{self.label}: {texts}. {slips[0].remedy}")
+        if isinstance(self.numbers, ByRole) and is_masked(params):  # of a whole tree `plan` warns
+            for text in self.numbers.notes(params):
+                callers.warn(f"{self.label}: {text}")
 
     def slips(self, tree: Any) -> Iterator[Slip]:
         """Leaves that are routed as something else than what they look like, or to an Adam with the matrices' rate.
@@ -71,12 +73,8 @@ class Routes(Labels):
         """
         route = self.numbers if isinstance(self.numbers, ByRole) else ByRole()
         told = self.numbers is not None and (self.adams_rates or not is_numbers(self.numbers))
-        left, taken, others, none = dict[int, str](), dict[int, str](), dict[int, str](), dict[int, str]()
-        reads, leaves = route.read(tree), self.plan(tree).leaves
-        by_user = not (self.numbers is None or isinstance(self.numbers, ByRole) or is_numbers(self.numbers))
-        if by_user and is_whole(tree) and not any(leaf.is_matrix for leaf in leaves):
-            none = {i: read.path for i, read in enumerate(reads) if len(read.shape) > 1}
-        for i, (read, leaf) in enumerate(zip(reads, leaves, strict=True)):
+        left, taken, others = dict[int, str](), dict[int, str](), dict[int, str]()
+        for i, (read, leaf) in enumerate(zip(route.read(tree), self.plan(tree).leaves, strict=True)):
             look = "matrix" if isinstance(read.role, Matrix) else read.role
             if len(leaf.shape) < 2 or look == "other":
                 continue
@@ -94,7 +92,6 @@ class Routes(Labels):
             roles = f"Pass {roles}" + ("" if self.own_rate else " and adam_learning_rate")
         at = "" if self.own_rate else f" at {_RATE}"
         several = f"its Adam trains these leaves{at}, and they look like hidden matrices of more than two axes: {{}}"
-        yield Slip(none, f"no leaf is a matrix by {self.argument}, its Adam trains these too: {{}}", roles, "both")
         yield Slip(left, several, roles, "explain" if self.own_rate else "both")
         first = dict(sorted(taken.items(), key=lambda x: not x[1].endswith(("(embedding)", "(head)"))))
         # `explain` has another sentence for these, one for each leaf: any rule takes matrices, not only such a method.

@@ -83,7 +83,10 @@ class ByRole:
 
     def read(self, tree: Any, label: str = LABEL) -> list[reading.Read]:
         beside: dict[str, set[str]] = {}
-        for path, _ in paths_of(tree, is_skipped):
+        hidden = []
+        for path, x in paths_of(tree, is_skipped):
+            if is_skipped(x):
+                hidden.append(path)
             place, last = reading.split(path)
             beside.setdefault(place, set()).add(last.lower())
         items = paths_of(tree)
@@ -92,7 +95,7 @@ class ByRole:
             reading.read(path, x, role, frozenset(beside[reading.split(path)[0]]))
             for (path, x), role in zip(items, given, strict=True)
         ]
-        context = reading.Context(leaves)
+        context = reading.Context(leaves, hidden)
         return [leaf if role else context.of(leaf) for leaf, role in zip(leaves, given, strict=True)]
 
 

@@ -100,17 +100,6 @@ def test_which_leaves():
         assert state.inner_states["muon"].inner_state[0].mu["c"].shape == (2, 2, 2)
 
 
-def test_numbers_of_which_no_leaf_is_a_matrix():
-    params = {"a": jnp.ones((2, 3)), "b": jnp.ones(3)}
-    none = lambda tree: jax.tree.map(lambda x: None, tree)  # noqa: E731
-    tx = gdjax.muon(0.1, adam_learning_rate=0.01, muon_weight_dimension_numbers=none)
-    with pytest.warns(UserWarning, match="no leaf is a matrix by muon_weight_dimension_numbers, its Adam .* too: a"):
-        tx.init(params)
-    with pytest.warns(UserWarning, match="gdjax.soap: no leaf is a matrix by roles"):
-        gdjax.soap(0.1, roles=none).init(params)
-    tx.init({"b": jnp.ones(3)})  # has no matrices, and it is silent
-
-
 def test_axes_of_a_cube():
     g = np.random.default_rng(1).normal(size=(2, 3, 4)).astype("float32")
 
