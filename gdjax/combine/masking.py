@@ -36,8 +36,9 @@ def masked(inner: Transform, mask: Any, *, mask_compatible_extra_args: bool = Fa
       mask_compatible_extra_args: also mask the extra arguments whose tree has the structure of the updates.
 
     Raises:
-      ValueError: the mask is not a prefix of the tree.
-      TypeError: the mask has leaves that are not booleans, traced ones for instance, or the function returned None.
+      ValueError: the mask is not a prefix of the tree, or its function raised an error, which is the cause.
+      TypeError: the mask has leaves that are not booleans, traced ones for instance, or the function returned None or
+        cannot be called with the tree alone.
 
     Warns:
       UserWarning: (in init) the mask is False everywhere.

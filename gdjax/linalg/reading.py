@@ -124,7 +124,8 @@ class Context:
             return self._of(leaf._replace(unknown=""), Matrix((-3, -2), -1))  # from the heads and their width
         if is_out(leaf.name) and _around(leaf) in self.queries and _may_be_heads(leaf):
             first = len(leaf.shape) - 3
-            leaf = leaf.but("whether it has an axis of heads, as a mask hides the query", [leaf.cut(2, first)])
+            why = "whether it has an axis of heads, as a mask hides the query"
+            return self._of(leaf.but(why, [leaf.cut(2, first)]), leaf.role)
         return self._of(leaf, leaf.role)
 
     def _of(self, leaf: Read, role: Matrix) -> Read:
