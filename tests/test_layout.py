@@ -21,9 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports from the rungs below its own, never from its own or a higher one. `folder/*` is
 # what a folder has beside the files named.
 LADDER = """
-core/callers core/misuse core/signatures core/values core/patterns core/per_leaf core/types core/codec core/closures
-core/skipped core/structures core/calls core/state_form core/checks core/meshes core/number_domains core/domains
-core/base core/interop xla/bits xla/reads xla/products numerics/elementwise numerics/bounds numerics/norms numerics/*
+core/callers core/misuse core/signatures core/field_docs core/values core/patterns core/per_leaf core/types core/codec
+core/closures core/skipped core/boxes core/structures core/calls core/state_form core/checks core/meshes
+core/number_domains core/domains core/base core/interop xla/bits xla/reads xla/products
+numerics/elementwise numerics/bounds numerics/norms numerics/*
 lift/facts core/updates xla/write_order xla/loops xla/late_nan xla/sums xla/flags xla/places core/keys
 tree/sums tree/euclidean tree/norms tree/* combine/conditional
 linalg/limited_memory linalg/vectors linalg/quasi_newton linalg/boxes linalg/roots linalg/bases linalg/spectral

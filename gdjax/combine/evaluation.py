@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
-from gdjax.combine.paths import unboxed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
+from gdjax.core.boxes import unboxed
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params
 from gdjax.lift.order import averages

@@ -8,7 +8,7 @@ import jax
 
 from gdjax.combine.masking import MaskedState, check_prefix, hide, is_whole, mask_of, masked_update
 from gdjax.combine.paths import paths_of
-from gdjax.core import base, callers, checks
+from gdjax.core import base, callers, calls, checks
 from gdjax.core.base import GradientTransformation, set_to_zero, transform
 from gdjax.core.types import OptState, Params, Transform, Updates
 
@@ -87,7 +87,7 @@ def grouped(
     keep = _keeper(transforms)
 
     def masks(tree: Any) -> Mapping[Hashable, Any]:
-        labels = param_labels if fixed else param_labels(tree)
+        labels = param_labels if fixed else calls.of_tree(label, "param_labels", param_labels, tree)
         checks.returned(label, "the labels' function", labels)
         check_prefix(label, "labels", labels, tree)
         check(labels)
@@ -143,7 +143,7 @@ def selective_transform(optimizer: Transform, *, freeze_mask: Any) -> Any:
     """
 
     def labels(params: Params) -> Any:
-        seen = mask_of("gdjax.selective_transform", freeze_mask, params)
+        seen = mask_of("gdjax.selective_transform", freeze_mask, params, "freeze_mask")
         return jax.tree.map(lambda m: "freeze" if m else "train", seen)
 
     return grouped("gdjax.selective_transform", {"train": optimizer, "freeze": set_to_zero()}, labels)

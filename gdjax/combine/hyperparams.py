@@ -9,8 +9,8 @@ import numpy as np
 
 from gdjax.combine.chain import Chain
 from gdjax.combine.inject import injected
-from gdjax.combine.paths import unboxed
 from gdjax.core import base, callers, misuse
+from gdjax.core.boxes import unboxed
 from gdjax.core.closures import value_of
 from gdjax.core.types import OptState, Transform
 from gdjax.lift.leafwise import Leafwise

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gdjax.combine.paths import path_of, paths_of
-from gdjax.core import base, callers, checks, structures
+from gdjax.combine.paths import check_prefix
+from gdjax.core import base, callers, calls, checks
 from gdjax.core.base import GradientTransformation, MaskedNode, set_to_zero, transform
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params, Transform, Updates
@@ -36,8 +36,9 @@ def masked(inner: Transform, mask: Any, *, mask_compatible_extra_args: bool = Fa
       mask_compatible_extra_args: also mask the extra arguments whose tree has the structure of the updates.
 
     Raises:
-      ValueError: the mask is not a prefix of the tree.
-      TypeError: the mask has leaves that are not booleans, traced ones for instance, or the function returned None.
+      ValueError: the mask is not a prefix of the tree, or its function raised an error, which is the cause.
+      TypeError: the mask has leaves that are not booleans, traced ones for instance, or the function returned None or
+        cannot be called with the tree alone.
 
     Warns:
       UserWarning: (in init) the mask is False everywhere.
@@ -133,41 +134,11 @@ def is_whole(params: Params) -> bool:
 
 
 def mask_of(label: str, mask: Any, tree: Any, name: str = "mask") -> Any:
-    seen = mask(tree) if checks.is_function(mask) else mask
+    seen = calls.of_tree(label, name, mask, tree) if checks.is_function(mask) else mask
     checks.returned(label, f"the {name}'s function", seen)
     checks.mask(label, name, seen)
     check_prefix(label, name, seen, tree)
     return jax.tree.map(bool, seen)
-
-
-def check_prefix(label: str, name: str, prefix: Any, tree: Any) -> None:
-    """Raises unless the tree that errors call `name`, of a mask or of labels, is a prefix of another."""
-    try:
-        if jax.tree_util.tree_structure(tree).num_leaves:
-            jax.tree.map(lambda *_: None, prefix, tree)
-    except ValueError:
-        verb = "are" if name.endswith("s") else "is"
-        told = _difference(name, verb, prefix, tree)
-        told += f": {slip}" if (slip := structures.slip(tree, prefix)) else ""
-        raise ValueError(f"{label}: the {name} {verb} not a prefix of the tree: {told}") from None
-
-
-def _difference(name: str, verb: str, prefix: Any, tree: Any) -> str:
-    theirs, ours = {p for p, _ in paths_of(prefix)}, {p for p, _ in paths_of(tree)}
-    only = [p for p in sorted(theirs) if not any(q == p or q.startswith(f"{p}/") for q in ours)]
-    lacks = [q for q in sorted(ours) if not any(q == p or q.startswith(f"{p}/") for p in theirs)]
-    found = structures.difference(prefix, tree, lambda x: jax.tree_util.all_leaves([x]))
-    if found and (not (only or lacks) or "" in lacks):  # the tree may be one array
-        at = f"at {found.path} " if found.path else ""
-        one, other = map(structures.described, found[1:])
-        return f"{at}the {name} {verb} {one}, the tree is {other}"
-    show = lambda paths: f"[{structures.listed([repr(path) for path in paths])}]"  # noqa: E731
-    has = "have" if verb == "are" else "has"
-    sides = [f"only the {name} {has} {show(only)}"] * bool(only) + [f"only the tree has {show(lacks)}"] * bool(lacks)
-    remedy = "; give each an entry, or one to a branch of them" if lacks and not only else ""
-    flat = jax.tree_util.tree_flatten_with_path(prefix, is_leaf=lambda x: x is None)[0]
-    nones = [path_of(path) for path, x in flat if x is None and path_of(path) in lacks]
-    return ", ".join(sides) + (f"; None at {nones} is no entry" if nones else remedy)
 
 
 def hide(seen: Any, tree: Any) -> Any:

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from gdjax.core import callers
+from gdjax.core import callers, calls, structures
+from gdjax.core.boxes import is_box
 from gdjax.core.patterns import check as check_patterns
 from gdjax.core.skipped import is_skipped
 from gdjax.core.values import value
@@ -40,15 +41,16 @@ def mask_by_path(*patterns: Pattern) -> Callable[[Any], Any]:
       >>> matrices = gdjax.mask_by_path(lambda path, leaf: leaf.ndim > 1)
       >>> tx = gdjax.adamw(1e-3, mask=matrices)  # only these decay
     """
-    check_patterns("gdjax.mask_by_path", patterns)
+    label = "gdjax.mask_by_path"
+    check_patterns(label, patterns)
 
     def mask(tree: Any) -> Any:
         paths = paths_of(tree)
         for pattern in patterns:
-            if paths and not any(matches(pattern, *item) for item in paths):
+            if paths and not any(matches(label, pattern, *item) for item in paths):
                 listed = ", ".join(path for path, _ in paths)
-                raise ValueError(f"gdjax.mask_by_path: {shown(pattern)} matches none of {listed}")
-        flags = [any(matches(pattern, *item) for pattern in patterns) for item in paths]
+                raise ValueError(f"{label}: {shown(pattern)} matches none of {listed}")
+        flags = [any(matches(label, pattern, *item) for pattern in patterns) for item in paths]
         return jax.tree.structure(tree).unflatten(flags)
 
     return mask
@@ -81,18 +83,19 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
       >>> gdjax.label_by_path({"bias$": "vector", "head": "head", ".*": "rest"})(params)
       {'head': {'bias': 'vector', 'kernel': 'head'}, 'out': 'rest'}
     """
-    check_patterns("gdjax.label_by_path", rules)
+    label = "gdjax.label_by_path"
+    check_patterns(label, rules)
 
     def labels(tree: Any) -> Any:
         paths = paths_of(tree)
-        found = [[k for k, pattern in enumerate(rules) if matches(pattern, *item)] for item in paths]
+        found = [[k for k, pattern in enumerate(rules) if matches(label, pattern, *item)] for item in paths]
         unmatched = [path for (path, _), matching in zip(paths, found, strict=True) if not matching]
         if unmatched:
             listed = ", ".join(map(shown, rules))
             told = f'no rule matches {", ".join(unmatched)}; the rules are {listed}; end with ".*" for the rest'
-            raise ValueError(f"gdjax.label_by_path: {told}")
+            raise ValueError(f"{label}: {told}")
         names = list(rules.values())
-        warn_of_idle("gdjax.label_by_path", "labelled", rules, tree, [path for path, _ in paths], found)
+        warn_of_idle(label, "labelled", rules, tree, [path for path, _ in paths], found)
         return jax.tree.structure(tree).unflatten([names[matching[0]] for matching in found])
 
     return labels
@@ -103,7 +106,7 @@ def factors_by_path(label: str, rules: Mapping[Any, Any], tree: Any, warn: bool)
     paths = paths_of(tree, is_skipped)
     real = [not is_skipped(leaf) for _, leaf in paths]
     found = [
-        [k for k, pattern in enumerate(rules) if own and matches(pattern, *item)]
+        [k for k, pattern in enumerate(rules) if own and matches(label, pattern, *item)]
         for item, own in zip(paths, real, strict=True)
     ]
     if warn and any(real):
@@ -131,6 +134,36 @@ def warn_of_idle(
         callers.warn(f"{label}: no leaf is {verb} {labels[k]!r} by the rule {shown(pattern)}: {why}{in_use}")
 
 
+def check_prefix(label: str, name: str, prefix: Any, tree: Any) -> None:
+    """Raises unless the tree that errors call `name`, of a mask or of labels, is a prefix of another."""
+    try:
+        if jax.tree_util.tree_structure(tree).num_leaves:
+            jax.tree.map(lambda *_: None, prefix, tree)
+    except ValueError:
+        verb = "are" if name.endswith("s") else "is"
+        told = _difference(name, verb, prefix, tree)
+        told += f": {slip}" if (slip := structures.slip(tree, prefix)) else ""
+        raise ValueError(f"{label}: the {name} {verb} not a prefix of the tree: {told}") from None
+
+
+def _difference(name: str, verb: str, prefix: Any, tree: Any) -> str:
+    theirs, ours = {p for p, _ in paths_of(prefix)}, {p for p, _ in paths_of(tree)}
+    only = [p for p in sorted(theirs) if not any(q == p or q.startswith(f"{p}/") for q in ours)]
+    lacks = [q for q in sorted(ours) if not any(q == p or q.startswith(f"{p}/") for p in theirs)]
+    found = structures.difference(prefix, tree, lambda x: jax.tree_util.all_leaves([x]))
+    if found and (not (only or lacks) or "" in lacks):  # the tree may be one array
+        at = f"at {found.path} " if found.path else ""
+        one, other = map(structures.described, found[1:])
+        return f"{at}the {name} {verb} {one}, the tree is {other}"
+    show = lambda paths: f"[{structures.listed([repr(path) for path in paths])}]"  # noqa: E731
+    has = "have" if verb == "are" else "has"
+    sides = [f"only the {name} {has} {show(only)}"] * bool(only) + [f"only the tree has {show(lacks)}"] * bool(lacks)
+    remedy = "; give each an entry, or one to a branch of them" if lacks and not only else ""
+    flat = jax.tree_util.tree_flatten_with_path(prefix, is_leaf=lambda x: x is None)[0]
+    nones = [path_of(path) for path, x in flat if x is None and path_of(path) in lacks]
+    return ", ".join(sides) + (f"; None at {nones} is no entry" if nones else remedy)
+
+
 def is_masked(tree: Any) -> bool:
     """Whether a mask hides leaves of a tree, by `MaskedNode` of this library or of Optax."""
     hidden = lambda x: type(x).__name__ == "MaskedNode"  # noqa: E731
@@ -145,36 +178,20 @@ def paths_of(tree: Any, is_leaf: Callable[[Any], bool] = lambda x: False) -> lis
 def keys_of(tree: Any, is_leaf: Callable[[Any], bool] = lambda x: False) -> list[tuple[Any, Any]]:
     """The keys and the leaves of a tree, without the keys of boxes."""
     found: list[tuple[Any, Any]] = []
-    for keys, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: is_leaf(x) or _is_box(x))[0]:
-        found += [(keys, leaf) for leaf in jax.tree.leaves(x, is_leaf=is_leaf)] if _is_box(x) else [(keys, x)]
+    for keys, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: is_leaf(x) or is_box(x))[0]:
+        found += [(keys, leaf) for leaf in jax.tree.leaves(x, is_leaf=is_leaf)] if is_box(x) else [(keys, x)]
     return found
-
-
-def _is_box(x: Any) -> bool:
-    """Whether x is what Flax keeps one array in, with its kind or its sharding, under the key `value`."""
-    names = {c.__name__ for c in type(x).__mro__ if c.__module__.startswith("flax.")}
-    return bool(names & {"Variable", "VariableState", "AxisMetadata"})
-
-
-def unboxed(tree: Any) -> Any:
-    """The tree with what is in the boxes of Flax, one array each, in the place of the boxes."""
-
-    def content(x: Any) -> Any:
-        inside = jax.tree.leaves(x, is_leaf=lambda y: y is not x) if _is_box(x) else []
-        return inside[0] if len(inside) == 1 else x
-
-    return jax.tree.map(content, tree, is_leaf=_is_box)
 
 
 def path_of(keys: Any) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
-def matches(pattern: Pattern, path: str, leaf: Any) -> bool:
+def matches(label: str, pattern: Pattern, path: str, leaf: Any) -> bool:
     if isinstance(pattern, str | re.Pattern):
         return re.search(pattern, path) is not None
-    return bool(pattern(path, leaf))
+    return calls.of_leaf(label, pattern, path, leaf)
 
 
 def shown(pattern: Pattern) -> str:
-    return repr(pattern) if isinstance(pattern, str | re.Pattern) else getattr(pattern, "__name__", repr(pattern))
+    return repr(pattern) if isinstance(pattern, str | re.Pattern) else calls.shown(pattern)

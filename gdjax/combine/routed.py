@@ -53,14 +53,17 @@ class Routes(Labels):
         return jax.tree.structure(tree).unflatten([name if name in self.groups else rest for name in found])
 
     def plan(self, tree: Any, quiet: bool = False) -> Plan:
-        return plan_of(self.label, tree, self.numbers, quiet=quiet)
+        return plan_of(self.label, tree, self.numbers, quiet=quiet, argument=self.argument)
 
     def warn(self, params: Any) -> None:
-        """Warns of leaves in the wrong group, or at a rate that is not for them."""
+        """Warns of leaves in the wrong group, at a rate that is not for them, or of unknown axes in a group of them."""
         slips = [slip for slip in self.slips(params) if slip.leaves and slip.told_by != "explain"]
         if slips:
             texts = "; ".join(slip.text(slip.leaves) for slip in slips)
             callers.warn(f"{self.label}: {texts}. {slips[0].remedy}")
+        if isinstance(self.numbers, ByRole) and is_masked(params):  # of a whole tree `plan` warns
+            for text in self.numbers.notes(params):
+                callers.warn(f"{self.label}: {text}")
 
     def slips(self, tree: Any) -> Iterator[Slip]:
         """Leaves that are routed as something else than what they look like, or to an Adam with the matrices' rate.

@@ -1,4 +1,4 @@
-"""Calls of a user's functions: the arguments by position or by name, and whether a schedule takes the count."""
+"""Calls of a user's functions: the arguments by position or by name, of a schedule the count, of a mask the tree."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -56,9 +56,89 @@ def schedule(label: str, name: str, value: Callable[..., Any]) -> None:
     try:
         signature.bind(None)
     except TypeError:
-        shown = getattr(value, "__name__", repr(value))
-        needed = [p.name for p in signature.parameters.values() if p.default is p.empty and "VAR" not in p.kind.name]
-        what, remedy = f"takes {structures.listed(needed)}", f"call it: {shown}(...)"
+        called = f"a schedule is called with the count, and {shown(value)}"
+        needed = _needed(signature)
+        what, remedy = f"takes {structures.listed(needed)}", f"call it: {shown(value)}(...)"
         if not needed:
             what, remedy = "takes no argument", "write lambda count: ..."
-        raise TypeError(f"{label}: {name}: a schedule is called with the count, and {shown} {what}; {remedy}") from None
+        raise TypeError(f"{label}: {name}: {called} {what}; {remedy}") from None
+
+
+def of_tree(label: str, name: str, fun: Callable[..., Any], tree: Any) -> Any:
+    """fun(tree): what a function that is given as the argument `name` makes of the parameters or updates.
+
+    Raises:
+      TypeError: it cannot be called with the tree alone.
+      ValueError: it raised an error, which is the cause of this one. Errors of this library stay what they are.
+    """
+    try:
+        return fun(tree)
+    except Exception as e:
+        if _is_ours(e):
+            raise
+        what = f"{label}: {name}: the function {shown(fun)} is called with the whole tree"
+        with_path = f"a function of (path, leaf) is a pattern of gdjax.mask_by_path or label_by_path: {shown(fun)}"
+        if slip := _misfit(fun, (tree,), {0: "write lambda params: ...", 2: with_path}):
+            raise TypeError(f"{what}, but {slip}") from e
+        of_a_leaf = isinstance(e, AttributeError | TypeError) and structures.is_container(tree)
+        slip = "; if it is for one leaf, write lambda params: jax.tree.map(f, params)" if of_a_leaf else ""
+        raise ValueError(f"{what}, {structures.described(tree)}, and raised {_told(e)}{slip}") from e
+
+
+def of_leaf(label: str, fun: Callable[..., Any], path: str, leaf: Any) -> bool:
+    """Whether fun(path, leaf) is true, of a function that is a pattern of paths.
+
+    Raises:
+      TypeError: it cannot be called with a path and a leaf, or what it returned is neither true nor false.
+      ValueError: it raised an error, which is the cause of this one.
+    """
+    what = f"{label}: the pattern {shown(fun)}"
+    try:
+        found = fun(path, leaf)
+    except Exception as e:
+        if _is_ours(e):
+            raise
+        if slip := _misfit(fun, (path, leaf), dict.fromkeys((0, 1), "write lambda path, leaf: ...")):
+            raise TypeError(f"{what} is called with (path, leaf), but {slip}") from e
+        given = f"{path!r} and {structures.described(leaf)}"
+        raise ValueError(f"{what} is called with (path, leaf), here {given}, and raised {_told(e)}") from e
+    try:
+        return bool(found)
+    except Exception as e:
+        got = f"{structures.described(found)} for {path!r}, which is neither true nor false"
+        raise TypeError(f"{what} returned {got}; let it decide by the path, the shape or the dtype") from e
+
+
+def shown(fun: Any) -> str:
+    """The name of a function."""
+    return getattr(fun, "__name__", repr(fun))
+
+
+def _misfit(fun: Callable[..., Any], args: tuple[Any, ...], remedies: Mapping[int, str]) -> str:
+    """What a function takes if it cannot be called with `args`, and the remedy by the number that it needs; else ""."""
+    try:
+        signature = inspect.signature(fun)
+    except (TypeError, ValueError):
+        return ""
+    try:
+        signature.bind(*args)
+    except TypeError:
+        needed = _needed(signature)
+        takes = f"it takes {structures.listed(needed)}" if needed else "it takes no argument"
+        return takes + (f"; {remedies[len(needed)]}" if len(needed) in remedies else "")
+    return ""
+
+
+def _needed(signature: inspect.Signature) -> list[str]:
+    """The names of the arguments without a default."""
+    return [p.name for p in signature.parameters.values() if p.default is p.empty and "VAR" not in p.kind.name]
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error tells its transform already, as those of `mask_by_path` do."""
+    return bool(error.args) and str(error.args[0]).startswith("gdjax.")
+
+
+def _told(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

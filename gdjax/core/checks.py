@@ -125,7 +125,7 @@ def mask(label: str, name: str, tree: Any) -> None:
 def returned(label: str, name: str, tree: Any) -> None:
     """Raises if the function of the parameters that is called `name` returned None."""
     if tree is None:
-        raise TypeError(f"{label}: {name} returned None, not a tree shaped like the parameters")
+        raise TypeError(f"{label}: {name} returned None, not a tree shaped like the parameters; does it lack a return?")
 
 
 def is_function(x: Any) -> bool:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.hyperparams import get_hyperparams
 from gdjax.core import base, meshes
+from gdjax.core.field_docs import with_field_docs
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.entries import Entry, entries, pairs
 
@@ -23,12 +24,19 @@ FIRST = "mean", "sum"
 DECAYS = {"mean": ("b1", "beta"), "square": ("b2", "decay"), "sum": ("decay",)}  # what hyperparameter is their b
 
 
+@with_field_docs
 class MigrationReport(NamedTuple):
-    """What `migrate` did, by the names of `state_to_dict`."""
+    """What `migrate` did, by the names of `state_to_dict`.
 
-    carried: dict[str, str]  # from field of the new state to that of the old one
-    anew: tuple[str, ...]  # fields of the new state, or arrays of one that is carried in part, that start anew
-    dropped: tuple[str, ...]  # fields of the old state that have no use
+    Attributes:
+      carried: from field of the new state to that of the old one.
+      anew: fields of the new state, or arrays of one that is carried in part, that start anew.
+      dropped: fields of the old state that have no use.
+    """
+
+    carried: dict[str, str]
+    anew: tuple[str, ...]
+    dropped: tuple[str, ...]
 
     def __str__(self) -> str:
         rows = [f"carried  {new}" + (f" from {old}" if old != new else "") for new, old in self.carried.items()]

@@ -16,6 +16,7 @@ from gdjax.combine.paths import is_masked, paths_of
 from gdjax.combine.routed import Routes, Slip
 from gdjax.core import base, misuse
 from gdjax.core.base import set_to_zero
+from gdjax.core.calls import of_tree
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import Params
 from gdjax.core.values import Call, Value, is_ours
@@ -202,7 +203,7 @@ class _Walker:
         if isinstance(labels, Value) and labels.call.factory is label_by_role:
             told, items = matrices_by_role(labels.call.arguments["overrides"]), paths_of(tree)
             self.overridden |= self.seen([x for path, x in items if told.decides(path, x)])
-        labels = labels(tree) if callable(labels) else labels
+        labels = of_tree("gdjax.partition", "param_labels", labels, tree) if callable(labels) else labels
         if routes:
             places = [self.places[id(x)] for x in jax.tree.leaves(tree)]
             self.plan |= zip(places, routes.plan(tree).leaves, strict=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.combine.paths import factors_by_path, keys_of, path_of
-from gdjax.core import checks
+from gdjax.core import calls, checks
 from gdjax.core.per_leaf import LABEL, PerLeaf, base_of
 from gdjax.core.skipped import is_skipped
 
@@ -70,7 +70,8 @@ def _level(level: PerLeaf, tree: Any, warn: bool) -> list[Any]:
     if level.patterns is not None:
         found = factors_by_path(LABEL, dict(zip(level.patterns, level.factors, strict=True)), tree, warn)
         return list(map(_number, found))
-    prefix = level.factors(tree) if checks.is_function(level.factors) else level.factors
+    given = level.factors
+    prefix = calls.of_tree(LABEL, "factors", given, tree) if checks.is_function(given) else given
     checks.returned(LABEL, "the factors' function", prefix)
     known = dict(keys_of(prefix))
     leaves = keys_of(tree, is_skipped)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from gdjax.core import callers
 from gdjax.core.closures import value_of
 from gdjax.core.interop import is_optax, state_from_optax
+from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params
 from gdjax.lift import traced
 
@@ -129,9 +130,11 @@ def _averaged(state: Any, shapes: Any) -> set[int]:
     found = set(range(len(trained)))
 
     def compare(state: Any, params: Any) -> None:
-        old, new = (jax.tree.flatten(x) for x in (params, state.eval_params(params)))
-        if old[1] == new[1]:
-            found.intersection_update([n for n, i in enumerate(trained) if old[0][i] is not new[0][i]] or found)
+        olds, structure = jax.tree.flatten(params)
+        news, other = jax.tree.flatten(state.eval_params(params), is_leaf=is_skipped)
+        if structure == other:
+            own = [old is not new and not is_skipped(new) for old, new in zip(olds, news, strict=True)]
+            found.intersection_update([n for n, i in enumerate(trained) if own[i]] or found)
 
     try:
         jax.eval_shape(compare, state, shapes)

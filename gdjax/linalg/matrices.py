@@ -77,29 +77,6 @@ def matrix_axes(where: str, shape: Sequence[int], numbers: Any) -> Axes:
     return Axes(tuple(i for i in range(len(shape)) if i not in rows + columns), rows, columns)
 
 
-def numbers_of(label: str, numbers: Any, tree: Any) -> list[Any]:
-    """For each leaf of `tree` its dimension numbers, or None.
-
-    Args:
-      numbers: `(reduction_axis, output_axis)` as a NamedTuple, or a tree of them and of None that is a prefix of
-        `tree`, or a function from `tree` to one.
-
-    Raises:
-      ValueError: not a prefix.
-    """
-    numbers = numbers(tree) if callable(numbers) else numbers
-    found: list[Any] = []
-
-    def spread(x: Any, part: Any) -> None:
-        found.extend([x] * len(jax.tree.leaves(part)))
-
-    try:
-        jax.tree.map(spread, numbers, tree, is_leaf=lambda x: x is None or is_numbers(x))
-    except (ValueError, TypeError) as e:
-        raise ValueError(f"{label}: the dimension numbers are not a prefix of the parameters: {e}") from e
-    return found
-
-
 def is_numbers(x: Any) -> bool:
     """Whether `x` says how an array is a matrix: a `Matrix`, or dimension numbers, of Optax too."""
     return getattr(x, "_fields", ())[:2] == ("reduction_axis", "output_axis")

@@ -8,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, is_trained, matrix_axes, numbers_of
+from gdjax.combine.paths import check_prefix
+from gdjax.core import calls, checks
+from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, is_numbers, is_trained, matrix_axes
 from gdjax.linalg.roles import ByRole
 from gdjax.numerics import Array
 
 _BY_DEFAULT = Matrix(0, 1)
+NUMBERS = "dimension numbers"
 
 
 class Leaf(NamedTuple):
@@ -84,7 +87,9 @@ class Plan(NamedTuple):
         return found
 
 
-def plan_of(label: str, tree: Any, numbers: Any = None, default: Any = None, quiet: bool = False) -> Plan:
+def plan_of(
+    label: str, tree: Any, numbers: Any = None, default: Any = None, quiet: bool = False, argument: str = NUMBERS
+) -> Plan:
     """The plan of a tree of parameters or gradients; made once for each tree of shapes and axes.
 
     Args:
@@ -94,13 +99,16 @@ def plan_of(label: str, tree: Any, numbers: Any = None, default: Any = None, qui
         axes are matrices.
       default: the `Matrix` of a leaf that has none of its own; without this it is no matrix.
       quiet: `ByRole` warns of nothing, where another call for this tree does.
+      argument: what errors call `numbers`.
 
     Raises:
-      ValueError: no prefix; axes that are not there or named twice; parts that do not fit the columns; with `default`,
-        a leaf that has neither two axes nor dimension numbers.
+      TypeError: the function of the tree cannot be called with it, or returned None; an entry is no dimension numbers.
+      ValueError: the function raised an error; no prefix; axes that are not there or named twice; parts that do not
+        fit the columns; with `default`, a leaf that has neither two axes nor dimension numbers.
     """
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    given = numbers.roles(label, tree, quiet) if isinstance(numbers, ByRole) else numbers_of(label, numbers, tree)
+    by_role = isinstance(numbers, ByRole)
+    given = numbers.roles(label, tree, quiet) if by_role else numbers_of(label, argument, numbers, tree)
     key = []
     for (path, x), n in zip(leaves, given, strict=True):
         where = f"params{jax.tree_util.keystr(path)}"
@@ -115,6 +123,25 @@ def plan_of(label: str, tree: Any, numbers: Any = None, default: Any = None, qui
             n = Matrix(_fixed(n.reduction_axis), _fixed(n.output_axis), _fixed(getattr(n, "parts", 1)))
         key.append((where, shape, n, is_trained(x)))
     return _plan(label, tuple(key))
+
+
+def numbers_of(label: str, name: str, numbers: Any, tree: Any) -> list[Any]:
+    """For each leaf of `tree` its dimension numbers, or None; errors call `numbers`, as in `plan_of`, by `name`."""
+    if not jax.tree.leaves(tree):
+        return []
+    if callable(numbers):
+        numbers = calls.of_tree(label, name, numbers, tree)
+        checks.returned(label, f"the function of {name}", numbers)
+    is_entry = lambda x: x is None or is_numbers(x)  # noqa: E731
+    for path, x in jax.tree_util.tree_flatten_with_path(numbers, is_leaf=is_entry)[0]:
+        if not is_entry(x):
+            slip = "; roles by their names are for gdjax.matrices_by_role" if isinstance(x, str) else ""
+            got = f"{name}{jax.tree_util.keystr(path)} is {x!r}"
+            raise TypeError(f"{label}: {got}, neither a gdjax.Matrix nor None for what is no matrix{slip}")
+    check_prefix(label, name, jax.tree.map(is_entry, numbers, is_leaf=is_entry), tree)
+    found: list[Any] = []
+    jax.tree.map(lambda x, part: found.extend([x] * len(jax.tree.leaves(part))), numbers, tree, is_leaf=is_entry)
+    return found
 
 
 def _fixed(axis: Any) -> Any:

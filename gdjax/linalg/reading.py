@@ -13,6 +13,8 @@ from gdjax.linalg.names import Name, is_gate, is_out, is_query, matrix_of, name_
 
 _MATRIX = re.compile(r"^w(_|\d|[qkvoi]|$)|proj|kernel|weight|dense|linear|lora|^(up|down|gate|out|fc\d*|c_\w+|[qkvo])$")
 
+_WIDEST_HEAD = 256  # numbers; the inputs of a layer without an axis of heads are more
+
 
 class Read(NamedTuple):
     """A leaf and what it was found to be."""
@@ -98,11 +100,17 @@ class Context:
     """What other leaves say of a leaf: that it is no matrix; of the output of attention, that it has an axis of heads.
 
     It asks whether leaves are there, never whether they are not: a mask hides them. The query, key and value that tell
-    the axes of an output are hidden matrices like it, so a group of the hidden matrices has them all.
+    the axes of an output are hidden matrices like it, so a group of the hidden matrices has them all. In a group of the
+    outputs alone it cannot be known whether one has heads, unless its shape tells.
+
+    Args:
+      hidden: the paths of the leaves that a mask hides.
     """
 
-    def __init__(self, leaves: Sequence[Read]):
+    def __init__(self, leaves: Sequence[Read], hidden: Sequence[str] = ()):
         self.leaves = leaves
+        unseen = [Read(path, name_of(path), (), "other") for path in hidden]
+        self.queries = {_around(x) for x in unseen if is_query(x.name)}
         self.beside: dict[str, list[Read]] = {}
         for leaf in leaves:
             self.beside.setdefault(leaf.place, []).append(leaf)
@@ -114,6 +122,10 @@ class Context:
             return leaf
         if is_out(leaf.name) and (_around(leaf), len(leaf.shape), leaf.shape[-3:-1]) in self.heads:
             return self._of(leaf._replace(unknown=""), Matrix((-3, -2), -1))  # from the heads and their width
+        if is_out(leaf.name) and _around(leaf) in self.queries and _may_be_heads(leaf):
+            first = len(leaf.shape) - 3
+            why = "whether it has an axis of heads, as a mask hides the query"
+            return self._of(leaf.but(why, [leaf.cut(2, first)]), leaf.role)
         return self._of(leaf, leaf.role)
 
     def _of(self, leaf: Read, role: Matrix) -> Read:
@@ -166,6 +178,13 @@ def _may_have_heads(leaf: Read) -> bool:
     """Whether a query that was taken for a stack may be one matrix, as where there are as many heads as inputs."""
     a, b, c = leaf.shape[-3:]
     return a == b and c <= 16 and not (leaf.name.stacked and len(leaf.shape) == 3)
+
+
+def _may_be_heads(leaf: Read) -> bool:
+    """Whether an output that was taken for a stack may have heads and their width as the two axes of its inputs."""
+    stacked = leaf.name.stacked and len(leaf.shape) == 3
+    of_one_axis = isinstance(leaf.role, Matrix) and isinstance(leaf.role.reduction_axis, int)
+    return of_one_axis and len(leaf.shape) > 2 and leaf.shape[-2] <= _WIDEST_HEAD and not stacked
 
 
 def _fitting(leaf: Read, bias: tuple[int, ...]) -> list[tuple[Any, Any]]:

@@ -15,6 +15,7 @@ from gdjax.linalg import reading
 from gdjax.linalg.matrices import Matrix, is_numbers, is_trained, matrix_axes
 
 ROLES = "matrix embedding head norm bias router other".split()
+LABEL = "gdjax.matrices_by_role"
 NO_HEAD = "no name tells which leaf is the head: if one of the matrices is the last layer, override it"
 
 
@@ -28,7 +29,7 @@ class ByRole:
         return f"matrices_by_role({dict(self.overrides) if self.overrides else ''})"
 
     def __call__(self, tree: Any) -> Any:
-        found = [x if isinstance(x, Matrix) else None for x in self.roles("gdjax.matrices_by_role", tree)]
+        found = [x if isinstance(x, Matrix) else None for x in self.roles(LABEL, tree)]
         return jax.tree.structure(tree).unflatten(found)
 
     def roles(self, label: str, tree: Any, quiet: bool = False) -> list[Matrix | str]:
@@ -45,20 +46,20 @@ class ByRole:
           UserWarning: it cannot be known where a leaf is cut, as q, k, v; an override decides for no leaf. Not where a
             mask hides leaves.
         """
-        leaves = self.read(tree)
+        leaves = self.read(tree, label)
         self._check_axes(label, tree)
         if leaves and not (quiet or is_masked(tree)):
             for leaf in leaves:
                 if leaf.unknown:
                     callers.warn(f"{label}: {leaf.unknown}")
             rules, items = dict(self.overrides), paths_of(tree)
-            found = [[k for k, pattern in enumerate(rules) if matches(pattern, *item)] for item in items]
+            found = [[k for k, pattern in enumerate(rules) if matches(label, pattern, *item)] for item in items]
             warn_of_idle(label, "given the role", rules, tree, [path for path, _ in items], found)
         return [leaf.role for leaf in leaves]
 
     def _check_axes(self, label: str, tree: Any) -> None:
         for path, x in paths_of(tree):
-            for pattern, role in [rule for rule in self.overrides if matches(rule[0], path, x)][:1]:
+            for pattern, role in [rule for rule in self.overrides if matches(label, rule[0], path, x)][:1]:
                 if not (isinstance(role, Matrix) and is_trained(x)):
                     continue
                 try:
@@ -78,20 +79,23 @@ class ByRole:
 
     def decides(self, path: str, x: Any) -> bool:
         """Whether an override says what a leaf is."""
-        return any(matches(pattern, path, x) for pattern, _ in self.overrides)
+        return any(matches(LABEL, pattern, path, x) for pattern, _ in self.overrides)
 
-    def read(self, tree: Any) -> list[reading.Read]:
+    def read(self, tree: Any, label: str = LABEL) -> list[reading.Read]:
         beside: dict[str, set[str]] = {}
-        for path, _ in paths_of(tree, is_skipped):
+        hidden = []
+        for path, x in paths_of(tree, is_skipped):
+            if is_skipped(x):
+                hidden.append(path)
             place, last = reading.split(path)
             beside.setdefault(place, set()).add(last.lower())
         items = paths_of(tree)
-        given = [next((role for pattern, role in self.overrides if matches(pattern, *x)), None) for x in items]
+        given = [next((role for pattern, role in self.overrides if matches(label, pattern, *x)), None) for x in items]
         leaves = [
             reading.read(path, x, role, frozenset(beside[reading.split(path)[0]]))
             for (path, x), role in zip(items, given, strict=True)
         ]
-        context = reading.Context(leaves)
+        context = reading.Context(leaves, hidden)
         return [leaf if role else context.of(leaf) for leaf, role in zip(leaves, given, strict=True)]
 
 
@@ -136,7 +140,7 @@ def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:
       >>> gdjax.matrices_by_role()(params)["embed"] is None
       True
     """
-    return _by_role("gdjax.matrices_by_role", overrides)
+    return _by_role(LABEL, overrides)
 
 
 @value

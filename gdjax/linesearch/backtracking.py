@@ -8,16 +8,23 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import checks, meshes
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.field_docs import with_field_docs
 from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
 
 LABEL = "gdjax.scale_by_backtracking_linesearch"
 
 
+@with_field_docs
 class BacktrackingLinesearchInfo(NamedTuple):
-    """How a backtracking search went."""
+    """How a backtracking search went.
 
-    num_linesearch_steps: Array  # () int32, step sizes tried
-    decrease_error: Array  # () by how much the step misses the condition: 0 if it is met, inf if there is no step
+    Attributes:
+      num_linesearch_steps: () int32, step sizes tried.
+      decrease_error: () by how much the step misses the condition of decrease: 0 if it is met, inf if there is no step.
+    """
+
+    num_linesearch_steps: Array
+    decrease_error: Array
 
 
 class ScaleByBacktrackingLinesearchState(NamedTuple):

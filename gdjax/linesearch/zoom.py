@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.field_docs import with_field_docs
 from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
 from gdjax.linesearch.wolfe import Wolfe, search
 
@@ -15,12 +16,19 @@ LABEL = "gdjax.scale_by_zoom_linesearch"
 GUESSES = "one", "keep"
 
 
+@with_field_docs
 class ZoomLinesearchInfo(NamedTuple):
-    """How a zoom search went: by how much the step chosen misses the two conditions, 0 where it meets them."""
+    """How a zoom search went.
 
-    num_linesearch_steps: Array  # () int32, evaluations of the objective and its gradient
-    decrease_error: Array  # () inf where there is no step
-    curvature_error: Array  # () inf where there is no step
+    Attributes:
+      num_linesearch_steps: () int32, evaluations of the objective and its gradient.
+      decrease_error: () by how much the step misses the condition of decrease: 0 if it is met, inf if there is no step.
+      curvature_error: () by how much the step misses that of curvature: 0 if it is met, inf if there is no step.
+    """
+
+    num_linesearch_steps: Array
+    decrease_error: Array
+    curvature_error: Array
 
 
 class ScaleByZoomLinesearchState(NamedTuple):

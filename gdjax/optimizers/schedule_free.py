@@ -11,6 +11,7 @@ from gdjax.combine.chain import chain
 from gdjax.combine.evaluation import evaluated
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.boxes import unboxed
 from gdjax.core.per_leaf import PerLeaf, base_of
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift import slots
@@ -157,11 +158,12 @@ def schedule_free_eval_params(state: Any, params: Any) -> Any:
       [3. 3.]
     """
     label = "gdjax.schedule_free_eval_params"
+    state, arrays = unboxed(state), unboxed(params)  # nnx has another kind of box in the state than in the parameters
     inner = state if hasattr(state, "z") and hasattr(state, "b1") else tree.get(state, "ScheduleFreeState")
     if inner is None:
         raise ValueError(f"{label}: state is {type(state).__name__}, which has no ScheduleFreeState in it")
     leaves, structure = jax.tree.flatten(params)
-    zs = checks.flatten_like(label, ("params", "state.z"), structure, params, inner.z)
+    zs = checks.flatten_like(label, ("params", "state.z"), jax.tree.structure(arrays), arrays, inner.z)
     return structure.unflatten([_average(y, z, inner.b1) for y, z in zip(leaves, zs, strict=True)])
 
 

@@ -7,17 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core import checks
+from gdjax.core.field_docs import with_field_docs
 from gdjax.core.types import Params
 from gdjax.training.differences import Differences, Function, central_differences
 
 Array = jax.Array
 
 
+@with_field_docs
 class SampledGradient(NamedTuple):
-    """Derivatives at some coordinates of every leaf."""
+    """Derivatives at some coordinates of every leaf.
 
-    indices: Any  # like params, each leaf (k,) int32: positions in the flattened leaf
-    values: Any  # like params, each leaf (k,) in the leaf's dtype
+    Attributes:
+      indices: like params, each leaf (k,) int32: positions in the flattened leaf.
+      values: like params, each leaf (k,) in the leaf's dtype.
+    """
+
+    indices: Any
+    values: Any
 
 
 def numerical_gradient(
@@ -63,17 +70,29 @@ def numerical_gradient(
     return SampledGradient(unflatten([d.indices for d in found]), unflatten(values))
 
 
+@with_field_docs
 class LeafCheck(NamedTuple):
-    """The worst coordinate of one leaf in a comparison of two gradients."""
+    """The worst coordinate of one leaf in a comparison of two gradients.
+
+    Attributes:
+      path: of the leaf, as JAX prints it.
+      coordinate: its index in the leaf.
+      analytic: the derivative that was checked, complex for a complex leaf.
+      numerical: that of the differences.
+      error: the relative error.
+      tolerance: the largest error that passes.
+      checked: how many coordinates were compared.
+      unresolved: of these, how many the differences cannot tell from zero.
+    """
 
     path: str
     coordinate: tuple[int, ...]
-    analytic: complex  # complex for a complex leaf, float otherwise
+    analytic: complex
     numerical: complex
-    error: float  # relative
+    error: float
     tolerance: float
-    checked: int  # coordinates compared
-    unresolved: int  # of these, how many the differences cannot tell from zero
+    checked: int
+    unresolved: int
 
     @property
     def passed(self) -> bool:
@@ -87,10 +106,15 @@ class LeafCheck(NamedTuple):
         return f"{at}: {numbers}, {error}, worst of {self.checked}{unresolved}"
 
 
+@with_field_docs
 class GradientCheck(NamedTuple):
-    """What `check_gradients` found; it prints as one line per leaf."""
+    """What `check_gradients` found; it prints as one line per leaf.
 
-    leaves: tuple[LeafCheck, ...]  # worst first
+    Attributes:
+      leaves: a `LeafCheck` of each leaf, the worst first.
+    """
+
+    leaves: tuple[LeafCheck, ...]
 
     @property
     def passed(self) -> bool:

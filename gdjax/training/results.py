@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.core.field_docs import with_field_docs
 from gdjax.core.types import OptState, Params
 from gdjax.training import objective
 from gdjax.training.step import NON_FINITE, RUNNING, SMALL_GRADIENT, norm_of
@@ -15,6 +16,7 @@ KEPT = "; .params of this error are the last good ones. In a loop of your own gd
 History = dict[str, np.ndarray]
 
 
+@with_field_docs
 class MinimizeResult(NamedTuple):
     """What `minimize` returns.
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from gdjax import plots
 from gdjax.core import callers
+from gdjax.core.field_docs import with_field_docs
 from gdjax.core.types import Params
 from gdjax.inspection.table import Table
 from gdjax.training.results import History
@@ -14,6 +15,7 @@ from gdjax.training.results import History
 Point = dict[str, Any]  # name of a hyperparameter -> number
 
 
+@with_field_docs
 class Best(NamedTuple):
     """The point of a sweep with the lowest score.
 
@@ -30,6 +32,7 @@ class Best(NamedTuple):
     params: Params
 
 
+@with_field_docs
 class SweepResult(NamedTuple):
     """What `sweep` returns. It prints as a table with a row for each point.
 

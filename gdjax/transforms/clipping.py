@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.combine.paths import label_by_path
-from gdjax.core import checks
+from gdjax.core import calls, checks
 from gdjax.core.base import EmptyState
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.stages import Staged, Tree
@@ -26,7 +26,7 @@ def _norms(g: Any, s: Any, p: Any, t: Any, groups: Any, tree: Tree) -> dict[str,
     if groups is None:
         return {"norm": global_norm(g)}
     whole = tree.structure.unflatten(tree.entries)
-    found = groups(whole) if callable(groups) else label_by_path(groups)(whole)
+    found = calls.of_tree(tree.label, "groups", groups, whole) if callable(groups) else label_by_path(groups)(whole)
     checks.returned(tree.label, "the groups' function", found)
     each = jax.tree.map(lambda name, part: jax.tree.map(lambda _: name, part), found, whole)
     labels = tree.of_each(jax.tree.leaves(each))

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from gdjax.core.boxes import boxed_like, unboxed
+
 Path = tuple[Any, ...]
 Filter = Callable[[Path, Any], bool]
 
@@ -33,6 +35,7 @@ def get_all_with_path(tree: Any, key: Any, filtering: Filter | None = None) -> l
     Returns:
       Pairs of path and value, the outermost first. A path is a tuple of the keys of `jax.tree_util`, except that a
       field of a NamedTuple has a `NamedTupleKey`. `jax.tree_util.keystr(path, simple=True, separator="/")` prints it.
+      The values have arrays where a state of Flax's nnx has them in boxes.
 
     Example:
       >>> import gdjax, jax
@@ -41,7 +44,8 @@ def get_all_with_path(tree: Any, key: Any, filtering: Filter | None = None) -> l
       >>> [jax.tree_util.keystr(path) for path, value in found]
       ['[0]TraceState.trace', '[1]TraceState.trace']
     """
-    return [(path, x) for path, x in _found((), tree, key) if filtering is None or filtering(path, x)]
+    found = [(path, unboxed(x)) for path, x in _found((), tree, key)]
+    return [(path, x) for path, x in found if filtering is None or filtering(path, x)]
 
 
 def get(tree: Any, key: Any, default: Any = None, filtering: Filter | None = None) -> Any:
@@ -52,6 +56,8 @@ def get(tree: Any, key: Any, default: Any = None, filtering: Filter | None = Non
       key: a field of a NamedTuple, a key of a dict, or the name of a NamedTuple class.
       default: what to return where there is nothing.
       filtering: keep only what `filtering(path, value)` is true for.
+
+    Where a state of Flax's nnx keeps its arrays in boxes, the arrays are returned.
 
     A hyperparameter is in a state only where it was injected: `gdjax.get_hyperparams(tx, state)` reads it anywhere.
 
@@ -83,7 +89,7 @@ def set(tree: Any, filtering: Filter | None = None, /, **kwargs: Any) -> Any:  #
       tree: any pytree.
       filtering: replace only what `filtering(path, old_value)` is true for.
       **kwargs: from name to new value. A name is a field of a NamedTuple, a key of a dict or the name of a NamedTuple
-        class.
+        class. Arrays go into the boxes of Flax's nnx where what they replace is in such.
 
     Raises:
       KeyError: there is nothing to replace under a name.
@@ -143,15 +149,15 @@ def _children(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
 
 def _replaced(path: Path, node: Any, values: Mapping[str, Any], filtering: Filter | None) -> Any:
     def chosen(name: Any, at: Path, x: Any) -> bool:
-        return name in values and (filtering is None or filtering(at, x))
+        return name in values and (filtering is None or filtering(at, unboxed(x)))
 
     def child(step: Any, x: Any) -> Any:
         named: Any = step.name if isinstance(step, NamedTupleKey) else step.key if isinstance(node, dict) else None
         at = (*path, step)
-        return values[named] if chosen(named, at, x) else _replaced(at, x, values, filtering)
+        return boxed_like(x, values[named]) if chosen(named, at, x) else _replaced(at, x, values, filtering)
 
     if isinstance(node, tuple) and hasattr(node, "_fields") and chosen(type(node).__name__, path, node):
-        return values[type(node).__name__]
+        return boxed_like(node, values[type(node).__name__])
     children, structure = _children(node)
     return structure.unflatten([child(step, x) for step, x in children]) if children else node
 

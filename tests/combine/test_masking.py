@@ -172,7 +172,7 @@ NONE = {
 
 @pytest.mark.parametrize("make", NONE.values(), ids=NONE)
 def test_a_function_that_returns_none(make: Any):
-    with pytest.raises(TypeError, match=r"^gdjax\.\w+: the (mask|labels)'s? function returned None, not a tree shaped"):
+    with pytest.raises(TypeError, match=r"^gdjax\.\w+: the (\w*mask|labels)'s? function returned None, not a tree"):
         make().init(PARAMS)
 
 
@@ -216,3 +216,42 @@ def test_frozen_noise():
     got, _ = steps(tx, PARAMS, [bad])
     assert_equal(got["b"], PARAMS["b"])
     assert np.isfinite(got["w"]).all()
+
+
+def of_no_tree(tree: Any) -> Any:
+    return tree["nope"]
+
+
+FUNCTIONS = {  # from an argument to its transform; what errors begin with
+    "masked": (lambda f: gdjax.masked(gdjax.adam(0.1), f), "gdjax.masked: mask"),
+    "adamw": (lambda f: gdjax.adamw(0.1, mask=f), "gdjax.adamw: mask"),
+    "selective": (
+        lambda f: gdjax.selective_transform(gdjax.adam(0.1), freeze_mask=f), "gdjax.selective_transform: freeze_mask",
+    ),
+    "partition": (lambda f: gdjax.partition({"a": gdjax.sgd(0.1)}, f), "gdjax.partition: param_labels"),
+    "muon": (
+        lambda f: gdjax.muon(0.1, muon_weight_dimension_numbers=f), "gdjax.muon: muon_weight_dimension_numbers",
+    ),
+    "soap": (lambda f: gdjax.soap(0.1, roles=f), "gdjax.soap: roles"),
+    "per_leaf": (lambda f: gdjax.sgd(gdjax.per_leaf(0.1, f)), "gdjax.per_leaf: factors"),
+}  # fmt: skip
+SLIPS = {
+    "no argument": (lambda: True, TypeError, "is called with the whole tree, but it takes no argument; write lambda"),
+    "path and leaf": (lambda path, leaf: True, TypeError, "takes path, leaf; a function of .* of gdjax.mask_by_path"),
+    "of a leaf": (lambda x: x.ndim > 1, ValueError, "'dict' object has no attribute 'ndim'; if it is for one leaf"),
+    "raises": (of_no_tree, ValueError, "of_no_tree is called with the whole tree, a dict of 2 entries, and raised Key"),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_the_tree_that_fail(name: str, slip: str):
+    (make, start), (f, kind, text) = FUNCTIONS[name], SLIPS[slip]
+    with pytest.raises(kind, match=f"^{start}: the function .*{text}") as caught:
+        make(f).init(PARAMS)
+    assert isinstance(caught.value.__cause__, Exception)  # the user's line is in the traceback
+
+
+def test_errors_of_masks_by_path_stay_what_they_are():
+    with pytest.raises(ValueError, match="^gdjax.mask_by_path: 'kernel' matches none of"):
+        gdjax.masked(gdjax.adam(0.1), gdjax.mask_by_path("kernel")).init(PARAMS)

@@ -118,3 +118,19 @@ def test_dataclasses_and_modules():
     model = equinox.nn.MLP(2, 2, 3, 1, key=jax.random.key(0))
     labels = gdjax.label_by_path({r"layers/\d/bias$": "bias", ".*": "rest"})(equinox.filter(model, equinox.is_array))
     assert jax.tree.leaves(labels) == ["rest", "bias"] * 2
+
+
+@pytest.mark.parametrize("make", [
+    gdjax.mask_by_path, lambda f: gdjax.label_by_path({f: 0, ".*": 1}), lambda f: gdjax.matrices_by_role({f: "matrix"}),
+    lambda f: gdjax.label_by_role({f: "matrix"}),
+])  # fmt: skip
+@pytest.mark.parametrize("f, kind, message", [
+    (lambda: True, TypeError, "is called with (path, leaf), but it takes no argument; write lambda path, leaf"),
+    (lambda path: True, TypeError, "is called with (path, leaf), but it takes path; write lambda path, leaf"),
+    (lambda path, x: x.nope, ValueError, "here 'w' and an array of shape (2, 3), and raised AttributeError"),
+    (lambda path, x: x > 0, TypeError, "returned an array of shape (2, 3) for 'w', which is neither true nor false"),
+])  # fmt: skip
+def test_predicates_that_fail(make, f, kind, message):
+    with pytest.raises(kind, match=r"^gdjax\.(mask|label|matrices)_by_(path|role): the pattern <lambda> ") as caught:
+        make(f)({"w": jnp.ones((2, 3))})
+    assert message in str(caught.value)

@@ -234,6 +234,28 @@ def test_explain_tells_of_what_roles_leave_unknown_outside_the_group():
     assert gdjax.explain(gdjax.partition({"matrix": by_role(), "rest": REST}, away), params).warnings == ()
 
 
+def test_a_group_of_outputs_of_attention_alone():
+    """Without the query it may be a stack as well; a shape that tells is read, and one that does not is warned of."""
+
+    def group(pattern: str, out: tuple[int, ...], method: Any, *layers: int) -> str:
+        (*heads, width), place = out, "layers/attn" if layers else "attn"
+        shapes = {f"{place}/{name}/kernel": (*layers, width, *heads) for name in ("query", "key", "value")}
+        shapes |= {f"{place}/out/kernel": (*layers, *out), f"{place}/out/bias": (*layers, width)}
+        return said(by_path(method, pattern), tree_of(shapes))
+
+    soap, kernel = gdjax.soap(1e-3), "out/kernel"
+    assert group(kernel, (8, 8, 64), soap) == group("out", (8, 8, 64), soap) == group(kernel, (8, 8, 64), soap, 3) == ""
+    assert group(kernel, (12, 768), soap, 3) == ""  # a stack by its name
+    for method in (soap, gdjax.muon(1e-3, muon_weight_dimension_numbers=gdjax.matrices_by_role())):
+        text = group(kernel, (8, 64, 32), method)
+        assert "an axis of heads, as a mask hides the query" in text
+        assert "{'attn/out/kernel': gdjax.Matrix((0, 1), 2)}" in text
+    assert "gdjax.Matrix((1, 2), 3)" in group(kernel, (8, 64, 32), soap, 3)
+    assert "which of its axes are inputs, as its bias" in group("out", (8, 64, 32), soap)
+    told = gdjax.soap(1e-3, roles={"out/kernel": gdjax.Matrix((0, 1), 2)})
+    assert group(kernel, (8, 64, 32), told) == group("out", (8, 64, 32), told) == ""
+
+
 def test_an_idle_override_is_told_once():
     tx = with_rate(muon_weight_dimension_numbers=gdjax.matrices_by_role({"krnel": "matrix"}))
     with pytest.warns(UserWarning) as found:

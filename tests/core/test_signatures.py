@@ -4,14 +4,16 @@ import inspect
 import pydoc
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import pytest
 
 import gdjax
+from gdjax.core.field_docs import with_field_docs
 from gdjax.core.signatures import text_of
 from gdjax.core.types import Scalar, ScalarOrSchedule, Schedule
+from gdjax.training import sweep_result
 
 ALIASES = [("ScalarOrSchedule", ScalarOrSchedule), ("Scalar", Scalar), ("Schedule", Schedule)]
 LONGEST = 1000  # characters; shampoo would have 2,600 with each union written out
@@ -78,3 +80,38 @@ def test_help_has_no_union():
     text = inspect.cleandoc(gdjax.soap.__doc__ or "")
     shown = pydoc.render_doc(gdjax.soap, renderer=pydoc.plaintext)
     assert "learning_rate: ScalarOrSchedule" in shown and text.splitlines()[0] in shown and "Union[" not in shown
+
+
+RESULTS = (
+    gdjax.MinimizeResult, gdjax.SweepResult, gdjax.MigrationReport, gdjax.ZoomLinesearchInfo,
+    gdjax.BacktrackingLinesearchInfo, type(gdjax.check_gradients(lambda x: x * x, 1.0)), sweep_result.Best,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", RESULTS, ids=lambda kind: kind.__name__)
+def test_help_says_what_the_fields_of_a_result_are(kind: type):
+    told = {name: getattr(kind, name).__doc__ for name in kind._fields}
+    assert not [name for name, text in told.items() if text.startswith("Alias for")]
+    shown = " ".join(pydoc.plain(pydoc.render_doc(kind)).partition("Data descriptors defined here")[2].split())
+    for text in told.values():
+        assert text in " ".join(shown.replace(" | ", " ").split())
+
+
+def test_field_docs_end_where_the_section_ends():
+    @with_field_docs
+    class Two(NamedTuple):
+        """Numbers.
+
+        Attributes:
+          a: one,
+            in two lines: of text.
+          b: two.
+
+        Raises:
+          c: not a field.
+        """
+
+        a: int
+        b: int
+
+    assert (Two.a.__doc__, Two.b.__doc__) == ("one, in two lines: of text.", "two.")

@@ -261,6 +261,26 @@ def test_a_state_goes_back_into_an_nnx_optimizer(way: str):
     np.testing.assert_array_equal(after["mu"]["bias"], before["mu"]["bias"] * float(way != "reset"))
 
 
+@since_0_11
+def test_parts_of_the_state_of_an_nnx_optimizer():
+    model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+    params = nnx.state(model, nnx.Param)
+    optimizer = nnx.Optimizer(model, gdjax.inject_hyperparams(gdjax.adam)(0.1), wrt=nnx.Param)
+    state = optimizer.opt_state
+    rate, mu = gdjax.tree.get(state, "learning_rate"), gdjax.tree.get(state, "mu")
+    assert isinstance(rate, jax.Array) and isinstance(mu["kernel"], jax.Array)
+    assert [isinstance(x, jax.Array) for _, x in gdjax.tree.get_all_with_path(state, "count")] == [True, True]
+    new = gdjax.tree.set(state, learning_rate=jnp.array(0.5), mu=jax.tree.map(jnp.ones_like, mu))
+    assert jax.tree.structure(new) == jax.tree.structure(state)  # the boxes of nnx are there still
+    assert gdjax.tree.get(new, "learning_rate") == 0.5 and jnp.all(gdjax.tree.get(new, "mu")["kernel"] == 1)
+
+    tx = gdjax.schedule_free_sgd(0.1)
+    of_params = gdjax.schedule_free_eval_params(tx.init(params), params)
+    optimizers = gdjax.schedule_free_eval_params(nnx.Optimizer(model, tx, wrt=nnx.Param).opt_state, params)
+    assert_equal(of_params, params)
+    assert_equal(optimizers, params)
+
+
 def test_eval_params_of_partitioned_linen():
     params = {"w": linen.Partitioned(jnp.ones((2, 2)), ("model", None)), "b": jnp.ones(2)}
     tx = gdjax.params_ema(gdjax.sgd(0.1), 0.5)

@@ -84,12 +84,22 @@ def test_a_plan():
 
 @pytest.mark.parametrize("numbers, message", [
     (None, r"tx: params\['b'\]: shape \(4,\) is no matrix; give its MuonDimensionNumbers"),
-    ({"z": gdjax.MuonDimensionNumbers()}, "tx: the dimension numbers are not a prefix of the parameters"),
+    ({"z": gdjax.MuonDimensionNumbers()}, "tx: the dimension numbers are not a prefix of the tree"),
     (gdjax.MuonDimensionNumbers(0, 3), r"tx: params\['a'\]: output_axis 3 does not name"),
 ])  # fmt: skip
 def test_plans_that_fail(numbers, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         plan.plan_of("tx", {"a": jnp.ones((2, 3)), "b": jnp.ones(4)}, numbers, gdjax.MuonDimensionNumbers())
+
+
+@pytest.mark.parametrize("numbers, message", [
+    (lambda tree: None, "tx: the function of dimension numbers returned None"),
+    ({"a": "matrix"}, r"tx: dimension numbers\['a'\] is 'matrix', neither .* by their names are for gdjax.matr"),
+    (lambda tree: {"a": True}, r"tx: dimension numbers\['a'\] is True, neither a gdjax.Matrix nor None"),
+])  # fmt: skip
+def test_entries_that_are_no_dimension_numbers(numbers, message):
+    with pytest.raises(TypeError, match=f"^{message}"):
+        plan.plan_of("tx", {"a": jnp.ones((2, 3))}, numbers)
 
 
 @pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="no explicit axes")

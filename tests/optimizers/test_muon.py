@@ -186,7 +186,7 @@ def test_the_coefficients_of_the_state_are_used():
      r"output_axis \(0,\) of shape \(2, 3\) overlap"),
     (lambda: update(jnp.ones((2, 3)), Axes(0, 2)), "gdjax.scale_by_muon: params: output_axis 2 does not name"),
     (lambda: update({"w": jnp.ones((2, 3))}, {"v": Axes()}), "gdjax.scale_by_muon: the dimension numbers are not a "
-     "prefix of the parameters"),
+     r"prefix of the tree: only the dimension numbers have \['v'\], only the tree has \['w'\]"),
     (lambda: gdjax.muon(0.1).update(jnp.ones((2, 3)), gdjax.muon(0.1).init(jnp.ones((3, 2))), jnp.ones((3, 2))),
      "gdjax.muon: params.*: gradient shape"),
 ])  # fmt: skip

@@ -2,7 +2,7 @@
 
 import pickle
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -212,6 +212,19 @@ def ema(tx: Any) -> Any:
     return gdjax.params_ema(tx, 0.9)
 
 
+class KeptState(NamedTuple):
+    """Of an average of one's own, which under a mask has `MaskedNode` for the leaves of others."""
+
+    average: Any
+
+    def eval_params(self, params: Any) -> Any:
+        return self.average
+
+
+def kept(tx: Any) -> Any:
+    return gdjax.chain(tx, gdjax.GradientTransformation(KeptState, lambda u, state, params=None: (u, state)))
+
+
 A = {"a": True, "b": False}
 B = {"a": False, "b": True}
 NOT_LAST = {
@@ -225,6 +238,8 @@ NOT_LAST = {
     "lookahead": (lambda: gdjax.chain(gdjax.lookahead(SGD, 5, 0.5), gdjax.scale(0.5)), "after lookahead"),
     "in_lookahead": (lambda: gdjax.lookahead(ema(SGD), 5, 0.5), "lookahead changes"),
     "mask": (lambda: gdjax.chain(gdjax.masked(ema(SGD), A), gdjax.scale(0.5)), "after params_ema"),
+    "mask_of_own": (lambda: gdjax.chain(gdjax.masked(kept(SGD), A), gdjax.masked(SGD, A)), "after kept"),
+    "own": (lambda: gdjax.chain(kept(SGD), gdjax.masked(SGD, B)), "after kept"),
     "frozen": (lambda: gdjax.chain(ema(SGD), gdjax.freeze(A)), "freeze"),
     "group": (lambda: gdjax.partition({0: gdjax.chain(ema(SGD), gdjax.clip(1.0)), 1: SGD}, {"a": 0, "b": 1}), "clip"),
     "accumulation": (lambda: gdjax.chain(gdjax.MultiSteps(ema(SGD), 2), gdjax.scale(0.5)), "after params_ema"),
@@ -246,6 +261,10 @@ LAST = {
     "two": lambda: gdjax.chain(ema(gdjax.swa(SGD, 2)), gdjax.swa(gdjax.identity(), 1)),
     "accumulation": lambda: gdjax.MultiSteps(gdjax.apply_if_finite(ema(SGD), 3), 2),
     "other_leaves": lambda: gdjax.chain(gdjax.masked(ema(SGD), A), gdjax.masked(gdjax.scale(0.5), B), gdjax.freeze(B)),
+    "other_leaves_of_own": lambda: gdjax.chain(gdjax.masked(kept(SGD), A), gdjax.masked(gdjax.scale(0.5), B)),
+    "other_leaves_by_functions": lambda: gdjax.chain(
+        gdjax.masked(kept(SGD), gdjax.mask_by_path("a")), gdjax.masked(SGD, gdjax.mask_by_path("b"))
+    ),
 }
 
 

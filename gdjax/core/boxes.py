@@ -1,0 +1,32 @@
+"""The boxes of Flax, each around one array: a `Param` of nnx, a `Partitioned` of linen, what nnx makes of a state."""
+
+from typing import Any
+
+import jax
+
+
+def is_box(x: Any) -> bool:
+    """Whether x is what Flax keeps one array in, with its kind or its sharding, under the key `value`."""
+    names = {c.__name__ for c in type(x).__mro__ if c.__module__.startswith("flax.")}
+    return bool(names & {"Variable", "VariableState", "AxisMetadata"})
+
+
+def unboxed(tree: Any) -> Any:
+    """The tree with what is in the boxes of Flax, one array each, in the place of the boxes."""
+
+    def content(x: Any) -> Any:
+        inside = jax.tree.leaves(x, is_leaf=lambda y: y is not x) if is_box(x) else []
+        return inside[0] if len(inside) == 1 else x
+
+    return jax.tree.map(content, tree, is_leaf=is_box) if _has_boxes(tree) else tree
+
+
+def boxed_like(old: Any, new: Any) -> Any:
+    """`new` in the boxes of `old`, where it fits what is in them; else `new` itself."""
+    if not _has_boxes(old) or _has_boxes(new) or jax.tree.structure(unboxed(old)) != jax.tree.structure(new):
+        return new
+    return jax.tree.structure(old).unflatten(jax.tree.leaves(new))
+
+
+def _has_boxes(tree: Any) -> bool:
+    return any(map(is_box, jax.tree.leaves(tree, is_leaf=is_box)))

@@ -1,0 +1,19 @@
+"""The documentation of the fields of results, which `help` shows beside each field."""
+
+import inspect
+import re
+from typing import TypeVar
+
+T = TypeVar("T", bound=type)
+
+
+def with_field_docs(kind: T) -> T:
+    """Gives each field of a NamedTuple the text that its docstring has for it under `Attributes:`.
+
+    Without this `help` says "Alias for field number 0".
+    """
+    docs = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
+    section = re.match(r"(?:  .*\n?)*", docs)
+    for name, text in re.findall(r"^  (\w+): ((?:.+\n?)(?:    .*\n?)*)", section[0] if section else "", re.MULTILINE):
+        getattr(kind, name).__doc__ = " ".join(text.split())
+    return kind
