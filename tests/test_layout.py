@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports from the rungs below its own, never from its own or a higher one. `folder/*` is
 # what a folder has beside the files named.
 LADDER = """
-core/callers core/misuse core/signatures core/field_docs core/values core/patterns core/per_leaf core/types core/codec
+core/callers core/misuse core/signatures core/field_docs core/values core/patterns core/per_leaf core/codec core/types
 core/closures core/skipped core/boxes core/structures core/calls core/state_form core/checks core/meshes
 core/number_domains core/domains core/base core/interop xla/bits xla/reads xla/products
 numerics/elementwise numerics/bounds numerics/norms numerics/*

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.core import base, checks, meshes
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import OptState, Updates
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.numerics import Array
 from gdjax.xla import flags
 from gdjax.xla.write_order import after, bound_for, destination, written
@@ -52,7 +52,7 @@ def apply_or(
 
 
 def apply_where(
-    chosen: Array, apply: Callable[[Any, Any], tuple[Any, Any]], updates: Updates, state: OptState, params: Any
+    chosen: Array, apply: Callable[[Any, Any], tuple[Any, Any]], updates: Updates, state: OptState, params: Params
 ) -> tuple[Any, Any]:
     """`apply(updates, state)` where `chosen`; else updates of 0 and the state as it is.
 

@@ -1,7 +1,7 @@
 """Reading the hyperparameters in force."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,9 @@ LABEL = "gdjax.get_hyperparams"
 At = Callable[[Any], Any]  # from the count of a state to that at which its schedules are evaluated
 
 
-def get_hyperparams(tx: Transform, state: OptState, *, step: str = "next", count: Any = None) -> dict[str, Any]:
+def get_hyperparams(
+    tx: Transform, state: OptState, *, step: Literal["next", "last"] = "next", count: Any = None
+) -> dict[str, Any]:
     """The hyperparameters of a step, schedules evaluated: of the *next* update with `state`, if nothing else is asked.
 
         get_hyperparams(tx, state)                                        # of the update that `state` will go into

@@ -46,9 +46,9 @@ class StatefulSchedule(Protocol):
 
     def init(self) -> Any: ...
 
-    def update(self, state: Any, **extra_args: Any) -> Any: ...
+    def update(self, state: OptState, **extra_args: Any) -> Any: ...
 
-    def __call__(self, state: Any, **extra_args: Any) -> Any: ...
+    def __call__(self, state: OptState, **extra_args: Any) -> Any: ...
 
 
 class WrappedScheduleState(NamedTuple):
@@ -204,7 +204,7 @@ class _Injected:
         return max(reals, key=lambda d: d.itemsize, default=jnp.dtype("float32"))
 
 
-def injected(tx: Any, state: Any, at: Callable[[Any], Any]) -> dict[str, Any]:
+def injected(tx: Any, state: OptState, at: Callable[[Any], Any]) -> dict[str, Any]:
     """The hyperparameters in a state, schedules of the count evaluated at `at(count)` where the transform shows them.
 
     Others are those of the last update, or what was assigned since.

@@ -10,7 +10,7 @@ from gdjax.combine.paths import check_prefix
 from gdjax.core import base, callers, calls, checks
 from gdjax.core.base import GradientTransformation, MaskedNode, set_to_zero, transform
 from gdjax.core.skipped import is_skipped
-from gdjax.core.types import OptState, Params, Transform, Updates
+from gdjax.core.types import Mask, OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Leafwise
 
 MaskOrFn = Any  # a tree of booleans, a prefix of the parameters, or a function from the parameters to one
@@ -23,7 +23,7 @@ class MaskedState(NamedTuple):
 
 
 @transform
-def masked(inner: Transform, mask: Any, *, mask_compatible_extra_args: bool = False) -> Any:
+def masked(inner: Transform, mask: Mask, *, mask_compatible_extra_args: bool = False) -> Any:
     """Applies `inner` where the mask is True and passes the other updates through as they are.
 
     What passes through is still applied to the parameters: to hold them fixed use `freeze` or `partition`.
@@ -76,7 +76,7 @@ def masked(inner: Transform, mask: Any, *, mask_compatible_extra_args: bool = Fa
 class MaskedLeafwise(Leafwise):
     """A rule without slots under a mask: a leaf rule still, which a chain runs in one pass with its neighbours."""
 
-    mask: Any = None
+    mask: Mask = None
 
     def init(self, params: Params) -> OptState:
         _warn_of_false(self.label, mask_of(self.label, self.mask, params), params)
@@ -101,7 +101,7 @@ class MaskedLeafwise(Leafwise):
 
 
 @transform
-def freeze(mask: Any) -> Any:
+def freeze(mask: Mask) -> Any:
     """Zeroes the updates where the mask is True and passes the others through: `masked(set_to_zero(), mask)`.
 
     Args:
@@ -133,7 +133,7 @@ def is_whole(params: Params) -> bool:
     return not all(map(is_skipped, leaves)) and not any(x is not None and is_skipped(x) for x in leaves)
 
 
-def mask_of(label: str, mask: Any, tree: Any, name: str = "mask") -> Any:
+def mask_of(label: str, mask: Mask, tree: Any, name: str = "mask") -> Any:
     seen = calls.of_tree(label, name, mask, tree) if checks.is_function(mask) else mask
     checks.returned(label, f"the {name}'s function", seen)
     checks.mask(label, name, seen)

@@ -10,7 +10,7 @@ from gdjax.combine.groups import Labels, grouped
 from gdjax.combine.paths import is_masked
 from gdjax.core import callers
 from gdjax.core.base import GradientTransformation
-from gdjax.core.types import Transform
+from gdjax.core.types import Params, Transform
 from gdjax.linalg.matrices import Matrix, is_numbers
 from gdjax.linalg.plan import Plan, plan_of
 from gdjax.linalg.roles import ByRole
@@ -55,7 +55,7 @@ class Routes(Labels):
     def plan(self, tree: Any, quiet: bool = False) -> Plan:
         return plan_of(self.label, tree, self.numbers, quiet=quiet, argument=self.argument)
 
-    def warn(self, params: Any) -> None:
+    def warn(self, params: Params) -> None:
         """Warns of leaves in the wrong group, at a rate that is not for them, or of unknown axes in a group of them."""
         slips = [slip for slip in self.slips(params) if slip.leaves and slip.told_by != "explain"]
         if slips:

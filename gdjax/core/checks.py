@@ -13,6 +13,7 @@ from jax.core import Tracer
 
 from gdjax.core import structures
 from gdjax.core.structures import SWAPPED, alike, flatten_like  # noqa: F401
+from gdjax.core.types import OptState, Params, Updates
 
 NUMBER = int, float, np.number
 NO_STATE = "state is None; call init(params) first"
@@ -73,7 +74,7 @@ def leaves(label: str, name: str, tree: Any) -> None:
         leaf(label, f"{name}{jax.tree_util.keystr(path)}", x)
 
 
-def gradients(label: str, updates: Any, params: Any = None) -> None:
+def gradients(label: str, updates: Updates, params: Params = None) -> None:
     """Raises unless each of the updates is a gradient and fits its parameter; `fused` does this for leaf rules."""
     paths, structure = jax.tree_util.tree_flatten_with_path(updates)
     ps = [None] * len(paths)
@@ -100,7 +101,7 @@ def slot(label: str, where: str, field: str, x: Any, shape: tuple[int, ...], of:
         )
 
 
-def slots(label: str, updates: Any, /, **fields: Any) -> None:
+def slots(label: str, updates: Updates, /, **fields: Any) -> None:
     """Raises unless the trees `fields` of a state are shaped like the updates; `fused` does this for leaf rules."""
     paths, structure = jax.tree_util.tree_flatten_with_path(updates)
     for field, tree in fields.items():
@@ -139,7 +140,7 @@ def params(label: str, given: Any) -> None:
         raise ValueError(f"{label}: this transform needs params: call update(updates, state, params)")
 
 
-def entries(label: str, state: Any, number: int) -> None:
+def entries(label: str, state: OptState, number: int) -> None:
     """Raises unless `state` has as many entries as a chain has transforms."""
     if state is None:
         raise ValueError(f"{label}: {NO_STATE}")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gdjax.core.skipped import is_skipped
+from gdjax.core.types import Params, Updates
 
 ARRAYS = "params", "updates", "gradients"  # trees whose leaves are arrays, by what errors call them
 SWAPPED = "are state and params swapped? Call update(updates, state, params)"
@@ -105,7 +106,7 @@ def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, 
     raise ValueError(f"{label}: {mismatch(names, like, tree)}{swapped}")
 
 
-def alike(label: str, updates: Any, params: Any) -> None:
+def alike(label: str, updates: Updates, params: Params) -> None:
     """Raises if there are parameters, and they have another structure than the updates where there are gradients."""
     if params is not None and jax.tree.structure(updates) != jax.tree.structure(params):
         structure = jax.tree.structure(updates, is_leaf=is_skipped)

@@ -5,13 +5,18 @@ from typing import Any, Protocol, Union
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
+from gdjax.core.codec import Codec
 from gdjax.core.per_leaf import PerLeaf
 
 ArrayTree = Any  # a pytree of arrays
 Params = Any  # a pytree of arrays
 Updates = Any  # a pytree like the parameters
 OptState = Any  # a pytree that only its transform reads
+DType = Union[DTypeLike, Codec]  # in which a slot is kept: a dtype, or a codec  # noqa: UP007
+Mask = Any  # a tree of booleans, a prefix of the parameters, or a function from the parameters to one
+Roles = Any  # a dict from patterns of paths to roles, a tree of dimension numbers, or a function to one
 Schedule = Callable[[Any], Any]  # int32 count of updates made so far -> scalar
 # An array here is a scalar, and may be traced. Some programs call the type, which they could not if `|` made it.
 Scalar = Union[float, jax.Array, np.ndarray, np.number]  # noqa: UP007

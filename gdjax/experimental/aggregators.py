@@ -13,6 +13,7 @@ from gdjax.combine.conditional import apply_or, zeros
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, identity, init_empty_state, transform
 from gdjax.core.signatures import short_types
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.numerics import Array
 from gdjax.transforms.accumulation import MultiSteps, MultiStepsState
 
@@ -26,7 +27,7 @@ class AggregatorUpdateFn(Protocol):
     """`update(per_elt_updates, state, params=None, **extra_args) -> (updates, state)`."""
 
     def __call__(
-        self, per_elt_updates: PerElementUpdates, state: Any, params: Any = None, **extra_args: Any
+        self, per_elt_updates: PerElementUpdates, state: OptState, params: Params = None, **extra_args: Any
     ) -> tuple[AggregatedUpdates, Any]: ...
 
 
@@ -76,10 +77,10 @@ def process(preprocessor: Any, aggregator: Any, postprocessor: Any, aggregator_h
     for i, tx in enumerate((preprocessor, aggregator, postprocessor)):
         base.check_transform("gdjax.process", i, tx)
 
-    def init(params: Any) -> tuple[Any, Any, Any]:
+    def init(params: Params) -> tuple[Any, Any, Any]:
         return preprocessor.init(params), aggregator.init(params), postprocessor.init(params)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         before, during, after = state
         updates, before = base.call_update(preprocessor, updates, before, params, extra_args)
         updates, during = base.call_update(aggregator, updates, during, params, extra_args)
@@ -87,7 +88,7 @@ def process(preprocessor: Any, aggregator: Any, postprocessor: Any, aggregator_h
             updates, aux = updates
             extra_args |= aux
 
-        def post(state: Any) -> tuple[Any, Any]:
+        def post(state: OptState) -> tuple[Any, Any]:
             return base.call_update(postprocessor, updates, state, params, extra_args)
 
         ready = tree.get(during, "ready", True)
@@ -115,7 +116,7 @@ def average_per_element_updates(per_elt_axis: int | Sequence[int] = 0) -> Any:
       [2. 4.]
     """
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         return jax.tree.map(lambda g: jnp.mean(g, axes_of(per_elt_axis)), updates), state
 
     return Aggregator(init_empty_state, update)
@@ -151,11 +152,11 @@ def accumulate_avg_updates(accumulation_steps: int) -> GradientTransformation:
         return identity()
     steps = MultiSteps(identity(), accumulation_steps)
 
-    def init(params: Any) -> AccumulateAvgUpdatesState:
+    def init(params: Params) -> AccumulateAvgUpdatesState:
         state = steps.init(params)
         return AccumulateAvgUpdatesState(state.mini_step, jnp.zeros((), bool), state.acc_grads)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         checks.state(label, state, AccumulateAvgUpdatesState)
         old = MultiStepsState(state.micro_step, jnp.zeros((), jnp.int32), EmptyState(), state.avg_grad)
         updates, new = steps.update(updates, old)

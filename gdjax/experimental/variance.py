@@ -12,6 +12,7 @@ from gdjax import numerics, tree
 from gdjax.combine.chain import chain
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, identity, transform
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.experimental.aggregators import Aggregator, PerElementUpdates, aggregator_factory, axes_of, process
 from gdjax.lift.slots import first_moment, second_moment
 from gdjax.numerics import Array, abs_sq
@@ -95,13 +96,13 @@ def get_per_element_mean_and_sum_sq_diff_grads(
             m * n / (n + 1)
         )
 
-    def init(params: Any) -> Any:
+    def init(params: Params) -> Any:
         if steps == 1:
             return EmptyState()
         zero, mean, squares = jnp.zeros((), jnp.int32), _zeros(params, first_moment), _zeros(params)
         return PerElementMeanAndSumSqDiffGradsState(zero, jnp.zeros((), bool), mean, squares)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         m = get_batch_size_from_per_elt_updates(updates, per_elt_axis)
         if steps == 1:
             means, squares = _unzip(of_batch, updates)
@@ -153,13 +154,19 @@ def track_per_element_mean_and_variance_with_ema(ema_decay: Any = 0.9) -> Gradie
     """
     label = "gdjax.track_per_element_mean_and_variance_with_ema"
 
-    def init(params: Any) -> PerElementMeanAndVarianceEMAState:
+    def init(params: Params) -> PerElementMeanAndVarianceEMAState:
         decay = jnp.array(ema_decay, dtype=numerics.widest_real(params), copy=True)
         mean, variance = _zeros(params, first_moment), _zeros(params)
         return PerElementMeanAndVarianceEMAState(jnp.zeros((), jnp.int32), decay, mean, variance)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, sum_sq_diff_grads: Any, sample_size: Any, **extra_args: Any
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
+        *,
+        sum_sq_diff_grads: Any,
+        sample_size: Any,
+        **extra_args: Any,
     ) -> tuple[Any, Any]:
         checks.state(label, state, PerElementMeanAndVarianceEMAState)
         weight = 1 / jnp.maximum(jnp.asarray(sample_size) - 1, 1).astype(jnp.float32)
@@ -175,7 +182,7 @@ def track_per_element_mean_and_variance_with_ema(ema_decay: Any = 0.9) -> Gradie
     return GradientTransformation(init, update)
 
 
-def get_unbiased_mean_and_variance_ema(state: Any) -> tuple[Any, Any]:
+def get_unbiased_mean_and_variance_ema(state: OptState) -> tuple[Any, Any]:
     """The moving averages of the mean and the variance, corrected for their start at 0; zeros before the first update.
 
     Args:
@@ -237,11 +244,11 @@ def add_mean_variance_to_opt(
     )
 
 
-def _zeros(params: Any, moment: Any = second_moment) -> Any:
+def _zeros(params: Params, moment: Any = second_moment) -> Any:
     return jax.tree.map(lambda p: moment(p, {}), params)
 
 
-def _unzip(f: Callable[..., tuple[Any, Any]], updates: Any, *others: Any) -> tuple[Any, Any]:
+def _unzip(f: Callable[..., tuple[Any, Any]], updates: Updates, *others: Any) -> tuple[Any, Any]:
     """The two trees that a function of leaves with two results gives."""
     leaves, structure = jax.tree.flatten(updates)
     columns = [structure.flatten_up_to(x) for x in others]

@@ -150,7 +150,7 @@ def _of_patterns(groups: Mapping[Any, Any]) -> bool:
     return all(isinstance(name, str) for name in groups.values())
 
 
-def _named(inner: Any, labels: Any, wanted: Sequence[str], params: Any, state: Any) -> dict[str, Any]:
+def _named(inner: Any, labels: Any, wanted: Sequence[str], params: Params, state: OptState) -> dict[str, Any]:
     """An entry for each metric, the same that an update has."""
     found: dict[str, Any] = {}
     for name in wanted:
@@ -183,7 +183,7 @@ def _once_known(norm: Array, tree: Any) -> Any:
 def _watcher(clips: list[tuple[Array, Array]]) -> Callable[[Step, Any], None]:
     """Notes the norm and the factor of each clip that begins a pass, as all do."""
 
-    def watch(step: Step, updates: Any) -> None:
+    def watch(step: Step, updates: Updates) -> None:
         if _is_clip(step.part):
             clips.append(_clipped(step.part, step.state, updates))
 
@@ -194,12 +194,12 @@ def _is_clip(part: Any) -> bool:
     return isinstance(part, Leafwise) and part.rule is getattr(clip_by_global_norm, "__wrapped__", None)
 
 
-def _clipped(part: Leafwise, state: Any, updates: Any) -> tuple[Array, Array]:
+def _clipped(part: Leafwise, state: OptState, updates: Updates) -> tuple[Array, Array]:
     norm = global_norm(updates)  # the expression of the clip itself, which a compiler evaluates once
     return norm, numerics.shrinking(norm, jnp.asarray(part.hyperparams(state)["max_norm"], norm.dtype))
 
 
-def _guarded(inner: Any, state: Any) -> Step | None:
+def _guarded(inner: Any, state: OptState) -> Step | None:
     """The clip that begins the optimizer inside `apply_if_finite`, if one does: it gets the gradients as they are."""
     call = next(iter(calls_of(inner)), None)
     if call is None or call.factory is not apply_if_finite:
@@ -208,7 +208,7 @@ def _guarded(inner: Any, state: Any) -> Step | None:
     return step if step is not None and _is_clip(step.part) else None
 
 
-def _clip_in_guard(inner: Any, state: Any, updates: Any) -> Iterator[tuple[Array, Array]]:
+def _clip_in_guard(inner: Any, state: OptState, updates: Updates) -> Iterator[tuple[Array, Array]]:
     if (step := _guarded(inner, state)) is not None:
         yield _clipped(step.part, step.state, updates)
 
@@ -220,7 +220,7 @@ def _of_clips(clips: Sequence[tuple[Array, Array]]) -> dict[str, Array]:
     return {"clip_fraction": (factor < 1).astype(factor.dtype), "clip_factor": factor}
 
 
-def _rates(inner: Any, state: Any) -> dict[str, Any]:
+def _rates(inner: Any, state: OptState) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path, x in last_rates(inner, state):
         name = "/".join((*path, "learning_rate"))
@@ -229,7 +229,7 @@ def _rates(inner: Any, state: Any) -> dict[str, Any]:
     return found
 
 
-def _skipped(inner: Any, state: Any) -> dict[str, Any]:
+def _skipped(inner: Any, state: OptState) -> dict[str, Any]:
     guards = [s for _, s in get_all_with_path(state, "ApplyIfFiniteState")]
     most = [call.arguments["max_consecutive_errors"] for call in _all_calls(inner) if call.factory is apply_if_finite]
     skips = [x for _, x in get_all_with_path(state, "should_skip")]

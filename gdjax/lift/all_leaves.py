@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import base, checks
 from gdjax.core.skipped import is_skipped
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import factors, rule_checks, staging
 from gdjax.lift.one_leaf import Kernel, kernel_of
 from gdjax.lift.stages import Tree
@@ -22,9 +23,9 @@ RAW = "updates", "gradients"  # of a wrapper: those that it passes on, and those
 
 def fused(
     rules: Sequence[Any],
-    updates: Any,
+    updates: Updates,
     states: Sequence[Any],
-    params: Any,
+    params: Params,
     extra_args: dict[str, Any],
     raw: Sequence[Any] | None = None,
 ) -> tuple[Any, list[Any]]:
@@ -69,7 +70,7 @@ class Leaves(NamedTuple):
     trained: list[bool]  # whether the leaf has a gradient
     ps: list[Any]  # None where there is no parameter, or one that does not fit and need not
     misfits: Any  # the parameters before those were left out, or the error that says why there are none
-    params: Any  # the tree
+    params: Params  # the tree
 
     def where(self, i: int) -> str:
         return f"params{jax.tree_util.keystr(self.paths[i])}"
@@ -93,7 +94,7 @@ class Running:
 
     place: int  # among the rules of the pass
     rule: Any
-    state: Any  # as it was given
+    state: OptState  # as it was given
     count: Any
     slots: list[Any]  # for each leaf the tuple of its slots, the new ones once the rule has run
     shared: dict[str, Any]  # the fields that are one number for the tree
@@ -140,7 +141,7 @@ class Running:
         return self.rule.join(self.count, trees, self.shared)
 
 
-def _leaves(rules: Sequence[Any], updates: Any, params: Any) -> Leaves:
+def _leaves(rules: Sequence[Any], updates: Updates, params: Params) -> Leaves:
     flat, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_skipped)
     gs = [_array(rules[0].label, path, g) for path, g in flat]
     trained = [not is_skipped(g) and not base.is_float0(g) for g in gs]
@@ -148,7 +149,9 @@ def _leaves(rules: Sequence[Any], updates: Any, params: Any) -> Leaves:
     return Leaves(structure, [path for path, _ in flat], gs, trained, ps, misfits, params)
 
 
-def _parameters(rules: Sequence[Any], structure: Any, gs: Any, updates: Any, params: Any) -> tuple[list[Any], Any]:
+def _parameters(
+    rules: Sequence[Any], structure: Any, gs: Any, updates: Updates, params: Params
+) -> tuple[list[Any], Any]:
     """The fields `ps` and `misfits` of `Leaves`."""
     nothing = [None] * structure.num_leaves
     if params is None:
@@ -165,7 +168,7 @@ def _parameters(rules: Sequence[Any], structure: Any, gs: Any, updates: Any, par
     return [p if p is None or hasattr(p, "dtype") else jnp.asarray(p) for p in kept], ps
 
 
-def _opened(place: int, rule: Any, state: Any, raw: Any, leaves: Leaves, updates: Any) -> Running:
+def _opened(place: int, rule: Any, state: OptState, raw: Any, leaves: Leaves, updates: Updates) -> Running:
     """A rule at the start of a pass, with the old count, at which its schedules are evaluated."""
     listed = lambda names, tree: checks.flatten_like(rule.label, names, leaves.structure, updates, tree)  # noqa: E731
     count, trees, shared = rule.split(state)

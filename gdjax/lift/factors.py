@@ -12,6 +12,7 @@ from gdjax.combine.paths import factors_by_path, keys_of, path_of
 from gdjax.core import calls, checks
 from gdjax.core.per_leaf import LABEL, PerLeaf, base_of
 from gdjax.core.skipped import is_skipped
+from gdjax.core.types import Params
 
 Array = jax.Array
 Factors = Mapping[str, PerLeaf]  # by the name of the hyperparameter
@@ -37,7 +38,7 @@ def split(
     return numerics.python_numbers({k: base_of(x) for k, x in hyper.items()}), found
 
 
-def check_paths(factors: Factors, params: Any) -> None:
+def check_paths(factors: Factors, params: Params) -> None:
     """Warns of patterns that decide for no leaf, and raises where a tree of factors is none of the parameters."""
     for x in factors.values():
         for level in x.levels():

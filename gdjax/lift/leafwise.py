@@ -26,7 +26,7 @@ import numpy as np
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation
 from gdjax.core.codec import Codec
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import OptState, Params, ScalarOrSchedule, Updates
 from gdjax.lift import factors, rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
@@ -216,7 +216,7 @@ class Leafwise:
             return self.State
         return ScheduledState if self.slots else self.Scheduled
 
-    def init(self, params: Any) -> Any:
+    def init(self, params: Params) -> Any:
         paths, structure = jax.tree_util.tree_flatten_with_path(params)
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
@@ -231,20 +231,20 @@ class Leafwise:
         numbers: Any = {f: found[f] if f in found else self.initial[f](leaves, self.hyper) for f in self.shared}
         return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees, numbers)
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         updates, (state,) = fused([self], updates, [state], params, extra_args)
         return updates, state
 
-    def hyperparams(self, state: Any, at: Callable[[Any], Any] = lambda count: count) -> dict[str, Any]:
+    def hyperparams(self, state: OptState, at: Callable[[Any], Any] = lambda count: count) -> dict[str, Any]:
         """The hyperparameters, schedules evaluated for the next update, or at another count made from that."""
         count = at(self.split(state)[0]) if self.schedules else None
         return {k: checks.scalar(self.label, k, v(count)) if k in self.schedules else v for k, v in self.hyper.items()}
 
-    def sees(self, updates: Any) -> Sequence[bool] | None:
+    def sees(self, updates: Updates) -> Sequence[bool] | None:
         """Which leaves the rule applies to; None for all."""
         return None
 
-    def split(self, state: Any) -> tuple[Any, list[Any], dict[str, Any]]:
+    def split(self, state: OptState) -> tuple[Any, list[Any], dict[str, Any]]:
         """The count (None if there is none), the trees of the slots and the shared numbers."""
         if self.stateless:
             return None, [], {}

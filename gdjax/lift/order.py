@@ -71,7 +71,7 @@ def warn(label: str, average: Any, place: str, changes: str) -> None:
     )
 
 
-def _late(found: Sequence[Any], tx: Any, state: Any, params: Params) -> Any:
+def _late(found: Sequence[Any], tx: Any, state: OptState, params: Params) -> Any:
     """The first of some averages with a leaf whose update `tx` changes; None if there is none."""
     shapes = _shapes(params)
     moved = _changed(tx, _shapes(state), shapes)
@@ -124,12 +124,12 @@ def _dtype(p: Any) -> Any:
     return dtype if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended) else jnp.result_type(p)
 
 
-def _averaged(state: Any, shapes: Any) -> set[int]:
+def _averaged(state: OptState, shapes: Any) -> set[int]:
     """The places of the gradients whose parameters an average has others for; all where that cannot be told."""
     trained = [i for i, p in enumerate(jax.tree.leaves(shapes)) if jnp.issubdtype(p.dtype, jnp.inexact)]
     found = set(range(len(trained)))
 
-    def compare(state: Any, params: Any) -> None:
+    def compare(state: OptState, params: Params) -> None:
         olds, structure = jax.tree.flatten(params)
         news, other = jax.tree.flatten(state.eval_params(params), is_leaf=is_skipped)
         if structure == other:
@@ -143,7 +143,7 @@ def _averaged(state: Any, shapes: Any) -> set[int]:
     return found
 
 
-def _changed(tx: Any, state: Any, shapes: Any) -> set[int]:
+def _changed(tx: Any, state: OptState, shapes: Any) -> set[int]:
     """The places of the gradients that `tx` changes; all where its update cannot be traced without extra arguments."""
     n = len(jax.tree.leaves(traced.gradients_like(shapes)))
     with warnings.catch_warnings():

@@ -19,6 +19,7 @@ import jax
 
 from gdjax.core import base, checks
 from gdjax.core.skipped import is_skipped
+from gdjax.core.types import OptState, Params
 from gdjax.xla.write_order import bound_for
 
 Array = jax.Array
@@ -93,7 +94,7 @@ class Tree(NamedTuple):
     paths: Sequence[Any]
     entries: Sequence[Any]  # of all leaves, those without a gradient too
     trained: Sequence[bool]
-    params: Any
+    params: Params
     extra_args: dict[str, Any]
 
     def of(self, xs: Sequence[Any]) -> Any:
@@ -116,7 +117,7 @@ class Tree(NamedTuple):
     def chosen(self, full: Sequence[Any]) -> list[Any]:
         return [x for x, own in zip(full, self.trained, strict=True) if own]
 
-    def updated(self, tx: Any, xs: Sequence[Any], state: Any, params: Any = None) -> tuple[list[Any], Any]:
+    def updated(self, tx: Any, xs: Sequence[Any], state: OptState, params: Params = None) -> tuple[list[Any], Any]:
         """What the `update` of a transform makes of a list: updates, and a state in the classes of the old one."""
         with bound_for(None):
             new, new_state = base.call_update(tx, self.of(xs), state, params, self.extra_args)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gdjax.core import base
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.leafwise import Leafwise
@@ -14,11 +15,11 @@ class Step(NamedTuple):
     """A transform of a row, and its state."""
 
     part: Any  # a `Leafwise`, or any transform
-    state: Any
+    state: OptState
     inside: int | None = None  # for the rule of a wrapper: how many of the steps before it are the wrapped transform
 
 
-def steps_of(tx: Any, state: Any) -> Iterator[Step]:
+def steps_of(tx: Any, state: OptState) -> Iterator[Step]:
     """The steps of a transform: of its parts, if it has any, else itself."""
     part = base.part_of(tx)
     if hasattr(part, "steps"):
@@ -34,12 +35,9 @@ def state_of(tx: Any, states: Iterator[Any]) -> Any:
 
 
 def run(
-    steps: Sequence[Step],
-    updates: Any,
-    params: Any,
-    extra_args: dict[str, Any],
+    steps: Sequence[Step], updates: Updates, params: Params, extra_args: dict[str, Any],
     watch: Callable[[Step, Any], None] = lambda step, updates: None,
-) -> tuple[Any, Iterator[Any]]:
+) -> tuple[Any, Iterator[Any]]:  # fmt: skip
     """The updates after all steps, and the new states.
 
     The rule of a wrapper also sees the updates from before the wrapped transform; a pass begins there. `watch` is
@@ -58,7 +56,7 @@ def run(
 
 
 def _passed(
-    steps: Sequence[Step], first: int, starts: set[int], waiting: set[int], raw: dict[int, Any], params: Any,
+    steps: Sequence[Step], first: int, starts: set[int], waiting: set[int], raw: dict[int, Any], params: Params,
     extra_args: dict[str, Any],
 ) -> tuple[Any, list[Any]]:  # fmt: skip
     """The updates after the pass that begins at this step, and the new states of its steps."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Literal
 
 from gdjax.core import base
+from gdjax.core.types import OptState, Params
 
 ZERO = "zero"  # the update is 0 whatever the gradient is
 ONE = "one"
@@ -31,7 +32,7 @@ def gradients_like(shapes: Any) -> Any:
     return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else None, shapes)
 
 
-def fates(tx: Any, shapes: Any, state: Any, extra_args: dict[str, Any]) -> list[Known]:
+def fates(tx: Any, shapes: Any, state: OptState, extra_args: dict[str, Any]) -> list[Known]:
     """For each gradient what its update is: `ZERO`, the place of the gradient that it is, or None for anything else.
 
     Raises:
@@ -39,7 +40,7 @@ def fates(tx: Any, shapes: Any, state: Any, extra_args: dict[str, Any]) -> list[
     """
     gradients = gradients_like(shapes)
 
-    def update(gs: Any, state: Any, params: Any) -> Any:
+    def update(gs: Any, state: OptState, params: Params) -> Any:
         return tuple(map(jax.tree.leaves, base.call_update(tx, gs, state, params, extra_args)))
 
     closed, (updates, _) = jax.make_jaxpr(update, return_shape=True)(gradients, state, shapes)

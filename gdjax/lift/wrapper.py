@@ -8,6 +8,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import factors, order, rule_checks
 from gdjax.lift.leafwise import Hyper, Leafwise, Prepared, ScaleByScheduleState, ScheduledState
 from gdjax.lift.signatures import arguments_of, hashable, like_rule
@@ -114,16 +115,16 @@ class Wrapped:
         """Whether the count of the rule's schedules stands outside the state."""
         return self.own.counts and "count" not in self.State._fields
 
-    def init(self, params: Any) -> Any:
+    def init(self, params: Params) -> Any:
         inner, own = self.tx.init(params), self.own.init(params)
         order.check_around(self.label, inner, lambda: replace(self, tx=base.identity()), params)
         return self._joined(inner, own)
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         updates, states = run(list(self.steps(state)), updates, params, extra_args)
         return updates, self.joined(states)
 
-    def steps(self, state: Any) -> Iterator[Step]:
+    def steps(self, state: OptState) -> Iterator[Step]:
         checks.state(self.label, state, ScheduledState if self.scheduled else self.State)
         count, whole = (state.count, state.inner_state) if self.scheduled else (None, state)
         inside = list(steps_of(self.tx, self.inside(state)))
@@ -134,7 +135,7 @@ class Wrapped:
         own = self.own.join(count, [fields[f] for f in self.own.slots], shared)
         yield Step(self.own, own, len(inside))
 
-    def inside(self, state: Any) -> Any:
+    def inside(self, state: OptState) -> Any:
         """The state of the wrapped transform."""
         return getattr(state.inner_state if self.scheduled else state, self.inner)
 

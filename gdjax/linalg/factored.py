@@ -8,7 +8,7 @@ What belongs to a side that has no factor is `MaskedNode` in the state, None in 
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import checks, meshes
 from gdjax.core.base import MaskedNode
+from gdjax.core.types import Params
 from gdjax.linalg import blocks
 from gdjax.linalg.plan import Leaf, plan_of
 from gdjax.linalg.stacks import of_stack
@@ -24,7 +25,8 @@ from gdjax.numerics import Array
 from gdjax.xla import places
 
 Stacks = dict[str, Any]  # by the name of a shape
-SIDES = "both", "short", "rows", "columns"
+Sides = Literal["both", "short", "rows", "columns"]
+SIDES: tuple[str, ...] = get_args(Sides)
 
 
 def is_stack(key: str) -> bool:
@@ -180,7 +182,7 @@ def blocks_of(label: str, tree: Any, numbers: Any, default: Any, layout: Layout)
     return Blocks(cuts, [jnp.iscomplexobj(x) for x in jax.tree.leaves(tree)], layout)
 
 
-def started(params: Any, found: Blocks, what: str, dtype: Any = None, fill: Any = 1.0) -> Stacks:
+def started(params: Params, found: Blocks, what: str, dtype: Any = None, fill: Any = 1.0) -> Stacks:
     """What a slot starts as, an array for each stack.
 
     Args:
@@ -216,7 +218,7 @@ def _first(ps: list[Any], size: tuple[int, int, int], has: Sequence[bool], what:
     return zeros(own, n, n) + jnp.eye(n, dtype=own)[None] if what[0] == "Q" else zeros(own, n, n)
 
 
-def stands_for_a_tree(params: Any) -> bool:
+def stands_for_a_tree(params: Params) -> bool:
     """Whether this is no tree but an object that stands for one, from whose state others tell what is like parameters.
 
     What `init` makes of it has then one leaf where the state of a tree has its stacks, which are like no parameter.

@@ -6,7 +6,7 @@ QR their bases. A side without a factor is None. What is dear is done in turns, 
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from gdjax.linalg.bases import turned_basis
 from gdjax.linalg.turns import Turned
 from gdjax.numerics import Array
 
-REFRESHES = "qr", "eigh"
+Refresh = Literal["qr", "eigh"]
+REFRESHES: tuple[str, ...] = get_args(Refresh)
 _highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ from gdjax.core import meshes
 from gdjax.numerics import Array
 from gdjax.numerics.norms import unit_and_norm
 
-NORMS = "frobenius", "spectral", "aol", "schatten"
+Preconditioning = Literal["frobenius", "spectral", "aol", "schatten"]
+NORMS: tuple[str, ...] = get_args(Preconditioning)
 
 
 def orthogonalize(

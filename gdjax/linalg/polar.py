@@ -2,10 +2,11 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from gdjax import numerics
 from gdjax.core import checks
@@ -14,8 +15,8 @@ from gdjax.numerics import Array
 from gdjax.numerics.norms import unit_and_norm
 
 _ALONG = {"outputs": -2, "inputs": -1}  # the axis of the vectors of all outputs, or inputs, of (..., inputs, outputs)
-EQUILIBRATED = "outputs", "inputs", "both"
-RENORMALIZED = "outputs", "inputs", "outputs inputs", "inputs outputs", "frobenius"
+Equilibrate = Literal["outputs", "inputs", "both"]
+Renormalize = Literal["outputs", "inputs", "outputs inputs", "inputs outputs", "frobenius"]
 
 
 class Polar(NamedTuple):
@@ -29,7 +30,9 @@ class Polar(NamedTuple):
 
     def checked(self, label: str) -> "Polar":
         choices = {
-            "preconditioning": newton_schulz.NORMS, "equilibrate": EQUILIBRATED, "renormalize": RENORMALIZED
+            "preconditioning": newton_schulz.NORMS,
+            "equilibrate": get_args(Equilibrate),
+            "renormalize": get_args(Renormalize),
         }  # fmt: skip
         for name, allowed in choices.items():
             given = getattr(self, name)
@@ -86,7 +89,7 @@ def orthogonalize(
     eps: Any = 1e-8,
     *,
     preconditioning: str = "frobenius",
-    ns_dtype: Any = None,
+    ns_dtype: DTypeLike | None = None,
 ) -> Array:
     """About the polar factor U V^T of each matrix U S V^T, by products alone: its singular values made about 1.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import meshes
+from gdjax.core.types import Params
 from gdjax.linalg import whitening
 from gdjax.linalg.factored import Blocks, Layout, Stacks, blocks_of, of_each, stands_for_a_tree
 from gdjax.linalg.matrices import Matrix
@@ -30,7 +31,7 @@ def _diagonal(rows: int, columns: int, most: int, saving: str | None) -> tuple[b
     return rows <= 1 or rows > most or alone[0], columns <= 1 or columns > most or alone[1]
 
 
-def first(which: str, params: Any, given: Mapping[str, Any]) -> Any:
+def first(which: str, params: Params, given: Mapping[str, Any]) -> Any:
     """Q, P or L at the start; `given` are the arguments of the factory."""
     if stands_for_a_tree(params):
         return jnp.zeros(())

@@ -5,7 +5,7 @@ that is not finite does not spoil its neighbours.
 """
 
 import functools
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from gdjax.linalg.bases import refreshed_basis
 from gdjax.linalg.roots import inverse_root_by_newton
 from gdjax.numerics import Array
 
-METHODS = "eigh", "newton"
+Method = Literal["eigh", "newton"]
+METHODS = get_args(Method)
 _highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -31,7 +32,7 @@ def eigh(matrices: Array) -> tuple[Array, Array]:
     return values[..., ::-1], jnp.where(finite, vectors, jnp.nan)[..., ::-1]
 
 
-def inverse_root(matrices: Array, p: Any, ridge: Any = 1e-6, method: str = "eigh") -> Array:
+def inverse_root(matrices: Array, p: Any, ridge: Any = 1e-6, method: Method = "eigh") -> Array:
     """(A + r I)^(-1/p) of each positive semidefinite A, with r = ridge times the largest eigenvalue of A.
 
     With the ridge the root of an A of lower rank is finite: r^(-1/p) where A is zero. An A that is all zeros says

@@ -10,18 +10,19 @@ import numpy as np
 
 from gdjax.core import base, checks
 from gdjax.core.skipped import is_skipped
+from gdjax.core.types import Updates
 from gdjax.numerics import Array
 
 Vector = list[Any]
 Gaps = list[int | None]
 
 
-def trained(label: str, x: Any, updates: Any) -> Vector:
+def trained(label: str, x: Any, updates: Updates) -> Vector:
     """The leaves of `x` for which `updates` holds a gradient."""
     return [jnp.asarray(leaf) for leaf, g in _with_gradients(label, x, updates) if not base.is_float0(g)]
 
 
-def replaced(label: str, x: Any, updates: Any, leaves: Vector) -> Any:
+def replaced(label: str, x: Any, updates: Updates, leaves: Vector) -> Any:
     """`x` with these leaves in place of those that `trained` gives, in the dtypes they have there."""
     new = iter(leaves)
     pairs = _with_gradients(label, x, updates)
@@ -30,7 +31,7 @@ def replaced(label: str, x: Any, updates: Any, leaves: Vector) -> Any:
     )
 
 
-def _with_gradients(label: str, x: Any, updates: Any) -> Iterable[tuple[Any, Any]]:
+def _with_gradients(label: str, x: Any, updates: Updates) -> Iterable[tuple[Any, Any]]:
     gs, structure = jax.tree.flatten(updates)
     return zip(checks.flatten_like(label, ("updates", "state"), structure, updates, x), gs, strict=True)
 
@@ -41,7 +42,7 @@ def reals(x: Any) -> int:
     return sum(math.prod(np.shape(x)) * (1 + jnp.iscomplexobj(x)) for x in leaves)
 
 
-def gaps(updates: Any, like: Any) -> Gaps:
+def gaps(updates: Updates, like: Any) -> Gaps:
     """Of every place in `updates`: None where a gradient is, else how many numbers `like` has there."""
     gs, structure = jax.tree.flatten(updates, is_leaf=is_skipped)
     there = zip(gs, structure.flatten_up_to(like), strict=True)

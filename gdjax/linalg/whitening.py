@@ -8,7 +8,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ from gdjax import numerics
 from gdjax.numerics import Array
 from gdjax.numerics.bounds import largest_of
 
-FORMS = "Q0.5EQ1.5", "QUAD", "EQ"
+Form = Literal["Q0.5EQ1.5", "QUAD", "EQ"]
+FORMS: tuple[str, ...] = get_args(Form)
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 _SUBSPACE = 32  # random vectors in the estimate of a norm
 _MOST = 1 / 8  # the largest angle of a Procrustes step

@@ -9,6 +9,7 @@ from gdjax import numerics, tree
 from gdjax.core import checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
 
 LABEL = "gdjax.scale_by_backtracking_linesearch"
@@ -104,7 +105,7 @@ def scale_by_backtracking_linesearch(
     numbers(LABEL, 0, above=True, decrease_factor=decrease_factor)
     numbers(LABEL, 0, above=True, increase_factor=increase_factor, max_learning_rate=max_learning_rate)
 
-    def init(params: Any) -> ScaleByBacktrackingLinesearchState:
+    def init(params: Params) -> ScaleByBacktrackingLinesearchState:
         dtype = numerics.widest_real(params)
         inf = lambda: jnp.full((), jnp.inf, dtype)  # noqa: E731  an array each: one in two places cannot be donated
         info = BacktrackingLinesearchInfo(jnp.zeros((), jnp.int32), inf())
@@ -112,8 +113,8 @@ def scale_by_backtracking_linesearch(
         return ScaleByBacktrackingLinesearchState(jnp.ones((), dtype), inf(), grad, info)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, value: Any = None, grad: Any = None, value_fn: Any = None,
-        **extra_args: Any,
+        updates: Updates, state: OptState, params: Params = None, *,
+        value: Any = None, grad: Any = None, value_fn: Any = None, **extra_args: Any,
     ) -> tuple[Any, ScaleByBacktrackingLinesearchState]:  # fmt: skip
         checks.state(LABEL, state, ScaleByBacktrackingLinesearchState)
         line = Line(LABEL, updates, params, value, grad, value_fn, extra_args)

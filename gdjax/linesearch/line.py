@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import base, checks
 from gdjax.core.state_form import as_formed
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.core.updates import add
 
 Array = jax.Array
@@ -33,7 +34,7 @@ def evaluations(label: str, name: str, x: Any) -> None:
         raise TypeError(f"{label}: {name} must be an integer scalar, got {x.dtype}{list(x.shape)}")
 
 
-def fit(label: str, name: str, gradients: Any, params: Any) -> None:
+def fit(label: str, name: str, gradients: Any, params: Params) -> None:
     """Raises unless the tree of gradients, called `name` in the message, fits the parameters leaf by leaf."""
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     gs = checks.flatten_like(label, ("params", name), structure, params, gradients)
@@ -53,7 +54,14 @@ class Line:
     """
 
     def __init__(
-        self, label: str, updates: Any, params: Any, value: Any, grad: Any, value_fn: Any, extra_args: dict[str, Any]
+        self,
+        label: str,
+        updates: Updates,
+        params: Params,
+        value: Any,
+        grad: Any,
+        value_fn: Any,
+        extra_args: dict[str, Any],
     ):
         checks.params(label, params)
         needed = {"value": value, "grad": grad, "value_fn": value_fn}
@@ -121,7 +129,7 @@ class Line:
         return self.scalar("the result of value_fn", value), pull
 
 
-def no_gradient(params: Any) -> Any:
+def no_gradient(params: Params) -> Any:
     """Zeros in place of a gradient that is not known yet; of a Python number too in a dtype of its own."""
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), tree.zeros_like(params))
 
@@ -145,7 +153,7 @@ def _stored(g: Any, p: Any) -> Array:
     return jnp.zeros_like(p) if base.is_float0(g) else jnp.conj(jnp.asarray(g).astype(jnp.asarray(p).dtype))
 
 
-def like(state: Any, old: Any) -> Any:
+def like(state: OptState, old: Any) -> Any:
     """`state` in the dtypes of `old`, which has the same leaves, though its classes may be Optax's."""
     leaves, structure = jax.tree.flatten(as_formed(state, old))
     pairs = zip(leaves, jax.tree.leaves(old), strict=True)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import meshes
+from gdjax.core.types import OptState, Params
 from gdjax.core.values import value as as_value
 
 
@@ -41,7 +42,7 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
       0.5 [1. 1.]
     """
 
-    def value_and_grad(params: Any, *args: Any, state: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def value_and_grad(params: Params, *args: Any, state: OptState, **kwargs: Any) -> tuple[Any, Any]:
         stored = [x for x in jax.tree.leaves(state, is_leaf=_keeps_both) if _keeps_both(x)]
         if len(stored) != 1:
             raise ValueError(

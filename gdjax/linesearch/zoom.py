@@ -1,6 +1,6 @@
 """The zoom line search: a step that lowers the objective enough and leaves little slope."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
 from gdjax.linesearch.wolfe import Wolfe, search
 
@@ -44,7 +45,7 @@ class ScaleByZoomLinesearchState(NamedTuple):
 def scale_by_zoom_linesearch(
     max_linesearch_steps: Any, max_learning_rate: Any = None, tol: Any = 0.0, increase_factor: Any = 2.0,
     slope_rtol: Any = 1e-4, curv_rtol: Any = 0.9, approx_dec_rtol: Any = 1e-6, stepsize_precision: Any = 1e-5,
-    initial_guess_strategy: str = "keep", verbose: bool = False,
+    initial_guess_strategy: Literal["one", "keep"] = "keep", verbose: bool = False,
 ) -> GradientTransformation:  # fmt: skip
     """Scales the updates by a step size that meets the strong Wolfe conditions.
 
@@ -113,15 +114,15 @@ def scale_by_zoom_linesearch(
     if initial_guess_strategy not in GUESSES:
         raise ValueError(f"{LABEL}: initial_guess_strategy must be one of {GUESSES}, got {initial_guess_strategy!r}")
 
-    def init(params: Any) -> ScaleByZoomLinesearchState:
+    def init(params: Params) -> ScaleByZoomLinesearchState:
         dtype = numerics.widest_real(params)
         inf = lambda: jnp.full((), jnp.inf, dtype)  # noqa: E731  an array each: one in two places cannot be donated
         info = ZoomLinesearchInfo(jnp.zeros((), jnp.int32), inf(), inf())
         return ScaleByZoomLinesearchState(jnp.ones((), dtype), inf(), no_gradient(params), info)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, value: Any = None, grad: Any = None, value_fn: Any = None,
-        **extra_args: Any,
+        updates: Updates, state: OptState, params: Params = None, *,
+        value: Any = None, grad: Any = None, value_fn: Any = None, **extra_args: Any,
     ) -> tuple[Any, ScaleByZoomLinesearchState]:  # fmt: skip
         checks.state(LABEL, state, ScaleByZoomLinesearchState)
         line = Line(LABEL, updates, params, value, grad, value_fn, extra_args)

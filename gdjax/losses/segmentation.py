@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -20,7 +22,7 @@ def dice_loss(
     alpha: ArrayLike = 0.5,
     beta: ArrayLike = 0.5,
     apply_softmax: bool = True,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     ignore_background: bool = False,
     axis: int | tuple[int, ...] | None = None,
 ) -> Array:

@@ -1,12 +1,10 @@
 """ACProp."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Mask, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
@@ -20,9 +18,9 @@ from gdjax.transforms.scaling import scale_by_learning_rate
     nu=second_moment,
 )
 def scale_by_acprop(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: ScaleByBeliefState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, new_mean: bool = False,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByBeliefState]:  # fmt: skip
     """ACProp's direction: the gradient over its standard deviation before it.
 
         u_t = g_t / (sqrt(nu_hat_{t-1}) + eps),    nu_hat_t = nu_t / (1 - b2^t),    nu_hat_0 = 1
@@ -63,7 +61,7 @@ def acprop(
     eps: ScalarOrSchedule = 1e-16,
     eps_root: ScalarOrSchedule = 1e-16,
     weight_decay: ScalarOrSchedule = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
     *,
     new_mean: bool = False,
 ) -> GradientTransformation:

@@ -1,10 +1,10 @@
 """AdaBelief."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
@@ -17,15 +17,15 @@ class ScaleByBeliefState(NamedTuple):
     """State of `scale_by_belief`."""
 
     count: Array  # () int32, updates made so far
-    mu: Any  # like params, first moment
-    nu: Any  # like params, average square of g - mu, float32 at least
+    mu: Params  # like params, first moment
+    nu: Params  # like params, average square of g - mu, float32 at least
 
 
 @leafwise(ScaleByBeliefState, nu=second_moment)
 def scale_by_belief(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: ScaleByBeliefState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, nesterov: bool = False,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByBeliefState]:  # fmt: skip
     """AdaBelief's direction: momentum over the root of an average of squared deviations from it.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t                          mu_hat_t = mu_t / (1 - b1^t)
@@ -64,7 +64,7 @@ def adabelief(
     eps: ScalarOrSchedule = 1e-16,
     eps_root: ScalarOrSchedule = 1e-16,
     weight_decay: ScalarOrSchedule | None = None,
-    weight_decay_mask: Any = None,
+    weight_decay_mask: Mask = None,
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:

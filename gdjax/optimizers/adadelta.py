@@ -1,10 +1,10 @@
 """Adadelta."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
@@ -17,12 +17,14 @@ _average = Moment(wide=True, real=True)
 class ScaleByAdaDeltaState(NamedTuple):
     """State of `scale_by_adadelta`."""
 
-    e_g: Any  # like params, average of squared gradients, float32 at least
-    e_x: Any  # like params, average of squared directions, float32 at least
+    e_g: Params  # like params, average of squared gradients, float32 at least
+    e_x: Params  # like params, average of squared directions, float32 at least
 
 
 @leafwise(ScaleByAdaDeltaState, e_g=_average, e_x=_average)
-def scale_by_adadelta(g: Array, s: Any, p: Any, t: Any, rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Any:
+def scale_by_adadelta(
+    g: Array, s: ScaleByAdaDeltaState, p: Array, t: Array, rho: Hyper = 0.9, eps: Hyper = 1e-6
+) -> tuple[Array, ScaleByAdaDeltaState]:
     """Adadelta's direction, in units of the parameters: RMS of directions over RMS of gradients.
 
         e_g <- rho e_g + (1 - rho) g_t^2
@@ -56,7 +58,7 @@ def adadelta(
     rho: ScalarOrSchedule = 0.9,
     eps: ScalarOrSchedule = 1e-6,
     weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Any = None,
+    weight_decay_mask: Mask = None,
 ) -> GradientTransformation:
     """Adadelta: steps of the size of the steps before, relative to the gradients before; no rate to choose.
 

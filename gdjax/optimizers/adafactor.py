@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax.combine.chain import chain
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor, New
 from gdjax.numerics import Array, abs_sq, bounded_sq, scaled
@@ -26,7 +26,7 @@ class FactoredState(NamedTuple):
     count: Array  # () int32, updates made so far
     v_row: Any  # average of g^2 over the longest axis, float32 at least
     v_col: Any  # average of g^2 over the second longest axis, float32 at least
-    v: Any  # like the parameter, average of g^2, float32 at least
+    v: Params  # like the parameter, average of g^2, float32 at least
 
 
 def factored_axes(shape: tuple[int, ...], hyper: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -52,9 +52,9 @@ def _all_but(left_out: int | None) -> Factor:
 
 @leafwise(FactoredState, v_row=_all_but(1), v_col=_all_but(0), v=_all_but(None))
 def _by_factored_rms(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: FactoredState, p: Array, t: Array,
     factored: bool, min_dim_size_to_factor: int, epsilon: Hyper, b2: Hyper, clipping_threshold: Hyper = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, FactoredState]:  # fmt: skip
     axes = factored_axes(g.shape, {"factored": factored, "min_dim_size_to_factor": min_dim_size_to_factor})
     average = lambda v, mean: b2 * v + (1 - b2) * (mean + epsilon)  # noqa: E731
     if axes is None:
@@ -159,7 +159,7 @@ def adafactor(
     weight_decay_rate: ScalarOrSchedule | None = None,
     eps: ScalarOrSchedule = 1e-30,
     factored: bool = True,
-    weight_decay_mask: Any = None,
+    weight_decay_mask: Mask = None,
 ) -> GradientTransformation:
     """Adafactor: Adam's second moment in the memory of its row and column means, and steps relative to the parameters.
 

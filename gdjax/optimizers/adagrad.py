@@ -1,10 +1,10 @@
 """Adagrad."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
@@ -14,11 +14,13 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 class ScaleByRssState(NamedTuple):
     """State of `scale_by_rss`."""
 
-    sum_of_squares: Any  # like params, float32 at least
+    sum_of_squares: Params  # like params, float32 at least
 
 
 @leafwise(ScaleByRssState, sum_of_squares=Moment(wide=True, real=True, fill="initial_accumulator_value"))
-def scale_by_rss(g: Array, s: Any, p: Any, t: Any, initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7) -> Any:
+def scale_by_rss(
+    g: Array, s: ScaleByRssState, p: Array, t: Array, initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7
+) -> tuple[Array, ScaleByRssState]:
     """Adagrad's direction: the gradient over the root of the sum of its squares so far.
 
         s_t = s_{t-1} + g_t^2,    u_t = g_t / sqrt(s_t + eps)

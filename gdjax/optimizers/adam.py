@@ -1,10 +1,10 @@
 """Adam, AdamW, and both with Nesterov momentum."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
@@ -16,8 +16,8 @@ class ScaleByAdamState(NamedTuple):
     """State of `scale_by_adam`."""
 
     count: Array  # () int32, updates made so far
-    mu: Any  # like params, first moment
-    nu: Any  # like params, second moment, float32 at least
+    mu: Params  # like params, first moment
+    nu: Params  # like params, second moment, float32 at least
 
 
 def corrected_mean(mu: Array, g: Array, b1: Hyper, t: Array, nesterov: bool) -> Array:
@@ -29,10 +29,10 @@ def corrected_mean(mu: Array, g: Array, b1: Hyper, t: Array, nesterov: bool) -> 
 
 @leafwise(ScaleByAdamState, nu=second_moment)
 def scale_by_adam(
-    g: Array, s: Any, p: Any, t: Any,
-    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: Any = None,
-    *, nesterov: bool = False, nu_dtype: Any = None,
-) -> Any:  # fmt: skip
+    g: Array, s: ScaleByAdamState, p: Array, t: Array,
+    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: DType | None = None,
+    *, nesterov: bool = False, nu_dtype: DType | None = None,
+) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """Adam's direction: momentum over the root of an average of squares.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
@@ -72,10 +72,10 @@ def adam(
     b2: ScalarOrSchedule = 0.999,
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
     *,
     nesterov: bool = False,
-    nu_dtype: Any = None,
+    nu_dtype: DType | None = None,
 ) -> GradientTransformation:
     """Adam: momentum over the root of an average of squares, both corrected for their start at 0.
 
@@ -125,12 +125,12 @@ def adamw(
     b2: ScalarOrSchedule = 0.999,
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
     weight_decay: ScalarOrSchedule = 1e-4,
-    mask: Any = None,
+    mask: Mask = None,
     *,
     nesterov: bool = False,
-    nu_dtype: Any = None,
+    nu_dtype: DType | None = None,
 ) -> GradientTransformation:
     """AdamW: Adam with weight decay beside the adaptive direction, not inside it.
 
@@ -180,10 +180,10 @@ def nadam(
     b2: ScalarOrSchedule = 0.999,
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
     *,
     nesterov: bool = True,
-    nu_dtype: Any = None,
+    nu_dtype: DType | None = None,
 ) -> GradientTransformation:
     """NAdam: Adam with Dozat's Nesterov momentum.
 
@@ -222,12 +222,12 @@ def nadamw(
     b2: ScalarOrSchedule = 0.999,
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
     weight_decay: ScalarOrSchedule = 1e-4,
-    mask: Any = None,
+    mask: Mask = None,
     *,
     nesterov: bool = True,
-    nu_dtype: Any = None,
+    nu_dtype: DType | None = None,
 ) -> GradientTransformation:
     """NAdamW: AdamW with Dozat's Nesterov momentum.
 

@@ -1,12 +1,10 @@
 """Adamax and AdamaxW."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Mask, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, bounded, debias, divide
@@ -17,8 +15,8 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 
 @leafwise(ScaleByAdamState, nu=second_moment)
 def scale_by_adamax(
-    g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8
-) -> Any:  # fmt: skip
+    g: Array, s: ScaleByAdamState, p: Array, t: Array, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8
+) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """Adamax's direction: momentum over a decaying maximum.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
@@ -89,7 +87,7 @@ def adamaxw(
     b2: ScalarOrSchedule = 0.999,
     eps: ScalarOrSchedule = 1e-8,
     weight_decay: ScalarOrSchedule = 1e-4,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """AdamaxW: Adamax with decoupled weight decay.
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, safe_increment, sqrt
@@ -17,10 +17,10 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 class ScaleByAdanState(NamedTuple):
     """State of `scale_by_adan`, in the reference's letters."""
 
-    m: Any  # like params, average of gradients
-    v: Any  # like params, average of their differences
-    n: Any  # like params, average of squares, float32 at least
-    g: Any  # like params, the gradient before
+    m: Params  # like params, average of gradients
+    v: Params  # like params, average of their differences
+    n: Params  # like params, average of squares, float32 at least
+    g: Params  # like params, the gradient before
     t: Array  # () int32, updates made so far
 
 
@@ -30,10 +30,10 @@ def _next(s: Any, t: Any) -> dict[str, Any]:
 
 @leafwise(ScaleByAdanState, numbers=_next, n=second_moment, t=Shared(0, jnp.int32), g=Moment())
 def scale_by_adan(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: ScaleByAdanState, p: Array, t: Array,
     b1: Hyper = 0.98, b2: Hyper = 0.92, b3: Hyper = 0.99, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,
     *, lookahead: Hyper = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByAdanState]:  # fmt: skip
     """Adan's direction: Nesterov momentum from differences of gradients, under an adaptive rate.
 
         d_t = g_t - g_{t-1},    d_1 = 0
@@ -80,7 +80,7 @@ def adan(
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 1e-8,
     weight_decay: ScalarOrSchedule = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
     *,
     lookahead: ScalarOrSchedule | None = None,
 ) -> GradientTransformation:

@@ -9,7 +9,7 @@ from gdjax import numerics
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Leafwise, leafwise
 from gdjax.lift.slots import Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
@@ -22,17 +22,17 @@ class ScaleByAdemamixState(NamedTuple):
 
     count: Array  # () int32, updates of m1 and nu made so far
     count_m2: Array  # () int32, updates of m2 made so far: what schedules see
-    m1: Any  # like params, fast average
-    m2: Any  # like params, slow average
-    nu: Any  # like params, second moment, float32 at least
+    m1: Params  # like params, fast average
+    m2: Params  # like params, slow average
+    nu: Params  # like params, second moment, float32 at least
 
 
 class ScaleBySimplifiedAdEMAMixState(NamedTuple):
     """State of `scale_by_simplified_ademamix`."""
 
     t: Array  # () int32, updates made so far
-    m: Any  # like params, decaying sum of gradients
-    n: Any  # like params, second moment, float32 at least
+    m: Params  # like params, decaying sum of gradients
+    n: Params  # like params, second moment, float32 at least
 
 
 class _Mixture(NamedTuple):
@@ -55,7 +55,7 @@ class _Renamed(Leafwise):
 
     Outside: Any = None
 
-    def split(self, state: Any) -> Any:
+    def split(self, state: OptState) -> Any:
         checks.state(self.label, state, self.Outside)
         return super().split(self.State(*state))
 
@@ -74,9 +74,9 @@ def _next_step(s: Any, t: Any) -> dict[str, Any]:
 
 @leafwise(_Mixture, numbers=_next_step, t=Shared(0, dtype=jnp.int32), nu=second_moment)
 def _ademamix(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: _Mixture, p: Array, t: Array,
     b1: Hyper, b2: Hyper, b3: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper, mu_dtype: Any,
-) -> Any:  # fmt: skip
+) -> tuple[Array, _Mixture]:  # fmt: skip
     g = bounded(g)
     m1 = b1 * s.m1 + (1 - b1) * g
     m2 = b3 * s.m2 + (1 - b3) * g
@@ -94,7 +94,7 @@ def scale_by_ademamix(
     alpha: ScalarOrSchedule = 6.0,
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
 ) -> Any:
     """AdEMAMix's direction: a fast and a slow average of gradients over the root of one of squares.
 
@@ -132,9 +132,9 @@ def ademamix(
     alpha: ScalarOrSchedule = 5.0,
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
     weight_decay: ScalarOrSchedule = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """AdEMAMix: AdamW with a second, slow average of the gradients, which remembers thousands of steps.
 
@@ -185,8 +185,8 @@ def ademamix(
 
 @leafwise(_Simplified, n=second_moment)
 def _simplified_ademamix(
-    g: Array, s: Any, p: Any, t: Any, b1: Hyper, b2: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper
-) -> Any:
+    g: Array, s: _Simplified, p: Array, t: Array, b1: Hyper, b2: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper
+) -> tuple[Array, _Simplified]:
     g = bounded(g)
     m = b1 * s.m + g
     n = b2 * s.n + (1 - b2) * abs_sq(g)
@@ -235,7 +235,7 @@ def simplified_ademamix(
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 0.0,
     weight_decay: ScalarOrSchedule = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """AdEMAMix with the current gradient in the place of the fast average, and one buffer fewer.
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
@@ -23,10 +23,10 @@ def _fourth_root(t: Any) -> Array:
     nu=second_moment,
 )
 def scale_by_adopt(
-    g: Array, s: Any, p: Any, t: Any,
-    b1: Hyper = 0.9, b2: Hyper = 0.9999, eps: Hyper = 1e-6, mu_dtype: Any = None,
+    g: Array, s: ScaleByAdamState, p: Array, t: Array,
+    b1: Hyper = 0.9, b2: Hyper = 0.9999, eps: Hyper = 1e-6, mu_dtype: DType | None = None,
     *, nesterov: bool = False, use_clipping: bool = True, clip_value_fn: Any = _fourth_root,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """ADOPT's direction: an average of gradients, each over the root of the second moment before it.
 
         nu_0 = g_0^2,    u_0 = 0,    and for t = 1, 2, ...
@@ -79,7 +79,7 @@ def adopt(
     b1: ScalarOrSchedule = 0.9,
     b2: ScalarOrSchedule = 0.9999,
     eps: ScalarOrSchedule = 1e-6,
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
     *,
     nesterov: bool = False,
     use_clipping: bool = True,

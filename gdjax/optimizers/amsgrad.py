@@ -1,12 +1,12 @@
 """AMSGrad."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
@@ -17,17 +17,17 @@ class ScaleByAmsgradState(NamedTuple):
     """State of `scale_by_amsgrad`."""
 
     count: Array  # () int32, updates made so far
-    mu: Any  # like params, first moment
-    nu: Any  # like params, second moment, float32 at least
-    nu_max: Any  # like params, the largest (corrected) second moment so far, float32 at least
+    mu: Params  # like params, first moment
+    nu: Params  # like params, second moment, float32 at least
+    nu_max: Params  # like params, the largest (corrected) second moment so far, float32 at least
 
 
 @leafwise(ScaleByAmsgradState, nu=second_moment, nu_max=second_moment)
 def scale_by_amsgrad(
-    g: Array, s: Any, p: Any, t: Any,
-    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: Any = None,
+    g: Array, s: ScaleByAmsgradState, p: Array, t: Array,
+    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: DType | None = None,
     bias_correction_mu: bool = True, bias_correction_nu: bool = True,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByAmsgradState]:  # fmt: skip
     """AMSGrad's direction: momentum over the root of the largest second moment so far.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
@@ -68,7 +68,7 @@ def amsgrad(
     b2: ScalarOrSchedule = 0.999,
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
 ) -> GradientTransformation:

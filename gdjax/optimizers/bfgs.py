@@ -10,7 +10,7 @@ from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.closures import value_of
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import OptState, Params, ScalarOrSchedule, Updates
 from gdjax.linalg import boxes, quasi_newton, vectors
 from gdjax.linalg.quasi_newton import Pair, Rule
 from gdjax.linesearch.line import fit
@@ -28,8 +28,8 @@ class ScaleByBFGSState(NamedTuple):
 
     count: Array  # () int32, updates made so far
     pairs: Array  # () int32, how many steps H is made from; 0 where it is the identity
-    params: Any  # at the last update
-    updates: Any  # gradients at the last update, like the parameters
+    params: Params  # at the last update
+    updates: Updates  # gradients at the last update, like the parameters
     slope: Array  # () <g, H g> at the last update
     inverse_hessian: Array  # (n, n) H, symmetric, in the widest dtype of the parameters, float32 at least
 
@@ -228,7 +228,7 @@ def _farthest(linesearch: Any) -> Any:
 
 
 def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Any) -> GradientTransformation:
-    def init(params: Any) -> ScaleByBFGSState:
+    def init(params: Params) -> ScaleByBFGSState:
         checks.leaves(label, "params", params)
 
         def zeros() -> Any:
@@ -239,7 +239,9 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Any) -> GradientTra
         H = jnp.eye(vectors.reals(params), dtype=dtype)
         return ScaleByBFGSState(zero(), zero(), zeros(), zeros(), jnp.zeros((), dtype), H)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ScaleByBFGSState]:
+    def update(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Any
+    ) -> tuple[Any, ScaleByBFGSState]:
         checks.state(label, state, ScaleByBFGSState)
         checks.params(label, params)
         fit(label, "updates", updates, params)

@@ -1,12 +1,12 @@
 """COCOB."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment, initial_parameter
 from gdjax.numerics import Array, bounded, divide
@@ -19,11 +19,11 @@ _sum = Moment(wide=True, real=True)
 class COCOBState(NamedTuple):
     """State of `scale_by_cocob`."""
 
-    init_particles: Any  # like params, the parameters at the start
-    cumulative_gradients: Any  # like params, -sum of gradients, float32 at least
-    scale: Any  # like params, the largest |gradient|, float32 at least
-    subgradients: Any  # like params, sum of |gradient|, float32 at least
-    reward: Any  # like params, what the bets have won, float32 at least
+    init_particles: Params  # like params, the parameters at the start
+    cumulative_gradients: Params  # like params, -sum of gradients, float32 at least
+    scale: Params  # like params, the largest |gradient|, float32 at least
+    subgradients: Params  # like params, sum of |gradient|, float32 at least
+    reward: Params  # like params, what the bets have won, float32 at least
 
 
 @leafwise(
@@ -34,7 +34,9 @@ class COCOBState(NamedTuple):
     subgradients=_sum,
     reward=_sum,
 )
-def scale_by_cocob(g: Array, s: Any, p: Any, t: Any, alpha: Hyper = 100.0, eps: Hyper = 1e-8) -> Any:
+def scale_by_cocob(
+    g: Array, s: COCOBState, p: Array, t: Array, alpha: Hyper = 100.0, eps: Hyper = 1e-8
+) -> tuple[Array, COCOBState]:
     """COCOB's step, of a size of its own: every element bets on the sign of its next gradient.
 
         L_t = max(L_{t-1}, |g_t|)        G_t = G_{t-1} + |g_t|        theta_t = theta_{t-1} - g_t
@@ -73,7 +75,7 @@ def cocob(
     alpha: ScalarOrSchedule = 100.0,
     eps: ScalarOrSchedule = 1e-8,
     weight_decay: ScalarOrSchedule = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """COCOB: every element bets on the sign of its next gradient; there is no learning rate to tune.
 

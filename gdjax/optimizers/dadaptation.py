@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.core import domains
 from gdjax.core.base import transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.slots import Moment, Shared, initial_parameter
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, scalar, sqrt, widen
@@ -22,10 +22,10 @@ _square = Moment(wide=True, real=True)
 class ProdigyState(NamedTuple):
     """State of `prodigy`."""
 
-    exp_avg: Any  # like params, first moment of d g, float32 at least
-    exp_avg_sq: Any  # like params, second moment of d g, float32 at least
-    grad_sum: Any  # like params, weighted sum of gradients, float32 at least
-    params0: Any  # like params, the parameters at the start
+    exp_avg: Params  # like params, first moment of d g, float32 at least
+    exp_avg_sq: Params  # like params, second moment of d g, float32 at least
+    grad_sum: Params  # like params, weighted sum of gradients, float32 at least
+    params0: Params  # like params, the parameters at the start
     estim_lr: Array  # () d, the estimate
     numerator_weighted: Array  # () r
     count: Array  # () int32, updates made so far
@@ -34,9 +34,9 @@ class ProdigyState(NamedTuple):
 class DAdaptAdamWState(NamedTuple):
     """State of `dadapt_adamw`."""
 
-    exp_avg: Any  # like params, first moment of the steps, float32 at least
-    exp_avg_sq: Any  # like params, second moment, float32 at least
-    grad_sum: Any  # like params, weighted sum of gradients, float32 at least
+    exp_avg: Params  # like params, first moment of the steps, float32 at least
+    exp_avg_sq: Params  # like params, second moment, float32 at least
+    grad_sum: Params  # like params, weighted sum of gradients, float32 at least
     estim_lr: Array  # () d, the estimate
     numerator_weighted: Array  # () r
     count: Array  # () int32, updates made so far
@@ -99,11 +99,11 @@ def _prodigy_estimate(
     numerator_weighted=Shared(),
 )
 def _prodigy(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: ProdigyState, p: Array, t: Array,
     learning_rate: Hyper, beta1: Hyper, beta2: Hyper, eps: Hyper, estim_lr0: Hyper, estim_lr_coef: Hyper,
     weight_decay: Hyper, safeguard_warmup: bool, bias_correction: bool, beta3: Hyper = None,
     *, d: Reduced = None, dlr: Reduced = None, weight: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ProdigyState]:  # fmt: skip
     g = bounded(g, "summed")
     beta3 = beta2**0.5 if beta3 is None else beta3
     m = beta1 * s.exp_avg + (1 - beta1) * d * g
@@ -123,7 +123,7 @@ def prodigy(
     estim_lr_coef: ScalarOrSchedule = 1.0,
     weight_decay: ScalarOrSchedule = 0.0,
     safeguard_warmup: bool = False,
-    weight_decay_mask: Any = None,
+    weight_decay_mask: Mask = None,
     *,
     bias_correction: bool = True,
 ) -> Any:
@@ -202,10 +202,10 @@ def _dadapt_estimate(
     numerator_weighted=Shared(),
 )
 def _dadapt_adamw(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: DAdaptAdamWState, p: Array, t: Array,
     learning_rate: Hyper, beta1: Hyper, beta2: Hyper, eps: Hyper, estim_lr0: Hyper, weight_decay: Hyper,
     bias_correction: bool, *, dlr: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, DAdaptAdamWState]:  # fmt: skip
     g = bounded(g, "summed")
     beta3 = beta2**0.5
     m = beta1 * s.exp_avg + (1 - beta1) * dlr * g

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import base, keys, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule, Transform
+from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Planned, Reduced, Staged, Tree
@@ -31,7 +31,7 @@ class ScaleByDionState(NamedTuple):
     """State of `scale_by_dion`."""
 
     count: Array  # () int32, updates made so far
-    mu: Any  # like params, the sum of the gradients that is not yet in the parameters
+    mu: Params  # like params, the sum of the gradients that is not yet in the parameters
     Q: Any  # for each leaf a list with, for each part, (number, shorter side, rank): the directions on that side
 
 
@@ -39,7 +39,7 @@ def _rank(rows: int, columns: int, fraction: float) -> int:
     return min(math.ceil(fraction * min(rows, columns)), rows, columns)
 
 
-def _first_q(params: Any, given: Mapping[str, Any]) -> list[Any]:
+def _first_q(params: Params, given: Mapping[str, Any]) -> list[Any]:
     """Random directions."""
     leaves = plan_of("gdjax.scale_by_dion", params, given["dimensions"], Matrix()).leaves
     key, first = keys.fresh(given["key"]), []
@@ -56,8 +56,9 @@ def _first_q(params: Any, given: Mapping[str, Any]) -> list[Any]:
 
 
 def _low_rank(
-    gs: Any, s: Any, ps: Any, t: Any, tree: Tree, mu: Hyper, eps: Hyper, rank_fraction: float, dimensions: Any
-) -> Any:
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    tree: Tree, mu: Hyper, eps: Hyper, rank_fraction: float, dimensions: Any,
+) -> Any:  # fmt: skip
     """The updates of all matrices, what is left of their momenta, and the new directions."""
     leaves = matrices_of(tree, gs, dimensions, None, Matrix())
     total = jax.jit(_total)
@@ -104,11 +105,11 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Any) -> tuple[Array, Array, Ar
 
 @leafwise(ScaleByDionState, reduce=_low_rank, mu=first_moment, Q=Planned(_first_q))
 def _dion(
-    g: Array, s: Any, p: Any, t: Any,
-    mu: Hyper, eps: Hyper, mu_dtype: Any = None, rank_fraction: Staged = 1.0, key: Staged = 0,
+    g: Array, s: ScaleByDionState, p: Array, t: Array,
+    mu: Hyper, eps: Hyper, mu_dtype: DType | None = None, rank_fraction: Staged = 1.0, key: Staged = 0,
     dimensions: Staged = None,
     u: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByDionState]:  # fmt: skip
     return u, s
 
 
@@ -119,8 +120,8 @@ def scale_by_dion(
     eps: ScalarOrSchedule = 1e-8,
     *,
     key: Any = 0,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
 ) -> GradientTransformation:
     """Dion's direction: orthonormal, of low rank, with the remainder kept.
 
@@ -165,9 +166,9 @@ def dion(
     *,
     key: Any = 0,
     weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
     adam_learning_rate: ScalarOrSchedule | None = None,
     adam_b1: ScalarOrSchedule = 0.9,
     adam_b2: ScalarOrSchedule = 0.95,

@@ -5,15 +5,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from gdjax import numerics
 from gdjax.core import base, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule, Transform
+from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Reduced, Staged, Tree
 from gdjax.linalg.matrices import Matrix
+from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.roles import routing
 from gdjax.linalg.stacks import in_stacks
@@ -26,12 +28,12 @@ class ScaleByDion2State(NamedTuple):
     """State of `scale_by_dion2`."""
 
     count: Array  # () int32, updates made so far
-    mu: Any  # like params, the sum of the gradients that is not yet in the parameters
+    mu: Params  # like params, the sum of the gradients that is not yet in the parameters
     ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
 
 
 def _of_largest(
-    gs: Any, s: Any, ps: Any, t: Any,
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
     tree: Tree, ef_decay: Hyper, eps: Hyper, ns_steps: Hyper, fraction: float, preconditioning: str, ns_dtype: Any,
     dimensions: Any,
 ) -> Any:  # fmt: skip
@@ -80,12 +82,12 @@ def _submatrix(m: Array, polar: Polar, coeffs: Array, fraction: float, ef_decay:
     ScaleByDion2State, reduce=_of_largest, mu=first_moment, ns_coeffs=first_coefficients("gdjax.scale_by_dion2")
 )  # fmt: skip
 def _dion2(
-    g: Array, s: Any, p: Any, t: Any,
-    ef_decay: Hyper, eps: Hyper, mu_dtype: Any = None, ns_steps: Hyper = 5, fraction: Staged = 0.25,
+    g: Array, s: ScaleByDion2State, p: Array, t: Array,
+    ef_decay: Hyper, eps: Hyper, mu_dtype: DType | None = None, ns_steps: Hyper = 5, fraction: Staged = 0.25,
     ns_coeffs: Staged = None, preconditioning: Staged = "frobenius", ns_dtype: Staged = None,
     dimensions: Staged = None,
     u: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByDion2State]:  # fmt: skip
     return u, s
 
 
@@ -97,10 +99,10 @@ def scale_by_dion2(
     ns_coeffs: Any = "polar_express",
     ns_steps: ScalarOrSchedule = 5,
     *,
-    preconditioning: str = "frobenius",
-    ns_dtype: Any = None,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    preconditioning: Preconditioning = "frobenius",
+    ns_dtype: DTypeLike | None = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
 ) -> GradientTransformation:
     """Dion2's direction: Muon on the largest rows of each matrix, the others kept.
 
@@ -156,12 +158,12 @@ def dion2(
     ns_coeffs: Any = "polar_express",
     ns_steps: ScalarOrSchedule = 5,
     *,
-    preconditioning: str = "frobenius",
-    ns_dtype: Any = None,
+    preconditioning: Preconditioning = "frobenius",
+    ns_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
     adam_learning_rate: ScalarOrSchedule | None = None,
     adam_b1: ScalarOrSchedule = 0.9,
     adam_b2: ScalarOrSchedule = 0.95,

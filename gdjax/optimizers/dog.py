@@ -10,7 +10,7 @@ from gdjax import numerics, tree
 from gdjax.combine.chain import chain
 from gdjax.core import domains
 from gdjax.core.base import GradientTransformation, identity, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.numerics import Array, bounded
@@ -26,7 +26,7 @@ class DoGState(NamedTuple):
     """State of `scale_by_dog`."""
 
     is_init_step: Array  # () bool, whether all gradients have been zero so far
-    init_params: Any  # like params, the parameters at the start
+    init_params: Params  # like params, the parameters at the start
     max_dist: Array  # () the largest distance from there
     sum_sq_norm_grads: Array  # () sum of squared norms of gradients
 
@@ -34,7 +34,7 @@ class DoGState(NamedTuple):
 class DoWGState(NamedTuple):
     """State of `scale_by_dowg`."""
 
-    init_params: Any  # like params, the parameters at the start
+    init_params: Params  # like params, the parameters at the start
     weighted_sq_norm_grads: Array  # () sum of squared norms of gradients, each times the squared distance then
     estim_sq_dist: Array  # () the largest squared distance from the start
 
@@ -80,7 +80,9 @@ def _dog_rate(g: Any, s: Any, p: Any, t: Any, init_step: Any, eps: Any, kind: st
     max_dist=_InitialDistance(),
     sum_sq_norm_grads=Shared(),
 )
-def _dog(g: Array, s: Any, p: Any, t: Any, init_step: Hyper, eps: Hyper, kind: str, *, rate: Reduced = None) -> Any:
+def _dog(
+    g: Array, s: DoGState, p: Array, t: Array, init_step: Hyper, eps: Hyper, kind: str, *, rate: Reduced = None
+) -> tuple[Array, DoGState]:
     g = bounded(g, "summed")
     return rate * g, s
 
@@ -125,7 +127,7 @@ def dog(
     init_step: tuple[str, Any] = ("heuristic", 1e-6),
     eps: ScalarOrSchedule = 1e-8,
     weight_decay: ScalarOrSchedule | None = None,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """DoG (distance over gradients): descent whose step size comes from how far it has got.
 
@@ -183,8 +185,9 @@ def _dowg_rate(g: Any, s: Any, p: Any, t: Any, eps: Any) -> dict[str, Any]:
     estim_sq_dist=_InitialSquare(),
 )
 def scale_by_dowg(
-    g: Array, s: Any, p: Any, t: Any, init_estim_sq_dist: Hyper = None, eps: Hyper = 1e-4, *, rate: Reduced = None
-) -> Any:
+    g: Array, s: DoWGState, p: Array, t: Array,
+    init_estim_sq_dist: Hyper = None, eps: Hyper = 1e-4, *, rate: Reduced = None,
+) -> tuple[Array, DoWGState]:  # fmt: skip
     """Multiplies the gradients by a distance over weighted gradients.
 
         r_t^2 = max(r_{t-1}^2, |x_t - x_0|^2)        v_t = v_{t-1} + r_t^2 |g_t|^2
@@ -215,7 +218,7 @@ def dowg(
     init_estim_sq_dist: ScalarOrSchedule | None = None,
     eps: ScalarOrSchedule = 1e-4,
     weight_decay: ScalarOrSchedule | None = None,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """DoWG: DoG with later gradients weighted by how far the descent has got by then.
 

@@ -1,11 +1,9 @@
 """Fromage."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
-from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.base import EmptyState, GradientTransformation, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
@@ -19,14 +17,14 @@ def _root(lr: Hyper, like: Array) -> Array:
 
 
 @leafwise()
-def _descend(g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper) -> Any:
+def _descend(g: Array, s: EmptyState, p: Array, t: Array, learning_rate: Hyper) -> tuple[Array, EmptyState]:
     return g * (-learning_rate / _root(learning_rate, g)), s
 
 
 @leafwise(
     scheduled=WeightDecaySchedule,
 )
-def _shrink(g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper) -> Any:
+def _shrink(g: Array, s: EmptyState, p: Array, t: Array, learning_rate: Hyper) -> tuple[Array, EmptyState]:
     root = _root(learning_rate, g)
     # 1 / root - 1, which as a difference is 0 in float32 for rates below 0.0002.
     return g - p * (learning_rate * learning_rate / (root * (1 + root))), s

@@ -1,7 +1,7 @@
 """GaLore: a method run on gradients projected to a few dimensions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from gdjax import numerics
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Tree, Whole
 from gdjax.linalg import matrices
@@ -26,7 +26,7 @@ class GaLoreState(NamedTuple):
 
     count: Array  # () int32, updates made so far
     base_optimizer_state: Any  # of the inner transform, for the projected gradients
-    projector: Any  # like params, orthonormal columns (rows or columns, rank); MaskedNode where nothing is projected
+    projector: Params  # like params, orthonormal columns (rows or columns, rank); MaskedNode where nothing is projected
 
 
 class GaLoreDimensionNumbers(NamedTuple):
@@ -87,7 +87,7 @@ def _projections(label: str, tree: Any, rank: int, side: str, dimensions: Any) -
     return out
 
 
-def _low(params: Any, given: Mapping[str, Any], which: int, other: Callable[[Any], Any]) -> list[Any]:
+def _low(params: Params, given: Mapping[str, Any], which: int, other: Callable[[Any], Any]) -> list[Any]:
     """For each leaf zeros shaped like P (`which` 0) or R (1); where nothing is projected, `other` of the parameter."""
     label = "gdjax.scale_by_galore"
     each = _projections(label, params, given["rank"], given["side"], given["dimensions"])
@@ -98,15 +98,17 @@ def _low(params: Any, given: Mapping[str, Any], which: int, other: Callable[[Any
     return out
 
 
-def _first_projectors(params: Any, given: Mapping[str, Any]) -> list[Any]:
+def _first_projectors(params: Params, given: Mapping[str, Any]) -> list[Any]:
     return _low(params, given, 0, lambda p: MaskedNode())
 
 
-def _first_inner(params: Any, given: Mapping[str, Any]) -> Any:
+def _first_inner(params: Params, given: Mapping[str, Any]) -> Any:
     return given["base_optimizer"].init(jax.tree.structure(params).unflatten(_low(params, given, 1, lambda p: p)))
 
 
-def _fitting(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, rank: int, side: str, dimensions: Any) -> Any:
+def _fitting(
+    gs: list[Array], s: Any, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Any
+) -> Any:
     """Raises unless the projectors of the state fit the gradients."""
     each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
     for a, p in zip(each, s.projector, strict=True):
@@ -115,7 +117,9 @@ def _fitting(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, rank: int, side: str,
     return {}
 
 
-def _projectors(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, rank: int, side: str, dimensions: Any) -> Any:
+def _projectors(
+    gs: list[Array], s: Any, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Any
+) -> Any:
     """P_t."""
     each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
     news = list(s.projector)
@@ -127,7 +131,7 @@ def _projectors(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, rank: int, side: s
 
 
 def _inner(
-    gs: Any, s: Any, ps: Any, t: Any,
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
     tree: Tree, scale: Hyper, rank: int, side: str, dimensions: Any, base_optimizer: Any,
 ) -> Any:  # fmt: skip
     """scale P_t N_t, with N_t the inner transform's updates of R_t; of what is not projected, N_t."""
@@ -149,11 +153,11 @@ def _inner(
     projector=Planned(_first_projectors), base_optimizer_state=Whole(_first_inner),
 )  # fmt: skip
 def _galore(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: GaLoreState, p: Array, t: Array,
     update_proj_gap: Hyper, scale: Hyper,
     rank: Staged = 128, side: Staged = "long", dimensions: Staged = None, base_optimizer: Staged = None,
     u: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, GaLoreState]:  # fmt: skip
     return u, s
 
 
@@ -165,7 +169,7 @@ def scale_by_galore(
     base_optimizer: Any = None,
     weight_dimension_numbers: Any = None,
     *,
-    side: str = "long",
+    side: Literal["long", "short"] = "long",
 ) -> GradientTransformation:
     """Runs a transform on the gradients of matrices projected to `rank` dimensions.
 
@@ -209,10 +213,10 @@ def galore(
     scale: ScalarOrSchedule = 1.0,
     base_optimizer: Any = None,
     weight_decay: ScalarOrSchedule = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
     weight_dimension_numbers: Any = None,
     *,
-    side: str = "long",
+    side: Literal["long", "short"] = "long",
 ) -> GradientTransformation:
     """GaLore: Adam, or another method, on gradients projected to a few of their singular vectors.
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Reduced, Staged, Tree
-from gdjax.linalg.factored import Layout
-from gdjax.linalg.kronecker import adjoint, averaged, gram, into, out_of
+from gdjax.linalg.factored import Layout, Sides
+from gdjax.linalg.kronecker import Refresh, adjoint, averaged, gram, into, out_of
 from gdjax.linalg.roles import routing
 from gdjax.numerics import Array, abs_sq
 from gdjax.optimizers.kronecker import labelled, new_bases, of_blocks, slots
@@ -67,8 +67,8 @@ def _kl_shampoo_of_blocks(x: Mapping[str, Any], t: Any, b1: Any, shampoo_beta: A
 
 
 def _kl_shampoo(
-    gs: Any, s: Any, ps: Any, t: Any,
-    tree: Tree, b1: Hyper, shampoo_beta: Hyper, eps: Hyper, roles: Any, layout: Any,
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    tree: Tree, b1: Hyper, shampoo_beta: Hyper, eps: Hyper, roles: Roles, layout: Any,
 ) -> Any:  # fmt: skip
     step = {"t": t, "b1": b1, "shampoo_beta": shampoo_beta, "eps": eps}
     return of_blocks(_kl_shampoo_of_blocks, tree, gs, s, roles, layout, step, "u mu L R dL dR".split())
@@ -97,10 +97,10 @@ def scale_by_kl_shampoo(
     *,
     init_factor: float = 0.1,
     block_size: int | None = None,
-    sides: str = "both",
-    refresh: str = "qr",
-    mu_dtype: Any = None,
-    roles: Any = None,
+    sides: Sides = "both",
+    refresh: Refresh = "qr",
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
 ) -> GradientTransformation:
     """KL-Shampoo's direction: Shampoo's, with two factors that are fitted together.
 
@@ -156,12 +156,12 @@ def kl_shampoo(
     *,
     init_factor: float = 0.1,
     block_size: int | None = None,
-    sides: str = "both",
-    refresh: str = "qr",
+    sides: Sides = "both",
+    refresh: Refresh = "qr",
     weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
     adam_learning_rate: ScalarOrSchedule | None = None,
     adam_b1: ScalarOrSchedule = 0.9,
     adam_b2: ScalarOrSchedule = 0.999,

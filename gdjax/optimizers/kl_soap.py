@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Reduced, Staged, Tree
-from gdjax.linalg.factored import Layout
+from gdjax.linalg.factored import Layout, Sides
+from gdjax.linalg.kronecker import Refresh
 from gdjax.linalg.roles import routing
 from gdjax.numerics import Array
 from gdjax.optimizers.kl_shampoo import SLOTS, whitened_factors
@@ -37,8 +38,8 @@ def _kl_soap_of_blocks(x: Mapping[str, Any], t: Any, shampoo_beta: Any, **adam: 
 
 
 def _kl_soap(
-    gs: Any, s: Any, ps: Any, t: Any,
-    tree: Tree, b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, bias_correction: bool, roles: Any, layout: Any,
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    tree: Tree, b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, bias_correction: bool, roles: Roles, layout: Any,
 ) -> Any:  # fmt: skip
     step = {"t": t, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
     f = functools.partial(_kl_soap_of_blocks, bias_correction=bias_correction)
@@ -68,11 +69,11 @@ def scale_by_kl_soap(
     *,
     init_factor: float = 0.1,
     block_size: int | None = None,
-    sides: str = "both",
-    refresh: str = "qr",
+    sides: Sides = "both",
+    refresh: Refresh = "qr",
     bias_correction: bool = False,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
 ) -> GradientTransformation:
     """KL-SOAP's direction: Adam in the eigenbases of KL-Shampoo's factors.
 
@@ -129,13 +130,13 @@ def kl_soap(
     *,
     init_factor: float = 0.1,
     block_size: int | None = None,
-    sides: str = "both",
-    refresh: str = "qr",
+    sides: Sides = "both",
+    refresh: Refresh = "qr",
     bias_correction: bool = False,
     weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
     adam_learning_rate: ScalarOrSchedule | None = None,
     adam_b1: ScalarOrSchedule = 0.9,
     adam_b2: ScalarOrSchedule = 0.999,

@@ -11,6 +11,7 @@ from gdjax import numerics
 from gdjax.core import base, meshes
 from gdjax.core.base import MaskedNode
 from gdjax.core.skipped import is_skipped, left_out
+from gdjax.core.types import Params, Roles
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.slots import start
 from gdjax.lift.stages import Stage, Tree, Whole
@@ -30,7 +31,7 @@ def slots(**whats: str) -> dict[str, Any]:
     return {name: Whole(functools.partial(_started, what)) for name, what in whats.items()}
 
 
-def _started(what: str, params: Any, given: Mapping[str, Any]) -> Any:
+def _started(what: str, params: Params, given: Mapping[str, Any]) -> Any:
     if stands_for_a_tree(params):
         return jnp.zeros(())
     found = blocks_of(given["label"], params, given["roles"], Matrix(), given["layout"])
@@ -40,7 +41,7 @@ def _started(what: str, params: Any, given: Mapping[str, Any]) -> Any:
     return factored.started(params, found, what, given["mu_dtype"], start(given.get("init_factor", 1.0), {}))
 
 
-def of_blocks(f: Any, tree: Tree, gs: Any, s: Any, roles: Any, layout: Layout, numbers: Any, fields: Any) -> Any:
+def of_blocks(f: Any, tree: Tree, gs: Any, s: Any, roles: Roles, layout: Layout, numbers: Any, fields: Any) -> Any:
     """What f makes of the gradient and the slots of all blocks, with the numbers of the step.
 
     `fields` names it: fields of the state, which stay as they are where no block has them, and "u", the directions.
@@ -91,7 +92,7 @@ def new_bases(moments: tuple[str, ...], squares: tuple[str, ...], in_order: bool
     """The stage of the bases, after the rule; see `kronecker.bases`."""
     fields = kronecker.bases(moments, squares, "qr").fields
 
-    def stage(gs: Any, s: Any, ps: Any, t: Any, precondition_frequency: Hyper, refresh: str) -> Any:
+    def stage(gs: list[Array], s: Any, ps: list[Array], t: Array, precondition_frequency: Hyper, refresh: str) -> Any:
         turned = kronecker.bases(moments, squares, refresh, in_order)
         slots = {name: getattr(s, name) for name in ("L", "R", "mu", *fields)}
         of = lambda slots, count, every: in_turns(turned, slots, count, every)  # noqa: E731

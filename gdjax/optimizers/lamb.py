@@ -1,10 +1,8 @@
 """LAMB."""
 
-from typing import Any
-
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Mask, ScalarOrSchedule
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -19,7 +17,7 @@ def lamb(
     eps: ScalarOrSchedule = 1e-6,
     eps_root: ScalarOrSchedule = 0.0,
     weight_decay: ScalarOrSchedule = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """LAMB: AdamW whose update is scaled to the norm of its layer (leaf), for large batches.
 

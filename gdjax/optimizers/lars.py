@@ -5,7 +5,7 @@ from typing import Any
 from gdjax.combine.chain import chain
 from gdjax.combine.masking import masked
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Mask, ScalarOrSchedule
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -16,7 +16,7 @@ from gdjax.transforms.trust_ratio import scale_by_trust_ratio
 def lars(
     learning_rate: ScalarOrSchedule,
     weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Any = True,
+    weight_decay_mask: Mask = True,
     trust_coefficient: ScalarOrSchedule = 0.001,
     eps: ScalarOrSchedule = 0.0,
     trust_ratio_mask: Any = True,

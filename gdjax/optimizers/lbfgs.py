@@ -1,6 +1,6 @@
 """L-BFGS: the gradient times an inverse Hessian that the last few steps describe."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from gdjax import numerics, tree
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import OptState, Params, ScalarOrSchedule, Updates
 from gdjax.linalg import limited_memory
 from gdjax.linalg.limited_memory import Memory, Vector
 from gdjax.linalg.vectors import replaced, trained
@@ -19,15 +19,16 @@ from gdjax.numerics import Array
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 
 NEWTON_SEARCH = scale_by_zoom_linesearch(max_linesearch_steps=20, initial_guess_strategy="one")
-CURVATURES = "skip", "damp"
+Curvature = Literal["skip", "damp"]
+CURVATURES = get_args(Curvature)
 
 
 class ScaleByLBFGSState(NamedTuple):
     """State of `scale_by_lbfgs`; pair j is in slot j modulo the size of the memory."""
 
     count: Array  # () int32, updates made so far
-    params: Any  # at the last update
-    updates: Any  # gradients at the last update, like the parameters
+    params: Params  # at the last update
+    updates: Updates  # gradients at the last update, like the parameters
     diff_params_memory: Any  # s, like the parameters with a leading axis of slots
     diff_updates_memory: Any  # y, likewise
     weights_memory: Array  # (slots,) rho = 1 / <s, y>; 0 for a slot that holds no pair
@@ -35,7 +36,7 @@ class ScaleByLBFGSState(NamedTuple):
 
 @transform
 def scale_by_lbfgs(
-    memory_size: int = 10, scale_init_precond: bool = True, *, curvature: str = "skip"
+    memory_size: int = 10, scale_init_precond: bool = True, *, curvature: Curvature = "skip"
 ) -> GradientTransformation:
     """Multiplies the gradient by the L-BFGS approximation of the inverse Hessian: u = H g.
 
@@ -77,7 +78,7 @@ def scale_by_lbfgs(
     if curvature not in CURVATURES:
         raise ValueError(f"{label}: curvature must be one of {CURVATURES}, got {curvature!r}")
 
-    def init(params: Any) -> ScaleByLBFGSState:
+    def init(params: Params) -> ScaleByLBFGSState:
         checks.leaves(label, "params", params)
 
         def zeros(*slots: int) -> Any:
@@ -87,7 +88,9 @@ def scale_by_lbfgs(
         count, weights = jnp.zeros((), jnp.int32), jnp.zeros(memory_size)
         return ScaleByLBFGSState(count, zeros(), zeros(), zeros(memory_size), zeros(memory_size), weights)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, ScaleByLBFGSState]:
+    def update(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Any
+    ) -> tuple[Any, ScaleByLBFGSState]:
         checks.state(label, state, ScaleByLBFGSState)
         checks.params(label, params)
         fit(label, "updates", updates, params)
@@ -134,7 +137,7 @@ def lbfgs(
     scale_init_precond: bool = True,
     linesearch: Any = NEWTON_SEARCH,
     *,
-    curvature: str = "skip",
+    curvature: Curvature = "skip",
 ) -> GradientTransformation:
     """L-BFGS, a quasi-Newton method for smooth functions without noise, with a line search.
 

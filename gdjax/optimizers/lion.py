@@ -1,12 +1,12 @@
 """Lion."""
 
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
 from gdjax.transforms.decay import add_decayed_weights
@@ -23,16 +23,17 @@ class ScaleByLionState(NamedTuple):
     """State of `scale_by_lion`."""
 
     count: Array  # () int32, updates made so far; not read by the rule, kept for Optax's checkpoints
-    mu: Any  # like params, momentum
+    mu: Params  # like params, momentum
 
 
 @leafwise(
     ScaleByLionState,
 )
 def scale_by_lion(
-    g: Array, s: Any, p: Any, t: Any,
-    b1: Hyper = 0.9, b2: Hyper = 0.99, mu_dtype: Any = None, *, mode: str = "hard", smooth_beta: Hyper = 1.0,
-) -> Any:  # fmt: skip
+    g: Array, s: ScaleByLionState, p: Array, t: Array,
+    b1: Hyper = 0.9, b2: Hyper = 0.99, mu_dtype: DType | None = None, *,
+    mode: Literal["hard", "smooth", "refined"] = "hard", smooth_beta: Hyper = 1.0,
+) -> tuple[Array, ScaleByLionState]:  # fmt: skip
     """Lion's direction: the sign of an interpolation between momentum and gradient.
 
         c_t = b1 mu_{t-1} + (1 - b1) g_t,    u_t = sign(c_t),    mu_t = b2 mu_{t-1} + (1 - b2) g_t
@@ -67,9 +68,9 @@ def lion(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
     b2: ScalarOrSchedule = 0.99,
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
     weight_decay: ScalarOrSchedule = 1e-3,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """Lion (evolved sign momentum): every parameter moves by lr, in the direction of a sign.
 

@@ -1,12 +1,12 @@
 """MADGRAD."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment, initial_parameter
 from gdjax.numerics import Array, abs_sq, bounded, divide
@@ -17,9 +17,9 @@ class MadgradState(NamedTuple):
     """State of `scale_by_madgrad`."""
 
     count: Array  # () int32, updates made so far
-    grad_sum_sq: Any  # like params, weighted sum of squares, float32 at least
-    s: Any  # like params, weighted sum of gradients, float32 at least
-    x0: Any  # like params, the parameters at the start
+    grad_sum_sq: Params  # like params, weighted sum of squares, float32 at least
+    s: Params  # like params, weighted sum of gradients, float32 at least
+    x0: Params  # like params, the parameters at the start
 
 
 @leafwise(
@@ -29,8 +29,8 @@ class MadgradState(NamedTuple):
     x0=initial_parameter,
 )
 def scale_by_madgrad(
-    g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper, momentum: Hyper = 0.9, eps: Hyper = 1e-6
-) -> Any:
+    g: Array, s: MadgradState, p: Array, t: Array, learning_rate: Hyper, momentum: Hyper = 0.9, eps: Hyper = 1e-6
+) -> tuple[Array, MadgradState]:
     """MADGRAD's step, with the learning rate in it.
 
         lamb_t = (lr + eps) sqrt(t)

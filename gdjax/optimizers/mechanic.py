@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Reduced
 from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.lift.wrapper import wrapper
@@ -26,7 +26,7 @@ class MechanicState(NamedTuple):
     m: Array  # (num_betas,) decaying maximum of |h|
     v: Array  # (num_betas,) decaying sum of h^2
     s: Array  # (num_betas,) their sum is the scale
-    x0: Any  # like params, the parameters at the first update
+    x0: Params  # like params, the parameters at the first update
 
 
 class _ForEachBeta(Shared):
@@ -69,10 +69,10 @@ def _tune(
     r=_ForEachBeta(), m=_ForEachBeta(), v=_ForEachBeta(), s=_ForEachBeta("s_init"), x0=initial_parameter,
 )  # fmt: skip
 def _tuned(
-    u: Array, g: Array, s: Any, p: Any, t: Any,
+    u: Array, g: Array, s: MechanicState, p: Array, t: Array,
     weight_decay: Hyper, eps: Hyper, s_init: Hyper, num_betas: int, bounded: bool,
     *, before: Reduced = None, after: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, MechanicState]:  # fmt: skip
     x0 = jnp.where(t > 1, s.x0, p)
     delta = numerics.divide(x0 - p, before + eps) - u  # the sum of the base's updates is -delta
     return x0 - p - after * delta, s._replace(x0=x0)

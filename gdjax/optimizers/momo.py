@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.core import checks
+from gdjax.core.types import Params
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, scalar, sqrt, widen
@@ -17,7 +18,7 @@ _average = Moment()
 class MomoState(NamedTuple):
     """State of `momo`."""
 
-    exp_avg: Any  # like params, average of gradients
+    exp_avg: Params  # like params, average of gradients
     barf: Array  # () average of values
     gamma: Array  # () average of <gradient, parameters>
     lb: Array  # () lower bound of the function
@@ -27,8 +28,8 @@ class MomoState(NamedTuple):
 class MomoAdamState(NamedTuple):
     """State of `momo_adam`."""
 
-    exp_avg: Any  # like params, average of gradients
-    exp_avg_sq: Any  # like params, second moment, float32 at least
+    exp_avg: Params  # like params, average of gradients
+    exp_avg_sq: Params  # like params, second moment, float32 at least
     barf: Array  # () average of values
     gamma: Array  # () average of <gradient, parameters>
     lb: Array  # () lower bound of the function
@@ -90,10 +91,10 @@ def _momo_step(
     exp_avg=_average, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"),
 )  # fmt: skip
 def momo(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: MomoState, p: Array, t: Array,
     learning_rate: Hyper = 1.0, beta: Hyper = 0.9, lower_bound: Hyper = 0.0, weight_decay: Hyper = 0.0,
     adapt_lower_bound: bool = False, *, tau: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, MomoState]:  # fmt: skip
     """MoMo: momentum with a step no longer than to where a model of the function reaches its lower bound.
 
         d_t = beta d_{t-1} + (1 - beta) g_t                  d_0 = g_1, and so for the two below
@@ -172,10 +173,10 @@ def _adam(g: Array, d: Array, v: Array, t: Array, b1: Any, b2: Any, eps: Any) ->
     exp_avg=_average, exp_avg_sq=second_moment, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"),
 )  # fmt: skip
 def momo_adam(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: MomoAdamState, p: Array, t: Array,
     learning_rate: Hyper = 1e-2, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, lower_bound: Hyper = 0.0,
     weight_decay: Hyper = 0.0, adapt_lower_bound: bool = False, *, tau: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, MomoAdamState]:  # fmt: skip
     """MoMo-Adam: MoMo in Adam's metric.
 
         d_t = b1 d_{t-1} + (1 - b1) g_t                      d_0 = 0, and so for the three below

@@ -5,17 +5,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import base, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.per_leaf import PerLeaf
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Reduced, Staged, Tree
-from gdjax.linalg.polar import Polar
+from gdjax.linalg.newton_schulz import Preconditioning
+from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
 from gdjax.linalg.polar_coefficients import JORDAN
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import adamw
@@ -28,7 +30,7 @@ class MuonState(NamedTuple):
     """State of `scale_by_muon`."""
 
     count: Array  # () int32, updates made so far
-    mu: Any  # like params, momentum
+    mu: Params  # like params, momentum
     ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
 
 
@@ -43,7 +45,7 @@ class MuonDimensionNumbers(NamedTuple):
 
 
 def _orthogonal(
-    gs: Any, s: Any, ps: Any, t: Any,
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
     tree: Tree, beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, consistent_rms: Hyper, ns_steps: Hyper,
     adaptive: bool, preconditioning: str, ns_dtype: Any, equilibrate: Any, renormalize: Any, dimensions: Any,
     factor: Any,
@@ -75,13 +77,14 @@ def _scaled(o: Array, factor: Any, rms: Any) -> Array:
 
 @leafwise(MuonState, reduce=_orthogonal, mu=first_moment, ns_coeffs=first_coefficients("gdjax.scale_by_muon"))
 def _muon(
-    g: Array, s: Any, p: Any, t: Any,
-    beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, mu_dtype: Any = None, consistent_rms: Hyper = None,
-    ns_steps: Hyper = 5, ns_coeffs: Staged = JORDAN, adaptive: Staged = False, preconditioning: Staged = "frobenius",
+    g: Array, s: MuonState, p: Array, t: Array,
+    beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, mu_dtype: DType | None = None,
+    consistent_rms: Hyper = None, ns_steps: Hyper = 5, ns_coeffs: Staged = JORDAN, adaptive: Staged = False,
+    preconditioning: Staged = "frobenius",
     ns_dtype: Staged = None, equilibrate: Staged = None, renormalize: Staged = None, dimensions: Staged = None,
     factor: Staged = None,
     u: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, MuonState]:  # fmt: skip
     return u, s
 
 
@@ -91,16 +94,16 @@ def scale_by_muon(
     ns_steps: ScalarOrSchedule = 5,
     beta: ScalarOrSchedule = 0.95,
     eps: ScalarOrSchedule = 1e-8,
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
     *,
     nesterov: bool = True,
     adaptive: bool = False,
-    preconditioning: str = "frobenius",
+    preconditioning: Preconditioning = "frobenius",
     weight_dimension_numbers: Any = None,
     bias_correction: bool = True,
-    ns_dtype: Any = None,
-    equilibrate: str | None = None,
-    renormalize: str | None = None,
+    ns_dtype: DTypeLike | None = None,
+    equilibrate: Equilibrate | None = None,
+    renormalize: Renormalize | None = None,
 ) -> GradientTransformation:
     """Muon's direction, the momentum with its singular values made about 1.
 
@@ -165,12 +168,12 @@ def muon(
     beta: ScalarOrSchedule = 0.95,
     eps: ScalarOrSchedule = 1e-8,
     weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType | None = None,
     *,
     nesterov: bool = True,
     adaptive: bool = False,
-    preconditioning: str = "frobenius",
+    preconditioning: Preconditioning = "frobenius",
     adam_b1: ScalarOrSchedule = 0.9,
     adam_b2: ScalarOrSchedule = 0.999,
     adam_eps_root: ScalarOrSchedule = 0.0,
@@ -179,9 +182,9 @@ def muon(
     muon_weight_dimension_numbers: Any = None,
     consistent_rms: ScalarOrSchedule | None = None,
     bias_correction: bool = True,
-    ns_dtype: Any = None,
-    equilibrate: str | None = None,
-    renormalize: str | None = None,
+    ns_dtype: DTypeLike | None = None,
+    equilibrate: Equilibrate | None = None,
+    renormalize: Renormalize | None = None,
 ) -> GradientTransformation:
     """Muon for matrices, AdamW for the rest: momentum whose singular values become about 1, by Newton-Schulz.
 

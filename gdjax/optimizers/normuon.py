@@ -5,17 +5,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from gdjax import numerics
 from gdjax.core import base, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule, Transform
+from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Planned, Reduced, Staged, Tree
 from gdjax.linalg.matrices import Matrix
+from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.plan import Leaf, plan_of
-from gdjax.linalg.polar import Polar
+from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
 from gdjax.linalg.roles import routing
 from gdjax.linalg.stacks import in_stacks
 from gdjax.numerics import Array
@@ -27,8 +29,8 @@ class ScaleByNorMuonState(NamedTuple):
     """State of `scale_by_normuon`."""
 
     count: Array  # () int32, updates made so far
-    mu: Any  # like params, momentum
-    v: Any  # like params with axes of length 1 for the inputs, mean squares of the polar factors, float32 at least
+    mu: Params  # like params, momentum
+    v: Params  # like params with axes of length 1 for the inputs, mean squares of the polar factors, float32 at least
     ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
 
 
@@ -38,7 +40,7 @@ def _of_outputs(leaf: Leaf) -> Leaf:
     return leaf._replace(shape=shape, rows=1)
 
 
-def _first_v(params: Any, given: Mapping[str, Any]) -> list[Any]:
+def _first_v(params: Params, given: Mapping[str, Any]) -> list[Any]:
     leaves = plan_of("gdjax.scale_by_normuon", params, given["dimensions"], Matrix()).leaves
     kept = []
     for leaf, p in zip(leaves, jax.tree.leaves(params), strict=True):
@@ -48,7 +50,7 @@ def _first_v(params: Any, given: Mapping[str, Any]) -> list[Any]:
 
 
 def _normalized(
-    gs: Any, s: Any, ps: Any, t: Any,
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
     tree: Tree, b1: Hyper, b2: Hyper, eps: Hyper, nesterov: bool, consistent_rms: Hyper, ns_steps: Hyper,
     preconditioning: str, ns_dtype: Any, equilibrate: Any, renormalize: Any, dimensions: Any,
 ) -> Any:  # fmt: skip
@@ -92,12 +94,12 @@ def _by_outputs(o: Array, v: Array, b2: Any, eps: Any, rms: Any) -> tuple[Array,
     ns_coeffs=first_coefficients("gdjax.scale_by_normuon"),
 )  # fmt: skip
 def _normuon(
-    g: Array, s: Any, p: Any, t: Any,
-    b1: Hyper, b2: Hyper, eps: Hyper, nesterov: bool, consistent_rms: Hyper, mu_dtype: Any = None, ns_steps: Hyper = 5,
-    ns_coeffs: Staged = None, preconditioning: Staged = "frobenius", ns_dtype: Staged = None,
+    g: Array, s: ScaleByNorMuonState, p: Array, t: Array,
+    b1: Hyper, b2: Hyper, eps: Hyper, nesterov: bool, consistent_rms: Hyper, mu_dtype: DType | None = None,
+    ns_steps: Hyper = 5, ns_coeffs: Staged = None, preconditioning: Staged = "frobenius", ns_dtype: Staged = None,
     equilibrate: Staged = None, renormalize: Staged = None, dimensions: Staged = None,
     u: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByNorMuonState]:  # fmt: skip
     return u, s
 
 
@@ -111,12 +113,12 @@ def scale_by_normuon(
     *,
     nesterov: bool = True,
     consistent_rms: ScalarOrSchedule | None = 0.2,
-    preconditioning: str = "frobenius",
-    equilibrate: str | None = None,
-    renormalize: str | None = None,
-    ns_dtype: Any = None,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    preconditioning: Preconditioning = "frobenius",
+    equilibrate: Equilibrate | None = None,
+    renormalize: Renormalize | None = None,
+    ns_dtype: DTypeLike | None = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
 ) -> GradientTransformation:
     """NorMuon's direction: Muon's, with its outputs, the neurons, made alike in size.
 
@@ -183,14 +185,14 @@ def normuon(
     *,
     nesterov: bool = True,
     consistent_rms: ScalarOrSchedule | None = 0.2,
-    preconditioning: str = "frobenius",
-    equilibrate: str | None = None,
-    renormalize: str | None = None,
-    ns_dtype: Any = None,
+    preconditioning: Preconditioning = "frobenius",
+    equilibrate: Equilibrate | None = None,
+    renormalize: Renormalize | None = None,
+    ns_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
     adam_learning_rate: ScalarOrSchedule | None = None,
     adam_b1: ScalarOrSchedule = 0.9,
     adam_b2: ScalarOrSchedule = 0.95,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
@@ -18,16 +18,16 @@ class ScaleByNovogradState(NamedTuple):
     """State of `scale_by_novograd`."""
 
     count: Array  # () int32, updates made so far
-    mu: Any  # like params, momentum of the normalised gradients
+    mu: Params  # like params, momentum of the normalised gradients
     nu: Any  # for each leaf a () average of its squared norm, float32 at least
 
 
 @leafwise(ScaleByNovogradState, nu=Factor())
 def scale_by_novograd(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: ScaleByNovogradState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.25, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, weight_decay: Hyper = 0.0,
-    mu_dtype: Any = None,
-) -> Any:  # fmt: skip
+    mu_dtype: DType | None = None,
+) -> tuple[Array, ScaleByNovogradState]:  # fmt: skip
     """NovoGrad's direction: momentum of gradients over their layer's norm, weight decay included.
 
         nu_t = b2 nu_{t-1} + (1 - b2) |g_t|^2,    nu_1 = |g_1|^2

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.slots import Shared
 from gdjax.numerics import Array
@@ -18,7 +18,7 @@ class ScaleByOptimisticGradientState(NamedTuple):
     """State of `scale_by_optimistic_gradient`."""
 
     is_initial_step: Array  # () bool, whether no update has been made
-    previous_gradient: Any  # like params
+    previous_gradient: Params  # like params
 
 
 def _first(s: Any, t: Any) -> dict[str, Any]:
@@ -27,8 +27,9 @@ def _first(s: Any, t: Any) -> dict[str, Any]:
 
 @leafwise(ScaleByOptimisticGradientState, numbers=_first, is_initial_step=Shared(True, jnp.bool_))
 def scale_by_optimistic_gradient(
-    g: Array, s: Any, p: Any, t: Any, alpha: Hyper = 1.0, beta: Hyper = 1.0, *, first: Reduced = None
-) -> Any:
+    g: Array, s: ScaleByOptimisticGradientState, p: Array, t: Array,
+    alpha: Hyper = 1.0, beta: Hyper = 1.0, *, first: Reduced = None,
+) -> tuple[Array, ScaleByOptimisticGradientState]:  # fmt: skip
     """Adds the change of the gradient.
 
         u_t = alpha g_t + beta (g_t - g_{t-1}),    g_0 = g_1
@@ -93,7 +94,7 @@ def optimistic_adam(
     b2: ScalarOrSchedule = 0.999,
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
     *,
     nesterov: bool = True,
 ) -> GradientTransformation:
@@ -141,7 +142,7 @@ def optimistic_adam_v2(
     b2: ScalarOrSchedule = 0.999,
     eps: ScalarOrSchedule = 1e-8,
     eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
     nesterov: bool = True,
 ) -> GradientTransformation:
     """Optimistic Adam: Adam with a step more in the direction in which its own direction changes.

@@ -1,13 +1,13 @@
 """Gradient descent with Polyak's step size."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.combine.chain import Chain
 from gdjax.core import checks
-from gdjax.core.base import transform
+from gdjax.core.base import EmptyState, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.numerics import Array, bounded
@@ -31,10 +31,10 @@ def _polyak_step(
 
 @leafwise(reduce=_polyak_step)
 def scale_by_polyak(
-    g: Array, s: Any, p: Any, t: Any,
-    f_min: Hyper = 0.0, max_learning_rate: Hyper = 1.0, eps: Hyper = 0.0, variant: str = "sps",
+    g: Array, s: EmptyState, p: Array, t: Array,
+    f_min: Hyper = 0.0, max_learning_rate: Hyper = 1.0, eps: Hyper = 0.0, variant: Literal["sps", "sps+"] = "sps",
     *, step: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, EmptyState]:  # fmt: skip
     """Multiplies the gradients by Polyak's step size.
 
         u_t = min((f(x_t) - f_min) / (|g_t|^2 + eps), max_learning_rate) g_t
@@ -76,7 +76,7 @@ def polyak_sgd(
     scaling: ScalarOrSchedule = 1.0,
     f_min: ScalarOrSchedule = 0.0,
     eps: ScalarOrSchedule = 0.0,
-    variant: str = "sps",
+    variant: Literal["sps", "sps+"] = "sps",
 ) -> Any:
     """Gradient descent with Polyak's step size: as far as a linear model of the function says its minimum is.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import checks, keys
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule, Transform
+from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Shared, first_moment
 from gdjax.lift.stages import Reduced, Stage, Staged, Tree, Whole
@@ -17,6 +17,7 @@ from gdjax.linalg import psgd
 from gdjax.linalg.plan import Leaf
 from gdjax.linalg.roles import routing
 from gdjax.linalg.turns import LONGEST
+from gdjax.linalg.whitening import Form
 from gdjax.numerics import Array
 from gdjax.optimizers.kronecker import blocks_and
 from gdjax.optimizers.with_adam import with_adam
@@ -29,7 +30,7 @@ class PSGDKronState(NamedTuple):
     count: Array  # () int32, updates made so far
     update_counter: Array  # () int32, updates since the last of the preconditioner, where a schedule says when it is
     key: Array  # () of the noise; each step makes its own from it
-    mu: Any  # like params, momentum
+    mu: Params  # like params, momentum
     Q: Any  # [left (number, rows, rows), right (number, columns, columns)]; (number, n, 1) where it is diagonal
     P: Any  # the same of Q^H Q
     L: Any  # (number, 1, 2), Lipschitz constants of both
@@ -56,22 +57,24 @@ def _period(probability: Any) -> int | None:
     return max(1, math.ceil((1 - 1e-6) / probability)) if fixed else None
 
 
-def _momentum(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, normalize_grads: bool, roles: Any) -> Any:
+def _momentum(
+    gs: list[Array], s: Any, ps: list[Array], t: Array, tree: Tree, b1: Hyper, normalize_grads: bool, roles: Roles
+) -> Any:
     """mu_t."""
     leaves = [x._replace(path="") for x in _leaves(tree, gs, s, roles)]
     return {"mu": [psgd.averaged(x, normalize_grads, g, mu, b1) for x, g, mu in zip(leaves, gs, s.mu, strict=True)]}
 
 
-def _leaves(tree: Tree, gs: Any, s: Any, roles: Any) -> list[Leaf]:
+def _leaves(tree: Tree, gs: Any, s: Any, roles: Roles) -> list[Leaf]:
     """How the gradients are matrices."""
     found, there = blocks_and(tree, gs, s.L, psgd.matrices_of(tree.label, roles))
     return [cut.leaf for cut, g in zip(found.cuts, there, strict=True) if cut and g is not None]
 
 
 def _fit(
-    gs: Any, s: Any, ps: Any, t: Any,
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
     tree: Tree, b1: Hyper, preconditioner_update_probability: Hyper, precond_lr: Hyper, beta_lip: Hyper, damping: Hyper,
-    momentum_into_precond_update: bool, normalize_grads: bool, dQ: str, roles: Any,  # noqa: N803
+    momentum_into_precond_update: bool, normalize_grads: bool, dQ: str, roles: Roles,  # noqa: N803
 ) -> Any:  # fmt: skip
     """New factors of the matrices whose turn it is."""
     if momentum_into_precond_update:
@@ -84,7 +87,9 @@ def _fit(
     return psgd.refitted(found, there, s, period, dQ, (precond_lr, beta_lip, damping))
 
 
-def _whitened(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, max_update_rms: Hyper, roles: Any) -> Any:
+def _whitened(
+    gs: list[Array], s: Any, ps: list[Array], t: Array, tree: Tree, b1: Hyper, max_update_rms: Hyper, roles: Roles
+) -> Any:
     """The momentum of all matrices, whitened."""
     ms = [psgd.unbiased(mu, b1, t) for mu in s.mu]
     found, there = blocks_and(tree, ms, s.L, psgd.matrices_of(tree.label, roles))
@@ -100,13 +105,13 @@ def _whitened(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, max_updat
     L=Whole(functools.partial(psgd.first, "L")),
 )  # fmt: skip
 def _psgd_kron(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: PSGDKronState, p: Array, t: Array,
     b1: Hyper, preconditioner_update_probability: Hyper, precond_lr: Hyper, precond_init_scale: Hyper,
-    beta_lip: Hyper, damping: Hyper, max_update_rms: Hyper, mu_dtype: Any = None,
+    beta_lip: Hyper, damping: Hyper, max_update_rms: Hyper, mu_dtype: DType | None = None,
     max_size_triangular: Staged = 8192, memory_save_mode: Staged = None, momentum_into_precond_update: Staged = True,
     normalize_grads: Staged = False, dQ: Staged = "Q0.5EQ1.5", key: Staged = 0, roles: Staged = None,  # noqa: N803
     u: Reduced = None, due: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, PSGDKronState]:  # fmt: skip
     return u, s
 
 
@@ -117,7 +122,7 @@ def scale_by_psgd_kron(
     precond_lr: ScalarOrSchedule = 0.1,
     precond_init_scale: ScalarOrSchedule = 1.0,
     *,
-    dQ: str = "Q0.5EQ1.5",  # noqa: N803
+    dQ: Form = "Q0.5EQ1.5",  # noqa: N803
     max_size_triangular: int = 8192,
     memory_save_mode: str | None = None,
     momentum_into_precond_update: bool = True,
@@ -126,8 +131,8 @@ def scale_by_psgd_kron(
     damping: ScalarOrSchedule = 1e-9,
     max_update_rms: ScalarOrSchedule = 1.1,
     key: Any = 0,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
 ) -> GradientTransformation:
     """PSGD's direction, the whitened momentum.
 
@@ -183,7 +188,7 @@ def psgd_kron(
     precond_lr: ScalarOrSchedule = 0.1,
     precond_init_scale: ScalarOrSchedule = 1.0,
     *,
-    dQ: str = "Q0.5EQ1.5",  # noqa: N803
+    dQ: Form = "Q0.5EQ1.5",  # noqa: N803
     max_size_triangular: int = 8192,
     memory_save_mode: str | None = None,
     momentum_into_precond_update: bool = True,
@@ -193,9 +198,9 @@ def psgd_kron(
     max_update_rms: ScalarOrSchedule = 1.1,
     key: Any = 0,
     weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
     adam_learning_rate: ScalarOrSchedule | None = None,
     adam_b1: ScalarOrSchedule = 0.9,
     adam_b2: ScalarOrSchedule = 0.999,

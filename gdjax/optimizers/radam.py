@@ -46,10 +46,10 @@ def _rectification(s: Any, t: Array, b2: Any, threshold: Any) -> dict[str, Any]:
 
 @leafwise(ScaleByAdamState, numbers=_rectification, nu=second_moment)
 def scale_by_radam(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, threshold: Hyper = 5.0,
     *, nesterov: bool = False, r: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """RAdam's direction: Adam's, shorter while its second moment is uncertain.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)

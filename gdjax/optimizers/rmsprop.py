@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, identity, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
@@ -21,29 +21,29 @@ _mu = Moment(wide=True)  # wide as nu: their difference, a variance, must not lo
 class ScaleByRmsState(NamedTuple):
     """State of `scale_by_rms`."""
 
-    nu: Any  # like params, average of squares, float32 at least
+    nu: Params  # like params, average of squares, float32 at least
 
 
 class ScaleByRmsWithCountState(NamedTuple):
     """State of `scale_by_rms` with bias correction."""
 
     count: Array  # () int32, updates made so far
-    nu: Any  # like params, average of squares, float32 at least
+    nu: Params  # like params, average of squares, float32 at least
 
 
 class ScaleByRStdDevState(NamedTuple):
     """State of `scale_by_stddev`."""
 
-    mu: Any  # like params, average
-    nu: Any  # like params, average of squares, float32 at least
+    mu: Params  # like params, average
+    nu: Params  # like params, average of squares, float32 at least
 
 
 class ScaleByRStdDevWithCountState(NamedTuple):
     """State of `scale_by_stddev` with bias correction."""
 
     count: Array  # () int32, updates made so far
-    mu: Any  # like params, average
-    nu: Any  # like params, average of squares, float32 at least
+    mu: Params  # like params, average
+    nu: Params  # like params, average of squares, float32 at least
 
 
 def _rms_state(hyper: Mapping[str, Any]) -> Any:
@@ -56,10 +56,10 @@ def _stddev_state(hyper: Mapping[str, Any]) -> Any:
 
 @leafwise(_rms_state, nu=_nu)
 def scale_by_rms(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: ScaleByRmsState | ScaleByRmsWithCountState, p: Array, t: Array,
     decay: Hyper = 0.9, eps: Hyper = 1e-8, initial_scale: Hyper = 0.0, eps_in_sqrt: bool = True,
     bias_correction: bool = False,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByRmsState | ScaleByRmsWithCountState]:  # fmt: skip
     """RMSProp's direction: the gradient over the root of the average of its squares.
 
         nu_t = decay nu_{t-1} + (1 - decay) g_t^2,    u_t = g_t / sqrt(nu_t + eps)
@@ -89,10 +89,10 @@ def scale_by_rms(
 
 @leafwise(_stddev_state, mu=_mu, nu=_nu)
 def scale_by_stddev(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: ScaleByRStdDevState | ScaleByRStdDevWithCountState, p: Array, t: Array,
     decay: Hyper = 0.9, eps: Hyper = 1e-8, initial_scale: Hyper = 0.0, eps_in_sqrt: bool = True,
     bias_correction: bool = False,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByRStdDevState | ScaleByRStdDevWithCountState]:  # fmt: skip
     """The gradient over its standard deviation: centred RMSProp's direction.
 
         mu_t = decay mu_{t-1} + (1 - decay) g_t,    nu_t = decay nu_{t-1} + (1 - decay) g_t^2

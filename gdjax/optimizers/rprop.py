@@ -1,12 +1,12 @@
 """Rprop."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
@@ -16,16 +16,16 @@ from gdjax.transforms.scaling import scale
 class ScaleByRpropState(NamedTuple):
     """State of `scale_by_rprop`."""
 
-    step_sizes: Any  # like params, float32 at least: in 16 bits a factor of 1.2 is rounded
-    prev_updates: Any  # like params, the direction before
+    step_sizes: Params  # like params, float32 at least: in 16 bits a factor of 1.2 is rounded
+    prev_updates: Params  # like params, the direction before
 
 
 @leafwise(ScaleByRpropState, step_sizes=Moment(wide=True, fill="learning_rate"))
 def scale_by_rprop(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: ScaleByRpropState, p: Array, t: Array,
     learning_rate: Hyper, eta_minus: Hyper = 0.5, eta_plus: Hyper = 1.2, min_step_size: Hyper = 1e-6,
     max_step_size: Hyper = 50.0, *, delayed: bool = False,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByRpropState]:  # fmt: skip
     """Rprop's direction: the sign of the gradient times a step size of the parameter's own.
 
         delta_t = min(eta_plus delta_{t-1}, max_step_size)     where g_t and the direction before have the same sign

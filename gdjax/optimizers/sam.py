@@ -11,6 +11,7 @@ from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.skipped import without_skipped
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.core.updates import apply_updates
 from gdjax.lift import slots
 from gdjax.numerics import Array
@@ -78,20 +79,25 @@ def sam(
     base.check_transform(LABEL, 1, adv_optimizer)
     sync_period = checks.structural(LABEL, "sync_period", sync_period, 1)
 
-    def init(params: Any) -> SAMState:
+    def init(params: Params) -> SAMState:
         checks.leaves(LABEL, "params", params)
         cache = None if opaque_mode else jax.tree.map(lambda p: slots.initial_parameter(p, {}), params)
         return SAMState(jnp.zeros((), jnp.int32), optimizer.init(params), adv_optimizer.init(params), cache)
 
-    def fresh(params: Any, adv_state: Any) -> Any:
+    def fresh(params: Params, adv_state: Any) -> Any:
         return as_before(adv_optimizer.init(params), adv_state) if reset_state else adv_state
 
-    def climb(updates: Any, adv_state: Any, params: Any, extra_args: Any) -> tuple[Any, Any]:
+    def climb(updates: Updates, adv_state: Any, params: Params, extra_args: Any) -> tuple[Any, Any]:
         updates, adv_state = base.call_update(adv_optimizer, updates, adv_state, params, extra_args)
         return jax.tree.map(lambda u: u if base.is_float0(u) else -u, updates), adv_state
 
     def opaque(
-        updates: Any, state: Any, params: Any = None, *, grad_fn: Callable[..., Any] | None = None, **extra_args: Any
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
+        *,
+        grad_fn: Callable[..., Any] | None = None,
+        **extra_args: Any,
     ) -> tuple[Any, SAMState]:
         checked(state, params)
         if grad_fn is None:
@@ -107,7 +113,7 @@ def sam(
         return updates, SAMState(jnp.zeros((), jnp.int32), opt_state, fresh(params, adv_state), None)
 
     def transparent(
-        updates: Any, state: Any, params: Any = None, *, grad_fn: Any = None, **extra_args: Any
+        updates: Updates, state: OptState, params: Params = None, *, grad_fn: Any = None, **extra_args: Any
     ) -> tuple[Any, SAMState]:
         checked(state, params)
         checks.gradients(LABEL, updates, params)
@@ -132,7 +138,7 @@ def sam(
         steps = jnp.where(last, 0, n + 1).astype(jnp.int32)
         return new, SAMState(steps, opt_state, adv_state, anchor)
 
-    def checked(state: Any, params: Any) -> None:
+    def checked(state: OptState, params: Params) -> None:
         checks.state(LABEL, state, SAMState)
         checks.params(LABEL, params)
 

@@ -13,7 +13,7 @@ from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
 from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, OptState, Params, ScalarOrSchedule
 from gdjax.lift import slots
 from gdjax.lift.leafwise import Hyper, Reduced
 from gdjax.lift.slots import Shared
@@ -37,9 +37,9 @@ class ScheduleFreeState(NamedTuple):
     step_count: Array  # () int32, 1 + updates made so far
     max_lr: Array  # (), the largest learning rate so far
     base_optimizer_state: Any
-    z: Any  # like params, the points of the base optimizer
+    z: Params  # like params, the points of the base optimizer
 
-    def eval_params(self, params: Any) -> Any:
+    def eval_params(self, params: Params) -> Any:
         """x, see `schedule_free_eval_params`."""
         return evaluated(lambda z, y: _average(y, z, self.b1), self.z, params)
 
@@ -66,9 +66,9 @@ def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
     b1=Shared("b1"), weight_sum=Shared(), step_count=Shared(1, jnp.int32), max_lr=Shared(),
 )  # fmt: skip
 def _averaged(
-    u: Array, g: Array, s: Any, y: Array, t: Any,
+    u: Array, g: Array, s: ScheduleFreeState, y: Array, t: Array,
     b1: Any, learning_rate: Hyper, weight_lr_power: Any, r: Any, state_dtype: Any, *, c: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScheduleFreeState]:  # fmt: skip
     z = s.z + u
     # y_{t+1} - y_t with x_t eliminated: no division by b1. Not with u for z - s.z: a quotient that is used twice, a TPU
     # would write to memory.
@@ -81,7 +81,7 @@ def schedule_free(
     learning_rate: ScalarOrSchedule,
     b1: Any = 0.9,
     weight_lr_power: Any = 2.0,
-    state_dtype: Any = None,
+    state_dtype: DType | None = None,
     *,
     r: Any = 0.0,
 ) -> GradientTransformation:
@@ -133,7 +133,7 @@ def schedule_free(
     return _averaged(base_optimizer, b1, base_of(learning_rate), weight_lr_power, r, state_dtype)
 
 
-def schedule_free_eval_params(state: Any, params: Any) -> Any:
+def schedule_free_eval_params(state: OptState, params: Params) -> Any:
     """The average x of `schedule_free`, to evaluate and keep, from its state and the parameters y it trains.
 
         x = z + (y - z) / b1
@@ -183,7 +183,7 @@ def schedule_free_sgd(
     b1: Any = 0.9,
     weight_decay: ScalarOrSchedule | None = None,
     weight_lr_power: Any = 2.0,
-    state_dtype: Any = None,
+    state_dtype: DType | None = None,
     *,
     r: Any = 0.0,
 ) -> GradientTransformation:
@@ -229,7 +229,7 @@ def schedule_free_adamw(
     eps: ScalarOrSchedule = 1e-8,
     weight_decay: ScalarOrSchedule = 0.0,
     weight_lr_power: Any = 2.0,
-    state_dtype: Any = None,
+    state_dtype: DType | None = None,
     *,
     r: Any = 0.0,
 ) -> GradientTransformation:

@@ -2,20 +2,22 @@
 
 import functools
 import re
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import base, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Params, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Reduced, Staged, Tree
 from gdjax.linalg.matrices import Matrix
+from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.roles import routing
 from gdjax.numerics import Array
@@ -24,19 +26,20 @@ from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrice
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
-NORMS = "spectral", "sign", "embedding_sign", "row", "embedding_col", "rms"
+Norm = Literal["spectral", "sign", "embedding_sign", "row", "embedding_col", "rms"]
+NORMS: tuple[str, ...] = get_args(Norm)
 
 
 class ScaleByScionState(NamedTuple):
     """State of `scale_by_scion`."""
 
     count: Array  # () int32, updates made so far
-    mu: Any  # like params, average of the gradients
+    mu: Params  # like params, average of the gradients
     ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
 
 
 def _steepest(
-    gs: Any, s: Any, ps: Any, t: Any,
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
     tree: Tree, alpha: Hyper, eps: Hyper, ns_steps: Hyper, norm: str, preconditioning: str, ns_dtype: Any,
     dimensions: Any,
 ) -> Any:  # fmt: skip
@@ -83,27 +86,27 @@ def _over(m: Array, axis: int | None) -> Array:
     ScaleByScionState, reduce=_steepest, mu=first_moment, ns_coeffs=first_coefficients("gdjax.scale_by_scion")
 )  # fmt: skip
 def _scion(
-    g: Array, s: Any, p: Any, t: Any,
-    alpha: Hyper, eps: Hyper, mu_dtype: Any = None, ns_steps: Hyper = 5, norm: Staged = "spectral",
+    g: Array, s: ScaleByScionState, p: Array, t: Array,
+    alpha: Hyper, eps: Hyper, mu_dtype: DType | None = None, ns_steps: Hyper = 5, norm: Staged = "spectral",
     ns_coeffs: Staged = None, preconditioning: Staged = "frobenius", ns_dtype: Staged = None,
     dimensions: Staged = None,
     u: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByScionState]:  # fmt: skip
     return u, s
 
 
 @transform
 def scale_by_scion(
-    norm: str = "spectral",
+    norm: Norm = "spectral",
     alpha: ScalarOrSchedule = 0.1,
     eps: ScalarOrSchedule = 1e-8,
     ns_coeffs: Any = "jordan",
     ns_steps: ScalarOrSchedule = 5,
     *,
-    preconditioning: str = "frobenius",
-    ns_dtype: Any = None,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    preconditioning: Preconditioning = "frobenius",
+    ns_dtype: DTypeLike | None = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
 ) -> GradientTransformation:
     """Scion's direction in one norm, of an average of gradients.
 
@@ -167,15 +170,15 @@ def scion(
     other_radius: ScalarOrSchedule = 1.0,
     *,
     constrained: bool = True,
-    embedding_norm: str = "sign",
-    head_norm: str = "sign",
+    embedding_norm: Literal["sign", "col"] = "sign",
+    head_norm: Literal["sign", "row"] = "sign",
     eps: ScalarOrSchedule = 1e-8,
     ns_coeffs: Any = "jordan",
     ns_steps: ScalarOrSchedule = 5,
-    preconditioning: str = "frobenius",
-    ns_dtype: Any = None,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    preconditioning: Preconditioning = "frobenius",
+    ns_dtype: DTypeLike | None = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
 ) -> GradientTransformation:
     """Scion: a conditional gradient method, in a norm for each role of leaf, without Adam.
 
@@ -241,7 +244,7 @@ def scion(
     numbers = routing(roles)
     check_polar(label, ns_steps, ns_coeffs, preconditioning)
 
-    def group(norm: str, radius: Any) -> GradientTransformation:
+    def group(norm: Norm, radius: Any) -> GradientTransformation:
         direction = scale_by_scion(
             norm, alpha, eps, ns_coeffs, ns_steps,
             preconditioning=preconditioning, ns_dtype=ns_dtype, mu_dtype=mu_dtype, roles=roles,

@@ -7,7 +7,7 @@ import jax
 from gdjax.combine.chain import chain
 from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, identity, transform
-from gdjax.core.types import Params, ScalarOrSchedule
+from gdjax.core.types import DType, OptState, Params, ScalarOrSchedule
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.noise import add_noise, escape_saddles
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -18,7 +18,7 @@ def sgd(
     learning_rate: ScalarOrSchedule,
     momentum: ScalarOrSchedule | None = None,
     nesterov: bool = False,
-    accumulator_dtype: Any = None,
+    accumulator_dtype: DType | None = None,
 ) -> GradientTransformation:
     """(Stochastic) gradient descent, with momentum or Nesterov momentum if asked for.
 
@@ -60,7 +60,7 @@ def sgd(
     return chain(direction, scale_by_learning_rate(learning_rate))
 
 
-def nesterov_point(params: Params, state: Any, learning_rate: Any, momentum: Any) -> Params:
+def nesterov_point(params: Params, state: OptState, learning_rate: Any, momentum: Any) -> Params:
     """Where Nesterov's original form takes the gradient: x + momentum V, with the velocity V = -lr v of `sgd`.
 
     Updating x by `sgd(learning_rate, momentum)` with gradients taken here is Nesterov's method as first written, and

@@ -1,26 +1,26 @@
 """Shampoo: gradients times roots of sums of G G^T and G^T G."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Reduced, Stage, Staged, Tree
 from gdjax.linalg import shampoo_blocks
-from gdjax.linalg.factored import Layout
+from gdjax.linalg.factored import Layout, Sides
 from gdjax.linalg.roles import routing
 from gdjax.linalg.turns import Turned, in_turns
 from gdjax.numerics import Array
 from gdjax.optimizers.kronecker import labelled, of_blocks, slots
 from gdjax.optimizers.with_adam import with_adam
 
-METHODS = "eigh", "qr", "newton"
-GRAFTING = "adam", "sgd", None
+RootMethod = Literal["eigh", "qr", "newton"]
+Grafting = Literal["adam", "sgd", None]
 
 
 class ShampooState(NamedTuple):
@@ -38,14 +38,15 @@ class ShampooState(NamedTuple):
 
 
 def _averages(
-    gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b1: Hyper, b2: Hyper, grafting_b2: Hyper, roles: Any, layout: Any
-) -> Any:
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    tree: Tree, b1: Hyper, b2: Hyper, grafting_b2: Hyper, roles: Roles, layout: Any,
+) -> Any:  # fmt: skip
     step = {"b1": b1, "b2": b2, "grafting_b2": grafting_b2}
     return of_blocks(shampoo_blocks.averages, tree, gs, s, roles, layout, step, "mu nu L R".split())
 
 
 def _roots(
-    gs: Any, s: Any, ps: Any, t: Any,
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
     b2: Hyper, eps: Hyper, root: Hyper, precondition_frequency: Hyper, start_preconditioning_step: Hyper,
     refresh: str,
 ) -> Any:  # fmt: skip
@@ -72,9 +73,9 @@ _ROOTS = "PL", "PR", "QL", "QR"
 
 
 def _directions(
-    gs: Any, s: Any, ps: Any, t: Any,
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
     tree: Tree, b1: Hyper, grafting_b2: Hyper, grafting_eps: Hyper, start_preconditioning_step: Hyper, grafting: Any,
-    roles: Any, layout: Any,
+    roles: Roles, layout: Any,
 ) -> Any:  # fmt: skip
     step = {"t": t, "b1": b1, "grafting_b2": grafting_b2, "grafting_eps": grafting_eps}
     step["start"] = start_preconditioning_step
@@ -102,8 +103,8 @@ def _checked(
     root_method: str, grafting: Any, layout: Layout, **staged: Any,
 ) -> Any:  # fmt: skip
     """The rule with these arguments, or the errors that they are, under the name `label`."""
-    for name, x, allowed in (("root_method", root_method, METHODS), ("grafting", grafting, GRAFTING)):
-        if x not in allowed:
+    for name, x, modes in (("root_method", root_method, RootMethod), ("grafting", grafting, Grafting)):
+        if x not in (allowed := get_args(modes)):
             raise ValueError(f"{label}: {name} must be one of {', '.join(map(str, allowed))}, got {x!r}")
     if start_preconditioning_step is None:
         start_preconditioning_step = precondition_frequency if isinstance(precondition_frequency, int) else 1
@@ -122,7 +123,7 @@ def _checked(
         refresh=root_method,
         grafting=grafting,
         layout=layout,
-        methods=METHODS,
+        methods=get_args(RootMethod),
         **staged,
     )
 
@@ -136,14 +137,14 @@ def scale_by_shampoo(
     *,
     start_preconditioning_step: ScalarOrSchedule | None = None,
     root: ScalarOrSchedule | None = None,
-    root_method: str = "eigh",
-    grafting: str | None = "adam",
+    root_method: RootMethod = "eigh",
+    grafting: Grafting = "adam",
     grafting_b2: ScalarOrSchedule = 0.999,
     grafting_eps: ScalarOrSchedule = 1e-8,
     block_size: int | None = 1024,
-    sides: str = "both",
-    mu_dtype: Any = None,
-    roles: Any = None,
+    sides: Sides = "both",
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
 ) -> GradientTransformation:
     """Shampoo's direction: the momentum times roots of sums of squares, with the length of another step.
 
@@ -201,16 +202,16 @@ def shampoo(
     *,
     start_preconditioning_step: ScalarOrSchedule | None = None,
     root: ScalarOrSchedule | None = None,
-    root_method: str = "eigh",
-    grafting: str | None = "adam",
+    root_method: RootMethod = "eigh",
+    grafting: Grafting = "adam",
     grafting_b2: ScalarOrSchedule = 0.999,
     grafting_eps: ScalarOrSchedule = 1e-8,
     block_size: int | None = 1024,
-    sides: str = "both",
+    sides: Sides = "both",
     weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
     adam_learning_rate: ScalarOrSchedule | None = None,
     adam_b1: ScalarOrSchedule = 0.9,
     adam_b2: ScalarOrSchedule = 0.999,

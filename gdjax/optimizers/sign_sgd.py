@@ -1,12 +1,10 @@
 """Sign descent: of the gradient, and of its average."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
-from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.base import EmptyState, GradientTransformation, transform
+from gdjax.core.types import DType, ScalarOrSchedule
 from gdjax.lift.leafwise import leafwise
 from gdjax.numerics import Array
 from gdjax.transforms.averaging import ema
@@ -14,7 +12,7 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 
 
 @leafwise()
-def scale_by_sign(g: Array, s: Any, p: Any, t: Any) -> Any:
+def scale_by_sign(g: Array, s: EmptyState, p: Array, t: Array) -> tuple[Array, EmptyState]:
     """Replaces every element by its sign: -1, 0 or 1; a complex number by g / |g|.
 
     Example:
@@ -55,7 +53,7 @@ def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformation:
 
 @transform
 def signum(
-    learning_rate: ScalarOrSchedule, beta: ScalarOrSchedule = 0.9, accumulator_dtype: Any = None
+    learning_rate: ScalarOrSchedule, beta: ScalarOrSchedule = 0.9, accumulator_dtype: DType | None = None
 ) -> GradientTransformation:
     """Sign descent with momentum: the sign is that of an average of gradients.
 

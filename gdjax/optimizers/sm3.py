@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
@@ -18,7 +18,7 @@ class ScaleBySM3State(NamedTuple):
     """State of `scale_by_sm3`."""
 
     mu: Any  # for each leaf a list, of a vector for each of its axes: bounds on sums of squares, float32 at least
-    nu: Any  # like params, momentum
+    nu: Params  # like params, momentum
 
 
 @leafwise(ScaleBySM3State, mu=Factor(lambda shape, hyper: [(i,) for i in range(len(shape))] or [()]))

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Reduced, Staged, Tree
-from gdjax.linalg.factored import Layout
-from gdjax.linalg.kronecker import into, out_of
+from gdjax.linalg.factored import Layout, Sides
+from gdjax.linalg.kronecker import Refresh, into, out_of
 from gdjax.linalg.roles import routing
 from gdjax.numerics import Array, debias
 from gdjax.optimizers.kronecker import factors, labelled, new_bases, of_blocks, slots
@@ -52,8 +52,8 @@ def _soap_of_blocks(x: Mapping[str, Any], shampoo_beta: Any, **adam: Any) -> dic
 
 
 def _directions(
-    gs: Any, s: Any, ps: Any, t: Any,
-    tree: Tree, b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, bias_correction: bool, roles: Any, layout: Any,
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    tree: Tree, b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, bias_correction: bool, roles: Roles, layout: Any,
 ) -> Any:  # fmt: skip
     step = {"t": t, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
     f = functools.partial(_soap_of_blocks, bias_correction=bias_correction)
@@ -83,11 +83,11 @@ def scale_by_soap(
     max_precond_dim: int | None = 10000,
     *,
     block_size: int | None = None,
-    sides: str = "both",
-    refresh: str = "qr",
+    sides: Sides = "both",
+    refresh: Refresh = "qr",
     bias_correction: bool = True,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
 ) -> GradientTransformation:
     """SOAP's direction: Adam in the eigenbases of Shampoo's factors.
 
@@ -142,13 +142,13 @@ def soap(
     max_precond_dim: int | None = 10000,
     *,
     block_size: int | None = None,
-    sides: str = "both",
-    refresh: str = "qr",
+    sides: Sides = "both",
+    refresh: Refresh = "qr",
     bias_correction: bool = True,
     weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
     adam_learning_rate: ScalarOrSchedule | None = None,
     adam_b1: ScalarOrSchedule = 0.95,
     adam_b2: ScalarOrSchedule = 0.95,

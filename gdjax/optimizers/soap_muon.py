@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import checks, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Reduced, Staged, Tree
-from gdjax.linalg.factored import Layout
-from gdjax.linalg.kronecker import into, out_of
+from gdjax.linalg.factored import Layout, Sides
+from gdjax.linalg.kronecker import Refresh, into, out_of
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.plan import plan_of
 from gdjax.linalg.polar import Polar
@@ -46,8 +46,8 @@ def _of_blocks(x: Mapping[str, Any], t: Any, beta: Any, b2: Any, shampoo_beta: A
 
 
 def _whitened(
-    gs: Any, s: Any, ps: Any, t: Any,
-    tree: Tree, beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, roles: Any, layout: Any, ns_coeffs: Any,
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    tree: Tree, beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, roles: Roles, layout: Any, ns_coeffs: Any,
     ns_steps: int, by_shape: bool,
 ) -> Any:  # fmt: skip
     step = {"t": t, "beta": beta, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
@@ -100,10 +100,10 @@ def scale_by_soap_muon(
     ns_coeffs: Any = "standard",
     ns_steps: int = 5,
     block_size: int | None = None,
-    sides: str = "both",
-    refresh: str = "qr",
-    mu_dtype: Any = None,
-    roles: Any = None,
+    sides: Sides = "both",
+    refresh: Refresh = "qr",
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
 ) -> GradientTransformation:
     """SOAP-Muon's direction, whose singular values are about 1.
 
@@ -165,12 +165,12 @@ def soap_muon(
     ns_coeffs: Any = "standard",
     ns_steps: int = 5,
     block_size: int | None = None,
-    sides: str = "both",
-    refresh: str = "qr",
+    sides: Sides = "both",
+    refresh: Refresh = "qr",
     weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
-    roles: Any = None,
+    weight_decay_mask: Mask = None,
+    mu_dtype: DType | None = None,
+    roles: Roles = None,
     adam_learning_rate: ScalarOrSchedule | None = None,
     adam_b1: ScalarOrSchedule = 0.9,
     adam_b2: ScalarOrSchedule = 0.999,

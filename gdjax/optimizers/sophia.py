@@ -12,7 +12,7 @@ from gdjax import tree as tree_math
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.lift.stages import Stage, Staged, Tree, Whole
@@ -26,12 +26,14 @@ class SophiaState(NamedTuple):
     """State of `scale_by_sophia`."""
 
     count: Array  # () int32, updates made so far
-    mu: Any  # like params, momentum
-    nu: Any  # like params, average of the Hessian's diagonal, float32 at least
+    mu: Params  # like params, momentum
+    nu: Params  # like params, average of the Hessian's diagonal, float32 at least
     hessian_fn_state: Any  # of the estimator
 
 
-def _hessian(gs: Any, s: Any, ps: Any, t: Any, tree: Tree, b2: Hyper, hessian_diagonal_fn: Any) -> Any:
+def _hessian(
+    gs: list[Array], s: Any, ps: list[Array], t: Array, tree: Tree, b2: Hyper, hessian_diagonal_fn: Any
+) -> Any:
     """nu_t of a new estimate of the diagonal."""
     hs, state = tree.updated(hessian_diagonal_fn, gs, s.hessian_fn_state, tree.params)
     return {"nu": [_averaged(nu, h, b2) for nu, h in zip(s.nu, hs, strict=True)], "hessian_fn_state": state}
@@ -44,7 +46,7 @@ def _averaged(nu: Array, h: Array, b2: Hyper) -> Array:
 
 
 def _report(
-    gs: Any, s: Any, ps: Any, t: Any,
+    gs: list[Array], s: Any, ps: list[Array], t: Array,
     b1: Hyper, eps: Hyper, gamma: Hyper, bias_correction: bool, clip_threshold: Hyper, every: int,
 ) -> Any:  # fmt: skip
     """Prints the win rate, the part of the elements that is not clipped."""
@@ -75,10 +77,10 @@ def _direction(
     hessian_fn_state=Whole(lambda params, given: given["hessian_diagonal_fn"].init(params)),
 )  # fmt: skip
 def _sophia(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: SophiaState, p: Array, t: Array,
     b1: Hyper, b2: Hyper, eps: Hyper, gamma: Hyper, update_interval: Hyper, bias_correction: bool,
-    clip_threshold: Hyper = None, mu_dtype: Any = None, hessian_diagonal_fn: Staged = None,
-) -> Any:  # fmt: skip
+    clip_threshold: Hyper = None, mu_dtype: DType | None = None, hessian_diagonal_fn: Staged = None,
+) -> tuple[Array, SophiaState]:  # fmt: skip
     if jnp.iscomplexobj(g):
         raise TypeError(f"does not support complex numbers ({g.dtype}): its Hessian is of real parameters")
     u, mu = _direction(g, s.mu, s.nu, t, b1, eps, gamma, bias_correction)
@@ -96,7 +98,7 @@ def scale_by_sophia(
     clip_threshold: ScalarOrSchedule = 1.0,
     update_interval: ScalarOrSchedule = 10,
     hessian_diagonal_fn: Any = hutchinson_estimator_diag_hessian(),  # noqa: B008
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
     verbose: bool = False,
     print_win_rate_every_n_steps: int = 0,
     *,
@@ -151,12 +153,12 @@ def sophia(
     b2: ScalarOrSchedule = 0.99,
     eps: ScalarOrSchedule = 1e-8,
     weight_decay: ScalarOrSchedule = 1e-4,
-    weight_decay_mask: Any = None,
+    weight_decay_mask: Mask = None,
     gamma: ScalarOrSchedule = 0.01,
     clip_threshold: ScalarOrSchedule = 1.0,
     update_interval: ScalarOrSchedule = 10,
     hessian_diagonal_fn: Any = hutchinson_estimator_diag_hessian(),  # noqa: B008
-    mu_dtype: Any = None,
+    mu_dtype: DType | None = None,
     verbose: bool = False,
     print_win_rate_every_n_steps: int = 0,
     *,

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+from jax.typing import DTypeLike
+
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.types import Roles
 from gdjax.linalg.roles import routing
 from gdjax.optimizers.adam import adam
 from gdjax.optimizers.normuon import scale_by_normuon
@@ -29,8 +32,8 @@ def transformer_optimizer(
     adam_b1: Any = 0.9,
     adam_b2: Any = 0.95,
     adam_eps: Any = 1e-8,
-    ns_dtype: Any = None,
-    roles: Any = None,
+    ns_dtype: DTypeLike | None = None,
+    roles: Roles = None,
 ) -> GradientTransformation:
     """NorMuon for hidden matrices, Adam for the rest, cautious weight decay, a warm-up and a line to 0: one call.
 

@@ -1,7 +1,5 @@
 """Yogi."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
@@ -19,10 +17,10 @@ from gdjax.transforms.scaling import scale_by_learning_rate
     nu=Moment(wide=True, real=True, fill="initial_accumulator_value"),
 )
 def scale_by_yogi(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-3, eps_root: Hyper = 0.0,
     initial_accumulator_value: Hyper = 1e-6,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """Yogi's direction: Adam's, with a second moment that moves towards g^2 by a bounded step.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t                            mu_hat_t = mu_t / (1 - b1^t)

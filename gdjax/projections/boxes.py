@@ -8,6 +8,7 @@ import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
+from gdjax.core.types import Params
 from gdjax.projections.parts import Array, floating_dtype, radius
 
 
@@ -73,7 +74,7 @@ def box(label: str, tree: Any, lower: Any, upper: Any, names: tuple[str, str], o
     return structure.unflatten(clipped)
 
 
-def ends_of(label: str, params: Any, bounds: Any) -> list[Any]:
+def ends_of(label: str, params: Params, bounds: Any) -> list[Any]:
     """Lower and upper bounds as two trees of arrays shaped like the parameters; none where `bounds` is None.
 
     Raises:

@@ -11,6 +11,7 @@ import numpy as np
 
 from gdjax.combine.chain import flips, leaf_rules
 from gdjax.core import callers
+from gdjax.core.types import Params
 from gdjax.lift.leafwise import Leafwise
 
 _BY_PLACE = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -19,7 +20,7 @@ _BY_PLACE = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_K
 def checked(label: str, loss_fn: Callable[..., Any], has_aux: bool, data: Any) -> Callable[..., Any]:
     """`loss_fn` with a pair for its result in any case; the result is checked while it is traced."""
 
-    def f(params: Any, *batch: Any, **key: Any) -> tuple[Any, Any]:
+    def f(params: Params, *batch: Any, **key: Any) -> tuple[Any, Any]:
         try:
             result = loss_fn(params, *batch, **key)
         except (TypeError, ValueError) as e:
@@ -130,7 +131,7 @@ def warn_of_negative_rates(label: str, history: Mapping[str, np.ndarray], first_
             )
 
 
-def _slip(result: Any, params: Any) -> str:
+def _slip(result: Any, params: Params) -> str:
     """What was probably done where a loss returned no real scalar; empty where nothing is known."""
     leaves, structure = jax.tree.flatten(params)
     theirs = jax.tree.leaves(result)
@@ -144,7 +145,7 @@ def _slip(result: Any, params: Any) -> str:
     return f"; {or_sum}pass the loss itself, not its gradient"
 
 
-def _of_integers(loss: Any, params: Any) -> str:
+def _of_integers(loss: Any, params: Params) -> str:
     exact = [jnp.issubdtype(jnp.result_type(x), jnp.integer) for x in (loss, *jax.tree.leaves(params))]
     return "; the parameters are integers: write 1.0 for 1" if exact[0] and any(exact[1:]) else ""
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.combine.hyperparams import learning_rates
 from gdjax.core import base
-from gdjax.core.types import OptState, Params
+from gdjax.core.types import OptState, Params, Updates
 from gdjax.core.updates import apply_updates
 from gdjax.tree.sums import total, wide
 
@@ -100,7 +100,7 @@ def _status(
     return jnp.where(jnp.isfinite(loss) & jnp.isfinite(norm), status, NON_FINITE)
 
 
-def norm_of(updates: Any) -> Array:
+def norm_of(updates: Updates) -> Array:
     """The global norm of the floating leaves; without the gradients of integers."""
     return tree.global_norm([x for x in jax.tree.leaves(updates) if jnp.issubdtype(x.dtype, jnp.inexact)])
 

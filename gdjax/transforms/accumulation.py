@@ -218,7 +218,7 @@ def _put(xs: Sequence[Any], where: Sequence[int], news: Sequence[Any]) -> list[A
 
 
 @leafwise(ApplyEvery, grad_acc=Moment(wide=True))
-def _summed(g: Array, s: Any, p: Any, t: Any, k: Any) -> Any:
+def _summed(g: Array, s: ApplyEvery, p: Array, t: Array, k: Any) -> tuple[Array, ApplyEvery]:
     total = jnp.where(t == 1, g, s.grad_acc + g)  # t is counted modulo k
     return jnp.where(t == k, total, 0), s._replace(grad_acc=total)
 

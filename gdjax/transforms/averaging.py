@@ -9,7 +9,7 @@ from gdjax import numerics
 from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import OptState, Params, Scalar, Transform, Updates
+from gdjax.core.types import DType, OptState, Params, Scalar, Transform, Updates
 from gdjax.core.updates import add
 from gdjax.lift import order, slots
 from gdjax.lift.leafwise import Hyper, leafwise
@@ -26,7 +26,9 @@ class EmaState(NamedTuple):
 
 
 @leafwise(EmaState, ema=Moment("accumulator_dtype"))
-def ema(g: Array, s: Any, p: Any, t: Any, decay: Hyper, debias: bool = True, accumulator_dtype: Any = None) -> Any:
+def ema(
+    g: Array, s: EmaState, p: Array, t: Array, decay: Hyper, debias: bool = True, accumulator_dtype: DType | None = None
+) -> tuple[Array, EmaState]:
     """The exponential moving average of the updates: m_t = decay m_{t-1} + (1 - decay) g_t, from m_0 = 0.
 
     Args:
@@ -57,7 +59,7 @@ class LookaheadState(NamedTuple):
     fast_state: OptState  # of the fast optimizer
     steps_since_sync: Array  # () int32, fast steps since slow and fast parameters were equal
 
-    def eval_params(self, params: Any) -> Any:
+    def eval_params(self, params: Params) -> Any:
         """The slow parameters of a pair."""
         return getattr(params, "slow", params)
 
@@ -125,7 +127,7 @@ def lookahead(
         return LookaheadState(fast_state, jnp.zeros((), jnp.int32))
 
     def update(
-        updates: Updates, state: OptState, params: Any = None, **extra_args: Any
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Any
     ) -> tuple[Updates, LookaheadState]:
         checks.state(label, state, LookaheadState)
         checks.params(label, params)

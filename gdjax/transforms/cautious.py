@@ -1,6 +1,6 @@
 """Cautious updates."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -19,8 +19,9 @@ class CautiousState(NamedTuple):
 
 @wrapper(CautiousState)
 def cautious(
-    u: Array, g: Array, s: Any, p: Any, t: Any, eps: Hyper = 0.0, clamp: Hyper = 1e-3, *, ascends: bool = False
-) -> Any:
+    u: Array, g: Array, s: CautiousState, p: Array, t: Array,
+    eps: Hyper = 0.0, clamp: Hyper = 1e-3, *, ascends: bool = False,
+) -> tuple[Array, CautiousState]:  # fmt: skip
     """Keeps the elements of an update that go down the gradient, and enlarges them to make up for the others.
 
         m_t = 1 where u_t g_t < 0, else 0        x_{t+1} = x_t + u_t m_t / max(mean(m_t) + eps, clamp)

@@ -1,9 +1,8 @@
 """Gradients with mean 0."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
+from gdjax.core.base import EmptyState
 from gdjax.lift.leafwise import leafwise
 from gdjax.linalg import matrices
 from gdjax.numerics import Array
@@ -11,7 +10,7 @@ from gdjax.xla.reads import alone
 
 
 @leafwise()
-def centralize(g: Array, s: Any, p: Any, t: Any, *, output_axis: int = 0) -> Any:
+def centralize(g: Array, s: EmptyState, p: Array, t: Array, *, output_axis: int = 0) -> tuple[Array, EmptyState]:
     """Subtracts its mean from the gradient of each output's weights; scalars and vectors stay as they are.
 
         u_i = g_i - mean(g_i),    g_i the gradient of the weights that lead to output i

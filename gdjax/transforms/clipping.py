@@ -36,7 +36,7 @@ def _norms(g: Any, s: Any, p: Any, t: Any, groups: Any, tree: Tree) -> dict[str,
 
 
 @leafwise()
-def clip(g: Array, s: Any, p: Any, t: Any, max_delta: Hyper) -> Any:
+def clip(g: Array, s: EmptyState, p: Array, t: Array, max_delta: Hyper) -> tuple[Array, EmptyState]:
     """Clips every element to [-max_delta, max_delta]; a complex number keeps its argument.
 
     Args:
@@ -57,8 +57,8 @@ def clip(g: Array, s: Any, p: Any, t: Any, max_delta: Hyper) -> Any:
 
 @leafwise(reduce=_norms)
 def clip_by_global_norm(
-    g: Array, s: Any, p: Any, t: Any, max_norm: Hyper, *, groups: Staged = None, norm: Reduced = None
-) -> Any:
+    g: Array, s: EmptyState, p: Array, t: Array, max_norm: Hyper, *, groups: Staged = None, norm: Reduced = None
+) -> tuple[Array, EmptyState]:
     """Scales all updates by one factor so that their global norm is at most max_norm.
 
         u = g min(1, max_norm / |g|)
@@ -93,7 +93,7 @@ def clip_by_global_norm(
 
 
 @leafwise()
-def clip_by_block_rms(g: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any:
+def clip_by_block_rms(g: Array, s: EmptyState, p: Array, t: Array, threshold: Hyper) -> tuple[Array, EmptyState]:
     """Scales each array so that its root mean square is at most threshold.
 
         u = g min(1, threshold / rms(g))
@@ -119,7 +119,7 @@ def clip_by_block_rms(g: Array, s: Any, p: Any, t: Any, threshold: Hyper) -> Any
 
 
 @leafwise(reduce=_norm)
-def normalize(g: Array, s: Any, p: Any, t: Any, *, norm: Reduced = None) -> Any:
+def normalize(g: Array, s: EmptyState, p: Array, t: Array, *, norm: Reduced = None) -> tuple[Array, EmptyState]:
     """Scales all updates by one factor so that their global norm is 1.
 
         u = g / |g|

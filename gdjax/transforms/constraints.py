@@ -15,7 +15,7 @@ from gdjax.numerics import Array, at_least_float32
 class ZeroNansState(NamedTuple):
     """State of `zero_nans`."""
 
-    found_nan: Any  # like params, () bool each: whether the last gradient had a NaN
+    found_nan: Params  # like params, () bool each: whether the last gradient had a NaN
 
 
 def _unseen(p: Any, hyper: Any) -> Array:
@@ -23,7 +23,7 @@ def _unseen(p: Any, hyper: Any) -> Array:
 
 
 @leafwise(ZeroNansState, found_nan=_unseen)
-def zero_nans(g: Array, s: Any, p: Any, t: Any) -> Any:
+def zero_nans(g: Array, s: ZeroNansState, p: Array, t: Array) -> tuple[Array, ZeroNansState]:
     """Replaces every NaN by 0, and notes in the state which arrays had one. Infinities stay.
 
     Example:

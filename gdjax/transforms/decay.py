@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.combine.masking import mask_of, masked
-from gdjax.core.base import transform
+from gdjax.core.base import EmptyState, transform
 from gdjax.core.per_leaf import per_leaf
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
 
@@ -23,14 +23,14 @@ class WeightDecaySchedule(NamedTuple):
 @leafwise(
     scheduled=WeightDecaySchedule,
 )
-def _decay(g: Array, s: Any, p: Any, t: Any, weight_decay: Hyper) -> Any:
+def _decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: Hyper) -> tuple[Array, EmptyState]:
     return decayed(g, p, weight_decay), s
 
 
 @leafwise(
     scheduled=WeightDecaySchedule,
 )
-def _cautious_decay(g: Array, s: Any, p: Any, t: Any, weight_decay: Hyper) -> Any:
+def _cautious_decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: Hyper) -> tuple[Array, EmptyState]:
     agrees = jnp.real(jnp.conj(g) * p) if jnp.iscomplexobj(g) else g * p
     return g + weight_decay * jnp.where(agrees < 0, 0, p), s
 
@@ -40,17 +40,17 @@ def decayed(g: Array, p: Array, weight_decay: Hyper) -> Array:
     return g if isinstance(weight_decay, int | float) and weight_decay == 0 else g + weight_decay * p
 
 
-def of_some(label: str, weight_decay: Any, mask: Any) -> Any:
+def of_some(label: str, weight_decay: Any, mask: Mask) -> Any:
     """The weight decay of a rule that has decay among its arguments: 0 for the leaves that the mask hides."""
     return weight_decay if mask is None else per_leaf(weight_decay, functools.partial(_factors, label, mask))
 
 
-def _factors(label: str, mask: Any, params: Any) -> Any:
+def _factors(label: str, mask: Mask, params: Params) -> Any:
     return jax.tree.map(float, mask_of(label, mask, params, "weight_decay_mask"))
 
 
 @transform
-def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None, *, cautious: bool = False) -> Any:
+def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Mask = None, *, cautious: bool = False) -> Any:
     """Adds the parameters times a rate to the updates.
 
         u = g + weight_decay p

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
-from gdjax.core.types import OptState
+from gdjax.core.types import OptState, Params, Roles
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.stages import Planned, Reduced, Staged, Tree
 from gdjax.lift.wrapper import wrapper
@@ -27,7 +27,7 @@ class HyperballState(NamedTuple):
     radius: Any  # for each matrix () its first norm: a list of (number,) for each leaf; MaskedNode where none is kept
 
 
-def _leaves(label: str, tree: Any, roles: Any) -> list[Leaf]:
+def _leaves(label: str, tree: Any, roles: Roles) -> list[Leaf]:
     return [leaf._replace(path="") for leaf in plan_of(label, tree, routing(roles)).leaves]  # alike: one trace
 
 
@@ -36,7 +36,7 @@ def _norms(x: Array) -> tuple[Array, Array]:
     return numerics.unit_and_norm(x, (1, 2))
 
 
-def _first(params: Any, given: Mapping[str, Any]) -> list[Any]:
+def _first(params: Params, given: Mapping[str, Any]) -> list[Any]:
     """The norms of the matrices, a list for each leaf."""
     radii: list[Any] = []
     for p, leaf in zip(jax.tree.leaves(params), _leaves("gdjax.hyperball", params, given["roles"]), strict=True):
@@ -80,8 +80,9 @@ _kept = jax.jit(_on_the_sphere, static_argnums=0)  # leaves alike share one trac
 
 
 def _turned(
-    us: Any, gs: Any, s: Any, ps: Any, t: Any, tree: Tree, learning_rate: Hyper, roles: Any, ascends: bool
-) -> Any:
+    us: list[Array], gs: list[Array], s: Any, ps: list[Array], t: Array,
+    tree: Tree, learning_rate: Hyper, roles: Roles, ascends: bool,
+) -> Any:  # fmt: skip
     """The updates of all leaves."""
     leaves = tree.of_each(_leaves(tree.label, tree.of(us), roles))
     each = [jax.tree.leaves(radii) for radii in s.radius]  # Flax's nnx keeps lists as dicts
@@ -106,9 +107,9 @@ def _turned(
 
 @wrapper(HyperballState, reduce=_turned, radius=Planned(_first))
 def hyperball(
-    u: Array, g: Array, s: Any, p: Any, t: Any,
+    u: Array, g: Array, s: HyperballState, p: Array, t: Array,
     learning_rate: Hyper, roles: Staged = None, *, ascends: bool = False, turned: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, HyperballState]:  # fmt: skip
     """Keeps the norm of each weight matrix, and moves it by a fixed share of that norm in the direction of `inner`.
 
         W_{t+1} = R V / |V|    with V = W_t - lr R U_t / |U_t|,    R = |W_0|

@@ -1,8 +1,8 @@
 """Accumulated gradients."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from gdjax.core.types import Updates
+from gdjax.core.types import DType, Updates
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
@@ -15,7 +15,10 @@ class TraceState(NamedTuple):
 
 
 @leafwise(TraceState, trace=Moment("accumulator_dtype"))
-def trace(g: Array, s: Any, p: Any, t: Any, decay: Hyper, nesterov: bool = False, accumulator_dtype: Any = None) -> Any:
+def trace(
+    g: Array, s: TraceState, p: Array, t: Array,
+    decay: Hyper, nesterov: bool = False, accumulator_dtype: DType | None = None,
+) -> tuple[Array, TraceState]:  # fmt: skip
     """Momentum: adds up the updates with decay.
 
         v_t = g_t + decay v_{t-1},    v_0 = 0,    u_t = v_t

@@ -12,7 +12,7 @@ from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import OptState, Params, ScalarOrSchedule, Updates
+from gdjax.core.types import DType, OptState, Params, ScalarOrSchedule, Updates
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.functions import stateless
 
@@ -117,7 +117,7 @@ def monitor(measures: Mapping[str, Any]) -> GradientTransformation:
 
 @transform
 def measure_with_ema(
-    measure: Callable[[Any], Any], decay: ScalarOrSchedule, debias: bool = True, accumulator_dtype: Any = None
+    measure: Callable[[Any], Any], decay: ScalarOrSchedule, debias: bool = True, accumulator_dtype: DType | None = None
 ) -> GradientTransformation:
     """A measure with a memory, for `monitor`: the exponential moving average of a measurement.
 

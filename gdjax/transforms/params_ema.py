@@ -74,9 +74,9 @@ def _shares(s: Any, t: Any, decay: Any, debias: bool, every: Any) -> dict[str, A
     step_count=Shared(0, jnp.int32), weight=Shared(), ema=_start,
 )  # fmt: skip
 def params_ema(
-    u: Array, g: Array, s: Any, p: Any, t: Any,
+    u: Array, g: Array, s: ParamsEmaState, p: Array, t: Array,
     decay: Hyper, *, debias: bool = True, dtype: Any = None, every: Any = 1, c: Reduced = None,
-) -> Any:  # fmt: skip
+) -> tuple[Array, ParamsEmaState]:  # fmt: skip
     """The updates of `inner`, and in the state the exponential moving average of the parameters after each of them.
 
         m_t = decay m_{t-1} + (1 - decay) x_t,    m_0 = 0,        the average is m_t / (1 - decay^t)
@@ -128,8 +128,9 @@ def _counts(s: Any, t: Any, start: Any, every: Any) -> dict[str, Any]:
     step_count=Shared(0, jnp.int32), averaged=Shared(0, jnp.int32), mean=_start,
 )  # fmt: skip
 def swa(
-    u: Array, g: Array, s: Any, p: Any, t: Any, start: Any, every: Any = 1, *, dtype: Any = None, c: Reduced = None
-) -> Any:
+    u: Array, g: Array, s: SWAState, p: Array, t: Array,
+    start: Any, every: Any = 1, *, dtype: Any = None, c: Reduced = None,
+) -> tuple[Array, SWAState]:  # fmt: skip
     """Stochastic weight averaging: the updates of `inner`, and in the state the equal average of the parameters.
 
         the mean of x_start, x_{start + every}, x_{start + 2 every}, ...        x_t: after the t-th update

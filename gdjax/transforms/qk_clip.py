@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.combine.paths import paths_of
+from gdjax.core.types import Params
 from gdjax.numerics import Array
 
 LABEL = "gdjax.qk_clip"
@@ -18,7 +19,7 @@ Pattern = str | re.Pattern[str]
 
 
 def qk_clip(
-    params: Any,
+    params: Params,
     max_logits: Any,
     tau: Any = 100.0,
     *,

@@ -1,13 +1,12 @@
 """Updates times a number: the learning rate, its sign and its schedule."""
 
-from typing import Any
-
+from gdjax.core.base import EmptyState
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
 
 
 @leafwise()
-def scale(g: Array, s: Any, p: Any, t: Any, step_size: Hyper) -> Any:
+def scale(g: Array, s: EmptyState, p: Array, t: Array, step_size: Hyper) -> tuple[Array, EmptyState]:
     """Multiplies the updates by a number.
 
         u = step_size g
@@ -26,7 +25,7 @@ def scale(g: Array, s: Any, p: Any, t: Any, step_size: Hyper) -> Any:
 
 
 @leafwise()
-def scale_by_schedule(g: Array, s: Any, p: Any, t: Any, step_size_fn: Hyper) -> Any:
+def scale_by_schedule(g: Array, s: EmptyState, p: Array, t: Array, step_size_fn: Hyper) -> tuple[Array, EmptyState]:
     """Multiplies the updates by a schedule.
 
         u_t = step_size_fn(t - 1) g_t,    t = 1, 2, ...
@@ -48,7 +47,9 @@ def scale_by_schedule(g: Array, s: Any, p: Any, t: Any, step_size_fn: Hyper) -> 
 
 
 @leafwise()
-def scale_by_learning_rate(g: Array, s: Any, p: Any, t: Any, learning_rate: Hyper, *, flip_sign: bool = True) -> Any:
+def scale_by_learning_rate(
+    g: Array, s: EmptyState, p: Array, t: Array, learning_rate: Hyper, *, flip_sign: bool = True
+) -> tuple[Array, EmptyState]:
     """Turns a direction of ascent into an update of descent.
 
         u = -learning_rate g

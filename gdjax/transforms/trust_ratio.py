@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from gdjax import tree
+from gdjax.core.base import EmptyState
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
 
@@ -16,8 +17,8 @@ def leaf_norm(x: Array) -> Array:
 
 @leafwise()
 def scale_by_trust_ratio(
-    g: Array, s: Any, p: Any, t: Any, min_norm: Hyper = 0.0, trust_coefficient: Hyper = 1.0, eps: Hyper = 0.0
-) -> Any:
+    g: Array, s: EmptyState, p: Array, t: Array, min_norm: Hyper = 0.0, trust_coefficient: Hyper = 1.0, eps: Hyper = 0.0
+) -> tuple[Array, EmptyState]:
     """Scales every leaf's update to the norm of its parameter.
 
         u = g trust_coefficient |p| / (|g| + eps)
@@ -53,7 +54,9 @@ def scale_by_trust_ratio(
 
 
 @leafwise()
-def scale_by_param_block_norm(g: Array, s: Any, p: Any, t: Any, min_scale: Hyper = 1e-3) -> Any:
+def scale_by_param_block_norm(
+    g: Array, s: EmptyState, p: Array, t: Array, min_scale: Hyper = 1e-3
+) -> tuple[Array, EmptyState]:
     """Multiplies every leaf's update by the norm of its parameter.
 
         u = g max(|p|, min_scale)
@@ -76,7 +79,9 @@ def scale_by_param_block_norm(g: Array, s: Any, p: Any, t: Any, min_scale: Hyper
 
 
 @leafwise()
-def scale_by_param_block_rms(g: Array, s: Any, p: Any, t: Any, min_scale: Hyper = 1e-3) -> Any:
+def scale_by_param_block_rms(
+    g: Array, s: EmptyState, p: Array, t: Array, min_scale: Hyper = 1e-3
+) -> tuple[Array, EmptyState]:
     """Multiplies every leaf's update by the root mean square of its parameter.
 
         u = g max(rms(p), min_scale)
@@ -107,8 +112,8 @@ def _norm(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
 
 @leafwise(reduce=_norm)
 def normalize_by_update_norm(
-    g: Array, s: Any, p: Any, t: Any, scale_factor: Hyper = 1.0, eps: Hyper = 1e-6, *, norm: Reduced = None
-) -> Any:
+    g: Array, s: EmptyState, p: Array, t: Array, scale_factor: Hyper = 1.0, eps: Hyper = 1e-6, *, norm: Reduced = None
+) -> tuple[Array, EmptyState]:
     """Scales the updates of the whole tree to one norm.
 
         u = g scale_factor / (|g| + eps)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
+from gdjax.core.base import EmptyState
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.linalg import matrices
 from gdjax.numerics import Array
@@ -92,7 +93,9 @@ def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) ->
 
 
 @leafwise()
-def adaptive_grad_clip(g: Array, s: Any, p: Any, t: Any, clipping: Hyper, eps: Hyper = 1e-3, axis: Any = None) -> Any:
+def adaptive_grad_clip(
+    g: Array, s: EmptyState, p: Array, t: Array, clipping: Hyper, eps: Hyper = 1e-3, axis: Any = None
+) -> tuple[Array, EmptyState]:
     """Scales the gradient of each unit so that its norm is at most a fraction of the norm of the unit's weights.
 
         u_i = g_i min(1, clipping max(|p_i|, eps) / |g_i|)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import checks
+from gdjax.core.types import Updates
 
 Array = jax.Array
 
@@ -161,7 +162,7 @@ def batch_shape(tree: Any, shape: tuple[int, ...] = ()) -> Any:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), tree)
 
 
-def update_moment(updates: Any, moments: Any, decay: Any, order: int) -> Any:
+def update_moment(updates: Updates, moments: Any, decay: Any, order: int) -> Any:
     """The moving average of a power: (1 - decay) g^order + decay m, leaf by leaf; None where g is.
 
     Example:
@@ -173,7 +174,7 @@ def update_moment(updates: Any, moments: Any, decay: Any, order: int) -> Any:
     return _moment("update_moment", lambda g, m, b: (1 - b) * g**order + b * m, updates, moments, decay)
 
 
-def update_moment_per_elem_norm(updates: Any, moments: Any, decay: Any, order: int) -> Any:
+def update_moment_per_elem_norm(updates: Updates, moments: Any, decay: Any, order: int) -> Any:
     """The moving average of a power of the size: (1 - decay) |g|^order + decay m, leaf by leaf; None where g is."""
     return _moment(
         "update_moment_per_elem_norm", lambda g, m, b: (1 - b) * _size_to(g, order) + b * m, updates, moments, decay
@@ -185,14 +186,14 @@ def _size_to(g: Any, order: int) -> Array:
     return square ** (order // 2) if order % 2 == 0 else numerics.sqrt(square) ** order
 
 
-def update_infinity_moment(updates: Any, moments: Any, decay: Any, eps: Any) -> Any:
+def update_infinity_moment(updates: Updates, moments: Any, decay: Any, eps: Any) -> Any:
     """The decayed maximum, Adamax's second moment: max(|g| + eps, decay m), leaf by leaf; None where g is."""
     return _moment(
         "update_infinity_moment", lambda g, m, b, e: jnp.maximum(jnp.abs(g) + e, b * m), updates, moments, decay, eps
     )
 
 
-def _moment(name: str, f: Callable[..., Any], updates: Any, moments: Any, *scalars: Any) -> Any:
+def _moment(name: str, f: Callable[..., Any], updates: Updates, moments: Any, *scalars: Any) -> Any:
     f = _wide(f, *scalars)
     return _leaves(name, lambda g, m: None if g is None else f(g, m), updates, moments, is_leaf=_is_none)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gdjax.core import meshes
 from gdjax.core.base import is_float0
+from gdjax.core.types import Updates
 from gdjax.numerics import real_dtype
 from gdjax.numerics.norms import SCALE, SMALL, precise, three_sums
 from gdjax.tree.sums import arrays, floating, floating_dtype, joined, pairwise_sum, sum_of_squares, wide
@@ -18,7 +19,7 @@ from gdjax.xla.reads import apart
 Array = jax.Array
 
 
-def global_norm(updates: Any) -> Array:
+def global_norm(updates: Updates) -> Array:
     """The Euclidean norm of all the numbers in a tree, sqrt(sum |x|^2): a scalar in float32 or wider.
 
     The tree is named `updates`, as in Optax; any will do. Where the sum of squares over- or underflows (float32 numbers

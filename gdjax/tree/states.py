@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from gdjax.core.boxes import boxed_like, unboxed
+from gdjax.core.types import OptState
 
 Path = tuple[Any, ...]
 Filter = Callable[[Path, Any], bool]
@@ -186,7 +187,7 @@ def is_placeholder(x: Any) -> bool:
 def map_params(
     initable: Any,
     f: Callable[..., Any],
-    state: Any,
+    state: OptState,
     /,
     *rest: Any,
     transform_non_params: Callable[[Any], Any] | None = None,
