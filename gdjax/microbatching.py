@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import calls
+from gdjax.core.types import ArrayTree
 from gdjax.tree.accumulators import AccumulationType, Accumulator, combined
 
 __all__ = [
@@ -19,7 +20,7 @@ Array = jax.Array
 Aux = namedtuple("Aux", ["values", "metrics", "aux"])  # each with an entry for each example
 
 
-def reshape_batch_axis(tree: Any, microbatch_size: int, axis: int = 0) -> Any:
+def reshape_batch_axis(tree: ArrayTree, microbatch_size: int, axis: int = 0) -> Any:
     """Splits the batch axis of every leaf in two, (number of parts, microbatch_size).
 
     Part i takes every n-th row from row i on, n the number of parts: a batch sharded along its axis has parts that are

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from gdjax.core.types import Params
+from gdjax.core.types import ArrayTree, Params
 
 Array = jax.Array
 LossFn = Callable[[Any, Any, Any], Any]  # (params, inputs, targets) -> scalar
@@ -74,6 +74,6 @@ def fisher_diag(negative_log_likelihood: LossFn, params: Params, inputs: Any, ta
     return jnp.square(_ravel(jax.grad(negative_log_likelihood)(params, inputs, targets)))
 
 
-def _ravel(tree: Any) -> Array:
+def _ravel(tree: ArrayTree) -> Array:
     with jax.numpy_dtype_promotion("standard"):
         return ravel_pytree(tree)[0]

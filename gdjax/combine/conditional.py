@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.core import base, checks, meshes
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Updates
 from gdjax.numerics import Array
 from gdjax.xla import flags
 from gdjax.xla.write_order import after, bound_for, destination, written
@@ -94,7 +94,7 @@ def _choose(chosen: Array, p: Any, u: Any, news: Any, olds: Any, to: str | None)
     return u, [x if first is None or not jnp.issubdtype(x.dtype, jnp.inexact) else after(first, x) for x in kept]
 
 
-def companions(tree: Any, others: Any) -> dict[Any, list[int]]:
+def companions(tree: ArrayTree, others: Any) -> dict[Any, list[int]]:
     """For each leaf of `tree`, by index, the indices of the leaves of `others` that seem to belong to it.
 
     Leaves of one shape go in turn to the leaves of `tree` with that shape, and again from the first, as moments do.
@@ -110,7 +110,7 @@ def companions(tree: Any, others: Any) -> dict[Any, list[int]]:
     return owners
 
 
-def all_finite(tree: Any) -> Array:
+def all_finite(tree: ArrayTree) -> Array:
     """Whether no number of a tree is infinite or NaN: a boolean scalar."""
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in jax.tree.leaves(tree)]
     leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]  # not integers, keys, float0

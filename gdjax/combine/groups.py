@@ -10,7 +10,7 @@ from gdjax.combine.masking import MaskedState, check_prefix, hide, is_whole, mas
 from gdjax.combine.paths import paths_of
 from gdjax.core import base, callers, calls, checks
 from gdjax.core.base import GradientTransformation, set_to_zero, transform
-from gdjax.core.types import OptState, Params, Transform, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 
 
 class PartitionState(NamedTuple):
@@ -86,7 +86,7 @@ def grouped(
         check(param_labels)
     keep = _keeper(transforms)
 
-    def masks(tree: Any) -> Mapping[Hashable, Any]:
+    def masks(tree: ArrayTree) -> Mapping[Hashable, Any]:
         labels = param_labels if fixed else calls.of_tree(label, "param_labels", param_labels, tree)
         checks.returned(label, "the labels' function", labels)
         check_prefix(label, "labels", labels, tree)

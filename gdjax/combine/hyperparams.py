@@ -120,7 +120,7 @@ def _same(count: Any) -> Any:
     return count
 
 
-def _curves(tx: Any, state: OptState, count: Any) -> tuple[dict[str, Any], list[str]]:
+def _curves(tx: Transform, state: OptState, count: Any) -> tuple[dict[str, Any], list[str]]:
     """The numbers at the counts of an array."""
     counts = jnp.asarray(count)
     if not jnp.issubdtype(counts.dtype, jnp.integer):
@@ -132,7 +132,7 @@ def _curves(tx: Any, state: OptState, count: Any) -> tuple[dict[str, Any], list[
     return numbers(counts.astype(jnp.int32)), hidden
 
 
-def _all(tx: Any, state: OptState, at: At) -> tuple[dict[str, Any], list[str]]:
+def _all(tx: Transform, state: OptState, at: At) -> tuple[dict[str, Any], list[str]]:
     """The numbers by name, and what cannot be read."""
     walked = list(_walk(tx, state, (), at))
     found = [(path, x) for path, x in walked if x is not HIDDEN]
@@ -150,7 +150,7 @@ def _names(paths: list[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _walk(tx: Any, state: OptState, where: tuple[str, ...], at: At) -> Iterator[Found]:
+def _walk(tx: Transform, state: OptState, where: tuple[str, ...], at: At) -> Iterator[Found]:
     part = base.part_of(tx) if hasattr(tx, "update") else tx
     if isinstance(getattr(state, "hyperparams", None), dict):
         yield from (((*where, k), x) for k, x in injected(tx, state, at).items())
@@ -196,11 +196,11 @@ def _inside(fields: Iterable[str]) -> Iterator[str]:
     return (f for f in fields if f.endswith("_state"))
 
 
-def _described(tx: Any, state: OptState) -> str:
+def _described(tx: Transform, state: OptState) -> str:
     return f"a transform with {type(state).__name__}" if tx is None else described(tx)
 
 
-def calls_of(tx: Any) -> Any:
+def calls_of(tx: Transform) -> Any:
     """The calls that made a transform of this library, the outermost first."""
     return getattr(value_of(getattr(tx, "update", None)), "calls", ())
 
@@ -210,7 +210,7 @@ def wrapped_by(calls: Iterable[Any]) -> Any:
     return next((x for call in calls for x in call.arguments.values() if misuse.is_transform(x)), None)
 
 
-def _argument(tx: Any, name: str, default: Any) -> Any:
+def _argument(tx: Transform, name: str, default: Any) -> Any:
     return next((call.arguments[name] for call in calls_of(tx) if name in call.arguments), default)
 
 

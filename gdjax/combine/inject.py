@@ -14,7 +14,7 @@ from gdjax.core import base, calls, checks, domains, misuse, types
 from gdjax.core.base import GradientTransformation
 from gdjax.core.closures import value_of
 from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.core.values import Call, Value, bind, is_ours
 
 Array = jax.Array
@@ -196,7 +196,7 @@ class _Injected:
         own = {name: x.with_base(hyper[name]) for name, x in self.per_leaf.items()}
         return self.inner_factory(**{**hyper, **self.rest, **own})
 
-    def _dtype(self, tree: Any) -> Any:
+    def _dtype(self, tree: ArrayTree) -> Any:
         if self.dtype is not None:
             return self.dtype
         floats = [d for d in map(jnp.result_type, jax.tree.leaves(tree)) if jnp.issubdtype(d, jnp.inexact)]
@@ -204,7 +204,7 @@ class _Injected:
         return max(reals, key=lambda d: d.itemsize, default=jnp.dtype("float32"))
 
 
-def injected(tx: Any, state: OptState, at: Callable[[Any], Any]) -> dict[str, Any]:
+def injected(tx: Transform, state: OptState, at: Callable[[Any], Any]) -> dict[str, Any]:
     """The hyperparameters in a state, schedules of the count evaluated at `at(count)` where the transform shows them.
 
     Others are those of the last update, or what was assigned since.
@@ -227,6 +227,6 @@ def _scalar(x: Any, dtype: Any) -> Array:
     return jax.lax.convert_element_type(x, dtype if jnp.issubdtype(x.dtype, jnp.inexact) else x.dtype)
 
 
-def owner_of(tx: Any) -> Any:
+def owner_of(tx: Transform) -> Any:
     """The object whose methods a transform's functions are, if there is one."""
     return getattr(getattr(value_of(tx.update), "fn", None), "__self__", None)

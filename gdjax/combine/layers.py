@@ -12,6 +12,7 @@ import numpy as np
 from gdjax.combine.paths import paths_of
 from gdjax.core import checks, patterns
 from gdjax.core.skipped import is_skipped
+from gdjax.core.types import ArrayTree
 from gdjax.core.values import value
 
 LABEL = "gdjax.layerwise_decay"
@@ -66,7 +67,7 @@ def layerwise_decay(
     if num_layers is not None:
         num_layers = checks.structural(LABEL, "num_layers", num_layers, 1)
 
-    def factors(tree: Any) -> Any:
+    def factors(tree: ArrayTree) -> Any:
         paths = paths_of(tree, is_skipped)
         found = [None if is_skipped(leaf) else _depths(depth_of, embeddings, path, leaf) for path, leaf in paths]
         number = _number(paths, found) if num_layers is None else num_layers

@@ -10,7 +10,7 @@ from gdjax.combine.paths import check_prefix
 from gdjax.core import base, callers, calls, checks
 from gdjax.core.base import GradientTransformation, MaskedNode, set_to_zero, transform
 from gdjax.core.skipped import is_skipped
-from gdjax.core.types import Mask, OptState, Params, Transform, Updates
+from gdjax.core.types import ArrayTree, Mask, OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Leafwise
 
 MaskOrFn = Any  # a tree of booleans, a prefix of the parameters, or a function from the parameters to one
@@ -133,7 +133,7 @@ def is_whole(params: Params) -> bool:
     return not all(map(is_skipped, leaves)) and not any(x is not None and is_skipped(x) for x in leaves)
 
 
-def mask_of(label: str, mask: Mask, tree: Any, name: str = "mask") -> Any:
+def mask_of(label: str, mask: Mask, tree: ArrayTree, name: str = "mask") -> Any:
     seen = calls.of_tree(label, name, mask, tree) if checks.is_function(mask) else mask
     checks.returned(label, f"the {name}'s function", seen)
     checks.mask(label, name, seen)
@@ -141,7 +141,7 @@ def mask_of(label: str, mask: Mask, tree: Any, name: str = "mask") -> Any:
     return jax.tree.map(bool, seen)
 
 
-def hide(seen: Any, tree: Any) -> Any:
+def hide(seen: Any, tree: ArrayTree) -> Any:
     if not jax.tree.leaves(tree):
         return tree  # nothing to hide; it may stand for the whole tree of parameters, see `gdjax.tree.map_params`
     return jax.tree.map(lambda m, sub: sub if m else MaskedNode(), seen, tree)

@@ -10,6 +10,7 @@ from gdjax.core import callers, calls, structures
 from gdjax.core.boxes import is_box
 from gdjax.core.patterns import check as check_patterns
 from gdjax.core.skipped import is_skipped
+from gdjax.core.types import ArrayTree
 from gdjax.core.values import value
 
 Pattern = str | re.Pattern[str] | Callable[[str, Any], bool]  # searched in a path, or a predicate of (path, leaf)
@@ -44,7 +45,7 @@ def mask_by_path(*patterns: Pattern) -> Callable[[Any], Any]:
     label = "gdjax.mask_by_path"
     check_patterns(label, patterns)
 
-    def mask(tree: Any) -> Any:
+    def mask(tree: ArrayTree) -> Any:
         paths = paths_of(tree)
         for pattern in patterns:
             if paths and not any(matches(label, pattern, *item) for item in paths):
@@ -86,7 +87,7 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
     label = "gdjax.label_by_path"
     check_patterns(label, rules)
 
-    def labels(tree: Any) -> Any:
+    def labels(tree: ArrayTree) -> Any:
         paths = paths_of(tree)
         found = [[k for k, pattern in enumerate(rules) if matches(label, pattern, *item)] for item in paths]
         unmatched = [path for (path, _), matching in zip(paths, found, strict=True) if not matching]
@@ -101,7 +102,7 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
     return labels
 
 
-def factors_by_path(label: str, rules: Mapping[Any, Any], tree: Any, warn: bool) -> list[Any]:
+def factors_by_path(label: str, rules: Mapping[Any, Any], tree: ArrayTree, warn: bool) -> list[Any]:
     """For each leaf, those without a gradient too, the factor of the first rule that matches; 1 where none does."""
     paths = paths_of(tree, is_skipped)
     real = [not is_skipped(leaf) for _, leaf in paths]
@@ -117,7 +118,7 @@ def factors_by_path(label: str, rules: Mapping[Any, Any], tree: Any, warn: bool)
 
 
 def warn_of_idle(
-    label: str, verb: str, rules: Mapping[Any, Any], tree: Any, paths: list[str], found: list[list[int]]
+    label: str, verb: str, rules: Mapping[Any, Any], tree: ArrayTree, paths: list[str], found: list[list[int]]
 ) -> None:
     """Warns of rules that decide for no leaf; not under a mask, which may hide their leaves."""
     if is_masked(tree):
@@ -134,7 +135,7 @@ def warn_of_idle(
         callers.warn(f"{label}: no leaf is {verb} {labels[k]!r} by the rule {shown(pattern)}: {why}{in_use}")
 
 
-def check_prefix(label: str, name: str, prefix: Any, tree: Any) -> None:
+def check_prefix(label: str, name: str, prefix: Any, tree: ArrayTree) -> None:
     """Raises unless the tree that errors call `name`, of a mask or of labels, is a prefix of another."""
     try:
         if jax.tree_util.tree_structure(tree).num_leaves:
@@ -146,7 +147,7 @@ def check_prefix(label: str, name: str, prefix: Any, tree: Any) -> None:
         raise ValueError(f"{label}: the {name} {verb} not a prefix of the tree: {told}") from None
 
 
-def _difference(name: str, verb: str, prefix: Any, tree: Any) -> str:
+def _difference(name: str, verb: str, prefix: Any, tree: ArrayTree) -> str:
     theirs, ours = {p for p, _ in paths_of(prefix)}, {p for p, _ in paths_of(tree)}
     only = [p for p in sorted(theirs) if not any(q == p or q.startswith(f"{p}/") for q in ours)]
     lacks = [q for q in sorted(ours) if not any(q == p or q.startswith(f"{p}/") for p in theirs)]
@@ -164,18 +165,18 @@ def _difference(name: str, verb: str, prefix: Any, tree: Any) -> str:
     return ", ".join(sides) + (f"; None at {nones} is no entry" if nones else remedy)
 
 
-def is_masked(tree: Any) -> bool:
+def is_masked(tree: ArrayTree) -> bool:
     """Whether a mask hides leaves of a tree, by `MaskedNode` of this library or of Optax."""
     hidden = lambda x: type(x).__name__ == "MaskedNode"  # noqa: E731
     return any(map(hidden, jax.tree.leaves(tree, is_leaf=hidden)))
 
 
-def paths_of(tree: Any, is_leaf: Callable[[Any], bool] = lambda x: False) -> list[tuple[str, Any]]:
+def paths_of(tree: ArrayTree, is_leaf: Callable[[Any], bool] = lambda x: False) -> list[tuple[str, Any]]:
     """The paths and the leaves of a tree, without the keys of boxes."""
     return [(path_of(keys), leaf) for keys, leaf in keys_of(tree, is_leaf)]
 
 
-def keys_of(tree: Any, is_leaf: Callable[[Any], bool] = lambda x: False) -> list[tuple[Any, Any]]:
+def keys_of(tree: ArrayTree, is_leaf: Callable[[Any], bool] = lambda x: False) -> list[tuple[Any, Any]]:
     """The keys and the leaves of a tree, without the keys of boxes."""
     found: list[tuple[Any, Any]] = []
     for keys, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: is_leaf(x) or is_box(x))[0]:

@@ -10,7 +10,7 @@ from gdjax.combine.groups import Labels, grouped
 from gdjax.combine.paths import is_masked
 from gdjax.core import callers
 from gdjax.core.base import GradientTransformation
-from gdjax.core.types import Params, Transform
+from gdjax.core.types import ArrayTree, Params, Transform
 from gdjax.linalg.matrices import Matrix, is_numbers
 from gdjax.linalg.plan import Plan, plan_of
 from gdjax.linalg.roles import ByRole
@@ -46,13 +46,13 @@ class Routes(Labels):
     adams_rates: bool
     own_rate: bool
 
-    def __call__(self, tree: Any) -> Any:
+    def __call__(self, tree: ArrayTree) -> Any:
         names, rest = {"matrix": self.matrices}, self.groups[-1]
         plan = self.plan(tree, quiet=True)  # `init` asks for labels and warnings both, `update` for labels alone
         found = [names.get(leaf.role, leaf.role) for leaf in plan.leaves]
         return jax.tree.structure(tree).unflatten([name if name in self.groups else rest for name in found])
 
-    def plan(self, tree: Any, quiet: bool = False) -> Plan:
+    def plan(self, tree: ArrayTree, quiet: bool = False) -> Plan:
         return plan_of(self.label, tree, self.numbers, quiet=quiet, argument=self.argument)
 
     def warn(self, params: Params) -> None:
@@ -65,7 +65,7 @@ class Routes(Labels):
             for text in self.numbers.notes(params):
                 callers.warn(f"{self.label}: {text}")
 
-    def slips(self, tree: Any) -> Iterator[Slip]:
+    def slips(self, tree: ArrayTree) -> Iterator[Slip]:
         """Leaves that are routed as something else than what they look like, or to an Adam with the matrices' rate.
 
         Roles and dimension numbers of the user are meant as they are, but for one `Matrix` for all leaves of a method

@@ -17,6 +17,7 @@ from gdjax.core.signatures import short_types
 from gdjax.core.skipped import fitted, without_skipped
 from gdjax.core.state_form import as_formed
 from gdjax.core.types import (
+    ArrayTree,
     OptState,
     Params,
     Transform,
@@ -170,7 +171,7 @@ def is_float0(x: Any) -> bool:
     return getattr(x, "dtype", None) == jax.dtypes.float0
 
 
-def is_concrete(tree: Any) -> bool:
+def is_concrete(tree: ArrayTree) -> bool:
     """Whether every leaf is a number or an array with a value, so that a compiled function can be called with it."""
     return all(map(_concrete, jax.tree.leaves(tree)))
 
@@ -219,7 +220,7 @@ def made_by(call: Call, made: Any) -> GradientTransformation:
     return GradientTransformation(*map(function_of, both))
 
 
-def part_of(tx: Any) -> Any:
+def part_of(tx: Transform) -> Any:
     """The leaf rule or chain behind `tx`, which a chain can take apart; None for any other transform."""
     owner = getattr(getattr(value_of(tx.update), "fn", None), "__self__", tx)
     return owner if hasattr(owner, "labelled") else None
@@ -244,7 +245,7 @@ def call_update(
     return tx.update(updates, state, params, **(extra_args if takes_extra_args(tx) else {}))
 
 
-def check_transform(label: str, index: Any, tx: Any) -> Any:
+def check_transform(label: str, index: Any, tx: Transform) -> Any:
     if (problem := misuse.no_transform(tx)) is not None:
         raise TypeError(f"{label}: argument {index} is {tx!r}, {problem}")
     return tx

@@ -4,6 +4,8 @@ from typing import Any
 
 import jax
 
+from gdjax.core.types import ArrayTree
+
 
 def is_box(x: Any) -> bool:
     """Whether x is what Flax keeps one array in, with its kind or its sharding, under the key `value`."""
@@ -11,7 +13,7 @@ def is_box(x: Any) -> bool:
     return bool(names & {"Variable", "VariableState", "AxisMetadata"})
 
 
-def unboxed(tree: Any) -> Any:
+def unboxed(tree: ArrayTree) -> Any:
     """The tree with what is in the boxes of Flax, one array each, in the place of the boxes."""
 
     def content(x: Any) -> Any:
@@ -28,5 +30,5 @@ def boxed_like(old: Any, new: Any) -> Any:
     return jax.tree.structure(old).unflatten(jax.tree.leaves(new))
 
 
-def _has_boxes(tree: Any) -> bool:
+def _has_boxes(tree: ArrayTree) -> bool:
     return any(map(is_box, jax.tree.leaves(tree, is_leaf=is_box)))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gdjax.core import structures
+from gdjax.core.types import ArrayTree
 
 
 def positional(fun: Callable[..., Any]) -> list[str]:
@@ -64,7 +65,7 @@ def schedule(label: str, name: str, value: Callable[..., Any]) -> None:
         raise TypeError(f"{label}: {name}: {called} {what}; {remedy}") from None
 
 
-def of_tree(label: str, name: str, fun: Callable[..., Any], tree: Any) -> Any:
+def of_tree(label: str, name: str, fun: Callable[..., Any], tree: ArrayTree) -> Any:
     """fun(tree): what a function that is given as the argument `name` makes of the parameters or updates.
 
     Raises:

@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from gdjax.core import structures
 from gdjax.core.structures import SWAPPED, alike, flatten_like  # noqa: F401
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Updates
 
 NUMBER = int, float, np.number
 NO_STATE = "state is None; call init(params) first"
@@ -66,7 +66,7 @@ def gradient(label: str, where: Callable[[], str], g: Any, p: Any) -> None:
         raise TypeError(f"{label}: {where()}: complex gradient ({g.dtype}) for a real parameter ({p.dtype})")
 
 
-def leaves(label: str, name: str, tree: Any) -> None:
+def leaves(label: str, name: str, tree: ArrayTree) -> None:
     """Raises if the tree called `name` is None, or a leaf of it cannot be a parameter."""
     if tree is None:
         raise ValueError(f"{label}: {name} is None; pass the tree of parameters")
@@ -116,14 +116,14 @@ def typed(x: Any) -> Any:
     return x if hasattr(x, "dtype") else np.asarray(x, jax.dtypes.canonicalize_dtype(type(x)))
 
 
-def mask(label: str, name: str, tree: Any) -> None:
+def mask(label: str, name: str, tree: ArrayTree) -> None:
     """Raises unless the leaves of a mask are booleans."""
     for path, m in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if isinstance(m, Tracer) or getattr(m, "dtype", type(m)) not in (bool, np.bool) or np.ndim(m):
             raise TypeError(f"{label}: {name}{jax.tree_util.keystr(path)} must be a bool, got {m!r}")
 
 
-def returned(label: str, name: str, tree: Any) -> None:
+def returned(label: str, name: str, tree: ArrayTree) -> None:
     """Raises if the function of the parameters that is called `name` returned None."""
     if tree is None:
         raise TypeError(f"{label}: {name} returned None, not a tree shaped like the parameters; does it lack a return?")

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Updates
 from gdjax.core.values import Call, Value, key_of, of_plain_dict
 
 _known: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
@@ -88,7 +88,7 @@ def _is_shown(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray) or isinstance(x, types.FunctionType) and bool(x.__closure__)
 
 
-def _shown(tree: Any) -> list[Any]:
+def _shown(tree: ArrayTree) -> list[Any]:
     found: list[Any] = []
     for x in jax.tree.leaves(tree, is_leaf=_is_leaf):
         if of_plain_dict(x):
@@ -109,7 +109,7 @@ def _but_shown(x: Any) -> Hashable | None:
     return ("shown",) if _is_shown(x) else None
 
 
-def _with(tree: Any, shown: Any) -> Any:
+def _with(tree: ArrayTree, shown: Any) -> Any:
     """The tree, in which each array that it shows is replaced by the next of `shown`."""
 
     def leaf(x: Any) -> Any:

@@ -14,7 +14,7 @@ import jax
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.closures import value_of
-from gdjax.core.types import OptState, Params, Transform, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 
 
 def to_optax(tx: Transform) -> Any:
@@ -138,7 +138,7 @@ def _package(x: type) -> str:
     return x.__module__.partition(".")[0]
 
 
-def _of(package: str, other: str, tree: Any) -> Any:
+def _of(package: str, other: str, tree: ArrayTree) -> Any:
     """The tree with the NamedTuples of another package in the class of `package` with their name and fields."""
     classes = _classes(package)
 
@@ -146,7 +146,7 @@ def _of(package: str, other: str, tree: Any) -> Any:
         is_other = isinstance(x, tuple) and _package(type(x)) == other
         return classes.get(_name(type(x))) if is_other else None
 
-    def convert(tree: Any) -> Any:
+    def convert(tree: ArrayTree) -> Any:
         return jax.tree.map(renamed, tree, is_leaf=lambda x: counterpart(x) is not None)
 
     def renamed(x: Any) -> Any:

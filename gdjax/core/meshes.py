@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gdjax.core.types import ArrayTree
+
 Array = jax.Array
 
 
@@ -36,7 +38,7 @@ def varying_axes(*trees: Any) -> frozenset[str]:
     return frozenset().union(*(_varying(x) for x in jax.tree.leaves(trees)))
 
 
-def varying(tree: Any, axes: frozenset[str]) -> Any:
+def varying(tree: ArrayTree, axes: frozenset[str]) -> Any:
     """The arrays of a tree, of a type that varies over these axes too."""
     if not axes:
         return tree
@@ -102,7 +104,7 @@ def _mesh() -> Any:
     return getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
 
 
-def _common(tree: Any) -> frozenset[str]:
+def _common(tree: ArrayTree) -> frozenset[str]:
     return frozenset.intersection(*(_varying(x) for x in jax.tree.leaves(tree)))
 
 
@@ -122,7 +124,7 @@ def may_be_divided(x: Any) -> bool:
     return automatic or division(x) is not None
 
 
-def divided_otherwise(tree: Any, like: Any) -> bool:
+def divided_otherwise(tree: ArrayTree, like: Any) -> bool:
     """Whether an array is divided, and either not as `like` is or of another shape: operations on both may clash."""
     known, shape = division(like), jnp.shape(like)
     hows = ((how, jnp.shape(x)) for x in jax.tree.leaves(tree) if (how := division(x)) is not None)

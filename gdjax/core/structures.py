@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gdjax.core.skipped import is_skipped
-from gdjax.core.types import Params, Updates
+from gdjax.core.types import ArrayTree, Params, Updates
 
 ARRAYS = "params", "updates", "gradients"  # trees whose leaves are arrays, by what errors call them
 SWAPPED = "are state and params swapped? Call update(updates, state, params)"
@@ -78,7 +78,7 @@ def listed(names: Sequence[Any], lines: str = ", ") -> str:
     return lines.join(map(str, names[: MOST if rest else None])) + rest
 
 
-def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, tree: Any) -> list[Any]:
+def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, tree: ArrayTree) -> list[Any]:
     """The leaves of `tree`, which must have the structure of `like`; `names` are what errors call `like` and `tree`.
 
     Raises:
@@ -166,5 +166,5 @@ def _is_scalar(x: Any) -> bool:
     return isinstance(x, int | float | complex) or hasattr(x, "shape") and x.shape == ()
 
 
-def _paths(tree: Any) -> list[str]:
+def _paths(tree: ArrayTree) -> list[str]:
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]

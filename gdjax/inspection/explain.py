@@ -123,7 +123,7 @@ def _with_values(state: OptState) -> OptState:
 
 
 def _fates(
-    tx: Any, shapes: Any, state: OptState, parts: Sequence[Part], extra_args: dict[str, Any]
+    tx: Transform, shapes: Any, state: OptState, parts: Sequence[Part], extra_args: dict[str, Any]
 ) -> tuple[dict[int, Any], list[str]]:
     """By the place of a leaf `ZERO`, or "same" where the update is the gradient; and why nothing more is known."""
     leaves = jax.tree.leaves(shapes)

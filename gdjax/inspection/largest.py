@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.hyperparams import calls_of
 from gdjax.core import misuse
-from gdjax.core.types import Schedule
+from gdjax.core.types import Schedule, Transform
 from gdjax.core.values import Call, is_ours, of_plain_dict
 from gdjax.schedules.decay import constant_schedule
 
@@ -17,7 +17,7 @@ _LEFT_OUT = "MultiSteps", "sam", "lookahead"
 _RATES = "learning_rate", "adam_learning_rate", "step_size_fn"
 
 
-def at_largest_rates(tx: Any, steps: int) -> Any:
+def at_largest_rates(tx: Transform, steps: int) -> Any:
     """`tx` made again with the largest rate, in the first `steps` steps, in the place of each schedule of a rate.
 
     `MultiSteps`, `sam` and `lookahead` are replaced by the optimizer inside. What is of another library stays.

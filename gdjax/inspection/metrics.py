@@ -14,7 +14,7 @@ from gdjax.combine.paths import label_by_path
 from gdjax.core import base, checks, meshes, misuse
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
-from gdjax.core.types import OptState, Params, Transform, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.steps import Step, run, state_of, steps_of
 from gdjax.transforms.clipping import clip_by_global_norm
@@ -150,7 +150,7 @@ def _of_patterns(groups: Mapping[Any, Any]) -> bool:
     return all(isinstance(name, str) for name in groups.values())
 
 
-def _named(inner: Any, labels: Any, wanted: Sequence[str], params: Params, state: OptState) -> dict[str, Any]:
+def _named(inner: Transform, labels: Any, wanted: Sequence[str], params: Params, state: OptState) -> dict[str, Any]:
     """An entry for each metric, the same that an update has."""
     found: dict[str, Any] = {}
     for name in wanted:
@@ -160,7 +160,7 @@ def _named(inner: Any, labels: Any, wanted: Sequence[str], params: Params, state
     return found | _rates(inner, state) | _skipped(inner, state)
 
 
-def _norms(labels: Any, name: str, norm: Callable[[Any], Array], tree: Any) -> dict[str, Array]:
+def _norms(labels: Any, name: str, norm: Callable[[Any], Array], tree: ArrayTree) -> dict[str, Array]:
     found = {f"{name}_norm": norm(tree)}
     if labels is not None:
         names = labels(tree) if checks.is_function(labels) else labels
@@ -170,11 +170,11 @@ def _norms(labels: Any, name: str, norm: Callable[[Any], Array], tree: Any) -> d
     return found
 
 
-def _one_pass(tree: Any) -> Array:
+def _one_pass(tree: ArrayTree) -> Array:
     return jnp.sqrt(finite_square(tree))
 
 
-def _once_known(norm: Array, tree: Any) -> Any:
+def _once_known(norm: Array, tree: ArrayTree) -> Any:
     """The tree, its arrays made to wait for a norm: what is computed from them may overwrite what the norm reads."""
     waits = lambda x: jnp.ndim(x) > 0 and jnp.issubdtype(jnp.result_type(x), jnp.inexact)  # noqa: E731
     return jax.tree.map(lambda x: after(norm, x) if not base.is_float0(x) and waits(x) else x, tree)
@@ -199,7 +199,7 @@ def _clipped(part: Leafwise, state: OptState, updates: Updates) -> tuple[Array, 
     return norm, numerics.shrinking(norm, jnp.asarray(part.hyperparams(state)["max_norm"], norm.dtype))
 
 
-def _guarded(inner: Any, state: OptState) -> Step | None:
+def _guarded(inner: Transform, state: OptState) -> Step | None:
     """The clip that begins the optimizer inside `apply_if_finite`, if one does: it gets the gradients as they are."""
     call = next(iter(calls_of(inner)), None)
     if call is None or call.factory is not apply_if_finite:
@@ -208,7 +208,7 @@ def _guarded(inner: Any, state: OptState) -> Step | None:
     return step if step is not None and _is_clip(step.part) else None
 
 
-def _clip_in_guard(inner: Any, state: OptState, updates: Updates) -> Iterator[tuple[Array, Array]]:
+def _clip_in_guard(inner: Transform, state: OptState, updates: Updates) -> Iterator[tuple[Array, Array]]:
     if (step := _guarded(inner, state)) is not None:
         yield _clipped(step.part, step.state, updates)
 
@@ -220,7 +220,7 @@ def _of_clips(clips: Sequence[tuple[Array, Array]]) -> dict[str, Array]:
     return {"clip_fraction": (factor < 1).astype(factor.dtype), "clip_factor": factor}
 
 
-def _rates(inner: Any, state: OptState) -> dict[str, Any]:
+def _rates(inner: Transform, state: OptState) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path, x in last_rates(inner, state):
         name = "/".join((*path, "learning_rate"))
@@ -229,7 +229,7 @@ def _rates(inner: Any, state: OptState) -> dict[str, Any]:
     return found
 
 
-def _skipped(inner: Any, state: OptState) -> dict[str, Any]:
+def _skipped(inner: Transform, state: OptState) -> dict[str, Any]:
     guards = [s for _, s in get_all_with_path(state, "ApplyIfFiniteState")]
     most = [call.arguments["max_consecutive_errors"] for call in _all_calls(inner) if call.factory is apply_if_finite]
     skips = [x for _, x in get_all_with_path(state, "should_skip")]
@@ -239,7 +239,7 @@ def _skipped(inner: Any, state: OptState) -> dict[str, Any]:
     return {"skipped": functools.reduce(jnp.logical_or, skips)} if skips else {}
 
 
-def _all_calls(tx: Any) -> Iterator[Any]:
+def _all_calls(tx: Transform) -> Iterator[Any]:
     """The calls that made a transform and those inside it, from outside to inside."""
     for call in calls_of(tx)[:1]:
         yield call

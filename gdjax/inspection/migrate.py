@@ -151,7 +151,7 @@ def _weigh(
                 factors[x.path] = factors.get(x.path, 1) * (1 - b)
 
 
-def _decay(tx: Any, state: OptState, role: str) -> Any:
+def _decay(tx: Transform, state: OptState, role: str) -> Any:
     """The decay b of the moments that have this role; None where it cannot be read."""
     try:
         with warnings.catch_warnings():

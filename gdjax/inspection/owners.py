@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import GetAttrKey
 
-from gdjax.core.types import OptState
+from gdjax.core.types import OptState, Transform
 from gdjax.lift.order import OrderWarning
 from gdjax.numerics import is_key
 from gdjax.tree.states import is_placeholder, placeholder
@@ -22,12 +22,12 @@ class Held(NamedTuple):
     array: Any  # its shape and dtype
 
 
-def state_of(tx: Any, shapes: Any) -> OptState:
+def state_of(tx: Transform, shapes: Any) -> OptState:
     """The shapes of the state that `init` makes. What `init` warns of, it warns of when the state is made."""
     return state_and_order(tx, shapes)[0]
 
 
-def state_and_order(tx: Any, shapes: Any) -> tuple[OptState, list[str]]:
+def state_and_order(tx: Transform, shapes: Any) -> tuple[OptState, list[str]]:
     """`state_of`, and what `init` warns of averages that are not last."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -36,7 +36,7 @@ def state_and_order(tx: Any, shapes: Any) -> tuple[OptState, list[str]]:
     return state, list(dict.fromkeys(text.partition(": ")[2] for text in texts))
 
 
-def held(tx: Any, shapes: Any, state: OptState) -> list[Held]:
+def held(tx: Transform, shapes: Any, state: OptState) -> list[Held]:
     """The arrays of a state.
 
     `init` of something that stands for the whole tree of parameters shows where in the state such trees are. Where an

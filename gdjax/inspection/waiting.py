@@ -10,7 +10,7 @@ import numpy as np
 from gdjax.combine.chain import Chain
 from gdjax.combine.hyperparams import calls_of, wrapped_by
 from gdjax.core import base
-from gdjax.core.types import OptState
+from gdjax.core.types import OptState, Transform
 from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.wrapper import Wrapped
 
@@ -18,7 +18,7 @@ AHEAD = 1000  # how many calls of a condition are looked at
 Found = tuple[Any, Mapping[str, Any]]  # a state, and the arguments of the call that made its transform, if known
 
 
-def waiting(tx: Any, state: OptState) -> Iterator[str]:
+def waiting(tx: Transform, state: OptState) -> Iterator[str]:
     """Sentences about the calls to come, in which an optimizer with this state makes no step."""
     for s, arguments in _inside(tx, state):
         told = _TELL.get(type(s).__name__)
@@ -26,7 +26,7 @@ def waiting(tx: Any, state: OptState) -> Iterator[str]:
             yield from told(s, arguments)  # not of many runs at once, as of `sweep`
 
 
-def _inside(tx: Any, state: OptState) -> Iterator[Found]:
+def _inside(tx: Transform, state: OptState) -> Iterator[Found]:
     """The states of wrappers, from outside to inside; `tx` is None where it is not known."""
     part = None if tx is None else base.part_of(tx)
     if isinstance(part, Chain):

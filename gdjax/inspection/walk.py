@@ -18,7 +18,7 @@ from gdjax.core import base, misuse
 from gdjax.core.base import set_to_zero
 from gdjax.core.calls import of_tree
 from gdjax.core.skipped import is_skipped
-from gdjax.core.types import Params
+from gdjax.core.types import ArrayTree, Params, Transform
 from gdjax.core.values import Call, Value, is_ours
 from gdjax.lift.factors import Factors, of_each
 from gdjax.lift.leafwise import Leafwise
@@ -91,7 +91,7 @@ def shapes_of(label: str, params: Params) -> Any:
     return jax.tree_util.tree_map_with_path(shape, params)
 
 
-def walk(tx: Any, shapes: Any) -> Walk:
+def walk(tx: Transform, shapes: Any) -> Walk:
     """The parts of `tx`, for the tree of `shapes_of`."""
     walker = _Walker(shapes)
     parts = tuple(walker.parts(tx, shapes, ()))
@@ -109,7 +109,7 @@ class _Walker:
         self.routes: list[ByRole] = []
         self.overridden: set[int] = set()
 
-    def parts(self, tx: Any, tree: Any, groups: tuple[str, ...]) -> Iterator[Part]:
+    def parts(self, tx: Transform, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Part]:
         part, calls = base.part_of(tx), calls_of(tx)
         call = calls[-1] if calls else None  # the innermost tells what runs: of freeze(...) it is masked(...)
         if isinstance(part, Chain):
@@ -139,7 +139,7 @@ class _Walker:
             if inner is not None:
                 yield from self.parts(inner, tree, groups)
 
-    def rule(self, rule: Leafwise, name: str, tree: Any, groups: tuple[str, ...]) -> Part:
+    def rule(self, rule: Leafwise, name: str, tree: ArrayTree, groups: tuple[str, ...]) -> Part:
         seen = self.seen(tree)
         if isinstance(rule, MaskedLeafwise):
             leaves = jax.tree.leaves(tree, is_leaf=is_skipped)
@@ -151,7 +151,7 @@ class _Walker:
         more = {"factors": factors, "takes": takes, "sees_all": not is_masked(tree)}
         return Part(name, rule.label, rule, rule.hyper, seen, groups, **more)
 
-    def matrices(self, label: str, numbers: Any, tree: Any) -> dict[int, str]:
+    def matrices(self, label: str, numbers: Any, tree: ArrayTree) -> dict[int, str]:
         """By place, what all leaves tell of the leaves of `tree` that are matrices by dimension numbers or roles."""
         route = numbers if isinstance(numbers, ByRole) else ByRole()
         if isinstance(numbers, ByRole) and route not in self.routes:
@@ -163,17 +163,17 @@ class _Walker:
         looks = ["matrix" if isinstance(leaf.role, Matrix) else leaf.role for leaf in route.read(self.shapes)]
         return {i: looks[i] for i in sorted(self.seen(taken))}
 
-    def factors(self, per_leaf: Factors, tree: Any) -> dict[int, Any]:
+    def factors(self, per_leaf: Factors, tree: ArrayTree) -> dict[int, Any]:
         if not per_leaf:
             return {}
         rows = of_each(per_leaf, dict.fromkeys(per_leaf, 1.0), tree)
         leaves = jax.tree.leaves(tree, is_leaf=is_skipped)
         return {self.places[id(x)]: row for x, row in zip(leaves, rows, strict=True) if id(x) in self.places}
 
-    def seen(self, tree: Any) -> frozenset[int]:
+    def seen(self, tree: ArrayTree) -> frozenset[int]:
         return frozenset(self.places[id(x)] for x in jax.tree.leaves(tree) if id(x) in self.places)
 
-    def injected(self, owner: Any, call: Call, tree: Any, groups: tuple[str, ...]) -> Iterator[Part]:
+    def injected(self, owner: Any, call: Call, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Part]:
         """The transform with the arguments that it was given, schedules among them, not those of a state."""
         schedules = {
             k: f.schedule_fn if isinstance(f, WrappedSchedule) else f(f.init()) for k, f in owner.schedules.items()
@@ -187,7 +187,7 @@ class _Walker:
             name = f"{module}.{getattr(factory, '__name__', 'transform')}"
             yield Part(name, name, None, hyper, self.seen(tree), groups, known=False)
 
-    def masked(self, call: Call, tree: Any, groups: tuple[str, ...]) -> Iterator[Part]:
+    def masked(self, call: Call, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Part]:
         inner, mask = call.arguments["inner"], call.arguments["mask"]
         sub = hide(mask_of("gdjax.masked", mask, tree), tree)
         found = list(self.parts(inner, sub, groups))
@@ -196,7 +196,7 @@ class _Walker:
             self.notes.append(f"the mask of {names} is False everywhere: it does nothing")
         yield from found
 
-    def grouped(self, calls: tuple[Call, ...], tree: Any, groups: tuple[str, ...]) -> Iterator[Part]:
+    def grouped(self, calls: tuple[Call, ...], tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Part]:
         arguments = calls[-1].arguments
         transforms, labels = arguments["transforms"], arguments["param_labels"]
         routes = labels if isinstance(labels, Routes) else None
@@ -222,7 +222,7 @@ class _Walker:
             yield from parts
 
 
-def is_lookahead(tx: Any) -> bool:
+def is_lookahead(tx: Transform) -> bool:
     """Whether a transform takes fast and slow parameters together."""
     calls = calls_of(tx)
     return bool(calls) and calls[0].factory is lookahead

@@ -12,7 +12,7 @@ from gdjax.combine.paths import factors_by_path, keys_of, path_of
 from gdjax.core import calls, checks
 from gdjax.core.per_leaf import LABEL, PerLeaf, base_of
 from gdjax.core.skipped import is_skipped
-from gdjax.core.types import Params
+from gdjax.core.types import ArrayTree, Params
 
 Array = jax.Array
 Factors = Mapping[str, PerLeaf]  # by the name of the hyperparameter
@@ -45,7 +45,7 @@ def check_paths(factors: Factors, params: Params) -> None:
             _level(level, params, True)
 
 
-def of_each(factors: Factors, bases: Mapping[str, Any], tree: Any) -> list[dict[str, Any]]:
+def of_each(factors: Factors, bases: Mapping[str, Any], tree: ArrayTree) -> list[dict[str, Any]]:
     """For each leaf of the tree, those without a gradient too, its hyperparameters: base times factor."""
     columns = {}
     for name, x in factors.items():
@@ -66,7 +66,7 @@ def _times(base: Any, row: Sequence[Any], known: dict[Any, Any]) -> Any:
     return known[key]
 
 
-def _level(level: PerLeaf, tree: Any, warn: bool) -> list[Any]:
+def _level(level: PerLeaf, tree: ArrayTree, warn: bool) -> list[Any]:
     """The factors of one `per_leaf` for each leaf."""
     if level.patterns is not None:
         found = factors_by_path(LABEL, dict(zip(level.patterns, level.factors, strict=True)), tree, warn)

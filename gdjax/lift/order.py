@@ -13,7 +13,7 @@ from gdjax.core import callers
 from gdjax.core.closures import value_of
 from gdjax.core.interop import is_optax, state_from_optax
 from gdjax.core.skipped import is_skipped
-from gdjax.core.types import OptState, Params
+from gdjax.core.types import ArrayTree, OptState, Params, Transform
 from gdjax.lift import traced
 
 
@@ -71,25 +71,25 @@ def warn(label: str, average: Any, place: str, changes: str) -> None:
     )
 
 
-def _late(found: Sequence[Any], tx: Any, state: OptState, params: Params) -> Any:
+def _late(found: Sequence[Any], tx: Transform, state: OptState, params: Params) -> Any:
     """The first of some averages with a leaf whose update `tx` changes; None if there is none."""
     shapes = _shapes(params)
     moved = _changed(tx, _shapes(state), shapes)
     return next((x for x in found if moved & _averaged(_shapes(x), shapes)), None) if moved else None
 
 
-def _shapes(tree: Any) -> Any:
+def _shapes(tree: ArrayTree) -> Any:
     """The tree of shapes and dtypes, wherever its arrays lie."""
     return jax.tree.map(lambda p: jax.ShapeDtypeStruct(jnp.shape(p), _dtype(p)), tree)
 
 
-def name_of(tx: Any) -> str:
+def name_of(tx: Transform) -> str:
     """The name of the call that made a transform."""
     calls = getattr(value_of(tx.update), "calls", ())
     return calls[0].name if calls else described(tx)
 
 
-def described(tx: Any) -> str:
+def described(tx: Transform) -> str:
     """The name of someone else's transform: "optax.scale_by_adam"."""
     update = tx.update
     name = getattr(update, "__qualname__", type(tx).__name__).partition(".<locals>")[0]
@@ -143,7 +143,7 @@ def _averaged(state: OptState, shapes: Any) -> set[int]:
     return found
 
 
-def _changed(tx: Any, state: OptState, shapes: Any) -> set[int]:
+def _changed(tx: Transform, state: OptState, shapes: Any) -> set[int]:
     """The places of the gradients that `tx` changes; all where its update cannot be traced without extra arguments."""
     n = len(jax.tree.leaves(traced.gradients_like(shapes)))
     with warnings.catch_warnings():

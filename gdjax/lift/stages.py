@@ -19,7 +19,7 @@ import jax
 
 from gdjax.core import base, checks
 from gdjax.core.skipped import is_skipped
-from gdjax.core.types import OptState, Params
+from gdjax.core.types import ArrayTree, OptState, Params, Transform
 from gdjax.xla.write_order import bound_for
 
 Array = jax.Array
@@ -103,7 +103,7 @@ class Tree(NamedTuple):
         full = [next(each) if own else entry for entry, own in zip(self.entries, self.trained, strict=True)]
         return self.structure.unflatten(full)
 
-    def listed(self, name: str, tree: Any) -> list[Any]:
+    def listed(self, name: str, tree: ArrayTree) -> list[Any]:
         """The entries of a tree, called `name` in errors, for the leaves that have gradients."""
         like = self.structure.unflatten(self.entries)
         full = checks.flatten_like(self.label, ("updates", name), self.structure, like, tree)
@@ -117,7 +117,9 @@ class Tree(NamedTuple):
     def chosen(self, full: Sequence[Any]) -> list[Any]:
         return [x for x, own in zip(full, self.trained, strict=True) if own]
 
-    def updated(self, tx: Any, xs: Sequence[Any], state: OptState, params: Params = None) -> tuple[list[Any], Any]:
+    def updated(
+        self, tx: Transform, xs: Sequence[Any], state: OptState, params: Params = None
+    ) -> tuple[list[Any], Any]:
         """What the `update` of a transform makes of a list: updates, and a state in the classes of the old one."""
         with bound_for(None):
             new, new_state = base.call_update(tx, self.of(xs), state, params, self.extra_args)

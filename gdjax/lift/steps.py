@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gdjax.core import base
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift import rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.leafwise import Leafwise
@@ -19,7 +19,7 @@ class Step(NamedTuple):
     inside: int | None = None  # for the rule of a wrapper: how many of the steps before it are the wrapped transform
 
 
-def steps_of(tx: Any, state: OptState) -> Iterator[Step]:
+def steps_of(tx: Transform, state: OptState) -> Iterator[Step]:
     """The steps of a transform: of its parts, if it has any, else itself."""
     part = base.part_of(tx)
     if hasattr(part, "steps"):
@@ -28,7 +28,7 @@ def steps_of(tx: Any, state: OptState) -> Iterator[Step]:
         yield Step(tx if part is None else part, state)
 
 
-def state_of(tx: Any, states: Iterator[Any]) -> Any:
+def state_of(tx: Transform, states: Iterator[Any]) -> Any:
     """The state of a transform from those of its steps."""
     part = base.part_of(tx)
     return part.joined(states) if hasattr(part, "joined") else next(states)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Literal
 
 from gdjax.core import base
-from gdjax.core.types import OptState, Params
+from gdjax.core.types import OptState, Params, Transform
 
 ZERO = "zero"  # the update is 0 whatever the gradient is
 ONE = "one"
@@ -32,7 +32,7 @@ def gradients_like(shapes: Any) -> Any:
     return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else None, shapes)
 
 
-def fates(tx: Any, shapes: Any, state: OptState, extra_args: dict[str, Any]) -> list[Known]:
+def fates(tx: Transform, shapes: Any, state: OptState, extra_args: dict[str, Any]) -> list[Known]:
     """For each gradient what its update is: `ZERO`, the place of the gradient that it is, or None for anything else.
 
     Raises:
@@ -54,7 +54,7 @@ def fates(tx: Any, shapes: Any, state: OptState, extra_args: dict[str, Any]) -> 
         zero = still
 
 
-def _zeros_at_first(tx: Any, shapes: Any) -> list[bool]:
+def _zeros_at_first(tx: Transform, shapes: Any) -> list[bool]:
     """Which arrays of the state are 0 when it is made."""
     jaxpr = jax.make_jaxpr(tx.init)(shapes).jaxpr
     return [x == ZERO for x in _outputs(jaxpr, [None] * len(jaxpr.invars))]

@@ -8,7 +8,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift import factors, order, rule_checks
 from gdjax.lift.leafwise import Hyper, Leafwise, Prepared, ScaleByScheduleState, ScheduledState
 from gdjax.lift.signatures import arguments_of, hashable, like_rule
@@ -101,7 +101,7 @@ class Wrapped:
     """A transform and the rule for its updates."""
 
     label: str
-    tx: Any
+    tx: Transform
     own: Leafwise
     State: Any
     inner: str

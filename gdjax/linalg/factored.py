@@ -17,7 +17,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import checks, meshes
 from gdjax.core.base import MaskedNode
-from gdjax.core.types import Params
+from gdjax.core.types import ArrayTree, Params
 from gdjax.linalg import blocks
 from gdjax.linalg.plan import Leaf, plan_of
 from gdjax.linalg.stacks import of_stack
@@ -175,7 +175,7 @@ def _number(members: Sequence[Member]) -> int:
     return sum(x.number for x in members)
 
 
-def blocks_of(label: str, tree: Any, numbers: Any, default: Any, layout: Layout) -> Blocks:
+def blocks_of(label: str, tree: ArrayTree, numbers: Any, default: Any, layout: Layout) -> Blocks:
     """The blocks of a tree; see `plan_of`."""
     leaves = plan_of(label, tree, numbers, default).leaves
     cuts = [Cut(leaf, layout.block_size) if leaf.is_matrix else None for leaf in leaves]

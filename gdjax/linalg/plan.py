@@ -10,6 +10,7 @@ import numpy as np
 
 from gdjax.combine.paths import check_prefix
 from gdjax.core import calls, checks
+from gdjax.core.types import ArrayTree
 from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, is_numbers, is_trained, matrix_axes
 from gdjax.linalg.roles import ByRole
 from gdjax.numerics import Array
@@ -88,7 +89,7 @@ class Plan(NamedTuple):
 
 
 def plan_of(
-    label: str, tree: Any, numbers: Any = None, default: Any = None, quiet: bool = False, argument: str = NUMBERS
+    label: str, tree: ArrayTree, numbers: Any = None, default: Any = None, quiet: bool = False, argument: str = NUMBERS
 ) -> Plan:
     """The plan of a tree of parameters or gradients; made once for each tree of shapes and axes.
 
@@ -125,7 +126,7 @@ def plan_of(
     return _plan(label, tuple(key))
 
 
-def numbers_of(label: str, name: str, numbers: Any, tree: Any) -> list[Any]:
+def numbers_of(label: str, name: str, numbers: Any, tree: ArrayTree) -> list[Any]:
     """For each leaf of `tree` its dimension numbers, or None; errors call `numbers`, as in `plan_of`, by `name`."""
     if not jax.tree.leaves(tree):
         return []

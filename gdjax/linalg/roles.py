@@ -10,6 +10,7 @@ import numpy as np
 from gdjax.combine.paths import is_masked, matches, paths_of, shown, warn_of_idle
 from gdjax.core import callers, patterns
 from gdjax.core.skipped import is_skipped
+from gdjax.core.types import ArrayTree
 from gdjax.core.values import value
 from gdjax.linalg import reading
 from gdjax.linalg.matrices import Matrix, is_numbers, is_trained, matrix_axes
@@ -28,11 +29,11 @@ class ByRole:
     def __repr__(self) -> str:
         return f"matrices_by_role({dict(self.overrides) if self.overrides else ''})"
 
-    def __call__(self, tree: Any) -> Any:
+    def __call__(self, tree: ArrayTree) -> Any:
         found = [x if isinstance(x, Matrix) else None for x in self.roles(LABEL, tree)]
         return jax.tree.structure(tree).unflatten(found)
 
-    def roles(self, label: str, tree: Any, quiet: bool = False) -> list[Matrix | str]:
+    def roles(self, label: str, tree: ArrayTree, quiet: bool = False) -> list[Matrix | str]:
         """For each leaf how it is a matrix, or its role if it is none.
 
         Axes come from the path and the shape of a leaf, those of the output of attention also from the query, key and
@@ -57,7 +58,7 @@ class ByRole:
             warn_of_idle(label, "given the role", rules, tree, [path for path, _ in items], found)
         return [leaf.role for leaf in leaves]
 
-    def _check_axes(self, label: str, tree: Any) -> None:
+    def _check_axes(self, label: str, tree: ArrayTree) -> None:
         for path, x in paths_of(tree):
             for pattern, role in [rule for rule in self.overrides if matches(label, rule[0], path, x)][:1]:
                 if not (isinstance(role, Matrix) and is_trained(x)):
@@ -71,7 +72,7 @@ class ByRole:
                     where = f"{shown(pattern)} makes {path} of shape {np.shape(x)} a {role}"
                     raise ValueError(f"{label}: {where}: {why}; {slip}") from None
 
-    def notes(self, tree: Any) -> list[str]:
+    def notes(self, tree: ArrayTree) -> list[str]:
         """What is not known of a tree, in sentences."""
         leaves = self.read(tree)
         notes = [leaf.unknown for leaf in leaves if leaf.unknown]
@@ -81,7 +82,7 @@ class ByRole:
         """Whether an override says what a leaf is."""
         return any(matches(LABEL, pattern, path, x) for pattern, _ in self.overrides)
 
-    def read(self, tree: Any, label: str = LABEL) -> list[reading.Read]:
+    def read(self, tree: ArrayTree, label: str = LABEL) -> list[reading.Read]:
         beside: dict[str, set[str]] = {}
         hidden = []
         for path, x in paths_of(tree, is_skipped):
@@ -169,7 +170,7 @@ def label_by_role(
     if unknown := [role for role in only if role not in ROLES]:
         raise ValueError(f"{label}: only: unknown roles {unknown}; there are {', '.join(ROLES)}")
 
-    def labels(tree: Any) -> Any:
+    def labels(tree: ArrayTree) -> Any:
         names = ["matrix" if isinstance(role, Matrix) else role for role in found.roles(label, tree)]
         return jax.tree.structure(tree).unflatten([name if name in only else rest for name in names])
 

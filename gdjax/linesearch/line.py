@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import base, checks
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Updates
 from gdjax.core.updates import add
 
 Array = jax.Array
@@ -34,7 +34,7 @@ def evaluations(label: str, name: str, x: Any) -> None:
         raise TypeError(f"{label}: {name} must be an integer scalar, got {x.dtype}{list(x.shape)}")
 
 
-def fit(label: str, name: str, gradients: Any, params: Params) -> None:
+def fit(label: str, name: str, gradients: ArrayTree, params: Params) -> None:
     """Raises unless the tree of gradients, called `name` in the message, fits the parameters leaf by leaf."""
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     gs = checks.flatten_like(label, ("params", name), structure, params, gradients)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.core.types import ArrayTree
+
 Array = jax.Array
 
 
@@ -108,7 +110,7 @@ def complex_dtype(dtype: Any) -> Any:
     return jnp.dtype("complex128" if real_dtype(dtype).itemsize == 8 else "complex64")
 
 
-def widest_real(tree: Any) -> Any:
+def widest_real(tree: ArrayTree) -> Any:
     """The widest real dtype among the floating leaves of a tree, float32 at least."""
     dtypes = [d for d in map(jnp.result_type, jax.tree.leaves(tree)) if jnp.issubdtype(d, jnp.inexact)]
     reals = [real_dtype(at_least_float32(d)) for d in dtypes]
@@ -120,7 +122,7 @@ def scalar(x: Any, real: Any) -> Any:
     return x if isinstance(x, int | float) else jnp.asarray(x).astype(real)
 
 
-def widen(tree: Any, real: Any) -> Any:
+def widen(tree: ArrayTree, real: Any) -> Any:
     """The arrays of a tree in the dtype `real`, or complex with parts in `real`; PRNG keys as they are."""
 
     def leaf(x: Any) -> Array:

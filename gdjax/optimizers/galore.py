@@ -10,7 +10,7 @@ from gdjax import numerics
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
-from gdjax.core.types import Mask, Params, ScalarOrSchedule
+from gdjax.core.types import ArrayTree, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Tree, Whole
 from gdjax.linalg import matrices
@@ -71,7 +71,7 @@ class _Projection(NamedTuple):
         return self.leaf.axes.from_matrices(x, self.leaf.shape)
 
 
-def _projections(label: str, tree: Any, rank: int, side: str, dimensions: Any) -> list[_Projection | None]:
+def _projections(label: str, tree: ArrayTree, rank: int, side: str, dimensions: Any) -> list[_Projection | None]:
     """For each leaf how it is projected; None where it is not."""
     numbers = dimensions
     if matrices.is_numbers(dimensions):  # for all that can be matrices

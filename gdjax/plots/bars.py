@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from gdjax.core.types import Params
+from gdjax.core.types import ArrayTree, Params
 from gdjax.plots import look
 
 UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "bytes": 1}
@@ -42,5 +42,5 @@ def plot_state_bytes(txs: Mapping[str, Any], params: Params, *, ax: Any = None) 
     return ax
 
 
-def _bytes(tree: Any) -> int:
+def _bytes(tree: ArrayTree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -12,7 +12,7 @@ from gdjax import tree
 from gdjax.combine.hyperparams import get_hyperparams
 from gdjax.core import checks, misuse
 from gdjax.core.base import call_update
-from gdjax.core.types import Params
+from gdjax.core.types import Params, Transform
 from gdjax.core.values import is_ours
 from gdjax.plots import look
 
@@ -60,7 +60,9 @@ def _values(schedule: Any, counts: np.ndarray) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(lambda t: checks.scalar(label, "the plot", schedule(t))))(jnp.asarray(counts)))
 
 
-def _hyperparams(tx: Any, counts: np.ndarray, params: Params, names: Sequence[str] | None) -> dict[str, np.ndarray]:
+def _hyperparams(
+    tx: Transform, counts: np.ndarray, params: Params, names: Sequence[str] | None
+) -> dict[str, np.ndarray]:
     """From name to the values at the counts."""
     at = jnp.asarray(counts)
     with warnings.catch_warnings():

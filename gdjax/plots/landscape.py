@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core import checks
+from gdjax.core.types import Transform
 from gdjax.plots import look
 from gdjax.training.step import Inputs, gradient, updated
 
@@ -17,7 +18,7 @@ SHADES = ["#b4cfe3", "#e2ecf4", "#fcfdfe"]  # of low to high ground
 LEVELS = 13
 
 
-def trajectory(tx: Any, function: Function, start: Any, steps: int) -> jax.Array:
+def trajectory(tx: Transform, function: Function, start: Any, steps: int) -> jax.Array:
     """The points that `tx` visits, (steps + 1, 2), the start first; the arguments are `plot_trajectory`'s."""
 
     def step(carry: Any, i: Any) -> Any:
@@ -31,7 +32,7 @@ def trajectory(tx: Any, function: Function, start: Any, steps: int) -> jax.Array
 
 
 def plot_trajectory(
-    tx: Any, function: Function, start: Any, *, steps: int = 200, window: Window | None = None,
+    tx: Transform, function: Function, start: Any, *, steps: int = 200, window: Window | None = None,
     minima: Iterable[tuple[float, float]] = (), ax: Any = None,
 ) -> Any:  # fmt: skip
     """Where optimizers go on a function of two numbers, over its contours.

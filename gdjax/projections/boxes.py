@@ -8,11 +8,11 @@ import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
-from gdjax.core.types import Params
+from gdjax.core.types import ArrayTree, Params
 from gdjax.projections.parts import Array, floating_dtype, radius
 
 
-def projection_non_negative(tree: Any) -> Any:
+def projection_non_negative(tree: ArrayTree) -> Any:
     """The nearest tree without negative numbers: max(x, 0), with derivative 0 at 0.
 
     Example:
@@ -25,7 +25,7 @@ def projection_non_negative(tree: Any) -> Any:
     return jax.tree.map(jax.nn.relu, tree)
 
 
-def projection_box(tree: Any, lower: Any, upper: Any) -> Any:
+def projection_box(tree: ArrayTree, lower: Any, upper: Any) -> Any:
     """The nearest tree with lower <= y <= upper.
 
     Args:
@@ -50,7 +50,7 @@ def projection_box(tree: Any, lower: Any, upper: Any) -> Any:
     return box("gdjax.projection_box", tree, lower, upper, ("lower", "upper"))
 
 
-def box(label: str, tree: Any, lower: Any, upper: Any, names: tuple[str, str], of: str = "tree") -> Any:
+def box(label: str, tree: ArrayTree, lower: Any, upper: Any, names: tuple[str, str], of: str = "tree") -> Any:
     """`projection_box`; an error calls the bounds by `names`, and the tree `of`."""
     if isinstance(lower, checks.NUMBER) and isinstance(upper, checks.NUMBER) and not lower <= upper:
         raise ValueError(f"{label}: {names[0]} is {lower}, {names[1]} is {upper}: nothing lies between")
@@ -118,7 +118,7 @@ def _clip(x: Array, low: Any, high: Any) -> Array:
         )
 
 
-def projection_hypercube(tree: Any, scale: Any = 1) -> Any:
+def projection_hypercube(tree: ArrayTree, scale: Any = 1) -> Any:
     """The nearest tree with 0 <= y <= scale.
 
     Args:
@@ -141,7 +141,7 @@ def projection_hypercube(tree: Any, scale: Any = 1) -> Any:
     return box("gdjax.projection_hypercube", tree, 0, scale, ("the origin", "scale"))
 
 
-def projection_linf_ball(tree: Any, scale: Any = 1) -> Any:
+def projection_linf_ball(tree: ArrayTree, scale: Any = 1) -> Any:
     """The nearest tree with max |y| <= scale.
 
     Args:

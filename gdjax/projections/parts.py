@@ -10,6 +10,7 @@ import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
+from gdjax.core.types import ArrayTree
 
 Array = jax.Array
 
@@ -42,7 +43,7 @@ def floating_dtype(x: Any) -> Any:
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float)
 
 
-def each(f: Callable[..., Array], tree: Any, *others: Any) -> Any:
+def each(f: Callable[..., Array], tree: ArrayTree, *others: Any) -> Any:
     """`f` of corresponding leaves, each made wide; the result in the dtype of the leaf of `tree`."""
 
     def apply(x: Any, *ys: Any) -> Array:
@@ -52,7 +53,7 @@ def each(f: Callable[..., Array], tree: Any, *others: Any) -> Any:
     return jax.tree.map(apply, tree, *others)
 
 
-def as_vector(tree: Any) -> tuple[Array, Callable[[Array], Any]]:
+def as_vector(tree: ArrayTree) -> tuple[Array, Callable[[Array], Any]]:
     """The numbers of a tree as one wide vector, and the function that makes such a vector a tree."""
     leaves, structure = jax.tree.flatten(tree)
     with jax.numpy_dtype_promotion("standard"):

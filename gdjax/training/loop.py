@@ -11,7 +11,7 @@ import numpy as np
 from gdjax.combine.evaluation import eval_params
 from gdjax.core import base, checks
 from gdjax.core.interop import state_from_optax
-from gdjax.core.types import OptState, Params
+from gdjax.core.types import OptState, Params, Transform
 from gdjax.training import objective
 from gdjax.training.progress import Progress, Recorder
 from gdjax.training.results import Evaluations, MinimizeResult, result_of
@@ -23,7 +23,7 @@ LABEL = "gdjax.minimize"
 
 
 def minimize(
-    loss_fn: Callable[..., Any], params: Params, tx: Any, *, steps: int, data: Iterable[Any] | None = None,
+    loss_fn: Callable[..., Any], params: Params, tx: Transform, *, steps: int, data: Iterable[Any] | None = None,
     state: OptState | None = None, has_aux: bool = False, grad_tol: float | None = None, loss_tol: float | None = None,
     progress: bool | Report = False, callback: Callable[[int, Params, OptState, dict[str, Any]], Any] | None = None,
     evaluate: Callable[[Params], Any] | None = None, evaluate_every: int | None = None, key: jax.Array | None = None,
@@ -135,7 +135,7 @@ def minimize(
 
 
 def _check(
-    params: Params, tx: Any, steps: int, first_step: int, tolerances: dict[str, float | None],
+    params: Params, tx: Transform, steps: int, first_step: int, tolerances: dict[str, float | None],
     evaluate: Callable[[Params], Any] | None, every: int | None,
 ) -> None:  # fmt: skip
     """The arguments of `minimize` that are no functions of others."""
@@ -155,7 +155,7 @@ def _check(
         raise TypeError(f"{LABEL}: evaluate must be a function of the parameters, got {evaluate!r}")
 
 
-def _in_classes_of(tx: Any, params: Params, state: OptState) -> OptState:
+def _in_classes_of(tx: Transform, params: Params, state: OptState) -> OptState:
     """The state, in the classes of `tx.init` where it has Optax's: a branch must return the classes it was given."""
     ours = state_from_optax(state)
     if jax.tree.structure(ours) == jax.tree.structure(state):

@@ -11,7 +11,7 @@ import numpy as np
 
 from gdjax.combine.chain import flips, leaf_rules
 from gdjax.core import callers
-from gdjax.core.types import Params
+from gdjax.core.types import Params, Transform
 from gdjax.lift.leafwise import Leafwise
 
 _BY_PLACE = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -97,7 +97,7 @@ def check_arguments(label: str, loss_fn: Callable[..., Any], data: Any, key: Any
         raise TypeError(f"{label}: with key=, loss_fn gets an argument `key`; it has ({has}): add one of that name")
 
 
-def warn_of_ascent(label: str, tx: Any) -> None:
+def warn_of_ascent(label: str, tx: Transform) -> None:
     """Warns if `tx` makes updates that go up the gradient, as far as this can be told before the run.
 
     It does not warn of transforms that do not show their rules, nor of rules that have a learning rate of their own and

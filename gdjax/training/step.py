@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.combine.hyperparams import learning_rates
 from gdjax.core import base
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.core.updates import apply_updates
 from gdjax.tree.sums import total, wide
 
@@ -33,7 +33,7 @@ class Gradient(NamedTuple):
 
     loss: Array
     aux: Any
-    grads: Any
+    grads: ArrayTree
     norm: Array
     extra: dict[str, Any]  # what an update that takes extra arguments gets
 
@@ -51,7 +51,7 @@ def gradient(f: Callable[..., Any], params: Params, inputs: Inputs) -> Gradient:
     return Gradient(loss, aux, grads, norm_of(grads), {"value": loss, "grad": grads, "value_fn": value_fn})
 
 
-def updated(tx: Any, found: Gradient, params: Params, state: OptState) -> tuple[Params, OptState]:
+def updated(tx: Transform, found: Gradient, params: Params, state: OptState) -> tuple[Params, OptState]:
     """The new parameters and state."""
     updates, new_state = base.call_update(tx, found.grads, state, params, found.extra)
     # A transform of others may change dtypes; the step would be compiled again.
@@ -60,7 +60,7 @@ def updated(tx: Any, found: Gradient, params: Params, state: OptState) -> tuple[
 
 
 def guarded_step(
-    f: Callable[..., Any], tx: Any, grad_tol: float | None, loss_tol: float | None, norm_to_stop: Any = None
+    f: Callable[..., Any], tx: Transform, grad_tol: float | None, loss_tol: float | None, norm_to_stop: Any = None
 ) -> Callable[..., Any]:
     """The function to compile: it takes `params`, and writes the new parameters over `last_good`.
 
@@ -114,7 +114,7 @@ def change(new: Params, old: Params) -> Array:
     return jax.lax.cond(jnp.isfinite(norm) & (norm > TINY), lambda: norm, lambda: norm_of(changes).astype(norm.dtype))
 
 
-def _rates(tx: Any, state: OptState) -> dict[str, Any]:
+def _rates(tx: Transform, state: OptState) -> dict[str, Any]:
     """The learning rates of the next update; none where the transform does not tell."""
     return {name: jnp.asarray(x) for name, x in learning_rates(tx, state).items()}
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import MaskedNode, is_float0
-from gdjax.core.types import Params
+from gdjax.core.types import ArrayTree, Params, Transform
 from gdjax.inspection.walk import Part, is_lookahead, shapes_of, walk
 from gdjax.numerics import Array
 from gdjax.optimizers.bfgs import scale_by_bfgs, scale_by_ssbroyden
@@ -20,7 +20,7 @@ from gdjax.tree.sums import wide
 LABEL = "gdjax.minimize"
 
 
-def projected_norm(tx: Any, params: Params) -> Callable[[Params, Any], Array] | None:
+def projected_norm(tx: Transform, params: Params) -> Callable[[Params, Any], Array] | None:
     """The norm of the projected gradient p - P(p - g), a function of p and g; None where `tx` keeps to no bounds.
 
     P is the projection onto the bounds that `bfgs`, `ssbroyden` and `keep_params_nonnegative` keep to, in chains, masks
@@ -45,7 +45,7 @@ def projected_norm(tx: Any, params: Params) -> Callable[[Params, Any], Array] | 
     if not any(ends):
         return None
 
-    def norm(params: Params, grads: Any) -> Array:
+    def norm(params: Params, grads: ArrayTree) -> Array:
         pairs = zip(jax.tree.leaves(params), jax.tree.leaves(grads), ends, strict=True)
         return norm_of([_projected(p, g, of) if of and not is_float0(g) else g for p, g, of in pairs])
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import OptState, Params, Transform, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 
 
 class SplitRealAndImaginaryArrays(NamedTuple):
@@ -62,7 +62,7 @@ def split_real_and_imaginary(inner: Transform) -> GradientTransformation:
     return GradientTransformation(init, update)
 
 
-def _split(tree: Any) -> Any:
+def _split(tree: ArrayTree) -> Any:
     return jax.tree.map(_parts, tree)
 
 

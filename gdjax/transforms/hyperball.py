@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
-from gdjax.core.types import OptState, Params, Roles
+from gdjax.core.types import ArrayTree, OptState, Params, Roles
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.stages import Planned, Reduced, Staged, Tree
 from gdjax.lift.wrapper import wrapper
@@ -27,7 +27,7 @@ class HyperballState(NamedTuple):
     radius: Any  # for each matrix () its first norm: a list of (number,) for each leaf; MaskedNode where none is kept
 
 
-def _leaves(label: str, tree: Any, roles: Roles) -> list[Leaf]:
+def _leaves(label: str, tree: ArrayTree, roles: Roles) -> list[Leaf]:
     return [leaf._replace(path="") for leaf in plan_of(label, tree, routing(roles)).leaves]  # alike: one trace
 
 

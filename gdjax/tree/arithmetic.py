@@ -14,12 +14,12 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import checks
-from gdjax.core.types import Updates
+from gdjax.core.types import ArrayTree, Updates
 
 Array = jax.Array
 
 
-def _leaves(name: str, f: Callable[..., Any], tree: Any, *others: Any, is_leaf: Any = None) -> Any:
+def _leaves(name: str, f: Callable[..., Any], tree: ArrayTree, *others: Any, is_leaf: Any = None) -> Any:
     """`f` of corresponding leaves; an error names the function and the leaf."""
     label = f"gdjax.tree.{name}"
     paths, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
@@ -56,7 +56,7 @@ def _is_short(x: Any) -> bool:
     return jnp.issubdtype(x, jnp.floating) and jnp.dtype(x).itemsize < 4 if isinstance(x, jnp.dtype) else False
 
 
-def add(tree_x: Any, tree_y: Any, *other_trees: Any) -> Any:
+def add(tree_x: ArrayTree, tree_y: ArrayTree, *other_trees: Any) -> Any:
     """x + y + ..., leaf by leaf.
 
     Example:
@@ -68,27 +68,27 @@ def add(tree_x: Any, tree_y: Any, *other_trees: Any) -> Any:
     return _leaves("add", _wide(lambda *xs: functools.reduce(operator.add, xs)), tree_x, tree_y, *other_trees)
 
 
-def sub(tree_x: Any, tree_y: Any) -> Any:
+def sub(tree_x: ArrayTree, tree_y: ArrayTree) -> Any:
     """x - y, leaf by leaf."""
     return _leaves("sub", _wide(operator.sub), tree_x, tree_y)
 
 
-def mul(tree_x: Any, tree_y: Any) -> Any:
+def mul(tree_x: ArrayTree, tree_y: ArrayTree) -> Any:
     """x y, leaf by leaf."""
     return _leaves("mul", _wide(operator.mul), tree_x, tree_y)
 
 
-def div(tree_x: Any, tree_y: Any) -> Any:
+def div(tree_x: ArrayTree, tree_y: ArrayTree) -> Any:
     """x / y, leaf by leaf."""
     return _leaves("div", _wide(operator.truediv), tree_x, tree_y)
 
 
-def scale(scalar: Any, tree: Any) -> Any:
+def scale(scalar: Any, tree: ArrayTree) -> Any:
     """scalar x, leaf by leaf."""
     return _leaves("scale", _wide(operator.mul, scalar), tree)
 
 
-def add_scale(tree_x: Any, scalar: Any, tree_y: Any) -> Any:
+def add_scale(tree_x: ArrayTree, scalar: Any, tree_y: ArrayTree) -> Any:
     """x + scalar y, leaf by leaf; None where x is.
 
     Example:
@@ -101,17 +101,17 @@ def add_scale(tree_x: Any, scalar: Any, tree_y: Any) -> Any:
     return _leaves("add_scale", lambda x, y: None if x is None else f(x, y), tree_x, tree_y, is_leaf=_is_none)
 
 
-def conj(tree: Any) -> Any:
+def conj(tree: ArrayTree) -> Any:
     """The complex conjugate, leaf by leaf."""
     return jax.tree.map(jnp.conj, tree)
 
 
-def real(tree: Any) -> Any:
+def real(tree: ArrayTree) -> Any:
     """The real part, leaf by leaf."""
     return jax.tree.map(jnp.real, tree)
 
 
-def clip(tree: Any, min_value: Any = None, max_value: Any = None) -> Any:
+def clip(tree: ArrayTree, min_value: Any = None, max_value: Any = None) -> Any:
     """Every number moved into [min_value, max_value], leaf by leaf; None is no bound.
 
     Example:
@@ -129,7 +129,7 @@ def clip(tree: Any, min_value: Any = None, max_value: Any = None) -> Any:
     return _leaves("clip", _wide(f, *bounds), tree)
 
 
-def where(condition: Any, tree_x: Any, tree_y: Any) -> Any:
+def where(condition: Any, tree_x: ArrayTree, tree_y: ArrayTree) -> Any:
     """x where the condition is true, y elsewhere, leaf by leaf.
 
     Example:
@@ -142,22 +142,22 @@ def where(condition: Any, tree_x: Any, tree_y: Any) -> Any:
         return _leaves("where", lambda x, y: jnp.where(condition, x, y), tree_x, tree_y)
 
 
-def zeros_like(tree: Any, dtype: Any = None) -> Any:
+def zeros_like(tree: ArrayTree, dtype: Any = None) -> Any:
     """Zeros shaped like the leaves, in their dtypes or in `dtype`."""
     return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=dtype), tree)
 
 
-def ones_like(tree: Any, dtype: Any = None) -> Any:
+def ones_like(tree: ArrayTree, dtype: Any = None) -> Any:
     """Ones shaped like the leaves, in their dtypes or in `dtype`."""
     return jax.tree.map(lambda x: jnp.ones_like(x, dtype=dtype), tree)
 
 
-def full_like(tree: Any, fill_value: Any, dtype: Any = None) -> Any:
+def full_like(tree: ArrayTree, fill_value: Any, dtype: Any = None) -> Any:
     """Arrays of `fill_value` shaped like the leaves, in their dtypes or in `dtype`."""
     return jax.tree.map(lambda x: jnp.full_like(x, fill_value, dtype=dtype), tree)
 
 
-def batch_shape(tree: Any, shape: tuple[int, ...] = ()) -> Any:
+def batch_shape(tree: ArrayTree, shape: tuple[int, ...] = ()) -> Any:
     """The leaves repeated along new leading axes of the given sizes."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), tree)
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import is_float0
+from gdjax.core.types import ArrayTree
 
 
-def cast(tree: Any, dtype: Any) -> Any:
+def cast(tree: ArrayTree, dtype: Any) -> Any:
     """The tree in `dtype`; unchanged where that is None. Keys and float0 leaves stay what they are.
 
     Example:
@@ -22,7 +23,7 @@ def cast(tree: Any, dtype: Any) -> Any:
     return tree if dtype is None else jax.tree.map(lambda x: _cast(x, dtype), tree)
 
 
-def cast_like(tree: Any, other_tree: Any) -> Any:
+def cast_like(tree: ArrayTree, other_tree: Any) -> Any:
     """Each leaf of `tree` in the dtype of its counterpart in `other_tree`, or as it is where that has no dtype.
 
     Example:
@@ -40,7 +41,7 @@ def _cast(x: Any, dtype: Any) -> Any:
     return (x if hasattr(x, "astype") else jnp.asarray(x)).astype(dtype)
 
 
-def dtype(tree: Any, mixed_dtype_handler: str | None = None) -> Any:
+def dtype(tree: ArrayTree, mixed_dtype_handler: str | None = None) -> Any:
     """The dtype of a tree; that of `jnp.asarray([])` for an empty one.
 
     Args:

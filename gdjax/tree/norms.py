@@ -14,13 +14,14 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import is_float0
+from gdjax.core.types import ArrayTree
 from gdjax.tree.euclidean import global_norm
 from gdjax.tree.sums import arrays, floating, joined, sum_of_squares, total, wide
 
 Array = jax.Array
 
 
-def sum(tree: Any, associative_reduction: bool = False) -> Array:  # noqa: A001
+def sum(tree: ArrayTree, associative_reduction: bool = False) -> Array:  # noqa: A001
     """The sum of all the numbers in a tree; 0 in float32 for an empty one.
 
     Whole numbers are summed as such. Leaves of several dtypes give the dtype they promote to.
@@ -31,7 +32,7 @@ def sum(tree: Any, associative_reduction: bool = False) -> Array:  # noqa: A001
     return total([jnp.sum(wide(x)) for x in arrays(tree)])
 
 
-def vdot(tree_x: Any, tree_y: Any) -> Array:
+def vdot(tree_x: ArrayTree, tree_y: ArrayTree) -> Array:
     """The inner product of two trees, sum conj(x) y: a scalar, complex where a leaf is; 0 in float32 for empty trees.
 
     Raises:
@@ -51,12 +52,12 @@ def vdot(tree_x: Any, tree_y: Any) -> Array:
     return total(products)
 
 
-def max(tree: Any) -> Array:  # noqa: A001
+def max(tree: ArrayTree) -> Array:  # noqa: A001
     """The largest number in a tree; -inf in float32 for an empty one. NaN where one is."""
     return _extreme(numerics.largest, tree, -math.inf)
 
 
-def min(tree: Any) -> Array:  # noqa: A001
+def min(tree: ArrayTree) -> Array:  # noqa: A001
     """The smallest number in a tree; inf in float32 for an empty one. NaN where one is."""
     return _extreme(_smallest, tree, math.inf)
 
@@ -65,17 +66,17 @@ def _smallest(x: Array) -> Array:
     return -numerics.largest(-x) if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.min(x)
 
 
-def _extreme(reduce: Callable[[Array], Array], tree: Any, empty: float) -> Array:
+def _extreme(reduce: Callable[[Array], Array], tree: ArrayTree, empty: float) -> Array:
     xs = [reduce(x) for x in arrays(tree)]
     return reduce(joined(xs)) if xs else jnp.full((), empty, jnp.float32)
 
 
-def size(tree: Any) -> int:
+def size(tree: ArrayTree) -> int:
     """How many numbers there are in a tree."""
     return builtins.sum(jnp.size(x) for x in jax.tree.leaves(tree))
 
 
-def norm(tree: Any, ord: Any = None, squared: bool = False) -> Array:  # noqa: A002
+def norm(tree: ArrayTree, ord: Any = None, squared: bool = False) -> Array:  # noqa: A002
     """The norm of a tree as one long vector: a real scalar in float32 or wider, 0 for an empty tree.
 
     Args:
@@ -104,7 +105,7 @@ def norm(tree: Any, ord: Any = None, squared: bool = False) -> Array:  # noqa: A
     return jnp.square(value) if squared else value
 
 
-def finite_square(tree: Any) -> Array:
+def finite_square(tree: ArrayTree) -> Array:
     """The square of the norm, finite where the numbers are: see `numerics.bounded_sq`."""
     return total([_bounded_sum(x) for x in arrays(tree)])
 

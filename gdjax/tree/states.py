@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from gdjax.core.boxes import boxed_like, unboxed
-from gdjax.core.types import OptState
+from gdjax.core.types import ArrayTree, OptState
 
 Path = tuple[Any, ...]
 Filter = Callable[[Path, Any], bool]
@@ -25,7 +25,7 @@ class NamedTupleKey:
         return f"{self.tuple_name}.{self.name}"
 
 
-def get_all_with_path(tree: Any, key: Any, filtering: Filter | None = None) -> list[tuple[Path, Any]]:
+def get_all_with_path(tree: ArrayTree, key: Any, filtering: Filter | None = None) -> list[tuple[Path, Any]]:
     """Everything in a tree under a name, with the paths to it.
 
     Args:
@@ -49,7 +49,7 @@ def get_all_with_path(tree: Any, key: Any, filtering: Filter | None = None) -> l
     return [(path, x) for path, x in found if filtering is None or filtering(path, x)]
 
 
-def get(tree: Any, key: Any, default: Any = None, filtering: Filter | None = None) -> Any:
+def get(tree: ArrayTree, key: Any, default: Any = None, filtering: Filter | None = None) -> Any:
     """What a tree has under a name, or `default` where it has nothing.
 
     Args:
@@ -83,7 +83,7 @@ def get(tree: Any, key: Any, default: Any = None, filtering: Filter | None = Non
     return found[0][1] if found else default
 
 
-def set(tree: Any, filtering: Filter | None = None, /, **kwargs: Any) -> Any:  # noqa: A001
+def set(tree: ArrayTree, filtering: Filter | None = None, /, **kwargs: Any) -> Any:  # noqa: A001
     """The tree with everything under the given names replaced, at any depth: `set(state, learning_rate=0.1)`.
 
     Args:
@@ -109,7 +109,7 @@ def set(tree: Any, filtering: Filter | None = None, /, **kwargs: Any) -> Any:  #
     return _replaced((), tree, kwargs, filtering)
 
 
-def _found(path: Path, tree: Any, key: Any) -> list[tuple[Path, Any]]:
+def _found(path: Path, tree: ArrayTree, key: Any) -> list[tuple[Path, Any]]:
     outer, inner = [], []
     for at, node in _owners(path, tree, key):
         outer.append((at, node) if _is_named(node, key) else _under(at, node, key))
@@ -117,7 +117,7 @@ def _found(path: Path, tree: Any, key: Any) -> list[tuple[Path, Any]]:
     return outer + inner
 
 
-def _owners(path: Path, tree: Any, key: Any) -> Iterator[tuple[Path, Any]]:
+def _owners(path: Path, tree: ArrayTree, key: Any) -> Iterator[tuple[Path, Any]]:
     """The outermost nodes that have the name, or something under it."""
     if _is_named(tree, key) or key in (_fields(tree) or (tree if isinstance(tree, dict) else ())):
         yield path, tree

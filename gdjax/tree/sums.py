@@ -12,12 +12,13 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import is_float0
+from gdjax.core.types import ArrayTree
 from gdjax.xla.products import product
 
 Array = jax.Array
 
 
-def arrays(tree: Any) -> list[Array]:
+def arrays(tree: ArrayTree) -> list[Array]:
     """The leaves that have numbers; None, `MaskedNode` and float0 leaves do not count."""
     return [jnp.asarray(x) for x in jax.tree.leaves(tree) if jnp.size(x) and not is_float0(x)]
 
