@@ -69,7 +69,8 @@ class Leaves(NamedTuple):
     gs: list[Any]
     trained: list[bool]  # whether the leaf has a gradient
     ps: list[Any]  # None where there is no parameter, or one that does not fit and need not
-    misfits: Any  # the parameters before those were left out, or the error that says why there are none
+    all_params: list[Any] | None  # before those that do not fit were left out; None where there are no parameters
+    params_error: Exception | None  # why there are none, though `update` got some
     params: Params  # the tree
 
     def where(self, i: int) -> str:
@@ -77,12 +78,12 @@ class Leaves(NamedTuple):
 
     def no_parameter(self, label: str, i: int) -> Exception:
         """The error for a rule that reads the parameter of a leaf and got none."""
-        if isinstance(self.misfits, Exception):
-            return self.misfits
+        if self.params_error is not None:
+            return self.params_error
         try:
             checks.params(label, self.params)
-            if self.misfits[i] is not None:
-                checks.gradient(label, lambda: self.where(i), self.gs[i], self.misfits[i])
+            if self.all_params is not None and self.all_params[i] is not None:
+                checks.gradient(label, lambda: self.where(i), self.gs[i], self.all_params[i])
         except (ValueError, TypeError) as e:
             return e
         return ValueError(f"{label}: {self.where(i)} is None, and has a gradient of shape {jnp.shape(self.gs[i])}")
@@ -145,27 +146,27 @@ def _leaves(rules: Sequence[Any], updates: Updates, params: Params) -> Leaves:
     flat, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_skipped)
     gs = [_array(rules[0].label, path, g) for path, g in flat]
     trained = [not is_skipped(g) and not base.is_float0(g) for g in gs]
-    ps, misfits = _parameters(rules, structure, [g for _, g in flat], updates, params)
-    return Leaves(structure, [path for path, _ in flat], gs, trained, ps, misfits, params)
+    ps, all_params, error = _parameters(rules, structure, [g for _, g in flat], updates, params)
+    return Leaves(structure, [path for path, _ in flat], gs, trained, ps, all_params, error, params)
 
 
 def _parameters(
     rules: Sequence[Any], structure: Any, gs: Any, updates: Updates, params: Params
-) -> tuple[list[Any], Any]:
-    """The fields `ps` and `misfits` of `Leaves`."""
+) -> tuple[list[Any], list[Any] | None, Exception | None]:
+    """The fields `ps`, `all_params` and `params_error` of `Leaves`."""
     nothing = [None] * structure.num_leaves
     if params is None:
-        return nothing, None
+        return nothing, None, None
     heeded = any(rule.heeds_params for rule in rules)
     try:
         ps = checks.flatten_like(rules[0].label, ("updates", "params"), structure, updates, params)
     except ValueError as e:
         if heeded:
             raise
-        return nothing, e
+        return nothing, None, e
     fits = lambda g, p: not is_skipped(g) and (heeded or getattr(p, "shape", None) == jnp.shape(g))  # noqa: E731
     kept = [p if p is not None and fits(g, p) else None for g, p in zip(gs, ps, strict=True)]
-    return [p if p is None or hasattr(p, "dtype") else jnp.asarray(p) for p in kept], ps
+    return [p if p is None or hasattr(p, "dtype") else jnp.asarray(p) for p in kept], ps, None
 
 
 def _opened(place: int, rule: Any, state: OptState, raw: Any, leaves: Leaves, updates: Updates) -> Running:

@@ -91,9 +91,9 @@ class OneLeaf:
                 x = nan_where_not_finite(x, *map(values.value, late[loop.index]))
             if loop.held:
                 x = write_order.held(olds[loop.index - 1], x)
-            if loop.fresh:
+            if loop.unrelated:
                 x = write_order.over(olds[loop.index - 1], x)
-            if firsts or loop.again or loop.fresh or loop.held or loop.index in late:
+            if firsts or loop.again or loop.unrelated or loop.held or loop.index in late:
                 values.replace(loop.index, x)
             results[loop.index] = x
         update, *news = results.values()

@@ -80,7 +80,8 @@ class Whole:
 class Planned:
     """A slot that starts as `init(params, arguments)`: a list with an entry for each leaf of the parameters.
 
-    For what one parameter does not show, such as dimension numbers that are a tree. `MaskedNode` where there is none.
+    For slots that need the whole tree to be initialised, such as those by dimension numbers that are a tree.
+    `MaskedNode` where a leaf has no slot.
     """
 
     init: Callable[[Any, Mapping[str, Any]], list[Any]]

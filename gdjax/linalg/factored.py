@@ -219,9 +219,9 @@ def _first(ps: list[Any], size: tuple[int, int, int], has: Sequence[bool], what:
 
 
 def stands_for_a_tree(params: Params) -> bool:
-    """Whether this is no tree but an object that stands for one, from whose state others tell what is like parameters.
+    """Whether this is a placeholder, with which `map_params` calls `init` instead of parameters.
 
-    What `init` makes of it has then one leaf where the state of a tree has its stacks, which are like no parameter.
+    The state of a placeholder has one leaf in the place of the stacks, which belong to no one parameter.
     """
     return not jax.tree.leaves(params) and not isinstance(params, dict | list | tuple | None)
 

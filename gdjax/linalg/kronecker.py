@@ -1,7 +1,8 @@
 """Kronecker factors of gradients, and the bases of their eigenvectors.
 
 All is for stacks: G is (..., rows, columns), the factors L of the rows (..., rows, rows) and R of the columns, QL and
-QR their bases. A side without a factor is None. What is dear is done in turns, see `gdjax.linalg.turns`.
+QR their bases. A side without a factor is None. Eigenvectors are refreshed for a few matrices per step, see
+`gdjax.linalg.turns`.
 """
 
 import functools

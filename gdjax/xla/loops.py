@@ -10,6 +10,14 @@ it to memory before both. So here
 - of leaves that keep such a value in memory all the same, `keeps` tells.
 
 On other devices one kernel writes all the outputs of a leaf, and nothing here is in the program.
+
+Lion has two loops, where the caller adds the update to the parameter:
+
+    0:  p - lr sign(b1 mu + (1 - b1) g)  over p        1:  b2 mu + (1 - b2) g  over mu
+
+Loop 0 reads the old mu, which loop 1 overwrites. So loop 1 waits for loop 0, and nothing is copied. They share no dear
+value: b1 mu and b2 mu differ. Adam's loops share sqrt(nu) and more: its update is computed from the new moments, which
+are in memory by then, and so comes last (`uses`).
 """
 
 import itertools
@@ -28,9 +36,18 @@ class Loop(NamedTuple):
     index: int  # of the output
     waits: tuple[int, ...]  # the outputs that are written before
     uses: tuple[int, ...]  # the outputs that it is computed from, where they are in memory
-    again: bool  # what it shares with those it waits for it computes anew
-    held: bool  # others wait for it, and XLA:CPU could compute it again for them
-    fresh: bool  # it takes the place of an array that it is not made of
+    again: bool  # it computes anew what it shares with the loops that it waits for
+    held: bool  # later loops read this result; without `held` XLA:CPU recomputes it inside each of them
+    unrelated: bool  # it overwrites an old array whose values it does not read
+
+
+class Clash(NamedTuple):
+    """Two loops that share values, which XLA would write to memory before both."""
+
+    first: int
+    later: int  # it may wait for the first
+    shared: set[int]
+    dear: bool  # whether the values cost more to compute again than to read
 
 
 class Plan(NamedTuple):
@@ -73,12 +90,12 @@ class _Planner:
         places: dict[int, int],
         size: int,
         passes_on: bool,
-        known: bool,
+        update_is_written: bool,
         gradient: int,
     ):
         self.graph, self.values, self.loops, self.places, self.size = graph, values, loops, places, size
         self.passes_on = passes_on  # the update itself is not in memory
-        self.known = known  # when the update, or what is made of it, is written
+        self.update_is_written = update_is_written  # the update, or what the caller makes of it; otherwise no one knows
         self.kept = set(graph.written)
         self.gradient = gradient
         self.again: set[int] = set()
@@ -88,15 +105,14 @@ class _Planner:
     def plan(self) -> Plan:
         self.settle()
         while (clash := self.clash()) is not None:
-            first, later, common, dear = clash
-            if first != later and not self.leads(later, first):
-                self.again.add(later)
-                self.extra.add((first, later))
-            elif dear:
-                self.kept |= self.topmost(common)
+            if clash.first != clash.later and not self.leads(clash.later, clash.first):
+                self.again.add(clash.later)
+                self.extra.add((clash.first, clash.later))
+            elif clash.dear:
+                self.kept |= self.topmost(clash.shared)
                 self.again, self.extra = set(), set()
             else:
-                self.settled.add((first, later))
+                self.settled.add((clash.first, clash.later))
             self.settle()
         keeps = any(self.graph.sizes[x] == self.size for x in self.kept - self.graph.written)
         keeps = keeps or any(map(self.of_several, self.graph.written))
@@ -125,7 +141,7 @@ class _Planner:
 
     def overwriting(self, values: Iterable[int], but: int) -> Iterable[int]:
         """The loops whose places are among these values."""
-        if not self.known and but == UPDATE:
+        if not self.update_is_written and but == UPDATE:
             return []
         return [b for b in self.loops if b != but and self.places.get(b, -1) in values]
 
@@ -135,37 +151,37 @@ class _Planner:
             inputs = self.graph.reach(kept, self.kept - {kept} | set().union(*self.ends.values()) - {kept})
             readers = [a for a in self.loops if kept in self.reads[a]]
             for b in self.overwriting(inputs, -1):
-                reader = next((a for a in readers if self.known or a != UPDATE), None)
+                reader = next((a for a in readers if self.update_is_written or a != UPDATE), None)
                 if b not in readers and reader is not None and not self.leads(b, reader):
                     before[reader].add(b)
 
-    def clash(self) -> tuple[int, int, set[int], bool] | None:
-        """Two loops and the values they share that XLA would keep, dear ones or not; the second may wait for the first.
+    def clash(self) -> Clash | None:
+        """The first clash that is left, if any.
 
-        Of loops of which one waits for the other it keeps more: all that is computed from two arrays.
+        Of loops of which one waits for the other XLA keeps more: all that is computed from two arrays.
         """
         for a, b in itertools.combinations(self.loops, 2):
             first, later = (b, a) if self.leads(b, a) or self.values[b] in self.reads[a] & self.finds[a] else (a, b)
             shared = self.reads[a] & self.reads[b] - self.ends[a] - self.ends[b]
             shared = {x for x in shared if self.graph.sizes[x] == self.size}
-            if later in self.again or not self.known and UPDATE in (a, b):
+            if later in self.again or not self.update_is_written and UPDATE in (a, b):
                 continue
             if common := shared & self.graph.dear:
                 kept = any(self.readers(x, first) > 1 for x in self.topmost(common))
-                return first, first if kept else later, common, True
+                return Clash(first, first if kept else later, common, True)
             waits = self.leads(first, later) or self.values[first] in self.reads[later] & self.finds[later]
             if (
                 waits
                 and (first, later) not in self.settled
                 and (common := {x for x in shared if self.arrays_of(x) > 1})
             ):
-                return first, later, common, False
+                return Clash(first, later, common, False)
         for x in sorted(self.graph.written):
             inside = self.graph.reach(x, self.kept - {x}) & self.graph.dear - self.kept
             for a in self.loops:
                 common = {y for y in inside & self.reads[a] if self.graph.sizes[y] == self.size} - self.ends[a]
                 if common:
-                    return a, a, common, True
+                    return Clash(a, a, common, True)
         return None
 
     def of_several(self, total: int) -> bool:
@@ -215,9 +231,9 @@ class _Planner:
             # Not for one that another of them waits for.
             needed = waits[b] | uses[b]
             firsts = {a for a in waits[b] - uses[b] if not any(_path(edges, a, c) for c in needed - {a})}
-            fresh = b != UPDATE and self.places[b] not in self.reads[b]
+            unrelated = b != UPDATE and self.places[b] not in self.reads[b]
             again = b in self.again and bool(needed)
-            found.append(Loop(b, tuple(sorted(firsts)), tuple(sorted(uses[b])), again, False, fresh))
+            found.append(Loop(b, tuple(sorted(firsts)), tuple(sorted(uses[b])), again, False, unrelated))
             done.append(b)
         waited = {i for loop in found for i in loop.waits} - {UPDATE}
         used = {i for loop in found for i in loop.uses}

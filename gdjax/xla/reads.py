@@ -12,10 +12,10 @@ Array = jax.Array
 
 
 def apart(x: Array, *others: Array) -> tuple[Array, ...]:
-    """The arguments unchanged; an x of 16-bit numbers is one that XLA does not know, made from all of them.
+    """The arguments unchanged, an x of 16-bit numbers behind a barrier: every reader converts it from 16 bits itself.
 
-    XLA:CPU then converts it to float32 where it is read. Else it would write it as float32, for a sum and all else that
-    reads x, or before a loop in which x does not change; or compute it again, unrounded, from what x is made of.
+    Without it XLA:CPU would write x as float32, for a sum and all else that reads x, or before a loop in which x does
+    not change; or compute it again, unrounded, from what x is made of.
     """
     if x.dtype.itemsize >= 4:
         return x, *others
@@ -53,9 +53,9 @@ def rounded(x: Array, like: Array) -> Array:
 
 
 def alone(x: Array, *others: Array) -> Array:
-    """x for one sum: where it is what a rule was given, made from 16-bit numbers, made from them again; see `apart`.
+    """x, converted again from its 16-bit original, for one sum; other arrays are returned as they are. See `apart`.
 
-    A second sum of the same x names what came of the first, or XLA would take the two for one.
+    A second sum of the same x names the result of the first in `others`, or XLA would take the two for one.
     """
     narrow = next((narrow for wide, narrow in _widened.get() if wide is x), None)
     return x if narrow is None else apart(narrow, *others)[0].astype(x.dtype)
