@@ -130,42 +130,51 @@ class MultiSteps:
     ) -> tuple[Updates, MultiStepsState]:
         checks.state(LABEL, state, MultiStepsState)
         checks.gradients(LABEL, updates, params)
-        paths, structure = jax.tree_util.tree_flatten_with_path(updates)
-        gs = [g if hasattr(g, "dtype") else jnp.asarray(g) for _, g in paths]
-        accs = checks.flatten_like(LABEL, ("updates", "state.acc_grads"), structure, updates, state.acc_grads)
-        trained = [i for i, g in enumerate(gs) if not base.is_float0(g)]
-        for i in trained:
-            checks.slot(LABEL, f"params{jax.tree_util.keystr(paths[i][0])}", "acc_grads", accs[i], gs[i].shape)
+        flat = self._leaves(updates, state, params)
         n, last = state.mini_step, state.mini_step >= self._k(state.gradient_step) - 1
         skip, skip_state = self._skip(updates, state, params)
         emit = last if skip is None else last & ~skip
-        sums = [_accumulate(accs[i], gs[i], n, skip, self._use_grad_mean) for i in trained]
+        sums = [_accumulate(acc, g, n, skip, self._use_grad_mean) for g, acc, _ in flat.chosen()]
+        results, inner_state = self._step_if(emit, sums, flat, state.inner_opt_state, params, extra_args)
+        new = [_release(emit, x, *leaf, destination()) for x, leaf in zip(results, flat.chosen(), strict=True)]
+        n_after = n + 1 if skip is None else jnp.where(skip, n, n + 1)
+        return flat.tree(flat.gs, [u for u, _ in new]), MultiStepsState(
+            jnp.where(emit, 0, n_after).astype(jnp.int32),
+            jnp.where(emit, numerics.safe_increment(state.gradient_step), state.gradient_step),
+            inner_state,
+            flat.tree(flat.accs, [acc for _, acc in new]),
+            skip_state,
+        )
+
+    def _leaves(self, updates: Updates, state: MultiStepsState, params: Params) -> "_Leaves":
+        paths, structure = jax.tree_util.tree_flatten_with_path(updates)
+        gs = [g if hasattr(g, "dtype") else jnp.asarray(g) for _, g in paths]
+        accs = checks.flatten_like(LABEL, ("updates", "state.acc_grads"), structure, updates, state.acc_grads)
+        ps = gs if params is None else checks.flatten_like(LABEL, ("updates", "params"), structure, updates, params)
+        trained = [i for i, g in enumerate(gs) if not base.is_float0(g)]
+        for i in trained:
+            checks.slot(LABEL, f"params{jax.tree_util.keystr(paths[i][0])}", "acc_grads", accs[i], gs[i].shape)
+        return _Leaves(structure, gs, accs, ps, trained)
+
+    def _step_if(
+        self, emit: Array, sums: list[Array], flat: "_Leaves", inner_state: OptState, params: Params, extra_args: Any
+    ) -> Any:
+        """The inner updates in the place of the accumulated gradients, and the inner state, if `emit`; else the old."""
 
         def inner_update(sums: list[Array], inner_state: OptState) -> Any:
-            grads = structure.unflatten(_put(gs, trained, sums))
             with bound_for("gradient"):
-                new, inner = base.call_update(self.inner_opt, grads, inner_state, params, extra_args)
-            news = structure.flatten_up_to(new)
-            return tree.cast_like([news[i] for i in trained], sums), as_before(inner, inner_state)
+                new, inner = base.call_update(self.inner_opt, flat.tree(flat.gs, sums), inner_state, params, extra_args)
+            news = flat.structure.flatten_up_to(new)
+            return tree.cast_like([news[i] for i in flat.trained], sums), as_before(inner, inner_state)
 
-        # The inner update takes the place of the accumulated gradient. Without it both operands come out as they went
-        # in: nothing is copied, and no array is made for updates that are zero. A GPU would copy them all the same,
-        # and wait for `emit`: there an inner update of a few passes over the leaves is always computed.
+        # Without the inner update both operands come out as they went in: nothing is copied, and no array is made for
+        # updates that are zero. A GPU would copy them all the same, and wait for `emit`: there an inner update of a few
+        # passes over the leaves is always computed.
         gpu = on_gpu() if of_leaf_rules(self.inner_opt) else jnp.asarray(False)
         kept = emit | ~gpu
         given = [or_zero(kept, x) for x in sums]
-        made = meshes.cond(emit | gpu, inner_update, lambda *operands: operands, given, state.inner_opt_state)
-        outs, inner_state = jax.tree.map(functools.partial(jax.lax.select, kept), made, (sums, state.inner_opt_state))
-        ps = gs if params is None else checks.flatten_like(LABEL, ("updates", "params"), structure, updates, params)
-        new = [_release(emit, x, gs[i], accs[i], ps[i], destination()) for i, x in zip(trained, outs, strict=True)]
-        held = n + 1 if skip is None else jnp.where(skip, n, n + 1)
-        return structure.unflatten(_put(gs, trained, [u for u, _ in new])), MultiStepsState(
-            jnp.where(emit, 0, held).astype(jnp.int32),
-            jnp.where(emit, numerics.safe_increment(state.gradient_step), state.gradient_step),
-            inner_state,
-            structure.unflatten(_put(accs, trained, [acc for _, acc in new])),
-            skip_state,
-        )
+        made = meshes.cond(emit | gpu, inner_update, lambda *operands: operands, given, inner_state)
+        return jax.tree.map(functools.partial(jax.lax.select, kept), made, (sums, inner_state))
 
     def _k(self, gradient_step: Array) -> Array:
         k = self._every_k(gradient_step) if callable(self._every_k) else self._every_k
@@ -210,11 +219,25 @@ def _release(emit: Array, x: Array, g: Array, acc: Array, p: Array, to: str | No
     return update, new if first is None else after(first, new)
 
 
-def _put(xs: Sequence[Any], where: Sequence[int], news: Sequence[Any]) -> list[Any]:
-    out = list(xs)
-    for i, new in zip(where, news, strict=True):
-        out[i] = new
-    return out
+class _Leaves(NamedTuple):
+    """A tree of gradients, and what belongs to each leaf."""
+
+    structure: Any
+    gs: list[Any]
+    accs: list[Any]  # the accumulated gradients
+    ps: list[Any]  # the parameters; the gradients where `update` got none
+    trained: list[int]  # the places of the leaves that have a gradient
+
+    def chosen(self) -> list[tuple[Array, Array, Array]]:
+        """Gradient, accumulated gradient and parameter of each leaf that has a gradient."""
+        return [(self.gs[i], self.accs[i], self.ps[i]) for i in self.trained]
+
+    def tree(self, olds: Sequence[Any], news: Sequence[Any]) -> Any:
+        """The tree with new entries for the leaves that have a gradient, and the old ones for the rest."""
+        entries = list(olds)
+        for i, new in zip(self.trained, news, strict=True):
+            entries[i] = new
+        return self.structure.unflatten(entries)
 
 
 @leafwise(ApplyEvery, grad_acc=Moment(wide=True))
