@@ -1,4 +1,4 @@
-"""Writes torch_2_13.npz, the points that torch.optim visits on a small problem; `test_golden.py` reads it.
+"""Writes torch_2_13.npz, the points that torch.optim visits on a small problem; `golden/test_golden.py` reads it.
 
     pip install torch==2.13.0 numpy && python tests/golden/make_torch.py
 

@@ -9,7 +9,7 @@ import pytest
 
 import gdjax
 from tests.support import relaxed
-from tests.test_cost import TREE, traced
+from tests.cost.test_cost import TREE, traced
 from tests.trees import assert_close, assert_equal, random_tree, signature
 
 ALL = "grad", "update", "param"

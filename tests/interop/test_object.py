@@ -33,10 +33,10 @@ PARAMS, GRADIENTS = random_tree(0), [random_tree(seed) for seed in (1, 2)]
 # Parts of the contract that tests elsewhere ask of every transform.
 TESTS = Path(__file__).parents[1]
 ELSEWHERE = {
-    10: ("test_contracts.py", "test_params_may_be_left_out"),
-    24: ("test_contracts.py", "test_init_takes_shapes"),
-    33: ("test_values.py", "test_transforms_are_values"),
-    34: ("test_contracts.py", "test_vmap_equals_a_loop"),
+    10: ("contracts/test_contracts.py", "test_params_may_be_left_out"),
+    24: ("contracts/test_contracts.py", "test_init_takes_shapes"),
+    33: ("contracts/test_values.py", "test_transforms_are_values"),
+    34: ("contracts/test_contracts.py", "test_vmap_equals_a_loop"),
 }
 
 

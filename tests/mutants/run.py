@@ -47,7 +47,8 @@ MODULES = [
 ]
 MODULES += [f"{d}/{p.stem}" for d in FOLDERS for p in sorted((ROOT / "gdjax" / d).glob("*.py")) if p.stem != "__init__"]
 HEAVY = "jax jax.numpy optax flax.core flax.struct chex orbax.checkpoint pytest gdjax".split()  # start no backend
-COMPARED = ("test_parity", "test_golden", "test_contracts", "test_variants", "test_turns")  # tests of all transforms
+# Tests of all transforms.
+COMPARED = "interop/test_parity golden/test_golden contracts/test_contracts contracts/test_variants numerics/test_turns".split()
 EVERY_KIND = set("adamw sgd lion lamb adafactor muon clip_by_global_norm".split())
 LIMIT = 600  # seconds for the tests of one mutant: a loop may not end
 
@@ -63,7 +64,7 @@ def stages(module: str) -> tuple[list[str], list[str]]:
     """The test file of a module's name, or those of its folder; and the tests of all transforms."""
     folder, _, name = module.rpartition("/")
     tests = ROOT / "tests"
-    own = [*tests.glob(f"{folder or '.'}/test_{name}.py"), *tests.glob(f"test_{folder or '-'}.py")]
+    own = [*tests.glob(f"{folder or 'functions'}/test_{name}.py"), *tests.glob(f"functions/test_{folder or '-'}.py")]
     own += sorted(tests.glob(f"{folder}/test_*.py")) if not own or folder == "losses" else []
     return [str(p) for p in dict.fromkeys(own)], [str(p) for c in COMPARED for p in tests.glob(f"{c}.py")]
 

@@ -1,4 +1,4 @@
-"""Builds what tests/test_resume.py builds: equal calls in another module."""
+"""Builds what tests/resume/test_resume.py builds: equal calls in another module."""
 
 from typing import Any
 

@@ -24,9 +24,9 @@ MOST_LINES, MOST_COLUMNS = 8, 88
 
 
 def load_catalogue() -> Any:
-    if "catalogue" in sys.modules:  # `test_site.py` has loaded it
+    if "catalogue" in sys.modules:  # `pages/test_site.py` has loaded it
         return sys.modules["catalogue"]
-    path = Path(__file__).resolve().parents[1] / "docs" / "_site" / "catalogue.py"
+    path = Path(__file__).resolve().parents[2] / "docs" / "_site" / "catalogue.py"
     spec = importlib.util.spec_from_file_location("catalogue", path)
     assert spec and spec.loader
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)

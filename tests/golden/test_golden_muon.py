@@ -13,7 +13,7 @@ import pytest
 import gdjax
 from gdjax.linalg.matrices import Matrix
 
-with np.load(Path(__file__).parent / "golden" / "matrix.npz") as file:
+with np.load(Path(__file__).parent / "matrix.npz") as file:
     GOLDEN = dict(file)
 KEPT = GOLDEN["kept"]
 LINEAR = Matrix(1, 0)

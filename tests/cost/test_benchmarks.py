@@ -14,7 +14,7 @@ import gdjax
 from tests.support import relaxed
 from tests.trees import numbers
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 hand, recipes, trees, program_text, step_time = map(
     importlib.import_module, ("hand", "recipes", "trees", "program_text", "step_time")
 )

@@ -20,13 +20,13 @@ from tests.trees import assert_close, assert_equal, finite, is_key, numbers, pre
 
 ELSEWHERE = {  # a number of the list whose test stands with what it tests
     6: "tree/test_norms.py::test_global_norm_of_many_leaves_does_not_stall",
-    7: "test_inject.py::test_hyperparams_stay_float32_with_narrow_parameters",
+    7: "combine/test_inject.py::test_hyperparams_stay_float32_with_narrow_parameters",
     12: "schedules/test_schedules.py::test_no_step_is_lost",
-    15: "test_contracts.py::test_any_container_of_any_leaf",
-    18: "test_defined.py::test_a43_float0_gradients_pass_through",
-    19: "test_contracts.py::test_complex_numbers",
-    20: "test_contracts.py::test_five_steps_are_one_trace",
-    25: "test_contracts.py::test_state_is_a_fixed_point_of_control_flow",
+    15: "contracts/test_contracts.py::test_any_container_of_any_leaf",
+    18: "contracts/test_defined.py::test_a43_float0_gradients_pass_through",
+    19: "contracts/test_contracts.py::test_complex_numbers",
+    20: "contracts/test_contracts.py::test_five_steps_are_one_trace",
+    25: "contracts/test_contracts.py::test_state_is_a_fixed_point_of_control_flow",
 }
 MAX = float(jnp.finfo("float32").max)
 

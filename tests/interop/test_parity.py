@@ -17,7 +17,7 @@ from tests import oracles
 from tests.cases import SAMPLE, TWINS
 from tests.declare import Twin
 from tests.support import relaxed
-from tests.test_surface import SURFACE
+from tests.contracts.test_surface import SURFACE
 from tests.trees import is_key, is_shape
 
 STEPS, HANDOVER = 50, 10
@@ -40,7 +40,7 @@ ELSEWHERE = {
     **dict.fromkeys(["scale_by_zoom_linesearch", "scale_by_backtracking_linesearch"], "linesearch/test_parity.py"),
     **dict.fromkeys(["accumulate_avg_updates", "average_incrementally_updates"], "experimental/test_aggregating.py"),
     **dict.fromkeys(["process", "track_per_element_mean_and_variance_with_ema"], "experimental/test_aggregating.py"),
-    "inject_stateful_hyperparams": "test_inject.py",
+    "inject_stateful_hyperparams": "combine/test_inject.py",
     "scale_by_acprop": "acprop",
     "scale_by_adopt": "adopt",
     "scale_by_cocob": "cocob",
@@ -55,7 +55,7 @@ def test_every_factory_of_optax_has_a_twin():
     made = {n for n, f in functions.items() if "GradientTransformation" in str(inspect.signature(f).return_annotation)}
     twins = {twin.covers for twin in TWINS}
     assert made - twins - set(ELSEWHERE) == set() and len(made) > 100
-    assert all(place in twins or (Path(__file__).parent / place).is_file() for place in ELSEWHERE.values())
+    assert all(place in twins or (Path(__file__).parents[1] / place).is_file() for place in ELSEWHERE.values())
     assert len({twin.name for twin in TWINS}) == len(TWINS)
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-SITE = Path(__file__).resolve().parents[1] / "docs" / "_site"
+SITE = Path(__file__).resolve().parents[2] / "docs" / "_site"
 
 
 def load(name: str) -> Any:
-    if name in sys.modules:  # `test_site.py` has loaded it
+    if name in sys.modules:  # `pages/test_site.py` has loaded it
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, SITE / f"{name}.py")
     assert spec and spec.loader

@@ -11,7 +11,7 @@ import pytest
 
 import gdjax
 from gdjax.core import domains
-from tests.test_contracts import is_factory
+from tests.contracts.test_contracts import is_factory
 
 SGD = gdjax.sgd(0.1)
 NO_ARGUMENTS_OF_ITS_OWN = {"chain", "named_chain", "inject_hyperparams", "inject_stateful_hyperparams", "sgdr_schedule"}

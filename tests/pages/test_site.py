@@ -12,7 +12,7 @@ import pytest
 
 import gdjax
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 WRITTEN = sorted(DOCS.glob("*.md"))
 

@@ -12,10 +12,10 @@ import pytest
 
 import gdjax
 from tests.support import relaxed
-from tests.test_benchmarks import distance, trees
+from tests.cost.test_benchmarks import distance, trees
 from tests.trees import precision
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 matrix = importlib.import_module("hand.matrix")
 
 SQUARE = {"attn": {"qkv": (16, 48), "out": (16, 16)}}

@@ -16,7 +16,7 @@ import gdjax
 from tests.support import relaxed
 from tests.trees import assert_close
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ROOT / "docs" / "devices.md"
 GUIDES = "metrics_and_states groups_and_rates write_a_rule write_a_wrapper write_a_matrix_method inspect".split()
 GUIDES += ["matrix_methods", "kronecker", "hyperball", "muon"]

@@ -53,12 +53,12 @@ ELSEWHERE = {
     95: "test_values.test_transforms_are_values",
     96: "test_values.test_repr_is_the_call",
 }
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def test_every_number_of_the_list_is_tested():
     found = {int(n) for m in MISUSES for n in re.findall(r"^A(\d+)", m.id)} | set(ELSEWHERE)
-    for file in ("test_defined.py", "test_hazards.py"):
+    for file in ("contracts/test_defined.py", "numerics/test_hazards.py"):
         names = re.findall(r"^def (test_\w+)", (TESTS / file).read_text(), re.MULTILINE)
         found |= {int(n) for name in names for n in re.findall(r"_a(\d+)(?=_)", name)}
     assert sorted(set(range(1, 97)) - found) == []

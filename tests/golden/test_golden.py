@@ -10,7 +10,7 @@ import pytest
 import gdjax
 from tests import oracles
 
-with np.load(Path(__file__).parent / "golden" / "torch_2_13.npz") as file:
+with np.load(Path(__file__).parent / "torch_2_13.npz") as file:
     GOLDEN = dict(file)
 
 # With the arguments that the docstrings name.
