@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import gdjax
-from tests.support import relaxed
 from tests.cost.test_benchmarks import distance, trees
+from tests.support import relaxed
 from tests.trees import precision
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

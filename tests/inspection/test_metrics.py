@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import gdjax
-from tests.support import relaxed
 from tests.cost.test_cost import TREE, traced
+from tests.support import relaxed
 from tests.trees import assert_close, assert_equal, random_tree, signature
 
 ALL = "grad", "update", "param"

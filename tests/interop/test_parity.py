@@ -15,9 +15,9 @@ import pytest
 import gdjax
 from tests import oracles
 from tests.cases import SAMPLE, TWINS
+from tests.contracts.test_surface import SURFACE
 from tests.declare import Twin
 from tests.support import relaxed
-from tests.contracts.test_surface import SURFACE
 from tests.trees import is_key, is_shape
 
 STEPS, HANDOVER = 50, 10
