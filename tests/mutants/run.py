@@ -89,11 +89,7 @@ class Chosen:
         self.covers, self.kills, self.note = covers, kills, note
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        items[:] = [
-            item
-            for item in items
-            if not str(item.path).endswith(COMPARED) or self._is_about(item)
-        ]
+        items[:] = [item for item in items if not str(item.path).endswith(COMPARED) or self._is_about(item)]
         items.sort(key=lambda item: -self.kills.get(item.nodeid, 0))
 
     def _is_about(self, item: Any) -> bool:
