@@ -30,7 +30,6 @@ from gdjax.combine.inject import (
 )
 from gdjax.combine.layers import layerwise_decay
 from gdjax.combine.masking import MaskedState, MaskOrFn, freeze, masked
-from gdjax.combine.paths import label_by_path, mask_by_path
 from gdjax.combine.sharding import state_sharding
 from gdjax.core.base import (
     AdaptiveGradClipState,
@@ -52,6 +51,7 @@ from gdjax.core.base import (
 )
 from gdjax.core.codec import Codec
 from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_optax
+from gdjax.core.paths import label_by_path, mask_by_path
 from gdjax.core.per_leaf import PerLeaf, per_leaf
 from gdjax.core.types import (
     ArrayTree,
@@ -63,7 +63,6 @@ from gdjax.core.types import (
     TransformUpdateFn,
     Updates,
 )
-from gdjax.core.updates import apply_updates, incremental_update, periodic_update
 from gdjax.inspection.explain import explain
 from gdjax.inspection.metrics import MetricsState, metrics, with_metrics
 from gdjax.inspection.migrate import MigrationReport, migrate
@@ -90,7 +89,6 @@ from gdjax.lift.stages import Reduced, Stage
 from gdjax.lift.wrapper import WrapperState, wrapper
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.polar import orthogonalize
-from gdjax.linalg.roles import label_by_role, matrices_by_role
 from gdjax.linalg.roots import matrix_inverse_pth_root, nnls, power_iteration
 from gdjax.linalg.spectral import inverse_root
 from gdjax.linalg.stacks import in_stacks
@@ -122,6 +120,7 @@ from gdjax.losses import (
     softmax_cross_entropy_with_integer_labels,
     squared_error,
 )
+from gdjax.matrices.roles import label_by_role, matrices_by_role
 from gdjax.microbatching import microbatch
 from gdjax.numerics import bounded, safe_increment, safe_int32_increment
 from gdjax.numerics.norms import safe_norm, safe_root_mean_squares
@@ -279,6 +278,7 @@ from gdjax.transforms.unitwise import adaptive_grad_clip, unitwise_clip, unitwis
 from gdjax.tree import bias_correction, global_norm, update_infinity_moment, update_moment, update_moment_per_elem_norm
 from gdjax.tree import map_params as tree_map_params
 from gdjax.tree.arithmetic import scale_gradient
+from gdjax.tree.updates import apply_updates, incremental_update, periodic_update
 
 __version__ = "0.2.0"
 

@@ -38,7 +38,7 @@ SECTIONS = {
 # Where the symbols of a module stand, if not on a page named after it in the section named after its folder.
 PLACES = {
     "core.base": "types/transforms", "core.types": "types/annotations", "core.codec": "rules/codecs",
-    "core.interop": "more/optax", "core.updates": "training/updates", "lift.codecs": "rules/codecs",
+    "core.interop": "more/optax", "tree.updates": "training/updates", "lift.codecs": "rules/codecs",
     "lift.leafwise": "rules/leafwise", "lift.slots": "rules/slots", "lift.stages": "rules/stages",
     "lift.wrapper": "rules/wrapper", "linalg.stacks": "rules/stages", "linalg.spectral": "linalg/roots",
     "numerics": "rules/numbers", "numerics.bounds": "rules/numbers", "numerics.elementwise": "rules/numbers",
@@ -47,7 +47,8 @@ PLACES = {
     "tree.euclidean": "tree/norms", "tree.sums": "tree/norms", "experimental.aggregators": "more/aggregating",
     "experimental.variance": "more/aggregating", "lift.steps": "rules/leafwise",
     "tree.accumulators": "training/microbatching",
-    "linalg.roles": "combine/roles", "linalg.matrices": "combine/roles", "inspection.roles": "combine/roles",
+    "matrices.roles": "combine/roles", "core.paths": "combine/paths",
+    "linalg.matrices": "combine/roles", "inspection.roles": "combine/roles",
 }  # fmt: skip
 
 TITLES = {

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 
 from gdjax.combine.masking import MaskedState, check_prefix, hide, is_whole, mask_of, masked_update
-from gdjax.combine.paths import paths_of
 from gdjax.core import base, callers, calls, checks
 from gdjax.core.base import GradientTransformation, set_to_zero, transform
+from gdjax.core.paths import paths_of
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 
 

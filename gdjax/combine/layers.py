@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.combine.paths import paths_of
 from gdjax.core import checks, patterns
+from gdjax.core.paths import paths_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree
 from gdjax.core.values import value

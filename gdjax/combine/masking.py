@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gdjax.combine.paths import check_prefix
 from gdjax.core import base, callers, calls, checks
 from gdjax.core.base import GradientTransformation, MaskedNode, set_to_zero, transform
+from gdjax.core.paths import check_prefix
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, Mask, OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Leafwise

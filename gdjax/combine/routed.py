@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 
 from gdjax.combine.groups import Labels, grouped
-from gdjax.combine.paths import is_masked
 from gdjax.core import callers
 from gdjax.core.base import GradientTransformation
+from gdjax.core.paths import is_masked
 from gdjax.core.types import ArrayTree, Params, Transform
 from gdjax.linalg.matrices import Matrix, is_numbers
-from gdjax.linalg.plan import Plan, plan_of
-from gdjax.linalg.roles import ByRole
+from gdjax.matrices.plan import Plan, plan_of
+from gdjax.matrices.roles import ByRole
 
 _FEW = 4  # leaves that a sentence names
 _RATE = "the learning rate of the matrices"

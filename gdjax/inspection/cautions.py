@@ -7,8 +7,8 @@ from typing import Any
 from gdjax.combine.chain import flips
 from gdjax.inspection.walk import Part, Walk, short
 from gdjax.linalg.matrices import Matrix
-from gdjax.linalg.reading import Read
-from gdjax.linalg.roles import NO_HEAD, ByRole, is_headless
+from gdjax.matrices.reading import Read
+from gdjax.matrices.roles import NO_HEAD, ByRole, is_headless
 
 _LOOKS = {
     "embedding": "an embedding", "head": "a head", "router": "a router",

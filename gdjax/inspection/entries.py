@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gdjax.combine.paths import path_of, paths_of
+from gdjax.core.paths import path_of, paths_of
 from gdjax.core.types import OptState
 from gdjax.lift.order import name_of_state
 

@@ -13,8 +13,8 @@ from jax.core import Tracer
 
 from gdjax.combine.chain import flips
 from gdjax.combine.hyperparams import calls_of, wrapped_by
-from gdjax.combine.paths import path_of, paths_of
 from gdjax.core import base
+from gdjax.core.paths import path_of, paths_of
 from gdjax.core.per_leaf import base_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params, Transform
@@ -24,7 +24,7 @@ from gdjax.inspection.table import Table
 from gdjax.inspection.waiting import waiting
 from gdjax.inspection.walk import Part, is_lookahead, shapes_of, walk
 from gdjax.lift import traced
-from gdjax.linalg.plan import Leaf
+from gdjax.matrices.plan import Leaf
 
 LABEL = "gdjax.explain"
 # The parts that multiply an update by a number, and the names of the number; the arguments that are a decay.

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.combine.hyperparams import calls_of, last_rates
-from gdjax.combine.paths import label_by_path
 from gdjax.core import base, checks, meshes, misuse
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
+from gdjax.core.paths import label_by_path
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.steps import Step, run, state_of, steps_of

@@ -10,14 +10,14 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax import numerics
-from gdjax.combine.paths import paths_of
 from gdjax.core import base, checks
+from gdjax.core.paths import paths_of
 from gdjax.core.types import Params, Transform, Updates
-from gdjax.core.updates import apply_updates
 from gdjax.inspection.largest import at_largest_rates
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import shapes_of
 from gdjax.lift.traced import gradients_like
+from gdjax.tree.updates import apply_updates
 
 LABEL = "gdjax.check_numerics"
 Array = jax.Array

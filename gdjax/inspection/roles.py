@@ -4,12 +4,12 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gdjax.combine.paths import paths_of
+from gdjax.core.paths import paths_of
 from gdjax.core.types import Params
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import shapes_of
-from gdjax.linalg.plan import plan_of
-from gdjax.linalg.roles import matrices_by_role
+from gdjax.matrices.plan import plan_of
+from gdjax.matrices.roles import matrices_by_role
 
 
 class Role(NamedTuple):

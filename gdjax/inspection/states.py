@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.combine.paths import Pattern, mask_by_path, paths_of
 from gdjax.core import base, callers, meshes
+from gdjax.core.paths import Pattern, mask_by_path, paths_of
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.entries import Entry, entries, pairs
-from gdjax.linalg.factored import is_stack
+from gdjax.matrices.factored import is_stack
 from gdjax.numerics import is_key
 
 VERSION = 1

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import GetAttrKey
 
-from gdjax.combine.paths import path_of
 from gdjax.core import base, callers
+from gdjax.core.paths import path_of
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.owners import Held, bytes_of, held, state_of
 from gdjax.inspection.placed import Part, most, parts_of

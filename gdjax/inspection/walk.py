@@ -12,11 +12,11 @@ from gdjax.combine.groups import grouped, partition
 from gdjax.combine.hyperparams import calls_of, wrapped_by
 from gdjax.combine.inject import WrappedSchedule, owner_of
 from gdjax.combine.masking import MaskedLeafwise, freeze, hide, mask_of, masked
-from gdjax.combine.paths import is_masked, paths_of
 from gdjax.combine.routed import Routes, Slip
 from gdjax.core import base, misuse
 from gdjax.core.base import set_to_zero
 from gdjax.core.calls import of_tree
+from gdjax.core.paths import is_masked, paths_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, Params, Transform
 from gdjax.core.values import Call, Value, is_ours
@@ -25,8 +25,8 @@ from gdjax.lift.leafwise import Leafwise
 from gdjax.lift.order import described
 from gdjax.lift.wrapper import Wrapped
 from gdjax.linalg.matrices import Matrix, is_numbers
-from gdjax.linalg.plan import Leaf, plan_of
-from gdjax.linalg.roles import ByRole, label_by_role, matrices_by_role
+from gdjax.matrices.plan import Leaf, plan_of
+from gdjax.matrices.roles import ByRole, label_by_role, matrices_by_role
 from gdjax.transforms.averaging import lookahead
 
 _NUMBERS = "numbers", "dimensions", "roles"  # what rules call the argument that says which arrays are matrices, and how

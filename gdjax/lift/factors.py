@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.combine.paths import factors_by_path, keys_of, path_of
 from gdjax.core import calls, checks
+from gdjax.core.paths import factors_by_path, keys_of, path_of
 from gdjax.core.per_leaf import LABEL, PerLeaf, base_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, Params

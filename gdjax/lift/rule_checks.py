@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.lift.facts import read_inputs
 from gdjax.numerics import at_least_float32, is_key, real_dtype
+from gdjax.xla.facts import read_inputs
 
 Array = jax.Array
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from gdjax import numerics, tree
 from gdjax.core import base, checks
+from gdjax.core.adding import add
 from gdjax.core.state_form import as_formed
 from gdjax.core.types import ArrayTree, OptState, Params, Updates
-from gdjax.core.updates import add
 
 Array = jax.Array
 ValueFn = Callable[..., Any]  # value_fn(params, **extra_args) -> real scalar

@@ -8,14 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.core.base import is_key
 from gdjax.core.types import ArrayTree
 
 Array = jax.Array
-
-
-def is_key(x: Any) -> bool:
-    """Whether `x` is an array of typed PRNG keys, which are no numbers."""
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.extended)
 
 
 def abs_sq(x: Array) -> Array:

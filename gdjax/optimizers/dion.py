@@ -16,9 +16,9 @@ from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Planned, Reduced, Staged, Tree
 from gdjax.linalg.matrices import Matrix
-from gdjax.linalg.plan import plan_of
-from gdjax.linalg.roles import routing
 from gdjax.linalg.stacks import in_stacks
+from gdjax.matrices.plan import plan_of
+from gdjax.matrices.roles import routing
 from gdjax.numerics import Array, bounded
 from gdjax.numerics.norms import unit_and_norm
 from gdjax.optimizers.orthogonal import matrices_of

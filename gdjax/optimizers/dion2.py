@@ -17,8 +17,8 @@ from gdjax.lift.stages import Reduced, Staged, Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
-from gdjax.linalg.roles import routing
 from gdjax.linalg.stacks import in_stacks
+from gdjax.matrices.roles import routing
 from gdjax.numerics import Array, bounded
 from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrices_of
 from gdjax.optimizers.with_adam import with_adam

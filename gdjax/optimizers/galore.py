@@ -14,7 +14,7 @@ from gdjax.core.types import ArrayTree, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Tree, Whole
 from gdjax.linalg import matrices
-from gdjax.linalg.plan import Leaf, plan_of
+from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.transforms.decay import add_decayed_weights

@@ -10,9 +10,9 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Reduced, Staged, Tree
-from gdjax.linalg.factored import Layout, Sides
-from gdjax.linalg.kronecker import Refresh, adjoint, averaged, gram, into, out_of
-from gdjax.linalg.roles import routing
+from gdjax.matrices.factored import Layout, Sides
+from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, into, out_of
+from gdjax.matrices.roles import routing
 from gdjax.numerics import Array, abs_sq
 from gdjax.optimizers.kronecker import labelled, new_bases, of_blocks, slots
 from gdjax.optimizers.with_adam import with_adam

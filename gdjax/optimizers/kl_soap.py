@@ -8,9 +8,9 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Reduced, Staged, Tree
-from gdjax.linalg.factored import Layout, Sides
-from gdjax.linalg.kronecker import Refresh
-from gdjax.linalg.roles import routing
+from gdjax.matrices.factored import Layout, Sides
+from gdjax.matrices.kronecker import Refresh
+from gdjax.matrices.roles import routing
 from gdjax.numerics import Array
 from gdjax.optimizers.kl_shampoo import SLOTS, whitened_factors
 from gdjax.optimizers.kronecker import labelled, new_bases, of_blocks, slots

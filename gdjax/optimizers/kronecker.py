@@ -15,11 +15,11 @@ from gdjax.core.types import Params, Roles
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.slots import start
 from gdjax.lift.stages import Stage, Tree, Whole
-from gdjax.linalg import factored, kronecker
-from gdjax.linalg.factored import Blocks, Layout, blocks_of, of_each, stands_for_a_tree
-from gdjax.linalg.kronecker import adjoint, averaged, gram
 from gdjax.linalg.matrices import Matrix
-from gdjax.linalg.turns import in_turns
+from gdjax.matrices import factored, kronecker
+from gdjax.matrices.factored import Blocks, Layout, blocks_of, of_each, stands_for_a_tree
+from gdjax.matrices.kronecker import adjoint, averaged, gram
+from gdjax.matrices.turns import in_turns
 from gdjax.numerics import Array, bounded
 
 

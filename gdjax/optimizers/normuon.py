@@ -16,10 +16,10 @@ from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Planned, Reduced, Staged, Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
-from gdjax.linalg.plan import Leaf, plan_of
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
-from gdjax.linalg.roles import routing
 from gdjax.linalg.stacks import in_stacks
+from gdjax.matrices.plan import Leaf, plan_of
+from gdjax.matrices.roles import routing
 from gdjax.numerics import Array
 from gdjax.optimizers.orthogonal import by_shape, check_polar, first_coefficients, matrices_of, momenta
 from gdjax.optimizers.with_adam import with_adam

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.stages import Tree, Whole
-from gdjax.linalg.plan import Leaf, plan_of
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import coefficients
+from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array, bounded, debias
 
 

@@ -13,11 +13,11 @@ from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Trans
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Shared, first_moment
 from gdjax.lift.stages import Reduced, Stage, Staged, Tree, Whole
-from gdjax.linalg import psgd
-from gdjax.linalg.plan import Leaf
-from gdjax.linalg.roles import routing
-from gdjax.linalg.turns import LONGEST
 from gdjax.linalg.whitening import Form
+from gdjax.matrices import psgd
+from gdjax.matrices.plan import Leaf
+from gdjax.matrices.roles import routing
+from gdjax.matrices.turns import LONGEST
 from gdjax.numerics import Array
 from gdjax.optimizers.kronecker import blocks_and
 from gdjax.optimizers.with_adam import with_adam

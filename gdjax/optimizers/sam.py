@@ -12,9 +12,9 @@ from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.skipped import without_skipped
 from gdjax.core.types import OptState, Params, Updates
-from gdjax.core.updates import apply_updates
 from gdjax.lift import slots
 from gdjax.numerics import Array
+from gdjax.tree.updates import apply_updates
 
 LABEL = "gdjax.sam"
 

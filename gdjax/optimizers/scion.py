@@ -19,7 +19,7 @@ from gdjax.lift.stages import Reduced, Staged, Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
-from gdjax.linalg.roles import routing
+from gdjax.matrices.roles import routing
 from gdjax.numerics import Array
 from gdjax.numerics.norms import unit_and_norm
 from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrices_of, momenta

@@ -11,10 +11,10 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Reduced, Stage, Staged, Tree
-from gdjax.linalg import shampoo_blocks
-from gdjax.linalg.factored import Layout, Sides
-from gdjax.linalg.roles import routing
-from gdjax.linalg.turns import Turned, in_turns
+from gdjax.matrices import shampoo_blocks
+from gdjax.matrices.factored import Layout, Sides
+from gdjax.matrices.roles import routing
+from gdjax.matrices.turns import Turned, in_turns
 from gdjax.numerics import Array
 from gdjax.optimizers.kronecker import labelled, of_blocks, slots
 from gdjax.optimizers.with_adam import with_adam

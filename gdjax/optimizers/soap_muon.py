@@ -11,13 +11,13 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Reduced, Staged, Tree
-from gdjax.linalg.factored import Layout, Sides
-from gdjax.linalg.kronecker import Refresh, into, out_of
 from gdjax.linalg.matrices import Matrix
-from gdjax.linalg.plan import plan_of
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import coefficients
-from gdjax.linalg.roles import routing
+from gdjax.matrices.factored import Layout, Sides
+from gdjax.matrices.kronecker import Refresh, into, out_of
+from gdjax.matrices.plan import plan_of
+from gdjax.matrices.roles import routing
 from gdjax.numerics import Array
 from gdjax.optimizers.kronecker import factors, labelled, new_bases, of_blocks, slots
 from gdjax.optimizers.with_adam import with_adam

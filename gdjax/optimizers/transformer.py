@@ -9,7 +9,7 @@ from gdjax.combine.routed import routed
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Roles
-from gdjax.linalg.roles import routing
+from gdjax.matrices.roles import routing
 from gdjax.optimizers.adam import adam
 from gdjax.optimizers.normuon import scale_by_normuon
 from gdjax.schedules.warmup import warmup_linear_decay_schedule

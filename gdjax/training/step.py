@@ -10,8 +10,8 @@ from gdjax import tree
 from gdjax.combine.hyperparams import learning_rates
 from gdjax.core import base
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
-from gdjax.core.updates import apply_updates
 from gdjax.tree.sums import total, wide
+from gdjax.tree.updates import apply_updates
 
 Array = jax.Array
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks, meshes
+from gdjax.core.adding import add
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, OptState, Params, Scalar, Transform, Updates
-from gdjax.core.updates import add
 from gdjax.lift import order, slots
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.combine.paths import label_by_path
 from gdjax.core import calls, checks
 from gdjax.core.base import EmptyState
+from gdjax.core.paths import label_by_path
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.stages import Staged, Tree
 from gdjax.numerics import Array, shrinking

@@ -13,8 +13,8 @@ from gdjax.core.types import ArrayTree, OptState, Params, Roles
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.stages import Planned, Reduced, Staged, Tree
 from gdjax.lift.wrapper import wrapper
-from gdjax.linalg.plan import Leaf, plan_of
-from gdjax.linalg.roles import routing
+from gdjax.matrices.plan import Leaf, plan_of
+from gdjax.matrices.roles import routing
 from gdjax.numerics import Array, below_overflow
 
 KEPT = "matrix", "head"  # the roles of the leaves whose norms are kept, as in the authors' code

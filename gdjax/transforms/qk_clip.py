@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.combine.paths import paths_of
+from gdjax.core.paths import paths_of
 from gdjax.core.types import Params
 from gdjax.numerics import Array
 

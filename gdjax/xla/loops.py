@@ -24,7 +24,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from gdjax.lift.facts import Graph
+from gdjax.xla.facts import Graph
 
 SMALL = 2**13  # elements of an array of which a copy costs less than to compile an order of loops
 UPDATE = 0  # the index of the loop of the update, or of what the caller makes of it; then one for each slot

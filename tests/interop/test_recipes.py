@@ -15,7 +15,7 @@ import pytest
 from flax import linen, nnx
 
 import gdjax
-from gdjax.combine.paths import paths_of
+from gdjax.core.paths import paths_of
 from gdjax.inspection.explain import first, rate_of
 from gdjax.inspection.walk import shapes_of, walk
 from tests.interop.test_roles import KEY, TOKENS, EqxGPT, of_equinox, of_linen, of_nnx, of_shapes, table

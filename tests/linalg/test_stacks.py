@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.linalg import plan, stacks
+from gdjax.linalg import stacks
 from gdjax.linalg.stacks import in_stacks
+from gdjax.matrices import plan
 
 RNG = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.linalg.roles import routing
+from gdjax.matrices.roles import routing
 from gdjax.optimizers.with_adam import with_adam
 
 PARAMS = {"up": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}, "embed": jnp.ones((5, 2))}

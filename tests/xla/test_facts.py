@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import pytest
 
 import gdjax
-from gdjax.lift.facts import graph_of
 from gdjax.lift.one_leaf import OneLeaf
+from gdjax.xla.facts import graph_of
 from gdjax.xla.loops import UPDATE, plan
 from tests.cases import CASES
 

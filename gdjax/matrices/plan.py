@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.combine.paths import check_prefix
 from gdjax.core import calls, checks
+from gdjax.core.paths import check_prefix
 from gdjax.core.types import ArrayTree
 from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, is_numbers, is_trained, matrix_axes
-from gdjax.linalg.roles import ByRole
+from gdjax.matrices.roles import ByRole
 from gdjax.numerics import Array
 
 _BY_DEFAULT = Matrix(0, 1)
@@ -24,7 +24,7 @@ class Leaf(NamedTuple):
 
     path: str  # as in errors: params['layer']['kernel']
     shape: tuple[int, ...]
-    role: str  # "matrix", or what else it is: see `gdjax.linalg.roles`
+    role: str  # "matrix", or what else it is: see `gdjax.matrices.roles`
     axes: Axes
     batch: int
     rows: int

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gdjax.linalg.matrices import Matrix, is_trained
-from gdjax.linalg.names import Name, is_gate, is_out, is_query, matrix_of, name_of, role_of, sizes_of
+from gdjax.matrices.names import Name, is_gate, is_out, is_query, matrix_of, name_of, role_of, sizes_of
 
 _MATRIX = re.compile(r"^w(_|\d|[qkvoi]|$)|proj|kernel|weight|dense|linear|lora|^(up|down|gate|out|fc\d*|c_\w+|[qkvo])$")
 

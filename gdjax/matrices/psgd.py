@@ -10,12 +10,12 @@ from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.types import Params
 from gdjax.linalg import whitening
-from gdjax.linalg.factored import Blocks, Layout, Stacks, blocks_of, of_each, stands_for_a_tree
 from gdjax.linalg.matrices import Matrix
-from gdjax.linalg.plan import Leaf
-from gdjax.linalg.roles import routing
-from gdjax.linalg.turns import of_run, spread
 from gdjax.linalg.whitening import Fit
+from gdjax.matrices.factored import Blocks, Layout, Stacks, blocks_of, of_each, stands_for_a_tree
+from gdjax.matrices.plan import Leaf
+from gdjax.matrices.roles import routing
+from gdjax.matrices.turns import of_run, spread
 from gdjax.numerics import Array, bounded, debias
 
 

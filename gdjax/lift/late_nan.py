@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Literal, Var
 
-from gdjax.lift.facts import Graph
 from gdjax.numerics.bounds import FORMS, clipped, spoiled
+from gdjax.xla.facts import Graph
 from gdjax.xla.loops import Plan
 
 Array = jax.Array

@@ -2,7 +2,7 @@
 
 All is for stacks: G is (..., rows, columns), the factors L of the rows (..., rows, rows) and R of the columns, QL and
 QR their bases. A side without a factor is None. Eigenvectors are refreshed for a few matrices per step, see
-`gdjax.linalg.turns`.
+`gdjax.matrices.turns`.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.linalg.bases import turned_basis
-from gdjax.linalg.turns import Turned
+from gdjax.matrices.turns import Turned
 from gdjax.numerics import Array
 
 Refresh = Literal["qr", "eigh"]

@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from gdjax.combine.paths import is_masked, matches, paths_of, shown, warn_of_idle
 from gdjax.core import callers, patterns
+from gdjax.core.paths import is_masked, matches, paths_of, shown, warn_of_idle
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree
 from gdjax.core.values import value
-from gdjax.linalg import reading
 from gdjax.linalg.matrices import Matrix, is_numbers, is_trained, matrix_axes
+from gdjax.matrices import reading
 
 ROLES = "matrix embedding head norm bias router other".split()
 LABEL = "gdjax.matrices_by_role"

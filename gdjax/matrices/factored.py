@@ -19,8 +19,8 @@ from gdjax.core import checks, meshes
 from gdjax.core.base import MaskedNode
 from gdjax.core.types import ArrayTree, Params
 from gdjax.linalg import blocks
-from gdjax.linalg.plan import Leaf, plan_of
 from gdjax.linalg.stacks import of_stack
+from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array
 from gdjax.xla import places
 

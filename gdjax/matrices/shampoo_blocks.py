@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.linalg import spectral
-from gdjax.linalg.kronecker import adjoint, gram
+from gdjax.matrices.kronecker import adjoint, gram
 from gdjax.numerics import Array, debias
 from gdjax.numerics.norms import unit_and_norm
 

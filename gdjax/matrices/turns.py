@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import meshes
-from gdjax.linalg.factored import Stacks
+from gdjax.matrices.factored import Stacks
 from gdjax.numerics import Array
 from gdjax.xla.write_order import LARGE
 

@@ -13,9 +13,9 @@ import pytest
 
 import gdjax
 from gdjax import Matrix
-from gdjax.linalg.names import name_of
-from gdjax.linalg.plan import plan_of
-from gdjax.linalg.roles import routing
+from gdjax.matrices.names import name_of
+from gdjax.matrices.plan import plan_of
+from gdjax.matrices.roles import routing
 from tests.trees import assert_close
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import base, checks, domains, meshes
+from gdjax.core.adding import add
 from gdjax.core.signatures import short_types
 from gdjax.core.types import Params, Scalar, Updates
 from gdjax.xla import reads
@@ -60,17 +61,6 @@ def _check(label: str, where: str, p: Any, u: Any) -> None:
 
 
 _compiled_apply = jax.jit(_apply)
-
-
-def add(p: Any, u: Any) -> Any:
-    """p + u in the wider of the two dtypes, rounded once to p's; p itself where u is a float0 (p takes no gradient)."""
-    if base.is_float0(u):
-        return p
-    p, u = jnp.asarray(p), jnp.asarray(u)
-    if p.dtype == u.dtype:
-        return p + u
-    wide = p.dtype if p.dtype.itemsize > u.dtype.itemsize else u.dtype
-    return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
 
 
 @short_types

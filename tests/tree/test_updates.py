@@ -112,7 +112,7 @@ def test_incremental_update_where_there_is_nothing_new(compile):
 @pytest.mark.parametrize("period", [1, 3])
 def test_periodic_update(period: int):
     new, old = random_tree(0), random_tree(1)
-    update = jax.jit(gdjax.core.updates.periodic_update)
+    update = jax.jit(gdjax.tree.updates.periodic_update)
     for steps in range(5):
         got = update(new, old, steps, period)
         assert_equal(got, new if steps % period == 0 else old)
@@ -120,7 +120,7 @@ def test_periodic_update(period: int):
 
 
 def test_periodic_update_keeps_the_dtypes_of_the_copy():
-    got = gdjax.core.updates.periodic_update(
+    got = gdjax.tree.updates.periodic_update(
         {"a": jnp.ones(2), "b": None}, {"a": jnp.zeros(2, "bfloat16"), "b": None}, 4, 2
     )
     assert got["b"] is None and got["a"].dtype == jnp.bfloat16

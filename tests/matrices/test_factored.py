@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.linalg import stacks, turns
+from gdjax.linalg import stacks
+from gdjax.matrices import turns
 
 FEW = "soap shampoo psgd_kron".split()  # the others go the same ways
 NAMES = [*FEW, *(pytest.param(name, marks=pytest.mark.slow) for name in "kl_soap kl_shampoo soap_muon".split())]

@@ -1,0 +1,18 @@
+"""How an update is added to its parameter."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from gdjax.core import base
+
+
+def add(p: Any, u: Any) -> Any:
+    """p + u in the wider of the two dtypes, rounded once to p's; p itself where u is a float0 (p takes no gradient)."""
+    if base.is_float0(u):
+        return p
+    p, u = jnp.asarray(p), jnp.asarray(u)
+    if p.dtype == u.dtype:
+        return p + u
+    wide = p.dtype if p.dtype.itemsize > u.dtype.itemsize else u.dtype
+    return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
