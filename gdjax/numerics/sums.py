@@ -23,6 +23,11 @@ def summand(x: Array) -> Array:
     return -jnp.minimum(-jnp.minimum(x, bound), bound)
 
 
+def means(x: Array, axes: tuple[int, ...]) -> Array:
+    """The means along these axes, which have length 1 in the result."""
+    return jnp.mean(alone(x), axes, keepdims=True)
+
+
 def share_of_nonzeros(x: Array) -> Array:
     """The share of the elements of x that are not 0; x has no NaN.
 

@@ -1,12 +1,10 @@
 """Gradients with mean 0."""
 
-import jax.numpy as jnp
-
 from gdjax.core.base import EmptyState
 from gdjax.lift.leafwise import leafwise
 from gdjax.linalg import matrices
 from gdjax.numerics import Array
-from gdjax.xla.reads import alone
+from gdjax.numerics.sums import means
 
 
 @leafwise()
@@ -35,4 +33,4 @@ def centralize(g: Array, s: EmptyState, p: Array, t: Array, *, output_axis: int 
     if g.ndim < 2:
         return g, s
     (kept,) = matrices.axes_of(f"gdjax.centralize: gradient of shape {g.shape}", "output_axis", output_axis, g.ndim)
-    return g - jnp.mean(alone(g), tuple(i for i in range(g.ndim) if i != kept), keepdims=True), s
+    return g - means(g, tuple(i for i in range(g.ndim) if i != kept)), s
