@@ -24,7 +24,7 @@ class ScaleByAdanState(NamedTuple):
     t: Array  # () int32, updates made so far
 
 
-def _next(s: Any, t: Any) -> dict[str, Any]:
+def _next(s: ScaleByAdanState, t: Array) -> dict[str, Any]:
     return {"t": safe_increment(s.t)}
 
 

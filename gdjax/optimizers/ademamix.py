@@ -68,7 +68,7 @@ def _renamed(tx: GradientTransformation, Outside: Any) -> _Renamed:  # noqa: N80
     return _Renamed(**{f.name: getattr(part, f.name) for f in fields(part)}, Outside=Outside)
 
 
-def _next_step(s: Any, t: Any) -> dict[str, Any]:
+def _next_step(s: Any, t: Array) -> dict[str, Any]:
     return {"t": numerics.safe_increment(s.t)}
 
 

@@ -14,7 +14,7 @@ from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
-def _fourth_root(t: Any) -> Array:
+def _fourth_root(t: Array) -> Array:
     return jnp.asarray(t, float) ** 0.25
 
 

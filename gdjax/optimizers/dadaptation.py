@@ -42,7 +42,7 @@ class DAdaptAdamWState(NamedTuple):
     count: Array  # () int32, updates made so far
 
 
-def _effective_rate(d: Array, lr: Any, beta1: Any, beta2: Any, t: Array, bias_correction: bool) -> Array:
+def _effective_rate(d: Array, lr: Any, beta1: Hyper, beta2: Hyper, t: Array, bias_correction: bool) -> Array:
     """d lr, times what Adam's two bias corrections come to."""
     correction = jnp.sqrt(one_minus_pow(beta2, t)) / one_minus_pow(beta1, t) if bias_correction else 1
     return d * lr * correction
@@ -70,7 +70,7 @@ def _pair(label: str, betas: Any) -> tuple[Any, Any]:
 
 
 def _prodigy_estimate(
-    g: Any, s: Any, p: Any, t: Any, learning_rate: Any, beta1: Any, beta2: Any, beta3: Any, estim_lr0: Any,
+    g: Array, s: Any, p: Array, t: Array, learning_rate: Any, beta1: Hyper, beta2: Hyper, beta3: Any, estim_lr0: Any,
     estim_lr_coef: Any, safeguard_warmup: bool, bias_correction: bool,
 ) -> dict[str, Any]:  # fmt: skip
     d = jnp.asarray(s.estim_lr)
@@ -177,8 +177,9 @@ def prodigy(
 
 
 def _dadapt_estimate(
-    g: Any, s: Any, p: Any, t: Any, learning_rate: Any, beta1: Any, beta2: Any, eps: Any, bias_correction: bool
-) -> dict[str, Any]:
+    g: Array, s: Any, p: Array, t: Array,
+    learning_rate: Any, beta1: Hyper, beta2: Hyper, eps: Hyper, bias_correction: bool,
+) -> dict[str, Any]:  # fmt: skip
     d = jnp.asarray(s.estim_lr)
     lr, beta1, beta2, eps, t = (scalar(x, d.dtype) for x in (learning_rate, beta1, beta2, eps, t))
     g, grad_sum, v = widen((g, s.grad_sum, s.exp_avg_sq), d.dtype)

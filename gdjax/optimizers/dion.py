@@ -56,7 +56,7 @@ def _first_q(params: Params, given: Mapping[str, Any]) -> list[Any]:
 
 
 def _low_rank(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: ScaleByDionState, ps: list[Array], t: Array,
     tree: Tree, mu: Hyper, eps: Hyper, rank_fraction: float, dimensions: Any,
 ) -> Any:  # fmt: skip
     """The updates of all matrices, what is left of their momenta, and the new directions."""
@@ -64,7 +64,7 @@ def _low_rank(
     total = jax.jit(_total)
     totals = [total(g, m) for g, m in zip(gs, s.mu, strict=True)]
 
-    def directions(totals: list[Array], qs: list[list[Array]], mu: Any, eps: Any) -> Any:
+    def directions(totals: list[Array], qs: list[list[Array]], mu: Any, eps: Hyper) -> Any:
         xs = [leaf.split(m) for leaf, m in zip(leaves, totals, strict=True)]
         found = in_stacks(lambda m, q: _power_step(m, q, mu, eps), sum(xs, []), sum(qs, []))
         us, ms, news = map(iter, found)
@@ -82,7 +82,7 @@ def _total(g: Array, m: Array) -> Array:
     return m + bounded(g, "summed")
 
 
-def _power_step(m: Array, q: Array, mu: Any, eps: Any) -> tuple[Array, Array, Array]:
+def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, Array]:
     """The update of each matrix, its momentum without a part of what is in the update, and the new directions.
 
     B is the matrix with the longer side first; of a square the outputs.

@@ -33,7 +33,7 @@ class ScaleByDion2State(NamedTuple):
 
 
 def _of_largest(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: ScaleByDion2State, ps: list[Array], t: Array,
     tree: Tree, ef_decay: Hyper, eps: Hyper, ns_steps: Hyper, fraction: float, preconditioning: str, ns_dtype: Any,
     dimensions: Any,
 ) -> Any:  # fmt: skip
@@ -42,7 +42,7 @@ def _of_largest(
     polar, total = Polar(ns_steps, preconditioning, ns_dtype), jax.jit(_total)
     totals = [total(g, m) for g, m in zip(gs, s.mu, strict=True)]
 
-    def directions(totals: list[Array], coeffs: Array, ef_decay: Any, eps: Any) -> Any:
+    def directions(totals: list[Array], coeffs: Array, ef_decay: Any, eps: Hyper) -> Any:
         xs = [leaf.split(m) for leaf, m in zip(leaves, totals, strict=True)]
         us, ms = map(iter, in_stacks(lambda m: _submatrix(m, polar, coeffs, fraction, ef_decay, eps), sum(xs, [])))
         of = lambda each, leaf: leaf.joined([next(each) for _ in leaf.sizes])  # noqa: E731
@@ -57,7 +57,9 @@ def _total(g: Array, m: Array) -> Array:
     return m + bounded(g, "summed")
 
 
-def _submatrix(m: Array, polar: Polar, coeffs: Array, fraction: float, ef_decay: Any, eps: Any) -> tuple[Array, Array]:
+def _submatrix(
+    m: Array, polar: Polar, coeffs: Array, fraction: float, ef_decay: Any, eps: Hyper
+) -> tuple[Array, Array]:
     """The update of each matrix, and its momentum, of which the rows in use decay.
 
     The rows are those of the shorter side; of a square the outputs.

@@ -59,7 +59,7 @@ def _squares(g: Any, p: Any, start: Any, real: Any) -> tuple[Array, Array]:
     return numerics.below_overflow(tree.norm(moved, squared=True)).astype(real), finite_square(g).astype(real)
 
 
-def _dog_rate(g: Any, s: Any, p: Any, t: Any, init_step: Any, eps: Any, kind: str) -> dict[str, Any]:
+def _dog_rate(g: Array, s: Any, p: Array, t: Array, init_step: Any, eps: Hyper, kind: str) -> dict[str, Any]:
     real = s.max_dist.dtype
     init_step, eps = numerics.widen((init_step, eps), real)
     distance_sq, norm_sq = _squares(g, p, s.init_params, real)
@@ -168,7 +168,7 @@ class _InitialSquare(Shared):
         return Shared(name)(params, hyper)
 
 
-def _dowg_rate(g: Any, s: Any, p: Any, t: Any, eps: Any) -> dict[str, Any]:
+def _dowg_rate(g: Array, s: Any, p: Array, t: Array, eps: Hyper) -> dict[str, Any]:
     real = s.estim_sq_dist.dtype
     distance_sq, norm_sq = _squares(g, p, s.init_params, real)
     square = jnp.maximum(s.estim_sq_dist, distance_sq)

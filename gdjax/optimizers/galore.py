@@ -107,7 +107,7 @@ def _first_inner(params: Params, given: Mapping[str, Any]) -> Any:
 
 
 def _fitting(
-    gs: list[Array], s: Any, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Any
+    gs: list[Array], s: GaLoreState, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Any
 ) -> Any:
     """Raises unless the projectors of the state fit the gradients."""
     each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
@@ -118,7 +118,7 @@ def _fitting(
 
 
 def _projectors(
-    gs: list[Array], s: Any, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Any
+    gs: list[Array], s: GaLoreState, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Any
 ) -> Any:
     """P_t."""
     each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
@@ -131,7 +131,7 @@ def _projectors(
 
 
 def _inner(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: GaLoreState, ps: list[Array], t: Array,
     tree: Tree, scale: Hyper, rank: int, side: str, dimensions: Any, base_optimizer: Any,
 ) -> Any:  # fmt: skip
     """scale P_t N_t, with N_t the inner transform's updates of R_t; of what is not projected, N_t."""

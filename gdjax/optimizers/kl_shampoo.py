@@ -33,7 +33,7 @@ class KLShampooState(NamedTuple):
     dR: Any  # (number, 1, n), those of R
 
 
-def whitened_factors(x: Mapping[str, Any], G: Array, t: Any, beta: Any) -> dict[str, Any]:  # noqa: N803
+def whitened_factors(x: Mapping[str, Any], G: Array, t: Array, beta: Hyper) -> dict[str, Any]:  # noqa: N803
     """The factors, each whitened by the other, and their eigenvalues; G is the gradient in the bases."""
     g, (m, n) = x["g"], (max(size, 1) for size in x["g"].shape[-2:])
 
@@ -50,7 +50,7 @@ def whitened_factors(x: Mapping[str, Any], G: Array, t: Any, beta: Any) -> dict[
     }
 
 
-def _eigenvalues(d: Array | None, new: Any, t: Any, beta: Any) -> Array | None:
+def _eigenvalues(d: Array | None, new: Any, t: Array, beta: Hyper) -> Array | None:
     """The average of what is measured along the eigenvectors; the first step has none."""
     if d is None:
         return None
@@ -58,7 +58,7 @@ def _eigenvalues(d: Array | None, new: Any, t: Any, beta: Any) -> Array | None:
     return jnp.where(t > 1, jnp.maximum(beta * d + (1 - beta) * new(), 1 / most**2), d)
 
 
-def _kl_shampoo_of_blocks(x: Mapping[str, Any], t: Any, b1: Any, shampoo_beta: Any, eps: Any) -> dict[str, Any]:
+def _kl_shampoo_of_blocks(x: Mapping[str, Any], t: Array, b1: Hyper, shampoo_beta: Hyper, eps: Hyper) -> dict[str, Any]:
     G = into(x["g"], x["QL"], x["QR"])  # noqa: N806
     mu = b1 * x["mu"].astype(G.dtype) + (1 - b1) * G * (t > 1).astype(G.dtype)
     left, right = (1.0 if x[name] is None else numerics.sqrt(x[name]) for name in ("dL", "dR"))
@@ -67,7 +67,7 @@ def _kl_shampoo_of_blocks(x: Mapping[str, Any], t: Any, b1: Any, shampoo_beta: A
 
 
 def _kl_shampoo(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: KLShampooState, ps: list[Array], t: Array,
     tree: Tree, b1: Hyper, shampoo_beta: Hyper, eps: Hyper, roles: Roles, layout: Any,
 ) -> Any:  # fmt: skip
     step = {"t": t, "b1": b1, "shampoo_beta": shampoo_beta, "eps": eps}
@@ -79,7 +79,7 @@ SLOTS = slots(mu="blocks", L="L", R="R", QL="QL", QR="QR", dL="dL", dR="dR")
 
 @leafwise(KLShampooState, reduce=(_kl_shampoo, new_bases(("mu",), ("d*",), in_order=False)), **SLOTS)
 def _kl_shampoo_rule(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: KLShampooState, p: Any, t: Array,
     b1: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
     init_factor: Staged = 0.1, refresh: Staged = "qr", layout: Staged = None, mu_dtype: Staged = None,
     roles: Staged = None, label: Staged = "", u: Reduced = None,

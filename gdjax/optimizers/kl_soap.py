@@ -32,13 +32,13 @@ class KLSoapState(NamedTuple):
     dR: Any
 
 
-def _kl_soap_of_blocks(x: Mapping[str, Any], t: Any, shampoo_beta: Any, **adam: Any) -> dict[str, Any]:
+def _kl_soap_of_blocks(x: Mapping[str, Any], t: Array, shampoo_beta: Hyper, **adam: Any) -> dict[str, Any]:
     moved, G = adam_in_bases(x, t, **adam)  # noqa: N806
     return {**moved, **whitened_factors(x, G, t, shampoo_beta)}
 
 
 def _kl_soap(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: KLSoapState, ps: list[Array], t: Array,
     tree: Tree, b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, bias_correction: bool, roles: Roles, layout: Any,
 ) -> Any:  # fmt: skip
     step = {"t": t, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
@@ -50,7 +50,7 @@ def _kl_soap(
     KLSoapState, reduce=(_kl_soap, new_bases(("mu",), ("nu", "d*"), in_order=False)), **SLOTS, **slots(nu="squares")
 )
 def _kl_soap_rule(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: KLSoapState, p: Any, t: Array,
     b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
     init_factor: Staged = 0.1, bias_correction: Staged = False, refresh: Staged = "qr", layout: Staged = None,
     mu_dtype: Staged = None, roles: Staged = None, label: Staged = "", u: Reduced = None,

@@ -101,7 +101,7 @@ def new_bases(moments: tuple[str, ...], squares: tuple[str, ...], in_order: bool
     return Stage(stage, " ".join(fields), late=True)
 
 
-def factors(x: Mapping[str, Any], beta: Any) -> dict[str, Any]:
+def factors(x: Mapping[str, Any], beta: Hyper) -> dict[str, Any]:
     """Shampoo's averages of G G^T and G^T G."""
     g = x["g"]
     return {

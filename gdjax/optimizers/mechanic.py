@@ -35,8 +35,8 @@ class _ForEachBeta(Shared):
 
 
 def _tune(
-    u: Any, g: Any, s: Any, p: Any, t: Any,
-    weight_decay: Any, eps: Any, s_init: Any, num_betas: int, bounded: bool,
+    u: Array, g: Array, s: MechanicState, p: Array, t: Array,
+    weight_decay: Any, eps: Hyper, s_init: Any, num_betas: int, bounded: bool,
 ) -> dict[str, Any]:  # fmt: skip
     real = s.s.dtype
     weight_decay, eps, s_init = (numerics.scalar(x, real) for x in (weight_decay, eps, s_init))

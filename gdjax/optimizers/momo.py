@@ -42,7 +42,7 @@ def _inner(xs: Any, ys: Any, real: Any) -> Array:
 
 def _model_step(
     d: Any, square: Array, barf: Array, gamma: Array, p: Any, lb: Array,
-    lr: Any, decay: Any, lower_bound: Any, adapt: bool, rho: Any,
+    lr: Any, decay: Hyper, lower_bound: Any, adapt: bool, rho: Any,
 ) -> tuple[Array, Array]:  # fmt: skip
     """The step size and the new lower bound, from the model max(barf - gamma + <d, x>, rho lb) of the function.
 
@@ -62,14 +62,14 @@ def _model_step(
     return tau, lb
 
 
-def _weights(beta: Any, t: Array) -> tuple[Any, Any]:
+def _weights(beta: Hyper, t: Array) -> tuple[Any, Any]:
     """The weights of an average and of what is new; at the first step the average is what is new."""
     return jnp.where(t > 1, beta, 0.0), jnp.where(t > 1, 1 - beta, 1.0)
 
 
 def _momo_step(
-    g: Any, s: Any, p: Any, t: Any,
-    learning_rate: Any, beta: Any, lower_bound: Any, weight_decay: Any, adapt_lower_bound: bool, value: Any,
+    g: Array, s: Any, p: Array, t: Array,
+    learning_rate: Any, beta: Hyper, lower_bound: Any, weight_decay: Any, adapt_lower_bound: bool, value: Any,
 ) -> dict[str, Any]:  # fmt: skip
     lb = jnp.asarray(s.lb)
     real = lb.dtype
@@ -137,14 +137,14 @@ def momo(
     return _shrunk(tau * d, p, learning_rate * weight_decay), s._replace(exp_avg=d)
 
 
-def _shrunk(step: Array, p: Array, decay: Any) -> Array:
+def _shrunk(step: Array, p: Array, decay: Hyper) -> Array:
     """The update that leads to (p - step) / (1 + decay)."""
     return -(step + decay * p) * (1 / (1 + decay))
 
 
 def _momo_adam_step(
-    g: Any, s: Any, p: Any, t: Any,
-    learning_rate: Any, b1: Any, b2: Any, eps: Any, lower_bound: Any, weight_decay: Any, adapt_lower_bound: bool,
+    g: Array, s: Any, p: Array, t: Array,
+    learning_rate: Any, b1: Hyper, b2: Hyper, eps: Hyper, lower_bound: Any, weight_decay: Any, adapt_lower_bound: bool,
     value: Any,
 ) -> dict[str, Any]:  # fmt: skip
     lb = jnp.asarray(s.lb)
@@ -162,7 +162,7 @@ def _momo_adam_step(
     return {"tau": tau, "lb": lb, "barf": barf, "gamma": gamma}
 
 
-def _adam(g: Array, d: Array, v: Array, t: Array, b1: Any, b2: Any, eps: Any) -> tuple[Array, Array, Array]:
+def _adam(g: Array, d: Array, v: Array, t: Array, b1: Hyper, b2: Hyper, eps: Hyper) -> tuple[Array, Array, Array]:
     """The new moments and Adam's direction, without bias correction of the first."""
     d, v = b1 * d + (1 - b1) * g, b2 * v + (1 - b2) * abs_sq(g)
     return d, v, divide(d, sqrt(v * (1 / one_minus_pow(b2, t))), eps)

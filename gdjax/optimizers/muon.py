@@ -45,7 +45,7 @@ class MuonDimensionNumbers(NamedTuple):
 
 
 def _orthogonal(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: MuonState, ps: list[Array], t: Array,
     tree: Tree, beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, consistent_rms: Hyper, ns_steps: Hyper,
     adaptive: bool, preconditioning: str, ns_dtype: Any, equilibrate: Any, renormalize: Any, dimensions: Any,
     factor: Any,
@@ -54,7 +54,7 @@ def _orthogonal(
     leaves = matrices_of(tree, gs, dimensions, ns_dtype, MuonDimensionNumbers())
     polar = Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize)
 
-    def orthogonal(ms: list[Array], coeffs: Array, eps: Any, rms: Any) -> list[Array]:
+    def orthogonal(ms: list[Array], coeffs: Array, eps: Hyper, rms: Any) -> list[Array]:
         xs = [leaf.split(m) for leaf, m in zip(leaves, ms, strict=True)]
         flat = [x for parts in xs for x in parts]
         os = polar.of(flat, coeffs, eps)

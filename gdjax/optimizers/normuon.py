@@ -50,7 +50,7 @@ def _first_v(params: Params, given: Mapping[str, Any]) -> list[Any]:
 
 
 def _normalized(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: ScaleByNorMuonState, ps: list[Array], t: Array,
     tree: Tree, b1: Hyper, b2: Hyper, eps: Hyper, nesterov: bool, consistent_rms: Hyper, ns_steps: Hyper,
     preconditioning: str, ns_dtype: Any, equilibrate: Any, renormalize: Any, dimensions: Any,
 ) -> Any:  # fmt: skip
@@ -58,7 +58,7 @@ def _normalized(
     leaves = matrices_of(tree, gs, dimensions, ns_dtype, Matrix())
     polar = Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize)
 
-    def directions(ms: list[Array], vs: list[Array], coeffs: Array, b2: Any, eps: Any, rms: Any) -> Any:
+    def directions(ms: list[Array], vs: list[Array], coeffs: Array, b2: Hyper, eps: Hyper, rms: Any) -> Any:
         xs = [leaf.split(m) for leaf, m in zip(leaves, ms, strict=True)]
         olds = [_of_outputs(leaf).split(v) for leaf, v in zip(leaves, vs, strict=True)]
         os = polar.of([x for parts in xs for x in parts], coeffs, eps)
@@ -73,7 +73,7 @@ def _normalized(
     return {"mu": mus, "v": vs, "u": us}
 
 
-def _by_outputs(o: Array, v: Array, b2: Any, eps: Any, rms: Any) -> tuple[Array, Array]:
+def _by_outputs(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Array, Array]:
     """The polar factor with each output over the root of its v, scaled; and v with this step."""
     b2, eps = numerics.scalar(b2, v.dtype), numerics.scalar(eps, v.dtype)
     square = numerics.abs_sq(o)

@@ -21,7 +21,7 @@ class ScaleByOptimisticGradientState(NamedTuple):
     previous_gradient: Params  # like params
 
 
-def _first(s: Any, t: Any) -> dict[str, Any]:
+def _first(s: ScaleByOptimisticGradientState, t: Array) -> dict[str, Any]:
     return {"is_initial_step": False, "first": s.is_initial_step}
 
 

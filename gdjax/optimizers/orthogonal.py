@@ -55,7 +55,7 @@ def first_coefficients(label: str) -> Whole:
 
 
 def check_polar(
-    label: str, ns_steps: Any, ns_coeffs: Any, preconditioning: str, equilibrate: Any = None, renormalize: Any = None,
+    label: str, ns_steps: Hyper, ns_coeffs: Any, preconditioning: str, equilibrate: Any = None, renormalize: Any = None,
     **_: Any,
 ) -> None:  # fmt: skip
     """Raises unless these settings are some of Newton-Schulz."""

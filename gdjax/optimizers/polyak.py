@@ -16,7 +16,7 @@ from gdjax.tree.norms import finite_square
 
 
 def _polyak_step(
-    g: Any, s: Any, p: Any, t: Any, f_min: Any, max_learning_rate: Any, eps: Any, variant: str, value: Any
+    g: Array, s: Any, p: Array, t: Array, f_min: Any, max_learning_rate: Any, eps: Hyper, variant: str, value: Any
 ) -> dict[str, Any]:
     real = numerics.widest_real(g)
     value = checks.extra("gdjax.scale_by_polyak", "value", value)

@@ -39,7 +39,7 @@ class PSGDKronState(NamedTuple):
 PROBABILITY = precond_update_prob_schedule()
 
 
-def _due(s: Any, t: Any, preconditioner_update_probability: Hyper) -> dict[str, Any]:
+def _due(s: PSGDKronState, t: Array, preconditioner_update_probability: Hyper) -> dict[str, Any]:
     """Whether the preconditioner is updated in this step: where as many steps have passed as its probability says."""
     if _period(preconditioner_update_probability) is not None:
         return {"update_counter": s.update_counter, "due": jnp.asarray(True)}
@@ -58,8 +58,9 @@ def _period(probability: Any) -> int | None:
 
 
 def _momentum(
-    gs: list[Array], s: Any, ps: list[Array], t: Array, tree: Tree, b1: Hyper, normalize_grads: bool, roles: Roles
-) -> Any:
+    gs: list[Array], s: PSGDKronState, ps: list[Array], t: Array,
+    tree: Tree, b1: Hyper, normalize_grads: bool, roles: Roles,
+) -> Any:  # fmt: skip
     """mu_t."""
     leaves = [x._replace(path="") for x in _leaves(tree, gs, s, roles)]
     return {"mu": [psgd.averaged(x, normalize_grads, g, mu, b1) for x, g, mu in zip(leaves, gs, s.mu, strict=True)]}
@@ -72,7 +73,7 @@ def _leaves(tree: Tree, gs: Any, s: Any, roles: Roles) -> list[Leaf]:
 
 
 def _fit(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: PSGDKronState, ps: list[Array], t: Array,
     tree: Tree, b1: Hyper, preconditioner_update_probability: Hyper, precond_lr: Hyper, beta_lip: Hyper, damping: Hyper,
     momentum_into_precond_update: bool, normalize_grads: bool, dQ: str, roles: Roles,  # noqa: N803
 ) -> Any:  # fmt: skip
@@ -88,8 +89,9 @@ def _fit(
 
 
 def _whitened(
-    gs: list[Array], s: Any, ps: list[Array], t: Array, tree: Tree, b1: Hyper, max_update_rms: Hyper, roles: Roles
-) -> Any:
+    gs: list[Array], s: PSGDKronState, ps: list[Array], t: Array,
+    tree: Tree, b1: Hyper, max_update_rms: Hyper, roles: Roles,
+) -> Any:  # fmt: skip
     """The momentum of all matrices, whitened."""
     ms = [psgd.unbiased(mu, b1, t) for mu in s.mu]
     found, there = blocks_and(tree, ms, s.L, psgd.matrices_of(tree.label, roles))

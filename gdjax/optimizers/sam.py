@@ -145,7 +145,7 @@ def sam(
     return GradientTransformation(init, opaque if opaque_mode else transparent)
 
 
-def _from_anchor(u: Any, anchor: Any, p: Any) -> Any:
+def _from_anchor(u: Array, anchor: Any, p: Any) -> Any:
     """The update from p that leads where u leads from the anchor."""
     if base.is_float0(u):
         return u

@@ -13,7 +13,7 @@ from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
 from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import DType, OptState, Params, ScalarOrSchedule
+from gdjax.core.types import DType, OptState, Params, Scalar, ScalarOrSchedule
 from gdjax.lift import slots
 from gdjax.lift.leafwise import Hyper, Reduced
 from gdjax.lift.slots import Shared
@@ -44,7 +44,9 @@ class ScheduleFreeState(NamedTuple):
         return evaluated(lambda z, y: _average(y, z, self.b1), self.z, params)
 
 
-def _weights(s: Any, t: Any, b1: Any, learning_rate: Any, weight_lr_power: Any, r: Any) -> dict[str, Any]:
+def _weights(
+    s: ScheduleFreeState, t: Array, b1: Hyper, learning_rate: Any, weight_lr_power: Hyper, r: Any
+) -> dict[str, Any]:
     max_lr = jnp.maximum(s.max_lr, numerics.scalar(learning_rate, s.max_lr.dtype))
     weight = s.step_count.astype(max_lr.dtype) ** r * max_lr**weight_lr_power
     total = s.weight_sum + weight
@@ -67,7 +69,7 @@ def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
 )  # fmt: skip
 def _averaged(
     u: Array, g: Array, s: ScheduleFreeState, y: Array, t: Array,
-    b1: Any, learning_rate: Hyper, weight_lr_power: Any, r: Any, state_dtype: Any, *, c: Reduced = None,
+    b1: Hyper, learning_rate: Hyper, weight_lr_power: Hyper, r: Any, state_dtype: Any, *, c: Reduced = None,
 ) -> tuple[Array, ScheduleFreeState]:  # fmt: skip
     z = s.z + u
     # y_{t+1} - y_t with x_t eliminated: no division by b1. Not with u for z - s.z: a quotient that is used twice, a TPU
@@ -79,8 +81,8 @@ def _averaged(
 def schedule_free(
     base_optimizer: Any,
     learning_rate: ScalarOrSchedule,
-    b1: Any = 0.9,
-    weight_lr_power: Any = 2.0,
+    b1: Scalar = 0.9,
+    weight_lr_power: Scalar = 2.0,
     state_dtype: DType | None = None,
     *,
     r: Any = 0.0,
@@ -167,7 +169,7 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Any:
     return structure.unflatten([_average(y, z, inner.b1) for y, z in zip(leaves, zs, strict=True)])
 
 
-def _average(y: Any, z: Any, b1: Any) -> Any:
+def _average(y: Any, z: Any, b1: Hyper) -> Any:
     y, z = jnp.asarray(y), jnp.asarray(z)
     if not jnp.issubdtype(y.dtype, jnp.inexact):
         return y
@@ -180,9 +182,9 @@ def _average(y: Any, z: Any, b1: Any) -> Any:
 def schedule_free_sgd(
     learning_rate: ScalarOrSchedule = 1.0,
     warmup_steps: int | None = None,
-    b1: Any = 0.9,
+    b1: Scalar = 0.9,
     weight_decay: ScalarOrSchedule | None = None,
-    weight_lr_power: Any = 2.0,
+    weight_lr_power: Scalar = 2.0,
     state_dtype: DType | None = None,
     *,
     r: Any = 0.0,
@@ -224,11 +226,11 @@ def schedule_free_sgd(
 def schedule_free_adamw(
     learning_rate: ScalarOrSchedule = 0.0025,
     warmup_steps: int | None = None,
-    b1: Any = 0.9,
+    b1: Scalar = 0.9,
     b2: ScalarOrSchedule = 0.999,
     eps: ScalarOrSchedule = 1e-8,
     weight_decay: ScalarOrSchedule = 0.0,
-    weight_lr_power: Any = 2.0,
+    weight_lr_power: Scalar = 2.0,
     state_dtype: DType | None = None,
     *,
     r: Any = 0.0,

@@ -39,7 +39,7 @@ class ScaleByScionState(NamedTuple):
 
 
 def _steepest(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: ScaleByScionState, ps: list[Array], t: Array,
     tree: Tree, alpha: Hyper, eps: Hyper, ns_steps: Hyper, norm: str, preconditioning: str, ns_dtype: Any,
     dimensions: Any,
 ) -> Any:  # fmt: skip
@@ -52,7 +52,7 @@ def _steepest(
     leaves = matrices_of(tree, gs, dimensions, ns_dtype, Matrix())
     polar = Polar(ns_steps, preconditioning, ns_dtype)
 
-    def directions(ms: list[Array], coeffs: Array, eps: Any) -> list[Array]:
+    def directions(ms: list[Array], coeffs: Array, eps: Hyper) -> list[Array]:
         xs = [leaf.split(m) for leaf, m in zip(leaves, ms, strict=True)]
         each = iter(polar.of([x for parts in xs for x in parts], coeffs, eps))
         scaled = [[(x.shape[-1] / max(x.shape[-2], 1)) ** 0.5 * next(each) for x in parts] for parts in xs]

@@ -38,7 +38,7 @@ class ShampooState(NamedTuple):
 
 
 def _averages(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: ShampooState, ps: list[Array], t: Array,
     tree: Tree, b1: Hyper, b2: Hyper, grafting_b2: Hyper, roles: Roles, layout: Any,
 ) -> Any:  # fmt: skip
     step = {"b1": b1, "b2": b2, "grafting_b2": grafting_b2}
@@ -46,7 +46,7 @@ def _averages(
 
 
 def _roots(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: ShampooState, ps: list[Array], t: Array,
     b2: Hyper, eps: Hyper, root: Hyper, precondition_frequency: Hyper, start_preconditioning_step: Hyper,
     refresh: str,
 ) -> Any:  # fmt: skip
@@ -73,7 +73,7 @@ _ROOTS = "PL", "PR", "QL", "QR"
 
 
 def _directions(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: ShampooState, ps: list[Array], t: Array,
     tree: Tree, b1: Hyper, grafting_b2: Hyper, grafting_eps: Hyper, start_preconditioning_step: Hyper, grafting: Any,
     roles: Roles, layout: Any,
 ) -> Any:  # fmt: skip
@@ -89,7 +89,7 @@ def _directions(
     **slots(mu="blocks", nu="adam: squares", L="L", R="R", PL="QL", PR="QR", QL="qr: QL", QR="qr: QR"),
 )  # fmt: skip
 def _shampoo(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: ShampooState, p: Any, t: Array,
     b1: Hyper, b2: Hyper, eps: Hyper, precondition_frequency: Hyper, start_preconditioning_step: Hyper, root: Hyper,
     grafting_b2: Hyper, grafting_eps: Hyper,
     grafting: Staged = "adam", refresh: Staged = "eigh", layout: Staged = None, mu_dtype: Staged = None,

@@ -22,7 +22,9 @@ class ScaleBySM3State(NamedTuple):
 
 
 @leafwise(ScaleBySM3State, mu=Factor(lambda shape, hyper: [(i,) for i in range(len(shape))] or [()]))
-def scale_by_sm3(g: Array, s: Any, p: Any, t: Any, b1: Hyper = 0.9, b2: Hyper = 1.0, eps: Hyper = 1e-8) -> Any:
+def scale_by_sm3(
+    g: Array, s: ScaleBySM3State, p: Array, t: Array, b1: Hyper = 0.9, b2: Hyper = 1.0, eps: Hyper = 1e-8
+) -> Any:
     """SM3's direction: momentum of gradients over the root of bounds on the sums of their squares.
 
         v_t[i, j] = b2 min(r_{t-1}[i], c_{t-1}[j]) + (1 - b2) g_t[i, j]^2,    for b2 = 1 the sum of both

@@ -32,7 +32,7 @@ class SoapState(NamedTuple):
 
 
 def adam_in_bases(
-    x: Mapping[str, Any], t: Any, b1: Any, b2: Any, eps: Any, bias_correction: bool
+    x: Mapping[str, Any], t: Array, b1: Hyper, b2: Hyper, eps: Hyper, bias_correction: bool
 ) -> tuple[dict[str, Any], Array]:
     """Adam of the blocks of one shape, in their bases: u, mu and nu, and the gradient there.
 
@@ -47,12 +47,12 @@ def adam_in_bases(
     return {"u": out_of(u, x["QL"], x["QR"]), "mu": mu, "nu": nu}, G
 
 
-def _soap_of_blocks(x: Mapping[str, Any], shampoo_beta: Any, **adam: Any) -> dict[str, Any]:
+def _soap_of_blocks(x: Mapping[str, Any], shampoo_beta: Hyper, **adam: Any) -> dict[str, Any]:
     return {**adam_in_bases(x, **adam)[0], **factors(x, shampoo_beta)}
 
 
 def _directions(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: SoapState, ps: list[Array], t: Array,
     tree: Tree, b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, bias_correction: bool, roles: Roles, layout: Any,
 ) -> Any:  # fmt: skip
     step = {"t": t, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
@@ -65,7 +65,7 @@ def _directions(
     **slots(mu="blocks", nu="squares", L="L", R="R", QL="QL", QR="QR"),
 )  # fmt: skip
 def _soap(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: SoapState, p: Any, t: Array,
     b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
     bias_correction: Staged = True, refresh: Staged = "qr", layout: Staged = None, mu_dtype: Staged = None,
     roles: Staged = None, label: Staged = "", u: Reduced = None,

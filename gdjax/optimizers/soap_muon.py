@@ -35,7 +35,9 @@ class SoapMuonState(NamedTuple):
     QR: Any  # (number, n, n), eigenvectors of an earlier R
 
 
-def _of_blocks(x: Mapping[str, Any], t: Any, beta: Any, b2: Any, shampoo_beta: Any, eps: Any) -> dict[str, Any]:
+def _of_blocks(
+    x: Mapping[str, Any], t: Array, beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper
+) -> dict[str, Any]:
     """Momentum of the blocks of one shape, whitened by Adam's second moment in their bases, but not in step 1."""
     g = into(x["g"], x["QL"], x["QR"])
     mu = beta * x["mu"].astype(g.dtype) + (1 - beta) * g
@@ -46,7 +48,7 @@ def _of_blocks(x: Mapping[str, Any], t: Any, beta: Any, b2: Any, shampoo_beta: A
 
 
 def _whitened(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: SoapMuonState, ps: list[Array], t: Array,
     tree: Tree, beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, roles: Roles, layout: Any, ns_coeffs: Any,
     ns_steps: int, by_shape: bool,
 ) -> Any:  # fmt: skip
@@ -75,7 +77,7 @@ def _factor(shape: tuple[int, ...]) -> float:
     **slots(mu="blocks", nu="squares", L="L", R="R", QL="QL", QR="QR"),
 )  # fmt: skip
 def _soap_muon(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: SoapMuonState, p: Any, t: Array,
     beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
     ns_coeffs: Staged = "standard", ns_steps: Staged = 5, by_shape: Staged = False, refresh: Staged = "qr",
     layout: Staged = None, mu_dtype: Staged = None, roles: Staged = None, label: Staged = "", u: Reduced = None,
@@ -83,7 +85,7 @@ def _soap_muon(
     return u, s
 
 
-def _checked(label: str, *arguments: Any, ns_coeffs: Any, ns_steps: Any, **staged: Any) -> Any:
+def _checked(label: str, *arguments: Any, ns_coeffs: Any, ns_steps: Hyper, **staged: Any) -> Any:
     coefficients(label, ns_coeffs, checks.structural(label, "ns_steps", ns_steps, 1))
     return labelled(_soap_muon, label, *arguments, ns_coeffs=ns_coeffs, ns_steps=ns_steps, **staged)
 

@@ -32,7 +32,7 @@ class SophiaState(NamedTuple):
 
 
 def _hessian(
-    gs: list[Array], s: Any, ps: list[Array], t: Array, tree: Tree, b2: Hyper, hessian_diagonal_fn: Any
+    gs: list[Array], s: SophiaState, ps: list[Array], t: Array, tree: Tree, b2: Hyper, hessian_diagonal_fn: Any
 ) -> Any:
     """nu_t of a new estimate of the diagonal."""
     hs, state = tree.updated(hessian_diagonal_fn, gs, s.hessian_fn_state, tree.params)
@@ -46,7 +46,7 @@ def _averaged(nu: Array, h: Array, b2: Hyper) -> Array:
 
 
 def _report(
-    gs: list[Array], s: Any, ps: list[Array], t: Array,
+    gs: list[Array], s: SophiaState, ps: list[Array], t: Array,
     b1: Hyper, eps: Hyper, gamma: Hyper, bias_correction: bool, clip_threshold: Hyper, every: int,
 ) -> Any:  # fmt: skip
     """Prints the win rate, the part of the elements that is not clipped."""
@@ -64,7 +64,7 @@ def _report(
 
 
 def _direction(
-    g: Array, mu: Array, nu: Array, t: Any, b1: Hyper, eps: Hyper, gamma: Hyper, bias_correction: bool
+    g: Array, mu: Array, nu: Array, t: Array, b1: Hyper, eps: Hyper, gamma: Hyper, bias_correction: bool
 ) -> tuple[Array, Array]:
     """m_t / max(gamma nu, eps), and mu_t."""
     mu = b1 * mu + (1 - b1) * g

@@ -17,11 +17,11 @@ from gdjax.tree import global_norm
 NormalizeState = EmptyState  # Optax's name for it
 
 
-def _norm(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
+def _norm(g: Array, s: Any, p: Array, t: Array) -> dict[str, Any]:
     return {"norm": global_norm(g)}
 
 
-def _norms(g: Any, s: Any, p: Any, t: Any, groups: Any, tree: Tree) -> dict[str, Any]:
+def _norms(g: Array, s: Any, p: Array, t: Array, groups: Any, tree: Tree) -> dict[str, Any]:
     """The norm of all updates or, with groups, for each leaf the norm of its group."""
     if groups is None:
         return {"norm": global_norm(g)}

@@ -78,7 +78,7 @@ def keep_params_nonnegative() -> GradientTransformation:
     return GradientTransformation(base.init_empty_state, update)
 
 
-def _bounded(label: str, path: Any, u: Any, p: Any) -> Any:
+def _bounded(label: str, path: Any, u: Array, p: Any) -> Any:
     if base.is_float0(u):
         return u
     u, p = jnp.asarray(u), jnp.asarray(p)

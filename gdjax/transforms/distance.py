@@ -39,7 +39,7 @@ def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
     init_params=_start,
 )
 def scale_by_distance_over_gradients(
-    g: Array, s: Any, p: Any, t: Any,
+    g: Array, s: ScaleByDistanceOverGradientsState, p: Any, t: Array,
     reps_rel: Hyper = 1e-6, eps: Hyper = 1e-8, param_dtype: Any = jnp.float32, global_scale: Hyper = 1.0,
 ) -> Any:  # fmt: skip
     """Layer-wise DoG: each leaf's rate is its distance from the start over the root of its summed squared gradients.

@@ -80,7 +80,7 @@ _kept = jax.jit(_on_the_sphere, static_argnums=0)  # leaves alike share one trac
 
 
 def _turned(
-    us: list[Array], gs: list[Array], s: Any, ps: list[Array], t: Array,
+    us: list[Array], gs: list[Array], s: HyperballState, ps: list[Array], t: Array,
     tree: Tree, learning_rate: Hyper, roles: Roles, ascends: bool,
 ) -> Any:  # fmt: skip
     """The updates of all leaves."""

@@ -59,7 +59,7 @@ def _moved(mean: Array, p: Array, u: Array, g: Array, c: Array) -> Array:
     return jnp.where(c == 0, mean, jnp.where(c == 1, x, mean + c * (x - mean)))
 
 
-def _shares(s: Any, t: Any, decay: Any, debias: bool, every: Any) -> dict[str, Any]:
+def _shares(s: Any, t: Array, decay: Hyper, debias: bool, every: Any) -> dict[str, Any]:
     step = numerics.safe_increment(s.step_count)
     due = step % jnp.asarray(every, jnp.int32) == 0
     new = 1 - decay
@@ -115,7 +115,7 @@ def params_ema(
     return u, s._replace(ema=_moved(s.ema, p, u, g, c))
 
 
-def _counts(s: Any, t: Any, start: Any, every: Any) -> dict[str, Any]:
+def _counts(s: Any, t: Array, start: Any, every: Any) -> dict[str, Any]:
     step, start = numerics.safe_increment(s.step_count), jnp.asarray(start, jnp.int32)
     due = (step >= start) & ((step - start) % jnp.asarray(every, jnp.int32) == 0)
     averaged = s.averaged + due.astype(jnp.int32)

@@ -106,7 +106,7 @@ def scale_by_param_block_rms(
     return g * jnp.maximum(leaf_norm(p) * max(p.size, 1) ** -0.5, min_scale), s
 
 
-def _norm(g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
+def _norm(g: Array, s: Any, p: Array, t: Array) -> dict[str, Any]:
     return {"norm": tree.global_norm(g)}
 
 
