@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.linalg.bases import turned_basis
+from gdjax.matrices.in_turns import in_turns
 from gdjax.matrices.turns import Turned
 from gdjax.numerics import Array
 
@@ -45,6 +46,22 @@ def out_of(u: Array, left: Array | None, right: Array | None) -> Array:
 def averaged(old: Array | None, new: Callable[[], Array], b: Any) -> Array | None:
     """b old + (1 - b) new; None where there is no factor."""
     return None if old is None else b * old + (1 - b) * new().astype(old.dtype)
+
+
+def in_new_bases(
+    s: Any, every: Any, moments: tuple[str, ...], squares: tuple[str, ...], refresh: str, in_order: bool = True
+) -> Any:
+    """The state of one matrix after the turns of its bases; see `bases`."""
+    turned = bases(moments, squares, refresh, in_order)
+    for side, letter in enumerate("LR"):
+        a = getattr(s, letter)
+        if a is None:
+            continue
+        fields = [x.replace("*", letter) for x in ("Q*", *moments, *squares)]
+        f = lambda first, *xs, side=side: turned.f(first, xs[-1], *xs[:-1], side=side)  # noqa: E731
+        olds = [getattr(s, field) for field in fields]
+        s = s._replace(**dict(zip(fields, in_turns(f, every)(olds, a), strict=True)))
+    return s
 
 
 @functools.lru_cache

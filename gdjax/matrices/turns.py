@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from gdjax.core import meshes
 from gdjax.matrices.factored import Stacks
@@ -81,6 +82,34 @@ def in_turns(
         for (field, stack), x in zip(where, news, strict=True):
             slots[field][stack] = x
     return {name: slots[name] for name in turned.fields}
+
+
+def turned(
+    f: Any, olds: Sequence[Array], factors: Sequence[Array], constants: Sequence[Array], count: Array, every: Any,
+    due: Any, numbers: Sequence[int] | None,
+) -> list[Array]:  # fmt: skip
+    """The olds of a stack after the turns of this step.
+
+    Args:
+      f: traced, of (first, *constants?, *olds, *factors) of one matrix.
+      numbers: how many have their turn in each step of a period; None where all have it in one.
+    """
+    spreads = numbers is not None and every <= LONGEST
+    k = every if spreads else jnp.maximum(jnp.asarray(every), 1).astype(count.dtype)
+    due = (count - 1) % k == 0 if due is None else due
+    step, first = (count - 1) % k if spreads else jnp.zeros_like(count), count <= k if spreads else count == 1
+    jaxpr, consts = f.jaxpr, list(constants)
+    factors, olds = meshes.alike(list(factors), list(olds))
+
+    def of_one(a: Array, olds: Sequence[Array], *others: Array) -> list[Array]:
+        return list(jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(first, *olds, a, *others))
+
+    def work(factors: list[Array], olds: list[Array]) -> list[Array]:
+        a, *others = factors
+        every_one = [len(a)] if not spreads else numbers
+        return of_run(of_one, a, olds, others, step, every_one)
+
+    return work(factors, olds) if spreads else meshes.cond(due, work, lambda _, olds: olds, factors, olds)
 
 
 def _costs(slots: Mapping[str, Stacks]) -> dict[tuple[str, int], tuple[float, int]]:

@@ -1,24 +1,23 @@
 """What the optimizers with Kronecker factors share: their slots, their stages, their factories."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import base, meshes
 from gdjax.core.base import MaskedNode
-from gdjax.core.skipped import is_skipped, left_out
 from gdjax.core.types import Params, Roles
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.slots import start
 from gdjax.lift.stages import Stage, Tree, Whole
 from gdjax.linalg.matrices import Matrix
 from gdjax.matrices import factored, kronecker
-from gdjax.matrices.factored import Blocks, Layout, blocks_of, of_each, stands_for_a_tree
+from gdjax.matrices.factored import Layout, blocks_of, of_each, stands_for_a_tree
 from gdjax.matrices.kronecker import adjoint, averaged, gram
+from gdjax.matrices.of_gradients import blocks_and
 from gdjax.matrices.turns import in_turns
 from gdjax.numerics import Array, bounded
 
@@ -59,33 +58,6 @@ def of_blocks(f: Any, tree: Tree, gs: Any, s: Any, roles: Roles, layout: Layout,
         return kept | ({"u": [u for u, x in zip(us, xs, strict=True) if x is not None]} if "u" in fields else {})
 
     return meshes.partitioned(all_blocks, {k: gs if k == "u" else slots[k] for k in fields}, xs, slots, numbers)
-
-
-def blocks_and(
-    tree: Tree, arrays: Sequence[Array], kept: Mapping[str, Array], of: Callable[[Any], Blocks]
-) -> tuple[Blocks, list[Array | None]]:
-    """The blocks that the state was made for, and for each leaf of theirs the array, or None where it has no gradient.
-
-    Args:
-      arrays: for each leaf that has a gradient.
-      kept: stacks of the state.
-      of: the blocks of a tree of parameters.
-    """
-    updates, known = tree.of(arrays), {name: len(x) for name, x in kept.items()}
-    missing = left_out(updates)
-    like = jax.tree_util.tree_map_with_path(lambda path, g: missing.get(path, g), updates, is_leaf=is_skipped)
-    there = dict(jax.tree_util.tree_leaves_with_path(updates))
-    xs, found = [there.get(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)], of(like)
-    if found.numbers != known:
-        raise ValueError(
-            f"{tree.label}: the state has {_listed(known)}, the gradients are {_listed(found.numbers)}; init(params) "
-            "anew after changing the parameters, and pass params to update where some have no gradient"
-        )
-    return found, [x if cut else None for x, cut in zip(xs, found.cuts, strict=True)]
-
-
-def _listed(numbers: Mapping[str, int]) -> str:
-    return ", ".join(f"{n} blocks of {name}" for name, n in numbers.items()) or "no blocks"
 
 
 def new_bases(moments: tuple[str, ...], squares: tuple[str, ...], in_order: bool = True) -> Stage:

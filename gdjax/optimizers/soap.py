@@ -1,6 +1,5 @@
 """SOAP: Adam in the eigenbases of Shampoo's factors."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,13 +8,13 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.stages import Reduced, Staged, Tree
+from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Layout, Sides
-from gdjax.matrices.kronecker import Refresh, into, out_of
+from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
+from gdjax.matrices.matrixwise import Block, Side, matrixwise
 from gdjax.matrices.roles import routing
 from gdjax.numerics import Array, debias
-from gdjax.optimizers.kronecker import factors, labelled, new_bases, of_blocks, slots
+from gdjax.optimizers.kronecker import factors, labelled
 from gdjax.optimizers.with_adam import with_adam
 
 
@@ -47,30 +46,19 @@ def adam_in_bases(
     return {"u": out_of(u, x["QL"], x["QR"]), "mu": mu, "nu": nu}, G
 
 
-def _soap_of_blocks(x: Mapping[str, Any], shampoo_beta: Hyper, **adam: Any) -> dict[str, Any]:
-    return {**adam_in_bases(x, **adam)[0], **factors(x, shampoo_beta)}
-
-
-def _directions(
-    gs: list[Array], s: SoapState, ps: list[Array], t: Array,
-    tree: Tree, b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, bias_correction: bool, roles: Roles, layout: Any,
-) -> Any:  # fmt: skip
-    step = {"t": t, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
-    f = functools.partial(_soap_of_blocks, bias_correction=bias_correction)
-    return of_blocks(f, tree, gs, s, roles, layout, step, "u mu nu L R".split())
-
-
-@leafwise(
-    SoapState, reduce=(_directions, new_bases(("mu",), ("nu",))),
-    **slots(mu="blocks", nu="squares", L="L", R="R", QL="QL", QR="QR"),
+@matrixwise(
+    SoapState, mu=Block(dtype="mu_dtype"), nu=Block(real=True),
+    L=Side(0), R=Side(1), QL=Side(0, identity=True), QR=Side(1, identity=True),
 )  # fmt: skip
 def _soap(
-    g: Array, s: SoapState, p: Any, t: Array,
+    G: Array, s: SoapState, p: Array, t: Array,  # noqa: N803
     b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
-    bias_correction: Staged = True, refresh: Staged = "qr", layout: Staged = None, mu_dtype: Staged = None,
-    roles: Staged = None, label: Staged = "", u: Reduced = None,
-) -> Any:  # fmt: skip
-    return u, s
+    bias_correction: bool = True, refresh: str = "qr",
+) -> tuple[Array, SoapState]:  # fmt: skip
+    x = {"g": G, **s._asdict()}
+    new, _ = adam_in_bases(x, t, b1, b2, eps, bias_correction)
+    s = s._replace(mu=new["mu"], nu=new["nu"], **factors(x, shampoo_beta))
+    return new["u"], in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
 
 
 @transform

@@ -1,0 +1,64 @@
+"""`in_turns`: what a rule of one matrix does for some of the matrices in each step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Primitive
+
+from gdjax.numerics import Array
+
+turns_p = Primitive("gdjax_in_turns")
+turns_p.multiple_results = True
+
+
+class Turn(NamedTuple):
+    """The parameters of one `in_turns` in a trace; its operands are `due`, `every`, olds, factors and constants."""
+
+    jaxpr: ClosedJaxpr  # (first, *olds, *factors) -> news
+    period: int | None  # `every`, where it is a Python number
+    olds: int  # how many
+    factors: int
+    has_due: bool
+
+
+def in_turns(f: Callable[..., Sequence[Array]], every: Any, due: Any = None) -> Callable[..., list[Array]]:
+    """f for the matrices whose turn it is, in a rule of `matrixwise`: `in_turns(f, k)(olds, A, ...) -> news`.
+
+    `f(first, *olds, A, ...)` returns new values for all olds; `first` says whether it is the matrix's first turn. In a
+    step in which a matrix has no turn it keeps the olds. A is square: its side says what a turn costs.
+
+    Args:
+      f: a function of one matrix.
+      every: k, at least 1. For a Python int the matrices are spread over k steps by their costs; else all have their
+        turn in the steps 1, k + 1, 2 k + 1, ...
+      due: where all have it in one step, whether it is this one.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+    """
+
+    def call(olds: Sequence[Array], *factors: Array) -> list[Array]:
+        olds = [jnp.asarray(x) for x in olds]
+        closed = jax.make_jaxpr(lambda first, *xs: [
+            new.astype(old.dtype) for new, old in zip(f(first, *xs), olds, strict=True)
+        ])(jnp.asarray(True), *olds, *factors)  # fmt: skip
+        period = every if isinstance(every, int) else None
+        turn = Turn(ClosedJaxpr(closed.jaxpr, ()), period, len(olds), len(factors), due is not None)
+        given = [] if due is None else [jnp.asarray(due)]
+        given += [] if period is not None else [jnp.asarray(every)]
+        return turns_p.bind(*given, *olds, *factors, *closed.consts, **turn._asdict())
+
+    return call
+
+
+@turns_p.def_impl
+def _alone(*_: Any, **__: Any) -> Any:
+    raise NotImplementedError("gdjax.in_turns: call it in a rule of gdjax.matrixwise")
+
+
+@turns_p.def_abstract_eval
+def _types(*operands: Any, olds: int, has_due: bool, period: int | None, **_: Any) -> Any:
+    start = int(has_due) + int(period is None)
+    return list(operands[start : start + olds])

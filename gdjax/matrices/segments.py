@@ -1,0 +1,167 @@
+"""A traced rule of one matrix, cut at its turns, and evaluated part by part over a stack."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Literal, Var
+
+from gdjax.core import meshes
+from gdjax.matrices.in_turns import Turn, turns_p
+from gdjax.numerics import Array
+from gdjax.xla import places
+from gdjax.xla.facts import Evaluation
+from gdjax.xla.write_order import LARGE
+
+
+class Meeting(NamedTuple):
+    """One `in_turns` of a rule."""
+
+    turn: Turn
+    due: Any  # None, or what it is computed from
+    every: Any  # None where the period is a number
+    olds: list[Any]
+    factors: list[Any]
+    constants: list[Any]
+    news: list[Var]
+
+
+class Segments:
+    """The values of a rule over a stack: (number, ...) where they depend on the matrices, else as they are.
+
+    Args:
+      closed: the rule of one matrix, from the matrices, then scalars, to the update and the new slots.
+      matrices: how many of its inputs are matrices.
+      stacks, scalars: what these are.
+      places: for each output the input whose memory it may take.
+    """
+
+    def __init__(self, closed: ClosedJaxpr, stacks: Sequence[Array], scalars: Sequence[Array], places: Sequence[int]):
+        self.closed, jaxpr = closed, closed.jaxpr
+        inputs = jaxpr.invars[: len(stacks)]
+        self.values: dict[Var, Any] = dict(zip(jaxpr.invars, [*stacks, *scalars], strict=True))
+        self.place = self._places(inputs, places)
+        self.of_matrices = set(inputs)
+        for e in jaxpr.eqns:
+            if any(v in self.of_matrices for v in e.invars if isinstance(v, Var)):
+                self.of_matrices.update(e.outvars)
+        self.meetings = [_meeting(e) for e in jaxpr.eqns if e.primitive is turns_p]
+
+    def _places(self, inputs: Sequence[Var], places: Sequence[int]) -> dict[Var, Var]:
+        """For each output, and the values that turns make it of, the input that it may overwrite."""
+        jaxpr = self.closed.jaxpr
+        found = {v: inputs[i] for v, i in zip(jaxpr.outvars, places, strict=True) if isinstance(v, Var)}
+        for e in reversed(jaxpr.eqns):
+            if e.primitive is turns_p:
+                meeting = _meeting(e)
+                for new, old in zip(meeting.news, meeting.olds, strict=True):
+                    if new in found and isinstance(old, Var):
+                        found.setdefault(old, found[new])
+        return found
+
+    def known_before(self, meeting: int) -> list[Var]:
+        """The operands of a meeting, and the outputs that need no later one."""
+        late = {v for m in self.meetings[meeting:] for v in m.news}
+        wanted = [v for v in self.closed.jaxpr.outvars if isinstance(v, Var) and not self._needs(v, late)]
+        if meeting < len(self.meetings):
+            m = self.meetings[meeting]
+            wanted += [v for v in (*m.olds, *m.factors, *m.constants) if isinstance(v, Var)]
+        new = [v for v in dict.fromkeys(wanted) if v not in self.values]
+        return new
+
+    def _needs(self, value: Var, late: set[Var]) -> bool:
+        needed = {value}
+        for e in reversed(self.closed.jaxpr.eqns):
+            if any(v in needed for v in e.outvars):
+                needed.update(v for v in e.invars if isinstance(v, Var) and v not in self.values)
+        return bool(needed & late)
+
+    def scalar(self, value: Any) -> Any:
+        """A value that no matrix is part of."""
+        if isinstance(value, Literal):
+            return jnp.asarray(value.val)
+        return Evaluation(self.closed, {v: x for v, x in self.values.items() if v not in self.of_matrices}).value(value)
+
+    def evaluate(self, meeting: int) -> None:
+        """What is known before a meeting, or after the last one."""
+        wanted = self.known_before(meeting)
+        for v in [v for v in wanted if v not in self.of_matrices]:
+            self.values[v] = self.scalar(v)
+        wanted = [v for v in wanted if v in self.of_matrices]
+        if not wanted:
+            return
+        names = [v for v in self.values if v in self.of_matrices and self._reads(wanted, v)]
+        shared = {v: x for v, x in self.values.items() if v not in self.of_matrices}
+
+        def f(*xs: Array) -> list[Array]:
+            values = Evaluation(self.closed, shared | dict(zip(names, xs, strict=True)))
+            return [values.value(v) for v in wanted]
+
+        over = [names.index(p) if (p := self.place.get(v)) in names else None for v in wanted]
+        made = over_stack(f, [self.values[v] for v in names], over)
+        self.values.update(zip(wanted, made, strict=True))
+
+    def _reads(self, wanted: Sequence[Var], value: Var) -> bool:
+        known = set(self.values)
+        needed, read = set(wanted), set()
+        for e in reversed(self.closed.jaxpr.eqns):
+            if any(v in needed and v not in known for v in e.outvars):
+                variables = {v for v in e.invars if isinstance(v, Var)}
+                needed |= variables
+                read |= variables
+        return value in read or value in wanted
+
+
+def _meeting(e: Any) -> Meeting:
+    turn = Turn(**e.params)
+    operands = list(e.invars)
+    due = operands.pop(0) if turn.has_due else None
+    every = operands.pop(0) if turn.period is None else None
+    olds, rest = operands[: turn.olds], operands[turn.olds :]
+    return Meeting(turn, due, every, olds, rest[: turn.factors], rest[turn.factors :], list(e.outvars))
+
+
+def over_stack(f: Callable[..., Sequence[Array]], stacks: Sequence[Array], over: Sequence[int | None]) -> list[Array]:
+    """f of one matrix, for all of a stack.
+
+    On a CPU large matrices go one by one through a loop, whose body is compiled once and writes over the stacks that it
+    reads. Elsewhere, and of small ones, all are computed at once.
+
+    Args:
+      over: for each result the stack whose memory it takes; None for memory of its own.
+    """
+    number = len(stacks[0])
+    if number == 1:
+        return [y[None] for y in f(*(x[0] for x in stacks))]
+    shapes = jax.eval_shape(f, *(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in stacks))
+    fits = [
+        i if i is not None and (stacks[i].shape[1:], stacks[i].dtype) == (y.shape, y.dtype) else None
+        for i, y in zip(over, shapes, strict=True)
+    ]
+
+    def at_once(*stacks: Array) -> list[Array]:
+        return list(jax.vmap(f)(*stacks))
+
+    def one_by_one(*stacks: Array) -> list[Array]:
+        starts = [
+            jnp.zeros((number, *y.shape), y.dtype) if i is None else stacks[i]
+            for i, y in zip(fits, shapes, strict=True)
+        ]
+
+        def step(i: Any, written: list[Array]) -> list[Array]:
+            there = list(stacks)
+            for j, x in zip(fits, written, strict=True):
+                if j is not None:
+                    there[j] = x
+            ys = f(*places.taken(there, i))
+            put = jax.lax.dynamic_update_index_in_dim
+            return [put(x, y, i, 0) for x, y in zip(written, ys, strict=True)]
+
+        return meshes.fori_loop(number, step, starts)
+
+    large = max(math.prod(x.shape[1:]) for x in stacks) >= LARGE and not meshes.may_be_divided(stacks[0])
+    if large:
+        return jax.lax.platform_dependent(*stacks, cpu=one_by_one, default=at_once)
+    return at_once(*stacks)
