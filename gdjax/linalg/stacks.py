@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -56,44 +56,6 @@ def in_stacks(f: Callable[..., Any], *lists: Sequence[Any]) -> Any:
     width = len(shown) if isinstance(shown, tuple) else None
     out = [found[i] if i in found else none[i] if width is None else (none[i],) * width for i in range(len(lists[0]))]
     return out if width is None else tuple([x[k] for x in out] for k in range(width))
-
-
-def of_stack(
-    f: Callable[[Mapping[str, Any]], Mapping[str, Any]], xs: Mapping[str, Any], fields: Sequence[str]
-) -> dict[str, Any]:
-    """Results of f of stacks (number, ...) by name, of which some may be None.
-
-    On a CPU large matrices go one by one through a loop, whose body is compiled once and writes over the stacks that it
-    reads: what is made of a matrix by itself is there for one matrix at a time. Elsewhere, and of small ones, f gets
-    all at once.
-
-    Args:
-      f: from arrays by name, (number, rows, columns), or (rows, columns) of a matrix by itself, to new ones by name. A
-        result "u" takes the place of the input "g", every other that of its name; they have the dtypes of these.
-      xs: with an array "g".
-      fields: the results that are wanted. Where f has none, or None, it is what was given.
-    """
-    over = {k: "g" if k == "u" else k for k in fields}  # what a result takes the place of
-
-    def new(xs: Mapping[str, Any]) -> dict[str, Any]:
-        made = {k: y for k, y in f(xs).items() if y is not None}
-        return {k: made[k].astype(xs[old].dtype) if k in made else xs[old] for k, old in over.items()}
-
-    def in_a_loop(xs: Mapping[str, Any]) -> dict[str, Any]:
-        def step(i: Any, written: Mapping[str, Array]) -> dict[str, Array]:
-            there = {k: x for k, x in {**xs, **written}.items() if x is not None}
-            ys = new({**xs, **dict(zip(there, places.taken(list(there.values()), i), strict=True))})
-            put = lambda k, y: jax.lax.dynamic_update_index_in_dim(written[over[k]], y, i, 0)  # noqa: E731
-            return {over[k]: put(k, y) for k, y in ys.items() if y is not None}
-
-        done = meshes.fori_loop(len(xs["g"]), step, {k: xs[k] for k in over.values() if xs[k] is not None})
-        return {k: done.get(old) for k, old in over.items()}
-
-    if len(xs["g"]) == 1:
-        alone = new({k: None if x is None else x[0] for k, x in xs.items()})
-        return {k: None if x is None else x[None] for k, x in alone.items()}
-    large = math.prod(xs["g"].shape[1:]) >= LARGE and not meshes.may_be_divided(xs["g"])
-    return jax.lax.platform_dependent(dict(xs), cpu=in_a_loop, default=new) if large else new(xs)
 
 
 def _alike(f: Callable[..., Any], xs: Sequence[Array], divided: bool) -> Any:

@@ -7,7 +7,7 @@ What belongs to a side that has no factor is `MaskedNode` in the state, None in 
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -19,7 +19,6 @@ from gdjax.core import checks, meshes
 from gdjax.core.base import MaskedNode
 from gdjax.core.types import ArrayTree, Params
 from gdjax.linalg import blocks
-from gdjax.linalg.stacks import of_stack
 from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array
 from gdjax.xla import places
@@ -224,21 +223,3 @@ def stands_for_a_tree(params: Params) -> bool:
     The state of a placeholder has one leaf in the place of the stacks, which belong to no one parameter.
     """
     return not jax.tree.leaves(params) and not isinstance(params, dict | list | tuple | None)
-
-
-def of_each(
-    f: Callable[[Mapping[str, Any]], Mapping[str, Any]], given: Mapping[str, Stacks], fields: Sequence[str]
-) -> dict[str, Stacks]:
-    """f of the blocks of each stack: by name, its results.
-
-    Args:
-      f: see `of_stack`.
-      given: by name, the gradients "g", of which every stack has some, and the slots.
-      fields: the results that are wanted. Where f has none, or None, it is what was given.
-    """
-    out: dict[str, Stacks] = {name: {} for name in fields}
-    for name in given["g"]:
-        xs = {k: x[name] if hasattr(x[name], "shape") else None for k, x in given.items()}
-        for k, y in of_stack(f, xs, fields).items():
-            out[k][name] = given[k][name] if y is None else y
-    return out

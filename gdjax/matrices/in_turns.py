@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Primitive
+from jax.extend.core import Jaxpr, Primitive
 
 from gdjax.numerics import Array
 
@@ -16,7 +16,7 @@ turns_p.multiple_results = True
 class Turn(NamedTuple):
     """The parameters of one `in_turns` in a trace; its operands are `due`, `every`, olds, factors and constants."""
 
-    jaxpr: ClosedJaxpr  # (first, *olds, *factors) -> news
+    jaxpr: Jaxpr  # (first, *olds, *factors) -> news, and constants
     period: int | None  # `every`, where it is a Python number
     olds: int  # how many
     factors: int
@@ -45,7 +45,7 @@ def in_turns(f: Callable[..., Sequence[Array]], every: Any, due: Any = None) -> 
             new.astype(old.dtype) for new, old in zip(f(first, *xs), olds, strict=True)
         ])(jnp.asarray(True), *olds, *factors)  # fmt: skip
         period = every if isinstance(every, int) else None
-        turn = Turn(ClosedJaxpr(closed.jaxpr, ()), period, len(olds), len(factors), due is not None)
+        turn = Turn(closed.jaxpr, period, len(olds), len(factors), due is not None)
         given = [] if due is None else [jnp.asarray(due)]
         given += [] if period is not None else [jnp.asarray(every)]
         return turns_p.bind(*given, *olds, *factors, *closed.consts, **turn._asdict())

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from gdjax.linalg.bases import turned_basis
 from gdjax.matrices.in_turns import in_turns
-from gdjax.matrices.turns import Turned
 from gdjax.numerics import Array
 
 Refresh = Literal["qr", "eigh"]
@@ -51,43 +50,41 @@ def averaged(old: Array | None, new: Callable[[], Array], b: Any) -> Array | Non
 def in_new_bases(
     s: Any, every: Any, moments: tuple[str, ...], squares: tuple[str, ...], refresh: str, in_order: bool = True
 ) -> Any:
-    """The state of one matrix after the turns of its bases; see `bases`."""
-    turned = bases(moments, squares, refresh, in_order)
-    for side, letter in enumerate("LR"):
-        a = getattr(s, letter)
-        if a is None:
-            continue
-        fields = [x.replace("*", letter) for x in ("Q*", *moments, *squares)]
-        f = lambda first, *xs, side=side: turned.f(first, xs[-1], *xs[:-1], side=side)  # noqa: E731
-        olds = [getattr(s, field) for field in fields]
-        s = s._replace(**dict(zip(fields, in_turns(f, every)(olds, a), strict=True)))
-    return s
-
-
-@functools.lru_cache
-def bases(moments: tuple[str, ...], squares: tuple[str, ...], refresh: str, in_order: bool = True) -> Turned:
-    """How bases are made anew, and with them what is in their coordinates.
+    """The state of one matrix, of which L and R are the new factors, after the turns of its bases.
 
     In its first turn a factor gets exact eigenvectors, later one power step from those that it has.
 
     Args:
+      s: with L, QL, R and QR, None where a side has no factor.
+      every: k, see `in_turns`.
       moments: the fields that are matrices in the bases, QL^H M QR.
-      squares: second moments in the bases: of such matrices, or "d*", of the rows and of the columns.
+      squares: second moments in the bases: of such matrices, or "d*", dL of the rows and dR of the columns.
       refresh: "qr", or "eigh" for exact eigenvectors in every turn.
       in_order: whether vectors are put in the order of their eigenvalues before a power step.
     """
+    for side, letter in enumerate("LR"):
+        if (a := getattr(s, letter)) is None:
+            continue
+        fields = [x.replace("*", letter) for x in ("Q*", *moments, *squares)]
+        f = functools.partial(_turned, side=side, moments=len(moments), refresh=refresh, in_order=in_order)
+        news = in_turns(f, every)([getattr(s, field) for field in fields], a)
+        s = s._replace(**dict(zip(fields, news, strict=True)))
+    return s
 
-    def f(first: Any, a: Array, old: Array, *xs: Array, side: int) -> list[Array]:
-        new, mix = turned_basis(a, old, True if refresh == "eigh" else first, in_order)
 
-        def moved(x: Array) -> Array:
-            x = x.astype(old.dtype)
-            return (x @ adjoint(old)) @ new if side else adjoint(new) @ (old @ x)
+@functools.partial(jax.jit, static_argnames=("side", "moments", "refresh", "in_order"))
+def _turned(
+    first: Array, old: Array, *rest: Array, side: int, moments: int, refresh: str, in_order: bool
+) -> list[Array]:
+    """The new basis of a factor, the last of `rest`, and what is in its coordinates."""
+    *xs, a = rest
+    new, mix = turned_basis(a, old, True if refresh == "eigh" else first, in_order)
 
-        def mixed(x: Array) -> Array:
-            return _highest(x, mix.mT) if side else _highest(mix, x)
+    def moved(x: Array) -> Array:
+        x = x.astype(old.dtype)
+        return (x @ adjoint(old)) @ new if side else adjoint(new) @ (old @ x)
 
-        n = len(moments)
-        return [new, *map(moved, xs[:n]), *map(mixed, xs[n:])]
+    def mixed(x: Array) -> Array:
+        return _highest(x, mix.mT) if side else _highest(mix, x)
 
-    return Turned(jax.jit(f, static_argnames="side"), ("Q*",), (*moments, *squares))
+    return [new, *map(moved, xs[:moments]), *map(mixed, xs[moments:])]

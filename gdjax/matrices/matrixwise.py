@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import meshes
-from gdjax.core.base import GradientTransformation
+from gdjax.core.base import GradientTransformation, MaskedNode
 from gdjax.core.types import Params
 from gdjax.lift.leafwise import Reduced, leafwise
 from gdjax.lift.rule_checks import named
@@ -33,6 +33,7 @@ class Block:
 
     real: bool = False
     dtype: str = ""
+    only: tuple[str, Any] = ()  # type: ignore[assignment]  # an argument and its value, without which there is no slot
 
     what = property(lambda self: "squares" if self.real else "blocks")
 
@@ -43,13 +44,14 @@ class Side:
 
     side: int
     identity: bool = False  # where it starts: at I, else at 0
+    only: tuple[str, Any] = ()  # type: ignore[assignment]  # as in `Block`
 
     what = property(lambda self: "Q" * self.identity + "LR"[self.side])
 
 
 @dataclass(frozen=True)
 class Along:
-    """A slot of numbers for the rows, (rows, 1), side 0, or the columns, (1, columns), side 1; None without a factor."""
+    """A slot of numbers for rows, (rows, 1), side 0, or columns, (1, columns), side 1; None where it has no factor."""
 
     side: int
     fill: str | float = 0.0  # where it starts, or the name of an argument
@@ -63,7 +65,9 @@ Slot = Block | Side | Along
 def matrixwise(State: Any, **slots: Slot) -> Callable[[Callable[..., Any]], Callable[..., GradientTransformation]]:  # noqa: N803
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
         own = [p for p in named(rule, 4)]
-        lifted = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in LIFTED.split()]
+        fills = {x.fill for x in slots.values() if isinstance(x, Along) and isinstance(x.fill, str)}
+        extra = [*LIFTED.split(), *sorted(fills - {p.name for p in own})]
+        lifted = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in extra]
 
         def given(g: Array, s: Any, p: Any, t: Any, u: Any = None, **_: Any) -> Any:
             return u, s
@@ -71,7 +75,7 @@ def matrixwise(State: Any, **slots: Slot) -> Callable[[Callable[..., Any]], Call
         def stage(
             gs: list[Array], s: Any, ps: Any, t: Any, *, tree: Tree, layout: Any, roles: Any, **hyper: Any
         ) -> Any:
-            return _stage(rule, State, gs, s, t, tree, layout, roles, hyper)
+            return of_matrices(rule, State, gs, s, t, tree, layout, roles, hyper)
 
         places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("g", "s", "p", "t")]
         u = inspect.Parameter("u", inspect.Parameter.KEYWORD_ONLY, default=Reduced)
@@ -80,21 +84,28 @@ def matrixwise(State: Any, **slots: Slot) -> Callable[[Callable[..., Any]], Call
         given.__signature__ = inspect.Signature([*places, *own, *lifted, u])  # type: ignore[attr-defined]
         more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ("tree", "layout", "roles")]
         stage.__signature__ = inspect.Signature([*places, *own, *more])  # type: ignore[attr-defined]
-        whole = {name: Whole(functools.partial(_started, slot)) for name, slot in slots.items()}
-        return leafwise(State, reduce=stage, staged=LIFTED, **whole)(given)
+        whole = in_stacks(**slots)
+        return leafwise(State, reduce=stage, staged=" ".join(extra), **whole)(given)
 
     return decorate
+
+
+def in_stacks(**slots: Slot) -> dict[str, Whole]:
+    """The slots, as those of a state whose stages call `of_matrices`."""
+    return {name: Whole(functools.partial(_started, slot)) for name, slot in slots.items()}
 
 
 def _started(slot: Slot, params: Params, given: Mapping[str, Any]) -> Any:
     if stands_for_a_tree(params):
         return jnp.zeros(())
     found = blocks_of(given["label"], params, given["roles"], Matrix(), given["layout"])
+    if (only := getattr(slot, "only", ())) and given[only[0]] != only[1]:
+        return {name: MaskedNode() for name in found.numbers}
     fill = start(slot.fill, given) if isinstance(slot, Along) else 1.0
     return factored.started(params, found, slot.what, given.get(getattr(slot, "dtype", "")), fill)
 
 
-def _stage(
+def of_matrices(
     rule: Any, State: Any, gs: list[Array], s: Any, t: Array, tree: Tree, layout: Any, roles: Any, hyper: dict[str, Any]  # noqa: N803
 ) -> dict[str, Any]:  # fmt: skip
     slots = {name: x for name, x in s._asdict().items() if name != "count"}

@@ -12,9 +12,10 @@ from gdjax.core.types import Params
 from gdjax.linalg import whitening
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.whitening import Fit
-from gdjax.matrices.factored import Blocks, Layout, Stacks, blocks_of, of_each, stands_for_a_tree
+from gdjax.matrices.factored import Blocks, Layout, Stacks, blocks_of, stands_for_a_tree
 from gdjax.matrices.plan import Leaf
 from gdjax.matrices.roles import routing
+from gdjax.matrices.segments import over_stack
 from gdjax.matrices.turns import of_run, spread
 from gdjax.numerics import Array, bounded, debias
 
@@ -126,10 +127,10 @@ def whitened(found: Blocks, gs: Sequence[Array | None], like: Sequence[Array], s
         def one(g: Array, p: Array, q: Array) -> Array:
             return whitening.whitened(p, q, g, numerics.scalar(most, numerics.widest_real(g)))
 
-        def each(xs: Mapping[str, Any]) -> dict[str, Array]:
-            return {"u": whitening.in_batches(one)(xs["g"], xs["left_product"], xs["right_product"])}
-
-        us = of_each(each, {"g": found.together(gs), **fits}, ["u"])["u"]
+        us = {}
+        for name, g in found.together(gs).items():
+            stacks = g, fits["left_product"][name], fits["right_product"][name]
+            (us[name],) = over_stack(lambda *xs: [one(*xs)], stacks, [0])
         return [u for u, g in zip(found.apart(us), gs, strict=True) if g is not None]
 
     fits = {name: x for name, x in _fits(s).items() if name.endswith("product")}

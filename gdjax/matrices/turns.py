@@ -5,36 +5,17 @@ A step works on a run of each stack that begins where a table says, so all facto
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from gdjax.core import meshes
-from gdjax.matrices.factored import Stacks
 from gdjax.numerics import Array
 from gdjax.xla.write_order import LARGE
 
 LONGEST = 10_000  # steps over which turns are spread: a table has an entry for each
-
-
-class Turned(NamedTuple):
-    """What is made of a factor in its turn: `f(first, A, x1, x2, ..., side=side) -> (x1', x2', ...)`.
-
-    `first` says whether it is the first turn, `side` whether the factor is of the rows, 0, or of the columns, 1, of the
-    matrices. f gets one factor; so all that have their turn in a step share its trace.
-    """
-
-    f: Callable[..., Sequence[Array]]
-    squares: tuple[str, ...]  # the fields x1, ... that are squares of a side: "Q*" is QL or QR
-    along: tuple[str, ...] = ()  # the others, shaped like the matrices or one line of them: "mu", or "d*" for dL or dR
-
-    @property
-    def fields(self) -> list[str]:
-        """All names, as in the state."""
-        names = [*self.squares, *self.along]
-        return [y for x in names for y in ([x.replace("*", side) for side in "LR"] if "*" in x else [x])]
 
 
 def spread(stacks: Mapping[Any, tuple[float, int]], k: int) -> dict[Any, list[int]]:
@@ -52,38 +33,6 @@ def spread(stacks: Mapping[Any, tuple[float, int]], k: int) -> dict[Any, list[in
     return found
 
 
-def in_turns(
-    turned: Turned, slots: Mapping[str, Stacks], count: Array, every: Any, due: Any = None
-) -> dict[str, Stacks]:
-    """The fields after the turns of this step.
-
-    With an int `every` the factors have their turns one after the other in so many steps. With a schedule, or an int
-    above `LONGEST`, all have theirs in one step, when `due` or in the steps 1, k + 1, 2 k + 1, ...
-
-    Args:
-      slots: L and R, the fields, and mu, which is shaped like the blocks.
-      count: with this update.
-    """
-    slots = {name: dict(stacks) for name, stacks in slots.items()}
-    spreads = isinstance(every, int) and every <= LONGEST
-    k = every if spreads else jnp.maximum(jnp.asarray(every), 1).astype(count.dtype)
-    due = (count - 1) % k == 0 if due is None else due
-    step, first = (count - 1) % k if spreads else jnp.zeros_like(count), count <= k if spreads else count == 1
-    for (stack, side), numbers in spread(_costs(slots), every if spreads else 1).items():
-        where = [(x.replace("*", "LR"[side]), stack) for x in (*turned.squares, *turned.along)]
-        factors, olds = slots["LR"[side]][stack], [slots[field][stack] for field, stack in where]
-        factors, olds = meshes.alike(factors, olds)
-
-        def work(factors: Array, olds: list[Array], side: int = side, numbers: Any = numbers) -> list[Array]:
-            f = lambda a, olds: turned.f(first, a, *olds, side=side)  # noqa: E731
-            return of_run(f, factors, olds, [], step, numbers)
-
-        news = work(factors, olds) if spreads else meshes.cond(due, work, lambda _, olds: olds, factors, olds)
-        for (field, stack), x in zip(where, news, strict=True):
-            slots[field][stack] = x
-    return {name: slots[name] for name in turned.fields}
-
-
 def turned(
     f: Any, olds: Sequence[Array], factors: Sequence[Array], constants: Sequence[Array], count: Array, every: Any,
     due: Any, numbers: Sequence[int] | None,
@@ -98,11 +47,11 @@ def turned(
     k = every if spreads else jnp.maximum(jnp.asarray(every), 1).astype(count.dtype)
     due = (count - 1) % k == 0 if due is None else due
     step, first = (count - 1) % k if spreads else jnp.zeros_like(count), count <= k if spreads else count == 1
-    jaxpr, consts = f.jaxpr, list(constants)
+    traced = jaxpr_as_fun(ClosedJaxpr(f, list(constants)))
     factors, olds = meshes.alike(list(factors), list(olds))
 
     def of_one(a: Array, olds: Sequence[Array], *others: Array) -> list[Array]:
-        return list(jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(first, *olds, a, *others))
+        return list(traced(first, *olds, a, *others))
 
     def work(factors: list[Array], olds: list[Array]) -> list[Array]:
         a, *others = factors
@@ -110,18 +59,6 @@ def turned(
         return of_run(of_one, a, olds, others, step, every_one)
 
     return work(factors, olds) if spreads else meshes.cond(due, work, lambda _, olds: olds, factors, olds)
-
-
-def _costs(slots: Mapping[str, Stacks]) -> dict[tuple[str, int], tuple[float, int]]:
-    """For the factors of each side of each stack the cost of one turn, and their number; the longest first."""
-    shapes = {
-        (stack, side): (x.shape[-1], slots["mu"][stack].shape[2 - side], len(x))
-        for side, field in enumerate("LR")
-        for stack, x in slots[field].items()
-        if hasattr(x, "shape") and x.size
-    }
-    ordered = sorted(shapes.items(), key=lambda x: -x[1][0])
-    return {key: (float(n**2 * (n + other)), number) for key, (n, other, number) in ordered}
 
 
 def of_run(

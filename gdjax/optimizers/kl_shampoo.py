@@ -1,6 +1,5 @@
 """KL-Shampoo: Kronecker factors that are fitted together, each whitened by the other."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -8,13 +7,13 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.stages import Reduced, Staged, Tree
+from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Layout, Sides
-from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, into, out_of
+from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
+from gdjax.matrices.matrixwise import Along, Block, Side, matrixwise
 from gdjax.matrices.roles import routing
 from gdjax.numerics import Array, abs_sq
-from gdjax.optimizers.kronecker import labelled, new_bases, of_blocks, slots
+from gdjax.optimizers.kronecker import labelled
 from gdjax.optimizers.with_adam import with_adam
 
 LEAST, MOST = 10, 4000  # 1 / sqrt(d) is at most the length of d, which counts as no less and no more than these
@@ -33,21 +32,21 @@ class KLShampooState(NamedTuple):
     dR: Any  # (number, 1, n), those of R
 
 
-def whitened_factors(x: Mapping[str, Any], G: Array, t: Array, beta: Hyper) -> dict[str, Any]:  # noqa: N803
-    """The factors, each whitened by the other, and their eigenvalues; G is the gradient in the bases."""
-    g, (m, n) = x["g"], (max(size, 1) for size in x["g"].shape[-2:])
+def whitened_factors(G: Array, s: Any, t: Array, beta: Hyper, g: Array) -> Any:  # noqa: N803
+    """The state with new factors, each whitened by the other, and their eigenvalues; g is the gradient in the bases."""
+    m, n = (max(size, 1) for size in G.shape)
 
     def whitening(d: Array | None) -> Any:
-        return 1 if d is None else jnp.where(t > 1, 1 / numerics.sqrt(d), 1).astype(g.dtype)
+        return 1 if d is None else jnp.where(t > 1, 1 / numerics.sqrt(d), 1).astype(G.dtype)
 
-    left, right = whitening(x["dL"]), whitening(x["dR"])
-    by_right, by_left = into(g, None, x["QR"]) * right, into(g, x["QL"], None) * left
-    return {
-        "L": averaged(x["L"], lambda: gram(by_right) / n, beta),
-        "R": averaged(x["R"], lambda: gram(adjoint(by_left)) / m, beta),
-        "dL": _eigenvalues(x["dL"], lambda: jnp.sum(abs_sq(G * right), -1, keepdims=True) / n, t, beta),
-        "dR": _eigenvalues(x["dR"], lambda: jnp.sum(abs_sq(G * left), -2, keepdims=True) / m, t, beta),
-    }
+    left, right = whitening(s.dL), whitening(s.dR)
+    by_right, by_left = into(G, None, s.QR) * right, into(G, s.QL, None) * left
+    return s._replace(
+        L=averaged(s.L, lambda: gram(by_right) / n, beta),
+        R=averaged(s.R, lambda: gram(adjoint(by_left)) / m, beta),
+        dL=_eigenvalues(s.dL, lambda: jnp.sum(abs_sq(g * right), -1, keepdims=True) / n, t, beta),
+        dR=_eigenvalues(s.dR, lambda: jnp.sum(abs_sq(g * left), -2, keepdims=True) / m, t, beta),
+    )
 
 
 def _eigenvalues(d: Array | None, new: Any, t: Array, beta: Hyper) -> Array | None:
@@ -58,33 +57,25 @@ def _eigenvalues(d: Array | None, new: Any, t: Array, beta: Hyper) -> Array | No
     return jnp.where(t > 1, jnp.maximum(beta * d + (1 - beta) * new(), 1 / most**2), d)
 
 
-def _kl_shampoo_of_blocks(x: Mapping[str, Any], t: Array, b1: Hyper, shampoo_beta: Hyper, eps: Hyper) -> dict[str, Any]:
-    G = into(x["g"], x["QL"], x["QR"])  # noqa: N806
-    mu = b1 * x["mu"].astype(G.dtype) + (1 - b1) * G * (t > 1).astype(G.dtype)
-    left, right = (1.0 if x[name] is None else numerics.sqrt(x[name]) for name in ("dL", "dR"))
-    u = mu / jnp.asarray(left * right + eps).astype(G.dtype)
-    return {"u": out_of(u, x["QL"], x["QR"]), "mu": mu, **whitened_factors(x, G, t, shampoo_beta)}
+SLOTS: dict[str, Any] = {
+    "mu": Block(dtype="mu_dtype"), "L": Side(0), "R": Side(1),
+    "QL": Side(0, identity=True), "QR": Side(1, identity=True),
+    "dL": Along(0, "init_factor"), "dR": Along(1, "init_factor"),
+}  # fmt: skip
 
 
+@matrixwise(KLShampooState, **SLOTS)
 def _kl_shampoo(
-    gs: list[Array], s: KLShampooState, ps: list[Array], t: Array,
-    tree: Tree, b1: Hyper, shampoo_beta: Hyper, eps: Hyper, roles: Roles, layout: Any,
-) -> Any:  # fmt: skip
-    step = {"t": t, "b1": b1, "shampoo_beta": shampoo_beta, "eps": eps}
-    return of_blocks(_kl_shampoo_of_blocks, tree, gs, s, roles, layout, step, "u mu L R dL dR".split())
-
-
-SLOTS = slots(mu="blocks", L="L", R="R", QL="QL", QR="QR", dL="dL", dR="dR")
-
-
-@leafwise(KLShampooState, reduce=(_kl_shampoo, new_bases(("mu",), ("d*",), in_order=False)), **SLOTS)
-def _kl_shampoo_rule(
-    g: Array, s: KLShampooState, p: Any, t: Array,
-    b1: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
-    init_factor: Staged = 0.1, refresh: Staged = "qr", layout: Staged = None, mu_dtype: Staged = None,
-    roles: Staged = None, label: Staged = "", u: Reduced = None,
-) -> Any:  # fmt: skip
-    return u, s
+    G: Array, s: KLShampooState, p: Array, t: Array,  # noqa: N803
+    b1: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper, refresh: str = "qr",
+) -> tuple[Array, KLShampooState]:  # fmt: skip
+    g = into(G, s.QL, s.QR)
+    mu = b1 * s.mu + (1 - b1) * g * (t > 1).astype(g.dtype)
+    left, right = (1.0 if d is None else numerics.sqrt(d) for d in (s.dL, s.dR))
+    u = mu / jnp.asarray(left * right + eps).astype(g.dtype)
+    U = out_of(u, s.QL, s.QR)  # noqa: N806
+    s = whitened_factors(G, s._replace(mu=mu), t, shampoo_beta, g)
+    return U, in_new_bases(s, precondition_frequency, ("mu",), ("d*",), refresh, in_order=False)
 
 
 @transform
@@ -139,7 +130,7 @@ def scale_by_kl_shampoo(
       0.0
     """
     return labelled(
-        _kl_shampoo_rule, "gdjax.scale_by_kl_shampoo", b1, shampoo_beta, eps, precondition_frequency,
+        _kl_shampoo, "gdjax.scale_by_kl_shampoo", b1, shampoo_beta, eps, precondition_frequency,
         init_factor=init_factor, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
         mu_dtype=mu_dtype, roles=roles,
     )  # fmt: skip
@@ -226,7 +217,7 @@ def kl_shampoo(
     """
     label, numbers = "gdjax.kl_shampoo", routing(roles)
     direction = labelled(
-        _kl_shampoo_rule, label, b1, shampoo_beta, eps, precondition_frequency,
+        _kl_shampoo, label, b1, shampoo_beta, eps, precondition_frequency,
         init_factor=init_factor, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
         mu_dtype=mu_dtype, roles=numbers,
     )  # fmt: skip

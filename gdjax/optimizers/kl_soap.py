@@ -1,19 +1,17 @@
 """KL-SOAP: Adam in the eigenbases of KL-Shampoo's factors."""
 
-import functools
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.stages import Reduced, Staged, Tree
+from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Layout, Sides
-from gdjax.matrices.kronecker import Refresh
+from gdjax.matrices.kronecker import Refresh, in_new_bases
+from gdjax.matrices.matrixwise import Block, matrixwise
 from gdjax.matrices.roles import routing
 from gdjax.numerics import Array
 from gdjax.optimizers.kl_shampoo import SLOTS, whitened_factors
-from gdjax.optimizers.kronecker import labelled, new_bases, of_blocks, slots
+from gdjax.optimizers.kronecker import labelled
 from gdjax.optimizers.soap import adam_in_bases
 from gdjax.optimizers.with_adam import with_adam
 
@@ -32,30 +30,15 @@ class KLSoapState(NamedTuple):
     dR: Any
 
 
-def _kl_soap_of_blocks(x: Mapping[str, Any], t: Array, shampoo_beta: Hyper, **adam: Any) -> dict[str, Any]:
-    moved, G = adam_in_bases(x, t, **adam)  # noqa: N806
-    return {**moved, **whitened_factors(x, G, t, shampoo_beta)}
-
-
+@matrixwise(KLSoapState, nu=Block(real=True), **SLOTS)
 def _kl_soap(
-    gs: list[Array], s: KLSoapState, ps: list[Array], t: Array,
-    tree: Tree, b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, bias_correction: bool, roles: Roles, layout: Any,
-) -> Any:  # fmt: skip
-    step = {"t": t, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
-    f = functools.partial(_kl_soap_of_blocks, bias_correction=bias_correction)
-    return of_blocks(f, tree, gs, s, roles, layout, step, "u mu nu L R dL dR".split())
-
-
-@leafwise(
-    KLSoapState, reduce=(_kl_soap, new_bases(("mu",), ("nu", "d*"), in_order=False)), **SLOTS, **slots(nu="squares")
-)
-def _kl_soap_rule(
-    g: Array, s: KLSoapState, p: Any, t: Array,
+    G: Array, s: KLSoapState, p: Array, t: Array,  # noqa: N803
     b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
-    init_factor: Staged = 0.1, bias_correction: Staged = False, refresh: Staged = "qr", layout: Staged = None,
-    mu_dtype: Staged = None, roles: Staged = None, label: Staged = "", u: Reduced = None,
-) -> Any:  # fmt: skip
-    return u, s
+    bias_correction: bool = False, refresh: str = "qr",
+) -> tuple[Array, KLSoapState]:  # fmt: skip
+    U, s, g = adam_in_bases(G, s, t, b1, b2, eps, bias_correction)  # noqa: N806
+    s = whitened_factors(G, s, t, shampoo_beta, g)
+    return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu", "d*"), refresh, in_order=False)
 
 
 @transform
@@ -112,7 +95,7 @@ def scale_by_kl_soap(
       ({'3x40': (1, 3, 3)}, [])
     """
     return labelled(
-        _kl_soap_rule, "gdjax.scale_by_kl_soap", b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps,
+        _kl_soap, "gdjax.scale_by_kl_soap", b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps,
         precondition_frequency, init_factor=init_factor, bias_correction=bias_correction, refresh=refresh,
         layout=Layout(block_size, sides, max_precond_dim), mu_dtype=mu_dtype, roles=roles,
     )  # fmt: skip
@@ -196,7 +179,7 @@ def kl_soap(
     """
     label, numbers = "gdjax.kl_soap", routing(roles)
     direction = labelled(
-        _kl_soap_rule, label, b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
+        _kl_soap, label, b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
         init_factor=init_factor, bias_correction=bias_correction, refresh=refresh,
         layout=Layout(block_size, sides, max_precond_dim), mu_dtype=mu_dtype, roles=numbers,
     )  # fmt: skip

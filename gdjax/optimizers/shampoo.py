@@ -1,22 +1,24 @@
 """Shampoo: gradients times roots of sums of G G^T and G^T G."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.stages import Reduced, Stage, Staged, Tree
-from gdjax.matrices import shampoo_blocks
+from gdjax.lift.leafwise import Hyper
+from gdjax.linalg import spectral
 from gdjax.matrices.factored import Layout, Sides
+from gdjax.matrices.in_turns import in_turns
+from gdjax.matrices.kronecker import adjoint, gram
+from gdjax.matrices.matrixwise import Block, Side, matrixwise
 from gdjax.matrices.roles import routing
-from gdjax.matrices.turns import Turned, in_turns
-from gdjax.numerics import Array
-from gdjax.optimizers.kronecker import labelled, of_blocks, slots
+from gdjax.numerics import Array, debias
+from gdjax.numerics.norms import unit_and_norm
+from gdjax.optimizers.kronecker import labelled
 from gdjax.optimizers.with_adam import with_adam
 
 RootMethod = Literal["eigh", "qr", "newton"]
@@ -37,65 +39,71 @@ class ShampooState(NamedTuple):
     QR: Any  # (number, n, n), about those of R
 
 
-def _averages(
-    gs: list[Array], s: ShampooState, ps: list[Array], t: Array,
-    tree: Tree, b1: Hyper, b2: Hyper, grafting_b2: Hyper, roles: Roles, layout: Any,
-) -> Any:  # fmt: skip
-    step = {"b1": b1, "b2": b2, "grafting_b2": grafting_b2}
-    return of_blocks(shampoo_blocks.averages, tree, gs, s, roles, layout, step, "mu nu L R".split())
+RIDGE = 1e-7  # of the largest eigenvalue: what is less is rounding
 
 
-def _roots(
-    gs: list[Array], s: ShampooState, ps: list[Array], t: Array,
-    b2: Hyper, eps: Hyper, root: Hyper, precondition_frequency: Hyper, start_preconditioning_step: Hyper,
-    refresh: str,
-) -> Any:  # fmt: skip
-    """P = (L / (1 - b2^t) + eps I)^(-1/p) of the factors whose turn it is."""
-    bases = ("Q*",) if refresh == "qr" else ()
+def averages(G: Array, s: ShampooState, b1: Hyper, b2: Hyper, grafting_b2: Hyper) -> ShampooState:  # noqa: N803
+    new = jnp.where(b2 < 1, 1 - b2, 1)  # b2 = 1 is a sum
 
-    def roots(slots: Any, count: Array, k: Any, start: Any, *numbers: Any) -> Any:
-        root, *rest = numbers
-        size, eps = (jnp.asarray(x) for x in rest)
+    def added(old: Array | None, square: Callable[[], Array]) -> Array | None:
+        return None if old is None else b2 * old + new.astype(old.dtype) * square()
 
-        of = functools.partial(shampoo_blocks.root, p=root, size=size, eps=eps, method=refresh)
-        period, start = (jnp.asarray(x).astype(count.dtype) for x in (k, start))
-        due = (count % period == 0) & (count > start) | (count == start)
-        new = in_turns(Turned(lambda _, *xs, side: of(*xs), ("P*", *bases)), slots, count, k, due)
-        return {name: new.get(name, slots[name]) for name in _ROOTS}
-
-    slots = {name: getattr(s, name) for name in ("mu", "L", "R", *_ROOTS)}
-    size = jnp.where(b2 < 1, numerics.one_minus_pow(b2, t), 1)
-    numbers = precondition_frequency, start_preconditioning_step, root, size, eps
-    return meshes.partitioned(roots, {name: slots[name] for name in _ROOTS}, slots, s.count, *numbers)
+    nu = None if s.nu is None else grafting_b2 * s.nu + (1 - grafting_b2) * numerics.abs_sq(G)
+    left, right = added(s.L, lambda: gram(G)), added(s.R, lambda: gram(adjoint(G)))
+    return s._replace(mu=b1 * s.mu + (1 - b1) * G, nu=nu, L=left, R=right)
 
 
-_ROOTS = "PL", "PR", "QL", "QR"
+def inverse_root(first: Array, old: Array, *rest: Array, p: Hyper, size: Array, eps: Hyper, method: str) -> Any:
+    """(A / size + eps I)^(-1/p) of a factor, the last of `rest`; for "qr" its basis too, one power step further."""
+    *basis, a = rest
+    a = a * (1 / size).astype(a.dtype) + jnp.asarray(eps).astype(a.dtype) * jnp.eye(a.shape[-1], dtype=a.dtype)
+    if basis:
+        return spectral.root_in_basis(a, basis[0], p, RIDGE)
+    return (spectral.inverse_root(a, p, RIDGE, method),)
 
 
-def _directions(
-    gs: list[Array], s: ShampooState, ps: list[Array], t: Array,
-    tree: Tree, b1: Hyper, grafting_b2: Hyper, grafting_eps: Hyper, start_preconditioning_step: Hyper, grafting: Any,
-    roles: Roles, layout: Any,
-) -> Any:  # fmt: skip
-    step = {"t": t, "b1": b1, "grafting_b2": grafting_b2, "grafting_eps": grafting_eps}
-    step["start"] = start_preconditioning_step
-    return of_blocks(
-        functools.partial(shampoo_blocks.direction, grafting=grafting), tree, gs, s, roles, layout, step, ["u"]
-    )
+def direction(
+    G: Array, s: ShampooState, t: Array, b1: Hyper, grafting_b2: Hyper, grafting_eps: Hyper, start: Array,  # noqa: N803
+    grafting: str | None,
+) -> Array:  # fmt: skip
+    """PL M PR, of the length that the grafting has; until the start the grafting itself."""
+    m = debias(s.mu, b1, t)
+    u = m if s.PL is None else s.PL @ m
+    u = u if s.PR is None else u @ s.PR
+    if grafting is None:
+        return u
+    if grafting == "adam":
+        m = m / (numerics.sqrt(debias(s.nu, grafting_b2, t)) + grafting_eps).astype(m.dtype)
+    return jnp.where(t >= start, u * _length_over(m, u).astype(u.dtype), m)
 
 
-@leafwise(
-    ShampooState, reduce=(_averages, Stage(_roots, " ".join(_ROOTS)), _directions),
-    **slots(mu="blocks", nu="adam: squares", L="L", R="R", PL="QL", PR="QR", QL="qr: QL", QR="qr: QR"),
+def _length_over(x: Array, y: Array) -> Array:
+    """|x| / |y| of matrices, 0 where both are."""
+    (unit, norm), (own, length) = unit_and_norm(x, (-2, -1)), unit_and_norm(y, (-2, -1))
+    return unit / own * (norm / jnp.where(length == 0, 1, length))
+
+
+@matrixwise(
+    ShampooState, mu=Block(dtype="mu_dtype"), nu=Block(real=True, only=("grafting", "adam")), L=Side(0), R=Side(1),
+    PL=Side(0, identity=True), PR=Side(1, identity=True),
+    QL=Side(0, identity=True, only=("refresh", "qr")), QR=Side(1, identity=True, only=("refresh", "qr")),
 )  # fmt: skip
 def _shampoo(
-    g: Array, s: ShampooState, p: Any, t: Array,
+    G: Array, s: ShampooState, p: Array, t: Array,  # noqa: N803
     b1: Hyper, b2: Hyper, eps: Hyper, precondition_frequency: Hyper, start_preconditioning_step: Hyper, root: Hyper,
-    grafting_b2: Hyper, grafting_eps: Hyper,
-    grafting: Staged = "adam", refresh: Staged = "eigh", layout: Staged = None, mu_dtype: Staged = None,
-    roles: Staged = None, label: Staged = "", u: Reduced = None,
-) -> Any:  # fmt: skip
-    return u, s
+    grafting_b2: Hyper, grafting_eps: Hyper, grafting: str | None = "adam", refresh: str = "eigh",
+) -> tuple[Array, ShampooState]:  # fmt: skip
+    s = averages(G, s, b1, b2, grafting_b2)
+    k, start = (jnp.asarray(x).astype(t.dtype) for x in (precondition_frequency, start_preconditioning_step))
+    due = (t % k == 0) & (t > start) | (t == start)
+    size = jnp.where(b2 < 1, numerics.one_minus_pow(b2, t), 1)
+    of = functools.partial(inverse_root, p=root, size=size, eps=eps, method=refresh)
+    for a, fields in (s.L, ("PL", "QL")), (s.R, ("PR", "QR")):
+        if a is not None:
+            olds = {field: x for field in fields if (x := getattr(s, field)) is not None}
+            news = in_turns(of, precondition_frequency, due)([*olds.values()], a)
+            s = s._replace(**dict(zip(olds, news, strict=True)))
+    return direction(G, s, t, b1, grafting_b2, grafting_eps, start, grafting), s
 
 
 def _checked(

@@ -1,6 +1,5 @@
 """SOAP: Adam in the eigenbases of Shampoo's factors."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import Block, Side, matrixwise
 from gdjax.matrices.roles import routing
 from gdjax.numerics import Array, debias
-from gdjax.optimizers.kronecker import factors, labelled
+from gdjax.optimizers.kronecker import labelled, with_factors
 from gdjax.optimizers.with_adam import with_adam
 
 
@@ -31,19 +30,25 @@ class SoapState(NamedTuple):
 
 
 def adam_in_bases(
-    x: Mapping[str, Any], t: Array, b1: Hyper, b2: Hyper, eps: Hyper, bias_correction: bool
-) -> tuple[dict[str, Any], Array]:
-    """Adam of the blocks of one shape, in their bases: u, mu and nu, and the gradient there.
+    G: Array,
+    s: Any,
+    t: Array,
+    b1: Hyper,
+    b2: Hyper,
+    eps: Hyper,
+    bias_correction: bool,  # noqa: N803
+) -> tuple[Array, Any, Array]:
+    """Adam of a matrix in its bases: U, the state with new moments, and the gradient there.
 
     The first step has no bases: it leaves the moments at 0.
     """
-    G = into(x["g"], x["QL"], x["QR"])  # noqa: N806
-    g, t = G * (t > 1).astype(G.dtype), jnp.maximum(t - 1, 1)
-    mu = b1 * x["mu"].astype(g.dtype) + (1 - b1) * g
-    nu = b2 * x["nu"] + (1 - b2) * numerics.abs_sq(g)
-    m, v = (debias(mu, b1, t), debias(nu, b2, t)) if bias_correction else (mu, nu)
+    g = into(G, s.QL, s.QR)
+    x, n = g * (t > 1).astype(g.dtype), jnp.maximum(t - 1, 1)
+    mu = b1 * s.mu + (1 - b1) * x
+    nu = b2 * s.nu + (1 - b2) * numerics.abs_sq(x)
+    m, v = (debias(mu, b1, n), debias(nu, b2, n)) if bias_correction else (mu, nu)
     u = m / (numerics.sqrt(v) + eps).astype(g.dtype)
-    return {"u": out_of(u, x["QL"], x["QR"]), "mu": mu, "nu": nu}, G
+    return out_of(u, s.QL, s.QR), s._replace(mu=mu, nu=nu), g
 
 
 @matrixwise(
@@ -55,10 +60,9 @@ def _soap(
     b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
     bias_correction: bool = True, refresh: str = "qr",
 ) -> tuple[Array, SoapState]:  # fmt: skip
-    x = {"g": G, **s._asdict()}
-    new, _ = adam_in_bases(x, t, b1, b2, eps, bias_correction)
-    s = s._replace(mu=new["mu"], nu=new["nu"], **factors(x, shampoo_beta))
-    return new["u"], in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
+    U, s, _ = adam_in_bases(G, s, t, b1, b2, eps, bias_correction)  # noqa: N806
+    s = with_factors(G, s, shampoo_beta)
+    return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
 
 
 @transform

@@ -1,6 +1,5 @@
 """SOAP-Muon: momentum whitened as in SOAP, then orthogonalized as in Muon."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -15,11 +14,12 @@ from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import coefficients
 from gdjax.matrices.factored import Layout, Sides
-from gdjax.matrices.kronecker import Refresh, into, out_of
+from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
+from gdjax.matrices.matrixwise import Block, Side, in_stacks, of_matrices
 from gdjax.matrices.plan import plan_of
 from gdjax.matrices.roles import routing
 from gdjax.numerics import Array
-from gdjax.optimizers.kronecker import factors, labelled, new_bases, of_blocks, slots
+from gdjax.optimizers.kronecker import labelled, with_factors
 from gdjax.optimizers.with_adam import with_adam
 
 
@@ -35,25 +35,28 @@ class SoapMuonState(NamedTuple):
     QR: Any  # (number, n, n), eigenvectors of an earlier R
 
 
-def _of_blocks(
-    x: Mapping[str, Any], t: Array, beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper
-) -> dict[str, Any]:
-    """Momentum of the blocks of one shape, whitened by Adam's second moment in their bases, but not in step 1."""
-    g = into(x["g"], x["QL"], x["QR"])
-    mu = beta * x["mu"].astype(g.dtype) + (1 - beta) * g
+def _whiten(
+    G: Array, s: SoapMuonState, p: Array, t: Array,  # noqa: N803
+    beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper, refresh: str,
+) -> tuple[Array, SoapMuonState]:  # fmt: skip
+    """Momentum of a matrix, whitened by Adam's second moment in its bases, but not in step 1."""
+    g = into(G, s.QL, s.QR)
+    mu = beta * s.mu + (1 - beta) * g
     m = beta * mu + (1 - beta) * g
-    nu = b2 * x["nu"] + (1 - b2) * numerics.abs_sq(m) * (t > 1).astype(x["nu"].dtype)
+    nu = b2 * s.nu + (1 - b2) * numerics.abs_sq(m) * (t > 1).astype(s.nu.dtype)
     u = m / jnp.where(t > 1, numerics.sqrt(nu) + eps, 1).astype(g.dtype)
-    return {"u": out_of(u, x["QL"], x["QR"]), "mu": mu, "nu": nu, **factors(x, shampoo_beta)}
+    U, s = out_of(u, s.QL, s.QR), with_factors(G, s._replace(mu=mu, nu=nu), shampoo_beta)  # noqa: N806
+    return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
 
 
 def _whitened(
     gs: list[Array], s: SoapMuonState, ps: list[Array], t: Array,
-    tree: Tree, beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, roles: Roles, layout: Any, ns_coeffs: Any,
-    ns_steps: int, by_shape: bool,
+    tree: Tree, beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper, refresh: str,
+    roles: Roles, layout: Layout, ns_coeffs: Any, ns_steps: int, by_shape: bool,
 ) -> Any:  # fmt: skip
-    step = {"t": t, "beta": beta, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
-    new = of_blocks(_of_blocks, tree, gs, s, roles, layout, step, "u mu nu L R".split())
+    numbers = {"beta": beta, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
+    numbers |= {"precondition_frequency": precondition_frequency, "refresh": refresh}
+    new = of_matrices(_whiten, SoapMuonState, gs, s, t, tree, layout, roles, numbers)
     leaves = tree.of_each(plan_of(tree.label, tree.of(gs), roles, Matrix()).leaves)
     coeffs = coefficients(tree.label, ns_coeffs, ns_steps)
 
@@ -73,8 +76,11 @@ def _factor(shape: tuple[int, ...]) -> float:
 
 
 @leafwise(
-    SoapMuonState, reduce=(_whitened, new_bases(("mu",), ("nu",))),
-    **slots(mu="blocks", nu="squares", L="L", R="R", QL="QL", QR="QR"),
+    SoapMuonState, reduce=_whitened,
+    **in_stacks(
+        mu=Block(dtype="mu_dtype"), nu=Block(real=True),
+        L=Side(0), R=Side(1), QL=Side(0, identity=True), QR=Side(1, identity=True),
+    ),
 )  # fmt: skip
 def _soap_muon(
     g: Array, s: SoapMuonState, p: Any, t: Array,
