@@ -47,13 +47,14 @@ PLACES = {
     "tree.euclidean": "tree/norms", "tree.sums": "tree/norms", "experimental.aggregators": "more/aggregating",
     "experimental.variance": "more/aggregating", "lift.steps": "rules/leafwise",
     "tree.accumulators": "training/microbatching",
-    "matrices.roles": "combine/roles", "core.paths": "combine/paths",
+    "matrices.roles": "combine/roles", "matrices.matrixwise": "rules/matrixwise",
+    "matrices.in_turns": "rules/matrixwise", "core.paths": "combine/paths",
     "linalg.matrices": "combine/roles", "inspection.roles": "combine/roles",
 }  # fmt: skip
 
 TITLES = {
     "rules/numbers": "Numbers in a rule", "rules/leafwise": "Rules", "rules/wrapper": "Wrappers",
-    "more/optax": "Optax", "rules/slots": "Slots of a state", "rules/stages": "Stages and stacks",
+    "more/optax": "Optax", "rules/slots": "Slots of a state", "rules/stages": "Stages and stacks", "rules/matrixwise": "Rules of one matrix",
     "types/annotations": "For annotations", "combine/inject": "Injected hyperparameters",
     "training/loop": "minimize", "combine/hyperparams": "Hyperparameters in force",
     "combine/roles": "Leaves by role",

@@ -221,7 +221,8 @@ class Leafwise:
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
         factors.check_paths(self.per_leaf, params)
-        arguments, leaves = {**self.hyper, **self.staged}, [p for _, p in paths]
+        arguments = {**self.hyper, **self.staged, "label": self.label}
+        leaves = [p for _, p in paths]
         found = {f: x.init(params, arguments) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
         made = {
             f: found[f] if f in found else first(self.label, x, paths, self.hyper, i * len(paths))

@@ -70,7 +70,8 @@ class Stage:
 class Whole:
     """A field of the state that belongs to the whole tree and that only stages see: a rule finds None in its place.
 
-    It starts as `init(params, arguments)`, of the tree of parameters and the arguments of the factory.
+    It starts as `init(params, arguments)`, of the tree of parameters and the arguments of the factory; among them is
+    `label`, the name in errors.
     """
 
     init: Callable[[Any, Mapping[str, Any]], Any]

@@ -1,4 +1,7 @@
-"""`in_turns`: what a rule of one matrix does for some of the matrices in each step."""
+"""`in_turns`: what a rule of one matrix does for some of the matrices in each step.
+
+In the trace of a rule it is one equation, at which `gdjax.matrices.segments` cuts it.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -27,16 +30,30 @@ def in_turns(f: Callable[..., Sequence[Array]], every: Any, due: Any = None) -> 
     """f for the matrices whose turn it is, in a rule of `matrixwise`: `in_turns(f, k)(olds, A, ...) -> news`.
 
     `f(first, *olds, A, ...)` returns new values for all olds; `first` says whether it is the matrix's first turn. In a
-    step in which a matrix has no turn it keeps the olds. A is square: its side says what a turn costs.
+    step in which a matrix has no turn it keeps the olds, and nothing is computed for it. It is called in the rule
+    itself, not in a condition or a loop of it.
 
     Args:
       f: a function of one matrix.
-      every: k, at least 1. For a Python int the matrices are spread over k steps by their costs; else all have their
-        turn in the steps 1, k + 1, 2 k + 1, ...
-      due: where all have it in one step, whether it is this one.
+      every: k, at least 1. For an int up to 10,000 the matrices have their turns one after the other in k steps, spread
+        by what they cost, so that no step is long; the side of A says what that is. For a schedule all have theirs in
+        the steps 1, k + 1, 2 k + 1, ...
+      due: in place of these steps, where all have their turns in one: whether it is this step.
+
+    Returns:
+      A function of the list of olds, and of A and more arrays, that returns the list of the new values.
 
     Example:
-      >>> import gdjax, jax.numpy as jnp
+      >>> import collections, gdjax, jax.numpy as jnp
+      >>> State = collections.namedtuple("State", "count L P")
+      >>> @gdjax.matrixwise(State, L=gdjax.Side(0), P=gdjax.Side(0, identity=True))
+      ... def one_sided(G, s, p, t, k=10):
+      ...     L = s.L + G @ G.T
+      ...     (P,) = gdjax.in_turns(lambda first, P, L: [gdjax.inverse_root(L, 2)], k)([s.P], L)
+      ...     return P @ G, s._replace(L=L, P=P)
+      >>> print(one_sided(k=2).init({"w": jnp.ones((2, 3))}).P["2x3"])  # I until the first turn
+      [[[1. 0.]
+        [0. 1.]]]
     """
 
     def call(olds: Sequence[Array], *factors: Array) -> list[Array]:

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,19 +12,20 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, MaskedNode
-from gdjax.core.types import Params
+from gdjax.core.types import ArrayTree, Params
 from gdjax.lift.leafwise import Reduced, leafwise
 from gdjax.lift.rule_checks import named
 from gdjax.lift.slots import start
 from gdjax.lift.stages import Tree, Whole
 from gdjax.linalg.matrices import Matrix
 from gdjax.matrices import factored, turns
-from gdjax.matrices.factored import Blocks, blocks_of, stands_for_a_tree
+from gdjax.matrices.factored import Blocks, Layout, blocks_of, stands_for_a_tree
 from gdjax.matrices.of_gradients import blocks_and
 from gdjax.matrices.segments import Segments
 from gdjax.numerics import Array, bounded
 
-LIFTED = "mu_dtype layout roles label"  # what the lift, and not the rule, takes of the arguments
+# The arguments that the lift takes, and not the rule.
+LIFTED = {"block_size": None, "sides": "both", "max_precond_dim": None, "roles": None}
 
 
 @dataclass(frozen=True)
@@ -62,32 +63,75 @@ class Along:
 Slot = Block | Side | Along
 
 
-def matrixwise(State: Any, **slots: Slot) -> Callable[[Callable[..., Any]], Callable[..., GradientTransformation]]:  # noqa: N803
+def matrixwise(
+    State: Any,  # noqa: N803
+    *,
+    domains: Mapping[str, str] | None = None,
+    **slots: Slot,
+) -> Callable[[Callable[..., tuple[Array, Any]]], Callable[..., GradientTransformation]]:
+    """Makes a rule for one matrix a factory of transforms of all matrices of a tree.
+
+    The rule is a function `(G, s, p, t, ...) -> (U, s)` of the gradient of one matrix, (rows, columns), the fields of
+    the state for it, None in the place of the parameter, the step, and hyperparameters. It computes in float32 at
+    least. Matrices of one shape are one stack of the state, by its name: `state.L["768x3072"]`. So a step has one
+    program for each shape, and `in_turns` says what is done for some of the matrices in each step.
+
+    Args:
+      State: a NamedTuple class with a field `count`; every other field is a slot.
+      domains: as for `leafwise`.
+      **slots: what each field is: a `Block` like the matrix, a `Side` along its rows or columns, or `Along` these.
+
+    Returns:
+      A decorator. The factory that it makes has the arguments of the rule, and by name
+      block_size: matrices are cut evenly into blocks with sides of at most that; the rule sees blocks.
+      sides: which sides have factors: "both"; "short"; "rows"; "columns". The slots of others are None in the rule.
+      max_precond_dim: a side longer than that has no factor.
+      roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
+        tree, or a function from the parameters to one.
+      With `sides` "both" or "short" a tall matrix lies in its stack on its side: the rule sees it transposed.
+
+    Raises:
+      ValueError: (in init) a leaf that is no matrix, an unknown `sides`, a size below 1.
+
+    Example:
+      >>> import collections, gdjax, jax.numpy as jnp
+      >>> State = collections.namedtuple("State", "count L")
+      >>> @gdjax.matrixwise(State, L=gdjax.Side(0))
+      ... def whitened(G, s, p, t, decay=0.9):
+      ...     L = decay * s.L + (1 - decay) * G @ G.T
+      ...     return gdjax.inverse_root(L, 2) @ G, s._replace(L=L)
+      >>> whitened(sides="rows").init({"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3))}).L["2x3"].shape
+      (2, 2, 2)
+    """
+
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        own = [p for p in named(rule, 4)]
+        own = named(rule, 4)
+        dtypes = {x.dtype for x in slots.values() if isinstance(x, Block)}
         fills = {x.fill for x in slots.values() if isinstance(x, Along) and isinstance(x.fill, str)}
-        extra = [*LIFTED.split(), *sorted(fills - {p.name for p in own})]
-        lifted = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in extra]
+        extra = dict.fromkeys(sorted((dtypes | fills) - {"", *(p.name for p in own)})) | LIFTED
 
         def given(g: Array, s: Any, p: Any, t: Any, u: Any = None, **_: Any) -> Any:
             return u, s
 
-        def stage(
-            gs: list[Array], s: Any, ps: Any, t: Any, *, tree: Tree, layout: Any, roles: Any, **hyper: Any
-        ) -> Any:
-            return of_matrices(rule, State, gs, s, t, tree, layout, roles, hyper)
+        def stage(gs: list[Array], s: Any, ps: Any, t: Any, *, tree: Tree, **arguments: Any) -> dict[str, Any]:
+            return of_matrices(rule, State, gs, s, t, tree, arguments)
 
+        by_name = inspect.Parameter.KEYWORD_ONLY
         places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("g", "s", "p", "t")]
-        u = inspect.Parameter("u", inspect.Parameter.KEYWORD_ONLY, default=Reduced)
+        lifted = [inspect.Parameter(name, by_name, default=x) for name, x in extra.items()]
         functools.update_wrapper(given, rule)
         del given.__wrapped__
-        given.__signature__ = inspect.Signature([*places, *own, *lifted, u])  # type: ignore[attr-defined]
-        more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ("tree", "layout", "roles")]
-        stage.__signature__ = inspect.Signature([*places, *own, *more])  # type: ignore[attr-defined]
-        whole = in_stacks(**slots)
-        return leafwise(State, reduce=stage, staged=" ".join(extra), **whole)(given)
+        u = inspect.Parameter("u", by_name, default=Reduced)
+        _sign(given, [*places, *own, *lifted, u])
+        _sign(stage, [*places, *own, *(inspect.Parameter(name, by_name) for name in ("tree", *LIFTED))])
+        return leafwise(State, reduce=stage, staged=" ".join(extra), domains=domains, **in_stacks(**slots))(given)
 
     return decorate
+
+
+def _sign(f: Any, parameters: Sequence[inspect.Parameter]) -> None:
+    """Gives f a signature, those that are taken by name last."""
+    f.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.kind))
 
 
 def in_stacks(**slots: Slot) -> dict[str, Whole]:
@@ -98,24 +142,34 @@ def in_stacks(**slots: Slot) -> dict[str, Whole]:
 def _started(slot: Slot, params: Params, given: Mapping[str, Any]) -> Any:
     if stands_for_a_tree(params):
         return jnp.zeros(())
-    found = blocks_of(given["label"], params, given["roles"], Matrix(), given["layout"])
+    found = _blocks(given["label"], params, given)
     if (only := getattr(slot, "only", ())) and given[only[0]] != only[1]:
         return {name: MaskedNode() for name in found.numbers}
     fill = start(slot.fill, given) if isinstance(slot, Along) else 1.0
     return factored.started(params, found, slot.what, given.get(getattr(slot, "dtype", "")), fill)
 
 
+def _blocks(label: str, tree: ArrayTree, given: Mapping[str, Any]) -> Blocks:
+    layout = Layout(given["block_size"], given["sides"], given["max_precond_dim"]).checked(label)
+    return blocks_of(label, tree, given["roles"], Matrix(), layout)
+
+
 def of_matrices(
-    rule: Any, State: Any, gs: list[Array], s: Any, t: Array, tree: Tree, layout: Any, roles: Any, hyper: dict[str, Any]  # noqa: N803
+    rule: Any, State: Any, gs: list[Array], s: Any, t: Array, tree: Tree, arguments: dict[str, Any]  # noqa: N803
 ) -> dict[str, Any]:  # fmt: skip
+    """The directions "u" of all leaves and the fields of the state, for a stage.
+
+    Args:
+      arguments: those of the rule, and those in `LIFTED`.
+    """
     slots = {name: x for name, x in s._asdict().items() if name != "count"}
     first = next(iter(slots.values()))
-    found, xs = blocks_and(tree, gs, first, lambda like: blocks_of(tree.label, like, roles, Matrix(), layout))
+    found, xs = blocks_and(tree, gs, first, lambda like: _blocks(tree.label, like, arguments))
+    hyper = {k: x for k, x in arguments.items() if k not in LIFTED}
     arrays = {k: x for k, x in hyper.items() if isinstance(x, jax.Array)}
     constants = {k: x for k, x in hyper.items() if k not in arrays}
     run = functools.partial(_of_stacks, rule, State, found, constants)
-    like = {"u": gs, **slots}
-    return meshes.partitioned(run, like, xs, slots, s.count, t, arrays)
+    return meshes.partitioned(run, {"u": gs, **slots}, xs, slots, s.count, t, arrays)
 
 
 def _of_stacks(

@@ -8,7 +8,7 @@ from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper
-from gdjax.matrices.factored import Layout, Sides
+from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import Along, Block, Side, matrixwise
 from gdjax.matrices.roles import routing
@@ -131,8 +131,8 @@ def scale_by_kl_shampoo(
     """
     return labelled(
         _kl_shampoo, "gdjax.scale_by_kl_shampoo", b1, shampoo_beta, eps, precondition_frequency,
-        init_factor=init_factor, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
-        mu_dtype=mu_dtype, roles=roles,
+        init_factor=init_factor, refresh=refresh,
+        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=roles,
     )  # fmt: skip
 
 
@@ -218,8 +218,8 @@ def kl_shampoo(
     label, numbers = "gdjax.kl_shampoo", routing(roles)
     direction = labelled(
         _kl_shampoo, label, b1, shampoo_beta, eps, precondition_frequency,
-        init_factor=init_factor, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
-        mu_dtype=mu_dtype, roles=numbers,
+        init_factor=init_factor, refresh=refresh,
+        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=numbers,
     )  # fmt: skip
     return with_adam(
         label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper
-from gdjax.matrices.factored import Layout, Sides
+from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases
 from gdjax.matrices.matrixwise import Block, matrixwise
 from gdjax.matrices.roles import routing
@@ -97,7 +97,7 @@ def scale_by_kl_soap(
     return labelled(
         _kl_soap, "gdjax.scale_by_kl_soap", b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps,
         precondition_frequency, init_factor=init_factor, bias_correction=bias_correction, refresh=refresh,
-        layout=Layout(block_size, sides, max_precond_dim), mu_dtype=mu_dtype, roles=roles,
+        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=roles,
     )  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def kl_soap(
     direction = labelled(
         _kl_soap, label, b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
         init_factor=init_factor, bias_correction=bias_correction, refresh=refresh,
-        layout=Layout(block_size, sides, max_precond_dim), mu_dtype=mu_dtype, roles=numbers,
+        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=numbers,
     )  # fmt: skip
     return with_adam(
         label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,

@@ -1,12 +1,12 @@
 """What the optimizers with Kronecker factors share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from gdjax.core import base
 from gdjax.lift.leafwise import Hyper
-from gdjax.matrices import kronecker
 from gdjax.matrices.factored import Layout
-from gdjax.matrices.kronecker import adjoint, averaged, gram
+from gdjax.matrices.kronecker import REFRESHES, adjoint, averaged, gram
 from gdjax.numerics import Array
 
 
@@ -17,14 +17,10 @@ def with_factors(G: Array, s: Any, beta: Hyper) -> Any:  # noqa: N803
 
 
 def labelled(
-    rule: Any,
-    label: str,
-    *arguments: Any,
-    refresh: str,
-    layout: Layout,
-    methods: Any = kronecker.REFRESHES,
-    **staged: Any,
-) -> Any:
+    rule: Any, label: str, *arguments: Any,
+    block_size: int | None, sides: str, max_precond_dim: int | None, refresh: str, methods: Sequence[str] = REFRESHES,
+    **others: Any,
+) -> Any:  # fmt: skip
     """The rule with these arguments, under the name `label`.
 
     Raises:
@@ -33,5 +29,5 @@ def labelled(
     """
     if refresh not in methods:
         raise ValueError(f"{label}: refresh must be one of {', '.join(methods)}, got {refresh!r}")
-    made = rule(*arguments, refresh=refresh, layout=layout.checked(label), label=label, **staged)
-    return base.part_of(made).labelled(label)
+    layout = Layout(block_size, sides, max_precond_dim).checked(label)
+    return base.part_of(rule(*arguments, refresh=refresh, **layout._asdict(), **others)).labelled(label)

@@ -11,7 +11,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper
 from gdjax.linalg import spectral
-from gdjax.matrices.factored import Layout, Sides
+from gdjax.matrices.factored import Sides
 from gdjax.matrices.in_turns import in_turns
 from gdjax.matrices.kronecker import adjoint, gram
 from gdjax.matrices.matrixwise import Block, Side, matrixwise
@@ -107,8 +107,8 @@ def _shampoo(
 
 
 def _checked(
-    label: str, precondition_frequency: Any, start_preconditioning_step: Any, root: Any, *arguments: Any,
-    root_method: str, grafting: Any, layout: Layout, **staged: Any,
+    label: str, precondition_frequency: Any, start_preconditioning_step: Any, root: Any, b1: Any, b2: Any, eps: Any,
+    *arguments: Any, root_method: str, grafting: Any, sides: str, **others: Any,
 ) -> Any:  # fmt: skip
     """The rule with these arguments, or the errors that they are, under the name `label`."""
     for name, x, modes in (("root_method", root_method, RootMethod), ("grafting", grafting, Grafting)):
@@ -117,23 +117,11 @@ def _checked(
     if start_preconditioning_step is None:
         start_preconditioning_step = precondition_frequency if isinstance(precondition_frequency, int) else 1
     if root is None:
-        root = 4 if layout.sides == "both" else 2
-    numbers = precondition_frequency, start_preconditioning_step, root
-    b1, b2, eps, *rest = arguments
+        root = 4 if sides == "both" else 2
     return labelled(
-        _shampoo,
-        label,
-        b1,
-        b2,
-        eps,
-        *numbers,
-        *rest,
-        refresh=root_method,
-        grafting=grafting,
-        layout=layout,
-        methods=get_args(RootMethod),
-        **staged,
-    )
+        _shampoo, label, b1, b2, eps, precondition_frequency, start_preconditioning_step, root, *arguments,
+        refresh=root_method, grafting=grafting, sides=sides, methods=get_args(RootMethod), **others,
+    )  # fmt: skip
 
 
 @transform
@@ -195,7 +183,8 @@ def scale_by_shampoo(
     """
     return _checked(
         "gdjax.scale_by_shampoo", precondition_frequency, start_preconditioning_step, root, b1, b2, eps, grafting_b2,
-        grafting_eps, root_method=root_method, grafting=grafting, layout=Layout(block_size, sides), mu_dtype=mu_dtype,
+        grafting_eps, root_method=root_method, grafting=grafting,
+        block_size=block_size, sides=sides, max_precond_dim=None, mu_dtype=mu_dtype,
         roles=roles,
     )  # fmt: skip
 
@@ -291,7 +280,8 @@ def shampoo(
     label, numbers = "gdjax.shampoo", routing(roles)
     direction = _checked(
         label, precondition_frequency, start_preconditioning_step, root, b1, b2, eps, grafting_b2, grafting_eps,
-        root_method=root_method, grafting=grafting, layout=Layout(block_size, sides), mu_dtype=mu_dtype, roles=numbers,
+        root_method=root_method, grafting=grafting,
+        block_size=block_size, sides=sides, max_precond_dim=None, mu_dtype=mu_dtype, roles=numbers,
     )  # fmt: skip
     return with_adam(
         label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,

@@ -8,7 +8,7 @@ from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper
-from gdjax.matrices.factored import Layout, Sides
+from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import Block, Side, matrixwise
 from gdjax.matrices.roles import routing
@@ -118,8 +118,8 @@ def scale_by_soap(
     """
     return labelled(
         _soap, "gdjax.scale_by_soap", b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
-        bias_correction=bias_correction, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
-        mu_dtype=mu_dtype, roles=roles,
+        bias_correction=bias_correction, refresh=refresh,
+        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=roles,
     )  # fmt: skip
 
 
@@ -209,8 +209,8 @@ def soap(
     label, numbers = "gdjax.soap", routing(roles)
     direction = labelled(
         _soap, label, b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
-        bias_correction=bias_correction, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
-        mu_dtype=mu_dtype, roles=numbers,
+        bias_correction=bias_correction, refresh=refresh,
+        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=numbers,
     )  # fmt: skip
     return with_adam(
         label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,

@@ -13,7 +13,7 @@ from gdjax.lift.stages import Reduced, Staged, Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import coefficients
-from gdjax.matrices.factored import Layout, Sides
+from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import Block, Side, in_stacks, of_matrices
 from gdjax.matrices.plan import plan_of
@@ -52,11 +52,13 @@ def _whiten(
 def _whitened(
     gs: list[Array], s: SoapMuonState, ps: list[Array], t: Array,
     tree: Tree, beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper, refresh: str,
-    roles: Roles, layout: Layout, ns_coeffs: Any, ns_steps: int, by_shape: bool,
+    block_size: int | None, sides: str, max_precond_dim: int | None, roles: Roles,
+    ns_coeffs: Any, ns_steps: int, by_shape: bool,
 ) -> Any:  # fmt: skip
-    numbers = {"beta": beta, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
-    numbers |= {"precondition_frequency": precondition_frequency, "refresh": refresh}
-    new = of_matrices(_whiten, SoapMuonState, gs, s, t, tree, layout, roles, numbers)
+    numbers = {"beta": beta, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps, "refresh": refresh}
+    numbers |= {"precondition_frequency": precondition_frequency, "block_size": block_size, "sides": sides}
+    numbers |= {"max_precond_dim": max_precond_dim, "roles": roles}
+    new = of_matrices(_whiten, SoapMuonState, gs, s, t, tree, numbers)
     leaves = tree.of_each(plan_of(tree.label, tree.of(gs), roles, Matrix()).leaves)
     coeffs = coefficients(tree.label, ns_coeffs, ns_steps)
 
@@ -86,7 +88,8 @@ def _soap_muon(
     g: Array, s: SoapMuonState, p: Any, t: Array,
     beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
     ns_coeffs: Staged = "standard", ns_steps: Staged = 5, by_shape: Staged = False, refresh: Staged = "qr",
-    layout: Staged = None, mu_dtype: Staged = None, roles: Staged = None, label: Staged = "", u: Reduced = None,
+    block_size: Staged = None, sides: Staged = "both", max_precond_dim: Staged = None, mu_dtype: Staged = None,
+    roles: Staged = None, u: Reduced = None,
 ) -> Any:  # fmt: skip
     return u, s
 
@@ -155,8 +158,8 @@ def scale_by_soap_muon(
     """
     return _checked(
         "gdjax.scale_by_soap_muon", beta, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
-        ns_coeffs=ns_coeffs, ns_steps=ns_steps, refresh=refresh, layout=Layout(block_size, sides, max_precond_dim),
-        mu_dtype=mu_dtype, roles=roles,
+        ns_coeffs=ns_coeffs, ns_steps=ns_steps, refresh=refresh,
+        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=roles,
     )  # fmt: skip
 
 
@@ -252,7 +255,7 @@ def soap_muon(
     direction = _checked(
         label, beta, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
         ns_coeffs=ns_coeffs, ns_steps=ns_steps, by_shape=True, refresh=refresh,
-        layout=Layout(block_size, sides, max_precond_dim), mu_dtype=mu_dtype, roles=numbers,
+        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=numbers,
     )  # fmt: skip
     return with_adam(
         label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
