@@ -54,7 +54,8 @@ PLACES = {
 
 TITLES = {
     "rules/numbers": "Numbers in a rule", "rules/leafwise": "Rules", "rules/wrapper": "Wrappers",
-    "more/optax": "Optax", "rules/slots": "Slots of a state", "rules/stages": "Stages and stacks", "rules/matrixwise": "Rules of one matrix",
+    "more/optax": "Optax", "rules/slots": "Slots of a state", "rules/stages": "Stages and stacks",
+    "rules/matrixwise": "Rules of one matrix",
     "types/annotations": "For annotations", "combine/inject": "Injected hyperparameters",
     "training/loop": "minimize", "combine/hyperparams": "Hyperparameters in force",
     "combine/roles": "Leaves by role",

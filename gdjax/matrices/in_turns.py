@@ -12,6 +12,8 @@ from jax.extend.core import Jaxpr, Primitive
 
 from gdjax.numerics import Array
 
+WHERE = "call it in a rule of gdjax.matrixwise itself, in no condition, loop or jitted function of it"
+
 turns_p = Primitive("gdjax_in_turns")
 turns_p.multiple_results = True
 
@@ -43,6 +45,9 @@ def in_turns(f: Callable[..., Sequence[Array]], every: Any, due: Any = None) -> 
     Returns:
       A function of the list of olds, and of A and more arrays, that returns the list of the new values.
 
+    Raises:
+      TypeError: f returned no array for each old one, or one of another shape; it is called elsewhere than in a rule.
+
     Example:
       >>> import collections, gdjax, jax.numpy as jnp
       >>> State = collections.namedtuple("State", "count L P")
@@ -58,9 +63,16 @@ def in_turns(f: Callable[..., Sequence[Array]], every: Any, due: Any = None) -> 
 
     def call(olds: Sequence[Array], *factors: Array) -> list[Array]:
         olds = [jnp.asarray(x) for x in olds]
-        closed = jax.make_jaxpr(lambda first, *xs: [
-            new.astype(old.dtype) for new, old in zip(f(first, *xs), olds, strict=True)
-        ])(jnp.asarray(True), *olds, *factors)  # fmt: skip
+        if not factors:
+            raise TypeError("gdjax.in_turns: pass the matrix that a turn works on, in_turns(f, every)(olds, A)")
+
+        def news(first: Array, *xs: Array) -> list[Array]:
+            found = [jnp.asarray(x) for x in f(first, *xs)]
+            if (got := [x.shape for x in found]) != (wanted := [x.shape for x in olds]):
+                raise TypeError(f"gdjax.in_turns: f returned shapes {got} for olds of shapes {wanted}")
+            return [new.astype(old.dtype) for new, old in zip(found, olds, strict=True)]
+
+        closed = jax.make_jaxpr(news)(jnp.asarray(True), *olds, *factors)
         period = every if isinstance(every, int) else None
         turn = Turn(closed.jaxpr, period, len(olds), len(factors), due is not None)
         given = [] if due is None else [jnp.asarray(due)]
@@ -72,7 +84,7 @@ def in_turns(f: Callable[..., Sequence[Array]], every: Any, due: Any = None) -> 
 
 @turns_p.def_impl
 def _alone(*_: Any, **__: Any) -> Any:
-    raise NotImplementedError("gdjax.in_turns: call it in a rule of gdjax.matrixwise")
+    raise TypeError(f"gdjax.in_turns: {WHERE}")
 
 
 @turns_p.def_abstract_eval

@@ -88,6 +88,7 @@ def matrixwise(
       max_precond_dim: a side longer than that has no factor.
       roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
         tree, or a function from the parameters to one.
+      and the names of dtypes and starts that slots have and the rule has not.
       With `sides` "both" or "short" a tall matrix lies in its stack on its side: the rule sees it transposed.
 
     Raises:
@@ -108,7 +109,8 @@ def matrixwise(
         own = named(rule, 4)
         dtypes = {x.dtype for x in slots.values() if isinstance(x, Block)}
         fills = {x.fill for x in slots.values() if isinstance(x, Along) and isinstance(x.fill, str)}
-        extra = dict.fromkeys(sorted((dtypes | fills) - {"", *(p.name for p in own)})) | LIFTED
+        others = dict.fromkeys(sorted(dtypes - {""})) | dict.fromkeys(sorted(fills), 0.0) | LIFTED
+        extra = {name: x for name, x in others.items() if name not in {p.name for p in own}}
 
         def given(g: Array, s: Any, p: Any, t: Any, u: Any = None, **_: Any) -> Any:
             return u, s

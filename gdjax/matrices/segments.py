@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal, Var
 
 from gdjax.core import meshes
-from gdjax.matrices.in_turns import Turn, turns_p
+from gdjax.matrices.in_turns import WHERE, Turn, turns_p
 from gdjax.numerics import Array
 from gdjax.xla import places
-from gdjax.xla.facts import Evaluation
+from gdjax.xla.facts import Evaluation, has_inside
 from gdjax.xla.write_order import LARGE
 
 
@@ -48,6 +48,8 @@ class Segments:
             if any(v in self.of_matrices for v in e.invars if isinstance(v, Var)):
                 self.of_matrices.update(e.outvars)
         self.meetings = [_meeting(e) for e in jaxpr.eqns if e.primitive is turns_p]
+        if any(has_inside(e, turns_p) for e in jaxpr.eqns if e.primitive is not turns_p):
+            raise TypeError(f"gdjax.in_turns: {WHERE}")
 
     def _places(self, inputs: Sequence[Var], places: Sequence[int]) -> dict[Var, Var]:
         """For each output, and the values that turns make it of, the input that it may overwrite."""

@@ -106,6 +106,13 @@ def _innermost(equation: Any) -> Iterator[Any]:
         yield equation
 
 
+def has_inside(equation: Any, primitive: Any) -> bool:
+    """Whether a function inside an equation, at any depth, has an equation of that primitive."""
+    inside = [getattr(x, "jaxpr", x) for x in _flat(equation.params.values())]
+    equations = [e for x in inside if hasattr(x, "eqns") for e in x.eqns]
+    return any(e.primitive is primitive or has_inside(e, primitive) for e in equations)
+
+
 def _flat(xs: Iterable[Any]) -> Iterator[Any]:
     for x in xs:
         yield from _flat(x) if isinstance(x, tuple | list) else [x]
