@@ -14,6 +14,7 @@ from gdjax.numerics import Array
 
 WHERE = "call it in a rule of gdjax.matrixwise itself, in no condition, loop or jitted function of it"
 
+LONGEST = 10_000  # steps over which turns are spread: a table has an entry for each
 turns_p = Primitive("gdjax_in_turns")
 turns_p.multiple_results = True
 
@@ -22,7 +23,7 @@ class Turn(NamedTuple):
     """The parameters of one `in_turns` in a trace; its operands are `due`, `every`, olds, factors and constants."""
 
     jaxpr: Jaxpr  # (first, *olds, *factors) -> news, and constants
-    period: int | None  # `every`, where it is a Python number
+    period: int | None  # `every`, where it is an int over which turns are spread
     olds: int  # how many
     factors: int
     has_due: bool
@@ -73,7 +74,9 @@ def in_turns(f: Callable[..., Sequence[Array]], every: Any, due: Any = None) -> 
             return [new.astype(old.dtype) for new, old in zip(found, olds, strict=True)]
 
         closed = jax.make_jaxpr(news)(jnp.asarray(True), *olds, *factors)
-        period = every if isinstance(every, int) else None
+        if isinstance(every, int) and every < 1:
+            raise ValueError(f"gdjax.in_turns: every must be at least 1, got {every}")
+        period = every if isinstance(every, int) and every <= LONGEST else None
         turn = Turn(closed.jaxpr, period, len(olds), len(factors), due is not None)
         given = [] if due is None else [jnp.asarray(due)]
         given += [] if period is not None else [jnp.asarray(every)]

@@ -182,10 +182,11 @@ def _of_stacks(
     for name, g in found.together(xs).items():
         mine = {f: x[name] for f, x in slots.items()}
         of[name] = _Rule(rule, State, bounded(g, "summed"), mine, t, arrays, constants)
+    numbers = _spread(of)
     for j in range(max((len(x.segments.meetings) for x in of.values()), default=0)):
-        for x in of.values():
+        for name, x in of.items():
             x.segments.evaluate(j)
-        _meet(of, j, count)
+            x.meet(j, count, numbers.get((name, j)))
     for x in of.values():
         x.segments.evaluate(len(x.segments.meetings))
     us = {name: x.results()[0] for name, x in of.items()}
@@ -214,39 +215,38 @@ class _Rule:
         closed = jax.make_jaxpr(of_one)(*ones, t, *(arrays[k] for k in names))
         self.segments = Segments(closed, stacks, [t, *(arrays[k] for k in names)], list(range(len(stacks))))
 
+    def meet(self, j: int, count: Array, numbers: Sequence[int] | None) -> None:
+        """The turns of the j-th `in_turns` of the rule, if it has so many."""
+        known = self.segments
+        if j < len(known.meetings):
+            m = known.meetings[j]
+            every = m.turn.period if m.every is None else known.scalar(m.every)
+            due = None if m.due is None else known.scalar(m.due)
+            olds, factors = ([known.values[v] for v in xs] for xs in (m.olds, m.factors))
+            constants = [known.scalar(v) for v in m.constants]
+            news = turns.turned(m.turn.jaxpr, olds, factors, constants, count, every, due, numbers)
+            known.values.update(zip(m.news, news, strict=True))
+
     def results(self) -> tuple[Array, dict[str, Array]]:
         values = self.segments.values
         u, *news = [values[v] for v in self.segments.closed.jaxpr.outvars]
         return u, dict(zip(self.fields, news, strict=True))
 
 
-def _meet(of: Mapping[str, _Rule], j: int, count: Array) -> None:
-    """The turns of the j-th `in_turns` of the rule."""
-    for name, x in of.items():
-        if j >= len(x.segments.meetings):
-            continue
-        m, seg = x.segments.meetings[j], x.segments
-        numbers = _spread(of)[name, j] if m.turn.period is not None else None
-        every = m.turn.period if m.turn.period is not None else seg.scalar(m.every)
-        due = None if m.due is None else seg.scalar(m.due)
-        values = lambda vs: [seg.values[v] for v in vs]  # noqa: B023, E731
-        consts = [seg.scalar(v) for v in m.constants]
-        news = turns.turned(m.turn.jaxpr, values(m.olds), values(m.factors), consts, count, every, due, numbers)
-        seg.values.update(zip(m.news, news, strict=True))
-
-
 def _spread(of: Mapping[str, _Rule]) -> dict[tuple[str, int], list[int]]:
-    """How many matrices have their turn in each step, by stack and `in_turns`; the dearest are spread first."""
-    costs = {}
-    for j in range(max(len(x.segments.meetings) for x in of.values())):
+    """How many matrices have their turn in each step of a period, by stack and `in_turns`; the longest come first.
+
+    All that have one period share its steps, so that these have about as much to do.
+    """
+    costs: dict[int, dict[tuple[str, int], tuple[int, float, int]]] = {}
+    for j in range(max((len(x.segments.meetings) for x in of.values()), default=0)):
         for name, x in of.items():
-            if j < len(x.segments.meetings) and x.segments.meetings[j].turn.period is not None:
-                m = x.segments.meetings[j]
-                n, sides = m.factors[0].aval.shape[-1], x.g.shape[1:]
-                costs[name, j] = n, float(n**2 * (sum(sides))), len(x.g), m.turn.period
-    ordered = sorted(costs.items(), key=lambda c: -c[1][0])
-    periods = {c[3] for c in costs.values()}
+            turn = x.segments.meetings[j].turn if j < len(x.segments.meetings) else None
+            if turn is not None and turn.period is not None:
+                n = x.segments.meetings[j].factors[0].aval.shape[-1]
+                costs.setdefault(turn.period, {})[name, j] = n, float(n**2 * sum(x.g.shape[1:])), len(x.g)
     found = {}
-    for k in periods:
-        found |= turns.spread({key: (cost, number) for key, (_, cost, number, p) in ordered if p == k}, k)
+    for period, stacks in costs.items():
+        ordered = sorted(stacks.items(), key=lambda item: -item[1][0])
+        found |= turns.spread({key: (cost, number) for key, (_, cost, number) in ordered}, period)
     return found

@@ -1,6 +1,6 @@
-"""What is dear for each Kronecker factor, such as its eigenvectors, in turns: some of the factors in each step.
+"""Turns: a function of some of the matrices of a stack in each step.
 
-A step works on a run of each stack that begins where a table says, so all factors of a stack have one program.
+A step works on a run of the stack that begins where a table says, so all matrices of a stack have one program.
 """
 
 import itertools
@@ -9,13 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 from gdjax.core import meshes
 from gdjax.numerics import Array
 from gdjax.xla.write_order import LARGE
-
-LONGEST = 10_000  # steps over which turns are spread: a table has an entry for each
 
 
 def spread(stacks: Mapping[Any, tuple[float, int]], k: int) -> dict[Any, list[int]]:
@@ -34,16 +32,18 @@ def spread(stacks: Mapping[Any, tuple[float, int]], k: int) -> dict[Any, list[in
 
 
 def turned(
-    f: Any, olds: Sequence[Array], factors: Sequence[Array], constants: Sequence[Array], count: Array, every: Any,
+    f: Jaxpr, olds: Sequence[Array], factors: Sequence[Array], constants: Sequence[Array], count: Array, every: Any,
     due: Any, numbers: Sequence[int] | None,
 ) -> list[Array]:  # fmt: skip
     """The olds of a stack after the turns of this step.
 
     Args:
-      f: traced, of (first, *constants?, *olds, *factors) of one matrix.
+      f: traced, from `first`, the olds and the factors of one matrix to new olds, with these constants.
+      count: with this update.
+      every, due: see `in_turns`.
       numbers: how many have their turn in each step of a period; None where all have it in one.
     """
-    spreads = numbers is not None and every <= LONGEST
+    spreads = numbers is not None
     k = every if spreads else jnp.maximum(jnp.asarray(every), 1).astype(count.dtype)
     due = (count - 1) % k == 0 if due is None else due
     step, first = (count - 1) % k if spreads else jnp.zeros_like(count), count <= k if spreads else count == 1
@@ -55,8 +55,7 @@ def turned(
 
     def work(factors: list[Array], olds: list[Array]) -> list[Array]:
         a, *others = factors
-        every_one = [len(a)] if not spreads else numbers
-        return of_run(of_one, a, olds, others, step, every_one)
+        return of_run(of_one, a, olds, others, step, numbers or [len(a)])
 
     return work(factors, olds) if spreads else meshes.cond(due, work, lambda _, olds: olds, factors, olds)
 
