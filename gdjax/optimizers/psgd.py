@@ -18,7 +18,7 @@ from gdjax.matrices import psgd
 from gdjax.matrices.of_gradients import blocks_and
 from gdjax.matrices.plan import Leaf
 from gdjax.matrices.roles import routing
-from gdjax.matrices.turns import LONGEST
+from gdjax.matrices.in_turns import LONGEST
 from gdjax.numerics import Array
 from gdjax.optimizers.with_adam import with_adam
 from gdjax.schedules.decay import precond_update_prob_schedule
