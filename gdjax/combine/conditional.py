@@ -15,7 +15,8 @@ from gdjax import tree
 from gdjax.core import base, checks, meshes
 from gdjax.core.state_form import as_formed
 from gdjax.core.types import ArrayTree, OptState, Params, Updates
-from gdjax.numerics import Array, flags
+from gdjax.numerics import Array
+from gdjax.xla import flags
 from gdjax.xla.write_order import after, bound_for, destination, written
 
 

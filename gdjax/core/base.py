@@ -166,11 +166,6 @@ def _concrete(x: Any) -> bool:
     return isinstance(x, np.ndarray | np.number | float | int | complex) and not is_float0(x)
 
 
-def is_key(x: Any) -> bool:
-    """Whether `x` is an array of typed PRNG keys, which are no numbers."""
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.extended)
-
-
 def is_float0(x: Any) -> bool:
     """Whether `x` is the gradient of an integer: JAX's type for "there is none"."""
     return getattr(x, "dtype", None) == jax.dtypes.float0

@@ -22,13 +22,9 @@ RAW = "updates", "gradients"  # of a wrapper: those that it passes on, and those
 
 
 def fused(
-    rules: Sequence[Any],
-    updates: Updates,
-    states: Sequence[Any],
-    params: Params,
-    extra_args: dict[str, Any],
+    rules: Sequence[Any], updates: Updates, states: Sequence[Any], params: Params, extra_args: dict[str, Any],
     raw: Sequence[Any] | None = None,
-) -> tuple[Any, list[Any]]:
+) -> tuple[Any, list[Any]]:  # fmt: skip
     """Applies rules one after the other, leaf by leaf: one call of one jitted function per leaf for all the rules.
 
     JAX traces that function once for each shape and dtype among the leaves. So a leaf adds one equation to the trace,
@@ -146,13 +142,11 @@ def _leaves(rules: Sequence[Any], updates: Updates, params: Params) -> Leaves:
     flat, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_skipped)
     gs = [_array(rules[0].label, path, g) for path, g in flat]
     trained = [not is_skipped(g) and not base.is_float0(g) for g in gs]
-    ps, all_params, error = _parameters(rules, structure, [g for _, g in flat], updates, params)
-    return Leaves(structure, [path for path, _ in flat], gs, trained, ps, all_params, error, params)
+    of_params = _parameters(rules, structure, [g for _, g in flat], updates, params)
+    return Leaves(structure, [path for path, _ in flat], gs, trained, *of_params, params)
 
 
-def _parameters(
-    rules: Sequence[Any], structure: Any, gs: Any, updates: Updates, params: Params
-) -> tuple[list[Any], list[Any] | None, Exception | None]:
+def _parameters(rules: Sequence[Any], structure: Any, gs: Any, updates: Updates, params: Params) -> tuple[Any, ...]:
     """The fields `ps`, `all_params` and `params_error` of `Leaves`."""
     nothing = [None] * structure.num_leaves
     if params is None:

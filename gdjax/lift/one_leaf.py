@@ -14,9 +14,9 @@ from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.codec import Codec
 from gdjax.lift import rule_checks
-from gdjax.lift.late_nan import Late, nan_where_not_finite, with_late_nan
 from gdjax.xla import reads, write_order
 from gdjax.xla.facts import Evaluation, graph_of
+from gdjax.xla.late_nan import Late, nan_where_not_finite, with_late_nan
 from gdjax.xla.loops import SMALL, UPDATE, Plan, plan, unordered
 
 Array = jax.Array

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from gdjax.core.adding import add
+from gdjax.core.arrays import add
 from gdjax.numerics import Array
 
 NEAR = 0.01  # of a number's own step: the distance at which a bound counts as reached

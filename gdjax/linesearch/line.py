@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics, tree
 from gdjax.core import base, checks
-from gdjax.core.adding import add
+from gdjax.core.arrays import add
 from gdjax.core.state_form import as_formed
 from gdjax.core.types import ArrayTree, OptState, Params, Updates
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Primitive
 
+from gdjax.core import meshes
 from gdjax.numerics import Array
 
 WHERE = "call it in a rule of gdjax.matrixwise itself, in no condition, loop or jitted function of it"
@@ -73,6 +74,7 @@ def in_turns(f: Callable[..., Sequence[Array]], every: Any, due: Any = None) -> 
                 raise TypeError(f"gdjax.in_turns: f returned shapes {got} for olds of shapes {wanted}")
             return [new.astype(old.dtype) for new, old in zip(found, olds, strict=True)]
 
+        olds, factors = meshes.alike(olds, list(factors))
         closed = jax.make_jaxpr(news)(jnp.asarray(True), *olds, *factors)
         if isinstance(every, int) and every < 1:
             raise ValueError(f"gdjax.in_turns: every must be at least 1, got {every}")

@@ -21,7 +21,7 @@ from gdjax.linalg.matrices import Matrix
 from gdjax.matrices import factored, turns
 from gdjax.matrices.factored import Blocks, Layout, blocks_of, stands_for_a_tree
 from gdjax.matrices.of_gradients import blocks_and
-from gdjax.matrices.segments import Segments
+from gdjax.matrices.segments import Segments, one_of
 from gdjax.numerics import Array, bounded
 
 # The arguments that the lift takes, and not the rule.
@@ -211,8 +211,7 @@ class _Rule:
             news = [getattr(new, f).astype(x.dtype) for f, x in zip(self.fields, olds, strict=True)]
             return [u.astype(g.dtype), *news]
 
-        ones = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in stacks]
-        closed = jax.make_jaxpr(of_one)(*ones, t, *(arrays[k] for k in names))
+        closed = jax.make_jaxpr(of_one)(*map(one_of, stacks), t, *(arrays[k] for k in names))
         self.segments = Segments(closed, stacks, [t, *(arrays[k] for k in names)], list(range(len(stacks))))
 
     def meet(self, j: int, count: Array, numbers: Sequence[int] | None) -> None:

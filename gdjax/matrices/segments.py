@@ -125,6 +125,11 @@ def _meeting(e: Any) -> Meeting:
     return Meeting(turn, due, every, olds, rest[: turn.factors], rest[turn.factors :], list(e.outvars))
 
 
+def one_of(stack: Array) -> Any:
+    """What stands for one matrix of a stack in a trace; in `shard_map` it varies as the stack does."""
+    return stack[0] if meshes.varying_axes(stack) else jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype)
+
+
 def over_stack(f: Callable[..., Sequence[Array]], stacks: Sequence[Array], over: Sequence[int | None]) -> list[Array]:
     """f of one matrix, for all of a stack.
 
@@ -137,7 +142,7 @@ def over_stack(f: Callable[..., Sequence[Array]], stacks: Sequence[Array], over:
     number = len(stacks[0])
     if number == 1:
         return [y[None] for y in f(*(x[0] for x in stacks))]
-    shapes = jax.eval_shape(f, *(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in stacks))
+    shapes = jax.eval_shape(f, *map(one_of, stacks))
     fits = [
         i if i is not None and (stacks[i].shape[1:], stacks[i].dtype) == (y.shape, y.dtype) else None
         for i, y in zip(over, shapes, strict=True)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core.base import is_key
+from gdjax.core.arrays import is_key
 from gdjax.core.types import ArrayTree
 
 Array = jax.Array

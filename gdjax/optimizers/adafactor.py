@@ -13,11 +13,11 @@ from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor, New
 from gdjax.numerics import Array, abs_sq, bounded_sq, scaled
-from gdjax.numerics.sums import limited, means_of_squares
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 from gdjax.transforms.trust_ratio import scale_by_param_block_rms
+from gdjax.xla.sums import limited, means_of_squares
 
 
 class FactoredState(NamedTuple):

@@ -11,8 +11,8 @@ from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.slots import Moment, Shared, initial_parameter
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, scalar, sqrt, widen
-from gdjax.numerics.sums import summand
 from gdjax.transforms.decay import decayed, of_some
+from gdjax.xla.sums import summand
 
 # All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
 _wide = Moment(wide=True)

@@ -13,8 +13,8 @@ from gdjax.lift.leafwise import Hyper, Reduced
 from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
-from gdjax.numerics.sums import summand
 from gdjax.tree.norms import finite_square
+from gdjax.xla.sums import summand
 
 
 class MechanicState(NamedTuple):

@@ -10,7 +10,7 @@ from gdjax.core.types import Params
 from gdjax.lift.leafwise import Hyper, Reduced, leafwise
 from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, scalar, sqrt, widen
-from gdjax.numerics.sums import summand
+from gdjax.xla.sums import summand
 
 _average = Moment()
 

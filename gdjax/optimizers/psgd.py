@@ -15,10 +15,10 @@ from gdjax.lift.slots import Shared, first_moment
 from gdjax.lift.stages import Reduced, Stage, Staged, Tree, Whole
 from gdjax.linalg.whitening import Form
 from gdjax.matrices import psgd
+from gdjax.matrices.in_turns import LONGEST
 from gdjax.matrices.of_gradients import blocks_and
 from gdjax.matrices.plan import Leaf
 from gdjax.matrices.roles import routing
-from gdjax.matrices.in_turns import LONGEST
 from gdjax.numerics import Array
 from gdjax.optimizers.with_adam import with_adam
 from gdjax.schedules.decay import precond_update_prob_schedule

@@ -16,7 +16,7 @@ from gdjax.core.closures import value_of
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
-from gdjax.numerics.flags import on_gpu
+from gdjax.xla.flags import on_gpu
 from gdjax.xla.write_order import after, bound_for, destination, written
 
 Array = jax.Array

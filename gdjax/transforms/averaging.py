@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks, meshes
-from gdjax.core.adding import add
+from gdjax.core.arrays import add
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, OptState, Params, Scalar, Transform, Updates
 from gdjax.lift import order, slots

@@ -8,7 +8,7 @@ from gdjax.core.types import OptState
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array, spoiled
-from gdjax.numerics.sums import share_of_nonzeros
+from gdjax.xla.sums import share_of_nonzeros
 
 
 class CautiousState(NamedTuple):

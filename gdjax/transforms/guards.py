@@ -13,7 +13,7 @@ from gdjax.combine.conditional import all_finite, apply_or, apply_where, compani
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import OptState, Params, Transform, Updates
-from gdjax.numerics.flags import flag, none
+from gdjax.xla.flags import flag, none
 from gdjax.xla.write_order import bound_for
 
 Array = jax.Array

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import base, checks, domains, meshes
-from gdjax.core.adding import add
+from gdjax.core.arrays import add
 from gdjax.core.signatures import short_types
 from gdjax.core.types import Params, Scalar, Updates
 from gdjax.xla import reads

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import base, meshes
-from gdjax.core.adding import add
+from gdjax.core import meshes
+from gdjax.core.arrays import add, is_key
 from gdjax.xla import bits
 
 Array = jax.Array
@@ -67,7 +67,7 @@ def after(first: Array, rest: Any) -> Any:
     one, axes = _one(jnp.real(first[(0,) * first.ndim])), meshes.varying_axes(first)
 
     def tied(x: Array) -> Array:
-        if base.is_key(x) or not axes <= meshes.varying_axes(x):
+        if is_key(x) or not axes <= meshes.varying_axes(x):
             return x
         return bits.with_flipped(x, one != 1) if x.dtype.itemsize == 2 else x * one.astype(x.dtype)
 

@@ -9,8 +9,8 @@ import pytest
 import gdjax
 from gdjax import numerics
 from gdjax.numerics import norms as vector_norms
-from gdjax.numerics.sums import summand
 from gdjax.xla import write_order
+from gdjax.xla.sums import summand
 from tests.support import relaxed
 from tests.trees import precision, random_tree
 

@@ -20,10 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # The folders, from the ground up. A folder imports from those before it, a module in the root from all.
 ORDER = (
-    "core xla numerics tree linalg schedules lift matrices combine transforms linesearch projections optimizers "
+    "core numerics xla tree linalg schedules lift matrices combine transforms linesearch projections optimizers "
     "inspection losses plots training experimental"
 ).split()
 UPWARDS = {
+    ("numerics/bounds", "xla/bits"): "which numbers are finite, as a compiler takes it best; stands on `core` alone",
+    ("numerics/bounds", "xla/reads"): "16-bit numbers where they are read; stands on nothing",
+    ("numerics/norms", "xla/products"): "products that keep a NaN; stands on `core` alone",
     ("schedules/__init__", "combine/inject"): "Optax has inject_hyperparams among its schedules, too",
     ("plots/landscape", "training/step"): "a path over a landscape is one of `minimize`, which plots its results",
 }

@@ -57,7 +57,7 @@ def shown(kernels: Any, slots: Any, how: Any) -> str:
         line = name(loop.index)
         line += f" after {', '.join(map(name, loop.waits))}" if loop.waits else ""
         line += f" from {', '.join(map(name, loop.uses))}" if loop.uses else ""
-        words.append(line + " anew" * loop.again + " held" * loop.held + " fresh" * loop.fresh)
+        words.append(line + " anew" * loop.again + " held" * loop.held + " unrelated" * loop.unrelated)
     return f"{' + '.join(dict.fromkeys(k.name for k in kernels))}: {'; '.join(words)}{' | keeps' * how.keeps}"
 
 
@@ -80,7 +80,7 @@ def test_the_facts_are_those_of_the_papers():
     assert of(gdjax.scale_by_lion()) == "update; mu after update"  # c_t is of the old mu
     assert of(gdjax.scale_by_adam()) == "mu; nu; update from mu, nu"
     assert of(gdjax.scale_by_adadelta()) == "e_g; update from e_g; e_x after update from e_g anew"
-    assert of(gdjax.scale_by_adan()).endswith("; g after v, n fresh; m from g; update from m, v, n")
+    assert of(gdjax.scale_by_adan()).endswith("; g after v, n unrelated; m from g; update from m, v, n")
 
 
 def test_a_circle_of_loops_and_an_output_that_is_an_input():

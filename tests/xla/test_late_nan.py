@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.lift import late_nan
 from gdjax.lift.one_leaf import OneLeaf
 from gdjax.numerics import bounded
+from gdjax.xla import late_nan
 
 ODD = np.asarray([1.0, np.inf, -np.inf, np.nan, 3e38, -3e38, 1e-30, 0.0], "float32")
 

@@ -1,10 +1,16 @@
-"""How an update is added to its parameter."""
+"""Keys among arrays, and how an update is added to its parameter."""
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from gdjax.core import base
+
+
+def is_key(x: Any) -> bool:
+    """Whether `x` is an array of typed PRNG keys, which are no numbers."""
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.extended)
 
 
 def add(p: Any, u: Any) -> Any:
