@@ -6,16 +6,15 @@ from typing import Any
 import jax
 
 from gdjax.core import base
-from gdjax.core.base import GradientTransformation
 from gdjax.core.boxes import unboxed
 from gdjax.core.skipped import is_skipped
-from gdjax.core.types import OptState, Params
+from gdjax.core.types import OptState, Params, Transform
 from gdjax.lift.order import averages
 
 LABEL = "gdjax.eval_params"
 
 
-def eval_params(tx: GradientTransformation, state: OptState, params: Params) -> Params:
+def eval_params(tx: Transform, state: OptState, params: Params) -> Params:
     """The parameters to evaluate, keep and serve.
 
     These are the averages of `params_ema` and `swa`, x of `schedule_free`, the slow parameters of `lookahead`; for any

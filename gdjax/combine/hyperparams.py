@@ -150,7 +150,7 @@ def _names(paths: list[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _walk(tx: Transform, state: OptState, where: tuple[str, ...], at: At) -> Iterator[Found]:
+def _walk(tx: Any, state: OptState, where: tuple[str, ...], at: At) -> Iterator[Found]:
     part = base.part_of(tx) if hasattr(tx, "update") else tx
     if isinstance(getattr(state, "hyperparams", None), dict):
         yield from (((*where, k), x) for k, x in injected(tx, state, at).items())

@@ -26,7 +26,7 @@ def waiting(tx: Transform, state: OptState) -> Iterator[str]:
             yield from told(s, arguments)  # not of many runs at once, as of `sweep`
 
 
-def _inside(tx: Transform, state: OptState) -> Iterator[Found]:
+def _inside(tx: Any, state: OptState) -> Iterator[Found]:
     """The states of wrappers, from outside to inside; `tx` is None where it is not known."""
     part = None if tx is None else base.part_of(tx)
     if isinstance(part, Chain):

@@ -146,7 +146,9 @@ def _leaves(rules: Sequence[Any], updates: Updates, params: Params) -> Leaves:
     return Leaves(structure, [path for path, _ in flat], gs, trained, *of_params, params)
 
 
-def _parameters(rules: Sequence[Any], structure: Any, gs: Any, updates: Updates, params: Params) -> tuple[Any, ...]:
+def _parameters(
+    rules: Sequence[Any], structure: Any, gs: Any, updates: Updates, params: Params
+) -> tuple[Any, Any, Any]:
     """The fields `ps`, `all_params` and `params_error` of `Leaves`."""
     nothing = [None] * structure.num_leaves
     if params is None:

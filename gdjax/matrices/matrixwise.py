@@ -122,7 +122,7 @@ def matrixwise(
         places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("g", "s", "p", "t")]
         lifted = [inspect.Parameter(name, by_name, default=x) for name, x in extra.items()]
         functools.update_wrapper(given, rule)
-        del given.__wrapped__
+        given.__dict__.pop("__wrapped__")  # whose arguments are not those of `given`
         u = inspect.Parameter("u", by_name, default=Reduced)
         _sign(given, [*places, *own, *lifted, u])
         _sign(stage, [*places, *own, *(inspect.Parameter(name, by_name) for name in ("tree", *LIFTED))])
@@ -136,7 +136,7 @@ def _sign(f: Any, parameters: Sequence[inspect.Parameter]) -> None:
     f.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.kind))
 
 
-def in_stacks(**slots: Slot) -> dict[str, Whole]:
+def in_stacks(**slots: Slot) -> dict[str, Any]:
     """The slots, as those of a state whose stages call `of_matrices`."""
     return {name: Whole(functools.partial(_started, slot)) for name, slot in slots.items()}
 

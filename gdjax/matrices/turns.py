@@ -53,7 +53,7 @@ def turned(
     def of_one(a: Array, olds: Sequence[Array], *others: Array) -> list[Array]:
         return list(traced(first, *olds, a, *others))
 
-    def work(factors: list[Array], olds: list[Array]) -> list[Array]:
+    def work(factors: Sequence[Array], olds: Sequence[Array]) -> list[Array]:
         a, *others = factors
         return of_run(of_one, a, olds, others, step, numbers or [len(a)])
 

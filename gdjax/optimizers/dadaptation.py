@@ -70,7 +70,8 @@ def _pair(label: str, betas: Any) -> tuple[Any, Any]:
 
 
 def _prodigy_estimate(
-    g: Array, s: Any, p: Array, t: Array, learning_rate: Any, beta1: Hyper, beta2: Hyper, beta3: Any, estim_lr0: Any,
+    g: list[Array], s: Any, p: list[Array], t: Array,
+    learning_rate: Any, beta1: Hyper, beta2: Hyper, beta3: Any, estim_lr0: Any,
     estim_lr_coef: Any, safeguard_warmup: bool, bias_correction: bool,
 ) -> dict[str, Any]:  # fmt: skip
     d = jnp.asarray(s.estim_lr)
@@ -177,7 +178,7 @@ def prodigy(
 
 
 def _dadapt_estimate(
-    g: Array, s: Any, p: Array, t: Array,
+    g: list[Array], s: Any, p: list[Array], t: Array,
     learning_rate: Any, beta1: Hyper, beta2: Hyper, eps: Hyper, bias_correction: bool,
 ) -> dict[str, Any]:  # fmt: skip
     d = jnp.asarray(s.estim_lr)

@@ -68,7 +68,7 @@ def _weights(beta: Hyper, t: Array) -> tuple[Any, Any]:
 
 
 def _momo_step(
-    g: Array, s: Any, p: Array, t: Array,
+    g: list[Array], s: Any, p: list[Array], t: Array,
     learning_rate: Any, beta: Hyper, lower_bound: Any, weight_decay: Any, adapt_lower_bound: bool, value: Any,
 ) -> dict[str, Any]:  # fmt: skip
     lb = jnp.asarray(s.lb)
@@ -143,7 +143,7 @@ def _shrunk(step: Array, p: Array, decay: Hyper) -> Array:
 
 
 def _momo_adam_step(
-    g: Array, s: Any, p: Array, t: Array,
+    g: list[Array], s: Any, p: list[Array], t: Array,
     learning_rate: Any, b1: Hyper, b2: Hyper, eps: Hyper, lower_bound: Any, weight_decay: Any, adapt_lower_bound: bool,
     value: Any,
 ) -> dict[str, Any]:  # fmt: skip

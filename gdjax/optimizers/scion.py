@@ -258,7 +258,7 @@ def scion(
 
     groups = {
         "matrix": group("spectral", radius),
-        "embedding": group(f"embedding_{embedding_norm}", embedding_radius),
+        "embedding": group("embedding_sign" if embedding_norm == "sign" else "embedding_col", embedding_radius),
         "head": group(head_norm, head_radius),
         "other": group("rms", other_radius),
     }

@@ -53,7 +53,7 @@ def averages(G: Array, s: ShampooState, b1: Hyper, b2: Hyper, grafting_b2: Hyper
     return s._replace(mu=b1 * s.mu + (1 - b1) * G, nu=nu, L=left, R=right)
 
 
-def inverse_root(first: Array, old: Array, *rest: Array, p: Hyper, size: Array, eps: Hyper, method: str) -> Any:
+def inverse_root(first: Array, old: Array, *rest: Array, p: Hyper, size: Array, eps: Hyper, method: Any) -> Any:
     """(A / size + eps I)^(-1/p) of a factor, the last of `rest`; for "qr" its basis too, one power step further."""
     *basis, a = rest
     a = a * (1 / size).astype(a.dtype) + jnp.asarray(eps).astype(a.dtype) * jnp.eye(a.shape[-1], dtype=a.dtype)
