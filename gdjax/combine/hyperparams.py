@@ -196,11 +196,11 @@ def _inside(fields: Iterable[str]) -> Iterator[str]:
     return (f for f in fields if f.endswith("_state"))
 
 
-def _described(tx: Transform, state: OptState) -> str:
+def _described(tx: Any, state: OptState) -> str:
     return f"a transform with {type(state).__name__}" if tx is None else described(tx)
 
 
-def calls_of(tx: Transform) -> Any:
+def calls_of(tx: Any) -> Any:
     """The calls that made a transform of this library, the outermost first."""
     return getattr(value_of(getattr(tx, "update", None)), "calls", ())
 
