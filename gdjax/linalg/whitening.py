@@ -7,7 +7,7 @@ A factor is (n, n), or (n, 1), real, where it is diagonal.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -180,8 +180,3 @@ def _lengths(v: Array) -> Array:
 
 def _or_one(x: Array) -> Array:
     return jnp.where(x == 0, 1, x)
-
-
-def in_batches(f: Callable[..., Any]) -> Callable[..., Any]:
-    """`f` of one matrix as a function of one or of a stack."""
-    return lambda *xs: f(*xs) if xs[0].ndim == 2 else jax.vmap(f)(*xs)
