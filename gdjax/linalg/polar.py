@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from gdjax import numerics
 from gdjax.core import checks
@@ -89,7 +88,7 @@ def orthogonalize(
     eps: Any = 1e-8,
     *,
     preconditioning: str = "frobenius",
-    ns_dtype: DTypeLike | None = None,
+    ns_dtype: Any = None,
 ) -> Array:
     """About the polar factor U V^T of each matrix U S V^T, by products alone: its singular values made about 1.
 

@@ -1,6 +1,6 @@
 """Shampoo, SOAP and their kin."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -24,6 +24,26 @@ def matrices_by_rank(params: Any) -> Any:
     return jax.tree.map(lambda p: Matrix() if is_matrix(p) else None, params)
 
 
+class OneSidedState(NamedTuple):
+    count: Any
+    mu: Any
+    L: Any
+    P: Any
+
+
+@gdjax.matrixwise(OneSidedState, mu=gdjax.Block(), L=gdjax.Side(0), P=gdjax.Side(0, identity=True))
+def _one_sided(G: Any, s: Any, p: Any, t: Any, b1: Any, b2: Any, k: Any = 2) -> Any:  # noqa: N803
+    """One-sided Shampoo as a rule of one's own."""
+    mu, L = b1 * s.mu + (1 - b1) * G, b2 * s.L + (1 - b2) * G @ G.mT.conj()  # noqa: N806
+    (P,) = gdjax.in_turns(lambda first, P, L: [gdjax.inverse_root(L, 2, 1e-3)], k)([s.P], L)  # noqa: N806
+    return P @ mu, s._replace(mu=mu, L=L, P=P)
+
+
+@gdjax.transform
+def _own(b1: Any, b2: Any) -> Any:
+    return gdjax.masked(_one_sided(b1, b2), lambda tree: jax.tree.map(is_matrix, tree))
+
+
 _SOAP = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "shampoo_beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2,
          "adam_weight_decay": 1e-2}  # fmt: skip
 _SHAMPOO = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-3, "root": 4.0, "grafting_b2": 0.9,
@@ -35,6 +55,7 @@ _soap_part, _kl_soap_part, _kl_shampoo_part, _soap_muon_part, _shampoo_part = (
 _STILL = {"weight_decay": 0.0, "adam_weight_decay": 0.0}
 
 CASES = (
+    Case("matrixwise", _own, {"b1": 0.9, "b2": 0.9}),
     Case("soap", gdjax.soap, _SOAP, _FEW, quiet=_STILL, needs_params=True),
     Case("soap/eigh", gdjax.soap, _SOAP, {**_FEW, "refresh": "eigh", "sides": "short", "block_size": 2}, quiet=_STILL,
          needs_params=True, slow=True),

@@ -15,7 +15,7 @@ from tests.contracts.test_contracts import is_factory
 
 SGD = gdjax.sgd(0.1)
 NO_ARGUMENTS_OF_ITS_OWN = {"chain", "named_chain", "inject_hyperparams", "inject_stateful_hyperparams", "sgdr_schedule"}
-MAKERS = {"leafwise", "transform", "to_optax", "from_optax"}  # of factories; from and to transforms
+MAKERS = {"leafwise", "matrixwise", "transform", "to_optax", "from_optax"}  # of factories; from and to transforms
 TRANSFORMS = {
     name: getattr(gdjax, name)
     for name in [*gdjax.__all__, "MultiSteps"]
