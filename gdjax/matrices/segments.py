@@ -64,14 +64,15 @@ class Segments:
         return found
 
     def known_before(self, meeting: int) -> list[Var]:
-        """The operands of a meeting, and the outputs that need no later one."""
+        """The outputs and the operands of meetings that need none of the meetings from this one on.
+
+        Those of later meetings too: what is computed after a meeting has overwritten a slot needs a copy of it.
+        """
         late = {v for m in self.meetings[meeting:] for v in m.news}
-        wanted = [v for v in self.closed.jaxpr.outvars if isinstance(v, Var) and not self._needs(v, late)]
-        if meeting < len(self.meetings):
-            m = self.meetings[meeting]
-            wanted += [v for v in (*m.olds, *m.factors, *m.constants) if isinstance(v, Var)]
-        new = [v for v in dict.fromkeys(wanted) if v not in self.values]
-        return new
+        wanted = [*self.closed.jaxpr.outvars]
+        wanted += [v for m in self.meetings[meeting:] for v in (*m.olds, *m.factors, *m.constants)]
+        new = [v for v in dict.fromkeys(v for v in wanted if isinstance(v, Var)) if v not in self.values]
+        return [v for v in new if not self._needs(v, late)]
 
     def _needs(self, value: Var, late: set[Var]) -> bool:
         needed = {value}
@@ -101,7 +102,8 @@ class Segments:
             values = Evaluation(self.closed, shared | dict(zip(names, xs, strict=True)))
             return [values.value(v) for v in wanted]
 
-        over = [names.index(p) if (p := self.place.get(v)) in names else None for v in wanted]
+        names += dict.fromkeys(p for v in wanted if (p := self.place.get(v)) is not None and p not in names)
+        over = [None if (p := self.place.get(v)) is None else names.index(p) for v in wanted]
         made = over_stack(f, [self.values[v] for v in names], over)
         self.values.update(zip(wanted, made, strict=True))
 

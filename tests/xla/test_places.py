@@ -40,9 +40,10 @@ def test_the_places_are_no_constants_of_the_loops():
 
 
 @pytest.mark.optimized
-def test_a_step_of_soap_copies_no_stack():
+@pytest.mark.parametrize("method", [gdjax.scale_by_soap, gdjax.scale_by_kl_soap])
+def test_a_step_of_soap_copies_no_stack(method):
     params = {f"w{i}": jax.ShapeDtypeStruct((256, 256), jnp.float32) for i in range(5)}
-    tx = gdjax.scale_by_soap()
+    tx = method()
 
     def step(state, grads):
         return tx.update(grads, state)[::-1]
