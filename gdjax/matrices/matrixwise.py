@@ -13,6 +13,7 @@ from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, MaskedNode
 from gdjax.core.types import ArrayTree, Params
+from gdjax.lift import rule_checks
 from gdjax.lift.leafwise import Reduced, leafwise
 from gdjax.lift.rule_checks import named
 from gdjax.lift.slots import start
@@ -170,18 +171,18 @@ def of_matrices(
     hyper = {k: x for k, x in arguments.items() if k not in LIFTED}
     arrays = {k: x for k, x in hyper.items() if isinstance(x, jax.Array)}
     constants = {k: x for k, x in hyper.items() if k not in arrays}
-    run = functools.partial(_of_stacks, rule, State, found, constants)
+    run = functools.partial(_of_stacks, tree.label, rule, State, found, constants)
     return meshes.partitioned(run, {"u": gs, **slots}, xs, slots, s.count, t, arrays)
 
 
 def _of_stacks(
-    rule: Any, State: Any, found: Blocks, constants: Mapping[str, Any], xs: Any, slots: Any, count: Array, t: Array,  # noqa: N803
-    arrays: Mapping[str, Array],
+    label: str, rule: Any, State: Any, found: Blocks, constants: Mapping[str, Any],  # noqa: N803
+    xs: Any, slots: Any, count: Array, t: Array, arrays: Mapping[str, Array],
 ) -> dict[str, Any]:  # fmt: skip
     of = {}
     for name, g in found.together(xs).items():
         mine = {f: x[name] for f, x in slots.items()}
-        of[name] = _Rule(rule, State, bounded(g, "summed"), mine, t, arrays, constants)
+        of[name] = _Rule(f"{label}: matrices {name}", rule, State, bounded(g, "summed"), mine, t, arrays, constants)
     numbers = _spread(of)
     for j in range(max((len(x.segments.meetings) for x in of.values()), default=0)):
         for name, x in of.items():
@@ -198,7 +199,9 @@ def _of_stacks(
 class _Rule:
     """The rule of one matrix for the matrices of one shape."""
 
-    def __init__(self, rule: Any, State: Any, g: Array, slots: Any, t: Array, arrays: Any, constants: Any):  # noqa: N803
+    def __init__(
+        self, where: str, rule: Any, State: Any, g: Array, slots: Any, t: Array, arrays: Any, constants: Any  # noqa: N803
+    ):  # fmt: skip
         self.g, self.fields = g, [f for f, x in slots.items() if hasattr(x, "shape")]
         nothing = {f: None for f, x in slots.items() if not hasattr(x, "shape")}
         names, stacks = sorted(arrays), [g, *(slots[f] for f in self.fields)]
@@ -207,9 +210,12 @@ class _Rule:
             olds, t, numbers = rest[: len(self.fields)], rest[len(self.fields)], rest[len(self.fields) + 1 :]
             wide = [x.astype(numerics.at_least_float32(x.dtype)) for x in olds]
             s = State(**{f: None for f in State._fields} | nothing | dict(zip(self.fields, wide, strict=True)))
-            u, new = rule(g, s, None, t, **constants, **dict(zip(names, numbers, strict=True)))
-            news = [getattr(new, f).astype(x.dtype) for f, x in zip(self.fields, olds, strict=True)]
-            return [u.astype(g.dtype), *news]
+            result = rule(g, s, None, t, **constants, **dict(zip(names, numbers, strict=True)))
+            try:
+                u, new = rule_checks.returned(State, result, g, dict(zip(self.fields, olds, strict=True)))
+            except (TypeError, ValueError) as e:
+                raise type(e)(f"{where}: {e}") from None
+            return [u, *(jnp.asarray(getattr(new, f)).astype(x.dtype) for f, x in zip(self.fields, olds, strict=True))]
 
         closed = jax.make_jaxpr(of_one)(*map(one_of, stacks), t, *(arrays[k] for k in names))
         self.segments = Segments(closed, stacks, [t, *(arrays[k] for k in names)], list(range(len(stacks))))
@@ -221,14 +227,13 @@ class _Rule:
             m = known.meetings[j]
             every = m.turn.period if m.every is None else known.scalar(m.every)
             due = None if m.due is None else known.scalar(m.due)
-            olds, factors = ([known.values[v] for v in xs] for xs in (m.olds, m.factors))
+            olds, factors = (list(map(known.stack, xs)) for xs in (m.olds, m.factors))
             constants = [known.scalar(v) for v in m.constants]
             news = turns.turned(m.turn.jaxpr, olds, factors, constants, count, every, due, numbers)
             known.values.update(zip(m.news, news, strict=True))
 
     def results(self) -> tuple[Array, dict[str, Array]]:
-        values = self.segments.values
-        u, *news = [values[v] for v in self.segments.closed.jaxpr.outvars]
+        u, *news = map(self.segments.stack, self.segments.closed.jaxpr.outvars)
         return u, dict(zip(self.fields, news, strict=True))
 
 

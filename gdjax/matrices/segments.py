@@ -33,7 +33,6 @@ class Segments:
 
     Args:
       closed: the rule of one matrix, from the matrices, then scalars, to the update and the new slots.
-      matrices: how many of its inputs are matrices.
       stacks, scalars: what these are.
       places: for each output the input whose memory it may take.
     """
@@ -42,7 +41,7 @@ class Segments:
         self.closed, jaxpr = closed, closed.jaxpr
         inputs = jaxpr.invars[: len(stacks)]
         self.values: dict[Var, Any] = dict(zip(jaxpr.invars, [*stacks, *scalars], strict=True))
-        self.place = self._places(inputs, places)
+        self.place, self.number = self._places(inputs, places), len(stacks[0])
         self.of_matrices = set(inputs)
         for e in jaxpr.eqns:
             if any(v in self.of_matrices for v in e.invars if isinstance(v, Var)):
@@ -86,6 +85,13 @@ class Segments:
         if isinstance(value, Literal):
             return jnp.asarray(value.val)
         return Evaluation(self.closed, {v: x for v, x in self.values.items() if v not in self.of_matrices}).value(value)
+
+    def stack(self, value: Any) -> Array:
+        """A value for all matrices, also one that is the same for each."""
+        if isinstance(value, Var) and value in self.of_matrices:
+            return self.values[value]
+        one = self.scalar(value)
+        return jnp.broadcast_to(one, (self.number, *one.shape))
 
     def evaluate(self, meeting: int) -> None:
         """What is known before a meeting, or after the last one."""

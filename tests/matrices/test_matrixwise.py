@@ -151,3 +151,32 @@ def test_wrong_sizes():
         rule(sides="left").init(gradients(1)[0])
     with pytest.raises(ValueError, match="block_size"):
         rule(block_size=0).init(gradients(1)[0])
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda G, s: (G[0], s), r"rule: matrices 3x4: the rule returned .* as the update, expected"),  # noqa: N803
+        (lambda G, s: G, "rule: matrices 3x4: the rule returned .* alone, expected two things"),  # noqa: N803
+        (lambda G, s: (G, s._replace(L=G)), "rule: matrices 3x4: the rule returned .* for state.L, expected"),  # noqa: N803
+    ],
+)
+def test_wrong_results(result: Any, message: str):
+    g = {"w": jnp.ones((3, 4))}
+    tx = wrong(result)
+    with pytest.raises((TypeError, ValueError), match=message):
+        tx.update(g, tx.init(g))
+
+
+def test_what_is_the_same_for_all_matrices():
+    """An update, a slot and an old value that no gradient is part of."""
+    g = {"a": jnp.ones((3, 4)), "b": jnp.ones((3, 4))}
+
+    def still(G: Any, s: Any) -> Any:  # noqa: N803
+        (P,) = gdjax.in_turns(lambda first, P, L: [P + L], 1)([jnp.eye(3)], s.L)  # noqa: N806
+        return jnp.zeros_like(G), s._replace(P=P, L=jnp.ones((3, 3)))
+
+    updates, state = (tx := wrong(still)).update(g, tx.init(g))
+    np.testing.assert_array_equal(updates["b"], np.zeros((3, 4)))
+    np.testing.assert_array_equal(state.P["3x4"], np.tile(np.eye(3), (2, 1, 1)))
+    np.testing.assert_array_equal(state.L["3x4"], np.ones((2, 3, 3)))
