@@ -210,7 +210,7 @@ UNSCALED = {
     "scale_by_sophia hutchinson_estimator_diag_hessian scale_by_zoom_linesearch scale_by_backtracking_linesearch "
     "sam/opaque",
     "what is added to eigenvalues, or what they start at, stays where it is": "shampoo shampoo/qr shampoo/newton "
-    "kl_shampoo kl_soap scale_by_shampoo scale_by_kl_shampoo scale_by_kl_soap",
+    "kl_shampoo kl_soap matrixwise scale_by_shampoo scale_by_kl_shampoo scale_by_kl_soap",
     "the first step moves nothing, the other leaves have power 1": "scale_by_soap scale_by_soap_muon",
     "singular vectors of equal singular values are any": "galore scale_by_galore",
 }

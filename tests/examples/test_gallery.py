@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from tests import test_layout
+from tests.repository import test_layout
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "examples"))

@@ -24,6 +24,7 @@ LINE = gdjax.linear_schedule(1.0, 0.0, 10)
 def plt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("MPLBACKEND", "Agg")
     pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.close("all")  # what other tests have left
     yield pyplot
     for ax in (ax for k in pyplot.get_fignums() for ax in pyplot.figure(k).axes):
         ax.figure.canvas.draw()  # nothing that fails only when drawn
