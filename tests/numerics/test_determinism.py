@@ -85,7 +85,9 @@ def digests() -> dict[str, str]:
 
 
 def test_another_process_gives_the_same_bits():
-    code = "import json, tests.conftest; from tests.numerics import test_determinism as t; print(json.dumps(t.digests()))"
+    code = (
+        "import json, tests.conftest; from tests.numerics import test_determinism as t; print(json.dumps(t.digests()))"
+    )
     root = Path(__file__).resolve().parents[2]
     child = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
