@@ -34,8 +34,7 @@ def in_turns(f: Callable[..., Sequence[Array]], every: Any, due: Any = None) -> 
     """f for the matrices whose turn it is, in a rule of `matrixwise`: `in_turns(f, k)(olds, A, ...) -> news`.
 
     `f(first, *olds, A, ...)` returns new values for all olds; `first` says whether it is the matrix's first turn. In a
-    step in which a matrix has no turn it keeps the olds, and nothing is computed for it. It is called in the rule
-    itself, not in a condition or a loop of it.
+    step in which a matrix has no turn it keeps the olds. Call it in the rule itself, not in a condition or a loop.
 
     Args:
       f: a function of one matrix.

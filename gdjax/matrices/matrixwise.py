@@ -35,7 +35,7 @@ class Block:
 
     real: bool = False
     dtype: str = ""
-    only: tuple[str, Any] = ()  # type: ignore[assignment]  # an argument and its value, without which there is no slot
+    only: tuple[str, Any] | None = None  # an argument, and the value without which there is no slot
 
     what = property(lambda self: "squares" if self.real else "blocks")
 
@@ -46,7 +46,7 @@ class Side:
 
     side: int
     identity: bool = False  # where it starts: at I, else at 0
-    only: tuple[str, Any] = ()  # type: ignore[assignment]  # as in `Block`
+    only: tuple[str, Any] | None = None  # as in `Block`
 
     what = property(lambda self: "Q" * self.identity + "LR"[self.side])
 
@@ -146,7 +146,7 @@ def _started(slot: Slot, params: Params, given: Mapping[str, Any]) -> Any:
     if stands_for_a_tree(params):
         return jnp.zeros(())
     found = _blocks(given["label"], params, given)
-    if (only := getattr(slot, "only", ())) and given[only[0]] != only[1]:
+    if (only := getattr(slot, "only", None)) and given[only[0]] != only[1]:
         return {name: MaskedNode() for name in found.numbers}
     fill = start(slot.fill, given) if isinstance(slot, Along) else 1.0
     return factored.started(params, found, slot.what, given.get(getattr(slot, "dtype", "")), fill)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Literal, Var
+from jax.extend.core import ClosedJaxpr, Var
 
 from gdjax.core import meshes
 from gdjax.matrices.in_turns import WHERE, Turn, turns_p
@@ -39,12 +39,13 @@ class Segments:
 
     def __init__(self, closed: ClosedJaxpr, stacks: Sequence[Array], scalars: Sequence[Array], places: Sequence[int]):
         self.closed, jaxpr = closed, closed.jaxpr
-        inputs = jaxpr.invars[: len(stacks)]
-        self.values: dict[Var, Any] = dict(zip(jaxpr.invars, [*stacks, *scalars], strict=True))
+        inputs, others = jaxpr.invars[: len(stacks)], jaxpr.invars[len(stacks) :]
+        self.values: dict[Var, Any] = dict(zip(inputs, stacks, strict=True))
+        self.shared = Evaluation(closed, dict(zip(others, scalars, strict=True)))
         self.place, self.number = self._places(inputs, places), len(stacks[0])
         self.of_matrices = set(inputs)
         for e in jaxpr.eqns:
-            if any(v in self.of_matrices for v in e.invars if isinstance(v, Var)):
+            if e.primitive is turns_p or any(v in self.of_matrices for v in e.invars if isinstance(v, Var)):
                 self.of_matrices.update(e.outvars)
         self.meetings = [_meeting(e) for e in jaxpr.eqns if e.primitive is turns_p]
         if any(has_inside(e, turns_p) for e in jaxpr.eqns if e.primitive is not turns_p):
@@ -68,23 +69,21 @@ class Segments:
         Those of later meetings too: what is computed after a meeting has overwritten a slot needs a copy of it.
         """
         late = {v for m in self.meetings[meeting:] for v in m.news}
-        wanted = [*self.closed.jaxpr.outvars]
-        wanted += [v for m in self.meetings[meeting:] for v in (*m.olds, *m.factors, *m.constants)]
-        new = [v for v in dict.fromkeys(v for v in wanted if isinstance(v, Var)) if v not in self.values]
-        return [v for v in new if not self._needs(v, late)]
+        wanted = [*self.closed.jaxpr.outvars, *(v for m in self.meetings[meeting:] for v in (*m.olds, *m.factors))]
+        new = [v for v in dict.fromkeys(x for x in wanted if isinstance(x, Var)) if v in self.of_matrices]
+        return [v for v in new if v not in self.values and not self._made_of([v]) & late]
 
-    def _needs(self, value: Var, late: set[Var]) -> bool:
-        needed = {value}
+    def _made_of(self, wanted: Sequence[Var]) -> set[Var]:
+        """These values and all that they are computed from, up to those that are known."""
+        needed = set(wanted)
         for e in reversed(self.closed.jaxpr.eqns):
-            if any(v in needed for v in e.outvars):
-                needed.update(v for v in e.invars if isinstance(v, Var) and v not in self.values)
-        return bool(needed & late)
+            if any(v in needed and v not in self.values for v in e.outvars):
+                needed.update(v for v in e.invars if isinstance(v, Var))
+        return needed
 
     def scalar(self, value: Any) -> Any:
         """A value that no matrix is part of."""
-        if isinstance(value, Literal):
-            return jnp.asarray(value.val)
-        return Evaluation(self.closed, {v: x for v, x in self.values.items() if v not in self.of_matrices}).value(value)
+        return self.shared.value(value)
 
     def stack(self, value: Any) -> Array:
         """A value for all matrices, also one that is the same for each."""
@@ -96,32 +95,20 @@ class Segments:
     def evaluate(self, meeting: int) -> None:
         """What is known before a meeting, or after the last one."""
         wanted = self.known_before(meeting)
-        for v in [v for v in wanted if v not in self.of_matrices]:
-            self.values[v] = self.scalar(v)
-        wanted = [v for v in wanted if v in self.of_matrices]
         if not wanted:
             return
-        names = [v for v in self.values if v in self.of_matrices and self._reads(wanted, v)]
-        shared = {v: x for v, x in self.values.items() if v not in self.of_matrices}
+        read = self._made_of(wanted)
+        inputs = [v for v in self.values if v in read]
 
         def f(*xs: Array) -> list[Array]:
-            values = Evaluation(self.closed, shared | dict(zip(names, xs, strict=True)))
+            values = Evaluation(self.closed, self.shared.known | dict(zip(inputs, xs, strict=False)))
             return [values.value(v) for v in wanted]
 
-        names += dict.fromkeys(p for v in wanted if (p := self.place.get(v)) is not None and p not in names)
-        over = [None if (p := self.place.get(v)) is None else names.index(p) for v in wanted]
-        made = over_stack(f, [self.values[v] for v in names], over)
+        # A stack whose memory a result may take is handed in even where f does not read it.
+        stacks = list(dict.fromkeys([*inputs, *(self.place[v] for v in wanted if v in self.place)]))
+        over = [stacks.index(self.place[v]) if v in self.place else None for v in wanted]
+        made = over_stack(f, [self.values[v] for v in stacks], over)
         self.values.update(zip(wanted, made, strict=True))
-
-    def _reads(self, wanted: Sequence[Var], value: Var) -> bool:
-        known = set(self.values)
-        needed, read = set(wanted), set()
-        for e in reversed(self.closed.jaxpr.eqns):
-            if any(v in needed and v not in known for v in e.outvars):
-                variables = {v for v in e.invars if isinstance(v, Var)}
-                needed |= variables
-                read |= variables
-        return value in read or value in wanted
 
 
 def _meeting(e: Any) -> Meeting:

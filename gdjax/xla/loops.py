@@ -16,8 +16,8 @@ Lion has two loops, where the caller adds the update to the parameter:
     0:  p - lr sign(b1 mu + (1 - b1) g)  over p        1:  b2 mu + (1 - b2) g  over mu
 
 Loop 0 reads the old mu, which loop 1 overwrites. So loop 1 waits for loop 0, and nothing is copied. They share no dear
-value: b1 mu and b2 mu differ. Adam's loops share sqrt(nu) and more: its update is computed from the new moments, which
-are in memory by then, and so comes last (`uses`).
+value: b1 mu and b2 mu differ. Adam's update is computed from the new moments: its loop comes after theirs and reads
+them where they are (`uses`).
 """
 
 import itertools
