@@ -121,8 +121,9 @@ from gdjax.losses import (
     squared_error,
 )
 from gdjax.matrices.in_turns import in_turns
-from gdjax.matrices.matrixwise import Along, Block, Side, matrixwise
+from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.roles import label_by_role, matrices_by_role
+from gdjax.matrices.slots import Along, Block, Side
 from gdjax.microbatching import microbatch
 from gdjax.numerics import bounded, safe_increment, safe_int32_increment
 from gdjax.numerics.norms import safe_norm, safe_root_mean_squares

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax import numerics
-from gdjax.core import checks, meshes
-from gdjax.core.base import MaskedNode
+from gdjax.core import checks
 from gdjax.core.types import ArrayTree, Params
 from gdjax.linalg import blocks
 from gdjax.matrices.plan import Leaf, plan_of
@@ -179,42 +178,6 @@ def blocks_of(label: str, tree: ArrayTree, numbers: Any, default: Any, layout: L
     leaves = plan_of(label, tree, numbers, default).leaves
     cuts = [Cut(leaf, layout.block_size) if leaf.is_matrix else None for leaf in leaves]
     return Blocks(cuts, [jnp.iscomplexobj(x) for x in jax.tree.leaves(tree)], layout)
-
-
-def started(params: Params, found: Blocks, what: str, dtype: Any = None, fill: Any = 1.0) -> Stacks:
-    """What a slot starts as, an array for each stack.
-
-    Args:
-      what: "blocks" or "squares", zeros like the blocks, those of squares real; "L" or "R", zeros, squares of the rows
-        or the columns; "QL" or "QR", identities like these; "dL" or "dR", `fill` for each of the rows, (number, rows,
-        1), or of the columns, (number, 1, columns).
-      dtype: of "blocks", if it is not the least.
-    """
-    leaves, stacks = jax.tree.leaves(params), {}
-    for (name, rows, columns), members in found.members.items():
-        own, size = [leaves[x.leaf] for x in members], (_number(members), rows, columns)
-        stacks[name] = _first(own, size, found.layout.has(rows, columns), what, dtype, fill)
-    return stacks
-
-
-def _first(ps: list[Any], size: tuple[int, int, int], has: Sequence[bool], what: str, dtype: Any, fill: Any) -> Any:
-    number, *sides = size
-    real = jax.dtypes.canonicalize_dtype(numerics.widest_real(ps))
-    own = numerics.complex_dtype(real) if jnp.iscomplexobj(ps[0]) else real
-    zeros = lambda dtype, *shape: meshes.zeros_along(ps[0], (), dtype, (number, *shape))  # noqa: E731
-    if what == "squares":
-        return zeros(real, *sides)
-    if what == "blocks":
-        if dtype is not None:
-            own = numerics.complex_dtype(dtype) if jnp.issubdtype(own, jnp.complexfloating) else dtype
-        return zeros(own, *sides)
-    side = "LR".index(what[-1])
-    if not has[side]:
-        return MaskedNode()
-    n = sides[side]
-    if what[0] == "d":
-        return zeros(real, *((1, n) if side else (n, 1))) + fill
-    return zeros(own, n, n) + jnp.eye(n, dtype=own)[None] if what[0] == "Q" else zeros(own, n, n)
 
 
 def stands_for_a_tree(params: Params) -> bool:

@@ -3,7 +3,6 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,57 +10,17 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import meshes
-from gdjax.core.base import GradientTransformation, MaskedNode
-from gdjax.core.types import ArrayTree, Params
+from gdjax.core.base import GradientTransformation
 from gdjax.lift import rule_checks
 from gdjax.lift.leafwise import Reduced, leafwise
 from gdjax.lift.rule_checks import named
-from gdjax.lift.slots import start
-from gdjax.lift.stages import Tree, Whole
-from gdjax.linalg.matrices import Matrix
-from gdjax.matrices import factored, turns
-from gdjax.matrices.factored import Blocks, Layout, blocks_of, stands_for_a_tree
+from gdjax.lift.stages import Tree
+from gdjax.matrices import turns
+from gdjax.matrices.factored import Blocks
 from gdjax.matrices.of_gradients import blocks_and
 from gdjax.matrices.segments import Segments, one_of
+from gdjax.matrices.slots import LIFTED, Along, Block, Slot, blocks_for, in_stacks
 from gdjax.numerics import Array, bounded
-
-# The arguments that the lift takes, and not the rule.
-LIFTED = {"block_size": None, "sides": "both", "max_precond_dim": None, "roles": None}
-
-
-@dataclass(frozen=True)
-class Block:
-    """A slot like the matrices, (rows, columns), of zeros; `real` for squares. `dtype` names a hyperparameter."""
-
-    real: bool = False
-    dtype: str = ""
-    only: tuple[str, Any] | None = None  # an argument, and the value without which there is no slot
-
-    what = property(lambda self: "squares" if self.real else "blocks")
-
-
-@dataclass(frozen=True)
-class Side:
-    """A slot that is square along the rows, side 0, or the columns, side 1; None where that side has no factor."""
-
-    side: int
-    identity: bool = False  # where it starts: at I, else at 0
-    only: tuple[str, Any] | None = None  # as in `Block`
-
-    what = property(lambda self: "Q" * self.identity + "LR"[self.side])
-
-
-@dataclass(frozen=True)
-class Along:
-    """A slot of numbers for rows, (rows, 1), side 0, or columns, (1, columns), side 1; None where it has no factor."""
-
-    side: int
-    fill: str | float = 0.0  # where it starts, or the name of an argument
-
-    what = property(lambda self: "d" + "LR"[self.side])
-
-
-Slot = Block | Side | Along
 
 
 def matrixwise(
@@ -137,26 +96,6 @@ def _sign(f: Any, parameters: Sequence[inspect.Parameter]) -> None:
     f.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.kind))
 
 
-def in_stacks(**slots: Slot) -> dict[str, Any]:
-    """The slots, as those of a state whose stages call `of_matrices`."""
-    return {name: Whole(functools.partial(_started, slot)) for name, slot in slots.items()}
-
-
-def _started(slot: Slot, params: Params, given: Mapping[str, Any]) -> Any:
-    if stands_for_a_tree(params):
-        return jnp.zeros(())
-    found = _blocks(given["label"], params, given)
-    if (only := getattr(slot, "only", None)) and given[only[0]] != only[1]:
-        return {name: MaskedNode() for name in found.numbers}
-    fill = start(slot.fill, given) if isinstance(slot, Along) else 1.0
-    return factored.started(params, found, slot.what, given.get(getattr(slot, "dtype", "")), fill)
-
-
-def _blocks(label: str, tree: ArrayTree, given: Mapping[str, Any]) -> Blocks:
-    layout = Layout(given["block_size"], given["sides"], given["max_precond_dim"]).checked(label)
-    return blocks_of(label, tree, given["roles"], Matrix(), layout)
-
-
 def of_matrices(
     rule: Any, State: Any, gs: list[Array], s: Any, t: Array, tree: Tree, arguments: dict[str, Any]  # noqa: N803
 ) -> dict[str, Any]:  # fmt: skip
@@ -167,7 +106,7 @@ def of_matrices(
     """
     slots = {name: x for name, x in s._asdict().items() if name != "count"}
     first = next(iter(slots.values()))
-    found, xs = blocks_and(tree, gs, first, lambda like: _blocks(tree.label, like, arguments))
+    found, xs = blocks_and(tree, gs, first, lambda like: blocks_for(tree.label, like, arguments))
     hyper = {k: x for k, x in arguments.items() if k not in LIFTED}
     arrays = {k: x for k, x in hyper.items() if isinstance(x, jax.Array)}
     constants = {k: x for k, x in hyper.items() if k not in arrays}

@@ -7,8 +7,9 @@ from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases
-from gdjax.matrices.matrixwise import Block, matrixwise
+from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.roles import routing
+from gdjax.matrices.slots import Block
 from gdjax.numerics import Array
 from gdjax.optimizers.kl_shampoo import SLOTS, whitened_factors
 from gdjax.optimizers.kronecker import labelled

@@ -14,8 +14,9 @@ from gdjax.linalg import spectral
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.in_turns import in_turns
 from gdjax.matrices.kronecker import adjoint, gram
-from gdjax.matrices.matrixwise import Block, Side, matrixwise
+from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.roles import routing
+from gdjax.matrices.slots import Block, Side
 from gdjax.numerics import Array, debias
 from gdjax.numerics.norms import unit_and_norm
 from gdjax.optimizers.kronecker import labelled

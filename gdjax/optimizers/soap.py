@@ -10,8 +10,9 @@ from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
-from gdjax.matrices.matrixwise import Block, Side, matrixwise
+from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.roles import routing
+from gdjax.matrices.slots import Block, Side
 from gdjax.numerics import Array, debias
 from gdjax.optimizers.kronecker import labelled, with_factors
 from gdjax.optimizers.with_adam import with_adam

@@ -15,9 +15,10 @@ from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import coefficients
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
-from gdjax.matrices.matrixwise import Block, Side, in_stacks, of_matrices
+from gdjax.matrices.matrixwise import of_matrices
 from gdjax.matrices.plan import plan_of
 from gdjax.matrices.roles import routing
+from gdjax.matrices.slots import Block, Side, in_stacks
 from gdjax.numerics import Array
 from gdjax.optimizers.kronecker import labelled, with_factors
 from gdjax.optimizers.with_adam import with_adam

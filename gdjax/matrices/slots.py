@@ -1,0 +1,129 @@
+"""The slots of a rule of one matrix: what each starts as, in the stack of all matrices of one shape."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import numerics
+from gdjax.core import meshes
+from gdjax.core.base import MaskedNode
+from gdjax.core.types import ArrayTree, Params
+from gdjax.lift.slots import start
+from gdjax.lift.stages import Whole
+from gdjax.linalg.matrices import Matrix
+from gdjax.matrices.factored import Blocks, Layout, blocks_of, stands_for_a_tree
+from gdjax.numerics import Array
+
+# The arguments that the lift takes, and not the rule.
+LIFTED = {"block_size": None, "sides": "both", "max_precond_dim": None, "roles": None}
+
+
+class Stack(NamedTuple):
+    """What a slot may know of a stack when it starts."""
+
+    ps: list[Any]  # the parameters whose matrices it holds
+    number: int
+    sides: tuple[int, int]
+    has: tuple[bool, bool]  # whether rows and columns have factors
+    given: Mapping[str, Any]  # the arguments of the factory
+
+    def zeros(self, dtype: Any, *shape: int) -> Array:
+        return meshes.zeros_along(self.ps[0], (), dtype, (self.number, *shape))
+
+    def real(self) -> Any:
+        return jax.dtypes.canonicalize_dtype(numerics.widest_real(self.ps))
+
+    def own(self) -> Any:
+        return numerics.complex_dtype(self.real()) if jnp.iscomplexobj(self.ps[0]) else self.real()
+
+
+@dataclass(frozen=True)
+class Block:
+    """A slot like the matrices, (rows, columns), of zeros, in float32 at least.
+
+    Args:
+      real: whether it is real where the matrices are complex, as squares are.
+      dtype: the name of an argument that, if it is not None, is the dtype.
+      only: an argument and the value without which there is no slot.
+    """
+
+    real: bool = False
+    dtype: str = ""
+    only: tuple[str, Any] | None = None
+
+    def start(self, stack: Stack) -> Any:
+        dtype, own = stack.given.get(self.dtype), stack.real() if self.real else stack.own()
+        if dtype is not None:
+            own = numerics.complex_dtype(dtype) if jnp.issubdtype(own, jnp.complexfloating) else dtype
+        return stack.zeros(own, *stack.sides)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A slot that is square along the rows, side 0, or the columns, side 1; None in the rule where it has no factor.
+
+    Args:
+      side: 0 or 1.
+      identity: whether it starts at I, and not at 0.
+      only: as in `Block`.
+    """
+
+    side: int
+    identity: bool = False
+    only: tuple[str, Any] | None = None
+
+    def start(self, stack: Stack) -> Any:
+        if not stack.has[self.side]:
+            return MaskedNode()
+        n, own = stack.sides[self.side], stack.own()
+        zeros = stack.zeros(own, n, n)
+        return zeros + jnp.eye(n, dtype=own)[None] if self.identity else zeros
+
+
+@dataclass(frozen=True)
+class Along:
+    """A slot of real numbers for the rows, (rows, 1), side 0, or the columns, (1, columns), side 1.
+
+    Args:
+      side: 0 or 1; None in the rule where that side has no factor.
+      fill: where it starts: a number, or the name of an argument.
+    """
+
+    side: int
+    fill: str | float = 0.0
+    only: tuple[str, Any] | None = None
+
+    def start(self, stack: Stack) -> Any:
+        if not stack.has[self.side]:
+            return MaskedNode()
+        n = stack.sides[self.side]
+        return stack.zeros(stack.real(), *((1, n) if self.side else (n, 1))) + start(self.fill, stack.given)
+
+
+Slot = Block | Side | Along
+
+
+def in_stacks(**slots: Slot) -> dict[str, Any]:
+    """The slots, as those of a state whose stages call `of_matrices`."""
+    return {name: Whole(functools.partial(_started, slot)) for name, slot in slots.items()}
+
+
+def _started(slot: Slot, params: Params, given: Mapping[str, Any]) -> Any:
+    if stands_for_a_tree(params):
+        return jnp.zeros(())
+    found, leaves, stacks = blocks_for(given["label"], params, given), jax.tree.leaves(params), {}
+    for (name, rows, columns), members in found.members.items():
+        number, has = sum(x.number for x in members), found.layout.has(rows, columns)
+        stack = Stack([leaves[x.leaf] for x in members], number, (rows, columns), has, given)
+        wanted = slot.only is None or given[slot.only[0]] == slot.only[1]
+        stacks[name] = slot.start(stack) if wanted else MaskedNode()
+    return stacks
+
+
+def blocks_for(label: str, tree: ArrayTree, given: Mapping[str, Any]) -> Blocks:
+    layout = Layout(given["block_size"], given["sides"], given["max_precond_dim"]).checked(label)
+    return blocks_of(label, tree, given["roles"], Matrix(), layout)
