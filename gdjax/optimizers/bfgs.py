@@ -268,7 +268,7 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Any) -> GradientTra
 
         def size(pairs: Array, g: Array) -> Array:
             """What the identity is multiplied by until there is a pair."""
-            return jnp.where((pairs == 0) & scaled, 1 / jnp.maximum(tree.global_norm(g), 1), 1)
+            return jnp.where((pairs == 0) & scaled, 1 / jnp.maximum(tree.global_norm(g).astype(g.dtype), 1), 1)
 
         now = H, state.count, state.pairs, state.slope
         u, H, pairs, slope = meshes.partitioned(step, (lists[3], H, None, None), *now, *lists)

@@ -59,6 +59,8 @@ def test_p1_a_zero_gradient_gives_a_zero_update(case: Case, examples: int):
         params = data.draw(filled(draw_structure(data, examples, any_dtype(examples)), ordinary))
         if case.covers == "keep_params_nonnegative":  # its update of what is negative is not zero
             params = jax.tree.map(jnp.abs, params)
+        if case.name == "bfgs/bounds":  # nor that of what lies outside of them
+            params = jax.tree.map(lambda p: jnp.clip(p, -3, 3), params)
         zero, state = jax.tree.map(jnp.zeros_like, params), tx.init(params)
         for _ in range(2):
             updates, state = tx.update(zero, state, params)
