@@ -1,6 +1,8 @@
 """One pass over the leaves: the rules of a chain applied to each leaf in turn."""
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import base, checks
+from gdjax.core import base, checks, meshes
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params, Updates
-from gdjax.lift import factors, rule_checks, staging
+from gdjax.lift import factors, meetings, rule_checks, staging
 from gdjax.lift.one_leaf import Kernel, kernel_of
 from gdjax.lift.stages import Tree
 from gdjax.xla.write_order import LARGE, after, destination, written
@@ -48,6 +50,8 @@ def fused(
     _check(running, leaves)
     for r in running:
         staging.add_numbers(r.rule, r.shared, r.count, r.scalars, leaves.gs)
+        if r.rule.static or r.rule.extra:
+            r.add_static(leaves, extra_args)
     staged = [r for r in running if r.rule.stages]
     for r in reversed(staged):  # those of wrappers first: they may turn out to need a pass of their own
         r.run_stages(leaves, extra_args, late=False)
@@ -68,6 +72,7 @@ class Leaves(NamedTuple):
     all_params: list[Any] | None  # before those that do not fit were left out; None where there are no parameters
     params_error: Exception | None  # why there are none, though `update` got some
     params: Params  # the tree
+    axes: frozenset[str]  # of a `shard_map`, over which any of the arrays varies
 
     def where(self, i: int) -> str:
         return f"params{jax.tree_util.keystr(self.paths[i])}"
@@ -101,11 +106,26 @@ class Running:
     raw: list[Any] | None  # for each leaf the gradient that came into the wrapper; None for that of the pass
     given: list[dict[str, Any]]  # for each leaf what the stages made for it
     own: list[dict[str, Any]]  # for each leaf the hyperparameters that differ from leaf to leaf
+    static: list[dict[str, Any]]  # for each leaf what it is
+
+    def tree(self, leaves: Leaves, extra_args: dict[str, Any]) -> Tree:
+        return Tree(
+            self.rule.label, leaves.structure, leaves.paths, leaves.gs, leaves.trained, leaves.params, extra_args
+        )
+
+    def add_static(self, leaves: Leaves, extra_args: dict[str, Any]) -> None:
+        """Adds what the leaves are, and the arguments of `update` that the rule gets."""
+        tree, rule = self.tree(leaves, extra_args), self.rule
+        found = {name: list(of(tree, rule.staged[name])) for name, of in rule.static.items()}
+        each = iter([dict(zip(found, xs, strict=True)) for xs in zip(*found.values(), strict=True)])
+        if found:
+            self.static = [next(each) if own else {} for own in leaves.trained]
+        self.scalars |= tree.extra(rule.extra)
 
     def run_stages(self, leaves: Leaves, extra_args: dict[str, Any], late: bool) -> None:
         """Runs the stages that come before the leaves of the pass, or after them."""
         label, gs, ps = self.rule.label, leaves.gs, leaves.ps
-        tree = Tree(label, leaves.structure, leaves.paths, gs, leaves.trained, leaves.params, extra_args)
+        tree = self.tree(leaves, extra_args)
         lists = [gs, self.raw or gs] if self.wraps else [gs], self.slots, ps
         try:
             self.slots, self.shared, self.given = staging.run(
@@ -126,9 +146,11 @@ class Running:
 
     def kernel(self, i: int) -> Kernel:
         """What decides the function of leaf i; a hyperparameter that is 0 for it is a constant."""
-        zeros = tuple((k, float, x) for k, x in self.own[i].items() if _is_zero(x))
+        own = {k: x for k, x in self.own[i].items() if _is_zero(x)} | self.static[i]
         kernel = self.rule.kernel
-        return kernel._replace(wraps=self.wraps, constants=kernel.constants + zeros)
+        return kernel._replace(
+            wraps=self.wraps, constants=kernel.constants + tuple((k, type(x), x) for k, x in own.items())
+        )
 
     def closed(self, structure: Any) -> Any:
         """The new state."""
@@ -143,7 +165,8 @@ def _leaves(rules: Sequence[Any], updates: Updates, params: Params) -> Leaves:
     gs = [_array(rules[0].label, path, g) for path, g in flat]
     trained = [not is_skipped(g) and not base.is_float0(g) for g in gs]
     of_params = _parameters(rules, structure, [g for _, g in flat], updates, params)
-    return Leaves(structure, [path for path, _ in flat], gs, trained, *of_params, params)
+    axes = meshes.varying_axes([g for g, own in zip(gs, trained, strict=True) if own])
+    return Leaves(structure, [path for path, _ in flat], gs, trained, *of_params, params, axes)
 
 
 def _parameters(
@@ -176,7 +199,8 @@ def _opened(place: int, rule: Any, state: OptState, raw: Any, leaves: Leaves, up
     nothing: list[dict[str, Any]] = [{}] * len(leaves.gs)
     bases = {name: scalars.get(name, rule.hyper[name]) for name in rule.per_leaf}
     own = factors.of_each(rule.per_leaf, bases, updates) if bases else nothing
-    return Running(place, rule, state, count, slots, shared, scalars, sees, raw is not None, gradients, nothing, own)
+    wraps = raw is not None
+    return Running(place, rule, state, count, slots, shared, scalars, sees, wraps, gradients, nothing, own, nothing)
 
 
 def _is_zero(x: Any) -> bool:
@@ -201,34 +225,66 @@ def _check(running: Sequence[Running], leaves: Leaves) -> None:
 
 
 def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
-    """The update of each leaf; the rules get their new slots."""
-    directions, before = [], None
-    for i, g in enumerate(leaves.gs):
-        active = _active(running, leaves, i)
-        if active:
-            g, before = _direction(active, leaves, i, before)
-        directions.append(g)
+    """The update of each leaf; the rules get their new slots and numbers."""
+    works = {i: _Work(active, leaves, i) for i in range(len(leaves.gs)) if (active := _active(running, leaves, i))}
+    meetings.hold(list(works.values()))
+    directions, before = list(leaves.gs), None
+    for i, work in works.items():
+        directions[i], before = work.apply(before)
+    for r in running:
+        mine = [work.numbers[r.place] for work in works.values() if r.place in work.numbers]
+        r.shared = r.shared | max(mine, key=lambda of: of[0], default=(0, {}))[1]
     return directions
 
 
-def _direction(active: Sequence[Running], leaves: Leaves, i: int, before: Array | None) -> tuple[Array, Array | None]:
-    """The update of leaf i, and what the next large leaf waits for; this one waits for `before`."""
-    g, p, to = leaves.gs[i], leaves.ps[i], destination()
-    apply = kernel_of(tuple(r.kernel(i) for r in active), to)
-    arguments = [list(xs) for xs in zip(*(r.arguments(i) for r in active), strict=True)]
-    try:
-        # A large array that a leaf keeps on the way then lies where that of the leaf before was.
-        in_turn = to is not None and g.size > LARGE and apply.keeps_a_value(g, p, *arguments)
-        g = after(before, g) if in_turn and before is not None else g
-        g, news = apply(g, p, *arguments)
-    except rule_checks.NoParameter as e:
-        raise leaves.no_parameter(active[e.index].rule.label, i) from e
-    except (ValueError, TypeError) as e:
-        _blame([r.rule.label for r in active], leaves.where(i), e)
-        raise
-    for r, new in zip(active, news, strict=True):
-        r.slots[i] = new
-    return g, written(to, p, g) if in_turn else before
+class _Work:
+    """What is done for one leaf."""
+
+    def __init__(self, active: list[Running], leaves: Leaves, i: int):
+        self.active, self.leaves, self.i = active, leaves, i
+        self.where, self.labels = leaves.where(i), {r.place: r.rule.label for r in active}
+        self.to, self.met, self.numbers = destination(), list[Array](), dict[int, tuple[int, dict[str, Array]]]()
+        self.rules = kernel_of(tuple(r.kernel(i) for r in active), self.to, leaves.axes)
+        rest = [list(xs) for xs in zip(*(r.arguments(i) for r in active), strict=True)]
+        self.arguments = [leaves.gs[i], leaves.ps[i], *rest]
+
+    @functools.cached_property
+    def meetings(self) -> Sequence[meetings.Meeting]:
+        with self.blamed():
+            traced = self.rules.traced(tuple(self.arguments))
+        if traced.waits is not None:
+            raise rule_checks.ReadsUpdates(self.active[traced.waits].place)
+        return traced.meetings
+
+    def brought(self, meeting: int) -> list[Array]:
+        with self.blamed():
+            return self.rules.brought(meeting, self.met, *self.arguments)
+
+    def apply(self, before: Array | None) -> tuple[Array, Array | None]:
+        """The update, and what the next large leaf waits for; this one waits for `before`."""
+        g, p, *rest = self.arguments
+        with self.blamed():
+            # A large array that a leaf keeps on the way then lies where that of the leaf before was.
+            in_turn = self.to is not None and g.size > LARGE and self.rules.keeps_a_value(*self.arguments)
+            g = after(before, g) if in_turn and before is not None else g
+            g, news, numbers = self.rules(self.met, g, p, *rest)
+        for r, new in zip(self.active, news, strict=True):
+            r.slots[self.i] = new
+        for (rule, name), x in numbers.items():  # of trees of several dtypes the widest leaf counts
+            _, found = self.numbers.setdefault(self.active[rule].place, (g.dtype.itemsize, {}))
+            found[name] = x
+        return g, written(self.to, p, g) if in_turn else before
+
+    @contextlib.contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Adds to an error which rule raised it, and for which leaf."""
+        try:
+            yield
+        except rule_checks.NoParameter as e:
+            raise self.leaves.no_parameter(self.active[e.index].rule.label, self.i) from e
+        except (ValueError, TypeError) as e:
+            _blame([r.rule.label for r in self.active], self.where, e)
+            raise
 
 
 def _blame(labels: Sequence[str], where: str, e: Exception) -> None:

@@ -15,7 +15,7 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
 
@@ -32,12 +32,13 @@ from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
 from gdjax.lift.signatures import arguments_of, hashable, like_rule
 from gdjax.lift.slots import Shared, Stored, first, first_moment, is_like_parameter, resolved
-from gdjax.lift.stages import Planned, Reduced, Stage, Whole, stages_of  # noqa: F401  optimizers import it here
+from gdjax.lift.stages import Planned, Reduced, Stage, Tree, Whole, stages_of  # noqa: F401  optimizers import it here
 from gdjax.xla.write_order import once
 
 P = ParamSpec("P")
 Array = jax.Array
 Prepared = Callable[..., Mapping[str, Any]] | Stage
+OfLeaf = Callable[[Tree, Any], Sequence[Hashable]]
 Hyper = Annotated[Any, ScalarOrSchedule]  # a scalar in a rule; what a user passes to the factory made from it
 
 
@@ -62,6 +63,8 @@ def leafwise(
     numbers: Callable[..., dict[str, Any]] | None = None,
     reduce: Prepared | tuple[Prepared, ...] | None = None,
     staged: str = "",
+    static: Mapping[str, OfLeaf] | None = None,
+    extra: str = "",
     domains: Mapping[str, str] | None = None,
     **slots: Shared | Whole | Planned | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
@@ -82,6 +85,10 @@ def leafwise(
         rule; or a tuple of those. Entries of the dict that name fields of the state are their new values; the rule gets
         the others by name, declared like those of `numbers`.
       staged: "table size": arguments that only stages get, and that need not be numbers; the rule finds None.
+      static: what a leaf is: from the name of an argument, of any kind, to a function `(tree, argument) -> list` of the
+        `Tree` of an update, with an entry that can be hashed for each leaf that has a gradient. The rule gets the entry
+        of its leaf.
+      extra: "value": arguments of `update`, numbers, that the rule gets by name; the factory does not have them.
       domains: from the name of a hyperparameter to the interval in which it must lie, such as {"b1": "[0, 1)"}: a
         bracket includes its end. Numbers are checked when the factory is called; traced ones and schedules are not.
       **slots: what a field starts as: a `Shared` number; a `Moment` (by default `first_moment`), `Factor`, `Integer` or
@@ -111,14 +118,16 @@ def leafwise(
     rule_checks.declaration(State, slots)
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        arguments, applied = arguments_of("leafwise", rule, 4, staged, domains, reduce), hashable(rule)
+        arguments = arguments_of("leafwise", rule, 4, (staged, static or {}, extra), domains, reduce)
+        applied = hashable(rule)
 
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = arguments.call(factory, args, kwargs)
             label, (hyper, for_stages) = base.label_of(call), arguments.of(call)
             kinds = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
             split = factors.split(label, hyper, slots, stages_of(reduce), numbers)
-            part = Leafwise(label, applied, *kinds, slots, reduce, numbers, count, *split, for_stages)
+            of_leaves = static or {}, tuple(extra.split())
+            part = Leafwise(label, applied, *kinds, slots, reduce, numbers, count, *split, for_stages, *of_leaves)
             return base.made_by(call, part)
 
         return like_rule(factory, rule, arguments.of_factory, Hyper)
@@ -141,6 +150,8 @@ class Leafwise:
     hyper: Mapping[str, Any]
     per_leaf: factors.Factors  # of the hyperparameters that differ from leaf to leaf, whose bases are in `hyper`
     staged: Mapping[str, Any] = field(default_factory=dict)  # the arguments that only stages get, and the rule as None
+    static: Mapping[str, OfLeaf] = field(default_factory=dict)  # what leaves are, from some of these arguments
+    extra: tuple[str, ...] = ()  # the arguments of `update` that the rule gets
 
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)

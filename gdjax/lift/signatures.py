@@ -51,24 +51,27 @@ class Arguments(NamedTuple):
 
 
 def arguments_of(
-    maker: str, rule: Callable[..., Any], placed: int, staged: str, intervals: Mapping[str, str] | None, reduce: Any
-) -> Arguments:
+    maker: str, rule: Callable[..., Any], placed: int, others: tuple[str, Mapping[str, Any], str],
+    intervals: Mapping[str, str] | None, reduce: Any,
+) -> Arguments:  # fmt: skip
     """The arguments of a rule that come after `placed` others.
 
-    A mark is the default, `c=Reduced`, or the annotation, `c: Reduced = None`; `staged` lists names beside the marked.
-    `intervals` are the domains of some of the others.
+    A mark is the default, `c=Reduced`, or the annotation, `c: Reduced = None`. `others` are the arguments `staged`,
+    `static` and `extra` of the decorator. `intervals` are the domains of some of the rest.
 
     Raises:
-      TypeError: `staged` or `intervals` names no argument of the factory, an interval is no text, or a stage of
+      TypeError: one of `others` or `intervals` names no argument of the factory, an interval is no text, or a stage of
         `reduce` takes too few arguments.
       ValueError: a text is no interval.
     """
     arguments = named(rule, placed)
-    listed = set(staged.split())
-    if unknown := sorted(listed - {p.name for p in arguments}):
-        raise TypeError(f"gdjax.{maker}: staged: the rule has no argument {', '.join(unknown)}")
+    names = {"staged": others[0].split(), "static": list(others[1]), "extra": others[2].split()}
+    for what, listed in names.items():
+        if unknown := sorted({*listed} - {p.name for p in arguments}):
+            raise TypeError(f"gdjax.{maker}: {what}: the rule has no argument {', '.join(unknown)}")
+    listed = {*names["staged"], *names["static"]}
     listed |= {p.name for p in arguments if _is_marked(p, Staged, rule)}
-    own = [p for p in arguments if not _is_marked(p, Reduced, rule)]
+    own = [p for p in arguments if not _is_marked(p, Reduced, rule) and p.name not in names["extra"]]
     for stage in stages_of(reduce):
         stage_checks.takes_lists(f"gdjax.{maker}: reduce of {_function(rule).__name__}", stage.f, placed)
     signs = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}

@@ -11,7 +11,7 @@ names `tree`. Its dict may have
   list, each leaf gets its entry; a number goes to all leaves.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -98,6 +98,17 @@ class Tree(NamedTuple):
     trained: Sequence[bool]
     params: Params
     extra_args: dict[str, Any]
+
+    def extra(self, names: Sequence[str]) -> dict[str, Array]:
+        """These arguments of `update`, which are numbers."""
+        self.check_given(name for name in names if name not in self.extra_args)
+        return {name: checks.extra(self.label, name, self.extra_args[name]) for name in names}
+
+    def check_given(self, missing: Iterable[str]) -> None:
+        """Raises where arguments of `update` are missing."""
+        if named := ", ".join(f"{name}=..." for name in missing):
+            told = f"this transform needs {named}: call update(updates, state, params, {named})"
+            raise ValueError(f"{self.label}: {told}")
 
     def of(self, xs: Sequence[Any]) -> Any:
         """The tree of updates, in which the entries of a list replace the gradients."""

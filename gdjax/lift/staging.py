@@ -104,10 +104,7 @@ def _arguments(
     known = {**tree.extra_args, **rule.hyper, **rule.staged, "tree": tree}
     every = stage.every if isinstance(stage.every, int) else {**known, **scalars}[stage.every]
     known |= {k: x if _is_flag(x) else x.astype(real) for k, x in scalars.items()}
-    missing = [a.name for a in wanted if a.default is a.empty and a.name not in known]
-    if missing:
-        named = ", ".join(f"{name}=..." for name in missing)
-        raise ValueError(f"{rule.label}: this transform needs {named}: call update(updates, state, params, {named})")
+    tree.check_given(a.name for a in wanted if a.default is a.empty and a.name not in known)
     return {a.name: known[a.name] for a in wanted if a.name in known}, every
 
 

@@ -10,7 +10,7 @@ from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift import factors, order, rule_checks
-from gdjax.lift.leafwise import Hyper, Leafwise, Prepared, ScaleByScheduleState, ScheduledState
+from gdjax.lift.leafwise import Hyper, Leafwise, OfLeaf, Prepared, ScaleByScheduleState, ScheduledState
 from gdjax.lift.signatures import arguments_of, hashable, like_rule
 from gdjax.lift.slots import Shared
 from gdjax.lift.stages import Planned, stages_of
@@ -33,6 +33,8 @@ def wrapper(
     numbers: Callable[..., dict[str, Any]] | None = None,
     reduce: Prepared | tuple[Prepared, ...] | None = None,
     staged: str = "",
+    static: Mapping[str, OfLeaf] | None = None,
+    extra: str = "",
     domains: Mapping[str, str] | None = None,
     **slots: Shared | Planned | Callable[[Any, Mapping[str, Any]], Any],
 ) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[..., Any]]:
@@ -55,6 +57,7 @@ def wrapper(
         updates, gradients, slots and parameters, whose dict is used like that of `numbers`; a `Stage`, which may run
         every k steps or after the rule; or a tuple of those.
       staged: "table size": arguments that only stages get, and that need not be numbers; the rule finds None.
+      static, extra: as in `leafwise`.
       domains: from the name of a hyperparameter to the interval in which it must lie, such as {"b1": "[0, 1)"}: a
         bracket includes its end. Numbers are checked when the factory is called; traced ones and schedules are not.
       **slots: what a field starts as: a `Shared` number; a `Moment` (by default `first_moment`), `Factor`, `Integer` or
@@ -79,7 +82,8 @@ def wrapper(
     Own = namedtuple(State.__name__, [f for f in State._fields if f != inner])  # type: ignore[misc]
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        arguments, applied = arguments_of("wrapper", rule, 5, staged, domains, reduce), hashable(rule)
+        arguments = arguments_of("wrapper", rule, 5, (staged, static or {}, extra), domains, reduce)
+        applied = hashable(rule)
 
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = arguments.call(factory, args, kwargs)
@@ -87,7 +91,8 @@ def wrapper(
             name, tx = next(iter(call.arguments.items()))
             base.check_transform(label, name, tx)
             split = factors.split(label, hyper, slots, stages_of(reduce), numbers)
-            own = Leafwise(label, applied, Own, ScaleByScheduleState, slots, reduce, numbers, count, *split, for_stages)
+            given = label, applied, Own, ScaleByScheduleState, slots, reduce, numbers, count
+            own = Leafwise(*given, *split, for_stages, static or {}, tuple(extra.split()))
             return base.made_by(call, Wrapped(label, tx, own, State, inner))
 
         first = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)

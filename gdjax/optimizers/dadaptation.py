@@ -4,15 +4,15 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import tree
 from gdjax.core import domains
 from gdjax.core.base import transform
 from gdjax.core.types import Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.meetings import total
 from gdjax.lift.slots import Moment, Shared, initial_parameter
-from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, scalar, sqrt, widen
+from gdjax.linalg.sums import bounded_inner, sum_abs
+from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, sqrt
 from gdjax.transforms.decay import decayed, of_some
-from gdjax.xla.sums import summand
 
 # All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
 _wide = Moment(wide=True)
@@ -54,14 +54,6 @@ def _raised(d: Array, numerator: Array, denominator: Array) -> Array:
     return jnp.maximum(d, jnp.where(zero, d, numerator / jnp.where(zero, 1, denominator)))
 
 
-def _size(xs: Any, d: Array) -> Array:
-    return tree.norm(xs, 1).astype(d.dtype)
-
-
-def _inner(xs: Any, ys: Any, d: Array) -> Array:
-    return jnp.real(tree.vdot(xs, ys)).astype(d.dtype)
-
-
 def _pair(label: str, betas: Any) -> tuple[Any, Any]:
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ValueError(f"{label}: betas must be a pair of numbers, got {betas!r}")
@@ -69,29 +61,8 @@ def _pair(label: str, betas: Any) -> tuple[Any, Any]:
     return betas[0], betas[1]
 
 
-def _prodigy_estimate(
-    g: list[Array], s: Any, p: list[Array], t: Array,
-    learning_rate: Any, beta1: Hyper, beta2: Hyper, beta3: Any, estim_lr0: Any,
-    estim_lr_coef: Any, safeguard_warmup: bool, bias_correction: bool,
-) -> dict[str, Any]:  # fmt: skip
-    d = jnp.asarray(s.estim_lr)
-    beta3 = beta2**0.5 if beta3 is None else beta3
-    numbers = learning_rate, beta1, beta2, beta3, estim_lr0, estim_lr_coef, t
-    lr, beta1, beta2, beta3, d0, coef, t = (scalar(x, d.dtype) for x in numbers)
-    g, p, p0, grad_sum = widen((g, p, s.params0, s.grad_sum), d.dtype)
-    g, factor = [bounded(x, "summed") for x in g], [summand(x) for x in g]
-    dlr = _effective_rate(d, lr, beta1, beta2, t, bias_correction)
-    weight = d * (d if safeguard_warmup else dlr) / d0
-    grad_sum = [beta3 * x + weight * y for x, y in zip(grad_sum, g, strict=True)]
-    to_start = [x0 - x for x0, x in zip(p0, p, strict=True)]
-    r = beta3 * s.numerator_weighted + d / d0 * dlr * _inner(factor, to_start, d)
-    raised = _raised(d, coef * r, _size(grad_sum, d))
-    return {"estim_lr": raised, "numerator_weighted": r, "d": d, "dlr": dlr, "weight": weight}
-
-
 @leafwise(
     ProdigyState,
-    reduce=_prodigy_estimate,
     exp_avg=_wide,
     exp_avg_sq=_square,
     grad_sum=_wide,
@@ -103,15 +74,18 @@ def _prodigy(
     g: Array, s: ProdigyState, p: Array, t: Array,
     learning_rate: Hyper, beta1: Hyper, beta2: Hyper, eps: Hyper, estim_lr0: Hyper, estim_lr_coef: Hyper,
     weight_decay: Hyper, safeguard_warmup: bool, bias_correction: bool, beta3: Hyper = None,
-    *, d: Reduced = None, dlr: Reduced = None, weight: Reduced = None,
 ) -> tuple[Array, ProdigyState]:  # fmt: skip
-    g = bounded(g, "summed")
     beta3 = beta2**0.5 if beta3 is None else beta3
+    d = s.estim_lr
+    w = _effective_rate(d, learning_rate, beta1, beta2, t, bias_correction)
+    r = beta3 * s.numerator_weighted + d / estim_lr0 * w * total(bounded_inner(g, s.params0 - p))
+    g = bounded(g, "summed")
+    grad_sum = beta3 * s.grad_sum + d * (d if safeguard_warmup else w) / estim_lr0 * g
+    new_d = _raised(d, estim_lr_coef * r, total(sum_abs(grad_sum)))
     m = beta1 * s.exp_avg + (1 - beta1) * d * g
     v = beta2 * s.exp_avg_sq + (1 - beta2) * abs_sq(d * g)
-    grad_sum = beta3 * s.grad_sum + weight * g
-    u = -dlr * decayed(divide(m, sqrt(v) + s.estim_lr * eps), p, weight_decay)
-    return u, s._replace(exp_avg=m, exp_avg_sq=v, grad_sum=grad_sum)
+    u = -w * decayed(divide(m, sqrt(v) + new_d * eps), p, weight_decay)
+    return u, s._replace(exp_avg=m, exp_avg_sq=v, grad_sum=grad_sum, estim_lr=new_d, numerator_weighted=r)
 
 
 @transform
@@ -177,26 +151,8 @@ def prodigy(
     )  # fmt: skip
 
 
-def _dadapt_estimate(
-    g: list[Array], s: Any, p: list[Array], t: Array,
-    learning_rate: Any, beta1: Hyper, beta2: Hyper, eps: Hyper, bias_correction: bool,
-) -> dict[str, Any]:  # fmt: skip
-    d = jnp.asarray(s.estim_lr)
-    lr, beta1, beta2, eps, t = (scalar(x, d.dtype) for x in (learning_rate, beta1, beta2, eps, t))
-    g, grad_sum, v = widen((g, s.grad_sum, s.exp_avg_sq), d.dtype)
-    g, factor = [bounded(x, "summed") for x in g], [summand(x) for x in g]
-    beta3 = beta2**0.5
-    dlr = _effective_rate(d, lr, beta1, beta2, t, bias_correction)
-    scaled = [divide(x, sqrt(y) + eps) for x, y in zip(grad_sum, v, strict=True)]
-    r = beta3 * s.numerator_weighted + (1 - beta3) * dlr * _inner(factor, scaled, d)
-    grad_sum = [beta3 * x + (1 - beta3) * dlr * y for x, y in zip(grad_sum, g, strict=True)]
-    raised = _raised(d, r, (1 - beta3) * _size(grad_sum, d))
-    return {"estim_lr": raised, "numerator_weighted": r, "dlr": dlr}
-
-
 @leafwise(
     DAdaptAdamWState,
-    reduce=_dadapt_estimate,
     exp_avg=_wide,
     exp_avg_sq=_square,
     grad_sum=_wide,
@@ -206,15 +162,19 @@ def _dadapt_estimate(
 def _dadapt_adamw(
     g: Array, s: DAdaptAdamWState, p: Array, t: Array,
     learning_rate: Hyper, beta1: Hyper, beta2: Hyper, eps: Hyper, estim_lr0: Hyper, weight_decay: Hyper,
-    bias_correction: bool, *, dlr: Reduced = None,
+    bias_correction: bool,
 ) -> tuple[Array, DAdaptAdamWState]:  # fmt: skip
+    beta3, d = beta2**0.5, s.estim_lr
+    w = _effective_rate(d, learning_rate, beta1, beta2, t, bias_correction)
+    step = divide(s.grad_sum, sqrt(s.exp_avg_sq) + eps)
+    r = beta3 * s.numerator_weighted + (1 - beta3) * w * total(bounded_inner(g, step))
     g = bounded(g, "summed")
-    beta3 = beta2**0.5
-    m = beta1 * s.exp_avg + (1 - beta1) * dlr * g
+    grad_sum = beta3 * s.grad_sum + (1 - beta3) * w * g
+    new_d = _raised(d, r, (1 - beta3) * total(sum_abs(grad_sum)))
+    m = beta1 * s.exp_avg + (1 - beta1) * w * g
     v = beta2 * s.exp_avg_sq + (1 - beta2) * abs_sq(g)
-    grad_sum = beta3 * s.grad_sum + (1 - beta3) * dlr * g
-    u = -(weight_decay * dlr * p + divide(m, sqrt(v), eps))
-    return u, s._replace(exp_avg=m, exp_avg_sq=v, grad_sum=grad_sum)
+    u = -(weight_decay * w * p + divide(m, sqrt(v), eps))
+    return u, s._replace(exp_avg=m, exp_avg_sq=v, grad_sum=grad_sum, estim_lr=new_d, numerator_weighted=r)
 
 
 @transform

@@ -11,13 +11,12 @@ from gdjax.combine.chain import chain
 from gdjax.core import domains
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.types import Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.meetings import total
 from gdjax.lift.slots import Shared, initial_parameter
-from gdjax.numerics import Array, bounded
+from gdjax.numerics import Array, below_overflow, bounded, divide, sqrt, sum_sq
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
-from gdjax.tree.norms import finite_square
-from gdjax.xla import reads
 
 _INIT_STEPS = "distance", "learning_rate", "heuristic"
 
@@ -52,39 +51,22 @@ class _InitialDistance(Shared):
         return distance
 
 
-def _squares(g: Any, p: Any, start: Any, real: Any) -> tuple[Array, Array]:
-    """The squared distance from the start and the squared norm of the gradients."""
-    g, p, start = (numerics.widen([reads.apart(x)[0] for x in xs], real) for xs in (g, p, start))
-    moved = [x - y for x, y in zip(p, start, strict=True)]
-    return numerics.below_overflow(tree.norm(moved, squared=True)).astype(real), finite_square(g).astype(real)
-
-
-def _dog_rate(g: Array, s: Any, p: Array, t: Array, init_step: Any, eps: Hyper, kind: str) -> dict[str, Any]:
-    real = s.max_dist.dtype
-    init_step, eps = numerics.widen((init_step, eps), real)
-    distance_sq, norm_sq = _squares(g, p, s.init_params, real)
-    max_dist = jnp.maximum(s.max_dist, numerics.sqrt(distance_sq))
-    total = numerics.below_overflow(s.sum_sq_norm_grads + norm_sq)
-    rate = numerics.divide(max_dist, numerics.sqrt(total + eps))
-    if kind == "learning_rate":
-        rate = jnp.where(s.is_init_step, init_step, rate)
-    first = jnp.asarray(s.is_init_step) & (norm_sq == 0)
-    return {"rate": rate, "max_dist": max_dist, "sum_sq_norm_grads": total, "is_init_step": first}
-
-
 @leafwise(
     DoGState,
-    reduce=_dog_rate,
     is_init_step=Shared(True, dtype=bool),
     init_params=initial_parameter,
     max_dist=_InitialDistance(),
     sum_sq_norm_grads=Shared(),
 )
-def _dog(
-    g: Array, s: DoGState, p: Array, t: Array, init_step: Hyper, eps: Hyper, kind: str, *, rate: Reduced = None
-) -> tuple[Array, DoGState]:
-    g = bounded(g, "summed")
-    return rate * g, s
+def _dog(g: Array, s: DoGState, p: Array, t: Array, init_step: Hyper, eps: Hyper, kind: str) -> tuple[Array, DoGState]:
+    square = total(sum_sq(g))
+    r = jnp.maximum(s.max_dist, sqrt(total(sum_sq(p - s.init_params))))
+    G = below_overflow(s.sum_sq_norm_grads + square)
+    rate = divide(r, sqrt(G + eps))
+    if kind == "learning_rate":
+        rate = jnp.where(s.is_init_step, init_step, rate)
+    u = rate * bounded(g, "summed")
+    return u, s._replace(max_dist=r, sum_sq_norm_grads=G, is_init_step=s.is_init_step & (square == 0))
 
 
 @transform
@@ -168,25 +150,15 @@ class _InitialSquare(Shared):
         return Shared(name)(params, hyper)
 
 
-def _dowg_rate(g: Array, s: Any, p: Array, t: Array, eps: Hyper) -> dict[str, Any]:
-    real = s.estim_sq_dist.dtype
-    distance_sq, norm_sq = _squares(g, p, s.init_params, real)
-    square = jnp.maximum(s.estim_sq_dist, distance_sq)
-    total = numerics.below_overflow(s.weighted_sq_norm_grads + square * norm_sq)
-    rate = numerics.divide(square, numerics.sqrt(total) + numerics.widen(eps, real))
-    return {"rate": rate, "estim_sq_dist": square, "weighted_sq_norm_grads": total}
-
-
 @leafwise(
     DoWGState,
-    reduce=_dowg_rate,
     init_params=initial_parameter,
     weighted_sq_norm_grads=Shared(),
     estim_sq_dist=_InitialSquare(),
 )
 def scale_by_dowg(
     g: Array, s: DoWGState, p: Array, t: Array,
-    init_estim_sq_dist: Hyper = None, eps: Hyper = 1e-4, *, rate: Reduced = None,
+    init_estim_sq_dist: Hyper = None, eps: Hyper = 1e-4,
 ) -> tuple[Array, DoWGState]:  # fmt: skip
     """Multiplies the gradients by a distance over weighted gradients.
 
@@ -208,8 +180,10 @@ def scale_by_dowg(
     Reference:
       Khaled, Mishchenko & Jin 2023, Algorithm 1, https://arxiv.org/abs/2305.16284
     """
-    g = bounded(g, "summed")
-    return rate * g, s
+    r_sq = jnp.maximum(s.estim_sq_dist, total(sum_sq(p - s.init_params)))
+    v = below_overflow(s.weighted_sq_norm_grads + r_sq * total(sum_sq(g)))
+    u = divide(r_sq, sqrt(v) + eps) * bounded(g, "summed")
+    return u, s._replace(estim_sq_dist=r_sq, weighted_sq_norm_grads=v)
 
 
 @transform

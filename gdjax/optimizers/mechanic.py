@@ -5,16 +5,15 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import numerics, tree
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, Reduced
+from gdjax.lift.leafwise import Hyper
+from gdjax.lift.meetings import total, total_norm
 from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.lift.wrapper import wrapper
-from gdjax.numerics import Array
-from gdjax.tree.norms import finite_square
-from gdjax.xla.sums import summand
+from gdjax.linalg.sums import bounded_inner, inner
+from gdjax.numerics import Array, divide, sqrt, squarable, sum_sq
 
 
 class MechanicState(NamedTuple):
@@ -34,48 +33,32 @@ class _ForEachBeta(Shared):
         return jnp.full((hyper["num_betas"],), super().__call__(params, hyper))
 
 
-def _tune(
-    u: Array, g: Array, s: MechanicState, p: Array, t: Array,
-    weight_decay: Any, eps: Hyper, s_init: Any, num_betas: int, bounded: bool,
-) -> dict[str, Any]:  # fmt: skip
-    real = s.s.dtype
-    weight_decay, eps, s_init = (numerics.scalar(x, real) for x in (weight_decay, eps, s_init))
-    gradients, p, x0 = numerics.widen((g, p, s.x0), real)
-    scale = jnp.sum(s.s)
-    size = tree.global_norm(gradients).astype(real)
-    length = numerics.sqrt(finite_square(p)).astype(real)
-    decay = weight_decay * scale * numerics.divide(numerics.squarable(size, "summed"), length + eps)
-    # <gradients + decay p, Delta>, and Delta is 0 in the first step. The difference is written twice: read by
-    # both sums it would be kept in memory.
-    along = tree.vdot([summand(x) for x in gradients], [x - y for x, y in zip(x0, p, strict=True)])
-    back = tree.vdot(p, [y - x for x, y in zip(x0, p, strict=True)])
-    h = jnp.real(along - decay * back).astype(real)
-    h = jnp.where(t > 1, numerics.divide(h, scale + eps), 0)
-    h = numerics.squarable(h, "summed")  # and so do its squares, with decay
-    betas = jnp.asarray([1 - 0.1**i for i in range(1, num_betas + 1)], real)
-    m = jnp.maximum(betas * s.m, jnp.abs(h) + eps)
-    v = jnp.square(betas) * s.v + jnp.square(h)
-    won = jnp.clip(h, -s.m, s.m) if bounded else h
-    r = betas * s.r + won * s.s
-    r = r if bounded else jnp.maximum(r, 0)
-    wealth = s_init / num_betas * m + jnp.maximum(r, 0)
-    root = numerics.sqrt(v) + eps
-    new = jnp.where(root == 0, s.s, wealth / jnp.where(root == 0, 1, root))
-    return {"r": r, "m": m, "v": v, "s": new, "before": scale, "after": jnp.sum(new)}
-
-
 @wrapper(
-    MechanicState, inner="base_optimizer_state", reduce=_tune,
+    MechanicState, inner="base_optimizer_state",
     r=_ForEachBeta(), m=_ForEachBeta(), v=_ForEachBeta(), s=_ForEachBeta("s_init"), x0=initial_parameter,
 )  # fmt: skip
 def _tuned(
     u: Array, g: Array, s: MechanicState, p: Array, t: Array,
     weight_decay: Hyper, eps: Hyper, s_init: Hyper, num_betas: int, bounded: bool,
-    *, before: Reduced = None, after: Reduced = None,
 ) -> tuple[Array, MechanicState]:  # fmt: skip
+    scale = jnp.sum(s.s)
+    length = sqrt(total(sum_sq(p)))
+    decay = weight_decay * scale * divide(squarable(total_norm(g), "summed"), length + eps)
+    # <g + decay p, Delta>, and Delta is 0 in the first step. The difference is written twice: read by both sums it
+    # would be kept in memory.
+    h = total(bounded_inner(g, s.x0 - p)) - decay * total(inner(p, p - s.x0))
+    h = jnp.where(t > 1, divide(h, scale + eps), 0)
+    h = squarable(h, "summed")  # and so do its squares, with decay
+    betas = jnp.asarray([1 - 0.1**i for i in range(1, num_betas + 1)], h.dtype)
+    m = jnp.maximum(betas * s.m, jnp.abs(h) + eps)
+    v = jnp.square(betas) * s.v + jnp.square(h)
+    r = betas * s.r + (jnp.clip(h, -s.m, s.m) if bounded else h) * s.s
+    r = r if bounded else jnp.maximum(r, 0)
+    wealth, root = s_init / num_betas * m + jnp.maximum(r, 0), sqrt(v) + eps
+    new = jnp.where(root == 0, s.s, wealth / jnp.where(root == 0, 1, root))
     x0 = jnp.where(t > 1, s.x0, p)
-    delta = numerics.divide(x0 - p, before + eps) - u  # the sum of the base's updates is -delta
-    return x0 - p - after * delta, s._replace(x0=x0)
+    delta = divide(x0 - p, scale + eps) - u  # the sum of the base's updates is -delta
+    return x0 - p - jnp.sum(new) * delta, s._replace(r=r, m=m, v=v, s=new, x0=x0)
 
 
 @transform

@@ -1,16 +1,15 @@
 """MoMo and MoMo-Adam: momentum with a step size of Polyak's kind."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import tree
-from gdjax.core import checks
 from gdjax.core.types import Params
-from gdjax.lift.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.meetings import total
 from gdjax.lift.slots import Moment, Shared, second_moment
-from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, scalar, sqrt, widen
-from gdjax.xla.sums import summand
+from gdjax.linalg.sums import bounded_inner, inner
+from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, sqrt
 
 _average = Moment()
 
@@ -36,21 +35,18 @@ class MomoAdamState(NamedTuple):
     count: Array  # () int32, updates made so far
 
 
-def _inner(xs: Any, ys: Any, real: Any) -> Array:
-    return jnp.real(tree.vdot(xs, ys)).astype(real)
-
-
 def _model_step(
-    d: Any, square: Array, barf: Array, gamma: Array, p: Any, lb: Array,
-    lr: Any, decay: Hyper, lower_bound: Any, adapt: bool, rho: Any,
+    inner: Array, square: Array, barf: Array, gamma: Array, lb: Array,
+    lr: Hyper, decay: Hyper, lower_bound: Hyper, adapt: bool, rho: Array | float,
 ) -> tuple[Array, Array]:  # fmt: skip
     """The step size and the new lower bound, from the model max(barf - gamma + <d, x>, rho lb) of the function.
 
     Args:
-      d: the averaged gradients, `square` their squared norm in the metric of the method.
+      inner: <d, x>.
+      square: the squared norm of d, the averaged gradients, in the metric of the method.
       rho: the sum of the weights of the averages.
     """
-    inner, a = _inner(d, p, barf.dtype), 1 + lr * decay
+    a = 1 + lr * decay
     if adapt:
         cap = a * (barf - gamma) + inner
         lb = jnp.where(cap < a * rho * lb, jnp.maximum(cap / (2 * a * rho), lower_bound), lb)
@@ -62,38 +58,19 @@ def _model_step(
     return tau, lb
 
 
-def _weights(beta: Hyper, t: Array) -> tuple[Any, Any]:
+def _weights(beta: Hyper, t: Array) -> tuple[Array, Array]:
     """The weights of an average and of what is new; at the first step the average is what is new."""
     return jnp.where(t > 1, beta, 0.0), jnp.where(t > 1, 1 - beta, 1.0)
 
 
-def _momo_step(
-    g: list[Array], s: Any, p: list[Array], t: Array,
-    learning_rate: Any, beta: Hyper, lower_bound: Any, weight_decay: Any, adapt_lower_bound: bool, value: Any,
-) -> dict[str, Any]:  # fmt: skip
-    lb = jnp.asarray(s.lb)
-    real = lb.dtype
-    value = checks.extra("gdjax.momo", "value", value).astype(real)
-    numbers = learning_rate, beta, lower_bound, weight_decay, t
-    lr, beta, lower_bound, decay, t = (scalar(x, real) for x in numbers)
-    g, p, d = widen((g, p, s.exp_avg), real)
-    g, factor = [bounded(x, "summed") for x in g], [summand(x) for x in g]
-    old, new = _weights(beta, t)
-    d = [old * x + new * y for x, y in zip(d, g, strict=True)]
-    barf, gamma = old * s.barf + new * value, old * s.gamma + new * _inner(factor, p, real)
-    square = tree.norm(d, squared=True).astype(real)
-    tau, lb = _model_step(d, square, barf, gamma, p, lb, lr, decay, lower_bound, adapt_lower_bound, 1)
-    return {"tau": tau, "lb": lb, "barf": barf, "gamma": gamma}
-
-
 @leafwise(
-    MomoState, reduce=_momo_step,
+    MomoState, extra="value",
     exp_avg=_average, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"),
 )  # fmt: skip
 def momo(
     g: Array, s: MomoState, p: Array, t: Array,
     learning_rate: Hyper = 1.0, beta: Hyper = 0.9, lower_bound: Hyper = 0.0, weight_decay: Hyper = 0.0,
-    adapt_lower_bound: bool = False, *, tau: Reduced = None,
+    adapt_lower_bound: bool = False, *, value: Array,
 ) -> tuple[Array, MomoState]:  # fmt: skip
     """MoMo: momentum with a step no longer than to where a model of the function reaches its lower bound.
 
@@ -131,10 +108,13 @@ def momo(
       Schaipp, Ohana, Eickenberg, Defazio & Gower 2023, MoMo: momentum models for adaptive learning rates, Algorithm 1,
       https://arxiv.org/abs/2305.07583
     """
-    g = bounded(g, "summed")
     old, new = _weights(beta, t)
-    d = old * s.exp_avg + new * g
-    return _shrunk(tau * d, p, learning_rate * weight_decay), s._replace(exp_avg=d)
+    f, gamma = old * s.barf + new * value, old * s.gamma + new * total(bounded_inner(g, p))
+    d = old * s.exp_avg + new * bounded(g, "summed")
+    along, square = total(inner(d, p)), total(jnp.sum(abs_sq(d)))
+    numbers = learning_rate, weight_decay, lower_bound, adapt_lower_bound
+    tau, lb = _model_step(along, square, f, gamma, s.lb, *numbers, 1)
+    return _shrunk(tau * d, p, learning_rate * weight_decay), MomoState(d, f, gamma, lb, s.count)
 
 
 def _shrunk(step: Array, p: Array, decay: Hyper) -> Array:
@@ -142,40 +122,14 @@ def _shrunk(step: Array, p: Array, decay: Hyper) -> Array:
     return -(step + decay * p) * (1 / (1 + decay))
 
 
-def _momo_adam_step(
-    g: list[Array], s: Any, p: list[Array], t: Array,
-    learning_rate: Any, b1: Hyper, b2: Hyper, eps: Hyper, lower_bound: Any, weight_decay: Any, adapt_lower_bound: bool,
-    value: Any,
-) -> dict[str, Any]:  # fmt: skip
-    lb = jnp.asarray(s.lb)
-    real = lb.dtype
-    value = checks.extra("gdjax.momo_adam", "value", value).astype(real)
-    numbers = learning_rate, b1, b2, eps, lower_bound, weight_decay, t
-    lr, b1, b2, eps, lower_bound, decay, t = (scalar(x, real) for x in numbers)
-    g, p, d, v = widen((g, p, s.exp_avg, s.exp_avg_sq), real)
-    g, factor = [bounded(x, "summed") for x in g], [summand(x) for x in g]
-    moments = [_adam(*xs, t, b1, b2, eps) for xs in zip(g, d, v, strict=True)]
-    d, scaled = [d for d, _, _ in moments], [x for _, _, x in moments]
-    barf, gamma = b1 * s.barf + (1 - b1) * value, b1 * s.gamma + (1 - b1) * _inner(factor, p, real)
-    square, rho = _inner(d, scaled, real), one_minus_pow(b1, t)
-    tau, lb = _model_step(d, square, barf, gamma, p, lb, lr, decay, lower_bound, adapt_lower_bound, rho)
-    return {"tau": tau, "lb": lb, "barf": barf, "gamma": gamma}
-
-
-def _adam(g: Array, d: Array, v: Array, t: Array, b1: Hyper, b2: Hyper, eps: Hyper) -> tuple[Array, Array, Array]:
-    """The new moments and Adam's direction, without bias correction of the first."""
-    d, v = b1 * d + (1 - b1) * g, b2 * v + (1 - b2) * abs_sq(g)
-    return d, v, divide(d, sqrt(v * (1 / one_minus_pow(b2, t))), eps)
-
-
 @leafwise(
-    MomoAdamState, reduce=_momo_adam_step,
+    MomoAdamState, extra="value",
     exp_avg=_average, exp_avg_sq=second_moment, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"),
 )  # fmt: skip
 def momo_adam(
     g: Array, s: MomoAdamState, p: Array, t: Array,
     learning_rate: Hyper = 1e-2, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, lower_bound: Hyper = 0.0,
-    weight_decay: Hyper = 0.0, adapt_lower_bound: bool = False, *, tau: Reduced = None,
+    weight_decay: Hyper = 0.0, adapt_lower_bound: bool = False, *, value: Array,
 ) -> tuple[Array, MomoAdamState]:  # fmt: skip
     """MoMo-Adam: MoMo in Adam's metric.
 
@@ -214,6 +168,11 @@ def momo_adam(
       Schaipp, Ohana, Eickenberg, Defazio & Gower 2023, MoMo: momentum models for adaptive learning rates, Algorithm 2,
       https://arxiv.org/abs/2305.07583
     """
+    f, gamma = b1 * s.barf + (1 - b1) * value, b1 * s.gamma + (1 - b1) * total(bounded_inner(g, p))
     g = bounded(g, "summed")
-    d, v, scaled = _adam(g, s.exp_avg, s.exp_avg_sq, t, b1, b2, eps)
-    return _shrunk(tau * scaled, p, learning_rate * weight_decay), s._replace(exp_avg=d, exp_avg_sq=v)
+    d, v = b1 * s.exp_avg + (1 - b1) * g, b2 * s.exp_avg_sq + (1 - b2) * abs_sq(g)
+    u = divide(d, sqrt(v * (1 / one_minus_pow(b2, t))), eps)
+    along, square = total(inner(d, p)), total(inner(d, u))
+    numbers = learning_rate, weight_decay, lower_bound, adapt_lower_bound
+    tau, lb = _model_step(along, square, f, gamma, s.lb, *numbers, one_minus_pow(b1, t))
+    return _shrunk(tau * u, p, learning_rate * weight_decay), MomoAdamState(d, v, f, gamma, lb, s.count)

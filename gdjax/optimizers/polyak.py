@@ -4,36 +4,20 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from gdjax import numerics
 from gdjax.combine.chain import Chain
-from gdjax.core import checks
 from gdjax.core.base import EmptyState, transform
 from gdjax.core.types import ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, Reduced, leafwise
-from gdjax.numerics import Array, bounded
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.meetings import total
+from gdjax.numerics import Array, bounded, sum_sq
 from gdjax.optimizers.sgd import sgd
-from gdjax.tree.norms import finite_square
 
 
-def _polyak_step(
-    g: Array, s: Any, p: Array, t: Array, f_min: Any, max_learning_rate: Any, eps: Hyper, variant: str, value: Any
-) -> dict[str, Any]:
-    real = numerics.widest_real(g)
-    value = checks.extra("gdjax.scale_by_polyak", "value", value)
-    value, f_min, top, eps = numerics.widen((value, f_min, max_learning_rate, eps), real)
-    gap = value - f_min
-    if variant == "sps+":
-        gap = jnp.maximum(gap, 0)
-    square = finite_square(g).astype(real) + eps
-    zero = square == 0
-    return {"step": jnp.where(zero, 0, jnp.minimum(gap / jnp.where(zero, 1, square), top))}
-
-
-@leafwise(reduce=_polyak_step)
+@leafwise(extra="value")
 def scale_by_polyak(
     g: Array, s: EmptyState, p: Array, t: Array,
     f_min: Hyper = 0.0, max_learning_rate: Hyper = 1.0, eps: Hyper = 0.0, variant: Literal["sps", "sps+"] = "sps",
-    *, step: Reduced = None,
+    *, value: Array,
 ) -> tuple[Array, EmptyState]:  # fmt: skip
     """Multiplies the gradients by Polyak's step size.
 
@@ -62,8 +46,11 @@ def scale_by_polyak(
     Reference:
       Loizou et al. 2021, https://arxiv.org/abs/2002.10542
     """
-    g = bounded(g, "summed")
-    return step * g, s
+    gap = jnp.maximum(value - f_min, 0) if variant == "sps+" else value - f_min
+    square = total(sum_sq(g)) + eps
+    zero = square == 0
+    step = jnp.where(zero, 0, jnp.minimum(gap / jnp.where(zero, 1, square), max_learning_rate))
+    return step * bounded(g, "summed"), s
 
 
 def _reversed(states: Any) -> Any:

@@ -8,31 +8,24 @@ import jax.numpy as jnp
 from gdjax.core import calls, checks
 from gdjax.core.base import EmptyState
 from gdjax.core.paths import label_by_path
-from gdjax.lift.leafwise import Hyper, Reduced, leafwise
-from gdjax.lift.stages import Staged, Tree
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.meetings import total_norm
+from gdjax.lift.stages import Tree
 from gdjax.numerics import Array, shrinking
 from gdjax.numerics.norms import safe_root_mean_squares
-from gdjax.tree import global_norm
 
 NormalizeState = EmptyState  # Optax's name for it
 
 
-def _norm(g: Array, s: Any, p: Array, t: Array) -> dict[str, Any]:
-    return {"norm": global_norm(g)}
-
-
-def _norms(g: Array, s: Any, p: Array, t: Array, groups: Any, tree: Tree) -> dict[str, Any]:
-    """The norm of all updates or, with groups, for each leaf the norm of its group."""
+def _group(tree: Tree, groups: Any) -> list[Any]:
+    """For each leaf the label of its group, None without groups."""
     if groups is None:
-        return {"norm": global_norm(g)}
+        return tree.of_each([None] * len(tree.paths))
     whole = tree.structure.unflatten(tree.entries)
     found = calls.of_tree(tree.label, "groups", groups, whole) if callable(groups) else label_by_path(groups)(whole)
     checks.returned(tree.label, "the groups' function", found)
     each = jax.tree.map(lambda name, part: jax.tree.map(lambda _: name, part), found, whole)
-    labels = tree.of_each(jax.tree.leaves(each))
-    lists = {name: [x for x, own in zip(g, labels, strict=True) if own == name] for name in dict.fromkeys(labels)}
-    norms = {name: global_norm(xs) for name, xs in lists.items()}
-    return {"norm": [norms[name] for name in labels]}
+    return tree.of_each(jax.tree.leaves(each))
 
 
 @leafwise()
@@ -55,9 +48,9 @@ def clip(g: Array, s: EmptyState, p: Array, t: Array, max_delta: Hyper) -> tuple
     return jnp.clip(g, -max_delta, max_delta), s
 
 
-@leafwise(reduce=_norms)
+@leafwise(static={"groups": _group})
 def clip_by_global_norm(
-    g: Array, s: EmptyState, p: Array, t: Array, max_norm: Hyper, *, groups: Staged = None, norm: Reduced = None
+    g: Array, s: EmptyState, p: Array, t: Array, max_norm: Hyper, *, groups: Any = None
 ) -> tuple[Array, EmptyState]:
     """Scales all updates by one factor so that their global norm is at most max_norm.
 
@@ -89,7 +82,7 @@ def clip_by_global_norm(
       https://arxiv.org/abs/1211.5063
     """
     # One quotient for the whole tree, one product per element.
-    return g * shrinking(norm, max_norm), s
+    return g * shrinking(total_norm(g, groups), max_norm), s
 
 
 @leafwise()
@@ -118,8 +111,8 @@ def clip_by_block_rms(g: Array, s: EmptyState, p: Array, t: Array, threshold: Hy
     return g * shrinking(safe_root_mean_squares(g, 0.0), threshold), s
 
 
-@leafwise(reduce=_norm)
-def normalize(g: Array, s: EmptyState, p: Array, t: Array, *, norm: Reduced = None) -> tuple[Array, EmptyState]:
+@leafwise()
+def normalize(g: Array, s: EmptyState, p: Array, t: Array) -> tuple[Array, EmptyState]:
     """Scales all updates by one factor so that their global norm is 1.
 
         u = g / |g|
@@ -134,5 +127,6 @@ def normalize(g: Array, s: EmptyState, p: Array, t: Array, *, norm: Reduced = No
       {'b': -0.8, 'w': 0.6}
     """
     # Two factors: for norms below 1e-38 or above 8e37 the reciprocal would be infinite or denormal.
+    norm = total_norm(g)
     root = jnp.sqrt(jnp.where(norm == 0, 1, norm))
     return g * (1 / root) * (1 / root), s

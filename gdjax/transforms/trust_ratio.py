@@ -1,12 +1,10 @@
 """Updates scaled by norms: of a leaf, of its parameter, of the whole tree."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
-from gdjax import tree
 from gdjax.core.base import EmptyState
-from gdjax.lift.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.meetings import total_norm
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
 
 
@@ -106,13 +104,9 @@ def scale_by_param_block_rms(
     return g * jnp.maximum(leaf_norm(p) * max(p.size, 1) ** -0.5, min_scale), s
 
 
-def _norm(g: Array, s: Any, p: Array, t: Array) -> dict[str, Any]:
-    return {"norm": tree.global_norm(g)}
-
-
-@leafwise(reduce=_norm)
+@leafwise()
 def normalize_by_update_norm(
-    g: Array, s: EmptyState, p: Array, t: Array, scale_factor: Hyper = 1.0, eps: Hyper = 1e-6, *, norm: Reduced = None
+    g: Array, s: EmptyState, p: Array, t: Array, scale_factor: Hyper = 1.0, eps: Hyper = 1e-6
 ) -> tuple[Array, EmptyState]:
     """Scales the updates of the whole tree to one norm.
 
@@ -131,4 +125,5 @@ def normalize_by_update_norm(
       >>> {name: round(float(x[0]), 3) for name, x in u.items()}
       {'b': -0.8, 'w': -0.6}
     """
+    norm = total_norm(g)
     return g * divide(jnp.asarray(scale_factor, norm.dtype), norm + eps), s

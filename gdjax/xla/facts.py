@@ -118,6 +118,16 @@ def _flat(xs: Iterable[Any]) -> Iterator[Any]:
         yield from _flat(x) if isinstance(x, tuple | list) else [x]
 
 
+def without_unused(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """A traced function without the equations that none of its outputs needs."""
+    needed, left = {v for v in closed.jaxpr.outvars if isinstance(v, Var)}, []
+    for e in reversed(closed.jaxpr.eqns):
+        if any(v in needed for v in e.outvars):
+            left.append(e)
+            needed.update(v for v in e.invars if isinstance(v, Var))
+    return ClosedJaxpr(closed.jaxpr.replace(eqns=left[::-1]), closed.consts)
+
+
 def _size(variable: Any) -> int:
     return getattr(variable.aval, "size", 0)
 

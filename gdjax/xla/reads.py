@@ -40,12 +40,17 @@ def widened(*pairs: tuple[Array | None, Array | None]) -> Iterator[None]:
         _widened.reset(token)
 
 
+def original(x: Array) -> Array:
+    """What an array that a rule was given was widened from; any other array as it is."""
+    return next((narrow for wide, narrow in _widened.get() if wide is x), x)
+
+
 def rounded(x: Array, like: Array) -> Array:
     """x, rounded to the dtype that `like`, what a rule was given, was widened from; in the dtype that x has.
 
     Not by two casts: XLA leaves such a pair out.
     """
-    dtype = next((narrow.dtype for wide, narrow in _widened.get() if wide is like), x.dtype)
+    dtype = original(like).dtype if original(like) is not like else x.dtype
     if dtype.itemsize >= x.dtype.itemsize or not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     form = jnp.finfo(dtype)
@@ -57,5 +62,5 @@ def alone(x: Array, *others: Array) -> Array:
 
     A second sum of the same x names the result of the first in `others`, or XLA would take the two for one.
     """
-    narrow = next((narrow for wide, narrow in _widened.get() if wide is x), None)
-    return x if narrow is None else apart(narrow, *others)[0].astype(x.dtype)
+    narrow = original(x)
+    return x if narrow is x else apart(narrow, *others)[0].astype(x.dtype)

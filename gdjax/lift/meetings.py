@@ -1,0 +1,269 @@
+"""Where leaves meet: functions that a rule calls for what one array does not show.
+
+A rule sees one array, as a function under `jax.vmap` does. What it needs from all arrays of the tree it asks for by a
+call in its middle, as that function calls `jax.lax.psum`:
+
+    n = sqrt(total(sum_sq(g)))        the norm of all gradients
+    return g / n, s
+
+In the trace of a rule such a call is one equation. `cut` takes these out: their results become inputs of the rule. So
+the lift computes first what each leaf brings to the first meeting, then what comes of it, and so on; the rest of the
+rule is one pass as ever (`lift/one_leaf`). A rule that is called by itself has one leaf.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Primitive, Var, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
+
+from gdjax.core import callers, meshes
+from gdjax.tree import euclidean, sums
+from gdjax.xla.facts import has_inside
+from gdjax.xla.reads import original
+
+Array = jax.Array
+Lists = list[list[Array]]
+
+meet_p = Primitive("gdjax_meet")
+meet_p.multiple_results = True
+
+
+def total(x: Array) -> Array:
+    """The sum of x, one number of each array, over the arrays of the tree: to be called in a rule.
+
+    Called elsewhere it is x, as of a tree of one array.
+
+    Raises:
+      ValueError: x is no scalar.
+      TypeError: (in update) it is called in a condition, a loop or a jitted function of the rule.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> @gdjax.leafwise()
+      ... def unit(g, s, p, t):
+      ...     return g / jnp.sqrt(gdjax.total(jnp.sum(g**2))), s
+      >>> u, _ = unit().update({"b": jnp.array([4.0]), "w": jnp.array([3.0])}, unit().init(None))
+      >>> print(u["b"].round(3), u["w"].round(3))
+      [0.8] [0.6]
+    """
+    return _of_numbers("total", sums.total, x)
+
+
+def largest(x: Array) -> Array:
+    """The largest x, one number of each array, among the arrays of the tree: to be called in a rule; NaN where one is.
+
+    Called elsewhere it is x, as of a tree of one array.
+
+    Raises:
+      ValueError: x is no scalar.
+      TypeError: (in update) it is called in a condition, a loop or a jitted function of the rule.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> @gdjax.leafwise()
+      ... def within_one(g, s, p, t):
+      ...     return g / gdjax.largest(jnp.max(jnp.abs(g))), s
+      >>> u, _ = within_one().update({"b": jnp.array([4.0]), "w": jnp.array([-2.0])}, within_one().init(None))
+      >>> print(u["b"], u["w"])
+      [1.] [-0.5]
+    """
+    return _of_numbers("largest", lambda xs: jnp.max(sums.joined(xs)), x)
+
+
+def total_norm(x: Array, group: Hashable = None) -> Array:
+    """The norm of x over the arrays of the tree, without overflow: `gdjax.global_norm`, to be called in a rule.
+
+    Called elsewhere it is the norm of x alone.
+
+    Args:
+      group: the arrays of one group have a norm of their own.
+
+    Raises:
+      TypeError: (in update) it is called in a condition, a loop or a jitted function of the rule.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> @gdjax.leafwise()
+      ... def unit(g, s, p, t):
+      ...     return g / gdjax.total_norm(g), s
+      >>> u, _ = unit().update({"b": jnp.array([4e30]), "w": jnp.array([3e30])}, unit().init(None))
+      >>> print(u["b"].round(3), u["w"].round(3))
+      [0.8] [0.6]
+    """
+    return meet("total_norm", _norms, original(jnp.asarray(x)), group=group)[0]
+
+
+def _norms(xs: list[Array]) -> Lists:
+    return [[euclidean.global_norm(xs)] * len(xs)]
+
+
+def _of_numbers(name: str, f: Callable[[list[Array]], Array], x: Any) -> Array:
+    x = jnp.asarray(x)
+    if x.ndim:
+        raise ValueError(f"gdjax.{name} takes one number of each array, got shape {x.shape}: sum it up first")
+    return meet(name, lambda xs: [[f(xs)] * len(xs)], x)[0]
+
+
+class Place(NamedTuple):
+    """A call at which leaves meet."""
+
+    rule: int  # among those of the pass
+    name: str  # of the function
+    line: str  # of the call
+    group: Hashable  # the leaves of each meet by themselves
+
+
+class Meeting(NamedTuple):
+    """A meeting in the trace of the rules for one leaf."""
+
+    place: Place
+    f: Callable[..., Lists]  # from the lists of all leaves' operands to a list for each result
+    operands: list[Any]
+    results: list[Var]
+
+
+class Calls:
+    """The meetings that rules call while they are traced, in their order."""
+
+    def __init__(self, axes: frozenset[str]):
+        self.rule, self.places = 0, list[Place]()
+        self.axes = axes  # of a `shard_map`, over which any leaf varies: what comes of a meeting varies over all
+
+
+_calls: contextvars.ContextVar[Calls | None] = contextvars.ContextVar("gdjax_meetings", default=None)
+
+
+@contextlib.contextmanager
+def noted(calls: Calls) -> Iterator[None]:
+    token = _calls.set(calls)
+    try:
+        yield
+    finally:
+        _calls.reset(token)
+
+
+def meet(name: str, f: Callable[..., Lists], *xs: Array, group: Hashable = None) -> list[Array]:
+    """What comes of the meeting of all leaves for this one.
+
+    Args:
+      f: from the lists of xs of all leaves to a list for each result, with an entry for each leaf. It closes over no
+        arrays of the rule.
+      group: leaves meet those of their group.
+    """
+    if (calls := _calls.get()) is not None:
+        calls.places.append(Place(calls.rule, name, callers.line(__file__), group))
+        xs = meshes.varying(xs, calls.axes)
+    one = jax.make_jaxpr(lambda *xs: [ys[0] for ys in f(*([x] for x in xs))])(*xs)
+    return meet_p.bind(*xs, name=name, f=f, one=one)
+
+
+def _of_one(*xs: Array, one: ClosedJaxpr, **_: Any) -> list[Array]:
+    return jaxpr_as_fun(one)(*xs)
+
+
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
+    return jax.jvp(lambda *xs: _of_one(*xs, **params), primals, list(map(ad.instantiate_zeros, tangents)))
+
+
+def _batched(xs: Sequence[Any], axes: Sequence[int | None], **params: Any) -> Any:
+    ys = jax.vmap(lambda *xs: _of_one(*xs, **params), [a if a is None else int(a) for a in axes])(*xs)
+    return ys, [0] * len(ys)
+
+
+# Of a rule that is called by itself.
+meet_p.def_impl(_of_one)
+meet_p.def_abstract_eval(lambda *xs, one, **_: one.out_avals)
+mlir.register_lowering(meet_p, mlir.lower_fun(_of_one, multiple_results=True))
+ad.primitive_jvps[meet_p] = _jvp
+batching.primitive_batchers[meet_p] = _batched
+
+
+def cut(closed: ClosedJaxpr, places: Sequence[Place]) -> tuple[ClosedJaxpr, tuple[Meeting, ...]]:
+    """The traced rules with the results of meetings as further inputs, and the meetings.
+
+    Raises:
+      TypeError: a meeting lies inside a condition, a loop or a jitted function.
+    """
+    jaxpr = closed.jaxpr
+    equations = [e for e in jaxpr.eqns if e.primitive is meet_p]
+    inside = [e for e in jaxpr.eqns if has_inside(e, meet_p)]
+    if inside or len(equations) != len(places):
+        called = " or ".join(dict.fromkeys(f"gdjax.{place.name}" for place in places)) or "gdjax.total"
+        raise TypeError(f"{called}: call it in the rule itself, in no condition, loop or jitted function of it")
+    meetings = [
+        Meeting(place, e.params["f"], list(e.invars), list(e.outvars))
+        for place, e in zip(places, equations, strict=True)
+    ]
+    if not meetings:
+        return closed, ()
+    rest = [e for e in jaxpr.eqns if e.primitive is not meet_p]
+    inputs = [*jaxpr.invars, *(v for m in meetings for v in m.results)]
+    return ClosedJaxpr(jaxpr.replace(eqns=rest, invars=inputs), closed.consts), tuple(meetings)
+
+
+class Leaf(Protocol):
+    """A leaf of a pass, as meetings see it."""
+
+    where: str  # in errors
+    labels: dict[int, str]  # of the rules that apply to it, by their place in the pass
+    met: list[Array]  # what has come of its meetings so far
+
+    @property
+    def meetings(self) -> Sequence[Meeting]:
+        """Those that its rules call."""
+        ...
+
+    def brought(self, meeting: int) -> list[Array]:
+        """The operands of one."""
+        ...
+
+
+def hold(leaves: Sequence[Leaf]) -> None:
+    """Holds all meetings, one after the other: adds what comes of each to what the leaves have met.
+
+    Raises:
+      TypeError: a rule calls for other meetings on one leaf than on another.
+    """
+    of_rules: dict[int, list[tuple[Leaf, list[int]]]] = {}
+    for leaf in leaves:
+        for n, rule in enumerate(leaf.labels):
+            mine = [i for i, m in enumerate(leaf.meetings) if m.place.rule == n]
+            of_rules.setdefault(rule, []).append((leaf, mine))
+    for rule, there in sorted(of_rules.items()):
+        _check_equal(rule, there)
+        for at_once in zip(*(mine for _, mine in there), strict=True):
+            groups: dict[Hashable, list[tuple[Leaf, int]]] = {}
+            for (leaf, _), i in zip(there, at_once, strict=True):
+                groups.setdefault(leaf.meetings[i].place.group, []).append((leaf, i))
+            for group in groups.values():
+                _meet(group)
+
+
+def _meet(there: Sequence[tuple[Leaf, int]]) -> None:
+    meetings = [leaf.meetings[i] for leaf, i in there]
+    lists = [list(xs) for xs in zip(*(leaf.brought(i) for leaf, i in there), strict=True)]
+    results = zip(*meetings[0].f(*lists), strict=True)
+    for (leaf, _), m, ys in zip(there, meetings, results, strict=True):
+        leaf.met += [y.astype(v.aval.dtype) for y, v in zip(ys, m.results, strict=True)]  # in trees of several dtypes
+
+
+def _check_equal(rule: int, there: Sequence[tuple[Leaf, list[int]]]) -> None:
+    """Raises unless the leaves are at the same calls of a rule."""
+
+    def calls(leaf: Leaf, mine: list[int]) -> str:
+        found = [leaf.meetings[i].place for i in mine]
+        return ", ".join(f"gdjax.{place.name} at {place.line}" for place in found) or "nothing"
+
+    first = calls(*there[0])
+    other = next((x for x in there if calls(*x) != first), None)
+    if other is not None:
+        leaf, label = there[0][0], there[0][0].labels[rule]
+        raise TypeError(
+            f"{label}: the rule calls {first} for {leaf.where}, and {calls(*other)} for {other[0].where}: all arrays "
+            "of the tree must meet at the same calls"
+        )
