@@ -14,8 +14,9 @@ from gdjax.core import base, checks, meshes
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import factors, meetings, rule_checks, staging
-from gdjax.lift.one_leaf import Kernel, kernel_of
+from gdjax.lift.one_leaf import kernel_of
 from gdjax.lift.stages import Tree
+from gdjax.lift.trace import Kernel
 from gdjax.xla.write_order import LARGE, after, destination, written
 
 Array = jax.Array
@@ -228,12 +229,12 @@ def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
     """The update of each leaf; the rules get their new slots and numbers."""
     works = {i: _Work(active, leaves, i) for i in range(len(leaves.gs)) if (active := _active(running, leaves, i))}
     meetings.hold(list(works.values()))
-    directions, before = list(leaves.gs), None
+    directions, before, found = list(leaves.gs), None, dict[Any, Any]()
     for i, work in works.items():
-        directions[i], before = work.apply(before)
-    for r in running:
-        mine = [work.numbers[r.place] for work in works.values() if r.place in work.numbers]
-        r.shared = r.shared | max(mine, key=lambda of: of[0], default=(0, {}))[1]
+        directions[i], before = work.apply(before, found)
+    widest = sorted(works.values(), key=lambda work: work.arguments[0].dtype.itemsize)
+    for (r, field), x in ((at, x) for work in widest for at, x in work.numbers.items()):
+        running[r].shared = running[r].shared | {field: x}
     return directions
 
 
@@ -243,7 +244,7 @@ class _Work:
     def __init__(self, active: list[Running], leaves: Leaves, i: int):
         self.active, self.leaves, self.i = active, leaves, i
         self.where, self.labels = leaves.where(i), {r.place: r.rule.label for r in active}
-        self.to, self.met, self.numbers = destination(), list[Array](), dict[int, tuple[int, dict[str, Array]]]()
+        self.to, self.met, self.numbers = destination(), list[Array](), dict[tuple[int, str], Array]()
         self.rules = kernel_of(tuple(r.kernel(i) for r in active), self.to, leaves.axes)
         rest = [list(xs) for xs in zip(*(r.arguments(i) for r in active), strict=True)]
         self.arguments = [leaves.gs[i], leaves.ps[i], *rest]
@@ -260,20 +261,33 @@ class _Work:
         with self.blamed():
             return self.rules.brought(meeting, self.met, *self.arguments)
 
-    def apply(self, before: Array | None) -> tuple[Array, Array | None]:
-        """The update, and what the next large leaf waits for; this one waits for `before`."""
+    def apply(self, before: Array | None, found: dict[Any, Any]) -> tuple[Array, Array | None]:
+        """The update, and what the next large leaf waits for; this one waits for `before`.
+
+        Args:
+          found: what leaves have in common, computed at the first of a kind.
+        """
         g, p, *rest = self.arguments
         with self.blamed():
             # A large array that a leaf keeps on the way then lies where that of the leaf before was.
             in_turn = self.to is not None and g.size > LARGE and self.rules.keeps_a_value(*self.arguments)
             g = after(before, g) if in_turn and before is not None else g
-            g, news, numbers = self.rules(self.met, g, p, *rest)
+            g, news = self.rules(self.met, self.common(found), g, p, *rest)
         for r, new in zip(self.active, news, strict=True):
             r.slots[self.i] = new
-        for (rule, name), x in numbers.items():  # of trees of several dtypes the widest leaf counts
-            _, found = self.numbers.setdefault(self.active[rule].place, (g.dtype.itemsize, {}))
-            found[name] = x
         return g, written(self.to, p, g) if in_turn else before
+
+    def common(self, found: dict[Any, Any]) -> list[Array]:
+        """What the leaf has in common with others, and the new numbers of its rules."""
+        traced = self.rules.traced(tuple(self.arguments))
+        inputs = [*jax.tree.leaves(self.arguments), *self.met]
+        shared = [inputs[i] for i in traced.shared]
+        key = traced, *map(id, shared)
+        if key not in found:
+            found[key] = traced.found(shared)
+        common, numbers = found[key]
+        self.numbers = {(self.active[rule].place, name): x for (rule, name), x in numbers.items()}
+        return common
 
     @contextlib.contextmanager
     def blamed(self) -> Iterator[None]:

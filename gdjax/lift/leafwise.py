@@ -29,10 +29,10 @@ from gdjax.core.codec import Codec
 from gdjax.core.types import OptState, Params, ScalarOrSchedule, Updates
 from gdjax.lift import factors, rule_checks
 from gdjax.lift.all_leaves import fused
-from gdjax.lift.one_leaf import Kernel
 from gdjax.lift.signatures import arguments_of, hashable, like_rule
 from gdjax.lift.slots import Shared, Stored, first, first_moment, is_like_parameter, resolved
 from gdjax.lift.stages import Planned, Reduced, Stage, Tree, Whole, stages_of  # noqa: F401  optimizers import it here
+from gdjax.lift.trace import Kernel
 from gdjax.xla.write_order import once
 
 P = ParamSpec("P")

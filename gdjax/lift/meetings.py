@@ -95,7 +95,7 @@ def total_norm(x: Array, group: Hashable = None) -> Array:
       >>> print(u["b"].round(3), u["w"].round(3))
       [0.8] [0.6]
     """
-    return meet("total_norm", _norms, original(jnp.asarray(x)), group=group)[0]
+    return meet("total_norm", _norms, original(jnp.asarray(x)), group=group, alike=True)[0]
 
 
 def _norms(xs: list[Array]) -> Lists:
@@ -106,7 +106,7 @@ def _of_numbers(name: str, f: Callable[[list[Array]], Array], x: Any) -> Array:
     x = jnp.asarray(x)
     if x.ndim:
         raise ValueError(f"gdjax.{name} takes one number of each array, got shape {x.shape}: sum it up first")
-    return meet(name, lambda xs: [[f(xs)] * len(xs)], x)[0]
+    return meet(name, lambda xs: [[f(xs)] * len(xs)], x, alike=True)[0]
 
 
 class Place(NamedTuple):
@@ -123,6 +123,7 @@ class Meeting(NamedTuple):
 
     place: Place
     f: Callable[..., Lists]  # from the lists of all leaves' operands to a list for each result
+    alike: bool  # whether the results are the same for all leaves of a group
     operands: list[Any]
     results: list[Var]
 
@@ -147,19 +148,20 @@ def noted(calls: Calls) -> Iterator[None]:
         _calls.reset(token)
 
 
-def meet(name: str, f: Callable[..., Lists], *xs: Array, group: Hashable = None) -> list[Array]:
+def meet(name: str, f: Callable[..., Lists], *xs: Array, group: Hashable = None, alike: bool = False) -> list[Array]:
     """What comes of the meeting of all leaves for this one.
 
     Args:
       f: from the lists of xs of all leaves to a list for each result, with an entry for each leaf. It closes over no
         arrays of the rule.
       group: leaves meet those of their group.
+      alike: whether the results are the same for all of them.
     """
     if (calls := _calls.get()) is not None:
         calls.places.append(Place(calls.rule, name, callers.line(__file__), group))
         xs = meshes.varying(xs, calls.axes)
     one = jax.make_jaxpr(lambda *xs: [ys[0] for ys in f(*([x] for x in xs))])(*xs)
-    return meet_p.bind(*xs, name=name, f=f, one=one)
+    return meet_p.bind(*xs, f=f, one=one, alike=alike)
 
 
 def _of_one(*xs: Array, one: ClosedJaxpr, **_: Any) -> list[Array]:
@@ -196,7 +198,7 @@ def cut(closed: ClosedJaxpr, places: Sequence[Place]) -> tuple[ClosedJaxpr, tupl
         called = " or ".join(dict.fromkeys(f"gdjax.{place.name}" for place in places)) or "gdjax.total"
         raise TypeError(f"{called}: call it in the rule itself, in no condition, loop or jitted function of it")
     meetings = [
-        Meeting(place, e.params["f"], list(e.invars), list(e.outvars))
+        Meeting(place, e.params["f"], e.params["alike"], list(e.invars), list(e.outvars))
         for place, e in zip(places, equations, strict=True)
     ]
     if not meetings:
@@ -249,7 +251,8 @@ def _meet(there: Sequence[tuple[Leaf, int]]) -> None:
     lists = [list(xs) for xs in zip(*(leaf.brought(i) for leaf, i in there), strict=True)]
     results = zip(*meetings[0].f(*lists), strict=True)
     for (leaf, _), m, ys in zip(there, meetings, results, strict=True):
-        leaf.met += [y.astype(v.aval.dtype) for y, v in zip(ys, m.results, strict=True)]  # in trees of several dtypes
+        for y, v in zip(ys, m.results, strict=True):
+            leaf.met.append(y if y.dtype == v.aval.dtype else y.astype(v.aval.dtype))  # in trees of several dtypes
 
 
 def _check_equal(rule: int, there: Sequence[tuple[Leaf, list[int]]]) -> None:

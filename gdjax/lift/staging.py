@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import checks, meshes
 from gdjax.lift import rule_checks, stage_checks
-from gdjax.lift.one_leaf import promotion
 from gdjax.lift.stages import Stage, Tree
+from gdjax.lift.trace import promotion
 
 Array = jax.Array
 

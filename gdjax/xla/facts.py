@@ -128,6 +128,16 @@ def without_unused(closed: ClosedJaxpr) -> ClosedJaxpr:
     return ClosedJaxpr(closed.jaxpr.replace(eqns=left[::-1]), closed.consts)
 
 
+def made_of(closed: ClosedJaxpr, inputs: Iterable[Var], most: int) -> set[Var]:
+    """The values of up to `most` numbers that are made of these inputs alone, these among them."""
+    found = {*inputs}
+    for e in closed.jaxpr.eqns:
+        variables = [v for v in e.invars if isinstance(v, Var)]
+        if variables and all(v in found for v in variables) and all(_size(v) <= most for v in e.outvars):
+            found.update(e.outvars)
+    return found
+
+
 def _size(variable: Any) -> int:
     return getattr(variable.aval, "size", 0)
 

@@ -1,0 +1,216 @@
+"""The rules of a pass as JAX sees them, for leaves of one kind."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Var
+
+from gdjax import numerics
+from gdjax.core import meshes
+from gdjax.core.codec import Codec
+from gdjax.lift import rule_checks
+from gdjax.lift.meetings import Calls, Meeting, cut, noted
+from gdjax.xla import reads
+from gdjax.xla.facts import Evaluation, Graph, graph_of, made_of, without_unused
+from gdjax.xla.late_nan import Late, with_late_nan
+from gdjax.xla.loops import SMALL, Plan, plan, unordered
+
+Array = jax.Array
+Numbers = dict[tuple[int, str], Any]  # new values of fields that are one number, by rule of the pass and name
+FEW = 64  # numbers in an array that is computed once for all leaves
+
+
+class Kernel(NamedTuple):
+    """What decides the traced function of a rule: equal kernels share it."""
+
+    name: str
+    rule: Callable[..., tuple[Array, Any]]
+    State: Any
+    constants: tuple[tuple[str, type, Any], ...]
+    codecs: tuple[tuple[str, Codec], ...] = ()  # of the fields that are kept as codes
+    wraps: bool = False  # the rule is one of a wrapper, which gets the gradient beside the update
+    staged: bool = False  # stages of the rule run before it, which may have computed the same
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """The traced rules.
+
+    Their inputs are the flat arguments, and then what comes of meetings.
+    """
+
+    closed: ClosedJaxpr  # to the update and the new slots
+    plan: Plan  # in which order to write these
+    late: Late  # what makes each NaN where it is not finite
+    whole: ClosedJaxpr  # with what leaves bring to meetings
+    meetings: tuple[Meeting, ...]
+    waits: int | None  # the rule that brings to a meeting what is made of updates, which it needs of all leaves
+    shared: list[int]  # the inputs that all leaves have in common
+    common: list[Var]  # small values that are made of those alone, and that the rest needs
+    numbers: Numbers
+
+    def __post_init__(self) -> None:
+        vars(self)["share"] = jax.jit(self._share)
+        vars(self)["bring"] = jax.jit(self._bring, static_argnums=0)
+
+    def brought(self, meeting: int, inputs: list[Any]) -> list[Array]:
+        """The operands of a meeting, given the inputs up to there."""
+        known = dict(zip(self.whole.jaxpr.invars, inputs, strict=False))
+        operands = self.meetings[meeting].operands
+        if all(isinstance(v, Var) and v in known for v in operands):
+            return [known[v] for v in operands]
+        return vars(self)["bring"](meeting, inputs)
+
+    def _bring(self, meeting: int, inputs: list[Any]) -> list[Array]:
+        inputs = [reads.apart(x)[0] for x in inputs]
+        values = Evaluation(self.whole, dict(zip(self.whole.jaxpr.invars, inputs, strict=False)))
+        return [values.value(v) for v in self.meetings[meeting].operands]
+
+    def found(self, inputs: list[Any]) -> tuple[list[Array], dict[tuple[int, str], Array]]:
+        """The values of `common` and `numbers`, given all of `shared`."""
+        return vars(self)["share"](inputs)
+
+    def _share(self, inputs: list[Any]) -> tuple[list[Array], dict[tuple[int, str], Array]]:
+        invars = self.whole.jaxpr.invars
+        values = Evaluation(self.whole, {invars[i]: x for i, x in zip(self.shared, inputs, strict=True)})
+        return [values.value(v) for v in self.common], {name: values.value(v) for name, v in self.numbers.items()}
+
+
+def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arguments: tuple[Any, ...]) -> Traced:
+    """Traces the rules for leaves with such arguments.
+
+    Args:
+      to: where the update goes, see `gdjax.xla.write_order.bound_for`.
+      axes: those of a `shard_map` over which any leaf varies.
+      arguments: the gradient, the parameter, the slots, then what leaves have in common, then gradients.
+    """
+    leaves, structure = jax.tree.flatten(arguments)
+    calls, names = Calls(axes), list[tuple[int, str]]()
+
+    def function(*leaves: Any) -> list[Array]:
+        update, news, numbers, directions = _applied(kernels, calls, *structure.unflatten(leaves))
+        names.extend(numbers)
+        return [update, *news, *numbers.values(), *directions]
+
+    with noted(calls):
+        closed = jax.make_jaxpr(function)(*leaves)
+    whole, meetings = cut(closed, calls.places)
+    outs, results = whole.jaxpr.outvars, 1 + len(jax.tree.leaves(arguments[2]))
+    numbers = dict(zip(names, outs[results:], strict=False))
+    graph = graph_of(whole)
+    places = structure.unflatten(range(len(leaves)))
+    _check_numbers(graph, numbers, jax.tree.leaves(places[:3]))
+    waits = _waits(graph, meetings, outs[results + len(names) :])
+    closed = ClosedJaxpr(whole.jaxpr.replace(outvars=outs[:results]), whole.consts)
+    if meetings:  # what leaves bring to them is computed before
+        closed = without_unused(closed)
+    graph = graph_of(closed)
+    how = plan(graph, places[0], places[1], jax.tree.leaves(places[2]), to)
+    late: Late = {}
+    # What leaves bring to a meeting has the bound as it is written; what is the same in both is computed once.
+    staged = {m.place.rule for m in meetings} | {i for i, k in enumerate(kernels) if k.staged}
+    if not any(kernels[i].State._fields for i in staged):
+        closed, late = with_late_nan(closed, graph, how)
+    shared = jax.tree.leaves(places[3:6])
+    shared += [whole.jaxpr.invars.index(v) for m in meetings if m.alike for v in m.results]
+    common = _common(whole, closed, [whole.jaxpr.invars[i] for i in shared])
+    how = unordered(how) if graph.sizes[graph.inputs[0]] <= SMALL else how
+    return Traced(closed, how, late, whole, meetings, waits, shared, common, numbers)
+
+
+def _common(whole: ClosedJaxpr, closed: ClosedJaxpr, inputs: Sequence[Var]) -> list[Var]:
+    """Small values that are made of these inputs alone, and read by what is not."""
+    alike = made_of(whole, inputs, FEW)
+    read = [v for e in closed.jaxpr.eqns if not alike.issuperset(e.outvars) for v in e.invars]
+    read = [v for v in [*read, *closed.jaxpr.outvars] if isinstance(v, Var) and v in alike]
+    return [v for v in dict.fromkeys(read) if v not in inputs]
+
+
+def _check_numbers(graph: Graph, numbers: Numbers, arrays: Sequence[int]) -> None:
+    """Raises where a rule makes of one array what is one number for all."""
+    for (rule, name), v in numbers.items():
+        if isinstance(v, Var) and graph.reach(graph.numbers[v], ()) & {graph.inputs[i] for i in arrays}:
+            with rule_checks.raised_by(rule):
+                raise ValueError(
+                    f"state.{name} is one number for the whole tree, and the rule made it of one array: take the "
+                    "gdjax.total or gdjax.largest of it"
+                )
+
+
+def _waits(graph: Graph, meetings: Sequence[Meeting], directions: Sequence[Any]) -> int | None:
+    """The last rule that brings to a meeting what is made of the updates that rules before it made.
+
+    Args:
+      directions: what each rule got.
+    """
+    numbered = [graph.numbers[v] if isinstance(v, Var) else graph.inputs[0] for v in directions]
+    made = {i: x for i, x in enumerate(numbered) if x not in {*graph.inputs, numbered[0]}}
+    read: set[int] = set()
+    for v in (v for m in meetings for v in m.operands if isinstance(v, Var)):
+        read |= graph.reach(graph.numbers[v], ())
+    return max((i for i, x in made.items() if x in read), default=None)
+
+
+def _applied(
+    kernels: Sequence[Kernel], calls: Calls, g: Array, p: Array | None, slots: Any, counts: Any, shared: Any,
+    scalars: Any, raws: Any,
+) -> tuple[Array, list[Array], dict[tuple[int, str], Array], list[Array]]:  # fmt: skip
+    """The update that the rules make one after the other, and their new slots in a row.
+
+    Also the new values of fields that are one number, by rule and name, and what each rule got.
+    """
+    like = [g.dtype] if p is None else [g.dtype, p.dtype]
+    real = max((numerics.real_dtype(numerics.at_least_float32(d)) for d in like), key=lambda d: d.itemsize)
+    wide, param, news = numerics.widen(g, real), numerics.widen(p, real), []
+    direction, directions, found = wide, [], {}
+    for index, (kernel, slot, count, numbers, scalar, raw) in enumerate(
+        zip(kernels, slots, counts, shared, scalars, raws, strict=True)
+    ):
+        calls.rule = index
+        directions.append(direction)
+        fields = [f for f in kernel.State._fields if f != "count" and f not in numbers]
+        codes, codecs = dict(zip(fields, slot, strict=True)), dict(kernel.codecs)
+        olds = {f: codecs[f].decode(x) if f in codecs else x for f, x in codes.items()}
+        old = {f: _widened(x, real) for f, x in (olds | numbers).items()}
+        s = dict(old)
+        if "count" in kernel.State._fields:
+            s["count"] = count
+        t = None if count is None else count.astype(real)
+        hyper = {k: v for k, _, v in kernel.constants} | {k: numerics.widen(v, real) for k, v in scalar.items()}
+        with jax.named_scope(kernel.name), promotion(g), reads.widened((wide, g), (param, p)):
+            with rule_checks.raised_by(index):
+                given = [wide if raw is None else numerics.widen(raw, real)] if kernel.wraps else []
+                s = kernel.State(**s)
+                result = rule_checks.called(kernel.rule, index, [direction, *given], s, param, t, hyper)
+                direction, state = rule_checks.returned(kernel.State, result, direction, olds | numbers)
+        changed = {f: x for f in old if (x := getattr(state, f)) is not old[f]}
+        coded = {f: codecs[f].encode(jnp.asarray(changed[f])) for f in codecs if f in changed}
+        kept = codes | changed | coded
+        for f, x in codes.items():
+            news += [_stored(y, z) for y, z in zip(jax.tree.leaves(kept[f]), jax.tree.leaves(x), strict=True)]
+        found |= {(index, f): _stored(changed[f], numbers[f]) for f in numbers if f in changed}
+    update = direction.astype(g.dtype)
+    # Of a gradient that is not divided the update may be, as a state made of divided parameters is.
+    return (meshes.placed(update, g) if meshes.division(g) else update), news, found, directions
+
+
+def _widened(slot: Any, real: Any) -> Any:
+    """What a rule gets for a slot: integers, booleans and PRNG keys as they are, the rest in the rule's dtype."""
+    inexact = lambda x: jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)  # noqa: E731
+    return jax.tree.map(lambda x: numerics.widen(x, real) if inexact(x) else x, slot)
+
+
+def _stored(new: Any, old: Array) -> Array:
+    """`new`, an array or a number, in the dtype and the place of `old`."""
+    if numerics.is_key(old):
+        return meshes.placed(new, old)
+    return meshes.placed(new.astype(old.dtype) if hasattr(new, "dtype") else jnp.asarray(new, old.dtype), old)
+
+
+def promotion(*gs: Array) -> Any:
+    """With complex numbers a rule mixes dtypes on purpose: its hyperparameters and second moments are real."""
+    return jax.numpy_dtype_promotion("standard") if any(map(jnp.iscomplexobj, gs)) else contextlib.nullcontext()
