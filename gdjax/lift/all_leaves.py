@@ -148,10 +148,9 @@ class Running:
     def kernel(self, i: int) -> Kernel:
         """What decides the function of leaf i; a hyperparameter that is 0 for it is a constant."""
         own = {k: x for k, x in self.own[i].items() if _is_zero(x)} | self.static[i]
-        kernel = self.rule.kernel
-        return kernel._replace(
-            wraps=self.wraps, constants=kernel.constants + tuple((k, type(x), x) for k, x in own.items())
-        )
+        kernel, constants = self.rule.kernel, tuple((k, type(x), x) for k, x in own.items())
+        arguments = tuple(k for k in self.own[i] if k not in own)
+        return kernel._replace(wraps=self.wraps, constants=kernel.constants + constants, per_leaf=arguments)
 
     def closed(self, structure: Any) -> Any:
         """The new state."""
@@ -279,12 +278,9 @@ class _Work:
 
     def common(self, found: dict[Any, Any]) -> list[Array]:
         """What the leaf has in common with others, and the new numbers of its rules."""
-        traced = self.rules.traced(tuple(self.arguments))
-        inputs = [*jax.tree.leaves(self.arguments), *self.met]
-        shared = [inputs[i] for i in traced.shared]
-        key = traced, *map(id, shared)
+        key, compute = self.rules.shared(self.met, *self.arguments)
         if key not in found:
-            found[key] = traced.found(shared)
+            found[key] = compute()
         common, numbers = found[key]
         self.numbers = {(self.active[rule].place, name): x for (rule, name), x in numbers.items()}
         return common

@@ -1,10 +1,11 @@
 """One leaf: the jitted function that applies a row of rules to one array."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 
 from gdjax.core import meshes
@@ -71,6 +72,17 @@ class OneLeaf:
         # The rules are traced again, with arrays that are not divided.
         return meshes.partitioned(lambda met, *arguments: self.brought(meeting, met, *arguments), like, met, *arguments)
 
+    def shared(self, met: list[Array], *arguments: Any) -> tuple[Any, Callable[[], tuple[list[Array], Any]]]:
+        """What decides the values that leaves have in common, and these with the new numbers; see `Traced.found`."""
+        traced, (g, _, slots, *_) = self.traced(arguments), arguments
+        inputs = [*jax.tree.leaves(arguments), *met]
+        shared = [inputs[i] for i in traced.shared]
+        key = traced, *map(id, shared)
+        if not meshes.divided_otherwise(slots, g):
+            return key, lambda: traced.found(shared)
+        like = [None] * len(traced.common), dict.fromkeys(traced.numbers)
+        return key, lambda: meshes.partitioned(lambda xs, _: traced.found(xs), like, shared, g)
+
     def apply(self, given: tuple[list[Array], list[Array]], *arguments: Any) -> tuple[Array, Any]:
         _, p, slots, *_ = arguments
         traced, (met, common) = self.traced(arguments), given
@@ -99,6 +111,19 @@ class OneLeaf:
         return update, structure.unflatten(news)
 
     def traced(self, arguments: tuple[Any, ...]) -> Traced:
+        g, _, slots, *_ = arguments
+        if not meshes.divided_otherwise(slots, g):
+            return self._traced(arguments)
+        found: list[Traced] = []
+
+        def note(arguments: Any) -> Array:
+            found.append(self._traced(arguments))
+            return jnp.zeros(())
+
+        meshes.partitioned(note, None, arguments)  # in which arrays are not divided
+        return found[0]
+
+    def _traced(self, arguments: tuple[Any, ...]) -> Traced:
         leaves, structure = jax.tree.flatten(arguments)
         key = structure, *meshes.types_of(leaves), *(getattr(jax.config, name) for name in CONTEXT)
         if key in self.known:

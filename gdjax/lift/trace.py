@@ -1,7 +1,7 @@
 """The rules of a pass as JAX sees them, for leaves of one kind."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ class Kernel(NamedTuple):
     codecs: tuple[tuple[str, Codec], ...] = ()  # of the fields that are kept as codes
     wraps: bool = False  # the rule is one of a wrapper, which gets the gradient beside the update
     staged: bool = False  # stages of the rule run before it, which may have computed the same
+    per_leaf: tuple[str, ...] = ()  # hyperparameters that are arguments and that leaves do not share
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,9 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     numbers = dict(zip(names, outs[results:], strict=False))
     graph = graph_of(whole)
     places = structure.unflatten(range(len(leaves)))
-    _check_numbers(graph, numbers, jax.tree.leaves(places[:3]))
+    of_leaf = {"one array": jax.tree.leaves(places[:3])}
+    of_leaf |= {name: [scalars[name]] for k, scalars in zip(kernels, places[5], strict=True) for name in k.per_leaf}
+    _check_numbers(graph, numbers, of_leaf)
     waits = _waits(graph, meetings, outs[results + len(names) :])
     closed = ClosedJaxpr(whole.jaxpr.replace(outvars=outs[:results]), whole.consts)
     if meetings:  # what leaves bring to them is computed before
@@ -117,28 +120,36 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
         closed, late = with_late_nan(closed, graph, how)
     shared = jax.tree.leaves(places[3:6])
     shared += [whole.jaxpr.invars.index(v) for m in meetings if m.alike for v in m.results]
-    common = _common(whole, closed, [whole.jaxpr.invars[i] for i in shared])
+    alike = made_of(whole, [whole.jaxpr.invars[i] for i in shared], FEW)
+    if not alike.issuperset(v for v in numbers.values() if isinstance(v, Var)):  # what a jitted rule returns
+        shared = list(range(len(whole.jaxpr.invars)))
     how = unordered(how) if graph.sizes[graph.inputs[0]] <= SMALL else how
-    return Traced(closed, how, late, whole, meetings, waits, shared, common, numbers)
+    return Traced(closed, how, late, whole, meetings, waits, shared, _read_by_others(closed, alike), numbers)
 
 
-def _common(whole: ClosedJaxpr, closed: ClosedJaxpr, inputs: Sequence[Var]) -> list[Var]:
-    """Small values that are made of these inputs alone, and read by what is not."""
-    alike = made_of(whole, inputs, FEW)
+def _read_by_others(closed: ClosedJaxpr, alike: set[Var]) -> list[Var]:
+    """Those of some values, inputs left out, that are read to compute what is not among them."""
     read = [v for e in closed.jaxpr.eqns if not alike.issuperset(e.outvars) for v in e.invars]
     read = [v for v in [*read, *closed.jaxpr.outvars] if isinstance(v, Var) and v in alike]
-    return [v for v in dict.fromkeys(read) if v not in inputs]
+    return [v for v in dict.fromkeys(read) if v not in closed.jaxpr.invars]
 
 
-def _check_numbers(graph: Graph, numbers: Numbers, arrays: Sequence[int]) -> None:
-    """Raises where a rule makes of one array what is one number for all."""
-    for (rule, name), v in numbers.items():
-        if isinstance(v, Var) and graph.reach(graph.numbers[v], ()) & {graph.inputs[i] for i in arrays}:
+def _check_numbers(graph: Graph, numbers: Numbers, of_leaf: Mapping[str, Sequence[int]]) -> None:
+    """Raises where a rule makes what is one number for the whole tree of what leaves do not share.
+
+    Args:
+      of_leaf: these inputs, by name.
+    """
+    for (rule, field), v in numbers.items():
+        reach = graph.reach(graph.numbers[v], ()) if isinstance(v, Var) else frozenset()
+        for name, inputs in of_leaf.items():
+            if reach.isdisjoint(graph.inputs[i] for i in inputs):
+                continue
+            remedy = "take the gdjax.total or gdjax.largest of it"
+            if name != "one array":
+                remedy = f"{name} must be one number for the whole tree"
             with rule_checks.raised_by(rule):
-                raise ValueError(
-                    f"state.{name} is one number for the whole tree, and the rule made it of one array: take the "
-                    "gdjax.total or gdjax.largest of it"
-                )
+                raise TypeError(f"state.{field} is one number for the whole tree, and made of {name}: {remedy}")
 
 
 def _waits(graph: Graph, meetings: Sequence[Meeting], directions: Sequence[Any]) -> int | None:

@@ -212,6 +212,10 @@ def test_values():
     )
 
 
+def stepped(tx: Any) -> Any:
+    return tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -222,7 +226,7 @@ def test_values():
         (lambda: gdjax.sgd(gdjax.per_leaf(-0.1, {})), ValueError, "gdjax.sgd: learning_rate must be finite and"),
         (lambda: gdjax.sgd(gdjax.per_leaf(schedule, {"a": -1.0})), ValueError, "rate times a factor of per_leaf"),
         (lambda: gdjax.adam(0.1, gdjax.per_leaf(0.9, {"a": 1.2})), ValueError, r"gdjax.adam: b1 times .* in \[0, 1\)"),
-        (lambda: gdjax.prodigy(gdjax.per_leaf(1.0, {})), TypeError, "gdjax.prodigy: learning_rate must be one"),
+        (lambda: stepped(gdjax.prodigy(gdjax.per_leaf(1.0, {}))), TypeError, "gdjax.prodigy: .* made of learning_rate"),
         (lambda: gdjax.rprop(gdjax.per_leaf(1.0, {})), TypeError, "rprop: learning_rate must be one number for"),
         (lambda: gdjax.sgd({"head": 0.1}), TypeError, r"write per_leaf\(rate, \{pattern: factor\}\)"),
         (lambda: gdjax.sgd(gdjax.per_leaf(0.1, [1.0])).init(PARAMS), ValueError, "there is no factor for embed"),

@@ -71,7 +71,7 @@ def test_the_numbers_are_those_of_the_rule_as_it_is_written(name, monkeypatch):
         return updates, state
 
     late = jax.tree.leaves(stepped(ODD))
-    monkeypatch.setattr("gdjax.lift.one_leaf.with_late_nan", lambda closed, graph, plan: (closed, {}))
+    monkeypatch.setattr("gdjax.lift.trace.with_late_nan", lambda closed, graph, plan: (closed, {}))
     monkeypatch.setattr("gdjax.lift.all_leaves.kernel_of", OneLeaf)
     jax.clear_caches()
     assert bounds(tx)
