@@ -73,6 +73,7 @@ from gdjax.inspection.table import Table
 from gdjax.inspection.tabulate import state_bytes, tabulate
 from gdjax.lift.codecs import bfloat16_with_error
 from gdjax.lift.leafwise import Hyper, ScaleByScheduleState, ScheduledState, leafwise
+from gdjax.lift.meetings import largest, total, total_norm
 from gdjax.lift.slots import (
     Factor,
     Integer,
@@ -323,7 +324,7 @@ __all__ = [
     "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "in_turns", "incremental_update",
     "init_empty_state", "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams", "inverse_root",
     "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative", "kl_divergence", "kl_shampoo", "kl_soap",
-    "l2_loss", "label_by_path", "label_by_role", "lamb", "lars", "layerwise_decay", "lbfgs", "leafwise",
+    "l2_loss", "largest", "label_by_path", "label_by_role", "lamb", "lars", "layerwise_decay", "lbfgs", "leafwise",
     "linear_onecycle_schedule", "linear_schedule", "lion", "log_cosh", "lookahead", "losses", "madgrad",
     "mask_by_path", "masked", "matrices_by_role", "matrix_inverse_pth_root", "matrixwise", "measure_with_ema",
     "mechanize", "metrics", "microbatch", "microbatching", "migrate", "minimize", "momo", "momo_adam", "monitor",
@@ -353,7 +354,8 @@ __all__ = [
     "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "sophia", "split_real_and_imaginary",
     "squared_error", "ssbroyden", "state_bytes", "state_from_dict", "state_from_optax", "state_sharding",
     "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map", "swa", "sweep", "tabulate", "to_optax",
-    "trace", "transform", "transformer_optimizer", "transforms", "tree", "tree_map_params", "tree_utils",
+    "total", "total_norm", "trace", "transform", "transformer_optimizer", "transforms", "tree", "tree_map_params",
+    "tree_utils",
     "unitwise_clip", "unitwise_norm", "update_infinity_moment", "update_moment", "update_moment_per_elem_norm",
     "value_and_grad_from_state", "warmup_constant_schedule", "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule", "warmup_stable_decay_schedule",

@@ -47,7 +47,8 @@ def total(x: Array) -> Array:
       >>> @gdjax.leafwise()
       ... def unit(g, s, p, t):
       ...     return g / jnp.sqrt(gdjax.total(jnp.sum(g**2))), s
-      >>> u, _ = unit().update({"b": jnp.array([4.0]), "w": jnp.array([3.0])}, unit().init(None))
+      >>> grads = {"b": jnp.array([4.0]), "w": jnp.array([3.0])}
+      >>> u, _ = unit().update(grads, unit().init(grads))
       >>> print(u["b"].round(3), u["w"].round(3))
       [0.8] [0.6]
     """
@@ -68,7 +69,8 @@ def largest(x: Array) -> Array:
       >>> @gdjax.leafwise()
       ... def within_one(g, s, p, t):
       ...     return g / gdjax.largest(jnp.max(jnp.abs(g))), s
-      >>> u, _ = within_one().update({"b": jnp.array([4.0]), "w": jnp.array([-2.0])}, within_one().init(None))
+      >>> grads = {"b": jnp.array([4.0]), "w": jnp.array([-2.0])}
+      >>> u, _ = within_one().update(grads, within_one().init(grads))
       >>> print(u["b"], u["w"])
       [1.] [-0.5]
     """
@@ -91,7 +93,8 @@ def total_norm(x: Array, group: Hashable = None) -> Array:
       >>> @gdjax.leafwise()
       ... def unit(g, s, p, t):
       ...     return g / gdjax.total_norm(g), s
-      >>> u, _ = unit().update({"b": jnp.array([4e30]), "w": jnp.array([3e30])}, unit().init(None))
+      >>> grads = {"b": jnp.array([4e30]), "w": jnp.array([3e30])}
+      >>> u, _ = unit().update(grads, unit().init(grads))
       >>> print(u["b"].round(3), u["w"].round(3))
       [0.8] [0.6]
     """
@@ -169,7 +172,7 @@ def _of_one(*xs: Array, one: ClosedJaxpr, **_: Any) -> list[Array]:
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
-    return jax.jvp(lambda *xs: _of_one(*xs, **params), primals, list(map(ad.instantiate_zeros, tangents)))
+    return jax.jvp(lambda *xs: _of_one(*xs, **params), tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
 
 
 def _batched(xs: Sequence[Any], axes: Sequence[int | None], **params: Any) -> Any:

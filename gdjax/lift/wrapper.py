@@ -57,7 +57,10 @@ def wrapper(
         updates, gradients, slots and parameters, whose dict is used like that of `numbers`; a `Stage`, which may run
         every k steps or after the rule; or a tuple of those.
       staged: "table size": arguments that only stages get, and that need not be numbers; the rule finds None.
-      static, extra: as in `leafwise`.
+      static: what a leaf is: from the name of an argument, of any kind, to a function `(tree, argument) -> list` of the
+        `Tree` of an update, with an entry that can be hashed for each leaf that has a gradient. The rule gets the entry
+        of its leaf.
+      extra: "value": arguments of `update`, numbers, that the rule gets by name; the factory does not have them.
       domains: from the name of a hyperparameter to the interval in which it must lie, such as {"b1": "[0, 1)"}: a
         bracket includes its end. Numbers are checked when the factory is called; traced ones and schedules are not.
       **slots: what a field starts as: a `Shared` number; a `Moment` (by default `first_moment`), `Factor`, `Integer` or

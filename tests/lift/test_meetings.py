@@ -1,0 +1,236 @@
+"""Leaves that meet inside a rule: `total`, `largest`, `total_norm`."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gdjax
+from gdjax import largest, total, total_norm
+from gdjax.lift.one_leaf import OneLeaf
+from tests.trees import assert_close, assert_equal, precision
+
+Tree = dict[str, Any]
+G: Tree = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[0.0], [4.0]]), "none": None}
+
+
+class Sums(NamedTuple):
+    far: Any  # ()
+    all: Any  # ()
+    start: Any  # like params
+
+
+@gdjax.leafwise(Sums, far=gdjax.Shared(0.5), all=gdjax.Shared(), start=gdjax.initial_parameter)
+def distance(g, s, p, t, rate=1.0):
+    """Of each new number the next is made: two meetings, the second of what the first gave."""
+    far = jnp.maximum(s.far, largest(jnp.max(jnp.abs(p - s.start))))
+    whole = s.all + total(jnp.sum(far * g**2))
+    return rate * far / jnp.sqrt(whole) * g, s._replace(far=far, all=whole)
+
+
+@gdjax.wrapper()
+def grafted(u, g, s, p, t, learning_rate):
+    """The direction of u, as long as the gradient."""
+    return learning_rate * total_norm(g) / total_norm(u) * u, s
+
+
+@gdjax.leafwise()
+def unit(g, s, p, t):
+    return g / jnp.sqrt(total(jnp.sum(g**2))), s
+
+
+def by_hand(g: Tree, state: Any, p: Tree, rate: float = 1.0) -> tuple[Tree, Any]:
+    leaves = lambda tree: [tree["a"], tree["b"]]  # noqa: E731
+    far = max(state[0], *(jnp.max(jnp.abs(x - y)) for x, y in zip(leaves(p), leaves(state[2]), strict=True)))
+    whole = state[1] + sum(jnp.sum(far * x**2) for x in leaves(g))
+    return {k: rate * far / jnp.sqrt(whole) * g[k] for k in ("a", "b")} | {"none": None}, (far, whole, state[2])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_two_meetings_are_the_formula(compiled: bool):
+    tx, params = distance(0.1), jax.tree.map(jnp.ones_like, G)
+    update = jax.jit(tx.update) if compiled else tx.update
+    state, expected = tx.init(params), (0.5, 0.0, params)
+    for factor in (1.0, -2.0, 0.5):
+        g = jax.tree.map(lambda x: factor * x, G)  # noqa: B023
+        u, state = update(g, state, params)
+        wanted, expected = by_hand(g, expected, params, 0.1)
+        assert_close(u, wanted, rtol=1e-6)
+        assert_close(tuple(state), expected, rtol=1e-6)
+        params = jax.tree.map(lambda x, y: x + y, params, u)
+
+
+def test_masks_frozen_leaves_and_groups_count_alone():
+    tx = gdjax.masked(unit(), {"a": True, "b": False, "none": False})
+    u, _ = tx.update(G, tx.init(G))
+    assert_close(u, {"a": jnp.array([1.0, 0.0]), "b": G["b"], "none": None}, rtol=1e-6)
+    grouped = gdjax.clip_by_global_norm(1.0, groups={"a": "x", ".*": "y"})
+    u, _ = grouped.update(G, grouped.init(G))
+    assert_close(u, {"a": jnp.array([1.0, 0.0]), "b": jnp.array([[0.0], [1.0]]), "none": None}, rtol=1e-6)
+
+
+def test_a_wrapper_meets_over_updates_and_gradients():
+    tx = grafted(gdjax.chain(gdjax.scale_by_sign(), gdjax.scale(-1.0)), 0.5)
+    u, _ = jax.jit(tx.update)(G, tx.init(G))
+    wanted = jax.tree.map(lambda x: -jnp.sign(x) * 0.5 * 5 / jnp.sqrt(2.0), G)
+    assert_close(u, wanted, rtol=1e-6)
+
+
+def passes(tx: Any, tree: Tree) -> int:
+    """How many passes over the leaves an update is."""
+    calls = []
+    apply = OneLeaf.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OneLeaf, "__call__", lambda self, *args: (calls.append(self.kernels), apply(self, *args))[1])
+        jax.make_jaxpr(tx.update)(tree, tx.init(tree), tree)
+    return len(set(calls))
+
+
+def test_a_pass_ends_only_before_a_rule_that_brings_updates_to_a_meeting():
+    adam, rate = gdjax.scale_by_adam(), gdjax.scale(-0.1)
+    assert passes(gdjax.chain(unit(), adam, rate), G) == 1
+    assert passes(gdjax.chain(adam, unit(), rate), G) == 2
+    assert passes(gdjax.chain(unit(), adam, unit(), rate), G) == 2
+    assert passes(gdjax.chain(gdjax.identity(), unit(), adam), G) == 1
+
+    @gdjax.wrapper()
+    def by_gradients(u, g, s, p, t):
+        return u / total(jnp.sum(jnp.abs(g))), s
+
+    assert passes(by_gradients(gdjax.chain(adam, rate)), G) == 1
+    assert passes(grafted(gdjax.chain(adam, rate), 1.0), G) == 2
+
+
+def test_leaves_of_several_dtypes():
+    tree = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.ones((2, 2), jnp.float32)}
+    u, _ = unit().update(tree, unit().init(tree))
+    assert {k: x.dtype for k, x in u.items()} == {"a": jnp.bfloat16, "b": jnp.float32}
+    np.testing.assert_allclose(u["b"], 7**-0.5, rtol=1e-6)
+    with precision("float64"):
+        tx, wide = distance(), {"a": jnp.full(2, 1 + 2**-30), "b": jnp.ones((2, 1), jnp.float32), "none": None}
+        _, state = tx.update(wide, tx.init(wide), wide)
+        assert state.all.dtype == jnp.float64
+        np.testing.assert_allclose(state.all, 0.5 * (2 * (1 + 2**-30) ** 2 + 2), rtol=1e-15)
+
+
+def test_under_vmap_and_grad():
+    tree = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    u = lambda g: unit().update(g, unit().init(g))[0]  # noqa: E731
+    many = jax.tree.map(lambda x: jnp.stack([x, -2 * x]), tree)
+    assert_close(jax.vmap(u)(many), {"a": jnp.array([[0.6], [-0.6]]), "b": jnp.array([[0.8], [-0.8]])}, rtol=1e-6)
+    slope = jax.grad(lambda g: u(g)["a"][0])(tree)
+    assert_close(slope, {"a": jnp.array([0.128]), "b": jnp.array([-0.096])}, rtol=1e-5)
+
+
+def test_a_rule_by_itself_has_one_leaf():
+    x = jnp.array([3.0, 4.0])
+    rule = lambda g: g / total_norm(g) * total(jnp.sum(g)) * largest(jnp.max(g))  # noqa: E731
+    expected = x / 5 * 7 * 4
+    np.testing.assert_allclose(rule(x), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(rule)(x), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(rule)(jnp.stack([x, 2 * x])), jnp.stack([expected, 4 * expected]), rtol=1e-6)
+    unit_of = lambda g: (g / jnp.sqrt(total(jnp.sum(g**2))))[0]  # noqa: E731
+    np.testing.assert_allclose(jax.grad(unit_of)(x), [0.128, -0.096], rtol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
+def test_in_shard_map_leaves_vary_as_all_do():
+    mesh = jax.make_mesh((2,), ("i",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    P = jax.sharding.PartitionSpec
+    spec = {"a": P("i"), "b": P(), "none": None}
+    tree = {"a": jnp.array([3.0, 4.0]), "b": jnp.ones((2, 1)), "none": None}
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(spec,), out_specs={**spec, "b": P("i")})
+    def step(g: Tree) -> Tree:
+        return unit().update(g, unit().init(g))[0]
+
+    u = step(tree)
+    np.testing.assert_allclose(u["a"], [3 / 11**0.5, 4 / 18**0.5], rtol=1e-6)
+    np.testing.assert_allclose(u["b"].ravel(), [11**-0.5] * 2 + [18**-0.5] * 2, rtol=1e-6)
+
+
+def in_a_condition(g):
+    return jax.lax.cond(g.size > 1, lambda: total(jnp.sum(g)), lambda: 0.0)
+
+
+ERRORS = {
+    "in a condition": (lambda g: g * in_a_condition(g), "gdjax.total: call it in the rule itself, in no condition"),
+    "jitted": (lambda g: g * jax.jit(total)(jnp.sum(g)), "gdjax.total: call it in the rule itself"),
+    "an array": (lambda g: g * total(g), r"gdjax.total takes one number of each array, got shape \(2,\): sum it up"),
+    "unequal": (
+        lambda g: g * (total(jnp.sum(g)) if g.ndim == 1 else largest(jnp.sum(g))),
+        r"rule: the rule calls gdjax.total at test_meetings.py:\d+ for params\['a'\], and gdjax.largest at "
+        r"test_meetings.py:\d+ for params\['b'\]: all arrays of the tree must meet at the same calls",
+    ),
+    "not all": (lambda g: g * (total(jnp.sum(g)) if g.ndim == 1 else 1), "and nothing for params"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(name: str):
+    of, message = ERRORS[name]
+
+    @gdjax.leafwise()
+    def rule(g, s, p, t):
+        return of(g), s
+
+    with pytest.raises((TypeError, ValueError), match=message):
+        rule().update(G, rule().init(G))
+
+
+def test_a_number_of_the_tree_is_not_made_of_one_array():
+    @gdjax.leafwise(Sums, far=gdjax.Shared(), all=gdjax.Shared(), start=gdjax.initial_parameter)
+    def rule(g, s, p, t, rate=1.0):
+        return g, s._replace(all=s.all + rate * jnp.sum(g))
+
+    tree = {"a": jnp.ones(2)}
+    with pytest.raises(TypeError, match="rule: .*state.all is one number for the whole tree, and made of one array"):
+        rule().update(tree, rule().init(tree), tree)
+
+
+def test_arguments_of_update_reach_the_rule():
+    @gdjax.leafwise(extra="value")
+    def scaled(g, s, p, t, *, value):
+        return value * g, s
+
+    tx, tree = gdjax.chain(scaled(), gdjax.scale(2.0)), {"a": jnp.ones(2)}
+    u, _ = tx.update(tree, tx.init(tree), value=jnp.float32(3.0))
+    assert_equal(u, {"a": jnp.full(2, 6.0)})
+    with pytest.raises(ValueError, match=r"scaled: this transform needs value=...: call update"):
+        tx.update(tree, tx.init(tree))
+    with pytest.raises(ValueError, match="scaled: value must be a scalar, got shape"):
+        tx.update(tree, tx.init(tree), value=jnp.ones(2))
+    with pytest.raises(TypeError, match="gdjax.leafwise: extra: the rule has no argument loss"):
+        gdjax.leafwise(extra="loss")(lambda g, s, p, t: (g, s))
+
+
+def test_what_a_leaf_is():
+    seen = []
+
+    def ranks(tree: Any, most: int) -> list[int]:
+        return [min(x.ndim, most) for x in tree.chosen(tree.entries)]
+
+    @gdjax.leafwise(static={"rank": ranks})
+    def by_rank(g, s, p, t, rank):
+        seen.append(rank)
+        return rank * g, s
+
+    u, _ = by_rank(5).update(G, by_rank(5).init(G))
+    assert_equal(u, {"a": G["a"], "b": 2 * G["b"], "none": None})
+    assert sorted(seen) == [1, 2]
+    tree = {str(i): jnp.ones((2, 2)) for i in range(20)}
+    by_rank(5).update(tree, by_rank(5).init(tree))
+    assert sorted(seen) == [1, 2, 2], "leaves alike share one trace"
+
+
+def test_what_all_leaves_share_is_computed_once():
+    @gdjax.leafwise(gdjax.ScaleByAdamState, mu=gdjax.first_moment, nu=gdjax.second_moment)
+    def rule(g, s, p, t, b=0.9):
+        return g * jnp.sin(jnp.cos(t) * b), s
+
+    tree = {str(i): jnp.ones(2) for i in range(20)}
+    text = str(jax.make_jaxpr(rule().update)(tree, rule().init(tree), tree))
+    assert text.count("sin ") == text.count("cos ") == 1
