@@ -1,7 +1,6 @@
 """One pass over the leaves: the rules of a chain applied to each leaf in turn."""
 
 import contextlib
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -97,8 +96,9 @@ class _Work:
         rest = [list(xs) for xs in zip(*(r.arguments(i) for r in active), strict=True)]
         self.arguments = [leaves.gs[i], leaves.ps[i], *rest]
 
-    @functools.cached_property
+    @property
     def meetings(self) -> Sequence[meetings.Meeting]:
+        """Those that its rules call."""
         with self.blamed():
             traced = self.rules.traced(tuple(self.arguments))
         if traced.waits is not None:

@@ -128,7 +128,7 @@ class Meeting(NamedTuple):
     f: Callable[..., Lists]  # from the lists of all leaves' operands to a list for each result
     alike: bool  # whether the results are the same for all leaves of a group
     operands: list[Any]
-    results: list[Var]
+    results: list[Any]
 
 
 class Calls:
@@ -236,8 +236,9 @@ def hold(leaves: Sequence[Leaf]) -> None:
     """
     of_rules: dict[int, list[tuple[Leaf, list[int]]]] = {}
     for leaf in leaves:
+        meetings = leaf.meetings
         for n, rule in enumerate(leaf.labels):
-            mine = [i for i, m in enumerate(leaf.meetings) if m.place.rule == n]
+            mine = [i for i, m in enumerate(meetings) if m.place.rule == n]
             of_rules.setdefault(rule, []).append((leaf, mine))
     for rule, there in sorted(of_rules.items()):
         _check_equal(rule, there)

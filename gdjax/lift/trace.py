@@ -37,7 +37,7 @@ class Kernel(NamedTuple):
     per_leaf: tuple[str, ...] = ()  # hyperparameters that are arguments and that leaves do not share
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Traced:
     """The traced rules.
 
@@ -55,8 +55,7 @@ class Traced:
     numbers: Numbers
 
     def __post_init__(self) -> None:
-        vars(self)["share"] = jax.jit(self._share)
-        vars(self)["bring"] = jax.jit(self._bring, static_argnums=0)
+        self.share, self.bring = jax.jit(self._share), jax.jit(self._bring, static_argnums=0)
 
     def brought(self, meeting: int, inputs: list[Any]) -> list[Array]:
         """The operands of a meeting, given the inputs up to there."""
@@ -64,7 +63,7 @@ class Traced:
         operands = self.meetings[meeting].operands
         if all(isinstance(v, Var) and v in known for v in operands):
             return [known[v] for v in operands]
-        return vars(self)["bring"](meeting, inputs)
+        return self.bring(meeting, inputs)
 
     def _bring(self, meeting: int, inputs: list[Any]) -> list[Array]:
         inputs = [reads.apart(x)[0] for x in inputs]
@@ -73,7 +72,7 @@ class Traced:
 
     def found(self, inputs: list[Any]) -> tuple[list[Array], dict[tuple[int, str], Array]]:
         """The values of `common` and `numbers`, given all of `shared`."""
-        return vars(self)["share"](inputs)
+        return self.share(inputs)
 
     def _share(self, inputs: list[Any]) -> tuple[list[Array], dict[tuple[int, str], Array]]:
         invars = self.whole.jaxpr.invars
@@ -101,30 +100,35 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
         closed = jax.make_jaxpr(function)(*leaves)
     whole, meetings = cut(closed, calls.places)
     outs, results = whole.jaxpr.outvars, 1 + len(jax.tree.leaves(arguments[2]))
-    numbers = dict(zip(names, outs[results:], strict=False))
-    graph = graph_of(whole)
-    places = structure.unflatten(range(len(leaves)))
+    numbers, directions = dict(zip(names, outs[results:], strict=False)), outs[results + len(names) :]
+    graph, places = graph_of(whole), structure.unflatten(range(len(leaves)))
     of_leaf = {"one array": jax.tree.leaves(places[:3])}
     of_leaf |= {name: [scalars[name]] for k, scalars in zip(kernels, places[5], strict=True) for name in k.per_leaf}
     _check_numbers(graph, numbers, of_leaf)
-    waits = _waits(graph, meetings, outs[results + len(names) :])
     closed = ClosedJaxpr(whole.jaxpr.replace(outvars=outs[:results]), whole.consts)
-    if meetings:  # what leaves bring to them is computed before
-        closed = without_unused(closed)
-    graph = graph_of(closed)
-    how = plan(graph, places[0], places[1], jax.tree.leaves(places[2]), to)
-    late: Late = {}
     # What leaves bring to a meeting has the bound as it is written; what is the same in both is computed once.
-    staged = {m.place.rule for m in meetings} | {i for i, k in enumerate(kernels) if k.staged}
-    if not any(kernels[i].State._fields for i in staged):
-        closed, late = with_late_nan(closed, graph, how)
+    met = {m.place.rule for m in meetings} | {i for i, k in enumerate(kernels) if k.staged}
+    ordered = _ordered(without_unused(closed) if meetings else closed, places, to, met.isdisjoint(_stateful(kernels)))
     shared = jax.tree.leaves(places[3:6])
     shared += [whole.jaxpr.invars.index(v) for m in meetings if m.alike for v in m.results]
     alike = made_of(whole, [whole.jaxpr.invars[i] for i in shared], FEW)
     if not alike.issuperset(v for v in numbers.values() if isinstance(v, Var)):  # what a jitted rule returns
         shared = list(range(len(whole.jaxpr.invars)))
-    how = unordered(how) if graph.sizes[graph.inputs[0]] <= SMALL else how
-    return Traced(closed, how, late, whole, meetings, waits, shared, _read_by_others(closed, alike), numbers)
+    common = _read_by_others(ordered[0], alike)
+    return Traced(*ordered, whole, meetings, _waits(graph, meetings, directions), shared, common, numbers)
+
+
+def _stateful(kernels: Sequence[Kernel]) -> set[int]:
+    return {i for i, k in enumerate(kernels) if k.State._fields}
+
+
+def _ordered(closed: ClosedJaxpr, places: Any, to: str | None, may_be_late: bool) -> tuple[ClosedJaxpr, Plan, Late]:
+    """The order of the loops of traced rules, and what is added to them late."""
+    graph, late = graph_of(closed), dict[int, Any]()
+    how = plan(graph, places[0], places[1], jax.tree.leaves(places[2]), to)
+    if may_be_late:
+        closed, late = with_late_nan(closed, graph, how)
+    return closed, unordered(how) if graph.sizes[graph.inputs[0]] <= SMALL else how, late
 
 
 def _read_by_others(closed: ClosedJaxpr, alike: set[Var]) -> list[Var]:

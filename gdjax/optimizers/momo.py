@@ -1,6 +1,6 @@
 """MoMo and MoMo-Adam: momentum with a step size of Polyak's kind."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -70,7 +70,7 @@ def _weights(beta: Hyper, t: Array) -> tuple[Array, Array]:
 def momo(
     g: Array, s: MomoState, p: Array, t: Array,
     learning_rate: Hyper = 1.0, beta: Hyper = 0.9, lower_bound: Hyper = 0.0, weight_decay: Hyper = 0.0,
-    adapt_lower_bound: bool = False, *, value: Array,
+    adapt_lower_bound: bool = False, *, value: Any = None,
 ) -> tuple[Array, MomoState]:  # fmt: skip
     """MoMo: momentum with a step no longer than to where a model of the function reaches its lower bound.
 
@@ -129,7 +129,7 @@ def _shrunk(step: Array, p: Array, decay: Hyper) -> Array:
 def momo_adam(
     g: Array, s: MomoAdamState, p: Array, t: Array,
     learning_rate: Hyper = 1e-2, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, lower_bound: Hyper = 0.0,
-    weight_decay: Hyper = 0.0, adapt_lower_bound: bool = False, *, value: Array,
+    weight_decay: Hyper = 0.0, adapt_lower_bound: bool = False, *, value: Any = None,
 ) -> tuple[Array, MomoAdamState]:  # fmt: skip
     """MoMo-Adam: MoMo in Adam's metric.
 

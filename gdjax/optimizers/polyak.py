@@ -17,7 +17,7 @@ from gdjax.optimizers.sgd import sgd
 def scale_by_polyak(
     g: Array, s: EmptyState, p: Array, t: Array,
     f_min: Hyper = 0.0, max_learning_rate: Hyper = 1.0, eps: Hyper = 0.0, variant: Literal["sps", "sps+"] = "sps",
-    *, value: Array,
+    *, value: Any = None,
 ) -> tuple[Array, EmptyState]:  # fmt: skip
     """Multiplies the gradients by Polyak's step size.
 
