@@ -130,8 +130,7 @@ def inject_hyperparams(
         unknown = sorted(static - set(signature.parameters))
         raise ValueError(f"gdjax.inject_hyperparams: static_args {unknown} are not among {list(signature.parameters)}")
     ours = is_ours(inner_factory)  # any other may have domains of its own
-    fixed = lambda name, p: p.annotation is int or domains.is_no_number(inner_factory.__name__, name)  # noqa: E731
-    shaping = {name for name, p in signature.parameters.items() if ours and fixed(name, p)}
+    shaping = {x for x in signature.parameters if ours and domains.is_no_number(inner_factory.__name__, x)}
     dtype = None if hyperparam_dtype is None else numerics.at_least_float32(hyperparam_dtype)
 
     name = getattr(inner_factory, "__name__", repr(inner_factory))

@@ -202,8 +202,17 @@ _KINDS: tuple[tuple[Check, str], ...] = (
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 
 
+# Integers that decide which program there is.
+_SIZES = frozenset(
+    "max_consecutive_errors max_size_triangular memory_size min_dim_size_to_factor num_betas rank sync_period wait "
+    "print_win_rate_every_n_steps soap_muon.ns_steps scale_by_soap_muon.ns_steps transformer_optimizer.steps".split()
+)
+
+
 def is_no_number(factory: str, name: str) -> bool:
-    """Whether an argument of a factory is known to be a mask, a dtype, a function or the like: it takes no schedule."""
+    """Whether an argument of a factory is known to be a size, a mask, a dtype, a function or the like: no schedule."""
+    if not _SIZES.isdisjoint((name, f"{factory}.{name}")):
+        return True
     known = _of(factory, name)
     numeric = isinstance(known, functools.partial) and known.func in (number, _integer)
     return not numeric and known not in (None, _key)  # Optax injects seeds

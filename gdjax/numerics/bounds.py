@@ -41,15 +41,10 @@ def squarable(x: Array, squares: str) -> Array:
     return jnp.maximum(jnp.minimum(x, bound), -bound)  # compiles to less than lax.clamp
 
 
-def _form(squares: str) -> Any:
-    def form(g: Array) -> Array:
-        return finite_within(g, largest_of(g.dtype, squares))
-
-    form.__name__ = form.__qualname__ = f"bounded_{squares}"  # by which a traced rule shows it
-    return jax.jit(form)
-
-
-FORMS = {squares: _form(squares) for squares in TERMS}
+@functools.partial(jax.jit, static_argnums=1)
+def form(g: Array, squares: str) -> Array:
+    """What `bounded` does, as one function of a traced rule; `xla/late_nan` looks for its operations."""
+    return finite_within(g, largest_of(g.dtype, squares))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -68,7 +63,7 @@ def bounded(g: Array, squares: str = "each") -> Array:
     """
     if jnp.iscomplexobj(g):
         return jax.lax.complex(bounded(g.real, squares), bounded(g.imag, squares))
-    return FORMS[squares](g)
+    return form(g, squares)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

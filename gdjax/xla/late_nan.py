@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Literal, Var
 
-from gdjax.numerics.bounds import FORMS, clipped, spoiled
+from gdjax.numerics.bounds import TERMS, clipped, form, spoiled
 from gdjax.xla.facts import Graph
 from gdjax.xla.loops import Plan
 
@@ -72,11 +72,25 @@ def _is_cheap(graph: Graph, x: int) -> bool:
 
 def _squares(equation: Any) -> str | None:
     """Which of the bounds an equation is, None for other equations."""
-    if equation.primitive.name != "custom_jvp_call":
+    if equation.primitive.name != "custom_jvp_call" or len(equation.invars) != 1:
         return None
-    inside = equation.params["call_jaxpr"].jaxpr.eqns
-    names = {form.__name__: squares for squares, form in FORMS.items()}
-    return names.get(inside[0].params.get("name")) if len(inside) == 1 else None
+    operations, dtype = _operations(equation.params["call_jaxpr"].jaxpr), equation.invars[0].aval.dtype
+    return next((x for x in TERMS if operations == _operations_of_bound(dtype, x)), None)
+
+
+def _operations(jaxpr: Any) -> tuple[Any, ...]:
+    """The operations of a function and their constants, those of what it calls in the place of the call."""
+    found: list[Any] = []
+    for e in jaxpr.eqns:
+        inner = e.params.get("jaxpr")
+        constants = [v.val.item() for v in e.invars if isinstance(v, Literal) and getattr(v.val, "size", 0) == 1]
+        found += [(e.primitive.name, *constants)] if inner is None else _operations(inner.jaxpr)
+    return tuple(found)
+
+
+@functools.cache
+def _operations_of_bound(dtype: Any, squares: str) -> tuple[Any, ...]:
+    return _operations(jax.make_jaxpr(lambda g: form(g, squares))(jax.ShapeDtypeStruct((2,), dtype)).jaxpr)
 
 
 def _clipping(equation: Any) -> Any:
