@@ -134,18 +134,21 @@ class Blocks(NamedTuple):
 
     def together(self, xs: Sequence[Array | None]) -> Stacks:
         """The blocks of arrays, one for each leaf, as stacks; zeros for an array that is not there."""
-        apart = [cut.apart(x) if cut and x is not None else None for cut, x in zip(self.cuts, xs, strict=True)]
-        found = {}
-        for (name, *size), members in self.members.items():
-            real = numerics.widest_real([xs[x.leaf] for x in members])
-            dtype = numerics.complex_dtype(real) if name.endswith("complex") else real
-            parts = []
-            for leaf, part, number, turned in members:
-                blocks = apart[leaf]
-                x = jnp.zeros((number, *size), dtype) if blocks is None else blocks[part].astype(dtype)
-                parts.append(x.mT if turned and blocks is not None else x)
-            found[name] = jnp.concatenate(parts) if len(parts) > 1 else parts[0]
-        return found
+        return {name: self.stack((name, rows, columns), xs) for name, rows, columns in self.members}
+
+    def stack(self, shape: tuple[str, int, int], xs: Sequence[Array | None]) -> Array:
+        """One of these stacks."""
+        members = self.members[shape]
+        real = numerics.widest_real([xs[x.leaf] for x in members])
+        dtype = numerics.complex_dtype(real) if shape[0].endswith("complex") else real
+        parts = []
+        for leaf, part, number, turned in members:
+            if (x := xs[leaf]) is None or (cut := self.cuts[leaf]) is None:
+                parts.append(jnp.zeros((number, *shape[1:]), dtype))
+            else:
+                blocks = cut.apart(x)[part].astype(dtype)
+                parts.append(blocks.mT if turned else blocks)
+        return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def apart(self, stacks: Stacks) -> list[Array | None]:
         """The arrays of the leaves whose `together` these are; None for one without blocks."""

@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from gdjax.core import meshes
+from gdjax.matrices.in_turns import Turn
 from gdjax.numerics import Array
 from gdjax.xla.write_order import LARGE
 
@@ -32,22 +33,25 @@ def spread(stacks: Mapping[Any, tuple[float, int]], k: int) -> dict[Any, list[in
 
 
 def turned(
-    f: Jaxpr, olds: Sequence[Array], factors: Sequence[Array], constants: Sequence[Array], count: Array, every: Any,
-    due: Any, numbers: Sequence[int] | None,
+    turn: Turn, olds: Sequence[Array], factors: Sequence[Array], constants: Sequence[Array], count: Array, when: Any,
+    numbers: Sequence[int] | None,
 ) -> list[Array]:  # fmt: skip
     """The olds of a stack after the turns of this step.
 
     Args:
-      f: traced, from `first`, the olds and the factors of one matrix to new olds, with these constants.
+      turn: its function is of `first`, the olds and the factors of one matrix to new olds, with these constants.
       count: with this update.
-      every, due: see `in_turns`.
-      numbers: how many have their turn in each step of a period; None where all have it in one.
+      when: where all have their turn in one step, in how many steps that is, or whether it is this one; else None.
+      numbers: how many have their turn in each step of a period; else None.
     """
-    spreads = numbers is not None
-    k = every if spreads else jnp.maximum(jnp.asarray(every), 1).astype(count.dtype)
-    due = (count - 1) % k == 0 if due is None else due
-    step, first = (count - 1) % k if spreads else jnp.zeros_like(count), count <= k if spreads else count == 1
-    traced = jaxpr_as_fun(ClosedJaxpr(f, list(constants)))
+    if turn.period is not None:
+        step, first, due = (count - turn.start) % turn.period, count <= turn.period, None
+    elif when.dtype == jnp.bool_:
+        step, first, due = jnp.zeros_like(count), count == 1, when
+    else:
+        k = jnp.maximum(when, 1).astype(count.dtype)
+        step, first, due = jnp.zeros_like(count), count == 1, (count - 1) % k == 0
+    traced = jaxpr_as_fun(ClosedJaxpr(turn.jaxpr, list(constants)))
     factors, olds = meshes.alike(list(factors), list(olds))
 
     def of_one(a: Array, olds: Sequence[Array], *others: Array) -> list[Array]:
@@ -57,7 +61,7 @@ def turned(
         a, *others = factors
         return of_run(of_one, a, olds, others, step, numbers or [len(a)])
 
-    return work(factors, olds) if spreads else meshes.cond(due, work, lambda _, olds: olds, factors, olds)
+    return work(factors, olds) if due is None else meshes.cond(due, work, lambda _, olds: olds, factors, olds)
 
 
 def of_run(
