@@ -67,7 +67,8 @@ def _stepped(
     new = {name: x.results() for name, x in of.items()}
     there = [i for i, x in enumerate(given.gs) if x is not None]
     whole = found.apart({name: x["u"] for name, x in new.items()})
-    us, leaves = [whole[i] for i in there], [cut.leaf for i in there if (cut := found.cuts[i])]
+    us = [u for i in there if (u := whole[i]) is not None]
+    leaves = [cut.leaf for i in there if (cut := found.cuts[i]) is not None]
     results: dict[str, Any] = {"u": us if then is None else _of_whole(then, leaves, us)}
     for f in given.moments:
         known = {i: y for x in of.values() for i, y in x.leaves.get(f, {}).items()}

@@ -47,10 +47,10 @@ class ByElement:
         found, of_matrices = set(inputs), {*inputs, *others}
         for e in self.equations:
             operands = list(_variables([e]))
-            numbers = all(v in found or v not in of_matrices and v.aval.shape == () for v in operands)
+            numbers = all(v in found or v not in of_matrices and _shape(v) == () for v in operands)
             if of_matrices.intersection(operands):
                 of_matrices.update(e.outvars)
-            spread = e.primitive.name == "broadcast_in_dim" and e.outvars[0].aval.shape == inputs[0].aval.shape
+            spread = e.primitive.name == "broadcast_in_dim" and _shape(e.outvars[0]) == _shape(inputs[0])
             if numbers and (spread or found.intersection(operands)) and _is_by_element(e):
                 found.update(e.outvars)
         return found
@@ -90,6 +90,10 @@ def _variables(equations: Iterable[Any]) -> Iterator[Var]:
     return (v for e in equations for v in e.invars if isinstance(v, Var))
 
 
+def _shape(v: Any) -> tuple[int, ...]:
+    return v.aval.shape
+
+
 def _inside(equation: Any) -> Any:
     """The function that an equation calls; None for others, and those with derivatives of their own."""
     called = equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
@@ -99,7 +103,7 @@ def _inside(equation: Any) -> Any:
 def _is_by_element(equation: Any) -> bool:
     if (inside := _inside(equation)) is not None:
         return all(map(_is_by_element, inside.eqns))
-    number = all(v.aval.shape == () for v in equation.invars)
+    number = all(_shape(v) == () for v in equation.invars)
     return equation.primitive.name in _BY_ELEMENT or equation.primitive.name == "broadcast_in_dim" and number
 
 

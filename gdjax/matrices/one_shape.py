@@ -83,7 +83,7 @@ class OneShape:
         self.leaves: dict[str, dict[int, Array]] = {}
         if g is None:
             part = ByElement(closed, inputs, slots, moments, [u, *news])
-            known |= self._on_leaves(part, found, shape, [scalar.value(v) for v in part.numbers])
+            known |= self._on_leaves(part, found, shape, one.dtype, [scalar.value(v) for v in part.numbers])
         else:
             known[inputs[0]] = g
         kept = [v for f, v in self.moments.items() if f in self.leaves]
@@ -114,14 +114,13 @@ class OneShape:
         return [u, *(jnp.asarray(x).astype(old.dtype) for pair in pairs for x, old in pair)]
 
     def _on_leaves(
-        self, part: ByElement, found: Blocks, shape: tuple[str, int, int], numbers: Sequence[Array]
+        self, part: ByElement, found: Blocks, shape: tuple[str, int, int], dtype: Any, numbers: Sequence[Array]
     ) -> dict[Var, Array]:  # fmt: skip
         """Evaluates what is done element by element; returns what the rest reads of it, as stacks."""
-        dtype = part.inputs[0].aval.dtype
 
         @jax.jit  # leaves alike share one trace
         def evaluated(xs: Sequence[Array], numbers: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-            g, *ms = (x.astype(dtype) for x in xs)
+            g, *ms = (x.astype(dtype) for x in xs)  # in which the rule is traced
             return part.evaluated([bounded(g, "summed"), *ms], numbers)
 
         gs, ms = self.given.gs, self.given.moments

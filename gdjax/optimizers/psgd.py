@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper
@@ -18,7 +17,7 @@ from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.roles import routing
 from gdjax.matrices.slots import Slot, Stack
 from gdjax.numerics import Array, debias, unit_and_norm
-from gdjax.optimizers.with_adam import with_adam
+from gdjax.optimizers.with_adam import beside_adam, taking
 from gdjax.schedules.decay import precond_update_prob_schedule
 
 
@@ -38,8 +37,11 @@ PROBABILITY = precond_update_prob_schedule()
 
 
 @dataclass(frozen=True)
-class Power(Slot):
-    """A factor of the rows, side 0, or the columns, side 1: a power of `precond_init_scale` times I."""
+class Root(Slot):
+    """A slot that is square along the rows, side 0, or the columns, side 1: it starts at a power of a scale, times I.
+
+    That of a long side, of a side of length 1, and of those that `memory_save_mode` says, is the diagonal, (n, 1).
+    """
 
     side: int
     power: float
@@ -78,7 +80,7 @@ def period(probability: Any) -> int | None:
 
 @matrixwise(
     PSGDKronState, update_counter=Shared(0, jnp.int32), key=Key("key"), mu=first_moment,
-    Q=[Power(0, 0.5), Power(1, 0.5)], P=[Power(0, 1), Power(1, 1)], L=Constants(),
+    Q=[Root(0, 0.5), Root(1, 0.5)], P=[Root(0, 1), Root(1, 1)], L=Constants(),
 )  # fmt: skip
 def _psgd_kron(
     G: Array, s: PSGDKronState, p: Array, t: Array,  # noqa: N803
@@ -98,13 +100,10 @@ def _psgd_kron(
         due = passed.astype(t.dtype) * preconditioner_update_probability >= 1 - 1e-6
         passed = jnp.where(due, 0, passed)
     settings = Settings(dQ, precond_lr, beta_lip, damping)
-    step = in_turns(lambda first, *xs: fitted(*xs, settings), k, due, start=k or 1)
-    *QP, L = step([*s.Q, *s.P, s.L], m if momentum_into_precond_update else G, s.key)  # noqa: N806
-    U = whitened(*QP[2:], m, max_update_rms)  # noqa: N806
-    return U, s._replace(update_counter=passed, mu=mu, Q=QP[:2], P=QP[2:], L=L)
-
-
-PROBABILITY = precond_update_prob_schedule()
+    fit = in_turns(lambda first, *xs: fitted(*xs, settings=settings), k, due, start=k or 1)
+    Ql, Qr, Pl, Pr, L = fit([*s.Q, *s.P, s.L], m if momentum_into_precond_update else G, s.key)  # noqa: N806
+    U = whitened(Pl, Pr, m, max_update_rms)  # noqa: N806
+    return U, s._replace(update_counter=passed, mu=mu, Q=[Ql, Qr], P=[Pl, Pr], L=L)
 
 
 @transform
@@ -164,13 +163,7 @@ def scale_by_psgd_kron(
       >>> jax.tree.map(jnp.shape, state.Q)  # a diagonal for the longer side
       {'4x6': [(1, 4, 4), (1, 6, 1)]}
     """
-    checks.structural("gdjax.scale_by_psgd_kron", "max_size_triangular", max_size_triangular, 0)
-    return _psgd_kron(
-        b1, preconditioner_update_probability, precond_lr, beta_lip, damping, max_update_rms,
-        momentum_into_precond_update, normalize_grads, dQ, mu_dtype, precond_init_scale=precond_init_scale,
-        max_size_triangular=max_size_triangular, memory_save_mode=memory_save_mode, key=key,
-        roles=None if roles is None else routing(roles),
-    )  # fmt: skip
+    return taking(_psgd_kron, locals() | {"roles": None if roles is None else routing(roles)})
 
 
 @transform
@@ -269,14 +262,4 @@ def psgd_kron(
       Li 2024, Stochastic Hessian fittings with Lie groups, https://arxiv.org/abs/2402.11858;
       https://github.com/lixilinx/psgd_torch (the forms), https://github.com/evanatyourservice/psgd_jax (the rest)
     """
-    label, numbers = "gdjax.psgd_kron", routing(roles)
-    direction = scale_by_psgd_kron(
-        b1, preconditioner_update_probability, precond_lr, precond_init_scale, dQ=dQ,
-        max_size_triangular=max_size_triangular, memory_save_mode=memory_save_mode,
-        momentum_into_precond_update=momentum_into_precond_update, normalize_grads=normalize_grads, beta_lip=beta_lip,
-        damping=damping, max_update_rms=max_update_rms, key=key, mu_dtype=mu_dtype, roles=numbers,
-    )  # fmt: skip
-    return with_adam(
-        label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
-    )  # fmt: skip
+    return beside_adam("gdjax.psgd_kron", scale_by_psgd_kron, locals())

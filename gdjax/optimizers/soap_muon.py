@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper
@@ -15,11 +14,10 @@ from gdjax.linalg.polar_coefficients import coefficients
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.roles import routing
 from gdjax.matrices.slots import Block, Side
 from gdjax.numerics import Array
-from gdjax.optimizers.kronecker import labelled, with_factors
-from gdjax.optimizers.with_adam import with_adam
+from gdjax.optimizers.kronecker import with_factors
+from gdjax.optimizers.with_adam import beside_adam, taking
 
 
 class SoapMuonState(NamedTuple):
@@ -55,11 +53,6 @@ def _soap_muon(
     u = m / jnp.where(t > 1, numerics.sqrt(nu) + eps, 1).astype(g.dtype)  # the first step has no bases
     U, s = out_of(u, s.QL, s.QR), with_factors(G, s._replace(mu=mu, nu=nu), shampoo_beta)  # noqa: N806
     return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
-
-
-def _checked(label: str, *arguments: Any, ns_coeffs: Any, ns_steps: Hyper, **staged: Any) -> Any:
-    coefficients(label, ns_coeffs, checks.structural(label, "ns_steps", ns_steps, 1))
-    return labelled(_soap_muon, label, *arguments, ns_coeffs=ns_coeffs, ns_steps=ns_steps, **staged)
 
 
 @transform
@@ -119,11 +112,9 @@ def scale_by_soap_muon(
       >>> print(jnp.linalg.svd(direction, compute_uv=False).round())
       [1. 1.]
     """
-    return _checked(
-        "gdjax.scale_by_soap_muon", beta, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
-        ns_coeffs=ns_coeffs, ns_steps=ns_steps, refresh=refresh,
-        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=roles,
-    )  # fmt: skip
+    given = locals()
+    coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps)
+    return taking(_soap_muon, given | {"shampoo_beta": b2 if shampoo_beta is None else shampoo_beta})
 
 
 @transform
@@ -214,13 +205,6 @@ def soap_muon(
       https://nikhilvyas.github.io/SOAP_Muon.pdf;
       Jordan et al. 2026, modded-nanogpt, track 3, results 14 and 44, https://github.com/KellerJordan/modded-nanogpt
     """
-    label, numbers = "gdjax.soap_muon", routing(roles)
-    direction = _checked(
-        label, beta, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
-        ns_coeffs=ns_coeffs, ns_steps=ns_steps, by_shape=True, refresh=refresh,
-        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=numbers,
-    )  # fmt: skip
-    return with_adam(
-        label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others, adams_rates=False,
-    )  # fmt: skip
+    given = locals() | {"by_shape": True, "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta}
+    coefficients("gdjax.soap_muon", ns_coeffs, ns_steps)
+    return beside_adam("gdjax.soap_muon", _soap_muon, given, adams_rates=False)

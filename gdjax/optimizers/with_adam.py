@@ -1,5 +1,7 @@
 """Optimizers of a direction for the hidden matrices and AdamW for the rest."""
 
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gdjax.combine.chain import chain
@@ -8,9 +10,33 @@ from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.core.per_leaf import PerLeaf
 from gdjax.core.types import Mask
+from gdjax.matrices.roles import routing
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
+
+
+def taking(factory: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    """The result of a factory, called with those arguments that it has."""
+    names = inspect.signature(factory).parameters
+    return factory(**{name: x for name, x in given.items() if name in names})
+
+
+def beside_adam(
+    label: str, scale_by: Callable[..., Any], given: Mapping[str, Any], adams_rates: bool = True
+) -> GradientTransformation:
+    """The optimizer of a direction for the matrices, with AdamW for the rest.
+
+    Args:
+      label: its name in errors.
+      scale_by: the factory of the direction.
+      given: the arguments of the optimizer, by their names: those of `scale_by` and of `with_adam`.
+      adams_rates: the rates of the matrices are right for AdamW too.
+    """
+    given = {**given, "roles": routing(given["roles"])}
+    direction = taking(scale_by, given)
+    return taking(with_adam, {**given, "label": label, "direction": direction, "numbers": given["roles"],
+                              "adams_rates": adams_rates})  # fmt: skip
 
 
 def with_adam(
