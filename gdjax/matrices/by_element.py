@@ -36,8 +36,8 @@ class ByElement:
     ):  # fmt: skip
         self.inputs, self.equations = inputs, closed.jaxpr.eqns
         self.own = self._found(inputs, others)
-        self.kept = [v for v in kept if v in self.own]
-        self.read = self._read([v for v in (*kept, *rest) if v not in self.kept])
+        self.kept = [v for v in kept if isinstance(v, Var) and v in self.own]
+        self.read = self._read([*rest, *(v for v in kept if v not in self.kept)])
         self.needed = list(self._before([*self.kept, *self.read], inputs))
         made = {v for e in self.needed for v in e.outvars}
         self.numbers = [v for v in dict.fromkeys(_variables(self.needed)) if v not in made and v not in inputs]
@@ -65,8 +65,8 @@ class ByElement:
         found: list[Var] = []
         for v in order:
             if v in needed and v in self.own:
-                reached = {v, *_variables(self._before([v], found))} if v not in found else {v}
-                if v in self.inputs or reached.intersection(self.inputs) - {*found}:
+                reached = {v, *_variables(self._before([v], found))}
+                if reached.intersection(self.inputs) - {*found}:
                     found.append(v)
         return found
 

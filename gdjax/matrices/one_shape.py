@@ -91,7 +91,7 @@ class OneShape:
         outputs = [(u, place), *(x for x in zip(moments, inputs[1:], strict=True) if x[0] not in kept)]
         outputs = [(v, x if x in known else None) for v, x in (*outputs, *zip(news, slots, strict=False))]
         self.segments = Segments(closed, [*inputs, *slots], known, scalar, outputs, self.number)
-        if wrong := [f for f, v in self.shared.items() if v in self.segments.of_matrices]:
+        if wrong := [f for f, v in self.shared.items() if isinstance(v, Var) and v in self.segments.of_matrices]:
             raise TypeError(f"{self.where}: state.{wrong[0]} is one number for the tree, made of numbers alone")
 
     def _of_one(self, rule: Declared, constants: Any, kinds: Any, *xs: Array) -> list[Array]:
