@@ -66,13 +66,13 @@ def _stepped(
         x.segments.evaluate(len(x.segments.meetings))
     new = {name: x.results() for name, x in of.items()}
     there = [i for i, x in enumerate(given.gs) if x is not None]
-    whole = found.apart({name: x["u"] for name, x in new.items()})
+    whole = found.leaves({name: x["u"] for name, x in new.items()})
     us = [u for i in there if (u := whole[i]) is not None]
     leaves = [cut.leaf for i in there if (cut := found.cuts[i]) is not None]
     results: dict[str, Any] = {"u": us if then is None else _of_whole(then, leaves, us)}
     for f in given.moments:
         known = {i: y for x in of.values() for i, y in x.leaves.get(f, {}).items()}
-        whole = [] if len(known) == len(there) else found.apart({name: x[f] for name, x in new.items()})
+        whole = [] if len(known) == len(there) else found.leaves({name: x[f] for name, x in new.items()})
         results[f] = [known[i] if i in known else whole[i] for i in there]
     stacks = {f: {name: new[name][f] for name in of} for f in given.stacks}
     shared = {f: next(iter(new.values()))[f] if new else x for f, x in given.shared.items()}

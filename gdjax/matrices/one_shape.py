@@ -14,7 +14,7 @@ from gdjax.core.base import MaskedNode
 from gdjax.lift import rule_checks
 from gdjax.matrices import turns
 from gdjax.matrices.by_element import ByElement
-from gdjax.matrices.factored import Blocks
+from gdjax.matrices.factored import Blocks, Shape
 from gdjax.matrices.segments import Segments, one_of
 from gdjax.numerics import Array, bounded
 from gdjax.xla.facts import Evaluation
@@ -56,7 +56,7 @@ class OneShape:
     """
 
     def __init__(
-        self, rule: Declared, found: Blocks, shape: tuple[str, int, int], constants: Any, kinds: Any, given: Given
+        self, rule: Declared, found: Blocks, shape: Shape, constants: Any, kinds: Any, given: Given
     ):  # fmt: skip
         name, *sides = shape
         self.where, self.sides, self.number = f"{rule.label}: matrices {name}", sides, found.numbers[name]
@@ -114,7 +114,7 @@ class OneShape:
         return [u, *(jnp.asarray(x).astype(old.dtype) for pair in pairs for x, old in pair)]
 
     def _on_leaves(
-        self, part: ByElement, found: Blocks, shape: tuple[str, int, int], dtype: Any, numbers: Sequence[Array]
+        self, part: ByElement, found: Blocks, shape: Shape, dtype: Any, numbers: Sequence[Array]
     ) -> dict[Var, Array]:  # fmt: skip
         """Evaluates what is done element by element; returns what the rest reads of it, as stacks."""
 
@@ -151,7 +151,7 @@ class OneShape:
         return {"u": stack(self.u)} | moments | news | {f: self.segments.scalar(v) for f, v in self.shared.items()}
 
 
-def _alike(shape: tuple[str, int, int], arrays: Sequence[Array | None]) -> Any:
+def _alike(shape: Shape, arrays: Sequence[Array | None]) -> Any:
     """What stands in a trace for the matrices of arrays, not all of which need be there."""
     real = numerics.widest_real(arrays)
     dtype = numerics.complex_dtype(real) if shape[0].endswith("complex") else real

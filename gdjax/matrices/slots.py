@@ -152,8 +152,8 @@ def _started(slot: Slots, params: Params, given: Mapping[str, Any]) -> Any:
         return jnp.zeros(())
     found, leaves, stacks = blocks_for(given["label"], params, given), jax.tree.leaves(params), {}
     for (name, rows, columns), members in found.members.items():
-        number, has = sum(x.number for x in members), found.layout.has(rows, columns)
-        stack = Stack([leaves[x.leaf] for x in members], number, (rows, columns), has, given)
+        has = found.layout.has(rows, columns)
+        stack = Stack([leaves[x.leaf] for x in members], found.numbers[name], (rows, columns), has, given)
         of = lambda x, stack=stack: x.start(stack) if _wanted(x, given) else MaskedNode()  # noqa: E731
         stacks[name] = list(map(of, slot)) if isinstance(slot, tuple) else of(slot)
     return stacks
