@@ -16,6 +16,7 @@ from gdjax.lift.slots import Key, start
 from gdjax.lift.stages import Whole
 from gdjax.linalg.matrices import Matrix
 from gdjax.matrices.factored import Blocks, Layout, blocks_of, stands_for_a_tree
+from gdjax.matrices.roles import routing
 from gdjax.numerics import Array
 
 # The arguments that the lift takes, and not the rule.
@@ -165,4 +166,5 @@ def _wanted(slot: Slot, given: Mapping[str, Any]) -> bool:
 
 def blocks_for(label: str, tree: ArrayTree, given: Mapping[str, Any]) -> Blocks:
     layout = Layout(given["block_size"], given["sides"], given["max_precond_dim"]).checked(label)
-    return blocks_of(label, tree, given["roles"], Matrix(), layout)
+    roles = given["roles"]
+    return blocks_of(label, tree, None if roles is None else routing(roles), Matrix(), layout)

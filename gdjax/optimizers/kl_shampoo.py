@@ -13,7 +13,7 @@ from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_ba
 from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.slots import Along, Block, Side
 from gdjax.numerics import Array, abs_sq
-from gdjax.optimizers.with_adam import beside_adam, taking
+from gdjax.optimizers.with_adam import taking, with_adam
 
 LEAST, MOST = 10, 4000  # 1 / sqrt(d) is at most the length of d, which counts as no less and no more than these
 
@@ -210,4 +210,4 @@ def kl_shampoo(
       Lin et al. 2025, Understanding and improving Shampoo and SOAP via Kullback-Leibler minimization, Figure 3,
       https://arxiv.org/abs/2509.03378
     """
-    return beside_adam("gdjax.kl_shampoo", scale_by_kl_shampoo, locals())
+    return with_adam("gdjax.kl_shampoo", scale_by_kl_shampoo, locals())

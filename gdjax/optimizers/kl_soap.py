@@ -12,7 +12,7 @@ from gdjax.matrices.slots import Block
 from gdjax.numerics import Array
 from gdjax.optimizers.kl_shampoo import SLOTS, whitened_factors
 from gdjax.optimizers.soap import adam_in_bases
-from gdjax.optimizers.with_adam import beside_adam, taking
+from gdjax.optimizers.with_adam import taking, with_adam
 
 
 class KLSoapState(NamedTuple):
@@ -173,4 +173,4 @@ def kl_soap(
       Lin et al. 2025, Understanding and improving Shampoo and SOAP via Kullback-Leibler minimization, section 4,
       https://arxiv.org/abs/2509.03378
     """
-    return beside_adam("gdjax.kl_soap", scale_by_kl_soap, locals())
+    return with_adam("gdjax.kl_soap", scale_by_kl_soap, locals())

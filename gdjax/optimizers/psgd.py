@@ -14,10 +14,9 @@ from gdjax.lift.slots import Key, Shared, first_moment, start
 from gdjax.linalg.whitening import Form, Settings, fitted, whitened
 from gdjax.matrices.in_turns import LONGEST, in_turns
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.roles import routing
 from gdjax.matrices.slots import Slot, Stack
 from gdjax.numerics import Array, debias, unit_and_norm
-from gdjax.optimizers.with_adam import beside_adam, taking
+from gdjax.optimizers.with_adam import taking, with_adam
 from gdjax.schedules.decay import precond_update_prob_schedule
 
 
@@ -163,7 +162,7 @@ def scale_by_psgd_kron(
       >>> jax.tree.map(jnp.shape, state.Q)  # a diagonal for the longer side
       {'4x6': [(1, 4, 4), (1, 6, 1)]}
     """
-    return taking(_psgd_kron, locals() | {"roles": None if roles is None else routing(roles)})
+    return taking(_psgd_kron, locals())
 
 
 @transform
@@ -262,4 +261,4 @@ def psgd_kron(
       Li 2024, Stochastic Hessian fittings with Lie groups, https://arxiv.org/abs/2402.11858;
       https://github.com/lixilinx/psgd_torch (the forms), https://github.com/evanatyourservice/psgd_jax (the rest)
     """
-    return beside_adam("gdjax.psgd_kron", scale_by_psgd_kron, locals())
+    return with_adam("gdjax.psgd_kron", scale_by_psgd_kron, locals())

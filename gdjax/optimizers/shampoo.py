@@ -18,7 +18,7 @@ from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.slots import Block, Side
 from gdjax.numerics import Array, debias
 from gdjax.numerics.norms import unit_and_norm
-from gdjax.optimizers.with_adam import beside_adam, taking
+from gdjax.optimizers.with_adam import taking, with_adam
 
 RootMethod = Literal["eigh", "qr", "newton"]
 Grafting = Literal["adam", "sgd", None]
@@ -258,4 +258,4 @@ def shampoo(
       Algorithm 2, https://arxiv.org/abs/2309.06497;
       Anil et al. 2021, Scalable second order optimization for deep learning, https://arxiv.org/abs/2002.09018
     """
-    return beside_adam("gdjax.shampoo", scale_by_shampoo, locals())
+    return with_adam("gdjax.shampoo", scale_by_shampoo, locals())

@@ -14,7 +14,7 @@ from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.slots import Block, Side
 from gdjax.numerics import Array, debias
 from gdjax.optimizers.kronecker import with_factors
-from gdjax.optimizers.with_adam import beside_adam, taking
+from gdjax.optimizers.with_adam import taking, with_adam
 
 
 class SoapState(NamedTuple):
@@ -203,4 +203,4 @@ def soap(
     Reference:
       Vyas et al. 2024, SOAP: improving and stabilizing Shampoo using Adam, Algorithm 3, https://arxiv.org/abs/2409.11321
     """
-    return beside_adam("gdjax.soap", scale_by_soap, locals())
+    return with_adam("gdjax.soap", scale_by_soap, locals())

@@ -17,7 +17,7 @@ from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.slots import Block, Side
 from gdjax.numerics import Array
 from gdjax.optimizers.kronecker import with_factors
-from gdjax.optimizers.with_adam import beside_adam, taking
+from gdjax.optimizers.with_adam import taking, with_adam
 
 
 class SoapMuonState(NamedTuple):
@@ -207,4 +207,4 @@ def soap_muon(
     """
     given = locals() | {"by_shape": True, "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta}
     coefficients("gdjax.soap_muon", ns_coeffs, ns_steps)
-    return beside_adam("gdjax.soap_muon", _soap_muon, given, adams_rates=False)
+    return with_adam("gdjax.soap_muon", _soap_muon, given, adams_rates=False)
