@@ -180,12 +180,10 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(number, domain), names) for domain, names in NUMBERS),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
     (functools.partial(_integer, 0), "swa.start patience cooldown max_consecutive_errors"),
-    (
-        functools.partial(_integer, 1),
-        "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
-        "periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
-        "transformer_optimizer.steps transformer_optimizer.warmup_steps",
-    ),
+    (functools.partial(_integer, 1),
+     "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
+     "periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
+     "transformer_optimizer.steps transformer_optimizer.warmup_steps"),
     (_share, "dion.rank_fraction scale_by_dion.rank_fraction dion2.fraction scale_by_dion2.fraction"),
     (_dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
     (_dtype, "params_ema.dtype swa.dtype MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),
@@ -202,7 +200,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (_mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
     (_dimensions, "muon_weight_dimension_numbers weight_dimension_numbers"),
     (_roles, "roles"),
-)
+)  # fmt: skip
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 
 

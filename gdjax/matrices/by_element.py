@@ -50,8 +50,9 @@ class ByElement:
             numbers = all(v in found or v not in of_matrices and _shape(v) == () for v in operands)
             if of_matrices.intersection(operands):
                 of_matrices.update(e.outvars)
-            spread = e.primitive.name == "broadcast_in_dim" and _shape(e.outvars[0]) == _shape(inputs[0])
-            if numbers and (spread or found.intersection(operands)) and _is_by_element(e):
+            arrays = found.intersection(operands) or e.primitive.name == "broadcast_in_dim"
+            alike = all(_shape(v) == _shape(inputs[0]) for v in e.outvars)
+            if numbers and arrays and alike and _is_by_element(e):
                 found.update(e.outvars)
         return found
 
@@ -118,6 +119,7 @@ def _evaluated(equations: Sequence[Any], known: Mapping[Any, Any], shape: tuple[
         elif e.primitive.name == "broadcast_in_dim":
             ys = [jnp.broadcast_to(xs[0], shape)]
         else:
-            ys = [e.primitive.bind(*xs, **e.params)]
+            ys = e.primitive.bind(*xs, **e.params)
+            ys = ys if e.primitive.multiple_results else [ys]
         values.update(zip(e.outvars, ys, strict=True))
     return values

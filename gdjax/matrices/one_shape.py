@@ -68,6 +68,7 @@ class OneShape:
         real = numerics.widest_real(one)
         cast = lambda x: x.astype(real) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
         scalars = [*given.shared.values(), *map(cast, (given.t, *given.arrays.values()))]
+        # From the gradient, moments, stacks, keys and numbers to the direction, moments, stacks and shared numbers.
         trace = jax.make_jaxpr(functools.partial(self._of_one, rule, constants, kinds))
         closed = trace(*[one] * len(on_leaves), *map(one_of, stacks), *scalars)
 
@@ -86,10 +87,10 @@ class OneShape:
             known |= self._on_leaves(part, found, shape, one.dtype, [scalar.value(v) for v in part.numbers])
         else:
             known[inputs[0]] = g
-        kept = [v for f, v in self.moments.items() if f in self.leaves]
-        place = next((v for v in known if v not in slots), None)
-        outputs = [(u, place), *(x for x in zip(moments, inputs[1:], strict=True) if x[0] not in kept)]
-        outputs = [(v, x if x in known else None) for v, x in (*outputs, *zip(news, slots, strict=False))]
+        # A new value is written over the old one, and the direction over what it is made of.
+        places = [(u, next((v for v in known if v not in slots), None)), *zip(news, slots, strict=False)]
+        places += [(self.moments[f], x) for f, x in zip(given.moments, inputs[1:], strict=True) if f not in self.leaves]
+        outputs = [(v, x if x in known else None) for v, x in places]
         self.segments = Segments(closed, [*inputs, *slots], known, scalar, outputs, self.number)
         if wrong := [f for f, v in self.shared.items() if isinstance(v, Var) and v in self.segments.of_matrices]:
             raise TypeError(f"{self.where}: state.{wrong[0]} is one number for the tree, made of numbers alone")
