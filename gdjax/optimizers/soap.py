@@ -9,11 +9,10 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Sides
-from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
+from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.slots import Block, Side
 from gdjax.numerics import Array, debias
-from gdjax.optimizers.kronecker import with_factors
 from gdjax.optimizers.with_adam import taking, with_adam
 
 
@@ -49,6 +48,12 @@ def adam_in_bases(
     m, v = (debias(mu, b1, n), debias(nu, b2, n)) if bias_correction else (mu, nu)
     u = m / (numerics.sqrt(v) + eps).astype(g.dtype)
     return out_of(u, s.QL, s.QR), s._replace(mu=mu, nu=nu), g
+
+
+def with_factors(G: Array, s: Any, beta: Hyper) -> Any:  # noqa: N803
+    """The state with new averages of G G^T and G^T G."""
+    left, right = averaged(s.L, lambda: gram(G), beta), averaged(s.R, lambda: gram(adjoint(G)), beta)
+    return s._replace(L=left, R=right)
 
 
 @matrixwise(

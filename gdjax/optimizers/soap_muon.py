@@ -16,7 +16,7 @@ from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.slots import Block, Side
 from gdjax.numerics import Array
-from gdjax.optimizers.kronecker import with_factors
+from gdjax.optimizers.soap import with_factors
 from gdjax.optimizers.with_adam import taking, with_adam
 
 
