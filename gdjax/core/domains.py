@@ -14,10 +14,10 @@ from gdjax.core.codec import Codec
 from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain, asked
 from gdjax.core.per_leaf import PerLeaf
 
-Check = Callable[[str, str, Any], None]  # of the label, the argument's name and its value
+Check = Callable[[str, str, Any], object]  # of the label, the argument's name and its value
 
 # None means something, though it is not the default.
-_NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol", "consistent_rms"
+_NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol", "consistent_rms", "block_size", "max_precond_dim"
 
 
 def number(domain: Domain, label: str, name: str, value: Any) -> None:
@@ -140,9 +140,9 @@ def _key(label: str, name: str, value: Any) -> None:
         raise TypeError(f"{label}: {name} must be a PRNG key or an int, got {value!r}")
 
 
-def _choice(choices: Sequence[str], label: str, name: str, value: Any) -> None:
+def _choice(choices: Sequence[Any], label: str, name: str, value: Any) -> None:
     if value not in choices:
-        raise ValueError(f"{label}: {name} must be one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(f"{label}: {name} must be one of {', '.join(map(str, choices))}, got {value!r}")
 
 
 def _bounds(label: str, name: str, value: Any) -> None:
@@ -171,16 +171,19 @@ def _roles(label: str, name: str, value: Any) -> None:
         patterns.check(f"{label}: {name}", value)
 
 
+_CHOICES: Mapping[str, Sequence[Any]] = {
+    "mode": ("hard", "smooth", "refined"), "variant": ("sps", "sps+"), "dQ": ("Q0.5EQ1.5", "QUAD", "EQ"),
+    "memory_save_mode": ("one_diag", "all_diag"), "sides": ("both", "short", "rows", "columns"),
+    "refresh": ("qr", "eigh"), "root_method": ("eigh", "qr", "newton"), "grafting": ("adam", "sgd", None),
+}  # fmt: skip
 _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(number, domain), names) for domain, names in NUMBERS),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
     (functools.partial(_integer, 0), "swa.start patience cooldown max_consecutive_errors"),
-    (
-        functools.partial(_integer, 1),
-        "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
-        "periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
-        "transformer_optimizer.steps transformer_optimizer.warmup_steps",
-    ),
+    (functools.partial(_integer, 1),
+     "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
+     "periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
+     "transformer_optimizer.steps transformer_optimizer.warmup_steps"),
     (_share, "dion.rank_fraction scale_by_dion.rank_fraction dion2.fraction scale_by_dion2.fraction"),
     (_dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
     (_dtype, "params_ema.dtype swa.dtype MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),
@@ -189,16 +192,15 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (_groups, "clip_by_global_norm.groups"),
     (_string, "measure_name"),
     (_axes, "adaptive_grad_clip.axis centralize.output_axis"),
-    (functools.partial(_choice, ("hard", "smooth", "refined")), "mode"),
-    (functools.partial(_choice, ("sps", "sps+")), "variant"),
-    (functools.partial(_choice, ("Q0.5EQ1.5", "QUAD", "EQ")), "dQ"),
-    (functools.partial(_choice, ("one_diag", "all_diag")), "memory_save_mode"),
+    (functools.partial(checks.structural, low=0), "max_size_triangular"),
+    (functools.partial(checks.structural, low=1), "block_size max_precond_dim"),
+    *((functools.partial(_choice, choices), name) for name, choices in _CHOICES.items()),
     (_key, "key seed random_seed"),
     (_bounds, "bounds"),
     (_mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
     (_dimensions, "muon_weight_dimension_numbers weight_dimension_numbers"),
     (_roles, "roles"),
-)
+)  # fmt: skip
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 
 

@@ -24,18 +24,8 @@ _SUBSPACE = 32  # random vectors in the estimate of a norm
 _MOST = 1 / 8  # the largest angle of a Procrustes step
 
 
-class Fit(NamedTuple):
-    """What is kept of one matrix."""
-
-    left: Array  # Q_l
-    right: Array  # Q_r
-    smooth: Array  # (1, 2), Lipschitz constants of Q_l and Q_r
-    left_product: Array  # P_l
-    right_product: Array  # P_r
-
-
 class Settings(NamedTuple):
-    """Of a fit: numbers, and the form of the step, one of `FORMS`."""
+    """Of a fit: the form of the step, one of `FORMS`, and numbers."""
 
     form: str
     rate: Any
@@ -54,24 +44,36 @@ def whitened(left_product: Array, right_product: Array, g: Array, most: Any) -> 
     return x * jnp.minimum(unit, most / jnp.where(rms == 0, 1, rms)).astype(x.dtype)
 
 
-def fitted(fit: Fit, g: Array, key: Array, settings: Settings) -> Fit:
-    """One step of the factors towards those that whiten G, with noise from a key."""
+def fitted(
+    left: Array, right: Array, left_product: Array, right_product: Array, smooth: Array, g: Array, key: Array,
+    settings: Settings,
+) -> list[Array]:  # fmt: skip
+    """One step of the factors towards those that whiten G, with noise from a key.
+
+    Args:
+      left, right: Q_l and Q_r.
+      left_product, right_product: P_l and P_r.
+      smooth: (1, 2), Lipschitz constants of Q_l and Q_r.
+
+    Returns:
+      The first five anew.
+    """
     v, *vectors = _normals(key, [g.shape, *((_SUBSPACE, n) for n in g.shape)], g.dtype)
     wide = settings.damping + float(jnp.finfo(g.dtype).eps) * jnp.abs(g)
     g = g + wide.astype(g.dtype) * v
     if settings.form == "EQ":
-        x, unit = _applied(fit.left, _adjoint(fit.right), g)
-        b = _solved(fit.right, _solved(fit.left, v).mT.conj()).mT.conj()
+        x, unit = _applied(left, _adjoint(right), g)
+        b = _solved(right, _solved(left, v).mT.conj()).mT.conj()
     else:
-        x, unit = _applied(fit.left_product, fit.right_product, g)
+        x, unit = _applied(left_product, right_product, g)
         b = None
     top = jnp.max(jnp.abs(x), initial=0)
     x = x * jnp.minimum(unit, largest_of(x.dtype, "summed") / jnp.where(top == 0, 1, top)).astype(x.dtype)
-    left, left_smooth = _side(fit.left, x, b, fit.smooth[0, 0], vectors[0], settings)
+    left, left_smooth = _side(left, x, b, smooth[0, 0], vectors[0], settings)
     turned = None if b is None else b.mT.conj()
-    right, right_smooth = _side(fit.right, x.mT.conj(), turned, fit.smooth[0, 1], vectors[1], settings)
+    right, right_smooth = _side(right, x.mT.conj(), turned, smooth[0, 1], vectors[1], settings)
     left, right = _balanced(left, right)
-    return Fit(left, right, jnp.stack([left_smooth, right_smooth])[None], product(left), product(right))
+    return [left, right, product(left), product(right), jnp.stack([left_smooth, right_smooth])[None]]
 
 
 def _normals(key: Array, shapes: Sequence[tuple[int, ...]], dtype: Any) -> list[Array]:

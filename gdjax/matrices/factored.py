@@ -1,13 +1,13 @@
-"""The matrices of a tree cut into blocks, of which each side may have a Kronecker factor; and functions of all blocks.
+"""The blocks of a tree: its matrices, cut so that no side is too long, in stacks by their shapes.
 
-All blocks of one shape, whichever leaf they come from, are one stack, (number, rows, columns), by the name of their
-shape, "768x3072": so a step has as many programs as there are shapes, not leaves, and the state is not copied together.
-What belongs to a side that has no factor is `MaskedNode` in the state, None in a function of blocks.
+All blocks of one shape are one stack, (number, rows, columns), whichever leaf they come from. Its name is the shape,
+"768x3072". So a step has as many programs as there are shapes, not leaves, and the state is a few large arrays.
 """
 
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -23,6 +23,7 @@ from gdjax.numerics import Array
 from gdjax.xla import places
 
 Stacks = dict[str, Any]  # by the name of a shape
+Shape = tuple[str, int, int]  # the name, rows and columns of the blocks of a stack
 Sides = Literal["both", "short", "rows", "columns"]
 SIDES: tuple[str, ...] = get_args(Sides)
 
@@ -51,110 +52,113 @@ class Layout(NamedTuple):
     def has(self, rows: int, columns: int) -> tuple[bool, bool]:
         """Whether the rows and the columns of blocks of that size have factors."""
         short = rows <= columns, rows > columns
-        wanted = {"both": (True, True), "short": short, "rows": (True, False), "columns": (False, True)}
-        most = self.max_precond_dim
-        left, right = wanted[self.sides]
-        return left and (most is None or rows <= most), right and (most is None or columns <= most)
+        wanted = {"both": (True, True), "short": short, "rows": (True, False), "columns": (False, True)}[self.sides]
+        left, right = (self.max_precond_dim is None or size <= self.max_precond_dim for size in (rows, columns))
+        return wanted[0] and left, wanted[1] and right
+
+    @property
+    def turns_tall_ones(self) -> bool:
+        """Whether a block with more rows than columns lies in its stack transposed: both sides are treated alike."""
+        return self.sides in ("both", "short")
 
 
 class Cut(NamedTuple):
-    """A leaf and its blocks."""
+    """How the matrices of a leaf are cut into blocks."""
 
     leaf: Leaf
     block_size: int | None
 
-    def apart(self, x: Array) -> list[Array]:
-        """x as stacks of blocks, one for each part of the leaf, in float32 at least."""
-        stacks = self.leaf.split(x.astype(numerics.at_least_float32(x.dtype)))
-        most = self.block_size
-        if most is None or self.sizes == self.leaf.sizes:
-            return stacks
-        cut = jax.vmap(lambda matrix: blocks.block(matrix, most))
-        return [cut(stack).reshape(size) for stack, size in zip(stacks, self.sizes, strict=True)]
-
-    def joined(self, stacks: list[Array]) -> Array:
-        """The array whose `apart` these are."""
-        most = self.block_size
-        if most is not None and self.sizes != self.leaf.sizes:
-            whole = lambda y, shape: blocks.unblock(y, shape, most)  # noqa: E731
-            stacks = [
-                jax.vmap(functools.partial(whole, shape=size[1:]))(y.reshape(size[0], len(y) // size[0], *y.shape[1:]))
-                for y, size in zip(stacks, self.leaf.sizes, strict=True)
-            ]
-        return self.leaf.joined(stacks)
-
     @property
     def sizes(self) -> list[tuple[int, int, int]]:
-        """The shapes of `apart`."""
+        """For each part of the leaf the number, rows and columns of its blocks."""
         most = self.block_size
         if most is None:
             return self.leaf.sizes
         cuts = [(n, blocks.cuts(r, most), blocks.cuts(c, most)) for n, r, c in self.leaf.sizes]
         return [(n * a * b, r, c) for n, (a, r), (b, c) in cuts]
 
+    def blocks(self, x: Array) -> list[Array]:
+        """For each part of the leaf its blocks, (number, rows, columns), in float32 at least."""
+        matrices = self.leaf.split(x.astype(numerics.at_least_float32(x.dtype)))
+        most = self.block_size
+        if most is None or self.sizes == self.leaf.sizes:
+            return matrices
+        cut = jax.vmap(lambda matrix: blocks.block(matrix, most))
+        return [cut(x).reshape(size) for x, size in zip(matrices, self.sizes, strict=True)]
+
+    def whole(self, parts: list[Array]) -> Array:
+        """The array whose `blocks` these are."""
+        most = self.block_size
+        if most is not None and self.sizes != self.leaf.sizes:
+            one = lambda x, shape: blocks.unblock(x, shape, most)  # noqa: E731
+            parts = [
+                jax.vmap(functools.partial(one, shape=size[1:]))(x.reshape(size[0], len(x) // size[0], *x.shape[1:]))
+                for x, size in zip(parts, self.leaf.sizes, strict=True)
+            ]
+        return self.leaf.joined(parts)
+
 
 class Member(NamedTuple):
-    """Blocks of a leaf in a stack."""
+    """The blocks in a stack that come from one part of a leaf."""
 
     leaf: int
-    part: int  # of the leaf
+    part: int
     number: int
     turned: bool  # whether they lie in the stack transposed
 
 
-class Blocks(NamedTuple):
-    """The blocks of all leaves.
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of all leaves, and the stacks that they are put into.
 
     Args:
       cuts: for each leaf; None for one that has no blocks.
       complexes: for each leaf whether it is complex: blocks of complex numbers have stacks of their own.
-      layout: where both sides of a block are treated alike, tall ones lie transposed among the wide ones.
+      layout: how they are cut.
     """
 
     cuts: Sequence[Cut | None]
     complexes: Sequence[bool]
     layout: Layout
 
-    @property
-    def members(self) -> dict[tuple[str, int, int], list[Member]]:
-        """What each stack is made of, by its name, rows and columns."""
-        found: dict[tuple[str, int, int], list[Member]] = {}
+    @functools.cached_property
+    def members(self) -> dict[Shape, list[Member]]:
+        """For each stack where its blocks come from, in their order."""
+        found: dict[Shape, list[Member]] = {}
         for i, (cut, is_complex) in enumerate(zip(self.cuts, self.complexes, strict=True)):
             for j, (number, rows, columns) in enumerate(cut.sizes if cut else []):
-                turned = rows > columns and self.layout.sides in ("both", "short")
+                turned = rows > columns and self.layout.turns_tall_ones
                 m, n = (columns, rows) if turned else (rows, columns)
                 name = f"{m}x{n}" + (" complex" if is_complex else "")
                 found.setdefault((name, m, n), []).append(Member(i, j, number, turned))
         return dict(sorted(found.items()))
 
-    @property
+    @functools.cached_property
     def numbers(self) -> dict[str, int]:
         """The number of blocks in each stack."""
-        return {name: _number(members) for (name, *_), members in self.members.items()}
+        return {name: sum(x.number for x in members) for (name, *_), members in self.members.items()}
 
-    def together(self, xs: Sequence[Array | None]) -> Stacks:
-        """The blocks of arrays, one for each leaf, as stacks; zeros for an array that is not there."""
-        apart = [cut.apart(x) if cut and x is not None else None for cut, x in zip(self.cuts, xs, strict=True)]
-        found = {}
-        for (name, *size), members in self.members.items():
-            real = numerics.widest_real([xs[x.leaf] for x in members])
-            dtype = numerics.complex_dtype(real) if name.endswith("complex") else real
-            parts = []
-            for leaf, part, number, turned in members:
-                blocks = apart[leaf]
-                x = jnp.zeros((number, *size), dtype) if blocks is None else blocks[part].astype(dtype)
-                parts.append(x.mT if turned and blocks is not None else x)
-            found[name] = jnp.concatenate(parts) if len(parts) > 1 else parts[0]
-        return found
+    def stack(self, shape: Shape, xs: Sequence[Array | None]) -> Array:
+        """The blocks of that shape, of arrays for each leaf; zeros for an array that is not there."""
+        real = numerics.widest_real([xs[x.leaf] for x in self.members[shape]])
+        dtype = numerics.complex_dtype(real) if shape[0].endswith("complex") else real
+        found = []
+        for leaf, part, number, turned in self.members[shape]:
+            if (x := xs[leaf]) is None or (cut := self.cuts[leaf]) is None:
+                found.append(jnp.zeros((number, *shape[1:]), dtype))
+            else:
+                own = cut.blocks(x)[part].astype(dtype)
+                found.append(own.mT if turned else own)
+        return jnp.concatenate(found) if len(found) > 1 else found[0]
 
-    def apart(self, stacks: Stacks) -> list[Array | None]:
-        """The arrays of the leaves whose `together` these are; None for one without blocks."""
+    def leaves(self, stacks: Stacks) -> list[Array | None]:
+        """The arrays of the leaves whose blocks these are; None for a leaf without."""
         parts: dict[tuple[int, int], Array] = {}
         for (name, *_), members in self.members.items():
             xs = places.parts(stacks[name], [x.number for x in members]) if len(members) > 1 else [stacks[name]]
             for member, x in zip(members, xs, strict=True):
                 parts[member.leaf, member.part] = x.mT if member.turned else x
-        of = lambda i, cut: cut.joined([parts[i, j] for j in range(len(cut.sizes))])  # noqa: E731
+        of = lambda i, cut: cut.whole([parts[i, j] for j in range(len(cut.sizes))])  # noqa: E731
         return [of(i, cut) if cut else None for i, cut in enumerate(self.cuts)]
 
     def only_there(
@@ -167,10 +171,6 @@ class Blocks(NamedTuple):
                 kept = lambda x, y: jnp.where(own.reshape(-1, *[1] * (x.ndim - 1)), x, y)  # noqa: B023, E731
                 new[field][name] = jax.tree.map(kept, new[field][name], old[field][name])
         return new
-
-
-def _number(members: Sequence[Member]) -> int:
-    return sum(x.number for x in members)
 
 
 def blocks_of(label: str, tree: ArrayTree, numbers: Any, default: Any, layout: Layout) -> Blocks:

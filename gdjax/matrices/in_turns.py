@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Primitive
 
+from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.numerics import Array
 
@@ -21,16 +22,21 @@ turns_p.multiple_results = True
 
 
 class Turn(NamedTuple):
-    """The parameters of one `in_turns` in a trace; its operands are `due`, `every`, olds, factors and constants."""
+    """The parameters of one `in_turns` in a trace.
+
+    Its operands are `due` or `every` where these are needed, then olds, factors and constants.
+    """
 
     jaxpr: Jaxpr  # (first, *olds, *factors) -> news, and constants
     period: int | None  # `every`, where it is an int over which turns are spread
     olds: int  # how many
     factors: int
-    has_due: bool
+    start: int  # the step in which a period begins
 
 
-def in_turns(f: Callable[..., Sequence[Array]], every: Any, due: Any = None) -> Callable[..., list[Array]]:
+def in_turns(
+    f: Callable[..., Sequence[Array]], every: Any, due: Any = None, *, start: int = 1
+) -> Callable[..., list[Array]]:
     """f for the matrices whose turn it is, in a rule of `matrixwise`: `in_turns(f, k)(olds, A, ...) -> news`.
 
     `f(first, *olds, A, ...)` returns new values for all olds; `first` says whether it is the matrix's first turn. In a
@@ -40,8 +46,10 @@ def in_turns(f: Callable[..., Sequence[Array]], every: Any, due: Any = None) -> 
       f: a function of one matrix.
       every: k, at least 1. For an int up to 10,000 the matrices have their turns one after the other in k steps, spread
         by what they cost, so that no step is long; the side of A says what that is. For a schedule all have theirs in
-        the steps 1, k + 1, 2 k + 1, ...
+        the steps 1, k + 1, 2 k + 1, ... None with `due`.
       due: in place of these steps, where all have their turns in one: whether it is this step.
+      start: the step in which a period of an int k begins, from 1 to k. A matrix by itself has its turns in the steps
+        start, start + k, ...
 
     Returns:
       A function of the list of olds, and of A and more arrays, that returns the list of the new values.
@@ -67,21 +75,27 @@ def in_turns(f: Callable[..., Sequence[Array]], every: Any, due: Any = None) -> 
         if not factors:
             raise TypeError("gdjax.in_turns: pass the matrix that a turn works on, in_turns(f, every)(olds, A)")
 
-        def news(first: Array, *xs: Array) -> list[Array]:
-            found = [jnp.asarray(x) for x in f(first, *xs)]
+        def news(first: Array, *xs: Any) -> list[Array]:
+            given = [
+                x if kind is None else jax.random.wrap_key_data(x, impl=kind)
+                for x, kind in zip(xs, [*[None] * len(olds), *kinds], strict=True)
+            ]
+            found = [jnp.asarray(x) for x in f(first, *given)]
             if (got := [x.shape for x in found]) != (wanted := [x.shape for x in olds]):
                 raise TypeError(f"gdjax.in_turns: f returned shapes {got} for olds of shapes {wanted}")
             return [new.astype(old.dtype) for new, old in zip(found, olds, strict=True)]
 
-        olds, factors = meshes.alike(olds, list(factors))
-        closed = jax.make_jaxpr(news)(jnp.asarray(True), *olds, *factors)
+        # A key is an operand as the numbers that it is: stacks of keys have no zeros to start from.
+        kinds = [jax.random.key_impl(x) if numerics.is_key(x) else None for x in factors]
+        numbers = [x if kind is None else jax.random.key_data(x) for x, kind in zip(factors, kinds, strict=True)]
+        olds, numbers = meshes.alike(olds, numbers)
+        closed = jax.make_jaxpr(news)(jnp.asarray(True), *olds, *numbers)
         if isinstance(every, int) and every < 1:
             raise ValueError(f"gdjax.in_turns: every must be at least 1, got {every}")
         period = every if isinstance(every, int) and every <= LONGEST else None
-        turn = Turn(closed.jaxpr, period, len(olds), len(factors), due is not None)
-        given = [] if due is None else [jnp.asarray(due)]
-        given += [] if period is not None else [jnp.asarray(every)]
-        return turns_p.bind(*given, *olds, *factors, *closed.consts, **turn._asdict())
+        turn = Turn(closed.jaxpr, period, len(olds), len(numbers), start)
+        when = [] if period is not None else [jnp.asarray(every if due is None else due)]
+        return turns_p.bind(*when, *olds, *numbers, *closed.consts, **turn._asdict())
 
     return call
 
@@ -92,6 +106,6 @@ def _alone(*_: Any, **__: Any) -> Any:
 
 
 @turns_p.def_abstract_eval
-def _types(*operands: Any, olds: int, has_due: bool, period: int | None, **_: Any) -> Any:
-    start = int(has_due) + int(period is None)
-    return list(operands[start : start + olds])
+def _types(*operands: Any, olds: int, period: int | None, **_: Any) -> Any:
+    before = int(period is None)
+    return list(operands[before : before + olds])

@@ -7,7 +7,7 @@ QR their bases. A side without a factor is None. Eigenvectors are refreshed for 
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,6 @@ from gdjax.matrices.in_turns import in_turns
 from gdjax.numerics import Array
 
 Refresh = Literal["qr", "eigh"]
-REFRESHES: tuple[str, ...] = get_args(Refresh)
 _highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 

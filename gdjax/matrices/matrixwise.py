@@ -5,29 +5,23 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from gdjax import numerics
-from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation
-from gdjax.lift import rule_checks
 from gdjax.lift.leafwise import Reduced, leafwise
 from gdjax.lift.rule_checks import named
+from gdjax.lift.slots import Key, Moment, Shared, first_moment
 from gdjax.lift.stages import Tree
-from gdjax.matrices import turns
-from gdjax.matrices.factored import Blocks
-from gdjax.matrices.of_gradients import blocks_and
-from gdjax.matrices.segments import Segments, one_of
-from gdjax.matrices.slots import LIFTED, Along, Block, Slot, blocks_for, in_stacks
-from gdjax.numerics import Array, bounded
+from gdjax.matrices.all_shapes import of_matrices
+from gdjax.matrices.one_shape import Declared
+from gdjax.matrices.slots import LIFTED, Slot, arguments_of, as_declared
+from gdjax.numerics import Array
 
 
 def matrixwise(
     State: Any,  # noqa: N803
     *,
+    then: Callable[..., Sequence[Array]] | None = None,
     domains: Mapping[str, str] | None = None,
-    **slots: Slot,
+    **slots: Slot | Sequence[Slot] | Moment | Shared | Key,
 ) -> Callable[[Callable[..., tuple[Array, Any]]], Callable[..., GradientTransformation]]:
     """Makes a rule for one matrix a factory of transforms of all matrices of a tree.
 
@@ -38,8 +32,14 @@ def matrixwise(
 
     Args:
       State: a NamedTuple class with a field `count`; every other field is a slot.
+      then: a function of the whole matrices, `(us, ...) -> us`, after the rule: it gets a list of stacks (number, rows,
+        columns), none of them cut into blocks or transposed, and arguments of the factory that it names.
       domains: as for `leafwise`.
-      **slots: what each field is: a `Block` like the matrix, a `Side` along its rows or columns, or `Along` these.
+      **slots: what each field is: a `Block` like the matrix, a `Side` along its rows or columns, or `Along` these; or a
+        list of those. Or what a field of `leafwise` is: a `Moment` (by default `first_moment`), which lies in the state
+        as the parameter does, and which the rule sees as a matrix; a `Shared` number, of which the rule makes the new
+        value from numbers alone; a `Key`, one for the tree, which stays as it is: the rule finds another in its place
+        for each matrix and step.
 
     Returns:
       A decorator. The factory that it makes has the arguments of the rule, and by name
@@ -48,10 +48,11 @@ def matrixwise(
       max_precond_dim: a side longer than that has no factor.
       roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
         tree, or a function from the parameters to one.
-      and the names of dtypes and starts that slots have and the rule has not.
+      and those of `then`, and the names of dtypes, starts and seeds that slots have and the rule has not.
       With `sides` "both" or "short" a tall matrix lies in its stack on its side: the rule sees it transposed.
 
     Raises:
+      TypeError: a slot is of another kind.
       ValueError: (in init) a leaf that is no matrix, an unknown `sides`, a size below 1.
 
     Example:
@@ -64,19 +65,25 @@ def matrixwise(
       >>> whitened(sides="rows").init({"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3))}).L["2x3"].shape
       (2, 2, 2)
     """
+    kinds = {f: slots.get(f, first_moment) for f in getattr(State, "_fields", ()) if f != "count"} | slots
+    kinds = {f: tuple(x) if isinstance(x, list) else x for f, x in kinds.items()}
+    for f, x in kinds.items():
+        if not all(isinstance(y, Slot) for y in x) if isinstance(x, tuple) else not isinstance(x, _KINDS):
+            raise TypeError(f"gdjax.matrixwise: {f} is {x!r}, no slot of a rule of one matrix")
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        own = named(rule, 4)
-        dtypes = {x.dtype for x in slots.values() if isinstance(x, Block)}
-        fills = {x.fill for x in slots.values() if isinstance(x, Along) and isinstance(x.fill, str)}
-        others = dict.fromkeys(sorted(dtypes - {""})) | dict.fromkeys(sorted(fills), 0.0) | LIFTED
-        extra = {name: x for name, x in others.items() if name not in {p.name for p in own}}
+        own, last = named(rule, 4), [p.name for p in named(then, 1)] if then else []
+        after = [p for p in named(then, 1) if p.name not in {x.name for x in own}] if then else []
+        of_slots = {name: x for slot in kinds.values() for name, x in arguments_of(slot).items()} | LIFTED
+        extra = {name: x for name, x in of_slots.items() if name not in {p.name for p in (*own, *after)}}
 
         def given(g: Array, s: Any, p: Any, t: Any, u: Any = None, **_: Any) -> Any:
             return u, s
 
         def stage(gs: list[Array], s: Any, ps: Any, t: Any, *, tree: Tree, **arguments: Any) -> dict[str, Any]:
-            return of_matrices(rule, State, gs, s, t, tree, arguments)
+            whole = functools.partial(then, **{name: arguments[name] for name in last}) if then else None
+            known = {name: x for name, x in arguments.items() if name not in {p.name for p in after}}
+            return of_matrices(Declared(tree.label, rule, State, kinds), gs, s, t, tree, known, whole)
 
         by_name = inspect.Parameter.KEYWORD_ONLY
         places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("g", "s", "p", "t")]
@@ -84,112 +91,19 @@ def matrixwise(
         functools.update_wrapper(given, rule)
         given.__dict__.pop("__wrapped__")  # whose arguments are not those of `given`
         u = inspect.Parameter("u", by_name, default=Reduced)
-        _sign(given, [*places, *own, *lifted, u])
-        _sign(stage, [*places, *own, *(inspect.Parameter(name, by_name) for name in ("tree", *LIFTED))])
-        return leafwise(State, reduce=stage, staged=" ".join(extra), domains=domains, **in_stacks(**slots))(given)
+        staged = [*after, *lifted]
+        _sign(given, [*places, *own, *staged, u])
+        _sign(stage, [*places, *own, *after, *(inspect.Parameter(name, by_name) for name in ("tree", *LIFTED))])
+        names = " ".join(p.name for p in staged)
+        declared = {f: as_declared(x) for f, x in kinds.items()}
+        return leafwise(State, reduce=stage, staged=names, domains=domains, **declared)(given)
 
     return decorate
+
+
+_KINDS = (Slot, Moment, Shared, Key)
 
 
 def _sign(f: Any, parameters: Sequence[inspect.Parameter]) -> None:
     """Gives f a signature, those that are taken by name last."""
     f.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.kind))
-
-
-def of_matrices(
-    rule: Any, State: Any, gs: list[Array], s: Any, t: Array, tree: Tree, arguments: dict[str, Any]  # noqa: N803
-) -> dict[str, Any]:  # fmt: skip
-    """The directions "u" of all leaves and the fields of the state, for a stage.
-
-    Args:
-      arguments: those of the rule, and those in `LIFTED`.
-    """
-    slots = {name: x for name, x in s._asdict().items() if name != "count"}
-    first = next(iter(slots.values()))
-    found, xs = blocks_and(tree, gs, first, lambda like: blocks_for(tree.label, like, arguments))
-    hyper = {k: x for k, x in arguments.items() if k not in LIFTED}
-    arrays = {k: x for k, x in hyper.items() if isinstance(x, jax.Array)}
-    constants = {k: x for k, x in hyper.items() if k not in arrays}
-    run = functools.partial(_of_stacks, tree.label, rule, State, found, constants)
-    return meshes.partitioned(run, {"u": gs, **slots}, xs, slots, s.count, t, arrays)
-
-
-def _of_stacks(
-    label: str, rule: Any, State: Any, found: Blocks, constants: Mapping[str, Any],  # noqa: N803
-    xs: Any, slots: Any, count: Array, t: Array, arrays: Mapping[str, Array],
-) -> dict[str, Any]:  # fmt: skip
-    of = {}
-    for name, g in found.together(xs).items():
-        mine = {f: x[name] for f, x in slots.items()}
-        of[name] = _Rule(f"{label}: matrices {name}", rule, State, bounded(g, "summed"), mine, t, arrays, constants)
-    numbers = _spread(of)
-    for j in range(max((len(x.segments.meetings) for x in of.values()), default=0)):
-        for name, x in of.items():
-            x.segments.evaluate(j)
-            x.meet(j, count, numbers.get((name, j)))
-    for x in of.values():
-        x.segments.evaluate(len(x.segments.meetings))
-    us = {name: x.results()[0] for name, x in of.items()}
-    new = {f: {name: of[name].results()[1].get(f, slots[f][name]) for name in of} for f in slots}
-    kept = found.only_there(xs, new, slots)
-    return {"u": [u for u, x in zip(found.apart(us), xs, strict=True) if x is not None], **kept}
-
-
-class _Rule:
-    """The rule of one matrix for the matrices of one shape."""
-
-    def __init__(
-        self, where: str, rule: Any, State: Any, g: Array, slots: Any, t: Array, arrays: Any, constants: Any  # noqa: N803
-    ):  # fmt: skip
-        self.g, self.fields = g, [f for f, x in slots.items() if hasattr(x, "shape")]
-        nothing = {f: None for f, x in slots.items() if not hasattr(x, "shape")}
-        names, stacks = sorted(arrays), [g, *(slots[f] for f in self.fields)]
-
-        def of_one(g: Array, *rest: Any) -> list[Array]:
-            olds, t, numbers = rest[: len(self.fields)], rest[len(self.fields)], rest[len(self.fields) + 1 :]
-            wide = [x.astype(numerics.at_least_float32(x.dtype)) for x in olds]
-            s = State(**{f: None for f in State._fields} | nothing | dict(zip(self.fields, wide, strict=True)))
-            result = rule(g, s, None, t, **constants, **dict(zip(names, numbers, strict=True)))
-            try:
-                u, new = rule_checks.returned(State, result, g, dict(zip(self.fields, olds, strict=True)))
-            except (TypeError, ValueError) as e:
-                raise type(e)(f"{where}: {e}") from None
-            return [u, *(jnp.asarray(getattr(new, f)).astype(x.dtype) for f, x in zip(self.fields, olds, strict=True))]
-
-        closed = jax.make_jaxpr(of_one)(*map(one_of, stacks), t, *(arrays[k] for k in names))
-        self.segments = Segments(closed, stacks, [t, *(arrays[k] for k in names)], list(range(len(stacks))))
-
-    def meet(self, j: int, count: Array, numbers: Sequence[int] | None) -> None:
-        """The turns of the j-th `in_turns` of the rule, if it has so many."""
-        known = self.segments
-        if j < len(known.meetings):
-            m = known.meetings[j]
-            every = m.turn.period if m.every is None else known.scalar(m.every)
-            due = None if m.due is None else known.scalar(m.due)
-            olds, factors = (list(map(known.stack, xs)) for xs in (m.olds, m.factors))
-            constants = [known.scalar(v) for v in m.constants]
-            news = turns.turned(m.turn.jaxpr, olds, factors, constants, count, every, due, numbers)
-            known.values.update(zip(m.news, news, strict=True))
-
-    def results(self) -> tuple[Array, dict[str, Array]]:
-        u, *news = map(self.segments.stack, self.segments.closed.jaxpr.outvars)
-        return u, dict(zip(self.fields, news, strict=True))
-
-
-def _spread(of: Mapping[str, _Rule]) -> dict[tuple[str, int], list[int]]:
-    """How many matrices have their turn in each step of a period, by stack and `in_turns`; the longest come first.
-
-    All that have one period share its steps, so that these have about as much to do.
-    """
-    costs: dict[int, dict[tuple[str, int], tuple[int, float, int]]] = {}
-    for j in range(max((len(x.segments.meetings) for x in of.values()), default=0)):
-        for name, x in of.items():
-            turn = x.segments.meetings[j].turn if j < len(x.segments.meetings) else None
-            if turn is not None and turn.period is not None:
-                n = x.segments.meetings[j].factors[0].aval.shape[-1]
-                costs.setdefault(turn.period, {})[name, j] = n, float(n**2 * sum(x.g.shape[1:])), len(x.g)
-    found = {}
-    for period, stacks in costs.items():
-        ordered = sorted(stacks.items(), key=lambda item: -item[1][0])
-        found |= turns.spread({key: (cost, number) for key, (_, cost, number) in ordered}, period)
-    return found

@@ -1,7 +1,7 @@
 """A traced rule of one matrix, cut at its turns, and evaluated part by part over a stack."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +20,7 @@ class Meeting(NamedTuple):
     """One `in_turns` of a rule."""
 
     turn: Turn
-    due: Any  # None, or what it is computed from
-    every: Any  # None where the period is a number
+    when: Any  # None where the matrices have their turns one after the other
     olds: list[Any]
     factors: list[Any]
     constants: list[Any]
@@ -32,36 +31,33 @@ class Segments:
     """The values of a rule over a stack: (number, ...) where they depend on the matrices, else as they are.
 
     Args:
-      closed: the rule of one matrix, from the matrices, then scalars, to the update and the new slots.
-      stacks, scalars: what these are.
-      places: for each output the input whose memory it may take.
+      closed: the rule of one matrix.
+      of_matrices: its inputs that belong to one matrix.
+      stacks: the values that are known for all matrices, some of these inputs or what is made of them.
+      scalars: the values of the other inputs.
+      outputs: those that are wanted, each with the known value whose memory it may take, or None.
+      number: of the matrices.
     """
 
-    def __init__(self, closed: ClosedJaxpr, stacks: Sequence[Array], scalars: Sequence[Array], places: Sequence[int]):
-        self.closed, jaxpr = closed, closed.jaxpr
-        inputs, others = jaxpr.invars[: len(stacks)], jaxpr.invars[len(stacks) :]
-        self.values: dict[Var, Any] = dict(zip(inputs, stacks, strict=True))
-        self.shared = Evaluation(closed, dict(zip(others, scalars, strict=True)))
-        self.place, self.number = self._places(inputs, places), len(stacks[0])
-        self.of_matrices = set(inputs)
-        for e in jaxpr.eqns:
+    def __init__(
+        self, closed: ClosedJaxpr, of_matrices: Sequence[Var], stacks: Mapping[Var, Array], scalars: Evaluation,
+        outputs: Sequence[tuple[Any, Var | None]], number: int,
+    ):  # fmt: skip
+        self.closed, self.outputs = closed, [v for v, _ in outputs]
+        self.values: dict[Var, Any] = dict(stacks)
+        self.shared, self.number = scalars, number
+        self.of_matrices = set(of_matrices)
+        for e in closed.jaxpr.eqns:
             if e.primitive is turns_p or any(v in self.of_matrices for v in e.invars if isinstance(v, Var)):
                 self.of_matrices.update(e.outvars)
-        self.meetings = [_meeting(e) for e in jaxpr.eqns if e.primitive is turns_p]
-        if any(has_inside(e, turns_p) for e in jaxpr.eqns if e.primitive is not turns_p):
+        self.meetings = [_meeting(e) for e in closed.jaxpr.eqns if e.primitive is turns_p]
+        if any(has_inside(e, turns_p) for e in closed.jaxpr.eqns if e.primitive is not turns_p):
             raise TypeError(f"gdjax.in_turns: {WHERE}")
-
-    def _places(self, inputs: Sequence[Var], places: Sequence[int]) -> dict[Var, Var]:
-        """For each output, and the values that turns make it of, the input that it may overwrite."""
-        jaxpr = self.closed.jaxpr
-        found = {v: inputs[i] for v, i in zip(jaxpr.outvars, places, strict=True) if isinstance(v, Var)}
-        for e in reversed(jaxpr.eqns):
-            if e.primitive is turns_p:
-                meeting = _meeting(e)
-                for new, old in zip(meeting.news, meeting.olds, strict=True):
-                    if new in found and isinstance(old, Var):
-                        found.setdefault(old, found[new])
-        return found
+        self.place = {v: x for v, x in outputs if isinstance(v, Var) and x is not None}
+        for meeting in reversed(self.meetings):  # what turns make an output of may be written where that will be
+            for new, old in zip(meeting.news, meeting.olds, strict=True):
+                if new in self.place and isinstance(old, Var):
+                    self.place.setdefault(old, self.place[new])
 
     def known_before(self, meeting: int) -> list[Var]:
         """The outputs and the operands of meetings that need none of the meetings from this one on.
@@ -69,7 +65,7 @@ class Segments:
         Those of later meetings too: what is computed after a meeting has overwritten a slot needs a copy of it.
         """
         late = {v for m in self.meetings[meeting:] for v in m.news}
-        wanted = [*self.closed.jaxpr.outvars, *(v for m in self.meetings[meeting:] for v in (*m.olds, *m.factors))]
+        wanted = [*self.outputs, *(v for m in self.meetings[meeting:] for v in (*m.olds, *m.factors))]
         new = [v for v in dict.fromkeys(x for x in wanted if isinstance(x, Var)) if v in self.of_matrices]
         return [v for v in new if v not in self.values and not self._made_of([v]) & late]
 
@@ -114,10 +110,9 @@ class Segments:
 def _meeting(e: Any) -> Meeting:
     turn = Turn(**e.params)
     operands = list(e.invars)
-    due = operands.pop(0) if turn.has_due else None
-    every = operands.pop(0) if turn.period is None else None
+    when = operands.pop(0) if turn.period is None else None
     olds, rest = operands[: turn.olds], operands[turn.olds :]
-    return Meeting(turn, due, every, olds, rest[: turn.factors], rest[turn.factors :], list(e.outvars))
+    return Meeting(turn, when, olds, rest[: turn.factors], rest[turn.factors :], list(e.outvars))
 
 
 def one_of(stack: Array) -> Any:

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import meshes
+from gdjax.core import keys, meshes
 from gdjax.core.base import MaskedNode
 from gdjax.core.types import ArrayTree, Params
-from gdjax.lift.slots import start
+from gdjax.lift.slots import Key, start
 from gdjax.lift.stages import Whole
 from gdjax.linalg.matrices import Matrix
 from gdjax.matrices.factored import Blocks, Layout, blocks_of, stands_for_a_tree
+from gdjax.matrices.roles import routing
 from gdjax.numerics import Array
 
 # The arguments that the lift takes, and not the rule.
@@ -41,8 +42,27 @@ class Stack(NamedTuple):
         return numerics.complex_dtype(self.real()) if jnp.iscomplexobj(self.ps[0]) else self.real()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A field of the state in stacks.
+
+    Args:
+      only: an argument and the value without which there is no slot.
+    """
+
+    only: tuple[str, Any] | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the factory that the slot reads, and what they are by default."""
+        return {}
+
+    def start(self, stack: Stack) -> Any:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Block:
+class Block(Slot):
     """A slot like the matrices, (rows, columns), of zeros, in float32 at least.
 
     Args:
@@ -53,7 +73,10 @@ class Block:
 
     real: bool = False
     dtype: str = ""
-    only: tuple[str, Any] | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {self.dtype: None} if self.dtype else {}
 
     def start(self, stack: Stack) -> Any:
         dtype, own = stack.given.get(self.dtype), stack.real() if self.real else stack.own()
@@ -63,7 +86,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Side:
+class Side(Slot):
     """A slot that is square along the rows, side 0, or the columns, side 1; None in the rule where it has no factor.
 
     Args:
@@ -74,7 +97,6 @@ class Side:
 
     side: int
     identity: bool = False
-    only: tuple[str, Any] | None = None
 
     def start(self, stack: Stack) -> Any:
         if not stack.has[self.side]:
@@ -85,17 +107,21 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Along:
+class Along(Slot):
     """A slot of real numbers for the rows, (rows, 1), side 0, or the columns, (1, columns), side 1.
 
     Args:
       side: 0 or 1; None in the rule where that side has no factor.
       fill: where it starts: a number, or the name of an argument.
+      only: as in `Block`.
     """
 
     side: int
     fill: str | float = 0.0
-    only: tuple[str, Any] | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {self.fill: 0.0} if isinstance(self.fill, str) else {}
 
     def start(self, stack: Stack) -> Any:
         if not stack.has[self.side]:
@@ -104,26 +130,41 @@ class Along:
         return stack.zeros(stack.real(), *((1, n) if self.side else (n, 1))) + start(self.fill, stack.given)
 
 
-Slot = Block | Side | Along
+Slots = Slot | tuple[Slot, ...]  # one, or a list of them: the field is then a list of stacks
 
 
-def in_stacks(**slots: Slot) -> dict[str, Any]:
-    """The slots, as those of a state whose stages call `of_matrices`."""
-    return {name: Whole(functools.partial(_started, slot)) for name, slot in slots.items()}
+def as_declared(slot: Any) -> Any:
+    """A slot of a rule of one matrix as one of the leaf rule behind it."""
+    if isinstance(slot, Key):
+        return Whole(lambda params, given: keys.fresh(given[slot.seed] if isinstance(slot.seed, str) else slot.seed))
+    return Whole(functools.partial(_started, slot)) if isinstance(slot, Slot | tuple) else slot
 
 
-def _started(slot: Slot, params: Params, given: Mapping[str, Any]) -> Any:
+def arguments_of(slot: Any) -> dict[str, Any]:
+    """The arguments of the factory that a slot reads when it starts, and what they are by default."""
+    if isinstance(slot, Key):
+        return {slot.seed: 0} if isinstance(slot.seed, str) else {}
+    several = slot if isinstance(slot, tuple) else (slot,)
+    return {name: x for one in several if isinstance(one, Slot) for name, x in one.arguments.items()}
+
+
+def _started(slot: Slots, params: Params, given: Mapping[str, Any]) -> Any:
     if stands_for_a_tree(params):
         return jnp.zeros(())
     found, leaves, stacks = blocks_for(given["label"], params, given), jax.tree.leaves(params), {}
     for (name, rows, columns), members in found.members.items():
-        number, has = sum(x.number for x in members), found.layout.has(rows, columns)
-        stack = Stack([leaves[x.leaf] for x in members], number, (rows, columns), has, given)
-        wanted = slot.only is None or given[slot.only[0]] == slot.only[1]
-        stacks[name] = slot.start(stack) if wanted else MaskedNode()
+        has = found.layout.has(rows, columns)
+        stack = Stack([leaves[x.leaf] for x in members], found.numbers[name], (rows, columns), has, given)
+        of = lambda x, stack=stack: x.start(stack) if _wanted(x, given) else MaskedNode()  # noqa: E731
+        stacks[name] = list(map(of, slot)) if isinstance(slot, tuple) else of(slot)
     return stacks
+
+
+def _wanted(slot: Slot, given: Mapping[str, Any]) -> bool:
+    return slot.only is None or given[slot.only[0]] == slot.only[1]
 
 
 def blocks_for(label: str, tree: ArrayTree, given: Mapping[str, Any]) -> Blocks:
     layout = Layout(given["block_size"], given["sides"], given["max_precond_dim"]).checked(label)
-    return blocks_of(label, tree, given["roles"], Matrix(), layout)
+    roles = given["roles"]
+    return blocks_of(label, tree, None if roles is None else routing(roles), Matrix(), layout)

@@ -1,6 +1,7 @@
-"""Turns: a function of some of the matrices of a stack in each step.
+"""Turns: in each step a function of some of the matrices of a stack.
 
-A step works on a run of the stack that begins where a table says, so all matrices of a stack have one program.
+Each step of a period works on a run of the stack, matrices that lie side by side. A table has the start and the length
+of each run, so all steps have one program, which contains the function once.
 """
 
 import itertools
@@ -9,9 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from gdjax.core import meshes
+from gdjax.matrices.in_turns import Turn
 from gdjax.numerics import Array
 from gdjax.xla.write_order import LARGE
 
@@ -32,83 +34,75 @@ def spread(stacks: Mapping[Any, tuple[float, int]], k: int) -> dict[Any, list[in
 
 
 def turned(
-    f: Jaxpr, olds: Sequence[Array], factors: Sequence[Array], constants: Sequence[Array], count: Array, every: Any,
-    due: Any, numbers: Sequence[int] | None,
+    turn: Turn, olds: Sequence[Array], factors: Sequence[Array], constants: Sequence[Array], count: Array, when: Any,
+    numbers: Sequence[int] | None,
 ) -> list[Array]:  # fmt: skip
     """The olds of a stack after the turns of this step.
 
     Args:
-      f: traced, from `first`, the olds and the factors of one matrix to new olds, with these constants.
+      turn: one `in_turns` of a rule.
+      olds, factors: its operands, as stacks.
+      constants: what its function needs besides.
       count: with this update.
-      every, due: see `in_turns`.
-      numbers: how many have their turn in each step of a period; None where all have it in one.
+      when: None for a period. Otherwise all matrices have their turn in one step: a number k, for every k-th, or
+        whether it is this one.
+      numbers: the length of the run of each step of the period; None where there is no period.
     """
-    spreads = numbers is not None
-    k = every if spreads else jnp.maximum(jnp.asarray(every), 1).astype(count.dtype)
-    due = (count - 1) % k == 0 if due is None else due
-    step, first = (count - 1) % k if spreads else jnp.zeros_like(count), count <= k if spreads else count == 1
-    traced = jaxpr_as_fun(ClosedJaxpr(f, list(constants)))
-    factors, olds = meshes.alike(list(factors), list(olds))
+    if turn.period is not None:
+        step, first, due = (count - turn.start) % turn.period, count <= turn.period, None
+    else:
+        step, first, due = jnp.zeros_like(count), count == 1, when
+        if when.dtype != jnp.bool_:
+            due = (count - 1) % jnp.maximum(when, 1).astype(count.dtype) == 0
+    traced = jaxpr_as_fun(ClosedJaxpr(turn.jaxpr, list(constants)))
+    olds, factors = meshes.alike(list(olds), list(factors))
 
-    def of_one(a: Array, olds: Sequence[Array], *others: Array) -> list[Array]:
-        return list(traced(first, *olds, a, *others))
+    def of_one(olds: Sequence[Array], factors: Sequence[Array]) -> list[Array]:
+        return list(traced(first, *olds, *factors))
 
-    def work(factors: Sequence[Array], olds: Sequence[Array]) -> list[Array]:
-        a, *others = factors
-        return of_run(of_one, a, olds, others, step, numbers or [len(a)])
+    def work(olds: Sequence[Array], factors: Sequence[Array]) -> list[Array]:
+        return _of_run(of_one, olds, factors, step, numbers or [len(olds[0])])
 
-    return work(factors, olds) if spreads else meshes.cond(due, work, lambda _, olds: olds, factors, olds)
+    return work(olds, factors) if due is None else meshes.cond(due, work, lambda olds, _: olds, olds, factors)
 
 
-def of_run(
-    f: Callable[..., Sequence[Array]],
-    a: Array, olds: Sequence[Array], others: Sequence[Array], step: Array, numbers: Sequence[int],
+def _of_run(
+    f: Callable[[list[Array], list[Array]], list[Array]],
+    olds: Sequence[Array], factors: Sequence[Array], step: Array, numbers: Sequence[int],
 ) -> list[Array]:  # fmt: skip
-    """`olds` with what f makes of the matrices whose turn it is in their places.
-
-    Args:
-      f: from A, the olds and the others, of one matrix, to new olds.
-      a, olds, others: stacks, of one length.
-      step: of the period.
-      numbers: how many matrices have their turn in each step of it, one run after the other.
-    """
+    """The olds, those of the run of this step replaced by what f makes of olds and factors of one matrix."""
     starts = itertools.accumulate(numbers[:-1], initial=0)
     start, number = (jnp.asarray(list(x), step.dtype)[step] for x in (starts, numbers))
-    most = max(numbers)
+    most, everything = max(numbers), (list(olds), list(factors))
 
-    # What a condition is given or returns may be copied: so it is the matrices whose turn it is, not the stacks.
-    def one(i: Any, a: Array, olds: list[Array], others: list[Array]) -> list[Array]:
-        take = lambda x: jax.lax.dynamic_index_in_dim(x, start + i, keepdims=False)  # noqa: E731
-        mine = list(map(take, olds))
-        given = take(a), mine, list(map(take, others))
-        news = meshes.cond(i < number, made, lambda _, mine, __: mine, *given)
+    # A compiler may copy what goes into a condition and comes out of it: that is the run, never the stack.
+    def one(i: Any, olds: list[Array], factors: list[Array]) -> list[Array]:
+        take = lambda xs: [jax.lax.dynamic_index_in_dim(x, start + i, keepdims=False) for x in xs]  # noqa: E731
+        news = meshes.cond(i < number, f, lambda olds, _: olds, take(olds), take(factors))
         put = lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, start + i, 0)  # noqa: E731
         return list(map(put, olds, news))
 
-    def made(x: Array, olds: list[Array], others: list[Array]) -> list[Array]:
-        return [new.astype(old.dtype) for new, old in zip(f(x, olds, *others), olds, strict=True)]
+    def one_by_one(olds: list[Array], factors: list[Array]) -> list[Array]:
+        return meshes.fori_loop(most, lambda i, olds: one(i, olds, factors), olds)
 
-    def one_by_one(a: Array, olds: list[Array], others: list[Array]) -> list[Array]:
-        return meshes.fori_loop(most, lambda i, olds: one(i, a, olds, others), olds)
-
-    def at_once(a: Array, olds: list[Array], others: list[Array]) -> list[Array]:
-        low = jnp.minimum(start, len(a) - most)  # a run may be shorter than the longest, and at the end
+    def at_once(olds: list[Array], factors: list[Array]) -> list[Array]:
+        """The longest run, of which a shorter one is a part: matrices outside of it keep their olds."""
+        low = jnp.minimum(start, len(olds[0]) - most)
         places = low + jnp.arange(most, dtype=low.dtype)
-        own = ((places >= start) & (places < start + number))[:, None, None]
-        part = lambda x: jax.lax.dynamic_slice_in_dim(x, low, most)  # noqa: E731
+        own = (places >= start) & (places < start + number)
+        part = lambda xs: [jax.lax.dynamic_slice_in_dim(x, low, most) for x in xs]  # noqa: E731
 
-        def kept(x: Array, mine: list[Array], others: list[Array]) -> list[Array]:
-            news = jax.vmap(made)(x, mine, others)
-            return [jnp.where(own, new, old) for new, old in zip(news, mine, strict=True)]
+        def replaced(olds: list[Array], factors: list[Array]) -> list[Array]:
+            chosen = lambda new, old: jnp.where(own.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
+            return list(map(chosen, jax.vmap(f)(olds, factors), olds))
 
-        given = part(a), list(map(part, olds)), list(map(part, others))
-        news = kept(*given) if min(numbers) > 0 else meshes.cond(number > 0, kept, lambda _, mine, __: mine, *given)
+        run = part(olds), part(factors)
+        news = replaced(*run) if min(numbers) > 0 else meshes.cond(number > 0, replaced, lambda olds, _: olds, *run)
         return [jax.lax.dynamic_update_slice_in_dim(old, new, low, 0) for old, new in zip(olds, news, strict=True)]
 
-    given = a, list(olds), list(others)
-    large = max(x.shape[-1] * x.shape[-2] for x in (a, *olds)) >= LARGE
     if most == 1:
-        return one(0, *given)
-    if not large or meshes.may_be_divided(a):
-        return at_once(*given)
-    return jax.lax.platform_dependent(*given, cpu=one_by_one, default=at_once)
+        return one(0, *everything)
+    large = max(x.shape[-1] * x.shape[-2] for x in (*olds, factors[0])) >= LARGE
+    if not large or meshes.may_be_divided(olds[0]):
+        return at_once(*everything)
+    return jax.lax.platform_dependent(*everything, cpu=one_by_one, default=at_once)

@@ -227,11 +227,4 @@ def dion2(
     Reference:
       Ahn et al. 2025, Dion2: a simple method to shrink matrix in Muon, Algorithm 1, https://arxiv.org/abs/2512.16928
     """
-    direction = scale_by_dion2(
-        fraction, ef_decay, eps, ns_coeffs, ns_steps,
-        preconditioning=preconditioning, ns_dtype=ns_dtype, mu_dtype=mu_dtype, roles=roles,
-    )  # fmt: skip
-    return with_adam(
-        "gdjax.dion2", direction, learning_rate, routing(roles), weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others, adams_rates=False,
-    )  # fmt: skip
+    return with_adam("gdjax.dion2", scale_by_dion2, locals(), adams_rates=False)

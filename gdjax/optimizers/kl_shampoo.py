@@ -11,11 +11,9 @@ from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.roles import routing
 from gdjax.matrices.slots import Along, Block, Side
 from gdjax.numerics import Array, abs_sq
-from gdjax.optimizers.kronecker import labelled
-from gdjax.optimizers.with_adam import with_adam
+from gdjax.optimizers.with_adam import taking, with_adam
 
 LEAST, MOST = 10, 4000  # 1 / sqrt(d) is at most the length of d, which counts as no less and no more than these
 
@@ -130,11 +128,7 @@ def scale_by_kl_shampoo(
       >>> print(jnp.abs(updates).max())  # the first step makes the factors alone
       0.0
     """
-    return labelled(
-        _kl_shampoo, "gdjax.scale_by_kl_shampoo", b1, shampoo_beta, eps, precondition_frequency,
-        init_factor=init_factor, refresh=refresh,
-        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=roles,
-    )  # fmt: skip
+    return taking(_kl_shampoo, locals())
 
 
 @transform
@@ -216,13 +210,4 @@ def kl_shampoo(
       Lin et al. 2025, Understanding and improving Shampoo and SOAP via Kullback-Leibler minimization, Figure 3,
       https://arxiv.org/abs/2509.03378
     """
-    label, numbers = "gdjax.kl_shampoo", routing(roles)
-    direction = labelled(
-        _kl_shampoo, label, b1, shampoo_beta, eps, precondition_frequency,
-        init_factor=init_factor, refresh=refresh,
-        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=numbers,
-    )  # fmt: skip
-    return with_adam(
-        label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
-    )  # fmt: skip
+    return with_adam("gdjax.kl_shampoo", scale_by_kl_shampoo, locals())

@@ -8,13 +8,11 @@ from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.roles import routing
 from gdjax.matrices.slots import Block
 from gdjax.numerics import Array
 from gdjax.optimizers.kl_shampoo import SLOTS, whitened_factors
-from gdjax.optimizers.kronecker import labelled
 from gdjax.optimizers.soap import adam_in_bases
-from gdjax.optimizers.with_adam import with_adam
+from gdjax.optimizers.with_adam import taking, with_adam
 
 
 class KLSoapState(NamedTuple):
@@ -95,11 +93,8 @@ def scale_by_kl_soap(
       >>> jax.tree.map(jnp.shape, state.L), jax.tree.leaves(state.R)  # one factor alone
       ({'3x40': (1, 3, 3)}, [])
     """
-    return labelled(
-        _kl_soap, "gdjax.scale_by_kl_soap", b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps,
-        precondition_frequency, init_factor=init_factor, bias_correction=bias_correction, refresh=refresh,
-        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=roles,
-    )  # fmt: skip
+    given = locals()
+    return taking(_kl_soap, given | {"shampoo_beta": b2 if shampoo_beta is None else shampoo_beta})
 
 
 @transform
@@ -178,13 +173,4 @@ def kl_soap(
       Lin et al. 2025, Understanding and improving Shampoo and SOAP via Kullback-Leibler minimization, section 4,
       https://arxiv.org/abs/2509.03378
     """
-    label, numbers = "gdjax.kl_soap", routing(roles)
-    direction = labelled(
-        _kl_soap, label, b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
-        init_factor=init_factor, bias_correction=bias_correction, refresh=refresh,
-        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=numbers,
-    )  # fmt: skip
-    return with_adam(
-        label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
-    )  # fmt: skip
+    return with_adam("gdjax.kl_soap", scale_by_kl_soap, locals())

@@ -258,12 +258,4 @@ def normuon(
       Li et al. 2025, NorMuon: making Muon more efficient and scalable, Algorithm 1, https://arxiv.org/abs/2510.05491;
       Amsel et al. 2025, The Polar Express, Algorithm 1, https://arxiv.org/abs/2505.16932
     """
-    direction = scale_by_normuon(
-        b1, b2, eps, ns_coeffs, ns_steps, nesterov=nesterov, consistent_rms=consistent_rms,
-        preconditioning=preconditioning, equilibrate=equilibrate, renormalize=renormalize, ns_dtype=ns_dtype,
-        mu_dtype=mu_dtype, roles=roles,
-    )  # fmt: skip
-    return with_adam(
-        "gdjax.normuon", direction, learning_rate, routing(roles), weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
-    )  # fmt: skip
+    return with_adam("gdjax.normuon", scale_by_normuon, locals())

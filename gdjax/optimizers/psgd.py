@@ -1,26 +1,22 @@
 """PSGD: momentum whitened by a Kronecker-factored preconditioner that is fitted by gradient descent."""
 
-import functools
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import checks, keys
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
-from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import Shared, first_moment
-from gdjax.lift.stages import Reduced, Stage, Staged, Tree, Whole
-from gdjax.linalg.whitening import Form
-from gdjax.matrices import psgd
-from gdjax.matrices.in_turns import LONGEST
-from gdjax.matrices.of_gradients import blocks_and
-from gdjax.matrices.plan import Leaf
-from gdjax.matrices.roles import routing
-from gdjax.numerics import Array
-from gdjax.optimizers.with_adam import with_adam
+from gdjax.lift.leafwise import Hyper
+from gdjax.lift.slots import Key, Shared, first_moment, start
+from gdjax.linalg.whitening import Form, Settings, fitted, whitened
+from gdjax.matrices.in_turns import LONGEST, in_turns
+from gdjax.matrices.matrixwise import matrixwise
+from gdjax.matrices.slots import Slot, Stack
+from gdjax.numerics import Array, debias, unit_and_norm
+from gdjax.optimizers.with_adam import taking, with_adam
 from gdjax.schedules.decay import precond_update_prob_schedule
 
 
@@ -39,16 +35,40 @@ class PSGDKronState(NamedTuple):
 PROBABILITY = precond_update_prob_schedule()
 
 
-def _due(s: PSGDKronState, t: Array, preconditioner_update_probability: Hyper) -> dict[str, Any]:
-    """Whether the preconditioner is updated in this step: where as many steps have passed as its probability says."""
-    if _period(preconditioner_update_probability) is not None:
-        return {"update_counter": s.update_counter, "due": jnp.asarray(True)}
-    passed = numerics.safe_increment(s.update_counter)
-    due = passed.astype(t.dtype) * preconditioner_update_probability >= 1 - 1e-6
-    return {"update_counter": jnp.where(due, 0, passed), "due": due}
+@dataclass(frozen=True)
+class Root(Slot):
+    """A slot that is square along the rows, side 0, or the columns, side 1: it starts at a power of a scale, times I.
+
+    That of a long side, of a side of length 1, and of those that `memory_save_mode` says, is the diagonal, (n, 1).
+    """
+
+    side: int
+    power: float
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"precond_init_scale": 1.0, "max_size_triangular": 8192, "memory_save_mode": None}
+
+    def start(self, stack: Stack) -> Any:
+        (rows, columns), n, given = stack.sides, stack.sides[self.side], stack.given
+        longer = int(rows <= columns)
+        diagonal = {None: (), "one_diag": (longer,), "all_diag": (0, 1)}[given["memory_save_mode"]]
+        scale = jnp.asarray(start("precond_init_scale", given), stack.real()) ** self.power
+        if n <= 1 or n > given["max_size_triangular"] or self.side in diagonal:
+            return stack.zeros(stack.real(), n, 1) + scale
+        own = stack.own()
+        return stack.zeros(own, n, n) + scale.astype(own) * jnp.eye(n, dtype=own)[None]
 
 
-def _period(probability: Any) -> int | None:
+@dataclass(frozen=True)
+class Constants(Slot):
+    """A real number for each side."""
+
+    def start(self, stack: Stack) -> Any:
+        return stack.zeros(stack.real(), 1, 2)
+
+
+def period(probability: Any) -> int | None:
     """In how many steps each matrix has its turn, with a number for a probability.
 
     None with a schedule, and with a number so small that all have theirs in one step.
@@ -57,64 +77,32 @@ def _period(probability: Any) -> int | None:
     return max(1, math.ceil((1 - 1e-6) / probability)) if fixed else None
 
 
-def _momentum(
-    gs: list[Array], s: PSGDKronState, ps: list[Array], t: Array,
-    tree: Tree, b1: Hyper, normalize_grads: bool, roles: Roles,
-) -> Any:  # fmt: skip
-    """mu_t."""
-    leaves = [x._replace(path="") for x in _leaves(tree, gs, s, roles)]
-    return {"mu": [psgd.averaged(x, normalize_grads, g, mu, b1) for x, g, mu in zip(leaves, gs, s.mu, strict=True)]}
-
-
-def _leaves(tree: Tree, gs: Any, s: Any, roles: Roles) -> list[Leaf]:
-    """How the gradients are matrices."""
-    found, there = blocks_and(tree, gs, s.L, psgd.matrices_of(tree.label, roles))
-    return [cut.leaf for cut, g in zip(found.cuts, there, strict=True) if cut and g is not None]
-
-
-def _fit(
-    gs: list[Array], s: PSGDKronState, ps: list[Array], t: Array,
-    tree: Tree, b1: Hyper, preconditioner_update_probability: Hyper, precond_lr: Hyper, beta_lip: Hyper, damping: Hyper,
-    momentum_into_precond_update: bool, normalize_grads: bool, dQ: str, roles: Roles,  # noqa: N803
-) -> Any:  # fmt: skip
-    """New factors of the matrices whose turn it is."""
-    if momentum_into_precond_update:
-        given = [psgd.unbiased(mu, b1, t) for mu in s.mu]
-    else:
-        leaves = _leaves(tree, gs, s, roles)
-        given = [psgd.ready(x, normalize_grads, g) for x, g in zip(leaves, gs, strict=True)]
-    found, there = blocks_and(tree, given, s.L, psgd.matrices_of(tree.label, roles))
-    period = _period(preconditioner_update_probability)
-    return psgd.refitted(found, there, s, period, dQ, (precond_lr, beta_lip, damping))
-
-
-def _whitened(
-    gs: list[Array], s: PSGDKronState, ps: list[Array], t: Array,
-    tree: Tree, b1: Hyper, max_update_rms: Hyper, roles: Roles,
-) -> Any:  # fmt: skip
-    """The momentum of all matrices, whitened."""
-    ms = [psgd.unbiased(mu, b1, t) for mu in s.mu]
-    found, there = blocks_and(tree, ms, s.L, psgd.matrices_of(tree.label, roles))
-    return {"u": psgd.whitened(found, there, gs, s, max_update_rms)}
-
-
-@leafwise(
-    PSGDKronState,
-    numbers=_due,
-    reduce=(_momentum, Stage(_fit, "Q P L", every="due"), _whitened),
-    update_counter=Shared(0, jnp.int32), key=Whole(lambda params, given: keys.fresh(given["key"])), mu=first_moment,
-    Q=Whole(functools.partial(psgd.first, "Q")), P=Whole(functools.partial(psgd.first, "P")),
-    L=Whole(functools.partial(psgd.first, "L")),
+@matrixwise(
+    PSGDKronState, update_counter=Shared(0, jnp.int32), key=Key("key"), mu=first_moment,
+    Q=[Root(0, 0.5), Root(1, 0.5)], P=[Root(0, 1), Root(1, 1)], L=Constants(),
 )  # fmt: skip
 def _psgd_kron(
-    g: Array, s: PSGDKronState, p: Array, t: Array,
-    b1: Hyper, preconditioner_update_probability: Hyper, precond_lr: Hyper, precond_init_scale: Hyper,
-    beta_lip: Hyper, damping: Hyper, max_update_rms: Hyper, mu_dtype: DType | None = None,
-    max_size_triangular: Staged = 8192, memory_save_mode: Staged = None, momentum_into_precond_update: Staged = True,
-    normalize_grads: Staged = False, dQ: Staged = "Q0.5EQ1.5", key: Staged = 0, roles: Staged = None,  # noqa: N803
-    u: Reduced = None, due: Reduced = None,
+    G: Array, s: PSGDKronState, p: Array, t: Array,  # noqa: N803
+    b1: Hyper, preconditioner_update_probability: Hyper, precond_lr: Hyper, beta_lip: Hyper, damping: Hyper,
+    max_update_rms: Hyper, momentum_into_precond_update: bool = True, normalize_grads: bool = False,
+    dQ: str = "Q0.5EQ1.5", mu_dtype: DType | None = None,  # noqa: N803
 ) -> tuple[Array, PSGDKronState]:  # fmt: skip
-    return u, s
+    if normalize_grads:
+        unit, norm = unit_and_norm(G)
+        G = G * (1 / unit).astype(G.dtype) / jnp.where(norm == 0, 1, norm).astype(G.dtype)  # noqa: N806
+    mu = b1 * s.mu + (1 - b1) * G
+    m = debias(mu, b1, t)
+
+    k, due, passed = period(preconditioner_update_probability), None, s.update_counter
+    if k is None:
+        passed = numerics.safe_increment(passed)
+        due = passed.astype(t.dtype) * preconditioner_update_probability >= 1 - 1e-6
+        passed = jnp.where(due, 0, passed)
+    settings = Settings(dQ, precond_lr, beta_lip, damping)
+    fit = in_turns(lambda first, *xs: fitted(*xs, settings=settings), k, due, start=k or 1)
+    Ql, Qr, Pl, Pr, L = fit([*s.Q, *s.P, s.L], m if momentum_into_precond_update else G, s.key)  # noqa: N806
+    U = whitened(Pl, Pr, m, max_update_rms)  # noqa: N806
+    return U, s._replace(update_counter=passed, mu=mu, Q=[Ql, Qr], P=[Pl, Pr], L=L)
 
 
 @transform
@@ -174,12 +162,7 @@ def scale_by_psgd_kron(
       >>> jax.tree.map(jnp.shape, state.Q)  # a diagonal for the longer side
       {'4x6': [(1, 4, 4), (1, 6, 1)]}
     """
-    label = "gdjax.scale_by_psgd_kron"
-    most = checks.structural(label, "max_size_triangular", max_size_triangular, 0)
-    return _psgd_kron(
-        b1, preconditioner_update_probability, precond_lr, precond_init_scale, beta_lip, damping, max_update_rms,
-        mu_dtype, most, memory_save_mode, momentum_into_precond_update, normalize_grads, dQ, key, roles,
-    )  # fmt: skip
+    return taking(_psgd_kron, locals())
 
 
 @transform
@@ -278,14 +261,4 @@ def psgd_kron(
       Li 2024, Stochastic Hessian fittings with Lie groups, https://arxiv.org/abs/2402.11858;
       https://github.com/lixilinx/psgd_torch (the forms), https://github.com/evanatyourservice/psgd_jax (the rest)
     """
-    label, numbers = "gdjax.psgd_kron", routing(roles)
-    direction = scale_by_psgd_kron(
-        b1, preconditioner_update_probability, precond_lr, precond_init_scale, dQ=dQ,
-        max_size_triangular=max_size_triangular, memory_save_mode=memory_save_mode,
-        momentum_into_precond_update=momentum_into_precond_update, normalize_grads=normalize_grads, beta_lip=beta_lip,
-        damping=damping, max_update_rms=max_update_rms, key=key, mu_dtype=mu_dtype, roles=numbers,
-    )  # fmt: skip
-    return with_adam(
-        label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
-    )  # fmt: skip
+    return with_adam("gdjax.psgd_kron", scale_by_psgd_kron, locals())

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
@@ -15,12 +15,10 @@ from gdjax.matrices.factored import Sides
 from gdjax.matrices.in_turns import in_turns
 from gdjax.matrices.kronecker import adjoint, gram
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.roles import routing
 from gdjax.matrices.slots import Block, Side
 from gdjax.numerics import Array, debias
 from gdjax.numerics.norms import unit_and_norm
-from gdjax.optimizers.kronecker import labelled
-from gdjax.optimizers.with_adam import with_adam
+from gdjax.optimizers.with_adam import taking, with_adam
 
 RootMethod = Literal["eigh", "qr", "newton"]
 Grafting = Literal["adam", "sgd", None]
@@ -87,42 +85,24 @@ def _length_over(x: Array, y: Array) -> Array:
 @matrixwise(
     ShampooState, mu=Block(dtype="mu_dtype"), nu=Block(real=True, only=("grafting", "adam")), L=Side(0), R=Side(1),
     PL=Side(0, identity=True), PR=Side(1, identity=True),
-    QL=Side(0, identity=True, only=("refresh", "qr")), QR=Side(1, identity=True, only=("refresh", "qr")),
+    QL=Side(0, identity=True, only=("root_method", "qr")), QR=Side(1, identity=True, only=("root_method", "qr")),
 )  # fmt: skip
 def _shampoo(
     G: Array, s: ShampooState, p: Array, t: Array,  # noqa: N803
     b1: Hyper, b2: Hyper, eps: Hyper, precondition_frequency: Hyper, start_preconditioning_step: Hyper, root: Hyper,
-    grafting_b2: Hyper, grafting_eps: Hyper, grafting: str | None = "adam", refresh: str = "eigh",
+    grafting_b2: Hyper, grafting_eps: Hyper, grafting: str | None = "adam", root_method: str = "eigh",
 ) -> tuple[Array, ShampooState]:  # fmt: skip
     s = averages(G, s, b1, b2, grafting_b2)
     k, start = (jnp.asarray(x).astype(t.dtype) for x in (precondition_frequency, start_preconditioning_step))
     due = (t % k == 0) & (t > start) | (t == start)
     size = jnp.where(b2 < 1, numerics.one_minus_pow(b2, t), 1)
-    of = functools.partial(inverse_root, p=root, size=size, eps=eps, method=refresh)
+    of = functools.partial(inverse_root, p=root, size=size, eps=eps, method=root_method)
     for a, fields in (s.L, ("PL", "QL")), (s.R, ("PR", "QR")):
         if a is not None:
             olds = {field: x for field in fields if (x := getattr(s, field)) is not None}
             news = in_turns(of, precondition_frequency, due)([*olds.values()], a)
             s = s._replace(**dict(zip(olds, news, strict=True)))
     return direction(G, s, t, b1, grafting_b2, grafting_eps, start, grafting), s
-
-
-def _checked(
-    label: str, precondition_frequency: Any, start_preconditioning_step: Any, root: Any, b1: Any, b2: Any, eps: Any,
-    *arguments: Any, root_method: str, grafting: Any, sides: str, **others: Any,
-) -> Any:  # fmt: skip
-    """The rule with these arguments, or the errors that they are, under the name `label`."""
-    for name, x, modes in (("root_method", root_method, RootMethod), ("grafting", grafting, Grafting)):
-        if x not in (allowed := get_args(modes)):
-            raise ValueError(f"{label}: {name} must be one of {', '.join(map(str, allowed))}, got {x!r}")
-    if start_preconditioning_step is None:
-        start_preconditioning_step = precondition_frequency if isinstance(precondition_frequency, int) else 1
-    if root is None:
-        root = 4 if sides == "both" else 2
-    return labelled(
-        _shampoo, label, b1, b2, eps, precondition_frequency, start_preconditioning_step, root, *arguments,
-        refresh=root_method, grafting=grafting, sides=sides, methods=get_args(RootMethod), **others,
-    )  # fmt: skip
 
 
 @transform
@@ -182,12 +162,12 @@ def scale_by_shampoo(
       >>> jax.tree.map(jnp.shape, state.L)  # of four blocks of 3 x 2, on their side
       {'2x3': (4, 2, 2)}
     """
-    return _checked(
-        "gdjax.scale_by_shampoo", precondition_frequency, start_preconditioning_step, root, b1, b2, eps, grafting_b2,
-        grafting_eps, root_method=root_method, grafting=grafting,
-        block_size=block_size, sides=sides, max_precond_dim=None, mu_dtype=mu_dtype,
-        roles=roles,
-    )  # fmt: skip
+    given, k = locals(), precondition_frequency
+    if start_preconditioning_step is None:
+        given["start_preconditioning_step"] = k if isinstance(k, int) else 1
+    if root is None:
+        given["root"] = 4 if sides == "both" else 2
+    return taking(_shampoo, given)
 
 
 @transform
@@ -278,13 +258,4 @@ def shampoo(
       Algorithm 2, https://arxiv.org/abs/2309.06497;
       Anil et al. 2021, Scalable second order optimization for deep learning, https://arxiv.org/abs/2002.09018
     """
-    label, numbers = "gdjax.shampoo", routing(roles)
-    direction = _checked(
-        label, precondition_frequency, start_preconditioning_step, root, b1, b2, eps, grafting_b2, grafting_eps,
-        root_method=root_method, grafting=grafting,
-        block_size=block_size, sides=sides, max_precond_dim=None, mu_dtype=mu_dtype, roles=numbers,
-    )  # fmt: skip
-    return with_adam(
-        label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
-    )  # fmt: skip
+    return with_adam("gdjax.shampoo", scale_by_shampoo, locals())

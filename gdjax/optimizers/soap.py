@@ -9,13 +9,11 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Sides
-from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
+from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.roles import routing
 from gdjax.matrices.slots import Block, Side
 from gdjax.numerics import Array, debias
-from gdjax.optimizers.kronecker import labelled, with_factors
-from gdjax.optimizers.with_adam import with_adam
+from gdjax.optimizers.with_adam import taking, with_adam
 
 
 class SoapState(NamedTuple):
@@ -50,6 +48,12 @@ def adam_in_bases(
     m, v = (debias(mu, b1, n), debias(nu, b2, n)) if bias_correction else (mu, nu)
     u = m / (numerics.sqrt(v) + eps).astype(g.dtype)
     return out_of(u, s.QL, s.QR), s._replace(mu=mu, nu=nu), g
+
+
+def with_factors(G: Array, s: Any, beta: Hyper) -> Any:  # noqa: N803
+    """The state with new averages of G G^T and G^T G."""
+    left, right = averaged(s.L, lambda: gram(G), beta), averaged(s.R, lambda: gram(adjoint(G)), beta)
+    return s._replace(L=left, R=right)
 
 
 @matrixwise(
@@ -117,11 +121,8 @@ def scale_by_soap(
       >>> jax.tree.map(jnp.shape, state.QL)  # matrices of one shape are one stack
       {'3x4': (2, 3, 3)}
     """
-    return labelled(
-        _soap, "gdjax.scale_by_soap", b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
-        bias_correction=bias_correction, refresh=refresh,
-        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=roles,
-    )  # fmt: skip
+    given = locals()
+    return taking(_soap, given | {"shampoo_beta": b2 if shampoo_beta is None else shampoo_beta})
 
 
 @transform
@@ -207,13 +208,4 @@ def soap(
     Reference:
       Vyas et al. 2024, SOAP: improving and stabilizing Shampoo using Adam, Algorithm 3, https://arxiv.org/abs/2409.11321
     """
-    label, numbers = "gdjax.soap", routing(roles)
-    direction = labelled(
-        _soap, label, b1, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
-        bias_correction=bias_correction, refresh=refresh,
-        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=numbers,
-    )  # fmt: skip
-    return with_adam(
-        label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others,
-    )  # fmt: skip
+    return with_adam("gdjax.soap", scale_by_soap, locals())

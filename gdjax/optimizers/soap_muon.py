@@ -1,27 +1,23 @@
 """SOAP-Muon: momentum whitened as in SOAP, then orthogonalized as in Muon."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.stages import Reduced, Staged, Tree
-from gdjax.linalg.matrices import Matrix
+from gdjax.lift.leafwise import Hyper
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import coefficients
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
-from gdjax.matrices.matrixwise import of_matrices
-from gdjax.matrices.plan import plan_of
-from gdjax.matrices.roles import routing
-from gdjax.matrices.slots import Block, Side, in_stacks
+from gdjax.matrices.matrixwise import matrixwise
+from gdjax.matrices.slots import Block, Side
 from gdjax.numerics import Array
-from gdjax.optimizers.kronecker import labelled, with_factors
-from gdjax.optimizers.with_adam import with_adam
+from gdjax.optimizers.soap import with_factors
+from gdjax.optimizers.with_adam import taking, with_adam
 
 
 class SoapMuonState(NamedTuple):
@@ -36,68 +32,27 @@ class SoapMuonState(NamedTuple):
     QR: Any  # (number, n, n), eigenvectors of an earlier R
 
 
-def _whiten(
+def orthogonal(Us: Sequence[Array], ns_coeffs: Any, ns_steps: int, by_shape: bool = False) -> list[Array]:  # noqa: N803
+    """The polar factors of stacks of matrices; by shape times sqrt(max(1, columns / rows))."""
+    UVs = Polar(ns_steps).of(Us, coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps), 0.0)  # noqa: N806
+    return [max(1, x.shape[-1] / max(x.shape[-2], 1)) ** 0.5 * x for x in UVs] if by_shape else UVs
+
+
+@matrixwise(
+    SoapMuonState, then=orthogonal, mu=Block(dtype="mu_dtype"), nu=Block(real=True),
+    L=Side(0), R=Side(1), QL=Side(0, identity=True), QR=Side(1, identity=True),
+)  # fmt: skip
+def _soap_muon(
     G: Array, s: SoapMuonState, p: Array, t: Array,  # noqa: N803
     beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper, refresh: str,
 ) -> tuple[Array, SoapMuonState]:  # fmt: skip
-    """Momentum of a matrix, whitened by Adam's second moment in its bases, but not in step 1."""
     g = into(G, s.QL, s.QR)
     mu = beta * s.mu + (1 - beta) * g
     m = beta * mu + (1 - beta) * g
     nu = b2 * s.nu + (1 - b2) * numerics.abs_sq(m) * (t > 1).astype(s.nu.dtype)
-    u = m / jnp.where(t > 1, numerics.sqrt(nu) + eps, 1).astype(g.dtype)
+    u = m / jnp.where(t > 1, numerics.sqrt(nu) + eps, 1).astype(g.dtype)  # the first step has no bases
     U, s = out_of(u, s.QL, s.QR), with_factors(G, s._replace(mu=mu, nu=nu), shampoo_beta)  # noqa: N806
     return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
-
-
-def _whitened(
-    gs: list[Array], s: SoapMuonState, ps: list[Array], t: Array,
-    tree: Tree, beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper, refresh: str,
-    block_size: int | None, sides: str, max_precond_dim: int | None, roles: Roles,
-    ns_coeffs: Any, ns_steps: int, by_shape: bool,
-) -> Any:  # fmt: skip
-    numbers = {"beta": beta, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps, "refresh": refresh}
-    numbers |= {"precondition_frequency": precondition_frequency, "block_size": block_size, "sides": sides}
-    numbers |= {"max_precond_dim": max_precond_dim, "roles": roles}
-    new = of_matrices(_whiten, SoapMuonState, gs, s, t, tree, numbers)
-    leaves = tree.of_each(plan_of(tree.label, tree.of(gs), roles, Matrix()).leaves)
-    coeffs = coefficients(tree.label, ns_coeffs, ns_steps)
-
-    def orthogonal(us: list[Array], coeffs: Array) -> list[Array]:
-        xs = [leaf.split(u) for leaf, u in zip(leaves, us, strict=True)]
-        each = iter(Polar(ns_steps).of([x for parts in xs for x in parts], coeffs, 0.0))
-        return [
-            leaf.joined([(_factor(x.shape) if by_shape else 1) * next(each) for x in parts])
-            for leaf, parts in zip(leaves, xs, strict=True)
-        ]
-
-    return {**new, "u": meshes.partitioned(orthogonal, gs, new["u"], coeffs)}
-
-
-def _factor(shape: tuple[int, ...]) -> float:
-    return max(1, shape[-1] / max(shape[-2], 1)) ** 0.5
-
-
-@leafwise(
-    SoapMuonState, reduce=_whitened,
-    **in_stacks(
-        mu=Block(dtype="mu_dtype"), nu=Block(real=True),
-        L=Side(0), R=Side(1), QL=Side(0, identity=True), QR=Side(1, identity=True),
-    ),
-)  # fmt: skip
-def _soap_muon(
-    g: Array, s: SoapMuonState, p: Any, t: Array,
-    beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
-    ns_coeffs: Staged = "standard", ns_steps: Staged = 5, by_shape: Staged = False, refresh: Staged = "qr",
-    block_size: Staged = None, sides: Staged = "both", max_precond_dim: Staged = None, mu_dtype: Staged = None,
-    roles: Staged = None, u: Reduced = None,
-) -> Any:  # fmt: skip
-    return u, s
-
-
-def _checked(label: str, *arguments: Any, ns_coeffs: Any, ns_steps: Hyper, **staged: Any) -> Any:
-    coefficients(label, ns_coeffs, checks.structural(label, "ns_steps", ns_steps, 1))
-    return labelled(_soap_muon, label, *arguments, ns_coeffs=ns_coeffs, ns_steps=ns_steps, **staged)
 
 
 @transform
@@ -157,11 +112,9 @@ def scale_by_soap_muon(
       >>> print(jnp.linalg.svd(direction, compute_uv=False).round())
       [1. 1.]
     """
-    return _checked(
-        "gdjax.scale_by_soap_muon", beta, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
-        ns_coeffs=ns_coeffs, ns_steps=ns_steps, refresh=refresh,
-        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=roles,
-    )  # fmt: skip
+    given = locals()
+    coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps)
+    return taking(_soap_muon, given | {"shampoo_beta": b2 if shampoo_beta is None else shampoo_beta})
 
 
 @transform
@@ -252,13 +205,6 @@ def soap_muon(
       https://nikhilvyas.github.io/SOAP_Muon.pdf;
       Jordan et al. 2026, modded-nanogpt, track 3, results 14 and 44, https://github.com/KellerJordan/modded-nanogpt
     """
-    label, numbers = "gdjax.soap_muon", routing(roles)
-    direction = _checked(
-        label, beta, b2, b2 if shampoo_beta is None else shampoo_beta, eps, precondition_frequency,
-        ns_coeffs=ns_coeffs, ns_steps=ns_steps, by_shape=True, refresh=refresh,
-        block_size=block_size, sides=sides, max_precond_dim=max_precond_dim, mu_dtype=mu_dtype, roles=numbers,
-    )  # fmt: skip
-    return with_adam(
-        label, direction, learning_rate, numbers, weight_decay, weight_decay_mask,
-        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, others, adams_rates=False,
-    )  # fmt: skip
+    given = locals() | {"by_shape": True, "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta}
+    coefficients("gdjax.soap_muon", ns_coeffs, ns_steps)
+    return with_adam("gdjax.soap_muon", _soap_muon, given, adams_rates=False)

@@ -1,5 +1,7 @@
 """Optimizers of a direction for the hidden matrices and AdamW for the rest."""
 
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gdjax.combine.chain import chain
@@ -7,31 +9,45 @@ from gdjax.combine.routed import routed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.core.per_leaf import PerLeaf
-from gdjax.core.types import Mask
+from gdjax.matrices.roles import routing
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
-def with_adam(
-    label: str, direction: Any, learning_rate: Any, numbers: Any, weight_decay: Any, weight_decay_mask: Mask,
-    adam_learning_rate: Any, adam_b1: Any, adam_b2: Any, adam_eps: Any, adam_weight_decay: Any, mu_dtype: Any,
-    others: Any, adams_rates: bool = True,
-) -> GradientTransformation:  # fmt: skip
-    """The direction, the decay and the rate for what is a matrix by `numbers`; `others`, or AdamW, for what is not.
+def taking(factory: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    """The result of a factory, called with those arguments that it has."""
+    names = inspect.signature(factory).parameters
+    return factory(**{name: x for name, x in given.items() if name in names})
 
-    The direction then reports errors as `label`. `adams_rates`: its rates are right for AdamW too.
+
+def with_adam(
+    label: str, scale_by: Callable[..., Any], given: Mapping[str, Any], adams_rates: bool = True
+) -> GradientTransformation:
+    """A direction, a decay and a rate for what is a matrix by `roles`; `others`, or AdamW, for what is not.
+
+    Args:
+      label: the name in errors, of the direction's too.
+      scale_by: the factory of the direction.
+      given: the arguments of the optimizer by their names: those of `scale_by`, and those that are read here.
+      adams_rates: the rates of the matrices are right for AdamW too.
     """
-    direction = (base.part_of(direction) or direction).labelled(label)
+    roles = routing(given["roles"])
+    learning_rate, rate, others = given["learning_rate"], given["adam_learning_rate"], given["others"]
+    direction = taking(scale_by, {**given, "roles": roles})
     matrices = chain(
-        direction, add_decayed_weights(weight_decay, weight_decay_mask), scale_by_learning_rate(learning_rate)
+        (base.part_of(direction) or direction).labelled(label),
+        add_decayed_weights(given["weight_decay"], given["weight_decay_mask"]),
+        scale_by_learning_rate(learning_rate),
     )
-    rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    own_rate = adam_learning_rate is not None or others is not None
+    own_rate = rate is not None or others is not None
     if others is not None:
         others = base.check_transform(label, "others", others)
     else:
-        others = adamw(rate, adam_b1, adam_b2, adam_eps, mu_dtype=mu_dtype, weight_decay=adam_weight_decay)
-    groups = {"matrix": matrices, "other": others}
+        others = adamw(
+            learning_rate if rate is None else rate, given["adam_b1"], given["adam_b2"], given["adam_eps"],
+            mu_dtype=given["mu_dtype"], weight_decay=given["adam_weight_decay"],
+        )  # fmt: skip
     adams_rates = adams_rates or isinstance(learning_rate, PerLeaf)
-    return routed(label, groups, numbers, adams_rates=adams_rates, own_rate=own_rate)
+    groups = {"matrix": matrices, "other": others}
+    return routed(label, groups, roles, adams_rates=adams_rates, own_rate=own_rate)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.matrices.roles import routing
 from gdjax.optimizers.with_adam import with_adam
 
 PARAMS = {"up": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}, "embed": jnp.ones((5, 2))}
@@ -18,7 +17,8 @@ def made(**changes):
         weight_decay=0.1, weight_decay_mask=None, adam_learning_rate=0.02, adam_b1=0.8, adam_b2=0.9, adam_eps=1e-6,
         adam_weight_decay=0.3, mu_dtype=None, others=None,
     )  # fmt: skip
-    return with_adam("gdjax.muon", gdjax.scale_by_sign(), 0.5, routing(None), **(given | changes))
+    given |= {"learning_rate": 0.5, "roles": None}
+    return with_adam("gdjax.muon", gdjax.scale_by_sign, given | changes)
 
 
 def first(tx, leaf):
@@ -51,3 +51,13 @@ def test_errors_name_the_optimizer_that_was_called(name):
     tx, params = getattr(gdjax, name)(0.1), {"up": {"kernel": jnp.ones((4, 6))}}
     with pytest.raises(ValueError, match=rf"^gdjax\.{name}: params\['up'\]\['kernel'\]: gradient shape"):
         tx.update({"up": {"kernel": jnp.ones((4, 5))}}, tx.init(params), params)
+
+
+@pytest.mark.parametrize("name", "soap shampoo soap_muon psgd_kron".split())
+def test_the_direction_has_the_roles_of_the_optimizer(name):
+    """By default a joined q, k, v is three matrices, and a pattern of paths says what else is one."""
+    params = {"attn": {"c_attn": {"kernel": jnp.ones((4, 12))}}}
+    state = getattr(gdjax, name)(0.1).init(params)
+    assert {stack: x.shape[0] for stack, x in gdjax.tree.get(state, "L").items()} == {"4x4": 3}
+    tx = getattr(gdjax, f"scale_by_{name}")(roles={"w$": "matrix"})
+    assert list(tx.init({"w": jnp.ones((3, 4))}).L) == ["3x4"]

@@ -1,0 +1,105 @@
+"""A step of a rule of one matrix: for all shapes of the matrices of a tree."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from gdjax.core import meshes
+from gdjax.lift.slots import Key, Moment, Shared
+from gdjax.lift.stages import Tree
+from gdjax.matrices import turns
+from gdjax.matrices.factored import Blocks
+from gdjax.matrices.of_gradients import blocks_and
+from gdjax.matrices.one_shape import Declared, Given, OneShape
+from gdjax.matrices.plan import Leaf
+from gdjax.matrices.slots import LIFTED, Slot, blocks_for
+from gdjax.numerics import Array
+
+
+def of_matrices(
+    rule: Declared, gs: list[Array], s: Any, t: Array, tree: Tree, arguments: dict[str, Any], then: Any
+) -> dict[str, Any]:  # fmt: skip
+    """The directions "u" of all leaves and the fields of the state, for a stage.
+
+    Args:
+      arguments: those of the rule, and those in `LIFTED`.
+      then: None, or a function of the whole matrices.
+    """
+    of = lambda *kinds: {f: getattr(s, f) for f in rule.fields(*kinds)}  # noqa: E731
+    moments, stacks, shared = of(Moment), of(Slot, tuple), of(Shared)
+    kept = {name: _number([x[name] for x in stacks.values()]) for x in stacks.values() for name in x}
+    of_tree = lambda params: blocks_for(tree.label, params, arguments)  # noqa: E731
+    found, (xs, *ms) = blocks_and(tree, [gs, *moments.values()], kept, of_tree)
+    hyper = {k: x for k, x in arguments.items() if k not in LIFTED}
+    arrays = {k: x for k, x in hyper.items() if isinstance(x, jax.Array)}
+    constants = {k: x for k, x in hyper.items() if k not in arrays}
+    number = sum(found.numbers.values())
+    now = lambda key: jax.random.key_data(jax.random.split(jax.random.fold_in(key, s.count), number))  # noqa: E731
+    kinds = {f: jax.random.key_impl(key) for f, key in of(Key).items()}
+    keys = {f: now(key) for f, key in of(Key).items()} if number else {}
+    given = Given(xs, dict(zip(moments, ms, strict=True)), stacks, shared, keys, s.count, t, arrays)
+    run = functools.partial(_stepped, rule, found, constants, kinds, then)
+    return meshes.partitioned(run, {"u": gs, **moments, **stacks, **shared}, given)
+
+
+def _number(trees: Any) -> int | None:
+    """How many matrices a stack has; None where it has no arrays."""
+    return next((len(x) for x in jax.tree.leaves(trees)), None)
+
+
+def _stepped(
+    rule: Declared, found: Blocks, constants: Mapping[str, Any], kinds: Mapping[str, Any], then: Any, given: Given
+) -> dict[str, Any]:  # fmt: skip
+    of, start = {}, 0
+    for shape in found.members:
+        end = start + found.numbers[shape[0]]
+        own = {f: x[start:end] for f, x in given.keys.items()}
+        of[shape[0]], start = OneShape(rule, found, shape, constants, kinds, given._replace(keys=own)), end
+    numbers = _spread(of)
+    for j in range(max((len(x.segments.meetings) for x in of.values()), default=0)):
+        for name, x in of.items():
+            x.segments.evaluate(j)
+            x.meet(j, given.count, numbers.get((name, j)))
+    for x in of.values():
+        x.segments.evaluate(len(x.segments.meetings))
+    new = {name: x.results() for name, x in of.items()}
+    there = [i for i, x in enumerate(given.gs) if x is not None]
+    whole = found.leaves({name: x["u"] for name, x in new.items()})
+    us = [u for i in there if (u := whole[i]) is not None]
+    leaves = [cut.leaf for i in there if (cut := found.cuts[i]) is not None]
+    results: dict[str, Any] = {"u": us if then is None else _of_whole(then, leaves, us)}
+    for f in given.moments:
+        known = {i: y for x in of.values() for i, y in x.leaves.get(f, {}).items()}
+        whole = [] if len(known) == len(there) else found.leaves({name: x[f] for name, x in new.items()})
+        results[f] = [known[i] if i in known else whole[i] for i in there]
+    stacks = {f: {name: new[name][f] for name in of} for f in given.stacks}
+    shared = {f: next(iter(new.values()))[f] if new else x for f, x in given.shared.items()}
+    return results | shared | found.only_there(given.gs, stacks, given.stacks)
+
+
+def _of_whole(then: Callable[..., Sequence[Array]], leaves: Sequence[Leaf], us: Sequence[Array]) -> list[Array]:
+    """What `then` makes of the matrices of all leaves."""
+    parts = [leaf.split(u) for leaf, u in zip(leaves, us, strict=True)]
+    news = iter(then([x for xs in parts for x in xs]))
+    return [leaf.joined([next(news) for _ in xs]) for leaf, xs in zip(leaves, parts, strict=True)]
+
+
+def _spread(of: Mapping[str, OneShape]) -> dict[tuple[str, int], list[int]]:
+    """How many matrices have their turn in each step of a period, by stack and `in_turns`; the longest come first.
+
+    All that have one period share its steps, so that these have about as much to do.
+    """
+    costs: dict[int, dict[tuple[str, int], tuple[int, float, int]]] = {}
+    for j in range(max((len(x.segments.meetings) for x in of.values()), default=0)):
+        for name, x in of.items():
+            turn = x.segments.meetings[j].turn if j < len(x.segments.meetings) else None
+            if turn is not None and turn.period is not None:
+                n = x.segments.meetings[j].factors[0].aval.shape[-1]
+                costs.setdefault(turn.period, {})[name, j] = n, float(n**2 * sum(x.sides)), x.number
+    found = {}
+    for period, stacks in costs.items():
+        ordered = sorted(stacks.items(), key=lambda item: -item[1][0])
+        found |= turns.spread({key: (cost, number) for key, (_, cost, number) in ordered}, period)
+    return found
