@@ -77,6 +77,8 @@ class OneLeaf:
         traced, (g, _, slots, *_) = self.traced(arguments), arguments
         inputs = [*jax.tree.leaves(arguments), *met]
         shared = [inputs[i] for i in traced.shared]
+        if not traced.common and not traced.numbers:
+            return None, lambda: ([], {})
         key = traced, *map(id, shared)
         if not meshes.divided_otherwise(slots, g):
             return key, lambda: traced.found(shared)

@@ -112,10 +112,17 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     shared = jax.tree.leaves(places[3:6])
     shared += [whole.jaxpr.invars.index(v) for m in meetings if m.alike for v in m.results]
     alike = made_of(whole, [whole.jaxpr.invars[i] for i in shared], FEW)
-    if not alike.issuperset(v for v in numbers.values() if isinstance(v, Var)):  # what a jitted rule returns
-        shared = list(range(len(whole.jaxpr.invars)))
     common = _read_by_others(ordered[0], alike)
+    made = [v for v in [*common, *numbers.values()] if isinstance(v, Var)]
+    # All that these are made of: what a jitted rule returns is, of all that it got.
+    needed = _inputs_of(whole, made)
+    shared = [i for i, v in enumerate(whole.jaxpr.invars) if v in needed]
     return Traced(*ordered, whole, meetings, _waits(graph, meetings, directions), shared, common, numbers)
+
+
+def _inputs_of(closed: ClosedJaxpr, values: Sequence[Var]) -> set[Var]:
+    """What is needed to compute some values, equation by equation."""
+    return {v for e in without_unused(closed, values).jaxpr.eqns for v in e.invars if isinstance(v, Var)} | {*values}
 
 
 def _stateful(kernels: Sequence[Kernel]) -> set[int]:

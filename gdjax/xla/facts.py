@@ -118,9 +118,10 @@ def _flat(xs: Iterable[Any]) -> Iterator[Any]:
         yield from _flat(x) if isinstance(x, tuple | list) else [x]
 
 
-def without_unused(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """A traced function without the equations that none of its outputs needs."""
-    needed, left = {v for v in closed.jaxpr.outvars if isinstance(v, Var)}, []
+def without_unused(closed: ClosedJaxpr, wanted: Iterable[Any] | None = None) -> ClosedJaxpr:
+    """A traced function without the equations that none of its outputs, or of some values, needs."""
+    outputs = closed.jaxpr.outvars if wanted is None else wanted
+    needed, left = {v for v in outputs if isinstance(v, Var)}, []
     for e in reversed(closed.jaxpr.eqns):
         if any(v in needed for v in e.outvars):
             left.append(e)
