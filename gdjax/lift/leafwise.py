@@ -15,6 +15,7 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
@@ -110,8 +111,19 @@ def leafwise(
     """
     rule_checks.declaration(State, slots)
 
+    return maker_of("leafwise", State, slots, reduce, numbers, count, staged, domains, scheduled=scheduled)
+
+
+def maker_of(
+    maker: str, State: Any, slots: Mapping[str, Any], reduce: Any, numbers: Any, count: Any, staged: str,  # noqa: N803
+    domains: Mapping[str, str] | None, *, scheduled: Any = None, around: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:  # fmt: skip
+    """What makes a rule a factory, for `leafwise` and `wrapper`; `around(rule, name, tx)` makes it one of wrappers."""
+    inner = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
+    first = [] if around is None else [inner]
+
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        arguments, applied = arguments_of("leafwise", rule, 4, staged, domains, reduce), hashable(rule)
+        arguments, applied = arguments_of(maker, rule, 4 + len(first), staged, domains, reduce), hashable(rule)
 
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = arguments.call(factory, args, kwargs)
@@ -119,9 +131,9 @@ def leafwise(
             kinds = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
             split = factors.split(label, hyper, slots, stages_of(reduce), numbers)
             part = Leafwise(label, applied, *kinds, slots, reduce, numbers, count, *split, for_stages)
-            return base.made_by(call, part)
+            return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))
 
-        return like_rule(factory, rule, arguments.of_factory, Hyper)
+        return like_rule(factory, rule, [*first, *arguments.of_factory], Hyper)
 
     return decorate
 

@@ -1,19 +1,16 @@
 """A wrapper as a rule: it changes the update that another transform makes for each array."""
 
-import inspect
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 from gdjax.core import base, checks
-from gdjax.core.base import GradientTransformation
 from gdjax.core.types import OptState, Params, Transform, Updates
-from gdjax.lift import factors, order, rule_checks
-from gdjax.lift.leafwise import Hyper, Leafwise, Prepared, ScaleByScheduleState, ScheduledState
-from gdjax.lift.signatures import arguments_of, hashable, like_rule
+from gdjax.lift import order, rule_checks
+from gdjax.lift.leafwise import Leafwise, Prepared, ScheduledState, maker_of
 from gdjax.lift.slots import Shared
-from gdjax.lift.stages import Planned, stages_of
+from gdjax.lift.stages import Planned
 from gdjax.lift.steps import Step, run, state_of, steps_of
 
 P = ParamSpec("P")
@@ -78,22 +75,10 @@ def wrapper(
     rule_checks.declaration(State, {inner: None, **slots}, "wrapper")
     Own = namedtuple(State.__name__, [f for f in State._fields if f != inner])  # type: ignore[misc]
 
-    def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        arguments, applied = arguments_of("wrapper", rule, 5, staged, domains, reduce), hashable(rule)
+    def around(own: Leafwise, name: str, tx: Transform) -> Wrapped:
+        return Wrapped(own.label, base.check_transform(own.label, name, tx), own, State, inner)
 
-        def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
-            call = arguments.call(factory, args, kwargs)
-            label, (hyper, for_stages) = base.label_of(call), arguments.of(call)
-            name, tx = next(iter(call.arguments.items()))
-            base.check_transform(label, name, tx)
-            split = factors.split(label, hyper, slots, stages_of(reduce), numbers)
-            own = Leafwise(label, applied, Own, ScaleByScheduleState, slots, reduce, numbers, count, *split, for_stages)
-            return base.made_by(call, Wrapped(label, tx, own, State, inner))
-
-        first = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
-        return like_rule(factory, rule, [first, *arguments.of_factory], Hyper)
-
-    return decorate
+    return maker_of("wrapper", Own, slots, reduce, numbers, count, staged, domains, around=around)
 
 
 @dataclass(frozen=True, eq=False)
