@@ -12,8 +12,9 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax.combine.chain import flips
-from gdjax.combine.hyperparams import calls_of, wrapped_by
 from gdjax.core import base
+from gdjax.core.guesses import calls_of, wrapped_by
+from gdjax.core.parts import held
 from gdjax.core.paths import path_of, paths_of
 from gdjax.core.per_leaf import base_of
 from gdjax.core.skipped import is_skipped
@@ -101,7 +102,7 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
         parts, plan = walked.parts, walked.plan
         fates, untold = _fates(tx, shapes, shape, parts, extra_args)
     size = Counter[int]()
-    for x in owners.held(tx, shapes, shape):
+    for x in held(tx, shape, shapes):
         if x.leaf is not None:
             size[x.leaf] += owners.bytes_of(x.array)
     rows = [

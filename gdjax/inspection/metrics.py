@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.combine.hyperparams import calls_of, last_rates
+from gdjax.combine.hyperparams import last_rates
 from gdjax.core import base, checks, meshes, misuse
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
+from gdjax.core.guesses import calls_of
+from gdjax.core.parts import holding
 from gdjax.core.paths import label_by_path
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Leafwise
@@ -106,7 +108,7 @@ def with_metrics(
         found |= _rates(inner, inner_state) | _skipped(inner, inner_state)
         return new, MetricsState(inner_state, _fitted(found, state.metrics))
 
-    return GradientTransformation(init, update)
+    return holding(init, update, inner_state=inner)
 
 
 def metrics(state: OptState) -> dict[str, Array]:

@@ -8,9 +8,10 @@ import jax
 from jax.tree_util import GetAttrKey
 
 from gdjax.core import base, callers
+from gdjax.core.parts import Held, held
 from gdjax.core.paths import path_of
 from gdjax.core.types import OptState, Params, Transform
-from gdjax.inspection.owners import Held, bytes_of, held, state_of
+from gdjax.inspection.owners import bytes_of, state_of
 from gdjax.inspection.placed import Part, most, parts_of
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import shapes_of
@@ -66,7 +67,7 @@ def tabulate(tx: Transform, params: Params, shardings: Any = None) -> Table:
     shapes, state = _made(label, tx, params)
     whole = sum(map(bytes_of, jax.tree.leaves(shapes)))
     fields: dict[Any, list[tuple[Held, Part]]] = {}
-    for pair in zip(held(tx, shapes, state), parts_of(label, state, shardings), strict=True):
+    for pair in zip(held(tx, state, shapes), parts_of(label, state, shardings), strict=True):
         fields.setdefault(pair[0].field, []).append(pair)
     rows = [_row(state, path, found, whole) for path, found in fields.items()]
     size = sum(row.bytes for row in rows)

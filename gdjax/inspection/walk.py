@@ -9,20 +9,19 @@ import numpy as np
 
 from gdjax.combine.chain import Chain
 from gdjax.combine.groups import grouped, partition
-from gdjax.combine.hyperparams import calls_of, wrapped_by
-from gdjax.combine.inject import WrappedSchedule, owner_of
+from gdjax.combine.inject import Injected
 from gdjax.combine.masking import MaskedLeafwise, freeze, hide, mask_of, masked
 from gdjax.combine.routed import Routes, Slip
 from gdjax.core import base, misuse
 from gdjax.core.base import set_to_zero
 from gdjax.core.calls import of_tree
+from gdjax.core.guesses import calls_of, described, wrapped_by
 from gdjax.core.paths import is_masked, paths_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, Params, Transform
 from gdjax.core.values import Call, Value, is_ours
 from gdjax.lift.factors import Factors, of_each
 from gdjax.lift.leafwise import Leafwise
-from gdjax.lift.order import described
 from gdjax.lift.wrapper import Wrapped
 from gdjax.linalg.matrices import Matrix, is_numbers
 from gdjax.matrices.plan import Leaf, plan_of
@@ -121,8 +120,8 @@ class _Walker:
             yield own._replace(takes={}, wraps=True)  # hyperball keeps the norms of heads too; roles tell it which
         elif isinstance(part, Leafwise):
             yield self.rule(part, short(part.rule.__name__), tree, groups)
-        elif call is not None and hasattr(owner := owner_of(tx), "inner_factory"):
-            yield from self.injected(owner, call, tree, groups)
+        elif isinstance(part, Injected):
+            yield from self.injected(part, tree, groups)
         elif call is not None and call.factory is masked:
             parts = self.masked(call, tree, groups)
             yield from (part._replace(name="freeze") for part in parts) if calls[0].factory is freeze else parts
@@ -173,13 +172,8 @@ class _Walker:
     def seen(self, tree: ArrayTree) -> frozenset[int]:
         return frozenset(self.places[id(x)] for x in jax.tree.leaves(tree) if id(x) in self.places)
 
-    def injected(self, owner: Any, call: Call, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Part]:
-        """The transform with the arguments that it was given, schedules among them, not those of a state."""
-        schedules = {
-            k: f.schedule_fn if isinstance(f, WrappedSchedule) else f(f.init()) for k, f in owner.schedules.items()
-        }
-        hyper = {**call.arguments, **schedules}
-        factory = owner.inner_factory
+    def injected(self, injected: Injected, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Part]:
+        hyper, factory = injected.given(), injected.inner_factory
         if is_ours(factory):
             yield from self.parts(factory(**hyper), tree, groups)
         else:

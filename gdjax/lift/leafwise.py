@@ -16,23 +16,25 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import GetAttrKey
 
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation
 from gdjax.core.codec import Codec
+from gdjax.core.part import Inside, Kept, Part, Step
 from gdjax.core.types import OptState, Params, ScalarOrSchedule, Updates
 from gdjax.lift import factors, rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
 from gdjax.lift.signatures import arguments_of, hashable, like_rule
-from gdjax.lift.slots import Shared, Stored, first, first_moment, is_like_parameter, resolved
+from gdjax.lift.slots import Shared, Stored, axes_of, first, first_moment, is_like_parameter, resolved
 from gdjax.lift.stages import Planned, Reduced, Stage, Whole, stages_of  # noqa: F401  optimizers import it here
 from gdjax.xla.write_order import once
 
@@ -139,7 +141,7 @@ def maker_of(
 
 
 @dataclass(frozen=True, eq=False)
-class Leafwise:
+class Leafwise(Part):
     """A rule with its hyperparameters: the transform that `leafwise` makes."""
 
     label: str
@@ -252,6 +254,20 @@ class Leafwise:
         """The hyperparameters, schedules evaluated for the next update, or at another count made from that."""
         count = at(self.split(state)[0]) if self.schedules else None
         return {k: checks.scalar(self.label, k, v(count)) if k in self.schedules else v for k, v in self.hyper.items()}
+
+    def inside(self) -> list[Inside]:
+        """The transforms that its stages run."""
+        return [Inside(self.staged[x], (GetAttrKey(f),)) for f in self.whole if (x := self.initial[f].argument)]
+
+    def kept(self) -> list[Kept]:
+        outside = (GetAttrKey("inner_state"),) if self.outer is ScheduledState else ()
+        return [Kept((*outside, GetAttrKey(f)), axes_of(slot, self.hyper)) for f, slot in self.declared.items()]
+
+    def steps(self, state: OptState) -> Iterator[Step]:
+        yield Step(self, state)
+
+    def check(self, state: OptState) -> None:
+        self.split(state)
 
     def sees(self, updates: Updates) -> Sequence[bool] | None:
         """Which leaves the rule applies to; None for all."""
