@@ -74,7 +74,7 @@ class Guess(Part):
         `init` of something that stands for the whole tree of parameters shows where in the state such trees are. Where
         an `init` cannot be called so, an array belongs to the leaf with whose path its own ends.
         """
-        yield Kept((), like=False)
+        yield Kept((), of="unknown")
         places = []
         # `map_params` knows no leaves, and shows why an `init` cannot be called.
         with contextlib.suppress(*[Exception] if leaves else []), warnings.catch_warnings():

@@ -7,7 +7,7 @@ A transform is two functions. What made them is a `Part`, if it is of this libra
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jax.tree_util import DictKey, GetAttrKey
 
@@ -44,6 +44,7 @@ class Inside(NamedTuple):
     names: tuple[str, ...] = ()  # what tells its hyperparameters from those beside it: a place in a chain, a group
     sees: Callable[[Any], Any] | None = whole  # what it gets of a tree of parameters; None where that is another tree
     told: bool = True  # whether its hyperparameters are some of the optimizer's
+    alike: bool = True  # whether what it sees has the shapes of the parameters
 
 
 class Kept(NamedTuple):
@@ -52,7 +53,7 @@ class Kept(NamedTuple):
     path: Path
     # From the shape of a parameter to the axes of its arrays, a list where they differ; None where nothing tells them.
     axes: Callable[[tuple[int, ...]], Axes | list[Axes]] | None = None
-    like: bool = True  # False: nobody knows whether there is something for a parameter
+    of: Literal["each", "several", "unknown"] = "each"  # several: each array belongs to some parameters together
 
 
 class Step(NamedTuple):

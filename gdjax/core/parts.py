@@ -22,6 +22,7 @@ class Held(NamedTuple):
     leaf: int | None  # the place of the parameter that it belongs to; None if it is of the whole tree
     axes: Axes | None  # the axes of the parameter that its own follow; None where nothing tells
     array: Any
+    of_several: bool = False  # whether it belongs to some of the parameters together
 
 
 def holding(
@@ -73,8 +74,8 @@ def kept(tx: Transform | None, state: OptState, leaves: Sequence[Path] = (), at:
         return
     yield from (x._replace(path=(*at, *x.path)) for x in part.kept())
     for inside, inner in within(part, state):
-        if inside.sees is not None:
-            yield from kept(inside.tx, inner, leaves, (*at, *inside.path))
+        for x in kept(inside.tx, inner, leaves, (*at, *inside.path)) if inside.sees is not None else ():
+            yield x if inside.alike else x._replace(axes=None)
 
 
 def held(tx: Transform, state: OptState, params: Params) -> list[Held]:
@@ -85,9 +86,11 @@ def held(tx: Transform, state: OptState, params: Params) -> list[Held]:
     for path, x in tree_leaves_with_path(state):
         starts = [path[:n] for n in range(len(path), -1, -1)]
         tree = next((trees[start] for start in starts if start in trees), None)
-        if tree is None or not tree.like:
+        if tree is None or tree.of != "each":
             last = max((i for i, key in enumerate(path) if isinstance(key, GetAttrKey)), default=len(path) - 1)
-            found.append(Held(path[: last + 1], None, None if tree else (None,) * np.ndim(x), x))
+            of = "" if tree is None else tree.of
+            axes = None if of == "unknown" else (None,) * np.ndim(x)
+            found.append(Held(path[: last + 1], None, axes, x, of == "several"))
             continue
         rest = path[len(tree.path) :]  # codes and factors of a leaf stand below its path
         leaf, shape = next((leaves[rest[:n]] for n in range(len(rest) + 1) if rest[:n] in leaves), (None, ()))

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.combine.hyperparams import last_rates
-from gdjax.core import base, checks, meshes, misuse
+from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
 from gdjax.core.guesses import calls_of
-from gdjax.core.parts import holding
+from gdjax.core.part import Pair
+from gdjax.core.parts import every, holding
 from gdjax.core.paths import label_by_path
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Leafwise
@@ -232,22 +233,12 @@ def _rates(inner: Transform, state: OptState) -> dict[str, Any]:
 
 
 def _skipped(inner: Transform, state: OptState) -> dict[str, Any]:
-    guards = [s for _, s in get_all_with_path(state, "ApplyIfFiniteState")]
-    most = [call.arguments["max_consecutive_errors"] for call in _all_calls(inner) if call.factory is apply_if_finite]
     skips = [x for _, x in get_all_with_path(state, "should_skip")]
-    for i, s in enumerate(guards):
-        within = s.notfinite_count <= most[i] if len(most) == len(guards) else True  # or it has given up
-        skips.append(~s.last_finite & within)
+    for part, s in every(inner, state):
+        if type(s).__name__ == "ApplyIfFiniteState":  # Optax's too, which does not tell when it gives up
+            most = part.calls[-1].arguments["max_consecutive_errors"] if isinstance(part, Pair) else jnp.inf
+            skips.append(~s.last_finite & (s.notfinite_count <= most))
     return {"skipped": functools.reduce(jnp.logical_or, skips)} if skips else {}
-
-
-def _all_calls(tx: Transform) -> Iterator[Any]:
-    """The calls that made a transform and those inside it, from outside to inside."""
-    for call in calls_of(tx)[:1]:
-        yield call
-        for x in jax.tree.leaves(list(call.arguments.values()), is_leaf=misuse.is_transform):
-            if misuse.is_transform(x):
-                yield from _all_calls(x)
 
 
 def _fitted(found: Mapping[str, Any], old: Mapping[str, Array]) -> dict[str, Array]:

@@ -18,7 +18,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
+from typing import Annotated, Any, Concatenate, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,17 @@ from gdjax.lift import factors, rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.one_leaf import Kernel
 from gdjax.lift.signatures import arguments_of, hashable, like_rule
-from gdjax.lift.slots import Shared, Stored, axes_of, first, first_moment, is_like_parameter, resolved
+from gdjax.lift.slots import (
+    ScaleByScheduleState,
+    ScheduledState,
+    Shared,
+    Stored,
+    axes_of,
+    first,
+    first_moment,
+    is_like_parameter,
+    resolved,
+)  # fmt: skip
 from gdjax.lift.stages import Planned, Reduced, Stage, Whole, stages_of  # noqa: F401  optimizers import it here
 from gdjax.xla.write_order import once
 
@@ -42,19 +52,6 @@ P = ParamSpec("P")
 Array = jax.Array
 Prepared = Callable[..., Mapping[str, Any]] | Stage
 Hyper = Annotated[Any, ScalarOrSchedule]  # a scalar in a rule; what a user passes to the factory made from it
-
-
-class ScaleByScheduleState(NamedTuple):
-    """State of a stateless rule that has a scheduled hyperparameter."""
-
-    count: Array  # () int32, updates made so far
-
-
-class ScheduledState(NamedTuple):
-    """State of a rule whose own state has no count and that has a scheduled hyperparameter."""
-
-    count: Array  # () int32, updates made so far
-    inner_state: Any  # the rule's own state
 
 
 def leafwise(
@@ -112,7 +109,6 @@ def leafwise(
       chain(heavy_ball(decay=0.5), scale(step_size=-0.1))
     """
     rule_checks.declaration(State, slots)
-
     return maker_of("leafwise", State, slots, reduce, numbers, count, staged, domains, scheduled=scheduled)
 
 
@@ -122,10 +118,10 @@ def maker_of(
 ) -> Callable[..., Any]:  # fmt: skip
     """What makes a rule a factory, for `leafwise` and `wrapper`; `around(rule, name, tx)` makes it one of wrappers."""
     inner = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
-    first = [] if around is None else [inner]
+    before = [] if around is None else [inner]
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        arguments, applied = arguments_of(maker, rule, 4 + len(first), staged, domains, reduce), hashable(rule)
+        arguments, applied = arguments_of(maker, rule, 4 + len(before), staged, domains, reduce), hashable(rule)
 
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = arguments.call(factory, args, kwargs)
@@ -135,7 +131,7 @@ def maker_of(
             part = Leafwise(label, applied, *kinds, slots, reduce, numbers, count, *split, for_stages)
             return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))
 
-        return like_rule(factory, rule, [*first, *arguments.of_factory], Hyper)
+        return like_rule(factory, rule, [*before, *arguments.of_factory], Hyper)
 
     return decorate
 
@@ -257,11 +253,13 @@ class Leafwise(Part):
 
     def inside(self) -> list[Inside]:
         """The transforms that its stages run."""
-        return [Inside(self.staged[x], (GetAttrKey(f),)) for f in self.whole if (x := self.initial[f].argument)]
+        named = {f: x for f in self.whole if (x := self.initial[f].argument)}
+        return [Inside(self.staged[x], (GetAttrKey(f),), alike=False) for f, x in named.items()]
 
     def kept(self) -> list[Kept]:
         outside = (GetAttrKey("inner_state"),) if self.outer is ScheduledState else ()
-        return [Kept((*outside, GetAttrKey(f)), axes_of(slot, self.hyper)) for f, slot in self.declared.items()]
+        slots = [Kept((*outside, GetAttrKey(f)), axes_of(slot, self.hyper)) for f, slot in self.declared.items()]
+        return slots + [Kept((*outside, GetAttrKey(f)), of="several") for f in self.whole if self.initial[f].of_several]
 
     def steps(self, state: OptState) -> Iterator[Step]:
         yield Step(self, state)

@@ -26,6 +26,19 @@ class New(NamedTuple):
 Axes = Sequence[int | New]
 
 
+class ScaleByScheduleState(NamedTuple):
+    """State of a stateless rule that has a scheduled hyperparameter."""
+
+    count: Array  # () int32, updates made so far
+
+
+class ScheduledState(NamedTuple):
+    """State of a rule whose own state has no count and that has a scheduled hyperparameter."""
+
+    count: Array  # () int32, updates made so far
+    inner_state: Any  # the rule's own state
+
+
 @dataclass(frozen=True)
 class Moment:
     """A slot shaped like its parameter.

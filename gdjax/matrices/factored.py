@@ -6,7 +6,6 @@ What belongs to a side that has no factor is `MaskedNode` in the state, None in 
 """
 
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -25,11 +24,6 @@ from gdjax.xla import places
 Stacks = dict[str, Any]  # by the name of a shape
 Sides = Literal["both", "short", "rows", "columns"]
 SIDES: tuple[str, ...] = get_args(Sides)
-
-
-def is_stack(key: str) -> bool:
-    """Whether the path of an array in a state ends with the name of a shape."""
-    return re.search(r"(^|/)\d+x\d+( complex)?(/\d+)?$", key) is not None
 
 
 class Layout(NamedTuple):

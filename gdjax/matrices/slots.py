@@ -109,7 +109,7 @@ Slot = Block | Side | Along
 
 def in_stacks(**slots: Slot) -> dict[str, Any]:
     """The slots, as those of a state whose stages call `of_matrices`."""
-    return {name: Whole(functools.partial(_started, slot)) for name, slot in slots.items()}
+    return {name: Whole(functools.partial(_started, slot), of_several=True) for name, slot in slots.items()}
 
 
 def _started(slot: Slot, params: Params, given: Mapping[str, Any]) -> Any:

@@ -103,8 +103,7 @@ def _whitened(
     numbers=_due,
     reduce=(_momentum, Stage(_fit, "Q P L", every="due"), _whitened),
     update_counter=Shared(0, jnp.int32), key=Whole(lambda params, given: keys.fresh(given["key"])), mu=first_moment,
-    Q=Whole(functools.partial(psgd.first, "Q")), P=Whole(functools.partial(psgd.first, "P")),
-    L=Whole(functools.partial(psgd.first, "L")),
+    **{x: Whole(functools.partial(psgd.first, x), of_several=True) for x in "QPL"},
 )  # fmt: skip
 def _psgd_kron(
     g: Array, s: PSGDKronState, p: Array, t: Array,

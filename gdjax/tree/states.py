@@ -199,7 +199,7 @@ def map_params(
       ({'w': 'row'}, 0)
     """
     tx = initable if hasattr(initable, "init") else GradientTransformation(initable, initable)
-    trees = {x.path for x in kept(tx, state) if x.like}
+    trees = {x.path for x in kept(tx, state) if x.of == "each"}
     chosen = is_leaf or (lambda x: False)
 
     def of_params(x: Any, *others: Any) -> Any:
