@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jax.tree_util import DictKey, SequenceKey
+from jax.tree_util import DictKey, tree_leaves_with_path
 
 from gdjax.core import base, callers, checks, misuse
 from gdjax.core.base import GradientTransformation, transform
@@ -54,12 +54,10 @@ class Chain(Part):
         return self.pack([state_of(tx, states) for tx in self.parts])
 
     def inside(self) -> Iterator[Inside]:
-        places = self.pack(list(range(len(self.parts))))
-        named = isinstance(places, dict)
-        where = {i: key for key, i in (places.items() if isinstance(places, dict) else enumerate(places))}
+        found = {i: path for path, i in tree_leaves_with_path(self.pack(list(range(len(self.parts)))))}
         for i, tx in enumerate(self.parts):
-            path = DictKey(where[i]) if named else SequenceKey(where[i])
-            yield Inside(tx, (path,), (where[i] if named else Position(i),))
+            (key,) = found[i]
+            yield Inside(tx, (key,), (key.key if isinstance(key, DictKey) else Position(i),))
 
     def check(self, state: OptState) -> None:
         self._states(state)

@@ -65,7 +65,7 @@ class Step(NamedTuple):
 
 
 class Part:
-    """A part of an optimizer. Whoever writes one overrides `init`, `update` and the answers that are not these.
+    """A part of an optimizer. Whoever writes one defines `init`, `update` and the answers that are not these.
 
     - `inside`: which transforms are in it, and where their states lie in its own.
     - `hyperparams`: its own hyperparameters, with this state.
@@ -77,14 +77,6 @@ class Part:
     label: str
     tells_all: bool = False  # whether its hyperparameters stand for those of what is inside
     ends: bool = False  # whether its rule comes after what is inside
-
-    def init(self, params: Params) -> OptState:
-        raise NotImplementedError
-
-    def update(
-        self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
-    ) -> tuple[Updates, OptState]:
-        raise NotImplementedError
 
     def inside(self) -> Iterable[Inside]:
         return ()

@@ -19,8 +19,8 @@ from gdjax.core.paths import path_of, paths_of
 from gdjax.core.per_leaf import base_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params, Transform
-from gdjax.inspection import owners
 from gdjax.inspection.cautions import cautions
+from gdjax.inspection.placed import bytes_of, state_and_order
 from gdjax.inspection.table import Table
 from gdjax.inspection.waiting import waiting
 from gdjax.inspection.walk import Part, is_lookahead, shapes_of, walk
@@ -95,7 +95,7 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
         params = getattr(params, "fast", params)  # the slow ones get no gradient
     shapes = shapes_of(LABEL, params)
     told = [] if state is None else list(waiting(tx, _with_values(state)))
-    shape, out_of_order = owners.state_and_order(tx, shapes)
+    shape, out_of_order = state_and_order(tx, shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # masks and labels warn when the state is made
         walked = walk(tx, shapes)
@@ -104,7 +104,7 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
     size = Counter[int]()
     for x in held(tx, shape, shapes):
         if x.leaf is not None:
-            size[x.leaf] += owners.bytes_of(x.array)
+            size[x.leaf] += bytes_of(x.array)
     rows = [
         _row(i, path, x, [part for part in parts if i in part.leaves], fates.get(i), size[i], plan.get(i))
         for i, (path, x) in enumerate(paths_of(shapes))

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +13,8 @@ from gdjax.combine.hyperparams import last_rates
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
-from gdjax.core.guesses import calls_of
 from gdjax.core.part import Pair
-from gdjax.core.parts import every, holding
+from gdjax.core.parts import every, holding, known, within
 from gdjax.core.paths import label_by_path
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Leafwise
@@ -105,7 +104,8 @@ def with_metrics(
         if "update" in wanted:
             found |= norm("update", _one_pass, new)
             new = _once_known(found["update_norm"], new)
-        found |= _of_clips(clips or list(_clip_in_guard(inner, old, updates)))
+        clips = clips or [_clipped(step.part, step.state, updates) for step in _clip_in_guard(inner, old)]
+        found |= _of_clips(clips)
         found |= _rates(inner, inner_state) | _skipped(inner, inner_state)
         return new, MetricsState(inner_state, _fitted(found, state.metrics))
 
@@ -158,8 +158,8 @@ def _named(inner: Transform, labels: Any, wanted: Sequence[str], params: Params,
     found: dict[str, Any] = {}
     for name in wanted:
         found |= _norms(labels, name, _one_pass, params)
-    clips = [step for step in steps_of(inner, state) if _is_clip(step.part)]
-    found |= _of_clips([(jnp.zeros(()), jnp.ones(()))] if clips or _guarded(inner, state) else [])
+    clips = [step for step in steps_of(inner, state) if _is_clip(step.part)] or _clip_in_guard(inner, state)
+    found |= _of_clips([(jnp.zeros(()), jnp.ones(()))] if clips else [])
     return found | _rates(inner, state) | _skipped(inner, state)
 
 
@@ -202,18 +202,12 @@ def _clipped(part: Leafwise, state: OptState, updates: Updates) -> tuple[Array, 
     return norm, numerics.shrinking(norm, jnp.asarray(part.hyperparams(state)["max_norm"], norm.dtype))
 
 
-def _guarded(inner: Transform, state: OptState) -> Step | None:
+def _clip_in_guard(inner: Transform, state: OptState) -> list[Step]:
     """The clip that begins the optimizer inside `apply_if_finite`, if one does: it gets the gradients as they are."""
-    call = next(iter(calls_of(inner)), None)
-    if call is None or call.factory is not apply_if_finite:
-        return None
-    step = next(iter(steps_of(call.arguments["inner"], state.inner_state)), None)
-    return step if step is not None and _is_clip(step.part) else None
-
-
-def _clip_in_guard(inner: Transform, state: OptState, updates: Updates) -> Iterator[tuple[Array, Array]]:
-    if (step := _guarded(inner, state)) is not None:
-        yield _clipped(step.part, step.state, updates)
+    part = known(inner)
+    guards = isinstance(part, Pair) and part.calls[0].factory is apply_if_finite
+    first = [next(iter(steps_of(x.tx, s)), None) for x, s in (within(part, state) if guards else ())]
+    return [step for step in first if step is not None and _is_clip(step.part)]
 
 
 def _of_clips(clips: Sequence[tuple[Array, Array]]) -> dict[str, Array]:

@@ -11,8 +11,7 @@ from gdjax.core import base, callers
 from gdjax.core.parts import Held, held
 from gdjax.core.paths import path_of
 from gdjax.core.types import OptState, Params, Transform
-from gdjax.inspection.owners import bytes_of, state_of
-from gdjax.inspection.placed import Part, most, parts_of
+from gdjax.inspection.placed import Part, bytes_of, most, parts_of, state_of
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import shapes_of
 
