@@ -186,7 +186,8 @@ class Injected(Part):
         return hyper | {k: _scalar(_scheduled(k, f(states[k])), dtype) for k, f in self.schedules.items()}
 
     def inside(self) -> Iterator[Inside]:
-        first = self._first({k: f.init() for k, f in self.schedules.items()}, jnp.float32)
+        with jax.ensure_compile_time_eval():  # so that whoever asks in a trace adds nothing to it
+            first = self._first({k: f.init() for k, f in self.schedules.items()}, jnp.float32)
         yield Inside(self._inner(first), (GetAttrKey("inner_state"),))
 
     def given(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ array for one of a parameter's by where it lies.
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,9 +31,10 @@ class Guess(Part):
 
     def __init__(self, tx: Transform | None, state: OptState):
         self.tx, self.state, self.calls = tx, state, calls_of(tx)
+        self.tells_all = isinstance(getattr(state, "hyperparams", None), dict)  # as of Optax's `inject_hyperparams`
 
     def hyperparams(self, state: OptState, at: Callable[[Any], Any] = whole) -> dict[str, Any]:
-        if _injects(state):
+        if self.tells_all:
             return dict(state.hyperparams)
         if self.inside():
             return {}
@@ -46,21 +47,22 @@ class Guess(Part):
 
     def stands_for(self, found: Sequence[tuple[Any, Any]]) -> str:
         """The name of a transform of which none of the hyperparameters found inside can be read; else ""."""
-        entries = isinstance(self.state, tuple | list | dict) and not hasattr(self.state, "_fields")
-        hidden = all(x is HIDDEN for _, x in found)
-        return self.name if entries and hidden and self.tx is not None and not self.calls else ""
+        whole = isinstance(self.state, list | dict) or self.tx is not None and type(self.state) is tuple
+        return self.name if whole and not self.calls and all(x is HIDDEN for _, x in found) else ""
 
     def inside(self) -> list[Inside]:
         """The states in its own: by the names that Optax gives their fields; in a tuple or a dict each entry."""
-        state, inner = self.state, wrapped_by(self.calls)
+        state: Any = self.state
+        inner = wrapped_by(self.calls)
         fields = getattr(state, "_fields", ())
         if state is None and inner is not None:
             return [Inside(inner, ())]
         if "inner_states" in fields:
             groups = next((c.arguments["transforms"] for c in self.calls if "transforms" in c.arguments), {})
             return [_group(key, groups.get(key), x) for key, x in state.inner_states.items()]
-        found = [f for f in fields if f.endswith("_state") and not _injects(state)]  # the optimizer's comes first
-        if inner is not None and _fits(inner, state, not found):
+        found = [f for f in fields if f.endswith("_state")]  # the optimizer's comes first
+        named = any(inner in (c.arguments.get("tx"), c.arguments.get("inner")) for c in self.calls)
+        if inner is not None and _fits(inner, state, named and not found):
             return [Inside(inner, ())]
         if found:
             return [Inside(inner, (GetAttrKey(found[0]),))]
@@ -68,7 +70,7 @@ class Guess(Part):
             return [Inside(None, (SequenceKey(i),), (Position(i),)) for i in range(len(state))]
         return [Inside(None, (DictKey(k),), (str(k),)) for k in state] if isinstance(state, dict) else []
 
-    def places(self, leaves: Sequence[Path]) -> Iterator[Kept]:
+    def places(self, leaves: Collection[Path]) -> Iterator[Kept]:
         """The trees in its state that look like the parameters, of which these are the paths; and that it is a guess.
 
         `init` of something that stands for the whole tree of parameters shows where in the state such trees are. Where
@@ -98,11 +100,6 @@ def _fits(tx: Transform, state: OptState, unless_known: bool = True) -> bool:
         return all(_fits(x.tx, lookup(state, x.path)) for x in part.inside())
     except (AttributeError, LookupError, TypeError, ValueError):
         return False
-
-
-def _injects(state: OptState) -> bool:
-    """Whether a state is one of Optax's `inject_hyperparams`."""
-    return isinstance(getattr(state, "hyperparams", None), dict)
 
 
 def _group(key: Any, tx: Transform | None, state: OptState) -> Inside:

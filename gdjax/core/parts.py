@@ -1,7 +1,7 @@
 """The parts of any optimizer, asked one after the other: what is inside, and whose each array of a state is."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -63,7 +63,7 @@ def every(tx: Transform | None, state: OptState) -> Iterator[tuple[Part, OptStat
         yield from every(inside.tx, inner)
 
 
-def kept(tx: Transform | None, state: OptState, leaves: Sequence[Path] = (), at: Path = ()) -> Iterator[Kept]:
+def kept(tx: Transform | None, state: OptState, leaves: Collection[Path] = (), at: Path = ()) -> Iterator[Kept]:
     """Where in the state of any transform the trees are that have something for each parameter.
 
     `leaves` are the paths of the parameters, which help where one must guess.
@@ -81,7 +81,7 @@ def kept(tx: Transform | None, state: OptState, leaves: Sequence[Path] = (), at:
 def held(tx: Transform, state: OptState, params: Params) -> list[Held]:
     """The arrays of a state, in the order of `jax.tree.leaves`."""
     leaves = {path: (i, np.shape(p)) for i, (path, p) in enumerate(tree_leaves_with_path(params))}
-    trees = {x.path: x for x in kept(tx, state, list(leaves))}
+    trees = {x.path: x for x in kept(tx, state, leaves)}
     several, found = Counter[Any](), []
     for path, x in tree_leaves_with_path(state):
         starts = [path[:n] for n in range(len(path), -1, -1)]

@@ -103,7 +103,9 @@ def _whitened(
     numbers=_due,
     reduce=(_momentum, Stage(_fit, "Q P L", every="due"), _whitened),
     update_counter=Shared(0, jnp.int32), key=Whole(lambda params, given: keys.fresh(given["key"])), mu=first_moment,
-    **{x: Whole(functools.partial(psgd.first, x), of_several=True) for x in "QPL"},
+    Q=Whole(functools.partial(psgd.first, "Q"), of_several=True),
+    P=Whole(functools.partial(psgd.first, "P"), of_several=True),
+    L=Whole(functools.partial(psgd.first, "L"), of_several=True),
 )  # fmt: skip
 def _psgd_kron(
     g: Array, s: PSGDKronState, p: Array, t: Array,
