@@ -103,12 +103,13 @@ def _known(tx: GradientTransformation, state: OptState, shapes: Any, divisions: 
     arrays, sizes = held(tx, state, shapes), [x.shape for x in jax.tree.leaves(shapes)]
     typed = _by_types(tx, shapes, divisions) if any(x.axes is None for x in arrays) else None
     found = []
-    for i, (_, leaf, axes, x, _) in enumerate(arrays):
-        if axes is None and typed is not None:
+    for i, x in enumerate(arrays):
+        if x.axes is None and typed is not None:
             found.append(typed[i])
             continue
+        size, axes, leaf = x.array.shape, x.axes, x.leaf
         if axes is None:  # in releases of JAX without these types, it follows a parameter of its own that has its shape
-            axes = range(x.ndim) if leaf is not None and sizes[leaf] == x.shape else [None] * x.ndim
+            axes = range(len(size)) if leaf is not None and sizes[leaf] == size else [None] * len(size)
         found.append([_Axis(a is not None, () if a is None or leaf is None else divisions[leaf][a]) for a in axes])
     return found
 

@@ -30,7 +30,8 @@ class Guess(Part):
     """
 
     def __init__(self, tx: Transform | None, state: OptState):
-        self.tx, self.state, self.calls = tx, state, calls_of(tx)
+        self.tx, self.calls = tx, calls_of(tx)
+        self.state: Any = state
         self.tells_all = isinstance(getattr(state, "hyperparams", None), dict)  # as of Optax's `inject_hyperparams`
 
     def hyperparams(self, state: OptState, at: Callable[[Any], Any] = whole) -> dict[str, Any]:
@@ -52,16 +53,15 @@ class Guess(Part):
 
     def inside(self) -> list[Inside]:
         """The states in its own: by the names that Optax gives their fields; in a tuple or a dict each entry."""
-        state: Any = self.state
-        inner = wrapped_by(self.calls)
+        state, inner = self.state, wrapped_by(self.calls)
         fields = getattr(state, "_fields", ())
-        if state is None and inner is not None:
+        if self.state is None and inner is not None:
             return [Inside(inner, ())]
         if "inner_states" in fields:
             groups = next((c.arguments["transforms"] for c in self.calls if "transforms" in c.arguments), {})
             return [_group(key, groups.get(key), x) for key, x in state.inner_states.items()]
         found = [f for f in fields if f.endswith("_state")]  # the optimizer's comes first
-        named = any(inner in (c.arguments.get("tx"), c.arguments.get("inner")) for c in self.calls)
+        named = any(inner is call.arguments.get(name) for call in self.calls for name in ("tx", "inner"))
         if inner is not None and _fits(inner, state, named and not found):
             return [Inside(inner, ())]
         if found:

@@ -106,7 +106,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Pair(Part):
-    """The functions `init` and `update` of a transform; made by `base.holding`, which tells the arguments.
+    """The functions `init` and `update` of a transform; made by `parts.holding`, which tells the arguments.
 
     Its hyperparameters are the numbers it was called with, unless it holds a transform that has some.
     """

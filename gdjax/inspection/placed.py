@@ -14,7 +14,7 @@ from gdjax.lift.order import OrderWarning
 from gdjax.numerics import is_key
 
 
-class Part(NamedTuple):
+class Share(NamedTuple):
     """What one device has of an array."""
 
     bytes: int
@@ -43,7 +43,7 @@ def bytes_of(x: Any) -> int:
 
 
 def parts_of(label: str, state: OptState, shardings: Any) -> list[Any]:
-    """For each array of a state its `Part`, or None where `shardings` is None.
+    """For each array of a state its `Share`, or None where `shardings` is None.
 
     Raises:
       ValueError: `shardings` is no prefix of the state, or divides an axis unevenly.
@@ -51,7 +51,7 @@ def parts_of(label: str, state: OptState, shardings: Any) -> list[Any]:
     """
     if shardings is None:
         return [None] * len(jax.tree.leaves(state))
-    found: list[Part] = []
+    found: list[Share] = []
 
     def spread(path: Any, where: Any, part: Any) -> None:
         for inner, x in jax.tree_util.tree_flatten_with_path(part)[0]:
@@ -83,10 +83,10 @@ def _is_leaf(x: Any) -> bool:
     return x is None or isinstance(x, Sharding)
 
 
-def _part(where: str, x: Any, sharding: Any) -> Part:
+def _part(where: str, x: Any, sharding: Any) -> Share:
     sharding = getattr(sharding, "sharding", sharding)
     if sharding is None:
-        return Part(bytes_of(x), frozenset())
+        return Share(bytes_of(x), frozenset())
     if not isinstance(sharding, Sharding):
         raise TypeError(f"{where}: shardings has {type(sharding).__name__}, neither a sharding nor an array")
     try:
@@ -97,4 +97,4 @@ def _part(where: str, x: Any, sharding: Any) -> Part:
         devices = frozenset(sharding.device_set)
     except (ValueError, AttributeError):  # of an abstract mesh
         devices = frozenset()
-    return Part(bytes_of(jax.ShapeDtypeStruct(shape, x.dtype)), devices)
+    return Share(bytes_of(jax.ShapeDtypeStruct(shape, x.dtype)), devices)

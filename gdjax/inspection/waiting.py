@@ -17,8 +17,7 @@ AHEAD = 1000  # how many calls of a condition are looked at
 def waiting(tx: Transform, state: OptState) -> Iterator[str]:
     """Sentences about the calls to come, in which an optimizer with this state makes no step."""
     for part, s in every(tx, state):
-        of_inside = any(not inside.path for inside in part.inside())  # whose state it is, as of `flatten`
-        told = None if of_inside else _TELL.get(type(s).__name__)
+        told = _TELL.get(type(s).__name__)
         if told is not None and all(np.ndim(x) == 0 for x in s if isinstance(x, jax.Array | np.ndarray)):
             calls = getattr(part, "calls", ()) or calls_of(part)
             yield from told(s, calls[-1].arguments if calls else {})  # not of many runs at once, as of `sweep`

@@ -33,7 +33,7 @@ from gdjax.transforms.averaging import lookahead
 _NUMBERS = "numbers", "dimensions", "roles"  # what rules call the argument that says which arrays are matrices, and how
 
 
-class Part(NamedTuple):
+class Listed(NamedTuple):
     """A part of an optimizer that is not taken apart further."""
 
     name: str  # "clip_by_global_norm", "adam", "rate"; of another library with its name, "optax.adam"
@@ -60,7 +60,7 @@ class Walk(NamedTuple):
     A wrapper whose rule changes the update comes after what it wraps, any other wrapper before it.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[Listed, ...]
     notes: tuple[str, ...]
     plan: Mapping[int, Leaf]  # by place, of an optimizer that has a transform for matrices and one for the rest
     slips: tuple[tuple[str, Slip], ...]  # of such an optimizer: its name, and what is probably not meant
@@ -110,7 +110,7 @@ class _Walker:
         self.routes: list[ByRole] = []
         self.overridden: set[int] = set()
 
-    def parts(self, tx: Transform, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Part]:
+    def parts(self, tx: Transform, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Listed]:
         part, calls = known(tx), calls_of(tx)
         factory = calls[-1].factory if calls else None  # the innermost tells what runs: of freeze(...) masked(...)
         if isinstance(part, Leafwise):
@@ -123,7 +123,7 @@ class _Walker:
             name = calls[-1].name if calls else described(tx)
             label = base.label_of(calls[-1]) if calls else name
             ours = is_ours(factory) or bool(calls) and bool(part.inside())
-            yield Part(name, label, None, _numbers(calls), self.seen(tree), groups, ours, factory=factory)
+            yield Listed(name, label, None, _numbers(calls), self.seen(tree), groups, ours, factory=factory)
         routes = self.routed(calls[-1].arguments["param_labels"], tree) if factory is grouped else None
         for x in part.inside():
             if x.told:
@@ -134,7 +134,7 @@ class _Walker:
 
     def inside(
         self, x: Inside, calls: Sequence[Call], tree: ArrayTree, groups: tuple[str, ...], routes: Routes | None
-    ) -> Iterator[Part]:
+    ) -> Iterator[Listed]:
         sub = tree if x.sees is None else x.sees(tree)
         found = list(self.parts(x.tx, sub, groups if x.sees is whole else (*groups, *x.names)))
         factories = [call.factory for call in calls]
@@ -149,7 +149,7 @@ class _Walker:
             found[0] = found[0]._replace(takes=takes, sees_all=not is_masked(tree))
         yield from (part._replace(name="freeze") for part in found) if factories[:1] == [freeze] else found
 
-    def rule(self, rule: Leafwise, name: str, tree: ArrayTree, groups: tuple[str, ...]) -> Part:
+    def rule(self, rule: Leafwise, name: str, tree: ArrayTree, groups: tuple[str, ...]) -> Listed:
         seen = self.seen(tree)
         if isinstance(rule, MaskedLeafwise):
             leaves = jax.tree.leaves(tree, is_leaf=is_skipped)
@@ -159,7 +159,7 @@ class _Walker:
         factors, numbers = self.factors(rule.per_leaf, tree), [k for k in _NUMBERS if k in rule.staged]
         takes = self.matrices(rule.label, rule.staged[numbers[0]], tree) if numbers else {}
         more = {"factors": factors, "takes": takes, "sees_all": not is_masked(tree)}
-        return Part(name, rule.label, rule, rule.hyper, seen, groups, **more)
+        return Listed(name, rule.label, rule, rule.hyper, seen, groups, **more)
 
     def matrices(self, label: str, numbers: Any, tree: ArrayTree) -> dict[int, str]:
         """By place, what all leaves tell of the leaves of `tree` that are matrices by dimension numbers or roles."""
@@ -183,14 +183,14 @@ class _Walker:
     def seen(self, tree: ArrayTree) -> frozenset[int]:
         return frozenset(self.places[id(x)] for x in jax.tree.leaves(tree) if id(x) in self.places)
 
-    def injected(self, injected: Injected, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Part]:
+    def injected(self, injected: Injected, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Listed]:
         hyper, factory = injected.given(), injected.inner_factory
         if is_ours(factory):
             yield from self.parts(factory(**hyper), tree, groups)
         else:
             module = (getattr(factory, "__module__", None) or "").partition(".")[0]
             name = f"{module}.{getattr(factory, '__name__', 'transform')}"
-            yield Part(name, name, None, hyper, self.seen(tree), groups, known=False)
+            yield Listed(name, name, None, hyper, self.seen(tree), groups, known=False)
 
     def routed(self, labels: Any, tree: ArrayTree) -> Routes | None:
         """Notes what the labels of groups tell of roles; gives the routes, if they are some."""
