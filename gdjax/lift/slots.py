@@ -103,7 +103,7 @@ class Factor:
     def __call__(self, p: Any, hyper: Hyperparameters) -> Any:
         return self._of_each(np.shape(p), hyper, lambda axes: self._along(p, axes, hyper))
 
-    def followed(self, shape: tuple[int, ...], hyper: Hyperparameters) -> Any:
+    def _followed(self, shape: tuple[int, ...], hyper: Hyperparameters) -> Any:
         """The axis that each axis of the slot follows, none of them twice; a list of those for a list of arrays."""
         return self._of_each(shape, hyper, lambda axes: _once(axes, len(shape)))
 
@@ -275,7 +275,7 @@ def axes_of(slot: Any, hyper: Hyperparameters) -> Callable[[tuple[int, ...]], An
     """From the shape of a parameter the axes of what a slot has for it, as in `Kept`; None if a function makes that."""
     slot = slot.slot if isinstance(slot, Stored) else slot
     if isinstance(slot, Factor):
-        return lambda shape: slot.followed(shape, hyper)
+        return lambda shape: slot._followed(shape, hyper)
     if is_like_parameter(slot) or isinstance(slot, Integer) and slot.each:
         return all_axes
     return (lambda shape: ()) if isinstance(slot, Integer | Key) else None
