@@ -72,7 +72,7 @@ from gdjax.inspection.states import reset, state_from_dict, state_to_dict
 from gdjax.inspection.table import Table
 from gdjax.inspection.tabulate import state_bytes, tabulate
 from gdjax.lift.codecs import bfloat16_with_error
-from gdjax.lift.leafwise import Hyper, ScaleByScheduleState, ScheduledState, leafwise
+from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.meetings import largest, total, total_norm
 from gdjax.lift.slots import (
     Factor,
@@ -80,6 +80,8 @@ from gdjax.lift.slots import (
     Key,
     Moment,
     New,
+    ScaleByScheduleState,
+    ScheduledState,
     Shared,
     Stored,
     first_moment,

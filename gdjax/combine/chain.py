@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jax.tree_util import DictKey, tree_leaves_with_path
+
 from gdjax.core import base, callers, checks, misuse
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.part import Inside, Part, Position, Step
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.core.values import is_ours
 from gdjax.lift import order
 from gdjax.lift.leafwise import Leafwise
-from gdjax.lift.steps import Step, run, state_of, steps_of
+from gdjax.lift.steps import run, state_of, steps_of
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class Chain(Part):
     """Transforms in a row; `pack` and `unpack` are how their states are kept: as a tuple, or under names."""
 
     label: str
@@ -28,10 +31,7 @@ class Chain:
         """The parts of an optimizer report errors under its name, those of a plain chain under their own names."""
         if label in ("gdjax.chain", "gdjax.named_chain"):
             return self
-        # A rule with a state for the whole tree may run a transform in it: like a wrapper it keeps its name.
-        keeps = lambda p: base.part_of(p) is None or getattr(base.part_of(p), "whole", ())  # noqa: E731
-        parts = [p if keeps(p) else base.part_of(p).labelled(label) for p in self.parts]
-        return Chain(label, tuple(parts), self.pack, self.unpack)
+        return Chain(label, tuple(_labelled(tx, label) for tx in self.parts), self.pack, self.unpack)
 
     def init(self, params: Params) -> OptState:
         states = [part.init(params) for part in self.parts]
@@ -53,6 +53,15 @@ class Chain:
         """The state from those of the steps."""
         return self.pack([state_of(tx, states) for tx in self.parts])
 
+    def inside(self) -> Iterator[Inside]:
+        found = {i: path for path, i in tree_leaves_with_path(self.pack(list(range(len(self.parts)))))}
+        for i, tx in enumerate(self.parts):
+            (key,) = found[i]
+            yield Inside(tx, (key,), (key.key if isinstance(key, DictKey) else Position(i),))
+
+    def check(self, state: OptState) -> None:
+        self._states(state)
+
     def _states(self, state: OptState) -> list[Any]:
         if state is None:
             raise ValueError(f"{self.label}: {checks.NO_STATE}")
@@ -70,6 +79,13 @@ class Chain:
             ) from e
         checks.entries(self.label, states, len(self.parts))
         return states
+
+
+def _labelled(tx: Transform, label: str) -> Any:
+    """A rule with a state for the whole tree may run a transform in it: like a wrapper it keeps its name."""
+    part = base.part_of(tx)
+    again = part if part is None or isinstance(part, Leafwise) and part.whole else part.labelled(label)
+    return tx if again is part else again
 
 
 def of_leaf_rules(tx: Transform) -> bool:

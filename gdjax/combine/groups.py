@@ -5,10 +5,13 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+from jax.tree_util import DictKey, GetAttrKey
 
 from gdjax.combine.masking import MaskedState, check_prefix, hide, is_whole, mask_of, masked_update
 from gdjax.core import base, callers, calls, checks
 from gdjax.core.base import GradientTransformation, set_to_zero, transform
+from gdjax.core.part import Inside
+from gdjax.core.parts import holding
 from gdjax.core.paths import paths_of
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 
@@ -117,7 +120,11 @@ def grouped(
             )
         return updates, PartitionState(keep(states.items()))
 
-    return GradientTransformation(init, update)
+    def inside(key: Any) -> Inside:
+        path = GetAttrKey("inner_states"), DictKey(key), GetAttrKey("inner_state")
+        return Inside(transforms[key], path, (str(key),), lambda tree: hide(masks(tree)[key], tree))
+
+    return holding(init, update, *map(inside, transforms))
 
 
 multi_transform = partition

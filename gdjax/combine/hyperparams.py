@@ -1,36 +1,22 @@
 """Reading the hyperparameters in force."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.combine.chain import Chain
-from gdjax.combine.inject import injected
-from gdjax.core import base, callers, misuse
+from gdjax.core import base, callers
 from gdjax.core.boxes import unboxed
-from gdjax.core.closures import value_of
+from gdjax.core.guesses import Guess
+from gdjax.core.part import HIDDEN, Position
+from gdjax.core.parts import known, within
 from gdjax.core.types import OptState, Transform
-from gdjax.lift.leafwise import Leafwise
-from gdjax.lift.order import described
-from gdjax.lift.wrapper import Wrapped
 
 Found = tuple[tuple[str, ...], Any]  # the path to it, which ends in its name, and its value
 
 
-class _Hidden:
-    """Stands for the numbers of a transform that cannot be read."""
-
-
-class Position(str):
-    """The place of a transform in a chain without names, as part of a path."""
-
-    __slots__ = ()
-
-
-HIDDEN = _Hidden()
 LABEL = "gdjax.get_hyperparams"
 At = Callable[[Any], Any]  # from the count of a state to that at which its schedules are evaluated
 
@@ -151,67 +137,16 @@ def _names(paths: list[tuple[str, ...]]) -> list[str]:
 
 
 def _walk(tx: Any, state: OptState, where: tuple[str, ...], at: At) -> Iterator[Found]:
-    part = base.part_of(tx) if hasattr(tx, "update") else tx
-    if isinstance(getattr(state, "hyperparams", None), dict):
-        yield from (((*where, k), x) for k, x in injected(tx, state, at).items())
-    elif isinstance(part, Chain):
-        names = list(state) if isinstance(state, dict) else map(Position, range(len(part.parts)))
-        for name, inner, s in zip(names, part.parts, part._states(state), strict=True):
-            yield from _walk(inner, s, (*where, name), at)
-    elif isinstance(part, Leafwise):
-        yield from (((*where, k), x) for k, x in part.hyperparams(state, at).items() if _is_number(x))
-        for inner, field in zip(filter(misuse.is_transform, part.staged.values()), _inside(part.whole), strict=False):
-            yield from _walk(inner, getattr(state, field), where, at)
-    elif isinstance(part, Wrapped):
-        *_, (_, own, _) = part.steps(state)
-        inside, name = list(_walk(part.tx, part.inside(state), where, at)), part.label.removeprefix("gdjax.")
-        yield from inside
-        known = {path[-1] for path, _ in inside}  # these go by their names, and so do its own of the same name
-        for (*_, k), x in _walk(part.own, own, (), at):
-            yield (*where, f"{name}/{k}" if k in known else k), x
-    elif hasattr(state, "inner_states"):
-        groups = _argument(tx, "transforms", {})
-        for name, s in state.inner_states.items():
-            yield from _walk(groups.get(name), s.inner_state, (*where, str(name)), at)
-    elif field := next(_inside(getattr(state, "_fields", ())), None):
-        yield from _walk(wrapped_by(calls_of(tx)), getattr(state, field), where, at)
-    elif (inner := _argument(tx, "tx", _argument(tx, "inner", None))) is not None:  # from_optax, flatten
-        yield from _walk(inner, state, where, at)
-    elif isinstance(state, tuple) and not hasattr(state, "_fields"):
-        inside = [found for i, s in enumerate(state) for found in _walk(None, s, (*where, Position(i)), at)]
-        whole = tx is not None and all(x is HIDDEN for _, x in inside) and not calls_of(tx)
-        yield from [((*where, _described(tx, state)), HIDDEN)] if whole else inside
-    elif calls := calls_of(tx):
-        for k, x in calls[0].arguments.items():
-            if _is_number(x):
-                yield (*where, k), x
-            elif k == RATE and callable(x):  # a schedule, of a count that only its transform knows
-                yield (*where, base.label_of(calls[0]).removeprefix("gdjax.")), HIDDEN
-    else:
-        yield (*where, _described(tx, state)), HIDDEN
-
-
-def _inside(fields: Iterable[str]) -> Iterator[str]:
-    """The fields of a wrapper's state that are states of wrapped transforms, by name."""
-    return (f for f in fields if f.endswith("_state"))
-
-
-def _described(tx: Any, state: OptState) -> str:
-    return f"a transform with {type(state).__name__}" if tx is None else described(tx)
-
-
-def calls_of(tx: Any) -> Any:
-    """The calls that made a transform of this library, the outermost first."""
-    return getattr(value_of(getattr(tx, "update", None)), "calls", ())
-
-
-def wrapped_by(calls: Iterable[Any]) -> Any:
-    """The transform that a wrapper was given, the first of several; None where the calls made no wrapper."""
-    return next((x for call in calls for x in call.arguments.values() if misuse.is_transform(x)), None)
-
-
-def _argument(tx: Transform, name: str, default: Any) -> Any:
-    return next((call.arguments[name] for call in calls_of(tx) if name in call.arguments), default)
+    part = known(tx, state)
+    own = {k: x for k, x in part.hyperparams(state, at).items() if x is HIDDEN or _is_number(x)}
+    inside: list[Found] = []
+    for i, s in () if part.tells_all else within(part, state):
+        inside += _walk(i.tx, s, (*where, *i.names), at) if i.told else ()
+    if isinstance(part, Guess) and (name := part.stands_for(inside)):
+        inside, own = [], {name: HIDDEN}
+    taken = {path[-1] for path, _ in inside} if part.ends else ()  # these go by their names, and so do its own
+    named = [((*where, f"{part.label.removeprefix('gdjax.')}/{k}" if k in taken else k), x) for k, x in own.items()]
+    yield from [*inside, *named] if part.ends else [*named, *inside]
 
 
 def _is_number(x: Any) -> bool:

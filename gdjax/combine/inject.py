@@ -2,19 +2,20 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import GetAttrKey
 
 from gdjax import numerics
 from gdjax.core import base, calls, checks, domains, misuse, types
 from gdjax.core.base import GradientTransformation
-from gdjax.core.closures import value_of
+from gdjax.core.part import Inside, Part, whole
 from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Updates
 from gdjax.core.values import Call, Value, bind, is_ours
 
 Array = jax.Array
@@ -140,7 +141,7 @@ def inject_hyperparams(
         call = Call(factory, misuse.bound_arguments(label, signature, args, kwargs))
         if ours:
             domains.check(label, call.arguments, {k: p.default for k, p in signature.parameters.items()})
-        return base.made_by(call, _Injected(inner_factory, call.arguments, static | shaping, dtype))
+        return base.made_by(call, Injected(inner_factory, call.arguments, static | shaping, dtype))
 
     own_call = bind(inject_hyperparams, (inner_factory, tuple(sorted(static)), hyperparam_dtype), {})
     factory = Value(own_call, None, build)
@@ -151,9 +152,13 @@ def inject_hyperparams(
 inject_stateful_hyperparams = inject_hyperparams  # Optax's older name
 
 
-class _Injected:
+class Injected(Part):
+    """A transform that is made anew in each step, with the hyperparameters of its state."""
+
+    tells_all = True
+
     def __init__(self, inner_factory: Any, arguments: Mapping[str, Any], static: set[str], dtype: Any):
-        self.inner_factory, self.dtype = inner_factory, dtype
+        self.inner_factory, self.arguments, self.dtype = inner_factory, arguments, dtype
         self.schedules, self.numbers, self.rest = {}, {}, {}
         self.per_leaf = {name: x for name, x in arguments.items() if isinstance(x, PerLeaf)}
         for name, x in ((name, base_of(x)) for name, x in arguments.items()):
@@ -171,11 +176,32 @@ class _Injected:
         if params is not None:  # as it may be where the transform inside keeps no state; that checks it
             checks.leaves("gdjax.inject_hyperparams", "params", params)
         states = {k: f.init() for k, f in self.schedules.items()}
-        dtype = self._dtype(params)
-        hyper = {k: _scalar(x, dtype) for k, x in self.numbers.items()}
-        hyper |= {k: _scalar(_scheduled(k, f(states[k])), dtype) for k, f in self.schedules.items()}
+        hyper = self._first(states, self._dtype(params))
         inner_state = self._inner(hyper).init(params)
         return InjectStatefulHyperparamsState(jnp.zeros((), jnp.int32), hyper, states, inner_state)
+
+    def _first(self, states: Mapping[str, Any], dtype: Any) -> dict[str, Array]:
+        hyper = {k: _scalar(x, dtype) for k, x in self.numbers.items()}
+        return hyper | {k: _scalar(_scheduled(k, f(states[k])), dtype) for k, f in self.schedules.items()}
+
+    def inside(self) -> Iterator[Inside]:
+        with jax.ensure_compile_time_eval():  # so that whoever asks in a trace adds nothing to it
+            first = self._first({k: f.init() for k, f in self.schedules.items()}, jnp.float32)
+        yield Inside(self._inner(first), (GetAttrKey("inner_state"),))
+
+    def given(self) -> dict[str, Any]:
+        """The arguments that it was given, schedules among them, not those of a state."""
+        shown = {k: f.schedule_fn if isinstance(f, WrappedSchedule) else f(f.init()) for k, f in self.schedules.items()}
+        return {**self.arguments, **shown}
+
+    def hyperparams(self, state: OptState, at: Callable[[Any], Any] = whole) -> dict[str, Any]:
+        """Schedules of the count are evaluated at `at(count)`; others are as in the last update, or assigned since."""
+        found = dict(state.hyperparams)
+        for k, schedule in self.schedules.items():
+            if isinstance(schedule, WrappedSchedule):
+                x = _scheduled(k, schedule.schedule_fn(at(state.hyperparams_states[k].count)))
+                found[k] = _scalar(x, found[k].dtype)
+        return found
 
     def update(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
@@ -203,20 +229,6 @@ class _Injected:
         return max(reals, key=lambda d: d.itemsize, default=jnp.dtype("float32"))
 
 
-def injected(tx: Transform, state: OptState, at: Callable[[Any], Any]) -> dict[str, Any]:
-    """The hyperparameters in a state, schedules of the count evaluated at `at(count)` where the transform shows them.
-
-    Others are those of the last update, or what was assigned since.
-    """
-    part = getattr(getattr(value_of(getattr(tx, "update", None)), "fn", None), "__self__", None)
-    found = dict(state.hyperparams)
-    for k, schedule in part.schedules.items() if isinstance(part, _Injected) else ():
-        if isinstance(schedule, WrappedSchedule):
-            x = _scheduled(k, schedule.schedule_fn(at(state.hyperparams_states[k].count)))
-            found[k] = _scalar(x, found[k].dtype)
-    return found
-
-
 _scheduled = functools.partial(checks.scheduled, "gdjax.inject_hyperparams")
 
 
@@ -224,8 +236,3 @@ def _scalar(x: Any, dtype: Any) -> Array:
     """A strongly typed scalar: a floating one in `dtype`."""
     x = jnp.asarray(x)
     return jax.lax.convert_element_type(x, dtype if jnp.issubdtype(x.dtype, jnp.inexact) else x.dtype)
-
-
-def owner_of(tx: Transform) -> Any:
-    """The object whose methods a transform's functions are, if there is one."""
-    return getattr(getattr(value_of(tx.update), "fn", None), "__self__", None)

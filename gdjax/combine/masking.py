@@ -5,9 +5,12 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import jax
+from jax.tree_util import GetAttrKey
 
 from gdjax.core import base, callers, calls, checks
-from gdjax.core.base import GradientTransformation, MaskedNode, set_to_zero, transform
+from gdjax.core.base import MaskedNode, set_to_zero, transform
+from gdjax.core.part import Inside
+from gdjax.core.parts import holding
 from gdjax.core.paths import check_prefix
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, Mask, OptState, Params, Transform, Updates
@@ -69,7 +72,8 @@ def masked(inner: Transform, mask: Mask, *, mask_compatible_extra_args: bool = F
         seen = mask_of(label, mask, updates)
         return masked_update(label, inner, seen, updates, state, params, extra_args, mask_compatible_extra_args)
 
-    return GradientTransformation(init, update)
+    sees = lambda tree: hide(mask_of(label, mask, tree), tree)  # noqa: E731
+    return holding(init, update, Inside(inner, (GetAttrKey("inner_state"),), sees=sees))
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gdjax.core import base, meshes
 from gdjax.core.base import GradientTransformation
+from gdjax.core.parts import held
 from gdjax.core.types import OptState, Params
 from gdjax.numerics import is_key
 
@@ -75,7 +76,8 @@ def state_sharding(
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     shapes = structure.unflatten([_shape(p) for _, p in leaves])
     divisions = [_division(path, p, mesh) for path, p in leaves]
-    state, known = _provenance(tx, shapes, divisions)
+    state = jax.eval_shape(tx.init, shapes)
+    known = _known(tx, state, shapes, divisions)
 
     def sharding(x: Any, axes: Sequence[_Axis]) -> NamedSharding:
         small = is_key(x) or x.size * x.dtype.itemsize < min_bytes
@@ -96,45 +98,48 @@ def _divided(shape: Sequence[int], axes: Sequence[_Axis], mesh: Mapping[str, int
     return [division if len(division) > 1 else next(iter(division), None) for division in spec]
 
 
-def _provenance(tx: GradientTransformation, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> tuple[Any, list[Any]]:
-    """The shapes of the state, and for each of its arrays what is known of its axes.
+def _known(tx: GradientTransformation, state: OptState, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[Any]:
+    """For each array of the state what is known of its axes: what its slot declares, else what types tell."""
+    arrays, sizes = held(tx, state, shapes), [x.shape for x in jax.tree.leaves(shapes)]
+    typed = _by_types(tx, shapes, divisions) if any(x.axes is None for x in arrays) else None
+    found = []
+    for i, x in enumerate(arrays):
+        if x.axes is None and typed is not None:
+            found.append(typed[i])
+            continue
+        size, axes, leaf = x.array.shape, x.axes, x.leaf
+        if axes is None:  # in releases of JAX without these types, it follows a parameter of its own that has its shape
+            axes = range(len(size)) if leaf is not None and sizes[leaf] == size else [None] * len(size)
+        found.append([_Axis(a is not None, () if a is None or leaf is None else divisions[leaf][a]) for a in axes])
+    return found
 
-    The types of explicit axes tell: every `init` of this library, and most others, divide the state as the parameters
-    are divided. So `init` is traced on a mesh that has an axis of size 1 for each place of an axis in a parameter and
-    each division of it. An axis of the state that lies along one of these follows the axis of the parameter. Slots that
-    declare their axes could say no more than this, and would say nothing of a state that no slot describes.
+
+def _by_types(tx: GradientTransformation, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[Any] | None:
+    """What the types of explicit axes tell of each array; None where they cannot be had.
+
+    Most functions divide what they make of parameters as these are divided. So `init` is traced on a mesh that has an
+    axis of size 1 for each place of an axis in a parameter and each division of it. An axis of the state that lies
+    along one of these follows the axis of the parameter.
     """
     name = lambda place, division: "/".join([str(place), *division])  # noqa: E731
     meaning = {name(i, d): d for division in divisions for i, d in enumerate(division)}
     mesh = meshes.explicit(tuple(meaning))
-    if mesh is not None:
-        leaves, structure = jax.tree.flatten(shapes)
-        hows = [NamedSharding(mesh, PartitionSpec(*map(name, range(len(d)), d))) for d in divisions]
-        typed = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s) for x, s in zip(leaves, hows, strict=True)]
-        # Explicit axes refuse some programs of others. The trace below shows whatever else is wrong with them.
-        with contextlib.suppress(Exception), jax.sharding.use_abstract_mesh(mesh):
-            state = jax.eval_shape(tx.init, structure.unflatten(typed))
-            return state, [_of_type(x, meaning) for x in jax.tree.leaves(state)]
-    state = jax.eval_shape(tx.init, shapes)
-    return state, _by_path(state, shapes, divisions)
+    if mesh is None:
+        return None
+    leaves, structure = jax.tree.flatten(shapes)
+    hows = [NamedSharding(mesh, PartitionSpec(*map(name, range(len(d)), d))) for d in divisions]
+    typed = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s) for x, s in zip(leaves, hows, strict=True)]
+    # Explicit axes refuse some programs of others.
+    with contextlib.suppress(Exception), jax.sharding.use_abstract_mesh(mesh):
+        state = jax.eval_shape(tx.init, structure.unflatten(typed))
+        return [_of_type(x, meaning) for x in jax.tree.leaves(state)]
+    return None
 
 
 def _of_type(x: Any, meaning: Mapping[str, Axes]) -> list[_Axis]:
     spec = x.sharding.spec if isinstance(x.sharding, NamedSharding) else ()
     names = [*spec, *[None] * (x.ndim - len(spec))]
     return [_Axis(isinstance(n, str), meaning.get(n, ()) if isinstance(n, str) else ()) for n in names]
-
-
-def _by_path(state: OptState, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[list[_Axis]]:
-    """The same without types: an array follows the parameter of its shape if its path ends with the parameter's."""
-    paths = jax.tree_util.tree_leaves_with_path(shapes)
-    each = zip(paths, divisions, strict=True)
-    known = {(path, p.shape): [_Axis(True, d) for d in division] for (path, p), division in each}
-    suffixes = lambda path, x: ((path[i:], x.shape) for i in range(len(path) + 1))  # noqa: E731
-    return [
-        next((known[key] for key in suffixes(path, x) if key in known), [_Axis(False, ())] * x.ndim)
-        for path, x in jax.tree_util.tree_leaves_with_path(state)
-    ]
 
 
 def _shape(p: Any) -> jax.ShapeDtypeStruct:

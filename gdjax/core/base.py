@@ -13,6 +13,7 @@ from jax.core import Tracer
 
 from gdjax.core import domains, misuse
 from gdjax.core.closures import function_of, value_of
+from gdjax.core.part import Part
 from gdjax.core.signatures import short_types
 from gdjax.core.skipped import fitted, without_skipped
 from gdjax.core.state_form import as_formed
@@ -211,8 +212,8 @@ def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
 def made_by(call: Call, made: Any) -> GradientTransformation:
     """`made` as the value of `call`; a part that reports errors takes the call's name."""
     part = part_of(made)
-    if part is not None:
-        made = part.labelled(label_of(call))
+    if part is not None and (again := part.labelled(label_of(call))) is not part:
+        made = again
     parts = value_of(made.init), value_of(made.update)
     inner = parts[1].calls if isinstance(parts[1], Update) else ()
     init, update = (f.fn if isinstance(f, Value) else f for f in parts)
@@ -221,9 +222,9 @@ def made_by(call: Call, made: Any) -> GradientTransformation:
 
 
 def part_of(tx: Transform) -> Any:
-    """The leaf rule or chain behind `tx`, which a chain can take apart; None for any other transform."""
+    """The `Part` that a transform is; None for one of someone else."""
     owner = getattr(getattr(value_of(tx.update), "fn", None), "__self__", tx)
-    return owner if hasattr(owner, "labelled") else None
+    return owner if isinstance(owner, Part) else None
 
 
 def label_of(call: Call) -> str:

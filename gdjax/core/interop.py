@@ -14,6 +14,8 @@ import jax
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.closures import value_of
+from gdjax.core.part import Inside
+from gdjax.core.parts import holding
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 
 
@@ -43,7 +45,7 @@ def to_optax(tx: Transform) -> Any:
         updates, state = base.call_update(inner, updates, state, params, extra_args)  # takes the states of either
         return updates, state_to_optax(state)
 
-    made = base.made_by(base.checked_call(to_optax, (tx,), {}), GradientTransformation(init, update))
+    made = base.made_by(base.checked_call(to_optax, (tx,), {}), holding(init, update, Inside(inner, ())))
     return optax.GradientTransformationExtraArgs(*map(value_of, made))  # which pickle, in a class that is not ours too
 
 
@@ -75,7 +77,7 @@ def from_optax(tx: Transform) -> GradientTransformation:
         checks.gradients(label, updates, params)
         return base.call_update(inner, updates, state, params, extra_args)
 
-    return GradientTransformation(init, update)
+    return holding(init, update, Inside(inner, ()))
 
 
 def state_to_optax(state: OptState) -> Any:

@@ -6,12 +6,15 @@ from typing import Any, NamedTuple, ParamSpec, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import SequenceKey
 
 from gdjax import tree
 from gdjax.combine.chain import chain
 from gdjax.combine.conditional import apply_or, zeros
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, identity, init_empty_state, transform
+from gdjax.core.part import Inside, Position
+from gdjax.core.parts import holding
 from gdjax.core.signatures import short_types
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.numerics import Array
@@ -98,7 +101,9 @@ def process(preprocessor: Any, aggregator: Any, postprocessor: Any, aggregator_h
             updates, after = apply_or(ready, post, lambda: zeros(updates), after)
         return updates, (before, during, after)
 
-    return (Aggregator if isinstance(aggregator, Aggregator) else GradientTransformation)(init, update)
+    parts = preprocessor, aggregator, postprocessor
+    held = holding(init, update, *(Inside(tx, (SequenceKey(i),), (Position(i),)) for i, tx in enumerate(parts)))
+    return Aggregator(*held) if isinstance(aggregator, Aggregator) else held
 
 
 @aggregator_factory
@@ -162,7 +167,7 @@ def accumulate_avg_updates(accumulation_steps: int) -> GradientTransformation:
         updates, new = steps.update(updates, old)
         return updates, AccumulateAvgUpdatesState(new.mini_step, new.mini_step == 0, new.acc_grads)
 
-    return GradientTransformation(init, update)
+    return holding(init, update, like="avg_grad")
 
 
 @aggregator_factory

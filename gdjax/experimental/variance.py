@@ -12,6 +12,7 @@ from gdjax import numerics, tree
 from gdjax.combine.chain import chain
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, identity, transform
+from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.experimental.aggregators import Aggregator, PerElementUpdates, aggregator_factory, axes_of, process
 from gdjax.lift.slots import first_moment, second_moment
@@ -120,7 +121,7 @@ def get_per_element_mean_and_sum_sq_diff_grads(
             kept[2], ready, tree.cast_like(kept[0], state.mean_grads), kept[1]
         )
 
-    return Aggregator(init, update)
+    return Aggregator(*holding(init, update, like="mean_grads sum_sq_diff_grads"))
 
 
 class PerElementMeanAndVarianceEMAState(NamedTuple):
@@ -179,7 +180,7 @@ def track_per_element_mean_and_variance_with_ema(ema_decay: Any = 0.9) -> Gradie
             numerics.safe_increment(state.count), state.ema_decay, mean, variance
         )
 
-    return GradientTransformation(init, update)
+    return holding(init, update, like="mean_grads_ema variance_grads_ema")
 
 
 def get_unbiased_mean_and_variance_ema(state: OptState) -> tuple[Any, Any]:

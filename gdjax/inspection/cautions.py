@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from gdjax.combine.chain import flips
-from gdjax.inspection.walk import Part, Walk, short
+from gdjax.inspection.walk import Listed, Walk, short
 from gdjax.linalg.matrices import Matrix
 from gdjax.matrices.reading import Read
 from gdjax.matrices.roles import NO_HEAD, ByRole, is_headless
@@ -43,7 +43,7 @@ def cautions(rows: Sequence[Any], walked: Walk, shapes: Any) -> Iterator[str]:
             yield f"{name}: {text}. {slip.remedy}"
 
 
-def _of_roles(rows: Sequence[Any], trained: Mapping[int, Sequence[Part]], walked: Walk, shapes: Any) -> Iterator[str]:
+def _of_roles(rows: Sequence[Any], trained: Mapping[int, Sequence[Listed]], walked: Walk, shapes: Any) -> Iterator[str]:
     """What is no matrix, or may be none, in a matrix method, and what is not known of its leaves."""
     methods = {i: part for i, ps in trained.items() for part in reversed(ps) if i in part.takes}
     for i, part in methods.items():
@@ -77,17 +77,17 @@ def _rates(moved: Sequence[Any]) -> Iterator[str]:
     yield from _of(none, "no learning rate for {}: end with scale_by_learning_rate, which multiplies by -1")
 
 
-def _is_direction_alone(parts: Sequence[Part]) -> bool:
+def _is_direction_alone(parts: Sequence[Listed]) -> bool:
     """Whether all parts are rules that a learning rate must follow, such as `scale_by_adam`."""
     return bool(parts) and all(part.rule is not None and _needs_rate(part) for part in parts)
 
 
-def _needs_rate(part: Part) -> bool:
+def _needs_rate(part: Listed) -> bool:
     name = part.label.removeprefix("gdjax.")
     return name != part.label and short(name) == part.name and part.name not in _COMPLETE
 
 
-def late_clip(parts: Sequence[Part]) -> tuple[str, str] | None:
+def late_clip(parts: Sequence[Listed]) -> tuple[str, str] | None:
     """A clip and the direction before it: the last rule that keeps a state for each leaf.
 
     None where a direction may follow the clip too, unless a rate precedes it: what comes first then corrects the
@@ -101,7 +101,7 @@ def late_clip(parts: Sequence[Part]) -> tuple[str, str] | None:
     return None
 
 
-def _keeps_state(part: Part) -> bool:
+def _keeps_state(part: Listed) -> bool:
     return (
         bool(part.rule is not None and (part.rule.slots or part.rule.whole))
         and not part.wraps
@@ -109,7 +109,7 @@ def _keeps_state(part: Part) -> bool:
     )
 
 
-def _may_be_direction(part: Part) -> bool:
+def _may_be_direction(part: Listed) -> bool:
     return _keeps_state(part) or part.rule is None and part.name not in _NO_DIRECTION
 
 

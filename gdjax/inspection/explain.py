@@ -12,17 +12,18 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax.combine.chain import flips
-from gdjax.combine.hyperparams import calls_of, wrapped_by
 from gdjax.core import base
+from gdjax.core.guesses import calls_of, wrapped_by
+from gdjax.core.parts import held
 from gdjax.core.paths import path_of, paths_of
 from gdjax.core.per_leaf import base_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params, Transform
-from gdjax.inspection import owners
 from gdjax.inspection.cautions import cautions
+from gdjax.inspection.placed import bytes_of, state_and_order
 from gdjax.inspection.table import Table
 from gdjax.inspection.waiting import waiting
-from gdjax.inspection.walk import Part, is_lookahead, shapes_of, walk
+from gdjax.inspection.walk import Listed, is_lookahead, shapes_of, walk
 from gdjax.lift import traced
 from gdjax.matrices.plan import Leaf
 
@@ -94,16 +95,16 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
         params = getattr(params, "fast", params)  # the slow ones get no gradient
     shapes = shapes_of(LABEL, params)
     told = [] if state is None else list(waiting(tx, _with_values(state)))
-    shape, out_of_order = owners.state_and_order(tx, shapes)
+    shape, out_of_order = state_and_order(tx, shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # masks and labels warn when the state is made
         walked = walk(tx, shapes)
         parts, plan = walked.parts, walked.plan
         fates, untold = _fates(tx, shapes, shape, parts, extra_args)
     size = Counter[int]()
-    for x in owners.held(tx, shapes, shape):
+    for x in held(tx, shape, shapes):
         if x.leaf is not None:
-            size[x.leaf] += owners.bytes_of(x.array)
+            size[x.leaf] += bytes_of(x.array)
     rows = [
         _row(i, path, x, [part for part in parts if i in part.leaves], fates.get(i), size[i], plan.get(i))
         for i, (path, x) in enumerate(paths_of(shapes))
@@ -123,7 +124,7 @@ def _with_values(state: OptState) -> OptState:
 
 
 def _fates(
-    tx: Transform, shapes: Any, state: OptState, parts: Sequence[Part], extra_args: dict[str, Any]
+    tx: Transform, shapes: Any, state: OptState, parts: Sequence[Listed], extra_args: dict[str, Any]
 ) -> tuple[dict[int, Any], list[str]]:
     """By the place of a leaf `ZERO`, or "same" where the update is the gradient; and why nothing more is known."""
     leaves = jax.tree.leaves(shapes)
@@ -140,7 +141,9 @@ def _fates(
     return {trained[n]: fate for n, fate in named.items()}, []
 
 
-def _row(leaf: int, path: str, x: Any, parts: Sequence[Part], fate: Any, size: int, planned: Leaf | None) -> Explained:
+def _row(
+    leaf: int, path: str, x: Any, parts: Sequence[Listed], fate: Any, size: int, planned: Leaf | None
+) -> Explained:
     group = "/".join(max((part.groups for part in parts), key=len, default=()))  # a step before `partition` has none
     steps = ", ".join(part.name for part in parts)
     rate, decay = rate_of(parts, leaf), _decay_of(parts, leaf)
@@ -151,7 +154,7 @@ def _row(leaf: int, path: str, x: Any, parts: Sequence[Part], fate: Any, size: i
     return Explained(path, x.shape, str(x.dtype), group, steps, rate, decay, size, frozen, why, role)
 
 
-def _why(parts: Sequence[Part], fate: Any, rate: Any) -> str:
+def _why(parts: Sequence[Listed], fate: Any, rate: Any) -> str:
     if fate == traced.ZERO:
         if frozen := [part for part in parts if part.name in _FREEZE]:
             group = "/".join(frozen[-1].groups)
@@ -164,7 +167,7 @@ def _why(parts: Sequence[Part], fate: Any, rate: Any) -> str:
     return "its rate is 0 at the first step" if isinstance(rate, str) and "schedule: 0.0 " in rate else ""
 
 
-def rate_of(parts: Sequence[Part], leaf: int) -> float | str | None:
+def rate_of(parts: Sequence[Listed], leaf: int) -> float | str | None:
     """The factor of the first update of a leaf, above 0 for a descent.
 
     It is a text where it is a schedule, is traced, or cannot be read ("?"), and None where there is none.
@@ -187,14 +190,14 @@ def rate_of(parts: Sequence[Part], leaf: int) -> float | str | None:
     return _times(value, any(map(callable, used)), [part.factor(leaf, k) for part, k in taken])
 
 
-def _decay_of(parts: Sequence[Part], leaf: int) -> float | str | None:
+def _decay_of(parts: Sequence[Listed], leaf: int) -> float | str | None:
     found = [(part, k) for part in parts for k in _DECAYS if part.hyper.get(k) is not None]
     shown = [_shown(part, k, leaf) for part, k in found]
     off = 0.0 if any(k in part.factors.get(leaf, ()) for part, k in found) else None  # switched off for this leaf
     return next((x for x in shown if x != 0), off)
 
 
-def _shown(part: Part, name: str, leaf: int) -> float | str:
+def _shown(part: Listed, name: str, leaf: int) -> float | str:
     x = part.hyper[name]
     number = first(x)
     return "traced" if number is None else _times(number, callable(x), [part.factor(leaf, name)])

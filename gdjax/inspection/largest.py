@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gdjax.combine.hyperparams import calls_of
 from gdjax.core import misuse
+from gdjax.core.guesses import calls_of
 from gdjax.core.types import Schedule, Transform
 from gdjax.core.values import Call, is_ours, of_plain_dict
 from gdjax.schedules.decay import constant_schedule

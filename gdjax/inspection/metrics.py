@@ -2,17 +2,19 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.combine.hyperparams import calls_of, last_rates
-from gdjax.core import base, checks, meshes, misuse
+from gdjax.combine.hyperparams import last_rates
+from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
+from gdjax.core.part import Pair
+from gdjax.core.parts import every, holding, known, within
 from gdjax.core.paths import label_by_path
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Leafwise
@@ -102,11 +104,12 @@ def with_metrics(
         if "update" in wanted:
             found |= norm("update", _one_pass, new)
             new = _once_known(found["update_norm"], new)
-        found |= _of_clips(clips or list(_clip_in_guard(inner, old, updates)))
+        clips = clips or [_clipped(step.part, step.state, updates) for step in _clip_in_guard(inner, old)]
+        found |= _of_clips(clips)
         found |= _rates(inner, inner_state) | _skipped(inner, inner_state)
         return new, MetricsState(inner_state, _fitted(found, state.metrics))
 
-    return GradientTransformation(init, update)
+    return holding(init, update, inner_state=inner)
 
 
 def metrics(state: OptState) -> dict[str, Array]:
@@ -155,8 +158,8 @@ def _named(inner: Transform, labels: Any, wanted: Sequence[str], params: Params,
     found: dict[str, Any] = {}
     for name in wanted:
         found |= _norms(labels, name, _one_pass, params)
-    clips = [step for step in steps_of(inner, state) if _is_clip(step.part)]
-    found |= _of_clips([(jnp.zeros(()), jnp.ones(()))] if clips or _guarded(inner, state) else [])
+    clips = [step for step in steps_of(inner, state) if _is_clip(step.part)] or _clip_in_guard(inner, state)
+    found |= _of_clips([(jnp.zeros(()), jnp.ones(()))] if clips else [])
     return found | _rates(inner, state) | _skipped(inner, state)
 
 
@@ -199,18 +202,12 @@ def _clipped(part: Leafwise, state: OptState, updates: Updates) -> tuple[Array, 
     return norm, numerics.shrinking(norm, jnp.asarray(part.hyperparams(state)["max_norm"], norm.dtype))
 
 
-def _guarded(inner: Transform, state: OptState) -> Step | None:
+def _clip_in_guard(inner: Transform, state: OptState) -> list[Step]:
     """The clip that begins the optimizer inside `apply_if_finite`, if one does: it gets the gradients as they are."""
-    call = next(iter(calls_of(inner)), None)
-    if call is None or call.factory is not apply_if_finite:
-        return None
-    step = next(iter(steps_of(call.arguments["inner"], state.inner_state)), None)
-    return step if step is not None and _is_clip(step.part) else None
-
-
-def _clip_in_guard(inner: Transform, state: OptState, updates: Updates) -> Iterator[tuple[Array, Array]]:
-    if (step := _guarded(inner, state)) is not None:
-        yield _clipped(step.part, step.state, updates)
+    part = known(inner)
+    guards = isinstance(part, Pair) and part.calls[0].factory is apply_if_finite
+    first = [next(iter(steps_of(x.tx, s)), None) for x, s in (within(part, state) if guards else ())]
+    return [step for step in first if step is not None and _is_clip(step.part)]
 
 
 def _of_clips(clips: Sequence[tuple[Array, Array]]) -> dict[str, Array]:
@@ -230,22 +227,12 @@ def _rates(inner: Transform, state: OptState) -> dict[str, Any]:
 
 
 def _skipped(inner: Transform, state: OptState) -> dict[str, Any]:
-    guards = [s for _, s in get_all_with_path(state, "ApplyIfFiniteState")]
-    most = [call.arguments["max_consecutive_errors"] for call in _all_calls(inner) if call.factory is apply_if_finite]
     skips = [x for _, x in get_all_with_path(state, "should_skip")]
-    for i, s in enumerate(guards):
-        within = s.notfinite_count <= most[i] if len(most) == len(guards) else True  # or it has given up
-        skips.append(~s.last_finite & within)
+    for part, s in every(inner, state):
+        if type(s).__name__ == "ApplyIfFiniteState":  # Optax's too, which does not tell when it gives up
+            most = part.calls[-1].arguments["max_consecutive_errors"] if isinstance(part, Pair) else jnp.inf
+            skips.append(~s.last_finite & (s.notfinite_count <= most))
     return {"skipped": functools.reduce(jnp.logical_or, skips)} if skips else {}
-
-
-def _all_calls(tx: Transform) -> Iterator[Any]:
-    """The calls that made a transform and those inside it, from outside to inside."""
-    for call in calls_of(tx)[:1]:
-        yield call
-        for x in jax.tree.leaves(list(call.arguments.values()), is_leaf=misuse.is_transform):
-            if misuse.is_transform(x):
-                yield from _all_calls(x)
 
 
 def _fitted(found: Mapping[str, Any], old: Mapping[str, Array]) -> dict[str, Array]:

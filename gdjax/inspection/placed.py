@@ -1,5 +1,7 @@
-"""How many bytes of a state each device has."""
+"""The state that a transform will have, from shapes alone, its bytes, and how many of them each device has."""
 
+import math
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,19 +9,41 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Sharding
 
-from gdjax.core.types import OptState
-from gdjax.inspection.owners import bytes_of
+from gdjax.core.types import OptState, Transform
+from gdjax.lift.order import OrderWarning
+from gdjax.numerics import is_key
 
 
-class Part(NamedTuple):
+class Share(NamedTuple):
     """What one device has of an array."""
 
     bytes: int
     devices: frozenset[Any]  # those that have as much; empty for all of a mesh that has no devices
 
 
+def state_of(tx: Transform, shapes: Any) -> OptState:
+    """The shapes of the state that `init` makes. What `init` warns of, it warns of when the state is made."""
+    return state_and_order(tx, shapes)[0]
+
+
+def state_and_order(tx: Transform, shapes: Any) -> tuple[OptState, list[str]]:
+    """`state_of`, and what `init` warns of averages that are not last."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        state = jax.eval_shape(lambda params: tx.init(params), shapes)  # a function that JAX has not traced before
+    texts = [str(w.message) for w in caught if issubclass(w.category, OrderWarning)]
+    return state, list(dict.fromkeys(text.partition(": ")[2] for text in texts))
+
+
+def bytes_of(x: Any) -> int:
+    """The bytes of an array, those of a PRNG key included; a float0 has none."""
+    if is_key(x):
+        x = jax.eval_shape(jax.random.key_data, x)
+    return math.prod(x.shape) * (0 if x.dtype == jax.dtypes.float0 else x.dtype.itemsize)
+
+
 def parts_of(label: str, state: OptState, shardings: Any) -> list[Any]:
-    """For each array of a state its `Part`, or None where `shardings` is None.
+    """For each array of a state its `Share`, or None where `shardings` is None.
 
     Raises:
       ValueError: `shardings` is no prefix of the state, or divides an axis unevenly.
@@ -27,7 +51,7 @@ def parts_of(label: str, state: OptState, shardings: Any) -> list[Any]:
     """
     if shardings is None:
         return [None] * len(jax.tree.leaves(state))
-    found: list[Part] = []
+    found: list[Share] = []
 
     def spread(path: Any, where: Any, part: Any) -> None:
         for inner, x in jax.tree_util.tree_flatten_with_path(part)[0]:
@@ -59,10 +83,10 @@ def _is_leaf(x: Any) -> bool:
     return x is None or isinstance(x, Sharding)
 
 
-def _part(where: str, x: Any, sharding: Any) -> Part:
+def _part(where: str, x: Any, sharding: Any) -> Share:
     sharding = getattr(sharding, "sharding", sharding)
     if sharding is None:
-        return Part(bytes_of(x), frozenset())
+        return Share(bytes_of(x), frozenset())
     if not isinstance(sharding, Sharding):
         raise TypeError(f"{where}: shardings has {type(sharding).__name__}, neither a sharding nor an array")
     try:
@@ -73,4 +97,4 @@ def _part(where: str, x: Any, sharding: Any) -> Part:
         devices = frozenset(sharding.device_set)
     except (ValueError, AttributeError):  # of an abstract mesh
         devices = frozenset()
-    return Part(bytes_of(jax.ShapeDtypeStruct(shape, x.dtype)), devices)
+    return Share(bytes_of(jax.ShapeDtypeStruct(shape, x.dtype)), devices)

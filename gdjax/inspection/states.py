@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core import base, callers, meshes
-from gdjax.core.paths import Pattern, mask_by_path, paths_of
+from gdjax.core.parts import held
+from gdjax.core.paths import Pattern, mask_by_path
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.entries import Entry, entries, pairs
-from gdjax.matrices.factored import is_stack
 from gdjax.numerics import is_key
 
 VERSION = 1
@@ -64,7 +64,8 @@ def reset(
     base.check_transform(label, "tx", tx)
     if where is None and fields is None:
         raise ValueError(f"{label}: give where or fields; tx.init(params) sets everything back")
-    old, fresh = entries(label, state), entries(label, tx.init(params))
+    start = tx.init(params)
+    old, fresh = entries(label, state), entries(label, start)
     if wrong := sorted({x.path for x in old} ^ {x.path for x in fresh}):
         raise ValueError(f"{label}: the state is not one of {tx!r}: only one of the two has {', '.join(wrong)}")
     chosen = _chosen_leaves(where, params)
@@ -73,35 +74,28 @@ def reset(
         known = sorted({name for x in old for name in (*x.names, x.field)})
         raise ValueError(f"{label}: nothing in the state is called {', '.join(map(repr, unknown))}, but {known}")
 
-    def is_chosen(x: Entry) -> bool:
+    def is_chosen(x: Entry, leaf: int | None) -> bool:
         named = not wanted or any(name in wanted for name in (*x.names, x.field))
-        owner = _owner(x, chosen)
-        return named and (chosen[owner] if owner is not None else bool(wanted))
+        return named and (chosen[leaf] if leaf is not None else bool(wanted))
 
-    flags = [is_chosen(x) for x in old]
+    whose = held(tx, start, params)
+    flags = [is_chosen(x, y.leaf) for x, y in zip(old, whose, strict=True)]
     if not any(flags):
         raise ValueError(f"{label}: the state keeps nothing of that for these parameters")
-    if shared := sorted({x.of for x, flag in zip(old, flags, strict=True) if where and not flag and is_stack(x.leaf)}):
+    left = [x.of for x, y, flag in zip(old, whose, flags, strict=True) if where and y.of_several and not flag]
+    if shared := sorted(set(left)):
         why = "keeps matrices of one shape together, whose ever they are, and stays as it is; fields would set it back"
         callers.warn(f"{label}: {', '.join(shared)} {why}")
     values = [new.value if flag else x.value for x, new, flag in zip(old, fresh, flags, strict=True)]
     return jax.tree.structure(state).unflatten(values)
 
 
-def _chosen_leaves(where: Any, params: Params) -> dict[str, bool]:
-    """Whether each parameter is chosen, by its path."""
+def _chosen_leaves(where: Any, params: Params) -> list[bool]:
+    """Whether each parameter is chosen."""
     if where is None:
-        return {path: True for path, _ in paths_of(params)}
+        return [True] * len(jax.tree.leaves(params))
     several = where if isinstance(where, Sequence) and not isinstance(where, str) else (where,)
-    return dict(paths_of(mask_by_path(*several)(params)))
-
-
-def _owner(x: Entry, known: Mapping[str, Any]) -> str | None:
-    """The path of the parameter that an array belongs to; None for a number of the whole tree."""
-    if "" in known:  # the parameters are one array
-        return "" if np.ndim(x.value) or jnp.issubdtype(x.value.dtype, jnp.inexact) else None
-    owners = [path for path in known if x.leaf == path or x.leaf.startswith(f"{path}/")]
-    return max(owners, key=len, default=None)
+    return jax.tree.leaves(mask_by_path(*several)(params))
 
 
 def state_to_dict(state: OptState) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import jax
 from jax.tree_util import GetAttrKey
 
 from gdjax.core import base, callers
+from gdjax.core.parts import Held, held
 from gdjax.core.paths import path_of
 from gdjax.core.types import OptState, Params, Transform
-from gdjax.inspection.owners import Held, bytes_of, held, state_of
-from gdjax.inspection.placed import Part, most, parts_of
+from gdjax.inspection.placed import Share, bytes_of, most, parts_of, state_of
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import shapes_of
 
@@ -65,8 +65,8 @@ def tabulate(tx: Transform, params: Params, shardings: Any = None) -> Table:
     label = "gdjax.tabulate"
     shapes, state = _made(label, tx, params)
     whole = sum(map(bytes_of, jax.tree.leaves(shapes)))
-    fields: dict[Any, list[tuple[Held, Part]]] = {}
-    for pair in zip(held(tx, shapes, state), parts_of(label, state, shardings), strict=True):
+    fields: dict[Any, list[tuple[Held, Share]]] = {}
+    for pair in zip(held(tx, state, shapes), parts_of(label, state, shardings), strict=True):
         fields.setdefault(pair[0].field, []).append(pair)
     rows = [_row(state, path, found, whole) for path, found in fields.items()]
     size = sum(row.bytes for row in rows)
@@ -106,7 +106,7 @@ def _made(label: str, tx: Transform, params: Params) -> tuple[Any, OptState]:
     return shapes, state_of(tx, shapes)
 
 
-def _row(state: OptState, path: Sequence[Any], found: Sequence[tuple[Held, Part]], whole: int) -> Tabulated:
+def _row(state: OptState, path: Sequence[Any], found: Sequence[tuple[Held, Share]], whole: int) -> Tabulated:
     """The row of a field; it is named after the innermost NamedTuple on the way to it."""
     nodes = [state]
     for key in path:

@@ -7,47 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.combine.chain import Chain
-from gdjax.combine.hyperparams import calls_of, wrapped_by
-from gdjax.core import base
+from gdjax.core.guesses import calls_of
+from gdjax.core.parts import every
 from gdjax.core.types import OptState, Transform
-from gdjax.lift.leafwise import Leafwise
-from gdjax.lift.wrapper import Wrapped
 
 AHEAD = 1000  # how many calls of a condition are looked at
-Found = tuple[Any, Mapping[str, Any]]  # a state, and the arguments of the call that made its transform, if known
 
 
 def waiting(tx: Transform, state: OptState) -> Iterator[str]:
     """Sentences about the calls to come, in which an optimizer with this state makes no step."""
-    for s, arguments in _inside(tx, state):
+    for part, s in every(tx, state):
         told = _TELL.get(type(s).__name__)
         if told is not None and all(np.ndim(x) == 0 for x in s if isinstance(x, jax.Array | np.ndarray)):
-            yield from told(s, arguments)  # not of many runs at once, as of `sweep`
-
-
-def _inside(tx: Any, state: OptState) -> Iterator[Found]:
-    """The states of wrappers, from outside to inside; `tx` is None where it is not known."""
-    part = None if tx is None else base.part_of(tx)
-    if isinstance(part, Chain):
-        for inner, s in zip(part.parts, part._states(state), strict=True):
-            yield from _inside(inner, s)
-    elif isinstance(part, Wrapped):
-        yield from _inside(part.tx, part.inside(state))
-    elif not isinstance(part, Leafwise):
-        calls = calls_of(tx)
-        fields = getattr(state, "_fields", None)
-        if fields is None:
-            parts = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
-            for x in parts:
-                yield from _inside(None, x)
-        else:
-            yield state, calls[-1].arguments if calls else {}
-            groups = calls[-1].arguments.get("transforms", {}) if calls else {}
-            for key, x in (state.inner_states if "inner_states" in fields else {}).items():
-                yield from _inside(groups.get(key), getattr(x, "inner_state", x))
-            for field in [f for f in fields if f.endswith("_state")][:1]:  # the optimizer's, before any other
-                yield from _inside(wrapped_by(calls), getattr(state, field))
+            calls = getattr(part, "calls", ()) or calls_of(part)
+            yield from told(s, calls[-1].arguments if calls else {})  # not of many runs at once, as of `sweep`
 
 
 def _of_guard(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:

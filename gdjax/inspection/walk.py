@@ -1,6 +1,6 @@
 """Taking an optimizer apart: its parts in order, and which leaves of the parameters reach each."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,20 +9,21 @@ import numpy as np
 
 from gdjax.combine.chain import Chain
 from gdjax.combine.groups import grouped, partition
-from gdjax.combine.hyperparams import calls_of, wrapped_by
-from gdjax.combine.inject import WrappedSchedule, owner_of
-from gdjax.combine.masking import MaskedLeafwise, freeze, hide, mask_of, masked
+from gdjax.combine.inject import Injected
+from gdjax.combine.masking import MaskedLeafwise, freeze, masked
 from gdjax.combine.routed import Routes, Slip
 from gdjax.core import base, misuse
-from gdjax.core.base import set_to_zero
-from gdjax.core.calls import of_tree
+from gdjax.core.base import identity, set_to_zero
+from gdjax.core.guesses import calls_of, described
+from gdjax.core.interop import from_optax
+from gdjax.core.part import Inside, whole
+from gdjax.core.parts import known
 from gdjax.core.paths import is_masked, paths_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, Params, Transform
 from gdjax.core.values import Call, Value, is_ours
 from gdjax.lift.factors import Factors, of_each
 from gdjax.lift.leafwise import Leafwise
-from gdjax.lift.order import described
 from gdjax.lift.wrapper import Wrapped
 from gdjax.linalg.matrices import Matrix, is_numbers
 from gdjax.matrices.plan import Leaf, plan_of
@@ -32,7 +33,7 @@ from gdjax.transforms.averaging import lookahead
 _NUMBERS = "numbers", "dimensions", "roles"  # what rules call the argument that says which arrays are matrices, and how
 
 
-class Part(NamedTuple):
+class Listed(NamedTuple):
     """A part of an optimizer that is not taken apart further."""
 
     name: str  # "clip_by_global_norm", "adam", "rate"; of another library with its name, "optax.adam"
@@ -59,7 +60,7 @@ class Walk(NamedTuple):
     A wrapper whose rule changes the update comes after what it wraps, any other wrapper before it.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[Listed, ...]
     notes: tuple[str, ...]
     plan: Mapping[int, Leaf]  # by place, of an optimizer that has a transform for matrices and one for the rest
     slips: tuple[tuple[str, Slip], ...]  # of such an optimizer: its name, and what is probably not meant
@@ -109,37 +110,46 @@ class _Walker:
         self.routes: list[ByRole] = []
         self.overridden: set[int] = set()
 
-    def parts(self, tx: Transform, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Part]:
-        part, calls = base.part_of(tx), calls_of(tx)
-        call = calls[-1] if calls else None  # the innermost tells what runs: of freeze(...) it is masked(...)
-        if isinstance(part, Chain):
-            for inner in part.parts:
-                yield from self.parts(inner, tree, groups)
-        elif isinstance(part, Wrapped):
-            yield from self.parts(part.tx, tree, groups)
+    def parts(self, tx: Transform, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Listed]:
+        part, calls = known(tx), calls_of(tx)
+        factory = calls[-1].factory if calls else None  # the innermost tells what runs: of freeze(...) masked(...)
+        if isinstance(part, Leafwise):
+            yield self.rule(part, short(part.rule.__name__), tree, groups)
+            return
+        if isinstance(part, Injected):
+            yield from self.injected(part, tree, groups)
+            return
+        if not isinstance(part, Chain | Wrapped) and factory not in (masked, grouped, from_optax, identity):
+            name = calls[-1].name if calls else described(tx)
+            label = base.label_of(calls[-1]) if calls else name
+            ours = is_ours(factory) or bool(calls) and bool(part.inside())
+            yield Listed(name, label, None, _numbers(calls), self.seen(tree), groups, ours, factory=factory)
+        routes = self.routed(calls[-1].arguments["param_labels"], tree) if factory is grouped else None
+        for x in part.inside():
+            if x.told:
+                yield from self.inside(x, calls, tree, groups, routes)
+        if isinstance(part, Wrapped):
             own = self.rule(part.own, part.label.removeprefix("gdjax."), tree, groups)
             yield own._replace(takes={}, wraps=True)  # hyperball keeps the norms of heads too; roles tell it which
-        elif isinstance(part, Leafwise):
-            yield self.rule(part, short(part.rule.__name__), tree, groups)
-        elif call is not None and hasattr(owner := owner_of(tx), "inner_factory"):
-            yield from self.injected(owner, call, tree, groups)
-        elif call is not None and call.factory is masked:
-            parts = self.masked(call, tree, groups)
-            yield from (part._replace(name="freeze") for part in parts) if calls[0].factory is freeze else parts
-        elif call is not None and call.factory is grouped:
-            yield from self.grouped(calls, tree, groups)
-        else:
-            inner = wrapped_by(calls)
-            name = call.name if call is not None else described(tx)
-            label = base.label_of(call) if call is not None else name
-            known = call is not None and (is_ours(call.factory) or inner is not None)
-            if name not in ("from_optax", "identity"):
-                factory = None if call is None else call.factory
-                yield Part(name, label, None, _numbers(calls), self.seen(tree), groups, known, factory=factory)
-            if inner is not None:
-                yield from self.parts(inner, tree, groups)
 
-    def rule(self, rule: Leafwise, name: str, tree: ArrayTree, groups: tuple[str, ...]) -> Part:
+    def inside(
+        self, x: Inside, calls: Sequence[Call], tree: ArrayTree, groups: tuple[str, ...], routes: Routes | None
+    ) -> Iterator[Listed]:
+        sub = tree if x.sees is None else x.sees(tree)
+        found = list(self.parts(x.tx, sub, groups if x.sees is whole else (*groups, *x.names)))
+        factories = [call.factory for call in calls]
+        if self.seen(tree) and not self.seen(sub):
+            if factories[-2:] == [partition, grouped]:  # of the user; muon may well find no vectors
+                self.notes.append(f"no leaf is in the group {x.path[1].key!r}")
+            elif factories[-1] is masked and x.tx != set_to_zero():  # nothing need be frozen
+                names = ", ".join(part.name for part in found) or "a transform"
+                self.notes.append(f"the mask of {names} is False everywhere: it does nothing")
+        if routes and x.names == (routes.matrices,):
+            takes = self.matrices(routes.label, routes.numbers, sub)
+            found[0] = found[0]._replace(takes=takes, sees_all=not is_masked(tree))
+        yield from (part._replace(name="freeze") for part in found) if factories[:1] == [freeze] else found
+
+    def rule(self, rule: Leafwise, name: str, tree: ArrayTree, groups: tuple[str, ...]) -> Listed:
         seen = self.seen(tree)
         if isinstance(rule, MaskedLeafwise):
             leaves = jax.tree.leaves(tree, is_leaf=is_skipped)
@@ -149,7 +159,7 @@ class _Walker:
         factors, numbers = self.factors(rule.per_leaf, tree), [k for k in _NUMBERS if k in rule.staged]
         takes = self.matrices(rule.label, rule.staged[numbers[0]], tree) if numbers else {}
         more = {"factors": factors, "takes": takes, "sees_all": not is_masked(tree)}
-        return Part(name, rule.label, rule, rule.hyper, seen, groups, **more)
+        return Listed(name, rule.label, rule, rule.hyper, seen, groups, **more)
 
     def matrices(self, label: str, numbers: Any, tree: ArrayTree) -> dict[int, str]:
         """By place, what all leaves tell of the leaves of `tree` that are matrices by dimension numbers or roles."""
@@ -173,53 +183,28 @@ class _Walker:
     def seen(self, tree: ArrayTree) -> frozenset[int]:
         return frozenset(self.places[id(x)] for x in jax.tree.leaves(tree) if id(x) in self.places)
 
-    def injected(self, owner: Any, call: Call, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Part]:
-        """The transform with the arguments that it was given, schedules among them, not those of a state."""
-        schedules = {
-            k: f.schedule_fn if isinstance(f, WrappedSchedule) else f(f.init()) for k, f in owner.schedules.items()
-        }
-        hyper = {**call.arguments, **schedules}
-        factory = owner.inner_factory
+    def injected(self, injected: Injected, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Listed]:
+        hyper, factory = injected.given(), injected.inner_factory
         if is_ours(factory):
             yield from self.parts(factory(**hyper), tree, groups)
         else:
             module = (getattr(factory, "__module__", None) or "").partition(".")[0]
             name = f"{module}.{getattr(factory, '__name__', 'transform')}"
-            yield Part(name, name, None, hyper, self.seen(tree), groups, known=False)
+            yield Listed(name, name, None, hyper, self.seen(tree), groups, known=False)
 
-    def masked(self, call: Call, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Part]:
-        inner, mask = call.arguments["inner"], call.arguments["mask"]
-        sub = hide(mask_of("gdjax.masked", mask, tree), tree)
-        found = list(self.parts(inner, sub, groups))
-        if self.seen(tree) and not self.seen(sub) and inner != set_to_zero():  # nothing need be frozen
-            names = ", ".join(part.name for part in found) or "a transform"
-            self.notes.append(f"the mask of {names} is False everywhere: it does nothing")
-        yield from found
-
-    def grouped(self, calls: tuple[Call, ...], tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Part]:
-        arguments = calls[-1].arguments
-        transforms, labels = arguments["transforms"], arguments["param_labels"]
-        routes = labels if isinstance(labels, Routes) else None
+    def routed(self, labels: Any, tree: ArrayTree) -> Routes | None:
+        """Notes what the labels of groups tell of roles; gives the routes, if they are some."""
         if isinstance(labels, Value) and labels.call.factory is label_by_role:
             told, items = matrices_by_role(labels.call.arguments["overrides"]), paths_of(tree)
             self.overridden |= self.seen([x for path, x in items if told.decides(path, x)])
-        labels = of_tree("gdjax.partition", "param_labels", labels, tree) if callable(labels) else labels
-        if routes:
-            places = [self.places[id(x)] for x in jax.tree.leaves(tree)]
-            self.plan |= zip(places, routes.plan(tree).leaves, strict=True)
-            for slip in routes.slips(tree):
-                leaves = {places[i]: name for i, name in slip.leaves.items()}
-                self.slips.append((routes.label.removeprefix("gdjax."), slip._replace(leaves=leaves)))
-        by_user = len(calls) > 1 and calls[-2].factory is partition  # muon may well find no vectors
-        for key, inner in transforms.items():
-            sub = hide(jax.tree.map(lambda name, key=key: name == key, labels), tree)
-            if by_user and self.seen(tree) and not self.seen(sub):
-                self.notes.append(f"no leaf is in the group {key!r}")
-            parts = list(self.parts(inner, sub, (*groups, str(key))))
-            if routes and key == routes.matrices:
-                takes = self.matrices(routes.label, routes.numbers, sub)
-                parts[0] = parts[0]._replace(takes=takes, sees_all=not is_masked(tree))
-            yield from parts
+        if not isinstance(labels, Routes):
+            return None
+        places = [self.places[id(x)] for x in jax.tree.leaves(tree)]
+        self.plan |= zip(places, labels.plan(tree).leaves, strict=True)
+        for slip in labels.slips(tree):
+            leaves = {places[i]: name for i, name in slip.leaves.items()}
+            self.slips.append((labels.label.removeprefix("gdjax."), slip._replace(leaves=leaves)))
+        return labels
 
 
 def is_lookahead(tx: Transform) -> bool:
@@ -234,6 +219,6 @@ def short(name: str) -> str:
     return {"learning_rate": "rate", "belief": "adabelief"}.get(name, name)
 
 
-def _numbers(calls: tuple[Call, ...]) -> dict[str, Any]:
+def _numbers(calls: Sequence[Call]) -> dict[str, Any]:
     """What a wrapper or a transform with an update of its own was called with, numbers and schedules."""
     return {} if not calls else {k: x for k, x in calls[0].arguments.items() if not misuse.is_transform(x)}

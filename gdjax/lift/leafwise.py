@@ -15,22 +15,35 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 """
 
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec
+from typing import Annotated, Any, Concatenate, ParamSpec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import GetAttrKey
 
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation
 from gdjax.core.codec import Codec
+from gdjax.core.part import Inside, Kept, Part, Step
 from gdjax.core.types import OptState, Params, ScalarOrSchedule, Updates
 from gdjax.lift import factors, rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.signatures import arguments_of, hashable, like_rule
-from gdjax.lift.slots import Shared, Stored, first, first_moment, is_like_parameter, resolved
+from gdjax.lift.slots import (
+    ScaleByScheduleState,
+    ScheduledState,
+    Shared,
+    Stored,
+    axes_of,
+    first,
+    first_moment,
+    is_like_parameter,
+    resolved,
+)  # fmt: skip
 from gdjax.lift.stages import Planned, Reduced, Stage, Tree, Whole, stages_of  # noqa: F401  optimizers import it here
 from gdjax.lift.trace import Kernel
 from gdjax.xla.write_order import once
@@ -40,19 +53,6 @@ Array = jax.Array
 Prepared = Callable[..., Mapping[str, Any]] | Stage
 OfLeaf = Callable[[Tree, Any], Sequence[Hashable]]
 Hyper = Annotated[Any, ScalarOrSchedule]  # a scalar in a rule; what a user passes to the factory made from it
-
-
-class ScaleByScheduleState(NamedTuple):
-    """State of a stateless rule that has a scheduled hyperparameter."""
-
-    count: Array  # () int32, updates made so far
-
-
-class ScheduledState(NamedTuple):
-    """State of a rule whose own state has no count and that has a scheduled hyperparameter."""
-
-    count: Array  # () int32, updates made so far
-    inner_state: Any  # the rule's own state
 
 
 def leafwise(
@@ -116,9 +116,26 @@ def leafwise(
       chain(heavy_ball(decay=0.5), scale(step_size=-0.1))
     """
     rule_checks.declaration(State, slots)
+    others = staged, static, extra
+    return maker_of("leafwise", State, slots, reduce, numbers, count, others, domains, scheduled=scheduled)
+
+
+def maker_of(
+    maker: str, State: Any, slots: Mapping[str, Any], reduce: Any, numbers: Any, count: Any,  # noqa: N803
+    others: tuple[str, Mapping[str, OfLeaf] | None, str], domains: Mapping[str, str] | None, *, scheduled: Any = None, around: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:  # fmt: skip
+    """What makes a rule a factory, for `leafwise` and `wrapper`.
+
+    Args:
+      others: the arguments `staged`, `static` and `extra`.
+      around: `around(rule, name, tx)` makes it a factory of wrappers.
+    """
+    staged, static, extra = others
+    inner = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
+    before = [] if around is None else [inner]
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        arguments = arguments_of("leafwise", rule, 4, (staged, static or {}, extra), domains, reduce)
+        arguments = arguments_of(maker, rule, 4 + len(before), (staged, static or {}, extra), domains, reduce)
         applied = hashable(rule)
 
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
@@ -128,15 +145,15 @@ def leafwise(
             split = factors.split(label, hyper, slots, stages_of(reduce), numbers)
             of_leaves = static or {}, tuple(extra.split())
             part = Leafwise(label, applied, *kinds, slots, reduce, numbers, count, *split, for_stages, *of_leaves)
-            return base.made_by(call, part)
+            return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))
 
-        return like_rule(factory, rule, arguments.of_factory, Hyper)
+        return like_rule(factory, rule, [*before, *arguments.of_factory], Hyper)
 
     return decorate
 
 
 @dataclass(frozen=True, eq=False)
-class Leafwise:
+class Leafwise(Part):
     """A rule with its hyperparameters: the transform that `leafwise` makes."""
 
     label: str
@@ -251,6 +268,22 @@ class Leafwise:
         """The hyperparameters, schedules evaluated for the next update, or at another count made from that."""
         count = at(self.split(state)[0]) if self.schedules else None
         return {k: checks.scalar(self.label, k, v(count)) if k in self.schedules else v for k, v in self.hyper.items()}
+
+    def inside(self) -> list[Inside]:
+        """The transforms that its stages run."""
+        named = {f: x for f in self.whole if (x := self.initial[f].argument)}
+        return [Inside(self.staged[x], (GetAttrKey(f),), alike=False) for f, x in named.items()]
+
+    def kept(self) -> list[Kept]:
+        outside = (GetAttrKey("inner_state"),) if self.outer is ScheduledState else ()
+        slots = [Kept((*outside, GetAttrKey(f)), axes_of(slot, self.hyper)) for f, slot in self.declared.items()]
+        return slots + [Kept((*outside, GetAttrKey(f)), of="several") for f in self.whole if self.initial[f].of_several]
+
+    def steps(self, state: OptState) -> Iterator[Step]:
+        yield Step(self, state)
+
+    def check(self, state: OptState) -> None:
+        self.split(state)
 
     def sees(self, updates: Updates) -> Sequence[bool] | None:
         """Which leaves the rule applies to; None for all."""

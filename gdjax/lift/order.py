@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import callers
-from gdjax.core.closures import value_of
+from gdjax.core.guesses import calls_of, described
 from gdjax.core.interop import is_optax, state_from_optax
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, OptState, Params, Transform
@@ -85,16 +85,8 @@ def _shapes(tree: ArrayTree) -> Any:
 
 def name_of(tx: Transform) -> str:
     """The name of the call that made a transform."""
-    calls = getattr(value_of(tx.update), "calls", ())
+    calls = calls_of(tx)
     return calls[0].name if calls else described(tx)
-
-
-def described(tx: Transform) -> str:
-    """The name of someone else's transform: "optax.scale_by_adam"."""
-    update = tx.update
-    name = getattr(update, "__qualname__", type(tx).__name__).partition(".<locals>")[0]
-    module = (getattr(update, "__module__", None) or "").partition(".")[0]
-    return f"{module}.{name}" if module else name
 
 
 def name_of_state(kind: type) -> str:

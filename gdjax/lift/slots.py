@@ -11,6 +11,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import base, checks, keys, meshes
 from gdjax.core.codec import Codec
+from gdjax.core.part import all_axes
 
 Array = jax.Array
 Hyperparameters = Mapping[str, Any]
@@ -23,6 +24,19 @@ class New(NamedTuple):
 
 
 Axes = Sequence[int | New]
+
+
+class ScaleByScheduleState(NamedTuple):
+    """State of a stateless rule that has a scheduled hyperparameter."""
+
+    count: Array  # () int32, updates made so far
+
+
+class ScheduledState(NamedTuple):
+    """State of a rule whose own state has no count and that has a scheduled hyperparameter."""
+
+    count: Array  # () int32, updates made so far
+    inner_state: Any  # the rule's own state
 
 
 @dataclass(frozen=True)
@@ -87,19 +101,29 @@ class Factor:
     fill: str | float = 0.0
 
     def __call__(self, p: Any, hyper: Hyperparameters) -> Any:
-        axes: Any = self.axes(np.shape(p), hyper) if callable(self.axes) else self.axes
+        return self._of_each(np.shape(p), hyper, lambda axes: self._along(p, axes, hyper))
+
+    def _followed(self, shape: tuple[int, ...], hyper: Hyperparameters) -> Any:
+        """The axis that each axis of the slot follows, none of them twice; a list of those for a list of arrays."""
+        return self._of_each(shape, hyper, lambda axes: _once(axes, len(shape)))
+
+    def _of_each(self, shape: tuple[int, ...], hyper: Hyperparameters, f: Callable[[Axes], Any]) -> Any:
+        axes: Any = self.axes(shape, hyper) if callable(self.axes) else self.axes
         several = any(not isinstance(a, int | np.integer | New) for a in axes)
-        factors = [self._along(p, a, hyper) for a in (axes if several else [axes])]
-        return factors if several else factors[0]
+        return list(map(f, axes)) if several else f(axes)
 
     def _along(self, p: Any, axes: Axes, hyper: Hyperparameters) -> Array:
         shape, n = np.shape(p), np.ndim(p)
         if wrong := [a for a in axes if not isinstance(a, New) and not -n <= a < n]:
             raise ValueError(f"gdjax.Factor: a parameter of shape {shape} has no axis {wrong[0]}")
-        followed = [None if isinstance(a, New) else a % n for a in axes]
         sizes = [a.length if isinstance(a, New) else shape[a] for a in axes]
-        once = [a if a not in followed[:i] else None for i, a in enumerate(followed)]
-        return meshes.along(jnp.full(sizes, start(self.fill, hyper), numerics.widest_real(p)), p, once)
+        full = jnp.full(sizes, start(self.fill, hyper), numerics.widest_real(p))
+        return meshes.along(full, p, _once(axes, n))
+
+
+def _once(axes: Axes, n: int) -> tuple[int | None, ...]:
+    followed = [None if isinstance(a, New) else int(a % n) for a in axes]
+    return tuple(a if a not in followed[:i] else None for i, a in enumerate(followed))
 
 
 @dataclass(frozen=True)
@@ -245,6 +269,16 @@ def _settled(x: Any) -> Any:
 
 def _dtype_of(p: Any) -> Any:
     return jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
+
+
+def axes_of(slot: Any, hyper: Hyperparameters) -> Callable[[tuple[int, ...]], Any] | None:
+    """From the shape of a parameter the axes of what a slot has for it, as in `Kept`; None if a function makes that."""
+    slot = slot.slot if isinstance(slot, Stored) else slot
+    if isinstance(slot, Factor):
+        return lambda shape: slot._followed(shape, hyper)
+    if is_like_parameter(slot) or isinstance(slot, Integer) and slot.each:
+        return all_axes
+    return (lambda shape: ()) if isinstance(slot, Integer | Key) else None
 
 
 def is_like_parameter(slot: Any) -> bool:

@@ -71,10 +71,13 @@ class Whole:
     """A field of the state that belongs to the whole tree and that only stages see: a rule finds None in its place.
 
     It starts as `init(params, arguments)`, of the tree of parameters and the arguments of the factory; among them is
-    `label`, the name in errors.
+    `label`, the name in errors. `argument` is the one that is a transform, if the field is the state of that;
+    `of_several`: each of its arrays belongs to several parameters, as stacks of matrices do.
     """
 
     init: Callable[[Any, Mapping[str, Any]], Any]
+    argument: str = ""
+    of_several: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Steps in a row, each with its state: neighbouring leaf rules run as one function per leaf."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from gdjax.core import base
+from gdjax.core.part import Step
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift import rule_checks
 from gdjax.lift.all_leaves import fused
@@ -11,27 +12,17 @@ from gdjax.lift.leafwise import Leafwise
 from gdjax.xla.write_order import bound_for, destination
 
 
-class Step(NamedTuple):
-    """A transform of a row, and its state."""
-
-    part: Any  # a `Leafwise`, or any transform
-    state: OptState
-    inside: int | None = None  # for the rule of a wrapper: how many of the steps before it are the wrapped transform
-
-
 def steps_of(tx: Transform, state: OptState) -> Iterator[Step]:
-    """The steps of a transform: of its parts, if it has any, else itself."""
+    """The steps of a transform, as it says; else itself."""
     part = base.part_of(tx)
-    if hasattr(part, "steps"):
-        yield from part.steps(state)
-    else:
-        yield Step(tx if part is None else part, state)
+    steps = None if part is None else part.steps(state)
+    yield from (Step(tx, state),) if steps is None else steps
 
 
 def state_of(tx: Transform, states: Iterator[Any]) -> Any:
     """The state of a transform from those of its steps."""
     part = base.part_of(tx)
-    return part.joined(states) if hasattr(part, "joined") else next(states)
+    return next(states) if part is None else part.joined(states)
 
 
 def run(

@@ -1,20 +1,20 @@
 """A wrapper as a rule: it changes the update that another transform makes for each array."""
 
-import inspect
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
+from jax.tree_util import GetAttrKey
+
 from gdjax.core import base, checks
-from gdjax.core.base import GradientTransformation
+from gdjax.core.part import Inside, Kept, Part, Step, whole
 from gdjax.core.types import OptState, Params, Transform, Updates
-from gdjax.lift import factors, order, rule_checks
-from gdjax.lift.leafwise import Hyper, Leafwise, OfLeaf, Prepared, ScaleByScheduleState, ScheduledState
-from gdjax.lift.signatures import arguments_of, hashable, like_rule
-from gdjax.lift.slots import Shared
-from gdjax.lift.stages import Planned, stages_of
-from gdjax.lift.steps import Step, run, state_of, steps_of
+from gdjax.lift import order, rule_checks
+from gdjax.lift.leafwise import Leafwise, OfLeaf, Prepared, maker_of
+from gdjax.lift.slots import ScheduledState, Shared
+from gdjax.lift.stages import Planned
+from gdjax.lift.steps import run, state_of, steps_of
 
 P = ParamSpec("P")
 
@@ -84,28 +84,14 @@ def wrapper(
     rule_checks.declaration(State, {inner: None, **slots}, "wrapper")
     Own = namedtuple(State.__name__, [f for f in State._fields if f != inner])  # type: ignore[misc]
 
-    def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        arguments = arguments_of("wrapper", rule, 5, (staged, static or {}, extra), domains, reduce)
-        applied = hashable(rule)
+    def around(own: Leafwise, name: str, tx: Transform) -> Wrapped:
+        return Wrapped(own.label, base.check_transform(own.label, name, tx), own, State, inner)
 
-        def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
-            call = arguments.call(factory, args, kwargs)
-            label, (hyper, for_stages) = base.label_of(call), arguments.of(call)
-            name, tx = next(iter(call.arguments.items()))
-            base.check_transform(label, name, tx)
-            split = factors.split(label, hyper, slots, stages_of(reduce), numbers)
-            given = label, applied, Own, ScaleByScheduleState, slots, reduce, numbers, count
-            own = Leafwise(*given, *split, for_stages, static or {}, tuple(extra.split()))
-            return base.made_by(call, Wrapped(label, tx, own, State, inner))
-
-        first = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
-        return like_rule(factory, rule, [first, *arguments.of_factory], Hyper)
-
-    return decorate
+    return maker_of("wrapper", Own, slots, reduce, numbers, count, (staged, static, extra), domains, around=around)
 
 
 @dataclass(frozen=True, eq=False)
-class Wrapped:
+class Wrapped(Part):
     """A transform and the rule for its updates."""
 
     label: str
@@ -113,6 +99,20 @@ class Wrapped:
     own: Leafwise
     State: Any
     inner: str
+    ends = True
+
+    def inside(self) -> Iterator[Inside]:
+        yield Inside(self.tx, (*self._outside, GetAttrKey(self.inner)))
+
+    def check(self, state: OptState) -> None:
+        checks.state(self.label, state, ScheduledState if self.scheduled else self.State)
+
+    def kept(self) -> Iterator[Kept]:
+        return (x._replace(path=(*self._outside, x.path[-1])) for x in self.own.kept())
+
+    def hyperparams(self, state: OptState, at: Callable[[Any], Any] = whole) -> dict[str, Any]:
+        *_, (_, own, _) = self.steps(state)
+        return self.own.hyperparams(own, at)
 
     def labelled(self, label: str) -> "Wrapped":
         """The wrapped transform goes on to report errors under its own name."""
@@ -122,6 +122,10 @@ class Wrapped:
     def scheduled(self) -> bool:
         """Whether the count of the rule's schedules stands outside the state."""
         return self.own.counts and "count" not in self.State._fields
+
+    @property
+    def _outside(self) -> tuple[Any, ...]:
+        return (GetAttrKey("inner_state"),) if self.scheduled else ()
 
     def init(self, params: Params) -> Any:
         inner, own = self.tx.init(params), self.own.init(params)
@@ -133,19 +137,15 @@ class Wrapped:
         return updates, self.joined(states)
 
     def steps(self, state: OptState) -> Iterator[Step]:
-        checks.state(self.label, state, ScheduledState if self.scheduled else self.State)
-        count, whole = (state.count, state.inner_state) if self.scheduled else (None, state)
-        inside = list(steps_of(self.tx, self.inside(state)))
+        self.check(state)
+        count, mine = (state.count, state.inner_state) if self.scheduled else (None, state)
+        inside = list(steps_of(self.tx, getattr(mine, self.inner)))
         yield from inside
-        fields = {f: getattr(whole, f) for f in self.own.State._fields}
+        fields = {f: getattr(mine, f) for f in self.own.State._fields}
         shared = {f: fields[f] for f in self.own.shared}
         count = fields.get("count", count)
         own = self.own.join(count, [fields[f] for f in self.own.slots], shared)
         yield Step(self.own, own, len(inside))
-
-    def inside(self, state: OptState) -> Any:
-        """The state of the wrapped transform."""
-        return getattr(state.inner_state if self.scheduled else state, self.inner)
 
     def joined(self, states: Iterator[Any]) -> Any:
         return self._joined(state_of(self.tx, states), next(states))

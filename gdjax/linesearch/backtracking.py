@@ -9,6 +9,7 @@ from gdjax import numerics, tree
 from gdjax.core import checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
+from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
 
@@ -144,7 +145,7 @@ def scale_by_backtracking_linesearch(
         new_state = ScaleByBacktrackingLinesearchState(eta, new_value, new_grad, info)
         return line.step(eta), like(new_state, state)
 
-    return GradientTransformation(init, update)
+    return holding(init, update, like="grad")
 
 
 def _report(eta: Any, error: Any, value: Any, slope: Any, atol: Any) -> None:

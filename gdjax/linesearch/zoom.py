@@ -9,6 +9,7 @@ from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
+from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
 from gdjax.linesearch.wolfe import Wolfe, search
@@ -147,7 +148,7 @@ def scale_by_zoom_linesearch(
         new_state = ScaleByZoomLinesearchState(chosen.eta, chosen.value, chosen.grad, info)
         return line.step(chosen.eta), like(new_state, state)
 
-    return GradientTransformation(init, update)
+    return holding(init, update, like="grad")
 
 
 def _report(eta: Any, value: Any, decrease: Any, curvature: Any, safe: Any, start: Any, slope: Any, tol: Any) -> None:

@@ -5,7 +5,6 @@ All blocks of one shape are one stack, (number, rows, columns), whichever leaf t
 """
 
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -26,11 +25,6 @@ Stacks = dict[str, Any]  # by the name of a shape
 Shape = tuple[str, int, int]  # the name, rows and columns of the blocks of a stack
 Sides = Literal["both", "short", "rows", "columns"]
 SIDES: tuple[str, ...] = get_args(Sides)
-
-
-def is_stack(key: str) -> bool:
-    """Whether the path of an array in a state ends with the name of a shape."""
-    return re.search(r"(^|/)\d+x\d+( complex)?(/\d+)?$", key) is not None
 
 
 class Layout(NamedTuple):

@@ -137,7 +137,7 @@ def as_declared(slot: Any) -> Any:
     """A slot of a rule of one matrix as one of the leaf rule behind it."""
     if isinstance(slot, Key):
         return Whole(lambda params, given: keys.fresh(given[slot.seed] if isinstance(slot.seed, str) else slot.seed))
-    return Whole(functools.partial(_started, slot)) if isinstance(slot, Slot | tuple) else slot
+    return Whole(functools.partial(_started, slot), of_several=True) if isinstance(slot, Slot | tuple) else slot
 
 
 def arguments_of(slot: Any) -> dict[str, Any]:

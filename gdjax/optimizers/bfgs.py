@@ -10,6 +10,7 @@ from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.closures import value_of
+from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, ScalarOrSchedule, Updates
 from gdjax.linalg import boxes, quasi_newton, vectors
 from gdjax.linalg.quasi_newton import Pair, Rule
@@ -282,4 +283,4 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Any) -> GradientTra
         )
         return vectors.replaced(label, updates, updates, u), new_state
 
-    return GradientTransformation(init, update)
+    return holding(init, update, like="params updates")

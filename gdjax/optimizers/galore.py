@@ -150,7 +150,7 @@ def _inner(
 
 @leafwise(
     GaLoreState, reduce=(_fitting, Stage(_projectors, "projector", every="update_proj_gap"), _inner),
-    projector=Planned(_first_projectors), base_optimizer_state=Whole(_first_inner),
+    projector=Planned(_first_projectors), base_optimizer_state=Whole(_first_inner, "base_optimizer"),
 )  # fmt: skip
 def _galore(
     g: Array, s: GaLoreState, p: Array, t: Array,

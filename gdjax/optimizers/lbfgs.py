@@ -9,6 +9,7 @@ from gdjax import numerics, tree
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, ScalarOrSchedule, Updates
 from gdjax.linalg import limited_memory
 from gdjax.linalg.limited_memory import Memory, Vector
@@ -127,7 +128,7 @@ def scale_by_lbfgs(
         )
         return replaced(label, updates, updates, u), new_state
 
-    return GradientTransformation(init, update)
+    return holding(init, update, like="params updates diff_params_memory diff_updates_memory")
 
 
 @transform

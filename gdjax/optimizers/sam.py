@@ -5,11 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import GetAttrKey
 
 from gdjax import numerics
 from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.part import Inside
+from gdjax.core.parts import holding
 from gdjax.core.skipped import without_skipped
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import slots
@@ -142,7 +145,9 @@ def sam(
         checks.state(LABEL, state, SAMState)
         checks.params(LABEL, params)
 
-    return GradientTransformation(init, opaque if opaque_mode else transparent)
+    way = Inside(adv_optimizer, (GetAttrKey("adv_state"),), told=False)
+    update = opaque if opaque_mode else transparent
+    return holding(init, update, way, opt_state=optimizer, like="cache")
 
 
 def _from_anchor(u: Array, anchor: Any, p: Any) -> Any:

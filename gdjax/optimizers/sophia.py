@@ -74,7 +74,7 @@ def _direction(
 
 @leafwise(
     SophiaState, nu=second_moment,
-    hessian_fn_state=Whole(lambda params, given: given["hessian_diagonal_fn"].init(params)),
+    hessian_fn_state=Whole(lambda params, given: given["hessian_diagonal_fn"].init(params), "hessian_diagonal_fn"),
 )  # fmt: skip
 def _sophia(
     g: Array, s: SophiaState, p: Array, t: Array,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gdjax.core.base import MaskedNode, is_float0
 from gdjax.core.types import ArrayTree, Params, Transform
-from gdjax.inspection.walk import Part, is_lookahead, shapes_of, walk
+from gdjax.inspection.walk import Listed, is_lookahead, shapes_of, walk
 from gdjax.numerics import Array
 from gdjax.optimizers.bfgs import scale_by_bfgs, scale_by_ssbroyden
 from gdjax.projections.boxes import ends_of
@@ -52,7 +52,7 @@ def projected_norm(tx: Transform, params: Params) -> Callable[[Params, Any], Arr
     return norm
 
 
-def _bounds_of(part: Part) -> Any:
+def _bounds_of(part: Listed) -> Any:
     if part.factory in (scale_by_bfgs, scale_by_ssbroyden):
         return part.hyper["bounds"]
     return (0, None) if part.factory is keep_params_nonnegative else None

@@ -13,6 +13,7 @@ from gdjax.combine.conditional import as_before, or_zero
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.closures import value_of
+from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
@@ -93,7 +94,8 @@ class MultiSteps:
         if not callable(every_k_schedule):
             checks.structural(LABEL, "every_k_schedule", every_k_schedule, 1)
         self._every_k, self._use_grad_mean, self._should_skip, self._dtype = args[1:]
-        self.init, self.update = base.made_by(call, GradientTransformation(self._init, self._update))
+        both = holding(self._init, self._update, inner_opt_state=self.inner_opt, like="acc_grads")
+        self.init, self.update = base.made_by(call, both)
 
     def has_updated(self, state: OptState) -> Array:
         """Whether the call that returned `state` made an update."""
@@ -278,4 +280,4 @@ def apply_every(k: int | Array = 1) -> GradientTransformation:
         updates, state = rule.update(updates, state, params)
         return updates, state._replace(count=state.count % k)
 
-    return GradientTransformation(rule.init, update)
+    return holding(rule.init, update, like="grad_acc")

@@ -10,6 +10,7 @@ from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks, meshes
 from gdjax.core.arrays import add
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.parts import holding
 from gdjax.core.types import DType, OptState, Params, Scalar, Transform, Updates
 from gdjax.lift import order, slots
 from gdjax.lift.leafwise import Hyper, leafwise
@@ -153,7 +154,7 @@ def lookahead(
         fast, slow = (structure.unflatten([pair[i] for pair in pairs]) for i in (0, 1))
         return params._replace(fast=fast, slow=slow), LookaheadState(fast_state, steps)
 
-    return GradientTransformation(init, update)
+    return holding(init, update, fast_state=fast_optimizer)
 
 
 def _synced(u: Array, fast: Any, slow: Any, alpha: Hyper, sync: Array) -> tuple[Any, Any]:

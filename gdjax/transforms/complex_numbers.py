@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.parts import holding
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 
 
@@ -59,7 +60,7 @@ def split_real_and_imaginary(inner: Transform) -> GradientTransformation:
         new, inner_state = base.call_update(inner, _split(updates), inner_state, _split(params), extra_args)
         return jax.tree.map(_joined, new, is_leaf=_is_pair), SplitRealAndImaginaryState(inner_state)
 
-    return GradientTransformation(init, update)
+    return holding(init, update, inner_state=inner)
 
 
 def _split(tree: ArrayTree) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from gdjax import tree
 from gdjax.core import checks, keys
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.numerics import Array
 
@@ -73,7 +74,7 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> GradientTransf
         key, signs_key = jax.random.split(state.key)
         return _signed_product(label, obj_fn, params, signs_key), HutchinsonState(key)
 
-    return GradientTransformation(init, update)
+    return holding(init, update)
 
 
 def _signed_product(label: str, obj_fn: Any, params: Params, key: Array) -> Any:

@@ -12,6 +12,7 @@ from gdjax import numerics
 from gdjax.combine.conditional import all_finite, apply_or, apply_where, companions, zeros
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.xla.flags import flag, none
 from gdjax.xla.write_order import bound_for
@@ -107,7 +108,7 @@ def apply_if_finite(
         )
         return new, ApplyIfFiniteState(count, finite, total, inner_state)
 
-    return GradientTransformation(init, update)
+    return holding(init, update, inner_state=inner)
 
 
 def _stay_finite(gradients: Updates, updates: Updates, state: OptState, old: OptState) -> Array:
@@ -170,7 +171,7 @@ def conditionally_transform(
         )
         return new, ConditionallyTransformState(inner_state, numerics.safe_increment(state.step))
 
-    return GradientTransformation(init, update)
+    return holding(init, update, inner_state=inner)
 
 
 @transform
@@ -216,7 +217,7 @@ def conditionally_mask(
         )
         return new, ConditionallyMaskState(numerics.safe_increment(state.step), inner_state)
 
-    return GradientTransformation(init, update)
+    return holding(init, update, inner_state=inner)
 
 
 def _condition(label: str, f: ConditionFn, step: Array, extra_args: dict[str, Any]) -> Array:

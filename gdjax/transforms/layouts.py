@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.part import Inside
+from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Transform, Updates
 
 
@@ -37,7 +39,7 @@ def _without_extra_args(tx: Transform) -> GradientTransformation:
     ) -> tuple[Updates, OptState]:
         return tx.update(updates, state, params)
 
-    return GradientTransformation(tx.init, update)
+    return holding(tx.init, update, Inside(tx, ()))
 
 
 @transform
@@ -84,7 +86,7 @@ def flatten(inner: Transform) -> GradientTransformation:
             start += g.size
         return structure.unflatten(new), state
 
-    return GradientTransformation(init, update)
+    return holding(init, update, Inside(inner, (), sees=None))
 
 
 def _joined(leaves: list[Any]) -> Any:

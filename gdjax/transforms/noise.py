@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import base, checks, keys, meshes
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, ScalarOrSchedule, Transform, Updates
 from gdjax.numerics import Array
 
@@ -77,7 +78,7 @@ def add_noise(
         rng_key, sample_key = jax.random.split(state.rng_key)
         return _add_scaled(updates, scale, tree.random_like(sample_key, updates)), AddNoiseState(count, rng_key)
 
-    return GradientTransformation(init, update)
+    return holding(init, update)
 
 
 @transform
@@ -136,7 +137,7 @@ def escape_saddles(
         last = jnp.where(stuck, state.count, state.last_noise)
         return updates, EscapeSaddlesState(numerics.safe_increment(state.count), last, rng_key, inner_state)
 
-    return GradientTransformation(init, update)
+    return holding(init, update, inner_state=inner)
 
 
 def _in_unit_ball(key: Array, like: Any) -> Any:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
+from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Scalar, Updates
 from gdjax.numerics import Array
 from gdjax.transforms.scaling import scale
@@ -122,4 +123,4 @@ def reduce_on_plateau(
             avg_value=jnp.zeros_like(mean),
         )
 
-    return GradientTransformation(init, update)
+    return holding(init, update)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import base, checks, keys
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.parts import holding
 from gdjax.core.signatures import short_types
 from gdjax.core.types import OptState, Params, Scalar, Updates
 from gdjax.numerics import Array
@@ -205,7 +206,7 @@ def differentially_private_aggregate(
             out[i] = ((x + std * noise) / size).astype(_dtype(g))
         return structure.unflatten(out), DifferentiallyPrivateAggregateState(new_key)
 
-    return GradientTransformation(init, update)
+    return holding(init, update)
 
 
 def _of_one_example(g: Any) -> Any:

@@ -1,13 +1,14 @@
 """Parts of optimizer states: found, replaced and mapped over by name."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
+from gdjax.core.base import GradientTransformation
 from gdjax.core.boxes import boxed_like, unboxed
+from gdjax.core.parts import kept
 from gdjax.core.types import ArrayTree, OptState
 
 Path = tuple[Any, ...]
@@ -163,27 +164,6 @@ def _replaced(path: Path, node: Any, values: Mapping[str, Any], filtering: Filte
     return structure.unflatten([child(step, x) for step, x in children]) if children else node
 
 
-@jax.tree_util.register_pytree_node_class
-class _Params:
-    """Stands for a whole tree of parameters, without leaves: `init` of it shows where in a state such trees are."""
-
-    def tree_flatten(self) -> tuple[tuple[()], None]:
-        return (), None
-
-    @classmethod
-    def tree_unflatten(cls, aux: None, children: Any) -> "_Params":
-        return cls()
-
-
-def placeholder() -> Any:
-    """What stands for a whole tree of parameters: `init` of it shows where in a state such trees are."""
-    return _Params()
-
-
-def is_placeholder(x: Any) -> bool:
-    return isinstance(x, _Params)
-
-
 def map_params(
     initable: Any,
     f: Callable[..., Any],
@@ -218,20 +198,22 @@ def map_params(
       >>> gdjax.tree.get(specs, "mu"), gdjax.tree.get(specs, "count")
       ({'w': 'row'}, 0)
     """
-    # Optax's `masked` knows the placeholder of its own package only.
-    theirs = getattr(sys.modules.get("optax.tree_utils._state_utils"), "_ParamsPlaceholder", _Params)
-    init = getattr(initable, "init", initable)
+    tx = initable if hasattr(initable, "init") else GradientTransformation(initable, initable)
+    trees = {x.path for x in kept(tx, state) if x.of == "each"}
     chosen = is_leaf or (lambda x: False)
 
     def of_params(x: Any, *others: Any) -> Any:
         return x if _is_masked(x) and not chosen(x) else f(x, *others)
 
-    def of_state(part: Any, x: Any) -> Any:
-        if isinstance(part, theirs):
+    def of_state(path: Path, x: Any) -> Any:
+        if path in trees:
             return jax.tree.map(of_params, x, *rest, is_leaf=lambda x: chosen(x) or _is_masked(x))
+        if any(tree[: len(path)] == path for tree in trees):
+            paths, structure = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y: y is not x)
+            return structure.unflatten([of_state((*path, *step), child) for step, child in paths])
         return x if transform_non_params is None else jax.tree.map(transform_non_params, x, is_leaf=chosen)
 
-    return jax.tree.map(of_state, init(theirs()), state, is_leaf=lambda x: isinstance(x, theirs))
+    return of_state((), state)
 
 
 def _is_masked(x: Any) -> bool:

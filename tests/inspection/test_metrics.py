@@ -187,3 +187,11 @@ def test_errors():
         gdjax.metrics(twice.init(PARAMS))
     with pytest.raises(ValueError, match="^gdjax.label_by_path: no rule matches scale"):
         gdjax.with_metrics(CLIPPED, {"dense": "a"}).init(PARAMS)
+
+
+@pytest.mark.parametrize("around", [gdjax.flatten, gdjax.from_optax])
+def test_a_guard_inside_what_has_the_same_state_counts_once(around: Any):
+    """It has given up, and so nothing is skipped, whatever is around it says."""
+    tx = gdjax.with_metrics(around(gdjax.apply_if_finite(gdjax.sgd(0.5), 0)))
+    _, state = tx.update(jnp.array([jnp.nan]), tx.init(jnp.zeros(1)))
+    assert gdjax.metrics(state)["skipped"] == 0

@@ -1,0 +1,143 @@
+"""What is guessed of the transforms of others, which do not say what a `Part` says of itself.
+
+What a transform of Optax is made of, closures hide. Its state, the names in it and the call that made it, if there is
+one, are all there is. Here, and nowhere else, a field is taken for the state of a transform inside by its name, and an
+array for one of a parameter's by where it lies.
+"""
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.tree_util import DictKey, GetAttrKey, SequenceKey
+
+from gdjax.core import base, misuse
+from gdjax.core.closures import value_of
+from gdjax.core.part import HIDDEN, Inside, Kept, Pair, Part, Path, Position, lookup, numbers_of, whole
+from gdjax.core.types import OptState, Transform
+from gdjax.core.values import Call
+
+
+class Guess(Part):
+    """A transform that is no `Part`, as its state and the calls that made it show it.
+
+    Args:
+      tx: the transform; None where only its state is known.
+      state: its state; None where only the calls are asked.
+    """
+
+    def __init__(self, tx: Transform | None, state: OptState):
+        self.tx, self.calls = tx, calls_of(tx)
+        self.state: Any = state
+        self.tells_all = isinstance(getattr(state, "hyperparams", None), dict)  # as of Optax's `inject_hyperparams`
+
+    def hyperparams(self, state: OptState, at: Callable[[Any], Any] = whole) -> dict[str, Any]:
+        if self.tells_all:
+            return dict(state.hyperparams)
+        if self.inside():
+            return {}
+        return numbers_of(self.calls) if self.calls else {self.name: HIDDEN}
+
+    @property
+    def name(self) -> str:
+        """Its name in the message that it cannot be read."""
+        return f"a transform with {type(self.state).__name__}" if self.tx is None else described(self.tx)
+
+    def stands_for(self, found: Sequence[tuple[Any, Any]]) -> str:
+        """The name of a transform of which none of the hyperparameters found inside can be read; else ""."""
+        whole = isinstance(self.state, list | dict) or self.tx is not None and type(self.state) is tuple
+        return self.name if whole and not self.calls and all(x is HIDDEN for _, x in found) else ""
+
+    def inside(self) -> list[Inside]:
+        """The states in its own: by the names that Optax gives their fields; in a tuple or a dict each entry."""
+        state, inner = self.state, wrapped_by(self.calls)
+        fields = getattr(state, "_fields", ())
+        if self.state is None and inner is not None:
+            return [Inside(inner, ())]
+        if "inner_states" in fields:
+            groups = next((c.arguments["transforms"] for c in self.calls if "transforms" in c.arguments), {})
+            return [_group(key, groups.get(key), x) for key, x in state.inner_states.items()]
+        found = [f for f in fields if f.endswith("_state")]  # the optimizer's comes first
+        named = any(inner is call.arguments.get(name) for call in self.calls for name in ("tx", "inner"))
+        if inner is not None and _fits(inner, state, named and not found):
+            return [Inside(inner, ())]
+        if found:
+            return [Inside(inner, (GetAttrKey(found[0]),))]
+        if isinstance(state, tuple | list) and not hasattr(state, "_fields"):
+            return [Inside(None, (SequenceKey(i),), (Position(i),)) for i in range(len(state))]
+        return [Inside(None, (DictKey(k),), (str(k),)) for k in state] if isinstance(state, dict) else []
+
+    def places(self, leaves: Collection[Path]) -> Iterator[Kept]:
+        """The trees in its state that look like the parameters, of which these are the paths; and that it is a guess.
+
+        `init` of something that stands for the whole tree of parameters shows where in the state such trees are. Where
+        an `init` cannot be called so, an array belongs to the leaf with whose path its own ends.
+        """
+        yield Kept((), of="unknown")
+        places = []
+        # `map_params` knows no leaves, and shows why an `init` cannot be called.
+        with contextlib.suppress(*[Exception] if leaves else []), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            like = jax.eval_shape(self.tx.init, placeholder())  # type: ignore[union-attr]
+            stands = lambda x: isinstance(x, type(placeholder()))  # noqa: E731
+            places = [p for p, x in jax.tree_util.tree_flatten_with_path(like, is_leaf=stands)[0] if stands(x)]
+        for path, _ in jax.tree_util.tree_leaves_with_path(self.state) if not places and len(leaves) > 1 else ():
+            tails = (n for n in range(len(path)) if path[n:] in leaves)
+            places += [path[:n] for n in tails][:1]
+        yield from map(Kept, places)
+
+
+def _fits(tx: Transform, state: OptState, unless_known: bool = True) -> bool:
+    """Whether this may be the state of a transform; `unless_known` where nothing is known of what that has."""
+    part = base.part_of(tx)
+    if part is None or isinstance(part, Pair) and not part.holds:
+        return unless_known
+    try:
+        part.check(state)
+        return all(_fits(x.tx, lookup(state, x.path)) for x in part.inside())
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return False
+
+
+def _group(key: Any, tx: Transform | None, state: OptState) -> Inside:
+    """A group of Optax's `partition`, whose state is one of `masked`."""
+    inner = (GetAttrKey("inner_state"),) if hasattr(state, "inner_state") else ()
+    return Inside(tx, (GetAttrKey("inner_states"), DictKey(key), *inner), (str(key),))
+
+
+def calls_of(tx: Any) -> Sequence[Call]:
+    """The calls that made a transform of this library, the outermost first."""
+    return getattr(value_of(getattr(tx, "update", None)), "calls", ())
+
+
+def wrapped_by(calls: Iterable[Call]) -> Any:
+    """The transform that a wrapper was given, the first of several; None where the calls made no wrapper."""
+    return next((x for call in calls for x in call.arguments.values() if misuse.is_transform(x)), None)
+
+
+def described(tx: Transform) -> str:
+    """The name of someone else's transform: "optax.scale_by_adam"."""
+    update = tx.update
+    name = getattr(update, "__qualname__", type(tx).__name__).partition(".<locals>")[0]
+    module = (getattr(update, "__module__", None) or "").partition(".")[0]
+    return f"{module}.{name}" if module else name
+
+
+@jax.tree_util.register_pytree_node_class
+class _Params:
+    """Stands for a whole tree of parameters, without leaves: `init` of it shows where in a state such trees are."""
+
+    def tree_flatten(self) -> tuple[tuple[()], None]:
+        return (), None
+
+    @classmethod
+    def tree_unflatten(cls, aux: None, children: Any) -> "_Params":
+        return cls()
+
+
+def placeholder() -> Any:
+    """What stands for a whole tree of parameters; Optax's `masked` knows that of its own package only."""
+    return getattr(sys.modules.get("optax.tree_utils._state_utils"), "_ParamsPlaceholder", _Params)()

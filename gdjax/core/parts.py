@@ -1,0 +1,112 @@
+"""The parts of any optimizer, asked one after the other: what is inside, and whose each array of a state is."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.tree_util import GetAttrKey, tree_leaves_with_path
+
+from gdjax.core import base
+from gdjax.core.base import GradientTransformation
+from gdjax.core.guesses import Guess, calls_of
+from gdjax.core.part import Axes, Inside, Kept, Pair, Part, Path, lookup
+from gdjax.core.types import OptState, Params, Transform
+
+
+class Held(NamedTuple):
+    """An array of a state."""
+
+    field: Path  # the path to its field, of which it may be one leaf of many
+    leaf: int | None  # the place of the parameter that it belongs to; None if it is of the whole tree
+    axes: Axes | None  # the axes of the parameter that its own follow; None where nothing tells
+    array: Any
+    of_several: bool = False  # whether it belongs to some of the parameters together
+
+
+def holding(
+    init: Callable[..., Any], update: Callable[..., Any], *inside: Inside, like: str = "", **inner: Transform
+) -> GradientTransformation:
+    """The transform of two functions, which says what they hold; see `Pair`.
+
+    Args:
+      init, update: the functions.
+      *inside: the transforms that they hold.
+      like: "mu nu": the fields of the state that have an array for each parameter, with its axes as the last ones.
+      **inner: from the field of the state to a transform inside, of which that field is the state.
+    """
+    part = Pair((init, update), [*inside, *(Inside(tx, (GetAttrKey(name),)) for name, tx in inner.items())], like)
+    return GradientTransformation(part.init, part.update)
+
+
+def known(tx: Transform | None, state: OptState = None) -> Part:
+    """The part that a transform is, or what is guessed of it."""
+    part = None if tx is None else base.part_of(tx)
+    if part is None:
+        return Guess(tx, state)
+    return replace(part, calls=tuple(calls_of(tx))) if isinstance(part, Pair) else part
+
+
+def within(part: Part, state: OptState) -> Iterator[tuple[Inside, OptState]]:
+    """What is inside a part, with its state."""
+    part.check(state)
+    for inside in part.inside():
+        yield inside, lookup(state, inside.path)
+
+
+def every(tx: Transform | None, state: OptState) -> Iterator[tuple[Part, OptState]]:
+    """All parts that have a state of their own, with that, from outside to inside."""
+    part = known(tx, state)
+    if all(inside.path for inside in part.inside()):  # not so `flatten`, which has that of the transform inside
+        yield part, state
+    for inside, inner in within(part, state):
+        yield from every(inside.tx, inner)
+
+
+def kept(tx: Transform | None, state: OptState, leaves: Collection[Path] = (), at: Path = ()) -> Iterator[Kept]:
+    """Where in the state of any transform the trees are that have something for each parameter.
+
+    `leaves` are the paths of the parameters, which help where one must guess.
+    """
+    part = known(tx, state)
+    if isinstance(part, Guess):
+        yield from (x._replace(path=(*at, *x.path)) for x in part.places(leaves))
+        return
+    yield from (x._replace(path=(*at, *x.path)) for x in part.kept())
+    for inside, inner in within(part, state):
+        for x in kept(inside.tx, inner, leaves, (*at, *inside.path)) if inside.sees is not None else ():
+            yield x if inside.alike else x._replace(axes=None)
+
+
+def held(tx: Transform, state: OptState, params: Params) -> list[Held]:
+    """The arrays of a state, in the order of `jax.tree.leaves`."""
+    leaves = {path: (i, np.shape(p)) for i, (path, p) in enumerate(tree_leaves_with_path(params))}
+    trees = {x.path: x for x in kept(tx, state, leaves)}
+    several, found = Counter[Any](), []
+    for path, x in tree_leaves_with_path(state):
+        starts = [path[:n] for n in range(len(path), -1, -1)]
+        tree = next((trees[start] for start in starts if start in trees), None)
+        if tree is None or tree.of != "each":
+            last = max((i for i, key in enumerate(path) if isinstance(key, GetAttrKey)), default=len(path) - 1)
+            of = "" if tree is None else tree.of
+            axes = None if of == "unknown" else (None,) * np.ndim(x)
+            found.append(Held(path[: last + 1], None, axes, x, of == "several"))
+            continue
+        rest = path[len(tree.path) :]  # codes and factors of a leaf stand below its path
+        leaf, shape = next((leaves[rest[:n]] for n in range(len(rest) + 1) if rest[:n] in leaves), (None, ()))
+        axes = None if tree.axes is None or leaf is None else tree.axes(shape)
+        if isinstance(axes, list):
+            axes = axes[several[tree.path, leaf]]
+        several[tree.path, leaf] += 1
+        found.append(Held(tree.path, leaf, None if axes is None else _that_fit(axes, np.shape(x), shape), x))
+    return found
+
+
+def _that_fit(axes: Axes, size: tuple[int, ...], shape: tuple[int, ...]) -> Axes:
+    """The axes of an array of this size: the last ones are the declared, if it has their lengths, as codes need not."""
+    lead = len(size) - len(axes)
+    if lead < 0:
+        return (None,) * len(size)
+    follows = (a if a is not None and n == shape[a] else None for a, n in zip(axes, size[lead:], strict=True))
+    return (*(None,) * lead, *follows)
