@@ -1,6 +1,6 @@
 """The types of the contract."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Union
 
 import jax
@@ -21,6 +21,8 @@ Schedule = Callable[[Any], Any]  # int32 count of updates made so far -> scalar
 # An array here is a scalar, and may be traced. Some programs call the type, which they could not if `|` made it.
 Scalar = Union[float, jax.Array, np.ndarray, np.number]  # noqa: UP007
 ScalarOrSchedule = Union[Scalar, Schedule, PerLeaf]  # noqa: UP007
+KeyLike = jax.Array | np.ndarray | int  # a PRNG key, typed or raw, or an int that makes one
+Axis = int | Sequence[int] | None  # of an array; None for all of them
 
 
 class TransformUpdateFn(Protocol):

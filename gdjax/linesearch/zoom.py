@@ -4,13 +4,15 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
-from gdjax.core.types import OptState, Params, Updates
-from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
+from gdjax.core.types import OptState, Params, Scalar, Updates
+from gdjax.linesearch.line import Array, Line, ValueFn, evaluations, like, no_gradient, numbers
 from gdjax.linesearch.wolfe import Wolfe, search
 
 LABEL = "gdjax.scale_by_zoom_linesearch"
@@ -37,14 +39,15 @@ class ScaleByZoomLinesearchState(NamedTuple):
 
     learning_rate: Array  # () the step size chosen, 0 where there was none
     value: Array  # () the objective after the step
-    grad: Any  # its gradient there, like the parameters
+    grad: Params  # its gradient there, like the parameters
     info: ZoomLinesearchInfo
 
 
 @transform
 def scale_by_zoom_linesearch(
-    max_linesearch_steps: Any, max_learning_rate: Any = None, tol: Any = 0.0, increase_factor: Any = 2.0,
-    slope_rtol: Any = 1e-4, curv_rtol: Any = 0.9, approx_dec_rtol: Any = 1e-6, stepsize_precision: Any = 1e-5,
+    max_linesearch_steps: int | Array, max_learning_rate: Scalar | None = None, tol: Scalar = 0.0,
+    increase_factor: Scalar = 2.0, slope_rtol: Scalar = 1e-4, curv_rtol: Scalar = 0.9,
+    approx_dec_rtol: Scalar | None = 1e-6, stepsize_precision: Scalar = 1e-5,
     initial_guess_strategy: Literal["one", "keep"] = "keep", verbose: bool = False,
 ) -> GradientTransformation:  # fmt: skip
     """Scales the updates by a step size that meets the strong Wolfe conditions.
@@ -122,7 +125,7 @@ def scale_by_zoom_linesearch(
 
     def update(
         updates: Updates, state: OptState, params: Params = None, *,
-        value: Any = None, grad: Any = None, value_fn: Any = None, **extra_args: Any,
+        value: ArrayLike | None = None, grad: Params = None, value_fn: ValueFn | None = None, **extra_args: Any,
     ) -> tuple[Any, ScaleByZoomLinesearchState]:  # fmt: skip
         checks.state(LABEL, state, ScaleByZoomLinesearchState)
         line = Line(LABEL, updates, params, value, grad, value_fn, extra_args)
@@ -150,7 +153,10 @@ def scale_by_zoom_linesearch(
     return GradientTransformation(init, update)
 
 
-def _report(eta: Any, value: Any, decrease: Any, curvature: Any, safe: Any, start: Any, slope: Any, tol: Any) -> None:
+def _report(
+    eta: np.ndarray, value: np.ndarray, decrease: np.ndarray, curvature: np.ndarray, safe: np.ndarray,
+    start: np.ndarray, slope: np.ndarray, tol: float,
+) -> None:  # fmt: skip
     if max(decrease, curvature) <= tol:
         return
     if safe:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from gdjax.combine.chain import chain
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Mask, Params, ScalarOrSchedule
+from gdjax.core.types import Mask, Params, Scalar, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor, New
 from gdjax.numerics import Array, abs_sq, bounded_sq, scaled
@@ -24,8 +25,8 @@ class FactoredState(NamedTuple):
     """State of `scale_by_factored_rms`. A leaf has either v_row and v_col or v, and (1,) zeros for the rest."""
 
     count: Array  # () int32, updates made so far
-    v_row: Any  # average of g^2 over the longest axis, float32 at least
-    v_col: Any  # average of g^2 over the second longest axis, float32 at least
+    v_row: Params  # average of g^2 over the longest axis, float32 at least
+    v_col: Params  # average of g^2 over the second longest axis, float32 at least
     v: Params  # like the parameter, average of g^2, float32 at least
 
 
@@ -78,7 +79,7 @@ def _inverse_root(v: Array) -> Array:
     return 1 / jnp.sqrt(jnp.where(v == 0, 1, v))
 
 
-def power_decay(count: Any, exponent: Any) -> Array:
+def power_decay(count: Array, exponent: Scalar) -> Array:
     """1 - t^-exponent for t = count + 1: a decay that begins at 0, so that the average needs no correction."""
     t = jnp.maximum(jnp.asarray(count, jnp.float32), 0) + 1
     return 1 - t ** -jnp.asarray(exponent, jnp.float32)
@@ -89,10 +90,10 @@ class _Decay:
     """The decay of the second moment as a schedule."""
 
     function: Callable[[Any, Any], Any]
-    rate: Any
-    offset: Any
+    rate: ScalarOrSchedule
+    offset: ScalarOrSchedule
 
-    def __call__(self, count: Any) -> Any:
+    def __call__(self, count: Array) -> Any:
         hyper = {"decay_rate": self.rate, "step_offset": self.offset}
         label = "gdjax.scale_by_factored_rms"
         rate, offset = (checks.scalar(label, k, x(count)) if callable(x) else x for k, x in hyper.items())
@@ -155,7 +156,7 @@ def adafactor(
     multiply_by_parameter_scale: bool = True,
     clipping_threshold: ScalarOrSchedule = 1.0,
     momentum: ScalarOrSchedule | None = None,
-    dtype_momentum: Any = jnp.float32,
+    dtype_momentum: DTypeLike = jnp.float32,
     weight_decay_rate: ScalarOrSchedule | None = None,
     eps: ScalarOrSchedule = 1e-30,
     factored: bool = True,

@@ -8,7 +8,7 @@ from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Roles
+from gdjax.core.types import Roles, ScalarOrSchedule
 from gdjax.matrices.roles import routing
 from gdjax.optimizers.adam import adam
 from gdjax.optimizers.normuon import scale_by_normuon
@@ -22,16 +22,16 @@ LABEL = "gdjax.transformer_optimizer"
 
 @transform
 def transformer_optimizer(
-    learning_rate: Any,
+    learning_rate: ScalarOrSchedule,
     steps: int,
     *,
-    adam_learning_rate: Any = None,
+    adam_learning_rate: ScalarOrSchedule | None = None,
     warmup_steps: int | None = None,
-    weight_decay: Any = 0.1,
-    hyperball_learning_rate: Any = None,
-    adam_b1: Any = 0.9,
-    adam_b2: Any = 0.95,
-    adam_eps: Any = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.1,
+    hyperball_learning_rate: ScalarOrSchedule | None = None,
+    adam_b1: ScalarOrSchedule = 0.9,
+    adam_b2: ScalarOrSchedule = 0.95,
+    adam_eps: ScalarOrSchedule = 1e-8,
     ns_dtype: DTypeLike | None = None,
     roles: Roles = None,
 ) -> GradientTransformation:

@@ -7,16 +7,17 @@ from gdjax.combine.routed import routed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.core.per_leaf import PerLeaf
-from gdjax.core.types import Mask
+from gdjax.core.types import DType, Mask, ScalarOrSchedule, Transform
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
 def with_adam(
-    label: str, direction: Any, learning_rate: Any, numbers: Any, weight_decay: Any, weight_decay_mask: Mask,
-    adam_learning_rate: Any, adam_b1: Any, adam_b2: Any, adam_eps: Any, adam_weight_decay: Any, mu_dtype: Any,
-    others: Any, adams_rates: bool = True,
+    label: str, direction: Any, learning_rate: ScalarOrSchedule, numbers: Any, weight_decay: ScalarOrSchedule,
+    weight_decay_mask: Mask, adam_learning_rate: ScalarOrSchedule | None, adam_b1: ScalarOrSchedule,
+    adam_b2: ScalarOrSchedule, adam_eps: ScalarOrSchedule, adam_weight_decay: ScalarOrSchedule, mu_dtype: DType | None,
+    others: Transform | None, adams_rates: bool = True,
 ) -> GradientTransformation:  # fmt: skip
     """The direction, the decay and the rate for what is a matrix by `numbers`; `others`, or AdamW, for what is not.
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from gdjax import tree
 from gdjax.combine.hyperparams import get_hyperparams
@@ -71,7 +72,7 @@ def _hyperparams(
             params = jnp.zeros(2)
         state = tx.init(params)
 
-    def used(count: Any) -> dict[str, Any]:
+    def used(count: Array) -> dict[str, Any]:
         """In an update at that count: a schedule that Optax injects is known by its number in the state after it."""
         zeros = jax.tree.map(jnp.zeros_like, params)
         return get_hyperparams(tx, call_update(tx, zeros, tree.set(state, count=count), params, {})[1])

@@ -17,7 +17,7 @@ from gdjax.schedules.curves import of_count
 
 @by_value
 def piecewise_constant_schedule(
-    init_value: ArrayLike, boundaries_and_scales: Mapping[int, ArrayLike] | None = None
+    init_value: ArrayLike, boundaries_and_scales: Mapping[int, Any] | None = None
 ) -> Schedule:
     """`init_value` times the scales of all boundaries that the step has reached.
 
@@ -42,7 +42,7 @@ def piecewise_constant_schedule(
 def piecewise_interpolate_schedule(
     interpolate_type: Literal["linear", "cosine"],
     init_value: ArrayLike,
-    boundaries_and_scales: Mapping[int, ArrayLike] | None = None,
+    boundaries_and_scales: Mapping[int, Any] | None = None,
 ) -> Schedule:
     """The values of `piecewise_constant_schedule` at step 0 and at the boundaries, joined by lines or half cosines.
 
@@ -115,7 +115,9 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
     return of_count(curves.join(joined, starts))
 
 
-def _levels(factory: str, init_value: Any, scales: Any) -> tuple[list[float], list[tuple[Any, ...]]]:
+def _levels(
+    factory: str, init_value: ArrayLike, scales: Mapping[int, Any] | None
+) -> tuple[list[float], list[tuple[Any, ...]]]:
     """The boundaries in order, and `init_value` times the scales: before the first boundary and from each one on."""
     check_numbers(factory, init_value=init_value)
     given = [(check_steps(factory, "a boundary", start), scale) for start, scale in (scales or {}).items()]

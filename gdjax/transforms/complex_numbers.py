@@ -1,9 +1,10 @@
 """Complex parameters as pairs of real ones."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
@@ -13,8 +14,8 @@ from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 class SplitRealAndImaginaryArrays(NamedTuple):
     """A complex array as two real ones."""
 
-    real: Any
-    imaginary: Any
+    real: Array
+    imaginary: Array
 
 
 class SplitRealAndImaginaryState(NamedTuple):
@@ -66,20 +67,20 @@ def _split(tree: ArrayTree) -> Any:
     return jax.tree.map(_parts, tree)
 
 
-def _parts(x: Any) -> Any:
+def _parts(x: Array) -> Any:
     if isinstance(x, jax.ShapeDtypeStruct):
         return jax.eval_shape(_parts, x) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
     return SplitRealAndImaginaryArrays(jnp.real(x), jnp.imag(x)) if jnp.iscomplexobj(x) else x
 
 
-def _joined(x: Any) -> Any:
+def _joined(x: Array | SplitRealAndImaginaryArrays) -> Any:
     return jax.lax.complex(x.real, x.imaginary) if _is_pair(x) else x
 
 
-def _is_pair(x: Any) -> bool:
+def _is_pair(x: object) -> TypeGuard[SplitRealAndImaginaryArrays]:
     return getattr(x, "_fields", None) == SplitRealAndImaginaryArrays._fields
 
 
-def _ours(x: Any) -> Any:
+def _ours(x: object) -> Any:
     """A pair in this library's class: in a state of Optax's it is of another class, which JAX tells apart."""
     return SplitRealAndImaginaryArrays(*x) if _is_pair(x) else x

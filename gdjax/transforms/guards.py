@@ -45,7 +45,7 @@ class ConditionallyMaskState(NamedTuple):
 class ConditionFn(Protocol):
     """`condition(step, **extra_args) -> boolean scalar`: whether to apply the transform in call step = 0, 1, ..."""
 
-    def __call__(self, step: Any, **extra_args: Any) -> Any: ...
+    def __call__(self, step: Array, **extra_args: Any) -> Any: ...
 
 
 @transform

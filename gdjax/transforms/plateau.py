@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gdjax import numerics
 from gdjax.core import checks
@@ -87,7 +88,7 @@ def reduce_on_plateau(
         state: OptState,
         params: Params | None = None,
         *,
-        value: Any = None,
+        value: ArrayLike | None = None,
         **extra_args: Any,
     ) -> tuple[Updates, ReduceLROnPlateauState]:
         checks.state(label, state, ReduceLROnPlateauState)

@@ -43,7 +43,7 @@ def _norm(leaves: Sequence[Array]) -> Array:
 
 
 @_norm.defjvp
-def _norm_jvp(primals: Any, tangents: Any) -> Any:
+def _norm_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
     """sum Re(conj(x) dx) / norm, and 0 where the norm is."""
     norm = _norm(*primals)
     # Two factors: for norms below 1e-38 or above 8e37 the reciprocal would be infinite or denormal.

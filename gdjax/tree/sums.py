@@ -62,7 +62,7 @@ def total(xs: Sequence[Array]) -> Array:
 
 
 @jax.jit
-def sum_of_squares(x: Array, factor: Any = None) -> Array:
+def sum_of_squares(x: Array, factor: Array | None = None) -> Array:
     """sum |factor x|^2 in float32 or wider, of shape (1,)."""
     x = floating(x)
     return jnp.sum(numerics.abs_sq(x if factor is None else product(x, factor))).reshape(1)

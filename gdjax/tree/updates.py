@@ -4,6 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
 
 from gdjax.core import base, checks, domains, meshes
 from gdjax.core.arrays import add
@@ -51,7 +53,7 @@ def _apply(params: Params, updates: Updates) -> Params:
     return structure.unflatten([p if p is None or u is None else add(p, u) for p, u in zip(ps, us, strict=True)])
 
 
-def _check(label: str, where: str, p: Any, u: Any) -> None:
+def _check(label: str, where: str, p: ArrayLike, u: ArrayLike) -> None:
     checks.leaf(label, where, p)
     if jnp.shape(p) != jnp.shape(u):
         raise ValueError(f"{label}: {where}: update shape {jnp.shape(u)} does not match {jnp.shape(p)}")
@@ -95,7 +97,7 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Scal
     domains.check(label, {"step_size": step_size}, {})
     structure, news = _alike(label, new_tensors, old_tensors, none=True)
 
-    def move(new: Any, old: Any) -> Any:
+    def move(new: Array, old: Array) -> Any:
         if new is None:
             return None
         old = jnp.asarray(old)

@@ -9,7 +9,7 @@ import functools
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Literal, Var
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from gdjax.numerics.bounds import FORMS, clipped, spoiled
 from gdjax.xla.facts import Graph
@@ -70,7 +70,7 @@ def _is_cheap(graph: Graph, x: int) -> bool:
     return x in graph.inputs
 
 
-def _squares(equation: Any) -> str | None:
+def _squares(equation: JaxprEqn) -> str | None:
     """Which of the bounds an equation is, None for other equations."""
     if equation.primitive.name != "custom_jvp_call":
         return None
@@ -79,7 +79,7 @@ def _squares(equation: Any) -> str | None:
     return names.get(inside[0].params.get("name")) if len(inside) == 1 else None
 
 
-def _clipping(equation: Any) -> Any:
+def _clipping(equation: JaxprEqn) -> Any:
     squares = _squares(equation)
     (new,) = jax.make_jaxpr(lambda x: clipped(x, squares))(equation.invars[0].aval).eqns
     return new.replace(invars=equation.invars, outvars=equation.outvars)

@@ -1,9 +1,8 @@
 """Sums and means that XLA:CPU computes without writing what it adds up to memory."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gdjax.numerics.bounds import bounded_sq, largest_of, shrinking
 from gdjax.numerics.elementwise import Array, abs_sq, sqrt
@@ -53,7 +52,7 @@ def means_of_squares(x: Array, first: int, second: int) -> tuple[Array, Array]:
     return one.reshape(without(first)), other.reshape(without(second))
 
 
-def limited(x: Array, factors: tuple[Array, Array], most: Any) -> tuple[Array, Array]:
+def limited(x: Array, factors: tuple[Array, Array], most: ArrayLike) -> tuple[Array, Array]:
     """The two factors, the second smaller so that x times both has a root mean square of at most `most`.
 
     For that, elements of x count as `largest_of` says at most.
