@@ -7,17 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from gdjax.core import calls
-from gdjax.core.types import ArrayTree
+from gdjax.core.types import Array, ArrayLike, ArrayTree
 from gdjax.tree.accumulators import AccumulationType, Accumulator, Accumulators, combined
 
 __all__ = [
     "AccumulationType", "Accumulator", "Aux", "micro_grad", "micro_vmap", "microbatch", "reshape_batch_axis",
 ]  # fmt: skip
 
-Array = jax.Array
 Aux = namedtuple("Aux", ["values", "metrics", "aux"])  # each with an entry for each example
 
 

@@ -5,13 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from gdjax import tree
 from gdjax.core import checks
-from gdjax.core.types import ArrayTree, Scalar
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayTree, DTypeLike, Scalar
 
 
 class Normal:

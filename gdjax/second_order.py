@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from gdjax.core.types import ArrayTree, Params
+from gdjax.core.types import Array, ArrayTree, Params
 
-Array = jax.Array
 LossFn = Callable[[Any, Any, Any], Any]  # (params, inputs, targets) -> scalar
 
 AT_ONCE = 128  # columns of the Hessian computed side by side

@@ -9,13 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.core import Tracer
-from jax.typing import ArrayLike
 
 from gdjax.core import structures
 from gdjax.core.structures import SWAPPED, alike, flatten_like  # noqa: F401
-from gdjax.core.types import ArrayTree, OptState, Params, Updates
+from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Updates
 
 NUMBER = int, float, np.number
 NO_STATE = "state is None; call init(params) first"

@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import callers
-from gdjax.core.types import KeyLike
-
-Array = jax.Array
+from gdjax.core.types import Array, KeyLike
 
 
 def required(label: str, key: KeyLike | None, seed: int | None) -> KeyLike:

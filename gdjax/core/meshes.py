@@ -15,11 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.typing import ArrayLike, DTypeLike
 
-from gdjax.core.types import ArrayTree
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike
 
 
 def type_of(x: ArrayTree) -> Any:

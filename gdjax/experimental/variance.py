@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from gdjax import numerics, tree
 from gdjax.combine.chain import chain
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, identity, transform
-from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
+from gdjax.core.types import ArrayLike, ArrayTree, OptState, Params, Transform, Updates
 from gdjax.experimental.aggregators import Aggregator, PerElementUpdates, aggregator_factory, axes_of, process
 from gdjax.lift.slots import Moment, first_moment, second_moment
 from gdjax.numerics import Array, abs_sq

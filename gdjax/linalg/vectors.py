@@ -7,11 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
 from gdjax.core import base, checks
 from gdjax.core.skipped import is_skipped
-from gdjax.core.types import ArrayTree, Updates
+from gdjax.core.types import ArrayTree, DTypeLike, Updates
 from gdjax.numerics import Array
 
 Vector = list[Any]

@@ -6,15 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from gdjax import numerics, tree
 from gdjax.core import base, checks
 from gdjax.core.arrays import add
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import ArrayTree, OptState, Params, Scalar, Updates
+from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Scalar, Updates
 
-Array = jax.Array
 ValueFn = Callable[..., Any]  # value_fn(params, **extra_args) -> real scalar
 
 

@@ -7,12 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
 
 from gdjax.core.arrays import is_key
-from gdjax.core.types import ArrayTree, Axis
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayLike, ArrayTree, Axis, DTypeLike
 
 
 def abs_sq(x: Array) -> Array:

@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
 
-from gdjax.core.types import Axis
+from gdjax.core.types import ArrayLike, Axis, DTypeLike
 from gdjax.numerics import elementwise as numerics
 from gdjax.numerics.elementwise import Array
 from gdjax.xla.products import product, selected_product

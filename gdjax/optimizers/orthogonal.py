@@ -5,10 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from gdjax import numerics
-from gdjax.core.types import Roles, Scalar
+from gdjax.core.types import DTypeLike, Roles, Scalar
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.stages import Tree, Whole
 from gdjax.linalg.polar import Polar

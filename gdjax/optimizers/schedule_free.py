@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from gdjax import numerics, tree
 from gdjax.combine.chain import chain
@@ -14,7 +13,7 @@ from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
 from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import DType, OptState, Params, Scalar, ScalarOrSchedule, Transform
+from gdjax.core.types import DType, DTypeLike, OptState, Params, Scalar, ScalarOrSchedule, Transform
 from gdjax.lift import slots
 from gdjax.lift.leafwise import Hyper, Reduced
 from gdjax.lift.slots import Shared

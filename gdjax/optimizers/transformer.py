@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from jax.typing import DTypeLike
-
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Roles, ScalarOrSchedule
+from gdjax.core.types import DTypeLike, Roles, ScalarOrSchedule
 from gdjax.matrices.roles import routing
 from gdjax.optimizers.adam import adam
 from gdjax.optimizers.normuon import scale_by_normuon

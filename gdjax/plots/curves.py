@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from gdjax import tree
 from gdjax.combine.hyperparams import get_hyperparams
 from gdjax.core import checks, misuse
 from gdjax.core.base import call_update
-from gdjax.core.types import Params, Transform
+from gdjax.core.types import Array, Params, Transform
 from gdjax.core.values import is_ours
 from gdjax.plots import look
 

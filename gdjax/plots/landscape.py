@@ -6,11 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
 
 from gdjax.core import checks
-from gdjax.core.types import OptState, Params, Transform
+from gdjax.core.types import Array, ArrayLike, OptState, Params, Transform
 from gdjax.plots import look
 from gdjax.training.step import Inputs, gradient, updated
 

@@ -5,10 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from gdjax import tree as trees
-from gdjax.core.types import ArrayTree
+from gdjax.core.types import ArrayLike, ArrayTree
 from gdjax.numerics import largest
 from gdjax.projections.parts import Array, as_vector, each, radius
 

@@ -5,11 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from gdjax import numerics
 from gdjax.core import checks
-from gdjax.core.types import ArrayTree, Params
+from gdjax.core.types import ArrayLike, ArrayTree, Params
 from gdjax.projections.parts import Array, floating_dtype, radius
 
 

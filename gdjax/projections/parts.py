@@ -7,13 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from gdjax import numerics
 from gdjax.core import checks
-from gdjax.core.types import ArrayTree
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayLike, ArrayTree
 
 
 def radius(label: str, scale: ArrayLike) -> Any:

@@ -4,11 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from gdjax import tree as trees
 from gdjax.core import checks
-from gdjax.core.types import ArrayTree
+from gdjax.core.types import ArrayLike, ArrayTree
 from gdjax.projections.parts import Array, each, wide
 
 

@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
 
 from gdjax.core.checks import NUMBER
-from gdjax.core.types import ArrayTree, Schedule
+from gdjax.core.types import Array, ArrayLike, ArrayTree, Schedule
 from gdjax.numerics import at_least_float32
 
 Curve = Callable[[jax.Array], jax.Array]

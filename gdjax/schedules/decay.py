@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from gdjax.core.checks import NUMBER
-from gdjax.core.types import Schedule
+from gdjax.core.types import ArrayLike, Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import ANY, check_begin, check_numbers, check_steps, is_zero, warn_of_constant

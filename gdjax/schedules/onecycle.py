@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 from jax.core import Tracer
-from jax.typing import ArrayLike
 
-from gdjax.core.types import Schedule
+from gdjax.core.types import ArrayLike, Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_numbers, check_steps

@@ -4,11 +4,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from jax.typing import ArrayLike
-
 from gdjax.core.calls import schedule as check_schedule
 from gdjax.core.checks import NUMBER
-from gdjax.core.types import Schedule
+from gdjax.core.types import ArrayLike, Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_choice, check_numbers, check_steps

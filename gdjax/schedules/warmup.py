@@ -2,9 +2,7 @@
 
 from typing import Any, Literal
 
-from jax.typing import ArrayLike
-
-from gdjax.core.types import Schedule
+from gdjax.core.types import ArrayLike, Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_choice, check_numbers, check_steps, is_zero, warn_of_constant

@@ -8,10 +8,8 @@ import numpy as np
 
 from gdjax.core import checks
 from gdjax.core.field_docs import with_field_docs
-from gdjax.core.types import ArrayTree, Params
+from gdjax.core.types import Array, ArrayTree, Params
 from gdjax.training.differences import Differences, Function, central_differences
-
-Array = jax.Array
 
 
 @with_field_docs

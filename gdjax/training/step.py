@@ -6,16 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from gdjax import tree
 from gdjax.combine.hyperparams import learning_rates
 from gdjax.core import base
-from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
+from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Transform, Updates
 from gdjax.tree.sums import total, wide
 from gdjax.tree.updates import apply_updates
-
-Array = jax.Array
 
 # What a step reports of the run. Any but RUNNING freezes it: steps that the host has already sent change nothing.
 RUNNING, SMALL_GRADIENT, STEADY_LOSS, NON_FINITE = range(4)

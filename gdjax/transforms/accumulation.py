@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from gdjax import numerics, tree
 from gdjax.combine.chain import of_leaf_rules
@@ -14,13 +13,12 @@ from gdjax.combine.conditional import as_before, or_zero
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.closures import value_of
-from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
+from gdjax.core.types import Array, ArrayTree, DTypeLike, OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.xla.flags import on_gpu
 from gdjax.xla.write_order import after, bound_for, destination, written
 
-Array = jax.Array
 LABEL = "gdjax.MultiSteps"
 
 

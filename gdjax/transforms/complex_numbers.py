@@ -4,11 +4,10 @@ from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
+from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform, Updates
 
 
 class SplitRealAndImaginaryArrays(NamedTuple):

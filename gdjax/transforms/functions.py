@@ -4,11 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import Array
 
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, init_empty_state, is_float0, transform
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import Array, OptState, Params, Updates
 
 
 @transform

@@ -12,11 +12,9 @@ from gdjax import numerics
 from gdjax.combine.conditional import all_finite, apply_or, apply_where, companions, zeros
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import OptState, Params, Transform, Updates
+from gdjax.core.types import Array, OptState, Params, Transform, Updates
 from gdjax.xla.flags import flag, none
 from gdjax.xla.write_order import bound_for
-
-Array = jax.Array
 
 
 class ApplyIfFiniteState(NamedTuple):

@@ -6,15 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
 
 from gdjax import tree
 from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import ArrayTree, DType, OptState, Params, ScalarOrSchedule, Updates
+from gdjax.core.types import Array, ArrayLike, ArrayTree, DType, OptState, Params, ScalarOrSchedule, Updates
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.functions import stateless
 

@@ -3,12 +3,11 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
-from gdjax.core.types import OptState, Params, Scalar, Updates
+from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
 from gdjax.numerics import Array
 from gdjax.transforms.scaling import scale
 

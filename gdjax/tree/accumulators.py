@@ -8,12 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from gdjax import numerics
-from gdjax.core.types import ArrayTree
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayTree, DTypeLike
 
 
 class AccumulationType(enum.Enum):

@@ -11,13 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
 
 from gdjax import numerics
 from gdjax.core import checks
-from gdjax.core.types import ArrayTree, Updates
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike, Updates
 
 
 def _leaves(

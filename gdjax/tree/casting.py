@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
 from gdjax.core.base import is_float0
-from gdjax.core.types import ArrayTree
+from gdjax.core.types import ArrayTree, DTypeLike
 
 
 def cast(tree: ArrayTree, dtype: DTypeLike | None) -> Any:

@@ -9,14 +9,12 @@ import jax.numpy as jnp
 
 from gdjax.core import meshes
 from gdjax.core.base import is_float0
-from gdjax.core.types import Updates
+from gdjax.core.types import Array, Updates
 from gdjax.numerics import real_dtype
 from gdjax.numerics.norms import SCALE, SMALL, precise, three_sums
 from gdjax.tree.sums import arrays, floating, floating_dtype, joined, pairwise_sum, sum_of_squares, wide
 from gdjax.xla.products import places_of_factors
 from gdjax.xla.reads import apart
-
-Array = jax.Array
 
 
 def global_norm(updates: Updates) -> Array:

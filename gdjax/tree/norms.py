@@ -14,11 +14,9 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import is_float0
-from gdjax.core.types import ArrayTree, Scalar
+from gdjax.core.types import Array, ArrayTree, Scalar
 from gdjax.tree.euclidean import global_norm
 from gdjax.tree.sums import arrays, floating, joined, sum_of_squares, total, wide
-
-Array = jax.Array
 
 
 def sum(tree: ArrayTree, associative_reduction: bool = False) -> Array:  # noqa: A001

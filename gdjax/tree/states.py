@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax import Array
 
 from gdjax.core.boxes import boxed_like, unboxed
-from gdjax.core.types import ArrayTree, OptState
+from gdjax.core.types import Array, ArrayTree, OptState
 
 Path = tuple[Any, ...]
 Filter = Callable[[Path, Any], bool]

@@ -12,10 +12,8 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import is_float0
-from gdjax.core.types import ArrayTree
+from gdjax.core.types import Array, ArrayTree
 from gdjax.xla.products import product
-
-Array = jax.Array
 
 
 def arrays(tree: ArrayTree) -> list[Array]:

@@ -4,13 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jax.typing import ArrayLike
 
 from gdjax.core import base, checks, domains, meshes
 from gdjax.core.arrays import add
 from gdjax.core.signatures import short_types
-from gdjax.core.types import Params, Scalar, Updates
+from gdjax.core.types import Array, ArrayLike, Params, Scalar, Updates
 from gdjax.xla import reads
 
 
