@@ -17,7 +17,7 @@ from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 from gdjax.transforms.trust_ratio import scale_by_param_block_rms
-from gdjax.xla.sums import limited, means_of_squares
+from gdjax.tree.sums import limited, means_of_squares
 
 
 class FactoredState(NamedTuple):
@@ -65,7 +65,7 @@ def _by_factored_rms(
         rows, columns = means_of_squares(g, longest, second)
         v_row, v_col = average(s.v_row, rows), average(s.v_col, columns)
         axis = second - (second > longest)  # the second longest axis of g, in v_row
-        mean = jnp.sum(v_row * (1 / v_row.shape[axis]), axis, keepdims=True)
+        mean = jnp.sum(v_row * (1 / v_row.shape[axis]), axis, keepdims=True)  # of quotients: a sum overflows first
         row_factor = jnp.expand_dims(_inverse_root(v_row / jnp.where(mean == 0, 1, mean)), longest)
         factor, s = jnp.expand_dims(_inverse_root(v_col), second), s._replace(v_row=v_row, v_col=v_col)
     if clipping_threshold is not None:

@@ -13,7 +13,7 @@ from gdjax.lift.leafwise import Hyper, Reduced
 from gdjax.lift.slots import Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
-from gdjax.xla.reads import rounded
+from gdjax.tree.updates import moved
 
 
 class ParamsEmaState(NamedTuple):
@@ -55,7 +55,7 @@ def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
 
 def _moved(mean: Array, p: Array, u: Array, g: Array, c: Array) -> Array:
     """The average moved by the share c towards the parameter after its update, rounded as `apply_updates` rounds it."""
-    x = rounded(p + rounded(u, g), p)
+    x = moved(p, u, g)
     return jnp.where(c == 0, mean, jnp.where(c == 1, x, mean + c * (x - mean)))
 
 

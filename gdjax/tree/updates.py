@@ -106,6 +106,11 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Scal
     return structure.unflatten(map(move, news, jax.tree.leaves(old_tensors)))
 
 
+def moved(p: Array, u: Array, g: Array) -> Array:
+    """p + u in a rule, rounded as `apply_updates` rounds it; p and g are the parameter and the gradient of the rule."""
+    return reads.rounded(p + reads.rounded(u, g), p)
+
+
 def _alike(label: str, new: Params, old: Params, *, none: bool = False) -> tuple[Any, list[Any]]:
     """The structure of `old`, and the leaves of `new`, which must fit it; with `none` they may be None."""
     paths, structure = jax.tree_util.tree_flatten_with_path(old)
