@@ -64,11 +64,12 @@ def test_a_second_pass_is_taken_only_where_squares_are_lost(scale: float, passes
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
 @pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e-20, 1e-12, 1.0, 1e12, 1e20, 1e30, 5e37])
 def test_both_ways_to_take_a_norm(dtype: str, scale: float):
-    # In the second of the jitted functions the leaves are constants.
+    # In the second of the jitted functions the leaves are constants, which compile anew for each size.
     x = [jnp.zeros((2, 2), dtype), jnp.asarray(3 * scale, dtype), jnp.asarray([4 * scale, 0.0], dtype), jnp.arange(2)]
     wanted = exact_norm(np.asarray(leaf).astype("complex128") for leaf in x)
     for norm in WAYS:
-        for got in (jax.jit(norm)(x), jax.jit(lambda norm=norm: norm(x))()):
+        constant = [jax.jit(lambda norm=norm: norm(x))()] if scale in (1e-37, 1.0, 5e37) else []
+        for got in (jax.jit(norm)(x), *constant):
             assert got.dtype == jnp.float32 and got.shape == ()
             np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
