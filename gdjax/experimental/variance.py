@@ -88,7 +88,7 @@ def get_per_element_mean_and_sum_sq_diff_grads(
         mean = jnp.mean(g, axes, keepdims=True)
         return jnp.squeeze(mean, axes), jnp.sum(abs_sq(g - mean), axes)
 
-    def joined(n: Array, m: int, g: Array, mean: Array, squares: Array) -> tuple[Array, Array]:
+    def with_batch(n: Array, m: int, g: Array, mean: Array, squares: Array) -> tuple[Array, Array]:
         n = n.astype(squares.dtype)
         new_mean, new_squares = of_batch(g)
         d = new_mean - mean.astype(new_mean.dtype)
@@ -109,7 +109,7 @@ def get_per_element_mean_and_sum_sq_diff_grads(
             return (tree.cast_like(means, updates), {"sum_sq_diff_grads": squares, "sample_size": m}), state
         checks.state(label, state, PerElementMeanAndSumSqDiffGradsState)
         n = state.micro_step
-        means, squares = _unzip(functools.partial(joined, n, m), updates, state.mean_grads, state.sum_sq_diff_grads)
+        means, squares = _unzip(functools.partial(with_batch, n, m), updates, state.mean_grads, state.sum_sq_diff_grads)
         ready = n + 1 >= steps
         out, kept = (
             jax.tree.map(lambda x, zero=zero: jnp.where(zero, 0, x), (means, squares, n + 1))

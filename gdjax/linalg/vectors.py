@@ -49,15 +49,15 @@ def gaps(updates: Updates, like: ArrayTree) -> Gaps:
     return [reals(x) if is_skipped(g) or base.is_float0(g) else None for g, x in there]
 
 
-def joined(leaves: Vector, where: Gaps, dtype: DTypeLike) -> Array:
+def as_vector(leaves: Vector, where: Gaps, dtype: DTypeLike) -> Array:
     """The leaves as one vector, real and imaginary parts one after the other, with zeros in the gaps."""
     new = iter(leaves)
     parts = [_parts(next(new)) if gap is None else [jnp.zeros(gap)] for gap in where]
     return jnp.concatenate([x.ravel().astype(dtype) for xs in parts for x in xs] or [jnp.zeros(0, dtype)])
 
 
-def split(v: Array, leaves: Vector, where: Gaps) -> Vector:
-    """The inverse of `joined`: arrays of the shapes of `leaves`, complex ones where these are."""
+def as_leaves(v: Array, leaves: Vector, where: Gaps) -> Vector:
+    """The inverse of `as_vector`: arrays of the shapes of `leaves`, complex ones where these are."""
     new, found, start = iter(leaves), [], 0
     for gap in where:
         if gap is not None:

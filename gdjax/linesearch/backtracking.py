@@ -11,7 +11,7 @@ from gdjax.core import checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
 from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
-from gdjax.linesearch.line import Array, Line, ValueFn, evaluations, like, no_gradient, numbers
+from gdjax.linesearch.line import Array, Line, ValueFn, check_evaluations, check_numbers, like, no_gradient
 
 LABEL = "gdjax.scale_by_backtracking_linesearch"
 
@@ -102,10 +102,10 @@ def scale_by_backtracking_linesearch(
     Reference:
       Nocedal & Wright 2006, Numerical optimization, Algorithm 3.1; Armijo 1966.
     """
-    evaluations(LABEL, "max_backtracking_steps", max_backtracking_steps)
-    numbers(LABEL, 0, slope_rtol=slope_rtol, atol=atol, rtol=rtol)
-    numbers(LABEL, 0, above=True, decrease_factor=decrease_factor)
-    numbers(LABEL, 0, above=True, increase_factor=increase_factor, max_learning_rate=max_learning_rate)
+    check_evaluations(LABEL, "max_backtracking_steps", max_backtracking_steps)
+    check_numbers(LABEL, 0, slope_rtol=slope_rtol, atol=atol, rtol=rtol)
+    check_numbers(LABEL, 0, above=True, decrease_factor=decrease_factor)
+    check_numbers(LABEL, 0, above=True, increase_factor=increase_factor, max_learning_rate=max_learning_rate)
 
     def init(params: Params) -> ScaleByBacktrackingLinesearchState:
         dtype = numerics.widest_real(params)

@@ -16,7 +16,7 @@ from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Scal
 ValueFn = Callable[..., Any]  # value_fn(params, **extra_args) -> real scalar
 
 
-def numbers(label: str, low: float, *, above: bool = False, **values: Scalar) -> None:
+def check_numbers(label: str, low: float, *, above: bool = False, **values: Scalar) -> None:
     """Raises for a schedule, and unless each value that is known now is at least `low`, with `above` more than it."""
     for name, x in values.items():
         if callable(x):
@@ -25,7 +25,7 @@ def numbers(label: str, low: float, *, above: bool = False, **values: Scalar) ->
             raise ValueError(f"{label}: {name} must be {'above' if above else 'at least'} {low:g}, got {x!r}")
 
 
-def evaluations(label: str, name: str, x: object) -> None:
+def check_evaluations(label: str, name: str, x: object) -> None:
     """Raises unless `x` can be a number of evaluations: an int of at least 1, or a scalar array of integers."""
     if not isinstance(x, jax.Array):
         checks.structural(label, name, x, 1)

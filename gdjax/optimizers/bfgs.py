@@ -255,16 +255,16 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Bounds) -> Gradient
         lists = [vectors.trained(label, x, updates) for x in trees]
 
         def step(H: Array, count: Array, pairs: Array, slope: Array, *lists: list[Array]) -> tuple[Any, ...]:
-            old_p, old_g, p, g, *ends = (vectors.joined(xs, where, H.dtype) for xs in lists)
+            old_p, old_g, p, g, *ends = (vectors.as_vector(xs, where, H.dtype) for xs in lists)
             s, y, fixed = jnp.where(count > 0, p - old_p, 0), g - old_g, jnp.zeros(g.shape, bool)
             if ends:
-                fixed = boxes.held(p, g, size(pairs, g) * jnp.diagonal(H), *ends)
+                fixed = boxes.pressed(p, g, size(pairs, g) * jnp.diagonal(H), *ends)
                 y = jnp.where(s == 0, 0, y)  # of what was held: its gradient changed by the work of the others
             x, n = jnp.where(fixed, 0, g), g.size - sum(filter(None, where))
             H, pairs, d = quasi_newton.renewed(rule, H, pairs, Pair(s, y, s @ old_g, slope), x, n, scaled)
             slope = jnp.clip(x @ d, 0, jnp.finfo(H.dtype).max)  # of huge gradients it is infinite
             d = size(pairs, x) * d
-            us = vectors.split(boxes.within(p, g, d, fixed, *ends) if ends else d, lists[3], where)
+            us = vectors.as_leaves(boxes.within(p, g, d, fixed, *ends) if ends else d, lists[3], where)
             us = [u.astype(g.dtype) for u, g in zip(us, lists[3], strict=True)]
             us = [boxes.rounded(u, *rest) for u, *rest in zip(us, lists[2], *lists[4:], strict=True)] if ends else us
             return us, H, pairs, slope

@@ -73,8 +73,7 @@ def _averaged(
     *, c: Reduced = None,
 ) -> tuple[Array, ScheduleFreeState]:  # fmt: skip
     z = s.z + u
-    # y_{t+1} - y_t with x_t eliminated: no division by b1. Not with u for z - s.z: a quotient that is used twice, a TPU
-    # would write to memory.
+    # y_{t+1} - y_t with x_t eliminated: no division by b1. z - s.z is u as z has taken it.
     return c * (z - y) + (1 - s.b1) * (1 - c) * (z - s.z), s._replace(z=z)
 
 

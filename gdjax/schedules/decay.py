@@ -252,7 +252,7 @@ def checked_decay(
     if not off:
         return exponential(start, steps, decay_rate, begin, bool(staircase), end)
     name, x = ("transition_steps", steps) if steps <= 0 else ("decay_rate", decay_rate)
-    return held(factory, name, x, start, "init_value" if factory == "exponential_decay" else "peak_value")
+    return unchanging(factory, name, x, start, "init_value" if factory == "exponential_decay" else "peak_value")
 
 
 def checked_line(
@@ -263,12 +263,12 @@ def checked_line(
     steps, begin = check_steps(factory, name, steps, least=ANY), check_begin(factory, begin)
     if steps <= 0 or is_zero(power):
         name, x = (name, steps) if steps <= 0 else ("power", power)
-        return held(factory, name, x, start, "init_value")
+        return unchanging(factory, name, x, start, "init_value")
     check_numbers(factory, positive=["power"], power=power)
     return curves.transition(start, end, steps, begin, power)
 
 
-def held(factory: str, name: str, x: object, value: ArrayLike, called: str) -> curves.Curve:
+def unchanging(factory: str, name: str, x: object, value: ArrayLike, called: str) -> curves.Curve:
     """The constant `value`, with a warning that argument `name` makes it one.
 
     Steps of 0 are warned of where the schedule is called: in a join, many programs have a phase of no steps where they

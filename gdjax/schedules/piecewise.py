@@ -15,7 +15,7 @@ from gdjax.schedules.curves import of_count
 
 @by_value
 def piecewise_constant_schedule(
-    init_value: ArrayLike, boundaries_and_scales: Mapping[int, Any] | None = None
+    init_value: ArrayLike, boundaries_and_scales: Mapping[int, ArrayLike] | None = None
 ) -> Schedule:
     """`init_value` times the scales of all boundaries that the step has reached.
 
@@ -40,7 +40,7 @@ def piecewise_constant_schedule(
 def piecewise_interpolate_schedule(
     interpolate_type: Literal["linear", "cosine"],
     init_value: ArrayLike,
-    boundaries_and_scales: Mapping[int, Any] | None = None,
+    boundaries_and_scales: Mapping[int, ArrayLike] | None = None,
 ) -> Schedule:
     """The values of `piecewise_constant_schedule` at step 0 and at the boundaries, joined by lines or half cosines.
 

@@ -231,12 +231,7 @@ def warmup_decay(
             f"gdjax.{factory}: decay_steps includes the warm-up and must be more than warmup_steps, "
             f"got decay_steps={steps} and warmup_steps={warmup}"
         )
-    numbers: dict[str, Any] = {
-        "init_value": init_value,
-        "peak_value": peak_value,
-        "end_value": end_value,
-        "exponent": exponent,
-    }
+    numbers: dict[str, Any] = dict(init_value=init_value, peak_value=peak_value, end_value=end_value, exponent=exponent)
     check_numbers(factory, positive=[] if is_zero(exponent) else ["exponent"], **numbers)
     if shape is curves.half_cosine and is_zero(peak_value) and not is_zero(end_value):
         warn_of_constant(factory, "peak_value", peak_value, f"0 after the warm-up, whatever end_value={end_value} says")

@@ -46,7 +46,7 @@ def split_real_and_imaginary(inner: Transform) -> GradientTransformation:
 
     def init(params: Params) -> SplitRealAndImaginaryState:
         checks.leaves("gdjax.split_real_and_imaginary", "params", params)
-        return SplitRealAndImaginaryState(inner.init(_split(params)))
+        return SplitRealAndImaginaryState(inner.init(_as_pairs(params)))
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
@@ -54,25 +54,25 @@ def split_real_and_imaginary(inner: Transform) -> GradientTransformation:
         checks.state("gdjax.split_real_and_imaginary", state, SplitRealAndImaginaryState)
         checks.gradients("gdjax.split_real_and_imaginary", updates, params)
         like = jax.tree.structure(updates)
-        extra_args = {k: _split(x) if jax.tree.structure(x) == like else x for k, x in extra_args.items()}
+        extra_args = {k: _as_pairs(x) if jax.tree.structure(x) == like else x for k, x in extra_args.items()}
         inner_state = jax.tree.map(_ours, state.inner_state, is_leaf=_is_pair)
-        new, inner_state = base.call_update(inner, _split(updates), inner_state, _split(params), extra_args)
-        return jax.tree.map(_joined, new, is_leaf=_is_pair), SplitRealAndImaginaryState(inner_state)
+        new, inner_state = base.call_update(inner, _as_pairs(updates), inner_state, _as_pairs(params), extra_args)
+        return jax.tree.map(_as_complex, new, is_leaf=_is_pair), SplitRealAndImaginaryState(inner_state)
 
     return GradientTransformation(init, update)
 
 
-def _split(tree: ArrayTree) -> Any:
-    return jax.tree.map(_parts, tree)
+def _as_pairs(tree: ArrayTree) -> Any:
+    return jax.tree.map(_pair, tree)
 
 
-def _parts(x: Array) -> Any:
+def _pair(x: Array) -> Any:
     if isinstance(x, jax.ShapeDtypeStruct):
-        return jax.eval_shape(_parts, x) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
+        return jax.eval_shape(_pair, x) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
     return SplitRealAndImaginaryArrays(jnp.real(x), jnp.imag(x)) if jnp.iscomplexobj(x) else x
 
 
-def _joined(x: Array | SplitRealAndImaginaryArrays) -> Any:
+def _as_complex(x: Array | SplitRealAndImaginaryArrays) -> Any:
     return jax.lax.complex(x.real, x.imaginary) if _is_pair(x) else x
 
 

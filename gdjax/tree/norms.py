@@ -16,7 +16,7 @@ from gdjax.core import checks
 from gdjax.core.base import is_float0
 from gdjax.core.types import Array, ArrayTree, Scalar
 from gdjax.tree.euclidean import global_norm
-from gdjax.tree.sums import arrays, floating, joined, sum_of_squares, total, wide
+from gdjax.tree.sums import arrays, concatenated, floating, sum_of_squares, total, wide
 
 
 def sum(tree: ArrayTree, associative_reduction: bool = False) -> Array:  # noqa: A001
@@ -66,7 +66,7 @@ def _smallest(x: Array) -> Array:
 
 def _extreme(reduce: Callable[[Array], Array], tree: ArrayTree, empty: float) -> Array:
     xs = [reduce(x) for x in arrays(tree)]
-    return reduce(joined(xs)) if xs else jnp.full((), empty, jnp.float32)
+    return reduce(concatenated(xs)) if xs else jnp.full((), empty, jnp.float32)
 
 
 def size(tree: ArrayTree) -> int:

@@ -42,7 +42,7 @@ def floating_dtype(x: Array) -> Any:
         return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def joined(xs: Sequence[Array]) -> Array:
+def concatenated(xs: Sequence[Array]) -> Array:
     """Scalars as a vector, arrays one behind the other, in the dtype that they promote to."""
     with jax.numpy_dtype_promotion("standard"):
         dtype = functools.reduce(jnp.promote_types, [x.dtype for x in xs])
@@ -59,7 +59,7 @@ def pairwise_sum(x: Array) -> Array:
 
 def total(xs: Sequence[Array]) -> Array:
     """The sum of scalars; 0 in float32 for none."""
-    return pairwise_sum(joined(xs)) if xs else jnp.zeros((), jnp.float32)
+    return pairwise_sum(concatenated(xs)) if xs else jnp.zeros((), jnp.float32)
 
 
 @jax.jit
