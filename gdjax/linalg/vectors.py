@@ -36,7 +36,7 @@ def _with_gradients(label: str, x: ArrayTree, updates: Updates) -> Iterable[tupl
     return zip(checks.flatten_like(label, ("updates", "state"), structure, updates, x), gs, strict=True)
 
 
-def reals(x: Array) -> int:
+def reals(x: ArrayTree) -> int:
     """How many real numbers the floating leaves of a tree are: two for each complex one."""
     leaves = [x for x in jax.tree.leaves(x) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
     return sum(math.prod(np.shape(x)) * (1 + jnp.iscomplexobj(x)) for x in leaves)

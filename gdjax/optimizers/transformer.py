@@ -6,7 +6,7 @@ from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DTypeLike, Roles, ScalarOrSchedule
+from gdjax.core.types import DTypeLike, Roles, Scalar, ScalarOrSchedule
 from gdjax.matrices.roles import routing
 from gdjax.optimizers.adam import adam
 from gdjax.optimizers.normuon import scale_by_normuon
@@ -20,13 +20,13 @@ LABEL = "gdjax.transformer_optimizer"
 
 @transform
 def transformer_optimizer(
-    learning_rate: ScalarOrSchedule,
+    learning_rate: Scalar,
     steps: int,
     *,
-    adam_learning_rate: ScalarOrSchedule | None = None,
+    adam_learning_rate: Scalar | None = None,
     warmup_steps: int | None = None,
     weight_decay: ScalarOrSchedule = 0.1,
-    hyperball_learning_rate: ScalarOrSchedule | None = None,
+    hyperball_learning_rate: Scalar | None = None,
     adam_b1: ScalarOrSchedule = 0.9,
     adam_b2: ScalarOrSchedule = 0.95,
     adam_eps: ScalarOrSchedule = 1e-8,
@@ -84,7 +84,7 @@ def transformer_optimizer(
         raise ValueError(f"{LABEL}: warmup_steps is {warmup}, and the run has {steps} steps")
     numbers = routing(roles)
 
-    def rate(peak: Any) -> Any:
+    def rate(peak: Scalar) -> Any:
         if callable(peak):
             raise TypeError(f"{LABEL}: a rate is a number, the peak of a schedule that is made here, got {peak!r}")
         return warmup_linear_decay_schedule(peak / warmup, peak, warmup, steps)
