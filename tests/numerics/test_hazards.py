@@ -40,7 +40,7 @@ def zeros(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
-@every(sampled=True, few=1, dtype=["float16", "float32", "bfloat16", "float64"])
+@every(sampled=True, but=WRAPPERS, few=1, dtype=["float16", "float32", "bfloat16", "float64"])
 def test_a67_n1_zero_gradients_give_exact_zeros(case: Case, dtype: str):
     with precision(dtype):
         params = random_tree(0, dtype)
@@ -58,7 +58,9 @@ def test_a67_n1_zero_gradients_give_exact_zeros(case: Case, dtype: str):
 UNBOUNDED = "acprop", "scale_by_acprop", "scale_by_adopt"
 
 
-@every(lambda case: case.name not in UNBOUNDED, sampled=True, few=1, dtype=["float16", "float32", "bfloat16"])
+@every(
+    lambda case: case.name not in UNBOUNDED, sampled=True, but=WRAPPERS, few=1, dtype=["float16", "float32", "bfloat16"]
+)
 def test_a68_a73_subnormal_gradients_and_negative_zeros(case: Case, dtype: str):
     c = compiled(case, dtype)
     for value in (float(jnp.finfo(dtype).smallest_subnormal), float(jnp.finfo(dtype).tiny)):
@@ -71,7 +73,11 @@ def test_a68_a73_subnormal_gradients_and_negative_zeros(case: Case, dtype: str):
 
 # Noise does not show what is rounded; a line search rounds the values of its function. In `scale_by_galore` Adam makes
 # steps of what float32 leaves where a singular vector is 0, which float16 does not.
-@every(lambda case: not case.random and "linesearch" not in case.name and case.name != "scale_by_galore", sampled=True)
+@every(
+    lambda case: not case.random and "linesearch" not in case.name and case.name != "scale_by_galore",
+    sampled=True,
+    but=WRAPPERS,
+)
 def test_n2_small_float16_gradients_are_computed_in_float32(case: Case):
     narrow, wide = compiled(case, "float16"), compiled(case)
     params = jax.tree.map(lambda x: x.astype("float32"), narrow.params)
@@ -94,7 +100,7 @@ def widened(case: Case) -> bool:
     return any(x.shape in SHAPES.values() and x.dtype == jnp.float32 for x in kept(case.name))
 
 
-@every(widened, sampled=True)
+@every(widened, sampled=True, but=WRAPPERS)
 def test_a74_n3_second_moments_of_bfloat16_parameters(case: Case):
     """3,000 gradients of 1, then 3,000 of 0: the moments are what they are with parameters in float32."""
 
@@ -167,7 +173,7 @@ def test_a69_the_largest_gradient(case: Case):
             assert finite((updates, state)), largest
 
 
-@every(lambda case: not case.random, sampled=True)
+@every(lambda case: not case.random, sampled=True, but=WRAPPERS)
 def test_n5_a_gradient_of_1e20_counts_as_exact_arithmetic_says(case: Case):
     """As in float64, for the gradient as it is or as large as a bound on it: in its step and in those that follow."""
     c, exact = compiled(case), compiled(case, "float64")
@@ -305,7 +311,7 @@ def test_n9_a_guard_leaves_no_trace(case: Case):
         assert finite(updates)
 
 
-@every(lambda case: case.reverse, sampled=True)
+@every(lambda case: case.reverse, sampled=True, but=WRAPPERS)
 def test_n10_derivatives_through_an_update_at_a_zero_gradient(case: Case):
     tx, params = case.make(), {"a": jnp.ones((2,)), "b": jnp.zeros(())}
     state = tx.init(params)
