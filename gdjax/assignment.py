@@ -1,9 +1,10 @@
 """The linear assignment problem."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 Array = jax.Array
 
@@ -27,7 +28,7 @@ class _Search(NamedTuple):
     column: Array  # () int, the column settled last
 
 
-def hungarian_algorithm(cost_matrix: Any) -> tuple[Array, Array]:
+def hungarian_algorithm(cost_matrix: ArrayLike) -> tuple[Array, Array]:
     """Assigns rows to columns at the least total cost, each to at most one, min(n, m) pairs in all.
 
         minimize sum_ij C_ij X_ij  over X_ij in {0, 1},  sum_i X_ij <= 1,  sum_j X_ij <= 1,  sum_ij X_ij = min(n, m)

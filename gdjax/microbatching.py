@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import calls
-from gdjax.core.types import ArrayTree
-from gdjax.tree.accumulators import AccumulationType, Accumulator, combined
+from gdjax.core.types import Array, ArrayLike, ArrayTree
+from gdjax.tree.accumulators import AccumulationType, Accumulator, Accumulators, combined
 
 __all__ = [
     "AccumulationType", "Accumulator", "Aux", "micro_grad", "micro_vmap", "microbatch", "reshape_batch_axis",
 ]  # fmt: skip
 
-Array = jax.Array
 Aux = namedtuple("Aux", ["values", "metrics", "aux"])  # each with an entry for each example
 
 
@@ -37,7 +36,7 @@ def reshape_batch_axis(tree: ArrayTree, microbatch_size: int, axis: int = 0) -> 
        [2 5]]
     """
 
-    def split(x: Any) -> Array:
+    def split(x: ArrayLike) -> Array:
         x = jnp.asarray(x)
         at = axis % x.ndim
         parts, rest = divmod(x.shape[at], microbatch_size)
@@ -52,11 +51,11 @@ def microbatch(
     fun: Callable[..., Any],
     argnums: int | Sequence[int],
     microbatch_size: int | None,
-    accumulator: Any = AccumulationType.SUM,
+    accumulator: Accumulators = AccumulationType.SUM,
     *,
     argnames: str | Sequence[str] = (),
     in_axes: int | Sequence[int] = 0,
-    num_real_microbatches: Any = None,
+    num_real_microbatches: int | Array | None = None,
 ) -> Callable[..., Any]:
     """Evaluates a function on parts of a batch, one after the other, and combines the results.
 
@@ -103,7 +102,7 @@ def microbatch(
             raise ValueError(f"gdjax.microbatch: the batch arguments need one batch size, got {sorted(sizes)}")
         batches = [(k, axis, reshape_batch_axis(given[k], microbatch_size, axis)) for k, axis in where]
 
-        def part(i: Any) -> Any:
+        def part(i: Array | int) -> Any:
             def pick(x: Array, axis: int) -> Array:
                 axis = axis % (x.ndim - 1)
                 if not x.shape[axis]:  # an empty batch, of which only the shapes of a part are asked
@@ -130,8 +129,8 @@ def micro_vmap(
     *,
     microbatch_size: int | None = None,
     vmap_fn: Callable[..., Any] = jax.vmap,
-    accumulator: Any = AccumulationType.CONCAT,
-    num_real_microbatches: Any = None,
+    accumulator: Accumulators = AccumulationType.CONCAT,
+    num_real_microbatches: int | Array | None = None,
 ) -> Callable[..., Any]:
     """`jax.vmap` in parts of the batch, its results combined along the way.
 
@@ -187,10 +186,10 @@ def micro_grad(
     batch_argnums: int | Sequence[int] = 1,
     keep_batch_dim: bool = True,
     microbatch_size: int | None = None,
-    accumulator: Any = AccumulationType.SUM,
+    accumulator: Accumulators = AccumulationType.SUM,
     transform_fn: Callable[[Any], Any] = lambda x: x,
     metrics_fn: Callable[[Any], Any] = lambda x: None,
-    num_real_microbatches: Any = None,
+    num_real_microbatches: int | Array | None = None,
 ) -> Callable[..., Any]:
     """The gradient of each example, transformed (clipped, squared, ...), then combined.
 

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.core import checks
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayTree, DTypeLike, Scalar
 
 
 class Normal:
     """The standard normal distribution."""
 
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = (), dtype: DTypeLike = float) -> Array:
         return jax.random.normal(key, sample_shape, dtype)
 
     def log_prob(self, inputs: Array) -> Array:
@@ -26,7 +25,7 @@ class Normal:
 class Gumbel:
     """The standard Gumbel distribution: the argmax of perturbed logits is a sample of their softmax."""
 
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = (), dtype: DTypeLike = float) -> Array:
         return jax.random.gumbel(key, sample_shape, dtype)
 
     def log_prob(self, inputs: Array) -> Array:
@@ -38,8 +37,9 @@ GUMBEL = Gumbel()
 
 
 def make_perturbed_fun(
-    fun: Callable[[Any], Any], num_samples: int = 1000, sigma: Any = 0.1, noise: Any = GUMBEL, use_baseline: bool = True
-) -> Callable[[Array, Any], Any]:
+    fun: Callable[[Any], Any], num_samples: int = 1000, sigma: Scalar = 0.1, noise: Any = GUMBEL,
+    use_baseline: bool = True,
+) -> Callable[[Array, Any], Any]:  # fmt: skip
     """A smooth version of a function, E f(x + sigma z) over noise z, estimated from samples.
 
     Derivatives of any order are those of the expectation, estimated with the density p of z (the score function):
@@ -78,7 +78,7 @@ def make_perturbed_fun(
     """
     num_samples = checks.structural("gdjax.make_perturbed_fun", "num_samples", num_samples, 1)
 
-    def estimate(key: Array, x: Any) -> Any:
+    def estimate(key: Array, x: ArrayTree) -> Any:
         fixed = jax.lax.stop_gradient(x)
         baseline = fun(fixed) if use_baseline else None
 
@@ -91,7 +91,7 @@ def make_perturbed_fun(
             out = tree.scale(one, out)
             return tree.add_scale(out, 1 - one, baseline) if use_baseline else out
 
-        def mean(y: Array, like: Any) -> Array:
+        def mean(y: Array, like: Array) -> Array:
             with jax.numpy_dtype_promotion("standard"):
                 dtype = jnp.promote_types(like.dtype, tree.dtype(x, "promote"))
             return jnp.mean(y, axis=0).astype(dtype)
@@ -107,7 +107,7 @@ class MultiNormalDiagFromLogScale:
     Its samples are differentiable functions of `params`.
     """
 
-    def __init__(self, loc: Any, log_scale: Any):
+    def __init__(self, loc: ArrayTree, log_scale: ArrayTree):
         self._mean, self._log_scale = jnp.asarray(loc), jnp.asarray(log_scale)
         self._shape = jnp.broadcast_shapes(self._mean.shape, self._log_scale.shape)
 
@@ -117,7 +117,7 @@ class MultiNormalDiagFromLogScale:
         with jax.numpy_rank_promotion("allow"):
             return z * jnp.exp(self._log_scale) + self._mean
 
-    def log_prob(self, x: Any) -> Array:
+    def log_prob(self, x: ArrayTree) -> Array:
         """The logarithm of the density, summed over the components."""
         with jax.numpy_rank_promotion("allow"):
             z = (x - self._mean) * jnp.exp(-self._log_scale)
@@ -133,7 +133,7 @@ class MultiNormalDiagFromLogScale:
         return [self._mean, self._log_scale]
 
 
-def multi_normal(loc: Any, log_scale: Any) -> MultiNormalDiagFromLogScale:
+def multi_normal(loc: ArrayTree, log_scale: ArrayTree) -> MultiNormalDiagFromLogScale:
     """The normal distribution with mean `loc` and standard deviation exp(log_scale), component by component.
 
     Example:

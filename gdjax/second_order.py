@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from gdjax.core.types import ArrayTree, Params
+from gdjax.core.types import Array, ArrayTree, Params
 
-Array = jax.Array
 LossFn = Callable[[Any, Any, Any], Any]  # (params, inputs, targets) -> scalar
 
 AT_ONCE = 128  # columns of the Hessian computed side by side
 
 
-def hvp(loss: LossFn, v: Array, params: Params, inputs: Any, targets: Any) -> Any:
+def hvp(loss: LossFn, v: Array, params: Params, inputs: ArrayTree, targets: ArrayTree) -> Any:
     """The product of the loss's Hessian at the parameters with a vector, by one derivative of the gradient along it.
 
     Args:
@@ -44,7 +43,7 @@ def hvp(loss: LossFn, v: Array, params: Params, inputs: Any, targets: Any) -> An
     return jax.jvp(jax.grad(lambda p: loss(p, inputs, targets)), (params,), (v,))[1]
 
 
-def hessian_diag(loss: LossFn, params: Params, inputs: Any, targets: Any) -> Array:
+def hessian_diag(loss: LossFn, params: Params, inputs: ArrayTree, targets: ArrayTree) -> Array:
     """The diagonal of the loss's Hessian at the parameters, (n,): n products of `hvp`, 128 of them at once.
 
     Example:
@@ -65,7 +64,7 @@ def hessian_diag(loss: LossFn, params: Params, inputs: Any, targets: Any) -> Arr
     return jax.lax.map(entry, jnp.arange(flat.size), batch_size=AT_ONCE)
 
 
-def fisher_diag(negative_log_likelihood: LossFn, params: Params, inputs: Any, targets: Any) -> Array:
+def fisher_diag(negative_log_likelihood: LossFn, params: Params, inputs: ArrayTree, targets: ArrayTree) -> Array:
     """The square of the gradient of one observation's negative log-likelihood, element by element, (n,).
 
     Its mean over observations, taken one by one (`jax.vmap`), is the diagonal of the empirical Fisher information.

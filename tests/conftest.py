@@ -90,10 +90,14 @@ def same_numbers_alone_and_in_company(request: pytest.FixtureRequest) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """No collector of garbage while tests are collected: it would go over the growing list of them again and again."""
+    """No collector of garbage while tests are collected: it would go over the growing list of them again and again.
+
+    What files compute as they are imported is compiled quickly, and compiled anew for files that are not.
+    """
     gc.disable()
     try:
-        return (yield)
+        with quick_compilation():
+            return (yield)
     finally:
         gc.enable()
 

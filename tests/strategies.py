@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
-from tests.cases import CASES, SAMPLE, Case
+from tests.cases import CASES, WRAPPERS, Case
 from tests.trees import Pair
 
 FEW, MANY = 3, 50  # examples in the ordinary run and in the slow sweeps
@@ -29,14 +29,14 @@ class Layer:
 
 
 def swept(argument: str, few: int, many: int, condition: Callable[[Case], bool] = lambda case: True) -> Any:
-    """Parametrises a test over the cases: those in `SAMPLE` with `few`, all in the slow sweeps with `many`."""
+    """Parametrises a test over the cases: `SAMPLE` without wrappers with `few`, all in the slow sweeps with `many`."""
     return pytest.mark.parametrize(
         ("case", argument),
         [
             pytest.param(case, n, id=f"{case.name}-{n}", marks=[pytest.mark.slow] if n == many else [])
             for case in CASES
             for n in (few, many)
-            if condition(case) and (n == many or case.name in SAMPLE)
+            if condition(case) and (n == many or case.sampled and case.name not in WRAPPERS)
         ],
     )
 

@@ -161,13 +161,13 @@ def _applied(
 _compiled = jax.jit(_applied, static_argnums=0)
 
 
-def _concrete(x: Any) -> bool:
+def _concrete(x: object) -> bool:
     if isinstance(x, jax.Array):
         return not isinstance(x, Tracer)
     return isinstance(x, np.ndarray | np.number | float | int | complex) and not is_float0(x)
 
 
-def is_float0(x: Any) -> bool:
+def is_float0(x: object) -> bool:
     """Whether `x` is the gradient of an integer: JAX's type for "there is none"."""
     return getattr(x, "dtype", None) == jax.dtypes.float0
 

@@ -7,7 +7,7 @@ import jax
 from gdjax.core.types import ArrayTree
 
 
-def is_box(x: Any) -> bool:
+def is_box(x: object) -> bool:
     """Whether x is what Flax keeps one array in, with its kind or its sharding, under the key `value`."""
     names = {c.__name__ for c in type(x).__mro__ if c.__module__.startswith("flax.")}
     return bool(names & {"Variable", "VariableState", "AxisMetadata"})
@@ -16,7 +16,7 @@ def is_box(x: Any) -> bool:
 def unboxed(tree: ArrayTree) -> Any:
     """The tree with what is in the boxes of Flax, one array each, in the place of the boxes."""
 
-    def content(x: Any) -> Any:
+    def content(x: object) -> Any:
         inside = jax.tree.leaves(x, is_leaf=lambda y: y is not x) if is_box(x) else []
         return inside[0] if len(inside) == 1 else x
 

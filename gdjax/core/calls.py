@@ -86,7 +86,7 @@ def of_tree(label: str, name: str, fun: Callable[..., Any], tree: ArrayTree) -> 
         raise ValueError(f"{what}, {structures.described(tree)}, and raised {_told(e)}{slip}") from e
 
 
-def of_leaf(label: str, fun: Callable[..., Any], path: str, leaf: Any) -> bool:
+def of_leaf(label: str, fun: Callable[..., Any], path: str, leaf: object) -> bool:
     """Whether fun(path, leaf) is true, of a function that is a pattern of paths.
 
     Raises:
@@ -110,7 +110,7 @@ def of_leaf(label: str, fun: Callable[..., Any], path: str, leaf: Any) -> bool:
         raise TypeError(f"{what} returned {got}; let it decide by the path, the shape or the dtype") from e
 
 
-def shown(fun: Any) -> str:
+def shown(fun: object) -> str:
     """The name of a function."""
     return getattr(fun, "__name__", repr(fun))
 

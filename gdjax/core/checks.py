@@ -13,14 +13,14 @@ from jax.core import Tracer
 
 from gdjax.core import structures
 from gdjax.core.structures import SWAPPED, alike, flatten_like  # noqa: F401
-from gdjax.core.types import ArrayTree, OptState, Params, Updates
+from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Updates
 
 NUMBER = int, float, np.number
 NO_STATE = "state is None; call init(params) first"
 RESTORE = "restored from a checkpoint, give the restorer init(params) as its target"
 
 
-def structural(label: str, name: str, value: Any, low: int) -> int:
+def structural(label: str, name: str, value: object, low: int) -> int:
     """A count that shapes the program, such as a number of steps: a Python integer of at least `low`."""
     if isinstance(value, jax.Array):
         raise TypeError(
@@ -50,7 +50,7 @@ def leaf(label: str, where: str, x: Any) -> None:
         raise TypeError(f"{label}: {where} has dtype {x.dtype}: keep the parameters in bfloat16 or wider")
 
 
-def gradient(label: str, where: Callable[[], str], g: Any, p: Any) -> None:
+def gradient(label: str, where: Callable[[], str], g: Array, p: Array | None) -> None:
     """Raises unless the gradient `g` has a differentiable dtype and fits its parameter `p` (None where not given)."""
     if not jnp.issubdtype(g.dtype, jnp.inexact):
         leaf(label, where(), g)
@@ -88,7 +88,7 @@ def gradients(label: str, updates: Updates, params: Params = None) -> None:
         gradient(label, lambda where=where: f"params{where}", typed(g), None if p is None else typed(p))
 
 
-def slot(label: str, where: str, field: str, x: Any, shape: tuple[int, ...], of: str = "the gradient") -> None:
+def slot(label: str, where: str, field: str, x: object, shape: tuple[int, ...], of: str = "the gradient") -> None:
     """Raises unless `x`, from the `field` of the state, has this shape; `of` tells whose shape it is."""
     if getattr(x, "shape", None) != shape:
         if structures.is_container(x):
@@ -101,7 +101,7 @@ def slot(label: str, where: str, field: str, x: Any, shape: tuple[int, ...], of:
         )
 
 
-def slots(label: str, updates: Updates, /, **fields: Any) -> None:
+def slots(label: str, updates: Updates, /, **fields: ArrayTree) -> None:
     """Raises unless the trees `fields` of a state are shaped like the updates; `fused` does this for leaf rules."""
     paths, structure = jax.tree_util.tree_flatten_with_path(updates)
     for field, tree in fields.items():
@@ -111,7 +111,7 @@ def slots(label: str, updates: Updates, /, **fields: Any) -> None:
                 slot(label, f"params{jax.tree_util.keystr(path)}", field, x, typed(g).shape)
 
 
-def typed(x: Any) -> Any:
+def typed(x: object) -> Any:
     """`x`, a Python number as an array."""
     return x if hasattr(x, "dtype") else np.asarray(x, jax.dtypes.canonicalize_dtype(type(x)))
 
@@ -129,12 +129,12 @@ def returned(label: str, name: str, tree: ArrayTree) -> None:
         raise TypeError(f"{label}: {name} returned None, not a tree shaped like the parameters; does it lack a return?")
 
 
-def is_function(x: Any) -> bool:
+def is_function(x: object) -> bool:
     """Whether `x` is a function of a tree: a callable, but not a callable pytree such as a module of booleans."""
     return callable(x) and jax.tree.leaves(x) == [x]
 
 
-def params(label: str, given: Any) -> None:
+def params(label: str, given: Params | None) -> None:
     """Raises unless `update` was given the parameters."""
     if given is None:
         raise ValueError(f"{label}: this transform needs params: call update(updates, state, params)")
@@ -148,7 +148,7 @@ def entries(label: str, state: OptState, number: int) -> None:
         raise ValueError(f"{label}: state has {len(state)} entries for {number} transforms")
 
 
-def state(label: str, got: Any, expected: type) -> None:
+def state(label: str, got: object, expected: type) -> None:
     """Raises unless `got` has the fields of the state class `expected`."""
     if getattr(got, "_fields", None) == getattr(expected, "_fields", None):
         return
@@ -165,14 +165,14 @@ def state(label: str, got: Any, expected: type) -> None:
     raise ValueError(f"{label}: state has {shown}, expected {expected.__name__} with fields {wanted}{hint}")
 
 
-def whence(got: Any, names: Iterable[Any]) -> str:
+def whence(got: object, names: Iterable[Any]) -> str:
     """A guess at what was given for a state whose parts have `names`: a part of a checkpoint, or the parameters."""
     if isinstance(got, Mapping) and set(names).isdisjoint(got):
         return f"{SWAPPED}; {RESTORE}"
     return RESTORE if isinstance(got, Mapping | list | tuple) else SWAPPED
 
 
-def scheduled(label: str, name: str, value: Any) -> Any:
+def scheduled(label: str, name: str, value: object) -> Any:
     """`value` as an array: what the schedule of the hyperparameter `name` returned."""
     try:
         if value is None:
@@ -183,7 +183,7 @@ def scheduled(label: str, name: str, value: Any) -> Any:
         raise TypeError(f"{label}: the schedule of {name} returned {value!r}, not a number{hint}") from None
 
 
-def scalar(label: str, name: str, value: Any) -> Any:
+def scalar(label: str, name: str, value: object) -> Any:
     """`scheduled`, and raises unless the value is a scalar."""
     x = scheduled(label, name, value)
     if x.shape != ():
@@ -191,7 +191,7 @@ def scalar(label: str, name: str, value: Any) -> Any:
     return x
 
 
-def extra(label: str, name: str, value: Any) -> Any:
+def extra(label: str, name: str, value: ArrayLike | None) -> Array:
     """An extra argument of `update`, of any real type, as a scalar array."""
     if value is None or jnp.shape(value):
         got = "None" if value is None else f"shape {jnp.shape(value)}"

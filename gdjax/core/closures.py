@@ -8,7 +8,7 @@ plain functions only, and a plain function cannot define `==`. Here equal calls 
 import functools
 import types
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -30,7 +30,7 @@ def function_of(made: Value) -> Callable[..., Any]:
     return function
 
 
-def value_of(function: Any) -> Any:
+def value_of(function: object) -> Any:
     """The value behind a function made here; anything else as it is."""
     return getattr(function, "made", function)
 
@@ -73,17 +73,17 @@ class _Template:
         return hash(self.key)
 
 
-def _is_leaf(x: Any) -> bool:
+def _is_leaf(x: object) -> bool:
     return of_plain_dict(x) or _call_of(x) is not None
 
 
-def _call_of(x: Any) -> Call | None:
+def _call_of(x: object) -> Call | None:
     """The call that made a value, or a transform."""
     made = value_of(getattr(x, "update", x))
     return made.call if isinstance(made, Value) else None
 
 
-def _is_shown(x: Any) -> bool:
+def _is_shown(x: object) -> bool:
     """Whether a leaf is an array, or a function that may hold some."""
     return isinstance(x, jax.Array | np.ndarray) or isinstance(x, types.FunctionType) and bool(x.__closure__)
 
@@ -100,7 +100,7 @@ def _shown(tree: ArrayTree) -> list[Any]:
     return found
 
 
-def _but_shown(x: Any) -> Hashable | None:
+def _but_shown(x: object) -> Hashable | None:
     """The key of a leaf that holds arrays, without these; None for any other leaf, which is its own key."""
     call = _call_of(x)
     if call is not None:
@@ -109,10 +109,10 @@ def _but_shown(x: Any) -> Hashable | None:
     return ("shown",) if _is_shown(x) else None
 
 
-def _with(tree: ArrayTree, shown: Any) -> Any:
+def _with(tree: ArrayTree, shown: Iterator[Any]) -> Any:
     """The tree, in which each array that it shows is replaced by the next of `shown`."""
 
-    def leaf(x: Any) -> Any:
+    def leaf(x: object) -> Any:
         if of_plain_dict(x):
             return {k: _with(v, shown) for k, v in x.items()}
         if (call := _call_of(x)) is not None:
@@ -123,7 +123,7 @@ def _with(tree: ArrayTree, shown: Any) -> Any:
     return jax.tree.map(leaf, tree, is_leaf=_is_leaf)
 
 
-def _in_place_of(old: Any, new: Any) -> Any:
+def _in_place_of(old: object, new: Callable[..., Any]) -> Any:
     """`new`, with the signature of `old` if that is a function: some are called by what their signature says."""
     if new is old or not isinstance(old, types.FunctionType):
         return new
@@ -135,6 +135,6 @@ def _in_place_of(old: Any, new: Any) -> Any:
     return function
 
 
-def _made_again(call: Call, shown: Any) -> Any:
+def _made_again(call: Call, shown: Iterator[Any]) -> Any:
     args, kwargs = _with((call.args, call.kwargs), shown)
     return call.factory(*args, **kwargs)

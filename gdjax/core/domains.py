@@ -20,7 +20,7 @@ Check = Callable[[str, str, Any], object]  # of the label, the argument's name a
 _NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol", "consistent_rms", "block_size", "max_precond_dim"
 
 
-def number(domain: Domain, label: str, name: str, value: Any) -> None:
+def number(domain: Domain, label: str, name: str, value: object) -> None:
     """Raises unless an argument is a number of the domain, a schedule, or a scalar array that is not `_known`."""
     where = f"{label}: {name}"
     if isinstance(value, PerLeaf):
@@ -60,7 +60,7 @@ def _known(x: jax.Array) -> bool:
     return all(device.platform == "cpu" for device in x.devices())
 
 
-def _integer(least: int, label: str, name: str, value: Any) -> None:
+def _integer(least: int, label: str, name: str, value: object) -> None:
     """Like `checks.structural`, for an integer that may be traced or a schedule."""
     if isinstance(value, jax.Array):
         if value.shape != () or not jnp.issubdtype(value.dtype, np.integer):
@@ -73,7 +73,7 @@ def _integer(least: int, label: str, name: str, value: Any) -> None:
         calls.schedule(label, name, value)
 
 
-def _share(label: str, name: str, value: Any) -> None:
+def _share(label: str, name: str, value: object) -> None:
     """A share that shapes the program."""
     if isinstance(value, bool) or not isinstance(value, checks.NUMBER):
         raise TypeError(f"{label}: {name} shapes the program and must be a number, got {value!r}")
@@ -92,39 +92,39 @@ def _dtype(label: str, name: str, value: Any) -> None:
         raise ValueError(f"{label}: {name} must be a floating dtype, got {dtype}")
 
 
-def _dtype_or_codec(label: str, name: str, value: Any) -> None:
+def _dtype_or_codec(label: str, name: str, value: object) -> None:
     if not isinstance(value, Codec):
         _dtype(label, name, value)
 
 
-def _flag(label: str, name: str, value: Any) -> None:
+def _flag(label: str, name: str, value: object) -> None:
     if not isinstance(value, bool | np.bool):
         raise TypeError(f"{label}: {name} must be True or False, got {value!r}")
 
 
-def _function(label: str, name: str, value: Any) -> None:
+def _function(label: str, name: str, value: object) -> None:
     if not callable(value) or isinstance(value, type):
         raise TypeError(f"{label}: {name} must be a function, got {value!r}")
 
 
-def _mapping(label: str, name: str, value: Any) -> None:
+def _mapping(label: str, name: str, value: object) -> None:
     if not isinstance(value, Mapping):
         raise TypeError(f"{label}: {name} must be a dict, got {value!r}")
 
 
-def _groups(label: str, name: str, value: Any) -> None:
+def _groups(label: str, name: str, value: object) -> None:
     if not (isinstance(value, Mapping) or checks.is_function(value)):
         raise TypeError(f"{label}: {name} must be a dict from pattern to label or a function, got {value!r}")
     if isinstance(value, Mapping):
         patterns.check(f"{label}: {name}", value)
 
 
-def _string(label: str, name: str, value: Any) -> None:
+def _string(label: str, name: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{label}: {name} must be a str, got {value!r}")
 
 
-def _axes(label: str, name: str, value: Any) -> None:
+def _axes(label: str, name: str, value: object) -> None:
     axes = value if isinstance(value, tuple | list) else [value]
     if not all(isinstance(x, int | np.integer) and not isinstance(x, bool) for x in axes):
         raise TypeError(f"{label}: {name} must be an int or a tuple of ints, got {value!r}")
@@ -140,32 +140,32 @@ def _key(label: str, name: str, value: Any) -> None:
         raise TypeError(f"{label}: {name} must be a PRNG key or an int, got {value!r}")
 
 
-def _choice(choices: Sequence[Any], label: str, name: str, value: Any) -> None:
+def _choice(choices: Sequence[Any], label: str, name: str, value: object) -> None:
     if value not in choices:
         raise ValueError(f"{label}: {name} must be one of {', '.join(map(str, choices))}, got {value!r}")
 
 
-def _bounds(label: str, name: str, value: Any) -> None:
+def _bounds(label: str, name: str, value: object) -> None:
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise TypeError(f"{label}: {name} must be a pair (lower, upper), got {value!r}")
     if all(isinstance(x, checks.NUMBER) for x in value) and not value[0] <= value[1]:
         raise ValueError(f"{label}: {name} are {value[0]} and {value[1]}: nothing lies between")
 
 
-def _mask(label: str, name: str, value: Any) -> None:
+def _mask(label: str, name: str, value: object) -> None:
     if value is None or isinstance(value, type):
         raise TypeError(f"{label}: {name} must be a tree of booleans or a function that returns one, got {value!r}")
     if not checks.is_function(value):
         checks.mask(label, name, value)
 
 
-def _dimensions(label: str, name: str, value: Any) -> None:
+def _dimensions(label: str, name: str, value: object) -> None:
     if isinstance(value, bool | int | float | str | type):
         kinds = "dimension numbers, a tree of them, or a function that returns one"
         raise TypeError(f"{label}: {name} must be {kinds}, got {value!r}")
 
 
-def _roles(label: str, name: str, value: Any) -> None:
+def _roles(label: str, name: str, value: object) -> None:
     _dimensions(label, name, value)
     if isinstance(value, Mapping):
         patterns.check(f"{label}: {name}", value)

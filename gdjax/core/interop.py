@@ -110,7 +110,7 @@ def state_from_optax(state: OptState) -> Any:
     return _of("gdjax", "optax", state)
 
 
-def is_optax(x: Any) -> bool:
+def is_optax(x: object) -> bool:
     """Whether an object's class is Optax's."""
     return isinstance(x, tuple) and _package(type(x)) == "optax"
 
@@ -144,14 +144,14 @@ def _of(package: str, other: str, tree: ArrayTree) -> Any:
     """The tree with the NamedTuples of another package in the class of `package` with their name and fields."""
     classes = _classes(package)
 
-    def counterpart(x: Any) -> Any:
+    def counterpart(x: ArrayTree) -> Any:
         is_other = isinstance(x, tuple) and _package(type(x)) == other
         return classes.get(_name(type(x))) if is_other else None
 
     def convert(tree: ArrayTree) -> Any:
         return jax.tree.map(renamed, tree, is_leaf=lambda x: counterpart(x) is not None)
 
-    def renamed(x: Any) -> Any:
+    def renamed(x: ArrayTree) -> Any:
         new = counterpart(x)
         return x if new is None else new(*map(convert, x))
 

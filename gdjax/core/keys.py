@@ -1,16 +1,13 @@
 """PRNG keys as arguments of transforms and in their states."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from gdjax.core import callers
+from gdjax.core.types import Array, KeyLike
 
-Array = jax.Array
 
-
-def required(label: str, key: Any, seed: Any) -> Any:
+def required(label: str, key: KeyLike | None, seed: int | None) -> KeyLike:
     """`key`, or the older argument `seed` for it.
 
     Raises:
@@ -22,7 +19,7 @@ def required(label: str, key: Any, seed: Any) -> Any:
     return key
 
 
-def or_zero(label: str, key: Any, seed: Any) -> Any:
+def or_zero(label: str, key: KeyLike | None, seed: int | None) -> KeyLike:
     """`key`, or the older argument `seed` for it; 0 with a warning where neither is given.
 
     For noise that need not be secret.
@@ -38,13 +35,13 @@ def or_zero(label: str, key: Any, seed: Any) -> Any:
     return 0 if key is None else key
 
 
-def _either(label: str, key: Any, seed: Any) -> Any:
+def _either(label: str, key: KeyLike | None, seed: int | None) -> KeyLike | None:
     if key is not None and seed is not None:
         raise ValueError(f"{label}: give key or seed, not both")
     return seed if key is None else key
 
 
-def fresh(key: Any) -> Array:
+def fresh(key: KeyLike) -> Array:
     """A copy of the key as a typed key array: the state may be donated, but the transform keeps its key."""
     if isinstance(key, int) or jnp.issubdtype(key.dtype, jnp.integer) and not jnp.ndim(key):
         return jax.random.key(key)

@@ -16,12 +16,10 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gdjax.core.types import ArrayTree
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike
 
 
-def type_of(x: Any) -> Any:
+def type_of(x: ArrayTree) -> Any:
     """The type of an array; what `jax.eval_shape` returns for one is a type already."""
     if isinstance(x, jax.Array):
         return jax.typeof(x) if hasattr(jax, "typeof") else getattr(jax, "core").get_aval(x)  # noqa: B009  # JAX 0.5
@@ -33,7 +31,7 @@ def types_of(leaves: Sequence[Any]) -> tuple[Any, ...]:
     return _mesh(), *(type_of(x) if isinstance(x, jax.Array) else (jnp.shape(x), jnp.result_type(x)) for x in leaves)
 
 
-def varying_axes(*trees: Any) -> frozenset[str]:
+def varying_axes(*trees: ArrayTree) -> frozenset[str]:
     """The axes of a `shard_map` over which any of the arrays varies."""
     return frozenset().union(*(_varying(x) for x in jax.tree.leaves(trees)))
 
@@ -45,18 +43,18 @@ def varying(tree: ArrayTree, axes: frozenset[str]) -> Any:
     return jax.tree.map(lambda x: _cast(x, tuple(sorted(axes - _varying(x)))), tree)
 
 
-def alike(*trees: Any) -> Any:
+def alike(*trees: ArrayTree) -> Any:
     """The trees, every array varying over the axes over which one of them does."""
     return varying(trees, varying_axes(trees))
 
 
-def _varying(x: Any) -> frozenset[str]:
+def _varying(x: object) -> frozenset[str]:
     kind = type_of(x)
     axes = getattr(getattr(kind, "manual_axis_type", None), "varying", None)
     return axes or getattr(kind, "vma", None) or frozenset()  # `vma` before JAX 0.10
 
 
-def _cast(x: Any, axes: tuple[str, ...]) -> Any:
+def _cast(x: Array, axes: tuple[str, ...]) -> Any:
     if not axes:
         return x
     if hasattr(jax.lax, "pcast"):
@@ -64,7 +62,7 @@ def _cast(x: Any, axes: tuple[str, ...]) -> Any:
     return getattr(jax.lax, "pvary")(x, axes)  # noqa: B009  # JAX 0.6 and 0.7
 
 
-def cond(chosen: Any, true: Callable[..., Any], false: Callable[..., Any], *operands: Any) -> Any:
+def cond(chosen: ArrayLike, true: Callable[..., Any], false: Callable[..., Any], *operands: ArrayTree) -> Any:
     """`jax.lax.cond`, of branches whose results may vary over different axes of a `shard_map`."""
     if not _in_shard_map():
         return jax.lax.cond(chosen, true, false, *operands)
@@ -108,7 +106,7 @@ def _common(tree: ArrayTree) -> frozenset[str]:
     return frozenset.intersection(*(_varying(x) for x in jax.tree.leaves(tree)))
 
 
-def division(x: Any) -> NamedSharding | None:
+def division(x: ArrayTree) -> NamedSharding | None:
     """How an array is divided along explicit axes; None where it is not."""
     sharding = getattr(type_of(x), "sharding", None)
     if not isinstance(sharding, NamedSharding) or all(axis is None for axis in sharding.spec):
@@ -117,27 +115,27 @@ def division(x: Any) -> NamedSharding | None:
     return NamedSharding(mesh, sharding.spec)
 
 
-def may_be_divided(x: Any) -> bool:
+def may_be_divided(x: Array) -> bool:
     """Whether an array is divided along explicit axes, or may be divided over the mesh in the context."""
     mesh = _mesh()
     automatic = any("Auto" in str(kind) for kind in getattr(mesh, "axis_types", ())) and mesh.size > 1
     return automatic or division(x) is not None
 
 
-def divided_otherwise(tree: ArrayTree, like: Any) -> bool:
+def divided_otherwise(tree: ArrayTree, like: Array) -> bool:
     """Whether an array is divided, and either not as `like` is or of another shape: operations on both may clash."""
     known, shape = division(like), jnp.shape(like)
     hows = ((how, jnp.shape(x)) for x in jax.tree.leaves(tree) if (how := division(x)) is not None)
     return any((how, size) != (known, shape) for how, size in hows)
 
 
-def whole(x: Any) -> Any:
+def whole(x: Array) -> Any:
     """x, whole on every device."""
     how = division(x)
     return x if how is None else _put(x, how, PartitionSpec())
 
 
-def placed(x: Any, like: Any) -> Any:
+def placed(x: Array, like: Array) -> Any:
     """x, divided as `like` is, an array of the same shape."""
     how = division(like)
     if how is None:
@@ -145,7 +143,7 @@ def placed(x: Any, like: Any) -> Any:
     return x if division(x) == how else _put(x, how, how.spec)
 
 
-def partitioned(f: Callable[..., Any], like: Any, *trees: Any) -> Any:
+def partitioned(f: Callable[..., Any], like: ArrayTree, *trees: ArrayTree) -> Any:
     """f(*trees), in which explicit axes are automatic; its results are divided as the arrays of `like` are.
 
     Where `like` has None, the result is not divided. This is for matrix products, decompositions and reshapes, which
@@ -172,12 +170,12 @@ def _in_mesh(mesh: Any) -> Any:
     return contextlib.nullcontext() if known else jax.sharding.use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh))
 
 
-def as_typed(x: Any, like: Any) -> Any:
+def as_typed(x: Array, like: Array) -> Any:
     """x, divided as `like` is and varying over the axes over which `like` varies."""
     return varying(placed(x, like), _varying(like))
 
 
-def along(x: Array, p: Any, axes: Sequence[int | None]) -> Array:
+def along(x: Array, p: Array, axes: Sequence[int | None]) -> Array:
     """x, each of its axes divided as the axis of p that it follows; an axis with None follows none."""
     how = division(p)
     if how is None:
@@ -186,13 +184,13 @@ def along(x: Array, p: Any, axes: Sequence[int | None]) -> Array:
     return _put(x, how, PartitionSpec(*(None if i is None else spec[i] for i in axes)))
 
 
-def zeros_along(p: Any, axes: Sequence[int], dtype: Any, lead: tuple[int, ...] = ()) -> Array:
+def zeros_along(p: Array, axes: Sequence[int], dtype: DTypeLike, lead: tuple[int, ...] = ()) -> Array:
     """Zeros along these axes of p, of the same lengths and divided alike, after axes of the lengths `lead`."""
     x = jnp.zeros([*lead, *(jnp.shape(p)[i] for i in axes)], dtype)
     return along(x, p, [*[None] * len(lead), *axes])
 
 
-def _put(x: Any, how: NamedSharding, spec: PartitionSpec) -> Any:
+def _put(x: Array, how: NamedSharding, spec: PartitionSpec) -> Any:
     sharding = NamedSharding(how.mesh, spec)
     return jax.device_put(x, sharding) if isinstance(how.mesh, Mesh) else jax.sharding.reshard(x, sharding)
 

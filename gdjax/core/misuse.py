@@ -62,7 +62,7 @@ def is_transform(x: Any) -> bool:
     return hasattr(x, "init") and hasattr(x, "update") and not hasattr(x.init, NOT_CALLED)
 
 
-def no_transform(x: Any) -> str | None:
+def no_transform(x: object) -> str | None:
     """Why `x` is no transform, and what to write where it is a list of them or a factory; None if it is one."""
     if is_transform(x):
         return None

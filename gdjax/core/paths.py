@@ -1,7 +1,7 @@
 """Choosing leaves by their path."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -135,7 +135,7 @@ def warn_of_idle(
         callers.warn(f"{label}: no leaf is {verb} {labels[k]!r} by the rule {shown(pattern)}: {why}{in_use}")
 
 
-def check_prefix(label: str, name: str, prefix: Any, tree: ArrayTree) -> None:
+def check_prefix(label: str, name: str, prefix: ArrayTree, tree: ArrayTree) -> None:
     """Raises unless the tree that errors call `name`, of a mask or of labels, is a prefix of another."""
     try:
         if jax.tree_util.tree_structure(tree).num_leaves:
@@ -147,7 +147,7 @@ def check_prefix(label: str, name: str, prefix: Any, tree: ArrayTree) -> None:
         raise ValueError(f"{label}: the {name} {verb} not a prefix of the tree: {told}") from None
 
 
-def _difference(name: str, verb: str, prefix: Any, tree: ArrayTree) -> str:
+def _difference(name: str, verb: str, prefix: ArrayTree, tree: ArrayTree) -> str:
     theirs, ours = {p for p, _ in paths_of(prefix)}, {p for p, _ in paths_of(tree)}
     only = [p for p in sorted(theirs) if not any(q == p or q.startswith(f"{p}/") for q in ours)]
     lacks = [q for q in sorted(ours) if not any(q == p or q.startswith(f"{p}/") for p in theirs)]
@@ -184,11 +184,11 @@ def keys_of(tree: ArrayTree, is_leaf: Callable[[Any], bool] = lambda x: False) -
     return found
 
 
-def path_of(keys: Any) -> str:
-    return jax.tree_util.keystr(keys, simple=True, separator="/")
+def path_of(keys: Sequence[Any]) -> str:
+    return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")
 
 
-def matches(label: str, pattern: Pattern, path: str, leaf: Any) -> bool:
+def matches(label: str, pattern: Pattern, path: str, leaf: object) -> bool:
     if isinstance(pattern, str | re.Pattern):
         return re.search(pattern, path) is not None
     return calls.of_leaf(label, pattern, path, leaf)

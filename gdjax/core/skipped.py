@@ -15,7 +15,7 @@ from gdjax.core.types import Params, Updates
 _all: contextvars.ContextVar[Params] = contextvars.ContextVar("gdjax_all_params", default=None)
 
 
-def is_skipped(g: Any) -> bool:
+def is_skipped(g: object) -> bool:
     """Whether a gradient is missing: None, or the `MaskedNode` of this library or of Optax."""
     return g is None or type(g).__name__ == "MaskedNode"
 

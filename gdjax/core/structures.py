@@ -18,11 +18,11 @@ class Difference(NamedTuple):
     """The first place at which two trees differ, and what stands there in each of them."""
 
     path: str  # as JAX prints it
-    one: Any
-    other: Any
+    one: ArrayTree
+    other: ArrayTree
 
 
-def difference(one: Any, other: Any, is_leaf: Callable[[Any], bool] = lambda x: False) -> Difference | None:
+def difference(one: ArrayTree, other: ArrayTree, is_leaf: Callable[[Any], bool] = lambda x: False) -> Difference | None:
     """The first difference between two trees, or None; what stands at a leaf of `one` by `is_leaf` is none.
 
     Where dicts have other keys, the dicts differ.
@@ -42,14 +42,14 @@ def difference(one: Any, other: Any, is_leaf: Callable[[Any], bool] = lambda x: 
     return None
 
 
-def _children(x: Any) -> list[tuple[Any, Any]] | None:
+def _children(x: ArrayTree) -> list[tuple[Any, Any]] | None:
     """The keys and the entries of a container, of None no entries; None for a leaf."""
     if jax.tree_util.all_leaves([x]):
         return None
     return jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y: y is not x)[0]
 
 
-def is_container(x: Any) -> bool:
+def is_container(x: object) -> bool:
     """Whether x is neither an array, a number nor anything else that is a leaf, nor one that is missing."""
     return not hasattr(x, "shape") and not is_skipped(x) and not jax.tree_util.all_leaves([x])
 
@@ -78,7 +78,7 @@ def listed(names: Sequence[Any], lines: str = ", ") -> str:
     return lines.join(map(str, names[: MOST if rest else None])) + rest
 
 
-def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Any, tree: ArrayTree) -> list[Any]:
+def flatten_like(label: str, names: tuple[str, str], structure: Any, like: ArrayTree, tree: ArrayTree) -> list[Any]:
     """The leaves of `tree`, which must have the structure of `like`; `names` are what errors call `like` and `tree`.
 
     Raises:
@@ -118,7 +118,7 @@ def _one_array_each(leaves: Iterable[Any], found: Iterable[Any]) -> bool:
     return not any(is_container(x) for of, x in zip(leaves, found, strict=True) if not is_skipped(of))
 
 
-def mismatch(names: tuple[str, str], one: Any, other: Any) -> str:
+def mismatch(names: tuple[str, str], one: ArrayTree, other: ArrayTree) -> str:
     """How the structure of `other` differs from that of `one`; `names` are what the message calls them."""
     gradients = "updates", "gradients", "grad"
     hint = (slip(one, other) if names[0] in gradients else "") or (slip(other, one) if names[1] in gradients else "")
@@ -134,7 +134,7 @@ def mismatch(names: tuple[str, str], one: Any, other: Any) -> str:
     return listed(lines, "; ") or f"{kinds[0]} and {kinds[1]} are of different types"
 
 
-def slip(given: Any, like: Any) -> str:
+def slip(given: ArrayTree, like: ArrayTree) -> str:
     """What was probably done where `given` should have the structure of `like`; empty where nothing is known."""
     if _is_scalar(given) and is_container(like):
         return LOSS
@@ -150,13 +150,13 @@ def slip(given: Any, like: Any) -> str:
     return ""
 
 
-def is_state(x: Any) -> bool:
+def is_state(x: object) -> bool:
     """Whether x is the state of a transform or, as that of a chain, has some in a tuple or a dict."""
     inside = x.values() if isinstance(x, dict) else x if isinstance(x, tuple) else ()
     return type(x).__name__.endswith("State") or any(map(is_state, inside))
 
 
-def _list_hint(array: Any, several: Any) -> str:
+def _list_hint(array: object, several: object) -> str:
     if hasattr(array, "shape") and isinstance(several, list | tuple) and several and all(map(_is_scalar, several)):
         return "of a list of numbers make an array, jnp.asarray(...)"
     return ""

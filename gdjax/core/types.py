@@ -1,15 +1,16 @@
 """The types of the contract."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Union
 
 import jax
 import numpy as np
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike  # noqa: F401
 
 from gdjax.core.codec import Codec
 from gdjax.core.per_leaf import PerLeaf
 
+Array = jax.Array
 ArrayTree = Any  # a pytree of arrays
 Params = Any  # a pytree of arrays
 Updates = Any  # a pytree like the parameters
@@ -19,8 +20,10 @@ Mask = Any  # a tree of booleans, a prefix of the parameters, or a function from
 Roles = Any  # a dict from patterns of paths to roles, a tree of dimension numbers, or a function to one
 Schedule = Callable[[Any], Any]  # int32 count of updates made so far -> scalar
 # An array here is a scalar, and may be traced. Some programs call the type, which they could not if `|` made it.
-Scalar = Union[float, jax.Array, np.ndarray, np.number]  # noqa: UP007
+Scalar = Union[float, Array, np.ndarray, np.number]  # noqa: UP007
 ScalarOrSchedule = Union[Scalar, Schedule, PerLeaf]  # noqa: UP007
+KeyLike = Array | np.ndarray | int  # a PRNG key, typed or raw, or an int that makes one
+Axis = int | Sequence[int] | None  # of an array; None for all of them
 
 
 class TransformUpdateFn(Protocol):

@@ -8,7 +8,7 @@ and printed by that call. JAX then sees two optimizers built with equal argument
 import functools
 import inspect
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 import jax
 import numpy as np
@@ -93,7 +93,7 @@ class Value:
     def __copy__(self) -> "Value":
         return self
 
-    def __deepcopy__(self, memo: Any) -> "Value":
+    def __deepcopy__(self, memo: object) -> "Value":
         return self
 
 
@@ -108,7 +108,7 @@ def value(factory: Callable[P, F]) -> Callable[P, F]:
     return short_types(make)
 
 
-def is_ours(factory: Any) -> bool:
+def is_ours(factory: object) -> bool:
     """Whether a function is of this library; one made by `exec` may have None for its module."""
     return (getattr(factory, "__module__", None) or "").startswith("gdjax.")
 
@@ -143,7 +143,7 @@ def _rebuild(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     return made if part is None else getattr(made, part)
 
 
-def of_plain_dict(x: Any) -> bool:
+def of_plain_dict(x: object) -> TypeGuard[dict[Any, Any]]:
     """Whether x is a dict and of no subclass. JAX sorts its keys, which may not compare and whose order may matter."""
     return type(x) is dict
 
@@ -166,7 +166,7 @@ def _leaves(x: Any) -> Iterator[Any]:
             yield leaf
 
 
-def _identity(leaf: Any, special: Callable[[Any], Hashable | None]) -> Hashable:
+def _identity(leaf: object, special: Callable[[Any], Hashable | None]) -> Hashable:
     if (found := special(leaf)) is not None:
         return found
     if of_plain_dict(leaf):
@@ -180,7 +180,7 @@ def _identity(leaf: Any, special: Callable[[Any], Hashable | None]) -> Hashable:
     return type(leaf), leaf
 
 
-def _is_lasting(leaf: Any) -> bool:
+def _is_lasting(leaf: object) -> bool:
     return isinstance(leaf, jax.Array) or isinstance(leaf, Hashable)  # which a NumPy array is not
 
 
@@ -191,11 +191,11 @@ def _private(x: Any) -> Any:
     return type(x)(map(_private, x)) if type(x) in (list, tuple) else x
 
 
-def _has_container(x: Any) -> bool:
+def _has_container(x: object) -> bool:
     return any(map(_has_container, x)) if type(x) is tuple else isinstance(x, list | dict | set)
 
 
-def _show(x: Any) -> str:
+def _show(x: object) -> str:
     if isinstance(x, type) or inspect.isfunction(x):
         return x.__name__
     return repr(x)

@@ -16,7 +16,7 @@ from gdjax.core.base import EmptyState, GradientTransformation, identity, init_e
 from gdjax.core.part import Inside, Position
 from gdjax.core.parts import holding
 from gdjax.core.signatures import short_types
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.numerics import Array
 from gdjax.transforms.accumulation import MultiSteps, MultiStepsState
 
@@ -54,7 +54,9 @@ def aggregator_factory(factory: Callable[P, Any]) -> Callable[P, Any]:
 
 
 @aggregator_factory
-def process(preprocessor: Any, aggregator: Any, postprocessor: Any, aggregator_has_aux: bool = False) -> Any:
+def process(
+    preprocessor: Transform, aggregator: Aggregator, postprocessor: Transform, aggregator_has_aux: bool = False
+) -> Any:
     """Three transforms in a row: of the gradient of each example, from those to one, and of that one.
 
     Args:
@@ -132,7 +134,7 @@ class AccumulateAvgUpdatesState(NamedTuple):
 
     micro_step: Array  # () int32, gradients in avg_grad
     ready: Array  # () bool, whether the last call completed an average
-    avg_grad: Any  # like params, the mean of the gradients so far, float32 at least
+    avg_grad: Updates  # like params, the mean of the gradients so far, float32 at least
 
 
 @transform

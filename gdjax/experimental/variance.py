@@ -13,9 +13,9 @@ from gdjax.combine.chain import chain
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, identity, transform
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import ArrayLike, ArrayTree, OptState, Params, Transform, Updates
 from gdjax.experimental.aggregators import Aggregator, PerElementUpdates, aggregator_factory, axes_of, process
-from gdjax.lift.slots import first_moment, second_moment
+from gdjax.lift.slots import Moment, first_moment, second_moment
 from gdjax.numerics import Array, abs_sq
 
 
@@ -47,8 +47,8 @@ class PerElementMeanAndSumSqDiffGradsState(NamedTuple):
 
     micro_step: Array  # () int32, calls in the sums
     ready: Array  # () bool, whether the last call completed them
-    mean_grads: Any  # like params
-    sum_sq_diff_grads: Any  # like params, of the squared differences from the mean, real, float32 at least
+    mean_grads: Updates  # like params
+    sum_sq_diff_grads: Updates  # like params, of the squared differences from the mean, real, float32 at least
 
 
 @aggregator_factory
@@ -89,7 +89,7 @@ def get_per_element_mean_and_sum_sq_diff_grads(
         mean = jnp.mean(g, axes, keepdims=True)
         return jnp.squeeze(mean, axes), jnp.sum(abs_sq(g - mean), axes)
 
-    def joined(n: Array, m: int, g: Array, mean: Array, squares: Array) -> tuple[Array, Array]:
+    def with_batch(n: Array, m: int, g: Array, mean: Array, squares: Array) -> tuple[Array, Array]:
         n = n.astype(squares.dtype)
         new_mean, new_squares = of_batch(g)
         d = new_mean - mean.astype(new_mean.dtype)
@@ -110,7 +110,7 @@ def get_per_element_mean_and_sum_sq_diff_grads(
             return (tree.cast_like(means, updates), {"sum_sq_diff_grads": squares, "sample_size": m}), state
         checks.state(label, state, PerElementMeanAndSumSqDiffGradsState)
         n = state.micro_step
-        means, squares = _unzip(functools.partial(joined, n, m), updates, state.mean_grads, state.sum_sq_diff_grads)
+        means, squares = _unzip(functools.partial(with_batch, n, m), updates, state.mean_grads, state.sum_sq_diff_grads)
         ready = n + 1 >= steps
         out, kept = (
             jax.tree.map(lambda x, zero=zero: jnp.where(zero, 0, x), (means, squares, n + 1))
@@ -129,12 +129,12 @@ class PerElementMeanAndVarianceEMAState(NamedTuple):
 
     count: Array  # () int32, updates made so far
     ema_decay: Array  # ()
-    mean_grads_ema: Any  # like params, not corrected for its start
-    variance_grads_ema: Any  # like params, likewise, real, float32 at least
+    mean_grads_ema: Updates  # like params, not corrected for its start
+    variance_grads_ema: Updates  # like params, likewise, real, float32 at least
 
 
 @transform
-def track_per_element_mean_and_variance_with_ema(ema_decay: Any = 0.9) -> GradientTransformation:
+def track_per_element_mean_and_variance_with_ema(ema_decay: float | Array = 0.9) -> GradientTransformation:
     """Keeps moving averages of the mean gradient and of the variance among the examples; passes the updates through.
 
     Its update needs `sum_sq_diff_grads` and `sample_size`, as `process` hands them on from
@@ -165,8 +165,8 @@ def track_per_element_mean_and_variance_with_ema(ema_decay: Any = 0.9) -> Gradie
         state: OptState,
         params: Params = None,
         *,
-        sum_sq_diff_grads: Any,
-        sample_size: Any,
+        sum_sq_diff_grads: Updates,
+        sample_size: ArrayLike,
         **extra_args: Any,
     ) -> tuple[Any, Any]:
         checks.state(label, state, PerElementMeanAndVarianceEMAState)
@@ -214,7 +214,7 @@ def get_unbiased_mean_and_variance_ema(state: OptState) -> tuple[Any, Any]:
 
 
 def add_mean_variance_to_opt(
-    opt: Any, ema_decay: Any = 0.9, per_elt_axis: int | list[int] = 0, accumulation_steps: int = 1
+    opt: Transform, ema_decay: float | Array = 0.9, per_elt_axis: int | list[int] = 0, accumulation_steps: int = 1
 ) -> Any:
     """An optimizer of the gradients of single examples that keeps moving averages of their mean and variance.
 
@@ -245,11 +245,11 @@ def add_mean_variance_to_opt(
     )
 
 
-def _zeros(params: Params, moment: Any = second_moment) -> Any:
+def _zeros(params: Params, moment: Moment = second_moment) -> Any:
     return jax.tree.map(lambda p: moment(p, {}), params)
 
 
-def _unzip(f: Callable[..., tuple[Any, Any]], updates: Updates, *others: Any) -> tuple[Any, Any]:
+def _unzip(f: Callable[..., tuple[Any, Any]], updates: Updates, *others: ArrayTree) -> tuple[Any, Any]:
     """The two trees that a function of leaves with two results gives."""
     leaves, structure = jax.tree.flatten(updates)
     columns = [structure.flatten_up_to(x) for x in others]

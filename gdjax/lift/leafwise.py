@@ -16,7 +16,7 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Concatenate, ParamSpec
 
@@ -51,7 +51,7 @@ from gdjax.xla.write_order import once
 P = ParamSpec("P")
 Array = jax.Array
 Prepared = Callable[..., Mapping[str, Any]] | Stage
-OfLeaf = Callable[[Tree, Any], Sequence[Hashable]]
+OfLeaf = Callable[..., Sequence[Any]]  # `(tree, argument)`, to an entry for each leaf
 Hyper = Annotated[Any, ScalarOrSchedule]  # a scalar in a rule; what a user passes to the factory made from it
 
 
@@ -122,7 +122,8 @@ def leafwise(
 
 def maker_of(
     maker: str, State: Any, slots: Mapping[str, Any], reduce: Any, numbers: Any, count: Any,  # noqa: N803
-    others: tuple[str, Mapping[str, OfLeaf] | None, str], domains: Mapping[str, str] | None, *, scheduled: Any = None, around: Callable[..., Any] | None = None,
+    others: tuple[str, Mapping[str, OfLeaf] | None, str], domains: Mapping[str, str] | None, *, scheduled: Any = None,
+    around: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:  # fmt: skip
     """What makes a rule a factory, for `leafwise` and `wrapper`.
 

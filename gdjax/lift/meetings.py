@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
+from gdjax import numerics
 from gdjax.core import callers, meshes
 from gdjax.tree import euclidean, sums
 from gdjax.xla.facts import has_inside
@@ -74,7 +75,7 @@ def largest(x: Array) -> Array:
       >>> print(u["b"], u["w"])
       [1.] [-0.5]
     """
-    return _of_numbers("largest", lambda xs: jnp.max(sums.joined(xs)), x)
+    return _of_numbers("largest", lambda xs: numerics.largest(sums.concatenated(xs)), x)
 
 
 def total_norm(x: Array, group: Hashable = None) -> Array:

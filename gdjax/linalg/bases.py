@@ -1,11 +1,11 @@
 """Bases of eigenvectors of stacks of positive semidefinite matrices, (..., n, n), that are continuous in the matrices.
 
 A matrix of lower rank has no one basis of its null space: what LAPACK returns there comes from rounding, and differs
+from jax.typing import ArrayLike
 from one device to eight. So where a matrix says nothing of a direction, the old basis says it.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def refreshed_basis(matrices: Array, basis: Array, in_order: bool = False) -> Ar
     return turned_basis(matrices, basis, exact=False, in_order=in_order)[0]
 
 
-def turned_basis(matrices: Array, basis: Array, exact: Any, in_order: bool) -> tuple[Array, Array]:
+def turned_basis(matrices: Array, basis: Array, exact: Array | bool, in_order: bool) -> tuple[Array, Array]:
     """The eigenvectors of each A, or one power step towards them, `refreshed_basis`. Both are continuous in A.
 
     In the power step s sin^6(q, A q) q is added to A q, with s = eps^(2/5) times the largest q^H A q: nothing to an

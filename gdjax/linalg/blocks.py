@@ -1,4 +1,4 @@
-"""Merges small axes and cuts large ones into blocks: pure functions of shapes, and the reshapes that follow."""
+"""Cuts large axes into blocks: pure functions of shapes, and the reshapes that follow."""
 
 import math
 from collections.abc import Sequence
@@ -6,20 +6,6 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from gdjax.numerics import Array
-
-
-def merged(shape: Sequence[int], most: int) -> tuple[int, ...]:
-    """The shape in which neighbouring axes are merged while their length stays within `most`; axes of 1 vanish.
-
-    (3, 3, 64, 128) with 1024 is (576, 128): x.reshape(merged(x.shape, most)) is a matrix with about equal sides.
-    """
-    axes = [1]
-    for n in shape:
-        if axes[-1] * n <= most or axes[-1] == 1:
-            axes[-1] *= n
-        else:
-            axes.append(n)
-    return tuple(axes[:-1] if axes[-1] == 1 and len(axes) > 1 else axes)
 
 
 def cuts(length: int, most: int) -> tuple[int, int]:

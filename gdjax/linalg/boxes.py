@@ -11,7 +11,7 @@ SHARES = tuple(0.5**k for k in range(31))
 ENOUGH = 0.1  # of the descent that the step promises without bounds
 
 
-def held(p: Array, g: Array, diagonal: Array, lower: Array, upper: Array) -> Array:
+def pressed(p: Array, g: Array, diagonal: Array, lower: Array, upper: Array) -> Array:
     """Which numbers the gradient presses against a bound, at it or so near that the step d = diagonal g would cross it.
 
     Their direction is not the method's: H would move the others as if these could move too.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gdjax.core import base
 from gdjax.linalg import stacks
@@ -54,7 +55,7 @@ class Axes(NamedTuple):
         return matrices.reshape([shape[i] for i in order]).transpose(sorted(range(len(order)), key=order.__getitem__))
 
 
-def axes_of(where: str, name: str, axis: Any, ndim: int) -> tuple[int, ...]:
+def axes_of(where: str, name: str, axis: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     """One axis or several as a tuple of numbers from 0; errors begin with `where` and call them `name`."""
     given = (axis,) if isinstance(axis, int) else tuple(axis)
     if any(not -ndim <= i < ndim for i in given) or len({i % ndim for i in given}) < len(given):
@@ -77,17 +78,17 @@ def matrix_axes(where: str, shape: Sequence[int], numbers: Any) -> Axes:
     return Axes(tuple(i for i in range(len(shape)) if i not in rows + columns), rows, columns)
 
 
-def is_numbers(x: Any) -> bool:
+def is_numbers(x: object) -> bool:
     """Whether `x` says how an array is a matrix: a `Matrix`, or dimension numbers, of Optax too."""
     return getattr(x, "_fields", ())[:2] == ("reduction_axis", "output_axis")
 
 
-def can_be_matrix(x: Any) -> bool:
+def can_be_matrix(x: ArrayLike) -> bool:
     """Whether `x` is a floating array of two axes."""
     return np.ndim(x) == 2 and is_trained(x)
 
 
-def is_trained(x: Any) -> bool:
+def is_trained(x: object) -> bool:
     """Whether `x` is a floating array or number."""
     known = hasattr(x, "dtype") or isinstance(x, float | complex)
     return known and not base.is_float0(x) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)

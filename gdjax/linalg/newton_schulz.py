@@ -2,10 +2,11 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from gdjax import numerics
 from gdjax.core import meshes
@@ -17,8 +18,9 @@ NORMS: tuple[str, ...] = get_args(Preconditioning)
 
 
 def orthogonalize(
-    x: Array, coeffs: Array, steps: Any, preconditioning: str = "frobenius", eps: Any = 1e-8, products: Any = None
-) -> Array:
+    x: Array, coeffs: Array, steps: int | Array, preconditioning: str = "frobenius", eps: ArrayLike = 1e-8,
+    products: DTypeLike | None = None,
+) -> Array:  # fmt: skip
     """About U V^T of X = U S V^T, for each matrix: X over a norm, then steps of
 
         A = X X^T,    X <- a X + (b A + c A^2) X
@@ -67,16 +69,16 @@ def orthogonalize(
     return jax.lax.platform_dependent(*given, cpu=by_rows, default=by_columns)
 
 
-def _by_columns(triples: Sequence[Array], narrow: Any, x: Array, a: Array | None = None) -> Array:
+def _by_columns(triples: Sequence[Array], narrow: DTypeLike | None, x: Array, a: Array | None = None) -> Array:
     for i, c in enumerate(triples):
         x = _step(c, x, _gram(x, narrow) if a is None or i else a, narrow)
     return x
 
 
-def _looped(coeffs: Array, steps: Any, narrow: Any, x: Array, a: Array | None = None) -> Array:
+def _looped(coeffs: Array, steps: int | Array, narrow: DTypeLike | None, x: Array, a: Array | None = None) -> Array:
     """The same with a number of steps that is no constant."""
 
-    def step(carry: Any) -> Any:
+    def step(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         i, x = carry
         return i + 1, _step(coeffs[jnp.minimum(i, len(coeffs) - 1)], x, _gram(x, narrow), narrow)
 
@@ -85,7 +87,7 @@ def _looped(coeffs: Array, steps: Any, narrow: Any, x: Array, a: Array | None = 
 
 
 @functools.partial(jax.jit, static_argnames="narrow")  # all steps share one trace
-def _step(c: Array, x: Array, a: Array, narrow: Any) -> Array:
+def _step(c: Array, x: Array, a: Array, narrow: DTypeLike | None) -> Array:
     """a X + (b A + c A^2) X. If factors are rounded, X, A and the polynomial of A are.
 
     A is then rounded in b A too, not only as a factor: b + 2 c is small where 2 c is not, and so is the effect of
@@ -133,19 +135,19 @@ def _tall(x: Array) -> bool:
 
 
 @functools.partial(jax.jit, static_argnames="narrow")
-def _gram(x: Array, narrow: Any = None) -> Array:
+def _gram(x: Array, narrow: DTypeLike | None = None) -> Array:
     """X X^H; X^H X of a tall X."""
     if _tall(x):
         return _product("...ji,...jk->...ik", x.conj(), x, narrow)
     return _product("...ij,...kj->...ik", x, x.conj(), narrow)
 
 
-def _times(p: Array, x: Array, narrow: Any = None) -> Array:
+def _times(p: Array, x: Array, narrow: DTypeLike | None = None) -> Array:
     """P X; X P of a tall X."""
     return _product("...ij,...jk->...ik", *((x, p) if _tall(x) else (p, x)), narrow)
 
 
-def _product(indices: str, x: Array, y: Array, narrow: Any) -> Array:
+def _product(indices: str, x: Array, y: Array, narrow: DTypeLike | None) -> Array:
     """The product of x and y, rounded to a dtype if there is one, in the dtype of x."""
     narrow = x.dtype if narrow is None else narrow
     return jnp.einsum(indices, x.astype(narrow), y.astype(narrow), preferred_element_type=x.dtype)

@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from gdjax import numerics
 from gdjax.core import checks
@@ -21,9 +23,9 @@ Renormalize = Literal["outputs", "inputs", "outputs inputs", "inputs outputs", "
 class Polar(NamedTuple):
     """How polar factors are computed: the settings that shape the program."""
 
-    steps: Any
+    steps: int | Array
     preconditioning: str = "frobenius"
-    products: Any = None
+    products: DTypeLike | None = None
     equilibrate: str | None = None
     renormalize: str | None = None
 
@@ -39,11 +41,11 @@ class Polar(NamedTuple):
                 raise ValueError(f"{label}: {name} must be one of {', '.join(allowed)}, got {given!r}")
         return self
 
-    def one(self, x: Array, coeffs: Array, eps: Any) -> Array:
+    def one(self, x: Array, coeffs: Array, eps: ArrayLike) -> Array:
         """The polar factor of each matrix (..., rows, columns), without what comes before and after."""
         return newton_schulz.orthogonalize(x, coeffs, self.steps, self.preconditioning, eps, self.products)
 
-    def of(self, stacks: Sequence[Array], coeffs: Array, eps: Any) -> list[Array]:
+    def of(self, stacks: Sequence[Array], coeffs: Array, eps: ArrayLike) -> list[Array]:
         """The polar factors of stacks (number, rows, columns), those of one shape, or of its transpose, together."""
         alike = functools.partial(self.one, coeffs=coeffs, eps=eps)
         if self.equilibrate:
@@ -82,10 +84,10 @@ def _over(x: Array, unit: Array, norm: Array) -> Array:
 
 
 def orthogonalize(
-    x: Any,
-    ns_coeffs: Any = "polar_express",
-    ns_steps: Any = 5,
-    eps: Any = 1e-8,
+    x: Array | np.ndarray,
+    ns_coeffs: polar_coefficients.Coefficients = "polar_express",
+    ns_steps: int | Array = 5,
+    eps: float | Array = 1e-8,
     *,
     preconditioning: str = "frobenius",
     ns_dtype: Any = None,

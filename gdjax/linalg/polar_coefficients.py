@@ -1,5 +1,6 @@
 """Coefficients of Newton-Schulz: a triple (a, b, c) for every step, or one for each step in turn."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ _BEST = (
 )
 
 
-def _of_smaller(triple: Any, factor: float) -> tuple[float, ...]:
+def _of_smaller(triple: Sequence[float], factor: float) -> tuple[float, ...]:
     """The polynomial of x / factor."""
     return tuple(x / factor ** (2 * i + 1) for i, x in enumerate(triple))
 
@@ -65,10 +66,11 @@ PRESETS: dict[str, Any] = {
     ),
 }
 PRESETS["muon"] = PRESETS["jordan"] = PRESETS["standard"]  # the first name is that of Optax's documentation
+Coefficients = Any  # a name in PRESETS, or an array or nested sequence of one triple or one for each step
 OF_ANY_LENGTH = "polar_express", "cans"  # as many as there are steps; after the last comes the last again
 
 
-def coefficients(label: str, ns_coeffs: Any, ns_steps: Any) -> Array:
+def coefficients(label: str, ns_coeffs: Coefficients, ns_steps: Any) -> Array:
     """The coefficients as an array: (3,) for every step, or (steps, 3).
 
     Args:

@@ -47,10 +47,10 @@ def ssbroyden(b: Array, h: Array, n: int) -> tuple[Any, Any]:
 class Change(NamedTuple):
     """H <- keep H + ss s s^T + sw (s w^T + w s^T) + ww w w^T."""
 
-    keep: Any
-    ss: Any
-    sw: Any
-    ww: Any
+    keep: Array | int
+    ss: Array | int
+    sw: Array | int
+    ww: Array | int
 
     def of(self, H: Array, s: Array, w: Array) -> Array:
         i, j = (slice(None), None), None

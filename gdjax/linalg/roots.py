@@ -1,25 +1,26 @@
 """Eigenvalues, roots of matrices, and least squares with x >= 0."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax import numerics, tree
 from gdjax.core import meshes
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayLike, ArrayTree
 
 
 def power_iteration(
-    matrix: Any,
+    matrix: Array | np.ndarray | Callable[[Any], Any],
     *,
-    v0: Any = None,
-    num_iters: Any = 100,
-    error_tolerance: Any = 1e-6,
+    v0: ArrayTree | None = None,
+    num_iters: int = 100,
+    error_tolerance: float | Array = 1e-6,
     precision: Any = jax.lax.Precision.HIGHEST,
-    key: Any = None,
+    key: Array | None = None,
 ) -> tuple[Array, Any]:
     """The eigenvalue of largest absolute value and its eigenvector, by repeated products:
 
@@ -62,12 +63,12 @@ def power_iteration(
         v0 = jax.random.uniform(start, m.shape[-1:], real, -1, 1) if v0 is None else jnp.asarray(v0)
         v0 = v0.astype(m.dtype)
 
-    def unfinished(carry: Any) -> Array:
+    def unfinished(carry: tuple[Array, ...]) -> Array:
         v, mv, value, i = carry
         residual = tree.norm(tree.sub(mv, tree.scale(value, v)))
         return ~(residual <= error_tolerance * jnp.abs(value)) & (i < num_iters)  # NaN goes on, to come out
 
-    def step(carry: Any) -> Any:
+    def step(carry: tuple[Array, ...]) -> Any:
         _, mv, _, i = carry
         v = tree.cast_like(_normalized(mv), v0)
         mv = product(v)
@@ -80,12 +81,12 @@ def power_iteration(
     return value, tree.where(tree.norm(mv) > 0, tree.cast_like(_normalized(mv), v0), v)
 
 
-def _normalized(x: Any) -> Any:
+def _normalized(x: ArrayTree) -> Any:
     size = tree.norm(x)
     return tree.div(x, jax.tree.map(lambda _: jnp.where(size > 0, size, 1), x))
 
 
-def _matrix(label: str, matrix: Any) -> Array:
+def _matrix(label: str, matrix: ArrayLike) -> Array:
     """`matrix` in float32 or wider."""
     m = jnp.asarray(matrix)
     if m.ndim != 2 or m.shape[0] != m.shape[1]:
@@ -95,11 +96,11 @@ def _matrix(label: str, matrix: Any) -> Array:
 
 
 def matrix_inverse_pth_root(
-    matrix: Any,
-    p: Any,
-    num_iters: Any = 100,
-    ridge_epsilon: Any = 1e-6,
-    error_tolerance: Any = 1e-6,
+    matrix: Array | np.ndarray,
+    p: int,
+    num_iters: int = 100,
+    ridge_epsilon: float | Array = 1e-6,
+    error_tolerance: float | Array = 1e-6,
     precision: Any = jax.lax.Precision.HIGHEST,
 ) -> tuple[Array, Array]:
     """(A + r I)^(-1/p) of a symmetric positive semidefinite matrix, by coupled Newton iteration:
@@ -140,11 +141,11 @@ def matrix_inverse_pth_root(
 
 def inverse_root_by_newton(
     a: Array,
-    p: Any,
-    num_iters: Any = 100,
-    ridge_epsilon: Any = 1e-6,
-    error_tolerance: Any = 1e-6,
-    precision: Any = jax.lax.Precision.HIGHEST,
+    p: int,
+    num_iters: int = 100,
+    ridge_epsilon: ArrayLike = 1e-6,
+    error_tolerance: ArrayLike = 1e-6,
+    precision: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
 ) -> tuple[Array, Array]:
     """`matrix_inverse_pth_root` for a square array of float32 or wider; `jax.vmap` makes it one for many."""
     identity, q = jnp.eye(len(a), dtype=a.dtype), jnp.asarray(p).astype(a.dtype)
@@ -154,11 +155,11 @@ def inverse_root_by_newton(
     def off(m: Array) -> Array:
         return numerics.largest(jnp.abs(m - identity))
 
-    def unfinished(carry: Any) -> Array:
+    def unfinished(carry: tuple[Array, ...]) -> Array:
         i, m, _, _, better = carry
         return (i < num_iters) & (off(m) > error_tolerance) & better
 
-    def step(carry: Any) -> Any:
+    def step(carry: tuple[Array, ...]) -> Any:
         i, m, h, _, _ = carry
         t = identity + (identity - m) / q
         new = jax.lax.fori_loop(0, p, lambda _, x: jnp.matmul(t, x, precision=precision), m)
@@ -170,7 +171,9 @@ def inverse_root_by_newton(
     return jnp.where(better, h, before), off(m)
 
 
-def nnls(A: Any, b: Any, iters: int, unroll: int | bool = 1, L: Any = None) -> Array:  # noqa: N803
+def nnls(
+    A: Array | np.ndarray, b: Array | np.ndarray, iters: int, unroll: int | bool = 1, L: float | Array | None = None
+) -> Array:  # noqa: N803
     """Non-negative least squares: x >= 0 that minimizes |A x - b|, by accelerated projected gradients.
 
         x' = max(y - (Q y - q) / L, 0),  y' = x' + (c - 1)/c' (x' - x),  c' = (1 + sqrt(1 + 4 c^2)) / 2
@@ -214,7 +217,7 @@ def nnls(A: Any, b: Any, iters: int, unroll: int | bool = 1, L: Any = None) -> A
     bound = jnp.asarray(bound).astype(gram.dtype)
     bound = jnp.where(bound == 0, 1, bound)
 
-    def step(carry: Any, _: Any) -> Any:
+    def step(carry: tuple[Array, ...], _: None) -> Any:
         x, y, c = carry
         new = jnp.maximum(y - (jnp.matmul(gram, y, precision=highest) - q) / bound, 0)
         c = jnp.where(jnp.sum((y - new) * (new - x), 0, keepdims=True) > 0, 1, c)

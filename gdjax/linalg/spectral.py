@@ -5,12 +5,13 @@ that is not finite does not spoil its neighbours.
 """
 
 import functools
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
+from gdjax.core.types import Scalar
 from gdjax.linalg.bases import refreshed_basis
 from gdjax.linalg.roots import inverse_root_by_newton
 from gdjax.numerics import Array
@@ -32,7 +33,7 @@ def eigh(matrices: Array) -> tuple[Array, Array]:
     return values[..., ::-1], jnp.where(finite, vectors, jnp.nan)[..., ::-1]
 
 
-def inverse_root(matrices: Array, p: Any, ridge: Any = 1e-6, method: Method = "eigh") -> Array:
+def inverse_root(matrices: Array, p: int, ridge: float | Array = 1e-6, method: Method = "eigh") -> Array:
     """(A + r I)^(-1/p) of each positive semidefinite A, with r = ridge times the largest eigenvalue of A.
 
     With the ridge the root of an A of lower rank is finite: r^(-1/p) where A is zero. An A that is all zeros says
@@ -71,7 +72,7 @@ def inverse_root(matrices: Array, p: Any, ridge: Any = 1e-6, method: Method = "e
     return _rescaled(root, size, finite, p).astype(matrices.dtype)
 
 
-def _inverse_roots(values: Array, p: Any, ridge: Any) -> Array:
+def _inverse_roots(values: Array, p: int, ridge: Scalar) -> Array:
     """(v + r)^(-1/p) of eigenvalues, with r = ridge times the largest; 0 where that is 0."""
     values = jnp.maximum(values, 0)
     values = values + numerics.scalar(ridge, values.dtype) * jnp.max(values, -1, keepdims=True, initial=0)
@@ -79,13 +80,13 @@ def _inverse_roots(values: Array, p: Any, ridge: Any) -> Array:
     return jnp.where(values > 0, roots, 0)
 
 
-def _rescaled(root: Array, size: Array, finite: Array, p: Any) -> Array:
+def _rescaled(root: Array, size: Array, finite: Array, p: int) -> Array:
     """The root of size A, from that of A; I where the size is 0, NaN where A is not finite."""
     root = root * (jnp.where(size == 0, 1, size) ** (-1 / numerics.scalar(p, size.dtype))).astype(root.dtype)
     return jnp.where(finite, jnp.where(size == 0, jnp.eye(root.shape[-1], dtype=root.dtype), root), jnp.nan)
 
 
-def root_in_basis(matrices: Array, basis: Array, p: Any, ridge: Any = 1e-6) -> tuple[Array, Array]:
+def root_in_basis(matrices: Array, basis: Array, p: int, ridge: Scalar = 1e-6) -> tuple[Array, Array]:
     """`inverse_root` in a basis that is one power step nearer to the eigenvectors, and that basis; exact in the end.
 
     What stands beside the diagonal of Q^H A Q counts as zero.

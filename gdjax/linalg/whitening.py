@@ -8,10 +8,11 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from gdjax import numerics
 from gdjax.numerics import Array
@@ -28,16 +29,16 @@ class Settings(NamedTuple):
     """Of a fit: the form of the step, one of `FORMS`, and numbers."""
 
     form: str
-    rate: Any
-    decay: Any
-    damping: Any
+    rate: Array
+    decay: Array
+    damping: Array
 
 
 def is_diagonal(q: Array) -> bool:
     return q.shape[-1] == 1
 
 
-def whitened(left_product: Array, right_product: Array, g: Array, most: Any) -> Array:
+def whitened(left_product: Array, right_product: Array, g: Array, most: ArrayLike) -> Array:
     """P_l G P_r, with a root mean square of `most` at most."""
     x, unit = _applied(left_product, right_product, g)
     rms = numerics.safe_root_mean_squares(x, 0)
@@ -76,7 +77,7 @@ def fitted(
     return [left, right, product(left), product(right), jnp.stack([left_smooth, right_smooth])[None]]
 
 
-def _normals(key: Array, shapes: Sequence[tuple[int, ...]], dtype: Any) -> list[Array]:
+def _normals(key: Array, shapes: Sequence[tuple[int, ...]], dtype: DTypeLike) -> list[Array]:
     """Arrays of normal numbers, drawn at once: a program for each would take long to compile."""
     ends = list(itertools.accumulate(map(math.prod, shapes), initial=0))
     numbers = jax.random.normal(key, (ends[-1],), dtype)

@@ -4,14 +4,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax import numerics, tree
 from gdjax.core import checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, Updates
-from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
+from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
+from gdjax.linesearch.line import Array, Line, ValueFn, check_evaluations, check_numbers, like, no_gradient
 
 LABEL = "gdjax.scale_by_backtracking_linesearch"
 
@@ -34,7 +35,7 @@ class ScaleByBacktrackingLinesearchState(NamedTuple):
 
     learning_rate: Array  # () the step size chosen, 0 where there was none
     value: Array  # () the objective after the step
-    grad: Any  # its gradient there, like the parameters; None without store_grad
+    grad: Params  # its gradient there, like the parameters; None without store_grad
     info: BacktrackingLinesearchInfo
 
 
@@ -42,14 +43,15 @@ class _Search(NamedTuple):
     count: Array  # () int32, step sizes tried
     eta: Array  # () the last of them, with
     value: Array  # () its value,
-    grad: Any  # its gradient, where it is the last to be tried
+    grad: Params  # its gradient, where it is the last to be tried
     error: Array  # () and by how much it misses the condition
 
 
 @transform
 def scale_by_backtracking_linesearch(
-    max_backtracking_steps: Any, slope_rtol: Any = 1e-4, decrease_factor: Any = 0.8, increase_factor: Any = 1.5,
-    max_learning_rate: Any = 1.0, atol: Any = 0.0, rtol: Any = 0.0, store_grad: bool = False, verbose: bool = False,
+    max_backtracking_steps: int | Array, slope_rtol: Scalar = 1e-4, decrease_factor: Scalar = 0.8,
+    increase_factor: Scalar = 1.5, max_learning_rate: Scalar = 1.0, atol: Scalar = 0.0, rtol: Scalar = 0.0,
+    store_grad: bool = False, verbose: bool = False,
 ) -> GradientTransformation:  # fmt: skip
     """Scales the updates by a step size that lowers the objective enough (Armijo's condition).
 
@@ -101,10 +103,10 @@ def scale_by_backtracking_linesearch(
     Reference:
       Nocedal & Wright 2006, Numerical optimization, Algorithm 3.1; Armijo 1966.
     """
-    evaluations(LABEL, "max_backtracking_steps", max_backtracking_steps)
-    numbers(LABEL, 0, slope_rtol=slope_rtol, atol=atol, rtol=rtol)
-    numbers(LABEL, 0, above=True, decrease_factor=decrease_factor)
-    numbers(LABEL, 0, above=True, increase_factor=increase_factor, max_learning_rate=max_learning_rate)
+    check_evaluations(LABEL, "max_backtracking_steps", max_backtracking_steps)
+    check_numbers(LABEL, 0, slope_rtol=slope_rtol, atol=atol, rtol=rtol)
+    check_numbers(LABEL, 0, above=True, decrease_factor=decrease_factor)
+    check_numbers(LABEL, 0, above=True, increase_factor=increase_factor, max_learning_rate=max_learning_rate)
 
     def init(params: Params) -> ScaleByBacktrackingLinesearchState:
         dtype = numerics.widest_real(params)
@@ -115,7 +117,7 @@ def scale_by_backtracking_linesearch(
 
     def update(
         updates: Updates, state: OptState, params: Params = None, *,
-        value: Any = None, grad: Any = None, value_fn: Any = None, **extra_args: Any,
+        value: ArrayLike | None = None, grad: Params = None, value_fn: ValueFn | None = None, **extra_args: Any,
     ) -> tuple[Any, ScaleByBacktrackingLinesearchState]:  # fmt: skip
         checks.state(LABEL, state, ScaleByBacktrackingLinesearchState)
         line = Line(LABEL, updates, params, value, grad, value_fn, extra_args)
@@ -148,7 +150,7 @@ def scale_by_backtracking_linesearch(
     return holding(init, update, like="grad")
 
 
-def _report(eta: Any, error: Any, value: Any, slope: Any, atol: Any) -> None:
+def _report(eta: np.ndarray, error: np.ndarray, value: np.ndarray, slope: np.ndarray, atol: float) -> None:
     if error <= atol:
         return
     taken = "the last step size is taken" if error < float("inf") else "no step is made: the objective is not finite"

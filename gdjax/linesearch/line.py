@@ -11,13 +11,12 @@ from gdjax import numerics, tree
 from gdjax.core import base, checks
 from gdjax.core.arrays import add
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import ArrayTree, OptState, Params, Updates
+from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Scalar, Updates
 
-Array = jax.Array
 ValueFn = Callable[..., Any]  # value_fn(params, **extra_args) -> real scalar
 
 
-def numbers(label: str, low: float, *, above: bool = False, **values: Any) -> None:
+def check_numbers(label: str, low: float, *, above: bool = False, **values: Scalar) -> None:
     """Raises for a schedule, and unless each value that is known now is at least `low`, with `above` more than it."""
     for name, x in values.items():
         if callable(x):
@@ -26,7 +25,7 @@ def numbers(label: str, low: float, *, above: bool = False, **values: Any) -> No
             raise ValueError(f"{label}: {name} must be {'above' if above else 'at least'} {low:g}, got {x!r}")
 
 
-def evaluations(label: str, name: str, x: Any) -> None:
+def check_evaluations(label: str, name: str, x: object) -> None:
     """Raises unless `x` can be a number of evaluations: an int of at least 1, or a scalar array of integers."""
     if not isinstance(x, jax.Array):
         checks.structural(label, name, x, 1)
@@ -58,9 +57,9 @@ class Line:
         label: str,
         updates: Updates,
         params: Params,
-        value: Any,
-        grad: Any,
-        value_fn: Any,
+        value: ArrayLike | None,
+        grad: Params,
+        value_fn: ValueFn | None,
         extra_args: dict[str, Any],
     ):
         checks.params(label, params)
@@ -82,11 +81,11 @@ class Line:
         self.grad = jax.tree.map(_stored, grad, params)
         self.slope = jnp.real(tree.vdot(grad, updates)).astype(self.dtype)
 
-    def number(self, x: Any) -> Array:
+    def number(self, x: ArrayLike) -> Array:
         """A hyperparameter in the working dtype."""
         return jnp.asarray(x).astype(self.dtype)
 
-    def scalar(self, name: str, x: Any) -> Array:
+    def scalar(self, name: str, x: ArrayLike | None) -> Array:
         x = jnp.asarray(x)
         if x.shape != () or jnp.iscomplexobj(x):
             raise TypeError(f"{self.label}: {name} must be a real scalar, got {x.dtype}{list(x.shape)}")
@@ -95,7 +94,7 @@ class Line:
     def step(self, eta: Array) -> Any:
         """eta u, each leaf rounded once to its own dtype: what `apply_updates` will add."""
 
-        def leaf(u: Any) -> Any:
+        def leaf(u: ArrayLike) -> Any:
             if base.is_float0(u):
                 return u
             u = jnp.asarray(u)
@@ -108,7 +107,7 @@ class Line:
         """p + eta u, the very parameters that `apply_updates` makes of `step(eta)`."""
         return jax.tree.map(add, self.params, self.step(eta))
 
-    def along(self, grad: Any) -> Array:
+    def along(self, grad: Params) -> Array:
         """phi'(eta) = Re sum(g u), for the gradient g at p + eta u as `jax.grad` returns it."""
         return jnp.real(tree.vdot(tree.conj(grad), self.updates)).astype(self.dtype)
 
@@ -145,7 +144,7 @@ def bound(value_fn: ValueFn, extra_args: dict[str, Any]) -> Callable[[Any], Any]
     return lambda params: value_fn(params, **kept)
 
 
-def _stored(g: Any, p: Any) -> Array:
+def _stored(g: ArrayLike, p: ArrayLike) -> Array:
     """The gradient `g` (steepest ascent, see the docstrings of the searches) as `jax.grad` returns it.
 
     Where there is none it is 0 in the dtype of the parameter: a loop cannot carry a float0.
@@ -153,7 +152,7 @@ def _stored(g: Any, p: Any) -> Array:
     return jnp.zeros_like(p) if base.is_float0(g) else jnp.conj(jnp.asarray(g).astype(jnp.asarray(p).dtype))
 
 
-def like(state: OptState, old: Any) -> Any:
+def like(state: OptState, old: OptState) -> Any:
     """`state` in the dtypes of `old`, which has the same leaves, though its classes may be Optax's."""
     leaves, structure = jax.tree.flatten(as_formed(state, old))
     pairs = zip(leaves, jax.tree.leaves(old), strict=True)

@@ -62,5 +62,5 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
     return value_and_grad
 
 
-def _keeps_both(x: Any) -> bool:
+def _keeps_both(x: object) -> bool:
     return hasattr(x, "value") and hasattr(x, "grad")

@@ -1,11 +1,12 @@
 """The search for a step that meets the strong Wolfe conditions: Nocedal & Wright, Algorithms 3.5 and 3.6."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.core import meshes
+from gdjax.core.types import Params
 from gdjax.linesearch.interpolation import Trial, between
 from gdjax.linesearch.line import Array, Line
 
@@ -21,7 +22,7 @@ class Wolfe(NamedTuple):
     factor: Array  # from one to the next, while there is no interval
     top: Array  # the largest
     precision: Array  # the shortest interval
-    most: Any  # evaluations
+    most: int | Array  # evaluations
 
 
 class Choice(NamedTuple):
@@ -29,7 +30,7 @@ class Choice(NamedTuple):
 
     eta: Array  # ()
     value: Array  # ()
-    grad: Any  # like the parameters
+    grad: Params  # like the parameters
     decrease_error: Array  # ()
     curvature_error: Array  # ()
 

@@ -4,14 +4,15 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, Updates
-from gdjax.linesearch.line import Array, Line, evaluations, like, no_gradient, numbers
+from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
+from gdjax.linesearch.line import Array, Line, ValueFn, check_evaluations, check_numbers, like, no_gradient
 from gdjax.linesearch.wolfe import Wolfe, search
 
 LABEL = "gdjax.scale_by_zoom_linesearch"
@@ -38,14 +39,15 @@ class ScaleByZoomLinesearchState(NamedTuple):
 
     learning_rate: Array  # () the step size chosen, 0 where there was none
     value: Array  # () the objective after the step
-    grad: Any  # its gradient there, like the parameters
+    grad: Params  # its gradient there, like the parameters
     info: ZoomLinesearchInfo
 
 
 @transform
 def scale_by_zoom_linesearch(
-    max_linesearch_steps: Any, max_learning_rate: Any = None, tol: Any = 0.0, increase_factor: Any = 2.0,
-    slope_rtol: Any = 1e-4, curv_rtol: Any = 0.9, approx_dec_rtol: Any = 1e-6, stepsize_precision: Any = 1e-5,
+    max_linesearch_steps: int | Array, max_learning_rate: Scalar | None = None, tol: Scalar = 0.0,
+    increase_factor: Scalar = 2.0, slope_rtol: Scalar = 1e-4, curv_rtol: Scalar = 0.9,
+    approx_dec_rtol: Scalar | None = 1e-6, stepsize_precision: Scalar = 1e-5,
     initial_guess_strategy: Literal["one", "keep"] = "keep", verbose: bool = False,
 ) -> GradientTransformation:  # fmt: skip
     """Scales the updates by a step size that meets the strong Wolfe conditions.
@@ -105,13 +107,13 @@ def scale_by_zoom_linesearch(
       Nocedal & Wright 2006, Numerical optimization, Algorithms 3.5 and 3.6; Hager & Zhang 2006, Algorithm 851:
       CG_DESCENT, equations 23, 26 and 27, https://doi.org/10.1145/1132973.1132979
     """
-    evaluations(LABEL, "max_linesearch_steps", max_linesearch_steps)
-    numbers(LABEL, 0, tol=tol, slope_rtol=slope_rtol, curv_rtol=curv_rtol, stepsize_precision=stepsize_precision)
-    numbers(LABEL, 1, above=True, increase_factor=increase_factor)
+    check_evaluations(LABEL, "max_linesearch_steps", max_linesearch_steps)
+    check_numbers(LABEL, 0, tol=tol, slope_rtol=slope_rtol, curv_rtol=curv_rtol, stepsize_precision=stepsize_precision)
+    check_numbers(LABEL, 1, above=True, increase_factor=increase_factor)
     if max_learning_rate is not None:
-        numbers(LABEL, 0, above=True, max_learning_rate=max_learning_rate)
+        check_numbers(LABEL, 0, above=True, max_learning_rate=max_learning_rate)
     if approx_dec_rtol is not None:
-        numbers(LABEL, 0, approx_dec_rtol=approx_dec_rtol)
+        check_numbers(LABEL, 0, approx_dec_rtol=approx_dec_rtol)
     if initial_guess_strategy not in GUESSES:
         raise ValueError(f"{LABEL}: initial_guess_strategy must be one of {GUESSES}, got {initial_guess_strategy!r}")
 
@@ -123,7 +125,7 @@ def scale_by_zoom_linesearch(
 
     def update(
         updates: Updates, state: OptState, params: Params = None, *,
-        value: Any = None, grad: Any = None, value_fn: Any = None, **extra_args: Any,
+        value: ArrayLike | None = None, grad: Params = None, value_fn: ValueFn | None = None, **extra_args: Any,
     ) -> tuple[Any, ScaleByZoomLinesearchState]:  # fmt: skip
         checks.state(LABEL, state, ScaleByZoomLinesearchState)
         line = Line(LABEL, updates, params, value, grad, value_fn, extra_args)
@@ -151,7 +153,10 @@ def scale_by_zoom_linesearch(
     return holding(init, update, like="grad")
 
 
-def _report(eta: Any, value: Any, decrease: Any, curvature: Any, safe: Any, start: Any, slope: Any, tol: Any) -> None:
+def _report(
+    eta: np.ndarray, value: np.ndarray, decrease: np.ndarray, curvature: np.ndarray, safe: np.ndarray,
+    start: np.ndarray, slope: np.ndarray, tol: float,
+) -> None:  # fmt: skip
     if max(decrease, curvature) <= tol:
         return
     if safe:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from gdjax import numerics
 
@@ -171,6 +172,6 @@ def label_scores(label: str, scores: Array, labels: ArrayLike, name: str = "scor
     return scores, labels, jnp.where(labels < classes, own, jnp.nan)
 
 
-def graded(labels: Array, loss: Array, dtype: Any) -> Array:
+def graded(labels: Array, loss: Array, dtype: DTypeLike) -> Array:
     """The loss in the dtype of the result; 0 where the label is negative."""
     return jnp.where(labels < 0, 0, loss).astype(dtype)

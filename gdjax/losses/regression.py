@@ -140,7 +140,7 @@ def _log_cosh(e: Array) -> Array:
 
 
 @_log_cosh.defjvp
-def _log_cosh_jvp(primals: Any, tangents: Any) -> Any:
+def _log_cosh_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> Any:
     return _log_cosh(primals[0]), jnp.tanh(primals[0]) * tangents[0]
 
 

@@ -2,10 +2,12 @@
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from gdjax.numerics.elementwise import Array, abs_sq, at_least_float32
 from gdjax.xla.bits import finite_within
@@ -20,7 +22,7 @@ def below_overflow(x: Array) -> Array:
 TERMS = {"each": 1, "summed": 2**32}  # how many squares are added up, at most
 
 
-def largest_of(dtype: Any, squares: str) -> float:
+def largest_of(dtype: DTypeLike, squares: str) -> float:
     """The bound of `squarable`."""
     exponent = jnp.finfo(at_least_float32(dtype)).maxexp - 6 - int(math.log2(TERMS[squares]))
     return 2.0 ** (exponent // 2)
@@ -72,7 +74,7 @@ def clipped(g: Array, squares: str) -> Array:
     return squarable(g, squares)
 
 
-def _jvp(function: Any, squares: str, primals: Any, tangents: Any) -> Any:
+def _jvp(function: Callable[..., Any], squares: str, primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> Any:
     x = function(primals[0], squares)
     return x, jnp.where(x == primals[0], tangents[0], jnp.zeros_like(tangents[0]))
 
@@ -94,7 +96,7 @@ def bounded_sq(square: Array, squares: str = "summed", terms: int = 1) -> Array:
     return jnp.minimum(square, terms * largest_of(square.dtype, squares) ** 2)
 
 
-def sum_sq(x: Array, axes: Any = None) -> Array:
+def sum_sq(x: Array, axes: Sequence[int] | None = None) -> Array:
     """sum |x|^2 over all axes or some, which are kept with length 1; see `bounded_sq`."""
     terms = x.size if axes is None else math.prod(x.shape[i] for i in axes)
     return bounded_sq(jnp.sum(abs_sq(alone(x)), axes, keepdims=axes is not None), terms=terms)
@@ -105,7 +107,7 @@ def scaled(x: Array, factor: Array, squares: str = "summed") -> Array:
     return spoiled(squarable(x, squares) * factor, x)
 
 
-def shrinking(size: Array, most: Any) -> Array:
+def shrinking(size: Array, most: ArrayLike) -> Array:
     """The factor that brings a size down to `most`: 1 where it is no more, NaN where it is NaN."""
     inside = size <= most
     return jnp.where(inside, 1, most / jnp.where(inside, 1, size))

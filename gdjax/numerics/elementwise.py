@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core.arrays import is_key
-from gdjax.core.types import ArrayTree
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayLike, ArrayTree, Axis, DTypeLike
 
 
 def abs_sq(x: Array) -> Array:
@@ -28,14 +26,14 @@ def sqrt(x: Array) -> Array:
 
 
 @sqrt.defjvp
-def _sqrt_jvp(primals: Any, tangents: Any) -> Any:
+def _sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Any:
     root = sqrt(primals[0])
     zero = root == 0
     slope = jnp.where(zero, 0, 0.5 / jnp.where(zero, 1, root))
     return root, slope * tangents[0]
 
 
-def divide(x: Array, y: Array, eps: Any = 0) -> Array:
+def divide(x: Array, y: Array, eps: ArrayLike = 0) -> Array:
     """x / (y + eps), and x where y + eps is 0: x is 0 there too, or its square is, since y is the root of squares.
 
     A constant eps above 0 needs no such guard, because y is at least 0.
@@ -46,13 +44,13 @@ def divide(x: Array, y: Array, eps: Any = 0) -> Array:
     return x / jnp.where(y == 0, 1, y)
 
 
-def largest(x: Array, axis: Any = None) -> Array:
+def largest(x: Array, axis: Axis = None) -> Array:
     """The maximum, and NaN where there is one: on a CPU `jnp.max` of some thousand numbers loses it."""
     top = jnp.max(x, axis)
     return jnp.where(jnp.any(jnp.isnan(x), axis), jnp.nan, top) if jnp.issubdtype(x.dtype, jnp.inexact) else top
 
 
-def one_minus_pow(b: Any, t: Array) -> Array:
+def one_minus_pow(b: ArrayLike, t: Array) -> Array:
     """1 - b^t, the sum of the weights of an exponential moving average after t >= 1 steps.
 
     Evaluated as -expm1(t log b): the plain difference loses half of float32's digits for b near 1 and small t, and is
@@ -63,12 +61,12 @@ def one_minus_pow(b: Any, t: Array) -> Array:
     return -jnp.expm1(t * jnp.log(b))
 
 
-def debias(x: Array, b: Any, t: Array) -> Array:
+def debias(x: Array, b: ArrayLike, t: Array) -> Array:
     """x / (1 - b^t): corrects an average that began at 0. One quotient in all, and one product per element."""
     return x * (1 / one_minus_pow(b, t))
 
 
-def safe_increment(count: Any) -> Array:
+def safe_increment(count: int | Array) -> Array:
     """count + 1, staying at the largest value of its dtype instead of wrapping to a negative one.
 
     Raises:
@@ -90,18 +88,18 @@ def safe_increment(count: Any) -> Array:
 safe_int32_increment = safe_increment
 
 
-def at_least_float32(dtype: Any) -> Any:
+def at_least_float32(dtype: DTypeLike) -> Any:
     """`dtype`, or float32 where that is wider: nothing is computed in 16 bits."""
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype("float32")
 
 
-def real_dtype(dtype: Any) -> Any:
+def real_dtype(dtype: DTypeLike) -> Any:
     """The dtype of the real part of `dtype`."""
     return jnp.finfo(dtype).dtype
 
 
-def complex_dtype(dtype: Any) -> Any:
+def complex_dtype(dtype: DTypeLike) -> Any:
     """complex128 where the numbers of `dtype`, or their parts, are float64; else complex64."""
     return jnp.dtype("complex128" if real_dtype(dtype).itemsize == 8 else "complex64")
 
@@ -113,15 +111,15 @@ def widest_real(tree: ArrayTree) -> Any:
     return max(reals, key=lambda d: d.itemsize, default=jnp.dtype("float32"))
 
 
-def scalar(x: Any, real: Any) -> Any:
+def scalar(x: ArrayLike, real: DTypeLike) -> Any:
     """A hyperparameter in the dtype `real`; a Python number as it is, exact until it meets an array."""
     return x if isinstance(x, int | float) else jnp.asarray(x).astype(real)
 
 
-def widen(tree: ArrayTree, real: Any) -> Any:
+def widen(tree: ArrayTree, real: np.dtype) -> Any:
     """The arrays of a tree in the dtype `real`, or complex with parts in `real`; PRNG keys as they are."""
 
-    def leaf(x: Any) -> Array:
+    def leaf(x: ArrayLike) -> Array:
         x = jnp.asarray(x)
         if is_key(x):
             return x

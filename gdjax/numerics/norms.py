@@ -5,7 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from gdjax.core.types import ArrayLike, Axis, DTypeLike
 from gdjax.numerics import elementwise as numerics
 from gdjax.numerics.elementwise import Array
 from gdjax.xla.products import product, selected_product
@@ -41,7 +43,7 @@ def _sums_apart(axes: Axes, xs: list[Array]) -> list[Array]:
     return [jnp.sum(x, axes) for x in xs]
 
 
-def unit_and_norm(x: Array, axis: Any = None) -> tuple[Array, Array]:
+def unit_and_norm(x: Array, axis: Axis = None) -> tuple[Array, Array]:
     """A unit and a norm whose product is |x| along the axes: neither over- nor underflows.
 
     Args:
@@ -52,7 +54,7 @@ def unit_and_norm(x: Array, axis: Any = None) -> tuple[Array, Array]:
       The unit, whose reciprocal is a normal number too, and the norm of x / unit. Both are real and keep the axes with
       length 1. Only the norm has a derivative, which is 0 where x is 0: the unit is taken for a constant.
     """
-    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple | list) else (axis,)
+    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
     return _unit_and_norm(x, tuple(a % x.ndim for a in axes))
 
 
@@ -69,7 +71,7 @@ def _by_the_largest(axes: Axes, x: Array) -> tuple[Array, Array]:
     return unit, jnp.sqrt(jnp.sum(numerics.abs_sq(product(x, 1 / unit)), axes, keepdims=True))
 
 
-def _largest(x: Array, axis: Any) -> tuple[Array, Array]:
+def _largest(x: Array, axis: Axis) -> tuple[Array, Array]:
     """The largest |x|, which may miss NaN, and a unit near it."""
     top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis, keepdims=True, initial=0))
     limits = jnp.finfo(top.dtype)
@@ -85,7 +87,7 @@ def _by_three_sums(axes: Axes, x: Array) -> tuple[Array, Array]:
 
 
 @_unit_and_norm.defjvp
-def _unit_and_norm_jvp(axes: Axes, primals: Any, tangents: Any) -> Any:
+def _unit_and_norm_jvp(axes: Axes, primals: tuple[Array], tangents: tuple[Array]) -> Any:
     unit, norm = _unit_and_norm(primals[0], axes)
     unit = jax.lax.stop_gradient(unit)
     over = (1 / unit).astype(primals[0].dtype)
@@ -94,7 +96,13 @@ def _unit_and_norm_jvp(axes: Axes, primals: Any, tangents: Any) -> Any:
     return (unit, norm), (jnp.zeros_like(unit), slope)
 
 
-def safe_norm(x: Any, min_norm: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Array:  # noqa: A002
+def safe_norm(
+    x: Array | np.ndarray,
+    min_norm: float | Array,
+    ord: float | str | None = None,
+    axis: Axis = None,
+    keepdims: bool = False,
+) -> Array:  # noqa: A002
     """max(|x|, min_norm), whose derivative is 0 where |x| <= min_norm, at x = 0 too.
 
     Args:
@@ -127,7 +135,7 @@ def safe_norm(x: Any, min_norm: Any, ord: Any = None, axis: Any = None, keepdims
     return _at_least(norm if keepdims else jnp.squeeze(norm, axis), min_norm, dtype)
 
 
-def safe_root_mean_squares(x: Any, min_rms: Any) -> Array:
+def safe_root_mean_squares(x: Array | np.ndarray, min_rms: float | Array) -> Array:
     """max(sqrt(mean |x|^2), min_rms), whose derivative is 0 where the root is at most min_rms, at x = 0 too.
 
     The result is in the real dtype of x, and computed as in `safe_norm`; of no numbers it is min_rms.
@@ -137,20 +145,20 @@ def safe_root_mean_squares(x: Any, min_rms: Any) -> Array:
     return _at_least(unit * (norm * max(x.size, 1) ** -0.5), min_rms, dtype)
 
 
-def _wide(x: Any) -> tuple[Array, Any]:
+def _wide(x: ArrayLike) -> tuple[Array, Any]:
     """x in float32 or wider, and the real dtype it has."""
     x = jnp.asarray(x)
     x = x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
     return x.astype(numerics.at_least_float32(x.dtype)), numerics.real_dtype(x.dtype)
 
 
-def _over_the_largest(x: Array, axis: Any) -> tuple[Array, Array]:
+def _over_the_largest(x: Array, axis: Axis) -> tuple[Array, Array]:
     """x over the largest |x|, and that. A zero x becomes ones, which have derivatives."""
     top, unit = _largest(x, axis)
     ones = jnp.where((top == 0) & (x == 0), jnp.ones_like(x), x / unit.astype(x.dtype))
     return ones, jnp.where(top == 0, 0, unit)
 
 
-def _at_least(x: Array, least: Any, dtype: Any) -> Array:
+def _at_least(x: Array, least: ArrayLike, dtype: DTypeLike) -> Array:
     least = jnp.asarray(least).astype(x.dtype)
     return jnp.where(x <= least, least, x).astype(dtype)

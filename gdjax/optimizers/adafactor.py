@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax.combine.chain import chain
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Mask, Params, ScalarOrSchedule
+from gdjax.core.types import DTypeLike, Mask, Params, Scalar, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor, New
 from gdjax.numerics import Array, abs_sq, bounded_sq, scaled
@@ -17,15 +17,15 @@ from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 from gdjax.transforms.trust_ratio import scale_by_param_block_rms
-from gdjax.xla.sums import limited, means_of_squares
+from gdjax.tree.sums import limited, means_of_squares
 
 
 class FactoredState(NamedTuple):
     """State of `scale_by_factored_rms`. A leaf has either v_row and v_col or v, and (1,) zeros for the rest."""
 
     count: Array  # () int32, updates made so far
-    v_row: Any  # average of g^2 over the longest axis, float32 at least
-    v_col: Any  # average of g^2 over the second longest axis, float32 at least
+    v_row: Params  # average of g^2 over the longest axis, float32 at least
+    v_col: Params  # average of g^2 over the second longest axis, float32 at least
     v: Params  # like the parameter, average of g^2, float32 at least
 
 
@@ -65,7 +65,7 @@ def _by_factored_rms(
         rows, columns = means_of_squares(g, longest, second)
         v_row, v_col = average(s.v_row, rows), average(s.v_col, columns)
         axis = second - (second > longest)  # the second longest axis of g, in v_row
-        mean = jnp.sum(v_row * (1 / v_row.shape[axis]), axis, keepdims=True)
+        mean = jnp.sum(v_row * (1 / v_row.shape[axis]), axis, keepdims=True)  # of quotients: a sum overflows first
         row_factor = jnp.expand_dims(_inverse_root(v_row / jnp.where(mean == 0, 1, mean)), longest)
         factor, s = jnp.expand_dims(_inverse_root(v_col), second), s._replace(v_row=v_row, v_col=v_col)
     if clipping_threshold is not None:
@@ -78,7 +78,7 @@ def _inverse_root(v: Array) -> Array:
     return 1 / jnp.sqrt(jnp.where(v == 0, 1, v))
 
 
-def power_decay(count: Any, exponent: Any) -> Array:
+def power_decay(count: Array, exponent: Scalar) -> Array:
     """1 - t^-exponent for t = count + 1: a decay that begins at 0, so that the average needs no correction."""
     t = jnp.maximum(jnp.asarray(count, jnp.float32), 0) + 1
     return 1 - t ** -jnp.asarray(exponent, jnp.float32)
@@ -89,10 +89,10 @@ class _Decay:
     """The decay of the second moment as a schedule."""
 
     function: Callable[[Any, Any], Any]
-    rate: Any
-    offset: Any
+    rate: ScalarOrSchedule
+    offset: ScalarOrSchedule
 
-    def __call__(self, count: Any) -> Any:
+    def __call__(self, count: Array) -> Any:
         hyper = {"decay_rate": self.rate, "step_offset": self.offset}
         label = "gdjax.scale_by_factored_rms"
         rate, offset = (checks.scalar(label, k, x(count)) if callable(x) else x for k, x in hyper.items())
@@ -155,7 +155,7 @@ def adafactor(
     multiply_by_parameter_scale: bool = True,
     clipping_threshold: ScalarOrSchedule = 1.0,
     momentum: ScalarOrSchedule | None = None,
-    dtype_momentum: Any = jnp.float32,
+    dtype_momentum: DTypeLike = jnp.float32,
     weight_decay_rate: ScalarOrSchedule | None = None,
     eps: ScalarOrSchedule = 1e-30,
     factored: bool = True,

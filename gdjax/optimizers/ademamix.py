@@ -38,15 +38,15 @@ class ScaleBySimplifiedAdEMAMixState(NamedTuple):
 class _Mixture(NamedTuple):
     t: Array  # ScaleByAdemamixState.count
     count: Array  # ScaleByAdemamixState.count_m2
-    m1: Any
-    m2: Any
-    nu: Any
+    m1: Params
+    m2: Params
+    nu: Params
 
 
 class _Simplified(NamedTuple):
     count: Array
-    m: Any
-    n: Any
+    m: Array
+    n: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,19 +63,19 @@ class _Renamed(Leafwise):
         return self.Outside(*super().join(*parts))
 
 
-def _renamed(tx: GradientTransformation, Outside: Any) -> _Renamed:  # noqa: N803
+def _renamed(tx: GradientTransformation, Outside: type) -> _Renamed:  # noqa: N803
     part = base.part_of(tx)
     return _Renamed(**{f.name: getattr(part, f.name) for f in fields(part)}, Outside=Outside)
 
 
-def _next_step(s: Any, t: Array) -> dict[str, Any]:
+def _next_step(s: _Mixture, t: Array) -> dict[str, Any]:
     return {"t": numerics.safe_increment(s.t)}
 
 
 @leafwise(_Mixture, numbers=_next_step, t=Shared(0, dtype=jnp.int32), nu=second_moment)
 def _ademamix(
     g: Array, s: _Mixture, p: Array, t: Array,
-    b1: Hyper, b2: Hyper, b3: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper, mu_dtype: Any,
+    b1: Hyper, b2: Hyper, b3: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper, mu_dtype: DType | None,
 ) -> tuple[Array, _Mixture]:  # fmt: skip
     g = bounded(g)
     m1 = b1 * s.m1 + (1 - b1) * g

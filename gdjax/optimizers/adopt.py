@@ -1,12 +1,10 @@
 """ADOPT."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, ScalarOrSchedule
+from gdjax.core.types import DType, ScalarOrSchedule, Schedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
@@ -25,7 +23,7 @@ def _fourth_root(t: Array) -> Array:
 def scale_by_adopt(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.9999, eps: Hyper = 1e-6, mu_dtype: DType | None = None,
-    *, nesterov: bool = False, use_clipping: bool = True, clip_value_fn: Any = _fourth_root,
+    *, nesterov: bool = False, use_clipping: bool = True, clip_value_fn: Hyper = _fourth_root,
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """ADOPT's direction: an average of gradients, each over the root of the second moment before it.
 
@@ -66,7 +64,7 @@ def scale_by_adopt(
     return (b1 * mu + (1 - b1) * n if nesterov else mu), s._replace(mu=mu, nu=nu)
 
 
-def _clip(x: Array, bound: Any) -> Array:
+def _clip(x: Array, bound: Array) -> Array:
     """Each element no larger than the bound; a complex number keeps its argument."""
     if jnp.iscomplexobj(x):
         return x * jnp.minimum(1, bound / jnp.maximum(jnp.abs(x), jnp.finfo(x.dtype).tiny))
@@ -83,7 +81,7 @@ def adopt(
     *,
     nesterov: bool = False,
     use_clipping: bool = True,
-    clip_value_fn: Any = _fourth_root,
+    clip_value_fn: Schedule = _fourth_root,
 ) -> GradientTransformation:
     """ADOPT: Adam with the gradient divided first and averaged then, by a second moment that does not contain it.
 

@@ -11,14 +11,14 @@ from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.closures import value_of
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, ScalarOrSchedule, Updates
+from gdjax.core.types import OptState, Params, ScalarOrSchedule, Transform, Updates
 from gdjax.linalg import boxes, quasi_newton, vectors
 from gdjax.linalg.quasi_newton import Pair, Rule
 from gdjax.linesearch.line import fit
 from gdjax.linesearch.zoom import scale_by_zoom_linesearch
 from gdjax.numerics import Array
 from gdjax.optimizers.lbfgs import NEWTON_SEARCH
-from gdjax.projections.boxes import ends_of
+from gdjax.projections.boxes import Bounds, ends_of
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 
 SEARCH_WITHIN = scale_by_zoom_linesearch(20, max_learning_rate=1.0, initial_guess_strategy="one")
@@ -37,7 +37,7 @@ class ScaleByBFGSState(NamedTuple):
 
 @transform
 def scale_by_bfgs(
-    scale_init_precond: bool = True, *, self_scaling: bool = False, bounds: Any = None
+    scale_init_precond: bool = True, *, self_scaling: bool = False, bounds: Bounds = None
 ) -> GradientTransformation:
     """Multiplies the gradient by the BFGS approximation of the inverse Hessian: u = H g.
 
@@ -81,7 +81,7 @@ def scale_by_bfgs(
 
 
 @transform
-def scale_by_ssbroyden(scale_init_precond: bool = True, *, bounds: Any = None) -> GradientTransformation:
+def scale_by_ssbroyden(scale_init_precond: bool = True, *, bounds: Bounds = None) -> GradientTransformation:
     """Multiplies the gradient by the self-scaled Broyden approximation of the inverse Hessian: u = H g.
 
         H_{k+1} = (H_k - w_k w_k^T / <y_k, w_k> + phi_k <y_k, w_k> v_k v_k^T) / tau_k + s_k s_k^T / <s_k, y_k>
@@ -126,10 +126,10 @@ def scale_by_ssbroyden(scale_init_precond: bool = True, *, bounds: Any = None) -
 def bfgs(
     learning_rate: ScalarOrSchedule | None = None,
     scale_init_precond: bool = True,
-    linesearch: Any = NEWTON_SEARCH,
+    linesearch: Transform | None = NEWTON_SEARCH,
     *,
     self_scaling: bool = False,
-    bounds: Any = None,
+    bounds: Bounds = None,
 ) -> GradientTransformation:
     """BFGS, a quasi-Newton method for up to some thousands of parameters, with a line search.
 
@@ -168,9 +168,9 @@ def bfgs(
 def ssbroyden(
     learning_rate: ScalarOrSchedule | None = None,
     scale_init_precond: bool = True,
-    linesearch: Any = NEWTON_SEARCH,
+    linesearch: Transform | None = NEWTON_SEARCH,
     *,
-    bounds: Any = None,
+    bounds: Bounds = None,
 ) -> GradientTransformation:
     """The self-scaled Broyden method, for physics-informed networks and other problems of very different curvatures.
 
@@ -203,7 +203,10 @@ def ssbroyden(
     return _searched("gdjax.ssbroyden", direction, learning_rate, linesearch, bounds)
 
 
-def _searched(label: str, direction: Any, learning_rate: Any, linesearch: Any, bounds: Any) -> GradientTransformation:
+def _searched(
+    label: str, direction: Transform, learning_rate: ScalarOrSchedule | None, linesearch: Transform | None,
+    bounds: Bounds,
+) -> GradientTransformation:  # fmt: skip
     if linesearch is not None:
         base.check_transform(label, "linesearch", linesearch)
     if bounds is not None:
@@ -221,14 +224,14 @@ def _searched(label: str, direction: Any, learning_rate: Any, linesearch: Any, b
     )
 
 
-def _farthest(linesearch: Any) -> Any:
+def _farthest(linesearch: Transform | None) -> Any:
     """The `max_learning_rate` of a line search; 1 of anything else."""
     call = getattr(value_of(getattr(linesearch, "update", None)), "call", None)
     most = call.arguments.get("max_learning_rate", 1) if call else 1
     return jnp.inf if most is None else most
 
 
-def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Any) -> GradientTransformation:
+def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Bounds) -> GradientTransformation:
     def init(params: Params) -> ScaleByBFGSState:
         checks.leaves(label, "params", params)
 
@@ -252,17 +255,17 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Any) -> GradientTra
         trees = (state.params, state.updates, params, updates, *ends_of(label, state.params, bounds))
         lists = [vectors.trained(label, x, updates) for x in trees]
 
-        def step(H: Array, count: Array, pairs: Array, slope: Array, *lists: Any) -> tuple[Any, ...]:
-            old_p, old_g, p, g, *ends = (vectors.joined(xs, where, H.dtype) for xs in lists)
+        def step(H: Array, count: Array, pairs: Array, slope: Array, *lists: list[Array]) -> tuple[Any, ...]:
+            old_p, old_g, p, g, *ends = (vectors.as_vector(xs, where, H.dtype) for xs in lists)
             s, y, fixed = jnp.where(count > 0, p - old_p, 0), g - old_g, jnp.zeros(g.shape, bool)
             if ends:
-                fixed = boxes.held(p, g, size(pairs, g) * jnp.diagonal(H), *ends)
+                fixed = boxes.pressed(p, g, size(pairs, g) * jnp.diagonal(H), *ends)
                 y = jnp.where(s == 0, 0, y)  # of what was held: its gradient changed by the work of the others
             x, n = jnp.where(fixed, 0, g), g.size - sum(filter(None, where))
             H, pairs, d = quasi_newton.renewed(rule, H, pairs, Pair(s, y, s @ old_g, slope), x, n, scaled)
             slope = jnp.clip(x @ d, 0, jnp.finfo(H.dtype).max)  # of huge gradients it is infinite
             d = size(pairs, x) * d
-            us = vectors.split(boxes.within(p, g, d, fixed, *ends) if ends else d, lists[3], where)
+            us = vectors.as_leaves(boxes.within(p, g, d, fixed, *ends) if ends else d, lists[3], where)
             us = [u.astype(g.dtype) for u, g in zip(us, lists[3], strict=True)]
             us = [boxes.rounded(u, *rest) for u, *rest in zip(us, lists[2], *lists[4:], strict=True)] if ends else us
             return us, H, pairs, slope

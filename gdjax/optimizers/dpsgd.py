@@ -1,11 +1,9 @@
 """Differentially private gradient descent."""
 
-from typing import Any
-
 from gdjax.combine.chain import chain
 from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, identity, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import KeyLike, Scalar, ScalarOrSchedule
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.privacy import differentially_private_aggregate
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -14,13 +12,13 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 @transform
 def dpsgd(
     learning_rate: ScalarOrSchedule,
-    l2_norm_clip: Any,
-    noise_multiplier: Any,
-    key: Any = None,
+    l2_norm_clip: Scalar,
+    noise_multiplier: Scalar,
+    key: KeyLike | None = None,
     momentum: ScalarOrSchedule | None = None,
     nesterov: bool = False,
     *,
-    seed: Any = None,
+    seed: int | None = None,
 ) -> GradientTransformation:
     """DP-SGD: gradient descent on a mean of clipped gradients of single examples, with Gaussian noise.
 

@@ -10,7 +10,7 @@ from gdjax import numerics
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
-from gdjax.core.types import ArrayTree, Mask, Params, ScalarOrSchedule
+from gdjax.core.types import ArrayTree, DTypeLike, Mask, OptState, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Tree, Whole
 from gdjax.linalg import matrices
@@ -25,7 +25,7 @@ class GaLoreState(NamedTuple):
     """State of `scale_by_galore`."""
 
     count: Array  # () int32, updates made so far
-    base_optimizer_state: Any  # of the inner transform, for the projected gradients
+    base_optimizer_state: OptState  # of the inner transform, for the projected gradients
     projector: Params  # like params, orthonormal columns (rows or columns, rank); MaskedNode where nothing is projected
 
 
@@ -64,14 +64,14 @@ class _Projection(NamedTuple):
         p = projector.astype(x.dtype)
         return p.conj().T @ x if self.left else x @ p
 
-    def up(self, r: Array, projector: Array, scale: Any, dtype: Any) -> Array:
+    def up(self, r: Array, projector: Array, scale: Hyper, dtype: DTypeLike) -> Array:
         x = r.astype(numerics.at_least_float32(dtype))
         p = projector.astype(x.dtype)
         x = jnp.asarray(scale).astype(x.dtype) * (p @ x if self.left else x @ p.conj().T)
         return self.leaf.axes.from_matrices(x, self.leaf.shape)
 
 
-def _projections(label: str, tree: ArrayTree, rank: int, side: str, dimensions: Any) -> list[_Projection | None]:
+def _projections(label: str, tree: ArrayTree, rank: int, side: str, dimensions: Roles) -> list[_Projection | None]:
     """For each leaf how it is projected; None where it is not."""
     numbers = dimensions
     if matrices.is_numbers(dimensions):  # for all that can be matrices
@@ -107,7 +107,7 @@ def _first_inner(params: Params, given: Mapping[str, Any]) -> Any:
 
 
 def _fitting(
-    gs: list[Array], s: GaLoreState, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Any
+    gs: list[Array], s: GaLoreState, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Roles
 ) -> Any:
     """Raises unless the projectors of the state fit the gradients."""
     each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
@@ -118,7 +118,7 @@ def _fitting(
 
 
 def _projectors(
-    gs: list[Array], s: GaLoreState, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Any
+    gs: list[Array], s: GaLoreState, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Roles
 ) -> Any:
     """P_t."""
     each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
@@ -132,7 +132,7 @@ def _projectors(
 
 def _inner(
     gs: list[Array], s: GaLoreState, ps: list[Array], t: Array,
-    tree: Tree, scale: Hyper, rank: int, side: str, dimensions: Any, base_optimizer: Any,
+    tree: Tree, scale: Hyper, rank: int, side: str, dimensions: Roles, base_optimizer: Transform,
 ) -> Any:  # fmt: skip
     """scale P_t N_t, with N_t the inner transform's updates of R_t; of what is not projected, N_t."""
     each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
@@ -166,8 +166,8 @@ def scale_by_galore(
     rank: int = 128,
     update_proj_gap: ScalarOrSchedule = 200,
     scale: ScalarOrSchedule = 1.0,
-    base_optimizer: Any = None,
-    weight_dimension_numbers: Any = None,
+    base_optimizer: Transform | None = None,
+    weight_dimension_numbers: Roles = None,
     *,
     side: Literal["long", "short"] = "long",
 ) -> GradientTransformation:
@@ -211,10 +211,10 @@ def galore(
     rank: int = 128,
     update_proj_gap: ScalarOrSchedule = 200,
     scale: ScalarOrSchedule = 1.0,
-    base_optimizer: Any = None,
+    base_optimizer: Transform | None = None,
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Mask = None,
-    weight_dimension_numbers: Any = None,
+    weight_dimension_numbers: Roles = None,
     *,
     side: Literal["long", "short"] = "long",
 ) -> GradientTransformation:

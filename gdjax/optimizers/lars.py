@@ -1,7 +1,5 @@
 """LARS."""
 
-from typing import Any
-
 from gdjax.combine.chain import chain
 from gdjax.combine.masking import masked
 from gdjax.core.base import GradientTransformation, transform
@@ -19,7 +17,7 @@ def lars(
     weight_decay_mask: Mask = True,
     trust_coefficient: ScalarOrSchedule = 0.001,
     eps: ScalarOrSchedule = 0.0,
-    trust_ratio_mask: Any = True,
+    trust_ratio_mask: Mask = True,
     momentum: ScalarOrSchedule = 0.9,
     nesterov: bool = False,
 ) -> GradientTransformation:

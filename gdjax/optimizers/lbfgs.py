@@ -10,7 +10,7 @@ from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, ScalarOrSchedule, Updates
+from gdjax.core.types import OptState, Params, ScalarOrSchedule, Transform, Updates
 from gdjax.linalg import limited_memory
 from gdjax.linalg.limited_memory import Memory, Vector
 from gdjax.linalg.vectors import replaced, trained
@@ -30,8 +30,8 @@ class ScaleByLBFGSState(NamedTuple):
     count: Array  # () int32, updates made so far
     params: Params  # at the last update
     updates: Updates  # gradients at the last update, like the parameters
-    diff_params_memory: Any  # s, like the parameters with a leading axis of slots
-    diff_updates_memory: Any  # y, likewise
+    diff_params_memory: Params  # s, like the parameters with a leading axis of slots
+    diff_updates_memory: Params  # y, likewise
     weights_memory: Array  # (slots,) rho = 1 / <s, y>; 0 for a slot that holds no pair
 
 
@@ -104,7 +104,7 @@ def scale_by_lbfgs(
         rho = state.weights_memory.astype(dtype)
         rho = jnp.where((rho > 0) & jnp.isfinite(rho), rho, 0)  # a state of Optax's may have others
 
-        def gamma(memory: Memory, g: Any) -> Any:
+        def gamma(memory: Memory, g: Updates) -> Any:
             return limited_memory.scaling(memory, g) if scale_init_precond else jnp.ones((), dtype)
 
         def step(
@@ -136,7 +136,7 @@ def lbfgs(
     learning_rate: ScalarOrSchedule | None = None,
     memory_size: int = 10,
     scale_init_precond: bool = True,
-    linesearch: Any = NEWTON_SEARCH,
+    linesearch: Transform | None = NEWTON_SEARCH,
     *,
     curvature: Curvature = "skip",
 ) -> GradientTransformation:

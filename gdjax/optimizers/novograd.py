@@ -1,6 +1,6 @@
 """NovoGrad."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -19,7 +19,7 @@ class ScaleByNovogradState(NamedTuple):
 
     count: Array  # () int32, updates made so far
     mu: Params  # like params, momentum of the normalised gradients
-    nu: Any  # for each leaf a () average of its squared norm, float32 at least
+    nu: Params  # for each leaf a () average of its squared norm, float32 at least
 
 
 @leafwise(ScaleByNovogradState, nu=Factor())

@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
+from gdjax.core.types import DTypeLike, Roles, Scalar
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.stages import Tree, Whole
 from gdjax.linalg.polar import Polar
-from gdjax.linalg.polar_coefficients import coefficients
+from gdjax.linalg.polar_coefficients import Coefficients, coefficients
 from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array, bounded, debias
 
 
-def matrices_of(tree: Tree, gs: Any, dimensions: Any, ns_dtype: Any, default: Any) -> list[Leaf]:
+def matrices_of(tree: Tree, gs: list[Array], dimensions: Roles, ns_dtype: DTypeLike | None, default: Any) -> list[Leaf]:
     """The plan of the leaves that have gradients, of which each must be a matrix."""
     plan = plan_of(tree.label, tree.of(gs), dimensions, default)
     leaves = tree.of_each(plan.leaves)
@@ -27,7 +28,7 @@ def matrices_of(tree: Tree, gs: Any, dimensions: Any, ns_dtype: Any, default: An
 
 
 def momenta(
-    gs: Any, mus: Any, t: Array, beta: Hyper, nesterov: bool, bias_correction: bool
+    gs: list[Array], mus: list[Array], t: Array, beta: Hyper, nesterov: bool, bias_correction: bool
 ) -> tuple[list[Array], list[Array]]:
     """For each matrix m_t and mu_t."""
     average = jax.jit(functools.partial(_momentum, t=t, beta=beta, nesterov=nesterov, bias_correction=bias_correction))
@@ -55,15 +56,15 @@ def first_coefficients(label: str) -> Whole:
 
 
 def check_polar(
-    label: str, ns_steps: Hyper, ns_coeffs: Any, preconditioning: str, equilibrate: Any = None, renormalize: Any = None,
-    **_: Any,
+    label: str, ns_steps: Hyper, ns_coeffs: Coefficients, preconditioning: str, equilibrate: str | None = None,
+    renormalize: str | None = None, **_: Any,
 ) -> None:  # fmt: skip
     """Raises unless these settings are some of Newton-Schulz."""
     coefficients(label, ns_coeffs, ns_steps)
     Polar(ns_steps, preconditioning, None, equilibrate, renormalize).checked(label)
 
 
-def by_shape(rows: int, columns: int, consistent_rms: Any) -> Any:
+def by_shape(rows: int, columns: int, consistent_rms: Scalar | None) -> Any:
     if consistent_rms is None:
         return max(1, columns / max(rows, 1)) ** 0.5
     return max(rows, columns) ** 0.5 * consistent_rms

@@ -35,7 +35,7 @@ def _h(x: Array) -> Array:
     return jnp.where(far, 1 - x / jnp.expm1(x), series)
 
 
-def _rectification(s: ScaleByAdamState, t: Array, b2: Hyper, threshold: Any) -> dict[str, Any]:
+def _rectification(s: ScaleByAdamState, t: Array, b2: Hyper, threshold: Hyper) -> dict[str, Any]:
     """r_t, and 0 where there is none yet."""
     rho_inf, rho = 2 / (1 - b2) - 1, sma_length(b2, t)
     rectified = (rho >= threshold) & (rho > 4)  # at 4 the variance of the rate is infinite

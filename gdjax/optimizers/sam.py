@@ -14,7 +14,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
 from gdjax.core.skipped import without_skipped
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.lift import slots
 from gdjax.numerics import Array
 from gdjax.tree.updates import apply_updates
@@ -26,19 +26,19 @@ class SAMState(NamedTuple):
     """State of `sam`."""
 
     steps_since_sync: Array  # () int32, adversarial steps since the last step of the optimizer
-    opt_state: Any  # of the optimizer
-    adv_state: Any  # of the adversarial optimizer
-    cache: Any  # the parameters that the next step of the optimizer starts from; None in opaque mode
+    opt_state: OptState  # of the optimizer
+    adv_state: OptState  # of the adversarial optimizer
+    cache: Params | None  # the parameters that the next step of the optimizer starts from; None in opaque mode
 
 
 @transform
 def sam(
-    optimizer: Any,
-    adv_optimizer: Any,
+    optimizer: Transform,
+    adv_optimizer: Transform,
     sync_period: int = 2,
     reset_state: bool = True,
     opaque_mode: bool = False,
-    batch_axis_name: Any = None,
+    batch_axis_name: str | None = None,
 ) -> GradientTransformation:
     """SAM: steps with the gradient at the worst point nearby, so that flat minima are found.
 
@@ -87,10 +87,10 @@ def sam(
         cache = None if opaque_mode else jax.tree.map(lambda p: slots.initial_parameter(p, {}), params)
         return SAMState(jnp.zeros((), jnp.int32), optimizer.init(params), adv_optimizer.init(params), cache)
 
-    def fresh(params: Params, adv_state: Any) -> Any:
+    def fresh(params: Params, adv_state: OptState) -> Any:
         return as_before(adv_optimizer.init(params), adv_state) if reset_state else adv_state
 
-    def climb(updates: Updates, adv_state: Any, params: Params, extra_args: Any) -> tuple[Any, Any]:
+    def climb(updates: Updates, adv_state: OptState, params: Params, extra_args: dict[str, Any]) -> tuple[Any, Any]:
         updates, adv_state = base.call_update(adv_optimizer, updates, adv_state, params, extra_args)
         return jax.tree.map(lambda u: u if base.is_float0(u) else -u, updates), adv_state
 
@@ -116,24 +116,25 @@ def sam(
         return updates, SAMState(jnp.zeros((), jnp.int32), opt_state, fresh(params, adv_state), None)
 
     def transparent(
-        updates: Updates, state: OptState, params: Params = None, *, grad_fn: Any = None, **extra_args: Any
-    ) -> tuple[Any, SAMState]:
+        updates: Updates, state: OptState, params: Params = None, *, grad_fn: Callable[..., Updates] | None = None,
+        **extra_args: Any,
+    ) -> tuple[Any, SAMState]:  # fmt: skip
         checked(state, params)
         checks.gradients(LABEL, updates, params)
         checks.slots(LABEL, updates, cache=state.cache)
         n = state.steps_since_sync
         anchor = meshes.cond(n == 0, lambda old: as_before(params, old), lambda old: old, state.cache)
 
-        def descend(opt_state: Any, adv_state: Any) -> Any:
+        def descend(opt_state: OptState, adv_state: OptState) -> Any:
             new, new_state = base.call_update(optimizer, updates, opt_state, anchor, extra_args)
             back = jax.tree.map(_from_anchor, new, *(without_skipped(new, x) for x in (anchor, params)))
             return like(back), as_before(new_state, opt_state), fresh(params, adv_state)
 
-        def ascend(opt_state: Any, adv_state: Any) -> Any:
+        def ascend(opt_state: OptState, adv_state: OptState) -> Any:
             way, new_state = climb(updates, adv_state, params, extra_args)
             return like(way), opt_state, as_before(new_state, adv_state)
 
-        def like(new: Any) -> Any:
+        def like(new: ArrayTree) -> Any:
             return as_before(new, updates)
 
         last = n >= sync_period - 1
@@ -150,7 +151,7 @@ def sam(
     return holding(init, update, way, opt_state=optimizer, like="cache")
 
 
-def _from_anchor(u: Array, anchor: Any, p: Any) -> Any:
+def _from_anchor(u: Array, anchor: Array, p: Array) -> Any:
     """The update from p that leads where u leads from the anchor."""
     if base.is_float0(u):
         return u

@@ -13,7 +13,7 @@ from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
 from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import DType, OptState, Params, Scalar, ScalarOrSchedule
+from gdjax.core.types import DType, DTypeLike, OptState, Params, Scalar, ScalarOrSchedule, Transform
 from gdjax.lift import slots
 from gdjax.lift.leafwise import Hyper, Reduced
 from gdjax.lift.slots import Shared
@@ -36,7 +36,7 @@ class ScheduleFreeState(NamedTuple):
     weight_sum: Array  # (), the sum of the averaging weights
     step_count: Array  # () int32, 1 + updates made so far
     max_lr: Array  # (), the largest learning rate so far
-    base_optimizer_state: Any
+    base_optimizer_state: OptState
     z: Params  # like params, the points of the base optimizer
 
     def eval_params(self, params: Params) -> Any:
@@ -45,7 +45,7 @@ class ScheduleFreeState(NamedTuple):
 
 
 def _weights(
-    s: ScheduleFreeState, t: Array, b1: Hyper, learning_rate: Any, weight_lr_power: Hyper, r: Any
+    s: ScheduleFreeState, t: Array, b1: Hyper, learning_rate: Hyper, weight_lr_power: Hyper, r: Hyper
 ) -> dict[str, Any]:
     max_lr = jnp.maximum(s.max_lr, numerics.scalar(learning_rate, s.max_lr.dtype))
     weight = s.step_count.astype(max_lr.dtype) ** r * max_lr**weight_lr_power
@@ -55,7 +55,7 @@ def _weights(
     return {"b1": b1, "max_lr": max_lr, "weight_sum": total, "step_count": steps, "c": c}
 
 
-def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
+def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
     z, dtype = slots.initial_parameter(p, hyper), hyper["state_dtype"]
     if dtype is None:
         return z
@@ -69,23 +69,23 @@ def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
 )  # fmt: skip
 def _averaged(
     u: Array, g: Array, s: ScheduleFreeState, y: Array, t: Array,
-    b1: Hyper, learning_rate: Hyper, weight_lr_power: Hyper, r: Any, state_dtype: Any, *, c: Reduced = None,
+    b1: Hyper, learning_rate: Hyper, weight_lr_power: Hyper, r: Hyper, state_dtype: DTypeLike | None,
+    *, c: Reduced = None,
 ) -> tuple[Array, ScheduleFreeState]:  # fmt: skip
     z = s.z + u
-    # y_{t+1} - y_t with x_t eliminated: no division by b1. Not with u for z - s.z: a quotient that is used twice, a TPU
-    # would write to memory.
+    # y_{t+1} - y_t with x_t eliminated: no division by b1. z - s.z is u as z has taken it.
     return c * (z - y) + (1 - s.b1) * (1 - c) * (z - s.z), s._replace(z=z)
 
 
 @transform
 def schedule_free(
-    base_optimizer: Any,
+    base_optimizer: Transform,
     learning_rate: ScalarOrSchedule,
     b1: Scalar = 0.9,
     weight_lr_power: Scalar = 2.0,
     state_dtype: DType | None = None,
     *,
-    r: Any = 0.0,
+    r: ScalarOrSchedule = 0.0,
 ) -> GradientTransformation:
     """Schedule-free learning around a base optimizer without momentum: no schedule that needs to know the last step.
 
@@ -169,7 +169,7 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Any:
     return structure.unflatten([_average(y, z, inner.b1) for y, z in zip(leaves, zs, strict=True)])
 
 
-def _average(y: Any, z: Any, b1: Hyper) -> Any:
+def _average(y: Array, z: Array, b1: Hyper) -> Any:
     y, z = jnp.asarray(y), jnp.asarray(z)
     if not jnp.issubdtype(y.dtype, jnp.inexact):
         return y
@@ -187,7 +187,7 @@ def schedule_free_sgd(
     weight_lr_power: Scalar = 2.0,
     state_dtype: DType | None = None,
     *,
-    r: Any = 0.0,
+    r: ScalarOrSchedule = 0.0,
 ) -> GradientTransformation:
     """Schedule-free gradient descent: plain steps of z, and gradients between z and its average x.
 
@@ -233,7 +233,7 @@ def schedule_free_adamw(
     weight_lr_power: Scalar = 2.0,
     state_dtype: DType | None = None,
     *,
-    r: Any = 0.0,
+    r: ScalarOrSchedule = 0.0,
 ) -> GradientTransformation:
     """Schedule-free AdamW: steps of z without momentum, and gradients between z and its average x.
 
@@ -274,7 +274,7 @@ def schedule_free_adamw(
     return schedule_free(optimizer, rate, b1, weight_lr_power, state_dtype, r=r)
 
 
-def _warmed_up(factory: str, rate: Any, warmup_steps: Any) -> Any:
+def _warmed_up(factory: str, rate: ScalarOrSchedule, warmup_steps: int | None) -> Any:
     if warmup_steps is None:
         return rate
     if isinstance(rate, PerLeaf):

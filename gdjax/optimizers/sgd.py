@@ -1,13 +1,12 @@
 """Gradient descent: plain, with momentum, Nesterov's, with noise, and perturbed."""
 
-from typing import Any
-
 import jax
 
 from gdjax.combine.chain import chain
 from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, identity, transform
-from gdjax.core.types import DType, OptState, Params, ScalarOrSchedule
+from gdjax.core.types import DType, KeyLike, OptState, Params, ScalarOrSchedule
+from gdjax.numerics import Array
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.noise import add_noise, escape_saddles
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -60,7 +59,7 @@ def sgd(
     return chain(direction, scale_by_learning_rate(learning_rate))
 
 
-def nesterov_point(params: Params, state: OptState, learning_rate: Any, momentum: Any) -> Params:
+def nesterov_point(params: Params, state: OptState, learning_rate: float | Array, momentum: float | Array) -> Params:
     """Where Nesterov's original form takes the gradient: x + momentum V, with the velocity V = -lr v of `sgd`.
 
     Updating x by `sgd(learning_rate, momentum)` with gradients taken here is Nesterov's method as first written, and
@@ -93,7 +92,7 @@ def noisy_sgd(
     learning_rate: ScalarOrSchedule,
     eta: ScalarOrSchedule = 0.01,
     gamma: ScalarOrSchedule = 0.55,
-    key: Any = None,
+    key: KeyLike | None = None,
     *,
     seed: int | None = None,
 ) -> GradientTransformation:
@@ -133,7 +132,7 @@ def perturbed_gradient_descent(
     radius: ScalarOrSchedule = 1e-2,
     threshold: ScalarOrSchedule = 1e-3,
     wait: int = 50,
-    key: Any = 0,
+    key: KeyLike | None = 0,
 ) -> GradientTransformation:
     """Gradient descent that adds noise where the gradient is small, then waits: it leaves saddle points.
 

@@ -17,7 +17,7 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 class ScaleBySM3State(NamedTuple):
     """State of `scale_by_sm3`."""
 
-    mu: Any  # for each leaf a list, of a vector for each of its axes: bounds on sums of squares, float32 at least
+    mu: Params  # for each leaf a list, of a vector for each of its axes: bounds on sums of squares, float32 at least
     nu: Params  # like params, momentum
 
 

@@ -12,7 +12,7 @@ from gdjax import tree as tree_math
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
+from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.lift.stages import Stage, Staged, Tree, Whole
@@ -28,11 +28,11 @@ class SophiaState(NamedTuple):
     count: Array  # () int32, updates made so far
     mu: Params  # like params, momentum
     nu: Params  # like params, average of the Hessian's diagonal, float32 at least
-    hessian_fn_state: Any  # of the estimator
+    hessian_fn_state: OptState  # of the estimator
 
 
 def _hessian(
-    gs: list[Array], s: SophiaState, ps: list[Array], t: Array, tree: Tree, b2: Hyper, hessian_diagonal_fn: Any
+    gs: list[Array], s: SophiaState, ps: list[Array], t: Array, tree: Tree, b2: Hyper, hessian_diagonal_fn: Transform
 ) -> Any:
     """nu_t of a new estimate of the diagonal."""
     hs, state = tree.updated(hessian_diagonal_fn, gs, s.hessian_fn_state, tree.params)
@@ -97,7 +97,7 @@ def scale_by_sophia(
     gamma: ScalarOrSchedule = 0.01,
     clip_threshold: ScalarOrSchedule = 1.0,
     update_interval: ScalarOrSchedule = 10,
-    hessian_diagonal_fn: Any = hutchinson_estimator_diag_hessian(),  # noqa: B008
+    hessian_diagonal_fn: Transform = hutchinson_estimator_diag_hessian(),  # noqa: B008
     mu_dtype: DType | None = None,
     verbose: bool = False,
     print_win_rate_every_n_steps: int = 0,
@@ -157,7 +157,7 @@ def sophia(
     gamma: ScalarOrSchedule = 0.01,
     clip_threshold: ScalarOrSchedule = 1.0,
     update_interval: ScalarOrSchedule = 10,
-    hessian_diagonal_fn: Any = hutchinson_estimator_diag_hessian(),  # noqa: B008
+    hessian_diagonal_fn: Transform = hutchinson_estimator_diag_hessian(),  # noqa: B008
     mu_dtype: DType | None = None,
     verbose: bool = False,
     print_win_rate_every_n_steps: int = 0,

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from jax.typing import DTypeLike
-
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Roles
+from gdjax.core.types import DTypeLike, Roles, Scalar, ScalarOrSchedule
 from gdjax.matrices.roles import routing
 from gdjax.optimizers.adam import adam
 from gdjax.optimizers.normuon import scale_by_normuon
@@ -22,16 +20,16 @@ LABEL = "gdjax.transformer_optimizer"
 
 @transform
 def transformer_optimizer(
-    learning_rate: Any,
+    learning_rate: Scalar,
     steps: int,
     *,
-    adam_learning_rate: Any = None,
+    adam_learning_rate: Scalar | None = None,
     warmup_steps: int | None = None,
-    weight_decay: Any = 0.1,
-    hyperball_learning_rate: Any = None,
-    adam_b1: Any = 0.9,
-    adam_b2: Any = 0.95,
-    adam_eps: Any = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.1,
+    hyperball_learning_rate: Scalar | None = None,
+    adam_b1: ScalarOrSchedule = 0.9,
+    adam_b2: ScalarOrSchedule = 0.95,
+    adam_eps: ScalarOrSchedule = 1e-8,
     ns_dtype: DTypeLike | None = None,
     roles: Roles = None,
 ) -> GradientTransformation:
@@ -86,7 +84,7 @@ def transformer_optimizer(
         raise ValueError(f"{LABEL}: warmup_steps is {warmup}, and the run has {steps} steps")
     numbers = routing(roles)
 
-    def rate(peak: Any) -> Any:
+    def rate(peak: Scalar) -> Any:
         if callable(peak):
             raise TypeError(f"{LABEL}: a rate is a number, the peak of a schedule that is made here, got {peak!r}")
         return warmup_linear_decay_schedule(peak / warmup, peak, warmup, steps)

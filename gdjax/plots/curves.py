@@ -12,7 +12,7 @@ from gdjax import tree
 from gdjax.combine.hyperparams import get_hyperparams
 from gdjax.core import checks, misuse
 from gdjax.core.base import call_update
-from gdjax.core.types import Params, Transform
+from gdjax.core.types import Array, Params, Transform
 from gdjax.core.values import is_ours
 from gdjax.plots import look
 
@@ -71,7 +71,7 @@ def _hyperparams(
             params = jnp.zeros(2)
         state = tx.init(params)
 
-    def used(count: Any) -> dict[str, Any]:
+    def used(count: Array) -> dict[str, Any]:
         """In an update at that count: a schedule that Optax injects is known by its number in the state after it."""
         zeros = jax.tree.map(jnp.zeros_like, params)
         return get_hyperparams(tx, call_update(tx, zeros, tree.set(state, count=count), params, {})[1])

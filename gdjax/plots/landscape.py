@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core import checks
-from gdjax.core.types import Transform
+from gdjax.core.types import Array, ArrayLike, OptState, Params, Transform
 from gdjax.plots import look
 from gdjax.training.step import Inputs, gradient, updated
 
@@ -18,10 +18,10 @@ SHADES = ["#b4cfe3", "#e2ecf4", "#fcfdfe"]  # of low to high ground
 LEVELS = 13
 
 
-def trajectory(tx: Transform, function: Function, start: Any, steps: int) -> jax.Array:
+def trajectory(tx: Transform, function: Function, start: ArrayLike, steps: int) -> jax.Array:
     """The points that `tx` visits, (steps + 1, 2), the start first; the arguments are `plot_trajectory`'s."""
 
-    def step(carry: Any, i: Any) -> Any:
+    def step(carry: tuple[Params, OptState], i: Array) -> Any:
         p, state = carry
         p, state = updated(tx, gradient(lambda p: (function(p), None), p, Inputs((), i, None)), p, state)
         return (p, state), p
@@ -32,7 +32,7 @@ def trajectory(tx: Transform, function: Function, start: Any, steps: int) -> jax
 
 
 def plot_trajectory(
-    tx: Transform, function: Function, start: Any, *, steps: int = 200, window: Window | None = None,
+    tx: Transform, function: Function, start: ArrayLike, *, steps: int = 200, window: Window | None = None,
     minima: Iterable[tuple[float, float]] = (), ax: Any = None,
 ) -> Any:  # fmt: skip
     """Where optimizers go on a function of two numbers, over its contours.

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import tree as trees
-from gdjax.core.types import ArrayTree
+from gdjax.core.types import ArrayLike, ArrayTree
 from gdjax.numerics import largest
 from gdjax.projections.parts import Array, as_vector, each, radius
 
 
-def projection_simplex(tree: ArrayTree, scale: Any = 1) -> Any:
+def projection_simplex(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
     """The nearest tree of non-negative numbers that sum to `scale`.
 
         y = max(x - tau, 0),  with tau such that sum y = scale
@@ -47,7 +47,7 @@ def projection_simplex(tree: ArrayTree, scale: Any = 1) -> Any:
     return restore(_simplex(vector, scale)) if vector.size else tree
 
 
-def _simplex(v: Array, scale: Any) -> Array:
+def _simplex(v: Array, scale: ArrayLike) -> Array:
     scale = jnp.asarray(scale, v.dtype)
     # What lies more than scale below the largest is not in the support: the sums stay as small as they can be.
     z = jnp.maximum(v - jax.lax.stop_gradient(largest(v)), -jax.lax.stop_gradient(scale))
@@ -60,7 +60,7 @@ def _simplex(v: Array, scale: Any) -> Array:
     return jnp.where(support, jax.nn.relu(z - tau), 0)
 
 
-def projection_l1_sphere(tree: ArrayTree, scale: Any = 1) -> Any:
+def projection_l1_sphere(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
     """The nearest tree with sum |y| = scale: the projection of |x| onto the simplex, with the signs of x.
 
     Args:
@@ -82,13 +82,13 @@ def projection_l1_sphere(tree: ArrayTree, scale: Any = 1) -> Any:
     return restore(_l1_sphere(vector, scale)) if vector.size else tree
 
 
-def _l1_sphere(v: Array, scale: Any) -> Array:
+def _l1_sphere(v: Array, scale: ArrayLike) -> Array:
     size = jnp.abs(v)
     with jax.numpy_dtype_promotion("standard"):  # v may be complex
         return jnp.where(size == 0, 1, v / jnp.where(size == 0, 1, size)) * _simplex(size, scale)
 
 
-def projection_l1_ball(tree: ArrayTree, scale: Any = 1) -> Any:
+def projection_l1_ball(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
     """The nearest tree with sum |y| <= scale: x itself if it lies in the ball, else its projection onto the sphere.
 
     Args:
@@ -111,7 +111,7 @@ def projection_l1_ball(tree: ArrayTree, scale: Any = 1) -> Any:
     return restore(jnp.where(inside, vector, _l1_sphere(vector, scale)))
 
 
-def projection_l2_sphere(tree: ArrayTree, scale: Any = 1) -> Any:
+def projection_l2_sphere(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
     """The nearest tree with Euclidean norm `scale`.
 
         y = scale x / |x|
@@ -138,7 +138,7 @@ def projection_l2_sphere(tree: ArrayTree, scale: Any = 1) -> Any:
     return each(lambda x: scale * jnp.where(zero, equal, x / jnp.where(zero, 1, norm)), tree)
 
 
-def projection_l2_ball(tree: ArrayTree, scale: Any = 1) -> Any:
+def projection_l2_ball(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
     """The nearest tree with a Euclidean norm of at most `scale`.
 
         y = x min(1, scale / |x|)

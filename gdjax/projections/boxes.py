@@ -8,7 +8,7 @@ import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
-from gdjax.core.types import ArrayTree, Params
+from gdjax.core.types import ArrayLike, ArrayTree, Params
 from gdjax.projections.parts import Array, floating_dtype, radius
 
 
@@ -25,7 +25,7 @@ def projection_non_negative(tree: ArrayTree) -> Any:
     return jax.tree.map(jax.nn.relu, tree)
 
 
-def projection_box(tree: ArrayTree, lower: Any, upper: Any) -> Any:
+def projection_box(tree: ArrayTree, lower: ArrayTree, upper: ArrayTree) -> Any:
     """The nearest tree with lower <= y <= upper.
 
     Args:
@@ -50,7 +50,9 @@ def projection_box(tree: ArrayTree, lower: Any, upper: Any) -> Any:
     return box("gdjax.projection_box", tree, lower, upper, ("lower", "upper"))
 
 
-def box(label: str, tree: ArrayTree, lower: Any, upper: Any, names: tuple[str, str], of: str = "tree") -> Any:
+def box(
+    label: str, tree: ArrayTree, lower: ArrayTree, upper: ArrayTree, names: tuple[str, str], of: str = "tree"
+) -> Any:
     """`projection_box`; an error calls the bounds by `names`, and the tree `of`."""
     if isinstance(lower, checks.NUMBER) and isinstance(upper, checks.NUMBER) and not lower <= upper:
         raise ValueError(f"{label}: {names[0]} is {lower}, {names[1]} is {upper}: nothing lies between")
@@ -74,7 +76,10 @@ def box(label: str, tree: ArrayTree, lower: Any, upper: Any, names: tuple[str, s
     return structure.unflatten(clipped)
 
 
-def ends_of(label: str, params: Params, bounds: Any) -> list[Any]:
+Bounds = tuple[ArrayTree, ArrayTree] | None  # lower and upper, each a number or a tree; None for none
+
+
+def ends_of(label: str, params: Params, bounds: Bounds) -> list[Any]:
     """Lower and upper bounds as two trees of arrays shaped like the parameters; none where `bounds` is None.
 
     Raises:
@@ -87,7 +92,7 @@ def ends_of(label: str, params: Params, bounds: Any) -> list[Any]:
             where, kind = f"params{jax.tree_util.keystr(path)}", jnp.result_type(p)
             raise TypeError(f"{label}: {where}: bounds does not support complex numbers, which have no order ({kind})")
 
-    def full(p: Any, end: float) -> Array:
+    def full(p: Array, end: float) -> Array:
         return jnp.full(jnp.shape(p), end, floating_dtype(p))
 
     lower, upper = bounds
@@ -95,7 +100,7 @@ def ends_of(label: str, params: Params, bounds: Any) -> list[Any]:
     return [box(label, x, lower, upper, ("bounds[0]", "bounds[1]"), "params") for x in far]
 
 
-def _is_number(bound: Any) -> bool:
+def _is_number(bound: ArrayTree) -> bool:
     return bound is None or jax.tree.structure(bound) == jax.tree.structure(0) and jnp.ndim(bound) == 0
 
 
@@ -107,7 +112,7 @@ def _fits(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:
         return False
 
 
-def _clip(x: Array, low: Any, high: Any) -> Array:
+def _clip(x: Array, low: ArrayLike | None, high: ArrayLike | None) -> Array:
     ends = [None if end is None else jnp.asarray(end) for end in (low, high)]
     with jax.numpy_dtype_promotion("standard"):
         common = jnp.result_type(x, *(end for end in ends if end is not None))
@@ -118,7 +123,7 @@ def _clip(x: Array, low: Any, high: Any) -> Array:
         )
 
 
-def projection_hypercube(tree: ArrayTree, scale: Any = 1) -> Any:
+def projection_hypercube(tree: ArrayTree, scale: ArrayTree = 1) -> Any:
     """The nearest tree with 0 <= y <= scale.
 
     Args:
@@ -141,7 +146,7 @@ def projection_hypercube(tree: ArrayTree, scale: Any = 1) -> Any:
     return box("gdjax.projection_hypercube", tree, 0, scale, ("the origin", "scale"))
 
 
-def projection_linf_ball(tree: ArrayTree, scale: Any = 1) -> Any:
+def projection_linf_ball(tree: ArrayTree, scale: ArrayTree = 1) -> Any:
     """The nearest tree with max |y| <= scale.
 
     Args:

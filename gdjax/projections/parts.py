@@ -10,12 +10,10 @@ import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
-from gdjax.core.types import ArrayTree
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayLike, ArrayTree
 
 
-def radius(label: str, scale: Any) -> Any:
+def radius(label: str, scale: ArrayLike) -> Any:
     """`scale`, a Python number as it is, anything else as a scalar array; at least 0 where it is a number.
 
     Raises:
@@ -32,21 +30,21 @@ def radius(label: str, scale: Any) -> Any:
     return scale
 
 
-def wide(x: Any) -> Array:
+def wide(x: ArrayLike) -> Array:
     """x as a floating array in float32 or wider."""
     return jnp.asarray(x).astype(numerics.at_least_float32(floating_dtype(x)))
 
 
-def floating_dtype(x: Any) -> Any:
+def floating_dtype(x: ArrayLike) -> Any:
     """The dtype of x, or the default one where x holds whole numbers."""
     dtype = jnp.result_type(x)
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float)
 
 
-def each(f: Callable[..., Array], tree: ArrayTree, *others: Any) -> Any:
+def each(f: Callable[..., Any], tree: ArrayTree, *others: ArrayTree) -> Any:
     """`f` of corresponding leaves, each made wide; the result in the dtype of the leaf of `tree`."""
 
-    def apply(x: Any, *ys: Any) -> Array:
+    def apply(x: ArrayLike, *ys: ArrayLike) -> Array:
         with jax.numpy_dtype_promotion("standard"):
             return f(wide(x), *map(wide, ys)).astype(floating_dtype(x))
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 
 from gdjax import tree as trees
 from gdjax.core import checks
+from gdjax.core.types import ArrayLike, ArrayTree
 from gdjax.projections.parts import Array, each, wide
 
 
-def projection_vector(x: Any, a: Any) -> Any:
+def projection_vector(x: ArrayTree, a: ArrayTree) -> Any:
     """The nearest multiple of `a`; zeros where `a` is zero, in Optax NaN.
 
         y = <a, x> / <a, a> a
@@ -35,7 +36,7 @@ def projection_vector(x: Any, a: Any) -> Any:
     return each(lambda _, e: along * e, x, u)
 
 
-def projection_hyperplane(x: Any, a: Any, b: Any) -> Any:
+def projection_hyperplane(x: ArrayTree, a: ArrayTree, b: ArrayLike) -> Any:
     """The nearest tree y with <a, y> = b.
 
         y = x + (b - <a, x>) / <a, a> a
@@ -59,7 +60,7 @@ def projection_hyperplane(x: Any, a: Any, b: Any) -> Any:
     return each(lambda v, e: v + gap * e, x, u)
 
 
-def projection_halfspace(x: Any, a: Any, b: Any) -> Any:
+def projection_halfspace(x: ArrayTree, a: ArrayTree, b: ArrayLike) -> Any:
     """The nearest tree y with <a, y> <= b, which is x where x fulfils it.
 
         y = x + min(0, b - <a, x>) / <a, a> a
@@ -84,7 +85,7 @@ def projection_halfspace(x: Any, a: Any, b: Any) -> Any:
     return each(lambda v, e: v + jnp.minimum(gap, 0) * e, x, u)
 
 
-def _gap(label: str, x: Any, a: Any, b: Any) -> tuple[Any, Array]:
+def _gap(label: str, x: ArrayTree, a: ArrayTree, b: ArrayLike) -> tuple[Any, Array]:
     """The unit normal, and how far along it the hyperplane lies; infinitely far where it does not exist."""
     norm, u = _norm_and_unit(label, x, a)
     b = jnp.asarray(b).astype(norm.dtype)
@@ -94,7 +95,7 @@ def _gap(label: str, x: Any, a: Any, b: Any) -> tuple[Any, Array]:
         return u, jnp.where(zero, nowhere, b / jnp.where(zero, 1, norm) - trees.vdot(u, jax.tree.map(wide, x)))
 
 
-def _norm_and_unit(label: str, x: Any, a: Any) -> tuple[Array, Any]:
+def _norm_and_unit(label: str, x: ArrayTree, a: ArrayTree) -> tuple[Array, Any]:
     """|a|, and a / |a| in float32 or wider; zeros where a is."""
     paths, structure = jax.tree_util.tree_flatten_with_path(x)
     for (path, leaf), normal in zip(paths, checks.flatten_like(label, ("x", "a"), structure, x, a), strict=True):

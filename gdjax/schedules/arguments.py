@@ -45,7 +45,7 @@ def check_steps(factory: str, name: str, steps: Any, *, least: float = 0) -> int
     return count
 
 
-def check_begin(factory: str, begin: Any) -> int | float:
+def check_begin(factory: str, begin: object) -> int | float:
     """`transition_begin`; a negative one is 0, with a warning, as in Optax."""
     count = check_steps(factory, "transition_begin", begin, least=ANY)
     if count < 0:
@@ -53,12 +53,12 @@ def check_begin(factory: str, begin: Any) -> int | float:
     return max(count, 0)
 
 
-def warn_of_constant(factory: str, name: str, x: Any, value: str) -> None:
+def warn_of_constant(factory: str, name: str, x: object, value: str) -> None:
     """Warns that an argument turns the change of a schedule off, as it does in Optax."""
     callers.warn(f"gdjax.{factory}: {name} is {x}: nothing changes, and the value stays {value}")
 
 
-def is_zero(x: Any) -> bool:
+def is_zero(x: object) -> bool:
     """Whether a hyperparameter is known to be 0."""
     return isinstance(x, (*NUMBER, np.ndarray)) and np.shape(x) == () and bool(x == 0)
 
@@ -70,7 +70,7 @@ def _is_float(x: Any) -> bool:
     return scalar and jnp.issubdtype(x.dtype, np.floating)
 
 
-def check_numbers(factory: str, *, positive: Sequence[str] = (), finite: bool = True, **hyper: Any) -> None:
+def check_numbers(factory: str, *, positive: Sequence[str] = (), finite: bool = True, **hyper: object) -> None:
     """Checks that each of `hyper` is a real scalar, and a known one finite (or no NaN), and above 0 if in `positive`.
 
     Raises:
@@ -97,7 +97,7 @@ def _is_real(x: Any) -> bool:
     return jnp.issubdtype(dtype, np.floating) or jnp.issubdtype(dtype, np.integer)
 
 
-def check_choice(factory: str, name: str, choice: Any, choices: Iterable[str]) -> None:
+def check_choice(factory: str, name: str, choice: object, choices: Iterable[str]) -> None:
     """Raises ValueError unless `choice` is one of `choices`."""
     if choice not in list(choices):
         *others, last = map(repr, choices)

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from gdjax.core.checks import NUMBER
-from gdjax.core.types import Schedule
+from gdjax.core.types import Array, ArrayLike, ArrayTree, Schedule
 from gdjax.numerics import at_least_float32
 
 Curve = Callable[[jax.Array], jax.Array]
@@ -108,7 +107,7 @@ def periods(step: jax.Array, begin: float, steps: float, dtype: np.dtype) -> tup
     return rounded, (whole - rounded.astype(np.int32)).astype(dtype), rest.astype(dtype) / float(steps)
 
 
-def float_type(*hyper: Any) -> np.dtype:
+def float_type(*hyper: ArrayTree) -> np.dtype:
     """float64 if x64 is on and one of `hyper` is an array of that type, else float32."""
     arrays = [x for x in jax.tree.leaves(hyper) if isinstance(x, jax.Array | np.ndarray)]
     wide = any(x.dtype == np.float64 and not getattr(x, "weak_type", False) for x in arrays)
@@ -118,10 +117,13 @@ def float_type(*hyper: Any) -> np.dtype:
 class Inverse(NamedTuple):
     """1 / x as a factor of a hyperparameter."""
 
-    x: Any
+    x: ArrayLike
 
 
-def strong(hyper: Any, dtype: np.dtype) -> Any:
+Factors = ArrayLike | tuple[ArrayLike | Inverse, ...]  # a number, or the product of a tuple of them
+
+
+def strong(hyper: Factors, dtype: np.dtype) -> Any:
     """A number, or the product of a tuple of numbers and inverses, in `dtype`; Python numbers multiply as doubles.
 
     It is called at a step, not before, so that a schedule made under a trace keeps its arguments and no new tracer.
@@ -143,7 +145,7 @@ def of_count(curve: Curve) -> Schedule:
     return lambda count: curve(as_step(count))
 
 
-def constant(value: Any) -> Curve:
+def constant(value: Factors) -> Curve:
     return lambda step: jnp.full(step.shape, strong(value, float_type(value)))
 
 
@@ -162,12 +164,14 @@ def one_minus_root(gone: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Arr
     return root, kept / (1.0 + root)
 
 
-def between(start: Any, end: Any, gone: jax.Array, kept: jax.Array) -> jax.Array:
+def between(start: Array, end: Array, gone: jax.Array, kept: jax.Array) -> jax.Array:
     """The value `gone` from `start` and `kept` from `end`; gone + kept = 1. Exact at both ends, and nothing cancels."""
     return jnp.where(kept >= 0.5, start + (end - start) * gone, end + (start - end) * kept)
 
 
-def transition(start: Any, end: Any, steps: float, begin: float = 0, power: Any = 1, shape: Shape = straight) -> Curve:
+def transition(
+    start: Factors, end: Factors, steps: float, begin: float = 0, power: ArrayLike = 1, shape: Shape = straight
+) -> Curve:
     """The curve end + (start - end) * kept^power, where `shape` computes `kept` from the fraction that is ahead."""
 
     def curve(step: jax.Array) -> jax.Array:

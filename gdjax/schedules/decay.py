@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from gdjax.core.checks import NUMBER
-from gdjax.core.types import Schedule
+from gdjax.core.types import ArrayLike, Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import ANY, check_begin, check_numbers, check_steps, is_zero, warn_of_constant
@@ -214,7 +213,9 @@ def precond_update_prob_schedule(
     return of_count(lambda step: jnp.clip(falling(step), min_prob, max_prob))
 
 
-def exponential(start: Any, steps: float, rate: Any, begin: float, staircase: bool, end: Any) -> curves.Curve:
+def exponential(
+    start: ArrayLike, steps: float, rate: Any, begin: float, staircase: bool, end: ArrayLike | None
+) -> curves.Curve:
     """The curve start * rate^(periods since begin), limited by `end` unless that is None."""
 
     def curve(step: jax.Array) -> jax.Array:
@@ -237,8 +238,9 @@ def exponential(start: Any, steps: float, rate: Any, begin: float, staircase: bo
 
 
 def checked_decay(
-    factory: str, start: Any, transition_steps: Any, decay_rate: Any, transition_begin: Any, staircase: Any, end: Any
-) -> curves.Curve:
+    factory: str, start: ArrayLike, transition_steps: int, decay_rate: ArrayLike, transition_begin: int,
+    staircase: bool, end: ArrayLike | None,
+) -> curves.Curve:  # fmt: skip
     steps = check_steps(factory, "transition_steps", transition_steps, least=ANY)
     begin = check_begin(factory, transition_begin)
     off = steps <= 0 or is_zero(decay_rate)
@@ -250,22 +252,23 @@ def checked_decay(
     if not off:
         return exponential(start, steps, decay_rate, begin, bool(staircase), end)
     name, x = ("transition_steps", steps) if steps <= 0 else ("decay_rate", decay_rate)
-    return held(factory, name, x, start, "init_value" if factory == "exponential_decay" else "peak_value")
+    return unchanging(factory, name, x, start, "init_value" if factory == "exponential_decay" else "peak_value")
 
 
 def checked_line(
-    factory: str, start: Any, end: Any, steps: Any, begin: Any = 0, power: Any = 1, name: str = "transition_steps"
-) -> curves.Curve:
+    factory: str, start: ArrayLike, end: ArrayLike, steps: int | float, begin: int | float = 0, power: ArrayLike = 1,
+    name: str = "transition_steps",
+) -> curves.Curve:  # fmt: skip
     """A line, or a power of one, from `start` to `end`; constant where it has no steps or the power is 0."""
     steps, begin = check_steps(factory, name, steps, least=ANY), check_begin(factory, begin)
     if steps <= 0 or is_zero(power):
         name, x = (name, steps) if steps <= 0 else ("power", power)
-        return held(factory, name, x, start, "init_value")
+        return unchanging(factory, name, x, start, "init_value")
     check_numbers(factory, positive=["power"], power=power)
     return curves.transition(start, end, steps, begin, power)
 
 
-def held(factory: str, name: str, x: Any, value: Any, called: str) -> curves.Curve:
+def unchanging(factory: str, name: str, x: object, value: ArrayLike, called: str) -> curves.Curve:
     """The constant `value`, with a warning that argument `name` makes it one.
 
     Steps of 0 are warned of where the schedule is called: in a join, many programs have a phase of no steps where they

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 from jax.core import Tracer
-from jax.typing import ArrayLike
 
-from gdjax.core.types import Schedule
+from gdjax.core.types import ArrayLike, Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_numbers, check_steps
@@ -105,15 +104,17 @@ def cosine_onecycle_schedule(
     return of_count(curves.through([init, peak_value, last], [peak, int(steps)], curves.half_cosine))
 
 
-def _feet(factory: str, peak_value: Any, div_factor: Any, final_div_factor: Any) -> tuple[tuple[Any, ...], ...]:
+def _feet(
+    factory: str, peak_value: ArrayLike, div_factor: ArrayLike, final_div_factor: ArrayLike
+) -> tuple[tuple[Any, ...], ...]:
     """The first and the last value of a cycle."""
-    factors = {"div_factor": div_factor, "final_div_factor": final_div_factor}
+    factors: dict[str, Any] = {"div_factor": div_factor, "final_div_factor": final_div_factor}
     check_numbers(factory, positive=list(factors), peak_value=peak_value, **factors)
     init = peak_value, Inverse(div_factor)
     return init, (*init, Inverse(final_div_factor))
 
 
-def _steps(factory: str, transition_steps: Any, **shares: Any) -> list[float]:
+def _steps(factory: str, transition_steps: int, **shares: Any) -> list[float]:
     """The number of steps, and each of `shares` of it, rounded down; a share is the decimal fraction as written."""
     steps = check_steps(factory, "transition_steps", transition_steps, least=1)
     found = [steps]

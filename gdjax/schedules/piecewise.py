@@ -4,11 +4,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from jax.typing import ArrayLike
-
 from gdjax.core.calls import schedule as check_schedule
 from gdjax.core.checks import NUMBER
-from gdjax.core.types import Schedule
+from gdjax.core.types import ArrayLike, Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_choice, check_numbers, check_steps
@@ -115,7 +113,9 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
     return of_count(curves.join(joined, starts))
 
 
-def _levels(factory: str, init_value: Any, scales: Any) -> tuple[list[float], list[tuple[Any, ...]]]:
+def _levels(
+    factory: str, init_value: ArrayLike, scales: Mapping[int, Any] | None
+) -> tuple[list[float], list[tuple[Any, ...]]]:
     """The boundaries in order, and `init_value` times the scales: before the first boundary and from each one on."""
     check_numbers(factory, init_value=init_value)
     given = [(check_steps(factory, "a boundary", start), scale) for start, scale in (scales or {}).items()]

@@ -2,9 +2,7 @@
 
 from typing import Any, Literal
 
-from jax.typing import ArrayLike
-
-from gdjax.core.types import Schedule
+from gdjax.core.types import ArrayLike, Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves
 from gdjax.schedules.arguments import check_choice, check_numbers, check_steps, is_zero, warn_of_constant
@@ -216,12 +214,12 @@ def warmup_exponential_decay_schedule(
 
 def warmup_decay(
     factory: str,
-    init_value: Any,
-    peak_value: Any,
-    warmup_steps: Any,
-    decay_steps: Any,
-    end_value: Any,
-    exponent: Any,
+    init_value: ArrayLike,
+    peak_value: ArrayLike,
+    warmup_steps: int,
+    decay_steps: int,
+    end_value: ArrayLike,
+    exponent: ArrayLike,
     *,
     shape: curves.Shape,
 ) -> curves.Curve:
@@ -233,7 +231,7 @@ def warmup_decay(
             f"gdjax.{factory}: decay_steps includes the warm-up and must be more than warmup_steps, "
             f"got decay_steps={steps} and warmup_steps={warmup}"
         )
-    numbers = {"init_value": init_value, "peak_value": peak_value, "end_value": end_value, "exponent": exponent}
+    numbers: dict[str, Any] = dict(init_value=init_value, peak_value=peak_value, end_value=end_value, exponent=exponent)
     check_numbers(factory, positive=[] if is_zero(exponent) else ["exponent"], **numbers)
     if shape is curves.half_cosine and is_zero(peak_value) and not is_zero(end_value):
         warn_of_constant(factory, "peak_value", peak_value, f"0 after the warm-up, whatever end_value={end_value} says")

@@ -9,9 +9,8 @@ import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
-from gdjax.core.types import Params
+from gdjax.core.types import Array, Params
 
-Array = jax.Array
 Function = Callable[[Any], Any]  # tree -> real scalar
 SAFETY = 4  # the change of a difference with its step may understate its error by this factor
 NOISE = 4  # roundings of its value that an evaluation may be off by

@@ -8,10 +8,8 @@ import numpy as np
 
 from gdjax.core import checks
 from gdjax.core.field_docs import with_field_docs
-from gdjax.core.types import Params
+from gdjax.core.types import Array, ArrayTree, Params
 from gdjax.training.differences import Differences, Function, central_differences
-
-Array = jax.Array
 
 
 @with_field_docs
@@ -23,8 +21,8 @@ class SampledGradient(NamedTuple):
       values: like params, each leaf (k,) in the leaf's dtype.
     """
 
-    indices: Any
-    values: Any
+    indices: ArrayTree
+    values: ArrayTree
 
 
 def numerical_gradient(
@@ -127,7 +125,7 @@ class GradientCheck(NamedTuple):
 
 
 def check_gradients(
-    f: Function, params: Params, *, grad: Any = None, rtol: float | None = None, eps: float | None = None,
+    f: Function, params: Params, *, grad: Params = None, rtol: float | None = None, eps: float | None = None,
     coordinates: int | None = None, key: Array | None = None, raise_on_failure: bool = True,
 ) -> GradientCheck:  # fmt: skip
     """Compares the gradient of f with central differences, and says which coordinate of each leaf is worst.
@@ -192,7 +190,7 @@ def check_gradients(
     return report
 
 
-def _compare(analytic: Any, found: Differences, rtol: float) -> LeafCheck:
+def _compare(analytic: Array, found: Differences, rtol: float) -> LeafCheck:
     """The worst coordinate of a leaf, on the host in float64."""
     wide = np.complex128 if jnp.iscomplexobj(found.values) else np.float64
     at = np.asarray(found.indices)

@@ -11,16 +11,16 @@ import numpy as np
 
 from gdjax.combine.chain import flips, leaf_rules
 from gdjax.core import callers
-from gdjax.core.types import Params, Transform
+from gdjax.core.types import ArrayTree, KeyLike, Params, Transform
 from gdjax.lift.leafwise import Leafwise
 
 _BY_PLACE = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
-def checked(label: str, loss_fn: Callable[..., Any], has_aux: bool, data: Any) -> Callable[..., Any]:
+def checked(label: str, loss_fn: Callable[..., Any], has_aux: bool, data: ArrayTree) -> Callable[..., Any]:
     """`loss_fn` with a pair for its result in any case; the result is checked while it is traced."""
 
-    def f(params: Params, *batch: Any, **key: Any) -> tuple[Any, Any]:
+    def f(params: Params, *batch: Any, **key: KeyLike | None) -> tuple[Any, Any]:
         try:
             result = loss_fn(params, *batch, **key)
         except (TypeError, ValueError) as e:
@@ -72,13 +72,13 @@ def batches(label: str, data: Iterable[Any] | None) -> Iterator[tuple[Any, ...]]
                 yield (batch,)
 
 
-def _is_one_batch(data: Any) -> bool:
+def _is_one_batch(data: ArrayTree) -> bool:
     """Whether `data` is a pair such as (x, y): arrays with as many rows each, but not of one rank, as batches are."""
     arrays = isinstance(data, tuple | list) and len(data) > 1 and all(getattr(x, "shape", ()) for x in data)
     return arrays and len({x.shape[0] for x in data}) == 1 and len({len(x.shape) for x in data}) > 1
 
 
-def check_arguments(label: str, loss_fn: Callable[..., Any], data: Any, key: Any) -> None:
+def check_arguments(label: str, loss_fn: Callable[..., Any], data: ArrayTree, key: KeyLike | None) -> None:
     """Raises where the loss needs a batch and there is no data, or a key, or is given one that it does not take."""
     try:
         parameters = inspect.signature(loss_fn).parameters
@@ -131,7 +131,7 @@ def warn_of_negative_rates(label: str, history: Mapping[str, np.ndarray], first_
             )
 
 
-def _slip(result: Any, params: Params) -> str:
+def _slip(result: object, params: Params) -> str:
     """What was probably done where a loss returned no real scalar; empty where nothing is known."""
     leaves, structure = jax.tree.flatten(params)
     theirs = jax.tree.leaves(result)
@@ -145,7 +145,7 @@ def _slip(result: Any, params: Params) -> str:
     return f"; {or_sum}pass the loss itself, not its gradient"
 
 
-def _of_integers(loss: Any, params: Params) -> str:
+def _of_integers(loss: object, params: Params) -> str:
     exact = [jnp.issubdtype(jnp.result_type(x), jnp.integer) for x in (loss, *jax.tree.leaves(params))]
     return "; the parameters are integers: write 1.0 for 1" if exact[0] and any(exact[1:]) else ""
 

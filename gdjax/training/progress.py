@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 import jax
 
+from gdjax.core.types import ArrayTree
+
 TERMINAL_INTERVAL = 0.1  # seconds between two redraws of the bar
 PLAIN_INTERVAL = 10.0  # seconds between two lines in a log
 BAR = 12  # characters
@@ -48,7 +50,7 @@ class Progress:
         self._waiting: tuple[int, Mapping[str, Any]] | None = None  # the last update, while it is not shown
         self._drawn = 0  # characters of the bar now on the terminal
 
-    def update(self, step: int, /, **metrics: Any) -> None:
+    def update(self, step: int, /, **metrics: ArrayTree) -> None:
         """Notes that `step` steps are done, and shows it when a line is due.
 
         Args:
@@ -131,7 +133,7 @@ class Recorder:
         self._pending: list[Any] = []
         self._chunk, self._since = 1, time.perf_counter()
 
-    def add(self, metrics: Any) -> list[Any]:
+    def add(self, metrics: ArrayTree) -> list[Any]:
         """Notes the metrics of a step, a tree of device arrays; returns what `fetch` does, empty while none is due."""
         self._pending.append(metrics)
         return self.fetch() if self.wait or len(self._pending) >= self._chunk else []

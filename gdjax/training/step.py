@@ -5,15 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax import tree
 from gdjax.combine.hyperparams import learning_rates
 from gdjax.core import base
-from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
+from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Transform, Updates
 from gdjax.tree.sums import total, wide
 from gdjax.tree.updates import apply_updates
-
-Array = jax.Array
 
 # What a step reports of the run. Any but RUNNING freezes it: steps that the host has already sent change nothing.
 RUNNING, SMALL_GRADIENT, STEADY_LOSS, NON_FINITE = range(4)
@@ -24,7 +23,7 @@ class Inputs(NamedTuple):
     """What the loss gets in a step beside the parameters."""
 
     batch: tuple[Any, ...]
-    number: Any  # of the step; () int32
+    number: np.int32 | Array  # of the step; () int32
     key: Array | None  # of the run; that of the step is `fold_in(key, number)`
 
 
@@ -32,7 +31,7 @@ class Gradient(NamedTuple):
     """The loss and its gradient at some parameters."""
 
     loss: Array
-    aux: Any
+    aux: ArrayTree
     grads: ArrayTree
     norm: Array
     extra: dict[str, Any]  # what an update that takes extra arguments gets
@@ -119,15 +118,15 @@ def _rates(tx: Transform, state: OptState) -> dict[str, Any]:
     return {name: jnp.asarray(x) for name, x in learning_rates(tx, state).items()}
 
 
-def _scalars(aux: Any) -> dict[str, Any]:
+def _scalars(aux: ArrayTree) -> dict[str, Any]:
     named = isinstance(aux, dict) and jax.tree_util.all_leaves(aux.values()) and all(isinstance(k, str) for k in aux)
     return aux if named and all(jnp.ndim(x) == 0 for x in aux.values()) else {}
 
 
-def own(x: Any) -> Any:
+def own(x: ArrayTree) -> Any:
     """A copy that may be overwritten, strongly typed as the results of a step are, so that there is no second trace."""
 
-    def copy(x: Any) -> Array:
+    def copy(x: ArrayLike) -> Array:
         x = x.copy() if isinstance(x, jax.Array) else jnp.array(x)
         return jax.lax.convert_element_type(x, x.dtype)
 

@@ -58,7 +58,7 @@ def _bounds_of(part: Listed) -> Any:
     return (0, None) if part.factory is keep_params_nonnegative else None
 
 
-def _projected(p: Any, g: Any, ends: list[tuple[Any, Any]]) -> Array:
+def _projected(p: Array, g: Array, ends: list[tuple[Any, Any]]) -> Array:
     """p - P(p - g), without the cancellation of that: g is exact where no bound is near."""
     p, g = wide(jnp.asarray(p)), wide(g)
     for lower, upper in ends:

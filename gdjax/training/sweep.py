@@ -10,14 +10,13 @@ import numpy as np
 
 from gdjax.combine.evaluation import eval_params
 from gdjax.core import base, checks
-from gdjax.core.types import OptState, Params
+from gdjax.core.types import Array, OptState, Params
 from gdjax.training import objective
 from gdjax.training.loop import Report, shown
 from gdjax.training.progress import Recorder
 from gdjax.training.step import Inputs, gradient, own, updated
 from gdjax.training.sweep_result import Point, SweepResult
 
-Array = jax.Array
 Factory = Callable[..., Any]
 Grid = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
 LABEL = "gdjax.sweep"

@@ -14,13 +14,12 @@ from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.closures import value_of
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, Transform, Updates
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Array, ArrayTree, DTypeLike, OptState, Params, Transform, Updates
+from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.xla.flags import on_gpu
 from gdjax.xla.write_order import after, bound_for, destination, written
 
-Array = jax.Array
 LABEL = "gdjax.MultiSteps"
 
 
@@ -38,7 +37,7 @@ class MultiStepsState(NamedTuple):
     gradient_step: Array  # () int32, updates of the inner transform made so far
     inner_opt_state: OptState
     acc_grads: Updates  # like params, the mean or sum of the gradients since the last update
-    skip_state: Any = ()  # what the skip function returned last
+    skip_state: ArrayTree = ()  # what the skip function returned last
 
 
 class MultiSteps:
@@ -192,7 +191,7 @@ class MultiSteps:
         return jnp.asarray(skip), as_before(info, state.skip_state)
 
 
-def _accumulator(p: Any, dtype: Any) -> Any:
+def _accumulator(p: Array, dtype: DTypeLike) -> Any:
     own = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
     if not jnp.issubdtype(own, jnp.inexact):
         return MaskedNode()  # an integer parameter has no gradient
@@ -243,7 +242,7 @@ class _Leaves(NamedTuple):
 
 
 @leafwise(ApplyEvery, grad_acc=Moment(wide=True))
-def _summed(g: Array, s: ApplyEvery, p: Array, t: Array, k: Any) -> tuple[Array, ApplyEvery]:
+def _summed(g: Array, s: ApplyEvery, p: Array, t: Array, k: Hyper) -> tuple[Array, ApplyEvery]:
     total = jnp.where(t == 1, g, s.grad_acc + g)  # t is counted modulo k
     return jnp.where(t == k, total, 0), s._replace(grad_acc=total)
 

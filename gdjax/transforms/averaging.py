@@ -157,7 +157,7 @@ def lookahead(
     return holding(init, update, fast_state=fast_optimizer)
 
 
-def _synced(u: Array, fast: Any, slow: Any, alpha: Hyper, sync: Array) -> tuple[Any, Any]:
+def _synced(u: Array, fast: Array, slow: Array, alpha: Hyper, sync: Array) -> tuple[Any, Any]:
     """The updates of a fast parameter and its slow one, from the fast optimizer's `u`."""
     if base.is_float0(u):
         return u, u

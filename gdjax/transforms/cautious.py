@@ -8,7 +8,7 @@ from gdjax.core.types import OptState
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array, spoiled
-from gdjax.xla.sums import share_of_nonzeros
+from gdjax.tree.sums import share_of_nonzeros
 
 
 class CautiousState(NamedTuple):
@@ -57,8 +57,8 @@ def cautious(
       https://arxiv.org/abs/2411.16085
     """
     along = jnp.real(jnp.conj(g) * u) if jnp.iscomplexobj(u) else g * u
-    keep = ~(along <= 0 if ascends else along >= 0)  # NaN is kept, so that it shows
-    # Where u is 0 it is not kept, so what is kept shows the mask; NaN, which the mean must not see, is an infinity.
-    kept = jnp.where(keep, jnp.where(jnp.isnan(u), jnp.inf, u), 0)
-    mean = share_of_nonzeros(kept).astype(along.dtype) if kept.size else jnp.ones((), along.dtype)
+    drop = along <= 0 if ascends else along >= 0  # not NaN, so that it shows
+    # Where u is 0 it is dropped, so what is kept shows the mask; NaN, which the mean must not see, is an infinity.
+    kept = jnp.where(drop, 0, jnp.where(jnp.isnan(u), jnp.inf, u))
+    mean = share_of_nonzeros(kept).astype(along.dtype)
     return spoiled(kept * (1 / jnp.maximum(mean + eps, clamp)), kept), s

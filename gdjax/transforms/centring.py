@@ -4,7 +4,7 @@ from gdjax.core.base import EmptyState
 from gdjax.lift.leafwise import leafwise
 from gdjax.linalg import matrices
 from gdjax.numerics import Array
-from gdjax.xla.sums import means
+from gdjax.tree.sums import means
 
 
 @leafwise()

@@ -1,6 +1,6 @@
 """Complex parameters as pairs of real ones."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
-from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
+from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform, Updates
 
 
 class SplitRealAndImaginaryArrays(NamedTuple):
     """A complex array as two real ones."""
 
-    real: Any
-    imaginary: Any
+    real: Array
+    imaginary: Array
 
 
 class SplitRealAndImaginaryState(NamedTuple):
@@ -47,7 +47,7 @@ def split_real_and_imaginary(inner: Transform) -> GradientTransformation:
 
     def init(params: Params) -> SplitRealAndImaginaryState:
         checks.leaves("gdjax.split_real_and_imaginary", "params", params)
-        return SplitRealAndImaginaryState(inner.init(_split(params)))
+        return SplitRealAndImaginaryState(inner.init(_as_pairs(params)))
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
@@ -55,32 +55,32 @@ def split_real_and_imaginary(inner: Transform) -> GradientTransformation:
         checks.state("gdjax.split_real_and_imaginary", state, SplitRealAndImaginaryState)
         checks.gradients("gdjax.split_real_and_imaginary", updates, params)
         like = jax.tree.structure(updates)
-        extra_args = {k: _split(x) if jax.tree.structure(x) == like else x for k, x in extra_args.items()}
+        extra_args = {k: _as_pairs(x) if jax.tree.structure(x) == like else x for k, x in extra_args.items()}
         inner_state = jax.tree.map(_ours, state.inner_state, is_leaf=_is_pair)
-        new, inner_state = base.call_update(inner, _split(updates), inner_state, _split(params), extra_args)
-        return jax.tree.map(_joined, new, is_leaf=_is_pair), SplitRealAndImaginaryState(inner_state)
+        new, inner_state = base.call_update(inner, _as_pairs(updates), inner_state, _as_pairs(params), extra_args)
+        return jax.tree.map(_as_complex, new, is_leaf=_is_pair), SplitRealAndImaginaryState(inner_state)
 
     return holding(init, update, inner_state=inner)
 
 
-def _split(tree: ArrayTree) -> Any:
-    return jax.tree.map(_parts, tree)
+def _as_pairs(tree: ArrayTree) -> Any:
+    return jax.tree.map(_pair, tree)
 
 
-def _parts(x: Any) -> Any:
+def _pair(x: Array) -> Any:
     if isinstance(x, jax.ShapeDtypeStruct):
-        return jax.eval_shape(_parts, x) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
+        return jax.eval_shape(_pair, x) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
     return SplitRealAndImaginaryArrays(jnp.real(x), jnp.imag(x)) if jnp.iscomplexobj(x) else x
 
 
-def _joined(x: Any) -> Any:
+def _as_complex(x: Array | SplitRealAndImaginaryArrays) -> Any:
     return jax.lax.complex(x.real, x.imaginary) if _is_pair(x) else x
 
 
-def _is_pair(x: Any) -> bool:
+def _is_pair(x: object) -> TypeGuard[SplitRealAndImaginaryArrays]:
     return getattr(x, "_fields", None) == SplitRealAndImaginaryArrays._fields
 
 
-def _ours(x: Any) -> Any:
+def _ours(x: object) -> Any:
     """A pair in this library's class: in a state of Optax's it is of another class, which JAX tells apart."""
     return SplitRealAndImaginaryArrays(*x) if _is_pair(x) else x

@@ -1,5 +1,6 @@
 """What updates must not do: make parameters negative, or carry NaN."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ class ZeroNansState(NamedTuple):
     found_nan: Params  # like params, () bool each: whether the last gradient had a NaN
 
 
-def _unseen(p: Any, hyper: Any) -> Array:
+def _unseen(p: Array, hyper: Mapping[str, Any]) -> Array:
     return jnp.zeros((), bool)
 
 
@@ -78,7 +79,7 @@ def keep_params_nonnegative() -> GradientTransformation:
     return GradientTransformation(base.init_empty_state, update)
 
 
-def _bounded(label: str, path: Any, u: Array, p: Any) -> Any:
+def _bounded(label: str, path: tuple[Any, ...], u: Array, p: Array) -> Any:
     if base.is_float0(u):
         return u
     u, p = jnp.asarray(u), jnp.asarray(p)

@@ -1,5 +1,6 @@
 """Estimates of the curvature of a loss, in the place of its gradient."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from gdjax import tree
 from gdjax.core import checks, keys
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import KeyLike, OptState, Params, Updates
 from gdjax.numerics import Array
 
 
@@ -21,7 +22,7 @@ class HutchinsonState(NamedTuple):
 
 
 @transform
-def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> GradientTransformation:
+def hutchinson_estimator_diag_hessian(random_seed: KeyLike | None = None) -> GradientTransformation:
     """Replaces the updates by an estimate of the Hessian's diagonal, with random signs r.
 
         h = r * (H r)
@@ -60,8 +61,9 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> GradientTransf
         return HutchinsonState(keys.fresh(random_seed) if typed else jnp.array(random_seed))
 
     def update(
-        updates: Updates, state: OptState, params: Params | None = None, obj_fn: Any = None, **extra_args: Any
-    ) -> tuple[Updates, HutchinsonState]:
+        updates: Updates, state: OptState, params: Params | None = None,
+        obj_fn: Callable[[Params], Array] | None = None, **extra_args: Any,
+    ) -> tuple[Updates, HutchinsonState]:  # fmt: skip
         checks.state(label, state, HutchinsonState)
         checks.params(label, params)
         checks.gradients(label, updates, params)
@@ -77,7 +79,7 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> GradientTransf
     return holding(init, update)
 
 
-def _signed_product(label: str, obj_fn: Any, params: Params, key: Array) -> Any:
+def _signed_product(label: str, obj_fn: Callable[[Params], Array], params: Params, key: Array) -> Any:
     """r * (H r) where the parameters are differentiable; float0 elsewhere, as their gradients are."""
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     for path, p in paths:
@@ -91,7 +93,7 @@ def _signed_product(label: str, obj_fn: Any, params: Params, key: Array) -> Any:
     signs = jax.tree.leaves(tree.random_like(key, structure.unflatten(ps), jax.random.rademacher, jnp.float32))
     signs = [signs[i].astype(x.dtype) for i, x in zip(trained, xs, strict=True)]
 
-    def loss(xs: Any) -> Any:
+    def loss(xs: list[Array]) -> Any:
         whole = dict(enumerate(ps)) | dict(zip(trained, xs, strict=True))
         return obj_fn(structure.unflatten([whole[i] for i in range(len(ps))]))
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax.core.types import Params
+from gdjax.core.types import DTypeLike, Params
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor, New, initial_parameter
 from gdjax.lift.slots import start as first_of
@@ -16,18 +16,18 @@ from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq, widen, widest_re
 class ScaleByDistanceOverGradientsState(NamedTuple):
     """State of `scale_by_distance_over_gradients`."""
 
-    max_dist: Any  # for each leaf a (), the largest distance from where it started, float32 at least
-    grad_sum_of_squares: Any  # for each leaf a (1,), float32 at least
+    max_dist: Params  # for each leaf a (), the largest distance from where it started, float32 at least
+    grad_sum_of_squares: Params  # for each leaf a (1,), float32 at least
     init_params: Params  # like params, in `param_dtype`
 
 
-def _first_distance(p: Any, hyper: Mapping[str, Any]) -> Array:
+def _first_distance(p: Array, hyper: Mapping[str, Any]) -> Array:
     real = widest_real(p)
     norm = 0 if isinstance(p, jax.ShapeDtypeStruct) else sqrt(sum_sq(widen(p, real)))
     return (first_of("reps_rel", hyper) * (1 + norm)) * jnp.ones((), real)
 
 
-def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
+def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
     start, dtype = initial_parameter(p, hyper), jnp.dtype(hyper["param_dtype"])
     return widen(start, dtype) if jnp.iscomplexobj(start) else start.astype(dtype)
 
@@ -39,8 +39,8 @@ def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
     init_params=_start,
 )
 def scale_by_distance_over_gradients(
-    g: Array, s: ScaleByDistanceOverGradientsState, p: Any, t: Array,
-    reps_rel: Hyper = 1e-6, eps: Hyper = 1e-8, param_dtype: Any = jnp.float32, global_scale: Hyper = 1.0,
+    g: Array, s: ScaleByDistanceOverGradientsState, p: Array, t: Array,
+    reps_rel: Hyper = 1e-6, eps: Hyper = 1e-8, param_dtype: DTypeLike = jnp.float32, global_scale: Hyper = 1.0,
 ) -> Any:  # fmt: skip
     """Layer-wise DoG: each leaf's rate is its distance from the start over the root of its summed squared gradients.
 

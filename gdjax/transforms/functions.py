@@ -7,7 +7,7 @@ import jax
 
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, init_empty_state, is_float0, transform
-from gdjax.core.types import OptState, Params, Updates
+from gdjax.core.types import Array, OptState, Params, Updates
 
 
 @transform
@@ -59,7 +59,7 @@ def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> GradientTransformat
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Updates, OptState]:
-        def apply(g: Any, p: Any) -> Any:
+        def apply(g: Array, p: Array | None) -> Any:
             return g if is_float0(g) else f(g, p)
 
         if params is None:

@@ -13,11 +13,9 @@ from gdjax.combine.conditional import all_finite, apply_or, apply_where, compani
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, Transform, Updates
+from gdjax.core.types import Array, OptState, Params, Transform, Updates
 from gdjax.xla.flags import flag, none
 from gdjax.xla.write_order import bound_for
-
-Array = jax.Array
 
 
 class ApplyIfFiniteState(NamedTuple):
@@ -46,7 +44,7 @@ class ConditionallyMaskState(NamedTuple):
 class ConditionFn(Protocol):
     """`condition(step, **extra_args) -> boolean scalar`: whether to apply the transform in call step = 0, 1, ..."""
 
-    def __call__(self, step: Any, **extra_args: Any) -> Any: ...
+    def __call__(self, step: Array, **extra_args: Any) -> Any: ...
 
 
 @transform

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax import numerics
 from gdjax.core import meshes
@@ -24,7 +25,9 @@ class HyperballState(NamedTuple):
     """State of `hyperball`."""
 
     inner_state: OptState  # of the optimizer
-    radius: Any  # for each matrix () its first norm: a list of (number,) for each leaf; MaskedNode where none is kept
+    radius: (
+        Params  # for each matrix () its first norm: a list of (number,) for each leaf; MaskedNode where none is kept
+    )
 
 
 def _leaves(label: str, tree: ArrayTree, roles: Roles) -> list[Leaf]:
@@ -42,7 +45,7 @@ def _first(params: Params, given: Mapping[str, Any]) -> list[Any]:
     for p, leaf in zip(jax.tree.leaves(params), _leaves("gdjax.hyperball", params, given["roles"]), strict=True):
         real = numerics.widest_real(p)
 
-        def norms(p: Array, leaf: Leaf = leaf, real: Any = real) -> list[Array]:
+        def norms(p: Array, leaf: Leaf = leaf, real: np.dtype = real) -> list[Array]:
             return [
                 below_overflow(unit * norm)[:, 0, 0] for unit, norm in map(_norms, leaf.split(numerics.widen(p, real)))
             ]

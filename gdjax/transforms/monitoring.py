@@ -12,7 +12,7 @@ from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import DType, OptState, Params, ScalarOrSchedule, Updates
+from gdjax.core.types import Array, ArrayLike, ArrayTree, DType, OptState, Params, ScalarOrSchedule, Updates
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.functions import stateless
 
@@ -167,10 +167,10 @@ def _gradients(params: Params) -> Any:
     return jax.tree.map(lambda p: p if jnp.issubdtype(jnp.result_type(p), jnp.inexact) else none(p), params)
 
 
-def _as(label: str, new: Any, old: Any) -> Any:
+def _as(label: str, new: ArrayTree, old: ArrayTree) -> Any:
     """A measurement in the dtypes of the one before; where it is float0, the one before."""
 
-    def leaf(path: Any, x: Any, y: Any) -> Any:
+    def leaf(path: tuple[Any, ...], x: ArrayLike, y: ArrayLike) -> Any:
         if jnp.shape(x) != jnp.shape(y):
             raise ValueError(
                 f"{label}: {jax.tree_util.keystr(path)} is measured with shape {jnp.shape(x)}, before with "
@@ -181,8 +181,8 @@ def _as(label: str, new: Any, old: Any) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, as_formed(new, old), old)
 
 
-def _floats(measured: Any) -> Any:
-    def real(x: Any) -> Any:
+def _floats(measured: ArrayTree) -> Any:
+    def real(x: ArrayLike) -> Any:
         if base.is_float0(x):
             return x
         x = jnp.asarray(x)
@@ -191,5 +191,5 @@ def _floats(measured: Any) -> Any:
     return jax.tree.map(real, measured)
 
 
-def _strong(x: Any) -> Any:
+def _strong(x: Array) -> Any:
     return jax.lax.convert_element_type(x, x.dtype)

@@ -9,7 +9,7 @@ from gdjax import numerics, tree
 from gdjax.core import base, checks, keys, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, ScalarOrSchedule, Transform, Updates
+from gdjax.core.types import ArrayTree, KeyLike, OptState, Params, ScalarOrSchedule, Transform, Updates
 from gdjax.numerics import Array
 
 
@@ -31,7 +31,7 @@ class EscapeSaddlesState(NamedTuple):
 
 @transform
 def add_noise(
-    eta: ScalarOrSchedule, gamma: ScalarOrSchedule, key: Any = None, *, seed: int | None = None
+    eta: ScalarOrSchedule, gamma: ScalarOrSchedule, key: KeyLike | None = None, *, seed: int | None = None
 ) -> GradientTransformation:
     """Adds Gaussian noise that decays with the step.
 
@@ -83,7 +83,7 @@ def add_noise(
 
 @transform
 def escape_saddles(
-    inner: Transform, radius: ScalarOrSchedule, threshold: ScalarOrSchedule, wait: int, key: Any
+    inner: Transform, radius: ScalarOrSchedule, threshold: ScalarOrSchedule, wait: int, key: KeyLike | None
 ) -> GradientTransformation:
     """Perturbs the parameters when the gradient is small: plain descent stays at a saddle point, this leaves it.
 
@@ -140,7 +140,7 @@ def escape_saddles(
     return holding(init, update, inner_state=inner)
 
 
-def _in_unit_ball(key: Array, like: Any) -> Any:
+def _in_unit_ball(key: Array, like: ArrayTree) -> Any:
     """A uniform sample: a Gaussian gives the direction, the n-th root of a uniform number the distance."""
     direction_key, distance_key = jax.random.split(key)
     direction = tree.random_like(direction_key, like)
@@ -162,6 +162,6 @@ def _add_scaled(updates: Updates, scale: Array, noise: Updates) -> Updates:
     return jax.tree.map(add, updates, noise)
 
 
-def _scalar(label: str, name: str, x: Any, count: Array) -> Array:
+def _scalar(label: str, name: str, x: ScalarOrSchedule, count: Array) -> Array:
     """A hyperparameter at the count, in float32."""
     return (checks.scalar(label, name, x(count)) if callable(x) else jnp.asarray(x)).astype(jnp.float32)

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.combine.evaluation import evaluated
-from gdjax.core.types import OptState, Params
+from gdjax.core.types import DType, OptState, Params
 from gdjax.lift import slots
 from gdjax.lift.leafwise import Hyper, Reduced
 from gdjax.lift.slots import Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
-from gdjax.xla.reads import rounded
+from gdjax.tree.updates import moved
 
 
 class ParamsEmaState(NamedTuple):
@@ -42,11 +42,11 @@ class SWAState(NamedTuple):
         return evaluated(_in_dtype, self.mean, params)
 
 
-def _in_dtype(mean: Array, p: Any) -> Array:
+def _in_dtype(mean: Array, p: Array) -> Array:
     return mean.astype(jnp.result_type(p))
 
 
-def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
+def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
     x, dtype = slots.initial_parameter(p, hyper), hyper["dtype"]
     if dtype is None:
         return x.astype(numerics.at_least_float32(x.dtype))
@@ -55,11 +55,11 @@ def _start(p: Any, hyper: Mapping[str, Any]) -> Array:
 
 def _moved(mean: Array, p: Array, u: Array, g: Array, c: Array) -> Array:
     """The average moved by the share c towards the parameter after its update, rounded as `apply_updates` rounds it."""
-    x = rounded(p + rounded(u, g), p)
+    x = moved(p, u, g)
     return jnp.where(c == 0, mean, jnp.where(c == 1, x, mean + c * (x - mean)))
 
 
-def _shares(s: Any, t: Array, decay: Hyper, debias: bool, every: Any) -> dict[str, Any]:
+def _shares(s: ParamsEmaState, t: Array, decay: Hyper, debias: bool, every: Hyper) -> dict[str, Any]:
     step = numerics.safe_increment(s.step_count)
     due = step % jnp.asarray(every, jnp.int32) == 0
     new = 1 - decay
@@ -75,7 +75,7 @@ def _shares(s: Any, t: Array, decay: Hyper, debias: bool, every: Any) -> dict[st
 )  # fmt: skip
 def params_ema(
     u: Array, g: Array, s: ParamsEmaState, p: Array, t: Array,
-    decay: Hyper, *, debias: bool = True, dtype: Any = None, every: Any = 1, c: Reduced = None,
+    decay: Hyper, *, debias: bool = True, dtype: DType | None = None, every: Hyper = 1, c: Reduced = None,
 ) -> tuple[Array, ParamsEmaState]:  # fmt: skip
     """The updates of `inner`, and in the state the exponential moving average of the parameters after each of them.
 
@@ -115,7 +115,7 @@ def params_ema(
     return u, s._replace(ema=_moved(s.ema, p, u, g, c))
 
 
-def _counts(s: Any, t: Array, start: Any, every: Any) -> dict[str, Any]:
+def _counts(s: SWAState, t: Array, start: Hyper, every: Hyper) -> dict[str, Any]:
     step, start = numerics.safe_increment(s.step_count), jnp.asarray(start, jnp.int32)
     due = (step >= start) & ((step - start) % jnp.asarray(every, jnp.int32) == 0)
     averaged = s.averaged + due.astype(jnp.int32)
@@ -129,7 +129,7 @@ def _counts(s: Any, t: Array, start: Any, every: Any) -> dict[str, Any]:
 )  # fmt: skip
 def swa(
     u: Array, g: Array, s: SWAState, p: Array, t: Array,
-    start: Any, every: Any = 1, *, dtype: Any = None, c: Reduced = None,
+    start: Hyper, every: Hyper = 1, *, dtype: DType | None = None, c: Reduced = None,
 ) -> tuple[Array, SWAState]:  # fmt: skip
     """Stochastic weight averaging: the updates of `inner`, and in the state the equal average of the parameters.
 

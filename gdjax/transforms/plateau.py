@@ -8,7 +8,7 @@ from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, Scalar, Updates
+from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
 from gdjax.numerics import Array
 from gdjax.transforms.scaling import scale
 
@@ -88,7 +88,7 @@ def reduce_on_plateau(
         state: OptState,
         params: Params | None = None,
         *,
-        value: Any = None,
+        value: ArrayLike | None = None,
         **extra_args: Any,
     ) -> tuple[Updates, ReduceLROnPlateauState]:
         checks.state(label, state, ReduceLROnPlateauState)

@@ -12,7 +12,7 @@ from gdjax.core import base, checks, keys
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
 from gdjax.core.signatures import short_types
-from gdjax.core.types import OptState, Params, Scalar, Updates
+from gdjax.core.types import KeyLike, OptState, Params, Scalar, Updates
 from gdjax.numerics import Array
 
 
@@ -96,7 +96,7 @@ def per_example_layer_norm_clip(grads: Updates, global_l2_norm_clip: Scalar, uni
     return structure.unflatten(sums), structure.unflatten([n for _, n in pairs])
 
 
-def _dtype(g: Any) -> Any:
+def _dtype(g: Array) -> Any:
     """The dtype of a sum of g times real numbers: g's, or floating where g has integers."""
     return g.dtype if jnp.issubdtype(g.dtype, jnp.inexact) else jax.dtypes.canonicalize_dtype(float)
 
@@ -115,7 +115,7 @@ def _batch_size(label: str, grads: Updates) -> int:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _clipped_sum(label: str, grads: Updates, bound: Any) -> tuple[Any, Array]:
+def _clipped_sum(label: str, grads: Updates, bound: Array) -> tuple[Any, Array]:
     """The sums in float32 or wider, and how many examples were clipped."""
     _batch_size(label, grads)
     wide = jax.tree.map(lambda g: jnp.asarray(g).astype(numerics.at_least_float32(_dtype(g))), grads)
@@ -137,7 +137,7 @@ def _clipped_sum(label: str, grads: Updates, bound: Any) -> tuple[Any, Array]:
 
 @transform
 def differentially_private_aggregate(
-    l2_norm_clip: Scalar, noise_multiplier: Scalar, key: Any = None, *, seed: int | None = None
+    l2_norm_clip: Scalar, noise_multiplier: Scalar, key: KeyLike | None = None, *, seed: int | None = None
 ) -> GradientTransformation:
     """The private mean of the gradients of B examples: each is clipped, and their sum gets Gaussian noise.
 
@@ -209,5 +209,5 @@ def differentially_private_aggregate(
     return holding(init, update)
 
 
-def _of_one_example(g: Any) -> Any:
+def _of_one_example(g: Array) -> Any:
     return g[0] if g.ndim and len(g) else g

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.paths import paths_of
-from gdjax.core.types import Params
+from gdjax.core.types import ArrayTree, Params, Scalar
 from gdjax.numerics import Array
 
 LABEL = "gdjax.qk_clip"
@@ -20,8 +20,8 @@ Pattern = str | re.Pattern[str]
 
 def qk_clip(
     params: Params,
-    max_logits: Any,
-    tau: Any = 100.0,
+    max_logits: ArrayTree,
+    tau: float | Array = 100.0,
     *,
     query: Pattern = "query",
     key: Pattern = "key",
@@ -152,8 +152,9 @@ class _Layout:
 
 
 def _clip(
-    leaves: list[Any], paths: Sequence[str], found: Mapping[str, Sequence[int]], logits: Any, tau: Any, layout: _Layout
-) -> None:
+    leaves: list[Any], paths: Sequence[str], found: Mapping[str, Sequence[int]], logits: ArrayTree, tau: Scalar,
+    layout: _Layout,
+) -> None:  # fmt: skip
     """Puts the new weights of one attention in the place of the old ones."""
     logits = jnp.asarray(logits)
     if not logits.ndim or not jnp.issubdtype(logits.dtype, jnp.floating):

@@ -1,12 +1,12 @@
 """Bounds on the gradient of each unit, an output of a layer, by the norm of the unit's weights."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax import numerics
 from gdjax.core.base import EmptyState
+from gdjax.core.types import Axis
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.linalg import matrices
 from gdjax.numerics import Array
@@ -17,7 +17,7 @@ from gdjax.numerics.norms import safe_norm
 _INPUTS = {2: (0,), 3: (0,), 4: (0, 1, 2), 5: (0, 1, 2, 3)}
 
 
-def unitwise_norm(x: Any, axis: Any = None) -> Array:
+def unitwise_norm(x: Array | np.ndarray, axis: Axis = None) -> Array:
     """The Euclidean norm of each unit, repeated for each of its elements.
 
     Args:
@@ -48,7 +48,7 @@ def unitwise_norm(x: Any, axis: Any = None) -> Array:
     return jnp.broadcast_to(jnp.expand_dims(norms, axes), x.shape)
 
 
-def _axes(label: str, x: Array, axis: Any) -> list[int]:
+def _axes(label: str, x: Array, axis: Axis) -> list[int]:
     """The axes that a unit extends along."""
     if axis is not None:
         return sorted(matrices.axes_of(f"{label}: x has shape {x.shape}", "axis", axis, x.ndim))
@@ -59,7 +59,9 @@ def _axes(label: str, x: Array, axis: Any) -> list[int]:
     raise ValueError(f"{label}: x has shape {x.shape}; give the axes of a unit for more than five axes")
 
 
-def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) -> Array:
+def unitwise_clip(
+    g_norm: Array | np.ndarray, max_norm: float | Array, grad: Array | np.ndarray, div_eps: float | Array = 1e-6
+) -> Array:
     """Scales each unit of a gradient down to a bound.
 
         u = g where |g| < max_norm,    else g max_norm / |g|
@@ -94,7 +96,7 @@ def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) ->
 
 @leafwise()
 def adaptive_grad_clip(
-    g: Array, s: EmptyState, p: Array, t: Array, clipping: Hyper, eps: Hyper = 1e-3, axis: Any = None
+    g: Array, s: EmptyState, p: Array, t: Array, clipping: Hyper, eps: Hyper = 1e-3, axis: Axis = None
 ) -> tuple[Array, EmptyState]:
     """Scales the gradient of each unit so that its norm is at most a fraction of the norm of the unit's weights.
 

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayTree, DTypeLike
 
 
 class AccumulationType(enum.Enum):
@@ -33,10 +32,13 @@ class Accumulator:
     aggregate: Callable[[Any], Any]  # from results stacked along axis 0 to one, for `micro_vmap`
 
 
-def combined(accumulators: Any, count: int, like: Any) -> Accumulator:
+Accumulators = Any  # an `AccumulationType` or `Accumulator`, or a tree of them that is a prefix of what is combined
+
+
+def combined(accumulators: Accumulators, count: int, like: ArrayTree) -> Accumulator:
     """One accumulator for `count` results like `like` from a tree of them that is a prefix of it."""
 
-    def each_leaf(kind: Any, part: Any) -> Any:
+    def each_leaf(kind: AccumulationType, part: ArrayTree) -> Any:
         return kind if isinstance(kind, Accumulator) else jax.tree.map(lambda x: _of_array(kind, count, x.dtype), part)
 
     each = jax.tree.map(each_leaf, accumulators, like)
@@ -48,7 +50,7 @@ def combined(accumulators: Any, count: int, like: Any) -> Accumulator:
     )
 
 
-def _of_array(kind: Any, n: int, dtype: Any) -> Accumulator:
+def _of_array(kind: AccumulationType, n: int, dtype: DTypeLike) -> Accumulator:
     """The accumulator of a kind for n arrays of a dtype, which the combined array has too."""
     if kind is AccumulationType.CONCAT:
         return Accumulator(
@@ -65,7 +67,7 @@ def _of_array(kind: Any, n: int, dtype: Any) -> Accumulator:
     wide = dtype if exact else numerics.at_least_float32(dtype)
     over = n if kind is AccumulationType.MEAN else 1
 
-    def update(c: Array, x: Array, i: Any) -> Array:
+    def update(c: Array, x: Array, i: Array | int) -> Array:
         x = x.astype(wide)
         return c + ((x - c) / jnp.asarray(i + 1).astype(wide) if kind is AccumulationType.RUNNING_MEAN else x)
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import checks
-from gdjax.core.types import ArrayTree, Updates
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike, Updates
 
 
-def _leaves(name: str, f: Callable[..., Any], tree: ArrayTree, *others: Any, is_leaf: Any = None) -> Any:
+def _leaves(
+    name: str, f: Callable[..., Any], tree: ArrayTree, *others: ArrayTree, is_leaf: Callable[[Any], bool] | None = None
+) -> Any:
     """`f` of corresponding leaves; an error names the function and the leaf."""
     label = f"gdjax.tree.{name}"
     paths, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
@@ -35,12 +35,12 @@ def _leaves(name: str, f: Callable[..., Any], tree: ArrayTree, *others: Any, is_
     return structure.unflatten(out)
 
 
-def _wide(f: Callable[..., Any], *scalars: Any) -> Callable[..., Any]:
+def _wide(f: Callable[..., Any], *scalars: ArrayLike) -> Callable[..., Any]:
     """`f` of leaves and the scalars, see the module."""
 
     def apply(*leaves: Any) -> Any:
         with jax.numpy_dtype_promotion("standard"):
-            args = *leaves, *scalars
+            args: tuple[Any, ...] = *leaves, *scalars
             if not any(_is_short(x) for x in leaves):
                 return f(*args)
             dtype = jnp.result_type(*args)
@@ -51,12 +51,12 @@ def _wide(f: Callable[..., Any], *scalars: Any) -> Callable[..., Any]:
     return apply
 
 
-def _is_short(x: Any) -> bool:
+def _is_short(x: object) -> bool:
     x = getattr(x, "dtype", x)
     return jnp.issubdtype(x, jnp.floating) and jnp.dtype(x).itemsize < 4 if isinstance(x, jnp.dtype) else False
 
 
-def add(tree_x: ArrayTree, tree_y: ArrayTree, *other_trees: Any) -> Any:
+def add(tree_x: ArrayTree, tree_y: ArrayTree, *other_trees: ArrayTree) -> Any:
     """x + y + ..., leaf by leaf.
 
     Example:
@@ -83,12 +83,12 @@ def div(tree_x: ArrayTree, tree_y: ArrayTree) -> Any:
     return _leaves("div", _wide(operator.truediv), tree_x, tree_y)
 
 
-def scale(scalar: Any, tree: ArrayTree) -> Any:
+def scale(scalar: ArrayLike, tree: ArrayTree) -> Any:
     """scalar x, leaf by leaf."""
     return _leaves("scale", _wide(operator.mul, scalar), tree)
 
 
-def add_scale(tree_x: ArrayTree, scalar: Any, tree_y: ArrayTree) -> Any:
+def add_scale(tree_x: ArrayTree, scalar: ArrayLike, tree_y: ArrayTree) -> Any:
     """x + scalar y, leaf by leaf; None where x is.
 
     Example:
@@ -111,7 +111,7 @@ def real(tree: ArrayTree) -> Any:
     return jax.tree.map(jnp.real, tree)
 
 
-def clip(tree: ArrayTree, min_value: Any = None, max_value: Any = None) -> Any:
+def clip(tree: ArrayTree, min_value: ArrayLike | None = None, max_value: ArrayLike | None = None) -> Any:
     """Every number moved into [min_value, max_value], leaf by leaf; None is no bound.
 
     Example:
@@ -121,7 +121,7 @@ def clip(tree: ArrayTree, min_value: Any = None, max_value: Any = None) -> Any:
     """
     bounds = [b for b in (min_value, max_value) if b is not None]
 
-    def f(x: Any, *given: Any) -> Any:
+    def f(x: ArrayLike, *given: ArrayLike) -> Any:
         left = iter(given)
         low, high = (None if b is None else next(left) for b in (min_value, max_value))
         return jnp.clip(x, low, high)
@@ -129,7 +129,7 @@ def clip(tree: ArrayTree, min_value: Any = None, max_value: Any = None) -> Any:
     return _leaves("clip", _wide(f, *bounds), tree)
 
 
-def where(condition: Any, tree_x: ArrayTree, tree_y: ArrayTree) -> Any:
+def where(condition: ArrayLike, tree_x: ArrayTree, tree_y: ArrayTree) -> Any:
     """x where the condition is true, y elsewhere, leaf by leaf.
 
     Example:
@@ -142,17 +142,17 @@ def where(condition: Any, tree_x: ArrayTree, tree_y: ArrayTree) -> Any:
         return _leaves("where", lambda x, y: jnp.where(condition, x, y), tree_x, tree_y)
 
 
-def zeros_like(tree: ArrayTree, dtype: Any = None) -> Any:
+def zeros_like(tree: ArrayTree, dtype: DTypeLike | None = None) -> Any:
     """Zeros shaped like the leaves, in their dtypes or in `dtype`."""
     return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=dtype), tree)
 
 
-def ones_like(tree: ArrayTree, dtype: Any = None) -> Any:
+def ones_like(tree: ArrayTree, dtype: DTypeLike | None = None) -> Any:
     """Ones shaped like the leaves, in their dtypes or in `dtype`."""
     return jax.tree.map(lambda x: jnp.ones_like(x, dtype=dtype), tree)
 
 
-def full_like(tree: ArrayTree, fill_value: Any, dtype: Any = None) -> Any:
+def full_like(tree: ArrayTree, fill_value: ArrayLike, dtype: DTypeLike | None = None) -> Any:
     """Arrays of `fill_value` shaped like the leaves, in their dtypes or in `dtype`."""
     return jax.tree.map(lambda x: jnp.full_like(x, fill_value, dtype=dtype), tree)
 
@@ -162,7 +162,7 @@ def batch_shape(tree: ArrayTree, shape: tuple[int, ...] = ()) -> Any:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), tree)
 
 
-def update_moment(updates: Updates, moments: Any, decay: Any, order: int) -> Any:
+def update_moment(updates: Updates, moments: Updates, decay: float | Array, order: int) -> Any:
     """The moving average of a power: (1 - decay) g^order + decay m, leaf by leaf; None where g is.
 
     Example:
@@ -174,31 +174,31 @@ def update_moment(updates: Updates, moments: Any, decay: Any, order: int) -> Any
     return _moment("update_moment", lambda g, m, b: (1 - b) * g**order + b * m, updates, moments, decay)
 
 
-def update_moment_per_elem_norm(updates: Updates, moments: Any, decay: Any, order: int) -> Any:
+def update_moment_per_elem_norm(updates: Updates, moments: Updates, decay: float | Array, order: int) -> Any:
     """The moving average of a power of the size: (1 - decay) |g|^order + decay m, leaf by leaf; None where g is."""
     return _moment(
         "update_moment_per_elem_norm", lambda g, m, b: (1 - b) * _size_to(g, order) + b * m, updates, moments, decay
     )
 
 
-def _size_to(g: Any, order: int) -> Array:
+def _size_to(g: ArrayLike, order: int) -> Array:
     square = numerics.abs_sq(jnp.asarray(g))
     return square ** (order // 2) if order % 2 == 0 else numerics.sqrt(square) ** order
 
 
-def update_infinity_moment(updates: Updates, moments: Any, decay: Any, eps: Any) -> Any:
+def update_infinity_moment(updates: Updates, moments: Updates, decay: float | Array, eps: float | Array) -> Any:
     """The decayed maximum, Adamax's second moment: max(|g| + eps, decay m), leaf by leaf; None where g is."""
     return _moment(
         "update_infinity_moment", lambda g, m, b, e: jnp.maximum(jnp.abs(g) + e, b * m), updates, moments, decay, eps
     )
 
 
-def _moment(name: str, f: Callable[..., Any], updates: Updates, moments: Any, *scalars: Any) -> Any:
+def _moment(name: str, f: Callable[..., Any], updates: Updates, moments: Updates, *scalars: ArrayLike) -> Any:
     f = _wide(f, *scalars)
     return _leaves(name, lambda g, m: None if g is None else f(g, m), updates, moments, is_leaf=_is_none)
 
 
-def bias_correction(moment: Any, decay: Any, count: Any) -> Any:
+def bias_correction(moment: Updates, decay: float | Array, count: int | Array) -> Any:
     """Corrects moving averages that began at 0, leaf by leaf, in their dtypes.
 
         m_hat = m / (1 - decay^count)
@@ -213,7 +213,7 @@ def bias_correction(moment: Any, decay: Any, count: Any) -> Any:
       [2.] [4.]
     """
 
-    def debias(m: Any) -> Array:
+    def debias(m: ArrayLike) -> Array:
         m = jnp.asarray(m)
         wide = numerics.at_least_float32(m.dtype)
         t = jnp.asarray(count).astype(numerics.real_dtype(wide))
@@ -223,7 +223,7 @@ def bias_correction(moment: Any, decay: Any, count: Any) -> Any:
         return jax.tree.map(debias, moment)
 
 
-def scale_gradient(inputs: Any, scale: Any) -> Any:
+def scale_gradient(inputs: ArrayTree, scale: float | Array) -> Any:
     """The tree unchanged, but its gradient is multiplied by a number, which may be traced; forward and reverse mode.
 
     Args:
@@ -242,21 +242,21 @@ def scale_gradient(inputs: Any, scale: Any) -> Any:
     return jax.tree.map(lambda x: _scale_gradient(x, scale) if _differentiable(x) else x, inputs)
 
 
-def _differentiable(x: Any) -> bool:
+def _differentiable(x: object) -> bool:
     return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
 @jax.custom_jvp
-def _scale_gradient(x: Array, scale: Any) -> Array:
+def _scale_gradient(x: Array, scale: ArrayLike) -> Array:
     return x
 
 
 @_scale_gradient.defjvp
-def _scale_gradient_jvp(primals: Any, tangents: Any) -> Any:
+def _scale_gradient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
     (x, scale), (dx, _) = primals, tangents
     wide = numerics.at_least_float32(dx.dtype)
     return x, (dx.astype(wide) * jnp.asarray(scale).astype(wide)).astype(dx.dtype)
 
 
-def _is_none(x: Any) -> bool:
+def _is_none(x: object) -> bool:
     return x is None

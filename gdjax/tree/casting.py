@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax.core.base import is_float0
-from gdjax.core.types import ArrayTree
+from gdjax.core.types import ArrayTree, DTypeLike
 
 
-def cast(tree: ArrayTree, dtype: Any) -> Any:
+def cast(tree: ArrayTree, dtype: DTypeLike | None) -> Any:
     """The tree in `dtype`; unchanged where that is None. Keys and float0 leaves stay what they are.
 
     Example:
@@ -23,7 +24,7 @@ def cast(tree: ArrayTree, dtype: Any) -> Any:
     return tree if dtype is None else jax.tree.map(lambda x: _cast(x, dtype), tree)
 
 
-def cast_like(tree: ArrayTree, other_tree: Any) -> Any:
+def cast_like(tree: ArrayTree, other_tree: ArrayTree) -> Any:
     """Each leaf of `tree` in the dtype of its counterpart in `other_tree`, or as it is where that has no dtype.
 
     Example:
@@ -35,7 +36,7 @@ def cast_like(tree: ArrayTree, other_tree: Any) -> Any:
     return jax.tree.map(lambda x, like: _cast(x, like.dtype) if hasattr(like, "dtype") else x, tree, other_tree)
 
 
-def _cast(x: Any, dtype: Any) -> Any:
+def _cast(x: Any, dtype: DTypeLike) -> Any:
     if any(jnp.issubdtype(d, jax.dtypes.extended) or d == jax.dtypes.float0 for d in (getattr(x, "dtype", int), dtype)):
         return x
     return (x if hasattr(x, "astype") else jnp.asarray(x)).astype(dtype)
@@ -76,14 +77,14 @@ def dtype(tree: ArrayTree, mixed_dtype_handler: str | None = None) -> Any:
     return dtypes[0]
 
 
-def _higher(a: Any, b: Any) -> Any:
+def _higher(a: np.dtype, b: np.dtype) -> np.dtype:
     wide = jnp.promote_types(a, b)
     if wide not in (a, b):
         raise ValueError(f"gdjax.tree.dtype: neither of {a} and {b} promotes to the other")
     return wide
 
 
-def _lower(a: Any, b: Any) -> Any:
+def _lower(a: np.dtype, b: np.dtype) -> np.dtype:
     return b if _higher(a, b) == a else a
 
 

@@ -9,14 +9,12 @@ import jax.numpy as jnp
 
 from gdjax.core import meshes
 from gdjax.core.base import is_float0
-from gdjax.core.types import Updates
+from gdjax.core.types import Array, Updates
 from gdjax.numerics import real_dtype
 from gdjax.numerics.norms import SCALE, SMALL, precise, three_sums
-from gdjax.tree.sums import arrays, floating, floating_dtype, joined, pairwise_sum, sum_of_squares, wide
+from gdjax.tree.sums import arrays, concatenated, floating, floating_dtype, pairwise_sum, sum_of_squares, wide
 from gdjax.xla.products import places_of_factors
 from gdjax.xla.reads import apart
-
-Array = jax.Array
 
 
 def global_norm(updates: Updates) -> Array:
@@ -43,7 +41,7 @@ def _norm(leaves: Sequence[Array]) -> Array:
 
 
 @_norm.defjvp
-def _norm_jvp(primals: Any, tangents: Any) -> Any:
+def _norm_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
     """sum Re(conj(x) dx) / norm, and 0 where the norm is."""
     norm = _norm(*primals)
     # Two factors: for norms below 1e-38 or above 8e37 the reciprocal would be infinite or denormal.
@@ -54,7 +52,7 @@ def _norm_jvp(primals: Any, tangents: Any) -> Any:
             with jax.numpy_dtype_promotion("standard"):
                 unit = floating(x) * root * root
                 products.append(jnp.sum(jnp.real(jnp.conj(unit) * wide(dx))))
-    slope = pairwise_sum(joined(products)) if products else jnp.zeros_like(norm)
+    slope = pairwise_sum(concatenated(products)) if products else jnp.zeros_like(norm)
     return norm, slope.astype(norm.dtype)
 
 
@@ -70,7 +68,7 @@ def _by_passes(leaves: Sequence[Array], sums: Callable[..., list[Array]], may_re
         passes, factors, _ = carry
         factor = jax.lax.split(factors, [1] * len(factors))
         each = [sums(x, factor[i]) for x, i in zip(leaves, places, strict=True)]
-        total, large, small = (pairwise_sum(joined(xs)) for xs in zip(*each, strict=True))
+        total, large, small = (pairwise_sum(concatenated(xs)) for xs in zip(*each, strict=True))
         wanted = jnp.where(precise(total), 1, jnp.where(total < SMALL, SCALE, 1 / SCALE)).astype(dtype)
         factors = jnp.where(passes == 0, wanted, factors)
         square = jnp.where(factors[0] == 1, total, jnp.where(factors[0] > 1, large, small))

@@ -6,7 +6,7 @@ Sums are those of `tree.sums`, in float32 or wider. None, `MaskedNode` and float
 import builtins
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,9 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import is_float0
-from gdjax.core.types import ArrayTree
+from gdjax.core.types import Array, ArrayTree, Scalar
 from gdjax.tree.euclidean import global_norm
-from gdjax.tree.sums import arrays, floating, joined, sum_of_squares, total, wide
-
-Array = jax.Array
+from gdjax.tree.sums import arrays, concatenated, floating, sum_of_squares, total, wide
 
 
 def sum(tree: ArrayTree, associative_reduction: bool = False) -> Array:  # noqa: A001
@@ -68,7 +66,7 @@ def _smallest(x: Array) -> Array:
 
 def _extreme(reduce: Callable[[Array], Array], tree: ArrayTree, empty: float) -> Array:
     xs = [reduce(x) for x in arrays(tree)]
-    return reduce(joined(xs)) if xs else jnp.full((), empty, jnp.float32)
+    return reduce(concatenated(xs)) if xs else jnp.full((), empty, jnp.float32)
 
 
 def size(tree: ArrayTree) -> int:
@@ -76,7 +74,7 @@ def size(tree: ArrayTree) -> int:
     return builtins.sum(jnp.size(x) for x in jax.tree.leaves(tree))
 
 
-def norm(tree: ArrayTree, ord: Any = None, squared: bool = False) -> Array:  # noqa: A002
+def norm(tree: ArrayTree, ord: Literal["inf", "infinity"] | float | None = None, squared: bool = False) -> Array:  # noqa: A002
     """The norm of a tree as one long vector: a real scalar in float32 or wider, 0 for an empty tree.
 
     Args:
@@ -115,7 +113,7 @@ def _bounded_sum(x: Array) -> Array:
     return numerics.sum_sq(floating(x))
 
 
-def allclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False) -> Array:
+def allclose(a: ArrayTree, b: ArrayTree, rtol: Scalar = 1e-05, atol: Scalar = 1e-08, equal_nan: bool = False) -> Array:
     """Whether |x - y| <= atol + rtol |y| for all numbers x of `a` and y of `b`: a boolean scalar, True for empty trees.
 
     Args:

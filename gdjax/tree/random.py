@@ -9,13 +9,13 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import is_float0
-
-Array = jax.Array
+from gdjax.core.types import Array, ArrayTree, DTypeLike
 
 
 def random_like(
-    rng_key: Array, target_tree: Any, sampler: Callable[..., Array] = jax.random.normal, dtype: Any = None
-) -> Any:
+    rng_key: Array, target_tree: ArrayTree, sampler: Callable[..., Array] = jax.random.normal,
+    dtype: DTypeLike | None = None,
+) -> Any:  # fmt: skip
     """A tree like `target_tree` of independent samples, one subkey a leaf.
 
     Args:
@@ -44,13 +44,13 @@ def random_like(
     return jax.tree.map(sample, target_tree, split_key_like(rng_key, target_tree))
 
 
-def split_key_like(rng_key: Array, target_tree: Any) -> Any:
+def split_key_like(rng_key: Array, target_tree: ArrayTree) -> Any:
     """A tree like `target_tree` of independent keys."""
     structure = jax.tree.structure(target_tree)
     return structure.unflatten(list(jax.random.split(rng_key, structure.num_leaves)))
 
 
-def unwrap_random_key_data(input_tree: Any) -> Any:
+def unwrap_random_key_data(input_tree: ArrayTree) -> Any:
     """The tree with every typed key replaced by its data, an array of integers, which can be compared and stored."""
 
     def unwrap(x: Any) -> Any:

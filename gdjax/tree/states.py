@@ -9,7 +9,7 @@ import jax
 from gdjax.core.base import GradientTransformation
 from gdjax.core.boxes import boxed_like, unboxed
 from gdjax.core.parts import kept
-from gdjax.core.types import ArrayTree, OptState
+from gdjax.core.types import Array, ArrayTree, OptState
 
 Path = tuple[Any, ...]
 Filter = Callable[[Path, Any], bool]
@@ -127,21 +127,21 @@ def _owners(path: Path, tree: ArrayTree, key: Any) -> Iterator[tuple[Path, Any]]
             yield from _owners((*path, step), child, key)
 
 
-def _under(path: Path, node: Any, key: Any) -> tuple[Path, Any]:
+def _under(path: Path, node: ArrayTree, key: Any) -> tuple[Path, Any]:
     if isinstance(node, dict):
         return (*path, jax.tree_util.DictKey(key)), node[key]
     return (*path, NamedTupleKey(type(node).__name__, key)), getattr(node, key)
 
 
-def _fields(node: Any) -> tuple[str, ...]:
+def _fields(node: object) -> tuple[str, ...]:
     return getattr(node, "_fields", ()) if isinstance(node, tuple) else ()
 
 
-def _is_named(node: Any, name: Any) -> bool:
+def _is_named(node: object, name: object) -> bool:
     return isinstance(node, tuple) and hasattr(node, "_fields") and type(node).__name__ == name
 
 
-def _children(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
+def _children(node: ArrayTree) -> tuple[list[tuple[Any, Any]], Any]:
     """The children of a node, each with the entry that leads to it, and the structure that holds them."""
     paths, structure = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
     if fields := _fields(node):
@@ -149,11 +149,11 @@ def _children(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
     return [(path[0], x) for path, x in paths if path], structure
 
 
-def _replaced(path: Path, node: Any, values: Mapping[str, Any], filtering: Filter | None) -> Any:
-    def chosen(name: Any, at: Path, x: Any) -> bool:
+def _replaced(path: Path, node: ArrayTree, values: Mapping[str, Any], filtering: Filter | None) -> Any:
+    def chosen(name: object, at: Path, x: ArrayTree) -> bool:
         return name in values and (filtering is None or filtering(at, unboxed(x)))
 
-    def child(step: Any, x: Any) -> Any:
+    def child(step: Any, x: ArrayTree) -> Any:
         named: Any = step.name if isinstance(step, NamedTupleKey) else step.key if isinstance(node, dict) else None
         at = (*path, step)
         return boxed_like(x, values[named]) if chosen(named, at, x) else _replaced(at, x, values, filtering)
@@ -169,7 +169,7 @@ def map_params(
     f: Callable[..., Any],
     state: OptState,
     /,
-    *rest: Any,
+    *rest: ArrayTree,
     transform_non_params: Callable[[Any], Any] | None = None,
     is_leaf: Callable[[Any], bool] | None = None,
 ) -> Any:
@@ -202,10 +202,10 @@ def map_params(
     trees = {x.path for x in kept(tx, state) if x.of == "each"}
     chosen = is_leaf or (lambda x: False)
 
-    def of_params(x: Any, *others: Any) -> Any:
+    def of_params(x: Array, *others: ArrayTree) -> Any:
         return x if _is_masked(x) and not chosen(x) else f(x, *others)
 
-    def of_state(path: Path, x: Any) -> Any:
+    def of_state(path: Path, x: ArrayTree) -> Any:
         if path in trees:
             return jax.tree.map(of_params, x, *rest, is_leaf=lambda x: chosen(x) or _is_masked(x))
         if any(tree[: len(path)] == path for tree in trees):
@@ -216,6 +216,6 @@ def map_params(
     return of_state((), state)
 
 
-def _is_masked(x: Any) -> bool:
+def _is_masked(x: object) -> bool:
     """Whether `x` is a `MaskedNode`, of this library or of Optax."""
     return _is_named(x, "MaskedNode")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gdjax.core import base, checks, domains, meshes
 from gdjax.core.arrays import add
 from gdjax.core.signatures import short_types
-from gdjax.core.types import Params, Scalar, Updates
+from gdjax.core.types import Array, ArrayLike, Params, Scalar, Updates
 from gdjax.xla import reads
 
 
@@ -51,7 +51,7 @@ def _apply(params: Params, updates: Updates) -> Params:
     return structure.unflatten([p if p is None or u is None else add(p, u) for p, u in zip(ps, us, strict=True)])
 
 
-def _check(label: str, where: str, p: Any, u: Any) -> None:
+def _check(label: str, where: str, p: ArrayLike, u: ArrayLike) -> None:
     checks.leaf(label, where, p)
     if jnp.shape(p) != jnp.shape(u):
         raise ValueError(f"{label}: {where}: update shape {jnp.shape(u)} does not match {jnp.shape(p)}")
@@ -95,7 +95,7 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Scal
     domains.check(label, {"step_size": step_size}, {})
     structure, news = _alike(label, new_tensors, old_tensors, none=True)
 
-    def move(new: Any, old: Any) -> Any:
+    def move(new: Array, old: Array) -> Any:
         if new is None:
             return None
         old = jnp.asarray(old)
@@ -104,6 +104,11 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Scal
         return (a * new.astype(wide) + (1 - a) * old.astype(wide)).astype(old.dtype)
 
     return structure.unflatten(map(move, news, jax.tree.leaves(old_tensors)))
+
+
+def moved(p: Array, u: Array, g: Array) -> Array:
+    """p + u in a rule, rounded as `apply_updates` rounds it; p and g are the parameter and the gradient of the rule."""
+    return reads.rounded(p + reads.rounded(u, g), p)
 
 
 def _alike(label: str, new: Params, old: Params, *, none: bool = False) -> tuple[Any, list[Any]]:

@@ -41,5 +41,5 @@ def with_flipped(x: Array, last: Array) -> Array:
 
 
 @with_flipped.defjvp
-def _with_flipped_jvp(primals: Any, tangents: Any) -> Any:
+def _with_flipped_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> Any:
     return with_flipped(*primals), tangents[0]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var, jaxpr_as_fun
 
 # Elementwise operations that cost more than to read their result again: a compiler does not repeat them.
 DEAR = frozenset(
@@ -43,7 +43,7 @@ class Graph:
             todo += new
         return frozenset(found)
 
-    def new(self, made_of: tuple[int, ...], variable: Any) -> int:
+    def new(self, made_of: tuple[int, ...], variable: Var | Literal) -> int:
         self.made_of.append(made_of)
         self.sizes.append(_size(variable))
         return len(self.sizes) - 1
@@ -87,7 +87,7 @@ def _extended(graph: Graph, jaxpr: Jaxpr, arguments: Sequence[int]) -> tuple[dic
     return numbers, [number(v) for v in jaxpr.outvars]
 
 
-def _called(equation: Any) -> Jaxpr | None:
+def _called(equation: JaxprEqn) -> Jaxpr | None:
     """The function that an equation calls with its own operands, and does nothing else; None for other equations."""
     if equation.primitive.name not in ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat"):
         return None
@@ -96,7 +96,7 @@ def _called(equation: Any) -> Jaxpr | None:
     return inside if len(inside.invars) == len(equation.invars) else None
 
 
-def _innermost(equation: Any) -> Iterator[Any]:
+def _innermost(equation: JaxprEqn) -> Iterator[Any]:
     """The equation or, of one with functions inside, theirs."""
     inside = [getattr(x, "jaxpr", x) for x in _flat(equation.params.values())]
     inside = [x for x in inside if hasattr(x, "eqns")]
@@ -106,7 +106,7 @@ def _innermost(equation: Any) -> Iterator[Any]:
         yield equation
 
 
-def has_inside(equation: Any, primitive: Any) -> bool:
+def has_inside(equation: JaxprEqn, primitive: Primitive) -> bool:
     """Whether a function inside an equation, at any depth, has an equation of that primitive."""
     inside = [getattr(x, "jaxpr", x) for x in _flat(equation.params.values())]
     equations = [e for x in inside if hasattr(x, "eqns") for e in x.eqns]
@@ -139,7 +139,7 @@ def made_of(closed: ClosedJaxpr, inputs: Iterable[Var], most: int) -> set[Var]:
     return found
 
 
-def _size(variable: Any) -> int:
+def _size(variable: Var | Literal) -> int:
     return getattr(variable.aval, "size", 0)
 
 

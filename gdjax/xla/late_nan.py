@@ -9,7 +9,7 @@ import functools
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Literal, Var
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from gdjax.numerics.bounds import TERMS, clipped, form, spoiled
 from gdjax.xla.facts import Graph
@@ -70,11 +70,14 @@ def _is_cheap(graph: Graph, x: int) -> bool:
     return x in graph.inputs
 
 
-def _squares(equation: Any) -> str | None:
+def _squares(equation: JaxprEqn) -> str | None:
     """Which of the bounds an equation is, None for other equations."""
     if equation.primitive.name != "custom_jvp_call" or len(equation.invars) != 1:
         return None
-    operations, dtype = _operations(equation.params["call_jaxpr"].jaxpr), equation.invars[0].aval.dtype
+    operations, dtype = (
+        _operations(equation.params["call_jaxpr"].jaxpr),
+        getattr(equation.invars[0].aval, "dtype", None),
+    )
     return next((x for x in TERMS if operations == _operations_of_bound(dtype, x)), None)
 
 
@@ -93,7 +96,7 @@ def _operations_of_bound(dtype: Any, squares: str) -> tuple[Any, ...]:
     return _operations(jax.make_jaxpr(lambda g: form(g, squares))(jax.ShapeDtypeStruct((2,), dtype)).jaxpr)
 
 
-def _clipping(equation: Any) -> Any:
+def _clipping(equation: JaxprEqn) -> Any:
     squares = _squares(equation)
     (new,) = jax.make_jaxpr(lambda x: clipped(x, squares))(equation.invars[0].aval).eqns
     return new.replace(invars=equation.invars, outvars=equation.outvars)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gdjax.core import meshes
 from gdjax.xla.write_order import never
@@ -32,7 +33,7 @@ def parts(stack: Array, numbers: Sequence[int]) -> list[Array]:
     return [jax.lax.dynamic_slice_in_dim(stack, a, n) for a, n in zip(places, numbers, strict=True)]
 
 
-def taken(stacks: Sequence[Array], i: Any) -> list[Array]:
+def taken(stacks: Sequence[Array], i: ArrayLike) -> list[Array]:
     """Element i of each stack, none of them empty, for the body of a loop that writes over the stacks.
 
     XLA:CPU would read the elements again wherever they are needed, after it has written new ones too: so it copies the

@@ -75,7 +75,7 @@ def after(first: Array, rest: Any) -> Any:
 
 
 def held(old: Array, new: Array) -> Array:
-    """`new` unchanged, where it waits itself and others wait for it: XLA:CPU must not compute it again for those."""
+    """`new` unchanged. Later loops read it, and without this XLA:CPU computes it again inside each of them."""
     if not jnp.issubdtype(new.dtype, jnp.inexact):
         return new
     return jax.lax.platform_dependent(old, new, cpu=_or, default=lambda _, new: new)

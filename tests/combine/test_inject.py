@@ -11,14 +11,14 @@ import pytest
 
 import gdjax
 from gdjax import schedules
-from tests.cases import Case, every
+from tests.cases import WRAPPERS, Case, every
 from tests.support import relaxed
 from tests.trees import assert_close, random_tree, signature, steps
 
 PARAMS, GRADIENTS = random_tree(0), [random_tree(seed) for seed in (1, 2)]
 
 
-@every(lambda case: bool(case.hyper) and case.scheduled, sampled=True)
+@every(lambda case: bool(case.hyper) and case.scheduled, sampled=True, but=WRAPPERS)
 def test_every_number_may_be_traced(case: Case):
     wanted = steps(case.make(), PARAMS, GRADIENTS)
     traced = jax.jit(lambda hyper: steps(case.make(**hyper), PARAMS, GRADIENTS))
@@ -52,7 +52,7 @@ def test_a_number_the_state_starts_at_may_be_a_schedule(case: Case):
     assert_close(steps(tx, PARAMS, GRADIENTS)[0], steps(case.make(), PARAMS, GRADIENTS)[0])
 
 
-@every(lambda case: "learning_rate" in case.hyper, sampled=True)
+@every(lambda case: "learning_rate" in case.hyper, sampled=True, but=WRAPPERS)
 def test_vmap_over_the_learning_rate(case: Case):
     rates = jnp.array([0.0, 0.01, 0.1])
     run = jax.jit(lambda rate: steps(case.make(learning_rate=rate), PARAMS, GRADIENTS)[0])
@@ -61,7 +61,7 @@ def test_vmap_over_the_learning_rate(case: Case):
         assert_close(jax.tree.map(lambda x, i=i: x[i], many), run(rate))
 
 
-@every(lambda case: "learning_rate" in case.hyper, sampled=True)
+@every(lambda case: "learning_rate" in case.hyper, sampled=True, but=WRAPPERS)
 def test_derivatives_by_the_learning_rate(case: Case):
     def loss(rate: Any, g: Any) -> Any:
         tx = case.make(learning_rate=rate)

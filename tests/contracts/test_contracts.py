@@ -86,8 +86,17 @@ def test_five_steps_are_one_trace(case: Case, kind: str):
         if kind != "python":  # a sum with a strongly typed update is no longer a Python float
             jitted = new
     assert traces == 1
-    if kind == "float32":
-        assert_close((jitted, state), steps(tx, params, gradients))  # eager equals compiled
+
+
+@every(sampled=True)
+def test_eager_equals_compiled(case: Case):
+    tx, params = case.make(), random_tree(0)
+    one_step = jax.jit(lambda params, state, g: tx.update(g, state, params))
+    new, state = params, tx.init(params)
+    for g in GRADIENTS:
+        updates, state = one_step(new, state, g)
+        new = gdjax.apply_updates(new, updates)
+    assert_close((new, state), steps(tx, params, GRADIENTS))
 
 
 def through_control_flow(tx: Any, params: Any, gradients: Any) -> Any:

@@ -1,6 +1,6 @@
 """Every transform on meshes: inside `shard_map` with its default checks, and on meshes of explicit axes.
 
-Most of these programs are lowered and not run: that shows whether JAX accepts them, and what types come out.
+Most of these programs are traced and not run: that shows whether JAX accepts them, and what types come out.
 """
 
 import re
@@ -67,6 +67,12 @@ def mapped(case: Case, way: str) -> tuple[Any, Any]:
 @every(way=WAYS)
 def test_every_transform_inside_shard_map(case: Case, way: str):
     program, args = mapped(case, way)
+    jax.eval_shape(program, *args)
+
+
+@every(sampled=True, but=RUN)
+def test_every_transform_is_lowered_inside_shard_map(case: Case):
+    program, args = mapped(case, "local")
     program.lower(*args)
 
 
@@ -122,11 +128,12 @@ def explicit_mesh() -> Iterator[Any]:
         yield mesh
 
 
+def shardings(mesh: Any) -> dict[str, Any]:
+    return {k: sharding.NamedSharding(mesh, spec) for k, spec in SPECS.items()}
+
+
 def divided(mesh: Any, seed: int) -> Any:
-    return {
-        k: jax.device_put(x, sharding.NamedSharding(mesh, SPECS[k]))
-        for k, x in random_tree(seed, shapes=SHAPES).items()
-    }
+    return jax.device_put(random_tree(seed, shapes=SHAPES), shardings(mesh))
 
 
 def types(tree: Any) -> list[str]:
@@ -135,9 +142,14 @@ def types(tree: Any) -> list[str]:
 
 @every()
 def test_every_transform_on_explicit_axes(case: Case, explicit_mesh: Any):
-    tx, params, g = case.make(), divided(explicit_mesh, 0), divided(explicit_mesh, 1)
+    how = shardings(explicit_mesh)
+    params = {k: jax.ShapeDtypeStruct(shape, "float32", sharding=how[k]) for k, shape in SHAPES.items()}
+    jax.eval_shape(two_updates(case.make()), params, params)
 
-    def two(g: Any, state: Any, params: Any) -> Any:
+
+def two_updates(tx: Any) -> Any:
+    def two(g: Any, params: Any) -> Any:
+        state = tx.init(params)
         for _ in range(2):
             before = types(state)
             u, state = tx.update(g, state, params)
@@ -145,8 +157,14 @@ def test_every_transform_on_explicit_axes(case: Case, explicit_mesh: Any):
             assert types(state) == before
         return u, state
 
-    jax.jit(two).lower(g, tx.init(params), params)
+    return two
+
+
+@every(sampled=True)
+def test_a_state_on_explicit_axes_is_placed_as_its_shapes_say(case: Case, explicit_mesh: Any):
+    tx, params = case.make(), divided(explicit_mesh, 0)
     assert types(jax.eval_shape(tx.init, params)) == types(tx.init(params))
+    jax.jit(two_updates(tx)).lower(params, params)
 
 
 @pytest.mark.parametrize("case", chosen(RUN_EXPLICIT))

@@ -1,19 +1,10 @@
-"""Merging and cutting of axes."""
+"""Cutting of axes."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax.linalg.blocks import block, cuts, merged, unblock
-
-
-@pytest.mark.parametrize("shape, most, wanted", [
-    ((3, 3, 64, 128), 1024, (576, 128)), ((2, 3, 4), 100, (24,)), ((2, 3, 4), 5, (2, 3, 4)), ((1, 1), 8, (1,)),
-    ((2000, 1, 3), 1024, (2000, 3)), ((5, 1, 1), 4, (5,)), ((), 4, (1,)), ((1, 7, 1, 2), 4, (7, 2)), ((0, 3), 4, (0,)),
-])  # fmt: skip
-def test_merged(shape, most, wanted):
-    assert merged(shape, most) == wanted
-    assert np.prod(merged(shape, most)) == np.prod(shape)
+from gdjax.linalg.blocks import block, cuts, unblock
 
 
 @pytest.mark.parametrize("length, most, wanted", [

@@ -91,7 +91,12 @@ def test_trajectory(method: str, problem: str):
 
 @pytest.mark.parametrize(
     ("method", "problem"),
-    [("lbfgs", "rosenbrock"), ("lbfgs", "logistic"), ("zoom", "logistic"), ("backtracking", "beale")],
+    [
+        ("lbfgs", "logistic"),
+        ("zoom", "logistic"),
+        ("backtracking", "beale"),
+        pytest.param("lbfgs", "rosenbrock", marks=pytest.mark.slow),
+    ],
 )
 def test_each_step_in_float32(method: str, problem: str):
     """From each of the states that Optax comes to: rounding is not multiplied from step to step."""

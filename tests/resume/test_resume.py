@@ -23,11 +23,14 @@ from tests.trees import assert_close, assert_equal, random_tree, signature
 
 OTHERS = [case.name for case in CASES if case.name not in SAMPLE]
 SIZE = 24  # cases of one program
+BOTH = "float32", "bfloat16"
+SHORT = ("adamw", "muon", "MultiSteps")  # in 16 bits, in the ordinary suite
 GROUPS = [
-    pytest.param(SAMPLE, id="sample"),
+    pytest.param([f"{x}:float32" for x in SAMPLE] + [f"{x}:bfloat16" for x in SHORT], id="sample"),
+    pytest.param([f"{x}:bfloat16" for x in SAMPLE if x not in SHORT], id="sample, 16 bits", marks=pytest.mark.slow),
     *(
-        pytest.param(OTHERS[i : i + SIZE], id=f"{OTHERS[i]}...", marks=pytest.mark.slow)
-        for i in range(0, len(OTHERS), SIZE)
+        pytest.param([f"{x}:{y}" for x in names for y in BOTH], id=f"{names[0]}...", marks=pytest.mark.slow)
+        for names in (OTHERS[i : i + SIZE] for i in range(0, len(OTHERS), SIZE))
     ),
 ]
 
@@ -44,8 +47,7 @@ class Halves(NamedTuple):
 
 @pytest.fixture(scope="module", params=GROUPS)
 def halves(request: Any, tmp_path_factory: Any) -> Halves:
-    folder = tmp_path_factory.mktemp("halves")
-    jobs = [f"{name}:{dtype}" for name in request.param for dtype in ("float32", "bfloat16")]
+    folder, jobs = tmp_path_factory.mktemp("halves"), request.param
     for half in ("first", "second"):
         child.run("halves", half, folder, *jobs)
     return Halves(jobs, *(pickle.loads((folder / half).read_bytes()) for half in ("first", "second")))
@@ -56,7 +58,8 @@ def different(got: dict[str, Leaf], wanted: dict[str, Leaf]) -> list[str]:
 
 
 def test_every_case_is_in_a_group():
-    assert sorted(name for group in GROUPS for name in group.values[0]) == sorted(case.name for case in CASES)
+    jobs = sorted(job for group in GROUPS for job in group.values[0])
+    assert jobs == sorted(f"{case.name}:{dtype}" for case in CASES for dtype in BOTH)
 
 
 def test_another_process_goes_on_bit_for_bit(halves: Halves):
@@ -87,18 +90,21 @@ def test_a_state_restored_without_a_target_is_refused_with_advice(halves: Halves
 
 
 SHARDED = [
-    pytest.param(["chain", "lion", "noisy_sgd"], id="sample"),
-    pytest.param([name for name in SAMPLE if name not in ("chain", "lion", "noisy_sgd")], marks=pytest.mark.slow),
+    pytest.param(["chain", "lion", "noisy_sgd"], [4], id="sample"),
+    pytest.param(["chain", "lion", "noisy_sgd"], [8, 1], id="sample, as many and one", marks=pytest.mark.slow),
+    pytest.param([x for x in SAMPLE if x not in ("chain", "lion", "noisy_sgd")], [8, 4, 1], marks=pytest.mark.slow),
 ]
 # What no number of another leaf or device enters: bit-equal on any number of devices. Sums differ by their order.
 ELEMENTWISE = {"adamw", "lion", "noisy_sgd", "sgd/nesterov", "rmsprop/centered", "MultiSteps", "inject_hyperparams"}
 
 
-@pytest.mark.parametrize("names", SHARDED)
-def test_a_sharded_run_goes_on_on_another_number_of_devices(names: Sequence[str], tmp_path: Path):
+@pytest.mark.parametrize(("names", "numbers"), SHARDED)
+def test_a_sharded_run_goes_on_on_another_number_of_devices(
+    names: Sequence[str], numbers: Sequence[int], tmp_path: Path
+):
     child.run("sharded", "save", tmp_path / "state", tmp_path / "saved", *names, devices=8)
     saved = pickle.loads((tmp_path / "saved").read_bytes())
-    for devices in (8, 4, 1):
+    for devices in numbers:
         result = tmp_path / f"restored{devices}"
         child.run("sharded", "restore", tmp_path / "state", result, *names, devices=devices)
         restored = pickle.loads(result.read_bytes())
