@@ -14,7 +14,7 @@ from gdjax.core.parts import holding
 from gdjax.core.paths import check_prefix
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, Mask, OptState, Params, Transform, Updates
-from gdjax.lift.leafwise import Leafwise
+from gdjax.lift.rule import Leafwise
 
 MaskOrFn = Any  # a tree of booleans, a prefix of the parameters, or a function from the parameters to one
 

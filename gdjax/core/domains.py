@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gdjax.core import calls, checks, patterns
-from gdjax.core.codec import Codec
+from gdjax.core import argument_kinds as kinds
+from gdjax.core import calls, checks
 from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain, asked
 from gdjax.core.per_leaf import PerLeaf
 
@@ -81,96 +81,6 @@ def _share(label: str, name: str, value: object) -> None:
         raise ValueError(f"{label}: {name} must be in (0, 1], got {value!r}")
 
 
-def _dtype(label: str, name: str, value: Any) -> None:
-    try:
-        if isinstance(value, jax.Array | np.ndarray):
-            raise TypeError
-        dtype = jnp.dtype(value)
-    except TypeError:
-        raise TypeError(f"{label}: {name} must be a dtype, got {value!r}") from None
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        raise ValueError(f"{label}: {name} must be a floating dtype, got {dtype}")
-
-
-def _dtype_or_codec(label: str, name: str, value: object) -> None:
-    if not isinstance(value, Codec):
-        _dtype(label, name, value)
-
-
-def _flag(label: str, name: str, value: object) -> None:
-    if not isinstance(value, bool | np.bool):
-        raise TypeError(f"{label}: {name} must be True or False, got {value!r}")
-
-
-def _function(label: str, name: str, value: object) -> None:
-    if not callable(value) or isinstance(value, type):
-        raise TypeError(f"{label}: {name} must be a function, got {value!r}")
-
-
-def _mapping(label: str, name: str, value: object) -> None:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{label}: {name} must be a dict, got {value!r}")
-
-
-def _groups(label: str, name: str, value: object) -> None:
-    if not (isinstance(value, Mapping) or checks.is_function(value)):
-        raise TypeError(f"{label}: {name} must be a dict from pattern to label or a function, got {value!r}")
-    if isinstance(value, Mapping):
-        patterns.check(f"{label}: {name}", value)
-
-
-def _string(label: str, name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{label}: {name} must be a str, got {value!r}")
-
-
-def _axes(label: str, name: str, value: object) -> None:
-    axes = value if isinstance(value, tuple | list) else [value]
-    if not all(isinstance(x, int | np.integer) and not isinstance(x, bool) for x in axes):
-        raise TypeError(f"{label}: {name} must be an int or a tuple of ints, got {value!r}")
-
-
-def _key(label: str, name: str, value: Any) -> None:
-    if value is None:  # `keys.required` knows whether there is another
-        return
-    dtype = getattr(value, "dtype", None if isinstance(value, bool) or not isinstance(value, int) else np.dtype(int))
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and np.shape(value) == ():
-        return
-    if dtype is None or not (dtype == np.uint32 or np.shape(value) == () and jnp.issubdtype(dtype, np.integer)):
-        raise TypeError(f"{label}: {name} must be a PRNG key or an int, got {value!r}")
-
-
-def _choice(choices: Sequence[Any], label: str, name: str, value: object) -> None:
-    if value not in choices:
-        raise ValueError(f"{label}: {name} must be one of {', '.join(map(str, choices))}, got {value!r}")
-
-
-def _bounds(label: str, name: str, value: object) -> None:
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise TypeError(f"{label}: {name} must be a pair (lower, upper), got {value!r}")
-    if all(isinstance(x, checks.NUMBER) for x in value) and not value[0] <= value[1]:
-        raise ValueError(f"{label}: {name} are {value[0]} and {value[1]}: nothing lies between")
-
-
-def _mask(label: str, name: str, value: object) -> None:
-    if value is None or isinstance(value, type):
-        raise TypeError(f"{label}: {name} must be a tree of booleans or a function that returns one, got {value!r}")
-    if not checks.is_function(value):
-        checks.mask(label, name, value)
-
-
-def _dimensions(label: str, name: str, value: object) -> None:
-    if isinstance(value, bool | int | float | str | type):
-        kinds = "dimension numbers, a tree of them, or a function that returns one"
-        raise TypeError(f"{label}: {name} must be {kinds}, got {value!r}")
-
-
-def _roles(label: str, name: str, value: object) -> None:
-    _dimensions(label, name, value)
-    if isinstance(value, Mapping):
-        patterns.check(f"{label}: {name}", value)
-
-
 _CHOICES: Mapping[str, Sequence[Any]] = {
     "mode": ("hard", "smooth", "refined"), "variant": ("sps", "sps+"), "dQ": ("Q0.5EQ1.5", "QUAD", "EQ"),
     "memory_save_mode": ("one_diag", "all_diag"), "sides": ("both", "short", "rows", "columns"),
@@ -185,21 +95,21 @@ _KINDS: tuple[tuple[Check, str], ...] = (
      "periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
      "transformer_optimizer.steps transformer_optimizer.warmup_steps"),
     (_share, "dion.rank_fraction scale_by_dion.rank_fraction dion2.fraction scale_by_dion2.fraction"),
-    (_dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
-    (_dtype, "params_ema.dtype swa.dtype MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),
-    (_function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn step_size_fn"),
-    (_mapping, "partition.transforms monitor.measures"),
-    (_groups, "clip_by_global_norm.groups"),
-    (_string, "measure_name"),
-    (_axes, "adaptive_grad_clip.axis centralize.output_axis"),
+    (kinds.dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
+    (kinds.dtype, "params_ema.dtype swa.dtype MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),
+    (kinds.function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn step_size_fn"),
+    (kinds.mapping, "partition.transforms monitor.measures"),
+    (kinds.groups, "clip_by_global_norm.groups"),
+    (kinds.string, "measure_name"),
+    (kinds.axes, "adaptive_grad_clip.axis centralize.output_axis"),
     (functools.partial(checks.structural, low=0), "max_size_triangular"),
     (functools.partial(checks.structural, low=1), "block_size max_precond_dim"),
-    *((functools.partial(_choice, choices), name) for name, choices in _CHOICES.items()),
-    (_key, "key seed random_seed"),
-    (_bounds, "bounds"),
-    (_mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
-    (_dimensions, "muon_weight_dimension_numbers weight_dimension_numbers"),
-    (_roles, "roles"),
+    *((functools.partial(kinds.choice, choices), name) for name, choices in _CHOICES.items()),
+    (kinds.key, "key seed random_seed"),
+    (kinds.bounds, "bounds"),
+    (kinds.mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
+    (kinds.dimensions, "muon_weight_dimension_numbers weight_dimension_numbers"),
+    (kinds.roles, "roles"),
 )  # fmt: skip
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 
@@ -217,7 +127,7 @@ def is_no_number(factory: str, name: str) -> bool:
         return True
     known = _of(factory, name)
     numeric = isinstance(known, functools.partial) and known.func in (number, _integer)
-    return not numeric and known not in (None, _key)  # Optax injects seeds
+    return not numeric and known not in (None, kinds.key)  # Optax injects seeds
 
 
 def _of(factory: str, name: str) -> Check | None:
@@ -240,4 +150,4 @@ def check(label: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any])
         if by_name is not None:
             by_name(label, name, value)
         elif isinstance(defaults.get(name), bool):
-            _flag(label, name, value)
+            kinds.flag(label, name, value)

@@ -17,7 +17,7 @@ from gdjax.core.part import Pair
 from gdjax.core.parts import every, holding, known, within
 from gdjax.core.paths import label_by_path
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
-from gdjax.lift.leafwise import Leafwise
+from gdjax.lift.rule import Leafwise
 from gdjax.lift.steps import Step, run, state_of, steps_of
 from gdjax.transforms.clipping import clip_by_global_norm
 from gdjax.transforms.guards import apply_if_finite

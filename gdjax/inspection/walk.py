@@ -23,7 +23,7 @@ from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, Params, Transform
 from gdjax.core.values import Call, Value, is_ours
 from gdjax.lift.factors import Factors, of_each
-from gdjax.lift.leafwise import Leafwise
+from gdjax.lift.rule import Leafwise
 from gdjax.lift.wrapper import Wrapped
 from gdjax.linalg.matrices import Matrix, is_numbers
 from gdjax.matrices.plan import Leaf, plan_of

@@ -32,7 +32,7 @@ def fused(
       rule_checks.ReadsUpdates: a stage of a later rule reads the updates.
 
     Args:
-      rules: of type `gdjax.lift.leafwise.Leafwise`, with the states `states`.
+      rules: of type `gdjax.lift.rule.Leafwise`, with the states `states`.
       raw: for the rule of a wrapper the updates that came into the wrapper, for any other rule None.
     """
     leaves = leaves_of(rules, updates, params)

@@ -8,7 +8,7 @@ from gdjax.core.part import Step
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift import rule_checks
 from gdjax.lift.all_leaves import fused
-from gdjax.lift.leafwise import Leafwise
+from gdjax.lift.rule import Leafwise
 from gdjax.xla.write_order import bound_for, destination
 
 

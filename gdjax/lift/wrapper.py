@@ -11,7 +11,8 @@ from gdjax.core import base, checks
 from gdjax.core.part import Inside, Kept, Part, Step, whole
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift import order, rule_checks
-from gdjax.lift.leafwise import Leafwise, OfLeaf, Prepared, maker_of
+from gdjax.lift.leafwise import Prepared, maker_of
+from gdjax.lift.rule import Leafwise, OfLeaf
 from gdjax.lift.slots import ScheduledState, Shared
 from gdjax.lift.stages import Planned
 from gdjax.lift.steps import run, state_of, steps_of

@@ -10,7 +10,8 @@ from gdjax.combine.chain import chain
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, Leafwise, leafwise
+from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.rule import Leafwise
 from gdjax.lift.slots import Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import add_decayed_weights

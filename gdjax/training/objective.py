@@ -12,7 +12,7 @@ import numpy as np
 from gdjax.combine.chain import flips, leaf_rules
 from gdjax.core import callers
 from gdjax.core.types import ArrayTree, KeyLike, Params, Transform
-from gdjax.lift.leafwise import Leafwise
+from gdjax.lift.rule import Leafwise
 
 _BY_PLACE = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 

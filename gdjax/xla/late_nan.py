@@ -9,6 +9,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from gdjax.numerics.bounds import TERMS, clipped, form, spoiled
@@ -74,10 +75,10 @@ def _squares(equation: JaxprEqn) -> str | None:
     """Which of the bounds an equation is, None for other equations."""
     if equation.primitive.name != "custom_jvp_call" or len(equation.invars) != 1:
         return None
-    operations, dtype = (
-        _operations(equation.params["call_jaxpr"].jaxpr),
-        getattr(equation.invars[0].aval, "dtype", None),
-    )
+    dtype = getattr(equation.invars[0].aval, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        return None
+    operations = _operations(equation.params["call_jaxpr"].jaxpr)
     return next((x for x in TERMS if operations == _operations_of_bound(dtype, x)), None)
 
 

@@ -1,0 +1,101 @@
+"""What an argument that is no number may be; each check raises a TypeError or ValueError that names the argument."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax.core import checks, patterns
+from gdjax.core.codec import Codec
+
+
+def dtype(label: str, name: str, value: Any) -> None:
+    try:
+        if isinstance(value, jax.Array | np.ndarray):
+            raise TypeError
+        dtype = jnp.dtype(value)
+    except TypeError:
+        raise TypeError(f"{label}: {name} must be a dtype, got {value!r}") from None
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(f"{label}: {name} must be a floating dtype, got {dtype}")
+
+
+def dtype_or_codec(label: str, name: str, value: object) -> None:
+    if not isinstance(value, Codec):
+        dtype(label, name, value)
+
+
+def flag(label: str, name: str, value: object) -> None:
+    if not isinstance(value, bool | np.bool):
+        raise TypeError(f"{label}: {name} must be True or False, got {value!r}")
+
+
+def function(label: str, name: str, value: object) -> None:
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"{label}: {name} must be a function, got {value!r}")
+
+
+def mapping(label: str, name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{label}: {name} must be a dict, got {value!r}")
+
+
+def groups(label: str, name: str, value: object) -> None:
+    if not (isinstance(value, Mapping) or checks.is_function(value)):
+        raise TypeError(f"{label}: {name} must be a dict from pattern to label or a function, got {value!r}")
+    if isinstance(value, Mapping):
+        patterns.check(f"{label}: {name}", value)
+
+
+def string(label: str, name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{label}: {name} must be a str, got {value!r}")
+
+
+def axes(label: str, name: str, value: object) -> None:
+    axes = value if isinstance(value, tuple | list) else [value]
+    if not all(isinstance(x, int | np.integer) and not isinstance(x, bool) for x in axes):
+        raise TypeError(f"{label}: {name} must be an int or a tuple of ints, got {value!r}")
+
+
+def key(label: str, name: str, value: Any) -> None:
+    if value is None:  # `keys.required` knows whether there is another
+        return
+    dtype = getattr(value, "dtype", None if isinstance(value, bool) or not isinstance(value, int) else np.dtype(int))
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and np.shape(value) == ():
+        return
+    if dtype is None or not (dtype == np.uint32 or np.shape(value) == () and jnp.issubdtype(dtype, np.integer)):
+        raise TypeError(f"{label}: {name} must be a PRNG key or an int, got {value!r}")
+
+
+def choice(choices: Sequence[Any], label: str, name: str, value: object) -> None:
+    if value not in choices:
+        raise ValueError(f"{label}: {name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def bounds(label: str, name: str, value: object) -> None:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{label}: {name} must be a pair (lower, upper), got {value!r}")
+    if all(isinstance(x, checks.NUMBER) for x in value) and not value[0] <= value[1]:
+        raise ValueError(f"{label}: {name} are {value[0]} and {value[1]}: nothing lies between")
+
+
+def mask(label: str, name: str, value: object) -> None:
+    if value is None or isinstance(value, type):
+        raise TypeError(f"{label}: {name} must be a tree of booleans or a function that returns one, got {value!r}")
+    if not checks.is_function(value):
+        checks.mask(label, name, value)
+
+
+def dimensions(label: str, name: str, value: object) -> None:
+    if isinstance(value, bool | int | float | str | type):
+        kinds = "dimension numbers, a tree of them, or a function that returns one"
+        raise TypeError(f"{label}: {name} must be {kinds}, got {value!r}")
+
+
+def roles(label: str, name: str, value: object) -> None:
+    dimensions(label, name, value)
+    if isinstance(value, Mapping):
+        patterns.check(f"{label}: {name}", value)

@@ -1,0 +1,192 @@
+"""A rule with its hyperparameters, as a transform over trees."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import GetAttrKey
+
+from gdjax.core import checks
+from gdjax.core.codec import Codec
+from gdjax.core.part import Inside, Kept, Part, Step
+from gdjax.core.types import OptState, Params, Updates
+from gdjax.lift import factors
+from gdjax.lift.all_leaves import fused
+from gdjax.lift.slots import (
+    ScheduledState,
+    Shared,
+    Stored,
+    axes_of,
+    first,
+    first_moment,
+    is_like_parameter,
+    resolved,
+)  # fmt: skip
+from gdjax.lift.stages import Planned, Stage, Whole, stages_of
+from gdjax.lift.trace import Kernel
+from gdjax.xla.write_order import once
+
+Array = jax.Array
+OfLeaf = Callable[..., Sequence[Any]]  # `(tree, argument)`, to an entry for each leaf
+
+
+@dataclass(frozen=True, eq=False)
+class Leafwise(Part):
+    """A rule with its hyperparameters: the transform that `leafwise` makes."""
+
+    label: str
+    rule: Callable[..., Any]
+    State: Any
+    Scheduled: Any
+    initial: Mapping[str, Any]
+    reduce: Any
+    numbers: Callable[..., dict[str, Any]] | None
+    counted: Callable[[Any], Any] | None
+    hyper: Mapping[str, Any]
+    per_leaf: factors.Factors  # of the hyperparameters that differ from leaf to leaf, whose bases are in `hyper`
+    staged: Mapping[str, Any] = field(default_factory=dict)  # the arguments that only stages get, and the rule as None
+    static: Mapping[str, OfLeaf] = field(default_factory=dict)  # what leaves are, from some of these arguments
+    extra: tuple[str, ...] = ()  # the arguments of `update` that the rule gets
+
+    def labelled(self, label: str) -> "Leafwise":
+        return replace(self, label=label)
+
+    @functools.cached_property
+    def shared(self) -> tuple[str, ...]:
+        """The fields that are one number for the whole tree, or `Whole`."""
+        return tuple(f for f in self.State._fields if isinstance(self.initial.get(f), Shared | Whole))
+
+    @functools.cached_property
+    def whole(self) -> tuple[str, ...]:
+        """The fields that only stages see."""
+        return tuple(f for f in self.shared if isinstance(self.initial[f], Whole))
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        return stages_of(self.reduce)
+
+    def seen(self, shared: Mapping[str, Any]) -> dict[str, Any]:
+        return {f: None if f in self.whole else x for f, x in shared.items()}  # what the rule sees of them
+
+    @functools.cached_property
+    def slots(self) -> tuple[str, ...]:
+        """The fields that are trees."""
+        return tuple(f for f in self.State._fields if f != "count" and f not in self.shared)
+
+    @functools.cached_property
+    def schedules(self) -> Mapping[str, Any]:
+        return {k: v for k, v in self.hyper.items() if callable(v) and not isinstance(v, type)}
+
+    @functools.cached_property
+    def arrays(self) -> Mapping[str, Any]:
+        return {k: v for k, v in self.hyper.items() if isinstance(v, jax.Array | np.ndarray)}
+
+    @functools.cached_property
+    def kernel(self) -> Kernel:
+        rest = {k: v for k, v in self.hyper.items() if k not in {*self.schedules, *self.arrays, *self.per_leaf}}
+        constants = tuple((k, type(v), v) for k, v in [*rest.items(), *((k, None) for k in self.staged)])
+        name = self.label.removeprefix("gdjax.")
+        return Kernel(name, self.rule, self.State, constants, tuple(self.codecs.items()), staged=bool(self.stages))
+
+    @functools.cached_property
+    def moments(self) -> tuple[str, ...]:
+        """The slots shaped like the parameter."""
+        return tuple(f for f, slot in self.declared.items() if is_like_parameter(slot))
+
+    @functools.cached_property
+    def declared(self) -> Mapping[str, Any]:
+        return {f: resolved(self.initial.get(f, first_moment), self.hyper) for f in self.slots}
+
+    @functools.cached_property
+    def codecs(self) -> Mapping[str, Codec]:
+        return {f: slot.codec for f, slot in self.declared.items() if isinstance(slot, Stored)}
+
+    @functools.cached_property
+    def stateless(self) -> bool:
+        """Whether any state will do, and is returned as it is."""
+        return not self.counts and not self.slots and not self.shared
+
+    @functools.cached_property
+    def heeds_params(self) -> bool:
+        """Whether parameters must fit even if the rule does not read them: it has slots for them or a learning rate."""
+        return bool(self.slots or self.whole or "learning_rate" in self.hyper)
+
+    @property
+    def counts(self) -> bool:
+        return "count" in self.State._fields or bool(self.schedules) and self.counted is None
+
+    @property
+    def outer(self) -> Any:
+        """The class of the whole state."""
+        if not self.counts or "count" in self.State._fields:
+            return self.State
+        return ScheduledState if self.slots else self.Scheduled
+
+    def init(self, params: Params) -> Any:
+        paths, structure = jax.tree_util.tree_flatten_with_path(params)
+        if self.slots or self.shared:
+            checks.leaves(self.label, "params", params)
+        factors.check_paths(self.per_leaf, params)
+        arguments = {**self.hyper, **self.staged, "label": self.label}
+        leaves = [p for _, p in paths]
+        found = {f: x.init(params, arguments) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
+        made = {
+            f: found[f] if f in found else first(self.label, x, paths, self.hyper, i * len(paths))
+            for i, (f, x) in enumerate(self.declared.items())
+        }
+        trees = [structure.unflatten(made[f]) for f in self.slots]
+        numbers: Any = {f: found[f] if f in found else self.initial[f](leaves, self.hyper) for f in self.shared}
+        return self.join(jnp.zeros((), jnp.int32) if self.counts else None, trees, numbers)
+
+    def update(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
+        updates, (state,) = fused([self], updates, [state], params, extra_args)
+        return updates, state
+
+    def hyperparams(self, state: OptState, at: Callable[[Any], Any] = lambda count: count) -> dict[str, Any]:
+        """The hyperparameters, schedules evaluated for the next update, or at another count made from that."""
+        count = at(self.split(state)[0]) if self.schedules else None
+        return {k: checks.scalar(self.label, k, v(count)) if k in self.schedules else v for k, v in self.hyper.items()}
+
+    def inside(self) -> list[Inside]:
+        """The transforms that its stages run."""
+        named = {f: x for f in self.whole if (x := self.initial[f].argument)}
+        return [Inside(self.staged[x], (GetAttrKey(f),), alike=False) for f, x in named.items()]
+
+    def kept(self) -> list[Kept]:
+        outside = (GetAttrKey("inner_state"),) if self.outer is ScheduledState else ()
+        slots = [Kept((*outside, GetAttrKey(f)), axes_of(slot, self.hyper)) for f, slot in self.declared.items()]
+        return slots + [Kept((*outside, GetAttrKey(f)), of="several") for f in self.whole if self.initial[f].of_several]
+
+    def steps(self, state: OptState) -> Iterator[Step]:
+        yield Step(self, state)
+
+    def check(self, state: OptState) -> None:
+        self.split(state)
+
+    def sees(self, updates: Updates) -> Sequence[bool] | None:
+        """Which leaves the rule applies to; None for all."""
+        return None
+
+    def split(self, state: OptState) -> tuple[Any, list[Any], dict[str, Any]]:
+        """The count (None if there is none), the trees of the slots and the shared numbers."""
+        if self.stateless:
+            return None, [], {}
+        checks.state(self.label, state, self.outer)
+        inner = state.inner_state if self.outer is ScheduledState else state
+        shared = {f: getattr(inner, f) for f in self.shared}
+        count = state.count if self.counts else None if self.counted is None else self.counted(inner)
+        return count, [getattr(inner, f) for f in self.slots], shared
+
+    def join(self, count: Any, slots: Sequence[Any], shared: Mapping[str, Any]) -> Any:
+        fields = {**dict(zip(self.slots, slots, strict=True)), **shared}
+        if self.outer is ScheduledState:
+            return ScheduledState(count, self.State(**fields))
+        return self.outer(**({"count": count} if self.counts else {}), **fields)
+
+    def scalars(self, count: Any) -> dict[str, Any]:
+        """The hyperparameters that are not constants."""
+        return {**self.arrays, **{k: once(checks.scalar(self.label, k, f(count))) for k, f in self.schedules.items()}}
