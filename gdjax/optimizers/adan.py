@@ -1,6 +1,6 @@
 """Adan."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -24,11 +24,7 @@ class ScaleByAdanState(NamedTuple):
     t: Array  # () int32, updates made so far
 
 
-def _next(s: ScaleByAdanState, t: Array) -> dict[str, Any]:
-    return {"t": safe_increment(s.t)}
-
-
-@leafwise(ScaleByAdanState, numbers=_next, n=second_moment, t=Shared(0, jnp.int32), g=Moment())
+@leafwise(ScaleByAdanState, n=second_moment, t=Shared(0, jnp.int32), g=Moment())
 def scale_by_adan(
     g: Array, s: ScaleByAdanState, p: Array, t: Array,
     b1: Hyper = 0.98, b2: Hyper = 0.92, b3: Hyper = 0.99, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,
@@ -61,14 +57,15 @@ def scale_by_adan(
     """
     g = bounded(g)
     ahead = b2 if lookahead is None else lookahead
-    step = s.t.astype(s.n.dtype)
+    count = safe_increment(s.t)
+    step = count.astype(s.n.dtype)
     d = jnp.where(step == 1, 0, g - s.g)
     m = b1 * s.m + (1 - b1) * g
     v = b2 * s.v + (1 - b2) * d
     n = b3 * s.n + (1 - b3) * abs_sq(g + ahead * d)
     m_hat, v_hat, n_hat = debias(m, b1, step), debias(v, b2, step), debias(n, b3, step)
     u = divide(m_hat + ahead * v_hat, sqrt(n_hat + eps_root), eps)
-    return u, s._replace(m=m, v=v, n=n, g=g)
+    return u, ScaleByAdanState(m, v, n, g, count)
 
 
 @transform

@@ -69,11 +69,7 @@ def _renamed(tx: GradientTransformation, Outside: type) -> _Renamed:  # noqa: N8
     return _Renamed(**{f.name: getattr(part, f.name) for f in fields(part)}, Outside=Outside)
 
 
-def _next_step(s: _Mixture, t: Array) -> dict[str, Any]:
-    return {"t": numerics.safe_increment(s.t)}
-
-
-@leafwise(_Mixture, numbers=_next_step, t=Shared(0, dtype=jnp.int32), nu=second_moment)
+@leafwise(_Mixture, t=Shared(0, dtype=jnp.int32), nu=second_moment)
 def _ademamix(
     g: Array, s: _Mixture, p: Array, t: Array,
     b1: Hyper, b2: Hyper, b3: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper, mu_dtype: DType | None,
@@ -82,9 +78,10 @@ def _ademamix(
     m1 = b1 * s.m1 + (1 - b1) * g
     m2 = b3 * s.m2 + (1 - b3) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g)
-    step = s.t.astype(s.nu.dtype)
+    count = numerics.safe_increment(s.t)
+    step = count.astype(s.nu.dtype)
     m1_hat, nu_hat = debias(m1, b1, step), debias(nu, b2, step)
-    return divide(m1_hat + alpha * m2, sqrt(nu_hat + eps_root), eps), s._replace(m1=m1, m2=m2, nu=nu)
+    return divide(m1_hat + alpha * m2, sqrt(nu_hat + eps_root), eps), s._replace(t=count, m1=m1, m2=m2, nu=nu)
 
 
 @transform

@@ -1,13 +1,13 @@
 """Optimistic gradient descent and optimistic Adam."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, Reduced, leafwise
+from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Shared
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
@@ -21,14 +21,10 @@ class ScaleByOptimisticGradientState(NamedTuple):
     previous_gradient: Params  # like params
 
 
-def _first(s: ScaleByOptimisticGradientState, t: Array) -> dict[str, Any]:
-    return {"is_initial_step": False, "first": s.is_initial_step}
-
-
-@leafwise(ScaleByOptimisticGradientState, numbers=_first, is_initial_step=Shared(True, jnp.bool_))
+@leafwise(ScaleByOptimisticGradientState, is_initial_step=Shared(True, jnp.bool_))
 def scale_by_optimistic_gradient(
     g: Array, s: ScaleByOptimisticGradientState, p: Array, t: Array,
-    alpha: Hyper = 1.0, beta: Hyper = 1.0, *, first: Reduced = None,
+    alpha: Hyper = 1.0, beta: Hyper = 1.0,
 ) -> tuple[Array, ScaleByOptimisticGradientState]:  # fmt: skip
     """Adds the change of the gradient.
 
@@ -51,8 +47,8 @@ def scale_by_optimistic_gradient(
       Mokhtari, Ozdaglar & Pattathil 2020, A unified analysis of extra-gradient and optimistic gradient methods for
       saddle point problems, equation 8, https://arxiv.org/abs/1901.08511
     """
-    before = jnp.where(first != 0, g, s.previous_gradient)
-    return (alpha + beta) * g - beta * before, s._replace(previous_gradient=g)
+    before = jnp.where(s.is_initial_step, g, s.previous_gradient)
+    return (alpha + beta) * g - beta * before, ScaleByOptimisticGradientState(jnp.asarray(False), g)
 
 
 @transform

@@ -1,7 +1,6 @@
 """RAdam."""
 
 import math
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -10,7 +9,6 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
-from gdjax.lift.stages import Reduced
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState, corrected_mean
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -35,20 +33,19 @@ def _h(x: Array) -> Array:
     return jnp.where(far, 1 - x / jnp.expm1(x), series)
 
 
-def _rectification(s: ScaleByAdamState, t: Array, b2: Hyper, threshold: Hyper) -> dict[str, Any]:
+def _rectification(t: Array, b2: Hyper, threshold: Hyper) -> Array:
     """r_t, and 0 where there is none yet."""
     rho_inf, rho = 2 / (1 - b2) - 1, sma_length(b2, t)
     rectified = (rho >= threshold) & (rho > 4)  # at 4 the variance of the rate is infinite
     rho = jnp.where(rectified, rho, 5)
-    r = sqrt(jnp.where(rectified, (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho), 0))
-    return {"r": r}
+    return sqrt(jnp.where(rectified, (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho), 0))
 
 
-@leafwise(ScaleByAdamState, numbers=_rectification, nu=second_moment)
+@leafwise(ScaleByAdamState, nu=second_moment)
 def scale_by_radam(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, threshold: Hyper = 5.0,
-    *, nesterov: bool = False, r: Reduced = None,
+    *, nesterov: bool = False,
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """RAdam's direction: Adam's, shorter while its second moment is uncertain.
 
@@ -82,6 +79,7 @@ def scale_by_radam(
     mu = b1 * s.mu + (1 - b1) * g
     nu = b2 * s.nu + (1 - b2) * abs_sq(g)
     mu_hat, nu_hat = corrected_mean(mu, g, b1, t, nesterov), debias(nu, b2, t)
+    r = _rectification(t, b2, threshold)
     return jnp.where(r > 0, r * divide(mu_hat, sqrt(nu_hat + eps_root), eps), mu_hat), s._replace(mu=mu, nu=nu)
 
 

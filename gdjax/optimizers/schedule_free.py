@@ -15,7 +15,7 @@ from gdjax.core.boxes import unboxed
 from gdjax.core.per_leaf import PerLeaf, base_of
 from gdjax.core.types import DType, DTypeLike, OptState, Params, Scalar, ScalarOrSchedule, Transform
 from gdjax.lift import slots
-from gdjax.lift.leafwise import Hyper, Reduced
+from gdjax.lift.leafwise import Hyper
 from gdjax.lift.slots import Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
@@ -44,17 +44,6 @@ class ScheduleFreeState(NamedTuple):
         return evaluated(lambda z, y: _average(y, z, self.b1), self.z, params)
 
 
-def _weights(
-    s: ScheduleFreeState, t: Array, b1: Hyper, learning_rate: Hyper, weight_lr_power: Hyper, r: Hyper
-) -> dict[str, Any]:
-    max_lr = jnp.maximum(s.max_lr, numerics.scalar(learning_rate, s.max_lr.dtype))
-    weight = s.step_count.astype(max_lr.dtype) ** r * max_lr**weight_lr_power
-    total = s.weight_sum + weight
-    c = weight / jnp.where(total == 0, 1, total)
-    steps = numerics.safe_increment(s.step_count)
-    return {"b1": b1, "max_lr": max_lr, "weight_sum": total, "step_count": steps, "c": c}
-
-
 def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
     z, dtype = slots.initial_parameter(p, hyper), hyper["state_dtype"]
     if dtype is None:
@@ -63,18 +52,23 @@ def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
 
 
 @wrapper(
-    ScheduleFreeState, inner="base_optimizer_state", count=lambda s: s.step_count - 1, numbers=_weights,
+    ScheduleFreeState, inner="base_optimizer_state", count=lambda s: s.step_count - 1,
     z=_start,
     b1=Shared("b1"), weight_sum=Shared(), step_count=Shared(1, jnp.int32), max_lr=Shared(),
 )  # fmt: skip
 def _averaged(
     u: Array, g: Array, s: ScheduleFreeState, y: Array, t: Array,
     b1: Hyper, learning_rate: Hyper, weight_lr_power: Hyper, r: Hyper, state_dtype: DTypeLike | None,
-    *, c: Reduced = None,
 ) -> tuple[Array, ScheduleFreeState]:  # fmt: skip
+    max_lr = jnp.maximum(s.max_lr, learning_rate)
+    weight = s.step_count.astype(max_lr.dtype) ** r * max_lr**weight_lr_power
+    total = s.weight_sum + weight
+    c = weight / jnp.where(total == 0, 1, total)
     z = s.z + u
     # y_{t+1} - y_t with x_t eliminated: no division by b1. z - s.z is u as z has taken it.
-    return c * (z - y) + (1 - s.b1) * (1 - c) * (z - s.z), s._replace(z=z)
+    step = c * (z - y) + (1 - b1) * (1 - c) * (z - s.z)
+    steps = numerics.safe_increment(s.step_count)
+    return step, s._replace(b1=b1, weight_sum=total, step_count=steps, max_lr=max_lr, z=z)
 
 
 @transform

@@ -9,7 +9,7 @@ from gdjax import numerics
 from gdjax.combine.evaluation import evaluated
 from gdjax.core.types import DType, OptState, Params
 from gdjax.lift import slots
-from gdjax.lift.leafwise import Hyper, Reduced
+from gdjax.lift.leafwise import Hyper
 from gdjax.lift.slots import Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
@@ -59,23 +59,12 @@ def _moved(mean: Array, p: Array, u: Array, g: Array, c: Array) -> Array:
     return jnp.where(c == 0, mean, jnp.where(c == 1, x, mean + c * (x - mean)))
 
 
-def _shares(s: ParamsEmaState, t: Array, decay: Hyper, debias: bool, every: Hyper) -> dict[str, Any]:
-    step = numerics.safe_increment(s.step_count)
-    due = step % jnp.asarray(every, jnp.int32) == 0
-    new = 1 - decay
-    weight = decay * s.weight + new
-    share, none_yet = (new / weight, s.weight == 0) if debias else (new, False)
-    c = jnp.where(due, share, jnp.where(none_yet, 1, 0).astype(s.weight.dtype))
-    return {"step_count": step, "weight": jnp.where(due, weight, s.weight), "c": c}
-
-
 @wrapper(
-    ParamsEmaState, count=lambda s: s.step_count, numbers=_shares,
-    step_count=Shared(0, jnp.int32), weight=Shared(), ema=_start,
+    ParamsEmaState, count=lambda s: s.step_count, step_count=Shared(0, jnp.int32), weight=Shared(), ema=_start,
 )  # fmt: skip
 def params_ema(
     u: Array, g: Array, s: ParamsEmaState, p: Array, t: Array,
-    decay: Hyper, *, debias: bool = True, dtype: DType | None = None, every: Hyper = 1, c: Reduced = None,
+    decay: Hyper, *, debias: bool = True, dtype: DType | None = None, every: Hyper = 1,
 ) -> tuple[Array, ParamsEmaState]:  # fmt: skip
     """The updates of `inner`, and in the state the exponential moving average of the parameters after each of them.
 
@@ -112,24 +101,21 @@ def params_ema(
       Polyak & Juditsky 1992, Acceleration of stochastic approximation by averaging, is the equal average; the
       exponential one is common practice, as in Ho, Jain & Abbeel 2020, https://arxiv.org/abs/2006.11239
     """
-    return u, s._replace(ema=_moved(s.ema, p, u, g, c))
-
-
-def _counts(s: SWAState, t: Array, start: Hyper, every: Hyper) -> dict[str, Any]:
-    step, start = numerics.safe_increment(s.step_count), jnp.asarray(start, jnp.int32)
-    due = (step >= start) & ((step - start) % jnp.asarray(every, jnp.int32) == 0)
-    averaged = s.averaged + due.astype(jnp.int32)
-    equal = 1 / jnp.maximum(averaged, 1).astype(jnp.float32)
-    return {"step_count": step, "averaged": averaged, "c": jnp.where(due | (averaged == 0), equal, 0)}
+    step, new = numerics.safe_increment(s.step_count), 1 - decay
+    due, weight = step % jnp.asarray(every, jnp.int32) == 0, decay * s.weight + new
+    share, none_yet = (new / weight, s.weight == 0) if debias else (new, False)
+    c = jnp.where(due, share, jnp.where(none_yet, 1, 0).astype(weight.dtype))
+    weight = jnp.where(due, weight, s.weight)
+    return u, s._replace(ema=_moved(s.ema, p, u, g, c), weight=weight, step_count=step)
 
 
 @wrapper(
-    SWAState, count=lambda s: s.step_count, numbers=_counts,
+    SWAState, count=lambda s: s.step_count,
     step_count=Shared(0, jnp.int32), averaged=Shared(0, jnp.int32), mean=_start,
 )  # fmt: skip
 def swa(
     u: Array, g: Array, s: SWAState, p: Array, t: Array,
-    start: Hyper, every: Hyper = 1, *, dtype: DType | None = None, c: Reduced = None,
+    start: Hyper, every: Hyper = 1, *, dtype: DType | None = None,
 ) -> tuple[Array, SWAState]:  # fmt: skip
     """Stochastic weight averaging: the updates of `inner`, and in the state the equal average of the parameters.
 
@@ -164,4 +150,9 @@ def swa(
       Izmailov, Podoprikhin, Garipov, Vetrov & Wilson 2018, Averaging weights leads to wider optima and better
       generalization, Algorithm 1, https://arxiv.org/abs/1803.05407
     """
-    return u, s._replace(mean=_moved(s.mean, p, u, g, c))
+    step, start = numerics.safe_increment(s.step_count), jnp.asarray(start, jnp.int32)
+    due = (step >= start) & ((step - start) % jnp.asarray(every, jnp.int32) == 0)
+    averaged = s.averaged + due.astype(jnp.int32)
+    equal = 1 / jnp.maximum(averaged, 1).astype(s.mean.real.dtype)
+    c = jnp.where(due | (averaged == 0), equal, 0)
+    return u, s._replace(mean=_moved(s.mean, p, u, g, c), averaged=averaged, step_count=step)
