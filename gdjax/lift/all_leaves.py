@@ -9,7 +9,7 @@ import jax
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.types import Params, Updates
-from gdjax.lift import meetings, rule_checks, staging
+from gdjax.lift import meetings, rule_checks
 from gdjax.lift.one_leaf import kernel_of
 from gdjax.lift.running import Leaves, Running, leaves_of, opened
 from gdjax.xla.write_order import LARGE, after, destination, written
@@ -43,7 +43,6 @@ def fused(
         r.count = None if r.count is None else numerics.safe_increment(r.count)
     _check(running, leaves)
     for r in running:
-        staging.add_numbers(r.rule, r.shared, r.count, r.scalars, leaves.gs)
         if r.rule.static or r.rule.extra:
             r.add_static(leaves, extra_args)
     staged = [r for r in running if r.rule.stages]

@@ -19,7 +19,7 @@ Factors = Mapping[str, PerLeaf]  # by the name of the hyperparameter
 
 
 def split(
-    label: str, hyper: Mapping[str, Any], slots: Mapping[str, Any], stages: Sequence[Any], numbers: Any
+    label: str, hyper: Mapping[str, Any], slots: Mapping[str, Any], stages: Sequence[Any]
 ) -> tuple[dict[str, Any], Factors]:
     """The hyperparameters, in the place of each `per_leaf` its base, and those that are `per_leaf`.
 
@@ -27,8 +27,7 @@ def split(
       TypeError: one number for the whole tree, or the start of a slot, depends on one that leaves do not share.
     """
     found = {k: x for k, x in hyper.items() if isinstance(x, PerLeaf)}
-    functions = [stage.f for stage in stages] + ([] if numbers is None else [numbers])
-    used = {name for f in functions if found for name in inspect.signature(f).parameters}
+    used = {name for stage in stages if found for name in inspect.signature(stage.f).parameters}
     used |= {fill for slot in slots.values() if isinstance(fill := getattr(slot, "fill", None), str)}
     if shared := sorted(used & set(found)):
         raise TypeError(

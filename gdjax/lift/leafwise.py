@@ -43,7 +43,6 @@ def leafwise(
     *,
     scheduled: Any = None,
     count: Callable[[Any], Any] | None = None,
-    numbers: Callable[..., dict[str, Any]] | None = None,
     reduce: Prepared | tuple[Prepared, ...] | None = None,
     staged: str = "",
     static: Mapping[str, OfLeaf] | None = None,
@@ -60,13 +59,10 @@ def leafwise(
       scheduled: the state class, of one field `count`, of a stateless rule with a scheduled hyperparameter;
         `ScaleByScheduleState` by default. A rule with slots and no count then keeps `ScheduledState`.
       count: the updates made so far, from the `Shared` fields of a state that counts them under another name.
-      numbers: new numbers for all leaves, a function `(s, t, ...) -> dict` of the `Shared` fields of the state and the
-        hyperparameters that it names. Entries that name a `Shared` field are its new values, which the rule then finds
-        in `s`; the rule gets the others by name, declared as `name=Reduced` or `name: Reduced = None`.
       reduce: what the rule needs from the whole tree: a stage, a function `(gs, s, ps, t, ...) -> dict` of the lists of
         gradients, slots and parameters, which runs before the rule; a `Stage`, which may run every k steps or after the
         rule; or a tuple of those. Entries of the dict that name fields of the state are their new values; the rule gets
-        the others by name, declared like those of `numbers`.
+        the others by name, declared as `name=Reduced`.
       staged: "table size": arguments that only stages get, and that need not be numbers; the rule finds None.
       static: what a leaf is: from the name of an argument, of any kind, to a function `(tree, argument) -> list` of the
         `Tree` of an update, with an entry that can be hashed for each leaf that has a gradient. The rule gets the entry
@@ -100,11 +96,11 @@ def leafwise(
     """
     rule_checks.declaration(State, slots)
     others = staged, static, extra
-    return maker_of("leafwise", State, slots, reduce, numbers, count, others, domains, scheduled=scheduled)
+    return maker_of("leafwise", State, slots, reduce, count, others, domains, scheduled=scheduled)
 
 
 def maker_of(
-    maker: str, State: Any, slots: Mapping[str, Any], reduce: Any, numbers: Any, count: Any,  # noqa: N803
+    maker: str, State: Any, slots: Mapping[str, Any], reduce: Any, count: Any,  # noqa: N803
     others: tuple[str, Mapping[str, OfLeaf] | None, str], domains: Mapping[str, str] | None, *, scheduled: Any = None,
     around: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:  # fmt: skip
@@ -126,9 +122,9 @@ def maker_of(
             call = arguments.call(factory, args, kwargs)
             label, (hyper, for_stages) = base.label_of(call), arguments.of(call)
             kinds = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
-            split = factors.split(label, hyper, slots, stages_of(reduce), numbers)
+            split = factors.split(label, hyper, slots, stages_of(reduce))
             of_leaves = static or {}, tuple(extra.split())
-            part = Leafwise(label, applied, *kinds, slots, reduce, numbers, count, *split, for_stages, *of_leaves)
+            part = Leafwise(label, applied, *kinds, slots, reduce, count, *split, for_stages, *of_leaves)
             return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))
 
         return like_rule(factory, rule, [*before, *arguments.of_factory], Hyper)

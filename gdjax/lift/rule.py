@@ -44,7 +44,6 @@ class Leafwise(Part):
     Scheduled: Any
     initial: Mapping[str, Any]
     reduce: Any
-    numbers: Callable[..., dict[str, Any]] | None
     counted: Callable[[Any], Any] | None
     hyper: Mapping[str, Any]
     per_leaf: factors.Factors  # of the hyperparameters that differ from leaf to leaf, whose bases are in `hyper`

@@ -215,9 +215,9 @@ class Shared:
       >>> import collections, gdjax, jax.numpy as jnp
       >>> State = collections.namedtuple("State", "total")
       >>> total = gdjax.Shared(1.0)
-      >>> @gdjax.leafwise(State, total=total, numbers=lambda s, t: {"total": s.total / 2})
+      >>> @gdjax.leafwise(State, total=total)
       ... def fading(g, s, p, t):
-      ...     return s.total * g, s
+      ...     return s.total / 2 * g, s._replace(total=s.total / 2)
       >>> print(fading().update(jnp.array([3.0]), fading().init(jnp.zeros(1)))[0])
       [1.5]
     """

@@ -35,8 +35,7 @@ class Stage:
       f: the stage.
       fields: the fields of the state that it returns, as "left right"; needed where it does not run before every step.
       every: a number k, or the name of a hyperparameter. The stage runs in the steps 1, k + 1, 2 k + 1, ... In the
-        others its fields stay as they are, at no cost. Or the name of a boolean that `numbers` returns: it runs where
-        that is true.
+        others its fields stay as they are, at no cost.
       staggered: the leaves are spread over the k steps by their cost, so that no step is long. A leaf has the values of
         `init` until its turn, in one of the first k steps. The leaves must not depend on each other.
       late: the stage runs after the rule, and finds the new slots in `s`; the rule sees its results in the next step.

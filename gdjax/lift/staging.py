@@ -67,21 +67,6 @@ def run(
     return _by_leaf(tree, lists, leaves[1]), lists.fields, _given(tree, others)
 
 
-def add_numbers(rule: Any, shared: dict[str, Any], count: Any, scalars: dict[str, Any], gs: Sequence[Any]) -> None:
-    """Adds what the `numbers` of a rule return: new values to the fields of the whole tree, the rest to its scalars."""
-    if rule.numbers is None:
-        return
-    real = numerics.widest_real(gs)
-    known = {**rule.hyper, **{k: x.astype(real) for k, x in scalars.items()}}
-    wanted = [a.name for a in rule_checks.named(rule.numbers, 2)]
-    s = rule.State(**(dict.fromkeys(rule.State._fields) | shared))
-    t = None if count is None else count.astype(real)
-    with jax.named_scope(rule.label.removeprefix("gdjax.")):
-        found = dict(rule.numbers(s, t, **{name: known[name] for name in wanted if name in known}))
-    shared.update({f: jnp.asarray(found.pop(f)).astype(x.dtype) for f, x in shared.items() if f in found})
-    scalars.update(found)
-
-
 def _by_leaf(tree: Tree, lists: Lists, olds: Sequence[Any]) -> list[Any]:
     """For each leaf of the tree its slots, in the rule's order."""
     news = iter(zip(*lists.slots.values(), strict=True) if lists.slots else [()] * len(lists.gs[0]))
@@ -103,13 +88,9 @@ def _arguments(
     real = numerics.widest_real(tree.chosen(tree.entries))
     known = {**tree.extra_args, **rule.hyper, **rule.staged, "tree": tree}
     every = stage.every if isinstance(stage.every, int) else {**known, **scalars}[stage.every]
-    known |= {k: x if _is_flag(x) else x.astype(real) for k, x in scalars.items()}
+    known |= {k: x.astype(real) for k, x in scalars.items()}
     tree.check_given(a.name for a in wanted if a.default is a.empty and a.name not in known)
     return {a.name: known[a.name] for a in wanted if a.name in known}, every
-
-
-def _is_flag(x: Any) -> bool:
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.bool_)
 
 
 def _turns(rule: Any, stage: Stage, lists: Lists, every: Any) -> Iterator[tuple[list[int], int]]:
@@ -162,7 +143,7 @@ def _results(
         return results(olds)
     if count is None:
         raise TypeError(f"{rule.label}: a stage that runs every k steps needs a field `count` of the state")
-    due = every if _is_flag(every) else (count - 1 - offset) % every == 0
+    due = (count - 1 - offset) % every == 0
     return meshes.cond(due, results, lambda olds: olds, olds)
 
 

@@ -31,7 +31,6 @@ def wrapper(
     *,
     inner: str = "inner_state",
     count: Callable[[Any], Any] | None = None,
-    numbers: Callable[..., dict[str, Any]] | None = None,
     reduce: Prepared | tuple[Prepared, ...] | None = None,
     staged: str = "",
     static: Mapping[str, OfLeaf] | None = None,
@@ -51,11 +50,8 @@ def wrapper(
         in the state. The rule's `s` is without `inner`: it returns `s._replace(...)`, or `s`.
       inner: the name of that field.
       count: the updates made so far, from the `Shared` fields of a state that counts them under another name.
-      numbers: new numbers for all leaves, a function `(s, t, ...) -> dict` of the `Shared` fields of the state and the
-        hyperparameters that it names. Entries that name a `Shared` field are its new values; the rule gets the others
-        by name, declared as `name=Reduced` or `name: Reduced = None`.
       reduce: what the rule needs from the whole tree: a function `(u, g, s, p, t, ...) -> dict` of the lists of
-        updates, gradients, slots and parameters, whose dict is used like that of `numbers`; a `Stage`, which may run
+        updates, gradients, slots and parameters, whose dict is used as in `leafwise`; a `Stage`, which may run
         every k steps or after the rule; or a tuple of those.
       staged: "table size": arguments that only stages get, and that need not be numbers; the rule finds None.
       static: what a leaf is: from the name of an argument, of any kind, to a function `(tree, argument) -> list` of the
@@ -88,7 +84,7 @@ def wrapper(
     def around(own: Leafwise, name: str, tx: Transform) -> Wrapped:
         return Wrapped(own.label, base.check_transform(own.label, name, tx), own, State, inner)
 
-    return maker_of("wrapper", Own, slots, reduce, numbers, count, (staged, static, extra), domains, around=around)
+    return maker_of("wrapper", Own, slots, reduce, count, (staged, static, extra), domains, around=around)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Rules, stages and `numbers` under decorators, partials, methods, objects and `jax.jit` do what the plain ones do."""
+"""Rules and stages under decorators, partials, methods, objects and `jax.jit` do what the plain ones do."""
 
 import dataclasses
 import functools
@@ -76,25 +76,21 @@ class Wrapping(NamedTuple):
     m: Any
 
 
-def share(s, t, rate):
-    return {"total": s.total + rate, "c": rate / t}
-
-
 def of_all(gs, s, ps, t, scale):
     return {"norm": scale * gdjax.global_norm(gs) + gdjax.global_norm(ps)}
 
 
-def rule(g, s, p, t, rate, scale=2.0, *, c=gdjax.Reduced, norm: gdjax.Reduced = None):
-    m = 0.5 * s.m + c * g
-    return m / norm + p + s.total / t, s._replace(m=m)
+def rule(g, s, p, t, rate, scale=2.0, *, norm=gdjax.Reduced):
+    m, total = 0.5 * s.m + rate / t * g, s.total + rate
+    return m / norm + p + total / t, s._replace(m=m, total=total)
 
 
 def ratio(us, gs, s, ps, t, scale):
     return {"norm": scale * gdjax.global_norm(us) / gdjax.global_norm(gs)}
 
 
-def around(u, g, s, p, t, rate, scale=2.0, *, c=gdjax.Reduced, norm: gdjax.Reduced = None):
-    return u * norm + rule(g, s, p, t, rate, c=c, norm=norm)[0], s._replace(m=s.m + u)
+def around(u, g, s, p, t, rate, scale=2.0, *, norm=gdjax.Reduced):
+    return u * norm + rule(g, s, p, t, rate, norm=norm)[0], s._replace(m=s.m + u, total=s.total + rate)
 
 
 def plain(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,7 +98,7 @@ def plain(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def results(decorated: Callable[..., Any]) -> list[Any]:
-    shared = {"numbers": decorated(share), "total": gdjax.Shared()}
+    shared = {"total": gdjax.Shared()}
     alone = gdjax.leafwise(OwnState, reduce=decorated(of_all), **shared)(decorated(rule))
     outer = gdjax.wrapper(Wrapping, reduce=gdjax.Stage(decorated(ratio)), **shared)(decorated(around))
     rate = gdjax.linear_schedule(0.1, 0.3, 5)
@@ -121,7 +117,7 @@ def wanted() -> list[Any]:
 
 @pytest.mark.parametrize("decorated", DECORATORS.values(), ids=DECORATORS)
 def test_decorated_as_plain(decorated: Callable[..., Any]):
-    """The rule, the rule of a wrapper, a stage, that of a wrapper, and `numbers`."""
+    """The rule, the rule of a wrapper, a stage, and that of a wrapper."""
     assert_close(results(decorated), wanted(), rtol=1e-6)
 
 

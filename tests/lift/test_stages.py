@@ -250,28 +250,3 @@ def test_a_stage_that_reads_the_parameters_gets_none(late):
 def test_errors(call, message):
     with pytest.raises((ValueError, TypeError), match=f"^{message}"):
         call()
-
-
-class Flagged(NamedTuple):
-    count: Any
-    kept: Any
-
-
-def on_even_steps(s: Any, t: Any) -> dict[str, Any]:
-    return {"even": t % 2 == 0}
-
-
-def test_a_stage_runs_where_a_boolean_of_numbers_says():
-    def stage(gs: Any, s: Any, ps: Any, t: Any) -> dict[str, Any]:
-        return {"kept": [x + t for x in s.kept]}
-
-    @leafwise(Flagged, numbers=on_even_steps, reduce=Stage(stage, "kept", every="even"), kept=lambda p, hyper: 0 * p)
-    def keep(g: Any, s: Any, p: Any, t: Any, *, even: Reduced = None) -> Any:
-        return s.kept, s
-
-    tx, x = keep(), jnp.zeros(2)
-    state, found = tx.init(x), []
-    for _ in range(5):
-        u, state = jax.jit(tx.update)(x, state, x)
-        found.append(float(u[0]))
-    assert found == [0, 2, 2, 6, 6]
