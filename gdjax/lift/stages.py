@@ -68,13 +68,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Whole:
-    """A field of the state that belongs to the whole tree and that only stages see: a rule finds None in its place.
+    """A field of the state that belongs to the whole tree.
 
     It starts as `init(params, arguments)`, of the tree of parameters and the arguments of the factory; among them is
-    `label`, the name in errors.
+    `label`, the name in errors. Only stages see it, and a rule finds None in its place, unless it is `seen`.
     """
 
     init: Callable[[Any, Mapping[str, Any]], Any]
+    seen: bool = False
 
 
 @dataclass(frozen=True)

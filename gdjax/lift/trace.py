@@ -67,7 +67,8 @@ class Traced:
         return vars(self)["bring"](meeting, inputs)
 
     def _bring(self, meeting: int, inputs: list[Any]) -> list[Array]:
-        inputs = [reads.apart(x)[0] for x in inputs]
+        if self.meetings[meeting].alike:  # a sum, of what is read once more
+            inputs = [reads.apart(x)[0] for x in inputs]
         values = Evaluation(self.whole, dict(zip(self.whole.jaxpr.invars, inputs, strict=False)))
         return [values.value(v) for v in self.meetings[meeting].operands]
 
@@ -105,8 +106,14 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     graph = graph_of(whole)
     places = structure.unflatten(range(len(leaves)))
     of_leaf = {"one array": jax.tree.leaves(places[:3])}
+    of_leaf["one array"] += [whole.jaxpr.invars.index(v) for m in meetings if not m.alike for v in m.results]
     of_leaf |= {name: [scalars[name]] for k, scalars in zip(kernels, places[5], strict=True) for name in k.per_leaf}
-    _check_numbers(graph, numbers, of_leaf)
+    one = [(rule, f"state.{field}", v) for (rule, field), v in numbers.items()]
+    one += [
+        (m.place.rule, f"an argument by name of gdjax.{m.place.name}", v)
+        for m in meetings for v in m.operands[len(m.operands) - m.common :]
+    ]  # fmt: skip
+    _check_one(graph, one, of_leaf)
     waits = _waits(graph, meetings, outs[results + len(names) :])
     closed = ClosedJaxpr(whole.jaxpr.replace(outvars=outs[:results]), whole.consts)
     if meetings:  # what leaves bring to them is computed before
@@ -134,13 +141,14 @@ def _read_by_others(closed: ClosedJaxpr, alike: set[Var]) -> list[Var]:
     return [v for v in dict.fromkeys(read) if v not in closed.jaxpr.invars]
 
 
-def _check_numbers(graph: Graph, numbers: Numbers, of_leaf: Mapping[str, Sequence[int]]) -> None:
-    """Raises where a rule makes what is one number for the whole tree of what leaves do not share.
+def _check_one(graph: Graph, one: Sequence[tuple[int, str, Any]], of_leaf: Mapping[str, Sequence[int]]) -> None:
+    """Raises where a rule makes what is one for the whole tree of what leaves do not share.
 
     Args:
+      one: such values, each with the rule's place and its name.
       of_leaf: these inputs, by name.
     """
-    for (rule, field), v in numbers.items():
+    for rule, what, v in one:
         reach = graph.reach(graph.numbers[v], ()) if isinstance(v, Var) else frozenset()
         for name, inputs in of_leaf.items():
             if reach.isdisjoint(graph.inputs[i] for i in inputs):
@@ -149,7 +157,7 @@ def _check_numbers(graph: Graph, numbers: Numbers, of_leaf: Mapping[str, Sequenc
             if name != "one array":
                 remedy = f"{name} must be one number for the whole tree"
             with rule_checks.raised_by(rule):
-                raise TypeError(f"state.{field} is one number for the whole tree, and made of {name}: {remedy}")
+                raise TypeError(f"{what} is one number for the whole tree, and made of {name}: {remedy}")
 
 
 def _waits(graph: Graph, meetings: Sequence[Meeting], directions: Sequence[Any]) -> int | None:

@@ -7,12 +7,28 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.lift.leafwise import Hyper
+from gdjax.lift.leafwise import Hyper, OfLeaf
 from gdjax.lift.stages import Tree, Whole
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import coefficients
 from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array, bounded, debias
+
+
+def matrices(default: Any) -> OfLeaf:
+    """How each leaf is a matrix, for a rule: `static={"dimensions": matrices(Matrix())}`."""
+
+    def of_each(tree: Tree, dimensions: Any) -> list[Leaf]:
+        plan = plan_of(tree.label, tree.structure.unflatten(tree.entries), dimensions, default)
+        return tree.of_each([leaf._replace(path="") for leaf in plan.leaves])  # leaves alike share one trace
+
+    return of_each
+
+
+def real_for(ns_dtype: Any, g: Array) -> None:
+    """Raises for complex numbers where factors are rounded."""
+    if ns_dtype is not None and jnp.iscomplexobj(g):
+        raise TypeError(f"ns_dtype {jnp.dtype(ns_dtype)} does not support complex numbers ({g.dtype})")
 
 
 def matrices_of(tree: Tree, gs: Any, dimensions: Any, ns_dtype: Any, default: Any) -> list[Leaf]:
@@ -51,7 +67,7 @@ def _momentum(g: Array, mu: Array, t: Array, beta: Hyper, nesterov: bool, bias_c
 
 def first_coefficients(label: str) -> Whole:
     """The slot of the coefficients."""
-    return Whole(lambda params, given: coefficients(label, given["ns_coeffs"], given["ns_steps"]))
+    return Whole(lambda params, given: coefficients(label, given["ns_coeffs"], given["ns_steps"]), seen=True)
 
 
 def check_polar(
