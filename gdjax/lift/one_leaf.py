@@ -89,7 +89,8 @@ class OneLeaf:
         values = Evaluation.of(traced.closed, [*jax.tree.leaves(arguments), *met])
         values.known.update(zip(traced.common, common, strict=True))
         olds, structure = jax.tree.flatten(slots)
-        results: dict[int, Any] = dict(enumerate([None, *olds]))
+        written = {loop.index for loop in traced.plan.loops}
+        results = {i: None if i in written else values.output(i) for i in range(1 + len(olds))}
         for loop in traced.plan.loops:
             memory = lambda i: write_order.written(self.to, p, results[i]) if i == UPDATE else results[i]  # noqa: E731
             firsts = [memory(i) for i in loop.waits]

@@ -119,7 +119,7 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     if meetings:  # what leaves bring to them is computed before
         closed = without_unused(closed)
     graph = graph_of(closed)
-    how = plan(graph, places[0], places[1], jax.tree.leaves(places[2]), to)
+    how = plan(graph, places[0], places[1], jax.tree.leaves(places[2]), to, graph.inputs[len(leaves) :])
     late: Late = {}
     # What leaves bring to a meeting has the bound as it is written; what is the same in both is computed once.
     staged = {m.place.rule for m in meetings} | {i for i, k in enumerate(kernels) if k.staged}
