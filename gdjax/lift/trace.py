@@ -15,7 +15,7 @@ from gdjax.core.codec import Codec
 from gdjax.lift import rule_checks
 from gdjax.lift.meetings import Calls, Meeting, cut, noted
 from gdjax.xla import reads
-from gdjax.xla.facts import Evaluation, Graph, graph_of, made_of, without_unused
+from gdjax.xla.facts import Evaluation, Graph, graph_of, made_of, with_inputs, without_unused
 from gdjax.xla.late_nan import Late, with_late_nan
 from gdjax.xla.loops import SMALL, Plan, plan, unordered
 
@@ -41,7 +41,7 @@ class Kernel(NamedTuple):
 class Traced:
     """The traced rules.
 
-    Their inputs are the flat arguments, and then what comes of meetings.
+    Their inputs are the flat arguments, then what comes of meetings, then the slots that are written before one.
     """
 
     closed: ClosedJaxpr  # to the update and the new slots
@@ -49,6 +49,7 @@ class Traced:
     late: Late  # what makes each NaN where it is not finite
     whole: ClosedJaxpr  # with what leaves bring to meetings
     meetings: tuple[Meeting, ...]
+    early: dict[int, list[int]]  # the new slots that are written with what leaves bring to a meeting
     waits: int | None  # the rule that brings to a meeting what is made of updates, which it needs of all leaves
     shared: list[int]  # the inputs that all leaves have in common
     common: list[Var]  # small values that are made of those alone, and that the rest needs
@@ -58,19 +59,20 @@ class Traced:
         vars(self)["share"] = jax.jit(self._share)
         vars(self)["bring"] = jax.jit(self._bring, static_argnums=0)
 
-    def brought(self, meeting: int, inputs: list[Any]) -> list[Array]:
-        """The operands of a meeting, given the inputs up to there."""
+    def brought(self, meeting: int, inputs: list[Any]) -> tuple[list[Array], list[Array]]:
+        """The operands of a meeting and the slots that are written with them, given the inputs up to there."""
         known = dict(zip(self.whole.jaxpr.invars, inputs, strict=False))
         operands = self.meetings[meeting].operands
-        if all(isinstance(v, Var) and v in known for v in operands):
-            return [known[v] for v in operands]
+        if meeting not in self.early and all(isinstance(v, Var) and v in known for v in operands):
+            return [known[v] for v in operands], []
         return vars(self)["bring"](meeting, inputs)
 
-    def _bring(self, meeting: int, inputs: list[Any]) -> list[Array]:
+    def _bring(self, meeting: int, inputs: list[Any]) -> tuple[list[Array], list[Array]]:
         if self.meetings[meeting].alike:  # a sum, of what is read once more
             inputs = [reads.apart(x)[0] for x in inputs]
         values = Evaluation(self.whole, dict(zip(self.whole.jaxpr.invars, inputs, strict=False)))
-        return [values.value(v) for v in self.meetings[meeting].operands]
+        operands = [values.value(v) for v in self.meetings[meeting].operands]
+        return operands, [values.output(1 + i) for i in self.early.get(meeting, [])]
 
     def found(self, inputs: list[Any]) -> tuple[list[Array], dict[tuple[int, str], Array]]:
         """The values of `common` and `numbers`, given all of `shared`."""
@@ -116,8 +118,9 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     _check_one(graph, one, of_leaf)
     waits = _waits(graph, meetings, outs[results + len(names) :])
     closed = ClosedJaxpr(whole.jaxpr.replace(outvars=outs[:results]), whole.consts)
+    early = _known_before(graph, whole, meetings, len(outs[1:results]))
     if meetings:  # what leaves bring to them is computed before
-        closed = without_unused(closed)
+        closed = without_unused(with_inputs(closed, [outs[1 + i] for slots in early.values() for i in slots]))
     graph = graph_of(closed)
     how = plan(graph, places[0], places[1], jax.tree.leaves(places[2]), to, graph.inputs[len(leaves) :])
     late: Late = {}
@@ -131,7 +134,7 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     if not alike.issuperset(v for v in numbers.values() if isinstance(v, Var)):  # what a jitted rule returns
         shared = list(range(len(whole.jaxpr.invars)))
     how = unordered(how) if graph.sizes[graph.inputs[0]] <= SMALL else how
-    return Traced(closed, how, late, whole, meetings, waits, shared, _read_by_others(closed, alike), numbers)
+    return Traced(closed, how, late, whole, meetings, early, waits, shared, _read_by_others(closed, alike), numbers)
 
 
 def _read_by_others(closed: ClosedJaxpr, alike: set[Var]) -> list[Var]:
@@ -172,6 +175,18 @@ def _waits(graph: Graph, meetings: Sequence[Meeting], directions: Sequence[Any])
     for v in (v for m in meetings for v in m.operands if isinstance(v, Var)):
         read |= graph.reach(graph.numbers[v], ())
     return max((i for i, x in made.items() if x in read), default=None)
+
+
+def _known_before(graph: Graph, whole: ClosedJaxpr, meetings: Sequence[Meeting], slots: int) -> dict[int, list[int]]:
+    """The new slots that do not wait for a meeting of large arrays, by the first of these: to be written before it."""
+    first = next((i for i, m in enumerate(meetings) if not m.alike), None)
+    if first is None:
+        return {}
+    later = {graph.numbers[v] for m in meetings[first:] for v in m.results}
+    single = {v for e in whole.jaxpr.eqns if len(e.outvars) == 1 for v in e.outvars}
+    places = {v: i for i, v in enumerate(whole.jaxpr.outvars[1 : 1 + slots])}
+    known = [i for v, i in places.items() if v in single and later.isdisjoint(graph.reach(graph.numbers[v], ()))]
+    return {first: known}
 
 
 def _applied(
