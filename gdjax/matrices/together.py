@@ -5,9 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from gdjax.core import meshes
 from gdjax.lift.meetings import Brought, meet
+from gdjax.lift.signatures import hashable
 from gdjax.linalg.stacks import in_stacks
 from gdjax.matrices.plan import Leaf
 
@@ -31,8 +34,8 @@ def together(f: Callable[..., Any]) -> Callable[..., Any]:
 
     Raises:
       ValueError: an array has fewer than two axes.
-      TypeError: (in update) an argument by name differs from leaf to leaf; it is called in a condition, a loop or a
-        jitted function of the rule.
+      TypeError: f closes over an array of the rule. (In update) an argument by name differs from leaf to leaf; it is
+        called in a condition, a loop or a jitted function of the rule.
 
     Example:
       >>> import collections, gdjax, jax.numpy as jnp
@@ -52,46 +55,76 @@ def together(f: Callable[..., Any]) -> Callable[..., Any]:
         arrays = tuple(map(jnp.asarray, xs))
         if wrong := [x.shape for x in arrays if x.ndim < 2]:
             raise ValueError(f"gdjax.together takes matrices, (..., rows, columns), got shape {wrong[0]}")
-        batch, one = arrays[0].shape[:-2], [jax.ShapeDtypeStruct(x.shape[-2:], x.dtype) for x in arrays]
-        shown = jax.eval_shape(lambda *xs: f(*xs, **common), *one)
+        given, batch = _Common.of(common), arrays[0].shape[:-2]
+        one = [jax.ShapeDtypeStruct(x.shape[-2:], x.dtype) for x in arrays]
+        of_one = jax.make_jaxpr(lambda xs, numbers: f(*xs, **given.tree(numbers)), return_shape=True)
+        traced, shown = of_one(one, given.numbers)
+        if any(isinstance(x, Tracer) for x in traced.consts):
+            raise TypeError("gdjax.together: f closes over an array of the rule; hand it over, together(f)(x, c=c)")
         results = [jnp.zeros((*batch, *y.shape), y.dtype) for y in jax.tree.leaves(shown)]
         like = [0 if (y.shape, y.dtype) == (arrays[0].shape, arrays[0].dtype) else y for y in results]
-
-        def of_lists(*lists: list[Array], **common: Any) -> Any:
-            return in_stacks(lambda *xs: f(*xs, **common), *lists)
-
-        found = _met(of_lists, arrays, None, like, common)
+        found = _met(_InStacks(hashable(f)), arrays, None, like, given)
         return tuple(found) if isinstance(shown, tuple) else found[0]
 
     return called
+
+
+class _InStacks(NamedTuple):
+    f: Callable[..., Any]
+
+    def __call__(self, *lists: list[Array], **common: Any) -> Any:
+        return in_stacks(lambda *xs: self.f(*xs, **common), *lists)
 
 
 def of_stacks(f: Callable[..., Any], *xs: Any, leaf: Leaf, like: Sequence[int] = (0,), **common: Any) -> Any:
     """What f makes of the stacks of the matrices of all leaves, for this one.
 
     Args:
-      f: from a list of stacks (number, rows, columns) for each of xs, and `common`, to such a list for each result.
+      f: a function of the module, from a list of stacks (number, rows, columns) for each of xs, and `common`, to such a
+        list for each result.
       xs: an array of the leaf, or the stacks for its parts by themselves.
       leaf: how the array is matrices; the axes of its rows may be of length 1.
       like: for each result which of xs it is like.
       common: the same for all leaves, arrays and settings.
     """
-    found = _met(f, xs, leaf, like, common)
+    found = _met(f, xs, leaf, like, _Common.of(common))
     return found[0] if len(like) == 1 else found
 
 
-class _Own(NamedTuple):
-    """What a leaf tells of the arrays that it brings."""
+class _Common(NamedTuple):
+    """The arguments by name, the arrays among them apart."""
 
+    numbers: Sequence[Array]
+    settings: tuple[Any, ...]  # with None in the place of arrays
+    places: tuple[int, ...]  # of these
+    structure: Any
+
+    @classmethod
+    def of(cls, arguments: dict[str, Any]) -> "_Common":
+        flat, structure = jax.tree.flatten(arguments)
+        places = tuple(i for i, x in enumerate(flat) if isinstance(x, jax.Array | np.ndarray))
+        settings = tuple(None if i in places else x for i, x in enumerate(flat))
+        return cls([jnp.asarray(flat[i]) for i in places], settings, places, structure)
+
+    def tree(self, numbers: Sequence[Array]) -> dict[str, Any]:
+        known = dict(enumerate(self.settings)) | dict(zip(self.places, numbers, strict=True))
+        return self.structure.unflatten(known.values())
+
+
+class _Own(NamedTuple):
+    """What a leaf brings beside arrays."""
+
+    f: Callable[..., Any]
     leaf: Leaf | None  # None: each array is one stack
     xs: Any  # the structure of its arrays
     like: tuple[int | None, ...]
-    common: Any  # what is the same for all leaves, None in the place of arrays
+    common: _Common  # without the numbers
 
-    def apart(self, x: Any) -> list[Array]:
+    def apart(self, xs: Any) -> list[list[Array]]:
+        """The stacks of each array."""
         if self.leaf is None:
-            return [x]
-        return self.leaf.split(x) if hasattr(x, "shape") else jax.tree.leaves(x)
+            return [[x] for x in xs]
+        return [self.leaf.split(x) if hasattr(x, "shape") else jax.tree.leaves(x) for x in xs]
 
     def joined(self, results: list[list[Array]], xs: Any) -> list[Array]:
         """The results of these stacks, in a row."""
@@ -107,31 +140,37 @@ class _Own(NamedTuple):
 
 
 def _met(
-    f: Callable[..., Any], xs: Sequence[Any], leaf: Leaf | None, like: Sequence[Any], common: dict[str, Any]
+    f: Callable[..., Any], xs: Sequence[Any], leaf: Leaf | None, like: Sequence[Any], common: _Common
 ) -> list[Any]:
     """The results for this leaf; `like` has a number of xs for each, or an array of its type."""
     arrays, structure = jax.tree.flatten(tuple(xs))
-    settings, of_common = jax.tree.flatten(common)
-    places = [i for i, x in enumerate(settings) if isinstance(x, jax.Array)]
-    fixed = tuple(None if i in places else x for i, x in enumerate(settings)), of_common
-
-    def of_leaves(leaves: list[Brought], numbers: list[Array]) -> list[list[Array]]:
-        owns: list[_Own] = [leaf.own for leaf in leaves]
-        if other := next((own.common for own in owns if own.common != fixed), None):
-            raise TypeError(f"gdjax.together: arguments by name differ from leaf to leaf: {fixed[0]} and {other[0]}")
-
-        def of_all(trees: list[Any], numbers: list[Array]) -> list[list[Array]]:
-            known = dict(enumerate(settings)) | dict(zip(places, numbers, strict=True))
-            stacks = [[own.apart(x) for x in xs] for own, xs in zip(owns, trees, strict=True)]
-            found = f(*(sum(column, []) for column in zip(*stacks, strict=True)), **of_common.unflatten(known.values()))
-            each = list(map(iter, found if isinstance(found, tuple) else [found]))
-            rows = [[[next(ys) for _ in row[0]] for ys in each] for row in stacks]
-            return [own.joined(row, xs) for own, row, xs in zip(owns, rows, trees, strict=True)]
-
-        trees = [own.xs.unflatten(leaf.arrays) for own, leaf in zip(owns, leaves, strict=True)]
-        placed = [own.placed(xs) for own, xs in zip(owns, trees, strict=True)]
-        return meshes.partitioned(of_all, placed, trees, numbers)
-
-    own = _Own(leaf, structure, tuple(i if isinstance(i, int) else None for i in like), fixed)
+    numbers = tuple(i if isinstance(i, int) else None for i in like)
+    own = _Own(f, leaf, structure, numbers, common._replace(numbers=()))
     types, results = jax.tree.flatten([xs[i] if isinstance(i, int) else i for i in like])
-    return results.unflatten(meet("together", of_leaves, arrays, [settings[i] for i in places], own, types))
+    return results.unflatten(meet("together", _of_leaves, arrays, common.numbers, own, types))
+
+
+def _of_leaves(leaves: list[Brought], numbers: list[Array]) -> list[list[Array]]:
+    owns: list[_Own] = [leaf.own for leaf in leaves]
+    common = owns[0].common
+    if other := next((own.common for own in owns if own.common != common), None):
+        got = f"{common.settings} and {other.settings}"
+        raise TypeError(f"gdjax.together: the arguments by name must be the same for all leaves, got {got}")
+    # A function made in the rule may differ from leaf to leaf; that of leaves alike is one, since they share a trace.
+    groups: dict[Any, list[int]] = {}
+    for i, own in enumerate(owns):
+        groups.setdefault(own.f, []).append(i)
+
+    def of_all(trees: list[Any], numbers: list[Array]) -> list[list[Array]]:
+        found: dict[int, list[Array]] = {}
+        for f, members in groups.items():
+            stacks = [owns[i].apart(trees[i]) for i in members]
+            results = f(*(sum(column, []) for column in zip(*stacks, strict=True)), **common.tree(numbers))
+            each = list(map(iter, results if isinstance(results, tuple) else [results]))
+            for i, mine in zip(members, stacks, strict=True):
+                found[i] = owns[i].joined([[next(ys) for _ in mine[0]] for ys in each], trees[i])
+        return [found[i] for i in range(len(owns))]
+
+    trees = [own.xs.unflatten(leaf.arrays) for own, leaf in zip(owns, leaves, strict=True)]
+    placed = [own.placed(xs) for own, xs in zip(owns, trees, strict=True)]
+    return meshes.partitioned(of_all, placed, trees, numbers)
