@@ -198,7 +198,7 @@ def _of_one(*xs: Array, f: Met, own: Any, common: int, one: ClosedJaxpr | None, 
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
-    return jax.jvp(lambda *xs: _of_one(*xs, **params), primals, list(map(ad.instantiate_zeros, tangents)))
+    return jax.jvp(lambda *xs: _of_one(*xs, **params), tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
 
 
 def _batched(xs: Sequence[Any], axes: Sequence[int | None], **params: Any) -> Any:

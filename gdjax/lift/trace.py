@@ -184,7 +184,7 @@ def _known_before(graph: Graph, whole: ClosedJaxpr, meetings: Sequence[Meeting],
         return {}
     later = {graph.numbers[v] for m in meetings[first:] for v in m.results}
     single = {v for e in whole.jaxpr.eqns if len(e.outvars) == 1 for v in e.outvars}
-    places = {v: i for i, v in enumerate(whole.jaxpr.outvars[1 : 1 + slots])}
+    places = {v: i for i, v in enumerate(whole.jaxpr.outvars[1 : 1 + slots]) if isinstance(v, Var)}
     known = [i for v, i in places.items() if v in single and later.isdisjoint(graph.reach(graph.numbers[v], ()))]
     return {first: known}
 
