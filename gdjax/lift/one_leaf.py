@@ -82,7 +82,7 @@ class OneLeaf:
         if not meshes.divided_otherwise(slots, g):
             return key, lambda: traced.found(shared)
         like = [None] * len(traced.common), dict.fromkeys(traced.numbers)
-        return key, lambda: meshes.partitioned(lambda xs, _: traced.found(xs), like, shared, g)
+        return key, lambda: meshes.partitioned(lambda xs, *_: traced.found(xs), like, shared, g, slots)
 
     def apply(self, given: tuple[list[Array], list[Array]], *arguments: Any) -> tuple[Array, Any]:
         _, p, slots, *_ = arguments
