@@ -56,14 +56,9 @@ def _first_q(params: Params, given: Mapping[str, Any]) -> list[Any]:
     return first
 
 
-def _low_rank(
-    Ms: list[Array],
-    Qs: list[Array],
-    mu: Hyper,
-    eps: Hyper,  # noqa: N803
-) -> tuple[list[Array], list[Array], list[Array]]:
+def _low_rank(ms: list[Array], qs: list[Array], mu: Hyper, eps: Hyper) -> Any:
     """The directions of stacks of matrices, what is left of them, and the new Q."""
-    return in_stacks(lambda m, q: _power_step(m, q, mu, eps), Ms, Qs)
+    return in_stacks(lambda m, q: _power_step(m, q, mu, eps), ms, qs)
 
 
 def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, Array]:

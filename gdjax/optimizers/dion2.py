@@ -33,16 +33,9 @@ class ScaleByDion2State(NamedTuple):
     ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
 
 
-def _of_largest(
-    Ms: list[Array],
-    coeffs: Array,
-    polar: Polar,
-    fraction: float,
-    ef_decay: Hyper,
-    eps: Hyper,  # noqa: N803
-) -> tuple[list[Array], list[Array]]:
+def _of_largest(ms: list[Array], coeffs: Array, polar: Polar, fraction: float, ef_decay: Hyper, eps: Hyper) -> Any:
     """The directions of stacks of matrices, and what is left of them."""
-    return in_stacks(lambda m: _submatrix(m, polar, coeffs, fraction, ef_decay, eps), Ms)
+    return in_stacks(lambda m: _submatrix(m, polar, coeffs, fraction, ef_decay, eps), ms)
 
 
 def _submatrix(
