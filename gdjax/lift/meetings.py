@@ -9,6 +9,9 @@ call in its middle, as that function calls `jax.lax.psum`:
 In the trace of a rule such a call is one equation. `cut` takes these out: their results become inputs of the rule. So
 the lift computes first what each leaf brings to the first meeting, then what comes of it, and so on; the rest of the
 rule is one pass as ever (`lift/one_leaf`). A rule that is called by itself has one leaf.
+
+Leaves may bring whole arrays, each as many as it likes, and get others (`matrices/together`). New slots that do not
+wait for that are written with what a leaf brings, by the same function: the rest of the rule finds them.
 """
 
 import contextlib
@@ -226,8 +229,9 @@ def cut(closed: ClosedJaxpr, places: Sequence[Place]) -> tuple[ClosedJaxpr, tupl
     if inside or len(equations) != len(places):
         called = " or ".join(dict.fromkeys(f"gdjax.{place.name}" for place in places)) or "gdjax.total"
         raise TypeError(f"{called}: call it in the rule itself, in no condition, loop or jitted function of it")
+    params = ("f", "own", "common", "alike")
     meetings = [
-        Meeting(place, *(e.params[k] for k in ("f", "own", "common", "alike")), list(e.invars), list(e.outvars))
+        Meeting(place, **{k: e.params[k] for k in params}, operands=list(e.invars), results=list(e.outvars))
         for place, e in zip(places, equations, strict=True)
     ]
     if not meetings:

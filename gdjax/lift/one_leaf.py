@@ -91,7 +91,7 @@ class OneLeaf:
         values.known.update(zip(traced.common, common, strict=True))
         olds, structure = jax.tree.flatten(slots)
         written = {loop.index for loop in traced.plan.loops}
-        results = {i: None if i in written else values.output(i) for i in range(1 + len(olds))}
+        results: dict[int, Any] = {i: None if i in written else values.output(i) for i in range(1 + len(olds))}
         for loop in traced.plan.loops:
             memory = lambda i: write_order.written(self.to, p, results[i]) if i == UPDATE else results[i]  # noqa: E731
             firsts = [memory(i) for i in loop.waits]

@@ -130,8 +130,9 @@ class _Own(NamedTuple):
         """The results of these stacks, in a row."""
         found: list[Array] = []
         for stacks, i in zip(results, self.like, strict=True):
-            whole = self.leaf is not None and i is not None and hasattr(xs[i], "shape")
-            found += [self.leaf.joined(stacks, xs[i].shape)] if whole else stacks
+            if self.leaf is not None and i is not None and hasattr(xs[i], "shape"):
+                stacks = [self.leaf.joined(stacks, xs[i].shape)]
+            found += stacks
         return found
 
     def placed(self, xs: Any) -> list[Any]:

@@ -33,7 +33,7 @@ def centred(x: jax.Array, c: Any) -> jax.Array:
 
 
 @gdjax.leafwise(State, mu=gdjax.first_moment)
-def by_centred(g, s, p, t, beta=0.5, c=2.0):
+def by_centred(g, s, p, t, beta: Any = 0.5, c: Any = 2.0):
     mu = beta * s.mu + (1 - beta) * g
     return together(centred)(mu / t, c=c), s._replace(mu=mu)
 
