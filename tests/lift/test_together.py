@@ -171,3 +171,18 @@ def test_the_momentum_is_computed_once():
     tx = by_centred()
     text = jax.jit(tx.update).lower(tree, jax.eval_shape(tx.init, tree), tree).as_text()
     assert len(re.findall(r"stablehlo.multiply.*512x512", text)) == 3  # beta mu, (1 - beta) g, c x
+
+
+def test_on_explicit_axes_a_matrix_may_be_divided():
+    if not hasattr(jax.sharding, "AxisType") or not hasattr(jax.lax, "pcast") or len(jax.devices()) < 2:
+        pytest.skip("needs two devices and axes that are explicit")
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,), devices=jax.devices()[:2])
+    specs = {"c": PartitionSpec(None, "x"), "d": PartitionSpec("x"), "e": PartitionSpec()}
+    tree = {"c": TREE["c"], "d": TREE["c"][0], "e": TREE["a"]}
+    divided = {k: jax.device_put(x, jax.sharding.NamedSharding(mesh, specs[k])) for k, x in tree.items()}
+    tx = by_centred(0.5, gdjax.linear_schedule(2.0, 12.0, 10))
+    u, state = jax.jit(tx.update)(divided, tx.init(divided), divided)
+    expected, new = tx.update(tree, tx.init(tree), tree)
+    assert_close(u, expected, rtol=1e-5, atol=1e-6)
+    assert_close(state.mu, new.mu, rtol=1e-6)
+    assert all(x.sharding.is_equivalent_to(divided[k].sharding, x.ndim) for k, x in u.items())
