@@ -1,4 +1,4 @@
-"""What Muon and its kin share: which leaves are matrices, their momenta, and the arguments of Newton-Schulz."""
+"""What Muon and its kin share: which leaves are matrices, and the arguments of Newton-Schulz."""
 
 from typing import Any
 
