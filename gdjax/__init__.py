@@ -127,6 +127,7 @@ from gdjax.matrices.in_turns import in_turns
 from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.roles import label_by_role, matrices_by_role
 from gdjax.matrices.slots import Along, Block, Side
+from gdjax.matrices.together import together
 from gdjax.microbatching import microbatch
 from gdjax.numerics import bounded, safe_increment, safe_int32_increment
 from gdjax.numerics.norms import safe_norm, safe_root_mean_squares
@@ -356,8 +357,8 @@ __all__ = [
     "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "sophia", "split_real_and_imaginary",
     "squared_error", "ssbroyden", "state_bytes", "state_from_dict", "state_from_optax", "state_sharding",
     "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map", "swa", "sweep", "tabulate", "to_optax",
-    "total", "total_norm", "trace", "transform", "transformer_optimizer", "transforms", "tree", "tree_map_params",
-    "tree_utils",
+    "together", "total", "total_norm", "trace", "transform", "transformer_optimizer", "transforms", "tree",
+    "tree_map_params", "tree_utils",
     "unitwise_clip", "unitwise_norm", "update_infinity_moment", "update_moment", "update_moment_per_elem_norm",
     "value_and_grad_from_state", "warmup_constant_schedule", "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule", "warmup_stable_decay_schedule",

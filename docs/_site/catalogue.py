@@ -48,7 +48,8 @@ PLACES = {
     "experimental.variance": "more/aggregating", "lift.steps": "rules/leafwise",
     "tree.accumulators": "training/microbatching",
     "matrices.roles": "combine/roles", "matrices.matrixwise": "rules/matrixwise",
-    "matrices.in_turns": "rules/matrixwise", "matrices.slots": "rules/matrixwise", "core.paths": "combine/paths",
+    "matrices.in_turns": "rules/matrixwise", "matrices.slots": "rules/matrixwise",
+    "matrices.together": "rules/stages", "core.paths": "combine/paths",
     "linalg.matrices": "combine/roles", "inspection.roles": "combine/roles",
 }  # fmt: skip
 

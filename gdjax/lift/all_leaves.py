@@ -91,6 +91,7 @@ class _Work:
         self.active, self.leaves, self.i = active, leaves, i
         self.where, self.labels = leaves.where(i), {r.place: r.rule.label for r in active}
         self.to, self.met, self.numbers = destination(), list[Array](), dict[tuple[int, str], Array]()
+        self.early = list[Array]()  # the new slots that were written before a meeting
         self.rules = kernel_of(tuple(r.kernel(i) for r in active), self.to, leaves.axes)
         rest = [list(xs) for xs in zip(*(r.arguments(i) for r in active), strict=True)]
         self.arguments = [leaves.gs[i], leaves.ps[i], *rest]
@@ -106,7 +107,9 @@ class _Work:
 
     def brought(self, meeting: int) -> list[Array]:
         with self.blamed():
-            return self.rules.brought(meeting, self.met, *self.arguments)
+            operands, early = self.rules.brought(meeting, self.met, *self.arguments)
+        self.early += early
+        return operands
 
     def apply(self, before: Array | None, found: dict[Any, Any]) -> tuple[Array, Array | None]:
         """The update, and what the next large leaf waits for; this one waits for `before`.
@@ -119,7 +122,7 @@ class _Work:
             # A large array that a leaf keeps on the way then lies where that of the leaf before was.
             in_turn = self.to is not None and g.size > LARGE and self.rules.keeps_a_value(*self.arguments)
             g = after(before, g) if in_turn and before is not None else g
-            g, news = self.rules(self.met, self.common(found), g, p, *rest)
+            g, news = self.rules([*self.met, *self.early], self.common(found), g, p, *rest)
         for r, new in zip(self.active, news, strict=True):
             r.slots[self.i] = new
         return g, written(self.to, p, g) if in_turn else before

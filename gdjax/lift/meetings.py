@@ -9,6 +9,9 @@ call in its middle, as that function calls `jax.lax.psum`:
 In the trace of a rule such a call is one equation. `cut` takes these out: their results become inputs of the rule. So
 the lift computes first what each leaf brings to the first meeting, then what comes of it, and so on; the rest of the
 rule is one pass as ever (`lift/one_leaf`). A rule that is called by itself has one leaf.
+
+Leaves may bring whole arrays, each as many as it likes, and get others (`matrices/together`). New slots that do not
+wait for that are written with what a leaf brings, by the same function: the rest of the rule finds them.
 """
 
 import contextlib
@@ -28,7 +31,6 @@ from gdjax.xla.facts import has_inside
 from gdjax.xla.reads import original
 
 Array = jax.Array
-Lists = list[list[Array]]
 
 meet_p = Primitive("gdjax_meet")
 meet_p.multiple_results = True
@@ -99,18 +101,23 @@ def total_norm(x: Array, group: Hashable = None) -> Array:
       >>> print(u["b"].round(3), u["w"].round(3))
       [0.8] [0.6]
     """
-    return meet("total_norm", _norms, original(jnp.asarray(x)), group=group, alike=True)[0]
-
-
-def _norms(xs: list[Array]) -> Lists:
-    return [[euclidean.global_norm(xs)] * len(xs)]
+    return _reduced("total_norm", euclidean.global_norm, original(jnp.asarray(x)), group)
 
 
 def _of_numbers(name: str, f: Callable[[list[Array]], Array], x: Any) -> Array:
     x = jnp.asarray(x)
     if x.ndim:
         raise ValueError(f"gdjax.{name} takes one number of each array, got shape {x.shape}: sum it up first")
-    return meet(name, lambda xs: [[f(xs)] * len(xs)], x, alike=True)[0]
+    return _reduced(name, f, x)
+
+
+def _reduced(name: str, f: Callable[[list[Array]], Array], x: Array, group: Hashable = None) -> Array:
+    """One number of the arrays of all leaves."""
+
+    def of_leaves(leaves: list[Brought], common: list[Array]) -> list[list[Array]]:
+        return [[f([leaf.arrays[0] for leaf in leaves])]] * len(leaves)
+
+    return meet(name, of_leaves, [x], group=group, alike=True)[0]
 
 
 class Place(NamedTuple):
@@ -122,11 +129,23 @@ class Place(NamedTuple):
     group: Hashable  # the leaves of each meet by themselves
 
 
+class Brought(NamedTuple):
+    """What a leaf brings to a meeting."""
+
+    arrays: list[Array]
+    own: Any  # what else it tells of itself
+
+
+Met = Callable[[list[Brought], list[Array]], list[list[Array]]]  # from this and what is common to the results by leaf
+
+
 class Meeting(NamedTuple):
     """A meeting in the trace of the rules for one leaf."""
 
     place: Place
-    f: Callable[..., Lists]  # from the lists of all leaves' operands to a list for each result
+    f: Met
+    own: Any  # see `Brought`
+    common: int  # how many of the operands, the last ones, are common to all leaves
     alike: bool  # whether the results are the same for all leaves of a group
     operands: list[Any]
     results: list[Any]
@@ -152,24 +171,37 @@ def noted(calls: Calls) -> Iterator[None]:
         _calls.reset(token)
 
 
-def meet(name: str, f: Callable[..., Lists], *xs: Array, group: Hashable = None, alike: bool = False) -> list[Array]:
+def meet(
+    name: str, f: Met, xs: Sequence[Array], common: Sequence[Array] = (), own: Any = None,
+    like: Sequence[Array] | None = None, group: Hashable = None, alike: bool = False,
+) -> list[Array]:  # fmt: skip
     """What comes of the meeting of all leaves for this one.
 
     Args:
-      f: from the lists of xs of all leaves to a list for each result, with an entry for each leaf. It closes over no
-        arrays of the rule.
+      f: from what each leaf brings to the results of each. It closes over no arrays of the rule.
+      xs: what this leaf brings.
+      common: what is the same for all leaves, and taken from one.
+      own: what the leaf tells of itself beside arrays.
+      like: arrays of the types of the results; without it f is traced for them.
       group: leaves meet those of their group.
       alike: whether the results are the same for all of them.
     """
+    operands, one = [*xs, *common], None
     if (calls := _calls.get()) is not None:
         calls.places.append(Place(calls.rule, name, callers.line(__file__), group))
-        xs = meshes.varying(xs, calls.axes)
-    one = jax.make_jaxpr(lambda *xs: [ys[0] for ys in f(*([x] for x in xs))])(*xs)
-    return meet_p.bind(*xs, f=f, one=one, alike=alike)
+        operands, like = meshes.varying(operands, calls.axes), meshes.varying(like, calls.axes)
+    params = {"f": f, "own": own, "common": len(common)}
+    if calls is None or like is None:
+        one = jax.make_jaxpr(lambda *xs: _of_one(*xs, one=None, **params))(*operands)
+    types = one.out_avals if like is None and one is not None else map(meshes.type_of, like or ())
+    return meet_p.bind(*operands, **params, one=one, types=tuple(types), alike=alike)
 
 
-def _of_one(*xs: Array, one: ClosedJaxpr, **_: Any) -> list[Array]:
-    return jaxpr_as_fun(one)(*xs)
+def _of_one(*xs: Array, f: Met, own: Any, common: int, one: ClosedJaxpr | None, **_: Any) -> list[Array]:
+    if one is not None:
+        return jaxpr_as_fun(one)(*xs)
+    number = len(xs) - common
+    return f([Brought(list(xs[:number]), own)], list(xs[number:]))[0]
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
@@ -183,7 +215,7 @@ def _batched(xs: Sequence[Any], axes: Sequence[int | None], **params: Any) -> An
 
 # Of a rule that is called by itself.
 meet_p.def_impl(_of_one)
-meet_p.def_abstract_eval(lambda *xs, one, **_: one.out_avals)
+meet_p.def_abstract_eval(lambda *xs, types, **_: types)
 mlir.register_lowering(meet_p, mlir.lower_fun(_of_one, multiple_results=True))
 ad.primitive_jvps[meet_p] = _jvp
 batching.primitive_batchers[meet_p] = _batched
@@ -201,8 +233,9 @@ def cut(closed: ClosedJaxpr, places: Sequence[Place]) -> tuple[ClosedJaxpr, tupl
     if inside or len(equations) != len(places):
         called = " or ".join(dict.fromkeys(f"gdjax.{place.name}" for place in places)) or "gdjax.total"
         raise TypeError(f"{called}: call it in the rule itself, in no condition, loop or jitted function of it")
+    params = ("f", "own", "common", "alike")
     meetings = [
-        Meeting(place, e.params["f"], e.params["alike"], list(e.invars), list(e.outvars))
+        Meeting(place, **{k: e.params[k] for k in params}, operands=list(e.invars), results=list(e.outvars))
         for place, e in zip(places, equations, strict=True)
     ]
     if not meetings:
@@ -226,6 +259,10 @@ class Leaf(Protocol):
 
     def brought(self, meeting: int) -> list[Array]:
         """The operands of one."""
+        ...
+
+    def blamed(self) -> contextlib.AbstractContextManager[None]:
+        """Adds to an error which rule raised it, and for which leaf."""
         ...
 
 
@@ -253,11 +290,16 @@ def hold(leaves: Sequence[Leaf]) -> None:
 
 def _meet(there: Sequence[tuple[Leaf, int]]) -> None:
     meetings = [leaf.meetings[i] for leaf, i in there]
-    lists = [list(xs) for xs in zip(*(leaf.brought(i) for leaf, i in there), strict=True)]
-    results = zip(*meetings[0].f(*lists), strict=True)
+    lists = [leaf.brought(i) for leaf, i in there]
+    ends = [len(xs) - m.common for m, xs in zip(meetings, lists, strict=True)]
+    brought = [Brought(xs[:end], m.own) for m, xs, end in zip(meetings, lists, ends, strict=True)]
+    common = [xs[end:] for xs, end in zip(lists, ends, strict=True)]
+    widest = max(common, key=lambda xs: sum(x.dtype.itemsize for x in xs))  # in trees of several dtypes
+    with there[0][0].blamed():
+        results = meetings[0].f(brought, widest)
     for (leaf, _), m, ys in zip(there, meetings, results, strict=True):
         for y, v in zip(ys, m.results, strict=True):
-            leaf.met.append(y if y.dtype == v.aval.dtype else y.astype(v.aval.dtype))  # in trees of several dtypes
+            leaf.met.append(y if y.dtype == v.aval.dtype else y.astype(v.aval.dtype))
 
 
 def _check_equal(rule: int, there: Sequence[tuple[Leaf, list[int]]]) -> None:

@@ -52,7 +52,7 @@ class OneLeaf:
         """The update and the new slots.
 
         Args:
-          met: what has come of the meetings.
+          met: what has come of the meetings, and the slots that were written before them.
           common: the values of `Traced.common`.
         """
         return self.call((met, common), *arguments)
@@ -61,14 +61,15 @@ class OneLeaf:
         """Whether a value of the size of the leaf, that is no result, is written to memory on the way."""
         return self.traced(arguments).plan.keeps
 
-    def brought(self, meeting: int, met: list[Array], *arguments: Any) -> list[Array]:
-        """The operands of a meeting, given what has come of those before it."""
+    def brought(self, meeting: int, met: list[Array], *arguments: Any) -> tuple[list[Array], list[Array]]:
+        """The operands of a meeting, given what has come of those before it, and the slots written with them."""
         traced, (g, _, slots, *_) = self.traced(arguments), arguments
         inputs = [*jax.tree.leaves(arguments), *met]
         if not meshes.divided_otherwise(slots, g):
             return traced.brought(meeting, inputs)
         types = [v.aval for v in traced.meetings[meeting].operands]
-        like = [g if x.shape == g.shape else None for x in types]
+        olds = jax.tree.leaves(slots)
+        like = [g if x.shape == g.shape else None for x in types], [olds[i] for i in traced.early.get(meeting, [])]
         # The rules are traced again, with arrays that are not divided.
         return meshes.partitioned(lambda met, *arguments: self.brought(meeting, met, *arguments), like, met, *arguments)
 
@@ -83,7 +84,7 @@ class OneLeaf:
         if not meshes.divided_otherwise(slots, g):
             return key, lambda: traced.found(shared)
         like = [None] * len(traced.common), dict.fromkeys(traced.numbers)
-        return key, lambda: meshes.partitioned(lambda xs, _: traced.found(xs), like, shared, g)
+        return key, lambda: meshes.partitioned(lambda xs, *_: traced.found(xs), like, shared, g, slots)
 
     def apply(self, given: tuple[list[Array], list[Array]], *arguments: Any) -> tuple[Array, Any]:
         _, p, slots, *_ = arguments
@@ -91,7 +92,8 @@ class OneLeaf:
         values = Evaluation.of(traced.closed, [*jax.tree.leaves(arguments), *met])
         values.known.update(zip(traced.common, common, strict=True))
         olds, structure = jax.tree.flatten(slots)
-        results: dict[int, Any] = dict(enumerate([None, *olds]))
+        written = {loop.index for loop in traced.plan.loops}
+        results: dict[int, Any] = {i: None if i in written else values.output(i) for i in range(1 + len(olds))}
         for loop in traced.plan.loops:
             memory = lambda i: write_order.written(self.to, p, results[i]) if i == UPDATE else results[i]  # noqa: E731
             firsts = [memory(i) for i in loop.waits]

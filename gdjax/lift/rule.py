@@ -61,7 +61,7 @@ class Leafwise(Part):
 
     @functools.cached_property
     def whole(self) -> tuple[str, ...]:
-        """The fields that only stages see."""
+        """The fields that are `Whole`."""
         return tuple(f for f in self.shared if isinstance(self.initial[f], Whole))
 
     @functools.cached_property
@@ -69,7 +69,8 @@ class Leafwise(Part):
         return stages_of(self.reduce)
 
     def seen(self, shared: Mapping[str, Any]) -> dict[str, Any]:
-        return {f: None if f in self.whole else x for f, x in shared.items()}  # what the rule sees of them
+        hidden = [f for f in self.whole if not self.initial[f].seen]
+        return {f: None if f in hidden else x for f, x in shared.items()}  # what the rule sees of them
 
     @functools.cached_property
     def slots(self) -> tuple[str, ...]:

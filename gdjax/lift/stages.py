@@ -67,16 +67,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Whole:
-    """A field of the state that belongs to the whole tree and that only stages see: a rule finds None in its place.
+    """A field of the state that belongs to the whole tree.
 
     It starts as `init(params, arguments)`, of the tree of parameters and the arguments of the factory; among them is
-    `label`, the name in errors. `argument` is the one that is a transform, if the field is the state of that;
-    `of_several`: each of its arrays belongs to several parameters, as stacks of matrices do.
+    `label`, the name in errors. Only stages see it, and a rule finds None in its place, unless it is `seen`. `argument`
+    is the one that is a transform, if the field is the state of that; `of_several`: each of its arrays belongs to
+    several parameters, as stacks of matrices do.
     """
 
     init: Callable[[Any, Mapping[str, Any]], Any]
     argument: str = ""
     of_several: bool = False
+    seen: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gdjax.core.codec import Codec
 from gdjax.lift import rule_checks
 from gdjax.lift.meetings import Calls, Meeting, cut, noted
 from gdjax.xla import reads
-from gdjax.xla.facts import Evaluation, Graph, graph_of, made_of, without_unused
+from gdjax.xla.facts import Evaluation, Graph, graph_of, made_of, with_inputs, without_unused
 from gdjax.xla.late_nan import Late, with_late_nan
 from gdjax.xla.loops import SMALL, Plan, plan, unordered
 
@@ -41,7 +41,7 @@ class Kernel(NamedTuple):
 class Traced:
     """The traced rules.
 
-    Their inputs are the flat arguments, and then what comes of meetings.
+    Their inputs are the flat arguments, then what comes of meetings, then the slots that are written before one.
     """
 
     closed: ClosedJaxpr  # to the update and the new slots
@@ -49,6 +49,7 @@ class Traced:
     late: Late  # what makes each NaN where it is not finite
     whole: ClosedJaxpr  # with what leaves bring to meetings
     meetings: tuple[Meeting, ...]
+    early: dict[int, list[int]]  # the new slots that are written with what leaves bring to a meeting
     waits: int | None  # the rule that brings to a meeting what is made of updates, which it needs of all leaves
     shared: list[int]  # the inputs that all leaves have in common
     common: list[Var]  # small values that are made of those alone, and that the rest needs
@@ -57,18 +58,20 @@ class Traced:
     def __post_init__(self) -> None:
         self.share, self.bring = jax.jit(self._share), jax.jit(self._bring, static_argnums=0)
 
-    def brought(self, meeting: int, inputs: list[Any]) -> list[Array]:
-        """The operands of a meeting, given the inputs up to there."""
+    def brought(self, meeting: int, inputs: list[Any]) -> tuple[list[Array], list[Array]]:
+        """The operands of a meeting and the slots that are written with them, given the inputs up to there."""
         known = dict(zip(self.whole.jaxpr.invars, inputs, strict=False))
         operands = self.meetings[meeting].operands
-        if all(isinstance(v, Var) and v in known for v in operands):
-            return [known[v] for v in operands]
+        if meeting not in self.early and all(isinstance(v, Var) and v in known for v in operands):
+            return [known[v] for v in operands], []
         return self.bring(meeting, inputs)
 
-    def _bring(self, meeting: int, inputs: list[Any]) -> list[Array]:
-        inputs = [reads.apart(x)[0] for x in inputs]
+    def _bring(self, meeting: int, inputs: list[Any]) -> tuple[list[Array], list[Array]]:
+        if self.meetings[meeting].alike:  # a sum, of what is read once more
+            inputs = [reads.apart(x)[0] for x in inputs]
         values = Evaluation(self.whole, dict(zip(self.whole.jaxpr.invars, inputs, strict=False)))
-        return [values.value(v) for v in self.meetings[meeting].operands]
+        operands = [values.value(v) for v in self.meetings[meeting].operands]
+        return operands, [values.output(1 + i) for i in self.early.get(meeting, [])]
 
     def found(self, inputs: list[Any]) -> tuple[list[Array], dict[tuple[int, str], Array]]:
         """The values of `common` and `numbers`, given all of `shared`."""
@@ -103,12 +106,21 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     numbers, directions = dict(zip(names, outs[results:], strict=False)), outs[results + len(names) :]
     graph, places = graph_of(whole), structure.unflatten(range(len(leaves)))
     of_leaf = {"one array": jax.tree.leaves(places[:3])}
+    of_leaf["one array"] += [whole.jaxpr.invars.index(v) for m in meetings if not m.alike for v in m.results]
     of_leaf |= {name: [scalars[name]] for k, scalars in zip(kernels, places[5], strict=True) for name in k.per_leaf}
-    _check_numbers(graph, numbers, of_leaf)
+    one = [(rule, f"state.{field}", v) for (rule, field), v in numbers.items()]
+    one += [
+        (m.place.rule, f"an argument by name of gdjax.{m.place.name}", v)
+        for m in meetings for v in m.operands[len(m.operands) - m.common :]
+    ]  # fmt: skip
+    _check_one(graph, one, of_leaf)
     closed = ClosedJaxpr(whole.jaxpr.replace(outvars=outs[:results]), whole.consts)
+    early = _known_before(graph, whole, meetings, results - 1)
+    if meetings:  # what leaves bring to them is computed before
+        closed = without_unused(with_inputs(closed, [outs[1 + i] for slots in early.values() for i in slots]))
     # What leaves bring to a meeting has the bound as it is written; what is the same in both is computed once.
     met = {m.place.rule for m in meetings} | {i for i, k in enumerate(kernels) if k.staged}
-    ordered = _ordered(without_unused(closed) if meetings else closed, places, to, met.isdisjoint(_stateful(kernels)))
+    ordered = _ordered(closed, len(leaves), places, to, met.isdisjoint(_stateful(kernels)))
     shared = jax.tree.leaves(places[3:6])
     shared += [whole.jaxpr.invars.index(v) for m in meetings if m.alike for v in m.results]
     alike = made_of(whole, [whole.jaxpr.invars[i] for i in shared], FEW)
@@ -117,7 +129,7 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     # All that these are made of: what a jitted rule returns is, of all that it got.
     needed = _inputs_of(whole, made)
     shared = [i for i, v in enumerate(whole.jaxpr.invars) if v in needed]
-    return Traced(*ordered, whole, meetings, _waits(graph, meetings, directions), shared, common, numbers)
+    return Traced(*ordered, whole, meetings, early, _waits(graph, meetings, directions), shared, common, numbers)
 
 
 def _inputs_of(closed: ClosedJaxpr, values: Sequence[Var]) -> set[Var]:
@@ -129,10 +141,12 @@ def _stateful(kernels: Sequence[Kernel]) -> set[int]:
     return {i for i, k in enumerate(kernels) if k.State._fields}
 
 
-def _ordered(closed: ClosedJaxpr, places: Any, to: str | None, may_be_late: bool) -> tuple[ClosedJaxpr, Plan, Late]:
+def _ordered(
+    closed: ClosedJaxpr, arguments: int, places: Any, to: str | None, may_be_late: bool
+) -> tuple[ClosedJaxpr, Plan, Late]:
     """The order of the loops of traced rules, and what is added to them late."""
     graph, late = graph_of(closed), dict[int, Any]()
-    how = plan(graph, places[0], places[1], jax.tree.leaves(places[2]), to)
+    how = plan(graph, places[0], places[1], jax.tree.leaves(places[2]), to, graph.inputs[arguments:])
     if may_be_late:
         closed, late = with_late_nan(closed, graph, how)
     return closed, unordered(how) if graph.sizes[graph.inputs[0]] <= SMALL else how, late
@@ -145,13 +159,14 @@ def _read_by_others(closed: ClosedJaxpr, alike: set[Var]) -> list[Var]:
     return [v for v in dict.fromkeys(read) if v not in closed.jaxpr.invars]
 
 
-def _check_numbers(graph: Graph, numbers: Numbers, of_leaf: Mapping[str, Sequence[int]]) -> None:
-    """Raises where a rule makes what is one number for the whole tree of what leaves do not share.
+def _check_one(graph: Graph, one: Sequence[tuple[int, str, Any]], of_leaf: Mapping[str, Sequence[int]]) -> None:
+    """Raises where a rule makes what is one for the whole tree of what leaves do not share.
 
     Args:
+      one: such values, each with the rule's place and its name.
       of_leaf: these inputs, by name.
     """
-    for (rule, field), v in numbers.items():
+    for rule, what, v in one:
         reach = graph.reach(graph.numbers[v], ()) if isinstance(v, Var) else frozenset()
         for name, inputs in of_leaf.items():
             if reach.isdisjoint(graph.inputs[i] for i in inputs):
@@ -160,7 +175,7 @@ def _check_numbers(graph: Graph, numbers: Numbers, of_leaf: Mapping[str, Sequenc
             if name != "one array":
                 remedy = f"{name} must be one number for the whole tree"
             with rule_checks.raised_by(rule):
-                raise TypeError(f"state.{field} is one number for the whole tree, and made of {name}: {remedy}")
+                raise TypeError(f"{what} is one number for the whole tree, and made of {name}: {remedy}")
 
 
 def _waits(graph: Graph, meetings: Sequence[Meeting], directions: Sequence[Any]) -> int | None:
@@ -175,6 +190,18 @@ def _waits(graph: Graph, meetings: Sequence[Meeting], directions: Sequence[Any])
     for v in (v for m in meetings for v in m.operands if isinstance(v, Var)):
         read |= graph.reach(graph.numbers[v], ())
     return max((i for i, x in made.items() if x in read), default=None)
+
+
+def _known_before(graph: Graph, whole: ClosedJaxpr, meetings: Sequence[Meeting], slots: int) -> dict[int, list[int]]:
+    """The new slots that do not wait for a meeting of large arrays, by the first of these: to be written before it."""
+    first = next((i for i, m in enumerate(meetings) if not m.alike), None)
+    if first is None:
+        return {}
+    later = {graph.numbers[v] for m in meetings[first:] for v in m.results}
+    single = {v for e in whole.jaxpr.eqns if len(e.outvars) == 1 for v in e.outvars}
+    places = {v: i for i, v in enumerate(whole.jaxpr.outvars[1 : 1 + slots]) if isinstance(v, Var)}
+    known = [i for v, i in places.items() if v in single and later.isdisjoint(graph.reach(graph.numbers[v], ()))]
+    return {first: known}
 
 
 def _applied(

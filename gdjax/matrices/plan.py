@@ -49,26 +49,31 @@ class Leaf(NamedTuple):
         return [(self.batch * number, self.rows, self.columns // number)]
 
     def split(self, x: Array) -> list[Array]:
-        """x as stacks of matrices, each (number, rows, columns): one stack, or one for each part if these differ."""
+        """x as stacks of matrices, each (number, rows, columns): one stack, or one for each part if these differ.
+
+        The axes of its rows may be of length 1.
+        """
         whole = self.axes.to_matrices(x)
         if len(set(self.parts)) > 1:
             ends = [sum(self.parts[: i + 1]) for i in range(len(self.parts))]
             return [whole[..., end - n : end] for end, n in zip(ends, self.parts, strict=True)]
         if not self.parts:
             return [whole]
-        apart = whole.reshape(self.batch, self.rows, len(self.parts), self.parts[0])
-        return [apart.swapaxes(1, 2).reshape(self.sizes[0])]
+        rows = whole.shape[1]
+        apart = whole.reshape(self.batch, rows, len(self.parts), self.parts[0])
+        return [apart.swapaxes(1, 2).reshape(self.batch * len(self.parts), rows, self.parts[0])]
 
-    def joined(self, stacks: Sequence[Array]) -> Array:
-        """The array whose `split` these are."""
+    def joined(self, stacks: Sequence[Array], shape: tuple[int, ...] | None = None) -> Array:
+        """The array whose `split` these are, of the shape of the leaf or another."""
         if len(set(self.parts)) > 1:
             whole = jnp.concatenate(stacks, -1)
         elif not self.parts:
             (whole,) = stacks
         else:
-            apart = stacks[0].reshape(self.batch, len(self.parts), self.rows, self.parts[0])
-            whole = apart.swapaxes(1, 2).reshape(self.batch, self.rows, self.columns)
-        return self.axes.from_matrices(whole, self.shape)
+            rows = stacks[0].shape[1]
+            apart = stacks[0].reshape(self.batch, len(self.parts), rows, self.parts[0])
+            whole = apart.swapaxes(1, 2).reshape(self.batch, rows, self.columns)
+        return self.axes.from_matrices(whole, self.shape if shape is None else shape)
 
 
 class Plan(NamedTuple):

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from gdjax.numerics.elementwise import Array, abs_sq, at_least_float32
 from gdjax.xla.bits import finite_within
-from gdjax.xla.reads import alone
+from gdjax.xla.reads import alone, apart, original, rounded
 
 
 def below_overflow(x: Array) -> Array:
@@ -111,3 +111,9 @@ def shrinking(size: Array, most: ArrayLike) -> Array:
     """The factor that brings a size down to `most`: 1 where it is no more, NaN where it is NaN."""
     inside = size <= most
     return jnp.where(inside, 1, most / jnp.where(inside, 1, size))
+
+
+def as_added(u: Array, p: Array) -> Array:
+    """u, rounded as it is where it is added to a 16-bit parameter: for an update that a rule reads several times."""
+    y = rounded(u, p)
+    return u if y is u else apart(y.astype(original(p).dtype))[0].astype(u.dtype)

@@ -9,19 +9,20 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import base, keys, meshes
+from gdjax.core import base, keys
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
-from gdjax.lift.stages import Planned, Reduced, Staged, Tree
+from gdjax.lift.stages import Planned, Staged
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.stacks import in_stacks
 from gdjax.matrices.plan import plan_of
 from gdjax.matrices.roles import routing
+from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.numerics.norms import unit_and_norm
-from gdjax.optimizers.orthogonal import matrices_of
+from gdjax.optimizers.orthogonal import matrices
 from gdjax.optimizers.with_adam import with_adam
 
 _highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -55,31 +56,9 @@ def _first_q(params: Params, given: Mapping[str, Any]) -> list[Any]:
     return first
 
 
-def _low_rank(
-    gs: list[Array], s: ScaleByDionState, ps: list[Array], t: Array,
-    tree: Tree, mu: Hyper, eps: Hyper, rank_fraction: float, dimensions: Any,
-) -> Any:  # fmt: skip
-    """The updates of all matrices, what is left of their momenta, and the new directions."""
-    leaves = matrices_of(tree, gs, dimensions, None, Matrix())
-    total = jax.jit(_total)
-    totals = [total(g, m) for g, m in zip(gs, s.mu, strict=True)]
-
-    def directions(totals: list[Array], qs: list[list[Array]], mu: Any, eps: Hyper) -> Any:
-        xs = [leaf.split(m) for leaf, m in zip(leaves, totals, strict=True)]
-        found = in_stacks(lambda m, q: _power_step(m, q, mu, eps), sum(xs, []), sum(qs, []))
-        us, ms, news = map(iter, found)
-        of = lambda each, leaf: leaf.joined([next(each) for _ in leaf.sizes])  # noqa: E731
-        parts = [[next(news) for _ in leaf.sizes] for leaf in leaves]
-        return [of(us, leaf) for leaf in leaves], [of(ms, leaf) for leaf in leaves], parts
-
-    like = gs, gs, jax.tree.map(lambda q: None, s.Q)
-    us, ms, qs = meshes.partitioned(directions, like, totals, s.Q, mu, eps)
-    return {"mu": ms, "Q": qs, "u": us}
-
-
-def _total(g: Array, m: Array) -> Array:
-    g, m = numerics.widen((g, m), numerics.widest_real([g, m]))
-    return m + bounded(g, "summed")
+def _low_rank(ms: list[Array], qs: list[Array], mu: Hyper, eps: Hyper) -> Any:
+    """The directions of stacks of matrices, what is left of them, and the new Q."""
+    return in_stacks(lambda m, q: _power_step(m, q, mu, eps), ms, qs)
 
 
 def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, Array]:
@@ -103,14 +82,14 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
     return (u.mT, B.mT, new) if turned else (u, B, new)
 
 
-@leafwise(ScaleByDionState, reduce=_low_rank, mu=first_moment, Q=Planned(_first_q))
+@leafwise(ScaleByDionState, static={"dimensions": matrices(Matrix())}, mu=first_moment, Q=Planned(_first_q))
 def _dion(
     g: Array, s: ScaleByDionState, p: Array, t: Array,
-    mu: Hyper, eps: Hyper, mu_dtype: DType | None = None, rank_fraction: Staged = 1.0, key: Staged = 0,
-    dimensions: Staged = None,
-    u: Reduced = None,
+    mu: Hyper, eps: Hyper, mu_dtype: DType | None, rank_fraction: Staged, key: Staged, dimensions: Any,
 ) -> tuple[Array, ScaleByDionState]:  # fmt: skip
-    return u, s
+    M = s.mu + bounded(g, "summed")  # noqa: N806
+    u, M, Q = of_stacks(_low_rank, M, s.Q, leaf=dimensions, like=(0, 0, 1), mu=mu, eps=eps)  # noqa: N806
+    return u, s._replace(mu=M, Q=Q)
 
 
 @transform

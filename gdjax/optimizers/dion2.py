@@ -8,19 +8,20 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from gdjax import numerics
-from gdjax.core import base, meshes
+from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
-from gdjax.lift.stages import Reduced, Staged, Tree
+from gdjax.lift.stages import Staged
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.stacks import in_stacks
 from gdjax.matrices.roles import routing
+from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrices_of
+from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrices, real_for
 from gdjax.optimizers.with_adam import with_adam
 
 
@@ -32,29 +33,9 @@ class ScaleByDion2State(NamedTuple):
     ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
 
 
-def _of_largest(
-    gs: list[Array], s: ScaleByDion2State, ps: list[Array], t: Array,
-    tree: Tree, ef_decay: Hyper, eps: Hyper, ns_steps: Hyper, fraction: float, preconditioning: str, ns_dtype: Any,
-    dimensions: Any,
-) -> Any:  # fmt: skip
-    """The updates of all matrices, and what is left of their momenta."""
-    leaves = matrices_of(tree, gs, dimensions, ns_dtype, Matrix())
-    polar, total = Polar(ns_steps, preconditioning, ns_dtype), jax.jit(_total)
-    totals = [total(g, m) for g, m in zip(gs, s.mu, strict=True)]
-
-    def directions(totals: list[Array], coeffs: Array, ef_decay: Any, eps: Hyper) -> Any:
-        xs = [leaf.split(m) for leaf, m in zip(leaves, totals, strict=True)]
-        us, ms = map(iter, in_stacks(lambda m: _submatrix(m, polar, coeffs, fraction, ef_decay, eps), sum(xs, [])))
-        of = lambda each, leaf: leaf.joined([next(each) for _ in leaf.sizes])  # noqa: E731
-        return [of(us, leaf) for leaf in leaves], [of(ms, leaf) for leaf in leaves]
-
-    us, ms = meshes.partitioned(directions, (gs, gs), totals, s.ns_coeffs, ef_decay, eps)
-    return {"mu": ms, "u": us}
-
-
-def _total(g: Array, m: Array) -> Array:
-    g, m = numerics.widen((g, m), numerics.widest_real([g, m]))
-    return m + bounded(g, "summed")
+def _of_largest(ms: list[Array], coeffs: Array, polar: Polar, fraction: float, ef_decay: Hyper, eps: Hyper) -> Any:
+    """The directions of stacks of matrices, and what is left of them."""
+    return in_stacks(lambda m: _submatrix(m, polar, coeffs, fraction, ef_decay, eps), ms)
 
 
 def _submatrix(
@@ -81,16 +62,21 @@ def _submatrix(
 
 
 @leafwise(
-    ScaleByDion2State, reduce=_of_largest, mu=first_moment, ns_coeffs=first_coefficients("gdjax.scale_by_dion2")
+    ScaleByDion2State, static={"dimensions": matrices(Matrix())}, mu=first_moment,
+    ns_coeffs=first_coefficients("gdjax.scale_by_dion2"),
 )  # fmt: skip
 def _dion2(
     g: Array, s: ScaleByDion2State, p: Array, t: Array,
-    ef_decay: Hyper, eps: Hyper, mu_dtype: DType | None = None, ns_steps: Hyper = 5, fraction: Staged = 0.25,
-    ns_coeffs: Staged = None, preconditioning: Staged = "frobenius", ns_dtype: Staged = None,
-    dimensions: Staged = None,
-    u: Reduced = None,
+    ef_decay: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, fraction: float, ns_coeffs: Staged,
+    preconditioning: str, ns_dtype: Any, dimensions: Any,
 ) -> tuple[Array, ScaleByDion2State]:  # fmt: skip
-    return u, s
+    real_for(ns_dtype, g)
+    B = s.mu + bounded(g, "summed")  # noqa: N806
+    u, M = of_stacks(  # noqa: N806
+        _of_largest, B, leaf=dimensions, like=(0, 0), coeffs=s.ns_coeffs,
+        polar=Polar(ns_steps, preconditioning, ns_dtype), fraction=fraction, ef_decay=ef_decay, eps=eps,
+    )  # fmt: skip
+    return u, s._replace(mu=M)
 
 
 @transform

@@ -9,19 +9,20 @@ from jax.typing import DTypeLike
 
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
-from gdjax.core import base, meshes
+from gdjax.core import base
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.per_leaf import PerLeaf
 from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
-from gdjax.lift.stages import Reduced, Staged, Tree
+from gdjax.lift.stages import Staged
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
 from gdjax.linalg.polar_coefficients import JORDAN
-from gdjax.numerics import Array
+from gdjax.matrices.together import of_stacks
+from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.adam import adamw
-from gdjax.optimizers.orthogonal import by_shape, check_polar, first_coefficients, matrices_of, momenta
+from gdjax.optimizers.orthogonal import by_shape, check_polar, first_coefficients, matrices, real_for
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -45,25 +46,17 @@ class MuonDimensionNumbers(NamedTuple):
 
 
 def _orthogonal(
-    gs: list[Array], s: MuonState, ps: list[Array], t: Array,
-    tree: Tree, beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, consistent_rms: Hyper, ns_steps: Hyper,
-    adaptive: bool, preconditioning: str, ns_dtype: Any, equilibrate: Any, renormalize: Any, dimensions: Any,
-    factor: Any,
-) -> Any:  # fmt: skip
-    """The momentum of all matrices, and it orthogonalized, those of one shape together."""
-    leaves = matrices_of(tree, gs, dimensions, ns_dtype, MuonDimensionNumbers())
-    polar = Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize)
+    ms: list[Array], coeffs: Array, eps: Hyper, polar: Polar, adaptive: bool, scaled: bool, rms: Hyper
+) -> list[Array]:
+    """Stacks of matrices orthogonalized, those of one shape together, and scaled."""
+    os = polar.of(ms, coeffs, eps)
+    if adaptive:
+        os = list(map(_times_inner_product, os, ms))
+    return [_by_shape(o, rms) for o in os] if scaled else os
 
-    def orthogonal(ms: list[Array], coeffs: Array, eps: Hyper, rms: Any) -> list[Array]:
-        xs = [leaf.split(m) for leaf, m in zip(leaves, ms, strict=True)]
-        flat = [x for parts in xs for x in parts]
-        os = polar.of(flat, coeffs, eps)
-        os = map(_times_inner_product, os, flat) if adaptive else iter(os)
-        scaled = [[_scaled(next(os), factor, rms) for _ in parts] for parts in xs]
-        return [leaf.joined(os) for leaf, os in zip(leaves, scaled, strict=True)]
 
-    ms, mus = momenta(gs, s.mu, t, beta, nesterov, bias_correction)
-    return {"mu": mus, "u": meshes.partitioned(orthogonal, gs, ms, s.ns_coeffs, eps, consistent_rms)}
+def _by_shape(o: Array, rms: Hyper) -> Array:
+    return jnp.asarray(by_shape(o.shape[-2], o.shape[-1], rms)).astype(o.dtype) * o
 
 
 @jax.jit
@@ -71,21 +64,29 @@ def _times_inner_product(o: Array, m: Array) -> Array:
     return jnp.real(jnp.sum(m.conj() * o, (-2, -1), keepdims=True)).astype(o.dtype) * o
 
 
-def _scaled(o: Array, factor: Any, rms: Any) -> Array:
-    return jnp.asarray(factor(*o.shape[-2:], rms)).astype(o.dtype) * o
-
-
-@leafwise(MuonState, reduce=_orthogonal, mu=first_moment, ns_coeffs=first_coefficients("gdjax.scale_by_muon"))
+@leafwise(
+    MuonState, static={"dimensions": matrices(MuonDimensionNumbers())}, mu=first_moment,
+    ns_coeffs=first_coefficients("gdjax.scale_by_muon"),
+)  # fmt: skip
 def _muon(
     g: Array, s: MuonState, p: Array, t: Array,
-    beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, mu_dtype: DType | None = None,
-    consistent_rms: Hyper = None, ns_steps: Hyper = 5, ns_coeffs: Staged = JORDAN, adaptive: Staged = False,
-    preconditioning: Staged = "frobenius",
-    ns_dtype: Staged = None, equilibrate: Staged = None, renormalize: Staged = None, dimensions: Staged = None,
-    factor: Staged = None,
-    u: Reduced = None,
+    beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, mu_dtype: DType | None, scaled: bool,
+    consistent_rms: Hyper, ns_steps: Hyper, ns_coeffs: Staged, adaptive: bool, preconditioning: str, ns_dtype: Any,
+    equilibrate: str | None, renormalize: str | None, dimensions: Any,
 ) -> tuple[Array, MuonState]:  # fmt: skip
-    return u, s
+    real_for(ns_dtype, g)
+    g = bounded(g)
+    mu = beta * s.mu + (1 - beta) * g
+    if bias_correction:
+        m = debias(beta * mu, beta, t + 1) + debias((1 - beta) * g, beta, t) if nesterov else debias(mu, beta, t)
+    else:
+        m = beta * mu + (1 - beta) * g if nesterov else mu
+    X = of_stacks(  # noqa: N806
+        _orthogonal, m, leaf=dimensions, coeffs=s.ns_coeffs, eps=eps,
+        polar=Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize),
+        adaptive=adaptive, scaled=scaled, rms=consistent_rms,
+    )  # fmt: skip
+    return X, s._replace(mu=mu)
 
 
 @transform
@@ -148,8 +149,8 @@ def scale_by_muon(
       [1. 1.]
     """
     return _checked(
-        "gdjax.scale_by_muon", beta, eps, nesterov, bias_correction, mu_dtype, None, ns_steps, ns_coeffs, adaptive,
-        preconditioning, ns_dtype, equilibrate, renormalize, weight_dimension_numbers, lambda rows, columns, rms: 1,
+        "gdjax.scale_by_muon", beta, eps, nesterov, bias_correction, mu_dtype, False, None, ns_steps, ns_coeffs,
+        adaptive, preconditioning, ns_dtype, equilibrate, renormalize, weight_dimension_numbers,
     )  # fmt: skip
 
 
@@ -270,8 +271,8 @@ def muon(
     label, dimensions = "gdjax.muon", muon_weight_dimension_numbers
     inside = MuonDimensionNumbers() if dimensions is None else dimensions
     direction = _checked(
-        label, beta, eps, nesterov, bias_correction, mu_dtype, consistent_rms, ns_steps, ns_coeffs, adaptive,
-        preconditioning, ns_dtype, equilibrate, renormalize, inside, by_shape,
+        label, beta, eps, nesterov, bias_correction, mu_dtype, True, consistent_rms, ns_steps, ns_coeffs, adaptive,
+        preconditioning, ns_dtype, equilibrate, renormalize, inside,
     )  # fmt: skip
     spectral = chain(
         direction,

@@ -13,15 +13,16 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
-from gdjax.lift.stages import Planned, Reduced, Staged, Tree
+from gdjax.lift.stages import Planned, Staged
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
 from gdjax.linalg.stacks import in_stacks
-from gdjax.matrices.plan import Leaf, plan_of
+from gdjax.matrices.plan import plan_of
 from gdjax.matrices.roles import routing
-from gdjax.numerics import Array
-from gdjax.optimizers.orthogonal import by_shape, check_polar, first_coefficients, matrices_of, momenta
+from gdjax.matrices.together import of_stacks
+from gdjax.numerics import Array, bounded
+from gdjax.optimizers.orthogonal import by_shape, check_polar, first_coefficients, matrices, real_for
 from gdjax.optimizers.with_adam import with_adam
 
 
@@ -34,43 +35,23 @@ class ScaleByNorMuonState(NamedTuple):
     ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
 
 
-def _of_outputs(leaf: Leaf) -> Leaf:
-    """The leaf of an array with one number for each output."""
-    shape = tuple(1 if i in leaf.axes.rows else n for i, n in enumerate(leaf.shape))
-    return leaf._replace(shape=shape, rows=1)
-
-
 def _first_v(params: Params, given: Mapping[str, Any]) -> list[Any]:
     leaves = plan_of("gdjax.scale_by_normuon", params, given["dimensions"], Matrix()).leaves
     kept = []
     for leaf, p in zip(leaves, jax.tree.leaves(params), strict=True):
-        v = jnp.zeros(_of_outputs(leaf).shape, numerics.widest_real(p))
-        kept.append(meshes.along(v, p, [None if i in leaf.axes.rows else i for i in range(len(leaf.shape))]))
+        outputs = [None if i in leaf.axes.rows else i for i in range(len(leaf.shape))]
+        v = jnp.zeros([1 if i is None else leaf.shape[i] for i in outputs], numerics.widest_real(p))
+        kept.append(meshes.along(v, p, outputs))
     return kept
 
 
 def _normalized(
-    gs: list[Array], s: ScaleByNorMuonState, ps: list[Array], t: Array,
-    tree: Tree, b1: Hyper, b2: Hyper, eps: Hyper, nesterov: bool, consistent_rms: Hyper, ns_steps: Hyper,
-    preconditioning: str, ns_dtype: Any, equilibrate: Any, renormalize: Any, dimensions: Any,
-) -> Any:  # fmt: skip
-    """The momentum of all matrices, it orthogonalized, and that with its outputs over their root mean squares."""
-    leaves = matrices_of(tree, gs, dimensions, ns_dtype, Matrix())
-    polar = Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize)
-
-    def directions(ms: list[Array], vs: list[Array], coeffs: Array, b2: Hyper, eps: Hyper, rms: Any) -> Any:
-        xs = [leaf.split(m) for leaf, m in zip(leaves, ms, strict=True)]
-        olds = [_of_outputs(leaf).split(v) for leaf, v in zip(leaves, vs, strict=True)]
-        os = polar.of([x for parts in xs for x in parts], coeffs, eps)
-        vs = [v.astype(o.real.dtype) for o, v in zip(os, sum(olds, []), strict=True)]
-        us, news = in_stacks(lambda o, v: _by_outputs(o, v, b2, eps, rms), os, vs)
-        u, v = iter(us), iter(news)
-        of = lambda each, leaf: leaf.joined([next(each) for _ in leaf.sizes])  # noqa: E731
-        return [of(u, leaf) for leaf in leaves], [of(v, _of_outputs(leaf)) for leaf in leaves]
-
-    ms, mus = momenta(gs, s.mu, t, b1, nesterov, False)
-    us, vs = meshes.partitioned(directions, (gs, s.v), ms, s.v, s.ns_coeffs, b2, eps, consistent_rms)
-    return {"mu": mus, "v": vs, "u": us}
+    ms: list[Array], vs: list[Array], coeffs: Array, polar: Polar, b2: Hyper, eps: Hyper, rms: Hyper
+) -> tuple[list[Array], list[Array]]:
+    """The directions of stacks of matrices, and the new mean squares."""
+    os = polar.of(ms, coeffs, eps)
+    vs = [v.astype(o.real.dtype) for o, v in zip(os, vs, strict=True)]
+    return in_stacks(lambda o, v: _by_outputs(o, v, b2, eps, rms), os, vs)
 
 
 def _by_outputs(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Array, Array]:
@@ -90,17 +71,24 @@ def _by_outputs(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Ar
 
 
 @leafwise(
-    ScaleByNorMuonState, reduce=_normalized, mu=first_moment, v=Planned(_first_v),
+    ScaleByNorMuonState, static={"dimensions": matrices(Matrix())}, mu=first_moment, v=Planned(_first_v),
     ns_coeffs=first_coefficients("gdjax.scale_by_normuon"),
 )  # fmt: skip
 def _normuon(
     g: Array, s: ScaleByNorMuonState, p: Array, t: Array,
-    b1: Hyper, b2: Hyper, eps: Hyper, nesterov: bool, consistent_rms: Hyper, mu_dtype: DType | None = None,
-    ns_steps: Hyper = 5, ns_coeffs: Staged = None, preconditioning: Staged = "frobenius", ns_dtype: Staged = None,
-    equilibrate: Staged = None, renormalize: Staged = None, dimensions: Staged = None,
-    u: Reduced = None,
+    b1: Hyper, b2: Hyper, eps: Hyper, nesterov: bool, consistent_rms: Hyper, mu_dtype: DType | None, ns_steps: Hyper,
+    ns_coeffs: Staged, preconditioning: str, ns_dtype: Any, equilibrate: str | None, renormalize: str | None,
+    dimensions: Any,
 ) -> tuple[Array, ScaleByNorMuonState]:  # fmt: skip
-    return u, s
+    real_for(ns_dtype, g)
+    g = bounded(g)
+    mu = b1 * s.mu + (1 - b1) * g
+    u, v = of_stacks(
+        _normalized, b1 * mu + (1 - b1) * g if nesterov else mu, s.v, leaf=dimensions, like=(0, 1),
+        coeffs=s.ns_coeffs, polar=Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize),
+        b2=b2, eps=eps, rms=consistent_rms,
+    )  # fmt: skip
+    return u, s._replace(mu=mu, v=v)
 
 
 @transform

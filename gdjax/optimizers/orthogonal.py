@@ -1,58 +1,38 @@
-"""What Muon and its kin share: which leaves are matrices, their momenta, and the arguments of Newton-Schulz."""
+"""What Muon and its kin share: which leaves are matrices, and the arguments of Newton-Schulz."""
 
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from gdjax import numerics
 from gdjax.core.types import DTypeLike, Roles, Scalar
 from gdjax.lift.leafwise import Hyper
+from gdjax.lift.rule import OfLeaf
 from gdjax.lift.stages import Tree, Whole
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import Coefficients, coefficients
 from gdjax.matrices.plan import Leaf, plan_of
-from gdjax.numerics import Array, bounded, debias
+from gdjax.numerics import Array
 
 
-def matrices_of(tree: Tree, gs: list[Array], dimensions: Roles, ns_dtype: DTypeLike | None, default: Any) -> list[Leaf]:
-    """The plan of the leaves that have gradients, of which each must be a matrix."""
-    plan = plan_of(tree.label, tree.of(gs), dimensions, default)
-    leaves = tree.of_each(plan.leaves)
-    for leaf, g in zip(leaves, gs, strict=True):
-        if ns_dtype is not None and jnp.iscomplexobj(g):
-            dtype = jnp.dtype(ns_dtype)
-            raise TypeError(f"{tree.label}: {leaf.path}: ns_dtype {dtype} does not support complex numbers ({g.dtype})")
-    return leaves
+def matrices(default: Any) -> OfLeaf:
+    """How each leaf is a matrix, for a rule: `static={"dimensions": matrices(Matrix())}`."""
+
+    def of_each(tree: Tree, dimensions: Roles) -> list[Leaf]:
+        plan = plan_of(tree.label, tree.structure.unflatten(tree.entries), dimensions, default)
+        return tree.of_each([leaf._replace(path="") for leaf in plan.leaves])  # leaves alike share one trace
+
+    return of_each
 
 
-def momenta(
-    gs: list[Array], mus: list[Array], t: Array, beta: Hyper, nesterov: bool, bias_correction: bool
-) -> tuple[list[Array], list[Array]]:
-    """For each matrix m_t and mu_t."""
-    average = jax.jit(functools.partial(_momentum, t=t, beta=beta, nesterov=nesterov, bias_correction=bias_correction))
-    averages = [average(g, mu) for g, mu in zip(gs, mus, strict=True)]  # leaves alike share one trace
-    return [m for m, _ in averages], [mu for _, mu in averages]
-
-
-def _momentum(g: Array, mu: Array, t: Array, beta: Hyper, nesterov: bool, bias_correction: bool) -> tuple[Array, Array]:
-    """m_t and mu_t of one matrix."""
-    real = numerics.widest_real([g, mu])
-    g, mu = numerics.widen((g, mu), real)
-    t, beta = t.astype(real), numerics.scalar(beta, real)
-    g = bounded(g)
-    mu = beta * mu + (1 - beta) * g
-    if not bias_correction:
-        m = beta * mu + (1 - beta) * g if nesterov else mu
-    else:
-        m = debias(beta * mu, beta, t + 1) + debias((1 - beta) * g, beta, t) if nesterov else debias(mu, beta, t)
-    return m, mu
+def real_for(ns_dtype: DTypeLike | None, g: Array) -> None:
+    """Raises for complex numbers where factors are rounded."""
+    if ns_dtype is not None and jnp.iscomplexobj(g):
+        raise TypeError(f"ns_dtype {jnp.dtype(ns_dtype)} does not support complex numbers ({g.dtype})")
 
 
 def first_coefficients(label: str) -> Whole:
     """The slot of the coefficients."""
-    return Whole(lambda params, given: coefficients(label, given["ns_coeffs"], given["ns_steps"]))
+    return Whole(lambda params, given: coefficients(label, given["ns_coeffs"], given["ns_steps"]), seen=True)
 
 
 def check_polar(

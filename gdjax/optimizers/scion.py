@@ -1,6 +1,5 @@
 """Scion: for each role of leaf the steepest direction of a norm of its own."""
 
-import functools
 import re
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,19 +9,20 @@ from jax.typing import DTypeLike
 
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
-from gdjax.core import base, meshes
+from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Params, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
-from gdjax.lift.stages import Reduced, Staged, Tree
+from gdjax.lift.stages import Staged, Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
 from gdjax.matrices.roles import routing
-from gdjax.numerics import Array
+from gdjax.matrices.together import of_stacks
+from gdjax.numerics import Array, bounded
 from gdjax.numerics.norms import unit_and_norm
-from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrices_of, momenta
+from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrices, real_for
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -38,30 +38,16 @@ class ScaleByScionState(NamedTuple):
     ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
 
 
-def _steepest(
-    gs: list[Array], s: ScaleByScionState, ps: list[Array], t: Array,
-    tree: Tree, alpha: Hyper, eps: Hyper, ns_steps: Hyper, norm: str, preconditioning: str, ns_dtype: Any,
-    dimensions: Any,
-) -> Any:  # fmt: skip
-    """The momentum of all leaves, and its steepest directions."""
-    ms, mus = momenta(gs, s.mu, t, 1 - alpha, False, False)
-    if norm != "spectral":
-        paths = [jax.tree_util.keystr(path) for path in tree.chosen(tree.paths)]
-        us = [_of_norm(norm, bool(re.search(r"\bweight\W*$", path)), m) for path, m in zip(paths, ms, strict=True)]
-        return {"mu": mus, "u": us}
-    leaves = matrices_of(tree, gs, dimensions, ns_dtype, Matrix())
-    polar = Polar(ns_steps, preconditioning, ns_dtype)
-
-    def directions(ms: list[Array], coeffs: Array, eps: Hyper) -> list[Array]:
-        xs = [leaf.split(m) for leaf, m in zip(leaves, ms, strict=True)]
-        each = iter(polar.of([x for parts in xs for x in parts], coeffs, eps))
-        scaled = [[(x.shape[-1] / max(x.shape[-2], 1)) ** 0.5 * next(each) for x in parts] for parts in xs]
-        return [leaf.joined(os) for leaf, os in zip(leaves, scaled, strict=True)]
-
-    return {"mu": mus, "u": meshes.partitioned(directions, gs, ms, s.ns_coeffs, eps)}
+def _outputs_first(tree: Tree, dimensions: Any) -> list[bool]:
+    """For each leaf whether it is a weight as in PyTorch, by its name."""
+    return [bool(re.search(r"\bweight\W*$", jax.tree_util.keystr(path))) for path in tree.chosen(tree.paths)]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+def _factors(ms: list[Array], coeffs: Array, eps: Hyper, polar: Polar) -> list[Array]:
+    """The steepest directions of stacks in the spectral norm."""
+    return [(o.shape[-1] / max(o.shape[-2], 1)) ** 0.5 * o for o in polar.of(ms, coeffs, eps)]
+
+
 def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
     """The direction of one array, (..., inputs, outputs) or (..., outputs, inputs)."""
     inputs = (-1 if outputs_first else -2) if m.ndim > 1 else None
@@ -82,17 +68,29 @@ def _over(m: Array, axis: int | None) -> Array:
     return m * (1 / unit).astype(m.dtype) * (1 / jnp.where(norm == 0, 1, norm)).astype(m.dtype)
 
 
-@leafwise(
-    ScaleByScionState, reduce=_steepest, mu=first_moment, ns_coeffs=first_coefficients("gdjax.scale_by_scion")
-)  # fmt: skip
-def _scion(
+_SLOTS: Any = {"mu": first_moment, "ns_coeffs": first_coefficients("gdjax.scale_by_scion")}
+
+
+@leafwise(ScaleByScionState, static={"dimensions": matrices(Matrix())}, **_SLOTS)
+def _spectral(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
-    alpha: Hyper, eps: Hyper, mu_dtype: DType | None = None, ns_steps: Hyper = 5, norm: Staged = "spectral",
-    ns_coeffs: Staged = None, preconditioning: Staged = "frobenius", ns_dtype: Staged = None,
-    dimensions: Staged = None,
-    u: Reduced = None,
+    alpha: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Staged, preconditioning: str,
+    ns_dtype: Any, dimensions: Any,
 ) -> tuple[Array, ScaleByScionState]:  # fmt: skip
-    return u, s
+    real_for(ns_dtype, g)
+    mu = (1 - alpha) * s.mu + alpha * bounded(g)
+    polar = Polar(ns_steps, preconditioning, ns_dtype)
+    u = of_stacks(_factors, mu, leaf=dimensions, coeffs=s.ns_coeffs, eps=eps, polar=polar)
+    return u, s._replace(mu=mu)
+
+
+@leafwise(ScaleByScionState, static={"dimensions": _outputs_first}, **_SLOTS)
+def _of_other_norm(
+    g: Array, s: ScaleByScionState, p: Array, t: Array,
+    alpha: Hyper, norm: str, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Staged, dimensions: Any,
+) -> tuple[Array, ScaleByScionState]:  # fmt: skip
+    mu = (1 - alpha) * s.mu + alpha * bounded(g)
+    return _of_norm(norm, dimensions, mu), s._replace(mu=mu)
 
 
 @transform
@@ -153,11 +151,12 @@ def scale_by_scion(
     label = "gdjax.scale_by_scion"
     if norm not in NORMS:
         raise ValueError(f"{label}: norm must be one of {', '.join(NORMS)}, got {norm!r}")
-    rule = base.part_of(
-        _scion(alpha, eps, mu_dtype, ns_steps, norm, ns_coeffs, preconditioning, ns_dtype, routing(roles))
-    )
-    check_polar(label, **rule.hyper, **rule.staged)
-    return rule.labelled(label)
+    check_polar(label, ns_steps, ns_coeffs, preconditioning)
+    if norm == "spectral":
+        tx = _spectral(alpha, eps, mu_dtype, ns_steps, ns_coeffs, preconditioning, ns_dtype, routing(roles))
+    else:
+        tx = _of_other_norm(alpha, norm, mu_dtype, ns_steps, ns_coeffs, routing(roles))
+    return base.part_of(tx).labelled(label)
 
 
 @transform

@@ -12,11 +12,12 @@ from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
 from gdjax.core.types import ArrayTree, OptState, Params, Roles
 from gdjax.lift.leafwise import Hyper
-from gdjax.lift.stages import Planned, Reduced, Staged, Tree
+from gdjax.lift.stages import Planned, Tree
 from gdjax.lift.wrapper import wrapper
 from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.matrices.roles import routing
 from gdjax.numerics import Array, below_overflow
+from gdjax.numerics.bounds import as_added
 
 KEPT = "matrix", "head"  # the roles of the leaves whose norms are kept, as in the authors' code
 
@@ -32,6 +33,10 @@ class HyperballState(NamedTuple):
 
 def _leaves(label: str, tree: ArrayTree, roles: Roles) -> list[Leaf]:
     return [leaf._replace(path="") for leaf in plan_of(label, tree, routing(roles)).leaves]  # alike: one trace
+
+
+def _of_updates(tree: Tree, roles: Any) -> list[Leaf]:
+    return tree.of_each(_leaves(tree.label, tree.structure.unflatten(tree.entries), roles))
 
 
 def _norms(x: Array) -> tuple[Array, Array]:
@@ -59,59 +64,23 @@ def _first(params: Params, given: Mapping[str, Any]) -> list[Any]:
     return radii
 
 
-def _on_the_sphere(leaf: Leaf, p: Array, u: Array, radii: list[Array], learning_rate: Array) -> Array:
-    """The update of one leaf: R (p + lr R u / |u|) / |...| - p for each of its matrices."""
-    real = numerics.widest_real([p, u])
-    p, u = numerics.widen((p, u), real)
-    learning_rate = numerics.scalar(learning_rate, real)
-
-    def turned(p: Array, u: Array, radius: Array) -> Array:
-        unit, norm = _norms(u)
-        radius, found = radius.astype(real)[:, None, None], norm > 0
-        step = learning_rate * (u * (1 / unit).astype(u.dtype) / jnp.where(norm == 0, 1, norm).astype(u.dtype))
-        scale = jnp.where(radius == 0, 1, radius)
-        new = p / scale.astype(p.dtype) + step
-        unit, norm = _norms(new)
-        new = new * (scale / unit / jnp.where(norm == 0, 1, norm)).astype(new.dtype)
-        new = jnp.where((norm == 0) | ~found & ~jnp.isnan(norm), p, new)
-        return jnp.where(radius == 0, u, new - p)
-
-    return leaf.joined([turned(*xs) for xs in zip(leaf.split(p), leaf.split(u), radii, strict=True)])
+def _on_the_sphere(p: Array, u: Array, R: Array, lr: Hyper) -> Array:  # noqa: N803
+    """R (p + lr R u / |u|) / |...| - p for each matrix of a stack."""
+    unit, norm = _norms(u)
+    R, found = R[:, None, None], norm > 0  # noqa: N806
+    step = lr * (u * (1 / unit).astype(u.dtype) / jnp.where(norm == 0, 1, norm).astype(u.dtype))
+    scale = jnp.where(R == 0, 1, R)
+    new = p / scale.astype(p.dtype) + step
+    unit, norm = _norms(new)
+    new = new * (scale / unit / jnp.where(norm == 0, 1, norm)).astype(new.dtype)
+    new = jnp.where((norm == 0) | ~found & ~jnp.isnan(norm), p, new)
+    return jnp.where(R == 0, u, new - p)
 
 
-_kept = jax.jit(_on_the_sphere, static_argnums=0)  # leaves alike share one trace
-
-
-def _turned(
-    us: list[Array], gs: list[Array], s: HyperballState, ps: list[Array], t: Array,
-    tree: Tree, learning_rate: Hyper, roles: Roles, ascends: bool,
-) -> Any:  # fmt: skip
-    """The updates of all leaves."""
-    leaves = tree.of_each(_leaves(tree.label, tree.of(us), roles))
-    each = [jax.tree.leaves(radii) for radii in s.radius]  # Flax's nnx keeps lists as dicts
-    for where, leaf, radii in zip(tree.chosen(tree.paths), leaves, each, strict=True):
-        sizes = [(number,) for number, _, _ in leaf.sizes] if leaf.role in KEPT else []
-        if sizes != [jnp.shape(r) for r in radii]:
-            path = f"{tree.label}: params{jax.tree_util.keystr(where)}"
-            raise ValueError(f"{path}: the state has norms of other matrices; make it anew with init(params)")
-    out = []
-    for leaf, u, p, radii in zip(leaves, us, ps, each, strict=True):
-        if ascends:
-            u = -u
-        if leaf.role in KEPT:
-            u = meshes.partitioned(
-                lambda p, u, r, lr, leaf=leaf: _kept(leaf, p, u, r, lr), p, p, u, radii, learning_rate
-            )
-        elif ascends:
-            u = numerics.scalar(learning_rate, numerics.widest_real(u)) * u
-        out.append(u)
-    return {"turned": out}
-
-
-@wrapper(HyperballState, reduce=_turned, radius=Planned(_first))
+@wrapper(HyperballState, static={"roles": _of_updates}, radius=Planned(_first))
 def hyperball(
-    u: Array, g: Array, s: HyperballState, p: Array, t: Array,
-    learning_rate: Hyper, roles: Staged = None, *, ascends: bool = False, turned: Reduced = None,
+    u: Array, g: Array, s: HyperballState, p: Array, t: Array, learning_rate: Hyper, roles: Any = None, *,
+    ascends: bool = False,
 ) -> tuple[Array, HyperballState]:  # fmt: skip
     """Keeps the norm of each weight matrix, and moves it by a fixed share of that norm in the direction of `inner`.
 
@@ -168,4 +137,16 @@ def hyperball(
       Wen, Dang, Lyu, Ma & Liang 2026, Fantastic pretraining optimizers and where to find them II: hyperball
       optimization, section 2, https://arxiv.org/abs/2606.16899
     """
-    return turned, s
+    leaf: Leaf = roles
+    kept, R = leaf.role in KEPT, jax.tree.leaves(s.radius)  # noqa: N806  # Flax's nnx keeps lists as dicts
+    if [(number,) for number, _, _ in leaf.sizes if kept] != [r.shape for r in R]:
+        raise ValueError("the state has norms of other matrices; make it anew with init(params)")
+    u = -as_added(u, p) if ascends else as_added(u, p)
+    if not kept:
+        return learning_rate * u if ascends else u, s
+
+    def turned(p: Array, u: Array, R: list[Array], lr: Hyper) -> Array:  # noqa: N803
+        stacks = zip(leaf.split(p), leaf.split(u), R, strict=True)
+        return leaf.joined([_on_the_sphere(*xs, lr) for xs in stacks])
+
+    return meshes.partitioned(turned, p, p, u, R, learning_rate), s

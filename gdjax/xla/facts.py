@@ -129,6 +129,13 @@ def without_unused(closed: ClosedJaxpr, wanted: Iterable[Any] | None = None) -> 
     return ClosedJaxpr(closed.jaxpr.replace(eqns=left[::-1]), closed.consts)
 
 
+def with_inputs(closed: ClosedJaxpr, variables: Sequence[Var]) -> ClosedJaxpr:
+    """A traced function with some values, each of an equation of its own, as further inputs."""
+    given = {*variables}
+    left = [e for e in closed.jaxpr.eqns if given.isdisjoint(e.outvars)]
+    return ClosedJaxpr(closed.jaxpr.replace(eqns=left, invars=[*closed.jaxpr.invars, *variables]), closed.consts)
+
+
 def made_of(closed: ClosedJaxpr, inputs: Iterable[Var], most: int) -> set[Var]:
     """The values of up to `most` numbers that are made of these inputs alone, these among them."""
     found = {*inputs}

@@ -55,16 +55,17 @@ class Plan(NamedTuple):
     keeps: bool  # whether a value that is no output is written to memory
 
 
-def plan(graph: Graph, g: int, p: int | None, slots: Sequence[int], to: str | None) -> Plan:
+def plan(graph: Graph, g: int, p: int | None, slots: Sequence[int], to: str | None, given: Sequence[int] = ()) -> Plan:
     """The order of the loops of a traced rule.
 
     Args:
       graph: its values; the outputs are the update and the new slots.
       g, p, slots: the inputs that are the gradient, the parameter (None if there is none) and the old slots.
       to: what the caller does with the update, see `gdjax.xla.write_order.bound_for`.
+      given: the inputs that are in memory of their own: a new slot that is one of these is not written again.
     """
     values = dict(enumerate(graph.outputs))
-    loops = [i for i, x in values.items() if i == UPDATE or x != slots[i - 1]]
+    loops = [i for i, x in values.items() if i == UPDATE or x not in (slots[i - 1], *given)]
     places = {i: slots[i - 1] for i in loops if i != UPDATE}
     place = {"params": p, "gradient": g}.get(to or "")
     if place is not None:
