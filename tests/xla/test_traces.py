@@ -39,7 +39,7 @@ def test_what_is_dear_and_what_is_written():
     assert len(total.written) == 1 and total.outputs[0] not in total.written
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint])
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint], ids=["plain", "jit", "checkpoint"])
 def test_functions_that_are_called_are_looked_into(wrap: Any):
     closed = jax.make_jaxpr(lambda x, y: (wrap(lambda a, b: (a + 1, b))(x, y)[0], y))(X, X)
     graph = graph_of(closed)
