@@ -12,7 +12,7 @@ from gdjax.core.signatures import short_types
 from gdjax.core.values import Call, not_called
 from gdjax.lift import rule_checks, stage_checks
 from gdjax.lift.rule_checks import named
-from gdjax.lift.stages import Reduced, Staged, stages_of
+from gdjax.lift.stages import Reduced, stages_of
 
 
 class Arguments(NamedTuple):
@@ -56,8 +56,8 @@ def arguments_of(
 ) -> Arguments:  # fmt: skip
     """The arguments of a rule that come after `placed` others.
 
-    A mark is the default, `c=Reduced`, or the annotation, `c: Reduced = None`. `others` are the arguments `staged`,
-    `static` and `extra` of the decorator. `intervals` are the domains of some of the rest.
+    What stages provide has the default `Reduced`. `others` are the arguments `staged`, `static` and `extra` of the
+    decorator. `intervals` are the domains of some of the rest.
 
     Raises:
       TypeError: one of `others` or `intervals` names no argument of the factory, an interval is no text, or a stage of
@@ -69,14 +69,13 @@ def arguments_of(
     for what, listed in names.items():
         if unknown := sorted({*listed} - {p.name for p in arguments}):
             raise TypeError(f"gdjax.{maker}: {what}: the rule has no argument {', '.join(unknown)}")
-    listed = {*names["staged"], *names["static"]}
-    listed |= {p.name for p in arguments if _is_marked(p, Staged, rule)}
-    own = [p for p in arguments if not _is_marked(p, Reduced, rule) and p.name not in names["extra"]]
+    own = [p for p in arguments if p.default is not Reduced and p.name not in names["extra"]]
     for stage in stages_of(reduce):
         stage_checks.takes_lists(f"gdjax.{maker}: reduce of {_function(rule).__name__}", stage.f, placed)
     signs = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     unnamed = [signs[p.kind] + p.name for p in inspect.signature(rule).parameters.values() if p.kind in signs]
-    return Arguments(own, frozenset(listed), declared(maker, intervals or {}, [p.name for p in own]), unnamed)
+    listed = frozenset([*names["staged"], *names["static"]])
+    return Arguments(own, listed, declared(maker, intervals or {}, [p.name for p in own]), unnamed)
 
 
 def like_rule(
@@ -110,22 +109,3 @@ def _function(f: Any) -> Any:
     while isinstance(f, functools.partial) or hasattr(f, "__wrapped__") or inspect.ismethod(f):
         f = f.func if isinstance(f, functools.partial) else getattr(f, "__wrapped__", None) or f.__func__
     return f if inspect.isfunction(f) or isinstance(f, type) else type(f)
-
-
-def _is_marked(p: inspect.Parameter, mark: Any, rule: Any) -> bool:
-    return p.default is mark or _annotation(p, rule) is mark
-
-
-def _annotation(p: inspect.Parameter, rule: Any) -> Any:
-    """The annotation; one that is text, as all of a file with `from __future__ import annotations`, is evaluated.
-
-    Where it cannot be, since its names belong to a function or to type checkers alone, its last word counts.
-    """
-    found, code = p.annotation, _function(rule)
-    scope = getattr(code.__call__ if isinstance(code, type) else code, "__globals__", {})  # type: ignore[operator]
-    while isinstance(found, str):
-        try:
-            found = eval(found, scope)
-        except Exception:
-            return {"Reduced": Reduced, "Staged": Staged}.get(found.rpartition(".")[2].strip())
-    return found

@@ -7,13 +7,13 @@ names `tree`. Its dict may have
 
 - fields of the state: a list for a slot, a number for a `Shared` field, anything for a `Whole` one. They are the new
   values, which the rule, and the stages after this one, find in `s`;
-- anything else: it goes to the rule by name, which declares it as `name=Reduced` or `name: Reduced = None`. If it is a
-  list, each leaf gets its entry; a number goes to all leaves.
+- anything else: it goes to the rule by name, which declares it as `name=Reduced`. If it is a list, each leaf gets its
+  entry; a number goes to all leaves.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -23,8 +23,7 @@ from gdjax.core.types import ArrayTree, OptState, Params, Transform
 from gdjax.xla.write_order import bound_for
 
 Array = jax.Array
-Reduced = Annotated[Any, "reduced"]  # an argument of a rule that its stages provide: the factory does not have it
-Staged = Annotated[Any, "staged"]  # an argument of the factory that only the stages get; it need not be a number
+Reduced: Any = type("Reduced", (), {})  # the default of an argument of a rule that stages provide, and no user
 
 
 @dataclass(frozen=True)

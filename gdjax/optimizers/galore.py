@@ -12,7 +12,7 @@ from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.types import ArrayTree, DTypeLike, Mask, OptState, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.stages import Planned, Reduced, Stage, Staged, Tree, Whole
+from gdjax.lift.stages import Planned, Reduced, Stage, Tree, Whole
 from gdjax.linalg import matrices
 from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array
@@ -151,12 +151,13 @@ def _inner(
 @leafwise(
     GaLoreState, reduce=(_fitting, Stage(_projectors, "projector", every="update_proj_gap"), _inner),
     projector=Planned(_first_projectors), base_optimizer_state=Whole(_first_inner, "base_optimizer"),
+    staged="rank side dimensions base_optimizer",
 )  # fmt: skip
 def _galore(
     g: Array, s: GaLoreState, p: Array, t: Array,
     update_proj_gap: Hyper, scale: Hyper,
-    rank: Staged = 128, side: Staged = "long", dimensions: Staged = None, base_optimizer: Staged = None,
-    u: Reduced = None,
+    rank: Any = 128, side: Any = "long", dimensions: Any = None, base_optimizer: Any = None,
+    u: Any = Reduced,
 ) -> tuple[Array, GaLoreState]:  # fmt: skip
     return u, s
 

@@ -15,7 +15,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
-from gdjax.lift.stages import Stage, Staged, Tree, Whole
+from gdjax.lift.stages import Stage, Tree, Whole
 from gdjax.numerics import Array, debias, divide
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 from gdjax.transforms.decay import add_decayed_weights
@@ -75,11 +75,12 @@ def _direction(
 @leafwise(
     SophiaState, nu=second_moment,
     hessian_fn_state=Whole(lambda params, given: given["hessian_diagonal_fn"].init(params), "hessian_diagonal_fn"),
+    staged="hessian_diagonal_fn",
 )  # fmt: skip
 def _sophia(
     g: Array, s: SophiaState, p: Array, t: Array,
     b1: Hyper, b2: Hyper, eps: Hyper, gamma: Hyper, update_interval: Hyper, bias_correction: bool,
-    clip_threshold: Hyper = None, mu_dtype: DType | None = None, hessian_diagonal_fn: Staged = None,
+    clip_threshold: Hyper = None, mu_dtype: DType | None = None, hessian_diagonal_fn: Any = None,
 ) -> tuple[Array, SophiaState]:  # fmt: skip
     if jnp.iscomplexobj(g):
         raise TypeError(f"does not support complex numbers ({g.dtype}): its Hessian is of real parameters")

@@ -89,7 +89,7 @@ def _extended(graph: Graph, jaxpr: Jaxpr, arguments: Sequence[int]) -> tuple[dic
 
 def _called(equation: JaxprEqn) -> Jaxpr | None:
     """The function that an equation calls with its own operands, and does nothing else; None for other equations."""
-    if equation.primitive.name not in ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat"):
+    if equation.primitive.name not in ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat2"):
         return None
     inside = next(x for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if (x := equation.params.get(k)) is not None)
     inside = getattr(inside, "jaxpr", inside)

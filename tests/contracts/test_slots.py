@@ -312,7 +312,7 @@ def test_a_reduction_reads_numbers():
         return {"size": sum(jnp.sum(x) for x in s.x)}
 
     @leafwise(One, reduce=largest, x=Stored(Moment(fill=2.0), bfloat16_with_error))
-    def rule(g: Any, s: Any, p: Any, t: Any, size: gdjax.Reduced = None) -> Any:
+    def rule(g: Any, s: Any, p: Any, t: Any, size: Any = gdjax.Reduced) -> Any:
         return g * size, s
 
     assert_equal(rule().update(jnp.ones(3), rule().init(jnp.ones(3)))[0], jnp.full(3, 6.0))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 
 import gdjax
-from gdjax.lift.stages import Staged
 
 if TYPE_CHECKING:
     from jax import Array
@@ -18,12 +17,12 @@ def norm(gs: list[Array], s: Any, ps: Any, t: Any) -> dict[str, Array]:
 
 
 @gdjax.leafwise(reduce=norm)
-def scaled(g: Array, s: Any, p: Any, t: Any, rate: float, norm: gdjax.Reduced = None) -> Any:
+def scaled(g: Array, s: Any, p: Any, t: Any, rate: float, norm: Any = gdjax.Reduced) -> Any:
     return rate * norm * g, s
 
 
 @gdjax.wrapper(reduce=lambda us, gs, s, ps, t: norm(gs, s, ps, t))
-def wrapped(u: Array, g: Array, s: Any, p: Any, t: Any, rate: Unknown, *, norm: "gdjax.Reduced" = None) -> Any:  # noqa: F821, UP037
+def wrapped(u: Array, g: Array, s: Any, p: Any, t: Any, rate: Unknown, *, norm: Any = gdjax.Reduced) -> Any:  # noqa: F821, UP037
     return rate * norm * u, s
 
 
@@ -31,13 +30,8 @@ def by_table(gs: Any, s: Any, ps: Any, t: Any, table: dict[int, float]) -> Any:
     return {"factor": [jnp.asarray(table[g.ndim]) for g in gs]}
 
 
-@gdjax.leafwise(reduce=by_table)
-def by_rank(g: Array, s: Any, p: Any, t: Any, table: Staged, *, factor: gdjax.Reduced = None) -> Any:
-    return factor * g, s
-
-
 @gdjax.leafwise(reduce=by_table, staged="table")
-def by_name(g, s, p, t, table, *, factor=gdjax.Reduced):
+def by_rank(g: Array, s: Any, p: Any, t: Any, table: Unknown, *, factor: Any = gdjax.Reduced) -> Any:  # noqa: F821
     return factor * g, s
 
 
@@ -45,7 +39,7 @@ def local() -> Any:
     from gdjax import Reduced
 
     @gdjax.leafwise(reduce=norm)
-    def rule(g: Array, s: Any, p: Any, t: Any, rate: float, *, norm: Reduced = None) -> Any:
+    def rule(g: Array, s: Any, p: Any, t: Any, rate: float, *, norm: Any = Reduced) -> Any:
         return rate * norm * g, s
 
     return rule

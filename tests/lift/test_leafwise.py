@@ -116,7 +116,7 @@ def test_reductions_see_the_whole_tree():
         return {"top": jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in g]))}
 
     @leafwise(reduce=largest)
-    def normalised(g: Any, s: Any, p: Any, t: Any, gain: Any = 1.0, *, top: Reduced = None) -> Any:
+    def normalised(g: Any, s: Any, p: Any, t: Any, gain: Any = 1.0, *, top: Any = Reduced) -> Any:
         return gain * g / top, s
 
     u, _ = normalised().update(PARAMS, EmptyState(), value=2.0)
@@ -140,7 +140,7 @@ def furthest(g: Any, s: Any, p: Any, t: Any, rate: Any) -> Any:
 
 
 @leafwise(Furthest, reduce=furthest, top=Shared("first"), start=lambda p, hyper: jnp.asarray(p))
-def distance(g: Any, s: Any, p: Any, t: Any, rate: Any, first: Any = 0.25, *, before: Reduced = None) -> Any:
+def distance(g: Any, s: Any, p: Any, t: Any, rate: Any, first: Any = 0.25, *, before: Any = Reduced) -> Any:
     return (s.top - before) * g, s
 
 

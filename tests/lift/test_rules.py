@@ -342,7 +342,7 @@ def test_keys_and_integers_stay_in_a_call_that_is_skipped(tx: Any):
 
 def test_a_key_as_a_hyperparameter_and_from_a_reduction():
     @leafwise(reduce=lambda g, s, p, t: {"shared": jax.random.key(1)})
-    def rule(g: Any, s: Any, p: Any, t: Any, *, shared: gdjax.Reduced = None) -> Any:
+    def rule(g: Any, s: Any, p: Any, t: Any, *, shared: Any = gdjax.Reduced) -> Any:
         return jax.random.uniform(shared, g.shape), s
 
     @leafwise()

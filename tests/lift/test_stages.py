@@ -10,7 +10,7 @@ import pytest
 
 import gdjax
 from gdjax import Reduced, Shared, Stage, leafwise
-from gdjax.lift.stages import Planned, Staged, Whole
+from gdjax.lift.stages import Planned, Whole
 
 STEPS = 9
 
@@ -110,7 +110,7 @@ def test_a_rule_gets_numbers_and_of_lists_its_own_entry():
         seen: Any
 
     @leafwise(Seen, reduce=given, seen=Shared(dtype=jnp.int32))
-    def rule(g, s, p, t, scale=2.0, total: Reduced = None, own: Reduced = None):
+    def rule(g, s, p, t, scale=2.0, total: Any = Reduced, own: Any = Reduced):
         return scale * g + total + jnp.sum(own), s
 
     tree = {"a": jnp.ones(2), "b": None, "c": jnp.ones((1, 2)), "d": jnp.ones((2, 2), "bfloat16")}
@@ -140,9 +140,9 @@ def inside(gs, s, ps, t, tree, tx):
 
 @leafwise(
     Around, reduce=inside, names=Planned(lambda params, given: [jnp.full(3, i) for i, _ in enumerate(params)]),
-    inner=Whole(lambda params, given: given["tx"].init(params)),
+    inner=Whole(lambda params, given: given["tx"].init(params)), staged="tx",
 )  # fmt: skip
-def around(g, s, p, t, tx: Staged = None, u: Reduced = None):
+def around(g, s, p, t, tx=None, u: Any = Reduced):
     return u, s
 
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import gdjax
-from gdjax.lift.stages import Planned, Staged
+from gdjax.lift.stages import Planned
 from tests.trees import assert_close, assert_equal
 
 PARAMS = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(4)}
@@ -106,7 +106,7 @@ def test_a_stage_of_a_wrapper_sees_the_updates_of_the_whole_tree():
         return {"top": jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in u]))}
 
     @gdjax.wrapper(reduce=largest)
-    def unit(u: Any, g: Any, s: Any, p: Any, t: Any, *, top: gdjax.Reduced = None) -> Any:
+    def unit(u: Any, g: Any, s: Any, p: Any, t: Any, *, top: Any = gdjax.Reduced) -> Any:
         return u / top + g, s
 
     (u,), _ = steps(gdjax.chain(gdjax.scale(1.0), unit(gdjax.scale(3.0))), 1)
@@ -184,9 +184,10 @@ def _factors(us: Any, gs: Any, s: Any, ps: Any, t: Any, table: Any) -> dict[str,
 
 
 @gdjax.wrapper(
-    ScaledState, reduce=_factors, start=Planned(lambda params, given: [p * given["table"][p.ndim] for p in params])
+    ScaledState, reduce=_factors, staged="table",
+    start=Planned(lambda params, given: [p * given["table"][p.ndim] for p in params]),
 )
-def by_rank(u: Any, g: Any, s: Any, p: Any, t: Any, table: Staged = None, *, factor: gdjax.Reduced = None) -> Any:
+def by_rank(u: Any, g: Any, s: Any, p: Any, t: Any, table: Any = None, *, factor: Any = gdjax.Reduced) -> Any:
     """An argument that is no number, and that only stages get."""
     return factor * u, s
 
