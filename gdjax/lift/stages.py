@@ -23,7 +23,8 @@ from gdjax.core.types import ArrayTree, OptState, Params, Transform
 from gdjax.xla.write_order import bound_for
 
 Array = jax.Array
-Reduced: Any = type("Reduced", (), {})  # the default of an argument of a rule that stages provide, and no user
+# The default of an argument of a rule that stages provide, and no user.
+Reduced: Any = type("Reduced", (), {"__repr__": lambda self: "Reduced"})()
 
 
 @dataclass(frozen=True)

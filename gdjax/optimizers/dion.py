@@ -14,7 +14,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
-from gdjax.lift.stages import Planned, Staged
+from gdjax.lift.stages import Planned
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.stacks import in_stacks
 from gdjax.matrices.plan import plan_of
@@ -82,10 +82,16 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
     return (u.mT, B.mT, new) if turned else (u, B, new)
 
 
-@leafwise(ScaleByDionState, static={"dimensions": matrices(Matrix())}, mu=first_moment, Q=Planned(_first_q))
+@leafwise(
+    ScaleByDionState,
+    static={"dimensions": matrices(Matrix())},
+    mu=first_moment,
+    Q=Planned(_first_q),
+    staged="rank_fraction key",
+)
 def _dion(
     g: Array, s: ScaleByDionState, p: Array, t: Array,
-    mu: Hyper, eps: Hyper, mu_dtype: DType | None, rank_fraction: Staged, key: Staged, dimensions: Any,
+    mu: Hyper, eps: Hyper, mu_dtype: DType | None, rank_fraction: Any, key: Any, dimensions: Any,
 ) -> tuple[Array, ScaleByDionState]:  # fmt: skip
     M = s.mu + bounded(g, "summed")  # noqa: N806
     u, M, Q = of_stacks(_low_rank, M, s.Q, leaf=dimensions, like=(0, 0, 1), mu=mu, eps=eps)  # noqa: N806

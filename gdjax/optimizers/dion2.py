@@ -13,7 +13,6 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
-from gdjax.lift.stages import Staged
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
@@ -64,10 +63,11 @@ def _submatrix(
 @leafwise(
     ScaleByDion2State, static={"dimensions": matrices(Matrix())}, mu=first_moment,
     ns_coeffs=first_coefficients("gdjax.scale_by_dion2"),
+    staged="ns_coeffs",
 )  # fmt: skip
 def _dion2(
     g: Array, s: ScaleByDion2State, p: Array, t: Array,
-    ef_decay: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, fraction: float, ns_coeffs: Staged,
+    ef_decay: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, fraction: float, ns_coeffs: Any,
     preconditioning: str, ns_dtype: Any, dimensions: Any,
 ) -> tuple[Array, ScaleByDion2State]:  # fmt: skip
     real_for(ns_dtype, g)

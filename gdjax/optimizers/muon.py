@@ -15,7 +15,6 @@ from gdjax.core.per_leaf import PerLeaf
 from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
-from gdjax.lift.stages import Staged
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
 from gdjax.linalg.polar_coefficients import JORDAN
@@ -67,11 +66,12 @@ def _times_inner_product(o: Array, m: Array) -> Array:
 @leafwise(
     MuonState, static={"dimensions": matrices(MuonDimensionNumbers())}, mu=first_moment,
     ns_coeffs=first_coefficients("gdjax.scale_by_muon"),
+    staged="ns_coeffs",
 )  # fmt: skip
 def _muon(
     g: Array, s: MuonState, p: Array, t: Array,
     beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, mu_dtype: DType | None, scaled: bool,
-    consistent_rms: Hyper, ns_steps: Hyper, ns_coeffs: Staged, adaptive: bool, preconditioning: str, ns_dtype: Any,
+    consistent_rms: Hyper, ns_steps: Hyper, ns_coeffs: Any, adaptive: bool, preconditioning: str, ns_dtype: Any,
     equilibrate: str | None, renormalize: str | None, dimensions: Any,
 ) -> tuple[Array, MuonState]:  # fmt: skip
     real_for(ns_dtype, g)

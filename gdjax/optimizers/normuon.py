@@ -13,7 +13,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
-from gdjax.lift.stages import Planned, Staged
+from gdjax.lift.stages import Planned
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
@@ -73,11 +73,12 @@ def _by_outputs(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Ar
 @leafwise(
     ScaleByNorMuonState, static={"dimensions": matrices(Matrix())}, mu=first_moment, v=Planned(_first_v),
     ns_coeffs=first_coefficients("gdjax.scale_by_normuon"),
+    staged="ns_coeffs",
 )  # fmt: skip
 def _normuon(
     g: Array, s: ScaleByNorMuonState, p: Array, t: Array,
     b1: Hyper, b2: Hyper, eps: Hyper, nesterov: bool, consistent_rms: Hyper, mu_dtype: DType | None, ns_steps: Hyper,
-    ns_coeffs: Staged, preconditioning: str, ns_dtype: Any, equilibrate: str | None, renormalize: str | None,
+    ns_coeffs: Any, preconditioning: str, ns_dtype: Any, equilibrate: str | None, renormalize: str | None,
     dimensions: Any,
 ) -> tuple[Array, ScaleByNorMuonState]:  # fmt: skip
     real_for(ns_dtype, g)

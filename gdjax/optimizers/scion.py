@@ -14,7 +14,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Params, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
-from gdjax.lift.stages import Staged, Tree
+from gdjax.lift.stages import Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
@@ -71,10 +71,10 @@ def _over(m: Array, axis: int | None) -> Array:
 _SLOTS: Any = {"mu": first_moment, "ns_coeffs": first_coefficients("gdjax.scale_by_scion")}
 
 
-@leafwise(ScaleByScionState, static={"dimensions": matrices(Matrix())}, **_SLOTS)
+@leafwise(ScaleByScionState, static={"dimensions": matrices(Matrix())}, **_SLOTS, staged="ns_coeffs")
 def _spectral(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
-    alpha: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Staged, preconditioning: str,
+    alpha: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Any, preconditioning: str,
     ns_dtype: Any, dimensions: Any,
 ) -> tuple[Array, ScaleByScionState]:  # fmt: skip
     real_for(ns_dtype, g)
@@ -84,10 +84,10 @@ def _spectral(
     return u, s._replace(mu=mu)
 
 
-@leafwise(ScaleByScionState, static={"dimensions": _outputs_first}, **_SLOTS)
+@leafwise(ScaleByScionState, static={"dimensions": _outputs_first}, **_SLOTS, staged="ns_coeffs")
 def _of_other_norm(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
-    alpha: Hyper, norm: str, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Staged, dimensions: Any,
+    alpha: Hyper, norm: str, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Any, dimensions: Any,
 ) -> tuple[Array, ScaleByScionState]:  # fmt: skip
     mu = (1 - alpha) * s.mu + alpha * bounded(g)
     return _of_norm(norm, dimensions, mu), s._replace(mu=mu)

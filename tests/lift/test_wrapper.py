@@ -184,7 +184,9 @@ def _factors(us: Any, gs: Any, s: Any, ps: Any, t: Any, table: Any) -> dict[str,
 
 
 @gdjax.wrapper(
-    ScaledState, reduce=_factors, staged="table",
+    ScaledState,
+    reduce=_factors,
+    staged="table",
     start=Planned(lambda params, given: [p * given["table"][p.ndim] for p in params]),
 )
 def by_rank(u: Any, g: Any, s: Any, p: Any, t: Any, table: Any = None, *, factor: Any = gdjax.Reduced) -> Any:
