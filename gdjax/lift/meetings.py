@@ -26,7 +26,7 @@ from jax.interpreters import ad, batching, mlir
 
 from gdjax.core import callers, meshes
 from gdjax.tree import euclidean, sums
-from gdjax.xla.facts import has_inside
+from gdjax.xla.facts import Graph, has_inside
 from gdjax.xla.reads import original
 
 Array = jax.Array
@@ -239,6 +239,18 @@ def cut(closed: ClosedJaxpr, places: Sequence[Place]) -> tuple[ClosedJaxpr, tupl
     rest = [e for e in jaxpr.eqns if e.primitive is not meet_p]
     inputs = [*jaxpr.invars, *(v for m in meetings for v in m.results)]
     return ClosedJaxpr(jaxpr.replace(eqns=rest, invars=inputs), closed.consts), tuple(meetings)
+
+
+def known_before(graph: Graph, whole: ClosedJaxpr, meetings: Sequence[Meeting], slots: int) -> dict[int, list[int]]:
+    """The new slots that do not wait for a meeting of large arrays, by the first of these: to be written before it."""
+    first = next((i for i, m in enumerate(meetings) if not m.alike), None)
+    if first is None:
+        return {}
+    later = {graph.numbers[v] for m in meetings[first:] for v in m.results}
+    single = {v for e in whole.jaxpr.eqns if len(e.outvars) == 1 for v in e.outvars}
+    places = {v: i for i, v in enumerate(whole.jaxpr.outvars[1 : 1 + slots]) if isinstance(v, Var)}
+    known = [i for v, i in places.items() if v in single and later.isdisjoint(graph.reach(graph.numbers[v], ()))]
+    return {first: known}
 
 
 class Leaf(Protocol):

@@ -13,7 +13,7 @@ from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.codec import Codec
 from gdjax.lift import rule_checks
-from gdjax.lift.meetings import Calls, Meeting, cut, noted
+from gdjax.lift.meetings import Calls, Meeting, cut, known_before, noted
 from gdjax.xla import reads
 from gdjax.xla.facts import Evaluation, Graph, graph_of, made_of, with_inputs, without_unused
 from gdjax.xla.late_nan import Late, with_late_nan
@@ -118,7 +118,7 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     _check_one(graph, one, of_leaf)
     waits = _waits(graph, meetings, outs[results + len(names) :])
     closed = ClosedJaxpr(whole.jaxpr.replace(outvars=outs[:results]), whole.consts)
-    early = _known_before(graph, whole, meetings, len(outs[1:results]))
+    early = known_before(graph, whole, meetings, len(outs[1:results]))
     if meetings:  # what leaves bring to them is computed before
         closed = without_unused(with_inputs(closed, [outs[1 + i] for slots in early.values() for i in slots]))
     graph = graph_of(closed)
@@ -175,18 +175,6 @@ def _waits(graph: Graph, meetings: Sequence[Meeting], directions: Sequence[Any])
     for v in (v for m in meetings for v in m.operands if isinstance(v, Var)):
         read |= graph.reach(graph.numbers[v], ())
     return max((i for i, x in made.items() if x in read), default=None)
-
-
-def _known_before(graph: Graph, whole: ClosedJaxpr, meetings: Sequence[Meeting], slots: int) -> dict[int, list[int]]:
-    """The new slots that do not wait for a meeting of large arrays, by the first of these: to be written before it."""
-    first = next((i for i, m in enumerate(meetings) if not m.alike), None)
-    if first is None:
-        return {}
-    later = {graph.numbers[v] for m in meetings[first:] for v in m.results}
-    single = {v for e in whole.jaxpr.eqns if len(e.outvars) == 1 for v in e.outvars}
-    places = {v: i for i, v in enumerate(whole.jaxpr.outvars[1 : 1 + slots]) if isinstance(v, Var)}
-    known = [i for v, i in places.items() if v in single and later.isdisjoint(graph.reach(graph.numbers[v], ()))]
-    return {first: known}
 
 
 def _applied(
