@@ -13,7 +13,8 @@ from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.codec import Codec
 from gdjax.lift import rule_checks
-from gdjax.lift.meetings import Calls, Meeting, cut, known_before, noted
+from gdjax.lift.cuts import cut, known_before, waits_for
+from gdjax.lift.meetings import Calls, Meeting, noted
 from gdjax.xla import reads
 from gdjax.xla.facts import Evaluation, Graph, graph_of, made_of, with_inputs, without_unused
 from gdjax.xla.late_nan import Late, with_late_nan
@@ -116,7 +117,7 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
         for m in meetings for v in m.operands[len(m.operands) - m.common :]
     ]  # fmt: skip
     _check_one(graph, one, of_leaf)
-    waits = _waits(graph, meetings, outs[results + len(names) :])
+    waits = waits_for(graph, meetings, outs[results + len(names) :])
     closed = ClosedJaxpr(whole.jaxpr.replace(outvars=outs[:results]), whole.consts)
     early = known_before(graph, whole, meetings, len(outs[1:results]))
     if meetings:  # what leaves bring to them is computed before
@@ -161,20 +162,6 @@ def _check_one(graph: Graph, one: Sequence[tuple[int, str, Any]], of_leaf: Mappi
                 remedy = f"{name} must be one number for the whole tree"
             with rule_checks.raised_by(rule):
                 raise TypeError(f"{what} is one number for the whole tree, and made of {name}: {remedy}")
-
-
-def _waits(graph: Graph, meetings: Sequence[Meeting], directions: Sequence[Any]) -> int | None:
-    """The last rule that brings to a meeting what is made of the updates that rules before it made.
-
-    Args:
-      directions: what each rule got.
-    """
-    numbered = [graph.numbers[v] if isinstance(v, Var) else graph.inputs[0] for v in directions]
-    made = {i: x for i, x in enumerate(numbered) if x not in {*graph.inputs, numbered[0]}}
-    read: set[int] = set()
-    for v in (v for m in meetings for v in m.operands if isinstance(v, Var)):
-        read |= graph.reach(graph.numbers[v], ())
-    return max((i for i, x in made.items() if x in read), default=None)
 
 
 def _applied(
