@@ -27,7 +27,6 @@ from jax.interpreters import ad, batching, mlir
 from gdjax import numerics
 from gdjax.core import callers, meshes
 from gdjax.tree import euclidean, sums
-from gdjax.xla.facts import has_inside
 from gdjax.xla.reads import original
 
 Array = jax.Array
@@ -219,30 +218,6 @@ meet_p.def_abstract_eval(lambda *xs, types, **_: types)
 mlir.register_lowering(meet_p, mlir.lower_fun(_of_one, multiple_results=True))
 ad.primitive_jvps[meet_p] = _jvp
 batching.primitive_batchers[meet_p] = _batched
-
-
-def cut(closed: ClosedJaxpr, places: Sequence[Place]) -> tuple[ClosedJaxpr, tuple[Meeting, ...]]:
-    """The traced rules with the results of meetings as further inputs, and the meetings.
-
-    Raises:
-      TypeError: a meeting lies inside a condition, a loop or a jitted function.
-    """
-    jaxpr = closed.jaxpr
-    equations = [e for e in jaxpr.eqns if e.primitive is meet_p]
-    inside = [e for e in jaxpr.eqns if has_inside(e, meet_p)]
-    if inside or len(equations) != len(places):
-        called = " or ".join(dict.fromkeys(f"gdjax.{place.name}" for place in places)) or "gdjax.total"
-        raise TypeError(f"{called}: call it in the rule itself, in no condition, loop or jitted function of it")
-    params = ("f", "own", "common", "alike")
-    meetings = [
-        Meeting(place, **{k: e.params[k] for k in params}, operands=list(e.invars), results=list(e.outvars))
-        for place, e in zip(places, equations, strict=True)
-    ]
-    if not meetings:
-        return closed, ()
-    rest = [e for e in jaxpr.eqns if e.primitive is not meet_p]
-    inputs = [*jaxpr.invars, *(v for m in meetings for v in m.results)]
-    return ClosedJaxpr(jaxpr.replace(eqns=rest, invars=inputs), closed.consts), tuple(meetings)
 
 
 class Leaf(Protocol):

@@ -13,7 +13,8 @@ from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.codec import Codec
 from gdjax.lift import rule_checks
-from gdjax.lift.meetings import Calls, Meeting, cut, noted
+from gdjax.lift.cuts import cut, known_before, waits_for
+from gdjax.lift.meetings import Calls, Meeting, noted
 from gdjax.xla import reads
 from gdjax.xla.facts import Evaluation, Graph, graph_of, made_of, with_inputs, without_unused
 from gdjax.xla.late_nan import Late, with_late_nan
@@ -115,7 +116,7 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     ]  # fmt: skip
     _check_one(graph, one, of_leaf)
     closed = ClosedJaxpr(whole.jaxpr.replace(outvars=outs[:results]), whole.consts)
-    early = _known_before(graph, whole, meetings, results - 1)
+    early = known_before(graph, whole, meetings, results - 1)
     if meetings:  # what leaves bring to them is computed before
         closed = without_unused(with_inputs(closed, [outs[1 + i] for slots in early.values() for i in slots]))
     # What leaves bring to a meeting has the bound as it is written; what is the same in both is computed once.
@@ -129,7 +130,7 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     # All that these are made of: what a jitted rule returns is, of all that it got.
     needed = _inputs_of(whole, made)
     shared = [i for i, v in enumerate(whole.jaxpr.invars) if v in needed]
-    return Traced(*ordered, whole, meetings, early, _waits(graph, meetings, directions), shared, common, numbers)
+    return Traced(*ordered, whole, meetings, early, waits_for(graph, meetings, directions), shared, common, numbers)
 
 
 def _inputs_of(closed: ClosedJaxpr, values: Sequence[Var]) -> set[Var]:
@@ -176,32 +177,6 @@ def _check_one(graph: Graph, one: Sequence[tuple[int, str, Any]], of_leaf: Mappi
                 remedy = f"{name} must be one number for the whole tree"
             with rule_checks.raised_by(rule):
                 raise TypeError(f"{what} is one number for the whole tree, and made of {name}: {remedy}")
-
-
-def _waits(graph: Graph, meetings: Sequence[Meeting], directions: Sequence[Any]) -> int | None:
-    """The last rule that brings to a meeting what is made of the updates that rules before it made.
-
-    Args:
-      directions: what each rule got.
-    """
-    numbered = [graph.numbers[v] if isinstance(v, Var) else graph.inputs[0] for v in directions]
-    made = {i: x for i, x in enumerate(numbered) if x not in {*graph.inputs, numbered[0]}}
-    read: set[int] = set()
-    for v in (v for m in meetings for v in m.operands if isinstance(v, Var)):
-        read |= graph.reach(graph.numbers[v], ())
-    return max((i for i, x in made.items() if x in read), default=None)
-
-
-def _known_before(graph: Graph, whole: ClosedJaxpr, meetings: Sequence[Meeting], slots: int) -> dict[int, list[int]]:
-    """The new slots that do not wait for a meeting of large arrays, by the first of these: to be written before it."""
-    first = next((i for i, m in enumerate(meetings) if not m.alike), None)
-    if first is None:
-        return {}
-    later = {graph.numbers[v] for m in meetings[first:] for v in m.results}
-    single = {v for e in whole.jaxpr.eqns if len(e.outvars) == 1 for v in e.outvars}
-    places = {v: i for i, v in enumerate(whole.jaxpr.outvars[1 : 1 + slots]) if isinstance(v, Var)}
-    known = [i for v, i in places.items() if v in single and later.isdisjoint(graph.reach(graph.numbers[v], ()))]
-    return {first: known}
 
 
 def _applied(
