@@ -409,7 +409,7 @@ MISUSES = [
            ValueError, r"sam: opaque mode needs grad_fn"),
     Misuse("A81", UPDATE, lambda: gdjax.polyak_sgd().update(
         PARAMS, gdjax.polyak_sgd().init(PARAMS), PARAMS, value=jnp.ones(1)),
-           ValueError, r"scale_by_polyak: value must be a scalar, got shape \(1,\)"),
+           ValueError, r"polyak_sgd: value must be a scalar, got shape \(1,\)"),
     Misuse("A89-string", MAKE, lambda: gdjax.adamw(0.1, mask="all"),
            TypeError, r"adamw: mask must be a bool, got 'all'"),
     Misuse("A89-none", MAKE, lambda: gdjax.masked(sgd(0.1), None),
