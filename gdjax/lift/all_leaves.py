@@ -1,6 +1,7 @@
 """One pass over the leaves: the rules of a chain applied to each leaf in turn."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from gdjax.core.types import Params, Updates
 from gdjax.lift import meetings, rule_checks
 from gdjax.lift.one_leaf import kernel_of
 from gdjax.lift.running import Leaves, Running, leaves_of, opened
+from gdjax.lift.trace import Traced
 from gdjax.xla.write_order import LARGE, after, destination, written
 
 Array = jax.Array
@@ -25,11 +27,11 @@ def fused(
 
     JAX traces that function once for each shape and dtype among the leaves. So a leaf adds one equation to the trace,
     and a step costs what the same arithmetic written out would. Only the first rule may have stages that read the
-    updates, since a later one would need those of all the leaves first. Stages of a wrapper's rule may read the
-    gradients.
+    updates, or bring to a meeting what is made of them, since a later one would need those of all the leaves first.
+    Stages of a wrapper's rule may read the gradients.
 
     Raises:
-      rule_checks.ReadsUpdates: a stage of a later rule reads the updates.
+      rule_checks.ReadsUpdates: a later rule needs the updates of all leaves.
 
     Args:
       rules: of type `gdjax.lift.rule.Leafwise`, with the states `states`.
@@ -99,11 +101,15 @@ class _Work:
     @property
     def meetings(self) -> Sequence[meetings.Meeting]:
         """Those that its rules call."""
+        return self.traced.meetings
+
+    @functools.cached_property
+    def traced(self) -> Traced:
         with self.blamed():
             traced = self.rules.traced(tuple(self.arguments))
         if traced.waits is not None:
             raise rule_checks.ReadsUpdates(self.active[traced.waits].place)
-        return traced.meetings
+        return traced
 
     def brought(self, meeting: int) -> list[Array]:
         with self.blamed():

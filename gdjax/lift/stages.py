@@ -24,7 +24,7 @@ from gdjax.xla.write_order import bound_for
 
 Array = jax.Array
 # The default of an argument of a rule that stages provide, and no user.
-Reduced: Any = type("Reduced", (), {"__repr__": lambda self: "Reduced"})()
+Reduced = type("Reduced", (), {"__repr__": lambda self: "Reduced"})()
 
 
 @dataclass(frozen=True)

@@ -81,17 +81,6 @@ class Plan(NamedTuple):
 
     leaves: tuple[Leaf, ...]
 
-    @property
-    def buckets(self) -> dict[tuple[int, int], list[int]]:
-        """The places of the matrices by (rows, columns): a bucket for each stack."""
-        found: dict[tuple[int, int], list[int]] = {}
-        for i, leaf in enumerate(self.leaves):
-            for size in leaf.sizes if leaf.is_matrix else []:
-                places = found.setdefault(size[1:], [])
-                if i not in places:
-                    places.append(i)
-        return found
-
 
 def plan_of(
     label: str, tree: ArrayTree, numbers: Any = None, default: Any = None, quiet: bool = False, argument: str = NUMBERS

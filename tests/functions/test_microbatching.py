@@ -233,9 +233,8 @@ def test_a_clipped_gradient_of_each_example():
 
     got, _ = micro_grad(loss, batch_argnums=(1, 2), transform_fn=clip, microbatch_size=6)(P, F, T)
     g = per_example()
-    np.testing.assert_allclose(
-        got, (g / np.maximum(1, np.linalg.norm(g, axis=1, keepdims=True) / 0.1)).sum(0), rtol=1e-5
-    )
+    wanted = (g / np.maximum(1, np.linalg.norm(g, axis=1, keepdims=True) / 0.1)).sum(0)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)  # twelve vectors of length 0.1 nearly cancel
 
 
 def test_sharded_batches_stay_where_they_are():

@@ -74,13 +74,12 @@ def test_a_plan():
     made = plan.plan_of("tx", tree)
     assert [leaf.role for leaf in made.leaves] == ["matrix", "other", "other", "other", "matrix"]
     assert made.leaves[0][:2] == ("params['a']", (2, 3)) and made.leaves[0][4:] == (1, 2, 3, ())
-    assert made.buckets == {(2, 3): [0, 4]}
     assert plan.plan_of("tx", jax.tree.map(jnp.zeros_like, tree)) is made  # once for each tree of shapes
     numbers = {**dict.fromkeys(tree), "c": gdjax.MuonDimensionNumbers([2], (1,))}
     cube = plan.plan_of("tx", tree, numbers).leaves[2]
     assert (cube.batch, cube.rows, cube.columns, cube.axes) == (2, 3, 5, ((0,), (2,), (1,)))
-    of_all = plan.plan_of("tx", {"c": tree["c"]}, lambda tree: jax.tree.map(axes_of, tree))
-    assert of_all.buckets == {(10, 3): [0]}
+    (whole,) = plan.plan_of("tx", {"c": tree["c"]}, lambda tree: jax.tree.map(axes_of, tree)).leaves
+    assert (whole.batch, whole.rows, whole.columns) == (1, 10, 3)
 
 
 @pytest.mark.parametrize("numbers, message", [
