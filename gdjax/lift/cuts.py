@@ -45,6 +45,19 @@ def known_before(graph: Graph, whole: ClosedJaxpr, meetings: Sequence[Meeting], 
     return {first: known}
 
 
+def apart_from_slots(graph: Graph, whole: ClosedJaxpr, meetings: Sequence[Meeting], slots: int) -> frozenset[int]:
+    """The meetings of sums that are made of no new slot.
+
+    What is made of one is the same expression before the meeting and after it, so that XLA computes the slot once.
+    """
+    news = {v for v in whole.jaxpr.outvars[1 : 1 + slots] if isinstance(v, Var)}
+    rounded = {v for e in whole.jaxpr.eqns if e.primitive.name == "convert_element_type" for v in e.outvars} & news
+    news |= {v for e in whole.jaxpr.eqns if rounded & {*e.outvars} for v in e.invars if isinstance(v, Var)}
+    news = {graph.numbers[v] for v in news} - {*graph.inputs}
+    read = lambda m: [graph.reach(graph.numbers[v], ()) for v in m.operands if isinstance(v, Var)]  # noqa: E731
+    return frozenset(i for i, m in enumerate(meetings) if m.alike and all(map(news.isdisjoint, read(m))))
+
+
 def waits_for(graph: Graph, meetings: Sequence[Meeting], directions: Sequence[Any]) -> int | None:
     """The last rule that brings to a meeting what is made of the updates that rules before it made.
 

@@ -13,7 +13,7 @@ from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.codec import Codec
 from gdjax.lift import rule_checks
-from gdjax.lift.cuts import cut, known_before, waits_for
+from gdjax.lift.cuts import apart_from_slots, cut, known_before, waits_for
 from gdjax.lift.meetings import Calls, Meeting, noted
 from gdjax.xla import reads
 from gdjax.xla.facts import Evaluation, Graph, graph_of, made_of, with_inputs, without_unused
@@ -51,6 +51,7 @@ class Traced:
     whole: ClosedJaxpr  # with what leaves bring to meetings
     meetings: tuple[Meeting, ...]
     early: dict[int, list[int]]  # the new slots that are written with what leaves bring to a meeting
+    hidden: frozenset[int]  # the meetings for which 16 bits are converted again, see `reads.apart`
     waits: int | None  # the rule that brings to a meeting what is made of updates, which it needs of all leaves
     shared: list[int]  # the inputs that all leaves have in common
     common: list[Var]  # small values that are made of those alone, and that the rest needs
@@ -68,7 +69,7 @@ class Traced:
         return self.bring(meeting, inputs)
 
     def _bring(self, meeting: int, inputs: list[Any]) -> tuple[list[Array], list[Array]]:
-        if self.meetings[meeting].alike:  # a sum, of what is read once more
+        if meeting in self.hidden:
             inputs = [reads.apart(x)[0] for x in inputs]
         values = Evaluation(self.whole, dict(zip(self.whole.jaxpr.invars, inputs, strict=False)))
         operands = [values.value(v) for v in self.meetings[meeting].operands]
@@ -130,7 +131,10 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     # All that these are made of: what a jitted rule returns is, of all that it got.
     needed = _inputs_of(whole, made)
     shared = [i for i, v in enumerate(whole.jaxpr.invars) if v in needed]
-    return Traced(*ordered, whole, meetings, early, waits_for(graph, meetings, directions), shared, common, numbers)
+    hidden = apart_from_slots(graph, whole, meetings, results - 1)
+    return Traced(
+        *ordered, whole, meetings, early, hidden, waits_for(graph, meetings, directions), shared, common, numbers
+    )
 
 
 def _inputs_of(closed: ClosedJaxpr, values: Sequence[Var]) -> set[Var]:
