@@ -48,7 +48,7 @@ def known_before(graph: Graph, whole: ClosedJaxpr, meetings: Sequence[Meeting], 
 def apart_from_slots(graph: Graph, whole: ClosedJaxpr, meetings: Sequence[Meeting], slots: int) -> frozenset[int]:
     """The meetings of sums that are made of no new slot.
 
-    What is made of one is the same expression before the meeting and after it, so that XLA computes the slot once.
+    What is made of one is the same expression before the meeting and after it, and the slot is computed once.
     """
     news = {v for v in whole.jaxpr.outvars[1 : 1 + slots] if isinstance(v, Var)}
     rounded = {v for e in whole.jaxpr.eqns if e.primitive.name == "convert_element_type" for v in e.outvars} & news
