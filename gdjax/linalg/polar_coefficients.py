@@ -88,7 +88,7 @@ def coefficients(label: str, ns_coeffs: Coefficients, ns_steps: Any) -> Array:
         if given in OF_ANY_LENGTH and steps is not None:
             ns_coeffs = (*ns_coeffs, *[ns_coeffs[-1]] * steps)[:steps]
     try:
-        x = jnp.asarray(ns_coeffs, float)
+        x = jnp.asarray("" if ns_coeffs is None else ns_coeffs, float)  # of None JAX 0.5 makes NaN
     except (TypeError, ValueError):
         raise TypeError(f"{label}: ns_coeffs must be numbers, got {ns_coeffs!r}") from None
     if x.ndim not in (1, 2) or x.shape[-1] != 3:
