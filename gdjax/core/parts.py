@@ -58,7 +58,7 @@ def within(part: Part, state: OptState) -> Iterator[tuple[Inside, OptState]]:
 def every(tx: Transform | None, state: OptState) -> Iterator[tuple[Part, OptState]]:
     """All parts that have a state of their own, with that, from outside to inside."""
     part = known(tx, state)
-    if all(inside.path for inside in part.inside()):  # not so `flatten`, which has that of the transform inside
+    if all(inside.path for inside in part.inside()):  # `flatten` has no state but that of the transform inside
         yield part, state
     for inside, inner in within(part, state):
         yield from every(inside.tx, inner)

@@ -31,7 +31,7 @@ from gdjax.lift.trace import Kernel
 from gdjax.xla.write_order import once
 
 Array = jax.Array
-OfLeaf = Callable[..., Sequence[Any]]  # `(tree, argument)`, to an entry for each leaf
+OfLeaf = Callable[..., list[Any]]  # `(tree, argument)`, to an entry for each leaf
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,6 +65,7 @@ class Running:
     given: list[dict[str, Any]]  # for each leaf what the stages made for it
     own: list[dict[str, Any]]  # for each leaf the hyperparameters that differ from leaf to leaf
     static: list[dict[str, Any]]  # for each leaf what it is
+    listed: tuple[str, ...] = ()  # the names in `given` that differ from leaf to leaf
 
     def tree(self, leaves: Leaves, extra_args: dict[str, Any]) -> Tree:
         return Tree(
@@ -89,6 +90,8 @@ class Running:
             self.slots, self.shared, self.given = staging.run(
                 self.rule, tree, lists, self.place == 0, self.count, self.shared, self.scalars, late
             )
+            given = [x for x in self.given if x]
+            self.listed = tuple(k for k in (given or [{}])[0] if any(x[k] is not given[0][k] for x in given))
         except rule_checks.ReadsUpdates as e:
             raise rule_checks.ReadsUpdates(self.place) from e
         except rule_checks.NoParameter as e:
@@ -106,7 +109,7 @@ class Running:
         """What decides the function of leaf i; a hyperparameter that is 0 for it is a constant."""
         own = {k: x for k, x in self.own[i].items() if _is_zero(x)} | self.static[i]
         kernel, constants = self.rule.kernel, tuple((k, type(x), x) for k, x in own.items())
-        arguments = tuple(k for k in self.own[i] if k not in own)
+        arguments = (*(k for k in self.own[i] if k not in own), *self.listed)
         return kernel._replace(wraps=self.wraps, constants=kernel.constants + constants, per_leaf=arguments)
 
     def closed(self, structure: Any) -> Any:
@@ -122,7 +125,7 @@ def leaves_of(rules: Sequence[Any], updates: Updates, params: Params) -> Leaves:
     gs = [_array(rules[0].label, path, g) for path, g in flat]
     trained = [not is_skipped(g) and not base.is_float0(g) for g in gs]
     of_params = _parameters(rules, structure, [g for _, g in flat], updates, params)
-    axes = meshes.varying_axes([g for g, own in zip(gs, trained, strict=True) if own])
+    axes = meshes.varying_axes([(g, p) for g, p, own in zip(gs, of_params[0], trained, strict=True) if own])
     return Leaves(structure, [path for path, _ in flat], gs, trained, *of_params, params, axes)
 
 

@@ -35,7 +35,7 @@ class Kernel(NamedTuple):
     codecs: tuple[tuple[str, Codec], ...] = ()  # of the fields that are kept as codes
     wraps: bool = False  # the rule is one of a wrapper, which gets the gradient beside the update
     staged: bool = False  # stages of the rule run before it, which may have computed the same
-    per_leaf: tuple[str, ...] = ()  # hyperparameters that are arguments and that leaves do not share
+    per_leaf: tuple[str, ...] = ()  # arguments by name that leaves do not share
 
 
 @dataclass(eq=False)
@@ -58,7 +58,7 @@ class Traced:
     numbers: Numbers
 
     def __post_init__(self) -> None:
-        self.share, self.bring = jax.jit(self._share), jax.jit(self._bring, static_argnums=0)
+        self.found, self.bring = jax.jit(self._found), jax.jit(self._bring, static_argnums=0)
 
     def brought(self, meeting: int, inputs: list[Any]) -> tuple[list[Array], list[Array]]:
         """The operands of a meeting and the slots that are written with them, given the inputs up to there."""
@@ -75,11 +75,8 @@ class Traced:
         operands = [values.value(v) for v in self.meetings[meeting].operands]
         return operands, [values.output(1 + i) for i in self.early.get(meeting, [])]
 
-    def found(self, inputs: list[Any]) -> tuple[list[Array], dict[tuple[int, str], Array]]:
+    def _found(self, inputs: list[Any]) -> tuple[list[Array], dict[tuple[int, str], Array]]:
         """The values of `common` and `numbers`, given all of `shared`."""
-        return self.share(inputs)
-
-    def _share(self, inputs: list[Any]) -> tuple[list[Array], dict[tuple[int, str], Array]]:
         invars = self.whole.jaxpr.invars
         values = Evaluation(self.whole, {invars[i]: x for i, x in zip(self.shared, inputs, strict=True)})
         return [values.value(v) for v in self.common], {name: values.value(v) for name, v in self.numbers.items()}
@@ -109,20 +106,27 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     graph, places = graph_of(whole), structure.unflatten(range(len(leaves)))
     of_leaf = {"one array": jax.tree.leaves(places[:3])}
     of_leaf["one array"] += [whole.jaxpr.invars.index(v) for m in meetings if not m.alike for v in m.results]
-    of_leaf |= {name: [scalars[name]] for k, scalars in zip(kernels, places[5], strict=True) for name in k.per_leaf}
+    of_leaf |= {
+        name: jax.tree.leaves(scalars[name])
+        for k, scalars in zip(kernels, places[5], strict=True)
+        for name in k.per_leaf
+    }
     one = [(rule, f"state.{field}", v) for (rule, field), v in numbers.items()]
     one += [
         (m.place.rule, f"an argument by name of gdjax.{m.place.name}", v)
         for m in meetings for v in m.operands[len(m.operands) - m.common :]
     ]  # fmt: skip
     _check_one(graph, one, of_leaf)
+    hidden, waits = apart_from_slots(graph, whole, meetings, results - 1), waits_for(graph, meetings, directions)
     closed = ClosedJaxpr(whole.jaxpr.replace(outvars=outs[:results]), whole.consts)
     early = known_before(graph, whole, meetings, results - 1)
+    graph.outputs = graph.outputs[:results]
     if meetings:  # what leaves bring to them is computed before
         closed = without_unused(with_inputs(closed, [outs[1 + i] for slots in early.values() for i in slots]))
+        graph = graph_of(closed)
     # What leaves bring to a meeting has the bound as it is written; what is the same in both is computed once.
     met = {m.place.rule for m in meetings} | {i for i, k in enumerate(kernels) if k.staged}
-    ordered = _ordered(closed, len(leaves), places, to, met.isdisjoint(_stateful(kernels)))
+    ordered = _ordered(closed, graph, len(leaves), places, to, met.isdisjoint(_stateful(kernels)))
     shared = jax.tree.leaves(places[3:6])
     shared += [whole.jaxpr.invars.index(v) for m in meetings if m.alike for v in m.results]
     alike = made_of(whole, [whole.jaxpr.invars[i] for i in shared], FEW)
@@ -131,10 +135,7 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     # All that these are made of: what a jitted rule returns is, of all that it got.
     needed = _inputs_of(whole, made)
     shared = [i for i, v in enumerate(whole.jaxpr.invars) if v in needed]
-    hidden = apart_from_slots(graph, whole, meetings, results - 1)
-    return Traced(
-        *ordered, whole, meetings, early, hidden, waits_for(graph, meetings, directions), shared, common, numbers
-    )
+    return Traced(*ordered, whole, meetings, early, hidden, waits, shared, common, numbers)
 
 
 def _inputs_of(closed: ClosedJaxpr, values: Sequence[Var]) -> set[Var]:
@@ -147,10 +148,10 @@ def _stateful(kernels: Sequence[Kernel]) -> set[int]:
 
 
 def _ordered(
-    closed: ClosedJaxpr, arguments: int, places: Any, to: str | None, may_be_late: bool
+    closed: ClosedJaxpr, graph: Graph, arguments: int, places: Any, to: str | None, may_be_late: bool
 ) -> tuple[ClosedJaxpr, Plan, Late]:
     """The order of the loops of traced rules, and what is added to them late."""
-    graph, late = graph_of(closed), dict[int, Any]()
+    late: Late = {}
     how = plan(graph, places[0], places[1], jax.tree.leaves(places[2]), to, graph.inputs[arguments:])
     if may_be_late:
         closed, late = with_late_nan(closed, graph, how)

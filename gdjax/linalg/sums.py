@@ -1,9 +1,11 @@
-"""Sums over one array that rules take the `total` of."""
+"""Sums and means of one array, by what they are; how each is written, so that nothing is kept for it, `xla` knows."""
 
 import jax.numpy as jnp
 
 from gdjax.numerics import Array
-from gdjax.xla.sums import summand
+from gdjax.xla.sums import limited, means, means_of_squares, share_of_nonzeros, summand
+
+__all__ = ["bounded_inner", "inner", "limited", "means", "means_of_squares", "share_of_nonzeros", "sum_abs"]
 
 
 def inner(x: Array, y: Array) -> Array:

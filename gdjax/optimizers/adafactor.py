@@ -12,12 +12,12 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DTypeLike, Mask, Params, Scalar, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor, New
+from gdjax.linalg.sums import limited, means_of_squares
 from gdjax.numerics import Array, abs_sq, bounded_sq, scaled
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 from gdjax.transforms.trust_ratio import scale_by_param_block_rms
-from gdjax.tree.sums import limited, means_of_squares
 
 
 class FactoredState(NamedTuple):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from gdjax.core.types import OptState
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.wrapper import wrapper
+from gdjax.linalg.sums import share_of_nonzeros
 from gdjax.numerics import Array, spoiled
-from gdjax.tree.sums import share_of_nonzeros
 
 
 class CautiousState(NamedTuple):

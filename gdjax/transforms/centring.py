@@ -3,8 +3,8 @@
 from gdjax.core.base import EmptyState
 from gdjax.lift.leafwise import leafwise
 from gdjax.linalg import matrices
+from gdjax.linalg.sums import means
 from gdjax.numerics import Array
-from gdjax.tree.sums import means
 
 
 @leafwise()

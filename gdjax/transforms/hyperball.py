@@ -26,9 +26,8 @@ class HyperballState(NamedTuple):
     """State of `hyperball`."""
 
     inner_state: OptState  # of the optimizer
-    radius: (
-        Params  # for each matrix () its first norm: a list of (number,) for each leaf; MaskedNode where none is kept
-    )
+    # For each matrix () its first norm: a list of (number,) for each leaf; MaskedNode where none is kept.
+    radius: Params
 
 
 def _leaves(label: str, tree: ArrayTree, roles: Roles) -> list[Leaf]:

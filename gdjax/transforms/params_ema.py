@@ -153,6 +153,6 @@ def swa(
     step, start = numerics.safe_increment(s.step_count), jnp.asarray(start, jnp.int32)
     due = (step >= start) & ((step - start) % jnp.asarray(every, jnp.int32) == 0)
     averaged = s.averaged + due.astype(jnp.int32)
-    equal = 1 / jnp.maximum(averaged, 1).astype(s.mean.real.dtype)
+    equal = 1 / jnp.maximum(averaged, 1).astype(t.dtype)
     c = jnp.where(due | (averaged == 0), equal, 0)
     return u, s._replace(mean=_moved(s.mean, p, u, g, c), averaged=averaged, step_count=step)

@@ -1,7 +1,6 @@
 """Sums over a tree in float32 or wider: within each leaf, and then over the leaves in pairs.
 
-They do not stall in 16 bits, and the order of the leaves changes them by rounding alone. The sums and means of one
-array are such that on a CPU nothing of its size is written to memory for them.
+They do not stall in 16 bits, and the order of the leaves changes them by rounding alone.
 """
 
 import functools
@@ -13,10 +12,8 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import is_float0
-from gdjax.core.types import Array, ArrayLike, ArrayTree
+from gdjax.core.types import Array, ArrayTree
 from gdjax.xla.products import product
-from gdjax.xla.reads import alone
-from gdjax.xla.write_order import after
 
 
 def arrays(tree: ArrayTree) -> list[Array]:
@@ -67,47 +64,3 @@ def sum_of_squares(x: Array, factor: Array | None = None) -> Array:
     """sum |factor x|^2 in float32 or wider, of shape (1,)."""
     x = floating(x)
     return jnp.sum(numerics.abs_sq(x if factor is None else product(x, factor))).reshape(1)
-
-
-def means(x: Array, axes: tuple[int, ...]) -> Array:
-    """The means along these axes, which have length 1 in the result."""
-    return jnp.mean(alone(x), axes, keepdims=True)
-
-
-def share_of_nonzeros(x: Array) -> Array:
-    """The share of the elements of x that are not 0; x has no NaN, which would make the sum of signs one.
-
-    As a sum of products: comparisons would be written to memory, as numbers, before they are added up.
-    """
-    return jnp.sum(jnp.square(jnp.sign(jnp.abs(x)))) * (1 / max(x.size, 1))
-
-
-def means_of_squares(x: Array, first: int, second: int) -> tuple[Array, Array]:
-    """The means of |x|^2 along one axis and along another, which are gone from the results.
-
-    Each is bounded as by "each" in `largest_of`.
-    """
-    # Without axes of length 1: with those in front sums take three times as long on a CPU.
-    kept = [i for i, n in enumerate(x.shape) if n > 1 or i in (first, second)]
-    narrow = lambda x: x.reshape([x.shape[i] for i in kept])  # noqa: E731
-    a, b = kept.index(first), kept.index(second)
-    # The mean is of quotients, since a sum overflows long before it does; and of two expressions: what both had in
-    # common would be written to memory.
-    one = numerics.bounded_sq(jnp.sum(numerics.abs_sq(narrow(alone(x))) * (1 / x.shape[first]), a), "each")
-    other = numerics.bounded_sq(jnp.sum(numerics.abs_sq(narrow(alone(x, one)) * x.shape[second] ** -0.5), b), "each")
-    without = lambda axis: [n for i, n in enumerate(x.shape) if i != axis]  # noqa: E731
-    return one.reshape(without(first)), other.reshape(without(second))
-
-
-def limited(x: Array, factors: tuple[Array, Array], most: ArrayLike) -> tuple[Array, Array]:
-    """The two factors, the second smaller so that x times both has a root mean square of at most `most`.
-
-    For that, elements of x count as `largest_of` says at most.
-    """
-    first, second = factors
-    y, bound = alone(x, second) * first * second, numerics.largest_of(second.dtype, "each") * first * second
-    # A minimum of squares, not the square of a bounded x, which would be written to memory before it is summed.
-    square = jnp.sum(jnp.minimum(numerics.abs_sq(y), jnp.square(bound))) * (1 / max(x.size, 1))
-    shrink = numerics.shrinking(numerics.sqrt(square), most)
-    # The product is computed again, not kept: on a CPU two passes of reading, and none of writing, for its mean.
-    return after(shrink, first), second * shrink

@@ -1,10 +1,15 @@
-"""What XLA:CPU adds up without writing it to memory first."""
+"""Sums and means of one array that XLA:CPU computes without writing what it adds up to memory.
+
+Rules import them by their names from `gdjax.linalg.sums`.
+"""
 
 import jax
 import jax.numpy as jnp
 
-from gdjax.numerics.bounds import largest_of
-from gdjax.numerics.elementwise import Array
+from gdjax.core.types import ArrayLike
+from gdjax.numerics.bounds import bounded_sq, largest_of, shrinking
+from gdjax.numerics.elementwise import Array, abs_sq, sqrt
+from gdjax.xla.reads import alone
 from gdjax.xla.write_order import after
 
 
@@ -18,3 +23,47 @@ def summand(x: Array) -> Array:
         return jax.lax.complex(summand(x.real), summand(x.imag))
     bound = after(x, jnp.asarray(largest_of(x.dtype, "summed"), x.dtype))
     return -jnp.minimum(-jnp.minimum(x, bound), bound)
+
+
+def means(x: Array, axes: tuple[int, ...]) -> Array:
+    """The means along these axes, which have length 1 in the result."""
+    return jnp.mean(alone(x), axes, keepdims=True)
+
+
+def share_of_nonzeros(x: Array) -> Array:
+    """The share of the elements of x that are not 0; x has no NaN, which would make the sum of signs one.
+
+    As a sum of products: comparisons would be written to memory, as numbers, before they are added up.
+    """
+    return jnp.sum(jnp.square(jnp.sign(jnp.abs(x)))) * (1 / max(x.size, 1))
+
+
+def means_of_squares(x: Array, first: int, second: int) -> tuple[Array, Array]:
+    """The means of |x|^2 along one axis and along another, which are gone from the results.
+
+    Each is bounded as by "each" in `largest_of`.
+    """
+    # Without axes of length 1: with those in front sums take three times as long on a CPU.
+    kept = [i for i, n in enumerate(x.shape) if n > 1 or i in (first, second)]
+    narrow = lambda x: x.reshape([x.shape[i] for i in kept])  # noqa: E731
+    a, b = kept.index(first), kept.index(second)
+    # The mean is of quotients, since a sum overflows long before it does; and of two expressions: what both had in
+    # common would be written to memory.
+    one = bounded_sq(jnp.sum(abs_sq(narrow(alone(x))) * (1 / x.shape[first]), a), "each")
+    other = bounded_sq(jnp.sum(abs_sq(narrow(alone(x, one)) * x.shape[second] ** -0.5), b), "each")
+    without = lambda axis: [n for i, n in enumerate(x.shape) if i != axis]  # noqa: E731
+    return one.reshape(without(first)), other.reshape(without(second))
+
+
+def limited(x: Array, factors: tuple[Array, Array], most: ArrayLike) -> tuple[Array, Array]:
+    """The two factors, the second smaller so that x times both has a root mean square of at most `most`.
+
+    For that, elements of x count as `largest_of` says at most.
+    """
+    first, second = factors
+    y, bound = alone(x, second) * first * second, largest_of(second.dtype, "each") * first * second
+    # A minimum of squares, not the square of a bounded x, which would be written to memory before it is summed.
+    square = jnp.sum(jnp.minimum(abs_sq(y), jnp.square(bound))) * (1 / max(x.size, 1))
+    shrink = shrinking(sqrt(square), most)
+    # The product is computed again, not kept: on a CPU two passes of reading, and none of writing, for its mean.
+    return after(shrink, first), second * shrink

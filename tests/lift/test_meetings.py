@@ -234,3 +234,59 @@ def test_what_all_leaves_share_is_computed_once():
     tree = {str(i): jnp.ones(2) for i in range(20)}
     text = str(jax.make_jaxpr(rule().update)(tree, rule().init(tree), tree))
     assert text.count("sin ") == text.count("cos ") == 1
+
+
+def test_a_number_of_the_tree_is_not_made_of_what_a_stage_gave_each_leaf():
+    def sizes(gs, s, ps, t):
+        return {"size": [jnp.float32(g.size) for g in gs], "number": jnp.float32(len(gs))}
+
+    @gdjax.leafwise(Sums, reduce=sizes, far=gdjax.Shared(), all=gdjax.Shared(), start=gdjax.initial_parameter)
+    def rule(g, s, p, t, *, own=False, size=gdjax.Reduced, number=gdjax.Reduced):
+        return g, s._replace(all=s.all + (size if own else number))
+
+    tree = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    _, state = rule().update(tree, rule().init(tree), tree)
+    assert state.all == 2
+    with pytest.raises(TypeError, match="rule: .*state.all is one number for the whole tree, and made of size"):
+        rule(own=True).update(tree, rule(own=True).init(tree), tree)
+
+
+@pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
+def test_in_shard_map_parameters_may_vary_where_gradients_do_not():
+    mesh = jax.make_mesh((2,), ("i",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    P = jax.sharding.PartitionSpec
+
+    @gdjax.leafwise()
+    def over_all(g, s, p, t):
+        return g / total(jnp.sum(p**2)), s
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P(), P("i")), out_specs=P("i"))
+    def step(g: Any, p: Any) -> Any:
+        params = {"a": p, "b": jnp.ones(1)}
+        return over_all().update({"a": g, "b": g}, over_all().init(params), params)[0]["b"]
+
+    np.testing.assert_allclose(step(jnp.ones(1), jnp.array([1.0, 3.0])), [0.5, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [gdjax.prodigy, gdjax.momo_adam], ids=["prodigy", "momo_adam"])
+def test_a_slot_is_not_copied_for_a_sum_of_it_in_16_bits(make: Any):
+    tx, params = make(), {str(i): jax.ShapeDtypeStruct((512, 256 + i // 2), "bfloat16") for i in range(4)}
+
+    def step(params: Any, state: Any, grads: Any, value: Any) -> Any:
+        updates, state = tx.update(grads, state, params, value=value)
+        return gdjax.apply_updates(params, updates), state
+
+    arguments = params, jax.eval_shape(tx.init, params), params, jax.ShapeDtypeStruct((), "float32")
+    found = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile().memory_analysis()
+    numbers = sum(x.size for x in params.values())
+    assert found.temp_size_in_bytes < {gdjax.prodigy: 4.5, gdjax.momo_adam: 12.5}[make] * numbers
+
+
+def test_the_largest_among_leaves_and_nan_where_one_is():
+    @gdjax.leafwise()
+    def over_largest(g, s, p, t):
+        return g / largest(jnp.max(jnp.abs(g))), s
+
+    u = lambda tree: over_largest().update(tree, over_largest().init(tree))[0]  # noqa: E731
+    assert_equal(u({"a": jnp.array([1.0, -2.0]), "b": jnp.ones(1)}), {"a": jnp.array([0.5, -1]), "b": jnp.full(1, 0.5)})
+    assert all(jnp.isnan(x).all() for x in u({"a": jnp.full(1, jnp.nan), "b": jnp.ones(1)}).values())
