@@ -9,6 +9,7 @@ import pytest
 
 import gdjax
 from gdjax.linalg.matrices import Matrix
+from tests.matrices.test_matrixwise import run
 
 SHAPES = {"a": (3, 4), "b": (4, 3), "c": (3, 4), "qkv": (4, 8)}
 ROLES = {"a": Matrix(), "b": Matrix(), "c": Matrix(), "qkv": Matrix(0, 1, (3, 5))}
@@ -44,15 +45,6 @@ def rule(G: Any, s: Any, p: Any, t: Any, normalize: Any = False, mu_dtype: Any =
 def gradients(steps: int, seed: int = 0) -> list[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     return [{k: jnp.asarray(rng.normal(size=x), jnp.float32) for k, x in SHAPES.items()} for _ in range(steps)]
-
-
-def run(tx: Any, grads: list[Any]) -> tuple[list[Any], list[Any]]:
-    state, step, updates, states = tx.init(grads[0]), jax.jit(tx.update), [], []
-    for g in grads:
-        u, state = step(g, state)
-        updates.append(u)
-        states.append(state)
-    return updates, states
 
 
 def matrices(x: dict[str, Any]) -> list[Any]:
