@@ -236,6 +236,7 @@ from gdjax.schedules.decay import precond_update_prob_schedule
 from gdjax.training.gradients import check_gradients, numerical_gradient
 from gdjax.training.loop import minimize
 from gdjax.training.progress import Progress
+from gdjax.training.release import gradient_release
 from gdjax.training.results import MinimizeResult, NonFiniteError
 from gdjax.training.sweep import sweep
 from gdjax.training.sweep_result import SweepResult
@@ -323,7 +324,7 @@ __all__ = [
     "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw",
     "differentially_private_aggregate", "dion", "dion2", "dog", "dowg", "dpsgd", "ema", "escape_saddles",
     "eval_params", "experimental", "explain", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax",
-    "fromage", "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
+    "fromage", "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "gradient_release", "hinge_loss", "huber_loss",
     "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "in_turns", "incremental_update",
     "init_empty_state", "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams", "inverse_root",
     "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative", "kl_divergence", "kl_shampoo", "kl_soap",

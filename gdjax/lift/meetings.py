@@ -16,6 +16,7 @@ wait for that are written with what a leaf brings, by the same function: the res
 
 import contextlib
 import contextvars
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -145,7 +146,7 @@ class Meeting(NamedTuple):
     f: Met
     own: Any  # see `Brought`
     common: int  # how many of the operands, the last ones, are common to all leaves
-    alike: bool  # whether the results are the same for all leaves of a group
+    alike: bool  # whether the results are the same for all leaves of a group; of whole arrays they are then a norm
     operands: list[Any]
     results: list[Any]
 
@@ -220,6 +221,26 @@ ad.primitive_jvps[meet_p] = _jvp
 batching.primitive_batchers[meet_p] = _batched
 
 
+# `(key, meeting, brought, common)` to the results by leaf; the key tells a meeting from others of the same update.
+Answer = Callable[[Hashable, Meeting, list[Brought], list[Array]], list[list[Array]]]
+_answer: contextvars.ContextVar[tuple[Answer, Iterator[int]] | None] = contextvars.ContextVar(
+    "gdjax_answer", default=None
+)
+
+
+@contextlib.contextmanager
+def answered(answer: Answer) -> Iterator[None]:
+    """Here some leaves are not there: what comes of a meeting is not what its function makes of those that are.
+
+    For one update, while it is traced.
+    """
+    token = _answer.set((answer, itertools.count()))
+    try:
+        yield
+    finally:
+        _answer.reset(token)
+
+
 class Leaf(Protocol):
     """A leaf of a pass, as meetings see it."""
 
@@ -247,6 +268,8 @@ def hold(leaves: Sequence[Leaf]) -> None:
     Raises:
       TypeError: a rule calls for other meetings on one leaf than on another.
     """
+    answer = _answer.get()
+    number = 0 if answer is None else next(answer[1])
     of_rules: dict[int, list[tuple[Leaf, list[int]]]] = {}
     for leaf in leaves:
         meetings = leaf.meetings
@@ -255,15 +278,15 @@ def hold(leaves: Sequence[Leaf]) -> None:
             of_rules.setdefault(rule, []).append((leaf, mine))
     for rule, there in sorted(of_rules.items()):
         _check_equal(rule, there)
-        for at_once in zip(*(mine for _, mine in there), strict=True):
+        for call, at_once in enumerate(zip(*(mine for _, mine in there), strict=True)):
             groups: dict[Hashable, list[tuple[Leaf, int]]] = {}
             for (leaf, _), i in zip(there, at_once, strict=True):
                 groups.setdefault(leaf.meetings[i].place.group, []).append((leaf, i))
-            for group in groups.values():
-                _meet(group)
+            for name, group in groups.items():
+                _meet(group, None if answer is None else answer[0], (number, rule, call, name))
 
 
-def _meet(there: Sequence[tuple[Leaf, int]]) -> None:
+def _meet(there: Sequence[tuple[Leaf, int]], answer: Answer | None, key: Hashable) -> None:
     meetings = [leaf.meetings[i] for leaf, i in there]
     lists = [leaf.brought(i) for leaf, i in there]
     ends = [len(xs) - m.common for m, xs in zip(meetings, lists, strict=True)]
@@ -271,7 +294,7 @@ def _meet(there: Sequence[tuple[Leaf, int]]) -> None:
     common = [xs[end:] for xs, end in zip(lists, ends, strict=True)]
     widest = max(common, key=lambda xs: sum(x.dtype.itemsize for x in xs))  # in trees of several dtypes
     with there[0][0].blamed():
-        results = meetings[0].f(brought, widest)
+        results = meetings[0].f(brought, widest) if answer is None else answer(key, meetings[0], brought, widest)
     for (leaf, _), m, ys in zip(there, meetings, results, strict=True):
         for y, v in zip(ys, m.results, strict=True):
             leaf.met.append(y if y.dtype == v.aval.dtype else y.astype(v.aval.dtype))

@@ -5,7 +5,7 @@
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -94,6 +94,23 @@ def over(old: Array, new: Array) -> Array:
 
 def _or(old: Array, new: Array) -> Array:
     return jnp.where(never(new), old, new)
+
+
+def all_first(f: Callable[..., list[Array]], olds: list[Array], *others: Any) -> list[Array]:
+    """`f(olds, *others)`, arrays in the places of the old ones: all are written to memory before any is put there.
+
+    The old arrays are slices of larger ones, in which the new ones take their places, in a loop. XLA:CPU would compute
+    each new one where it is put, from old ones that lie in the larger arrays: it then copies those as a whole, in each
+    round. Of a branch it writes all results, and before it what the branch reads. Elsewhere there is no branch.
+    """
+    first = next((x for x in olds if jnp.issubdtype(x.dtype, jnp.inexact) and x.size), None)
+    if first is None:
+        return f(olds, *others)
+    e = jnp.real(first[(0,) * first.ndim])
+    always = lambda e: ~never(e)  # noqa: E731
+    chosen = jax.lax.platform_dependent(e, cpu=always, default=lambda e: jnp.asarray(True))
+    news = meshes.cond(chosen, f, lambda olds, *others: olds, olds, *others)
+    return list(jax.lax.optimization_barrier(tuple(news)))
 
 
 def never(x: Array) -> Array:

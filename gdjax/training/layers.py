@@ -1,0 +1,191 @@
+"""The layers of a stack in the parameters and in the state of an optimizer, and whether it may update one by itself."""
+
+import warnings
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.core import base
+from gdjax.core.parts import Held, held
+from gdjax.core.types import Array, OptState, Params, Transform
+from gdjax.inspection.placed import state_of
+from gdjax.lift.by_layer import Along, Common, Mixed, Rest, Value, ask, values_of
+from gdjax.lift.meetings import Meeting, answered
+from gdjax.tree.updates import apply_updates
+
+LABEL = "gdjax.gradient_release"
+Arrays = dict[int, Array]  # some of the arrays of a tree, by their places among its leaves
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Which arrays of the parameters and of the state belong to a stack of layers.
+
+    The parameters of the stack have the layers along their first axis.
+    """
+
+    tx: Transform
+    params: Any  # the structure of the parameters
+    state: Any  # that of the state
+    part: Any  # that of the stack
+    places: list[int]  # of the parameters in the stack, in its order
+    trained: frozenset[int]  # the places of the floating parameters
+    axes: Mapping[int, int | None]  # of the state arrays of the stack, by place: where the layers lie; None: nowhere
+    of_rest: frozenset[int]  # the places of the state arrays of the other parameters
+    number: int  # of layers
+
+    def stack(self, leaves: Arrays) -> Any:
+        """The stack as a tree."""
+        return self.part.unflatten([leaves[i] for i in self.places])
+
+    def tree(self, leaves: Arrays) -> Any:
+        """The parameters as a tree, None where arrays are not there."""
+        return self.params.unflatten([leaves.get(i) for i in range(self.params.num_leaves)])
+
+    def state_tree(self, arrays: Arrays) -> Any:
+        return self.state.unflatten([arrays.get(i) for i in range(self.state.num_leaves)])
+
+    def at(self, i: Array | int, params: Arrays, state: Arrays) -> tuple[Arrays, Arrays]:
+        """Layer i of arrays of the parameters and of the state, each with an axis of length 1 for the layers."""
+        cut = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, i, 1, axis)  # noqa: E731
+        axes = {j: self.axes.get(j) for j in state}
+        return {k: cut(x, 0) for k, x in params.items()}, {
+            j: x if (axis := axes[j]) is None else cut(x, axis) for j, x in state.items()
+        }
+
+    def put(self, i: Array, params: Arrays, state: Arrays, new: tuple[Arrays, Arrays]) -> tuple[Arrays, Arrays]:
+        """The arrays with another layer i; those of the state that have no layers are new as a whole."""
+        put = jax.lax.dynamic_update_slice_in_dim
+        axes = {j: self.axes.get(j) for j in state}
+        return {k: put(x, new[0][k], i, 0) for k, x in params.items()}, {
+            j: new[1][j] if (axis := axes[j]) is None else put(x, new[1][j], i, axis) for j, x in state.items()
+        }
+
+    def updated(self, grads: Arrays, params: Arrays, state: Arrays, value: Array) -> tuple[Arrays, Arrays]:
+        """What an update of some of the parameters makes of them and of what there is of the state."""
+        old = self.state_tree(state), self.tree(params)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of leaves that are not there
+            updates, new_state = base.call_update(self.tx, self.tree(grads), *old, {"value": value})
+        new = jax.tree.leaves(apply_updates(old[1], updates)), jax.tree.leaves(new_state)
+        found = [dict(zip(sorted(a), b, strict=True)) for a, b in zip((params, state), new, strict=True)]
+        pinned = {j: jax.lax.convert_element_type(x, state[j].dtype) for j, x in found[1].items()}
+        return found[0], {j: state[j] if found[1][j] is state[j] else x for j, x in pinned.items()}
+
+
+def layers_of(tx: Transform, params: Params, state: OptState, stack: Callable[[Any], Any]) -> Layers:
+    """Finds the layers.
+
+    Raises:
+      ValueError: there are none; the optimizer cannot update one by itself.
+    """
+    paths, structure = jax.tree_util.tree_flatten_with_path(params)
+    leaves, names = [x for _, x in paths], [f"params{jax.tree_util.keystr(path)}" for path, _ in paths]
+    places, part = jax.tree.flatten(stack(structure.unflatten(range(len(leaves)))))
+    if not places or not all(isinstance(i, int) and i < len(leaves) for i in places) or len({*places}) < len(places):
+        raise ValueError(f"{LABEL}: stack must return a part of the parameters, such as params['layers']")
+    trained = frozenset(i for i, x in enumerate(leaves) if jnp.issubdtype(jnp.result_type(x), jnp.inexact))
+    if trained.isdisjoint(places):
+        raise ValueError(f"{LABEL}: no array of the stack is floating: nothing in it is trained")
+    number = _number({names[i]: jnp.shape(leaves[i]) for i in places})
+    arrays = held(tx, state, params)
+    axes, of_rest = dict[int, int | None](), set[int]()
+    for j, x in enumerate(arrays):
+        if x.of_several:
+            why = f"state{jax.tree_util.keystr(x.field)} belongs to several parameters together, and so to all layers"
+            _refuse(why)
+        if x.leaf is not None and x.leaf in places:
+            axes[j] = _axis(x, jnp.shape(leaves[x.leaf]))
+        elif x.leaf is not None:
+            of_rest.add(j)
+    state_structure = jax.tree.structure(state)
+    found = Layers(tx, structure, state_structure, part, places, trained, axes, frozenset(of_rest), number)
+    _check_sizes(found, names, leaves, jax.tree.leaves(state))
+    return found
+
+
+def _refuse(why: str) -> NoReturn:
+    told = "an optimizer must make the update of a layer of what that layer has; use tx.update with all gradients"
+    raise ValueError(f"{LABEL}: {why}: {told}")
+
+
+def _number(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    first = next(iter(shapes))
+    for name, shape in shapes.items():
+        if not shape or shape[0] != shapes[first][:1][0]:
+            both = f"{name} has shape {shape}, {first} {shapes[first]}"
+            raise ValueError(f"{LABEL}: the first axis of each array of the stack is that of the layers: {both}")
+    return shapes[first][0]
+
+
+def _axis(x: Held, shape: tuple[int, ...]) -> int | None:
+    """The axis of the layers in an array of the state that belongs to a parameter of the stack."""
+    if x.axes is not None:
+        return x.axes.index(0) if 0 in x.axes else None
+    return 0 if jnp.shape(x.array) == shape else None
+
+
+def _check_sizes(layers: Layers, names: list[str], leaves: list[Any], arrays: list[Any]) -> None:
+    """Raises where the state of a layer by itself is no slice of the state of the stack, as of another way to factor."""
+    type_of = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))  # noqa: E731
+    of_stack = {i: type_of(leaves[i]) for i in layers.places}
+    kept = {j: type_of(x) for j, x in enumerate(arrays) if j not in layers.of_rest}
+    one, sliced = jax.eval_shape(lambda p, s: layers.at(0, p, s), of_stack, kept)
+    made = jax.tree.leaves(state_of(layers.tx, layers.tree(one)))
+    shapes = lambda xs: [(x.shape, x.dtype) for x in xs]  # noqa: E731
+    if shapes(made) != shapes(sliced.values()):
+        _refuse(f"the state for one layer of {names[layers.places[0]]} is no slice of that for the stack")
+
+
+def meetings_of(layers: Layers, params: Params, state: OptState) -> bool:
+    """Whether leaves meet in an update, once it is known that it makes each layer of that layer and what is common.
+
+    Raises:
+      ValueError: it makes it of others.
+    """
+    leaves, names = jax.tree.leaves(params), [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+    arrays, places = jax.tree.leaves(state), sorted(layers.trained)
+    keys: list[Hashable] = []
+
+    def noted(key: Hashable, meeting: Meeting, *rest: Any) -> Any:
+        keys.extend([key] if meeting.alike else [])
+        return ask(key, meeting, *rest)
+
+    def update(grads: list[Any], leaves: list[Any], arrays: list[Any], value: Any) -> Any:
+        tree, old = layers.tree(dict(zip(places, grads, strict=True))), layers.state.unflatten(arrays)
+        with answered(noted):
+            new = base.call_update(layers.tx, tree, old, layers.params.unflatten(leaves), {"value": value})
+        return jax.tree.leaves(new)
+
+    closed = jax.make_jaxpr(update)([leaves[i] for i in places], leaves, arrays, jnp.zeros(()))
+    of_param: list[Value] = [Along(0) if i in layers.places else Rest() for i in range(len(leaves))]
+    of_state = [_kind(layers, j) for j in range(len(arrays))]
+    kinds = [*(of_param[i] for i in places), *of_param, *of_state, Common()]
+    found = values_of(closed.jaxpr, kinds)
+    wanted = [*(of_param[i] for i in places), *of_state]
+    told = [f"the update of params{names[i]}" for i in places]
+    told += [f"state{jax.tree_util.keystr(path)}" for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    for what, is_, must in zip(told, found, wanted, strict=True):
+        _check(what, is_, must)
+    return bool(keys)
+
+
+def _kind(layers: Layers, j: int) -> Value:
+    if j in layers.of_rest:
+        return Rest()
+    axis = layers.axes.get(j)
+    return Common() if axis is None else Along(axis)
+
+
+def _check(what: str, found: Any, wanted: Value) -> None:
+    if isinstance(found, Mixed):
+        _refuse(f"{what} is made of several layers, or of one and of other parameters, by {found.why}")
+    if isinstance(wanted, Along):
+        if not (isinstance(found, Along) and found.axis == wanted.axis):
+            if not (isinstance(found, Common) and wanted.axis in found.equal):
+                _refuse(f"{what} is not made of each layer alone")
+    elif isinstance(found, Along) or isinstance(wanted, Common) and isinstance(found, Rest):
+        _refuse(f"{what} is one for all layers, and made of gradients")
