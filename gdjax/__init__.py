@@ -265,6 +265,7 @@ from gdjax.transforms.layouts import flatten, with_extra_args_support
 from gdjax.transforms.momentum import TraceState, trace
 from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from gdjax.transforms.noise import AddNoiseState, EscapeSaddlesState, add_noise, escape_saddles
+from gdjax.transforms.offload import offload_state
 from gdjax.transforms.params_ema import ParamsEmaState, SWAState, params_ema, swa
 from gdjax.transforms.plateau import ReduceLROnPlateauState, reduce_on_plateau
 from gdjax.transforms.privacy import (
@@ -324,7 +325,8 @@ __all__ = [
     "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw",
     "differentially_private_aggregate", "dion", "dion2", "dog", "dowg", "dpsgd", "ema", "escape_saddles",
     "eval_params", "experimental", "explain", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax",
-    "fromage", "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "gradient_release", "hinge_loss", "huber_loss",
+    "fromage", "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "gradient_release",
+    "hinge_loss", "huber_loss",
     "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "in_turns", "incremental_update",
     "init_empty_state", "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams", "inverse_root",
     "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative", "kl_divergence", "kl_shampoo", "kl_soap",
@@ -333,8 +335,8 @@ __all__ = [
     "mask_by_path", "masked", "matrices_by_role", "matrix_inverse_pth_root", "matrixwise", "measure_with_ema",
     "mechanize", "metrics", "microbatch", "microbatching", "migrate", "minimize", "momo", "momo_adam", "monitor",
     "multi_normal", "multi_transform", "muon", "nadam", "nadamw", "named_chain", "nesterov_point", "nnls", "noisy_sgd",
-    "normalize", "normalize_by_update_norm", "normuon", "novograd", "ntxent", "numerical_gradient", "optimistic_adam",
-    "optimistic_adam_v2", "optimistic_gradient_descent", "orthogonalize", "params_ema", "partition",
+    "normalize", "normalize_by_update_norm", "normuon", "novograd", "ntxent", "numerical_gradient", "offload_state",
+    "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "orthogonalize", "params_ema", "partition",
     "per_example_global_norm_clip", "per_example_layer_norm_clip", "per_leaf", "periodic_update", "perturbations",
     "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "plot_schedule",
     "plots", "polyak_sgd", "polynomial_schedule", "power_iteration", "power_schedule", "precond_update_prob_schedule",

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from gdjax.core import base, meshes
+from gdjax.core import base, memories, meshes
 from gdjax.core.base import GradientTransformation
 from gdjax.core.parts import held
 from gdjax.core.types import OptState, Params
@@ -49,7 +49,8 @@ def state_sharding(
 
     Returns:
       A tree like `tx.init(params)`, of `NamedSharding`s: `out_shardings` for `init` under `jax.jit`, which then makes
-      no array as a whole, and `in_shardings` and `out_shardings` for the state of a training step.
+      no array as a whole, and `in_shardings` and `out_shardings` for the state of a training step. What `offload_state`
+      keeps in the host's memory is there.
 
     Raises:
       ValueError: the mesh has no such axis, or lacks one over which a parameter is divided.
@@ -76,15 +77,16 @@ def state_sharding(
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     shapes = structure.unflatten([_shape(p) for _, p in leaves])
     divisions = [_division(path, p, mesh) for path, p in leaves]
-    state = jax.eval_shape(tx.init, shapes)
+    state, kinds = memories.traced(tx.init, shapes)
     known = _known(tx, state, shapes, divisions)
 
-    def sharding(x: Any, axes: Sequence[_Axis]) -> NamedSharding:
+    def sharding(x: Any, axes: Sequence[_Axis], kind: str | None) -> NamedSharding:
         small = is_key(x) or x.size * x.dtype.itemsize < min_bytes
-        return NamedSharding(mesh, PartitionSpec(*_divided(x.shape, axes, mesh.shape, None if small else axis)))
+        spec = PartitionSpec(*_divided(x.shape, axes, mesh.shape, None if small else axis))
+        return NamedSharding(mesh, spec, memory_kind=kind)
 
     xs, structure = jax.tree.flatten(state)
-    return structure.unflatten(map(sharding, xs, known))
+    return structure.unflatten(map(sharding, xs, known, kinds))
 
 
 def _divided(shape: Sequence[int], axes: Sequence[_Axis], mesh: Mapping[str, int], axis: str | None) -> list[Any]:

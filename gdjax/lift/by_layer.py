@@ -5,60 +5,23 @@ in common. The trace shows it: each of its values is `Common`, or a stack `Along
 entries i alone, or of the arrays of no layer (`Rest`), or `Mixed`.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
-from jax.extend.core import Jaxpr, Literal, Primitive
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, jaxpr_as_fun
 
 from gdjax.core.types import Array
+from gdjax.lift.layer_axes import Along, Common, Mixed, Rest, Value, all_of, axis_of, equal_axes, ones_of
 from gdjax.lift.meetings import Brought, Meeting
 from gdjax.lift.traced import PLATFORM
-from gdjax.xla.facts import CHEAP, DEAR
+from gdjax.numerics.random_rounding import rows_p
+from gdjax.xla.facts import has_inside
 
-_OTHER_SHAPES = frozenset("broadcast_in_dim expand_dims pad reshape slice squeeze transpose".split())
-_BY_ELEMENT = (CHEAP | DEAR) - _OTHER_SHAPES | frozenset(
-    "clamp erf_inv shift_left shift_right_arithmetic shift_right_logical population_count copy_p".split()
-)
 _CALLS = frozenset("jit pjit closed_call core_call remat checkpoint custom_jvp_call custom_vjp_call".split())
-_OF_MATRICES = frozenset("cholesky eigh lu qr householder_product svd triangular_solve tridiagonal_solve".split())
-_ALONG_ONE = {"sort": "dimension", "cumsum": "axis", "cumprod": "axis", "cummax": "axis", "cummin": "axis"}
-
-
-@dataclass(frozen=True)
-class Common:
-    """The same for all layers; equal along these axes."""
-
-    equal: frozenset[int] = frozenset()
-    met: bool = False  # whether it is made of what comes of a meeting of all leaves
-
-
-@dataclass(frozen=True)
-class Along:
-    """A stack of layers along an axis; None for what one of them has, without the axis."""
-
-    axis: int | None
-    met: bool = False
-
-
-@dataclass(frozen=True)
-class Rest:
-    """Made of the arrays that no layer has."""
-
-    met: bool = False
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """Made of several layers, or of a layer and the rest, by the operation named."""
-
-    why: str
-    met: bool = False
-
-
-Value = Common | Along | Rest | Mixed
 
 asked_p = Primitive("gdjax_asked")  # what comes of a meeting, while it is not known
 asked_p.multiple_results = True
@@ -85,8 +48,8 @@ def values_of(jaxpr: Jaxpr, inputs: Sequence[Value], within: str = "") -> list[V
       within: the name of what calls it, in errors.
     """
     known: dict[Any, Any] = dict(zip(jaxpr.invars, inputs, strict=True))
-    known |= {v: Common(_ones(v)) for v in jaxpr.constvars}
-    read = lambda v: Common(_all(v)) if isinstance(v, Literal) else known[v]  # noqa: E731
+    known |= {v: Common(ones_of(v)) for v in jaxpr.constvars}
+    read = lambda v: Common(all_of(v)) if isinstance(v, Literal) else known[v]  # noqa: E731
     for e in jaxpr.eqns:
         found = _made(e, [read(v) for v in e.invars], within)
         known.update(zip(e.outvars, found, strict=True))
@@ -117,12 +80,12 @@ def _made(e: Any, xs: list[Value], within: str) -> list[Any]:
     if Rest in kinds:
         return [Rest(met)] * len(e.outvars)
     if Along not in kinds:
-        equal = [_equal(e, xs) | _ones(v) for v in e.outvars]
+        equal = [equal_axes(e, xs) | ones_of(v) for v in e.outvars]
         return [Common(axes, met) for axes in equal]
     axes = {x.axis for x in xs if isinstance(x, Along)}
     if axes == {None}:
         return [Along(None, met)] * len(e.outvars)
-    axis = None if None in axes else _axis(e, xs)
+    axis = None if None in axes else axis_of(e, xs)
     return [Mixed(where, met) if axis is None else Along(axis, met)] * len(e.outvars)
 
 
@@ -156,7 +119,7 @@ def _asked(e: Any, xs: Sequence[Value]) -> list[Value]:
         why = f"{call} of a number of each stack"
     elif any(x.met for x in xs):
         why = f"{call} of what a meeting before it has changed, which takes one more backward pass"
-    return [Common(_ones(v), True) if why is None else Mixed(why) for v in e.outvars]
+    return [Common(ones_of(v), True) if why is None else Mixed(why) for v in e.outvars]
 
 
 def _of_cond(e: Any, xs: list[Any], within: str, where: str) -> list[Value]:
@@ -216,102 +179,23 @@ def _inside(e: Any) -> Any:
     return getattr(called, "jaxpr", called)
 
 
-def _shape(v: Any) -> tuple[int, ...]:
-    return tuple(getattr(v.aval, "shape", ()))
+def numbers_rows(closed: ClosedJaxpr) -> bool:
+    """Whether a traced update rounds by the rows of arrays.
+
+    Raises:
+      ValueError: in a condition, a loop or a jitted function.
+    """
+    if any(has_inside(e, rows_p) for e in closed.jaxpr.eqns):
+        raise ValueError("the rows of arrays are numbered in a condition, a loop or a jitted function")
+    return any(e.primitive is rows_p for e in closed.jaxpr.eqns)
 
 
-def _all(v: Any) -> frozenset[int]:
-    return frozenset(range(len(_shape(v))))
-
-
-def _ones(v: Any) -> frozenset[int]:
-    return frozenset(i for i, n in enumerate(_shape(v)) if n == 1)
-
-
-def _equal(e: Any, xs: Sequence[Any]) -> frozenset[int]:
-    """The axes along which a result is equal, made of common values."""
-    name, p, out = e.primitive.name, e.params, _all(e.outvars[0])
-    if name == "iota":
-        return out - {p["dimension"]}
-    if name in _BY_ELEMENT:
-        return frozenset.intersection(out, *(x.equal for x, v in zip(xs, e.invars, strict=True) if _shape(v)))
-    if name == "broadcast_in_dim":
-        places = p["broadcast_dimensions"]
-        one = {i for i, n in enumerate(_shape(e.invars[0])) if n == 1} | xs[0].equal
-        return out - set(places) | {a for i, a in enumerate(places) if i in one}
-    if len(xs) == 1 and xs[0].equal == _all(e.invars[0]) and name in _OTHER_SHAPES - {"pad"}:
-        return out
-    found = [a for a in xs[0].equal if (b := _moved(e, a)) is not None] if len(xs) == 1 else []
-    return frozenset(b for a in found if (b := _moved(e, a)) is not None)
-
-
-def _axis(e: Any, xs: Sequence[Any]) -> int | None:
-    """The axis of the layers in a result, where operands are common or stacks of layers; None where they mix."""
-    name, p = e.primitive.name, e.params
-    stacks = [(i, x.axis) for i, x in enumerate(xs) if isinstance(x, Along)]
-    i, axis = stacks[0]
-    equal = lambda a: all(  # noqa: E731  # whether the other operands go along with this axis
-        x.axis == a if isinstance(x, Along) else not _shape(v) or a in x.equal for x, v in zip(xs, e.invars, strict=True)
-    )
-    if name in _BY_ELEMENT:
-        return axis if equal(axis) else None
-    if name == "dot_general":
-        return _of_product(p["dimension_numbers"], xs, e.invars)
-    if name == "concatenate":
-        return axis if axis != p["dimension"] and equal(axis) else None
-    if name in _ALONG_ONE:
-        return axis if axis != p[_ALONG_ONE[name]] and equal(axis) else None
-    if name in _OF_MATRICES:
-        return axis if axis < len(_shape(e.invars[i])) - 2 and equal(axis) else None
-    if name == "pad":
-        return axis if i == 0 and len(stacks) == 1 and p["padding_config"][axis] == (0, 0, 0) else None
-    if name in ("dynamic_slice", "dynamic_update_slice"):
-        whole = _shape(e.outvars[0])[axis] == _shape(e.invars[0])[axis] == _shape(e.invars[i])[axis]
-        operands = 1 if name == "dynamic_slice" else 2
-        fits = all(x.axis == axis if isinstance(x, Along) else axis in x.equal for x in xs[:operands])
-        return axis if whole and fits and all(j < operands for j, _ in stacks) else None
-    return _moved(e, axis) if len(xs) == 1 or name == "reduce" and equal(axis) else None
-
-
-def _moved(e: Any, axis: int) -> int | None:
-    """Where an axis of the one operand lies in the result; None where it is gone, or no longer whole."""
-    name, p, shape, new = e.primitive.name, e.params, _shape(e.invars[0]), _shape(e.outvars[0])
-    if name == "broadcast_in_dim":
-        return p["broadcast_dimensions"][axis]
-    if name == "transpose":
-        return list(p["permutation"]).index(axis)
-    if name == "squeeze":
-        return None if axis in p["dimensions"] else axis - sum(a < axis for a in p["dimensions"])
-    if name == "reshape":
-        before = math.prod(shape[:axis])
-        ways = [j for j, n in enumerate(new) if math.prod(new[:j]) == before and n == shape[axis]]
-        return ways[0] if ways and p.get("dimensions") is None else None
-    if name == "slice":
-        return axis if new[axis] == shape[axis] else None
-    if name == "rev":
-        return None if axis in p["dimensions"] else axis
-    if name == "split":
-        return None if axis == p["axis"] else axis
-    if name.startswith(("reduce", "arg")) and (axes := p.get("axes", p.get("dimensions"))) is not None:
-        return None if axis in axes else axis - sum(a < axis for a in axes)
-    return None
-
-
-def _of_product(numbers: Any, xs: Sequence[Any], operands: Sequence[Any]) -> int | None:
-    """The axis of the layers in a product of matrices."""
-    contracted, batch = numbers
-    for i, x in enumerate(xs):
-        if not isinstance(x, Along):
-            continue
-        if x.axis in batch[i]:
-            at = list(batch[i]).index(x.axis)
-            y, b = xs[1 - i], batch[1 - i][at]
-            return at if (y.axis == b if isinstance(y, Along) else b in y.equal) else None
-        if x.axis in contracted[i] or isinstance(xs[1 - i], Along):
-            return None
-        gone = lambda k: {*contracted[k], *batch[k]}  # noqa: E731
-        free = [a for a in range(len(_shape(operands[i]))) if a not in gone(i)]
-        others = len(_shape(operands[0])) - len(gone(0)) if i else 0
-        return len(batch[0]) + others + free.index(x.axis)
-    return None
-
+def from_row(f: Callable[..., Any], start: Array, *args: Any) -> Any:
+    """`f(*args)` of arrays that are the rows of larger ones from `start` on."""
+    closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
+    found = [e for e in closed.jaxpr.eqns if e.primitive is rows_p]
+    rest = [e for e in closed.jaxpr.eqns if e.primitive is not rows_p]
+    inputs = [*closed.jaxpr.invars, *(e.outvars[0] for e in found)]
+    numbers = [rows_p.bind(**e.params) + start.astype(jnp.uint32) for e in found]
+    g = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr.replace(eqns=rest, invars=inputs), closed.consts))
+    return jax.tree.structure(shapes).unflatten(g(*jax.tree.leaves(args), *numbers))

@@ -3,8 +3,29 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 
 Array = jax.Array
+
+# The number of its row for each element of an array. In a trace of its own, so that whoever evaluates that for a part
+# of the rows of a larger array can put others in its place, as `gradient_release` does for one layer of a stack.
+rows_p = Primitive("gdjax_rows")
+
+
+def _rows(*, shape: tuple[int, ...], type: object) -> Array:
+    return jax.lax.broadcasted_iota(jnp.uint32, shape, 0)
+
+
+rows_p.def_impl(_rows)
+rows_p.def_abstract_eval(lambda *, shape, type: type)
+mlir.register_lowering(rows_p, mlir.lower_fun(_rows, multiple_results=False))
+
+
+def rows(shape: tuple[int, ...]) -> Array:
+    """uint32: for each element of an array of this shape the number of its row, the place along the first axis."""
+    (kind,) = jax.make_jaxpr(lambda: _rows(shape=shape, type=None))().out_avals
+    return rows_p.bind(shape=shape, type=kind)
 
 
 def salt(seed: Array | int, step: Array | int, number: int) -> Array:
@@ -27,7 +48,8 @@ def random_bits(salt: Array, like: Array) -> Array:
     """
     place, stride = jnp.zeros_like(like, jnp.uint32), 1  # divided as `like` is
     for axis in range(like.ndim - 1, -1, -1):
-        place += jax.lax.broadcasted_iota(jnp.uint32, like.shape, axis) * np.uint32(stride & 0xFFFFFFFF)
+        number = jax.lax.broadcasted_iota(jnp.uint32, like.shape, axis) if axis else rows(like.shape)
+        place += number * np.uint32(stride & 0xFFFFFFFF)
         stride *= like.shape[axis]
     return _mixed(place * np.uint32(0x9E3779B1) ^ salt)
 

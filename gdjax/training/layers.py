@@ -2,17 +2,18 @@
 
 import warnings
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import base
-from gdjax.core.parts import Held, held
+from gdjax.core import base, memories
+from gdjax.core.guesses import Guess
+from gdjax.core.parts import Held, every, held
 from gdjax.core.types import Array, OptState, Params, Transform
-from gdjax.inspection.placed import state_of
-from gdjax.lift.by_layer import Along, Common, Mixed, Rest, Value, ask, values_of
+from gdjax.lift.by_layer import ask, from_row, numbers_rows, values_of
+from gdjax.lift.layer_axes import Along, Common, Mixed, Rest, Value
 from gdjax.lift.meetings import Meeting, answered
 from gdjax.tree.updates import apply_updates
 
@@ -36,6 +37,9 @@ class Layers:
     axes: Mapping[int, int | None]  # of the state arrays of the stack, by place: where the layers lie; None: nowhere
     of_rest: frozenset[int]  # the places of the state arrays of the other parameters
     number: int  # of layers
+    absent: Arrays  # the whole state, for what is not there; empty where an update takes no state without a gradient
+    meets: bool = False  # whether leaves meet in an update
+    by_rows: bool = False  # whether it rounds by the rows of arrays
 
     def stack(self, leaves: Arrays) -> Any:
         """The stack as a tree."""
@@ -44,9 +48,6 @@ class Layers:
     def tree(self, leaves: Arrays) -> Any:
         """The parameters as a tree, None where arrays are not there."""
         return self.params.unflatten([leaves.get(i) for i in range(self.params.num_leaves)])
-
-    def state_tree(self, arrays: Arrays) -> Any:
-        return self.state.unflatten([arrays.get(i) for i in range(self.state.num_leaves)])
 
     def at(self, i: Array | int, params: Arrays, state: Arrays) -> tuple[Arrays, Arrays]:
         """Layer i of arrays of the parameters and of the state, each with an axis of length 1 for the layers."""
@@ -64,16 +65,30 @@ class Layers:
             j: new[1][j] if (axis := axes[j]) is None else put(x, new[1][j], i, axis) for j, x in state.items()
         }
 
-    def updated(self, grads: Arrays, params: Arrays, state: Arrays, value: Array) -> tuple[Arrays, Arrays]:
-        """What an update of some of the parameters makes of them and of what there is of the state."""
-        old = self.state_tree(state), self.tree(params)
+    def updated(
+        self, grads: Arrays, params: Arrays, state: Arrays, value: Array, row: Array | None = None
+    ) -> tuple[Arrays, Arrays]:
+        """What an update of some of the parameters makes of them and of what there is of the state.
+
+        Args:
+          row: which layer they are; None for the parameters of no layer.
+        """
+        there = self.absent | state
+        given = self.tree(grads), self.tree(params), self.state.unflatten(map(there.get, range(self.state.num_leaves)))
+        if row is None or not self.by_rows:
+            news, states = self._updated(*given, value)
+        else:
+            news, states = from_row(self._updated, row, *given, value)
+        found = dict(zip(sorted(there), states, strict=True))
+        pinned = {j: found[j] if found[j] is x else jax.lax.convert_element_type(found[j], x.dtype)
+                  for j, x in state.items()}  # fmt: skip
+        return dict(zip(sorted(params), news, strict=True)), pinned
+
+    def _updated(self, grads: Any, params: Any, state: Any, value: Array) -> tuple[list[Array], list[Array]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of leaves that are not there
-            updates, new_state = base.call_update(self.tx, self.tree(grads), *old, {"value": value})
-        new = jax.tree.leaves(apply_updates(old[1], updates)), jax.tree.leaves(new_state)
-        found = [dict(zip(sorted(a), b, strict=True)) for a, b in zip((params, state), new, strict=True)]
-        pinned = {j: jax.lax.convert_element_type(x, state[j].dtype) for j, x in found[1].items()}
-        return found[0], {j: state[j] if found[1][j] is state[j] else x for j, x in pinned.items()}
+            updates, new = base.call_update(self.tx, grads, state, params, _extra(grads, value))
+        return jax.tree.leaves(apply_updates(params, updates)), jax.tree.leaves(new)
 
 
 def layers_of(tx: Transform, params: Params, state: OptState, stack: Callable[[Any], Any]) -> Layers:
@@ -101,10 +116,22 @@ def layers_of(tx: Transform, params: Params, state: OptState, stack: Callable[[A
             axes[j] = _axis(x, jnp.shape(leaves[x.leaf]))
         elif x.leaf is not None:
             of_rest.add(j)
-    state_structure = jax.tree.structure(state)
-    found = Layers(tx, structure, state_structure, part, places, trained, axes, frozenset(of_rest), number)
-    _check_sizes(found, names, leaves, jax.tree.leaves(state))
+    kept, form = jax.tree.flatten(state)
+    foreign = any(isinstance(one, Guess) for one, _ in every(tx, state))
+    absent = {} if foreign else dict(enumerate(map(jnp.asarray, kept)))
+    found = Layers(tx, structure, form, part, places, trained, axes, frozenset(of_rest), number, absent)
+    found = _traced(found, names, leaves, kept)
+    _check_sizes(found, names, leaves, kept)
     return found
+
+
+def _extra(grads: Any, value: Array) -> dict[str, Any]:
+    """What an update may be given besides."""
+
+    def value_fn(*_: Any) -> NoReturn:
+        _refuse("the optimizer evaluates the loss at other parameters")
+
+    return {"value": value, "grad": grads, "value_fn": value_fn}
 
 
 def _refuse(why: str) -> NoReturn:
@@ -129,26 +156,30 @@ def _axis(x: Held, shape: tuple[int, ...]) -> int | None:
 
 
 def _check_sizes(layers: Layers, names: list[str], leaves: list[Any], arrays: list[Any]) -> None:
-    """Raises where the state of a layer by itself is no slice of the state of the stack, as of another way to factor."""
-    type_of = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))  # noqa: E731
-    of_stack = {i: type_of(leaves[i]) for i in layers.places}
-    kept = {j: type_of(x) for j, x in enumerate(arrays) if j not in layers.of_rest}
-    one, sliced = jax.eval_shape(lambda p, s: layers.at(0, p, s), of_stack, kept)
-    made = jax.tree.leaves(state_of(layers.tx, layers.tree(one)))
-    shapes = lambda xs: [(x.shape, x.dtype) for x in xs]  # noqa: E731
-    if shapes(made) != shapes(sliced.values()):
-        _refuse(f"the state for one layer of {names[layers.places[0]]} is no slice of that for the stack")
+    """Raises where an update of one layer by itself takes another state than its part of that of the stack."""
+    of_stack = {i: jnp.asarray(leaves[i]) for i in layers.places}
+    kept = {j: jnp.asarray(x) for j, x in enumerate(arrays) if j not in layers.of_rest}
+
+    def one(params: Arrays, state: Arrays) -> Any:
+        here = layers.at(0, params, state)
+        grads = {i: x for i, x in here[0].items() if i in layers.trained}
+        return here, layers.updated(grads, *here, jnp.zeros(()))
+
+    try:
+        before, after = jax.eval_shape(one, of_stack, kept)
+    except (TypeError, ValueError) as e:
+        _refuse(f"one layer of {names[layers.places[0]]} by itself has another state than in the stack ({e})")
+    if jax.tree.map(jnp.shape, before) != jax.tree.map(jnp.shape, after):
+        _refuse(f"one layer of {names[layers.places[0]]} by itself has another state than in the stack")
 
 
-def meetings_of(layers: Layers, params: Params, state: OptState) -> bool:
-    """Whether leaves meet in an update, once it is known that it makes each layer of that layer and what is common.
+def _traced(layers: Layers, names: list[str], leaves: list[Any], arrays: list[Any]) -> Layers:
+    """What an update of all shows: that it makes each layer of that layer and of what is common, and how.
 
     Raises:
       ValueError: it makes it of others.
     """
-    leaves, names = jax.tree.leaves(params), [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
-    arrays, places = jax.tree.leaves(state), sorted(layers.trained)
-    keys: list[Hashable] = []
+    places, keys = sorted(layers.trained), list[Hashable]()
 
     def noted(key: Hashable, meeting: Meeting, *rest: Any) -> Any:
         keys.extend([key] if meeting.alike else [])
@@ -157,20 +188,28 @@ def meetings_of(layers: Layers, params: Params, state: OptState) -> bool:
     def update(grads: list[Any], leaves: list[Any], arrays: list[Any], value: Any) -> Any:
         tree, old = layers.tree(dict(zip(places, grads, strict=True))), layers.state.unflatten(arrays)
         with answered(noted):
-            new = base.call_update(layers.tx, tree, old, layers.params.unflatten(leaves), {"value": value})
+            new = base.call_update(layers.tx, tree, old, layers.params.unflatten(leaves), _extra(tree, value))
         return jax.tree.leaves(new)
 
     closed = jax.make_jaxpr(update)([leaves[i] for i in places], leaves, arrays, jnp.zeros(()))
     of_param: list[Value] = [Along(0) if i in layers.places else Rest() for i in range(len(leaves))]
     of_state = [_kind(layers, j) for j in range(len(arrays))]
-    kinds = [*(of_param[i] for i in places), *of_param, *of_state, Common()]
-    found = values_of(closed.jaxpr, kinds)
-    wanted = [*(of_param[i] for i in places), *of_state]
-    told = [f"the update of params{names[i]}" for i in places]
-    told += [f"state{jax.tree_util.keystr(path)}" for path, _ in jax.tree_util.tree_leaves_with_path(state)]
-    for what, is_, must in zip(told, found, wanted, strict=True):
+    found = values_of(closed.jaxpr, [*(of_param[i] for i in places), *of_param, *of_state, Common()])
+    told = [f"the update of {names[i]}" for i in places]
+    told += [f"state{jax.tree_util.keystr(path)}" for path, _ in _paths(layers.state)]
+    for what, is_, must in zip(told, found, [*(of_param[i] for i in places), *of_state], strict=True):
         _check(what, is_, must)
-    return bool(keys)
+    for what, new, old in zip(told[len(places) :], closed.out_avals[len(places) :], arrays, strict=True):
+        if memories.is_on_host(new) and not memories.is_on_host(old):
+            raise ValueError(f"{LABEL}: {what} is on the device, and kept on the host: put it there first")
+    try:
+        return replace(layers, meets=bool(keys), by_rows=numbers_rows(closed))
+    except ValueError as e:
+        _refuse(str(e))
+
+
+def _paths(structure: Any) -> Any:
+    return jax.tree_util.tree_leaves_with_path(structure.unflatten(range(structure.num_leaves)))
 
 
 def _kind(layers: Layers, j: int) -> Value:

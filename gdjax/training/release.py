@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax.core import base
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.lift.meetings import Brought, Meeting, answered
-from gdjax.training.layers import LABEL, Arrays, Layers, layers_of, meetings_of
+from gdjax.training.layers import LABEL, Arrays, Layers, layers_of
 from gdjax.xla.write_order import all_first
 
 Step = Callable[..., tuple[Params, OptState, Any]]
@@ -26,8 +26,8 @@ def gradient_release(
 
     The forward pass keeps x_0, ..., x_n. The backward pass goes from the last layer to the first: it computes the layer
     once more from x_i, as `jax.checkpoint` does, takes its gradient, makes the new w_i and state of it, and writes them
-    in the places of the old ones. So at the peak there are parameters, state, the x_i and the gradient of one layer. All
-    other parameters are updated at the end. The results are those of
+    in the places of the old ones. So at the peak there are parameters, state, the x_i and the gradient of one layer.
+    All other parameters are updated at the end. The results are those of
 
         loss, grads = jax.value_and_grad(...)(params, *inputs)
         updates, state = tx.update(grads, state, params)
@@ -39,7 +39,7 @@ def gradient_release(
       tx: the optimizer. What it makes for a layer must be made of what that layer has, and of what all have in common,
         such as the step: anything element by element, sums over other axes, masks, groups, schedules. Norms over all
         arrays, as of `clip_by_global_norm`, take a backward pass of their own before the one that updates.
-      before: `before(params, *inputs) -> x`, what comes before the stack, such as an embedding. x is any tree of arrays.
+      before: `before(params, *inputs) -> x`, what comes before the stack, such as an embedding; x is a tree of arrays.
       layer: `layer(w, x, *inputs) -> x`, one layer; w is an entry of the stack, without its first axis. The new x has
         the structure, shapes and dtypes of the old one.
       after: `after(params, x, *inputs) -> loss`, what comes after the stack, and the loss. `before` and `after` may
@@ -66,15 +66,14 @@ def gradient_release(
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
-      >>> params = {"embed": jnp.ones((2, 3)), "layers": jnp.stack([jnp.eye(3)] * 4), "head": jnp.ones(3)}
-      >>> tx = gdjax.adamw(1e-3)
+      >>> tx, params = gdjax.adam(0.1), {"embed": jnp.eye(2), "layers": jnp.ones((4, 2, 2))}
       >>> step = gdjax.gradient_release(
-      ...     tx, lambda p, x: x @ p["embed"], lambda w, h, x: jnp.tanh(h @ w), lambda p, h, x: jnp.mean(h @ p["head"]),
-      ...     stack=lambda p: p["layers"])
+      ...     tx, lambda p, x: x @ p["embed"], lambda w, h, x: jnp.tanh(h @ w),
+      ...     lambda p, h, x: jnp.mean(h**2), stack=lambda p: p["layers"])
       >>> step = jax.jit(step, donate_argnums=(0, 1))
       >>> params, state, loss = step(params, tx.init(params), jnp.ones((1, 2)))
       >>> print(loss.round(3), params["layers"].shape)
-      1.528 (4, 3, 3)
+      0.918 (4, 2, 2)
 
     Reference:
       Lv et al. 2023, Full parameter fine-tuning for large language models with limited resources (LOMO),
@@ -91,7 +90,7 @@ def gradient_release(
 
     def released(params: Params, state: OptState, *inputs: Any) -> tuple[Params, OptState, Any]:
         layers = layers_of(tx, params, state, stack)
-        return _Pass(model, layers, params, state, inputs).run(meetings_of(layers, params, state))
+        return _Pass(model, layers, params, state, inputs).run()
 
     compiled = jax.jit(released)  # `meetings.answered` is for traces
 
@@ -140,7 +139,7 @@ class _Pass:
         self.state_of_rest = {j: x for j, x in arrays.items() if j not in layers.axes}  # of the rest, and of the tree
         self.x: Any = None  # x_0, whose structure all have
 
-    def run(self, meets: bool) -> tuple[Params, OptState, Any]:
+    def run(self) -> tuple[Params, OptState, Any]:
         """The new parameters, the new state and what is told of the loss."""
         layers, rest = self.layers, self.trained(self.rest)
         x, before, others = jax.vjp(self.first, rest, has_aux=True)
@@ -149,18 +148,22 @@ class _Pass:
         of_rest, of_x = after(jnp.ones_like(loss))
         self.loss, met, grads = loss, dict[Any, Array](), dict[int, Array]()
         whole = lambda of_x: jax.tree.map(jnp.add, of_rest, before(of_x)[0])  # noqa: E731
-        if meets:
+        if layers.meets:
             parts, of_first = self.parts(of_x)
             grads = whole(of_first)
             met = self.met(parts, grads)
         of_first, stacks, state = self.backward(of_x, met)
         if rest:
             with answered(_known(met)):
-                new = layers.updated(grads if meets else whole(of_first), self.rest, self.state_of_rest, loss)
+                new = layers.updated(grads if layers.meets else whole(of_first), self.rest, self.state_of_rest, loss)
             stacks |= new[0]
             # A number of the whole tree is new after either update, but where that has none of its parameters.
             state |= {j: x for j, x in new[1].items() if j not in state or x is not self.state_of_rest[j]}
-        return layers.tree(self.stacks | stacks), layers.state_tree(state), (loss, aux) if self.model.has_aux else loss
+        return (
+            layers.tree(self.stacks | stacks),
+            layers.state.unflatten([state[j] for j in range(len(state))]),
+            (loss, aux) if self.model.has_aux else loss,
+        )
 
     def trained(self, arrays: Arrays) -> Arrays:
         return {i: x for i, x in arrays.items() if i in self.layers.trained}
@@ -208,7 +211,7 @@ class _Pass:
             def new(olds: list[Array], grads: Arrays) -> list[Array]:
                 params, state = structure.unflatten(olds)
                 with answered(_known(met)):
-                    found = layers.updated(grads, here[0] | params, state, self.loss)
+                    found = layers.updated(grads, here[0] | params, state, self.loss, i)
                 return jax.tree.leaves((self.trained(found[0]), found[1]))
 
             news = structure.unflatten(all_first(new, olds, grads))
@@ -224,13 +227,13 @@ class _Pass:
         def one(of_x: Arrays, i: Array) -> tuple[Arrays, list[Array]]:
             here = self.layers.at(i, self.stacks, self.state)
             grads, of_x = self.gradients(i, here[0], of_x)
-            traced.update(self.part(grads, *here))
+            traced.update(self.part(grads, *here, i))
             return of_x, [x for _, x in traced.values()]
 
         of_first, found = jax.lax.scan(one, of_x, jnp.arange(self.layers.number), reverse=True)
         return {k: (meeting, x) for (k, (meeting, _)), x in zip(traced.items(), found, strict=True)}, of_first
 
-    def part(self, grads: Arrays, params: Arrays, state: Arrays) -> Parts:
+    def part(self, grads: Arrays, params: Arrays, state: Arrays, row: Array | None = None) -> Parts:
         """What comes of each meeting for these alone."""
         found: Parts = {}
 
@@ -241,7 +244,7 @@ class _Pass:
             return results
 
         with answered(note):
-            self.layers.updated(grads, params, state, self.loss)
+            self.layers.updated(grads, params, state, self.loss, row)
         return found
 
     def met(self, of_layers: Parts, grads: Arrays) -> dict[Any, Array]:
