@@ -84,7 +84,7 @@ def equal_axes(e: Any, xs: Sequence[Any]) -> frozenset[int]:
 def axis_of(e: Any, xs: Sequence[Any]) -> int | None:
     """The axis of the layers in a result, where operands are common or stacks of layers; None where they mix."""
     name, p = e.primitive.name, e.params
-    stacks = [(i, x.axis) for i, x in enumerate(xs) if isinstance(x, Along)]
+    stacks = [(i, x.axis) for i, x in enumerate(xs) if isinstance(x, Along) and x.axis is not None]
     i, axis = stacks[0]
     equal = lambda a: all(  # noqa: E731  # whether the other operands go along with this axis
         x.axis == a if isinstance(x, Along) else not shape_of(v) or a in x.equal
@@ -138,7 +138,7 @@ def _of_product(numbers: Any, xs: Sequence[Any], operands: Sequence[Any]) -> int
     """The axis of the layers in a product of matrices."""
     contracted, batch = numbers
     for i, x in enumerate(xs):
-        if not isinstance(x, Along):
+        if not isinstance(x, Along) or x.axis is None:
             continue
         if x.axis in batch[i]:
             at = list(batch[i]).index(x.axis)

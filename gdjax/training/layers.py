@@ -65,30 +65,22 @@ class Layers:
             j: new[1][j] if (axis := axes[j]) is None else put(x, new[1][j], i, axis) for j, x in state.items()
         }
 
-    def updated(
-        self, grads: Arrays, params: Arrays, state: Arrays, value: Array, row: Array | None = None
-    ) -> tuple[Arrays, Arrays]:
-        """What an update of some of the parameters makes of them and of what there is of the state.
+    def of_row(self, f: Callable[..., Any], row: Array, *args: Any) -> Any:
+        """`f(*args)`, which calls `updated` for one layer, of this number."""
+        return from_row(f, row, *args) if self.by_rows else f(*args)
 
-        Args:
-          row: which layer they are; None for the parameters of no layer.
-        """
+    def updated(self, grads: Arrays, params: Arrays, state: Arrays, value: Array) -> tuple[Arrays, Arrays]:
+        """What an update of some of the parameters makes of them and of what there is of the state."""
         there = self.absent | state
         given = self.tree(grads), self.tree(params), self.state.unflatten(map(there.get, range(self.state.num_leaves)))
-        if row is None or not self.by_rows:
-            news, states = self._updated(*given, value)
-        else:
-            news, states = from_row(self._updated, row, *given, value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of leaves that are not there
+            updates, new = base.call_update(self.tx, given[0], given[2], given[1], _extra(given[0], value))
+        news, states = jax.tree.leaves(apply_updates(given[1], updates)), jax.tree.leaves(new)
         found = dict(zip(sorted(there), states, strict=True))
         pinned = {j: found[j] if found[j] is x else jax.lax.convert_element_type(found[j], x.dtype)
                   for j, x in state.items()}  # fmt: skip
         return dict(zip(sorted(params), news, strict=True)), pinned
-
-    def _updated(self, grads: Any, params: Any, state: Any, value: Array) -> tuple[list[Array], list[Array]]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of leaves that are not there
-            updates, new = base.call_update(self.tx, grads, state, params, _extra(grads, value))
-        return jax.tree.leaves(apply_updates(params, updates)), jax.tree.leaves(new)
 
 
 def layers_of(tx: Transform, params: Params, state: OptState, stack: Callable[[Any], Any]) -> Layers:

@@ -62,15 +62,15 @@ def gradient_release(
         the array and the operation.
 
     With Adam in float32, 24 layers of 2048 x 2048 take 14.0 bytes a parameter at the peak on a TPU, 18.3 with the plain
-    step, at a cost of one more forward pass. It helps where gradients are much of the memory: least with large batches.
+    step, at a cost of one more forward pass; with `offload_state` around Adam, 6.0. It helps where gradients are much of
+    the memory: least with large batches.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
       >>> tx, params = gdjax.adam(0.1), {"embed": jnp.eye(2), "layers": jnp.ones((4, 2, 2))}
-      >>> step = gdjax.gradient_release(
+      >>> step = jax.jit(gdjax.gradient_release(
       ...     tx, lambda p, x: x @ p["embed"], lambda w, h, x: jnp.tanh(h @ w),
-      ...     lambda p, h, x: jnp.mean(h**2), stack=lambda p: p["layers"])
-      >>> step = jax.jit(step, donate_argnums=(0, 1))
+      ...     lambda p, h, x: jnp.mean(h**2), stack=lambda p: p["layers"]), donate_argnums=(0, 1))
       >>> params, state, loss = step(params, tx.init(params), jnp.ones((1, 2)))
       >>> print(loss.round(3), params["layers"].shape)
       0.918 (4, 2, 2)
@@ -208,11 +208,13 @@ class _Pass:
             grads, of_x = self.gradients(i, here[0], of_x)
             olds, structure = jax.tree.flatten((self.trained(here[0]), here[1]))
 
-            def new(olds: list[Array], grads: Arrays) -> list[Array]:
-                params, state = structure.unflatten(olds)
+            def update(params: Arrays, state: Arrays, grads: Arrays) -> tuple[Arrays, Arrays]:
                 with answered(_known(met)):
-                    found = layers.updated(grads, here[0] | params, state, self.loss, i)
-                return jax.tree.leaves((self.trained(found[0]), found[1]))
+                    return layers.updated(grads, here[0] | params, state, self.loss)
+
+            def new(olds: list[Array], grads: Arrays) -> list[Array]:
+                params, state = layers.of_row(update, i, *structure.unflatten(olds), grads)
+                return jax.tree.leaves((self.trained(params), state))
 
             news = structure.unflatten(all_first(new, olds, grads))
             return of_x, *layers.put(i, stacks, state, news)
@@ -222,18 +224,22 @@ class _Pass:
 
     def parts(self, of_x: Arrays) -> tuple[Parts, Arrays]:
         """A backward pass for what each layer brings to the meetings of all arrays, and the gradient by x_0."""
-        traced: Parts = {}
+        meetings: dict[Any, Meeting] = {}
+
+        def part(grads: Arrays, params: Arrays, state: Arrays) -> list[Array]:
+            found = self.part(grads, params, state)
+            meetings.update({key: meeting for key, (meeting, _) in found.items()})
+            return [x for _, x in found.values()]
 
         def one(of_x: Arrays, i: Array) -> tuple[Arrays, list[Array]]:
             here = self.layers.at(i, self.stacks, self.state)
             grads, of_x = self.gradients(i, here[0], of_x)
-            traced.update(self.part(grads, *here, i))
-            return of_x, [x for _, x in traced.values()]
+            return of_x, self.layers.of_row(part, i, grads, *here)
 
         of_first, found = jax.lax.scan(one, of_x, jnp.arange(self.layers.number), reverse=True)
-        return {k: (meeting, x) for (k, (meeting, _)), x in zip(traced.items(), found, strict=True)}, of_first
+        return {k: (meeting, x) for (k, meeting), x in zip(meetings.items(), found, strict=True)}, of_first
 
-    def part(self, grads: Arrays, params: Arrays, state: Arrays, row: Array | None = None) -> Parts:
+    def part(self, grads: Arrays, params: Arrays, state: Arrays) -> Parts:
         """What comes of each meeting for these alone."""
         found: Parts = {}
 
@@ -244,7 +250,7 @@ class _Pass:
             return results
 
         with answered(note):
-            self.layers.updated(grads, params, state, self.loss, row)
+            self.layers.updated(grads, params, state, self.loss)
         return found
 
     def met(self, of_layers: Parts, grads: Arrays) -> dict[Any, Array]:

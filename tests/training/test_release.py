@@ -89,6 +89,7 @@ def test_steps_are_those_with_all_gradients(name: str):
     p = q = start()
     s = t = tx.init(p)
     one, other = jax.jit(lambda p, s: plain(tx, p, s, X, Y)), jax.jit(released(tx))
+    told = ours = None
     for _ in range(3):
         p, s, told = one(p, s)
         q, t, ours = other(q, t, X, Y)
@@ -151,7 +152,8 @@ def test_a_stack_of_flax():
             lambda p, h, x, y: jnp.mean((linen.Dense(1).apply({"params": p["head"]}, h) - y) ** 2),
             stack=lambda p: p["layers"],
         )
-        loss, grads = jax.value_and_grad(lambda p: jnp.mean((net.apply({"params": p}, X) - Y) ** 2))(params)
+        out: Any = net.apply
+        loss, grads = jax.value_and_grad(lambda p: jnp.mean((out({"params": p}, X) - Y) ** 2))(params)
         got = step(params, tx.init(params), X, Y)
     updates, state = tx.update(grads, tx.init(params), params)
     assert_close(got, (gdjax.apply_updates(params, updates), state, loss), rtol=1e-4, atol=1e-5)
@@ -284,7 +286,7 @@ def test_rounded_by_place():
     _, wanted = tx.update(jax.grad(loss)(w, x), tx.init(w), w)
     np.testing.assert_array_equal(state.rows, wanted.rows)
 
-    def hidden(updates: Any, state: Any, params: Any = None) -> Any:
+    def hidden(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
         return jax.jit(update)(updates, state)
 
     with pytest.raises(ValueError, match="numbered in a condition, a loop or a jitted function"):
@@ -325,7 +327,7 @@ def test_what_it_takes(tx: Any):
     )
     w = of(n, width, width)
     program = jax.jit(step, donate_argnums=(0, 1)).lower(w, jax.eval_shape(tx.init, w), of(rows, width)).compile()
-    memory = program.memory_analysis()
+    memory: Any = program.memory_analysis()
     layers = (memory.temp_size_in_bytes - 4 * (n + 1) * rows * width) / (4 * width**2)
     assert layers < 10  # 16 with all gradients
     assert memory.alias_size_in_bytes > 4 * w.size * 3
