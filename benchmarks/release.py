@@ -101,7 +101,7 @@ def peak(target: str, name: str, recipe: str, layers: int, width: int, rows: int
     put = partial(jax.tree.map, lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=there))
     step = jax.jit(step_of(name, tx), donate_argnums=(0, 1))
     program = step.lower(*put((params, jax.eval_shape(tx.init, params), x))).compile()
-    m = program.memory_analysis()
+    m: Any = program.memory_analysis()
     size = m.argument_size_in_bytes + m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
     each = {"peak": size, "arguments": m.argument_size_in_bytes, "temporaries": m.temp_size_in_bytes}
     return {k: v / params.size for k, v in each.items()}
@@ -133,7 +133,7 @@ def report(results: Results) -> None:
         rows = [r for r in results.rows if r["kind"] == kind]
         lines += [f"## {head}", "", f"| optimizer | target | layers | width | rows | {' | '.join(STEPS)} |"]
         lines += ["| --- | --- |" + " ---: |" * (3 + len(STEPS))]
-        for r in rows:
+        for r in sorted(rows, key=lambda r: list(RECIPES).index(r["recipe"])):
             cells = [f"{r[name]:.4g}" if name in r else "" for name in STEPS]
             lines.append(f"| {r['recipe']} | {r['target']} | {r['layers']} | {r['width']} | {r['rows']} | " +
                          f"{' | '.join(cells)} |")  # fmt: skip

@@ -62,8 +62,8 @@ def gradient_release(
         the array and the operation.
 
     With Adam in float32, 24 layers of 2048 x 2048 take 14.0 bytes a parameter at the peak on a TPU, 18.3 with the plain
-    step, at a cost of one more forward pass; with `offload_state` around Adam, 6.0. It helps where gradients are much of
-    the memory: least with large batches.
+    step, at a cost of one more forward pass; with `offload_state` around Adam, 6.0. It helps where gradients are much
+    of the memory: least with large batches.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
