@@ -161,7 +161,7 @@ def _check_sizes(layers: Layers, names: list[str], leaves: list[Any], arrays: li
         before, after = jax.eval_shape(one, of_stack, kept)
     except (TypeError, ValueError) as e:
         _refuse(f"one layer of {names[layers.places[0]]} by itself has another state than in the stack ({e})")
-    if jax.tree.map(jnp.shape, before) != jax.tree.map(jnp.shape, after):
+    if jax.tree.map(lambda x: x.shape, before) != jax.tree.map(lambda x: x.shape, after):
         _refuse(f"one layer of {names[layers.places[0]]} by itself has another state than in the stack")
 
 

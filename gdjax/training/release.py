@@ -68,12 +68,12 @@ def gradient_release(
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
       >>> tx, params = gdjax.adam(0.1), {"embed": jnp.eye(2), "layers": jnp.ones((4, 2, 2))}
-      >>> step = jax.jit(gdjax.gradient_release(
+      >>> step = gdjax.gradient_release(
       ...     tx, lambda p, x: x @ p["embed"], lambda w, h, x: jnp.tanh(h @ w),
-      ...     lambda p, h, x: jnp.mean(h**2), stack=lambda p: p["layers"]), donate_argnums=(0, 1))
+      ...     lambda p, h, x: jnp.mean(h**2), stack=lambda p: p["layers"])
       >>> params, state, loss = step(params, tx.init(params), jnp.ones((1, 2)))
-      >>> print(loss.round(3), params["layers"].shape)
-      0.918 (4, 2, 2)
+      >>> print(f"{loss:.3f}", params["layers"].shape)
+      0.917 (4, 2, 2)
 
     Reference:
       Lv et al. 2023, Full parameter fine-tuning for large language models with limited resources (LOMO),
