@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, jaxpr_as_fun
 
 from gdjax.core.types import Array
-from gdjax.lift.layer_axes import Along, Common, Mixed, Rest, Value, all_of, axis_of, equal_axes, ones_of
+from gdjax.lift.layer_axes import Along, Common, Mixed, Rest, Value, all_of, axis_of, equal_axes, ones_of, shape_of
 from gdjax.lift.meetings import Brought, Meeting
 from gdjax.lift.traced import PLATFORM
 from gdjax.numerics.random_rounding import rows_p
@@ -139,7 +139,12 @@ def _of_loop(e: Any, xs: list[Value], within: str, where: str) -> list[Value]:
     """The values of a loop: the carried ones are those that a round leaves as they are."""
     p = e.params
     if e.primitive.name == "scan":
-        n, m, body, consts = p["num_consts"], p["num_carry"], p["jaxpr"].jaxpr, xs[: p["num_consts"]]
+        # Releases of JAX name the numbers otherwise; what a round gets or adds one entry of has one more axis outside.
+        body = p["jaxpr"].jaxpr
+        same = lambda outer, inner: sum(len(shape_of(v)) == len(shape_of(w)) for v, w in zip(outer, inner, strict=True))  # noqa: E731
+        m = same(e.outvars, body.outvars)
+        n = same(e.invars, body.invars) - m
+        consts = xs[:n]
         each = [_entry(x, where) for x in xs[n + m :]]
         condition: Callable[[list[Value]], Value] = lambda carry: Common()  # noqa: E731
     else:
