@@ -11,7 +11,7 @@ from jax.tree_util import GetAttrKey, tree_leaves_with_path
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.core.guesses import Guess, calls_of
-from gdjax.core.part import Axes, Inside, Kept, Pair, Part, Path, lookup
+from gdjax.core.part import Axes, Inside, Kept, Kind, Pair, Part, Path, lookup
 from gdjax.core.types import OptState, Params, Transform
 
 
@@ -23,6 +23,7 @@ class Held(NamedTuple):
     axes: Axes | None  # the axes of the parameter that its own follow; None where nothing tells
     array: Any
     of_several: bool = False  # whether it belongs to some of the parameters together
+    kind: Kind = "exact"
 
 
 def holding(
@@ -91,7 +92,8 @@ def held(tx: Transform, state: OptState, params: Params) -> list[Held]:
             last = max((i for i, key in enumerate(path) if isinstance(key, GetAttrKey)), default=len(path) - 1)
             of = "" if tree is None else tree.of
             axes = None if of == "unknown" else (None,) * np.ndim(x)
-            found.append(Held(path[: last + 1], None, axes, x, of == "several"))
+            kind = "exact" if tree is None else tree.kind
+            found.append(Held(path[: last + 1], None, axes, x, of == "several", kind))
             continue
         rest = path[len(tree.path) :]  # codes and factors of a leaf stand below its path
         leaf, shape = next((leaves[rest[:n]] for n in range(len(rest) + 1) if rest[:n] in leaves), (None, ()))
@@ -99,7 +101,8 @@ def held(tx: Transform, state: OptState, params: Params) -> list[Held]:
         if isinstance(axes, list):
             axes = axes[several[tree.path, leaf]]
         several[tree.path, leaf] += 1
-        found.append(Held(tree.path, leaf, None if axes is None else _that_fit(axes, np.shape(x), shape), x))
+        follows = None if axes is None else _that_fit(axes, np.shape(x), shape)
+        found.append(Held(tree.path, leaf, follows, x, kind=tree.kind))
     return found
 
 

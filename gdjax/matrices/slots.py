@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import keys, meshes
 from gdjax.core.base import MaskedNode
+from gdjax.core.part import Kind
 from gdjax.core.types import ArrayTree, Params
 from gdjax.lift.slots import Key, start
 from gdjax.lift.stages import Whole
@@ -57,6 +58,11 @@ class Slot:
         """The arguments of the factory that the slot reads, and what they are by default."""
         return {}
 
+    @property
+    def keeps(self) -> Kind:
+        """What its arrays keep, as in `gdjax.Moment`."""
+        return "exact"
+
     def start(self, stack: Stack) -> Any:
         raise NotImplementedError
 
@@ -77,6 +83,10 @@ class Block(Slot):
     @property
     def arguments(self) -> dict[str, Any]:
         return {self.dtype: None} if self.dtype else {}
+
+    @property
+    def keeps(self) -> Kind:
+        return "square" if self.real else "moment"
 
     def start(self, stack: Stack) -> Any:
         dtype, own = stack.given.get(self.dtype), stack.real() if self.real else stack.own()
@@ -104,6 +114,14 @@ class Side(Slot):
         n, own = stack.sides[self.side], stack.own()
         zeros = stack.zeros(own, n, n)
         return zeros + jnp.eye(n, dtype=own)[None] if self.identity else zeros
+
+
+@dataclass(frozen=True)
+class Basis(Side):
+    """A `Side` of orthonormal columns, which starts at I; `quantize_state` may keep it coarsely."""
+
+    identity: bool = True
+    keeps = "basis"
 
 
 @dataclass(frozen=True)
@@ -137,7 +155,10 @@ def as_declared(slot: Any) -> Any:
     """A slot of a rule of one matrix as one of the leaf rule behind it."""
     if isinstance(slot, Key):
         return Whole(lambda params, given: keys.fresh(given[slot.seed] if isinstance(slot.seed, str) else slot.seed))
-    return Whole(functools.partial(_started, slot), of_several=True) if isinstance(slot, Slot | tuple) else slot
+    if not isinstance(slot, Slot | tuple):
+        return slot
+    kind = slot.keeps if isinstance(slot, Slot) else "exact"
+    return Whole(functools.partial(_started, slot), of_several=True, kind=kind)
 
 
 def arguments_of(slot: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import second_moment
+from gdjax.lift.slots import Moment, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import corrected_mean
 from gdjax.transforms.decay import add_decayed_weights
@@ -21,7 +21,8 @@ class ScaleByBeliefState(NamedTuple):
     nu: Params  # like params, average square of g - mu, float32 at least
 
 
-@leafwise(ScaleByBeliefState, nu=second_moment)
+# Of mu the gradient is subtracted, and what is left squared.
+@leafwise(ScaleByBeliefState, mu=Moment("mu_dtype", kind="exact"), nu=second_moment)
 def scale_by_belief(
     g: Array, s: ScaleByBeliefState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, nesterov: bool = False,

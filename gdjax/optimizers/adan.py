@@ -24,7 +24,7 @@ class ScaleByAdanState(NamedTuple):
     t: Array  # () int32, updates made so far
 
 
-@leafwise(ScaleByAdanState, n=second_moment, t=Shared(0, jnp.int32), g=Moment())
+@leafwise(ScaleByAdanState, n=second_moment, t=Shared(0, jnp.int32), g=Moment(kind="exact"))
 def scale_by_adan(
     g: Array, s: ScaleByAdanState, p: Array, t: Array,
     b1: Hyper = 0.98, b2: Hyper = 0.92, b3: Hyper = 0.99, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,

@@ -16,6 +16,7 @@ from gdjax.transforms.decay import decayed, of_some
 
 # All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
 _wide = Moment(wide=True)
+_sum = Moment(wide=True, kind="exact")
 _square = Moment(wide=True, real=True)
 
 
@@ -65,7 +66,7 @@ def _pair(label: str, betas: Any) -> tuple[Any, Any]:
     ProdigyState,
     exp_avg=_wide,
     exp_avg_sq=_square,
-    grad_sum=_wide,
+    grad_sum=_sum,
     params0=initial_parameter,
     estim_lr=Shared("estim_lr0"),
     numerator_weighted=Shared(),
@@ -155,7 +156,7 @@ def prodigy(
     DAdaptAdamWState,
     exp_avg=_wide,
     exp_avg_sq=_square,
-    grad_sum=_wide,
+    grad_sum=_sum,
     estim_lr=Shared("estim_lr0"),
     numerator_weighted=Shared(),
 )

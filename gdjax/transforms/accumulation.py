@@ -241,7 +241,7 @@ class _Leaves(NamedTuple):
         return self.structure.unflatten(entries)
 
 
-@leafwise(ApplyEvery, grad_acc=Moment(wide=True))
+@leafwise(ApplyEvery, grad_acc=Moment(wide=True, kind="exact"))
 def _summed(g: Array, s: ApplyEvery, p: Array, t: Array, k: Hyper) -> tuple[Array, ApplyEvery]:
     total = jnp.where(t == 1, g, s.grad_acc + g)  # t is counted modulo k
     return jnp.where(t == k, total, 0), s._replace(grad_acc=total)

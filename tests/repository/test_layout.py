@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # The folders, from the ground up. A folder imports from those before it, a module in the root from all.
 ORDER = (
-    "core numerics xla tree linalg schedules lift matrices combine transforms linesearch projections optimizers "
+    "core numerics xla codes tree linalg schedules lift matrices combine transforms linesearch projections optimizers "
     "inspection losses plots training experimental"
 ).split()
 UPWARDS = {
