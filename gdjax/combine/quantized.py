@@ -43,9 +43,9 @@ def quantize_state(
 
         u_t, s_t = inner.update(g_t, decode(c_{t-1}))        c_t = encode(s_t)
 
-    The update is computed from the new state in float32, before that is encoded. AdamW then keeps 2 bytes a parameter in
-    place of 8, and its step on a GPU or a TPU moves 16 in place of 28. Slots say what they keep, and so how coarsely it
-    may be kept:
+    The update is computed from the new state in float32, before that is encoded. AdamW then keeps 2 bytes a parameter
+    in place of 8, and its step on a GPU or a TPU moves 16 in place of 28. Slots say what they keep, and so how coarsely
+    it may be kept:
 
     - moments, averages of gradients: as "log", the default, "blocks", "fp8", "4 bits" (if `bits` is 4), "bfloat16";
     - squares, averages of squares: as "log", the default, "blocks", "bfloat16". They are rounded at random, so that the
@@ -53,12 +53,12 @@ def quantize_state(
       codes. A square above 0 never becomes 0, by which an update would divide;
     - bases, the eigenvectors of SOAP and its kin: as "blocks", the default, "fp8", "4 bits" (if `bits` is 4),
       "bfloat16";
-    - the rest stays as it is: counts, keys, sums that never fade, copies of parameters, Kronecker factors, the memory of
-      L-BFGS, accumulated gradients, and fields of transforms of others with names that Optax does not use.
+    - the rest stays as it is: counts, keys, sums that never fade, copies of parameters, Kronecker factors, the memory
+      of L-BFGS, accumulated gradients, and fields of transforms of others with names that Optax does not use.
 
     "float32" leaves a kind as it is. "log" is 8 bits of the logarithm, in steps of 1.36: no scales, so that codes lie
-    where the array would on any mesh, and one pass. "blocks", "fp8" and "4 bits" keep numbers relative to the largest in
-    a block, which is finer, and takes a second pass; arrays that blocks do not divide are kept as "log", bases as
+    where the array would on any mesh, and one pass. "blocks", "fp8" and "4 bits" keep numbers relative to the largest
+    in a block, which is finer, and takes a second pass; arrays that blocks do not divide are kept as "log", bases as
     bfloat16.
 
     Random bits come from the seed, the step, the array and the place of the element in it, so that one device and eight
@@ -76,8 +76,9 @@ def quantize_state(
       seed: of the random bits, an integer or a key.
 
     Raises:
-      ValueError: `bits`, a kind, `block_size` or `scale_dtype` is none of these; (in init) a pattern of `exempt` matches
-        no parameter; (in update) the state has codes of other formats; `migrate` makes a state of one of the other.
+      ValueError: `bits`, a kind, `block_size` or `scale_dtype` is none of these; (in init) a pattern of `exempt`
+        matches no parameter; (in update) the state has codes of other formats; `migrate` makes a state of one of the
+        other.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
