@@ -118,6 +118,11 @@ def wrapped_by(calls: Iterable[Call]) -> Any:
     return next((x for call in calls for x in call.arguments.values() if misuse.is_transform(x)), None)
 
 
+def is_state_of(kind: type, state: object) -> bool:
+    """Whether a state is of this class of the library, or of Optax's class of that name."""
+    return isinstance(state, kind) or type(state).__name__ == kind.__name__
+
+
 def described(tx: Transform) -> str:
     """The name of someone else's transform: "optax.scale_by_adam"."""
     update = tx.update

@@ -15,9 +15,14 @@ from gdjax.core.types import Params, Updates
 _all: contextvars.ContextVar[Params] = contextvars.ContextVar("gdjax_all_params", default=None)
 
 
+def is_hidden(x: object) -> bool:
+    """Whether `x` stands for a leaf that a mask hides: the `MaskedNode` of this library or of Optax."""
+    return type(x).__name__ == "MaskedNode"
+
+
 def is_skipped(g: object) -> bool:
-    """Whether a gradient is missing: None, or the `MaskedNode` of this library or of Optax."""
-    return g is None or type(g).__name__ == "MaskedNode"
+    """Whether a gradient is missing: None, or hidden by a mask."""
+    return g is None or is_hidden(g)
 
 
 def without_skipped(updates: Updates, params: Params) -> Params:

@@ -13,6 +13,7 @@ from gdjax.combine.hyperparams import last_rates
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
+from gdjax.core.guesses import is_state_of
 from gdjax.core.part import Pair
 from gdjax.core.parts import every, holding, known, within
 from gdjax.core.paths import label_by_path
@@ -20,7 +21,7 @@ from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.steps import Step, run, state_of, steps_of
 from gdjax.transforms.clipping import clip_by_global_norm
-from gdjax.transforms.guards import apply_if_finite
+from gdjax.transforms.guards import ApplyIfFiniteState, apply_if_finite
 from gdjax.tree.euclidean import global_norm
 from gdjax.tree.norms import finite_square
 from gdjax.tree.states import get_all_with_path
@@ -229,7 +230,7 @@ def _rates(inner: Transform, state: OptState) -> dict[str, Any]:
 def _skipped(inner: Transform, state: OptState) -> dict[str, Any]:
     skips = [x for _, x in get_all_with_path(state, "should_skip")]
     for part, s in every(inner, state):
-        if type(s).__name__ == "ApplyIfFiniteState":  # Optax's too, which does not tell when it gives up
+        if is_state_of(ApplyIfFiniteState, s):  # Optax's too, which does not tell when it gives up
             most = part.calls[-1].arguments["max_consecutive_errors"] if isinstance(part, Pair) else jnp.inf
             skips.append(~s.last_finite & (s.notfinite_count <= most))
     return {"skipped": functools.reduce(jnp.logical_or, skips)} if skips else {}
