@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gdjax.core import base, meshes
 from gdjax.core.base import GradientTransformation
-from gdjax.core.parts import held
+from gdjax.core.parts import owned
 from gdjax.core.types import OptState, Params
 from gdjax.numerics import is_key
 
@@ -100,7 +100,7 @@ def _divided(shape: Sequence[int], axes: Sequence[_Axis], mesh: Mapping[str, int
 
 def _known(tx: GradientTransformation, state: OptState, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[Any]:
     """For each array of the state what is known of its axes: what its slot declares, else what types tell."""
-    arrays, sizes = held(tx, state, shapes), [x.shape for x in jax.tree.leaves(shapes)]
+    arrays, sizes = owned(tx, state, shapes), [x.shape for x in jax.tree.leaves(shapes)]
     typed = _by_types(tx, shapes, divisions) if any(x.axes is None for x in arrays) else None
     found = []
     for i, x in enumerate(arrays):

@@ -104,8 +104,8 @@ def process(
         return updates, (before, during, after)
 
     parts = preprocessor, aggregator, postprocessor
-    held = holding(init, update, *(Inside(tx, (SequenceKey(i),), (Position(i),)) for i, tx in enumerate(parts)))
-    return Aggregator(*held) if isinstance(aggregator, Aggregator) else held
+    made = holding(init, update, *(Inside(tx, (SequenceKey(i),), (Position(i),)) for i, tx in enumerate(parts)))
+    return Aggregator(*made) if isinstance(aggregator, Aggregator) else made
 
 
 @aggregator_factory

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from gdjax.combine.chain import flips
 from gdjax.core import base
 from gdjax.core.guesses import calls_of, wrapped_by
-from gdjax.core.parts import held
+from gdjax.core.parts import owned
 from gdjax.core.paths import path_of, paths_of
 from gdjax.core.per_leaf import base_of
 from gdjax.core.skipped import is_skipped
@@ -102,7 +102,7 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
         parts, plan = walked.parts, walked.plan
         fates, untold = _fates(tx, shapes, shape, parts, extra_args)
     size = Counter[int]()
-    for x in held(tx, shape, shapes):
+    for x in owned(tx, shape, shapes):
         if x.leaf is not None:
             size[x.leaf] += bytes_of(x.array)
     rows = [

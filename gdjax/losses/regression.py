@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.losses.parts import Array, ArrayLike, Axis, check_floating, keep, mask_of, pair, promoted, unit
+from gdjax.losses.common import Array, ArrayLike, Axis, check_floating, keep, mask_of, pair, promoted, unit
 
 
 def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:

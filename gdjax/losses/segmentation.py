@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import is_concrete
-from gdjax.losses.parts import Array, ArrayLike, pair
+from gdjax.losses.common import Array, ArrayLike, pair
 
 _REDUCTIONS = {"mean": jnp.mean, "sum": jnp.sum, "none": lambda x, axis: x}
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax import tree as trees
 from gdjax.core.types import ArrayLike, ArrayTree
 from gdjax.numerics import largest
-from gdjax.projections.parts import Array, as_vector, each, radius
+from gdjax.projections.common import Array, as_vector, each, radius
 
 
 def projection_simplex(tree: ArrayTree, scale: ArrayLike = 1) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.types import ArrayLike, ArrayTree, Params
-from gdjax.projections.parts import Array, floating_dtype, radius
+from gdjax.projections.common import Array, floating_dtype, radius
 
 
 def projection_non_negative(tree: ArrayTree) -> Any:
