@@ -1,11 +1,9 @@
 """Functions of arrays that two or more rules share."""
 
 from gdjax.numerics.bounds import (
-    TERMS,
     below_overflow,
     bounded,
     bounded_sq,
-    largest_of,
     scaled,
     shrinking,
     spoiled,
@@ -31,17 +29,10 @@ from gdjax.numerics.elementwise import (
     widen,
     widest_real,
 )
-from gdjax.numerics.norms import (
-    precise,
-    safe_norm,
-    safe_root_mean_squares,
-    three_sums,
-    unit_and_norm,
-)
+from gdjax.numerics.norms import safe_root_mean_squares, unit_and_norm
 
 __all__ = [
     "Array",
-    "TERMS",
     "abs_sq",
     "at_least_float32",
     "below_overflow",
@@ -52,14 +43,11 @@ __all__ = [
     "divide",
     "is_key",
     "largest",
-    "largest_of",
     "one_minus_pow",
-    "precise",
     "python_numbers",
     "real_dtype",
     "safe_increment",
     "safe_int32_increment",
-    "safe_norm",
     "safe_root_mean_squares",
     "scalar",
     "scaled",
@@ -68,7 +56,6 @@ __all__ = [
     "sqrt",
     "squarable",
     "sum_sq",
-    "three_sums",
     "unit_and_norm",
     "widen",
     "widest_real",
