@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gdjax.core import base, meshes
+from gdjax.core.arrays import shape_of
 from gdjax.core.base import GradientTransformation
 from gdjax.core.parts import owned
 from gdjax.core.types import OptState, Params
@@ -74,7 +75,7 @@ def state_sharding(
     if axis not in mesh.shape:
         raise ValueError(f"{LABEL}: got axis={axis!r}, but the axes of the mesh are {_names(mesh.shape)}")
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    shapes = structure.unflatten([_shape(p) for _, p in leaves])
+    shapes = structure.unflatten([shape_of(p) for _, p in leaves])
     divisions = [_division(path, p, mesh) for path, p in leaves]
     state = jax.eval_shape(tx.init, shapes)
     known = _known(tx, state, shapes, divisions)
@@ -140,11 +141,6 @@ def _of_type(x: Any, meaning: Mapping[str, Axes]) -> list[_Axis]:
     spec = x.sharding.spec if isinstance(x.sharding, NamedSharding) else ()
     names = [*spec, *[None] * (x.ndim - len(spec))]
     return [_Axis(isinstance(n, str), meaning.get(n, ()) if isinstance(n, str) else ()) for n in names]
-
-
-def _shape(p: Any) -> jax.ShapeDtypeStruct:
-    dtype = p.dtype if is_key(p) else jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p)))
-    return jax.ShapeDtypeStruct(np.shape(p), dtype)
 
 
 def _division(path: Any, p: Any, mesh: Mesh) -> list[Axes]:

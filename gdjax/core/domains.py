@@ -43,8 +43,7 @@ def number(domain: Domain, label: str, name: str, value: object) -> None:
         params = name == "learning_rate" and isinstance(value, Mapping | list | tuple)  # as in torch.optim
         factors = isinstance(value, Mapping) and all(isinstance(x, checks.NUMBER) for x in value.values())
         rates, elsewhere = "for rates per leaf write per_leaf(rate, {pattern: factor})", "parameters go to init(params)"
-        hint = rates if factors else elsewhere
-        got = f"a {type(value).__name__}; {hint}" if params else repr(value)
+        got = f"a {type(value).__name__}; {rates if factors else elsewhere}" if params else repr(value)
         raise TypeError(f"{where} must be a number, a scalar array or a schedule, got {got}")
     elif callable(value):
         calls.schedule(label, name, value)
@@ -87,7 +86,7 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "refresh": ("qr", "eigh"), "root_method": ("eigh", "qr", "newton"), "grafting": ("adam", "sgd", None),
 }  # fmt: skip
 _KINDS: tuple[tuple[Check, str], ...] = (
-    *((functools.partial(number, domain), names) for domain, names in NUMBERS),
+    *((functools.partial(number, domain), names) for domain, names in NUMBERS.items()),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
     (functools.partial(_integer, 0), "swa.start patience cooldown max_consecutive_errors"),
     (functools.partial(_integer, 1),

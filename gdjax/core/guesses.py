@@ -9,7 +9,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
@@ -79,8 +79,7 @@ class Guess(Part):
         yield Kept((), of="unknown")
         places = []
         # `map_params` knows no leaves, and shows why an `init` cannot be called.
-        with contextlib.suppress(*[Exception] if leaves else []), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with contextlib.suppress(*[Exception] if leaves else []), warnings.catch_warnings(action="ignore"):
             like = jax.eval_shape(self.tx.init, placeholder())  # type: ignore[union-attr]
             stands = lambda x: isinstance(x, type(placeholder()))  # noqa: E731
             places = [p for p, x in jax.tree_util.tree_flatten_with_path(like, is_leaf=stands)[0] if stands(x)]
@@ -131,16 +130,8 @@ def described(tx: Transform) -> str:
     return f"{module}.{name}" if module else name
 
 
-@jax.tree_util.register_pytree_node_class
-class _Params:
+class _Params(NamedTuple):
     """Stands for a whole tree of parameters, without leaves: `init` of it shows where in a state such trees are."""
-
-    def tree_flatten(self) -> tuple[tuple[()], None]:
-        return (), None
-
-    @classmethod
-    def tree_unflatten(cls, aux: None, children: Any) -> "_Params":
-        return cls()
 
 
 def placeholder() -> Any:

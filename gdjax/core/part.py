@@ -18,11 +18,7 @@ Path = tuple[Any, ...]  # the keys of `jax.tree_util` from a tree to what is in 
 Axes = tuple[int | None, ...]  # for each axis of an array the number of the parameter's axis that it follows
 
 
-class _Hidden:
-    """Stands for the numbers of a transform that cannot be read."""
-
-
-HIDDEN = _Hidden()
+HIDDEN: Any = object()  # stands for the numbers of a transform that cannot be read
 
 
 class Position(str):

@@ -30,14 +30,12 @@ def without_skipped(updates: Updates, params: Params) -> Params:
 
     They are returned as they are where no gradient is missing, or where the structures differ.
     """
-    gradients, structure = jax.tree.flatten(updates, is_leaf=is_skipped)
-    if params is None or not any(map(is_skipped, gradients)):
+    if params is None or not any(map(is_skipped, jax.tree.leaves(updates, is_leaf=is_skipped))):
         return params
     try:
-        ps = structure.flatten_up_to(params)
+        return jax.tree.map(lambda g, p: g if is_skipped(g) else p, updates, params, is_leaf=is_skipped)
     except (ValueError, TypeError):
         return params
-    return structure.unflatten([g if is_skipped(g) else p for g, p in zip(gradients, ps, strict=True)])
 
 
 @contextlib.contextmanager

@@ -21,15 +21,12 @@ class Share(NamedTuple):
     devices: frozenset[Any]  # those that have as much; empty for all of a mesh that has no devices
 
 
-def state_of(tx: Transform, shapes: Any) -> OptState:
-    """The shapes of the state that `init` makes. What `init` warns of, it warns of when the state is made."""
-    return state_and_order(tx, shapes)[0]
-
-
 def state_and_order(tx: Transform, shapes: Any) -> tuple[OptState, list[str]]:
-    """`state_of`, and what `init` warns of averages that are not last."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    """The shapes of the state that `init` makes, and what it warns of averages that are not last.
+
+    What else `init` warns of, it warns of when the state is made.
+    """
+    with warnings.catch_warnings(record=True, action="always") as caught:
         state = jax.eval_shape(lambda params: tx.init(params), shapes)  # a function that JAX has not traced before
     texts = [str(w.message) for w in caught if issubclass(w.category, OrderWarning)]
     return state, list(dict.fromkeys(text.partition(": ")[2] for text in texts))

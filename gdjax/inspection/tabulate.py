@@ -1,5 +1,6 @@
 """What the state of an optimizer is made of, from shapes alone."""
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from gdjax.core import base, callers
 from gdjax.core.parts import Owned, owned
 from gdjax.core.paths import path_of
 from gdjax.core.types import OptState, Params, Transform
-from gdjax.inspection.placed import Share, bytes_of, most, shares_of, state_of
+from gdjax.inspection.placed import Share, bytes_of, most, shares_of, state_and_order
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import shapes_of
 
@@ -103,17 +104,14 @@ def state_bytes(tx: Transform, params: Params, shardings: Any = None) -> int:
 def _made(label: str, tx: Transform, params: Params) -> tuple[Any, OptState]:
     base.check_transform(label, "tx", tx)
     shapes = shapes_of(label, params)
-    return shapes, state_of(tx, shapes)
+    return shapes, state_and_order(tx, shapes)[0]
 
 
 def _row(state: OptState, path: Sequence[Any], found: Sequence[tuple[Owned, Share]], whole: int) -> Tabulated:
     """The row of a field; it is named after the innermost NamedTuple on the way to it."""
-    nodes = [state]
-    for key in path:
-        nodes.append(_child(nodes[-1], key))
     fields = [i for i, key in enumerate(path) if isinstance(key, GetAttrKey)]
     last = fields[-1] if fields else 0
-    name = type(nodes[last]).__name__.removesuffix("State") if fields else ""
+    name = type(functools.reduce(_child, path[:last], state)).__name__.removesuffix("State") if fields else ""
     at = [key for key in path[:last] if not (isinstance(key, GetAttrKey) and re.search("_states?$", key.name))]
     arrays, shares = [x.array for x, _ in found], [share for _, share in found]
     size = sum(map(bytes_of, arrays))

@@ -27,7 +27,7 @@ def waiting(tx: Transform, state: OptState) -> Iterator[str]:
 
 def _of_guard(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
     skipped, most = int(s.notfinite_count), arguments.get("max_consecutive_errors")
-    calls = "call" if skipped == 1 else _calls(skipped)
+    calls = "call" if skipped == 1 else _counted(skipped, "call")
     told = f"{calls} ({int(s.total_notfinite)} in all): gradients or updates are not finite"
     if skipped and most is None:
         yield f"apply_if_finite, the last {told}"
@@ -44,12 +44,11 @@ def _of_condition(name: str, what: str) -> Any:
         condition, inner = arguments.get("should_transform_fn"), arguments.get("inner")
         if condition is None or arguments.get("forward_extra_args"):
             return
-        step = int(s.step)
-        chosen = np.asarray(jax.vmap(condition)(step + jnp.arange(AHEAD, dtype=jnp.int32)))
+        chosen = np.asarray(jax.vmap(condition)(int(s.step) + jnp.arange(AHEAD, dtype=jnp.int32)))
         if not chosen.any():
             yield f"{name} applies {inner!r} in none of the next {AHEAD:,} calls: {what}"
         elif first := int(chosen.argmax()):
-            yield f"{name} waits: it applies {inner!r} after {_calls(first)} more, in which {what}"
+            yield f"{name} waits: it applies {inner!r} after {_counted(first, 'call')} more, in which {what}"
 
     return told
 
@@ -98,10 +97,6 @@ def _until(n: int) -> str:
     if n == 1:
         return "the next call makes the update"
     return f"the call after the next {n - 1} makes the update" if n > 2 else "the call after the next makes the update"
-
-
-def _calls(n: int) -> str:
-    return _counted(n, "call")
 
 
 def _counted(n: int, what: str) -> str:

@@ -1,6 +1,6 @@
 """Functions of arrays that two or more rules share."""
 
-from gdjax.numerics.bounds import (
+from gdjax.numerics.bounds import (  # noqa: F401
     below_overflow,
     bounded,
     bounded_sq,
@@ -10,7 +10,7 @@ from gdjax.numerics.bounds import (
     squarable,
     sum_sq,
 )
-from gdjax.numerics.elementwise import (
+from gdjax.numerics.elementwise import (  # noqa: F401
     Array,
     abs_sq,
     at_least_float32,
@@ -29,34 +29,4 @@ from gdjax.numerics.elementwise import (
     widen,
     widest_real,
 )
-from gdjax.numerics.norms import safe_root_mean_squares, unit_and_norm
-
-__all__ = [
-    "Array",
-    "abs_sq",
-    "at_least_float32",
-    "below_overflow",
-    "bounded",
-    "bounded_sq",
-    "complex_dtype",
-    "debias",
-    "divide",
-    "is_key",
-    "largest",
-    "one_minus_pow",
-    "python_numbers",
-    "real_dtype",
-    "safe_increment",
-    "safe_int32_increment",
-    "safe_root_mean_squares",
-    "scalar",
-    "scaled",
-    "shrinking",
-    "spoiled",
-    "sqrt",
-    "squarable",
-    "sum_sq",
-    "unit_and_norm",
-    "widen",
-    "widest_real",
-]
+from gdjax.numerics.norms import safe_root_mean_squares, unit_and_norm  # noqa: F401
