@@ -133,23 +133,20 @@ def _by_types(tx: GradientTransformation, shapes: Any, divisions: Sequence[Seque
     # Explicit axes refuse some programs of others.
     with contextlib.suppress(Exception), jax.sharding.use_abstract_mesh(mesh):
         state = jax.eval_shape(tx.init, structure.unflatten(typed))
-        return [_of_type(x, meaning) for x in jax.tree.leaves(state)]
+        return [[_Axis(isinstance(e, str), meaning.get(e, ())) for e in _entries(x)] for x in jax.tree.leaves(state)]
     return None
 
 
-def _of_type(x: Any, meaning: Mapping[str, Axes]) -> list[_Axis]:
-    spec = x.sharding.spec if isinstance(x.sharding, NamedSharding) else ()
-    names = [*spec, *[None] * (x.ndim - len(spec))]
-    return [_Axis(isinstance(n, str), meaning.get(n, ()) if isinstance(n, str) else ()) for n in names]
+def _entries(x: Any) -> list[Any]:
+    """For each axis of an array what its type says of how it is divided; None for not at all."""
+    sharding = getattr(x, "sharding", None)
+    spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
+    return [*spec, *[None] * (np.ndim(x) - len(spec))]
 
 
 def _division(path: Any, p: Any, mesh: Mesh) -> list[Axes]:
     """For each axis of a parameter the axes of the mesh that divide it."""
-    if isinstance(p, Tracer):
-        p = meshes.type_of(p)
-    sharding = getattr(p, "sharding", None)
-    spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
-    entries = [*spec, *[None] * (np.ndim(p) - len(spec))]
+    entries = _entries(meshes.type_of(p) if isinstance(p, Tracer) else p)
     found = [(e,) if isinstance(e, str) else e if isinstance(e, tuple) else () for e in entries]
     if unknown := {a for division in found for a in division} - set(mesh.shape):
         where = f"params{jax.tree_util.keystr(path)}"

@@ -84,11 +84,9 @@ class Walk:
         self.shapes = shapes  # alive, so that no other object gets the identity of a leaf
         self.places = {id(x): i for i, x in enumerate(jax.tree.leaves(shapes))}
         self.notes: list[str] = []  # of masks and groups
-        # Of an optimizer that has a transform for matrices and one for the rest: the leaves by place; its name, and
-        # what is probably not meant; by what its matrix methods find matrices.
-        self.plan: dict[int, Leaf] = {}
-        self.slips: list[tuple[str, Slip]] = []
-        self.routes: list[ByRole] = []
+        self.plan: dict[int, Leaf] = {}  # by place, where matrices have a transform and the rest another
+        self.slips: list[tuple[str, Slip]] = []  # of such an optimizer: its name, and what is probably not meant
+        self.routes: list[ByRole] = []  # by which its matrix methods find matrices
         self.overridden: set[int] = set()  # the leaves of which an override of `label_by_role` tells the role
         self.parts = list(self.listed(tx, shapes, ()))
 
