@@ -44,29 +44,16 @@ class _Mixture(NamedTuple):
     nu: Params
 
 
-class _Simplified(NamedTuple):
-    count: Array
-    m: Array
-    n: Array
-
-
 @dataclass(frozen=True, eq=False)
 class _Renamed(Leafwise):
-    """A rule whose state has other names outside, where Optax calls `count` what is not the lift's count."""
-
-    Outside: Any = None
+    """A rule whose state has other names outside: Optax calls `count` what is not the lift's count."""
 
     def split(self, state: OptState) -> Any:
-        checks.state(self.label, state, self.Outside)
+        checks.state(self.label, state, ScaleByAdemamixState)
         return super().split(self.State(*state))
 
     def join(self, *parts: Any) -> Any:
-        return self.Outside(*super().join(*parts))
-
-
-def _renamed(tx: GradientTransformation, Outside: type) -> _Renamed:  # noqa: N803
-    part = base.part_of(tx)
-    return _Renamed(**{f.name: getattr(part, f.name) for f in fields(part)}, Outside=Outside)
+        return ScaleByAdemamixState(*super().join(*parts))
 
 
 @leafwise(_Mixture, t=Shared(0, dtype=jnp.int32), nu=second_moment)
@@ -118,7 +105,8 @@ def scale_by_ademamix(
     Reference:
       Pagliardini, Ablin & Grangier 2024, Algorithm 1, https://arxiv.org/abs/2409.03137
     """
-    return _renamed(_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype), ScaleByAdemamixState)
+    part = base.part_of(_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype))
+    return _Renamed(**{f.name: getattr(part, f.name) for f in fields(part)})
 
 
 @transform
@@ -181,24 +169,11 @@ def ademamix(
     )
 
 
-@leafwise(_Simplified, n=second_moment)
-def _simplified_ademamix(
-    g: Array, s: _Simplified, p: Array, t: Array, b1: Hyper, b2: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper
-) -> tuple[Array, _Simplified]:
-    g = bounded(g)
-    m = b1 * s.m + g
-    n = b2 * s.n + (1 - b2) * abs_sq(g)
-    return divide(m + alpha * g, sqrt(debias(n, b2, t) + eps_root), eps), s._replace(m=m, n=n)
-
-
-@transform
+@leafwise(ScaleBySimplifiedAdEMAMixState, count=lambda s: s.t, t=Shared(0, dtype=jnp.int32), n=second_moment)
 def scale_by_simplified_ademamix(
-    b1: ScalarOrSchedule = 0.99,
-    b2: ScalarOrSchedule = 0.95,
-    alpha: ScalarOrSchedule = 0.0,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
-) -> Any:
+    g: Array, s: ScaleBySimplifiedAdEMAMixState, p: Array, t: Array,
+    b1: Hyper = 0.99, b2: Hyper = 0.95, alpha: Hyper = 0.0, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,
+) -> tuple[Array, ScaleBySimplifiedAdEMAMixState]:  # fmt: skip
     """Simplified AdEMAMix's direction: a sum of gradients and the current one, under an adaptive rate.
 
         m_t = b1 m_{t-1} + g_t
@@ -221,7 +196,11 @@ def scale_by_simplified_ademamix(
     Reference:
       Morwani, Vyas, Zhang & Kakade 2025, https://arxiv.org/abs/2502.02431
     """
-    return _renamed(_simplified_ademamix(b1, b2, alpha, eps, eps_root), ScaleBySimplifiedAdEMAMixState)
+    g = bounded(g)
+    m = b1 * s.m + g
+    n = b2 * s.n + (1 - b2) * abs_sq(g)
+    u = divide(m + alpha * g, sqrt(debias(n, b2, t) + eps_root), eps)
+    return u, ScaleBySimplifiedAdEMAMixState(numerics.safe_increment(s.t), m, n)
 
 
 @transform
