@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.combine.chain import chain
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule
@@ -14,8 +13,7 @@ from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.slots import Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 class ScaleByAdemamixState(NamedTuple):
@@ -162,11 +160,7 @@ def ademamix(
       Pagliardini, Ablin & Grangier 2024, The AdEMAMix optimizer: better, faster, older, Algorithm 1,
       https://arxiv.org/abs/2409.03137
     """
-    return chain(
-        scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype),
-        add_decayed_weights(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    return descending(scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype), learning_rate, weight_decay, mask)
 
 
 @leafwise(ScaleBySimplifiedAdEMAMixState, count=lambda s: s.t, t=Shared(0, dtype=jnp.int32), n=second_moment)
@@ -243,8 +237,4 @@ def simplified_ademamix(
       Morwani, Vyas, Zhang & Kakade 2025, Connections between schedule-free optimizers, AdEMAMix, and accelerated SGD
       variants, https://arxiv.org/abs/2502.02431
     """
-    return chain(
-        scale_by_simplified_ademamix(b1, b2, alpha, eps, eps_root),
-        add_decayed_weights(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    return descending(scale_by_simplified_ademamix(b1, b2, alpha, eps, eps_root), learning_rate, weight_decay, mask)

@@ -2,14 +2,13 @@
 
 import jax.numpy as jnp
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, ScalarOrSchedule, Schedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 def _fourth_root(t: Array) -> Array:
@@ -114,9 +113,7 @@ def adopt(
       Taniguchi et al. 2024, ADOPT: modified Adam can converge with any beta2 with the optimal rate (ADOPT, clipped),
       https://arxiv.org/abs/2411.02853
     """
-    return chain(
-        scale_by_adopt(
-            b1, b2, eps, mu_dtype, nesterov=nesterov, use_clipping=use_clipping, clip_value_fn=clip_value_fn
-        ),
-        scale_by_learning_rate(learning_rate),
+    direction = scale_by_adopt(
+        b1, b2, eps, mu_dtype, nesterov=nesterov, use_clipping=use_clipping, clip_value_fn=clip_value_fn
     )
+    return descending(direction, learning_rate)

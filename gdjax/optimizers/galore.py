@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.types import ArrayTree, DTypeLike, Mask, OptState, Params, Roles, ScalarOrSchedule, Transform
@@ -17,8 +16,7 @@ from gdjax.linalg import matrices
 from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 class GaLoreState(NamedTuple):
@@ -262,8 +260,5 @@ def galore(
       Zhao et al. 2024, GaLore: memory-efficient LLM training by gradient low-rank projection, Algorithm 2,
       https://arxiv.org/abs/2403.03507
     """
-    return chain(
-        scale_by_galore(rank, update_proj_gap, scale, base_optimizer, weight_dimension_numbers, side=side),
-        add_decayed_weights(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    direction = scale_by_galore(rank, update_proj_gap, scale, base_optimizer, weight_dimension_numbers, side=side)
+    return descending(direction, learning_rate, weight_decay, mask)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax import tree as tree_math
-from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule, Transform
@@ -18,8 +17,7 @@ from gdjax.lift.slots import second_moment
 from gdjax.lift.stages import Stage, Tree, Whole
 from gdjax.numerics import Array, debias, divide
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 class SophiaState(NamedTuple):
@@ -220,4 +218,4 @@ def sophia(
         b1, b2, eps, gamma, clip_threshold, update_interval, hessian_diagonal_fn, mu_dtype, verbose,
         print_win_rate_every_n_steps, bias_correction=bias_correction, newest=newest,
     )  # fmt: skip
-    return chain(direction, add_decayed_weights(weight_decay, weight_decay_mask), scale_by_learning_rate(learning_rate))
+    return descending(direction, learning_rate, weight_decay, weight_decay_mask)

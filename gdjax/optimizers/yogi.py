@@ -2,14 +2,13 @@
 
 import jax.numpy as jnp
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 @leafwise(
@@ -85,4 +84,4 @@ def yogi(
       Zaheer, Reddi, Sachan, Kale & Kumar 2018, Adaptive methods for nonconvex optimization, Algorithm 2,
       https://papers.nips.cc/paper/8186-adaptive-methods-for-nonconvex-optimization
     """
-    return chain(scale_by_yogi(b1, b2, eps), scale_by_learning_rate(learning_rate))
+    return descending(scale_by_yogi(b1, b2, eps), learning_rate)
