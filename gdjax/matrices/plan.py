@@ -1,7 +1,7 @@
 """Which leaves of a tree are which matrices: one plan for each tree of shapes, for all that a matrix method does."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,8 @@ import numpy as np
 from gdjax.core import calls, checks
 from gdjax.core.paths import check_prefix
 from gdjax.core.types import ArrayTree
+from gdjax.lift.rule import OfLeaf
+from gdjax.lift.stages import Tree
 from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, is_numbers, is_trained, matrix_axes
 from gdjax.matrices.roles import ByRole
 from gdjax.numerics import Array
@@ -118,6 +120,19 @@ def plan_of(
             n = Matrix(_fixed(n.reduction_axis), _fixed(n.output_axis), _fixed(getattr(n, "parts", 1)))
         key.append((where, shape, n, is_trained(x)))
     return _plan(label, tuple(key))
+
+
+def of_leaf(numbers: Callable[[Any], Any], default: Any = None) -> OfLeaf:
+    """How each leaf is matrices, for a rule: `static={"roles": of_leaf(routing, Matrix())}`.
+
+    `numbers` makes the argument of `plan_of` from that of the rule.
+    """
+
+    def of_each(tree: Tree, argument: Any) -> list[Leaf]:
+        plan = plan_of(tree.label, tree.structure.unflatten(tree.entries), numbers(argument), default)
+        return tree.of_each([leaf._replace(path="") for leaf in plan.leaves])  # leaves alike share one trace
+
+    return of_each
 
 
 def numbers_of(label: str, name: str, numbers: Any, tree: ArrayTree) -> list[Any]:

@@ -9,20 +9,18 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import base, keys
+from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Planned
 from gdjax.linalg.matrices import Matrix
-from gdjax.linalg.stacks import in_stacks
-from gdjax.matrices.plan import plan_of
+from gdjax.matrices.plan import of_leaf, plan_of
 from gdjax.matrices.roles import routing
-from gdjax.matrices.together import of_stacks
+from gdjax.matrices.together import InStacks, of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.numerics.norms import unit_and_norm
-from gdjax.optimizers.orthogonal import matrices
 from gdjax.optimizers.with_adam import with_adam
 
 _highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -42,7 +40,7 @@ def _rank(rows: int, columns: int, fraction: float) -> int:
 
 def _first_q(params: Params, given: Mapping[str, Any]) -> list[Any]:
     """Random directions."""
-    leaves = plan_of("gdjax.scale_by_dion", params, given["dimensions"], Matrix()).leaves
+    leaves = plan_of("gdjax.scale_by_dion", params, routing(given["roles"]), Matrix()).leaves
     key, first = keys.fresh(given["key"]), []
     for i, (leaf, p) in enumerate(zip(leaves, jax.tree.leaves(params), strict=True)):
         real = numerics.widest_real(p)
@@ -54,11 +52,6 @@ def _first_q(params: Params, given: Mapping[str, Any]) -> list[Any]:
             parts.append(jax.random.normal(own, shape, dtype))
         first.append(parts)
     return first
-
-
-def _low_rank(ms: list[Array], qs: list[Array], mu: Hyper, eps: Hyper) -> Any:
-    """The directions of stacks of matrices, what is left of them, and the new Q."""
-    return in_stacks(lambda m, q: _power_step(m, q, mu, eps), ms, qs)
 
 
 def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, Array]:
@@ -84,30 +77,16 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
 
 @leafwise(
     ScaleByDionState,
-    static={"dimensions": matrices(Matrix())},
+    static={"roles": of_leaf(routing, Matrix())},
     mu=first_moment,
     Q=Planned(_first_q),
     staged="rank_fraction key",
 )
-def _dion(
-    g: Array, s: ScaleByDionState, p: Array, t: Array,
-    mu: Hyper, eps: Hyper, mu_dtype: DType | None, rank_fraction: Any, key: Any, dimensions: Any,
-) -> tuple[Array, ScaleByDionState]:  # fmt: skip
-    M = s.mu + bounded(g, "summed")  # noqa: N806
-    u, M, Q = of_stacks(_low_rank, M, s.Q, leaf=dimensions, like=(0, 0, 1), mu=mu, eps=eps)  # noqa: N806
-    return u, s._replace(mu=M, Q=Q)
-
-
-@transform
 def scale_by_dion(
-    mu: ScalarOrSchedule = 0.95,
-    rank_fraction: float = 1.0,
-    eps: ScalarOrSchedule = 1e-8,
-    *,
-    key: Any = 0,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-) -> GradientTransformation:
+    g: Array, s: ScaleByDionState, p: Array, t: Array,
+    mu: Hyper = 0.95, rank_fraction: float = 1.0, eps: Hyper = 1e-8,
+    *, key: Any = 0, mu_dtype: DType | None = None, roles: Any = None,
+) -> tuple[Array, ScaleByDionState]:  # fmt: skip
     """Dion's direction: orthonormal, of low rank, with the remainder kept.
 
         B_t = M_{t-1} + G_t
@@ -138,8 +117,9 @@ def scale_by_dion(
       >>> int(jnp.linalg.matrix_rank(direction, rtol=1e-3))  # half of the shorter side
       2
     """
-    rule = _dion(mu, eps, mu_dtype, rank_fraction, key, routing(roles))
-    return base.part_of(rule).labelled("gdjax.scale_by_dion")
+    M = s.mu + bounded(g, "summed")  # noqa: N806
+    u, M, Q = of_stacks(InStacks(_power_step), M, s.Q, leaf=roles, like=(0, 0, 1), mu=mu, eps=eps)  # noqa: N806
+    return u, s._replace(mu=M, Q=Q)
 
 
 @transform

@@ -104,25 +104,15 @@ def _first_inner(params: Params, given: Mapping[str, Any]) -> Any:
     return given["base_optimizer"].init(jax.tree.structure(params).unflatten(_low(params, given, 1, lambda p: p)))
 
 
-def _fitting(
-    gs: list[Array], s: GaLoreState, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Roles
-) -> Any:
-    """Raises unless the projectors of the state fit the gradients."""
-    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
-    for a, p in zip(each, s.projector, strict=True):
-        if a is not None:
-            checks.slot(tree.label, a.leaf.path, "projector", p, a.sizes()[0], "that of the gradient")
-    return {}
-
-
 def _projectors(
     gs: list[Array], s: GaLoreState, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Roles
 ) -> Any:
-    """P_t."""
+    """P_t; raises unless the old ones fit the gradients."""
     each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
     news = list(s.projector)
     for i, (a, g, old) in enumerate(zip(each, gs, s.projector, strict=True)):
         if a is not None:
+            checks.slot(tree.label, a.leaf.path, "projector", old, a.sizes()[0], "that of the gradient")
             of = lambda g, a=a, old=old: a.projector(g).astype(old.dtype)  # noqa: E731
             news[i] = meshes.partitioned(of, old, g)
     return {"projector": news}
@@ -147,7 +137,7 @@ def _inner(
 
 
 @leafwise(
-    GaLoreState, reduce=(_fitting, Stage(_projectors, "projector", every="update_proj_gap"), _inner),
+    GaLoreState, reduce=(Stage(_projectors, "projector", every="update_proj_gap"), _inner),
     projector=Planned(_first_projectors), base_optimizer_state=Whole(_first_inner, "base_optimizer"),
     staged="rank side dimensions base_optimizer",
 )  # fmt: skip

@@ -9,7 +9,6 @@ from jax.typing import DTypeLike
 
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
-from gdjax.core import base
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.per_leaf import PerLeaf
 from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
@@ -18,10 +17,11 @@ from gdjax.lift.slots import first_moment
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
 from gdjax.linalg.polar_coefficients import JORDAN
+from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.adam import adamw
-from gdjax.optimizers.orthogonal import by_shape, check_polar, first_coefficients, matrices, real_for
+from gdjax.optimizers.orthogonal import by_shape, checked, first_coefficients, real_for
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -64,7 +64,7 @@ def _times_inner_product(o: Array, m: Array) -> Array:
 
 
 @leafwise(
-    MuonState, static={"dimensions": matrices(MuonDimensionNumbers())}, mu=first_moment,
+    MuonState, static={"dimensions": of_leaf(lambda numbers: numbers, MuonDimensionNumbers())}, mu=first_moment,
     ns_coeffs=first_coefficients("gdjax.scale_by_muon"),
     staged="ns_coeffs",
 )  # fmt: skip
@@ -148,17 +148,11 @@ def scale_by_muon(
       >>> print(jnp.linalg.svd(direction, compute_uv=False).round())
       [1. 1.]
     """
-    return _checked(
-        "gdjax.scale_by_muon", beta, eps, nesterov, bias_correction, mu_dtype, False, None, ns_steps, ns_coeffs,
+    rule = _muon(
+        beta, eps, nesterov, bias_correction, mu_dtype, False, None, ns_steps, ns_coeffs,
         adaptive, preconditioning, ns_dtype, equilibrate, renormalize, weight_dimension_numbers,
     )  # fmt: skip
-
-
-def _checked(label: str, *arguments: Any) -> Any:
-    """The rule with these arguments, or the errors that they are, under the name `label`."""
-    rule = base.part_of(_muon(*arguments))
-    check_polar(label, **rule.hyper, **rule.staged)
-    return rule.labelled(label)
+    return checked("gdjax.scale_by_muon", rule)
 
 
 @transform
@@ -270,12 +264,12 @@ def muon(
     """
     label, dimensions = "gdjax.muon", muon_weight_dimension_numbers
     inside = MuonDimensionNumbers() if dimensions is None else dimensions
-    direction = _checked(
-        label, beta, eps, nesterov, bias_correction, mu_dtype, True, consistent_rms, ns_steps, ns_coeffs, adaptive,
+    direction = _muon(
+        beta, eps, nesterov, bias_correction, mu_dtype, True, consistent_rms, ns_steps, ns_coeffs, adaptive,
         preconditioning, ns_dtype, equilibrate, renormalize, inside,
     )  # fmt: skip
     spectral = chain(
-        direction,
+        checked(label, direction),
         identity(),  # Optax multiplies by the factor here, in a transform of its own
         add_decayed_weights(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),

@@ -1,27 +1,18 @@
-"""What Muon and its kin share: which leaves are matrices, and the arguments of Newton-Schulz."""
+"""What Muon and its kin share: the arguments of Newton-Schulz."""
 
 from typing import Any
 
 import jax.numpy as jnp
 
-from gdjax.core.types import DTypeLike, Roles, Scalar
+from gdjax.core import base
+from gdjax.core.base import GradientTransformation
+from gdjax.core.types import DTypeLike, Scalar
 from gdjax.lift.leafwise import Hyper
-from gdjax.lift.rule import OfLeaf
-from gdjax.lift.stages import Tree, Whole
+from gdjax.lift.rule import Leafwise
+from gdjax.lift.stages import Whole
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import Coefficients, coefficients
-from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array
-
-
-def matrices(default: Any) -> OfLeaf:
-    """How each leaf is a matrix, for a rule: `static={"dimensions": matrices(Matrix())}`."""
-
-    def of_each(tree: Tree, dimensions: Roles) -> list[Leaf]:
-        plan = plan_of(tree.label, tree.structure.unflatten(tree.entries), dimensions, default)
-        return tree.of_each([leaf._replace(path="") for leaf in plan.leaves])  # leaves alike share one trace
-
-    return of_each
 
 
 def real_for(ns_dtype: DTypeLike | None, g: Array) -> None:
@@ -42,6 +33,13 @@ def check_polar(
     """Raises unless these settings are some of Newton-Schulz."""
     coefficients(label, ns_coeffs, ns_steps)
     Polar(ns_steps, preconditioning, None, equilibrate, renormalize).checked(label)
+
+
+def checked(label: str, rule: GradientTransformation) -> Leafwise:
+    """A rule with Newton-Schulz among its arguments, under this name."""
+    part = base.part_of(rule)
+    check_polar(label, **part.hyper, **part.staged)
+    return part.labelled(label)
 
 
 def by_shape(rows: int, columns: int, consistent_rms: Scalar | None) -> Any:

@@ -18,11 +18,12 @@ from gdjax.lift.stages import Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
+from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.numerics.norms import unit_and_norm
-from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrices, real_for
+from gdjax.optimizers.orthogonal import check_polar, first_coefficients, real_for
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -71,7 +72,7 @@ def _over(m: Array, axis: int | None) -> Array:
 _SLOTS: Any = {"mu": first_moment, "ns_coeffs": first_coefficients("gdjax.scale_by_scion")}
 
 
-@leafwise(ScaleByScionState, static={"dimensions": matrices(Matrix())}, **_SLOTS, staged="ns_coeffs")
+@leafwise(ScaleByScionState, static={"dimensions": of_leaf(routing, Matrix())}, **_SLOTS, staged="ns_coeffs")
 def _spectral(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
     alpha: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Any, preconditioning: str,
@@ -153,9 +154,9 @@ def scale_by_scion(
         raise ValueError(f"{label}: norm must be one of {', '.join(NORMS)}, got {norm!r}")
     check_polar(label, ns_steps, ns_coeffs, preconditioning)
     if norm == "spectral":
-        tx = _spectral(alpha, eps, mu_dtype, ns_steps, ns_coeffs, preconditioning, ns_dtype, routing(roles))
+        tx = _spectral(alpha, eps, mu_dtype, ns_steps, ns_coeffs, preconditioning, ns_dtype, roles)
     else:
-        tx = _of_other_norm(alpha, norm, mu_dtype, ns_steps, ns_coeffs, routing(roles))
+        tx = _of_other_norm(alpha, norm, mu_dtype, ns_steps, ns_coeffs, roles)
     return base.part_of(tx).labelled(label)
 
 
