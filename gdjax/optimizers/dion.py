@@ -85,7 +85,7 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
 def scale_by_dion(
     g: Array, s: ScaleByDionState, p: Array, t: Array,
     mu: Hyper = 0.95, rank_fraction: float = 1.0, eps: Hyper = 1e-8,
-    *, key: Any = 0, mu_dtype: DType | None = None, roles: Any = None,
+    *, key: Any = 0, mu_dtype: DType | None = None, roles: Roles = None,
 ) -> tuple[Array, ScaleByDionState]:  # fmt: skip
     """Dion's direction: orthonormal, of low rank, with the remainder kept.
 

@@ -171,8 +171,16 @@ def lbfgs(
     Reference:
       Nocedal & Wright 2006, Numerical optimization, Algorithms 7.4 and 7.5; Liu & Nocedal 1989.
     """
+    direction = scale_by_lbfgs(memory_size, scale_init_precond, curvature=curvature)
+    return searched("gdjax.lbfgs", direction, learning_rate, linesearch)
+
+
+def searched(
+    label: str, direction: Transform, learning_rate: ScalarOrSchedule | None, linesearch: Transform | None
+) -> GradientTransformation:
+    """A direction, the step against it, and the search along that."""
     return chain(
-        scale_by_lbfgs(memory_size, scale_init_precond, curvature=curvature),
+        direction,
         scale(-1.0) if learning_rate is None else scale_by_learning_rate(learning_rate),
-        identity() if linesearch is None else base.check_transform("gdjax.lbfgs", "linesearch", linesearch),
+        identity() if linesearch is None else base.check_transform(label, "linesearch", linesearch),
     )

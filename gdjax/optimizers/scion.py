@@ -17,12 +17,11 @@ from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
-from gdjax.linalg.polar import Polar
+from gdjax.linalg.polar import Polar, over_norm
 from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.numerics.norms import unit_and_norm
 from gdjax.optimizers.orthogonal import check_polar, first_coefficients, real_for
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -58,15 +57,10 @@ def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
     if norm == "embedding_sign":
         return jnp.sign(m)
     if norm == "row":
-        return _over(m, inputs) / max(size, 1) ** 0.5
+        return over_norm(m, inputs) / max(size, 1) ** 0.5
     # An embedding is (inputs, outputs) under any name: a row for each token.
     length = m.shape[-1] if m.ndim else 1
-    return length**0.5 * _over(m, -1 if m.ndim else None)
-
-
-def _over(m: Array, axis: int | None) -> Array:
-    unit, norm = unit_and_norm(m, axis)
-    return m * (1 / unit).astype(m.dtype) * (1 / jnp.where(norm == 0, 1, norm)).astype(m.dtype)
+    return length**0.5 * over_norm(m, -1 if m.ndim else None)
 
 
 _SLOTS: Any = {"mu": first_moment, "ns_coeffs": first_coefficients("gdjax.scale_by_scion")}
