@@ -57,7 +57,8 @@ def turned_basis(matrices: Array, basis: Array, exact: Array | bool, in_order: b
     product = _highest(a, q)
     values = jnp.real(jnp.sum(q.conj() * product, -2, keepdims=True))
     top = jnp.max(values, -1, keepdims=True, initial=0)  # with NaN in A all values are NaN
-    over, useful = _reciprocal(top)
+    over = 1 / top
+    useful = jnp.isfinite(over) & (over > 0)  # not of 0, infinity, NaN, or so small a size that it is infinite
     values, product = values * over, product * over.astype(a.dtype)
     s = jnp.finfo(a.dtype).eps ** SHARE
     cosines = values / (jnp.sqrt(jnp.sum(numerics.abs_sq(product), -2, keepdims=True)) + s)
@@ -95,12 +96,6 @@ def _fixed(like: Array) -> Array:
     k = (i * 40503 + j) * jnp.uint32(2654435769)
     k = (k ^ (k >> 15)) * jnp.uint32(2246822519)
     return (k >> 8).astype(like.dtype) / 2**23 - 1
-
-
-def _reciprocal(size: Array) -> tuple[Array, Array]:
-    """1 / size, and whether it is of any use: not of 0, of so small a size that it is infinite, of infinity or NaN."""
-    over = 1 / size
-    return over, jnp.isfinite(over) & (over > 0)
 
 
 def _orthonormal(x: Array) -> Array:

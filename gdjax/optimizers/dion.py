@@ -34,10 +34,6 @@ class ScaleByDionState(NamedTuple):
     Q: Any  # for each leaf a list with, for each part, (number, shorter side, rank): the directions on that side
 
 
-def _rank(rows: int, columns: int, fraction: float) -> int:
-    return min(math.ceil(fraction * min(rows, columns)), rows, columns)
-
-
 def _first_q(params: Params, given: Mapping[str, Any]) -> list[Any]:
     """Random directions."""
     leaves = plan_of("gdjax.scale_by_dion", params, routing(given["roles"]), Matrix()).leaves
@@ -48,8 +44,9 @@ def _first_q(params: Params, given: Mapping[str, Any]) -> list[Any]:
         parts = []
         for j, (number, rows, columns) in enumerate(leaf.sizes):
             own = jax.random.fold_in(jax.random.fold_in(key, i), j)
-            shape = number, min(rows, columns), _rank(rows, columns, given["rank_fraction"])
-            parts.append(jax.random.normal(own, shape, dtype))
+            side = min(rows, columns)
+            rank = min(math.ceil(given["rank_fraction"] * side), side)
+            parts.append(jax.random.normal(own, (number, side, rank), dtype))
         first.append(parts)
     return first
 

@@ -186,11 +186,8 @@ def scale_by_galore(
       >>> jax.tree.map(jnp.shape, tx.init(params).base_optimizer_state.mu)
       {'b': (32,), 'w': (4, 32)}
     """
-    label = "gdjax.scale_by_galore"
-    rank = checks.structural(label, "rank", rank, 1)
-    if side not in ("long", "short"):
-        raise ValueError(f"{label}: side must be long or short, got {side!r}")
-    inner = scale_by_adam() if base_optimizer is None else base.check_transform(label, "base_optimizer", base_optimizer)
+    inner = scale_by_adam() if base_optimizer is None else base_optimizer
+    base.check_transform("gdjax.scale_by_galore", "base_optimizer", inner)
     return _galore(update_proj_gap, scale, rank, side, weight_dimension_numbers, inner)
 
 

@@ -58,11 +58,6 @@ def _model_step(
     return tau, lb
 
 
-def _weights(beta: Hyper, t: Array) -> tuple[Array, Array]:
-    """The weights of an average and of what is new; at the first step the average is what is new."""
-    return jnp.where(t > 1, beta, 0.0), jnp.where(t > 1, 1 - beta, 1.0)
-
-
 @leafwise(
     MomoState, extra="value",
     exp_avg=_average, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"),
@@ -108,7 +103,7 @@ def momo(
       Schaipp, Ohana, Eickenberg, Defazio & Gower 2023, MoMo: momentum models for adaptive learning rates, Algorithm 1,
       https://arxiv.org/abs/2305.07583
     """
-    old, new = _weights(beta, t)
+    old, new = jnp.where(t > 1, beta, 0.0), jnp.where(t > 1, 1 - beta, 1.0)  # at first the average is what is new
     f, gamma = old * s.barf + new * value, old * s.gamma + new * total(bounded_inner(g, p))
     d = old * s.exp_avg + new * bounded(g, "summed")
     along, square = total(inner(d, p)), total(jnp.sum(abs_sq(d)))

@@ -135,8 +135,6 @@ def scale_by_sophia(
     """
     label = "gdjax.scale_by_sophia"
     base.check_transform(label, "hessian_diagonal_fn", hessian_diagonal_fn)
-    if isinstance(clip_threshold, int | float) and not clip_threshold >= 0:
-        raise ValueError(f"{label}: clip_threshold must be at least 0, or None, got {clip_threshold}")
     every = checks.structural(label, "print_win_rate_every_n_steps", print_win_rate_every_n_steps, 0)
     stages = [Stage(_hessian, "nu hessian_fn_state", every="update_interval", late=not newest)]
     if verbose and every and clip_threshold is not None:
