@@ -11,10 +11,7 @@ from gdjax.optimizers.adabelief import ScaleByBeliefState
 from gdjax.transforms.decay import descending
 
 
-@leafwise(
-    ScaleByBeliefState,
-    nu=second_moment,
-)
+@leafwise(ScaleByBeliefState, nu=second_moment)
 def scale_by_acprop(
     g: Array, s: ScaleByBeliefState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, new_mean: bool = False,

@@ -15,10 +15,7 @@ def _fourth_root(t: Array) -> Array:
     return jnp.asarray(t, float) ** 0.25
 
 
-@leafwise(
-    ScaleByAdamState,
-    nu=second_moment,
-)
+@leafwise(ScaleByAdamState, nu=second_moment)
 def scale_by_adopt(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.9999, eps: Hyper = 1e-6, mu_dtype: DType | None = None,

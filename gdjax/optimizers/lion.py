@@ -24,9 +24,7 @@ class ScaleByLionState(NamedTuple):
     mu: Params  # like params, momentum
 
 
-@leafwise(
-    ScaleByLionState,
-)
+@leafwise(ScaleByLionState)
 def scale_by_lion(
     g: Array, s: ScaleByLionState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.99, mu_dtype: DType | None = None, *,

@@ -45,9 +45,7 @@ class ScheduleFreeState(NamedTuple):
 
 def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
     z, dtype = slots.initial_parameter(p, hyper), hyper["state_dtype"]
-    if dtype is None:
-        return z
-    return z.astype(numerics.complex_dtype(dtype) if jnp.iscomplexobj(z) else dtype)
+    return z if dtype is None else numerics.widen(z, jnp.dtype(dtype))
 
 
 @wrapper(

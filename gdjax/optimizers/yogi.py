@@ -11,10 +11,7 @@ from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import descending
 
 
-@leafwise(
-    ScaleByAdamState,
-    nu=Moment(wide=True, real=True, fill="initial_accumulator_value"),
-)
+@leafwise(ScaleByAdamState, nu=Moment(wide=True, real=True, fill="initial_accumulator_value"))
 def scale_by_yogi(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-3, eps_root: Hyper = 0.0,

@@ -22,16 +22,12 @@ class WeightDecaySchedule(NamedTuple):
     count: Array  # () int32, updates made so far
 
 
-@leafwise(
-    scheduled=WeightDecaySchedule,
-)
+@leafwise(scheduled=WeightDecaySchedule)
 def _decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: Hyper) -> tuple[Array, EmptyState]:
     return decayed(g, p, weight_decay), s
 
 
-@leafwise(
-    scheduled=WeightDecaySchedule,
-)
+@leafwise(scheduled=WeightDecaySchedule)
 def _cautious_decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: Hyper) -> tuple[Array, EmptyState]:
     agrees = jnp.real(jnp.conj(g) * p) if jnp.iscomplexobj(g) else g * p
     return g + weight_decay * jnp.where(agrees < 0, 0, p), s
