@@ -14,7 +14,7 @@ from gdjax.core.types import ArrayTree
 from gdjax.lift.rule import OfLeaf
 from gdjax.lift.stages import Tree
 from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, is_numbers, is_trained, matrix_axes
-from gdjax.matrices.roles import ByRole
+from gdjax.matrices.roles import ByRole, fixed
 from gdjax.numerics import Array
 
 _BY_DEFAULT = Matrix(0, 1)
@@ -117,7 +117,7 @@ def plan_of(
                 raise ValueError(f"{label}: {where}: shape {shape} is no matrix; give its {type(default).__name__}")
             n = default
         if n is not None and not isinstance(n, str):
-            n = Matrix(_fixed(n.reduction_axis), _fixed(n.output_axis), _fixed(getattr(n, "parts", 1)))
+            n = fixed(n)
         key.append((where, shape, n, is_trained(x)))
     return _plan(label, tuple(key))
 
@@ -152,10 +152,6 @@ def numbers_of(label: str, name: str, numbers: Any, tree: ArrayTree) -> list[Any
     found: list[Any] = []
     jax.tree.map(lambda x, part: found.extend([x] * len(jax.tree.leaves(part))), numbers, tree, is_leaf=is_entry)
     return found
-
-
-def _fixed(axis: Any) -> Any:
-    return axis if isinstance(axis, int) else tuple(axis)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -20,7 +20,7 @@ from gdjax.matrices.roles import routing
 from gdjax.matrices.together import InStacks, of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.optimizers.orthogonal import checked, first_coefficients, real_for
-from gdjax.optimizers.with_adam import with_adam
+from gdjax.optimizers.with_adam import taking, with_adam
 
 
 class ScaleByDion2State(NamedTuple):
@@ -123,8 +123,7 @@ def scale_by_dion2(
       >>> print(jnp.abs(direction).sum(1) > 0)  # the larger row alone
       [ True False]
     """
-    rule = _dion2(ef_decay, eps, mu_dtype, ns_steps, fraction, ns_coeffs, preconditioning, ns_dtype, roles)
-    return checked("gdjax.scale_by_dion2", rule)
+    return checked("gdjax.scale_by_dion2", taking(_dion2, locals() | {"dimensions": roles}))
 
 
 @transform

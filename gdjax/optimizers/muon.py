@@ -22,6 +22,7 @@ from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.adam import adamw
 from gdjax.optimizers.orthogonal import by_shape, checked, first_coefficients, real_for
+from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -144,11 +145,8 @@ def scale_by_muon(
       >>> print(jnp.linalg.svd(direction, compute_uv=False).round())
       [1. 1.]
     """
-    rule = _muon(
-        beta, eps, nesterov, bias_correction, mu_dtype, False, None, ns_steps, ns_coeffs,
-        adaptive, preconditioning, ns_dtype, equilibrate, renormalize, weight_dimension_numbers,
-    )  # fmt: skip
-    return checked("gdjax.scale_by_muon", rule)
+    given = locals() | {"scaled": False, "consistent_rms": None, "dimensions": weight_dimension_numbers}
+    return checked("gdjax.scale_by_muon", taking(_muon, given))
 
 
 @transform
@@ -258,14 +256,10 @@ def muon(
       Chang et al. 2026, MuonEq, https://arxiv.org/abs/2603.28254 (`equilibrate`);
       Zhang et al. 2026, Muon+, https://arxiv.org/abs/2602.21545 (`renormalize`)
     """
-    label, dimensions = "gdjax.muon", muon_weight_dimension_numbers
+    given, label, dimensions = locals(), "gdjax.muon", muon_weight_dimension_numbers
     inside = MuonDimensionNumbers() if dimensions is None else dimensions
-    direction = _muon(
-        beta, eps, nesterov, bias_correction, mu_dtype, True, consistent_rms, ns_steps, ns_coeffs, adaptive,
-        preconditioning, ns_dtype, equilibrate, renormalize, inside,
-    )  # fmt: skip
     spectral = chain(
-        checked(label, direction),
+        checked(label, taking(_muon, given | {"scaled": True, "dimensions": inside})),
         identity(),  # Optax multiplies by the factor here, in a transform of its own
         add_decayed_weights(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),

@@ -23,7 +23,7 @@ from gdjax.matrices.roles import routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.optimizers.orthogonal import by_shape, checked, first_coefficients, real_for
-from gdjax.optimizers.with_adam import with_adam
+from gdjax.optimizers.with_adam import taking, with_adam
 
 
 class ScaleByNorMuonState(NamedTuple):
@@ -153,11 +153,7 @@ def scale_by_normuon(
       >>> print((100 * jnp.sqrt(jnp.mean(direction**2))).round())
       20.0
     """
-    rule = _normuon(
-        b1, b2, eps, nesterov, consistent_rms, mu_dtype, ns_steps, ns_coeffs, preconditioning, ns_dtype,
-        equilibrate, renormalize, roles,
-    )  # fmt: skip
-    return checked("gdjax.scale_by_normuon", rule)
+    return checked("gdjax.scale_by_normuon", taking(_normuon, locals() | {"dimensions": roles}))
 
 
 @transform

@@ -23,6 +23,7 @@ from gdjax.matrices.roles import routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.optimizers.orthogonal import check_polar, first_coefficients, real_for
+from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -228,15 +229,11 @@ def scion(
       Pethick et al. 2025, Training deep learning models with norm-constrained LMOs, Algorithms 1 and 2 and section 3,
       https://arxiv.org/abs/2502.07529
     """
-    label = "gdjax.scion"
-    numbers = routing(roles)
+    given, label = locals(), "gdjax.scion"
     check_polar(label, ns_steps, ns_coeffs, preconditioning)
 
     def group(norm: Norm, radius: Any) -> GradientTransformation:
-        direction = scale_by_scion(
-            norm, alpha, eps, ns_coeffs, ns_steps,
-            preconditioning=preconditioning, ns_dtype=ns_dtype, mu_dtype=mu_dtype, roles=roles,
-        )  # fmt: skip
+        direction = taking(scale_by_scion, given | {"norm": norm})
         return chain(
             base.part_of(direction).labelled(label),
             scale_by_learning_rate(radius, flip_sign=False),
@@ -250,4 +247,4 @@ def scion(
         "head": group(head_norm, head_radius),
         "other": group("rms", other_radius),
     }
-    return routed(label, groups, numbers)
+    return routed(label, groups, routing(roles))

@@ -16,6 +16,7 @@ from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.lift.stages import Stage, Tree, Whole
 from gdjax.numerics import Array, debias, divide
+from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 from gdjax.transforms.decay import descending
 
@@ -212,8 +213,4 @@ def sophia(
       Liu, Li, Hall, Liang & Ma 2024, Sophia: a scalable stochastic second-order optimizer for language model
       pre-training, Algorithms 1 and 3, https://arxiv.org/abs/2305.14342
     """
-    direction = scale_by_sophia(
-        b1, b2, eps, gamma, clip_threshold, update_interval, hessian_diagonal_fn, mu_dtype, verbose,
-        print_win_rate_every_n_steps, bias_correction=bias_correction, newest=newest,
-    )  # fmt: skip
-    return descending(direction, learning_rate, weight_decay, weight_decay_mask)
+    return descending(taking(scale_by_sophia, locals()), learning_rate, weight_decay, weight_decay_mask)
