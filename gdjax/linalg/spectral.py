@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.types import Scalar
 from gdjax.linalg.bases import refreshed_basis
-from gdjax.linalg.roots import inverse_root_by_newton
+from gdjax.linalg.roots import matrix_inverse_pth_root
 from gdjax.numerics import Array
 
 Method = Literal["eigh", "newton"]
@@ -68,7 +68,7 @@ def inverse_root(matrices: Array, p: int, ridge: float | Array = 1e-6, method: M
         root = _highest(vectors * _inverse_roots(values, p, ridge).astype(a.dtype)[..., None, :], vectors.mT.conj())
     else:
         flat = jnp.where(size == 0, one, a).reshape(-1, *a.shape[-2:])
-        root = jax.vmap(lambda x: inverse_root_by_newton(x, p, ridge_epsilon=ridge)[0])(flat).reshape(a.shape)
+        root = jax.vmap(lambda x: matrix_inverse_pth_root(x, p, ridge_epsilon=ridge)[0])(flat).reshape(a.shape)
     return _rescaled(root, size, finite, p).astype(matrices.dtype)
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
@@ -106,10 +105,7 @@ def _is_number(bound: ArrayTree) -> bool:
 
 def _fits(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:
     """Whether an array of this shape broadcasts to the shape `onto`."""
-    try:
-        return np.broadcast_shapes(shape, onto) == onto
-    except ValueError:
-        return False
+    return len(shape) <= len(onto) and all(m in (1, n) for m, n in zip(shape[::-1], onto[::-1], strict=False))
 
 
 def _clip(x: Array, low: ArrayLike | None, high: ArrayLike | None) -> Array:
@@ -118,9 +114,8 @@ def _clip(x: Array, low: ArrayLike | None, high: ArrayLike | None) -> Array:
         common = jnp.result_type(x, *(end for end in ends if end is not None))
         computed = numerics.at_least_float32(common) if jnp.issubdtype(common, jnp.inexact) else common
         low, high = (None if end is None else jnp.broadcast_to(end.astype(computed), x.shape) for end in ends)
-        return jnp.clip(x.astype(computed), low, high).astype(
-            x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else common
-        )
+        own = x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else common
+        return jnp.clip(x.astype(computed), low, high).astype(own)
 
 
 def projection_hypercube(tree: ArrayTree, scale: ArrayTree = 1) -> Any:
