@@ -1,6 +1,5 @@
 """Dion: a momentum orthonormalized in a few dimensions, of which the rest is kept."""
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,15 +14,13 @@ from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Trans
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Planned
-from gdjax.linalg.matrices import Matrix
+from gdjax.linalg.matrices import Matrix, highest
 from gdjax.matrices.plan import of_leaf, plan_of
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import InStacks, of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.numerics.norms import unit_and_norm
 from gdjax.optimizers.with_adam import with_adam
-
-_highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class ScaleByDionState(NamedTuple):
@@ -61,12 +58,12 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
     mu, eps = numerics.scalar(mu, B.real.dtype), numerics.scalar(eps, B.real.dtype)
     unit, norm = unit_and_norm(B, (-2, -1))
     B = B * (1 / unit).astype(B.dtype)  # noqa: N806
-    P, _ = jnp.linalg.qr(_highest(B, q.astype(B.dtype)))  # noqa: N806
-    R = _highest(B.mT.conj(), P)  # noqa: N806
-    B = B - ((1 - mu) * _highest(P, R.mT.conj())).astype(B.dtype)  # noqa: N806
+    P, _ = jnp.linalg.qr(highest(B, q.astype(B.dtype)))  # noqa: N806
+    R = highest(B.mT.conj(), P)  # noqa: N806
+    B = B - ((1 - mu) * highest(P, R.mT.conj())).astype(B.dtype)  # noqa: N806
     length = jnp.sqrt(jnp.sum(numerics.abs_sq(R), -2, keepdims=True)) + eps / unit
     new = jnp.where(norm == 0, q, R / jnp.where(length == 0, 1, length).astype(R.dtype))
-    u = jnp.where(norm == 0, 0, _highest(P, new.mT.conj()))
+    u = jnp.where(norm == 0, 0, highest(P, new.mT.conj()))
     u = (m.shape[-1] / max(m.shape[-2], 1)) ** 0.5 * u
     B = B * unit.astype(B.dtype)  # noqa: N806
     return (u.mT, B.mT, new) if turned else (u, B, new)

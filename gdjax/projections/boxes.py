@@ -91,12 +91,9 @@ def ends_of(label: str, params: Params, bounds: Bounds) -> list[Any]:
             where, kind = f"params{jax.tree_util.keystr(path)}", jnp.result_type(p)
             raise TypeError(f"{label}: {where}: bounds does not support complex numbers, which have no order ({kind})")
 
-    def full(p: Array, end: float) -> Array:
-        return jnp.full(jnp.shape(p), end, floating_dtype(p))
-
-    lower, upper = bounds
-    far = (jax.tree.map(lambda p, end=end: full(p, end), params) for end in (-jnp.inf, jnp.inf))
-    return [box(label, x, lower, upper, ("bounds[0]", "bounds[1]"), "params") for x in far]
+    full = lambda end: jax.tree.map(lambda p: jnp.full(jnp.shape(p), end, floating_dtype(p)), params)  # noqa: E731
+    names = "bounds[0]", "bounds[1]"
+    return [box(label, full(end), *bounds, names, "params") for end in (-jnp.inf, jnp.inf)]
 
 
 def _is_number(bound: ArrayTree) -> bool:
