@@ -52,7 +52,7 @@ def _orthogonal(
     os = polar.of(ms, coeffs, eps)
     if adaptive:
         os = list(map(_times_inner_product, os, ms))
-    return [jnp.asarray(by_shape(*o.shape[-2:], rms)).astype(o.dtype) * o for o in os] if scaled else os
+    return [jnp.asarray(by_shape(o.shape[-2], o.shape[-1], rms)).astype(o.dtype) * o for o in os] if scaled else os
 
 
 @jax.jit

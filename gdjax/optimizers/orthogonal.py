@@ -8,7 +8,6 @@ from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.core.types import DTypeLike, Scalar
 from gdjax.lift.leafwise import Hyper
-from gdjax.lift.rule import Leafwise
 from gdjax.lift.stages import Whole
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import Coefficients, coefficients
@@ -35,7 +34,7 @@ def check_polar(
     Polar(ns_steps, preconditioning, None, equilibrate, renormalize).checked(label)
 
 
-def checked(label: str, rule: GradientTransformation) -> Leafwise:
+def checked(label: str, rule: GradientTransformation) -> Any:
     """A rule with Newton-Schulz among its arguments, under this name."""
     part = base.part_of(rule)
     check_polar(label, **part.hyper, **part.staged)

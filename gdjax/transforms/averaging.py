@@ -143,7 +143,7 @@ def lookahead(
             for name in ("fast", "slow")
         ]
         leaves = zip(structure.flatten_up_to(fast), *columns, strict=True)
-        pairs = [_synced(*xs, slow_step_size, sync) for xs in leaves]
+        pairs = [_synced(u, f, s, slow_step_size, sync) for u, f, s in leaves]
         if reset_state:
             fast_state = meshes.cond(
                 sync, lambda s: as_before(fast_optimizer.init(params.fast), s), lambda s: s, fast_state
