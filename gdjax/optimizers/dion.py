@@ -12,7 +12,6 @@ from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Planned
 from gdjax.linalg.matrices import Matrix, highest
 from gdjax.matrices.plan import of_leaf, plan_of
@@ -72,7 +71,6 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
 @leafwise(
     ScaleByDionState,
     static={"roles": of_leaf(routing, Matrix())},
-    mu=first_moment,
     Q=Planned(_first_q),
     staged="rank_fraction key",
 )

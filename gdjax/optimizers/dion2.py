@@ -11,7 +11,6 @@ from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import first_moment
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
@@ -19,7 +18,7 @@ from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import InStacks, of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.optimizers.orthogonal import checked, first_coefficients, real_for
+from gdjax.optimizers.orthogonal import NS_COEFFS, checked, real_for
 from gdjax.optimizers.with_adam import taking, with_adam
 
 
@@ -54,11 +53,7 @@ def _submatrix(
     return (u.mT, M.mT) if turned else (u, M)
 
 
-@leafwise(
-    ScaleByDion2State, static={"dimensions": of_leaf(routing, Matrix())}, mu=first_moment,
-    ns_coeffs=first_coefficients("gdjax.scale_by_dion2"),
-    staged="ns_coeffs",
-)  # fmt: skip
+@leafwise(ScaleByDion2State, static={"dimensions": of_leaf(routing, Matrix())}, ns_coeffs=NS_COEFFS, staged="ns_coeffs")
 def _dion2(
     g: Array, s: ScaleByDion2State, p: Array, t: Array,
     ef_decay: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, fraction: float, ns_coeffs: Any,

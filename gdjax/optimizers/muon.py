@@ -13,7 +13,6 @@ from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.per_leaf import PerLeaf
 from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import first_moment
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
 from gdjax.linalg.polar_coefficients import JORDAN
@@ -21,7 +20,7 @@ from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.adam import adamw
-from gdjax.optimizers.orthogonal import by_shape, checked, first_coefficients, real_for
+from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, checked, real_for
 from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -61,8 +60,7 @@ def _times_inner_product(o: Array, m: Array) -> Array:
 
 
 @leafwise(
-    MuonState, static={"dimensions": of_leaf(lambda numbers: numbers, MuonDimensionNumbers())}, mu=first_moment,
-    ns_coeffs=first_coefficients("gdjax.scale_by_muon"),
+    MuonState, static={"dimensions": of_leaf(lambda numbers: numbers, MuonDimensionNumbers())}, ns_coeffs=NS_COEFFS,
     staged="ns_coeffs",
 )  # fmt: skip
 def _muon(

@@ -12,7 +12,6 @@ from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Planned
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
@@ -22,7 +21,7 @@ from gdjax.matrices.plan import of_leaf, plan_of
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.optimizers.orthogonal import by_shape, checked, first_coefficients, real_for
+from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, checked, real_for
 from gdjax.optimizers.with_adam import taking, with_adam
 
 
@@ -71,8 +70,7 @@ def _by_outputs(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Ar
 
 
 @leafwise(
-    ScaleByNorMuonState, static={"dimensions": of_leaf(routing, Matrix())}, mu=first_moment, v=Planned(_first_v),
-    ns_coeffs=first_coefficients("gdjax.scale_by_normuon"),
+    ScaleByNorMuonState, static={"dimensions": of_leaf(routing, Matrix())}, v=Planned(_first_v), ns_coeffs=NS_COEFFS,
     staged="ns_coeffs",
 )  # fmt: skip
 def _normuon(

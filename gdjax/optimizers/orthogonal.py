@@ -20,9 +20,8 @@ def real_for(ns_dtype: DTypeLike | None, g: Array) -> None:
         raise TypeError(f"ns_dtype {jnp.dtype(ns_dtype)} does not support complex numbers ({g.dtype})")
 
 
-def first_coefficients(label: str) -> Whole:
-    """The slot of the coefficients."""
-    return Whole(lambda params, given: coefficients(label, given["ns_coeffs"], given["ns_steps"]), seen=True)
+# The slot of the coefficients of Newton-Schulz.
+NS_COEFFS = Whole(lambda _, given: coefficients(given["label"], given["ns_coeffs"], given["ns_steps"]), seen=True)
 
 
 def check_polar(

@@ -13,7 +13,6 @@ from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Params, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
@@ -22,7 +21,7 @@ from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.optimizers.orthogonal import check_polar, first_coefficients, real_for
+from gdjax.optimizers.orthogonal import NS_COEFFS, check_polar, real_for
 from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -63,10 +62,7 @@ def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
     return length**0.5 * over_norm(m, -1 if m.ndim else None)
 
 
-_SLOTS: Any = {"mu": first_moment, "ns_coeffs": first_coefficients("gdjax.scale_by_scion")}
-
-
-@leafwise(ScaleByScionState, static={"dimensions": of_leaf(routing, Matrix())}, **_SLOTS, staged="ns_coeffs")
+@leafwise(ScaleByScionState, static={"dimensions": of_leaf(routing, Matrix())}, ns_coeffs=NS_COEFFS, staged="ns_coeffs")
 def _spectral(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
     alpha: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Any, preconditioning: str,
@@ -79,7 +75,7 @@ def _spectral(
     return u, s._replace(mu=mu)
 
 
-@leafwise(ScaleByScionState, static={"dimensions": _outputs_first}, **_SLOTS, staged="ns_coeffs")
+@leafwise(ScaleByScionState, static={"dimensions": _outputs_first}, ns_coeffs=NS_COEFFS, staged="ns_coeffs")
 def _of_other_norm(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
     alpha: Hyper, norm: str, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Any, dimensions: Any,
