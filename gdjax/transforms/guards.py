@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -150,8 +150,9 @@ def conditionally_transform(
       1.0
       10.0
     """
-    of = "gdjax.conditionally_transform", ConditionallyTransformState, inner
-    return _conditional(*of, should_transform_fn, forward_extra_args, lambda updates: updates)
+    otherwise = lambda updates: updates  # noqa: E731
+    label, State = "gdjax.conditionally_transform", ConditionallyTransformState  # noqa: N806
+    return _conditional(label, State, inner, should_transform_fn, forward_extra_args, otherwise)
 
 
 @transform
@@ -178,17 +179,17 @@ def conditionally_mask(
       -0.5
       0.0
     """
-    of = "gdjax.conditionally_mask", ConditionallyMaskState, inner
-    return _conditional(*of, should_transform_fn, forward_extra_args, zeros)
+    label, State = "gdjax.conditionally_mask", ConditionallyMaskState  # noqa: N806
+    return _conditional(label, State, inner, should_transform_fn, forward_extra_args, zeros)
 
 
 def _conditional(
     label: str,
-    State: Any,
+    State: Any,  # noqa: N803
     inner: Transform,
     condition: ConditionFn,
     forwards: bool,
-    otherwise: Any,  # noqa: N803
+    otherwise: Callable[[Updates], Any],
 ) -> GradientTransformation:
     """`inner` where the condition holds, and `otherwise(updates)` where it does not."""
     base.check_transform(label, 0, inner)
