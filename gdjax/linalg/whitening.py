@@ -7,7 +7,7 @@ A factor is (n, n), or (n, 1), real, where it is diagonal.
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,13 @@ from gdjax.numerics import Array
 from gdjax.numerics.bounds import largest_of
 
 Form = Literal["Q0.5EQ1.5", "QUAD", "EQ"]
+FORMS: tuple[str, ...] = get_args(Form)
 _SUBSPACE = 32  # random vectors in the estimate of a norm
 _MOST = 1 / 8  # the largest angle of a Procrustes step
 
 
 class Settings(NamedTuple):
-    """Of a fit: the form of the step, a `Form`, and numbers."""
+    """Of a fit: the form of the step, one of `FORMS`, and numbers."""
 
     form: str
     rate: Array
