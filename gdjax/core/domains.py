@@ -84,6 +84,9 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "mode": ("hard", "smooth", "refined"), "variant": ("sps", "sps+"), "dQ": ("Q0.5EQ1.5", "QUAD", "EQ"),
     "memory_save_mode": ("one_diag", "all_diag"), "sides": ("both", "short", "rows", "columns"),
     "refresh": ("qr", "eigh"), "root_method": ("eigh", "qr", "newton"), "grafting": ("adam", "sgd", None),
+    "curvature": ("skip", "damp"), "side": ("long", "short"), "initial_guess_strategy": ("one", "keep"),
+    "scale_by_scion.norm": ("spectral", "sign", "embedding_sign", "row", "embedding_col", "rms"),
+    "embedding_norm": ("sign", "col"), "head_norm": ("sign", "row"),
 }  # fmt: skip
 _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(number, domain), names) for domain, names in NUMBERS.items()),
@@ -101,8 +104,8 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (kinds.groups, "clip_by_global_norm.groups"),
     (kinds.string, "measure_name"),
     (kinds.axes, "adaptive_grad_clip.axis centralize.output_axis"),
-    (functools.partial(checks.structural, low=0), "max_size_triangular"),
-    (functools.partial(checks.structural, low=1), "block_size max_precond_dim"),
+    (functools.partial(checks.structural, low=0), "max_size_triangular min_dim_size_to_factor"),
+    (functools.partial(checks.structural, low=1), "block_size max_precond_dim rank"),
     *((functools.partial(kinds.choice, choices), name) for name, choices in _CHOICES.items()),
     (kinds.key, "key seed random_seed"),
     (kinds.bounds, "bounds"),
