@@ -33,9 +33,7 @@ def as_before(new: Any, old: Any) -> Any:
             f"{len(before)}, {jax.tree.structure(old)}; {checks.RESTORE}"
         )
     cast = tree.cast_like(leaves, before)
-    return jax.tree.unflatten(
-        jax.tree.structure(old), [meshes.as_typed(*pair) for pair in zip(cast, before, strict=True)]
-    )
+    return jax.tree.structure(old).unflatten(map(meshes.as_typed, cast, before))
 
 
 def apply_or(

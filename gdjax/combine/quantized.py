@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax.codes import formats
 from gdjax.core import base, checks, keys
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.parts import Held, held, holding
+from gdjax.core.parts import Owned, holding, owned
 from gdjax.core.paths import Pattern, mask_by_path
 from gdjax.core.types import Array, KeyLike, OptState, Params, Transform, Updates
 from gdjax.numerics import is_key, safe_increment
@@ -103,7 +103,7 @@ def quantize_state(
     kinds = formats.of_kinds(LABEL, names, block_size, scale_dtype)
     patterns = tuple(exempt) if isinstance(exempt, Sequence) and not isinstance(exempt, str) else (exempt,)
 
-    def coded(x: Held, exempted: Sequence[bool]) -> Any:
+    def coded(x: Owned, exempted: Sequence[bool]) -> Any:
         """What is kept of an array of the state: codes, or the array."""
         array = x.array
         real = not is_key(array) and jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize <= 4
@@ -115,7 +115,7 @@ def quantize_state(
     def init(params: Params) -> QuantizedState:
         state = inner.init(params)
         exempted = jax.tree.leaves(mask_by_path(*patterns)(params)) if patterns else []
-        codes = [coded(x, exempted) for x in held(inner, state, params)]
+        codes = [coded(x, exempted) for x in owned(inner, state, params)]
         return QuantizedState(jnp.zeros((), jnp.int32), jax.tree.structure(state).unflatten(codes))
 
     def update(

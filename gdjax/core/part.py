@@ -21,11 +21,7 @@ Axes = tuple[int | None, ...]  # for each axis of an array the number of the par
 Kind = Literal["moment", "square", "basis", "exact"]
 
 
-class _Hidden:
-    """Stands for the numbers of a transform that cannot be read."""
-
-
-HIDDEN = _Hidden()
+HIDDEN: Any = object()  # stands for the numbers of a transform that cannot be read
 
 
 class Position(str):

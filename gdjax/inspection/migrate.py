@@ -158,8 +158,7 @@ def _weigh(
 def _decay(tx: Transform, state: OptState, role: str) -> Any:
     """The decay b of the moments that have this role; None where it cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             found = get_hyperparams(tx, state)
     except ValueError:  # an Optax transform
         return None

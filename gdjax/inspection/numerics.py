@@ -12,7 +12,8 @@ from jax.core import Tracer
 from gdjax import numerics
 from gdjax.core import base, checks
 from gdjax.core.paths import paths_of
-from gdjax.core.types import Params, Transform, Updates
+from gdjax.core.structures import few
+from gdjax.core.types import Array, Params, Transform, Updates
 from gdjax.inspection.largest import at_largest_rates
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import shapes_of
@@ -20,7 +21,6 @@ from gdjax.lift.traced import gradients_like
 from gdjax.tree.updates import apply_updates
 
 LABEL = "gdjax.check_numerics"
-Array = jax.Array
 
 
 class Checked(NamedTuple):
@@ -85,8 +85,7 @@ def check_numerics(
         ps = map(jnp.asarray, jax.tree.leaves(params))
         return [None if _is_none(u, p) else _measured(p, u, q) for p, u, q in zip(ps, us, new, strict=True)]
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what `init` warns of, it warns of when the state is made
+    with warnings.catch_warnings(action="ignore"):  # what `init` warns of, it warns of when the state is made
         found = jax.device_get(jax.jit(first)(params, grads, extra_args))
     rows = [_row(path, x, m) for (path, x), m in zip(paths_of(shapes), found, strict=True)]
     return Table(rows, Checked._fields, [*_warnings(rows), *_zero_gradients(params, grads)])
@@ -143,17 +142,16 @@ def _spacing(x: float, dtype: Any) -> float:
     if not math.isfinite(x):
         return math.nan
     info = jnp.finfo(dtype)
-    lowest = float(info.smallest_normal)
-    return float(info.eps) * 2.0 ** math.floor(math.log2(max(x, lowest)))
+    return float(info.eps) * 2.0 ** math.floor(math.log2(max(x, float(info.smallest_normal))))
 
 
 def _warnings(rows: list[Checked]) -> list[str]:
     still = [row.path for row in rows if row.verdict == "its update is 0"]
-    found = [f"the update of {_listed(still)} is 0: it does not move; `explain` may tell why"] if still else []
+    found = [f"the update of {few(still)} is 0: it does not move; `explain` may tell why"] if still else []
     stuck = [row for row in rows if row.verdict == "most weights stay"]
     if not stuck:
         return found
-    shown = _listed([f"{row.path} ({row.dtype}, {row.unmoved:.0f} % stay)" for row in stuck])
+    shown = few([f"{row.path} ({row.dtype}, {row.unmoved:.0f} % stay)" for row in stuck])
     narrow = any(jnp.finfo(row.dtype).bits < 32 for row in stuck)
     advice = "keep the parameters in float32 and cast them in the loss" if narrow else "keep the parameters in float64"
     return [f"an update is rounded away in {shown}: {advice}, or take a larger rate", *found]
@@ -163,8 +161,4 @@ def _zero_gradients(params: Params, grads: Updates | None) -> list[str]:
     given = [] if grads is None else jax.tree.structure(params).flatten_up_to(grads)
     pairs = zip(paths_of(params), given, strict=bool(given))
     zero = [path for (path, p), g in pairs if not _is_none(g, jnp.asarray(p)) and not np.any(np.asarray(g))]
-    return [f"the gradient given for {_listed(zero)} is 0: does the loss depend on it?"] if zero else []
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return [f"the gradient given for {few(zero)} is 0: does the loss depend on it?"] if zero else []

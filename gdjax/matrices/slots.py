@@ -16,7 +16,8 @@ from gdjax.core.types import ArrayTree, Params
 from gdjax.lift.slots import Key, start
 from gdjax.lift.stages import Whole
 from gdjax.linalg.matrices import Matrix
-from gdjax.matrices.factored import Blocks, Layout, blocks_of, stands_for_a_tree
+from gdjax.matrices.factored import Blocks, Cut, Layout, stands_for_a_tree
+from gdjax.matrices.plan import plan_of
 from gdjax.matrices.roles import routing
 from gdjax.numerics import Array
 
@@ -186,6 +187,9 @@ def _wanted(slot: Slot, given: Mapping[str, Any]) -> bool:
 
 
 def blocks_for(label: str, tree: ArrayTree, given: Mapping[str, Any]) -> Blocks:
+    """The blocks of a tree; `given` has the arguments in `LIFTED`."""
     layout = Layout(given["block_size"], given["sides"], given["max_precond_dim"]).checked(label)
     roles = given["roles"]
-    return blocks_of(label, tree, None if roles is None else routing(roles), Matrix(), layout)
+    leaves = plan_of(label, tree, None if roles is None else routing(roles), Matrix()).leaves
+    cuts = [Cut(leaf, layout.block_size) if leaf.is_matrix else None for leaf in leaves]
+    return Blocks(cuts, [jnp.iscomplexobj(x) for x in jax.tree.leaves(tree)], layout)

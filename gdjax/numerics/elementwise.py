@@ -123,9 +123,7 @@ def widen(tree: ArrayTree, real: np.dtype) -> Any:
         x = jnp.asarray(x)
         if is_key(x):
             return x
-        if jnp.issubdtype(x.dtype, jnp.complexfloating):
-            return x.astype(jnp.complex128 if real.itemsize == 8 else jnp.complex64)
-        return x.astype(real)
+        return x.astype(complex_dtype(real) if jnp.iscomplexobj(x) else real)
 
     return jax.tree.map(leaf, tree)
 

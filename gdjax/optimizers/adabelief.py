@@ -2,15 +2,13 @@
 
 from typing import NamedTuple
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import corrected_mean
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 class ScaleByBeliefState(NamedTuple):
@@ -99,9 +97,5 @@ def adabelief(
       Zhuang et al. 2020, AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, Algorithm 2,
       https://arxiv.org/abs/2010.07468
     """
-    decay = () if weight_decay is None else (add_decayed_weights(weight_decay, weight_decay_mask),)
-    return chain(
-        scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov),
-        *decay,
-        scale_by_learning_rate(learning_rate),
-    )
+    direction = scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov)
+    return descending(direction, learning_rate, weight_decay, weight_decay_mask)

@@ -12,6 +12,7 @@ from gdjax.lift.meetings import total
 from gdjax.lift.slots import Moment, Shared, initial_parameter
 from gdjax.linalg.sums import bounded_inner, sum_abs
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, sqrt
+from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.decay import decayed, of_some
 
 # All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
@@ -143,13 +144,9 @@ def prodigy(
       Mishchenko & Defazio 2023, Prodigy: an expeditiously adaptive parameter-free learner (Adam version),
       https://arxiv.org/abs/2306.06101
     """
-    label = "gdjax.prodigy"
-    beta1, beta2 = _pair(label, betas)
-    weight_decay = of_some(label, weight_decay, weight_decay_mask)
-    return _prodigy(
-        learning_rate, beta1, beta2, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup, bias_correction,
-        beta3,
-    )  # fmt: skip
+    beta1, beta2 = _pair("gdjax.prodigy", betas)
+    weight_decay = of_some("gdjax.prodigy", weight_decay, weight_decay_mask)
+    return taking(_prodigy, locals())
 
 
 @leafwise(

@@ -30,7 +30,7 @@ def facts(tx: Any, dtype: str) -> list[str]:
 
     def noted(self: Any, arguments: Any) -> Any:
         result = traced(self, arguments)
-        if arguments[0].shape == SHAPE and (line := shown(self.kernels, arguments[2], result.plan)) not in found:
+        if arguments[0].shape == SHAPE and (line := shown(self.kernels, arguments, result.plan)) not in found:
             found.append(line)
         return result
 
@@ -46,10 +46,10 @@ def facts(tx: Any, dtype: str) -> list[str]:
     return found
 
 
-def shown(kernels: Any, slots: Any, how: Any) -> str:
+def shown(kernels: Any, arguments: Any, how: Any) -> str:
     names = ["update"]
-    for kernel, mine in zip(kernels, slots, strict=True):
-        fields = [f for f in kernel.State._fields if f != "count"]
+    for kernel, mine, numbers in zip(kernels, arguments[2], arguments[4], strict=True):
+        fields = [f for f in kernel.State._fields if f != "count" and f not in numbers]
         names += [f for f, x in zip(fields, mine, strict=False) for _ in jax.tree.leaves(x)]
     name = lambda i: names[i] if i < len(names) else str(i)  # noqa: E731
     words = []
