@@ -240,6 +240,7 @@ from gdjax.training.progress import Progress
 from gdjax.training.results import MinimizeResult, NonFiniteError
 from gdjax.training.sweep import sweep
 from gdjax.training.sweep_result import SweepResult
+from gdjax.transforms.accumulate import AccumulateState, accumulate
 from gdjax.transforms.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
 from gdjax.transforms.averaging import EmaState, LookaheadParams, LookaheadState, ema, lookahead
 from gdjax.transforms.cautious import CautiousState, cautious
@@ -291,16 +292,16 @@ from gdjax.tree.updates import apply_updates, incremental_update, periodic_updat
 __version__ = "0.2.0"
 
 __all__ = [
-    "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "Along", "ApplyEvery", "ApplyIfFiniteState",
-    "ArrayTree", "BacktrackingLinesearchInfo", "Basis", "Block", "COCOBState", "CautiousState", "ClipByGlobalNormState",
-    "ClipState", "Codec", "ConditionFn", "ConditionallyMaskState", "ConditionallyTransformState", "DAdaptAdamWState",
-    "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState", "EmaState", "EmptyState", "EscapeSaddlesState",
-    "Factor", "FactoredState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
-    "GradientTransformationExtraArgs", "HutchinsonState", "Hyper", "HyperballState", "InjectHyperparamsState",
-    "InjectStatefulHyperparamsState", "Integer", "KLShampooState", "KLSoapState", "Key", "LookaheadParams",
-    "LookaheadState", "MadgradState", "MaskOrFn", "MaskedNode", "MaskedState", "Matrix", "MechanicState",
-    "MetricsState", "MigrationReport", "MinimizeResult", "Moment", "MomoAdamState", "MomoState", "MonitorState",
-    "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState", "New",
+    "AccumulateState", "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "Along", "ApplyEvery",
+    "ApplyIfFiniteState", "ArrayTree", "BacktrackingLinesearchInfo", "Basis", "Block", "COCOBState", "CautiousState",
+    "ClipByGlobalNormState", "ClipState", "Codec", "ConditionFn", "ConditionallyMaskState",
+    "ConditionallyTransformState", "DAdaptAdamWState", "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState",
+    "EmaState", "EmptyState", "EscapeSaddlesState", "Factor", "FactoredState", "GaLoreDimensionNumbers", "GaLoreState",
+    "GradientTransformation", "GradientTransformationExtraArgs", "HutchinsonState", "Hyper", "HyperballState",
+    "InjectHyperparamsState", "InjectStatefulHyperparamsState", "Integer", "KLShampooState", "KLSoapState", "Key",
+    "LookaheadParams", "LookaheadState", "MadgradState", "MaskOrFn", "MaskedNode", "MaskedState", "Matrix",
+    "MechanicState", "MetricsState", "MigrationReport", "MinimizeResult", "Moment", "MomoAdamState", "MomoState",
+    "MonitorState", "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState", "New",
     "NonFiniteError", "NonNegativeParamsState", "NormalizeState", "OptState", "PSGDKronState", "Params",
     "ParamsEmaState", "PartitionState", "PerLeaf", "ProdigyState", "Progress", "QuantizedState",
     "ReduceLROnPlateauState", "Reduced", "SAMState", "SWAState", "ScalarOrSchedule", "ScaleByAdaDeltaState",
@@ -314,21 +315,21 @@ __all__ = [
     "Shared", "ShouldSkipUpdateFunction", "Side", "SnapshotState", "SoapMuonState", "SoapState", "SophiaState",
     "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "Stored", "SweepResult", "Table", "TraceState",
     "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates", "WeightDecaySchedule",
-    "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState", "ZoomLinesearchInfo", "acprop",
-    "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan", "adaptive_grad_clip",
-    "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad", "apply_every", "apply_if_finite",
-    "apply_updates", "assignment", "bfgs", "bfloat16_with_error", "bias_correction", "bounded", "cautious",
-    "centralize", "chain", "check_gradients", "check_numerics", "clip", "clip_by_block_rms", "clip_by_global_norm",
-    "cocob", "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib", "convex_kl_divergence",
-    "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss",
-    "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw", "differentially_private_aggregate", "dion",
-    "dion2", "dog", "dowg", "dpsgd", "ema", "escape_saddles", "eval_params", "experimental", "explain",
+    "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState", "ZoomLinesearchInfo", "accumulate",
+    "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
+    "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad", "apply_every",
+    "apply_if_finite", "apply_updates", "assignment", "bfgs", "bfloat16_with_error", "bias_correction", "bounded",
+    "cautious", "centralize", "chain", "check_gradients", "check_numerics", "clip", "clip_by_block_rms",
+    "clip_by_global_norm", "cocob", "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib",
+    "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule", "cosine_similarity",
+    "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw", "differentially_private_aggregate",
+    "dion", "dion2", "dog", "dowg", "dpsgd", "ema", "escape_saddles", "eval_params", "experimental", "explain",
     "exponential_decay", "first_moment", "flatten", "freeze", "from_optax", "fromage", "galore",
     "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
     "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "in_turns", "incremental_update",
     "init_empty_state", "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams", "inverse_root",
     "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative", "kl_divergence", "kl_shampoo", "kl_soap",
-    "l2_loss", "largest", "label_by_path", "label_by_role", "lamb", "lars", "layerwise_decay", "lbfgs", "leafwise",
+    "l2_loss", "label_by_path", "label_by_role", "lamb", "largest", "lars", "layerwise_decay", "lbfgs", "leafwise",
     "linear_onecycle_schedule", "linear_schedule", "lion", "log_cosh", "lookahead", "losses", "madgrad", "mask_by_path",
     "masked", "matrices_by_role", "matrix_inverse_pth_root", "matrixwise", "measure_with_ema", "mechanize", "metrics",
     "microbatch", "microbatching", "migrate", "minimize", "momo", "momo_adam", "monitor", "multi_normal",

@@ -71,6 +71,10 @@ def _accumulated(learning_rate: Any) -> Any:
     return gdjax.MultiSteps(gdjax.adam(learning_rate), 2).gradient_transformation()
 
 
+def _summed(learning_rate: Any) -> Any:
+    return gdjax.accumulate(gdjax.adam(learning_rate), 2)
+
+
 def _guarded_accumulation(learning_rate: Any) -> Any:
     inner = gdjax.adam(learning_rate)
     return gdjax.chain(gdjax.MultiSteps(inner, rising, False, gdjax.skip_not_finite), gdjax.identity())
@@ -137,6 +141,7 @@ def _schedule_free(learning_rate: Any) -> Any:
 CASES = (
     Case("MultiSteps", _accumulated, {"learning_rate": 0.1}),
     Case("MultiSteps/guarded", _guarded_accumulation, {"learning_rate": 0.1}, slow=True),
+    Case("accumulate", _summed, {"learning_rate": 0.1}),
     Case("apply_every", gdjax.apply_every, fixed={"k": 2}),
     Case("apply_if_finite", _if_finite, {"learning_rate": 0.1}),
     Case("cautious", _cautious, {"learning_rate": 0.1, "eps": 0.01, "clamp": 1e-3}),
