@@ -132,7 +132,11 @@ def _or(old: Array, new: Array) -> Array:
 
 def never(x: Array) -> Array:
     """Whether x is equal to NaN: false, which XLA cannot tell, and LLVM can, so that no kernel computes it."""
-    return x == jnp.nan
+    return _floating(x) == jnp.nan
+
+
+def _floating(x: Array) -> Array:
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)
 
 
 def once(x: Any) -> Any:
@@ -152,5 +156,5 @@ def _divided(x: Array) -> Array:
 
 def _one(e: Array) -> Array:
     """1, which XLA:CPU cannot tell."""
-    hidden = lambda e: (e != jnp.nan).astype(e.dtype)  # noqa: E731
+    hidden = lambda e: (_floating(e) != jnp.nan).astype(e.dtype)  # noqa: E731
     return jax.lax.platform_dependent(e, cpu=hidden, default=jnp.ones_like)
