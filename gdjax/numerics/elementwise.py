@@ -63,8 +63,8 @@ def one_minus_pow(b: ArrayLike, t: Array) -> Array:
 
 def debias(x: Array, b: ArrayLike, t: Array) -> Array:
     """x / (1 - b^t): corrects an average that began at 0. One quotient in all, and one product per element."""
-    # A sign that is left to the loops puts this number last among their inputs. Without it XLA:CPU orders the inputs of
-    # the first leaf of each shape otherwise, and compiles a loop more.
+    # A sign that is left to the loops of leaves puts this number last among their inputs. Without it the first leaf of
+    # each shape has its inputs in another order, and a compiled loop of its own.
     return x * -(1 / -one_minus_pow(b, t))
 
 
