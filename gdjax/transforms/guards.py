@@ -101,9 +101,8 @@ def apply_if_finite(
             finite = all_finite(updates)
         count = jnp.where(finite, 0, numerics.safe_increment(state.notfinite_count)).astype(jnp.int32)
         total = jnp.where(finite, state.total_notfinite, numerics.safe_increment(state.total_notfinite))
-        new, inner_state = apply_where(
-            finite | (count > max_consecutive_errors), apply, updates, state.inner_state, params
-        )
+        chosen = none([flag(~finite & (count <= max_consecutive_errors))])  # once, not in each loop that reads it
+        new, inner_state = apply_where(chosen, apply, updates, state.inner_state, params)
         return new, ApplyIfFiniteState(count, finite, total, inner_state)
 
     return holding(init, update, inner_state=inner)
@@ -122,8 +121,9 @@ def _stay_finite(gradients: Updates, updates: Updates, state: OptState, old: Opt
 
 @jax.jit
 def _some_spoilt(looked_at: Sequence[tuple[Any, Any]]) -> Array:
-    bad = [~jnp.isfinite(x) if y is None else ~jnp.isfinite(x) & jnp.isfinite(y) for x, y in looked_at]
-    return flag(jnp.any(functools.reduce(operator.or_, bad)))
+    finite = [(jnp.isfinite(x), y is None or jnp.isfinite(y)) for x, y in looked_at]
+    good = [x if y is True else x >= y for x, y in finite]
+    return flag(~jnp.all(functools.reduce(operator.and_, good)))
 
 
 @transform
