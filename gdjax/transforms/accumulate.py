@@ -14,7 +14,7 @@ from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
 from gdjax.core.types import Array, OptState, Params, Transform, Updates
-from gdjax.transforms.accumulation import accumulator, inner_update, leaves_of, release, step_if
+from gdjax.transforms.windows import accumulator, inner_update, leaves_of, release, step_if
 from gdjax.xla.write_order import destination
 
 LABEL = "gdjax.accumulate"
