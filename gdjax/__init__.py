@@ -261,6 +261,16 @@ from gdjax.transforms.guards import (
 )
 from gdjax.transforms.hyperball import HyperballState, hyperball
 from gdjax.transforms.layouts import flatten, with_extra_args_support
+from gdjax.transforms.loss_scale import DynamicLossScaleState, dynamic_loss_scale
+from gdjax.transforms.master_weights import (
+    KahanSummationState,
+    MasterRemaindersState,
+    MasterWeightsState,
+    StochasticRoundingState,
+    with_kahan_summation,
+    with_master_weights,
+    with_stochastic_rounding,
+)
 from gdjax.transforms.momentum import TraceState, trace
 from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from gdjax.transforms.noise import AddNoiseState, EscapeSaddlesState, add_noise, escape_saddles
@@ -293,11 +303,14 @@ __all__ = [
     "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "Along", "ApplyEvery", "ApplyIfFiniteState",
     "ArrayTree", "BacktrackingLinesearchInfo", "Block", "COCOBState", "CautiousState", "ClipByGlobalNormState",
     "ClipState", "Codec", "ConditionFn", "ConditionallyMaskState", "ConditionallyTransformState", "DAdaptAdamWState",
-    "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState", "EmaState", "EmptyState", "EscapeSaddlesState",
+    "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState", "DynamicLossScaleState",
+    "EmaState", "EmptyState", "EscapeSaddlesState",
     "Factor", "FactoredState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
     "GradientTransformationExtraArgs", "HutchinsonState", "Hyper", "HyperballState", "InjectHyperparamsState",
-    "InjectStatefulHyperparamsState", "Integer", "KLShampooState", "KLSoapState", "Key", "LookaheadParams",
-    "LookaheadState", "MadgradState", "MaskOrFn", "MaskedNode", "MaskedState", "Matrix", "MechanicState",
+    "InjectStatefulHyperparamsState", "Integer", "KLShampooState", "KLSoapState", "KahanSummationState",
+    "Key", "LookaheadParams",
+    "LookaheadState", "MadgradState", "MaskOrFn", "MaskedNode", "MaskedState",
+    "MasterRemaindersState", "MasterWeightsState", "Matrix", "MechanicState",
     "MetricsState", "MigrationReport", "MinimizeResult", "Moment", "MomoAdamState", "MomoState", "MonitorState",
     "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState", "New",
     "NonFiniteError", "NonNegativeParamsState", "NormalizeState", "OptState", "PSGDKronState", "Params",
@@ -311,7 +324,8 @@ __all__ = [
     "ScaleByScionState", "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState", "ScaleByZoomLinesearchState",
     "ScaleState", "Schedule", "ScheduleFreeState", "ScheduledState", "ShampooState", "Shared",
     "ShouldSkipUpdateFunction", "Side", "SnapshotState", "SoapMuonState", "SoapState", "SophiaState",
-    "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "Stored", "SweepResult", "Table", "TraceState",
+    "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "StochasticRoundingState",
+    "Stored", "SweepResult", "Table", "TraceState",
     "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates", "WeightDecaySchedule",
     "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState", "ZoomLinesearchInfo", "acprop",
     "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
@@ -321,7 +335,8 @@ __all__ = [
     "clip_by_global_norm", "cocob", "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib",
     "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule",
     "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw",
-    "differentially_private_aggregate", "dion", "dion2", "dog", "dowg", "dpsgd", "ema", "escape_saddles",
+    "differentially_private_aggregate", "dion", "dion2", "dog", "dowg", "dpsgd", "dynamic_loss_scale",
+    "ema", "escape_saddles",
     "eval_params", "experimental", "explain", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax",
     "fromage", "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "hinge_loss", "huber_loss",
     "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "in_turns", "incremental_update",
@@ -362,7 +377,8 @@ __all__ = [
     "unitwise_clip", "unitwise_norm", "update_infinity_moment", "update_moment", "update_moment_per_elem_norm",
     "value_and_grad_from_state", "warmup_constant_schedule", "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule", "warmup_stable_decay_schedule",
-    "with_extra_args_support", "with_metrics", "wrapper", "yogi", "zero_nans",
+    "with_extra_args_support", "with_kahan_summation", "with_master_weights",
+    "with_metrics", "with_stochastic_rounding", "wrapper", "yogi", "zero_nans",
 ]  # fmt: skip
 
 

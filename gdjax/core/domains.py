@@ -85,6 +85,7 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "mode": ("hard", "smooth", "refined"), "variant": ("sps", "sps+"), "dQ": ("Q0.5EQ1.5", "QUAD", "EQ"),
     "memory_save_mode": ("one_diag", "all_diag"), "sides": ("both", "short", "rows", "columns"),
     "refresh": ("qr", "eigh"), "root_method": ("eigh", "qr", "newton"), "grafting": ("adam", "sgd", None),
+    "remainder_bits": (16, 8, None),
 }  # fmt: skip
 _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(number, domain), names) for domain, names in NUMBERS),
@@ -92,7 +93,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (functools.partial(_integer, 0), "swa.start patience cooldown max_consecutive_errors"),
     (functools.partial(_integer, 1),
      "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
-     "periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
+     "growth_interval periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
      "transformer_optimizer.steps transformer_optimizer.warmup_steps"),
     (_share, "dion.rank_fraction scale_by_dion.rank_fraction dion2.fraction scale_by_dion2.fraction"),
     (kinds.dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
