@@ -168,7 +168,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     heads = ["parameters", *(f"seed {s}" for s in seeds), "mean", "less float32", "bytes", "unmoved %"]
     lines += ["", f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
     mean = lambda how: float(np.mean([r["held_out"] for r in rows if r["how"] == how]))  # noqa: E731
-    for how in dict.fromkeys(r["how"] for r in rows):
+    for how in [how for how in WRAPPERS if any(r["how"] == how for r in rows)]:
         mine = {r["seed"]: r for r in rows if r["how"] == how}
         some = next(iter(mine.values()))
         cells = [f"{mine[s]['held_out']:.4f}" if s in mine else "" for s in seeds]
@@ -181,18 +181,26 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.6, 4.4), layout="constrained")
-    ax = figure.subplots()
-    hows = list(dict.fromkeys(r["how"] for r in rows))
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    ax, beside = figure.subplots(1, 2, width_ratios=(3, 2))
+    hows = [how for how in WRAPPERS if any(r["how"] == how for r in rows)]
     colours = ["black", "#c0392b", "#e08a2e", "#b8a021", "#3465a4", "#5aa0c8", "#4f9a5b", "#8e63a8"]
-    for how, colour in zip(hows, colours, strict=False):
-        mine = [np.asarray(r["curve"]) for r in rows if r["how"] == how]
-        wide = {"linewidth": 3, "alpha": 0.5} if how == "float32" else {"linewidth": 1.2}
-        ax.plot(mine[0][:, 0], np.mean([c[:, 1] for c in mine], 0), color=colour, label=how, marker=".", **wide)
-    ax.set(xlabel="step", ylabel="held-out loss, nats a byte, mean of the seeds")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
-    figure.savefig(path, dpi=130)
+    for y, (how, colour) in enumerate(zip(hows, colours, strict=False)):
+        mine = {r["seed"]: r for r in rows if r["how"] == how}
+        curve = np.mean([r["curve"] for r in mine.values()], 0)
+        wide = {"linewidth": 4, "alpha": 0.3} if how == "float32" else {"linewidth": 1.2}
+        ax.plot(curve[:, 0], curve[:, 1], color=colour, label=how, **wide)
+        float32 = {r["seed"]: r["held_out"] for r in rows if r["how"] == "float32"}
+        away = [r["held_out"] - float32[seed] for seed, r in mine.items() if seed in float32]
+        beside.scatter(away, [y] * len(away), color=colour, s=18)
+    ax.set(xlabel="step", ylabel="held-out loss, nats a byte, mean of the seeds", ylim=(None, 3.2))
+    ax.legend(frameon=False, fontsize=8)
+    beside.axvline(0, color="0.6", linewidth=1, zorder=0)
+    beside.set_yticks(range(len(hows)), hows, fontsize=8)
+    beside.set(xlabel="at the end, less float32 of the same seed", ylim=(len(hows) - 0.5, -0.5))
+    for axes in (ax, beside):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:

@@ -57,14 +57,11 @@ def dynamic_loss_scale(
     `inner` is evaluated in every step, with gradients of 0 where its result is not used.
 
     Example:
-      >>> import gdjax, jax, jax.numpy as jnp
-      >>> tx = gdjax.dynamic_loss_scale(gdjax.sgd(1.0))
-      >>> p = jnp.array(1.0)
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx, p = gdjax.dynamic_loss_scale(gdjax.sgd(1.0)), jnp.array(1.0)
       >>> state = tx.init(p)
-      >>> for bad in (1.0, jnp.inf):
-      ...     scale = gdjax.tree.get(state, "loss_scale")
-      ...     g = jax.grad(lambda p: scale * bad * 3 * p)(p)
-      ...     u, state = tx.update(g, state, p)
+      >>> for g in (3.0 * 2**15, jnp.inf):  # of a loss times the scale
+      ...     u, state = tx.update(jnp.array(g), state, p)
       ...     print(u, state.loss_scale)
       -3.0 32768.0
       0.0 16384.0

@@ -129,14 +129,13 @@ def with_master_weights(inner: Transform, remainder_bits: Literal[16, 8] | None 
 
     Example:
       >>> import gdjax, jax.numpy as jnp
-      >>> tx = gdjax.with_master_weights(gdjax.sgd(1.0), remainder_bits=16)
-      >>> p = jnp.ones(1, jnp.bfloat16)
+      >>> tx, p = gdjax.with_master_weights(gdjax.sgd(1.0)), jnp.ones(1, jnp.bfloat16)
       >>> state = tx.init(p)
-      >>> for _ in range(8):
-      ...     updates, state = tx.update(jnp.full(1, -0.001, jnp.bfloat16), state, p)
+      >>> for _ in range(8):  # each too small for a bfloat16 of 1
+      ...     updates, state = tx.update(jnp.full(1, -0.001), state, p)
       ...     p = gdjax.apply_updates(p, updates)
-      >>> print(p, p + jnp.bfloat16(0.001))  # eight times 0.001, and what one of them does alone
-      [1.00781] [1]
+      >>> print(p, state.master)
+      [1.00781] [1.0079999]
 
     Reference:
       Micikevicius et al. 2018, Mixed precision training, section 3.1, https://arxiv.org/abs/1710.03740; the master in
