@@ -1,8 +1,8 @@
 """float32 numbers in 16 bits: rounded to the nearest or at random, or in two parts of which one is a bfloat16.
 
-It is done on the bits of the numbers, read as integers, which grow with the size, or by `reduce_precision`. A cast to 16
-bits and back a compiler may leave out, and with it the rounding; these operations it may not. What they return is a
-number of 16 bits already: the cast that follows changes nothing, made or left out.
+It is done on the bits of the numbers, read as integers, which grow with the size, or by `reduce_precision`. A cast to
+16 bits and back a compiler may leave out, and with it the rounding; these operations it may not. What they return is
+a number of 16 bits already: the cast that follows changes nothing, made or left out.
 """
 
 from typing import Any

@@ -89,7 +89,8 @@ def test_c19_hyperparameters_set_in_place_inside_scan():
 # Flax's for the steps since a loss scale changed.
 OTHER_COUNTERS = set(
     "t count_m2 plateau_count cooldown_count num_linesearch_steps mini_step gradient_step notfinite_count "
-    "total_notfinite step steps_since_sync step_count last_noise skip_state averaged pairs update_counter fin_steps".split()
+    "total_notfinite step steps_since_sync step_count last_noise skip_state averaged pairs update_counter "
+    "fin_steps".split()
 )
 
 

@@ -1,5 +1,7 @@
 """Rounding to 16 bits, by integers on the bits: to the nearest as a cast does, at random without bias, and in parts."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,22 +12,21 @@ from gdjax.numerics.rounding import joined, nearest, split, stochastically
 
 RNG = np.random.default_rng(0)
 BITS = RNG.integers(0, 2**32, 20_000, dtype=np.uint32).view(np.float32)  # of every size, NaN and infinities among them
-EDGES = np.float32(
-    [0, -0.0, 1, -1, 65504, 65519, 65520, -7e4, 3.3e38, -3.4e38, 6e-8, 2e-8, 3e-8, 6.1e-5, np.inf, np.nan]
-)
+LARGE, SMALL = [65504, 65519, 65520, -7e4, 3.3e38, -3.4e38, np.inf, np.nan], [0, -0.0, 6e-8, 2e-8, 3e-8, 6.1e-5, 1, -1]
+EDGES = np.array([*LARGE, *SMALL], np.float32)
 X = jnp.asarray(
     np.concatenate([EDGES, BITS, RNG.standard_normal(20_000).astype("f"), RNG.uniform(-7e4, 7e4, 20_000).astype("f")])
 )
 NORMAL = jnp.abs(X) >= jnp.finfo(jnp.float32).smallest_normal  # a CPU takes the others for 0
 
 
-def cast(x: object, dtype: str) -> np.ndarray:
+def cast(x: Any, dtype: str) -> np.ndarray:
     """x as NumPy casts it, which warns of what becomes infinite."""
     with np.errstate(all="ignore"):
         return np.asarray(x).astype(dtype)
 
 
-def same(got: jax.Array, wanted: jax.Array) -> None:
+def same(got: Any, wanted: Any) -> None:
     np.testing.assert_array_equal(np.asarray(got), np.asarray(wanted))  # NaN is NaN, and -0 is 0
 
 
@@ -62,7 +63,7 @@ def test_the_mean_is_the_number(dtype: str, size: float):
     if dtype == "float16":
         gap = max(gap, 2.0**-24)
     share, n = np.arange(1, 9) / 9, 40_000
-    x = np.float32(float(low) + np.sign(size) * gap * share)
+    x = np.asarray(float(low) + np.sign(size) * gap * share, np.float32)
     x = jnp.asarray(np.repeat(x[:, None], n, 1))
     got = np.asarray(stochastically(x, jnp.dtype(dtype), random_bits(salt(3, 1, 4), x)), np.float64)
     away = np.abs(got.mean(1) - np.asarray(x[:, 0], np.float64)) / gap
