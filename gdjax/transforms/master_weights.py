@@ -54,9 +54,8 @@ class _Form(NamedTuple):
 
     start: Callable[[Array], Any]  # from a parameter to what is kept for it
     read: Callable[[Array, Any], Array]  # from the parameter and that to the number
-    write: Callable[
-        [Array, Any, Any], tuple[Array, Any]
-    ]  # from it, dtype and salt to the parameter, in float32, and that
+    # From the number, the parameter's dtype and a salt for random bits to the parameter, in float32, and what is kept.
+    write: Callable[[Array, Any, Any], tuple[Array, Any]]
 
 
 def _of_master(p: Array, master: Array) -> Array:
