@@ -87,6 +87,7 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "curvature": ("skip", "damp"), "side": ("long", "short"), "initial_guess_strategy": ("one", "keep"),
     "scale_by_scion.norm": ("spectral", "sign", "embedding_sign", "row", "embedding_col", "rms"),
     "embedding_norm": ("sign", "col"), "head_norm": ("sign", "row"),
+    "remainder_bits": (16, 8, None),
 }  # fmt: skip
 _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(number, domain), names) for domain, names in NUMBERS.items()),
@@ -94,7 +95,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (functools.partial(_integer, 0), "swa.start patience cooldown max_consecutive_errors"),
     (functools.partial(_integer, 1),
      "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
-     "periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
+     "growth_interval periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
      "transformer_optimizer.steps transformer_optimizer.warmup_steps"),
     (_share, "dion.rank_fraction scale_by_dion.rank_fraction dion2.fraction scale_by_dion2.fraction"),
     (kinds.dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),

@@ -95,7 +95,10 @@ NUMBERS: Mapping[Domain, str] = {
         "optimistic_gradient_descent.beta scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta "
         "optimistic_adam_v2.alpha optimistic_adam_v2.beta"
     ),
-    POSITIVE: "init_factor precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha",
+    POSITIVE: (
+        "init_factor precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha "
+        "init_scale minimum_scale"
+    ),
     BOUND: (
         "max_norm max_update_rms max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "
         "tol slope_rtol curv_rtol approx_dec_rtol stepsize_precision "
@@ -108,6 +111,6 @@ NUMBERS: Mapping[Domain, str] = {
         "scale_by_scion.alpha reduce_on_plateau.rtol preconditioner_update_probability"
     ),
     ("above 0", lambda x: x > 0): "increase_factor",
-    ("between 0 and 1", lambda x: 0 < x < 1): "reduce_on_plateau.factor decrease_factor",
-    ("finite and at least 1", lambda x: 1 <= x < math.inf): "eta_plus shampoo.root scale_by_shampoo.root",
+    ("between 0 and 1", lambda x: 0 < x < 1): "reduce_on_plateau.factor decrease_factor backoff_factor",
+    ("finite and at least 1", lambda x: 1 <= x < math.inf): "eta_plus growth_factor shampoo.root scale_by_shampoo.root",
 }

@@ -12,15 +12,16 @@ from gdjax.core.types import Schedule, Transform
 from gdjax.core.values import Call, is_ours
 from gdjax.schedules.decay import constant_schedule
 
-# Their first updates are not those of the optimizer inside: they are 0, go up the gradient, or are of other parameters.
-_LEFT_OUT = "MultiSteps", "sam", "lookahead"
+# Their first updates are not those of the optimizer inside: they are 0, go up the gradient, are of other parameters, or
+# are what rounding leaves of them.
+_LEFT_OUT = "MultiSteps sam lookahead with_master_weights with_kahan_summation with_stochastic_rounding".split()
 _RATES = "learning_rate", "adam_learning_rate", "step_size_fn"
 
 
 def at_largest_rates(tx: Transform, steps: int) -> Any:
     """`tx` made again with the largest rate, in the first `steps` steps, in the place of each schedule of a rate.
 
-    `MultiSteps`, `sam` and `lookahead` are replaced by the optimizer inside. What is of another library stays.
+    The transforms of `_LEFT_OUT` are replaced by the optimizer inside. What is of another library stays.
     """
     calls = calls_of(tx)
     if not calls:
