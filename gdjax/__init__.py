@@ -15,6 +15,7 @@ from gdjax import (
     tree,
     tree_utils,
 )
+from gdjax.codes.with_error import bfloat16_with_error
 from gdjax.combine.chain import chain, named_chain
 from gdjax.combine.evaluation import eval_params
 from gdjax.combine.groups import MultiTransformState, PartitionState, multi_transform, partition, selective_transform
@@ -30,6 +31,7 @@ from gdjax.combine.inject import (
 )
 from gdjax.combine.layers import layerwise_decay
 from gdjax.combine.masking import MaskedState, MaskOrFn, freeze, masked
+from gdjax.combine.quantized import QuantizedState, quantize_state
 from gdjax.combine.sharding import state_sharding
 from gdjax.core.base import (
     AdaptiveGradClipState,
@@ -71,7 +73,6 @@ from gdjax.inspection.roles import roles
 from gdjax.inspection.states import reset, state_from_dict, state_to_dict
 from gdjax.inspection.table import Table
 from gdjax.inspection.tabulate import state_bytes, tabulate
-from gdjax.lift.codecs import bfloat16_with_error
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.meetings import largest, total, total_norm
 from gdjax.lift.slots import (
@@ -126,7 +127,7 @@ from gdjax.losses import (
 from gdjax.matrices.in_turns import in_turns
 from gdjax.matrices.matrixwise import matrixwise
 from gdjax.matrices.roles import label_by_role, matrices_by_role
-from gdjax.matrices.slots import Along, Block, Side
+from gdjax.matrices.slots import Along, Basis, Block, Side
 from gdjax.matrices.together import together
 from gdjax.microbatching import microbatch
 from gdjax.numerics import bounded, safe_increment, safe_int32_increment
@@ -240,6 +241,7 @@ from gdjax.training.release import gradient_release
 from gdjax.training.results import MinimizeResult, NonFiniteError
 from gdjax.training.sweep import sweep
 from gdjax.training.sweep_result import SweepResult
+from gdjax.transforms.accumulate import AccumulateState, accumulate
 from gdjax.transforms.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
 from gdjax.transforms.averaging import EmaState, LookaheadParams, LookaheadState, ema, lookahead
 from gdjax.transforms.cautious import CautiousState, cautious
@@ -262,6 +264,16 @@ from gdjax.transforms.guards import (
 )
 from gdjax.transforms.hyperball import HyperballState, hyperball
 from gdjax.transforms.layouts import flatten, with_extra_args_support
+from gdjax.transforms.loss_scale import DynamicLossScaleState, dynamic_loss_scale
+from gdjax.transforms.master_weights import (
+    KahanSummationState,
+    MasterRemaindersState,
+    MasterWeightsState,
+    StochasticRoundingState,
+    with_kahan_summation,
+    with_master_weights,
+    with_stochastic_rounding,
+)
 from gdjax.transforms.momentum import TraceState, trace
 from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from gdjax.transforms.noise import AddNoiseState, EscapeSaddlesState, add_noise, escape_saddles
@@ -292,80 +304,80 @@ from gdjax.tree.updates import apply_updates, incremental_update, periodic_updat
 __version__ = "0.2.0"
 
 __all__ = [
-    "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "Along", "ApplyEvery", "ApplyIfFiniteState",
-    "ArrayTree", "BacktrackingLinesearchInfo", "Block", "COCOBState", "CautiousState", "ClipByGlobalNormState",
-    "ClipState", "Codec", "ConditionFn", "ConditionallyMaskState", "ConditionallyTransformState", "DAdaptAdamWState",
-    "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState", "EmaState", "EmptyState", "EscapeSaddlesState",
-    "Factor", "FactoredState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
-    "GradientTransformationExtraArgs", "HutchinsonState", "Hyper", "HyperballState", "InjectHyperparamsState",
-    "InjectStatefulHyperparamsState", "Integer", "KLShampooState", "KLSoapState", "Key", "LookaheadParams",
-    "LookaheadState", "MadgradState", "MaskOrFn", "MaskedNode", "MaskedState", "Matrix", "MechanicState",
+    "AccumulateState", "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "Along", "ApplyEvery",
+    "ApplyIfFiniteState", "ArrayTree", "BacktrackingLinesearchInfo", "Basis", "Block", "COCOBState", "CautiousState",
+    "ClipByGlobalNormState", "ClipState", "Codec", "ConditionFn", "ConditionallyMaskState",
+    "ConditionallyTransformState", "DAdaptAdamWState", "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState",
+    "DynamicLossScaleState", "EmaState", "EmptyState", "EscapeSaddlesState", "Factor", "FactoredState",
+    "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation", "GradientTransformationExtraArgs",
+    "HutchinsonState", "Hyper", "HyperballState", "InjectHyperparamsState", "InjectStatefulHyperparamsState", "Integer",
+    "KLShampooState", "KLSoapState", "KahanSummationState", "Key", "LookaheadParams", "LookaheadState", "MadgradState",
+    "MaskOrFn", "MaskedNode", "MaskedState", "MasterRemaindersState", "MasterWeightsState", "Matrix", "MechanicState",
     "MetricsState", "MigrationReport", "MinimizeResult", "Moment", "MomoAdamState", "MomoState", "MonitorState",
     "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState", "New",
     "NonFiniteError", "NonNegativeParamsState", "NormalizeState", "OptState", "PSGDKronState", "Params",
-    "ParamsEmaState", "PartitionState", "PerLeaf", "ProdigyState", "Progress", "ReduceLROnPlateauState", "Reduced",
-    "SAMState", "SWAState", "ScalarOrSchedule", "ScaleByAdaDeltaState", "ScaleByAdamState", "ScaleByAdanState",
-    "ScaleByAdemamixState", "ScaleByAmsgradState", "ScaleByBFGSState", "ScaleByBacktrackingLinesearchState",
-    "ScaleByBeliefState", "ScaleByDion2State", "ScaleByDionState", "ScaleByDistanceOverGradientsState",
-    "ScaleByLBFGSState", "ScaleByLionState", "ScaleByNorMuonState", "ScaleByNovogradState",
-    "ScaleByOptimisticGradientState", "ScaleByRStdDevState", "ScaleByRStdDevWithCountState", "ScaleByRmsState",
-    "ScaleByRmsWithCountState", "ScaleByRpropState", "ScaleByRssState", "ScaleBySM3State", "ScaleByScheduleState",
-    "ScaleByScionState", "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState", "ScaleByZoomLinesearchState",
-    "ScaleState", "Schedule", "ScheduleFreeState", "ScheduledState", "ShampooState", "Shared",
-    "ShouldSkipUpdateFunction", "Side", "SnapshotState", "SoapMuonState", "SoapState", "SophiaState",
-    "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "Stored", "SweepResult", "Table", "TraceState",
-    "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates", "WeightDecaySchedule",
-    "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState", "ZoomLinesearchInfo", "acprop",
-    "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan",
-    "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad", "apply_every",
-    "apply_if_finite", "apply_updates", "assignment", "bfgs", "bfloat16_with_error", "bias_correction", "bounded",
-    "cautious", "centralize", "chain", "check_gradients", "check_numerics", "clip", "clip_by_block_rms",
-    "clip_by_global_norm", "cocob", "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib",
-    "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule",
-    "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw",
-    "differentially_private_aggregate", "dion", "dion2", "dog", "dowg", "dpsgd", "ema", "escape_saddles",
-    "eval_params", "experimental", "explain", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax",
-    "fromage", "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "gradient_release",
-    "hinge_loss", "huber_loss",
-    "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "in_turns", "incremental_update",
-    "init_empty_state", "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams", "inverse_root",
-    "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative", "kl_divergence", "kl_shampoo", "kl_soap",
-    "l2_loss", "largest", "label_by_path", "label_by_role", "lamb", "lars", "layerwise_decay", "lbfgs", "leafwise",
-    "linear_onecycle_schedule", "linear_schedule", "lion", "log_cosh", "lookahead", "losses", "madgrad",
-    "mask_by_path", "masked", "matrices_by_role", "matrix_inverse_pth_root", "matrixwise", "measure_with_ema",
-    "mechanize", "metrics", "microbatch", "microbatching", "migrate", "minimize", "momo", "momo_adam", "monitor",
-    "multi_normal", "multi_transform", "muon", "nadam", "nadamw", "named_chain", "nesterov_point", "nnls", "noisy_sgd",
-    "normalize", "normalize_by_update_norm", "normuon", "novograd", "ntxent", "numerical_gradient", "offload_state",
-    "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "orthogonalize", "params_ema", "partition",
-    "per_example_global_norm_clip", "per_example_layer_norm_clip", "per_leaf", "periodic_update", "perturbations",
-    "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "plot_schedule",
-    "plots", "polyak_sgd", "polynomial_schedule", "power_iteration", "power_schedule", "precond_update_prob_schedule",
-    "prodigy", "projections", "psgd_kron", "qk_clip", "radam", "reduce_on_plateau", "reset", "rex_schedule", "rmsprop",
-    "roles", "rprop", "safe_increment", "safe_int32_increment", "safe_norm", "safe_root_mean_squares",
-    "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop", "scale_by_adadelta", "scale_by_adam",
-    "scale_by_adamax", "scale_by_adan", "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad",
-    "scale_by_backtracking_linesearch", "scale_by_belief", "scale_by_bfgs", "scale_by_cocob", "scale_by_dion",
-    "scale_by_dion2", "scale_by_distance_over_gradients", "scale_by_dog", "scale_by_dowg", "scale_by_factored_rms",
-    "scale_by_galore", "scale_by_kl_shampoo", "scale_by_kl_soap", "scale_by_lbfgs", "scale_by_learning_rate",
-    "scale_by_lion", "scale_by_madgrad", "scale_by_muon", "scale_by_normuon", "scale_by_novograd",
-    "scale_by_optimistic_gradient", "scale_by_param_block_norm", "scale_by_param_block_rms", "scale_by_polyak",
-    "scale_by_psgd_kron", "scale_by_radam", "scale_by_rms", "scale_by_rprop", "scale_by_rss", "scale_by_schedule",
-    "scale_by_scion", "scale_by_shampoo", "scale_by_sign", "scale_by_simplified_ademamix", "scale_by_sm3",
-    "scale_by_soap", "scale_by_soap_muon", "scale_by_sophia", "scale_by_ssbroyden", "scale_by_stddev",
-    "scale_by_trust_ratio", "scale_by_yogi", "scale_by_zoom_linesearch", "scale_gradient", "schedule_free",
-    "schedule_free_adamw", "schedule_free_eval_params", "schedule_free_sgd", "schedules", "scion", "second_moment",
-    "second_order", "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "shampoo",
-    "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix",
-    "skip_large_updates", "skip_not_finite", "sm3", "smooth_labels", "snapshot", "soap", "soap_muon",
-    "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "sophia", "split_real_and_imaginary",
-    "squared_error", "ssbroyden", "state_bytes", "state_from_dict", "state_from_optax", "state_sharding",
-    "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map", "swa", "sweep", "tabulate", "to_optax",
-    "together", "total", "total_norm", "trace", "transform", "transformer_optimizer", "transforms", "tree",
-    "tree_map_params", "tree_utils",
-    "unitwise_clip", "unitwise_norm", "update_infinity_moment", "update_moment", "update_moment_per_elem_norm",
-    "value_and_grad_from_state", "warmup_constant_schedule", "warmup_cosine_decay_schedule",
-    "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule", "warmup_stable_decay_schedule",
-    "with_extra_args_support", "with_metrics", "wrapper", "yogi", "zero_nans",
+    "ParamsEmaState", "PartitionState", "PerLeaf", "ProdigyState", "Progress", "QuantizedState",
+    "ReduceLROnPlateauState", "Reduced", "SAMState", "SWAState", "ScalarOrSchedule", "ScaleByAdaDeltaState",
+    "ScaleByAdamState", "ScaleByAdanState", "ScaleByAdemamixState", "ScaleByAmsgradState", "ScaleByBFGSState",
+    "ScaleByBacktrackingLinesearchState", "ScaleByBeliefState", "ScaleByDion2State", "ScaleByDionState",
+    "ScaleByDistanceOverGradientsState", "ScaleByLBFGSState", "ScaleByLionState", "ScaleByNorMuonState",
+    "ScaleByNovogradState", "ScaleByOptimisticGradientState", "ScaleByRStdDevState", "ScaleByRStdDevWithCountState",
+    "ScaleByRmsState", "ScaleByRmsWithCountState", "ScaleByRpropState", "ScaleByRssState", "ScaleBySM3State",
+    "ScaleByScheduleState", "ScaleByScionState", "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState",
+    "ScaleByZoomLinesearchState", "ScaleState", "Schedule", "ScheduleFreeState", "ScheduledState", "ShampooState",
+    "Shared", "ShouldSkipUpdateFunction", "Side", "SnapshotState", "SoapMuonState", "SoapState", "SophiaState",
+    "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "StochasticRoundingState", "Stored", "SweepResult",
+    "Table", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates",
+    "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState",
+    "ZoomLinesearchInfo", "accumulate", "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax",
+    "adamaxw", "adamw", "adan", "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt",
+    "amsgrad", "apply_every", "apply_if_finite", "apply_updates", "assignment", "bfgs", "bfloat16_with_error",
+    "bias_correction", "bounded", "cautious", "centralize", "chain", "check_gradients", "check_numerics", "clip",
+    "clip_by_block_rms", "clip_by_global_norm", "cocob", "conditionally_mask", "conditionally_transform",
+    "constant_schedule", "contrib", "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance",
+    "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule",
+    "dadapt_adamw", "differentially_private_aggregate", "dion", "dion2", "dog", "dowg", "dpsgd", "dynamic_loss_scale",
+    "ema", "escape_saddles", "eval_params", "experimental", "explain", "exponential_decay", "first_moment", "flatten",
+    "freeze", "from_optax", "fromage", "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm",
+    "gradient_release", "hinge_loss", "huber_loss", "hutchinson_estimator_diag_hessian", "hyperball", "identity",
+    "in_stacks", "in_turns", "incremental_update", "init_empty_state", "initial_parameter", "inject_hyperparams",
+    "inject_stateful_hyperparams", "inverse_root", "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative",
+    "kl_divergence", "kl_shampoo", "kl_soap", "l2_loss", "label_by_path", "label_by_role", "lamb", "largest", "lars",
+    "layerwise_decay", "lbfgs", "leafwise", "linear_onecycle_schedule", "linear_schedule", "lion", "log_cosh",
+    "lookahead", "losses", "madgrad", "mask_by_path", "masked", "matrices_by_role", "matrix_inverse_pth_root",
+    "matrixwise", "measure_with_ema", "mechanize", "metrics", "microbatch", "microbatching", "migrate", "minimize",
+    "momo", "momo_adam", "monitor", "multi_normal", "multi_transform", "muon", "nadam", "nadamw", "named_chain",
+    "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm", "normuon", "novograd", "ntxent",
+    "numerical_gradient", "offload_state", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent",
+    "orthogonalize", "params_ema", "partition", "per_example_global_norm_clip", "per_example_layer_norm_clip",
+    "per_leaf", "periodic_update", "perturbations", "perturbed_gradient_descent", "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule", "plot_schedule", "plots", "polyak_sgd", "polynomial_schedule", "power_iteration",
+    "power_schedule", "precond_update_prob_schedule", "prodigy", "projections", "psgd_kron", "qk_clip",
+    "quantize_state", "radam", "reduce_on_plateau", "reset", "rex_schedule", "rmsprop", "roles", "rprop",
+    "safe_increment", "safe_int32_increment", "safe_norm", "safe_root_mean_squares", "safe_softmax_cross_entropy",
+    "sam", "scale", "scale_by_acprop", "scale_by_adadelta", "scale_by_adam", "scale_by_adamax", "scale_by_adan",
+    "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad", "scale_by_backtracking_linesearch", "scale_by_belief",
+    "scale_by_bfgs", "scale_by_cocob", "scale_by_dion", "scale_by_dion2", "scale_by_distance_over_gradients",
+    "scale_by_dog", "scale_by_dowg", "scale_by_factored_rms", "scale_by_galore", "scale_by_kl_shampoo",
+    "scale_by_kl_soap", "scale_by_lbfgs", "scale_by_learning_rate", "scale_by_lion", "scale_by_madgrad",
+    "scale_by_muon", "scale_by_normuon", "scale_by_novograd", "scale_by_optimistic_gradient",
+    "scale_by_param_block_norm", "scale_by_param_block_rms", "scale_by_polyak", "scale_by_psgd_kron", "scale_by_radam",
+    "scale_by_rms", "scale_by_rprop", "scale_by_rss", "scale_by_schedule", "scale_by_scion", "scale_by_shampoo",
+    "scale_by_sign", "scale_by_simplified_ademamix", "scale_by_sm3", "scale_by_soap", "scale_by_soap_muon",
+    "scale_by_sophia", "scale_by_ssbroyden", "scale_by_stddev", "scale_by_trust_ratio", "scale_by_yogi",
+    "scale_by_zoom_linesearch", "scale_gradient", "schedule_free", "schedule_free_adamw", "schedule_free_eval_params",
+    "schedule_free_sgd", "schedules", "scion", "second_moment", "second_order", "selective_transform", "set_to_zero",
+    "sgd", "sgdr_schedule", "shampoo", "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "sign_sgd", "signum",
+    "simplified_ademamix", "skip_large_updates", "skip_not_finite", "sm3", "smooth_labels", "snapshot", "soap",
+    "soap_muon", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "sophia",
+    "split_real_and_imaginary", "squared_error", "ssbroyden", "state_bytes", "state_from_dict", "state_from_optax",
+    "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map", "swa", "sweep",
+    "tabulate", "to_optax", "together", "total", "total_norm", "trace", "transform", "transformer_optimizer",
+    "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm", "update_infinity_moment",
+    "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state", "warmup_constant_schedule",
+    "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule",
+    "warmup_stable_decay_schedule", "with_extra_args_support", "with_kahan_summation", "with_master_weights",
+    "with_metrics", "with_stochastic_rounding", "wrapper", "yogi", "zero_nans",
 ]  # fmt: skip
 
 

@@ -33,6 +33,7 @@ class Case(NamedTuple):
     random: bool = False
     scheduled: bool = True  # every number of hyper takes a schedule
     reverse: bool = True  # has derivatives in reverse mode, which a `while_loop` does not
+    wide: bool = False  # the updates of 16-bit gradients are float32
     slow: bool = False  # near another case: only in the slow sweeps
 
     def make(self, **changes: Any) -> Any:

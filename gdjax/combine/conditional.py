@@ -17,7 +17,7 @@ from gdjax.core.state_form import as_formed
 from gdjax.core.types import ArrayTree, OptState, Params, Updates
 from gdjax.numerics import Array
 from gdjax.xla import flags
-from gdjax.xla.write_order import after, bound_for, destination, written
+from gdjax.xla.write_order import Selection, after, bound_for, destination, written
 
 
 def as_before(new: Any, old: Any) -> Any:
@@ -33,9 +33,7 @@ def as_before(new: Any, old: Any) -> Any:
             f"{len(before)}, {jax.tree.structure(old)}; {checks.RESTORE}"
         )
     cast = tree.cast_like(leaves, before)
-    return jax.tree.unflatten(
-        jax.tree.structure(old), [meshes.as_typed(*pair) for pair in zip(cast, before, strict=True)]
-    )
+    return jax.tree.structure(old).unflatten(map(meshes.as_typed, cast, before))
 
 
 def apply_or(
@@ -56,11 +54,13 @@ def apply_where(
 ) -> tuple[Any, Any]:
     """`apply(updates, state)` where `chosen`; else updates of 0 and the state as it is.
 
-    There is no branch, whose updates would be written to memory: each number is selected where it is computed. `apply`
-    runs in any case, on gradients of 0 where it is not chosen, so that nothing there is infinite or NaN.
+    There is no branch, whose updates would be written to memory. The rules inside select each number where they compute
+    it, and what no rule made is selected here. `apply` runs in any case, on gradients of 0 where it is not chosen, so
+    that nothing there is infinite or NaN.
     """
+    selection = Selection(chosen)
     given = jax.tree.map(lambda g: g if base.is_float0(g) else or_zero(chosen, g), updates)
-    with bound_for(None):
+    with bound_for(destination(), selection):
         new, new_state = apply(given, state)
     us, structure = jax.tree.flatten(as_before(new, jax.eval_shape(lambda: zeros(updates))))
     news, state_structure = jax.tree.flatten(as_before(new_state, state))
@@ -68,7 +68,10 @@ def apply_where(
     known = list(map(jnp.shape, ps)) == list(map(jnp.shape, us))
     owners: dict[Any, list[int]] = {k: [] for k in range(len(us))} | companions(us, news)
     for k, mine in owners.items():  # one call for what belongs together: it is traced once for all that is alike
+        mine = [i for i in mine if not selection.has(news[i])]
         u = us[k] if isinstance(k, int) and not base.is_float0(us[k]) else None
+        if not mine and (u is None or selection.has(u)):
+            continue
         p = ps[k] if u is not None and known else None
         chosen_u, kept = _choose(chosen, p, u, [news[i] for i in mine], [olds[i] for i in mine], destination())
         if u is not None:

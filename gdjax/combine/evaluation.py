@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from gdjax.core import base
-from gdjax.core.boxes import unboxed
+from gdjax.core.boxes import boxed_like, unboxed
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.lift.order import averages
@@ -46,12 +46,9 @@ def eval_params(tx: Transform, state: OptState, params: Params) -> Params:
     """
     base.check_transform(LABEL, "tx", tx)
     for own in averages(unboxed(state)):  # nnx has another kind of box in the state than in the parameters
-        arrays = unboxed(params)
-        found = own.eval_params(arrays)
-        if jax.tree.structure(found) == jax.tree.structure(arrays):
-            params = jax.tree.structure(params).unflatten(jax.tree.leaves(found))
-        else:  # a part of the parameters, as of `lookahead`
-            params = own.eval_params(params)
+        found = own.eval_params(unboxed(params))
+        fits = jax.tree.structure(found) == jax.tree.structure(unboxed(params))
+        params = boxed_like(params, found) if fits else own.eval_params(params)  # a part of them, as of `lookahead`
     return params
 
 

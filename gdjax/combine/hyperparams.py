@@ -10,7 +10,7 @@ import numpy as np
 from gdjax.core import base, callers
 from gdjax.core.boxes import unboxed
 from gdjax.core.guesses import Guess
-from gdjax.core.part import HIDDEN, Position
+from gdjax.core.part import HIDDEN, Position, whole
 from gdjax.core.parts import known, within
 from gdjax.core.types import OptState, Transform
 
@@ -69,10 +69,7 @@ def get_hyperparams(
     if step not in ("next", "last") or count is not None and step == "last":
         raise ValueError(f'{LABEL}: step must be "next" or "last", the latter without count; got {step!r}, {count!r}')
     state = unboxed(state)
-    if count is None:
-        found, hidden = _all(tx, state, _at(step))
-    else:
-        found, hidden = _curves(tx, state, count)
+    found, hidden = _all(tx, state, _at(step)) if count is None else _curves(tx, state, count)
     if hidden and not any(name.rpartition("/")[2] == "learning_rate" for name in found):
         message = (
             f"{LABEL}: {', '.join(hidden)} cannot be read: a transform of another library or written by "
@@ -85,8 +82,9 @@ def get_hyperparams(
 
 
 def learning_rates(tx: Transform, state: OptState) -> dict[str, Any]:
-    """The learning rates among them, as far as they can be read."""
-    return {name: x for name, x in _all(tx, state, _at("next"))[0].items() if name.rpartition("/")[2] == RATE}
+    """The learning rates among them, as far as they can be read, as arrays."""
+    found, _ = _all(tx, state, whole)
+    return {name: jnp.asarray(x) for name, x in found.items() if name.rpartition("/")[2] == RATE}
 
 
 def last_rates(tx: Transform, state: OptState) -> list[tuple[tuple[str, ...], Any]]:
@@ -99,11 +97,7 @@ RATE = "learning_rate"
 
 
 def _at(step: str) -> At:
-    return _same if step == "next" else lambda count: jnp.maximum(count - 1, 0)
-
-
-def _same(count: Any) -> Any:
-    return count
+    return whole if step == "next" else lambda count: jnp.maximum(count - 1, 0)
 
 
 def _curves(tx: Transform, state: OptState, count: Any) -> tuple[dict[str, Any], list[str]]:
@@ -111,7 +105,7 @@ def _curves(tx: Transform, state: OptState, count: Any) -> tuple[dict[str, Any],
     counts = jnp.asarray(count)
     if not jnp.issubdtype(counts.dtype, jnp.integer):
         raise TypeError(f"{LABEL}: count must be of whole numbers, got {count!r}")
-    _, hidden = _all(tx, state, _same)
+    _, hidden = _all(tx, state, whole)
     numbers = lambda n: _all(tx, state, lambda _: n)[0]  # noqa: E731
     for _ in counts.shape:
         numbers = jax.vmap(numbers)
@@ -122,9 +116,8 @@ def _all(tx: Transform, state: OptState, at: At) -> tuple[dict[str, Any], list[s
     """The numbers by name, and what cannot be read."""
     walked = list(_walk(tx, state, (), at))
     found = [(path, x) for path, x in walked if x is not HIDDEN]
-    return dict(zip(_names([path for path, _ in found]), [x for _, x in found], strict=True)), [
-        "/".join(path) for path, x in walked if x is HIDDEN
-    ]
+    named = dict(zip(_names([path for path, _ in found]), [x for _, x in found], strict=True))
+    return named, ["/".join(path) for path, x in walked if x is HIDDEN]
 
 
 def _names(paths: list[tuple[str, ...]]) -> list[str]:

@@ -15,10 +15,8 @@ from gdjax.core import base, calls, checks, domains, misuse, types
 from gdjax.core.base import GradientTransformation
 from gdjax.core.part import Inside, Part, whole
 from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import ArrayTree, OptState, Params, Updates
+from gdjax.core.types import Array, ArrayTree, OptState, Params, Updates
 from gdjax.core.values import Call, Value, bind, is_ours
-
-Array = jax.Array
 
 
 class InjectHyperparamsState(NamedTuple):
@@ -162,12 +160,11 @@ class Injected(Part):
         self.schedules, self.numbers, self.rest = {}, {}, {}
         self.per_leaf = {name: x for name, x in arguments.items() if isinstance(x, PerLeaf)}
         for name, x in ((name, base_of(x)) for name, x in arguments.items()):
-            if name in static or isinstance(x, bool | str | type) or x is None:
-                self.rest[name] = x
-            elif callable(x):
+            fixed = name in static or isinstance(x, bool | type)
+            if not fixed and callable(x):
                 calls.schedule("gdjax.inject_hyperparams", name, x)
                 self.schedules[name] = x if isinstance(x, StatefulSchedule) else WrappedSchedule(x)
-            elif isinstance(x, int | float | complex | np.number | np.ndarray | jax.Array):
+            elif not fixed and isinstance(x, int | float | complex | np.number | np.ndarray | jax.Array):
                 self.numbers[name] = x
             else:
                 self.rest[name] = x
@@ -176,17 +173,18 @@ class Injected(Part):
         if params is not None:  # as it may be where the transform inside keeps no state; that checks it
             checks.leaves("gdjax.inject_hyperparams", "params", params)
         states = {k: f.init() for k, f in self.schedules.items()}
-        hyper = self._first(states, self._dtype(params))
+        hyper = self._values(self.numbers, states, self._dtype(params), {})
         inner_state = self._inner(hyper).init(params)
         return InjectStatefulHyperparamsState(jnp.zeros((), jnp.int32), hyper, states, inner_state)
 
-    def _first(self, states: Mapping[str, Any], dtype: Any) -> dict[str, Array]:
-        hyper = {k: _scalar(x, dtype) for k, x in self.numbers.items()}
-        return hyper | {k: _scalar(_scheduled(k, f(states[k])), dtype) for k, f in self.schedules.items()}
+    def _values(self, numbers: Any, states: Any, dtype: Any, extra_args: Mapping[str, Any]) -> dict[str, Array]:
+        given = {k: _scheduled(k, f(states[k], **extra_args)) for k, f in self.schedules.items()}
+        return {k: _scalar(x, dtype) for k, x in {**numbers, **given}.items()}
 
     def inside(self) -> Iterator[Inside]:
         with jax.ensure_compile_time_eval():  # so that whoever asks in a trace adds nothing to it
-            first = self._first({k: f.init() for k, f in self.schedules.items()}, jnp.float32)
+            states = {k: f.init() for k, f in self.schedules.items()}
+            first = self._values(self.numbers, states, jnp.float32, {})
         yield Inside(self._inner(first), (GetAttrKey("inner_state"),))
 
     def given(self) -> dict[str, Any]:
@@ -209,8 +207,7 @@ class Injected(Part):
         checks.state("gdjax.inject_hyperparams", state, InjectStatefulHyperparamsState)
         old = state.hyperparams_states
         dtype = self._dtype(updates if params is None else params)
-        hyper = {k: _scalar(x, dtype) for k, x in state.hyperparams.items()}
-        hyper |= {k: _scalar(_scheduled(k, f(old[k], **extra_args)), dtype) for k, f in self.schedules.items()}
+        hyper = self._values(state.hyperparams, old, dtype, extra_args)
         states = {k: f.update(old[k], **extra_args) for k, f in self.schedules.items()}
         updates, inner_state = base.call_update(self._inner(hyper), updates, state.inner_state, params, extra_args)
         count = numerics.safe_increment(state.count)
@@ -222,11 +219,7 @@ class Injected(Part):
         return self.inner_factory(**{**hyper, **self.rest, **own})
 
     def _dtype(self, tree: ArrayTree) -> Any:
-        if self.dtype is not None:
-            return self.dtype
-        floats = [d for d in map(jnp.result_type, jax.tree.leaves(tree)) if jnp.issubdtype(d, jnp.inexact)]
-        reals = [numerics.real_dtype(numerics.at_least_float32(d)) for d in floats]
-        return max(reals, key=lambda d: d.itemsize, default=jnp.dtype("float32"))
+        return numerics.widest_real(tree) if self.dtype is None else self.dtype
 
 
 _scheduled = functools.partial(checks.scheduled, "gdjax.inject_hyperparams")

@@ -11,7 +11,7 @@ import numpy as np
 
 from gdjax.core import checks, patterns
 from gdjax.core.paths import paths_of
-from gdjax.core.skipped import is_skipped
+from gdjax.core.skipped import is_hidden, is_skipped
 from gdjax.core.types import ArrayTree
 from gdjax.core.values import value
 
@@ -93,7 +93,7 @@ def _depths(depth_of: Any, embeddings: Any, path: str, leaf: Any) -> Depth | Non
 
 def _number(paths: Sequence[tuple[str, Any]], found: Sequence[Depth | None]) -> int:
     """The number of layers that a tree has."""
-    if any(type(leaf).__name__ == "MaskedNode" for _, leaf in paths):
+    if any(is_hidden(leaf) for _, leaf in paths):
         raise ValueError(f"{LABEL}: give num_layers: a mask hides leaves of the tree, and perhaps layers")
     number = max((int(np.max(d)) for d in found if d is not None), default=0)
     if paths and not number:

@@ -11,7 +11,7 @@ from gdjax.core import base, callers, calls, checks
 from gdjax.core.base import MaskedNode, set_to_zero, transform
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
-from gdjax.core.paths import check_prefix
+from gdjax.core.paths import check_prefix, is_masked
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, Mask, OptState, Params, Transform, Updates
 from gdjax.lift.rule import Leafwise
@@ -133,8 +133,7 @@ def _warn_of_false(label: str, seen: Any, params: Params) -> None:
 
 def is_whole(params: Params) -> bool:
     """Whether a tree has leaves, and no mask around hides some."""
-    leaves = jax.tree.leaves(params, is_leaf=is_skipped)
-    return not all(map(is_skipped, leaves)) and not any(x is not None and is_skipped(x) for x in leaves)
+    return bool(jax.tree.leaves(params)) and not is_masked(params)
 
 
 def mask_of(label: str, mask: Mask, tree: ArrayTree, name: str = "mask") -> Any:

@@ -10,12 +10,12 @@ from gdjax.combine.groups import Labels, grouped
 from gdjax.core import callers
 from gdjax.core.base import GradientTransformation
 from gdjax.core.paths import is_masked
+from gdjax.core.structures import few
 from gdjax.core.types import ArrayTree, Params, Transform
 from gdjax.linalg.matrices import Matrix, is_numbers
 from gdjax.matrices.plan import Plan, plan_of
 from gdjax.matrices.roles import ByRole
 
-_FEW = 4  # leaves that a sentence names
 _RATE = "the learning rate of the matrices"
 
 
@@ -30,8 +30,7 @@ class Slip(NamedTuple):
     def text(self, places: Any) -> str:
         """The sentence about those of its leaves that are in `places`; "" if none is."""
         names = [name for i, name in self.leaves.items() if i in places]
-        more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-        return self.sentence.format(", ".join(names[:_FEW]) + more) if names else ""
+        return self.sentence.format(few(names, 4)) if names else ""
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,8 @@ class Routes(Labels):
         yield Slip(left, several, roles, "explain" if self.own_rate else "both")
         first = dict(sorted(taken.items(), key=lambda x: not x[1].endswith(("(embedding)", "(head)"))))
         # `explain` has another sentence for these, one for each leaf: any rule takes matrices, not only such a method.
-        yield Slip(
-            first, "it trains these leaves as hidden matrices, and they look like something else: {}", roles, "init"
-        )
+        hidden = "it trains these leaves as hidden matrices, and they look like something else: {}"
+        yield Slip(first, hidden, roles, "init")
         if not (self.own_rate or self.adams_rates):
             rates = f"its Adam trains these leaves at {_RATE}, which is too large for Adam: {{}}"
             yield Slip(others, rates, "Pass adam_learning_rate", "both")

@@ -11,8 +11,9 @@ from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gdjax.core import base, memories, meshes
+from gdjax.core.arrays import shape_of
 from gdjax.core.base import GradientTransformation
-from gdjax.core.parts import held
+from gdjax.core.parts import owned
 from gdjax.core.types import OptState, Params
 from gdjax.numerics import is_key
 
@@ -75,7 +76,7 @@ def state_sharding(
     if axis not in mesh.shape:
         raise ValueError(f"{LABEL}: got axis={axis!r}, but the axes of the mesh are {_names(mesh.shape)}")
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    shapes = structure.unflatten([_shape(p) for _, p in leaves])
+    shapes = structure.unflatten([shape_of(p) for _, p in leaves])
     divisions = [_division(path, p, mesh) for path, p in leaves]
     state, kinds = memories.traced(tx.init, shapes)
     known = _known(tx, state, shapes, divisions)
@@ -102,7 +103,7 @@ def _divided(shape: Sequence[int], axes: Sequence[_Axis], mesh: Mapping[str, int
 
 def _known(tx: GradientTransformation, state: OptState, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[Any]:
     """For each array of the state what is known of its axes: what its slot declares, else what types tell."""
-    arrays, sizes = held(tx, state, shapes), [x.shape for x in jax.tree.leaves(shapes)]
+    arrays, sizes = owned(tx, state, shapes), [x.shape for x in jax.tree.leaves(shapes)]
     typed = _by_types(tx, shapes, divisions) if any(x.axes is None for x in arrays) else None
     found = []
     for i, x in enumerate(arrays):
@@ -134,28 +135,20 @@ def _by_types(tx: GradientTransformation, shapes: Any, divisions: Sequence[Seque
     # Explicit axes refuse some programs of others.
     with contextlib.suppress(Exception), jax.sharding.use_abstract_mesh(mesh):
         state = jax.eval_shape(tx.init, structure.unflatten(typed))
-        return [_of_type(x, meaning) for x in jax.tree.leaves(state)]
+        return [[_Axis(isinstance(e, str), meaning.get(e, ())) for e in _entries(x)] for x in jax.tree.leaves(state)]
     return None
 
 
-def _of_type(x: Any, meaning: Mapping[str, Axes]) -> list[_Axis]:
-    spec = x.sharding.spec if isinstance(x.sharding, NamedSharding) else ()
-    names = [*spec, *[None] * (x.ndim - len(spec))]
-    return [_Axis(isinstance(n, str), meaning.get(n, ()) if isinstance(n, str) else ()) for n in names]
-
-
-def _shape(p: Any) -> jax.ShapeDtypeStruct:
-    dtype = p.dtype if is_key(p) else jax.dtypes.canonicalize_dtype(getattr(p, "dtype", type(p)))
-    return jax.ShapeDtypeStruct(np.shape(p), dtype)
+def _entries(x: Any) -> list[Any]:
+    """For each axis of an array what its type says of how it is divided; None for not at all."""
+    sharding = getattr(x, "sharding", None)
+    spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
+    return [*spec, *[None] * (np.ndim(x) - len(spec))]
 
 
 def _division(path: Any, p: Any, mesh: Mesh) -> list[Axes]:
     """For each axis of a parameter the axes of the mesh that divide it."""
-    if isinstance(p, Tracer):
-        p = meshes.type_of(p)
-    sharding = getattr(p, "sharding", None)
-    spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
-    entries = [*spec, *[None] * (np.ndim(p) - len(spec))]
+    entries = _entries(meshes.type_of(p) if isinstance(p, Tracer) else p)
     found = [(e,) if isinstance(e, str) else e if isinstance(e, tuple) else () for e in entries]
     if unknown := {a for division in found for a in division} - set(mesh.shape):
         where = f"params{jax.tree_util.keystr(path)}"

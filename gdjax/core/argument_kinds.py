@@ -1,6 +1,6 @@
 """What an argument that is no number may be; each check raises a TypeError or ValueError that names the argument."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,19 +27,24 @@ def dtype_or_codec(label: str, name: str, value: object) -> None:
         dtype(label, name, value)
 
 
-def flag(label: str, name: str, value: object) -> None:
-    if not isinstance(value, bool | np.bool):
-        raise TypeError(f"{label}: {name} must be True or False, got {value!r}")
+def _kind(words: str, fits: Callable[[Any], bool]) -> Callable[[str, str, Any], None]:
+    """A check that raises a TypeError unless a value fits."""
+
+    def check(label: str, name: str, value: object) -> None:
+        if not fits(value):
+            raise TypeError(f"{label}: {name} must be {words}, got {value!r}")
+
+    return check
 
 
-def function(label: str, name: str, value: object) -> None:
-    if not callable(value) or isinstance(value, type):
-        raise TypeError(f"{label}: {name} must be a function, got {value!r}")
-
-
-def mapping(label: str, name: str, value: object) -> None:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{label}: {name} must be a dict, got {value!r}")
+flag = _kind("True or False", lambda x: isinstance(x, bool | np.bool))
+function = _kind("a function", lambda x: callable(x) and not isinstance(x, type))
+mapping = _kind("a dict", lambda x: isinstance(x, Mapping))
+string = _kind("a str", lambda x: isinstance(x, str))
+dimensions = _kind(
+    "dimension numbers, a tree of them, or a function that returns one",
+    lambda x: not isinstance(x, bool | int | float | str | type),
+)
 
 
 def groups(label: str, name: str, value: object) -> None:
@@ -47,11 +52,6 @@ def groups(label: str, name: str, value: object) -> None:
         raise TypeError(f"{label}: {name} must be a dict from pattern to label or a function, got {value!r}")
     if isinstance(value, Mapping):
         patterns.check(f"{label}: {name}", value)
-
-
-def string(label: str, name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{label}: {name} must be a str, got {value!r}")
 
 
 def axes(label: str, name: str, value: object) -> None:
@@ -87,12 +87,6 @@ def mask(label: str, name: str, value: object) -> None:
         raise TypeError(f"{label}: {name} must be a tree of booleans or a function that returns one, got {value!r}")
     if not checks.is_function(value):
         checks.mask(label, name, value)
-
-
-def dimensions(label: str, name: str, value: object) -> None:
-    if isinstance(value, bool | int | float | str | type):
-        kinds = "dimension numbers, a tree of them, or a function that returns one"
-        raise TypeError(f"{label}: {name} must be {kinds}, got {value!r}")
 
 
 def roles(label: str, name: str, value: object) -> None:

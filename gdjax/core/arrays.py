@@ -1,9 +1,10 @@
-"""Keys among arrays, and how an update is added to its parameter."""
+"""Keys among arrays, their shapes, and how an update is added to its parameter."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax.core import base
 
@@ -11,6 +12,12 @@ from gdjax.core import base
 def is_key(x: Any) -> bool:
     """Whether `x` is an array of typed PRNG keys, which are no numbers."""
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.extended)
+
+
+def shape_of(p: Any) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of an array, of a shape or of a number."""
+    dtype = getattr(p, "dtype", type(p))
+    return jax.ShapeDtypeStruct(np.shape(p), dtype if is_key(p) else jax.dtypes.canonicalize_dtype(dtype))
 
 
 def add(p: Any, u: Any) -> Any:

@@ -17,15 +17,7 @@ from gdjax.core.part import Part
 from gdjax.core.signatures import short_types
 from gdjax.core.skipped import fitted, without_skipped
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import (
-    ArrayTree,
-    OptState,
-    Params,
-    Transform,
-    TransformInitFn,
-    TransformUpdateFn,
-    Updates,
-)
+from gdjax.core.types import OptState, Params, Transform, TransformInitFn, TransformUpdateFn, Updates
 from gdjax.core.values import Call, Value, bind, is_ours, not_called
 
 P = ParamSpec("P")
@@ -172,7 +164,7 @@ def is_float0(x: object) -> bool:
     return getattr(x, "dtype", None) == jax.dtypes.float0
 
 
-def is_concrete(tree: ArrayTree) -> bool:
+def is_concrete(tree: Any) -> bool:
     """Whether every leaf is a number or an array with a value, so that a compiled function can be called with it."""
     return all(map(_concrete, jax.tree.leaves(tree)))
 
@@ -211,6 +203,7 @@ def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
 
 def made_by(call: Call, made: Any) -> GradientTransformation:
     """`made` as the value of `call`; a part that reports errors takes the call's name."""
+    kind = type(made) if isinstance(made, GradientTransformation) else GradientTransformation
     part = part_of(made)
     if part is not None and (again := part.labelled(label_of(call))) is not part:
         made = again
@@ -218,7 +211,7 @@ def made_by(call: Call, made: Any) -> GradientTransformation:
     inner = parts[1].calls if isinstance(parts[1], Update) else ()
     init, update = (f.fn if isinstance(f, Value) else f for f in parts)
     both = Init(call, "init", init), Update(call, "update", update, (call, *inner))
-    return GradientTransformation(*map(function_of, both))
+    return kind._make(map(function_of, both))
 
 
 def part_of(tx: Transform) -> Any:

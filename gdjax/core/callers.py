@@ -24,16 +24,13 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     A `stacklevel` would be another one for each way in, through `chain`, `init` or a trace.
     """
     here = sys._getframe(1)
-    at = _caller(here) or here
+    at: FrameType | None = here
+    while at is not None and at.f_code.co_filename.startswith(_BETWEEN):
+        at = at.f_back
+    at = at or here
     registry = at.f_globals.setdefault("__warningregistry__", {})  # shows a warning once for each line
     module = at.f_globals.get("__name__") or "<unknown>"
     warnings.warn_explicit(message, category, at.f_code.co_filename, at.f_lineno, module, registry)
-
-
-def _caller(frame: FrameType | None) -> FrameType | None:
-    while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
-        frame = frame.f_back
-    return frame
 
 
 def line(outside: str) -> str:

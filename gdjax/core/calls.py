@@ -50,19 +50,8 @@ def place(label: str, fun: Callable[..., Any], wanted: int | str, count: int, kw
 
 def schedule(label: str, name: str, value: Callable[..., Any]) -> None:
     """Raises unless a schedule, the value of the hyperparameter `name`, can be called with the count alone."""
-    try:
-        signature = inspect.signature(value)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(None)
-    except TypeError:
-        called = f"a schedule is called with the count, and {shown(value)}"
-        needed = _needed(signature)
-        what, remedy = f"takes {structures.listed(needed)}", f"call it: {shown(value)}(...)"
-        if not needed:
-            what, remedy = "takes no argument", "write lambda count: ..."
-        raise TypeError(f"{label}: {name}: {called} {what}; {remedy}") from None
+    if slip := _misfit(value, (None,), {0: "write lambda count: ..."}, f"call it: {shown(value)}(...)"):
+        raise TypeError(f"{label}: {name}: a schedule is called with the count, and {shown(value)} {slip}")
 
 
 def of_tree(label: str, name: str, fun: Callable[..., Any], tree: ArrayTree) -> Any:
@@ -80,7 +69,7 @@ def of_tree(label: str, name: str, fun: Callable[..., Any], tree: ArrayTree) -> 
         what = f"{label}: {name}: the function {shown(fun)} is called with the whole tree"
         with_path = f"a function of (path, leaf) is a pattern of gdjax.mask_by_path or label_by_path: {shown(fun)}"
         if slip := _misfit(fun, (tree,), {0: "write lambda params: ...", 2: with_path}):
-            raise TypeError(f"{what}, but {slip}") from e
+            raise TypeError(f"{what}, but it {slip}") from e
         of_a_leaf = isinstance(e, AttributeError | TypeError) and structures.is_container(tree)
         slip = "; if it is for one leaf, write lambda params: jax.tree.map(f, params)" if of_a_leaf else ""
         raise ValueError(f"{what}, {structures.described(tree)}, and raised {_told(e)}{slip}") from e
@@ -100,7 +89,7 @@ def of_leaf(label: str, fun: Callable[..., Any], path: str, leaf: object) -> boo
         if _is_ours(e):
             raise
         if slip := _misfit(fun, (path, leaf), dict.fromkeys((0, 1), "write lambda path, leaf: ...")):
-            raise TypeError(f"{what} is called with (path, leaf), but {slip}") from e
+            raise TypeError(f"{what} is called with (path, leaf), but it {slip}") from e
         given = f"{path!r} and {structures.described(leaf)}"
         raise ValueError(f"{what} is called with (path, leaf), here {given}, and raised {_told(e)}") from e
     try:
@@ -115,7 +104,7 @@ def shown(fun: object) -> str:
     return getattr(fun, "__name__", repr(fun))
 
 
-def _misfit(fun: Callable[..., Any], args: tuple[Any, ...], remedies: Mapping[int, str]) -> str:
+def _misfit(fun: Callable[..., Any], args: tuple[Any, ...], remedies: Mapping[int, str], otherwise: str = "") -> str:
     """What a function takes if it cannot be called with `args`, and the remedy by the number that it needs; else ""."""
     try:
         signature = inspect.signature(fun)
@@ -124,15 +113,11 @@ def _misfit(fun: Callable[..., Any], args: tuple[Any, ...], remedies: Mapping[in
     try:
         signature.bind(*args)
     except TypeError:
-        needed = _needed(signature)
-        takes = f"it takes {structures.listed(needed)}" if needed else "it takes no argument"
-        return takes + (f"; {remedies[len(needed)]}" if len(needed) in remedies else "")
+        parameters = signature.parameters.values()
+        needed = [p.name for p in parameters if p.default is p.empty and "VAR" not in p.kind.name]
+        remedy = remedies.get(len(needed), otherwise)
+        return f"takes {structures.listed(needed) or 'no argument'}" + (f"; {remedy}" if remedy else "")
     return ""
-
-
-def _needed(signature: inspect.Signature) -> list[str]:
-    """The names of the arguments without a default."""
-    return [p.name for p in signature.parameters.values() if p.default is p.empty and "VAR" not in p.kind.name]
 
 
 def _is_ours(error: Exception) -> bool:

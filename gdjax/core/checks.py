@@ -33,15 +33,20 @@ def structural(label: str, name: str, value: object, low: int) -> int:
     return int(value)
 
 
-def leaf(label: str, where: str, x: Any) -> None:
-    """Raises unless `x` can be a parameter: an array (or its shape and dtype) of a supported kind, or a number."""
-    if not hasattr(x, "dtype"):
-        if isinstance(x, bool | int | float | complex):
-            return
+def array(label: str, where: str, x: Any) -> None:
+    """Raises unless `x` is an array (or its shape and dtype) or a number."""
+    if not (hasattr(x, "dtype") or isinstance(x, bool | int | float | complex)):
         raise TypeError(
             f"{label}: {where} is {_name(x)}, not an array: keep only the arrays of a model, "
             "for instance eqx.filter(model, eqx.is_inexact_array)"
         )
+
+
+def leaf(label: str, where: str, x: Any) -> None:
+    """Raises unless `x` can be a parameter: an array (or its shape and dtype) of a supported kind, or a number."""
+    array(label, where, x)
+    if not hasattr(x, "dtype"):
+        return
     if jnp.issubdtype(x.dtype, jax.dtypes.extended):
         raise TypeError(f"{label}: {where} is a PRNG key ({x.dtype}), not a parameter: mask it")
     if not jnp.issubdtype(x.dtype, jnp.number) and x.dtype not in (np.bool, jax.dtypes.float0):
@@ -150,11 +155,11 @@ def entries(label: str, state: OptState, number: int) -> None:
 
 def state(label: str, got: object, expected: type) -> None:
     """Raises unless `got` has the fields of the state class `expected`."""
-    if getattr(got, "_fields", None) == getattr(expected, "_fields", None):
+    fields = getattr(got, "_fields", None)
+    if fields == getattr(expected, "_fields", None):
         return
     if got is None:
         raise ValueError(f"{label}: {NO_STATE}")
-    fields = getattr(got, "_fields", None)
     shown = f"fields {fields}" if fields is not None else f"type {type(got).__name__}"
     wanted = getattr(expected, "_fields", ())
     hint = "; of another optimizer? Start with tx.init(params), or carry over what fits with gdjax.migrate"

@@ -24,3 +24,18 @@ class Codec(abc.ABC):
     @abc.abstractmethod
     def decode(self, codes: Any) -> Array:
         """The float32 array."""
+
+
+class Format(Codec):
+    """A codec of `quantize_state`, whose codes say by their class and shapes how they are decoded.
+
+    The codes are a NamedTuple with a property `format`, equal to the format that made them.
+    """
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether it can keep an array of this shape."""
+        return True
+
+    @abc.abstractmethod
+    def encode(self, x: Array, salt: Array | None = None) -> Any:
+        """The codes of a float32 array, rounded at random by the bits that follow from the salt, if it rounds so."""

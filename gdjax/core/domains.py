@@ -43,8 +43,7 @@ def number(domain: Domain, label: str, name: str, value: object) -> None:
         params = name == "learning_rate" and isinstance(value, Mapping | list | tuple)  # as in torch.optim
         factors = isinstance(value, Mapping) and all(isinstance(x, checks.NUMBER) for x in value.values())
         rates, elsewhere = "for rates per leaf write per_leaf(rate, {pattern: factor})", "parameters go to init(params)"
-        hint = rates if factors else elsewhere
-        got = f"a {type(value).__name__}; {hint}" if params else repr(value)
+        got = f"a {type(value).__name__}; {rates if factors else elsewhere}" if params else repr(value)
         raise TypeError(f"{where} must be a number, a scalar array or a schedule, got {got}")
     elif callable(value):
         calls.schedule(label, name, value)
@@ -85,14 +84,18 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "mode": ("hard", "smooth", "refined"), "variant": ("sps", "sps+"), "dQ": ("Q0.5EQ1.5", "QUAD", "EQ"),
     "memory_save_mode": ("one_diag", "all_diag"), "sides": ("both", "short", "rows", "columns"),
     "refresh": ("qr", "eigh"), "root_method": ("eigh", "qr", "newton"), "grafting": ("adam", "sgd", None),
+    "curvature": ("skip", "damp"), "side": ("long", "short"), "initial_guess_strategy": ("one", "keep"),
+    "scale_by_scion.norm": ("spectral", "sign", "embedding_sign", "row", "embedding_col", "rms"),
+    "embedding_norm": ("sign", "col"), "head_norm": ("sign", "row"),
+    "remainder_bits": (16, 8, None),
 }  # fmt: skip
 _KINDS: tuple[tuple[Check, str], ...] = (
-    *((functools.partial(number, domain), names) for domain, names in NUMBERS),
+    *((functools.partial(number, domain), names) for domain, names in NUMBERS.items()),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
     (functools.partial(_integer, 0), "swa.start patience cooldown max_consecutive_errors"),
     (functools.partial(_integer, 1),
      "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
-     "periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
+     "growth_interval periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
      "transformer_optimizer.steps transformer_optimizer.warmup_steps"),
     (_share, "dion.rank_fraction scale_by_dion.rank_fraction dion2.fraction scale_by_dion2.fraction"),
     (kinds.dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
@@ -102,8 +105,8 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (kinds.groups, "clip_by_global_norm.groups"),
     (kinds.string, "measure_name"),
     (kinds.axes, "adaptive_grad_clip.axis centralize.output_axis"),
-    (functools.partial(checks.structural, low=0), "max_size_triangular"),
-    (functools.partial(checks.structural, low=1), "block_size max_precond_dim"),
+    (functools.partial(checks.structural, low=0), "max_size_triangular min_dim_size_to_factor"),
+    (functools.partial(checks.structural, low=1), "block_size max_precond_dim rank"),
     *((functools.partial(kinds.choice, choices), name) for name, choices in _CHOICES.items()),
     (kinds.key, "key seed random_seed"),
     (kinds.bounds, "bounds"),

@@ -9,7 +9,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
@@ -79,8 +79,7 @@ class Guess(Part):
         yield Kept((), of="unknown")
         places = []
         # `map_params` knows no leaves, and shows why an `init` cannot be called.
-        with contextlib.suppress(*[Exception] if leaves else []), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with contextlib.suppress(*[Exception] if leaves else []), warnings.catch_warnings(action="ignore"):
             like = jax.eval_shape(self.tx.init, placeholder())  # type: ignore[union-attr]
             stands = lambda x: isinstance(x, type(placeholder()))  # noqa: E731
             places = [p for p, x in jax.tree_util.tree_flatten_with_path(like, is_leaf=stands)[0] if stands(x)]
@@ -118,6 +117,11 @@ def wrapped_by(calls: Iterable[Call]) -> Any:
     return next((x for call in calls for x in call.arguments.values() if misuse.is_transform(x)), None)
 
 
+def is_state_of(kind: type, state: object) -> bool:
+    """Whether a state is of this class of the library, or of Optax's class of that name."""
+    return isinstance(state, kind) or type(state).__name__ == kind.__name__
+
+
 def described(tx: Transform) -> str:
     """The name of someone else's transform: "optax.scale_by_adam"."""
     update = tx.update
@@ -126,16 +130,8 @@ def described(tx: Transform) -> str:
     return f"{module}.{name}" if module else name
 
 
-@jax.tree_util.register_pytree_node_class
-class _Params:
+class _Params(NamedTuple):
     """Stands for a whole tree of parameters, without leaves: `init` of it shows where in a state such trees are."""
-
-    def tree_flatten(self) -> tuple[tuple[()], None]:
-        return (), None
-
-    @classmethod
-    def tree_unflatten(cls, aux: None, children: Any) -> "_Params":
-        return cls()
 
 
 def placeholder() -> Any:

@@ -106,13 +106,18 @@ def _common(tree: ArrayTree) -> frozenset[str]:
     return frozenset.intersection(*(_varying(x) for x in jax.tree.leaves(tree)))
 
 
+def partitions(spec: PartitionSpec) -> tuple[Any, ...]:
+    """The entries of a spec, which may be unreduced over axes, too."""
+    return tuple(getattr(spec, "partitions", spec))
+
+
 def division(x: ArrayTree) -> NamedSharding | None:
     """How an array is divided along explicit axes; None where it is not."""
     sharding = getattr(type_of(x), "sharding", None)
-    if not isinstance(sharding, NamedSharding) or all(axis is None for axis in sharding.spec):
+    if not isinstance(sharding, NamedSharding) or all(axis is None for axis in partitions(sharding.spec)):
         return None
     mesh = sharding.mesh if isinstance(x, Tracer) else x.sharding.mesh  # the mesh of the type names no devices
-    return NamedSharding(mesh, sharding.spec)
+    return NamedSharding(mesh, PartitionSpec(*partitions(sharding.spec)))
 
 
 def may_be_divided(x: Array) -> bool:
@@ -168,6 +173,34 @@ def partitioned(f: Callable[..., Any], like: ArrayTree, *trees: ArrayTree) -> An
 def _in_mesh(mesh: Any) -> Any:
     known = not _mesh().empty
     return contextlib.nullcontext() if known else jax.sharding.use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh))
+
+
+def unreduced_axes(x: ArrayTree) -> frozenset[str]:
+    """The explicit axes over which x is the sum of what the devices have."""
+    return frozenset(getattr(getattr(getattr(type_of(x), "sharding", None), "spec", None), "unreduced", ()) or ())
+
+
+def as_unreduced(x: Array, like: Array, axes: frozenset[str]) -> Any:
+    """Zeros as the sum over these explicit axes of what the devices have, divided as `like` is; without axes as is."""
+    return _respecified(x, like, unreduced=axes) if axes else as_typed(x, like)
+
+
+def as_factor(x: Array, like: Array) -> Any:
+    """A scalar by which `like` may be multiplied, of whatever axes that is unreduced over."""
+    axes = unreduced_axes(like)
+    return _respecified(x, like, reduced=axes) if axes else x
+
+
+def reduced(x: Array, like: Array) -> Any:
+    """x, summed over the axes that it is unreduced over, and divided as `like` is."""
+    return _respecified(x, like) if unreduced_axes(x) else x
+
+
+def _respecified(x: Array, like: Array, **tags: frozenset[str]) -> Any:
+    how: Any = type_of(like).sharding
+    mesh = how.mesh if isinstance(like, Tracer) else getattr(like, "sharding").mesh  # noqa: B009
+    axes = partitions(how.spec) if x.ndim == jnp.ndim(like) else ()
+    return _put(x, NamedSharding(mesh, PartitionSpec()), PartitionSpec(*axes, *[None] * (x.ndim - len(axes)), **tags))
 
 
 def as_typed(x: Array, like: Array) -> Any:

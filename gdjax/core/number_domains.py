@@ -74,45 +74,43 @@ def declared(maker: str, intervals: Mapping[str, str], names: Sequence[str]) -> 
 
 
 # The names of each domain: "name" in every transform of the library, "transform.name" in that one.
-NUMBERS: tuple[tuple[Domain, str], ...] = (
-    (RATE, "learning_rate adam_learning_rate hyperball_learning_rate precond_lr"),
-    (
-        DECAY,
+NUMBERS: Mapping[Domain, str] = {
+    RATE: "learning_rate adam_learning_rate hyperball_learning_rate precond_lr",
+    DECAY: (
         "b1 b2 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
         "adadelta.rho scale_by_adadelta.rho beta_lip dion.mu scale_by_dion.mu ef_decay shampoo_beta grafting_b2 "
-        "soap_muon.beta scale_by_soap_muon.beta",
+        "soap_muon.beta scale_by_soap_muon.beta"
     ),
-    (
-        SIZE,
+    SIZE: (
         "eps eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta "
         "radius embedding_radius head_radius other_radius clipping damping l2_norm_clip noise_multiplier "
         "initial_accumulator_value initial_scale min_norm min_scale min_step_size trust_coefficient consistent_rms "
         "estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size adafactor.decay_rate "
         "scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha scale_by_ademamix.alpha "
-        "simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp",
+        "simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp"
     ),
-    (
-        FINITE,
+    FINITE: (
         "step_size decay_offset step_offset gamma f_min lower_bound scale_factor global_scale lookahead optimism "
         "weight_lr_power r galore.scale scale_by_galore.scale optimistic_gradient_descent.alpha "
         "optimistic_gradient_descent.beta scale_by_optimistic_gradient.alpha scale_by_optimistic_gradient.beta "
-        "optimistic_adam_v2.alpha optimistic_adam_v2.beta",
+        "optimistic_adam_v2.alpha optimistic_adam_v2.beta"
     ),
-    (POSITIVE, "init_factor precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha"),
-    (
-        BOUND,
+    POSITIVE: (
+        "init_factor precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha "
+        "init_scale minimum_scale"
+    ),
+    BOUND: (
         "max_norm max_update_rms max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "
         "tol slope_rtol curv_rtol approx_dec_rtol stepsize_precision "
-        "scale_by_backtracking_linesearch.atol scale_by_backtracking_linesearch.rtol",
+        "scale_by_backtracking_linesearch.atol scale_by_backtracking_linesearch.rtol"
     ),
-    # A momentum of 1 is a plain sum. A weighted mean with a weight of 1 never moves, and is silently no descent.
-    (SHARE, "trace.decay sgd.momentum dpsgd.momentum lars.momentum rmsprop.momentum"),
-    (
-        SHARE,
+    SHARE: (
+        # A momentum of 1 is a plain sum. A weighted mean with a weight of 1 never moves, and is silently no descent.
+        "trace.decay sgd.momentum dpsgd.momentum lars.momentum rmsprop.momentum "
         "incremental_update.step_size eta_minus scale_by_sm3.b2 shampoo.b2 scale_by_shampoo.b2 _shampoo.b2 scion.alpha "
-        "scale_by_scion.alpha reduce_on_plateau.rtol preconditioner_update_probability",
+        "scale_by_scion.alpha reduce_on_plateau.rtol preconditioner_update_probability"
     ),
-    (("above 0", lambda x: x > 0), "increase_factor"),
-    (("between 0 and 1", lambda x: 0 < x < 1), "reduce_on_plateau.factor decrease_factor"),
-    (("finite and at least 1", lambda x: 1 <= x < math.inf), "eta_plus shampoo.root scale_by_shampoo.root"),
-)
+    ("above 0", lambda x: x > 0): "increase_factor",
+    ("between 0 and 1", lambda x: 0 < x < 1): "reduce_on_plateau.factor decrease_factor backoff_factor",
+    ("finite and at least 1", lambda x: 1 <= x < math.inf): "eta_plus growth_factor shampoo.root scale_by_shampoo.root",
+}

@@ -16,13 +16,12 @@ from gdjax.core.values import Call
 
 Path = tuple[Any, ...]  # the keys of `jax.tree_util` from a tree to what is in it
 Axes = tuple[int | None, ...]  # for each axis of an array the number of the parameter's axis that it follows
+# What an array keeps: an average of gradients, one of squares, orthonormal columns; or what must stay as it is, such as
+# sums that never fade, what others are subtracted from, copies of parameters, Kronecker factors, counts.
+Kind = Literal["moment", "square", "basis", "exact"]
 
 
-class _Hidden:
-    """Stands for the numbers of a transform that cannot be read."""
-
-
-HIDDEN = _Hidden()
+HIDDEN: Any = object()  # stands for the numbers of a transform that cannot be read
 
 
 class Position(str):
@@ -54,6 +53,7 @@ class Kept(NamedTuple):
     # From the shape of a parameter to the axes of its arrays, a list where they differ; None where nothing tells them.
     axes: Callable[[tuple[int, ...]], Axes | list[Axes]] | None = None
     of: Literal["each", "several", "unknown"] = "each"  # several: each array belongs to some parameters together
+    kind: Kind = "exact"
 
 
 class Step(NamedTuple):

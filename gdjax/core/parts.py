@@ -11,11 +11,11 @@ from jax.tree_util import GetAttrKey, tree_leaves_with_path
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.core.guesses import Guess, calls_of
-from gdjax.core.part import Axes, Inside, Kept, Pair, Part, Path, lookup
+from gdjax.core.part import Axes, Inside, Kept, Kind, Pair, Part, Path, lookup
 from gdjax.core.types import OptState, Params, Transform
 
 
-class Held(NamedTuple):
+class Owned(NamedTuple):
     """An array of a state."""
 
     field: Path  # the path to its field, of which it may be one leaf of many
@@ -23,6 +23,7 @@ class Held(NamedTuple):
     axes: Axes | None  # the axes of the parameter that its own follow; None where nothing tells
     array: Any
     of_several: bool = False  # whether it belongs to some of the parameters together
+    kind: Kind = "exact"
 
 
 def holding(
@@ -79,7 +80,7 @@ def kept(tx: Transform | None, state: OptState, leaves: Collection[Path] = (), a
             yield x if inside.alike else x._replace(axes=None)
 
 
-def held(tx: Transform, state: OptState, params: Params) -> list[Held]:
+def owned(tx: Transform, state: OptState, params: Params) -> list[Owned]:
     """The arrays of a state, in the order of `jax.tree.leaves`."""
     leaves = {path: (i, np.shape(p)) for i, (path, p) in enumerate(tree_leaves_with_path(params))}
     trees = {x.path: x for x in kept(tx, state, leaves)}
@@ -91,7 +92,8 @@ def held(tx: Transform, state: OptState, params: Params) -> list[Held]:
             last = max((i for i, key in enumerate(path) if isinstance(key, GetAttrKey)), default=len(path) - 1)
             of = "" if tree is None else tree.of
             axes = None if of == "unknown" else (None,) * np.ndim(x)
-            found.append(Held(path[: last + 1], None, axes, x, of == "several"))
+            kind = "exact" if tree is None else tree.kind
+            found.append(Owned(path[: last + 1], None, axes, x, of == "several", kind))
             continue
         rest = path[len(tree.path) :]  # codes and factors of a leaf stand below its path
         leaf, shape = next((leaves[rest[:n]] for n in range(len(rest) + 1) if rest[:n] in leaves), (None, ()))
@@ -99,7 +101,8 @@ def held(tx: Transform, state: OptState, params: Params) -> list[Held]:
         if isinstance(axes, list):
             axes = axes[several[tree.path, leaf]]
         several[tree.path, leaf] += 1
-        found.append(Held(tree.path, leaf, None if axes is None else _that_fit(axes, np.shape(x), shape), x))
+        follows = None if axes is None else _that_fit(axes, np.shape(x), shape)
+        found.append(Owned(tree.path, leaf, follows, x, kind=tree.kind))
     return found
 
 

@@ -9,7 +9,7 @@ import jax
 from gdjax.core import callers, calls, structures
 from gdjax.core.boxes import is_box
 from gdjax.core.patterns import check as check_patterns
-from gdjax.core.skipped import is_skipped
+from gdjax.core.skipped import is_hidden, is_skipped
 from gdjax.core.types import ArrayTree
 from gdjax.core.values import value
 
@@ -166,9 +166,8 @@ def _difference(name: str, verb: str, prefix: ArrayTree, tree: ArrayTree) -> str
 
 
 def is_masked(tree: ArrayTree) -> bool:
-    """Whether a mask hides leaves of a tree, by `MaskedNode` of this library or of Optax."""
-    hidden = lambda x: type(x).__name__ == "MaskedNode"  # noqa: E731
-    return any(map(hidden, jax.tree.leaves(tree, is_leaf=hidden)))
+    """Whether a mask hides leaves of a tree."""
+    return any(map(is_hidden, jax.tree.leaves(tree, is_leaf=is_hidden)))
 
 
 def paths_of(tree: ArrayTree, is_leaf: Callable[[Any], bool] = lambda x: False) -> list[tuple[str, Any]]:

@@ -20,7 +20,5 @@ def check(label: str, patterns: Iterable[Any], functions: bool = True) -> None:
                 glob = "; for any text write '.*', not '*'" if re.search(r"(^|[^.\])])\*", pattern) else ""
                 raise ValueError(f"{label}: the pattern {pattern!r} is no regular expression: {e}{glob}") from None
         elif not (isinstance(pattern, re.Pattern) or functions and callable(pattern)):
-            kinds = (
-                "neither a regular expression nor a function of (path, leaf)" if functions else "no regular expression"
-            )
-            raise TypeError(f"{label}: {pattern!r} is {kinds}")
+            either = "neither a regular expression nor a function of (path, leaf)"
+            raise TypeError(f"{label}: {pattern!r} is {either if functions else 'no regular expression'}")

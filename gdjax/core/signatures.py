@@ -25,17 +25,13 @@ def short_types(function: Callable[P, R], signature: inspect.Signature | None = 
     A type has the name that it has in the module of the function, or in `named`. Only what is shown changes:
     `__annotations__`, and so `typing.get_type_hints`, keep the types themselves.
     """
-    shown = shortened(function, signature or inspect.signature(function), **named)
-    function.__signature__ = shown  # type: ignore[attr-defined]
-    return function
-
-
-def shortened(function: Callable[..., Any], signature: inspect.Signature, **named: Any) -> inspect.Signature:
-    """`signature`, of `function`, with the text of each type that Python would write out."""
+    signature = signature or inspect.signature(function)
     aliases = [*named.items(), *_aliases(getattr(inspect.unwrap(function), "__globals__", {}))]
     parameters = [p.replace(annotation=_shown(p.annotation, aliases)) for p in signature.parameters.values()]
     returned = _shown(signature.return_annotation, aliases)
-    return signature.replace(parameters=parameters, return_annotation=returned)
+    shown = signature.replace(parameters=parameters, return_annotation=returned)
+    function.__signature__ = shown  # type: ignore[attr-defined]
+    return function
 
 
 def _aliases(names: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -15,9 +15,14 @@ from gdjax.core.types import Params, Updates
 _all: contextvars.ContextVar[Params] = contextvars.ContextVar("gdjax_all_params", default=None)
 
 
+def is_hidden(x: object) -> bool:
+    """Whether `x` stands for a leaf that a mask hides: the `MaskedNode` of this library or of Optax."""
+    return type(x).__name__ == "MaskedNode"
+
+
 def is_skipped(g: object) -> bool:
-    """Whether a gradient is missing: None, or the `MaskedNode` of this library or of Optax."""
-    return g is None or type(g).__name__ == "MaskedNode"
+    """Whether a gradient is missing: None, or hidden by a mask."""
+    return g is None or is_hidden(g)
 
 
 def without_skipped(updates: Updates, params: Params) -> Params:
@@ -25,14 +30,12 @@ def without_skipped(updates: Updates, params: Params) -> Params:
 
     They are returned as they are where no gradient is missing, or where the structures differ.
     """
-    gradients, structure = jax.tree.flatten(updates, is_leaf=is_skipped)
-    if params is None or not any(map(is_skipped, gradients)):
+    if params is None or not any(map(is_skipped, jax.tree.leaves(updates, is_leaf=is_skipped))):
         return params
     try:
-        ps = structure.flatten_up_to(params)
+        return jax.tree.map(lambda g, p: g if is_skipped(g) else p, updates, params, is_leaf=is_skipped)
     except (ValueError, TypeError):
         return params
-    return structure.unflatten([g if is_skipped(g) else p for g, p in zip(gradients, ps, strict=True)])
 
 
 @contextlib.contextmanager

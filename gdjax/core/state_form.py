@@ -24,9 +24,7 @@ def as_formed(new: OptState, old: OptState) -> OptState:
         return tuple(parts) if fields is None else type(old)(*parts)
     if isinstance(new, dict) and isinstance(old, dict) and old.keys() == new.keys():
         return type(new)((k, as_formed(x, old[k])) for k, x in new.items())
-    leaves, structure = jax.tree.flatten(new, is_leaf=is_skipped)
     try:
-        olds = structure.flatten_up_to(old)
+        return jax.tree.map(lambda x, y: y if is_skipped(x) else x, new, old, is_leaf=is_skipped)
     except (ValueError, TypeError):  # another structure altogether, which this function must not hide
         return new
-    return structure.unflatten([y if is_skipped(x) else x for x, y in zip(leaves, olds, strict=True)])

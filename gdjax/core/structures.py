@@ -1,5 +1,6 @@
 """Trees that must fit each other; where they do not, a sentence tells what stands on both sides, and the slip."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -78,30 +79,33 @@ def listed(names: Sequence[Any], lines: str = ", ") -> str:
     return lines.join(map(str, names[: MOST if rest else None])) + rest
 
 
+def few(names: Iterable[str], most: int = 5) -> str:
+    """Some names in a sentence, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def flatten_like(label: str, names: tuple[str, str], structure: Any, like: ArrayTree, tree: ArrayTree) -> list[Any]:
     """The leaves of `tree`, which must have the structure of `like`; `names` are what errors call `like` and `tree`.
 
     Raises:
       ValueError: the structures differ, or a leaf of `like` meets several arrays; the message says where.
     """
-    try:
+    with contextlib.suppress(ValueError, TypeError):
         found = structure.flatten_up_to(tree)
         if names[1] not in ARRAYS or not any(map(is_container, found)):
             return found
         leaves = jax.tree.leaves(like, is_leaf=is_skipped)
         if len(leaves) == len(found) and _one_array_each(leaves, found):
             return found
-    except (ValueError, TypeError):
-        pass
-    try:  # again, without the leaves that have no gradient, or that neither of the two has
+    # Again, without the leaves that have no gradient, or that neither of the two has.
+    with contextlib.suppress(ValueError, TypeError):
         leaves, known = jax.tree.flatten(like, is_leaf=is_skipped)
         found = known.flatten_up_to(tree)
         pairs = list(zip(leaves, found, strict=True))
         fits = names[1] not in ARRAYS or _one_array_each(leaves, found)
         if fits and (names[0] == "updates" or all(is_skipped(x) for of, x in pairs if is_skipped(of))):
             return [x for of, x in pairs if not is_skipped(of)]
-    except (ValueError, TypeError):
-        pass
     swapped = f"; {SWAPPED}" if names[1] == "params" and is_state(tree) else ""
     raise ValueError(f"{label}: {mismatch(names, like, tree)}{swapped}")
 

@@ -37,9 +37,11 @@ class Call:
         inside = [getattr(x, "made", x) for x in _leaves((self.args, self.kwargs))]
         calls = [x.call for x in inside if isinstance(x, Value)]
         self.traced = any(isinstance(x, Tracer) for x in inside) or any(call.traced for call in calls)
-        # Whether an equal call makes the same thing later on; it may not where an argument can be changed in place.
+        # Whether an equal call makes the same thing later on; it may not where an argument can be changed in place, as
+        # a NumPy array can, which has no hash.
         shared = not ours and any(map(_has_container, [*self.args, *self.kwargs.values()]))
-        self.lasting = not shared and all(map(_is_lasting, inside)) and all(call.lasting for call in calls)
+        lasts = all(isinstance(x, jax.Array | Hashable) for x in inside)
+        self.lasting = not shared and lasts and all(call.lasting for call in calls)
 
     @property
     def name(self) -> str:
@@ -178,10 +180,6 @@ def _identity(leaf: object, special: Callable[[Any], Hashable | None]) -> Hashab
     except TypeError:
         return id(leaf)
     return type(leaf), leaf
-
-
-def _is_lasting(leaf: object) -> bool:
-    return isinstance(leaf, jax.Array) or isinstance(leaf, Hashable)  # which a NumPy array is not
 
 
 def _private(x: Any) -> Any:

@@ -1,6 +1,5 @@
 """From one gradient for each example to one update: averages over axes and over calls."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec, Protocol
 
@@ -15,7 +14,6 @@ from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, identity, init_empty_state, transform
 from gdjax.core.part import Inside, Position
 from gdjax.core.parts import holding
-from gdjax.core.signatures import short_types
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.numerics import Array
 from gdjax.transforms.accumulation import MultiSteps, MultiStepsState
@@ -42,15 +40,8 @@ class Aggregator(GradientTransformation):
 
 
 def aggregator_factory(factory: Callable[P, Any]) -> Callable[P, Any]:
-    """As `transform`, for a factory that may return an `Aggregator`, which the result then is."""
-
-    @functools.wraps(factory)
-    def make(*args: P.args, **kwargs: P.kwargs) -> Any:
-        call = base.checked_call(make, args, kwargs)
-        made = factory(*call.args, **call.kwargs)
-        return (Aggregator if isinstance(made, Aggregator) else GradientTransformation)(*base.made_by(call, made))
-
-    return short_types(make)
+    """`transform`, for a factory that may return an `Aggregator`, which the result then is."""
+    return transform(factory)
 
 
 @aggregator_factory
@@ -104,8 +95,8 @@ def process(
         return updates, (before, during, after)
 
     parts = preprocessor, aggregator, postprocessor
-    held = holding(init, update, *(Inside(tx, (SequenceKey(i),), (Position(i),)) for i, tx in enumerate(parts)))
-    return Aggregator(*held) if isinstance(aggregator, Aggregator) else held
+    made = holding(init, update, *(Inside(tx, (SequenceKey(i),), (Position(i),)) for i, tx in enumerate(parts)))
+    return Aggregator(*made) if isinstance(aggregator, Aggregator) else made
 
 
 @aggregator_factory

@@ -93,9 +93,8 @@ def get_per_element_mean_and_sum_sq_diff_grads(
         n = n.astype(squares.dtype)
         new_mean, new_squares = of_batch(g)
         d = new_mean - mean.astype(new_mean.dtype)
-        return mean.astype(d.dtype) + d * (1 / (n + 1)).astype(d.dtype), squares + new_squares + abs_sq(d) * (
-            m * n / (n + 1)
-        )
+        mean = mean.astype(d.dtype) + d * (1 / (n + 1)).astype(d.dtype)
+        return mean, squares + new_squares + abs_sq(d) * (m * n / (n + 1))
 
     def init(params: Params) -> Any:
         if steps == 1:
@@ -111,15 +110,12 @@ def get_per_element_mean_and_sum_sq_diff_grads(
         checks.state(label, state, PerElementMeanAndSumSqDiffGradsState)
         n = state.micro_step
         means, squares = _unzip(functools.partial(with_batch, n, m), updates, state.mean_grads, state.sum_sq_diff_grads)
-        ready = n + 1 >= steps
-        out, kept = (
-            jax.tree.map(lambda x, zero=zero: jnp.where(zero, 0, x), (means, squares, n + 1))
-            for zero in (~ready, ready)
-        )
+        ready, sums = n + 1 >= steps, (means, squares, n + 1)
+        out, kept = (jax.tree.map(lambda x, zero=zero: jnp.where(zero, 0, x), sums) for zero in (~ready, ready))
         aux = {"sum_sq_diff_grads": out[1], "sample_size": m * out[2]}
-        return (tree.cast_like(out[0], updates), aux), PerElementMeanAndSumSqDiffGradsState(
-            kept[2], ready, tree.cast_like(kept[0], state.mean_grads), kept[1]
-        )
+        mean = tree.cast_like(kept[0], state.mean_grads)
+        new = PerElementMeanAndSumSqDiffGradsState(kept[2], ready, mean, kept[1])
+        return (tree.cast_like(out[0], updates), aux), new
 
     return Aggregator(*holding(init, update, like="mean_grads sum_sq_diff_grads"))
 
@@ -172,13 +168,10 @@ def track_per_element_mean_and_variance_with_ema(ema_decay: float | Array = 0.9)
         checks.state(label, state, PerElementMeanAndVarianceEMAState)
         weight = 1 / jnp.maximum(jnp.asarray(sample_size) - 1, 1).astype(jnp.float32)
         variance = jax.tree.map(lambda x: x * weight.astype(x.dtype), sum_sq_diff_grads)
-        mean, variance = (
-            tree.cast_like(tree.update_moment(new, old, ema_decay, 1), old)
-            for new, old in ((updates, state.mean_grads_ema), (variance, state.variance_grads_ema))
-        )
-        return updates, PerElementMeanAndVarianceEMAState(
-            numerics.safe_increment(state.count), state.ema_decay, mean, variance
-        )
+        olds = state.mean_grads_ema, state.variance_grads_ema
+        averages = tree.cast_like(tree.update_moment((updates, variance), olds, ema_decay, 1), olds)
+        count = numerics.safe_increment(state.count)
+        return updates, PerElementMeanAndVarianceEMAState(count, state.ema_decay, *averages)
 
     return holding(init, update, like="mean_grads_ema variance_grads_ema")
 
@@ -206,11 +199,8 @@ def get_unbiased_mean_and_variance_ema(state: OptState) -> tuple[Any, Any]:
         raise ValueError(
             "gdjax.get_unbiased_mean_and_variance_ema: there is no PerElementMeanAndVarianceEMAState in the state"
         )
-    t = jnp.maximum(found.count, 1)
-    mean, variance = (
-        tree.bias_correction(x, found.ema_decay, t) for x in (found.mean_grads_ema, found.variance_grads_ema)
-    )
-    return mean, variance
+    averages, t = (found.mean_grads_ema, found.variance_grads_ema), jnp.maximum(found.count, 1)
+    return tree.bias_correction(averages, found.ema_decay, t)
 
 
 def add_mean_variance_to_opt(
@@ -251,7 +241,5 @@ def _zeros(params: Params, moment: Moment = second_moment) -> Any:
 
 def _unzip(f: Callable[..., tuple[Any, Any]], updates: Updates, *others: ArrayTree) -> tuple[Any, Any]:
     """The two trees that a function of leaves with two results gives."""
-    leaves, structure = jax.tree.flatten(updates)
-    columns = [structure.flatten_up_to(x) for x in others]
-    pairs = [f(*xs) for xs in zip(leaves, *columns, strict=True)]
-    return structure.unflatten([a for a, _ in pairs]), structure.unflatten([b for _, b in pairs])
+    pairs = jax.tree.map(f, updates, *others)
+    return jax.tree.transpose(jax.tree.structure(updates), jax.tree.structure((0, 0)), pairs)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from gdjax.combine.chain import flips
+from gdjax.core.structures import few
 from gdjax.inspection.walk import Listed, Walk, short
 from gdjax.linalg.matrices import Matrix
 from gdjax.matrices.reading import Read
@@ -23,17 +24,14 @@ _CLIPS = re.compile(r"clip|adaptive_grad_clip|unitwise")
 
 def cautions(rows: Sequence[Any], walked: Walk, shapes: Any) -> Iterator[str]:
     """Sentences about the rows of `explain`, the parts that they come from, and the roles that their names tell."""
-    parts = walked.parts
-    mine = [[part for part in parts if i in part.leaves] for i in range(len(rows))]
+    mine = [[part for part in walked.parts if i in part.leaves] for i in range(len(rows))]
     live = [(row, ps) for row, ps in zip(rows, mine, strict=True) if not row.frozen]
     same = [row.path for row, _ in live if row.why.startswith("no step")]
-    yield from _of(
-        same, "the gradient of {} is added to it as it is, and goes up: no step changes it; to hold it fixed use freeze"
-    )
+    added = "the gradient of {} is added to it as it is, and goes up: no step changes it; to hold it fixed use freeze"
+    yield from _of(same, added)
     moved = [(row, ps) for row, ps in live if row.path not in same]
     yield from _rates(moved)
-    late = {found for _, ps in moved if (found := late_clip(ps))}
-    for clip, direction in sorted(late):
+    for clip, direction in sorted({found for _, ps in moved if (found := late_clip(ps))}):
         yield f"{clip} comes after {direction}: it limits the step; put it first to limit the gradient"
     by_path = {row.path: i for i, row in enumerate(rows)}
     trained = {by_path[row.path]: ps for row, ps in moved}
@@ -67,24 +65,19 @@ def _of_the_head(taken: Set[int], trained: Set[int], found: Sequence[Sequence[Re
 
 def _rates(moved: Sequence[Any]) -> Iterator[str]:
     rates = lambda ps: sum(part.rule is not None and flips(part.rule) for part in ps)  # noqa: E731
-    yield from _of(
-        [row.path for row, ps in moved if rates(ps) > 1],
-        "two learning rates or more for {}: each multiplies by -1; keep one, and multiply by further ones with scale",
-    )
+    two = "two learning rates or more for {}: each multiplies by -1; keep one, and multiply by further ones with scale"
+    yield from _of([row.path for row, ps in moved if rates(ps) > 1], two)
     up = [row.path for row, ps in moved if rates(ps) < 2 and str(row.rate).rpartition("schedule: ")[2].startswith("-")]
     yield from _of(up, "the rate of {} is negative: its updates go up the gradient")
-    none = [row.path for row, ps in moved if row.rate is None and _is_direction_alone(ps)]
+    none = [row.path for row, ps in moved if row.rate is None and ps and all(map(_needs_rate, ps))]
     yield from _of(none, "no learning rate for {}: end with scale_by_learning_rate, which multiplies by -1")
 
 
-def _is_direction_alone(parts: Sequence[Listed]) -> bool:
-    """Whether all parts are rules that a learning rate must follow, such as `scale_by_adam`."""
-    return bool(parts) and all(part.rule is not None and _needs_rate(part) for part in parts)
-
-
 def _needs_rate(part: Listed) -> bool:
+    """Whether a part is a rule that a learning rate must follow, such as `scale_by_adam`."""
     name = part.label.removeprefix("gdjax.")
-    return name != part.label and short(name) == part.name and part.name not in _COMPLETE
+    ours = part.rule is not None and name != part.label
+    return ours and short(name) == part.name and part.name not in _COMPLETE
 
 
 def late_clip(parts: Sequence[Listed]) -> tuple[str, str] | None:
@@ -102,11 +95,8 @@ def late_clip(parts: Sequence[Listed]) -> tuple[str, str] | None:
 
 
 def _keeps_state(part: Listed) -> bool:
-    return (
-        bool(part.rule is not None and (part.rule.slots or part.rule.whole))
-        and not part.wraps
-        and part.name != "zero_nans"
-    )
+    keeps = part.rule is not None and bool(part.rule.slots or part.rule.whole)
+    return keeps and not part.wraps and part.name != "zero_nans"
 
 
 def _may_be_direction(part: Listed) -> bool:
@@ -115,4 +105,4 @@ def _may_be_direction(part: Listed) -> bool:
 
 def _of(paths: Sequence[str], sentence: str) -> Iterator[str]:
     if paths:
-        yield sentence.format(", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else ""))
+        yield sentence.format(few(paths))

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from gdjax.combine.chain import flips
 from gdjax.core import base
 from gdjax.core.guesses import calls_of, wrapped_by
-from gdjax.core.parts import held
+from gdjax.core.parts import owned
 from gdjax.core.paths import path_of, paths_of
 from gdjax.core.per_leaf import base_of
 from gdjax.core.skipped import is_skipped
@@ -23,7 +23,7 @@ from gdjax.inspection.cautions import cautions
 from gdjax.inspection.placed import bytes_of, state_and_order
 from gdjax.inspection.table import Table
 from gdjax.inspection.waiting import waiting
-from gdjax.inspection.walk import Listed, is_lookahead, shapes_of, walk
+from gdjax.inspection.walk import Listed, Walk, is_lookahead, shapes_of
 from gdjax.lift import traced
 from gdjax.matrices.plan import Leaf
 
@@ -94,15 +94,16 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
     if is_lookahead(tx):
         params = getattr(params, "fast", params)  # the slow ones get no gradient
     shapes = shapes_of(LABEL, params)
-    told = [] if state is None else list(waiting(tx, _with_values(state)))
+    if any(isinstance(x, jax.ShapeDtypeStruct | Tracer) for x in jax.tree.leaves(state)):
+        raise TypeError(f"{LABEL}: state has an array without a value; pass the state that `update` returned")
+    told = [] if state is None else list(waiting(tx, state))
     shape, out_of_order = state_and_order(tx, shapes)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # masks and labels warn when the state is made
-        walked = walk(tx, shapes)
+    with warnings.catch_warnings(action="ignore"):  # masks and labels warn when the state is made
+        walked = Walk(tx, shapes)
         parts, plan = walked.parts, walked.plan
         fates, untold = _fates(tx, shapes, shape, parts, extra_args)
     size = Counter[int]()
-    for x in held(tx, shape, shapes):
+    for x in owned(tx, shape, shapes):
         if x.leaf is not None:
             size[x.leaf] += bytes_of(x.array)
     rows = [
@@ -117,18 +118,11 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
     return Table(shown, columns, list(dict.fromkeys(found)))
 
 
-def _with_values(state: OptState) -> OptState:
-    if any(isinstance(x, jax.ShapeDtypeStruct | Tracer) for x in jax.tree.leaves(state)):
-        raise TypeError(f"{LABEL}: state has an array without a value; pass the state that `update` returned")
-    return state
-
-
 def _fates(
     tx: Transform, shapes: Any, state: OptState, parts: Sequence[Listed], extra_args: dict[str, Any]
 ) -> tuple[dict[int, Any], list[str]]:
     """By the place of a leaf `ZERO`, or "same" where the update is the gradient; and why nothing more is known."""
-    leaves = jax.tree.leaves(shapes)
-    trained = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    trained = [i for i, x in enumerate(jax.tree.leaves(shapes)) if jnp.issubdtype(x.dtype, jnp.inexact)]
     try:
         if is_lookahead(tx):  # its updates are those of two trees
             tx, state = wrapped_by(calls_of(tx)), state.fast_state

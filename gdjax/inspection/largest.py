@@ -9,18 +9,19 @@ import jax.numpy as jnp
 from gdjax.core import misuse
 from gdjax.core.guesses import calls_of
 from gdjax.core.types import Schedule, Transform
-from gdjax.core.values import Call, is_ours, of_plain_dict
+from gdjax.core.values import Call, is_ours
 from gdjax.schedules.decay import constant_schedule
 
-# Their first updates are not those of the optimizer inside: they are 0, go up the gradient, or are of other parameters.
-_LEFT_OUT = "MultiSteps", "sam", "lookahead"
+# Their first updates are not those of the optimizer inside: they are 0, go up the gradient, are of other parameters, or
+# are what rounding leaves of them.
+_LEFT_OUT = "MultiSteps sam lookahead with_master_weights with_kahan_summation with_stochastic_rounding".split()
 _RATES = "learning_rate", "adam_learning_rate", "step_size_fn"
 
 
 def at_largest_rates(tx: Transform, steps: int) -> Any:
     """`tx` made again with the largest rate, in the first `steps` steps, in the place of each schedule of a rate.
 
-    `MultiSteps`, `sam` and `lookahead` are replaced by the optimizer inside. What is of another library stays.
+    The transforms of `_LEFT_OUT` are replaced by the optimizer inside. What is of another library stays.
     """
     calls = calls_of(tx)
     if not calls:
@@ -43,7 +44,7 @@ def _changed(name: str, x: Any, steps: int) -> Any:
     if name in _RATES and callable(x):
         largest = _largest(x, steps)
         return constant_schedule(largest) if name == "step_size_fn" else largest
-    if of_plain_dict(x) or isinstance(x, Mapping):
+    if isinstance(x, Mapping):
         new = {k: _changed("", y, steps) for k, y in x.items()}
         return x if all(new[k] is x[k] for k in x) else new
     if type(x) in (tuple, list):
@@ -55,5 +56,4 @@ def _changed(name: str, x: Any, steps: int) -> Any:
 def _largest(schedule: Schedule, steps: int) -> float:
     """The rate of the largest size among some 200 steps, evenly spread, the first and the last among them."""
     places = sorted({round(i * (steps - 1) / 199) for i in range(200)})
-    rates = [float(schedule(jnp.asarray(i, jnp.int32))) for i in places]
-    return max(rates, key=abs)
+    return max((float(schedule(jnp.asarray(i, jnp.int32))) for i in places), key=abs)

@@ -13,20 +13,20 @@ from gdjax.combine.hyperparams import last_rates
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
+from gdjax.core.guesses import is_state_of
 from gdjax.core.part import Pair
 from gdjax.core.parts import every, holding, known, within
 from gdjax.core.paths import label_by_path
-from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
+from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform, Updates
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.steps import Step, run, state_of, steps_of
 from gdjax.transforms.clipping import clip_by_global_norm
-from gdjax.transforms.guards import apply_if_finite
+from gdjax.transforms.guards import ApplyIfFiniteState, apply_if_finite
 from gdjax.tree.euclidean import global_norm
 from gdjax.tree.norms import finite_square
 from gdjax.tree.states import get_all_with_path
 from gdjax.xla.write_order import after, bound_for
 
-Array = jax.Array
 LABEL = "gdjax.with_metrics"
 NORMS = "grad", "update", "param"
 
@@ -79,7 +79,9 @@ def with_metrics(
     wanted = norms if isinstance(norms, Sequence) and not isinstance(norms, str) else (norms,)
     if not all(name in NORMS for name in wanted):
         raise ValueError(f"{LABEL}: norms must be of {', '.join(map(repr, NORMS))}, got {norms!r}")
-    labels = label_by_path(groups) if isinstance(groups, Mapping) and _of_patterns(groups) else groups
+    # A dict of names alone is from pattern to name, any other a tree of labels.
+    patterns = isinstance(groups, Mapping) and all(isinstance(name, str) for name in groups.values())
+    labels = label_by_path(groups) if patterns else groups
 
     def init(params: Params) -> MetricsState:
         checks.leaves(LABEL, "params", params)
@@ -97,9 +99,14 @@ def with_metrics(
         if "param" in wanted and params is not None:
             found |= norm("param", _one_pass, params)
             old = _once_known(found["param_norm"], old)
-        clips: list[tuple[Array, Array]] = []
+        clips: list[Array] = []
+
+        def watch(step: Step, updates: Updates) -> None:
+            if _is_clip(step.part):  # each begins a pass
+                clips.append(_clipped(step.part, step.state, updates))
+
         with bound_for(None) if "update" in wanted else contextlib.nullcontext():
-            new, states = run(list(steps_of(inner, old)), updates, params, extra_args, _watcher(clips))
+            new, states = run(list(steps_of(inner, old)), updates, params, extra_args, watch)
         inner_state = state_of(inner, states)
         if "update" in wanted:
             found |= norm("update", _one_pass, new)
@@ -143,14 +150,8 @@ def metrics(state: OptState) -> dict[str, Array]:
     names = ["/".join(str(step.key) for step in path if hasattr(step, "key")) for path, _ in found]
     if len(set(names)) < len(names):
         raise ValueError(f"gdjax.metrics: {len(names)} with_metrics stand in one chain; keep one, or use named_chain")
-    return {
-        f"{name}/{k}" if name else k: x for name, (_, s) in zip(names, found, strict=True) for k, x in s.metrics.items()
-    }
-
-
-def _of_patterns(groups: Mapping[Any, Any]) -> bool:
-    """Whether a dict is from pattern to name, and not a tree of labels: that has the keys of the parameters."""
-    return all(isinstance(name, str) for name in groups.values())
+    named = zip(names, (s for _, s in found), strict=True)
+    return {f"{name}/{k}" if name else k: x for name, s in named for k, x in s.metrics.items()}
 
 
 def _named(inner: Transform, labels: Any, wanted: Sequence[str], params: Params, state: OptState) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def _named(inner: Transform, labels: Any, wanted: Sequence[str], params: Params,
     for name in wanted:
         found |= _norms(labels, name, _one_pass, params)
     clips = [step for step in steps_of(inner, state) if _is_clip(step.part)] or _clip_in_guard(inner, state)
-    found |= _of_clips([(jnp.zeros(()), jnp.ones(()))] if clips else [])
+    found |= _of_clips([jnp.ones(())] if clips else [])
     return found | _rates(inner, state) | _skipped(inner, state)
 
 
@@ -183,23 +184,14 @@ def _once_known(norm: Array, tree: ArrayTree) -> Any:
     return jax.tree.map(lambda x: after(norm, x) if not base.is_float0(x) and waits(x) else x, tree)
 
 
-def _watcher(clips: list[tuple[Array, Array]]) -> Callable[[Step, Any], None]:
-    """Notes the norm and the factor of each clip that begins a pass, as all do."""
-
-    def watch(step: Step, updates: Updates) -> None:
-        if _is_clip(step.part):
-            clips.append(_clipped(step.part, step.state, updates))
-
-    return watch
-
-
 def _is_clip(part: Any) -> bool:
     return isinstance(part, Leafwise) and part.rule is getattr(clip_by_global_norm, "__wrapped__", None)
 
 
-def _clipped(part: Leafwise, state: OptState, updates: Updates) -> tuple[Array, Array]:
+def _clipped(part: Leafwise, state: OptState, updates: Updates) -> Array:
+    """By what a clip multiplies the updates."""
     norm = global_norm(updates)  # the expression of the clip itself, which a compiler evaluates once
-    return norm, numerics.shrinking(norm, jnp.asarray(part.hyperparams(state)["max_norm"], norm.dtype))
+    return numerics.shrinking(norm, jnp.asarray(part.hyperparams(state)["max_norm"], norm.dtype))
 
 
 def _clip_in_guard(inner: Transform, state: OptState) -> list[Step]:
@@ -210,10 +202,10 @@ def _clip_in_guard(inner: Transform, state: OptState) -> list[Step]:
     return [step for step in first if step is not None and _is_clip(step.part)]
 
 
-def _of_clips(clips: Sequence[tuple[Array, Array]]) -> dict[str, Array]:
+def _of_clips(clips: Sequence[Array]) -> dict[str, Array]:
     if not clips:
         return {}
-    factor = functools.reduce(jnp.multiply, [factor for _, factor in clips])
+    factor = functools.reduce(jnp.multiply, clips)
     return {"clip_fraction": (factor < 1).astype(factor.dtype), "clip_factor": factor}
 
 
@@ -229,7 +221,7 @@ def _rates(inner: Transform, state: OptState) -> dict[str, Any]:
 def _skipped(inner: Transform, state: OptState) -> dict[str, Any]:
     skips = [x for _, x in get_all_with_path(state, "should_skip")]
     for part, s in every(inner, state):
-        if type(s).__name__ == "ApplyIfFiniteState":  # Optax's too, which does not tell when it gives up
+        if is_state_of(ApplyIfFiniteState, s):  # Optax's too, which does not tell when it gives up
             most = part.calls[-1].arguments["max_consecutive_errors"] if isinstance(part, Pair) else jnp.inf
             skips.append(~s.last_finite & (s.notfinite_count <= most))
     return {"skipped": functools.reduce(jnp.logical_or, skips)} if skips else {}
@@ -237,5 +229,4 @@ def _skipped(inner: Transform, state: OptState) -> dict[str, Any]:
 
 def _fitted(found: Mapping[str, Any], old: Mapping[str, Array]) -> dict[str, Array]:
     """The metrics under the names and in the dtype that they had before; NaN for one that there is not."""
-    fresh = {name: jnp.asarray(found.get(name, jnp.nan)).astype(x.dtype) for name, x in old.items()}
-    return {name: meshes.as_typed(x, old[name]) for name, x in fresh.items()}
+    return {name: meshes.as_typed(jnp.asarray(found.get(name, jnp.nan)).astype(x.dtype), x) for name, x in old.items()}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gdjax.codes import formats
 from gdjax.combine.hyperparams import get_hyperparams
 from gdjax.core import base, meshes
 from gdjax.core.field_docs import with_field_docs
@@ -54,6 +55,7 @@ def migrate(state: OptState, old_tx: Transform, new_tx: Transform, params: Param
 
     - an average m = b m + (1 - b) g and a sum m = b m + g are converted by the factor 1 - b;
     - averages of squares, `nu`, are carried to `nu`;
+    - what `quantize_state` keeps as codes is decoded and, where it keeps the new one, encoded;
     - the count is carried where all moments are. Where one of two moments starts anew, so does the count, and the
       other, which is corrected for its start too, gets the weight of one gradient: (1 - b) m.
 
@@ -83,18 +85,20 @@ def migrate(state: OptState, old_tx: Transform, new_tx: Transform, params: Param
     """
     for name, tx in (("old_tx", old_tx), ("new_tx", new_tx)):
         base.check_transform(LABEL, name, tx)
-    theirs, fresh = entries(LABEL, state), new_tx.init(params)
-    expected = {x.path for x in entries(LABEL, jax.eval_shape(old_tx.init, params))}
+    theirs, fresh = entries(LABEL, formats.decoded(state)), new_tx.init(params)
+    start = jax.eval_shape(lambda params: formats.decoded(old_tx.init(params)), params)
+    expected = {x.path for x in entries(LABEL, start)}
     if wrong := sorted({x.path for x in theirs} ^ expected):
         raise ValueError(f"{LABEL}: the state is not one of {old_tx!r}: only one of the two has {', '.join(wrong)}")
-    mine, known = entries(LABEL, fresh), {x.path: x for x in theirs}
+    plain = formats.decoded(fresh)
+    mine, known = entries(LABEL, plain), {x.path: x for x in theirs}
     fits = lambda x, y: x.value.shape == y.value.shape and x.value.dtype.kind == y.value.dtype.kind  # noqa: E731
     same = pairs([x.path for x in mine], [x.end for x in mine], list(known))
     sources = {x.path: known[same[x.path]] for x in mine if x.path in same and fits(x, known[same[x.path]])}
     factors = _alike(mine, theirs, sources, _decay(old_tx, state, "sum"), _decay(new_tx, fresh, "sum"))
     _weigh(mine, theirs, sources, factors, {role: _decay(new_tx, fresh, role) for role in ("mean", "square")})
     values = [_carried(x, sources.get(x.path), factors.get(x.path)) for x in mine]
-    return jax.tree.structure(fresh).unflatten(values), _report(mine, theirs, sources)
+    return formats.encoded(jax.tree.structure(plain).unflatten(values), fresh), _report(mine, theirs, sources)
 
 
 def _role(x: Entry) -> str | None:
@@ -154,8 +158,7 @@ def _weigh(
 def _decay(tx: Transform, state: OptState, role: str) -> Any:
     """The decay b of the moments that have this role; None where it cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             found = get_hyperparams(tx, state)
     except ValueError:  # an Optax transform
         return None

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,24 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax import numerics
-from gdjax.core import base, checks
+from gdjax.core import base, checks, parts
 from gdjax.core.paths import paths_of
-from gdjax.core.types import Params, Transform, Updates
+from gdjax.core.structures import few
+from gdjax.core.types import Array, OptState, Params, Transform, Updates
 from gdjax.inspection.largest import at_largest_rates
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import shapes_of
 from gdjax.lift.traced import gradients_like
+from gdjax.numerics.rounding import is_narrow
+from gdjax.transforms.master_weights import (
+    KahanSummationState,
+    MasterRemaindersState,
+    MasterWeightsState,
+    StochasticRoundingState,
+)
 from gdjax.tree.updates import apply_updates
 
 LABEL = "gdjax.check_numerics"
-Array = jax.Array
 
 
 class Checked(NamedTuple):
@@ -31,13 +38,14 @@ class Checked(NamedTuple):
     largest: float | None  # the largest |w|; None where nothing is measured, and so in the next three
     spacing: float | None  # between it and the next number of the dtype
     update: float | None  # the root mean square of the first update
-    unmoved: float | None  # the share of weights that the update leaves as they are, in %
+    unmoved: float | None  # the share of weights that the update leaves as they are, rounded to the nearest, in %
     verdict: str
 
 
 def check_numerics(
-    tx: Transform, params: Params, grads: Updates | None = None, *, steps: int = 1000, **extra_args: Any
-) -> Table:
+    tx: Transform, params: Params, grads: Updates | None = None, *, steps: int = 1000,
+    rounding: Literal["nearest", "stochastic"] = "nearest", **extra_args: Any,
+) -> Table:  # fmt: skip
     """Can these updates move these parameters? One update, added to the parameters and rounded as their dtype rounds.
 
     A bfloat16 weight of 1 has neighbours at a distance of 2^-8 below and 2^-7 above it: an update of 1e-4 is rounded
@@ -46,12 +54,15 @@ def check_numerics(
 
     Args:
       tx: any transform. Schedules of a learning rate are taken at their largest in the first `steps` steps, and
-        `MultiSteps`, `sam` and `lookahead` are left out, whose first updates are not those of the optimizer inside.
+        `MultiSteps`, `sam` and `lookahead` are left out, whose first updates are not those of the optimizer inside. So
+        are the wrappers for 16-bit parameters; of leaves that one of them covers the verdict is that an update adds up
+        in the state, or moves weights in the mean.
         That goes for transforms of this library; any other makes its first update as it is.
       params: arrays.
       grads: gradients. By default normal numbers, as large as the root mean square of each leaf; this matters where an
         update grows with the gradient, as that of `sgd` does.
       steps: how many steps of the schedules to look at.
+      rounding: that of your `apply_updates`.
       **extra_args: those that `update` cannot do without, for instance `value=1.0`.
 
     Returns:
@@ -85,11 +96,33 @@ def check_numerics(
         ps = map(jnp.asarray, jax.tree.leaves(params))
         return [None if _is_none(u, p) else _measured(p, u, q) for p, u, q in zip(ps, us, new, strict=True)]
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what `init` warns of, it warns of when the state is made
+    with warnings.catch_warnings(action="ignore"):  # what `init` warns of, it warns of when the state is made
         found = jax.device_get(jax.jit(first)(params, grads, extra_args))
-    rows = [_row(path, x, m) for (path, x), m in zip(paths_of(shapes), found, strict=True)]
+        how = ["moves in the mean" if rounding == "stochastic" and is_narrow(x) else "" for _, x in paths_of(shapes)]
+        _covered(parts.known(tx), jax.eval_shape(tx.init, shapes), shapes, how)
+    found = [_row(path, x, m) for (path, x), m in zip(paths_of(shapes), found, strict=True)]
+    stays = "most weights stay", "the largest weights stay"
+    rows = [row._replace(verdict=h) if h and row.verdict in stays else row for row, h in zip(found, how, strict=True)]
     return Table(rows, Checked._fields, [*_warnings(rows), *_zero_gradients(params, grads)])
+
+
+_KEEP = MasterWeightsState, MasterRemaindersState, KahanSummationState
+
+
+def _covered(part: Any, state: OptState, shapes: Any, how: list[str]) -> None:
+    """Writes into `how`, for each parameter, what becomes of updates that rounding would take away."""
+    places = jax.tree.unflatten(jax.tree.structure(shapes), range(len(how)))
+
+    def walk(part: Any, state: OptState, seen: Any) -> None:
+        if isinstance(state, (*_KEEP, StochasticRoundingState)):
+            verdict = "adds up in the state" if isinstance(state, _KEEP) else "moves in the mean"
+            for (_, x), i in zip(paths_of(shapes), range(len(how)), strict=True):
+                how[i] = verdict if is_narrow(x) and i in jax.tree.leaves(seen) else how[i]
+        for inside, inner in parts.within(part, state):
+            if inside.sees is not None:
+                walk(parts.known(inside.tx, inner), inner, inside.sees(seen))
+
+    walk(part, state, places)
 
 
 def _is_none(u: Any, p: Array) -> bool:
@@ -143,19 +176,19 @@ def _spacing(x: float, dtype: Any) -> float:
     if not math.isfinite(x):
         return math.nan
     info = jnp.finfo(dtype)
-    lowest = float(info.smallest_normal)
-    return float(info.eps) * 2.0 ** math.floor(math.log2(max(x, lowest)))
+    return float(info.eps) * 2.0 ** math.floor(math.log2(max(x, float(info.smallest_normal))))
 
 
 def _warnings(rows: list[Checked]) -> list[str]:
     still = [row.path for row in rows if row.verdict == "its update is 0"]
-    found = [f"the update of {_listed(still)} is 0: it does not move; `explain` may tell why"] if still else []
+    found = [f"the update of {few(still)} is 0: it does not move; `explain` may tell why"] if still else []
     stuck = [row for row in rows if row.verdict == "most weights stay"]
     if not stuck:
         return found
-    shown = _listed([f"{row.path} ({row.dtype}, {row.unmoved:.0f} % stay)" for row in stuck])
+    shown = few([f"{row.path} ({row.dtype}, {row.unmoved:.0f} % stay)" for row in stuck])
     narrow = any(jnp.finfo(row.dtype).bits < 32 for row in stuck)
     advice = "keep the parameters in float32 and cast them in the loss" if narrow else "keep the parameters in float64"
+    advice += ", use with_master_weights or stochastic rounding" if narrow else ""
     return [f"an update is rounded away in {shown}: {advice}, or take a larger rate", *found]
 
 
@@ -163,8 +196,4 @@ def _zero_gradients(params: Params, grads: Updates | None) -> list[str]:
     given = [] if grads is None else jax.tree.structure(params).flatten_up_to(grads)
     pairs = zip(paths_of(params), given, strict=bool(given))
     zero = [path for (path, p), g in pairs if not _is_none(g, jnp.asarray(p)) and not np.any(np.asarray(g))]
-    return [f"the gradient given for {_listed(zero)} is 0: does the loss depend on it?"] if zero else []
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return [f"the gradient given for {few(zero)} is 0: does the loss depend on it?"] if zero else []

@@ -21,15 +21,12 @@ class Share(NamedTuple):
     devices: frozenset[Any]  # those that have as much; empty for all of a mesh that has no devices
 
 
-def state_of(tx: Transform, shapes: Any) -> OptState:
-    """The shapes of the state that `init` makes. What `init` warns of, it warns of when the state is made."""
-    return state_and_order(tx, shapes)[0]
-
-
 def state_and_order(tx: Transform, shapes: Any) -> tuple[OptState, list[str]]:
-    """`state_of`, and what `init` warns of averages that are not last."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    """The shapes of the state that `init` makes, and what it warns of averages that are not last.
+
+    What else `init` warns of, it warns of when the state is made.
+    """
+    with warnings.catch_warnings(record=True, action="always") as caught:
         state = jax.eval_shape(lambda params: tx.init(params), shapes)  # a function that JAX has not traced before
     texts = [str(w.message) for w in caught if issubclass(w.category, OrderWarning)]
     return state, list(dict.fromkeys(text.partition(": ")[2] for text in texts))
@@ -42,7 +39,7 @@ def bytes_of(x: Any) -> int:
     return math.prod(x.shape) * (0 if x.dtype == jax.dtypes.float0 else x.dtype.itemsize)
 
 
-def parts_of(label: str, state: OptState, shardings: Any) -> list[Any]:
+def shares_of(label: str, state: OptState, shardings: Any) -> list[Any]:
     """For each array of a state its `Share`, or None where `shardings` is None.
 
     Raises:
@@ -51,28 +48,24 @@ def parts_of(label: str, state: OptState, shardings: Any) -> list[Any]:
     """
     if shardings is None:
         return [None] * len(jax.tree.leaves(state))
-    found: list[Share] = []
-
-    def spread(path: Any, where: Any, part: Any) -> None:
-        for inner, x in jax.tree_util.tree_flatten_with_path(part)[0]:
-            found.append(_part(f"{label}: state{jax.tree_util.keystr((*path, *inner))}", x, where))
-
     try:
         paths, structure = jax.tree_util.tree_flatten_with_path(shardings, is_leaf=_is_leaf)
-        parts = structure.flatten_up_to(state)
+        below = structure.flatten_up_to(state)
     except (ValueError, TypeError, KeyError) as e:
         raise ValueError(f"{label}: shardings is no prefix of the state that init makes: {e}") from e
-    for (path, where), part in zip(paths, parts, strict=True):
-        spread(path, where, part)
-    return found
+    return [
+        _share(f"{label}: state{jax.tree_util.keystr((*path, *inner))}", x, where)
+        for (path, where), tree in zip(paths, below, strict=True)
+        for inner, x in jax.tree_util.tree_flatten_with_path(tree)[0]
+    ]
 
 
-def most(parts: Sequence[Any]) -> int | None:
+def most(shares: Sequence[Any]) -> int | None:
     """The bytes on the device with most of them; None where nothing is known."""
-    if None in parts:
+    if None in shares:
         return None
     sizes, everywhere = Counter[Any](), 0
-    for size, devices in parts:
+    for size, devices in shares:
         everywhere += 0 if devices else size
         for device in devices:
             sizes[device] += size
@@ -83,7 +76,7 @@ def _is_leaf(x: Any) -> bool:
     return x is None or isinstance(x, Sharding)
 
 
-def _part(where: str, x: Any, sharding: Any) -> Share:
+def _share(where: str, x: Any, sharding: Any) -> Share:
     sharding = getattr(sharding, "sharding", sharding)
     if sharding is None:
         return Share(bytes_of(x), frozenset())

@@ -48,8 +48,7 @@ def roles(params: Params, overrides: Mapping[Any, Any] | None = None) -> Table:
     """
     shapes = shapes_of("gdjax.roles", params)
     numbers = matrices_by_role(overrides)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True, action="always") as caught:
         leaves = plan_of("gdjax.roles", shapes, numbers).leaves
     rows = [
         Role(path, leaf.shape, leaf.role, str(leaf), *(leaf.axes[1:] if leaf.is_matrix else (None, None)))

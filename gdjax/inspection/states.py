@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core import base, callers, meshes
-from gdjax.core.parts import held
+from gdjax.core.parts import owned
 from gdjax.core.paths import Pattern, mask_by_path
+from gdjax.core.structures import few
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.entries import Entry, entries, pairs
 from gdjax.numerics import is_key
@@ -78,7 +79,7 @@ def reset(
         named = not wanted or any(name in wanted for name in (*x.names, x.field))
         return named and (chosen[leaf] if leaf is not None else bool(wanted))
 
-    whose = held(tx, start, params)
+    whose = owned(tx, start, params)
     flags = [is_chosen(x, y.leaf) for x, y in zip(old, whose, strict=True)]
     if not any(flags):
         raise ValueError(f"{label}: the state keeps nothing of that for these parameters")
@@ -171,10 +172,11 @@ def state_from_dict(tx: Transform, saved: Mapping[str, Any], params: Params) -> 
     anew = [x for x in mine if x.path not in sources]
     unused = set(theirs) - set(sources.values())
     if mine and theirs and not sources:
-        raise ValueError(f"{label}: nothing of {_few(theirs)} is in the state, which has {_few(x.path for x in mine)}")
+        paths = few((x.path for x in mine), 8)
+        raise ValueError(f"{label}: nothing of {few(theirs, 8)} is in the state, which has {paths}")
     if anew or unused:
-        parts = [f"not saved, and starts anew: {_few(dict.fromkeys(x.of for x in anew))}"] if anew else []
-        parts += [f"saved and not used: {_few(sorted(unused))}"] if unused else []
+        parts = [f"not saved, and starts anew: {few(dict.fromkeys(x.of for x in anew), 8)}"] if anew else []
+        parts += [f"saved and not used: {few(sorted(unused), 8)}"] if unused else []
         callers.warn(f"{label}: {'; '.join(parts)}")
     values = [_restored(label, x, theirs[sources[x.path]]) if x.path in sources else x.value for x in mine]
     return jax.tree.structure(fresh).unflatten(values)
@@ -186,11 +188,6 @@ def _flat(nested: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(x, f"{path}/{key}" if path else str(key))
     else:
         yield path, nested
-
-
-def _few(names: Any) -> str:
-    names = list(names)
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _restored(label: str, x: Entry, saved: Any) -> Any:

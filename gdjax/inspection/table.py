@@ -67,10 +67,9 @@ class Table:
     def __repr__(self) -> str:
         lines = [self.columns, *self._shown()]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        right = [all(map(_is_number, self[name])) and bool(self.rows) for name in self.columns]
-        padded = [
-            [x.rjust(n) if r else x.ljust(n) for x, n, r in zip(line, widths, right, strict=True)] for line in lines
-        ]
+        numbers = [all(map(_is_number, self[name])) and bool(self.rows) for name in self.columns]
+        pads = [str.rjust if is_numbers else str.ljust for is_numbers in numbers]
+        padded = [[pad(x, n) for pad, x, n in zip(pads, line, widths, strict=True)] for line in lines]
         padded.insert(1, ["-" * n for n in widths])
         shown = ["  ".join(line).rstrip() for line in padded]
         return "\n".join([*shown, *(f"warning: {text}" for text in self.warnings)])

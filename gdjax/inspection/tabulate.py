@@ -1,5 +1,6 @@
 """What the state of an optimizer is made of, from shapes alone."""
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,10 +9,10 @@ import jax
 from jax.tree_util import GetAttrKey
 
 from gdjax.core import base, callers
-from gdjax.core.parts import Held, held
+from gdjax.core.parts import Owned, owned
 from gdjax.core.paths import path_of
 from gdjax.core.types import OptState, Params, Transform
-from gdjax.inspection.placed import Share, bytes_of, most, parts_of, state_of
+from gdjax.inspection.placed import Share, bytes_of, most, shares_of, state_and_order
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import shapes_of
 
@@ -65,12 +66,12 @@ def tabulate(tx: Transform, params: Params, shardings: Any = None) -> Table:
     label = "gdjax.tabulate"
     shapes, state = _made(label, tx, params)
     whole = sum(map(bytes_of, jax.tree.leaves(shapes)))
-    fields: dict[Any, list[tuple[Held, Share]]] = {}
-    for pair in zip(held(tx, state, shapes), parts_of(label, state, shardings), strict=True):
+    fields: dict[Any, list[tuple[Owned, Share]]] = {}
+    for pair in zip(owned(tx, state, shapes), shares_of(label, state, shardings), strict=True):
         fields.setdefault(pair[0].field, []).append(pair)
     rows = [_row(state, path, found, whole) for path, found in fields.items()]
     size = sum(row.bytes for row in rows)
-    every = [part for found in fields.values() for _, part in found]
+    every = [share for found in fields.values() for _, share in found]
     total = Tabulated("", "total", "", _counted(len(every)), "", size, _percent(size, whole), most(every))
     return Table([*rows, total], Tabulated._fields[: None if shardings is not None else -1])
 
@@ -97,30 +98,27 @@ def state_bytes(tx: Transform, params: Params, shardings: Any = None) -> int:
     _, state = _made(label, tx, params)
     if shardings is None:
         return sum(map(bytes_of, jax.tree.leaves(state)))
-    return most(parts_of(label, state, shardings)) or 0
+    return most(shares_of(label, state, shardings)) or 0
 
 
 def _made(label: str, tx: Transform, params: Params) -> tuple[Any, OptState]:
     base.check_transform(label, "tx", tx)
     shapes = shapes_of(label, params)
-    return shapes, state_of(tx, shapes)
+    return shapes, state_and_order(tx, shapes)[0]
 
 
-def _row(state: OptState, path: Sequence[Any], found: Sequence[tuple[Held, Share]], whole: int) -> Tabulated:
+def _row(state: OptState, path: Sequence[Any], found: Sequence[tuple[Owned, Share]], whole: int) -> Tabulated:
     """The row of a field; it is named after the innermost NamedTuple on the way to it."""
-    nodes = [state]
-    for key in path:
-        nodes.append(_child(nodes[-1], key))
     fields = [i for i, key in enumerate(path) if isinstance(key, GetAttrKey)]
     last = fields[-1] if fields else 0
-    name = type(nodes[last]).__name__.removesuffix("State") if fields else ""
+    name = type(functools.reduce(_child, path[:last], state)).__name__.removesuffix("State") if fields else ""
     at = [key for key in path[:last] if not (isinstance(key, GetAttrKey) and re.search("_states?$", key.name))]
-    arrays, parts = [x.array for x, _ in found], [part for _, part in found]
+    arrays, shares = [x.array for x, _ in found], [share for _, share in found]
     size = sum(map(bytes_of, arrays))
     shown = str(arrays[0].shape) if len(arrays) == 1 else _counted(len(arrays))
     dtypes = ", ".join(sorted({str(x.dtype) for x in arrays}))
     of_params = _percent(size, whole)
-    return Tabulated(path_of(at), name, path_of(path[last:]), shown, dtypes, size, of_params, most(parts))
+    return Tabulated(path_of(at), name, path_of(path[last:]), shown, dtypes, size, of_params, most(shares))
 
 
 def _child(node: Any, key: Any) -> Any:

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core.guesses import calls_of
+from gdjax.core.guesses import calls_of, is_state_of
 from gdjax.core.parts import every
 from gdjax.core.types import OptState, Transform
+from gdjax.transforms.accumulation import ApplyEvery, MultiStepsState
+from gdjax.transforms.guards import ApplyIfFiniteState, ConditionallyMaskState, ConditionallyTransformState
 
 AHEAD = 1000  # how many calls of a condition are looked at
 
@@ -17,7 +19,7 @@ AHEAD = 1000  # how many calls of a condition are looked at
 def waiting(tx: Transform, state: OptState) -> Iterator[str]:
     """Sentences about the calls to come, in which an optimizer with this state makes no step."""
     for part, s in every(tx, state):
-        told = _TELL.get(type(s).__name__)
+        told = next((told for kind, told in _TELL.items() if is_state_of(kind, s)), None)
         if told is not None and all(np.ndim(x) == 0 for x in s if isinstance(x, jax.Array | np.ndarray)):
             calls = getattr(part, "calls", ()) or calls_of(part)
             yield from told(s, calls[-1].arguments if calls else {})  # not of many runs at once, as of `sweep`
@@ -25,7 +27,7 @@ def waiting(tx: Transform, state: OptState) -> Iterator[str]:
 
 def _of_guard(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
     skipped, most = int(s.notfinite_count), arguments.get("max_consecutive_errors")
-    calls = "call" if skipped == 1 else _calls(skipped)
+    calls = "call" if skipped == 1 else _counted(skipped, "call")
     told = f"{calls} ({int(s.total_notfinite)} in all): gradients or updates are not finite"
     if skipped and most is None:
         yield f"apply_if_finite, the last {told}"
@@ -42,18 +44,17 @@ def _of_condition(name: str, what: str) -> Any:
         condition, inner = arguments.get("should_transform_fn"), arguments.get("inner")
         if condition is None or arguments.get("forward_extra_args"):
             return
-        step = int(s.step)
-        chosen = np.asarray(jax.vmap(condition)(step + jnp.arange(AHEAD, dtype=jnp.int32)))
+        chosen = np.asarray(jax.vmap(condition)(int(s.step) + jnp.arange(AHEAD, dtype=jnp.int32)))
         if not chosen.any():
             yield f"{name} applies {inner!r} in none of the next {AHEAD:,} calls: {what}"
         elif first := int(chosen.argmax()):
-            yield f"{name} waits: it applies {inner!r} after {_calls(first)} more, in which {what}"
+            yield f"{name} waits: it applies {inner!r} after {_counted(first, 'call')} more, in which {what}"
 
     return told
 
 
 def _of_accumulation(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
-    held, every_k = int(s.mini_step), arguments.get("every_k_schedule")
+    gathered, every_k = int(s.mini_step), arguments.get("every_k_schedule")
     k: Any = every_k(s.gradient_step) if callable(every_k) else every_k
     k = None if k is None else round(float(k))
     info: Any = getattr(s, "skip_state", None)
@@ -62,25 +63,25 @@ def _of_accumulation(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
         why = ", ".join(_in_words(name, float(x)) for name, x in numbers.items())
         yield f"MultiSteps left out the gradients of the last call ({why}): the update is 0, and no step is nearer"
     if k is None:
-        if held:
-            yield f"MultiSteps waits: it has {_counted(held, 'gradient')} of its next update"
+        if gathered:
+            yield f"MultiSteps waits: it has {_counted(gathered, 'gradient')} of its next update"
     elif k > 1:
-        yield f"MultiSteps waits: it has {held} of {k} gradients; {_until(k - held)}"
+        yield f"MultiSteps waits: it has {gathered} of {k} gradients; {_until(k - gathered)}"
 
 
 def _of_sums(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
-    k, held = arguments.get("k"), int(s.count)
-    if k is None and held or k is not None and k > 1:
-        of, until = ("", "") if k is None else (f" of {k}", f"; {_until(int(k) - held)}")
-        yield f"apply_every waits: it has {held}{of} updates{until}"
+    k, gathered = arguments.get("k"), int(s.count)
+    if k is None and gathered or k is not None and k > 1:
+        of, until = ("", "") if k is None else (f" of {k}", f"; {_until(int(k) - gathered)}")
+        yield f"apply_every waits: it has {gathered}{of} updates{until}"
 
 
 _TELL = {
-    "ApplyIfFiniteState": _of_guard,
-    "ConditionallyTransformState": _of_condition("conditionally_transform", "the updates pass through as they are"),
-    "ConditionallyMaskState": _of_condition("conditionally_mask", "the updates are 0"),
-    "MultiStepsState": _of_accumulation,
-    "ApplyEvery": _of_sums,
+    ApplyIfFiniteState: _of_guard,
+    ConditionallyTransformState: _of_condition("conditionally_transform", "the updates pass through as they are"),
+    ConditionallyMaskState: _of_condition("conditionally_mask", "the updates are 0"),
+    MultiStepsState: _of_accumulation,
+    ApplyEvery: _of_sums,
 }
 
 
@@ -96,10 +97,6 @@ def _until(n: int) -> str:
     if n == 1:
         return "the next call makes the update"
     return f"the call after the next {n - 1} makes the update" if n > 2 else "the call after the next makes the update"
-
-
-def _calls(n: int) -> str:
-    return _counted(n, "call")
 
 
 def _counted(n: int, what: str) -> str:

@@ -4,15 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from gdjax.combine.chain import Chain
 from gdjax.combine.groups import grouped, partition
 from gdjax.combine.inject import Injected
 from gdjax.combine.masking import MaskedLeafwise, freeze, masked
 from gdjax.combine.routed import Routes, Slip
-from gdjax.core import base, misuse
+from gdjax.core import base, checks, misuse
+from gdjax.core.arrays import shape_of
 from gdjax.core.base import identity, set_to_zero
 from gdjax.core.guesses import calls_of, described
 from gdjax.core.interop import from_optax
@@ -54,20 +53,6 @@ class Listed(NamedTuple):
         return self.factors.get(leaf, {}).get(name, 1.0)
 
 
-class Walk(NamedTuple):
-    """The parts in the order in which an update goes through them, and what is odd about the masks and groups.
-
-    A wrapper whose rule changes the update comes after what it wraps, any other wrapper before it.
-    """
-
-    parts: tuple[Listed, ...]
-    notes: tuple[str, ...]
-    plan: Mapping[int, Leaf]  # by place, of an optimizer that has a transform for matrices and one for the rest
-    slips: tuple[tuple[str, Slip], ...]  # of such an optimizer: its name, and what is probably not meant
-    routes: tuple[ByRole, ...]  # by which its matrix methods find matrices
-    overridden: frozenset[int]  # the places of the leaves of which an override of `label_by_role` tells the role
-
-
 def shapes_of(label: str, params: Params) -> Any:
     """The tree with a shape for each leaf, a different object each. None and `MaskedNode` stay.
 
@@ -79,38 +64,33 @@ def shapes_of(label: str, params: Params) -> Any:
         raise ValueError(f"{label}: params is None; pass the tree of parameters")
 
     def shape(path: Any, p: Any) -> Any:
-        if not (hasattr(p, "dtype") or isinstance(p, bool | int | float | complex)):
-            where = f"params{jax.tree_util.keystr(path)}"
-            raise TypeError(
-                f"{label}: {where} is {type(p).__name__}, not an array: keep only the arrays of a model, "
-                "for instance eqx.filter(model, eqx.is_inexact_array)"
-            )
-        dtype = getattr(p, "dtype", type(p))
-        extended = jnp.issubdtype(dtype, jax.dtypes.extended)  # a PRNG key
-        return jax.ShapeDtypeStruct(np.shape(p), dtype if extended else jax.dtypes.canonicalize_dtype(dtype))
+        checks.array(label, f"params{jax.tree_util.keystr(path)}", p)
+        return shape_of(p)
 
     return jax.tree_util.tree_map_with_path(shape, params)
 
 
-def walk(tx: Transform, shapes: Any) -> Walk:
-    """The parts of `tx`, for the tree of `shapes_of`."""
-    walker = _Walker(shapes)
-    parts = tuple(walker.parts(tx, shapes, ()))
-    found = walker.plan, tuple(walker.slips), tuple(walker.routes), frozenset(walker.overridden)
-    return Walk(parts, tuple(dict.fromkeys(walker.notes)), *found)
+class Walk:
+    """The parts of a transform in the order in which an update goes through them, and what is odd about them.
 
+    A wrapper whose rule changes the update comes after what it wraps, any other wrapper before it.
 
-class _Walker:
-    def __init__(self, shapes: Any):
+    Args:
+      tx: the transform.
+      shapes: the tree of `shapes_of`.
+    """
+
+    def __init__(self, tx: Transform, shapes: Any):
         self.shapes = shapes  # alive, so that no other object gets the identity of a leaf
         self.places = {id(x): i for i, x in enumerate(jax.tree.leaves(shapes))}
-        self.notes: list[str] = []
-        self.plan: dict[int, Leaf] = {}
-        self.slips: list[tuple[str, Slip]] = []
-        self.routes: list[ByRole] = []
-        self.overridden: set[int] = set()
+        self.notes: list[str] = []  # of masks and groups
+        self.plan: dict[int, Leaf] = {}  # by place, where matrices have a transform and the rest another
+        self.slips: list[tuple[str, Slip]] = []  # of such an optimizer: its name, and what is probably not meant
+        self.routes: list[ByRole] = []  # by which its matrix methods find matrices
+        self.overridden: set[int] = set()  # the leaves of which an override of `label_by_role` tells the role
+        self.parts = list(self.listed(tx, shapes, ()))
 
-    def parts(self, tx: Transform, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Listed]:
+    def listed(self, tx: Transform, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Listed]:
         part, calls = known(tx), calls_of(tx)
         factory = calls[-1].factory if calls else None  # the innermost tells what runs: of freeze(...) masked(...)
         if isinstance(part, Leafwise):
@@ -136,7 +116,7 @@ class _Walker:
         self, x: Inside, calls: Sequence[Call], tree: ArrayTree, groups: tuple[str, ...], routes: Routes | None
     ) -> Iterator[Listed]:
         sub = tree if x.sees is None else x.sees(tree)
-        found = list(self.parts(x.tx, sub, groups if x.sees is whole else (*groups, *x.names)))
+        found = list(self.listed(x.tx, sub, groups if x.sees is whole else (*groups, *x.names)))
         factories = [call.factory for call in calls]
         if self.seen(tree) and not self.seen(sub):
             if factories[-2:] == [partition, grouped]:  # of the user; muon may well find no vectors
@@ -186,7 +166,7 @@ class _Walker:
     def injected(self, injected: Injected, tree: ArrayTree, groups: tuple[str, ...]) -> Iterator[Listed]:
         hyper, factory = injected.given(), injected.inner_factory
         if is_ours(factory):
-            yield from self.parts(factory(**hyper), tree, groups)
+            yield from self.listed(factory(**hyper), tree, groups)
         else:
             module = (getattr(factory, "__module__", None) or "").partition(".")[0]
             name = f"{module}.{getattr(factory, '__name__', 'transform')}"

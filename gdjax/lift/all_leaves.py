@@ -14,7 +14,7 @@ from gdjax.lift import meetings, rule_checks
 from gdjax.lift.one_leaf import kernel_of
 from gdjax.lift.running import Leaves, Running, leaves_of, opened
 from gdjax.lift.trace import Traced
-from gdjax.xla.write_order import LARGE, after, destination, written
+from gdjax.xla.write_order import LARGE, after, outlet, written
 
 Array = jax.Array
 
@@ -92,7 +92,8 @@ class _Work:
     def __init__(self, active: list[Running], leaves: Leaves, i: int):
         self.active, self.leaves, self.i = active, leaves, i
         self.where, self.labels = leaves.where(i), {r.place: r.rule.label for r in active}
-        self.to, self.met, self.numbers = destination(), list[Array](), dict[tuple[int, str], Array]()
+        self.to, self.selection = outlet()
+        self.met, self.numbers = list[Array](), dict[tuple[int, str], Array]()
         self.early = list[Array]()  # the new slots that were written before a meeting
         self.rules = kernel_of(tuple(r.kernel(i) for r in active), self.to, leaves.axes)
         rest = [list(xs) for xs in zip(*(r.arguments(i) for r in active), strict=True)]
@@ -128,7 +129,11 @@ class _Work:
             # A large array that a leaf keeps on the way then lies where that of the leaf before was.
             in_turn = self.to is not None and g.size > LARGE and self.rules.keeps_a_value(*self.arguments)
             g = after(before, g) if in_turn and before is not None else g
-            g, news = self.rules([*self.met, *self.early], self.common(found), g, p, *rest)
+            chosen = None if self.selection is None else self.selection.chosen
+            g, news = self.rules([*self.met, *self.early], self.common(found), chosen, g, p, *rest)
+        if self.selection is not None:
+            results = [g, *jax.tree.leaves(news)]
+            self.selection.note(results[loop.index] for loop in self.traced.plan.loops)
         for r, new in zip(self.active, news, strict=True):
             r.slots[self.i] = new
         return g, written(self.to, p, g) if in_turn else before

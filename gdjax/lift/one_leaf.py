@@ -48,14 +48,17 @@ class OneLeaf:
         apply.__name__ = "_".join(k.name for k in kernels)[:80]
         self.call = jax.jit(apply)
 
-    def __call__(self, met: list[Array], common: list[Array], *arguments: Any) -> tuple[Array, Any]:
+    def __call__(
+        self, met: list[Array], common: list[Array], chosen: Array | None, *arguments: Any
+    ) -> tuple[Array, Any]:
         """The update and the new slots.
 
         Args:
           met: what has come of the meetings, and the slots that were written before them.
           common: the values of `Traced.common`.
+          chosen: of a selection, if what is written in the order of loops is to be selected by it.
         """
-        return self.call((met, common), *arguments)
+        return self.call((met, common, chosen), *arguments)
 
     def keeps_a_value(self, *arguments: Any) -> bool:
         """Whether a value of the size of the leaf, that is no result, is written to memory on the way."""
@@ -86,9 +89,9 @@ class OneLeaf:
         like = [None] * len(traced.common), dict.fromkeys(traced.numbers)
         return key, lambda: meshes.partitioned(lambda xs, *_: traced.found(xs), like, shared, g, slots)
 
-    def apply(self, given: tuple[list[Array], list[Array]], *arguments: Any) -> tuple[Array, Any]:
+    def apply(self, given: tuple[list[Array], list[Array], Array | None], *arguments: Any) -> tuple[Array, Any]:
         _, p, slots, *_ = arguments
-        traced, (met, common) = self.traced(arguments), given
+        traced, (met, common, chosen) = self.traced(arguments), given
         values = Evaluation.of(traced.closed, [*jax.tree.leaves(arguments), *met])
         values.known.update(zip(traced.common, common, strict=True))
         olds, structure = jax.tree.flatten(slots)
@@ -104,12 +107,14 @@ class OneLeaf:
                 x = _waiting(firsts, values.output(loop.index))
             if loop.index in traced.late:
                 x = nan_where_not_finite(x, *map(values.value, traced.late[loop.index]))
+            if chosen is not None:
+                old = jnp.zeros_like(x) if loop.index == UPDATE else olds[loop.index - 1]
+                x = jax.lax.select(chosen, x, old)
             if loop.held:
                 x = write_order.held(olds[loop.index - 1], x)
             if loop.unrelated:
                 x = write_order.over(olds[loop.index - 1], x)
-            if firsts or loop.again or loop.unrelated or loop.held or loop.index in traced.late:
-                values.replace(loop.index, x)
+            values.replace(loop.index, x)
             results[loop.index] = x
         update, *news = results.values()
         return update, structure.unflatten(news)

@@ -24,6 +24,7 @@ from gdjax.lift.slots import (
     first,
     first_moment,
     is_like_parameter,
+    kind_of,
     resolved,
 )  # fmt: skip
 from gdjax.lift.stages import Planned, Stage, Whole, stages_of
@@ -158,8 +159,10 @@ class Leafwise(Part):
 
     def kept(self) -> list[Kept]:
         outside = (GetAttrKey("inner_state"),) if self.outer is ScheduledState else ()
-        slots = [Kept((*outside, GetAttrKey(f)), axes_of(slot, self.hyper)) for f, slot in self.declared.items()]
-        return slots + [Kept((*outside, GetAttrKey(f)), of="several") for f in self.whole if self.initial[f].of_several]
+        at = lambda f: (*outside, GetAttrKey(f))  # noqa: E731
+        slots = [Kept(at(f), axes_of(x, self.hyper), kind=kind_of(x)) for f, x in self.declared.items()]
+        stacks = {f: x for f in self.whole if (x := self.initial[f]).of_several}
+        return slots + [Kept(at(f), of="several", kind=x.kind) for f, x in stacks.items()]
 
     def steps(self, state: OptState) -> Iterator[Step]:
         yield Step(self, state)

@@ -11,7 +11,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import base, checks, keys, meshes
 from gdjax.core.codec import Codec
-from gdjax.core.part import all_axes
+from gdjax.core.part import Kind, all_axes
 
 Array = jax.Array
 Hyperparameters = Mapping[str, Any]
@@ -48,6 +48,10 @@ class Moment:
     then that of its parts, float32 at least, because JAX has no narrower complex numbers. Where the hyperparameter is a
     codec, the slot is `Stored`. It starts at `fill`, a number or the name of a hyperparameter.
 
+    `kind` says what it keeps, and so how coarsely `quantize_state` may: "moment", an average of gradients; "square",
+    one of squares, never negative; "exact", what must not be rounded, such as a sum that never fades. By default
+    "square" if `real`, else "moment".
+
     Example:
       >>> import collections, gdjax, jax.numpy as jnp
       >>> State = collections.namedtuple("State", "nu")
@@ -63,6 +67,7 @@ class Moment:
     wide: bool = False
     real: bool = False
     fill: str | float = 0.0
+    kind: Kind | None = None
 
     def __call__(self, p: Any, hyper: Hyperparameters) -> Array:
         dtype = hyper.get(self.dtype)
@@ -279,6 +284,13 @@ def axes_of(slot: Any, hyper: Hyperparameters) -> Callable[[tuple[int, ...]], An
     if is_like_parameter(slot) or isinstance(slot, Integer) and slot.each:
         return all_axes
     return (lambda shape: ()) if isinstance(slot, Integer | Key) else None
+
+
+def kind_of(slot: Any) -> Kind:
+    """What a slot keeps."""
+    if isinstance(slot, Moment):
+        return slot.kind or ("square" if slot.real else "moment")
+    return "exact"
 
 
 def is_like_parameter(slot: Any) -> bool:

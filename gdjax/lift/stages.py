@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gdjax.core import base, checks
+from gdjax.core.part import Kind
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, OptState, Params, Transform
 from gdjax.xla.write_order import bound_for
@@ -72,13 +73,14 @@ class Whole:
     It starts as `init(params, arguments)`, of the tree of parameters and the arguments of the factory; among them is
     `label`, the name in errors. Only stages see it, and a rule finds None in its place, unless it is `seen`. `argument`
     is the one that is a transform, if the field is the state of that; `of_several`: each of its arrays belongs to
-    several parameters, as stacks of matrices do.
+    several parameters, as stacks of matrices do; `kind`: what these keep, as in `Moment`.
     """
 
     init: Callable[[Any, Mapping[str, Any]], Any]
     argument: str = ""
     of_several: bool = False
     seen: bool = False
+    kind: Kind = "exact"
 
 
 @dataclass(frozen=True)

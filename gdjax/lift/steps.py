@@ -9,7 +9,7 @@ from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift import rule_checks
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.rule import Leafwise
-from gdjax.xla.write_order import bound_for, destination
+from gdjax.xla.write_order import bound_for, outlet
 
 
 def steps_of(tx: Transform, state: OptState) -> Iterator[Step]:
@@ -53,7 +53,7 @@ def _passed(
     """The updates after the pass that begins at this step, and the new states of its steps."""
     part, state, _ = steps[first]
     end = _end(steps, first, starts | waiting)
-    with bound_for(_destination(steps, end, waiting)):
+    with bound_for(_destination(steps, end, waiting), outlet().selection):
         if not isinstance(part, Leafwise):
             updates, new = base.call_update(part, raw[first], state, params, extra_args)
             return updates, [new]
@@ -69,7 +69,7 @@ def _passed(
 def _destination(steps: Sequence[Step], end: int, waiting: set[int]) -> str | None:
     """Where the updates of a pass go: to memory, if a stage after it reads those of all leaves; see `bound_for`."""
     if end == len(steps):
-        return destination()
+        return outlet().to
     return "memory" if end in waiting else None
 
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import meshes
+from gdjax.linalg.matrices import highest
 from gdjax.numerics import Array
 
 SHARE = 0.4  # of an old vector eps^SHARE is added at most, where a matrix says nothing of it
 SPREAD = 0.01  # of fixed numbers in each vector that fills a null space
-_highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def refreshed_basis(matrices: Array, basis: Array, in_order: bool = False) -> Array:
@@ -54,10 +54,11 @@ def turned_basis(matrices: Array, basis: Array, exact: Array | bool, in_order: b
     """
     a = matrices.astype(numerics.at_least_float32(matrices.dtype))
     q = basis.astype(a.dtype)
-    product = _highest(a, q)
+    product = highest(a, q)
     values = jnp.real(jnp.sum(q.conj() * product, -2, keepdims=True))
     top = jnp.max(values, -1, keepdims=True, initial=0)  # with NaN in A all values are NaN
-    over, useful = _reciprocal(top)
+    over = 1 / top
+    useful = jnp.isfinite(over) & (over > 0)  # not of 0, infinity, NaN, or so small a size that it is infinite
     values, product = values * over, product * over.astype(a.dtype)
     s = jnp.finfo(a.dtype).eps ** SHARE
     cosines = values / (jnp.sqrt(jnp.sum(numerics.abs_sq(product), -2, keepdims=True)) + s)
@@ -86,7 +87,7 @@ def _eigenvectors(a: Array, over: Array, useful: Array, q: Array, rest: Array, f
     vectors, values = vectors[..., ::-1], values[..., None, ::-1]
     known = values > jnp.finfo(a.dtype).eps ** (2 / 3) * values[..., :1]
     x = jnp.where(known, vectors, rest + SPREAD * _fixed(q))
-    return x, jnp.where(known.mT, numerics.abs_sq(_highest(vectors.mT.conj(), q)), follows)
+    return x, jnp.where(known.mT, numerics.abs_sq(highest(vectors.mT.conj(), q)), follows)
 
 
 def _fixed(like: Array) -> Array:
@@ -95,12 +96,6 @@ def _fixed(like: Array) -> Array:
     k = (i * 40503 + j) * jnp.uint32(2654435769)
     k = (k ^ (k >> 15)) * jnp.uint32(2246822519)
     return (k >> 8).astype(like.dtype) / 2**23 - 1
-
-
-def _reciprocal(size: Array) -> tuple[Array, Array]:
-    """1 / size, and whether it is of any use: not of 0, of so small a size that it is infinite, of infinity or NaN."""
-    over = 1 / size
-    return over, jnp.isfinite(over) & (over > 0)
 
 
 def _orthonormal(x: Array) -> Array:

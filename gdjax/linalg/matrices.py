@@ -15,6 +15,8 @@ from gdjax.linalg import stacks
 from gdjax.numerics import Array
 from gdjax.xla.write_order import LARGE
 
+highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
 
 class Matrix(NamedTuple):
     """How an array is a matrix, or several: which axes are its rows (inputs) and its columns (outputs).

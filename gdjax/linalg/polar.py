@@ -58,7 +58,7 @@ class Polar(NamedTuple):
 def equilibrated(x: Array, which: str) -> Array:
     """x with the vector of each output, or of each input, over its norm; "both" with the two norms of x. 0 stays 0."""
     if which != "both":
-        return _units(x, which)
+        return over_norm(x, _ALONG[which])
     scales = [unit_and_norm(x, axis) for axis in (-2, -1)]
     for unit, norm in scales:
         x = _over(x, unit, norm)
@@ -69,14 +69,15 @@ def equilibrated(x: Array, which: str) -> Array:
 def renormalized(o: Array, which: str) -> Array:
     """o over the norms of its vectors, or with the norm that a polar factor has, sqrt(min(rows, columns))."""
     if which == "frobenius":
-        return min(o.shape[-2:]) ** 0.5 * _over(o, *unit_and_norm(o, (-2, -1)))
+        return min(o.shape[-2:]) ** 0.5 * over_norm(o, (-2, -1))
     for name in which.split():
-        o = _units(o, name)
+        o = over_norm(o, _ALONG[name])
     return o
 
 
-def _units(x: Array, name: str) -> Array:
-    return _over(x, *unit_and_norm(x, _ALONG[name]))
+def over_norm(x: Array, axis: int | tuple[int, ...] | None) -> Array:
+    """x over its norms along an axis, zeros where they are 0."""
+    return _over(x, *unit_and_norm(x, axis))
 
 
 def _over(x: Array, unit: Array, norm: Array) -> Array:

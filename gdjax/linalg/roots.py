@@ -135,19 +135,6 @@ def matrix_inverse_pth_root(
       Higham 2008, Functions of matrices, equation 7.18, https://doi.org/10.1137/1.9780898717778
     """
     a = _matrix("gdjax.matrix_inverse_pth_root", matrix)
-    root, error = inverse_root_by_newton(a, p, num_iters, ridge_epsilon, error_tolerance, precision)
-    return root.astype(jnp.asarray(matrix).dtype), error
-
-
-def inverse_root_by_newton(
-    a: Array,
-    p: int,
-    num_iters: int = 100,
-    ridge_epsilon: ArrayLike = 1e-6,
-    error_tolerance: ArrayLike = 1e-6,
-    precision: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
-) -> tuple[Array, Array]:
-    """`matrix_inverse_pth_root` for a square array of float32 or wider; `jax.vmap` makes it one for many."""
     identity, q = jnp.eye(len(a), dtype=a.dtype), jnp.asarray(p).astype(a.dtype)
     largest, _ = power_iteration(a, precision=precision)
     b = a + jnp.asarray(ridge_epsilon).astype(a.dtype) * jnp.maximum(largest, 1e-16) * identity
@@ -168,7 +155,7 @@ def inverse_root_by_newton(
     z = (1 + q) / (2 * tree.norm(b))
     start = jnp.asarray(0), z * b, z ** (1 / q) * identity, identity, jnp.asarray(True)
     _, m, h, before, better = meshes.while_loop(unfinished, step, start)
-    return jnp.where(better, h, before), off(m)
+    return jnp.where(better, h, before).astype(jnp.asarray(matrix).dtype), off(m)
 
 
 def nnls(

@@ -4,7 +4,6 @@ Each is divided by its largest element, so that nothing over- or underflows, and
 that is not finite does not spoil its neighbours.
 """
 
-import functools
 from typing import Literal, get_args
 
 import jax
@@ -13,12 +12,12 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.types import Scalar
 from gdjax.linalg.bases import refreshed_basis
-from gdjax.linalg.roots import inverse_root_by_newton
+from gdjax.linalg.matrices import highest
+from gdjax.linalg.roots import matrix_inverse_pth_root
 from gdjax.numerics import Array
 
 Method = Literal["eigh", "newton"]
 METHODS = get_args(Method)
-_highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def eigh(matrices: Array) -> tuple[Array, Array]:
@@ -65,10 +64,10 @@ def inverse_root(matrices: Array, p: int, ridge: float | Array = 1e-6, method: M
     one = jnp.eye(a.shape[-1], dtype=a.dtype)
     if method == "eigh":
         values, vectors = jnp.linalg.eigh(a)
-        root = _highest(vectors * _inverse_roots(values, p, ridge).astype(a.dtype)[..., None, :], vectors.mT.conj())
+        root = highest(vectors * _inverse_roots(values, p, ridge).astype(a.dtype)[..., None, :], vectors.mT.conj())
     else:
         flat = jnp.where(size == 0, one, a).reshape(-1, *a.shape[-2:])
-        root = jax.vmap(lambda x: inverse_root_by_newton(x, p, ridge_epsilon=ridge)[0])(flat).reshape(a.shape)
+        root = jax.vmap(lambda x: matrix_inverse_pth_root(x, p, ridge_epsilon=ridge)[0])(flat).reshape(a.shape)
     return _rescaled(root, size, finite, p).astype(matrices.dtype)
 
 
@@ -94,8 +93,8 @@ def root_in_basis(matrices: Array, basis: Array, p: int, ridge: Scalar = 1e-6) -
     basis = refreshed_basis(matrices, basis, in_order=True)  # nothing is kept in its coordinates
     a, size, finite = _scaled("root_in_basis", matrices)
     q = basis.astype(a.dtype)
-    values = jnp.real(jnp.sum(q.conj() * _highest(a, q), -2))
-    root = _highest(q * _inverse_roots(values, p, ridge).astype(a.dtype)[..., None, :], q.mT.conj())
+    values = jnp.real(jnp.sum(q.conj() * highest(a, q), -2))
+    root = highest(q * _inverse_roots(values, p, ridge).astype(a.dtype)[..., None, :], q.mT.conj())
     return _rescaled(root, size, finite, p).astype(matrices.dtype), basis
 
 

@@ -4,7 +4,6 @@ Each function is of one matrix G (rows, columns); U = P_l G P_r with P_l = Q_l^H
 A factor is (n, n), or (n, 1), real, where it is diagonal.
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -15,12 +14,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from gdjax import numerics
+from gdjax.linalg.matrices import highest
 from gdjax.numerics import Array
 from gdjax.numerics.bounds import largest_of
 
 Form = Literal["Q0.5EQ1.5", "QUAD", "EQ"]
 FORMS: tuple[str, ...] = get_args(Form)
-_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 _SUBSPACE = 32  # random vectors in the estimate of a norm
 _MOST = 1 / 8  # the largest angle of a Procrustes step
 
@@ -86,7 +85,7 @@ def _normals(key: Array, shapes: Sequence[tuple[int, ...]], dtype: DTypeLike) ->
 
 def product(q: Array) -> Array:
     """Q^H Q."""
-    return jnp.square(q) if is_diagonal(q) else _dot(q.mT.conj(), q)
+    return jnp.square(q) if is_diagonal(q) else highest(q.mT.conj(), q)
 
 
 def _applied(left: Array, right: Array, g: Array) -> tuple[Array, Array]:
@@ -94,8 +93,8 @@ def _applied(left: Array, right: Array, g: Array) -> tuple[Array, Array]:
     unit = jnp.max(jnp.abs(g), initial=0)
     unit = jnp.where(unit == 0, 1, unit)
     x = g / unit.astype(g.dtype)
-    x = left.astype(x.dtype) * x if is_diagonal(left) else _dot(left, x)
-    return (x * right.mT.astype(x.dtype) if is_diagonal(right) else _dot(x, right)), unit
+    x = left.astype(x.dtype) * x if is_diagonal(left) else highest(left, x)
+    return (x * right.mT.astype(x.dtype) if is_diagonal(right) else highest(x, right)), unit
 
 
 def _adjoint(q: Array) -> Array:
@@ -111,7 +110,7 @@ def _solved(q: Array, v: Array) -> Array:
 
 def _gram(x: Array, diagonal: bool) -> Array:
     """X X^H, or its diagonal."""
-    return jnp.sum(numerics.abs_sq(x), 1, keepdims=True) if diagonal else _dot(x, x.mT.conj())
+    return jnp.sum(numerics.abs_sq(x), 1, keepdims=True) if diagonal else highest(x, x.mT.conj())
 
 
 def _side(
@@ -133,13 +132,13 @@ def _side(
         return q * (jnp.square(1 - step / 2) if settings.form == "QUAD" else 1 - step), smooth
     over = found * rate.astype(found.dtype)  # divided first: the products of huge numbers would overflow
     if b is not None:
-        return q - _dot(jnp.triu(over - wanted * rate.astype(found.dtype)), q), smooth
+        return q - highest(jnp.triu(over - wanted * rate.astype(found.dtype)), q), smooth
     less = (wanted * rate).astype(q.dtype)
     if settings.form == "QUAD":
-        half = q - (_dot(over, q) - less * q) / 2
-        new = half - (_dot(half, over) - less * half) / 2
+        half = q - (highest(over, q) - less * q) / 2
+        new = half - (highest(half, over) - less * half) / 2
         return (new + new.mT.conj()) / 2, smooth
-    return _turned(q - (_dot(over, q) - less * q), vectors), smooth
+    return _turned(q - (highest(over, q) - less * q), vectors), smooth
 
 
 def _balanced(left: Array, right: Array) -> tuple[Array, Array]:
@@ -155,8 +154,8 @@ def _turned(q: Array, vectors: Array) -> Array:
     """Q after a rotation exp(a R) Q, to the second order, that brings it nearer to a Hermitian matrix."""
     r = q.mT.conj() - q
     r = r / _or_one(norm_bound(r, vectors)).astype(q.dtype)
-    rq = _dot(r, q)
-    rrq = _dot(r, rq)
+    rq = highest(r, q)
+    rrq = highest(r, rq)
     slope, curve = (jnp.real(jnp.trace(x)) for x in (rq, rrq))
     a = jnp.where(curve < 0, jnp.minimum(-slope / jnp.where(curve < 0, curve, -1), _MOST), _MOST).astype(q.dtype)
     return q + a * (rq + a / 2 * rrq)
@@ -172,8 +171,8 @@ def norm_bound(a: Array, vectors: Array) -> Array:
     row = a[jnp.argmax(jnp.sum(numerics.abs_sq(a), 1))][None]
     v = row + jnp.sign(jnp.sum(row * vectors.conj(), 1, keepdims=True)) * vectors
     for _ in range(2):
-        v = _dot(v, a)
-        v = _dot(v / _or_one(_lengths(v)).astype(v.dtype), a)
+        v = highest(v, a)
+        v = highest(v / _or_one(_lengths(v)).astype(v.dtype), a)
     return top * jnp.max(_lengths(v))
 
 

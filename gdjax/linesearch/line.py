@@ -103,23 +103,16 @@ class Line:
 
         return jax.tree.map(leaf, self.updates)
 
-    def point(self, eta: Array) -> Any:
-        """p + eta u, the very parameters that `apply_updates` makes of `step(eta)`."""
-        return jax.tree.map(add, self.params, self.step(eta))
-
-    def along(self, grad: Params) -> Array:
-        """phi'(eta) = Re sum(g u), for the gradient g at p + eta u as `jax.grad` returns it."""
-        return jnp.real(tree.vdot(tree.conj(grad), self.updates)).astype(self.dtype)
-
     def evaluate(self, eta: Array) -> tuple[Array, Any, Array]:
         """Value, gradient and slope at p + eta u."""
         value, pull = self.value_and_pull(eta)
         grad = pull()
-        return value, grad, self.along(grad)
+        return value, grad, jnp.real(tree.vdot(tree.conj(grad), self.updates)).astype(self.dtype)
 
     def value_and_pull(self, eta: Array) -> tuple[Array, Callable[[], Any]]:
         """The value at p + eta u, and a function that returns the gradient there."""
-        value, pullback = jax.vjp(self.f, self.point(eta))
+        point = jax.tree.map(add, self.params, self.step(eta))  # the very parameters that `apply_updates` makes
+        value, pullback = jax.vjp(self.f, point)
 
         def pull() -> Any:
             (grad,) = pullback(jnp.ones_like(value))

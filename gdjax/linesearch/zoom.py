@@ -16,7 +16,6 @@ from gdjax.linesearch.line import Array, Line, ValueFn, check_evaluations, check
 from gdjax.linesearch.wolfe import Wolfe, search
 
 LABEL = "gdjax.scale_by_zoom_linesearch"
-GUESSES = "one", "keep"
 
 
 @with_field_docs
@@ -114,8 +113,6 @@ def scale_by_zoom_linesearch(
         check_numbers(LABEL, 0, above=True, max_learning_rate=max_learning_rate)
     if approx_dec_rtol is not None:
         check_numbers(LABEL, 0, approx_dec_rtol=approx_dec_rtol)
-    if initial_guess_strategy not in GUESSES:
-        raise ValueError(f"{LABEL}: initial_guess_strategy must be one of {GUESSES}, got {initial_guess_strategy!r}")
 
     def init(params: Params) -> ScaleByZoomLinesearchState:
         dtype = numerics.widest_real(params)

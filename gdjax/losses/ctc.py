@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.losses.parts import Array, ArrayLike, check_floating, log_softmax, promoted
+from gdjax.losses.common import Array, ArrayLike, check_floating, log_softmax, promoted
 
 NEVER = -1e30  # log 0 that can be added up and differentiated; exp of it, or of its sum with anything, is 0
 

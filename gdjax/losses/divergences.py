@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from gdjax.losses.parts import Array, ArrayLike, Axis, keep, mask_of, pair, product
+from gdjax.losses.common import Array, ArrayLike, Axis, keep, mask_of, pair, product
 
 
 def kl_divergence(

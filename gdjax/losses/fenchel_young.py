@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gdjax.losses.parts import Array, ArrayLike, pair, product
+from gdjax.losses.common import Array, ArrayLike, pair, product
 
 
 def make_fenchel_young_loss(max_fun: Callable[..., Any]) -> Callable[..., Array]:

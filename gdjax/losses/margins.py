@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gdjax.losses.parts import Array, ArrayLike, graded, label_scores, pair, positive_part, promoted
+from gdjax.losses.common import Array, ArrayLike, graded, label_scores, pair, positive_part, promoted
 from gdjax.numerics import largest
 from gdjax.projections.balls import projection_simplex
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gdjax.losses.parts import Array, ArrayLike, keep, log_softmax, mask_of, pair, product
+from gdjax.losses.common import Array, ArrayLike, keep, log_softmax, mask_of, pair, product
 
 
 def ranking_softmax_loss(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.losses.parts import Array, ArrayLike, Axis, check_floating, keep, mask_of, pair, promoted, unit
+from gdjax.losses.common import Array, ArrayLike, Axis, check_floating, keep, mask_of, pair, promoted, unit
 
 
 def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
@@ -26,7 +26,8 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> A
       TypeError: the predictions are not floating.
       ValueError: the shapes differ.
     """
-    return _squared("gdjax.squared_error", 1, predictions, targets)
+    error, dtype = _errors("gdjax.squared_error", predictions, targets, equal=True)
+    return jnp.square(error).astype(dtype)
 
 
 def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
@@ -50,22 +51,14 @@ def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
       >>> print(gdjax.l2_loss(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])))
       [0. 2.]
     """
-    return _squared("gdjax.l2_loss", 0.5, predictions, targets)
+    error, dtype = _errors("gdjax.l2_loss", predictions, targets, equal=True)
+    return (0.5 * jnp.square(error)).astype(dtype)
 
 
-def _squared(label: str, factor: float, predictions: ArrayLike, targets: ArrayLike | None) -> Array:
-    if targets is None:
-        error, dtype = _errors(label, predictions, None)
-    else:
-        x, y, dtype = pair(label, equal=True, predictions=predictions, targets=targets)
-        error = x - y
-    return (factor * jnp.square(error)).astype(dtype)
-
-
-def _errors(label: str, predictions: ArrayLike, targets: ArrayLike | None) -> tuple[Array, Any]:
+def _errors(label: str, predictions: ArrayLike, targets: ArrayLike | None, equal: bool = False) -> tuple[Array, Any]:
     """predictions - targets, in float32 or wider, and the dtype of the result."""
     if targets is not None:
-        x, y, dtype = pair(label, predictions=predictions, targets=targets)
+        x, y, dtype = pair(label, equal=equal, predictions=predictions, targets=targets)
         return x - y, dtype
     x = jnp.asarray(predictions)
     check_floating(label, "predictions", x)
@@ -179,8 +172,7 @@ def cosine_similarity(
       >>> [round(float(s), 3) for s in gdjax.cosine_similarity(x, y)]
       [0.96, 0.0]
     """
-    label = "gdjax.cosine_similarity"
-    similarity, dtype = _cosine(label, predictions, targets, epsilon, axis, where)
+    similarity, dtype = _cosine("gdjax.cosine_similarity", predictions, targets, epsilon, axis, where)
     return similarity.astype(dtype)
 
 

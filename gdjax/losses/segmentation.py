@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.core.base import is_concrete
-from gdjax.losses.parts import Array, ArrayLike, pair
+from gdjax.losses.common import Array, ArrayLike, pair
 
 _REDUCTIONS = {"mean": jnp.mean, "sum": jnp.sum, "none": lambda x, axis: x}
 
@@ -65,53 +65,38 @@ def dice_loss(
       Milletari, Navab & Ahmadi 2016, V-Net, https://arxiv.org/abs/1606.04797, and Salehi, Erdogmus & Gholipour 2017,
       Tversky loss function for image segmentation, equation 3, https://arxiv.org/abs/1706.05721
     """
-    options = {"smooth": smooth, "alpha": alpha, "beta": beta}
-    return _dice(
-        "gdjax.dice_loss",
-        predictions,
-        targets,
-        options,
-        class_weights,
-        apply_softmax,
-        reduction,
-        ignore_background,
-        axis,
-    )
+    label = "gdjax.dice_loss"
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"{label}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    loss, dtype = _dice(label, predictions, targets, apply_softmax, smooth, alpha, beta, axis)
+    if class_weights is not None:
+        weights, classes = jnp.asarray(class_weights, loss.dtype), jnp.shape(loss)[-1:]
+        if weights.shape != classes:
+            raise ValueError(f"{label}: class_weights shape {weights.shape} does not match the classes {classes}")
+        loss = loss * jnp.broadcast_to(weights, loss.shape)
+    return _REDUCTIONS[reduction](_foreground(loss, ignore_background), axis=-1).astype(dtype)
 
 
 def _dice(
-    label: str,
-    predictions: ArrayLike,
-    targets: ArrayLike,
-    options: dict[str, ArrayLike],
-    class_weights: ArrayLike | None,
-    apply_softmax: bool,
-    reduction: str,
-    ignore_background: bool,
-    axis: int | tuple[int, ...] | None,
-) -> Array:
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"{label}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    label: str, predictions: ArrayLike, targets: ArrayLike, activate: bool, smooth: ArrayLike, alpha: ArrayLike = 0.5,
+    beta: ArrayLike = 0.5, axis: int | tuple[int, ...] | None = None,
+) -> tuple[Array, Any]:  # fmt: skip
+    """The loss of each class, (batch, classes), and the dtype of the result."""
     p, t = jnp.asarray(predictions), jnp.asarray(targets)
     if abs(p.ndim - t.ndim) == 1:
         p, t = (p[..., None], t) if p.ndim < t.ndim else (p, t[..., None])
     p, t, dtype = pair(label, equal=True, predictions=p, targets=t)
-    classes = p.shape[-1]
-    p = _activated(p) if apply_softmax else _probabilities(label, p)
-    smooth, alpha, beta = (jnp.asarray(options[name], p.dtype) for name in ("smooth", "alpha", "beta"))
+    p = _activated(p) if activate else _probabilities(label, p)
+    smooth, alpha, beta = (jnp.asarray(x, p.dtype) for x in (smooth, alpha, beta))
     axis = tuple(range(1, p.ndim - 1)) if axis is None else axis
     hit = jnp.sum(p * t, axis=axis)
     missed = alpha * jnp.sum(p * (1 - t), axis=axis) + beta * jnp.sum((1 - p) * t, axis=axis)
     size = hit + missed + smooth
-    loss = missed / jnp.where(size == 0, 1, size)
-    if class_weights is not None:
-        weights = jnp.asarray(class_weights, p.dtype)
-        if weights.shape != (classes,):
-            raise ValueError(f"{label}: class_weights shape {weights.shape} does not match the classes ({classes},)")
-        loss = loss * jnp.broadcast_to(weights, loss.shape)
-    if ignore_background and classes > 1:
-        loss = loss[..., 1:]
-    return _REDUCTIONS[reduction](loss, axis=-1).astype(dtype)
+    return missed / jnp.where(size == 0, 1, size), dtype
+
+
+def _foreground(loss: Array, ignore_background: bool) -> Array:
+    return loss[..., 1:] if ignore_background and loss.shape[-1] > 1 else loss
 
 
 def _activated(x: Array) -> Array:
@@ -164,8 +149,9 @@ def multiclass_generalized_dice_loss(
     p, t, dtype = pair(label, equal=True, predictions=predictions, targets=targets)
     weights = 1 / (jnp.square(jnp.sum(t, axis=tuple(range(t.ndim - 1)))) + 1e-7)
     weights = weights * (weights.size / jnp.sum(weights))
-    options = {"smooth": smooth, "alpha": 0.5, "beta": 0.5}
-    return jnp.mean(_dice(label, p, t, options, weights, apply_softmax, "none", ignore_background, None)).astype(dtype)
+    loss, _ = _dice(label, p, t, apply_softmax, smooth)
+    loss = _foreground(loss * jnp.broadcast_to(weights, loss.shape), ignore_background)
+    return jnp.mean(loss).astype(dtype)
 
 
 def binary_dice_loss(
@@ -188,5 +174,5 @@ def binary_dice_loss(
     p, t = jnp.asarray(predictions), jnp.asarray(targets)
     if p.ndim == t.ndim and p.shape[-1:] != (1,):
         p, t = p[..., None], t[..., None]
-    options = {"smooth": smooth, "alpha": 0.5, "beta": 0.5}
-    return _dice("gdjax.binary_dice_loss", p, t, options, None, apply_sigmoid, "mean", False, None)
+    loss, dtype = _dice("gdjax.binary_dice_loss", p, t, apply_sigmoid, smooth)
+    return loss[..., 0].astype(dtype)

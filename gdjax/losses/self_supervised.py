@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gdjax.losses.parts import Array, ArrayLike, check_floating, log_sum_exp, pair, positive_part, promoted, unit
+from gdjax.losses.common import Array, ArrayLike, check_floating, log_sum_exp, pair, positive_part, promoted, unit
 
 
 def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.07) -> Array:

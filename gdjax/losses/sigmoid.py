@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gdjax.losses.parts import Array, ArrayLike, pair, product
+from gdjax.losses.common import Array, ArrayLike, pair, product
 
 
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:

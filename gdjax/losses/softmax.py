@@ -6,7 +6,7 @@ import math
 
 import jax.numpy as jnp
 
-from gdjax.losses.parts import (
+from gdjax.losses.common import (
     Array,
     ArrayLike,
     Axis,

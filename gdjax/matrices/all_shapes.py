@@ -7,11 +7,11 @@ from typing import Any
 import jax
 
 from gdjax.core import meshes
+from gdjax.core.skipped import is_skipped, left_out
 from gdjax.lift.slots import Key, Moment, Shared
 from gdjax.lift.stages import Tree
 from gdjax.matrices import turns
 from gdjax.matrices.factored import Blocks
-from gdjax.matrices.of_gradients import blocks_and
 from gdjax.matrices.one_shape import Declared, Given, OneShape
 from gdjax.matrices.plan import Leaf
 from gdjax.matrices.slots import LIFTED, Slot, blocks_for
@@ -30,8 +30,7 @@ def of_matrices(
     of = lambda *kinds: {f: getattr(s, f) for f in rule.fields(*kinds)}  # noqa: E731
     moments, stacks, shared = of(Moment), of(Slot, tuple), of(Shared)
     kept = {name: _number([x[name] for x in stacks.values()]) for x in stacks.values() for name in x}
-    of_tree = lambda params: blocks_for(tree.label, params, arguments)  # noqa: E731
-    found, (xs, *ms) = blocks_and(tree, [gs, *moments.values()], kept, of_tree)
+    found, (xs, *ms) = _blocks_and(tree, [gs, *moments.values()], kept, arguments)
     hyper = {k: x for k, x in arguments.items() if k not in LIFTED}
     arrays = {k: x for k, x in hyper.items() if isinstance(x, jax.Array)}
     constants = {k: x for k, x in hyper.items() if k not in arrays}
@@ -42,6 +41,36 @@ def of_matrices(
     given = Given(xs, dict(zip(moments, ms, strict=True)), stacks, shared, keys, s.count, t, arrays)
     run = functools.partial(_stepped, rule, found, constants, kinds, then)
     return meshes.partitioned(run, {"u": gs, **moments, **stacks, **shared}, given)
+
+
+def _blocks_and(
+    tree: Tree, lists: Sequence[Sequence[Array]], kept: Mapping[str, int | None], arguments: Mapping[str, Any]
+) -> tuple[Blocks, list[list[Array | None]]]:
+    """The blocks that the state was made for, and the lists with an entry for each leaf of theirs.
+
+    Args:
+      lists: arrays for each leaf that has a gradient; None takes the place of the others.
+      kept: how many blocks each stack of the state has; None for one that has no arrays, {} for a state without.
+    """
+    updates = tree.of(lists[0])
+    missing = left_out(updates)
+    like = jax.tree_util.tree_map_with_path(lambda path, g: missing.get(path, g), updates, is_leaf=is_skipped)
+    order = {path: i for i, path in enumerate(tree.chosen(tree.paths))}
+    places = [order.get(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
+    found = blocks_for(tree.label, like, arguments)
+    numbers = found.numbers
+    kept = {name: numbers.get(name, 0) if n is None else n for name, n in kept.items()} or numbers
+    if numbers != kept:
+        raise ValueError(
+            f"{tree.label}: the state has {_listed(kept)}, the gradients are {_listed(numbers)}; init(params) "
+            "anew after changing the parameters, and pass params to update where some have no gradient"
+        )
+    own = [None if cut is None else i for i, cut in zip(places, found.cuts, strict=True)]
+    return found, [[None if i is None else xs[i] for i in own] for xs in lists]
+
+
+def _listed(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} blocks of {name}" for name, n in numbers.items()) or "no blocks"
 
 
 def _number(trees: Any) -> int | None:

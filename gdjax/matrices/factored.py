@@ -15,9 +15,9 @@ import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
-from gdjax.core.types import ArrayTree, Params
+from gdjax.core.types import Params
 from gdjax.linalg import blocks
-from gdjax.matrices.plan import Leaf, plan_of
+from gdjax.matrices.plan import Leaf
 from gdjax.numerics import Array
 from gdjax.xla import places
 
@@ -165,13 +165,6 @@ class Blocks:
                 kept = lambda x, y: jnp.where(own.reshape(-1, *[1] * (x.ndim - 1)), x, y)  # noqa: B023, E731
                 new[field][name] = jax.tree.map(kept, new[field][name], old[field][name])
         return new
-
-
-def blocks_of(label: str, tree: ArrayTree, numbers: Any, default: Any, layout: Layout) -> Blocks:
-    """The blocks of a tree; see `plan_of`."""
-    leaves = plan_of(label, tree, numbers, default).leaves
-    cuts = [Cut(leaf, layout.block_size) if leaf.is_matrix else None for leaf in leaves]
-    return Blocks(cuts, [jnp.iscomplexobj(x) for x in jax.tree.leaves(tree)], layout)
 
 
 def stands_for_a_tree(params: Params) -> bool:

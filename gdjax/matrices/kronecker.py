@@ -10,14 +10,13 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from gdjax.linalg.bases import turned_basis
+from gdjax.linalg.matrices import highest
 from gdjax.matrices.in_turns import in_turns
 from gdjax.numerics import Array
 
 Refresh = Literal["qr", "eigh"]
-_highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def adjoint(x: Array) -> Array:
@@ -26,7 +25,7 @@ def adjoint(x: Array) -> Array:
 
 def gram(g: Array) -> Array:
     """G G^H, in full float32 also where products are rounded."""
-    return _highest(g, adjoint(g))
+    return highest(g, adjoint(g))
 
 
 def into(g: Array, left: Array | None, right: Array | None) -> Array:
@@ -84,6 +83,6 @@ def _turned(
         return (x @ adjoint(old)) @ new if side else adjoint(new) @ (old @ x)
 
     def mixed(x: Array) -> Array:
-        return _highest(x, mix.mT) if side else _highest(mix, x)
+        return highest(x, mix.mT) if side else highest(mix, x)
 
     return [new, *map(moved, xs[:moments]), *map(mixed, xs[moments:])]

@@ -1,7 +1,7 @@
 """Which leaves of a tree are which matrices: one plan for each tree of shapes, for all that a matrix method does."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +11,10 @@ import numpy as np
 from gdjax.core import calls, checks
 from gdjax.core.paths import check_prefix
 from gdjax.core.types import ArrayTree
+from gdjax.lift.rule import OfLeaf
+from gdjax.lift.stages import Tree
 from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, is_numbers, is_trained, matrix_axes
-from gdjax.matrices.roles import ByRole
+from gdjax.matrices.roles import ByRole, fixed
 from gdjax.numerics import Array
 
 _BY_DEFAULT = Matrix(0, 1)
@@ -115,9 +117,22 @@ def plan_of(
                 raise ValueError(f"{label}: {where}: shape {shape} is no matrix; give its {type(default).__name__}")
             n = default
         if n is not None and not isinstance(n, str):
-            n = Matrix(_fixed(n.reduction_axis), _fixed(n.output_axis), _fixed(getattr(n, "parts", 1)))
+            n = fixed(n)
         key.append((where, shape, n, is_trained(x)))
     return _plan(label, tuple(key))
+
+
+def of_leaf(numbers: Callable[[Any], Any], default: Any = None) -> OfLeaf:
+    """How each leaf is matrices, for a rule: `static={"roles": of_leaf(routing, Matrix())}`.
+
+    `numbers` makes the argument of `plan_of` from that of the rule.
+    """
+
+    def of_each(tree: Tree, argument: Any) -> list[Leaf]:
+        plan = plan_of(tree.label, tree.structure.unflatten(tree.entries), numbers(argument), default)
+        return tree.of_each([leaf._replace(path="") for leaf in plan.leaves])  # leaves alike share one trace
+
+    return of_each
 
 
 def numbers_of(label: str, name: str, numbers: Any, tree: ArrayTree) -> list[Any]:
@@ -137,10 +152,6 @@ def numbers_of(label: str, name: str, numbers: Any, tree: ArrayTree) -> list[Any
     found: list[Any] = []
     jax.tree.map(lambda x, part: found.extend([x] * len(jax.tree.leaves(part))), numbers, tree, is_leaf=is_entry)
     return found
-
-
-def _fixed(axis: Any) -> Any:
-    return axis if isinstance(axis, int) else tuple(axis)
 
 
 @functools.lru_cache(maxsize=1024)

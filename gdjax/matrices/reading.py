@@ -152,13 +152,10 @@ class Context:
 
     def _are_experts(self, gate: Read, outputs: int) -> bool:
         """Whether there are experts, or as many matrices as the gate has outputs, beside the layer of a gate."""
-        place = _around(gate)
-        for x in self.leaves:
-            path = x.path.replace(".", "/")
-            if x is not gate and path.startswith(f"{place}/" if place else ""):
-                if "expert" in path[len(place) :].lower() or x.is_stack and outputs in x.shape[:-2]:
-                    return True
-        return False
+        start = (place := _around(gate)) and f"{place}/"
+        paths = [(x, x.path.replace(".", "/")) for x in self.leaves if x is not gate]
+        below = [(x, path.removeprefix(start).lower()) for x, path in paths if path.startswith(start)]
+        return any("expert" in path or x.is_stack and outputs in x.shape[:-2] for x, path in below)
 
 
 def _around(leaf: Read) -> str:

@@ -187,11 +187,11 @@ def _by_role(label: str, overrides: Any) -> ByRole:
             raise ValueError(
                 f"{label}: {pattern!r}: unknown role {role!r}; there are {', '.join(ROLES)}, or a gdjax.Matrix"
             )
-        rules.append((pattern, role if isinstance(role, str) else _fixed(role)))
+        rules.append((pattern, role if isinstance(role, str) else fixed(role)))
     return ByRole(tuple(rules))
 
 
-def _fixed(numbers: Any) -> Matrix:
+def fixed(numbers: Any) -> Matrix:
     parts = getattr(numbers, "parts", 1)
     return Matrix(*(x if isinstance(x, int) else tuple(x) for x in (*numbers[:2], parts)))
 

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import keys, meshes
 from gdjax.core.base import MaskedNode
+from gdjax.core.part import Kind
 from gdjax.core.types import ArrayTree, Params
 from gdjax.lift.slots import Key, start
 from gdjax.lift.stages import Whole
 from gdjax.linalg.matrices import Matrix
-from gdjax.matrices.factored import Blocks, Layout, blocks_of, stands_for_a_tree
+from gdjax.matrices.factored import Blocks, Cut, Layout, stands_for_a_tree
+from gdjax.matrices.plan import plan_of
 from gdjax.matrices.roles import routing
 from gdjax.numerics import Array
 
@@ -57,6 +59,11 @@ class Slot:
         """The arguments of the factory that the slot reads, and what they are by default."""
         return {}
 
+    @property
+    def keeps(self) -> Kind:
+        """What its arrays keep, as in `gdjax.Moment`."""
+        return "exact"
+
     def start(self, stack: Stack) -> Any:
         raise NotImplementedError
 
@@ -77,6 +84,10 @@ class Block(Slot):
     @property
     def arguments(self) -> dict[str, Any]:
         return {self.dtype: None} if self.dtype else {}
+
+    @property
+    def keeps(self) -> Kind:
+        return "square" if self.real else "moment"
 
     def start(self, stack: Stack) -> Any:
         dtype, own = stack.given.get(self.dtype), stack.real() if self.real else stack.own()
@@ -104,6 +115,14 @@ class Side(Slot):
         n, own = stack.sides[self.side], stack.own()
         zeros = stack.zeros(own, n, n)
         return zeros + jnp.eye(n, dtype=own)[None] if self.identity else zeros
+
+
+@dataclass(frozen=True)
+class Basis(Side):
+    """A `Side` of orthonormal columns, which starts at I; `quantize_state` may keep it coarsely."""
+
+    identity: bool = True
+    keeps = "basis"
 
 
 @dataclass(frozen=True)
@@ -137,7 +156,10 @@ def as_declared(slot: Any) -> Any:
     """A slot of a rule of one matrix as one of the leaf rule behind it."""
     if isinstance(slot, Key):
         return Whole(lambda params, given: keys.fresh(given[slot.seed] if isinstance(slot.seed, str) else slot.seed))
-    return Whole(functools.partial(_started, slot), of_several=True) if isinstance(slot, Slot | tuple) else slot
+    if not isinstance(slot, Slot | tuple):
+        return slot
+    kind = slot.keeps if isinstance(slot, Slot) else "exact"
+    return Whole(functools.partial(_started, slot), of_several=True, kind=kind)
 
 
 def arguments_of(slot: Any) -> dict[str, Any]:
@@ -165,6 +187,9 @@ def _wanted(slot: Slot, given: Mapping[str, Any]) -> bool:
 
 
 def blocks_for(label: str, tree: ArrayTree, given: Mapping[str, Any]) -> Blocks:
+    """The blocks of a tree; `given` has the arguments in `LIFTED`."""
     layout = Layout(given["block_size"], given["sides"], given["max_precond_dim"]).checked(label)
     roles = given["roles"]
-    return blocks_of(label, tree, None if roles is None else routing(roles), Matrix(), layout)
+    leaves = plan_of(label, tree, None if roles is None else routing(roles), Matrix()).leaves
+    cuts = [Cut(leaf, layout.block_size) if leaf.is_matrix else None for leaf in leaves]
+    return Blocks(cuts, [jnp.iscomplexobj(x) for x in jax.tree.leaves(tree)], layout)

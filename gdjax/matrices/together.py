@@ -63,13 +63,15 @@ def together(f: Callable[..., Any]) -> Callable[..., Any]:
             raise TypeError("gdjax.together: f closes over an array of the rule; hand it over, together(f)(x, c=c)")
         results = [jnp.zeros((*batch, *y.shape), y.dtype) for y in jax.tree.leaves(shown)]
         like = [0 if (y.shape, y.dtype) == (arrays[0].shape, arrays[0].dtype) else y for y in results]
-        found = _met(_InStacks(hashable(f)), arrays, None, like, given)
+        found = _met(InStacks(hashable(f)), arrays, None, like, given)
         return tuple(found) if isinstance(shown, tuple) else found[0]
 
     return called
 
 
-class _InStacks(NamedTuple):
+class InStacks(NamedTuple):
+    """A function of a matrix of each of several arrays, for lists of their stacks."""
+
     f: Callable[..., Any]
 
     def __call__(self, *lists: list[Array], **common: Any) -> Any:

@@ -1,18 +1,16 @@
 """Functions of arrays that two or more rules share."""
 
-from gdjax.numerics.bounds import (
-    TERMS,
+from gdjax.numerics.bounds import (  # noqa: F401
     below_overflow,
     bounded,
     bounded_sq,
-    largest_of,
     scaled,
     shrinking,
     spoiled,
     squarable,
     sum_sq,
 )
-from gdjax.numerics.elementwise import (
+from gdjax.numerics.elementwise import (  # noqa: F401
     Array,
     abs_sq,
     at_least_float32,
@@ -31,45 +29,4 @@ from gdjax.numerics.elementwise import (
     widen,
     widest_real,
 )
-from gdjax.numerics.norms import (
-    precise,
-    safe_norm,
-    safe_root_mean_squares,
-    three_sums,
-    unit_and_norm,
-)
-
-__all__ = [
-    "Array",
-    "TERMS",
-    "abs_sq",
-    "at_least_float32",
-    "below_overflow",
-    "bounded",
-    "bounded_sq",
-    "complex_dtype",
-    "debias",
-    "divide",
-    "is_key",
-    "largest",
-    "largest_of",
-    "one_minus_pow",
-    "precise",
-    "python_numbers",
-    "real_dtype",
-    "safe_increment",
-    "safe_int32_increment",
-    "safe_norm",
-    "safe_root_mean_squares",
-    "scalar",
-    "scaled",
-    "shrinking",
-    "spoiled",
-    "sqrt",
-    "squarable",
-    "sum_sq",
-    "three_sums",
-    "unit_and_norm",
-    "widen",
-    "widest_real",
-]
+from gdjax.numerics.norms import safe_root_mean_squares, unit_and_norm  # noqa: F401

@@ -63,7 +63,9 @@ def one_minus_pow(b: ArrayLike, t: Array) -> Array:
 
 def debias(x: Array, b: ArrayLike, t: Array) -> Array:
     """x / (1 - b^t): corrects an average that began at 0. One quotient in all, and one product per element."""
-    return x * (1 / one_minus_pow(b, t))
+    # A sign that is left to the loops of leaves puts this number last among their inputs. Without it the first leaf of
+    # each shape has its inputs in another order, and a compiled loop of its own.
+    return x * -(1 / -one_minus_pow(b, t))
 
 
 def safe_increment(count: int | Array) -> Array:
@@ -123,9 +125,7 @@ def widen(tree: ArrayTree, real: np.dtype) -> Any:
         x = jnp.asarray(x)
         if is_key(x):
             return x
-        if jnp.issubdtype(x.dtype, jnp.complexfloating):
-            return x.astype(jnp.complex128 if real.itemsize == 8 else jnp.complex64)
-        return x.astype(real)
+        return x.astype(complex_dtype(real) if jnp.iscomplexobj(x) else real)
 
     return jax.tree.map(leaf, tree)
 

@@ -60,9 +60,8 @@ def unit_and_norm(x: Array, axis: Axis = None) -> tuple[Array, Array]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _unit_and_norm(x: Array, axes: Axes) -> tuple[Array, Array]:
-    return jax.lax.platform_dependent(
-        x, cpu=functools.partial(_by_the_largest, axes), default=functools.partial(_by_three_sums, axes)
-    )
+    by_the_largest, by_three_sums = (functools.partial(f, axes) for f in (_by_the_largest, _by_three_sums))
+    return jax.lax.platform_dependent(x, cpu=by_the_largest, default=by_three_sums)
 
 
 def _by_the_largest(axes: Axes, x: Array) -> tuple[Array, Array]:

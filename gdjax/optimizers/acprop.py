@@ -2,21 +2,16 @@
 
 import jax.numpy as jnp
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Mask, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adabelief import ScaleByBeliefState
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
-@leafwise(
-    ScaleByBeliefState,
-    nu=second_moment,
-)
+@leafwise(ScaleByBeliefState, nu=second_moment)
 def scale_by_acprop(
     g: Array, s: ScaleByBeliefState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, new_mean: bool = False,
@@ -97,8 +92,4 @@ def acprop(
       Zhuang et al. 2021, Momentum centering and asynchronous update for adaptive gradient methods, section 2 (ACProp),
       https://arxiv.org/abs/2110.05454
     """
-    return chain(
-        scale_by_acprop(b1, b2, eps, eps_root, new_mean=new_mean),
-        add_decayed_weights(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    return descending(scale_by_acprop(b1, b2, eps, eps_root, new_mean=new_mean), learning_rate, weight_decay, mask)

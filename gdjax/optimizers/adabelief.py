@@ -2,15 +2,13 @@
 
 from typing import NamedTuple
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import second_moment
+from gdjax.lift.slots import Moment, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import corrected_mean
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 class ScaleByBeliefState(NamedTuple):
@@ -21,7 +19,8 @@ class ScaleByBeliefState(NamedTuple):
     nu: Params  # like params, average square of g - mu, float32 at least
 
 
-@leafwise(ScaleByBeliefState, nu=second_moment)
+# Of mu the gradient is subtracted, and what is left squared.
+@leafwise(ScaleByBeliefState, mu=Moment("mu_dtype", kind="exact"), nu=second_moment)
 def scale_by_belief(
     g: Array, s: ScaleByBeliefState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, nesterov: bool = False,
@@ -98,9 +97,5 @@ def adabelief(
       Zhuang et al. 2020, AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, Algorithm 2,
       https://arxiv.org/abs/2010.07468
     """
-    decay = () if weight_decay is None else (add_decayed_weights(weight_decay, weight_decay_mask),)
-    return chain(
-        scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov),
-        *decay,
-        scale_by_learning_rate(learning_rate),
-    )
+    direction = scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov)
+    return descending(direction, learning_rate, weight_decay, weight_decay_mask)

@@ -142,8 +142,7 @@ def scale_by_factored_rms(
     Reference:
       Shazeer & Stern 2018, Algorithm 4, https://arxiv.org/abs/1804.04235
     """
-    least = checks.structural("gdjax.scale_by_factored_rms", "min_dim_size_to_factor", min_dim_size_to_factor, 0)
-    return _by_factored_rms(factored, least, epsilon, _Decay(decay_rate_fn, decay_rate, step_offset))
+    return _by_factored_rms(factored, min_dim_size_to_factor, epsilon, _Decay(decay_rate_fn, decay_rate, step_offset))
 
 
 @transform
@@ -200,9 +199,8 @@ def adafactor(
       Shazeer & Stern 2018, Adafactor: adaptive learning rates with sublinear memory cost, Algorithms 4 and 5,
       https://arxiv.org/abs/1804.04235
     """
-    least = checks.structural("gdjax.adafactor", "min_dim_size_to_factor", min_dim_size_to_factor, 0)
     decay = _Decay(power_decay, decay_rate, decay_offset)
-    parts = [_by_factored_rms(factored, least, eps, decay, clipping_threshold)]
+    parts = [_by_factored_rms(factored, min_dim_size_to_factor, eps, decay, clipping_threshold)]
     if clipping_threshold is not None:
         parts.append(scale(1.0))  # in the place that a clip of its own has in Optax's state
     if learning_rate is not None:

@@ -2,13 +2,12 @@
 
 from typing import NamedTuple
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 class ScaleByRssState(NamedTuple):
@@ -75,4 +74,4 @@ def adagrad(
     Reference:
       Duchi, Hazan & Singer 2011, figure 1 (diagonal case), https://jmlr.org/papers/v12/duchi11a.html
     """
-    return chain(scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate))
+    return descending(scale_by_rss(initial_accumulator_value, eps), learning_rate)

@@ -2,14 +2,12 @@
 
 from typing import NamedTuple
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 class ScaleByAdamState(NamedTuple):
@@ -112,10 +110,8 @@ def adam(
       Kingma & Ba 2015, Adam: a method for stochastic optimization, Algorithm 1, https://arxiv.org/abs/1412.6980;
       Dozat 2016, Incorporating Nesterov momentum into Adam.
     """
-    return chain(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),
-        scale_by_learning_rate(learning_rate),
-    )
+    direction = scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype)
+    return descending(direction, learning_rate)
 
 
 @transform
@@ -166,11 +162,8 @@ def adamw(
     Reference:
       Loshchilov & Hutter 2019, Decoupled weight decay regularization, Algorithm 2, https://arxiv.org/abs/1711.05101
     """
-    return chain(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),
-        add_decayed_weights(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    direction = scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype)
+    return descending(direction, learning_rate, weight_decay, mask)
 
 
 @transform

@@ -2,15 +2,13 @@
 
 import jax.numpy as jnp
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Mask, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, bounded, debias, divide
 from gdjax.optimizers.adam import ScaleByAdamState
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 @leafwise(ScaleByAdamState, nu=second_moment)
@@ -77,7 +75,7 @@ def adamax(
     Reference:
       Kingma & Ba 2015, Adam: a method for stochastic optimization, Algorithm 2, https://arxiv.org/abs/1412.6980
     """
-    return chain(scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate))
+    return descending(scale_by_adamax(b1, b2, eps), learning_rate)
 
 
 @transform
@@ -115,6 +113,4 @@ def adamaxw(
       Kingma & Ba 2015, Algorithm 2, https://arxiv.org/abs/1412.6980; Loshchilov & Hutter 2019, Decoupled weight decay
       regularization, https://arxiv.org/abs/1711.05101
     """
-    return chain(
-        scale_by_adamax(b1, b2, eps), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate)
-    )
+    return descending(scale_by_adamax(b1, b2, eps), learning_rate, weight_decay, mask)

@@ -4,14 +4,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, safe_increment, sqrt
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 class ScaleByAdanState(NamedTuple):
@@ -24,7 +22,7 @@ class ScaleByAdanState(NamedTuple):
     t: Array  # () int32, updates made so far
 
 
-@leafwise(ScaleByAdanState, n=second_moment, t=Shared(0, jnp.int32), g=Moment())
+@leafwise(ScaleByAdanState, n=second_moment, t=Shared(0, jnp.int32), g=Moment(kind="exact"))
 def scale_by_adan(
     g: Array, s: ScaleByAdanState, p: Array, t: Array,
     b1: Hyper = 0.98, b2: Hyper = 0.92, b3: Hyper = 0.99, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,
@@ -118,8 +116,4 @@ def adan(
       Xie et al. 2022, Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models, Algorithm 1,
       https://arxiv.org/abs/2208.06677
     """
-    return chain(
-        scale_by_adan(b1, b2, b3, eps, eps_root, lookahead=lookahead),
-        add_decayed_weights(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    return descending(scale_by_adan(b1, b2, b3, eps, eps_root, lookahead=lookahead), learning_rate, weight_decay, mask)

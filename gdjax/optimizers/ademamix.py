@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.combine.chain import chain
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule
@@ -14,8 +13,7 @@ from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.slots import Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 class ScaleByAdemamixState(NamedTuple):
@@ -44,29 +42,16 @@ class _Mixture(NamedTuple):
     nu: Params
 
 
-class _Simplified(NamedTuple):
-    count: Array
-    m: Array
-    n: Array
-
-
 @dataclass(frozen=True, eq=False)
 class _Renamed(Leafwise):
-    """A rule whose state has other names outside, where Optax calls `count` what is not the lift's count."""
-
-    Outside: Any = None
+    """A rule whose state has other names outside: Optax calls `count` what is not the lift's count."""
 
     def split(self, state: OptState) -> Any:
-        checks.state(self.label, state, self.Outside)
+        checks.state(self.label, state, ScaleByAdemamixState)
         return super().split(self.State(*state))
 
     def join(self, *parts: Any) -> Any:
-        return self.Outside(*super().join(*parts))
-
-
-def _renamed(tx: GradientTransformation, Outside: type) -> _Renamed:  # noqa: N803
-    part = base.part_of(tx)
-    return _Renamed(**{f.name: getattr(part, f.name) for f in fields(part)}, Outside=Outside)
+        return ScaleByAdemamixState(*super().join(*parts))
 
 
 @leafwise(_Mixture, t=Shared(0, dtype=jnp.int32), nu=second_moment)
@@ -118,7 +103,8 @@ def scale_by_ademamix(
     Reference:
       Pagliardini, Ablin & Grangier 2024, Algorithm 1, https://arxiv.org/abs/2409.03137
     """
-    return _renamed(_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype), ScaleByAdemamixState)
+    part = base.part_of(_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype))
+    return _Renamed(**{f.name: getattr(part, f.name) for f in fields(part)})
 
 
 @transform
@@ -174,31 +160,14 @@ def ademamix(
       Pagliardini, Ablin & Grangier 2024, The AdEMAMix optimizer: better, faster, older, Algorithm 1,
       https://arxiv.org/abs/2409.03137
     """
-    return chain(
-        scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype),
-        add_decayed_weights(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    return descending(scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype), learning_rate, weight_decay, mask)
 
 
-@leafwise(_Simplified, n=second_moment)
-def _simplified_ademamix(
-    g: Array, s: _Simplified, p: Array, t: Array, b1: Hyper, b2: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper
-) -> tuple[Array, _Simplified]:
-    g = bounded(g)
-    m = b1 * s.m + g
-    n = b2 * s.n + (1 - b2) * abs_sq(g)
-    return divide(m + alpha * g, sqrt(debias(n, b2, t) + eps_root), eps), s._replace(m=m, n=n)
-
-
-@transform
+@leafwise(ScaleBySimplifiedAdEMAMixState, count=lambda s: s.t, t=Shared(0, dtype=jnp.int32), n=second_moment)
 def scale_by_simplified_ademamix(
-    b1: ScalarOrSchedule = 0.99,
-    b2: ScalarOrSchedule = 0.95,
-    alpha: ScalarOrSchedule = 0.0,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
-) -> Any:
+    g: Array, s: ScaleBySimplifiedAdEMAMixState, p: Array, t: Array,
+    b1: Hyper = 0.99, b2: Hyper = 0.95, alpha: Hyper = 0.0, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,
+) -> tuple[Array, ScaleBySimplifiedAdEMAMixState]:  # fmt: skip
     """Simplified AdEMAMix's direction: a sum of gradients and the current one, under an adaptive rate.
 
         m_t = b1 m_{t-1} + g_t
@@ -221,7 +190,11 @@ def scale_by_simplified_ademamix(
     Reference:
       Morwani, Vyas, Zhang & Kakade 2025, https://arxiv.org/abs/2502.02431
     """
-    return _renamed(_simplified_ademamix(b1, b2, alpha, eps, eps_root), ScaleBySimplifiedAdEMAMixState)
+    g = bounded(g)
+    m = b1 * s.m + g
+    n = b2 * s.n + (1 - b2) * abs_sq(g)
+    u = divide(m + alpha * g, sqrt(debias(n, b2, t) + eps_root), eps)
+    return u, ScaleBySimplifiedAdEMAMixState(numerics.safe_increment(s.t), m, n)
 
 
 @transform
@@ -264,8 +237,4 @@ def simplified_ademamix(
       Morwani, Vyas, Zhang & Kakade 2025, Connections between schedule-free optimizers, AdEMAMix, and accelerated SGD
       variants, https://arxiv.org/abs/2502.02431
     """
-    return chain(
-        scale_by_simplified_ademamix(b1, b2, alpha, eps, eps_root),
-        add_decayed_weights(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    return descending(scale_by_simplified_ademamix(b1, b2, alpha, eps, eps_root), learning_rate, weight_decay, mask)

@@ -2,24 +2,21 @@
 
 import jax.numpy as jnp
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, ScalarOrSchedule, Schedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.optimizers.with_adam import taking
+from gdjax.transforms.decay import descending
 
 
 def _fourth_root(t: Array) -> Array:
     return jnp.asarray(t, float) ** 0.25
 
 
-@leafwise(
-    ScaleByAdamState,
-    nu=second_moment,
-)
+@leafwise(ScaleByAdamState, nu=second_moment)
 def scale_by_adopt(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.9999, eps: Hyper = 1e-6, mu_dtype: DType | None = None,
@@ -114,9 +111,4 @@ def adopt(
       Taniguchi et al. 2024, ADOPT: modified Adam can converge with any beta2 with the optimal rate (ADOPT, clipped),
       https://arxiv.org/abs/2411.02853
     """
-    return chain(
-        scale_by_adopt(
-            b1, b2, eps, mu_dtype, nesterov=nesterov, use_clipping=use_clipping, clip_value_fn=clip_value_fn
-        ),
-        scale_by_learning_rate(learning_rate),
-    )
+    return descending(taking(scale_by_adopt, locals()), learning_rate)

@@ -4,13 +4,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 class ScaleByAmsgradState(NamedTuple):
@@ -100,7 +99,5 @@ def amsgrad(
     Reference:
       Reddi, Kale & Kumar 2018, On the convergence of Adam and beyond, Algorithm 2, https://arxiv.org/abs/1904.09237
     """
-    return chain(
-        scale_by_amsgrad(b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu),
-        scale_by_learning_rate(learning_rate),
-    )
+    direction = scale_by_amsgrad(b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu)
+    return descending(direction, learning_rate)

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics, tree
-from gdjax.combine.chain import chain
-from gdjax.core import base, checks, meshes
-from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.core import checks, meshes
+from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.closures import value_of
 from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, ScalarOrSchedule, Transform, Updates
@@ -17,9 +16,8 @@ from gdjax.linalg.quasi_newton import Pair, Rule
 from gdjax.linesearch.line import fit
 from gdjax.linesearch.zoom import scale_by_zoom_linesearch
 from gdjax.numerics import Array
-from gdjax.optimizers.lbfgs import NEWTON_SEARCH
+from gdjax.optimizers.lbfgs import NEWTON_SEARCH, searched
 from gdjax.projections.boxes import Bounds, ends_of
-from gdjax.transforms.scaling import scale, scale_by_learning_rate
 
 SEARCH_WITHIN = scale_by_zoom_linesearch(20, max_learning_rate=1.0, initial_guess_strategy="one")
 
@@ -207,8 +205,6 @@ def _searched(
     label: str, direction: Transform, learning_rate: ScalarOrSchedule | None, linesearch: Transform | None,
     bounds: Bounds,
 ) -> GradientTransformation:  # fmt: skip
-    if linesearch is not None:
-        base.check_transform(label, "linesearch", linesearch)
     if bounds is not None:
         linesearch = SEARCH_WITHIN if linesearch == NEWTON_SEARCH else linesearch
         for name, x in {
@@ -217,11 +213,7 @@ def _searched(
         }.items():
             if isinstance(x, checks.NUMBER) and x > 1:
                 raise ValueError(f"{label}: with bounds the {name} must be at most 1, got {x}")
-    return chain(
-        direction,
-        scale(-1.0) if learning_rate is None else scale_by_learning_rate(learning_rate),
-        identity() if linesearch is None else linesearch,
-    )
+    return searched(label, direction, learning_rate, linesearch)
 
 
 def _farthest(linesearch: Transform | None) -> Any:

@@ -13,7 +13,7 @@ from gdjax.numerics import Array, bounded, divide
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
-_sum = Moment(wide=True, real=True)
+_sum = Moment(wide=True, real=True, kind="exact")
 
 
 class COCOBState(NamedTuple):
@@ -29,8 +29,8 @@ class COCOBState(NamedTuple):
 @leafwise(
     COCOBState,
     init_particles=initial_parameter,
-    cumulative_gradients=Moment(wide=True),
-    scale=Moment(wide=True, real=True, fill="eps"),
+    cumulative_gradients=Moment(wide=True, kind="exact"),
+    scale=Moment(wide=True, real=True, fill="eps", kind="exact"),
     subgradients=_sum,
     reward=_sum,
 )

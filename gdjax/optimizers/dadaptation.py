@@ -12,10 +12,12 @@ from gdjax.lift.meetings import total
 from gdjax.lift.slots import Moment, Shared, initial_parameter
 from gdjax.linalg.sums import bounded_inner, sum_abs
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, sqrt
+from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.decay import decayed, of_some
 
 # All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
 _wide = Moment(wide=True)
+_sum = Moment(wide=True, kind="exact")
 _square = Moment(wide=True, real=True)
 
 
@@ -65,7 +67,7 @@ def _pair(label: str, betas: Any) -> tuple[Any, Any]:
     ProdigyState,
     exp_avg=_wide,
     exp_avg_sq=_square,
-    grad_sum=_wide,
+    grad_sum=_sum,
     params0=initial_parameter,
     estim_lr=Shared("estim_lr0"),
     numerator_weighted=Shared(),
@@ -142,20 +144,16 @@ def prodigy(
       Mishchenko & Defazio 2023, Prodigy: an expeditiously adaptive parameter-free learner (Adam version),
       https://arxiv.org/abs/2306.06101
     """
-    label = "gdjax.prodigy"
-    beta1, beta2 = _pair(label, betas)
-    weight_decay = of_some(label, weight_decay, weight_decay_mask)
-    return _prodigy(
-        learning_rate, beta1, beta2, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup, bias_correction,
-        beta3,
-    )  # fmt: skip
+    beta1, beta2 = _pair("gdjax.prodigy", betas)
+    weight_decay = of_some("gdjax.prodigy", weight_decay, weight_decay_mask)
+    return taking(_prodigy, locals())
 
 
 @leafwise(
     DAdaptAdamWState,
     exp_avg=_wide,
     exp_avg_sq=_square,
-    grad_sum=_wide,
+    grad_sum=_sum,
     estim_lr=Shared("estim_lr0"),
     numerator_weighted=Shared(),
 )

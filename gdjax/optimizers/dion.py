@@ -1,6 +1,5 @@
 """Dion: a momentum orthonormalized in a few dimensions, of which the rest is kept."""
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,23 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import base, keys
+from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Planned
-from gdjax.linalg.matrices import Matrix
-from gdjax.linalg.stacks import in_stacks
-from gdjax.matrices.plan import plan_of
+from gdjax.linalg.matrices import Matrix, highest
+from gdjax.matrices.plan import of_leaf, plan_of
 from gdjax.matrices.roles import routing
-from gdjax.matrices.together import of_stacks
+from gdjax.matrices.together import InStacks, of_stacks
 from gdjax.numerics import Array, bounded
 from gdjax.numerics.norms import unit_and_norm
-from gdjax.optimizers.orthogonal import matrices
 from gdjax.optimizers.with_adam import with_adam
-
-_highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class ScaleByDionState(NamedTuple):
@@ -36,13 +30,9 @@ class ScaleByDionState(NamedTuple):
     Q: Any  # for each leaf a list with, for each part, (number, shorter side, rank): the directions on that side
 
 
-def _rank(rows: int, columns: int, fraction: float) -> int:
-    return min(math.ceil(fraction * min(rows, columns)), rows, columns)
-
-
 def _first_q(params: Params, given: Mapping[str, Any]) -> list[Any]:
     """Random directions."""
-    leaves = plan_of("gdjax.scale_by_dion", params, given["dimensions"], Matrix()).leaves
+    leaves = plan_of("gdjax.scale_by_dion", params, routing(given["roles"]), Matrix()).leaves
     key, first = keys.fresh(given["key"]), []
     for i, (leaf, p) in enumerate(zip(leaves, jax.tree.leaves(params), strict=True)):
         real = numerics.widest_real(p)
@@ -50,15 +40,11 @@ def _first_q(params: Params, given: Mapping[str, Any]) -> list[Any]:
         parts = []
         for j, (number, rows, columns) in enumerate(leaf.sizes):
             own = jax.random.fold_in(jax.random.fold_in(key, i), j)
-            shape = number, min(rows, columns), _rank(rows, columns, given["rank_fraction"])
-            parts.append(jax.random.normal(own, shape, dtype))
+            side = min(rows, columns)
+            rank = min(math.ceil(given["rank_fraction"] * side), side)
+            parts.append(jax.random.normal(own, (number, side, rank), dtype))
         first.append(parts)
     return first
-
-
-def _low_rank(ms: list[Array], qs: list[Array], mu: Hyper, eps: Hyper) -> Any:
-    """The directions of stacks of matrices, what is left of them, and the new Q."""
-    return in_stacks(lambda m, q: _power_step(m, q, mu, eps), ms, qs)
 
 
 def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, Array]:
@@ -71,12 +57,12 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
     mu, eps = numerics.scalar(mu, B.real.dtype), numerics.scalar(eps, B.real.dtype)
     unit, norm = unit_and_norm(B, (-2, -1))
     B = B * (1 / unit).astype(B.dtype)  # noqa: N806
-    P, _ = jnp.linalg.qr(_highest(B, q.astype(B.dtype)))  # noqa: N806
-    R = _highest(B.mT.conj(), P)  # noqa: N806
-    B = B - ((1 - mu) * _highest(P, R.mT.conj())).astype(B.dtype)  # noqa: N806
+    P, _ = jnp.linalg.qr(highest(B, q.astype(B.dtype)))  # noqa: N806
+    R = highest(B.mT.conj(), P)  # noqa: N806
+    B = B - ((1 - mu) * highest(P, R.mT.conj())).astype(B.dtype)  # noqa: N806
     length = jnp.sqrt(jnp.sum(numerics.abs_sq(R), -2, keepdims=True)) + eps / unit
     new = jnp.where(norm == 0, q, R / jnp.where(length == 0, 1, length).astype(R.dtype))
-    u = jnp.where(norm == 0, 0, _highest(P, new.mT.conj()))
+    u = jnp.where(norm == 0, 0, highest(P, new.mT.conj()))
     u = (m.shape[-1] / max(m.shape[-2], 1)) ** 0.5 * u
     B = B * unit.astype(B.dtype)  # noqa: N806
     return (u.mT, B.mT, new) if turned else (u, B, new)
@@ -84,30 +70,15 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
 
 @leafwise(
     ScaleByDionState,
-    static={"dimensions": matrices(Matrix())},
-    mu=first_moment,
+    static={"roles": of_leaf(routing, Matrix())},
     Q=Planned(_first_q),
     staged="rank_fraction key",
 )
-def _dion(
-    g: Array, s: ScaleByDionState, p: Array, t: Array,
-    mu: Hyper, eps: Hyper, mu_dtype: DType | None, rank_fraction: Any, key: Any, dimensions: Any,
-) -> tuple[Array, ScaleByDionState]:  # fmt: skip
-    M = s.mu + bounded(g, "summed")  # noqa: N806
-    u, M, Q = of_stacks(_low_rank, M, s.Q, leaf=dimensions, like=(0, 0, 1), mu=mu, eps=eps)  # noqa: N806
-    return u, s._replace(mu=M, Q=Q)
-
-
-@transform
 def scale_by_dion(
-    mu: ScalarOrSchedule = 0.95,
-    rank_fraction: float = 1.0,
-    eps: ScalarOrSchedule = 1e-8,
-    *,
-    key: Any = 0,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-) -> GradientTransformation:
+    g: Array, s: ScaleByDionState, p: Array, t: Array,
+    mu: Hyper = 0.95, rank_fraction: float = 1.0, eps: Hyper = 1e-8,
+    *, key: Any = 0, mu_dtype: DType | None = None, roles: Roles = None,
+) -> tuple[Array, ScaleByDionState]:  # fmt: skip
     """Dion's direction: orthonormal, of low rank, with the remainder kept.
 
         B_t = M_{t-1} + G_t
@@ -138,8 +109,9 @@ def scale_by_dion(
       >>> int(jnp.linalg.matrix_rank(direction, rtol=1e-3))  # half of the shorter side
       2
     """
-    rule = _dion(mu, eps, mu_dtype, rank_fraction, key, routing(roles))
-    return base.part_of(rule).labelled("gdjax.scale_by_dion")
+    M = s.mu + bounded(g, "summed")  # noqa: N806
+    u, M, Q = of_stacks(InStacks(_power_step), M, s.Q, leaf=roles, like=(0, 0, 1), mu=mu, eps=eps)  # noqa: N806
+    return u, s._replace(mu=M, Q=Q)
 
 
 @transform

@@ -8,20 +8,18 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from gdjax import numerics
-from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import first_moment
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
-from gdjax.linalg.stacks import in_stacks
+from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.roles import routing
-from gdjax.matrices.together import of_stacks
+from gdjax.matrices.together import InStacks, of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrices, real_for
-from gdjax.optimizers.with_adam import with_adam
+from gdjax.optimizers.orthogonal import NS_COEFFS, checked, real_for
+from gdjax.optimizers.with_adam import taking, with_adam
 
 
 class ScaleByDion2State(NamedTuple):
@@ -30,11 +28,6 @@ class ScaleByDion2State(NamedTuple):
     count: Array  # () int32, updates made so far
     mu: Params  # like params, the sum of the gradients that is not yet in the parameters
     ns_coeffs: Array  # (3,) or (steps, 3), coefficients of Newton-Schulz
-
-
-def _of_largest(ms: list[Array], coeffs: Array, polar: Polar, fraction: float, ef_decay: Hyper, eps: Hyper) -> Any:
-    """The directions of stacks of matrices, and what is left of them."""
-    return in_stacks(lambda m: _submatrix(m, polar, coeffs, fraction, ef_decay, eps), ms)
 
 
 def _submatrix(
@@ -60,11 +53,7 @@ def _submatrix(
     return (u.mT, M.mT) if turned else (u, M)
 
 
-@leafwise(
-    ScaleByDion2State, static={"dimensions": matrices(Matrix())}, mu=first_moment,
-    ns_coeffs=first_coefficients("gdjax.scale_by_dion2"),
-    staged="ns_coeffs",
-)  # fmt: skip
+@leafwise(ScaleByDion2State, static={"dimensions": of_leaf(routing, Matrix())}, ns_coeffs=NS_COEFFS, staged="ns_coeffs")
 def _dion2(
     g: Array, s: ScaleByDion2State, p: Array, t: Array,
     ef_decay: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, fraction: float, ns_coeffs: Any,
@@ -73,7 +62,7 @@ def _dion2(
     real_for(ns_dtype, g)
     B = s.mu + bounded(g, "summed")  # noqa: N806
     u, M = of_stacks(  # noqa: N806
-        _of_largest, B, leaf=dimensions, like=(0, 0), coeffs=s.ns_coeffs,
+        InStacks(_submatrix), B, leaf=dimensions, like=(0, 0), coeffs=s.ns_coeffs,
         polar=Polar(ns_steps, preconditioning, ns_dtype), fraction=fraction, ef_decay=ef_decay, eps=eps,
     )  # fmt: skip
     return u, s._replace(mu=M)
@@ -129,12 +118,7 @@ def scale_by_dion2(
       >>> print(jnp.abs(direction).sum(1) > 0)  # the larger row alone
       [ True False]
     """
-    label = "gdjax.scale_by_dion2"
-    rule = base.part_of(
-        _dion2(ef_decay, eps, mu_dtype, ns_steps, fraction, ns_coeffs, preconditioning, ns_dtype, routing(roles))
-    )
-    check_polar(label, **rule.hyper, **rule.staged)
-    return rule.labelled(label)
+    return checked("gdjax.scale_by_dion2", taking(_dion2, locals() | {"dimensions": roles}))
 
 
 @transform

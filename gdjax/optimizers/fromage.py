@@ -21,9 +21,7 @@ def _descend(g: Array, s: EmptyState, p: Array, t: Array, learning_rate: Hyper) 
     return g * (-learning_rate / _root(learning_rate, g)), s
 
 
-@leafwise(
-    scheduled=WeightDecaySchedule,
-)
+@leafwise(scheduled=WeightDecaySchedule)
 def _shrink(g: Array, s: EmptyState, p: Array, t: Array, learning_rate: Hyper) -> tuple[Array, EmptyState]:
     root = _root(learning_rate, g)
     # 1 / root - 1, which as a difference is 0 in float32 for rates below 0.0002.

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.types import ArrayTree, DTypeLike, Mask, OptState, Params, Roles, ScalarOrSchedule, Transform
@@ -17,8 +16,7 @@ from gdjax.linalg import matrices
 from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 class GaLoreState(NamedTuple):
@@ -106,25 +104,15 @@ def _first_inner(params: Params, given: Mapping[str, Any]) -> Any:
     return given["base_optimizer"].init(jax.tree.structure(params).unflatten(_low(params, given, 1, lambda p: p)))
 
 
-def _fitting(
-    gs: list[Array], s: GaLoreState, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Roles
-) -> Any:
-    """Raises unless the projectors of the state fit the gradients."""
-    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
-    for a, p in zip(each, s.projector, strict=True):
-        if a is not None:
-            checks.slot(tree.label, a.leaf.path, "projector", p, a.sizes()[0], "that of the gradient")
-    return {}
-
-
 def _projectors(
     gs: list[Array], s: GaLoreState, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Roles
 ) -> Any:
-    """P_t."""
+    """P_t; raises unless the old ones fit the gradients."""
     each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
     news = list(s.projector)
     for i, (a, g, old) in enumerate(zip(each, gs, s.projector, strict=True)):
         if a is not None:
+            checks.slot(tree.label, a.leaf.path, "projector", old, a.sizes()[0], "that of the gradient")
             of = lambda g, a=a, old=old: a.projector(g).astype(old.dtype)  # noqa: E731
             news[i] = meshes.partitioned(of, old, g)
     return {"projector": news}
@@ -149,7 +137,7 @@ def _inner(
 
 
 @leafwise(
-    GaLoreState, reduce=(_fitting, Stage(_projectors, "projector", every="update_proj_gap"), _inner),
+    GaLoreState, reduce=(Stage(_projectors, "projector", every="update_proj_gap"), _inner),
     projector=Planned(_first_projectors), base_optimizer_state=Whole(_first_inner, "base_optimizer"),
     staged="rank side dimensions base_optimizer",
 )  # fmt: skip
@@ -198,11 +186,8 @@ def scale_by_galore(
       >>> jax.tree.map(jnp.shape, tx.init(params).base_optimizer_state.mu)
       {'b': (32,), 'w': (4, 32)}
     """
-    label = "gdjax.scale_by_galore"
-    rank = checks.structural(label, "rank", rank, 1)
-    if side not in ("long", "short"):
-        raise ValueError(f"{label}: side must be long or short, got {side!r}")
-    inner = scale_by_adam() if base_optimizer is None else base.check_transform(label, "base_optimizer", base_optimizer)
+    inner = scale_by_adam() if base_optimizer is None else base_optimizer
+    base.check_transform("gdjax.scale_by_galore", "base_optimizer", inner)
     return _galore(update_proj_gap, scale, rank, side, weight_dimension_numbers, inner)
 
 
@@ -262,8 +247,5 @@ def galore(
       Zhao et al. 2024, GaLore: memory-efficient LLM training by gradient low-rank projection, Algorithm 2,
       https://arxiv.org/abs/2403.03507
     """
-    return chain(
-        scale_by_galore(rank, update_proj_gap, scale, base_optimizer, weight_dimension_numbers, side=side),
-        add_decayed_weights(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    direction = scale_by_galore(rank, update_proj_gap, scale, base_optimizer, weight_dimension_numbers, side=side)
+    return descending(direction, learning_rate, weight_decay, mask)

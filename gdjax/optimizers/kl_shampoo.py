@@ -11,7 +11,7 @@ from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.slots import Along, Block, Side
+from gdjax.matrices.slots import Along, Basis, Block, Side
 from gdjax.numerics import Array, abs_sq
 from gdjax.optimizers.with_adam import taking, with_adam
 
@@ -58,7 +58,7 @@ def _eigenvalues(d: Array | None, new: Any, t: Array, beta: Hyper) -> Array | No
 
 SLOTS: dict[str, Any] = {
     "mu": Block(dtype="mu_dtype"), "L": Side(0), "R": Side(1),
-    "QL": Side(0, identity=True), "QR": Side(1, identity=True),
+    "QL": Basis(0), "QR": Basis(1),
     "dL": Along(0, "init_factor"), "dR": Along(1, "init_factor"),
 }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """L-BFGS: the gradient times an inverse Hessian that the last few steps describe."""
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ from gdjax.transforms.scaling import scale, scale_by_learning_rate
 
 NEWTON_SEARCH = scale_by_zoom_linesearch(max_linesearch_steps=20, initial_guess_strategy="one")
 Curvature = Literal["skip", "damp"]
-CURVATURES = get_args(Curvature)
 
 
 class ScaleByLBFGSState(NamedTuple):
@@ -76,8 +75,6 @@ def scale_by_lbfgs(
     """
     label = "gdjax.scale_by_lbfgs"
     memory_size = checks.structural(label, "memory_size", memory_size, 1)
-    if curvature not in CURVATURES:
-        raise ValueError(f"{label}: curvature must be one of {CURVATURES}, got {curvature!r}")
 
     def init(params: Params) -> ScaleByLBFGSState:
         checks.leaves(label, "params", params)
@@ -171,8 +168,16 @@ def lbfgs(
     Reference:
       Nocedal & Wright 2006, Numerical optimization, Algorithms 7.4 and 7.5; Liu & Nocedal 1989.
     """
+    direction = scale_by_lbfgs(memory_size, scale_init_precond, curvature=curvature)
+    return searched("gdjax.lbfgs", direction, learning_rate, linesearch)
+
+
+def searched(
+    label: str, direction: Transform, learning_rate: ScalarOrSchedule | None, linesearch: Transform | None
+) -> GradientTransformation:
+    """A direction, the step against it, and the search along that."""
     return chain(
-        scale_by_lbfgs(memory_size, scale_init_precond, curvature=curvature),
+        direction,
         scale(-1.0) if learning_rate is None else scale_by_learning_rate(learning_rate),
-        identity() if linesearch is None else base.check_transform("gdjax.lbfgs", "linesearch", linesearch),
+        identity() if linesearch is None else base.check_transform(label, "linesearch", linesearch),
     )

@@ -4,13 +4,11 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 _SHAPES = {
     "hard": lambda c, beta: jnp.sign(c),
@@ -26,9 +24,7 @@ class ScaleByLionState(NamedTuple):
     mu: Params  # like params, momentum
 
 
-@leafwise(
-    ScaleByLionState,
-)
+@leafwise(ScaleByLionState)
 def scale_by_lion(
     g: Array, s: ScaleByLionState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.99, mu_dtype: DType | None = None, *,
@@ -98,6 +94,4 @@ def lion(
     Reference:
       Chen et al. 2023, Symbolic discovery of optimization algorithms, Algorithm 2, https://arxiv.org/abs/2302.06675
     """
-    return chain(
-        scale_by_lion(b1, b2, mu_dtype), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate)
-    )
+    return descending(scale_by_lion(b1, b2, mu_dtype), learning_rate, weight_decay, mask)

@@ -25,7 +25,7 @@ class MadgradState(NamedTuple):
 @leafwise(
     MadgradState,
     grad_sum_sq=Moment(wide=True, real=True),
-    s=Moment(wide=True),
+    s=Moment(wide=True, kind="exact"),
     x0=initial_parameter,
 )
 def scale_by_madgrad(

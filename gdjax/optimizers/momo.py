@@ -7,11 +7,9 @@ import jax.numpy as jnp
 from gdjax.core.types import Params
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.meetings import total
-from gdjax.lift.slots import Moment, Shared, second_moment
+from gdjax.lift.slots import Shared, second_moment
 from gdjax.linalg.sums import bounded_inner, inner
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, sqrt
-
-_average = Moment()
 
 
 class MomoState(NamedTuple):
@@ -58,15 +56,7 @@ def _model_step(
     return tau, lb
 
 
-def _weights(beta: Hyper, t: Array) -> tuple[Array, Array]:
-    """The weights of an average and of what is new; at the first step the average is what is new."""
-    return jnp.where(t > 1, beta, 0.0), jnp.where(t > 1, 1 - beta, 1.0)
-
-
-@leafwise(
-    MomoState, extra="value",
-    exp_avg=_average, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"),
-)  # fmt: skip
+@leafwise(MomoState, extra="value", barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"))
 def momo(
     g: Array, s: MomoState, p: Array, t: Array,
     learning_rate: Hyper = 1.0, beta: Hyper = 0.9, lower_bound: Hyper = 0.0, weight_decay: Hyper = 0.0,
@@ -108,7 +98,7 @@ def momo(
       Schaipp, Ohana, Eickenberg, Defazio & Gower 2023, MoMo: momentum models for adaptive learning rates, Algorithm 1,
       https://arxiv.org/abs/2305.07583
     """
-    old, new = _weights(beta, t)
+    old, new = jnp.where(t > 1, beta, 0.0), jnp.where(t > 1, 1 - beta, 1.0)  # at first the average is what is new
     f, gamma = old * s.barf + new * value, old * s.gamma + new * total(bounded_inner(g, p))
     d = old * s.exp_avg + new * bounded(g, "summed")
     along, square = total(inner(d, p)), total(jnp.sum(abs_sq(d)))
@@ -123,9 +113,8 @@ def _shrunk(step: Array, p: Array, decay: Hyper) -> Array:
 
 
 @leafwise(
-    MomoAdamState, extra="value",
-    exp_avg=_average, exp_avg_sq=second_moment, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"),
-)  # fmt: skip
+    MomoAdamState, extra="value", exp_avg_sq=second_moment, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound")
+)
 def momo_adam(
     g: Array, s: MomoAdamState, p: Array, t: Array,
     learning_rate: Hyper = 1e-2, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, lower_bound: Hyper = 0.0,

@@ -9,19 +9,19 @@ from jax.typing import DTypeLike
 
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
-from gdjax.core import base
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.per_leaf import PerLeaf
 from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import first_moment
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
 from gdjax.linalg.polar_coefficients import JORDAN
+from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.adam import adamw
-from gdjax.optimizers.orthogonal import by_shape, check_polar, first_coefficients, matrices, real_for
+from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, checked, real_for
+from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -51,11 +51,7 @@ def _orthogonal(
     os = polar.of(ms, coeffs, eps)
     if adaptive:
         os = list(map(_times_inner_product, os, ms))
-    return [_by_shape(o, rms) for o in os] if scaled else os
-
-
-def _by_shape(o: Array, rms: Hyper) -> Array:
-    return jnp.asarray(by_shape(o.shape[-2], o.shape[-1], rms)).astype(o.dtype) * o
+    return [jnp.asarray(by_shape(o.shape[-2], o.shape[-1], rms)).astype(o.dtype) * o for o in os] if scaled else os
 
 
 @jax.jit
@@ -64,8 +60,7 @@ def _times_inner_product(o: Array, m: Array) -> Array:
 
 
 @leafwise(
-    MuonState, static={"dimensions": matrices(MuonDimensionNumbers())}, mu=first_moment,
-    ns_coeffs=first_coefficients("gdjax.scale_by_muon"),
+    MuonState, static={"dimensions": of_leaf(lambda numbers: numbers, MuonDimensionNumbers())}, ns_coeffs=NS_COEFFS,
     staged="ns_coeffs",
 )  # fmt: skip
 def _muon(
@@ -148,17 +143,8 @@ def scale_by_muon(
       >>> print(jnp.linalg.svd(direction, compute_uv=False).round())
       [1. 1.]
     """
-    return _checked(
-        "gdjax.scale_by_muon", beta, eps, nesterov, bias_correction, mu_dtype, False, None, ns_steps, ns_coeffs,
-        adaptive, preconditioning, ns_dtype, equilibrate, renormalize, weight_dimension_numbers,
-    )  # fmt: skip
-
-
-def _checked(label: str, *arguments: Any) -> Any:
-    """The rule with these arguments, or the errors that they are, under the name `label`."""
-    rule = base.part_of(_muon(*arguments))
-    check_polar(label, **rule.hyper, **rule.staged)
-    return rule.labelled(label)
+    given = locals() | {"scaled": False, "consistent_rms": None, "dimensions": weight_dimension_numbers}
+    return checked("gdjax.scale_by_muon", taking(_muon, given))
 
 
 @transform
@@ -268,14 +254,10 @@ def muon(
       Chang et al. 2026, MuonEq, https://arxiv.org/abs/2603.28254 (`equilibrate`);
       Zhang et al. 2026, Muon+, https://arxiv.org/abs/2602.21545 (`renormalize`)
     """
-    label, dimensions = "gdjax.muon", muon_weight_dimension_numbers
+    given, label, dimensions = locals(), "gdjax.muon", muon_weight_dimension_numbers
     inside = MuonDimensionNumbers() if dimensions is None else dimensions
-    direction = _checked(
-        label, beta, eps, nesterov, bias_correction, mu_dtype, True, consistent_rms, ns_steps, ns_coeffs, adaptive,
-        preconditioning, ns_dtype, equilibrate, renormalize, inside,
-    )  # fmt: skip
     spectral = chain(
-        direction,
+        checked(label, taking(_muon, given | {"scaled": True, "dimensions": inside})),
         identity(),  # Optax multiplies by the factor here, in a transform of its own
         add_decayed_weights(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),

@@ -8,22 +8,21 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from gdjax import numerics
-from gdjax.core import base, meshes
+from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Planned
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
 from gdjax.linalg.stacks import in_stacks
-from gdjax.matrices.plan import plan_of
+from gdjax.matrices.plan import of_leaf, plan_of
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.optimizers.orthogonal import by_shape, check_polar, first_coefficients, matrices, real_for
-from gdjax.optimizers.with_adam import with_adam
+from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, checked, real_for
+from gdjax.optimizers.with_adam import taking, with_adam
 
 
 class ScaleByNorMuonState(NamedTuple):
@@ -36,7 +35,7 @@ class ScaleByNorMuonState(NamedTuple):
 
 
 def _first_v(params: Params, given: Mapping[str, Any]) -> list[Any]:
-    leaves = plan_of("gdjax.scale_by_normuon", params, given["dimensions"], Matrix()).leaves
+    leaves = plan_of("gdjax.scale_by_normuon", params, routing(given["dimensions"]), Matrix()).leaves
     kept = []
     for leaf, p in zip(leaves, jax.tree.leaves(params), strict=True):
         outputs = [None if i in leaf.axes.rows else i for i in range(len(leaf.shape))]
@@ -71,8 +70,7 @@ def _by_outputs(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Ar
 
 
 @leafwise(
-    ScaleByNorMuonState, static={"dimensions": matrices(Matrix())}, mu=first_moment, v=Planned(_first_v),
-    ns_coeffs=first_coefficients("gdjax.scale_by_normuon"),
+    ScaleByNorMuonState, static={"dimensions": of_leaf(routing, Matrix())}, v=Planned(_first_v), ns_coeffs=NS_COEFFS,
     staged="ns_coeffs",
 )  # fmt: skip
 def _normuon(
@@ -153,14 +151,7 @@ def scale_by_normuon(
       >>> print((100 * jnp.sqrt(jnp.mean(direction**2))).round())
       20.0
     """
-    rule = base.part_of(
-        _normuon(
-            b1, b2, eps, nesterov, consistent_rms, mu_dtype, ns_steps, ns_coeffs, preconditioning, ns_dtype,
-            equilibrate, renormalize, routing(roles),
-        )
-    )  # fmt: skip
-    check_polar("gdjax.scale_by_normuon", **rule.hyper, **rule.staged)
-    return rule.labelled("gdjax.scale_by_normuon")
+    return checked("gdjax.scale_by_normuon", taking(_normuon, locals() | {"dimensions": roles}))
 
 
 @transform

@@ -4,14 +4,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
-from gdjax.transforms.decay import decayed
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import decayed, descending
 
 
 class ScaleByNovogradState(NamedTuple):
@@ -99,4 +97,4 @@ def novograd(
       Ginsburg et al. 2019, Stochastic gradient methods with layer-wise adaptive moments for training of deep networks,
       Algorithm 1, https://arxiv.org/abs/1905.11286
     """
-    return chain(scale_by_novograd(b1, b2, eps, eps_root, weight_decay), scale_by_learning_rate(learning_rate))
+    return descending(scale_by_novograd(b1, b2, eps, eps_root, weight_decay), learning_rate)

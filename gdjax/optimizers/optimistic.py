@@ -8,7 +8,7 @@ from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import Shared
+from gdjax.lift.slots import Moment, Shared
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -21,7 +21,11 @@ class ScaleByOptimisticGradientState(NamedTuple):
     previous_gradient: Params  # like params
 
 
-@leafwise(ScaleByOptimisticGradientState, is_initial_step=Shared(True, jnp.bool_))
+@leafwise(
+    ScaleByOptimisticGradientState,
+    previous_gradient=Moment("mu_dtype", kind="exact"),
+    is_initial_step=Shared(True, jnp.bool_),
+)
 def scale_by_optimistic_gradient(
     g: Array, s: ScaleByOptimisticGradientState, p: Array, t: Array,
     alpha: Hyper = 1.0, beta: Hyper = 1.0,

@@ -1,27 +1,17 @@
-"""What Muon and its kin share: which leaves are matrices, and the arguments of Newton-Schulz."""
+"""What Muon and its kin share: the arguments of Newton-Schulz."""
 
 from typing import Any
 
 import jax.numpy as jnp
 
-from gdjax.core.types import DTypeLike, Roles, Scalar
+from gdjax.core import base
+from gdjax.core.base import GradientTransformation
+from gdjax.core.types import DTypeLike, Scalar
 from gdjax.lift.leafwise import Hyper
-from gdjax.lift.rule import OfLeaf
-from gdjax.lift.stages import Tree, Whole
+from gdjax.lift.stages import Whole
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import Coefficients, coefficients
-from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array
-
-
-def matrices(default: Any) -> OfLeaf:
-    """How each leaf is a matrix, for a rule: `static={"dimensions": matrices(Matrix())}`."""
-
-    def of_each(tree: Tree, dimensions: Roles) -> list[Leaf]:
-        plan = plan_of(tree.label, tree.structure.unflatten(tree.entries), dimensions, default)
-        return tree.of_each([leaf._replace(path="") for leaf in plan.leaves])  # leaves alike share one trace
-
-    return of_each
 
 
 def real_for(ns_dtype: DTypeLike | None, g: Array) -> None:
@@ -30,9 +20,8 @@ def real_for(ns_dtype: DTypeLike | None, g: Array) -> None:
         raise TypeError(f"ns_dtype {jnp.dtype(ns_dtype)} does not support complex numbers ({g.dtype})")
 
 
-def first_coefficients(label: str) -> Whole:
-    """The slot of the coefficients."""
-    return Whole(lambda params, given: coefficients(label, given["ns_coeffs"], given["ns_steps"]), seen=True)
+# The slot of the coefficients of Newton-Schulz.
+NS_COEFFS = Whole(lambda _, given: coefficients(given["label"], given["ns_coeffs"], given["ns_steps"]), seen=True)
 
 
 def check_polar(
@@ -42,6 +31,13 @@ def check_polar(
     """Raises unless these settings are some of Newton-Schulz."""
     coefficients(label, ns_coeffs, ns_steps)
     Polar(ns_steps, preconditioning, None, equilibrate, renormalize).checked(label)
+
+
+def checked(label: str, rule: GradientTransformation) -> Any:
+    """A rule with Newton-Schulz among its arguments, under this name."""
+    part = base.part_of(rule)
+    check_polar(label, **part.hyper, **part.staged)
+    return part.labelled(label)
 
 
 def by_shape(rows: int, columns: int, consistent_rms: Scalar | None) -> Any:

@@ -10,7 +10,7 @@ from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper
-from gdjax.lift.slots import Key, Shared, first_moment, start
+from gdjax.lift.slots import Key, Shared, start
 from gdjax.linalg.whitening import Form, Settings, fitted, whitened
 from gdjax.matrices.in_turns import LONGEST, in_turns
 from gdjax.matrices.matrixwise import matrixwise
@@ -78,7 +78,7 @@ def period(probability: Any) -> int | None:
 
 
 @matrixwise(
-    PSGDKronState, update_counter=Shared(0, jnp.int32), key=Key("key"), mu=first_moment,
+    PSGDKronState, update_counter=Shared(0, jnp.int32), key=Key("key"),
     Q=[Root(0, 0.5), Root(1, 0.5)], P=[Root(0, 1), Root(1, 1)], L=Constants(),
 )  # fmt: skip
 def _psgd_kron(

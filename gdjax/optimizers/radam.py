@@ -4,14 +4,13 @@ import math
 
 import jax.numpy as jnp
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState, corrected_mean
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 def sma_length(b: Hyper, t: Array) -> Array:
@@ -125,7 +124,4 @@ def radam(
       Liu et al. 2020, On the variance of the adaptive learning rate and beyond, Algorithm 2,
       https://arxiv.org/abs/1908.03265
     """
-    return chain(
-        scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov),
-        scale_by_learning_rate(learning_rate),
-    )
+    return descending(scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov), learning_rate)

@@ -15,7 +15,8 @@ from gdjax.transforms.momentum import trace
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 _nu = Moment(wide=True, real=True, fill="initial_scale")
-_mu = Moment(wide=True)  # wide as nu: their difference, a variance, must not lose its digits
+# Their difference, a variance, must not lose its digits.
+_mean, _mean_sq = Moment(wide=True, kind="exact"), Moment(wide=True, real=True, fill="initial_scale", kind="exact")
 
 
 class ScaleByRmsState(NamedTuple):
@@ -87,7 +88,7 @@ def scale_by_rms(
     return divide(g, _root(nu_hat, eps, eps_in_sqrt)), s._replace(nu=nu)
 
 
-@leafwise(_stddev_state, mu=_mu, nu=_nu)
+@leafwise(_stddev_state, mu=_mean, nu=_mean_sq)
 def scale_by_stddev(
     g: Array, s: ScaleByRStdDevState | ScaleByRStdDevWithCountState, p: Array, t: Array,
     decay: Hyper = 0.9, eps: Hyper = 1e-8, initial_scale: Hyper = 0.0, eps_in_sqrt: bool = True,

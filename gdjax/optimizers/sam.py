@@ -14,7 +14,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
 from gdjax.core.skipped import without_skipped
-from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
+from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift import slots
 from gdjax.numerics import Array
 from gdjax.tree.updates import apply_updates
@@ -128,14 +128,11 @@ def sam(
         def descend(opt_state: OptState, adv_state: OptState) -> Any:
             new, new_state = base.call_update(optimizer, updates, opt_state, anchor, extra_args)
             back = jax.tree.map(_from_anchor, new, *(without_skipped(new, x) for x in (anchor, params)))
-            return like(back), as_before(new_state, opt_state), fresh(params, adv_state)
+            return as_before(back, updates), as_before(new_state, opt_state), fresh(params, adv_state)
 
         def ascend(opt_state: OptState, adv_state: OptState) -> Any:
             way, new_state = climb(updates, adv_state, params, extra_args)
-            return like(way), opt_state, as_before(new_state, adv_state)
-
-        def like(new: ArrayTree) -> Any:
-            return as_before(new, updates)
+            return as_before(way, updates), opt_state, as_before(new_state, adv_state)
 
         last = n >= sync_period - 1
         new, opt_state, adv_state = meshes.cond(last, descend, ascend, state.opt_state, state.adv_state)

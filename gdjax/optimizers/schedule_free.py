@@ -23,8 +23,7 @@ from gdjax.optimizers.rmsprop import scale_by_rms
 from gdjax.optimizers.sgd import sgd
 from gdjax.schedules.arguments import check_steps
 from gdjax.schedules.warmup import warmup_constant_schedule
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import add_decayed_weights, descending
 
 LABEL = "gdjax.schedule_free"
 
@@ -46,9 +45,7 @@ class ScheduleFreeState(NamedTuple):
 
 def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
     z, dtype = slots.initial_parameter(p, hyper), hyper["state_dtype"]
-    if dtype is None:
-        return z
-    return z.astype(numerics.complex_dtype(dtype) if jnp.iscomplexobj(z) else dtype)
+    return z if dtype is None else numerics.widen(z, jnp.dtype(dtype))
 
 
 @wrapper(
@@ -260,11 +257,7 @@ def schedule_free_adamw(
       Defazio et al. 2024, The road less scheduled, Algorithm 1, https://arxiv.org/abs/2405.15682
     """
     rate = _warmed_up("schedule_free_adamw", learning_rate, warmup_steps)
-    optimizer = chain(
-        scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
-        add_decayed_weights(weight_decay),
-        scale_by_learning_rate(rate),
-    )
+    optimizer = descending(scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True), rate, weight_decay)
     return schedule_free(optimizer, rate, b1, weight_lr_power, state_dtype, r=r)
 
 

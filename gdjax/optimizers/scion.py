@@ -1,7 +1,7 @@
 """Scion: for each role of leaf the steepest direction of a norm of its own."""
 
 import re
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +13,20 @@ from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Params, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import first_moment
 from gdjax.lift.stages import Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
-from gdjax.linalg.polar import Polar
+from gdjax.linalg.polar import Polar, over_norm
+from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.numerics.norms import unit_and_norm
-from gdjax.optimizers.orthogonal import check_polar, first_coefficients, matrices, real_for
+from gdjax.optimizers.orthogonal import NS_COEFFS, check_polar, real_for
+from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 Norm = Literal["spectral", "sign", "embedding_sign", "row", "embedding_col", "rms"]
-NORMS: tuple[str, ...] = get_args(Norm)
 
 
 class ScaleByScionState(NamedTuple):
@@ -57,21 +56,13 @@ def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
     if norm == "embedding_sign":
         return jnp.sign(m)
     if norm == "row":
-        return _over(m, inputs) / max(size, 1) ** 0.5
+        return over_norm(m, inputs) / max(size, 1) ** 0.5
     # An embedding is (inputs, outputs) under any name: a row for each token.
     length = m.shape[-1] if m.ndim else 1
-    return length**0.5 * _over(m, -1 if m.ndim else None)
+    return length**0.5 * over_norm(m, -1 if m.ndim else None)
 
 
-def _over(m: Array, axis: int | None) -> Array:
-    unit, norm = unit_and_norm(m, axis)
-    return m * (1 / unit).astype(m.dtype) * (1 / jnp.where(norm == 0, 1, norm)).astype(m.dtype)
-
-
-_SLOTS: Any = {"mu": first_moment, "ns_coeffs": first_coefficients("gdjax.scale_by_scion")}
-
-
-@leafwise(ScaleByScionState, static={"dimensions": matrices(Matrix())}, **_SLOTS, staged="ns_coeffs")
+@leafwise(ScaleByScionState, static={"dimensions": of_leaf(routing, Matrix())}, ns_coeffs=NS_COEFFS, staged="ns_coeffs")
 def _spectral(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
     alpha: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Any, preconditioning: str,
@@ -84,7 +75,7 @@ def _spectral(
     return u, s._replace(mu=mu)
 
 
-@leafwise(ScaleByScionState, static={"dimensions": _outputs_first}, **_SLOTS, staged="ns_coeffs")
+@leafwise(ScaleByScionState, static={"dimensions": _outputs_first}, ns_coeffs=NS_COEFFS, staged="ns_coeffs")
 def _of_other_norm(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
     alpha: Hyper, norm: str, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Any, dimensions: Any,
@@ -149,13 +140,11 @@ def scale_by_scion(
       [-0.25 -0.25]
     """
     label = "gdjax.scale_by_scion"
-    if norm not in NORMS:
-        raise ValueError(f"{label}: norm must be one of {', '.join(NORMS)}, got {norm!r}")
     check_polar(label, ns_steps, ns_coeffs, preconditioning)
     if norm == "spectral":
-        tx = _spectral(alpha, eps, mu_dtype, ns_steps, ns_coeffs, preconditioning, ns_dtype, routing(roles))
+        tx = _spectral(alpha, eps, mu_dtype, ns_steps, ns_coeffs, preconditioning, ns_dtype, roles)
     else:
-        tx = _of_other_norm(alpha, norm, mu_dtype, ns_steps, ns_coeffs, routing(roles))
+        tx = _of_other_norm(alpha, norm, mu_dtype, ns_steps, ns_coeffs, roles)
     return base.part_of(tx).labelled(label)
 
 
@@ -236,18 +225,11 @@ def scion(
       Pethick et al. 2025, Training deep learning models with norm-constrained LMOs, Algorithms 1 and 2 and section 3,
       https://arxiv.org/abs/2502.07529
     """
-    label = "gdjax.scion"
-    for name, given, allowed in (("embedding_norm", embedding_norm, "col"), ("head_norm", head_norm, "row")):
-        if given not in ("sign", allowed):
-            raise ValueError(f"{label}: {name} must be one of sign, {allowed}, got {given!r}")
-    numbers = routing(roles)
+    given, label = locals(), "gdjax.scion"
     check_polar(label, ns_steps, ns_coeffs, preconditioning)
 
     def group(norm: Norm, radius: Any) -> GradientTransformation:
-        direction = scale_by_scion(
-            norm, alpha, eps, ns_coeffs, ns_steps,
-            preconditioning=preconditioning, ns_dtype=ns_dtype, mu_dtype=mu_dtype, roles=roles,
-        )  # fmt: skip
+        direction = taking(scale_by_scion, given | {"norm": norm})
         return chain(
             base.part_of(direction).labelled(label),
             scale_by_learning_rate(radius, flip_sign=False),
@@ -261,4 +243,4 @@ def scion(
         "head": group(head_norm, head_radius),
         "other": group("rms", other_radius),
     }
-    return routed(label, groups, numbers)
+    return routed(label, groups, routing(roles))

@@ -15,7 +15,7 @@ from gdjax.matrices.factored import Sides
 from gdjax.matrices.in_turns import in_turns
 from gdjax.matrices.kronecker import adjoint, gram
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.slots import Block, Side
+from gdjax.matrices.slots import Basis, Block, Side
 from gdjax.numerics import Array, debias
 from gdjax.numerics.norms import unit_and_norm
 from gdjax.optimizers.with_adam import taking, with_adam
@@ -85,7 +85,7 @@ def _length_over(x: Array, y: Array) -> Array:
 @matrixwise(
     ShampooState, mu=Block(dtype="mu_dtype"), nu=Block(real=True, only=("grafting", "adam")), L=Side(0), R=Side(1),
     PL=Side(0, identity=True), PR=Side(1, identity=True),
-    QL=Side(0, identity=True, only=("root_method", "qr")), QR=Side(1, identity=True, only=("root_method", "qr")),
+    QL=Basis(0, only=("root_method", "qr")), QR=Basis(1, only=("root_method", "qr")),
 )  # fmt: skip
 def _shampoo(
     G: Array, s: ShampooState, p: Array, t: Array,  # noqa: N803

@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 class ScaleBySM3State(NamedTuple):
@@ -87,4 +86,4 @@ def sm3(learning_rate: ScalarOrSchedule, momentum: ScalarOrSchedule = 0.9) -> Gr
       Anil, Gupta, Koren & Singer 2019, Memory-efficient adaptive optimization, Algorithm SM3-II,
       https://arxiv.org/abs/1901.11150
     """
-    return chain(scale_by_sm3(momentum), scale_by_learning_rate(learning_rate))
+    return descending(scale_by_sm3(momentum), learning_rate)

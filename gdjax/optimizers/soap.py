@@ -11,7 +11,7 @@ from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.slots import Block, Side
+from gdjax.matrices.slots import Basis, Block, Side
 from gdjax.numerics import Array, debias
 from gdjax.optimizers.with_adam import taking, with_adam
 
@@ -58,7 +58,7 @@ def with_factors(G: Array, s: Any, beta: Hyper) -> Any:  # noqa: N803
 
 @matrixwise(
     SoapState, mu=Block(dtype="mu_dtype"), nu=Block(real=True),
-    L=Side(0), R=Side(1), QL=Side(0, identity=True), QR=Side(1, identity=True),
+    L=Side(0), R=Side(1), QL=Basis(0), QR=Basis(1),
 )  # fmt: skip
 def _soap(
     G: Array, s: SoapState, p: Array, t: Array,  # noqa: N803

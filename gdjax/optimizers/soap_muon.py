@@ -14,7 +14,7 @@ from gdjax.linalg.polar_coefficients import coefficients
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.slots import Block, Side
+from gdjax.matrices.slots import Basis, Block, Side
 from gdjax.numerics import Array
 from gdjax.optimizers.soap import with_factors
 from gdjax.optimizers.with_adam import taking, with_adam
@@ -40,7 +40,7 @@ def orthogonal(Us: Sequence[Array], ns_coeffs: Any, ns_steps: int, by_shape: boo
 
 @matrixwise(
     SoapMuonState, then=orthogonal, mu=Block(dtype="mu_dtype"), nu=Block(real=True),
-    L=Side(0), R=Side(1), QL=Side(0, identity=True), QR=Side(1, identity=True),
+    L=Side(0), R=Side(1), QL=Basis(0), QR=Basis(1),
 )  # fmt: skip
 def _soap_muon(
     G: Array, s: SoapMuonState, p: Array, t: Array,  # noqa: N803

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax import tree as tree_math
-from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule, Transform
@@ -17,9 +16,9 @@ from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.lift.stages import Stage, Tree, Whole
 from gdjax.numerics import Array, debias, divide
+from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 class SophiaState(NamedTuple):
@@ -137,8 +136,6 @@ def scale_by_sophia(
     """
     label = "gdjax.scale_by_sophia"
     base.check_transform(label, "hessian_diagonal_fn", hessian_diagonal_fn)
-    if isinstance(clip_threshold, int | float) and not clip_threshold >= 0:
-        raise ValueError(f"{label}: clip_threshold must be at least 0, or None, got {clip_threshold}")
     every = checks.structural(label, "print_win_rate_every_n_steps", print_win_rate_every_n_steps, 0)
     stages = [Stage(_hessian, "nu hessian_fn_state", every="update_interval", late=not newest)]
     if verbose and every and clip_threshold is not None:
@@ -216,8 +213,4 @@ def sophia(
       Liu, Li, Hall, Liang & Ma 2024, Sophia: a scalable stochastic second-order optimizer for language model
       pre-training, Algorithms 1 and 3, https://arxiv.org/abs/2305.14342
     """
-    direction = scale_by_sophia(
-        b1, b2, eps, gamma, clip_threshold, update_interval, hessian_diagonal_fn, mu_dtype, verbose,
-        print_win_rate_every_n_steps, bias_correction=bias_correction, newest=newest,
-    )  # fmt: skip
-    return chain(direction, add_decayed_weights(weight_decay, weight_decay_mask), scale_by_learning_rate(learning_rate))
+    return descending(taking(scale_by_sophia, locals()), learning_rate, weight_decay, weight_decay_mask)

@@ -4,15 +4,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.core.per_leaf import PerLeaf
 from gdjax.matrices.roles import routing
 from gdjax.optimizers.adam import adamw
-from gdjax.transforms.decay import add_decayed_weights
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
 def taking(factory: Callable[..., Any], given: Mapping[str, Any]) -> Any:
@@ -34,12 +32,8 @@ def with_adam(
     """
     roles = routing(given["roles"])
     learning_rate, rate, others = given["learning_rate"], given["adam_learning_rate"], given["others"]
-    direction = taking(scale_by, {**given, "roles": roles})
-    matrices = chain(
-        (base.part_of(direction) or direction).labelled(label),
-        add_decayed_weights(given["weight_decay"], given["weight_decay_mask"]),
-        scale_by_learning_rate(learning_rate),
-    )
+    direction = base.part_of(taking(scale_by, {**given, "roles": roles})).labelled(label)
+    matrices = descending(direction, learning_rate, given["weight_decay"], given["weight_decay_mask"])
     own_rate = rate is not None or others is not None
     if others is not None:
         others = base.check_transform(label, "others", others)

@@ -2,20 +2,16 @@
 
 import jax.numpy as jnp
 
-from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
-from gdjax.transforms.scaling import scale_by_learning_rate
+from gdjax.transforms.decay import descending
 
 
-@leafwise(
-    ScaleByAdamState,
-    nu=Moment(wide=True, real=True, fill="initial_accumulator_value"),
-)
+@leafwise(ScaleByAdamState, nu=Moment(wide=True, real=True, fill="initial_accumulator_value"))
 def scale_by_yogi(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-3, eps_root: Hyper = 0.0,
@@ -85,4 +81,4 @@ def yogi(
       Zaheer, Reddi, Sachan, Kale & Kumar 2018, Adaptive methods for nonconvex optimization, Algorithm 2,
       https://papers.nips.cc/paper/8186-adaptive-methods-for-nonconvex-optimization
     """
-    return chain(scale_by_yogi(b1, b2, eps), scale_by_learning_rate(learning_rate))
+    return descending(scale_by_yogi(b1, b2, eps), learning_rate)

@@ -35,9 +35,8 @@ def plot_state_bytes(txs: Mapping[str, Any], params: Params, *, ax: Any = None) 
     ax.axvline(of_params / UNITS[unit], color="#222222", linestyle="--", linewidth=1.2, label="the parameters")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set(
-        xlabel=f"state, {unit}; beside the bars as a multiple of the parameters", xlim=(0, 1.12 * most / UNITS[unit])
-    )
+    what = f"state, {unit}; beside the bars as a multiple of the parameters"
+    ax.set(xlabel=what, xlim=(0, 1.12 * most / UNITS[unit]))
     ax.legend(frameon=False, fontsize=10, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return ax
 

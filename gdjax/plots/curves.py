@@ -16,6 +16,7 @@ from gdjax.core.types import Array, Params, Transform
 from gdjax.core.values import is_ours
 from gdjax.plots import look
 
+LABEL = "gdjax.plots.plot_schedule"
 MOST = 4000  # points of a curve
 
 
@@ -39,7 +40,7 @@ def plot_schedule(
       ImportError: there is no matplotlib.
       ValueError: an optimizer has nothing to show, or not what `names` asks for.
     """
-    checks.structural("gdjax.plots.plot_schedule", "steps", steps, 1)
+    checks.structural(LABEL, "steps", steps, 1)
     ax = look.panels("plot_schedule", ax)
     counts = np.unique(np.linspace(0, steps - 1, MOST).astype(np.int32))
     curves = {}
@@ -55,9 +56,8 @@ def plot_schedule(
 
 def _values(schedule: Any, counts: np.ndarray) -> np.ndarray:
     if not callable(schedule):
-        raise TypeError(f"gdjax.plots.plot_schedule: {schedule!r} is neither a schedule nor an optimizer")
-    label = "gdjax.plots.plot_schedule"
-    return np.asarray(jax.jit(jax.vmap(lambda t: checks.scalar(label, "the plot", schedule(t))))(jnp.asarray(counts)))
+        raise TypeError(f"{LABEL}: {schedule!r} is neither a schedule nor an optimizer")
+    return np.asarray(jax.jit(jax.vmap(lambda t: checks.scalar(LABEL, "the plot", schedule(t))))(jnp.asarray(counts)))
 
 
 def _hyperparams(
@@ -83,9 +83,9 @@ def _hyperparams(
         rates = [k for k in found if k.rpartition("/")[2] == "learning_rate"]
         names = rates or [k for k, x in found.items() if (x != x[0]).any()]
     if missing := [k for k in names if k not in found]:
-        raise ValueError(f"gdjax.plots.plot_schedule: no hyperparameter {missing} among {sorted(found)}")
+        raise ValueError(f"{LABEL}: no hyperparameter {missing} among {sorted(found)}")
     if not names:
-        raise ValueError("gdjax.plots.plot_schedule: the optimizer has no learning rate, and no number of it changes")
+        raise ValueError(f"{LABEL}: the optimizer has no learning rate, and no number of it changes")
     return {k: found[k] for k in names}
 
 

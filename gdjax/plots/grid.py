@@ -27,7 +27,6 @@ def plot_sweep(result: Any, *, ax: Any = None) -> Any:
     others = [name for name in values if name != across and len(np.unique(values[name])) > 1]
     first = np.asarray(result.history["loss"][:, 0], float)
     finite = np.isfinite(scores) & (result.evaluated | ~(scores > 10 * np.abs(first)))
-    positive = bool(np.all(scores[finite] > 0))
     lines = sorted({tuple(values[name][k] for name in others) for k in range(len(points))})
     for i, line in enumerate(lines):
         chosen = [k for k in range(len(points)) if tuple(values[name][k] for name in others) == line]
@@ -40,9 +39,9 @@ def plot_sweep(result: Any, *, ax: Any = None) -> Any:
     if finite.any():
         k = result.best.index  # the lowest score is among those drawn
         ax.plot(values[across][k], scores[k], "o", markersize=13, fillstyle="none", color="#222222", zorder=5)
-    if np.all(values[across] > 0) and values[across].max() > 10 * values[across].min():
+    if look.spread(values[across]):
         ax.set_xscale("log")
-    if positive and finite.any() and scores[finite].max() > 10 * scores[finite].min():
+    if look.spread(scores[finite]):
         ax.set_yscale("log")
     ax.set(xlabel=across, ylabel="evaluation" if result.evaluated else "loss, mean of the last tenth")
     look.legend(ax, len(lines))

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 # Okabe and Ito's colours, which the colour-blind tell apart, without their yellow, too pale for a line on white; black
 # comes last.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -37,14 +39,18 @@ def panels(name: str, ax: Any, rows: int = 1, size: tuple[float, float] = (7.0, 
     if ax is not None:
         return ax
     with plt.rc_context(LOOK):
-        heights = [first, *[1] * (rows - 1)]
-        ratios = {"height_ratios": heights} if rows > 1 else None
+        ratios = {"height_ratios": [first, *[1] * (rows - 1)]}
         return plt.subplots(rows, 1, sharex=True, figsize=size, layout="constrained", gridspec_kw=ratios)[1]
 
 
 def line_of(i: int) -> dict[str, Any]:
     """The colour and dash of the i-th line: every colour with one dash, then all again with the next."""
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
+
+
+def spread(values: np.ndarray) -> bool:
+    """Whether numbers are to be shown on a logarithmic axis: all above 0, and not much alike."""
+    return bool(values.size and values.min() > 0 and values.max() > 10 * values.min())
 
 
 def legend(ax: Any, entries: int) -> None:

@@ -51,7 +51,9 @@ def plot_metrics(history: Any, *, ax: Any = None) -> Any:
             panel.plot(np.where(gap, np.nan, values), **style, label=label)
         panel.set_ylabel("norm" if together else f"norm of {KINDS[kind]}")
     for panel in each:
-        _logarithmic(panel)
+        values = np.concatenate([line.get_ydata() for line in panel.get_lines()])
+        if look.spread(values[np.isfinite(values)]):
+            panel.set_yscale("log")
     _mark(each[0], columns)
     each[-1].set_xlabel("step")
     for i, panel in enumerate(each):
@@ -68,14 +70,6 @@ def _columns(history: Any) -> dict[str, np.ndarray]:
         names = dict.fromkeys(name for row in history for name in row)
         history = {name: [row.get(name, np.nan) for row in history] for name in names}
     return {name: np.asarray(x, float).ravel() for name, x in history.items()}
-
-
-def _logarithmic(panel: Any) -> None:
-    """Where all is above 0 and not much alike."""
-    values = np.concatenate([line.get_ydata() for line in panel.get_lines()])
-    values = values[np.isfinite(values)]
-    if values.size and values.min() > 0 and values.max() > 10 * values.min():
-        panel.set_yscale("log")
 
 
 def _mark(panel: Any, columns: dict[str, np.ndarray]) -> None:

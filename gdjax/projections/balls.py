@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gdjax import tree as trees
 from gdjax.core.types import ArrayLike, ArrayTree
 from gdjax.numerics import largest
-from gdjax.projections.parts import Array, as_vector, each, radius
+from gdjax.projections.common import Array, each, of_vector, radius
 
 
 def projection_simplex(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
@@ -41,10 +41,13 @@ def projection_simplex(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
     """
     label = "gdjax.projection_simplex"
     scale = radius(label, scale)
-    vector, restore = as_vector(tree)
-    if jnp.iscomplexobj(vector):
-        raise TypeError(f"{label}: a leaf is complex ({vector.dtype}), and has no order")
-    return restore(_simplex(vector, scale)) if vector.size else tree
+
+    def projected(v: Array) -> Array:
+        if jnp.iscomplexobj(v):
+            raise TypeError(f"{label}: a leaf is complex ({v.dtype}), and has no order")
+        return _simplex(v, scale)
+
+    return of_vector(projected, tree)
 
 
 def _simplex(v: Array, scale: ArrayLike) -> Array:
@@ -78,8 +81,7 @@ def projection_l1_sphere(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
       [ 0.625 -0.375]
     """
     scale = radius("gdjax.projection_l1_sphere", scale)
-    vector, restore = as_vector(tree)
-    return restore(_l1_sphere(vector, scale)) if vector.size else tree
+    return of_vector(lambda v: _l1_sphere(v, scale), tree)
 
 
 def _l1_sphere(v: Array, scale: ArrayLike) -> Array:
@@ -104,11 +106,12 @@ def projection_l1_ball(tree: ArrayTree, scale: ArrayLike = 1) -> Any:
       [ 0.75 -0.25]
     """
     scale = radius("gdjax.projection_l1_ball", scale)
-    vector, restore = as_vector(tree)
-    if not vector.size:
-        return tree
-    inside = jnp.sum(jnp.abs(vector)) <= jnp.asarray(scale, jnp.abs(vector).dtype)
-    return restore(jnp.where(inside, vector, _l1_sphere(vector, scale)))
+
+    def projected(v: Array) -> Array:
+        inside = jnp.sum(jnp.abs(v)) <= jnp.asarray(scale, v.real.dtype)
+        return jnp.where(inside, v, _l1_sphere(v, scale))
+
+    return of_vector(projected, tree)
 
 
 def projection_l2_sphere(tree: ArrayTree, scale: ArrayLike = 1) -> Any:

@@ -4,12 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.types import ArrayLike, ArrayTree, Params
-from gdjax.projections.parts import Array, floating_dtype, radius
+from gdjax.projections.common import Array, floating_dtype, radius
 
 
 def projection_non_negative(tree: ArrayTree) -> Any:
@@ -92,12 +91,9 @@ def ends_of(label: str, params: Params, bounds: Bounds) -> list[Any]:
             where, kind = f"params{jax.tree_util.keystr(path)}", jnp.result_type(p)
             raise TypeError(f"{label}: {where}: bounds does not support complex numbers, which have no order ({kind})")
 
-    def full(p: Array, end: float) -> Array:
-        return jnp.full(jnp.shape(p), end, floating_dtype(p))
-
-    lower, upper = bounds
-    far = (jax.tree.map(lambda p, end=end: full(p, end), params) for end in (-jnp.inf, jnp.inf))
-    return [box(label, x, lower, upper, ("bounds[0]", "bounds[1]"), "params") for x in far]
+    full = lambda end: jax.tree.map(lambda p: jnp.full(jnp.shape(p), end, floating_dtype(p)), params)  # noqa: E731
+    names = "bounds[0]", "bounds[1]"
+    return [box(label, full(end), *bounds, names, "params") for end in (-jnp.inf, jnp.inf)]
 
 
 def _is_number(bound: ArrayTree) -> bool:
@@ -106,10 +102,7 @@ def _is_number(bound: ArrayTree) -> bool:
 
 def _fits(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:
     """Whether an array of this shape broadcasts to the shape `onto`."""
-    try:
-        return np.broadcast_shapes(shape, onto) == onto
-    except ValueError:
-        return False
+    return len(shape) <= len(onto) and all(m in (1, n) for m, n in zip(shape[::-1], onto[::-1], strict=False))
 
 
 def _clip(x: Array, low: ArrayLike | None, high: ArrayLike | None) -> Array:
@@ -118,9 +111,8 @@ def _clip(x: Array, low: ArrayLike | None, high: ArrayLike | None) -> Array:
         common = jnp.result_type(x, *(end for end in ends if end is not None))
         computed = numerics.at_least_float32(common) if jnp.issubdtype(common, jnp.inexact) else common
         low, high = (None if end is None else jnp.broadcast_to(end.astype(computed), x.shape) for end in ends)
-        return jnp.clip(x.astype(computed), low, high).astype(
-            x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else common
-        )
+        own = x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else common
+        return jnp.clip(x.astype(computed), low, high).astype(own)
 
 
 def projection_hypercube(tree: ArrayTree, scale: ArrayTree = 1) -> Any:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gdjax import tree as trees
 from gdjax.core import checks
 from gdjax.core.types import ArrayLike, ArrayTree
-from gdjax.projections.parts import Array, each, wide
+from gdjax.projections.common import Array, each, wide
 
 
 def projection_vector(x: ArrayTree, a: ArrayTree) -> Any:

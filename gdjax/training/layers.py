@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gdjax.core import base, memories
 from gdjax.core.guesses import Guess
-from gdjax.core.parts import Held, every, held
+from gdjax.core.parts import Owned, every, owned
 from gdjax.core.types import Array, OptState, Params, Transform
 from gdjax.lift.by_layer import ask, from_row, numbers_rows, values_of
 from gdjax.lift.layer_axes import Along, Common, Mixed, Rest, Value
@@ -98,7 +98,7 @@ def layers_of(tx: Transform, params: Params, state: OptState, stack: Callable[[A
     if trained.isdisjoint(places):
         raise ValueError(f"{LABEL}: no array of the stack is floating: nothing in it is trained")
     number = _number({names[i]: jnp.shape(leaves[i]) for i in places})
-    arrays = held(tx, state, params)
+    arrays = owned(tx, state, params)
     axes, of_rest = dict[int, int | None](), set[int]()
     for j, x in enumerate(arrays):
         if x.of_several:
@@ -140,7 +140,7 @@ def _number(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return shapes[first][0]
 
 
-def _axis(x: Held, shape: tuple[int, ...]) -> int | None:
+def _axis(x: Owned, shape: tuple[int, ...]) -> int | None:
     """The axis of the layers in an array of the state that belongs to a parameter of the stack."""
     if x.axes is not None:
         return x.axes.index(0) if 0 in x.axes else None

@@ -86,8 +86,7 @@ class Progress:
         self._waiting = None
         # The metrics are read first: reading a device scalar waits for its step, and the rate must count that wait.
         shown = [f"{name} {_number(value)}" for name, value in metrics.items()]
-        parts = [self._position(step), *self._speed(step), *shown]
-        line = "  ".join(parts)
+        line = "  ".join([self._position(step), *self._speed(step), *shown])
         if self.terminal:
             line = line[: shutil.get_terminal_size().columns - 1]
             self._write("\r" + line.ljust(self._drawn))
@@ -150,9 +149,7 @@ class Recorder:
 
 
 def _number(value: Any) -> str:
-    if isinstance(value, str | int):
-        return str(value)
-    return f"{float(value):.4g}"
+    return str(value) if isinstance(value, str | int) else f"{float(value):.4g}"
 
 
 def _clock(seconds: float) -> str:

@@ -41,8 +41,7 @@ def gradient(f: Callable[..., Any], params: Params, inputs: Inputs) -> Gradient:
     """Evaluates `f`, a checked loss, and its gradient."""
     # A fold, not a chain of splits: a run that goes on at a step needs its number alone.
     named = {} if inputs.key is None else {"key": jax.random.fold_in(inputs.key, inputs.number)}
-    value_and_grad = jax.value_and_grad(f, has_aux=True, allow_int=True)
-    (loss, aux), grads = value_and_grad(params, *inputs.batch, **named)
+    (loss, aux), grads = jax.value_and_grad(f, has_aux=True, allow_int=True)(params, *inputs.batch, **named)
     # In a complex parameter, the direction of steepest ascent is the conjugate of what jax.grad returns.
     grads = jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, grads)
     # A `Partial` is a pytree: wrappers may take it into the branches of a cond.
@@ -79,7 +78,7 @@ def guarded_step(
         new, new_state = jax.lax.cond(going, lambda: updated(tx, found, params, state), lambda: (last_good, state))
         # Of the parameters: the updates are not written to memory, and would be for a norm of theirs.
         update_norm = jnp.where(going, change(new, params).astype(found.norm.dtype), 0)
-        told = {"loss": kept_loss, "grad_norm": found.norm, "update_norm": update_norm, **_rates(tx, state)}
+        told = {"loss": kept_loss, "grad_norm": found.norm, "update_norm": update_norm, **learning_rates(tx, state)}
         if norm_to_stop is not None:
             told["projected_grad_norm"] = stopping
         return new, new_state, (status, kept_loss), {**_scalars(found.aux), **told}, found.aux
@@ -111,11 +110,6 @@ def change(new: Params, old: Params) -> Array:
     # One pass that writes nothing; the norm that cannot overflow would write the differences to memory first.
     norm = jnp.sqrt(total([jnp.sum(jnp.real(d * jnp.conj(d))) for d in changes]))
     return jax.lax.cond(jnp.isfinite(norm) & (norm > TINY), lambda: norm, lambda: norm_of(changes).astype(norm.dtype))
-
-
-def _rates(tx: Transform, state: OptState) -> dict[str, Any]:
-    """The learning rates of the next update; none where the transform does not tell."""
-    return {name: jnp.asarray(x) for name, x in learning_rates(tx, state).items()}
 
 
 def _scalars(aux: ArrayTree) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gdjax.core.base import MaskedNode, is_float0
 from gdjax.core.types import ArrayTree, Params, Transform
-from gdjax.inspection.walk import Listed, is_lookahead, shapes_of, walk
+from gdjax.inspection.walk import Listed, Walk, is_lookahead, shapes_of
 from gdjax.numerics import Array
 from gdjax.optimizers.bfgs import scale_by_bfgs, scale_by_ssbroyden
 from gdjax.projections.boxes import ends_of
@@ -28,10 +28,9 @@ def projected_norm(tx: Transform, params: Params) -> Callable[[Params, Any], Arr
     """
     if is_lookahead(tx):
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         try:
-            parts = walk(tx, shapes_of(LABEL, params)).parts
+            parts = Walk(tx, shapes_of(LABEL, params)).parts
         except Exception:  # labels and masks may be functions of values, which shapes do not have
             return None
     found = [(part, bounds) for part in parts if (bounds := _bounds_of(part)) is not None]

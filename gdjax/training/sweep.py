@@ -111,11 +111,14 @@ def _points(grid: Grid) -> list[Point]:
             raise ValueError(f"{LABEL}: point {i} has {sorted(point)}, and point 0 {sorted(points[0])}")
         for name, x in point.items():
             if np.shape(x) != () or not np.issubdtype(np.asarray(x).dtype, np.number):
-                raise TypeError(
-                    f"{LABEL}: {name} is {x!r} in the grid; only numbers can differ within one compiled step: "
-                    f"run one sweep for each value of {name}, with functools.partial(factory, {name}=...)"
-                )
+                why = f"is {x!r} in the grid; only numbers can differ within one compiled step"
+                raise TypeError(_one_sweep_each(name, why))
     return points
+
+
+def _one_sweep_each(name: str, why: str) -> str:
+    each = f"run one sweep for each value of {name}, with functools.partial(factory, {name}=...)"
+    return f"{LABEL}: {name} {why}: {each}"
 
 
 def _check_points(factory: Factory, points: list[Point]) -> None:
@@ -145,10 +148,8 @@ def _check_shapes_nothing(factory: Factory, point: Point, values: dict[str, Arra
             try:
                 trace([name])
             except Exception as e:
-                raise TypeError(
-                    f"{LABEL}: {name} shapes the program, so it cannot differ within one compiled step: run one sweep "
-                    f"for each value of {name}, with functools.partial(factory, {name}=...)"
-                ) from e
+                why = "shapes the program, so it cannot differ within one compiled step"
+                raise TypeError(_one_sweep_each(name, why)) from e
         raise
 
 

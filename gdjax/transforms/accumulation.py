@@ -1,24 +1,23 @@
 """Several gradients for one step: accumulated over calls, as one large batch would give them."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdjax import numerics, tree
-from gdjax.combine.chain import of_leaf_rules
-from gdjax.combine.conditional import as_before, or_zero
-from gdjax.core import base, checks, meshes
-from gdjax.core.base import GradientTransformation, MaskedNode, transform
+from gdjax.combine.conditional import as_before
+from gdjax.core import base, checks
+from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.closures import value_of
 from gdjax.core.parts import holding
-from gdjax.core.types import Array, ArrayTree, DTypeLike, OptState, Params, Transform, Updates
+from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform, Updates
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
-from gdjax.xla.flags import on_gpu
-from gdjax.xla.write_order import after, bound_for, destination, written
+from gdjax.transforms.windows import accumulator, leaves_of, release, step_if
+from gdjax.xla.write_order import destination
 
 LABEL = "gdjax.MultiSteps"
 
@@ -123,7 +122,7 @@ class MultiSteps:
         if self._should_skip is not None:
             _, skip_state = self._should_skip(tree.zeros_like(params), gradient_step, params)
             skip_state = jax.tree.map(lambda x: jnp.array(x, copy=True), skip_state)
-        acc_grads = jax.tree.map(lambda p: _accumulator(p, self._dtype), params)
+        acc_grads = jax.tree.map(lambda p: accumulator(p, self._dtype), params)
         return MultiStepsState(mini_step, gradient_step, self.inner_opt.init(params), acc_grads, skip_state)
 
     def _update(
@@ -131,13 +130,13 @@ class MultiSteps:
     ) -> tuple[Updates, MultiStepsState]:
         checks.state(LABEL, state, MultiStepsState)
         checks.gradients(LABEL, updates, params)
-        flat = self._leaves(updates, state, params)
+        flat = leaves_of(LABEL, updates, "acc_grads", state.acc_grads, params)
         n, last = state.mini_step, state.mini_step >= self._k(state.gradient_step) - 1
         skip, skip_state = self._skip(updates, state, params)
         emit = last if skip is None else last & ~skip
         sums = [_accumulate(acc, g, n, skip, self._use_grad_mean) for g, acc, _ in flat.chosen()]
-        results, inner_state = self._step_if(emit, sums, flat, state.inner_opt_state, params, extra_args)
-        new = [_release(emit, x, *leaf, destination()) for x, leaf in zip(results, flat.chosen(), strict=True)]
+        results, inner_state = step_if(emit, self.inner_opt, sums, flat, state.inner_opt_state, params, extra_args)
+        new = [release(emit, x, *leaf, destination()) for x, leaf in zip(results, flat.chosen(), strict=True)]
         n_after = n + 1 if skip is None else jnp.where(skip, n, n + 1)
         return flat.tree(flat.gs, [u for u, _ in new]), MultiStepsState(
             jnp.where(emit, 0, n_after).astype(jnp.int32),
@@ -146,36 +145,6 @@ class MultiSteps:
             flat.tree(flat.accs, [acc for _, acc in new]),
             skip_state,
         )
-
-    def _leaves(self, updates: Updates, state: MultiStepsState, params: Params) -> "_Leaves":
-        paths, structure = jax.tree_util.tree_flatten_with_path(updates)
-        gs = [g if hasattr(g, "dtype") else jnp.asarray(g) for _, g in paths]
-        accs = checks.flatten_like(LABEL, ("updates", "state.acc_grads"), structure, updates, state.acc_grads)
-        ps = gs if params is None else checks.flatten_like(LABEL, ("updates", "params"), structure, updates, params)
-        trained = [i for i, g in enumerate(gs) if not base.is_float0(g)]
-        for i in trained:
-            checks.slot(LABEL, f"params{jax.tree_util.keystr(paths[i][0])}", "acc_grads", accs[i], gs[i].shape)
-        return _Leaves(structure, gs, accs, ps, trained)
-
-    def _step_if(
-        self, emit: Array, sums: list[Array], flat: "_Leaves", inner_state: OptState, params: Params, extra_args: Any
-    ) -> Any:
-        """The inner updates in the place of the accumulated gradients, and the inner state, if `emit`; else the old."""
-
-        def inner_update(sums: list[Array], inner_state: OptState) -> Any:
-            with bound_for("gradient"):
-                new, inner = base.call_update(self.inner_opt, flat.tree(flat.gs, sums), inner_state, params, extra_args)
-            news = flat.structure.flatten_up_to(new)
-            return tree.cast_like([news[i] for i in flat.trained], sums), as_before(inner, inner_state)
-
-        # Without the inner update both operands come out as they went in: nothing is copied, and no array is made for
-        # updates that are zero. A GPU would copy them all the same, and wait for `emit`: there an inner update of a few
-        # passes over the leaves is always computed.
-        gpu = on_gpu() if of_leaf_rules(self.inner_opt) else jnp.asarray(False)
-        kept = emit | ~gpu
-        given = [or_zero(kept, x) for x in sums]
-        made = meshes.cond(emit | gpu, inner_update, lambda *operands: operands, given, inner_state)
-        return jax.tree.map(functools.partial(jax.lax.select, kept), made, (sums, inner_state))
 
     def _k(self, gradient_step: Array) -> Array:
         k = self._every_k(gradient_step) if callable(self._every_k) else self._every_k
@@ -191,17 +160,6 @@ class MultiSteps:
         return jnp.asarray(skip), as_before(info, state.skip_state)
 
 
-def _accumulator(p: Array, dtype: DTypeLike) -> Any:
-    own = jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
-    if not jnp.issubdtype(own, jnp.inexact):
-        return MaskedNode()  # an integer parameter has no gradient
-    if dtype is None or jnp.issubdtype(own, jnp.complexfloating):
-        dtype = own
-    elif jnp.dtype(dtype) == jnp.float32:
-        dtype = numerics.at_least_float32(own)
-    return jnp.zeros_like(p, dtype=dtype)
-
-
 @functools.partial(jax.jit, static_argnums=4)
 def _accumulate(acc: Array, g: Array, n: Array, skip: Array | None, use_grad_mean: bool) -> Array:
     """The mean or sum with one gradient more, in the wider dtype of the two, float32 at least."""
@@ -212,36 +170,7 @@ def _accumulate(acc: Array, g: Array, n: Array, skip: Array | None, use_grad_mea
     return new if skip is None else jnp.where(skip, acc, new)
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def _release(emit: Array, x: Array, g: Array, acc: Array, p: Array, to: str | None) -> tuple[Array, Array]:
-    """The update of p and the new accumulated gradient: x is one of the two, the other is zero."""
-    update, new = jnp.where(emit, x, 0).astype(g.dtype), jnp.where(emit, 0, x).astype(acc.dtype)
-    first = written(to, p, update)
-    return update, new if first is None else after(first, new)
-
-
-class _Leaves(NamedTuple):
-    """A tree of gradients, and what belongs to each leaf."""
-
-    structure: Any
-    gs: list[Any]
-    accs: list[Any]  # the accumulated gradients
-    ps: list[Any]  # the parameters; the gradients where `update` got none
-    trained: list[int]  # the places of the leaves that have a gradient
-
-    def chosen(self) -> list[tuple[Array, Array, Array]]:
-        """Gradient, accumulated gradient and parameter of each leaf that has a gradient."""
-        return [(self.gs[i], self.accs[i], self.ps[i]) for i in self.trained]
-
-    def tree(self, olds: Sequence[Any], news: Sequence[Any]) -> Any:
-        """The tree with new entries for the leaves that have a gradient, and the old ones for the rest."""
-        entries = list(olds)
-        for i, new in zip(self.trained, news, strict=True):
-            entries[i] = new
-        return self.structure.unflatten(entries)
-
-
-@leafwise(ApplyEvery, grad_acc=Moment(wide=True))
+@leafwise(ApplyEvery, grad_acc=Moment(wide=True, kind="exact"))
 def _summed(g: Array, s: ApplyEvery, p: Array, t: Array, k: Hyper) -> tuple[Array, ApplyEvery]:
     total = jnp.where(t == 1, g, s.grad_acc + g)  # t is counted modulo k
     return jnp.where(t == k, total, 0), s._replace(grad_acc=total)

@@ -139,13 +139,11 @@ def lookahead(
         sync = state.steps_since_sync >= sync_period - 1
         structure = jax.tree.structure(fast)
         columns = [
-            checks.flatten_like(label, ("updates", name), structure, fast, x)
-            for name, x in (("params.fast", params.fast), ("params.slow", params.slow))
+            checks.flatten_like(label, ("updates", f"params.{name}"), structure, fast, getattr(params, name))
+            for name in ("fast", "slow")
         ]
-        pairs = [
-            _synced(u, f, s, slow_step_size, sync)
-            for u, f, s in zip(structure.flatten_up_to(fast), *columns, strict=True)
-        ]
+        leaves = zip(structure.flatten_up_to(fast), *columns, strict=True)
+        pairs = [_synced(u, f, s, slow_step_size, sync) for u, f, s in leaves]
         if reset_state:
             fast_state = meshes.cond(
                 sync, lambda s: as_before(fast_optimizer.init(params.fast), s), lambda s: s, fast_state

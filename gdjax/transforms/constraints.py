@@ -1,6 +1,5 @@
 """What updates must not do: make parameters negative, or carry NaN."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift.leafwise import leafwise
+from gdjax.lift.slots import Integer
 from gdjax.numerics import Array, at_least_float32
 
 
@@ -19,11 +19,7 @@ class ZeroNansState(NamedTuple):
     found_nan: Params  # like params, () bool each: whether the last gradient had a NaN
 
 
-def _unseen(p: Array, hyper: Mapping[str, Any]) -> Array:
-    return jnp.zeros((), bool)
-
-
-@leafwise(ZeroNansState, found_nan=_unseen)
+@leafwise(ZeroNansState, found_nan=Integer(False, dtype=bool))
 def zero_nans(g: Array, s: ZeroNansState, p: Array, t: Array) -> tuple[Array, ZeroNansState]:
     """Replaces every NaN by 0, and notes in the state which arrays had one. Infinities stay.
 

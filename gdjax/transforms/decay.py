@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gdjax.combine.chain import chain
 from gdjax.combine.masking import mask_of, masked
-from gdjax.core.base import EmptyState, transform
+from gdjax.core.base import EmptyState, GradientTransformation, transform
 from gdjax.core.per_leaf import per_leaf
-from gdjax.core.types import Mask, Params, ScalarOrSchedule
+from gdjax.core.types import Mask, Params, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
+from gdjax.transforms.scaling import scale_by_learning_rate
 
 
 class WeightDecaySchedule(NamedTuple):
@@ -20,16 +22,12 @@ class WeightDecaySchedule(NamedTuple):
     count: Array  # () int32, updates made so far
 
 
-@leafwise(
-    scheduled=WeightDecaySchedule,
-)
+@leafwise(scheduled=WeightDecaySchedule)
 def _decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: Hyper) -> tuple[Array, EmptyState]:
     return decayed(g, p, weight_decay), s
 
 
-@leafwise(
-    scheduled=WeightDecaySchedule,
-)
+@leafwise(scheduled=WeightDecaySchedule)
 def _cautious_decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: Hyper) -> tuple[Array, EmptyState]:
     agrees = jnp.real(jnp.conj(g) * p) if jnp.iscomplexobj(g) else g * p
     return g + weight_decay * jnp.where(agrees < 0, 0, p), s
@@ -84,3 +82,14 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Mask = None,
     """
     rule = (_cautious_decay if cautious else _decay)(weight_decay)
     return rule if mask is None else masked(rule, mask)
+
+
+def descending(
+    direction: Transform,
+    learning_rate: ScalarOrSchedule,
+    weight_decay: ScalarOrSchedule | None = None,
+    mask: Mask = None,
+) -> GradientTransformation:
+    """A direction, decoupled decay where there is one, and the step against both."""
+    decay = () if weight_decay is None else (add_decayed_weights(weight_decay, mask),)
+    return chain(direction, *decay, scale_by_learning_rate(learning_rate))

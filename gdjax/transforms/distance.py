@@ -28,8 +28,7 @@ def _first_distance(p: Array, hyper: Mapping[str, Any]) -> Array:
 
 
 def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
-    start, dtype = initial_parameter(p, hyper), jnp.dtype(hyper["param_dtype"])
-    return widen(start, dtype) if jnp.iscomplexobj(start) else start.astype(dtype)
+    return widen(initial_parameter(p, hyper), jnp.dtype(hyper["param_dtype"]))
 
 
 @leafwise(

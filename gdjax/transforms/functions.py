@@ -56,16 +56,14 @@ def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> GradientTransformat
       [-0.5  0.5]
     """
 
-    def update(
-        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
-    ) -> tuple[Updates, OptState]:
-        def apply(g: Array, p: Array | None) -> Any:
-            return g if is_float0(g) else f(g, p)
+    def apply(g: Array, p: Array | None) -> Any:
+        return g if is_float0(g) else f(g, p)
 
+    def of_trees(updates: Updates, params: Params) -> Any:
         if params is None:
-            return jax.tree.map(lambda g: apply(g, None), updates), state
+            return jax.tree.map(lambda g: apply(g, None), updates)
         names, structure = ("updates", "params"), jax.tree.structure(updates)
         checks.flatten_like("gdjax.stateless_with_tree_map", names, structure, updates, params)
-        return jax.tree.map(apply, updates, params), state
+        return jax.tree.map(apply, updates, params)
 
-    return GradientTransformation(init_empty_state, update)
+    return stateless(of_trees)

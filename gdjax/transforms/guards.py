@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -101,9 +101,8 @@ def apply_if_finite(
             finite = all_finite(updates)
         count = jnp.where(finite, 0, numerics.safe_increment(state.notfinite_count)).astype(jnp.int32)
         total = jnp.where(finite, state.total_notfinite, numerics.safe_increment(state.total_notfinite))
-        new, inner_state = apply_where(
-            finite | (count > max_consecutive_errors), apply, updates, state.inner_state, params
-        )
+        chosen = none([flag(~finite & (count <= max_consecutive_errors))])  # once, not in each loop that reads it
+        new, inner_state = apply_where(chosen, apply, updates, state.inner_state, params)
         return new, ApplyIfFiniteState(count, finite, total, inner_state)
 
     return holding(init, update, inner_state=inner)
@@ -122,8 +121,9 @@ def _stay_finite(gradients: Updates, updates: Updates, state: OptState, old: Opt
 
 @jax.jit
 def _some_spoilt(looked_at: Sequence[tuple[Any, Any]]) -> Array:
-    bad = [~jnp.isfinite(x) if y is None else ~jnp.isfinite(x) & jnp.isfinite(y) for x, y in looked_at]
-    return flag(jnp.any(functools.reduce(operator.or_, bad)))
+    finite = [(jnp.isfinite(x), y is None or jnp.isfinite(y)) for x, y in looked_at]
+    good = [x if y is True else x >= y for x, y in finite]
+    return flag(~jnp.all(functools.reduce(operator.and_, good)))
 
 
 @transform
@@ -150,26 +150,9 @@ def conditionally_transform(
       1.0
       10.0
     """
-    label = "gdjax.conditionally_transform"
-    base.check_transform(label, 0, inner)
-
-    def init(params: Params) -> ConditionallyTransformState:
-        return ConditionallyTransformState(inner.init(params), jnp.zeros((), jnp.int32))
-
-    def update(
-        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
-    ) -> tuple[Updates, ConditionallyTransformState]:
-        checks.state(label, state, ConditionallyTransformState)
-        chosen = _condition(label, should_transform_fn, state.step, extra_args if forward_extra_args else {})
-        new, inner_state = apply_or(
-            chosen,
-            lambda s: base.call_update(inner, updates, s, params, extra_args),
-            lambda: updates,
-            state.inner_state,
-        )
-        return new, ConditionallyTransformState(inner_state, numerics.safe_increment(state.step))
-
-    return holding(init, update, inner_state=inner)
+    otherwise = lambda updates: updates  # noqa: E731
+    label, State = "gdjax.conditionally_transform", ConditionallyTransformState  # noqa: N806
+    return _conditional(label, State, inner, should_transform_fn, forward_extra_args, otherwise)
 
 
 @transform
@@ -196,30 +179,31 @@ def conditionally_mask(
       -0.5
       0.0
     """
-    label = "gdjax.conditionally_mask"
+    label, State = "gdjax.conditionally_mask", ConditionallyMaskState  # noqa: N806
+    return _conditional(label, State, inner, should_transform_fn, forward_extra_args, zeros)
+
+
+def _conditional(
+    label: str,
+    State: Any,  # noqa: N803
+    inner: Transform,
+    condition: ConditionFn,
+    forwards: bool,
+    otherwise: Callable[[Updates], Any],
+) -> GradientTransformation:
+    """`inner` where the condition holds, and `otherwise(updates)` where it does not."""
     base.check_transform(label, 0, inner)
 
-    def init(params: Params) -> ConditionallyMaskState:
-        return ConditionallyMaskState(jnp.zeros((), jnp.int32), inner.init(params))
+    def init(params: Params) -> Any:
+        return State(inner_state=inner.init(params), step=jnp.zeros((), jnp.int32))
 
-    def update(
-        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
-    ) -> tuple[Updates, ConditionallyMaskState]:
-        checks.state(label, state, ConditionallyMaskState)
-        chosen = _condition(label, should_transform_fn, state.step, extra_args if forward_extra_args else {})
-        new, inner_state = apply_or(
-            chosen,
-            lambda s: base.call_update(inner, updates, s, params, extra_args),
-            lambda: zeros(updates),
-            state.inner_state,
-        )
-        return new, ConditionallyMaskState(numerics.safe_increment(state.step), inner_state)
+    def update(updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
+        checks.state(label, state, State)
+        chosen = condition(state.step, **(extra_args if forwards else {}))
+        if (jnp.shape(chosen), jnp.result_type(chosen)) != ((), jnp.bool_):
+            raise TypeError(f"{label}: should_transform_fn must return a boolean scalar, got {chosen!r}")
+        apply = lambda s: base.call_update(inner, updates, s, params, extra_args)  # noqa: E731
+        new, inner_state = apply_or(jnp.asarray(chosen), apply, lambda: otherwise(updates), state.inner_state)
+        return new, State(inner_state=inner_state, step=numerics.safe_increment(state.step))
 
     return holding(init, update, inner_state=inner)
-
-
-def _condition(label: str, f: ConditionFn, step: Array, extra_args: dict[str, Any]) -> Array:
-    chosen = f(step, **extra_args)
-    if (jnp.shape(chosen), jnp.result_type(chosen)) != ((), jnp.bool_):
-        raise TypeError(f"{label}: should_transform_fn must return a boolean scalar, got {chosen!r}")
-    return jnp.asarray(chosen)

@@ -10,11 +10,11 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
-from gdjax.core.types import ArrayTree, OptState, Params, Roles
+from gdjax.core.types import OptState, Params
 from gdjax.lift.leafwise import Hyper
-from gdjax.lift.stages import Planned, Tree
+from gdjax.lift.stages import Planned
 from gdjax.lift.wrapper import wrapper
-from gdjax.matrices.plan import Leaf, plan_of
+from gdjax.matrices.plan import Leaf, of_leaf, plan_of
 from gdjax.matrices.roles import routing
 from gdjax.numerics import Array, below_overflow
 from gdjax.numerics.bounds import as_added
@@ -30,14 +30,6 @@ class HyperballState(NamedTuple):
     radius: Params
 
 
-def _leaves(label: str, tree: ArrayTree, roles: Roles) -> list[Leaf]:
-    return [leaf._replace(path="") for leaf in plan_of(label, tree, routing(roles)).leaves]  # alike: one trace
-
-
-def _of_updates(tree: Tree, roles: Any) -> list[Leaf]:
-    return tree.of_each(_leaves(tree.label, tree.structure.unflatten(tree.entries), roles))
-
-
 def _norms(x: Array) -> tuple[Array, Array]:
     """`unit_and_norm` of each matrix of a stack."""
     return numerics.unit_and_norm(x, (1, 2))
@@ -46,7 +38,8 @@ def _norms(x: Array) -> tuple[Array, Array]:
 def _first(params: Params, given: Mapping[str, Any]) -> list[Any]:
     """The norms of the matrices, a list for each leaf."""
     radii: list[Any] = []
-    for p, leaf in zip(jax.tree.leaves(params), _leaves("gdjax.hyperball", params, given["roles"]), strict=True):
+    leaves = plan_of("gdjax.hyperball", params, routing(given["roles"])).leaves
+    for p, leaf in zip(jax.tree.leaves(params), leaves, strict=True):
         real = numerics.widest_real(p)
 
         def norms(p: Array, leaf: Leaf = leaf, real: np.dtype = real) -> list[Array]:
@@ -76,7 +69,7 @@ def _on_the_sphere(p: Array, u: Array, R: Array, lr: Hyper) -> Array:  # noqa: N
     return jnp.where(R == 0, u, new - p)
 
 
-@wrapper(HyperballState, static={"roles": _of_updates}, radius=Planned(_first))
+@wrapper(HyperballState, static={"roles": of_leaf(routing)}, radius=Planned(_first))
 def hyperball(
     u: Array, g: Array, s: HyperballState, p: Array, t: Array, learning_rate: Hyper, roles: Any = None, *,
     ascends: bool = False,

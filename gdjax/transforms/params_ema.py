@@ -48,9 +48,7 @@ def _in_dtype(mean: Array, p: Array) -> Array:
 
 def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
     x, dtype = slots.initial_parameter(p, hyper), hyper["dtype"]
-    if dtype is None:
-        return x.astype(numerics.at_least_float32(x.dtype))
-    return x.astype(numerics.complex_dtype(dtype) if jnp.iscomplexobj(x) else dtype)
+    return x.astype(numerics.at_least_float32(x.dtype)) if dtype is None else numerics.widen(x, jnp.dtype(dtype))
 
 
 def _moved(mean: Array, p: Array, u: Array, g: Array, c: Array) -> Array:

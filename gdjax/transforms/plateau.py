@@ -65,12 +65,8 @@ def reduce_on_plateau(
       >>> print(u, gdjax.tree.get(state, "scale"))
       -0.5 0.5
     """
-    label = "gdjax.reduce_on_plateau"
-    numbers = dict(
-        factor=factor, patience=patience, rtol=rtol, atol=atol, cooldown=cooldown,
-        accumulation_size=accumulation_size, min_scale=min_scale,
-    )  # fmt: skip
-    for name, x in numbers.items():
+    given, label = dict(locals()), "gdjax.reduce_on_plateau"
+    for name, x in given.items():
         if callable(x):
             raise TypeError(f"{label}: {name} must be a number or a scalar array, got {x!r}")
     if isinstance(rtol, int | float) and isinstance(atol, int | float) and rtol == atol == 0:

@@ -1,6 +1,5 @@
 """QK-Clip: a bound on attention logits, by smaller query and key weights after a step."""
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -135,12 +134,12 @@ class _Layout:
         return x.shape[axis] // heads
 
     def scaled(self, path: str, x: Array, first: Array, rest: Array, most: int | None) -> Array:
-        """x times `first` in the first `most` numbers of each head, times `rest` in the others."""
+        """x times `first` in the numbers [:most] of each head, times `rest` in the others."""
         *batch, heads = first.shape
         axis, size = self.axis(path, x, tuple(batch)), self.size(path, x, first)
         apart = size == 1 and most is not None  # the numbers of a head have an axis of their own
         width = (x.shape[axis + 1] if axis + 1 < x.ndim else 1) if apart else size
-        most = width if most is None else most
+        most = width if most is None else most + width * (most < 0)
         if not 0 <= most <= width:
             raise ValueError(f"{LABEL}: {path}: a head of shape {x.shape} has {width} numbers; rotary, key_size?")
         factor = jnp.where(jnp.arange(width) < most, first[..., None], rest[..., None])
@@ -174,17 +173,9 @@ def _clip(
     shared = jnp.min(gammas.reshape(*gammas.shape[:-1], key_heads, -1), -1)
     gammas = jnp.repeat(shared, heads // key_heads, axis=-1)
     root, one = jnp.sqrt(gammas), jnp.ones_like(shared)
-    width = functools.partial(_width, layout, gammas)
     for i in found["query"]:
-        most = width(paths[i], leaves[i]) - layout.rotary if layout.rotary else None
-        leaves[i] = layout.scaled(paths[i], leaves[i], root, gammas, most)
+        leaves[i] = layout.scaled(paths[i], leaves[i], root, gammas, -layout.rotary or None)
     for i in found.get("rotary_query", ()):
         leaves[i] = layout.scaled(paths[i], leaves[i], gammas, gammas, None)
     for i in found["key"]:
         leaves[i] = layout.scaled(paths[i], leaves[i], jnp.sqrt(shared), one, layout.key_size)
-
-
-def _width(layout: _Layout, gammas: Array, path: str, x: Array) -> int:
-    """How many numbers a head has in a leaf."""
-    size, axis = layout.size(path, x, gammas), layout.axis(path, x, gammas.shape[:-1])
-    return x.shape[axis + 1] if size == 1 and axis + 1 < x.ndim else size

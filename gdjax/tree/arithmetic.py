@@ -119,14 +119,9 @@ def clip(tree: ArrayTree, min_value: ArrayLike | None = None, max_value: ArrayLi
       >>> print(gdjax.tree.clip({"w": jnp.array([-3.0, 0.5, 3.0])}, -1.0, 1.0)["w"])
       [-1.   0.5  1. ]
     """
-    bounds = [b for b in (min_value, max_value) if b is not None]
-
-    def f(x: ArrayLike, *given: ArrayLike) -> Any:
-        left = iter(given)
-        low, high = (None if b is None else next(left) for b in (min_value, max_value))
-        return jnp.clip(x, low, high)
-
-    return _leaves("clip", _wide(f, *bounds), tree)
+    bounds = {name: x for name, x in (("min", min_value), ("max", max_value)) if x is not None}
+    f = lambda x, *given: jnp.clip(x, **dict(zip(bounds, given, strict=True)))  # noqa: E731
+    return _leaves("clip", _wide(f, *bounds.values()), tree)
 
 
 def where(condition: ArrayLike, tree_x: ArrayTree, tree_y: ArrayTree) -> Any:

@@ -13,7 +13,7 @@ from gdjax.core.types import Array, Updates
 from gdjax.numerics import real_dtype
 from gdjax.numerics.norms import SCALE, SMALL, precise, three_sums
 from gdjax.tree.sums import arrays, concatenated, floating, floating_dtype, pairwise_sum, sum_of_squares, wide
-from gdjax.xla.products import places_of_factors
+from gdjax.xla.products import own_factor
 from gdjax.xla.reads import apart
 
 
@@ -62,25 +62,23 @@ def _by_passes(leaves: Sequence[Array], sums: Callable[..., list[Array]], may_re
     The two passes are a loop, which is one piece of program; a condition would make it two.
     """
     dtype = functools.reduce(jnp.promote_types, [real_dtype(floating_dtype(x)) for x in leaves])
-    places = places_of_factors(leaves)
 
     def go(carry: Any) -> Any:
-        passes, factors, _ = carry
-        factor = jax.lax.split(factors, [1] * len(factors))
-        each = [sums(x, factor[i]) for x, i in zip(leaves, places, strict=True)]
+        passes, factor, _ = carry
+        each = [sums(x, factor) for x in leaves]
         total, large, small = (pairwise_sum(concatenated(xs)) for xs in zip(*each, strict=True))
         wanted = jnp.where(precise(total), 1, jnp.where(total < SMALL, SCALE, 1 / SCALE)).astype(dtype)
-        factors = jnp.where(passes == 0, wanted, factors)
-        square = jnp.where(factors[0] == 1, total, jnp.where(factors[0] > 1, large, small))
-        return passes + 1, factors, square
+        factor = jnp.where(passes == 0, wanted, factor)
+        square = jnp.where(factor == 1, total, jnp.where(factor > 1, large, small))
+        return passes + 1, factor, square
 
     def unfinished(carry: Any) -> Any:
-        passes, factors, _ = carry
-        return (passes == 0) | (passes == 1) & (factors[0] != 1) & may_repeat()
+        passes, factor, _ = carry
+        return (passes == 0) | (passes == 1) & (factor != 1) & may_repeat()
 
-    start = jnp.int32(0), jnp.ones(len(leaves), dtype), jnp.zeros((), dtype)
-    _, factors, square = meshes.while_loop(unfinished, go, start)
-    return jnp.sqrt(square) / factors[0]
+    start = jnp.int32(0), jnp.ones((), dtype), jnp.zeros((), dtype)
+    _, factor, square = meshes.while_loop(unfinished, go, start)
+    return jnp.sqrt(square) / factor
 
 
 def _may_repeat() -> Array:
@@ -95,8 +93,7 @@ def _sums(x: Array, factor: Array) -> list[Array]:
 
 
 def _one_sum(x: Array, factor: Array) -> list[Array]:
-    x, factor = apart(x, factor)
-    return [sum_of_squares(x, factor.reshape(()))] * 3
+    return [sum_of_squares(*apart(x, own_factor(x, factor)))] * 3
 
 
 def _three_sums(x: Array, _: Array) -> list[Array]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
+from gdjax.core.arrays import is_key
 from gdjax.core.base import is_float0
 from gdjax.core.types import Array, ArrayTree, DTypeLike
 
@@ -52,9 +53,4 @@ def split_key_like(rng_key: Array, target_tree: ArrayTree) -> Any:
 
 def unwrap_random_key_data(input_tree: ArrayTree) -> Any:
     """The tree with every typed key replaced by its data, an array of integers, which can be compared and stored."""
-
-    def unwrap(x: Any) -> Any:
-        key = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return jax.random.key_data(x) if key else x
-
-    return jax.tree.map(unwrap, input_tree)
+    return jax.tree.map(lambda x: jax.random.key_data(x) if isinstance(x, jax.Array) and is_key(x) else x, input_tree)

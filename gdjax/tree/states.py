@@ -9,6 +9,7 @@ import jax
 from gdjax.core.base import GradientTransformation
 from gdjax.core.boxes import boxed_like, unboxed
 from gdjax.core.parts import kept
+from gdjax.core.skipped import is_hidden
 from gdjax.core.types import Array, ArrayTree, OptState
 
 Path = tuple[Any, ...]
@@ -203,19 +204,14 @@ def map_params(
     chosen = is_leaf or (lambda x: False)
 
     def of_params(x: Array, *others: ArrayTree) -> Any:
-        return x if _is_masked(x) and not chosen(x) else f(x, *others)
+        return x if is_hidden(x) and not chosen(x) else f(x, *others)
 
     def of_state(path: Path, x: ArrayTree) -> Any:
         if path in trees:
-            return jax.tree.map(of_params, x, *rest, is_leaf=lambda x: chosen(x) or _is_masked(x))
+            return jax.tree.map(of_params, x, *rest, is_leaf=lambda x: chosen(x) or is_hidden(x))
         if any(tree[: len(path)] == path for tree in trees):
             paths, structure = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y: y is not x)
             return structure.unflatten([of_state((*path, *step), child) for step, child in paths])
         return x if transform_non_params is None else jax.tree.map(transform_non_params, x, is_leaf=chosen)
 
     return of_state((), state)
-
-
-def _is_masked(x: object) -> bool:
-    """Whether `x` is a `MaskedNode`, of this library or of Optax."""
-    return _is_named(x, "MaskedNode")

@@ -1,54 +1,109 @@
 """How updates reach the parameters."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
-from gdjax.core import base, checks, domains, meshes
+from gdjax.core import base, checks, domains, keys, meshes
 from gdjax.core.arrays import add
 from gdjax.core.signatures import short_types
-from gdjax.core.types import Array, ArrayLike, Params, Scalar, Updates
+from gdjax.core.types import Array, ArrayLike, KeyLike, Params, Scalar, Updates
+from gdjax.numerics.random_rounding import random_bits, salt
+from gdjax.numerics.rounding import is_narrow, stochastically
 from gdjax.xla import reads
 
 
-def apply_updates(params: Params, updates: Updates) -> Params:
+def apply_updates(
+    params: Params,
+    updates: Updates,
+    key: KeyLike | None = None,
+    rounding: Literal["nearest", "stochastic"] = "nearest",
+) -> Params:
     """Adds the updates to the parameters: p + u, leaf by leaf.
 
     Args:
       params: any pytree; `None` leaves stay None.
       updates: a tree of the same structure and shapes; a None leaf leaves its parameter as it is.
+      key: for stochastic rounding: a PRNG key, another one in each step, or an int to seed one.
+      rounding: of the sum to the dtype of a 16-bit parameter. "nearest" loses an update below half the distance to the
+        next number: a bfloat16 weight of 1 stays where it is after any number of updates of 0.001. "stochastic" takes
+        one of the two neighbours, so that the mean over the key is the float32 sum. Wider parameters are rounded to
+        the nearest in any case.
+
+    The bits for it come from the key, the number of the leaf and the element's place in the array, so that they are the
+    same on one device and on many. Inside `shard_map` that is the place in the device's share: fold the device into the
+    key, `jax.random.fold_in(key, jax.lax.axis_index("data"))`, or all shares are rounded by the same bits.
 
     Returns:
       The new parameters, each in the dtype of the old one.
 
     Raises:
-      ValueError: structures or shapes differ; the message names the leaf.
+      ValueError: structures or shapes differ; the message names the leaf. Stochastic rounding without a key, or a key
+        without it.
       TypeError: a complex update for a real parameter; a leaf that is no array.
 
     Example:
-      >>> import gdjax, jax.numpy as jnp
+      >>> import gdjax, jax, jax.numpy as jnp
       >>> params = {"w": jnp.array([1.0], jnp.bfloat16), "b": jnp.array([1.0])}
       >>> updates = {"w": jnp.array([0.5]), "b": jnp.array([-0.25])}
       >>> params = gdjax.apply_updates(params, updates)
       >>> print(params["w"], params["w"].dtype, params["b"])
       [1.5] bfloat16 [0.75]
+      >>> p, u = jnp.ones(10_000, jnp.bfloat16), jnp.full(10_000, 0.001)
+      >>> p = gdjax.apply_updates(p, u, jax.random.key(0), rounding="stochastic")
+      >>> print(round(float(jnp.mean(p, dtype=jnp.float32)), 4))
+      1.001
+
+    Reference:
+      Zamirai, Zhang, Aberger & De Sa 2020, Revisiting bfloat16 training, Algorithm 2,
+      https://arxiv.org/abs/2010.06192
     """
-    args = params, updates
-    if base.is_concrete(args):
+    _check_rounding(key, rounding)
+    args = params, updates, key
+    if base.is_concrete(args[:2]) and not isinstance(key, Tracer):
         return _compiled_apply(*args)
     return _apply(*args)
 
 
-def _apply(params: Params, updates: Updates) -> Params:
-    label, is_none = "gdjax.apply_updates", lambda x: x is None
+LABEL = "gdjax.apply_updates"
+
+
+def _check_rounding(key: Any, rounding: str) -> None:
+    if rounding not in ("nearest", "stochastic"):
+        raise ValueError(f"{LABEL}: rounding must be 'nearest' or 'stochastic', got {rounding!r}")
+    domains.check(LABEL, {"key": key}, {})
+    if key is None and rounding == "stochastic":
+        raise ValueError(f"{LABEL}: rounding='stochastic' needs a key, another one in each step")
+    if key is not None and rounding == "nearest":
+        raise ValueError(f"{LABEL}: a key, and rounding='nearest', which needs none; is rounding='stochastic' meant?")
+
+
+def _apply(params: Params, updates: Updates, key: Any) -> Params:
+    is_none = lambda x: x is None  # noqa: E731
     paths, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_none)
     ps = [p for _, p in paths]
-    us = checks.flatten_like(label, ("params", "updates"), structure, jax.tree.unflatten(structure, ps), updates)
+    us = checks.flatten_like(LABEL, ("params", "updates"), structure, jax.tree.unflatten(structure, ps), updates)
     for (path, p), u in zip(paths, us, strict=True):
         if p is not None and u is not None:
-            _check(label, f"params{jax.tree_util.keystr(path)}", p, u)
-    return structure.unflatten([p if p is None or u is None else add(p, u) for p, u in zip(ps, us, strict=True)])
+            _check(LABEL, f"params{jax.tree_util.keystr(path)}", p, u)
+    word = None if key is None else jax.random.bits(keys.fresh(key), (), jnp.uint32)
+
+    def added(i: int, p: Any, u: Any) -> Any:
+        if p is None or u is None:
+            return p
+        return add(p, u) if word is None or not is_narrow(p) else _added_at_random(p, u, salt(word, 0, i))
+
+    return structure.unflatten([added(i, p, u) for i, (p, u) in enumerate(zip(ps, us, strict=True))])
+
+
+def _added_at_random(p: Array, u: Array, mark: Array) -> Array:
+    """p + u in float32, rounded to one of its neighbours in p's dtype."""
+    if base.is_float0(u):
+        return p
+    x = jnp.asarray(p).astype(jnp.float32) + jnp.asarray(u).astype(jnp.float32)
+    return stochastically(x, p.dtype, random_bits(mark, x)).astype(p.dtype)
 
 
 def _check(label: str, where: str, p: ArrayLike, u: ArrayLike) -> None:

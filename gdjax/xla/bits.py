@@ -43,3 +43,11 @@ def with_flipped(x: Array, last: Array) -> Array:
 @with_flipped.defjvp
 def _with_flipped_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> Any:
     return with_flipped(*primals), tangents[0]
+
+
+def as_integers(x: Array, dtype: Any) -> Array:
+    """Whole float32 numbers as integers of 8 bits.
+
+    From float32: of integers of 32 bits that become 8 XLA:TPU makes a kernel of its own, which reads all inputs again.
+    """
+    return x.astype(dtype)

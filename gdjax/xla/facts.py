@@ -137,11 +137,13 @@ def with_inputs(closed: ClosedJaxpr, variables: Sequence[Var]) -> ClosedJaxpr:
 
 
 def made_of(closed: ClosedJaxpr, inputs: Iterable[Var], most: int) -> set[Var]:
-    """The values of up to `most` numbers that are made of these inputs alone, these among them."""
-    found = {*inputs}
+    """The values of up to `most` numbers that are made of these inputs and constants alone, the inputs among them."""
+    found, constants = {*inputs}, set[Var]()
     for e in closed.jaxpr.eqns:
-        variables = [v for v in e.invars if isinstance(v, Var)]
-        if variables and all(v in found for v in variables) and all(_size(v) <= most for v in e.outvars):
+        variables = {v for v in e.invars if isinstance(v, Var)}
+        if variables <= constants and all(v.aval.shape == () for v in e.outvars):
+            constants.update(e.outvars)
+        elif variables <= found | constants and variables & found and all(_size(v) <= most for v in e.outvars):
             found.update(e.outvars)
     return found
 

@@ -1,9 +1,9 @@
 """An array times one number, where a plain product would be taken apart, copied, or slower than it need be."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
+
+from gdjax.xla.write_order import after
 
 Array = jax.Array
 
@@ -35,10 +35,6 @@ def selected_product(x: Array, factor: Array) -> Array:
     return jnp.where(always, x * factor.astype(x.dtype), x)
 
 
-def places_of_factors(xs: Sequence[Array]) -> list[int]:
-    """For each array the place of its factor in a vector of equal factors, one for each array.
-
-    Every large array reads a number of its own: if arrays of one shape shared one, XLA:CPU would broadcast it in
-    memory. Small arrays share the first.
-    """
-    return [i if x.size > OWN else 0 for i, x in enumerate(xs)]
+def own_factor(x: Array, factor: Array) -> Array:
+    """The factor, a number of its own for a large x: one that arrays of a shape share XLA:CPU broadcasts in memory."""
+    return after(x, factor) if x.size > OWN else factor

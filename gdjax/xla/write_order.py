@@ -5,8 +5,9 @@
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,26 +20,59 @@ Array = jax.Array
 
 LARGE = 2**16  # elements of an array from which on its memory and the order of what is done with it matter
 
-_destination: contextvars.ContextVar[str | None] = contextvars.ContextVar("gdjax_destination", default="params")
+
+@dataclass(eq=False)
+class Selection:
+    """A step that is made or left out: where `chosen` is false, the updates are 0 and the state is as before.
+
+    Whoever computes an update or a state may select it at once, and note that: a later loop then reads what was
+    selected, in memory. The caller selects the rest.
+    """
+
+    chosen: Array  # a boolean scalar
+    done: dict[int, Any] = field(default_factory=dict)  # by `id`
+
+    def note(self, xs: Iterable[Any]) -> None:
+        self.done |= {id(x): x for x in xs}
+
+    def has(self, x: Any) -> bool:
+        return id(x) in self.done
+
+
+class Outlet(NamedTuple):
+    """What becomes of the updates that transforms return; see `bound_for`."""
+
+    to: str | None
+    selection: Selection | None = None  # to be made before
+
+
+_TO_PARAMS = Outlet("params")
+_outlet: contextvars.ContextVar[Outlet] = contextvars.ContextVar("gdjax_outlet", default=_TO_PARAMS)
 
 
 @contextlib.contextmanager
-def bound_for(destination: str | None) -> Iterator[None]:
+def bound_for(to: str | None, selection: Selection | None = None) -> Iterator[None]:
     """Where the updates go that transforms return in this context, which decides what a state can be put after.
 
     "params": the caller adds them to the parameters, as it is without a context. "memory": they are written as they
     are, as those are that a branch returns; "gradient": over the gradients. None: they go through more before either.
     """
-    token = _destination.set(destination)
+    token = _outlet.set(Outlet(to, selection))
     try:
         yield
     finally:
-        _destination.reset(token)
+        _outlet.reset(token)
+
+
+def outlet() -> Outlet:
+    """For who makes the selection."""
+    return _outlet.get()
 
 
 def destination() -> str | None:
-    """See `bound_for`."""
-    return _destination.get()
+    """Where updates go as they are; see `bound_for`."""
+    to, selection = _outlet.get()
+    return to if selection is None else None
 
 
 def written(to: str | None, p: Array | None, update: Array) -> Array | None:
@@ -93,7 +127,7 @@ def over(old: Array, new: Array) -> Array:
 
 
 def _or(old: Array, new: Array) -> Array:
-    return jnp.where(never(new), old, new)
+    return jax.lax.select(never(new), old, new)
 
 
 def all_first(f: Callable[..., list[Array]], olds: list[Array], *others: Any) -> list[Array]:
@@ -114,8 +148,12 @@ def all_first(f: Callable[..., list[Array]], olds: list[Array], *others: Any) ->
 
 
 def never(x: Array) -> Array:
-    """Whether x is equal to 0 and not to itself: false, which XLA cannot tell."""
-    return (x != x) & (x == 0)
+    """Whether x is equal to NaN: false, which XLA cannot tell, and LLVM can, so that no kernel computes it."""
+    return _floating(x) == jnp.nan
+
+
+def _floating(x: Array) -> Array:
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)
 
 
 def once(x: Any) -> Any:
@@ -135,5 +173,5 @@ def _divided(x: Array) -> Array:
 
 def _one(e: Array) -> Array:
     """1, which XLA:CPU cannot tell."""
-    hidden = lambda e: jnp.where(never(e), 2, 1).astype(e.dtype)  # noqa: E731
+    hidden = lambda e: (_floating(e) != jnp.nan).astype(e.dtype)  # noqa: E731
     return jax.lax.platform_dependent(e, cpu=hidden, default=jnp.ones_like)

@@ -56,6 +56,20 @@ def test_a_factory_of_ones_own():
         twice(0.1).update({"x": jnp.ones(3)}, twice(0.1).init({"x": jnp.ones(2)}), {"x": jnp.ones(2)})
 
 
+class Own(GradientTransformation):
+    """A class of ones own, as `Aggregator` is one."""
+
+
+@gdjax.transform
+def halved() -> Any:
+    return Own(*gdjax.scale(0.5))
+
+
+def test_a_factory_keeps_the_class_of_what_it_returns():
+    assert type(halved()) is Own and halved() == halved() and repr(halved()) == "halved()"
+    assert type(gdjax.scale(0.5)) is GradientTransformation
+
+
 def test_an_eager_update_is_one_compiled_call():
     tx, compiled = gdjax.adam(0.123), gdjax.core.base._compiled
     state = tx.init(PARAMS)

@@ -165,12 +165,12 @@ def test_a_finite_guard_keeps_at_most_a_byte_for_each_element(outputs, most):
 
 
 # Each array is one loop on a CPU: for Adam mu reads 2 and writes 1, so does nu, and the parameters read 3. The guard of
-# gradients reads them once more, and again for the parameters, which it computes from the old moments.
+# gradients reads them once more.
 # Adadelta computes its direction for the parameters (20) and again for the average of its squares (16). Prodigy reads
 # g, x_0 and x for an inner product (12), and what a step has added to the sum of gradients for its size (4).
 ALL = RECIPES | REPEATED | {"prodigy": gdjax.contrib.prodigy()}
 ALL |= {"gradient guard": GUARDED}
-MOST = {"momentum": 24, "adagrad": 28, "rmsprop": 28, "lion": 28, "adam": 40, "gradient guard": 48}
+MOST = {"momentum": 24, "adagrad": 28, "rmsprop": 28, "lion": 28, "adam": 40, "gradient guard": 44}
 MOST |= {"adadelta": 48, "schedule-free SGD": 28, "prodigy": 68}
 
 
@@ -213,13 +213,13 @@ ONCE = {
 
 @pytest.mark.parametrize("name", ONCE)
 def test_what_leaves_share_is_computed_once(name):
-    # XLA:CPU would compile a schedule's 31 operations into the loop of each leaf.
+    # XLA:CPU would compile a schedule's 31 operations into the loop of each leaf. A sign may be: see `debias`.
     def scalar_operations(layers):
         text = traced(ONCE[name], tree_of(layers)).lower().compile().as_text()
-        return len(re.findall(r"= \w+\[\]\S* (?!parameter|constant|get-tuple-element)\w", text))
+        return len(re.findall(r"= \w+\[\]\S* (?!parameter|constant|get-tuple-element|negate)\w", text))
 
     leaves_more = 4 * len(LAYER)
-    assert scalar_operations(6) - scalar_operations(2) <= 4 * leaves_more
+    assert scalar_operations(6) - scalar_operations(2) <= 3 * leaves_more
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this JAX lowers what is for other platforms too")
@@ -230,7 +230,16 @@ def test_what_leaves_share_is_computed_once(name):
 def test_a_gradient_that_is_kept_is_written_over_the_old_one_on_a_gpu(tx, platform, selections):
     params = {"w": jnp.ones((8, 8))}
     text = jax.jit(tx.update).trace(params, tx.init(params), params).lower(lowering_platforms=(platform,)).as_text()
-    assert len(re.findall(r"compare +NE, (%\w+), \1", text)) == selections
+    assert text.count("0x7FC00000") == selections  # a comparison with NaN
+
+
+def test_leaves_alike_share_their_compiled_loops():
+    def loops(layers):
+        text = traced(gdjax.adamw(1e-3), tree_of(layers)).lower().compile().as_text()
+        found = re.findall(r"^%fused_computation\S* \((.*)\) -> .* \{\n((?:  .*\n)*)", text, re.MULTILINE)
+        return len({re.sub(r"%?[a-z_\-]+[.\d]*(?=[:, =)]|$)|metadata=.*", "", a + b) for a, b in found})
+
+    assert loops(3) <= loops(1) + 1  # the first leaf of all reads a number before the others do
 
 
 def test_equal_leaves_share_one_trace():

@@ -71,6 +71,10 @@ def _accumulated(learning_rate: Any) -> Any:
     return gdjax.MultiSteps(gdjax.adam(learning_rate), 2).gradient_transformation()
 
 
+def _summed(learning_rate: Any) -> Any:
+    return gdjax.accumulate(gdjax.adam(learning_rate), 2)
+
+
 def _guarded_accumulation(learning_rate: Any) -> Any:
     inner = gdjax.adam(learning_rate)
     return gdjax.chain(gdjax.MultiSteps(inner, rising, False, gdjax.skip_not_finite), gdjax.identity())
@@ -130,6 +134,22 @@ def _metrics(learning_rate: Any) -> Any:
     return gdjax.with_metrics(clipped, norms=("grad", "update"))  # without parameters their norm is NaN
 
 
+def _loss_scale(learning_rate: Any) -> Any:
+    return gdjax.dynamic_loss_scale(gdjax.adam(learning_rate), 1.0)
+
+
+def _master_weights(learning_rate: Any) -> Any:
+    return gdjax.with_master_weights(gdjax.adam(learning_rate))
+
+
+def _kahan(learning_rate: Any) -> Any:
+    return gdjax.with_kahan_summation(gdjax.adam(learning_rate))
+
+
+def _at_random(learning_rate: Any) -> Any:
+    return gdjax.with_stochastic_rounding(gdjax.adam(learning_rate), 0)
+
+
 def _schedule_free(learning_rate: Any) -> Any:
     return gdjax.schedule_free(gdjax.sgd(learning_rate), learning_rate)
 
@@ -137,11 +157,13 @@ def _schedule_free(learning_rate: Any) -> Any:
 CASES = (
     Case("MultiSteps", _accumulated, {"learning_rate": 0.1}),
     Case("MultiSteps/guarded", _guarded_accumulation, {"learning_rate": 0.1}, slow=True),
+    Case("accumulate", _summed, {"learning_rate": 0.1}),
     Case("apply_every", gdjax.apply_every, fixed={"k": 2}),
     Case("apply_if_finite", _if_finite, {"learning_rate": 0.1}),
     Case("cautious", _cautious, {"learning_rate": 0.1, "eps": 0.01, "clamp": 1e-3}),
     Case("conditionally_mask", _mask, {"learning_rate": 0.1}, slow=True),
     Case("conditionally_transform", _transform, {"learning_rate": 0.1}),
+    Case("dynamic_loss_scale", _loss_scale, {"learning_rate": 0.1}, wide=True),
     Case("ema", gdjax.ema, {"decay": 0.9}),
     Case("flatten", _flat, {"learning_rate": 0.1, "weight_decay": 0.01}, quiet={"weight_decay": 0.0},
          needs_params=True),
@@ -158,7 +180,10 @@ CASES = (
          quiet={"weight_decay": 0.0}, needs_params=True),
     Case("schedule_free_sgd", gdjax.schedule_free_sgd, {"learning_rate": 0.1}, needs_params=True, slow=True),
     Case("snapshot", gdjax.snapshot, fixed={"measure_name": "same", "measure": same}),
+    Case("with_kahan_summation", _kahan, {"learning_rate": 0.1}, needs_params=True, wide=True, slow=True),
+    Case("with_master_weights", _master_weights, {"learning_rate": 0.1}, needs_params=True, wide=True),
     Case("with_metrics", _metrics, {"learning_rate": 0.1}),
+    Case("with_stochastic_rounding", _at_random, {"learning_rate": 0.1}, needs_params=True, wide=True, slow=True),
     Case("swa", _swa, {"learning_rate": 0.1}, needs_params=True),
 )  # fmt: skip
 

@@ -84,6 +84,7 @@ BY_NAME: dict[str, list[Any]] = {
     "measure_name": [3, None],
     "equilibrate": ["nonsense", 3],
     "renormalize": ["nonsense", 3],
+    "remainder_bits": [4, 24, "16", jnp.float32],
     "norms": ["grads", 3, ("grad", "step"), None],
     "axis": AXES,
     "output_axis": AXES,

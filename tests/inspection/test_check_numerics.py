@@ -35,7 +35,7 @@ def test_bfloat16_at_1e_4():
     assert abs(kernel.unmoved - 100 * float(jnp.mean(stays))) < 5
     (text,) = table.warnings
     assert text.startswith("an update is rounded away in kernel (bfloat16, ") and "scale (bfloat16, 100 % stay)" in text
-    assert text.endswith("keep the parameters in float32 and cast them in the loss, or take a larger rate")
+    assert text.endswith("cast them in the loss, use with_master_weights or stochastic rounding, or take a larger rate")
 
 
 def test_float32_moves():
@@ -155,3 +155,24 @@ def test_a_given_gradient_of_0_is_a_warning(dtype: str):
     assert table.warnings == ("the update of a is 0: it does not move; `explain` may tell why", why)
     # Of a decay it moves.
     assert check_numerics(gdjax.adamw(0.5, weight_decay=0.1), params, grads).warnings == (why,)
+
+
+def test_what_is_rounded_away_may_add_up():
+    """In the state of a wrapper, of the leaves that it sees; and in the mean where rounding is stochastic."""
+    params = {"a": jnp.ones(8, jnp.bfloat16), "b": jnp.ones(8, jnp.bfloat16), "c": jnp.ones(8)}
+    adam, verdicts = gdjax.adam(1e-4), lambda tx, **how: gdjax.check_numerics(tx, params, **how)["verdict"]
+    away, up, mean = "most weights stay", "adds up in the state", "moves in the mean"
+    assert verdicts(adam) == [away, away, "moves"]
+    assert verdicts(adam, rounding="stochastic") == [mean, mean, "moves"]
+    for kept in (
+        gdjax.with_master_weights(adam),
+        gdjax.with_master_weights(adam, remainder_bits=8),
+        gdjax.with_kahan_summation(gdjax.chain(gdjax.clip_by_global_norm(1.0), adam)),
+        gdjax.MultiSteps(gdjax.with_master_weights(adam, remainder_bits=16), 4),
+    ):
+        assert verdicts(kept) == [up, up, "moves"]
+    groups = {"kept": gdjax.with_master_weights(adam), "random": gdjax.with_stochastic_rounding(adam, 0), "plain": adam}
+    assert verdicts(gdjax.partition(groups, {"a": "kept", "b": "random", "c": "plain"})) == [up, mean, "moves"]
+    table = gdjax.check_numerics(gdjax.partition(groups, {"a": "kept", "b": "plain", "c": "plain"}), params)
+    assert table["verdict"] == [up, away, "moves"] and len(table.warnings) == 1
+    assert gdjax.check_numerics(gdjax.with_master_weights(gdjax.adam(0.1)), params)["verdict"] == ["moves"] * 3

@@ -292,9 +292,9 @@ def test_errors():
         explain(gdjax.adam, P)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="gdjax.explain: params is None"):
         explain(gdjax.adam(0.1), None)
-    with pytest.raises(TypeError, match=r"gdjax.explain: params\['f'\] is function, not an array"):
+    with pytest.raises(TypeError, match=r"gdjax.explain: params\['f'\] is the function <lambda>, not an array"):
         explain(gdjax.adam(0.1), {"f": lambda x: x})
-    with pytest.raises(TypeError, match="gdjax.explain: params is str, not an array"):
+    with pytest.raises(TypeError, match=r"gdjax.explain: params is 'params' \(str\), not an array"):
         explain(gdjax.adam(0.1), "params")
     # A prefix that does not fit is an error, as it is of `init`.
     with pytest.raises(ValueError, match="the mask is not a prefix"):

@@ -139,7 +139,7 @@ def test_errors(function: Any):
         function([gdjax.adam(0.1)], P)
     with pytest.raises(ValueError, match=f"{name}: params is None"):
         function(gdjax.adam(0.1), None)
-    with pytest.raises(TypeError, match=rf"{name}: params\['f'\] is str, not an array"):
+    with pytest.raises(TypeError, match=rf"{name}: params\['f'\] is 'relu' \(str\), not an array"):
         function(gdjax.adam(0.1), {"f": "relu"})
 
 

@@ -17,7 +17,7 @@ from flax import linen, nnx
 import gdjax
 from gdjax.core.paths import paths_of
 from gdjax.inspection.explain import first, rate_of
-from gdjax.inspection.walk import shapes_of, walk
+from gdjax.inspection.walk import Walk, shapes_of
 from tests.interop.test_roles import KEY, TOKENS, EqxGPT, of_equinox, of_linen, of_nnx, of_shapes, table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,16 +218,17 @@ def test_which_leaf_gets_what(recipe: Recipe, name: str):
     """Hidden matrices the method, with their axes; all else another one, at its own rate. And nothing warns."""
     tx, params, own = recipe.value(recipe.source), model(name), adams_rates(recipe)
     jax.eval_shape(lambda params: tx.init(params), params)  # a function of its own: JAX keeps traces of equal ones
-    parts, notes, plan, slips = walk(tx, params)[:4]
-    assert [slip for _, slip in slips if slip.leaves] == [] and set(notes) <= {"no leaf is in the group 'rest'"}
+    walked = Walk(tx, params)
+    assert [slip for _, slip in walked.slips if slip.leaves] == []
+    assert set(walked.notes) <= {"no leaf is in the group 'rest'"}
     for i, (path, _) in enumerate(paths_of(params)):
-        mine = [part for part in parts if i in part.leaves and part.name != "hyperball"]
+        mine = [part for part in walked.parts if i in part.leaves and part.name != "hyperball"]
         names = {part.name for part in mine}
         if "adamw" in recipe.source and "hyperball" in recipe.source:  # AdamH: Adam for all
             assert "adam" in names and not names & METHODS, path
         elif path in hidden(name):
             assert names & METHODS and "adam" not in names, path
-            assert (plan[i].axes.rows, plan[i].axes.columns) == hidden(name)[path], path
+            assert (walked.plan[i].axes.rows, walked.plan[i].axes.columns) == hidden(name)[path], path
         else:
             assert not names & METHODS and names & {"adam", "set_to_zero"}, path
             assert "set_to_zero" in names or not own or number(rate_of(mine, i)) in own, path
@@ -250,8 +251,9 @@ def test_recipes_are_found_and_mistakes_warn():
 def test_overrides_on_the_model_of_their_page(recipe: Recipe):
     tx, params = recipe.value(recipe.source), of_shapes(OWN[recipe.page])
     jax.eval_shape(tx.init, params)
-    _, _, plan, slips = walk(tx, shapes_of("test", params))[:4]
-    assert any(leaf.is_matrix for leaf in plan.values()) and [slip for _, slip in slips if slip.leaves] == []
+    walked = Walk(tx, shapes_of("test", params))
+    assert any(leaf.is_matrix for leaf in walked.plan.values())
+    assert [slip for _, slip in walked.slips if slip.leaves] == []
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(r, id=key) for key, r in RECIPES.items() if not r.overrides])

@@ -85,10 +85,12 @@ def test_c19_hyperparameters_set_in_place_inside_scan():
     assert isinstance(their_state, optax.InjectStatefulHyperparamsState)
 
 
-# Optax's fields for counters that are not called count, and ours: the step of the last perturbation, averages taken.
+# Optax's fields for counters that are not called count, and ours: the step of the last perturbation, averages taken;
+# Flax's for the steps since a loss scale changed.
 OTHER_COUNTERS = set(
     "t count_m2 plateau_count cooldown_count num_linesearch_steps mini_step gradient_step notfinite_count "
-    "total_notfinite step steps_since_sync step_count last_noise skip_state averaged pairs update_counter".split()
+    "total_notfinite step steps_since_sync step_count last_noise skip_state averaged pairs update_counter "
+    "fin_steps".split()
 )
 
 
@@ -136,7 +138,8 @@ def test_c22_c23_classes_have_optax_names(case: Case):
     names = {name for name, cls in theirs.items() if cls.__module__.split(".")[0] == "gdjax"}
     ours = "CautiousState EscapeSaddlesState HyperballState MetricsState ParamsEmaState SWAState PSGDKronState"
     ours += " ScaleByBFGSState ScaleByNorMuonState ScaleByScionState ScaleByDionState ScaleByDion2State ScheduledState"
-    ours += " SoapState SoapMuonState KLShampooState KLSoapState ShampooState"
+    ours += " SoapState SoapMuonState KLShampooState KLSoapState ShampooState DynamicLossScaleState"
+    ours += " KahanSummationState MasterWeightsState StochasticRoundingState"
     names -= set(ours.split())
     assert names == set()
 

@@ -355,7 +355,7 @@ NAME = r"gdjax\.scale_by_zoom_linesearch: "
         ((20,), {"curv_rtol": jnp.ones(2)}, ValueError, r"curv_rtol must be a scalar, got shape \(2,\)"),
         ((20,), {"tol": lambda t: t}, TypeError, "a line search keeps no count for a schedule"),
         ((20,), {"approx_dec_rtol": -1}, ValueError, "approx_dec_rtol must be at least 0, got -1"),
-        ((20,), {"initial_guess_strategy": "two"}, ValueError, "must be one of .*'one', 'keep'.*, got 'two'"),
+        ((20,), {"initial_guess_strategy": "two"}, ValueError, "must be one of one, keep, got 'two'"),
     ],
 )
 def test_bad_arguments(args: Any, kwargs: Any, error: type[Exception], message: str):

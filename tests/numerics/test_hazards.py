@@ -263,7 +263,7 @@ REACH = {
     "clip_by_global_norm chain lbfgs scale_by_lbfgs bfgs scale_by_bfgs bfgs/bounds ssbroyden scale_by_ssbroyden "
     "scale_by_zoom_linesearch normalize_by_update_norm sam with_metrics",
     "none": "differentially_private_aggregate dpsgd set_to_zero freeze selective_transform apply_if_finite "
-    "MultiSteps/guarded "
+    "MultiSteps/guarded dynamic_loss_scale "
     "hutchinson_estimator_diag_hessian",
     "no NaN": "zero_nans",
 }

@@ -116,9 +116,9 @@ def test_bfloat16():
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda: gdjax.galore(0.1, 0), "gdjax.scale_by_galore: rank must be at least 1, got 0"),
-    (lambda: gdjax.galore(0.1, 2.5), "gdjax.scale_by_galore: rank must be an int, got 2.5"),
-    (lambda: gdjax.galore(0.1, side="left"), "gdjax.scale_by_galore: side must be long or short, got 'left'"),
+    (lambda: gdjax.galore(0.1, 0), "gdjax.galore: rank must be at least 1, got 0"),
+    (lambda: gdjax.galore(0.1, 2.5), "gdjax.galore: rank must be an int, got 2.5"),
+    (lambda: gdjax.galore(0.1, side="left"), "gdjax.galore: side must be one of long, short, got 'left'"),
     (lambda: gdjax.galore(0.1, update_proj_gap=0), "gdjax.galore: update_proj_gap must be at least 1"),
     (lambda: gdjax.galore(0.1, weight_dimension_numbers=Axes()).init({"w": jnp.ones((2, 2, 2))}),
      r"gdjax.scale_by_galore: params\['w'\]: dimension numbers .* leave out the axes \(2,\)"),

@@ -298,3 +298,7 @@ def test_allclose():
     nan = [jnp.array(jnp.nan)]
     assert not tree.allclose(nan, nan) and tree.allclose(nan, nan, equal_nan=True)
     assert not jax.jit(tree.allclose)([*a.values(), jnp.ones(1)], [*a.values(), jnp.zeros(1)])
+
+
+def test_the_norm_of_a_large_leaf_of_whole_numbers():
+    assert gdjax.global_norm(jnp.full((100, 100), 3, jnp.int32)) == 300.0

@@ -1,5 +1,7 @@
 """How updates reach the parameters."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +73,67 @@ def test_who_sees_a_gradient_of_another_shape():
         updates, _ = tx.update(gradients, tx.init(params), given)
         with pytest.raises(ValueError, match=r"apply_updates: params\['w'\]: update shape \(2, 1\)"):
             gdjax.apply_updates(params, updates)
+
+
+def at_random(p: Any, u: Any, key: Any = 0) -> Any:
+    return gdjax.apply_updates(p, u, key, rounding="stochastic")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "update"), [("bfloat16", "float32"), ("bfloat16", "bfloat16"), ("float16", "float32")]
+)
+def test_stochastic_rounding_has_the_sum_as_its_mean(dtype: str, update: str):
+    """To 4 standard deviations, between neighbours, over the elements of an array and over keys."""
+    n = 100_000
+    p, u = jnp.full(n, -1.0, dtype), jnp.full(n, 2.0**-12, update)
+    got = np.asarray(at_random(p, u), np.float64)
+    low, gap = -1.0, 2.0**-8 if dtype == "bfloat16" else 2.0**-11
+    assert set(np.unique(got)) == {low, low + gap}
+    share = 2.0**-12 / gap
+    assert abs(got.mean() - (low + 2.0**-12)) < 4 * gap * np.sqrt(share * (1 - share) / n)
+    over_keys = jax.vmap(lambda key: at_random(p[:1], u[:1], key))(jax.random.split(jax.random.key(1), 20_000))
+    assert abs(np.asarray(over_keys, np.float64).mean() - (low + 2.0**-12)) < 4 * gap * np.sqrt(
+        share * (1 - share) / 20_000
+    )
+
+
+def test_stochastic_rounding_of_steps_and_leaves_is_independent():
+    p, u = {k: jnp.ones(4000, jnp.bfloat16) for k in "ab"}, {k: jnp.full(4000, 2.0**-8) for k in "ab"}
+    ups = [np.asarray(at_random(p, u, key)[k]) > 1 for key in jax.random.split(jax.random.key(0)) for k in "ab"]
+    for i, x in enumerate(ups):
+        assert abs(x.mean() - 0.5) < 4 * 0.5 / np.sqrt(4000)
+        for y in ups[:i]:
+            assert abs(np.mean(x == y) - 0.5) < 4 * 0.5 / np.sqrt(4000)
+
+
+def test_stochastic_rounding_leaves_the_rest_as_it_is():
+    p = {"wide": jnp.ones(3), "n": jnp.arange(3), "none": None, "x": jnp.ones(3, jnp.bfloat16), "one": 1.0}
+    u = {"wide": jnp.full(3, 1e-4), "n": np.zeros(3, jax.dtypes.float0), "none": None, "x": None, "one": jnp.float32(1)}
+    assert_equal(at_random(p, u), gdjax.apply_updates(p, u))
+    exact = jnp.asarray([1.0, jnp.inf, -jnp.inf, jnp.nan, 0.0], jnp.bfloat16)
+    assert_equal(at_random(exact, jnp.zeros(5)), exact)
+
+
+def test_stochastic_rounding_in_jit_scan_and_with_every_kind_of_key():
+    p, u = random_tree(0, "bfloat16"), random_tree(1)
+    wanted = at_random(p, u, jax.random.key(5))
+    assert_equal(at_random(p, u, 5), wanted)
+    assert_equal(at_random(p, u, jax.random.PRNGKey(5)), wanted)
+    assert_equal(jax.jit(at_random)(p, u, jax.random.key(5)), wanted)
+    scanned, _ = jax.lax.scan(lambda p, key: (at_random(p, u, key), None), p, jax.random.key(5)[None])
+    assert_equal(scanned, wanted)
+
+
+def test_stochastic_rounding_and_its_key_come_together():
+    p = jnp.ones(2, jnp.bfloat16)
+    with pytest.raises(ValueError, match="apply_updates: rounding='stochastic' needs a key, another one in each step"):
+        gdjax.apply_updates(p, p, rounding="stochastic")
+    with pytest.raises(ValueError, match="apply_updates: a key, and rounding='nearest', which needs none"):
+        gdjax.apply_updates(p, p, jax.random.key(0))
+    with pytest.raises(ValueError, match="rounding must be 'nearest' or 'stochastic', got 'random'"):
+        gdjax.apply_updates(p, p, 0, rounding="random")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="apply_updates: key must be a PRNG key or an int, got 0.5"):
+        gdjax.apply_updates(p, p, 0.5, rounding="stochastic")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

@@ -63,8 +63,14 @@ def test_what_is_made_of_small_inputs_alone():
     found = made_of(closed, [t], most=1)
     assert {e.primitive.name for e in closed.eqns if e.outvars[0] in found} == {"sqrt"}
     wider = made_of(closed, [t], most=4)
-    assert closed.jaxpr.outvars[1] not in wider  # made of a constant too
+    assert closed.jaxpr.outvars[1] not in wider  # made of a constant array too
     assert closed.jaxpr.outvars[0] not in wider
+
+
+def test_what_is_made_of_a_constant_number_too():
+    closed = jax.make_jaxpr(lambda t: (t - jax.lax.sqrt(2.0), jax.lax.sqrt(3.0)))(T)
+    found = made_of(closed, closed.jaxpr.invars, most=1)
+    assert [v in found for v in closed.jaxpr.outvars] == [True, False]
 
 
 def test_equations_without_use_go():

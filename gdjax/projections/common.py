@@ -1,12 +1,11 @@
 """What several projections share: radii, and trees as wide leaves or as one vector."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from gdjax import numerics
 from gdjax.core import checks
@@ -51,20 +50,10 @@ def each(f: Callable[..., Any], tree: ArrayTree, *others: ArrayTree) -> Any:
     return jax.tree.map(apply, tree, *others)
 
 
-def as_vector(tree: ArrayTree) -> tuple[Array, Callable[[Array], Any]]:
-    """The numbers of a tree as one wide vector, and the function that makes such a vector a tree."""
-    leaves, structure = jax.tree.flatten(tree)
+def of_vector(f: Callable[[Array], Array], tree: ArrayTree) -> Any:
+    """`f` of the numbers of a tree as one wide vector, as such a tree; one without numbers as it is."""
     with jax.numpy_dtype_promotion("standard"):
-        vector = jnp.concatenate([wide(x).ravel() for x in leaves]) if leaves else jnp.zeros(0)
-    ends = np.cumsum([math.prod(jnp.shape(x)) for x in leaves])
-
-    def restore(vector: Array) -> Any:
-        parts = jnp.split(vector, ends[:-1]) if leaves else []
-        return structure.unflatten(
-            [
-                (part if jnp.iscomplexobj(x) else part.real).reshape(jnp.shape(x)).astype(floating_dtype(x))
-                for part, x in zip(parts, leaves, strict=True)
-            ]
-        )
-
-    return vector, restore
+        vector, restore = ravel_pytree(jax.tree.map(wide, tree))
+        if not vector.size:
+            return tree
+        return jax.tree.map(lambda x, y: y.astype(floating_dtype(x)), tree, restore(f(vector)))

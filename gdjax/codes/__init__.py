@@ -1,0 +1,1 @@
+"""Numbers in fewer bits: what a state keeps in place of float32."""

@@ -1,0 +1,109 @@
+"""Which format keeps which kind of array."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypeGuard
+
+import jax
+import jax.numpy as jnp
+
+from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, Blocks, BlocksOfSquares, FourBitCodes, FourBits
+from gdjax.codes.logs import LogCodes, LogCodesOfSquares, Logs
+from gdjax.codes.narrow import NarrowCodes, NarrowFloats
+from gdjax.core.codec import Format
+from gdjax.core.part import Kind
+from gdjax.core.types import ArrayTree
+
+Array = jax.Array
+
+Name = Literal["log", "blocks", "fp8", "4 bits", "bfloat16", "float32"]
+NAMES = "log", "blocks", "fp8", "4 bits", "bfloat16", "float32"
+PLURAL = {"moment": "moments", "square": "squares", "basis": "bases"}
+CODES = LogCodes, LogCodesOfSquares, BlockCodes, BlockCodesOfSquares, FourBitCodes, NarrowCodes
+
+# The formats of each kind by name, in the order in which they are tried: the first that fits a shape is taken.
+TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
+    "moment": {
+        "log": [Logs(True)],
+        "blocks": [Blocks(), Logs(True)],
+        "fp8": [Blocks(dtype="float8_e4m3fn"), Logs(True)],
+        "4 bits": [FourBits(), Logs(True)],
+        "bfloat16": [NarrowFloats()],
+        "float32": [],
+    },
+    "square": {
+        "log": [Logs(False)],
+        "blocks": [BlocksOfSquares(), Logs(False)],
+        "bfloat16": [NarrowFloats()],
+        "float32": [],
+    },
+    "basis": {
+        "blocks": [Blocks(), NarrowFloats()],
+        "fp8": [Blocks(dtype="float8_e4m3fn"), NarrowFloats()],
+        "4 bits": [FourBits(), NarrowFloats()],
+        "bfloat16": [NarrowFloats()],
+        "float32": [],
+    },
+    "exact": {"float32": []},
+}
+
+
+def of_shape(formats: Sequence[Format], shape: tuple[int, ...]) -> Format | None:
+    """The first that can keep an array of this shape."""
+    return next((f for f in formats if f.fits(shape)), None)
+
+
+def _shape(codes: Any) -> tuple[int, ...]:
+    return jax.eval_shape(codes.format.decode, codes).shape
+
+
+def is_codes(x: object) -> TypeGuard[Any]:
+    """Whether x is what a format keeps in place of an array."""
+    return isinstance(x, CODES)
+
+
+def decoded(tree: ArrayTree) -> Any:
+    """A state in which arrays stand in place of codes."""
+    return jax.tree.map(lambda x: x.format.decode(x) if is_codes(x) else x, tree, is_leaf=is_codes)
+
+
+def encoded(tree: ArrayTree, like: ArrayTree, salted: Callable[[int], Array | None] = lambda i: None) -> Any:
+    """A state in which codes stand in place of arrays, in the formats of a state like it.
+
+    Args:
+      salted: from the number of an entry of the state to the salt of its random bits.
+    """
+    codes, structure = jax.tree.flatten(like, is_leaf=is_codes)
+    xs = enumerate(zip(codes, structure.flatten_up_to(tree), strict=True))
+    news = [c.format.encode(x.astype(jnp.float32), salted(i)) if is_codes(c) else x for i, (c, x) in xs]
+    return structure.unflatten(news)
+
+
+def of_kinds(label: str, names: Mapping[Kind, str | None], block: int, scale_dtype: str) -> dict[Kind, list[Format]]:
+    """The formats of each kind that is named, in the order in which they are tried.
+
+    Raises:
+      ValueError: a kind has no format of that name.
+    """
+    found: dict[Kind, list[Format]] = {"exact": []}
+    for kind, name in names.items():
+        if name not in TABLE[kind]:
+            raise ValueError(
+                f"{label}: {PLURAL[kind]} can be kept as {', '.join(map(repr, TABLE[kind]))}, got {name!r}"
+            )
+        found[kind] = [_with(x, block, scale_dtype) for x in TABLE[kind][name]]
+    return found
+
+
+def _with(format: Any, block: int, scale_dtype: str) -> Format:
+    has_blocks = isinstance(format, Blocks | BlocksOfSquares | FourBits)
+    return replace(format, block=block, scale_dtype=scale_dtype) if has_blocks else format
+
+
+def check(label: str, state: ArrayTree, kinds: Mapping[Kind, Sequence[Format]]) -> None:
+    """Raises where a state has codes of none of these formats."""
+    for path, x in jax.tree_util.tree_leaves_with_path(state, is_leaf=is_codes):
+        if is_codes(x) and not any(x.format == of_shape(several, _shape(x)) for several in kinds.values()):
+            known = ", ".join(dict.fromkeys(repr(f) for several in kinds.values() for f in several))
+            where = f"{label}: state{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where} is kept as {x.format!r}, not as {known}: gdjax.migrate converts a state")

@@ -1,0 +1,41 @@
+"""bfloat16 in place of float32, rounded at random."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax.core.codec import Format
+from gdjax.numerics.random_rounding import random_bits
+
+Array = jax.Array
+
+
+class NarrowCodes(NamedTuple):
+    """The codes of `NarrowFloats`."""
+
+    codes: Array  # bfloat16, like the array
+
+    @property
+    def format(self) -> Format:
+        return NarrowFloats()
+
+
+@dataclass(frozen=True)
+class NarrowFloats(Format):
+    """Keeps a float32 number as bfloat16, one of the two beside it at random, so that its mean is right."""
+
+    def __repr__(self) -> str:
+        return "bfloat16"
+
+    def encode(self, x: Array, salt: Array | None = None) -> NarrowCodes:
+        if salt is None:
+            return NarrowCodes(x.astype(jnp.bfloat16))
+        bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + (random_bits(salt, x) & np.uint32(0xFFFF))
+        rounded = jax.lax.bitcast_convert_type(bits & np.uint32(0xFFFF0000), jnp.float32)
+        return NarrowCodes(jnp.where(jnp.isfinite(x), rounded, jnp.nan).astype(jnp.bfloat16))
+
+    def decode(self, codes: NarrowCodes) -> Array:
+        return codes.codes.astype(jnp.float32)
