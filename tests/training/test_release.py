@@ -220,7 +220,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a line search": (lambda: gdjax.lbfgs(1e-2), "evaluates the loss at other parameters|several layers"),
     "noise by place": (lambda: gdjax.chain(gdjax.add_noise(0.1, 0.5, 0), gdjax.sgd(0.1)), "by add"),
     "decay by layer": (lambda: gdjax.sgd(gdjax.per_leaf(0.1, gdjax.layerwise_decay(0.5, "layers/a", 3))), "by mul"),
-    "a guard of all": (lambda: gdjax.apply_if_finite(gdjax.sgd(0.1), 3), "by reduce_or"),
+    "a guard of all": (lambda: gdjax.apply_if_finite(gdjax.sgd(0.1), 3), "by reduce_(or|and)"),
     "a norm after a norm": (
         lambda: gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.scale(2.0), gdjax.clip_by_global_norm(1.0)),
         "one more backward pass",
