@@ -39,7 +39,8 @@ def accumulate(
         u_n = inner(S_n / W_n) in the last call of a window, 0 in the others
 
     So the calls of a window make the step of one batch, whatever optimizer is inside. 16-bit gradients are summed in
-    float32, and `inner` gets the mean unrounded. `every` = 1 is `inner` itself, with its state.
+    float32, `inner` gets the mean unrounded, and its updates are returned so. `every` = 1 is `inner` itself, with its
+    state.
 
     `update(..., last=...)` may say which call is the last of a window:
 
@@ -123,17 +124,17 @@ def accumulate(
         mean = functools.partial(_mean, total)
         olds = [s for _, s, _ in flat.chosen()]
         if last is False:
-            return after([jnp.zeros_like(p, dtype=g.dtype) for g, _, p in flat.chosen()], n, sums, state.inner_state)
+            return after([jnp.zeros_like(p, dtype=s.dtype) for _, s, p in flat.chosen()], n, sums, state.inner_state)
         if last is True:
             means = [mean(s, p) for s, (_, _, p) in zip(sums, flat.chosen(), strict=True)]
             news, inner_state = inner_update(inner, means, flat, state.inner_state, params, extra_args)
-            us = tree.cast_like(news, [g for g, *_ in flat.chosen()])
+            us = tree.cast_like(news, olds)
             return after(us, 0, olds, inner_state)  # the old sums stay where they are, to be written over
         if axes:
             raise TypeError(f"{LABEL}: with unreduced={unreduced!r} pass last=True or last=False, known when compiling")
         emit = n >= every if last is None else last
         results, inner_state = step_if(emit, inner, sums, flat, state.inner_state, params, extra_args, mean)
-        new = [release(emit, x, *leaf, destination()) for x, leaf in zip(results, flat.chosen(), strict=True)]
+        new = [release(emit, x, s, s, p, destination()) for x, (_, s, p) in zip(results, flat.chosen(), strict=True)]
         return after([u for u, _ in new], jnp.where(emit, 0, n), [s for _, s in new], inner_state)
 
     return holding(init, update, inner_state=inner, like="sums")

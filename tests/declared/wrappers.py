@@ -157,7 +157,7 @@ def _schedule_free(learning_rate: Any) -> Any:
 CASES = (
     Case("MultiSteps", _accumulated, {"learning_rate": 0.1}),
     Case("MultiSteps/guarded", _guarded_accumulation, {"learning_rate": 0.1}, slow=True),
-    Case("accumulate", _summed, {"learning_rate": 0.1}),
+    Case("accumulate", _summed, {"learning_rate": 0.1}, wide=True),
     Case("apply_every", gdjax.apply_every, fixed={"k": 2}),
     Case("apply_if_finite", _if_finite, {"learning_rate": 0.1}),
     Case("cautious", _cautious, {"learning_rate": 0.1, "eps": 0.01, "clamp": 1e-3}),

@@ -74,7 +74,7 @@ def test_gradients_of_16_bits_are_summed_in_float32_and_arrive_unrounded():
     for _ in range(300):  # bfloat16 would stop at 256
         _, state = step(jnp.ones(1, jnp.bfloat16), state)
     updates, _ = tx.update(jnp.ones(1, jnp.bfloat16), state, last=True)
-    assert float(state.sums[0]) == 300 and updates.dtype == jnp.bfloat16 and float(updates[0]) == 1
+    assert float(state.sums[0]) == 300 and updates.dtype == jnp.float32 and float(updates[0]) == 1
     assert set(seen) == {jnp.dtype("float32")}
 
 
