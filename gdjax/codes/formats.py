@@ -62,6 +62,12 @@ def is_codes(x: object) -> TypeGuard[Any]:
     return isinstance(x, CODES)
 
 
+def names(tree: ArrayTree) -> list[str]:
+    """For each array of a state its dtype, or the format whose codes it is part of."""
+    nodes = jax.tree.leaves(tree, is_leaf=is_codes)
+    return [name for x in nodes for name in ([repr(x.format)] * len(x) if is_codes(x) else [str(x.dtype)])]
+
+
 def decoded(tree: ArrayTree) -> Any:
     """A state in which arrays stand in place of codes."""
     return jax.tree.map(lambda x: x.format.decode(x) if is_codes(x) else x, tree, is_leaf=is_codes)

@@ -12,7 +12,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.rule import Leafwise
-from gdjax.lift.slots import Shared, second_moment
+from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -69,7 +69,8 @@ def _renamed(tx: GradientTransformation, Outside: type) -> _Renamed:  # noqa: N8
     return _Renamed(**{f.name: getattr(part, f.name) for f in fields(part)}, Outside=Outside)
 
 
-@leafwise(_Mixture, t=Shared(0, dtype=jnp.int32), nu=second_moment)
+# In an average as slow as m2 the errors of rounding would be larger than what it keeps.
+@leafwise(_Mixture, t=Shared(0, dtype=jnp.int32), m2=Moment("mu_dtype", kind="exact"), nu=second_moment)
 def _ademamix(
     g: Array, s: _Mixture, p: Array, t: Array,
     b1: Hyper, b2: Hyper, b3: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper, mu_dtype: DType | None,

@@ -11,7 +11,8 @@ from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.linalg.sums import bounded_inner, inner
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, sqrt
 
-_average = Moment()
+# The step is made of its inner product with the parameters less an average of such products, and of its norm.
+_average = Moment(kind="exact")
 
 
 class MomoState(NamedTuple):
