@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, Blocks, BlocksOfSquares, FourBitCodes, FourBits
+from gdjax.codes.dynamic import Dynamic, DynamicCodes, DynamicCodesOfSquares
 from gdjax.codes.logs import LogCodes, LogCodesOfSquares, Logs
 from gdjax.codes.narrow import NarrowCodes, NarrowFloats
 from gdjax.core.codec import Format
@@ -16,10 +17,12 @@ from gdjax.core.types import ArrayTree
 
 Array = jax.Array
 
-Name = Literal["log", "blocks", "fp8", "4 bits", "bfloat16", "float32"]
-NAMES = "log", "blocks", "fp8", "4 bits", "bfloat16", "float32"
+Name = Literal["log", "blocks", "fp8", "4 bits", "dynamic", "bfloat16", "float32"]
 PLURAL = {"moment": "moments", "square": "squares", "basis": "bases"}
-CODES = LogCodes, LogCodesOfSquares, BlockCodes, BlockCodesOfSquares, FourBitCodes, NarrowCodes
+CODES = (
+    LogCodes, LogCodesOfSquares, BlockCodes, BlockCodesOfSquares, FourBitCodes, DynamicCodes, DynamicCodesOfSquares,
+    NarrowCodes,
+)  # fmt: skip
 
 # The formats of each kind by name, in the order in which they are tried: the first that fits a shape is taken.
 TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
@@ -28,12 +31,14 @@ TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
         "blocks": [Blocks(), Logs(True)],
         "fp8": [Blocks(dtype="float8_e4m3fn"), Logs(True)],
         "4 bits": [FourBits(), Logs(True)],
+        "dynamic": [Dynamic(True)],
         "bfloat16": [NarrowFloats()],
         "float32": [],
     },
     "square": {
         "log": [Logs(False)],
         "blocks": [BlocksOfSquares(), Logs(False)],
+        "dynamic": [Dynamic(False)],
         "bfloat16": [NarrowFloats()],
         "float32": [],
     },
