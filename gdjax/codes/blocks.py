@@ -84,7 +84,7 @@ class _InBlocks(Format):
 
     def _ratios(self, sizes: Array) -> tuple[Array, Array]:
         """Numbers in blocks over the largest of each, and these, as they are kept."""
-        # XLA:CPU's maximum passes over NaN.
+        # A maximum may pass over NaN.
         scales = jnp.max(jnp.where(jnp.isfinite(sizes), jnp.abs(sizes), jnp.inf), axis=-2)
         scales = jnp.where(jnp.isfinite(scales), scales, jnp.nan)
         scales = _up_to_bfloat16(scales) if self.scale_dtype == "bfloat16" else scales
@@ -207,7 +207,7 @@ def _rounded(place: Array, shares: Array, value: Callable[[Array], Array]) -> Ar
 
 
 def _share(k: Array, n: float) -> Array:
-    """k / n, and 1 for n: XLA may take 1 / n into the scale, which must not grow by a last place in each step."""
+    """k / n, and 1 for n: a compiler may take 1 / n into the scale, which must not grow by a last place in each step."""
     return jnp.where(jnp.abs(k) == n, jnp.sign(k), k / n)
 
 

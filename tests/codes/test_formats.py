@@ -13,7 +13,14 @@ from gdjax.codes.logs import Logs
 from gdjax.codes.narrow import NarrowFloats
 from gdjax.numerics.random_rounding import salt
 
-SIGNED = Logs(True), Blocks(), Blocks(32, "bfloat16"), Blocks(64, "float32", "float8_e4m3fn"), FourBits(), NarrowFloats()
+SIGNED = (
+    Logs(True),
+    Blocks(),
+    Blocks(32, "bfloat16"),
+    Blocks(64, "float32", "float8_e4m3fn"),
+    FourBits(),
+    NarrowFloats(),
+)
 SQUARES = Logs(False), BlocksOfSquares(), BlocksOfSquares(32, "bfloat16"), NarrowFloats()
 RNG = np.random.default_rng(0)
 named = functools.partial(pytest.mark.parametrize, ids=repr)

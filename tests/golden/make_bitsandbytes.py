@@ -43,7 +43,11 @@ def main() -> None:
             optimizer.step()
             points += [x.detach().numpy().copy()] if t + 1 in STEPS else []
         state = optimizer.state[x]
-        found |= {f"{name}/x": np.stack(points), f"{name}/m": state["state1"].numpy(), f"{name}/v": state["state2"].numpy()}
+        found |= {
+            f"{name}/x": np.stack(points),
+            f"{name}/m": state["state1"].numpy(),
+            f"{name}/v": state["state2"].numpy(),
+        }
         found |= {"signed": state["qmap1"].numpy(), "unsigned": state["qmap2"].numpy()}
     versions = np.array([f"bitsandbytes {bnb.__version__}", f"torch {torch.__version__}", f"numpy {np.__version__}"])
     np.savez_compressed(Path(__file__).with_name("bitsandbytes_0_50.npz"), versions=versions, **found)

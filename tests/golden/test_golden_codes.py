@@ -51,5 +51,6 @@ def test_trajectories_and_codes(run: str, on_a_grid: None):
     points, state = trained()
     away = np.abs(np.asarray(points)[np.asarray(STEPS) - 1] - FOUND[f"{run}/x"])
     other = [np.mean(gdjax.tree.get(state, f)[0] != FOUND[f"{run}/{x}"]) for f, x in (("mu", "m"), ("nu", "v"))]
-    print(away.max(1), np.mean(away > 1e-5, axis=1), other)
-    assert 0
+    assert np.all(away[:2] < 1e-6) and away.max() < 5e-3  # after 50 steps of 0.01
+    # Where roundings differ, a number halfway between two codes may get the other.
+    assert np.all(np.mean(away > 1e-5, axis=1) < 0.05) and max(other) < 0.01
