@@ -207,7 +207,7 @@ def _rounded(place: Array, shares: Array, value: Callable[[Array], Array]) -> Ar
 
 
 def _share(k: Array, n: float) -> Array:
-    """k / n, and 1 for n: a compiler may take 1 / n into the scale, which must not grow by a last place in each step."""
+    """k / n, and 1 for n: a compiler may take 1 / n into the scale, which must not grow by a last place a step."""
     return jnp.where(jnp.abs(k) == n, jnp.sign(k), k / n)
 
 

@@ -82,8 +82,8 @@ def quantize_state(
 
     Raises:
       ValueError: `bits`, a kind, `block_size` or `scale_dtype` is none of these; (in init) a pattern of `exempt`
-        matches no parameter, or a transform inside keeps codes already; (in update) the state has codes of other formats; `migrate` makes a state of one of the
-        other.
+        matches no parameter, or a transform inside keeps codes already; (in update) the state has codes of other
+        formats, or none: `migrate` makes a state of one of the other.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -53,4 +53,4 @@ def test_trajectories_and_codes(run: str, on_a_grid: None):
     other = [np.mean(gdjax.tree.get(state, f)[0] != FOUND[f"{run}/{x}"]) for f, x in (("mu", "m"), ("nu", "v"))]
     assert np.all(away[:2] < 1e-6) and away.max() < 5e-3  # after 50 steps of 0.01
     # Where roundings differ, a number halfway between two codes may get the other.
-    assert np.all(np.mean(away > 1e-5, axis=1) < 0.05) and max(other) < 0.01
+    assert np.all(np.mean(away > 1e-5, axis=1) < 0.1) and max(other) < 0.01
