@@ -20,7 +20,15 @@ def table() -> str:
 
 def test_each_optimizer_is_in_one_row_or_keeps_nothing_for_a_parameter(table: str):
     shown = [name for name in kinds.names() if f"`{name}`" in table]
-    assert set(kinds.names()) - set(shown) == {"fromage", "noisy_sgd", "dpsgd", "polyak_sgd", "sgd", "sign_sgd"}
+    assert set(kinds.names()) - set(shown) == {
+        "fromage",
+        "noisy_sgd",
+        "perturbed_gradient_descent",
+        "dpsgd",
+        "polyak_sgd",
+        "sgd",
+        "sign_sgd",
+    }
     assert all(hasattr(gdjax, name) for name in kinds.names()) and len(kinds.names()) > 60
 
 
