@@ -90,7 +90,7 @@ def encoded(tree: ArrayTree, like: ArrayTree, salted: Callable[[int], Array | No
     return structure.unflatten(news)
 
 
-def of_kinds(label: str, names: Mapping[Kind, str | None], block: int, scale_dtype: str) -> dict[Kind, list[Format]]:
+def of_kinds(label: str, names: Mapping[Kind, str], block: int, scale_dtype: str) -> dict[Kind, list[Format]]:
     """The formats of each kind that is named, in the order in which they are tried.
 
     Raises:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from gdjax.codes import formats
 from gdjax.core import base, checks, keys
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.part import Kind
 from gdjax.core.parts import Held, held, holding
 from gdjax.core.paths import Pattern, mask_by_path
 from gdjax.core.types import Array, KeyLike, OptState, Params, Transform, Updates
@@ -104,7 +105,11 @@ def quantize_state(
     if scale_dtype not in ("float32", "bfloat16"):
         raise ValueError(f"{LABEL}: scale_dtype must be 'float32' or 'bfloat16', got {scale_dtype!r}")
     coarse: Any = "4 bits" if bits == 4 else None
-    names = {"moment": moments or coarse or "log", "square": squares or "log", "basis": bases or coarse or "blocks"}
+    names: dict[Kind, str] = {
+        "moment": moments or coarse or "log",
+        "square": squares or "log",
+        "basis": bases or coarse or "blocks",
+    }
     kinds = formats.of_kinds(LABEL, names, block_size, scale_dtype)
     patterns = tuple(exempt) if isinstance(exempt, Sequence) and not isinstance(exempt, str) else (exempt,)
 
