@@ -90,7 +90,8 @@ def quantize_state(
       >>> import gdjax, jax.numpy as jnp
       >>> params = {"w": jnp.ones((128, 64))}
       >>> adamw = gdjax.adamw(1e-3)
-      >>> gdjax.state_bytes(adamw, params), gdjax.state_bytes(gdjax.quantize_state(adamw), params)
+      >>> coded = gdjax.quantize_state(adamw)
+      >>> gdjax.state_bytes(adamw, params), gdjax.state_bytes(coded, params)
       (65540, 16392)
 
     Reference:
