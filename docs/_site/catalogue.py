@@ -38,7 +38,7 @@ SECTIONS = {
 # Where the symbols of a module stand, if not on a page named after it in the section named after its folder.
 PLACES = {
     "core.base": "types/transforms", "core.types": "types/annotations", "core.codec": "rules/codecs",
-    "core.interop": "more/optax", "tree.updates": "training/updates", "lift.codecs": "rules/codecs",
+    "core.interop": "more/optax", "tree.updates": "training/updates", "codes.with_error": "rules/codecs",
     "lift.leafwise": "rules/leafwise", "lift.slots": "rules/slots", "lift.stages": "rules/stages",
     "lift.wrapper": "rules/wrapper", "linalg.stacks": "rules/stages", "linalg.spectral": "linalg/roots",
     "numerics": "rules/numbers", "numerics.bounds": "rules/numbers", "numerics.elementwise": "rules/numbers",

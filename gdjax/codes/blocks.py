@@ -1,5 +1,7 @@
 """8 or 4 bits for each number and a scale for each block of a column."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +17,9 @@ from gdjax.xla.bits import as_integers
 Array = jax.Array
 
 FLOAT8 = jnp.float8_e4m3fn
-LARGEST = {jnp.dtype("int8"): 127.0, jnp.dtype("uint8"): 255.0, jnp.dtype(FLOAT8): float(jnp.finfo(FLOAT8).max)}
+LARGEST = {jnp.dtype("int8"): 127.0} | {jnp.dtype(x): float(jnp.finfo(x).max) for x in (FLOAT8, jnp.bfloat16)}
+
+ROOT = np.float32(2.0**64 - 2.0**40)  # the largest float32 whose square is one
 
 
 class BlockCodes(NamedTuple):
@@ -32,7 +36,7 @@ class BlockCodes(NamedTuple):
 class BlockCodesOfSquares(NamedTuple):
     """The codes of `BlocksOfSquares`."""
 
-    codes: Array  # uint8, like the array
+    roots: Array  # uint8, like the array
     scales: Array  # (..., rows / block, columns), the root of the largest number in each block
 
     @property
@@ -43,7 +47,7 @@ class BlockCodesOfSquares(NamedTuple):
 class FourBitCodes(NamedTuple):
     """The codes of `FourBits`."""
 
-    codes: Array  # uint8 (..., rows / 2, columns): in each block the first half of its rows below, the second above
+    pairs: Array  # uint8 (..., rows / 2, columns): in each block the first half of its rows below, the second above
     scales: Array  # (..., rows / block, columns), the largest size in each block
 
     @property
@@ -52,7 +56,7 @@ class FourBitCodes(NamedTuple):
 
 
 def _block(codes: Any) -> int:
-    return codes.codes.shape[-2] // codes.scales.shape[-2]
+    return codes[0].shape[-2] // codes.scales.shape[-2]
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class _InBlocks(Format):
     scale_dtype: str = "float32"
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        return len(shape) > 1 and shape[-2] % self.block == 0
+        return len(shape) > 1 and shape[-2] % self.block == 0 and math.prod(shape) > 0
 
     def _split(self, x: Array, block: int) -> Array:
         """(..., rows, columns) as (..., blocks, rows in each, columns)."""
@@ -80,12 +84,13 @@ class _InBlocks(Format):
 
     def _ratios(self, sizes: Array) -> tuple[Array, Array]:
         """Numbers in blocks over the largest of each, and these, as they are kept."""
-        # XLA:CPU's maximum passes over NaN.
+        # A maximum may pass over NaN.
         scales = jnp.max(jnp.where(jnp.isfinite(sizes), jnp.abs(sizes), jnp.inf), axis=-2)
         scales = jnp.where(jnp.isfinite(scales), scales, jnp.nan)
         scales = _up_to_bfloat16(scales) if self.scale_dtype == "bfloat16" else scales
         of_each = scales[..., None, :]
-        return jnp.where(of_each > 0, sizes / jnp.where(of_each > 0, of_each, 1), 0), scales.astype(self.scale_dtype)
+        ratios = jnp.clip(sizes / jnp.where(of_each > 0, of_each, 1), -1, 1)
+        return jnp.where(of_each > 0, ratios, 0), scales.astype(self.scale_dtype)
 
     def encode(self, x: Array, salt: Array | None = None) -> Any:
         shares = jnp.full_like(x, 0.5) if salt is None else uniform(salt, x)
@@ -93,7 +98,7 @@ class _InBlocks(Format):
         return self._codes(*meshes.partitioned(self._encoded, (x, scales), x, shares))
 
     def decode(self, codes: Any) -> Array:
-        return meshes.partitioned(self._decoded, codes.codes, *codes)
+        return meshes.partitioned(self._decoded, codes[0], *codes)
 
     def _codes(self, codes: Array, scales: Array) -> Any:
         raise NotImplementedError
@@ -107,10 +112,10 @@ class _InBlocks(Format):
 
 @dataclass(frozen=True)
 class Blocks(_InBlocks):
-    """Keeps signed numbers: r = x / max |x| as
+    """Keeps signed numbers: r = x / max |x| as one of the two codes beside it, at random, so that its mean is right:
 
-    int8:             round(127 * 2 r / (1 + |r|)), finer near 0
-    float8_e4m3fn:    448 r, in the nearest float of 8 bits
+    int8:             127 * 2 r / (1 + |r|), finer near 0
+    float8_e4m3fn:    448 r
     """
 
     dtype: str = "int8"
@@ -120,23 +125,24 @@ class Blocks(_InBlocks):
 
     def _encoded(self, x: Array, shares: Array) -> tuple[Array, Array]:
         r, scales = self._ratios(self._split(x, self.block))
-        codes = jnp.round(127 * _softsign(r)) if self.dtype == "int8" else LARGEST[jnp.dtype(self.dtype)] * r
-        return as_integers(codes, self.dtype).reshape(x.shape), scales
+        rounded = _rounded_softsign if self.dtype == "int8" else _rounded_float8
+        codes = rounded(jnp.abs(r), self._split(shares, self.block), LARGEST[jnp.dtype(self.dtype)])
+        return as_integers(jnp.where(r < 0, -codes, codes), self.dtype).reshape(x.shape), scales
 
     def _decoded(self, codes: Array, scales: Array) -> Array:
-        r = self._split(codes.astype(jnp.float32), self.block) * np.float32(1 / LARGEST[jnp.dtype(self.dtype)])
-        r = _inverse_softsign(r) if self.dtype == "int8" else r
+        k, n = self._split(codes.astype(jnp.float32), self.block), LARGEST[jnp.dtype(self.dtype)]
+        r = _inverse_softsign(k, n) if self.dtype == "int8" else _share(k, n)
         return (r * scales.astype(jnp.float32)[..., None, :]).reshape(codes.shape)
 
     def __repr__(self) -> str:
-        return _named("blocks" if self.dtype == "int8" else "fp8", self)
+        return _named("int8" if self.dtype == "int8" else "float8", self)
 
 
 @dataclass(frozen=True)
 class BlocksOfSquares(_InBlocks):
     """Keeps squares: 255 sqrt(x / max x) as uint8, up or down at random so that the mean of its square is right.
 
-    A square above 0 never gets code 0, which an update would divide by: it gets 1.
+    A square above 0 never gets code 0, which an update would divide by: it gets 1. One below 0 makes its block NaN.
     """
 
     def _codes(self, codes: Array, scales: Array) -> BlockCodesOfSquares:
@@ -144,26 +150,21 @@ class BlocksOfSquares(_InBlocks):
 
     def _encoded(self, x: Array, shares: Array) -> tuple[Array, Array]:
         r, scales = self._ratios(self._split(jnp.sqrt(x), self.block))
-        place = 255 * r
-        below = jnp.floor(place)
-        up = self._split(shares, self.block) * (2 * below + 1) < place**2 - below**2
-        codes = jnp.where(r > 0, jnp.clip(below + up.astype(jnp.float32), 1, 255), 0)
-        return as_integers(codes, jnp.uint8).reshape(x.shape), scales
+        codes = _rounded(255 * r, self._split(shares, self.block), jnp.square)
+        return as_integers(jnp.where(r > 0, jnp.maximum(codes, 1), 0), jnp.uint8).reshape(x.shape), scales
 
     def _decoded(self, codes: Array, scales: Array) -> Array:
-        r = self._split(codes.astype(jnp.float32), self.block) * np.float32(1 / 255)
-        return ((r * scales.astype(jnp.float32)[..., None, :]) ** 2).reshape(codes.shape)
+        r = _share(self._split(codes.astype(jnp.float32), self.block), 255)
+        roots = jnp.minimum(r * scales.astype(jnp.float32)[..., None, :], ROOT)  # a scale may have been rounded up
+        return jnp.square(roots).reshape(codes.shape)
 
     def __repr__(self) -> str:
-        return _named("blocks", self)
+        return _named("uint8", self)
 
 
 @dataclass(frozen=True)
 class FourBits(_InBlocks):
-    """Keeps signed numbers in 4 bits: r = x / max |x| as 7 * 2 r / (1 + |r|), up or down at random.
-
-    The mean of what is decoded is right. With no random bits, as for a basis, the nearer of the two.
-    """
+    """Keeps signed numbers in 4 bits: r = x / max |x| as 7 * 2 r / (1 + |r|), up or down at random as `Blocks` does."""
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         return super().fits(shape) and self.block % 2 == 0
@@ -173,12 +174,8 @@ class FourBits(_InBlocks):
 
     def _encoded(self, x: Array, shares: Array) -> tuple[Array, Array]:
         r, scales = self._ratios(self._split(x, self.block))
-        size, value = jnp.abs(r), lambda k: _inverse_softsign(k * np.float32(1 / 7))
-        below = jnp.clip(jnp.floor(7 * _softsign(size)), 0, 6)
-        less, more = value(below), value(below + 1)
-        code = below + (self._split(shares, self.block) * (more - less) < size - less).astype(jnp.float32)
-        code = jnp.where(r < 0, -code, code) + 8
-        first, second = jnp.split(code, 2, axis=-2)
+        size = _rounded_softsign(jnp.abs(r), self._split(shares, self.block), 7)
+        first, second = jnp.split(jnp.where(r < 0, -size, size) + 8, 2, axis=-2)
         rows = x.shape[-2] // 2
         return as_integers(first + 16 * second, jnp.uint8).reshape(*x.shape[:-2], rows, x.shape[-1]), scales
 
@@ -186,26 +183,55 @@ class FourBits(_InBlocks):
         both = self._split(codes.astype(jnp.float32), self.block // 2)
         second = jnp.floor(both * np.float32(1 / 16))
         k = jnp.concatenate([both - 16 * second, second], axis=-2) - 8
-        x = _inverse_softsign(k * np.float32(1 / 7)) * scales.astype(jnp.float32)[..., None, :]
+        x = _inverse_softsign(k, 7) * scales.astype(jnp.float32)[..., None, :]
         return x.reshape(*codes.shape[:-2], 2 * codes.shape[-2], codes.shape[-1])
 
     def __repr__(self) -> str:
-        return _named("4 bits", self)
+        return _named("4-bit", self)
 
 
-def _softsign(r: Array) -> Array:
-    return 2 * r / (1 + jnp.abs(r))
+def _rounded(place: Array, shares: Array, value: Callable[[Array], Array]) -> Array:
+    """One of the two whole numbers beside a place, at random, so that the mean of what it stands for is right.
+
+    Args:
+      place: at least 0.
+      shares: in [0, 1); 0.5 for the one whose value is nearer.
+      value: what a place stands for, over the scale.
+    """
+    near, below = jnp.round(place), jnp.floor(place)
+    less = value(below)
+    up = shares * (value(below + 1) - less) < value(place) - less
+    # What was decoded gets its code again, where division by the scale has moved it a little.
+    known = jnp.abs(place - near) <= near * np.float32(2.0**-19)
+    return jnp.where(known, near, below + up.astype(jnp.float32))
 
 
-def _inverse_softsign(y: Array) -> Array:
-    return y / (2 - jnp.abs(y))
+def _share(k: Array, n: float) -> Array:
+    """k / n, and 1 for n: a compiler may take 1 / n into the scale, which must not grow by a last place a step."""
+    return jnp.where(jnp.abs(k) == n, jnp.sign(k), k / n)
+
+
+def _rounded_softsign(size: Array, shares: Array, n: float) -> Array:
+    return _rounded(2 * n * size / (1 + size), shares, lambda k: _inverse_softsign(k, n))
+
+
+def _inverse_softsign(k: Array, n: float) -> Array:
+    """r of the code k = n * 2 r / (1 + |r|)."""
+    return k / (2 * n - jnp.abs(k))
+
+
+def _rounded_float8(size: Array, shares: Array, largest: float) -> Array:
+    """One of the two floats with 3 bits behind the leading one, and a least exponent of -6, beside `largest * size`."""
+    size = largest * size
+    step = jnp.exp2(jnp.floor(jnp.log2(jnp.maximum(size, np.float32(2.0**-6)))) - 3)
+    return _rounded(size / step, shares, lambda k: k) * step
 
 
 def _up_to_bfloat16(x: Array) -> Array:
     """The least bfloat16 that is at least x, which is not negative; as float32."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     up = jax.lax.bitcast_convert_type((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000), jnp.float32)
-    return jnp.where(jnp.isfinite(x), up, x)
+    return jnp.where(jnp.isfinite(x), jnp.minimum(up, LARGEST[jnp.dtype(jnp.bfloat16)]), x)
 
 
 def _divides_evenly(x: Array, block: int) -> bool:
@@ -217,4 +243,4 @@ def _divides_evenly(x: Array, block: int) -> bool:
 
 
 def _named(name: str, format: _InBlocks) -> str:
-    return f"{name} of {format.block}" + (" with bfloat16 scales" if format.scale_dtype == "bfloat16" else "")
+    return f"{name} blocks of {format.block}" + (" with bfloat16 scales" if format.scale_dtype == "bfloat16" else "")

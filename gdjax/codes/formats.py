@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.codes.blocks import BlockCodes, BlockCodesOfSquares, Blocks, BlocksOfSquares, FourBitCodes, FourBits
+from gdjax.codes.dynamic import Dynamic, DynamicCodes, DynamicCodesOfSquares
 from gdjax.codes.logs import LogCodes, LogCodesOfSquares, Logs
 from gdjax.codes.narrow import NarrowCodes, NarrowFloats
 from gdjax.core.codec import Format
@@ -16,10 +17,12 @@ from gdjax.core.types import ArrayTree
 
 Array = jax.Array
 
-Name = Literal["log", "blocks", "fp8", "4 bits", "bfloat16", "float32"]
-NAMES = "log", "blocks", "fp8", "4 bits", "bfloat16", "float32"
+Name = Literal["log", "blocks", "fp8", "4 bits", "dynamic", "bfloat16", "float32"]
 PLURAL = {"moment": "moments", "square": "squares", "basis": "bases"}
-CODES = LogCodes, LogCodesOfSquares, BlockCodes, BlockCodesOfSquares, FourBitCodes, NarrowCodes
+CODES = (
+    LogCodes, LogCodesOfSquares, BlockCodes, BlockCodesOfSquares, FourBitCodes, DynamicCodes, DynamicCodesOfSquares,
+    NarrowCodes,
+)  # fmt: skip
 
 # The formats of each kind by name, in the order in which they are tried: the first that fits a shape is taken.
 TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
@@ -28,12 +31,14 @@ TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
         "blocks": [Blocks(), Logs(True)],
         "fp8": [Blocks(dtype="float8_e4m3fn"), Logs(True)],
         "4 bits": [FourBits(), Logs(True)],
+        "dynamic": [Dynamic(True)],
         "bfloat16": [NarrowFloats()],
         "float32": [],
     },
     "square": {
         "log": [Logs(False)],
         "blocks": [BlocksOfSquares(), Logs(False)],
+        "dynamic": [Dynamic(False)],
         "bfloat16": [NarrowFloats()],
         "float32": [],
     },
@@ -62,6 +67,12 @@ def is_codes(x: object) -> TypeGuard[Any]:
     return isinstance(x, CODES)
 
 
+def names(tree: ArrayTree) -> list[str]:
+    """For each array of a state its dtype, or the format whose codes it is part of."""
+    nodes = jax.tree.leaves(tree, is_leaf=is_codes)
+    return [name for x in nodes for name in ([repr(x.format)] * len(x) if is_codes(x) else [str(x.dtype)])]
+
+
 def decoded(tree: ArrayTree) -> Any:
     """A state in which arrays stand in place of codes."""
     return jax.tree.map(lambda x: x.format.decode(x) if is_codes(x) else x, tree, is_leaf=is_codes)
@@ -79,7 +90,7 @@ def encoded(tree: ArrayTree, like: ArrayTree, salted: Callable[[int], Array | No
     return structure.unflatten(news)
 
 
-def of_kinds(label: str, names: Mapping[Kind, str | None], block: int, scale_dtype: str) -> dict[Kind, list[Format]]:
+def of_kinds(label: str, names: Mapping[Kind, str], block: int, scale_dtype: str) -> dict[Kind, list[Format]]:
     """The formats of each kind that is named, in the order in which they are tried.
 
     Raises:

@@ -13,11 +13,13 @@ from gdjax.xla.bits import as_integers
 
 Array = jax.Array
 
+STEP = 7 / 16  # log2 of the ratio of neighbours
+
 
 class LogCodes(NamedTuple):
     """The codes of `Logs(signed=True)`."""
 
-    codes: Array  # int8, like the array: the sign, and the place among the 127 sizes; -128 for NaN
+    log: Array  # int8, like the array: the sign, and the place among the 127 sizes; -128 for NaN
 
     @property
     def format(self) -> Format:
@@ -27,7 +29,7 @@ class LogCodes(NamedTuple):
 class LogCodesOfSquares(NamedTuple):
     """The codes of `Logs(signed=False)`."""
 
-    codes: Array  # uint8, like the array: the place among the 254 sizes; 255 for NaN
+    log_of_square: Array  # uint8, like the array: the place among the 254 sizes; 255 for NaN
 
     @property
     def format(self) -> Format:
@@ -38,35 +40,34 @@ class LogCodesOfSquares(NamedTuple):
 class Logs(Format):
     """Keeps a number as the logarithm of its size, in steps of equal ratio.
 
-        code k = 1, ..., n    stands for    2^(lo + (k - 1) (hi - lo) / (n - 1)),    code 0 for 0
+        code k = 1, ..., n    stands for    2^(low + 7/16 (k - 1)),    code 0 for 0
 
-    Signed numbers have n = 127, from 2^-44 to 2^12; squares n = 254, from 2^-80 to 2^32: steps of 1.36, both. A number
-    between two codes becomes one of them at random, so that its mean is right. Sizes above the last code become it; a
-    square above 0 never becomes 0, a signed number below the first code does, or becomes it, at random. What is not
-    finite becomes NaN.
+    Signed numbers have n = 127, from 2^-44 to 2^11.1; squares n = 254, from 2^-80 to 2^30.7: steps of 1.35, both. A
+    number between two codes becomes one of them at random, so that its mean is right. Sizes above the last code become
+    it; a square above 0 never becomes 0, a signed number below the first code does, or becomes it, at random. What is
+    not finite becomes NaN, and so does a square below 0.
     """
 
     signed: bool
 
     def __repr__(self) -> str:
-        return "log"
+        return "int8 log" if self.signed else "uint8 log"
 
     @property
-    def _sizes(self) -> tuple[int, float, float]:
-        """How many there are, log2 of the least, and log2 of the ratio of two neighbours."""
-        n, low, high = (127, -44.0, 12.0) if self.signed else (254, -80.0, 32.0)
-        return n, low, (high - low) / (n - 1)
+    def _codes(self) -> tuple[int, float]:
+        """How many sizes there are, and log2 of the least."""
+        return (127, -44.0) if self.signed else (254, -80.0)
 
     def _size(self, code: Array) -> Array:
-        _, low, step = self._sizes
-        return jnp.where(code > 0, jnp.exp2((code - 1) * np.float32(step) + np.float32(low)), 0)
+        # Exact but for exp2: however a compiler contracts products and sums, a code stands for one number.
+        return jnp.where(code > 0, jnp.exp2((code - 1) * np.float32(STEP) + np.float32(self._codes[1])), 0)
 
     def encode(self, x: Array, salt: Array | None = None) -> Any:
-        n, low, step = self._sizes
+        n, low = self._codes
         size = jnp.abs(x)
         # Zero and all sizes below the first code are between 0 and it.
-        place = (jnp.log2(jnp.maximum(size, np.float32(2.0 ** (low - 1)))) - np.float32(low)) * np.float32(1 / step) + 1
-        below = jnp.clip(jnp.floor(place), 0, n - 1)
+        log = jnp.log2(jnp.maximum(size, np.float32(2.0 ** (low - 1))))
+        below = jnp.clip(jnp.floor((log - np.float32(low)) * np.float32(1 / STEP) + 1), 0, n - 1)
         less, more = self._size(below), self._size(below + 1)
         share = uniform(salt, x) if salt is not None else np.float32(0.5)
         code = below + (share * (more - less) < size - less).astype(jnp.float32)
@@ -74,10 +75,10 @@ class Logs(Format):
             code = jnp.where(jnp.isfinite(x), jnp.where(x < 0, -code, code), -128)
             return LogCodes(as_integers(code, jnp.int8))
         code = jnp.where(size > 0, jnp.maximum(code, 1), 0)
-        return LogCodesOfSquares(as_integers(jnp.where(jnp.isfinite(x), code, 255), jnp.uint8))
+        return LogCodesOfSquares(as_integers(jnp.where(jnp.isfinite(x) & (x >= 0), code, 255), jnp.uint8))
 
     def decode(self, codes: Any) -> Array:
-        code = codes.codes.astype(jnp.float32)
+        code = codes[0].astype(jnp.float32)
         if self.signed:
             size = self._size(jnp.abs(code))
             return jnp.where(code == -128, jnp.nan, jnp.where(code < 0, -size, size))

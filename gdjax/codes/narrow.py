@@ -12,11 +12,13 @@ from gdjax.numerics.random_rounding import random_bits
 
 Array = jax.Array
 
+LARGEST = float(jnp.finfo(jnp.bfloat16).max)
+
 
 class NarrowCodes(NamedTuple):
     """The codes of `NarrowFloats`."""
 
-    codes: Array  # bfloat16, like the array
+    rounded: Array  # bfloat16, like the array
 
     @property
     def format(self) -> Format:
@@ -25,17 +27,21 @@ class NarrowCodes(NamedTuple):
 
 @dataclass(frozen=True)
 class NarrowFloats(Format):
-    """Keeps a float32 number as bfloat16, one of the two beside it at random, so that its mean is right."""
+    """Keeps a float32 number as bfloat16, one of the two beside it at random, so that its mean is right.
+
+    What is not finite becomes NaN; what is finite stays so.
+    """
 
     def __repr__(self) -> str:
         return "bfloat16"
 
     def encode(self, x: Array, salt: Array | None = None) -> NarrowCodes:
+        x = jnp.where(jnp.isfinite(x), jnp.clip(x, -LARGEST, LARGEST), jnp.nan)
         if salt is None:
             return NarrowCodes(x.astype(jnp.bfloat16))
         bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + (random_bits(salt, x) & np.uint32(0xFFFF))
         rounded = jax.lax.bitcast_convert_type(bits & np.uint32(0xFFFF0000), jnp.float32)
-        return NarrowCodes(jnp.where(jnp.isfinite(x), rounded, jnp.nan).astype(jnp.bfloat16))
+        return NarrowCodes(jnp.where(jnp.isnan(x), jnp.nan, rounded).astype(jnp.bfloat16))
 
     def decode(self, codes: NarrowCodes) -> Array:
-        return codes.codes.astype(jnp.float32)
+        return codes.rounded.astype(jnp.float32)

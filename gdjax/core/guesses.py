@@ -8,7 +8,7 @@ array for one of a parameter's by where it lies.
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
 from gdjax.core import base, misuse
 from gdjax.core.closures import value_of
-from gdjax.core.part import HIDDEN, Inside, Kept, Pair, Part, Path, Position, lookup, numbers_of, whole
+from gdjax.core.part import HIDDEN, Inside, Kept, Kind, Pair, Part, Path, Position, lookup, numbers_of, whole
 from gdjax.core.types import OptState, Transform
 from gdjax.core.values import Call
 
@@ -86,7 +86,25 @@ class Guess(Part):
         for path, _ in jax.tree_util.tree_leaves_with_path(self.state) if not places and len(leaves) > 1 else ():
             tails = (n for n in range(len(path)) if path[n:] in leaves)
             places += [path[:n] for n in tails][:1]
-        yield from map(Kept, places)
+        yield from (Kept(path, kind=_kind(self.state, path)) for path in places)
+
+
+# What fields keep, by the names that Optax gives them, and the states in which they keep something else: a maximum is
+# taken of nu, the gradient is subtracted from mu, their difference is a variance, nu may be negative.
+_KINDS: Mapping[str, Kind] = {"mu": "moment", "trace": "moment", "m": "moment", "ema": "moment", "nu": "square"}
+_OTHERWISE = {
+    ("ScaleByAmsgradState", "nu"), ("ScaleByBeliefState", "mu"), ("ScaleByRStdDevState", "mu"), ("SophiaState", "nu"),
+    ("ScaleByRStdDevState", "nu"), ("ScaleByRStdDevWithCountState", "mu"), ("ScaleByRStdDevWithCountState", "nu"),
+}  # fmt: skip
+
+
+def _kind(state: OptState, path: Path) -> Kind:
+    """What the field of a state keeps in which a path ends."""
+    last = max((i for i, key in enumerate(path) if isinstance(key, GetAttrKey)), default=None)
+    if last is None:
+        return "exact"
+    name, of = path[last].name, type(lookup(state, path[:last])).__name__
+    return "exact" if (of, name) in _OTHERWISE else _KINDS.get(name, "exact")
 
 
 def _fits(tx: Transform, state: OptState, unless_known: bool = True) -> bool:

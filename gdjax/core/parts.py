@@ -89,11 +89,12 @@ def owned(tx: Transform, state: OptState, params: Params) -> list[Owned]:
         starts = [path[:n] for n in range(len(path), -1, -1)]
         tree = next((trees[start] for start in starts if start in trees), None)
         if tree is None or tree.of != "each":
-            last = max((i for i, key in enumerate(path) if isinstance(key, GetAttrKey)), default=len(path) - 1)
             of = "" if tree is None else tree.of
+            last = max((i for i, key in enumerate(path) if isinstance(key, GetAttrKey)), default=len(path) - 1)
+            field = tree.path if tree is not None and of == "several" else path[: last + 1]
             axes = None if of == "unknown" else (None,) * np.ndim(x)
             kind = "exact" if tree is None else tree.kind
-            found.append(Owned(path[: last + 1], None, axes, x, of == "several", kind))
+            found.append(Owned(field, None, axes, x, of == "several", kind))
             continue
         rest = path[len(tree.path) :]  # codes and factors of a leaf stand below its path
         leaf, shape = next((leaves[rest[:n]] for n in range(len(rest) + 1) if rest[:n] in leaves), (None, ()))
@@ -107,9 +108,13 @@ def owned(tx: Transform, state: OptState, params: Params) -> list[Owned]:
 
 
 def _that_fit(axes: Axes, size: tuple[int, ...], shape: tuple[int, ...]) -> Axes:
-    """The axes of an array of this size: the last ones are the declared, if it has their lengths, as codes need not."""
+    """The axes of an array of this size: the last ones are the declared, if their lengths are these, or a part of them.
+
+    Codes of several numbers, and scales of blocks of them, have a part of the length, and follow the axis too.
+    """
     lead = len(size) - len(axes)
     if lead < 0:
         return (None,) * len(size)
-    follows = (a if a is not None and n == shape[a] else None for a, n in zip(axes, size[lead:], strict=True))
+    fits = lambda n, a: n == shape[a] or n > 1 and shape[a] % n == 0  # noqa: E731
+    follows = (a if a is not None and fits(n, a) else None for a, n in zip(axes, size[lead:], strict=True))
     return (*(None,) * lead, *follows)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import GetAttrKey
 
+from gdjax.codes import formats
 from gdjax.core import base, callers
 from gdjax.core.parts import Owned, owned
 from gdjax.core.paths import path_of
@@ -24,7 +25,7 @@ class Tabulated(NamedTuple):
     transform: str  # the name of its state without "State": ScaleByAdam
     field: str
     arrays: str  # the shape of one, the number of several
-    dtype: str
+    dtype: str  # or the format of `quantize_state`
     bytes: int
     percent_of_params: float  # 100 times its bytes over those of the parameters; Adam's moments together have 200
     bytes_per_device: int | None = None  # on the device that has most of them; None without shardings
@@ -66,12 +67,12 @@ def tabulate(tx: Transform, params: Params, shardings: Any = None) -> Table:
     label = "gdjax.tabulate"
     shapes, state = _made(label, tx, params)
     whole = sum(map(bytes_of, jax.tree.leaves(shapes)))
-    fields: dict[Any, list[tuple[Owned, Share]]] = {}
-    for pair in zip(owned(tx, state, shapes), shares_of(label, state, shardings), strict=True):
-        fields.setdefault(pair[0].field, []).append(pair)
+    fields: dict[Any, list[tuple[Owned, Share, str]]] = {}
+    for x in zip(owned(tx, state, shapes), shares_of(label, state, shardings), formats.names(state), strict=True):
+        fields.setdefault(x[0].field, []).append(x)
     rows = [_row(state, path, found, whole) for path, found in fields.items()]
     size = sum(row.bytes for row in rows)
-    every = [share for found in fields.values() for _, share in found]
+    every = [share for found in fields.values() for _, share, _ in found]
     total = Tabulated("", "total", "", _counted(len(every)), "", size, _percent(size, whole), most(every))
     return Table([*rows, total], Tabulated._fields[: None if shardings is not None else -1])
 
@@ -107,16 +108,16 @@ def _made(label: str, tx: Transform, params: Params) -> tuple[Any, OptState]:
     return shapes, state_and_order(tx, shapes)[0]
 
 
-def _row(state: OptState, path: Sequence[Any], found: Sequence[tuple[Owned, Share]], whole: int) -> Tabulated:
+def _row(state: OptState, path: Sequence[Any], found: Sequence[tuple[Owned, Share, str]], whole: int) -> Tabulated:
     """The row of a field; it is named after the innermost NamedTuple on the way to it."""
     fields = [i for i, key in enumerate(path) if isinstance(key, GetAttrKey)]
     last = fields[-1] if fields else 0
     name = type(functools.reduce(_child, path[:last], state)).__name__.removesuffix("State") if fields else ""
     at = [key for key in path[:last] if not (isinstance(key, GetAttrKey) and re.search("_states?$", key.name))]
-    arrays, shares = [x.array for x, _ in found], [share for _, share in found]
+    arrays, shares = [x.array for x, _, _ in found], [share for _, share, _ in found]
     size = sum(map(bytes_of, arrays))
     shown = str(arrays[0].shape) if len(arrays) == 1 else _counted(len(arrays))
-    dtypes = ", ".join(sorted({str(x.dtype) for x in arrays}))
+    dtypes = ", ".join(sorted({kept for _, _, kept in found}))
     of_params = _percent(size, whole)
     return Tabulated(path_of(at), name, path_of(path[last:]), shown, dtypes, size, of_params, most(shares))
 

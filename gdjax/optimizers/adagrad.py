@@ -16,7 +16,11 @@ class ScaleByRssState(NamedTuple):
     sum_of_squares: Params  # like params, float32 at least
 
 
-@leafwise(ScaleByRssState, sum_of_squares=Moment(wide=True, real=True, fill="initial_accumulator_value"))
+# It grows without a bound, which codes have.
+_sum = Moment(wide=True, real=True, fill="initial_accumulator_value", kind="exact")
+
+
+@leafwise(ScaleByRssState, sum_of_squares=_sum)
 def scale_by_rss(
     g: Array, s: ScaleByRssState, p: Array, t: Array, initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7
 ) -> tuple[Array, ScaleByRssState]:

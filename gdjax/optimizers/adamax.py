@@ -1,5 +1,7 @@
 """Adamax and AdamaxW."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
@@ -11,7 +13,8 @@ from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import descending
 
 
-@leafwise(ScaleByAdamState, nu=second_moment)
+# A maximum keeps what was rounded upwards, and is not an average of squares: an update is divided by it, not its root.
+@leafwise(ScaleByAdamState, nu=replace(second_moment, kind="exact"))
 def scale_by_adamax(
     g: Array, s: ScaleByAdamState, p: Array, t: Array, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip

@@ -11,7 +11,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.rule import Leafwise
-from gdjax.lift.slots import Shared, second_moment
+from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import descending
 
@@ -54,7 +54,8 @@ class _Renamed(Leafwise):
         return ScaleByAdemamixState(*super().join(*parts))
 
 
-@leafwise(_Mixture, t=Shared(0, dtype=jnp.int32), nu=second_moment)
+# In an average as slow as m2 the errors of rounding would be larger than what it keeps.
+@leafwise(_Mixture, t=Shared(0, dtype=jnp.int32), m2=Moment("mu_dtype", kind="exact"), nu=second_moment)
 def _ademamix(
     g: Array, s: _Mixture, p: Array, t: Array,
     b1: Hyper, b2: Hyper, b3: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper, mu_dtype: DType | None,

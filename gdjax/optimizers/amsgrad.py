@@ -1,5 +1,6 @@
 """AMSGrad."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -21,7 +22,11 @@ class ScaleByAmsgradState(NamedTuple):
     nu_max: Params  # like params, the largest (corrected) second moment so far, float32 at least
 
 
-@leafwise(ScaleByAmsgradState, nu=second_moment, nu_max=second_moment)
+# The maximum remembers each rounding upwards.
+_second = replace(second_moment, kind="exact")
+
+
+@leafwise(ScaleByAmsgradState, nu=_second, nu_max=_second)
 def scale_by_amsgrad(
     g: Array, s: ScaleByAmsgradState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: DType | None = None,

@@ -18,7 +18,7 @@ from gdjax.transforms.decay import decayed, of_some
 # All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
 _wide = Moment(wide=True)
 _sum = Moment(wide=True, kind="exact")
-_square = Moment(wide=True, real=True)
+_square = Moment(wide=True, real=True, kind="exact")  # it has the estimate squared as a factor, 1e-12 at first
 
 
 class ProdigyState(NamedTuple):

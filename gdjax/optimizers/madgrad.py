@@ -22,9 +22,10 @@ class MadgradState(NamedTuple):
     x0: Params  # like params, the parameters at the start
 
 
+# Where a parameter is follows from both sums: it would jump with each rounding.
 @leafwise(
     MadgradState,
-    grad_sum_sq=Moment(wide=True, real=True),
+    grad_sum_sq=Moment(wide=True, real=True, kind="exact"),
     s=Moment(wide=True, kind="exact"),
     x0=initial_parameter,
 )

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 from gdjax.core.types import Params
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.meetings import total
-from gdjax.lift.slots import Shared, second_moment
+from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.linalg.sums import bounded_inner, inner
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, sqrt
+
+# The step is made of its inner product with the parameters less an average of such products, and of its norm.
+_average = Moment(kind="exact")
 
 
 class MomoState(NamedTuple):
@@ -56,7 +59,7 @@ def _model_step(
     return tau, lb
 
 
-@leafwise(MomoState, extra="value", barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"))
+@leafwise(MomoState, extra="value", exp_avg=_average, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"))
 def momo(
     g: Array, s: MomoState, p: Array, t: Array,
     learning_rate: Hyper = 1.0, beta: Hyper = 0.9, lower_bound: Hyper = 0.0, weight_decay: Hyper = 0.0,
@@ -113,8 +116,14 @@ def _shrunk(step: Array, p: Array, decay: Hyper) -> Array:
 
 
 @leafwise(
-    MomoAdamState, extra="value", exp_avg_sq=second_moment, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound")
-)
+    MomoAdamState,
+    extra="value",
+    exp_avg=_average,
+    exp_avg_sq=second_moment,
+    barf=Shared(),
+    gamma=Shared(),
+    lb=Shared("lower_bound"),
+)  # fmt: skip
 def momo_adam(
     g: Array, s: MomoAdamState, p: Array, t: Array,
     learning_rate: Hyper = 1e-2, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, lower_bound: Hyper = 0.0,

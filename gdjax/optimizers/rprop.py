@@ -20,7 +20,12 @@ class ScaleByRpropState(NamedTuple):
     prev_updates: Params  # like params, the direction before
 
 
-@leafwise(ScaleByRpropState, step_sizes=Moment(wide=True, fill="learning_rate", kind="exact"))
+# The direction before is no average, and becomes an update as it is.
+@leafwise(
+    ScaleByRpropState,
+    step_sizes=Moment(wide=True, fill="learning_rate", kind="exact"),
+    prev_updates=Moment("mu_dtype", kind="exact"),
+)
 def scale_by_rprop(
     g: Array, s: ScaleByRpropState, p: Array, t: Array,
     learning_rate: Hyper, eta_minus: Hyper = 0.5, eta_plus: Hyper = 1.2, min_step_size: Hyper = 1e-6,

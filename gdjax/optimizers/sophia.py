@@ -72,7 +72,7 @@ def _direction(
 
 
 @leafwise(
-    SophiaState, nu=second_moment,
+    SophiaState, nu=replace(second_moment, kind="exact"),  # it may be negative
     hessian_fn_state=Whole(lambda params, given: given["hessian_diagonal_fn"].init(params), "hessian_diagonal_fn"),
     staged="hessian_diagonal_fn",
 )  # fmt: skip

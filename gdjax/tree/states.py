@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from gdjax.codes import formats
 from gdjax.core.base import GradientTransformation
 from gdjax.core.boxes import boxed_like, unboxed
 from gdjax.core.parts import kept
@@ -181,7 +182,8 @@ def map_params(
 
     Args:
       initable: the transform whose state it is, or its `init`.
-      f: `f(x, *others)` of a leaf and of its counterparts in `rest`.
+      f: `f(x, *others)` of a leaf and of its counterparts in `rest`; of the codes that `quantize_state` keeps in place
+        of a leaf, all together.
       state: of the transform.
       *rest: trees shaped like the parameters.
       transform_non_params: a function of each other leaf of the state, such as the count; by default they stay.
@@ -201,7 +203,7 @@ def map_params(
     """
     tx = initable if hasattr(initable, "init") else GradientTransformation(initable, initable)
     trees = {x.path for x in kept(tx, state) if x.of == "each"}
-    chosen = is_leaf or (lambda x: False)
+    chosen = lambda x: formats.is_codes(x) or is_leaf is not None and is_leaf(x)  # noqa: E731
 
     def of_params(x: Array, *others: ArrayTree) -> Any:
         return x if is_hidden(x) and not chosen(x) else f(x, *others)

@@ -150,6 +150,10 @@ def _at_random(learning_rate: Any) -> Any:
     return gdjax.with_stochastic_rounding(gdjax.adam(learning_rate), 0)
 
 
+def _quantized(learning_rate: Any) -> Any:
+    return gdjax.quantize_state(gdjax.adam(learning_rate), min_size=0)
+
+
 def _schedule_free(learning_rate: Any) -> Any:
     return gdjax.schedule_free(gdjax.sgd(learning_rate), learning_rate)
 
@@ -172,6 +176,7 @@ CASES = (
     Case("measure_with_ema", gdjax.measure_with_ema, {"decay": 0.9}, {"measure": same}, slow=True),
     Case("monitor", _monitor, {"decay": 0.9}),
     Case("params_ema", _params_ema, {"learning_rate": 0.1, "decay": 0.9}, needs_params=True),
+    Case("quantize_state", _quantized, {"learning_rate": 0.1}, random=True),
     Case("sam", _sam, {"learning_rate": 0.1, "radius": 0.05}, needs_params=True),
     Case("sam/opaque", _opaque_sam, {"learning_rate": 0.1, "radius": 0.05}, quiet={"learning_rate": 0.0},
          needs_params=True, slow=True),

@@ -138,8 +138,8 @@ def test_c22_c23_classes_have_optax_names(case: Case):
     names = {name for name, cls in theirs.items() if cls.__module__.split(".")[0] == "gdjax"}
     ours = "CautiousState EscapeSaddlesState HyperballState MetricsState ParamsEmaState SWAState PSGDKronState"
     ours += " ScaleByBFGSState ScaleByNorMuonState ScaleByScionState ScaleByDionState ScaleByDion2State ScheduledState"
-    ours += " SoapState SoapMuonState KLShampooState KLSoapState ShampooState DynamicLossScaleState"
-    ours += " KahanSummationState MasterWeightsState StochasticRoundingState"
+    ours += " QuantizedState LogCodes LogCodesOfSquares SoapState SoapMuonState KLShampooState KLSoapState ShampooState"
+    ours += " DynamicLossScaleState KahanSummationState MasterWeightsState StochasticRoundingState"
     names -= set(ours.split())
     assert names == set()
 
@@ -167,7 +167,8 @@ SHAPES = {"dense": {"kernel": (3, 4)}, "offset": (5,), "scale": (7,)}
 SIZED = jax.tree.map(lambda n: jax.ShapeDtypeStruct(n, "float32"), SHAPES, is_leaf=lambda x: type(x) is tuple)
 
 
-@every(lambda case: case.covers != "flatten")  # it keeps one vector: nothing to map, as in Optax
+# `flatten` keeps one vector: nothing to map, as in Optax; of `quantize_state` Optax would map the parts of codes.
+@every(lambda case: case.covers not in ("flatten", "quantize_state"))
 def test_c24_c25_optax_maps_over_what_is_shaped_like_the_parameters(case: Case):
     # It calls init with a placeholder that has no leaves.
     tx = case.make()
@@ -195,7 +196,8 @@ def test_c24_none_leaves(case: Case):
     assert updates["f"] is None and jax.tree.structure(updates) == jax.tree.structure(g)
 
 
-@every(lambda case: case.covers not in ("sm3", "scale_by_sm3"))  # a list of vectors stands for each, as in Optax
+# A list of vectors stands for each leaf, as in Optax, or codes.
+@every(lambda case: case.covers not in ("sm3", "scale_by_sm3", "quantize_state"))
 def test_c26_moments_are_shaped_and_named_like_the_parameters(case: Case):
     paths = {x.shape: jax.tree_util.keystr(path) for path, x in jax.tree_util.tree_leaves_with_path(SIZED)}
     for path, x in jax.tree_util.tree_leaves_with_path(jax.eval_shape(case.make().init, SIZED)):

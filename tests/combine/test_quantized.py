@@ -1,0 +1,502 @@
+"""`quantize_state` around any transform: what is kept as codes, and that whatever a state meets knows them."""
+
+import pickle
+from typing import Any
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import gdjax
+from gdjax.codes import formats
+from gdjax.codes.blocks import BlockCodes, FourBitCodes
+from gdjax.codes.logs import LogCodes, LogCodesOfSquares
+from tests.cases import Case, every
+from tests.declare import by_rank
+from tests.devices.test_sharding import TYPED, of_axes, typed
+from tests.support import relaxed
+from tests.trees import assert_close, assert_equal, random_tree, signature
+
+SHAPES = {"kernel": (128, 16), "bias": (16,), "stack": (2, 64, 8)}
+BLOCKS: dict[str, Any] = {"moments": "blocks", "squares": "blocks"}
+WAYS: dict[str, dict[str, Any]] = {
+    "log": {}, "blocks": BLOCKS, "4bits": {"bits": 4}, "fp8": {"moments": "fp8"},
+    "bfloat16": {"moments": "bfloat16", "squares": "bfloat16"}, "dynamic": {"moments": "dynamic", "squares": "dynamic"},
+}  # fmt: skip
+# The ordinary suite runs two of them, the slow sweeps all.
+CHOSEN = [pytest.param(x, marks=[] if x in ("log", "4bits") else [pytest.mark.slow]) for x in WAYS]
+every_way = pytest.mark.parametrize("way", CHOSEN)
+
+
+def quantized(tx: Any = None, way: str = "log", **changes: Any) -> Any:
+    return gdjax.quantize_state(tx or gdjax.adamw(0.01), **{"min_size": 0, **WAYS[way], **changes})
+
+
+def problem(seed: int = 0) -> tuple[Any, Any]:
+    return random_tree(seed, shapes=SHAPES), random_tree(seed + 1, shapes=SHAPES)
+
+
+def steps(tx: Any, params: Any, g: Any, n: int = 3, state: Any = None) -> tuple[Any, Any]:
+    state = tx.init(params) if state is None else state
+    for _ in range(n):
+        u, state = tx.update(g, state, params)
+        params = gdjax.apply_updates(params, u)
+    return params, state
+
+
+def mu(state: Any) -> Any:
+    return gdjax.tree.get(state, "mu")
+
+
+@every(lambda case: case.covers != "quantize_state")
+def test_every_transform_keeps_the_form_of_its_state(case: Case):
+    tx = quantized(case.make())
+    params, g = random_tree(0), random_tree(1)
+    start = jax.eval_shape(tx.init, params)
+    u, after = jax.eval_shape(tx.update, g, start, params)
+    assert signature(after) == signature(start) and signature(u) == signature(jax.eval_shape(lambda x: x, g))
+
+
+@every(sampled=True, but=["lbfgs", "mechanize", "sam", "schedule_free", "partition", "chain"])
+def test_what_is_exact_at_first_is_updated_as_without_codes(case: Case):
+    """The first update is computed from a state of zeros, before that is encoded."""
+    params, g = random_tree(0), random_tree(1)
+    plain, coded = case.make(), quantized(case.make())
+    wanted = jax.jit(lambda: plain.update(g, plain.init(params), params)[0])()
+    assert_close(jax.jit(lambda: coded.update(g, coded.init(params), params)[0])(), wanted, 1e-5, 1e-7)
+
+
+@pytest.mark.parametrize("make", [optax.adamw, optax.lion, optax.adabelief, optax.amsgrad, optax.rmsprop])
+def test_transforms_of_optax(make: Any):
+    kept = {
+        optax.adamw: {"mu": LogCodes, "nu": LogCodesOfSquares},
+        optax.lion: {"mu": LogCodes},
+        optax.adabelief: {"mu": jax.Array, "nu": LogCodesOfSquares},
+        optax.amsgrad: {"mu": LogCodes, "nu": jax.Array, "nu_max": jax.Array},
+        optax.rmsprop: {"nu": LogCodesOfSquares},
+    }[make]
+    params, g = problem()
+    with relaxed():
+        tx = quantized(make(0.01))
+        new, state = steps(tx, params, g)
+        wanted, _ = steps(make(0.01), params, g)
+    for field, codes in kept.items():
+        assert all(isinstance(x, codes) for x in gdjax.tree.get(state, field).values())
+    assert_close(new, wanted, 0.1, 0.02)
+
+
+@every_way
+def test_jit_scan_and_eager_agree_in_one_trace(way: str):
+    tx, (params, g) = quantized(way=way), problem()
+    traces = []
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
+        traces.append(1)
+        u, state = tx.update(g, state, params)
+        return gdjax.apply_updates(params, u), state
+
+    here = params, tx.init(params)
+    for _ in range(3):
+        here = step(*here)
+    assert len(traces) == 1
+    scanned = jax.jit(lambda: jax.lax.scan(lambda c, _: (step(*c), None), (params, tx.init(params)), length=3)[0])()
+    eager = steps(tx, params, g)
+    assert signature(scanned) == signature(eager) == signature(here)
+    assert_close(scanned[0], here[0], 1e-5, 1e-6)
+    assert_close(eager[0], here[0], 1e-5, 1e-6)
+    mean = np.mean([np.mean(np.abs(x - y)) for x, y in zip(*map(jax.tree.leaves, (here[0], params)), strict=True)])
+    assert 0.01 < mean < 0.04  # three steps of 0.01
+
+
+@every_way
+def test_as_well_as_without_codes(way: str):
+    """A quadratic, of gradients with noise: the loss falls to where that of float32 falls."""
+    target = random_tree(3, shapes=SHAPES)
+
+    def trained(tx: Any) -> Any:
+        def step(carry: Any, key: Any) -> Any:
+            params, state = carry
+            noise = gdjax.tree.random_like(key, params)
+            g = jax.tree.map(lambda p, t, n: p - t + 0.3 * n, params, target, noise)
+            u, state = tx.update(g, state, params)
+            return (gdjax.apply_updates(params, u), state), None
+
+        params = random_tree(0, shapes=SHAPES)
+        (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), jax.random.split(jax.random.key(0), 400))
+        return gdjax.tree.norm(gdjax.tree.sub(params, target), squared=True) / gdjax.tree.norm(target, squared=True)
+
+    coded, exact = jax.jit(lambda: trained(quantized(way=way)))(), jax.jit(lambda: trained(gdjax.adamw(0.01)))()
+    assert coded < 1.5 * exact < 0.06
+
+
+def test_under_vmap():
+    tx = quantized(way="blocks")
+    both = [problem(seed) for seed in (0, 5)]
+    params, g = jax.tree.map(lambda *xs: jnp.stack(xs), *both)
+    got = jax.jit(jax.vmap(lambda p, g: steps(tx, p, g, 2)))(params, g)
+    for i, (p, g) in enumerate(both):
+        assert_close(
+            jax.tree.map(lambda x, i=i: x[i], got[0]), jax.jit(lambda p=p, g=g: steps(tx, p, g, 2)[0])(), 1e-5, 1e-6
+        )
+
+
+@pytest.mark.skipif(not TYPED, reason="this JAX has no types of arrays on meshes")
+@every_way
+def test_inside_shard_map(way: str):
+    tx, (params, g) = quantized(way=way), problem()
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    state = tx.init(params)
+
+    def run(g: Any, params: Any) -> Any:
+        return steps(tx, params, jax.lax.pmean(g, "d"), 2, state)
+
+    got = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(P(), P()), out_specs=P()))(g, params)
+    assert_close(got[0], steps(tx, params, g, 2)[0], 1e-5, 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_under_pmap():
+    tx, (params, g) = quantized(), problem()
+    both = jax.tree.map(lambda x: jnp.stack([x, x]), (params, g))
+    got = jax.pmap(lambda p, g: steps(tx, p, jax.lax.pmean(g, "i"), 2), axis_name="i")(*both)
+    assert_close(jax.tree.map(lambda x: x[1], got[0]), steps(tx, params, g, 2)[0], 1e-5, 1e-6)
+
+
+def on_devices(kind: str, spec: Any, way: str, n: int = 8) -> tuple[Any, Any]:
+    """Three steps with a kernel that is divided, and its state."""
+    mesh, tx, (params, g) = of_axes(kind, (n, 1)), quantized(way=way), problem()
+    params, g = ({k: x for k, x in tree.items() if k != "stack"} for tree in (params, g))  # its blocks would be cut
+    with jax.sharding.use_mesh(mesh) if not hasattr(jax, "set_mesh") else jax.set_mesh(mesh):
+        where = {"kernel": NamedSharding(mesh, spec), "bias": NamedSharding(mesh, P())}
+        params, g = jax.device_put(params, where), jax.device_put(g, where)
+        shardings = gdjax.state_sharding(tx, params, mesh, min_bytes=0)
+        state = jax.jit(tx.init, out_shardings=shardings)(params)
+        u = g
+        step = jax.jit(tx.update, out_shardings=(jax.tree.map(lambda x: x.sharding, params), shardings))
+        for _ in range(3):
+            u, state = step(g, state, params)
+        return u, state
+
+
+# The ordinary suite tries these, the slow sweeps the others.
+TRIED = ("log", P("data"), "Auto"), ("blocks", P("data"), "Auto"), ("blocks", P(None, "data"), "Explicit")
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize(
+    ("way", "spec", "kind"),
+    [
+        pytest.param(
+            way,
+            spec,
+            kind,
+            id=f"{way}-{spec}-{kind}",
+            marks=[] if (way, spec, kind) in TRIED else [pytest.mark.slow, *([] if kind == "Auto" else [typed])],
+        )
+        for way in WAYS
+        for spec in (P("data"), P(None, "data"))
+        for kind in ("Auto", "Explicit")
+    ],
+)
+def test_one_device_and_eight_agree_to_the_bit(way: str, spec: Any, kind: str):
+    """Blocks of 64 of 128 rows do not lie inside the shards of eight devices along the rows; of two they do."""
+    n = 2 if spec == P("data") and way != "log" else 8
+    assert_equal(on_devices(kind, spec, way, n), on_devices(kind, spec, way, 1))
+
+
+@pytest.mark.parametrize("kind", ["Auto", pytest.param("Explicit", marks=pytest.mark.skipif(not TYPED, reason="old"))])
+@pytest.mark.parametrize("way", ["blocks", "4bits"])
+def test_blocks_that_an_axis_of_the_mesh_cuts(way: str, kind: str):
+    assert_close(on_devices(kind, P("data"), way, 8)[0], on_devices(kind, P("data"), way, 1)[0], 1e-5, 1e-6)
+
+
+def test_shardings_of_codes_and_scales():
+    mesh, (params, _) = of_axes("Auto", (2, 4)), problem()
+    spec = lambda **kwargs: jax.tree.map(lambda x: x.spec, gdjax.state_sharding(*of(**kwargs), min_bytes=0))  # noqa: E731
+
+    def of(spec: Any, way: str) -> Any:
+        there = params | {"kernel": jax.device_put(params["kernel"], NamedSharding(mesh, spec))}
+        return quantized(way=way), there, mesh
+
+    assert mu(spec(spec=P(None, "model"), way="log"))["kernel"] == LogCodes(P("data", "model"))
+    assert mu(spec(spec=P("data"), way="blocks"))["kernel"] == BlockCodes(P("data", None), P("data", None))
+    assert mu(spec(spec=P("data"), way="4bits"))["kernel"] == FourBitCodes(P("data", None), P("data", None))
+    four = mu(spec(spec=P("model"), way="blocks"))["kernel"]  # two blocks, four devices
+    assert four == BlockCodes(P("model", "data"), P(None, "data"))
+
+
+def test_a_step_donates_its_codes():
+    tx, (params, g) = quantized(way="blocks"), problem()
+    state = tx.init(params)
+    step = jax.jit(lambda s, p: tx.update(g, s, p)[1], donate_argnums=0)
+    old = mu(state)["kernel"].codes
+    step(state, params)
+    assert old.is_deleted()
+
+
+# The dynamic map has no -1, so that a block shrinks whose largest number is below 0.
+@pytest.mark.parametrize("way", [x for x in CHOSEN if x.values != ("dynamic",)])
+def test_idle_steps_leave_codes_as_they_are(way: str):
+    params, g = problem()
+    tx = quantized(gdjax.MultiSteps(gdjax.adamw(0.01), 3).gradient_transformation(), way)
+    _, state = steps(tx, params, g, 3)
+    before, step = formats_of(state), jax.jit(tx.update)
+    assert before
+    for _ in range(2):
+        _, state = step(g, state, params)
+        assert_equal(formats_of(state), before)
+    assert any(np.any(x != y) for x, y in zip(formats_of(step(g, state, params)[1]), before, strict=True))
+
+
+def formats_of(state: Any) -> list[Any]:
+    codes = [x for x in jax.tree.leaves(state, is_leaf=formats.is_codes) if formats.is_codes(x)]
+    return [np.asarray(x, np.float32) for x in jax.tree.leaves(codes)]
+
+
+INSIDE = {
+    "chain": lambda: gdjax.chain(gdjax.clip_by_global_norm(1.0), gdjax.adamw(0.01)),
+    "masked": lambda: gdjax.masked(gdjax.adamw(0.01), {"kernel": True, "bias": False, "stack": True}),
+    "partition": lambda: gdjax.partition({"matrix": gdjax.adamw(0.01), "vector": gdjax.sgd(0.01)}, by_rank),
+    "inject": lambda: gdjax.inject_hyperparams(gdjax.adamw)(0.01),
+    "schedule": lambda: gdjax.adamw(gdjax.linear_schedule(0.0, 0.01, 3)),
+    "MultiSteps": lambda: gdjax.MultiSteps(gdjax.adamw(0.01), 2),
+    "apply_if_finite": lambda: gdjax.apply_if_finite(gdjax.adamw(0.01), 2),
+    "params_ema": lambda: gdjax.params_ema(gdjax.adamw(0.01), 0.9),
+    "schedule_free": lambda: gdjax.schedule_free_adamw(0.01),
+    "with_metrics": lambda: gdjax.with_metrics(gdjax.adamw(0.01)),
+    "muon": lambda: gdjax.muon(0.01),
+    "soap": lambda: gdjax.soap(0.01),
+}
+AROUND = {
+    "chain": lambda tx: gdjax.chain(gdjax.clip_by_global_norm(1.0), tx),
+    "masked": lambda tx: gdjax.masked(tx, {"kernel": True, "bias": False, "stack": True}),
+    "partition": lambda tx: gdjax.partition({"matrix": tx, "vector": gdjax.sgd(0.01)}, by_rank),
+    "inject": lambda tx: gdjax.inject_hyperparams(lambda learning_rate: quantized(gdjax.adamw(learning_rate)))(0.01),
+    "MultiSteps": lambda tx: gdjax.MultiSteps(tx, 2),
+    "apply_if_finite": lambda tx: gdjax.apply_if_finite(tx, 2),
+    "params_ema": lambda tx: gdjax.params_ema(tx, 0.9),
+    "schedule_free": lambda tx: gdjax.schedule_free(tx, 0.01),
+    "with_metrics": lambda tx: gdjax.with_metrics(tx),
+    "cautious": lambda tx: gdjax.cautious(tx),
+    "flatten": lambda tx: gdjax.flatten(tx),
+}
+
+
+SOAP = pytest.param("soap inside", marks=pytest.mark.slow)
+
+
+@pytest.mark.filterwarnings("ignore:gdjax.*its Adam trains these leaves")
+@pytest.mark.parametrize(
+    "name", [*(f"{k} inside" for k in INSIDE if k != "soap"), *(f"{k} around" for k in AROUND), SOAP]
+)
+def test_parts_inside_and_around(name: str):
+    which, _, where = name.partition(" ")
+    tx = quantized(INSIDE[which]()) if where == "inside" else AROUND[which](quantized())
+    params, g = problem()
+    new, state = jax.jit(lambda: steps(tx, params, g, 4))()
+    assert signature(state) == signature(jax.eval_shape(tx.init, params)) and formats_of(state)
+    away = [float(jnp.max(jnp.abs(x - y))) for x, y in zip(*map(jax.tree.leaves, (new, params)), strict=True)]
+    assert 0.001 < min(away) < 0.3  # masked leaves move by the gradient
+    assert gdjax.state_bytes(tx, params) == sum(x.nbytes for x in jax.tree.leaves(state))
+    table = gdjax.tabulate(tx, params)
+    assert any("int8" in x for x in table["dtype"]) and sum(table["bytes"][:-1]) == table["bytes"][-1]
+    gdjax.explain(tx, params, state)
+    rates = [x for k, x in gdjax.get_hyperparams(tx, state).items() if k.endswith("learning_rate")]
+    assert rates and all(abs(float(x) - 0.01) < 1e-6 for x in rates)
+    again = gdjax.state_from_dict(tx, gdjax.state_to_dict(state), params)
+    assert_equal(again, state)
+
+
+def test_lookahead_inside_and_around():
+    params, g = problem()
+    pair = gdjax.LookaheadParams.init_synced(params)
+    for tx in (gdjax.lookahead(quantized(), 2, 0.5), quantized(gdjax.lookahead(gdjax.adamw(0.01), 2, 0.5))):
+        state = tx.init(pair)
+        u, state = tx.update(g, state, pair)
+        assert formats_of(state) and jax.tree.structure(u) == jax.tree.structure(pair)
+
+
+def test_a_skipped_step_leaves_codes_as_they_are():
+    params, g = problem()
+    bad = jax.tree.map(lambda x: x * jnp.nan, g)
+    for tx in (gdjax.apply_if_finite(quantized(), 3), quantized(gdjax.apply_if_finite(gdjax.adamw(0.01), 3))):
+        _, state = steps(tx, params, g)
+        assert_equal(formats_of(jax.jit(tx.update)(bad, state, params)[1]), formats_of(state))
+
+
+def test_without_parameters_and_with_leaves_that_are_not_trained():
+    tx = quantized(gdjax.adam(0.01))
+    params = {"w": jnp.ones((64, 2)), "n": jnp.arange(3), "no": None, "mask": gdjax.MaskedNode()}
+    g = {"w": jnp.ones((64, 2)), "n": np.zeros(3, jax.dtypes.float0), "no": None, "mask": gdjax.MaskedNode()}
+    u, state = tx.update(g, tx.init(params))
+    assert_close(u["w"], jnp.full((64, 2), -0.01))
+    assert isinstance(mu(state)["w"], LogCodes) and isinstance(mu(state)["n"], gdjax.MaskedNode)
+
+
+def test_what_stays_as_it_is():
+    params = {
+        "large": jnp.ones((64, 64)), "small": jnp.ones((63, 65)), "embedding": jnp.ones((128, 64)),
+        "complex": jnp.ones((64, 64), "complex64"), "half": jnp.ones((64, 64), "bfloat16"),
+    }  # fmt: skip
+    state = gdjax.quantize_state(gdjax.adam(0.1), exempt="embed").init(params)
+    kinds = {k: type(x).__name__ for k, x in mu(state).items()}
+    assert kinds.pop("large") == kinds.pop("half") == "LogCodes" and not any("Codes" in x for x in kinds.values())
+    nu = gdjax.tree.get(state, "nu")
+    assert isinstance(nu["complex"], LogCodesOfSquares)  # which is real
+    for patterns in ([r"embed", lambda path, x: x.ndim > 1], (), ["large"]):
+        state = gdjax.quantize_state(gdjax.adam(0.1), exempt=patterns).init(params)
+        assert isinstance(mu(state)["large"], LogCodes) == (patterns == ())
+    everything = gdjax.quantize_state(gdjax.adam(0.1), moments="float32", squares="float32").init(params)
+    assert not formats_of(everything)
+
+
+def test_float64_and_narrow_parameters():
+    params = {"w": jnp.ones((64, 2), "bfloat16")}
+    tx = quantized(gdjax.adamw(0.01), "blocks")
+    u, state = jax.jit(tx.update)(params, tx.init(params), params)
+    assert u["w"].dtype == jnp.bfloat16 and signature(state) == signature(tx.init(params))
+    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
+        wide = {"w": jnp.ones((64, 2), "float64")}
+        assert not formats_of(quantized().init(wide))
+
+
+def test_arrays_that_blocks_do_not_divide():
+    params = {"w": jnp.ones((63, 64)), "v": jnp.ones(64), "k": jnp.ones((128, 2))}
+    state = quantized(way="blocks").init(params)
+    assert [type(mu(state)[k]).__name__ for k in "wvk"] == ["LogCodes", "LogCodes", "BlockCodes"]
+    odd = quantized(way="4bits", block_size=21).init(params)
+    assert [type(mu(odd)[k]).__name__ for k in "wvk"] == ["LogCodes"] * 3
+
+
+def test_seeds():
+    params, g = problem()
+    run = lambda seed: formats_of(steps(quantized(seed=seed), params, g)[1])  # noqa: E731
+    one = run(0)
+    assert_equal(run(0), one)
+    for other in (1, jax.random.key(0)):
+        assert any(np.any(x != y) for x, y in zip(run(other), one, strict=True))
+
+
+def test_traced_hyperparameters():
+    params, g = problem()
+    step = jax.jit(lambda rate: steps(quantized(gdjax.adamw(rate)), params, g)[0])
+    assert_close(step(0.01), steps(quantized(), params, g)[0], 1e-5, 1e-6)
+
+
+def test_a_value():
+    tx = quantized(way="blocks")
+    assert tx == quantized(way="blocks") != quantized() and hash(tx) == hash(quantized(way="blocks"))
+    assert pickle.loads(pickle.dumps(tx)) == tx
+    assert repr(tx).startswith("quantize_state(inner=adamw(")
+
+
+@every_way
+def test_states_survive_pickle_flax_and_dicts(way: str):
+    params, g = problem()
+    tx = quantized(way=way)
+    _, state = steps(tx, params, g)
+    start = tx.init(params)
+    assert_equal(pickle.loads(pickle.dumps(state)), state)
+    assert_equal(flax.serialization.from_bytes(start, flax.serialization.to_bytes(state)), state)
+    assert_equal(gdjax.state_from_dict(tx, gdjax.state_to_dict(state), params), state)
+    saved = jax.tree.map(np.asarray, gdjax.state_to_dict(state))
+    assert_equal(gdjax.state_from_dict(tx, saved, params), state)
+
+
+def test_a_saved_state_of_another_format_is_not_read_as_one_of_this():
+    params, g = problem()
+    for one, other in map(str.split, ("log blocks", "blocks log", "blocks 4bits", "bfloat16 log", "dynamic log")):
+        saved = gdjax.state_to_dict(steps(quantized(way=one), params, g)[1])
+        with pytest.warns(UserWarning, match="starts anew"):
+            state = gdjax.state_from_dict(quantized(way=other), saved, params)
+        assert not np.any(formats.decoded(mu(state))["kernel"])  # no blocks divide the bias, which is "log" in both
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param(one, other, marks=[] if {one, other} <= {None, "log", "blocks"} else [pytest.mark.slow])
+        for one in (None, *WAYS)
+        for other in (None, *WAYS)
+    ],
+)
+def test_migration(one: str | None, other: str | None):
+    params, g = problem()
+    old, new = (gdjax.adamw(0.01) if way is None else quantized(way=way) for way in (one, other))
+    _, state = steps(old, params, g)
+    made, report = gdjax.migrate(state, old, new, params)
+    assert signature(made) == signature(new.init(params))
+    assert not {x for x in (*report.anew, *report.dropped) if not x.endswith("quantized/count")}
+    before, after = (formats.decoded(gdjax.tree.get(x, "ScaleByAdamState")) for x in (state, made))
+    assert_close(after, before, 0.45 if "4bits" in (one, other) else 0.2, 0.03)
+    steps(new, params, g, 1, made)
+
+
+def test_reset_map_params_and_metrics():
+    params, g = problem()
+    tx = gdjax.with_metrics(quantized(way="blocks"))
+    _, state = steps(tx, params, g)
+    back = gdjax.reset(tx, state, params, where="kernel")
+    assert not any(np.any(x) for x in formats_of(mu(back)["kernel"])) and np.any(mu(back)["stack"].codes)
+    assert not any(np.any(x) for x in formats_of(mu(gdjax.reset(tx, state, params, fields="mu"))))
+    shapes = gdjax.tree.map_params(tx, lambda x, name: name, state, {k: k for k in params}, transform_non_params=str)
+    assert mu(shapes) == {k: k for k in params}
+    doubled = gdjax.tree.map_params(tx, lambda x: x, state)
+    assert_equal(doubled, state)
+    assert all(np.isfinite(x) for x in jax.tree.leaves(gdjax.tree.get(state, "metrics")))
+
+
+def test_tables_tell_the_format():
+    params = {"w": jax.ShapeDtypeStruct((256, 128), jnp.float32)}
+    log = gdjax.tabulate(quantized(), params)
+    assert log["dtype"] == ["int32", "int32", "int8 log", "uint8 log", ""]
+    blocks = gdjax.tabulate(quantized(bits=4, squares="blocks", scale_dtype="bfloat16", block_size=32), params)
+    assert blocks["dtype"][2:4] == [f"{x} blocks of 32 with bfloat16 scales" for x in ("4-bit", "uint8")]
+    assert blocks["bytes"][2:4] == [256 * 128 // 2 + 8 * 128 * 2, 256 * 128 + 8 * 128 * 2]
+    stacks = gdjax.tabulate(quantized(gdjax.soap(0.01)), params)
+    assert dict(zip(stacks["field"], stacks["dtype"], strict=True))["QL"] == "int8 blocks of 64"
+    assert gdjax.explain(quantized(), params)["state_bytes"] == [2 * 256 * 128]
+
+
+def test_numbers_are_checked_beforehand():
+    params, g = problem()
+    tx = quantized()
+    assert (
+        gdjax.check_numerics(tx, params, g)["verdict"] == gdjax.check_numerics(gdjax.adamw(0.01), params, g)["verdict"]
+    )
+
+
+def test_errors():
+    adam, (params, g) = gdjax.adam(0.1), problem()
+    for changes, text in (
+        ({"bits": 2}, "quantize_state: bits must be 8 or 4, got 2"),
+        ({"moments": "int8"}, "moments can be kept as 'log', 'blocks', .*got 'int8'"),
+        ({"squares": "4 bits"}, "squares can be kept as 'log', .*got '4 bits'"),
+        ({"bases": "log"}, "bases can be kept as 'blocks', .*got 'log'"),
+        ({"block_size": 0}, "block_size"),
+        ({"scale_dtype": "float16"}, "scale_dtype must be 'float32' or 'bfloat16', got 'float16'"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            gdjax.quantize_state(adam, **changes)
+    with pytest.raises(TypeError, match="quantize_state"):
+        gdjax.quantize_state(gdjax.adam)  # not called
+    with pytest.raises(ValueError, match="keeps codes already"):
+        quantized(gdjax.chain(quantized())).init(params)
+    with pytest.raises(ValueError, match="nothing"):
+        quantized(exempt="nothing").init(params)
+    log, blocks = quantized(), quantized(way="blocks")
+    wrong = (
+        r"quantize_state: state.inner_state\[0\].nu\['kernel'\] is kept as uint8 blocks of 64, not as int8 log.*migrate"
+    )
+    with pytest.raises(ValueError, match=wrong):
+        log.update(g, blocks.init(params), params)
+    with pytest.raises(ValueError, match="state has type tuple, expected QuantizedState.*migrate"):
+        log.update(g, gdjax.adamw(0.01).init(params), params)
+    with pytest.raises(ValueError, match=r"adamw: params\['bias'\]: state.mu is a LogCodes of"):
+        gdjax.adamw(0.01).update(g, log.init(params).inner_state, params)
