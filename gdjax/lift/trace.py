@@ -220,8 +220,8 @@ def _applied(
         coded = {f: codecs[f].encode(jnp.asarray(changed[f])) for f in codecs if f in changed}
         kept = codes | changed | coded
         for f, x in codes.items():
-            news += [_stored(y, z) for y, z in zip(jax.tree.leaves(kept[f]), jax.tree.leaves(x), strict=True)]
-        found |= {(index, f): _stored(changed[f], numbers[f]) for f in numbers if f in changed}
+            news += [stored(y, z) for y, z in zip(jax.tree.leaves(kept[f]), jax.tree.leaves(x), strict=True)]
+        found |= {(index, f): stored(changed[f], numbers[f]) for f in numbers if f in changed}
     update = direction.astype(g.dtype)
     # Of a gradient that is not divided the update may be, as a state made of divided parameters is.
     return (meshes.placed(update, g) if meshes.division(g) else update), news, found, directions
@@ -233,11 +233,11 @@ def _widened(slot: Any, real: Any) -> Any:
     return jax.tree.map(lambda x: numerics.widen(x, real) if inexact(x) else x, slot)
 
 
-def _stored(new: Any, old: Array) -> Array:
+def stored(new: Any, old: Array) -> Array:
     """`new`, an array or a number, in the dtype and the place of `old`."""
     if numerics.is_key(old):
         return meshes.placed(new, old)
-    return meshes.placed(new.astype(old.dtype) if hasattr(new, "dtype") else jnp.asarray(new, old.dtype), old)
+    return meshes.placed(new.astype(old.dtype) if isinstance(new, jax.Array) else jnp.asarray(new, old.dtype), old)
 
 
 def promotion(*gs: Array) -> Any:

@@ -71,7 +71,7 @@ def _extended(graph: Graph, jaxpr: Jaxpr, arguments: Sequence[int]) -> tuple[dic
     number = lambda v: graph.new((), v) if isinstance(v, Literal) else numbers[v]  # noqa: E731
     for equation in jaxpr.eqns:
         operands = [number(v) for v in equation.invars]
-        inner = _called(equation)
+        inner = called(equation)
         if inner is not None:
             _, results = _extended(graph, inner, operands)
         else:
@@ -87,7 +87,7 @@ def _extended(graph: Graph, jaxpr: Jaxpr, arguments: Sequence[int]) -> tuple[dic
     return numbers, [number(v) for v in jaxpr.outvars]
 
 
-def _called(equation: JaxprEqn) -> Jaxpr | None:
+def called(equation: JaxprEqn) -> Jaxpr | None:
     """The function that an equation calls with its own operands, and does nothing else; None for other equations."""
     if equation.primitive.name not in ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat2"):
         return None
@@ -98,9 +98,8 @@ def _called(equation: JaxprEqn) -> Jaxpr | None:
 
 def _innermost(equation: JaxprEqn) -> Iterator[Any]:
     """The equation or, of one with functions inside, theirs."""
-    inside = [getattr(x, "jaxpr", x) for x in _flat(equation.params.values())]
-    inside = [x for x in inside if hasattr(x, "eqns")]
-    for e in [e for x in inside for e in x.eqns]:
+    inside = _inside(equation)
+    for e in (e for x in inside for e in x.eqns):
         yield from _innermost(e)
     if not inside:
         yield equation
@@ -108,9 +107,13 @@ def _innermost(equation: JaxprEqn) -> Iterator[Any]:
 
 def has_inside(equation: JaxprEqn, primitive: Primitive) -> bool:
     """Whether a function inside an equation, at any depth, has an equation of that primitive."""
+    return any(e.primitive is primitive or has_inside(e, primitive) for x in _inside(equation) for e in x.eqns)
+
+
+def _inside(equation: JaxprEqn) -> list[Any]:
+    """The functions inside an equation."""
     inside = [getattr(x, "jaxpr", x) for x in _flat(equation.params.values())]
-    equations = [e for x in inside if hasattr(x, "eqns") for e in x.eqns]
-    return any(e.primitive is primitive or has_inside(e, primitive) for e in equations)
+    return [x for x in inside if hasattr(x, "eqns")]
 
 
 def _flat(xs: Iterable[Any]) -> Iterator[Any]:
