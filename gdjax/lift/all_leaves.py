@@ -139,9 +139,10 @@ class _Work:
         key, compute = self.rules.shared(self.met, *self.arguments)
         if key not in found:
             found[key] = compute()
-        common, numbers = found[key]
-        self.numbers = {(self.active[rule].place, name): x for (rule, name), x in numbers.items()}
-        return common
+        values, end = found[key], len(self.traced.common)
+        numbers = zip(self.traced.numbers, values[end:], strict=True)
+        self.numbers = {(self.active[rule].place, name): x for (rule, name), x in numbers}
+        return values[:end]
 
     @contextlib.contextmanager
     def blamed(self) -> Iterator[None]:

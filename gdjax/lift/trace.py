@@ -19,6 +19,7 @@ from gdjax.xla import reads
 from gdjax.xla.facts import Evaluation, Graph, graph_of, made_of, with_inputs, without_unused
 from gdjax.xla.late_nan import Late, with_late_nan
 from gdjax.xla.loops import SMALL, Plan, plan, unordered
+from gdjax.xla.shared import jitted
 
 Array = jax.Array
 Numbers = dict[tuple[int, str], Any]  # new values of fields that are one number, by rule of the pass and name
@@ -56,9 +57,10 @@ class Traced:
     shared: list[int]  # the inputs that all leaves have in common
     common: list[Var]  # small values that are made of those alone, and that the rest needs
     numbers: Numbers
+    found: Callable[..., list[Array]]  # from these inputs to `common` and `numbers`, for leaves of other shapes too
 
     def __post_init__(self) -> None:
-        self.found, self.bring = jax.jit(self._found), jax.jit(self._bring, static_argnums=0)
+        self.bring = jax.jit(self._bring, static_argnums=0)
 
     def brought(self, meeting: int, inputs: list[Any]) -> tuple[list[Array], list[Array]]:
         """The operands of a meeting and the slots that are written with them, given the inputs up to there."""
@@ -74,12 +76,6 @@ class Traced:
         values = Evaluation(self.whole, dict(zip(self.whole.jaxpr.invars, inputs, strict=False)))
         operands = [values.value(v) for v in self.meetings[meeting].operands]
         return operands, [values.output(1 + i) for i in self.early.get(meeting, [])]
-
-    def _found(self, inputs: list[Any]) -> tuple[list[Array], dict[tuple[int, str], Array]]:
-        """The values of `common` and `numbers`, given all of `shared`."""
-        invars = self.whole.jaxpr.invars
-        values = Evaluation(self.whole, {invars[i]: x for i, x in zip(self.shared, inputs, strict=True)})
-        return [values.value(v) for v in self.common], {name: values.value(v) for name, v in self.numbers.items()}
 
 
 def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arguments: tuple[Any, ...]) -> Traced:
@@ -129,13 +125,15 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
     ordered = _ordered(closed, graph, len(leaves), places, to, met.isdisjoint(_stateful(kernels)))
     shared = jax.tree.leaves(places[3:6])
     shared += [whole.jaxpr.invars.index(v) for m in meetings if m.alike for v in m.results]
-    alike = made_of(whole, [whole.jaxpr.invars[i] for i in shared], FEW)
-    common = _read_by_others(ordered[0], alike)
+    small = made_of(whole, [whole.jaxpr.invars[i] for i in shared], FEW)
+    common = _read_by_others(ordered[0], small)
     made = [v for v in [*common, *numbers.values()] if isinstance(v, Var)]
     # All that these are made of: what a jitted rule returns is, of all that it got.
     needed = _inputs_of(whole, made)
     shared = [i for i, v in enumerate(whole.jaxpr.invars) if v in needed]
-    return Traced(*ordered, whole, meetings, early, hidden, waits, shared, common, numbers)
+    found = whole.jaxpr.replace(invars=[whole.jaxpr.invars[i] for i in shared], outvars=[*common, *numbers.values()])
+    found = jitted(without_unused(ClosedJaxpr(found, whole.consts)), tuple(k.rule for k in kernels))
+    return Traced(*ordered, whole, meetings, early, hidden, waits, shared, common, numbers, found)
 
 
 def _inputs_of(closed: ClosedJaxpr, values: Sequence[Var]) -> set[Var]:
