@@ -123,7 +123,7 @@ class _Work:
         g, p, *rest = self.arguments
         with self.blamed():
             # A large array that a leaf keeps on the way then lies where that of the leaf before was.
-            in_turn = self.to is not None and g.size > LARGE and self.rules.keeps_a_value(*self.arguments)
+            in_turn = self.to is not None and g.size > LARGE and self.traced.plan.keeps
             g = after(before, g) if in_turn and before is not None else g
             chosen = None if self.selection is None else self.selection.chosen
             g, news = self.rules([*self.met, *self.early], self.common(found), chosen, g, p, *rest)

@@ -60,10 +60,6 @@ class OneLeaf:
         """
         return self.call((met, common, chosen), *arguments)
 
-    def keeps_a_value(self, *arguments: Any) -> bool:
-        """Whether a value of the size of the leaf, that is no result, is written to memory on the way."""
-        return self.traced(arguments).plan.keeps
-
     def brought(self, meeting: int, met: list[Array], *arguments: Any) -> tuple[list[Array], list[Array]]:
         """The operands of a meeting, given what has come of those before it, and the slots written with them."""
         traced, (g, _, slots, *_) = self.traced(arguments), arguments

@@ -122,27 +122,20 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
         graph = graph_of(closed)
     # What leaves bring to a meeting has the bound as it is written; what is the same in both is computed once.
     met = {m.place.rule for m in meetings} | {i for i, k in enumerate(kernels) if k.staged}
-    ordered = _ordered(closed, graph, len(leaves), places, to, met.isdisjoint(_stateful(kernels)))
+    stateful = {i for i, k in enumerate(kernels) if k.State._fields}
+    ordered = _ordered(closed, graph, len(leaves), places, to, met.isdisjoint(stateful))
     shared = jax.tree.leaves(places[3:6])
     shared += [whole.jaxpr.invars.index(v) for m in meetings if m.alike for v in m.results]
     small = made_of(whole, [whole.jaxpr.invars[i] for i in shared], FEW)
     common = _read_by_others(ordered[0], small)
-    made = [v for v in [*common, *numbers.values()] if isinstance(v, Var)]
-    # All that these are made of: what a jitted rule returns is, of all that it got.
-    needed = _inputs_of(whole, made)
-    shared = [i for i, v in enumerate(whole.jaxpr.invars) if v in needed]
-    found = whole.jaxpr.replace(invars=[whole.jaxpr.invars[i] for i in shared], outvars=[*common, *numbers.values()])
-    found = jitted(without_unused(ClosedJaxpr(found, whole.consts)), tuple(k.rule for k in kernels))
-    return Traced(*ordered, whole, meetings, early, hidden, waits, shared, common, numbers, found)
-
-
-def _inputs_of(closed: ClosedJaxpr, values: Sequence[Var]) -> set[Var]:
-    """What is needed to compute some values, equation by equation."""
-    return {v for e in without_unused(closed, values).jaxpr.eqns for v in e.invars if isinstance(v, Var)} | {*values}
-
-
-def _stateful(kernels: Sequence[Kernel]) -> set[int]:
-    return {i for i, k in enumerate(kernels) if k.State._fields}
+    found = whole.jaxpr.replace(outvars=[*common, *numbers.values()])
+    found = without_unused(ClosedJaxpr(found, whole.consts)).jaxpr
+    # All that the equations read: what a jitted rule returns is made of all that it got.
+    read = {v for xs in (found.outvars, *(e.invars for e in found.eqns)) for v in xs if isinstance(v, Var)}
+    shared = [i for i, v in enumerate(found.invars) if v in read]
+    found = ClosedJaxpr(found.replace(invars=[found.invars[i] for i in shared]), whole.consts)
+    makers = tuple(k.rule for k in kernels)
+    return Traced(*ordered, whole, meetings, early, hidden, waits, shared, common, numbers, jitted(found, makers))
 
 
 def _ordered(

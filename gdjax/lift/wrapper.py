@@ -130,22 +130,17 @@ class Wrapped(Part):
 
     def steps(self, state: OptState) -> Iterator[Step]:
         self.check(state)
-        count, mine = (state.count, state.inner_state) if self.scheduled else (None, state)
+        mine = state.inner_state if self.scheduled else state
         inside = list(steps_of(self.tx, getattr(mine, self.inner)))
         yield from inside
-        fields = {f: getattr(mine, f) for f in self.own.State._fields}
-        shared = {f: fields[f] for f in self.own.shared}
-        count = fields.get("count", count)
-        own = self.own.join(count, [fields[f] for f in self.own.slots], shared)
-        yield Step(self.own, own, len(inside))
+        count, shared = state.count if self.own.counts else None, {f: getattr(mine, f) for f in self.own.shared}
+        yield Step(self.own, self.own.join(count, [getattr(mine, f) for f in self.own.slots], shared), len(inside))
 
     def joined(self, states: Iterator[Any]) -> Any:
         return self._joined(state_of(self.tx, states), next(states))
 
     def _joined(self, inner_state: Any, own: Any) -> Any:
         count, slots, shared = self.own.split(own)
-        fields = {**dict(zip(self.own.slots, slots, strict=True)), **shared, self.inner: inner_state}
-        if "count" in self.State._fields:
-            fields["count"] = count
-        state = self.State(**fields)
+        fields = {**dict(zip(self.own.slots, slots, strict=True)), **shared, self.inner: inner_state, "count": count}
+        state = self.State(*(fields[f] for f in self.State._fields))
         return ScheduledState(count, state) if self.scheduled else state

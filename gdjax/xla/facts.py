@@ -1,6 +1,6 @@
 """What a traced rule shows: the values that each of its outputs is computed from, and what outputs have in common."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,15 +121,19 @@ def _flat(xs: Iterable[Any]) -> Iterator[Any]:
         yield from _flat(x) if isinstance(x, tuple | list) else [x]
 
 
-def without_unused(closed: ClosedJaxpr, wanted: Iterable[Any] | None = None) -> ClosedJaxpr:
-    """A traced function without the equations that none of its outputs, or of some values, needs."""
-    outputs = closed.jaxpr.outvars if wanted is None else wanted
-    needed, left = {v for v in outputs if isinstance(v, Var)}, []
+def without_unused(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """A traced function without the equations that none of its outputs needs."""
+    return ClosedJaxpr(closed.jaxpr.replace(eqns=_needed(closed, closed.jaxpr.outvars)[0]), closed.consts)
+
+
+def _needed(closed: ClosedJaxpr, wanted: Iterable[Any], known: Collection[Any] = ()) -> tuple[list[Any], set[Var]]:
+    """The equations that values need, given those that are known, and all variables that are needed."""
+    needed, left = {v for v in wanted if isinstance(v, Var)}, []
     for e in reversed(closed.jaxpr.eqns):
-        if any(v in needed for v in e.outvars):
+        if any(v in needed and v not in known for v in e.outvars):
             left.append(e)
             needed.update(v for v in e.invars if isinstance(v, Var))
-    return ClosedJaxpr(closed.jaxpr.replace(eqns=left[::-1]), closed.consts)
+    return left[::-1], needed
 
 
 def with_inputs(closed: ClosedJaxpr, variables: Sequence[Var]) -> ClosedJaxpr:
@@ -198,12 +202,8 @@ class Evaluation:
 
     def _needed(self, variable: Var) -> tuple[list[Any], list[Var]]:
         """The equations that are left to evaluate for a variable, and the known variables they use."""
-        needed, left = {variable}, []
-        for e in reversed(self.closed.jaxpr.eqns):
-            if any(v in needed and v not in self.known for v in e.outvars):
-                left.append(e)
-                needed.update(v for v in e.invars if not isinstance(v, Literal))
-        return left[::-1], [v for v in self.known if v in needed]
+        left, needed = _needed(self.closed, [variable], self.known)
+        return left, [v for v in self.known if v in needed]
 
     def _evaluate(self, equations: list[Any], used: list[Var]) -> None:
         if equations:
