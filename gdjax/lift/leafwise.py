@@ -26,10 +26,7 @@ from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift import factors, rule_checks
 from gdjax.lift.rule import Leafwise, OfLeaf
 from gdjax.lift.signatures import Special, arguments_of, hashable, like_rule
-from gdjax.lift.slots import (
-    ScaleByScheduleState,
-    Shared,
-)  # fmt: skip
+from gdjax.lift.slots import ScaleByScheduleState, Shared
 from gdjax.lift.stages import Planned, Reduced, Stage, Tree, Whole, stages_of  # noqa: F401  optimizers import it here
 
 P = ParamSpec("P")

@@ -80,12 +80,8 @@ def arguments_of(
         stage_checks.takes_lists(f"gdjax.{maker}: reduce of {_function(rule).__name__}", stage.f)
     signs = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     unnamed = [signs[p.kind] + p.name for p in inspect.signature(rule).parameters.values() if p.kind in signs]
-    return Arguments(
-        own,
-        frozenset([*special.staged, *special.static]),
-        declared(maker, intervals or {}, [p.name for p in own]),
-        unnamed,
-    )
+    not_hyper = frozenset([*special.staged, *special.static])
+    return Arguments(own, not_hyper, declared(maker, intervals or {}, [p.name for p in own]), unnamed)
 
 
 def like_rule(

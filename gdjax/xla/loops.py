@@ -93,7 +93,7 @@ class _Planner:
     passes_on: bool  # the update itself is not in memory
     update_is_written: bool  # the update, or what the caller makes of it; otherwise no one knows
     again: set[int] = field(default_factory=set)
-    settled: set[tuple[int, int]] = field(default_factory=set)  # of which neither can compute anew what they share
+    settled: set[tuple[int, int]] = field(default_factory=set)  # pairs that cannot compute anew what they share
     extra: set[tuple[int, int]] = field(default_factory=set)  # of loops that compute something again: the second waits
 
     def __post_init__(self) -> None:
