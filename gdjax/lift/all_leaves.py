@@ -10,7 +10,7 @@ import jax
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.types import Params, Updates
-from gdjax.lift import meetings, rule_checks
+from gdjax.lift import meetings, rule_checks, staging
 from gdjax.lift.one_leaf import kernel_of
 from gdjax.lift.running import Leaves, Running, leaves_of, opened
 from gdjax.lift.trace import Traced
@@ -26,9 +26,8 @@ def fused(
     """Applies rules one after the other, leaf by leaf: one call of one jitted function per leaf for all the rules.
 
     JAX traces that function once for each shape and dtype among the leaves. So a leaf adds one equation to the trace,
-    and a step costs what the same arithmetic written out would. Only the first rule may have stages that read the
-    updates, or bring to a meeting what is made of them, since a later one would need those of all the leaves first.
-    Stages of a wrapper's rule may read the gradients.
+    and a step costs what the same arithmetic written out would. Only the first rule may have stages, or bring to a
+    meeting what is made of the updates, since a later one would need those of all the leaves first.
 
     Raises:
       rule_checks.ReadsUpdates: a later rule needs the updates of all leaves.
@@ -47,12 +46,9 @@ def fused(
     for r in running:
         if r.rule.static or r.rule.extra:
             r.add_static(leaves, extra_args)
-    staged = [r for r in running if r.rule.stages]
-    for r in reversed(staged):  # those of wrappers first: they may turn out to need a pass of their own
-        r.run_stages(leaves, extra_args, late=False)
+    staging.run(running[0], leaves, extra_args, late=False)
     directions = _directions(running, leaves)
-    for r in staged:
-        r.run_stages(leaves, extra_args, late=True)
+    staging.run(running[0], leaves, extra_args, late=True)
     return leaves.structure.unflatten(directions), [r.closed(leaves.structure) for r in running]
 
 
@@ -127,7 +123,7 @@ class _Work:
         g, p, *rest = self.arguments
         with self.blamed():
             # A large array that a leaf keeps on the way then lies where that of the leaf before was.
-            in_turn = self.to is not None and g.size > LARGE and self.rules.keeps_a_value(*self.arguments)
+            in_turn = self.to is not None and g.size > LARGE and self.traced.plan.keeps
             g = after(before, g) if in_turn and before is not None else g
             chosen = None if self.selection is None else self.selection.chosen
             g, news = self.rules([*self.met, *self.early], self.common(found), chosen, g, p, *rest)
@@ -143,9 +139,10 @@ class _Work:
         key, compute = self.rules.shared(self.met, *self.arguments)
         if key not in found:
             found[key] = compute()
-        common, numbers = found[key]
-        self.numbers = {(self.active[rule].place, name): x for (rule, name), x in numbers.items()}
-        return common
+        values, end = found[key], len(self.traced.common)
+        numbers = zip(self.traced.numbers, values[end:], strict=True)
+        self.numbers = {(self.active[rule].place, name): x for (rule, name), x in numbers}
+        return values[:end]
 
     @contextlib.contextmanager
     def blamed(self) -> Iterator[None]:

@@ -25,11 +25,8 @@ from gdjax.core.base import EmptyState, GradientTransformation
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift import factors, rule_checks
 from gdjax.lift.rule import Leafwise, OfLeaf
-from gdjax.lift.signatures import arguments_of, hashable, like_rule
-from gdjax.lift.slots import (
-    ScaleByScheduleState,
-    Shared,
-)  # fmt: skip
+from gdjax.lift.signatures import Special, arguments_of, hashable, like_rule
+from gdjax.lift.slots import ScaleByScheduleState, Shared
 from gdjax.lift.stages import Planned, Reduced, Stage, Tree, Whole, stages_of  # noqa: F401  optimizers import it here
 
 P = ParamSpec("P")
@@ -95,36 +92,30 @@ def leafwise(
       chain(heavy_ball(decay=0.5), scale(step_size=-0.1))
     """
     rule_checks.declaration(State, slots)
-    others = staged, static, extra
-    return maker_of("leafwise", State, slots, reduce, count, others, domains, scheduled=scheduled)
+    special = Special(staged.split(), static or {}, extra.split())
+    return maker_of("leafwise", State, slots, count, special, domains, scheduled=scheduled, stages=stages_of(reduce))
 
 
 def maker_of(
-    maker: str, State: Any, slots: Mapping[str, Any], reduce: Any, count: Any,  # noqa: N803
-    others: tuple[str, Mapping[str, OfLeaf] | None, str], domains: Mapping[str, str] | None, *, scheduled: Any = None,
+    maker: str, State: Any, slots: Mapping[str, Any], count: Any, special: Special,  # noqa: N803
+    domains: Mapping[str, str] | None, *, scheduled: Any = None, stages: tuple[Stage, ...] = (),
     around: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:  # fmt: skip
-    """What makes a rule a factory, for `leafwise` and `wrapper`.
-
-    Args:
-      others: the arguments `staged`, `static` and `extra`.
-      around: `around(rule, name, tx)` makes it a factory of wrappers.
-    """
-    staged, static, extra = others
+    """What makes a rule a factory, for `leafwise` and `wrapper`: `around(rule, name, tx)` makes it one of wrappers."""
     inner = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
     before = [] if around is None else [inner]
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        arguments = arguments_of(maker, rule, 4 + len(before), (staged, static or {}, extra), domains, reduce)
+        arguments = arguments_of(maker, rule, 4 + len(before), special, domains, stages)
         applied = hashable(rule)
 
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = arguments.call(factory, args, kwargs)
             label, (hyper, for_stages) = base.label_of(call), arguments.of(call)
             kinds = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
-            split = factors.split(label, hyper, slots, stages_of(reduce))
-            of_leaves = static or {}, tuple(extra.split())
-            part = Leafwise(label, applied, *kinds, slots, reduce, count, *split, for_stages, *of_leaves)
+            hyper, per_leaf = factors.split(label, hyper, slots, stages)
+            own = for_stages, special.static, special.extra
+            part = Leafwise(label, applied, *kinds, slots, stages, count, hyper, per_leaf, *own)
             return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))
 
         return like_rule(factory, rule, [*before, *arguments.of_factory], Hyper)

@@ -60,10 +60,6 @@ class OneLeaf:
         """
         return self.call((met, common, chosen), *arguments)
 
-    def keeps_a_value(self, *arguments: Any) -> bool:
-        """Whether a value of the size of the leaf, that is no result, is written to memory on the way."""
-        return self.traced(arguments).plan.keeps
-
     def brought(self, meeting: int, met: list[Array], *arguments: Any) -> tuple[list[Array], list[Array]]:
         """The operands of a meeting, given what has come of those before it, and the slots written with them."""
         traced, (g, _, slots, *_) = self.traced(arguments), arguments
@@ -76,18 +72,18 @@ class OneLeaf:
         # The rules are traced again, with arrays that are not divided.
         return meshes.partitioned(lambda met, *arguments: self.brought(meeting, met, *arguments), like, met, *arguments)
 
-    def shared(self, met: list[Array], *arguments: Any) -> tuple[Any, Callable[[], tuple[list[Array], Any]]]:
+    def shared(self, met: list[Array], *arguments: Any) -> tuple[Any, Callable[[], list[Array]]]:
         """What decides the values that leaves have in common, and these with the new numbers; see `Traced.found`."""
         traced, (g, _, slots, *_) = self.traced(arguments), arguments
         inputs = [*jax.tree.leaves(arguments), *met]
         shared = [inputs[i] for i in traced.shared]
         if not traced.common and not traced.numbers:
-            return None, lambda: ([], {})
-        key = traced, *map(id, shared)
+            return None, list
+        key = traced.found, *map(id, shared)
         if not meshes.divided_otherwise(slots, g):
-            return key, lambda: traced.found(shared)
-        like = [None] * len(traced.common), dict.fromkeys(traced.numbers)
-        return key, lambda: meshes.partitioned(lambda xs, *_: traced.found(xs), like, shared, g, slots)
+            return key, lambda: traced.found(*shared)
+        like = [None] * (len(traced.common) + len(traced.numbers))
+        return key, lambda: meshes.partitioned(lambda xs, *_: traced.found(*xs), like, shared, g, slots)
 
     def apply(self, given: tuple[list[Array], list[Array], Array | None], *arguments: Any) -> tuple[Array, Any]:
         _, p, slots, *_ = arguments

@@ -27,7 +27,7 @@ from gdjax.lift.slots import (
     kind_of,
     resolved,
 )  # fmt: skip
-from gdjax.lift.stages import Planned, Stage, Whole, stages_of
+from gdjax.lift.stages import Planned, Stage, Whole
 from gdjax.lift.trace import Kernel
 from gdjax.xla.write_order import once
 
@@ -44,13 +44,13 @@ class Leafwise(Part):
     State: Any
     Scheduled: Any
     initial: Mapping[str, Any]
-    reduce: Any
+    stages: tuple[Stage, ...]
     counted: Callable[[Any], Any] | None
     hyper: Mapping[str, Any]
     per_leaf: factors.Factors  # of the hyperparameters that differ from leaf to leaf, whose bases are in `hyper`
     staged: Mapping[str, Any] = field(default_factory=dict)  # the arguments that only stages get, and the rule as None
     static: Mapping[str, OfLeaf] = field(default_factory=dict)  # what leaves are, from some of these arguments
-    extra: tuple[str, ...] = ()  # the arguments of `update` that the rule gets
+    extra: Sequence[str] = ()  # the arguments of `update` that the rule gets
 
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)
@@ -64,10 +64,6 @@ class Leafwise(Part):
     def whole(self) -> tuple[str, ...]:
         """The fields that are `Whole`."""
         return tuple(f for f in self.shared if isinstance(self.initial[f], Whole))
-
-    @functools.cached_property
-    def stages(self) -> tuple[Stage, ...]:
-        return stages_of(self.reduce)
 
     def seen(self, shared: Mapping[str, Any]) -> dict[str, Any]:
         hidden = [f for f in self.whole if not self.initial[f].seen]

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.numerics import at_least_float32, is_key, real_dtype
-from gdjax.xla.facts import read_inputs
 
 Array = jax.Array
 
@@ -118,65 +117,11 @@ def named(f: Callable[..., Any], placed: int) -> list[inspect.Parameter]:
     return by_place[placed:] + [p for p in found if p.kind is p.KEYWORD_ONLY]
 
 
-@jax.tree_util.register_pytree_node_class
-class Absent:
-    """Stands for a list that is not there: it can be handed on. Taking something out of it raises the error `why`."""
-
-    def __init__(self, why: Exception):
-        self.why = why
-
-    def read(self, *_: Any) -> Any:
-        raise self.why
-
-    __iter__ = __getitem__ = __len__ = __bool__ = read
-
-    def tree_flatten(self) -> Any:
-        raise TypeError("the list is not there")  # `jax.jit` hands it on in this way, and a sum over a tree reads it
-
-    @classmethod
-    def tree_unflatten(cls, aux: Any, children: Any) -> Any:
-        raise TypeError("the list is not there")
-
-
 class ReadsUpdates(Exception):  # noqa: N818
-    """A stage of a wrapper's rule reads the updates, which are not known yet; `index` is the rule's place."""
+    """A rule brings to a meeting what is made of updates, which it needs of all leaves; `index` is its place."""
 
-    def __init__(self, index: int = 0):
+    def __init__(self, index: int):
         self.index = index
-
-
-def staged(f: Callable[..., Any], us: Sequence[Array] | None, ps: Sequence[Any], like: Sequence[Array]) -> Any:
-    """What a stage returns, a function `f(us, ps)`, where updates (None) or parameters (None among them) are not known.
-
-    It is called without them. Where that is an error it is traced with arrays like those of `like`, which shows whether
-    it reads them.
-
-    Raises:
-      ReadsUpdates: what it returns depends on the updates, or it takes one of them out of its list.
-      NoParameter: what it returns depends on the parameters.
-    """
-    missing = any(p is None for p in ps)
-    if us is not None and not missing:
-        return f(us, ps)
-    try:
-        result = f(Absent(ReadsUpdates()) if us is None else us, Absent(TypeError()) if missing else ps)
-        jax.tree.leaves(result)  # an error if it hands on what is not there
-        return result
-    except ReadsUpdates:
-        raise
-    except Exception:  # it does something with them, or hands them to `jax.jit`; or something else is wrong
-        found = [jnp.zeros_like(x) if p is None else p for x, p in zip(like, ps, strict=True)]
-        if us is None and read_inputs(_traced(lambda us: f(us, found), like)):
-            raise ReadsUpdates from None
-        us = like if us is None else us
-        if missing and read_inputs(_traced(lambda ps: f(us, ps), found)):
-            raise NoParameter(0) from None
-        return f(us, found)
-
-
-def _traced(f: Callable[[Any], Any], xs: Sequence[Array]) -> Any:
-    arrays = lambda tree: [x for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]  # noqa: E731
-    return jax.make_jaxpr(lambda xs: arrays(f(xs)))(list(xs))
 
 
 def returned(State: Any, result: Any, g: Array, slots: Mapping[str, Any]) -> tuple[Array, Any]:  # noqa: N803

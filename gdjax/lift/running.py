@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gdjax.core import base, checks, meshes
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params, Updates
-from gdjax.lift import factors, rule_checks, staging
+from gdjax.lift import factors
 from gdjax.lift.stages import Tree
 from gdjax.lift.trace import Kernel
 
@@ -76,27 +76,10 @@ class Running:
         """Adds what the leaves are, and the arguments of `update` that the rule gets."""
         tree, rule = self.tree(leaves, extra_args), self.rule
         found = {name: list(of(tree, rule.staged[name])) for name, of in rule.static.items()}
-        each = iter([dict(zip(found, xs, strict=True)) for xs in zip(*found.values(), strict=True)])
         if found:
-            self.static = [next(each) if own else {} for own in leaves.trained]
+            each = (dict(zip(found, xs, strict=True)) for xs in zip(*found.values(), strict=True))
+            self.static = tree.filled(each, self.static)
         self.scalars |= tree.extra(rule.extra)
-
-    def run_stages(self, leaves: Leaves, extra_args: dict[str, Any], late: bool) -> None:
-        """Runs the stages that come before the leaves of the pass, or after them."""
-        label, gs, ps = self.rule.label, leaves.gs, leaves.ps
-        tree = self.tree(leaves, extra_args)
-        lists = [gs, self.raw or gs] if self.wraps else [gs], self.slots, ps
-        try:
-            self.slots, self.shared, self.given = staging.run(
-                self.rule, tree, lists, self.place == 0, self.count, self.shared, self.scalars, late
-            )
-            given = [x for x in self.given if x]
-            self.listed = tuple(k for k in (given or [{}])[0] if any(x[k] is not given[0][k] for x in given))
-        except rule_checks.ReadsUpdates as e:
-            raise rule_checks.ReadsUpdates(self.place) from e
-        except rule_checks.NoParameter as e:
-            first = next(i for i, p in enumerate(ps) if p is None and leaves.trained[i])
-            raise leaves.no_parameter(label, first) from e
 
     def arguments(self, i: int) -> tuple[Any, ...]:
         """What the function of leaf i gets for this rule."""

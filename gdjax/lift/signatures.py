@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gdjax.core import base, calls, domains
@@ -12,7 +12,15 @@ from gdjax.core.signatures import short_types
 from gdjax.core.values import Call, not_called
 from gdjax.lift import rule_checks, stage_checks
 from gdjax.lift.rule_checks import named
-from gdjax.lift.stages import Reduced, stages_of
+from gdjax.lift.stages import Reduced, Stage
+
+
+class Special(NamedTuple):
+    """Arguments of a rule that are no hyperparameters, see `leafwise`."""
+
+    staged: Sequence[str]
+    static: Mapping[str, Callable[..., list[Any]]]
+    extra: Sequence[str]
 
 
 class Arguments(NamedTuple):
@@ -51,31 +59,29 @@ class Arguments(NamedTuple):
 
 
 def arguments_of(
-    maker: str, rule: Callable[..., Any], placed: int, others: tuple[str, Mapping[str, Any], str],
-    intervals: Mapping[str, str] | None, reduce: Any,
+    maker: str, rule: Callable[..., Any], placed: int, special: Special, intervals: Mapping[str, str] | None,
+    stages: Sequence[Stage],
 ) -> Arguments:  # fmt: skip
     """The arguments of a rule that come after `placed` others.
 
-    What stages provide has the default `Reduced`. `others` are the arguments `staged`, `static` and `extra` of the
-    decorator. `intervals` are the domains of some of the rest.
+    What stages provide has the default `Reduced`. `intervals` are the domains of some of the rest.
 
     Raises:
-      TypeError: one of `others` or `intervals` names no argument of the factory, an interval is no text, or a stage of
-        `reduce` takes too few arguments.
+      TypeError: one of `special` or `intervals` names no argument of the factory, an interval is no text, or a stage
+        takes too few arguments.
       ValueError: a text is no interval.
     """
     arguments = named(rule, placed)
-    names = {"staged": others[0].split(), "static": list(others[1]), "extra": others[2].split()}
-    for what, listed in names.items():
+    for what, listed in special._asdict().items():
         if unknown := sorted({*listed} - {p.name for p in arguments}):
             raise TypeError(f"gdjax.{maker}: {what}: the rule has no argument {', '.join(unknown)}")
-    own = [p for p in arguments if p.default is not Reduced and p.name not in names["extra"]]
-    for stage in stages_of(reduce):
-        stage_checks.takes_lists(f"gdjax.{maker}: reduce of {_function(rule).__name__}", stage.f, placed)
+    own = [p for p in arguments if p.default is not Reduced and p.name not in special.extra]
+    for stage in stages:
+        stage_checks.takes_lists(f"gdjax.{maker}: reduce of {_function(rule).__name__}", stage.f)
     signs = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     unnamed = [signs[p.kind] + p.name for p in inspect.signature(rule).parameters.values() if p.kind in signs]
-    listed = frozenset([*names["staged"], *names["static"]])
-    return Arguments(own, listed, declared(maker, intervals or {}, [p.name for p in own]), unnamed)
+    not_hyper = frozenset([*special.staged, *special.static])
+    return Arguments(own, not_hyper, declared(maker, intervals or {}, [p.name for p in own]), unnamed)
 
 
 def like_rule(

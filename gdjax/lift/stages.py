@@ -26,6 +26,7 @@ from gdjax.xla.write_order import bound_for
 Array = jax.Array
 # The default of an argument of a rule that stages provide, and no user.
 Reduced = type("Reduced", (), {"__repr__": lambda self: "Reduced"})()
+PLACED = 4  # the arguments of a stage that have a place: gs, s, ps, t
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,12 @@ class Tree(NamedTuple):
 
     def of(self, xs: Sequence[Any]) -> Any:
         """The tree of updates, in which the entries of a list replace the gradients."""
+        return self.structure.unflatten(self.filled(xs, self.entries))
+
+    def filled(self, xs: Iterable[Any], others: Sequence[Any]) -> list[Any]:
+        """The list of all leaves: `others`, and an entry of xs for each leaf that has a gradient."""
         each = iter(xs)
-        full = [next(each) if own else entry for entry, own in zip(self.entries, self.trained, strict=True)]
-        return self.structure.unflatten(full)
+        return [next(each) if own else other for other, own in zip(others, self.trained, strict=True)]
 
     def listed(self, name: str, tree: ArrayTree) -> list[Any]:
         """The entries of a tree, called `name` in errors, for the leaves that have gradients."""

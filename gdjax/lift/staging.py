@@ -1,6 +1,6 @@
-"""Runs the stages of a rule, before it or after it."""
+"""Runs the stages of a rule, before the leaves of its pass or after them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,104 +9,105 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import checks, meshes
 from gdjax.lift import rule_checks, stage_checks
-from gdjax.lift.stages import Stage, Tree
-from gdjax.lift.trace import promotion
+from gdjax.lift.running import Leaves, Running
+from gdjax.lift.stages import PLACED, Stage, Tree
+from gdjax.lift.trace import promotion, stored
 
 Array = jax.Array
 
 
 class Lists(NamedTuple):
-    """What the stages of a rule read and write."""
+    """What stages read and write, with an entry for each leaf that has a gradient, or for some of these."""
 
-    gs: list[list[Any]]  # the gradients; for the rule of a wrapper the updates, then the gradients
-    known: bool  # whether these are the updates, or arrays like them: the wrapped transform has not run yet
-    slots: dict[str, list[Any]]
+    paths: list[Any]
+    gs: list[Any]
     ps: list[Any]
-    fields: dict[str, Any]  # of the whole tree
+    slots: dict[str, list[Any]]  # by field of the state
 
-    def part(self, places: Sequence[int]) -> "Lists":
-        take = lambda xs: [xs[i] for i in places]  # noqa: E731
-        slots = {f: take(xs) for f, xs in self.slots.items()}
-        return Lists([take(xs) for xs in self.gs], self.known, slots, take(self.ps), self.fields)
+    def at(self, indices: Sequence[int]) -> "Lists":
+        take = lambda xs: [xs[i] for i in indices]  # noqa: E731
+        return Lists(take(self.paths), take(self.gs), take(self.ps), {f: take(xs) for f, xs in self.slots.items()})
 
 
-def run(
-    rule: Any, tree: Tree, leaves: tuple[Any, ...], known: bool, count: Any, fields: dict[str, Any], scalars: Any,
-    late: bool,
-) -> tuple[list[Any], dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
-    """Runs the stages of a rule that come before it, or after it.
+class Turn(NamedTuple):
+    """The leaves that a stage takes in one step of every k: all of them, unless it is staggered."""
 
-    Args:
-      leaves: the lists of gradients, and for each leaf the tuple of its slots and the parameter.
-      known: whether the updates that a wrapper's rule gets are known. Otherwise arrays like them are in their place.
-      count: with this update.
-      fields: of the whole tree.
+    indices: list[int]  # in the lists
+    steps_after_first: int
 
-    Returns:
-      For each leaf its slots; the fields of the whole tree; and for each leaf what else the rule gets.
+
+def run(running: Running, leaves: Leaves, extra_args: dict[str, Any], late: bool) -> None:
+    """Runs the stages that come before the leaves of the pass, or after them; `running` then has what they return.
 
     Raises:
-      ReadsUpdates, NoParameter: a stage reads updates that are not known, or parameters that `update` did not get.
+      ValueError, TypeError: a stage reads parameters that `update` did not get, or that do not fit.
     """
-    gs, slots, ps = [tree.chosen(xs) for xs in leaves[0]], *map(tree.chosen, leaves[1:])
-    before = len(gs) + 3  # the arguments of a stage that have a place
-    lists = Lists(gs, known, {f: [mine[j] for mine in slots] for j, f in enumerate(rule.slots)}, ps, dict(fields))
-    others: dict[str, Any] = {}
-    for stage in (x for x in rule.stages if x.late is late):
-        arguments, every = _arguments(rule, stage, tree, scalars, before)
-        with jax.named_scope(rule.label.removeprefix("gdjax.")), promotion(*gs[0]):
-            for places, offset in _turns(rule, stage, lists, every):
-                results = _results(rule, stage, lists, tree, count, (places, offset, every), arguments)
-                for name, x in results.items():
-                    if name in lists.slots:
-                        for i, new in zip(places, x, strict=True):
-                            lists.slots[name][i] = new
-                    else:
-                        (lists.fields if name in lists.fields else others)[name] = x
-    stage_checks.accepted(rule.label, rule.rule, before, others, {**rule.hyper, **rule.staged})
-    return _by_leaf(tree, lists, leaves[1]), lists.fields, _given(tree, others)
+    rule = running.rule
+    stages = [stage for stage in rule.stages if stage.late is late]
+    if not stages:
+        return
+    tree = running.tree(leaves, extra_args)
+    of_leaves = tree.chosen(running.slots)
+    slots = {f: [of_leaf[j] for of_leaf in of_leaves] for j, f in enumerate(rule.slots)}
+    lists = Lists(tree.chosen(leaves.paths), tree.chosen(leaves.gs), tree.chosen(leaves.ps), slots)
+    for_rule: dict[str, Any] = {}
+    try:
+        for stage in stages:
+            for_rule |= _run(stage, running, tree, lists)
+    except rule_checks.NoParameter as e:
+        missing = next(i for i, p in enumerate(leaves.ps) if p is None and leaves.trained[i])
+        raise leaves.no_parameter(rule.label, missing) from e
+    stage_checks.accepted(rule.label, rule.rule, for_rule, {**rule.hyper, **rule.staged})
+    if slots:
+        running.slots = tree.filled(zip(*slots.values(), strict=True), running.slots)
+    at = lambda i: {name: x[i] if isinstance(x, list) else x for name, x in for_rule.items()}  # noqa: E731
+    running.given = tree.filled(map(at, range(len(lists.gs))), running.given)
+    running.listed = tuple(name for name, x in for_rule.items() if isinstance(x, list))
 
 
-def _by_leaf(tree: Tree, lists: Lists, olds: Sequence[Any]) -> list[Any]:
-    """For each leaf of the tree its slots, in the rule's order."""
-    news = iter(zip(*lists.slots.values(), strict=True) if lists.slots else [()] * len(lists.gs[0]))
-    return [next(news) if own else old for old, own in zip(olds, tree.trained, strict=True)]
+def _run(stage: Stage, running: Running, tree: Tree, lists: Lists) -> dict[str, Any]:
+    """Runs a stage. Puts new fields of the state into `lists` and `running`, and returns what is for the rule."""
+    for_rule: dict[str, Any] = {}
+    arguments, every = _arguments(stage, running, tree, lists)
+    label = running.rule.label
+    with jax.named_scope(label.removeprefix("gdjax.")), promotion(*lists.gs):
+        for turn in _turns(label, stage, every, lists):
+            due = _is_due(label, running.count, every, turn)
+            results = _results(stage, running, lists.at(turn.indices), arguments, due)
+            for name, x in results.items():
+                if name in lists.slots:
+                    for i, new in zip(turn.indices, x, strict=True):
+                        lists.slots[name][i] = new
+                else:
+                    (running.shared if name in running.shared else for_rule)[name] = x
+    return for_rule
 
 
-def _given(tree: Tree, others: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each leaf of the tree its entry of each list, and all the numbers."""
-    places = iter(range(len(tree.trained)))
-    at = lambda i: {name: x[i] if isinstance(x, list) else x for name, x in others.items()}  # noqa: E731
-    return [at(next(places)) if own else {} for own in tree.trained]
-
-
-def _arguments(
-    rule: Any, stage: Stage, tree: Tree, scalars: Mapping[str, Any], before: int
-) -> tuple[dict[str, Any], Any]:
-    """The hyperparameters and extra arguments that a stage names, and the tree; and k, if it runs every k steps."""
-    wanted = rule_checks.named(stage.f, before)
-    real = numerics.widest_real(tree.chosen(tree.entries))
+def _arguments(stage: Stage, running: Running, tree: Tree, lists: Lists) -> tuple[dict[str, Any], Any]:
+    """What a stage gets by name: the tree, and hyperparameters and extra arguments; and k, if it runs every k steps."""
+    rule, real = running.rule, numerics.widest_real(lists.gs)
     known = {**tree.extra_args, **rule.hyper, **rule.staged, "tree": tree}
-    every = stage.every if isinstance(stage.every, int) else {**known, **scalars}[stage.every]
-    known |= {k: x.astype(real) for k, x in scalars.items()}
+    every = stage.every if isinstance(stage.every, int) else {**known, **running.scalars}[stage.every]
+    known |= {name: x.astype(real) for name, x in running.scalars.items()}
+    wanted = rule_checks.named(stage.f, PLACED)
     tree.check_given(a.name for a in wanted if a.default is a.empty and a.name not in known)
     return {a.name: known[a.name] for a in wanted if a.name in known}, every
 
 
-def _turns(rule: Any, stage: Stage, lists: Lists, every: Any) -> Iterator[tuple[list[int], int]]:
-    """The leaves that a stage takes in one step, and by how many steps these come after the first."""
-    number = len(lists.gs[0])
+def _turns(label: str, stage: Stage, every: Any, lists: Lists) -> Iterator[Turn]:
+    """The turns of a stage. One that is staggered has none for leaves of which it keeps nothing."""
+    indices = range(len(lists.gs))
     if not stage.staggered:
-        yield list(range(number)), 0
+        yield Turn(list(indices), 0)
         return
-    most = checks.structural(rule.label, str(stage.every), every, 1)
-    costs = [sum(_cost(x) for f in stage.named() for x in jax.tree.leaves(lists.slots[f][i])) for i in range(number)]
-    turns: list[list[int]] = [[] for _ in range(min(most, sum(c > 0 for c in costs)))]
-    for i in sorted(range(number), key=lambda i: -costs[i]):  # the dearest first, to the turn with least to do
-        if costs[i]:
-            min(turns, key=lambda turn: sum(costs[j] for j in turn)).append(i)
+    steps = checks.structural(label, str(stage.every), every, 1)
+    costs = [sum(_cost(x) for f in stage.named() for x in jax.tree.leaves(lists.slots[f][i])) for i in indices]
+    kept = [i for i in indices if costs[i]]
+    turns: list[list[int]] = [[] for _ in range(min(steps, len(kept)))]
+    for i in sorted(kept, key=lambda i: -costs[i]):  # the dearest first, to the turn with least to do
+        min(turns, key=lambda turn: sum(costs[j] for j in turn)).append(i)
     for n, turn in enumerate(turns):
-        yield sorted(turn), n * most // len(turns)
+        yield Turn(sorted(turn), n * steps // len(turns))
 
 
 def _cost(x: Array) -> int:
@@ -114,61 +115,46 @@ def _cost(x: Array) -> int:
     return x.size * min(x.shape[-2:]) if x.ndim > 1 else x.size
 
 
-def _results(
-    rule: Any, stage: Stage, lists: Lists, tree: Tree, count: Any, turn: Any, arguments: Any
-) -> dict[str, Any]:
-    """What a stage returns for some of the leaves; fields of the state in the form in which they are kept."""
-    places, offset, every = turn
-    t = None if count is None else count.astype(numerics.widest_real(lists.gs[0]))
-    lists = lists.part(places)
-    paths = tree.chosen(tree.paths)
-    where = [paths[i] for i in places]
-    olds = {f: lists.slots[f] if f in lists.slots else lists.fields[f] for f in stage.named()}
+def _is_due(label: str, count: Any, every: Any, turn: Turn) -> Any:
+    """Whether a stage runs in this step: True, or a boolean scalar."""
+    if isinstance(every, int) and every == 1:
+        return True
+    if count is None:
+        raise TypeError(f"{label}: a stage that runs every k steps needs a field `count` of the state")
+    return (count - 1 - turn.steps_after_first) % every == 0
 
-    def results(olds: dict[str, Any]) -> dict[str, Any]:
-        fields = {**lists.slots, **lists.fields, **olds}
-        decoded = {f: list(map(codec.decode, fields[f])) for f, codec in rule.codecs.items()}
-        s = rule.State(**({"count": count} if "count" in rule.State._fields else {}), **(fields | decoded))
-        first, *others = lists.gs
 
-        def call(us: Any, ps: Any) -> dict[str, Any]:
-            return stage_checks.returned(rule.label, stage.f(us, *others, s, ps, t, **arguments))
+def _results(stage: Stage, running: Running, lists: Lists, arguments: dict[str, Any], due: Any) -> dict[str, Any]:
+    """What a stage returns for these leaves, fields of the state as they are kept; the old fields if it is not due."""
+    rule, count, fields = running.rule, running.count, lists.slots | running.shared
+    t = None if count is None else count.astype(numerics.widest_real(lists.gs))
 
-        news = rule_checks.staged(call, first if lists.known else None, lists.ps, first)
+    def called(olds: dict[str, Any]) -> dict[str, Any]:
+        current = fields | olds
+        decoded = {f: list(map(codec.decode, current[f])) for f, codec in rule.codecs.items()}
+        s = rule.State(**({"count": count} if "count" in rule.State._fields else {}), **(current | decoded))
+        f = lambda ps: stage_checks.returned(rule.label, stage.f(lists.gs, s, ps, t, **arguments))  # noqa: E731
+        news = stage_checks.with_params(f, lists.ps, lists.gs)
         if olds and set(news) != set(olds):
             raise TypeError(f"{rule.label}: a stage of the fields {', '.join(olds)} returned {', '.join(news)}")
-        return {f: _kept(rule, f, x, fields[f], where) if f in fields else x for f, x in news.items()}
+        return {f: _kept(rule, f, new, current[f], lists.paths) if f in current else new for f, new in news.items()}
 
-    if isinstance(every, int) and every == 1:
-        return results(olds)
-    if count is None:
-        raise TypeError(f"{rule.label}: a stage that runs every k steps needs a field `count` of the state")
-    due = (count - 1 - offset) % every == 0
-    return meshes.cond(due, results, lambda olds: olds, olds)
+    olds = {f: fields[f] for f in stage.named()}
+    return called(olds) if due is True else meshes.cond(due, called, lambda olds: olds, olds)
 
 
-def _kept(rule: Any, field: str, new: Any, old: Any, where: Sequence[Any]) -> Any:
+def _kept(rule: Any, field: str, new: Any, old: Any, paths: Sequence[Any]) -> Any:
     """A field's new value in the dtypes, the place and the classes of the old one."""
-    if field in rule.whole:
-        return jax.tree.map(_stored, old, new)
     if field in rule.shared:
-        return jnp.asarray(new).astype(old.dtype)
+        return jax.tree.map(lambda old, new: stored(new, old), old, new)
     if len(new) != len(old):
         raise ValueError(f"{rule.label}: a stage returned {len(new)} arrays for state.{field} of {len(old)} leaves")
     if field in rule.codecs:
         new = [rule.codecs[field].encode(jnp.asarray(x)) for x in new]
-    return [_fitted(rule.label, path, field, x, y) for path, x, y in zip(where, new, old, strict=True)]
-
-
-def _fitted(label: str, path: Any, field: str, new: Any, old: Any) -> Any:
-    """One leaf's new slot, which must have the shapes of the old one."""
-    (news, _), (olds, structure) = jax.tree.flatten(new), jax.tree.flatten(old)
-    got, expected = list(map(jnp.shape, news)), list(map(jnp.shape, olds))
-    if got != expected:
-        where = f"{label}: params{jax.tree_util.keystr(path)}"
-        raise ValueError(f"{where}: a stage returned shapes {got} for state.{field}, expected {expected}")
-    return structure.unflatten(map(_stored, olds, news))
-
-
-def _stored(old: Any, new: Any) -> Any:
-    return meshes.placed(new if numerics.is_key(old) else jnp.asarray(new).astype(old.dtype), old)
+    for path, x, y in zip(paths, new, old, strict=True):
+        got, expected = ([jnp.shape(a) for a in jax.tree.leaves(tree)] for tree in (x, y))
+        if got != expected:
+            where = f"{rule.label}: params{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where}: a stage returned shapes {got} for state.{field}, expected {expected}")
+    news, structure = jax.tree.leaves(new), jax.tree.structure(old)
+    return structure.unflatten(map(stored, news, jax.tree.leaves(old)))

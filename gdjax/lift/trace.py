@@ -19,6 +19,7 @@ from gdjax.xla import reads
 from gdjax.xla.facts import Evaluation, Graph, graph_of, made_of, with_inputs, without_unused
 from gdjax.xla.late_nan import Late, with_late_nan
 from gdjax.xla.loops import SMALL, Plan, plan, unordered
+from gdjax.xla.shared import jitted
 
 Array = jax.Array
 Numbers = dict[tuple[int, str], Any]  # new values of fields that are one number, by rule of the pass and name
@@ -56,9 +57,10 @@ class Traced:
     shared: list[int]  # the inputs that all leaves have in common
     common: list[Var]  # small values that are made of those alone, and that the rest needs
     numbers: Numbers
+    found: Callable[..., list[Array]]  # from these inputs to `common` and `numbers`, for leaves of other shapes too
 
     def __post_init__(self) -> None:
-        self.found, self.bring = jax.jit(self._found), jax.jit(self._bring, static_argnums=0)
+        self.bring = jax.jit(self._bring, static_argnums=0)
 
     def brought(self, meeting: int, inputs: list[Any]) -> tuple[list[Array], list[Array]]:
         """The operands of a meeting and the slots that are written with them, given the inputs up to there."""
@@ -74,12 +76,6 @@ class Traced:
         values = Evaluation(self.whole, dict(zip(self.whole.jaxpr.invars, inputs, strict=False)))
         operands = [values.value(v) for v in self.meetings[meeting].operands]
         return operands, [values.output(1 + i) for i in self.early.get(meeting, [])]
-
-    def _found(self, inputs: list[Any]) -> tuple[list[Array], dict[tuple[int, str], Array]]:
-        """The values of `common` and `numbers`, given all of `shared`."""
-        invars = self.whole.jaxpr.invars
-        values = Evaluation(self.whole, {invars[i]: x for i, x in zip(self.shared, inputs, strict=True)})
-        return [values.value(v) for v in self.common], {name: values.value(v) for name, v in self.numbers.items()}
 
 
 def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arguments: tuple[Any, ...]) -> Traced:
@@ -126,25 +122,20 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
         graph = graph_of(closed)
     # What leaves bring to a meeting has the bound as it is written; what is the same in both is computed once.
     met = {m.place.rule for m in meetings} | {i for i, k in enumerate(kernels) if k.staged}
-    ordered = _ordered(closed, graph, len(leaves), places, to, met.isdisjoint(_stateful(kernels)))
+    stateful = {i for i, k in enumerate(kernels) if k.State._fields}
+    ordered = _ordered(closed, graph, len(leaves), places, to, met.isdisjoint(stateful))
     shared = jax.tree.leaves(places[3:6])
     shared += [whole.jaxpr.invars.index(v) for m in meetings if m.alike for v in m.results]
-    alike = made_of(whole, [whole.jaxpr.invars[i] for i in shared], FEW)
-    common = _read_by_others(ordered[0], alike)
-    made = [v for v in [*common, *numbers.values()] if isinstance(v, Var)]
-    # All that these are made of: what a jitted rule returns is, of all that it got.
-    needed = _inputs_of(whole, made)
-    shared = [i for i, v in enumerate(whole.jaxpr.invars) if v in needed]
-    return Traced(*ordered, whole, meetings, early, hidden, waits, shared, common, numbers)
-
-
-def _inputs_of(closed: ClosedJaxpr, values: Sequence[Var]) -> set[Var]:
-    """What is needed to compute some values, equation by equation."""
-    return {v for e in without_unused(closed, values).jaxpr.eqns for v in e.invars if isinstance(v, Var)} | {*values}
-
-
-def _stateful(kernels: Sequence[Kernel]) -> set[int]:
-    return {i for i, k in enumerate(kernels) if k.State._fields}
+    small = made_of(whole, [whole.jaxpr.invars[i] for i in shared], FEW)
+    common = _read_by_others(ordered[0], small)
+    found = whole.jaxpr.replace(outvars=[*common, *numbers.values()])
+    found = without_unused(ClosedJaxpr(found, whole.consts)).jaxpr
+    # All that the equations read: what a jitted rule returns is made of all that it got.
+    read = {v for xs in (found.outvars, *(e.invars for e in found.eqns)) for v in xs if isinstance(v, Var)}
+    shared = [i for i, v in enumerate(found.invars) if v in read]
+    found = ClosedJaxpr(found.replace(invars=[found.invars[i] for i in shared]), whole.consts)
+    makers = tuple(k.rule for k in kernels)
+    return Traced(*ordered, whole, meetings, early, hidden, waits, shared, common, numbers, jitted(found, makers))
 
 
 def _ordered(
@@ -220,8 +211,8 @@ def _applied(
         coded = {f: codecs[f].encode(jnp.asarray(changed[f])) for f in codecs if f in changed}
         kept = codes | changed | coded
         for f, x in codes.items():
-            news += [_stored(y, z) for y, z in zip(jax.tree.leaves(kept[f]), jax.tree.leaves(x), strict=True)]
-        found |= {(index, f): _stored(changed[f], numbers[f]) for f in numbers if f in changed}
+            news += [stored(y, z) for y, z in zip(jax.tree.leaves(kept[f]), jax.tree.leaves(x), strict=True)]
+        found |= {(index, f): stored(changed[f], numbers[f]) for f in numbers if f in changed}
     update = direction.astype(g.dtype)
     # Of a gradient that is not divided the update may be, as a state made of divided parameters is.
     return (meshes.placed(update, g) if meshes.division(g) else update), news, found, directions
@@ -233,11 +224,11 @@ def _widened(slot: Any, real: Any) -> Any:
     return jax.tree.map(lambda x: numerics.widen(x, real) if inexact(x) else x, slot)
 
 
-def _stored(new: Any, old: Array) -> Array:
+def stored(new: Any, old: Array) -> Array:
     """`new`, an array or a number, in the dtype and the place of `old`."""
     if numerics.is_key(old):
         return meshes.placed(new, old)
-    return meshes.placed(new.astype(old.dtype) if hasattr(new, "dtype") else jnp.asarray(new, old.dtype), old)
+    return meshes.placed(new.astype(old.dtype) if isinstance(new, jax.Array) else jnp.asarray(new, old.dtype), old)
 
 
 def promotion(*gs: Array) -> Any:

@@ -9,6 +9,7 @@ from jax.extend.core import Jaxpr, Literal
 
 from gdjax.core import base
 from gdjax.core.types import OptState, Params, Transform
+from gdjax.xla.facts import called
 
 ZERO = "zero"  # the update is 0 whatever the gradient is
 ONE = "one"
@@ -78,7 +79,7 @@ def _results(equation: Any, operands: list[Known]) -> list[Known]:
     name, unknown = equation.primitive.name, [None] * len(equation.outvars)
     zeros = [x == ZERO for x in operands]
     if name == "cond":
-        branches = [_inside(branch, operands[1:]) for branch in equation.params["branches"]]
+        branches = [_outputs(branch.jaxpr, operands[1:]) for branch in equation.params["branches"]]
         if operands[0] == PLATFORM:  # they compute the same: what is known of one is true
             return [next((x for x in xs if x is not None), None) for xs in zip(*branches, strict=True)]
         return [xs[0] if all(x == xs[0] for x in xs) else None for xs in zip(*branches, strict=True)]
@@ -100,10 +101,5 @@ def _results(equation: Any, operands: list[Known]) -> list[Known]:
         return [operands[1 - operands.index(ONE)]]
     if name == "div" and (zeros[0] or operands[1] == ONE):
         return [operands[0]]
-    inside = next((x for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if (x := equation.params.get(k)) is not None), None)
-    called = name in ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat")
-    return _inside(inside, operands) if called and inside is not None else unknown
-
-
-def _inside(jaxpr: Any, operands: list[Known]) -> list[Known]:
-    return _outputs(getattr(jaxpr, "jaxpr", jaxpr), operands)
+    inside = called(equation)
+    return unknown if inside is None else _outputs(inside, operands)

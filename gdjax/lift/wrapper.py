@@ -11,8 +11,9 @@ from gdjax.core import base, checks
 from gdjax.core.part import Inside, Kept, Part, Step, whole
 from gdjax.core.types import OptState, Params, Transform, Updates
 from gdjax.lift import order, rule_checks
-from gdjax.lift.leafwise import Prepared, maker_of
+from gdjax.lift.leafwise import maker_of
 from gdjax.lift.rule import Leafwise, OfLeaf
+from gdjax.lift.signatures import Special
 from gdjax.lift.slots import ScheduledState, Shared
 from gdjax.lift.stages import Planned
 from gdjax.lift.steps import run, state_of, steps_of
@@ -31,8 +32,6 @@ def wrapper(
     *,
     inner: str = "inner_state",
     count: Callable[[Any], Any] | None = None,
-    reduce: Prepared | tuple[Prepared, ...] | None = None,
-    staged: str = "",
     static: Mapping[str, OfLeaf] | None = None,
     extra: str = "",
     domains: Mapping[str, str] | None = None,
@@ -50,10 +49,6 @@ def wrapper(
         in the state. The rule's `s` is without `inner`: it returns `s._replace(...)`, or `s`.
       inner: the name of that field.
       count: the updates made so far, from the `Shared` fields of a state that counts them under another name.
-      reduce: what the rule needs from the whole tree: a function `(u, g, s, p, t, ...) -> dict` of the lists of
-        updates, gradients, slots and parameters, whose dict is used as in `leafwise`; a `Stage`, which may run
-        every k steps or after the rule; or a tuple of those.
-      staged: "table size": arguments that only stages get, and that need not be numbers; the rule finds None.
       static: what a leaf is: from the name of an argument, of any kind, to a function `(tree, argument) -> list` of the
         `Tree` of an update, with an entry that can be hashed for each leaf that has a gradient. The rule gets the entry
         of its leaf.
@@ -84,7 +79,7 @@ def wrapper(
     def around(own: Leafwise, name: str, tx: Transform) -> Wrapped:
         return Wrapped(own.label, base.check_transform(own.label, name, tx), own, State, inner)
 
-    return maker_of("wrapper", Own, slots, reduce, count, (staged, static, extra), domains, around=around)
+    return maker_of("wrapper", Own, slots, count, Special([], static or {}, extra.split()), domains, around=around)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,22 +130,17 @@ class Wrapped(Part):
 
     def steps(self, state: OptState) -> Iterator[Step]:
         self.check(state)
-        count, mine = (state.count, state.inner_state) if self.scheduled else (None, state)
+        mine = state.inner_state if self.scheduled else state
         inside = list(steps_of(self.tx, getattr(mine, self.inner)))
         yield from inside
-        fields = {f: getattr(mine, f) for f in self.own.State._fields}
-        shared = {f: fields[f] for f in self.own.shared}
-        count = fields.get("count", count)
-        own = self.own.join(count, [fields[f] for f in self.own.slots], shared)
-        yield Step(self.own, own, len(inside))
+        count, shared = state.count if self.own.counts else None, {f: getattr(mine, f) for f in self.own.shared}
+        yield Step(self.own, self.own.join(count, [getattr(mine, f) for f in self.own.slots], shared), len(inside))
 
     def joined(self, states: Iterator[Any]) -> Any:
         return self._joined(state_of(self.tx, states), next(states))
 
     def _joined(self, inner_state: Any, own: Any) -> Any:
         count, slots, shared = self.own.split(own)
-        fields = {**dict(zip(self.own.slots, slots, strict=True)), **shared, self.inner: inner_state}
-        if "count" in self.State._fields:
-            fields["count"] = count
-        state = self.State(**fields)
+        fields = {**dict(zip(self.own.slots, slots, strict=True)), **shared, self.inner: inner_state, "count": count}
+        state = self.State(*(fields[f] for f in self.State._fields))
         return ScheduledState(count, state) if self.scheduled else state

@@ -141,7 +141,7 @@ def scale_by_sophia(
     if verbose and every and clip_threshold is not None:
         stages.append(Stage(functools.partial(_report, every=every)))
     rule = _sophia(b1, b2, eps, gamma, update_interval, bias_correction, clip_threshold, mu_dtype, hessian_diagonal_fn)
-    return replace(base.part_of(rule), reduce=tuple(stages))
+    return replace(base.part_of(rule), stages=tuple(stages))
 
 
 @transform

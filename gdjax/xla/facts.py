@@ -1,6 +1,6 @@
 """What a traced rule shows: the values that each of its outputs is computed from, and what outputs have in common."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +71,7 @@ def _extended(graph: Graph, jaxpr: Jaxpr, arguments: Sequence[int]) -> tuple[dic
     number = lambda v: graph.new((), v) if isinstance(v, Literal) else numbers[v]  # noqa: E731
     for equation in jaxpr.eqns:
         operands = [number(v) for v in equation.invars]
-        inner = _called(equation)
+        inner = called(equation)
         if inner is not None:
             _, results = _extended(graph, inner, operands)
         else:
@@ -87,7 +87,7 @@ def _extended(graph: Graph, jaxpr: Jaxpr, arguments: Sequence[int]) -> tuple[dic
     return numbers, [number(v) for v in jaxpr.outvars]
 
 
-def _called(equation: JaxprEqn) -> Jaxpr | None:
+def called(equation: JaxprEqn) -> Jaxpr | None:
     """The function that an equation calls with its own operands, and does nothing else; None for other equations."""
     if equation.primitive.name not in ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat2"):
         return None
@@ -98,9 +98,8 @@ def _called(equation: JaxprEqn) -> Jaxpr | None:
 
 def _innermost(equation: JaxprEqn) -> Iterator[Any]:
     """The equation or, of one with functions inside, theirs."""
-    inside = [getattr(x, "jaxpr", x) for x in _flat(equation.params.values())]
-    inside = [x for x in inside if hasattr(x, "eqns")]
-    for e in [e for x in inside for e in x.eqns]:
+    inside = _inside(equation)
+    for e in (e for x in inside for e in x.eqns):
         yield from _innermost(e)
     if not inside:
         yield equation
@@ -108,9 +107,13 @@ def _innermost(equation: JaxprEqn) -> Iterator[Any]:
 
 def has_inside(equation: JaxprEqn, primitive: Primitive) -> bool:
     """Whether a function inside an equation, at any depth, has an equation of that primitive."""
+    return any(e.primitive is primitive or has_inside(e, primitive) for x in _inside(equation) for e in x.eqns)
+
+
+def _inside(equation: JaxprEqn) -> list[Any]:
+    """The functions inside an equation."""
     inside = [getattr(x, "jaxpr", x) for x in _flat(equation.params.values())]
-    equations = [e for x in inside if hasattr(x, "eqns") for e in x.eqns]
-    return any(e.primitive is primitive or has_inside(e, primitive) for e in equations)
+    return [x for x in inside if hasattr(x, "eqns")]
 
 
 def _flat(xs: Iterable[Any]) -> Iterator[Any]:
@@ -118,15 +121,19 @@ def _flat(xs: Iterable[Any]) -> Iterator[Any]:
         yield from _flat(x) if isinstance(x, tuple | list) else [x]
 
 
-def without_unused(closed: ClosedJaxpr, wanted: Iterable[Any] | None = None) -> ClosedJaxpr:
-    """A traced function without the equations that none of its outputs, or of some values, needs."""
-    outputs = closed.jaxpr.outvars if wanted is None else wanted
-    needed, left = {v for v in outputs if isinstance(v, Var)}, []
+def without_unused(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """A traced function without the equations that none of its outputs needs."""
+    return ClosedJaxpr(closed.jaxpr.replace(eqns=_needed(closed, closed.jaxpr.outvars)[0]), closed.consts)
+
+
+def _needed(closed: ClosedJaxpr, wanted: Iterable[Any], known: Collection[Any] = ()) -> tuple[list[Any], set[Var]]:
+    """The equations that values need, given those that are known, and all variables that are needed."""
+    needed, left = {v for v in wanted if isinstance(v, Var)}, []
     for e in reversed(closed.jaxpr.eqns):
-        if any(v in needed for v in e.outvars):
+        if any(v in needed and v not in known for v in e.outvars):
             left.append(e)
             needed.update(v for v in e.invars if isinstance(v, Var))
-    return ClosedJaxpr(closed.jaxpr.replace(eqns=left[::-1]), closed.consts)
+    return left[::-1], needed
 
 
 def with_inputs(closed: ClosedJaxpr, variables: Sequence[Var]) -> ClosedJaxpr:
@@ -195,12 +202,8 @@ class Evaluation:
 
     def _needed(self, variable: Var) -> tuple[list[Any], list[Var]]:
         """The equations that are left to evaluate for a variable, and the known variables they use."""
-        needed, left = {variable}, []
-        for e in reversed(self.closed.jaxpr.eqns):
-            if any(v in needed and v not in self.known for v in e.outvars):
-                left.append(e)
-                needed.update(v for v in e.invars if not isinstance(v, Literal))
-        return left[::-1], [v for v in self.known if v in needed]
+        left, needed = _needed(self.closed, [variable], self.known)
+        return left, [v for v in self.known if v in needed]
 
     def _evaluate(self, equations: list[Any], used: list[Var]) -> None:
         if equations:

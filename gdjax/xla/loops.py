@@ -22,6 +22,7 @@ them where they are (`uses`).
 
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gdjax.xla.facts import Graph
@@ -71,7 +72,7 @@ def plan(graph: Graph, g: int, p: int | None, slots: Sequence[int], to: str | No
     if place is not None:
         places[UPDATE] = place
     in_memory = to == "memory" or place is not None
-    return _Planner(graph, values, loops, places, graph.sizes[g], to in ("params", None), in_memory, g).plan()
+    return _Planner(graph, values, loops, places, g, to in ("params", None), in_memory).plan()
 
 
 def unordered(plan: Plan) -> Plan:
@@ -80,28 +81,23 @@ def unordered(plan: Plan) -> Plan:
     return Plan(tuple(loops), keeps=False)
 
 
+@dataclass
 class _Planner:
     """The loops, and for each what it reads, which others it must come before, and which values it finds in memory."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        values: dict[int, int],
-        loops: list[int],
-        places: dict[int, int],
-        size: int,
-        passes_on: bool,
-        update_is_written: bool,
-        gradient: int,
-    ):
-        self.graph, self.values, self.loops, self.places, self.size = graph, values, loops, places, size
-        self.passes_on = passes_on  # the update itself is not in memory
-        self.update_is_written = update_is_written  # the update, or what the caller makes of it; otherwise no one knows
-        self.kept = set(graph.written)
-        self.gradient = gradient
-        self.again: set[int] = set()
-        self.settled: set[tuple[int, int]] = set()  # pairs of which neither can compute anew what they share
-        self.extra: set[tuple[int, int]] = set()  # of loops that compute something again: the second waits
+    graph: Graph
+    values: dict[int, int]  # the output of each loop
+    loops: list[int]
+    places: dict[int, int]  # for each loop what it overwrites
+    gradient: int
+    passes_on: bool  # the update itself is not in memory
+    update_is_written: bool  # the update, or what the caller makes of it; otherwise no one knows
+    again: set[int] = field(default_factory=set)
+    settled: set[tuple[int, int]] = field(default_factory=set)  # pairs that cannot compute anew what they share
+    extra: set[tuple[int, int]] = field(default_factory=set)  # of loops that compute something again: the second waits
+
+    def __post_init__(self) -> None:
+        self.size, self.kept = self.graph.sizes[self.gradient], set(self.graph.written)
 
     def plan(self) -> Plan:
         self.settle()

@@ -21,9 +21,9 @@ def scaled(g: Array, s: Any, p: Any, t: Any, rate: float, norm: Any = gdjax.Redu
     return rate * norm * g, s
 
 
-@gdjax.wrapper(reduce=lambda us, gs, s, ps, t: norm(gs, s, ps, t))
-def wrapped(u: Array, g: Array, s: Any, p: Any, t: Any, rate: Unknown, *, norm: Any = gdjax.Reduced) -> Any:  # noqa: F821, UP037
-    return rate * norm * u, s
+@gdjax.wrapper()
+def wrapped(u: Array, g: Array, s: Any, p: Any, t: Any, rate: Unknown) -> Any:  # noqa: F821, UP037
+    return rate * gdjax.total_norm(g) * u, s
 
 
 def by_table(gs: Any, s: Any, ps: Any, t: Any, table: dict[int, float]) -> Any:

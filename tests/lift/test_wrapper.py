@@ -10,7 +10,6 @@ import optax
 import pytest
 
 import gdjax
-from gdjax.lift.stages import Planned
 from tests.trees import assert_close, assert_equal
 
 PARAMS = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(4)}
@@ -101,18 +100,6 @@ def test_under_scan_vmap_and_jit():
     assert_close(jax.tree.map(lambda x: x[1], u), found[0], rtol=1e-5)
 
 
-def test_a_stage_of_a_wrapper_sees_the_updates_of_the_whole_tree():
-    def largest(u: Any, g: Any, s: Any, p: Any, t: Any) -> dict[str, Any]:
-        return {"top": jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in u]))}
-
-    @gdjax.wrapper(reduce=largest)
-    def unit(u: Any, g: Any, s: Any, p: Any, t: Any, *, top: Any = gdjax.Reduced) -> Any:
-        return u / top + g, s
-
-    (u,), _ = steps(gdjax.chain(gdjax.scale(1.0), unit(gdjax.scale(3.0))), 1)
-    assert_close(u, jax.tree.map(lambda g: 3 * g / 15 + g, GRADS))
-
-
 def test_values_and_errors():
     assert gdjax.cautious(gdjax.adam(1e-3)) == gdjax.cautious(gdjax.adam(1e-3)) != gdjax.cautious(gdjax.adam(1e-2))
     assert repr(sees(gdjax.scale(2.0))) == "sees(inner=scale(step_size=2.0))"
@@ -172,32 +159,3 @@ def test_what_a_wrapper_costs(name: str):
     assert compiled.memory_analysis().temp_size_in_bytes <= (leaves + 0.01) * 2**20
     copies = len(re.findall(r"f32\[512,512\]\S* copy\(", compiled.as_text()))
     assert copies <= (2 if name in ("mechanize(lion)", "lookahead(lion)") else 0)
-
-
-class ScaledState(NamedTuple):
-    inner_state: Any
-    start: Any
-
-
-def _factors(us: Any, gs: Any, s: Any, ps: Any, t: Any, table: Any) -> dict[str, Any]:
-    return {"factor": [jnp.asarray(table[u.ndim]) for u in us]}
-
-
-@gdjax.wrapper(
-    ScaledState,
-    reduce=_factors,
-    staged="table",
-    start=Planned(lambda params, given: [p * given["table"][p.ndim] for p in params]),
-)
-def by_rank(u: Any, g: Any, s: Any, p: Any, t: Any, table: Any = None, *, factor: Any = gdjax.Reduced) -> Any:
-    """An argument that is no number, and that only stages get."""
-    return factor * u, s
-
-
-def test_an_argument_for_stages_alone():
-    tx = by_rank(gdjax.sgd(1.0), {1: 2.0, 2: 3.0})
-    xs = [jnp.ones(2), jnp.ones((2, 2))]
-    state = tx.init(xs)
-    assert [float(x.max()) for x in state.start] == [2, 3]
-    updates, _ = tx.update(xs, state, xs)
-    assert [float(u.max()) for u in updates] == [-2, -3]
