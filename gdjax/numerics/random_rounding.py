@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.xla.bits import places
+
 Array = jax.Array
 
 
@@ -25,11 +27,7 @@ def random_bits(salt: Array, like: Array) -> Array:
     A few integer operations for each element, which a compiler computes where they are read. They are good enough to
     round with, not to sample from. An array of more than 2^32 elements repeats them.
     """
-    place, stride = jnp.zeros_like(like, jnp.uint32), 1  # divided as `like` is
-    for axis in range(like.ndim - 1, -1, -1):
-        place += jax.lax.broadcasted_iota(jnp.uint32, like.shape, axis) * np.uint32(stride & 0xFFFFFFFF)
-        stride *= like.shape[axis]
-    return _mixed(place * np.uint32(0x9E3779B1) ^ salt)
+    return _mixed(places(like, 0x9E3779B1) ^ salt)
 
 
 def uniform(salt: Array, like: Array) -> Array:
