@@ -51,25 +51,3 @@ def as_integers(x: Array, dtype: Any) -> Array:
     From float32: of integers of 32 bits that become 8 XLA:TPU makes a kernel of its own, which reads all inputs again.
     """
     return x.astype(dtype)
-
-
-def places(like: Array, factor: int) -> Array:
-    """The place of each element in the flattened array, times a factor, modulo 2^32; uint32, divided as the array is.
-
-    The sum of factor * stride * index over the axes, in products of numbers that all axes have a part in. A product
-    of the index along one axis XLA:GPU and XLA:TPU compute by itself, and arrays with as many rows share it: for GPT-2
-    small XLA:GPU then made one kernel of the steps of twelve matrices, and XLA:TPU one of two.
-    """
-    axes = [axis for axis, size in enumerate(like.shape) if size > 1]
-    strides = [factor * int(np.prod(like.shape[axis + 1 :], dtype=object)) for axis in axes]
-    index = [jax.lax.broadcasted_iota(jnp.uint32, like.shape, axis) for axis in axes]
-    number = lambda n: np.uint32(n % 2**32)  # noqa: E731
-    total = sum(index, jnp.zeros_like(like, jnp.uint32))
-    if len(axes) < 2:
-        return total * number(factor)
-    # With s = strides and t = total: s[0] i[0] + s[1] i[1] = (s[0] - s[1]) (t + i[0]) + (2 s[1] - s[0]) t, and so on.
-    over = [stride - strides[-1] for stride in strides[:-1]]
-    place = total * number(strides[-1] - sum(over))
-    for factor_of, i in zip(over, index, strict=False):
-        place += (total + i) * number(factor_of)
-    return place

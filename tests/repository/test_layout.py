@@ -26,7 +26,6 @@ ORDER = (
 UPWARDS = {
     ("numerics/bounds", "xla/bits"): "which numbers are finite, as a compiler takes it best; stands on `core` alone",
     ("numerics/bounds", "xla/reads"): "16-bit numbers where they are read; stands on nothing",
-    ("numerics/random_rounding", "xla/bits"): "the place of an element, in the loop that reads it; stands on nothing",
     ("numerics/norms", "xla/products"): "products that keep a NaN; stands on `core` alone",
     ("schedules/__init__", "combine/inject"): "Optax has inject_hyperparams among its schedules, too",
     ("plots/landscape", "training/step"): "a path over a landscape is one of `minimize`, which plots its results",
