@@ -3,6 +3,7 @@
     python examples/train_lm.py            # Python's own standard library: about two minutes on two cores
     python examples/train_lm.py my_text/   # any text file, or folder of text files
     python examples/train_lm.py --optimizer normuon --out out/normuon
+    python examples/train_lm.py --state-bits 8 --out out/8_bits
 
 `optimizer` and `train_step` are all there is to gradient descent. The rest is what a real run needs: a held-out loss
 and something to compare it with, a checkpoint from which the same command resumes bit for bit, a picture, a sample.
@@ -51,6 +52,8 @@ def optimizer(o: argparse.Namespace) -> tuple[Any, Callable[[Any], Any]]:
         method = gdjax.soap(rate, weight_decay=o.weight_decay)
     else:
         method = gdjax.adamw(rate, b2=0.95, weight_decay=o.weight_decay, mask=is_matrix)
+    if o.state_bits < 32:
+        method = gdjax.quantize_state(method, bits=o.state_bits)
     return gdjax.chain(gdjax.clip_by_global_norm(1.0), method), rate
 
 

@@ -13,6 +13,7 @@ from gdjax.core import meshes
 from gdjax.core.codec import Format
 from gdjax.numerics.random_rounding import uniform
 from gdjax.xla.bits import as_integers
+from gdjax.xla.sums import largest_size
 
 Array = jax.Array
 
@@ -84,8 +85,7 @@ class _InBlocks(Format):
 
     def _ratios(self, sizes: Array) -> tuple[Array, Array]:
         """Numbers in blocks over the largest of each, and these, as they are kept."""
-        # A maximum may pass over NaN.
-        scales = jnp.max(jnp.where(jnp.isfinite(sizes), jnp.abs(sizes), jnp.inf), axis=-2)
+        scales = largest_size(sizes, -2)
         scales = jnp.where(jnp.isfinite(scales), scales, jnp.nan)
         scales = _up_to_bfloat16(scales) if self.scale_dtype == "bfloat16" else scales
         of_each = scales[..., None, :]

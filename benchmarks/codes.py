@@ -1,0 +1,167 @@
+"""What codes do to second moments and first: formats of `gdjax.quantize_state` beside those of other libraries.
+
+    python benchmarks/codes.py [--quick]
+
+Over the exact v, that of 3,000 further steps with b2 = 0.999 after 1,000 with Gaussian gradients: A, gradients are 0;
+B, every second element of a block has gradients of 0, its neighbours go on, and the former are looked at; C, all goes
+on; D, gradients fall to a tenth. The largest update of Adam over the exact one, where sizes of gradients within a block
+spread over 1, 3, 12 decades. The relative error of the update, and of a first moment, for gradients of any size. Only
+computed, so the same everywhere, but for what a processor rounds. Writes codes.json and .md.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from harness import Results, say
+
+from gdjax.codes.formats import of_kinds, of_shape
+from gdjax.numerics.random_rounding import salt
+
+SHAPE, B2, BEFORE, AFTER, EPS = (64, 256), 0.999, 1000, 3000, 1e-8
+DECADES, SIZES = (1, 3, 12), tuple(10.0**k for k in range(-10, 3, 2))
+
+
+class Codes(NamedTuple):
+    encode: Callable[[Any, Any], Any]  # of an array and a salt
+    decode: Callable[[Any], Any]
+
+
+def flash_adamw() -> Codes:
+    """The root in uint8 relative to the largest of 32 neighbours, a float16, to nearest (FlashAdamW)."""
+
+    def encode(v: Any, salt: Any) -> Any:
+        root = jnp.sqrt(v).reshape(-1, 32)
+        scale = jnp.max(root, -1, keepdims=True).astype(jnp.float16)
+        ratio = root / jnp.maximum(scale.astype(jnp.float32), 1e-30)
+        return jnp.round(255 * jnp.clip(ratio, 0, 1)).astype(jnp.uint8), scale
+
+    def decode(codes: Any) -> Any:
+        return ((codes[0].astype(jnp.float32) / 255 * codes[1].astype(jnp.float32)) ** 2).reshape(SHAPE)
+
+    return Codes(encode, decode)
+
+
+def dynamic_map() -> Codes:
+    """The nearest of 256 numbers, evenly spaced in each of seven decades, relative to the largest of 256 neighbours.
+
+    That is what bitsandbytes keeps. Twice as many numbers lie in each decade as in that below.
+    """
+    edges = [np.linspace(0.1, 1, 2 ** (i + 1) + 1) for i in range(7)]
+    decades = [10.0 ** (i - 6) * (x[1:] + x[:-1]) / 2 for i, x in enumerate(edges)]
+    known = jnp.asarray(np.concatenate([[0], *decades, [1]]), jnp.float32)
+
+    def encode(v: Any, salt: Any) -> Any:
+        x = v.reshape(-1, 256)
+        scale = jnp.max(x, -1, keepdims=True)
+        places = jnp.searchsorted((known[1:] + known[:-1]) / 2, x / jnp.where(scale > 0, scale, 1))
+        return places.astype(jnp.uint8), scale
+
+    return Codes(encode, lambda codes: (known[codes[0]] * codes[1]).reshape(SHAPE))
+
+
+def bfloat16() -> Codes:
+    """To nearest."""
+    return Codes(lambda v, salt: v.astype(jnp.bfloat16), lambda codes: codes.astype(jnp.float32))
+
+
+def ours(kind: Any, name: str, block: int = 64, scales: Any = "float32") -> Codes:
+    format: Any = of_shape(of_kinds("benchmark", {kind: name}, block, scales)[kind], SHAPE)
+    return Codes(format.encode, format.decode)
+
+
+SQUARES: Mapping[str, Codes] = {
+    "log": ours("square", "log"),
+    "blocks of 64, float32": ours("square", "blocks"),
+    "blocks of 32, bfloat16": ours("square", "blocks", 32, "bfloat16"),
+    "bfloat16, at random": ours("square", "bfloat16"),
+    "FlashAdamW's, nearest": flash_adamw(),
+    "dynamic map, nearest": dynamic_map(),
+    "bfloat16, nearest": bfloat16(),
+}
+MOMENTS = {name: ours("moment", name) for name in ("log", "blocks", "fp8", "4 bits", "bfloat16")}
+
+
+def over_exact(codes: Codes, case: str, before: int = BEFORE, after: int = AFTER) -> dict[str, float]:
+    """v as it is kept, over the exact one: mean, median, standard deviation over the elements."""
+    alternating = sum(np.indices(SHAPE)) % 2 == 0  # in rows and in columns, along which blocks lie
+
+    def step(carry: Any, t: Any) -> Any:
+        kept, v = carry
+        g = jax.random.normal(jax.random.fold_in(jax.random.key(0), t), SHAPE)
+        later = {"A": 0 * g, "B": jnp.where(alternating, g, 0), "C": g, "D": 0.1 * g}[case]
+        squared = jnp.where(t <= before, g, later) ** 2
+        coded, exact = (B2 * x + (1 - B2) * squared for x in (codes.decode(kept), v))
+        return (codes.encode(coded, salt(0, t, 0)), exact), None
+
+    zeros = jnp.zeros(SHAPE)
+    (kept, v), _ = jax.lax.scan(step, (codes.encode(zeros, salt(0, 0, 0)), zeros), jnp.arange(1, before + after + 1))
+    ratio = np.asarray(codes.decode(kept) / v)[~alternating if case == "B" else ...]
+    return {"mean": float(ratio.mean()), "median": float(np.median(ratio)), "deviation": float(ratio.std())}
+
+
+def largest_update(codes: Codes, decades: float) -> float:
+    rng = np.random.default_rng(0)
+    g = np.abs(rng.normal(size=SHAPE) * 10 ** (-decades * rng.random(SHAPE))).astype(np.float32)
+    kept = (codes.decode(codes.encode(jnp.asarray(g**2), salt(0, i, 0))) for i in range(20))
+    return max(float(np.max((g + EPS) / (np.sqrt(np.asarray(v)) + EPS))) for v in kept)
+
+
+def errors(codes: Codes, size: float, of_square: bool) -> float:
+    """Root mean square of the relative error of the root of v, where |g| is over a tenth; or of m, over its own."""
+    g = (np.random.default_rng(0).normal(size=SHAPE) * size).astype(np.float32)
+    kept = np.asarray(codes.decode(codes.encode(jnp.asarray(g**2 if of_square else g), salt(0, 1, 0))))
+    if of_square:
+        return float(np.sqrt(np.mean((np.sqrt(kept) / np.abs(g) - 1)[np.abs(g) > size / 10] ** 2)))
+    return float(np.sqrt(np.mean((kept - g) ** 2)) / size)
+
+
+def table(title: str, head: list[str], rows: Mapping[str, list[str]]) -> list[str]:
+    lines = [f"## {title}", "", f"| | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
+    return [*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()), ""]
+
+
+def report(results: Results) -> None:
+    lines = ["# Codes", "", "; ".join(f"{k} {v}" for k, v in results.about.items()), ""]
+    squares, moments = ([r for r in results.rows if r["kind"] == kind] for kind in ("square", "moment"))
+    cases = {
+        r["format"]: ["{mean:.3f}, {median:.3f}, {deviation:.2f}".format(**r["over_exact"][c]) for c in "ABCD"]
+        for r in squares
+    }
+    lines += table("v over the exact one: mean, median, standard deviation", list("ABCD"), cases)
+    spread = {r["format"]: [f"{x:.3g}" for x in r["largest_update"]] for r in squares}
+    lines += table("Largest update over the exact one", [f"{d} decades" for d in DECADES], spread)
+    for title, rows in (("Relative error of the update, %", squares), ("Relative error of a moment, %", moments)):
+        lines += table(
+            f"{title}, by size of gradients",
+            [f"{s:g}" for s in SIZES],
+            {r["format"]: [f"{100 * x:.1f}" for x in r["errors"]] for r in rows},
+        )
+    results.path.with_suffix(".md").write_text("\n".join(lines), "utf-8")
+    print(f"wrote {results.path} and .md")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", "--tiny", action="store_true", help="a tenth of the steps")
+    parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
+    args = parser.parse_args()
+    steps = (BEFORE // 10, AFTER // 10) if args.quick else (BEFORE, AFTER)
+    results = Results(args.out / "codes.json", again=True)
+    for name, codes in SQUARES.items():
+        row: dict[str, Any] = {"kind": "square", "format": name}
+        row["over_exact"] = {case: over_exact(codes, case, *steps) for case in "ABCD"}
+        row["largest_update"] = [largest_update(codes, d) for d in DECADES]
+        results.add(row | {"errors": [errors(codes, size, True) for size in SIZES]})
+        say(name, {case: round(x["mean"], 3) for case, x in row["over_exact"].items()}, row["largest_update"])
+    for name, codes in MOMENTS.items():
+        results.add({"kind": "moment", "format": name, "errors": [errors(codes, size, False) for size in SIZES]})
+    report(results)
+
+
+if __name__ == "__main__":
+    main()
