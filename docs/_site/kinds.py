@@ -22,7 +22,13 @@ PARAMS = {
     "bias": jax.ShapeDtypeStruct((256,), jnp.float32),
     "head": jax.ShapeDtypeStruct((256, 128), jnp.float32),
 }
-COLUMNS = {"moment": "moments", "square": "squares", "basis": "bases", "exact": "stays as it is"}
+COLUMNS = {
+    "moment": "moments",
+    "fine": "moments in blocks",
+    "square": "squares",
+    "basis": "bases",
+    "exact": "stays as it is",
+}
 
 
 def made(name: str) -> Any:

@@ -18,23 +18,25 @@ from gdjax.core.types import ArrayTree
 Array = jax.Array
 
 Name = Literal["log", "blocks", "fp8", "4 bits", "dynamic", "bfloat16", "float32"]
-PLURAL = {"moment": "moments", "square": "squares", "basis": "bases"}
+PLURAL = {"moment": "moments", "fine": "moments", "square": "squares", "basis": "bases"}
 CODES = (
     LogCodes, LogCodesOfSquares, BlockCodes, BlockCodesOfSquares, FourBitCodes, DynamicCodes, DynamicCodesOfSquares,
     NarrowCodes,
 )  # fmt: skip
 
 # The formats of each kind by name, in the order in which they are tried: the first that fits a shape is taken.
+MOMENTS: Mapping[str, Sequence[Format]] = {
+    "log": [Logs(True)],
+    "blocks": [Blocks(), Logs(True)],
+    "fp8": [Blocks(dtype="float8_e4m3fn"), Logs(True)],
+    "4 bits": [FourBits(), Logs(True)],
+    "dynamic": [Dynamic(True)],
+    "bfloat16": [NarrowFloats()],
+    "float32": [],
+}
 TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
-    "moment": {
-        "log": [Logs(True)],
-        "blocks": [Blocks(), Logs(True)],
-        "fp8": [Blocks(dtype="float8_e4m3fn"), Logs(True)],
-        "4 bits": [FourBits(), Logs(True)],
-        "dynamic": [Dynamic(True)],
-        "bfloat16": [NarrowFloats()],
-        "float32": [],
-    },
+    "moment": MOMENTS,
+    "fine": MOMENTS,
     "square": {
         "log": [Logs(False)],
         "blocks": [BlocksOfSquares(), Logs(False)],

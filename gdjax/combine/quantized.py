@@ -42,18 +42,20 @@ def quantize_state(
 ) -> GradientTransformation:
     """Keeps the state of any transform in 8 bits a number, or fewer, in place of 32.
 
-        u_t, s_t = inner.update(g_t, decode(c_{t-1}))        c_t = encode(s_t)
+        updates, state = inner.update(updates, decode(codes), params)
+        codes = encode(state)
 
     The update is computed from the new state in float32, before that is encoded. AdamW then keeps 2 bytes a parameter
     in place of 8, and its step on a GPU or a TPU moves 16 in place of 28. Slots say what they keep, and so how coarsely
     it may be kept:
 
-    - moments, averages of gradients: as "log", the default, "blocks", "fp8", "4 bits" (if `bits` is 4), "dynamic",
-      "bfloat16";
+    - moments, averages of gradients: as "log", "blocks", "fp8", "4 bits", "dynamic", "bfloat16". With 8 bits the
+      default is "log"; for slow averages, as Lion's, and where a matrix is taken as a whole, by Muon, SOAP and their
+      kin, it is "blocks"; with 4 bits it is "4 bits";
     - squares, averages of squares: as "log", the default, "blocks", "dynamic", "bfloat16". A square above 0 never
       becomes 0, by which an update would divide;
-    - bases, the eigenvectors of SOAP and its kin: as "blocks", the default, "fp8", "4 bits" (if `bits` is 4),
-      "bfloat16";
+    - bases, the eigenvectors of SOAP and its kin: as "blocks", the default of 8 bits, "fp8", "4 bits", that of
+      4 bits, "bfloat16";
     - the rest stays as it is: counts, keys, sums that never fade, copies of parameters, Kronecker factors, the memory
       of L-BFGS, accumulated gradients, and fields of transforms of others with names that Optax does not use.
 
@@ -63,9 +65,9 @@ def quantize_state(
     "float32" leaves a kind as it is. "log" is 8 bits of the logarithm, in steps of 1.35: no scales, so that codes lie
     where the array would on any mesh, and one pass. "blocks", "fp8" and "4 bits" keep numbers relative to the largest
     in a block, which is finer, and takes a second pass; arrays that blocks do not divide are kept as "log", bases as
-    bfloat16. The errors of "log" in an average are about 0.2 gradients, which is what noise leaves in one with
-    b = 0.9; slower ones, as Lion's with 0.99, are better kept in blocks. "dynamic" is that of bitsandbytes, rounded to
-    the nearest, for runs that must agree with it; its squares may become 0.
+    bfloat16. The errors of "log" in an average are about 0.2 gradients, which is what noise leaves in one with b = 0.9,
+    and more than it leaves in a slower one. "dynamic" is that of bitsandbytes, rounded to the nearest, for runs that
+    must agree with it; its squares may become 0.
 
     Random bits come from the seed, the step, the array and the place of the element in it, so that one device and eight
     agree. In `shard_map`, where a function sees a share, it is the place in that.
@@ -108,6 +110,7 @@ def quantize_state(
     coarse: Any = "4 bits" if bits == 4 else None
     names: dict[Kind, str] = {
         "moment": moments or coarse or "log",
+        "fine": moments or coarse or "blocks",
         "square": squares or "log",
         "basis": bases or coarse or "blocks",
     }

@@ -87,7 +87,7 @@ class Block(Slot):
 
     @property
     def keeps(self) -> Kind:
-        return "square" if self.real else "moment"
+        return "square" if self.real else "fine"
 
     def start(self, stack: Stack) -> Any:
         dtype, own = stack.given.get(self.dtype), stack.real() if self.real else stack.own()
@@ -122,7 +122,10 @@ class Basis(Side):
     """A `Side` of orthonormal columns, which starts at I; `quantize_state` may keep it coarsely."""
 
     identity: bool = True
-    keeps = "basis"
+
+    @property
+    def keeps(self) -> Kind:
+        return "basis"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import fine_moment
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
@@ -53,7 +54,13 @@ def _submatrix(
     return (u.mT, M.mT) if turned else (u, M)
 
 
-@leafwise(ScaleByDion2State, static={"dimensions": of_leaf(routing, Matrix())}, ns_coeffs=NS_COEFFS, staged="ns_coeffs")
+@leafwise(
+    ScaleByDion2State,
+    mu=fine_moment,
+    static={"dimensions": of_leaf(routing, Matrix())},
+    ns_coeffs=NS_COEFFS,
+    staged="ns_coeffs",
+)
 def _dion2(
     g: Array, s: ScaleByDion2State, p: Array, t: Array,
     ef_decay: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, fraction: float, ns_coeffs: Any,

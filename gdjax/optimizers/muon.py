@@ -13,6 +13,7 @@ from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.per_leaf import PerLeaf
 from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import fine_moment
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
 from gdjax.linalg.polar_coefficients import JORDAN
@@ -60,7 +61,8 @@ def _times_inner_product(o: Array, m: Array) -> Array:
 
 
 @leafwise(
-    MuonState, static={"dimensions": of_leaf(lambda numbers: numbers, MuonDimensionNumbers())}, ns_coeffs=NS_COEFFS,
+    MuonState, mu=fine_moment,
+    static={"dimensions": of_leaf(lambda numbers: numbers, MuonDimensionNumbers())}, ns_coeffs=NS_COEFFS,
     staged="ns_coeffs",
 )  # fmt: skip
 def _muon(

@@ -13,6 +13,7 @@ from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Params, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import fine_moment
 from gdjax.lift.stages import Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
@@ -62,7 +63,13 @@ def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
     return length**0.5 * over_norm(m, -1 if m.ndim else None)
 
 
-@leafwise(ScaleByScionState, static={"dimensions": of_leaf(routing, Matrix())}, ns_coeffs=NS_COEFFS, staged="ns_coeffs")
+@leafwise(
+    ScaleByScionState,
+    mu=fine_moment,
+    static={"dimensions": of_leaf(routing, Matrix())},
+    ns_coeffs=NS_COEFFS,
+    staged="ns_coeffs",
+)
 def _spectral(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
     alpha: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Any, preconditioning: str,
@@ -75,7 +82,9 @@ def _spectral(
     return u, s._replace(mu=mu)
 
 
-@leafwise(ScaleByScionState, static={"dimensions": _outputs_first}, ns_coeffs=NS_COEFFS, staged="ns_coeffs")
+@leafwise(
+    ScaleByScionState, mu=fine_moment, static={"dimensions": _outputs_first}, ns_coeffs=NS_COEFFS, staged="ns_coeffs"
+)
 def _of_other_norm(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
     alpha: Hyper, norm: str, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Any, dimensions: Any,
