@@ -54,7 +54,8 @@ def optimizer(o: argparse.Namespace) -> tuple[Any, Callable[[Any], Any]]:
         method = gdjax.adamw(rate, b2=0.95, weight_decay=o.weight_decay, mask=is_matrix)
     if o.state_bits < 32:
         method = gdjax.quantize_state(method, bits=o.state_bits)
-    return gdjax.chain(gdjax.clip_by_global_norm(1.0), method), rate
+    method = gdjax.chain(gdjax.clip_by_global_norm(1.0), method)
+    return gdjax.with_master_weights(method, remainder_bits=16) if o.params == "bfloat16" else method, rate
 
 
 def is_matrix(params: Any) -> Any:
@@ -155,6 +156,7 @@ def main(argv: list[str] | None = None) -> None:
         data = text.read(o.text)
         windows = text.spread(data.held_out, HELD_OUT_WINDOWS, o.length)
         params = jax.jit(model.init, static_argnums=(1, 2, 3))(jax.random.key(o.seed), o.width, o.layers, o.heads)
+        params = jax.tree.map(lambda p: p.astype(o.params), params)
     except ValueError as e:
         raise SystemExit(str(e)) from None
     size = sum(leaf.size for leaf in jax.tree.leaves(params))

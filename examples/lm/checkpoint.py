@@ -39,13 +39,18 @@ def load(path: Path, like: Any) -> Any:
     with np.load(path, allow_pickle=False) as stored:
         if odd := {name for name, _ in named} ^ {name for name in stored.files if name != "about"}:
             raise ValueError(f"{path}: these leaves are only in the file or only in the run: {sorted(odd)}")
-        leaves = [stored[name] for name, _ in named]
+        leaves = [_typed(stored[name], wanted.dtype) for name, wanted in named]
     for (name, wanted), leaf in zip(named, leaves, strict=True):
         if (leaf.shape, leaf.dtype) != (wanted.shape, wanted.dtype):
             raise ValueError(
                 f"{path}: {name} is {leaf.dtype}{list(leaf.shape)}, the run needs {wanted.dtype}{list(wanted.shape)}"
             )
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _typed(x: np.ndarray, dtype: Any) -> np.ndarray:
+    """x, or if it is of a dtype that NumPy's files do not know, such as bfloat16, the same bits as that."""
+    return x.view(dtype) if x.dtype.kind == "V" and x.dtype.itemsize == np.dtype(dtype).itemsize else x
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:

@@ -48,7 +48,8 @@ def init(key: jax.Array, width: int, layers: int, heads: int) -> Params:
 
 
 def logits(params: Params, tokens: jax.Array) -> jax.Array:
-    """Scores of the next byte, (b, t, v), after each of `tokens`, (b, t) integers."""
+    """Scores of the next byte, (b, t, v), after each of `tokens`, (b, t) integers; computed in float32."""
+    params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
     x = params["embed"][tokens]  # (b, t, d)
     for block in params["blocks"]:
         x = x + attention(block["attention"], x)

@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 
 # What a checkpoint must share with the run that resumes from it; the text itself is compared too.
-IDENTITY = tuple("steps batch length width layers heads optimizer learning_rate weight_decay state_bits seed".split())
+IDENTITY = tuple(
+    "steps batch length width layers heads optimizer learning_rate weight_decay state_bits params seed".split()
+)
 # The peaks of the learning rates: for each the best of three, by the held-out loss of a run of 600 steps.
 RATES = {"adamw": 2e-3, "normuon": 8e-3, "soap": 8e-3}
 TINY = {"steps": 30, "batch": 4, "length": 32, "width": 32, "layers": 2, "heads": 2, "checkpoint_every": 10}
@@ -34,6 +36,12 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     add("--learning-rate", type=float, help=f"the peak, reached after 5%% of the steps; by default {RATES}")
     add("--weight-decay", type=float, default=0.1, help="of the matrices")
     add("--state-bits", type=int, choices=[32, 8, 4], default=32, help="of each number that the optimizer keeps")
+    add(
+        "--params",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="bfloat16: their lower half is in the state",
+    )
     add("--seed", type=int, default=0, help="of the initial parameters, the batches and the sample")
     add("--out", type=Path, default=Path("out/train_lm"), help="folder for the checkpoint, the picture and the sample")
     add("--checkpoint-every", type=count, default=200, metavar="STEPS", help="from one checkpoint to the next")

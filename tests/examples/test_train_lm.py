@@ -148,6 +148,33 @@ def test_the_state_has_as_many_bits_as_asked(bits: int, dtypes: str):
     assert "state_bits" in train_lm.IDENTITY
 
 
+def test_bfloat16_parameters_and_a_coded_state_resume_bit_for_bit(tmp_path: Path, corpus: str):
+    def run(out: Path, *more: str) -> Any:
+        narrow = [
+            "--params",
+            "bfloat16",
+            "--state-bits",
+            "8",
+            "--width",
+            "64",
+            "--steps",
+            "12",
+            "--checkpoint-every",
+            "6",
+        ]
+        with contextlib.redirect_stdout(io.StringIO()):
+            train_lm.main([corpus, *SIZE, *narrow, "--out", str(out), *more])
+        with np.load(out / "checkpoint.npz") as stored:
+            return {name: stored[name] for name in stored.files}
+
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "parts", "--stop-at", "6")
+    parts = run(tmp_path / "parts")
+    states = [name for name in whole if name.startswith((".params", ".state"))]
+    assert len(states) > 20 and all(whole[name].tobytes() == parts[name].tobytes() for name in states)
+    assert {whole[name].dtype.itemsize for name in states if name.startswith(".params")} == {2}
+
+
 def test_the_standard_library_is_read_without_its_tests():
     data = text.read()
     assert data.files > 100

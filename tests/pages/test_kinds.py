@@ -5,7 +5,7 @@ import warnings
 import pytest
 
 import gdjax
-from tests.pages.test_site import load
+from tests.pages.test_site import ROOT, load
 
 load("catalogue")
 kinds = load("kinds")
