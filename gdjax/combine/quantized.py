@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.codes import formats
-from gdjax.core import base, checks, keys
+from gdjax.core import base, checks, keys, patterns
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.part import Kind
 from gdjax.core.parts import Owned, holding, owned
@@ -101,7 +101,7 @@ def quantize_state(
       codes are logarithms, or relative to blocks of a column; squares are rounded at random.
     """
     base.check_transform(LABEL, 0, inner)
-    if bits not in (8, 4):
+    if not isinstance(bits, int) or bits not in (8, 4):
         raise ValueError(f"{LABEL}: bits must be 8 or 4, got {bits!r}")
     checks.structural(LABEL, "block_size", block_size, 1)
     checks.structural(LABEL, "min_size", min_size, 0)
@@ -115,7 +115,8 @@ def quantize_state(
         "basis": bases or coarse or "blocks",
     }
     kinds = formats.of_kinds(LABEL, names, block_size, scale_dtype)
-    patterns = tuple(exempt) if isinstance(exempt, Sequence) and not isinstance(exempt, str) else (exempt,)
+    exempts = tuple(exempt) if isinstance(exempt, Sequence) and not isinstance(exempt, str) else (exempt,)
+    patterns.check(f"{LABEL}: exempt", exempts)
 
     def coded(x: Owned, exempted: Sequence[bool]) -> Any:
         """What is kept of an array of the state: codes, or the array."""
@@ -130,7 +131,7 @@ def quantize_state(
         state = inner.init(params)
         if any(map(formats.is_codes, jax.tree.leaves(state, is_leaf=formats.is_codes))):
             raise ValueError(f"{LABEL}: a transform inside keeps codes already, by a {LABEL} of its own")
-        exempted = jax.tree.leaves(mask_by_path(*patterns)(params)) if patterns else []
+        exempted = jax.tree.leaves(mask_by_path(*exempts)(params)) if exempts else []
         codes = [coded(x, exempted) for x in owned(inner, state, params)]
         return QuantizedState(jnp.zeros((), jnp.int32), jax.tree.structure(state).unflatten(codes))
 

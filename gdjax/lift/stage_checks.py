@@ -33,11 +33,11 @@ def with_params(f: Callable[[list[Any]], Any], ps: list[Any], gs: list[Any]) -> 
     """
     if all(p is not None for p in ps):
         return f(ps)
-    known = [jnp.zeros_like(g) if p is None else p for g, p in zip(gs, ps, strict=True)]
+    known = [jax.eval_shape(jnp.zeros_like, g) if p is None else p for g, p in zip(gs, ps, strict=True)]
     traced, types = jax.make_jaxpr(f, return_shape=True)(known)
     if read_inputs(traced):
         raise rule_checks.NoParameter(0)
-    return jax.tree.structure(types).unflatten(jaxpr_as_fun(traced)(*known))
+    return jax.tree.structure(types).unflatten(jaxpr_as_fun(traced)(*known))  # which are not read
 
 
 def returned(label: str, result: Any) -> dict[str, Any]:

@@ -83,6 +83,10 @@ def accumulate(
       -1.5
     """
     base.check_transform(LABEL, 0, inner)
+    if not (weight is None or isinstance(weight, str)):
+        raise TypeError(f"{LABEL}: weight must be the name of an argument of update or None, got {weight!r}")
+    if not isinstance(unreduced, str) and not all(isinstance(axis, str) for axis in unreduced):
+        raise TypeError(f"{LABEL}: unreduced must be names of axes, got {unreduced!r}")
     own = {"last"} if weight is None else {"last", weight}
     axes = frozenset((unreduced,) if isinstance(unreduced, str) else unreduced)
 
@@ -113,7 +117,7 @@ def accumulate(
             if (found := meshes.unreduced_axes(g)) != axes:
                 where, axes_of = f"params{jax.tree_util.keystr(flat.paths[i])}", (sorted(found), sorted(axes))
                 raise ValueError(f"{LABEL}: {where}: gradient unreduced over {axes_of[0]}, expected {axes_of[1]}")
-        first, n = state.count == 0, state.count + 1
+        first, n = state.count == 0, numerics.safe_increment(state.count)
         total = jnp.where(first, 0, state.weight) + jnp.asarray(1 if w is None else w).astype(jnp.float32)
         sums = [_sum(first, s, g, w) for g, s, _ in flat.chosen()]
 

@@ -42,7 +42,7 @@ VALUES: dict[str, Any] = {
     **dict.fromkeys(["inner", "opt", "optimizer", "adv_optimizer", "base_optimizer", "fast_optimizer"], SGD),
     **dict.fromkeys(["learning_rate", "clipping", "radius", "noise_multiplier", "step_size", "slow_step_size"], 0.1),
     **dict.fromkeys(["max_delta", "max_norm", "threshold", "l2_norm_clip", "adam_learning_rate"], 1.0),
-    **dict.fromkeys(["max_consecutive_errors", "wait", "sync_period", "every_k_schedule", "down_steps"], 3),
+    **dict.fromkeys(["max_consecutive_errors", "wait", "sync_period", "every", "every_k_schedule", "down_steps"], 3),
     **dict.fromkeys(["max_backtracking_steps", "max_linesearch_steps", "key", "seed", "random_seed"], 3),
     **dict.fromkeys(["mask", "freeze_mask", "weight_decay_mask"], True),
     **dict.fromkeys(["mu_dtype", "nu_dtype", "accumulator_dtype", "state_dtype", "ns_dtype"], "float32"),
@@ -84,6 +84,12 @@ BY_NAME: dict[str, list[Any]] = {
     "measure_name": [3, None],
     "equilibrate": ["nonsense", 3],
     "renormalize": ["nonsense", 3],
+    "every": INTEGER,
+    "weight": [3, jnp.ones(2)],
+    "unreduced": [("data", 3)],
+    "exempt": ["(", 3],
+    "scale_dtype": ["float16", 3],
+    **dict.fromkeys(["moments", "squares", "bases"], ["nonsense", 3]),
     "remainder_bits": [4, 24, "16", jnp.float32],
     "norms": ["grads", 3, ("grad", "step"), None],
     "axis": AXES,
@@ -211,7 +217,7 @@ def test_no_domain_is_without_an_argument():
 def test_an_unknown_keyword_is_an_error_that_names_it(name: str):
     factory = {**FACTORIES, **{n: getattr(gdjax, n) for n in NO_ARGUMENTS_OF_ITS_OWN}}[name]
     plain = name in ("MultiSteps", "inject_hyperparams", "sgdr_schedule")  # Python's own message
-    told = r"unknown argument 'momentun'(: perhaps momentum)?; it(s arguments are| takes none)"
+    told = r"unknown argument 'momentun'(: perhaps moment(um|s))?; it(s arguments are| takes none)"
     start = r"" if plain else rf"^gdjax\.{factory.__name__}: {told}"
     with pytest.raises(TypeError, match=start or "momentun"):
         factory(momentun=0.9) if plain or name not in FACTORIES else call(factory, momentun=0.9)

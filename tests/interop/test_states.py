@@ -139,7 +139,7 @@ def test_c22_c23_classes_have_optax_names(case: Case):
     ours = "CautiousState EscapeSaddlesState HyperballState MetricsState ParamsEmaState SWAState PSGDKronState"
     ours += " ScaleByBFGSState ScaleByNorMuonState ScaleByScionState ScaleByDionState ScaleByDion2State ScheduledState"
     ours += " QuantizedState LogCodes LogCodesOfSquares SoapState SoapMuonState KLShampooState KLSoapState ShampooState"
-    ours += " DynamicLossScaleState KahanSummationState MasterWeightsState StochasticRoundingState"
+    ours += " AccumulateState DynamicLossScaleState KahanSummationState MasterWeightsState StochasticRoundingState"
     names -= set(ours.split())
     assert names == set()
 
