@@ -25,13 +25,17 @@ def short_types(function: Callable[P, R], signature: inspect.Signature | None = 
     A type has the name that it has in the module of the function, or in `named`. Only what is shown changes:
     `__annotations__`, and so `typing.get_type_hints`, keep the types themselves.
     """
-    signature = signature or inspect.signature(function)
+    shown = shortened(function, signature or inspect.signature(function), **named)
+    function.__signature__ = shown  # type: ignore[attr-defined]
+    return function
+
+
+def shortened(function: Callable[..., Any], signature: inspect.Signature, **named: Any) -> inspect.Signature:
+    """A signature of the function with short types; the site shows it too."""
     aliases = [*named.items(), *_aliases(getattr(inspect.unwrap(function), "__globals__", {}))]
     parameters = [p.replace(annotation=_shown(p.annotation, aliases)) for p in signature.parameters.values()]
     returned = _shown(signature.return_annotation, aliases)
-    shown = signature.replace(parameters=parameters, return_annotation=returned)
-    function.__signature__ = shown  # type: ignore[attr-defined]
-    return function
+    return signature.replace(parameters=parameters, return_annotation=returned)
 
 
 def _aliases(names: Mapping[str, Any]) -> list[tuple[str, Any]]:
