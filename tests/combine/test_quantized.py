@@ -62,7 +62,15 @@ def test_every_transform_keeps_the_form_of_its_state(case: Case):
     assert signature(after) == signature(start) and signature(u) == signature(jax.eval_shape(lambda x: x, g))
 
 
-@every(sampled=True, but=["lbfgs", "mechanize", "sam", "schedule_free", "partition", "chain"])
+# Yogi's nu starts at a number between two codes; `quantize_state` keeps no codes of codes.
+UNLIKE = "yogi", "scale_by_yogi", "quantize_state"
+
+
+@every(
+    lambda case: case.covers not in UNLIKE,
+    sampled=True,
+    but=["lbfgs", "mechanize", "sam", "schedule_free", "partition", "chain"],
+)
 def test_what_is_exact_at_first_is_updated_as_without_codes(case: Case):
     """The first update is computed from a state of zeros, before that is encoded."""
     params, g = random_tree(0), random_tree(1)
@@ -200,6 +208,7 @@ TRIED = ("log", P("data"), "Auto"), ("blocks", P("data"), "Auto"), ("blocks", P(
             marks=[] if (way, spec, kind) in TRIED else [pytest.mark.slow, *([] if kind == "Auto" else [typed])],
         )
         for way in WAYS
+        if way != "dynamic"  # its blocks are of the flattened array: devices agree on them to rounding
         for spec in (P("data"), P(None, "data"))
         for kind in ("Auto", "Explicit")
     ],
