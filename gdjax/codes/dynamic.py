@@ -9,6 +9,7 @@ import numpy as np
 
 from gdjax.core import meshes
 from gdjax.core.codec import Format
+from gdjax.xla.sums import largest_size
 
 Array = jax.Array
 
@@ -59,7 +60,7 @@ class Dynamic(Format):
 
     def _encoded(self, x: Array) -> tuple[Array, Array]:
         blocks = _in_blocks(x)
-        largest = jnp.max(jnp.where(jnp.isfinite(blocks), jnp.abs(blocks), jnp.inf), axis=1)
+        largest = largest_size(blocks, 1)
         largest = jnp.where(jnp.isfinite(largest), largest, jnp.nan)
         of_each = largest[:, None]
         ratios = jnp.where(of_each > 0, blocks / jnp.where(of_each > 0, of_each, 1), 0)

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gdjax.core.codec import Format
 from gdjax.numerics.random_rounding import random_bits
+from gdjax.numerics.rounding import stochastically
 
 Array = jax.Array
 
@@ -37,11 +37,8 @@ class NarrowFloats(Format):
 
     def encode(self, x: Array, salt: Array | None = None) -> NarrowCodes:
         x = jnp.where(jnp.isfinite(x), jnp.clip(x, -LARGEST, LARGEST), jnp.nan)
-        if salt is None:
-            return NarrowCodes(x.astype(jnp.bfloat16))
-        bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + (random_bits(salt, x) & np.uint32(0xFFFF))
-        rounded = jax.lax.bitcast_convert_type(bits & np.uint32(0xFFFF0000), jnp.float32)
-        return NarrowCodes(jnp.where(jnp.isnan(x), jnp.nan, rounded).astype(jnp.bfloat16))
+        x = x if salt is None else stochastically(x, jnp.bfloat16, random_bits(salt, x))
+        return NarrowCodes(x.astype(jnp.bfloat16))
 
     def decode(self, codes: NarrowCodes) -> Array:
         return codes.rounded.astype(jnp.float32)

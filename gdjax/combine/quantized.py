@@ -98,7 +98,7 @@ def quantize_state(
 
     Reference:
       Dettmers et al. 2022, 8-bit optimizers via block-wise quantization, https://arxiv.org/abs/2110.02861. Departures:
-      codes are logarithms, or relative to blocks of a column; squares are rounded at random.
+      codes are logarithms, or relative to blocks of a column; all are rounded at random.
     """
     base.check_transform(LABEL, 0, inner)
     if not isinstance(bits, int) or bits not in (8, 4):
