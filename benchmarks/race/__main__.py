@@ -20,6 +20,8 @@ from . import tasks
 from .methods import METHODS, races
 from .records import KEPT, Record
 
+EVERY = (*tasks.NAMES, *tasks.DIAGNOSTICS)
+
 
 def tell(text: str) -> None:
     """A line of progress, over the last one on a terminal."""
@@ -35,23 +37,20 @@ def run_cell(o: argparse.Namespace) -> None:
 
     task, method = o.cell
     jax.config.update("jax_enable_x64", task in tasks.DOUBLE)
-    cell = Cell(task, method, Record(task, method, o.out), tell, o.tiny)
-    cell.tune()
-    cell.finish()
-    if o.shorter:
-        cell.shorten()
+    Cell(task, method, Record(task, method, o.out), tell, o.tiny).run(o.shorter)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--tasks", nargs="+", choices=tasks.NAMES, default=tasks.NAMES)
+    add("--tasks", nargs="+", choices=EVERY, default=EVERY)
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     add("--out", type=Path, default=KEPT, help="the folder of the records")
     add("--tiny", action="store_true", help="a few steps and trials, into out/race")
     add("--shorter", action="store_true", help="also shorter runs of the best point")
     add("--cell", nargs=2, metavar=("TASK", "METHOD"), help=argparse.SUPPRESS)
     add("--check", nargs=2, metavar=("TASK", "METHOD"), help="run a cell's best point anew, and compare")
+    add("--times", action="store_true", help="measure what a step of each method takes; nothing else may run")
     add("--tell", action="store_true", help="write tables and pictures from the records")
     o = parser.parse_args()
     if o.tiny and o.out == KEPT:
@@ -60,6 +59,10 @@ def main() -> None:
         from .telling import tell_all
 
         return tell_all()
+    if o.times:
+        from .timing import measure
+
+        return measure(list(o.tasks), tell)
     if o.check:
         from .cell import check
 

@@ -17,6 +17,7 @@ from .spaces import Point, extended, points
 from .training import CHUNK, LANES, Trainer
 
 TRIALS, BASELINE_TRIALS, WIDER_TRIALS, WIDENINGS = 16, 32, 8, 2
+ATTEMPTS = 64  # of a diagnostic
 TUNING_SEED, SEEDS = 100, tuple(range(8))  # the seeds of the table are fresh: no trial has seen them
 SHORTER = (0.4, 0.5, 0.6, 0.7, 0.85)  # of the run, for how soon a winner is there
 
@@ -34,6 +35,17 @@ class Cell:
         if self.tiny:
             return 2 * CHUNK
         return self.task.steps if self.task.seconds is None else self.trainer.steps_in(self.task.seconds)
+
+    def run(self, shorter: bool = False) -> None:
+        """All stages. A diagnostic has one: does a random point pass?"""
+        if self.task.passes is not None:
+            self.record.about["passes"] = self.task.passes
+            return self.group("attempts", points(self.method.space, 4 if self.tiny else ATTEMPTS), [TUNING_SEED])
+        self.tune()
+        self.finish()
+        if shorter:
+            self.shorten()
+        return None
 
     def tune(self) -> None:
         """All trials, and more of them where the best is at an edge of a rate's range."""

@@ -114,6 +114,13 @@ def how_soon(record: Record, base: list[float], draws: int = 2000) -> tuple[floa
     return share([e.mean() for e in ends], float(b.mean())), (drawn[tail], drawn[-tail - 1])
 
 
+def attempts(record: Record) -> float:
+    """How many points of a method's space one tries until a diagnostic passes, in the mean: tries / successes."""
+    ends = record.ends("attempts")
+    passed = sum(end <= record.about["passes"] for end in ends)
+    return len(ends) / passed if passed else math.inf
+
+
 def one_configuration(records: dict[str, dict[str, Record]]) -> list[tuple[str, float, dict[str, float]]]:
     """Of each method the trial that does best over all tasks: the geometric mean of end / the baseline's best trial.
 

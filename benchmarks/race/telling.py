@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from . import figures, tasks
+from . import figures, tasks, timing
 from .methods import METHODS
 from .records import KEPT, Record
 from .spaces import Decay
@@ -16,7 +16,9 @@ PICTURE = ROOT / "docs" / "images" / "race.png"
 
 def read(folder: Path = KEPT) -> dict[str, dict[str, Record]]:
     """By task and method, the cells that have a record."""
-    found = {task: {name: Record(task, name, folder) for name in METHODS} for task in tasks.NAMES}
+    found = {
+        task: {name: Record(task, name, folder) for name in METHODS} for task in (*tasks.NAMES, *tasks.DIAGNOSTICS)
+    }
     return {task: {name: r for name, r in cells.items() if r.runs} for task, cells in found.items()}
 
 
@@ -28,15 +30,14 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
     lines = [f"### {task}", ""]
     seeds = len(rows[0].record.stage("final"))
     lines += [f"{about['unit'].capitalize()}; {seeds} seeds. Baseline: {first or 'not there yet'}.", ""]
-    head = (
-        "method | steps | end | ± over seeds | better, sigma | p | untuned | share of the baseline's steps | best point"
-    )
-    lines += [f"| {head} |", "| --- |" + " ---: |" * 7 + " --- |"]
+    head = "method | steps | end | ± over seeds | better, sigma | p | untuned | share of the baseline's steps"
+    head += " | of its time | best point"
+    lines += [f"| {head} |", "| --- |" + " ---: |" * 8 + " --- |"]
     for row in rows:
         point = ", ".join(f"{name} {value:.3g}" for name, value in row.point.items())
         name = f"**{row.method}**" if row.method == first else row.method
         cell = [name, str(row.record.about["steps"]), number(row.mean), number(row.spread), sigmas(row.better)]
-        cell += [probability(row.p), number(row.untuned), share(row), point]
+        cell += [probability(row.p), number(row.untuned), share(row), of_time(task, row, first), point]
         lines.append(f"| {' | '.join(cell)} |")
     return [*lines, ""]
 
@@ -50,6 +51,15 @@ def share(row: figures.Row) -> str:
     return f"{row.sooner:.2f} ({low:.2f} to {'1' if math.isinf(high) else f'{high:.2f}'})"
 
 
+def of_time(task: str, row: figures.Row, first: str | None) -> str:
+    """The share of the baseline's seconds; for a method that does not get there the ratio of a step's."""
+    ratio = timing.ratio(task, row.method, first) if first else None
+    if ratio is None:
+        return ""
+    short = any(run["stage"].startswith("steps ") for run in row.record.runs) and math.isfinite(row.sooner)
+    return f"{row.sooner * ratio:.2f}" if short else f"(a step {ratio:.2f})"
+
+
 def sigmas(x: float) -> str:
     return f"{x:+.1f}" if math.isfinite(x) else ""
 
@@ -60,6 +70,19 @@ def number(x: float) -> str:
 
 def probability(p: float) -> str:
     return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def of_diagnostics(records: dict[str, dict[str, Record]]) -> list[str]:
+    """Attempts to success: a row for each method, a column for each diagnostic."""
+    cells = {task: cells for task, cells in records.items() if task in tasks.DIAGNOSTICS and cells}
+    if not cells:
+        return []
+    names = [name for name in METHODS if all(name in of for of in cells.values())]
+    lines = ["### Attempts to success", "", f"| method | {' | '.join(cells)} |", "| --- |" + " ---: |" * len(cells)]
+    scores = {name: [figures.attempts(of[name]) for of in cells.values()] for name in names}
+    for name in sorted(names, key=lambda name: sum(map(math.log, scores[name]))):
+        lines.append(f"| {name} | {' | '.join(f'{x:.1f}' if math.isfinite(x) else 'never' for x in scores[name])} |")
+    return [*lines, ""]
 
 
 def of_all(records: dict[str, dict[str, Record]]) -> list[str]:
@@ -136,6 +159,7 @@ def picture(records: dict[str, dict[str, Record]]) -> None:
 def tell_all() -> None:
     records = read()
     put("spaces", spaces())
-    put("tables", [line for task, cells in records.items() for line in of_task(task, cells)] + of_all(records))
+    tables = [line for task, cells in records.items() for line in of_task(task, cells)]
+    put("tables", tables + of_all(records) + of_diagnostics(records))
     picture(records)
     print(f"wrote {PAGE.relative_to(ROOT)}")

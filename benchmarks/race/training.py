@@ -1,6 +1,5 @@
 """Trains some runs of a method on a task at once: points and seeds differ, the program is one."""
 
-import functools
 import math
 import time
 from collections.abc import Callable
@@ -44,7 +43,7 @@ class Trainer:
         def step(carry: Any, t: Any) -> Any:
             params, state = carry
             batch = self.task.batch(jax.random.fold_in(jax.random.key(seed + 1_000_003), t))
-            loss = functools.partial(self.task.loss, batch=batch)
+            loss = lambda params: self.task.loss(params, batch)  # noqa: E731
             if self.method.searches:
                 value, grads = gdjax.value_and_grad_from_state(loss)(params, state=state)
                 updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)

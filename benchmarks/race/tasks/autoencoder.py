@@ -32,8 +32,8 @@ def make() -> Task:
     train, _ = digits()
     x = jnp.asarray(train.x)
 
-    def batch(key: Any) -> Any:
-        return x[jax.random.randint(key, (BATCH,), 0, len(x))]
+    def batch(key: Any, times: int = 1) -> Any:
+        return x[jax.random.randint(key, (times * BATCH,), 0, len(x))]
 
     def judge(params: Any) -> Any:
         return loss(params, x)

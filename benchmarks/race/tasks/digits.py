@@ -32,8 +32,8 @@ def make() -> Task:
     train = mislabelled(train, 0.1)
     x, y = jnp.asarray(train.x), jnp.asarray(train.y)
 
-    def batch(key: Any) -> Any:
-        chosen = jax.random.randint(key, (BATCH,), 0, len(y))
+    def batch(key: Any, times: int = 1) -> Any:
+        chosen = jax.random.randint(key, (times * BATCH,), 0, len(y))
         return train._replace(x=x[chosen], y=y[chosen])
 
     def judge(params: Any) -> Any:

@@ -25,4 +25,6 @@ def make() -> Task:
         return jnp.sum(missing**2) / jnp.sum(wanted**2)
 
     about = "factorisation of a 64 x 64 matrix of condition 1000, all data in each step"
-    return Task(about, STEPS, start, lambda key: None, loss, loss, loss, "relative square of what is missing")
+    return Task(
+        about, STEPS, start, lambda key: None, loss, loss, loss, "relative square of what is missing", drawn=False
+    )

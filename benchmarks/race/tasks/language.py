@@ -30,8 +30,8 @@ def _task(about: str, read: np.ndarray, data: Any) -> Task:
     corpus = jnp.asarray(read)
     few, many = (jnp.asarray(text.spread(data.held_out, n, LENGTH)) for n in (64, 512))
 
-    def batch(key: Any) -> Any:
-        starts = jax.random.randint(key, (BATCH, 1), 0, len(read) - LENGTH)
+    def batch(key: Any, times: int = 1) -> Any:
+        starts = jax.random.randint(key, (times * BATCH, 1), 0, len(read) - LENGTH)
         return corpus[starts + jnp.arange(LENGTH + 1)[None]]
 
     def held_out(windows: Any) -> Any:

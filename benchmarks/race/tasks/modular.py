@@ -31,8 +31,8 @@ def make() -> Task:
     cut = int(SHARE * len(pairs))
     train, test = jnp.asarray(pairs[:cut], jnp.int32), jnp.asarray(pairs[cut:], jnp.int32)
 
-    def batch(key: Any) -> Any:
-        return train[jax.random.randint(key, (BATCH,), 0, cut)]
+    def batch(key: Any, times: int = 1) -> Any:
+        return train[jax.random.randint(key, (times * BATCH,), 0, cut)]
 
     def judge(params: Any) -> Any:
         return loss(params, test)

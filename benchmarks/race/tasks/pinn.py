@@ -28,5 +28,5 @@ def _task(precision: str) -> Task:
 
     return Task(
         f"Burgers' equation, {precision}, {SECONDS:.0f} seconds a run", 0, start, lambda key: None, of, error, error,
-        "relative error of the solution", seconds=SECONDS,
+        "relative error of the solution", seconds=SECONDS, drawn=False,
     )  # fmt: skip
