@@ -473,6 +473,23 @@ def test_tables_tell_the_format():
     assert gdjax.explain(quantized(), params)["state_bytes"] == [2 * 256 * 128]
 
 
+def test_a_note_tells_the_codes():
+    params = {"w": jnp.ones((128, 64)), "odd": jnp.ones((63, 128)), "bias": jnp.ones(64)}
+
+    def notes(tx: Any, state: Any = None) -> str:
+        return " ".join(gdjax.explain(tx, params, state).notes)
+
+    adamw = gdjax.quantize_state(gdjax.adamw(0.01), moments="blocks")
+    blocks = "mu as int8 blocks of 64 (1 of 3 arrays)"
+    told = f"kept in codes: mu as int8 log (1 of 3 arrays), {blocks}, nu as uint8 log (2 of 3 arrays)"
+    for tx in (adamw, gdjax.chain(gdjax.clip(1.0), adamw)):
+        assert notes(tx) == notes(tx, tx.init(params)) == told
+    everywhere = gdjax.quantize_state(gdjax.soap(0.01), min_size=0)
+    assert notes(everywhere).endswith("QR as int8 blocks of 64")  # in stacks: of several parameters each
+    for tx in (gdjax.adamw(0.01), gdjax.quantize_state(gdjax.adamw(0.01), min_size=10**6)):
+        assert notes(tx) == ""
+
+
 def test_numbers_are_checked_beforehand():
     params, g = problem()
     tx = quantized()
