@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.codes import formats
+from gdjax.codes.random_rounding import salt
 from gdjax.core import base, checks, keys, patterns
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.part import Kind
@@ -14,7 +15,6 @@ from gdjax.core.parts import Owned, holding, owned
 from gdjax.core.paths import Pattern, mask_by_path
 from gdjax.core.types import Array, KeyLike, OptState, Params, Transform, Updates
 from gdjax.numerics import is_key, safe_increment
-from gdjax.numerics.random_rounding import salt
 
 LABEL = "gdjax.quantize_state"
 

@@ -12,7 +12,7 @@ import pytest
 from flax import linen
 
 import gdjax
-from gdjax.numerics.random_rounding import salt, uniform
+from gdjax.codes.random_rounding import salt, uniform
 from tests.support import relaxed
 from tests.trees import assert_close, signature
 
