@@ -18,7 +18,7 @@ from gdjax.core.types import ArrayTree
 Array = jax.Array
 
 Name = Literal["log", "blocks", "fp8", "4 bits", "dynamic", "bfloat16", "float32"]
-PLURAL = {"moment": "moments", "fine": "moments", "square": "squares", "basis": "bases"}
+PLURAL = {"moment": "moments", "slow": "moments", "matrix": "moments", "square": "squares", "basis": "bases"}
 CODES = (
     LogCodes, LogCodesOfSquares, BlockCodes, BlockCodesOfSquares, FourBitCodes, DynamicCodes, DynamicCodesOfSquares,
     NarrowCodes,
@@ -36,7 +36,8 @@ MOMENTS: Mapping[str, Sequence[Format]] = {
 }
 TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
     "moment": MOMENTS,
-    "fine": MOMENTS,
+    "slow": MOMENTS,
+    "matrix": MOMENTS,
     "square": {
         "log": [Logs(False)],
         "blocks": [BlocksOfSquares(), Logs(False)],

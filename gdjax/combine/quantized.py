@@ -110,7 +110,8 @@ def quantize_state(
     coarse: Any = "4 bits" if bits == 4 else None
     names: dict[Kind, str] = {
         "moment": moments or coarse or "log",
-        "fine": moments or coarse or "blocks",
+        "slow": moments or coarse or "blocks",
+        "matrix": moments or coarse or "blocks",
         "square": squares or "log",
         "basis": bases or coarse or "blocks",
     }

@@ -87,7 +87,7 @@ class Block(Slot):
 
     @property
     def keeps(self) -> Kind:
-        return "square" if self.real else "fine"
+        return "square" if self.real else "matrix"
 
     def start(self, stack: Stack) -> Any:
         dtype, own = stack.given.get(self.dtype), stack.real() if self.real else stack.own()
