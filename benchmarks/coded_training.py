@@ -40,6 +40,8 @@ STATES: Mapping[str, Callable[[Any], Any]] = {
     "8 bits, log": lambda tx: gdjax.quantize_state(tx, moments="log"),
     "8 bits, blocks": lambda tx: gdjax.quantize_state(tx, moments="blocks", squares="blocks"),
     "bfloat16 and 8 bits": lambda tx: gdjax.quantize_state(tx, moments="bfloat16"),
+    "8 bits, factors bfloat16": lambda tx: gdjax.quantize_state(tx, factors="bfloat16"),
+    "8 bits, factors in blocks": lambda tx: gdjax.quantize_state(tx, factors="blocks"),
     "4 bits": lambda tx: gdjax.quantize_state(tx, bits=4),
 }
 
@@ -202,7 +204,8 @@ def main() -> None:
         return picture()
     data = text.read()
     results = Results(o.out / "coded_training.json", o.again)
-    for method, state in [(m, s) for m in o.methods for s in o.states or (STATES if m == "adamw" else COLOURS)]:
+    of_adamw = [name for name in STATES if "factors" not in name]  # which AdamW has none of
+    for method, state in [(m, s) for m in o.methods for s in o.states or (of_adamw if m == "adamw" else COLOURS)]:
         if not results.has(method=method, state=state):
             results.add(train(method, state, o, data))
     report(results)

@@ -28,6 +28,7 @@ COLUMNS = {
     "matrix": "moments in blocks",
     "square": "squares",
     "basis": "bases",
+    "factor": "factors",
     "exact": "stays as it is",
 }
 

@@ -109,6 +109,10 @@ class Side(Slot):
     side: int
     identity: bool = False
 
+    @property
+    def keeps(self) -> Kind:
+        return "exact" if self.identity else "factor"
+
     def start(self, stack: Stack) -> Any:
         if not stack.has[self.side]:
             return MaskedNode()
