@@ -100,6 +100,8 @@ class Block(Slot):
 class Side(Slot):
     """A slot that is square along the rows, side 0, or the columns, side 1; None in the rule where it has no factor.
 
+    What starts at 0 is a Kronecker factor, which `quantize_state(factors=...)` may keep coarsely.
+
     Args:
       side: 0 or 1.
       identity: whether it starts at I, and not at 0.
