@@ -17,7 +17,7 @@ from typing import Any
 import compile_only  # first, since it tells JAX where to run  # isort: skip
 import jax
 import optax
-from harness import Results, both_ways, compiled, medians, nbytes, ratio, say
+from harness import Results, both_ways, compiled, markdown_table, medians, nbytes, ratio, say
 from trees import arrays, gpt2_hidden, gpt2_small, shapes
 
 import gdjax
@@ -102,26 +102,24 @@ def parameters(tree_name: str) -> int:
 
 
 def report(results: Results) -> None:
-    lines = ["# AdamW with its state in fewer bits", "", "; ".join(f"{k} {v}" for k, v in results.about.items()), ""]
-    lines += ["Bytes are bytes a parameter. Seconds to compile are of the processor, with what else it had to do.", ""]
+    lines = ["Bytes are bytes a parameter. Seconds to compile are of the processor, with what else it had to do.", ""]
     for target, tree in dict.fromkeys((r["target"], r["tree"]) for r in results.rows):
         rows = [r for r in results.rows if (r["target"], r["tree"]) == (target, tree)]
         head = "state | bytes of it | bytes moved | temporaries | kernels | compiling, CPU s"
         if target == "cpu":
             head = "state | ms | of float32 | of Optax's | temporaries"
-        lines += [f"## {target}, {tree}", "", f"| {head} |", "| --- |" + " ---: |" * head.count("|")]
+        cells = []
         for r in rows:
             n = parameters(tree)
             temporaries = f"{r['temporary_bytes'] / n:.3f}"
             if target == "cpu":
-                cells = [f"{1e3 * r['step_s']:.2f}", f"{r['of_float32']:.2f}", f"{r['of_optax']:.2f}", temporaries]
+                own = [f"{1e3 * r['step_s']:.2f}", f"{r['of_float32']:.2f}", f"{r['of_optax']:.2f}", temporaries]
             else:
-                cells = [f"{r['state_bytes'] / n:.3f}", f"{r['memory_bytes'] / n:.2f}", temporaries]
-                cells += [str(r["kernels"]), f"{r['compile_cpu_s']:.1f}"]
-            lines.append(f"| {' | '.join([r['state'], *cells])} |")
-        lines.append("")
-    results.path.with_suffix(".md").write_text("\n".join(lines), "utf-8")
-    print(f"wrote {results.path} and .md")
+                own = [f"{r['state_bytes'] / n:.3f}", f"{r['memory_bytes'] / n:.2f}", temporaries]
+                own += [str(r["kernels"]), f"{r['compile_cpu_s']:.1f}"]
+            cells.append([r["state"], *own])
+        lines += [f"## {target}, {tree}", "", *markdown_table(head, cells)]
+    results.tell("AdamW with its state in fewer bits", lines)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from harness import Results, nbytes, say
+from harness import Results, markdown_table, nbytes, say
 from small_lm import ROOT, loss, start, text
 
 import gdjax
@@ -36,6 +36,8 @@ STATES: Mapping[str, Callable[[Any], Any]] = {
     "8 bits, log": lambda tx: gdjax.quantize_state(tx, moments="log"),
     "8 bits, blocks": lambda tx: gdjax.quantize_state(tx, moments="blocks", squares="blocks"),
     "bfloat16 and 8 bits": lambda tx: gdjax.quantize_state(tx, moments="bfloat16"),
+    "8 bits, factors bfloat16": lambda tx: gdjax.quantize_state(tx, factors="bfloat16"),
+    "8 bits, factors in blocks": lambda tx: gdjax.quantize_state(tx, factors="blocks"),
     "4 bits": lambda tx: gdjax.quantize_state(tx, bits=4),
 }
 
@@ -119,17 +121,15 @@ def against(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[float, flo
 
 def report(results: Results) -> None:
     rows = results.rows
-    lines = ["# Training with the state in fewer bits", "", "; ".join(f"{k} {v}" for k, v in results.about.items()), ""]
-    lines += [f"Held-out loss in nats per byte after {rows[0]['steps']} steps of {BATCH} x {LENGTH} bytes.", ""]
+    lines = [f"Held-out loss in nats per byte after {rows[0]['steps']} steps of {BATCH} x {LENGTH} bytes.", ""]
     head = "method | state | parameters | bytes of state a parameter | seeds | mean | over seeds ± | less float32's | ±"
-    lines += [f"| {head} |", "| --- | --- |" + " ---: |" * (head.count("|") - 1)]
+    shown = []
     for r in rows:
         x, found = np.array(r["held_out"]), against(r, rows)
         cells = [r["method"], r["state"], f"{r['parameters']:,}", f"{r['state_bytes'] / r['parameters']:.2f}"]
         cells += [str(len(x)), f"{x.mean():.3f}", f"{x.std(ddof=1):.3f}" if len(x) > 1 else ""]
-        lines.append(f"| {' | '.join([*cells, *(f'{d:.3f}' for d in found or ())])} |")
-    results.path.with_suffix(".md").write_text("\n".join(lines) + "\n", "utf-8")
-    print(f"wrote {results.path} and .md")
+        shown.append([*cells, *(f"{d:.3f}" for d in found or ())])
+    results.tell("Training with the state in fewer bits", lines + markdown_table(head, shown, 2))
 
 
 def picture() -> None:
@@ -179,7 +179,8 @@ def main() -> None:
         return picture()
     data = text.read()
     results = Results(o.out / "coded_training.json", o.again)
-    for method, state in [(m, s) for m in o.methods for s in o.states or (STATES if m == "adamw" else COLOURS)]:
+    of_adamw = [name for name in STATES if "factors" not in name]  # which AdamW has none of
+    for method, state in [(m, s) for m in o.methods for s in o.states or (of_adamw if m == "adamw" else COLOURS)]:
         if not results.has(method=method, state=state):
             results.add(train(method, state, o, data))
     report(results)

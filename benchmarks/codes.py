@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from harness import Results, say
+from harness import Results, markdown_table, say
 
 from gdjax.codes.formats import of_kinds, of_shape
-from gdjax.numerics.random_rounding import salt
+from gdjax.codes.random_rounding import salt
 
 SHAPE, B2, BEFORE, AFTER, EPS = (64, 256), 0.999, 1000, 3000, 1e-8
 DECADES, SIZES = (1, 3, 12), tuple(10.0**k for k in range(-10, 3, 2))
@@ -121,12 +121,15 @@ def errors(codes: Codes, size: float, of_square: bool) -> float:
 
 
 def table(title: str, head: list[str], rows: Mapping[str, list[str]]) -> list[str]:
-    lines = [f"## {title}", "", f"| | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
-    return [*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()), ""]
+    return [
+        f"## {title}",
+        "",
+        *markdown_table(" | ".join(["format", *head]), ([name, *cells] for name, cells in rows.items())),
+    ]
 
 
 def report(results: Results) -> None:
-    lines = ["# Codes", "", "; ".join(f"{k} {v}" for k, v in results.about.items()), ""]
+    lines = []
     squares, moments = ([r for r in results.rows if r["kind"] == kind] for kind in ("square", "moment"))
     cases = {
         r["format"]: ["{mean:.3f}, {median:.3f}, {deviation:.2f}".format(**r["over_exact"][c]) for c in "ABCD"]
@@ -141,8 +144,7 @@ def report(results: Results) -> None:
             [f"{s:g}" for s in SIZES],
             {r["format"]: [f"{100 * x:.1f}" for x in r["errors"]] for r in rows},
         )
-    results.path.with_suffix(".md").write_text("\n".join(lines), "utf-8")
-    print(f"wrote {results.path} and .md")
+    results.tell("Codes", lines)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 import jax  # noqa: E402
-from harness import PEERS, Results, compiled, of_program, say, step_of  # noqa: E402
+from harness import PEERS, Results, compiled, markdown_table, of_program, say, step_of  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from program_text import kernels, memory_bytes  # noqa: E402
 from recipes import RECIPES, chosen  # noqa: E402
@@ -67,8 +67,7 @@ def figures(step: Any, *args: Any) -> tuple[dict[str, Any], str]:
 
 
 def report(results: Results) -> None:
-    lines = ["# Compiled for devices that are not here", ""]
-    lines += ["On " + "; ".join(f"{k} {v}" for k, v in results.about.items() if k != "device"), ""]
+    lines = []
     head = (
         "recipe | kernels | Optax | hand | bytes / Optax's | / hand's | XLA's bytes / hand's | temp % | Optax | hand "
         "| compile / Optax's"
@@ -76,18 +75,18 @@ def report(results: Results) -> None:
     for key in dict.fromkeys((r["target"], r["tree"], r["dtype"]) for r in results.rows):
         rows = [r for r in results.rows if (r["target"], r["tree"], r["dtype"]) == key]
         lines += [f"## {', '.join(key)}: {rows[0]['leaves']} leaves, {rows[0]['param_bytes'] / 1e6:.3g} MB", ""]
-        lines += [f"| {head} |", "| --- |" + " ---: |" * head.count("|")]
-        for r in rows:
-            a, b, c = (r[peer] for peer in PEERS)
-            cells = [r["recipe"], *(str(x["kernels"]) for x in (a, b, c))]
-            cells += [f"{a['memory_bytes'] / x['memory_bytes']:.3f}" for x in (b, c)]
-            cells += [f"{a['bytes_accessed'] / c['bytes_accessed']:.3f}" if c["bytes_accessed"] else ""]
-            cells += [f"{100 * x['temporary_bytes'] / r['param_bytes']:.1f}" for x in (a, b, c)]
-            cells += [f"{a['compile_s'] / b['compile_s']:.2f}"]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
-    results.path.with_suffix(".md").write_text("\n".join(lines), "utf-8")
-    print(f"wrote {results.path} and .md")
+        lines += markdown_table(head, map(cells_of, rows))
+    results.tell("Compiled for devices that are not here", lines, elsewhere=True)
+
+
+def cells_of(r: dict[str, Any]) -> list[str]:
+    a, b, c = (r[peer] for peer in PEERS)
+    cells = [r["recipe"], *(str(x["kernels"]) for x in (a, b, c))]
+    cells += [f"{a['memory_bytes'] / x['memory_bytes']:.3f}" for x in (b, c)]
+    cells += [f"{a['bytes_accessed'] / c['bytes_accessed']:.3f}" if c["bytes_accessed"] else ""]
+    cells += [f"{100 * x['temporary_bytes'] / r['param_bytes']:.1f}" for x in (a, b, c)]
+    cells += [f"{a['compile_s'] / b['compile_s']:.2f}"]
+    return cells
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -148,6 +148,29 @@ class Results:
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append({**row, "taken": f"{self.about['date']}, {self.about['cpu']}"})
         self.path.write_text(json.dumps({"machine": self.about, "rows": self.rows}, indent=1) + "\n", "utf-8")
+
+    def tell(self, title: str, lines: list[str], elsewhere: bool = False) -> None:
+        """Writes the .md beside the .json: a title, the machine and these lines.
+
+        Args:
+          elsewhere: whether the figures are of devices that are not here.
+        """
+        about = "; ".join(f"{k} {v}" for k, v in self.about.items() if not (elsewhere and k == "device"))
+        told = "\n".join([f"# {title}", "", "On " * elsewhere + about, "", *lines])
+        self.path.with_suffix(".md").write_text(told.rstrip("\n") + "\n", "utf-8")
+        print(f"wrote {self.path} and .md")
+
+
+def markdown_table(head: str, rows: Iterable[Sequence[str]], words: int = 1) -> list[str]:
+    """The lines of a table, and an empty one.
+
+    Args:
+      head: the names of the columns, with a bar between two.
+      rows: a list of cells each.
+      words: how many columns, the first ones, are words; numbers stand to the right.
+    """
+    lines = [f"| {head} |", "|" + " --- |" * words + " ---: |" * (head.count("|") + 1 - words)]
+    return [*lines, *(f"| {' | '.join(cells)} |" for cells in rows), ""]
 
 
 def say(*words: Any) -> None:

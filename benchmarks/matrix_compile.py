@@ -17,7 +17,7 @@ from typing import Any
 import compile_only  # first: it tells JAX what to compile on
 import jax
 from hand import matrix
-from harness import Results, nbytes, say
+from harness import Results, markdown_table, nbytes, say
 from matrix_methods import TREES, step_of
 from matrix_peers import METHODS
 from program_text import memory_bytes
@@ -52,9 +52,7 @@ def measure(target: str, tree_name: str, name: str) -> dict[str, Any]:
 
 
 def report(results: Results) -> None:
-    lines = ["# Matrix methods compiled for devices that are not here", ""]
-    lines += ["On " + "; ".join(f"{k} {v}" for k, v in results.about.items() if k != "device"), ""]
-    lines += [
+    lines = [
         "MB of main memory, both sides of conditions, then without what conditions run; temporaries of parameters.",
         "",
     ]
@@ -63,11 +61,8 @@ def report(results: Results) -> None:
     for key in dict.fromkeys((r["target"], r["tree"]) for r in results.rows):
         rows = [r for r in results.rows if (r["target"], r["tree"]) == key]
         lines += [f"## {', '.join(key)}: {rows[0]['leaves']} leaves, {rows[0]['param_bytes'] / 1e6:.3g} MB", ""]
-        lines += [f"| {head} |", "| --- |" + " ---: |" * head.count("|")]
-        lines += [f"| {' | '.join(cells(r))} |" for r in rows]
-        lines.append("")
-    results.path.with_suffix(".md").write_text("\n".join(lines), "utf-8")
-    print(f"wrote {results.path} and .md")
+        lines += markdown_table(head, map(cells, rows))
+    results.tell("Matrix methods compiled for devices that are not here", lines, elsewhere=True)
 
 
 def cells(row: dict[str, Any]) -> list[str]:

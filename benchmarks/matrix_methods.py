@@ -22,7 +22,7 @@ import matrix_peers
 import numpy as np
 import optax
 from hand import matrix
-from harness import Results, compiled, in_turn, medians, nbytes, ratio, say
+from harness import Results, compiled, in_turn, markdown_table, medians, nbytes, ratio, say
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from matrix_peers import EVERY, METHODS
 from trees import gpt2_hidden, gpt2_small, is_shape, many, shapes, size
@@ -163,7 +163,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     head = "method | ms | mean over a peer's | p99 / median | trace, lower, compile, s | of AdamW's"
     head += " | by hand, of AdamW's | equations | with twice the leaves | products | with twice"
     head += " | state, bytes a parameter | formula"
-    lines = [f"| {head} |", "| --- |" + " ---: |" * head.count("|")]
+    shown = []
     for r in rows:
         twice, formula = r["of_twice_the_leaves"], r.get("formula_bytes")
         cells = [r["method"]]
@@ -175,8 +175,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         cells += [str(x) for x in (r["equations"], twice["equations"], r["products"], twice["products"])]
         each = r["param_bytes"] / 4
         cells += [f"{r['state_bytes'] / each:.2f}", "" if formula is None else f"{formula / each:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        shown.append(cells)
+    return markdown_table(head, shown)
 
 
 def _over(x: float | None, y: float) -> str:
@@ -184,13 +184,11 @@ def _over(x: float | None, y: float) -> str:
 
 
 def write(results: Results) -> None:
-    lines = ["# What matrix methods cost", "", "; ".join(f"{k} {v}" for k, v in results.about.items()), ""]
-    lines += ["Less than 1 is faster than the peer. Means over whole periods of refreshes, of both.", ""]
+    lines = ["Less than 1 is faster than the peer. Means over whole periods of refreshes, of both.", ""]
     for tree in dict.fromkeys(r["tree"] for r in results.rows):
         mine = [r for r in results.rows if r["tree"] == tree]
-        lines += [f"## {tree}: {mine[0]['leaves']} leaves, {mine[0]['param_bytes'] / 1e6:.3g} MB", "", *table(mine), ""]
-    results.path.with_suffix(".md").write_text("\n".join(lines), "utf-8")
-    print(f"wrote {results.path} and .md")
+        lines += [f"## {tree}: {mine[0]['leaves']} leaves, {mine[0]['param_bytes'] / 1e6:.3g} MB", "", *table(mine)]
+    results.tell("What matrix methods cost", lines)
 
 
 def main() -> None:

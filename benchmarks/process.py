@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import PEERS, Results, compiled, in_turn, medians, say, step_of
+from harness import PEERS, Results, compiled, in_turn, markdown_table, medians, say, step_of
 
 RECIPES = "adamw", "clip + adamw + cosine", "lamb"
 
@@ -75,14 +75,14 @@ def alternated(figure: str, peers: Any, rounds: int, *args: str) -> dict[str, fl
 
 
 def write(results: Results) -> None:
-    lines = ["# What a process pays once", "", "; ".join(f"{k} {v}" for k, v in results.about.items()), ""]
-    lines += ["| figure | of | gdjax | Optax | hand | gdjax / Optax |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    rows = []
     for r in results.rows:
         unit = 1e6 if r["figure"] == "peak" else 1
         cells = [f"{r[p] / unit:.3g}" if p in r else "" for p in PEERS]
-        lines.append(f"| {r['title']} | {r['of']} | {' | '.join(cells)} | {r['gdjax'] / max(r['optax'], 1e-9):.2f} |")
-    results.path.with_suffix(".md").write_text("\n".join(lines) + "\n", "utf-8")
-    print(f"wrote {results.path} and .md")
+        rows.append([r["title"], r["of"], *cells, f"{r['gdjax'] / max(r['optax'], 1e-9):.2f}"])
+    results.tell(
+        "What a process pays once", markdown_table("figure | of | gdjax | Optax | hand | gdjax / Optax", rows, 2)
+    )
 
 
 def main() -> None:

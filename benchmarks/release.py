@@ -24,7 +24,7 @@ from typing import Any
 import compile_only
 import jax
 import jax.numpy as jnp
-from harness import Results, both_ways, medians, say
+from harness import Results, both_ways, markdown_table, medians, say
 
 import gdjax
 
@@ -127,19 +127,19 @@ def seconds(recipe: str, layers: int, width: int, rows: int, rounds: int) -> dic
 
 
 def report(results: Results) -> None:
-    lines = ["# A stack of layers: what a training step takes", ""]
-    lines += ["On " + "; ".join(f"{k} {v}" for k, v in results.about.items() if k != "device"), ""]
+    lines = []
     for kind, head in (("peak", "Bytes a parameter at the peak"), ("seconds", "Seconds of a step on the CPU")):
         rows = [r for r in results.rows if r["kind"] == kind]
-        lines += [f"## {head}", "", f"| optimizer | target | layers | width | rows | {' | '.join(STEPS)} |"]
-        lines += ["| --- | --- |" + " ---: |" * (3 + len(STEPS))]
+        cells = []
         for r in sorted(rows, key=lambda r: list(RECIPES).index(r["recipe"])):
-            cells = [f"{r[name]:.4g}" if name in r else "" for name in STEPS]
-            lines.append(f"| {r['recipe']} | {r['target']} | {r['layers']} | {r['width']} | {r['rows']} | " +
-                         f"{' | '.join(cells)} |")  # fmt: skip
-        lines.append("")
-    results.path.with_suffix(".md").write_text("\n".join(lines), "utf-8")
-    print(f"wrote {results.path} and .md")
+            sizes = [str(r[name]) for name in ("layers", "width", "rows")]
+            cells.append([r["recipe"], r["target"], *sizes, *(f"{r[n]:.4g}" if n in r else "" for n in STEPS)])
+        lines += [
+            f"## {head}",
+            "",
+            *markdown_table(" | ".join(["optimizer | target | layers | width | rows", *STEPS]), cells, 2),
+        ]
+    results.tell("A stack of layers: what a training step takes", lines, elsewhere=True)
 
 
 def main() -> None:

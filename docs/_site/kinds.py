@@ -24,9 +24,11 @@ PARAMS = {
 }
 COLUMNS = {
     "moment": "moments",
-    "fine": "moments in blocks",
+    "slow": "moments in blocks",
+    "matrix": "moments in blocks",
     "square": "squares",
     "basis": "bases",
+    "factor": "factors",
     "exact": "stays as it is",
 }
 
@@ -39,8 +41,8 @@ def made(name: str) -> Any:
 
 
 def kinds(name: str) -> dict[str, dict[str, None]]:
-    """From each kind to the fields of a state that have arrays of it; few numbers for a tree are left out."""
-    found: dict[str, dict[str, None]] = {kind: {} for kind in COLUMNS}
+    """From each column to the fields of a state that have arrays of it; few numbers for a tree are left out."""
+    found: dict[str, dict[str, None]] = {column: {} for column in COLUMNS.values()}
     tx = made(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -48,7 +50,7 @@ def kinds(name: str) -> dict[str, dict[str, None]]:
     for x in owned(tx, state, PARAMS):
         field = [key.name for key in x.field if isinstance(key, GetAttrKey)][-1]
         if x.array.size >= 256 and jnp.issubdtype(x.array.dtype, jnp.floating):
-            found[x.kind][field] = None
+            found[COLUMNS[x.kind]][field] = None
     return found
 
 
@@ -64,8 +66,9 @@ def table() -> str:
     for name in names():
         fields = kinds(name)
         if any(fields.values()):
-            rows.setdefault(tuple(", ".join(f"`{f}`" for f in fields[kind]) for kind in COLUMNS), []).append(name)
-    lines = ["| optimizer | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+            rows.setdefault(tuple(", ".join(f"`{f}`" for f in column) for column in fields.values()), []).append(name)
+    heads = ["optimizer", *dict.fromkeys(COLUMNS.values())]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     lines += [f"| {', '.join(f'`{x}`' for x in several)} | {' | '.join(row)} |" for row, several in rows.items()]
     return "\n".join(lines)
 

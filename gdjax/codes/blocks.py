@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.codes.random_rounding import uniform
 from gdjax.core import meshes
 from gdjax.core.codec import Format
-from gdjax.numerics.random_rounding import uniform
 from gdjax.xla.bits import as_integers
 from gdjax.xla.sums import largest_size
 

@@ -18,7 +18,14 @@ from gdjax.core.types import ArrayTree
 Array = jax.Array
 
 Name = Literal["log", "blocks", "fp8", "4 bits", "dynamic", "bfloat16", "float32"]
-PLURAL = {"moment": "moments", "fine": "moments", "square": "squares", "basis": "bases"}
+PLURAL = {
+    "moment": "moments",
+    "slow": "moments",
+    "matrix": "moments",
+    "square": "squares",
+    "basis": "bases",
+    "factor": "factors",
+}
 CODES = (
     LogCodes, LogCodesOfSquares, BlockCodes, BlockCodesOfSquares, FourBitCodes, DynamicCodes, DynamicCodesOfSquares,
     NarrowCodes,
@@ -36,7 +43,8 @@ MOMENTS: Mapping[str, Sequence[Format]] = {
 }
 TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
     "moment": MOMENTS,
-    "fine": MOMENTS,
+    "slow": MOMENTS,
+    "matrix": MOMENTS,
     "square": {
         "log": [Logs(False)],
         "blocks": [BlocksOfSquares(), Logs(False)],
@@ -48,6 +56,11 @@ TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
         "blocks": [Blocks(), NarrowFloats()],
         "fp8": [Blocks(dtype="float8_e4m3fn"), NarrowFloats()],
         "4 bits": [FourBits(), NarrowFloats()],
+        "bfloat16": [NarrowFloats()],
+        "float32": [],
+    },
+    "factor": {
+        "blocks": [Blocks(), NarrowFloats()],
         "bfloat16": [NarrowFloats()],
         "float32": [],
     },

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gdjax.codes.random_rounding import random_bits
+from gdjax.codes.rounding import stochastically
 from gdjax.core.codec import Format
-from gdjax.numerics.random_rounding import random_bits
-from gdjax.numerics.rounding import stochastically
 
 Array = jax.Array
 

@@ -16,10 +16,10 @@ from gdjax.core.values import Call
 
 Path = tuple[Any, ...]  # the keys of `jax.tree_util` from a tree to what is in it
 Axes = tuple[int | None, ...]  # for each axis of an array the number of the parameter's axis that it follows
-# What an array keeps: an average of gradients; one that needs fine codes, because it is slow or its matrix is taken as
-# a whole; one of squares; orthonormal columns; or what must stay as it is, such as sums that never fade, what others
-# are subtracted from, copies of parameters, Kronecker factors, counts.
-Kind = Literal["moment", "fine", "square", "basis", "exact"]
+# What an array keeps: an average of gradients; a slow one, over fifty or more; one whose matrix is taken whole; one
+# of squares; orthonormal columns; a Kronecker factor; or what must stay as it is, such as sums that never fade, what
+# others are subtracted from, copies of parameters, counts.
+Kind = Literal["moment", "slow", "matrix", "square", "basis", "factor", "exact"]
 
 
 HIDDEN: Any = object()  # stands for the numbers of a transform that cannot be read

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gdjax.codes import formats
 from gdjax.combine.chain import flips
 from gdjax.core import base
 from gdjax.core.guesses import calls_of, wrapped_by
@@ -74,7 +76,7 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
       or none, of clipping that comes after the direction, of a matrix method for an embedding, a head or a stack of
       biases, of matrices, embeddings and heads that the Adam inside such a method gets by mistake, of averages that are
       not last, of what roles leave unknown, of matrices of which none is known as the head, and of gradients that are
-      added to the parameters as they are.
+      added to the parameters as they are. Of `quantize_state` its `notes` tell which fields are kept in which codes.
 
     Raises:
       TypeError: tx is no transform; a leaf is neither an array nor a number; an array of `state` has no value.
@@ -115,7 +117,24 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
     shown = [_missing(path_of(path), x) if is_skipped(x) else next(trained) for path, x in whole]
     columns = Explained._fields if plan else Explained._fields[:-1]
     found = [*told, *walked.notes, *out_of_order, *untold, *cautions(rows, walked, shapes)]
-    return Table(shown, columns, list(dict.fromkeys(found)))
+    return Table(shown, columns, list(dict.fromkeys(found)), _codes(tx, shape if state is None else state, shapes))
+
+
+def _codes(tx: Transform, state: OptState, shapes: Any) -> list[str]:
+    """Which fields of a state are kept in which codes: a sentence, if any are."""
+    kept, number = Counter[tuple[str, str]](), Counter[str]()
+    each = zip(owned(tx, state, shapes), formats.names(state), strict=True)
+    for x in jax.tree.leaves(state, is_leaf=formats.is_codes):
+        (array, name), *_ = islice(each, len(jax.tree.leaves(x)))
+        field = path_of(array.field).rpartition("/")[2]
+        number[field] += 1
+        kept[field, name] += int(formats.is_codes(x))
+    told = [
+        f"{field} as {name}" + f" ({n} of {number[field]} arrays)" * (n < number[field])
+        for (field, name), n in kept.items()
+        if n
+    ]
+    return [f"kept in codes: {', '.join(told)}"] if told else []
 
 
 def _fates(

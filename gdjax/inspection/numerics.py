@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax import numerics
+from gdjax.codes.rounding import is_narrow
 from gdjax.core import base, checks, parts
 from gdjax.core.paths import paths_of
 from gdjax.core.structures import few
@@ -18,7 +19,6 @@ from gdjax.inspection.largest import at_largest_rates
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import shapes_of
 from gdjax.lift.traced import gradients_like
-from gdjax.numerics.rounding import is_narrow
 from gdjax.transforms.master_weights import (
     KahanSummationState,
     MasterRemaindersState,

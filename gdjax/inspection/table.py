@@ -18,7 +18,7 @@ class Table:
       rows: NamedTuples, or dicts from column to value, kept as they are.
       columns: the columns in their order; by default the fields of the first row. A dict may lack some, which print
         as nothing; a NamedTuple may have more fields. A table without rows needs them.
-      warnings: sentences, printed below the rows.
+      warnings, notes: sentences, printed below the rows: what is probably a mistake, and what is told besides.
 
     Raises:
       TypeError: a row is neither a NamedTuple nor a dict.
@@ -38,8 +38,15 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Any, ...]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
 
-    def __init__(self, rows: Iterable[Any], columns: Iterable[str] | None = None, warnings: Iterable[str] = ()):
+    def __init__(
+        self,
+        rows: Iterable[Any],
+        columns: Iterable[str] | None = None,
+        warnings: Iterable[str] = (),
+        notes: Iterable[str] = (),
+    ):
         rows = tuple(rows)
         for i, row in enumerate(rows):
             if not (isinstance(row, Mapping) or hasattr(row, "_asdict")):
@@ -52,6 +59,7 @@ class Table:
         object.__setattr__(self, "columns", found)
         object.__setattr__(self, "rows", rows)
         object.__setattr__(self, "warnings", tuple(warnings))
+        object.__setattr__(self, "notes", tuple(notes))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,15 +80,18 @@ class Table:
         padded = [[pad(x, n) for pad, x, n in zip(pads, line, widths, strict=True)] for line in lines]
         padded.insert(1, ["-" * n for n in widths])
         shown = ["  ".join(line).rstrip() for line in padded]
-        return "\n".join([*shown, *(f"warning: {text}" for text in self.warnings)])
+        return "\n".join([*shown, *self._told()])
 
     def _repr_html_(self) -> str:
         def row(cells: Iterable[str], tag: str) -> str:
             return f"<tr>{''.join(f'<{tag}>{html.escape(x)}</{tag}>' for x in cells)}</tr>"
 
         body = "".join(row(cells, "td") for cells in self._shown())
-        notes = "".join(f"<p>warning: {html.escape(text)}</p>" for text in self.warnings)
-        return f"<table><thead>{row(self.columns, 'th')}</thead><tbody>{body}</tbody></table>{notes}"
+        told = "".join(f"<p>{html.escape(text)}</p>" for text in self._told())
+        return f"<table><thead>{row(self.columns, 'th')}</thead><tbody>{body}</tbody></table>{told}"
+
+    def _told(self) -> list[str]:
+        return [f"warning: {text}" for text in self.warnings] + [f"note: {text}" for text in self.notes]
 
     def _shown(self) -> list[list[str]]:
         return [[_text(_fields(row).get(name)) for name in self.columns] for row in self.rows]

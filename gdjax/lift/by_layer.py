@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, jaxpr_as_fun
 
+from gdjax.codes.random_rounding import rows_p
 from gdjax.core.types import Array
 from gdjax.lift.layer_axes import Along, Common, Mixed, Rest, Value, all_of, axis_of, equal_axes, ones_of, shape_of
 from gdjax.lift.meetings import Brought, Meeting
 from gdjax.lift.traced import PLATFORM
-from gdjax.numerics.random_rounding import rows_p
 from gdjax.xla.facts import has_inside
 
 _CALLS = frozenset("jit pjit closed_call core_call remat checkpoint custom_jvp_call custom_vjp_call".split())

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gdjax.numerics.random_rounding import rows_p
+from gdjax.codes.random_rounding import rows_p
 from gdjax.xla.facts import CHEAP, DEAR
 
 _OTHER_SHAPES = frozenset("broadcast_in_dim expand_dims pad reshape slice squeeze transpose".split())

@@ -48,9 +48,9 @@ class Moment:
     then that of its parts, float32 at least, because JAX has no narrower complex numbers. Where the hyperparameter is a
     codec, the slot is `Stored`. It starts at `fill`, a number or the name of a hyperparameter.
 
-    `kind` says what it keeps, and so how coarsely `quantize_state` may: "moment", an average of gradients; "fine",
-    one that needs fine codes, because it is slow or its matrix is taken as a whole; "square", one of squares, never
-    negative; "exact", what must not be rounded, such as a sum that never fades. By default
+    `kind` says what it keeps, and so how coarsely `quantize_state` may: "moment", an average of gradients; "slow",
+    one over fifty or more, with a decay of 0.98; "matrix", one whose matrix is taken as a whole, as by Muon; "square",
+    an average of squares, never negative; "exact", what must not be rounded, such as a sum that never fades. By default
     "square" if `real`, else "moment".
 
     Example:
@@ -307,5 +307,6 @@ def initial_parameter(p: Any, hyper: Hyperparameters) -> Array:
 
 
 first_moment = Moment("mu_dtype")
-fine_moment = Moment("mu_dtype", kind="fine")
+slow_moment = Moment("mu_dtype", kind="slow")
+matrix_moment = Moment("mu_dtype", kind="matrix")
 second_moment = Moment("nu_dtype", wide=True, real=True)

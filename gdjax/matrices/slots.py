@@ -87,7 +87,7 @@ class Block(Slot):
 
     @property
     def keeps(self) -> Kind:
-        return "square" if self.real else "fine"
+        return "square" if self.real else "matrix"
 
     def start(self, stack: Stack) -> Any:
         dtype, own = stack.given.get(self.dtype), stack.real() if self.real else stack.own()
@@ -100,6 +100,8 @@ class Block(Slot):
 class Side(Slot):
     """A slot that is square along the rows, side 0, or the columns, side 1; None in the rule where it has no factor.
 
+    What starts at 0 is a Kronecker factor, which `quantize_state(factors=...)` may keep coarsely.
+
     Args:
       side: 0 or 1.
       identity: whether it starts at I, and not at 0.
@@ -108,6 +110,10 @@ class Side(Slot):
 
     side: int
     identity: bool = False
+
+    @property
+    def keeps(self) -> Kind:
+        return "exact" if self.identity else "factor"
 
     def start(self, stack: Stack) -> Any:
         if not stack.has[self.side]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import Moment, Shared, fine_moment, second_moment
+from gdjax.lift.slots import Moment, Shared, second_moment, slow_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, safe_increment, sqrt
 from gdjax.transforms.decay import descending
 
@@ -22,7 +22,7 @@ class ScaleByAdanState(NamedTuple):
     t: Array  # () int32, updates made so far
 
 
-@leafwise(ScaleByAdanState, m=fine_moment, n=second_moment, t=Shared(0, jnp.int32), g=Moment(kind="exact"))
+@leafwise(ScaleByAdanState, m=slow_moment, n=second_moment, t=Shared(0, jnp.int32), g=Moment(kind="exact"))
 def scale_by_adan(
     g: Array, s: ScaleByAdanState, p: Array, t: Array,
     b1: Hyper = 0.98, b2: Hyper = 0.92, b3: Hyper = 0.99, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,

@@ -12,7 +12,7 @@ from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import fine_moment
+from gdjax.lift.slots import matrix_moment
 from gdjax.lift.stages import Planned
 from gdjax.linalg.matrices import Matrix, highest
 from gdjax.matrices.plan import of_leaf, plan_of
@@ -71,7 +71,7 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
 
 @leafwise(
     ScaleByDionState,
-    mu=fine_moment,
+    mu=matrix_moment,
     static={"roles": of_leaf(routing, Matrix())},
     Q=Planned(_first_q),
     staged="rank_fraction key",

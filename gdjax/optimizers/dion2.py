@@ -11,7 +11,7 @@ from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import fine_moment
+from gdjax.lift.slots import matrix_moment
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar
@@ -56,7 +56,7 @@ def _submatrix(
 
 @leafwise(
     ScaleByDion2State,
-    mu=fine_moment,
+    mu=matrix_moment,
     static={"dimensions": of_leaf(routing, Matrix())},
     ns_coeffs=NS_COEFFS,
     staged="ns_coeffs",

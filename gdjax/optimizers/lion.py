@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import fine_moment
+from gdjax.lift.slots import slow_moment
 from gdjax.numerics import Array
 from gdjax.transforms.decay import descending
 
@@ -25,7 +25,7 @@ class ScaleByLionState(NamedTuple):
     mu: Params  # like params, momentum
 
 
-@leafwise(ScaleByLionState, mu=fine_moment)
+@leafwise(ScaleByLionState, mu=slow_moment)
 def scale_by_lion(
     g: Array, s: ScaleByLionState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.99, mu_dtype: DType | None = None, *,

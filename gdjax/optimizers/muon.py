@@ -13,7 +13,7 @@ from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.per_leaf import PerLeaf
 from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import fine_moment
+from gdjax.lift.slots import matrix_moment
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
 from gdjax.linalg.polar_coefficients import JORDAN
@@ -61,7 +61,7 @@ def _times_inner_product(o: Array, m: Array) -> Array:
 
 
 @leafwise(
-    MuonState, mu=fine_moment,
+    MuonState, mu=matrix_moment,
     static={"dimensions": of_leaf(lambda numbers: numbers, MuonDimensionNumbers())}, ns_coeffs=NS_COEFFS,
     staged="ns_coeffs",
 )  # fmt: skip

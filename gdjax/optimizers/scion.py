@@ -13,7 +13,7 @@ from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Params, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.slots import fine_moment
+from gdjax.lift.slots import matrix_moment
 from gdjax.lift.stages import Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
@@ -65,7 +65,7 @@ def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
 
 @leafwise(
     ScaleByScionState,
-    mu=fine_moment,
+    mu=matrix_moment,
     static={"dimensions": of_leaf(routing, Matrix())},
     ns_coeffs=NS_COEFFS,
     staged="ns_coeffs",
@@ -83,7 +83,7 @@ def _spectral(
 
 
 @leafwise(
-    ScaleByScionState, mu=fine_moment, static={"dimensions": _outputs_first}, ns_coeffs=NS_COEFFS, staged="ns_coeffs"
+    ScaleByScionState, mu=matrix_moment, static={"dimensions": _outputs_first}, ns_coeffs=NS_COEFFS, staged="ns_coeffs"
 )
 def _of_other_norm(
     g: Array, s: ScaleByScionState, p: Array, t: Array,

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
+from gdjax.codes.random_rounding import random_bits, salt
+from gdjax.codes.rounding import is_narrow, joined, nearest, split, stochastically
 from gdjax.core import base, checks, keys, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.parts import holding
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import KeyLike, OptState, Params, Transform, Updates
 from gdjax.numerics import Array
-from gdjax.numerics.random_rounding import random_bits, salt
-from gdjax.numerics.rounding import is_narrow, joined, nearest, split, stochastically
 from gdjax.xla.write_order import bound_for
 
 

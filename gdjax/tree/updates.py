@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from gdjax.codes.random_rounding import random_bits, salt
+from gdjax.codes.rounding import is_narrow, stochastically
 from gdjax.core import base, checks, domains, keys, meshes
 from gdjax.core.arrays import add
 from gdjax.core.signatures import short_types
 from gdjax.core.types import Array, ArrayLike, KeyLike, Params, Scalar, Updates
-from gdjax.numerics.random_rounding import random_bits, salt
-from gdjax.numerics.rounding import is_narrow, stochastically
 from gdjax.xla import reads
 
 

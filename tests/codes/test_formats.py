@@ -11,7 +11,7 @@ import pytest
 from gdjax.codes.blocks import Blocks, BlocksOfSquares, FourBits
 from gdjax.codes.logs import Logs
 from gdjax.codes.narrow import NarrowFloats
-from gdjax.numerics.random_rounding import salt
+from gdjax.codes.random_rounding import salt
 
 SIGNED = (
     Logs(True),

@@ -365,6 +365,69 @@ def test_what_stays_as_it_is():
     assert not formats_of(everything)
 
 
+FACTORS = {
+    "float32": ["float32", "float32"],
+    "blocks": ["bfloat16", "int8 blocks of 64"],  # 96 rows are no blocks
+    "bfloat16": ["bfloat16", "bfloat16"],
+}
+
+
+def test_kronecker_factors():
+    params = {"w": jax.random.normal(jax.random.key(0), (128, 96))}
+    g = jax.tree.map(lambda p: p * jnp.linspace(0.01, 1, 96)[None], params)
+    soap = gdjax.scale_by_soap(precondition_frequency=2)
+
+    def after(tx: Any) -> Any:
+        state, step = tx.init(params), jax.jit(tx.update)
+        for _ in range(6):
+            state = step(g, state, params)[1]
+        return [np.asarray(formats.decoded(gdjax.tree.get(state, field))["96x128"]) for field in ("L", "R")]
+
+    wanted = after(soap)
+    for way, told in FACTORS.items():
+        kinds: Any = {"moments": "float32", "squares": "float32", "bases": "float32", "factors": way}
+        coded = gdjax.quantize_state(soap, **kinds)
+        table = gdjax.tabulate(coded, params)
+        assert [x for f, x in zip(table["field"], table["dtype"], strict=True) if f in ("L", "R")] == told
+        for x, y in zip(after(coded), wanted, strict=True) if way != "float32" else ():
+            assert 0 < np.linalg.norm(x[0] - y[0], 2) < 0.006 * np.linalg.norm(y[0], 2)
+
+
+@pytest.mark.slow
+def test_soap_with_coded_factors_trains_as_well():
+    """A network learns another of its shape, whose inputs differ by three decades in size: means of eight seeds."""
+    n, count = 64, 600
+    matrices = lambda key: dict(zip("abc", jax.random.normal(key, (3, n, n)) / 8, strict=True))  # noqa: E731
+    net = lambda p, x: jnp.tanh(jnp.tanh(x @ p["a"]) @ p["b"]) @ p["c"]  # noqa: E731
+    inputs = lambda key, rows: jax.random.normal(key, (rows, n)) * (30 * jnp.logspace(0, -3, n))[None]  # noqa: E731
+    teacher = jax.tree.map(lambda x: 1.5 * x, matrices(jax.random.key(99)))
+    loss = lambda p, x: jnp.mean((net(p, x) - net(teacher, x)) ** 2)  # noqa: E731
+
+    def losses(tx: Any) -> Any:
+        rate = gdjax.warmup_cosine_decay_schedule(1e-3, 1e-2, 30, count, 1e-4)
+        tx = gdjax.chain(tx, gdjax.scale_by_learning_rate(rate))
+
+        def step(carry: Any, key: Any) -> Any:
+            params, state = carry
+            updates, state = tx.update(jax.grad(loss)(params, inputs(key, 64)), state, params)
+            return (gdjax.apply_updates(params, updates), state), None
+
+        def run(key: Any) -> Any:
+            params, keys = matrices(key), jax.random.split(jax.random.fold_in(key, 1), count)
+            params, _ = jax.lax.scan(step, (params, tx.init(params)), keys)[0]
+            return loss(params, inputs(jax.random.key(5), 2048))
+
+        return jax.jit(lambda keys: jax.lax.map(run, keys))(jax.random.split(jax.random.key(0), 8))
+
+    soap = gdjax.scale_by_soap()
+    exact, *coded = (
+        losses(tx) for tx in (soap, *(gdjax.quantize_state(soap, factors=x) for x in ("blocks", "bfloat16")))
+    )
+    for found in coded:
+        over = np.log(np.asarray(found) / np.asarray(exact))
+        assert abs(over.mean()) < 0.04 and over.std() < 0.1, over
+
+
 def test_float64_and_narrow_parameters():
     params = {"w": jnp.ones((64, 2), "bfloat16")}
     tx = quantized(gdjax.adamw(0.01), "blocks")
@@ -473,6 +536,23 @@ def test_tables_tell_the_format():
     assert gdjax.explain(quantized(), params)["state_bytes"] == [2 * 256 * 128]
 
 
+def test_a_note_tells_the_codes():
+    params = {"w": jnp.ones((128, 64)), "odd": jnp.ones((63, 128)), "bias": jnp.ones(64)}
+
+    def notes(tx: Any, state: Any = None) -> str:
+        return " ".join(gdjax.explain(tx, params, state).notes)
+
+    adamw = gdjax.quantize_state(gdjax.adamw(0.01), moments="blocks")
+    blocks = "mu as int8 blocks of 64 (1 of 3 arrays)"
+    told = f"kept in codes: mu as int8 log (1 of 3 arrays), {blocks}, nu as uint8 log (2 of 3 arrays)"
+    for tx in (adamw, gdjax.chain(gdjax.clip(1.0), adamw)):
+        assert notes(tx) == notes(tx, tx.init(params)) == told
+    everywhere = gdjax.quantize_state(gdjax.soap(0.01), min_size=0)
+    assert notes(everywhere).endswith("QR as int8 blocks of 64")  # in stacks: of several parameters each
+    for tx in (gdjax.adamw(0.01), gdjax.quantize_state(gdjax.adamw(0.01), min_size=10**6)):
+        assert notes(tx) == ""
+
+
 def test_numbers_are_checked_beforehand():
     params, g = problem()
     tx = quantized()
@@ -487,6 +567,7 @@ def test_errors():
         ({"bits": 2}, "quantize_state: bits must be 8 or 4, got 2"),
         ({"moments": "int8"}, "moments can be kept as 'log', 'blocks', .*got 'int8'"),
         ({"squares": "4 bits"}, "squares can be kept as 'log', .*got '4 bits'"),
+        ({"factors": "4 bits"}, "factors can be kept as 'blocks', 'bfloat16', 'float32', got '4 bits'"),
         ({"bases": "log"}, "bases can be kept as 'blocks', .*got 'log'"),
         ({"block_size": 0}, "block_size"),
         ({"scale_dtype": "float16"}, "scale_dtype must be 'float32' or 'bfloat16', got 'float16'"),

@@ -15,14 +15,15 @@ class Row(NamedTuple):
     frozen: bool
 
 
-TABLE = Table([Row("a/kernel", 12345, 0.5, False), Row("b", 7, None, True)], warnings=["b <is> frozen"])
+TABLE = Table([Row("a/kernel", 12345, 0.5, False), Row("b", 7, None, True)], None, ["b <is> frozen"], ["a & b"])
 
 PRINTED = """\
 name        size  rate  frozen
 --------  ------  ----  ------
 a/kernel  12,345   0.5  no
 b              7        yes
-warning: b <is> frozen"""
+warning: b <is> frozen
+note: a & b"""
 
 
 def test_it_prints_aligned_text():
@@ -30,9 +31,9 @@ def test_it_prints_aligned_text():
 
 
 def test_it_is_a_value():
-    again = Table(TABLE.rows, TABLE.columns, TABLE.warnings)
+    again = Table(TABLE.rows, TABLE.columns, TABLE.warnings, TABLE.notes)
     assert again == TABLE and hash(again) == hash(TABLE)
-    assert TABLE != Table(TABLE.rows)
+    assert Table(TABLE.rows, TABLE.columns, TABLE.warnings) != TABLE != Table(TABLE.rows)
     with pytest.raises(AttributeError):
         TABLE.rows = ()  # type: ignore[misc]
 
@@ -48,7 +49,7 @@ def test_columns_rows_and_cells():
 def test_html_escapes():
     shown = TABLE._repr_html_()
     assert shown.count("<tr>") == 3 and "<th>frozen</th>" in shown and "<td>12,345</td>" in shown
-    assert "b &lt;is&gt; frozen" in shown and "<is>" not in shown
+    assert "b &lt;is&gt; frozen" in shown and "<p>note: a &amp; b</p>" in shown and "<is>" not in shown
     assert "<td>&lt;b&gt;</td>" in Table([{"name": "<b>"}])._repr_html_()
 
 

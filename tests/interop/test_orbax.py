@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -11,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gdjax
+from gdjax.codes.blocks import BlockCodes
 from tests.cases import CASES
 from tests.declare import matrices
 from tests.interop.states import filled
@@ -131,3 +133,61 @@ def test_a_count_committed_to_one_device(tmp_path: Any, mesh: Mesh):
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     with pytest.raises(ValueError, match="incompatible devices"):
         step(params, restored(tmp_path / "state", target), g)
+
+
+# Blocks of 16 lie inside the shards of the kernel, on eight devices and on two.
+CODED = {
+    "8 bits": gdjax.quantize_state(gdjax.adamw(0.01), min_size=0),
+    "blocks": gdjax.quantize_state(gdjax.adamw(0.01), moments="blocks", squares="blocks", block_size=16, min_size=0),
+    "4 bits": gdjax.quantize_state(gdjax.adamw(0.01), bits=4, block_size=16, min_size=0),
+    "with an error": gdjax.adamw(0.01, mu_dtype=gdjax.bfloat16_with_error),
+    "a compact master": gdjax.with_master_weights(
+        gdjax.quantize_state(gdjax.adamw(0.01), min_size=0), remainder_bits=8
+    ),
+}
+
+
+def placed(mesh: Mesh, seed: int) -> Any:
+    specs, tree = {"kernel": P("x"), "bias": P()}, random_tree(seed, shapes={"kernel": (128, 16), "bias": (64,)})
+    return {k: jax.device_put(x, NamedSharding(mesh, specs[k])) for k, x in tree.items()}
+
+
+def run_of(mesh: Mesh) -> Any:
+    """From name to parameters and state at the start: codes lie like the parameters, counts on every device."""
+    run: dict[str, Any] = {}
+    for name, tx in CODED.items():
+        dtype = "bfloat16" if name == "a compact master" else "float32"
+        params = jax.tree.map(lambda x, dtype=dtype: x.astype(dtype), placed(mesh, 0))
+        run[name] = params, tx.init(params)
+    everywhere = NamedSharding(mesh, P())
+    return jax.tree.map(lambda x: x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, everywhere), run)
+
+
+@jax.jit
+def coded_steps(run: Any, gradients: Any) -> Any:
+    def step(run: Any, g: Any) -> Any:
+        new = {}
+        for name, tx in CODED.items():
+            params, state = run[name]
+            updates, state = tx.update(jax.tree.map(lambda g, p: g.astype(p.dtype), g, params), state, params)
+            new[name] = gdjax.apply_updates(params, updates), state
+        return new, None
+
+    return jax.lax.scan(step, run, gradients)[0]
+
+
+def test_codes_go_on_on_as_many_devices_and_on_fewer(tmp_path: Any):
+    def gradients(mesh: Mesh, seeds: range) -> Any:
+        return jax.tree.map(lambda *xs: jnp.stack(xs), *(placed(mesh, seed) for seed in seeds))
+
+    eight, two = (Mesh(np.array(jax.devices()[:n]), ("x",)) for n in (8, 2))
+    half = coded_steps(run_of(eight), gradients(eight, range(1, 4)))
+    saved(half, tmp_path / "run")
+    wanted = coded_steps(half, gradients(eight, range(4, 9)))
+    for mesh in (eight, two):
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run_of(mesh))
+        again = restored(tmp_path / "run", target)
+        assert_equal(jax.device_get(again), jax.device_get(half))
+        codes = again["blocks"][1].inner_state[0].mu["kernel"]
+        assert isinstance(codes, BlockCodes) and len(codes.scales.sharding.device_set) == mesh.size
+        assert_equal(jax.device_get(coded_steps(again, gradients(mesh, range(4, 9)))), jax.device_get(wanted))

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen
+from flax import linen, nnx
 
 import gdjax
-from gdjax.numerics.random_rounding import salt, uniform
+from gdjax.codes.random_rounding import salt, uniform
 from tests.support import relaxed
-from tests.trees import assert_close, signature
+from tests.trees import assert_close, assert_equal, signature
 
 LAYERS, WIDTH = 3, 4
 RNG = np.random.default_rng(0)
@@ -157,6 +157,47 @@ def test_a_stack_of_flax():
         got = step(params, tx.init(params), X, Y)
     updates, state = tx.update(grads, tx.init(params), params)
     assert_close(got, (gdjax.apply_updates(params, updates), state, loss), rtol=1e-4, atol=1e-5)
+
+
+class NnxBlock(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.norm, self.dense = nnx.LayerNorm(WIDTH, rngs=rngs), nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        return x + self.dense(self.norm(x))
+
+
+class NnxNet(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.embed, self.head = nnx.Linear(2, WIDTH, rngs=rngs), nnx.Linear(WIDTH, 1, rngs=rngs)
+        self.layers = nnx.split_rngs(splits=LAYERS)(nnx.vmap(NnxBlock))(rngs)
+
+    def __call__(self, x: Any) -> Any:
+        run = nnx.scan(lambda block, x: block(x), in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+        return self.head(run(self.layers, self.embed(x)))
+
+
+def test_a_stack_of_nnx():
+    tx = clipped(gdjax.adamw(1e-2))
+    with relaxed():
+        model = NnxNet(nnx.Rngs(0))
+        graph, params = nnx.split(model, nnx.Param)
+        block, _ = nnx.split(model.layers)  # the graph of one layer is that of all
+        step = gdjax.gradient_release(
+            tx,
+            lambda p, x, y: nnx.merge(graph, p).embed(x),
+            lambda w, h, x, y: nnx.merge(block, w)(h),
+            lambda p, h, x, y: jnp.mean((nnx.merge(graph, p).head(h) - y) ** 2),
+            stack=lambda p: p["layers"],
+        )
+        loss, grads = jax.value_and_grad(lambda p: jnp.mean((nnx.merge(graph, p)(X) - Y) ** 2))(params)
+        got = step(params, tx.init(params), X, Y)
+    updates, state = tx.update(grads, tx.init(params), params)
+    wanted = gdjax.apply_updates(params, updates), state, loss
+    assert signature(got) == signature(wanted)
+    assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    nnx.update(model, got[0])
+    assert_equal(nnx.state(model), got[0])
 
 
 class Model(eqx.Module):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax.numerics.random_rounding import places
+from gdjax.codes.random_rounding import places
 from gdjax.xla.sums import largest_size
 
 FACTOR = 0x9E3779B1

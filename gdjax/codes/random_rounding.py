@@ -6,6 +6,8 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
+from gdjax.xla.bits import weighted
+
 Array = jax.Array
 
 # The number of its row for each element of an array. In a trace of its own, so that whoever evaluates that for a part
@@ -50,25 +52,11 @@ def random_bits(salt: Array, like: Array) -> Array:
 
 
 def places(like: Array, factor: int) -> Array:
-    """The place of each element in the flattened array, times a factor, modulo 2^32; uint32, divided as the array is.
-
-    The sum of factor * stride * index over the axes, in products of numbers that all axes have a part in. A product
-    of the index along one axis compilers for GPUs and TPUs write to memory, where all arrays with as many rows read it,
-    and then join what reads it: twelve matrices of GPT-2 small in one kernel on a GPU, two on a TPU.
-    """
+    """The place of each element in the flattened array, times a factor, modulo 2^32: uint32, divided as it is."""
     axes = [axis for axis, size in enumerate(like.shape) if size > 1 or not axis]  # one row of many is that of `rows`
     strides = [factor * int(np.prod(like.shape[axis + 1 :], dtype=object)) for axis in axes]
     index = [jax.lax.broadcasted_iota(jnp.uint32, like.shape, axis) if axis else rows(like.shape) for axis in axes]
-    number = lambda n: np.uint32(n % 2**32)  # noqa: E731
-    total = sum(index, jnp.zeros_like(like, jnp.uint32))
-    if len(axes) < 2:
-        return total * number(factor)
-    # With strides s, index i, t = i[0] + i[1]: s[0] i[0] + s[1] i[1] = (2 s[1] - s[0]) t + (s[0] - s[1]) (t + i[0]).
-    over = [stride - strides[-1] for stride in strides[:-1]]
-    place = total * number(strides[-1] - sum(over))
-    for difference, i in zip(over, index, strict=False):
-        place += (total + i) * number(difference)
-    return place
+    return weighted(index, strides, jnp.zeros_like(like, jnp.uint32))
 
 
 def uniform(salt: Array, like: Array) -> Array:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.xla.bits import as_integers
+
 Array = jax.Array
 
 NARROW = jnp.dtype("bfloat16"), jnp.dtype("float16")
@@ -73,8 +75,7 @@ def split(x: Array, remainder: Any, bits: Array | None = None) -> tuple[Array, A
         i = (i + more) & np.int32(-1 << drop)
     finite = jnp.isfinite(x)
     rest = i - ((i + np.int32(0x8000)) & np.int32(-0x10000))
-    # By way of float32: a TPU makes small integers of floats as it goes, and of large integers in a second kernel.
-    rest = jnp.where(finite, rest >> np.int32(drop), 0).astype(jnp.float32).astype(remainder)
+    rest = as_integers(jnp.where(finite, rest >> np.int32(drop), 0), remainder)
     # Of what is stored, or a TPU would write the two in two kernels.
     near = _float(i - (rest.astype(jnp.int32) << np.int32(drop)))
     return jnp.where(finite, near, x), rest

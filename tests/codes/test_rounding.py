@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdjax.numerics.random_rounding import random_bits, salt
-from gdjax.numerics.rounding import joined, nearest, split, stochastically
+from gdjax.codes.random_rounding import random_bits, salt
+from gdjax.codes.rounding import joined, nearest, split, stochastically
 
 RNG = np.random.default_rng(0)
 BITS = RNG.integers(0, 2**32, 20_000, dtype=np.uint32).view(np.float32)  # of every size, NaN and infinities among them
