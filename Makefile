@@ -26,7 +26,7 @@ BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py compile_
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-slow test-oldest test-newest mutants clients lint types examples notebooks bench docs look clean
+.PHONY: help train test test-slow test-oldest test-newest mutants clients lint types examples notebooks bench race docs look clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
@@ -72,6 +72,9 @@ notebooks: $(VENV)/.stamp-examples ## Run the notebooks
 
 bench: $(VENV)/.stamp-bench ## Run every benchmark
 	@set -e; for f in $(BENCHMARKS); do echo "== $$f"; $(VENV)/bin/python $$f $(ARGS); done
+
+race: $(VENV)/.stamp-bench $(VENV)/.stamp-examples ## Race the optimizers, hours; resumes; ARGS="--tasks digits --methods adamw" runs some
+	$(VENV)/bin/python -m benchmarks.race $(ARGS)
 
 # Not --quiet: mkdocs then drops warnings before --strict counts them.
 docs: $(VENV)/.stamp-docs ## Build the documentation site into out/site; a broken link or a missing picture fails

@@ -12,7 +12,6 @@ docs/images/coded_training.png from the results that are kept.
 import argparse
 import functools
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,14 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from harness import Results, markdown_table, nbytes, say
+from small_lm import ROOT, loss, start, text
 
 import gdjax
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "examples"))
-from lm import model, text  # noqa: E402
-
-HEADS, LENGTH, BATCH = 2, 64, 4
+LENGTH, BATCH = 64, 4
 RATES = {"adamw": 4e-3, "soap": 8e-3, "muon": 2e-2}
 ADAM_RATE = 4e-3  # for what Muon leaves to AdamW
 COLOURS = {"float32": "0.2", "8 bits": "#d7191c", "4 bits": "#1f6fb4"}  # of the picture
@@ -66,27 +62,6 @@ def hidden(params: Any) -> Any:
     """Muon's matrices: not the embedding and the head, which are left to AdamW."""
     of = lambda in_block: lambda x: gdjax.contrib.MuonDimensionNumbers() if in_block and x.ndim == 2 else None  # noqa: E731
     return {name: jax.tree.map(of(name == "blocks"), x) for name, x in params.items()}
-
-
-def start(key: Any, width: int, layers: int) -> Any:
-    """The model's parameters, each matrix with two axes, as blocks and matrix methods want them."""
-
-    def flat(block: Any) -> Any:
-        a = block["attention"]
-        return block | {"attention": a | {"qkv": a["qkv"].reshape(width, -1), "out": a["out"].reshape(-1, width)}}
-
-    params = model.init(key, width, layers, HEADS)
-    return params | {"blocks": [flat(block) for block in params["blocks"]]}
-
-
-def loss(params: Any, windows: Any) -> Any:
-    def shaped(block: Any) -> Any:
-        a = block["attention"]
-        d = a["gain"].size
-        qkv, out = a["qkv"].reshape(d, 3, HEADS, d // HEADS), a["out"].reshape(HEADS, d // HEADS, d)
-        return block | {"attention": a | {"qkv": qkv, "out": out}}
-
-    return model.loss(params | {"blocks": [shaped(block) for block in params["blocks"]]}, windows)
 
 
 def one_by_one(f: Any) -> Any:

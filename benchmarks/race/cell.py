@@ -1,0 +1,123 @@
+"""A cell of the race: a method on a task, tuned, run anew on fresh seeds, run shorter if it wins."""
+
+import math
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness import machine
+
+from . import tasks
+from .methods import METHODS, Method
+from .records import Record
+from .spaces import Point, extended, points
+from .training import CHUNK, LANES, Trainer
+
+TRIALS, BASELINE_TRIALS, WIDER_TRIALS, WIDENINGS = 16, 32, 8, 2
+ATTEMPTS = 64  # of a diagnostic
+TUNING_SEED, SEEDS = 100, tuple(range(8))  # the seeds of the table are fresh: no trial has seen them
+SHORTER = (0.4, 0.5, 0.6, 0.7, 0.85)  # of the run, for how soon a winner is there
+
+
+class Cell:
+    def __init__(self, task: str, method: str, record: Record, tell: Callable[[str], None], tiny: bool = False):
+        self.name, self.record, self.tell, self.tiny = f"{task} · {method}", record, tell, tiny
+        self.task = tasks.task(task)
+        self.method: Method = METHODS[method]
+        self.stage = ""
+        self.trainer = Trainer(self.task, self.method, lambda text: tell(f"{self.name} · {self.stage} · {text}"))
+        self.steps: int = record.about.get("steps") or self.length()
+
+    def length(self) -> int:
+        if self.tiny:
+            return 2 * CHUNK
+        return self.task.steps if self.task.seconds is None else self.trainer.steps_in(self.task.seconds)
+
+    def run(self, shorter: bool = False) -> None:
+        """All stages. A diagnostic has one: does a random point pass?"""
+        if self.task.passes is not None:
+            self.record.about["passes"] = self.task.passes
+            return self.group("attempts", points(self.method.space, 4 if self.tiny else ATTEMPTS), [TUNING_SEED])
+        self.tune()
+        self.finish()
+        if shorter:
+            self.shorten()
+        return None
+
+    def tune(self) -> None:
+        """All trials, and more of them where the best is at an edge of a rate's range."""
+        count = BASELINE_TRIALS if self.method.baseline else TRIALS
+        if not self.method.space:
+            count = 1
+        self.group("tune", points(self.method.space, min(count, 4) if self.tiny else count), [TUNING_SEED])
+        for i in range(1, 1 if self.tiny else WIDENINGS + 1):
+            space = extended(self.space(i), self.record.best()["point"], self.method.rates)
+            if space is None:
+                break
+            self.group(f"wider {i}", points(space, WIDER_TRIALS, seed=i), [TUNING_SEED])
+
+    def space(self, i: int) -> Any:
+        """The space in which the best so far was found: that of the method, or the one made wider last."""
+        space = self.method.space
+        for j in range(1, i):
+            before = [r for r in self.record.runs if r["stage"] in ("tune", *(f"wider {k}" for k in range(1, j)))]
+            best = min(before, key=lambda r: r["end"])
+            space = extended(space, best["point"], self.method.rates) or space
+        return space
+
+    def finish(self) -> None:
+        """The best point and the untuned one on fresh seeds."""
+        seeds = list(SEEDS[:2] if self.tiny else SEEDS)
+        self.group("final", [self.record.best()["point"]], seeds)
+        self.group("untuned", [self.method.untuned], seeds)
+
+    def shorten(self) -> None:
+        """The best point in shorter runs, each with its own whole decay."""
+        for share in SHORTER:
+            steps = max(round(share * self.steps / CHUNK), 1) * CHUNK
+            self.group(f"steps {steps}", [self.record.best()["point"]], list(SEEDS), steps)
+
+    def group(self, stage: str, tried: list[Point], seeds: list[int], steps: int | None = None) -> None:
+        """Runs what of a stage has not run yet, LANES at a time."""
+        runs = [(point, seed) for point in tried for seed in seeds][len(self.record.stage(stage)) :]
+        self.stage = stage
+        for i in range(0, len(runs), LANES):
+            some_points, some_seeds = map(list, zip(*runs[i : i + LANES], strict=True))
+            start = time.perf_counter()
+            curves, ends = self.trainer.run(some_points, some_seeds, steps or self.steps)
+            self.record.about |= {**machine(), "code": commit(), "data": self.task.data}
+            self.record.about |= {"steps": self.steps, "unit": self.task.unit}
+            self.record.add(stage, some_points, some_seeds, curves, ends, time.perf_counter() - start)
+
+
+def check(task: str, method: str, kept: Record, tell: Callable[[str], None]) -> str:
+    """Runs the final runs of a kept record anew, and says whether they agree."""
+    again = Record(task, method, Path("out/race/check"))
+    again.runs, again.about = [], {"steps": kept.about["steps"]}
+    cell = Cell(task, method, again, tell)
+    cell.group("final", [kept.best()["point"]], list(SEEDS))
+    ours, theirs = again.ends("final"), kept.ends("final")
+    data = "" if again.about["data"] == kept.about["data"] else "; the data differ, so only means can agree"
+    sigma = statistics.stdev(theirs)
+    apart = abs(statistics.fmean(ours) - statistics.fmean(theirs)) / (sigma * math.sqrt(2 / len(ours)))
+    said = "agrees" if apart < 3 else "DOES NOT AGREE"
+    largest = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    return (
+        f"{task} · {method}: {said}. Mean {statistics.fmean(ours):.5g}, recorded {statistics.fmean(theirs):.5g}, "
+        f"{apart:.2f} standard errors apart; largest difference of a seed {largest:.2g}{data}"
+    )
+
+
+def commit() -> str:
+    """The commit of the library, with a plus if it was changed since."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "--short=12", "HEAD") + (
+        "+" if git("status", "--porcelain", "gdjax", "benchmarks/race") else ""
+    )

@@ -1,0 +1,153 @@
+"""What records say: means, intervals, tests against the baseline, how soon a winner is there."""
+
+import math
+import statistics
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from .methods import METHODS
+from .records import Record
+
+BASELINES = tuple(name for name, m in METHODS.items() if m.baseline)
+CONFIDENCE = 0.95
+
+
+class Row(NamedTuple):
+    method: str
+    mean: float  # of the fresh seeds, at the end of the run
+    spread: float  # standard deviation over them
+    better: float  # than the baseline, in its standard deviations; positive is better
+    p: float  # of the one-sided z-test that it is better
+    untuned: float  # mean of the untuned point
+    sooner: float  # the share of the baseline's steps after which its mean is reached; infinite if not
+    interval: tuple[float, float]  # of that share
+    point: dict[str, float]
+    record: Record
+
+
+def mean(ends: list[float]) -> float:
+    """Infinite if one run is."""
+    return statistics.fmean(ends) if ends else math.nan
+
+
+def baseline(records: dict[str, Record]) -> str | None:
+    """The better of those that were tuned as baselines, once all of them are there."""
+    ends = {name: mean(records[name].ends("final")) for name in BASELINES if name in records}
+    return (
+        min(ends, key=lambda name: ends[name])
+        if len(ends) == len(BASELINES) and not any(map(math.isnan, ends.values()))
+        else None
+    )
+
+
+def table(records: dict[str, Record]) -> list[Row]:
+    """A row for each method with final runs, the best first."""
+    first = baseline(records)
+    base = records[first].ends("final") if first else []
+    rows = []
+    for name, record in records.items():
+        ends = record.ends("final")
+        if not ends:
+            continue
+        z = against(ends, base) if base else math.nan
+        sooner, interval = how_soon(record, base) if base else (math.nan, (math.nan, math.nan))
+        spread = statistics.stdev(ends) if all(map(math.isfinite, ends)) else math.inf
+        better = (mean(base) - mean(ends)) / statistics.stdev(base) if base else math.nan
+        p = float(stats.norm.sf(z)) if name != first else math.nan
+        rows.append(
+            Row(
+                name,
+                mean(ends),
+                spread,
+                better,
+                p,
+                mean(record.ends("untuned")),
+                sooner,
+                interval,
+                record.best()["point"],
+                record,
+            )
+        )
+    return sorted(rows, key=lambda row: row.mean)
+
+
+def against(ends: list[float], base: list[float]) -> float:
+    """z = (mean of the baseline - mean) / (sigma sqrt(1/n + 1/m)), sigma from the repeats of the baseline."""
+    if not all(map(math.isfinite, ends)):
+        return -math.inf
+    return (mean(base) - mean(ends)) / (statistics.stdev(base) * math.sqrt(1 / len(ends) + 1 / len(base)))
+
+
+def how_soon(record: Record, base: list[float], draws: int = 2000) -> tuple[float, tuple[float, float]]:
+    """The length of a run that ends where the baseline's does, over the baseline's, and its bootstrap interval.
+
+    Runs of each length have their own whole decay. Between two lengths the mean is taken as linear in the logarithm of
+    the steps. Below the shortest the share is that of the shortest, which is then a bound from above.
+    """
+    whole = record.about["steps"]
+    lengths = {whole: record.ends("final")}
+    for run in record.runs:
+        if run["stage"].startswith("steps "):
+            lengths.setdefault(int(run["stage"].split()[1]), []).append(run["end"])
+    steps = sorted(lengths)
+    ends = [np.array(lengths[s]) for s in steps]
+
+    def share(means: Any, goal: float) -> float:
+        reached = [m <= goal for m in means]
+        if not reached[-1]:
+            return math.inf
+        last = len(steps) - 1
+        while last > 0 and reached[last - 1]:
+            last -= 1
+        if last == 0:
+            return steps[0] / whole
+        part = (means[last - 1] - goal) / (means[last - 1] - means[last])
+        return math.exp((1 - part) * math.log(steps[last - 1]) + part * math.log(steps[last])) / whole
+
+    rng, b = np.random.default_rng(0), np.array(base)
+    drawn = sorted(
+        share([rng.choice(e, len(e)).mean() for e in ends], rng.choice(b, len(b)).mean()) for _ in range(draws)
+    )
+    tail = int((1 - CONFIDENCE) / 2 * draws)
+    return share([e.mean() for e in ends], float(b.mean())), (drawn[tail], drawn[-tail - 1])
+
+
+def attempts(record: Record) -> float:
+    """How many points of a method's space one tries until a diagnostic passes, in the mean: tries / successes."""
+    ends = record.ends("attempts")
+    passed = sum(end <= record.about["passes"] for end in ends)
+    return len(ends) / passed if passed else math.inf
+
+
+def one_configuration(records: dict[str, dict[str, Record]]) -> list[tuple[str, float, dict[str, float]]]:
+    """Of each method the trial that does best over all tasks: the geometric mean of end / the baseline's best trial.
+
+    Trials have the same points in every task, so this costs no run. A ratio counts between 1/10 and 10.
+    """
+    goals = {}
+    for task, cells in records.items():
+        first = baseline(cells)
+        if first:
+            goals[task] = cells[first].best()["end"]
+    found = []
+    for name in METHODS:
+        cells = [records[task].get(name) for task in goals]
+        if not cells or not all(c is not None and c.stage("tune") for c in cells):
+            continue
+        logs = np.array(
+            [
+                [score(run["end"], goal) for run in c.stage("tune")]
+                for c, goal in zip(cells, goals.values(), strict=True)
+                if c
+            ]
+        )
+        means = logs.mean(axis=0)
+        best = int(means.argmin())
+        found.append((name, math.exp(means[best]), cells[0].stage("tune")[best]["point"] if cells[0] else {}))
+    return sorted(found, key=lambda row: row[1])
+
+
+def score(end: float, goal: float) -> float:
+    return math.log(min(max(end / goal, 0.1), 10.0)) if math.isfinite(end) else math.log(10.0)

@@ -1,0 +1,50 @@
+"""What a cell (a method on a task) has come to: one file of one line a run, written as runs end."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+KEPT = Path(__file__).resolve().parents[1] / "results" / "race"
+
+
+class Record:
+    """The runs of a cell. A group of runs is a stage: "tune", "wider 1", "final", "untuned", "steps 600", ..."""
+
+    def __init__(self, task: str, method: str, folder: Path = KEPT):
+        self.path = folder / task / f"{method.replace(' ', '_')}.jsonl"
+        self.about: dict[str, Any] = {}
+        self.runs: list[dict[str, Any]] = []
+        if self.path.exists():
+            self.about, *self.runs = (json.loads(line) for line in self.path.read_text("utf-8").splitlines())
+            for run in self.runs:
+                run["end"] = math.inf if run["end"] is None else run["end"]
+
+    def stage(self, name: str) -> list[dict[str, Any]]:
+        return [run for run in self.runs if run["stage"] == name]
+
+    def ends(self, name: str) -> list[float]:
+        return [run["end"] for run in self.stage(name)]
+
+    def best(self) -> dict[str, Any]:
+        """The best of the tuning runs, ranges made wider included."""
+        return min((r for r in self.runs if r["stage"].startswith(("tune", "wider"))), key=lambda r: r["end"])
+
+    def add(self, stage: str, points: Any, seeds: Any, curves: Any, ends: Any, seconds: float) -> None:
+        for point, seed, curve, end in zip(points, seeds, curves, ends, strict=True):
+            self.runs.append({"stage": stage, "seed": seed, "point": point, "end": end, "curve": curve})
+        self.about[f"seconds of {stage}"] = self.about.get(f"seconds of {stage}", 0) + round(seconds)
+        self.write()
+
+    def write(self) -> None:
+        """JSON has no infinity: null."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [{**run, "end": finite(run["end"]), "curve": [finite(x) for x in run["curve"]]} for run in self.runs]
+        lines = [json.dumps(row, separators=(",", ":")) for row in (self.about, *rows)]
+        partly = self.path.with_suffix(".partly")  # a run that is killed while it writes loses nothing
+        partly.write_text("\n".join(lines) + "\n", "utf-8")
+        partly.replace(self.path)
+
+
+def finite(x: float) -> float | None:
+    return x if math.isfinite(x) else None

@@ -1,0 +1,41 @@
+"""What is trained. A task says how parameters begin, what a batch is, what is minimised and how a run is judged."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Task(NamedTuple):
+    about: str  # a sentence for the table
+    steps: int  # of a run, the same for all methods and seeds
+    start: Callable[[Any], Any]  # key -> params
+    batch: Callable[..., Any]  # key, times=1 -> a batch, so many times its size, drawn in the compiled step
+    loss: Callable[[Any, Any], Any]  # params, batch -> what the gradient is of
+    judge: Callable[[Any], Any]  # params -> the number of the table, smaller is better, at the end of a run
+    glance: Callable[[Any], Any]  # params -> a cheaper estimate of it, for the curve
+    unit: str  # of what `judge` returns
+    seconds: float | None = None  # of a run, in place of the steps: each method has as many steps as it makes in them
+    passes: float | None = None  # of a diagnostic: the end at which a run has passed
+    drawn: bool = True  # batches are drawn; else all data are in each step
+    data: str = ""  # a digest of the data, where they may differ from machine to machine
+
+
+def task(name: str) -> Task:
+    """Makes a task, reading its data."""
+    from . import autoencoder, diagnostics, digits, factors, language, modular, pinn  # a name is known without its data
+
+    makers: dict[str, Callable[[], Task]] = diagnostics.MAKERS | {
+        "language": language.fresh,
+        "language_repeated": language.repeated,
+        "digits": digits.make,
+        "autoencoder": autoencoder.make,
+        "factors": factors.make,
+        "modular": modular.make,
+        "pinn": pinn.single,
+        "pinn_double": pinn.double,
+    }
+    return makers[name]()
+
+
+NAMES = ("language", "language_repeated", "digits", "autoencoder", "factors", "modular", "pinn", "pinn_double")
+DIAGNOSTICS = ("saddle", "valley", "scales", "sparse", "heavy_tails", "float16")
+DOUBLE = ("pinn_double",)  # known before JAX is told

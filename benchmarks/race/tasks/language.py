@@ -1,0 +1,43 @@
+"""A byte language model: the transformer of `make train`, smaller, on the sources of Python's standard library."""
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from small_lm import loss as nats
+from small_lm import start, text
+
+from . import Task
+
+WIDTH, LAYERS, LENGTH, BATCH, STEPS = 64, 2, 64, 8, 1000
+REPEATED = 65_536  # bytes that are read about eight times
+
+
+def fresh() -> Task:
+    data = text.read()
+    return _task("byte language model, each window drawn from 7 MB", data.train, data)
+
+
+def repeated() -> Task:
+    data = text.read()
+    middle = (len(data.train) - REPEATED) // 2
+    return _task("the same on 64 kB, each read eight times", data.train[middle : middle + REPEATED], data)
+
+
+def _task(about: str, read: np.ndarray, data: Any) -> Task:
+    corpus = jnp.asarray(read)
+    few, many = (jnp.asarray(text.spread(data.held_out, n, LENGTH)) for n in (64, 512))
+
+    def batch(key: Any, times: int = 1) -> Any:
+        starts = jax.random.randint(key, (times * BATCH, 1), 0, len(read) - LENGTH)
+        return corpus[starts + jnp.arange(LENGTH + 1)[None]]
+
+    def held_out(windows: Any) -> Any:
+        return lambda params: jax.lax.map(lambda w: nats(params, w), windows.reshape(-1, 32, LENGTH + 1)).mean()
+
+    return Task(
+        about, STEPS, lambda key: start(key, WIDTH, LAYERS), batch, nats, held_out(many), held_out(few),
+        "nats a byte, held out", data=hashlib.sha256(read.tobytes() + data.held_out.tobytes()).hexdigest()[:16],
+    )  # fmt: skip

@@ -1,0 +1,165 @@
+"""Tables and pictures of the race, from the records alone: docs/race.md between its marks, docs/images/race.png."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from . import figures, tasks, timing
+from .methods import METHODS
+from .records import KEPT, Record
+from .spaces import Decay
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "race.md"
+PICTURE = ROOT / "docs" / "images" / "race.png"
+
+
+def read(folder: Path = KEPT) -> dict[str, dict[str, Record]]:
+    """By task and method, the cells that have a record."""
+    found = {
+        task: {name: Record(task, name, folder) for name in METHODS} for task in (*tasks.NAMES, *tasks.DIAGNOSTICS)
+    }
+    return {task: {name: r for name, r in cells.items() if r.runs} for task, cells in found.items()}
+
+
+def of_task(task: str, cells: dict[str, Record]) -> list[str]:
+    rows = figures.table(cells)
+    if not rows:
+        return []
+    first, about = figures.baseline(cells), rows[0].record.about
+    lines = [f"### {task}", ""]
+    seeds = len(rows[0].record.stage("final"))
+    lines += [f"{about['unit'].capitalize()}; {seeds} seeds. Baseline: {first or 'not there yet'}.", ""]
+    head = "method | steps | end | ± over seeds | better, sigma | p | untuned | share of the baseline's steps"
+    head += " | of its time | best point"
+    lines += [f"| {head} |", "| --- |" + " ---: |" * 8 + " --- |"]
+    for row in rows:
+        point = ", ".join(f"{name} {value:.3g}" for name, value in row.point.items())
+        name = f"**{row.method}**" if row.method == first else row.method
+        cell = [name, str(row.record.about["steps"]), number(row.mean), number(row.spread), sigmas(row.better)]
+        cell += [probability(row.p), number(row.untuned), share(row), of_time(task, row, first), point]
+        lines.append(f"| {' | '.join(cell)} |")
+    return [*lines, ""]
+
+
+def share(row: figures.Row) -> str:
+    if math.isinf(row.sooner):
+        return "not reached"
+    if not any(run["stage"].startswith("steps ") for run in row.record.runs):
+        return "reached"
+    low, high = row.interval
+    return f"{row.sooner:.2f} ({low:.2f} to {'1' if math.isinf(high) else f'{high:.2f}'})"
+
+
+def of_time(task: str, row: figures.Row, first: str | None) -> str:
+    """The share of the baseline's seconds; for a method that does not get there the ratio of a step's."""
+    ratio = timing.ratio(task, row.method, first) if first else None
+    if ratio is None:
+        return ""
+    short = any(run["stage"].startswith("steps ") for run in row.record.runs) and math.isfinite(row.sooner)
+    return f"{row.sooner * ratio:.2f}" if short else f"(a step {ratio:.2f})"
+
+
+def sigmas(x: float) -> str:
+    return f"{x:+.1f}" if math.isfinite(x) else ""
+
+
+def number(x: float) -> str:
+    return "diverged" if math.isinf(x) else "" if math.isnan(x) else f"{x:.4g}"
+
+
+def probability(p: float) -> str:
+    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def of_diagnostics(records: dict[str, dict[str, Record]]) -> list[str]:
+    """Attempts to success: a row for each method, a column for each diagnostic."""
+    cells = {task: cells for task, cells in records.items() if task in tasks.DIAGNOSTICS and cells}
+    if not cells:
+        return []
+    names = [name for name in METHODS if all(name in of for of in cells.values())]
+    lines = ["### Attempts to success", "", f"| method | {' | '.join(cells)} |", "| --- |" + " ---: |" * len(cells)]
+    scores = {name: [figures.attempts(of[name]) for of in cells.values()] for name in names}
+    for name in sorted(names, key=lambda name: sum(map(math.log, scores[name]))):
+        lines.append(f"| {name} | {' | '.join(f'{x:.1f}' if math.isfinite(x) else 'never' for x in scores[name])} |")
+    return [*lines, ""]
+
+
+def of_all(records: dict[str, dict[str, Record]]) -> list[str]:
+    rows = figures.one_configuration(records)
+    if not rows:
+        return []
+    lines = [
+        "### One configuration for all tasks",
+        "",
+        "| method | geometric mean of end / the baseline's best | point |",
+        "| --- | ---: | --- |",
+    ]
+    for name, value, point in rows:
+        lines.append(f"| {name} | {value:.3f} | {', '.join(f'{k} {v:.3g}' for k, v in point.items())} |")
+    return [*lines, ""]
+
+
+def spaces() -> list[str]:
+    lines = ["| method | trials | space |", "| --- | ---: | --- |"]
+    for name, m in METHODS.items():
+        ranges = (
+            f"{k} {r.low:g} to {r.high:g}" + (" (of 1 - b)" if isinstance(r, Decay) else "") for k, r in m.space.items()
+        )
+        lines.append(f"| {name} | {32 if m.baseline else 16} | {', '.join(ranges)} |")
+    return [*lines, ""]
+
+
+def put(name: str, lines: list[str], page: Path = PAGE) -> None:
+    """Between the marks of that name."""
+    text = page.read_text("utf-8")
+    start, end = f"<!-- {name}: made by benchmarks/race -->", f"<!-- end of {name} -->"
+    before, rest = text.split(start)
+    _, after = rest.split(end)
+    body = "\n".join(lines)
+    page.write_text(f"{before}{start}\n{body}\n{end}{after}", "utf-8")
+
+
+def picture(records: dict[str, dict[str, Record]]) -> None:
+    """A panel for each task: where each method ends, its seeds as dots, the baseline's mean as a line."""
+    from matplotlib.figure import Figure
+
+    shown = {task: figures.table(cells) for task, cells in records.items() if figures.baseline(cells)}
+    if not shown:
+        return
+    figure = Figure(figsize=(4.4 * min(len(shown), 3), 4.2 * math.ceil(len(shown) / 3)), layout="constrained")
+    axes: Any = figure.subplots(math.ceil(len(shown) / 3), min(len(shown), 3), squeeze=False).ravel()
+    for ax in axes[len(shown) :]:
+        ax.set_visible(False)
+    for ax, (task, rows) in zip(axes, shown.items(), strict=False):
+        first = figures.baseline(records[task])
+        goal = next(row.mean for row in rows if row.method == first)
+        ends = [row.record.ends("final") for row in rows]
+        worst = 3 * goal if goal > 0 else math.inf
+        for i, (row, own) in enumerate(zip(rows, ends, strict=True)):
+            colour = "#d7191c" if row.method == first else "#1f6fb4"
+            kept = [x for x in own if x <= worst]
+            ax.plot(kept, [i] * len(kept), "o", color=colour, alpha=0.45, markersize=4, markeredgewidth=0)
+            if row.mean <= worst:
+                ax.plot(row.mean, i, "|", color=colour, markersize=13, markeredgewidth=2)
+            else:
+                place = ax.get_yaxis_transform()
+                ax.text(0.99, i, "off the scale", transform=place, ha="right", va="center", fontsize=7, color="0.5")
+        ax.axvline(goal, color="#d7191c", linewidth=0.8)
+        ax.set_yticks(range(len(rows)), [row.method for row in rows], fontsize=8)
+        ax.invert_yaxis()
+        ax.set_title(task, fontsize=10)
+        ax.set_xlabel(rows[0].record.about["unit"], fontsize=8)
+        ax.grid(axis="x", color="0.92", linewidth=0.8)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("Each method at its best point on fresh seeds; smaller is better; red: the baseline", fontsize=10)
+    figure.savefig(PICTURE, dpi=130)
+
+
+def tell_all() -> None:
+    records = read()
+    put("spaces", spaces())
+    tables = [line for task, cells in records.items() for line in of_task(task, cells)]
+    put("tables", tables + of_all(records) + of_diagnostics(records))
+    picture(records)
+    print(f"wrote {PAGE.relative_to(ROOT)}")

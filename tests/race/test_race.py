@@ -1,0 +1,125 @@
+"""The race's own figures: points, tables, how soon a winner is there; and that a tiny cell runs, resumes and agrees."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import gdjax
+from benchmarks.race import cell, figures, methods, schedule, spaces, telling
+from benchmarks.race.records import Record
+
+
+def record(tmp_path, method, **stages):
+    """A record with these ends, of a run of 1000 steps."""
+    found = Record("t", method, tmp_path)
+    found.about = {"steps": 1000, "unit": "nats", "data": ""}
+    for stage, ends in stages.items():
+        found.add(stage.replace("_", " "), [{"rate": 0.1}] * len(ends), range(len(ends)), [[]] * len(ends), ends, 1)
+    return found
+
+
+def test_points_are_the_same_everywhere_and_in_their_ranges():
+    space = {"rate": spaces.Log(1e-3, 1e-1), "b2": spaces.Decay(0.9, 0.999)}
+    found = spaces.points(space, 16)
+    assert found == spaces.points(space, 16) and found[:8] == spaces.points(space, 8)
+    assert all(1e-3 <= p["rate"] <= 1e-1 and 0.9 <= p["b2"] <= 0.999 for p in found)
+    below = sum(p["rate"] < 1e-2 for p in found)
+    assert below == 8  # even in the logarithm
+    assert found[0] == {"rate": 0.050254, "b2": 0.998628}  # other points would not be those of the records
+
+
+@pytest.mark.parametrize(("best", "low", "high"), [(1.2e-3, 2.5e-4, 1e-3), (0.09, 1e-1, 4e-1), (1e-2, None, None)])
+def test_a_best_rate_at_an_edge_asks_for_the_range_beyond(best, low, high):
+    space = {"rate": spaces.Log(1e-3, 1e-1), "b2": spaces.Decay(0.9, 0.999)}
+    wider = spaces.extended(space, {"rate": best, "b2": 0.9}, ("rate",))
+    assert (wider and tuple(wider["rate"])) == (low and (low, high))
+    assert not wider or wider["b2"] == space["b2"]
+
+
+def test_the_schedule_is_a_line_up_and_a_line_down():
+    rate = schedule.rate(2.0, 100, warmup=0.1, end=0.5)
+    np.testing.assert_allclose([rate(0), rate(4), rate(9)], [0.2, 1.0, 2.0], rtol=1e-6)
+    assert rate(99) < 1.02 and all(rate(t) >= rate(t + 1) for t in range(9, 99))
+    assert float(schedule.rate(1.0, 100)(99)) == pytest.approx(1 / 96)  # the last step still moves
+
+
+def test_how_soon_is_where_shorter_runs_cross_the_baseline(tmp_path):
+    base = [2.0, 2.0, 2.0]
+    winner = record(tmp_path, "w", tune=[1.9], final=[1.8] * 3, steps_500=[2.1] * 3, steps_800=[1.9] * 3)
+    share, (low, high) = figures.how_soon(winner, base)
+    assert share == pytest.approx(math.sqrt(500 * 800) / 1000) and low == high == pytest.approx(share)
+    loser = record(tmp_path, "l", tune=[2.2], final=[2.2, 2.3, 2.2])
+    assert figures.how_soon(loser, base)[0] == math.inf
+
+
+def test_a_table_is_judged_against_the_better_baseline(tmp_path):
+    rng = np.random.default_rng(0)
+    ends = {"adamw": 2.0, "nadamw": 1.9, "muon": 1.5, "sgd": 3.0}
+    cells = {
+        name: record(tmp_path, name, tune=[end], final=list(end + 0.1 * rng.normal(size=8)), untuned=[end + 1])
+        for name, end in ends.items()
+    }
+    assert figures.baseline(cells) == "nadamw" and figures.baseline({"adamw": cells["adamw"]}) is None
+    rows = figures.table(cells)
+    assert [row.method for row in rows] == ["muon", "nadamw", "adamw", "sgd"]
+    muon, nadamw, _, sgd = rows
+    base, own = cells["nadamw"].ends("final"), cells["muon"].ends("final")
+    assert muon.better == pytest.approx((np.mean(base) - np.mean(own)) / np.std(base, ddof=1))
+    assert muon.p < 1e-6 and sgd.p > 1 - 1e-6 and math.isnan(nadamw.p) and sgd.sooner == math.inf
+    cells["sgd"].runs[1]["end"] = math.inf  # one seed of eight
+    assert figures.table(cells)[-1].mean == math.inf and figures.table(cells)[-1].p == 1
+    text = "\n".join(telling.of_task("t", cells))
+    assert "**nadamw**" in text and "diverged" in text and "not reached" in text
+
+
+def test_records_keep_infinity_and_go_on(tmp_path):
+    kept = record(tmp_path, "a b", tune=[math.inf, 1.5])
+    assert all(json.loads(line) for line in kept.path.read_text().splitlines())
+    again = Record("t", "a b", tmp_path)
+    assert again.ends("tune") == [math.inf, 1.5] and again.best()["end"] == 1.5 and again.about == kept.about
+
+
+def test_the_recipe_is_transformer_optimizer():
+    """The row of the table is of chains whose length may be traced."""
+    params = {"embed": np.ones((5, 4), np.float32), "mlp": {"kernel": np.eye(4, dtype=np.float32)}}
+    grads = jax.tree.map(lambda p: p + 0.1, params)
+    steps, point = 40, {"rate": 3e-3, "adam_rate": 1e-3, "weight_decay": 0.1}
+    ours = methods.recipe(point, steps)
+    theirs = gdjax.transformer_optimizer(3e-3, steps, adam_learning_rate=1e-3, weight_decay=0.1, warmup_steps=2)
+    state, other = ours.init(params), theirs.init(params)
+    for _ in range(2):
+        u, state = ours.update(grads, state, params)
+        v, other = theirs.update(grads, other, params)
+    # In its second step of two the race is at the peak, and theirs, which is there one step later, at 3/4 of it.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b / 0.75, rtol=1e-5), u, v)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_takes_its_points(name):
+    method = methods.METHODS[name]
+    assert set(method.untuned) >= set(method.space) and set(method.rates) <= set(method.space)
+    params = {"embed": np.ones((5, 4), np.float32), "mlp": {"kernel": np.eye(4, dtype=np.float32)}}
+    for point in (method.untuned, *spaces.points(method.space, 2)):
+        jax.eval_shape(lambda p=point: method.make(p, 10).init(params))
+
+
+def test_a_tiny_cell_runs_and_resumes(tmp_path):
+    said = []
+    kept = Record("factors", "sgd", tmp_path)
+    one = cell.Cell("factors", "sgd", kept, said.append, tiny=True)
+    one.tune()
+    one.finish()
+    assert [r["stage"] for r in kept.runs] == ["tune"] * 4 + ["final"] * 2 + ["untuned"] * 2
+    assert all(math.isfinite(r["end"]) and len(r["curve"]) == 2 for r in kept.runs) and said
+    point = kept.best()["point"]
+    assert kept.stage("final")[0]["point"] == point and kept.ends("final")[0] != kept.ends("final")[1]
+    cut = kept.path.read_text().splitlines()
+    kept.path.write_text("\n".join(cut[:-3]) + "\n")  # killed before the last three runs
+    again = Record("factors", "sgd", tmp_path)
+    other = cell.Cell("factors", "sgd", again, said.append, tiny=True)
+    other.tune()
+    other.finish()
+    assert again.runs == kept.runs
