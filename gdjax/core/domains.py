@@ -1,4 +1,9 @@
-"""What an argument of a factory may be, by its name."""
+"""What an argument of a factory may be, by its name.
+
+A name means the same in every factory of this library, so what it may be stands here once, and not at each of them;
+where a paper gives a letter another meaning, "factory.name" says so. This is a table, no guess: a test asks for every
+argument. Of rules written elsewhere nothing is looked up: they tell their `domains` themselves.
+"""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence

@@ -45,6 +45,7 @@ class Inside(NamedTuple):
     sees: Callable[[Any], Any] | None = whole  # what it gets of a tree of parameters; None where that is another tree
     told: bool = True  # whether its hyperparameters are some of the optimizer's
     alike: bool = True  # whether what it sees has the shapes of the parameters
+    at_once: bool = True  # False: the first update of the whole is 0, goes up, or is what rounding leaves of its own
 
 
 class Kept(NamedTuple):

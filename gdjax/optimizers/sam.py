@@ -145,7 +145,7 @@ def sam(
 
     way = Inside(adv_optimizer, (GetAttrKey("adv_state"),), told=False)
     update = opaque if opaque_mode else transparent
-    return holding(init, update, way, opt_state=optimizer, like="cache")
+    return holding(init, update, way, opt_state=optimizer, like="cache", at_once=False)
 
 
 def _from_anchor(u: Array, anchor: Array, p: Array) -> Any:

@@ -109,7 +109,7 @@ def layers_of(tx: Transform, params: Params, state: OptState, stack: Callable[[A
         elif x.leaf is not None:
             of_rest.add(j)
     kept, form = jax.tree.flatten(state)
-    foreign = any(isinstance(one, Guess) for one, _ in every(tx, state))
+    foreign = any(isinstance(one, Guess) for one, *_ in every(tx, state))
     absent = {} if foreign else dict(enumerate(map(jnp.asarray, kept)))
     found = Layers(tx, structure, form, part, places, trained, axes, frozenset(of_rest), number, absent)
     found = _traced(found, names, leaves, kept)

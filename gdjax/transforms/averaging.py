@@ -152,7 +152,7 @@ def lookahead(
         fast, slow = (structure.unflatten([pair[i] for pair in pairs]) for i in (0, 1))
         return params._replace(fast=fast, slow=slow), LookaheadState(fast_state, steps)
 
-    return holding(init, update, fast_state=fast_optimizer)
+    return holding(init, update, fast_state=fast_optimizer, at_once=False)
 
 
 def _synced(u: Array, fast: Array, slow: Array, alpha: Hyper, sync: Array) -> tuple[Any, Any]:
