@@ -101,7 +101,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (functools.partial(_integer, 1),
      "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
      "growth_interval periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
-     "transformer_optimizer.steps transformer_optimizer.warmup_steps"),
+     "transformer_optimizer.steps transformer_optimizer.warmup_steps max_backtracking_steps max_linesearch_steps"),
     (_share, "dion.rank_fraction scale_by_dion.rank_fraction dion2.fraction scale_by_dion2.fraction"),
     (kinds.dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
     (kinds.dtype, "params_ema.dtype swa.dtype MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),

@@ -118,8 +118,7 @@ def lookahead(
     label = "gdjax.lookahead"
     base.check_transform(label, 0, fast_optimizer)
     sync_period = checks.structural(label, "sync_period", sync_period, 1)
-    if callable(slow_step_size):
-        raise TypeError(f"{label}: slow_step_size must be a number or a scalar array, got {slow_step_size!r}")
+    checks.unscheduled(label, {"slow_step_size": slow_step_size})
 
     def init(params: Params) -> LookaheadState:
         fast_state = fast_optimizer.init(getattr(params, "fast", params))
