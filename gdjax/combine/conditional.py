@@ -59,7 +59,7 @@ def apply_where(
     nothing there is infinite or NaN.
     """
     selection = Selection(chosen)
-    given = jax.tree.map(lambda g: g if base.is_float0(g) else or_zero(chosen, g), updates)
+    given = base.map_arrays(functools.partial(or_zero, chosen), updates)
     with bound_for(destination(), selection):
         new, new_state = base.call_update(tx, given, state, params, extra_args)
     us, structure = jax.tree.flatten(as_before(new, jax.eval_shape(lambda: zeros(updates))))
@@ -119,4 +119,4 @@ def all_finite(tree: ArrayTree) -> Array:
 
 def zeros(updates: Updates) -> Any:
     """Updates of 0; a float0 leaf stays what it is."""
-    return jax.tree.map(lambda g: g if base.is_float0(g) else jnp.zeros_like(g), updates)
+    return base.map_arrays(jnp.zeros_like, updates)

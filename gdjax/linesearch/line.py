@@ -79,13 +79,11 @@ class Line:
         """eta u, each leaf rounded once to its own dtype: what `apply_updates` will add."""
 
         def leaf(u: ArrayLike) -> Any:
-            if base.is_float0(u):
-                return u
             u = jnp.asarray(u)
             wide = numerics.widen(u, self.dtype)
             return (eta.astype(wide.dtype) * wide).astype(u.dtype)
 
-        return jax.tree.map(leaf, self.updates)
+        return base.map_arrays(leaf, self.updates)
 
     def evaluate(self, eta: Array) -> tuple[Array, Any, Array]:
         """Value, gradient and slope at p + eta u."""

@@ -84,7 +84,7 @@ def dynamic_loss_scale(
         checks.state(label, state, DynamicLossScaleState)
         checks.gradients(label, updates, params)
         finite = all_finite(updates)
-        of_loss = jax.tree.map(lambda g: g if base.is_float0(g) else _divided(g, state.loss_scale), updates)
+        of_loss = base.map_arrays(lambda g: _divided(g, state.loss_scale), updates)
         new, inner_state = apply_where(finite, inner, of_loss, state.inner_state, params, extra_args)
         steps = numerics.safe_increment(state.fin_steps)
         grows = finite & (steps >= growth_interval)
