@@ -4,8 +4,8 @@ Each goes by the names of the transforms around it, its field, and the path of i
 "scale_by_adam/mu/dense/kernel". A transform has the name of its state's class. The place in a chain is no part of it;
 what occurs twice is numbered, "scale_by_adam_2". Optax's states have the same names.
 
-`state_to_dict` gets a state without its transform, and what it writes is read for another one, years later perhaps. So
-a state alone tells the names, by its classes and fields (`guesses.holds_states`), where a transform is known too.
+`state_to_dict` gets a state without its transform, and what it writes is read for another one. So the names come from
+the classes and the fields of the state alone (`guesses.holds_states`), also where a transform is known.
 """
 
 from collections import Counter
