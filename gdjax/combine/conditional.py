@@ -4,7 +4,6 @@ A branch that is to cost nothing must hand its operands on as they are, in their
 """
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,9 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.core import base, checks, meshes
+from gdjax.core.parts import owned
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import ArrayTree, OptState, Params, Updates
+from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.numerics import Array
 from gdjax.xla import flags
 from gdjax.xla.write_order import Selection, after, bound_for, destination, written
@@ -50,24 +50,24 @@ def apply_or(
 
 
 def apply_where(
-    chosen: Array, apply: Callable[[Any, Any], tuple[Any, Any]], updates: Updates, state: OptState, params: Params
+    chosen: Array, tx: Transform, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
 ) -> tuple[Any, Any]:
-    """`apply(updates, state)` where `chosen`; else updates of 0 and the state as it is.
+    """The update of `tx` where `chosen`; else updates of 0 and the state as it is.
 
     There is no branch, whose updates would be written to memory. The rules inside select each number where they compute
-    it, and what no rule made is selected here. `apply` runs in any case, on gradients of 0 where it is not chosen, so
-    that nothing there is infinite or NaN.
+    it, and what no rule made is selected here. `tx` runs in any case, on gradients of 0 where it is not chosen, so that
+    nothing there is infinite or NaN.
     """
     selection = Selection(chosen)
-    given = jax.tree.map(lambda g: g if base.is_float0(g) else or_zero(chosen, g), updates)
+    given = base.map_arrays(functools.partial(or_zero, chosen), updates)
     with bound_for(destination(), selection):
-        new, new_state = apply(given, state)
+        new, new_state = base.call_update(tx, given, state, params, extra_args)
     us, structure = jax.tree.flatten(as_before(new, jax.eval_shape(lambda: zeros(updates))))
     news, state_structure = jax.tree.flatten(as_before(new_state, state))
     olds, ps = jax.tree.leaves(state), jax.tree.leaves(params)
     known = list(map(jnp.shape, ps)) == list(map(jnp.shape, us))
-    owners: dict[Any, list[int]] = {k: [] for k in range(len(us))} | companions(us, news)
-    for k, mine in owners.items():  # one call for what belongs together: it is traced once for all that is alike
+    # One call for what belongs together: it is traced once for all that is alike.
+    for k, mine in owners(tx, state, updates).items():
         mine = [i for i in mine if not selection.has(news[i])]
         u = us[k] if isinstance(k, int) and not base.is_float0(us[k]) else None
         if not mine and (u is None or selection.has(u)):
@@ -97,20 +97,17 @@ def _choose(chosen: Array, p: Any, u: Any, news: Any, olds: Any, to: str | None)
     return u, [x if first is None or not jnp.issubdtype(x.dtype, jnp.inexact) else after(first, x) for x in kept]
 
 
-def companions(tree: ArrayTree, others: Any) -> dict[Any, list[int]]:
-    """For each leaf of `tree`, by index, the indices of the leaves of `others` that seem to belong to it.
+def owners(tx: Transform, state: OptState, updates: Updates) -> dict[Any, list[int]]:
+    """For each leaf of `updates`, by index, the indices of the arrays of a state that belong to it and have its shape.
 
-    Leaves of one shape go in turn to the leaves of `tree` with that shape, and again from the first, as moments do.
-    Leaves of a shape that `tree` does not have are listed under that shape.
+    All others are listed under their shapes.
     """
-    places: dict[Any, list[int]] = {}
-    for i, x in enumerate(jax.tree.leaves(tree)):
-        places.setdefault(jnp.shape(x), []).append(i)
-    rounds = {shape: itertools.cycle(found) for shape, found in places.items()}
-    owners: dict[Any, list[int]] = {}
-    for i, shape in enumerate(map(jnp.shape, jax.tree.leaves(others))):
-        owners.setdefault(next(rounds[shape]) if shape in rounds else shape, []).append(i)
-    return owners
+    shapes = list(map(jnp.shape, jax.tree.leaves(updates)))
+    found: dict[Any, list[int]] = {k: [] for k in range(len(shapes))}
+    for i, x in enumerate(owned(tx, state, updates)):
+        shape = jnp.shape(x.array)
+        found.setdefault(x.leaf if x.leaf is not None and shapes[x.leaf] == shape else shape, []).append(i)
+    return found
 
 
 def all_finite(tree: ArrayTree) -> Array:
@@ -122,4 +119,4 @@ def all_finite(tree: ArrayTree) -> Array:
 
 def zeros(updates: Updates) -> Any:
     """Updates of 0; a float0 leaf stays what it is."""
-    return jax.tree.map(lambda g: g if base.is_float0(g) else jnp.zeros_like(g), updates)
+    return base.map_arrays(jnp.zeros_like, updates)

@@ -164,6 +164,11 @@ def is_float0(x: object) -> bool:
     return getattr(x, "dtype", None) == jax.dtypes.float0
 
 
+def map_arrays(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """`jax.tree.map` over the arrays and numbers of a tree; a float0 leaf stays what it is."""
+    return jax.tree.map(lambda x, *ys: x if is_float0(x) else f(x, *ys), tree, *rest)
+
+
 def is_concrete(tree: Any) -> bool:
     """Whether every leaf is a number or an array with a value, so that a compiled function can be called with it."""
     return all(map(_concrete, jax.tree.leaves(tree)))
@@ -284,6 +289,6 @@ def set_to_zero() -> GradientTransformation:
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Updates, OptState]:
-        return jax.tree.map(lambda g: g if is_float0(g) else jnp.zeros_like(g), updates), state
+        return map_arrays(jnp.zeros_like, updates), state
 
     return GradientTransformation(init_empty_state, update)

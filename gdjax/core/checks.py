@@ -188,6 +188,13 @@ def scheduled(label: str, name: str, value: object) -> Any:
         raise TypeError(f"{label}: the schedule of {name} returned {value!r}, not a number{hint}") from None
 
 
+def unscheduled(label: str, arguments: Mapping[str, Any], must: str = "a number or a scalar array") -> None:
+    """Raises for a schedule, where there is no count at which it could be evaluated."""
+    for name, x in arguments.items():
+        if callable(x):
+            raise TypeError(f"{label}: {name} must be {must}, got {x!r}")
+
+
 def scalar(label: str, name: str, value: object) -> Any:
     """`scheduled`, and raises unless the value is a scalar."""
     x = scheduled(label, name, value)

@@ -1,4 +1,9 @@
-"""What an argument of a factory may be, by its name."""
+"""What an argument of a factory may be, by its name.
+
+A name means the same in every factory of this library, so what it may be stands here once, and not at each of them;
+where a paper gives a letter another meaning, "factory.name" says so. This is a table, no guess: a test asks for every
+argument. Of rules written elsewhere nothing is looked up: they tell their `domains` themselves.
+"""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -96,7 +101,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (functools.partial(_integer, 1),
      "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
      "growth_interval periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
-     "transformer_optimizer.steps transformer_optimizer.warmup_steps"),
+     "transformer_optimizer.steps transformer_optimizer.warmup_steps max_backtracking_steps max_linesearch_steps"),
     (_share, "dion.rank_fraction scale_by_dion.rank_fraction dion2.fraction scale_by_dion2.fraction"),
     (kinds.dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
     (kinds.dtype, "params_ema.dtype swa.dtype MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),

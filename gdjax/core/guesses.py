@@ -135,6 +135,11 @@ def wrapped_by(calls: Iterable[Call]) -> Any:
     return next((x for call in calls for x in call.arguments.values() if misuse.is_transform(x)), None)
 
 
+def holds_states(field: str) -> bool:
+    """Whether a field of a state holds those of transforms inside, by its name: where nothing but a state is known."""
+    return field.endswith(("state", "states"))
+
+
 def is_state_of(kind: type, state: object) -> bool:
     """Whether a state is of this class of the library, or of Optax's class of that name."""
     return isinstance(state, kind) or type(state).__name__ == kind.__name__

@@ -45,6 +45,9 @@ class Inside(NamedTuple):
     sees: Callable[[Any], Any] | None = whole  # what it gets of a tree of parameters; None where that is another tree
     told: bool = True  # whether its hyperparameters are some of the optimizer's
     alike: bool = True  # whether what it sees has the shapes of the parameters
+    # Whether the first update of the whole is made of its own. Others are 0, go up the gradient, are of other
+    # parameters, or are what rounding leaves.
+    at_once: bool = True
 
 
 class Kept(NamedTuple):

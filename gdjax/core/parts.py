@@ -27,7 +27,12 @@ class Owned(NamedTuple):
 
 
 def holding(
-    init: Callable[..., Any], update: Callable[..., Any], *inside: Inside, like: str = "", **inner: Transform
+    init: Callable[..., Any],
+    update: Callable[..., Any],
+    *inside: Inside,
+    like: str = "",
+    at_once: bool = True,
+    **inner: Transform,
 ) -> GradientTransformation:
     """The transform of two functions, which says what they hold; see `Pair`.
 
@@ -36,8 +41,10 @@ def holding(
       *inside: the transforms that they hold.
       like: "mu nu": the fields of the state that have an array for each parameter, with its axes as the last ones.
       **inner: from the field of the state to a transform inside, of which that field is the state.
+      at_once: whether the first update is that of these; see `Inside`.
     """
-    part = Pair((init, update), [*inside, *(Inside(tx, (GetAttrKey(name),)) for name, tx in inner.items())], like)
+    named = [Inside(tx, (GetAttrKey(name),), at_once=at_once) for name, tx in inner.items()]
+    part = Pair((init, update), [*inside, *named], like)
     return GradientTransformation(part.init, part.update)
 
 
@@ -56,13 +63,13 @@ def within(part: Part, state: OptState) -> Iterator[tuple[Inside, OptState]]:
         yield inside, lookup(state, inside.path)
 
 
-def every(tx: Transform | None, state: OptState) -> Iterator[tuple[Part, OptState]]:
-    """All parts that have a state of their own, with that, from outside to inside."""
+def every(tx: Transform | None, state: OptState, at: Path = ()) -> Iterator[tuple[Part, OptState, Path]]:
+    """All parts that have a state of their own, with that and the path to it, from outside to inside."""
     part = known(tx, state)
     if all(inside.path for inside in part.inside()):  # `flatten` has no state but that of the transform inside
-        yield part, state
+        yield part, state, at
     for inside, inner in within(part, state):
-        yield from every(inside.tx, inner)
+        yield from every(inside.tx, inner, (*at, *inside.path))
 
 
 def kept(tx: Transform | None, state: OptState, leaves: Collection[Path] = (), at: Path = ()) -> Iterator[Kept]:

@@ -3,6 +3,9 @@
 Each goes by the names of the transforms around it, its field, and the path of its parameter:
 "scale_by_adam/mu/dense/kernel". A transform has the name of its state's class. The place in a chain is no part of it;
 what occurs twice is numbered, "scale_by_adam_2". Optax's states have the same names.
+
+`state_to_dict` gets a state without its transform, and what it writes is read for another one. So the names come from
+the classes and the fields of the state alone (`guesses.holds_states`), also where a transform is known.
 """
 
 from collections import Counter
@@ -11,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from gdjax.core.guesses import holds_states
 from gdjax.core.paths import path_of, paths_of
 from gdjax.core.types import OptState
 from gdjax.lift.order import name_of_state
@@ -56,7 +60,7 @@ def _entries(node: Any, names: tuple[str, ...], seen: Counter[Any], key: str = "
     if isinstance(node, tuple) and (fields := getattr(node, "_fields", None)) is not None:
         name = numbered(name_of_state(type(node))) if fields else ""
         for field, x in zip(fields, node, strict=True):
-            if field.endswith(("state", "states")):
+            if holds_states(field):
                 yield from _entries(x, (*names, name, field), seen)
             else:
                 yield from (Entry((*names, name), field, path, leaf) for path, leaf in paths_of(x))

@@ -8,27 +8,27 @@ import jax.numpy as jnp
 
 from gdjax.core import misuse
 from gdjax.core.guesses import calls_of
+from gdjax.core.parts import known
 from gdjax.core.types import Schedule, Transform
-from gdjax.core.values import Call, is_ours
+from gdjax.core.values import Call
 from gdjax.schedules.decay import constant_schedule
 
-# Their first updates are not those of the optimizer inside: they are 0, go up the gradient, are of other parameters, or
-# are what rounding leaves of them.
-_LEFT_OUT = "MultiSteps sam lookahead with_master_weights with_kahan_summation with_stochastic_rounding".split()
 _RATES = "learning_rate", "adam_learning_rate", "step_size_fn"
 
 
 def at_largest_rates(tx: Transform, steps: int) -> Any:
     """`tx` made again with the largest rate, in the first `steps` steps, in the place of each schedule of a rate.
 
-    The transforms of `_LEFT_OUT` are replaced by the optimizer inside. What is of another library stays.
+    Wrappers whose first update is not that of the optimizer inside (`Inside.at_once`) are replaced by it. What is of
+    another library stays.
     """
     calls = calls_of(tx)
     if not calls:
         return tx
     call: Call = calls[0]
-    if is_ours(call.factory) and call.name in _LEFT_OUT:
-        return at_largest_rates(next(iter(call.arguments.values())), steps)
+    for inside in known(tx).inside():
+        if inside.told and not inside.at_once:
+            return at_largest_rates(inside.tx, steps)
     arguments = {name: _changed(name, x, steps) for name, x in call.arguments.items()}
     if all(arguments[name] is x for name, x in call.arguments.items()):
         return tx

@@ -220,7 +220,7 @@ def _rates(inner: Transform, state: OptState) -> dict[str, Any]:
 
 def _skipped(inner: Transform, state: OptState) -> dict[str, Any]:
     skips = [x for _, x in get_all_with_path(state, "should_skip")]
-    for part, s in every(inner, state):
+    for part, s, _ in every(inner, state):
         if is_state_of(ApplyIfFiniteState, s):  # Optax's too, which does not tell when it gives up
             most = part.calls[-1].arguments["max_consecutive_errors"] if isinstance(part, Pair) else jnp.inf
             skips.append(~s.last_finite & (s.notfinite_count <= most))

@@ -19,12 +19,7 @@ from gdjax.inspection.largest import at_largest_rates
 from gdjax.inspection.table import Table
 from gdjax.inspection.walk import shapes_of
 from gdjax.lift.traced import gradients_like
-from gdjax.transforms.master_weights import (
-    KahanSummationState,
-    MasterRemaindersState,
-    MasterWeightsState,
-    StochasticRoundingState,
-)
+from gdjax.transforms import master_weights as masters
 from gdjax.tree.updates import apply_updates
 
 LABEL = "gdjax.check_numerics"
@@ -106,7 +101,7 @@ def check_numerics(
     return Table(rows, Checked._fields, [*_warnings(rows), *_zero_gradients(params, grads)])
 
 
-_KEEP = MasterWeightsState, MasterRemaindersState, KahanSummationState
+_KEEP = masters.MasterWeightsState, masters.MasterRemaindersState, masters.KahanSummationState
 
 
 def _covered(part: Any, state: OptState, shapes: Any, how: list[str]) -> None:
@@ -114,7 +109,7 @@ def _covered(part: Any, state: OptState, shapes: Any, how: list[str]) -> None:
     places = jax.tree.unflatten(jax.tree.structure(shapes), range(len(how)))
 
     def walk(part: Any, state: OptState, seen: Any) -> None:
-        if isinstance(state, (*_KEEP, StochasticRoundingState)):
+        if isinstance(state, (*_KEEP, masters.StochasticRoundingState)):
             verdict = "adds up in the state" if isinstance(state, _KEEP) else "moves in the mean"
             for (_, x), i in zip(paths_of(shapes), range(len(how)), strict=True):
                 how[i] = verdict if is_narrow(x) and i in jax.tree.leaves(seen) else how[i]

@@ -1,8 +1,7 @@
 """What the state of an optimizer is made of, from shapes alone."""
 
 import functools
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,8 @@ from jax.tree_util import GetAttrKey
 
 from gdjax.codes import formats
 from gdjax.core import base, callers
-from gdjax.core.parts import Owned, owned
+from gdjax.core.part import Path
+from gdjax.core.parts import Owned, every, owned
 from gdjax.core.paths import path_of
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.placed import Share, bytes_of, most, shares_of, state_and_order
@@ -70,10 +70,11 @@ def tabulate(tx: Transform, params: Params, shardings: Any = None) -> Table:
     fields: dict[Any, list[tuple[Owned, Share, str]]] = {}
     for x in zip(owned(tx, state, shapes), shares_of(label, state, shardings), formats.names(state), strict=True):
         fields.setdefault(x[0].field, []).append(x)
-    rows = [_row(state, path, found, whole) for path, found in fields.items()]
+    places = {place[:n] for *_, place in every(tx, state) for n in range(1, len(place) + 1)}
+    rows = [_row(state, path, found, whole, places) for path, found in fields.items()]
     size = sum(row.bytes for row in rows)
-    every = [share for found in fields.values() for _, share, _ in found]
-    total = Tabulated("", "total", "", _counted(len(every)), "", size, _percent(size, whole), most(every))
+    each = [share for found in fields.values() for _, share, _ in found]
+    total = Tabulated("", "total", "", _counted(len(each)), "", size, _percent(size, whole), most(each))
     return Table([*rows, total], Tabulated._fields[: None if shardings is not None else -1])
 
 
@@ -108,12 +109,17 @@ def _made(label: str, tx: Transform, params: Params) -> tuple[Any, OptState]:
     return shapes, state_and_order(tx, shapes)[0]
 
 
-def _row(state: OptState, path: Sequence[Any], found: Sequence[tuple[Owned, Share, str]], whole: int) -> Tabulated:
-    """The row of a field; it is named after the innermost NamedTuple on the way to it."""
+def _row(
+    state: OptState, path: Path, found: Sequence[tuple[Owned, Share, str]], whole: int, places: Collection[Path]
+) -> Tabulated:
+    """The row of a field; it is named after the innermost NamedTuple on the way to it.
+
+    `places` are the paths to states of transforms: of these the fields are not told.
+    """
     fields = [i for i, key in enumerate(path) if isinstance(key, GetAttrKey)]
     last = fields[-1] if fields else 0
     name = type(functools.reduce(_child, path[:last], state)).__name__.removesuffix("State") if fields else ""
-    at = [key for key in path[:last] if not (isinstance(key, GetAttrKey) and re.search("_states?$", key.name))]
+    at = [key for n, key in enumerate(path[:last], 1) if not (isinstance(key, GetAttrKey) and path[:n] in places)]
     arrays, shares = [x.array for x, _, _ in found], [share for _, share, _ in found]
     size = sum(map(bytes_of, arrays))
     shown = str(arrays[0].shape) if len(arrays) == 1 else _counted(len(arrays))

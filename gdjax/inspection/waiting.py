@@ -18,7 +18,7 @@ AHEAD = 1000  # how many calls of a condition are looked at
 
 def waiting(tx: Transform, state: OptState) -> Iterator[str]:
     """Sentences about the calls to come, in which an optimizer with this state makes no step."""
-    for part, s in every(tx, state):
+    for part, s, _ in every(tx, state):
         told = next((told for kind, told in _TELL.items() if is_state_of(kind, s)), None)
         if told is not None and all(np.ndim(x) == 0 for x in s if isinstance(x, jax.Array | np.ndarray)):
             calls = getattr(part, "calls", ()) or calls_of(part)

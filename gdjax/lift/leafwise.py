@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import jax
+import jax.numpy as jnp
 
 from gdjax.core import base
 from gdjax.core.base import EmptyState, GradientTransformation
@@ -55,7 +56,8 @@ def leafwise(
         rule, a tree of arrays shaped like the parameters in the state.
       scheduled: the state class, of one field `count`, of a stateless rule with a scheduled hyperparameter;
         `ScaleByScheduleState` by default. A rule with slots and no count then keeps `ScheduledState`.
-      count: the updates made so far, from the `Shared` fields of a state that counts them under another name.
+      count: the updates made so far, from the `Shared` fields of a state that counts them under another name. A field
+        `count` of it is then one of these, and starts at 0.
       reduce: what the rule needs from the whole tree: a stage, a function `(gs, s, ps, t, ...) -> dict` of the lists of
         gradients, slots and parameters, which runs before the rule; a `Stage`, which may run every k steps or after the
         rule; or a tuple of those. Entries of the dict that name fields of the state are their new values; the rule gets
@@ -93,6 +95,8 @@ def leafwise(
     """
     rule_checks.declaration(State, slots)
     special = Special(staged.split(), static or {}, extra.split())
+    if count is not None and "count" in getattr(State, "_fields", ()):
+        slots = {"count": Shared(0, jnp.int32), **slots}
     return maker_of("leafwise", State, slots, count, special, domains, scheduled=scheduled, stages=stages_of(reduce))
 
 

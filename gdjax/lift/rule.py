@@ -114,7 +114,8 @@ class Leafwise(Part):
 
     @property
     def counts(self) -> bool:
-        return "count" in self.State._fields or bool(self.schedules) and self.counted is None
+        named = "count" in self.State._fields and "count" not in self.initial
+        return named or bool(self.schedules) and self.counted is None
 
     @property
     def outer(self) -> Any:

@@ -132,7 +132,7 @@ def _results(stage: Stage, running: Running, lists: Lists, arguments: dict[str, 
     def called(olds: dict[str, Any]) -> dict[str, Any]:
         current = fields | olds
         decoded = {f: list(map(codec.decode, current[f])) for f, codec in rule.codecs.items()}
-        s = rule.State(**({"count": count} if "count" in rule.State._fields else {}), **(current | decoded))
+        s = rule.State(**(({"count": count} if "count" in rule.State._fields else {}) | current | decoded))
         f = lambda ps: stage_checks.returned(rule.label, stage.f(lists.gs, s, ps, t, **arguments))  # noqa: E731
         news = stage_checks.with_params(f, lists.ps, lists.gs)
         if olds and set(news) != set(olds):

@@ -198,7 +198,7 @@ def _applied(
         old = {f: _widened(x, real) for f, x in (olds | numbers).items()}
         s = dict(old)
         if "count" in kernel.State._fields:
-            s["count"] = count
+            s.setdefault("count", count)
         t = None if count is None else count.astype(real)
         hyper = {k: v for k, _, v in kernel.constants} | {k: numerics.widen(v, real) for k, v in scalar.items()}
         with jax.named_scope(kernel.name), promotion(g), reads.widened((wide, g), (param, p)):

@@ -12,7 +12,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
 from gdjax.core.parts import holding
 from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
-from gdjax.linesearch.line import Array, Line, ValueFn, check_evaluations, check_numbers, like, no_gradient
+from gdjax.linesearch.line import NUMBERS, Array, Line, ValueFn, like, no_gradient
 
 LABEL = "gdjax.scale_by_backtracking_linesearch"
 
@@ -103,10 +103,7 @@ def scale_by_backtracking_linesearch(
     Reference:
       Nocedal & Wright 2006, Numerical optimization, Algorithm 3.1; Armijo 1966.
     """
-    check_evaluations(LABEL, "max_backtracking_steps", max_backtracking_steps)
-    check_numbers(LABEL, 0, slope_rtol=slope_rtol, atol=atol, rtol=rtol)
-    check_numbers(LABEL, 0, above=True, decrease_factor=decrease_factor)
-    check_numbers(LABEL, 0, above=True, increase_factor=increase_factor, max_learning_rate=max_learning_rate)
+    checks.unscheduled(LABEL, locals(), NUMBERS)
 
     def init(params: Params) -> ScaleByBacktrackingLinesearchState:
         dtype = numerics.widest_real(params)

@@ -11,26 +11,10 @@ from gdjax import numerics, tree
 from gdjax.core import base, checks
 from gdjax.core.arrays import add
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Scalar, Updates
+from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Updates
 
 ValueFn = Callable[..., Any]  # value_fn(params, **extra_args) -> real scalar
-
-
-def check_numbers(label: str, low: float, *, above: bool = False, **values: Scalar) -> None:
-    """Raises for a schedule, and unless each value that is known now is at least `low`, with `above` more than it."""
-    for name, x in values.items():
-        if callable(x):
-            raise TypeError(f"{label}: {name} must be a number: a line search keeps no count for a schedule, got {x!r}")
-        if not isinstance(x, jax.Array) and (x < low or above and x == low):
-            raise ValueError(f"{label}: {name} must be {'above' if above else 'at least'} {low:g}, got {x!r}")
-
-
-def check_evaluations(label: str, name: str, x: object) -> None:
-    """Raises unless `x` can be a number of evaluations: an int of at least 1, or a scalar array of integers."""
-    if not isinstance(x, jax.Array):
-        checks.structural(label, name, x, 1)
-    elif x.shape != () or not jnp.issubdtype(x.dtype, jnp.integer):
-        raise TypeError(f"{label}: {name} must be an integer scalar, got {x.dtype}{list(x.shape)}")
+NUMBERS = "a number: a line search keeps no count for a schedule"  # what its arguments must be
 
 
 def fit(label: str, name: str, gradients: ArrayTree, params: Params) -> None:
@@ -95,13 +79,11 @@ class Line:
         """eta u, each leaf rounded once to its own dtype: what `apply_updates` will add."""
 
         def leaf(u: ArrayLike) -> Any:
-            if base.is_float0(u):
-                return u
             u = jnp.asarray(u)
             wide = numerics.widen(u, self.dtype)
             return (eta.astype(wide.dtype) * wide).astype(u.dtype)
 
-        return jax.tree.map(leaf, self.updates)
+        return base.map_arrays(leaf, self.updates)
 
     def evaluate(self, eta: Array) -> tuple[Array, Any, Array]:
         """Value, gradient and slope at p + eta u."""

@@ -12,7 +12,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
 from gdjax.core.parts import holding
 from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
-from gdjax.linesearch.line import Array, Line, ValueFn, check_evaluations, check_numbers, like, no_gradient
+from gdjax.linesearch.line import NUMBERS, Array, Line, ValueFn, like, no_gradient
 from gdjax.linesearch.wolfe import Wolfe, search
 
 LABEL = "gdjax.scale_by_zoom_linesearch"
@@ -106,13 +106,7 @@ def scale_by_zoom_linesearch(
       Nocedal & Wright 2006, Numerical optimization, Algorithms 3.5 and 3.6; Hager & Zhang 2006, Algorithm 851:
       CG_DESCENT, equations 23, 26 and 27, https://doi.org/10.1145/1132973.1132979
     """
-    check_evaluations(LABEL, "max_linesearch_steps", max_linesearch_steps)
-    check_numbers(LABEL, 0, tol=tol, slope_rtol=slope_rtol, curv_rtol=curv_rtol, stepsize_precision=stepsize_precision)
-    check_numbers(LABEL, 1, above=True, increase_factor=increase_factor)
-    if max_learning_rate is not None:
-        check_numbers(LABEL, 0, above=True, max_learning_rate=max_learning_rate)
-    if approx_dec_rtol is not None:
-        check_numbers(LABEL, 0, approx_dec_rtol=approx_dec_rtol)
+    checks.unscheduled(LABEL, locals(), NUMBERS)
 
     def init(params: Params) -> ScaleByZoomLinesearchState:
         dtype = numerics.widest_real(params)

@@ -1,16 +1,13 @@
 """AdEMAMix and its simplification."""
 
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule
+from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.rule import Leafwise
 from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import descending
@@ -34,52 +31,16 @@ class ScaleBySimplifiedAdEMAMixState(NamedTuple):
     n: Params  # like params, second moment, float32 at least
 
 
-class _Mixture(NamedTuple):
-    t: Array  # ScaleByAdemamixState.count
-    count: Array  # ScaleByAdemamixState.count_m2
-    m1: Params
-    m2: Params
-    nu: Params
-
-
-@dataclass(frozen=True, eq=False)
-class _Renamed(Leafwise):
-    """A rule whose state has other names outside: Optax calls `count` what is not the lift's count."""
-
-    def split(self, state: OptState) -> Any:
-        checks.state(self.label, state, ScaleByAdemamixState)
-        return super().split(self.State(*state))
-
-    def join(self, *parts: Any) -> Any:
-        return ScaleByAdemamixState(*super().join(*parts))
-
-
 # In an average as slow as m2 the errors of rounding would be larger than what it keeps.
-@leafwise(_Mixture, t=Shared(0, dtype=jnp.int32), m2=Moment("mu_dtype", kind="exact"), nu=second_moment)
-def _ademamix(
-    g: Array, s: _Mixture, p: Array, t: Array,
-    b1: Hyper, b2: Hyper, b3: Hyper, alpha: Hyper, eps: Hyper, eps_root: Hyper, mu_dtype: DType | None,
-) -> tuple[Array, _Mixture]:  # fmt: skip
-    g = bounded(g)
-    m1 = b1 * s.m1 + (1 - b1) * g
-    m2 = b3 * s.m2 + (1 - b3) * g
-    nu = b2 * s.nu + (1 - b2) * abs_sq(g)
-    count = numerics.safe_increment(s.t)
-    step = count.astype(s.nu.dtype)
-    m1_hat, nu_hat = debias(m1, b1, step), debias(nu, b2, step)
-    return divide(m1_hat + alpha * m2, sqrt(nu_hat + eps_root), eps), s._replace(t=count, m1=m1, m2=m2, nu=nu)
-
-
-@transform
+@leafwise(
+    ScaleByAdemamixState, count=lambda s: s.count_m2, count_m2=Shared(0, jnp.int32),
+    m2=Moment("mu_dtype", kind="exact"), nu=second_moment,
+)  # fmt: skip
 def scale_by_ademamix(
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    b3: ScalarOrSchedule = 0.9999,
-    alpha: ScalarOrSchedule = 6.0,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: DType | None = None,
-) -> Any:
+    g: Array, s: ScaleByAdemamixState, p: Array, t: Array,
+    b1: Hyper = 0.9, b2: Hyper = 0.999, b3: Hyper = 0.9999, alpha: Hyper = 6.0, eps: Hyper = 1e-8,
+    eps_root: Hyper = 0.0, mu_dtype: DType | None = None,
+) -> tuple[Array, ScaleByAdemamixState]:  # fmt: skip
     """AdEMAMix's direction: a fast and a slow average of gradients over the root of one of squares.
 
         m1_t = b1 m1_{t-1} + (1 - b1) g_t          m1_hat_t = m1_t / (1 - b1^t)
@@ -104,8 +65,15 @@ def scale_by_ademamix(
     Reference:
       Pagliardini, Ablin & Grangier 2024, Algorithm 1, https://arxiv.org/abs/2409.03137
     """
-    part = base.part_of(_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype))
-    return _Renamed(**{f.name: getattr(part, f.name) for f in fields(part)})
+    g = bounded(g)
+    m1 = b1 * s.m1 + (1 - b1) * g
+    m2 = b3 * s.m2 + (1 - b3) * g
+    nu = b2 * s.nu + (1 - b2) * abs_sq(g)
+    count, count_m2 = numerics.safe_increment(s.count), numerics.safe_increment(s.count_m2)
+    step = count.astype(s.nu.dtype)
+    m1_hat, nu_hat = debias(m1, b1, step), debias(nu, b2, step)
+    u = divide(m1_hat + alpha * m2, sqrt(nu_hat + eps_root), eps)
+    return u, ScaleByAdemamixState(count, count_m2, m1, m2, nu)
 
 
 @transform

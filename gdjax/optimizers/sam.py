@@ -1,5 +1,6 @@
 """SAM: sharpness-aware minimisation."""
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -92,7 +93,7 @@ def sam(
 
     def climb(updates: Updates, adv_state: OptState, params: Params, extra_args: dict[str, Any]) -> tuple[Any, Any]:
         updates, adv_state = base.call_update(adv_optimizer, updates, adv_state, params, extra_args)
-        return jax.tree.map(lambda u: u if base.is_float0(u) else -u, updates), adv_state
+        return base.map_arrays(operator.neg, updates), adv_state
 
     def opaque(
         updates: Updates,
@@ -127,7 +128,7 @@ def sam(
 
         def descend(opt_state: OptState, adv_state: OptState) -> Any:
             new, new_state = base.call_update(optimizer, updates, opt_state, anchor, extra_args)
-            back = jax.tree.map(_from_anchor, new, *(without_skipped(new, x) for x in (anchor, params)))
+            back = base.map_arrays(_from_anchor, new, *(without_skipped(new, x) for x in (anchor, params)))
             return as_before(back, updates), as_before(new_state, opt_state), fresh(params, adv_state)
 
         def ascend(opt_state: OptState, adv_state: OptState) -> Any:
@@ -145,12 +146,10 @@ def sam(
 
     way = Inside(adv_optimizer, (GetAttrKey("adv_state"),), told=False)
     update = opaque if opaque_mode else transparent
-    return holding(init, update, way, opt_state=optimizer, like="cache")
+    return holding(init, update, way, opt_state=optimizer, like="cache", at_once=False)
 
 
 def _from_anchor(u: Array, anchor: Array, p: Array) -> Any:
     """The update from p that leads where u leads from the anchor."""
-    if base.is_float0(u):
-        return u
     wide = numerics.widen([anchor, p, u], numerics.widest_real([anchor, p, u]))
     return (wide[0] - wide[1] + wide[2]).astype(jnp.result_type(u))

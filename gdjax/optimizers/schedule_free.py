@@ -117,9 +117,7 @@ def schedule_free(
       https://arxiv.org/abs/2405.15682
     """
     base.check_transform(LABEL, 0, base_optimizer)
-    for name, x in (("b1", b1), ("weight_lr_power", weight_lr_power), ("r", r)):
-        if callable(x):
-            raise TypeError(f"{LABEL}: {name} must be a number or a scalar array, got {x!r}")
+    checks.unscheduled(LABEL, {"b1": b1, "weight_lr_power": weight_lr_power, "r": r})
     if not isinstance(b1, jax.Array) and b1 == 0:
         raise ValueError(f"{LABEL}: b1 must be in (0, 1), got {b1!r}: the average could not be recovered")
 

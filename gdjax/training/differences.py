@@ -64,19 +64,18 @@ def central_differences(
             return f(structure.unflatten([new.reshape(x.shape) for new, x in zip(news, leaves, strict=True)]))
 
         here, values = _evaluate(value, [x for x, _ in vectors], [at[j] for _, j in vectors], ends)
-        found: list[tuple[Array, Array, Array]] = []
-        last = -1
-        for (_, j), v, e in zip(vectors, values, ends, strict=True):
-            slope, uncertainty = _slopes(v, here, e, multiples, precision[j])
-            if j == last:
-                _, real, other = found.pop()
-                slope, uncertainty = jax.lax.complex(real, -slope), other + uncertainty
-            found.append((at[j], slope, uncertainty))
-            last = j
-        return found
+        each = zip(vectors, values, ends, strict=True)
+        slopes = (_slopes(v, here, e, multiples, precision[j]) for (_, j), v, e in each)
+        of_leaves = [[next(slopes) for _ in own] for own in parts]
+        return [(i, *(of[0] if len(of) == 1 else _as_complex(*of))) for i, of in zip(at, of_leaves, strict=True)]
 
     found = run(leaves, key)
     return [Differences(n, x, u, *d) for n, x, u, d in zip(names, leaves, precision, found, strict=True)]
+
+
+def _as_complex(real: tuple[Array, Array], imaginary: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The conjugate slope, as `jax.grad` has it, and the uncertainty."""
+    return jax.lax.complex(real[0], -imaginary[0]), real[1] + imaginary[1]
 
 
 def _inexact_leaves(label: str, params: Params) -> tuple[list[str], list[Array], Any]:

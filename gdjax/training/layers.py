@@ -51,11 +51,8 @@ class Layers:
 
     def at(self, i: Array | int, params: Arrays, state: Arrays) -> tuple[Arrays, Arrays]:
         """Layer i of arrays of the parameters and of the state, each with an axis of length 1 for the layers."""
-        cut = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, i, 1, axis)  # noqa: E731
-        axes = {j: self.axes.get(j) for j in state}
-        return {k: cut(x, 0) for k, x in params.items()}, {
-            j: x if (axis := axes[j]) is None else cut(x, axis) for j, x in state.items()
-        }
+        cut = lambda x, axis: x if axis is None else jax.lax.dynamic_slice_in_dim(x, i, 1, axis)  # noqa: E731
+        return {k: cut(x, 0) for k, x in params.items()}, {j: cut(x, self.axes.get(j)) for j, x in state.items()}
 
     def put(self, i: Array, params: Arrays, state: Arrays, new: tuple[Arrays, Arrays]) -> tuple[Arrays, Arrays]:
         """The arrays with another layer i; those of the state that have no layers are new as a whole."""
@@ -109,7 +106,7 @@ def layers_of(tx: Transform, params: Params, state: OptState, stack: Callable[[A
         elif x.leaf is not None:
             of_rest.add(j)
     kept, form = jax.tree.flatten(state)
-    foreign = any(isinstance(one, Guess) for one, _ in every(tx, state))
+    foreign = any(isinstance(one, Guess) for one, *_ in every(tx, state))
     absent = {} if foreign else dict(enumerate(map(jnp.asarray, kept)))
     found = Layers(tx, structure, form, part, places, trained, axes, frozenset(of_rest), number, absent)
     found = _traced(found, names, leaves, kept)
@@ -215,8 +212,8 @@ def _check(what: str, found: Any, wanted: Value) -> None:
     if isinstance(found, Mixed):
         _refuse(f"{what} is made of several layers, or of one and of other parameters, by {found.why}")
     if isinstance(wanted, Along):
-        if not (isinstance(found, Along) and found.axis == wanted.axis):
-            if not (isinstance(found, Common) and wanted.axis in found.equal):
-                _refuse(f"{what} is not made of each layer alone")
+        own = isinstance(found, Along) and found.axis == wanted.axis
+        if not (own or isinstance(found, Common) and wanted.axis in found.equal):
+            _refuse(f"{what} is not made of each layer alone")
     elif isinstance(found, Along) or isinstance(wanted, Common) and isinstance(found, Rest):
         _refuse(f"{what} is one for all layers, and made of gradients")

@@ -145,8 +145,7 @@ def _check(
     for name, tol in tolerances.items():
         if tol is not None and not tol >= 0:
             raise ValueError(f"{LABEL}: {name} must be at least 0, got {tol}")
-    for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
-        checks.leaf(LABEL, f"params{jax.tree_util.keystr(path)}", x)
+    checks.leaves(LABEL, "params", params)
     if every is not None:
         checks.structural(LABEL, "evaluate_every", every, 1)
         if evaluate is None:

@@ -92,7 +92,7 @@ class MultiSteps:
         if not callable(every_k_schedule):
             checks.structural(LABEL, "every_k_schedule", every_k_schedule, 1)
         self._every_k, self._use_grad_mean, self._should_skip, self._dtype = args[1:]
-        both = holding(self._init, self._update, inner_opt_state=self.inner_opt, like="acc_grads")
+        both = holding(self._init, self._update, inner_opt_state=self.inner_opt, like="acc_grads", at_once=False)
         self.init, self.update = base.made_by(call, both)
 
     def has_updated(self, state: OptState) -> Array:

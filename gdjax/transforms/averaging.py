@@ -118,8 +118,7 @@ def lookahead(
     label = "gdjax.lookahead"
     base.check_transform(label, 0, fast_optimizer)
     sync_period = checks.structural(label, "sync_period", sync_period, 1)
-    if callable(slow_step_size):
-        raise TypeError(f"{label}: slow_step_size must be a number or a scalar array, got {slow_step_size!r}")
+    checks.unscheduled(label, {"slow_step_size": slow_step_size})
 
     def init(params: Params) -> LookaheadState:
         fast_state = fast_optimizer.init(getattr(params, "fast", params))
@@ -152,7 +151,7 @@ def lookahead(
         fast, slow = (structure.unflatten([pair[i] for pair in pairs]) for i in (0, 1))
         return params._replace(fast=fast, slow=slow), LookaheadState(fast_state, steps)
 
-    return holding(init, update, fast_state=fast_optimizer)
+    return holding(init, update, fast_state=fast_optimizer, at_once=False)
 
 
 def _synced(u: Array, fast: Array, slow: Array, alpha: Hyper, sync: Array) -> tuple[Any, Any]:

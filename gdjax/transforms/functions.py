@@ -6,8 +6,8 @@ from typing import Any
 import jax
 
 from gdjax.core import checks
-from gdjax.core.base import GradientTransformation, init_empty_state, is_float0, transform
-from gdjax.core.types import Array, OptState, Params, Updates
+from gdjax.core.base import GradientTransformation, init_empty_state, map_arrays, transform
+from gdjax.core.types import OptState, Params, Updates
 
 
 @transform
@@ -56,14 +56,11 @@ def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> GradientTransformat
       [-0.5  0.5]
     """
 
-    def apply(g: Array, p: Array | None) -> Any:
-        return g if is_float0(g) else f(g, p)
-
     def of_trees(updates: Updates, params: Params) -> Any:
         if params is None:
-            return jax.tree.map(lambda g: apply(g, None), updates)
+            return map_arrays(lambda g: f(g, None), updates)
         names, structure = ("updates", "params"), jax.tree.structure(updates)
         checks.flatten_like("gdjax.stateless_with_tree_map", names, structure, updates, params)
-        return jax.tree.map(apply, updates, params)
+        return map_arrays(f, updates, params)
 
     return stateless(of_trees)

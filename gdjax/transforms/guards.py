@@ -2,14 +2,14 @@
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.combine.conditional import all_finite, apply_or, apply_where, companions, zeros
+from gdjax.combine.conditional import all_finite, apply_or, apply_where, owners, zeros
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
@@ -89,34 +89,39 @@ def apply_if_finite(
     ) -> tuple[Updates, ApplyIfFiniteState]:
         checks.state(label, state, ApplyIfFiniteState)
         checks.leaves(label, "updates", updates)
-
-        def apply(gradients: Updates, inner_state: OptState) -> Any:
-            return base.call_update(inner, gradients, inner_state, params, extra_args)
-
         if check_outputs:
             with bound_for(None):
-                looked_at, new_state = apply(updates, state.inner_state)
-            finite = _stay_finite(updates, looked_at, new_state, state.inner_state)
+                new, inner_state = base.call_update(inner, updates, state.inner_state, params, extra_args)
+            whose = owners(inner, state.inner_state, updates)
+            finite = _stay_finite(updates, new, inner_state, state.inner_state, whose)
         else:
             finite = all_finite(updates)
         count = jnp.where(finite, 0, numerics.safe_increment(state.notfinite_count)).astype(jnp.int32)
         total = jnp.where(finite, state.total_notfinite, numerics.safe_increment(state.total_notfinite))
         chosen = none([flag(~finite & (count <= max_consecutive_errors))])  # once, not in each loop that reads it
-        new, inner_state = apply_where(chosen, apply, updates, state.inner_state, params)
+        new, inner_state = apply_where(chosen, inner, updates, state.inner_state, params, extra_args)
         return new, ApplyIfFiniteState(count, finite, total, inner_state)
 
     return holding(init, update, inner_state=inner)
 
 
-def _stay_finite(gradients: Updates, updates: Updates, state: OptState, old: OptState) -> Array:
-    """Whether the gradients and the updates are finite, and each number of the state that was so before."""
+def _stay_finite(
+    gradients: Updates, updates: Updates, state: OptState, old: OptState, whose: Mapping[Any, Sequence[int]]
+) -> Array:
+    """Whether the gradients and the updates are finite, and each number of the state that was so before.
+
+    `whose` are the `owners` of the arrays of the state.
+    """
     # Unlike `all_finite` this is for numbers that are computed here and should not be written to memory for the test.
     # On a CPU a byte is written for each element of a Boolean expression: there is one expression for each parameter.
-    looked_at = [(x, None) for x in jax.tree.leaves((gradients, updates))]
-    looked_at += zip(jax.tree.leaves(state), jax.tree.leaves(old), strict=True)
-    looked_at = [(x, y) for x, y in looked_at if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact)]
-    owned = companions(gradients, [x for x, _ in looked_at]).values()
-    return none([_some_spoilt([looked_at[i] for i in mine]) for mine in owned])
+    gs, us, states, olds = map(jax.tree.leaves, (gradients, updates, state, old))
+    spoilt = []
+    for k, mine in whose.items():
+        looked_at = [(xs[k], None) for xs in (gs, us) if isinstance(k, int) and k < len(xs)]
+        looked_at += [(states[i], olds[i]) for i in mine]
+        looked_at = [(x, y) for x, y in looked_at if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact)]
+        spoilt += [_some_spoilt(looked_at)] if looked_at else []
+    return none(spoilt)
 
 
 @jax.jit

@@ -84,12 +84,8 @@ def dynamic_loss_scale(
         checks.state(label, state, DynamicLossScaleState)
         checks.gradients(label, updates, params)
         finite = all_finite(updates)
-
-        def apply(gradients: Updates, inner_state: OptState) -> Any:
-            return base.call_update(inner, gradients, inner_state, params, extra_args)
-
-        of_loss = jax.tree.map(lambda g: g if base.is_float0(g) else _divided(g, state.loss_scale), updates)
-        new, inner_state = apply_where(finite, apply, of_loss, state.inner_state, params)
+        of_loss = base.map_arrays(lambda g: _divided(g, state.loss_scale), updates)
+        new, inner_state = apply_where(finite, inner, of_loss, state.inner_state, params, extra_args)
         steps = numerics.safe_increment(state.fin_steps)
         grows = finite & (steps >= growth_interval)
         largest = jnp.finfo(jnp.float32).max

@@ -267,7 +267,7 @@ def _around(
             changed["count"] = numerics.safe_increment(state.count)
         return whole(us), state._replace(inner_state=inner_state, **changed)
 
-    return holding(init, update, like=field, inner_state=inner)
+    return holding(init, update, like=field, inner_state=inner, at_once=False)
 
 
 class _Leaves(NamedTuple):

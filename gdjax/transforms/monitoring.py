@@ -183,12 +183,10 @@ def _as(label: str, new: ArrayTree, old: ArrayTree) -> Any:
 
 def _floats(measured: ArrayTree) -> Any:
     def real(x: ArrayLike) -> Any:
-        if base.is_float0(x):
-            return x
         x = jnp.asarray(x)
         return _strong(x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float))
 
-    return jax.tree.map(real, measured)
+    return base.map_arrays(real, measured)
 
 
 def _strong(x: Array) -> Any:

@@ -147,19 +147,17 @@ def _in_unit_ball(key: Array, like: ArrayTree) -> Any:
     n = sum(x.size for x in jax.tree.leaves(like) if not base.is_float0(x))
     distance = jax.random.uniform(distance_key) ** (1 / max(n, 1))
     factor = numerics.divide(distance.astype(jnp.float32), tree.global_norm(direction).astype(jnp.float32))
-    return jax.tree.map(lambda d: d if base.is_float0(d) else d * factor.astype(d.dtype), direction)
+    return base.map_arrays(lambda d: d * factor.astype(d.dtype), direction)
 
 
 def _add_scaled(updates: Updates, scale: Array, noise: Updates) -> Updates:
     """updates + scale noise, computed in float32 or wider."""
 
     def add(u: Array, n: Array) -> Array:
-        if base.is_float0(u):
-            return u
         wide = numerics.at_least_float32(u.dtype)
         return (u.astype(wide) + scale.astype(wide) * n.astype(wide)).astype(u.dtype)
 
-    return jax.tree.map(add, updates, noise)
+    return base.map_arrays(add, updates, noise)
 
 
 def _scalar(label: str, name: str, x: ScalarOrSchedule, count: Array) -> Array:

@@ -65,10 +65,8 @@ def reduce_on_plateau(
       >>> print(u, gdjax.tree.get(state, "scale"))
       -0.5 0.5
     """
-    given, label = dict(locals()), "gdjax.reduce_on_plateau"
-    for name, x in given.items():
-        if callable(x):
-            raise TypeError(f"{label}: {name} must be a number or a scalar array, got {x!r}")
+    label = "gdjax.reduce_on_plateau"
+    checks.unscheduled(label, locals())
     if isinstance(rtol, int | float) and isinstance(atol, int | float) and rtol == atol == 0:
         raise ValueError(f"{label}: rtol or atol must be above 0, got both 0")
 

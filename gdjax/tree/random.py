@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.arrays import is_key
-from gdjax.core.base import is_float0
+from gdjax.core.base import map_arrays
 from gdjax.core.types import Array, ArrayTree, DTypeLike
 
 
@@ -35,14 +35,12 @@ def random_like(
     sharded = hasattr(jax, "typeof") and "out_sharding" in inspect.signature(sampler).parameters
 
     def sample(x: Any, key: Array) -> Any:
-        if is_float0(x):
-            return x
         of = jnp.dtype(x.dtype if dtype is None else dtype)
         wide = numerics.at_least_float32(of) if jnp.issubdtype(of, jnp.inexact) else of
         out = {"out_sharding": jax.typeof(x).sharding} if sharded else {}
         return sampler(key, jnp.shape(x), wide, **out).astype(of)
 
-    return jax.tree.map(sample, target_tree, split_key_like(rng_key, target_tree))
+    return map_arrays(sample, target_tree, split_key_like(rng_key, target_tree))
 
 
 def split_key_like(rng_key: Array, target_tree: ArrayTree) -> Any:

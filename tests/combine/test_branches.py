@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from gdjax.combine.conditional import all_finite, apply_or, as_before, zeros
+import gdjax
+from gdjax.combine.conditional import all_finite, apply_or, as_before, owners, zeros
 from tests.trees import assert_equal
 
 
@@ -47,3 +49,15 @@ def test_one_of_two():
         assert u.tolist() == [chosen, chosen] and float(s) == 3 + chosen
     float0 = np.zeros(2, jax.dtypes.float0)
     assert zeros({"f": float0})["f"] is float0
+
+
+def test_arrays_of_a_state_go_with_the_parameters_that_their_slots_name():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2), "m": jnp.ones((2, 3))}
+    for scale_by_adam in (gdjax.scale_by_adam, optax.scale_by_adam):
+        tx = gdjax.masked(scale_by_adam(), {"a": False, "b": True, "m": False})
+        assert owners(tx, tx.init(params), params) == {0: [], 1: [1, 2], 2: [], (): [0]}  # not "a", of the same shape
+    tx = gdjax.scale_by_factored_rms(min_dim_size_to_factor=2)
+    state = tx.init(params)
+    sizes = {k: [jnp.shape(jax.tree.leaves(state)[i]) for i in mine] for k, mine in owners(tx, state, params).items()}
+    # The rows of "m" have the shape of "a", and do not go with it.
+    assert sizes == {0: [(2,)], 1: [(2,)], 2: [], (): [()], (1,): [(1,)] * 5, (2,): [(2,)], (3,): [(3,)]}

@@ -12,7 +12,7 @@ from jax.tree_util import GetAttrKey
 
 import gdjax
 from gdjax.combine.sharding import _by_types
-from gdjax.core.guesses import Guess
+from gdjax.core.guesses import Guess, holds_states
 from gdjax.core.part import Inside, Kept, Part, all_axes
 from gdjax.core.parts import every as every_part
 from gdjax.core.parts import known, owned
@@ -78,7 +78,11 @@ def test_a_part_written_from_the_class_alone(wrapped: bool):
     table = gdjax.explain(tx, PARAMS)
     assert table["state_bytes"] == [2 * 16 + 4, 2 * 128 + 4]
     assert [row.split(", ")[-2:] for row in table["steps"]] == [["trace", "rate"]] * 2
-    rows = {row.field: (row.arrays, row.bytes) for row in gdjax.tabulate(tx, PARAMS).rows[:-1]}
+    table = gdjax.tabulate(tx, PARAMS)
+    assert dict(zip(table["field"], table["at"], strict=True)) == {
+        "trace": "1/0", "count": "1/1", "mean": "1", "norms": "1", "calls": "1", "": "",
+    }  # fmt: skip
+    rows = {row.field: (row.arrays, row.bytes) for row in table.rows[:-1]}
     moment = ("2 arrays", 144)
     assert rows == {"trace": moment, "count": ("()", 4), "mean": moment, "norms": ("2 arrays", 8), "calls": ("(2,)", 8)}
     told = gdjax.tree.map_params(tx, lambda x: "own", state, transform_non_params=lambda x: "whole")
@@ -116,7 +120,7 @@ def test_numbers_of_the_whole_tree_stay_where_the_parameters_are_one_array():
 
 def own_parts(tx: Any, state: Any) -> list[Part]:
     """The parts of this library in an optimizer."""
-    calls = [(part, getattr(part, "calls", None)) for part, _ in every_part(tx, state)]
+    calls = [(part, getattr(part, "calls", None)) for part, *_ in every_part(tx, state)]
     return [part for part, made in calls if made is None or made and made[-1].factory.__module__.startswith("gdjax.")]
 
 
@@ -133,6 +137,8 @@ def test_every_part_says_whose_its_arrays_are(case: Case):
         state = jax.eval_shape(tx.init, shapes)
     for part in own_parts(tx, state):
         assert not isinstance(part, Guess) or part.calls[-1].name in MEASURED | STATELESS
+        # `state_to_dict` has no transform, and goes by the names of fields.
+        assert all(holds_states(key.name) for x in part.inside() for key in x.path if isinstance(key, GetAttrKey))
     found, leaves = owned(tx, state, shapes), jax.tree.leaves(shapes)
     assert [x.array for x in found] == jax.tree.leaves(state)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]

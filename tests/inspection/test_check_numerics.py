@@ -65,6 +65,12 @@ def test_the_spacing(dtype: str, largest: float):
 SCHEDULE = gdjax.join_schedules([gdjax.linear_schedule(0.0, 0.1, 100), gdjax.constant_schedule(1e-6)], [101])
 
 
+@gdjax.transform
+def averaged_gradients(inner: Any) -> Any:
+    """A wrapper of the user's, known as the one that it makes."""
+    return gdjax.MultiSteps(inner, 4)
+
+
 @pytest.mark.parametrize(
     "tx",
     [
@@ -77,8 +83,9 @@ SCHEDULE = gdjax.join_schedules([gdjax.linear_schedule(0.0, 0.1, 100), gdjax.con
         gdjax.sam(gdjax.adam(SCHEDULE), gdjax.sgd(0.05)),
         gdjax.lookahead(gdjax.adam(SCHEDULE), 5, 0.5),
         gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_schedule(lambda t: -SCHEDULE(t))),
+        averaged_gradients(gdjax.adam(SCHEDULE)),
     ],
-    ids="adam chain named_chain partition inject_hyperparams MultiSteps sam lookahead scale_by_schedule".split(),
+    ids="adam chain named_chain partition inject_hyperparams MultiSteps sam lookahead scale_by_schedule users".split(),
 )
 def test_a_schedule_at_its_largest(tx: Any):
     for row in check_numerics(tx, P):
