@@ -37,6 +37,11 @@ def branches(*args: Any, default: Callable[..., Any], **others: Callable[..., An
     return by_platform(*args, default=inside.get(default, default), **{k: inside.get(f, f) for k, f in others.items()})
 
 
+def may_be(kind: str) -> bool:
+    """Whether the program may run on a device of this kind."""
+    return kind in _possible.get()
+
+
 def _where(kinds: frozenset[str], f: Callable[..., Any], *args: Any) -> Any:
     token = _possible.set(kinds)
     try:
