@@ -64,30 +64,31 @@ def turned_basis(matrices: Array, basis: Array, exact: Array | bool, in_order: b
     cosines = values / (jnp.sqrt(jnp.sum(numerics.abs_sq(product), -2, keepdims=True)) + s)
     x = product + (s * (1 - jnp.minimum(cosines, 1) ** 2) ** 3).astype(a.dtype) * q
     x = x if exact is False else jnp.where(exact, q, x)
+    rows = x.mT  # LAPACK reads and writes columns, and a condition arrays in rows: a transposition would be a copy
     follows = jnp.eye(q.shape[-1], dtype=values.dtype)
     if in_order:
         # Values that are equal up to a thousandth, and those that are NaN, stay in their order.
         order = jnp.argsort(jnp.where(values > s, -jax.lax.reduce_precision(values, 8, 10), 0), -1).astype(jnp.int32)
-        x = jnp.take_along_axis(x, order, -1, mode="promise_in_bounds")
+        rows = jnp.take_along_axis(rows, order.mT, -2, mode="promise_in_bounds")
         follows = jax.nn.one_hot(order[..., 0, :], order.shape[-1], dtype=values.dtype)
     follows = jnp.broadcast_to(follows, (*q.shape[:-2], *follows.shape[-2:]))
     of = functools.partial(_eigenvectors, a, over, useful, q)
     if isinstance(exact, bool):
-        x, follows = of(x, follows) if exact else (x, follows)
+        rows, follows = of(rows, follows) if exact else (rows, follows)
     else:
-        x, follows = meshes.cond(exact, of, lambda *xs: xs, x, follows)
-    return jnp.where(useful, _orthonormal(x).astype(basis.dtype), basis), follows
+        rows, follows = meshes.cond(exact, of, lambda *xs: xs, rows, follows)
+    return jnp.where(useful, _orthonormal(rows.mT).astype(basis.dtype), basis), follows
 
 
 def _eigenvectors(a: Array, over: Array, useful: Array, q: Array, rest: Array, follows: Array) -> tuple[Array, Array]:
-    """The eigenvectors that are known, and for the others columns of `rest`, not yet orthogonal; and W."""
+    """The eigenvectors that are known, and for the others rows of `rest`, not yet orthogonal, as rows; and W."""
     # LAPACK reads columns: of A^H, which is A, it needs no transposition.
     a = jnp.where(useful, (a * over.astype(a.dtype)).mT.conj(), 0)
     vectors, values = jax.lax.linalg.eigh(a, symmetrize_input=False)
     vectors, values = vectors[..., ::-1], values[..., None, ::-1]
     known = values > jnp.finfo(a.dtype).eps ** (2 / 3) * values[..., :1]
-    x = jnp.where(known, vectors, rest + SPREAD * _fixed(q))
-    return x, jnp.where(known.mT, numerics.abs_sq(highest(vectors.mT.conj(), q)), follows)
+    x = jnp.where(known, vectors, rest.mT + SPREAD * _fixed(q))
+    return x.mT, jnp.where(known.mT, numerics.abs_sq(highest(vectors.mT.conj(), q)), follows)
 
 
 def _fixed(like: Array) -> Array:
@@ -103,5 +104,4 @@ def _orthonormal(x: Array) -> Array:
     q, r = jnp.linalg.qr(x)
     # The diagonal: `jnp.diagonal` takes longer to trace than all else here. LAPACK writes columns, r.mT is no copy.
     diagonal = r.mT.reshape(*r.shape[:-2], 1, r.shape[-1] ** 2)[..., :: r.shape[-1] + 1]
-    length = jnp.abs(diagonal)
-    return q * jnp.where(length > 0, diagonal / length.astype(x.dtype), 1)
+    return q * jnp.where(diagonal == 0, 1, jnp.sign(diagonal))

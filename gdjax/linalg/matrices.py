@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gdjax.core import base
+from gdjax.core import base, platforms
 from gdjax.linalg import stacks
 from gdjax.numerics import Array
-from gdjax.xla.write_order import LARGE
+from gdjax.xla.write_order import LARGE, kept
 
 highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -106,10 +106,14 @@ def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], rounded: b
       rounded: f rounds the factors of its products. A CPU is slow at a product with a factor that is rounded and
         transposed, as in X^T X: large tall matrices are then transposed there too.
     """
-    f = jax.jit(f)  # matrices alike share one trace
-    on = lambda most, wide=False: functools.partial(_in_groups, f, most, wide)  # noqa: E731
+
+    def on(most: float, wide: bool = False) -> Callable[[list[Array]], list[Array]]:
+        # Matrices alike share one trace, on one kind of device.
+        of = jax.jit(lambda x: f(kept(x) if x.shape[-1] * x.shape[-2] >= most else x))
+        return functools.partial(_in_groups, of, most, wide)
+
     gpu = on(math.inf)
-    return jax.lax.platform_dependent(list(matrices), cuda=gpu, rocm=gpu, cpu=on(LARGE, rounded), default=on(LARGE))
+    return platforms.branches(list(matrices), cuda=gpu, rocm=gpu, cpu=on(LARGE, rounded), default=on(LARGE))
 
 
 def _in_groups(f: Callable[[Array], Array], most: float, always_wide: bool, matrices: list[Array]) -> list[Array]:

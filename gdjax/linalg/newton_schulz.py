@@ -10,11 +10,13 @@ from jax.typing import ArrayLike, DTypeLike
 
 from gdjax import numerics
 from gdjax.core import meshes
+from gdjax.core.platforms import by_platform
 from gdjax.numerics import Array
 from gdjax.numerics.norms import unit_and_norm
 
 Preconditioning = Literal["frobenius", "spectral", "aol", "schatten"]
 NORMS: tuple[str, ...] = get_args(Preconditioning)
+Triple = tuple[Array, ...]  # a, b, c
 
 
 def orthogonalize(
@@ -61,15 +63,15 @@ def orthogonalize(
     coeffs = coeffs.astype(x.dtype)
     if not isinstance(steps, int):
         return _looped(jnp.atleast_2d(coeffs), steps, narrow, *given)
-    triples = [coeffs] * steps if coeffs.ndim == 1 else list(coeffs)
+    triples = [tuple(coeffs)] * steps if coeffs.ndim == 1 else list(map(tuple, coeffs))
     by_columns = functools.partial(_by_columns, triples, narrow)
     if narrow is not None or 2 * max(x.shape[-2:]) <= 3 * min(x.shape[-2:]):
         return by_columns(*given)
     by_rows = functools.partial(_by_rows, triples)
-    return jax.lax.platform_dependent(*given, cpu=by_rows, default=by_columns)
+    return by_platform(*given, cpu=by_rows, default=by_columns)
 
 
-def _by_columns(triples: Sequence[Array], narrow: DTypeLike | None, x: Array, a: Array | None = None) -> Array:
+def _by_columns(triples: Sequence[Triple], narrow: DTypeLike | None, x: Array, a: Array | None = None) -> Array:
     for i, c in enumerate(triples):
         x = _step(c, x, _gram(x, narrow) if a is None or i else a, narrow)
     return x
@@ -80,14 +82,15 @@ def _looped(coeffs: Array, steps: int | Array, narrow: DTypeLike | None, x: Arra
 
     def step(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         i, x = carry
-        return i + 1, _step(coeffs[jnp.minimum(i, len(coeffs) - 1)], x, _gram(x, narrow), narrow)
+        c = tuple(coeffs[jnp.minimum(i, len(coeffs) - 1)])
+        return i + 1, _step(c, x, _gram(x, narrow), narrow)
 
     steps = jnp.asarray(steps).astype(jnp.int32)
     return meshes.while_loop(lambda carry: carry[0] < steps, step, (jnp.zeros((), jnp.int32), x))[1]
 
 
 @functools.partial(jax.jit, static_argnames="narrow")  # all steps share one trace
-def _step(c: Array, x: Array, a: Array, narrow: DTypeLike | None) -> Array:
+def _step(c: Triple, x: Array, a: Array, narrow: DTypeLike | None) -> Array:
     """a X + (b A + c A^2) X. If factors are rounded, X, A and the polynomial of A are.
 
     A is then rounded in b A too, not only as a factor: b + 2 c is small where 2 c is not, and so is the effect of
@@ -101,7 +104,7 @@ def _step(c: Array, x: Array, a: Array, narrow: DTypeLike | None) -> Array:
     return _times(p, x, narrow).astype(narrow).astype(wide)
 
 
-def _by_rows(triples: Sequence[Array], x: Array, a: Array | None = None) -> Array:
+def _by_rows(triples: Sequence[Triple], x: Array, a: Array | None = None) -> Array:
     """The same in fewer operations for a long X: with X <- P X and A <- P A P, only a product of several P meets X.
 
     Of three P at most: where products are in full float32, the errors then are those of the plain steps. This Gram form
@@ -122,7 +125,7 @@ def _by_rows(triples: Sequence[Array], x: Array, a: Array | None = None) -> Arra
 
 
 @jax.jit
-def _polynomial(c: Array, a: Array, one: Array) -> Array:
+def _polynomial(c: Triple, a: Array, one: Array) -> Array:
     return c[0] * one + c[1] * a + c[2] * (a @ a)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import meshes
+from gdjax.core import meshes, platforms
 from gdjax.numerics import Array
 from gdjax.xla import places
 from gdjax.xla.write_order import LARGE, after, once
@@ -87,9 +87,10 @@ def in_turn(f: Callable[..., Any], most: float, *lists: Sequence[Array]) -> list
         # A matrix by itself without the axis of length 1: with it a TPU moves a third more bytes.
         alone = sum(numbers) == 1 == len(members)
         together = f(*map(_by_itself if alone else _stack, given))
-        # Once: an element of a result is else computed again by all that waits for it, with all that it waits for.
         made = jax.tree.leaves(together)[0]
-        before = once(jnp.real(made[(0,) * made.ndim])) if made.size else None
+        if made.size and platforms.may_be("cpu"):
+            # Once: an element of a result is else computed again by all that waits for it, with all that it waits for.
+            before = once(jnp.real(jax.lax.slice(made, [0] * made.ndim, [1] * made.ndim).reshape(())))
         leaves, structure = jax.tree.flatten(together)
         cut = [[y] for y in leaves] if len(members) == 1 else [places.parts(y, numbers) for y in leaves]
         for n, (i, batch) in enumerate(zip(members, batches, strict=True)):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.core.platforms import by_platform
 from gdjax.core.types import ArrayLike, Axis, DTypeLike
 from gdjax.numerics import elementwise as numerics
 from gdjax.numerics.elementwise import Array
@@ -30,7 +31,7 @@ def three_sums(x: Array, axes: Axes) -> list[Array]:
     times = lambda f: parts if f is None else [selected_product(p, f) for p in parts]  # noqa: E731
     squares = [sum(map(jnp.square, times(f))) for f in (None, scale, 1 / scale)]
     one_each, all_in_one = functools.partial(_sums_apart, axes), functools.partial(_sums_in_one, axes)
-    return jax.lax.platform_dependent(squares, tpu=one_each, default=all_in_one)
+    return by_platform(squares, tpu=one_each, default=all_in_one)
 
 
 def _sums_in_one(axes: Axes, xs: list[Array]) -> list[Array]:
@@ -61,7 +62,7 @@ def unit_and_norm(x: Array, axis: Axis = None) -> tuple[Array, Array]:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _unit_and_norm(x: Array, axes: Axes) -> tuple[Array, Array]:
     by_the_largest, by_three_sums = (functools.partial(f, axes) for f in (_by_the_largest, _by_three_sums))
-    return jax.lax.platform_dependent(x, cpu=by_the_largest, default=by_three_sums)
+    return by_platform(x, cpu=by_the_largest, default=by_three_sums)
 
 
 def _by_the_largest(axes: Axes, x: Array) -> tuple[Array, Array]:

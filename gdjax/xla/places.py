@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gdjax.core import meshes
+from gdjax.core.platforms import by_platform
 from gdjax.xla.write_order import never
 
 Array = jax.Array
@@ -29,7 +30,7 @@ def parts(stack: Array, numbers: Sequence[int]) -> list[Array]:
 
     one = jnp.real(stack[(0,) * stack.ndim])
     places = [jnp.asarray(a, jnp.uint32) for a in starts]  # an integer with a sign would be tested for being negative
-    places = jax.lax.platform_dependent(one, places, cpu=_by_itself, default=lambda _, starts: starts)
+    places = by_platform(one, places, cpu=_by_itself, default=lambda _, starts: starts)
     return [jax.lax.dynamic_slice_in_dim(stack, a, n) for a, n in zip(places, numbers, strict=True)]
 
 

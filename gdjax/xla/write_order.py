@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from gdjax.core import meshes
 from gdjax.core.arrays import add, is_key
+from gdjax.core.platforms import by_platform, jitted
 from gdjax.xla import bits
 
 Array = jax.Array
@@ -82,7 +83,7 @@ def written(to: str | None, p: Array | None, update: Array) -> Array | None:
     return None if to is None else update
 
 
-@jax.jit
+@jitted
 def after(first: Array, rest: Any) -> Any:
     """`rest` unchanged, made to depend on one element of `first`, so that XLA:CPU computes `first` before it.
 
@@ -112,7 +113,7 @@ def held(old: Array, new: Array) -> Array:
     """`new` unchanged. Later loops read it, and without this XLA:CPU computes it again inside each of them."""
     if not jnp.issubdtype(new.dtype, jnp.inexact):
         return new
-    return jax.lax.platform_dependent(old, new, cpu=_or, default=lambda _, new: new)
+    return by_platform(old, new, cpu=_or, default=lambda _, new: new)
 
 
 def over(old: Array, new: Array) -> Array:
@@ -123,7 +124,12 @@ def over(old: Array, new: Array) -> Array:
     """
     if not jnp.issubdtype(new.dtype, jnp.inexact):
         return new
-    return jax.lax.platform_dependent(old, new, cuda=_or, rocm=_or, default=lambda _, new: new)
+    return by_platform(old, new, cuda=_or, rocm=_or, default=lambda _, new: new)
+
+
+def kept(x: Array) -> Array:
+    """`x` unchanged. Several loops read it, and without this XLA:CPU computes it again inside each of them."""
+    return by_platform(x, cpu=lambda x: _or(jnp.zeros_like(x), x), default=lambda x: x)
 
 
 def _or(old: Array, new: Array) -> Array:
@@ -142,7 +148,7 @@ def all_first(f: Callable[..., list[Array]], olds: list[Array], *others: Any) ->
         return f(olds, *others)
     e = jnp.real(first[(0,) * first.ndim])
     always = lambda e: ~never(e)  # noqa: E731
-    chosen = jax.lax.platform_dependent(e, cpu=always, default=lambda e: jnp.asarray(True))
+    chosen = by_platform(e, cpu=always, default=lambda e: jnp.asarray(True))
     news = meshes.cond(chosen, f, lambda olds, *others: olds, olds, *others)
     return list(jax.lax.optimization_barrier(tuple(news)))
 
@@ -166,7 +172,7 @@ def once(x: Any) -> Any:
     return _divided(x) if scalar else x
 
 
-@jax.jit
+@jitted
 def _divided(x: Array) -> Array:
     return x / _one(x)
 
@@ -174,4 +180,4 @@ def _divided(x: Array) -> Array:
 def _one(e: Array) -> Array:
     """1, which XLA:CPU cannot tell."""
     hidden = lambda e: (_floating(e) != jnp.nan).astype(e.dtype)  # noqa: E731
-    return jax.lax.platform_dependent(e, cpu=hidden, default=jnp.ones_like)
+    return by_platform(e, cpu=hidden, default=jnp.ones_like)

@@ -198,3 +198,14 @@ def test_errors(call, message):
 def update(g, axes=None):
     tx = gdjax.scale_by_muon(weight_dimension_numbers=axes)
     return tx.update(g, tx.init(g))
+
+
+@pytest.mark.optimized
+def test_the_momentum_of_a_large_matrix_is_written_once_before_its_norms():
+    params = {name: jnp.ones((256, 300)) for name in "ab"}
+    tx = gdjax.scale_by_muon()
+    update = lambda g, s: tx.update(g, s)  # noqa: E731
+    text = jax.jit(update, donate_argnums=1).lower(params, tx.init(params)).compile().as_text()
+    # A bounded gradient is read for the new momentum, and for what Newton-Schulz starts from.
+    bounded = [x for x in text.split("\n\n") if "xor(" in x and "f32[256,300]" in x]
+    assert len(bounded) == 2 * len(params)

@@ -1,0 +1,61 @@
+"""Code for one kind of device: chosen when a program is lowered, or before, where the kind is known."""
+
+import contextvars
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+_KINDS = frozenset(["cpu", "cuda", "rocm", "tpu", "other"])
+_possible: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("gdjax_platforms", default=_KINDS)
+
+
+def by_platform(*args: Any, default: Callable[..., Any], **others: Callable[..., Any]) -> Any:
+    """`jax.lax.platform_dependent`, but that a function chosen by `branches` is not asked again what it runs on.
+
+    A choice that is made already costs no trace of the other function, and no condition in the program.
+    """
+    chosen = {others.get(kind, default) for kind in _possible.get()}
+    if len(chosen) == 1:
+        return chosen.pop()(*args)
+    return jax.lax.platform_dependent(*args, default=default, **others)
+
+
+def branches(*args: Any, default: Callable[..., Any], **others: Callable[..., Any]) -> Any:
+    """The same, with functions of this library that call `by_platform` in their turn.
+
+    What they call must not be jitted, or by `jitted`: jax.jit would take what it traced for one kind of device for
+    another.
+    """
+    possible = _possible.get()
+    kinds: dict[Any, frozenset[str]] = {}
+    for kind in possible:
+        f = others.get(kind, default)
+        kinds[f] = kinds.get(f, frozenset()) | {kind}
+    inside = {f: functools.partial(_where, mine, f) for f, mine in kinds.items()}
+    return by_platform(*args, default=inside.get(default, default), **{k: inside.get(f, f) for k, f in others.items()})
+
+
+def may_be(kind: str) -> bool:
+    """Whether the program may run on a device of this kind."""
+    return kind in _possible.get()
+
+
+def _where(kinds: frozenset[str], f: Callable[..., Any], *args: Any) -> Any:
+    token = _possible.set(kinds)
+    try:
+        return f(*args)
+    finally:
+        _possible.reset(token)
+
+
+def jitted(f: Callable[..., Any], static: Sequence[int] = ()) -> Callable[..., Any]:
+    """`jax.jit` of a function that calls `by_platform`."""
+    traced = jax.jit(lambda _, *args: f(*args), static_argnums=(0, *(i + 1 for i in static)))
+
+    @functools.wraps(f)
+    def called(*args: Any) -> Any:
+        return traced(_possible.get(), *args)
+
+    return called
