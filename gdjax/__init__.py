@@ -278,7 +278,7 @@ from gdjax.transforms.momentum import TraceState, trace
 from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from gdjax.transforms.noise import AddNoiseState, EscapeSaddlesState, add_noise, escape_saddles
 from gdjax.transforms.offload import offload_state
-from gdjax.transforms.params_ema import ParamsEmaState, SWAState, params_ema, swa
+from gdjax.transforms.params_ema import ParamsEmaState, SWAState, TailEmaState, params_ema, swa, tail_ema
 from gdjax.transforms.plateau import ReduceLROnPlateauState, reduce_on_plateau
 from gdjax.transforms.privacy import (
     DifferentiallyPrivateAggregateState,
@@ -327,8 +327,8 @@ __all__ = [
     "ScaleByZoomLinesearchState", "ScaleState", "Schedule", "ScheduleFreeState", "ScheduledState", "ShampooState",
     "Shared", "ShouldSkipUpdateFunction", "Side", "SnapshotState", "SoapMuonState", "SoapState", "SophiaState",
     "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "StochasticRoundingState", "Stored", "SweepResult",
-    "Table", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates",
-    "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState",
+    "Table", "TailEmaState", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn",
+    "Updates", "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState",
     "ZoomLinesearchInfo", "accumulate", "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax",
     "adamaxw", "adamw", "adan", "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt",
     "amsgrad", "apply_every", "apply_if_finite", "apply_updates", "assignment", "bfgs", "bfloat16_with_error",
@@ -372,12 +372,12 @@ __all__ = [
     "soap_muon", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "sophia",
     "split_real_and_imaginary", "squared_error", "ssbroyden", "state_bytes", "state_from_dict", "state_from_optax",
     "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map", "swa", "sweep",
-    "tabulate", "to_optax", "together", "total", "total_norm", "trace", "transform", "transformer_optimizer",
-    "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm", "update_infinity_moment",
-    "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state", "warmup_constant_schedule",
-    "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule",
-    "warmup_stable_decay_schedule", "with_extra_args_support", "with_kahan_summation", "with_master_weights",
-    "with_metrics", "with_stochastic_rounding", "wrapper", "yogi", "zero_nans",
+    "tabulate", "tail_ema", "to_optax", "together", "total", "total_norm", "trace", "transform",
+    "transformer_optimizer", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
+    "update_infinity_moment", "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state",
+    "warmup_constant_schedule", "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule",
+    "warmup_linear_decay_schedule", "warmup_stable_decay_schedule", "with_extra_args_support", "with_kahan_summation",
+    "with_master_weights", "with_metrics", "with_stochastic_rounding", "wrapper", "yogi", "zero_nans",
 ]  # fmt: skip
 
 

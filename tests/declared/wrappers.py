@@ -120,6 +120,10 @@ def _swa(learning_rate: Any) -> Any:
     return gdjax.swa(gdjax.adam(learning_rate), 2, 2)
 
 
+def _tail_ema(learning_rate: Any, horizon: Any, blend: Any) -> Any:
+    return gdjax.tail_ema(gdjax.adam(learning_rate), 2, horizon, blend)
+
+
 def _sam(learning_rate: Any, radius: Any) -> Any:
     return gdjax.sam(gdjax.adam(learning_rate), gdjax.chain(gdjax.normalize(), gdjax.sgd(radius)))
 
@@ -190,6 +194,7 @@ CASES = (
     Case("with_metrics", _metrics, {"learning_rate": 0.1}),
     Case("with_stochastic_rounding", _at_random, {"learning_rate": 0.1}, needs_params=True, wide=True, slow=True),
     Case("swa", _swa, {"learning_rate": 0.1}, needs_params=True),
+    Case("tail_ema", _tail_ema, {"learning_rate": 0.1, "horizon": 4.0, "blend": 0.5}, needs_params=True, slow=True),
 )  # fmt: skip
 
 
