@@ -168,7 +168,7 @@ EPS = 1e-5  # for cases that keep an eps of 1e-8, beside means of gradients of 2
 POWERS: list[tuple[float, bool, float, str]] = [
     (1, False, 0, "sgd sgd/momentum sgd/nesterov noisy_sgd perturbed_gradient_descent escape_saddles add_noise"),
     (1, False, 0, "scale scale_by_learning_rate scale_by_schedule trace ema apply_every identity set_to_zero"),
-    (1, False, 0, "stateless stateless_with_tree_map named_chain measure_with_ema monitor snapshot mechanize"),
+    (1, False, 0, "stateless stateless_with_tree_map named_chain measure_with_ema monitor snapshot mechanize ema_nesterov"),
     (1, False, 0, "add_decayed_weights centralize centralize/last zero_nans reduce_on_plateau dog/learning_rate"),
     (1, False, 0, "optimistic_gradient_descent scale_by_optimistic_gradient scale_by_param_block_norm"),
     (1, False, 0, "scale_by_param_block_rms"),

@@ -124,6 +124,10 @@ def _tail_ema(learning_rate: Any, horizon: Any, blend: Any) -> Any:
     return gdjax.tail_ema(gdjax.adam(learning_rate), 2, horizon, blend)
 
 
+def _ema_nesterov(learning_rate: Any, lookahead: Any, decay: Any) -> Any:
+    return gdjax.ema_nesterov(gdjax.sgd(learning_rate), lookahead, decay)
+
+
 def _sam(learning_rate: Any, radius: Any) -> Any:
     return gdjax.sam(gdjax.adam(learning_rate), gdjax.chain(gdjax.normalize(), gdjax.sgd(radius)))
 
@@ -173,6 +177,7 @@ CASES = (
     Case("conditionally_transform", _transform, {"learning_rate": 0.1}),
     Case("dynamic_loss_scale", _loss_scale, {"learning_rate": 0.1}, wide=True),
     Case("ema", gdjax.ema, {"decay": 0.9}),
+    Case("ema_nesterov", _ema_nesterov, {"learning_rate": 0.1, "lookahead": 0.5, "decay": 0.9}),
     Case("flatten", _flat, {"learning_rate": 0.1, "weight_decay": 0.01}, quiet={"weight_decay": 0.0},
          needs_params=True),
     Case("hyperball", _hyperball, {"learning_rate": 0.1}, needs_params=True),
