@@ -159,6 +159,7 @@ from gdjax.optimizers.dog import DoGState, DoWGState, dog, dowg, scale_by_dog, s
 from gdjax.optimizers.dpsgd import dpsgd
 from gdjax.optimizers.fromage import fromage
 from gdjax.optimizers.galore import GaLoreDimensionNumbers, GaLoreState, galore, scale_by_galore
+from gdjax.optimizers.gpa import GPAState, gpa
 from gdjax.optimizers.kl_shampoo import KLShampooState, kl_shampoo, scale_by_kl_shampoo
 from gdjax.optimizers.kl_soap import KLSoapState, kl_soap, scale_by_kl_soap
 from gdjax.optimizers.lamb import lamb
@@ -310,7 +311,7 @@ __all__ = [
     "ClipByGlobalNormState", "ClipState", "Codec", "ConditionFn", "ConditionallyMaskState",
     "ConditionallyTransformState", "DAdaptAdamWState", "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState",
     "DynamicLossScaleState", "EmaNesterovState", "EmaState", "EmptyState", "EscapeSaddlesState", "Factor",
-    "FactoredState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
+    "FactoredState", "GPAState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
     "GradientTransformationExtraArgs", "HutchinsonState", "Hyper", "HyperballState", "InjectHyperparamsState",
     "InjectStatefulHyperparamsState", "Integer", "KLShampooState", "KLSoapState", "KahanSummationState", "Key",
     "LookaheadParams", "LookaheadState", "MadgradState", "MaskOrFn", "MaskedNode", "MaskedState",
@@ -340,7 +341,7 @@ __all__ = [
     "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw", "differentially_private_aggregate",
     "dion", "dion2", "dog", "dowg", "dpsgd", "dynamic_loss_scale", "ema", "ema_nesterov", "escape_saddles",
     "eval_params", "experimental", "explain", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax",
-    "fromage", "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "gradient_release",
+    "fromage", "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "gpa", "gradient_release",
     "hinge_loss", "huber_loss", "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "in_turns",
     "incremental_update", "init_empty_state", "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams",
     "inverse_root", "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative", "kl_divergence", "kl_shampoo",

@@ -39,6 +39,7 @@ def one_example(tx: Any) -> Any:
 SPECIAL: dict[str, Method] = {
     "dpsgd": lambda rate: one_example(gdjax.dpsgd(rate, l2_norm_clip=1.0, noise_multiplier=0.3, seed=0)),
     "galore": lambda rate: gdjax.galore(rate, rank=1, update_proj_gap=1),
+    "gpa": lambda rate: gdjax.gpa(gdjax.rmsprop(rate), mu_x=0.9),
     "bfgs": lambda rate: gdjax.bfgs(),
     "lbfgs": lambda rate: gdjax.lbfgs(),
     "mechanize": lambda rate: gdjax.mechanize(gdjax.sgd(rate)),

@@ -99,7 +99,8 @@ _KINDS: tuple[tuple[Check, str], ...] = (
      "transformer_optimizer.steps transformer_optimizer.warmup_steps"),
     (_share, "dion.rank_fraction scale_by_dion.rank_fraction dion2.fraction scale_by_dion2.fraction"),
     (kinds.dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
-    (kinds.dtype, "params_ema.dtype swa.dtype tail_ema.dtype MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),
+    (kinds.dtype, "params_ema.dtype swa.dtype tail_ema.dtype MultiSteps.accumulator_dtype param_dtype state_dtype "
+     "ns_dtype"),
     (kinds.function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn step_size_fn"),
     (kinds.mapping, "partition.transforms monitor.measures"),
     (kinds.groups, "clip_by_global_norm.groups"),

@@ -128,6 +128,10 @@ def _ema_nesterov(learning_rate: Any, lookahead: Any, decay: Any) -> Any:
     return gdjax.ema_nesterov(gdjax.sgd(learning_rate), lookahead, decay)
 
 
+def _gpa(learning_rate: Any, mu_x: Any) -> Any:
+    return gdjax.gpa(gdjax.sgd(learning_rate), mu_x)
+
+
 def _sam(learning_rate: Any, radius: Any) -> Any:
     return gdjax.sam(gdjax.adam(learning_rate), gdjax.chain(gdjax.normalize(), gdjax.sgd(radius)))
 
@@ -180,6 +184,7 @@ CASES = (
     Case("ema_nesterov", _ema_nesterov, {"learning_rate": 0.1, "lookahead": 0.5, "decay": 0.9}),
     Case("flatten", _flat, {"learning_rate": 0.1, "weight_decay": 0.01}, quiet={"weight_decay": 0.0},
          needs_params=True),
+    Case("gpa", _gpa, {"learning_rate": 0.1, "mu_x": 0.9}, needs_params=True),
     Case("hyperball", _hyperball, {"learning_rate": 0.1}, needs_params=True),
     Case("lookahead", _lookahead, {"learning_rate": 0.1}, needs_params=True),
     Case("measure_with_ema", gdjax.measure_with_ema, {"decay": 0.9}, {"measure": same}, slow=True),

@@ -10,7 +10,7 @@ import pytest
 import gdjax
 from tests import oracles
 from tests.oracles import at
-from tests.trees import assert_close, assert_equal, precision, random_tree
+from tests.trees import assert_close, assert_equal, random_tree
 
 
 def rate(count: Any) -> Any:
