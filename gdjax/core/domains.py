@@ -92,7 +92,8 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
 _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(number, domain), names) for domain, names in NUMBERS.items()),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
-    (functools.partial(_integer, 0), "swa.start tail_ema.start patience cooldown max_consecutive_errors"),
+    (functools.partial(_integer, 0),
+     "swa.start tail_ema.start schedule_free_plus.c_warmup patience cooldown max_consecutive_errors"),
     (functools.partial(_integer, 1),
      "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
      "growth_interval periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "

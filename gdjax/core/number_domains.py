@@ -79,7 +79,7 @@ NUMBERS: Mapping[Domain, str] = {
     DECAY: (
         "b1 b2 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
         "adadelta.rho scale_by_adadelta.rho beta_lip dion.mu scale_by_dion.mu ef_decay shampoo_beta grafting_b2 "
-        "soap_muon.beta scale_by_soap_muon.beta gpa.mu_x"
+        "soap_muon.beta scale_by_soap_muon.beta gpa.mu_x inner_momentum"
     ),
     SIZE: (
         "eps eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta "

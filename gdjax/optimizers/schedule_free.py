@@ -19,6 +19,7 @@ from gdjax.lift.leafwise import Hyper
 from gdjax.lift.slots import Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
+from gdjax.optimizers.adam import scale_by_adam
 from gdjax.optimizers.rmsprop import scale_by_rms
 from gdjax.optimizers.sgd import sgd
 from gdjax.schedules.arguments import check_steps
@@ -230,6 +231,7 @@ def schedule_free_adamw(
     state_dtype: DType | None = None,
     *,
     r: ScalarOrSchedule = 0.0,
+    inner_momentum: ScalarOrSchedule | None = None,
 ) -> GradientTransformation:
     """Schedule-free AdamW: steps of z without momentum, and gradients between z and its average x.
 
@@ -248,6 +250,8 @@ def schedule_free_adamw(
       b1: of the interpolation y_t = (1 - b1) z_t + b1 x_t, in (0, 1).
       weight_lr_power, r: of the largest rate so far and of the step, in the weight of z_t in the average x_t.
       state_dtype: the dtype of z, the parameter's by default; of a complex one that of the parts, float32 at least.
+      inner_momentum: in [0, 1), b1 of Adam in the steps of z, whose gradient is then its average mu_t / (1 - b1^t);
+        0.9 in the authors' code where it is used, and one more array. None for none.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -262,7 +266,11 @@ def schedule_free_adamw(
       Defazio et al. 2024, The road less scheduled, Algorithm 1, https://arxiv.org/abs/2405.15682
     """
     rate = _warmed_up("schedule_free_adamw", learning_rate, warmup_steps)
-    optimizer = descending(scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True), rate, weight_decay)
+    if inner_momentum is None:
+        direction = scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)
+    else:
+        direction = scale_by_adam(inner_momentum, b2, eps)
+    optimizer = descending(direction, rate, weight_decay)
     return schedule_free(optimizer, rate, b1, weight_lr_power, state_dtype, r=r)
 
 

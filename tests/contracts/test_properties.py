@@ -203,7 +203,8 @@ UNSCALED = {
     "a bound stays where it is": "clip clip_by_block_rms clip_by_global_norm chain differentially_private_aggregate "
     "psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
     "dpsgd scale_by_lion/smooth scale_by_lion/refined clip_by_global_norm/groups with_metrics",
-    "an eps is what the first step is made of": "adadelta scale_by_adadelta yogi scale_by_dowg schedule_free_adamw",
+    "an eps is what the first step is made of": "adadelta scale_by_adadelta yogi scale_by_dowg schedule_free_adamw "
+    "schedule_free_adamw/momentum",
     "the first steps have power 1, later ones 0": "acprop scale_by_acprop radam radam/nesterov scale_by_radam "
     "scale_by_stddev/bias_correction",
     "some leaves or steps have power 1, others 0": "masked partition multi_transform conditionally_transform "
@@ -212,7 +213,7 @@ UNSCALED = {
     "codes are rounded by random bits that do not scale": "quantize_state",
     "the loss or its Hessian would have to grow too": "polyak_sgd scale_by_polyak momo momo_adam sophia "
     "scale_by_sophia hutchinson_estimator_diag_hessian scale_by_zoom_linesearch scale_by_backtracking_linesearch "
-    "sam/opaque",
+    "sam/opaque schedule_free_plus",
     "what is added to eigenvalues, or what they start at, stays where it is": "shampoo shampoo/qr shampoo/newton "
     "kl_shampoo kl_soap matrixwise scale_by_shampoo scale_by_kl_shampoo scale_by_kl_soap",
     "the first step moves nothing, the other leaves have power 1": "scale_by_soap scale_by_soap_muon",

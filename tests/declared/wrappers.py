@@ -170,6 +170,10 @@ def _schedule_free(learning_rate: Any) -> Any:
     return gdjax.schedule_free(gdjax.sgd(learning_rate), learning_rate)
 
 
+def _schedule_free_plus(**hyper: Any) -> Any:
+    return supplied(gdjax.schedule_free_plus(**hyper), value=0.5)
+
+
 CASES = (
     Case("MultiSteps", _accumulated, {"learning_rate": 0.1}),
     Case("MultiSteps/guarded", _guarded_accumulation, {"learning_rate": 0.1}, slow=True),
@@ -197,6 +201,10 @@ CASES = (
     Case("schedule_free", _schedule_free, {"learning_rate": 0.1}, needs_params=True, slow=True),
     Case("schedule_free_adamw", gdjax.schedule_free_adamw, {"learning_rate": 0.1, "weight_decay": 0.01},
          quiet={"weight_decay": 0.0}, needs_params=True),
+    Case("schedule_free_adamw/momentum", gdjax.schedule_free_adamw,
+         {"learning_rate": 0.1, "inner_momentum": 0.9}, needs_params=True, slow=True),
+    Case("schedule_free_plus", _schedule_free_plus, {"learning_rate": 1.0, "weight_decay": 0.1, "polyak_beta": 0.5},
+         {"c_warmup": 1}, quiet={"weight_decay": 0.0}, needs_params=True),
     Case("schedule_free_sgd", gdjax.schedule_free_sgd, {"learning_rate": 0.1}, needs_params=True, slow=True),
     Case("snapshot", gdjax.snapshot, fixed={"measure_name": "same", "measure": same}),
     Case("with_kahan_summation", _kahan, {"learning_rate": 0.1}, needs_params=True, wide=True, slow=True),
