@@ -30,12 +30,11 @@ def half_life_schedule(half_life: ArrayLike | Schedule, tokens_per_step: ArrayLi
 
     Example:
       >>> import gdjax, math
-      >>> half_life = 524_288 * math.log(2) / -math.log(0.95)  # of b2 = 0.95 at 0.5 million tokens a step
-      >>> for tokens in (524_288, 65_536, 1024):
+      >>> half_life = 524_288 * math.log(2) / -math.log(0.95)  # of 0.95 at 0.5 million tokens
+      >>> for tokens in (524_288, 1024):
       ...     b2 = gdjax.half_life_schedule(half_life, tokens)
       ...     print(tokens, round(float(b2(0)), 4))
       524288 0.95
-      65536 0.9936
       1024 0.9999
       >>> tx = gdjax.adamw(1e-3, b2=b2)
 

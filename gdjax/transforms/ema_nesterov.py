@@ -29,7 +29,7 @@ def _behind(y: Array, m: Array, lookahead: Array) -> Any:
 
 
 @wrapper(
-    EmaNesterovState, domains={"lookahead": "[0, inf)"},
+    EmaNesterovState, domains={"lookahead": "[0, 1)"},
     m=Moment("accumulator_dtype", wide=True, kind="fine"), lookahead=Shared(),
 )  # fmt: skip
 def ema_nesterov(
@@ -46,10 +46,10 @@ def ema_nesterov(
 
     Args:
       inner: the optimizer, of any kind. It sees y_t: weight decay in it acts there.
-      lookahead: at least 0; 0.3 to 0.6 at its largest in the reference. A number, or better a schedule that is 0 in
-        the warm-up and in the last part of the run and follows the rate between. As every schedule it gets the number
-        of updates before this one: its value at t is lookahead_{t+1}, as the record that uses it takes it from the
-        rate of update t.
+      lookahead: in [0, 1); steps of one direction become 1 / (1 - lookahead) times as long. 0.3 to 0.6 at its largest
+        in the reference. A number, or better a schedule that is 0 in the warm-up and in the last part of the run and
+        follows the rate between. As every schedule it gets the number of updates before this one: its value at t is
+        lookahead_{t+1}, as the authors take it from the rate of update t.
       decay: in [0, 1).
       accumulator_dtype: the dtype of m; by default the parameter's, but float32 at least.
 
@@ -61,13 +61,12 @@ def ema_nesterov(
 
     Example:
       >>> import gdjax, jax.numpy as jnp
-      >>> tx = gdjax.ema_nesterov(gdjax.sgd(0.5), lookahead=1.0, decay=0.5)
-      >>> run = gdjax.minimize(lambda x: x**2 / 2, jnp.array(8.0), tx, steps=1)  # x_1 = 4, m_1 = -2
-      >>> print(run.params, gdjax.eval_params(tx, run.state, run.params))  # ahead, and x_1
-      2.0 4.0
+      >>> tx = gdjax.ema_nesterov(gdjax.sgd(0.5), lookahead=0.5, decay=0.5)
+      >>> run = gdjax.minimize(lambda x: x**2 / 2, jnp.array(8.0), tx, steps=1)
+      >>> print(run.params, gdjax.eval_params(tx, run.state, run.params))  # y_1, x_1
+      3.0 4.0
       >>> rate = gdjax.linear_schedule(0.02, 0.0, transition_steps=3000)
-      >>> def ahead(t):
-      ...     return jnp.where((t >= 300) & (t < 2000), 0.3 * rate(t) / 0.02, 0.0)
+      >>> ahead = lambda t: jnp.where((t >= 300) & (t < 2000), 0.3 * rate(t) / 0.02, 0.0)
       >>> tx = gdjax.ema_nesterov(gdjax.adamw(rate), ahead)
 
     Reference:

@@ -211,8 +211,8 @@ def tail_ema(
       >>> import gdjax, jax.numpy as jnp
       >>> tx = gdjax.tail_ema(gdjax.sgd(1.0), start=2, horizon=2, blend=0.5)
       >>> run = gdjax.minimize(lambda p: p, jnp.array(4.0), tx, steps=3)  # to 3.0, 2.0, 1.0
-      >>> print(run.params, gdjax.eval_params(tx, run.state, run.params))  # the average is 1.5
-      1.0 1.25
+      >>> print(run.state.ema, gdjax.eval_params(tx, run.state, run.params))
+      1.5 1.25
 
     Reference:
       Jordan et al. 2026, modded-nanogpt, track 3, record 45, "Tail-EMA readout",
