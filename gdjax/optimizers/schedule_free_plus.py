@@ -11,7 +11,7 @@ from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.meetings import total
 from gdjax.lift.slots import Shared, first_moment, second_moment
 from gdjax.linalg.sums import inner, sum_abs
-from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow, sqrt, squarable
 from gdjax.optimizers.schedule_free import average, start_of_z
 
 TO_L2 = math.sqrt(math.pi / 2)  # of normal numbers, the root of the mean square over the mean size
@@ -95,6 +95,7 @@ def schedule_free_plus(
     norm = polyak_beta * s.norm + (1 - polyak_beta) * TO_L2 * total(sum_abs(g))
     gap = jnp.maximum(value + again * total(inner(g, s.z - y)), 0)
     lr = learning_rate * jnp.where(norm == 0, 0, divide(gap, norm) * one_minus_pow(polyak_beta, t))
+    lr = squarable(lr, "summed")  # a gradient near 0 would make it, and the sum of weights, infinite for good
     max_lr, follows = jnp.maximum(s.max_lr, lr), t <= jnp.asarray(c_warmup, t.dtype)
     weight = jnp.where(follows, 0, t**r * max_lr**weight_lr_power)
     weight_sum = s.weight_sum + weight

@@ -54,8 +54,8 @@ def test_a67_n1_zero_gradients_give_exact_zeros(case: Case, dtype: str):
         assert finite(state)
 
 
-# Directions g_t / sqrt(nu_{t-1}) that are not bounded, and so can be too large for float16.
-UNBOUNDED = "acprop", "scale_by_acprop", "scale_by_adopt"
+# Directions g_t / sqrt(nu_{t-1}) that are not bounded, and so can be too large for float16; a rate f / |g|.
+UNBOUNDED = "acprop", "scale_by_acprop", "scale_by_adopt", "schedule_free_plus"
 
 
 @every(

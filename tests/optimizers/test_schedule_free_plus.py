@@ -91,6 +91,14 @@ def test_zeros_and_what_is_below_the_least_value():
     assert not any(x.any() for x in jax.tree.leaves(updates)) and any(x.any() for x in jax.tree.leaves(state.mu))
 
 
+def test_a_gradient_near_zero_leaves_numbers():
+    """f / |g|_1 would be infinite, and so would the sum of the weights be from then on."""
+    tx, params = gdjax.schedule_free_plus(weight_decay=0.1), random_tree(0)
+    tiny = jax.tree.map(lambda x: jnp.full_like(x, 1e-37), params)
+    updates, state = tx.update(tiny, tx.init(params), params, value=3.0)
+    assert finite((updates, state)) and float(state.max_lr) == 2.0**45
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
 def test_dtypes(dtype: str):
     with precision(dtype):
