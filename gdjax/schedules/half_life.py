@@ -42,11 +42,12 @@ def half_life_schedule(half_life: ArrayLike | Schedule, tokens_per_step: ArrayLi
     Vanilla SGD Works, and Why Gradient Accumulation Is Wasteful, 2025, https://arxiv.org/abs/2507.07101.
     """
     arguments: dict[str, Any] = {"half_life": half_life, "tokens_per_step": tokens_per_step}
-    numbers = {name: x for name, x in arguments.items() if isinstance(x, type) or not callable(x)}
+    numbers: dict[str, Any] = {name: x for name, x in arguments.items() if isinstance(x, type) or not callable(x)}
     check_numbers("half_life_schedule", positive=list(numbers), **numbers)
 
     def curve(step: Any) -> Any:
-        life, tokens = (x(step) if callable(x) else x for x in arguments.values())
+        given: list[Any] = [x(step) if callable(x) else x for x in arguments.values()]
+        life, tokens = given
         dtype = curves.float_type(life, tokens)
         steps = curves.strong((tokens, curves.Inverse(life)), dtype)
         return jnp.broadcast_to(jnp.exp2(-steps), step.shape)
