@@ -80,6 +80,16 @@ def panels(steps: int) -> dict[str, dict[str, Schedule]]:
             f"exponent=-0.5, warmup_steps={tenth}": gd.power_schedule(PEAK, (3 * tenth) ** 0.5, -0.5, tenth),
             "exponent=-1, no warm-up": gd.power_schedule(PEAK, tenth, -1.0),
         },
+        "powercool_schedule": {
+            f"stable_steps={2 * tenth}": gd.powercool_schedule(PEAK, 2 * tenth, steps - 2 * tenth),
+            "power=2, end_value=0.1": gd.powercool_schedule(PEAK, 2 * tenth, 6 * tenth, END, 2.0),
+        },
+        "half_life_schedule": {
+            "half-life from 0 to 5 steps": gd.half_life_schedule(gd.linear_schedule(0.0, 5.0, short)),
+            "5 steps, a batch that doubles": gd.half_life_schedule(
+                5.0, gd.piecewise_constant_schedule(1.0, {3 * tenth: 2.0, 6 * tenth: 2.0})
+            ),
+        },
         "rex_schedule": {
             f"transition_steps={long}": gd.rex_schedule(PEAK, 0.0, long),
             f"transition_begin={3 * tenth}": gd.rex_schedule(PEAK, END, short, 3 * tenth),

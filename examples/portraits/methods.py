@@ -39,6 +39,7 @@ def one_example(tx: Any) -> Any:
 SPECIAL: dict[str, Method] = {
     "dpsgd": lambda rate: one_example(gdjax.dpsgd(rate, l2_norm_clip=1.0, noise_multiplier=0.3, seed=0)),
     "galore": lambda rate: gdjax.galore(rate, rank=1, update_proj_gap=1),
+    "gpa": lambda rate: gdjax.gpa(gdjax.rmsprop(rate), mu_x=0.9),
     "bfgs": lambda rate: gdjax.bfgs(),
     "lbfgs": lambda rate: gdjax.lbfgs(),
     "mechanize": lambda rate: gdjax.mechanize(gdjax.sgd(rate)),
@@ -46,6 +47,7 @@ SPECIAL: dict[str, Method] = {
     "perturbed_gradient_descent": lambda rate: gdjax.perturbed_gradient_descent(rate, 0.05, 1.0, key=0),
     "sam": lambda rate: gdjax.sam(gdjax.sgd(rate), gdjax.chain(gdjax.normalize(), gdjax.sgd(0.02)), sync_period=2),
     "schedule_free": lambda rate: gdjax.schedule_free(gdjax.rmsprop(rate), rate),
+    "schedule_free_plus": lambda rate: gdjax.schedule_free_plus(gdjax.linear_schedule(0.0, rate, 50), r=2, c_warmup=50),
     "ssbroyden": lambda rate: gdjax.ssbroyden(),
 }
 for _name in "shampoo soap kl_shampoo kl_soap soap_muon".split():  # two numbers without a name have no role

@@ -97,14 +97,16 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
 _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(number, domain), names) for domain, names in NUMBERS.items()),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
-    (functools.partial(_integer, 0), "swa.start patience cooldown max_consecutive_errors"),
+    (functools.partial(_integer, 0),
+     "swa.start tail_ema.start schedule_free_plus.c_warmup patience cooldown max_consecutive_errors"),
     (functools.partial(_integer, 1),
      "params_ema.every swa.every update_interval update_proj_gap accumulation_size every_k_schedule apply_every.k "
      "growth_interval periodic_update.update_period ns_steps precondition_frequency start_preconditioning_step "
      "transformer_optimizer.steps transformer_optimizer.warmup_steps max_backtracking_steps max_linesearch_steps"),
     (_share, "dion.rank_fraction scale_by_dion.rank_fraction dion2.fraction scale_by_dion2.fraction"),
     (kinds.dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
-    (kinds.dtype, "params_ema.dtype swa.dtype MultiSteps.accumulator_dtype param_dtype state_dtype ns_dtype"),
+    (kinds.dtype, "params_ema.dtype swa.dtype tail_ema.dtype MultiSteps.accumulator_dtype param_dtype state_dtype "
+     "ns_dtype"),
     (kinds.function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn step_size_fn"),
     (kinds.mapping, "partition.transforms monitor.measures"),
     (kinds.groups, "clip_by_global_norm.groups"),

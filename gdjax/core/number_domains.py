@@ -79,7 +79,7 @@ NUMBERS: Mapping[Domain, str] = {
     DECAY: (
         "b1 b2 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
         "adadelta.rho scale_by_adadelta.rho beta_lip dion.mu scale_by_dion.mu ef_decay shampoo_beta grafting_b2 "
-        "soap_muon.beta scale_by_soap_muon.beta"
+        "soap_muon.beta scale_by_soap_muon.beta gpa.mu_x inner_momentum"
     ),
     SIZE: (
         "eps eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta "
@@ -110,6 +110,7 @@ NUMBERS: Mapping[Domain, str] = {
         "incremental_update.step_size eta_minus scale_by_sm3.b2 shampoo.b2 scale_by_shampoo.b2 _shampoo.b2 scion.alpha "
         "scale_by_scion.alpha reduce_on_plateau.rtol preconditioner_update_probability"
     ),
+    interval("(0, 1]"): "gpa.mu_y",
     ("above 0", lambda x: x > 0): (
         "increase_factor scale_by_backtracking_linesearch.max_learning_rate scale_by_zoom_linesearch.max_learning_rate"
     ),

@@ -19,6 +19,7 @@ from gdjax.lift.leafwise import Hyper
 from gdjax.lift.slots import Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
+from gdjax.optimizers.adam import scale_by_adam
 from gdjax.optimizers.rmsprop import scale_by_rms
 from gdjax.optimizers.sgd import sgd
 from gdjax.schedules.arguments import check_steps
@@ -40,17 +41,22 @@ class ScheduleFreeState(NamedTuple):
 
     def eval_params(self, params: Params) -> Any:
         """x, see `schedule_free_eval_params`."""
-        return evaluated(lambda z, y: _average(y, z, self.b1), self.z, params)
+        return evaluated(lambda z, y: average(y, z, self.b1), self.z, params)
 
 
-def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
+def start_of_z(p: Array, hyper: Mapping[str, Any]) -> Array:
     z, dtype = slots.initial_parameter(p, hyper), hyper["state_dtype"]
     return z if dtype is None else numerics.widen(z, jnp.dtype(dtype))
 
 
+def step_of_y(y: Array, old_z: Array, z: Array, c: Hyper, b1: Hyper) -> Array:
+    """y_{t+1} - y_t with x_t eliminated, so that nothing is divided by b1; z - old_z is the update as z took it."""
+    return c * (z - y) + (1 - b1) * (1 - c) * (z - old_z)
+
+
 @wrapper(
     ScheduleFreeState, inner="base_optimizer_state", count=lambda s: s.step_count - 1,
-    z=_start,
+    z=start_of_z,
     b1=Shared("b1"), weight_sum=Shared(), step_count=Shared(1, jnp.int32), max_lr=Shared(),
 )  # fmt: skip
 def _averaged(
@@ -62,8 +68,7 @@ def _averaged(
     total = s.weight_sum + weight
     c = weight / jnp.where(total == 0, 1, total)
     z = s.z + u
-    # y_{t+1} - y_t with x_t eliminated: no division by b1. z - s.z is u as z has taken it.
-    step = c * (z - y) + (1 - b1) * (1 - c) * (z - s.z)
+    step = step_of_y(y, s.z, z, c, b1)
     steps = numerics.safe_increment(s.step_count)
     return step, s._replace(b1=b1, weight_sum=total, step_count=steps, max_lr=max_lr, z=z)
 
@@ -155,10 +160,11 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Any:
         raise ValueError(f"{label}: state is {type(state).__name__}, which has no ScheduleFreeState in it")
     leaves, structure = jax.tree.flatten(params)
     zs = checks.flatten_like(label, ("params", "state.z"), jax.tree.structure(arrays), arrays, inner.z)
-    return structure.unflatten([_average(y, z, inner.b1) for y, z in zip(leaves, zs, strict=True)])
+    return structure.unflatten([average(y, z, inner.b1) for y, z in zip(leaves, zs, strict=True)])
 
 
-def _average(y: Array, z: Array, b1: Hyper) -> Any:
+def average(y: Array, z: Array, b1: Hyper) -> Any:
+    """x of y = (1 - b1) z + b1 x, in the dtype of y."""
     y, z = jnp.asarray(y), jnp.asarray(z)
     if not jnp.issubdtype(y.dtype, jnp.inexact):
         return y
@@ -223,6 +229,7 @@ def schedule_free_adamw(
     state_dtype: DType | None = None,
     *,
     r: ScalarOrSchedule = 0.0,
+    inner_momentum: ScalarOrSchedule | None = None,
 ) -> GradientTransformation:
     """Schedule-free AdamW: steps of z without momentum, and gradients between z and its average x.
 
@@ -241,6 +248,8 @@ def schedule_free_adamw(
       b1: of the interpolation y_t = (1 - b1) z_t + b1 x_t, in (0, 1).
       weight_lr_power, r: of the largest rate so far and of the step, in the weight of z_t in the average x_t.
       state_dtype: the dtype of z, the parameter's by default; of a complex one that of the parts, float32 at least.
+      inner_momentum: in [0, 1), b1 of Adam in the steps of z, whose gradient is then its average mu_t / (1 - b1^t);
+        0.9 in the authors' code where it is used, and one more array. None for none.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -255,7 +264,11 @@ def schedule_free_adamw(
       Defazio et al. 2024, The road less scheduled, Algorithm 1, https://arxiv.org/abs/2405.15682
     """
     rate = _warmed_up("schedule_free_adamw", learning_rate, warmup_steps)
-    optimizer = descending(scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True), rate, weight_decay)
+    if inner_momentum is None:
+        direction = scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)
+    else:
+        direction = scale_by_adam(inner_momentum, b2, eps)
+    optimizer = descending(direction, rate, weight_decay)
     return schedule_free(optimizer, rate, b1, weight_lr_power, state_dtype, r=r)
 
 

@@ -27,9 +27,10 @@ from gdjax.schedules.decay import (
     linear_schedule,
     polynomial_schedule,
 )
+from gdjax.schedules.half_life import half_life_schedule
 from gdjax.schedules.onecycle import cosine_onecycle_schedule, linear_onecycle_schedule
 from gdjax.schedules.piecewise import join_schedules, piecewise_constant_schedule, piecewise_interpolate_schedule
-from gdjax.schedules.powers import inverse_sqrt_schedule, power_schedule, rex_schedule
+from gdjax.schedules.powers import inverse_sqrt_schedule, power_schedule, powercool_schedule, rex_schedule
 from gdjax.schedules.warmup import (
     warmup_constant_schedule,
     warmup_cosine_decay_schedule,
@@ -49,6 +50,7 @@ __all__ = [
     "cosine_onecycle_schedule",
     "cyclic_schedule",
     "exponential_decay",
+    "half_life_schedule",
     "inject_hyperparams",
     "inject_stateful_hyperparams",
     "inverse_sqrt_schedule",
@@ -59,6 +61,7 @@ __all__ = [
     "piecewise_interpolate_schedule",
     "polynomial_schedule",
     "power_schedule",
+    "powercool_schedule",
     "rex_schedule",
     "sgdr_schedule",
     "warmup_constant_schedule",

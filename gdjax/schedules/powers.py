@@ -150,5 +150,45 @@ def rex_schedule(
     return of_count(curves.transition(init_value, end_value, steps, begin, shape=_reflected_exponential))
 
 
+@by_value
+def powercool_schedule(
+    peak_value: ArrayLike,
+    stable_steps: int,
+    decay_steps: int,
+    end_value: ArrayLike = 0.0,
+    power: ArrayLike = 1.2,
+) -> Schedule:
+    """PowerCool: one value for a while, then a fall with a power of the steps that are left.
+
+    With x = (step - stable_steps) / decay_steps, held within [0, 1]::
+
+        value = end_value + (peak_value - end_value) * (1 - x)^power
+
+    Args:
+      peak_value: the value up to step `stable_steps`, exactly.
+      stable_steps: length of the stable phase in steps, at least 0.
+      decay_steps: length of the fall alone in steps, at least 1.
+      end_value: the value from step `stable_steps + decay_steps` on, exactly.
+      power: above 0; 1.2 in the reference, which is flatter at the end than the straight line of 1.
+
+    Not in Optax. The reference writes min(lr, c (T - step)^power): there T is `stable_steps + decay_steps`, and
+    `decay_steps` is (lr / c)^(1 / power). Its runs end before T, where the rate is not 0 yet.
+
+    Example:
+      >>> import gdjax
+      >>> schedule = gdjax.powercool_schedule(1.0, stable_steps=20, decay_steps=80)
+      >>> [round(float(schedule(step)), 3) for step in (0, 20, 60, 90, 100)]
+      [1.0, 1.0, 0.435, 0.082, 0.0]
+
+    Reference: Jordan et al., modded-nanogpt, track 3, records 20 and 46, 2026,
+    https://github.com/KellerJordan/modded-nanogpt/tree/master/records/track_3_optimization.
+    """
+    name = "powercool_schedule"
+    stable = check_steps(name, "stable_steps", stable_steps)
+    steps = check_steps(name, "decay_steps", decay_steps, least=1)
+    check_numbers(name, positive=["power"], peak_value=peak_value, end_value=end_value, power=power)
+    return of_count(curves.transition(peak_value, end_value, steps, stable, power))
+
+
 def _reflected_exponential(gone: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
     return gone / (1.0 + kept), 2.0 * kept / (1.0 + kept)

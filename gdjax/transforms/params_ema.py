@@ -42,6 +42,25 @@ class SWAState(NamedTuple):
         return evaluated(_in_dtype, self.mean, params)
 
 
+class TailEmaState(NamedTuple):
+    """State of `tail_ema`."""
+
+    inner_state: OptState
+    ema: Params  # like params, the average, up to `start` the last of them; float32 at least
+    blend: Array  # (), the share of the average in what is evaluated
+    step_count: Array  # () int32, updates made so far
+
+    def eval_params(self, params: Params) -> Params:
+        """The parameters, moved by the share `blend` towards the average; in their dtypes."""
+        return evaluated(lambda ema, p: _towards(p, ema, self.blend), self.ema, params)
+
+
+def _towards(p: Array, ema: Array, blend: Array) -> Array:
+    dtype = jnp.result_type(p)
+    x, ema = (numerics.widen(a, numerics.widest_real([ema, p])) for a in (p, ema))
+    return (x + blend.astype(x.dtype) * (ema - x)).astype(dtype)
+
+
 def _in_dtype(mean: Array, p: Array) -> Array:
     return mean.astype(jnp.result_type(p))
 
@@ -154,3 +173,51 @@ def swa(
     equal = 1 / jnp.maximum(averaged, 1).astype(t.dtype)
     c = jnp.where(due | (averaged == 0), equal, 0)
     return u, s._replace(mean=_moved(s.mean, p, u, g, c), averaged=averaged, step_count=step)
+
+
+@wrapper(
+    TailEmaState, count=lambda s: s.step_count, domains={"horizon": "[1, inf)", "blend": "[0, 1]"},
+    step_count=Shared(0, jnp.int32), blend=Shared("blend"), ema=_start,
+)  # fmt: skip
+def tail_ema(
+    u: Array, g: Array, s: TailEmaState, p: Array, t: Array,
+    start: Hyper, horizon: Hyper = 150.0, blend: Hyper = 0.6, *, dtype: DType | None = None,
+) -> tuple[Array, TailEmaState]:  # fmt: skip
+    """The updates of `inner`, and in the state an average of the last part of a run, to blend with its last parameters.
+
+        m_start = x_start,    m_t = m_{t-1} + (x_t - m_{t-1}) / horizon        x_t: after the t-th update
+
+    `eval_params(tx, state, params)` is (1 - blend) x_t + blend m_t, and up to `start` the parameters. While the rate
+    falls the last parameters are noisy and the average lags behind: what lies between them is better than either.
+
+    Args:
+      inner: the optimizer, with a rate that falls at the end.
+      start: the update from which on to average; best 5 horizons before the end, when x_start is forgotten.
+      horizon: the steps that the average reaches back, at least 1. Where the rate falls as (T - t)^p and the run ends
+        at step S the authors take (T - S) / p.
+      blend: the share of the average, in [0, 1].
+      dtype: of the average; by default the parameter's, but float32 at least.
+
+    It stands outermost, as `params_ema` does. Inside `MultiSteps` it averages once per accumulation. The authors leave
+    the embedding of tokens out: `chain(tx, masked(tail_ema(identity(), ...), mask))` averages where the mask is True.
+
+    Raises:
+      ValueError: (in update) params is missing.
+
+    Warns:
+      UserWarning: (in init) a later transform of a chain, or a wrapper around, changes the updates.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> tx = gdjax.tail_ema(gdjax.sgd(1.0), start=2, horizon=2, blend=0.5)
+      >>> run = gdjax.minimize(lambda p: p, jnp.array(4.0), tx, steps=3)  # to 3.0, 2.0, 1.0
+      >>> print(run.state.ema, gdjax.eval_params(tx, run.state, run.params))
+      1.5 1.25
+
+    Reference:
+      Jordan et al. 2026, modded-nanogpt, track 3, record 45, "Tail-EMA readout",
+      https://github.com/KellerJordan/modded-nanogpt/tree/master/records/track_3_optimization
+    """
+    step = numerics.safe_increment(s.step_count)
+    c = jnp.where(step <= jnp.asarray(start, jnp.int32), 1, 1 / horizon).astype(t.dtype)
+    return u, s._replace(ema=_moved(s.ema, p, u, g, c), blend=blend, step_count=step)

@@ -171,8 +171,8 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (1, False, 0, "stateless stateless_with_tree_map named_chain measure_with_ema monitor snapshot mechanize"),
     (1, False, 0, "add_decayed_weights centralize centralize/last zero_nans reduce_on_plateau dog/learning_rate"),
     (1, False, 0, "optimistic_gradient_descent scale_by_optimistic_gradient scale_by_param_block_norm"),
-    (1, False, 0, "scale_by_param_block_rms"),
-    (1, True, 0, "adaptive_grad_clip keep_params_nonnegative lars schedule_free schedule_free_sgd"),
+    (1, False, 0, "scale_by_param_block_rms ema_nesterov"),
+    (1, True, 0, "adaptive_grad_clip keep_params_nonnegative lars schedule_free schedule_free_sgd gpa"),
     (0, False, 0, "adam adam/nesterov adam/mu_bfloat16 adamw adamw/mask nadam nadamw adamax adamaxw amsgrad adabelief"),
     (0, False, 0, "adabelief/nesterov adan adan/lookahead optimistic_adam optimistic_adam_v2 ademamix adopt novograd"),
     (0, False, 0, "simplified_ademamix adagrad rmsprop rmsprop/centered lamb lamb/mask adafactor adafactor/plain"),
@@ -192,7 +192,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
         "MultiSteps MultiSteps/guarded apply_if_finite conditionally_mask flatten freeze transform",
     ),
     (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
-    (0, False, EPS, "split_real_and_imaginary cautious hyperball params_ema swa"),
+    (0, False, EPS, "split_real_and_imaginary cautious hyperball params_ema swa tail_ema"),
     (0, False, EPS, "accumulate dynamic_loss_scale with_kahan_summation with_master_weights with_stochastic_rounding"),
     (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
@@ -203,7 +203,8 @@ UNSCALED = {
     "a bound stays where it is": "clip clip_by_block_rms clip_by_global_norm chain differentially_private_aggregate "
     "psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
     "dpsgd scale_by_lion/smooth scale_by_lion/refined clip_by_global_norm/groups with_metrics",
-    "an eps is what the first step is made of": "adadelta scale_by_adadelta yogi scale_by_dowg schedule_free_adamw",
+    "an eps is what the first step is made of": "adadelta scale_by_adadelta yogi scale_by_dowg schedule_free_adamw "
+    "schedule_free_adamw/momentum",
     "the first steps have power 1, later ones 0": "acprop scale_by_acprop radam radam/nesterov scale_by_radam "
     "scale_by_stddev/bias_correction",
     "some leaves or steps have power 1, others 0": "masked partition multi_transform conditionally_transform "
@@ -212,7 +213,7 @@ UNSCALED = {
     "codes are rounded by random bits that do not scale": "quantize_state",
     "the loss or its Hessian would have to grow too": "polyak_sgd scale_by_polyak momo momo_adam sophia "
     "scale_by_sophia hutchinson_estimator_diag_hessian scale_by_zoom_linesearch scale_by_backtracking_linesearch "
-    "sam/opaque",
+    "sam/opaque schedule_free_plus",
     "what is added to eigenvalues, or what they start at, stays where it is": "shampoo shampoo/qr shampoo/newton "
     "kl_shampoo kl_soap matrixwise scale_by_shampoo scale_by_kl_shampoo scale_by_kl_soap",
     "the first step moves nothing, the other leaves have power 1": "scale_by_soap scale_by_soap_muon",

@@ -120,6 +120,18 @@ def _swa(learning_rate: Any) -> Any:
     return gdjax.swa(gdjax.adam(learning_rate), 2, 2)
 
 
+def _tail_ema(learning_rate: Any, horizon: Any, blend: Any) -> Any:
+    return gdjax.tail_ema(gdjax.adam(learning_rate), 2, horizon, blend)
+
+
+def _ema_nesterov(learning_rate: Any, lookahead: Any, decay: Any) -> Any:
+    return gdjax.ema_nesterov(gdjax.sgd(learning_rate), lookahead, decay)
+
+
+def _gpa(learning_rate: Any, mu_x: Any) -> Any:
+    return gdjax.gpa(gdjax.sgd(learning_rate), mu_x)
+
+
 def _sam(learning_rate: Any, radius: Any) -> Any:
     return gdjax.sam(gdjax.adam(learning_rate), gdjax.chain(gdjax.normalize(), gdjax.sgd(radius)))
 
@@ -158,6 +170,10 @@ def _schedule_free(learning_rate: Any) -> Any:
     return gdjax.schedule_free(gdjax.sgd(learning_rate), learning_rate)
 
 
+def _schedule_free_plus(**hyper: Any) -> Any:
+    return supplied(gdjax.schedule_free_plus(**hyper), value=0.5)
+
+
 CASES = (
     Case("MultiSteps", _accumulated, {"learning_rate": 0.1}),
     Case("MultiSteps/guarded", _guarded_accumulation, {"learning_rate": 0.1}, slow=True),
@@ -169,8 +185,10 @@ CASES = (
     Case("conditionally_transform", _transform, {"learning_rate": 0.1}),
     Case("dynamic_loss_scale", _loss_scale, {"learning_rate": 0.1}, wide=True),
     Case("ema", gdjax.ema, {"decay": 0.9}),
+    Case("ema_nesterov", _ema_nesterov, {"learning_rate": 0.1, "lookahead": 0.5, "decay": 0.9}),
     Case("flatten", _flat, {"learning_rate": 0.1, "weight_decay": 0.01}, quiet={"weight_decay": 0.0},
          needs_params=True),
+    Case("gpa", _gpa, {"learning_rate": 0.1, "mu_x": 0.9}, needs_params=True),
     Case("hyperball", _hyperball, {"learning_rate": 0.1}, needs_params=True),
     Case("lookahead", _lookahead, {"learning_rate": 0.1}, needs_params=True),
     Case("measure_with_ema", gdjax.measure_with_ema, {"decay": 0.9}, {"measure": same}, slow=True),
@@ -183,6 +201,10 @@ CASES = (
     Case("schedule_free", _schedule_free, {"learning_rate": 0.1}, needs_params=True, slow=True),
     Case("schedule_free_adamw", gdjax.schedule_free_adamw, {"learning_rate": 0.1, "weight_decay": 0.01},
          quiet={"weight_decay": 0.0}, needs_params=True),
+    Case("schedule_free_adamw/momentum", gdjax.schedule_free_adamw,
+         {"learning_rate": 0.1, "inner_momentum": 0.9}, needs_params=True, slow=True),
+    Case("schedule_free_plus", _schedule_free_plus, {"learning_rate": 1.0, "weight_decay": 0.1, "polyak_beta": 0.5},
+         {"c_warmup": 1}, quiet={"weight_decay": 0.0}, needs_params=True),
     Case("schedule_free_sgd", gdjax.schedule_free_sgd, {"learning_rate": 0.1}, needs_params=True, slow=True),
     Case("snapshot", gdjax.snapshot, fixed={"measure_name": "same", "measure": same}),
     Case("with_kahan_summation", _kahan, {"learning_rate": 0.1}, needs_params=True, wide=True, slow=True),
@@ -190,6 +212,7 @@ CASES = (
     Case("with_metrics", _metrics, {"learning_rate": 0.1}),
     Case("with_stochastic_rounding", _at_random, {"learning_rate": 0.1}, needs_params=True, wide=True, slow=True),
     Case("swa", _swa, {"learning_rate": 0.1}, needs_params=True),
+    Case("tail_ema", _tail_ema, {"learning_rate": 0.1, "horizon": 4.0, "blend": 0.5}, needs_params=True, slow=True),
 )  # fmt: skip
 
 

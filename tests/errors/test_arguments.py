@@ -46,7 +46,7 @@ VALUES: dict[str, Any] = {
     **dict.fromkeys(["max_backtracking_steps", "max_linesearch_steps", "key", "seed", "random_seed"], 3),
     **dict.fromkeys(["mask", "freeze_mask", "weight_decay_mask"], True),
     **dict.fromkeys(["mu_dtype", "nu_dtype", "accumulator_dtype", "state_dtype", "ns_dtype"], "float32"),
-    **dict.fromkeys(["momentum", "beta3", "decay"], 0.9),
+    **dict.fromkeys(["momentum", "beta3", "decay", "inner_momentum"], 0.9),
     **dict.fromkeys(["init_value", "peak_value", "end_value", "value", "amplitude", "power"], 1.0),
     **dict.fromkeys(["transition_steps", "decay_steps", "stable_steps", "up_steps"], 10),
     **dict.fromkeys(["weight_decay", "weight_decay_rate", "lookahead", "optimism", "consistent_rms"], 0.1),
@@ -59,7 +59,7 @@ VALUES: dict[str, Any] = {
     "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3, "bounds": (-1.0, 1.0),
     "preconditioner_update_probability": 0.5, "memory_save_mode": "one_diag", "others": SGD, "block_size": 8,
     "max_precond_dim": 8, "start_preconditioning_step": 3, "root": 4.0, "shampoo_beta": 0.9, "steps": 10,
-    "hyperball_learning_rate": 0.1, "equilibrate": "outputs", "renormalize": "frobenius",
+    "half_life": 10.0, "hyperball_learning_rate": 0.1, "equilibrate": "outputs", "renormalize": "frobenius",
 }  # fmt: skip
 # What has no sense, by the kind of what has.
 NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]
@@ -217,7 +217,7 @@ def test_no_domain_is_without_an_argument():
 def test_an_unknown_keyword_is_an_error_that_names_it(name: str):
     factory = {**FACTORIES, **{n: getattr(gdjax, n) for n in NO_ARGUMENTS_OF_ITS_OWN}}[name]
     plain = name in ("MultiSteps", "inject_hyperparams", "sgdr_schedule")  # Python's own message
-    told = r"unknown argument 'momentun'(: perhaps moment(um|s))?; it(s arguments are| takes none)"
+    told = r"unknown argument 'momentun'(: perhaps (inner_)?moment(um|s))?; it(s arguments are| takes none)"
     start = r"" if plain else rf"^gdjax\.{factory.__name__}: {told}"
     with pytest.raises(TypeError, match=start or "momentun"):
         factory(momentun=0.9) if plain or name not in FACTORIES else call(factory, momentun=0.9)

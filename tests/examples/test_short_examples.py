@@ -30,6 +30,7 @@ SHORT = {
     "fine_tune": "last layer only",
     "sam_flatness": "SAM  test accuracy",
     "schedule_free": "schedule-free",
+    "averages": "tail_ema",
     "private_digits": "epsilon",
     "meta_learning": "learned rates",
     "sweep": "best rate",

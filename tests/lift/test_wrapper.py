@@ -136,6 +136,9 @@ COST = {
     "params_ema(adamw)": (gdjax.params_ema(gdjax.adamw(1e-3), 0.99), 0),
     "params_ema(lion)": (gdjax.params_ema(gdjax.lion(1e-3), 0.99, every=4), 0),
     "swa(adamw)": (gdjax.swa(gdjax.adamw(1e-3), 10, 2), 0),
+    "tail_ema(adamw)": (gdjax.tail_ema(gdjax.adamw(1e-3), 10), 0),
+    "ema_nesterov(adamw)": (gdjax.ema_nesterov(gdjax.adamw(1e-3), 0.5), 0),
+    "gpa(adamw)": (gdjax.gpa(gdjax.adamw(1e-3)), 1),
     "schedule_free(adamw)": (gdjax.contrib.schedule_free_adamw(1e-3), 0),
     "lookahead(lion)": (gdjax.lookahead(gdjax.lion(1e-3), 5, 0.5), 2),
 }

@@ -104,6 +104,8 @@ EXACT = (
 ).split()
 MORE = {
     **dict.fromkeys(("schedule_free", "schedule_free_sgd", "schedule_free_adamw"), 13.0),  # differences of averages
+    "gpa": 10.0,  # likewise
+    "schedule_free_plus": 30.0,  # likewise, and an inner product of such
     **dict.fromkeys(("muon", "muon/schatten", "muon/spectral", "muon/aol", "scale_by_muon"), 40.0),  # Newton-Schulz
     "hyperball": 40.0,  # a difference of parameters
     "momo": 250.0,  # the loss and inner products nearly cancel

@@ -54,8 +54,8 @@ def test_a67_n1_zero_gradients_give_exact_zeros(case: Case, dtype: str):
         assert finite(state)
 
 
-# Directions g_t / sqrt(nu_{t-1}) that are not bounded, and so can be too large for float16.
-UNBOUNDED = "acprop", "scale_by_acprop", "scale_by_adopt"
+# Directions g_t / sqrt(nu_{t-1}) that are not bounded, and so can be too large for float16; a rate f / |g|.
+UNBOUNDED = "acprop", "scale_by_acprop", "scale_by_adopt", "schedule_free_plus"
 
 
 @every(
@@ -261,7 +261,7 @@ REACH = {
     "some": "adaptive_grad_clip centralize galore scale_by_galore dion2 scale_by_dion2 matrixwise",
     "tree": "normalize polyak_sgd scale_by_polyak dog scale_by_dog dowg scale_by_dowg prodigy momo momo_adam mechanize "
     "clip_by_global_norm chain lbfgs scale_by_lbfgs bfgs scale_by_bfgs bfgs/bounds ssbroyden scale_by_ssbroyden "
-    "scale_by_zoom_linesearch normalize_by_update_norm sam with_metrics",
+    "scale_by_zoom_linesearch normalize_by_update_norm sam with_metrics schedule_free_plus",
     "none": "differentially_private_aggregate dpsgd set_to_zero freeze selective_transform apply_if_finite "
     "MultiSteps/guarded dynamic_loss_scale "
     "hutchinson_estimator_diag_hessian",
@@ -469,7 +469,7 @@ def test_a71_alternating_large_float16_gradients(case: Case):
 
 # The norm, the inner product or the loss of parameters at the end of the range lies outside it.
 BEYOND = "momo momo_adam scale_by_zoom_linesearch scale_by_backtracking_linesearch sophia scale_by_sophia"
-BEYOND = (BEYOND + " hutchinson_estimator_diag_hessian").split()
+BEYOND = (BEYOND + " hutchinson_estimator_diag_hessian schedule_free_plus").split()
 
 
 @every(lambda case: case.needs_params and case.covers not in BEYOND)

@@ -43,6 +43,13 @@ def adam(g: Any, y: Any, state: Any, t: int) -> Any:
     return g / (np.sqrt(nu / (1 - 0.99**t)) + 1e-8) + 0.01 * y, {"nu": nu}
 
 
+def momentum(g: Any, y: Any, state: Any, t: int) -> Any:
+    """With `inner_momentum`, as in the authors' code."""
+    mu = 0.75 * state.get("mu", 0.0) + 0.25 * g
+    nu = 0.99 * state.get("nu", 0.0) + 0.01 * g**2
+    return mu / (1 - 0.75**t) / (np.sqrt(nu / (1 - 0.99**t)) + 1e-8) + 0.01 * y, {"mu": mu, "nu": nu}
+
+
 def warm(count: Any) -> Any:
     return 0.0625 * jnp.minimum(jnp.asarray(count, jnp.float32) / 8, 1)
 
@@ -55,6 +62,10 @@ CASES = {
         schedule_free(warm, plain(), 0.75, 1.0, 0.5),
     ),
     "adamw": (gdjax.schedule_free_adamw(0.0625, b2=0.99, weight_decay=0.01), schedule_free(0.0625, adam)),
+    "adamw, momentum": (
+        gdjax.schedule_free_adamw(0.0625, b2=0.99, weight_decay=0.01, r=2.0, inner_momentum=0.75),
+        schedule_free(0.0625, momentum, r=2.0),
+    ),
 }
 
 

@@ -119,6 +119,24 @@ CASES = {
         {0: 0.1, 10: 0.5, 30: 0.0, 31: 0.0, LAST: 0.0},
         {1: 0.5 - 0.4 * half_cosine(0.1), 9: 0.5 - 0.4 * half_cosine(0.9), 11: 0.5 * half_cosine(0.05)},
     ),
+    "powercool": Case(
+        "powercool_schedule",
+        {"peak_value": 0.5, "stable_steps": 20, "decay_steps": 80},
+        {-1: 0.5, 0: 0.5, 20: 0.5, 100: 0.0, 101: 0.0, LAST: 0.0},
+        {21: 0.5 * (79 / 80) ** 1.2, 60: 0.5 * 0.5**1.2, 99: 0.5 * 80**-1.2},
+    ),
+    "powercool_floor": Case(
+        "powercool_schedule",
+        {"peak_value": 1.0, "stable_steps": 0, "decay_steps": 10, "end_value": 0.1, "power": 2.0},
+        {0: 1.0, 10: 0.1, 11: 0.1},
+        {5: 0.1 + 0.9 / 4},
+    ),
+    "half_life": Case(
+        "half_life_schedule",
+        {"half_life": 3.0, "tokens_per_step": 12.0},
+        {-1: 0.0625, 0: 0.0625, 7: 0.0625, LAST: 0.0625},
+    ),
+    "half_life_of_steps": Case("half_life_schedule", {"half_life": 1e6}, {}, {0: 2 ** (-1e-6), LAST: 2 ** (-1e-6)}),
     "rex": Case(
         "rex_schedule",
         {"init_value": 0.3, "end_value": 0.0, "transition_steps": 100, "transition_begin": 10},

@@ -147,6 +147,14 @@ def power(
     return n / n_warmup * eta(n_warmup) if n < n_warmup else eta(n)
 
 
+def powercool(
+    t: int, peak_value: float, stable_steps: int, decay_steps: int, end_value: float = 0.0, power: float = 1.2
+) -> float:
+    """The least of two curves, as the record writes it."""
+    left = max(stable_steps + decay_steps - t, 0)
+    return end_value + min(peak_value - end_value, (peak_value - end_value) * (left / decay_steps) ** power)
+
+
 def cyclic(
     t: int,
     init_value: float,
@@ -236,7 +244,9 @@ DEFINITIONS = {
     "piecewise_constant_schedule": piecewise_constant,
     "piecewise_interpolate_schedule": piecewise_interpolate,
     "polynomial_schedule": polynomial,
+    "half_life_schedule": lambda t, half_life, tokens_per_step=1: 2 ** (-tokens_per_step / half_life),
     "power_schedule": power,
+    "powercool_schedule": powercool,
     "rex_schedule": rex,
     "sgdr_schedule": sgdr,
     "warmup_constant_schedule": warmup,
@@ -332,6 +342,33 @@ def test_inverse_sqrt_of_t5():
     steps = np.array([0, 1, 9_999, 10_000, 10_001, 10**6], np.int32)
     schedule = inverse_sqrt_schedule(k**-0.5, k**-0.5, k)
     np.testing.assert_allclose(schedule(steps), 1 / np.sqrt(np.maximum(steps, float(k))), rtol=1e-6)
+
+
+def test_powercool_of_the_record():
+    """modded-nanogpt, record 46: min(lr, c (2900 - step)^1.2), with the constants of Muon and of the embedding."""
+    steps = np.arange(2900, dtype=np.int32)
+    for lr, c in ((0.0375, 3.3169534699576625e-06), (0.3, 4.976805410800738e-05)):
+        fall = (lr / c) ** (1 / 1.2)
+        schedule = schedules.powercool_schedule(lr, 2900 - fall, fall)
+        # The schedule begins between two steps, and counts them in float32.
+        np.testing.assert_allclose(schedule(steps), np.minimum(lr, c * (2900.0 - steps) ** 1.2), rtol=2e-5)
+
+
+def test_half_life_of_a_batch_that_grows_and_a_momentum_that_warms_up():
+    batch = schedules.piecewise_constant_schedule(1024.0, {100: 4.0})
+    b2 = schedules.half_life_schedule(2.0**20, batch)
+    np.testing.assert_allclose(values(b2, [0, 99, 100, 500]), [2 ** -(2**-10)] * 2 + [2 ** -(2**-8)] * 2, rtol=1e-6)
+    assert b2(np.arange(3)).shape == (3,) and jax.jit(b2)(100) == b2(100)
+    momentum = schedules.half_life_schedule(linear_schedule(0.0, 10.0, 100))
+    np.testing.assert_allclose(values(momentum, [0, 50, 100]), [0.0, 2**-0.2, 2**-0.1], rtol=1e-6)
+    tokens = 2.0**-6 / 0.01
+    np.testing.assert_allclose(schedules.half_life_schedule(tokens, 2.0**-6)(0), 2**-0.01, rtol=1e-7)
+
+
+def test_half_life_keeps_what_is_forgotten_in_a_token():
+    """b^k of a batch k times smaller is b."""
+    one, eight = (schedules.half_life_schedule(1e6, n)(0) for n in (8192, 65536))
+    np.testing.assert_allclose(float(one) ** 8, eight, rtol=1e-6)
 
 
 def test_power_of_tokens():

@@ -356,7 +356,7 @@ def test_no_boundaries(none):
 
 NUMERIC = (
     "value init_value end_value peak_value power decay_rate alpha exponent div_factor final_div_factor timescale "
-    "amplitude tokens_per_step gamma"
+    "amplitude tokens_per_step gamma half_life"
 ).split()
 
 

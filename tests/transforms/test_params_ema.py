@@ -229,6 +229,7 @@ A = {"a": True, "b": False}
 B = {"a": False, "b": True}
 NOT_LAST = {
     "rate": (lambda: gdjax.chain(ema(gdjax.scale_by_adam()), gdjax.scale_by_learning_rate(0.1)), "learning_rate"),
+    "tail": (lambda: gdjax.chain(gdjax.tail_ema(SGD, 1), gdjax.scale(0.5)), "after tail_ema"),
     "projection": (lambda: gdjax.chain(gdjax.swa(SGD, 1), gdjax.keep_params_nonnegative()), "keep_params_nonnegative"),
     "named_chain": (lambda: gdjax.named_chain(("a", ema(SGD)), ("b", gdjax.clip(1.0))), r"clip \(argument 1\)"),
     "nested": (lambda: gdjax.chain(gdjax.chain(gdjax.identity(), ema(SGD)), gdjax.scale(0.5)), r"scale \(argument 1\)"),
