@@ -70,7 +70,7 @@ TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
 
 def of_shape(formats: Sequence[Format], shape: tuple[int, ...]) -> Format | None:
     """The first that can keep an array of this shape."""
-    return next((f for f in formats if f.fits(shape)), None)
+    return next((f.of(shape) for f in formats if f.fits(shape)), None)
 
 
 def _shape(codes: Any) -> tuple[int, ...]:

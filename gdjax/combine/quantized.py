@@ -68,10 +68,11 @@ def quantize_state(
 
     "float32" leaves a kind as it is. "log" is 8 bits of the logarithm, in steps of 1.35: no scales, so that codes lie
     where the array would on any mesh, and one pass. "blocks", "fp8" and "4 bits" keep numbers relative to the largest
-    in a block, which is finer, and takes a second pass; arrays that blocks do not divide are kept as "log", bases and
-    factors as bfloat16. The errors of "log" in an average are about 0.2 gradients, which is what noise leaves in one
-    with b = 0.9, and more than it leaves in a slower one. "dynamic" is that of bitsandbytes, rounded to the nearest,
-    for runs that must agree with it; its squares may become 0.
+    in a block, which is finer, and takes a second pass. Where blocks do not divide the rows, each row is a block; where
+    rows are shorter than blocks, arrays are kept as "log", bases and factors as bfloat16. The errors of "log" in an
+    average are about 0.2 gradients, which is what noise leaves in one with b = 0.9, and more than it leaves in a slower
+    one. "dynamic" is that of bitsandbytes, rounded to the nearest, for runs that must agree with it; its squares may
+    become 0.
 
     Random bits come from the seed, the step, the array and the place of the element in it, so that one device and eight
     agree. In `shard_map`, where a function sees a share, it is the place in that.
@@ -81,7 +82,8 @@ def quantize_state(
       bits: 8, or 4 for moments and bases; squares keep 8.
       moments, squares, bases: how a kind is kept; None for what `bits` says.
       factors: how Kronecker factors are kept, whatever `bits` says.
-      block_size: how many neighbours along the second-last axis share a scale; even for 4 bits.
+      block_size: how many neighbours along the second-last axis share a scale; even for 4 bits. Where it does not
+        divide that axis, and the last is as long or longer, all along the last share one.
       scale_dtype: of the scales. With "bfloat16" and blocks of 32 they take as much as with "float32" and 64.
       min_size: arrays of fewer elements stay as they are.
       exempt: which parameters' arrays stay as they are: regular expressions, searched for anywhere in the paths, or

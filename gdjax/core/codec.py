@@ -36,6 +36,10 @@ class Format(Codec):
         """Whether it can keep an array of this shape."""
         return True
 
+    def of(self, shape: tuple[int, ...]) -> "Format":
+        """The format that codes of an array of this shape, which it can keep, say they are of."""
+        return self
+
     @abc.abstractmethod
     def encode(self, x: Array, salt: Array | None = None) -> Any:
         """The codes of a float32 array, rounded at random by the bits that follow from the salt, if it rounds so."""

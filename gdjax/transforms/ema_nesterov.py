@@ -30,7 +30,7 @@ def _behind(y: Array, m: Array, lookahead: Array) -> Any:
 
 @wrapper(
     EmaNesterovState, domains={"lookahead": "[0, 1)"},
-    m=Moment("accumulator_dtype", wide=True, kind="fine"), lookahead=Shared(),
+    m=Moment("accumulator_dtype", wide=True, kind="slow"), lookahead=Shared(),
 )  # fmt: skip
 def ema_nesterov(
     u: Array, g: Array, s: EmaNesterovState, y: Array, t: Array,

@@ -13,6 +13,7 @@ from gdjax.combine.conditional import as_before, or_zero
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import MaskedNode
 from gdjax.core.types import Array, DTypeLike, OptState, Params, Transform, Updates
+from gdjax.xla.branches import before, within
 from gdjax.xla.flags import on_gpu
 from gdjax.xla.write_order import after, bound_for, written
 
@@ -64,27 +65,31 @@ def inner_update(
 
 def step_if(
     emit: Array, inner: Transform, sums: list[Array], flat: Leaves, inner_state: OptState, params: Params,
-    extra_args: dict[str, Any], mean: Callable[[Array, Array], Array] = lambda x, p: x,
+    extra_args: dict[str, Any], add: Callable[[list[Array]], list[Array]] | None = None,
+    mean: Callable[[Array, Array], Array] = lambda x, p: x,
 ) -> Any:  # fmt: skip
-    """The inner updates in the place of the accumulated gradients, and the inner state, if `emit`; else the old.
+    """The inner updates in the place of the accumulated gradients, and the inner state, if `emit`; else the sums.
 
     Args:
+      add: makes of the old sums the new ones, of the same dtypes; None where it is done.
       mean: makes of a sum, and its parameter, what the inner transform gets.
     """
+    summed = (lambda x: x) if add is None else functools.partial(within, add)
 
     def step(sums: list[Array], inner_state: OptState) -> Any:
-        means = [mean(x, p) for x, (*_, p) in zip(sums, flat.chosen(), strict=True)]
+        given = [or_zero(kept, x) for x in summed(sums)]
+        means = [mean(x, p) for x, (*_, p) in zip(given, flat.chosen(), strict=True)]
         news, state = inner_update(inner, means, flat, inner_state, params, extra_args)
         return tree.cast_like(news, sums), state
 
-    # Without the inner update both operands come out as they went in: nothing is copied, and no array is made for
-    # updates that are zero. A GPU would copy them all the same, and wait for `emit`: there an inner update of a few
+    # Without the inner update the state comes out as it went in: nothing of it is copied, and no array is made for
+    # updates that are zero. A GPU would copy it all the same, and wait for `emit`: there an inner update of a few
     # passes over the leaves is always computed.
     gpu = on_gpu() if of_leaf_rules(inner) else jnp.asarray(False)
     kept = emit | ~gpu
-    given = [or_zero(kept, x) for x in sums]
-    made = meshes.cond(emit | gpu, step, lambda *operands: operands, given, inner_state)
-    return jax.tree.map(functools.partial(jax.lax.select, kept), made, (sums, inner_state))
+    sums = sums if add is None else before(add, sums)
+    made = meshes.cond(emit | gpu, step, lambda sums, state: (summed(sums), state), sums, inner_state)
+    return jax.tree.map(functools.partial(jax.lax.select, kept), made, (summed(sums), inner_state))
 
 
 def accumulator(p: Array, dtype: DTypeLike) -> Any:

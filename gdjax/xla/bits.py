@@ -4,7 +4,7 @@ XLA:CPU repeats in each loop an operation on one array; the result of one on two
 it often writes to memory, and reads it in each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -71,3 +71,40 @@ def weighted(numbers: Sequence[Array], weights: Sequence[int], zeros: Array) -> 
     for difference, x in zip(over, numbers, strict=False):
         found += (total + x) * wrapped(difference)
     return found
+
+
+def in_pairs(x: Array, halves: Callable[[Array], Array]) -> Array:
+    """Whole float32 numbers from 0 to 15, two of which become one of uint8: the first + 16 times the second.
+
+    Args:
+      halves: makes of an array like x one in which first and second lie along the third-last axis, of length 2.
+
+    XLA:TPU would write the float32 numbers to memory for both: it gets those of 8 bits to write, with whatever else is
+    computed of x. XLA:GPU would do the same for anything but a sum.
+    """
+
+    def written(x: Array) -> Array:
+        both = halves(jax.lax.optimization_barrier(as_integers(x, jnp.uint8)))
+        first, second = (jax.lax.index_in_dim(both, i, both.ndim - 3, keepdims=False) for i in (0, 1))
+        return first | (second << np.uint8(4))
+
+    def summed(x: Array) -> Array:
+        both = halves(x)
+        weights = jnp.where(jax.lax.broadcasted_iota(jnp.uint8, both.shape, both.ndim - 3) == 0, 1, 16)
+        return as_integers(jnp.sum(both * weights.astype(jnp.float32), -3), jnp.uint8)
+
+    return jax.lax.platform_dependent(x, cuda=summed, rocm=summed, default=written)
+
+
+def out_of_pairs(x: Array, together: Callable[[Array], Array]) -> Array:
+    """What `in_pairs` made uint8 numbers of, as float32.
+
+    Args:
+      together: the inverse of `halves`.
+
+    A shift by an index, which XLA:TPU does not compute before the numbers are there twice, for one half and the other,
+    and write to memory.
+    """
+    both = jnp.broadcast_to(x[..., None, :, :], (*x.shape[:-2], 2, *x.shape[-2:]))
+    up = jax.lax.broadcasted_iota(jnp.uint8, both.shape, both.ndim - 3) * np.uint8(4)
+    return (jax.lax.shift_right_logical(together(both), together(up)) & np.uint8(15)).astype(jnp.float32)

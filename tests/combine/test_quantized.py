@@ -176,9 +176,9 @@ def test_under_pmap():
     assert_close(jax.tree.map(lambda x: x[1], got[0]), steps(tx, params, g, 2)[0], 1e-5, 1e-6)
 
 
-def on_devices(kind: str, spec: Any, way: str, n: int = 8) -> tuple[Any, Any]:
+def on_devices(kind: str, spec: Any, way: str, n: int = 8, **changes: Any) -> tuple[Any, Any]:
     """Three steps with a kernel that is divided, and its state."""
-    mesh, tx, (params, g) = of_axes(kind, (n, 1)), quantized(way=way), problem()
+    mesh, tx, (params, g) = of_axes(kind, (n, 1)), quantized(way=way, **changes), problem()
     params, g = ({k: x for k, x in tree.items() if k != "stack"} for tree in (params, g))  # its blocks would be cut
     with jax.sharding.use_mesh(mesh) if not hasattr(jax, "set_mesh") else jax.set_mesh(mesh):
         where = {"kernel": NamedSharding(mesh, spec), "bias": NamedSharding(mesh, P())}
@@ -223,6 +223,14 @@ def test_one_device_and_eight_agree_to_the_bit(way: str, spec: Any, kind: str):
 @pytest.mark.parametrize("way", ["blocks", "4bits"])
 def test_blocks_that_an_axis_of_the_mesh_cuts(way: str, kind: str):
     assert_close(on_devices(kind, P("data"), way, 8)[0], on_devices(kind, P("data"), way, 1)[0], 1e-5, 1e-6)
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize("kind", ["Auto", pytest.param("Explicit", marks=typed)])
+@pytest.mark.parametrize("way, spec", [("blocks", P(None, "data")), ("4bits", P("data")), ("4bits", P(None, "data"))])
+def test_rows_that_are_blocks_are_the_same_on_one_device_and_eight(way: str, spec: Any, kind: str):
+    wide = {"block_size": 12}  # which does not divide 128 rows, of 16 columns
+    assert_equal(on_devices(kind, spec, way, 8, **wide), on_devices(kind, spec, way, 1, **wide))
 
 
 def test_shardings_of_codes_and_scales():
@@ -367,7 +375,7 @@ def test_what_stays_as_it_is():
 
 FACTORS = {
     "float32": ["float32", "float32"],
-    "blocks": ["bfloat16", "int8 blocks of 64"],  # 96 rows are no blocks
+    "blocks": ["int8 rows", "int8 blocks of 64"],  # 64 does not divide 96
     "bfloat16": ["bfloat16", "bfloat16"],
 }
 
@@ -439,11 +447,24 @@ def test_float64_and_narrow_parameters():
 
 
 def test_arrays_that_blocks_do_not_divide():
-    params = {"w": jnp.ones((63, 64)), "v": jnp.ones(64), "k": jnp.ones((128, 2))}
+    params = {"w": jnp.ones((63, 64)), "n": jnp.ones((63, 8)), "v": jnp.ones(64), "k": jnp.ones((128, 2))}
     state = quantized(way="blocks").init(params)
-    assert [type(mu(state)[k]).__name__ for k in "wvk"] == ["LogCodes", "LogCodes", "BlockCodes"]
+    assert [type(mu(state)[k]).__name__ for k in "wnvk"] == ["BlockCodes", "LogCodes", "LogCodes", "BlockCodes"]
+    assert repr(mu(state)["w"].format) == "int8 rows" and "int8 rows" in str(
+        gdjax.tabulate(quantized(way="blocks"), params)
+    )
     odd = quantized(way="4bits", block_size=21).init(params)
-    assert [type(mu(odd)[k]).__name__ for k in "wvk"] == ["LogCodes"] * 3
+    assert [type(mu(odd)[k]).__name__ for k in "wnvk"] == ["LogCodes"] * 4
+
+
+def test_gpt2_in_4_bits():
+    """Blocks do not divide its vocabulary, a third of it."""
+    shapes = {"tokens": (50257, 768), "layers": (12, 9216, 768)}
+    params = {k: jax.ShapeDtypeStruct(shape, jnp.float32) for k, shape in shapes.items()}
+    size = gdjax.state_bytes(gdjax.quantize_state(gdjax.adamw(1e-3), bits=4), params) / sum(
+        x.size for x in params.values()
+    )
+    assert size < 1.55
 
 
 def test_seeds():
@@ -544,7 +565,7 @@ def test_a_note_tells_the_codes():
 
     adamw = gdjax.quantize_state(gdjax.adamw(0.01), moments="blocks")
     blocks = "mu as int8 blocks of 64 (1 of 3 arrays)"
-    told = f"kept in codes: mu as int8 log (1 of 3 arrays), {blocks}, nu as uint8 log (2 of 3 arrays)"
+    told = f"kept in codes: mu as int8 rows (1 of 3 arrays), {blocks}, nu as uint8 log (2 of 3 arrays)"
     for tx in (adamw, gdjax.chain(gdjax.clip(1.0), adamw)):
         assert notes(tx) == notes(tx, tx.init(params)) == told
     everywhere = gdjax.quantize_state(gdjax.soap(0.01), min_size=0)

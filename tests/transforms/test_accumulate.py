@@ -127,6 +127,48 @@ def test_scan_over_the_calls_of_a_window():
     assert_close(step(PARAMS, tx.init(PARAMS))[0], expected, 1e-5, 1e-6)
 
 
+def test_steps_of_both_kinds_as_branches_of_a_condition():
+    tx, gs = gdjax.accumulate(gdjax.adamw(0.1), 2), random_tree(1, lead=(5,))
+
+    def counted(params: Any, state: Any, g: Any) -> Any:
+        updates, state = tx.update(g, state, params)
+        return gdjax.apply_updates(params, updates), state
+
+    def told(last: bool, params: Any, state: Any, g: Any) -> Any:
+        updates, state = tx.update(g, state, params, last=last)
+        return gdjax.apply_updates(params, updates), state
+
+    def branches(params: Any, state: Any, g: Any) -> Any:
+        both = functools.partial(told, True), functools.partial(told, False)
+        return jax.lax.cond(state.count == 1, *both, params, state, g)
+
+    def run(step: Any) -> Any:
+        return jax.jit(lambda *start: jax.lax.scan(lambda c, g: (step(*c, g), None), start, gs)[0])(
+            PARAMS, tx.init(PARAMS)
+        )
+
+    (params, state), (expected, of_expected) = run(branches), run(counted)
+    assert_close((params, state), (expected, of_expected), 1e-5, 1e-6)  # in a window, its sums too
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this JAX lowers what is for other platforms too")
+@pytest.mark.parametrize(("platform", "sums"), [("tpu", 3), ("cpu", 1)])
+def test_a_tpu_adds_up_inside_of_the_condition_and_writes_no_sum_for_an_update(platform: str, sums: int):
+    tx, w = gdjax.accumulate(gdjax.sgd(0.1), 4), jnp.ones((8, 4))
+    lines = jax.jit(tx.update).trace(w, tx.init(w), w).lower(lowering_platforms=(platform,)).as_text().splitlines()
+    # In each branch, and in what a GPU chooses instead of a branch, which a TPU leaves out; on a CPU before them.
+    assert sum("stablehlo.add" in line and "tensor<8x4xf32>" in line for line in lines) == sums
+
+
+def test_after_a_window_nothing_is_written_over_its_sums():
+    """They lie where the update was made; zeros would be one more pass over all parameters."""
+    tx, w = gdjax.accumulate(gdjax.sgd(0.1), 1 + 1), jnp.ones((8, 4))
+    _, state = tx.update(w, tx.init(w))
+    updates, state = tx.update(w, state)
+    assert state.count == 0
+    np.testing.assert_array_equal(state.sums, updates)
+
+
 @pytest.mark.parametrize(
     ("call", "told"),
     [

@@ -1,0 +1,20 @@
+"""Where something that both branches of a condition begin with is computed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def before(f: Callable[..., Any], x: Any, *others: Any) -> Any:
+    """`f(x, *others)` where it is better computed before a condition, and x where `within` computes it.
+
+    A GPU or a TPU computes it in the loops of each branch, and does not write it to memory. XLA:CPU does not write a
+    result of a branch over what the branch has read in several loops.
+    """
+    return jax.lax.platform_dependent(x, *others, cpu=f, default=lambda x, *others: x)
+
+
+def within(f: Callable[..., Any], x: Any, *others: Any) -> Any:
+    """`f(x, *others)`, of an x that comes from `before`."""
+    return jax.lax.platform_dependent(x, *others, cpu=lambda x, *others: x, default=f)
