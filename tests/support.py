@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import importlib
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,15 @@ import jax
 def relaxed() -> Iterator[None]:
     """JAX's default promotion rules inside the block: for calls into Optax, which does not run in the strict mode."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@contextlib.contextmanager
+def checking_leaks() -> Iterator[None]:
+    """JAX's search for leaked tracers, which goes over all objects for each trace: here only over those made inside."""
+    gc.collect()
+    gc.freeze()
+    with jax.checking_leaks():
         yield
 
 

@@ -144,6 +144,7 @@ def test_the_largest_update_over_the_exact_one(format: Any, decades: int):
     assert np.max(updates) <= 4
 
 
+@pytest.mark.optimized  # 4,000 steps take longer than compiling them
 @named("format", [Logs(False), BlocksOfSquares(), BlocksOfSquares(32, "bfloat16"), BlocksOfSquares(ROW)])
 def test_second_moments_fade_and_grow_as_they_should(format: Any):
     """What is kept over what is exact: b2 = 0.999, 1,000 ordinary steps and 3,000 of a case, in some columns each.

@@ -19,7 +19,7 @@ SAVED = {f"{name}-{version}": saved for version, read in FILES.items() for name,
 def goes_on(tx: Any, name: str, state: Any) -> None:
     """The next update is that which was saved; a matrix method amplifies roundings, by which compilers differ."""
     params = jax.tree.map(jnp.asarray, SAVED[name].params)
-    updates, new = advance(tx, params, state, STEPS)
+    updates, new = jax.jit(lambda params, state: advance(tx, params, state, STEPS))(params, state)
     assert signature(new) == signature(tx.init(params))
     for path, wanted in SAVED[name].updates.items():
         got = by_path(updates)[path]

@@ -103,14 +103,14 @@ def test_slots_follow_the_axes_of_their_parameter():
 def test_what_24_bits_keep():
     rng = np.random.default_rng(0)
     x = (rng.standard_normal(100_000) * 10.0 ** rng.uniform(-30, 37, 100_000)).astype(np.float32)
-    codes = jax.jit(bfloat16_with_error.encode)(x)
-    back = np.asarray(jax.jit(bfloat16_with_error.decode)(codes))
+    encode, decode = jax.jit(bfloat16_with_error.encode), jax.jit(bfloat16_with_error.decode)
+    codes = encode(x)
+    back = np.asarray(decode(codes))
     assert codes.value.dtype == jnp.bfloat16 and codes.error.dtype == jnp.int8
     assert np.max(np.abs(back - x) / np.abs(x)) <= 1.01 * 2.0**-16
     assert np.max(np.abs(np.asarray(codes.value, np.float32) - x) / np.abs(x)) <= 2.0**-8
-    again = bfloat16_with_error.decode(bfloat16_with_error.encode(jnp.asarray(back)))
-    assert_close(again, back, 1.02 * 2.0**-16)
-    back = lambda *xs: np.asarray(bfloat16_with_error.decode(bfloat16_with_error.encode(jnp.array(xs, "float32"))))  # noqa: E731
+    assert_close(decode(encode(back)), back, 1.02 * 2.0**-16)
+    back = lambda *xs: np.asarray(decode(encode(np.array(xs, "float32"))))  # noqa: E731
     odd = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, 1 - 2.0**-20]
     assert_close(back(*odd), np.float32(odd), 1.01 * 2.0**-16)
     assert list(np.signbit(back(0.0, -0.0))) == [False, True]

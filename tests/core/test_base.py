@@ -8,6 +8,7 @@ import pytest
 
 import gdjax
 from gdjax import EmptyState, GradientTransformation, MaskedNode
+from tests.support import checking_leaks
 from tests.trees import assert_equal, random_tree
 
 PARAMS, G = random_tree(0), random_tree(1)
@@ -86,7 +87,7 @@ def test_traced_hyperparameters_do_not_leak():
         tx = gdjax.adam(rate)
         return jnp.sum(tx.update(g, tx.init(g))[0])  # concrete arguments, but the transform holds a tracer
 
-    with jax.checking_leaks():  # a search through all objects of the process for each trace: long in a whole suite
+    with checking_leaks():
         first, slope = jax.jit(jax.value_and_grad(loss))(0.1)
     assert float(slope) == pytest.approx(10 * float(first), rel=1e-5)
 
@@ -98,6 +99,6 @@ def test_a_traced_hyperparameter_beside_concrete_gradients_does_not_leak():
         tx = gdjax.sgd(rate)
         return tx.update(g, tx.init(g))[0]
 
-    with jax.checking_leaks():
+    with checking_leaks():
         got = jax.jit(update)(0.1)
     assert jnp.allclose(got, -0.1)

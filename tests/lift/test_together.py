@@ -137,7 +137,7 @@ def test_in_shard_map_what_varies_in_one_leaf_varies_in_all():
     grads = {"a": jnp.concatenate([TREE["a"], TREE["a"]]), "b": TREE["b"]}
     step = lambda g: tx.update(g, tx.init(tree))[0]  # noqa: E731
     out = {k: PartitionSpec("x") for k in "ab"}
-    u = jax.shard_map(step, mesh=mesh, in_specs=(split,), out_specs=out)(grads)
+    u = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(split,), out_specs=out))(grads)
     expected = step(tree)
     for k in "ab":
         np.testing.assert_allclose(u[k], jnp.concatenate([expected[k]] * 2), rtol=1e-6)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from gdjax.xla.shared import jitted
+from tests.support import checking_leaks
 
 X = jnp.arange(3.0)
 
@@ -34,5 +35,5 @@ def test_what_belongs_to_one_trace_is_kept_by_none():
         assert found[0] is not found[1]
         return found[0](2.0)[0]
 
-    with jax.checking_leaks():
+    with checking_leaks():
         assert jax.jit(f)(3.0) == 6
