@@ -162,6 +162,7 @@ from gdjax.optimizers.galore import GaLoreDimensionNumbers, GaLoreState, galore,
 from gdjax.optimizers.kl_shampoo import KLShampooState, kl_shampoo, scale_by_kl_shampoo
 from gdjax.optimizers.kl_soap import KLSoapState, kl_soap, scale_by_kl_soap
 from gdjax.optimizers.lamb import lamb
+from gdjax.optimizers.laprop import laprop, scale_by_laprop
 from gdjax.optimizers.lars import lars
 from gdjax.optimizers.lbfgs import ScaleByLBFGSState, lbfgs, scale_by_lbfgs
 from gdjax.optimizers.lion import ScaleByLionState, lion, scale_by_lion
@@ -342,8 +343,8 @@ __all__ = [
     "gradient_release", "hinge_loss", "huber_loss", "hutchinson_estimator_diag_hessian", "hyperball", "identity",
     "in_stacks", "in_turns", "incremental_update", "init_empty_state", "initial_parameter", "inject_hyperparams",
     "inject_stateful_hyperparams", "inverse_root", "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative",
-    "kl_divergence", "kl_shampoo", "kl_soap", "l2_loss", "label_by_path", "label_by_role", "lamb", "largest", "lars",
-    "layerwise_decay", "lbfgs", "leafwise", "linear_onecycle_schedule", "linear_schedule", "lion", "log_cosh",
+    "kl_divergence", "kl_shampoo", "kl_soap", "l2_loss", "label_by_path", "label_by_role", "lamb", "laprop", "largest",
+    "lars", "layerwise_decay", "lbfgs", "leafwise", "linear_onecycle_schedule", "linear_schedule", "lion", "log_cosh",
     "lookahead", "losses", "madgrad", "mask_by_path", "masked", "matrices_by_role", "matrix_inverse_pth_root",
     "matrixwise", "measure_with_ema", "mechanize", "metrics", "microbatch", "microbatching", "migrate", "minimize",
     "momo", "momo_adam", "monitor", "multi_normal", "multi_transform", "muon", "nadam", "nadamw", "named_chain",
@@ -359,8 +360,8 @@ __all__ = [
     "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad", "scale_by_backtracking_linesearch", "scale_by_belief",
     "scale_by_bfgs", "scale_by_cocob", "scale_by_dion", "scale_by_dion2", "scale_by_distance_over_gradients",
     "scale_by_dog", "scale_by_dowg", "scale_by_factored_rms", "scale_by_galore", "scale_by_kl_shampoo",
-    "scale_by_kl_soap", "scale_by_lbfgs", "scale_by_learning_rate", "scale_by_lion", "scale_by_madgrad",
-    "scale_by_muon", "scale_by_normuon", "scale_by_novograd", "scale_by_optimistic_gradient",
+    "scale_by_kl_soap", "scale_by_laprop", "scale_by_lbfgs", "scale_by_learning_rate", "scale_by_lion",
+    "scale_by_madgrad", "scale_by_muon", "scale_by_normuon", "scale_by_novograd", "scale_by_optimistic_gradient",
     "scale_by_param_block_norm", "scale_by_param_block_rms", "scale_by_polyak", "scale_by_psgd_kron", "scale_by_radam",
     "scale_by_rms", "scale_by_rprop", "scale_by_rss", "scale_by_schedule", "scale_by_scion", "scale_by_shampoo",
     "scale_by_sign", "scale_by_simplified_ademamix", "scale_by_sm3", "scale_by_soap", "scale_by_soap_muon",
