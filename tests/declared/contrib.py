@@ -76,6 +76,7 @@ CASES = (
     Case("scale_by_simplified_ademamix", gdjax.scale_by_simplified_ademamix, _SIMPLE, slow=True),
     Case("scale_by_adopt", gdjax.scale_by_adopt, {"b1": 0.9, "b2": 0.99, "eps": 1e-6}, {"use_clipping": False},
          slow=True),
+    Case("scale_by_adam_atan2", gdjax.scale_by_adam_atan2, {"b1": 0.9, "b2": 0.99, "a": 1.27, "b": 1.0}, slow=True),
     Case("scale_by_laprop", gdjax.scale_by_laprop, {"b1": 0.9, "b2": 0.99, "eps": 1e-15}, slow=True),
     Case("scale_by_cocob", gdjax.scale_by_cocob, {"alpha": 100.0, "eps": 1e-8}, needs_params=True, slow=True),
     Case("scale_by_madgrad", gdjax.scale_by_madgrad, {"learning_rate": 0.1, "momentum": 0.9, "eps": 1e-6},
