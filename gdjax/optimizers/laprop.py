@@ -1,19 +1,29 @@
 """LaProp."""
 
+from typing import NamedTuple
+
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, ScalarOrSchedule
+from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
-from gdjax.optimizers.adam import ScaleByAdamState
 from gdjax.transforms.decay import descending
 
 
-@leafwise(ScaleByAdamState, nu=second_moment)
+# Not Adam's, though alike: `migrate` would take Adam's average of gradients for one of normalised gradients.
+class ScaleByLapropState(NamedTuple):
+    """State of `scale_by_laprop`."""
+
+    count: Array  # () int32, updates made so far
+    mu: Params  # like params, average of the gradients over their roots
+    nu: Params  # like params, second moment, float32 at least
+
+
+@leafwise(ScaleByLapropState, nu=second_moment)
 def scale_by_laprop(
-    g: Array, s: ScaleByAdamState, p: Array, t: Array,
+    g: Array, s: ScaleByLapropState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-15, mu_dtype: DType | None = None,
-) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
+) -> tuple[Array, ScaleByLapropState]:  # fmt: skip
     """LaProp's direction: an average of gradients, each over the root of the second moment of its own step.
 
         nu_t = b2 nu_{t-1} + (1 - b2) g_t^2                 nu_hat_t = nu_t / (1 - b2^t)

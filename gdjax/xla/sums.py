@@ -40,6 +40,14 @@ def means(x: Array, axes: tuple[int, ...]) -> Array:
     return jnp.mean(alone(x), axes, keepdims=True)
 
 
+def mean_sq_of_quotient(x: Array, y: Array) -> Array:
+    """The mean of |x / y|^2 for y above 0, bounded as `numerics.sum_sq` is.
+
+    XLA:CPU writes to memory first what the sum is not made of by a few plain operations: y, but not x nor the quotient.
+    """
+    return bounded_sq(jnp.sum(abs_sq(alone(x) / y)), terms=x.size) * (1 / max(x.size, 1))
+
+
 def share_of_nonzeros(x: Array) -> Array:
     """The share of the elements of x that are not 0; x has no NaN, which would make the sum of signs one.
 

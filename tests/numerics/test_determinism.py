@@ -134,7 +134,7 @@ def test_with_and_without_jit(case: Case):
 UNEQUAL = (
     "adafactor adafactor/plain adaptive_grad_clip clip_by_block_rms clip_by_global_norm dadapt_adamw flatten fromage "
     "lamb lamb/mask mechanize momo momo_adam dog dog/learning_rate dowg scale_by_dowg "
-    "normalize normalize_by_update_norm novograd scale_by_novograd "
+    "normalize normalize_by_update_norm novograd scale_by_novograd stable_adamw scale_by_stable_adamw "
     "scale_by_backtracking_linesearch scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms "
     "scale_by_galore scale_by_param_block_norm scale_by_param_block_rms scale_by_trust_ratio scale_by_zoom_linesearch "
     "muon muon/schatten muon/spectral muon/aol scale_by_muon sam sam/opaque scale_by_sm3 "

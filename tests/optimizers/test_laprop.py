@@ -77,3 +77,10 @@ def test_a_direction_stays_bounded_where_adams_does_not():
         u, state = tx.update(jnp.array([g]), state)
         v, other = adam.update(jnp.array([g]), other)
     assert abs(u[0]) <= 1 / np.sqrt(1 - 0.3) and v[0] > 1e3
+
+
+def test_adams_average_is_not_taken_for_one_of_normalised_gradients():
+    params, g = {"w": jnp.ones(2)}, {"w": jnp.array([100.0, -100.0])}
+    old, new = gdjax.adam(0.1), gdjax.laprop(0.1)
+    state, _ = gdjax.migrate(old.update(g, old.init(params))[1], old, new, params)
+    assert jnp.abs(new.update(g, state, params)[0]["w"]).max() <= 0.11
