@@ -24,7 +24,7 @@ class GrokfastState(NamedTuple):
 def _grokfast(
     g: Array, s: GrokfastState, p: Array, t: Array, alpha: Hyper, lamb: Hyper, accumulator_dtype: DType | None
 ) -> tuple[Array, GrokfastState]:
-    g = bounded(g)  # 1 + lamb times the largest number would be infinite, and spoil what squares it
+    g = bounded(g, "summed")  # so that with lamb times the average it is within what other rules bound squares to
     alpha = jnp.where(t > 1, alpha, 0.0)
     mu = alpha * s.mu + (1 - alpha) * g
     return g + lamb * mu, s._replace(mu=mu)

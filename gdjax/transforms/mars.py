@@ -8,7 +8,8 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Params, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
-from gdjax.numerics import Array, bounded, shrinking, sqrt, sum_sq
+from gdjax.linalg.sums import inner as inner_product
+from gdjax.numerics import Array, bounded, shrinking, sqrt
 
 
 class MarsState(NamedTuple):
@@ -23,7 +24,7 @@ def _mars(
 ) -> tuple[Array, MarsState]:
     g = bounded(g, "summed")
     c = g + gamma * (b1 / (1 - b1)) * (g - s.g)
-    return c * shrinking(sqrt(sum_sq(c)), max_norm), MarsState(g)
+    return c * shrinking(sqrt(inner_product(c, c)), max_norm), MarsState(g)
 
 
 @transform

@@ -41,11 +41,12 @@ def means(x: Array, axes: tuple[int, ...]) -> Array:
 
 
 def mean_sq_of_quotient(x: Array, y: Array) -> Array:
-    """The mean of |x / y|^2 for y above 0, bounded as `numerics.sum_sq` is.
+    """The mean of |x / y|^2 for y above 0, of an x that counts as `largest_of` says at most, by "each".
 
-    XLA:CPU writes to memory first what the sum is not made of by a few plain operations: y, but not x nor the quotient.
+    XLA:CPU writes to memory first what the sum is not made of by a few plain operations: y, but not the quotient.
     """
-    return bounded_sq(jnp.sum(abs_sq(alone(x) / y)), terms=x.size) * (1 / max(x.size, 1))
+    largest = jnp.square(largest_of(y.dtype, "each") / y)  # of quotients: a bounded x would be written to memory
+    return jnp.sum(jnp.minimum(abs_sq(alone(x) / y), largest)) * (1 / max(x.size, 1))
 
 
 def share_of_nonzeros(x: Array) -> Array:

@@ -142,7 +142,7 @@ UNEQUAL = (
     # of two products in one sum XLA contracts another one in a leaf of another size;
     "adam/nesterov adabelief/nesterov nadam nadamw optimistic_adam optimistic_adam_v2 optimistic_gradient_descent "
     "adan/lookahead radam/nesterov ema measure_with_ema lookahead scale_by_schedule cocob scale_by_cocob "
-    "apply_if_finite rmsprop/centered inject_hyperparams "
+    "apply_if_finite rmsprop/centered inject_hyperparams scale_by_laprop "
     # and so it does in the inverse error function of normal noise.
     "noisy_sgd add_noise"
 ).split()
