@@ -35,7 +35,7 @@ def scale_by_adam_atan2(
       >>> import gdjax, jax.numpy as jnp
       >>> tx, g = gdjax.scale_by_adam_atan2(), jnp.array([4.0, -0.5, 1e-12])
       >>> u, state = tx.update(g, tx.init(g))
-      >>> print(u.round(2))  # Adam's, whose eps would leave 1e-4 of the last
+      >>> print(u.round(2))  # adam's eps would leave 1e-4 of the last
       [ 1. -1.  1.]
 
     Reference:

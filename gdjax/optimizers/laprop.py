@@ -46,7 +46,7 @@ def scale_by_laprop(
       [-1. -3.]
 
     Reference:
-      Ziyin, Wang & Ueda 2020, Algorithm 1, https://arxiv.org/abs/2002.04839
+      Ziyin, Wang & Ueda 2020, https://arxiv.org/abs/2002.04839
     """
     g = bounded(g)
     nu = b2 * s.nu + (1 - b2) * abs_sq(g)
@@ -99,7 +99,6 @@ def laprop(
       [3. 3.]
 
     Reference:
-      Ziyin, Wang & Ueda 2020, LaProp: separating momentum and adaptivity in Adam, Algorithm 1,
-      https://arxiv.org/abs/2002.04839
+      Ziyin, Wang & Ueda 2020, LaProp: separating momentum and adaptivity in Adam, https://arxiv.org/abs/2002.04839
     """
     return descending(scale_by_laprop(b1, b2, eps, mu_dtype), learning_rate, weight_decay, mask)

@@ -42,8 +42,8 @@ def grokfast(
         mu_t = alpha mu_{t-1} + (1 - alpha) g_t,    mu_1 = g_1
         g_t <- g_t + lamb mu_t
 
-    The optimizer gets the sum for the gradient; the weight decay in it stays as it is. The reference trains small
-    networks on tasks where they fit the training data long before they generalise; decay helps there, with or without.
+    The optimizer gets the sum for the gradient; its weight decay is not amplified. The reference trains small networks
+    on tasks where they fit the training data long before they generalise.
 
     Args:
       inner: the optimizer. A clip by a norm belongs around this, not inside: `chain(clip, grokfast(...))`.

@@ -39,11 +39,10 @@ def mars(
         c_t = g_t + gamma b1 / (1 - b1) (g_t - g_{t-1})
         c_t <- c_t min(1, max_norm / |c_t|)
 
-    with the norm of each array. The optimizer gets c_t for the gradient.
-
-        mars(adamw(3e-3, b1=0.95, b2=0.99))                  MARS-AdamW
-        mars(signum(1e-3, beta=0.95))                        MARS-Lion, which is without Lion's interpolation
-        mars(muon(2e-2, beta=0.95, nesterov=False))          MARS-Shampoo, MARS-M
+    with the norm of each array. The optimizer gets c_t for the gradient. MARS-AdamW is
+    `mars(adamw(3e-3, b1=0.95, b2=0.99))`. MARS-Lion is `mars(signum(1e-3, beta=0.95))`: it is without Lion's
+    interpolation. MARS-Shampoo is `mars(muon(2e-2, beta=0.95, nesterov=False))`, MARS-M the same with
+    `consistent_rms=0.2`.
 
     Args:
       inner: the optimizer. A clip by a global norm belongs around this, not inside: `chain(clip, mars(...))`.
@@ -57,8 +56,7 @@ def mars(
     The correction is the approximate one, of the gradient that the step before had. The exact one takes g_{t-1} at the
     old parameters with the new batch, a second gradient in each step.
 
-    As in the authors' code g_0 is 0, so that c_1 is (1 + gamma b1 / (1 - b1)) g_1; with the paper's x_0 = x_1 it
-    would be g_1.
+    As in the authors' code g_0 is 0, so that c_1 is (1 + gamma b1 / (1 - b1)) g_1 before its norm is bounded.
 
     Raises:
       TypeError: `inner` is no transform.
@@ -74,8 +72,9 @@ def mars(
       [-0.0033 -0.0033]
 
     Reference:
-      Yuan et al. 2024, MARS: unleashing the power of variance reduction for training large models, Algorithms 2 to 5,
-      https://arxiv.org/abs/2411.10438
+      Yuan et al. 2024, MARS: unleashing the power of variance reduction for training large models,
+      https://arxiv.org/abs/2411.10438; Liu, Yuan & Gu 2025, MARS-M: when variance reduction meets matrices,
+      https://arxiv.org/abs/2510.21800
     """
     label = "gdjax.mars"
     base.check_transform(label, 0, inner)

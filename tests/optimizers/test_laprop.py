@@ -17,7 +17,7 @@ def laprop(
     x: Any, gradient: Any, learning_rate: Any, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-15,
     weight_decay: Any = 0.0, mask: Any = None,
 ) -> Iterator[Any]:  # fmt: skip
-    """Algorithm 1, with b1 for the paper's mu and b2 for its nu, and decoupled decay."""
+    """The paper's rule, with b1 for its mu and b2 for its nu, and decoupled decay."""
     n, m = np.zeros(np.shape(x)), np.zeros(np.shape(x))
     for t in range(1, oracles.STEPS + 1):
         g = gradient(t, x)

@@ -25,7 +25,7 @@ def grokfast(x: Any, gradient: Any, alpha: float = 0.98, lamb: float = 2.0) -> I
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kwargs", [{}, {"alpha": 0.75, "lamb": 0.5}], ids=["default", "all"])
-def test_follows_the_paper(kwargs: dict[str, float], dtype: str):
+def test_follows_the_paper(kwargs: dict[str, Any], dtype: str):
     # Errors of the average, of which lamb times as much is added, add up over the steps.
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == "float32" else {}
     tx = gdjax.grokfast(gdjax.sgd(0.01, 0.5), **kwargs)
