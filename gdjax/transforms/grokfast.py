@@ -20,7 +20,7 @@ class GrokfastState(NamedTuple):
     mu: Params  # like params, average of the gradients, from the first on
 
 
-@leafwise(GrokfastState, mu=Moment("accumulator_dtype"))
+@leafwise(GrokfastState, mu=Moment("accumulator_dtype", kind="fine"))
 def _grokfast(
     g: Array, s: GrokfastState, p: Array, t: Array, alpha: Hyper, lamb: Hyper, accumulator_dtype: DType | None
 ) -> tuple[Array, GrokfastState]:
