@@ -24,8 +24,7 @@ RUNS = {
     "stable_adamw/options": gdjax.stable_adamw(0.01, 0.8, 0.95, 1e-3, weight_decay=0.5, clipping_threshold=0.5),
 }
 
-NO_DECAY = {"weight_decay": 0.0}
-MARS_ADAMW = gdjax.mars(gdjax.adamw(0.01, 0.95, 0.99, **NO_DECAY))
+MARS_ADAMW = gdjax.mars(gdjax.adamw(0.01, 0.95, 0.99, weight_decay=0.0))
 PLAIN = gdjax.adamw(0.02, b2=0.95, weight_decay=0.1)  # of what is no matrix
 # Their momentum is 1 / (1 - 0.95) times ours, and so is the norm beside their eps of 1e-8.
 JORDAN = {"ns_coeffs": "jordan", "eps": 0.05 * 1e-8, "nesterov": False, "bias_correction": False}

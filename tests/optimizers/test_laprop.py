@@ -73,6 +73,7 @@ def test_a_direction_stays_bounded_where_adams_does_not():
     # b1 above sqrt(b2): the second moment forgets the large gradient before the average does.
     tx, adam = (f(b1=0.9, b2=0.3) for f in (gdjax.scale_by_laprop, gdjax.scale_by_adam))
     state, other = tx.init(jnp.zeros(1)), adam.init(jnp.zeros(1))
+    u, v = jnp.zeros(1), jnp.zeros(1)
     for g in (1e6, *[1.0] * 20):
         u, state = tx.update(jnp.array([g]), state)
         v, other = adam.update(jnp.array([g]), other)
