@@ -3,9 +3,12 @@
 import jax.numpy as jnp
 
 from gdjax.numerics import Array
-from gdjax.xla.sums import limited, means, means_of_squares, share_of_nonzeros, summand
+from gdjax.xla.sums import limited, mean_sq_of_quotient, means, means_of_squares, share_of_nonzeros, summand
 
-__all__ = ["bounded_inner", "inner", "limited", "means", "means_of_squares", "share_of_nonzeros", "sum_abs"]
+__all__ = [
+    "bounded_inner", "inner", "limited", "mean_sq_of_quotient", "means", "means_of_squares", "share_of_nonzeros",
+    "sum_abs",
+]  # fmt: skip
 
 
 def inner(x: Array, y: Array) -> Array:

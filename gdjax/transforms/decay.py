@@ -38,13 +38,13 @@ def decayed(g: Array, p: Array, weight_decay: Hyper) -> Array:
     return g if isinstance(weight_decay, int | float) and weight_decay == 0 else g + weight_decay * p
 
 
-def of_some(label: str, weight_decay: ScalarOrSchedule, mask: Mask) -> Any:
-    """The weight decay of a rule that has decay among its arguments: 0 for the leaves that the mask hides."""
-    return weight_decay if mask is None else per_leaf(weight_decay, functools.partial(_factors, label, mask))
+def of_some(label: str, weight_decay: ScalarOrSchedule, mask: Mask, name: str = "weight_decay_mask") -> Any:
+    """The weight decay of a rule that has decay among its arguments: 0 for the leaves that the mask, `name`, hides."""
+    return weight_decay if mask is None else per_leaf(weight_decay, functools.partial(_factors, label, name, mask))
 
 
-def _factors(label: str, mask: Mask, params: Params) -> Any:
-    return jax.tree.map(float, mask_of(label, mask, params, "weight_decay_mask"))
+def _factors(label: str, name: str, mask: Mask, params: Params) -> Any:
+    return jax.tree.map(float, mask_of(label, mask, params, name))
 
 
 @transform

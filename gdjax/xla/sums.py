@@ -40,6 +40,15 @@ def means(x: Array, axes: tuple[int, ...]) -> Array:
     return jnp.mean(alone(x), axes, keepdims=True)
 
 
+def mean_sq_of_quotient(x: Array, y: Array) -> Array:
+    """The mean of |x / y|^2 for y above 0, of an x that counts as `largest_of` says at most, by "each".
+
+    XLA:CPU writes to memory first what the sum is not made of by a few plain operations: y, but not the quotient.
+    """
+    largest = jnp.square(largest_of(y.dtype, "each") / y)  # of quotients: a bounded x would be written to memory
+    return jnp.sum(jnp.minimum(abs_sq(alone(x) / y), largest)) * (1 / max(x.size, 1))
+
+
 def share_of_nonzeros(x: Array) -> Array:
     """The share of the elements of x that are not 0; x has no NaN, which would make the sum of signs one.
 

@@ -397,8 +397,9 @@ def test_kronecker_factors():
         coded = gdjax.quantize_state(soap, **kinds)
         table = gdjax.tabulate(coded, params)
         assert [x for f, x in zip(table["field"], table["dtype"], strict=True) if f in ("L", "R")] == told
-        for x, y in zip(after(coded), wanted, strict=True) if way != "float32" else ():
-            assert 0 < np.linalg.norm(x[0] - y[0], 2) < 0.006 * np.linalg.norm(y[0], 2)
+        for x, y, kept in zip(after(coded), wanted, told, strict=True) if way != "float32" else ():
+            most = 0.015 if kept == "int8 rows" else 0.006  # 96 numbers share a scale, of which one is the diagonal's
+            assert 0 < np.linalg.norm(x[0] - y[0], 2) < most * np.linalg.norm(y[0], 2)
 
 
 @pytest.mark.slow
@@ -569,7 +570,7 @@ def test_a_note_tells_the_codes():
     for tx in (adamw, gdjax.chain(gdjax.clip(1.0), adamw)):
         assert notes(tx) == notes(tx, tx.init(params)) == told
     everywhere = gdjax.quantize_state(gdjax.soap(0.01), min_size=0)
-    assert notes(everywhere).endswith("QR as int8 blocks of 64")  # in stacks: of several parameters each
+    assert "QR as int8 blocks of 64" in notes(everywhere)  # in stacks: of several parameters each
     for tx in (gdjax.adamw(0.01), gdjax.quantize_state(gdjax.adamw(0.01), min_size=10**6)):
         assert notes(tx) == ""
 

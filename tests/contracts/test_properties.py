@@ -184,6 +184,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (0, False, 0, "scale_by_lion scale_by_novograd scale_by_rms scale_by_rms/bias_correction scale_by_rprop"),
     (0, False, 0, "scale_by_rss scale_by_sign scale_by_simplified_ademamix scale_by_sm3 scale_by_stddev"),
     (0, False, 0, "scale_by_yogi scale_by_adopt scale_by_trust_ratio"),
+    (0, False, 0, "laprop scale_by_laprop adam_atan2 scale_by_adam_atan2 stable_adamw scale_by_stable_adamw"),
     (0, False, 1e-3, "sm3"),  # whose eps of 1e-8 stands beside squares of 2^-16 and above
     (
         0,
@@ -192,7 +193,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
         "MultiSteps MultiSteps/guarded apply_if_finite conditionally_mask flatten freeze transform",
     ),
     (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
-    (0, False, EPS, "split_real_and_imaginary cautious hyperball params_ema swa tail_ema"),
+    (0, False, EPS, "split_real_and_imaginary cautious grokfast hyperball params_ema swa tail_ema"),
     (0, False, EPS, "accumulate dynamic_loss_scale with_kahan_summation with_master_weights with_stochastic_rounding"),
     (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
@@ -202,7 +203,7 @@ UNSCALED = {
     "scale_by_ssbroyden",
     "a bound stays where it is": "clip clip_by_block_rms clip_by_global_norm chain differentially_private_aggregate "
     "psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
-    "dpsgd scale_by_lion/smooth scale_by_lion/refined clip_by_global_norm/groups with_metrics",
+    "dpsgd mars scale_by_lion/smooth scale_by_lion/refined clip_by_global_norm/groups with_metrics",
     "an eps is what the first step is made of": "adadelta scale_by_adadelta yogi scale_by_dowg schedule_free_adamw "
     "schedule_free_adamw/momentum",
     "the first steps have power 1, later ones 0": "acprop scale_by_acprop radam radam/nesterov scale_by_radam "

@@ -41,7 +41,11 @@ def traced(tx, tree=TREE):
 
 
 # What they make of the gradient, their slots and the parameters both need; they compute it twice.
-REPEATED = {"adadelta": gdjax.adadelta(1.0), "schedule-free SGD": gdjax.contrib.schedule_free_sgd(0.1)}
+REPEATED = {
+    "adadelta": gdjax.adadelta(1.0),
+    "schedule-free SGD": gdjax.contrib.schedule_free_sgd(0.1),
+    "MARS-AdamW": gdjax.mars(gdjax.adamw(1e-3)),
+}
 
 
 # What nobody declared, in an order that the trace shows.

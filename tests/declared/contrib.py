@@ -1,4 +1,4 @@
-"""The parameter-free and other newer methods, which Optax keeps under `optax.contrib`, and Polyak's step size."""
+"""The parameter-free and other newer methods: those of `optax.contrib`, Polyak's step size, and some Optax has not."""
 
 from typing import Any
 
@@ -53,6 +53,9 @@ CASES = (
     Case("ademamix", gdjax.ademamix, {"learning_rate": 0.1, **_AMIX}, quiet=_NO_DECAY),
     Case("simplified_ademamix", gdjax.simplified_ademamix, {"learning_rate": 0.1, **_SIMPLE}, quiet=_NO_DECAY),
     Case("adopt", gdjax.adopt, {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-6}, {"nesterov": True}),
+    Case("stable_adamw", gdjax.stable_adamw, {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-6,
+                                              "weight_decay": 0.01, "clipping_threshold": 0.5}, quiet=_NO_DECAY,
+         needs_params=True),
     Case("cocob", gdjax.cocob, {"learning_rate": 1.0, "alpha": 100.0, "eps": 1e-8}, needs_params=True),
     Case("madgrad", gdjax.madgrad, {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0, "eps": 1e-6},
          needs_params=True),
@@ -76,6 +79,9 @@ CASES = (
     Case("scale_by_simplified_ademamix", gdjax.scale_by_simplified_ademamix, _SIMPLE, slow=True),
     Case("scale_by_adopt", gdjax.scale_by_adopt, {"b1": 0.9, "b2": 0.99, "eps": 1e-6}, {"use_clipping": False},
          slow=True),
+    Case("scale_by_adam_atan2", gdjax.scale_by_adam_atan2, {"b1": 0.9, "b2": 0.99, "a": 1.27, "b": 1.0}, slow=True),
+    Case("scale_by_stable_adamw", gdjax.scale_by_stable_adamw, {"b1": 0.9, "b2": 0.99, "eps": 1e-6}, slow=True),
+    Case("scale_by_laprop", gdjax.scale_by_laprop, {"b1": 0.9, "b2": 0.99, "eps": 1e-15}, slow=True),
     Case("scale_by_cocob", gdjax.scale_by_cocob, {"alpha": 100.0, "eps": 1e-8}, needs_params=True, slow=True),
     Case("scale_by_madgrad", gdjax.scale_by_madgrad, {"learning_rate": 0.1, "momentum": 0.9, "eps": 1e-6},
          needs_params=True, slow=True),

@@ -88,6 +88,14 @@ def _cautious(learning_rate: Any, eps: Any, clamp: Any) -> Any:
     return gdjax.cautious(gdjax.adamw(learning_rate, weight_decay=0.0), eps, clamp)
 
 
+def _mars(learning_rate: Any, b1: Any, gamma: Any, max_norm: Any) -> Any:
+    return gdjax.mars(gdjax.adam(learning_rate), b1, gamma, max_norm)
+
+
+def _grokfast(learning_rate: Any, alpha: Any, lamb: Any) -> Any:
+    return gdjax.grokfast(gdjax.adam(learning_rate), alpha, lamb)
+
+
 def _hyperball(learning_rate: Any) -> Any:
     return gdjax.hyperball(gdjax.adam(0.1), learning_rate)
 
@@ -189,6 +197,8 @@ CASES = (
     Case("flatten", _flat, {"learning_rate": 0.1, "weight_decay": 0.01}, quiet={"weight_decay": 0.0},
          needs_params=True),
     Case("gpa", _gpa, {"learning_rate": 0.1, "mu_x": 0.9}, needs_params=True),
+    Case("grokfast", _grokfast, {"learning_rate": 0.1, "alpha": 0.98, "lamb": 2.0}),
+    Case("mars", _mars, {"learning_rate": 0.1, "b1": 0.95, "gamma": 0.025, "max_norm": 1.0}),
     Case("hyperball", _hyperball, {"learning_rate": 0.1}, needs_params=True),
     Case("lookahead", _lookahead, {"learning_rate": 0.1}, needs_params=True),
     Case("measure_with_ema", gdjax.measure_with_ema, {"decay": 0.9}, {"measure": same}, slow=True),

@@ -137,6 +137,7 @@ def test_c22_c23_classes_have_optax_names(case: Case):
         assert theirs[type(s).__name__]._fields == s._fields
     names = {name for name, cls in theirs.items() if cls.__module__.split(".")[0] == "gdjax"}
     ours = "CautiousState EscapeSaddlesState HyperballState MetricsState ParamsEmaState SWAState PSGDKronState"
+    ours += " GrokfastState MarsState ScaleByLapropState"
     ours += " ScaleByBFGSState ScaleByNorMuonState ScaleByScionState ScaleByDionState ScaleByDion2State ScheduledState"
     ours += " QuantizedState LogCodes LogCodesOfSquares SoapState SoapMuonState KLShampooState KLSoapState ShampooState"
     ours += " AccumulateState DynamicLossScaleState KahanSummationState MasterWeightsState StochasticRoundingState"

@@ -136,15 +136,15 @@ def test_with_and_without_jit(case: Case):
 UNEQUAL = (
     "adafactor adafactor/plain adaptive_grad_clip clip_by_block_rms clip_by_global_norm dadapt_adamw flatten fromage "
     "lamb lamb/mask mechanize momo momo_adam dog dog/learning_rate dowg scale_by_dowg "
-    "normalize normalize_by_update_norm novograd scale_by_novograd "
+    "normalize normalize_by_update_norm novograd scale_by_novograd stable_adamw scale_by_stable_adamw "
     "scale_by_backtracking_linesearch scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms "
     "scale_by_galore scale_by_param_block_norm scale_by_param_block_rms scale_by_trust_ratio scale_by_zoom_linesearch "
     "muon muon/schatten muon/spectral muon/aol scale_by_muon sam sam/opaque scale_by_sm3 "
-    "hyperball psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
+    "hyperball mars psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
     # of two products in one sum XLA contracts another one in a leaf of another size;
     "adam/nesterov adabelief/nesterov nadam nadamw optimistic_adam optimistic_adam_v2 optimistic_gradient_descent "
     "adan/lookahead radam/nesterov ema measure_with_ema lookahead scale_by_schedule cocob scale_by_cocob "
-    "apply_if_finite rmsprop/centered inject_hyperparams "
+    "apply_if_finite rmsprop/centered inject_hyperparams scale_by_laprop "
     # and so it does in the inverse error function of normal noise.
     "noisy_sgd add_noise"
 ).split()
