@@ -66,8 +66,15 @@ def cond(chosen: ArrayLike, true: Callable[..., Any], false: Callable[..., Any],
     """`jax.lax.cond`, of branches whose results may vary over different axes of a `shard_map`."""
     if not _in_shard_map():
         return jax.lax.cond(chosen, true, false, *operands)
-    axes = varying_axes(chosen, operands, jax.eval_shape(true, *operands), jax.eval_shape(false, *operands))
+    axes = varying_axes(chosen) | axes_of_results((true, false), *operands)
     return jax.lax.cond(chosen, *(lambda *xs, f=f: varying(f(*xs), axes) for f in (true, false)), *operands)
+
+
+def axes_of_results(functions: Sequence[Callable[..., Any]], *operands: ArrayTree) -> frozenset[str]:
+    """The axes over which an operand varies, or what one of the functions makes of them; none outside `shard_map`."""
+    if not _in_shard_map():
+        return frozenset()
+    return varying_axes(operands, *(jax.eval_shape(f, *operands) for f in functions))
 
 
 def while_loop(unfinished: Callable[[Any], Any], body: Callable[[Any], Any], start: Any) -> Any:
