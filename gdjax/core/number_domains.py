@@ -82,8 +82,9 @@ NUMBERS: Mapping[Domain, str] = {
         "soap_muon.beta scale_by_soap_muon.beta"
     ),
     SIZE: (
-        "eps eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta "
-        "radius embedding_radius head_radius other_radius clipping damping l2_norm_clip noise_multiplier "
+        "eps eps1 eps2 eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay "
+        "weight_decay_rate eta radius embedding_radius head_radius other_radius clipping damping l2_norm_clip "
+        "noise_multiplier "
         "initial_accumulator_value initial_scale min_norm min_scale min_step_size trust_coefficient consistent_rms "
         "estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size adafactor.decay_rate "
         "scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha scale_by_ademamix.alpha "

@@ -175,7 +175,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (1, True, 0, "adaptive_grad_clip keep_params_nonnegative lars schedule_free schedule_free_sgd"),
     (0, False, 0, "adam adam/nesterov adam/mu_bfloat16 adamw adamw/mask nadam nadamw adamax adamaxw amsgrad adabelief"),
     (0, False, 0, "adabelief/nesterov adan adan/lookahead optimistic_adam optimistic_adam_v2 ademamix adopt novograd"),
-    (0, False, 0, "simplified_ademamix adagrad rmsprop rmsprop/centered lamb lamb/mask adafactor adafactor/plain"),
+    (0, False, 0, "simplified_ademamix adagrad rmsprop rmsprop/centered lamb lamb/mask adafactor adafactor/plain came"),
     (0, False, 0, "lion sign_sgd signum rprop leafwise fromage normalize normalize_by_update_norm"),
     (0, False, 0, "cocob dog dowg prodigy dadapt_adamw muon muon/spectral muon/aol"),
     (0, False, 0, "normuon normuon/code dion dion2 scion scale_by_scion"),
@@ -183,7 +183,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (0, False, 0, "scale_by_belief scale_by_cocob scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms"),
     (0, False, 0, "scale_by_lion scale_by_novograd scale_by_rms scale_by_rms/bias_correction scale_by_rprop"),
     (0, False, 0, "scale_by_rss scale_by_sign scale_by_simplified_ademamix scale_by_sm3 scale_by_stddev"),
-    (0, False, 0, "scale_by_yogi scale_by_adopt scale_by_trust_ratio"),
+    (0, False, 0, "scale_by_came scale_by_yogi scale_by_adopt scale_by_trust_ratio"),
     (0, False, 1e-3, "sm3"),  # whose eps of 1e-8 stands beside squares of 2^-16 and above
     (
         0,
