@@ -84,9 +84,8 @@ NUMBERS: Mapping[Domain, str] = {
     SIZE: (
         "eps eps1 eps2 eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay "
         "weight_decay_rate eta radius embedding_radius head_radius other_radius clipping damping l2_norm_clip "
-        "noise_multiplier "
-        "initial_accumulator_value initial_scale min_norm min_scale min_step_size trust_coefficient consistent_rms "
-        "estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size adafactor.decay_rate "
+        "noise_multiplier initial_accumulator_value initial_scale min_norm min_scale min_step_size trust_coefficient "
+        "consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size adafactor.decay_rate "
         "scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha scale_by_ademamix.alpha "
         "simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp"
     ),
@@ -97,8 +96,8 @@ NUMBERS: Mapping[Domain, str] = {
         "optimistic_adam_v2.alpha optimistic_adam_v2.beta"
     ),
     POSITIVE: (
-        "init_factor precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha "
-        "init_scale minimum_scale"
+        "peak_learning_rate init_factor precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha "
+        "scale_by_cocob.alpha init_scale minimum_scale"
     ),
     BOUND: (
         "max_norm max_update_rms max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "

@@ -34,6 +34,8 @@ CASES = (
     Case("adamax", gdjax.adamax, _MOMENTS),
     Case("adamaxw", gdjax.adamaxw, {**_MOMENTS, "weight_decay": 1e-2}, {"mask": matrices}, quiet=_NO_DECAY,
          needs_params=True, slow=True),
+    Case("adamc", gdjax.adamc, {**_MOMENTS, "eps_root": 0.0, "weight_decay": 1e-2, "peak_learning_rate": 0.2},
+         quiet=_NO_DECAY, needs_params=True),
     Case("adan", gdjax.adan, {**_MOMENTS, "b3": 0.99, "eps_root": 1e-8, "weight_decay": 1e-2}, quiet=_NO_DECAY,
          needs_params=True),
     Case("adan/lookahead", gdjax.scale_by_adan, {"lookahead": 0.92}, slow=True),
