@@ -183,7 +183,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (0, False, 0, "scale_by_belief scale_by_cocob scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms"),
     (0, False, 0, "scale_by_lion scale_by_novograd scale_by_rms scale_by_rms/bias_correction scale_by_rprop"),
     (0, False, 0, "scale_by_rss scale_by_sign scale_by_simplified_ademamix scale_by_sm3 scale_by_stddev"),
-    (0, False, 0, "adamc scale_by_came scale_by_yogi scale_by_adopt scale_by_trust_ratio"),
+    (0, False, 0, "adam_mini scale_by_adam_mini adamc scale_by_came scale_by_yogi scale_by_adopt scale_by_trust_ratio"),
     (0, False, 1e-3, "sm3"),  # whose eps of 1e-8 stands beside squares of 2^-16 and above
     (
         0,
