@@ -87,7 +87,8 @@ NUMBERS: Mapping[Domain, str] = {
         "noise_multiplier initial_accumulator_value initial_scale min_norm min_scale min_step_size trust_coefficient "
         "consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size adafactor.decay_rate "
         "scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha scale_by_ademamix.alpha "
-        "simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp"
+        "simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp apollo.scale "
+        "scale_by_apollo.scale"
     ),
     FINITE: (
         "step_size decay_offset step_offset gamma f_min lower_bound scale_factor global_scale lookahead optimism "
@@ -110,6 +111,7 @@ NUMBERS: Mapping[Domain, str] = {
         "incremental_update.step_size eta_minus scale_by_sm3.b2 shampoo.b2 scale_by_shampoo.b2 _shampoo.b2 scion.alpha "
         "scale_by_scion.alpha reduce_on_plateau.rtol preconditioner_update_probability"
     ),
+    ("at least 1", lambda x: x >= 1): "norm_growth",
     ("above 0", lambda x: x > 0): (
         "increase_factor scale_by_backtracking_linesearch.max_learning_rate scale_by_zoom_linesearch.max_learning_rate"
     ),

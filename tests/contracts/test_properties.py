@@ -194,7 +194,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
     (0, False, EPS, "split_real_and_imaginary cautious with_weight_decay hyperball params_ema swa"),
     (0, False, EPS, "accumulate dynamic_loss_scale with_kahan_summation with_master_weights with_stochastic_rounding"),
-    (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer"),
+    (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer apollo apollo/tensor"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
 ]
 UNSCALED = {
@@ -207,7 +207,7 @@ UNSCALED = {
     "the first steps have power 1, later ones 0": "acprop scale_by_acprop radam radam/nesterov scale_by_radam "
     "scale_by_stddev/bias_correction",
     "some leaves or steps have power 1, others 0": "masked partition multi_transform conditionally_transform "
-    "scale_by_muon muon/schatten scale_by_normuon scale_by_dion scale_by_dion2",
+    "scale_by_apollo scale_by_muon muon/schatten scale_by_normuon scale_by_dion scale_by_dion2",
     "a decay that does not scale": "scion/constrained",
     "codes are rounded by random bits that do not scale": "quantize_state",
     "the loss or its Hessian would have to grow too": "polyak_sgd scale_by_polyak momo momo_adam sophia "
