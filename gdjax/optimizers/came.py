@@ -8,7 +8,7 @@ from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.linalg.sums import limited
 from gdjax.numerics import Array, scaled
-from gdjax.optimizers.adafactor import all_but, by_rows_and_columns, of_each
+from gdjax.optimizers.adafactor import all_but, by_rows_and_columns, factored_axes, of_each
 from gdjax.transforms.decay import descending
 
 
@@ -16,23 +16,22 @@ class ScaleByCameState(NamedTuple):
     """State of `scale_by_came`. A leaf has either v_row, v_col, s_row and s_col or v, and (1,) zeros for the rest."""
 
     m: Params  # like params, average of the steps
-    v_row: Params  # average of g^2 over the last axis, float32 at least
-    v_col: Params  # average of g^2 over the last axis but one, float32 at least
+    v_row: Params  # average of g^2 over the longest axis, float32 at least
+    v_col: Params  # average of g^2 over the second longest axis, float32 at least
     v: Params  # like the parameter, average of g^2, float32 at least
-    s_row: Params  # average of (u - m)^2 over the last axis, float32 at least
-    s_col: Params  # average of (u - m)^2 over the last axis but one, float32 at least
+    s_row: Params  # average of (u - m)^2 over the longest axis, float32 at least
+    s_col: Params  # average of (u - m)^2 over the second longest axis, float32 at least
 
 
-def last_two(shape: tuple[int, ...], hyper: Mapping[str, Any] | None = None) -> tuple[int, int] | None:
+def _matrix(shape: tuple[int, ...], hyper: Mapping[str, Any] | None = None) -> tuple[int, int] | None:
     """The two axes of a leaf over which its moments are factored; None where it has fewer, or no numbers."""
-    n = len(shape)
-    return (n - 2, n - 1) if n >= 2 and all(shape[-2:]) else None
+    return factored_axes(shape, {"factored": True, "min_dim_size_to_factor": 0})
 
 
-_row, _col = all_but(1, last_two), all_but(0, last_two)
+_row, _col = all_but(1, _matrix), all_but(0, _matrix)
 
 
-@leafwise(ScaleByCameState, v_row=_row, v_col=_col, v=all_but(None, last_two), s_row=_row, s_col=_col)
+@leafwise(ScaleByCameState, v_row=_row, v_col=_col, v=all_but(None, _matrix), s_row=_row, s_col=_col)
 def scale_by_came(
     g: Array, s: ScaleByCameState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, b3: Hyper = 0.9999,
@@ -55,12 +54,12 @@ def scale_by_came(
       >>> params = {"w": jnp.ones((6, 4)), "b": jnp.ones(4)}
       >>> state = gdjax.scale_by_came().init(params)
       >>> print(state.v_row["w"].shape, state.s_col["w"].shape, state.v["b"].shape)
-      (6,) (4,) (4,)
+      (4,) (6,) (4,)
 
     Reference:
       Luo et al. 2023, Algorithm 2, https://arxiv.org/abs/2307.02047
     """
-    axes = last_two(g.shape)
+    axes = _matrix(g.shape)
     if axes is None:
         *factors, v = of_each(g, s.v, b2, eps1)
         s = s._replace(v=v)
@@ -98,7 +97,8 @@ def came(
         x_{t+1} = x_t - lr (m_t / sqrt(R_t C_t / mean(R_t)) + weight_decay x_t)
 
     An array with fewer than two axes has a second moment for each element, and the step m_t. One with more than two is
-    factored over the last two. The state is one number for each parameter and 2 (rows + columns) for each matrix.
+    factored over the two longest, as in `adafactor`; the authors' code takes the last two. The state is one number for
+    each parameter and 2 (rows + columns) for each matrix.
 
     Args:
       learning_rate: lr, a scalar or a schedule. The authors take 0.5 to 0.9 of AdamW's, and a warm-up.

@@ -71,8 +71,8 @@ def test_what_is_kept():
     fields = ("v_row", "v_col", "v", "s_row", "s_col")
     shapes = {k: tuple(getattr(state, f)[k].shape for f in fields) for k in params}
     assert shapes == {
-        "a": ((5,), (4,), (1,), (5,), (4,)),
-        "b": ((2, 6), (2, 4), (1,), (2, 6), (2, 4)),
+        "a": ((4,), (5,), (1,), (4,), (5,)),
+        "b": ((2, 4), (2, 6), (1,), (2, 4), (2, 6)),
         "c": ((1,), (1,), (9,), (1,), (1,)),
         "d": ((1,), (1,), (3, 0), (1,), (1,)),
     }
@@ -80,16 +80,16 @@ def test_what_is_kept():
     assert {x.dtype for x in jax.tree.leaves(state._replace(m=()))} == {jnp.dtype("float32")}
 
 
-def test_more_than_two_axes_are_matrices_along_the_first():
+def test_the_two_longest_axes_are_a_matrix():
     """But for the clipping, which takes the norm of the whole array."""
     tx = gdjax.scale_by_came(clip_threshold=None)
-    gradients = np.random.default_rng(0).normal(size=(3, 2, 5, 4)).astype("float32")
-    state, alone = tx.init(gradients[0]), [tx.init(g) for g in gradients[0]]
+    gradients = np.random.default_rng(0).normal(size=(3, 5, 2, 4)).astype("float32")
+    state, alone = tx.init(gradients[0]), [tx.init(gradients[0, :, i]) for i in range(2)]
     for g in gradients:
         u, state = tx.update(g, state)
         for i in range(2):
-            want, alone[i] = tx.update(g[i], alone[i])
-            np.testing.assert_allclose(u[i], want, rtol=1e-5)
+            want, alone[i] = tx.update(g[:, i], alone[i])
+            np.testing.assert_allclose(u[:, i], want, rtol=1e-5)
 
 
 def test_a_step_that_differs_from_the_momentum_is_trusted_less():
