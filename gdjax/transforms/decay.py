@@ -128,12 +128,12 @@ def with_weight_decay(
 
         x_{t+1} = x_t + u_t - eta_t weight_decay x_t
 
-    where u_t is the update of the optimizer, and eta_t
+    where u_t is the update of the optimizer, and eta_t goes by the kind:
 
-        lr_t                 "decoupled": AdamW as in Optax and torch
-        lr_t / lr_max        "independent": the decay stays as it is where the rate is tuned, as in the AdamW paper
-        lr_t^2 / lr_max      "corrected": AdamC; under a schedule the norm of normalised weights stays where it is
-        0                    "coupled": g_t + weight_decay x_t goes into the optimizer, the gradient of an L2 penalty
+    - "decoupled": lr_t. AdamW as in Optax and torch;
+    - "independent": lr_t / lr_max. The decay stays as it is where the rate is tuned, as in the AdamW paper;
+    - "corrected": lr_t^2 / lr_max. AdamC: under a schedule the norm of normalised weights stays where it is;
+    - "coupled": 0. Instead g_t + weight_decay x_t goes into the optimizer, the gradient of an L2 penalty.
 
     Args:
       inner: the optimizer, whose updates are added to the parameters: it has the learning rate, and so the sign. It

@@ -123,6 +123,13 @@ def test_roles_can_be_given():
     assert jax.tree.map(jnp.shape, tx.init(params).nu) == {"a": (4, 1), "b": (1, 1)}
 
 
+def test_a_function_may_say_that_the_only_leaf_is_no_matrix():
+    x = jnp.arange(3.0)
+    tx = gdjax.adam_mini(0.1, roles=lambda x: gdjax.Matrix() if jnp.ndim(x) > 1 else None)
+    assert gdjax.tree.get(tx.init(x), "nu").shape == (1,)
+    assert tx.update(x, tx.init(x))[0].shape == (3,)
+
+
 def test_with_a_block_for_each_number_it_is_adam():
     params = {"bias": jnp.arange(1.0, 5.0), "b": jnp.ones((2, 3))}
     updates = []
