@@ -139,7 +139,9 @@ from gdjax.optimizers.adafactor import FactoredState, adafactor, scale_by_factor
 from gdjax.optimizers.adagrad import ScaleByRssState, adagrad, scale_by_rss
 from gdjax.optimizers.adam import ScaleByAdamState, adam, adamw, nadam, nadamw, scale_by_adam
 from gdjax.optimizers.adam_atan2 import adam_atan2, scale_by_adam_atan2
+from gdjax.optimizers.adam_mini import ScaleByAdamMiniState, adam_mini, scale_by_adam_mini
 from gdjax.optimizers.adamax import adamax, adamaxw, scale_by_adamax
+from gdjax.optimizers.adamc import adamc
 from gdjax.optimizers.adan import ScaleByAdanState, adan, scale_by_adan
 from gdjax.optimizers.ademamix import (
     ScaleByAdemamixState,
@@ -151,7 +153,9 @@ from gdjax.optimizers.ademamix import (
 )
 from gdjax.optimizers.adopt import adopt, scale_by_adopt
 from gdjax.optimizers.amsgrad import ScaleByAmsgradState, amsgrad, scale_by_amsgrad
+from gdjax.optimizers.apollo import ScaleByApolloState, apollo, scale_by_apollo
 from gdjax.optimizers.bfgs import ScaleByBFGSState, bfgs, scale_by_bfgs, scale_by_ssbroyden, ssbroyden
+from gdjax.optimizers.came import ScaleByCameState, came, scale_by_came
 from gdjax.optimizers.cocob import COCOBState, cocob, scale_by_cocob
 from gdjax.optimizers.dadaptation import DAdaptAdamWState, ProdigyState, dadapt_adamw, prodigy
 from gdjax.optimizers.dion import ScaleByDionState, dion, scale_by_dion
@@ -257,7 +261,7 @@ from gdjax.transforms.clipping import NormalizeState, clip, clip_by_block_rms, c
 from gdjax.transforms.complex_numbers import SplitRealAndImaginaryState, split_real_and_imaginary
 from gdjax.transforms.constraints import ZeroNansState, keep_params_nonnegative, zero_nans
 from gdjax.transforms.curvature import HutchinsonState, hutchinson_estimator_diag_hessian
-from gdjax.transforms.decay import WeightDecaySchedule, add_decayed_weights
+from gdjax.transforms.decay import WeightDecaySchedule, add_decayed_weights, with_weight_decay
 from gdjax.transforms.distance import ScaleByDistanceOverGradientsState, scale_by_distance_over_gradients
 from gdjax.transforms.ema_nesterov import EmaNesterovState, ema_nesterov
 from gdjax.transforms.functions import stateless, stateless_with_tree_map
@@ -329,69 +333,70 @@ __all__ = [
     "NonFiniteError", "NonNegativeParamsState", "NormalizeState", "OptState", "PSGDKronState", "Params",
     "ParamsEmaState", "PartitionState", "PerLeaf", "ProdigyState", "Progress", "QuantizedState",
     "ReduceLROnPlateauState", "Reduced", "SAMState", "SWAState", "ScalarOrSchedule", "ScaleByAdaDeltaState",
-    "ScaleByAdamState", "ScaleByAdanState", "ScaleByAdemamixState", "ScaleByAmsgradState", "ScaleByBFGSState",
-    "ScaleByBacktrackingLinesearchState", "ScaleByBeliefState", "ScaleByDion2State", "ScaleByDionState",
-    "ScaleByDistanceOverGradientsState", "ScaleByLBFGSState", "ScaleByLapropState", "ScaleByLionState",
-    "ScaleByNorMuonState", "ScaleByNovogradState", "ScaleByOptimisticGradientState", "ScaleByRStdDevState",
-    "ScaleByRStdDevWithCountState", "ScaleByRmsState", "ScaleByRmsWithCountState", "ScaleByRpropState",
-    "ScaleByRssState", "ScaleBySM3State", "ScaleByScheduleState", "ScaleByScionState", "ScaleBySimplifiedAdEMAMixState",
-    "ScaleByTrustRatioState", "ScaleByZoomLinesearchState", "ScaleState", "Schedule", "ScheduleFreePlusState",
-    "ScheduleFreeState", "ScheduledState", "ShampooState", "Shared", "ShouldSkipUpdateFunction", "Side",
-    "SnapshotState", "SoapMuonState", "SoapState", "SophiaState", "SplitRealAndImaginaryState", "Stage",
-    "StatefulSchedule", "StochasticRoundingState", "Stored", "SweepResult", "Table", "TailEmaState", "TraceState",
-    "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "Updates", "WeightDecaySchedule",
-    "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState", "ZoomLinesearchInfo", "accumulate",
-    "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adam_atan2", "adamax", "adamaxw", "adamw",
-    "adan", "adaptive_grad_clip", "add_decayed_weights", "add_noise", "ademamix", "adopt", "amsgrad", "apply_every",
-    "apply_if_finite", "apply_updates", "assignment", "bfgs", "bfloat16_with_error", "bias_correction", "bounded",
-    "cautious", "centralize", "chain", "check_gradients", "check_numerics", "clip", "clip_by_block_rms",
-    "clip_by_global_norm", "cocob", "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib",
-    "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule", "cosine_similarity",
-    "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw", "differentially_private_aggregate",
-    "dion", "dion2", "dog", "dowg", "dpsgd", "dynamic_loss_scale", "ema", "ema_nesterov", "escape_saddles",
-    "eval_params", "experimental", "explain", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax",
-    "fromage", "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "gpa", "gradient_release",
-    "grokfast", "half_life_schedule", "hinge_loss", "huber_loss", "hutchinson_estimator_diag_hessian", "hyperball",
-    "identity", "in_stacks", "in_turns", "incremental_update", "init_empty_state", "initial_parameter",
-    "inject_hyperparams", "inject_stateful_hyperparams", "inverse_root", "inverse_sqrt_schedule", "join_schedules",
-    "keep_params_nonnegative", "kl_divergence", "kl_shampoo", "kl_soap", "l2_loss", "label_by_path", "label_by_role",
-    "lamb", "laprop", "largest", "lars", "layerwise_decay", "lbfgs", "leafwise", "linear_onecycle_schedule",
-    "linear_schedule", "lion", "log_cosh", "lookahead", "losses", "madgrad", "mars", "mask_by_path", "masked",
-    "matrices_by_role", "matrix_inverse_pth_root", "matrixwise", "measure_with_ema", "mechanize", "metrics",
-    "microbatch", "microbatching", "migrate", "minimize", "momo", "momo_adam", "monitor", "multi_normal",
-    "multi_transform", "muon", "nadam", "nadamw", "named_chain", "nesterov_point", "nnls", "noisy_sgd", "normalize",
-    "normalize_by_update_norm", "normuon", "novograd", "ntxent", "numerical_gradient", "offload_state",
-    "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "orthogonalize", "params_ema", "partition",
-    "per_example_global_norm_clip", "per_example_layer_norm_clip", "per_leaf", "periodic_update", "perturbations",
-    "perturbed_gradient_descent", "piecewise_constant_schedule", "piecewise_interpolate_schedule", "plot_schedule",
-    "plots", "polyak_sgd", "polynomial_schedule", "power_iteration", "power_schedule", "powercool_schedule",
-    "precond_update_prob_schedule", "prodigy", "projections", "psgd_kron", "qk_clip", "quantize_state", "radam",
-    "reduce_on_plateau", "reset", "rex_schedule", "rmsprop", "roles", "rprop", "safe_increment", "safe_int32_increment",
-    "safe_norm", "safe_root_mean_squares", "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop",
-    "scale_by_adadelta", "scale_by_adam", "scale_by_adam_atan2", "scale_by_adamax", "scale_by_adan",
-    "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad", "scale_by_backtracking_linesearch", "scale_by_belief",
-    "scale_by_bfgs", "scale_by_cocob", "scale_by_dion", "scale_by_dion2", "scale_by_distance_over_gradients",
-    "scale_by_dog", "scale_by_dowg", "scale_by_factored_rms", "scale_by_galore", "scale_by_kl_shampoo",
-    "scale_by_kl_soap", "scale_by_laprop", "scale_by_lbfgs", "scale_by_learning_rate", "scale_by_lion",
-    "scale_by_madgrad", "scale_by_muon", "scale_by_normuon", "scale_by_novograd", "scale_by_optimistic_gradient",
-    "scale_by_param_block_norm", "scale_by_param_block_rms", "scale_by_polyak", "scale_by_psgd_kron", "scale_by_radam",
-    "scale_by_rms", "scale_by_rprop", "scale_by_rss", "scale_by_schedule", "scale_by_scion", "scale_by_shampoo",
-    "scale_by_sign", "scale_by_simplified_ademamix", "scale_by_sm3", "scale_by_soap", "scale_by_soap_muon",
-    "scale_by_sophia", "scale_by_ssbroyden", "scale_by_stable_adamw", "scale_by_stddev", "scale_by_trust_ratio",
-    "scale_by_yogi", "scale_by_zoom_linesearch", "scale_gradient", "schedule_free", "schedule_free_adamw",
-    "schedule_free_eval_params", "schedule_free_plus", "schedule_free_sgd", "schedules", "scion", "second_moment",
-    "second_order", "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "shampoo",
-    "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix",
-    "skip_large_updates", "skip_not_finite", "sm3", "smooth_labels", "snapshot", "soap", "soap_muon",
-    "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "sophia", "split_real_and_imaginary",
-    "squared_error", "ssbroyden", "stable_adamw", "state_bytes", "state_from_dict", "state_from_optax",
-    "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map", "swa", "sweep",
-    "tabulate", "tail_ema", "to_optax", "together", "total", "total_norm", "trace", "transform",
-    "transformer_optimizer", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
-    "update_infinity_moment", "update_moment", "update_moment_per_elem_norm", "value_and_grad_from_state",
-    "warmup_constant_schedule", "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule",
-    "warmup_linear_decay_schedule", "warmup_stable_decay_schedule", "with_extra_args_support", "with_kahan_summation",
-    "with_master_weights", "with_metrics", "with_stochastic_rounding", "wrapper", "yogi", "zero_nans",
+    "ScaleByAdamMiniState", "ScaleByAdamState", "ScaleByAdanState", "ScaleByAdemamixState", "ScaleByAmsgradState",
+    "ScaleByApolloState", "ScaleByBFGSState", "ScaleByBacktrackingLinesearchState", "ScaleByBeliefState",
+    "ScaleByCameState", "ScaleByDion2State", "ScaleByDionState", "ScaleByDistanceOverGradientsState",
+    "ScaleByLBFGSState", "ScaleByLapropState", "ScaleByLionState", "ScaleByNorMuonState", "ScaleByNovogradState",
+    "ScaleByOptimisticGradientState", "ScaleByRStdDevState", "ScaleByRStdDevWithCountState", "ScaleByRmsState",
+    "ScaleByRmsWithCountState", "ScaleByRpropState", "ScaleByRssState", "ScaleBySM3State", "ScaleByScheduleState",
+    "ScaleByScionState", "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState", "ScaleByZoomLinesearchState",
+    "ScaleState", "Schedule", "ScheduleFreePlusState", "ScheduleFreeState", "ScheduledState", "ShampooState", "Shared",
+    "ShouldSkipUpdateFunction", "Side", "SnapshotState", "SoapMuonState", "SoapState", "SophiaState",
+    "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "StochasticRoundingState", "Stored", "SweepResult",
+    "Table", "TailEmaState", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn",
+    "Updates", "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState",
+    "ZoomLinesearchInfo", "accumulate", "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adam_atan2",
+    "adam_mini", "adamax", "adamaxw", "adamc", "adamw", "adan", "adaptive_grad_clip", "add_decayed_weights",
+    "add_noise", "ademamix", "adopt", "amsgrad", "apollo", "apply_every", "apply_if_finite", "apply_updates",
+    "assignment", "bfgs", "bfloat16_with_error", "bias_correction", "bounded", "came", "cautious", "centralize",
+    "chain", "check_gradients", "check_numerics", "clip", "clip_by_block_rms", "clip_by_global_norm", "cocob",
+    "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib", "convex_kl_divergence",
+    "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss",
+    "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw", "differentially_private_aggregate", "dion",
+    "dion2", "dog", "dowg", "dpsgd", "dynamic_loss_scale", "ema", "ema_nesterov", "escape_saddles", "eval_params",
+    "experimental", "explain", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax", "fromage",
+    "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "gpa", "gradient_release", "grokfast",
+    "half_life_schedule", "hinge_loss", "huber_loss", "hutchinson_estimator_diag_hessian", "hyperball", "identity",
+    "in_stacks", "in_turns", "incremental_update", "init_empty_state", "initial_parameter", "inject_hyperparams",
+    "inject_stateful_hyperparams", "inverse_root", "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative",
+    "kl_divergence", "kl_shampoo", "kl_soap", "l2_loss", "label_by_path", "label_by_role", "lamb", "laprop", "largest",
+    "lars", "layerwise_decay", "lbfgs", "leafwise", "linear_onecycle_schedule", "linear_schedule", "lion", "log_cosh",
+    "lookahead", "losses", "madgrad", "mars", "mask_by_path", "masked", "matrices_by_role", "matrix_inverse_pth_root",
+    "matrixwise", "measure_with_ema", "mechanize", "metrics", "microbatch", "microbatching", "migrate", "minimize",
+    "momo", "momo_adam", "monitor", "multi_normal", "multi_transform", "muon", "nadam", "nadamw", "named_chain",
+    "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm", "normuon", "novograd", "ntxent",
+    "numerical_gradient", "offload_state", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent",
+    "orthogonalize", "params_ema", "partition", "per_example_global_norm_clip", "per_example_layer_norm_clip",
+    "per_leaf", "periodic_update", "perturbations", "perturbed_gradient_descent", "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule", "plot_schedule", "plots", "polyak_sgd", "polynomial_schedule", "power_iteration",
+    "power_schedule", "powercool_schedule", "precond_update_prob_schedule", "prodigy", "projections", "psgd_kron",
+    "qk_clip", "quantize_state", "radam", "reduce_on_plateau", "reset", "rex_schedule", "rmsprop", "roles", "rprop",
+    "safe_increment", "safe_int32_increment", "safe_norm", "safe_root_mean_squares", "safe_softmax_cross_entropy",
+    "sam", "scale", "scale_by_acprop", "scale_by_adadelta", "scale_by_adam", "scale_by_adam_atan2",
+    "scale_by_adam_mini", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad",
+    "scale_by_apollo", "scale_by_backtracking_linesearch", "scale_by_belief", "scale_by_bfgs", "scale_by_came",
+    "scale_by_cocob", "scale_by_dion", "scale_by_dion2", "scale_by_distance_over_gradients", "scale_by_dog",
+    "scale_by_dowg", "scale_by_factored_rms", "scale_by_galore", "scale_by_kl_shampoo", "scale_by_kl_soap",
+    "scale_by_laprop", "scale_by_lbfgs", "scale_by_learning_rate", "scale_by_lion", "scale_by_madgrad", "scale_by_muon",
+    "scale_by_normuon", "scale_by_novograd", "scale_by_optimistic_gradient", "scale_by_param_block_norm",
+    "scale_by_param_block_rms", "scale_by_polyak", "scale_by_psgd_kron", "scale_by_radam", "scale_by_rms",
+    "scale_by_rprop", "scale_by_rss", "scale_by_schedule", "scale_by_scion", "scale_by_shampoo", "scale_by_sign",
+    "scale_by_simplified_ademamix", "scale_by_sm3", "scale_by_soap", "scale_by_soap_muon", "scale_by_sophia",
+    "scale_by_ssbroyden", "scale_by_stable_adamw", "scale_by_stddev", "scale_by_trust_ratio", "scale_by_yogi",
+    "scale_by_zoom_linesearch", "scale_gradient", "schedule_free", "schedule_free_adamw", "schedule_free_eval_params",
+    "schedule_free_plus", "schedule_free_sgd", "schedules", "scion", "second_moment", "second_order",
+    "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "shampoo", "sigmoid_binary_cross_entropy",
+    "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite", "sm3",
+    "smooth_labels", "snapshot", "soap", "soap_muon", "softmax_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels", "sophia", "split_real_and_imaginary", "squared_error", "ssbroyden",
+    "stable_adamw", "state_bytes", "state_from_dict", "state_from_optax", "state_sharding", "state_to_dict",
+    "state_to_optax", "stateless", "stateless_with_tree_map", "swa", "sweep", "tabulate", "tail_ema", "to_optax",
+    "together", "total", "total_norm", "trace", "transform", "transformer_optimizer", "transforms", "tree",
+    "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm", "update_infinity_moment", "update_moment",
+    "update_moment_per_elem_norm", "value_and_grad_from_state", "warmup_constant_schedule",
+    "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule",
+    "warmup_stable_decay_schedule", "with_extra_args_support", "with_kahan_summation", "with_master_weights",
+    "with_metrics", "with_stochastic_rounding", "with_weight_decay", "wrapper", "yogi", "zero_nans",
 ]  # fmt: skip
 
 

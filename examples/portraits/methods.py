@@ -23,7 +23,9 @@ MARGIN = 0.03  # how far from the map a run may go, in sizes of the map
 RATES = [m * 10.0**e for e in range(-5, 2) for m in (1, 2, 5)]
 WITHOUT_A_RATE = set("bfgs cocob dadapt_adamw dog dowg lbfgs mechanize prodigy ssbroyden".split())  # shown as they are
 # Methods whose two numbers are a matrix of 2 x 1.
-MATRIX = set("muon normuon scion dion dion2 galore psgd_kron shampoo soap kl_shampoo kl_soap soap_muon".split())
+MATRIX = set(
+    "apollo came muon normuon scion dion dion2 galore psgd_kron shampoo soap kl_shampoo kl_soap soap_muon".split()
+)
 
 
 def one_example(tx: Any) -> Any:
@@ -37,6 +39,8 @@ def one_example(tx: Any) -> Any:
 
 # What a rate alone does not make, or makes dull: noise that can be seen, a projection that takes part.
 SPECIAL: dict[str, Method] = {
+    "adamc": lambda rate: gdjax.adamc(rate, peak_learning_rate=rate),
+    "apollo": lambda rate: gdjax.apollo(rate, rank=1, roles=gdjax.Matrix()),
     "dpsgd": lambda rate: one_example(gdjax.dpsgd(rate, l2_norm_clip=1.0, noise_multiplier=0.3, seed=0)),
     "galore": lambda rate: gdjax.galore(rate, rank=1, update_proj_gap=1),
     "gpa": lambda rate: gdjax.gpa(gdjax.rmsprop(rate), mu_x=0.9),

@@ -92,7 +92,9 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "curvature": ("skip", "damp"), "side": ("long", "short"), "initial_guess_strategy": ("one", "keep"),
     "scale_by_scion.norm": ("spectral", "sign", "embedding_sign", "row", "embedding_col", "rms"),
     "embedding_norm": ("sign", "col"), "head_norm": ("sign", "row"),
-    "remainder_bits": (16, 8, None),
+    "remainder_bits": (16, 8, None), 
+    "scale_type": ("channel", "tensor"),
+    "with_weight_decay.kind": ("decoupled", "coupled", "independent", "corrected"),
 }  # fmt: skip
 _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(number, domain), names) for domain, names in NUMBERS.items()),
@@ -113,7 +115,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (kinds.string, "measure_name"),
     (kinds.axes, "adaptive_grad_clip.axis centralize.output_axis"),
     (functools.partial(checks.structural, low=0), "max_size_triangular min_dim_size_to_factor"),
-    (functools.partial(checks.structural, low=1), "block_size max_precond_dim rank"),
+    (functools.partial(checks.structural, low=1), "block_size max_precond_dim rank n_heads n_kv_heads"),
     *((functools.partial(kinds.choice, choices), name) for name, choices in _CHOICES.items()),
     (kinds.key, "key seed random_seed"),
     (kinds.bounds, "bounds"),
@@ -127,6 +129,7 @@ _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name 
 # Integers that decide which program there is.
 _SIZES = frozenset(
     "max_consecutive_errors max_size_triangular memory_size min_dim_size_to_factor num_betas rank sync_period wait "
+    "n_heads n_kv_heads "
     "print_win_rate_every_n_steps soap_muon.ns_steps scale_by_soap_muon.ns_steps transformer_optimizer.steps".split()
 )
 

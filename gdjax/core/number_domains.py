@@ -82,12 +82,13 @@ NUMBERS: Mapping[Domain, str] = {
         "soap_muon.beta scale_by_soap_muon.beta gpa.mu_x inner_momentum grokfast.alpha"
     ),
     SIZE: (
-        "eps eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta "
-        "radius embedding_radius head_radius other_radius clipping damping l2_norm_clip noise_multiplier "
-        "initial_accumulator_value initial_scale min_norm min_scale min_step_size trust_coefficient consistent_rms "
-        "estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size adafactor.decay_rate "
+        "eps eps1 eps2 eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay "
+        "weight_decay_rate eta radius embedding_radius head_radius other_radius clipping damping l2_norm_clip "
+        "noise_multiplier initial_accumulator_value initial_scale min_norm min_scale min_step_size trust_coefficient "
+        "consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size adafactor.decay_rate "
         "scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha scale_by_ademamix.alpha "
-        "simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp lamb"
+        "simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp lamb "
+        "apollo.scale scale_by_apollo.scale"
     ),
     FINITE: (
         "step_size decay_offset step_offset gamma f_min lower_bound scale_factor global_scale lookahead optimism "
@@ -96,8 +97,9 @@ NUMBERS: Mapping[Domain, str] = {
         "optimistic_adam_v2.alpha optimistic_adam_v2.beta"
     ),
     POSITIVE: (
-        "init_factor precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha "
-        "init_scale minimum_scale adam_atan2.a adam_atan2.b scale_by_adam_atan2.a scale_by_adam_atan2.b"
+        "peak_learning_rate init_factor precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha "
+        "scale_by_cocob.alpha init_scale minimum_scale adam_atan2.a adam_atan2.b "
+        "scale_by_adam_atan2.a scale_by_adam_atan2.b"
     ),
     BOUND: (
         "max_norm max_update_rms max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "
@@ -111,6 +113,7 @@ NUMBERS: Mapping[Domain, str] = {
         "scale_by_scion.alpha reduce_on_plateau.rtol preconditioner_update_probability"
     ),
     interval("(0, 1]"): "gpa.mu_y",
+    ("at least 1", lambda x: x >= 1): "norm_growth",
     ("above 0", lambda x: x > 0): (
         "increase_factor scale_by_backtracking_linesearch.max_learning_rate scale_by_zoom_linesearch.max_learning_rate"
     ),

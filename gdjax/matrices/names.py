@@ -26,7 +26,7 @@ _TOKENS = re.compile(
     r"^(wte|wpe|pe|cls|conv_in(it)?|pos|positions?|positional|lookup|patch(ify|es)?|patch_(proj|conv)\w*)$|^pos\w*_enc\w*$"
     r"|(^|_)(toks?|tokens?|tables?|vocab|codebook|registers?)$"
 )
-_QUERY = re.compile(r"^(to_|w_?)?([qkv]|query|key|value|queries|keys|values)(_?proj)?$")
+_QUERY = re.compile(r"^(to_|w_?)?((?P<query>q|query|queries)|(?P<key>k|keys?)|v|values?)(_?proj)?$")
 _OUT = re.compile(r"^(to_|w_?)?(o|out|output)(_?proj)?$|^attn_out\w*$|^attn_vec_einsum$")
 _HEADS_FIRST = re.compile(r"^(q|kv|qkv)_einsum$")  # (heads, inputs, outputs of a head)
 _QKV = re.compile(r"^(to_|w_?)?qkv(_?proj)?$|^c_attn$")
@@ -162,6 +162,12 @@ def is_gate(name: Name) -> bool:
 
 def is_query(name: Name) -> bool:
     return _QUERY.search(name.what) is not None and not name.outputs_first
+
+
+def attention_part(name: Name) -> str:
+    """What makes the query of each head is "query", what makes the key "key", all else an empty text."""
+    found = _QUERY.search(name.what)
+    return "" if found is None else "query" if found["query"] else "key" if found["key"] else ""
 
 
 def is_out(name: Name) -> bool:

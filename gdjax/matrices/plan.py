@@ -141,7 +141,8 @@ def numbers_of(label: str, name: str, numbers: Any, tree: ArrayTree) -> list[Any
         return []
     if callable(numbers):
         numbers = calls.of_tree(label, name, numbers, tree)
-        checks.returned(label, f"the function of {name}", numbers)
+        if not jax.tree_util.all_leaves([tree]):  # of one array None is an answer: it is no matrix
+            checks.returned(label, f"the function of {name}", numbers)
     is_entry = lambda x: x is None or is_numbers(x)  # noqa: E731
     for path, x in jax.tree_util.tree_flatten_with_path(numbers, is_leaf=is_entry)[0]:
         if not is_entry(x):

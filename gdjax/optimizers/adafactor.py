@@ -37,11 +37,11 @@ def factored_axes(shape: tuple[int, ...], hyper: Mapping[str, Any]) -> tuple[int
     return (second, longest) if shape[second] >= max(hyper["min_dim_size_to_factor"], 1) else None
 
 
-def _all_but(left_out: int | None) -> Factor:
+def all_but(left_out: int | None, axes_of: Callable[..., tuple[int, int] | None] = factored_axes) -> Factor:
     """All axes but one of the two of a factored leaf, by its place in them; None for all of a leaf that is not."""
 
     def axes(shape: tuple[int, ...], hyper: Mapping[str, Any]) -> Any:
-        pair = factored_axes(shape, hyper)
+        pair = axes_of(shape, hyper)
         if (pair is None) != (left_out is None):
             return (New(1),)
         gone = None if pair is None or left_out is None else pair[left_out]
@@ -50,27 +50,44 @@ def _all_but(left_out: int | None) -> Factor:
     return Factor(axes)
 
 
-@leafwise(FactoredState, v_row=_all_but(1), v_col=_all_but(0), v=_all_but(None))
+@leafwise(FactoredState, v_row=all_but(1), v_col=all_but(0), v=all_but(None))
 def _by_factored_rms(
     g: Array, s: FactoredState, p: Array, t: Array,
     factored: bool, min_dim_size_to_factor: int, epsilon: Hyper, b2: Hyper, clipping_threshold: Hyper = None,
 ) -> tuple[Array, FactoredState]:  # fmt: skip
     axes = factored_axes(g.shape, {"factored": factored, "min_dim_size_to_factor": min_dim_size_to_factor})
-    average = lambda v, mean: b2 * v + (1 - b2) * (mean + epsilon)  # noqa: E731
     if axes is None:
-        v = average(s.v, bounded_sq(abs_sq(g), "each"))
-        row_factor, factor, s = _inverse_root(v), jnp.ones((), v.dtype), s._replace(v=v)
+        row_factor, factor, v = of_each(g, s.v, b2, epsilon)
+        s = s._replace(v=v)
     else:
-        second, longest = axes
-        rows, columns = means_of_squares(g, longest, second)
-        v_row, v_col = average(s.v_row, rows), average(s.v_col, columns)
-        axis = second - (second > longest)  # the second longest axis of g, in v_row
-        mean = jnp.sum(v_row * (1 / v_row.shape[axis]), axis, keepdims=True)  # of quotients: a sum overflows first
-        row_factor = jnp.expand_dims(_inverse_root(v_row / jnp.where(mean == 0, 1, mean)), longest)
-        factor, s = jnp.expand_dims(_inverse_root(v_col), second), s._replace(v_row=v_row, v_col=v_col)
+        row_factor, factor, v_row, v_col = by_rows_and_columns(g, s.v_row, s.v_col, axes, b2, epsilon)
+        s = s._replace(v_row=v_row, v_col=v_col)
     if clipping_threshold is not None:
         row_factor, factor = limited(g, (row_factor, factor), clipping_threshold)
     return scaled(g, row_factor, "each") * factor, s
+
+
+def of_each(x: Array, v: Array, b: Hyper, eps: Hyper) -> tuple[Array, Array, Array]:
+    """The average of x^2 over the steps: 1 / sqrt(v) as two factors, and v."""
+    v = _average(v, bounded_sq(abs_sq(x), "each"), b, eps)
+    return _inverse_root(v), jnp.ones((), v.dtype), v
+
+
+def by_rows_and_columns(
+    x: Array, v_row: Array, v_col: Array, axes: tuple[int, int], b: Hyper, eps: Hyper
+) -> tuple[Array, Array, Array, Array]:
+    """The same factored over two axes: 1 / sqrt(v_row v_col / mean(v_row)) as two factors, v_row and v_col."""
+    second, longest = axes
+    rows, columns = means_of_squares(x, longest, second)
+    v_row, v_col = _average(v_row, rows, b, eps), _average(v_col, columns, b, eps)
+    axis = second - (second > longest)  # the second longest axis of x, in v_row
+    mean = jnp.sum(v_row * (1 / v_row.shape[axis]), axis, keepdims=True)  # of quotients: a sum overflows first
+    row_factor = jnp.expand_dims(_inverse_root(v_row / jnp.where(mean == 0, 1, mean)), longest)
+    return row_factor, jnp.expand_dims(_inverse_root(v_col), second), v_row, v_col
+
+
+def _average(v: Array, mean: Array, b: Hyper, eps: Hyper) -> Array:
+    return b * v + (1 - b) * (mean + eps)
 
 
 def _inverse_root(v: Array) -> Array:

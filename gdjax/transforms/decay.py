@@ -1,15 +1,16 @@
 """Weight decay."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.combine.masking import mask_of, masked
-from gdjax.core.base import EmptyState, GradientTransformation, transform
-from gdjax.core.per_leaf import per_leaf
+from gdjax.core import checks
+from gdjax.core.base import EmptyState, GradientTransformation, check_transform, part_of, transform
+from gdjax.core.per_leaf import PerLeaf, base_of, per_leaf
 from gdjax.core.types import Mask, Params, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
@@ -36,6 +37,20 @@ def _cautious_decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: H
 def decayed(g: Array, p: Array, weight_decay: Hyper) -> Array:
     """g + weight_decay p; for a constant 0 it is g, and p is not read, finite or not."""
     return g if isinstance(weight_decay, int | float) and weight_decay == 0 else g + weight_decay * p
+
+
+@leafwise(scheduled=WeightDecaySchedule)
+def _weight_decay(
+    g: Array, s: EmptyState, p: Array, t: Array,
+    rate: Hyper, weight_decay: Hyper, peak: Hyper, kind: str, cautious: bool,
+) -> tuple[Array, EmptyState]:  # fmt: skip
+    """u - eta weight_decay p, for an update u that is added to p."""
+    share = 1 if kind == "decoupled" else rate / jnp.where(peak == 0, 1, peak)
+    eta = share if kind == "independent" else rate * share
+    if cautious:
+        away = jnp.real(jnp.conj(g) * p) if jnp.iscomplexobj(g) else g * p
+        p = jnp.where(away > 0, 0, p)
+    return decayed(g, -eta * p, weight_decay), s
 
 
 def of_some(label: str, weight_decay: ScalarOrSchedule, mask: Mask, name: str = "weight_decay_mask") -> Any:
@@ -93,3 +108,99 @@ def descending(
     """A direction, decoupled decay where there is one, and the step against both."""
     decay = () if weight_decay is None else (add_decayed_weights(weight_decay, mask),)
     return chain(direction, *decay, scale_by_learning_rate(learning_rate))
+
+
+Kind = Literal["decoupled", "coupled", "independent", "corrected"]
+
+
+@transform
+def with_weight_decay(
+    inner: Transform,
+    learning_rate: ScalarOrSchedule,
+    weight_decay: ScalarOrSchedule,
+    mask: Mask = None,
+    *,
+    kind: Kind = "decoupled",
+    cautious: bool = False,
+    peak_learning_rate: ScalarOrSchedule | None = None,
+) -> GradientTransformation:
+    """An optimizer, and weight decay of one of four kinds beside it.
+
+        x_{t+1} = x_t + u_t - eta_t weight_decay x_t
+
+    where u_t is the update of the optimizer, and eta_t goes by the kind:
+
+    - "decoupled": lr_t. AdamW as in Optax and torch;
+    - "independent": lr_t / lr_max. The decay stays as it is where the rate is tuned, as in the AdamW paper;
+    - "corrected": lr_t^2 / lr_max. AdamC: under a schedule the norm of normalised weights stays where it is;
+    - "coupled": 0. Instead g_t + weight_decay x_t goes into the optimizer, the gradient of an L2 penalty.
+
+    Args:
+      inner: the optimizer, whose updates are added to the parameters: it has the learning rate, and so the sign. It
+        should not decay weights itself.
+      learning_rate: lr, that of `inner`: a scalar or a schedule, or `per_leaf(...)` of one. "coupled" does not read it.
+      weight_decay: at least 0, a scalar or a schedule, or `per_leaf(...)` of one. For "independent" it is the share of
+        x that decays in a step at the largest rate, commonly 1e-5 to 1e-3, and so weight_decay lr_max of the others.
+      mask: which leaves decay, all by default: a tree of booleans shaped like the parameters or a prefix of it, or a
+        function from the parameters to one.
+      kind: see above.
+      cautious: only the elements decay that u_t moves towards 0, or not at all: those with u_t x_t <= 0.
+      peak_learning_rate: lr_max, the largest number of the schedule, above 0, for "independent" and "corrected". It may
+        be left out where `learning_rate` is a number. Factors of `per_leaf` apply to it too.
+
+    It comes after all that changes updates, inside of averages such as `params_ema`. The state is that of
+    `chain(inner, decay)`, of "coupled" that of `chain(decay, inner)`.
+
+    An optimizer with a `weight_decay` of its own, times lr, can do the same with that alone: "independent" is
+    weight_decay / lr_max, "corrected" the schedule `lambda count: weight_decay * rate(count) / lr_max`.
+
+    Raises:
+      ValueError: an unknown kind; `cautious` with "coupled"; no peak where it cannot be known.
+      ValueError: (in update) params is missing.
+      TypeError: `inner` is no transform.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> zero, x, rate = jnp.zeros(1), jnp.ones(1), gdjax.linear_schedule(0.5, 0.0, 2)
+      >>> kind = {"kind": "corrected", "peak_learning_rate": 0.5}
+      >>> tx = gdjax.with_weight_decay(gdjax.adopt(rate), rate, 0.5, **kind)
+      >>> _, state = tx.update(zero, tx.init(x), x)
+      >>> u, _ = tx.update(zero, state, x)  # at half the rate; AdamW's is -0.125
+      >>> print(u)
+      [-0.0625]
+
+    Reference:
+      Loshchilov & Hutter 2019, Decoupled weight decay regularization, https://arxiv.org/abs/1711.05101 ("independent"
+      with their factor of a schedule, "decoupled"); Defazio 2025, Why gradients rapidly increase near the end of
+      training, https://arxiv.org/abs/2506.02285 ("corrected"); Chen et al. 2025, Cautious weight decay, Algorithm 1,
+      https://arxiv.org/abs/2510.12402 (`cautious`)
+    """
+    return decaying(
+        "gdjax.with_weight_decay", inner, learning_rate, weight_decay, mask, kind, cautious, peak_learning_rate
+    )
+
+
+def decaying(
+    label: str, inner: Transform, rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule, mask: Mask, kind: Kind,
+    cautious: bool, peak: ScalarOrSchedule | None,
+) -> GradientTransformation:  # fmt: skip
+    """`with_weight_decay`; errors begin with `label`."""
+    check_transform(label, "inner", inner)
+    if kind == "coupled":
+        if cautious:
+            raise ValueError(f"{label}: cautious decay looks at the update, and kind='coupled' comes before it")
+        return chain(add_decayed_weights(weight_decay, mask), inner)
+    rule = _weight_decay(rate, weight_decay, _peak(label, kind, rate, peak), kind, cautious)
+    own = part_of(rule).labelled(label)
+    return chain(inner, own if mask is None else masked(own, mask))
+
+
+def _peak(label: str, kind: str, rate: ScalarOrSchedule, peak: ScalarOrSchedule | None) -> ScalarOrSchedule:
+    """The largest rate, with the factors for leaves that the rate has; 1 for the kind that does not read it."""
+    if kind == "decoupled":
+        return 1.0
+    if peak is None:
+        peak = base_of(rate)
+        if not isinstance(peak, checks.NUMBER):
+            raise ValueError(f"{label}: kind={kind!r} needs peak_learning_rate, the largest learning_rate of the run")
+    return rate.with_base(peak) if isinstance(rate, PerLeaf) and not isinstance(peak, PerLeaf) else peak

@@ -175,7 +175,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (1, True, 0, "adaptive_grad_clip keep_params_nonnegative lars schedule_free schedule_free_sgd gpa"),
     (0, False, 0, "adam adam/nesterov adam/mu_bfloat16 adamw adamw/mask nadam nadamw adamax adamaxw amsgrad adabelief"),
     (0, False, 0, "adabelief/nesterov adan adan/lookahead optimistic_adam optimistic_adam_v2 ademamix adopt novograd"),
-    (0, False, 0, "simplified_ademamix adagrad rmsprop rmsprop/centered lamb lamb/mask adafactor adafactor/plain"),
+    (0, False, 0, "simplified_ademamix adagrad rmsprop rmsprop/centered lamb lamb/mask adafactor adafactor/plain came"),
     (0, False, 0, "lion sign_sgd signum rprop leafwise fromage normalize normalize_by_update_norm"),
     (0, False, 0, "cocob dog dowg prodigy dadapt_adamw muon muon/spectral muon/aol"),
     (0, False, 0, "normuon normuon/code dion dion2 scion scale_by_scion"),
@@ -183,7 +183,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (0, False, 0, "scale_by_belief scale_by_cocob scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms"),
     (0, False, 0, "scale_by_lion scale_by_novograd scale_by_rms scale_by_rms/bias_correction scale_by_rprop"),
     (0, False, 0, "scale_by_rss scale_by_sign scale_by_simplified_ademamix scale_by_sm3 scale_by_stddev"),
-    (0, False, 0, "scale_by_yogi scale_by_adopt scale_by_trust_ratio"),
+    (0, False, 0, "adam_mini scale_by_adam_mini adamc scale_by_came scale_by_yogi scale_by_adopt scale_by_trust_ratio"),
     (0, False, 0, "laprop scale_by_laprop adam_atan2 scale_by_adam_atan2 stable_adamw scale_by_stable_adamw"),
     (0, False, 1e-3, "sm3"),  # whose eps of 1e-8 stands beside squares of 2^-16 and above
     (
@@ -193,9 +193,9 @@ POWERS: list[tuple[float, bool, float, str]] = [
         "MultiSteps MultiSteps/guarded apply_if_finite conditionally_mask flatten freeze transform",
     ),
     (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
-    (0, False, EPS, "split_real_and_imaginary cautious grokfast hyperball params_ema swa tail_ema"),
+    (0, False, EPS, "split_real_and_imaginary cautious grokfast with_weight_decay hyperball params_ema swa tail_ema"),
     (0, False, EPS, "accumulate dynamic_loss_scale with_kahan_summation with_master_weights with_stochastic_rounding"),
-    (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer"),
+    (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer apollo apollo/tensor"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
 ]
 UNSCALED = {
@@ -209,7 +209,7 @@ UNSCALED = {
     "the first steps have power 1, later ones 0": "acprop scale_by_acprop radam radam/nesterov scale_by_radam "
     "scale_by_stddev/bias_correction",
     "some leaves or steps have power 1, others 0": "masked partition multi_transform conditionally_transform "
-    "scale_by_muon muon/schatten scale_by_normuon scale_by_dion scale_by_dion2",
+    "scale_by_apollo scale_by_muon muon/schatten scale_by_normuon scale_by_dion scale_by_dion2",
     "a decay that does not scale": "scion/constrained",
     "codes are rounded by random bits that do not scale": "quantize_state",
     "the loss or its Hessian would have to grow too": "polyak_sgd scale_by_polyak momo momo_adam sophia "

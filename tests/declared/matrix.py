@@ -47,6 +47,11 @@ def _psgd_part(b1: Any, preconditioner_update_probability: Any, precond_lr: Any)
     return gdjax.masked(part, lambda tree: jax.tree.map(is_matrix, tree))
 
 
+@gdjax.transform
+def _apollo_part(b1: Any, b2: Any) -> Any:
+    return gdjax.masked(gdjax.scale_by_apollo(2, b1=b1, b2=b2), lambda tree: jax.tree.map(is_matrix, tree))
+
+
 _MUON = {"learning_rate": 0.1, "beta": 0.9, "eps": 1e-8, "weight_decay": 1e-2, "adam_weight_decay": 1e-2}
 _PSGD = {"learning_rate": 0.1, "b1": 0.9, "preconditioner_update_probability": 0.5, "precond_lr": 0.1,
          "precond_init_scale": 1.0, "beta_lip": 0.9, "damping": 1e-9, "max_update_rms": 1.1, "weight_decay": 1e-2,
@@ -59,6 +64,17 @@ CASES = (
          {"rank": 1, "update_proj_gap": 2}, quiet={"weight_decay": 0.0}, needs_params=True),
     Case("scale_by_galore", gdjax.scale_by_galore, {"scale": 0.5}, {"rank": 2, "update_proj_gap": 2, "side": "short"},
          slow=True),
+    Case("adam_mini", gdjax.adam_mini, {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-8, "weight_decay": 1e-2},
+         {"roles": matrices_only}, quiet={"weight_decay": 0.0}, needs_params=True),
+    Case("scale_by_adam_mini", gdjax.scale_by_adam_mini, {"b1": 0.9, "b2": 0.99, "eps": 1e-8},
+         {"roles": matrices_only}, slow=True),
+    Case("apollo", gdjax.apollo,
+         {"learning_rate": 0.1, "scale": 2.0, "b1": 0.9, "b2": 0.99, "eps": 1e-6, "norm_growth": 4.0,
+          "weight_decay": 1e-2, "adam_weight_decay": 1e-2},
+         {"rank": 2, "update_proj_gap": 2}, quiet=_STILL, needs_params=True, random=True),
+    Case("apollo/tensor", gdjax.apollo, {"learning_rate": 0.1, "scale": 128.0},
+         {"rank": 1, "scale_type": "tensor"}, random=True, slow=True),
+    Case("scale_by_apollo", _apollo_part, {"b1": 0.9, "b2": 0.99}, random=True, slow=True),
     Case("muon", gdjax.muon, _MUON, quiet=_STILL, needs_params=True),
     Case("muon/schatten", gdjax.muon, {**_MUON, "consistent_rms": 0.2},
          {"preconditioning": "schatten", "ns_coeffs": "dion", "adaptive": True, "nesterov": False}, quiet=_STILL,

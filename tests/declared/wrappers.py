@@ -84,6 +84,13 @@ def _if_finite(learning_rate: Any) -> Any:
     return gdjax.apply_if_finite(gdjax.adam(learning_rate), 2)
 
 
+def _with_weight_decay(learning_rate: Any, weight_decay: Any, peak_learning_rate: Any) -> Any:
+    tx = gdjax.adam(learning_rate, eps=1e-5)
+    return gdjax.with_weight_decay(
+        tx, learning_rate, weight_decay, kind="independent", cautious=True, peak_learning_rate=peak_learning_rate
+    )
+
+
 def _cautious(learning_rate: Any, eps: Any, clamp: Any) -> Any:
     return gdjax.cautious(gdjax.adamw(learning_rate, weight_decay=0.0), eps, clamp)
 
@@ -188,6 +195,9 @@ CASES = (
     Case("accumulate", _summed, {"learning_rate": 0.1}, wide=True),
     Case("apply_every", gdjax.apply_every, fixed={"k": 2}),
     Case("apply_if_finite", _if_finite, {"learning_rate": 0.1}),
+    Case("with_weight_decay", _with_weight_decay,
+         {"learning_rate": 0.1, "weight_decay": 1e-2, "peak_learning_rate": 0.2}, quiet={"weight_decay": 0.0},
+         needs_params=True),
     Case("cautious", _cautious, {"learning_rate": 0.1, "eps": 0.01, "clamp": 1e-3}),
     Case("conditionally_mask", _mask, {"learning_rate": 0.1}, slow=True),
     Case("conditionally_transform", _transform, {"learning_rate": 0.1}),

@@ -59,7 +59,8 @@ VALUES: dict[str, Any] = {
     "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3, "bounds": (-1.0, 1.0),
     "preconditioner_update_probability": 0.5, "memory_save_mode": "one_diag", "others": SGD, "block_size": 8,
     "max_precond_dim": 8, "start_preconditioning_step": 3, "root": 4.0, "shampoo_beta": 0.9, "steps": 10,
-    "half_life": 10.0, "hyperball_learning_rate": 0.1, "equilibrate": "outputs", "renormalize": "frobenius",
+    "half_life": 10.0, "hyperball_learning_rate": 0.1, "peak_learning_rate": 0.1,
+    "n_heads": 4, "n_kv_heads": 2, "equilibrate": "outputs", "renormalize": "frobenius",
 }  # fmt: skip
 # What has no sense, by the kind of what has.
 NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]

@@ -142,6 +142,7 @@ def test_c22_c23_classes_have_optax_names(case: Case):
     ours += " QuantizedState LogCodes LogCodesOfSquares SoapState SoapMuonState KLShampooState KLSoapState ShampooState"
     ours += " AccumulateState DynamicLossScaleState KahanSummationState MasterWeightsState StochasticRoundingState"
     ours += " TailEmaState EmaNesterovState GPAState ScheduleFreePlusState"
+    ours += " ScaleByCameState ScaleByAdamMiniState ScaleByApolloState"
     names -= set(ours.split())
     assert names == set()
 

@@ -89,3 +89,111 @@ def test_cautious_decay_does_not_pull_against_the_step(mask):
     tx = gdjax.add_decayed_weights(0.5, cautious=True)
     u, _ = tx.update(jnp.array([1j, 1 + 2j]), tx.init(c), c)
     np.testing.assert_array_equal(u, [0.5 + 1.5j, 1 + 2j])
+
+
+PEAK = 0.25
+KINDS = {
+    "decoupled": lambda rate: rate,
+    "independent": lambda rate: rate / PEAK,
+    "corrected": lambda rate: rate**2 / PEAK,
+}
+
+
+@pytest.mark.parametrize("cautious", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kinds_of_decay_beside_an_optimizer(kind: str, cautious: bool):
+    def oracle(x, gradient):
+        m = 0.0
+        for t in range(1, oracles.STEPS + 1):
+            lr = oracles.at(oracles.fall, t)
+            m = 0.5 * m + gradient(t, x)
+            decays = (x * m >= 0) if cautious else 1.0
+            eta = KINDS[kind](lr) * (0.125 / (1 + t)) * (np.ndim(x) > 1)
+            x = x - lr * m - eta * decays * x
+            yield x, {"trace": m}
+
+    tx = gdjax.with_weight_decay(
+        gdjax.sgd(oracles.fall, 0.5), oracles.fall, lambda count: 0.125 / jnp.float32(count + 2), MATRICES,
+        kind=kind, cautious=cautious, peak_learning_rate=PEAK,
+    )  # fmt: skip
+    oracles.assert_follows(tx, oracle, "float32")
+
+
+def test_coupled_and_decoupled_are_what_there_was():
+    rate, some = gdjax.linear_schedule(0.1, 0.01, 10), gdjax.mask_by_path("matrix")
+    decay, adam = gdjax.add_decayed_weights(0.25, some), gdjax.adam(rate)
+    coupled = gdjax.with_weight_decay(adam, rate, 0.25, some, kind="coupled")
+    oracles.assert_same(oracles.run(coupled), oracles.run(gdjax.chain(decay, adam)), rtol=0, atol=0)
+    wrapped = oracles.run(gdjax.with_weight_decay(adam, rate, 0.25, some))
+    oracles.assert_same(wrapped, oracles.run(gdjax.adamw(rate, weight_decay=0.25, mask=some)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["independent", "corrected"])
+def test_an_argument_of_the_optimizer_does_the_same(kind: str):
+    """As the docstring has it."""
+    of = {"independent": 0.125 / PEAK, "corrected": lambda count: 0.125 * oracles.fall(count) / PEAK}[kind]
+    tx = gdjax.with_weight_decay(
+        gdjax.lion(oracles.fall, weight_decay=0.0), oracles.fall, 0.125, kind=kind, peak_learning_rate=PEAK
+    )
+    oracles.assert_same(oracles.run(tx), oracles.run(gdjax.lion(oracles.fall, weight_decay=of)), rtol=1e-6, atol=1e-6)
+
+
+def test_independent_decay_stays_where_the_rate_is_tuned():
+    p, zero = jnp.array([2.0]), jnp.zeros(1)
+    for rate in (0.1, 0.2):
+        tx = gdjax.with_weight_decay(gdjax.sgd(rate), rate, 0.25, kind="independent")
+        np.testing.assert_allclose(tx.update(zero, tx.init(p), p)[0], [-0.5], rtol=1e-6)
+
+
+def test_factors_of_the_rate_are_factors_of_its_peak():
+    """A leaf at a tenth of the rate has a tenth of the largest rate, too."""
+    p = {"a": jnp.array([2.0]), "b": jnp.array([2.0])}
+    zero, rate = jax.tree.map(jnp.zeros_like, p), gdjax.per_leaf(oracles.fall, {"b": 0.5})
+    for kind, want in (("independent", [1.0, 1.0]), ("corrected", [1.0, 0.5])):
+        tx = gdjax.with_weight_decay(gdjax.sgd(rate), rate, 0.25, kind=kind, peak_learning_rate=PEAK)
+        u, _ = tx.update(zero, tx.init(p), p)
+        first = u["a"][0]
+        np.testing.assert_allclose([u["a"][0] / first, u["b"][0] / first], want, rtol=1e-6)
+
+
+def test_a_schedule_leaves_the_norm_of_normalised_weights_alone():
+    """Gradients orthogonal to the weights, as before a normalisation: the norm settles, then the rate falls."""
+    steps, peak = 1200, 0.05
+    rate = gdjax.join_schedules([lambda t: peak, gdjax.linear_schedule(peak, 0.001, 800)], [400])
+
+    def norms(kind: str):
+        tx = gdjax.with_weight_decay(gdjax.sgd(rate), rate, 0.5, kind=kind, peak_learning_rate=peak)
+
+        def step(carry, key):
+            x, state = carry
+            g, direction = jax.random.normal(key, x.shape), x / jnp.linalg.norm(x)
+            updates, state = tx.update(g - jnp.sum(g * direction) * direction, state, x)
+            x = x + updates
+            return (x, state), jnp.linalg.norm(x)
+
+        x = jnp.ones(64)
+        return jax.lax.scan(step, (x, tx.init(x)), jax.random.split(jax.random.key(0), steps))[1]
+
+    at_peak, corrected = norms("corrected")[399], norms("corrected")[-1]
+    decoupled = norms("decoupled")[-1]
+    np.testing.assert_allclose(at_peak, (0.05 * 63 / (2 * 0.5)) ** 0.5, rtol=0.1)  # lr |u|^2 / (2 weight_decay)
+    np.testing.assert_allclose(corrected, at_peak, rtol=0.15)
+    assert decoupled < 0.5 * at_peak
+
+
+def test_a_decay_of_0_does_not_read_the_parameter():
+    p = {"a": jnp.array([jnp.nan]), "b": jnp.array([1.0])}
+    tx = gdjax.with_weight_decay(gdjax.sgd(0.5), 0.5, gdjax.per_leaf(0.5, {"a": 0.0}))
+    u, _ = tx.update(jax.tree.map(jnp.ones_like, p), tx.init(p), p)
+    assert u["a"] == -0.5 and u["b"] == -0.75
+
+
+def test_misuse_of_kinds():
+    sgd = gdjax.sgd(oracles.fall)
+    with pytest.raises(ValueError, match="^gdjax.with_weight_decay: kind='corrected' needs peak_learning_rate"):
+        gdjax.with_weight_decay(sgd, oracles.fall, 0.1, kind="corrected")
+    with pytest.raises(ValueError, match="^gdjax.with_weight_decay: cautious decay looks at the update"):
+        gdjax.with_weight_decay(sgd, oracles.fall, 0.1, kind="coupled", cautious=True)
+    tx = gdjax.with_weight_decay(sgd, oracles.fall, 0.1)
+    with pytest.raises(ValueError, match=r"^gdjax\.with_weight_decay: "):
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
