@@ -87,7 +87,7 @@ NUMBERS: Mapping[Domain, str] = {
         "initial_accumulator_value initial_scale min_norm min_scale min_step_size trust_coefficient consistent_rms "
         "estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size adafactor.decay_rate "
         "scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha scale_by_ademamix.alpha "
-        "simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp"
+        "simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp temperature"
     ),
     FINITE: (
         "step_size decay_offset step_offset gamma f_min lower_bound scale_factor global_scale lookahead optimism "
@@ -97,7 +97,7 @@ NUMBERS: Mapping[Domain, str] = {
     ),
     POSITIVE: (
         "init_factor precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha "
-        "init_scale minimum_scale"
+        "init_scale minimum_scale data_size"
     ),
     BOUND: (
         "max_norm max_update_rms max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "
