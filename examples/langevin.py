@@ -2,9 +2,9 @@
 
     python examples/langevin.py
 
-With U the negative logarithm of the posterior, x <- x - lr grad U(x) + N(0, 2 lr) draws from it (`gdjax.sgld`, Welling &
-Teh 2011). Here the loss is U itself, not a mean over examples, so data_size is 1. Two measurements of the breast cancer
-data make a posterior of three numbers, which importance sampling also gives. Prints the mean and standard
+With U the negative logarithm of the posterior, x <- x - lr grad U(x) + N(0, 2 lr) draws from it (`gdjax.sgld`, Welling
+& Teh 2011). Here the loss is U itself, not a mean over examples, so data_size is 1. Two measurements of the breast
+cancer data make a posterior of three numbers, which importance sampling also gives. Prints the mean and standard
 deviation of each by both, and draws the samples and how sure the classifier is where.
 """
 

@@ -130,8 +130,9 @@ class Leafwise(Part):
             checks.leaves(self.label, "params", params)
         factors.check_paths(self.per_leaf, params)
         given = {**self.hyper, **self.staged}
+        arguments = {**given, "label": self.label}
         leaves = [p for _, p in paths]
-        found = {f: x.init(params, {**given, "label": self.label}) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
+        found = {f: x.init(params, arguments) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
         made = {
             f: found[f] if f in found else first(self.label, x, paths, given, i * len(paths))
             for i, (f, x) in enumerate(self.declared.items())

@@ -42,7 +42,7 @@ def momentum(x: Any, gradient: Any, momentum: float = 0.9) -> Iterator[Any]:
         yield x, {"velocity": v}
 
 
-RULES = {
+RULES: dict[str, tuple[Any, oracles.Oracle]] = {
     "sgld": (gdjax.sgld(oracles.fall, 7, 0, temperature=0.0), descent),
     "psgld": (gdjax.psgld(0.01, 7, 0, temperature=0.0), rms),
     "psgld, all": (gdjax.psgld(0.01, 7, 0, 0.5, 0.25, 0.0), functools.partial(rms, decay=0.5, eps=0.25)),
@@ -54,7 +54,8 @@ RULES = {
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", RULES)
 def test_follows_the_paper_but_for_the_noise(name: str, dtype: str):
-    oracles.assert_follows(*RULES[name], dtype)
+    tx, oracle = RULES[name]
+    oracles.assert_follows(tx, oracle, dtype)
 
 
 # --- the posterior ---
@@ -82,7 +83,7 @@ def averages(make: Callable[[Any], Any], steps: int, left_out: int) -> tuple[np.
         return jax.lax.scan(step, start, jnp.arange(steps))[0][1]
 
     first, second = jax.jit(jax.vmap(chain))(jax.random.split(jax.random.key(3), CHAINS))
-    return np.float64(first), np.float64(second)
+    return np.asarray(first, np.float64), np.asarray(second, np.float64)
 
 
 def errors(of_chains: np.ndarray, exact: Any) -> np.ndarray:
