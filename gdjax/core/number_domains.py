@@ -79,7 +79,7 @@ NUMBERS: Mapping[Domain, str] = {
     DECAY: (
         "b1 b2 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
         "adadelta.rho scale_by_adadelta.rho beta_lip dion.mu scale_by_dion.mu ef_decay shampoo_beta grafting_b2 "
-        "soap_muon.beta scale_by_soap_muon.beta"
+        "zclip.alpha soap_muon.beta scale_by_soap_muon.beta"
     ),
     SIZE: (
         "eps eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay weight_decay_rate eta "
@@ -97,7 +97,7 @@ NUMBERS: Mapping[Domain, str] = {
     ),
     POSITIVE: (
         "init_factor precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha scale_by_cocob.alpha "
-        "init_scale minimum_scale data_size"
+        "init_scale minimum_scale data_size sigma_factor z_thresh"
     ),
     BOUND: (
         "max_norm max_update_rms max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "

@@ -192,7 +192,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
         "MultiSteps MultiSteps/guarded apply_if_finite conditionally_mask flatten freeze transform",
     ),
     (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
-    (0, False, EPS, "split_real_and_imaginary cautious hyperball params_ema swa"),
+    (0, False, EPS, "split_real_and_imaginary skip_spikes cautious hyperball params_ema swa"),
     (0, False, EPS, "accumulate dynamic_loss_scale with_kahan_summation with_master_weights with_stochastic_rounding"),
     (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
@@ -202,7 +202,7 @@ UNSCALED = {
     "scale_by_ssbroyden",
     "a bound stays where it is": "clip clip_by_block_rms clip_by_global_norm chain differentially_private_aggregate "
     "psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
-    "dpsgd scale_by_lion/smooth scale_by_lion/refined clip_by_global_norm/groups with_metrics",
+    "dpsgd zclip scale_by_lion/smooth scale_by_lion/refined clip_by_global_norm/groups with_metrics",
     "an eps is what the first step is made of": "adadelta scale_by_adadelta yogi scale_by_dowg schedule_free_adamw",
     "the first steps have power 1, later ones 0": "acprop scale_by_acprop radam radam/nesterov scale_by_radam "
     "scale_by_stddev/bias_correction",

@@ -92,6 +92,10 @@ def _hyperball(learning_rate: Any) -> Any:
     return gdjax.hyperball(gdjax.adam(0.1), learning_rate)
 
 
+def _skipping(learning_rate: Any) -> Any:
+    return supplied(gdjax.skip_spikes(gdjax.adam(learning_rate)), value=0.5)
+
+
 def _transform(learning_rate: Any) -> Any:
     return gdjax.conditionally_transform(gdjax.adam(learning_rate), every_other)
 
@@ -184,6 +188,7 @@ CASES = (
     Case("schedule_free_adamw", gdjax.schedule_free_adamw, {"learning_rate": 0.1, "weight_decay": 0.01},
          quiet={"weight_decay": 0.0}, needs_params=True),
     Case("schedule_free_sgd", gdjax.schedule_free_sgd, {"learning_rate": 0.1}, needs_params=True, slow=True),
+    Case("skip_spikes", _skipping, {"learning_rate": 0.1}),
     Case("snapshot", gdjax.snapshot, fixed={"measure_name": "same", "measure": same}),
     Case("with_kahan_summation", _kahan, {"learning_rate": 0.1}, needs_params=True, wide=True, slow=True),
     Case("with_master_weights", _master_weights, {"learning_rate": 0.1}, needs_params=True, wide=True),

@@ -90,7 +90,7 @@ def test_c19_hyperparameters_set_in_place_inside_scan():
 OTHER_COUNTERS = set(
     "t count_m2 plateau_count cooldown_count num_linesearch_steps mini_step gradient_step notfinite_count "
     "total_notfinite step steps_since_sync step_count last_noise skip_state averaged pairs update_counter "
-    "fin_steps".split()
+    "fin_steps total_skipped".split()
 )
 
 
@@ -140,7 +140,7 @@ def test_c22_c23_classes_have_optax_names(case: Case):
     ours += " ScaleByBFGSState ScaleByNorMuonState ScaleByScionState ScaleByDionState ScaleByDion2State ScheduledState"
     ours += " QuantizedState LogCodes LogCodesOfSquares SoapState SoapMuonState KLShampooState KLSoapState ShampooState"
     ours += " AccumulateState DynamicLossScaleState KahanSummationState MasterWeightsState StochasticRoundingState"
-    ours += " SGLDState PSGLDState SGHMCState"
+    ours += " SGLDState PSGLDState SGHMCState SkipSpikesState ZClipState"
     names -= set(ours.split())
     assert names == set()
 

@@ -261,9 +261,9 @@ REACH = {
     "some": "adaptive_grad_clip centralize galore scale_by_galore dion2 scale_by_dion2 matrixwise",
     "tree": "normalize polyak_sgd scale_by_polyak dog scale_by_dog dowg scale_by_dowg prodigy momo momo_adam mechanize "
     "clip_by_global_norm chain lbfgs scale_by_lbfgs bfgs scale_by_bfgs bfgs/bounds ssbroyden scale_by_ssbroyden "
-    "scale_by_zoom_linesearch normalize_by_update_norm sam with_metrics",
+    "scale_by_zoom_linesearch normalize_by_update_norm sam with_metrics zclip",
     "none": "differentially_private_aggregate dpsgd set_to_zero freeze selective_transform apply_if_finite "
-    "MultiSteps/guarded dynamic_loss_scale "
+    "MultiSteps/guarded dynamic_loss_scale skip_spikes "
     "hutchinson_estimator_diag_hessian",
     "no NaN": "zero_nans",
 }
