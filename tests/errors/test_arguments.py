@@ -49,7 +49,7 @@ VALUES: dict[str, Any] = {
     **dict.fromkeys(["momentum", "beta3", "decay"], 0.9),
     **dict.fromkeys(["init_value", "peak_value", "end_value", "value", "amplitude", "power"], 1.0),
     **dict.fromkeys(["transition_steps", "decay_steps", "stable_steps", "up_steps"], 10),
-    **dict.fromkeys(["weight_decay", "weight_decay_rate", "lookahead", "optimism", "consistent_rms"], 0.1),
+    **dict.fromkeys(["floor", "weight_decay", "weight_decay_rate", "lookahead", "optimism", "consistent_rms"], 0.1),
     **dict.fromkeys(["init_estim_sq_dist", "max_learning_rate", "timescale"], 1.0),
     **dict.fromkeys(["f", "measure", "step_size_fn"], constant),
     **dict.fromkeys(["should_transform_fn", "should_skip_update_fn"], never),

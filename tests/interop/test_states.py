@@ -140,7 +140,7 @@ def test_c22_c23_classes_have_optax_names(case: Case):
     ours += " ScaleByBFGSState ScaleByNorMuonState ScaleByScionState ScaleByDionState ScaleByDion2State ScheduledState"
     ours += " QuantizedState LogCodes LogCodesOfSquares SoapState SoapMuonState KLShampooState KLSoapState ShampooState"
     ours += " AccumulateState DynamicLossScaleState KahanSummationState MasterWeightsState StochasticRoundingState"
-    ours += " SGLDState PSGLDState SGHMCState SkipSpikesState ZClipState"
+    ours += " SGLDState PSGLDState SGHMCState SkipSpikesState ZClipState UpdateFloorState RadialBrakeState"
     names -= set(ours.split())
     assert names == set()
 

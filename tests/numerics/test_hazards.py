@@ -256,7 +256,8 @@ REACH = {
     "array": "adafactor clip_by_block_rms scale_by_factored_rms novograd scale_by_novograd muon scale_by_muon "
     "normuon scale_by_normuon scion scale_by_scion dion scale_by_dion hyperball psgd_kron scale_by_psgd_kron shampoo "
     "scale_by_shampoo soap scale_by_soap kl_shampoo scale_by_kl_shampoo kl_soap scale_by_kl_soap soap_muon "
-    "scale_by_soap_muon transformer_optimizer scale_by_distance_over_gradients",
+    "scale_by_soap_muon transformer_optimizer scale_by_distance_over_gradients update_floor "
+    "radial_brake",
     # Its unit, row, column or projection.
     "some": "adaptive_grad_clip centralize galore scale_by_galore dion2 scale_by_dion2 matrixwise",
     "tree": "normalize polyak_sgd scale_by_polyak dog scale_by_dog dowg scale_by_dowg prodigy momo momo_adam mechanize "
