@@ -2,8 +2,8 @@
 
     python examples/langevin.py
 
-With U the negative logarithm of the posterior, x <- x - lr grad U(x) + N(0, 2 lr) draws from it. `gdjax.noisy_sgd` adds
-N(0, eta) to the gradient, so eta = 2 / lr and no decay (SGLD, Welling & Teh 2011). Two measurements of the breast
+With U the negative logarithm of the posterior, x <- x - lr grad U(x) + N(0, 2 lr) draws from it (`gdjax.sgld`, Welling
+& Teh 2011). Here the loss is U itself, not a mean over examples, so data_size is 1. Two measurements of the breast
 cancer data make a posterior of three numbers, which importance sampling also gives. Prints the mean and standard
 deviation of each by both, and draws the samples and how sure the classifier is where.
 """
@@ -35,7 +35,7 @@ def sample(x: Any, side: Any, rate: float, epochs: int) -> np.ndarray:
     x, side = jnp.asarray(x), jnp.asarray(side)
 
     def chain_of(key: Any) -> Any:
-        return gdjax.noisy_sgd(rate, eta=2 / rate, gamma=0.0, key=key)
+        return gdjax.sgld(rate, data_size=1, key=key)
 
     @jax.jit
     def epoch(ws: Any, states: Any, order: Any) -> Any:

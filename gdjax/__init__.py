@@ -168,6 +168,7 @@ from gdjax.optimizers.gpa import GPAState, gpa
 from gdjax.optimizers.kl_shampoo import KLShampooState, kl_shampoo, scale_by_kl_shampoo
 from gdjax.optimizers.kl_soap import KLSoapState, kl_soap, scale_by_kl_soap
 from gdjax.optimizers.lamb import lamb
+from gdjax.optimizers.langevin import PSGLDState, SGHMCState, SGLDState, psgld, sghmc, sgld
 from gdjax.optimizers.laprop import ScaleByLapropState, laprop, scale_by_laprop
 from gdjax.optimizers.lars import lars
 from gdjax.optimizers.lbfgs import ScaleByLBFGSState, lbfgs, scale_by_lbfgs
@@ -291,6 +292,7 @@ from gdjax.transforms.master_weights import (
 from gdjax.transforms.momentum import TraceState, trace
 from gdjax.transforms.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from gdjax.transforms.noise import AddNoiseState, EscapeSaddlesState, add_noise, escape_saddles
+from gdjax.transforms.norm_control import RadialBrakeState, UpdateFloorState, radial_brake, update_floor
 from gdjax.transforms.offload import offload_state
 from gdjax.transforms.params_ema import ParamsEmaState, SWAState, TailEmaState, params_ema, swa, tail_ema
 from gdjax.transforms.plateau import ReduceLROnPlateauState, reduce_on_plateau
@@ -303,6 +305,7 @@ from gdjax.transforms.privacy import (
 from gdjax.transforms.qk_clip import qk_clip
 from gdjax.transforms.scaling import scale, scale_by_learning_rate, scale_by_schedule
 from gdjax.transforms.skipping import ShouldSkipUpdateFunction, skip_large_updates, skip_not_finite
+from gdjax.transforms.spikes import SkipSpikesState, ZClipState, skip_spikes, zclip
 from gdjax.transforms.trust_ratio import (
     normalize_by_update_norm,
     scale_by_param_block_norm,
@@ -330,21 +333,22 @@ __all__ = [
     "MaskedNode", "MaskedState", "MasterRemaindersState", "MasterWeightsState", "Matrix", "MechanicState",
     "MetricsState", "MigrationReport", "MinimizeResult", "Moment", "MomoAdamState", "MomoState", "MonitorState",
     "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState", "New",
-    "NonFiniteError", "NonNegativeParamsState", "NormalizeState", "OptState", "PSGDKronState", "Params",
-    "ParamsEmaState", "PartitionState", "PerLeaf", "ProdigyState", "Progress", "QuantizedState",
-    "ReduceLROnPlateauState", "Reduced", "SAMState", "SWAState", "ScalarOrSchedule", "ScaleByAdaDeltaState",
-    "ScaleByAdamMiniState", "ScaleByAdamState", "ScaleByAdanState", "ScaleByAdemamixState", "ScaleByAmsgradState",
-    "ScaleByApolloState", "ScaleByBFGSState", "ScaleByBacktrackingLinesearchState", "ScaleByBeliefState",
-    "ScaleByCameState", "ScaleByDion2State", "ScaleByDionState", "ScaleByDistanceOverGradientsState",
-    "ScaleByLBFGSState", "ScaleByLapropState", "ScaleByLionState", "ScaleByNorMuonState", "ScaleByNovogradState",
-    "ScaleByOptimisticGradientState", "ScaleByRStdDevState", "ScaleByRStdDevWithCountState", "ScaleByRmsState",
-    "ScaleByRmsWithCountState", "ScaleByRpropState", "ScaleByRssState", "ScaleBySM3State", "ScaleByScheduleState",
-    "ScaleByScionState", "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState", "ScaleByZoomLinesearchState",
-    "ScaleState", "Schedule", "ScheduleFreePlusState", "ScheduleFreeState", "ScheduledState", "ShampooState", "Shared",
-    "ShouldSkipUpdateFunction", "Side", "SnapshotState", "SoapMuonState", "SoapState", "SophiaState",
-    "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "StochasticRoundingState", "Stored", "SweepResult",
-    "Table", "TailEmaState", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn",
-    "Updates", "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZeroNansState",
+    "NonFiniteError", "NonNegativeParamsState", "NormalizeState", "OptState", "PSGDKronState", "PSGLDState", "Params",
+    "ParamsEmaState", "PartitionState", "PerLeaf", "ProdigyState", "Progress", "QuantizedState", "RadialBrakeState",
+    "ReduceLROnPlateauState", "Reduced", "SAMState", "SGHMCState", "SGLDState", "SWAState", "ScalarOrSchedule",
+    "ScaleByAdaDeltaState", "ScaleByAdamMiniState", "ScaleByAdamState", "ScaleByAdanState", "ScaleByAdemamixState",
+    "ScaleByAmsgradState", "ScaleByApolloState", "ScaleByBFGSState", "ScaleByBacktrackingLinesearchState",
+    "ScaleByBeliefState", "ScaleByCameState", "ScaleByDion2State", "ScaleByDionState",
+    "ScaleByDistanceOverGradientsState", "ScaleByLBFGSState", "ScaleByLapropState", "ScaleByLionState",
+    "ScaleByNorMuonState", "ScaleByNovogradState", "ScaleByOptimisticGradientState", "ScaleByRStdDevState",
+    "ScaleByRStdDevWithCountState", "ScaleByRmsState", "ScaleByRmsWithCountState", "ScaleByRpropState",
+    "ScaleByRssState", "ScaleBySM3State", "ScaleByScheduleState", "ScaleByScionState", "ScaleBySimplifiedAdEMAMixState",
+    "ScaleByTrustRatioState", "ScaleByZoomLinesearchState", "ScaleState", "Schedule", "ScheduleFreePlusState",
+    "ScheduleFreeState", "ScheduledState", "ShampooState", "Shared", "ShouldSkipUpdateFunction", "Side",
+    "SkipSpikesState", "SnapshotState", "SoapMuonState", "SoapState", "SophiaState", "SplitRealAndImaginaryState",
+    "Stage", "StatefulSchedule", "StochasticRoundingState", "Stored", "SweepResult", "Table", "TailEmaState",
+    "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "UpdateFloorState", "Updates",
+    "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState", "ZClipState", "ZeroNansState",
     "ZoomLinesearchInfo", "accumulate", "acprop", "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adam_atan2",
     "adam_mini", "adamax", "adamaxw", "adamc", "adamw", "adan", "adaptive_grad_clip", "add_decayed_weights",
     "add_noise", "ademamix", "adopt", "amsgrad", "apollo", "apply_every", "apply_if_finite", "apply_updates",
@@ -370,33 +374,34 @@ __all__ = [
     "per_leaf", "periodic_update", "perturbations", "perturbed_gradient_descent", "piecewise_constant_schedule",
     "piecewise_interpolate_schedule", "plot_schedule", "plots", "polyak_sgd", "polynomial_schedule", "power_iteration",
     "power_schedule", "powercool_schedule", "precond_update_prob_schedule", "prodigy", "projections", "psgd_kron",
-    "qk_clip", "quantize_state", "radam", "reduce_on_plateau", "reset", "rex_schedule", "rmsprop", "roles", "rprop",
-    "safe_increment", "safe_int32_increment", "safe_norm", "safe_root_mean_squares", "safe_softmax_cross_entropy",
-    "sam", "scale", "scale_by_acprop", "scale_by_adadelta", "scale_by_adam", "scale_by_adam_atan2",
-    "scale_by_adam_mini", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix", "scale_by_adopt", "scale_by_amsgrad",
-    "scale_by_apollo", "scale_by_backtracking_linesearch", "scale_by_belief", "scale_by_bfgs", "scale_by_came",
-    "scale_by_cocob", "scale_by_dion", "scale_by_dion2", "scale_by_distance_over_gradients", "scale_by_dog",
-    "scale_by_dowg", "scale_by_factored_rms", "scale_by_galore", "scale_by_kl_shampoo", "scale_by_kl_soap",
-    "scale_by_laprop", "scale_by_lbfgs", "scale_by_learning_rate", "scale_by_lion", "scale_by_madgrad", "scale_by_muon",
-    "scale_by_normuon", "scale_by_novograd", "scale_by_optimistic_gradient", "scale_by_param_block_norm",
-    "scale_by_param_block_rms", "scale_by_polyak", "scale_by_psgd_kron", "scale_by_radam", "scale_by_rms",
-    "scale_by_rprop", "scale_by_rss", "scale_by_schedule", "scale_by_scion", "scale_by_shampoo", "scale_by_sign",
-    "scale_by_simplified_ademamix", "scale_by_sm3", "scale_by_soap", "scale_by_soap_muon", "scale_by_sophia",
-    "scale_by_ssbroyden", "scale_by_stable_adamw", "scale_by_stddev", "scale_by_trust_ratio", "scale_by_yogi",
-    "scale_by_zoom_linesearch", "scale_gradient", "schedule_free", "schedule_free_adamw", "schedule_free_eval_params",
-    "schedule_free_plus", "schedule_free_sgd", "schedules", "scion", "second_moment", "second_order",
-    "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "shampoo", "sigmoid_binary_cross_entropy",
-    "sigmoid_focal_loss", "sign_sgd", "signum", "simplified_ademamix", "skip_large_updates", "skip_not_finite", "sm3",
-    "smooth_labels", "snapshot", "soap", "soap_muon", "softmax_cross_entropy",
-    "softmax_cross_entropy_with_integer_labels", "sophia", "split_real_and_imaginary", "squared_error", "ssbroyden",
-    "stable_adamw", "state_bytes", "state_from_dict", "state_from_optax", "state_sharding", "state_to_dict",
-    "state_to_optax", "stateless", "stateless_with_tree_map", "swa", "sweep", "tabulate", "tail_ema", "to_optax",
-    "together", "total", "total_norm", "trace", "transform", "transformer_optimizer", "transforms", "tree",
-    "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm", "update_infinity_moment", "update_moment",
-    "update_moment_per_elem_norm", "value_and_grad_from_state", "warmup_constant_schedule",
-    "warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule",
-    "warmup_stable_decay_schedule", "with_extra_args_support", "with_kahan_summation", "with_master_weights",
-    "with_metrics", "with_stochastic_rounding", "with_weight_decay", "wrapper", "yogi", "zero_nans",
+    "psgld", "qk_clip", "quantize_state", "radam", "radial_brake", "reduce_on_plateau", "reset", "rex_schedule",
+    "rmsprop", "roles", "rprop", "safe_increment", "safe_int32_increment", "safe_norm", "safe_root_mean_squares",
+    "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop", "scale_by_adadelta", "scale_by_adam",
+    "scale_by_adam_atan2", "scale_by_adam_mini", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix",
+    "scale_by_adopt", "scale_by_amsgrad", "scale_by_apollo", "scale_by_backtracking_linesearch", "scale_by_belief",
+    "scale_by_bfgs", "scale_by_came", "scale_by_cocob", "scale_by_dion", "scale_by_dion2",
+    "scale_by_distance_over_gradients", "scale_by_dog", "scale_by_dowg", "scale_by_factored_rms", "scale_by_galore",
+    "scale_by_kl_shampoo", "scale_by_kl_soap", "scale_by_laprop", "scale_by_lbfgs", "scale_by_learning_rate",
+    "scale_by_lion", "scale_by_madgrad", "scale_by_muon", "scale_by_normuon", "scale_by_novograd",
+    "scale_by_optimistic_gradient", "scale_by_param_block_norm", "scale_by_param_block_rms", "scale_by_polyak",
+    "scale_by_psgd_kron", "scale_by_radam", "scale_by_rms", "scale_by_rprop", "scale_by_rss", "scale_by_schedule",
+    "scale_by_scion", "scale_by_shampoo", "scale_by_sign", "scale_by_simplified_ademamix", "scale_by_sm3",
+    "scale_by_soap", "scale_by_soap_muon", "scale_by_sophia", "scale_by_ssbroyden", "scale_by_stable_adamw",
+    "scale_by_stddev", "scale_by_trust_ratio", "scale_by_yogi", "scale_by_zoom_linesearch", "scale_gradient",
+    "schedule_free", "schedule_free_adamw", "schedule_free_eval_params", "schedule_free_plus", "schedule_free_sgd",
+    "schedules", "scion", "second_moment", "second_order", "selective_transform", "set_to_zero", "sgd", "sgdr_schedule",
+    "sghmc", "sgld", "shampoo", "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "sign_sgd", "signum",
+    "simplified_ademamix", "skip_large_updates", "skip_not_finite", "skip_spikes", "sm3", "smooth_labels", "snapshot",
+    "soap", "soap_muon", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "sophia",
+    "split_real_and_imaginary", "squared_error", "ssbroyden", "stable_adamw", "state_bytes", "state_from_dict",
+    "state_from_optax", "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map",
+    "swa", "sweep", "tabulate", "tail_ema", "to_optax", "together", "total", "total_norm", "trace", "transform",
+    "transformer_optimizer", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
+    "update_floor", "update_infinity_moment", "update_moment", "update_moment_per_elem_norm",
+    "value_and_grad_from_state", "warmup_constant_schedule", "warmup_cosine_decay_schedule",
+    "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule", "warmup_stable_decay_schedule",
+    "with_extra_args_support", "with_kahan_summation", "with_master_weights", "with_metrics",
+    "with_stochastic_rounding", "with_weight_decay", "wrapper", "yogi", "zclip", "zero_nans",
 ]  # fmt: skip
 
 

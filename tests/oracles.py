@@ -79,11 +79,11 @@ def run(tx: Any, dtype: str = "float32") -> tuple[dict[str, np.ndarray], dict[st
 
 
 def fields(state: Any) -> dict[str, Any]:
-    """The fields of all the states in a chain, by name; those inside a mask or beside a schedule too."""
+    """The fields of all the states in a chain, by name, but PRNG keys; those inside a mask or beside a schedule too."""
     found: dict[str, Any] = {}
     if hasattr(state, "_fields"):
         for name, value in zip(state._fields, state, strict=True):
-            found |= fields(value) if name == "inner_state" else {name: value}
+            found |= fields(value) if name == "inner_state" else {} if name == "key" else {name: value}
     else:
         for part in state:
             found |= fields(part)

@@ -49,9 +49,12 @@ SPECIAL: dict[str, Method] = {
     "mechanize": lambda rate: gdjax.mechanize(gdjax.sgd(rate)),
     "noisy_sgd": lambda rate: gdjax.noisy_sgd(rate, eta=100.0, key=5),
     "perturbed_gradient_descent": lambda rate: gdjax.perturbed_gradient_descent(rate, 0.05, 1.0, key=0),
+    "psgld": lambda rate: gdjax.psgld(rate, 10, key=5, decay=0.9, eps=0.1),
     "sam": lambda rate: gdjax.sam(gdjax.sgd(rate), gdjax.chain(gdjax.normalize(), gdjax.sgd(0.02)), sync_period=2),
     "schedule_free": lambda rate: gdjax.schedule_free(gdjax.rmsprop(rate), rate),
     "schedule_free_plus": lambda rate: gdjax.schedule_free_plus(gdjax.linear_schedule(0.0, rate, 50), r=2, c_warmup=50),
+    "sghmc": lambda rate: gdjax.sghmc(rate, 10, key=5),
+    "sgld": lambda rate: gdjax.sgld(rate, 10, key=5),
     "ssbroyden": lambda rate: gdjax.ssbroyden(),
 }
 for _name in "shampoo soap kl_shampoo kl_soap soap_muon".split():  # two numbers without a name have no role

@@ -115,7 +115,11 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (kinds.string, "measure_name"),
     (kinds.axes, "adaptive_grad_clip.axis centralize.output_axis"),
     (functools.partial(checks.structural, low=0), "max_size_triangular min_dim_size_to_factor"),
-    (functools.partial(checks.structural, low=1), "block_size max_precond_dim rank n_heads n_kv_heads"),
+    (
+        functools.partial(checks.structural, low=1),
+        "block_size max_precond_dim rank n_heads n_kv_heads zclip.warmup_steps",
+    ),
+    (functools.partial(checks.structural, low=4), "rolling_interval_length"),
     *((functools.partial(kinds.choice, choices), name) for name, choices in _CHOICES.items()),
     (kinds.key, "key seed random_seed"),
     (kinds.bounds, "bounds"),
@@ -130,7 +134,8 @@ _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name 
 _SIZES = frozenset(
     "max_consecutive_errors max_size_triangular memory_size min_dim_size_to_factor num_betas rank sync_period wait "
     "n_heads n_kv_heads "
-    "print_win_rate_every_n_steps soap_muon.ns_steps scale_by_soap_muon.ns_steps transformer_optimizer.steps".split()
+    "print_win_rate_every_n_steps soap_muon.ns_steps scale_by_soap_muon.ns_steps transformer_optimizer.steps "
+    "rolling_interval_length zclip.warmup_steps".split()
 )
 
 

@@ -79,7 +79,7 @@ NUMBERS: Mapping[Domain, str] = {
     DECAY: (
         "b1 b2 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
         "adadelta.rho scale_by_adadelta.rho beta_lip dion.mu scale_by_dion.mu ef_decay shampoo_beta grafting_b2 "
-        "soap_muon.beta scale_by_soap_muon.beta gpa.mu_x inner_momentum grokfast.alpha"
+        "zclip.alpha soap_muon.beta scale_by_soap_muon.beta gpa.mu_x inner_momentum grokfast.alpha"
     ),
     SIZE: (
         "eps eps1 eps2 eps_root epsilon adam_eps grafting_eps adam_eps_root weight_decay adam_weight_decay "
@@ -88,7 +88,7 @@ NUMBERS: Mapping[Domain, str] = {
         "consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size adafactor.decay_rate "
         "scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha scale_by_ademamix.alpha "
         "simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp lamb "
-        "apollo.scale scale_by_apollo.scale"
+        "apollo.scale scale_by_apollo.scale temperature floor outward_scale inward_scale"
     ),
     FINITE: (
         "step_size decay_offset step_offset gamma f_min lower_bound scale_factor global_scale lookahead optimism "
@@ -99,7 +99,7 @@ NUMBERS: Mapping[Domain, str] = {
     POSITIVE: (
         "peak_learning_rate init_factor precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha "
         "scale_by_cocob.alpha init_scale minimum_scale adam_atan2.a adam_atan2.b "
-        "scale_by_adam_atan2.a scale_by_adam_atan2.b"
+        "scale_by_adam_atan2.a scale_by_adam_atan2.b data_size sigma_factor z_thresh"
     ),
     BOUND: (
         "max_norm max_update_rms max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "

@@ -22,6 +22,7 @@ from gdjax.lift.rule import Leafwise
 from gdjax.lift.steps import Step, run, state_of, steps_of
 from gdjax.transforms.clipping import clip_by_global_norm
 from gdjax.transforms.guards import ApplyIfFiniteState, apply_if_finite
+from gdjax.transforms.spikes import SkipSpikesState
 from gdjax.tree.euclidean import global_norm
 from gdjax.tree.norms import finite_square
 from gdjax.tree.states import get_all_with_path
@@ -50,7 +51,7 @@ def with_metrics(
       are numbered, "learning_rate_2".
     - clip_fraction: 1 if `clip_by_global_norm` made the updates smaller, else 0; its mean over steps is a fraction.
       clip_factor: by what it multiplied them. They are there if the optimizer clips, first or in a chain.
-    - skipped: 1 if `apply_if_finite` or the skip function of `MultiSteps` left the gradients out, else 0.
+    - skipped: 1 if `apply_if_finite`, `skip_spikes` or the skip function of `MultiSteps` left the gradients out, or 0.
 
     Before the first update the metrics are 0, and so they have one structure, in `jax.lax.scan` too. A param_norm is
     NaN where `update` gets no parameters.
@@ -224,6 +225,8 @@ def _skipped(inner: Transform, state: OptState) -> dict[str, Any]:
         if is_state_of(ApplyIfFiniteState, s):  # Optax's too, which does not tell when it gives up
             most = part.calls[-1].arguments["max_consecutive_errors"] if isinstance(part, Pair) else jnp.inf
             skips.append(~s.last_finite & (s.notfinite_count <= most))
+        if is_state_of(SkipSpikesState, s):
+            skips.append(s.last_skipped)
     return {"skipped": functools.reduce(jnp.logical_or, skips)} if skips else {}
 
 

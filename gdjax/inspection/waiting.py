@@ -12,6 +12,7 @@ from gdjax.core.parts import every
 from gdjax.core.types import OptState, Transform
 from gdjax.transforms.accumulation import ApplyEvery, MultiStepsState
 from gdjax.transforms.guards import ApplyIfFiniteState, ConditionallyMaskState, ConditionallyTransformState
+from gdjax.transforms.spikes import SkipSpikesState
 
 AHEAD = 1000  # how many calls of a condition are looked at
 
@@ -20,7 +21,8 @@ def waiting(tx: Transform, state: OptState) -> Iterator[str]:
     """Sentences about the calls to come, in which an optimizer with this state makes no step."""
     for part, s, _ in every(tx, state):
         told = next((told for kind, told in _TELL.items() if is_state_of(kind, s)), None)
-        if told is not None and all(np.ndim(x) == 0 for x in s if isinstance(x, jax.Array | np.ndarray)):
+        numbers = [s.total_skipped] if is_state_of(SkipSpikesState, s) else s  # it remembers several losses
+        if told is not None and all(np.ndim(x) == 0 for x in numbers if isinstance(x, jax.Array | np.ndarray)):
             calls = getattr(part, "calls", ()) or calls_of(part)
             yield from told(s, calls[-1].arguments if calls else {})  # not of many runs at once, as of `sweep`
 
@@ -37,6 +39,14 @@ def _of_guard(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
         left = int(most or 0) - skipped
         ahead = f"it skips {left} more, then applies them" if left else "the next is applied, finite or not"
         yield f"apply_if_finite skipped the last {told}; {ahead}"
+
+
+def _of_spikes(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+    if s.last_skipped:
+        yield (
+            f"skip_spikes skipped the last call ({int(s.total_skipped)} in all): "
+            "the loss or the gradient norm was far above its mean, or not finite"
+        )
 
 
 def _of_condition(name: str, what: str) -> Any:
@@ -80,6 +90,7 @@ _TELL = {
     ApplyIfFiniteState: _of_guard,
     ConditionallyTransformState: _of_condition("conditionally_transform", "the updates pass through as they are"),
     ConditionallyMaskState: _of_condition("conditionally_mask", "the updates are 0"),
+    SkipSpikesState: _of_spikes,
     MultiStepsState: _of_accumulation,
     ApplyEvery: _of_sums,
 }

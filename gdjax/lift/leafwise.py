@@ -62,7 +62,7 @@ def leafwise(
         gradients, slots and parameters, which runs before the rule; a `Stage`, which may run every k steps or after the
         rule; or a tuple of those. Entries of the dict that name fields of the state are their new values; the rule gets
         the others by name, declared as `name=Reduced`.
-      staged: "table size": arguments that only stages get, and that need not be numbers; the rule finds None.
+      staged: "table size": arguments that only stages and slots get, and that need not be numbers; the rule finds None.
       static: what a leaf is: from the name of an argument, of any kind, to a function `(tree, argument) -> list` of the
         `Tree` of an update, with an entry that can be hashed for each leaf that has a gradient. The rule gets the entry
         of its leaf.

@@ -129,11 +129,12 @@ class Leafwise(Part):
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
         factors.check_paths(self.per_leaf, params)
-        arguments = {**self.hyper, **self.staged, "label": self.label}
+        given = {**self.hyper, **self.staged}
+        arguments = {**given, "label": self.label}
         leaves = [p for _, p in paths]
         found = {f: x.init(params, arguments) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
         made = {
-            f: found[f] if f in found else first(self.label, x, paths, self.hyper, i * len(paths))
+            f: found[f] if f in found else first(self.label, x, paths, given, i * len(paths))
             for i, (f, x) in enumerate(self.declared.items())
         }
         trees = [structure.unflatten(made[f]) for f in self.slots]

@@ -171,12 +171,12 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (1, False, 0, "stateless stateless_with_tree_map named_chain measure_with_ema monitor snapshot mechanize"),
     (1, False, 0, "add_decayed_weights centralize centralize/last zero_nans reduce_on_plateau dog/learning_rate"),
     (1, False, 0, "optimistic_gradient_descent scale_by_optimistic_gradient scale_by_param_block_norm"),
-    (1, False, 0, "scale_by_param_block_rms ema_nesterov"),
+    (1, False, 0, "scale_by_param_block_rms ema_nesterov sgld sghmc"),
     (1, True, 0, "adaptive_grad_clip keep_params_nonnegative lars schedule_free schedule_free_sgd gpa"),
     (0, False, 0, "adam adam/nesterov adam/mu_bfloat16 adamw adamw/mask nadam nadamw adamax adamaxw amsgrad adabelief"),
     (0, False, 0, "adabelief/nesterov adan adan/lookahead optimistic_adam optimistic_adam_v2 ademamix adopt novograd"),
     (0, False, 0, "simplified_ademamix adagrad rmsprop rmsprop/centered lamb lamb/mask adafactor adafactor/plain came"),
-    (0, False, 0, "lion sign_sgd signum rprop leafwise fromage normalize normalize_by_update_norm"),
+    (0, False, 0, "psgld lion sign_sgd signum rprop leafwise fromage normalize normalize_by_update_norm"),
     (0, False, 0, "cocob dog dowg prodigy dadapt_adamw muon muon/spectral muon/aol"),
     (0, False, 0, "normuon normuon/code dion dion2 scion scale_by_scion"),
     (0, False, 0, "scale_by_adam scale_by_adamax scale_by_adan scale_by_ademamix scale_by_amsgrad"),
@@ -193,7 +193,8 @@ POWERS: list[tuple[float, bool, float, str]] = [
         "MultiSteps MultiSteps/guarded apply_if_finite conditionally_mask flatten freeze transform",
     ),
     (0, False, EPS, "inject_hyperparams inject_stateful_hyperparams lookahead sam selective_transform"),
-    (0, False, EPS, "split_real_and_imaginary cautious grokfast with_weight_decay hyperball params_ema swa tail_ema"),
+    (0, False, EPS, "split_real_and_imaginary skip_spikes cautious update_floor radial_brake grokfast"),
+    (0, False, EPS, "with_weight_decay hyperball params_ema swa tail_ema"),
     (0, False, EPS, "accumulate dynamic_loss_scale with_kahan_summation with_master_weights with_stochastic_rounding"),
     (0, False, EPS, "soap soap/eigh soap_muon transformer_optimizer apollo apollo/tensor"),
     (1 / 3, False, EPS, "madgrad scale_by_madgrad"),  # a cube root, which is not exact
@@ -203,7 +204,7 @@ UNSCALED = {
     "scale_by_ssbroyden",
     "a bound stays where it is": "clip clip_by_block_rms clip_by_global_norm chain differentially_private_aggregate "
     "psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
-    "dpsgd mars scale_by_lion/smooth scale_by_lion/refined clip_by_global_norm/groups with_metrics",
+    "dpsgd mars zclip scale_by_lion/smooth scale_by_lion/refined clip_by_global_norm/groups with_metrics",
     "an eps is what the first step is made of": "adadelta scale_by_adadelta yogi scale_by_dowg schedule_free_adamw "
     "schedule_free_adamw/momentum",
     "the first steps have power 1, later ones 0": "acprop scale_by_acprop radam radam/nesterov scale_by_radam "

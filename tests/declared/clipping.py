@@ -46,6 +46,7 @@ CASES = (
     Case("keep_params_nonnegative", gdjax.keep_params_nonnegative, needs_params=True, complex=False),
     Case("normalize", gdjax.normalize),
     Case("split_real_and_imaginary", _split, {"learning_rate": 0.1, "b2": 0.99}),
+    Case("zclip", gdjax.zclip, {"z_thresh": 2.5, "alpha": 0.97, "max_norm": 1.0}, {"warmup_steps": 2}),
     Case("zero_nans", gdjax.zero_nans),
 )  # fmt: skip
 

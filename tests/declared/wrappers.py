@@ -107,6 +107,18 @@ def _hyperball(learning_rate: Any) -> Any:
     return gdjax.hyperball(gdjax.adam(0.1), learning_rate)
 
 
+def _floored(learning_rate: Any, floor: Any) -> Any:
+    return gdjax.update_floor(gdjax.adam(learning_rate), floor)
+
+
+def _braked(learning_rate: Any, outward_scale: Any, inward_scale: Any, floor: Any) -> Any:
+    return gdjax.radial_brake(gdjax.adam(learning_rate), outward_scale, inward_scale, floor)
+
+
+def _skipping(learning_rate: Any) -> Any:
+    return supplied(gdjax.skip_spikes(gdjax.adam(learning_rate)), value=0.5)
+
+
 def _transform(learning_rate: Any) -> Any:
     return gdjax.conditionally_transform(gdjax.adam(learning_rate), every_other)
 
@@ -215,6 +227,8 @@ CASES = (
     Case("monitor", _monitor, {"decay": 0.9}),
     Case("params_ema", _params_ema, {"learning_rate": 0.1, "decay": 0.9}, needs_params=True),
     Case("quantize_state", _quantized, {"learning_rate": 0.1}, random=True),
+    Case("radial_brake", _braked, {"learning_rate": 0.1, "outward_scale": 0.5, "inward_scale": 0.75, "floor": 0.1},
+         needs_params=True),
     Case("sam", _sam, {"learning_rate": 0.1, "radius": 0.05}, needs_params=True),
     Case("sam/opaque", _opaque_sam, {"learning_rate": 0.1, "radius": 0.05}, quiet={"learning_rate": 0.0},
          needs_params=True, slow=True),
@@ -226,7 +240,9 @@ CASES = (
     Case("schedule_free_plus", _schedule_free_plus, {"learning_rate": 1.0, "weight_decay": 0.1, "polyak_beta": 0.5},
          {"c_warmup": 1}, quiet={"weight_decay": 0.0}, needs_params=True),
     Case("schedule_free_sgd", gdjax.schedule_free_sgd, {"learning_rate": 0.1}, needs_params=True, slow=True),
+    Case("skip_spikes", _skipping, {"learning_rate": 0.1}),
     Case("snapshot", gdjax.snapshot, fixed={"measure_name": "same", "measure": same}),
+    Case("update_floor", _floored, {"learning_rate": 0.1, "floor": 0.1}, needs_params=True),
     Case("with_kahan_summation", _kahan, {"learning_rate": 0.1}, needs_params=True, wide=True, slow=True),
     Case("with_master_weights", _master_weights, {"learning_rate": 0.1}, needs_params=True, wide=True),
     Case("with_metrics", _metrics, {"learning_rate": 0.1}),

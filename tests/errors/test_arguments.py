@@ -41,7 +41,7 @@ def never(step: Any) -> Any:
 VALUES: dict[str, Any] = {
     **dict.fromkeys(["inner", "opt", "optimizer", "adv_optimizer", "base_optimizer", "fast_optimizer"], SGD),
     **dict.fromkeys(["learning_rate", "clipping", "radius", "noise_multiplier", "step_size", "slow_step_size"], 0.1),
-    **dict.fromkeys(["max_delta", "max_norm", "threshold", "l2_norm_clip", "adam_learning_rate"], 1.0),
+    **dict.fromkeys(["max_delta", "max_norm", "threshold", "l2_norm_clip", "adam_learning_rate", "data_size"], 1.0),
     **dict.fromkeys(["max_consecutive_errors", "wait", "sync_period", "every", "every_k_schedule", "down_steps"], 3),
     **dict.fromkeys(["max_backtracking_steps", "max_linesearch_steps", "key", "seed", "random_seed"], 3),
     **dict.fromkeys(["mask", "freeze_mask", "weight_decay_mask"], True),
@@ -49,7 +49,7 @@ VALUES: dict[str, Any] = {
     **dict.fromkeys(["momentum", "beta3", "decay", "inner_momentum"], 0.9),
     **dict.fromkeys(["init_value", "peak_value", "end_value", "value", "amplitude", "power"], 1.0),
     **dict.fromkeys(["transition_steps", "decay_steps", "stable_steps", "up_steps"], 10),
-    **dict.fromkeys(["weight_decay", "weight_decay_rate", "lookahead", "optimism", "consistent_rms"], 0.1),
+    **dict.fromkeys(["floor", "weight_decay", "weight_decay_rate", "lookahead", "optimism", "consistent_rms"], 0.1),
     **dict.fromkeys(["init_estim_sq_dist", "max_learning_rate", "timescale"], 1.0),
     **dict.fromkeys(["f", "measure", "step_size_fn"], constant),
     **dict.fromkeys(["should_transform_fn", "should_skip_update_fn"], never),

@@ -90,7 +90,7 @@ def test_c19_hyperparameters_set_in_place_inside_scan():
 OTHER_COUNTERS = set(
     "t count_m2 plateau_count cooldown_count num_linesearch_steps mini_step gradient_step notfinite_count "
     "total_notfinite step steps_since_sync step_count last_noise skip_state averaged pairs update_counter "
-    "fin_steps".split()
+    "fin_steps total_skipped".split()
 )
 
 
@@ -143,6 +143,7 @@ def test_c22_c23_classes_have_optax_names(case: Case):
     ours += " AccumulateState DynamicLossScaleState KahanSummationState MasterWeightsState StochasticRoundingState"
     ours += " TailEmaState EmaNesterovState GPAState ScheduleFreePlusState"
     ours += " ScaleByCameState ScaleByAdamMiniState ScaleByApolloState"
+    ours += " SGLDState PSGLDState SGHMCState SkipSpikesState ZClipState UpdateFloorState RadialBrakeState"
     names -= set(ours.split())
     assert names == set()
 

@@ -257,15 +257,15 @@ REACH = {
     "scale_by_novograd muon scale_by_muon normuon scale_by_normuon scion scale_by_scion dion scale_by_dion hyperball "
     "psgd_kron scale_by_psgd_kron shampoo scale_by_shampoo soap scale_by_soap kl_shampoo scale_by_kl_shampoo kl_soap "
     "scale_by_kl_soap soap_muon scale_by_soap_muon transformer_optimizer scale_by_distance_over_gradients "
-    "stable_adamw scale_by_stable_adamw mars",
+    "stable_adamw scale_by_stable_adamw mars update_floor radial_brake",
     # Its unit, row, column or projection.
     "some": "adaptive_grad_clip centralize galore scale_by_galore dion2 scale_by_dion2 matrixwise adam_mini "
     "scale_by_adam_mini",
     "tree": "normalize polyak_sgd scale_by_polyak dog scale_by_dog dowg scale_by_dowg prodigy momo momo_adam mechanize "
     "clip_by_global_norm chain lbfgs scale_by_lbfgs bfgs scale_by_bfgs bfgs/bounds ssbroyden scale_by_ssbroyden "
-    "scale_by_zoom_linesearch normalize_by_update_norm sam with_metrics schedule_free_plus",
+    "scale_by_zoom_linesearch normalize_by_update_norm sam with_metrics schedule_free_plus zclip",
     "none": "differentially_private_aggregate dpsgd set_to_zero freeze selective_transform apply_if_finite "
-    "MultiSteps/guarded dynamic_loss_scale "
+    "MultiSteps/guarded dynamic_loss_scale skip_spikes "
     "hutchinson_estimator_diag_hessian",
     "no NaN": "zero_nans",
 }

@@ -27,6 +27,7 @@ def test_each_optimizer_is_in_one_row_or_keeps_nothing_for_a_parameter(table: st
         "dpsgd",
         "polyak_sgd",
         "sgd",
+        "sgld",
         "sign_sgd",
     }
     assert all(hasattr(gdjax, name) for name in kinds.names()) and len(kinds.names()) > 60

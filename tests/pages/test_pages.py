@@ -121,7 +121,7 @@ def test_the_cookbook():
 
 def check_the_cookbook(names: dict[str, Any]) -> None:
     params, loss = names["params"], names["loss"]
-    for name in ("tuned", "grouped", "accumulated", "now", "average", "on_mesh", "flat", "searched"):
+    for name in ("tuned", "grouped", "accumulated", "now", "average", "on_mesh", "flat", "searched", "clipped"):
         assert loss(names[name]) < loss(params), name
     assert_close(names["tuned"]["hidden"], params["hidden"], 0, 0)
     assert_close(names["grouped"]["hidden"]["bias"], params["hidden"]["bias"], 0, 0)
