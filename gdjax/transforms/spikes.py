@@ -166,7 +166,7 @@ def zclip(
       Kumar, Owen, Roy Chowdhury & Güra 2025, ZClip: adaptive spike mitigation for LLM pre-training, Algorithm 1,
       https://arxiv.org/abs/2504.02507
     """
-    norm = total_norm(g)
+    norm = total_norm(g).astype(s.mean.dtype)  # of arrays without elements it is float32
     known = jnp.isfinite(norm)
     x = jnp.where(known, bounded(norm), s.mean)
     z = (x - s.mean) / (jnp.sqrt(s.var) + eps)

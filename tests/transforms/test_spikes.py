@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import gdjax
+from tests import oracles
 from tests.trees import assert_equal
 
 G = {"w": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}
@@ -143,3 +144,12 @@ def test_zclip_takes_the_norm_of_all_leaves_and_keeps_the_direction():
     u, state = tx.update(jax.tree.map(lambda x: 20 * x, G), state)  # mean 5, std 0.5, z = 190
     np.testing.assert_allclose(u["b"] / 4, (5 + 0.5 * 2.5**2 / 190) / 5, rtol=1e-5)
     np.testing.assert_allclose(u["w"], 0.75 * u["b"] * jnp.array([1.0, 0.0]), rtol=1e-6)
+
+
+def test_arrays_without_elements_have_a_norm_of_their_dtype():
+    with oracles.precision("float64"):
+        for tx in (gdjax.zclip(), gdjax.skip_spikes(gdjax.sgd(0.1))):
+            empty = jnp.zeros(0, "float64")
+            state = tx.init(empty)
+            _, new = tx.update(empty, state, empty, value=1.0)
+            assert jax.tree.map(lambda x: x.dtype, new) == jax.tree.map(lambda x: x.dtype, state)
