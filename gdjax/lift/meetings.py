@@ -101,7 +101,8 @@ def total_norm(x: Array, group: Hashable = None) -> Array:
       >>> print(u["b"].round(3), u["w"].round(3))
       [0.8] [0.6]
     """
-    return _reduced("total_norm", euclidean.global_norm, original(jnp.asarray(x)), group)
+    x = jnp.asarray(x)
+    return _reduced("total_norm", euclidean.global_norm, original(x), group).astype(jnp.real(x).dtype)
 
 
 def _of_numbers(name: str, f: Callable[[list[Array]], Array], x: Any) -> Array:

@@ -61,7 +61,8 @@ def _by_passes(leaves: Sequence[Array], sums: Callable[..., list[Array]], may_re
 
     The two passes are a loop, which is one piece of program; a condition would make it two.
     """
-    dtype = functools.reduce(jnp.promote_types, [real_dtype(floating_dtype(x)) for x in leaves])
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = functools.reduce(jnp.promote_types, [real_dtype(floating_dtype(x)) for x in leaves])
 
     def go(carry: Any) -> Any:
         passes, factor, _ = carry

@@ -237,3 +237,13 @@ def test_errors_of_groups():
         clipped(gdjax.clip_by_global_norm(1.0, groups={"a": 1}))
     with pytest.raises(TypeError, match="^gdjax.clip_by_global_norm: the groups' function returned None"):
         clipped(gdjax.clip_by_global_norm(1.0, groups=lambda tree: None))
+
+
+def test_a_tree_of_two_precisions_has_one_norm():
+    with trees.precision("float64"):
+        g = {"wide": jnp.asarray([3.0, 0.0], jnp.float64), "plain": jnp.asarray([4.0], jnp.float32)}
+        np.testing.assert_allclose(gdjax.global_norm(g), 5.0)
+        tx = gdjax.clip_by_global_norm(2.5)
+        u, _ = tx.update(g, tx.init(g))
+        assert u["wide"].dtype == jnp.float64 and u["plain"].dtype == jnp.float32
+        np.testing.assert_allclose(np.concatenate([u["wide"], u["plain"]]), [1.5, 0.0, 2.0])
