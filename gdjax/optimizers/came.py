@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import Moment
 from gdjax.linalg.sums import limited
 from gdjax.numerics import Array, scaled
 from gdjax.optimizers.adafactor import all_but, by_rows_and_columns, factored_axes, of_each
@@ -15,7 +16,7 @@ from gdjax.transforms.decay import descending
 class ScaleByCameState(NamedTuple):
     """State of `scale_by_came`. A leaf has either v_row, v_col, s_row and s_col or v, and (1,) zeros for the rest."""
 
-    m: Params  # like params, average of the steps
+    m: Params  # like params, average of the steps, float32 at least: (u - m)^2 is small
     v_row: Params  # average of g^2 over the longest axis, float32 at least
     v_col: Params  # average of g^2 over the second longest axis, float32 at least
     v: Params  # like the parameter, average of g^2, float32 at least
@@ -31,7 +32,9 @@ def _matrix(shape: tuple[int, ...], hyper: Mapping[str, Any] | None = None) -> t
 _row, _col = all_but(1, _matrix), all_but(0, _matrix)
 
 
-@leafwise(ScaleByCameState, v_row=_row, v_col=_col, v=all_but(None, _matrix), s_row=_row, s_col=_col)
+@leafwise(
+    ScaleByCameState, m=Moment(wide=True), v_row=_row, v_col=_col, v=all_but(None, _matrix), s_row=_row, s_col=_col
+)
 def scale_by_came(
     g: Array, s: ScaleByCameState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, b3: Hyper = 0.9999,

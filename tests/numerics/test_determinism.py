@@ -140,6 +140,7 @@ UNEQUAL = (
     "scale_by_backtracking_linesearch scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms "
     "scale_by_galore scale_by_param_block_norm scale_by_param_block_rms scale_by_trust_ratio scale_by_zoom_linesearch "
     "muon muon/schatten muon/spectral muon/aol scale_by_muon sam sam/opaque scale_by_sm3 "
+    "came scale_by_came adam_mini scale_by_adam_mini apollo apollo/tensor scale_by_apollo "
     "hyperball mars psgd_kron psgd_kron/procrustes psgd_kron/triangular scale_by_psgd_kron "
     # of two products in one sum XLA contracts another one in a leaf of another size;
     "adam/nesterov adabelief/nesterov nadam nadamw optimistic_adam optimistic_adam_v2 optimistic_gradient_descent "
@@ -151,8 +152,18 @@ UNEQUAL = (
 if jax.__version_info__ >= (0, 12):
     UNEQUAL += ["lion", "prodigy"]  # for the same reason, by this XLA
 
-# Sums over the tree that are fused in another way when compiled for several devices.
-FUSED_ANEW = "mechanize", "sam", "normalize", "dog", "dog/learning_rate", "dowg", "scale_by_dowg"
+# Sums over the tree, and in APOLLO products, that are fused in another way when compiled for several devices.
+FUSED_ANEW = (
+    "apollo",
+    "scale_by_apollo",
+    "mechanize",
+    "sam",
+    "normalize",
+    "dog",
+    "dog/learning_rate",
+    "dowg",
+    "scale_by_dowg",
+)
 
 
 # At a minimum a rounding decides where the search ends.
