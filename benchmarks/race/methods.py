@@ -16,6 +16,7 @@ from .spaces import Decay, Log, Point, Space
 
 RATES = Log(3e-4, 1e-1)
 DECAYS = Log(1e-3, 1.0)
+AVERAGES = Decay(0.9, 0.999)
 
 
 BY_ROLE = {"muon_weight_dimension_numbers": gdjax.matrices_by_role()}  # Muon alone has Optax's default: all of two axes
@@ -85,6 +86,28 @@ def prodigy(h: Any, steps: Any) -> Any:
     return gdjax.prodigy(rate(h["rate"], steps), weight_decay=h["weight_decay"], weight_decay_mask=matrices)
 
 
+def mars(h: Any, steps: Any) -> Any:
+    return gdjax.mars(adams(gdjax.adamw, b1=0.95)(h, steps))
+
+
+def in_8_bits(h: Any, steps: Any) -> Any:
+    return gdjax.quantize_state(adams(gdjax.adamw)(h, steps))
+
+
+def averaged(h: Any, steps: Any) -> Any:
+    """Judged by the average of its parameters."""
+    return gdjax.params_ema(adams(gdjax.adamw)(h, steps), h["average"])
+
+
+def primal_averages(h: Any, steps: Any) -> Any:
+    return gdjax.gpa(adams(gdjax.adamw)(h, steps), h["mu_x"])
+
+
+def corrected(h: Any, steps: Any) -> Any:
+    """Decay times rate^2 / peak: the peak is known here, since the rate may be traced."""
+    return adams(gdjax.adamc, peak_learning_rate=h["rate"])(h, steps)
+
+
 def recipe(h: Any, steps: Any) -> Any:
     """What `transformer_optimizer` makes, of traced lengths: a test compares the two."""
     hidden = gdjax.chain(
@@ -128,6 +151,15 @@ METHODS: dict[str, Method] = {
     "adopt": Method(adopt, KIN, ADAM | {"b2": 0.9999}),
     "ademamix": Method(adams(gdjax.ademamix, b3=0.999), KIN, ADAM | {"b2": 0.999}),
     "cautious adamw": Method(cautious, KIN, ADAM | {"b2": 0.999}),
+    "laprop": Method(adams(gdjax.laprop), KIN, {"rate": 4e-4, "weight_decay": 0.1, "b2": 0.999}),
+    "adam-atan2": Method(adams(gdjax.adam_atan2), KIN, ADAM | {"b2": 0.99}),
+    "stable adamw": Method(adams(gdjax.stable_adamw), KIN, ADAM | {"b2": 0.99}),
+    "mars adamw": Method(mars, KIN, {"rate": 3e-3, "weight_decay": 0.01, "b2": 0.99}),
+    "adamc": Method(corrected, KIN, ADAM | {"b2": 0.999}),
+    "came": Method(adams(gdjax.came), TUNED, {"rate": 2e-4, "weight_decay": 0.1}),
+    "adamw in 8 bits": Method(in_8_bits, KIN, ADAM | {"b2": 0.999}),
+    "averaged adamw": Method(averaged, KIN | {"average": AVERAGES}, ADAM | {"b2": 0.999, "average": 0.99}),
+    "gpa adamw": Method(primal_averages, KIN | {"mu_x": AVERAGES}, ADAM | {"b2": 0.999, "mu_x": 0.9967}),
     "schedule-free adamw": Method(schedule_free, KIN, {"rate": 2.5e-3, "weight_decay": 0.1, "b2": 0.999}),
     "prodigy": Method(prodigy, TUNED | {"rate": Log(0.1, 10.0)}, {"rate": 1.0, "weight_decay": 0.1}),
     "muon": Method(beside_adam(gdjax.muon, consistent_rms=0.2, **BY_ROLE), BESIDE, MATRIX, BOTH),

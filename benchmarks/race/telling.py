@@ -89,8 +89,9 @@ def of_all(records: dict[str, dict[str, Record]]) -> list[str]:
     rows = figures.one_configuration(records)
     if not rows:
         return []
+    over = ", ".join(task for task, cells in records.items() if figures.baseline(cells))
     lines = [
-        "### One configuration for all tasks",
+        f"### One configuration: {over}",
         "",
         "| method | geometric mean of end / the baseline's best | point |",
         "| --- | ---: | --- |",

@@ -1,5 +1,6 @@
 """What is trained. A task says how parameters begin, what a batch is, what is minimised and how a run is judged."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,23 +20,22 @@ class Task(NamedTuple):
     data: str = ""  # a digest of the data, where they may differ from machine to machine
 
 
-def task(name: str) -> Task:
-    """Makes a task, reading its data."""
-    from . import autoencoder, diagnostics, digits, factors, language, modular, pinn  # a name is known without its data
-
-    makers: dict[str, Callable[[], Task]] = diagnostics.MAKERS | {
-        "language": language.fresh,
-        "language_repeated": language.repeated,
-        "digits": digits.make,
-        "autoencoder": autoencoder.make,
-        "factors": factors.make,
-        "modular": modular.make,
-        "pinn": pinn.single,
-        "pinn_double": pinn.double,
-    }
-    return makers[name]()
-
-
-NAMES = ("language", "language_repeated", "digits", "autoencoder", "factors", "modular", "pinn", "pinn_double")
+MAKERS = {  # the file and function of each; a file is imported when its task is made, since some want scikit-learn
+    "language": "language.fresh",
+    "language_repeated": "language.repeated",
+    "digits": "digits.make",
+    "autoencoder": "autoencoder.make",
+    "factors": "factors.make",
+    "modular": "modular.make",
+    "pinn": "pinn.single",
+    "pinn_double": "pinn.double",
+}
+NAMES = tuple(MAKERS)
 DIAGNOSTICS = ("saddle", "valley", "scales", "sparse", "heavy_tails", "float16")
 DOUBLE = ("pinn_double",)  # known before JAX is told
+
+
+def task(name: str) -> Task:
+    """Makes a task, reading its data."""
+    file, function = MAKERS.get(name, f"diagnostics.{name}").split(".")
+    return getattr(importlib.import_module(f".{file}", __name__), function)()

@@ -3,7 +3,6 @@
 All are of 32 numbers or a matrix of 8 x 16, begin away from the minimum, and have 500 steps.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -98,9 +97,3 @@ def float16() -> Task:
         return {"kernel": jax.random.normal(key, (8, N // 2), jnp.float16)}
 
     return _task("float16 throughout, small gradients", loss, start, 1e-3, judge=judge)
-
-
-MAKERS: dict[str, Callable[[], Task]] = {
-    "saddle": saddle, "valley": valley, "scales": scales, "sparse": sparse, "heavy_tails": heavy_tails,
-    "float16": float16,
-}  # fmt: skip
