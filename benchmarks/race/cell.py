@@ -18,7 +18,8 @@ from .training import CHUNK, LANES, Trainer
 
 TRIALS, BASELINE_TRIALS, WIDER_TRIALS, WIDENINGS = 16, 32, 8, 2
 ATTEMPTS = 64  # of a diagnostic
-TUNING_SEED, SEEDS = 100, tuple(range(8))  # the seeds of the table are fresh: no trial has seen them
+AGAIN, TUNING_SEED, MORE_TUNING_SEEDS = 4, 100, (101, 102)
+SEEDS = tuple(range(8))  # the seeds of the table are fresh: no trial has seen them
 SHORTER = (0.4, 0.5, 0.6, 0.7, 0.85)  # of the run, for how soon a winner is there
 
 
@@ -54,10 +55,12 @@ class Cell:
             count = 1
         self.group("tune", points(self.method.space, min(count, 4) if self.tiny else count), [TUNING_SEED])
         for i in range(1, 1 if self.tiny else WIDENINGS + 1):
-            space = extended(self.space(i), self.record.best()["point"], self.method.rates)
+            space = extended(self.space(i), self.record.trials()[0]["point"], self.method.rates)
             if space is None:
                 break
             self.group(f"wider {i}", points(space, WIDER_TRIALS, seed=i), [TUNING_SEED])
+        leaders = [run["point"] for run in self.record.trials()[:AGAIN]]
+        self.group("again", leaders, list(MORE_TUNING_SEEDS))
 
     def space(self, i: int) -> Any:
         """The space in which the best so far was found: that of the method, or the one made wider last."""
@@ -71,14 +74,14 @@ class Cell:
     def finish(self) -> None:
         """The best point and the untuned one on fresh seeds."""
         seeds = list(SEEDS[:2] if self.tiny else SEEDS)
-        self.group("final", [self.record.best()["point"]], seeds)
+        self.group("final", [self.record.best()], seeds)
         self.group("untuned", [self.method.untuned], seeds)
 
     def shorten(self) -> None:
         """The best point in shorter runs, each with its own whole decay."""
         for share in SHORTER:
             steps = max(round(share * self.steps / CHUNK), 1) * CHUNK
-            self.group(f"steps {steps}", [self.record.best()["point"]], list(SEEDS), steps)
+            self.group(f"steps {steps}", [self.record.best()], list(SEEDS), steps)
 
     def group(self, stage: str, tried: list[Point], seeds: list[int], steps: int | None = None) -> None:
         """Runs what of a stage has not run yet, LANES at a time."""
@@ -98,7 +101,7 @@ def check(task: str, method: str, kept: Record, tell: Callable[[str], None]) -> 
     again = Record(task, method, Path("out/race/check"))
     again.runs, again.about = [], {"steps": kept.about["steps"]}
     cell = Cell(task, method, again, tell)
-    cell.group("final", [kept.best()["point"]], list(SEEDS))
+    cell.group("final", [kept.best()], list(SEEDS))
     ours, theirs = again.ends("final"), kept.ends("final")
     data = "" if again.about["data"] == kept.about["data"] else "; the data differ, so only means can agree"
     sigma = statistics.stdev(theirs)

@@ -66,7 +66,7 @@ def table(records: dict[str, Record]) -> list[Row]:
                 mean(record.ends("untuned")),
                 sooner,
                 interval,
-                record.best()["point"],
+                record.best(),
                 record,
             )
         )
@@ -130,7 +130,7 @@ def one_configuration(records: dict[str, dict[str, Record]]) -> list[tuple[str, 
     for task, cells in records.items():
         first = baseline(cells)
         if first:
-            goals[task] = cells[first].best()["end"]
+            goals[task] = cells[first].trials()[0]["end"]
     found = []
     for name in METHODS:
         cells = [records[task].get(name) for task in goals]

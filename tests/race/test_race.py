@@ -79,7 +79,18 @@ def test_records_keep_infinity_and_go_on(tmp_path):
     kept = record(tmp_path, "a b", tune=[math.inf, 1.5])
     assert all(json.loads(line) for line in kept.path.read_text().splitlines())
     again = Record("t", "a b", tmp_path)
-    assert again.ends("tune") == [math.inf, 1.5] and again.best()["end"] == 1.5 and again.about == kept.about
+    assert again.ends("tune") == [math.inf, 1.5] and again.trials()[0]["end"] == 1.5 and again.about == kept.about
+
+
+def test_the_best_point_is_that_of_all_tuning_seeds(tmp_path):
+    kept = Record("t", "m", tmp_path)
+    kept.about = {"steps": 10}
+    points = [{"rate": 1.0}, {"rate": 2.0}, {"rate": 3.0}]
+    kept.add("tune", points, [100] * 3, [[]] * 3, [1.0, 1.1, 0.5], 1)
+    assert kept.best() == {"rate": 3.0}
+    again = [points[2], points[2], points[1], points[1]]
+    kept.add("again", again, [101, 102, 101, 102], [[]] * 4, [2.0, math.inf, 1.2, 1.3], 1)
+    assert kept.best() == {"rate": 2.0}  # the lucky one is not it
 
 
 def test_the_recipe_is_transformer_optimizer():
@@ -112,9 +123,9 @@ def test_a_tiny_cell_runs_and_resumes(tmp_path):
     one = cell.Cell("factors", "sgd", kept, said.append, tiny=True)
     one.tune()
     one.finish()
-    assert [r["stage"] for r in kept.runs] == ["tune"] * 4 + ["final"] * 2 + ["untuned"] * 2
+    assert [r["stage"] for r in kept.runs] == ["tune"] * 4 + ["again"] * 8 + ["final"] * 2 + ["untuned"] * 2
     assert all(math.isfinite(r["end"]) and len(r["curve"]) == 2 for r in kept.runs) and said
-    point = kept.best()["point"]
+    point = kept.best()
     assert kept.stage("final")[0]["point"] == point and kept.ends("final")[0] != kept.ends("final")[1]
     cut = kept.path.read_text().splitlines()
     kept.path.write_text("\n".join(cut[:-3]) + "\n")  # killed before the last three runs
