@@ -30,16 +30,19 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
     lines = [f"### {task}", ""]
     seeds = len(rows[0].record.stage("final"))
     lines += [f"{about['unit'].capitalize()}; {seeds} seeds. Baseline: {first or 'not there yet'}.", ""]
-    head = "method | steps | end | ± over seeds | better, sigma | p | untuned | share of the baseline's steps"
-    head += " | of its time | best point"
-    lines += [f"| {head} |", "| --- |" + " ---: |" * 8 + " --- |"]
+    head = "method | end | ± | sigma | p | untuned | of the steps | of the time"
+    lines += [f"| {head} |", "| --- |" + " ---: |" * 7]
     for row in rows:
-        point = ", ".join(f"{name} {value:.3g}" for name, value in row.point.items())
         name = f"**{row.method}**" if row.method == first else row.method
-        cell = [name, str(row.record.about["steps"]), number(row.mean), number(row.spread), sigmas(row.better)]
-        cell += [probability(row.p), number(row.untuned), share(row), of_time(task, row, first), point]
+        cell = [name, number(row.mean), number(row.spread), sigmas(row.better), probability(row.p)]
+        cell += [number(row.untuned), share(row), of_time(task, row, first)]
         lines.append(f"| {' | '.join(cell)} |")
-    return [*lines, ""]
+    lines += ["", "Best points:", ""]
+    return [*lines, *(f"- {row.method}: {point_of(row.point)}" for row in rows), ""]
+
+
+def point_of(point: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in point.items()) or "nothing is tuned"
 
 
 def share(row: figures.Row) -> str:
@@ -97,7 +100,7 @@ def of_all(records: dict[str, dict[str, Record]]) -> list[str]:
         "| --- | ---: | --- |",
     ]
     for name, value, point in rows:
-        lines.append(f"| {name} | {value:.3f} | {', '.join(f'{k} {v:.3g}' for k, v in point.items())} |")
+        lines.append(f"| {name} | {value:.3f} | {point_of(point)} |")
     return [*lines, ""]
 
 

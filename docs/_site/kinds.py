@@ -30,7 +30,7 @@ COLUMNS = {
     "square": "squares",
     "basis": "bases",
     "factor": "factors",
-    "exact": "stays as it is",
+    "exact": "stays",
 }
 
 
