@@ -25,8 +25,8 @@ PARAMS = {
 }
 COLUMNS = {
     "moment": "moments",
-    "slow": "moments in blocks",
-    "matrix": "moments in blocks",
+    "slow": "in blocks",
+    "matrix": "in blocks",
     "square": "squares",
     "basis": "bases",
     "factor": "factors",
