@@ -29,7 +29,7 @@ COLUMNS = {
     "matrix": "in blocks",
     "square": "squares",
     "basis": "bases",
-    "factor": "factors",
+    "factor": "stays",  # but for the argument `factors`
     "exact": "stays",
 }
 
