@@ -16,7 +16,7 @@ from .records import Record
 from .spaces import Point, extended, points
 from .training import CHUNK, LANES, Trainer
 
-TRIALS, BASELINE_TRIALS, WIDER_TRIALS, WIDENINGS = 16, 32, 8, 2
+TRIALS, WIDER_TRIALS, WIDENINGS = 16, 8, 2
 ATTEMPTS = 64  # of a diagnostic
 AGAIN, TUNING_SEED, MORE_TUNING_SEEDS = 4, 100, (101, 102)
 SEEDS = tuple(range(8))  # the seeds of the table are fresh: no trial has seen them
@@ -50,15 +50,17 @@ class Cell:
 
     def tune(self) -> None:
         """All trials, and more of them where the best is at an edge of a rate's range."""
-        count = BASELINE_TRIALS if self.method.baseline else TRIALS
+        count = 4 if self.tiny else TRIALS
         if not self.method.space:
             count = 1
-        self.group("tune", points(self.method.space, min(count, 4) if self.tiny else count), [TUNING_SEED])
+        tried = [{**self.method.untuned, **point} for point in points(self.method.space, count)]
+        self.group("tune", tried + (points(self.method.larger, count) if self.method.larger else []), [TUNING_SEED])
         for i in range(1, 1 if self.tiny else WIDENINGS + 1):
             space = extended(self.space(i), self.record.trials()[0]["point"], self.method.rates)
             if space is None:
                 break
-            self.group(f"wider {i}", points(space, WIDER_TRIALS, seed=i), [TUNING_SEED])
+            tried = [{**self.method.untuned, **point} for point in points(space, WIDER_TRIALS, seed=i)]
+            self.group(f"wider {i}", tried, [TUNING_SEED])
         leaders = [run["point"] for run in self.record.trials()[:AGAIN]]
         self.group("again", leaders, list(MORE_TUNING_SEEDS))
 

@@ -10,7 +10,7 @@ from scipy import stats
 from .methods import METHODS
 from .records import Record
 
-BASELINES = tuple(name for name, m in METHODS.items() if m.baseline)
+BASELINES = tuple(name for name, m in METHODS.items() if m.larger)
 CONFIDENCE = 0.95
 
 

@@ -27,7 +27,7 @@ class Method(NamedTuple):
     space: Space
     untuned: Point  # the defaults that its page, or its paper, gives
     rates: tuple[str, ...] = ("rate",)  # what is extended if the best is at an edge
-    baseline: bool = False  # has twice as many trials
+    larger: Space = {}  # noqa: RUF012  # of a baseline: as many trials more, in this space
     searches: bool = False  # the step, with the loss and its gradient as functions
     mapped: bool = (
         True  # several runs as one by `vmap`; else one after the other, since a condition would run both sides
@@ -143,8 +143,8 @@ SHAPE = {"b1": 0.9, "b2": 0.999, "warmup": WARMUP, "end": 0.0}
 MATRIX = {"rate": 3e-3, "adam_rate": 3e-3, "weight_decay": 0.1}
 
 METHODS: dict[str, Method] = {
-    "adamw": Method(adams(gdjax.adamw), FULL, ADAM | SHAPE, baseline=True),
-    "nadamw": Method(adams(gdjax.nadamw), FULL, ADAM | SHAPE, baseline=True),
+    "adamw": Method(adams(gdjax.adamw), KIN, ADAM | SHAPE, larger=FULL),
+    "nadamw": Method(adams(gdjax.nadamw), KIN, ADAM | SHAPE, larger=FULL),
     "sgd": Method(sgd, TUNED | {"rate": Log(3e-3, 1.0)}, {"rate": 0.1, "weight_decay": 1e-4}),
     "lion": Method(adams(gdjax.lion), TUNED | {"rate": Log(3e-5, 1e-2)}, {"rate": 1e-4, "weight_decay": 1.0}),
     "adan": Method(adams(gdjax.adan), TUNED, {"rate": 5e-3, "weight_decay": 0.02}),

@@ -7,7 +7,7 @@ from typing import Any
 from . import figures, tasks, timing
 from .methods import METHODS
 from .records import KEPT, Record
-from .spaces import Decay
+from .spaces import Decay, Space
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "race.md"
@@ -105,13 +105,16 @@ def of_all(records: dict[str, dict[str, Record]]) -> list[str]:
 
 
 def spaces() -> list[str]:
-    lines = ["| method | trials | space |", "| --- | ---: | --- |"]
+    lines = ["| method | space of 16 trials |", "| --- | --- |"]
     for name, m in METHODS.items():
-        ranges = (
-            f"{k} {r.low:g} to {r.high:g}" + (" (of 1 - b)" if isinstance(r, Decay) else "") for k, r in m.space.items()
-        )
-        lines.append(f"| {name} | {32 if m.baseline else 16} | {', '.join(ranges)} |")
+        lines.append(f"| {name} | {ranges(m.space)} |")
+        lines += [f"| {name}, 16 more | {ranges(m.larger)} |"] if m.larger else []
     return [*lines, ""]
+
+
+def ranges(space: Space) -> str:
+    found = (f"{k} {r.low:g} to {r.high:g}{' (of 1 - b)' if isinstance(r, Decay) else ''}" for k, r in space.items())
+    return ", ".join(found) or "nothing"
 
 
 def put(name: str, lines: list[str], page: Path = PAGE) -> None:
