@@ -18,7 +18,7 @@ from .training import CHUNK, LANES, Trainer
 
 TRIALS, WIDER_TRIALS, WIDENINGS = 16, 8, 2
 ATTEMPTS = 64  # of a diagnostic
-AGAIN, TUNING_SEED, MORE_TUNING_SEEDS = 4, 100, (101, 102)
+AGAIN, TUNING_SEED, MORE_TUNING_SEEDS = 8, 100, (101, 102)
 SEEDS = tuple(range(8))  # the seeds of the table are fresh: no trial has seen them
 SHORTER = (0.4, 0.5, 0.6, 0.7, 0.85)  # of the run, for how soon a winner is there
 
