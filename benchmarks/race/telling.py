@@ -134,7 +134,7 @@ def picture(records: dict[str, dict[str, Record]]) -> None:
     shown = {task: figures.table(cells) for task, cells in records.items() if figures.baseline(cells)}
     if not shown:
         return
-    figure = Figure(figsize=(4.4 * min(len(shown), 3), 4.2 * math.ceil(len(shown) / 3)), layout="constrained")
+    figure = Figure(figsize=(4.4 * min(len(shown), 3), 5.6 * math.ceil(len(shown) / 3)), layout="constrained")
     axes: Any = figure.subplots(math.ceil(len(shown) / 3), min(len(shown), 3), squeeze=False).ravel()
     for ax in axes[len(shown) :]:
         ax.set_visible(False)
@@ -159,7 +159,7 @@ def picture(records: dict[str, dict[str, Record]]) -> None:
         ax.set_xlabel(rows[0].record.about["unit"], fontsize=8)
         ax.grid(axis="x", color="0.92", linewidth=0.8)
         ax.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Each method at its best point on fresh seeds; smaller is better; red: the baseline", fontsize=10)
+    figure.suptitle("Best points on fresh seeds; smaller is better;\nred: the baseline", fontsize=10)
     figure.savefig(PICTURE, dpi=130)
 
 
