@@ -2,6 +2,7 @@
 
     python -m benchmarks.race                             all that is not there yet, cell by cell
     python -m benchmarks.race --tasks language --methods adamw muon
+    python -m benchmarks.race --shorter                   how soon the winners are there
     python -m benchmarks.race --check language muon       runs a cell's best point anew and says whether it agrees
     python -m benchmarks.race --tell                      tables and pictures from the records, nothing trained
 
@@ -17,6 +18,7 @@ from pathlib import Path
 import jax
 
 from . import tasks
+from .figures import winners
 from .methods import METHODS, races
 from .records import KEPT, Record
 
@@ -47,7 +49,7 @@ def main() -> None:
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     add("--out", type=Path, default=KEPT, help="the folder of the records")
     add("--tiny", action="store_true", help="a few steps and trials, into out/race")
-    add("--shorter", action="store_true", help="also shorter runs of the best point")
+    add("--shorter", action="store_true", help="shorter runs of the best points of winners, which must be there")
     add("--cell", nargs=2, metavar=("TASK", "METHOD"), help=argparse.SUPPRESS)
     add("--check", nargs=2, metavar=("TASK", "METHOD"), help="run a cell's best point anew, and compare")
     add("--times", action="store_true", help="measure what a step of each method takes; nothing else may run")
@@ -62,7 +64,7 @@ def main() -> None:
     if o.times:
         from .timing import measure
 
-        return measure(list(o.tasks), tell)
+        return measure([task for task in o.tasks if task in tasks.NAMES], tell)
     if o.check:
         from .cell import check
 
@@ -71,7 +73,11 @@ def main() -> None:
         return run_cell(o)
     rest = [f for f in sys.argv[1:] if f in ("--tiny", "--shorter")]
     for task in o.tasks:
-        for method in (m for m in o.methods if races(task, m)):
+        chosen = [m for m in o.methods if races(task, m)]
+        if o.shorter:
+            won = winners({m: r for m in METHODS if (r := Record(task, m, o.out)).runs})
+            chosen = [m for m in chosen if m in won]
+        for method in chosen:
             command = [sys.executable, "-m", "benchmarks.race", "--cell", task, method, "--out", str(o.out), *rest]
             subprocess.run(command, check=True)
     return None

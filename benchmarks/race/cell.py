@@ -6,7 +6,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from harness import machine
 
@@ -38,40 +37,34 @@ class Cell:
         return self.task.steps if self.task.seconds is None else self.trainer.steps_in(self.task.seconds)
 
     def run(self, shorter: bool = False) -> None:
-        """All stages. A diagnostic has one: does a random point pass?"""
+        """All stages, or those of shorter runs. A diagnostic has one: does a random point pass?"""
         if self.task.passes is not None:
             self.record.about["passes"] = self.task.passes
             return self.group("attempts", points(self.method.space, 4 if self.tiny else ATTEMPTS), [TUNING_SEED])
-        self.tune()
-        self.finish()
         if shorter:
-            self.shorten()
-        return None
+            return self.shorten()
+        self.tune()
+        return self.finish()
 
     def tune(self) -> None:
         """All trials, and more of them where the best is at an edge of a rate's range."""
-        count = 4 if self.tiny else TRIALS
-        if not self.method.space:
-            count = 1
-        tried = [{**self.method.untuned, **point} for point in points(self.method.space, count)]
-        self.group("tune", tried + (points(self.method.larger, count) if self.method.larger else []), [TUNING_SEED])
+        space, stages = self.method.space, ["tune"]
+        count = (4 if self.tiny else TRIALS) if space else 1
+        more = points(self.method.larger, count) if self.method.larger else []
+        self.group("tune", self.whole(points(space, count)) + more, [TUNING_SEED])
         for i in range(1, 1 if self.tiny else WIDENINGS + 1):
-            space = extended(self.space(i), self.record.trials()[0]["point"], self.method.rates)
-            if space is None:
+            wider = extended(space, self.record.trials(stages)[0]["point"], self.method.rates)
+            if wider is None:
                 break
-            tried = [{**self.method.untuned, **point} for point in points(space, WIDER_TRIALS, seed=i)]
-            self.group(f"wider {i}", tried, [TUNING_SEED])
-        leaders = [run["point"] for run in self.record.trials()[:AGAIN]]
+            beyond, space = wider
+            stages.append(f"wider {i}")
+            self.group(stages[-1], self.whole(points(beyond, WIDER_TRIALS, seed=i)), [TUNING_SEED])
+        leaders = [run["point"] for run in self.record.trials(stages)[:AGAIN]]
         self.group("again", leaders, list(MORE_TUNING_SEEDS))
 
-    def space(self, i: int) -> Any:
-        """The space in which the best so far was found: that of the method, or the one made wider last."""
-        space = self.method.space
-        for j in range(1, i):
-            before = [r for r in self.record.runs if r["stage"] in ("tune", *(f"wider {k}" for k in range(1, j)))]
-            best = min(before, key=lambda r: r["end"])
-            space = extended(space, best["point"], self.method.rates) or space
-        return space
+    def whole(self, tried: list[Point]) -> list[Point]:
+        """Points with what is not tuned in their space."""
+        return [{**self.method.untuned, **point} for point in tried]
 
     def finish(self) -> None:
         """The best point and the untuned one on fresh seeds."""

@@ -35,11 +35,14 @@ def mean(ends: list[float]) -> float:
 def baseline(records: dict[str, Record]) -> str | None:
     """The better of those that were tuned as baselines, once all of them are there."""
     ends = {name: mean(records[name].ends("final")) for name in BASELINES if name in records}
-    return (
-        min(ends, key=lambda name: ends[name])
-        if len(ends) == len(BASELINES) and not any(map(math.isnan, ends.values()))
-        else None
-    )
+    if len(ends) < len(BASELINES) or any(map(math.isnan, ends.values())):
+        return None
+    return min(ends, key=lambda name: ends[name])
+
+
+def winners(records: dict[str, Record]) -> list[str]:
+    """The methods that are better than the baseline at the full length."""
+    return [row.method for row in table(records) if row.better > 0]
 
 
 def table(records: dict[str, Record]) -> list[Row]:
@@ -56,20 +59,8 @@ def table(records: dict[str, Record]) -> list[Row]:
         spread = statistics.stdev(ends) if all(map(math.isfinite, ends)) else math.inf
         better = (mean(base) - mean(ends)) / statistics.stdev(base) if base else math.nan
         p = float(stats.norm.sf(z)) if name != first else math.nan
-        rows.append(
-            Row(
-                name,
-                mean(ends),
-                spread,
-                better,
-                p,
-                mean(record.ends("untuned")),
-                sooner,
-                interval,
-                record.best(),
-                record,
-            )
-        )
+        untuned, best = mean(record.ends("untuned")), record.best()
+        rows.append(Row(name, mean(ends), spread, better, p, untuned, sooner, interval, best, record))
     return sorted(rows, key=lambda row: row.mean)
 
 
@@ -101,8 +92,8 @@ def how_soon(record: Record, base: list[float], draws: int = 2000) -> tuple[floa
         last = len(steps) - 1
         while last > 0 and reached[last - 1]:
             last -= 1
-        if last == 0:
-            return steps[0] / whole
+        if last == 0 or not math.isfinite(means[last - 1]):
+            return steps[last] / whole
         part = (means[last - 1] - goal) / (means[last - 1] - means[last])
         return math.exp((1 - part) * math.log(steps[last - 1]) + part * math.log(steps[last])) / whole
 
@@ -133,19 +124,13 @@ def one_configuration(records: dict[str, dict[str, Record]]) -> list[tuple[str, 
             goals[task] = cells[first].trials()[0]["end"]
     found = []
     for name in METHODS:
-        cells = [records[task].get(name) for task in goals]
-        if not cells or not all(c is not None and c.stage("tune") for c in cells):
+        cells = [records[task][name] for task in goals if name in records[task]]
+        if len(cells) < len(goals) or not all(c.stage("tune") for c in cells) or not cells:
             continue
-        logs = np.array(
-            [
-                [score(run["end"], goal) for run in c.stage("tune")]
-                for c, goal in zip(cells, goals.values(), strict=True)
-                if c
-            ]
-        )
-        means = logs.mean(axis=0)
+        logs = [[score(end, goal) for end in c.ends("tune")] for c, goal in zip(cells, goals.values(), strict=True)]
+        means = np.mean(logs, axis=0)
         best = int(means.argmin())
-        found.append((name, math.exp(means[best]), cells[0].stage("tune")[best]["point"] if cells[0] else {}))
+        found.append((name, math.exp(means[best]), cells[0].stage("tune")[best]["point"]))
     return sorted(found, key=lambda row: row[1])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ class Record:
     def ends(self, name: str) -> list[float]:
         return [run["end"] for run in self.stage(name)]
 
-    def trials(self) -> list[dict[str, Any]]:
-        """The tuning runs, ranges made wider included, the best first."""
-        return sorted((r for r in self.runs if r["stage"].startswith(("tune", "wider"))), key=lambda r: r["end"])
+    def trials(self, stages: Collection[str] = ("tune", "wider 1", "wider 2")) -> list[dict[str, Any]]:
+        """The tuning runs, the best first."""
+        return sorted((run for run in self.runs if run["stage"] in stages), key=lambda run: run["end"])
 
     def best(self) -> dict[str, float]:
         """The point that is best in the mean over all tuning seeds, of those that were tried again."""

@@ -58,15 +58,15 @@ def short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def extended(space: Space, best: Point, rates: tuple[str, ...]) -> Space | None:
-    """The space beside a best point at an edge of a rate's range; None if no rate is at an edge.
+def extended(space: Space, best: Point, rates: tuple[str, ...]) -> tuple[Space, Space] | None:
+    """What lies beyond a best point at an edge of a rate's range, and the space with that; None if no rate is at one.
 
     Only rates: a decay of an average, and the shape of a schedule, have ends of their own.
     """
-    wider = dict(space)
+    beyond, both = dict(space), dict(space)
     for name in rates:
-        r = space[name]
-        place = r.place(best[name])
+        r, place = space[name], space[name].place(best[name])
         if isinstance(r, Log) and not EDGE <= place <= 1 - EDGE:
-            wider[name] = r.beyond(upwards=place > 0.5)
-    return wider if wider != dict(space) else None
+            new = beyond[name] = r.beyond(upwards=place > 0.5)
+            both[name] = Log(min(r.low, new.low), max(r.high, new.high))
+    return (beyond, both) if beyond != dict(space) else None

@@ -29,9 +29,9 @@ PATH = KEPT / "times.json"
 def of_gradient(task: tasks.Task, times: int) -> float:
     """Seconds of a gradient at a batch so many times as large."""
     params = task.start(jax.random.key(0))
-    batch = task.batch(jax.random.key(1), **({} if times == 1 else {"times": times}))
+    batch = task.batch(jax.random.key(1), times)
     grad = jax.jit(jax.grad(task.loss))
-    return shortest(lambda: grad(params, batch))
+    return typical(lambda: grad(params, batch))
 
 
 def of_update(task: tasks.Task, name: str) -> float:
@@ -50,10 +50,10 @@ def of_update(task: tasks.Task, name: str) -> float:
         return jax.lax.scan(step, (params, state), jnp.arange(STEPS, dtype=float))[0]
 
     state = tx.init(params)
-    return shortest(lambda: some(params, state)) / STEPS
+    return typical(lambda: some(params, state)) / STEPS
 
 
-def shortest(run: Callable[[], Any]) -> float:
+def typical(run: Callable[[], Any]) -> float:
     """The median of some calls after the first; each call as often as fits into a tenth of a second."""
     jax.block_until_ready(run())
     start = time.perf_counter()

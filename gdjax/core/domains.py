@@ -92,7 +92,7 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "curvature": ("skip", "damp"), "side": ("long", "short"), "initial_guess_strategy": ("one", "keep"),
     "scale_by_scion.norm": ("spectral", "sign", "embedding_sign", "row", "embedding_col", "rms"),
     "embedding_norm": ("sign", "col"), "head_norm": ("sign", "row"),
-    "remainder_bits": (16, 8, None), 
+    "remainder_bits": (16, 8, None),
     "scale_type": ("channel", "tensor"),
     "with_weight_decay.kind": ("decoupled", "coupled", "independent", "corrected"),
 }  # fmt: skip

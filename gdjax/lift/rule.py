@@ -122,7 +122,7 @@ class Leafwise(Part):
         """The class of the whole state."""
         if not self.counts or "count" in self.State._fields:
             return self.State
-        return ScheduledState if self.slots else self.Scheduled
+        return ScheduledState if self.slots or self.shared else self.Scheduled
 
     def init(self, params: Params) -> Any:
         paths, structure = jax.tree_util.tree_flatten_with_path(params)

@@ -22,6 +22,7 @@ from gdjax.numerics.elementwise import (  # noqa: F401
     one_minus_pow,
     python_numbers,
     real_dtype,
+    real_product,
     safe_increment,
     safe_int32_increment,
     scalar,

@@ -19,6 +19,11 @@ def abs_sq(x: Array) -> Array:
     return jnp.square(x)
 
 
+def real_product(x: Array, y: Array) -> Array:
+    """Re(conj(x) y) of each element: above 0 where the two point one way."""
+    return jnp.real(jnp.conj(x) * y) if jnp.iscomplexobj(x) else x * y
+
+
 @jax.custom_jvp
 def sqrt(x: Array) -> Array:
     """The square root, with derivative 0 (not infinity) at 0, so that a zero gradient can be differentiated through."""

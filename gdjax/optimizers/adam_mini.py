@@ -38,15 +38,16 @@ class _Partition(NamedTuple):
     def of(self, label: str, tree: ArrayTree) -> list[tuple[int, ...]]:
         """For each leaf the number of its blocks along each axis."""
         leaves = plan_of(label, tree, routing(self.roles)).leaves
-        return [self._blocks(leaf, path) for leaf, (path, _) in zip(leaves, paths_of(tree), strict=True)]
+        return [self._blocks(label, leaf, path) for leaf, (path, _) in zip(leaves, paths_of(tree), strict=True)]
 
-    def _blocks(self, leaf: Leaf, path: str) -> tuple[int, ...]:
+    def _blocks(self, label: str, leaf: Leaf, path: str) -> tuple[int, ...]:
         shape, name = leaf.shape, name_of(path)
         last = len(shape) - 1
         if leaf.is_matrix:
             blocks = [1 if i in leaf.axes.rows else n for i, n in enumerate(shape)]
             part = attention_part(name)
-            return self._by_heads(leaf, blocks, self.n_kv_heads if part == "key" else None) if part else tuple(blocks)
+            heads = self.n_heads if part != "key" else self.n_kv_heads or self.n_heads
+            return self._by_heads(label, leaf, blocks, heads) if part else tuple(blocks)
         if leaf.role == "bias":
             return shape
         if leaf.role == "head" and last > 0 and not name.outputs_first:
@@ -55,15 +56,15 @@ class _Partition(NamedTuple):
             return (*shape[:-1], 1)
         return (1,) * len(shape)
 
-    def _by_heads(self, leaf: Leaf, blocks: list[int], n_kv_heads: int | None) -> tuple[int, ...]:
+    @staticmethod
+    def _by_heads(label: str, leaf: Leaf, blocks: list[int], heads: int | None) -> tuple[int, ...]:
         first, *size = leaf.axes.columns
         if size:  # the heads have an axis of their own
             return tuple(1 if i in size else n for i, n in enumerate(blocks))
-        heads = n_kv_heads or self.n_heads
         if heads is not None:
             if blocks[first] % heads:
                 outputs = f"{leaf.path} has {blocks[first]} outputs, which are not those of {heads} heads"
-                raise ValueError(f"gdjax.adam_mini: {outputs}; give n_heads, and n_kv_heads for keys")
+                raise ValueError(f"{label}: {outputs}; give n_heads, and n_kv_heads for keys")
             blocks[first] = heads
         return tuple(blocks)
 
@@ -75,7 +76,7 @@ def _blocks(tree: Tree, partition: _Partition) -> list[tuple[int, ...]]:
 def _first_nu(params: Params, given: Mapping[str, Any]) -> list[Array]:
     kept = []
     leaves = jax.tree.leaves(params)
-    for p, blocks in zip(leaves, given["blocks"].of("gdjax.scale_by_adam_mini", params), strict=True):
+    for p, blocks in zip(leaves, given["blocks"].of(given["label"], params), strict=True):
         axes = [i if n == blocks[i] else None for i, n in enumerate(jnp.shape(p))]
         kept.append(meshes.along(jnp.zeros(blocks, widest_real(p)), p, axes))
     return kept

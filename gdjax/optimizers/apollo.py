@@ -87,9 +87,10 @@ def _apollo(
     norm, before = sqrt(sum_sq(U, (1, 2))), s.norm.reshape(-1, 1, 1)
     shrink = jnp.where(before == 0, 1, shrinking(norm, norm_growth * before))
     corrected = jnp.sqrt(scale * one_minus_pow(b2, t)) / one_minus_pow(b1, t)
+    kept = jnp.where(sqrt(sum_sq(R, (1, 2))) > eps, shrink * norm, 0)  # what is 0 but for rounding sets no limit
     u = corrected * shrink * U
     u = roles.axes.from_matrices(u if roles.rows <= roles.columns else u.mT, g.shape)
-    return u, s._replace(mu=M.reshape(s.mu.shape), nu=V.reshape(s.nu.shape), norm=(shrink * norm).reshape(s.norm.shape))
+    return u, s._replace(mu=M.reshape(s.mu.shape), nu=V.reshape(s.nu.shape), norm=kept.reshape(s.norm.shape))
 
 
 @transform
@@ -174,7 +175,9 @@ def apollo(
     Here G is a matrix with the shorter side first, and P, of shape (rank, shorter side), has normal numbers of variance
     1 / rank. It is made from `key` in each step, and is another one every update_proj_gap steps. So the state has
     2 rank numbers for each place along the longer side, and nothing of the size of the matrix. |U| is limited before
-    the moments are corrected, as in the authors' code, and so the first steps are shorter than Adam's.
+    the moments are corrected, as in the authors' code, and so the first steps are shorter than Adam's. A step in which
+    |R| is eps at most, as where a matrix has no gradient yet, sets no limit for the next: the authors' is then near 0,
+    and grows by norm_growth in each step.
 
     APOLLO-Mini is `apollo(lr, rank=1, scale=128.0, scale_type="tensor")`, with the state of SGD.
 

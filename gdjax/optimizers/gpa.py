@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from gdjax.combine.evaluation import evaluated
-from gdjax.core import base
+from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, DTypeLike, OptState, Params, Scalar, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper
@@ -86,6 +86,5 @@ def gpa(
       https://arxiv.org/abs/2512.17131; their GPAAdamW, https://github.com/facebookresearch/optimizers
     """
     base.check_transform(LABEL, 0, base_optimizer)
-    if callable(mu_y):
-        raise TypeError(f"{LABEL}: mu_y must be a number or a scalar array, got {mu_y!r}")
+    checks.unscheduled(LABEL, {"mu_y": mu_y})
     return _averaged(base_optimizer, mu_x, mu_y, state_dtype)

@@ -8,7 +8,7 @@ from gdjax.core.types import OptState
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.wrapper import wrapper
 from gdjax.linalg.sums import share_of_nonzeros
-from gdjax.numerics import Array, spoiled
+from gdjax.numerics import Array, real_product, spoiled
 
 
 class CautiousState(NamedTuple):
@@ -56,7 +56,7 @@ def cautious(
       Liang, Chen, Liu & Liu 2024, Cautious optimizers: improving training with one line of code, Algorithm 1,
       https://arxiv.org/abs/2411.16085
     """
-    along = jnp.real(jnp.conj(g) * u) if jnp.iscomplexobj(u) else g * u
+    along = real_product(g, u)
     drop = along <= 0 if ascends else along >= 0  # not NaN, so that it shows
     # Where u is 0 it is dropped, so what is kept shows the mask; NaN, which the mean must not see, is an infinity.
     kept = jnp.where(drop, 0, jnp.where(jnp.isnan(u), jnp.inf, u))

@@ -13,7 +13,7 @@ from gdjax.core.base import EmptyState, GradientTransformation, check_transform,
 from gdjax.core.per_leaf import PerLeaf, base_of, per_leaf
 from gdjax.core.types import Mask, Params, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.numerics import Array
+from gdjax.numerics import Array, real_product
 from gdjax.transforms.scaling import scale_by_learning_rate
 
 
@@ -30,8 +30,7 @@ def _decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: Hyper) -> 
 
 @leafwise(scheduled=WeightDecaySchedule)
 def _cautious_decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: Hyper) -> tuple[Array, EmptyState]:
-    agrees = jnp.real(jnp.conj(g) * p) if jnp.iscomplexobj(g) else g * p
-    return g + weight_decay * jnp.where(agrees < 0, 0, p), s
+    return g + weight_decay * jnp.where(real_product(g, p) < 0, 0, p), s
 
 
 def decayed(g: Array, p: Array, weight_decay: Hyper) -> Array:
@@ -48,8 +47,7 @@ def _weight_decay(
     share = 1 if kind == "decoupled" else rate / jnp.where(peak == 0, 1, peak)
     eta = share if kind == "independent" else rate * share
     if cautious:
-        away = jnp.real(jnp.conj(g) * p) if jnp.iscomplexobj(g) else g * p
-        p = jnp.where(away > 0, 0, p)
+        p = jnp.where(real_product(g, p) > 0, 0, p)
     return decayed(g, -eta * p, weight_decay), s
 
 

@@ -290,3 +290,21 @@ def test_the_largest_among_leaves_and_nan_where_one_is():
     u = lambda tree: over_largest().update(tree, over_largest().init(tree))[0]  # noqa: E731
     assert_equal(u({"a": jnp.array([1.0, -2.0]), "b": jnp.ones(1)}), {"a": jnp.array([0.5, -1]), "b": jnp.full(1, 0.5)})
     assert all(jnp.isnan(x).all() for x in u({"a": jnp.full(1, jnp.nan), "b": jnp.ones(1)}).values())
+
+
+class Seen(NamedTuple):
+    seen: Any  # ()
+
+
+@gdjax.leafwise(Seen, seen=gdjax.Shared())
+def counted(g, s, p, t, rate):
+    return rate * g, Seen(s.seen + total(jnp.sum(g)))
+
+
+def test_a_state_of_numbers_alone_counts_for_a_schedule():
+    tx, g = counted(gdjax.linear_schedule(1.0, 4.0, 3)), {"a": jnp.ones(2), "b": jnp.ones(3)}
+    state = tx.init(g)
+    for rate in (1, 2, 3):
+        u, state = tx.update(g, state)
+        np.testing.assert_allclose(u["a"], rate)
+    np.testing.assert_array_equal(state.inner_state.seen, 15)

@@ -35,8 +35,9 @@ def test_points_are_the_same_everywhere_and_in_their_ranges():
 def test_a_best_rate_at_an_edge_asks_for_the_range_beyond(best, low, high):
     space = {"rate": spaces.Log(1e-3, 1e-1), "b2": spaces.Decay(0.9, 0.999)}
     wider = spaces.extended(space, {"rate": best, "b2": 0.9}, ("rate",))
-    assert (wider and tuple(wider["rate"])) == (low and (low, high))
-    assert not wider or wider["b2"] == space["b2"]
+    assert (wider and tuple(wider[0]["rate"])) == (low and (low, high))
+    if wider:
+        assert wider[1]["rate"] == (min(low, 1e-3), max(high, 1e-1)) and wider[0]["b2"] == wider[1]["b2"] == space["b2"]
 
 
 def test_the_schedule_is_a_line_up_and_a_line_down():
@@ -53,6 +54,43 @@ def test_how_soon_is_where_shorter_runs_cross_the_baseline(tmp_path):
     assert share == pytest.approx(math.sqrt(500 * 800) / 1000) and low == high == pytest.approx(share)
     loser = record(tmp_path, "l", tune=[2.2], final=[2.2, 2.3, 2.2])
     assert figures.how_soon(loser, base)[0] == math.inf
+
+
+def test_a_shorter_run_that_diverges_bounds_the_share(tmp_path):
+    kept = record(tmp_path, "d", tune=[1.9], final=[1.8] * 3, steps_500=[math.inf] * 3)
+    assert figures.how_soon(kept, [2.0, 2.1, 1.9])[0] == 1
+
+
+class Fake:
+    """Ends that depend on the rate alone."""
+
+    def __init__(self, end):
+        self.end = end
+
+    def run(self, points, seeds, steps):
+        return [[]] * len(points), [self.end(p["rate"]) for p in points]
+
+
+@pytest.mark.parametrize(
+    ("end", "stages"),
+    [
+        (lambda rate: abs(math.log(rate / 0.05)), ["tune"]),
+        (lambda rate: abs(math.log(rate / 1.05)), ["tune", "wider 1"]),  # the best is at the edge, and so beyond it
+        (lambda rate: -math.log(rate), ["tune", "wider 1", "wider 2"]),
+        (lambda rate: -math.log(rate) if rate < 1 else math.inf, ["tune", "wider 1"]),  # beyond it nothing is better
+    ],
+)
+def test_ranges_grow_while_what_is_beyond_the_edge_is_better(tmp_path, end, stages):
+    kept = Record("factors", "sgd", tmp_path)  # whose rates are 0.003 to 1
+    one = cell.Cell("factors", "sgd", kept, str)
+    one.trainer = Fake(end)
+    one.tune()
+    found = [s for s in dict.fromkeys(run["stage"] for run in kept.runs) if s != "again"]
+    assert found == stages
+    assert all(r["point"]["rate"] > 1 for r in kept.stage("wider 1"))
+    runs = list(kept.runs)
+    one.tune()
+    assert kept.runs == runs  # nothing is left to run
 
 
 def test_a_table_is_judged_against_the_better_baseline(tmp_path):

@@ -9,7 +9,7 @@ class Task(NamedTuple):
     about: str  # a sentence for the table
     steps: int  # of a run, the same for all methods and seeds
     start: Callable[[Any], Any]  # key -> params
-    batch: Callable[..., Any]  # key, times=1 -> a batch, so many times its size, drawn in the compiled step
+    batch: Callable[..., Any]  # key, times=1 -> a batch, so many times as large, drawn in the compiled step
     loss: Callable[[Any, Any], Any]  # params, batch -> what the gradient is of
     judge: Callable[[Any], Any]  # params -> the number of the table, smaller is better, at the end of a run
     glance: Callable[[Any], Any]  # params -> a cheaper estimate of it, for the curve
@@ -33,6 +33,10 @@ MAKERS = {  # the file and function of each; a file is imported when its task is
 NAMES = tuple(MAKERS)
 DIAGNOSTICS = ("saddle", "valley", "scales", "sparse", "heavy_tails", "float16")
 DOUBLE = ("pinn_double",)  # known before JAX is told
+
+
+def all_data(key: Any, times: int = 1) -> None:
+    """The batch of a task whose loss is of all data."""
 
 
 def task(name: str) -> Task:

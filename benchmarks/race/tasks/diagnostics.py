@@ -1,6 +1,6 @@
 """Small functions that each have one difficulty: a run passes or it does not.
 
-All are of 32 numbers or a matrix of 8 x 16, begin away from the minimum, and have 500 steps.
+All are of a matrix of 8 x 16, some with a bias of 16, begin away from the minimum, and have 500 steps.
 """
 
 from typing import Any
@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import Task
+from . import Task, all_data
 
-STEPS, N = 500, 32
+STEPS, ROWS, COLUMNS = 500, 8, 16
 
 
-def _task(about: str, loss: Any, start: Any, passes: float, batch: Any = lambda key: None, judge: Any = None) -> Task:
+def _task(about: str, loss: Any, start: Any, passes: float, batch: Any = all_data, judge: Any = None) -> Task:
     judge = judge or (lambda params: loss(params, None))
     return Task(about, STEPS, start, batch, loss, judge, judge, "loss", passes=passes, drawn=False)
 
 
 def _random(key: Any) -> Any:
-    return {"kernel": jax.random.normal(key, (8, N // 2)), "bias": jnp.ones(N // 2)}
+    return {"kernel": jax.random.normal(key, (ROWS, COLUMNS)), "bias": jnp.ones(COLUMNS)}
 
 
 def saddle() -> Task:
@@ -31,7 +31,7 @@ def saddle() -> Task:
         return jnp.mean(x[0::2] ** 2 - x[1::2] ** 2 / 2 + x[1::2] ** 4 / 4) + 0.25
 
     def start(key: Any) -> Any:
-        return {"kernel": 1e-6 * jax.random.normal(key, (8, N // 2))}
+        return {"kernel": 1e-6 * jax.random.normal(key, (ROWS, COLUMNS))}
 
     return _task("a saddle, left from 1e-6 beside it", loss, start, 1e-3)
 
@@ -43,12 +43,12 @@ def valley() -> Task:
         x = params["kernel"].ravel()
         return jnp.mean((1 - x[0::2]) ** 2 + 100 * (x[1::2] - x[0::2] ** 2) ** 2)
 
-    return _task("Rosenbrock's valley, 64 times", loss, lambda key: {"kernel": jnp.zeros((8, N // 2))}, 1e-2)
+    return _task("Rosenbrock's valley, 64 times", loss, lambda key: {"kernel": jnp.zeros((ROWS, COLUMNS))}, 1e-2)
 
 
 def scales() -> Task:
     """Curvatures over six decades, axis by axis."""
-    curvature = jnp.asarray(np.logspace(-3, 3, 8 * N // 2).reshape(8, -1), jnp.float32)
+    curvature = jnp.asarray(np.logspace(-3, 3, ROWS * COLUMNS).reshape(ROWS, -1), jnp.float32)
 
     def loss(params: Any, batch: None) -> Any:
         return jnp.mean(curvature * params["kernel"] ** 2) + jnp.mean(params["bias"] ** 2)
@@ -63,9 +63,9 @@ def sparse() -> Task:
         missing = params["kernel"] - 1
         return jnp.mean(missing**2) if row is None else jnp.mean(missing[row] ** 2)
 
-    chances = jnp.asarray(0.6 ** np.arange(8), jnp.float32)
+    chances = jnp.asarray(0.6 ** np.arange(ROWS), jnp.float32)
 
-    def batch(key: Any) -> Any:
+    def batch(key: Any, times: int = 1) -> Any:
         return jax.random.categorical(key, jnp.log(chances))
 
     return _task("rows of which the last is seen once in a hundred steps", loss, _random, 1e-2, batch)
@@ -78,8 +78,8 @@ def heavy_tails() -> Task:
         own = jnp.mean((params["kernel"] - 1) ** 2)
         return own if noise is None else own + jnp.mean(params["kernel"] * noise)
 
-    def batch(key: Any) -> Any:
-        return jax.random.t(key, 1.5, (8, N // 2))
+    def batch(key: Any, times: int = 1) -> Any:
+        return jax.random.t(key, 1.5, (ROWS, COLUMNS))
 
     return _task("a quadratic under noise without variance", loss, _random, 2e-2, batch)
 
@@ -94,6 +94,6 @@ def float16() -> Task:
         return jnp.mean(jnp.square(params["kernel"].astype(jnp.float32) - 1))
 
     def start(key: Any) -> Any:
-        return {"kernel": jax.random.normal(key, (8, N // 2), jnp.float16)}
+        return {"kernel": jax.random.normal(key, (ROWS, COLUMNS), jnp.float16)}
 
     return _task("float16 throughout, small gradients", loss, start, 1e-3, judge=judge)

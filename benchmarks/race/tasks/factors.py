@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import Task
+from . import Task, all_data
 
 SIZE, RANK, STEPS = 64, 32, 1000
 
@@ -26,5 +26,13 @@ def make() -> Task:
 
     about = "factorisation of a 64 x 64 matrix of condition 1000, all data in each step"
     return Task(
-        about, STEPS, start, lambda key: None, loss, loss, loss, "relative square of what is missing", drawn=False
+        about,
+        STEPS,
+        start,
+        all_data,
+        loss,
+        loss,
+        loss,
+        "relative square of what is missing",
+        drawn=False,
     )

@@ -17,7 +17,7 @@ REPEATED = 65_536  # bytes that are read about eight times
 
 def fresh() -> Task:
     data = text.read()
-    return _task("byte language model, each window drawn from 7 MB", data.train, data)
+    return _task("byte language model, each window drawn from all of 7.5 MB", data.train, data)
 
 
 def repeated() -> Task:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pinn as example
 
-from . import Task
+from . import Task, all_data
 
 WIDTH, DEPTH, POINTS, SECONDS = 20, 3, 500, 8.0
 
@@ -27,6 +27,6 @@ def _task(precision: str) -> Task:
         return example.network(key, WIDTH, DEPTH)
 
     return Task(
-        f"Burgers' equation, {precision}, {SECONDS:.0f} seconds a run", 0, start, lambda key: None, of, error, error,
+        f"Burgers' equation, {precision}, {SECONDS:.0f} seconds a run", 0, start, all_data, of, error, error,
         "relative error of the solution", seconds=SECONDS, drawn=False,
     )  # fmt: skip
