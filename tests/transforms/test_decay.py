@@ -1,5 +1,7 @@
 """Weight decay."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -197,3 +199,17 @@ def test_misuse_of_kinds():
     tx = gdjax.with_weight_decay(sgd, oracles.fall, 0.1)
     with pytest.raises(ValueError, match=r"^gdjax\.with_weight_decay: "):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+
+
+def test_cautious_decay_is_for_what_does_not_move_too():
+    tx = gdjax.with_weight_decay(gdjax.sgd(1.0), 1.0, 0.5, cautious=True)
+    x, g = jnp.array([2.0, 2.0, 2.0]), jnp.array([1.0, 0.0, -1.0])
+    u, _ = tx.update(g, tx.init(x), x)
+    np.testing.assert_array_equal(u, [-2.0, -1.0, 1.0])  # the last moves away from 0
+
+
+@pytest.mark.parametrize("kind", ["independent", "corrected"])
+def test_a_rate_of_zero_decays_nothing(kind: Any):
+    tx, x = gdjax.with_weight_decay(gdjax.sgd(0.0), 0.0, 0.5, kind=kind), jnp.ones(2)
+    u, _ = tx.update(x, tx.init(x), x)
+    np.testing.assert_array_equal(u, [0.0, 0.0])

@@ -153,3 +153,11 @@ def test_arrays_without_elements_have_a_norm_of_their_dtype():
             state = tx.init(empty)
             _, new = tx.update(empty, state, empty, value=1.0)
             assert jax.tree.map(lambda x: x.dtype, new) == jax.tree.map(lambda x: x.dtype, state)
+
+
+def test_the_deviation_of_two_losses_is_with_n_minus_1():
+    tx = gdjax.skip_spikes(gdjax.sgd(1.0), rolling_interval_length=4)
+    state = tx.init(jnp.zeros(()))
+    for loss in (1.0, 2.0, 5.0):  # mean 1.5, deviation 0.71: at most 5.7
+        _, state = tx.update(jnp.ones(()), state, value=loss)
+    assert state.total_skipped == 0
