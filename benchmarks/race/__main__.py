@@ -3,6 +3,7 @@
     python -m benchmarks.race                             all that is not there yet, cell by cell
     python -m benchmarks.race --tasks language --methods adamw muon
     python -m benchmarks.race --shorter                   how soon the winners are there
+    python -m benchmarks.race --anytime                   runs of an open length against planned ones
     python -m benchmarks.race --check language muon       runs a cell's best point anew and says whether it agrees
     python -m benchmarks.race --tell                      tables and pictures from the records, nothing trained
 
@@ -18,11 +19,11 @@ from pathlib import Path
 import jax
 
 from . import tasks
-from .figures import winners
+from .figures import of_everything, winners
 from .methods import METHODS, races
 from .records import KEPT, Record
 
-EVERY = (*tasks.NAMES, *tasks.DIAGNOSTICS)
+EVERY = (*tasks.NAMES, *tasks.DIAGNOSTICS, *tasks.HELD_OUT)
 
 
 def tell(text: str) -> None:
@@ -38,8 +39,13 @@ def run_cell(o: argparse.Namespace) -> None:
     from .cell import Cell
 
     task, method = o.cell
+    given = of_everything(o.out)[method] if task in tasks.HELD_OUT else None
+    Cell(made(task), METHODS[method], Record(task, method, o.out), tell, o.tiny, given).run(o.shorter)
+
+
+def made(task: str) -> tasks.Task:
     jax.config.update("jax_enable_x64", task in tasks.DOUBLE)
-    Cell(task, method, Record(task, method, o.out), tell, o.tiny).run(o.shorter)
+    return tasks.task(task)
 
 
 def main() -> None:
@@ -52,6 +58,7 @@ def main() -> None:
     add("--shorter", action="store_true", help="shorter runs of the best points of winners, which must be there")
     add("--cell", nargs=2, metavar=("TASK", "METHOD"), help=argparse.SUPPRESS)
     add("--check", nargs=2, metavar=("TASK", "METHOD"), help="run a cell's best point anew, and compare")
+    add("--anytime", action="store_true", help="runs of an open length against planned ones")
     add("--times", action="store_true", help="measure what a step of each method takes; nothing else may run")
     add("--tell", action="store_true", help="write tables and pictures from the records")
     o = parser.parse_args()
@@ -68,12 +75,20 @@ def main() -> None:
     if o.check:
         from .cell import check
 
-        return print(check(*o.check, Record(*o.check), tell))
+        task, method = o.check
+        return print(check(made(task), METHODS[method], Record(task, method), tell))
+    if o.anytime:
+        from .anytime import run
+
+        return run(tell, o.out, o.tiny)
     if o.cell:
         return run_cell(o)
     rest = [f for f in sys.argv[1:] if f in ("--tiny", "--shorter")]
     for task in o.tasks:
         chosen = [m for m in o.methods if races(task, m)]
+        if task in tasks.HELD_OUT:
+            known = of_everything(o.out)
+            chosen = [m for m in chosen if m in known]
         if o.shorter:
             won = winners({m: r for m in METHODS if (r := Record(task, m, o.out)).runs})
             chosen = [m for m in chosen if m in won]

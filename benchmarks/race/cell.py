@@ -9,10 +9,10 @@ from pathlib import Path
 
 from harness import machine
 
-from . import tasks
-from .methods import METHODS, Method
+from .methods import Method
 from .records import Record
 from .spaces import Point, extended, points
+from .tasks import Task
 from .training import CHUNK, LANES, Trainer
 
 TRIALS, WIDER_TRIALS, WIDENINGS = 16, 8, 2
@@ -23,12 +23,16 @@ SHORTER = (0.4, 0.5, 0.6, 0.7, 0.85)  # of the run, for how soon a winner is the
 
 
 class Cell:
-    def __init__(self, task: str, method: str, record: Record, tell: Callable[[str], None], tiny: bool = False):
-        self.name, self.record, self.tell, self.tiny = f"{task} · {method}", record, tell, tiny
-        self.task = tasks.task(task)
-        self.method: Method = METHODS[method]
+    """`given` is the point of a task that nothing is tuned on."""
+
+    def __init__(
+        self, task: Task, method: Method, record: Record, tell: Callable[[str], None], tiny: bool = False,
+        given: Point | None = None,
+    ):  # fmt: skip
+        name = f"{record.path.parent.name} · {record.path.stem}"
+        self.task, self.method, self.record, self.tiny, self.given = task, method, record, tiny, given
         self.stage = ""
-        self.trainer = Trainer(self.task, self.method, lambda text: tell(f"{self.name} · {self.stage} · {text}"))
+        self.trainer = Trainer(task, method, lambda text: tell(f"{name} · {self.stage} · {text}"))
         self.steps: int = record.about.get("steps") or self.length()
 
     def length(self) -> int:
@@ -43,8 +47,9 @@ class Cell:
             return self.group("attempts", points(self.method.space, 4 if self.tiny else ATTEMPTS), [TUNING_SEED])
         if shorter:
             return self.shorten()
-        self.tune()
-        return self.finish()
+        if self.given is None:
+            self.tune()
+        return self.finish(self.given or self.record.best())
 
     def tune(self) -> None:
         """All trials, and more of them where the best is at an edge of a rate's range."""
@@ -66,11 +71,12 @@ class Cell:
         """Points with what is not tuned in their space."""
         return [{**self.method.untuned, **point} for point in tried]
 
-    def finish(self) -> None:
-        """The best point and the untuned one on fresh seeds."""
+    def finish(self, point: Point) -> None:
+        """A point and the untuned one on fresh seeds."""
         seeds = list(SEEDS[:2] if self.tiny else SEEDS)
-        self.group("final", [self.record.best()], seeds)
-        self.group("untuned", [self.method.untuned], seeds)
+        self.group("final", [point], seeds)
+        if self.method.space:
+            self.group("untuned", [self.method.untuned], seeds)
 
     def shorten(self) -> None:
         """The best point in shorter runs, each with its own whole decay."""
@@ -91,9 +97,10 @@ class Cell:
             self.record.add(stage, some_points, some_seeds, curves, ends, time.perf_counter() - start)
 
 
-def check(task: str, method: str, kept: Record, tell: Callable[[str], None]) -> str:
+def check(task: Task, method: Method, kept: Record, tell: Callable[[str], None]) -> str:
     """Runs the final runs of a kept record anew, and says whether they agree."""
-    again = Record(task, method, Path("out/race/check"))
+    name, own = kept.path.parent.name, kept.path.stem
+    again = Record(name, own, Path("out/race/check"))
     again.runs, again.about = [], {"steps": kept.about["steps"]}
     cell = Cell(task, method, again, tell)
     cell.group("final", [kept.best()], list(SEEDS))
@@ -104,7 +111,7 @@ def check(task: str, method: str, kept: Record, tell: Callable[[str], None]) -> 
     said = "agrees" if apart < 3 else "DOES NOT AGREE"
     largest = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
     return (
-        f"{task} · {method}: {said}. Mean {statistics.fmean(ours):.5g}, recorded {statistics.fmean(theirs):.5g}, "
+        f"{name} · {own}: {said}. Mean {statistics.fmean(ours):.5g}, recorded {statistics.fmean(theirs):.5g}, "
         f"{apart:.2f} standard errors apart; largest difference of a seed {largest:.2g}{data}"
     )
 

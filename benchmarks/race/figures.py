@@ -2,13 +2,15 @@
 
 import math
 import statistics
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from .methods import METHODS
-from .records import Record
+from .methods import EQUATIONS, METHODS
+from .records import KEPT, Record
+from .tasks import DIAGNOSTICS, HELD_OUT, NAMES
 
 BASELINES = tuple(name for name, m in METHODS.items() if m.larger)
 CONFIDENCE = 0.95
@@ -112,26 +114,51 @@ def attempts(record: Record) -> float:
     return len(ends) / passed if passed else math.inf
 
 
-def one_configuration(records: dict[str, dict[str, Record]]) -> list[tuple[str, float, dict[str, float]]]:
-    """Of each method the trial that does best over all tasks: the geometric mean of end / the baseline's best trial.
+class OneConfiguration(NamedTuple):
+    method: str
+    value: float  # geometric mean over the tasks: end / the baseline's best trial
+    untuned: float  # the same of the untuned rows: mean over fresh seeds / the baseline's
+    point: dict[str, float]
 
-    Trials have the same points in every task, so this costs no run. A ratio counts between 1/10 and 10.
+
+def one_configuration(records: dict[str, dict[str, Record]]) -> list[OneConfiguration]:
+    """Of each method the trial that does best over all tasks that are tuned on, and what its untuned point does there.
+
+    Trials have the same points in every task, so this costs no run. A ratio counts between 1/10 and 10. Tasks with a
+    few methods only, and methods that are not on all of the others, are left out.
     """
-    goals = {}
-    for task, cells in records.items():
-        first = baseline(cells)
-        if first:
-            goals[task] = cells[first].trials()[0]["end"]
+    goals = {
+        task: records[task][first]
+        for task in NAMES
+        if task not in EQUATIONS and (first := baseline(records.get(task, {})))
+    }
     found = []
     for name in METHODS:
         cells = [records[task][name] for task in goals if name in records[task]]
         if len(cells) < len(goals) or not all(c.stage("tune") for c in cells) or not cells:
             continue
-        logs = [[score(end, goal) for end in c.ends("tune")] for c, goal in zip(cells, goals.values(), strict=True)]
+        best_trials = [goal.trials()[0]["end"] for goal in goals.values()]
+        logs = [[score(end, goal) for end in c.ends("tune")] for c, goal in zip(cells, best_trials, strict=True)]
         means = np.mean(logs, axis=0)
         best = int(means.argmin())
-        found.append((name, math.exp(means[best]), cells[0].stage("tune")[best]["point"]))
-    return sorted(found, key=lambda row: row[1])
+        own = [
+            score(mean(c.ends("untuned")), mean(goal.ends("final")))
+            for c, goal in zip(cells, goals.values(), strict=True)
+        ]
+        point = cells[0].stage("tune")[best]["point"]
+        found.append(OneConfiguration(name, math.exp(means[best]), math.exp(np.mean(own)), point))
+    return sorted(found, key=lambda row: row.value)
+
+
+def of_everything(folder: Path = KEPT) -> dict[str, dict[str, float]]:
+    """The one configuration of each method."""
+    return {row.method: row.point for row in one_configuration(read(folder))}
+
+
+def read(folder: Path = KEPT) -> dict[str, dict[str, Record]]:
+    """By task and method, the cells that have a record."""
+    found = {task: {name: Record(task, name, folder) for name in METHODS} for task in (*NAMES, *DIAGNOSTICS, *HELD_OUT)}
+    return {task: {name: r for name, r in cells.items() if r.runs} for task, cells in found.items()}
 
 
 def score(end: float, goal: float) -> float:

@@ -32,7 +32,12 @@ class Record:
         return sorted((run for run in self.runs if run["stage"] in stages), key=lambda run: run["end"])
 
     def best(self) -> dict[str, float]:
-        """The point that is best in the mean over all tuning seeds, of those that were tried again."""
+        """The point that is best in the mean over all tuning seeds, of those that were tried again.
+
+        Where nothing was tuned it is the point of the final runs.
+        """
+        if not self.trials():
+            return self.stage("final")[0]["point"]
         ends: dict[str, list[float]] = {}
         for run in self.trials() + self.stage("again"):
             ends.setdefault(json.dumps(run["point"]), []).append(run["end"])

@@ -4,22 +4,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-from . import figures, tasks, timing
-from .methods import METHODS
-from .records import KEPT, Record
+from . import anytime, figures, tasks, timing
+from .methods import EQUATIONS, METHODS
+from .records import Record
 from .spaces import Decay, Space
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "race.md"
 PICTURE = ROOT / "docs" / "images" / "race.png"
-
-
-def read(folder: Path = KEPT) -> dict[str, dict[str, Record]]:
-    """By task and method, the cells that have a record."""
-    found = {
-        task: {name: Record(task, name, folder) for name in METHODS} for task in (*tasks.NAMES, *tasks.DIAGNOSTICS)
-    }
-    return {task: {name: r for name, r in cells.items() if r.runs} for task, cells in found.items()}
 
 
 def of_task(task: str, cells: dict[str, Record]) -> list[str]:
@@ -92,15 +84,15 @@ def of_all(records: dict[str, dict[str, Record]]) -> list[str]:
     rows = figures.one_configuration(records)
     if not rows:
         return []
-    over = ", ".join(task for task, cells in records.items() if figures.baseline(cells))
+    over = ", ".join(t for t in tasks.NAMES if t not in EQUATIONS and figures.baseline(records.get(t, {})))
     lines = [
         f"### One configuration: {over}",
         "",
-        "| method | geometric mean of end / the baseline's best | point |",
-        "| --- | ---: | --- |",
+        "| method | end / the baseline's best trial | untuned / the baseline, tuned | point |",
+        "| --- | ---: | ---: | --- |",
     ]
-    for name, value, point in rows:
-        lines.append(f"| {name} | {value:.3f} | {point_of(point)} |")
+    for row in rows:
+        lines.append(f"| {row.method} | {row.value:.3f} | {row.untuned:.3f} | {point_of(row.point)} |")
     return [*lines, ""]
 
 
@@ -164,9 +156,11 @@ def picture(records: dict[str, dict[str, Record]]) -> None:
 
 
 def tell_all() -> None:
-    records = read()
+    records = figures.read()
     put("spaces", spaces())
-    tables = [line for task, cells in records.items() for line in of_task(task, cells)]
-    put("tables", tables + of_all(records) + of_diagnostics(records))
+    tuned = [line for task in tasks.NAMES for line in of_task(task, records[task])]
+    held_out = [line for task in tasks.HELD_OUT for line in of_task(task, records[task])]
+    put("tables", tuned + of_all(records) + held_out + anytime.table() + of_diagnostics(records))
     picture(records)
+    anytime.picture(PICTURE.with_name("race_anytime.png"))
     print(f"wrote {PAGE.relative_to(ROOT)}")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from benchmarks.race import cell, figures, methods, schedule, spaces, telling
+from benchmarks.race import cell, figures, makers, methods, schedule, spaces, tasks, telling
 from benchmarks.race.records import Record
 
 
@@ -82,7 +82,7 @@ class Fake:
 )
 def test_ranges_grow_while_what_is_beyond_the_edge_is_better(tmp_path, end, stages):
     kept = Record("factors", "sgd", tmp_path)  # whose rates are 0.003 to 1
-    one = cell.Cell("factors", "sgd", kept, str)
+    one = cell.Cell(tasks.task("factors"), methods.METHODS["sgd"], kept, str)
     one.trainer = Fake(end)
     one.tune()
     found = [s for s in dict.fromkeys(run["stage"] for run in kept.runs) if s != "again"]
@@ -136,7 +136,7 @@ def test_the_recipe_is_transformer_optimizer():
     params = {"embed": np.ones((5, 4), np.float32), "mlp": {"kernel": np.eye(4, dtype=np.float32)}}
     grads = jax.tree.map(lambda p: p + 0.1, params)
     steps, point = 40, {"rate": 3e-3, "adam_rate": 1e-3, "weight_decay": 0.1}
-    ours = methods.recipe(point, steps)
+    ours = makers.recipe(point, steps)
     theirs = gdjax.transformer_optimizer(3e-3, steps, adam_learning_rate=1e-3, weight_decay=0.1, warmup_steps=2)
     state, other = ours.init(params), theirs.init(params)
     for _ in range(2):
@@ -158,9 +158,9 @@ def test_every_method_takes_its_points(name):
 def test_a_tiny_cell_runs_and_resumes(tmp_path):
     said = []
     kept = Record("factors", "sgd", tmp_path)
-    one = cell.Cell("factors", "sgd", kept, said.append, tiny=True)
+    one = cell.Cell(tasks.task("factors"), methods.METHODS["sgd"], kept, said.append, tiny=True)
     one.tune()
-    one.finish()
+    one.finish(kept.best())
     assert [r["stage"] for r in kept.runs] == ["tune"] * 4 + ["again"] * 8 + ["final"] * 2 + ["untuned"] * 2
     assert all(math.isfinite(r["end"]) and len(r["curve"]) == 2 for r in kept.runs) and said
     point = kept.best()
@@ -168,7 +168,7 @@ def test_a_tiny_cell_runs_and_resumes(tmp_path):
     cut = kept.path.read_text().splitlines()
     kept.path.write_text("\n".join(cut[:-3]) + "\n")  # killed before the last three runs
     again = Record("factors", "sgd", tmp_path)
-    other = cell.Cell("factors", "sgd", again, said.append, tiny=True)
+    other = cell.Cell(tasks.task("factors"), methods.METHODS["sgd"], again, said.append, tiny=True)
     other.tune()
-    other.finish()
+    other.finish(again.best())
     assert again.runs == kept.runs

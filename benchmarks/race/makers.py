@@ -1,0 +1,160 @@
+"""What each method of the race makes of a point and the length of the run.
+
+A point names rates (`rate`, `adam_rate`) and whatever else is tuned; `steps` is the length of the run. All may be
+traced, so a study is one program. Weight decay acts on matrices alone. Adam beside a matrix method has b2 = 0.95.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import gdjax
+
+from .schedule import WARMUP, constant, rate, step
+
+BY_ROLE = {"muon_weight_dimension_numbers": gdjax.matrices_by_role()}  # Muon alone has Optax's default: all of two axes
+
+
+def matrices(params: Any) -> Any:
+    return jax.tree.map(lambda p: p.ndim >= 2, params)
+
+
+# --- Adam's kin -------------------------------------------------------------------------------------------------------
+
+
+def adams(make: Callable[..., Any], **fixed: Any) -> Callable[[Any, Any], Any]:
+    """Of Adam's kin, with decoupled weight decay on matrices."""
+
+    def of(h: Any, steps: Any) -> Any:
+        own = {name: h[name] for name in ("b1", "b2", "weight_decay") if name in h}
+        shape = {name: h[name] for name in ("warmup", "end") if name in h}
+        return make(rate(h["rate"], steps, **shape), mask=matrices, **own, **fixed)
+
+    return of
+
+
+def sgd(h: Any, steps: Any) -> Any:
+    decay = gdjax.add_decayed_weights(h["weight_decay"], mask=matrices)
+    return gdjax.chain(gdjax.trace(0.9, nesterov=True), decay, gdjax.scale_by_learning_rate(rate(h["rate"], steps)))
+
+
+def adopt(h: Any, steps: Any) -> Any:
+    decay = gdjax.add_decayed_weights(h["weight_decay"], mask=matrices)
+    return gdjax.chain(gdjax.scale_by_adopt(b2=h["b2"]), decay, gdjax.scale_by_learning_rate(rate(h["rate"], steps)))
+
+
+def cautious(h: Any, steps: Any) -> Any:
+    return gdjax.cautious(adams(gdjax.adamw)(h, steps))
+
+
+def prodigy(h: Any, steps: Any) -> Any:
+    return gdjax.prodigy(rate(h["rate"], steps), weight_decay=h["weight_decay"], weight_decay_mask=matrices)
+
+
+def mars(h: Any, steps: Any) -> Any:
+    return gdjax.mars(adams(gdjax.adamw, b1=0.95)(h, steps))
+
+
+def in_8_bits(h: Any, steps: Any) -> Any:
+    return gdjax.quantize_state(adams(gdjax.adamw)(h, steps))
+
+
+def corrected(h: Any, steps: Any) -> Any:
+    """Decay times rate^2 / peak: the peak is known here, since the rate may be traced."""
+    return adams(gdjax.adamc, peak_learning_rate=h["rate"])(h, steps)
+
+
+def decay_scheduled(h: Any, steps: Any) -> Any:
+    """The decay goes from `weight_decay` to `growth` times as much, evenly in the logarithm; all times the rate."""
+
+    def decay(count: Any) -> Any:
+        return h["weight_decay"] * h["growth"] ** (step(count) / steps)
+
+    return adams(gdjax.adamw)({**h, "weight_decay": decay}, steps)
+
+
+def apollo_mini(h: Any, steps: Any) -> Any:
+    return gdjax.apollo(
+        rate(h["rate"], steps), rank=1, scale=128.0, scale_type="tensor", b2=h["b2"],
+        weight_decay=h["weight_decay"], weight_decay_mask=matrices,
+    )  # fmt: skip
+
+
+# --- Averages ---------------------------------------------------------------------------------------------------------
+
+
+def averaged(make: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Judged by the average of its parameters."""
+    return lambda h, steps: gdjax.params_ema(make(h, steps), h["average"])
+
+
+def tail_averaged(h: Any, steps: Any) -> Any:
+    """The horizon is a share of the run; the average begins five horizons before the end."""
+    horizon = jnp.maximum(h["horizon"] * steps, 1.0)
+    start = jnp.maximum(steps - 5 * horizon, 1.0).astype(jnp.int32)
+    return gdjax.tail_ema(adams(gdjax.adamw)(h, steps), start, horizon)
+
+
+def looking_ahead(h: Any, steps: Any) -> Any:
+    """EMA-Nesterov, which looks ahead from the end of the warm-up on, in proportion to the rate."""
+
+    def lookahead(count: Any) -> Any:
+        return jnp.where(step(count) > WARMUP * steps, rate(h["lookahead"], steps)(count), 0.0)
+
+    return gdjax.ema_nesterov(adams(gdjax.adamw)(h, steps), lookahead)
+
+
+def primal_averages(h: Any, steps: Any) -> Any:
+    return gdjax.gpa(adams(gdjax.adamw)(h, steps), h["mu_x"])
+
+
+def schedule_free(h: Any, steps: Any) -> Any:
+    inner = gdjax.chain(gdjax.scale_by_rms(decay=h["b2"], bias_correction=True),
+                        gdjax.add_decayed_weights(h["weight_decay"], mask=matrices))  # fmt: skip
+    down = gdjax.scale_by_learning_rate(constant(h["rate"], steps))
+    return gdjax.contrib.schedule_free(gdjax.chain(inner, down), constant(h["rate"], steps), b1=0.9)
+
+
+# --- Matrix methods ---------------------------------------------------------------------------------------------------
+
+
+def beside_adam(make: Callable[..., Any], **fixed: Any) -> Callable[[Any, Any], Any]:
+    """Of methods for hidden matrices, with Adam at a rate of its own for the rest."""
+
+    def of(h: Any, steps: Any) -> Any:
+        return make(
+            rate(h["rate"], steps), adam_learning_rate=rate(h["adam_rate"], steps), adam_b2=0.95,
+            weight_decay=h["weight_decay"], **fixed,
+        )  # fmt: skip
+
+    return of
+
+
+def recipe(h: Any, steps: Any) -> Any:
+    """What `transformer_optimizer` makes, of traced lengths: a test compares the two."""
+    hidden = gdjax.chain(
+        gdjax.scale_by_normuon(),
+        gdjax.add_decayed_weights(h["weight_decay"], cautious=True),
+        gdjax.scale_by_learning_rate(rate(h["rate"], steps)),
+    )
+    rest = gdjax.adam(rate(h["adam_rate"], steps), b2=0.95)
+    return gdjax.partition({"matrix": hidden, "other": rest}, by_role)
+
+
+def by_role(params: Any) -> Any:
+    numbers = gdjax.matrices_by_role()(params)
+    return jax.tree.map(lambda p, d: "other" if d is None else "matrix", params, numbers, is_leaf=lambda x: x is None)
+
+
+def hyperball(h: Any, steps: Any) -> Any:
+    inner = gdjax.muon(1.0, adam_learning_rate=rate(h["adam_rate"], steps), adam_b2=0.95, **BY_ROLE)
+    return gdjax.hyperball(inner, rate(h["rate"], steps))
+
+
+# --- Searches ---------------------------------------------------------------------------------------------------------
+
+
+def searching(make: Callable[[], Any]) -> Callable[[Any, Any], Any]:
+    return lambda h, steps: make()
