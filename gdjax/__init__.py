@@ -251,6 +251,7 @@ from gdjax.training.loop import minimize
 from gdjax.training.progress import Progress
 from gdjax.training.release import gradient_release
 from gdjax.training.results import MinimizeResult, NonFiniteError
+from gdjax.training.sharded_step import ShardedStep, sharded_step
 from gdjax.training.sweep import sweep
 from gdjax.training.sweep_result import SweepResult
 from gdjax.transforms.accumulate import AccumulateState, accumulate
@@ -344,7 +345,7 @@ __all__ = [
     "ScaleByRStdDevWithCountState", "ScaleByRmsState", "ScaleByRmsWithCountState", "ScaleByRpropState",
     "ScaleByRssState", "ScaleBySM3State", "ScaleByScheduleState", "ScaleByScionState", "ScaleBySimplifiedAdEMAMixState",
     "ScaleByTrustRatioState", "ScaleByZoomLinesearchState", "ScaleState", "Schedule", "ScheduleFreePlusState",
-    "ScheduleFreeState", "ScheduledState", "ShampooState", "Shared", "ShouldSkipUpdateFunction", "Side",
+    "ScheduleFreeState", "ScheduledState", "ShampooState", "ShardedStep", "Shared", "ShouldSkipUpdateFunction", "Side",
     "SkipSpikesState", "SnapshotState", "SoapMuonState", "SoapState", "SophiaState", "SplitRealAndImaginaryState",
     "Stage", "StatefulSchedule", "StochasticRoundingState", "Stored", "SweepResult", "Table", "TailEmaState",
     "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn", "UpdateFloorState", "Updates",
@@ -389,7 +390,7 @@ __all__ = [
     "scale_by_soap", "scale_by_soap_muon", "scale_by_sophia", "scale_by_ssbroyden", "scale_by_stable_adamw",
     "scale_by_stddev", "scale_by_trust_ratio", "scale_by_yogi", "scale_by_zoom_linesearch", "scale_gradient",
     "schedule_free", "schedule_free_adamw", "schedule_free_eval_params", "schedule_free_plus", "schedule_free_sgd",
-    "schedules", "scion", "second_moment", "second_order", "selective_transform", "set_to_zero", "sgd", "sgdr_schedule",
+    "schedules", "scion", "second_moment", "second_order", "selective_transform", "set_to_zero", "sgd", "sgdr_schedule", "sharded_step",
     "sghmc", "sgld", "shampoo", "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "sign_sgd", "signum",
     "simplified_ademamix", "skip_large_updates", "skip_not_finite", "skip_spikes", "sm3", "smooth_labels", "snapshot",
     "soap", "soap_muon", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "sophia",

@@ -88,12 +88,13 @@ METHODS: dict[str, Method] = {
     "bfgs": Method(searching(gdjax.bfgs), {}, {}, (), searches=True, mapped=False),
     "ssbroyden": Method(searching(gdjax.ssbroyden), {}, {}, (), searches=True, mapped=False),
 }  # fmt: skip
-WHOLE_DATA = ("pinn", "pinn_double", "factors")  # the tasks for those that search: no noise
-EQUATIONS = ("pinn", "pinn_double")  # minutes a run's eight seeds: for a few of the others
+EQUATIONS = ("pinn", "pinn_double")  # a minute for the eight seeds of a method: for a few of the others
 OF_EQUATIONS = ("adamw", "nadamw", "muon", "soap", "psgd-kron")
+# Those that search race where all data are in each step; a whole inverse Hessian is for a thousand weights.
+WHOLE_DATA = {"lbfgs": ("factors", *EQUATIONS), "bfgs": EQUATIONS, "ssbroyden": EQUATIONS}
 
 
 def races(task: str, method: str) -> bool:
     if METHODS[method].searches:
-        return task in WHOLE_DATA
+        return task in WHOLE_DATA[method]
     return task not in EQUATIONS or method in OF_EQUATIONS

@@ -71,10 +71,7 @@ def state_sharding(
       https://arxiv.org/abs/1910.02054
     """
     base.check_transform(LABEL, "tx", tx)
-    if not isinstance(mesh, Mesh | AbstractMesh):
-        raise TypeError(f"{LABEL}: mesh must be a jax.sharding.Mesh, got {mesh!r}")
-    if axis not in mesh.shape:
-        raise ValueError(f"{LABEL}: got axis={axis!r}, but the axes of the mesh are {_names(mesh.shape)}")
+    check_axis(LABEL, mesh, axis)
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     shapes = structure.unflatten([shape_of(p) for _, p in leaves])
     divisions = [_division(path, p, mesh) for path, p in leaves]
@@ -88,6 +85,32 @@ def state_sharding(
 
     xs, structure = jax.tree.flatten(state)
     return structure.unflatten(map(sharding, xs, known, kinds))
+
+
+def check_axis(label: str, mesh: Any, axis: str) -> None:
+    if not isinstance(mesh, Mesh | AbstractMesh):
+        raise TypeError(f"{label}: mesh must be a jax.sharding.Mesh, got {mesh!r}")
+    if axis not in mesh.shape:
+        raise ValueError(f"{label}: got axis={axis!r}, but the axes of the mesh are {_names(mesh.shape)}")
+
+
+def shares(label: str, params: Params, mesh: Mesh, axis: str, min_bytes: int) -> tuple[Any, Any]:
+    """How parameters lie on the mesh, and how an array of the state that is like one is divided: trees of shardings.
+
+    In the second, `axis` divides what it can, as `state_sharding` has it for a moment of 4 bytes a number.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    own = [_division(path, p, mesh, label) for path, p in leaves]
+    whole = [
+        _divided(p.shape, [_Axis(True, d) for d in ds], mesh.shape, None)
+        for (_, p), ds in zip(leaves, own, strict=True)
+    ]
+    parts = []
+    for (_, p), ds in zip(leaves, own, strict=True):
+        small = p.size * max(p.dtype.itemsize, 4) < min_bytes
+        parts.append(_divided(p.shape, [_Axis(True, d) for d in ds], mesh.shape, None if small else axis))
+    place = lambda specs: structure.unflatten([NamedSharding(mesh, PartitionSpec(*spec)) for spec in specs])  # noqa: E731
+    return place(whole), place(parts)
 
 
 def _divided(shape: Sequence[int], axes: Sequence[_Axis], mesh: Mapping[str, int], axis: str | None) -> list[Any]:
@@ -146,14 +169,14 @@ def _entries(x: Any) -> list[Any]:
     return [*spec, *[None] * (np.ndim(x) - len(spec))]
 
 
-def _division(path: Any, p: Any, mesh: Mesh) -> list[Axes]:
+def _division(path: Any, p: Any, mesh: Mesh, label: str = LABEL) -> list[Axes]:
     """For each axis of a parameter the axes of the mesh that divide it."""
     entries = _entries(meshes.type_of(p) if isinstance(p, Tracer) else p)
     found = [(e,) if isinstance(e, str) else e if isinstance(e, tuple) else () for e in entries]
     if unknown := {a for division in found for a in division} - set(mesh.shape):
         where = f"params{jax.tree_util.keystr(path)}"
         axes = f"the axes of the mesh are {_names(mesh.shape)}"
-        raise ValueError(f"{LABEL}: {where} is divided over {_names(sorted(unknown))}, but {axes}")
+        raise ValueError(f"{label}: {where} is divided over {_names(sorted(unknown))}, but {axes}")
     return found
 
 

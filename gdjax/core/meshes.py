@@ -241,3 +241,9 @@ def explicit(names: tuple[str, ...]) -> Any:
         return None
     kinds = (jax.sharding.AxisType.Explicit,) * len(names)
     return jax.sharding.AbstractMesh((1,) * len(names), names, axis_types=kinds)
+
+
+def kinds(mesh: Any) -> list[str]:
+    """Of each axis of a mesh whether it is "Auto", "Explicit" or "Manual"."""
+    found = getattr(mesh, "axis_types", None) or ()
+    return [str(kind) for kind in found] if isinstance(found, tuple) else ["Auto"] * len(mesh.axis_names)
