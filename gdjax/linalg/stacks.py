@@ -98,6 +98,21 @@ def in_turn(f: Callable[..., Any], most: float, *lists: Sequence[Array]) -> list
     return out
 
 
+def at_home(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list[Array]:
+    """f of each matrix, on one device of the mesh in `meshes.homes()`: one exchange in and one out for each shape."""
+    groups: dict[Any, list[int]] = {}
+    for i, x in enumerate(matrices):
+        groups.setdefault((x.shape[-2:], x.dtype), []).append(i)
+    out: list[Any] = [None] * len(matrices)
+    for members in groups.values():
+        given = [matrices[i] for i in members]
+        numbers = [math.prod(x.shape[:-2]) for x in given]
+        made = meshes.from_home(f(meshes.sent_home(_stack(given))))
+        for i, x, y in zip(members, given, places.parts(made[: sum(numbers)], numbers), strict=True):
+            out[i] = y.reshape(x.shape)
+    return out
+
+
 def _by_itself(xs: Sequence[Array]) -> Array:
     return xs[0].reshape(xs[0].shape[-2:])
 

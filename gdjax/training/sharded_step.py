@@ -133,7 +133,8 @@ def sharded_step(
         found, grads = take(params, batch)
         grads = jax.lax.with_sharding_constraint(grads, shares)
         own = jax.lax.with_sharding_constraint(params, shares)
-        updates, state = base.call_update(tx, grads, state, own, {"value": found[0] if has_aux else found})
+        with meshes.at_home(mesh):
+            updates, state = base.call_update(tx, grads, state, own, {"value": found[0] if has_aux else found})
         # Without this XLA may gather both terms of the sum instead of the sum.
         own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shares)
         return jax.lax.with_sharding_constraint(own, lie), state, found
