@@ -65,6 +65,7 @@ from gdjax.core.types import (
     TransformUpdateFn,
     Updates,
 )
+from gdjax.inspection.collectives import Collective, collectives
 from gdjax.inspection.explain import explain
 from gdjax.inspection.metrics import MetricsState, metrics, with_metrics
 from gdjax.inspection.migrate import MigrationReport, migrate
@@ -324,7 +325,7 @@ __version__ = "0.2.0"
 __all__ = [
     "AccumulateState", "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "Along", "ApplyEvery",
     "ApplyIfFiniteState", "ArrayTree", "BacktrackingLinesearchInfo", "Basis", "Block", "COCOBState", "CautiousState",
-    "ClipByGlobalNormState", "ClipState", "Codec", "ConditionFn", "ConditionallyMaskState",
+    "ClipByGlobalNormState", "ClipState", "Codec", "Collective", "ConditionFn", "ConditionallyMaskState",
     "ConditionallyTransformState", "DAdaptAdamWState", "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState",
     "DynamicLossScaleState", "EmaNesterovState", "EmaState", "EmptyState", "EscapeSaddlesState", "Factor",
     "FactoredState", "GPAState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
@@ -354,7 +355,7 @@ __all__ = [
     "adam_mini", "adamax", "adamaxw", "adamc", "adamw", "adan", "adaptive_grad_clip", "add_decayed_weights",
     "add_noise", "ademamix", "adopt", "amsgrad", "apollo", "apply_every", "apply_if_finite", "apply_updates",
     "assignment", "bfgs", "bfloat16_with_error", "bias_correction", "bounded", "came", "cautious", "centralize",
-    "chain", "check_gradients", "check_numerics", "clip", "clip_by_block_rms", "clip_by_global_norm", "cocob",
+    "chain", "check_gradients", "check_numerics", "clip", "clip_by_block_rms", "clip_by_global_norm", "cocob", "collectives",
     "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib", "convex_kl_divergence",
     "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss",
     "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw", "differentially_private_aggregate", "dion",

@@ -28,7 +28,11 @@ def type_of(x: ArrayTree) -> Any:
 
 def types_of(leaves: Sequence[Any]) -> tuple[Any, ...]:
     """What a trace of a function depends on beside the values of arrays: their types, and the mesh in the context."""
-    return _mesh(), homes(), *(type_of(x) if isinstance(x, jax.Array) else (jnp.shape(x), jnp.result_type(x)) for x in leaves)
+    return (
+        _mesh(),
+        homes(),
+        *(type_of(x) if isinstance(x, jax.Array) else (jnp.shape(x), jnp.result_type(x)) for x in leaves),
+    )
 
 
 def varying_axes(*trees: ArrayTree) -> frozenset[str]:
