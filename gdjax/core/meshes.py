@@ -8,7 +8,7 @@ JAX without such types, each function here returns its argument.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gdjax.core import homes
 from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike
 
 
@@ -30,7 +31,7 @@ def types_of(leaves: Sequence[Any]) -> tuple[Any, ...]:
     """What a trace of a function depends on beside the values of arrays: their types, and the mesh in the context."""
     return (
         _mesh(),
-        homes(),
+        homes.mesh(),
         *(type_of(x) if isinstance(x, jax.Array) else (jnp.shape(x), jnp.result_type(x)) for x in leaves),
     )
 
@@ -251,47 +252,3 @@ def kinds(mesh: Any) -> list[str]:
     """Of each axis of a mesh whether it is "Auto", "Explicit" or "Manual"."""
     found = getattr(mesh, "axis_types", None) or ()
     return [str(kind) for kind in found] if isinstance(found, tuple) else ["Auto"] * len(mesh.axis_names)
-
-
-_HOMES: list[Mesh] = []  # of the trace that runs; the innermost last
-
-
-@contextlib.contextmanager
-def at_home(mesh: Any) -> Iterator[None]:
-    """While a function is traced here, each matrix of a stack is computed on one device of the mesh."""
-    _HOMES.append(mesh)
-    try:
-        yield
-    finally:
-        _HOMES.pop()
-
-
-def homes() -> Any:
-    """The mesh over whose devices stacks of matrices are divided; None for none."""
-    return _HOMES[-1] if _HOMES else None
-
-
-def sent_home(stack: Array) -> Array:
-    """A stack (number, ...), filled up with zeros to a multiple of the devices and divided over them by its first axis.
-
-    One axis of the mesh after the other: a partitioner exchanges over one, and copies everything for two.
-    """
-    mesh = homes()
-    missing = -len(stack) % mesh.size
-    if missing:
-        stack = jnp.concatenate([stack, jnp.zeros((missing, *stack.shape[1:]), stack.dtype)])
-    return _over(stack, mesh, range(1, len(mesh.axis_names) + 1))
-
-
-def from_home(stack: Array) -> Array:
-    """The way back: what takes the stack says where it ends."""
-    mesh = homes()
-    return _over(stack, mesh, range(len(mesh.axis_names), 0, -1))
-
-
-def _over(stack: Array, mesh: Any, numbers: Iterable[int]) -> Array:
-    free = [PartitionSpec.UNCONSTRAINED] * (stack.ndim - 1)
-    for n in numbers:
-        rest = [None] * (stack.ndim - 1) if n == len(mesh.axis_names) else free
-        stack = jax.lax.with_sharding_constraint(stack, NamedSharding(mesh, PartitionSpec(mesh.axis_names[:n], *rest)))
-    return stack

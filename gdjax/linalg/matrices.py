@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gdjax.core import base, meshes, platforms
+from gdjax.core import base, homes, platforms
 from gdjax.linalg import stacks
 from gdjax.numerics import Array
 from gdjax.xla.write_order import LARGE, kept
@@ -106,7 +106,7 @@ def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], rounded: b
       rounded: f rounds the factors of its products. A CPU is slow at a product with a factor that is rounded and
         transposed, as in X^T X: large tall matrices are then transposed there too.
     """
-    if meshes.homes() is not None:
+    if homes.mesh() is not None:
         wide = [x.shape[1] <= x.shape[2] for x in matrices]
         ys = stacks.at_home(jax.jit(f), [x if w else x.mT for x, w in zip(matrices, wide, strict=True)])
         return [y if w else y.mT for y, w in zip(ys, wide, strict=True)]

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdjax.combine import sharding
-from gdjax.core import base, checks, meshes
+from gdjax.core import base, checks, homes, meshes
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.tree.updates import apply_updates
 
 LABEL = "gdjax.sharded_step"
-REDUCES_AND_DIVIDES = "tpu", "gpu"  # where XLA makes one operation of an all-reduce and the choice of a share
+REDUCES_AND_DIVIDES = "tpu", "gpu"  # whose compilers make one operation of an all-reduce and the choice of a share
 
 
 class ShardedStep:
@@ -74,9 +74,12 @@ def sharded_step(
     it lies, and its update moves nothing. Parameters may be divided over other axes of the mesh, too (tensor parallel),
     and stay so. The updates are those of one device, up to the rounding of sums.
 
-    On TPU and GPU that is said to XLA by constraints, and it makes reduce-scatters of them; on CPU, where it does not,
-    and with several micro-batches, gradients are taken in `jax.shard_map` over `axis`: there the loss must not name
-    that axis itself.
+    On TPU and GPU that is said to the compiler by constraints, and it makes reduce-scatters of them; on CPU, where it
+    does not, and with several micro-batches, gradients are taken in `jax.shard_map` over `axis`: there the loss must
+    not name that axis itself.
+
+    Muon and its kin compute each polar factor on one device: the matrices of a shape are exchanged once on their way
+    in and once on their way out, whatever the number of leaves and of Newton-Schulz steps.
 
     Args:
       loss: loss(params, batch), a mean over the examples of the batch; with `has_aux` also anything of arrays, whose
@@ -133,9 +136,9 @@ def sharded_step(
         found, grads = take(params, batch)
         grads = jax.lax.with_sharding_constraint(grads, shares)
         own = jax.lax.with_sharding_constraint(params, shares)
-        with meshes.at_home(mesh):
+        with homes.of(mesh):
             updates, state = base.call_update(tx, grads, state, own, {"value": found[0] if has_aux else found})
-        # Without this XLA may gather both terms of the sum instead of the sum.
+        # Without this the compiler may gather both terms of the sum instead of the sum.
         own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shares)
         return jax.lax.with_sharding_constraint(own, lie), state, found
 
