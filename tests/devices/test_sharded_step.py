@@ -1,0 +1,218 @@
+"""`gdjax.sharded_step` on eight devices: one device's updates on every layout, its collectives counted, its errors."""
+
+import collections
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import gdjax
+from benchmarks import trees
+from gdjax.combine import sharding
+from tests.cases import CASES
+from tests.trees import assert_close
+
+pytestmark = pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
+LAYERS, WIDTH = 3, 32
+
+
+class Layout(NamedTuple):
+    mesh: tuple[tuple[int, ...], tuple[str, ...]]
+    matrices: P
+
+
+LAYOUTS = {
+    "data": Layout(((8,), ("data",)), P()),
+    "tensor": Layout(((4, 2), ("data", "model")), P(None, "model")),
+    "fsdp": Layout(((8,), ("data",)), P("data")),
+    "both": Layout(((4, 2), ("data", "model")), P("data", "model")),
+}
+
+
+def mesh_of(layout: str) -> Mesh:
+    shape, names = LAYOUTS[layout].mesh
+    return Mesh(np.asarray(jax.devices()).reshape(shape), names)
+
+
+def first() -> Any:
+    keys = jax.random.split(jax.random.key(0), LAYERS)
+    draw = lambda key: jax.random.normal(key, (WIDTH, WIDTH)) * WIDTH**-0.5  # noqa: E731
+    return {f"layer{i}": {"kernel": draw(key), "bias": jnp.zeros(WIDTH)} for i, key in enumerate(keys)}
+
+
+def batch() -> Any:
+    x = jax.random.normal(jax.random.key(1), (64, WIDTH))
+    return {"x": x, "y": jnp.sin(3 * x)}
+
+
+def loss(params: Any, batch: Any) -> Any:
+    x = batch["x"]
+    for layer in params.values():
+        x = jnp.tanh(x @ layer["kernel"] + layer["bias"][None])
+    return jnp.mean((x - batch["y"]) ** 2)
+
+
+def placed(params: Any, layout: str) -> Any:
+    mesh, matrices = mesh_of(layout), LAYOUTS[layout].matrices
+    how = lambda p: NamedSharding(mesh, matrices if p.ndim == 2 else P())  # noqa: E731
+    return jax.tree.map(lambda p: jax.device_put(p, how(p)), params)
+
+
+def on_one_device(tx: Any, steps: int) -> Any:
+    params, given = first(), batch()
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
+        value, grads = jax.value_and_grad(loss)(params, given)
+        extra = {"value": value} if isinstance(tx, gdjax.GradientTransformationExtraArgs) else {}
+        updates, state = tx.update(grads, state, params, **extra)
+        return gdjax.apply_updates(params, updates), state, value
+
+    for _ in range(steps):
+        params, state, value = step(params, state)
+    return params, state, value
+
+
+def counted(step: Any, params: Any, state: Any, in_loop: bool = False) -> dict[str, int]:
+    rows = gdjax.collectives(step.lower(params, state, batch()).compile())
+    return dict(collections.Counter(row.kind for row in rows if row.in_loop == in_loop))
+
+
+METHODS = {
+    "adamw": lambda: gdjax.adamw(1e-2, weight_decay=0.1),
+    "clipped": lambda: gdjax.chain(gdjax.clip_by_global_norm(0.01), gdjax.sgd(1.0, momentum=0.9)),
+    "muon": lambda: gdjax.muon(1e-2, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", METHODS)
+def test_the_updates_are_those_of_one_device(name: str, layout: str):
+    tx = METHODS[name]()
+    params = placed(first(), layout)
+    step = gdjax.sharded_step(loss, tx, params, mesh_of(layout), min_bytes=1024)
+    params, state = step.init(params)
+    for _ in range(3):
+        params, state, value = step(params, state, batch())
+    assert_close((params, state, value), on_one_device(tx, 3), 2e-4, 2e-5)
+    for tree, wanted in ((params, step.params_sharding), (state, step.state_sharding)):
+        lie = jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), tree, wanted)
+        assert all(jax.tree.leaves(lie))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_transform(case: Any, layout: str):
+    tx, params = case.make(), placed(first(), layout)
+    step = gdjax.sharded_step(loss, tx, params, mesh_of(layout), min_bytes=1024)
+    params, state = step.init(params)
+    params, state, value = step(params, state, batch())
+    assert_close((params, state, value), on_one_device(tx, 1), 1e-3, 1e-4)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_one_reduction_and_one_gather_of_each_divided_leaf_and_none_in_a_loop(parts: int):
+    tx, params = METHODS["adamw"](), placed(first(), "data")
+    step = gdjax.sharded_step(loss, tx, params, mesh_of("data"), min_bytes=1024, micro_batches=parts)
+    params, state = step.init(params)
+    # The three biases and the value go together.
+    assert counted(step, params, state) == {"reduce-scatter": LAYERS, "all-reduce": 1, "all-gather": LAYERS}
+    assert counted(step, params, state, in_loop=True) == {}
+    params, state, _ = step(params, state, batch())
+    assert_close(params, on_one_device(tx, 1)[0], 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_where_parameters_are_divided_the_update_moves_nothing(parts: int):
+    params = placed(first(), "fsdp")
+    step = gdjax.sharded_step(loss, METHODS["adamw"](), params, mesh_of("fsdp"), min_bytes=1024, micro_batches=parts)
+    # The gathers are those of the loss.
+    assert counted(step, *step.init(params)) == {"reduce-scatter": LAYERS, "all-reduce": 1, "all-gather": LAYERS}
+
+
+@pytest.mark.parametrize("steps", [3, 6])
+def test_exchanges_of_polar_factors_do_not_grow(steps: int):
+    params = placed(first(), "data")
+    tx = gdjax.muon(1e-2, ns_steps=steps)
+    step = gdjax.sharded_step(loss, tx, params, mesh_of("data"), min_bytes=1024)
+    assert counted(step, *step.init(params)) == {
+        "reduce-scatter": LAYERS, "all-reduce": 1, "all-gather": LAYERS, "all-to-all": 2
+    }  # fmt: skip
+
+
+def test_codes_are_those_of_one_device_to_the_bit():
+    """Gradients without rounding: of integers, in a sum of few."""
+    tx = gdjax.quantize_state(gdjax.adam(1e-2), min_size=0)
+    params = {"w": jnp.zeros((64, 64))}
+    exact = lambda params, x: jnp.mean(jnp.sum(params["w"][None] * x, (1, 2)))  # noqa: E731
+    x = jnp.asarray(np.random.default_rng(0).integers(-8, 9, (16, 64, 64)), jnp.float32)
+    step = gdjax.sharded_step(exact, tx, params, mesh_of("data"))
+    there, state = step.init(params)
+    here, own = params, tx.init(params)
+    one = jax.jit(lambda g, state, params: tx.update(g, state, params))
+    for _ in range(3):
+        there, state, _ = step(there, state, x)
+        updates, own = one(jax.grad(exact)(here, x), own, here)
+        here = gdjax.apply_updates(here, updates)
+    same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), (there, state), (here, own))
+    assert all(jax.tree.leaves(same))
+
+
+def test_an_eighth_of_gpt2s_state():
+    params = trees.shapes(trees.gpt2_small())
+    step = gdjax.sharded_step(lambda params, x: 0.0, gdjax.adamw(1e-3), params, mesh_of("data"))
+    lie, shares = sharding.shares("", params, mesh_of("data"), "data", 2**14)
+    for p, s, own in zip(*map(jax.tree.leaves, (params, shares, lie)), strict=True):
+        divided = p.size * 4 >= 2**14
+        assert np.prod(s.shard_shape(p.shape)) == p.size // (8 if divided else 1) and own.spec == P(*[None] * p.ndim)
+    moments = gdjax.tree.get(step.state_sharding, "mu")
+    assert jax.tree.leaves(jax.tree.map(lambda a, b: a.spec == b.spec, moments, shares)) == [True] * 148
+
+
+def test_aux_and_the_value_are_means():
+    params = {"w": jnp.ones((64, 64))}
+    of = lambda params, x: (jnp.mean(x @ params["w"]), {"largest": jnp.max(x)})  # noqa: E731
+    x = jnp.arange(16.0)[:, None] * jnp.ones((1, 64))
+    for parts in (1, 2):
+        step = gdjax.sharded_step(of, gdjax.polyak_sgd(), params, mesh_of("data"), has_aux=True, micro_batches=parts)
+        _, _, (value, aux) = step(*step.init(params), x)
+        assert value == 64 * 7.5 and aux["largest"] == (8.0 if parts == 1 else 7.5)
+
+
+def test_what_is_wrong_is_named():
+    params, tx, mesh = first(), gdjax.adam(1e-3), mesh_of("data")
+    with pytest.raises(ValueError, match=r"sharded_step: got axis='model', but the axes of the mesh are 'data'"):
+        gdjax.sharded_step(loss, tx, params, mesh, "model")
+    with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh"):
+        gdjax.sharded_step(loss, tx, params, "data")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"micro_batches must be at least 1"):
+        gdjax.sharded_step(loss, tx, params, mesh, micro_batches=0)
+    explicit = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with pytest.raises(ValueError, match=r"'data' of the mesh are not automatic.*AxisType.Auto"):
+        gdjax.sharded_step(loss, tx, params, explicit)
+    divided = placed(params, "tensor")
+    with pytest.raises(ValueError, match=r"sharded_step: params\['layer0'\]\['kernel'\] is divided over 'model'"):
+        gdjax.sharded_step(loss, tx, divided, mesh)
+
+    step = gdjax.sharded_step(loss, tx, params, mesh, min_bytes=1024, micro_batches=2)
+    there, state = step.init(params)
+    short = jax.tree.map(lambda x: x[:24], batch())
+    with pytest.raises(
+        ValueError, match=r"batch\['x'\] has shape \(24, 32\).*8 devices of 'data' times 2 micro-batches"
+    ):
+        step(there, state, short)
+    with pytest.raises(ValueError, match="params has another structure than the one the step was made for"):
+        step({"other": there["layer0"]}, state, batch())
+    whole = jax.device_put(tx.init(params), NamedSharding(mesh, P()))
+    with pytest.raises(ValueError, match=r"state\[0\].mu\['layer0'\]\['kernel'\] lies as.*step.state_sharding"):
+        step(there, whole, batch())
+    other = placed(params, "tensor")
+    with pytest.raises(ValueError, match=r"params\['layer0'\]\['kernel'\] lies as.*'model': 2"):
+        step(other, state, batch())
+    step(there, state, batch())  # nothing was lost
