@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Var
 
-from gdjax.core import meshes
+from gdjax.core import homes, meshes
 from gdjax.matrices.in_turns import WHERE, Turn, turns_p
 from gdjax.numerics import Array
 from gdjax.xla import places
@@ -130,6 +130,8 @@ def over_stack(f: Callable[..., Sequence[Array]], stacks: Sequence[Array], over:
       over: for each result the stack whose memory it takes; None for memory of its own.
     """
     number = len(stacks[0])
+    if homes.mesh() is not None:
+        return [homes.back(y)[:number] for y in jax.vmap(f)(*map(homes.sent, stacks))]
     if number == 1:
         return [y[None] for y in f(*(x[0] for x in stacks))]
     shapes = jax.eval_shape(f, *map(one_of, stacks))

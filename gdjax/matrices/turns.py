@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from gdjax.core import meshes
+from gdjax.core import homes, meshes
 from gdjax.matrices.in_turns import Turn
 from gdjax.numerics import Array
 from gdjax.xla.write_order import LARGE
@@ -94,15 +94,21 @@ def _of_run(
 
         def replaced(olds: list[Array], factors: list[Array]) -> list[Array]:
             chosen = lambda new, old: jnp.where(own.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
-            return list(map(chosen, jax.vmap(f)(olds, factors), olds))
+            return list(map(chosen, of_all(olds, factors), olds))
+
+        def of_all(olds: list[Array], factors: list[Array]) -> list[Array]:
+            if homes.mesh() is None:
+                return jax.vmap(f)(olds, factors)
+            news = jax.vmap(f)(*(list(map(homes.sent, xs)) for xs in (olds, factors)))
+            return [homes.back(x)[: len(olds[0])] for x in news]
 
         run = part(olds), part(factors)
         news = replaced(*run) if min(numbers) > 0 else meshes.cond(number > 0, replaced, lambda olds, _: olds, *run)
         return [jax.lax.dynamic_update_slice_in_dim(old, new, low, 0) for old, new in zip(olds, news, strict=True)]
 
-    if most == 1:
+    if most == 1 and homes.mesh() is None:
         return one(0, *everything)
     large = max(x.shape[-1] * x.shape[-2] for x in (*olds, factors[0])) >= LARGE
-    if not large or meshes.may_be_divided(olds[0]):
+    if not large or meshes.may_be_divided(olds[0]) or homes.mesh() is not None:
         return at_once(*everything)
     return jax.lax.platform_dependent(*everything, cpu=one_by_one, default=at_once)
