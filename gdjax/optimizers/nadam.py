@@ -1,6 +1,6 @@
 """NAdam and NAdamW."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.dialects import Dialect, dialects
@@ -8,7 +8,7 @@ from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
-from gdjax.optimizers.adam import scale_by_adam
+from gdjax.optimizers.adam import adam, adamw
 from gdjax.transforms.decay import descending
 
 
@@ -37,21 +37,10 @@ def _by_dozat(
     return divide(mu_hat, sqrt(debias(nu, b2, t) + eps_root), eps), ScaleByNadamState(s.count, mu, nu, product)
 
 
-def _direction(
-    label: str, b1: ScalarOrSchedule, b2: ScalarOrSchedule, eps: ScalarOrSchedule, eps_root: ScalarOrSchedule,
-    mu_dtype: DType | None, nesterov: bool, nu_dtype: DType | None, momentum_decay: ScalarOrSchedule | None, like: str,
-) -> Transform:  # fmt: skip
-    """Optax's direction, whose b1 is constant, or Dozat's."""
-    if like == "optax":
-        if momentum_decay is not None:
-            raise ValueError(
-                f"{label}: momentum_decay is for a b1 that grows, as with like='torch'; here it is constant"
-            )
-        return scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype)
-    if momentum_decay is None or not nesterov:
-        slip = "nesterov=False" if not nesterov else "momentum_decay=None"
-        raise ValueError(f"{label}: like={like!r} has the growing b1 of Nesterov's momentum, got {slip}")
-    return _by_dozat(b1, b2, eps, eps_root, mu_dtype, momentum_decay, nu_dtype)
+def _growing(label: str, nesterov: bool, *hyper: Any) -> Transform:
+    if not nesterov:
+        raise ValueError(f"{label}: momentum_decay is of Nesterov's momentum, and nesterov=False has none")
+    return _by_dozat(*hyper)
 
 
 _DOZAT = {"momentum_decay": 4e-3}
@@ -85,10 +74,10 @@ def nadam(
       mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
       nesterov: False for Adam's own mu_hat_t = mu_t / (1 - b1^t).
       nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
-      momentum_decay: how fast b1_k grows, at least 0, with a `like` that lets it; 0.004 by default there.
-      like: "optax" has the constant b1 above; "torch" and "paper" the growing one below.
+      momentum_decay: how fast b1 grows, at least 0; None for a constant b1.
+      like: "optax", or "torch" or "paper" for a momentum_decay of 0.004 by default.
 
-    With like="torch" or "paper" b1 grows from b1 / 2 to b1, in the direction but not in mu:
+    With momentum_decay the b1 of the direction, but not of mu, grows from b1 / 2 to b1:
 
         b1_k = b1 (1 - 0.96^(k momentum_decay) / 2)
         x_{t+1} = x_t - lr (b1_{t+1} mu_t / (1 - b1_1 ... b1_{t+1}) + (1 - b1_t) g_t / (1 - b1_1 ... b1_t))
@@ -97,7 +86,7 @@ def nadam(
     So have it Dozat's report, `torch.optim.NAdam` and Keras; the listing of the workshop paper differs a little again.
 
     Raises:
-      ValueError: momentum_decay with like="optax"; without it, or without nesterov, in the others.
+      ValueError: momentum_decay without nesterov.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -110,8 +99,10 @@ def nadam(
       Dozat 2015, Incorporating Nesterov momentum into Adam, https://cs229.stanford.edu/proj2015/054_report.pdf, and the
       workshop paper of 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ
     """
-    given = b1, b2, eps, eps_root, mu_dtype, nesterov, nu_dtype, momentum_decay, like
-    return descending(_direction("gdjax.nadam", *given), learning_rate)
+    if momentum_decay is None:
+        return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype)
+    growing = _growing("gdjax.nadam", nesterov, b1, b2, eps, eps_root, mu_dtype, momentum_decay, nu_dtype)
+    return descending(growing, learning_rate)
 
 
 @transform
@@ -147,14 +138,14 @@ def nadamw(
         all.
       nesterov: False for Adam's own mu_hat_t = mu_t / (1 - b1^t).
       nu_dtype: the dtype of nu; by default the parameter's, but float32 at least.
-      momentum_decay: how fast b1_k grows, at least 0, with a `like` that lets it; 0.004 by default there.
-      like: "optax" has the constant b1 above; "torch" and "paper" the growing one below.
+      momentum_decay: how fast b1 grows, at least 0; None for a constant b1.
+      like: "optax", or "torch" or "paper" for a momentum_decay of 0.004 by default.
 
-    With like="torch" or "paper" b1 grows as in `nadam`. The first is `torch.optim.NAdam` with
+    With momentum_decay b1 grows as in `nadam`. With like="torch" this is `torch.optim.NAdam` with
     `decoupled_weight_decay=True`.
 
     Raises:
-      ValueError: momentum_decay with like="optax"; without it, or without nesterov, in the others.
+      ValueError: momentum_decay without nesterov.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -167,5 +158,9 @@ def nadamw(
     Reference:
       Loshchilov & Hutter 2019, Algorithm 2, https://arxiv.org/abs/1711.05101; Dozat 2016, as for `nadam`.
     """
-    given = b1, b2, eps, eps_root, mu_dtype, nesterov, nu_dtype, momentum_decay, like
-    return descending(_direction("gdjax.nadamw", *given), learning_rate, weight_decay, mask)
+    if momentum_decay is None:
+        return adamw(
+            learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov, nu_dtype=nu_dtype
+        )
+    growing = _growing("gdjax.nadamw", nesterov, b1, b2, eps, eps_root, mu_dtype, momentum_decay, nu_dtype)
+    return descending(growing, learning_rate, weight_decay, mask)
