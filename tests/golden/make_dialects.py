@@ -19,7 +19,7 @@ import torch
 from torch.optim import _muon
 
 STEPS = 30
-SHAPES = {"vector": (6,), "matrix": (4, 3), "stack": (2, 3, 5), "whole": (5, 3)}
+SHAPES = {"vector": (6,), "matrix": (4, 3), "stack": (5, 2, 3), "whole": (5, 3)}
 RATES = (0.1 / (1 + np.arange(STEPS) // 5)).astype(np.float32).astype(np.float64)
 OPTIM = torch.optim
 # The optimizer, and whether its rate follows `RATES`.
