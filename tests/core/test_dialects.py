@@ -94,5 +94,6 @@ def test_a_dialect_of_a_factory_behind_a_decorator():
         return gdjax.chain(gdjax.scale(a), gdjax.scale(b))
 
     g = jnp.ones(2)
-    for like, want in (("optax", 3.0), ("torch", 6.0), ("paper", 3.0)):
+    cases: tuple[tuple[dialects.Dialect, float], ...] = (("optax", 3.0), ("torch", 6.0), ("paper", 3.0))
+    for like, want in cases:
         assert_equal(scaled(3.0, like=like).update(g, scaled(3.0).init(g))[0], want * g)

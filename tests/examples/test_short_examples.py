@@ -124,5 +124,6 @@ def test_the_page_tells_how_far_apart_dialects_are():
     told = {x[1].split("`")[1] + x[1].rpartition("`")[2]: [*map(float, x[5].split(","))] for x in rows if x[5]}
     assert told.keys() == dialects.METHODS.keys()
     for name, numbers in told.items():
-        found = [dialects.apart(name, like, 200).max() for like in dialects.DIALECTS]
+        with relaxed():
+            found = [dialects.apart(name, like, 200).max() for like in dialects.DIALECTS]
         assert found == pytest.approx(numbers, rel=0.06), name
