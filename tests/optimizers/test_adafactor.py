@@ -86,7 +86,7 @@ def torchs_adafactor(
         yield x, {}
 
 
-TORCHS = {
+TORCHS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "default": ({}, {}),
     "schedule": ({"lr": oracles.fall, "weight_decay": 0.5}, {"learning_rate": oracles.fall, "weight_decay_rate": 0.5}),
     "options": (
@@ -111,7 +111,8 @@ def test_the_papers_relative_rate():
         return lambda count: jnp.minimum(rate(count), jnp.float32(count + 1) ** -0.5)
 
     tolerance = {"rtol": 4e-6, "atol": 4e-6}
-    for rate, given in ((lambda count: 0.01, {}), (lambda count: 0.25, {"learning_rate": 0.25})):
+    cases: Any = (lambda count: 0.01, {}), (lambda count: 0.25, {"learning_rate": 0.25})
+    for rate, given in cases:
         want = functools.partial(adafactor, learning_rate=relative(rate), min_dim_size_to_factor=1)
         params, _ = oracles.run(gdjax.adafactor(**given, like="paper"))
         oracles.assert_same((params, {}), oracles.expected(want), **tolerance)

@@ -45,7 +45,7 @@ def test_oracle_of_a_growing_b1(name, dtype):
     kwargs = {"learning_rate": 0.01, **CASES[name]}
     oracle = oracles.expected(functools.partial(nadam, **kwargs))
     product = oracle[1].pop("b1_product")
-    tolerance = {"float32": oracles.TOLERANCE["float32"], "float64": {"rtol": 1e-13, "atol": 1e-14}}[dtype]
+    tolerance: Any = {"float32": oracles.TOLERANCE["float32"], "float64": {"rtol": 1e-13, "atol": 1e-14}}[dtype]
     for like in ("torch", "paper"):
         got = oracles.run(gdjax.nadam(**kwargs, like=like), dtype)
         np.testing.assert_allclose(got[1]["b1_product"], product["matrix"], **tolerance)
