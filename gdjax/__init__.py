@@ -138,7 +138,7 @@ from gdjax.optimizers.adabelief import ScaleByBeliefState, adabelief, scale_by_b
 from gdjax.optimizers.adadelta import ScaleByAdaDeltaState, adadelta, scale_by_adadelta
 from gdjax.optimizers.adafactor import FactoredState, adafactor, scale_by_factored_rms
 from gdjax.optimizers.adagrad import ScaleByRssState, adagrad, scale_by_rss
-from gdjax.optimizers.adam import ScaleByAdamState, adam, adamw, nadam, nadamw, scale_by_adam
+from gdjax.optimizers.adam import ScaleByAdamState, adam, adamw, scale_by_adam
 from gdjax.optimizers.adam_atan2 import adam_atan2, scale_by_adam_atan2
 from gdjax.optimizers.adam_mini import ScaleByAdamMiniState, adam_mini, scale_by_adam_mini
 from gdjax.optimizers.adamax import adamax, adamaxw, scale_by_adamax
@@ -178,6 +178,7 @@ from gdjax.optimizers.madgrad import MadgradState, madgrad, scale_by_madgrad
 from gdjax.optimizers.mechanic import MechanicState, mechanize
 from gdjax.optimizers.momo import MomoAdamState, MomoState, momo, momo_adam
 from gdjax.optimizers.muon import MuonDimensionNumbers, MuonState, muon, scale_by_muon
+from gdjax.optimizers.nadam import ScaleByNadamState, nadam, nadamw
 from gdjax.optimizers.normuon import ScaleByNorMuonState, normuon, scale_by_normuon
 from gdjax.optimizers.novograd import ScaleByNovogradState, novograd, scale_by_novograd
 from gdjax.optimizers.optimistic import (
@@ -342,7 +343,8 @@ __all__ = [
     "ScaleByAmsgradState", "ScaleByApolloState", "ScaleByBFGSState", "ScaleByBacktrackingLinesearchState",
     "ScaleByBeliefState", "ScaleByCameState", "ScaleByDion2State", "ScaleByDionState",
     "ScaleByDistanceOverGradientsState", "ScaleByLBFGSState", "ScaleByLapropState", "ScaleByLionState",
-    "ScaleByNorMuonState", "ScaleByNovogradState", "ScaleByOptimisticGradientState", "ScaleByRStdDevState",
+    "ScaleByNadamState", "ScaleByNorMuonState", "ScaleByNovogradState", "ScaleByOptimisticGradientState",
+    "ScaleByRStdDevState",
     "ScaleByRStdDevWithCountState", "ScaleByRmsState", "ScaleByRmsWithCountState", "ScaleByRpropState",
     "ScaleByRssState", "ScaleBySM3State", "ScaleByScheduleState", "ScaleByScionState", "ScaleBySimplifiedAdEMAMixState",
     "ScaleByTrustRatioState", "ScaleByZoomLinesearchState", "ScaleState", "Schedule", "ScheduleFreePlusState",

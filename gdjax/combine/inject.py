@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import GetAttrKey
 
 from gdjax import numerics
-from gdjax.core import base, calls, checks, domains, misuse, types
+from gdjax.core import base, calls, checks, dialects, domains, misuse, types
 from gdjax.core.base import GradientTransformation
 from gdjax.core.part import Inside, Part, whole
 from gdjax.core.per_leaf import PerLeaf, base_of
@@ -144,6 +144,7 @@ def inject_hyperparams(
     own_call = bind(inject_hyperparams, (inner_factory, tuple(sorted(static)), hyperparam_dtype), {})
     factory = Value(own_call, None, build)
     factory.__signature__ = signature  # type: ignore[attr-defined]
+    dialects.share(inner_factory, factory)
     return factory
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax.core import argument_kinds as kinds
-from gdjax.core import calls, checks
+from gdjax.core import calls, checks, dialects
 from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain, asked
 from gdjax.core.per_leaf import PerLeaf
 
@@ -94,6 +94,7 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "embedding_norm": ("sign", "col"), "head_norm": ("sign", "row"),
     "remainder_bits": (16, 8, None),
     "scale_type": ("channel", "tensor"),
+    "like": dialects.NAMES,
     "with_weight_decay.kind": ("decoupled", "coupled", "independent", "corrected"),
 }  # fmt: skip
 _KINDS: tuple[tuple[Check, str], ...] = (

@@ -88,7 +88,8 @@ NUMBERS: Mapping[Domain, str] = {
         "consistent_rms estim_lr_coef init_estim_sq_dist reps_rel s_init scaling slow_step_size adafactor.decay_rate "
         "scale_by_factored_rms.decay_rate reduce_on_plateau.atol ademamix.alpha scale_by_ademamix.alpha "
         "simplified_ademamix.alpha scale_by_simplified_ademamix.alpha cautious.clamp lamb "
-        "apollo.scale scale_by_apollo.scale temperature floor outward_scale inward_scale"
+        "apollo.scale scale_by_apollo.scale temperature floor outward_scale inward_scale "
+        "momentum_decay"
     ),
     FINITE: (
         "step_size decay_offset step_offset gamma f_min lower_bound scale_factor global_scale lookahead optimism "

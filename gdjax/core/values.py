@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from gdjax.core import dialects
 from gdjax.core.misuse import NOT_CALLED, bound_arguments
 from gdjax.core.signatures import short_types
 
@@ -25,6 +26,8 @@ class Call:
     """A call of a factory with its arguments: the identity of what the factory returned."""
 
     def __init__(self, factory: Callable[..., Any], bound: inspect.BoundArguments):
+        like = dialects.defaults(factory, bound.arguments.get("like"))
+        bound.arguments = {**like, **bound.arguments}
         bound.apply_defaults()
         self.factory = factory
         ours = is_ours(factory)

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 from gdjax.combine.chain import chain
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.dialects import Dialect, dialects
+from gdjax.core.per_leaf import PerLeaf, base_of
 from gdjax.core.types import DTypeLike, Mask, Params, Scalar, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor, New
 from gdjax.linalg.sums import limited, means_of_squares
-from gdjax.numerics import Array, abs_sq, bounded_sq, scaled
+from gdjax.numerics import Array, abs_sq, at_least_float32, bounded_sq, scaled
 from gdjax.transforms.averaging import ema
-from gdjax.transforms.decay import add_decayed_weights
+from gdjax.transforms.decay import add_decayed_weights, decaying
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 from gdjax.transforms.trust_ratio import scale_by_param_block_rms
 
@@ -35,6 +37,13 @@ def factored_axes(shape: tuple[int, ...], hyper: Mapping[str, Any]) -> tuple[int
         return None
     *_, second, longest = sorted(range(len(shape)), key=lambda axis: shape[axis])
     return (second, longest) if shape[second] >= max(hyper["min_dim_size_to_factor"], 1) else None
+
+
+def last_axes(shape: tuple[int, ...], hyper: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The last two axes, of which torch keeps rows and columns; None where the moment is not factored."""
+    if not hyper["factored"] or len(shape) < 2:
+        return None
+    return (len(shape) - 2, len(shape) - 1) if min(shape[-2:]) >= max(hyper["min_dim_size_to_factor"], 1) else None
 
 
 def all_but(left_out: int | None, axes_of: Callable[..., tuple[int, int] | None] = factored_axes) -> Factor:
@@ -62,6 +71,29 @@ def _by_factored_rms(
     else:
         row_factor, factor, v_row, v_col = by_rows_and_columns(g, s.v_row, s.v_col, axes, b2, epsilon)
         s = s._replace(v_row=v_row, v_col=v_col)
+    if clipping_threshold is not None:
+        row_factor, factor = limited(g, (row_factor, factor), clipping_threshold)
+    return scaled(g, row_factor, "each") * factor, s
+
+
+@leafwise(FactoredState, v_row=all_but(1, last_axes), v_col=all_but(0, last_axes), v=all_but(None, last_axes))
+def _by_torchs_factored_rms(
+    g: Array, s: FactoredState, p: Array, t: Array,
+    factored: bool, min_dim_size_to_factor: int, epsilon: Hyper, b2: Hyper, clipping_threshold: Hyper = None,
+) -> tuple[Array, FactoredState]:  # fmt: skip
+    """Adafactor's direction with nothing added to squares, but an epsilon^2 that the second moment is at least."""
+    axes = last_axes(g.shape, {"factored": factored, "min_dim_size_to_factor": min_dim_size_to_factor})
+    if axes is None:
+        v = _average(s.v, bounded_sq(abs_sq(g), "each"), b2, 0)
+        s = s._replace(v=v)
+    else:
+        second, last = axes
+        rows, columns = means_of_squares(g, last, second)
+        v_row, v_col = _average(s.v_row, rows, b2, 0), _average(s.v_col, columns, b2, 0)
+        s = s._replace(v_row=v_row, v_col=v_col)
+        mean = jnp.maximum(jnp.sum(v_row * (1 / v_row.shape[-1]), -1, keepdims=True), epsilon)
+        v = jnp.expand_dims(v_row / jnp.where(mean == 0, 1, mean), last) * jnp.expand_dims(v_col, second)
+    row_factor, factor = _inverse_root(jnp.maximum(v, jnp.square(epsilon))), jnp.ones((), v.dtype)
     if clipping_threshold is not None:
         row_factor, factor = limited(g, (row_factor, factor), clipping_threshold)
     return scaled(g, row_factor, "each") * factor, s
@@ -117,6 +149,24 @@ class _Decay:
         return self.function(count - jnp.asarray(offset).astype(count.dtype), rate)
 
 
+@dataclass(frozen=True)
+class _Relative:
+    """The reference's rate as a schedule: at most 1 / sqrt(t)."""
+
+    rate: ScalarOrSchedule
+
+    def __call__(self, count: Array) -> Any:
+        rate = self.rate
+        if callable(rate):
+            rate = checks.scalar("gdjax.adafactor", "learning_rate", rate(count))
+        rate = jnp.asarray(rate, at_least_float32(jnp.asarray(rate).dtype))
+        return jnp.minimum(rate, 1 / jnp.sqrt(jnp.asarray(count, rate.dtype) + 1))
+
+
+def _relative(rate: ScalarOrSchedule) -> ScalarOrSchedule:
+    return rate.with_base(_Relative(base_of(rate))) if isinstance(rate, PerLeaf) else _Relative(rate)
+
+
 @transform
 def scale_by_factored_rms(
     factored: bool = True,
@@ -162,7 +212,11 @@ def scale_by_factored_rms(
     return _by_factored_rms(factored, min_dim_size_to_factor, epsilon, _Decay(decay_rate_fn, decay_rate, step_offset))
 
 
+_RELATIVE = {"learning_rate": 0.01, "min_dim_size_to_factor": 0}
+
+
 @transform
+@dialects(torch=_RELATIVE | {"eps": 2.0**-23}, paper=_RELATIVE)
 def adafactor(
     learning_rate: ScalarOrSchedule | None = None,
     min_dim_size_to_factor: int = 128,
@@ -176,6 +230,8 @@ def adafactor(
     eps: ScalarOrSchedule = 1e-30,
     factored: bool = True,
     weight_decay_mask: Mask = None,
+    *,
+    like: Dialect = "optax",
 ) -> GradientTransformation:
     """Adafactor: Adam's second moment in the memory of its row and column means, and steps relative to the parameters.
 
@@ -187,8 +243,7 @@ def adafactor(
         x_{t+1} = x_t - lr max(rms(x_t), 0.001) u_t - weight_decay_rate x_t
 
     Args:
-      learning_rate: lr, a scalar or a schedule; None for 1. The reference's is min(0.01, 1 / sqrt(t)), the schedule
-        `lambda count: jnp.minimum(0.01, jnp.float32(count + 1) ** -0.5)`.
+      learning_rate: lr, a scalar or a schedule; None for 1.
       min_dim_size_to_factor: factor a leaf if its two longest axes have at least this length. One with more than two
         axes is factored over those two.
       decay_rate: the exponent of the decay b2_t, at least 0.
@@ -202,14 +257,21 @@ def adafactor(
       factored: False keeps the whole second moment.
       weight_decay_mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to
         one; None for all.
+      like: "optax" as above. With "paper" and "torch" the rate is min(lr, 1 / sqrt(t)), lr is 0.01 and matrices are
+        factored whatever their size, by default; "torch" then does as `torch.optim.Adafactor`, see below.
 
-    `torch.optim.Adafactor` has another eps and rate: its lr is min(lr, 1 / sqrt(t)).
+    With like="torch" an array is factored over its last two axes. Its second moment is v_t, or what R_t and C_t make of
+    it, without eps, and
+
+        u_t = g_t / sqrt(max(R_t C_t / max(mean(R_t), eps), eps^2)),    u_t = g_t / sqrt(max(v_t, eps^2))
+
+    for other arrays. eps is 2^-23 by default; for 64-bit parameters torch has 2^-52. The decay is lr weight_decay_rate
+    x_t, where 1 / sqrt(t) does not bound lr.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
       >>> params = {"w": jnp.ones((512, 256)), "b": jnp.ones(256)}  # 525,312 bytes
-      >>> rate = lambda count: jnp.minimum(0.01, jnp.float32(count + 1) ** -0.5)
-      >>> gdjax.state_bytes(gdjax.adafactor(rate), params) < 10_000
+      >>> gdjax.state_bytes(gdjax.adafactor(like="paper"), params) < 10_000
       True
 
     Reference:
@@ -217,15 +279,22 @@ def adafactor(
       https://arxiv.org/abs/1804.04235
     """
     decay = _Decay(power_decay, decay_rate, decay_offset)
-    parts = [_by_factored_rms(factored, min_dim_size_to_factor, eps, decay, clipping_threshold)]
+    by_rms = _by_torchs_factored_rms if like == "torch" else _by_factored_rms
+    parts = [by_rms(factored, min_dim_size_to_factor, eps, decay, clipping_threshold)]
     if clipping_threshold is not None:
         parts.append(scale(1.0))  # in the place that a clip of its own has in Optax's state
-    if learning_rate is not None:
+    rate = 1.0 if learning_rate is None else learning_rate
+    if like != "optax":
+        parts.append(scale_by_learning_rate(_relative(rate), flip_sign=False))
+    elif learning_rate is not None:
         parts.append(scale_by_learning_rate(learning_rate, flip_sign=False))
     if multiply_by_parameter_scale:
         parts.append(scale_by_param_block_rms())
     if momentum is not None:
         parts.append(ema(momentum, debias=False, accumulator_dtype=dtype_momentum))
+    if weight_decay_rate is not None and like == "torch":
+        steps = chain(*parts, scale(-1.0))
+        return decaying("gdjax.adafactor", steps, rate, weight_decay_rate, weight_decay_mask, "decoupled", False, None)
     if weight_decay_rate is not None:
         parts.append(add_decayed_weights(weight_decay_rate, weight_decay_mask))
     return chain(*parts, scale(-1.0))

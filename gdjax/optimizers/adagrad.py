@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.dialects import Dialect, dialects
 from gdjax.core.types import Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
@@ -22,15 +23,17 @@ _sum = Moment(wide=True, real=True, fill="initial_accumulator_value", kind="exac
 
 @leafwise(ScaleByRssState, sum_of_squares=_sum)
 def scale_by_rss(
-    g: Array, s: ScaleByRssState, p: Array, t: Array, initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7
-) -> tuple[Array, ScaleByRssState]:
+    g: Array, s: ScaleByRssState, p: Array, t: Array, initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7,
+    *, eps_in_sqrt: bool = True,
+) -> tuple[Array, ScaleByRssState]:  # fmt: skip
     """Adagrad's direction: the gradient over the root of the sum of its squares so far.
 
         s_t = s_{t-1} + g_t^2,    u_t = g_t / sqrt(s_t + eps)
 
     Args:
       initial_accumulator_value: s_0, at least 0.
-      eps: inside the root, at least 0. Where s_t + eps = 0 the direction is g_t, which is 0 or squares to 0.
+      eps: inside the root, at least 0. Where the denominator is 0 the direction is g_t, which is 0 or squares to 0.
+      eps_in_sqrt: False divides by sqrt(s_t) + eps, as the reference does.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -47,13 +50,19 @@ def scale_by_rss(
     """
     g = bounded(g, "summed")
     total = s.sum_of_squares + abs_sq(g)
-    return divide(g, sqrt(total + eps)), ScaleByRssState(sum_of_squares=total)
+    root = sqrt(total + eps) if eps_in_sqrt else sqrt(total) + eps
+    return divide(g, root), ScaleByRssState(sum_of_squares=total)
 
 
 @transform
+@dialects(
+    torch={"initial_accumulator_value": 0.0, "eps": 1e-10},
+    paper={"initial_accumulator_value": 0.0, "eps": 0.0},
+)
 def adagrad(
-    learning_rate: ScalarOrSchedule, initial_accumulator_value: ScalarOrSchedule = 0.1, eps: ScalarOrSchedule = 1e-7
-) -> GradientTransformation:
+    learning_rate: ScalarOrSchedule, initial_accumulator_value: ScalarOrSchedule = 0.1, eps: ScalarOrSchedule = 1e-7,
+    *, like: Dialect = "optax",
+) -> GradientTransformation:  # fmt: skip
     """Adagrad: a rate per parameter that falls with the gradients it has seen.
 
         s_t = s_{t-1} + g_t^2,    s_0 = initial_accumulator_value
@@ -63,10 +72,10 @@ def adagrad(
       learning_rate: lr, a scalar or a schedule.
       initial_accumulator_value: s_0, at least 0; keeps the first steps from being of size lr whatever the gradient.
       eps: at least 0.
+      like: "optax" as above. With "torch" and "paper" s_0 is 0 by default, and the quotient g_t / (sqrt(s_t) + eps),
+        with an eps of 1e-10 in `torch.optim.Adagrad`, and of 0 here for the reference, which leaves it open.
 
-    Departures: the reference has s_0 = 0, and some lecture notes divide by sqrt(s_t) + 1e-7. The root and the place of
-    eps are Optax's, whose defaults these are. `adagrad(lr, 0.0, 0.0)` is the reference, and follows
-    `torch.optim.Adagrad(lr)` (eps 1e-10, outside the root) as far as that eps does not show.
+    Some lecture notes divide by sqrt(s_t) + 1e-7: `adagrad(lr, eps=1e-7, like="paper")`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -78,4 +87,4 @@ def adagrad(
     Reference:
       Duchi, Hazan & Singer 2011, figure 1 (diagonal case), https://jmlr.org/papers/v12/duchi11a.html
     """
-    return descending(scale_by_rss(initial_accumulator_value, eps), learning_rate)
+    return descending(scale_by_rss(initial_accumulator_value, eps, eps_in_sqrt=like == "optax"), learning_rate)

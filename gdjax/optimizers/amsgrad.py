@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.dialects import Dialect, dialects
 from gdjax.core.types import DType, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
@@ -65,7 +66,24 @@ def scale_by_amsgrad(
     return divide(mu_hat, sqrt(nu_max + eps_root), eps), s._replace(mu=mu, nu=nu, nu_max=nu_max)
 
 
+@leafwise(ScaleByAmsgradState, nu=_second, nu_max=_second)
+def _by_torchs_amsgrad(
+    g: Array, s: ScaleByAmsgradState, p: Array, t: Array,
+    b1: Hyper, b2: Hyper, eps: Hyper, eps_root: Hyper, mu_dtype: DType | None,
+    bias_correction_mu: bool, bias_correction_nu: bool,
+) -> tuple[Array, ScaleByAmsgradState]:  # fmt: skip
+    """AMSGrad's direction with the maximum of nu_t as it is, corrected after it is taken."""
+    g = bounded(g)
+    mu = b1 * s.mu + (1 - b1) * g
+    nu = b2 * s.nu + (1 - b2) * abs_sq(g)
+    nu_max = jnp.maximum(s.nu_max, nu)
+    mu_hat = debias(mu, b1, t) if bias_correction_mu else mu
+    nu_hat = debias(nu_max, b2, t) if bias_correction_nu else nu_max
+    return divide(mu_hat, sqrt(nu_hat + eps_root), eps), s._replace(mu=mu, nu=nu, nu_max=nu_max)
+
+
 @transform
+@dialects(torch={}, paper={"eps": 0.0, "bias_correction_mu": False, "bias_correction_nu": False})
 def amsgrad(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -75,6 +93,8 @@ def amsgrad(
     mu_dtype: DType | None = None,
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
+    *,
+    like: Dialect = "optax",
 ) -> GradientTransformation:
     """AMSGrad: Adam whose rate for a parameter never rises, since the second moment is replaced by its maximum so far.
 
@@ -90,9 +110,8 @@ def amsgrad(
       bias_correction_mu: divide mu by 1 - b1^t.
       bias_correction_nu: divide nu by 1 - b2^t before the maximum is taken. The quotient is large in the first steps,
         which the maximum then remembers.
-
-    The reference corrects neither: `amsgrad(lr, eps=0.0, bias_correction_mu=False, bias_correction_nu=False)`. Torch
-    takes the maximum of nu as it is, and corrects afterwards.
+      like: "optax" as above; "torch" takes nu_max_t = max(nu_max_{t-1}, nu_t), and divides that by 1 - b2^t, as
+        `torch.optim.Adam(lr, amsgrad=True)` does; "paper" corrects neither by default, and has no eps.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -104,5 +123,6 @@ def amsgrad(
     Reference:
       Reddi, Kale & Kumar 2018, On the convergence of Adam and beyond, Algorithm 2, https://arxiv.org/abs/1904.09237
     """
-    direction = scale_by_amsgrad(b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu)
+    scale_by = _by_torchs_amsgrad if like == "torch" else scale_by_amsgrad
+    direction = scale_by(b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu)
     return descending(direction, learning_rate)

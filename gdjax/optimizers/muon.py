@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.core.dialects import Dialect, dialects
 from gdjax.core.per_leaf import PerLeaf
 from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
@@ -149,7 +150,11 @@ def scale_by_muon(
     return checked("gdjax.scale_by_muon", taking(_muon, given))
 
 
+_JORDANS = {"eps": 1e-7, "bias_correction": False, "ns_dtype": "bfloat16"}
+
+
 @transform
+@dialects(torch=_JORDANS | {"weight_decay": 0.1}, paper=_JORDANS)
 def muon(
     learning_rate: ScalarOrSchedule,
     ns_coeffs: Any = JORDAN,
@@ -174,6 +179,7 @@ def muon(
     ns_dtype: DTypeLike | None = None,
     equilibrate: Equilibrate | None = None,
     renormalize: Renormalize | None = None,
+    like: Dialect = "optax",
 ) -> GradientTransformation:
     """Muon for matrices, AdamW for the rest: momentum whose singular values become about 1, by Newton-Schulz.
 
@@ -218,10 +224,13 @@ def muon(
       ns_dtype: the dtype that X, A and b A + c A^2 are rounded to before they are multiplied; products are summed in
         float32. By default nothing is rounded further. With bfloat16 updates differ by 1 to 2 %, and a step is two to
         four times faster where the processor multiplies such numbers faster (AMX on a CPU; a GPU).
+      like: "optax", or other defaults: eps 1e-7, bias_correction False and ns_dtype "bfloat16" with "paper", Jordan's
+        code; with "torch", for `torch.optim.Muon`, a weight_decay of 0.1 too. Weights of (outputs, inputs), as torch's
+        are, need their dimension numbers all the same.
 
-    `docs/muon.md` has the arguments for the dialects of Jordan, Moonlight and PyTorch.
+    `docs/muon.md` has the arguments for the dialects of Moonlight and others.
 
-    Departures: the reference computes X in bfloat16, see `ns_dtype`, with eps 1e-7. From Optax: "adaptive" takes the
+    Departures: of the reference see `like`. From Optax: "adaptive" takes the
     inner product of each matrix, not of an array of several; "schatten" and "aol" scale gradients however small, where
     Optax's do nothing to squares below 1e-8; huge gradients do not overflow.
 

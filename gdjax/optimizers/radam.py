@@ -5,10 +5,11 @@ import math
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.dialects import Dialect, dialects
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
-from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
+from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState, corrected_mean
 from gdjax.transforms.decay import descending
 
@@ -82,7 +83,22 @@ def scale_by_radam(
     return jnp.where(r > 0, r * divide(mu_hat, sqrt(nu_hat + eps_root), eps), mu_hat), s._replace(mu=mu, nu=nu)
 
 
+@leafwise(ScaleByAdamState, nu=second_moment)
+def _by_torchs_radam(
+    g: Array, s: ScaleByAdamState, p: Array, t: Array,
+    b1: Hyper, b2: Hyper, eps: Hyper, eps_root: Hyper, threshold: Hyper, *, nesterov: bool,
+) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
+    """RAdam's direction with eps beside the root of nu_t, before that is corrected."""
+    g = bounded(g)
+    mu = b1 * s.mu + (1 - b1) * g
+    nu = b2 * s.nu + (1 - b2) * abs_sq(g)
+    mu_hat, root = corrected_mean(mu, g, b1, t, nesterov), sqrt(one_minus_pow(b2, t))
+    r = _rectification(t, b2, threshold)
+    return jnp.where(r > 0, r * root * divide(mu_hat, sqrt(nu + eps_root), eps), mu_hat), s._replace(mu=mu, nu=nu)
+
+
 @transform
+@dialects(torch={}, paper={"eps": 0.0, "threshold": 4.0})
 def radam(
     learning_rate: ScalarOrSchedule,
     b1: ScalarOrSchedule = 0.9,
@@ -92,6 +108,7 @@ def radam(
     threshold: ScalarOrSchedule = 5.0,
     *,
     nesterov: bool = False,
+    like: Dialect = "optax",
 ) -> GradientTransformation:
     """Rectified Adam: Adam whose rate warms up with the variance of its second moment.
 
@@ -109,6 +126,8 @@ def radam(
       threshold: the length rho_t from which on the step is adaptive, which for b2 = 0.999 is the sixth step. The
         reference has rho_t > 4 in its Algorithm 2 and 5 in its code. Below 4 it means > 4, where r_t begins to exist.
       nesterov: Dozat's NAdam, mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t).
+      like: "optax" as above; "torch" divides by (sqrt(nu_t + eps_root) + eps) / sqrt(1 - b2^t), so that eps counts for
+        more at first, as in `torch.optim.RAdam`; "paper", Algorithm 2, has by default no eps and a threshold of 4.
 
     rho_t is evaluated without cancellation; as written it is wrong by 0.0005 in float32, and r_t by as much.
 
@@ -124,4 +143,5 @@ def radam(
       Liu et al. 2020, On the variance of the adaptive learning rate and beyond, Algorithm 2,
       https://arxiv.org/abs/1908.03265
     """
-    return descending(scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov), learning_rate)
+    scale_by = _by_torchs_radam if like == "torch" else scale_by_radam
+    return descending(scale_by(b1, b2, eps, eps_root, threshold, nesterov=nesterov), learning_rate)

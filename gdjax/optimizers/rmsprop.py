@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.core.dialects import Dialect, dialects
 from gdjax.core.types import Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
@@ -133,6 +134,7 @@ def _root(x: Array, eps: Hyper, eps_in_sqrt: bool) -> Array:
 
 
 @transform
+@dialects(torch={"decay": 0.99, "eps_in_sqrt": False}, paper={"eps": 0.0})
 def rmsprop(
     learning_rate: ScalarOrSchedule,
     decay: ScalarOrSchedule = 0.9,
@@ -143,6 +145,8 @@ def rmsprop(
     momentum: ScalarOrSchedule | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
+    *,
+    like: Dialect = "optax",
 ) -> GradientTransformation:
     """RMSProp: Adagrad with a moving average in place of the sum, so that the rate does not fall for ever.
 
@@ -159,12 +163,14 @@ def rmsprop(
       momentum: in [0, 1], applied to the steps; None for none.
       nesterov: that momentum looks one step ahead.
       bias_correction: correct the averages for their start at 0.
+      like: "optax" as above; "torch", by default with a decay of 0.99 and sqrt(nu_t) + eps, adds up directions in its
+        momentum, and multiplies the sum by the rate of the step; "paper" has no eps by default.
 
     A common listing in lecture notes adds the new average to the cache, `cache += decay * cache + (1 - decay) * dx**2`.
     That grows without bound, as in Adagrad; the average must replace the cache, as it does here.
 
-    `rmsprop(lr, decay=0.99, eps_in_sqrt=False)` follows `torch.optim.RMSprop(lr)`, its options `centered` and
-    `momentum` too (with a constant rate).
+    `rmsprop(lr, like="torch")` follows `torch.optim.RMSprop(lr)`, its options `centered` and `momentum` too. Optax's
+    momentum adds up steps, each with the rate of its time; with a constant rate the two are the same.
 
     Raises:
       ValueError: nesterov without momentum.
@@ -183,8 +189,7 @@ def rmsprop(
     if nesterov and momentum is None:
         raise ValueError("gdjax.rmsprop: nesterov=True needs a momentum, got None")
     scale_by = scale_by_stddev if centered else scale_by_rms
-    return chain(
-        scale_by(decay, eps, initial_scale, eps_in_sqrt, bias_correction),
-        scale_by_learning_rate(learning_rate),
-        identity() if momentum is None else trace(momentum, nesterov),
-    )
+    direction = scale_by(decay, eps, initial_scale, eps_in_sqrt, bias_correction)
+    rate = scale_by_learning_rate(learning_rate)
+    momentum_ = identity() if momentum is None else trace(momentum, nesterov)
+    return chain(direction, momentum_, rate) if like == "torch" else chain(direction, rate, momentum_)

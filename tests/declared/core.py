@@ -66,6 +66,7 @@ _NO_DECAY = {"weight_decay": 0.0}
 
 CASES = (
     Case("adagrad", gdjax.adagrad, {"learning_rate": 0.1, "initial_accumulator_value": 0.1, "eps": 1e-7}),
+    Case("adagrad/torch", gdjax.adagrad, {"learning_rate": 0.1, "eps": 1e-10}, {"like": "torch"}, slow=True),
     Case("adam", gdjax.adam, _ADAM),
     Case("adam/nesterov", gdjax.adam, _ADAM, {"nesterov": True}, slow=True),
     Case("adam/mu_bfloat16", gdjax.adam, _ADAM, {"mu_dtype": "bfloat16"}),

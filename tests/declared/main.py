@@ -8,6 +8,7 @@ from tests.declare import Case, Twin, matrices
 _MOMENTS = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-8}
 _PART = {"b1": 0.9, "b2": 0.99, "eps": 1e-8}
 _NO_DECAY = {"weight_decay": 0.0}
+_TORCH = {"like": "torch"}
 _FACTORED = {"min_dim_size_to_factor": 2}
 _NO_SCALAR = (("matrix", (4, 3)), ("vector", (5,)))  # on which Optax fails
 
@@ -31,6 +32,8 @@ CASES = (
           "weight_decay_rate": 1e-2, "eps": 1e-30}, _FACTORED, quiet={"weight_decay_rate": 0.0}, needs_params=True),
     Case("adafactor/plain", gdjax.adafactor, {"clipping_threshold": 1.0}, {**_FACTORED, "factored": False},
          needs_params=True, slow=True),
+    Case("adafactor/torch", gdjax.adafactor, {"learning_rate": 0.1, "eps": 1e-7, "weight_decay_rate": 1e-2}, _TORCH,
+         quiet={"weight_decay_rate": 0.0}, needs_params=True),
     Case("adamax", gdjax.adamax, _MOMENTS),
     Case("adamaxw", gdjax.adamaxw, {**_MOMENTS, "weight_decay": 1e-2}, {"mask": matrices}, quiet=_NO_DECAY,
          needs_params=True, slow=True),
@@ -40,6 +43,7 @@ CASES = (
          needs_params=True),
     Case("adan/lookahead", gdjax.scale_by_adan, {"lookahead": 0.92}, slow=True),
     Case("amsgrad", gdjax.amsgrad, {**_MOMENTS, "eps_root": 0.0}),
+    Case("amsgrad/torch", gdjax.amsgrad, {**_MOMENTS, "eps_root": 0.0}, _TORCH, slow=True),
     Case("came", gdjax.came,
          {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "b3": 0.999, "eps1": 1e-30, "eps2": 1e-16,
           "clip_threshold": 1.0, "weight_decay": 1e-2}, quiet=_NO_DECAY, needs_params=True),
@@ -52,6 +56,7 @@ CASES = (
          {"learning_rate": 0.1, "weight_decay": 1e-2, "trust_coefficient": 0.1, "eps": 1e-8, "momentum": 0.9},
          {"trust_ratio_mask": matrices}, quiet=_NO_DECAY, needs_params=True),
     Case("nadam", gdjax.nadam, {**_MOMENTS, "eps_root": 0.0}, slow=True),
+    Case("nadam/torch", gdjax.nadam, {**_MOMENTS, "eps_root": 0.0, "momentum_decay": 0.5}, _TORCH),
     Case("nadamw", gdjax.nadamw, {**_MOMENTS, "weight_decay": 1e-2}, quiet=_NO_DECAY, needs_params=True),
     Case("novograd", gdjax.novograd, {**_MOMENTS, "eps_root": 0.0, "weight_decay": 1e-2}, quiet=_NO_DECAY,
          needs_params=True),
@@ -60,6 +65,7 @@ CASES = (
     Case("optimistic_gradient_descent", gdjax.optimistic_gradient_descent,
          {"learning_rate": 0.1, "alpha": 1.0, "beta": 0.5}),
     Case("radam", gdjax.radam, {**_MOMENTS, "eps_root": 0.0, "threshold": 5.0}),
+    Case("radam/torch", gdjax.radam, {**_MOMENTS, "eps_root": 0.0, "threshold": 5.0}, _TORCH, slow=True),
     Case("radam/nesterov", gdjax.radam, {**_MOMENTS, "b2": 0.5}, {"nesterov": True}, slow=True),
     Case("rprop", gdjax.rprop,
          {"learning_rate": 0.1, "eta_minus": 0.5, "eta_plus": 2.0, "min_step_size": 1e-6, "max_step_size": 50.0},

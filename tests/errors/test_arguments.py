@@ -59,7 +59,7 @@ VALUES: dict[str, Any] = {
     "hessian_diagonal_fn": SGD, "linesearch": SGD, "groups": {"a": 1}, "start": 3, "bounds": (-1.0, 1.0),
     "preconditioner_update_probability": 0.5, "memory_save_mode": "one_diag", "others": SGD, "block_size": 8,
     "max_precond_dim": 8, "start_preconditioning_step": 3, "root": 4.0, "shampoo_beta": 0.9, "steps": 10,
-    "half_life": 10.0, "hyperball_learning_rate": 0.1, "peak_learning_rate": 0.1,
+    "half_life": 10.0, "momentum_decay": 0.004, "hyperball_learning_rate": 0.1, "peak_learning_rate": 0.1,
     "n_heads": 4, "n_kv_heads": 2, "equilibrate": "outputs", "renormalize": "frobenius",
 }  # fmt: skip
 # What has no sense, by the kind of what has.
@@ -218,7 +218,7 @@ def test_no_domain_is_without_an_argument():
 def test_an_unknown_keyword_is_an_error_that_names_it(name: str):
     factory = {**FACTORIES, **{n: getattr(gdjax, n) for n in NO_ARGUMENTS_OF_ITS_OWN}}[name]
     plain = name in ("MultiSteps", "inject_hyperparams", "sgdr_schedule")  # Python's own message
-    told = r"unknown argument 'momentun'(: perhaps (inner_)?moment(um|s))?; it(s arguments are| takes none)"
+    told = r"unknown argument 'momentun'(: perhaps (inner_)?moment(um|s)(_decay)?)?; it(s arguments are| takes none)"
     start = r"" if plain else rf"^gdjax\.{factory.__name__}: {told}"
     with pytest.raises(TypeError, match=start or "momentun"):
         factory(momentun=0.9) if plain or name not in FACTORIES else call(factory, momentun=0.9)

@@ -31,6 +31,7 @@ SHORT = {
     "sam_flatness": "SAM  test accuracy",
     "schedule_free": "schedule-free",
     "averages": "tail_ema",
+    "dialects": "rmsprop, momentum 0.9",
     "private_digits": "epsilon",
     "meta_learning": "learned rates",
     "sweep": "best rate",
@@ -113,3 +114,16 @@ def test_a_frozen_layer_stays():
     for layer, rate in {"layer0": 0, "layer1": 0.01, "layer2": 0.1}.items():
         np.testing.assert_allclose(updates[layer]["w"], -rate, rtol=1e-4)
     assert jax.tree.leaves(state.inner_states["layer0"]) == []
+
+
+@pytest.mark.slow
+def test_the_page_tells_how_far_apart_dialects_are():
+    dialects = importlib.import_module("dialects")
+    page = (ROOT / "docs" / "dialects.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("| `")]
+    told = {x[1].split("`")[1] + x[1].rpartition("`")[2]: [*map(float, x[5].split(","))] for x in rows if x[5]}
+    assert told.keys() == dialects.METHODS.keys()
+    for name, numbers in told.items():
+        with relaxed():
+            found = [dialects.apart(name, like, 200).max() for like in dialects.DIALECTS]
+        assert found == pytest.approx(numbers, rel=0.06), name

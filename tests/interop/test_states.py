@@ -142,7 +142,7 @@ def test_c22_c23_classes_have_optax_names(case: Case):
     ours += " QuantizedState LogCodes LogCodesOfSquares SoapState SoapMuonState KLShampooState KLSoapState ShampooState"
     ours += " AccumulateState DynamicLossScaleState KahanSummationState MasterWeightsState StochasticRoundingState"
     ours += " TailEmaState EmaNesterovState GPAState ScheduleFreePlusState"
-    ours += " ScaleByCameState ScaleByAdamMiniState ScaleByApolloState"
+    ours += " ScaleByCameState ScaleByAdamMiniState ScaleByApolloState ScaleByNadamState"
     ours += " SGLDState PSGLDState SGHMCState SkipSpikesState ZClipState UpdateFloorState RadialBrakeState"
     names -= set(ours.split())
     assert names == set()

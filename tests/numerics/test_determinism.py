@@ -134,7 +134,8 @@ def test_with_and_without_jit(case: Case):
 
 # What differs when each device has a part of every leaf. A sum over the leaf or the tree is then one of partial sums;
 UNEQUAL = (
-    "adafactor adafactor/plain adaptive_grad_clip clip_by_block_rms clip_by_global_norm dadapt_adamw flatten fromage "
+    "adafactor adafactor/plain adafactor/torch adaptive_grad_clip clip_by_block_rms clip_by_global_norm dadapt_adamw "
+    "flatten fromage "
     "lamb lamb/mask mechanize momo momo_adam dog dog/learning_rate dowg scale_by_dowg "
     "normalize normalize_by_update_norm novograd scale_by_novograd stable_adamw scale_by_stable_adamw "
     "scale_by_backtracking_linesearch scale_by_distance_over_gradients scale_by_dog scale_by_factored_rms "

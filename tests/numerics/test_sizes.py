@@ -24,7 +24,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 # Methods with a number of the whole leaf, a norm or a mean, which an element alone does not have.
 PER_LEAF = (
-    "adafactor adafactor/plain adaptive_grad_clip clip_by_block_rms fromage lamb lamb/mask novograd scale_by_novograd "
+    "adafactor adafactor/plain adafactor/torch adaptive_grad_clip clip_by_block_rms fromage lamb lamb/mask novograd "
+    "scale_by_novograd "
     "scale_by_distance_over_gradients scale_by_factored_rms scale_by_param_block_norm scale_by_param_block_rms "
     "scale_by_trust_ratio stable_adamw scale_by_stable_adamw mars came scale_by_came adam_mini scale_by_adam_mini"
 ).split()

@@ -65,6 +65,77 @@ CASES = {
 }  # fmt: skip
 
 
+def torchs_adafactor(
+    x: Any, gradient: Any, lr: Any = 0.01, beta2_decay: float = -0.8, eps1: float = 2.0**-23, d: Any = 1.0,
+    weight_decay: float = 0.0,
+) -> Iterator[Any]:  # fmt: skip
+    """As the documentation of `torch.optim.Adafactor` has it."""
+    rows, columns, whole = 0.0, 0.0, 0.0
+    for t in range(1, oracles.STEPS + 1):
+        g, b2, rate = gradient(t, x), 1 - t**beta2_decay, oracles.at(lr, t)
+        step = max(1e-3, rms(x)) * min(rate, 1 / np.sqrt(t))
+        if np.ndim(x) > 1:
+            rows = b2 * rows + (1 - b2) * (g**2).mean(-1, keepdims=True)
+            columns = b2 * columns + (1 - b2) * (g**2).mean(-2, keepdims=True)
+            v = rows * columns / np.maximum(rows.mean(-2, keepdims=True), eps1)
+        else:
+            v = whole = b2 * whole + (1 - b2) * g**2
+        u = g / np.sqrt(np.maximum(v, eps1**2))
+        u = u if d is None else u / max(1, rms(u) / d)
+        x = x - rate * weight_decay * x - step * u
+        yield x, {}
+
+
+TORCHS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "default": ({}, {}),
+    "schedule": ({"lr": oracles.fall, "weight_decay": 0.5}, {"learning_rate": oracles.fall, "weight_decay_rate": 0.5}),
+    "options": (
+        {"lr": 0.5, "beta2_decay": -0.5, "eps1": 0.25, "d": 0.5},
+        {"learning_rate": 0.5, "decay_rate": 0.5, "eps": 0.25, "clipping_threshold": 0.5},
+    ),
+    "no clipping": ({"d": None, "lr": 1.0}, {"clipping_threshold": None, "learning_rate": None}),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", TORCHS)
+def test_torchs(name, dtype):
+    theirs, ours = TORCHS[name]
+    params, _ = oracles.run(gdjax.adafactor(**ours, like="torch"), dtype)
+    tolerance = {"float32": {"rtol": 4e-6, "atol": 4e-6}, "float64": {"rtol": 2e-6, "atol": 2e-7}}[dtype]
+    oracles.assert_same((params, {}), oracles.expected(functools.partial(torchs_adafactor, **theirs)), **tolerance)
+
+
+def test_the_papers_relative_rate():
+    def relative(rate: Any) -> Any:
+        return lambda count: jnp.minimum(rate(count), jnp.float32(count + 1) ** -0.5)
+
+    tolerance = {"rtol": 4e-6, "atol": 4e-6}
+    cases: Any = (lambda count: 0.01, {}), (lambda count: 0.25, {"learning_rate": 0.25})
+    for rate, given in cases:
+        want = functools.partial(adafactor, learning_rate=relative(rate), min_dim_size_to_factor=1)
+        params, _ = oracles.run(gdjax.adafactor(**given, like="paper"))
+        oracles.assert_same((params, {}), oracles.expected(want), **tolerance)
+    rate = gdjax.get_hyperparams(
+        gdjax.adafactor(0.25, like="paper"), gdjax.adafactor(0.25, like="paper").init(jnp.ones(3))
+    )
+    assert rate["learning_rate"] == 0.25  # the first; 1 / sqrt(17) is less
+    factors = gdjax.adafactor(gdjax.per_leaf(oracles.fall, {"matrix": 2.0}), like="torch")
+    twice, once = (oracles.run(gdjax.adafactor(rate, like="torch"))[0] for rate in (0.125, 0.0625))
+    assert oracles.run(factors)[0]["matrix"][0] == pytest.approx(twice["matrix"][0])
+    assert oracles.run(factors)[0]["vector"][0] == pytest.approx(once["vector"][0])
+
+
+def test_torchs_axes_are_the_last_two():
+    params = {"cube": jnp.ones((6, 5, 4)), "thin": jnp.ones((3, 1)), "vector": jnp.ones(5)}
+    state = gdjax.adafactor(like="torch").init(params)[0]
+    assert {k: x.shape for k, x in state.v_row.items()} == {"cube": (6, 5), "thin": (3,), "vector": (1,)}
+    assert {k: x.shape for k, x in state.v_col.items()} == {"cube": (6, 4), "thin": (1,), "vector": (1,)}
+    whole = gdjax.adafactor(like="torch", min_dim_size_to_factor=5).init(params)[0]
+    assert {k: x.shape for k, x in whole.v.items()} == {k: x.shape for k, x in params.items()}
+    assert gdjax.adafactor(like="torch", factored=False).init(params)[0].v["cube"].shape == (6, 5, 4)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CASES)
 def test_oracle(name, dtype):

@@ -191,9 +191,3 @@ def test_first_step_is_the_learning_rate():
 def test_adamw_without_decay_is_adam():
     assert_equal = functools.partial(np.testing.assert_array_equal)
     jax.tree.map(assert_equal, oracles.run(gdjax.adamw(0.01, weight_decay=0.0)), oracles.run(gdjax.adam(0.01)))
-
-
-@pytest.mark.parametrize(("nadam", "adam"), [(gdjax.nadam, gdjax.adam), (gdjax.nadamw, gdjax.adamw)])
-def test_nadam_is_adam_with_nesterov_momentum(nadam, adam):
-    assert_equal = functools.partial(np.testing.assert_array_equal)
-    jax.tree.map(assert_equal, oracles.run(nadam(0.01, 0.8)), oracles.run(adam(0.01, 0.8, nesterov=True)))

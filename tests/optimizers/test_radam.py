@@ -17,7 +17,7 @@ from tests import oracles
 
 def radam(
     x: Any, gradient: Any, learning_rate: Any, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
-    eps_root: float = 0.0, threshold: float = 5.0, nesterov: bool = False,
+    eps_root: float = 0.0, threshold: float = 5.0, nesterov: bool = False, like: str = "optax",
 ) -> Iterator[Any]:  # fmt: skip
     m, v = np.zeros(np.shape(x)), np.zeros(np.shape(x))
     for t in range(1, oracles.STEPS + 1):
@@ -31,7 +31,11 @@ def radam(
         step = m_hat
         if rho >= threshold:
             r = np.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-            step = r * m_hat / (np.sqrt(v / (1 - b2**t) + eps_root) + eps)
+            if like == "torch":
+                step = r * m_hat * np.sqrt(1 - b2**t) / (np.sqrt(v + eps_root) + eps)
+            else:
+                root = np.sqrt(v / (1 - b2**t) + eps_root) + eps
+                step = r * m_hat / np.where(root == 0, 1, root)
         x = x - oracles.at(learning_rate, t) * step
         yield x, {"mu": m, "nu": v}
 
@@ -48,6 +52,8 @@ CASES = {
     "options": {"b1": 0.75, "b2": 0.9, "eps": 0.25, "eps_root": 0.125, "threshold": 4.5},
     "never": {"b2": 0.5},
     "nesterov": {"b2": 0.99, "nesterov": True},
+    "torch": {"b2": 0.99, "eps": 0.25, "eps_root": 0.125, "like": "torch"},
+    "torch, nesterov": {"b1": 0.75, "b2": 0.99, "nesterov": True, "learning_rate": oracles.fall, "like": "torch"},
 }
 
 
@@ -58,6 +64,15 @@ def test_oracle(name, dtype):
     # A rounding of rho, amplified by 1 / (rho - 4), and the double precision of the oracle's own powers.
     tolerance = {"float32": {"rtol": 4e-6, "atol": 4e-6}, "float64": {"rtol": 1e-12, "atol": 1e-12}}[dtype]
     oracles.assert_follows(gdjax.radam(**kwargs), functools.partial(radam, **kwargs), dtype, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_paper_adapts_from_above_4_and_has_no_eps(dtype):
+    # The oracle's threshold is a little more than 4, where the root is real.
+    oracle = functools.partial(radam, learning_rate=0.01, b2=0.9, eps=0.0, threshold=4 + 1e-9)
+    assert oracles.distance(oracle, functools.partial(radam, learning_rate=0.01, b2=0.9)) > 1e-3
+    tolerance = {"float32": {"rtol": 4e-6, "atol": 4e-6}, "float64": {"rtol": 1e-12, "atol": 1e-12}}[dtype]
+    oracles.assert_follows(gdjax.radam(0.01, b2=0.9, like="paper"), oracle, dtype, **tolerance)
 
 
 @pytest.mark.parametrize("b", [0.5, 0.79, 0.9, 0.99, 0.999, 0.9999, 0.0])

@@ -65,6 +65,19 @@ CASES = {
 }  # fmt: skip
 
 
+def rmsprop_as_torch(
+    x: Any, gradient: Any, lr: Any, decay: float = 0.99, eps: float = 1e-8, momentum: float = 0.5
+) -> Any:
+    """The rate multiplies the sum of directions."""
+    nu, v = np.zeros(np.shape(x)), np.zeros(np.shape(x))
+    for t in range(1, oracles.STEPS + 1):
+        g = gradient(t, x)
+        nu = decay * nu + (1 - decay) * g**2
+        v = momentum * v + g / (np.sqrt(nu) + eps)
+        x = x - oracles.at(lr, t) * v
+        yield x, {"nu": nu, "trace": v}
+
+
 def make(module: Any, kwargs: Any) -> Any:
     return module.rmsprop(**{"learning_rate": 0.01, **kwargs})
 
@@ -112,3 +125,24 @@ def test_directions(kwargs):
         want = oracles.expected(functools.partial(rmsprop, lr=-1 / 16, centered=centered, **kwargs))
         got = oracles.run(gdjax.chain(scale_by(**kwargs), gdjax.scale(1 / 16)))
         oracles.assert_same(got, want, rtol=1e-5, atol=1e-5)
+
+
+@DTYPES
+def test_torchs_momentum(dtype):
+    run = functools.partial(rmsprop_as_torch, lr=oracles.fall)
+    oracles.assert_follows(gdjax.rmsprop(oracles.fall, momentum=0.5, like="torch"), run, dtype)
+    as_optax = {"lr": oracles.fall, "decay": 0.99, "eps_in_sqrt": False, "momentum": 0.5}
+    assert oracles.distance(run, functools.partial(rmsprop, **as_optax)) > 1e-2  # the rate falls in step 20
+
+
+@DTYPES
+def test_the_paper_has_no_eps(dtype):
+    def oracle(x: Any, gradient: Any) -> Iterator[Any]:
+        nu = np.zeros(np.shape(x))
+        for t in range(1, oracles.STEPS + 1):
+            g = gradient(t, x)
+            nu = 0.9 * nu + 0.1 * g**2
+            x = x - 0.01 * g / np.sqrt(np.where(nu == 0, 1, nu))
+            yield x, {"nu": nu}
+
+    oracles.assert_follows(gdjax.rmsprop(0.01, like="paper"), oracle, dtype)
