@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.core import checks
+from gdjax.core import checks, meshes
 from gdjax.core.types import ArrayTree
 from gdjax.linalg import least_squares, vectors
 from gdjax.numerics import Array
@@ -35,7 +35,7 @@ class Residuals:
         self.where: vectors.Gaps = [None] * len(leaves)
 
     def vector(self, leaves: list[Array]) -> Array:
-        return vectors.as_vector(leaves, self.where, self.dtype)
+        return vectors.as_vector([meshes.whole(x) for x in leaves], self.where, self.dtype)
 
     def leaves(self, v: Array) -> list[Array]:
         """In the dtype of the vector."""
@@ -45,8 +45,8 @@ class Residuals:
         return self.at(self.stored(v))
 
     def stored(self, v: Array) -> list[Array]:
-        """In the dtypes of the parameters."""
-        return [x.astype(p.dtype) for x, p in zip(self.leaves(v), self.like, strict=True)]
+        """In the dtypes of the parameters, and divided as they are."""
+        return [meshes.placed(x.astype(p.dtype), p) for x, p in zip(self.leaves(v), self.like, strict=True)]
 
     def at(self, leaves: list[Array]) -> Array:
         found = self.f(self.whole(leaves))
@@ -64,7 +64,7 @@ class Residuals:
             )
         if sum(jnp.size(r) for _, r in rs) == 0:
             raise ValueError(f"{self.label}: residual_fn returned no residuals")
-        return jnp.concatenate([jnp.ravel(jnp.asarray(r)).astype(self.dtype) for _, r in rs])
+        return jnp.concatenate([jnp.ravel(meshes.whole(jnp.asarray(r))).astype(self.dtype) for _, r in rs])
 
     def jacobian(self, v: Array, m: int) -> Array:
         """(m, n), by `jacobian_fn` if there is one."""
@@ -88,5 +88,5 @@ class Residuals:
                     f"{r.shape} and a parameter of shape {p.shape}; expected {r.shape + p.shape}, as of "
                     "jax.jacrev(residual_fn)"
                 )
-            found.append(d.reshape(r.size, p.size).astype(self.dtype))
+            found.append(meshes.whole(d).reshape(r.size, p.size).astype(self.dtype))
         return found

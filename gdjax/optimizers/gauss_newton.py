@@ -83,15 +83,13 @@ def gauss_newton(
     Departs from Nielsen, whose first lambda is a share of the largest element of the diagonal of J^T J.
 
     Example:
-      >>> import gdjax, jax, jax.numpy as jnp
+      >>> import gdjax, jax.numpy as jnp
       >>> t = jnp.arange(6.0)
       >>> residuals = lambda p: p[0] * jnp.exp(-p[1] * t) - 3 * jnp.exp(-0.5 * t)
-      >>> params, tx = jnp.ones(2), gdjax.gauss_newton()
-      >>> state, step = tx.init(params), jax.jit(lambda s, p: tx.update(p, s, p, residual_fn=residuals))
-      >>> for _ in range(8):
-      ...     updates, state = step(state, params)
-      ...     params = gdjax.apply_updates(params, updates)
-      >>> print(params.round(2))
+      >>> loss, given = lambda p: jnp.sum(residuals(p) ** 2), {"residual_fn": residuals}
+      >>> tx = gdjax.gauss_newton()
+      >>> run = gdjax.minimize(loss, jnp.ones(2), tx, steps=8, extra_fns=given)
+      >>> print(run.params.round(2))
       [3.  0.5]
 
     Reference:
@@ -133,7 +131,7 @@ def gauss_newton(
         if not gs:
             return updates, state
         trained = lambda tree: vectors.trained(LABEL, tree, updates)  # noqa: E731
-        ps = [meshes.whole(p) for p in trained(params)]
+        ps = trained(params)
         residuals = Residuals(LABEL, r_of, J_of, trained, lambda xs: vectors.replaced(LABEL, params, updates, xs), ps)
         x = residuals.vector(ps)
         r = residuals(x)
@@ -141,14 +139,13 @@ def gauss_newton(
         unit = jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1)  # of r and s: their squares are then finite
 
         def to_updates(s: Array) -> list[Array]:
-            return [u.astype(g.dtype) for u, g in zip(residuals.leaves(unit * s), gs, strict=True)]
+            return [meshes.placed(u.astype(g.dtype), g) for u, g in zip(residuals.leaves(unit * s), gs, strict=True)]
 
         def after(us: list[Array]) -> Array:
             return residuals.at([add(p, u) for p, u in zip(ps, us, strict=True)]) / unit
 
         r, old, first = r / unit, state.damping.astype(x.dtype), jnp.asarray(damping).astype(x.dtype)
         lam, us = _tried(model(residuals, x, r), old, first, r, to_updates, after, max_tries)
-        us = [meshes.placed(u, g) for u, g in zip(us, gs, strict=True)]
         return vectors.replaced(LABEL, updates, updates, us), GaussNewtonState(lam.astype(state.damping.dtype))
 
     return holding(init, update)

@@ -108,14 +108,13 @@ def test_equals_the_algorithm(solver: str):
     """A first lambda so small that steps are refused, and one so large that it falls in every step."""
     with precision("float64"):
         for tau, most in ((1e-8, 8), (1e-8, 1), (10.0, 8)):
-            xs, states = run(
-                gauss_newton(tau, solver=solver, max_tries=most, cg_tol=1e-14), beale, jnp.array([3.0, 0.9]), 9
-            )
-            wanted = in_numpy(beale, np.array([3.0, 0.9]), 8, tau, most)
-            np.testing.assert_allclose(xs, [x for x, _ in wanted], rtol=1e-6)
-            np.testing.assert_allclose(states.damping, [lam for _, lam in wanted], rtol=1e-5)
-            lams = np.array([lam for _, lam in wanted])
+            tx, start = gauss_newton(tau, solver=solver, max_tries=most, cg_tol=1e-14), np.array([-1.2, 1.0])
+            xs, states = run(tx, rosenbrock, jnp.asarray(start), 8)
+            wanted, lams = map(np.array, zip(*in_numpy(rosenbrock, start, 8, tau, most), strict=True))
+            np.testing.assert_allclose(xs, wanted, rtol=1e-6)
+            np.testing.assert_allclose(states.damping, lams, rtol=1e-5)
             assert (np.diff(lams) > 0).any() == (tau < 1)
+            assert ((wanted[1:] == wanted[:-1]).all(1)).any() == (most == 1)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
