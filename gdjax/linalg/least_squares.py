@@ -6,7 +6,7 @@ The normal equations are as large as s or as r, whichever is chosen:
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def dense(J: Array, r: Array, side: Side) -> Damped:
     return Damped(g, _along(g, _exact(J, g)), solve)
 
 
-def by_products(push: Product, pull: Product, r: Array, steps: int, tol: Array) -> Damped:
+def by_products(push: Product, pull: Product, r: Array, steps: int, tol: Any) -> Damped:
     """By at most so many steps of conjugate gradients, from products with J and J^T alone; it begins at 0.
 
     It ends where the residual of the normal equations is `tol` of |g|.

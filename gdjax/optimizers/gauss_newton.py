@@ -15,7 +15,7 @@ from gdjax.core.types import OptState, Params, Scalar, Updates
 from gdjax.linalg import least_squares, vectors
 from gdjax.linalg.least_squares import Damped
 from gdjax.linalg.residuals import Residuals
-from gdjax.linesearch.line import NUMBERS, bound, fit
+from gdjax.linesearch.line import bound, fit
 from gdjax.numerics import Array
 
 LABEL = "gdjax.gauss_newton"
@@ -98,24 +98,13 @@ def gauss_newton(
       via energy natural gradients, https://arxiv.org/abs/2302.13163; for the smaller matrix Guzmán-Cordero et al. 2025,
       https://arxiv.org/abs/2505.12149
     """
-    checks.unscheduled(LABEL, {"damping": damping, "cg_tol": cg_tol}, NUMBERS.replace("line search", "gauss_newton"))
+    checks.unscheduled(LABEL, {"damping": damping, "cg_tol": cg_tol}, "a number: there is no count for a schedule")
     max_tries = checks.structural(LABEL, "max_tries", max_tries, 1)
     cg_steps = checks.structural(LABEL, "cg_steps", cg_steps, 1)
 
     def init(params: Params) -> GaussNewtonState:
         checks.leaves(LABEL, "params", params)
         return GaussNewtonState(jnp.zeros((), numerics.widest_real(params)))
-
-    def model(residuals: Residuals, x: Array, r: Array) -> Damped:
-        how: Any = solver
-        if how == "auto":
-            fits = min(x.size, r.size) <= SMALL and x.size * r.size <= FITS
-            how = "cg" if not fits else "parameters" if x.size <= r.size else "residuals"
-        if how != "cg":
-            return least_squares.dense(residuals.jacobian(x, r.size), r, how)
-        push, pull = jax.linearize(residuals, x)[1], jax.vjp(residuals, x)[1]
-        tol = jnp.asarray(cg_tol).astype(x.dtype)
-        return least_squares.by_products(push, lambda v: pull(v)[0], r, cg_steps, tol)
 
     def update(
         updates: Updates, state: OptState, params: Params = None, *,
@@ -145,10 +134,23 @@ def gauss_newton(
             return residuals.at([add(p, u) for p, u in zip(ps, us, strict=True)]) / unit
 
         r, old, first = r / unit, state.damping.astype(x.dtype), jnp.asarray(damping).astype(x.dtype)
-        lam, us = _tried(model(residuals, x, r), old, first, r, to_updates, after, max_tries)
+        damped = _linear(residuals, x, r, solver, cg_steps, cg_tol)
+        lam, us = _tried(damped, old, first, r, to_updates, after, max_tries)
         return vectors.replaced(LABEL, updates, updates, us), GaussNewtonState(lam.astype(state.damping.dtype))
 
     return holding(init, update)
+
+
+def _linear(residuals: Residuals, x: Array, r: Array, solver: Solver, cg_steps: int, cg_tol: Scalar) -> Damped:
+    """The linear problem at x, ready to be solved."""
+    if solver == "auto":
+        fits = min(x.size, r.size) <= SMALL and x.size * r.size <= FITS
+        solver = "cg" if not fits else "parameters" if x.size <= r.size else "residuals"
+    if solver != "cg":
+        return least_squares.dense(residuals.jacobian(x, r.size), r, solver)
+    push, pull = jax.linearize(residuals, x)[1], jax.vjp(residuals, x)[1]
+    tol = jnp.asarray(cg_tol).astype(x.dtype)
+    return least_squares.by_products(push, lambda v: pull(v)[0], r, cg_steps, tol)
 
 
 class Tries(NamedTuple):

@@ -56,17 +56,17 @@ def decay(x: Any) -> Any:
 class Problem(NamedTuple):
     residuals: Callable[[Any], Any]
     start: list[float]
-    steps: int  # after which it is at the minimum
+    steps: int  # a fifth to a half more than it takes; calls of SciPy: 21, 513 (to 0 exactly), 9, 130, 28 and 7
     rtol: float = 1e-7  # of the sum of squares
 
 
 PROBLEMS = {
-    "rosenbrock": Problem(rosenbrock, [-1.2, 1.0], 40),
-    "powell": Problem(powell, [3.0, -1.0, 0.0, 1.0], 40),
-    "beale": Problem(beale, [1.0, 1.0], 40),
-    "meyer": Problem(meyer, [0.02, 4000.0, 250.0], 400),
-    "misra": Problem(misra, [500.0, 1e-4], 60),
-    "decay": Problem(decay, [1.0, 0.3, 2.0, 2.0], 80),
+    "rosenbrock": Problem(rosenbrock, [-1.2, 1.0], 18),
+    "powell": Problem(powell, [3.0, -1.0, 0.0, 1.0], 25),
+    "beale": Problem(beale, [1.0, 1.0], 12),
+    "meyer": Problem(meyer, [0.02, 4000.0, 250.0], 220),
+    "misra": Problem(misra, [500.0, 1e-4], 50),
+    "decay": Problem(decay, [1.0, 0.3, 2.0, 2.0], 20),
 }
 
 
@@ -349,7 +349,7 @@ def test_a_jacobian_is_of_real_parameters():
 def test_misuse_at_construction():
     for make, message in (
         (lambda: gauss_newton(0.0), "damping must be finite and above 0"),
-        (lambda: gauss_newton(lambda t: 1.0), "damping must be a number: a gauss_newton keeps no count for a schedule"),
+        (lambda: gauss_newton(lambda t: 1.0), "damping must be a number: there is no count for a schedule"),
         (lambda: gauss_newton(solver="qr"), "solver must be one of auto, parameters, residuals, cg, got 'qr'"),
         (lambda: gauss_newton(max_tries=0), "max_tries must be at least 1"),
         (lambda: gauss_newton(cg_steps=1.5), "cg_steps must be an int"),
