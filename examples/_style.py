@@ -25,7 +25,7 @@ LOOKS: Mapping[str, tuple[str, Any]] = {
 SHORT = {"perturbed_gradient_descent": "perturbed"}  # what fits beside a curve
 
 
-COLOURS = ("#1f6fb4", "#d7191c", "#1b9e5a", "#ff7f0e", "#7a3fa8")  # of whatever else is compared
+COLOURS = ("#1f6fb4", "#d7191c", "#1b9e5a", "#ff7f0e", "#7a3fa8", "#1a1a1a")  # of whatever else is compared
 
 
 def options(name: str, what: str, argv: list[str] | None) -> argparse.Namespace:

@@ -93,7 +93,7 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "scale_by_scion.norm": ("spectral", "sign", "embedding_sign", "row", "embedding_col", "rms"),
     "embedding_norm": ("sign", "col"), "head_norm": ("sign", "row"),
     "remainder_bits": (16, 8, None),
-    "scale_type": ("channel", "tensor"),
+"scale_type": ("channel", "tensor"), "solver": ("auto", "parameters", "residuals", "cg"),
     "like": dialects.NAMES,
     "with_weight_decay.kind": ("decoupled", "coupled", "independent", "corrected"),
 }  # fmt: skip
@@ -118,7 +118,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (functools.partial(checks.structural, low=0), "max_size_triangular min_dim_size_to_factor"),
     (
         functools.partial(checks.structural, low=1),
-        "block_size max_precond_dim rank n_heads n_kv_heads zclip.warmup_steps",
+        "block_size max_precond_dim rank n_heads n_kv_heads zclip.warmup_steps max_tries cg_steps",
     ),
     (functools.partial(checks.structural, low=4), "rolling_interval_length"),
     *((functools.partial(kinds.choice, choices), name) for name, choices in _CHOICES.items()),

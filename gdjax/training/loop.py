@@ -1,7 +1,7 @@
 """The plain loop: gradient descent on a function, with any transform."""
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ def minimize(
     state: OptState | None = None, has_aux: bool = False, grad_tol: float | None = None, loss_tol: float | None = None,
     progress: bool | Report = False, callback: Callable[[int, Params, OptState, dict[str, Any]], Any] | None = None,
     evaluate: Callable[[Params], Any] | None = None, evaluate_every: int | None = None, key: jax.Array | None = None,
-    first_step: int = 0,
+    first_step: int = 0, extra_fns: Mapping[str, Callable[..., Any]] | None = None,
 ) -> MinimizeResult:  # fmt: skip
     """Descends the gradient of a loss: p <- p + update(grad loss(p)), `steps` times.
 
@@ -65,6 +65,9 @@ def minimize(
       key: a PRNG key; `loss_fn` then gets `key=jax.random.fold_in(key, step)`, a new one at every step.
       first_step: the number of the first step. A run that goes on passes the `next_step` of the result before, the
         number of updates of all runs so far, so that keys, evaluations and callbacks go on as well.
+      extra_fns: further functions for the `update`, by the names under which it asks for them, such as
+        `{"residual_fn": residuals}` for `gauss_newton`. They are called as `loss_fn` is, with the batch but without a
+        key, and the `update` gets them as functions of the parameters.
 
     Returns:
       A `MinimizeResult`, with the trained parameters, not their average; in its history `loss[k]` is the loss before
@@ -96,7 +99,8 @@ def minimize(
     last = jnp.full((), RUNNING, jnp.int32), jnp.full((), jnp.inf, jax.dtypes.canonicalize_dtype(float))
     loss = objective.checked(LABEL, loss_fn, has_aux, data)
     norm_to_stop = None if grad_tol is None else projected_norm(tx, params)
-    step = jax.jit(guarded_step(loss, tx, grad_tol, loss_tol, norm_to_stop), donate_argnums=(0, 1))
+    extra_fns = objective.checked_functions(LABEL, extra_fns)
+    step = jax.jit(guarded_step(loss, tx, grad_tol, loss_tol, norm_to_stop, extra_fns), donate_argnums=(0, 1))
     batches, recorder, rows = objective.batches(LABEL, data), Recorder(wait=callback is not None), []
     status, sent, message, evaluations = RUNNING, 0, f"all {steps} steps done", Evaluations()
     with shown(LABEL, progress, steps) as report:

@@ -14,6 +14,7 @@ from gdjax.core import callers
 from gdjax.core.types import ArrayTree, KeyLike, Params, Transform
 from gdjax.lift.rule import Leafwise
 
+GIVEN = "value", "grad", "value_fn"  # what an `update` that takes extra arguments gets in any case
 _BY_PLACE = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -95,6 +96,16 @@ def check_arguments(label: str, loss_fn: Callable[..., Any], data: ArrayTree, ke
     if key is not None and not named and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         has = ", ".join(parameters)
         raise TypeError(f"{label}: with key=, loss_fn gets an argument `key`; it has ({has}): add one of that name")
+
+
+def checked_functions(label: str, extra_fns: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:
+    """The functions by their names; raises where one is none, or has the name of what every `update` gets."""
+    for name, f in (extra_fns or {}).items():
+        if not callable(f):
+            raise TypeError(f"{label}: extra_fns[{name!r}] must be a function of the parameters, got {f!r}")
+        if name in GIVEN:
+            raise ValueError(f"{label}: extra_fns has {name!r}, which is made from loss_fn: leave it out")
+    return dict(extra_fns or {})
 
 
 def warn_of_ascent(label: str, tx: Transform) -> None:

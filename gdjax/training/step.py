@@ -1,6 +1,6 @@
 """One step of gradient descent: loss, gradient, update and what is told of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,8 @@ from gdjax.tree.updates import apply_updates
 
 # What a step reports of the run. Any but RUNNING freezes it: steps that the host has already sent change nothing.
 RUNNING, SMALL_GRADIENT, STEADY_LOSS, NON_FINITE = range(4)
+Functions = Mapping[str, Callable[..., Any]]  # of the parameters and the batch
+NO_FUNCTIONS: Functions = {}
 TINY = 1e-17  # the square of a norm below it may lose digits in float32
 
 
@@ -37,8 +39,8 @@ class Gradient(NamedTuple):
     extra: dict[str, Any]  # what an update that takes extra arguments gets
 
 
-def gradient(f: Callable[..., Any], params: Params, inputs: Inputs) -> Gradient:
-    """Evaluates `f`, a checked loss, and its gradient."""
+def gradient(f: Callable[..., Any], params: Params, inputs: Inputs, extra_fns: Functions = NO_FUNCTIONS) -> Gradient:
+    """Evaluates `f`, a checked loss, and its gradient; an update gets `extra_fns` as functions of the parameters."""
     # A fold, not a chain of splits: a run that goes on at a step needs its number alone.
     named = {} if inputs.key is None else {"key": jax.random.fold_in(inputs.key, inputs.number)}
     (loss, aux), grads = jax.value_and_grad(f, has_aux=True, allow_int=True)(params, *inputs.batch, **named)
@@ -46,7 +48,13 @@ def gradient(f: Callable[..., Any], params: Params, inputs: Inputs) -> Gradient:
     grads = jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, grads)
     # A `Partial` is a pytree: wrappers may take it into the branches of a cond.
     value_fn = jax.tree_util.Partial(lambda batch, named, p: f(p, *batch, **named)[0], inputs.batch, named)
-    return Gradient(loss, aux, grads, norm_of(grads), {"value": loss, "grad": grads, "value_fn": value_fn})
+    extra = {name: jax.tree_util.Partial(_on_batch(g), inputs.batch) for name, g in extra_fns.items()}
+    extra |= {"value": loss, "grad": grads, "value_fn": value_fn}
+    return Gradient(loss, aux, grads, norm_of(grads), extra)
+
+
+def _on_batch(g: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda batch, p: g(p, *batch)
 
 
 def updated(tx: Transform, found: Gradient, params: Params, state: OptState) -> tuple[Params, OptState]:
@@ -58,15 +66,16 @@ def updated(tx: Transform, found: Gradient, params: Params, state: OptState) -> 
 
 
 def guarded_step(
-    f: Callable[..., Any], tx: Transform, grad_tol: float | None, loss_tol: float | None, norm_to_stop: Any = None
-) -> Callable[..., Any]:
+    f: Callable[..., Any], tx: Transform, grad_tol: float | None, loss_tol: float | None, norm_to_stop: Any = None,
+    extra_fns: Functions = NO_FUNCTIONS,
+) -> Callable[..., Any]:  # fmt: skip
     """The function to compile: it takes `params`, and writes the new parameters over `last_good`.
 
     `norm_to_stop(params, grads)` is what `grad_tol` bounds; None is the norm of the gradient.
     """
 
     def step(last_good: Params, state: OptState, params: Params, last: tuple[Array, Array], inputs: Inputs) -> Any:
-        found = gradient(f, params, inputs)
+        found = gradient(f, params, inputs, extra_fns)
         last_status, last_loss = last
         kept_loss = found.loss.astype(last_loss.dtype)
         stopping = found.norm if norm_to_stop is None else norm_to_stop(params, found.grads)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 import gdjax
 from gdjax import numerics
+from gdjax.core.base import is_float0
 from tests.declare import Case
 
 
@@ -44,6 +45,26 @@ def _backtracking(learning_rate: Any) -> Any:
     return searched(gdjax.chain(gdjax.sgd(learning_rate), gdjax.scale_by_backtracking_linesearch(5)))
 
 
+@gdjax.transform
+def solved(tx: Any) -> gdjax.GradientTransformation:
+    """`tx` with residuals that are equal to the updates at these parameters; their Jacobian is the identity."""
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        def residuals(p: Any) -> Any:
+            gs, structure = jax.tree.flatten(updates)
+            now, then = structure.flatten_up_to(p), structure.flatten_up_to(params)
+            rs = [g + (x - old) for g, x, old in zip(gs, now, then, strict=True) if not is_float0(g)]
+            return [part for r in rs for part in ((r.real, r.imag) if jnp.iscomplexobj(r) else (r,))]
+
+        return tx.update(updates, state, params, residual_fn=residuals)
+
+    return gdjax.GradientTransformation(tx.init, update)
+
+
+def _gauss_newton(damping: Any) -> Any:
+    return solved(gdjax.gauss_newton(damping))
+
+
 CASES = (
     Case("lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True),
     Case("scale_by_lbfgs", _lbfgs, {"learning_rate": 0.1}, needs_params=True, slow=True),
@@ -52,6 +73,7 @@ CASES = (
     Case("bfgs/bounds", _dense("bfgs", bounds=(-3.0, 3.0)), {"learning_rate": 0.1}, needs_params=True, complex=False),
     Case("ssbroyden", _dense("ssbroyden"), {"learning_rate": 0.1}, needs_params=True),
     Case("scale_by_ssbroyden", _dense("ssbroyden"), {"learning_rate": 0.1}, needs_params=True, slow=True),
+    Case("gauss_newton", _gauss_newton, {"damping": 0.1}, needs_params=True, scheduled=False, reverse=False),
     Case("scale_by_zoom_linesearch", _zoom, needs_params=True, reverse=False),
     Case("scale_by_backtracking_linesearch", _backtracking, {"learning_rate": 0.1}, needs_params=True),
 )

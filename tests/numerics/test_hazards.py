@@ -263,7 +263,8 @@ REACH = {
     "scale_by_adam_mini",
     "tree": "normalize polyak_sgd scale_by_polyak dog scale_by_dog dowg scale_by_dowg prodigy momo momo_adam mechanize "
     "clip_by_global_norm chain lbfgs scale_by_lbfgs bfgs scale_by_bfgs bfgs/bounds ssbroyden scale_by_ssbroyden "
-    "scale_by_zoom_linesearch normalize_by_update_norm sam with_metrics schedule_free_plus zclip",
+    "scale_by_zoom_linesearch normalize_by_update_norm sam with_metrics schedule_free_plus zclip "
+    "gauss_newton",
     "none": "differentially_private_aggregate dpsgd set_to_zero freeze selective_transform apply_if_finite "
     "MultiSteps/guarded dynamic_loss_scale skip_spikes "
     "hutchinson_estimator_diag_hessian",

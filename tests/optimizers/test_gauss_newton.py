@@ -1,0 +1,358 @@
+"""Gauss-Newton: the algorithm in NumPy, SciPy on classic problems, agreement of the solvers, and misuse."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+from jax.flatten_util import ravel_pytree
+
+import gdjax
+from gdjax.optimizers.gauss_newton import GaussNewtonState, gauss_newton
+from tests.linesearch.problems import cast, precision
+
+SOLVERS = "parameters", "residuals", "cg"
+solvers = pytest.mark.parametrize("solver", SOLVERS)
+
+
+def rosenbrock(x: Any) -> Any:
+    return jnp.stack([10 * (x[1] - x[0] ** 2), 1 - x[0]])
+
+
+def powell(x: Any) -> Any:
+    """Singular at its minimum 0."""
+    return jnp.stack([x[0] + 10 * x[1], 5**0.5 * (x[2] - x[3]), (x[1] - 2 * x[2]) ** 2, 10**0.5 * (x[0] - x[3]) ** 2])
+
+
+def beale(x: Any) -> Any:
+    return jnp.stack([c - x[0] * (1 - x[1] ** k) for k, c in ((1, 1.5), (2, 2.25), (3, 2.625))])
+
+
+def meyer(x: Any) -> Any:
+    """More, Garbow & Hillstrom's number 10, as in NIST's MGH10: parameters of very different sizes, residuals left."""
+    t = 45.0 + 5 * jnp.arange(1, 17, dtype=x.dtype)
+    y = jnp.array(
+        [34780, 28610, 23650, 19630, 16370, 13720, 11540, 9744, 8261, 7030, 6005, 5147, 4427, 3820, 3307, 2872.0]
+    )
+    return x[0] * jnp.exp(x[1] / (t + x[2])) - y.astype(x.dtype)
+
+
+def misra(x: Any) -> Any:
+    """NIST's Misra1a; the certified parameters and sum of squares are in the test."""
+    t = jnp.array([77.6, 114.9, 141.1, 190.8, 239.9, 289.0, 332.8, 378.4, 434.8, 477.3, 536.8, 593.1, 689.1, 760.0])
+    y = jnp.array([10.07, 14.73, 17.94, 23.93, 29.61, 35.18, 40.02, 44.82, 50.76, 55.05, 61.01, 66.40, 75.47, 81.78])
+    return x[0] * (1 - jnp.exp(-x[1] * t.astype(x.dtype))) - y.astype(x.dtype)
+
+
+def decay(x: Any) -> Any:
+    t = jnp.linspace(0, 4, 20, dtype=x.dtype)
+    y = 2 * jnp.exp(-0.5 * t) + jnp.exp(-3 * t) + 0.02 * jnp.sin(17 * t)
+    return x[0] * jnp.exp(-x[1] * t) + x[2] * jnp.exp(-x[3] * t) - y
+
+
+class Problem(NamedTuple):
+    residuals: Callable[[Any], Any]
+    start: list[float]
+    steps: int  # a fifth to a half more than it takes; calls of SciPy: 21, 513 (to 0 exactly), 9, 130, 28 and 7
+    rtol: float = 1e-7  # of the sum of squares
+
+
+PROBLEMS = {
+    "rosenbrock": Problem(rosenbrock, [-1.2, 1.0], 18),
+    "powell": Problem(powell, [3.0, -1.0, 0.0, 1.0], 25),
+    "beale": Problem(beale, [1.0, 1.0], 12),
+    "meyer": Problem(meyer, [0.02, 4000.0, 250.0], 220),
+    "misra": Problem(misra, [500.0, 1e-4], 50),
+    "decay": Problem(decay, [1.0, 0.3, 2.0, 2.0], 20),
+}
+
+
+def run(tx: Any, residuals: Any, params: Any, steps: int, **functions: Any) -> Any:
+    """Params and state after each step."""
+
+    def step(carry: Any, _: None) -> Any:
+        params, state = carry
+        updates, state = tx.update(params, state, params, residual_fn=residuals, **functions)
+        params = gdjax.apply_updates(params, updates)
+        return (params, state), (params, state)
+
+    return jax.jit(lambda p, s: jax.lax.scan(step, (p, s), length=steps)[1])(params, tx.init(params))
+
+
+def in_numpy(residuals: Any, x: np.ndarray, steps: int, tau: float, most: int) -> list[tuple[np.ndarray, float]]:
+    """Algorithm 3.16 of Madsen, Nielsen & Tingleff, several tries a step, with the bounds on lambda."""
+    r_of, J_of = jax.jit(residuals), jax.jit(jax.jacfwd(residuals))
+    lam, eps, seen = 0.0, np.finfo(float).eps, []
+    for _ in range(steps):
+        r, J = np.asarray(r_of(x)), np.asarray(J_of(x))
+        g, nu = J.T @ r, 2.0
+        scale = np.sum((J @ g) ** 2) / np.sum(g**2)
+        lam = np.clip(lam or tau * scale, eps * scale, scale / eps)
+        for _ in range(most):
+            s = np.linalg.solve(J.T @ J + lam * np.eye(len(x)), -g)
+            new = np.asarray(r_of(x + s))
+            gain = (r @ r - new @ new) / 2 / (s @ (lam * s - g) / 2)
+            if gain > 0:
+                x, lam = x + s, np.clip(lam * max(1 / 3, 1 - (2 * gain - 1) ** 3), eps * scale, scale / eps)
+                break
+            lam, nu = min(lam * nu, scale / eps), 2 * nu
+        seen.append((x, lam))
+    return seen
+
+
+@solvers
+def test_equals_the_algorithm(solver: str):
+    """A first lambda so small that steps are refused, and one so large that it falls in every step."""
+    with precision("float64"):
+        for tau, most in ((1e-8, 8), (1e-8, 1), (10.0, 8)):
+            tx, start = gauss_newton(tau, solver=solver, max_tries=most, cg_tol=1e-14), np.array([-1.2, 1.0])
+            xs, states = run(tx, rosenbrock, jnp.asarray(start), 8)
+            wanted, lams = map(np.array, zip(*in_numpy(rosenbrock, start, 8, tau, most), strict=True))
+            np.testing.assert_allclose(xs, wanted, rtol=1e-6)
+            np.testing.assert_allclose(states.damping, lams, rtol=1e-5)
+            assert (np.diff(lams) > 0).any() == (tau < 1)
+            assert ((wanted[1:] == wanted[:-1]).all(1)).any() == (most == 1)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_ends_where_scipy_does(name: str):
+    f, start, steps, rtol = PROBLEMS[name]
+    with precision("float64"):
+        x0 = jnp.array(start)
+        theirs = scipy.optimize.least_squares(
+            jax.jit(f), start, jax.jit(jax.jacfwd(f)), method="lm", xtol=1e-15, ftol=1e-15, gtol=1e-15, x_scale="jac",
+            max_nfev=2000,
+        )  # fmt: skip
+        xs, _ = run(gauss_newton(), f, x0, steps)
+        ours = 0.5 * float(jnp.sum(f(xs[-1]) ** 2))
+        np.testing.assert_allclose(ours, theirs.cost, rtol=rtol, atol=1e-15)
+        if theirs.cost > 1e-10:
+            np.testing.assert_allclose(xs[-1], theirs.x, rtol=1e-5)
+
+
+def test_certified_by_nist():
+    with precision("float64"):
+        xs, _ = run(gauss_newton(), misra, jnp.array([500.0, 1e-4]), 60)
+        np.testing.assert_allclose(xs[-1], [2.3894212918e2, 5.5015643181e-4], rtol=1e-8)
+        np.testing.assert_allclose(jnp.sum(misra(xs[-1]) ** 2), 1.2455138894e-1, rtol=1e-9)
+
+
+def network(params: Any, t: Any) -> Any:
+    h = jnp.tanh(params["a"]["w"] * t + params["a"]["b"])
+    return params["out"] @ h - jnp.sin(3 * t)
+
+
+def small_network(dtype: str) -> Any:
+    rng = np.random.default_rng(0)
+    return cast({"a": {"w": rng.normal(size=5), "b": rng.normal(size=5)}, "out": rng.normal(size=5)}, dtype)
+
+
+@pytest.mark.parametrize("n", [9, 40])  # fewer residuals than parameters, and more
+def test_solvers_agree(n: int):
+    with precision("float64"):
+        params, t = small_network("float64"), jnp.linspace(-1, 1, n)
+        residuals = lambda p: {"at": jax.vmap(network, (None, 0))(p, t)}  # noqa: E731
+        each = lambda p: {"at": jax.vmap(jax.grad(network), (None, 0))(p, t)}  # noqa: E731
+        ends = [run(gauss_newton(solver=x, cg_tol=1e-13), residuals, params, 6) for x in (*SOLVERS, "auto")]
+        ends += [run(gauss_newton(solver=x), residuals, params, 6, jacobian_fn=each) for x in SOLVERS[:2]]
+        for end in ends[1:]:
+            jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-8), end, ends[0])
+
+
+def test_float32_fits_a_network():
+    params, t = small_network("float32"), jnp.linspace(-1, 1, 40)
+    residuals = lambda p: jax.vmap(network, (None, 0))(p, t)  # noqa: E731
+    ends, states = run(gauss_newton(), residuals, params, 60)
+    after = jax.vmap(lambda p: jnp.mean(residuals(p) ** 2))(ends)
+    assert float(after[-1]) < 1e-6 * float(jnp.mean(residuals(params) ** 2))
+    assert (np.diff(after) <= 1e-9).all() and states.damping.dtype == jnp.float32
+
+
+@solvers
+def test_columns_of_zeros_and_columns_that_depend_on_each_other(solver: str):
+    """The damped step is along the rows of J: what moves no residual does not move."""
+    A = np.random.default_rng(0).normal(size=(6, 3))
+    A = np.concatenate([A, np.zeros((6, 1)), A @ [[1.0], [2.0], [0.0]]], 1)
+    b = np.arange(6.0)
+    with precision("float64"):
+        xs, _ = run(gauss_newton(solver=solver, cg_tol=1e-12), lambda x: A @ x - b, jnp.zeros(5), 25)
+    np.testing.assert_allclose(xs[-1], np.linalg.pinv(A) @ b, rtol=1e-6, atol=1e-8)
+    np.testing.assert_array_equal(xs[:, 3], 0)
+
+
+@solvers
+def test_more_parameters_than_residuals(solver: str):
+    A, b = np.random.default_rng(0).normal(size=(3, 7)), np.array([1.0, -2.0, 0.5])
+    xs, _ = run(
+        gauss_newton(solver=solver), lambda x: jnp.asarray(A, x.dtype) @ x - jnp.asarray(b, x.dtype), jnp.zeros(7), 20
+    )
+    np.testing.assert_allclose(A @ np.asarray(xs[-1], float), b, atol=1e-5)
+    np.testing.assert_allclose(xs[-1], np.linalg.pinv(A) @ b, atol=1e-4)
+
+
+@solvers
+def test_at_a_minimum_nothing_moves(solver: str):
+    tx, x = gauss_newton(solver=solver), jnp.zeros(3)
+    for residuals in (lambda x: x, lambda x: x**2, lambda x: 0 * x + 1):  # J is zeros in the last two
+        u, state = tx.update(x, tx.init(x), x, residual_fn=residuals)
+        np.testing.assert_array_equal(u, 0)
+        assert float(state.damping) == 0
+        u, _ = tx.update(x, state, x, residual_fn=lambda x: x - 1)
+        assert (u > 0.9).all()
+
+
+@solvers
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_residuals_that_are_not_finite_are_forgotten(solver: str, bad: float):
+    tx, x = gauss_newton(solver=solver), jnp.array([3.0, 4.0])
+    spoil = lambda by: lambda x: (x - 1) * jnp.where(jnp.arange(2) == 0, by, 1)  # noqa: E731
+    _, before = tx.update(x, tx.init(x), x, residual_fn=spoil(1.0))
+    u, state = tx.update(x, before, x, residual_fn=spoil(bad))
+    assert np.isnan(u).all() and state.damping == before.damping
+    u, _ = tx.update(x, state, x, residual_fn=spoil(1.0))
+    np.testing.assert_allclose(x + u, 1, atol=0.01)
+
+
+def test_a_step_to_residuals_that_are_not_finite_is_refused():
+    """The full step leaves the domain of the logarithm; a shorter one is taken, or none."""
+    x, f = jnp.array([5.0]), lambda x: jnp.log(x) + 1  # the full step goes from 5 to -8
+    u, state = gauss_newton(1e-6).update(x, GaussNewtonState(jnp.zeros(())), x, residual_fn=f)
+    assert -5 < float(u[0]) < 0 and state.damping > 1e-6 * 0.04
+    u, once = gauss_newton(1e-6, max_tries=1).update(x, GaussNewtonState(jnp.zeros(())), x, residual_fn=f)
+    np.testing.assert_array_equal(u, 0)
+    np.testing.assert_allclose(once.damping, 2e-6 * 0.04, rtol=1e-4)
+
+
+def test_the_gradient_says_only_what_is_trained():
+    x = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(3), "c": jnp.array(0.5)}
+    residuals = lambda x: x["a"] * x["c"] - x["b"].astype(jnp.float32)  # noqa: E731
+    grads = jax.grad(lambda x: jnp.sum(residuals(x) ** 2), allow_int=True)(x)
+    tx = gauss_newton()
+    step = jax.jit(lambda g, x: tx.update(g, tx.init(x), x, residual_fn=residuals)[0])
+    u, twice = step(grads, x), step({**grads, "a": 2 * grads["a"]}, x)
+    assert u["b"].dtype == jax.dtypes.float0
+    np.testing.assert_array_equal(u["a"], twice["a"])
+    fixed = {**grads, "c": np.zeros((), jax.dtypes.float0)}  # frozen
+    u = tx.update(fixed, tx.init(x), x, residual_fn=residuals)[0]
+    np.testing.assert_allclose((x["a"] + u["a"]) * 0.5, 3, rtol=1e-2)
+    nothing = {k: np.zeros(jnp.shape(v), jax.dtypes.float0) for k, v in x.items()}
+    assert tx.update(nothing, tx.init(x), x, residual_fn=residuals)[0] is nothing
+
+
+def test_complex_parameters_are_pairs_of_real_ones():
+    A = np.random.default_rng(0).normal(size=(4, 2)) + 1j * np.random.default_rng(1).normal(size=(4, 2))
+    A, b = jnp.asarray(A, jnp.complex64), jnp.arange(4.0)
+
+    def residuals(z: Any) -> Any:
+        r = A @ z - b.astype(z.dtype)
+        return r.real, r.imag
+
+    zs, _ = run(gauss_newton(), residuals, jnp.zeros(2, jnp.complex64), 20)
+    np.testing.assert_allclose(zs[-1], np.linalg.lstsq(A, b, rcond=None)[0], rtol=1e-3)
+
+
+def test_lanes_of_vmap_are_runs_by_themselves():
+    tx, starts = gauss_newton(), jnp.array([[-1.2, 1.0], [3.0, 0.9], [0.0, -2.0]])
+    together, _ = jax.vmap(lambda x: run(tx, rosenbrock, x, 12))(starts)
+    alone = jnp.stack([run(tx, rosenbrock, x, 12)[0] for x in starts])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_minimize_gives_it_residuals_of_the_batch():
+    t = jnp.linspace(0, 2, 10)
+    data = [(t, 3 * jnp.exp(-t))]
+
+    def residuals(p: Any, batch: Any) -> Any:
+        t, y = batch
+        return p["size"] * jnp.exp(-p["rate"] * t) - y
+
+    def loss(p: Any, batch: Any) -> Any:
+        return jnp.mean(residuals(p, batch) ** 2)
+
+    jacobian = lambda p, batch: jax.jacrev(residuals)(p, batch)  # noqa: E731
+    start = {"size": jnp.ones(()), "rate": jnp.zeros(())}
+    for functions in ({"residual_fn": residuals}, {"residual_fn": residuals, "jacobian_fn": jacobian}):
+        result = gdjax.minimize(loss, start, gauss_newton(), steps=12, data=data, extra_fns=functions)
+        np.testing.assert_allclose([result.params["size"], result.params["rate"]], [3, 1], rtol=1e-4)
+    with pytest.raises(TypeError, match=r"extra_fns\['residual_fn'\] must be a function"):
+        gdjax.minimize(loss, start, gauss_newton(), steps=1, data=data, extra_fns={"residual_fn": 1})
+    with pytest.raises(ValueError, match="extra_fns has 'value_fn', which is made from loss_fn"):
+        gdjax.minimize(loss, start, gauss_newton(), steps=1, data=data, extra_fns={"value_fn": loss})
+
+
+def test_decomposes_the_smaller_matrix():
+    """And with conjugate gradients none, nor does it keep a Jacobian."""
+
+    def shapes(n: int, m: int, solver: Any) -> set[Any]:
+        x, tx = jnp.zeros(n), gauss_newton(solver=solver)
+        residuals = lambda x: jnp.resize(x, m) - 1  # noqa: E731
+        step = jax.make_jaxpr(lambda x: tx.update(x, tx.init(x), x, residual_fn=residuals))(x)
+        return {match for match in ("cholesky",) if match in str(step)} | {
+            f"{k},{k}" for k in (n, m) if f"f32[{k},{k}]" in str(step)
+        }
+
+    assert shapes(7, 31, "auto") == {"cholesky", "7,7"}
+    assert shapes(31, 7, "auto") == {"cholesky", "7,7"}
+    assert "31,31" in shapes(31, 7, "parameters")
+    assert shapes(31, 7, "cg") == set()
+
+
+def ravelled(tree: Any) -> Any:
+    return ravel_pytree(tree)[0]
+
+
+MISUSES = {
+    "no residuals": ({}, ValueError, r"update needs residual_fn=\.\.\., the residuals as a function of the parameters"),
+    "residuals, not a function": ({"residual_fn": jnp.ones(3)}, TypeError, "residual_fn must be a function of the"),
+    "a Jacobian, not a function": (
+        {"residual_fn": ravelled, "jacobian_fn": 1}, TypeError, "jacobian_fn must be a function of the",
+    ),
+    "a loss": (
+        {"residual_fn": lambda p: jnp.sum(ravelled(p) ** 2)}, ValueError, "residual_fn returned one scalar; return the",
+    ),
+    "none": ({"residual_fn": lambda p: []}, ValueError, "residual_fn returned no residuals"),
+    "integers": (
+        {"residual_fn": lambda p: {"r": jnp.ones(2, int)}}, TypeError,
+        r"the result of residual_fn\['r'\] has dtype int32, not a real floating one$",
+    ),
+    "complex": (
+        {"residual_fn": lambda p: ravelled(p).astype(jnp.complex64)}, TypeError,
+        "has dtype complex64, not a real floating one; return the real and the imaginary part",
+    ),
+    "a Jacobian of another shape": (
+        {"residual_fn": ravelled, "jacobian_fn": lambda p: p}, ValueError,
+        r"returned a derivative of shape \(2,\) for residuals of shape \(5,\) and a .* \(2,\); expected \(5, 2\)",
+    ),
+    "a Jacobian of other parameters": (
+        {"residual_fn": ravelled, "jacobian_fn": lambda p: jax.jacrev(ravelled)(p)["a"]}, ValueError, "gauss_newton: ",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISUSES)
+def test_misuse(name: str):
+    given, error, message = MISUSES[name]
+    tx, params = gauss_newton(), {"a": jnp.ones(2), "b": jnp.ones(3)}
+    with pytest.raises(error, match=message):
+        tx.update(params, tx.init(params), params, **given)
+
+
+def test_a_jacobian_is_of_real_parameters():
+    z, tx = jnp.ones(2, jnp.complex64), gauss_newton()
+    with pytest.raises(TypeError, match="jacobian_fn is for real parameters; without it they may be complex"):
+        tx.update(z, tx.init(z), z, residual_fn=lambda z: z.real, jacobian_fn=lambda z: z)
+
+
+def test_misuse_at_construction():
+    for make, message in (
+        (lambda: gauss_newton(0.0), "damping must be finite and above 0"),
+        (lambda: gauss_newton(lambda t: 1.0), "damping must be a number: there is no count for a schedule"),
+        (lambda: gauss_newton(solver="qr"), "solver must be one of auto, parameters, residuals, cg, got 'qr'"),
+        (lambda: gauss_newton(max_tries=0), "max_tries must be at least 1"),
+        (lambda: gauss_newton(cg_steps=1.5), "cg_steps must be an int"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            make()
