@@ -18,6 +18,7 @@ class Method(NamedTuple):
     rates: tuple[str, ...] = ("rate",)  # what is extended if the best is at an edge
     larger: Space = {}  # noqa: RUF012  # of a baseline: as many trials more, in this space
     searches: bool = False  # the step, with the loss and its gradient as functions
+    residuals: bool = False  # the step, with the residuals of the loss as a function
     # Several runs as one by `vmap`; else one after the other, since a condition would run both sides.
     mapped: bool = True
 
@@ -87,14 +88,15 @@ METHODS: dict[str, Method] = {
     "lbfgs": Method(searching(lambda: gdjax.lbfgs(memory_size=50)), {}, {}, (), searches=True, mapped=False),
     "bfgs": Method(searching(gdjax.bfgs), {}, {}, (), searches=True, mapped=False),
     "ssbroyden": Method(searching(gdjax.ssbroyden), {}, {}, (), searches=True, mapped=False),
+    "gauss-newton": Method(searching(gdjax.gauss_newton), {}, {}, (), residuals=True, mapped=False),
 }  # fmt: skip
 EQUATIONS = ("pinn", "pinn_double")  # a minute for the eight seeds of a method: for a few of the others
 OF_EQUATIONS = ("adamw", "nadamw", "muon", "soap", "psgd-kron")
-# Those that search race where all data are in each step; a whole inverse Hessian is for a thousand weights.
-WHOLE_DATA = {"lbfgs": ("factors", *EQUATIONS), "bfgs": EQUATIONS, "ssbroyden": EQUATIONS}
+# These race where all data are in each step; a whole inverse Hessian is for a thousand weights.
+WHOLE_DATA = {"lbfgs": ("factors", *EQUATIONS), "bfgs": EQUATIONS, "ssbroyden": EQUATIONS, "gauss-newton": EQUATIONS}
 
 
 def races(task: str, method: str) -> bool:
-    if METHODS[method].searches:
+    if method in WHOLE_DATA:
         return task in WHOLE_DATA[method]
     return task not in EQUATIONS or method in OF_EQUATIONS

@@ -75,7 +75,7 @@ def measure(names: list[str], say: Callable[[str], None]) -> None:
         jax.config.update("jax_enable_x64", name in tasks.DOUBLE)
         task = tasks.task(name)
         updates = {}
-        for method in (m for m in METHODS if races(name, m) and not METHODS[m].searches):
+        for method in (m for m in METHODS if races(name, m) and METHODS[m].space):
             updates[method] = of_update(task, method)
             say(f"{name} · {method} · {1e3 * updates[method]:.3f} ms an update")
         times, gradients = 1, {1: of_gradient(task, 1)}

@@ -48,7 +48,8 @@ class Trainer:
                 value, grads = gdjax.value_and_grad_from_state(loss)(params, state=state)
                 updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
             else:
-                updates, state = tx.update(jax.grad(loss)(params), state, params)
+                extra = (self.task.extra_fns or {}) if self.method.residuals else {}
+                updates, state = tx.update(jax.grad(loss)(params), state, params, **extra)
             return (gdjax.apply_updates(params, updates), state), None
 
         (params, state), _ = jax.lax.scan(step, (params, state), first + jnp.arange(CHUNK))

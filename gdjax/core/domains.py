@@ -93,7 +93,7 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "scale_by_scion.norm": ("spectral", "sign", "embedding_sign", "row", "embedding_col", "rms"),
     "embedding_norm": ("sign", "col"), "head_norm": ("sign", "row"),
     "remainder_bits": (16, 8, None),
-"scale_type": ("channel", "tensor"), "solver": ("auto", "parameters", "residuals", "cg"),
+    "scale_type": ("channel", "tensor"), "solver": ("auto", "parameters", "residuals", "cg"),
     "like": dialects.NAMES,
     "with_weight_decay.kind": ("decoupled", "coupled", "independent", "corrected"),
 }  # fmt: skip

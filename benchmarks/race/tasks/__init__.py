@@ -17,6 +17,7 @@ class Task(NamedTuple):
     seconds: float | None = None  # of a run, in place of the steps: each method has as many steps as it makes in them
     passes: float | None = None  # of a diagnostic: the end at which a run has passed
     drawn: bool = True  # batches are drawn; else all data are in each step
+    extra_fns: Any = None  # functions of the parameters for the methods that ask for them, by name: residual_fn
     data: str = ""  # a digest of the data, where they may differ from machine to machine
 
 
