@@ -12,6 +12,8 @@ from .methods import EQUATIONS, METHODS
 from .records import KEPT, Record
 from .tasks import DIAGNOSTICS, HELD_OUT, NAMES
 
+# Ends that span decades: their means are geometric, and sigma and p are of logarithms.
+DECADES = ("factors", "modular", "pinn", "pinn_double")
 BASELINES = tuple(name for name, m in METHODS.items() if m.larger)
 CONFIDENCE = 0.95
 
@@ -19,7 +21,7 @@ CONFIDENCE = 0.95
 class Row(NamedTuple):
     method: str
     mean: float  # of the fresh seeds, at the end of the run
-    spread: float  # standard deviation over them
+    spread: float  # standard deviation over them; a factor where ends span decades
     better: float  # than the baseline, in its standard deviations; positive is better
     p: float  # of the one-sided z-test that it is better
     untuned: float  # mean of the untuned point
@@ -34,9 +36,19 @@ def mean(ends: list[float]) -> float:
     return statistics.fmean(ends) if ends else math.nan
 
 
+def scaled(record: Record, stage: str) -> list[float]:
+    """The ends of a stage, in a task of decades their logarithms."""
+    ends = record.ends(stage)
+    return [math.log(x) for x in ends] if decades(record) else ends
+
+
+def decades(record: Record) -> bool:
+    return record.path.parent.name in DECADES
+
+
 def baseline(records: dict[str, Record]) -> str | None:
     """The better of those that were tuned as baselines, once all of them are there."""
-    ends = {name: mean(records[name].ends("final")) for name in BASELINES if name in records}
+    ends = {name: mean(scaled(records[name], "final")) for name in BASELINES if name in records}
     if len(ends) < len(BASELINES) or any(map(math.isnan, ends.values())):
         return None
     return min(ends, key=lambda name: ends[name])
@@ -50,19 +62,20 @@ def winners(records: dict[str, Record]) -> list[str]:
 def table(records: dict[str, Record]) -> list[Row]:
     """A row for each method with final runs, the best first."""
     first = baseline(records)
-    base = records[first].ends("final") if first else []
+    base = scaled(records[first], "final") if first else []
     rows = []
     for name, record in records.items():
-        ends = record.ends("final")
+        ends = scaled(record, "final")
         if not ends:
             continue
+        shown = math.exp if decades(record) else float
         z = against(ends, base) if base else math.nan
         sooner, interval = how_soon(record, base) if base else (math.nan, (math.nan, math.nan))
-        spread = statistics.stdev(ends) if all(map(math.isfinite, ends)) else math.inf
+        spread = shown(statistics.stdev(ends)) if all(map(math.isfinite, ends)) else math.inf
         better = (mean(base) - mean(ends)) / statistics.stdev(base) if base else math.nan
         p = float(stats.norm.sf(z)) if name != first else math.nan
-        untuned, best = mean(record.ends("untuned")), record.best()
-        rows.append(Row(name, mean(ends), spread, better, p, untuned, sooner, interval, best, record))
+        untuned, best = shown(mean(scaled(record, "untuned"))), record.best()
+        rows.append(Row(name, shown(mean(ends)), spread, better, p, untuned, sooner, interval, best, record))
     return sorted(rows, key=lambda row: row.mean)
 
 
@@ -80,10 +93,9 @@ def how_soon(record: Record, base: list[float], draws: int = 2000) -> tuple[floa
     the steps. Below the shortest the share is that of the shortest, which is then a bound from above.
     """
     whole = record.about["steps"]
-    lengths = {whole: record.ends("final")}
-    for run in record.runs:
-        if run["stage"].startswith("steps "):
-            lengths.setdefault(int(run["stage"].split()[1]), []).append(run["end"])
+    lengths = {whole: scaled(record, "final")}
+    for stage in dict.fromkeys(run["stage"] for run in record.runs if run["stage"].startswith("steps ")):
+        lengths[int(stage.split()[1])] = scaled(record, stage)
     steps = sorted(lengths)
     ends = [np.array(lengths[s]) for s in steps]
 
@@ -142,8 +154,7 @@ def one_configuration(records: dict[str, dict[str, Record]]) -> list[OneConfigur
         means = np.mean(logs, axis=0)
         best = int(means.argmin())
         own = [
-            score(mean(c.ends("untuned")), mean(goal.ends("final")))
-            for c, goal in zip(cells, goals.values(), strict=True)
+            score(typical(c, "untuned"), typical(goal, "final")) for c, goal in zip(cells, goals.values(), strict=True)
         ]
         point = cells[0].stage("tune")[best]["point"]
         found.append(OneConfiguration(name, math.exp(means[best]), math.exp(np.mean(own)), point))
@@ -159,6 +170,12 @@ def read(folder: Path = KEPT) -> dict[str, dict[str, Record]]:
     """By task and method, the cells that have a record."""
     found = {task: {name: Record(task, name, folder) for name in METHODS} for task in (*NAMES, *DIAGNOSTICS, *HELD_OUT)}
     return {task: {name: r for name, r in cells.items() if r.runs} for task, cells in found.items()}
+
+
+def typical(record: Record, stage: str) -> float:
+    """The mean of a stage, a geometric one in a task of decades."""
+    found = mean(scaled(record, stage))
+    return math.exp(found) if decades(record) else found
 
 
 def score(end: float, goal: float) -> float:

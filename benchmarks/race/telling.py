@@ -21,12 +21,14 @@ def of_task(task: str, cells: dict[str, Record]) -> list[str]:
     first, about = figures.baseline(cells), rows[0].record.about
     lines = [f"### {task}", ""]
     seeds = len(rows[0].record.stage("final"))
-    lines += [f"{about['unit'].capitalize()}; {seeds} seeds. Baseline: {first or 'not there yet'}.", ""]
+    means = "; geometric means, sigma of logarithms" if figures.decades(rows[0].record) else ""
+    lines += [f"{about['unit'].capitalize()}; {seeds} seeds{means}. Baseline: {first or 'not there yet'}.", ""]
     head = "method | end | ± | sigma | p | untuned | of the steps | of the time"
     lines += [f"| {head} |", "| --- |" + " ---: |" * 7]
     for row in rows:
         name = f"**{row.method}**" if row.method == first else row.method
-        cell = [name, number(row.mean), number(row.spread), sigmas(row.better), probability(row.p)]
+        spread = f"× {row.spread:.3g}" if figures.decades(row.record) else number(row.spread)
+        cell = [name, number(row.mean), spread, sigmas(row.better), probability(row.p)]
         cell += [number(row.untuned), share(row), of_time(task, row, first)]
         lines.append(f"| {' | '.join(cell)} |")
     lines += ["", "Best points:", ""]

@@ -172,3 +172,43 @@ def test_a_tiny_cell_runs_and_resumes(tmp_path):
     other.tune()
     other.finish(again.best())
     assert again.runs == kept.runs
+
+
+def test_ends_over_decades_are_judged_by_logarithms(tmp_path):
+    ends = {"adamw": [1e-4, 1e-6], "nadamw": [1e-3, 1e-5], "muon": [1e-8, 1e-10]}
+    cells = {}
+    for name, own in ends.items():
+        cells[name] = Record("factors", name, tmp_path)
+        cells[name].about = {"steps": 1000, "unit": "share", "data": ""}
+        for stage in ("tune", "final", "untuned"):
+            cells[name].add(stage, [{"rate": 0.1}] * 2, range(2), [[]] * 2, own, 1)
+    muon, adamw, _ = figures.table(cells)
+    assert (muon.method, adamw.method) == ("muon", "adamw") and muon.mean == pytest.approx(1e-9)
+    assert muon.better == pytest.approx(4 / math.sqrt(2)) and muon.spread == pytest.approx(
+        math.exp(math.log(100) / math.sqrt(2))
+    )
+    assert "× " in "\n".join(telling.of_task("factors", cells))
+
+
+def test_a_task_that_nothing_is_tuned_on_runs_the_given_point(tmp_path):
+    kept, point = Record("recurrent", "sgd", tmp_path), {"rate": 0.5, "weight_decay": 0.01}
+    cell.Cell(tasks.task("factors"), methods.METHODS["sgd"], kept, str, tiny=True, given=point).run()
+    assert [r["stage"] for r in kept.runs] == ["final"] * 2 + ["untuned"] * 2
+    assert kept.best() == point == kept.stage("final")[1]["point"]
+
+
+def test_one_configuration_is_a_trial_of_all_tasks(tmp_path):
+    """The second trial is never the best of a task, and the best of both."""
+    of = {"digits": [1.0, 2.0, 9.0], "modular": [9.0, 2.0, 1.0]}
+    records = {}
+    for task, ends in of.items():
+        records[task] = {}
+        for name in ("adamw", "nadamw"):
+            kept = records[task][name] = Record(task, name, tmp_path)
+            kept.about = {"steps": 1, "unit": "", "data": ""}
+            kept.add("tune", [{"rate": float(i)} for i in range(3)], [0] * 3, [[]] * 3, ends, 1)
+            kept.add("final", [{"rate": 1.0}] * 2, [0, 1], [[]] * 2, [1.0, 1.0], 1)
+            kept.add("untuned", [{"rate": 1.0}] * 2, [0, 1], [[]] * 2, [4.0, 4.0], 1)
+    row = figures.one_configuration(records)[0]
+    assert row.point == {"rate": 1.0} and row.value == pytest.approx(2) and row.untuned == pytest.approx(4)
+    assert len(figures.one_configuration({"digits": records["digits"], "modular": {}})) == 2  # no baseline there yet
