@@ -1,0 +1,141 @@
+"""The exchanges of a training step on 4 to 256 devices, compiled and not run: `sharded_step`, plain `jit`, and Optax.
+
+    python benchmarks/sharded.py            writes benchmarks/results/sharded.json and prints the table
+    python benchmarks/sharded.py --tiny     two layers, 8 devices
+
+The model has the matrices of twelve transformer blocks, 48 of them, narrow, so that it compiles fast: exchanges are
+counted relative to the gradient. Three forms of the step: "step" is `gdjax.sharded_step`; "jit" divides the state by
+`gdjax.state_sharding` and leaves the rest to the compiler; "optax" is that with Optax's method and a state that is
+divided in the same way. By hand a step sends (n - 1) / n of the gradient twice, once reduced and once gathered, and
+matrices at home twice 1 / n of that.
+"""
+
+import argparse
+import collections
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results") / "sharded.json"
+DEVICES = 4, 8, 64, 256
+METHODS = "adamw", "muon", "normuon", "soap"
+OPTAX = "adamw", "muon"
+KINDS = "reduce-scatter", "all-gather", "all-to-all", "all-reduce", "collective-permute"
+
+
+def shapes(layers: int, width: int) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    sizes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
+    make = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
+    return {
+        f"block{i}": {name: {"kernel": make(*size), "bias": make(size[1])} for name, size in sizes.items()}
+        for i in range(layers)
+    }
+
+
+def loss(params: Any, x: Any) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    dense = lambda x, p: x @ p["kernel"] + p["bias"]  # noqa: E731
+    for block in params.values():
+        q, k, v = jnp.split(dense(x, block["qkv"]), 3, axis=-1)
+        x = x + dense(jax.nn.silu(q) * k + v, block["out"])
+        x = x + dense(jax.nn.relu(dense(x, block["up"])), block["down"])
+    return jnp.mean(x**2)
+
+
+def compiled(form: str, name: str, layers: int, width: int) -> Any:
+    """The step of a form and a method, compiled for all devices of this process; and the bytes of the gradient."""
+    import jax
+    import numpy as np
+    import optax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    import gdjax
+
+    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+    params = shapes(layers, width)
+    library = gdjax if form != "optax" else optax.contrib if name == "muon" else optax
+    tx = getattr(library, name)(1e-3)
+    whole, data = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    batch = jax.ShapeDtypeStruct((4 * mesh.size, width), np.float32, sharding=data)
+    lie = jax.tree.map(lambda _: whole, params)
+    how = gdjax.state_sharding(tx, params, mesh, min_bytes=1024)
+    if form == "step":
+        step = gdjax.sharded_step(loss, tx, params, mesh, min_bytes=1024)
+        jitted = step
+    else:
+        apply = (optax if form == "optax" else gdjax).apply_updates
+
+        def plain(params: Any, state: Any, x: Any) -> Any:
+            updates, state = tx.update(jax.grad(loss)(params, x), state, params)
+            return apply(params, updates), state
+
+        jitted = jax.jit(plain, out_shardings=(lie, how), donate_argnums=(0, 1))
+    put = lambda tree, s: jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, s)  # noqa: E731
+    state = put(jax.eval_shape(tx.init, params), how)
+    size = sum(x.size * 4 for x in jax.tree.leaves(params))
+    return jitted.lower(put(params, lie), state, batch).compile(), size
+
+
+def row(form: str, name: str, layers: int, width: int) -> dict[str, Any]:
+    import jax
+
+    import gdjax
+
+    made, size = compiled(form, name, layers, width)
+    found = list(gdjax.collectives(made))
+    kinds = collections.Counter(r.kind for r in found)
+    return {
+        "devices": jax.device_count(), "form": form, "method": name,
+        **{kind: kinds[kind] for kind in KINDS},
+        "in loops": sum(r.in_loop for r in found),
+        "sent / gradient": round(sum(r.wire_bytes for r in found) / size, 3),
+        "flops": made.cost_analysis()["flops"],
+    }  # fmt: skip
+
+
+def by_hand(n: int, name: str) -> float:
+    """What a step sends, over the gradient; of the biases, which are reduced and not gathered, nothing is said."""
+    share = (n - 1) / n
+    return 2 * share + (2 * share / n if name in ("muon", "normuon") else 0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--of", type=int, help=argparse.SUPPRESS)
+    o = parser.parse_args()
+    layers, width = (2, 16) if o.tiny else (12, 64)
+    if o.of:
+        for name in METHODS:
+            for form in ("step", "jit", "optax") if name in OPTAX else ("step", "jit"):
+                print(json.dumps(row(form, name, layers, width)), flush=True)
+        return
+    rows = []
+    for n in (8,) if o.tiny else DEVICES:
+        env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={n}", "JAX_PLATFORMS": "cpu"}
+        child = subprocess.Popen(
+            [sys.executable, __file__, "--of", str(n), *sys.argv[1:]], env=env, stdout=subprocess.PIPE, text=True
+        )
+        for line in child.stdout or ():
+            rows.append(json.loads(line))
+            print(" ".join(f"{k} {v}" for k, v in rows[-1].items()), flush=True)
+        if child.wait():
+            raise SystemExit(child.returncode)
+    if not o.tiny:
+        from harness import machine
+
+        for r in rows:
+            r["by hand"] = round(by_hand(r["devices"], r["method"]), 3)
+        RESULTS.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
