@@ -132,6 +132,12 @@ def beside_adam(make: Callable[..., Any], **fixed: Any) -> Callable[[Any, Any], 
     return of
 
 
+def two_rates(h: Any, steps: Any) -> Any:
+    """AdamW with what matrix methods have: a rate of its own for what is no hidden matrix."""
+    hidden = gdjax.adamw(rate(h["rate"], steps), b2=h["b2"], weight_decay=h["weight_decay"])
+    return gdjax.partition({"matrix": hidden, "other": gdjax.adam(rate(h["adam_rate"], steps), b2=0.95)}, by_role)
+
+
 def recipe(h: Any, steps: Any) -> Any:
     """What `transformer_optimizer` makes, of traced lengths: a test compares the two."""
     hidden = gdjax.chain(

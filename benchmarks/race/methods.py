@@ -38,6 +38,7 @@ MATRIX = {"rate": 3e-3, "adam_rate": 3e-3, "weight_decay": 0.1}
 METHODS: dict[str, Method] = {
     "adamw": Method(adams(gdjax.adamw), KIN, ADAM | SHAPE, larger=FULL),
     "nadamw": Method(adams(gdjax.nadamw), KIN, ADAM | SHAPE, larger=FULL),
+    "adamw, two rates": Method(makers.two_rates, BESIDE | {"b2": KIN["b2"]}, MATRIX | {"rate": 1e-3, "b2": 0.95}, BOTH),
     "sgd": Method(makers.sgd, TUNED | {"rate": Log(3e-3, 1.0)}, {"rate": 0.1, "weight_decay": 1e-4}),
     "lion": Method(adams(gdjax.lion), TUNED | {"rate": Log(3e-5, 1e-2)}, {"rate": 1e-4, "weight_decay": 1.0}),
     "adan": Method(adams(gdjax.adan), TUNED, {"rate": 5e-3, "weight_decay": 0.02}),

@@ -45,6 +45,9 @@ def share(row: figures.Row) -> str:
     if not any(run["stage"].startswith("steps ") for run in row.record.runs):
         return "reached"
     low, high = row.interval
+    shortest = min(int(run["stage"].split()[1]) for run in row.record.runs if run["stage"].startswith("steps "))
+    if row.sooner * row.record.about["steps"] <= shortest:
+        return f"at most {row.sooner:.2f}"  # nothing shorter ran
     return f"{row.sooner:.2f} ({low:.2f} to {'1' if math.isinf(high) else f'{high:.2f}'})"
 
 
@@ -96,6 +99,31 @@ def of_all(records: dict[str, dict[str, Record]]) -> list[str]:
     for row in rows:
         lines.append(f"| {row.method} | {row.value:.3f} | {row.untuned:.3f} | {point_of(row.point)} |")
     return [*lines, ""]
+
+
+def of_choice(records: dict[str, dict[str, Record]]) -> list[str]:
+    """Of each task the winners, for the page on choosing, each with a link to its record."""
+    head = "task | the baseline, tuned | best, tuned | its share of the steps | best untuned | AdamW untuned"
+    lines = [f"| {head} |", "| --- | --- | --- | ---: | --- | ---: |"]
+    for task in (*tasks.NAMES, *tasks.HELD_OUT):
+        rows = {row.method: row for row in figures.table(records[task])}
+        first = figures.baseline(records[task])
+        if first is None:
+            continue
+        best, *_ = rows.values()
+        untuned = min(rows.values(), key=lambda row: row.untuned if math.isfinite(row.untuned) else math.inf)
+        cells = [
+            f"`{task}`",
+            f"{linked(rows[first])} {number(rows[first].mean)}",
+            f"{linked(best)} {number(best.mean)}",
+        ]
+        cells += [share(best), f"{linked(untuned)} {number(untuned.untuned)}", number(rows["adamw"].untuned)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def linked(row: figures.Row) -> str:
+    return f"[{row.method}](../{row.record.path.relative_to(ROOT).as_posix()})"
 
 
 def spaces() -> list[str]:
@@ -163,6 +191,7 @@ def tell_all() -> None:
     tuned = [line for task in tasks.NAMES for line in of_task(task, records[task])]
     held_out = [line for task in tasks.HELD_OUT for line in of_task(task, records[task])]
     put("tables", tuned + of_all(records) + held_out + anytime.table() + of_diagnostics(records))
+    put("race", of_choice(records), PAGE.with_name("choose.md"))
     picture(records)
     anytime.picture(PICTURE.with_name("race_anytime.png"))
     print(f"wrote {PAGE.relative_to(ROOT)}")
