@@ -22,6 +22,7 @@ from typing import Any
 RESULTS = Path(__file__).with_name("results") / "sharded.json"
 DEVICES = 4, 8, 64, 256
 METHODS = "adamw", "muon", "normuon", "soap"
+FORMS = "step", "jit", "optax"
 OPTAX = "adamw", "muon"
 KINDS = "reduce-scatter", "all-gather", "all-to-all", "all-reduce", "collective-permute"
 
@@ -107,17 +108,43 @@ def by_hand(n: int, name: str) -> float:
     return 2 * share + (2 * share / n if name in ("muon", "normuon") else 0.0)
 
 
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Of each method, on so many devices, what is sent and in how many exchanges."""
+    lines = ["| method | devices | by hand | `sharded_step` | `jit` | Optax by `jit` |", "| --- |" + " ---: |" * 5]
+    for name in METHODS:
+        for n in DEVICES:
+            of = {r["form"]: r for r in rows if (r["method"], r["devices"]) == (name, n)}
+            if not of:
+                continue
+            told = [f"{r['sent / gradient']:.2f} ({sum(r[k] for k in KINDS)})" if r else "" for r in map(of.get, FORMS)]
+            hand = f"{of['step']['by hand']:.2f}" if name != "soap" else ""
+            lines.append(f"| `{name}` | {n} | {hand} | {' | '.join(told)} |")
+    return ["", *lines, "", "In brackets: how many exchanges.", ""]
+
+
+def tell() -> None:
+    """Writes the table into docs/devices.md."""
+    page = Path(__file__).resolve().parents[1] / "docs" / "devices.md"
+    rows = json.loads(RESULTS.read_text("utf-8"))["rows"]
+    start, end = "<!-- sharded: made by benchmarks/sharded.py -->", "<!-- end of sharded -->"
+    before, rest = page.read_text("utf-8").split(start)
+    page.write_text(f"{before}{start}\n" + "\n".join(table(rows)[1:]) + end + rest.split(end)[1], "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--tell", action="store_true", help="write the table of the last results into its page")
     parser.add_argument("--of", type=int, help=argparse.SUPPRESS)
     o = parser.parse_args()
+    if o.tell:
+        return tell()
     layers, width = (2, 16) if o.tiny else (12, 64)
     if o.of:
         for name in METHODS:
-            for form in ("step", "jit", "optax") if name in OPTAX else ("step", "jit"):
+            for form in FORMS if name in OPTAX else FORMS[:2]:
                 print(json.dumps(row(form, name, layers, width)), flush=True)
-        return
+        return None
     rows = []
     for n in (8,) if o.tiny else DEVICES:
         env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={n}", "JAX_PLATFORMS": "cpu"}
@@ -135,6 +162,8 @@ def main() -> None:
         for r in rows:
             r["by hand"] = round(by_hand(r["devices"], r["method"]), 3)
         RESULTS.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", "utf-8")
+        tell()
+    return None
 
 
 if __name__ == "__main__":
