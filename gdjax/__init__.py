@@ -69,6 +69,7 @@ from gdjax.inspection.explain import explain
 from gdjax.inspection.metrics import MetricsState, metrics, with_metrics
 from gdjax.inspection.migrate import MigrationReport, migrate
 from gdjax.inspection.numerics import check_numerics
+from gdjax.inspection.restored import check_restored
 from gdjax.inspection.roles import roles
 from gdjax.inspection.states import reset, state_from_dict, state_to_dict
 from gdjax.inspection.table import Table
@@ -353,8 +354,8 @@ __all__ = [
     "adam_mini", "adamax", "adamaxw", "adamc", "adamw", "adan", "adaptive_grad_clip", "add_decayed_weights",
     "add_noise", "ademamix", "adopt", "amsgrad", "apollo", "apply_every", "apply_if_finite", "apply_updates",
     "assignment", "bfgs", "bfloat16_with_error", "bias_correction", "bounded", "came", "cautious", "centralize",
-    "chain", "check_gradients", "check_numerics", "clip", "clip_by_block_rms", "clip_by_global_norm", "cocob",
-    "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib", "convex_kl_divergence",
+    "chain", "check_gradients", "check_numerics", "check_restored", "clip", "clip_by_block_rms", "clip_by_global_norm",
+    "cocob", "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib", "convex_kl_divergence",
     "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss",
     "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw", "differentially_private_aggregate", "dion",
     "dion2", "dog", "dowg", "dpsgd", "dynamic_loss_scale", "ema", "ema_nesterov", "escape_saddles", "eval_params",
