@@ -108,8 +108,8 @@ class Report:
     """The progress and the losses of a run, which one process shows and writes."""
 
     def __init__(self, o: argparse.Namespace, done: int, devices: int):
-        say = "going on" if done else "starting"
-        print(f"{say} at step {done} of {o.steps}: {jax.process_count()} processes, {devices} devices", flush=True)
+        say, where = "going on" if done else "starting", f"processes: {jax.process_count()}, devices: {devices}"
+        print(f"{say} at step {done} of {o.steps}; {where}", flush=True)
         self.progress, self.folder = gdjax.Progress(o.steps), o.out
 
     def __call__(self, step: int, loss: float) -> None:
@@ -146,7 +146,7 @@ def resume(
             raise SystemExit(f"{folder} is of a run with {', '.join(odd)}: take its options, or another --out")
         gdjax.check_restored(checkpoints.item_metadata(step).run, target)
         run = checkpoints.restore(step, args=ocp.args.Composite(run=ocp.args.StandardRestore(target))).run
-        gdjax.check_restored(run, target, steps=step)
+        gdjax.check_restored(run, target)
     except Exception as e:  # Orbax raises errors of many kinds, bare exceptions among them
         older = [n for n in checkpoints.all_steps() if n < step]
         rest = f"remove {folder} to go on from step {max(older)}" if older else "there is no older one"

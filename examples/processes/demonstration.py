@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +24,7 @@ def demonstrate(program: Path, o: argparse.Namespace, options: Sequence[str]) ->
     """
     whole, broken, clock = o.out / "whole", o.out / "broken", time.perf_counter()
     for folder in (whole, broken):
-        if folder.exists():
-            raise SystemExit(f"{folder} has a run already: remove it, or choose another --out")
+        shutil.rmtree(folder, ignore_errors=True)  # of the call before
     try:
         launch.run(program, [*options, "--out", str(whole)], 1, whole / "logs")
         lives = [one_life(program, o, options, broken, i) for i in range(len(o.processes))]
@@ -60,8 +60,7 @@ def compare(out: Path, whole: Sequence[Row], lives: Sequence[Sequence[Row]]) -> 
     made = {row.step for life in lives for row in life}
     print(f"{len(wanted)} steps, from {whole[0].loss:.3f} to {whole[-1].loss:.3f} nats per byte")
     print(f"the losses of the killed runs are within {furthest:.1e} of those of one process")
-    if importlib.util.find_spec("matplotlib") is not None:
+    if all(importlib.util.find_spec(name) for name in ("matplotlib", "PIL")):
         draw(out / "losses.png", whole, lives)
-        print(f"wrote {out / 'losses.png'}")
     if made != wanted.keys() or furthest > CLOSE:
         raise SystemExit("they should be the same but for rounding")

@@ -7,8 +7,6 @@ import numpy as np
 
 from processes.losses import Row
 
-COLOURS = ("#1f6fb4", "#d7191c", "#1b9e5a", "#ff7f0e", "#7a3fa8")
-
 
 def draw(path: Path, whole: Sequence[Row], lives: Sequence[Sequence[Row]]) -> None:
     """Writes a PNG: the losses above, below how far they are from those of one process.
@@ -22,6 +20,7 @@ def draw(path: Path, whole: Sequence[Row], lives: Sequence[Sequence[Row]]) -> No
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from _style import COLOURS, plain, save
 
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 6), sharex=True, height_ratios=(3, 2))
     wanted = {row.step: row.loss for row in whole}
@@ -36,12 +35,11 @@ def draw(path: Path, whole: Sequence[Row], lives: Sequence[Sequence[Row]]) -> No
             top.plot(steps[-1], values[-1], "x", color=colour, markersize=11, markeredgewidth=2.5)
             for axes in (top, bottom):
                 axes.axvline(steps[-1], color=colour, linestyle=":", linewidth=1)
-    top.set(ylabel="loss, nats per byte", title="A run whose processes are killed (x) and change their number")
+    plain(top, "A run whose processes are killed (x), and change their number")
+    plain(bottom)
+    top.set(ylabel="loss, nats per byte")
     bottom.set(xlabel="step", ylabel="distance from one process", yscale="log", xlim=(0, len(wanted) * 1.01))
     top.legend(frameon=False)
-    for axes in (top, bottom):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    save(figure, path)
     plt.close(figure)

@@ -19,7 +19,7 @@ Leaves = dict[
 ]  # from keys and fields, by name, to what JAX shows of them, and the leaf
 
 
-def check_restored(restored: Any, target: ArrayTree, *, steps: int | None = None) -> None:
+def check_restored(restored: Any, target: ArrayTree, *, start: ArrayTree | None = None) -> None:
     """Raises where a checkpoint, or what a restore made of it, is not what the target asks for.
 
         make = jax.jit(start, out_shardings=shardings)  # start makes (params, tx.init(params))
@@ -27,7 +27,7 @@ def check_restored(restored: Any, target: ArrayTree, *, steps: int | None = None
         with ocp.CheckpointManager(folder, item_handlers=ocp.StandardCheckpointHandler()) as manager:
             gdjax.check_restored(manager.item_metadata(step), target)              # before anything is read
             params, state = manager.restore(step, args=ocp.args.StandardRestore(target))
-        gdjax.check_restored((params, state), target, steps=step)                  # what came back
+        gdjax.check_restored((params, state), target)                              # what came back
 
     Orbax itself refuses other names and shapes. It converts other dtypes without a word, which makes nonsense where
     one side has numbers and the other codes of numbers. This function finds these as well:
@@ -35,14 +35,15 @@ def check_restored(restored: Any, target: ArrayTree, *, steps: int | None = None
     - a leaf of another dtype, or that only one of the two has;
     - one that was not restored: it still is a `ShapeDtypeStruct`, or the very array of the target;
     - one that lies on other devices, or is divided in another way, than the target says;
-    - a state at its start: its whole numbers, such as counts, are all 0, though `steps` is not.
+    - with `start`, a state that is that of a new run: somebody made one where nothing could be restored.
 
-    Nothing is read but shapes, types, places and, with `steps`, whole numbers.
+    Nothing is read but shapes, types and places; with `start` arrays too, from the smallest on until one differs, which
+    in most states is a count.
 
     Args:
       restored: what a checkpoint has, before it is read (the metadata of Orbax: dicts and lists), or what came back.
       target: a tree of arrays, or of `jax.ShapeDtypeStruct`, as given to the restore.
-      steps: how many steps the run had made when it was saved.
+      start: what a new run begins with, of the same leaves: a state, for one that had made a step when it was saved.
 
     Raises:
       ValueError: `restored` is not what the target asks for; the message names the leaf, both sides and what to do.
@@ -66,9 +67,8 @@ def check_restored(restored: Any, target: ArrayTree, *, steps: int | None = None
     for differences, advice in CHECKS:
         if differ := [*differences(found, wanted)]:
             raise ValueError(f"{LABEL}: {listed(differ, '; ')}: {advice}")
-    if steps and (counts := _counts_at_0(found)):
-        are = "is" if len(counts) == 1 else "are"
-        raise ValueError(f"{LABEL}: {few(counts)} {are} 0 after {steps} steps: this is the state of a new run")
+    if start is not None and found and _all_equal(found, _leaves(start)):
+        raise ValueError(f"{LABEL}: all arrays are those of start: this is a new run, and nothing was restored")
 
 
 def _leaves(tree: Any) -> Leaves:
@@ -123,14 +123,18 @@ def _elsewhere(found: Leaves, wanted: Leaves) -> Iterator[str]:
             yield f"{shown} lies as {_placed(x.sharding)}, and the target as {_placed(place)}"
 
 
-def _counts_at_0(found: Leaves) -> list[str]:
-    """The counts of a state, if all of them are 0."""
-    counts = {shown: x for shown, x in found.values() if isinstance(x, jax.Array | np.ndarray) and _is_count(x)}
-    return [] if any(map(int, counts.values())) else list(counts)
+def _all_equal(found: Leaves, start: Leaves) -> bool:
+    pairs = [(x, start[key][1]) for key, (_, x) in found.items() if key in start]
+    pairs.sort(key=lambda pair: np.size(pair[0]))
+    return all(isinstance(x, jax.Array | np.ndarray) and _equal(x, y) for x, y in pairs)
 
 
-def _is_count(x: Any) -> bool:
-    return x.shape == () and jnp.issubdtype(x.dtype, jnp.integer)
+def _equal(x: Any, y: Any) -> bool:
+    if is_key(x):
+        x, y = jax.random.key_data(x), jax.random.key_data(y)
+    # An array that is divided over processes is nowhere as a whole; of others the places may differ.
+    here = all(getattr(z, "is_fully_addressable", True) or z.is_fully_replicated for z in (x, y))
+    return bool(np.array_equal(x, y) if here else jnp.array_equal(x, y))
 
 
 def _type(x: Any) -> str:

@@ -2,11 +2,13 @@
 
 import argparse
 import importlib
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -20,6 +22,7 @@ multihost, demonstration, launch, losses, text = map(
     importlib.import_module,
     ("multihost", "processes.demonstration", "processes.launch", "processes.losses", "lm.text"),
 )
+QUIET: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 PROGRAM = ROOT / "examples" / "multihost.py"
 # The oldest XLA supported does not know these flags, and ends where it sees one that it does not know.
 FLAGS = " ".join(f"--{name}={str(x).lower()}" for name, x in QUICK.items()) if TAKES_SHAPES_OF_KEYS else ""
@@ -91,6 +94,20 @@ def test_the_demonstration(seed: int, corpus: str, tmp_path: Path, capfd: pytest
     multihost.main([corpus, "--tiny", "--out", str(tmp_path), "--processes", "4", "2", "3", "1", "--seed", str(seed)])
     said = capfd.readouterr().out
     assert said.count("was killed with -9") == 3 and "the losses of the killed runs are within" in said
+
+
+@pytest.mark.slow
+def test_the_variables_of_slurm_suffice(corpus: str, whole: tuple[Path, list[float]], tmp_path: Path):
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    command = [sys.executable, str(PROGRAM), corpus, "--tiny", "--join", "--out", str(tmp_path)]
+    tasks = [
+        subprocess.Popen(command, env=os.environ | job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}, **QUIET)
+        for i in (0, 1)
+    ]
+    assert [task.wait(timeout=300) for task in tasks] == [0, 0]
+    rows = losses.read(tmp_path)
+    assert {row.processes for row in rows} == {2}
+    assert [row.loss for row in rows] == pytest.approx(whole[1], rel=1e-5)
 
 
 def test_a_process_that_never_joins(corpus: str, tmp_path: Path):
