@@ -89,9 +89,10 @@ def test_a_run_of_two_processes_is_killed_and_goes_on_in_four(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_demonstration(seed: int, corpus: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    multihost.main([corpus, "--tiny", "--out", str(tmp_path), "--processes", "4", "2", "3", "1", "--seed", str(seed)])
+    numbers = ["--processes", "4", "2", "3", "1", "--batch", "12", "--seed", str(seed)]
+    multihost.main([corpus, "--tiny", "--out", str(tmp_path), *numbers])
     said = capfd.readouterr().out
     assert said.count("was killed with -9") == 3 and "the losses of the killed runs are within" in said
 
@@ -142,7 +143,11 @@ def test_a_checkpoint_of_another_run_is_refused(corpus: str, stopped: Path):
     assert train(options(corpus, "--out", str(stopped))) == []
 
 
-@pytest.mark.parametrize("lost", ["run/d", "run/_METADATA", "run/manifest.ocdbt", "run/ocdbt.process_0", "about"])
+LOST = ["run/d", "run/_METADATA", "run/ocdbt.process_0"]
+MORE = [pytest.param(name, marks=pytest.mark.slow) for name in ("run/manifest.ocdbt", "about")]
+
+
+@pytest.mark.parametrize("lost", [*LOST, *MORE])
 def test_half_a_checkpoint_is_refused_and_the_one_before_it_is_whole(
     lost: str, corpus: str, whole: tuple[Path, list[float]], stopped: Path
 ):
