@@ -26,7 +26,7 @@ def demonstrate(program: Path, o: argparse.Namespace, options: Sequence[str]) ->
     for folder in (whole, broken):
         shutil.rmtree(folder, ignore_errors=True)  # of the call before
     try:
-        launch.run(program, [*options, "--out", str(whole)], 1, whole / "logs")
+        launch.run(program, [*options, "--out", str(whole)], 1, whole / "logs", seconds=longest(o))
         lives = [one_life(program, o, options, broken, i) for i in range(len(o.processes))]
     except launch.Ended as e:
         raise SystemExit(str(e)) from None
@@ -47,10 +47,16 @@ def one_life(program: Path, o: argparse.Namespace, options: Sequence[str], folde
         return victim if done and done[-1].step > at and i + 1 < len(o.processes) else None
 
     try:
-        launch.run(program, [*options, "--out", str(folder)], count, folder / f"logs_{i}", kill=kill)
+        logs = folder / f"logs_{i}"
+        launch.run(program, [*options, "--out", str(folder)], count, logs, kill=kill, seconds=longest(o))
     except launch.Killed as e:
         print(f"{e}; it was step {losses.read(folder)[-1].step}", flush=True)
     return losses.read(folder)[before:]
+
+
+def longest(o: argparse.Namespace) -> float:
+    """Seconds after which something hangs."""
+    return 600 + 10 * o.steps
 
 
 def compare(out: Path, whole: Sequence[Row], lives: Sequence[Sequence[Row]]) -> None:

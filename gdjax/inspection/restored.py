@@ -14,9 +14,7 @@ from gdjax.numerics import is_key
 LABEL = "gdjax.check_restored"
 CARRY = "For another optimizer restore with the one that was saved, and give the state to gdjax.migrate"
 EMPTY = "is the checkpoint whole, and is this the item of it that has these? An older step may be whole"
-Leaves = dict[
-    tuple[str, ...], tuple[str, Any]
-]  # from keys and fields, by name, to what JAX shows of them, and the leaf
+Leaves = dict[tuple[str, ...], tuple[str, Any]]  # from a path, as names, to how JAX shows it, and the leaf
 
 
 def check_restored(restored: Any, target: ArrayTree, *, start: ArrayTree | None = None) -> None:
@@ -119,14 +117,15 @@ def _is_data_of(x: Any, y: Any) -> bool:
 def _elsewhere(found: Leaves, wanted: Leaves) -> Iterator[str]:
     for key, (shown, y) in wanted.items():
         x, place = found[key][1], getattr(y, "sharding", None)
-        if isinstance(x, jax.Array) and place is not None and not x.sharding.is_equivalent_to(place, x.ndim):
+        free = place is None or not getattr(y, "committed", True)  # an array of the target that may move says nothing
+        if isinstance(x, jax.Array) and not free and not x.sharding.is_equivalent_to(place, x.ndim):
             yield f"{shown} lies as {_placed(x.sharding)}, and the target as {_placed(place)}"
 
 
 def _all_equal(found: Leaves, start: Leaves) -> bool:
     pairs = [(x, start[key][1]) for key, (_, x) in found.items() if key in start]
     pairs.sort(key=lambda pair: np.size(pair[0]))
-    return all(isinstance(x, jax.Array | np.ndarray) and _equal(x, y) for x, y in pairs)
+    return bool(pairs) and all(isinstance(x, jax.Array | np.ndarray) and _equal(x, y) for x, y in pairs)
 
 
 def _equal(x: Any, y: Any) -> bool:

@@ -172,3 +172,10 @@ def test_arrays_that_lie_elsewhere():
         gdjax.check_restored(jax.device_put({"w": jnp.ones((8, 4))}, whole), wanted)
     with refused(r"\['w'\] lies as SingleDeviceSharding\(.* on 1 devices, and the target as "):
         gdjax.check_restored({"w": jnp.ones((8, 4))}, wanted)
+    free = {"w": jnp.zeros((8, 4))}  # it would go where the others are
+    gdjax.check_restored(jax.device_put({"w": jnp.ones((8, 4))}, whole), free)
+
+
+def test_a_start_of_other_leaves_says_nothing():
+    gdjax.check_restored({"w": jnp.zeros(2)}, {"w": jax.ShapeDtypeStruct((2,), "float32")}, start={"b": jnp.zeros(2)})
+    gdjax.check_restored((), (), start=())
