@@ -1,7 +1,6 @@
 """`check_restored`: what a checkpoint has, and what came back of it, against what was asked for."""
 
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gdjax
-from tests.resume.target import TAKES_SHAPES_OF_KEYS, target
+from tests.resume.target import TAKES_SHAPES_OF_KEYS, metadata, target
 from tests.trees import random_tree
 
 TX = gdjax.adamw(0.01)
@@ -39,12 +38,6 @@ def folder(tmp_path_factory: Any) -> Path:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path, (params, state))
     return path
-
-
-def metadata(path: Path) -> Any:
-    with ocp.StandardCheckpointer() as checkpointer, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return checkpointer.metadata(path).item_metadata
 
 
 def restored(path: Path, like: Any) -> Any:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import gdjax
 from tests.cases import CASES, Case
 from tests.resume.bits import bits
-from tests.resume.target import TAKES_SHAPES_OF_KEYS
+from tests.resume.target import TAKES_SHAPES_OF_KEYS, metadata
 from tests.trees import is_key, numbers, random_tree
 
 # Two kernels of one shape, so that a stack has several matrices. On eight devices a kernel has 32 numbers on each: of
@@ -89,7 +89,7 @@ def moved(run: Any, folder: Path, to: Training) -> Any:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder, run)
         checkpointer.wait_until_finished()
-        gdjax.check_restored(checkpointer.metadata(folder).item_metadata, to.target)
+        gdjax.check_restored(metadata(folder), to.target)
         got = checkpointer.restore(folder, to.target)
     gdjax.check_restored(got, to.target)
     assert bits(got) == bits(run)
