@@ -295,6 +295,16 @@ def test_what_the_page_on_numbers_says_of_an_infinity(name: str):
     assert name in (ROOT / "docs" / "numbers.md").read_text("utf-8")
 
 
+def test_the_programs_for_several_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    names: dict[str, Any] = {}
+    for program in programs(ROOT / "docs" / "processes.md"):
+        exec(program, names)
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["step 5", "step 10", "step 15"]
+    resumed = jax.device_get((names["params"], names["state"]))
+    assert names["state"][0].mu["w"].addressable_shards[0].data.shape == (2, 8)
+    assert_close(resumed, jax.device_get(names["train"](15, tmp_path / "whole")), 0.0, 0.0)
+
+
 @on_meshes
 @pytest.mark.parametrize("tx", [None, gdjax.sgd(0.1, momentum=0.9)], ids=["as written", "to scale"])
 def test_the_programs_for_many_devices(tx: Any):

@@ -1,10 +1,12 @@
-"""What Orbax needs to restore a tree as it was."""
+"""What Orbax needs to restore a tree as it was, and what it knows of one that was saved."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 
 from tests.trees import is_key
 
@@ -21,3 +23,10 @@ def target(make: Callable[[], Any]) -> Any:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
 
     return jax.tree.map(leaf, jax.eval_shape(make))
+
+
+def metadata(folder: Path) -> Any:
+    """Shapes and dtypes of a checkpoint; older releases of Orbax return them without what is round them."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        found = checkpointer.metadata(folder)
+    return getattr(found, "item_metadata", found)
