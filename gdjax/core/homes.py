@@ -5,7 +5,7 @@ by the step around the optimizer, for as long as it is traced.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -32,25 +32,28 @@ def mesh() -> Any:
     return _HOMES[-1] if _HOMES else None
 
 
-def sent(stack: Array) -> Array:
-    """A stack (number, ...), filled up with zeros to a multiple of the devices and divided over them by its first axis.
+def computed(f: Callable[..., Any], *stacks: Array) -> Any:
+    """f of stacks (number, ...), each device computing its part of them; the results are such stacks, in any tree.
+
+    A stack is filled up with zeros to a multiple of the devices.
+    """
+    home = mesh()
+    number, missing = len(stacks[0]), -len(stacks[0]) % home.size
+    given = [_along(_filled(x, missing), home, range(1, len(home.axis_names) + 1)) for x in stacks]
+    # The barrier: a compiler that chooses the matrices before it computes them has too few to divide.
+    made = jax.lax.optimization_barrier(f(*given))
+    return jax.tree.map(lambda y: _along(y, home, range(len(home.axis_names), 0, -1))[:number], made)
+
+
+def _filled(stack: Array, missing: int) -> Array:
+    return jnp.concatenate([stack, jnp.zeros((missing, *stack.shape[1:]), stack.dtype)]) if missing else stack
+
+
+def _along(stack: Array, home: Any, numbers: Iterable[int]) -> Array:
+    """The first axis divided over the first n axes of the mesh, for each n.
 
     One axis of the mesh after the other: a partitioner exchanges over one, and copies everything for two.
     """
-    home = mesh()
-    missing = -len(stack) % home.size
-    if missing:
-        stack = jnp.concatenate([stack, jnp.zeros((missing, *stack.shape[1:]), stack.dtype)])
-    return _over(stack, home, range(1, len(home.axis_names) + 1))
-
-
-def back(stack: Array) -> Array:
-    """The way back: what takes the stack says where it ends."""
-    home = mesh()
-    return _over(stack, home, range(len(home.axis_names), 0, -1))
-
-
-def _over(stack: Array, home: Any, numbers: Iterable[int]) -> Array:
     free = [PartitionSpec.UNCONSTRAINED] * (stack.ndim - 1)
     for n in numbers:
         rest = [None] * (stack.ndim - 1) if n == len(home.axis_names) else free

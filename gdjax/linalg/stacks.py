@@ -107,8 +107,8 @@ def at_home(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list[Arra
     for members in groups.values():
         given = [matrices[i] for i in members]
         numbers = [math.prod(x.shape[:-2]) for x in given]
-        made = homes.back(f(homes.sent(_stack(given))))
-        for i, x, y in zip(members, given, places.parts(made[: sum(numbers)], numbers), strict=True):
+        made = homes.computed(f, _stack(given))
+        for i, x, y in zip(members, given, places.parts(made, numbers), strict=True):
             out[i] = y.reshape(x.shape)
     return out
 

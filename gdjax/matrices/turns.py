@@ -99,8 +99,8 @@ def _of_run(
         def of_all(olds: list[Array], factors: list[Array]) -> list[Array]:
             if homes.mesh() is None:
                 return jax.vmap(f)(olds, factors)
-            news = jax.vmap(f)(*(list(map(homes.sent, xs)) for xs in (olds, factors)))
-            return [homes.back(x)[: len(olds[0])] for x in news]
+            n = len(olds)
+            return list(homes.computed(lambda *xs: jax.vmap(f)(list(xs[:n]), list(xs[n:])), *olds, *factors))
 
         run = part(olds), part(factors)
         news = replaced(*run) if min(numbers) > 0 else meshes.cond(number > 0, replaced, lambda olds, _: olds, *run)
