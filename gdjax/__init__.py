@@ -247,6 +247,7 @@ from gdjax.schedules import (
     warmup_stable_decay_schedule,
 )
 from gdjax.schedules.decay import precond_update_prob_schedule
+from gdjax.training.diloco import DilocoState, DilocoStep, diloco_step
 from gdjax.training.gradients import check_gradients, numerical_gradient
 from gdjax.training.loop import minimize
 from gdjax.training.progress import Progress
@@ -326,7 +327,8 @@ __all__ = [
     "AccumulateState", "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "Along", "ApplyEvery",
     "ApplyIfFiniteState", "ArrayTree", "BacktrackingLinesearchInfo", "Basis", "Block", "COCOBState", "CautiousState",
     "ClipByGlobalNormState", "ClipState", "Codec", "Collective", "ConditionFn", "ConditionallyMaskState",
-    "ConditionallyTransformState", "DAdaptAdamWState", "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState",
+    "ConditionallyTransformState", "DAdaptAdamWState", "DifferentiallyPrivateAggregateState",
+    "DilocoState", "DilocoStep", "DoGState", "DoWGState",
     "DynamicLossScaleState", "EmaNesterovState", "EmaState", "EmptyState", "EscapeSaddlesState", "Factor",
     "FactoredState", "GPAState", "GaLoreDimensionNumbers", "GaLoreState", "GradientTransformation",
     "GradientTransformationExtraArgs", "GrokfastState", "HutchinsonState", "Hyper", "HyperballState",
@@ -358,7 +360,8 @@ __all__ = [
     "chain", "check_gradients", "check_numerics", "clip", "clip_by_block_rms", "clip_by_global_norm", "cocob", "collectives",
     "conditionally_mask", "conditionally_transform", "constant_schedule", "contrib", "convex_kl_divergence",
     "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule", "cosine_similarity", "ctc_loss",
-    "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw", "differentially_private_aggregate", "dion",
+    "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw", "differentially_private_aggregate",
+    "diloco_step", "dion",
     "dion2", "dog", "dowg", "dpsgd", "dynamic_loss_scale", "ema", "ema_nesterov", "escape_saddles", "eval_params",
     "experimental", "explain", "exponential_decay", "first_moment", "flatten", "freeze", "from_optax", "fromage",
     "galore", "generalized_kl_divergence", "get_hyperparams", "global_norm", "gpa", "gradient_release", "grokfast",

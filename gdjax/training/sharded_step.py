@@ -1,5 +1,6 @@
 """A training step on a mesh, in which each device updates its share of the parameters."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -117,11 +118,7 @@ def sharded_step(
     base.check_transform(LABEL, "tx", tx)
     sharding.check_axis(LABEL, mesh, axis)
     checks.structural(LABEL, "micro_batches", micro_batches, 1)
-    if explicit := [name for name, kind in zip(mesh.axis_names, meshes.kinds(mesh), strict=True) if "Auto" not in kind]:
-        raise ValueError(
-            f"{LABEL}: the axes {', '.join(map(repr, explicit))} of the mesh are not automatic; make it with "
-            "axis_types=(jax.sharding.AxisType.Auto, ...)"
-        )
+    check_automatic(LABEL, mesh)
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     state_sharding = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
     in_parts = micro_batches > 1 or mesh.devices.flat[0].platform not in REDUCES_AND_DIVIDES
@@ -145,7 +142,7 @@ def sharded_step(
         out_shardings=(lie, state_sharding, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=(0, 1),
     )
-    checked = _Checks(mesh, axis, micro_batches, lie, state_sharding)
+    checked = Checks(LABEL, mesh, (axis,), micro_batches, lie, state_sharding)
     return ShardedStep(tx, mesh, lie, state_sharding, compiled, checked)
 
 
@@ -187,22 +184,31 @@ def _names(entry: Any) -> tuple[str, ...]:
     return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
 
 
-class _Checks:
-    """What a step is given, against what it was made for."""
+def check_automatic(label: str, mesh: Mesh) -> None:
+    if explicit := [name for name, kind in zip(mesh.axis_names, meshes.kinds(mesh), strict=True) if "Auto" not in kind]:
+        raise ValueError(
+            f"{label}: the axes {', '.join(map(repr, explicit))} of the mesh are not automatic; make it with "
+            "axis_types=(jax.sharding.AxisType.Auto, ...)"
+        )
 
-    def __init__(self, mesh: Mesh, axis: str, parts: int, lie: Any, state_sharding: Any):
-        self.mesh, self.axis, self.parts = mesh, axis, parts
+
+class Checks:
+    """What a step is given, against what it was made for: the batch is divided over these axes, and into parts."""
+
+    def __init__(self, label: str, mesh: Mesh, axes: tuple[str, ...], parts: int, lie: Any, state_sharding: Any):
+        self.label, self.axes, self.parts = label, axes, parts
+        self.devices = math.prod(mesh.shape[axis] for axis in axes)
         self.wanted = {"params": lie, "state": state_sharding}
 
     def __call__(self, params: Params, state: OptState, batch: ArrayTree) -> None:
-        parts = self.mesh.shape[self.axis] * self.parts
+        parts = self.devices * self.parts
         for path, x in jax.tree_util.tree_flatten_with_path(batch)[0]:
             size = jnp.shape(x)
             if not size or size[0] % parts:
-                by = f"{self.mesh.shape[self.axis]} devices of {self.axis!r}"
+                by = f"{self.devices} devices of {' and '.join(map(repr, self.axes))}"
                 by += f" times {self.parts} micro-batches" if self.parts > 1 else ""
                 where = f"batch{jax.tree_util.keystr(path)}"
-                raise ValueError(f"{LABEL}: {where} has shape {size}; its first axis is not divided by {by}")
+                raise ValueError(f"{self.label}: {where} has shape {size}; its first axis is not divided by {by}")
         for name, tree in (("params", params), ("state", state)):
             self._lies(name, tree)
 
@@ -210,7 +216,7 @@ class _Checks:
         wanted = self.wanted[name]
         if jax.tree.structure(tree) != jax.tree.structure(wanted):
             raise ValueError(
-                f"{LABEL}: {name} has another structure than the one the step was made for; step.init makes both. Got "
+                f"{self.label}: {name} has another structure than the one the step was made for; step.init makes both. Got "
                 f"{jax.tree.structure(tree)}, wanted {jax.tree.structure(wanted)}"
             )
         for (path, x), how in zip(jax.tree_util.tree_flatten_with_path(tree)[0], jax.tree.leaves(wanted), strict=True):
@@ -218,6 +224,6 @@ class _Checks:
             if got is None or got is how or got == how or got.is_equivalent_to(how, jnp.ndim(x)):
                 continue
             raise ValueError(
-                f"{LABEL}: {name}{jax.tree_util.keystr(path)} lies as {got}, and the step was made for {how}; "
+                f"{self.label}: {name}{jax.tree_util.keystr(path)} lies as {got}, and the step was made for {how}; "
                 f"move it by jax.device_put(params, step.params_sharding) or jax.device_put(state, step.state_sharding)"
             )
