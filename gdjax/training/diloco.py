@@ -19,6 +19,7 @@ from gdjax.training.rounds import LABEL, Layout, Rounds
 from gdjax.training.sharded_step import Checks, ShardedStep, check_automatic
 from gdjax.tree.updates import apply_updates
 
+
 class DilocoState(NamedTuple):
     """State of `diloco_step`."""
 
@@ -111,10 +112,9 @@ def diloco_step(
       have a leading axis of replicas. `gdjax.eval_params(inner, state, params)` is theta. State and parameters are
       ordinary trees for a checkpoint; to go on with another number of replicas give theta to the `init` of a new step.
 
-    The gradient Delta is exchanged in the parameters' dtypes, and given to the outer optimizer in float32 at least. A
-    delay is part of the maths; whether an exchange runs beside the computation is left to the compiler, within one step. The
-    reference also rounds what is exchanged to four bits, which is not done here. Replicas of an optimizer that draws
-    random numbers draw the same.
+    Delta is exchanged, and given to the outer optimizer, in float32 at least. A delay is part of the maths; whether an
+    exchange runs beside the computation is left to the compiler, within one step. The second reference also rounds what
+    is exchanged to four bits, which is not done here. Replicas of an optimizer that draws random numbers draw the same.
 
     Raises:
       ValueError: the mesh has no such axes, or its axes are explicit, or a parameter is divided over `axis`; a number
@@ -153,10 +153,10 @@ def diloco_step(
     rounds = Rounds(outer, layout, own, fragments, every, delay, alpha)
     _warn_of_averages(inner, own)
 
-    divided = functools.partial(sharding.state_sharding, mesh=mesh, axis=by, min_bytes=least)
+    divided: Any = functools.partial(sharding.state_sharding, mesh=mesh, axis=by, min_bytes=least)
     outer_state = tuple(divided(outer, rounds.part(own, p)) for p in range(rounds.number))
     inner_state = jax.tree.map(layout.of_replicas, divided(inner, own))
-    whole = NamedSharding(mesh, PartitionSpec())
+    whole: Any = NamedSharding(mesh, PartitionSpec())
     places = jax.tree.map(layout.of_replicas, lie), DilocoState(whole, inner_state, shares, outer_state)
 
     def step(params: Params, state: DilocoState, batch: ArrayTree) -> Any:
@@ -187,7 +187,7 @@ def _check(inner: Transform, outer: Transform, mesh: Mesh, axis: str, data: str 
     for name in (axis,) if data is None else (axis, data):
         sharding.check_axis(LABEL, mesh, name)
     if data == axis:
-        raise ValueError(f"{LABEL}: axis and data are both {axis!r}; the devices of a replica need an axis of their own")
+        raise ValueError(f"{LABEL}: axis and data are both {axis!r}; devices of a replica have another axis")
     check_automatic(LABEL, mesh)
 
 

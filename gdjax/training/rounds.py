@@ -1,4 +1,4 @@
-"""Replicas on an axis of a mesh, and what they exchange: which fragment of the parameters when, and what comes of it."""
+"""Replicas on an axis of a mesh: which fragment of the parameters they exchange when, and what comes of it."""
 
 import functools
 from collections.abc import Callable
@@ -47,7 +47,8 @@ class Rounds:
         self, outer: Transform, layout: Layout, params: Params, fragments: Any, every: int, delay: int, alpha: float
     ):
         self.outer, self.layout = outer, layout
-        self.every, self.delay = checks.structural(LABEL, "every", every, 1), checks.structural(LABEL, "delay", delay, 0)
+        self.every = checks.structural(LABEL, "every", every, 1)
+        self.delay = checks.structural(LABEL, "delay", delay, 0)
         if delay >= every:
             raise ValueError(f"{LABEL}: delay must be less than every={every}, got {delay}")
         if not 0 <= alpha <= 1:
@@ -92,14 +93,11 @@ class Rounds:
     def delta(self, params: Params, theta: Params, shares: Any) -> Any:
         """The mean over the replicas of theta - theta_m, of which each device of a replica exchanges its share."""
 
-        def way(old: Array, x: Array) -> Array:
-            wide = numerics.at_least_float32(old.dtype)
-            return (old.astype(wide) - x.astype(wide)).astype(old.dtype)
-
         def exchanged(params: Params, theta: Params) -> Any:
             own = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[0], params), specs)
-            ways = jax.lax.psum(jax.tree.map(way, theta, own), self.layout.axis)
-            return jax.tree.map(lambda x: x.astype(numerics.at_least_float32(x.dtype)) / n, ways)
+            # Wide: on CPU the compiler of JAX 0.10 crashes on a sum of bfloat16 over some of the axes of a mesh.
+            ways = jax.lax.psum(jax.tree.map(lambda old, x: _wide(old) - _wide(x), theta, own), self.layout.axis)
+            return jax.tree.map(lambda x: x / n, ways)
 
         n = self.layout.mesh.shape[self.layout.axis]
         specs = jax.tree.map(lambda how: how.spec, shares)
@@ -115,8 +113,11 @@ class Rounds:
         return self.joined(params, new, p), theta, states
 
     def mixed(self, x: Array, new: Array) -> Array:
-        wide = numerics.at_least_float32(x.dtype)
-        return (self.alpha * x.astype(wide) + (1 - self.alpha) * new.astype(wide)).astype(x.dtype)
+        return (self.alpha * _wide(x) + (1 - self.alpha) * _wide(new)).astype(x.dtype)
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(numerics.at_least_float32(x.dtype))
 
 
 def fragments_of(params: Params, fragments: Any, every: int) -> list[int]:
@@ -140,5 +141,5 @@ def fragments_of(params: Params, fragments: Any, every: int) -> list[int]:
         if missing := set(range(number)) - set(of):
             raise ValueError(f"{LABEL}: fragments has a {number - 1}, and no {min(missing)}")
     if number > every:
-        raise ValueError(f"{LABEL}: every={every} steps are too few for {number} fragments, of which one is exchanged a step")
+        raise ValueError(f"{LABEL}: every={every} is too short for {number} fragments, one in a step")
     return of

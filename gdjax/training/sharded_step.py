@@ -216,8 +216,8 @@ class Checks:
         wanted = self.wanted[name]
         if jax.tree.structure(tree) != jax.tree.structure(wanted):
             raise ValueError(
-                f"{self.label}: {name} has another structure than the one the step was made for; step.init makes both. Got "
-                f"{jax.tree.structure(tree)}, wanted {jax.tree.structure(wanted)}"
+                f"{self.label}: {name} has another structure than the one the step was made for; step.init makes both. "
+                f"Got {jax.tree.structure(tree)}, wanted {jax.tree.structure(wanted)}"
             )
         for (path, x), how in zip(jax.tree_util.tree_flatten_with_path(tree)[0], jax.tree.leaves(wanted), strict=True):
             got = getattr(x, "sharding", None)

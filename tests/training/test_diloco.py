@@ -1,6 +1,11 @@
 """DiLoCo on a mesh: a loop over replicas in NumPy's manner gives the same, and what is exchanged is what must be."""
 
 import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,10 +16,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gdjax
+from gdjax.lift.order import OrderWarning
 from tests.trees import assert_close
 
 pytestmark = pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="this JAX has no jax.shard_map")
 
+ROOT = Path(__file__).resolve().parents[2]
 SHAPES = {"first": (8, 16), "bias": (16,), "last": (16, 4)}
 M, BATCH = 4, 16
 
@@ -187,21 +194,29 @@ def test_other_states_dtypes_and_what_else_a_loss_returns():
     """16-bit parameters, whose Delta the outer optimizer gets in float32; keys, counts and matrices in the states."""
     params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), start())
     tx = gdjax.MultiSteps(gdjax.chain(gdjax.add_noise(0.01, 0.5, 0), gdjax.adamw(1e-2)), 2)
-    outer = gdjax.partition({True: gdjax.muon(0.02), False: gdjax.sgd(0.7)}, lambda p: jax.tree.map(lambda x: x.ndim == 2, p))
+    outer = gdjax.partition(
+        {True: gdjax.muon(0.02), False: gdjax.sgd(0.7)}, lambda p: jax.tree.map(lambda x: x.ndim == 2, p)
+    )
 
     def of(params: Any, batch: Any) -> Any:
         x, y = (a.astype(jnp.bfloat16) for a in batch)
         return loss(params, (x, y)).astype(jnp.float32), {"mean": jnp.mean(x)}
 
-    step = gdjax.diloco_step(of, tx, params, mesh_of(2, 2), every=2, outer=outer, data="data", min_bytes=0, has_aux=True)
+    step = gdjax.diloco_step(
+        of, tx, params, mesh_of(2, 2), every=2, outer=outer, data="data", min_bytes=0, has_aux=True
+    )
     now, state = step.init(params)
     before = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), (now, state))
+    found: Any = None
     for batch in batches(4):
-        now, state, (values, aux) = step(now, state, batch)
+        now, state, found = step(now, state, batch)
+    values, aux = found
     assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), (now, state)) == before
     assert values.shape == aux["mean"].shape == (2,) and values.dtype == jnp.float32
     assert_close(jax.tree.map(lambda x: x[1], now), state.outer_params, 0, 0)
-    assert all((x != y).any() for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(state.outer_params), strict=True))
+    assert all(
+        (x != y).any() for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(state.outer_params), strict=True)
+    )
 
 
 def test_fragments_by_name_and_by_size():
@@ -211,7 +226,9 @@ def test_fragments_by_name_and_by_size():
     assert make(2).fragments == {"first": 0, "last": 1, "bias": 1}
     assert make({"first": 1, "last": 0, "bias": 1}).fragments == {"first": 1, "last": 0, "bias": 1}
     params = {"a": [jnp.ones(2), jnp.ones(3)], "b": jnp.ones(1)}
-    step = gdjax.diloco_step(lambda p, x: jnp.mean(x), gdjax.sgd(0.1), params, mesh_of(M), every=4, fragments={"a": 1, "b": 0})
+    step = gdjax.diloco_step(
+        lambda p, x: jnp.mean(x), gdjax.sgd(0.1), params, mesh_of(M), every=4, fragments={"a": 1, "b": 0}
+    )
     assert step.fragments == {"a": [1, 1], "b": 0}
 
 
@@ -225,7 +242,7 @@ MISTAKES = [
     ({"alpha": 1.5}, ValueError, "alpha must be in"),
     ({"fragments": 0}, ValueError, "fragments must be at least 1, got 0"),
     ({"fragments": 4}, ValueError, "fragments must be at most the number of leaves, 3, got 4"),
-    ({"fragments": 3, "every": 2}, ValueError, "every=2 steps are too few for 3 fragments"),
+    ({"fragments": 3, "every": 2}, ValueError, "every=2 is too short for 3 fragments"),
     ({"fragments": {"first": 0, "last": 2, "bias": 0}}, ValueError, "fragments has a 2, and no 1"),
     ({"fragments": {"first": 0}}, ValueError, "fragments is no prefix of params"),
     ({"inner": gdjax.adamw}, TypeError, "argument inner is"),
@@ -255,7 +272,7 @@ def test_explicit_axes():
 
 
 def test_an_average_in_the_inner_optimizer():
-    with pytest.warns(gdjax.core.order.OrderWarning if False else UserWarning, match="schedule_free .*does not see"):
+    with pytest.warns(OrderWarning, match="schedule_free .*does not see"):
         gdjax.diloco_step(loss, gdjax.schedule_free_sgd(0.1), start(), mesh_of(M), every=2)
 
 
@@ -267,3 +284,53 @@ def test_another_batch_and_another_mesh():
     there = gdjax.diloco_step(loss, gdjax.sgd(0.1), start(), mesh_of(2), every=2).init(start())
     with pytest.raises(ValueError, match=r"diloco_step: params\['bias'\] lies as .*the step was made for"):
         step(*there, batches(1)[0])
+
+
+PROCESS = """
+import sys, jax, numpy as np
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+address, number, place, to = sys.argv[1:]
+jax.distributed.initialize(address, int(number), int(place))
+import gdjax
+from tests.training.test_diloco import STREAMING, M, batches, loss, start
+assert jax.device_count() == M and jax.process_count() == int(number)
+mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("replica",))
+step = gdjax.diloco_step(loss, gdjax.adamw(1e-2), start(), mesh, every=5, **STREAMING)
+params, state = step.init(jax.tree.map(np.asarray, start()))
+place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("replica"))
+mine = [s.index for s in jax.device_put(np.zeros(M), place).addressable_shards]
+for batch in jax.tree.map(np.asarray, batches(14)):
+    batch = jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, place, lambda i: x[i]), batch)
+    params, state, losses = step(params, state, batch)
+theta = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), state.outer_params)
+np.savez(to, rows=[i[0].start for i in mine], losses=[s.data[0] for s in losses.addressable_shards], **theta)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 4])
+def test_several_processes(number: int, tmp_path: Path):
+    """Four replicas in two processes or four: each has the theta of the loop by hand, and the losses of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={M // number}"}
+    args = [[address, str(number), str(i), str(tmp_path / f"{i}.npz")] for i in range(number)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PROCESS, *a], env=env, cwd=ROOT, stderr=subprocess.PIPE) for a in args
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors.decode()[-2000:]
+    finally:
+        for process in processes:
+            process.kill()
+    _, theta, losses = by_hand(batches(14), every=5, turns=TURNS, delay=2, alpha=0.5)
+    rows: list[int] = []
+    for i in range(number):
+        got = np.load(tmp_path / f"{i}.npz")
+        assert_close({name: got[name] for name in theta}, theta, 2e-5, 2e-6)
+        assert_close(got["losses"], losses[-1][got["rows"]], 2e-5, 2e-6)
+        rows += list(got["rows"])
+    assert sorted(rows) == list(range(M))
