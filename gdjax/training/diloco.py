@@ -121,6 +121,7 @@ def diloco_step(
         is outside the range given above; (in a step) the devices do not divide the batch; parameters or state lie on
         another mesh.
       TypeError: inner or outer is no transform; mesh is no mesh; every, fragments or delay is no int.
+      NotImplementedError: this JAX has no `jax.shard_map`.
 
     Warns:
       OrderWarning: inner keeps an average of the parameters, which does not see what the outer step does.
@@ -182,6 +183,8 @@ def diloco_step(
 
 
 def _check(inner: Transform, outer: Transform, mesh: Mesh, axis: str, data: str | None) -> None:
+    if not hasattr(jax, "shard_map"):
+        raise NotImplementedError(f"{LABEL}: JAX {jax.__version__} has no jax.shard_map; take a newer JAX")
     base.check_transform(LABEL, "inner", inner)
     base.check_transform(LABEL, "outer", outer)
     for name in (axis,) if data is None else (axis, data):

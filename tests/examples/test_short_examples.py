@@ -36,6 +36,7 @@ SHORT = {
     "sweep": "best rate",
     "langevin": "samples of 32 chains",
     "pinn": "SSBroyden",
+    "diloco": "H = 32, streaming",
 }
 
 

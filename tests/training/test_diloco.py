@@ -108,7 +108,7 @@ def run(step: Any, data: Any, made: Any = None) -> Any:
     return params, state, np.asarray(losses)
 
 
-STREAMING = {"fragments": 3, "delay": 2, "alpha": 0.5}
+STREAMING = {"fragments": 3, "delay": 2, "alpha": 0.25}
 TURNS = {"first": 1, "last": 3, "bias": 5}  # the largest fragment first, at (p + 1) 5 // 3
 
 
@@ -123,17 +123,23 @@ def test_the_loop_over_replicas(how: dict[str, Any]):
     assert gdjax.eval_params(step.tx, state, params) is state.outer_params
 
 
-def test_replicas_of_two_devices_and_other_optimizers():
-    data = batches(14)
-    wanted = by_hand(data, every=5, inner=momentum, outer=adam, turns=TURNS, delay=2, alpha=0.5)
-    tx, mesh = gdjax.sgd(0.1, momentum=0.9), mesh_of(M, 2)
-    outer, how = gdjax.adam(1e-2), {"data": "data", "min_bytes": 128}
-    step = gdjax.diloco_step(loss, tx, start(), mesh, every=5, outer=outer, **STREAMING, **how)
+@pytest.mark.parametrize("way", ["shares", "tensor parallel"])
+def test_replicas_of_two_devices_and_other_optimizers(way: str):
+    data, mesh = batches(14), mesh_of(M, 2)
+    wanted = by_hand(data, every=5, inner=momentum, outer=adam, turns=TURNS, delay=2, alpha=0.25)
+    how, params = {"data": "data", "min_bytes": 128}, start()
+    if way == "tensor parallel":
+        how, divided = {}, NamedSharding(mesh, P(None, "data"))
+        params["first"] = jax.device_put(params["first"], divided)
+    tx, outer = gdjax.sgd(0.1, momentum=0.9), gdjax.adam(1e-2)
+    step = gdjax.diloco_step(loss, tx, params, mesh, every=5, outer=outer, **STREAMING, **how)
     params, state, losses = run(step, data)
     assert_close((params, state.outer_params, losses), wanted, 2e-5, 2e-6)
     trace, nu = gdjax.tree.get(state.inner_state, "trace"), gdjax.tree.get(state.outer_state[0], "nu")
     for x, share in ((trace["first"], (1, 8, 8)), (nu["first"], (8, 8)), (state.outer_params["first"], (8, 8))):
         assert x.addressable_shards[0].data.shape == share
+    whole = (1, 8, 16) if way == "shares" else (1, 8, 8)
+    assert params["first"].addressable_shards[0].data.shape == whole
 
 
 def test_a_mean_of_inner_steps():
@@ -271,6 +277,12 @@ def test_explicit_axes():
         gdjax.diloco_step(loss, gdjax.sgd(0.1), start(), mesh, every=2)
 
 
+def test_a_jax_without_shard_map(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(jax, "shard_map")
+    with pytest.raises(NotImplementedError, match="diloco_step: JAX .* has no jax.shard_map"):
+        gdjax.diloco_step(loss, gdjax.sgd(0.1), start(), mesh_of(M), every=2)
+
+
 def test_an_average_in_the_inner_optimizer():
     with pytest.warns(OrderWarning, match="schedule_free .*does not see"):
         gdjax.diloco_step(loss, gdjax.schedule_free_sgd(0.1), start(), mesh_of(M), every=2)
@@ -326,7 +338,7 @@ def test_several_processes(number: int, tmp_path: Path):
     finally:
         for process in processes:
             process.kill()
-    _, theta, losses = by_hand(batches(14), every=5, turns=TURNS, delay=2, alpha=0.5)
+    _, theta, losses = by_hand(batches(14), every=5, turns=TURNS, delay=2, alpha=0.25)
     rows: list[int] = []
     for i in range(number):
         got = np.load(tmp_path / f"{i}.npz")
