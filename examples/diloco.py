@@ -3,9 +3,10 @@
     python examples/diloco.py
 
 A small transformer on the bytes of Python's own standard library. Each of four devices has 8 of 32 windows. Data
-parallel they exchange gradients in every step; as replicas of DiLoCo they exchange how far they have come, rarely. All
-runs have the same start, batches and AdamW, whose rate was chosen for data parallel training; the outer optimizer is
-the paper's. The held-out loss is that of `eval_params`. Prints the last losses and what a device sends, and draws both.
+parallel they exchange gradients in every step; as replicas they exchange how far they have come, every H steps. The
+outer optimizer takes the mean of the replicas, or is that of DiLoCo's paper. All runs have the same start, batches and
+AdamW, whose rate was not tuned. The held-out loss is that of `eval_params`. Prints the last losses and what a device
+sends, and draws both.
 """
 
 import os
@@ -16,7 +17,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 import jax
 import numpy as np
-from _style import COLOURS, options, plain, save
+from _style import COLOURS, DASHED, DOTTED, options, plain, save
 from lm import model, text
 from matplotlib.figure import Figure
 
@@ -36,14 +37,16 @@ def runs(params: Any, mesh: Any, steps: int) -> dict[str, tuple[Any, int]]:
     adamw = gdjax.adamw(gdjax.warmup_cosine_decay_schedule(0.0, RATE, steps // 20, steps))
     tx = gdjax.chain(gdjax.clip_by_global_norm(1.0), adamw)
 
-    def diloco(every: int, **streaming: Any) -> tuple[Any, int]:
-        return gdjax.diloco_step(model.loss, tx, params, mesh, every=every, **streaming), every
+    def replicas(every: int, **how: Any) -> tuple[Any, int]:
+        return gdjax.diloco_step(model.loss, tx, params, mesh, every=every, **how), every
 
     return {
         "data parallel": (gdjax.sharded_step(model.loss, tx, params, mesh, "replica"), 1),
-        "DiLoCo, H = 8": diloco(8),
-        "DiLoCo, H = 32": diloco(32),
-        "H = 32, streaming": diloco(32, fragments=4, delay=1, alpha=0.5),
+        "H = 8, mean": replicas(8, outer=gdjax.sgd(1.0)),
+        "H = 32, mean": replicas(32, outer=gdjax.sgd(1.0)),
+        "H = 8, DiLoCo": replicas(8),
+        "H = 32, DiLoCo": replicas(32),
+        "H = 32, streaming": replicas(32, fragments=4, delay=1, alpha=0.5),
     }
 
 
@@ -64,9 +67,11 @@ def train(step: Any, every: int, start: Any, batch: Callable[[int], Any], held_o
 def draw(curves: dict[str, Curve]) -> Figure:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     by_step, by_bytes = figure.subplots(1, 2, sharey=True)
-    for colour, (name, curve) in zip(("0.3", *COLOURS), curves.items(), strict=False):
-        by_step.plot(curve.steps, curve.losses, color=colour, lw=1.4, label=name)
-        by_bytes.plot(curve.steps * curve.megabytes, curve.losses, color=colour, lw=1.4)
+    for name, curve in curves.items():
+        colour = "0.3" if name == "data parallel" else COLOURS["H = 32" in name]
+        look = {"color": colour, "lw": 1.4, "ls": DASHED if "mean" in name else DOTTED if "streaming" in name else "-"}
+        by_step.plot(curve.steps, curve.losses, label=name, **look)
+        by_bytes.plot(curve.steps * curve.megabytes, curve.losses, **look)
     plain(by_step, "by steps")
     plain(by_bytes, "by what a device has sent")
     by_step.set(xlabel="step", ylabel="held-out loss, nats a byte")
@@ -77,7 +82,7 @@ def draw(curves: dict[str, Curve]) -> Figure:
 
 def main(argv: list[str] | None = None) -> None:
     args = options("diloco", "DiLoCo beside data parallel training.", argv)
-    steps, width = (32, 16) if args.tiny else (768, 32)
+    steps, width = (32, 16) if args.tiny else (512, 32)
     devices = np.asarray(jax.devices()[:REPLICAS])
     mesh = jax.sharding.Mesh(devices, ("replica",))
     start = model.init(jax.random.key(0), width, 2, 2)
