@@ -128,14 +128,12 @@ def diloco_step(
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
-      >>> mesh = jax.make_mesh((1,), ("replica",), axis_types=(jax.sharding.AxisType.Auto,))
-      >>> loss = lambda w, x: jnp.mean((x * w - 1.0) ** 2)
-      >>> step = gdjax.diloco_step(loss, gdjax.sgd(0.25), jnp.zeros(()), mesh, every=2)
-      >>> params, state = step.init(jnp.zeros(()))
-      >>> for _ in range(2):  # to 0.5, to 0.75; the outer step goes 0.7 * 1.9 times as far
-      ...     params, state, losses = step(params, state, jnp.ones(4))
-      >>> print(losses, params, gdjax.eval_params(step.tx, state, params))
-      [0.25] [0.9975] 0.9975
+      >>> mesh = jax.sharding.Mesh(jax.devices()[:1], ("replica",))
+      >>> loss, w = lambda w, x: jnp.mean((x * w - 1) ** 2), jnp.zeros(())
+      >>> step = gdjax.diloco_step(loss, gdjax.sgd(0.25), w, mesh, every=2)
+      >>> params, state, _ = step(*step.init(w), jnp.ones(4))
+      >>> print(params, state.outer_params)  # of one replica, and of all, who have not met
+      [0.5] 0.0
 
     Reference:
       Douillard et al. 2023, DiLoCo: distributed low-communication training of language models, Algorithm 1,
