@@ -250,6 +250,7 @@ from gdjax.schedules import (
     warmup_stable_decay_schedule,
 )
 from gdjax.schedules.decay import precond_update_prob_schedule
+from gdjax.training.diloco import DilocoState, DilocoStep, diloco_step
 from gdjax.training.gradients import check_gradients, numerical_gradient
 from gdjax.training.loop import minimize
 from gdjax.training.progress import Progress
@@ -329,13 +330,13 @@ __all__ = [
     "AccumulateState", "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "Along", "ApplyEvery",
     "ApplyIfFiniteState", "ArrayTree", "BacktrackingLinesearchInfo", "Basis", "Block", "COCOBState", "CautiousState",
     "ClipByGlobalNormState", "ClipState", "Codec", "Collective", "ConditionFn", "ConditionallyMaskState",
-    "ConditionallyTransformState", "DAdaptAdamWState", "DifferentiallyPrivateAggregateState", "DoGState", "DoWGState",
-    "DynamicLossScaleState", "EmaNesterovState", "EmaState", "EmptyState", "EscapeSaddlesState", "Factor",
-    "FactoredState", "GPAState", "GaLoreDimensionNumbers", "GaLoreState", "GaussNewtonState", "GradientTransformation",
-    "GradientTransformationExtraArgs", "GrokfastState", "HutchinsonState", "Hyper", "HyperballState",
-    "InjectHyperparamsState", "InjectStatefulHyperparamsState", "Integer", "KLShampooState", "KLSoapState",
-    "KahanSummationState", "Key", "LookaheadParams", "LookaheadState", "MadgradState", "MarsState", "MaskOrFn",
-    "MaskedNode", "MaskedState", "MasterRemaindersState", "MasterWeightsState", "Matrix", "MechanicState",
+    "ConditionallyTransformState", "DAdaptAdamWState", "DifferentiallyPrivateAggregateState", "DilocoState",
+    "DilocoStep", "DoGState", "DoWGState", "DynamicLossScaleState", "EmaNesterovState", "EmaState", "EmptyState",
+    "EscapeSaddlesState", "Factor", "FactoredState", "GPAState", "GaLoreDimensionNumbers", "GaLoreState",
+    "GaussNewtonState", "GradientTransformation", "GradientTransformationExtraArgs", "GrokfastState", "HutchinsonState",
+    "Hyper", "HyperballState", "InjectHyperparamsState", "InjectStatefulHyperparamsState", "Integer", "KLShampooState",
+    "KLSoapState", "KahanSummationState", "Key", "LookaheadParams", "LookaheadState", "MadgradState", "MarsState",
+    "MaskOrFn", "MaskedNode", "MaskedState", "MasterRemaindersState", "MasterWeightsState", "Matrix", "MechanicState",
     "MetricsState", "MigrationReport", "MinimizeResult", "Moment", "MomoAdamState", "MomoState", "MonitorState",
     "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState", "New",
     "NonFiniteError", "NonNegativeParamsState", "NormalizeState", "OptState", "PSGDKronState", "PSGLDState", "Params",
@@ -362,9 +363,9 @@ __all__ = [
     "clip_by_global_norm", "cocob", "collectives", "conditionally_mask", "conditionally_transform", "constant_schedule",
     "contrib", "convex_kl_divergence", "cosine_decay_schedule", "cosine_distance", "cosine_onecycle_schedule",
     "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw",
-    "differentially_private_aggregate", "dion", "dion2", "dog", "dowg", "dpsgd", "dynamic_loss_scale", "ema",
-    "ema_nesterov", "escape_saddles", "eval_params", "experimental", "explain", "exponential_decay", "first_moment",
-    "flatten", "freeze", "from_optax", "fromage", "galore", "gauss_newton", "generalized_kl_divergence",
+    "differentially_private_aggregate", "diloco_step", "dion", "dion2", "dog", "dowg", "dpsgd", "dynamic_loss_scale",
+    "ema", "ema_nesterov", "escape_saddles", "eval_params", "experimental", "explain", "exponential_decay",
+    "first_moment", "flatten", "freeze", "from_optax", "fromage", "galore", "gauss_newton", "generalized_kl_divergence",
     "get_hyperparams", "global_norm", "gpa", "gradient_release", "grokfast", "half_life_schedule", "hinge_loss",
     "huber_loss", "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "in_turns",
     "incremental_update", "init_empty_state", "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams",

@@ -1,5 +1,7 @@
 """A training step on a mesh, in which each device updates its share of the parameters."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gdjax import numerics
 from gdjax.combine import sharding
 from gdjax.core import base, checks, homes, meshes
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
@@ -120,11 +123,7 @@ def sharded_step(
     base.check_transform(LABEL, "tx", tx)
     sharding.check_axis(LABEL, mesh, axis)
     checks.structural(LABEL, "micro_batches", micro_batches, 1)
-    if explicit := [name for name, kind in zip(mesh.axis_names, meshes.kinds(mesh), strict=True) if "Auto" not in kind]:
-        raise ValueError(
-            f"{LABEL}: the axes {', '.join(map(repr, explicit))} of the mesh are not automatic; make it with "
-            "axis_types=(jax.sharding.AxisType.Auto, ...)"
-        )
+    check_automatic(LABEL, mesh)
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     state_sharding = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
     in_parts = micro_batches > 1 or mesh.devices.flat[0].platform not in REDUCES_AND_DIVIDES
@@ -148,7 +147,7 @@ def sharded_step(
         out_shardings=(lie, state_sharding, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=(0, 1),
     )
-    checked = _Checks(mesh, axis, micro_batches, lie, state_sharding)
+    checked = Checks(LABEL, mesh, (axis,), micro_batches, lie, state_sharding)
     return ShardedStep(tx, mesh, lie, state_sharding, compiled, checked)
 
 
@@ -163,9 +162,9 @@ def _in_parts(take: Callable[..., Any], mesh: Mesh, axis: str, parts: int, lie: 
         return meshes.varying(p, frozenset({axis})) if i is None else jax.lax.all_gather(p, axis, axis=i, tiled=True)
 
     def share(g: Array, how: NamedSharding) -> Array:
-        i = at(how)
-        g = g / (n * parts)
-        return jax.lax.psum(g, axis) if i is None else jax.lax.psum_scatter(g, axis, scatter_dimension=i, tiled=True)
+        i, wide = at(how), g.astype(numerics.at_least_float32(g.dtype)) / (n * parts)
+        add = jax.lax.psum if i is None else functools.partial(jax.lax.psum_scatter, scatter_dimension=i, tiled=True)
+        return add(wide, axis)
 
     def local(params: Params, batch: ArrayTree) -> Any:
         params = jax.tree.map(whole, params, lie)
@@ -174,12 +173,15 @@ def _in_parts(take: Callable[..., Any], mesh: Mesh, axis: str, parts: int, lie: 
         else:
             split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
             first = jax.eval_shape(take, params, jax.tree.map(lambda x: x[0], split))
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, numerics.at_least_float32(x.dtype)), first)
             zeros = meshes.varying(zeros, frozenset({axis}))
-            add = lambda sums, part: (jax.tree.map(jnp.add, sums, take(params, part)), None)  # noqa: E731
-            (found, grads), _ = jax.lax.scan(add, zeros, split)
+            add = lambda x, y: x + y.astype(x.dtype)  # noqa: E731
+            more = lambda sums, part: (jax.tree.map(add, sums, take(params, part)), None)  # noqa: E731
+            (found, grads), _ = jax.lax.scan(more, zeros, split)
             found = jax.tree.map(lambda x: x / parts, found)
-        return jax.lax.pmean(found, axis), jax.tree.map(share, grads, shares)
+        # Sums of 16-bit numbers are wide, and so are those over devices: a CPU has none of 16 bits on several axes.
+        grads = jax.tree.map(lambda g, how, p: share(g, how).astype(p.dtype), grads, shares, params)
+        return jax.lax.pmean(found, axis), grads
 
     specs = jax.tree.map(only, lie), PartitionSpec(axis)
     out_specs = PartitionSpec(), jax.tree.map(only, shares)
@@ -190,22 +192,31 @@ def _names(entry: Any) -> tuple[str, ...]:
     return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
 
 
-class _Checks:
-    """What a step is given, against what it was made for."""
+def check_automatic(label: str, mesh: Mesh) -> None:
+    if explicit := [name for name, kind in zip(mesh.axis_names, meshes.kinds(mesh), strict=True) if "Auto" not in kind]:
+        raise ValueError(
+            f"{label}: the axes {', '.join(map(repr, explicit))} of the mesh are not automatic; make it with "
+            "axis_types=(jax.sharding.AxisType.Auto, ...)"
+        )
 
-    def __init__(self, mesh: Mesh, axis: str, parts: int, lie: Any, state_sharding: Any):
-        self.mesh, self.axis, self.parts = mesh, axis, parts
+
+class Checks:
+    """What a step is given, against what it was made for: the batch is divided over these axes, and into parts."""
+
+    def __init__(self, label: str, mesh: Mesh, axes: tuple[str, ...], parts: int, lie: Any, state_sharding: Any):
+        self.label, self.axes, self.parts = label, axes, parts
+        self.devices = math.prod(mesh.shape[axis] for axis in axes)
         self.wanted = {"params": lie, "state": state_sharding}
 
     def __call__(self, params: Params, state: OptState, batch: ArrayTree) -> None:
-        parts = self.mesh.shape[self.axis] * self.parts
+        parts = self.devices * self.parts
         for path, x in jax.tree_util.tree_flatten_with_path(batch)[0]:
             size = jnp.shape(x)
             if not size or size[0] % parts:
-                by = f"{self.mesh.shape[self.axis]} devices of {self.axis!r}"
+                by = f"{self.devices} devices of {' and '.join(map(repr, self.axes))}"
                 by += f" times {self.parts} micro-batches" if self.parts > 1 else ""
                 where = f"batch{jax.tree_util.keystr(path)}"
-                raise ValueError(f"{LABEL}: {where} has shape {size}; its first axis is not divided by {by}")
+                raise ValueError(f"{self.label}: {where} has shape {size}; its first axis is not divided by {by}")
         for name, tree in (("params", params), ("state", state)):
             self._lies(name, tree)
 
@@ -213,14 +224,14 @@ class _Checks:
         wanted = self.wanted[name]
         if jax.tree.structure(tree) != jax.tree.structure(wanted):
             raise ValueError(
-                f"{LABEL}: {name} has another structure than the one the step was made for; step.init makes both. Got "
-                f"{jax.tree.structure(tree)}, wanted {jax.tree.structure(wanted)}"
+                f"{self.label}: {name} has another structure than the one the step was made for; step.init makes both. "
+                f"Got {jax.tree.structure(tree)}, wanted {jax.tree.structure(wanted)}"
             )
         for (path, x), how in zip(jax.tree_util.tree_flatten_with_path(tree)[0], jax.tree.leaves(wanted), strict=True):
             got = getattr(x, "sharding", None)
             if got is None or got is how or got == how or got.is_equivalent_to(how, jnp.ndim(x)):
                 continue
             raise ValueError(
-                f"{LABEL}: {name}{jax.tree_util.keystr(path)} lies as {got}, and the step was made for {how}; "
+                f"{self.label}: {name}{jax.tree_util.keystr(path)} lies as {got}, and the step was made for {how}; "
                 f"move it by jax.device_put(params, step.params_sharding) or jax.device_put(state, step.state_sharding)"
             )

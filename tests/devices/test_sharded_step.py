@@ -146,6 +146,17 @@ def test_exchanges_of_polar_factors_do_not_grow(steps: int):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_16_bit_parameters_on_two_axes(parts: int):
+    """A CPU aborts at a sum of bfloat16 over one axis of two."""
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), placed(first(), "tensor"))
+    given = jax.tree.map(lambda x: x.astype(jnp.bfloat16), batch())
+    step = gdjax.sharded_step(loss, METHODS["adamw"](), params, mesh_of("tensor"), min_bytes=1024, micro_batches=parts)
+    params, state, _ = step(*step.init(params), given)
+    wanted = on_one_device(METHODS["adamw"](), 1)[0]
+    assert_close(jax.tree.map(lambda p: p.astype(jnp.float32), params), wanted, 2e-2, 2e-2)
+
+
 def test_codes_are_those_of_one_device_to_the_bit():
     """Gradients without rounding: of integers, in a sum of few."""
     tx = gdjax.quantize_state(gdjax.adam(1e-2), min_size=0)

@@ -37,6 +37,7 @@ SHORT = {
     "sweep": "best rate",
     "langevin": "samples of 32 chains",
     "pinn": "SSBroyden",
+    "diloco": "H = 32, streaming",
 }
 
 

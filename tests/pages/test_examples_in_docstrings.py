@@ -19,6 +19,7 @@ WITHOUT = {
     "Codec", "ConditionFn", "NonFiniteError", "PerLeaf", "ShouldSkipUpdateFunction", "StatefulSchedule",
     "TransformInitFn", "TransformUpdateFn", "experimental.aggregating.Aggregator",
     "experimental.aggregating.AggregatorUpdateFn", "initial_parameter",
+    "DilocoStep",
 }  # fmt: skip
 MOST_LINES, MOST_COLUMNS = 8, 88
 

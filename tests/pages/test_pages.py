@@ -333,6 +333,15 @@ def test_the_programs_for_many_devices(tx: Any):
     assert max(jax.tree.leaves(apart)) > 1e-3
 
 
+@on_meshes
+def test_the_programs_for_replicas(capsys: pytest.CaptureFixture[str]):
+    page, names = ROOT / "docs" / "diloco.md", {}
+    with relaxed():
+        for program, text in zip(programs(page), printed(page), strict=True):
+            exec(program, names)
+            assert not text or capsys.readouterr().out == text
+
+
 def mapped(f: Any, x: Any, w: Any, out_specs: Any) -> Any:
     mesh = jax.make_mesh((8,), ("data",), axis_types=(sharding.AxisType.Auto,))
     return jax.jit(jax.shard_map(f, mesh=mesh, in_specs=(P("data"), P()), out_specs=out_specs))(x, w)
