@@ -166,6 +166,9 @@ def _in_parts(take: Callable[..., Any], mesh: Mesh, axis: str, parts: int, lie: 
         add = jax.lax.psum if i is None else functools.partial(jax.lax.psum_scatter, scatter_dimension=i, tiled=True)
         return add(wide, axis)
 
+    def mean(x: Array) -> Array:
+        return jax.lax.pmean(x.astype(numerics.at_least_float32(x.dtype)), axis).astype(x.dtype)
+
     def local(params: Params, batch: ArrayTree) -> Any:
         params = jax.tree.map(whole, params, lie)
         if parts == 1:
@@ -181,7 +184,7 @@ def _in_parts(take: Callable[..., Any], mesh: Mesh, axis: str, parts: int, lie: 
             found = jax.tree.map(lambda x: x / parts, found)
         # Sums of 16-bit numbers are wide, and so are those over devices: a CPU has none of 16 bits on several axes.
         grads = jax.tree.map(lambda g, how, p: share(g, how).astype(p.dtype), grads, shares, params)
-        return jax.lax.pmean(found, axis), grads
+        return jax.tree.map(mean, found), grads
 
     specs = jax.tree.map(only, lie), PartitionSpec(axis)
     out_specs = PartitionSpec(), jax.tree.map(only, shares)
