@@ -60,7 +60,7 @@ def divided(tree: Any, n: int) -> Any:
 
 def planned(model: str, name: str, n: int, quick: bool) -> dict[str, Any]:
     tree, is_divided, memory = MODELS[model]
-    params = shapes(transformer(2, 64, 256, 16, 512) if quick else tree())
+    params = shapes(transformer(2, 64, 256, 16, 512, stack=2) if quick else tree())
     params = divided(params, n) if is_divided else params
     found = gdjax.plan(TXS[name](), params, {"data": n}, memory=memory)
     row = {"model": model, "optimizer": name, "devices": n, "parts": {part: found.part(part) for part in PARTS}}
@@ -137,9 +137,11 @@ def report(results: Results) -> None:
         lines.append(f"- {note} ({'all' if len(whose) == len(MODELS) * len(TXS) else '; '.join(whose)})")
     lines += ["", "## Compiled", ""]
     lines += [
-        f"The model of 1 B with {ROWS} tokens a device. What it keeps itself is counted as activations: its matrices"
+        f"The model of 1 B with {ROWS} tokens a device. What it keeps itself is counted as activations: its matrices in",
+        "bfloat16, h of each layer, logits twice. Bytes of one device. Gradients of layers are reduced in a loop that runs",
+        "16 times; what is in it counts once.",
+        "",
     ]
-    lines += ["in bfloat16, h of each layer, logits twice. Bytes of one device.", ""]
     rows = [
         [r["optimizer"], r["target"], x["what"], f"{x['planned']:,.0f}", f"{x['compiled']:,.0f}"]
         + ["" if x["percent"] is None else f"{x['percent']:+.2f}"]

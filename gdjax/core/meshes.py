@@ -8,7 +8,7 @@ JAX without such types, each function here returns its argument.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -245,13 +245,6 @@ def explicit(names: tuple[str, ...]) -> Any:
         return None
     kinds = (jax.sharding.AxisType.Explicit,) * len(names)
     return jax.sharding.AbstractMesh((1,) * len(names), names, axis_types=kinds)
-
-
-def automatic(sizes: Mapping[str, int]) -> Any:
-    """A mesh without devices, of automatic axes of these sizes."""
-    kind = getattr(getattr(jax.sharding, "AxisType", None), "Auto", None)
-    kinds = {} if kind is None else {"axis_types": (kind,) * len(sizes)}
-    return jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes), **kinds)
 
 
 def kinds(mesh: Any) -> list[str]:

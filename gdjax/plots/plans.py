@@ -49,7 +49,8 @@ def plot_plan(plans: Mapping[str, Any], *, ax: Any = None) -> Any:
                 ax.bar(x, heights, 0.9 * width, bottom=bottom, color=colour, label=label)
                 bottom += heights
         for at, top in zip(x, bottom, strict=True):
-            ax.text(at, top, f" {name}", rotation=90, ha="center", va="bottom", fontsize=8)
+            behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # the line of the memory
+            ax.text(at, top, f" {name}", rotation=90, ha="center", va="bottom", fontsize=8, bbox=behind)
     capacities = {plan.capacity for row in listed.values() for plan in row} - {None}
     for k, capacity in enumerate(sorted(capacities)):
         label = "memory of a device" if k == 0 else None

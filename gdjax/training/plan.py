@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from gdjax.codes import formats
 from gdjax.combine import sharding
-from gdjax.core import base, checks, meshes
+from gdjax.core import base, checks
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection import exchanged
 from gdjax.inspection.exchanged import Exchange, Piece
@@ -42,14 +42,14 @@ def plan(
 
     Nothing is made or compiled, and the devices need not be there. Exact, as the step's arguments, are the bytes of
     parameters and state, the latter by transform; exact, as by the formulas of a ring, those that gradients and
-    parameters send. The rest are formulas for what XLA does:
+    parameters send. The rest are formulas for what a compiler does:
 
     - Gradients. On a TPU or GPU each is reduced to the device's share as it comes. On a CPU, and with micro-batches,
       all are there as a whole first.
     - Temporaries. On a TPU or GPU the new parameters beside the old ones, and with FSDP the largest parameter and its
       gradient as a whole. On a CPU the largest gradient a second time, with micro-batches the sums of all, and with
       FSDP all parameters as a whole; what `quantize_state` keeps is decoded there first. Of matrices computed at home,
-      three times what a device has.
+      three times what a device has, as far as that is more than the activations, which are gone by then.
     - Exchanges of matrices at home: each comes in and goes out once.
 
     Args:
@@ -100,7 +100,7 @@ def plan(
     stacks, others = exchanged.traced(tx, shapes, made, mesh)
     at_home = sum(x.filled(mesh.size) for x in stacks) // mesh.size
     in_parts = kind not in REDUCES_AND_DIVIDES or micro_batches > 1
-    gradients, temporaries = _by_formula(pieces, at_home, in_parts, micro_batches)
+    gradients, temporaries = _by_formula(pieces, 3 * at_home - round(activations), in_parts, micro_batches)
     temporaries += _decoded(made, where) if kind == "cpu" else 0
 
     total = sum(map(bytes_of, jax.tree.leaves(shapes)))
@@ -130,7 +130,9 @@ def _described(mesh: Any, platform: str | None) -> tuple[Any, str]:
     for name, size in sizes.items():
         checks.structural(LABEL, f"mesh[{name!r}]", size, 1)
     there = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else "tpu"
-    return meshes.automatic(sizes), platform or there
+    automatic = getattr(getattr(jax.sharding, "AxisType", None), "Auto", None)
+    kinds = {} if automatic is None else {"axis_types": (automatic,) * len(sizes)}
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), **kinds), platform or there
 
 
 def _piece(x: Any, lies: Any, share: Any, axis: str, n: int) -> Piece:
@@ -138,17 +140,20 @@ def _piece(x: Any, lies: Any, share: Any, axis: str, n: int) -> Piece:
     return Piece(held, _local(x, share), held * n if any(axis in _axes(e) for e in lies.spec) else held)
 
 
-def _by_formula(pieces: Sequence[Piece], at_home: int, in_parts: bool, micro_batches: int) -> tuple[int, int]:
-    """Bytes of gradients and of temporaries."""
+def _by_formula(pieces: Sequence[Piece], matrices: int, in_parts: bool, micro_batches: int) -> tuple[int, int]:
+    """Bytes of gradients and of temporaries.
+
+    `matrices` has those that matrices take at home, less those of activations, which are gone by then.
+    """
     share, whole = sum(p.share for p in pieces), sum(p.whole for p in pieces)
     largest = max((p.whole for p in pieces), default=0)
     before = [p.whole for p in pieces if p.gathered_before]
     if in_parts:
         # As the last gradient is divided it is there twice. In the update there are shares: gradients, new parameters.
         parts = 2 * whole if micro_batches > 1 else whole + largest
-        return whole, sum(before) + max(parts, 2 * share + 3 * at_home) - whole
+        return whole, sum(before) + max(parts, 2 * share + matrices) - whole
     new = sum(p.held for p in pieces)
-    return share, new + 2 * max(before, default=0) + 3 * at_home
+    return share, new + 2 * max(before, default=0) + max(matrices, 0)
 
 
 def _decoded(state: OptState, where: Any) -> int:
@@ -186,8 +191,8 @@ def _notes(activations: float, others: set[str], by_model: bool, gathered: bool,
         notes.append("parameters are gathered once; a model that computes layers again gathers them again")
     if others:
         notes.append(
-            f"the update multiplies or factors divided matrices ({', '.join(sorted(others))}); how XLA divides that is "
-            "not known before it is compiled, so its exchanges and temporaries are not counted"
+            f"the update multiplies or factors divided matrices ({', '.join(sorted(others))}); how a compiler divides "
+            "that is not known before, so its exchanges and temporaries are not counted"
         )
     if any((how.memory_kind or "").endswith("_host") for how in jax.tree.leaves(where)):
         notes.append("of the state, what the host keeps between steps is counted: a step has it on the device")

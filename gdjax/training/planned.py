@@ -92,8 +92,8 @@ class Plan(NamedTuple):
         told = f"{self.devices} devices ({size}): {_readable(self.bytes_per_device)} on each"
         if self.capacity is not None:
             told += f" of {_readable(self.capacity)}: {'fits' if self.fits else 'does not fit'}"
-        notes = "\n".join(f"note: {note}" for note in self.notes)
-        return f"{told}\n\n{self.memory}\n\n{self.exchanges}\n{notes}"
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n\n".join([told, str(self.memory), "\n".join([str(self.exchanges), *notes])])
 
 
 def _readable(size: float) -> str:

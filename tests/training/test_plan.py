@@ -83,7 +83,8 @@ def test_micro_batches_and_fsdp(fsdp: bool):
     params = shapes(mesh, up=along, down=along) if fsdp else shapes()
     batches = 1 if fsdp else 2
     program, batch = compiled(tx, params, mesh, micro_batches=batches)
-    plan = gdjax.plan(tx, params, mesh, micro_batches=batches)
+    layer = 0 if fsdp else 2 * 4 * D * F  # the gradients of a layer, before the scan writes them into its stacks
+    plan = gdjax.plan(tx, params, mesh, micro_batches=batches, activations=layer)
     table = plan.check(program)
     assert table.rows[0].planned + batch == table.rows[0].compiled
     assert all(abs(percent) < 5 for percent in percents(table).values())
@@ -103,6 +104,16 @@ def test_two_axes():
     }  # fmt: skip
     found = percents(plan.check(program))
     assert [found[f"{kind} on the wire"] for kind in ("reduce-scatter", "all-gather", "all-to-all")] == [0, 0, 0]
+
+
+def test_matrices_at_home():
+    """Eight matrices of 64 x 256, one on each device, thrice; activations are gone by then."""
+    muon = TXS["muon"]()
+    without, few, many = (gdjax.plan(muon, shapes(), {"data": 8}, activations=a) for a in (0, 2**16, 2**20))
+    assert [row.bytes for row in without.exchanges if row.kind == "all-to-all"] == [2 * 64 * 256 * 4]
+    assert without.part("temporaries") - many.part("temporaries") == 3 * 64 * 256 * 4
+    assert without.bytes_per_device == few.bytes_per_device
+    assert many.part("temporaries") == many.part("parameters")
 
 
 def test_the_state_is_that_of_tabulate():
