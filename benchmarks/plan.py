@@ -137,9 +137,9 @@ def report(results: Results) -> None:
         lines.append(f"- {note} ({'all' if len(whose) == len(MODELS) * len(TXS) else '; '.join(whose)})")
     lines += ["", "## Compiled", ""]
     lines += [
-        f"The model of 1 B with {ROWS} tokens a device. What it keeps itself is counted as activations: its matrices in",
-        "bfloat16, h of each layer, logits twice. Bytes of one device. Gradients of layers are reduced in a loop that runs",
-        "16 times; what is in it counts once.",
+        f"The model of 1 B with {ROWS} tokens a device. What it keeps itself is counted as activations: its matrices",
+        "in bfloat16, h of each layer, logits twice. Bytes of one device. Gradients of layers are reduced in a loop",
+        "that runs 16 times; what is in it counts once.",
         "",
     ]
     rows = [

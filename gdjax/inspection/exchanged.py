@@ -19,7 +19,7 @@ PRODUCTS = {"dot_general", "eigh", "qr", "geqrf", "svd", "cholesky", "lu", "tria
 class Exchange(NamedTuple):
     """A row of `Plan.exchanges`."""
 
-    of: str  # gradients, parameters, matrices 768x3072
+    of: str  # gradients, new parameters, matrices 768x3072
     kind: str  # reduce-scatter, all-reduce, all-gather, all-to-all
     number: int  # of operations; a compiler may join some
     devices: int  # of the group that exchanges
@@ -69,9 +69,9 @@ def of_leaves(pieces: Sequence[Piece], n: int) -> list[Exchange]:
     )
     found = [
         sent("gradients", "reduce-scatter", len(parts), sum(parts)),
-        sent("small gradients, the loss", "all-reduce", 1, sum(same) + 4, 2),
-        sent("parameters, before the loss", "all-gather", len(before), sum(before)),
-        sent("parameters, after the step", "all-gather", len(after), sum(after)),
+        sent("small gradients, loss", "all-reduce", 1, sum(same) + 4, 2),
+        sent("parameters for the loss", "all-gather", len(before), sum(before)),
+        sent("new parameters", "all-gather", len(after), sum(after)),
     ]
     return [x for x in found if x.number]
 

@@ -89,7 +89,7 @@ def test_micro_batches_and_fsdp(fsdp: bool):
     assert table.rows[0].planned + batch == table.rows[0].compiled
     assert all(abs(percent) < 5 for percent in percents(table).values())
     assert [row.of for row in plan.exchanges if row.kind == "all-gather"] == [
-        f"parameters, {'before the loss' if fsdp else 'after the step'}"
+        "parameters for the loss" if fsdp else "new parameters"
     ]
 
 
