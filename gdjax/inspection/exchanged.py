@@ -117,7 +117,8 @@ def _walk(jaxpr: Any, axes: tuple[str, ...]) -> Iterator[Stack | str]:
         if e.primitive.name == "sharding_constraint" and _over_all(e.params.get("sharding"), axes):
             if not known:
                 x = e.invars[0].aval
-                yield Stack(*x.shape, x.dtype.itemsize)
+                number, rows, columns = x.shape
+                yield Stack(number, rows, columns, x.dtype.itemsize)
                 at_home.update(e.outvars)
         elif known:
             at_home.update(e.outvars)

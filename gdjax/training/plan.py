@@ -47,9 +47,10 @@ def plan(
     - Gradients. On a TPU or GPU each is reduced to the device's share as it comes. On a CPU, and with micro-batches,
       all are there as a whole first.
     - Temporaries. On a TPU or GPU the new parameters beside the old ones, and with FSDP the largest parameter and its
-      gradient as a whole. On a CPU the largest gradient a second time, with micro-batches the sums of all, and with
-      FSDP all parameters as a whole; what `quantize_state` keeps is decoded there first. Of matrices computed at home,
-      three times what a device has, as far as that is more than the activations, which are gone by then.
+      gradient as a whole, of which a compiler may need less. On a CPU the largest gradient a second time, with
+      micro-batches the sums of all, and with FSDP all parameters as a whole; what `quantize_state` keeps is decoded
+      there first. Of matrices computed at home, three times what a device has, as far as that is more than the
+      activations, which are gone by then.
     - Exchanges of matrices at home: each comes in and goes out once.
 
     Args:
@@ -70,7 +71,7 @@ def plan(
 
     Raises:
       ValueError: the mesh has no such axis, or lacks one over which a parameter is divided; an unknown platform;
-        params is None; memory is not above 0, or activations below.
+        params is None; memory is not above 0, or activations below. What `init` and `update` of tx raise.
       TypeError: tx is no transform; mesh is neither a mesh nor sizes; a leaf is neither an array nor a number.
 
     Example:
@@ -95,7 +96,7 @@ def plan(
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     where = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
     leaves = zip(*map(jax.tree.leaves, (shapes, lie, shares)), strict=True)
-    pieces = [_piece(*leaf, axis, sizes[axis]) for leaf in leaves]
+    pieces = [_piece(x, lies, share, axis, sizes[axis]) for x, lies, share in leaves]
     made, _ = state_and_order(tx, shapes)
     stacks, others = exchanged.traced(tx, shapes, made, mesh)
     at_home = sum(x.filled(mesh.size) for x in stacks) // mesh.size
