@@ -44,6 +44,25 @@ def resnet50() -> dict[str, Any]:
     return {**tree, "head": {"kernel": (2048, 1000), "bias": (1000,)}}
 
 
+def transformer(layers: int, d: int, hidden: int, kv: int, vocabulary: int, stack: int) -> dict[str, Any]:
+    """A decoder with gated layers and fewer heads of keys and values; so many layers are one leaf."""
+    layer = {"q": (d, d), "k": (d, kv), "v": (d, kv), "o": (d, d), "gate": (d, hidden), "up": (d, hidden),
+             "down": (hidden, d), "norm_1": (d,), "norm_2": (d,)}  # fmt: skip
+    stacked = {name: (stack, *shape) for name, shape in layer.items()}
+    stacks = {f"layers{i or ''}": stacked for i in range(layers // stack)}
+    return {"embed": (vocabulary, d), "norm": (d,), **stacks}
+
+
+def llama_1b() -> dict[str, Any]:
+    """1.24 B parameters, the layers one stack; the shapes of Llama 3.2 1B, whose head is its embedding."""
+    return transformer(16, 2048, 8192, 512, 128256, stack=16)
+
+
+def llama_70b() -> dict[str, Any]:
+    """70.6 B parameters, the shapes of Llama 3 70B; four layers are one leaf, smaller than the embedding."""
+    return transformer(80, 8192, 28672, 1024, 128256, stack=4) | {"head": (8192, 128256)}
+
+
 def many(leaves: int = 1000) -> dict[str, Any]:
     """Many small leaves, 64 x 64 each: what a tree costs beside its bytes."""
     return {f"w{i:05d}": (64, 64) for i in range(leaves)}

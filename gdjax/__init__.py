@@ -253,6 +253,8 @@ from gdjax.schedules.decay import precond_update_prob_schedule
 from gdjax.training.diloco import DilocoState, DilocoStep, diloco_step
 from gdjax.training.gradients import check_gradients, numerical_gradient
 from gdjax.training.loop import minimize
+from gdjax.training.plan import plan
+from gdjax.training.planned import Plan
 from gdjax.training.progress import Progress
 from gdjax.training.release import gradient_release
 from gdjax.training.results import MinimizeResult, NonFiniteError
@@ -340,8 +342,9 @@ __all__ = [
     "MetricsState", "MigrationReport", "MinimizeResult", "Moment", "MomoAdamState", "MomoState", "MonitorState",
     "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState", "New",
     "NonFiniteError", "NonNegativeParamsState", "NormalizeState", "OptState", "PSGDKronState", "PSGLDState", "Params",
-    "ParamsEmaState", "PartitionState", "PerLeaf", "ProdigyState", "Progress", "QuantizedState", "RadialBrakeState",
-    "ReduceLROnPlateauState", "Reduced", "SAMState", "SGHMCState", "SGLDState", "SWAState", "ScalarOrSchedule",
+    "ParamsEmaState", "PartitionState", "PerLeaf", "Plan", "ProdigyState", "Progress", "QuantizedState",
+    "RadialBrakeState", "ReduceLROnPlateauState", "Reduced", "SAMState", "SGHMCState", "SGLDState", "SWAState",
+    "ScalarOrSchedule",
     "ScaleByAdaDeltaState", "ScaleByAdamMiniState", "ScaleByAdamState", "ScaleByAdanState", "ScaleByAdemamixState",
     "ScaleByAmsgradState", "ScaleByApolloState", "ScaleByBFGSState", "ScaleByBacktrackingLinesearchState",
     "ScaleByBeliefState", "ScaleByCameState", "ScaleByDion2State", "ScaleByDionState",
@@ -379,8 +382,9 @@ __all__ = [
     "numerical_gradient", "offload_state", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent",
     "orthogonalize", "params_ema", "partition", "per_example_global_norm_clip", "per_example_layer_norm_clip",
     "per_leaf", "periodic_update", "perturbations", "perturbed_gradient_descent", "piecewise_constant_schedule",
-    "piecewise_interpolate_schedule", "plot_schedule", "plots", "polyak_sgd", "polynomial_schedule", "power_iteration",
-    "power_schedule", "powercool_schedule", "precond_update_prob_schedule", "prodigy", "projections", "psgd_kron",
+    "piecewise_interpolate_schedule", "plan", "plot_schedule", "plots", "polyak_sgd", "polynomial_schedule",
+    "power_iteration", "power_schedule", "powercool_schedule", "precond_update_prob_schedule", "prodigy", "projections",
+    "psgd_kron",
     "psgld", "qk_clip", "quantize_state", "radam", "radial_brake", "reduce_on_plateau", "reset", "rex_schedule",
     "rmsprop", "roles", "rprop", "safe_increment", "safe_int32_increment", "safe_norm", "safe_root_mean_squares",
     "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop", "scale_by_adadelta", "scale_by_adam",

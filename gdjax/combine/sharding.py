@@ -12,9 +12,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gdjax.core import base, memories, meshes
 from gdjax.core.arrays import shape_of
-from gdjax.core.base import GradientTransformation
 from gdjax.core.parts import owned
-from gdjax.core.types import OptState, Params
+from gdjax.core.types import OptState, Params, Transform
 from gdjax.numerics import is_key
 
 LABEL = "gdjax.state_sharding"
@@ -29,7 +28,7 @@ class _Axis(NamedTuple):
 
 
 def state_sharding(
-    tx: GradientTransformation, params: Params, mesh: Mesh, axis: str = "data", *, min_bytes: int = 2**14
+    tx: Transform, params: Params, mesh: Mesh | AbstractMesh, axis: str = "data", *, min_bytes: int = 2**14
 ) -> OptState:
     """The shardings that divide the state of any optimizer over an axis of a mesh, as in ZeRO's first stage.
 
@@ -94,7 +93,7 @@ def check_axis(label: str, mesh: Any, axis: str) -> None:
         raise ValueError(f"{label}: got axis={axis!r}, but the axes of the mesh are {_names(mesh.shape)}")
 
 
-def shares(label: str, params: Params, mesh: Mesh, axis: str, min_bytes: int) -> tuple[Any, Any]:
+def shares(label: str, params: Params, mesh: Mesh | AbstractMesh, axis: str, min_bytes: int) -> tuple[Any, Any]:
     """How parameters lie on the mesh, and how an array of the state that is like one is divided: trees of shardings.
 
     In the second, `axis` divides what it can, as `state_sharding` has it for a moment of 4 bytes a number.
@@ -124,7 +123,7 @@ def _divided(shape: Sequence[int], axes: Sequence[_Axis], mesh: Mapping[str, int
     return [division if len(division) > 1 else next(iter(division), None) for division in spec]
 
 
-def _known(tx: GradientTransformation, state: OptState, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[Any]:
+def _known(tx: Transform, state: OptState, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[Any]:
     """For each array of the state what is known of its axes: what its slot declares, else what types tell."""
     arrays, sizes = owned(tx, state, shapes), [x.shape for x in jax.tree.leaves(shapes)]
     typed = _by_types(tx, shapes, divisions) if any(x.axes is None for x in arrays) else None
@@ -140,7 +139,7 @@ def _known(tx: GradientTransformation, state: OptState, shapes: Any, divisions: 
     return found
 
 
-def _by_types(tx: GradientTransformation, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[Any] | None:
+def _by_types(tx: Transform, shapes: Any, divisions: Sequence[Sequence[Axes]]) -> list[Any] | None:
     """What the types of explicit axes tell of each array; None where they cannot be had.
 
     Most functions divide what they make of parameters as these are divided. So `init` is traced on a mesh that has an
@@ -169,7 +168,7 @@ def _entries(x: Any) -> list[Any]:
     return [*spec, *[None] * (np.ndim(x) - len(spec))]
 
 
-def _division(path: Any, p: Any, mesh: Mesh, label: str = LABEL) -> list[Axes]:
+def _division(path: Any, p: Any, mesh: Mesh | AbstractMesh, label: str = LABEL) -> list[Axes]:
     """For each axis of a parameter the axes of the mesh that divide it."""
     entries = _entries(meshes.type_of(p) if isinstance(p, Tracer) else p)
     found = [(e,) if isinstance(e, str) else e if isinstance(e, tuple) else () for e in entries]

@@ -90,6 +90,22 @@ def test_the_guides(guide: str, capsys: pytest.CaptureFixture[str]):
             assert not text or capsys.readouterr().out == text
 
 
+@on_meshes
+def test_the_page_on_plans(capsys: pytest.CaptureFixture[str]):
+    names: dict[str, Any] = {}
+    page = ROOT / "docs" / "plan.md"
+    *before, picture = programs(page)
+    for program, text in zip(before, printed(page), strict=False):
+        exec(program, names)
+        assert not text or capsys.readouterr().out == text
+    assert names["fits"] == {("adamw", 4): False, ("adamw", 16): True, ("8 bits", 4): False, ("8 bits", 16): True}
+    arguments, temporaries, *wire = names["found"]
+    assert abs(arguments.percent) < 0.1 and abs(temporaries.percent) < 5 and {x.percent for x in wire} == {0}
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    exec(picture, names)
+    pyplot.close("all")
+
+
 def run(page: str, without: str | None = None) -> dict[str, Any]:
     """The names that the programs of a page leave, one after the other, but for those that use the name `without`."""
     names: dict[str, Any] = {}

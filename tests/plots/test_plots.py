@@ -44,6 +44,9 @@ CALLS = {
     "plot_schedule": lambda ax=None: plots.plot_schedule(LINE, 5, ax=ax),
     "plot_losses": lambda ax=None: plots.plot_losses({"loss": np.ones(3)}, ax=ax),
     "plot_metrics": lambda ax=None: plots.plot_metrics({"grad_norm": np.ones(3), "update_norm": np.ones(3)}, ax=ax),
+    "plot_plan": lambda ax=None: plots.plot_plan(
+        {"adam": gdjax.plan(gdjax.adam(0.1), jnp.ones(3), {"data": 2})}, ax=ax
+    ),
     "plot_state_bytes": lambda ax=None: plots.plot_state_bytes({"adam": gdjax.adam(0.1)}, jnp.ones(3), ax=ax),
     "plot_trajectory": lambda ax=None: plots.plot_trajectory(gdjax.sgd(0.1), bowl, (1, 1), steps=3, ax=ax),
     "plot_sweep": lambda ax=None: plots.plot_sweep(result(), ax=ax),
@@ -145,6 +148,26 @@ def test_state_bytes(plt: Any):
     np.testing.assert_allclose([b.get_width() for b in ax.patches], [0, 32 + 4 / 1024, 24 + 4 / 1024], atol=0.01)
     assert ax.get_xlabel().startswith("state, KiB")
     assert [t.get_text() for t in ax.texts] == ["0 x", "2 x", "1.5 x"]
+
+
+def test_plans(plt: Any):
+    """A bar for each plan, made of its parts, by the numbers of devices."""
+    params = {"w": jax.ShapeDtypeStruct((256, 256), jnp.float32)}
+    made = lambda tx, n, **kwargs: gdjax.plan(tx, params, {"data": n}, memory=2**20, **kwargs)  # noqa: E731
+    adam = [made(gdjax.adam(0.1), n, activations=2**18) for n in (64, 4)]
+    ax = plots.plot_plan({"adam": adam, "sgd": made(gdjax.sgd(0.1), 16)})
+    tops: dict[float, float] = {}
+    for bar in ax.patches:
+        tops[round(bar.get_x(), 6)] = max(tops.get(round(bar.get_x(), 6), 0), bar.get_y() + bar.get_height())
+    shown = [plan.bytes_per_device / 2**10 for plan in (adam[1], made(gdjax.sgd(0.1), 16), adam[0])]
+    np.testing.assert_allclose([tops[x] for x in sorted(tops)], shown)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["4", "16", "64"]
+    assert ax.get_ylabel() == "on each device, KiB" and lines(ax)["memory of a device"][0] == 2**10
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "memory of a device", "parameters", "gradients", "state", "temporaries", "activations",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="plot_plan: plans has no plan"):
+        plots.plot_plan({"adam": []})
 
 
 def test_a_trajectory_is_that_of_the_loop(plt: Any):

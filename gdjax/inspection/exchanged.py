@@ -1,0 +1,145 @@
+"""The exchanges of a step of `sharded_step`, from shapes alone: of gradients, parameters, and matrices sent home."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Var
+from jax.sharding import NamedSharding
+
+from gdjax.core import base, homes
+from gdjax.core.types import OptState, Params, Transform
+
+# Equations whose operands, if these are divided, a partitioner must exchange.
+PRODUCTS = {"dot_general", "eigh", "qr", "geqrf", "svd", "cholesky", "lu", "triangular_solve"}
+
+
+class Exchange(NamedTuple):
+    """A row of `Plan.exchanges`."""
+
+    of: str  # gradients, new parameters, matrices 768x3072
+    kind: str  # reduce-scatter, all-reduce, all-gather, all-to-all
+    number: int  # of operations; a compiler may join some
+    devices: int  # of the group that exchanges
+    bytes: int  # of the whole arrays, as in `collectives`
+    wire_bytes: int  # that each device sends, in a ring
+
+
+class Piece(NamedTuple):
+    """What a device has of one parameter and of its gradient."""
+
+    held: int  # bytes of the parameter, between steps
+    share: int  # bytes of what the device updates
+    whole: int  # bytes of what the loss takes, and of the gradient that it makes
+
+    @property
+    def divided(self) -> bool:
+        return self.share < self.whole
+
+    @property
+    def gathered_before(self) -> bool:
+        """Whether it is gathered for the loss, and not after the step."""
+        return self.held < self.whole
+
+
+class Stack(NamedTuple):
+    """Matrices of one shape that are sent home together."""
+
+    number: int
+    rows: int
+    columns: int
+    itemsize: int
+
+    def filled(self, devices: int) -> int:
+        """The bytes of the stack, filled up to a multiple of the devices."""
+        return -(-self.number // devices) * devices * self.rows * self.columns * self.itemsize
+
+
+def of_leaves(pieces: Sequence[Piece], n: int) -> list[Exchange]:
+    """The exchanges of gradients and parameters over an axis of n devices."""
+    if n == 1:
+        return []
+    parts = [p.whole for p in pieces if p.divided]
+    same = [p.whole for p in pieces if not p.divided]
+    before, after = ([p.whole for p in pieces if p.divided and p.gathered_before is b] for b in (True, False))
+    sent = lambda of, kind, number, size, times=1: Exchange(  # noqa: E731
+        of, kind, number, n, size, round(times * size * (n - 1) / n)
+    )
+    found = [
+        sent("gradients", "reduce-scatter", len(parts), sum(parts)),
+        sent("small gradients, loss", "all-reduce", 1, sum(same) + 4, 2),
+        sent("parameters for the loss", "all-gather", len(before), sum(before)),
+        sent("new parameters", "all-gather", len(after), sum(after)),
+    ]
+    return [x for x in found if x.number]
+
+
+def of_stacks(stacks: Iterable[Stack], mesh: Mapping[str, int], dividing: set[str]) -> list[Exchange]:
+    """The exchanges of matrices that go home and back, one axis of the mesh after the other.
+
+    Along the axes in `dividing` they come in parts. Along another each device has all, keeps its own, and is told the
+    others on the way back.
+    """
+    found: list[Exchange] = []
+    for x in stacks:
+        of = f"matrices {x.rows}x{x.columns}"
+        local = x.filled(math.prod(mesh.values())) // math.prod(mesh[a] for a in dividing)
+        for axis, n in mesh.items():
+            if n > 1 and axis in dividing:
+                found.append(Exchange(of, "all-to-all", 2, n, 2 * local, round(2 * local * (n - 1) / n)))
+            elif n > 1:
+                found.append(Exchange(of, "all-gather", 1, n, local, round(local * (n - 1) / n)))
+                local //= n
+    return found
+
+
+def traced(tx: Transform, params: Params, state: OptState, mesh: Any) -> tuple[list[Stack], set[str]]:
+    """The stacks of matrices that an update sends home, and the names of products of matrices elsewhere."""
+
+    def update(params: Params, state: OptState, gradients: Params) -> Any:
+        with homes.of(mesh):
+            return base.call_update(tx, gradients, state, params, {"value": jnp.zeros(())})
+
+    found = list(_walk(jax.make_jaxpr(update)(params, state, params).jaxpr, tuple(mesh.axis_names)))
+    return [x for x in found if isinstance(x, Stack)], {x for x in found if isinstance(x, str)}
+
+
+def _walk(jaxpr: Any, axes: tuple[str, ...]) -> Iterator[Stack | str]:
+    """The stacks that go home, and the names of products elsewhere.
+
+    An array is at home from one constraint over the whole mesh to the next, and so is all that is made of it.
+    """
+    at_home: set[Any] = set()
+    for e in jaxpr.eqns:
+        known = any(isinstance(v, Var) and v in at_home for v in e.invars)
+        if e.primitive.name == "sharding_constraint" and _over_all(e.params.get("sharding"), axes):
+            if not known:
+                x = e.invars[0].aval
+                number, rows, columns = x.shape
+                yield Stack(number, rows, columns, x.dtype.itemsize)
+                at_home.update(e.outvars)
+        elif known:
+            at_home.update(e.outvars)
+        else:
+            if e.primitive.name in PRODUCTS and any(len(v.aval.shape) > 1 for v in e.invars):
+                yield e.primitive.name
+            for inner in _inside(e.params.values()):
+                yield from _walk(inner, axes)
+
+
+def _over_all(sharding: Any, axes: tuple[str, ...]) -> bool:
+    """Whether it divides the first axis of a stack, and no other, over the whole mesh."""
+    if not isinstance(sharding, NamedSharding) or len(sharding.spec) != 3:
+        return False
+    first, *rest = sharding.spec
+    return (first if isinstance(first, tuple) else (first,)) == axes and rest == [None, None]
+
+
+def _inside(values: Iterable[Any]) -> Iterator[Any]:
+    for x in values:
+        if isinstance(x, tuple | list):
+            yield from _inside(x)
+        elif hasattr(inner := getattr(x, "jaxpr", x), "eqns"):
+            yield inner

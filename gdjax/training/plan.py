@@ -1,0 +1,200 @@
+"""What a training step will take on a mesh, before anything is made: bytes on a device, bytes over the wire."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, Mesh
+
+from gdjax.codes import formats
+from gdjax.combine import sharding
+from gdjax.core import base, checks
+from gdjax.core.types import OptState, Params, Transform
+from gdjax.inspection import exchanged
+from gdjax.inspection.exchanged import Exchange, Piece
+from gdjax.inspection.placed import bytes_of, state_and_order
+from gdjax.inspection.table import Table
+from gdjax.inspection.tabulate import tabulate
+from gdjax.inspection.walk import shapes_of
+from gdjax.training.planned import Plan, Planned
+from gdjax.training.sharded_step import REDUCES_AND_DIVIDES
+
+LABEL = "gdjax.plan"
+PLATFORMS = "cpu", "gpu", "tpu"
+
+
+def plan(
+    tx: Transform,
+    params: Params,
+    mesh: Any,
+    axis: str = "data",
+    *,
+    memory: float | None = None,
+    activations: float = 0,
+    micro_batches: int = 1,
+    platform: str | None = None,
+    min_bytes: int = 2**14,
+) -> Plan:
+    """What a step of `sharded_step` takes on each device of a mesh, from shapes alone: bytes of memory, bytes sent.
+
+        print(gdjax.plan(adamw, params, {"data": 64}, memory=16e9))
+
+    Nothing is made or compiled, and the devices need not be there. Exact, as the step's arguments, are the bytes of
+    parameters and state, the latter by transform; exact, as by the formulas of a ring, those that gradients and
+    parameters send. The rest are formulas for what a compiler does:
+
+    - Gradients. On a TPU or GPU each is reduced to the device's share as it comes. On a CPU, and with micro-batches,
+      all are there as a whole first.
+    - Temporaries. On a TPU or GPU the new parameters beside the old ones, and with FSDP the largest parameter and its
+      gradient as a whole, of which a compiler may need less. On a CPU the largest gradient a second time, with
+      micro-batches the sums of all, and with FSDP all parameters as a whole; what `quantize_state` keeps is decoded
+      there first. Of matrices computed at home, three times what a device has, as far as that is more than the
+      activations, which are gone by then.
+    - Exchanges of matrices at home: each comes in and goes out once.
+
+    Args:
+      tx: any transform.
+      params: arrays, or shapes as of `jax.ShapeDtypeStruct`. How they are divided is read from their shardings, as in
+        `sharded_step`: give them shardings over `axis` for FSDP, over other axes for tensor parallel.
+      mesh: a mesh, a `jax.sharding.AbstractMesh`, or the sizes of its axes by their names.
+      axis: the axis that the batch is divided over, and the state.
+      memory: bytes of memory that a device has, for `fits`.
+      activations: bytes a device for what the model keeps between its forward and backward pass, copies of parameters
+        in other dtypes included. It is added to the total.
+      micro_batches, min_bytes: as of `sharded_step`.
+      platform: "tpu", "gpu" or "cpu"; by default that of the mesh, "tpu" for a mesh without devices.
+
+    Returns:
+      A `Plan`: tables `memory` and `exchanges`, `bytes_per_device`, `wire_bytes`, `fits`, `part(name)`, `notes`, and
+      `check(compiled)`, which puts what a compiled step takes beside it.
+
+    Raises:
+      ValueError: the mesh has no such axis, or lacks one over which a parameter is divided; an unknown platform;
+        params is None; memory is not above 0, or activations below. What `init` and `update` of tx raise.
+      TypeError: tx is no transform; mesh is neither a mesh nor sizes; a leaf is neither an array nor a number.
+
+    Example:
+      >>> import gdjax, jax, jax.numpy as jnp
+      >>> params = {"w": jax.ShapeDtypeStruct((4096, 4096), jnp.float32)}
+      >>> found = gdjax.plan(gdjax.adam(1e-3), params, {"data": 64}, memory=16e9)
+      >>> found.part("parameters"), found.part("state"), found.wire_bytes, found.fits
+      (67108864, 2097156, 132120584, True)
+
+    Reference:
+      Rajbhandari et al. 2020, ZeRO: memory optimizations toward training trillion parameter models, sections 5 and 7,
+      https://arxiv.org/abs/1910.02054
+    """
+    base.check_transform(LABEL, "tx", tx)
+    mesh, kind = _described(mesh, platform)
+    sharding.check_axis(LABEL, mesh, axis)
+    checks.structural(LABEL, "micro_batches", micro_batches, 1)
+    for name, size, low in (("memory", memory, 1), ("activations", activations, 0)):
+        if size is not None and not (isinstance(size, int | float | np.number) and size >= low):
+            raise ValueError(f"{LABEL}: {name} must be a number of bytes, at least {low}, got {size!r}")
+    shapes, sizes = shapes_of(LABEL, params), dict(mesh.shape)
+    lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
+    where = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
+    leaves = zip(*map(jax.tree.leaves, (shapes, lie, shares)), strict=True)
+    pieces = [_piece(x, lies, share, axis, sizes[axis]) for x, lies, share in leaves]
+    made, _ = state_and_order(tx, shapes)
+    stacks, others = exchanged.traced(tx, shapes, made, mesh)
+    at_home = sum(x.filled(mesh.size) for x in stacks) // mesh.size
+    in_parts = kind not in REDUCES_AND_DIVIDES or micro_batches > 1
+    gradients, temporaries = _by_formula(pieces, 3 * at_home - round(activations), in_parts, micro_batches)
+    temporaries += _decoded(made, where) if kind == "cpu" else 0
+
+    total = sum(map(bytes_of, jax.tree.leaves(shapes)))
+    rows = [Planned("parameters", "", total, sum(p.held for p in pieces))]
+    rows += [Planned("gradients", "", None, gradients)]
+    *state, _ = tabulate(tx, params, where)
+    rows += [Planned("state", _name(x), x.bytes, x.bytes_per_device) for x in state if x.bytes]
+    rows += [Planned("temporaries", "", None, temporaries)]
+    rows += [Planned("activations", "", None, round(activations))] if activations else []
+    rows += [Planned("total", "", None, sum(x.bytes_per_device for x in rows))]
+
+    dividing = {a for how in jax.tree.leaves(lie) for entry in how.spec for a in _axes(entry)} | {axis}
+    found = [*exchanged.of_leaves(pieces, sizes[axis]), *exchanged.of_stacks(stacks, sizes, dividing)]
+    counts = [sum(getattr(x, name) for x in found) for name in ("number", "bytes", "wire_bytes")]
+    found.append(Exchange("total", "", counts[0], mesh.size, counts[1], counts[2]))
+    notes = _notes(activations, others, len(dividing) > 1, any(p.gathered_before for p in pieces), where)
+    return Plan(sizes, Table(rows), Table(found), memory, tuple(notes))
+
+
+def _described(mesh: Any, platform: str | None) -> tuple[Any, str]:
+    """The mesh without its devices, and their platform."""
+    if platform is not None and platform not in PLATFORMS:
+        raise ValueError(f"{LABEL}: platform must be one of {', '.join(PLATFORMS)}, got {platform!r}")
+    if not isinstance(mesh, Mesh | AbstractMesh | Mapping):
+        raise TypeError(f"{LABEL}: mesh must be a jax.sharding.Mesh or the sizes of its axes by name, got {mesh!r}")
+    sizes = mesh if isinstance(mesh, Mapping) else mesh.shape
+    for name, size in sizes.items():
+        checks.structural(LABEL, f"mesh[{name!r}]", size, 1)
+    there = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else "tpu"
+    automatic = getattr(getattr(jax.sharding, "AxisType", None), "Auto", None)
+    kinds = {} if automatic is None else {"axis_types": (automatic,) * len(sizes)}
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), **kinds), platform or there
+
+
+def _piece(x: Any, lies: Any, share: Any, axis: str, n: int) -> Piece:
+    held = _local(x, lies)
+    return Piece(held, _local(x, share), held * n if any(axis in _axes(e) for e in lies.spec) else held)
+
+
+def _by_formula(pieces: Sequence[Piece], matrices: int, in_parts: bool, micro_batches: int) -> tuple[int, int]:
+    """Bytes of gradients and of temporaries.
+
+    `matrices` has those that matrices take at home, less those of activations, which are gone by then.
+    """
+    share, whole = sum(p.share for p in pieces), sum(p.whole for p in pieces)
+    largest = max((p.whole for p in pieces), default=0)
+    before = [p.whole for p in pieces if p.gathered_before]
+    if in_parts:
+        # As the last gradient is divided it is there twice. In the update there are shares: gradients, new parameters.
+        parts = 2 * whole if micro_batches > 1 else whole + largest
+        return whole, sum(before) + max(parts, 2 * share + matrices) - whole
+    new = sum(p.held for p in pieces)
+    return share, new + 2 * max(before, default=0) + max(matrices, 0)
+
+
+def _decoded(state: OptState, where: Any) -> int:
+    """The bytes that a device has of what is kept as codes, decoded."""
+    nodes, structure = jax.tree.flatten(state, is_leaf=formats.is_codes)
+    found = 0
+    for x, hows in zip(nodes, structure.flatten_up_to(where), strict=True):
+        if formats.is_codes(x):
+            parts = zip(jax.tree.leaves(x), jax.tree.leaves(hows), strict=True)
+            share = sum(_local(code, how) for code, how in parts) / sum(map(bytes_of, jax.tree.leaves(x)))
+            found += round(share * bytes_of(jax.eval_shape(x.format.decode, x)))
+    return found
+
+
+def _local(x: Any, how: Any) -> int:
+    return bytes_of(jax.ShapeDtypeStruct(how.shard_shape(x.shape), x.dtype))
+
+
+def _name(row: Any) -> str:
+    """0/ScaleByAdam.mu"""
+    return "/".join(x for x in (row.at, f"{row.transform}.{row.field}".strip(".")) if x)
+
+
+def _axes(entry: Any) -> tuple[str, ...]:
+    return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
+
+
+def _notes(activations: float, others: set[str], by_model: bool, gathered: bool, where: Any) -> list[str]:
+    notes = []
+    if not activations:
+        notes.append("activations of the model are not counted; activations= adds them")
+    if by_model:
+        notes.append("what the model exchanges over other axes than that of the batch is not counted")
+    if gathered:
+        notes.append("parameters are gathered once; a model that computes layers again gathers them again")
+    if others:
+        notes.append(
+            f"the update multiplies or factors divided matrices ({', '.join(sorted(others))}); how a compiler divides "
+            "that is not known before, so its exchanges and temporaries are not counted"
+        )
+    if any((how.memory_kind or "").endswith("_host") for how in jax.tree.leaves(where)):
+        notes.append("of the state, what the host keeps between steps is counted: a step has it on the device")
+    return notes
