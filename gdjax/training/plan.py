@@ -118,6 +118,8 @@ def plan(
     counts = [sum(getattr(x, name) for x in found) for name in ("number", "bytes", "wire_bytes")]
     found.append(Exchange("total", "", counts[0], mesh.size, counts[1], counts[2]))
     notes = _notes(activations, others, len(dividing) > 1, any(p.gathered_before for p in pieces), where)
+    if len(set(stacks)) < len(stacks):
+        notes.append("matrices with factors go home several times; a compiler may exchange more than is counted")
     return Plan(sizes, Table(rows), Table(found), memory, tuple(notes))
 
 

@@ -67,9 +67,9 @@ def test_a_compiled_step(name: str):
     assert wire["reduce-scatter on the wire"] == (2 * 2**18 * 7 // 8,) * 2
     found = percents(table)
     temporaries = found["gradients, temporaries and activations"]
-    if name == "soap":  # whose factors the compiler divides
-        assert "dot_general, eigh, qr" in plan.notes[1]
-        assert temporaries < 0 and found["all-gather on the wire"] < 0
+    if name == "soap":  # whose factors go home, too
+        assert "factors go home several times" in plan.notes[1]
+        assert abs(temporaries) < 20 and abs(found["all-to-all on the wire"]) < 15
         return
     assert abs(temporaries) < 5 and len(plan.notes) == 1
     assert {a - b for a, b in wire.values()} == {0} and ("all-to-all on the wire" in wire) == (name == "muon")
