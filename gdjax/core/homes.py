@@ -39,10 +39,10 @@ def computed(f: Callable[..., Any], *stacks: Array) -> Any:
     """
     home = mesh()
     number, missing = len(stacks[0]), -len(stacks[0]) % home.size
-    given = [_along(_filled(x, missing), home, range(1, len(home.axis_names) + 1)) for x in stacks]
+    given = [_along(_filled(x, missing), home, range(len(home.axis_names) + 1)) for x in stacks]
     # The barrier: a compiler that chooses the matrices before it computes them has too few to divide.
     made = jax.lax.optimization_barrier(f(*given))
-    return jax.tree.map(lambda y: _along(y, home, range(len(home.axis_names), 0, -1))[:number], made)
+    return jax.tree.map(lambda y: _along(y, home, range(len(home.axis_names), -1, -1))[:number], made)
 
 
 def _filled(stack: Array, missing: int) -> Array:
@@ -52,10 +52,12 @@ def _filled(stack: Array, missing: int) -> Array:
 def _along(stack: Array, home: Any, numbers: Iterable[int]) -> Array:
     """The first axis divided over the first n axes of the mesh, for each n.
 
-    One axis of the mesh after the other: a partitioner exchanges over one, and copies everything for two.
+    One axis of the mesh after the other: a partitioner exchanges over one, and copies everything for two. And from none
+    of them on: what a stack is cut out of would else be exchanged as a whole.
     """
     free = [PartitionSpec.UNCONSTRAINED] * (stack.ndim - 1)
     for n in numbers:
         rest = [None] * (stack.ndim - 1) if n == len(home.axis_names) else free
-        stack = jax.lax.with_sharding_constraint(stack, NamedSharding(home, PartitionSpec(home.axis_names[:n], *rest)))
+        spec = PartitionSpec(home.axis_names[:n] or None, *rest)
+        stack = jax.lax.with_sharding_constraint(stack, NamedSharding(home, spec))
     return stack

@@ -99,7 +99,9 @@ def plan(
     pieces = [_piece(x, lies, share, axis, sizes[axis]) for x, lies, share in leaves]
     made, _ = state_and_order(tx, shapes)
     stacks, others = exchanged.traced(tx, shapes, made, mesh)
-    at_home = sum(x.filled(mesh.size) for x in stacks) // mesh.size
+    # Of a method with factors half of what goes home in a step is there at once: so it was where it was compiled.
+    at_home, all_of_step = (sum(x.filled(mesh.size) for x in xs) // mesh.size for xs in (set(stacks), stacks))
+    at_home = max(at_home, all_of_step // 2)
     in_parts = kind not in REDUCES_AND_DIVIDES or micro_batches > 1
     gradients, temporaries = _by_formula(pieces, 3 * at_home - round(activations), in_parts, micro_batches)
     temporaries += _decoded(made, where) if kind == "cpu" else 0
