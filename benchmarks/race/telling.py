@@ -164,7 +164,10 @@ def picture(records: dict[str, dict[str, Record]]) -> None:
         first = figures.baseline(records[task])
         goal = next(row.mean for row in rows if row.method == first)
         ends = [row.record.ends("final") for row in rows]
-        worst = 3 * goal if goal > 0 else math.inf
+        over_decades = figures.decades(records[task][str(first)])
+        worst = math.inf if over_decades or goal <= 0 else 3 * goal
+        if over_decades:
+            ax.set_xscale("log")
         for i, (row, own) in enumerate(zip(rows, ends, strict=True)):
             colour = "#d7191c" if row.method == first else "#1f6fb4"
             kept = [x for x in own if x <= worst]
