@@ -3,11 +3,11 @@
     python benchmarks/sharded.py            writes benchmarks/results/sharded.json and prints the table
     python benchmarks/sharded.py --tiny     two layers, 8 devices
 
-The model has the matrices of twelve transformer blocks, 48 of them, narrow, so that it compiles fast: exchanges are
-counted relative to the gradient. Three forms of the step: "step" is `gdjax.sharded_step`; "jit" divides the state by
-`gdjax.state_sharding` and leaves the rest to the compiler; "optax" is that with Optax's method and a state that is
-divided in the same way. By hand a step sends (n - 1) / n of the gradient twice, once reduced and once gathered, and
-matrices at home twice 1 / n of that.
+The model has the matrices of twelve transformer blocks, 48 of them, narrow, so that it compiles fast, but no narrower
+than there are devices: exchanges are counted relative to the gradient. Three forms of the step: "step" is
+`gdjax.sharded_step`; "jit" divides the state by `gdjax.state_sharding` and leaves the rest to the compiler; "optax"
+is that with Optax's method and a state that is divided in the same way. By hand a step sends (n - 1) / n of the
+gradient twice, once reduced and once gathered, and matrices at home twice 1 / n of that.
 """
 
 import argparse
@@ -134,19 +134,20 @@ def tell() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--devices", type=int, nargs="+", default=DEVICES, help="the others keep their last results")
     parser.add_argument("--tell", action="store_true", help="write the table of the last results into its page")
     parser.add_argument("--of", type=int, help=argparse.SUPPRESS)
     o = parser.parse_args()
     if o.tell:
         return tell()
-    layers, width = (2, 16) if o.tiny else (12, 64)
+    layers, width = (2, 16) if o.tiny else (12, max(64, o.of or 0))  # at least as wide as there are devices
     if o.of:
         for name in METHODS:
             for form in FORMS if name in OPTAX else FORMS[:2]:
                 print(json.dumps(row(form, name, layers, width)), flush=True)
         return None
-    rows = []
-    for n in (8,) if o.tiny else DEVICES:
+    rows: list[dict[str, Any]] = []
+    for n in (8,) if o.tiny else o.devices:
         env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={n}", "JAX_PLATFORMS": "cpu"}
         child = subprocess.Popen(
             [sys.executable, __file__, "--of", str(n), *sys.argv[1:]], env=env, stdout=subprocess.PIPE, text=True
@@ -161,6 +162,8 @@ def main() -> None:
 
         for r in rows:
             r["by hand"] = round(by_hand(r["devices"], r["method"]), 3)
+        if RESULTS.exists():
+            rows += [r for r in json.loads(RESULTS.read_text("utf-8"))["rows"] if r["devices"] not in o.devices]
         RESULTS.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", "utf-8")
         tell()
     return None
