@@ -257,7 +257,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "kind", "message"), MISTAKES, ids=["-".join(m[0]) + str(i) for i, m in enumerate(MISTAKES)])
+@pytest.mark.parametrize(("wrong", "kind", "message"), MISTAKES, ids=[f"{'-'.join(m[0])}-{m[2][:9]}" for m in MISTAKES])
 def test_mistakes(wrong: dict[str, Any], kind: type, message: str):
     right = {"inner": gdjax.sgd(0.1), "mesh": mesh_of(M, 2), "every": 4, "params": start()}
     with pytest.raises(kind, match=f"gdjax.diloco_step: .*{message}"):
