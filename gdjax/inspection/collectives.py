@@ -53,7 +53,8 @@ def collectives(compiled: Any) -> Table:
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
-      >>> len(gdjax.collectives(jax.jit(jnp.sum).lower(jnp.ones(8)).compile()))  # of one device
+      >>> compiled = jax.jit(jnp.sum).lower(jnp.ones(8)).compile()
+      >>> len(gdjax.collectives(compiled))  # of one device
       0
     """
     text = compiled if isinstance(compiled, str) else getattr(compiled, "as_text", lambda: None)()

@@ -107,12 +107,11 @@ def sharded_step(
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
-      >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+      >>> mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",))
       >>> params = {"w": jnp.zeros((128, 64))}
       >>> loss = lambda params, x: jnp.mean((x @ params["w"] - 1.0) ** 2)
       >>> step = gdjax.sharded_step(loss, gdjax.adam(1e-3), params, mesh)
-      >>> params, state = step.init(params)
-      >>> params, state, value = step(params, state, jnp.ones((16, 128)))
+      >>> _, _, value = step(*step.init(params), jnp.ones((16, 128)))
       >>> float(value)
       1.0
 

@@ -117,7 +117,7 @@ def in_pages() -> Iterator[Recipe]:
 
 
 # Inline code that is no recipe: an argument alone.
-IN_PART = re.compile(r"^muon\((adaptive|ns_dtype=\"bfloat16\"|consistent_rms=0.2)\)$|scale_by")
+IN_PART = re.compile(r"^muon\((adaptive|ns_dtype=\"bfloat16\"|consistent_rms=0.2|like=\"torch\")\)$|scale_by")
 
 
 def in_docstrings() -> Iterator[Recipe]:

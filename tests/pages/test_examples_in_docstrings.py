@@ -19,7 +19,7 @@ WITHOUT = {
     "Codec", "ConditionFn", "NonFiniteError", "PerLeaf", "ShouldSkipUpdateFunction", "StatefulSchedule",
     "TransformInitFn", "TransformUpdateFn", "experimental.aggregating.Aggregator",
     "experimental.aggregating.AggregatorUpdateFn", "initial_parameter",
-    "DilocoStep",
+    "DilocoStep", "ShardedStep",
 }  # fmt: skip
 MOST_LINES, MOST_COLUMNS = 8, 88
 
