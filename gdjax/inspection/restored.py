@@ -117,8 +117,9 @@ def _is_data_of(x: Any, y: Any) -> bool:
 def _elsewhere(found: Leaves, wanted: Leaves) -> Iterator[str]:
     for key, (shown, y) in wanted.items():
         x, place = found[key][1], getattr(y, "sharding", None)
-        free = place is None or not getattr(y, "committed", True)  # an array of the target that may move says nothing
-        if isinstance(x, jax.Array) and not free and not x.sharding.is_equivalent_to(place, x.ndim):
+        if place is None or not getattr(y, "committed", True):  # an array of the target that may move says nothing
+            continue
+        if isinstance(x, jax.Array) and not x.sharding.is_equivalent_to(place, x.ndim):
             yield f"{shown} lies as {_placed(x.sharding)}, and the target as {_placed(place)}"
 
 
