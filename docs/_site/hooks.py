@@ -17,7 +17,13 @@ from mkdocs.utils import get_relative_url
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 # Pages and pictures from outside `docs/`, by their path from the root.
-OUTSIDE = ("CHANGELOG.md", "benchmarks/README.md", "benchmarks/results/*.md", "benchmarks/results/*.png")
+OUTSIDE = (
+    "CHANGELOG.md",
+    "benchmarks/README.md",
+    "benchmarks/results/*.md",
+    "benchmarks/results/*.png",
+    "benchmarks/results/race/*/*.jsonl",
+)
 MADE = ("CHANGELOG.md", "benchmarks/about.md")
 NOT_SEARCHED = "---\nsearch: { exclude: true }\n---\n\n"  # lists, where the pages themselves are found
 OWN_TITLE = "\n    options:\n      heading_level: 1"
