@@ -98,18 +98,22 @@ def shares(label: str, params: Params, mesh: Mesh | AbstractMesh, axis: str, min
 
     In the second, `axis` divides what it can, as `state_sharding` has it for a moment of 4 bytes a number.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    own = [_division(path, p, mesh, label) for path, p in leaves]
-    whole = [
-        _divided(p.shape, [_Axis(True, d) for d in ds], mesh.shape, None)
-        for (_, p), ds in zip(leaves, own, strict=True)
-    ]
-    parts = []
-    for (_, p), ds in zip(leaves, own, strict=True):
-        small = p.size * max(p.dtype.itemsize, 4) < min_bytes
-        parts.append(_divided(p.shape, [_Axis(True, d) for d in ds], mesh.shape, None if small else axis))
-    place = lambda specs: structure.unflatten([NamedSharding(mesh, PartitionSpec(*spec)) for spec in specs])  # noqa: E731
-    return place(whole), place(parts)
+
+    def place(path: Any, p: Any, divides: bool) -> NamedSharding:
+        axes = [_Axis(True, division) for division in _division(path, p, mesh, label)]
+        return NamedSharding(mesh, PartitionSpec(*_divided(p.shape, axes, mesh.shape, axis if divides else None)))
+
+    def large(p: Any) -> bool:
+        return p.size * max(p.dtype.itemsize, 4) >= min_bytes
+
+    map_with_path = jax.tree_util.tree_map_with_path
+    lie = map_with_path(lambda path, p: place(path, p, False), params)
+    return lie, map_with_path(lambda path, p: place(path, p, large(p)), params)
+
+
+def axes_of(entry: Any) -> Axes:
+    """The axes of the mesh in an entry of a `PartitionSpec`."""
+    return (entry,) if isinstance(entry, str) else entry if isinstance(entry, tuple) else ()
 
 
 def _divided(shape: Sequence[int], axes: Sequence[_Axis], mesh: Mapping[str, int], axis: str | None) -> list[Any]:
@@ -171,7 +175,7 @@ def _entries(x: Any) -> list[Any]:
 def _division(path: Any, p: Any, mesh: Mesh | AbstractMesh, label: str = LABEL) -> list[Axes]:
     """For each axis of a parameter the axes of the mesh that divide it."""
     entries = _entries(meshes.type_of(p) if isinstance(p, Tracer) else p)
-    found = [(e,) if isinstance(e, str) else e if isinstance(e, tuple) else () for e in entries]
+    found = list(map(axes_of, entries))
     if unknown := {a for division in found for a in division} - set(mesh.shape):
         where = f"params{jax.tree_util.keystr(path)}"
         axes = f"the axes of the mesh are {_names(mesh.shape)}"

@@ -1,36 +1,12 @@
 """The exchanges between devices in a compiled program: each once, with its bytes."""
 
-import math
-import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gdjax.inspection.table import Table
+from gdjax.xla import exchanges
+from gdjax.xla.exchanges import Collective
 
 LABEL = "gdjax.collectives"
-KINDS = "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"
-FUSED = "all-reduce-scatter"  # the name of the body of a fusion that is a reduce-scatter on a TPU
-BITS = {"pred": 8, "token": 0}  # else the number in the name of a dtype
-
-_OP = re.compile(rf"=\s+(?P<made>.+?)\s(?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
-_ARRAY = re.compile(r"\b([a-z]+[a-z0-9]*)\[([\d,]*)\]")
-_BODY = re.compile(r"\bbody=%?([\w.\-]+)")
-_CALLED = re.compile(r"(?:calls|to_apply|condition|true_computation|false_computation)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
-_COUNTED = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
-_OF_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
-
-
-class Collective(NamedTuple):
-    """A row of `collectives`."""
-
-    kind: str  # all-reduce, all-gather, reduce-scatter, all-to-all, collective-permute
-    arrays: int  # how many it exchanges together
-    devices: int  # of the group that exchanges; 0 where the program does not say
-    bytes: int  # of the whole arrays, of what comes in or goes out the larger
-    wire_bytes: float  # that each device sends, in a ring
-    in_loop: bool  # in the body of a loop, and so as often as that runs
 
 
 def collectives(compiled: Any) -> Table:
@@ -38,8 +14,8 @@ def collectives(compiled: Any) -> Table:
 
         print(gdjax.collectives(jax.jit(step).lower(params, state, batch).compile()))
 
-    An operation that starts in one line and is done in another counts once, and so does one that a compiler has put
-    into a fusion: a TPU's reduce-scatter is an all-reduce in the body of a fusion, and a row "reduce-scatter" here.
+    An operation that starts in one line and is done in another counts once, and so does one that runs beside other work
+    and stands in each fusion of that. A TPU's reduce-scatter, an all-reduce in the body of a fusion, is one here too.
     Operations in the body of a loop are marked. A branch that is not taken counts as well.
 
     With n devices and b bytes of the whole array each device sends 2 b (n - 1) / n in an all-reduce, b (n - 1) / n in
@@ -60,74 +36,4 @@ def collectives(compiled: Any) -> Table:
     text = compiled if isinstance(compiled, str) else getattr(compiled, "as_text", lambda: None)()
     if text is None or not (isinstance(compiled, str) or hasattr(compiled, "memory_analysis")):
         raise TypeError(f"{LABEL}: takes jax.jit(f).lower(...).compile(), or its text, got {type(compiled).__name__}")
-    bodies = _computations(text)
-    loops = _in_loops(bodies)
-    rows = [
-        found
-        for name, lines in bodies.items()
-        for line in lines
-        if (found := _row(line, name, name in loops)) is not None
-    ]
-    return Table(rows, Collective._fields)
-
-
-def _computations(text: str) -> Mapping[str, list[str]]:
-    """The lines of each computation, by its name."""
-    found: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in text.splitlines():
-        if line and not line[0].isspace() and line.endswith("{"):
-            name = line.removeprefix("ENTRY ").lstrip("%").split(" ", 1)[0]
-            lines = found.setdefault(name, [])
-        else:
-            lines.append(line)
-    return found
-
-
-def _in_loops(bodies: Mapping[str, list[str]]) -> set[str]:
-    """The computations that a loop runs, and those that these call."""
-    joined = {name: "\n".join(lines) for name, lines in bodies.items()}
-    waiting, found = [b for text in joined.values() for b in _BODY.findall(text)], set()
-    while waiting:
-        name = waiting.pop()
-        if name in found or name not in joined:
-            continue
-        found.add(name)
-        waiting += [*_BODY.findall(joined[name]), *_CALLED.findall(joined[name])]
-        waiting += [c.strip().lstrip("%") for group in _BRANCHES.findall(joined[name]) for c in group.split(",")]
-    return found
-
-
-def _row(line: str, computation: str, in_loop: bool) -> Collective | None:
-    op = _OP.search(line)
-    if op is None:
-        return None
-    fused = computation.startswith(FUSED) and op["kind"] == "all-reduce"
-    kind = "reduce-scatter" if fused else op["kind"]
-    n = _devices(line)
-    arrays = _ARRAY.findall(op["made"])
-    if op["start"] and kind in ("all-gather", "collective-permute"):  # operands, results, and what it keeps
-        arrays = arrays[len(arrays) // 2 :] if kind == "all-gather" else arrays[:1]
-    size = sum(_size(*array) for array in arrays)
-    if kind == "reduce-scatter" and not fused:
-        size *= max(n, 1)
-    share = (n - 1) / n if n else 1.0
-    wire = size * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share)
-    return Collective(kind, len(arrays), n, round(size), wire, in_loop)
-
-
-def _size(dtype: str, shape: str) -> float:
-    bits = BITS.get(dtype) or int((re.findall(r"\d+", dtype) or ["32"])[0])
-    return math.prod(int(n) for n in shape.split(",") if n) * bits / 8
-
-
-def _devices(line: str) -> int:
-    """Of one group."""
-    if listed := _LISTED.search(line):
-        return len(listed[1].split(","))
-    if counted := _COUNTED.search(line):
-        return int(counted[2])
-    if of_mesh := _OF_MESH.search(line):
-        sizes = dict(re.findall(r"'([^']*)'=(\d+)", of_mesh[1]))
-        return math.prod(int(sizes[name]) for name in re.findall(r"'([^']*)'", of_mesh[2]) if name in sizes)
-    return 0
+    return Table(exchanges.of_text(text), Collective._fields)

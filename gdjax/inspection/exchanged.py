@@ -45,16 +45,16 @@ class Piece(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Matrices of one shape that are sent home together."""
+    """Arrays of one shape, of a matrix each, that go home together, or come back."""
 
     number: int
-    rows: int
-    columns: int
+    shape: tuple[int, ...]
     itemsize: int
+    back: bool
 
     def filled(self, devices: int) -> int:
         """The bytes of the stack, filled up to a multiple of the devices."""
-        return -(-self.number // devices) * devices * self.rows * self.columns * self.itemsize
+        return -(-self.number // devices) * devices * math.prod(self.shape) * self.itemsize
 
 
 def of_leaves(pieces: Sequence[Piece], n: int) -> list[Exchange]:
@@ -77,22 +77,24 @@ def of_leaves(pieces: Sequence[Piece], n: int) -> list[Exchange]:
 
 
 def of_stacks(stacks: Iterable[Stack], mesh: Mapping[str, int], dividing: set[str]) -> list[Exchange]:
-    """The exchanges of matrices that go home and back, one axis of the mesh after the other.
+    """The exchanges of matrices that go home and come back, one axis of the mesh after the other.
 
     Along the axes in `dividing` they come in parts. Along another each device has all, keeps its own, and is told the
     others on the way back.
     """
-    found: list[Exchange] = []
+    found: dict[tuple[str, str, int], Exchange] = {}
     for x in stacks:
-        of = f"matrices {x.rows}x{x.columns}"
         local = x.filled(math.prod(mesh.values())) // math.prod(mesh[a] for a in dividing)
         for axis, n in mesh.items():
-            if n > 1 and axis in dividing:
-                found.append(Exchange(of, "all-to-all", 2, n, 2 * local, round(2 * local * (n - 1) / n)))
-            elif n > 1:
-                found.append(Exchange(of, "all-gather", 1, n, local, round(local * (n - 1) / n)))
+            if n > 1 and (x.back or axis in dividing):
+                kind = "all-to-all" if axis in dividing else "all-gather"
+                row = f"matrices {'x'.join(map(str, x.shape))}", kind, n
+                old = found.get(row, Exchange(*row[:2], 0, n, 0, 0))
+                wire = old.wire_bytes + round(local * (n - 1) / n)
+                found[row] = old._replace(number=old.number + 1, bytes=old.bytes + local, wire_bytes=wire)
+            if axis not in dividing:
                 local //= n
-    return found
+    return list(found.values())
 
 
 def traced(tx: Transform, params: Params, state: OptState, mesh: Any) -> tuple[list[Stack], set[str]]:
@@ -107,7 +109,7 @@ def traced(tx: Transform, params: Params, state: OptState, mesh: Any) -> tuple[l
 
 
 def _walk(jaxpr: Any, axes: tuple[str, ...]) -> Iterator[Stack | str]:
-    """The stacks that go home, and the names of products elsewhere.
+    """The stacks that go home and come back, and the names of products elsewhere.
 
     An array is at home from one constraint over the whole mesh to the next, and so is all that is made of it.
     """
@@ -115,10 +117,9 @@ def _walk(jaxpr: Any, axes: tuple[str, ...]) -> Iterator[Stack | str]:
     for e in jaxpr.eqns:
         known = any(isinstance(v, Var) and v in at_home for v in e.invars)
         if e.primitive.name == "sharding_constraint" and _over_all(e.params.get("sharding"), axes):
+            x = e.invars[0].aval
+            yield Stack(x.shape[0], x.shape[1:], x.dtype.itemsize, known)
             if not known:
-                x = e.invars[0].aval
-                number, rows, columns = x.shape
-                yield Stack(number, rows, columns, x.dtype.itemsize)
                 at_home.update(e.outvars)
         elif known:
             at_home.update(e.outvars)
@@ -131,10 +132,10 @@ def _walk(jaxpr: Any, axes: tuple[str, ...]) -> Iterator[Stack | str]:
 
 def _over_all(sharding: Any, axes: tuple[str, ...]) -> bool:
     """Whether it divides the first axis of a stack, and no other, over the whole mesh."""
-    if not isinstance(sharding, NamedSharding) or len(sharding.spec) != 3:
+    if not isinstance(sharding, NamedSharding) or not len(sharding.spec):
         return False
     first, *rest = sharding.spec
-    return (first if isinstance(first, tuple) else (first,)) == axes and rest == [None, None]
+    return (first if isinstance(first, tuple) else (first,)) == axes and all(entry is None for entry in rest)
 
 
 def _inside(values: Iterable[Any]) -> Iterator[Any]:

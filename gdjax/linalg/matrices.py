@@ -108,7 +108,7 @@ def in_groups(f: Callable[[Array], Array], matrices: Sequence[Array], rounded: b
     """
     if homes.mesh() is not None:
         wide = [x.shape[1] <= x.shape[2] for x in matrices]
-        ys = stacks.at_home(jax.jit(f), [x if w else x.mT for x, w in zip(matrices, wide, strict=True)])
+        ys = stacks.each_at_home(jax.jit(f), [x if w else x.mT for x, w in zip(matrices, wide, strict=True)])
         return [y if w else y.mT for y, w in zip(ys, wide, strict=True)]
 
     def on(most: float, wide: bool = False) -> Callable[[list[Array]], list[Array]]:

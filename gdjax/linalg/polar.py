@@ -17,7 +17,8 @@ from gdjax.numerics.norms import unit_and_norm
 
 _ALONG = {"outputs": -2, "inputs": -1}  # the axis of the vectors of all outputs, or inputs, of (..., inputs, outputs)
 Equilibrate = Literal["outputs", "inputs", "both"]
-Renormalize = Literal["outputs", "inputs", "outputs inputs", "inputs outputs", "frobenius"]
+_Renormalized = Literal["outputs", "inputs", "outputs inputs", "inputs outputs", "frobenius"]
+Renormalize = _Renormalized | None
 
 
 class Polar(NamedTuple):
@@ -33,7 +34,7 @@ class Polar(NamedTuple):
         choices = {
             "preconditioning": newton_schulz.NORMS,
             "equilibrate": get_args(Equilibrate),
-            "renormalize": get_args(Renormalize),
+            "renormalize": get_args(_Renormalized),
         }  # fmt: skip
         for name, allowed in choices.items():
             given = getattr(self, name)

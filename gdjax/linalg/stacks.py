@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import homes, meshes, platforms
+from gdjax.core import meshes, platforms
 from gdjax.numerics import Array
 from gdjax.xla import places
+from gdjax.xla.at_home import computed
 from gdjax.xla.write_order import LARGE, after, once
 
 
@@ -98,7 +99,7 @@ def in_turn(f: Callable[..., Any], most: float, *lists: Sequence[Array]) -> list
     return out
 
 
-def at_home(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list[Array]:
+def each_at_home(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list[Array]:
     """f of each matrix, on one device of the mesh in `homes.mesh()`: one exchange in and one out for each shape."""
     groups: dict[Any, list[int]] = {}
     for i, x in enumerate(matrices):
@@ -107,7 +108,7 @@ def at_home(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list[Arra
     for members in groups.values():
         given = [matrices[i] for i in members]
         numbers = [math.prod(x.shape[:-2]) for x in given]
-        made = homes.computed(f, _stack(given))
+        made = computed(f, _stack(given))
         for i, x, y in zip(members, given, places.parts(made, numbers), strict=True):
             out[i] = y.reshape(x.shape)
     return out

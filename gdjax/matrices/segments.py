@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Var
 from gdjax.core import homes, meshes
 from gdjax.matrices.in_turns import WHERE, Turn, turns_p
 from gdjax.numerics import Array
-from gdjax.xla import places
+from gdjax.xla import at_home, places
 from gdjax.xla.facts import Evaluation, has_inside
 from gdjax.xla.write_order import LARGE
 
@@ -131,7 +131,7 @@ def over_stack(f: Callable[..., Sequence[Array]], stacks: Sequence[Array], over:
     """
     number = len(stacks[0])
     if homes.mesh() is not None:
-        return list(homes.computed(jax.vmap(f), *stacks))
+        return list(at_home.computed(jax.vmap(f), *stacks))
     if number == 1:
         return [y[None] for y in f(*(x[0] for x in stacks))]
     shapes = jax.eval_shape(f, *map(one_of, stacks))

@@ -4,6 +4,7 @@ Each step of a period works on a run of the stack, matrices that lie side by sid
 of each run, so all steps have one program, which contains the function once.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from gdjax.core import homes, meshes
 from gdjax.matrices.in_turns import Turn
 from gdjax.numerics import Array
+from gdjax.xla import at_home
 from gdjax.xla.write_order import LARGE
 
 
@@ -94,13 +96,8 @@ def _of_run(
 
         def replaced(olds: list[Array], factors: list[Array]) -> list[Array]:
             chosen = lambda new, old: jnp.where(own.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
+            of_all = jax.vmap(f) if homes.mesh() is None else functools.partial(at_home.computed, jax.vmap(f))
             return list(map(chosen, of_all(olds, factors), olds))
-
-        def of_all(olds: list[Array], factors: list[Array]) -> list[Array]:
-            if homes.mesh() is None:
-                return jax.vmap(f)(olds, factors)
-            n = len(olds)
-            return list(homes.computed(lambda *xs: jax.vmap(f)(list(xs[:n]), list(xs[n:])), *olds, *factors))
 
         run = part(olds), part(factors)
         news = replaced(*run) if min(numbers) > 0 else meshes.cond(number > 0, replaced, lambda olds, _: olds, *run)

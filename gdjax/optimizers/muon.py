@@ -102,7 +102,7 @@ def scale_by_muon(
     bias_correction: bool = True,
     ns_dtype: DTypeLike | None = None,
     equilibrate: Equilibrate | None = None,
-    renormalize: Renormalize | None = None,
+    renormalize: Renormalize = None,
 ) -> GradientTransformation:
     """Muon's direction, the momentum with its singular values made about 1.
 
@@ -178,7 +178,7 @@ def muon(
     bias_correction: bool = True,
     ns_dtype: DTypeLike | None = None,
     equilibrate: Equilibrate | None = None,
-    renormalize: Renormalize | None = None,
+    renormalize: Renormalize = None,
     like: Dialect = "optax",
 ) -> GradientTransformation:
     """Muon for matrices, AdamW for the rest: momentum whose singular values become about 1, by Newton-Schulz.

@@ -16,7 +16,7 @@ from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.lift import order
 from gdjax.optimizers.sgd import sgd
 from gdjax.training.rounds import LABEL, Layout, Rounds
-from gdjax.training.sharded_step import Checks, ShardedStep, check_automatic
+from gdjax.training.sharded_step import Checks, ShardedStep, check_places
 from gdjax.tree.updates import apply_updates
 
 
@@ -189,12 +189,12 @@ def _check(inner: Transform, outer: Transform, mesh: Mesh, axis: str, data: str 
         sharding.check_axis(LABEL, mesh, name)
     if data == axis:
         raise ValueError(f"{LABEL}: axis and data are both {axis!r}; devices of a replica have another axis")
-    check_automatic(LABEL, mesh)
+    check_places(LABEL, mesh)
 
 
 def _check_places(lie: Any, axis: str) -> None:
     for path, how in jax.tree_util.tree_flatten_with_path(lie)[0]:
-        if any(axis == entry or isinstance(entry, tuple) and axis in entry for entry in how.spec):
+        if any(axis in sharding.axes_of(entry) for entry in how.spec):
             where = f"params{jax.tree_util.keystr(path)}"
             raise ValueError(f"{LABEL}: {where} is divided over {axis!r}, where each replica has all of it")
 

@@ -18,7 +18,7 @@ from gdjax.inspection.table import Table
 from gdjax.inspection.tabulate import tabulate
 from gdjax.inspection.walk import shapes_of
 from gdjax.training.planned import Plan, Planned
-from gdjax.training.sharded_step import REDUCES_AND_DIVIDES
+from gdjax.xla.exchanges import REDUCES_AND_DIVIDES
 
 LABEL = "gdjax.plan"
 PLATFORMS = "cpu", "gpu", "tpu"
@@ -44,12 +44,12 @@ def plan(
     parameters and state, the latter by transform; exact, as by the formulas of a ring, those that gradients and
     parameters send. The rest are formulas for what a compiler does:
 
-    - Gradients. On a TPU or GPU each is reduced to the device's share as it comes. On a CPU, and with micro-batches,
-      all are there as a whole first.
-    - Temporaries. On a TPU or GPU the new parameters beside the old ones, and with FSDP the largest parameter and its
-      gradient as a whole, of which a compiler may need less. On a CPU the largest gradient a second time, with
-      micro-batches the sums of all, and with FSDP all parameters as a whole; what `quantize_state` keeps is decoded
-      there first. Of matrices computed at home, three times what a device has, as far as that is more than the
+    - Gradients. On a TPU each is reduced to the device's share as it comes. Elsewhere, and with micro-batches, all are
+      there as a whole first.
+    - Temporaries. On a TPU the new parameters beside the old ones, and with FSDP the largest parameter and its
+      gradient as a whole, of which a compiler may need less. Elsewhere the largest gradient a second time, with
+      micro-batches the sums of all, and with FSDP all parameters as a whole; on a CPU what `quantize_state` keeps is
+      decoded first. Of matrices computed at home, three times what a device has, as far as that is more than the
       activations, which are gone by then.
     - Exchanges of matrices at home: each comes in and goes out once.
 
@@ -100,7 +100,8 @@ def plan(
     made, _ = state_and_order(tx, shapes)
     stacks, others = exchanged.traced(tx, shapes, made, mesh)
     # Of a method with factors half of what goes home in a step is there at once: so it was where it was compiled.
-    at_home, all_of_step = (sum(x.filled(mesh.size) for x in xs) // mesh.size for xs in (set(stacks), stacks))
+    sent = [x for x in stacks if not x.back]
+    at_home, all_of_step = (sum(x.filled(mesh.size) for x in xs) // mesh.size for xs in (set(sent), sent))
     at_home = max(at_home, all_of_step // 2)
     in_parts = kind not in REDUCES_AND_DIVIDES or micro_batches > 1
     gradients, temporaries = _by_formula(pieces, 3 * at_home - round(activations), in_parts, micro_batches)
@@ -115,12 +116,12 @@ def plan(
     rows += [Planned("activations", "", None, round(activations))] if activations else []
     rows += [Planned("total", "", None, sum(x.bytes_per_device for x in rows))]
 
-    dividing = {a for how in jax.tree.leaves(lie) for entry in how.spec for a in _axes(entry)} | {axis}
+    dividing = {a for how in jax.tree.leaves(lie) for entry in how.spec for a in sharding.axes_of(entry)} | {axis}
     found = [*exchanged.of_leaves(pieces, sizes[axis]), *exchanged.of_stacks(stacks, sizes, dividing)]
     counts = [sum(getattr(x, name) for x in found) for name in ("number", "bytes", "wire_bytes")]
     found.append(Exchange("total", "", counts[0], mesh.size, counts[1], counts[2]))
     notes = _notes(activations, others, len(dividing) > 1, any(p.gathered_before for p in pieces), where)
-    if len(set(stacks)) < len(stacks):
+    if len(set(sent)) < len(sent):
         notes.append("matrices with factors go home several times; a compiler may exchange more than is counted")
     return Plan(sizes, Table(rows), Table(found), memory, tuple(notes))
 
@@ -142,7 +143,7 @@ def _described(mesh: Any, platform: str | None) -> tuple[Any, str]:
 
 def _piece(x: Any, lies: Any, share: Any, axis: str, n: int) -> Piece:
     held = _local(x, lies)
-    return Piece(held, _local(x, share), held * n if any(axis in _axes(e) for e in lies.spec) else held)
+    return Piece(held, _local(x, share), held * n if any(axis in sharding.axes_of(e) for e in lies.spec) else held)
 
 
 def _by_formula(pieces: Sequence[Piece], matrices: int, in_parts: bool, micro_batches: int) -> tuple[int, int]:
@@ -180,10 +181,6 @@ def _local(x: Any, how: Any) -> int:
 def _name(row: Any) -> str:
     """0/ScaleByAdam.mu"""
     return "/".join(x for x in (row.at, f"{row.transform}.{row.field}".strip(".")) if x)
-
-
-def _axes(entry: Any) -> tuple[str, ...]:
-    return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
 
 
 def _notes(activations: float, others: set[str], by_model: bool, gathered: bool, where: Any) -> list[str]:

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gdjax import numerics
 from gdjax.core import base, checks
 from gdjax.core.base import MaskedNode
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
+from gdjax.tree.sums import wide
 from gdjax.tree.updates import apply_updates
 
 LABEL = "gdjax.diloco_step"
@@ -96,7 +96,7 @@ class Rounds:
         def exchanged(params: Params, theta: Params) -> Any:
             own = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[0], params), specs)
             # Wide: on CPU the compiler of JAX 0.10 crashes on a sum of bfloat16 over some of the axes of a mesh.
-            ways = jax.lax.psum(jax.tree.map(lambda old, x: _wide(old) - _wide(x), theta, own), self.layout.axis)
+            ways = jax.lax.psum(jax.tree.map(lambda old, x: wide(old) - wide(x), theta, own), self.layout.axis)
             return jax.tree.map(lambda x: x / n, ways)
 
         n = self.layout.mesh.shape[self.layout.axis]
@@ -113,11 +113,7 @@ class Rounds:
         return self.joined(params, new, p), theta, states
 
     def mixed(self, x: Array, new: Array) -> Array:
-        return (self.alpha * _wide(x) + (1 - self.alpha) * _wide(new)).astype(x.dtype)
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(numerics.at_least_float32(x.dtype))
+        return (self.alpha * wide(x) + (1 - self.alpha) * wide(new)).astype(x.dtype)
 
 
 def fragments_of(params: Params, fragments: Any, every: int) -> list[int]:

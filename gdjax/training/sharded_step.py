@@ -13,10 +13,11 @@ from gdjax import numerics
 from gdjax.combine import sharding
 from gdjax.core import base, checks, homes, meshes
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
+from gdjax.tree.sums import wide
 from gdjax.tree.updates import apply_updates
+from gdjax.xla.exchanges import REDUCES_AND_DIVIDES
 
 LABEL = "gdjax.sharded_step"
-REDUCES_AND_DIVIDES = "tpu", "gpu"  # whose compilers make one operation of an all-reduce and the choice of a share
 
 
 class ShardedStep:
@@ -77,9 +78,9 @@ def sharded_step(
     it lies, and its update moves nothing. Parameters may be divided over other axes of the mesh, too (tensor parallel),
     and stay so. The updates are those of one device, up to the rounding of sums.
 
-    On TPU and GPU that is said to the compiler by constraints, and it makes reduce-scatters of them; on CPU, where it
-    does not, and with several micro-batches, gradients are taken in `jax.shard_map` over `axis`: there the loss must
-    not name that axis itself.
+    On a TPU that is said to the compiler by constraints, and it makes a reduce-scatter of them; elsewhere, and with
+    several micro-batches, gradients are taken in `jax.shard_map` over `axis`: there the loss must not name that axis
+    itself.
 
     Muon and its kin compute each polar factor on one device: the matrices of a shape are exchanged once on their way
     in and once on their way out, whatever the number of leaves and of Newton-Schulz steps.
@@ -122,7 +123,7 @@ def sharded_step(
     base.check_transform(LABEL, "tx", tx)
     sharding.check_axis(LABEL, mesh, axis)
     checks.structural(LABEL, "micro_batches", micro_batches, 1)
-    check_automatic(LABEL, mesh)
+    check_places(LABEL, mesh)
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     state_sharding = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
     in_parts = micro_batches > 1 or mesh.devices.flat[0].platform not in REDUCES_AND_DIVIDES
@@ -153,17 +154,17 @@ def sharded_step(
 def _in_parts(take: Callable[..., Any], mesh: Mesh, axis: str, parts: int, lie: Any, shares: Any) -> Callable[..., Any]:
     """Values and gradients of each device's part of the batch; the gradients leave as their shares of the mean."""
     n = mesh.shape[axis]
-    only = lambda how: PartitionSpec(*(axis if axis in _names(entry) else None for entry in how.spec))  # noqa: E731
-    at = lambda how: next((i for i, entry in enumerate(how.spec) if axis in _names(entry)), None)  # noqa: E731
+    only = lambda how: PartitionSpec(*(axis if axis in sharding.axes_of(entry) else None for entry in how.spec))  # noqa: E731
+    at = lambda how: next((i for i, entry in enumerate(how.spec) if axis in sharding.axes_of(entry)), None)  # noqa: E731
 
     def whole(p: Array, how: NamedSharding) -> Array:
         i = at(how)
         return meshes.varying(p, frozenset({axis})) if i is None else jax.lax.all_gather(p, axis, axis=i, tiled=True)
 
     def share(g: Array, how: NamedSharding) -> Array:
-        i, wide = at(how), g.astype(numerics.at_least_float32(g.dtype)) / (n * parts)
+        i = at(how)
         add = jax.lax.psum if i is None else functools.partial(jax.lax.psum_scatter, scatter_dimension=i, tiled=True)
-        return add(wide, axis)
+        return add(wide(g) / (n * parts), axis)
 
     def mean(x: Array) -> Array:
         return jax.lax.pmean(x.astype(numerics.at_least_float32(x.dtype)), axis).astype(x.dtype)
@@ -190,11 +191,10 @@ def _in_parts(take: Callable[..., Any], mesh: Mesh, axis: str, parts: int, lie: 
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out_specs, axis_names=frozenset({axis}))
 
 
-def _names(entry: Any) -> tuple[str, ...]:
-    return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
-
-
-def check_automatic(label: str, mesh: Mesh) -> None:
+def check_places(label: str, mesh: Mesh) -> None:
+    """Raises unless the mesh has devices, and automatic axes."""
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"{label}: mesh must be a jax.sharding.Mesh, of devices, got {mesh!r}")
     if explicit := [name for name, kind in zip(mesh.axis_names, meshes.kinds(mesh), strict=True) if "Auto" not in kind]:
         raise ValueError(
             f"{label}: the axes {', '.join(map(repr, explicit))} of the mesh are not automatic; make it with "

@@ -16,7 +16,7 @@ from gdjax.core.types import Scalar, ScalarOrSchedule, Schedule
 from gdjax.training import sweep_result
 
 ALIASES = [("ScalarOrSchedule", ScalarOrSchedule), ("Scalar", Scalar), ("Schedule", Schedule)]
-LONGEST = 1050  # characters: muon has 25 arguments; shampoo would have 2,600 with each union written out
+LONGEST = 1000  # characters; shampoo would have 2,600 with each union written out
 
 
 @pytest.mark.parametrize(("annotation", "text"), [

@@ -84,6 +84,7 @@ def counted(step: Any, params: Any, state: Any, in_loop: bool = False) -> dict[s
 
 
 METHODS = {
+    "sgd": lambda: gdjax.sgd(0.5, momentum=0.9),  # the others do not see the size of a gradient
     "adamw": lambda: gdjax.adamw(1e-2, weight_decay=0.1),
     "clipped": lambda: gdjax.chain(gdjax.clip_by_global_norm(0.01), gdjax.sgd(1.0, momentum=0.9)),
     "muon": lambda: gdjax.muon(1e-2, weight_decay=0.1),
@@ -115,14 +116,17 @@ def test_every_transform(case: Any, layout: str):
     params, state, value = step(params, state, batch())
     wanted = on_one_device(tx, 1)
     assert_close((params, value), (wanted[0], wanted[2]), 1e-3, 1e-4)
-    # Directions that the gradient hardly has are those of rounding.
-    bases = any(part in case.name for part in ("soap", "shampoo", "dion", "matrixwise", "galore"))
-    assert_close(state, wanted[1], 1e-3, 2e-2 if bases else 1e-4)
+    # To the size of the array: a basis has numbers that are rounding, beside numbers of 1.
+    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(wanted[1]), strict=True):
+        if jnp.issubdtype(y.dtype, jax.dtypes.prng_key):
+            x, y = map(jax.random.key_data, (x, y))
+        x, y = (np.asarray(a, np.float64) for a in (x, y))
+        assert np.abs(x - y).max(initial=0) <= 1e-3 * np.abs(y).max(initial=0) + 1e-9
 
 
 @pytest.mark.parametrize("parts", [1, 4])
 def test_one_reduction_and_one_gather_of_each_divided_leaf_and_none_in_a_loop(parts: int):
-    tx, params = METHODS["adamw"](), placed(first(), "data")
+    tx, params = METHODS["sgd"](), placed(first(), "data")
     step = gdjax.sharded_step(loss, tx, params, mesh_of("data"), min_bytes=1024, micro_batches=parts)
     params, state = step.init(params)
     # The three biases and the value go together.
@@ -208,6 +212,8 @@ def test_what_is_wrong_is_named():
         gdjax.sharded_step(loss, tx, params, "data")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"micro_batches must be at least 1"):
         gdjax.sharded_step(loss, tx, params, mesh, micro_batches=0)
+    with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh, of devices"):
+        gdjax.sharded_step(loss, tx, params, jax.sharding.AbstractMesh((8,), ("data",)))  # type: ignore[arg-type]
     explicit = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
     with pytest.raises(ValueError, match=r"'data' of the mesh are not automatic.*AxisType.Auto"):
         gdjax.sharded_step(loss, tx, params, explicit)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from benchmarks.race import cell, figures, makers, methods, schedule, spaces, tasks, telling
+from benchmarks.race import anytime, cell, figures, makers, methods, schedule, spaces, tasks, telling
 from benchmarks.race.records import Record
 
 
@@ -212,3 +212,23 @@ def test_one_configuration_is_a_trial_of_all_tasks(tmp_path):
     row = figures.one_configuration(records)[0]
     assert row.point == {"rate": 1.0} and row.value == pytest.approx(2) and row.untuned == pytest.approx(4)
     assert len(figures.one_configuration({"digits": records["digits"], "modular": {}})) == 2  # no baseline there yet
+
+
+def test_an_open_run_is_read_on_its_way_and_a_planned_one_at_its_end(tmp_path):
+    """Curves have a number for every 50 steps. The point that is best over all lengths is not the best of one."""
+    lengths = anytime.LENGTHS
+    curve = lambda f: [f(50 * (i + 1)) for i in range(lengths[-1] // 50)]  # noqa: E731
+    planned, free = Record("anytime", anytime.PLANNED, tmp_path), Record("anytime", "averaged adamw", tmp_path)
+    tried = [{"rate": float(i)} for i in range(2)]
+    for n in lengths:
+        planned.add(f"tune {n}", tried, [100] * 2, [[]] * 2, [2.0, 1.0 if n < 800 else 3.0], 1)
+        planned.add(f"final {n}", [tried[0]] * 8, range(8), [[]] * 8, [n / 100] * 8, 1)
+    assert anytime.best(planned, anytime.PLANNED, 400, lengths) == tried[1]
+    assert anytime.best(planned, anytime.PLANNED, 1600, lengths) == tried[0]
+    shapes = [curve(lambda n: 9.0 if n < 3000 else 1.0), curve(lambda n: 2.0)]
+    free.add(f"tune {lengths[-1]}", tried, [100] * 2, shapes, [1.0, 2.0], 1)
+    assert anytime.best(free, "averaged adamw", lengths[-1], lengths) == tried[1]
+    free.add(f"final {lengths[-1]}", [tried[1]] * 8, range(8), [curve(lambda n: n / 50)] * 8, [64.0] * 8, 1)
+    text = "\n".join(anytime.table(tmp_path))
+    assert "| averaged adamw | 4.000 (2.000) | 8.000 (2.000) |" in text and "64.000 (2.000)" in text
+    assert anytime.table(tmp_path / "nothing") == []

@@ -1,0 +1,40 @@
+"""Stacks of matrices that go home, said so that XLA exchanges them once on the way in and once on the way out."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gdjax.core import homes
+from gdjax.core.types import Array
+
+
+def computed(f: Callable[..., Any], *trees: Any) -> Any:
+    """f of trees of stacks (number, ...), each device computing its part of them; the results are stacks, in any tree.
+
+    A stack is filled up with zeros to a multiple of the devices.
+    """
+    home, number = homes.mesh(), len(jax.tree.leaves(trees)[0])
+    way = range(len(home.axis_names) + 1)
+    made = f(*jax.tree.map(lambda x: _along(_filled(x, -number % home.size), home, way), trees))
+    return jax.tree.map(lambda y: _along(y, home, reversed(way))[:number], made)
+
+
+def _filled(stack: Array, missing: int) -> Array:
+    return jnp.concatenate([stack, jnp.zeros((missing, *stack.shape[1:]), stack.dtype)]) if missing else stack
+
+
+def _along(stack: Array, home: Any, numbers: Iterable[int]) -> Array:
+    """The first axis divided over the first n axes of the mesh, for each n.
+
+    One axis of the mesh after the other: a partitioner exchanges over one, and copies everything for two. And from none
+    of them on: what a stack is cut out of would else be exchanged as a whole.
+    """
+    free = [PartitionSpec.UNCONSTRAINED] * (stack.ndim - 1)
+    for n in numbers:
+        rest = [None] * (stack.ndim - 1) if n == len(home.axis_names) else free
+        spec = PartitionSpec(home.axis_names[:n] or None, *rest)
+        stack = jax.lax.with_sharding_constraint(stack, NamedSharding(home, spec))
+    return stack
