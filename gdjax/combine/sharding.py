@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from gdjax.core import base, memories, meshes
+from gdjax.core import axis_kinds, base, memories, meshes
 from gdjax.core.arrays import shape_of
 from gdjax.core.parts import owned
 from gdjax.core.types import OptState, Params, Transform
@@ -152,7 +152,7 @@ def _by_types(tx: Transform, shapes: Any, divisions: Sequence[Sequence[Axes]]) -
     """
     name = lambda place, division: "/".join([str(place), *division])  # noqa: E731
     meaning = {name(i, d): d for division in divisions for i, d in enumerate(division)}
-    mesh = meshes.explicit(tuple(meaning))
+    mesh = axis_kinds.explicit(tuple(meaning))
     if mesh is None:
         return None
     leaves, structure = jax.tree.flatten(shapes)

@@ -238,17 +238,3 @@ def zeros_along(p: Array, axes: Sequence[int], dtype: DTypeLike, lead: tuple[int
 def _put(x: Array, how: NamedSharding, spec: PartitionSpec) -> Any:
     sharding = NamedSharding(how.mesh, spec)
     return jax.device_put(x, sharding) if isinstance(how.mesh, Mesh) else jax.sharding.reshard(x, sharding)
-
-
-def explicit(names: tuple[str, ...]) -> Any:
-    """A mesh without devices, of explicit axes of size 1; None in releases of JAX that have none, or for no axes."""
-    if not names or not hasattr(jax.lax, "pcast"):
-        return None
-    kinds = (jax.sharding.AxisType.Explicit,) * len(names)
-    return jax.sharding.AbstractMesh((1,) * len(names), names, axis_types=kinds)
-
-
-def kinds(mesh: Any) -> list[str]:
-    """Of each axis of a mesh whether it is "Auto", "Explicit" or "Manual"."""
-    found = getattr(mesh, "axis_types", None) or ()
-    return [str(kind) for kind in found] if isinstance(found, tuple) else ["Auto"] * len(mesh.axis_names)

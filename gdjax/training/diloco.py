@@ -15,8 +15,9 @@ from gdjax.core import base, callers
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.lift import order
 from gdjax.optimizers.sgd import sgd
+from gdjax.training.agreement import Checks, check_mesh
 from gdjax.training.rounds import LABEL, Layout, Rounds
-from gdjax.training.sharded_step import Checks, ShardedStep, check_places
+from gdjax.training.sharded_step import ShardedStep
 from gdjax.tree.updates import apply_updates
 
 
@@ -189,7 +190,7 @@ def _check(inner: Transform, outer: Transform, mesh: Mesh, axis: str, data: str 
         sharding.check_axis(LABEL, mesh, name)
     if data == axis:
         raise ValueError(f"{LABEL}: axis and data are both {axis!r}; devices of a replica have another axis")
-    check_places(LABEL, mesh)
+    check_mesh(LABEL, mesh)
 
 
 def _check_places(lie: Any, axis: str) -> None:

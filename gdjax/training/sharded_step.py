@@ -1,7 +1,5 @@
 """A training step on a mesh, in which each device updates its share of the parameters."""
 
-import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gdjax import numerics
 from gdjax.combine import sharding
-from gdjax.core import base, checks, homes, meshes
-from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
-from gdjax.tree.sums import wide
+from gdjax.core import axis_kinds, base, checks, homes
+from gdjax.core.types import ArrayTree, OptState, Params, Transform
+from gdjax.training.agreement import Checks, check_mesh
+from gdjax.training.shared_gradient import averaged
 from gdjax.tree.updates import apply_updates
 from gdjax.xla.exchanges import REDUCES_AND_DIVIDES
 
@@ -32,12 +30,14 @@ class ShardedStep:
         self.tx, self.mesh = tx, mesh
         self.params_sharding, self.state_sharding = params_sharding, state_sharding
         self._step, self._checked = step, checked
+        init = axis_kinds.in_automatic_axes(tx.init, mesh, specs_of(state_sharding))
+        self._init = jax.jit(init, out_shardings=state_sharding)
 
     def init(self, params: Params) -> tuple[Params, OptState]:
         """The parameters, where the step wants them, and the state, of which no device ever makes the whole."""
         # A copy, because the step writes over its arguments.
         params = jax.jit(lambda p: jax.tree.map(jnp.copy, p), out_shardings=self.params_sharding)(params)
-        return params, jax.jit(self.tx.init, out_shardings=self.state_sharding)(params)
+        return params, self._init(params)
 
     def __call__(self, params: Params, state: OptState, batch: ArrayTree) -> tuple[Params, OptState, Any]:
         return self._told(self._step, params, state, batch)
@@ -79,8 +79,8 @@ def sharded_step(
     and stay so. The updates are those of one device, up to the rounding of sums.
 
     On a TPU that is said to the compiler by constraints, and it makes a reduce-scatter of them; elsewhere, and with
-    several micro-batches, gradients are taken in `jax.shard_map` over `axis`: there the loss must not name that axis
-    itself.
+    several micro-batches or explicit axes, gradients are taken in `jax.shard_map` over `axis`: there the loss must not
+    name that axis itself. Other explicit axes of the mesh are so in the loss; in the update all are automatic.
 
     Muon and its kin compute each polar factor on one device: the matrices of a shape are exchanged once on their way
     in and once on their way out, whatever the number of leaves and of Newton-Schulz steps.
@@ -90,7 +90,7 @@ def sharded_step(
         mean over the devices is returned.
       tx: any optimizer. If it takes extra arguments it gets the value, `value=`.
       params: arrays, or their shapes. How they are divided is read from their shardings.
-      mesh: of automatic axes.
+      mesh: of automatic or explicit axes.
       axis: the axis of the mesh that the batch is divided over, and the state.
       micro_batches: each device's part of the batch is divided into as many, whose gradients are added up before the
         one reduction.
@@ -102,8 +102,8 @@ def sharded_step(
       `gdjax.state_sharding` returns, for `jax.jit` or for a checkpoint.
 
     Raises:
-      ValueError: the mesh has no such axis, or lacks one over which a parameter is divided, or its axes are explicit;
-        (in a step) the devices and micro-batches do not divide the batch; parameters or state lie on another mesh.
+      ValueError: the mesh has no such axis, or lacks one over which a parameter is divided; (in a step) the
+        devices and micro-batches do not divide the batch; parameters or state lie on another mesh.
       TypeError: tx is no transform; mesh is no mesh; micro_batches is no int.
 
     Example:
@@ -123,117 +123,35 @@ def sharded_step(
     base.check_transform(LABEL, "tx", tx)
     sharding.check_axis(LABEL, mesh, axis)
     checks.structural(LABEL, "micro_batches", micro_batches, 1)
-    check_places(LABEL, mesh)
+    check_mesh(LABEL, mesh, explicit=True)
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     state_sharding = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
-    in_parts = micro_batches > 1 or mesh.devices.flat[0].platform not in REDUCES_AND_DIVIDES
+    explicit, inside = axis_kinds.not_automatic(mesh), axis_kinds.automatic(mesh)
+    lying, shared = (jax.tree.map(lambda how: NamedSharding(inside, how.spec), hows) for hows in (lie, shares))
     take = jax.value_and_grad(loss, has_aux=has_aux)
-    if in_parts:
-        take = _in_parts(take, mesh, axis, micro_batches, lie, shares)
+    if explicit or micro_batches > 1 or mesh.devices.flat[0].platform not in REDUCES_AND_DIVIDES:
+        take = averaged(take, inside, axis, micro_batches, lying, shared, explicit)
 
     def step(params: Params, state: OptState, batch: ArrayTree) -> Any:
         found, grads = take(params, batch)
-        grads = jax.lax.with_sharding_constraint(grads, shares)
-        own = jax.lax.with_sharding_constraint(params, shares)
-        with homes.of(mesh):
+        grads = jax.lax.with_sharding_constraint(grads, shared)
+        own = jax.lax.with_sharding_constraint(params, shared)
+        with homes.of(inside):
             updates, state = base.call_update(tx, grads, state, own, {"value": found[0] if has_aux else found})
         # Without this the compiler may gather both terms of the sum instead of the sum.
-        own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shares)
-        return jax.lax.with_sharding_constraint(own, lie), state, found
+        own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shared)
+        return jax.lax.with_sharding_constraint(own, lying), state, found
 
+    places = lie, state_sharding
     compiled = jax.jit(
-        step,
-        in_shardings=(lie, state_sharding, NamedSharding(mesh, PartitionSpec(axis))),
-        out_shardings=(lie, state_sharding, NamedSharding(mesh, PartitionSpec())),
+        axis_kinds.in_automatic_axes(step, mesh, (*map(specs_of, places), PartitionSpec())),
+        in_shardings=(*places, NamedSharding(mesh, PartitionSpec(axis))),
+        out_shardings=(*places, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=(0, 1),
     )
-    checked = Checks(LABEL, mesh, (axis,), micro_batches, lie, state_sharding)
-    return ShardedStep(tx, mesh, lie, state_sharding, compiled, checked)
+    return ShardedStep(tx, mesh, *places, compiled, Checks(LABEL, mesh, (axis,), micro_batches, *places))
 
 
-def _in_parts(take: Callable[..., Any], mesh: Mesh, axis: str, parts: int, lie: Any, shares: Any) -> Callable[..., Any]:
-    """Values and gradients of each device's part of the batch; the gradients leave as their shares of the mean."""
-    n = mesh.shape[axis]
-    only = lambda how: PartitionSpec(*(axis if axis in sharding.axes_of(entry) else None for entry in how.spec))  # noqa: E731
-    at = lambda how: next((i for i, entry in enumerate(how.spec) if axis in sharding.axes_of(entry)), None)  # noqa: E731
-
-    def whole(p: Array, how: NamedSharding) -> Array:
-        i = at(how)
-        return meshes.varying(p, frozenset({axis})) if i is None else jax.lax.all_gather(p, axis, axis=i, tiled=True)
-
-    def share(g: Array, how: NamedSharding) -> Array:
-        i = at(how)
-        add = jax.lax.psum if i is None else functools.partial(jax.lax.psum_scatter, scatter_dimension=i, tiled=True)
-        return add(wide(g) / (n * parts), axis)
-
-    def mean(x: Array) -> Array:
-        return jax.lax.pmean(x.astype(numerics.at_least_float32(x.dtype)), axis).astype(x.dtype)
-
-    def local(params: Params, batch: ArrayTree) -> Any:
-        params = jax.tree.map(whole, params, lie)
-        if parts == 1:
-            found, grads = take(params, batch)
-        else:
-            split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
-            first = jax.eval_shape(take, params, jax.tree.map(lambda x: x[0], split))
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, numerics.at_least_float32(x.dtype)), first)
-            zeros = meshes.varying(zeros, frozenset({axis}))
-            add = lambda x, y: x + y.astype(x.dtype)  # noqa: E731
-            more = lambda sums, part: (jax.tree.map(add, sums, take(params, part)), None)  # noqa: E731
-            (found, grads), _ = jax.lax.scan(more, zeros, split)
-            found = jax.tree.map(lambda x: x / parts, found)
-        # Sums of 16-bit numbers are wide, and so are those over devices: a CPU has none of 16 bits on several axes.
-        grads = jax.tree.map(lambda g, how, p: share(g, how).astype(p.dtype), grads, shares, params)
-        return jax.tree.map(mean, found), grads
-
-    specs = jax.tree.map(only, lie), PartitionSpec(axis)
-    out_specs = PartitionSpec(), jax.tree.map(only, shares)
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out_specs, axis_names=frozenset({axis}))
-
-
-def check_places(label: str, mesh: Mesh) -> None:
-    """Raises unless the mesh has devices, and automatic axes."""
-    if not isinstance(mesh, Mesh):
-        raise TypeError(f"{label}: mesh must be a jax.sharding.Mesh, of devices, got {mesh!r}")
-    if explicit := [name for name, kind in zip(mesh.axis_names, meshes.kinds(mesh), strict=True) if "Auto" not in kind]:
-        raise ValueError(
-            f"{label}: the axes {', '.join(map(repr, explicit))} of the mesh are not automatic; make it with "
-            "axis_types=(jax.sharding.AxisType.Auto, ...)"
-        )
-
-
-class Checks:
-    """What a step is given, against what it was made for: the batch is divided over these axes, and into parts."""
-
-    def __init__(self, label: str, mesh: Mesh, axes: tuple[str, ...], parts: int, lie: Any, state_sharding: Any):
-        self.label, self.axes, self.parts = label, axes, parts
-        self.devices = math.prod(mesh.shape[axis] for axis in axes)
-        self.wanted = {"params": lie, "state": state_sharding}
-
-    def __call__(self, params: Params, state: OptState, batch: ArrayTree) -> None:
-        parts = self.devices * self.parts
-        for path, x in jax.tree_util.tree_flatten_with_path(batch)[0]:
-            size = jnp.shape(x)
-            if not size or size[0] % parts:
-                by = f"{self.devices} devices of {' and '.join(map(repr, self.axes))}"
-                by += f" times {self.parts} micro-batches" if self.parts > 1 else ""
-                where = f"batch{jax.tree_util.keystr(path)}"
-                raise ValueError(f"{self.label}: {where} has shape {size}; its first axis is not divided by {by}")
-        for name, tree in (("params", params), ("state", state)):
-            self._lies(name, tree)
-
-    def _lies(self, name: str, tree: Any) -> None:
-        wanted = self.wanted[name]
-        if jax.tree.structure(tree) != jax.tree.structure(wanted):
-            raise ValueError(
-                f"{self.label}: {name} has another structure than the one the step was made for; step.init makes both. "
-                f"Got {jax.tree.structure(tree)}, wanted {jax.tree.structure(wanted)}"
-            )
-        for (path, x), how in zip(jax.tree_util.tree_flatten_with_path(tree)[0], jax.tree.leaves(wanted), strict=True):
-            got = getattr(x, "sharding", None)
-            if got is None or got is how or got == how or got.is_equivalent_to(how, jnp.ndim(x)):
-                continue
-            raise ValueError(
-                f"{self.label}: {name}{jax.tree_util.keystr(path)} lies as {got}, and the step was made for {how}; "
-                f"move it by jax.device_put(params, step.params_sharding) or jax.device_put(state, step.state_sharding)"
-            )
+def specs_of(shardings: Any) -> Any:
+    """A tree of shardings as one of specs."""
+    return jax.tree.map(lambda how: how.spec, shardings)

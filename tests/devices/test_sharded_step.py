@@ -1,6 +1,7 @@
 """`gdjax.sharded_step` on eight devices: one device's updates on every layout, its collectives counted, its errors."""
 
 import collections
+import contextlib
 from typing import Any, NamedTuple
 
 import jax
@@ -21,21 +22,35 @@ LAYERS, WIDTH = 3, 32
 
 
 class Layout(NamedTuple):
-    mesh: tuple[tuple[int, ...], tuple[str, ...]]
+    mesh: dict[str, int]
     matrices: P
+    explicit: bool = False
+    parts: int = 1
 
 
+ONE, TWO = {"data": 8}, {"data": 4, "model": 2}
 LAYOUTS = {
-    "data": Layout(((8,), ("data",)), P()),
-    "tensor": Layout(((4, 2), ("data", "model")), P(None, "model")),
-    "fsdp": Layout(((8,), ("data",)), P("data")),
-    "both": Layout(((4, 2), ("data", "model")), P("data", "model")),
+    "data": Layout(ONE, P()),
+    "tensor": Layout(TWO, P(None, "model")),
+    "fsdp": Layout(ONE, P("data")),
+    "both": Layout(TWO, P("data", "model")),
+    "one axis of both": Layout(TWO, P(("model", "data"))),
+    "parts": Layout(TWO, P(None, "model"), parts=2),
+    "explicit": Layout(ONE, P(), explicit=True),
+    "explicit, tensor": Layout(TWO, P(None, "model"), explicit=True, parts=2),
+    "explicit, both": Layout(TWO, P("data", "model"), explicit=True),
 }
 
 
 def mesh_of(layout: str) -> Mesh:
-    shape, names = LAYOUTS[layout].mesh
-    return Mesh(np.asarray(jax.devices()).reshape(shape), names)
+    mesh, kind = LAYOUTS[layout].mesh, jax.sharding.AxisType.Explicit if LAYOUTS[layout].explicit else None
+    kinds = (kind or jax.sharding.AxisType.Auto,) * len(mesh)
+    return Mesh(np.asarray(jax.devices()).reshape(*mesh.values()), tuple(mesh), axis_types=kinds)
+
+
+def made(tx: Any, params: Any, layout: str) -> gdjax.ShardedStep:
+    parts = LAYOUTS[layout].parts
+    return gdjax.sharded_step(loss, tx, params, mesh_of(layout), min_bytes=1024, micro_batches=parts)
 
 
 def first() -> Any:
@@ -96,13 +111,15 @@ METHODS = {
 def test_the_updates_are_those_of_one_device(name: str, layout: str):
     tx = METHODS[name]()
     params = placed(first(), layout)
-    step = gdjax.sharded_step(loss, tx, params, mesh_of(layout), min_bytes=1024)
+    step = made(tx, params, layout)
     params, state = step.init(params)
     for _ in range(3):
         params, state, value = step(params, state, batch())
     assert_close((params, state, value), on_one_device(tx, 3), 2e-4, 2e-5)
     for tree, wanted in ((params, step.params_sharding), (state, step.state_sharding)):
-        lie = jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), tree, wanted)
+        lie = jax.tree.map(
+            lambda x, s: x.sharding.is_equivalent_to(s, x.ndim) and x.sharding.mesh == s.mesh, tree, wanted
+        )
         assert all(jax.tree.leaves(lie))
 
 
@@ -111,7 +128,7 @@ def test_the_updates_are_those_of_one_device(name: str, layout: str):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_transform(case: Any, layout: str):
     tx, params = case.make(), placed(first(), layout)
-    step = gdjax.sharded_step(loss, tx, params, mesh_of(layout), min_bytes=1024)
+    step = made(tx, params, layout)
     params, state = step.init(params)
     params, state, value = step(params, state, batch())
     wanted = on_one_device(tx, 1)
@@ -134,6 +151,36 @@ def test_one_reduction_and_one_gather_of_each_divided_leaf_and_none_in_a_loop(pa
     assert counted(step, params, state, in_loop=True) == {}
     params, state, _ = step(params, state, batch())
     assert_close(params, on_one_device(tx, 1)[0], 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("automatic, explicit", [("data", "explicit"), ("tensor", "explicit, tensor")])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_explicit_axes_exchange_what_automatic_ones_do(name: str, automatic: str, explicit: str):
+    found = []
+    for layout in (automatic, explicit):
+        params = placed(first(), layout)
+        step = gdjax.sharded_step(loss, METHODS[name](), params, mesh_of(layout), min_bytes=1024)
+        found.append(counted(step, *step.init(params)))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("in_context", [True, False])
+def test_the_loss_sees_the_types_of_explicit_axes(in_context: bool):
+    mesh, seen = mesh_of("explicit, tensor"), []
+
+    def typed(params: Any, batch: Any) -> Any:
+        seen.append((str(jax.typeof(params["w"])), str(jax.typeof(batch))))
+        w = jax.sharding.reshard(params["w"], P("model"))
+        return jnp.mean(jnp.dot(batch, w, out_sharding=P()) ** 2)
+
+    params = {"w": jax.device_put(jnp.ones((64, 64)), NamedSharding(mesh, P(None, "model")))}
+    step = gdjax.sharded_step(typed, gdjax.sgd(1.0), params, mesh)
+    given = np.ones((16, 64), np.float32)
+    with jax.set_mesh(mesh) if in_context else contextlib.nullcontext():
+        new, _, value = step(*step.init(params), given)
+    assert ("float32[64,64@model]{V:data}", "float32[4,64]{V:data}") in seen
+    assert value == 64**2 and str(jax.typeof(new["w"])) == "float32[64,64@model]"
+    np.testing.assert_array_equal(new["w"], 1 - 2 * 64 / 64)
 
 
 @pytest.mark.parametrize("parts", [1, 4])
@@ -214,9 +261,6 @@ def test_what_is_wrong_is_named():
         gdjax.sharded_step(loss, tx, params, mesh, micro_batches=0)
     with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh, of devices"):
         gdjax.sharded_step(loss, tx, params, jax.sharding.AbstractMesh((8,), ("data",)))  # type: ignore[arg-type]
-    explicit = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    with pytest.raises(ValueError, match=r"'data' of the mesh are not automatic.*AxisType.Auto"):
-        gdjax.sharded_step(loss, tx, params, explicit)
     divided = placed(params, "tensor")
     with pytest.raises(ValueError, match=r"sharded_step: params\['layer0'\]\['kernel'\] is divided over 'model'"):
         gdjax.sharded_step(loss, tx, divided, mesh)
@@ -236,4 +280,11 @@ def test_what_is_wrong_is_named():
     other = placed(params, "tensor")
     with pytest.raises(ValueError, match=r"params\['layer0'\]\['kernel'\] lies as.*'model': 2"):
         step(other, state, batch())
+    step = gdjax.sharded_step(loss, tx, params, mesh, min_bytes=1024)
+    typed = placed(params, "explicit")
+    explicit = gdjax.sharded_step(loss, tx, typed, mesh_of("explicit"), min_bytes=1024).init(typed)
+    with pytest.raises(
+        ValueError, match=r"params\['layer0'\]\['bias'\] lies as.*Explicit.*the step was made for.*Auto"
+    ):
+        step(*explicit, batch())
     step(there, state, batch())  # nothing was lost

@@ -1,0 +1,57 @@
+"""The kinds of a mesh's axes: automatic, where the compiler divides arrays, or explicit, where their types say how."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+
+def kinds(mesh: Any) -> list[str]:
+    """Of each axis of a mesh whether it is "Auto", "Explicit" or "Manual"."""
+    found = getattr(mesh, "axis_types", None) or ()
+    return [str(kind) for kind in found] if isinstance(found, tuple) else ["Auto"] * len(mesh.axis_names)
+
+
+def not_automatic(mesh: Any) -> tuple[str, ...]:
+    """The names of the axes that are explicit or manual."""
+    return tuple(name for name, kind in zip(mesh.axis_names, kinds(mesh), strict=True) if "Auto" not in kind)
+
+
+def of(sharding: Any) -> tuple[str, ...]:
+    """The names of the axes of its mesh that are explicit or manual; none without a mesh."""
+    mesh = getattr(sharding, "mesh", None)
+    return () if mesh is None else not_automatic(mesh)
+
+
+def automatic(mesh: Mesh) -> Any:
+    """The mesh, all its axes automatic: itself, or where one is explicit one without devices."""
+    names = not_automatic(mesh)
+    if not names:
+        return mesh
+    return mesh.abstract_mesh.update_axis_types(dict.fromkeys(names, jax.sharding.AxisType.Auto))
+
+
+def in_automatic_axes(f: Callable[..., Any], mesh: Mesh, specs: Any) -> Callable[..., Any]:
+    """f, in which the axes of the mesh are automatic; its results leave divided as a tree of specs says."""
+    if not not_automatic(mesh):
+        return f
+
+    def inside(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return jax.sharding.auto_axes(f, out_sharding=specs)(*args)
+
+    return inside
+
+
+def in_explicit_axes(f: Callable[..., Any], names: tuple[str, ...], specs: Any) -> Callable[..., Any]:
+    """f, in which these axes, automatic outside, are explicit; its arguments enter divided as a tree of specs says."""
+    return jax.sharding.explicit_axes(f, axes=names, in_sharding=specs) if names else f
+
+
+def explicit(names: tuple[str, ...]) -> Any:
+    """A mesh without devices, of explicit axes of size 1; None in releases of JAX that have none, or for no axes."""
+    if not names or not hasattr(jax.lax, "pcast"):
+        return None
+    kinds = (jax.sharding.AxisType.Explicit,) * len(names)
+    return jax.sharding.AbstractMesh((1,) * len(names), names, axis_types=kinds)

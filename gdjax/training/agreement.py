@@ -1,0 +1,62 @@
+"""Whether a step on a mesh is given what it was made for."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from gdjax.core import axis_kinds
+from gdjax.core.types import ArrayTree, OptState, Params
+
+
+def check_mesh(label: str, mesh: Mesh, explicit: bool = False) -> None:
+    """Raises unless the mesh has devices, and automatic axes; or explicit ones where they are allowed."""
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"{label}: mesh must be a jax.sharding.Mesh, of devices, got {mesh!r}")
+    names = axis_kinds.not_automatic(mesh)
+    if names and not (explicit and hasattr(jax.lax, "pcast")):
+        raise ValueError(
+            f"{label}: the axes {', '.join(map(repr, names))} of the mesh are not automatic; make it with "
+            "axis_types=(jax.sharding.AxisType.Auto, ...)"
+        )
+
+
+class Checks:
+    """What a step is given, against what it was made for: the batch is divided over these axes, and into parts."""
+
+    def __init__(self, label: str, mesh: Mesh, axes: tuple[str, ...], parts: int, lie: Any, state_sharding: Any):
+        self.label, self.axes, self.parts = label, axes, parts
+        self.devices = math.prod(mesh.shape[axis] for axis in axes)
+        self.wanted = {"params": lie, "state": state_sharding}
+
+    def __call__(self, params: Params, state: OptState, batch: ArrayTree) -> None:
+        parts = self.devices * self.parts
+        for path, x in jax.tree_util.tree_flatten_with_path(batch)[0]:
+            size = jnp.shape(x)
+            if not size or size[0] % parts:
+                by = f"{self.devices} devices of {' and '.join(map(repr, self.axes))}"
+                by += f" times {self.parts} micro-batches" if self.parts > 1 else ""
+                where = f"batch{jax.tree_util.keystr(path)}"
+                raise ValueError(f"{self.label}: {where} has shape {size}; its first axis is not divided by {by}")
+        for name, tree in (("params", params), ("state", state)):
+            self._lies(name, tree)
+
+    def _lies(self, name: str, tree: Any) -> None:
+        wanted = self.wanted[name]
+        if jax.tree.structure(tree) != jax.tree.structure(wanted):
+            raise ValueError(
+                f"{self.label}: {name} has another structure than the one the step was made for; step.init makes both. "
+                f"Got {jax.tree.structure(tree)}, wanted {jax.tree.structure(wanted)}"
+            )
+        for (path, x), how in zip(jax.tree_util.tree_flatten_with_path(tree)[0], jax.tree.leaves(wanted), strict=True):
+            got = getattr(x, "sharding", None)
+            if got is None or got is how or got == how:
+                continue
+            if got.is_equivalent_to(how, jnp.ndim(x)) and axis_kinds.of(got) == axis_kinds.of(how):
+                continue
+            raise ValueError(
+                f"{self.label}: {name}{jax.tree_util.keystr(path)} lies as {got}, and the step was made for {how}; "
+                f"move it by jax.device_put(params, step.params_sharding) or jax.device_put(state, step.state_sharding)"
+            )
