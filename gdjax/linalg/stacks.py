@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import meshes, platforms
+from gdjax.core import homes, meshes, platforms
+from gdjax.linalg.packing import shared_rounds
 from gdjax.numerics import Array
 from gdjax.xla import places
-from gdjax.xla.at_home import computed
+from gdjax.xla.at_home import computed, together
 from gdjax.xla.write_order import LARGE, after, once
 
 
@@ -100,17 +101,39 @@ def in_turn(f: Callable[..., Any], most: float, *lists: Sequence[Array]) -> list
 
 
 def each_at_home(f: Callable[[Array], Array], matrices: Sequence[Array]) -> list[Array]:
-    """f of each matrix, on one device of the mesh in `homes.mesh()`: one exchange in and one out for each shape."""
+    """f of each matrix, on one device of the mesh in `homes.mesh()`: one exchange in and one out for each shape.
+
+    What whole rounds over the devices leave of stacks with equally many rows shares rounds, and has exchanges of its
+    own. f must give columns of zeros where it gets them, and else ignore them.
+    """
     groups: dict[Any, list[int]] = {}
     for i, x in enumerate(matrices):
-        groups.setdefault((x.shape[-2:], x.dtype), []).append(i)
+        groups.setdefault((x.dtype, *x.shape[-2:]), []).append(i)
+    stacks = {key: _stack([matrices[i] for i in members]) for key, members in groups.items()}
+    made = _over_rounds(f, stacks)
     out: list[Any] = [None] * len(matrices)
-    for members in groups.values():
+    for key, members in groups.items():
         given = [matrices[i] for i in members]
         numbers = [math.prod(x.shape[:-2]) for x in given]
-        made = computed(f, _stack(given))
-        for i, x, y in zip(members, given, places.parts(made, numbers), strict=True):
+        for i, x, y in zip(members, given, places.parts(made[key], numbers), strict=True):
             out[i] = y.reshape(x.shape)
+    return out
+
+
+def _over_rounds(f: Callable[[Array], Array], stacks: dict[Any, Array]) -> dict[Any, Array]:
+    """f of stacks, by dtype, rows and columns."""
+    size, left, out = homes.mesh().size, {}, {}
+    for family in dict.fromkeys(key[:2] for key in stacks):
+        counts = {key[2]: len(x) for key, x in stacks.items() if key[:2] == family}
+        for shared in shared_rounds(counts, size):
+            keys = [(*family, columns) for columns in shared]
+            parts = [stacks[key][len(stacks[key]) - shared[key[2]] :] for key in keys]
+            left |= dict(zip(keys, together(f, parts), strict=True))
+    for key, x in stacks.items():
+        whole = x[: len(x) - len(left[key])] if key in left else x
+        made = [computed(f, whole)] if len(whole) else []
+        made += [left[key]] if key in left else []
+        out[key] = made[0] if len(made) == 1 else jnp.concatenate(made)
     return out
 
 

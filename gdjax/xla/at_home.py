@@ -1,6 +1,6 @@
 """Stacks of matrices that go home, said so that XLA exchanges them once on the way in and once on the way out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,24 @@ def computed(f: Callable[..., Any], *trees: Any) -> Any:
     way = range(len(home.axis_names) + 1)
     made = f(*jax.tree.map(lambda x: _along(_filled(x, -number % home.size), home, way), trees))
     return jax.tree.map(lambda y: _along(y, home, reversed(way))[:number], made)
+
+
+def together(f: Callable[[Array], Array], stacks: Sequence[Array]) -> list[Array]:
+    """f of stacks (number, rows, columns) that differ in columns, on one matrix a device in all, the widest first.
+
+    Each goes home as it is, to devices where the others have zeros. There it gets the columns that it lacks.
+    """
+    home, (rows, width), dtype = homes.mesh(), stacks[0].shape[1:], stacks[0].dtype
+    way = range(len(home.axis_names) + 1)
+    given, first, places = jnp.zeros((home.size, rows, width), dtype), 0, []
+    for x in stacks:
+        places.append(slice(first, first + len(x)))
+        own = _along(jnp.pad(x, ((first, home.size - first - len(x)), (0, 0), (0, 0))), home, way)
+        given += jnp.pad(own, ((0, 0), (0, 0), (0, width - x.shape[2])))
+        first += len(x)
+    made = f(given)
+    results = [_along(made[..., : x.shape[2]], home, reversed(way)) for x in stacks]
+    return [y[place] for y, place in zip(results, places, strict=True)]
 
 
 def _filled(stack: Array, missing: int) -> Array:

@@ -201,6 +201,42 @@ def test_exchanges_of_polar_factors_do_not_grow(steps: int):
     }  # fmt: skip
 
 
+SHAPES = {"wide": (16, 48), "tall": (32, 16), "square": (16, 16)}
+NUMBERS = {"wide": 9, "tall": 3, "square": 4}  # of the last round of 8 one, and three, and four
+
+
+def mixed(params: Any, x: Any) -> Any:
+    """A least-squares problem of each matrix, stacked or by itself."""
+    outputs = [jnp.einsum("bi,...io->b...o", x[:, : p.shape[-2]], p) for p in params.values()]
+    return sum(
+        (jnp.mean((y - jnp.sin(3 * x[:, :1].reshape(-1, *[1] * (y.ndim - 1)))) ** 2) for y in outputs), jnp.zeros(())
+    )
+
+
+@pytest.mark.parametrize("layout", ["data", "tensor", "fsdp", "explicit, both"])
+@pytest.mark.parametrize("preconditioning", ["frobenius", "aol"])
+def test_what_is_left_of_stacks_shares_a_round(preconditioning: Any, layout: str):
+    keys = jax.random.split(jax.random.key(2), 16)
+    params = {
+        f"{name}{i}": jax.random.normal(keys[i], SHAPES[name]) for name, n in NUMBERS.items() for i in range(n)
+    } | {"stack": jax.random.normal(keys[-1], (2, 8, 16))}
+    x = jax.random.normal(jax.random.key(3), (64, 32))
+    numbers = jax.tree.map(lambda p: gdjax.Matrix(), params)
+    tx = gdjax.scale_by_muon(preconditioning=preconditioning, weight_dimension_numbers=numbers)
+    matrices = LAYOUTS[layout].matrices
+    put = lambda p: jax.device_put(p, NamedSharding(mesh_of(layout), P(*[None] * (p.ndim - 2), *matrices)))  # noqa: E731
+    there = jax.tree.map(put, params)
+    step = gdjax.sharded_step(mixed, tx, there, mesh_of(layout), min_bytes=512)
+    there, state = step.init(there)
+    if layout == "data":
+        # In and out: the whole round, what is left of each of three shapes, and the stack.
+        rows = gdjax.collectives(step.lower(there, state, x).compile())
+        assert sum(row.kind == "all-to-all" for row in rows) == 2 + 3 * 2 + 2
+    there, state, _ = step(there, state, x)
+    updates, _ = tx.update(jax.grad(mixed)(params, x), tx.init(params), params)
+    assert_close(there, gdjax.apply_updates(params, updates), 1e-3, 1e-4)
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_16_bit_parameters_on_two_axes(parts: int):
     """A CPU aborts at a sum of bfloat16 over one axis of two."""
