@@ -59,17 +59,20 @@ class Trainer:
         return self.task.judge(gdjax.eval_params(self._transform(h), state, params))
 
     def steps_in(self, seconds: float) -> int:
-        """How many steps one run makes in so many seconds, those of compiling left out; a multiple of CHUNK."""
+        """How many steps a run makes in so many seconds, compile time apart; a multiple of CHUNK. It is run to see:
+        late steps of a search may take longer than early ones.
+        """
         h = ({k: np.float32(v) for k, v in self.method.untuned.items()}, np.float32(1000))
         start, chunk = jax.jit(self._first), jax.jit(self._some_steps)
-        seed = np.int32(0)
-        carry = start(h, seed)
-        taken = []
-        for _ in range(6):
-            began = time.perf_counter()
-            jax.block_until_ready(chunk(*carry, h, seed, np.int32(0)))
-            taken.append(time.perf_counter() - began)
-        return max(round(seconds / min(taken[1:])), 1) * CHUNK
+        seed, steps = np.int32(0), 0
+        jax.block_until_ready(chunk(*start(h, seed), h, seed, np.int32(0)))
+        params, state = start(h, seed)
+        began = time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            params, state, seen = chunk(params, state, h, seed, np.int32(steps))
+            jax.block_until_ready(seen)
+            steps += CHUNK
+        return steps
 
     def run(self, points: list[Point], seeds: list[int], steps: int) -> tuple[list[list[float]], list[float]]:
         """The curve of each run, and where it ends; what is not finite is infinite."""
