@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import pytest
 
 import gdjax
-from tests.declare import SAMPLE, WRAPPERS, Case, Twin
+from tests.declare import LONG, SAMPLE, WRAPPERS, Case, Twin, one_in
 
 _MODULES = [
     importlib.import_module(f"tests.declared.{path.stem}")
     for path in sorted((Path(__file__).parent / "declared").glob("*.py"))
 ]
-__all__ = ["CASES", "SAMPLE", "TWINS", "WRAPPERS", "Case", "by_name", "derived", "every"]
+__all__ = ["CASES", "LONG", "SAMPLE", "TWINS", "WRAPPERS", "Case", "by_name", "derived", "every"]
 DECLARED: tuple[Case, ...] = tuple(case for module in _MODULES for case in module.CASES)
 TWINS: tuple[Twin, ...] = tuple(twin for module in _MODULES for twin in module.TWINS)
 
@@ -58,17 +58,19 @@ def every(
     sampled: bool = False,
     but: Sequence[str] = (),
     few: int | None = None,
+    thin: int = 1,
     **axis: Any,
 ) -> Any:
     """Parametrises a test over the cases, and over the values of one more argument.
 
     `make test` runs every case with the first value and those in `SAMPLE` with each, or with the first `few`; with
-    `sampled` it runs only those, `but` not the ones named.
+    `sampled` it runs only those, `but` not the ones named. With `thin` it runs those and one in so many of the others.
     """
     ((argument, values),) = axis.items() or [("", [None])]
 
     def marks(case: Case, i: int) -> list[Any]:
-        slow = case.slow or i >= (few or len(values)) or not case.sampled and (sampled or i) or case.name in but
+        slow = not case.sampled and not one_in(thin, case.name)
+        slow = slow or case.slow or i >= (few or len(values)) or not case.sampled and (sampled or i) or case.name in but
         return [pytest.mark.slow] if slow else []
 
     if not argument:

@@ -3,6 +3,7 @@
 The declarations are in `tests/declared/`, one file for each group of transforms.
 """
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,11 +14,17 @@ import gdjax
 
 # Those that differ in kind: what `make test` asks of these alone is asked of the others in the slow sweeps.
 SAMPLE = (
-    "adamw sgd/nesterov rmsprop/centered noisy_sgd chain partition inject_hyperparams lion adafactor prodigy muon lamb "
-    "lbfgs MultiSteps apply_if_finite lookahead sam schedule_free mechanize"
+    "adamw noisy_sgd chain partition inject_hyperparams lion adafactor prodigy muon "
+    "lbfgs MultiSteps apply_if_finite sam schedule_free mechanize"
 ).split()
 # Of these, those that hand each leaf on as it is: what a property of one leaf costs is not spent on them.
+LONG = ("lbfgs", "mechanize")  # their programs: many tests that compile them are among the slow sweeps
 WRAPPERS = ("chain", "partition", "inject_hyperparams", "MultiSteps", "apply_if_finite", "sam")
+
+
+def one_in(number: int, name: str) -> bool:
+    """Whether a name is among one in so many, the same in each run: a thin sweep has these and `SAMPLE`."""
+    return zlib.crc32(name.encode()) % number == 0
 
 
 class Case(NamedTuple):

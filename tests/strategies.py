@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
-from tests.cases import CASES, WRAPPERS, Case
+from tests.cases import CASES, LONG, WRAPPERS, Case
 from tests.trees import Pair
 
 FEW, MANY = 3, 50  # examples in the ordinary run and in the slow sweeps
@@ -36,7 +36,7 @@ def swept(argument: str, few: int, many: int, condition: Callable[[Case], bool] 
             pytest.param(case, n, id=f"{case.name}-{n}", marks=[pytest.mark.slow] if n == many else [])
             for case in CASES
             for n in (few, many)
-            if condition(case) and (n == many or case.sampled and case.name not in WRAPPERS)
+            if condition(case) and (n == many or case.sampled and case.name not in (*WRAPPERS, *LONG))
         ],
     )
 

@@ -33,7 +33,7 @@ def with_schedules(case: Case) -> Any:
     return case.make(**{k: gdjax.constant_schedule(x) for k, x in scheduled.items()})
 
 
-@every(lambda case: bool(case.hyper) and case.scheduled)
+@every(lambda case: bool(case.hyper) and case.scheduled, thin=3)
 def test_every_number_may_be_a_schedule(case: Case):
     tx = with_schedules(case)
     got, state = jax.eval_shape(functools.partial(steps, tx), PARAMS, GRADIENTS)

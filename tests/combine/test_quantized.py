@@ -28,8 +28,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "log": {}, "blocks": BLOCKS, "4bits": {"bits": 4}, "fp8": {"moments": "fp8"},
     "bfloat16": {"moments": "bfloat16", "squares": "bfloat16"}, "dynamic": {"moments": "dynamic", "squares": "dynamic"},
 }  # fmt: skip
-# The ordinary suite runs two of them, the slow sweeps all.
-CHOSEN = [pytest.param(x, marks=[] if x in ("log", "4bits") else [pytest.mark.slow]) for x in WAYS]
+# The ordinary suite runs the default, the slow sweeps all.
+CHOSEN = [pytest.param(x, marks=[] if x == "log" else [pytest.mark.slow]) for x in WAYS]
 every_way = pytest.mark.parametrize("way", CHOSEN)
 
 
@@ -53,7 +53,7 @@ def mu(state: Any) -> Any:
     return gdjax.tree.get(state, "mu")
 
 
-@every(lambda case: case.covers != "quantize_state")
+@every(lambda case: case.covers != "quantize_state", thin=3)
 def test_every_transform_keeps_the_form_of_its_state(case: Case):
     tx = quantized(case.make())
     params, g = random_tree(0), random_tree(1)
@@ -227,7 +227,14 @@ def test_blocks_that_an_axis_of_the_mesh_cuts(way: str, kind: str):
 
 @pytest.mark.optimized
 @pytest.mark.parametrize("kind", ["Auto", pytest.param("Explicit", marks=typed)])
-@pytest.mark.parametrize("way, spec", [("blocks", P(None, "data")), ("4bits", P("data")), ("4bits", P(None, "data"))])
+@pytest.mark.parametrize(
+    "way, spec",
+    [
+        ("blocks", P(None, "data")),
+        pytest.param("4bits", P("data"), marks=pytest.mark.slow),
+        pytest.param("4bits", P(None, "data"), marks=pytest.mark.slow),
+    ],
+)
 def test_rows_that_are_blocks_are_the_same_on_one_device_and_eight(way: str, spec: Any, kind: str):
     wide = {"block_size": 12}  # which does not divide 128 rows, of 16 columns
     assert_equal(on_devices(kind, spec, way, 8, **wide), on_devices(kind, spec, way, 1, **wide))
@@ -305,12 +312,20 @@ AROUND = {
 }
 
 
-SOAP = pytest.param("soap inside", marks=pytest.mark.slow)
+EVERY_PART = [*(f"{name} inside" for name in INSIDE), *(f"{name} around" for name in AROUND)]
+FEW_PARTS = (
+    "chain inside",
+    "MultiSteps inside",
+    "muon inside",
+    "partition around",
+    "inject around",
+    "schedule_free around",
+)
 
 
 @pytest.mark.filterwarnings("ignore:gdjax.*its Adam trains these leaves")
 @pytest.mark.parametrize(
-    "name", [*(f"{k} inside" for k in INSIDE if k != "soap"), *(f"{k} around" for k in AROUND), SOAP]
+    "name", [pytest.param(name, marks=[] if name in FEW_PARTS else pytest.mark.slow) for name in EVERY_PART]
 )
 def test_parts_inside_and_around(name: str):
     which, _, where = name.partition(" ")

@@ -67,7 +67,7 @@ def like(kind: str, tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(kind), tree)
 
 
-@every(kind=["float32", "bfloat16", "python", "numpy"])
+@every(thin=3, kind=["float32", "bfloat16", "python", "numpy"])
 def test_five_steps_are_one_trace(case: Case, kind: str):
     tx, traces = case.make(), 0
 
@@ -126,7 +126,7 @@ def control_flow(case: Case, dtype: str) -> tuple[Any, ...]:
     return tx, trees[0], trees[1:], functools.partial(through_control_flow, tx)
 
 
-@every(dtype=["float32", "bfloat16", "float16", "float64"])
+@every(thin=3, dtype=["float32", "bfloat16", "float16", "float64"])
 def test_state_is_a_fixed_point_of_control_flow(case: Case, dtype: str):
     with precision(dtype):  # tracing is what finds a state that has changed
         tx, params, gradients, run = control_flow(case, dtype)
@@ -143,7 +143,7 @@ def test_numbers_in_control_flow(case: Case, dtype: str):
             assert_close(got, steps(tx, params, gradients), rtol=16 * epsilon(dtype), atol=16 * epsilon(dtype))
 
 
-@every(lambda case: case.complex)
+@every(lambda case: case.complex, thin=4)
 def test_complex_numbers(case: Case):
     tx, params, gradients, run = control_flow(case, "complex64")
     got = steps(tx, params, gradients[:2])

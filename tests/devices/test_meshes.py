@@ -64,7 +64,7 @@ def mapped(case: Case, way: str) -> tuple[Any, Any]:
     return jax.jit(program), (params, state, g)
 
 
-@every(way=WAYS)
+@every(thin=2, way=WAYS)
 def test_every_transform_inside_shard_map(case: Case, way: str):
     program, args = mapped(case, way)
     jax.eval_shape(program, *args)
@@ -140,7 +140,7 @@ def types(tree: Any) -> list[str]:
     return [str(jax.typeof(x)) for x in jax.tree.leaves(tree)]
 
 
-@every()
+@every(thin=2)
 def test_every_transform_on_explicit_axes(case: Case, explicit_mesh: Any):
     how = shardings(explicit_mesh)
     params = {k: jax.ShapeDtypeStruct(shape, "float32", sharding=how[k]) for k, shape in SHAPES.items()}

@@ -107,7 +107,9 @@ METHODS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", ["sgd", "muon", *(pytest.param(x, marks=pytest.mark.slow) for x in ("adamw", "clipped"))]
+)
 def test_the_updates_are_those_of_one_device(name: str, layout: str):
     tx = METHODS[name]()
     params = placed(first(), layout)

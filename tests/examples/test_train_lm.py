@@ -148,6 +148,7 @@ def test_the_state_has_as_many_bits_as_asked(bits: int, dtypes: str):
     assert "state_bits" in train_lm.IDENTITY
 
 
+@pytest.mark.slow
 def test_bfloat16_parameters_and_a_coded_state_resume_bit_for_bit(tmp_path: Path, corpus: str):
     def run(out: Path, *more: str) -> Any:
         narrow = [

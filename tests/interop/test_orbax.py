@@ -176,6 +176,7 @@ def coded_steps(run: Any, gradients: Any) -> Any:
     return jax.lax.scan(step, run, gradients)[0]
 
 
+@pytest.mark.slow
 def test_codes_go_on_on_as_many_devices_and_on_fewer(tmp_path: Any):
     def gradients(mesh: Mesh, seeds: range) -> Any:
         return jax.tree.map(lambda *xs: jnp.stack(xs), *(placed(mesh, seed) for seed in seeds))

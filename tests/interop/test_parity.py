@@ -16,7 +16,7 @@ import gdjax
 from tests import oracles
 from tests.cases import SAMPLE, TWINS
 from tests.contracts.test_surface import SURFACE
-from tests.declare import Twin
+from tests.declare import Twin, one_in
 from tests.support import relaxed
 from tests.trees import is_key, is_shape
 
@@ -24,13 +24,17 @@ STEPS, HANDOVER = 50, 10
 LIBRARIES = {"gdjax": gdjax, "optax": optax}
 
 
-def every_twin(*, sampled: bool = False) -> Any:
+def every_twin(*, sampled: bool = False, thin: int = 1) -> Any:
     """In the scope of the module, so that the tests of one twin follow each other and share its runs.
 
-    With `sampled`, `make test` runs those of the cases in `SAMPLE` alone.
+    `make test` runs with `sampled` those of the cases in `SAMPLE` alone, with `thin` also one in so many of the others.
     """
-    marks = {twin: [pytest.mark.slow] if sampled and twin.name not in SAMPLE else [] for twin in TWINS}
-    params = [pytest.param(twin, id=twin.name, marks=marks[twin]) for twin in TWINS]
+
+    def marks(twin: Twin) -> list[Any]:
+        slow = twin.name not in SAMPLE and (sampled or not one_in(thin, twin.name))
+        return [pytest.mark.slow] if slow else []
+
+    params = [pytest.param(twin, id=twin.name, marks=marks(twin)) for twin in TWINS]
     return pytest.mark.parametrize("twin", params, scope="module")
 
 
@@ -175,7 +179,7 @@ def assert_same_steps(twin: Twin, dtype: str) -> None:
         assert_same_state(got.state, want.state, exact.state, tolerance(twin, dtype))
 
 
-@every_twin()
+@every_twin(thin=2)
 def test_fifty_steps(twin: Twin):
     assert_same_steps(twin, "float64")
 

@@ -44,10 +44,12 @@ RUNS = [
     ("zoom", "beale"),
     ("backtracking", "beale"),
     ("zoom, tight", "logistic"),
-    ("lbfgs, short memory, backtracking", "logistic"),
 ]
 # Of these searches, alone, on the functions on which `lbfgs` runs them, or close to.
-MORE = [(method, problem) for method in ("zoom", "backtracking") for problem in PROBLEMS if problem != "beale"]
+MORE = [
+    *((method, problem) for method in ("zoom", "backtracking") for problem in PROBLEMS if problem != "beale"),
+    ("lbfgs, short memory, backtracking", "logistic"),
+]
 
 
 @functools.cache
@@ -93,7 +95,7 @@ def test_trajectory(method: str, problem: str):
     ("method", "problem"),
     [
         ("lbfgs", "logistic"),
-        ("zoom", "logistic"),
+        pytest.param("zoom", "logistic", marks=pytest.mark.slow),
         ("backtracking", "beale"),
         pytest.param("lbfgs", "rosenbrock", marks=pytest.mark.slow),
     ],

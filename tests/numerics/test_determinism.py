@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gdjax
-from tests.cases import WRAPPERS, Case, by_name, every
+from tests.cases import LONG, WRAPPERS, Case, by_name, every
 from tests.strategies import swept
 from tests.trees import assert_equal, epsilon, numbers, random_tree
 
@@ -120,7 +120,7 @@ def least_of(case: Case) -> float:
     return 1.0 if case.name in FOUND else 0.0
 
 
-@every(sampled=True, but=WRAPPERS)
+@every(sampled=True, but=(*WRAPPERS, *LONG))
 def test_with_and_without_jit(case: Case):
     tx, _, wanted = reference(case.name)
     # `update` alone is a compiled call; what the caller adds to the parameters is rounded once more than inside jit.
@@ -168,7 +168,7 @@ FUSED_ANEW = (
 
 
 # At a minimum a rounding decides where the search ends.
-@every(lambda case: case.name not in FOUND, sampled=True, but=WRAPPERS)
+@every(lambda case: case.name not in FOUND, sampled=True, but=(*WRAPPERS, *LONG))
 def test_eight_devices_equal_one(case: Case):
     tx, one_step, wanted = reference(case.name)
     mesh = Mesh(np.asarray(jax.devices()), ("data",))

@@ -16,7 +16,7 @@ from tests.trees import assert_close, random_tree
 
 
 # A slot in bfloat16 is a complex64 one where the parameter is complex.
-@every(lambda case: case.complex and not case.random and "mu_dtype" not in case.fixed)
+@every(lambda case: case.complex and not case.random and "mu_dtype" not in case.fixed, thin=4)
 def test_a_quarter_turn_turns_the_updates(case: Case):
     tx = case.make()
 

@@ -90,8 +90,7 @@ def test_a_state_restored_without_a_target_is_refused_with_advice(halves: Halves
 
 
 SHARDED = [
-    pytest.param(["chain", "lion", "noisy_sgd"], [4], id="sample"),
-    pytest.param(["chain", "lion", "noisy_sgd"], [8, 1], id="sample, as many and one", marks=pytest.mark.slow),
+    pytest.param(["chain", "lion", "noisy_sgd"], [8, 4, 1], id="sample", marks=pytest.mark.slow),
     pytest.param([x for x in SAMPLE if x not in ("chain", "lion", "noisy_sgd")], [8, 4, 1], marks=pytest.mark.slow),
 ]
 # What no number of another leaf or device enters: bit-equal on any number of devices. Sums differ by their order.

@@ -211,6 +211,7 @@ class Model(eqx.Module):
         self.layers = eqx.filter_vmap(lambda k: eqx.nn.Linear(WIDTH, WIDTH, key=k))(jax.random.split(b, LAYERS))
 
 
+@pytest.mark.slow
 def test_a_stack_of_equinox():
     tx = gdjax.adamw(1e-2)
     with relaxed():

@@ -34,7 +34,7 @@ INNER = {
 
 
 @pytest.mark.optimized  # compiled quickly, the inner optimizer alone and within are rounded each in its way
-@pytest.mark.parametrize("name", INNER)
+@pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.slow if x == "AdamH" else []) for x in INNER])
 def test_against_the_formula(name):
     inner = INNER[name]()
     tx = gdjax.hyperball(inner, RATE)

@@ -65,7 +65,8 @@ def table() -> dict[str, dict[str, list[str]]]:
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 7), reason="another JAX traces some rules otherwise")
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_facts_are_those_of_the_table(dtype: str):
     known = json.loads(TABLE.read_text("utf-8"))[dtype]
     found = {case.name: facts(case.make(), dtype) for case in CASES}
