@@ -135,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--devices", type=int, nargs="+", default=DEVICES, help="the others keep their last results")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="likewise")
     parser.add_argument("--tell", action="store_true", help="write the table of the last results into its page")
     parser.add_argument("--of", type=int, help=argparse.SUPPRESS)
     o = parser.parse_args()
@@ -142,7 +143,7 @@ def main() -> None:
         return tell()
     layers, width = (2, 16) if o.tiny else (12, max(64, o.of or 0))  # at least as wide as there are devices
     if o.of:
-        for name in METHODS:
+        for name in o.methods:
             for form in FORMS if name in OPTAX else FORMS[:2]:
                 print(json.dumps(row(form, name, layers, width)), flush=True)
         return None
@@ -163,7 +164,9 @@ def main() -> None:
         for r in rows:
             r["by hand"] = round(by_hand(r["devices"], r["method"]), 3)
         if RESULTS.exists():
-            rows += [r for r in json.loads(RESULTS.read_text("utf-8"))["rows"] if r["devices"] not in o.devices]
+            last = json.loads(RESULTS.read_text("utf-8"))["rows"]
+            rows += [r for r in last if r["devices"] not in o.devices or r["method"] not in o.methods]
+        rows.sort(key=lambda r: (r["devices"], METHODS.index(r["method"]), FORMS.index(r["form"])))
         RESULTS.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", "utf-8")
         tell()
     return None
