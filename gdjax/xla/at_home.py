@@ -35,7 +35,7 @@ def together(f: Callable[[Array], Array], stacks: Sequence[Array]) -> list[Array
         own = _along(jnp.pad(x, ((first, home.size - first - len(x)), (0, 0), (0, 0))), home, way)
         given += jnp.pad(own, ((0, 0), (0, 0), (0, width - x.shape[2])))
         first += len(x)
-    made = f(given)
+    made = _along(f(given), home, [len(home.axis_names)])
     results = [_along(made[..., : x.shape[2]], home, reversed(way)) for x in stacks]
     return [y[place] for y, place in zip(results, places, strict=True)]
 
