@@ -164,7 +164,7 @@ def picture(path: Path, folder: Path = KEPT) -> None:
     for i, (name, by_length) in enumerate(found.items()):
         means = [statistics.fmean(by_length[n]) for n in LENGTHS]
         style: Any = {"linestyle": "none", "marker": "o"} if name == PLANNED else {"marker": ".", "linewidth": 1.2}
-        ax.plot(LENGTHS, means, color=f"C{i}" if name != PLANNED else "#d7191c", label=name, **style)
+        ax.plot(LENGTHS, means, color=f"C{i}" if name != PLANNED else "black", label=name, **style)
     ax.set_xscale("log")
     ax.set_xticks(LENGTHS, [str(n) for n in LENGTHS])
     ax.minorticks_off()
