@@ -34,7 +34,8 @@ def dense(J: Array, r: Array, side: Side) -> Damped:
     g = _exact(J.T, r)
 
     def solve(damping: Array) -> Array:
-        lower = jax.lax.linalg.cholesky(product + damping * jnp.eye(len(product), dtype=J.dtype), symmetrize_input=False)
+        damped = product + damping * jnp.eye(len(product), dtype=J.dtype)
+        lower = jax.lax.linalg.cholesky(damped, symmetrize_input=False)
         x = jax.scipy.linalg.cho_solve((lower, True), g if side == "parameters" else r)
         return -x if side == "parameters" else -_exact(J.T, x)
 
