@@ -67,7 +67,7 @@ def like(kind: str, tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(kind), tree)
 
 
-@every(thin=3, kind=["float32", "bfloat16", "python", "numpy"])
+@every(thin=6, kind=["float32", "bfloat16", "python", "numpy"])
 def test_five_steps_are_one_trace(case: Case, kind: str):
     tx, traces = case.make(), 0
 
@@ -126,7 +126,7 @@ def control_flow(case: Case, dtype: str) -> tuple[Any, ...]:
     return tx, trees[0], trees[1:], functools.partial(through_control_flow, tx)
 
 
-@every(thin=3, dtype=["float32", "bfloat16", "float16", "float64"])
+@every(thin=6, dtype=["float32", "bfloat16", "float16", "float64"])
 def test_state_is_a_fixed_point_of_control_flow(case: Case, dtype: str):
     with precision(dtype):  # tracing is what finds a state that has changed
         tx, params, gradients, run = control_flow(case, dtype)

@@ -137,17 +137,21 @@ def trained(tx: Any, steps: int = 200) -> tuple[Any, Any]:
     return np.asarray(losses), state
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.optimized
 @pytest.mark.parametrize(
     "make",
     [
-        lambda **k: gdjax.adam(1e-2, **k),
-        lambda **k: gdjax.lion(1e-3, mu_dtype=k.get("mu_dtype")),
-        lambda **k: gdjax.sgd(1e-2, 0.9, accumulator_dtype=k.get("mu_dtype")),
-        lambda **k: gdjax.muon(1e-2, mu_dtype=k.get("mu_dtype")),
-        lambda **k: gdjax.adan(1e-2) if not k else gdjax.apply_if_finite(gdjax.adan(1e-2), 3),
+        pytest.param(lambda **k: gdjax.adam(1e-2, **k), id="adam"),
+        pytest.param(lambda **k: gdjax.lion(1e-3, mu_dtype=k.get("mu_dtype")), id="lion"),
+        pytest.param(lambda **k: gdjax.sgd(1e-2, 0.9, accumulator_dtype=k.get("mu_dtype")), id="momentum", marks=SLOW),
+        pytest.param(lambda **k: gdjax.muon(1e-2, mu_dtype=k.get("mu_dtype")), id="muon", marks=SLOW),
+        pytest.param(
+            lambda **k: gdjax.adan(1e-2) if not k else gdjax.apply_if_finite(gdjax.adan(1e-2), 3), id="adan", marks=SLOW
+        ),
     ],
-    ids=["adam", "lion", "momentum", "muon", "adan"],
 )
 def test_training_with_codes_is_training(make: Any):
     """200 steps: the loss within 1 % throughout; bfloat16 moments without the error are 25 times as far off."""

@@ -64,7 +64,7 @@ def mapped(case: Case, way: str) -> tuple[Any, Any]:
     return jax.jit(program), (params, state, g)
 
 
-@every(thin=2, way=WAYS)
+@every(thin=4, way=WAYS)
 def test_every_transform_inside_shard_map(case: Case, way: str):
     program, args = mapped(case, way)
     jax.eval_shape(program, *args)

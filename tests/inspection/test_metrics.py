@@ -61,7 +61,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_updates_are_the_same_bit_for_bit(name: str, compiled: bool):
     def states_of(tx: Any) -> Any:
         update = jax.jit(tx.update) if compiled else tx.update

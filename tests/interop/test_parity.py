@@ -179,7 +179,7 @@ def assert_same_steps(twin: Twin, dtype: str) -> None:
         assert_same_state(got.state, want.state, exact.state, tolerance(twin, dtype))
 
 
-@every_twin(thin=2)
+@every_twin(thin=3)
 def test_fifty_steps(twin: Twin):
     assert_same_steps(twin, "float64")
 

