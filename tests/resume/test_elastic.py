@@ -27,7 +27,7 @@ SHAPES = {"dense": {"kernel": (32, 8), "bias": (8,)}, "other": (32, 8), "scale":
 MIN_BYTES = 1024  # of a kernel
 STEPS = 5  # odd, so that intervals of two are cut in their middle
 # Keys, windows, accumulators, codes, stacks, histories, groups.
-SAMPLE = "adamw noisy_sgd MultiSteps adafactor soap lbfgs quantize_state partition".split()
+SAMPLE = "adamw noisy_sgd MultiSteps adafactor soap quantize_state".split()
 # Its case searches along the line of a loss with gradients that are not those of this loss, finds nothing lower, and
 # goes on from what rounding decides. The last test has a search with its gradients.
 BY_ROUNDING = {"scale_by_zoom_linesearch"}
