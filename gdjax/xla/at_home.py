@@ -35,7 +35,9 @@ def together(f: Callable[[Array], Array], stacks: Sequence[Array]) -> list[Array
         own = _along(jnp.pad(x, ((first, home.size - first - len(x)), (0, 0), (0, 0))), home, way)
         given += jnp.pad(own, ((0, 0), (0, 0), (0, width - x.shape[2])))
         first += len(x)
-    made = _along(f(given), home, [len(home.axis_names)])
+    # Said before it is cut, or one of the stacks is exchanged twice. Free along the others, as it is no way out yet.
+    still = PartitionSpec(home.axis_names, PartitionSpec.UNCONSTRAINED, PartitionSpec.UNCONSTRAINED)
+    made = jax.lax.with_sharding_constraint(f(given), NamedSharding(home, still))
     results = [_along(made[..., : x.shape[2]], home, reversed(way)) for x in stacks]
     return [y[place] for y, place in zip(results, places, strict=True)]
 

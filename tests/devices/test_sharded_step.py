@@ -234,6 +234,9 @@ def test_what_is_left_of_stacks_shares_a_round(preconditioning: Any, layout: str
         # In and out: the whole round, what is left of each of three shapes, and the stack.
         rows = gdjax.collectives(step.lower(there, state, x).compile())
         assert sum(row.kind == "all-to-all" for row in rows) == 2 + 3 * 2 + 2
+        planned = gdjax.plan(tx, there, mesh_of(layout), min_bytes=512).exchanges
+        of = lambda rows: sum(row.wire_bytes for row in rows if row.kind == "all-to-all")  # noqa: E731
+        assert of(planned) == of(rows)
     there, state, _ = step(there, state, x)
     updates, _ = tx.update(jax.grad(mixed)(params, x), tx.init(params), params)
     assert_close(there, gdjax.apply_updates(params, updates), 1e-3, 1e-4)
