@@ -19,19 +19,35 @@ class Written(str):
         return str(self)
 
 
+class Short(inspect.Signature):
+    """A signature that prints as `written`, if it has that. Its annotations are the types, which programs compare."""
+
+    written: inspect.Signature  # a `replace` of this one does not have it
+
+    def __str__(self) -> str:
+        return inspect.Signature.__str__(getattr(self, "written", self))
+
+    def format(self, **options: Any) -> str:  # what `help` calls from Python 3.13 on
+        return inspect.Signature.format(getattr(self, "written", self), **options)  # type: ignore[attr-defined]
+
+
 def short_types(function: Callable[P, R], signature: inspect.Signature | None = None, **named: Any) -> Callable[P, R]:
     """Gives a function the signature that `help` shows: `signature` or its own, with short types.
 
-    A type has the name that it has in the module of the function, or in `named`. Only what is shown changes:
-    `__annotations__`, and so `typing.get_type_hints`, keep the types themselves.
+    A type has the name that it has in the module of the function, or in `named`. Only what is shown changes: the
+    annotations of the signature and `typing.get_type_hints` are the types themselves.
     """
-    shown = shortened(function, signature or inspect.signature(function), **named)
+    own = signature or inspect.signature(function)
+    shown = Short(list(own.parameters.values()), return_annotation=own.return_annotation)
+    shown.written = shortened(function, own, **named)
     function.__signature__ = shown  # type: ignore[attr-defined]
     return function
 
 
 def shortened(function: Callable[..., Any], signature: inspect.Signature, **named: Any) -> inspect.Signature:
     """A signature of the function with short types; the site shows it too."""
+    if isinstance(signature, Short):
+        return signature.written
     aliases = [*named.items(), *_aliases(getattr(inspect.unwrap(function), "__globals__", {}))]
     parameters = [p.replace(annotation=_shown(p.annotation, aliases)) for p in signature.parameters.values()]
     returned = _shown(signature.return_annotation, aliases)

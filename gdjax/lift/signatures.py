@@ -9,6 +9,7 @@ from gdjax.core import base, calls, domains
 from gdjax.core.base import GradientTransformation
 from gdjax.core.number_domains import Domain, declared
 from gdjax.core.signatures import short_types
+from gdjax.core.types import ScalarOrSchedule
 from gdjax.core.values import Call, not_called
 from gdjax.lift import rule_checks, stage_checks
 from gdjax.lift.rule_checks import named
@@ -89,7 +90,7 @@ def like_rule(
 ) -> Any:
     """The factory with these parameters and the rule's name and documentation, or those of the code behind it.
 
-    What is a `hyper` of the rule is any number, array or schedule in the signature.
+    What is a `hyper` of the rule is any number, array or schedule to the factory.
     """
     functools.update_wrapper(factory, rule)
     not_called(factory)
@@ -97,8 +98,11 @@ def like_rule(
     if not hasattr(rule, "__name__"):
         factory.__name__, factory.__qualname__ = code.__name__, code.__qualname__
         factory.__module__, factory.__doc__ = code.__module__, code.__doc__
-    own = inspect.Signature(parameters, return_annotation=GradientTransformation)
-    return short_types(factory, own, ScalarOrSchedule=hyper)
+    taken = [p.replace(annotation=ScalarOrSchedule) if p.annotation == hyper else p for p in parameters]
+    own = inspect.Signature(taken, return_annotation=GradientTransformation)
+    factory.__annotations__ = {p.name: p.annotation for p in taken if p.annotation is not p.empty}
+    factory.__annotations__["return"] = GradientTransformation
+    return short_types(factory, own, ScalarOrSchedule=ScalarOrSchedule)
 
 
 def hashable(rule: Callable[..., Any]) -> Callable[..., Any]:

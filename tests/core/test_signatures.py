@@ -1,5 +1,6 @@
 """What `help` shows of a signature: short names of types, where the types themselves stay what they are."""
 
+import copy
 import inspect
 import pydoc
 import typing
@@ -7,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
+import optax
+import optax.contrib
 import pytest
 
 import gdjax
@@ -64,6 +67,38 @@ def test_the_types_stay_what_they_are():
     assert str(signature).startswith("(learning_rate: ScalarOrSchedule, b1: ScalarOrSchedule = 0.95, ")
     assert signature.parameters["bias_correction"].annotation is bool
     assert "-> GradientTransformation" in str(signature)
+
+
+def test_annotations_are_the_types_that_programs_compare():
+    """As Optax's own tests do: `annotation in (base.ScalarOrSchedule, base.Schedule)`."""
+    for factory, name in [(gdjax.adam, "learning_rate"), (gdjax.scale_by_adam, "b1"), (gdjax.rprop, "eta_plus")]:
+        shown = inspect.signature(factory)
+        assert shown.parameters[name].annotation == gdjax.ScalarOrSchedule
+        assert shown.return_annotation is gdjax.GradientTransformation
+        assert typing.get_type_hints(factory) == {
+            **{p.name: p.annotation for p in shown.parameters.values()}, "return": gdjax.GradientTransformation
+        }  # fmt: skip
+
+
+def test_optax_and_gdjax_annotate_the_same_learning_rates():
+    told = {}
+    for module, theirs, ours in [(optax, optax, gdjax), (optax.contrib, optax, gdjax)]:
+        for name, factory in vars(module).items():
+            public = name[0] != "_" and inspect.isfunction(factory)
+            if public and "learning_rate" in inspect.signature(factory).parameters:
+                both = (inspect.signature(f).parameters["learning_rate"] for f in (factory, getattr(ours, name)))
+                pair = [p.annotation for p in both]
+                types = [(m.ScalarOrSchedule, m.Schedule) for m in (theirs, ours)]
+                told[name] = [annotation in either for annotation, either in zip(pair, types, strict=True)]
+    assert len(told) > 40
+    assert {name: x for name, x in told.items() if x[0] and not x[1]} == {}
+
+
+def test_a_signature_that_was_changed_still_prints():
+    signature = inspect.signature(gdjax.soap)
+    one = signature.replace(parameters=[signature.parameters["bias_correction"]])
+    assert str(one).startswith("(*, bias_correction: bool = ")
+    assert copy.copy(signature) == signature
 
 
 def test_a_rule_of_a_user_shows_what_its_factory_takes():
