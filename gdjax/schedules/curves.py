@@ -2,7 +2,10 @@
 
 A step is an int32 in [0, 2^31 - 1], or a float if the caller's is one. Differences, limits and comparisons stay in
 integers, so that no step is lost; only the fraction of an interval is a float. Where an interval begins or ends between
-two steps, its boundary or length is a float with a fraction, and the step becomes a float32.
+two steps, its boundary or length is a float with a fraction, and the step becomes a float.
+
+What is made of an integer step and of Python numbers is weakly typed, as these are: a float32, or a float64 if x64 is
+on, that takes the dtype of what it meets. Arrays are strongly typed, and so is what they make.
 """
 
 import itertools
@@ -31,10 +34,12 @@ def as_step(count: ArrayLike) -> jax.Array:
     """`count` as an int32 in [0, 2^31 - 1], or as a float of at least 0."""
     if isinstance(count, int):
         count = min(max(count, 0), LAST_STEP)
+    elif isinstance(count, float):
+        count = jnp.asarray(float(count))
     on = jnp if isinstance(count, jax.Array) else np  # NumPy's int64 is clipped before JAX cuts it to 32 bits
     step = on.asarray(count)
     if _is_float(step):
-        return jnp.maximum(jnp.asarray(step, at_least_float32(step.dtype)), 0.0)
+        return jnp.maximum(in_dtype(step, at_least_float32(step.dtype)), 0.0)
     if not jnp.issubdtype(step.dtype, jnp.integer):
         raise TypeError(f"gdjax: the step of a schedule must be an integer or a float, got {step.dtype}")
     step = on.maximum(step, 0)
@@ -47,9 +52,20 @@ def _is_float(step: jax.Array | np.ndarray) -> bool:
     return jnp.issubdtype(step.dtype, jnp.floating)
 
 
+def real(step: jax.Array) -> jax.Array:
+    """A step as a float; an integer as a weakly typed one."""
+    return step if _is_float(step) else _quotient(step, 1.0)
+
+
+def _quotient(n: jax.Array, length: float) -> jax.Array:
+    """n / length of integers n: a weakly typed float, also where the user has JAX refuse to mix their dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        return n / length
+
+
 def _beside(steps: float, step: jax.Array) -> jax.Array:
     """The step as a float where `steps` has a fraction."""
-    return step.astype(jnp.float32) if isinstance(steps, float) and not _is_float(step) else step
+    return real(step) if isinstance(steps, float) else step
 
 
 def since(step: jax.Array, begin: float) -> jax.Array:
@@ -86,32 +102,43 @@ def fractions(step: jax.Array, begin: float, steps: float, dtype: np.dtype) -> t
     step = _beside(begin, _beside(steps, step))
     if _is_float(step):
         gone = jnp.clip(since(step, begin), 0.0, float(steps))
-        return (gone / length).astype(dtype), ((float(steps) - gone) / length).astype(dtype)
+        return in_dtype(gone / length, dtype), in_dtype((float(steps) - gone) / length, dtype)
     reach = min(steps, LAST_STEP)
     gone = jnp.clip(since(step, begin), 0, reach)
     beyond = (steps - reach) / length  # the part that no int32 step reaches
-    return gone.astype(dtype) / length, (reach - gone).astype(dtype) / length + beyond
+    return _quotient(gone, length), _quotient(reach - gone, length) + beyond
 
 
 def periods(step: jax.Array, begin: float, steps: float, dtype: np.dtype) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The periods of `steps` steps since `begin`: the whole ones, their rounding error in `dtype`, and the rest."""
+    """The periods of `steps` steps since `begin`: the whole ones, their rounding error, and the rest."""
     step = _beside(begin, _beside(steps, step))
     if _is_float(step):
         passed = jnp.clip(since(step, begin) / float(steps), 0.0, 2.0**62)  # not inf, whose fraction is NaN
         whole = jnp.floor(passed)
-        return whole.astype(dtype), jnp.zeros_like(whole, dtype), (passed - whole).astype(dtype)
+        return in_dtype(whole, dtype), jnp.zeros_like(in_dtype(whole, dtype)), in_dtype(passed - whole, dtype)
     passed = jnp.maximum(since(step, begin), 0)
     whole = passed // steps if steps <= LAST_STEP else jnp.zeros_like(passed)
     rest = passed - whole * steps if steps <= LAST_STEP else passed
-    rounded = whole.astype(dtype)
-    return rounded, (whole - rounded.astype(np.int32)).astype(dtype), rest.astype(dtype) / float(steps)
+    rounded = real(whole)
+    return rounded, real(whole - rounded.astype(np.int32)), _quotient(rest, float(steps))
 
 
 def float_type(*hyper: ArrayTree) -> np.dtype:
-    """float64 if x64 is on and one of `hyper` is an array of that type, else float32."""
+    """The dtype for the arrays among `hyper`: float64 if x64 is on and one of them has that type, else float32."""
     arrays = [x for x in jax.tree.leaves(hyper) if isinstance(x, jax.Array | np.ndarray)]
-    wide = any(x.dtype == np.float64 and not getattr(x, "weak_type", False) for x in arrays)
+    wide = any(x.dtype == np.float64 and not _is_weak(x) for x in arrays)
     return jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
+
+
+def _is_weak(x: Any) -> bool:
+    return getattr(x, "weak_type", False) and jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def in_dtype(x: Any, dtype: np.dtype) -> Any:
+    """An array in `dtype`; a number as a Python float and a weakly typed float as it is: both take any dtype."""
+    if isinstance(x, NUMBER):
+        return float(x)
+    return x if _is_weak(x) else jnp.asarray(x, dtype)
 
 
 class Inverse(NamedTuple):
@@ -123,21 +150,21 @@ class Inverse(NamedTuple):
 Factors = ArrayLike | tuple[ArrayLike | Inverse, ...]  # a number, or the product of a tuple of them
 
 
-def strong(hyper: Factors, dtype: np.dtype) -> Any:
-    """A number, or the product of a tuple of numbers and inverses, in `dtype`; Python numbers multiply as doubles.
+def product(hyper: Factors, dtype: np.dtype) -> Any:
+    """A number, or the product of a tuple of numbers and inverses; see `in_dtype`. Python numbers multiply as doubles.
 
     It is called at a step, not before, so that a schedule made under a trace keeps its arguments and no new tracer.
     """
     plain, arrays = 1.0, []
     for factor in hyper if type(hyper) is tuple else (hyper,):
         x = factor.x if isinstance(factor, Inverse) else factor
-        x = float(x) if isinstance(x, NUMBER) else jnp.asarray(x, dtype)
+        x = in_dtype(x, dtype)
         x = 1.0 / x if isinstance(factor, Inverse) else x
         if isinstance(x, float):
             plain *= x
         else:
             arrays.append(x)
-    return math.prod(arrays, start=dtype.type(plain))
+    return math.prod(arrays, start=plain)
 
 
 def of_count(curve: Curve) -> Schedule:
@@ -146,7 +173,7 @@ def of_count(curve: Curve) -> Schedule:
 
 
 def constant(value: Factors) -> Curve:
-    return lambda step: jnp.full(step.shape, strong(value, float_type(value)))
+    return lambda step: jnp.full(step.shape, product(value, float_type(value)))
 
 
 def straight(gone: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -175,13 +202,13 @@ def transition(
     """The curve end + (start - end) * kept^power, where `shape` computes `kept` from the fraction that is ahead."""
 
     def curve(step: jax.Array) -> jax.Array:
-        dtype = float_type(start, end, power)
+        dtype = float_type(start, end, power, step)
         gone, kept = shape(*fractions(step, begin, steps, dtype))
         if isinstance(power, jax.Array | np.ndarray) or power != 1:
-            p = strong(power, dtype)
+            p = product(power, dtype)
             kept = kept**p
             gone = -jnp.expm1(p * jnp.log1p(-jnp.where(kept >= 0.5, gone, 0.0)))  # 1 - (1 - gone)^p
-        return between(strong(start, dtype), strong(end, dtype), gone, kept)
+        return between(product(start, dtype), product(end, dtype), gone, kept)
 
     return curve
 
@@ -218,7 +245,7 @@ def _shaped(value: ArrayLike, index: int, step: jax.Array, dtype: np.dtype) -> j
     where = f"gdjax.join_schedules: schedules[{index}] returned"
     if not hasattr(value, "dtype") and not isinstance(value, NUMBER):
         raise TypeError(f"{where} {value!r}, not a number")
-    value = jnp.asarray(value, dtype)
+    value = jnp.asarray(in_dtype(value, dtype))
     if value.shape not in ((), step.shape):
         raise ValueError(f"{where} shape {value.shape}, not {step.shape}")
     return jnp.broadcast_to(value, step.shape)

@@ -115,14 +115,14 @@ def cyclic_schedule(
     }
 
     def curve(step: jax.Array) -> jax.Array:
-        dtype = curves.float_type(init_value, peak_value, gamma)
+        dtype = curves.float_type(init_value, peak_value, gamma, step)
         at = curves.modulo(step, up + down)
         risen, to_rise = curves.fractions(at, 0, up, dtype)
         fallen, to_fall = curves.fractions(at, up, down, dtype)
         rising = curves.since(at, up) < 0
         high, low = jnp.where(rising, risen, to_fall), jnp.where(rising, to_rise, fallen)
-        scale = sizes[mode](step).astype(dtype)
-        start, end = curves.strong(init_value, dtype), curves.strong(peak_value, dtype)
+        scale = curves.in_dtype(sizes[mode](step), dtype)
+        start, end = curves.product(init_value, dtype), curves.product(peak_value, dtype)
         return curves.between(start, end, high * scale, low + high * (1.0 - scale))
 
     return of_count(curve)

@@ -22,7 +22,8 @@ def constant_schedule(value: ArrayLike) -> Schedule:
     Args:
       value: a number, or a traced scalar.
 
-    Departs from Optax, which returns the argument as it is: here it is a float32 of the step's shape.
+    Returns:
+      The argument as it is for one step, and an array of it for an array of steps, for which Optax returns one value.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -31,7 +32,7 @@ def constant_schedule(value: ArrayLike) -> Schedule:
       0.1 [0.1 0.1 0.1]
     """
     check_numbers("constant_schedule", finite=False, value=value)  # infinity is no bound
-    return of_count(curves.constant(value))
+    return lambda count: jnp.full(np.shape(count), value) if np.ndim(count) else value
 
 
 @by_value
@@ -209,7 +210,7 @@ def precond_update_prob_schedule(
     """
     name = "precond_update_prob_schedule"
     check_numbers(name, max_prob=max_prob, min_prob=min_prob, decay=decay, flat_start=flat_start)
-    falling = lambda t: max_prob * jnp.exp(-decay * (t.astype(float) - flat_start))  # noqa: E731
+    falling = lambda t: max_prob * jnp.exp(-decay * (curves.real(t) - flat_start))  # noqa: E731
     return of_count(lambda step: jnp.clip(falling(step), min_prob, max_prob))
 
 
@@ -219,19 +220,19 @@ def exponential(
     """The curve start * rate^(periods since begin), limited by `end` unless that is None."""
 
     def curve(step: jax.Array) -> jax.Array:
-        dtype = curves.float_type(start, rate, end)
+        dtype = curves.float_type(start, rate, end, step)
         whole, lost, rest = curves.periods(step, begin, steps, dtype)
         rest = lost if staircase else lost + rest
-        base = curves.strong(rate, dtype)
+        base = curves.product(rate, dtype)
         factor = base**whole * base**rest
-        if isinstance(rate, NUMBER):
+        if isinstance(base, float):
             # The error of rounding a plain rate to float32 grows with the power; its logarithm, a double, undoes that.
-            slip = math.log(float(rate)) - math.log(float(base))
+            slip = math.log(base) - math.log(float(whole.dtype.type(base)))
             factor = factor * jnp.exp(jnp.clip((whole + rest) * slip, -80.0, 80.0))  # neither 0 nor inf
-        value = curves.strong(start, dtype) * factor
+        value = curves.product(start, dtype) * factor
         if end is None:
             return value
-        limit = curves.strong(end, dtype)
+        limit = curves.product(end, dtype)
         return jnp.where(base < 1.0, jnp.maximum(value, limit), jnp.minimum(value, limit))
 
     return curve

@@ -49,7 +49,7 @@ def half_life_schedule(half_life: ArrayLike | Schedule, tokens_per_step: ArrayLi
         given: list[Any] = [x(step) if callable(x) else x for x in arguments.values()]
         life, tokens = given
         dtype = curves.float_type(life, tokens)
-        steps = curves.strong((tokens, curves.Inverse(life)), dtype)
+        steps = curves.product((tokens, curves.Inverse(life)), dtype)
         return jnp.broadcast_to(jnp.exp2(-steps), step.shape)
 
     return of_count(curve)

@@ -56,9 +56,9 @@ def inverse_sqrt_schedule(
     check_numbers(name, positive=["timescale"], init_value=init_value, peak_value=peak_value, timescale=scale)
 
     def fall(step: jax.Array) -> jax.Array:
-        dtype = curves.float_type(peak_value, scale)
-        s = curves.strong(scale, dtype)
-        return curves.strong(peak_value, dtype) * jnp.sqrt(s / (s + step.astype(dtype)))
+        dtype = curves.float_type(peak_value, scale, step)
+        s = curves.product(scale, dtype)
+        return curves.product(peak_value, dtype) * jnp.sqrt(s / (s + curves.in_dtype(curves.real(step), dtype)))
 
     return of_count(curves.join([curves.transition(init_value, peak_value, warmup), fall], [warmup]))
 
@@ -108,9 +108,9 @@ def power_schedule(
         raise ValueError(f"gdjax.{name}: exponent must be negative, got {exponent}")
 
     def curve(step: jax.Array) -> jax.Array:
-        dtype = curves.float_type(peak_value, amplitude, exponent, tokens_per_step)
-        peak, a, b, tokens = (curves.strong(x, dtype) for x in (peak_value, amplitude, exponent, tokens_per_step))
-        n = curves.not_before(step, warmup).astype(dtype)
+        dtype = curves.float_type(peak_value, amplitude, exponent, tokens_per_step, step)
+        peak, a, b, tokens = (curves.product(x, dtype) for x in (peak_value, amplitude, exponent, tokens_per_step))
+        n = curves.in_dtype(curves.real(curves.not_before(step, warmup)), dtype)
         eta = jnp.minimum(peak, a * (tokens * jnp.where(n > 0, n, 1.0)) ** b)  # 0^b is infinite, its derivative NaN
         eta = jnp.where(n > 0, eta, peak)
         return curves.fractions(step, 0, warmup, dtype)[0] * eta if warmup else eta

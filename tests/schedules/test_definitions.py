@@ -270,10 +270,11 @@ def widened(x: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, "float64") if isinstance(leaf, float) else leaf, x)
 
 
+@pytest.mark.parametrize("given", [lambda kwargs: kwargs, widened], ids=["numbers", "arrays"])
 @pytest.mark.parametrize("case", {case.factory: case for case in CASES.values()}.values(), ids=lambda c: c.factory)
-def test_definition_in_float64(case, x64):
+def test_definition_in_float64(case, given, x64):
     kept = {k: v for k, v in case.kwargs.items() if k.startswith("pct_")}  # fractions of steps are no numbers to trace
-    schedule = getattr(schedules, case.factory)(**{**widened(case.kwargs), **kept})
+    schedule = getattr(schedules, case.factory)(**{**given(case.kwargs), **kept})
     want = np.array([DEFINITIONS[case.factory](t, **case.kwargs) for t in range(LONG)])
     got = schedule(np.arange(LONG))
     assert got.dtype == np.float64

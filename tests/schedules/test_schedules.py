@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+import gdjax
 from gdjax import schedules
 from gdjax.schedules import (
     constant_schedule,
@@ -53,6 +54,12 @@ def x64() -> Iterator[None]:
 
 def of_float32(x: Any) -> None:
     assert x.dtype == jnp.float32 and not x.weak_type
+
+
+def of_weak_float32(x: Any) -> None:
+    """As a Python float: it takes the dtype of what it meets."""
+    x = jnp.asarray(x)
+    assert x.dtype == jnp.float32 and x.weak_type
 
 
 def close(got: Any, want: Any, ulps: float) -> None:
@@ -108,13 +115,13 @@ def test_all_factories_have_cases():
 
 @pytest.mark.parametrize("schedule", ALL)
 def test_kinds_of_step(schedule):
-    """The same strong float32 whatever the step is held in; jit, vmap, vectors and scalars agree."""
+    """The same weak float32 whatever the step is held in; jit, vmap, vectors and scalars agree."""
     kinds: list[Callable[[Any], Any]] = [np.int32, np.int64, np.uint32, np.asarray, jnp.int32, jnp.uint32]
     for step in (0, 10, 99, LAST):
         for kind in kinds + [np.uint8, np.int8, jnp.uint16] * (step < 128):
             out = schedule(kind(step))
-            assert out.shape == () and out == schedule(step), (kind, step)
-            of_float32(out)
+            assert jnp.shape(out) == () and out == schedule(step), (kind, step)
+            of_weak_float32(out)
     # A vector is computed by other instructions, and compiled products and sums are rounded once.
     want, compiled = np.stack([schedule(int(step)) for step in STEPS]), jax.jit(schedule)
     for got in (schedule(STEPS), compiled(STEPS), jax.vmap(schedule)(STEPS), [compiled(step) for step in STEPS]):
@@ -122,7 +129,7 @@ def test_kinds_of_step(schedule):
     for shape in ((2, 2, 4), (0,), (3, 0), (1,)):
         out = jax.eval_shape(schedule, jax.ShapeDtypeStruct(shape, jnp.int32))
         assert out.shape == shape
-        of_float32(out)
+        assert out.dtype == jnp.float32 and out.weak_type
 
 
 @pytest.mark.parametrize("schedule", ALL)
@@ -130,7 +137,7 @@ def test_float_steps(schedule):
     for step in (0, 1, 9, 10, 55, 100, 1000, 10**6):
         np.testing.assert_allclose(schedule(float(step)), schedule(step), rtol=1e-6, atol=1e-8)
         np.testing.assert_allclose(schedule(jnp.float32(step)), schedule(step), rtol=1e-6, atol=1e-8)
-    of_float32(schedule(1.5))
+    of_weak_float32(schedule(1.5))
     assert schedule(-3.5) == schedule(0)
     if schedule.call.name in ENDLESS:
         assert 0 <= schedule(math.inf) <= schedule(0.0) + schedule(10)
@@ -229,7 +236,7 @@ def test_no_steps_turn_a_decay_off(off):
     with relaxed():
         assert eval(f"optax.{off}")(7) == 1.5
     with pytest.warns(UserWarning, match="transition_steps is 0: nothing changes"):
-        of_float32(eval(off)(7))
+        of_weak_float32(eval(off)(7))
         assert [float(eval(off)(t)) for t in (0, 7, LAST)] == [1.5] * 3
         assert eval(off)(STEPS).shape == STEPS.shape
 
@@ -330,7 +337,7 @@ def test_fractions_of_steps(call):
         theirs = jax.vmap(eval(call, dict(vars(optax))))(steps)
     schedule = eval(call, dict(vars(schedules)))
     for got in (schedule(steps), jax.jit(schedule)(steps)):
-        of_float32(got)
+        of_weak_float32(got)
         np.testing.assert_allclose(got, theirs, rtol=1e-6, atol=2e-7)
 
 
@@ -362,7 +369,7 @@ NUMERIC = (
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_traced_hyperparameters(case):
-    """Numbers may be traced: same values, strong float32, finite derivatives, also at both ends."""
+    """Numbers may be traced: same values, weak float32, finite derivatives, also at both ends."""
     numbers = {k: float(v) for k, v in case.kwargs.items() if k in NUMERIC} or {"init_value": 0.2}
     cycles = case.kwargs.get("cosine_kwargs", [])
 
@@ -375,7 +382,7 @@ def test_traced_hyperparameters(case):
     def traced(numbers: dict[str, Any]) -> Any:
         return made(numbers)(STEPS)
 
-    of_float32(traced(numbers))
+    of_weak_float32(traced(numbers))
     np.testing.assert_allclose(traced(numbers), made(numbers)(STEPS), rtol=3e-6, atol=1e-8)
     slopes = jax.jacrev(traced)({k: jnp.float32(v) for k, v in numbers.items()})
     if case is not CASES["exponential_growth"]:  # whose power overflows before the limit is applied
@@ -399,25 +406,86 @@ def test_narrow_hyperparameters_are_widened(dtype):
     schedule = linear_schedule(one, 0.1, 1000)
     of_float32(schedule(1))
     close(schedule(1), 0.9991, 2)
-    of_float32(constant_schedule(one)(0))
+    assert constant_schedule(one)(0) is one
     of_float32(cosine_decay_schedule(one, 10, alpha=jnp.asarray(0, dtype))(10))
 
 
-def test_float64_only_when_asked_for(x64):
-    of_float32(linear_schedule(1.0, 0.1, 3)(1))
-    of_float32(linear_schedule(np.float64(1.0), 0.1, 3)(jnp.int64(1)))
-    of_float32(join_schedules([lambda t: 0.1, lambda t: jnp.asarray(0.1)], [2])(3))
+def test_numbers_are_exact_under_x64_and_arrays_keep_their_dtype(x64):
+    for plain in (linear_schedule(1.0, 0.1, 3), linear_schedule(np.float64(1.0), 0.1, 3)):
+        for step in (1, jnp.int32(1), jnp.int64(1), 1.0):
+            x = plain(step)
+            assert x.dtype == jnp.float64 and x.weak_type
+            np.testing.assert_allclose(x, 0.7, rtol=1e-15)
+    x = join_schedules([lambda t: 0.1, lambda t: jnp.asarray(0.1)], [2])(3)
+    assert x.dtype == jnp.float64 and x.weak_type and x == 0.1
+    of_float32(linear_schedule(jnp.float32(1.0), 0.1, 3)(1))
+    of_float32(linear_schedule(1.0, 0.1, 3)(jnp.float32(1)))
+    of_float32(join_schedules([lambda t: 0.1, lambda t: jnp.float32(0.1)], [2])(3))
     wide = linear_schedule(jnp.asarray(1.0, jnp.float64), 0.1, 3)(1)
     assert wide.dtype == jnp.float64 and not wide.weak_type
     np.testing.assert_allclose(wide, 0.7, rtol=1e-15)
     rate = exponential_decay(jnp.asarray(1.0, jnp.float64), 3, 0.9)(6)
     np.testing.assert_allclose(rate, 0.81, rtol=1e-15)
-    assert linear_schedule(1.0, 0.1, 100)(jnp.int64(2**40)) == np.float32(0.1)
+    assert linear_schedule(1.0, 0.1, 100)(jnp.int64(2**40)) == 0.1
     assert linear_schedule(1.0, 0.1, 100)(jnp.int64(-(2**40))) == 1.0
 
 
 def test_float64_array_without_x64_is_float32():
     of_float32(linear_schedule(np.asarray(1.0), 0.1, 3)(1))
+
+
+STEP_KINDS: dict[str, Callable[[Any], Any]] = {
+    "int": lambda f: f(3), "array": lambda f: f(jnp.int32(3)), "traced": lambda f: jax.jit(f)(3),
+    "traced array": lambda f: jax.jit(f)(jnp.int32(3)),
+}  # fmt: skip
+
+
+def is_weak(x: Any) -> bool:
+    return jnp.asarray(x).weak_type
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("case", SHARED.values(), ids=SHARED)
+def test_a_schedule_is_weakly_typed_where_optax_has_it_so(case: Any, wide: bool):
+    """Optax's linear and exponential ones are strong for an int32 count, its one-cycle always: ours meet any dtype."""
+    jax.config.update("jax_enable_x64", wide)
+    try:
+        for kind, call in STEP_KINDS.items():
+            with relaxed():
+                theirs = call(getattr(optax, case.factory)(**case.kwargs))
+            ours = call(case.make())
+            assert is_weak(ours), kind
+            assert jnp.asarray(ours).dtype == (jnp.float64 if wide else jnp.float32)
+            assert not is_weak(theirs) or jnp.asarray(theirs).dtype == jnp.asarray(ours).dtype
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+def test_a_constant_gives_its_number(x64):
+    for value in (0.1, 1, np.float64(0.1), jnp.float32(0.1)):
+        for step in (3, jnp.int32(3)):
+            got = constant_schedule(value)(step)
+            assert got is value and got is optax.constant_schedule(value)(step)
+    assert jnp.array_equal(constant_schedule(0.1)(jnp.arange(3)), jnp.full(3, 0.1))
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_a_schedule_meets_bfloat16(schedule):
+    """A loop of a user's own, with JAX's strict rules of promotion."""
+
+    def step(carry: Any, g: Any) -> Any:
+        m, n = carry
+        return (0.9 * m + schedule(n) * g, n + 1), None
+
+    (m, _), _ = jax.lax.scan(step, (jnp.zeros(2, jnp.bfloat16), jnp.int32(0)), jnp.ones((3, 2), jnp.bfloat16))
+    assert m.dtype == jnp.bfloat16
+
+
+def test_a_step_of_float64_takes_the_rate_in_float64(x64):
+    g = jnp.ones(2, jnp.float64)
+    for schedule in (constant_schedule(0.1), linear_schedule(0.1, 0.0, 10), optax.constant_schedule(0.1)):
+        tx = gdjax.sgd(schedule)
+        assert jnp.array_equal(tx.update(g, tx.init(g))[0], -0.1 * g)
 
 
 def test_schedule_made_under_a_trace_holds_no_tracer():
