@@ -33,9 +33,10 @@ class GradientTransformation(_Pair):
 
     `update` turns gradients (or the updates of the transform before it) into updates, to be *added* to the parameters
     by `apply_updates`, and returns them with the new state, which has the structure, shapes and dtypes of the old one.
-    Every update accepts extra keyword arguments it has no use for.
+    One made of two functions need not take extra arguments; those of this library do, see
+    `GradientTransformationExtraArgs`.
 
-    In a program that has imported Optax it is an instance of `optax.GradientTransformationExtraArgs` too.
+    In a program that has imported Optax it is an instance of Optax's class of the same name too.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -54,7 +55,9 @@ class GradientTransformation(_Pair):
     def __class__(self) -> type:  # type: ignore[override]
         # Other libraries ask isinstance(tx, optax.GradientTransformationExtraArgs), and Optax's wrappers keep extra
         # arguments from anything else. Whoever asks has imported Optax, so this need not import it.
-        theirs = getattr(sys.modules.get("optax"), "GradientTransformationExtraArgs", None)
+        extra = issubclass(type(self), GradientTransformationExtraArgs)
+        name = "GradientTransformationExtraArgs" if extra else "GradientTransformation"
+        theirs = getattr(sys.modules.get("optax"), name, None)
         return theirs if isinstance(theirs, type) else type(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -69,10 +72,24 @@ class GradientTransformation(_Pair):
 
     def __repr__(self) -> str:
         update = value_of(self.update)
-        return repr(update.call) if isinstance(update, Value) else f"GradientTransformation{tuple(self)}"
+        return repr(update.call) if isinstance(update, Value) else f"{type(self).__name__}{tuple(self)}"
 
 
-GradientTransformationExtraArgs = GradientTransformation
+class GradientTransformationExtraArgs(GradientTransformation):
+    """A transform whose update accepts extra keyword arguments, also those it has no use for. All of this library do.
+
+    A program may ask before it passes some, and `with_extra_args_support` makes one of any transform.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> isinstance(gdjax.adam(1e-3), gdjax.GradientTransformationExtraArgs)
+      True
+      >>> plain = gdjax.GradientTransformation(gdjax.init_empty_state, lambda u, s, p=None: (u, s))
+      >>> isinstance(plain, gdjax.GradientTransformationExtraArgs)
+      False
+    """
+
+    __slots__ = ()
 
 
 def _restored(cls: Any, *parts: Any) -> Any:
@@ -121,6 +138,7 @@ class Update(Value):
     def __init__(self, call: Call, part: str, fn: Callable[..., Any], calls: tuple[Call, ...]):
         super().__init__(call, part, fn)
         self.calls = calls  # the calls that made it, the outermost first: freeze(...), masked(...)
+        self.takes_extra_args = _takes_extra_args(fn)
 
     def __call__(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
@@ -146,7 +164,7 @@ def _applied(
     update: Update, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
 ) -> tuple[Updates, OptState]:
     with fitted(updates, params) as fit:
-        updates, new = update.fn(updates, state, fit, **extra_args)
+        updates, new = update.fn(updates, state, fit, **(extra_args if update.takes_extra_args else {}))
     return updates, as_formed(new, state)
 
 
@@ -177,8 +195,9 @@ def is_concrete(tree: Any) -> bool:
 def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
     """Makes what `factory` returns, anything with `init` and `update`, a `GradientTransformation` that is a value.
 
-    Transforms built by equal calls are equal; they hash, pickle and print by the call. The factory's hyperparameters
-    are checked by their names, see `gdjax.core.domains`.
+    Transforms built by equal calls are equal; they hash, pickle and print by the call, and accept extra arguments: an
+    update of two functions that takes none gets none. The factory's hyperparameters are checked by their names, see
+    `gdjax.core.domains`.
 
     Example:
       >>> import gdjax
@@ -208,7 +227,8 @@ def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
 
 def made_by(call: Call, made: Any) -> GradientTransformation:
     """`made` as the value of `call`; a part that reports errors takes the call's name."""
-    kind = type(made) if isinstance(made, GradientTransformation) else GradientTransformation
+    own = isinstance(made, GradientTransformation) and type(made) is not GradientTransformation
+    kind = type(made) if own else GradientTransformationExtraArgs
     part = part_of(made)
     if part is not None and (again := part.labelled(label_of(call))) is not part:
         made = again
@@ -232,9 +252,11 @@ def label_of(call: Call) -> str:
 
 def takes_extra_args(tx: Transform) -> bool:
     """Whether `tx.update` accepts extra keyword arguments, as every transform of this library does."""
-    if isinstance(value_of(tx.update), Update):
-        return True
-    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(tx.update).parameters.values())
+    return isinstance(value_of(tx.update), Update) or _takes_extra_args(tx.update)
+
+
+def _takes_extra_args(update: Callable[..., Any]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(update).parameters.values())
 
 
 def call_update(

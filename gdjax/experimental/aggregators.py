@@ -11,7 +11,14 @@ from gdjax import tree
 from gdjax.combine.chain import chain
 from gdjax.combine.conditional import apply_or, zeros
 from gdjax.core import base, checks
-from gdjax.core.base import EmptyState, GradientTransformation, identity, init_empty_state, transform
+from gdjax.core.base import (
+    EmptyState,
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    identity,
+    init_empty_state,
+    transform,
+)
 from gdjax.core.part import Inside, Position
 from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Transform, Updates
@@ -32,7 +39,7 @@ class AggregatorUpdateFn(Protocol):
     ) -> tuple[AggregatedUpdates, Any]: ...
 
 
-class Aggregator(GradientTransformation):
+class Aggregator(GradientTransformationExtraArgs):
     """A transform whose `update` takes one gradient for each example, as `jax.vmap(jax.grad(loss), (None, 0))` makes.
 
     The class tells such a transform from one of averaged gradients; the fields, `init` and `update`, are the same.

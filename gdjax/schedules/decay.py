@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core.checks import NUMBER
 from gdjax.core.types import ArrayLike, Schedule
 from gdjax.core.values import value as by_value
 from gdjax.schedules import curves

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks
-from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.base import GradientTransformation, GradientTransformationExtraArgs, transform
 from gdjax.core.closures import value_of
 from gdjax.core.parts import holding
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform, Updates
@@ -99,9 +99,9 @@ class MultiSteps:
         """Whether the call that returned `state` made an update."""
         return (state.mini_step == 0) & (state.gradient_step > 0)
 
-    def gradient_transformation(self) -> GradientTransformation:
-        """This as a `GradientTransformation`."""
-        return GradientTransformation(self.init, self.update)
+    def gradient_transformation(self) -> GradientTransformationExtraArgs:
+        """This as a `GradientTransformationExtraArgs`."""
+        return GradientTransformationExtraArgs(self.init, self.update)
 
     def __repr__(self) -> str:
         return repr(self.gradient_transformation())

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.core import base, checks, meshes
-from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.base import GradientTransformation, GradientTransformationExtraArgs, transform
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Transform, Updates
@@ -29,6 +29,8 @@ def with_extra_args_support(tx: Transform) -> Any:
       [2.]
     """
     base.check_transform("gdjax.with_extra_args_support", 0, tx)
+    if type(tx) is GradientTransformation and base.takes_extra_args(tx):
+        return GradientTransformationExtraArgs(*tx)
     return tx if base.takes_extra_args(tx) else _without_extra_args(tx)
 
 

@@ -1,13 +1,16 @@
 """The contract's types, and the transforms that have no rule."""
 
+import copy
+import pickle
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import gdjax
-from gdjax import EmptyState, GradientTransformation, MaskedNode
+from gdjax import EmptyState, GradientTransformation, GradientTransformationExtraArgs, MaskedNode
 from tests.support import checking_leaks
 from tests.trees import assert_equal, random_tree
 
@@ -16,7 +19,7 @@ PARAMS, G = random_tree(0), random_tree(1)
 
 def test_a_transformation_is_a_pair():
     assert GradientTransformation._fields == ("init", "update")
-    assert gdjax.GradientTransformationExtraArgs is GradientTransformation
+    assert gdjax.GradientTransformationExtraArgs._fields == ("init", "update")
     assert (EmptyState._fields, MaskedNode._fields) == ((), ())
     tx = GradientTransformation(len, max)  # nothing is checked: JAX makes them of any leaves
     assert tuple(tx) == (len, max) and "GradientTransformation" in repr(tx)
@@ -68,7 +71,39 @@ def halved() -> Any:
 
 def test_a_factory_keeps_the_class_of_what_it_returns():
     assert type(halved()) is Own and halved() == halved() and repr(halved()) == "halved()"
-    assert type(gdjax.scale(0.5)) is GradientTransformation
+    assert type(gdjax.scale(0.5)) is GradientTransformationExtraArgs
+
+
+def plain_update(u: Any, s: Any, p: Any = None) -> Any:
+    return jax.tree.map(lambda x: 2.0 * x, u), s
+
+
+@gdjax.transform
+def doubled() -> Any:
+    return GradientTransformation(gdjax.init_empty_state, plain_update)
+
+
+def test_a_users_plain_transform_takes_no_extra_arguments():
+    """Programs ask isinstance, and then pass `value=`."""
+    plain = GradientTransformation(gdjax.init_empty_state, plain_update)
+    for library in (gdjax, optax):
+        assert isinstance(plain, library.GradientTransformation)
+        assert not isinstance(plain, library.GradientTransformationExtraArgs)
+    for tx in (doubled(), gdjax.with_extra_args_support(plain), gdjax.chain(plain), gdjax.from_optax(plain)):
+        assert isinstance(tx, GradientTransformationExtraArgs) and isinstance(tx, optax.GradientTransformationExtraArgs)
+        assert_equal(tx.update(G, tx.init(PARAMS), PARAMS, value=1.0)[0], jax.tree.map(lambda x: 2.0 * x, G))
+    for again in (copy.copy(plain), pickle.loads(pickle.dumps(plain)), plain._replace(init=len)):
+        assert type(again) is GradientTransformation
+    assert repr(plain).startswith("GradientTransformation(<")
+
+
+def test_what_takes_extra_arguments_by_a_plain_class_gets_them():
+    heard: list[Any] = []
+    listening = GradientTransformation(len, lambda u, s, p=None, **extra: (heard.append(sorted(extra)), (u, s))[1])
+    tx = gdjax.with_extra_args_support(listening)
+    assert type(tx) is GradientTransformationExtraArgs and gdjax.with_extra_args_support(tx) is tx
+    tx.update(G, 0, value=1.0)
+    assert heard == [["value"]]
 
 
 def test_an_eager_update_is_one_compiled_call():

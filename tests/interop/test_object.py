@@ -56,7 +56,7 @@ def test_the_contract_is_complete():
 def test_c1_c2_it_is_an_instance_of_optax_classes(case: Case):
     tx = case.make()
     assert isinstance(tx, optax.GradientTransformation) and isinstance(tx, optax.GradientTransformationExtraArgs)
-    assert isinstance(tx, gdjax.GradientTransformation) and type(tx) is gdjax.GradientTransformation
+    assert isinstance(tx, gdjax.GradientTransformation) and type(tx) is gdjax.GradientTransformationExtraArgs
     assert optax.with_extra_args_support(tx) is tx  # by which Optax's wrappers decide
 
 
@@ -79,12 +79,12 @@ def test_c1_without_optax_it_is_of_its_own_class_alone():
 import pickle, sys, types
 import gdjax
 tx = gdjax.adam(0.1)
-assert "optax" not in sys.modules and tx.__class__ is gdjax.GradientTransformation
+assert "optax" not in sys.modules and tx.__class__ is gdjax.GradientTransformationExtraArgs
 before = pickle.dumps(tx)
 sys.modules["optax"] = types.ModuleType("optax")  # as it is while its import runs
-assert tx.__class__ is gdjax.GradientTransformation
+assert tx.__class__ is gdjax.GradientTransformationExtraArgs
 sys.modules["optax"] = None  # an import that is blocked
-assert tx.__class__ is gdjax.GradientTransformation
+assert tx.__class__ is gdjax.GradientTransformationExtraArgs
 del sys.modules["optax"]
 import optax
 assert isinstance(tx, optax.GradientTransformationExtraArgs) and pickle.loads(before) == tx
@@ -96,9 +96,9 @@ assert isinstance(tx, optax.GradientTransformationExtraArgs) and pickle.loads(be
 def test_c1_a_module_in_the_place_of_optax(monkeypatch: Any):
     # `import gdjax as optax` for a whole program, and a mock in a test.
     monkeypatch.setitem(sys.modules, "optax", gdjax)
-    assert gdjax.sgd(0.1).__class__ is gdjax.GradientTransformation
+    assert gdjax.sgd(0.1).__class__ is gdjax.GradientTransformationExtraArgs
     monkeypatch.setitem(sys.modules, "optax", types.SimpleNamespace(GradientTransformationExtraArgs="a mock"))
-    assert gdjax.sgd(0.1).__class__ is gdjax.GradientTransformation
+    assert gdjax.sgd(0.1).__class__ is gdjax.GradientTransformationExtraArgs
 
 
 @every()
