@@ -103,7 +103,7 @@ def leaf_rules(tx: Transform) -> Iterator[Leafwise | None]:
     if isinstance(part, Chain):
         for inner in part.parts:
             yield from leaf_rules(inner)
-    elif not (type(tx) is GradientTransformation and tx == _IDENTITY):
+    elif not (type(tx) is type(_IDENTITY) and tx == _IDENTITY):
         yield part if isinstance(part, Leafwise) else None
 
 

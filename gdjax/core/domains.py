@@ -15,8 +15,8 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax.core import argument_kinds as kinds
-from gdjax.core import calls, checks, dialects
-from gdjax.core.number_domains import NUMBERS, RATE, SIZE, Domain, asked
+from gdjax.core import callers, calls, checks, dialects
+from gdjax.core.number_domains import NUMBERS, RATE, SIZE, SQUARES, Domain, asked
 from gdjax.core.per_leaf import PerLeaf
 
 Check = Callable[[str, str, Any], object]  # of the label, the argument's name and its value
@@ -53,7 +53,10 @@ def number(domain: Domain, label: str, name: str, value: object) -> None:
     elif callable(value):
         calls.schedule(label, name, value)
         return
-    if not domain[1](float(value)):
+    if domain is SQUARES and float(value) == 1:
+        corrected = "an optimizer that corrects it for its start at 0 then returns NaN"
+        callers.warn(f"gdjax: {name} is 1: no gradient enters that average, which stays as it began; {corrected}")
+    elif not domain[1](float(value)):
         raise ValueError(f"{where} must be {asked(domain, float(value))}, got {value!r}")
 
 
@@ -85,6 +88,14 @@ def _share(label: str, name: str, value: object) -> None:
         raise ValueError(f"{label}: {name} must be in (0, 1], got {value!r}")
 
 
+def _schedule_or_none(label: str, name: str, value: object) -> None:
+    """As Optax does it lets None in, for an optimizer of which only the state is wanted."""
+    if value is None:
+        callers.warn(f"{label}: {name} is None: update will raise an error")
+    else:
+        kinds.function(label, name, value)
+
+
 _CHOICES: Mapping[str, Sequence[Any]] = {
     "mode": ("hard", "smooth", "refined"), "variant": ("sps", "sps+"), "dQ": ("Q0.5EQ1.5", "QUAD", "EQ"),
     "memory_save_mode": ("one_diag", "all_diag"), "sides": ("both", "short", "rows", "columns"),
@@ -110,7 +121,8 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (kinds.dtype_or_codec, "mu_dtype nu_dtype accumulator_dtype dtype_momentum"),
     (kinds.dtype, "params_ema.dtype swa.dtype tail_ema.dtype MultiSteps.accumulator_dtype param_dtype state_dtype "
      "ns_dtype"),
-    (kinds.function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn step_size_fn"),
+    (kinds.function, "f measure should_transform_fn should_skip_update_fn clip_value_fn decay_rate_fn"),
+    (_schedule_or_none, "step_size_fn"),
     (kinds.mapping, "partition.transforms monitor.measures"),
     (kinds.groups, "clip_by_global_norm.groups"),
     (kinds.string, "measure_name"),

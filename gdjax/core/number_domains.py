@@ -51,6 +51,7 @@ def asked(domain: Domain, x: float) -> str:
 
 
 DECAY: Domain = interval("[0, 1)")
+SQUARES: Domain = interval("[0, 1)")  # 1 is let in with a warning, as some programs name it and Optax takes it
 
 
 def declared(maker: str, intervals: Mapping[str, str], names: Sequence[str]) -> dict[str, Domain]:
@@ -76,8 +77,11 @@ def declared(maker: str, intervals: Mapping[str, str], names: Sequence[str]) -> 
 # The names of each domain: "name" in every transform of the library, "transform.name" in that one.
 NUMBERS: Mapping[Domain, str] = {
     RATE: "learning_rate adam_learning_rate hyperball_learning_rate precond_lr",
+    SQUARES: "b2",
     DECAY: (
-        "b1 b2 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
+        "radam.b2 scale_by_radam.b2 soap.b2 scale_by_soap.b2 soap_muon.b2 scale_by_soap_muon.b2 kl_soap.b2 "
+        "scale_by_kl_soap.b2 schedule_free_adamw.b2 "
+        "b1 b3 beta1 beta2 beta3 decay momentum adam_b1 adam_b2 muon.beta scale_by_muon.beta momo.beta signum.beta "
         "adadelta.rho scale_by_adadelta.rho beta_lip dion.mu scale_by_dion.mu ef_decay shampoo_beta grafting_b2 "
         "zclip.alpha soap_muon.beta scale_by_soap_muon.beta gpa.mu_x inner_momentum grokfast.alpha"
     ),

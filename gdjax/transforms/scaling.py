@@ -2,6 +2,7 @@
 
 from gdjax.core.base import EmptyState
 from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.slots import ScaleByScheduleState
 from gdjax.numerics import Array
 
 
@@ -24,8 +25,10 @@ def scale(g: Array, s: EmptyState, p: Array, t: Array, step_size: Hyper) -> tupl
     return step_size * g, s
 
 
-@leafwise()
-def scale_by_schedule(g: Array, s: EmptyState, p: Array, t: Array, step_size_fn: Hyper) -> tuple[Array, EmptyState]:
+@leafwise(ScaleByScheduleState)
+def scale_by_schedule(
+    g: Array, s: ScaleByScheduleState, p: Array, t: Array, step_size_fn: Hyper
+) -> tuple[Array, ScaleByScheduleState]:
     """Multiplies the updates by a schedule.
 
         u_t = step_size_fn(t - 1) g_t,    t = 1, 2, ...
@@ -33,6 +36,9 @@ def scale_by_schedule(g: Array, s: EmptyState, p: Array, t: Array, step_size_fn:
     Args:
       step_size_fn: from the int32 count of updates made so far to a scalar, which keeps its sign: to descend with a
         learning rate use `scale_by_learning_rate`.
+
+    Raises:
+      TypeError: (in update) step_size_fn is None, of which the factory warns.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -43,6 +49,8 @@ def scale_by_schedule(g: Array, s: EmptyState, p: Array, t: Array, step_size_fn:
       >>> round(float(u), 3)
       -1.0
     """
+    if step_size_fn is None:
+        raise TypeError("step_size_fn is None: give a function of the count")
     return step_size_fn * g, s
 
 

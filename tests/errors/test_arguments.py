@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gdjax
 from gdjax.core import domains
 from tests.contracts.test_contracts import is_factory
+from tests.support import relaxed
 
 SGD = gdjax.sgd(0.1)
 NO_ARGUMENTS_OF_ITS_OWN = {"chain", "named_chain", "inject_hyperparams", "inject_stateful_hyperparams", "sgdr_schedule"}
@@ -222,3 +224,40 @@ def test_an_unknown_keyword_is_an_error_that_names_it(name: str):
     start = r"" if plain else rf"^gdjax\.{factory.__name__}: {told}"
     with pytest.raises(TypeError, match=start or "momentun"):
         factory(momentun=0.9) if plain or name not in FACTORIES else call(factory, momentun=0.9)
+
+
+def test_b2_of_one_is_let_in_as_optax_does():
+    """It is in use. The NaN shows what it does, in Optax too."""
+    p, g = jnp.ones(3), jnp.array([1.0, -2.0, 3.0])
+    for name in ("adam", "adamw", "lamb", "amsgrad", "adan", "adamax", "lion", "novograd"):
+        with pytest.warns(UserWarning, match="b2 is 1: no gradient enters that average"):
+            ours = getattr(gdjax, name)(0.1, b2=1.0)
+        with relaxed():
+            theirs = getattr(optax, name)(0.1, b2=1.0)
+            wanted = theirs.update(g, theirs.init(p), p)[0]
+        np.testing.assert_allclose(ours.update(g, ours.init(p), p)[0], wanted, rtol=1e-6)
+    for array in (jnp.float32(1.0), np.float64(1.0)):
+        with pytest.warns(UserWarning, match="b2 is 1"):
+            gdjax.scale_by_adam(b2=array)
+    for name, b in (
+        ("adam", "b1"),
+        ("rmsprop", "decay"),
+        ("radam", "b2"),
+        ("soap", "b2"),
+        ("schedule_free_adamw", "b2"),
+    ):
+        with pytest.raises(ValueError, match=rf"^gdjax.{name}: {b} must be in \[0, 1\), got 1.0"):
+            getattr(gdjax, name)(0.1, **{b: 1.0})
+
+
+def test_a_schedule_of_none_is_let_in_as_optax_does():
+    with pytest.warns(UserWarning, match="gdjax.scale_by_schedule: step_size_fn is None: update will raise an error"):
+        tx = gdjax.scale_by_schedule(None)
+    theirs = optax.scale_by_schedule(None).init(jnp.ones(2))
+    assert gdjax.state_from_optax(theirs) == tx.init(jnp.ones(2))
+    with pytest.raises(
+        TypeError, match="gdjax.scale_by_schedule: .*step_size_fn is None: give a function of the count"
+    ):
+        tx.update(jnp.ones(2), theirs)
+    with pytest.raises(TypeError, match="step_size_fn must be a function, got 0.1"):
+        gdjax.scale_by_schedule(0.1)
