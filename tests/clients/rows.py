@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 MINUTE = 60
+INSTALLED = "the installed package"
 
 
 @dataclass(frozen=True)
@@ -11,7 +12,8 @@ class Client:
 
     name: of the row, and of the folder with its checkout.
     packages: the distributions whose versions the table shows; none if the code under test is the checkout's.
-    url, commit: of the checkout. Without a url the source distribution of `packages[0]` at that version is unpacked.
+    url, commit: of the checkout. Without a url the source distribution of `packages[0]` at that version is unpacked;
+      with `INSTALLED` the tests are copied that lie in the installed package.
     tests: files of the checkout that run whole.
     mention: files of which only those tests run that say "optax" in their source or parameters.
     programs: files in `tests/clients/programs/`.
@@ -38,6 +40,16 @@ def mocks(names: str) -> tuple[str, ...]:
 
 
 CLIENTS = [
+    Client(
+        name="optax",
+        packages=("optax",),
+        url=INSTALLED,
+        commit="0.2.8",
+        tests=(".",),
+        options=("--clients-extend=optax._src={src}/_src",),
+        limit=60 * MINUTE,
+        note="Its own tests.",
+    ),
     Client(
         name="flax",
         packages=("flax",),

@@ -5,8 +5,9 @@
     make clients ARGS="flax -k lbfgs --keep-baseline"     some tests, printed only, beside Optax's last results
     make clients ARGS="--sources DIR"                     with checkouts that are there already, DIR/flax and so on
 
-Every run is a process of its own on the CPU, with the client's own pytest settings. `stand_in/` makes gdjax the module
-`optax` there; `support/clients_plugin.py` picks the tests that use Optax and fails a run that met the wrong library.
+Every run is a process of its own on the CPU, with the client's own pytest settings; `gdjax.as_optax` puts gdjax there
+in the place of Optax. `support/clients_plugin.py` picks the tests that use Optax, and fails a run that met the wrong
+library.
 Results go to `out/clients/results/`, checkouts to `out/clients/sources/`.
 """
 
@@ -54,8 +55,8 @@ def run(command: list[str], cwd: Path, env: dict[str, str], log: Path, limit: fl
 
 def tested(client: Client, source: Path, library: str, select: str | None) -> dict[str, Result]:
     """The result of each test of a client, by its name, with one of the libraries."""
-    folders = [HERE / "stand_in"] if library == "gdjax" else []
-    folders += [HERE / "support", *(source / p for p in client.paths)]
+    folders = [HERE / "support", *(source / p for p in client.paths)]
+    python = [sys.executable, "-P", *(["-m", "gdjax.as_optax"] if library == "gdjax" else [])]
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(map(str, folders)),
@@ -66,7 +67,7 @@ def tested(client: Client, source: Path, library: str, select: str | None) -> di
         xml = OUT / "results" / f"{client.name}.{name}.{library}{'.some' if select else ''}.xml"
         log = xml.with_suffix(".log")
         xml.unlink(missing_ok=True)
-        pytest = [sys.executable, "-P", "-m", "pytest", "-q", "--durations=5", "-p", "no:cacheprovider"]
+        pytest = [*python, "-m", "pytest", "-q", "--durations=5", "-p", "no:cacheprovider"]
         pytest += ["-p", "clients_plugin", f"--junitxml={xml}", *(["-k", select] if select else [])]
         status = run([*pytest, *arguments], cwd, env, log, client.limit)
         if status not in (0, 1, 5) or (status != 5 and not xml.exists()):

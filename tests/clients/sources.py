@@ -1,11 +1,13 @@
 """Brings a client's tests onto this machine."""
 
+import importlib.util
+import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
-from rows import Client
+from rows import INSTALLED, Client
 
 
 def checkout(client: Client, folder: Path) -> Path:
@@ -14,7 +16,19 @@ def checkout(client: Client, folder: Path) -> Path:
     if path.exists():
         return path
     print(f"fetching {client.name}: {client.url or 'its source distribution'}", flush=True)
+    if client.url == INSTALLED:
+        return _copied(client, path)
     return _cloned(client, path) if client.url else _unpacked(client, folder)
+
+
+def _copied(client: Client, path: Path) -> Path:
+    """The tests that lie in an installed package, and what only they import, without the package around them."""
+    (package,) = importlib.util.find_spec(client.packages[0]).submodule_search_locations
+    for file in Path(package).rglob("*.py"):
+        if file.stem.endswith("_test") or file.stem == "test_utils":
+            (to := path / file.relative_to(package)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, to)
+    return path
 
 
 def _cloned(client: Client, path: Path) -> Path:

@@ -103,7 +103,7 @@ def test_imports_stand_at_the_top():
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
             late = [(line, name) for line, name in imports(function) if name.split(".")[0] not in OPTIONAL]
             wrong += [f"gdjax/{module}.py:{line}: {function.name} imports {name}" for line, name in late]
-            if function.name == "__getattr__":
+            if function.name == "__getattr__" and module != "as_optax":  # which has an error of its own there
                 wrong.append(f"gdjax/{module}.py:{function.lineno}: __getattr__")
     assert wrong == []
 

@@ -1,11 +1,13 @@
 """A pytest plugin for the tests of clients: which library they met, which tests run, what stands in for the rest.
 
---clients-optax NAME      the run fails unless the module `optax` is the package NAME ("optax" or "gdjax") at its end
+--clients-optax NAME      the run fails unless the module `optax` has the functions of the package NAME at its end
 --clients-mention FILE    of FILE, only the tests whose parameters or source say "optax"; repeatable
 --clients-bare PKG=DIR    import PKG from DIR without its `__init__.py`, which would import what is not installed
+--clients-extend PKG=DIR  look for modules of PKG in DIR too, after its own
 --clients-mock MODULE     MODULE, and all below it, is made of mocks; repeatable
 """
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import inspect
@@ -19,7 +21,7 @@ from unittest import mock
 
 import pytest
 
-LISTS = ("mention", "bare", "mock")
+LISTS = ("mention", "bare", "extend", "mock")
 
 
 class Mocked(ModuleType):
@@ -66,6 +68,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         name, _, folder = pair.partition("=")
         sys.modules[name] = module = types.ModuleType(name)
         module.__path__ = [str(Path(folder).resolve())]
+    for pair in options.clients_extend:
+        name, _, folder = pair.partition("=")
+        importlib.import_module(name).__path__.append(str(Path(folder).resolve()))
 
 
 def _parameters_say_optax(item: pytest.Item) -> bool:
@@ -89,8 +94,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     wanted, met = session.config.getoption("clients_optax"), sys.modules.get("optax")
-    if wanted and met is not None and met.__name__ != wanted:
-        raise pytest.UsageError(f"the module optax is {met.__name__}, not {wanted}")
+    if wanted and met is not None and (found := met.adam.__module__.partition(".")[0]) != wanted:
+        raise pytest.UsageError(f"the module optax is {found}, not {wanted}")
     if wanted and met is None and session.testscollected:
         warnings.warn("no test imported optax", stacklevel=1)
 
