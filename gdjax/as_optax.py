@@ -13,10 +13,12 @@ A process that the program starts is another one, and imports what is installed 
 program's first line: what JAX reads from the environment then (`JAX_PLATFORMS`) must be set in the shell.
 """
 
+import functools
 import os
 import runpy
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -69,6 +71,11 @@ NAMES = {
     "canonicalize_key": keys.fresh,
     "set_diags": _set_diags,
 }
+# Functions that warn in Optax, and what they say.
+DEPRECATED = {
+    "convex_kl_divergence": "optax.convex_kl_divergence is deprecated: use generalized_kl_divergence instead",
+    "optimistic_adam": "`optimistic_adam` is deprecated: use `optimistic_adam_v2` instead",
+}
 
 
 class _Module(ModuleType):
@@ -87,7 +94,17 @@ class _Module(ModuleType):
 def _public(module: ModuleType) -> dict[str, Any]:
     """The names of a module's list; without one, those that do not begin with an underscore."""
     names = getattr(module, "__all__", [name for name in vars(module) if name[0] != "_"])
-    return {name: getattr(module, name) for name in names}
+    found = {name: getattr(module, name) for name in names}
+    return found | {name: _warning(name, found[name]) for name in DEPRECATED if name in found}
+
+
+def _warning(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        warnings.warn(DEPRECATED[name], DeprecationWarning, stacklevel=2)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def modules() -> dict[str, ModuleType]:

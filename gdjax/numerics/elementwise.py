@@ -88,8 +88,9 @@ def safe_increment(count: int | Array) -> Array:
     count = jnp.asarray(count)
     if not jnp.issubdtype(count.dtype, jnp.integer) and not jnp.issubdtype(count.dtype, jnp.floating):
         raise ValueError(f"gdjax.safe_increment: count has dtype {count.dtype}, expected integers or real numbers")
-    top = jnp.asarray((jnp.iinfo if jnp.issubdtype(count.dtype, jnp.integer) else jnp.finfo)(count.dtype).max)
-    return jnp.where(count < top.astype(count.dtype), count + 1, top.astype(count.dtype)).astype(count.dtype)
+    limits = jnp.iinfo if jnp.issubdtype(count.dtype, jnp.integer) else jnp.finfo
+    top = jnp.asarray(limits(count.dtype).max, count.dtype)
+    return jnp.where(count < top, count + 1, top)
 
 
 safe_int32_increment = safe_increment

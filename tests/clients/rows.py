@@ -46,7 +46,7 @@ CLIENTS = [
         url=INSTALLED,
         commit="0.2.8",
         tests=(".",),
-        options=("--clients-extend=optax._src={src}/_src",),
+        options=("-p", "optax_helpers", "--clients-extend=optax._src={src}/_src"),
         limit=60 * MINUTE,
         note="Its own tests.",
     ),

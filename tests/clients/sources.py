@@ -22,12 +22,16 @@ def checkout(client: Client, folder: Path) -> Path:
 
 
 def _copied(client: Client, path: Path) -> Path:
-    """The tests that lie in an installed package, and what only they import, without the package around them."""
+    """The tests that lie in an installed package, and what only they import, without the package around them.
+
+    With settings, so that pytest does not take this project's.
+    """
     (package,) = importlib.util.find_spec(client.packages[0]).submodule_search_locations
     for file in Path(package).rglob("*.py"):
         if file.stem.endswith("_test") or file.stem == "test_utils":
             (to := path / file.relative_to(package)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, to)
+    (path / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n", "utf-8")
     return path
 
 

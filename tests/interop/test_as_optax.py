@@ -10,9 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
+import gdjax
 from gdjax import as_optax
 from tests.contracts.test_surface import surface
 from tests.trees import assert_close, assert_equal
@@ -122,6 +124,16 @@ def test_the_private_helpers_do_what_optax_does():
         assert ours.canonicalize_key(key) == theirs.canonicalize_key(key)
     a, d = jnp.arange(18.0).reshape(2, 3, 3), -jnp.arange(6.0).reshape(2, 3)
     assert_equal(ours.set_diags(a, d), theirs.set_diags(a, d))
+
+
+@pytest.mark.parametrize("name", sorted(as_optax.DEPRECATED))
+def test_it_warns_where_optax_does(name: str):
+    arguments = (0.1,) if name == "optimistic_adam" else (jnp.full(2, -0.7), jnp.full(2, 0.5))
+    ours = getattr(gdjax, name)(*arguments)
+    with pytest.warns(DeprecationWarning, match="deprecated: use .* instead"):
+        assert np.all(getattr(modules()["optax"], name)(*arguments) == ours)
+    with pytest.warns(DeprecationWarning), jax.numpy_dtype_promotion("standard"):
+        getattr(optax, name)(*arguments)
 
 
 MAKERS = [

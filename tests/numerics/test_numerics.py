@@ -145,7 +145,7 @@ def test_safe_root_mean_squares(least: float, dtype: str):
     assert gdjax.safe_root_mean_squares(jnp.zeros(0), least) == least
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int32", "uint8", "float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["int8", "int32", "uint8", "uint32", "float32", "bfloat16"])
 def test_safe_increment_of_every_dtype(dtype: str):
     top = jnp.asarray((jnp.iinfo if "int" in dtype else jnp.finfo)(dtype).max, dtype)
     for count in (jnp.asarray(3, dtype), top):
