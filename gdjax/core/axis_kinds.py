@@ -32,6 +32,13 @@ def automatic(mesh: Mesh) -> Any:
     return mesh.abstract_mesh.update_axis_types(dict.fromkeys(names, jax.sharding.AxisType.Auto))
 
 
+def on_one_device(mesh: Mesh) -> Mesh:
+    """A mesh of the first device, with axes of the same names and kinds."""
+    found = getattr(mesh, "axis_types", None)
+    types: Any = {"axis_types": found} if isinstance(found, tuple) else {}
+    return Mesh(mesh.devices.reshape(-1)[:1].reshape((1,) * mesh.devices.ndim), mesh.axis_names, **types)
+
+
 def in_automatic_axes(f: Callable[..., Any], mesh: Mesh, specs: Any) -> Callable[..., Any]:
     """f, in which the axes of the mesh are automatic; its results leave divided as a tree of specs says."""
     if not not_automatic(mesh):

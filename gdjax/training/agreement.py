@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.sharding import Mesh
 
 from gdjax.core import axis_kinds
@@ -43,6 +44,18 @@ class Checks:
         for name, tree in (("params", params), ("state", state)):
             self._lies(name, tree)
 
+    def alive(self, params: Params, state: OptState) -> None:
+        """Raises where an array is gone: on several devices XLA would end the process."""
+        if not any(map(_is_gone, jax.tree.leaves((params, state)))):
+            return
+        for name, tree in (("params", params), ("state", state)):
+            for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+                if _is_gone(x):
+                    raise ValueError(
+                        f"{self.label}: {name}{jax.tree_util.keystr(path)} is gone: a step writes over its arguments. "
+                        "Go on with what it returned; of what you keep, make a copy before"
+                    )
+
     def _lies(self, name: str, tree: Any) -> None:
         wanted = self.wanted[name]
         if jax.tree.structure(tree) != jax.tree.structure(wanted):
@@ -60,3 +73,7 @@ class Checks:
                 f"{self.label}: {name}{jax.tree_util.keystr(path)} lies as {got}, and the step was made for {how}; "
                 f"move it by jax.device_put(params, step.params_sharding) or jax.device_put(state, step.state_sharding)"
             )
+
+
+def _is_gone(x: Any) -> bool:
+    return isinstance(x, jax.Array) and not isinstance(x, Tracer) and x.is_deleted()

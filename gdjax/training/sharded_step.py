@@ -1,7 +1,7 @@
 """A training step on a mesh, in which each device updates its share of the parameters."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,21 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdjax.combine import sharding
 from gdjax.core import axis_kinds, base, checks, homes
-from gdjax.core.types import ArrayTree, OptState, Params, Transform
+from gdjax.core.arrays import shape_of
+from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
+from gdjax.inspection.table import Table
+from gdjax.training import parts as parts_of_batch
 from gdjax.training.agreement import Checks, check_mesh
-from gdjax.training.shared_gradient import averaged
+from gdjax.training.mesh_step import MeshStep
+from gdjax.training.one_device import Made, beside
+from gdjax.training.shared_gradient import averaged, by_constraints
 from gdjax.tree.updates import apply_updates
 from gdjax.xla.exchanges import REDUCES_AND_DIVIDES
 
 LABEL = "gdjax.sharded_step"
 
 
-class ShardedStep:
+class ShardedStep(MeshStep):
     """What `sharded_step` returns: `params, state, loss = step(params, state, batch)`.
 
     Attributes:
@@ -26,12 +31,13 @@ class ShardedStep:
       state_sharding: a tree like the state: its shares.
     """
 
-    def __init__(self, tx: Transform, mesh: Mesh, params_sharding: Any, state_sharding: Any, step: Any, checked: Any):
-        self.tx, self.mesh = tx, mesh
-        self.params_sharding, self.state_sharding = params_sharding, state_sharding
-        self._step, self._checked = step, checked
-        init = axis_kinds.in_automatic_axes(tx.init, mesh, specs_of(state_sharding))
-        self._init = jax.jit(init, out_shardings=state_sharding)
+    def __init__(
+        self, tx: Transform, mesh: Mesh, step: Any, checks: Checks, alone: Callable[[], "ShardedStep"], *how: bool
+    ):
+        super().__init__(tx, mesh, step, checks)
+        init = axis_kinds.in_automatic_axes(tx.init, mesh, specs_of(self.state_sharding))
+        self._init = jax.jit(init, out_shardings=self.state_sharding)
+        self._alone, (self._has_aux, self._weighted, self._stack) = alone, how
 
     def init(self, params: Params) -> tuple[Params, OptState]:
         """The parameters, where the step wants them, and the state, of which no device ever makes the whole."""
@@ -39,20 +45,33 @@ class ShardedStep:
         params = jax.jit(lambda p: jax.tree.map(jnp.copy, p), out_shardings=self.params_sharding)(params)
         return params, self._init(params)
 
-    def __call__(self, params: Params, state: OptState, batch: ArrayTree) -> tuple[Params, OptState, Any]:
-        return self._told(self._step, params, state, batch)
+    def check(
+        self, params: Params, state: OptState, batch: ArrayTree, key: Array | None = None, *, rtol: float = 1e-3
+    ) -> Table:
+        """The step beside the same one on one device, which takes the whole batch at once. Run it once.
 
-    def lower(self, params: Params, state: OptState, batch: ArrayTree) -> Any:
-        """The lowered step, as of `jax.jit`: of arrays or of shapes."""
-        return self._told(self._step.lower, params, state, batch)
+            print(step.check(params, state, batch))
 
-    def _told(self, f: Callable[..., Any], *args: Any) -> Any:
-        """f(*args). JAX refuses what the step was not made for; what is looked up then costs a good step nothing."""
-        try:
-            return f(*args)
-        except (ValueError, TypeError):
-            self._checked(*args)
-            raise
+        It takes copies, so that parameters and state are as before. The device needs room for all of them, and the
+        process all devices of the mesh.
+
+        Args:
+          params, state, batch, key: as of the step.
+          rtol: the relative difference from which on something differs; differences of the dtype's rounding never do.
+
+        Returns:
+          A `Table` with a row for the loss, for each array of aux (without `aux="stack"`), and for the update of each
+          parameter; the column `differs` says which differ. Its `warnings`, none where nothing does, tell the likely
+          reason.
+        """
+        alone, made = self._alone(), []
+        whole = NamedSharding(alone.mesh, PartitionSpec())
+        for step, given in ((self, (batch, key)), (alone, jax.device_put((batch, key), whole))):
+            there = step.params_sharding, step.state_sharding
+            new, _, found = step(*jax.device_put((params, state), there, may_alias=False), *given)
+            loss, aux = found if self._has_aux else (found, None)
+            made.append(Made(loss, None if self._stack else aux, new))
+        return beside(params, *made, rtol, self._weighted, key is not None)
 
 
 def sharded_step(
@@ -64,6 +83,8 @@ def sharded_step(
     *,
     micro_batches: int = 1,
     has_aux: bool = False,
+    weighted: bool = False,
+    aux: Literal["reduce", "stack"] = "reduce",
     min_bytes: int = 2**14,
 ) -> ShardedStep:
     """A compiled training step for any optimizer on any mesh, whose state is divided over an axis, as in ZeRO.
@@ -128,28 +149,44 @@ def sharded_step(
     state_sharding = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
     explicit, inside = axis_kinds.not_automatic(mesh), axis_kinds.automatic(mesh)
     lying, shared = (jax.tree.map(lambda how: NamedSharding(inside, how.spec), hows) for hows in (lie, shares))
-    take = jax.value_and_grad(loss, has_aux=has_aux)
-    if explicit or micro_batches > 1 or mesh.devices.flat[0].platform not in REDUCES_AND_DIVIDES:
-        take = averaged(take, inside, axis, micro_batches, lying, shared, explicit)
+    stack, parts = aux == "stack", micro_batches * mesh.shape[axis]
+    of_part = parts_of_batch.of_part(LABEL, loss, has_aux, weighted, not stack)
+    in_parts = weighted or explicit or micro_batches > 1
+    if in_parts or mesh.devices.flat[0].platform not in REDUCES_AND_DIVIDES:
+        take = averaged(of_part, inside, axis, micro_batches, lying, shared, explicit, stack)
+    else:
+        take = by_constraints(of_part, inside, axis, stack)
 
-    def step(params: Params, state: OptState, batch: ArrayTree) -> Any:
-        found, grads = take(params, batch)
+    def step(params: Params, state: OptState, batch: ArrayTree, key: Array | None) -> Any:
+        (value, more), grads = take(params, parts_of_batch.rows_of(batch, key, parts))
         grads = jax.lax.with_sharding_constraint(grads, shared)
         own = jax.lax.with_sharding_constraint(params, shared)
         with homes.of(inside):
-            updates, state = base.call_update(tx, grads, state, own, {"value": found[0] if has_aux else found})
+            updates, state = base.call_update(tx, grads, state, own, {"value": value})
         # Without this the compiler may gather both terms of the sum instead of the sum.
         own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shared)
-        return jax.lax.with_sharding_constraint(own, lying), state, found
+        return jax.lax.with_sharding_constraint(own, lying), state, (value, more) if has_aux else value
 
-    places = lie, state_sharding
+    shapes = jax.tree.map(shape_of, params)
+
+    def alone() -> ShardedStep:
+        one = axis_kinds.on_one_device(mesh)
+        place = lambda p, how: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=NamedSharding(one, how.spec))  # noqa: E731
+        there = jax.tree.map(place, shapes, lie)
+        same: Any = {"has_aux": has_aux, "weighted": weighted, "aux": aux, "min_bytes": min_bytes}
+        return sharded_step(loss, tx, there, one, axis, **same)
+
+    places, told = (lie, state_sharding), PartitionSpec()
+    if stack:
+        told = PartitionSpec(), PartitionSpec(axis)
     compiled = jax.jit(
-        axis_kinds.in_automatic_axes(step, mesh, (*map(specs_of, places), PartitionSpec())),
-        in_shardings=(*places, NamedSharding(mesh, PartitionSpec(axis))),
-        out_shardings=(*places, NamedSharding(mesh, PartitionSpec())),
+        axis_kinds.in_automatic_axes(step, mesh, (*map(specs_of, places), told)),
+        in_shardings=(*places, NamedSharding(mesh, PartitionSpec(axis)), NamedSharding(mesh, PartitionSpec())),
+        out_shardings=(*places, jax.tree.map(lambda spec: NamedSharding(mesh, spec), told)),
         donate_argnums=(0, 1),
     )
-    return ShardedStep(tx, mesh, *places, compiled, Checks(LABEL, mesh, (axis,), micro_batches, *places))
+    checked = Checks(LABEL, mesh, (axis,), micro_batches, *places)
+    return ShardedStep(tx, mesh, compiled, checked, alone, has_aux, weighted, stack)
 
 
 def specs_of(shardings: Any) -> Any:
