@@ -57,8 +57,8 @@ class Stack(NamedTuple):
         return -(-self.number // devices) * devices * math.prod(self.shape) * self.itemsize
 
 
-def of_leaves(pieces: Sequence[Piece], n: int) -> list[Exchange]:
-    """The exchanges of gradients and parameters over an axis of n devices."""
+def of_leaves(pieces: Sequence[Piece], n: int, weighted: bool = False) -> list[Exchange]:
+    """The exchanges of gradients and parameters over an axis of n devices; `weighted`, that of the weight too."""
     if n == 1:
         return []
     parts = [p.whole for p in pieces if p.divided]
@@ -69,7 +69,7 @@ def of_leaves(pieces: Sequence[Piece], n: int) -> list[Exchange]:
     )
     found = [
         sent("gradients", "reduce-scatter", len(parts), sum(parts)),
-        sent("small gradients, loss", "all-reduce", 1, sum(same) + 4, 2),
+        sent("small gradients, loss", "all-reduce", 1, sum(same) + (8 if weighted else 4), 2),
         sent("parameters for the loss", "all-gather", len(before), sum(before)),
         sent("new parameters", "all-gather", len(after), sum(after)),
     ]

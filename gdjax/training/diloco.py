@@ -16,8 +16,9 @@ from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.lift import order
 from gdjax.optimizers.sgd import sgd
 from gdjax.training.agreement import Checks, check_mesh
+from gdjax.training.mesh_step import MeshStep
+from gdjax.training.parts import Rows, counted, of_part, rows_of
 from gdjax.training.rounds import LABEL, Layout, Rounds
-from gdjax.training.sharded_step import ShardedStep
 from gdjax.tree.updates import apply_updates
 
 
@@ -34,7 +35,7 @@ class DilocoState(NamedTuple):
         return self.outer_params
 
 
-class DilocoStep(ShardedStep):
+class DilocoStep(MeshStep):
     """What `diloco_step` returns: `params, state, losses = step(params, state, batch)`.
 
     Attributes:
@@ -66,6 +67,7 @@ def diloco_step(
     alpha: float = 0.0,
     data: str | None = None,
     has_aux: bool = False,
+    weighted: bool = False,
     min_bytes: int = 2**14,
 ) -> DilocoStep:
     """A compiled training step of DiLoCo: replicas that exchange nothing but every H-th step, on an axis of a mesh.
@@ -90,8 +92,9 @@ def diloco_step(
     learned since: theta_m = alpha theta_m + (1 - alpha) theta.
 
     Args:
-      loss: loss(params, batch), a mean over the examples of the batch; with `has_aux` also anything of arrays. It sees
-        the parameters of one replica.
+      loss: loss(params, batch), a mean over the examples of the batch. It sees the parameters of one replica, and its
+        part of the batch. Where the step gets a key, `step(params, state, batch, key)`, it is called with one of the
+        replica, `key=`: of `jax.random.split`.
       inner: any optimizer. If it takes extra arguments it gets the value, `value=`.
       params: arrays, or their shapes. How they are divided is read from their shardings: over any axis but `axis`.
       mesh: of automatic axes.
@@ -105,7 +108,9 @@ def diloco_step(
       alpha: in [0, 1]; 0.5 in the second reference, with a delay of 1.
       data: another axis of the mesh, of the devices of a replica: they share its part of the batch, and each updates
         its share of the parameters and keeps its share of theta and of both states, as in `sharded_step`.
-      has_aux: as of `jax.grad`.
+      has_aux: as of `jax.grad`: the loss returns a pair, itself and anything of arrays.
+      weighted: the loss returns (total, weight) for itself, as in `sharded_step`. The value and the gradient of a
+        replica are those of total / weight, 0 for a weight of 0. Replicas meet with equal weights.
       min_bytes: smaller leaves are not divided over `data`.
 
     Returns:
@@ -120,8 +125,9 @@ def diloco_step(
     Raises:
       ValueError: the mesh has no such axes, or its axes are explicit, or a parameter is divided over `axis`; a number
         is outside the range given above; (in a step) the devices do not divide the batch; parameters or state lie on
-        another mesh.
-      TypeError: inner or outer is no transform; mesh is no mesh; every, fragments or delay is no int.
+        another mesh, or are gone, given to a step before.
+      TypeError: inner or outer is no transform; mesh is no mesh; every, fragments or delay is no int; (in a step) the
+        loss returns something else.
       NotImplementedError: this JAX has no `jax.shard_map`.
 
     Warns:
@@ -149,7 +155,8 @@ def diloco_step(
     own = jax.tree.map(lambda p, how: jax.ShapeDtypeStruct(jnp.shape(p), p.dtype, sharding=how), params, lie)
     _check_places(lie, axis)
     layout = Layout(mesh, axis, lie, shares)
-    local = _inner_step(jax.value_and_grad(loss, has_aux=has_aux), inner, layout, has_aux)
+    take = jax.value_and_grad(of_part(LABEL, loss, has_aux, weighted, reduces=False), has_aux=True)
+    local = _inner_step(take, inner, layout, has_aux)
     rounds = Rounds(outer, layout, own, fragments, every, delay, alpha)
     _warn_of_averages(inner, own)
 
@@ -159,8 +166,8 @@ def diloco_step(
     whole: Any = NamedSharding(mesh, PartitionSpec())
     places = jax.tree.map(layout.of_replicas, lie), DilocoState(whole, inner_state, shares, outer_state)
 
-    def step(params: Params, state: DilocoState, batch: ArrayTree) -> Any:
-        params, inner_state, found = local(params, state.inner_state, batch)
+    def step(params: Params, state: DilocoState, batch: ArrayTree, key: Array | None) -> Any:
+        params, inner_state, found = local(params, state.inner_state, rows_of(batch, key, mesh.shape[axis]))
         t = numerics.safe_increment(state.count)
         params, theta, outer_state = rounds(t, params, state.outer_params, state.outer_state)
         return params, DilocoState(t, inner_state, theta, outer_state), found
@@ -173,12 +180,12 @@ def diloco_step(
     axes = (axis,) if data is None else (axis, data)
     compiled = jax.jit(
         step,
-        in_shardings=(*places, NamedSharding(mesh, PartitionSpec(axes))),
+        in_shardings=(*places, NamedSharding(mesh, PartitionSpec(axes)), whole),
         out_shardings=(*places, NamedSharding(mesh, PartitionSpec(axis))),
         donate_argnums=(0, 1),
     )
     checked = Checks(LABEL, mesh, axes, 1, *places)
-    return DilocoStep(jax.jit(init, out_shardings=places), rounds.fragments, inner, mesh, *places, compiled, checked)
+    return DilocoStep(jax.jit(init, out_shardings=places), rounds.fragments, inner, mesh, compiled, checked)
 
 
 def _check(inner: Transform, outer: Transform, mesh: Mesh, axis: str, data: str | None) -> None:
@@ -214,14 +221,15 @@ def _inner_step(take: Callable[..., Any], inner: Transform, layout: Layout, has_
     """A step of each replica by itself."""
     lie, shares = (jax.tree.map(lambda how: how.spec, hows) for hows in (layout.lie, layout.shares))
 
-    def local(params: Params, state: OptState, batch: ArrayTree) -> Any:
+    def local(params: Params, state: OptState, rows: Rows) -> Any:
         params, state = jax.tree.map(lambda x: x[0], (params, state))
-        found, grads = take(params, batch)
+        (value, (weight, aux)), grads = take(params, rows)
+        value, grads = jax.tree.map(functools.partial(counted, weight), (value, grads))
         grads, own = (jax.lax.with_sharding_constraint(x, shares) for x in (grads, params))
-        updates, state = base.call_update(inner, grads, state, own, {"value": found[0] if has_aux else found})
+        updates, state = base.call_update(inner, grads, state, own, {"value": value})
         own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shares)
         own = jax.lax.with_sharding_constraint(own, lie)
-        return jax.tree.map(lambda x: jnp.asarray(x)[None], (own, state, found))
+        return jax.tree.map(lambda x: x[None], (own, state, (value, aux) if has_aux else value))
 
     by_replica = PartitionSpec(layout.axis)
     return layout.each(local, by_replica, by_replica)

@@ -75,7 +75,7 @@ def _row(what: str, x: Any, y: Any, rounding: float, rtol: float) -> Beside:
         off, size = _norm(np.where(same, 0, x - y)), _norm(y)
     differs = not off <= max(rtol, unit) * size + rounding
     told = [a.item() if not a.ndim and np.isrealobj(a) else _norm(a) for a in (x, y)]
-    return Beside(what, *told, off / size if size else float(off > 0) and np.inf, differs)
+    return Beside(what, told[0], told[1], off / size if size else np.inf if off else 0.0, differs)
 
 
 def _paired(x: ArrayTree, y: ArrayTree) -> list[tuple[str, Any, Any]]:

@@ -41,10 +41,8 @@ def of_part(
         aux = jax.tree_util.tree_map_with_path(lambda path, x: _told(label, path, x, reduces), aux)
         if not weighted:
             if isinstance(found, tuple | list) and len(found) == 2:
-                more = "" if has_aux else "; if it is (loss, aux), pass has_aux=True"
-                raise TypeError(
-                    f"{label}: the loss returned a pair; if it is (total, weight), pass weighted=True{more}"
-                )
+                hint = "" if has_aux else "has_aux=True for (loss, aux), "
+                raise TypeError(f"{label}: the loss returned a pair; pass {hint}weighted=True for (total, weight)")
             return found, (None, aux)
         total, weight = map(jnp.asarray, _pair(label, "with weighted=True the loss returns (total, weight)", found))
         if total.shape or weight.shape or not jnp.issubdtype(total.dtype, jnp.floating):
@@ -59,17 +57,17 @@ def of_part(
     return f
 
 
-def weighed(weight: Array | None, x: Array) -> Array:
-    """What a part adds to a sum, in float32 at least: weight x, and 0 for a weight of 0, whatever x is.
+def counted(weight: Array | None, x: Array) -> Array:
+    """x, or 0 where a part has the weight 0, whatever x is: a NaN times 0 is a NaN."""
+    return x if weight is None else jnp.where(weight == 0, jnp.zeros((), x.dtype), x)
 
-    An integer counts as it is, in the dtype of `jnp.sum`.
-    """
+
+def weighed(weight: Array | None, x: Array) -> Array:
+    """What a part adds to a sum: weight x, in float32 at least; of an integer x itself, in the dtype of `jnp.sum`."""
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         return x.astype(jax.eval_shape(jnp.sum, x).dtype)
-    x = wide(x)
-    if weight is None:
-        return x
-    return jnp.where(weight == 0, jnp.zeros((), x.dtype), _as_factor(weight, x) * x)
+    x = wide(counted(weight, x))
+    return x if weight is None else _as_factor(weight, x) * x
 
 
 def mean_of(weight: Any, total: Array, dtype: Any) -> Array:

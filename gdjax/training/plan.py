@@ -33,6 +33,7 @@ def plan(
     memory: float | None = None,
     activations: float = 0,
     micro_batches: int = 1,
+    weighted: bool = False,
     platform: str | None = None,
     min_bytes: int = 2**14,
 ) -> Plan:
@@ -44,8 +45,8 @@ def plan(
     parameters and state, the latter by transform; exact, as by the formulas of a ring, those that gradients and
     parameters send. The rest are formulas for what a compiler does:
 
-    - Gradients. On a TPU each is reduced to the device's share as it comes. Elsewhere, and with micro-batches, all are
-      there as a whole first.
+    - Gradients. On a TPU each is reduced to the device's share as it comes. Elsewhere, with micro-batches and with
+      weights, all are there as a whole first.
     - Temporaries. On a TPU the new parameters beside the old ones, and with FSDP the largest parameter and its
       gradient as a whole, of which a compiler may need less. Elsewhere the largest gradient a second time, with
       micro-batches the sums of all, and with FSDP all parameters as a whole; on a CPU what `quantize_state` keeps is
@@ -62,7 +63,7 @@ def plan(
       memory: bytes of memory that a device has, for `fits`.
       activations: bytes a device for what the model keeps between its forward and backward pass, copies of parameters
         in other dtypes included. It is added to the total.
-      micro_batches, min_bytes: as of `sharded_step`.
+      micro_batches, weighted, min_bytes: as of `sharded_step`.
       platform: "tpu", "gpu" or "cpu"; by default that of the mesh, "tpu" for a mesh without devices.
 
     Returns:
@@ -103,7 +104,7 @@ def plan(
     sent = [x for x in stacks if not x.back]
     at_home, all_of_step = (sum(x.filled(mesh.size) for x in xs) // mesh.size for xs in (set(sent), sent))
     at_home = max(at_home, all_of_step // 2)
-    in_parts = kind not in REDUCES_AND_DIVIDES or micro_batches > 1
+    in_parts = kind not in REDUCES_AND_DIVIDES or micro_batches > 1 or weighted
     gradients, temporaries = _by_formula(pieces, 3 * at_home - round(activations), in_parts, micro_batches)
     temporaries += _decoded(made, where) if kind == "cpu" else 0
 
@@ -117,7 +118,7 @@ def plan(
     rows += [Planned("total", "", None, sum(x.bytes_per_device for x in rows))]
 
     dividing = {a for how in jax.tree.leaves(lie) for entry in how.spec for a in sharding.axes_of(entry)} | {axis}
-    found = [*exchanged.of_leaves(pieces, sizes[axis]), *exchanged.of_stacks(stacks, sizes, dividing)]
+    found = [*exchanged.of_leaves(pieces, sizes[axis], weighted), *exchanged.of_stacks(stacks, sizes, dividing)]
     counts = [sum(getattr(x, name) for x in found) for name in ("number", "bytes", "wire_bytes")]
     found.append(Exchange("total", "", counts[0], mesh.size, counts[1], counts[2]))
     notes = _notes(activations, others, len(dividing) > 1, any(p.gathered_before for p in pieces), where)

@@ -64,14 +64,17 @@ class ShardedStep(MeshStep):
           parameter; the column `differs` says which differ. Its `warnings`, none where nothing does, tell the likely
           reason.
         """
-        alone, made = self._alone(), []
-        whole = NamedSharding(alone.mesh, PartitionSpec())
-        for step, given in ((self, (batch, key)), (alone, jax.device_put((batch, key), whole))):
-            there = step.params_sharding, step.state_sharding
-            new, _, found = step(*jax.device_put((params, state), there, may_alias=False), *given)
-            loss, aux = found if self._has_aux else (found, None)
-            made.append(Made(loss, None if self._stack else aux, new))
-        return beside(params, *made, rtol, self._weighted, key is not None)
+        alone = self._alone()
+        there = jax.device_put((batch, key), NamedSharding(alone.mesh, PartitionSpec()))
+        found = [step._of_copies(params, state, *given) for step, given in ((self, (batch, key)), (alone, there))]
+        return beside(params, found[0], found[1], rtol, self._weighted, key is not None)
+
+    def _of_copies(self, params: Params, state: OptState, batch: ArrayTree, key: Array | None) -> Made:
+        there = jax.device_put((params, state), (self.params_sharding, self.state_sharding))
+        params, state = jax.tree.map(lambda x: x.copy(), there)
+        params, _, told = self(params, state, batch, key)
+        loss, aux = told if self._has_aux else (told, None)
+        return Made(loss, None if self._stack else aux, params)
 
 
 def sharded_step(
@@ -145,6 +148,8 @@ def sharded_step(
     sharding.check_axis(LABEL, mesh, axis)
     checks.structural(LABEL, "micro_batches", micro_batches, 1)
     check_mesh(LABEL, mesh, explicit=True)
+    if aux not in ("reduce", "stack"):
+        raise ValueError(f"{LABEL}: aux must be 'reduce' or 'stack', got {aux!r}")
     lie, shares = sharding.shares(LABEL, params, mesh, axis, min_bytes)
     state_sharding = sharding.state_sharding(tx, params, mesh, axis, min_bytes=min_bytes)
     explicit, inside = axis_kinds.not_automatic(mesh), axis_kinds.automatic(mesh)
