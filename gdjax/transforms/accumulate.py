@@ -70,8 +70,8 @@ def accumulate(
       inner: the transform. It gets the extra arguments of the last call.
       every: calls to a window, at least 1.
       weight: the name of an extra argument of `update` by which gradients are weighted, a number of at least 0, such as
-        the number of tokens that a gradient is the mean over; None for equal weights. A window whose weights are all 0
-        has the mean 0.
+        the number of tokens that a gradient is the mean over; None for equal weights. A gradient of weight 0 counts
+        nothing, NaN or not. A window whose weights are all 0 has the mean 0.
       unreduced: the axes of the mesh over which gradients are. `last` must then be a Python boolean.
 
     Raises:
@@ -164,11 +164,12 @@ def _last(last: Any) -> Any:
 
 
 def _sum(first: Array, s: Array, g: Array, w: Array | None) -> Array:
-    """w g, and the sum before it but for the first, in the dtype of the sum."""
+    """w g, 0 for a w of 0 whatever g is, and the sum before it but for the first, in the dtype of the sum."""
     real = numerics.widest_real([s, g])
     wide, g = numerics.widen([s, g], real)
-    g = g if w is None else meshes.as_factor(w.astype(real).astype(g.dtype), g) * g
     nothing = meshes.as_unreduced(jnp.zeros(wide.shape, wide.dtype), wide, meshes.unreduced_axes(wide))
+    if w is not None:
+        g = jax.lax.select(w == 0, nothing, meshes.as_factor(w.astype(real).astype(g.dtype), g) * g)
     return (jax.lax.select(first, nothing, wide) + g).astype(s.dtype)
 
 

@@ -225,6 +225,45 @@ def test_other_states_dtypes_and_what_else_a_loss_returns():
     )
 
 
+@pytest.mark.parametrize("data", [None, "data"])
+def test_totals_and_weights_of_each_replica(data: str | None):
+    """One replica has no valid row, and a NaN for its total; the loss draws, by a key of the replica."""
+
+    def of(params: Any, batch: Any, key: Any) -> Any:
+        (x, y), valid = batch
+        off = jnp.mean((jnp.tanh(x @ params["first"] + params["bias"][None]) @ params["last"] - y) ** 2, axis=1)
+        weight = jnp.sum(valid)
+        total = jnp.sum(off * valid.astype(jnp.float32)) * jnp.where(weight == 0, jnp.nan, 1.0)
+        return (total, weight), {"drawn": jax.random.normal(key), "valid": valid}
+
+    mesh = mesh_of(M) if data is None else mesh_of(M, 2)
+    step = gdjax.diloco_step(
+        of, gdjax.sgd(0.1), start(), mesh, every=2, data=data, min_bytes=0, has_aux=True, weighted=True
+    )
+    valid = np.zeros(BATCH, np.int32)
+    valid[[0, 1, 2, 5, 12, 13, 14, 15]] = 1
+    key, batch = jax.random.key(3), batches(1)[0]
+    params, _, (losses, aux) = step(*step.init(start()), (batch, valid), key)
+    np.testing.assert_array_equal(aux["drawn"], [jax.random.normal(k) for k in jax.random.split(key, M)])
+    np.testing.assert_array_equal(aux["valid"].reshape(-1), valid)
+    for m in range(M):
+        value, grads = 0.0, jax.tree.map(jnp.zeros_like, start())
+        if (rows := 4 * m + np.flatnonzero(valid[4 * m : 4 * m + 4])).size:
+            value, grads = jax.value_and_grad(loss)(start(), jax.tree.map(lambda x, rows=rows: x[rows], batch))
+        wanted = jax.tree.map(lambda p, g: p - 0.1 * g, start(), grads)
+        assert_close((losses[m], jax.tree.map(lambda p, m=m: p[m], params)), (value, wanted), 1e-5, 1e-6)
+
+
+def test_what_was_given_to_a_step_is_gone():
+    step = gdjax.diloco_step(loss, gdjax.sgd(0.1), start(), mesh_of(M), every=2)
+    params, state = step.init(start())
+    new, _, _ = step(params, state, batches(1)[0])
+    with pytest.raises(ValueError, match=r"diloco_step: params\['bias'\] is gone: a step writes over its arguments"):
+        step(params, state, batches(1)[0])
+    with pytest.raises(ValueError, match=r"diloco_step: state.count is gone"):
+        step(new, state, batches(1)[0])
+
+
 def test_fragments_by_name_and_by_size():
     make = lambda fragments: gdjax.diloco_step(  # noqa: E731
         loss, gdjax.sgd(0.1), start(), mesh_of(M), every=4, fragments=fragments

@@ -89,6 +89,23 @@ def test_none_integer_and_float0_leaves_stay():
     assert_equal(updates["w"], -jnp.ones(2))
 
 
+@pytest.mark.parametrize("nan", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_gradient_of_weight_0_counts_nothing_whatever_it_is(place: int, nan: float):
+    """A part that is all padding: 0 / 0."""
+    tx, params = (
+        gdjax.accumulate(gdjax.sgd(1.0), 3, weight="tokens"),
+        {"w": jnp.ones(2), "h": jnp.ones(2, jnp.bfloat16)},
+    )
+    update, state, weights = jax.jit(tx.update), tx.init(params), [2, 6]
+    weights.insert(place, 0)
+    for i, n in enumerate(weights):
+        g = jax.tree.map(lambda p, n=n, i=i: jnp.full_like(p, i if n else nan), params)
+        updates, state = update(g, state, params, tokens=n)
+    wanted = -sum(n * i for i, n in enumerate(weights)) / 8
+    assert all((u.astype(jnp.float32) == wanted).all() for u in updates.values())
+
+
 def test_one_call_to_a_window_is_the_transform_itself():
     inner = gdjax.adam(0.1)
     tx = gdjax.accumulate(inner, 1, weight="tokens")
