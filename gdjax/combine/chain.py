@@ -36,6 +36,10 @@ class Chain(Part):
     def init(self, params: Params) -> OptState:
         states = [part.init(params) for part in self.parts]
         order.check(self.label, self.parts, states, params)
+        rate = next((i for i, tx in enumerate(self.parts[:-1]) if _descends(tx)), None)
+        if rate is not None:
+            late = Chain(self.label, self.parts[rate + 1 :])
+            order.check_growth(self.label, rate, self.parts, late, tuple(states[rate + 1 :]), params)
         return self.pack(states)
 
     def update(
@@ -110,6 +114,15 @@ def leaf_rules(tx: Transform) -> Iterator[Leafwise | None]:
 def flips(rule: Leafwise) -> bool:
     """Whether a rule says that it turns an ascent into a descent."""
     return rule.hyper.get("flip_sign") is True
+
+
+def _descends(tx: Transform) -> bool:
+    """Whether a learning rate, or a scale by a negative number, is in a transform or in one inside it."""
+    part = base.part_of(tx)
+    if isinstance(part, Leafwise):
+        step = part.hyper.get("step_size")
+        return flips(part) or isinstance(step, int | float) and step < 0
+    return part is not None and any(_descends(x.tx) for x in part.inside() if x.tx is not None)
 
 
 def _warn_of_two_rates(label: str, parts: tuple[Any, ...]) -> None:

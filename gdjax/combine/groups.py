@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import DictKey, GetAttrKey
 
+from gdjax.combine.chain import leaf_rules
 from gdjax.combine.masking import MaskedState, check_prefix, hide, is_whole, mask_of, masked_update
 from gdjax.core import base, callers, calls, checks
 from gdjax.core.base import GradientTransformation, set_to_zero, transform
@@ -14,6 +15,7 @@ from gdjax.core.part import Inside
 from gdjax.core.parts import holding
 from gdjax.core.paths import paths_of
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
+from gdjax.lift.rule import Leafwise
 
 
 class PartitionState(NamedTuple):
@@ -23,6 +25,12 @@ class PartitionState(NamedTuple):
 
 
 MultiTransformState = PartitionState
+
+
+CLIPS_ALONE = (
+    "it takes the norm of that group alone; for the norm of all leaves put it before, in a chain; where each group is "
+    "to have its own, say so by its argument groups"
+)
 
 
 class Labels:
@@ -105,6 +113,8 @@ def grouped(
             callers.warn(f"{label}: no leaf has the label {', '.join(map(repr, empty))}; used are {used}")
         if isinstance(param_labels, Labels):
             param_labels.warn(params)
+        if label == "gdjax.partition":
+            _warn_of_clips(label, {key: tx for key, tx in transforms.items() if key not in empty})
         return PartitionState(keep((k, MaskedState(tx.init(hide(seen[k], params)))) for k, tx in transforms.items()))
 
     def update(
@@ -128,6 +138,23 @@ def grouped(
 
 
 multi_transform = partition
+
+
+def clips_by_norm(rule: Leafwise | None) -> bool:
+    """Whether a rule bounds the norm of all leaves that it sees, and is not told of groups."""
+    named = rule is not None and rule.rule.__name__ == "clip_by_global_norm"
+    return named and rule.staged["groups"] is None
+
+
+def _warn_of_clips(label: str, groups: Mapping[Hashable, Transform]) -> None:
+    """Warns of groups that are clipped by their own norms, where several groups are trained.
+
+    A group of which the clip is all that is done is no mistake.
+    """
+    trained = {key: list(leaf_rules(tx)) for key, tx in groups.items() if tx != set_to_zero()}
+    clipping = [repr(key) for key, rules in trained.items() if len(rules) > 1 and any(map(clips_by_norm, rules))]
+    if clipping and len(trained) > 1:
+        callers.warn(f"{label}: clip_by_global_norm in the group {' and '.join(clipping)}: {CLIPS_ALONE}")
 
 
 @transform

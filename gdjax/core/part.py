@@ -54,10 +54,12 @@ class Kept(NamedTuple):
     """A tree in a state that has something for each parameter."""
 
     path: Path
-    # From the shape of a parameter to the axes of its arrays, a list where they differ; None where nothing tells them.
-    axes: Callable[[tuple[int, ...]], Axes | list[Axes]] | None = None
+    # From the shape of a parameter, and how many leading axes of it are layers, to the axes of its arrays, a list where
+    # they differ; None where nothing tells them.
+    axes: Callable[[tuple[int, ...], int], Axes | list[Axes]] | None = None
     of: Literal["each", "several", "unknown"] = "each"  # several: each array belongs to some parameters together
     kind: Kind = "exact"
+    layers: Callable[[ArrayTree], list[int]] | None = None  # of all parameters that number; None where it is 0
 
 
 class Step(NamedTuple):
@@ -144,7 +146,7 @@ def numbers_of(calls: Sequence[Call]) -> dict[str, Any]:
     return found | ({calls[0].name: HIDDEN} if callable(found.get("learning_rate")) else {})
 
 
-def all_axes(shape: tuple[int, ...]) -> Axes:
+def all_axes(shape: tuple[int, ...], layers: int = 0) -> Axes:
     """The axes of an array shaped like its parameter."""
     return tuple(range(len(shape)))
 

@@ -1,5 +1,6 @@
 """The parts of any optimizer, asked one after the other: what is inside, and whose each array of a state is."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
@@ -92,6 +93,7 @@ def owned(tx: Transform, state: OptState, params: Params) -> list[Owned]:
     leaves = {path: (i, np.shape(p)) for i, (path, p) in enumerate(tree_leaves_with_path(params))}
     trees = {x.path: x for x in kept(tx, state, leaves)}
     several, found = Counter[Any](), []
+    lead = functools.cache(lambda layers: [0] * len(leaves) if layers is None else layers(params))
     for path, x in tree_leaves_with_path(state):
         starts = [path[:n] for n in range(len(path), -1, -1)]
         tree = next((trees[start] for start in starts if start in trees), None)
@@ -105,7 +107,7 @@ def owned(tx: Transform, state: OptState, params: Params) -> list[Owned]:
             continue
         rest = path[len(tree.path) :]  # codes and factors of a leaf stand below its path
         leaf, shape = next((leaves[rest[:n]] for n in range(len(rest) + 1) if rest[:n] in leaves), (None, ()))
-        axes = None if tree.axes is None or leaf is None else tree.axes(shape)
+        axes = None if tree.axes is None or leaf is None else tree.axes(shape, lead(tree.layers)[leaf])
         if isinstance(axes, list):
             axes = axes[several[tree.path, leaf]]
         several[tree.path, leaf] += 1

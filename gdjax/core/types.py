@@ -18,6 +18,7 @@ OptState = Any  # a pytree that only its transform reads
 DType = Union[DTypeLike, Codec]  # in which a slot is kept: a dtype, or a codec  # noqa: UP007
 Mask = Any  # a tree of booleans, a prefix of the parameters, or a function from the parameters to one
 Roles = Any  # a dict from patterns of paths to roles, a tree of dimension numbers, or a function to one
+LayerAxes = Any  # an int, a pattern of paths, a dict from patterns to ints, or a function from the parameters to a tree
 Schedule = Callable[[Any], Any]  # int32 count of updates made so far -> scalar
 # An array here is a scalar, and may be traced. Some programs call the type, which they could not if `|` made it.
 Scalar = Union[float, Array, np.ndarray, np.number]  # noqa: UP007

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from gdjax.combine.chain import flips
+from gdjax.combine.groups import CLIPS_ALONE, clips_by_norm
 from gdjax.core.structures import few
 from gdjax.inspection.walk import Listed, Walk, short
+from gdjax.lift.layers import LAYERS
 from gdjax.linalg.matrices import Matrix
 from gdjax.matrices.reading import Read
 from gdjax.matrices.roles import NO_HEAD, ByRole, is_headless
@@ -33,6 +35,8 @@ def cautions(rows: Sequence[Any], walked: Walk, shapes: Any) -> Iterator[str]:
     yield from _rates(moved)
     for clip, direction in sorted({found for _, ps in moved if (found := late_clip(ps))}):
         yield f"{clip} comes after {direction}: it limits the step; put it first to limit the gradient"
+    yield from _of_groups(moved)
+    yield from _of_stacks(rows, moved, shapes)
     by_path = {row.path: i for i, row in enumerate(rows)}
     trained = {by_path[row.path]: ps for row, ps in moved}
     yield from _of_roles(rows, trained, walked, shapes)
@@ -61,6 +65,28 @@ def _of_the_head(taken: Set[int], trained: Set[int], found: Sequence[Sequence[Re
     flat = {i for i in trained for leaves in found if len(leaves[i].shape) == 2 and isinstance(leaves[i].role, Matrix)}
     if all(map(is_headless, found)) and flat <= taken:
         yield NO_HEAD
+
+
+def _of_groups(moved: Sequence[Any]) -> Iterator[str]:
+    """Clips by a norm, with more behind them, that see some of the trained leaves only, as inside a group."""
+    for part in {id(p): p for _, ps in moved for p in ps if clips_by_norm(p.rule) and not p.sees_all}.values():
+        own = {row.path: ps for row, ps in moved if any(p is part for p in ps)}
+        alone = all(sum(p.groups == part.groups for p in ps) == 1 for ps in own.values())
+        if len(own) < len(moved) and not (part.groups and alone):
+            of = f"the group {'/'.join(part.groups)!r}" if part.groups else few(list(own))
+            yield f"{part.name} in {of}: {CLIPS_ALONE}"
+
+
+def _of_stacks(rows: Sequence[Any], moved: Sequence[Any], shapes: Any) -> Iterator[str]:
+    """Rules that take one number of an array, and arrays that look like stacks of layers."""
+    stacked = {row.path for row, n in zip(rows, ByRole().layers(shapes), strict=True) if n and row.shape[0] > 1}
+    found: dict[str, list[str]] = {}
+    for row, ps in moved:
+        for label in dict.fromkeys(p.label for p in ps if p.rule and p.rule.staged.get(LAYERS, 0) is None):
+            found.setdefault(label, []).extend([row.path] if row.path in stacked else [])
+    for label, paths in found.items():
+        told = f"{label.removeprefix('gdjax.')} takes each of {{}} for one array, and it looks like a stack of layers"
+        yield from _of(paths, f"{told}; give {LAYERS}, for instance layers_by_role()")
 
 
 def _rates(moved: Sequence[Any]) -> Iterator[str]:

@@ -177,6 +177,8 @@ def _why(parts: Sequence[Listed], fate: Any, rate: Any) -> str:
         return f"{frozen[-1]} makes its gradient 0, and what comes after that may move it: put {frozen[-1]} last"
     if fate == "same":
         return "no step changes its gradient, which is added as it is"
+    if rate == 0:  # a number that the program may change
+        return "its learning rate is 0"
     return "its rate is 0 at the first step" if isinstance(rate, str) and "schedule: 0.0 " in rate else ""
 
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from gdjax.core import base
 from gdjax.core.base import EmptyState, GradientTransformation
 from gdjax.core.types import ScalarOrSchedule
-from gdjax.lift import factors, rule_checks
+from gdjax.lift import factors, layers, rule_checks
 from gdjax.lift.rule import Leafwise, OfLeaf
 from gdjax.lift.signatures import Special, arguments_of, hashable, like_rule
 from gdjax.lift.slots import ScaleByScheduleState, Shared
@@ -80,6 +80,10 @@ def leafwise(
         shape or kind than its slot: real numbers are rounded to the slot's dtype, nothing else is cast. `reduce`
         returned no dict, or what neither the state nor the rule has.
 
+    A rule with an argument `layer_axes=None` is one of a layer: the argument of its factory says how many leading axes
+    of each leaf are layers, as that of `scale_by_trust_ratio` does. The rule is mapped over them and sees one layer. It
+    has neither `reduce` nor fields that are one number or key.
+
     Each function may be decorated, partial, a method, an object that can be called, or compiled by `jax.jit`. The rule
     must be defined at the top level of a module for its transforms to pickle.
 
@@ -110,16 +114,21 @@ def maker_of(
     before = [] if around is None else [inner]
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
-        arguments = arguments_of(maker, rule, 4 + len(before), special, domains, stages)
+        by_layer = any(p.name == layers.LAYERS for p in rule_checks.named(rule, 4 + len(before)))
+        own = special._replace(static={layers.LAYERS: layers.of_leaf, **special.static}) if by_layer else special
+        arguments = arguments_of(maker, rule, 4 + len(before), own, domains, stages)
         applied = hashable(rule)
+        if by_layer:
+            layers.check(slots, stages)
+            applied = layers.mapped(applied)
 
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = arguments.call(factory, args, kwargs)
             label, (hyper, for_stages) = base.label_of(call), arguments.of(call)
             kinds = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
             hyper, per_leaf = factors.split(label, hyper, slots, stages)
-            own = for_stages, special.static, special.extra
-            part = Leafwise(label, applied, *kinds, slots, stages, count, hyper, per_leaf, *own)
+            more = for_stages, own.static, own.extra
+            part = Leafwise(label, applied, *kinds, slots, stages, count, hyper, per_leaf, *more)
             return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))
 
         return like_rule(factory, rule, [*before, *arguments.of_factory], Hyper)

@@ -1,4 +1,4 @@
-"""Averages of the parameters, and whether what follows them changes the updates that they have seen."""
+"""What comes too late: transforms after an average of the parameters that change the updates, decay after the rate."""
 
 import functools
 import re
@@ -18,7 +18,7 @@ from gdjax.lift import traced
 
 
 class OrderWarning(UserWarning):
-    """An average of the parameters is not the last to see the updates."""
+    """An average of the parameters is not the last to see the updates, or a decay comes after the learning rate."""
 
 
 def averages(state: OptState) -> Iterator[Any]:
@@ -50,6 +50,33 @@ def check(label: str, parts: Sequence[Any], states: Sequence[Any], params: Param
                 if (late := _late(found, parts[j], states[j], params)) is not None:
                     warn(label, late, f" (argument {i})", f"{name_of(parts[j])} (argument {j})")
                     break
+
+
+def check_growth(
+    label: str, first: int, parts: Sequence[Any], late: Transform, state: OptState, params: Params
+) -> None:
+    """Warns where parameters times a positive number are added to what a learning rate has multiplied by -1.
+
+    Args:
+      label: of what puts `parts` in a row.
+      first: the place of the part that has the learning rate.
+      late, state: those after it, in a row, and their states.
+      params: the parameters.
+    """
+    if not _are_arrays(params):
+        return
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            found = traced.of_params(late, _shapes(params), _shapes(state))
+        except Exception:
+            return  # it needs arguments that only the program has
+    if traced.UP in found:
+        after = ", ".join(f"{name_of(tx)} (argument {i})" for i, tx in enumerate(parts) if i > first)
+        callers.warn(
+            f"{label}: {after} adds the parameters to updates that {name_of(parts[first])} (argument {first}) has "
+            "multiplied by -1: the parameters grow; put the decay before the learning rate, or write with_weight_decay",
+            OrderWarning,
+        )
 
 
 def check_around(label: str, average: OptState, alone: Callable[[], Any], params: Params) -> None:

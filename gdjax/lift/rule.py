@@ -14,12 +14,13 @@ from gdjax.core import checks
 from gdjax.core.codec import Codec
 from gdjax.core.part import Inside, Kept, Part, Step
 from gdjax.core.types import OptState, Params, Updates
-from gdjax.lift import factors
+from gdjax.lift import factors, layers
 from gdjax.lift.all_leaves import fused
 from gdjax.lift.slots import (
     ScheduledState,
     Shared,
     Stored,
+    along,
     axes_of,
     first,
     first_moment,
@@ -133,8 +134,9 @@ class Leafwise(Part):
         arguments = {**given, "label": self.label}
         leaves = [p for _, p in paths]
         found = {f: x.init(params, arguments) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
+        lead = layers.of_tree(self.label, self.staged.get(layers.LAYERS), params, warn=True)
         made = {
-            f: found[f] if f in found else first(self.label, x, paths, given, i * len(paths))
+            f: found[f] if f in found else first(self.label, [along(x, n) for n in lead], paths, given, i * len(paths))
             for i, (f, x) in enumerate(self.declared.items())
         }
         trees = [structure.unflatten(made[f]) for f in self.slots]
@@ -158,7 +160,9 @@ class Leafwise(Part):
     def kept(self) -> list[Kept]:
         outside = (GetAttrKey("inner_state"),) if self.outer is ScheduledState else ()
         at = lambda f: (*outside, GetAttrKey(f))  # noqa: E731
-        slots = [Kept(at(f), axes_of(x, self.hyper), kind=kind_of(x)) for f, x in self.declared.items()]
+        given = self.staged.get(layers.LAYERS)
+        lead = None if given is None else lambda params: layers.of_tree(self.label, given, params)
+        slots = [Kept(at(f), axes_of(x, self.hyper), kind=kind_of(x), layers=lead) for f, x in self.declared.items()]
         stacks = {f: x for f in self.whole if (x := self.initial[f]).of_several}
         return slots + [Kept(at(f), of="several", kind=x.kind) for f, x in stacks.items()]
 

@@ -78,6 +78,26 @@ class ByRole:
         notes = [leaf.unknown for leaf in leaves if leaf.unknown]
         return [*notes, NO_HEAD] if is_headless(leaves) and not is_masked(tree) else notes
 
+    def layers(self, tree: ArrayTree) -> list[int]:
+        """For each leaf how many of its leading axes are layers or experts.
+
+        Those before the axes of a matrix are; of what is none, those that it has in common with the matrices beside it,
+        or the first, where the names tell of a stack of layers whose matrices have that many.
+        """
+        leaves = self.read(tree)
+        stacks = [(leaf, n) for leaf in leaves if isinstance(leaf.role, Matrix) and (n := _lead(leaf))]
+
+        def of(leaf: reading.Read) -> int:
+            if isinstance(leaf.role, Matrix):
+                return _lead(leaf)
+            beside = [n for x, n in stacks if x.place == leaf.place and x.shape[:n] == leaf.shape[:n]]
+            around = [
+                1 for x, n in stacks if leaf.name.stacked and x.name.stacked and x.shape[0] == (*leaf.shape, 0)[0]
+            ]
+            return max([*beside, *around], default=0)
+
+        return list(map(of, leaves))
+
     def decides(self, path: str, x: Any) -> bool:
         """Whether an override says what a leaf is."""
         return any(matches(LABEL, pattern, path, x) for pattern, _ in self.overrides)
@@ -98,6 +118,12 @@ class ByRole:
         ]
         context = reading.Context(leaves, hidden)
         return [leaf if role else context.of(leaf) for leaf, role in zip(leaves, given, strict=True)]
+
+
+def _lead(leaf: reading.Read) -> int:
+    """How many axes of a matrix lie before all of its inputs and outputs."""
+    named = [(x,) if isinstance(x, int) else x for x in leaf.role[:2]]
+    return min((i % len(leaf.shape) for axes in named for i in axes), default=0)
 
 
 def is_headless(leaves: Sequence[reading.Read]) -> bool:
@@ -142,6 +168,34 @@ def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:
       True
     """
     return _by_role(LABEL, overrides)
+
+
+@value
+def layers_by_role(overrides: Mapping[Any, Any] | None = None) -> Callable[[Any], Any]:
+    """How many leading axes of each leaf are layers or experts, by the roles that `matrices_by_role` finds.
+
+    It is a value of the `layer_axes` of LAMB, Adafactor and other methods that take one number of a leaf. Stacked
+    matrices have the axes before their inputs and outputs. A norm or bias has those that it shares with the matrices
+    beside it, or the first, where its path tells of a stack (`layers`, `blocks`, `stages`, `stack`, `h`) that has such
+    matrices.
+
+    Args:
+      overrides: from pattern to role or `Matrix`, the first that matches wins. A pattern is a regular expression,
+        searched for anywhere in the path, or a predicate of `(path, leaf)`. A role is "matrix",
+        "embedding", "head", "norm", "bias", "router" or "other".
+
+    Returns:
+      A function from a tree to a tree of ints.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> mlp = {"bias": jnp.ones((2, 8)), "kernel": jnp.ones((2, 4, 8))}
+      >>> gdjax.layers_by_role()({"embed": jnp.ones((9, 4)), "layers": mlp})
+      {'embed': 0, 'layers': {'bias': 1, 'kernel': 1}}
+      >>> tx = gdjax.lamb(1e-3, layer_axes=gdjax.layers_by_role())
+    """
+    found = _by_role("gdjax.layers_by_role", overrides)
+    return lambda tree: jax.tree.structure(tree).unflatten(found.layers(tree))
 
 
 @value

@@ -11,7 +11,7 @@ from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.dialects import Dialect, dialects
 from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import DTypeLike, Mask, Params, Scalar, ScalarOrSchedule
+from gdjax.core.types import DTypeLike, LayerAxes, Mask, Params, Scalar, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor, New
 from gdjax.linalg.sums import limited, means_of_squares
@@ -63,6 +63,7 @@ def all_but(left_out: int | None, axes_of: Callable[..., tuple[int, int] | None]
 def _by_factored_rms(
     g: Array, s: FactoredState, p: Array, t: Array,
     factored: bool, min_dim_size_to_factor: int, epsilon: Hyper, b2: Hyper, clipping_threshold: Hyper = None,
+    *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, FactoredState]:  # fmt: skip
     axes = factored_axes(g.shape, {"factored": factored, "min_dim_size_to_factor": min_dim_size_to_factor})
     if axes is None:
@@ -80,6 +81,7 @@ def _by_factored_rms(
 def _by_torchs_factored_rms(
     g: Array, s: FactoredState, p: Array, t: Array,
     factored: bool, min_dim_size_to_factor: int, epsilon: Hyper, b2: Hyper, clipping_threshold: Hyper = None,
+    *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, FactoredState]:  # fmt: skip
     """Adafactor's direction with nothing added to squares, but an epsilon^2 that the second moment is at least."""
     axes = last_axes(g.shape, {"factored": factored, "min_dim_size_to_factor": min_dim_size_to_factor})
@@ -175,6 +177,8 @@ def scale_by_factored_rms(
     min_dim_size_to_factor: int = 128,
     epsilon: ScalarOrSchedule = 1e-30,
     decay_rate_fn: Callable[[Any, Any], Any] = power_decay,
+    *,
+    layer_axes: LayerAxes = None,
 ) -> Any:
     """Adafactor's direction: the gradient over the root of a second moment kept as rows and columns.
 
@@ -191,6 +195,9 @@ def scale_by_factored_rms(
       epsilon: added to squares, at least 0. Where the second moment is 0 the direction is g.
       decay_rate_fn: `(count - step_offset, decay_rate) -> decay in [0, 1)`. The default 1 - (count + 1)^-decay_rate
         takes a negative count for 0.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     In float32 gradients count as 2^61 at most, and means of squares as the square of that, so that none makes the
     moments infinite for good.
@@ -209,7 +216,8 @@ def scale_by_factored_rms(
     Reference:
       Shazeer & Stern 2018, Algorithm 4, https://arxiv.org/abs/1804.04235
     """
-    return _by_factored_rms(factored, min_dim_size_to_factor, epsilon, _Decay(decay_rate_fn, decay_rate, step_offset))
+    decay = _Decay(decay_rate_fn, decay_rate, step_offset)
+    return _by_factored_rms(factored, min_dim_size_to_factor, epsilon, decay, layer_axes=layer_axes)
 
 
 _RELATIVE = {"learning_rate": 0.01, "min_dim_size_to_factor": 0}
@@ -232,6 +240,7 @@ def adafactor(
     weight_decay_mask: Mask = None,
     *,
     like: Dialect = "optax",
+    layer_axes: LayerAxes = None,
 ) -> GradientTransformation:
     """Adafactor: Adam's second moment in the memory of its row and column means, and steps relative to the parameters.
 
@@ -259,6 +268,9 @@ def adafactor(
         one; None for all.
       like: "optax" as above. With "paper" and "torch" the rate is min(lr, 1 / sqrt(t)), lr is 0.01 and matrices are
         factored whatever their size, by default; "torch" then does as `torch.optim.Adafactor`, see below.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     With like="torch" an array is factored over its last two axes. Its second moment is v_t, or what R_t and C_t make of
     it, without eps, and
@@ -280,7 +292,7 @@ def adafactor(
     """
     decay = _Decay(power_decay, decay_rate, decay_offset)
     by_rms = _by_torchs_factored_rms if like == "torch" else _by_factored_rms
-    parts = [by_rms(factored, min_dim_size_to_factor, eps, decay, clipping_threshold)]
+    parts = [by_rms(factored, min_dim_size_to_factor, eps, decay, clipping_threshold, layer_axes=layer_axes)]
     if clipping_threshold is not None:
         parts.append(scale(1.0))  # in the place that a clip of its own has in Optax's state
     rate = 1.0 if learning_rate is None else learning_rate
@@ -289,7 +301,7 @@ def adafactor(
     elif learning_rate is not None:
         parts.append(scale_by_learning_rate(learning_rate, flip_sign=False))
     if multiply_by_parameter_scale:
-        parts.append(scale_by_param_block_rms())
+        parts.append(scale_by_param_block_rms(layer_axes=layer_axes))
     if momentum is not None:
         parts.append(ema(momentum, debias=False, accumulator_dtype=dtype_momentum))
     if weight_decay_rate is not None and like == "torch":

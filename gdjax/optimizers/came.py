@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Mask, Params, ScalarOrSchedule
+from gdjax.core.types import LayerAxes, Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.linalg.sums import limited
@@ -39,6 +39,7 @@ def scale_by_came(
     g: Array, s: ScaleByCameState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, b3: Hyper = 0.9999,
     eps1: Hyper = 1e-30, eps2: Hyper = 1e-16, clip_threshold: Hyper = 1.0,
+    *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, ScaleByCameState]:  # fmt: skip
     """CAME's direction: the momentum of Adafactor's steps, smaller where the steps differ from it.
 
@@ -51,6 +52,9 @@ def scale_by_came(
       b1, b2, b3: decay of m, of r and c, of R and C, in [0, 1).
       eps1, eps2: added to the squares of gradients and of differences, at least 0.
       clip_threshold: bound on rms(u), at least 0; None for none.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -89,6 +93,8 @@ def came(
     clip_threshold: ScalarOrSchedule | None = 1.0,
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Mask = None,
+    *,
+    layer_axes: LayerAxes = None,
 ) -> GradientTransformation:
     """CAME: Adafactor with momentum, and with smaller steps where the gradients do not agree with it.
 
@@ -112,6 +118,9 @@ def came(
       weight_decay: decoupled, times lr, at least 0. A scalar or a schedule.
       mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
         all.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     The averages are not corrected for their start at 0, as in the paper and the authors' code: in the first step each
     element of a matrix moves by about 11 lr, (1 - b1) / (b1 sqrt(1 - b3)). Begin with a small rate.
@@ -128,4 +137,5 @@ def came(
       Luo et al. 2023, CAME: confidence-guided adaptive memory efficient optimization, Algorithm 2,
       https://arxiv.org/abs/2307.02047
     """
-    return descending(scale_by_came(b1, b2, b3, eps1, eps2, clip_threshold), learning_rate, weight_decay, mask)
+    direction = scale_by_came(b1, b2, b3, eps1, eps2, clip_threshold, layer_axes=layer_axes)
+    return descending(direction, learning_rate, weight_decay, mask)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import EmptyState, GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.types import LayerAxes, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.numerics import Array
 from gdjax.transforms.decay import WeightDecaySchedule
@@ -29,7 +29,9 @@ def _shrink(g: Array, s: EmptyState, p: Array, t: Array, learning_rate: Hyper) -
 
 
 @transform
-def fromage(learning_rate: ScalarOrSchedule, min_norm: ScalarOrSchedule = 1e-6) -> GradientTransformation:
+def fromage(
+    learning_rate: ScalarOrSchedule, min_norm: ScalarOrSchedule = 1e-6, *, layer_axes: LayerAxes = None
+) -> GradientTransformation:
     """Fromage: every leaf moves by lr times its own norm, and is then shrunk so that norms do not grow.
 
         x_{t+1} = (x_t - lr g_t |x_t| / |g_t|) / sqrt(1 + lr^2)
@@ -38,6 +40,9 @@ def fromage(learning_rate: ScalarOrSchedule, min_norm: ScalarOrSchedule = 1e-6) 
       learning_rate: lr, the relative length of a step (0.01, say), a scalar or a schedule.
       min_norm: the least that both norms count for, at least 0; a leaf that is zero moves by lr min_norm. With 0, a
         leaf with a norm of 0 takes the step lr g_t.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -51,4 +56,4 @@ def fromage(learning_rate: ScalarOrSchedule, min_norm: ScalarOrSchedule = 1e-6) 
       Bernstein, Vahdat, Yue & Liu 2020, On the distance between two neural networks and the stability of learning,
       Algorithm 1, https://arxiv.org/abs/2002.03432
     """
-    return chain(scale_by_trust_ratio(min_norm), _descend(learning_rate), _shrink(learning_rate))
+    return chain(scale_by_trust_ratio(min_norm, layer_axes=layer_axes), _descend(learning_rate), _shrink(learning_rate))

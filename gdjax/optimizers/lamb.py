@@ -2,7 +2,7 @@
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Mask, ScalarOrSchedule
+from gdjax.core.types import LayerAxes, Mask, ScalarOrSchedule
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -18,6 +18,8 @@ def lamb(
     eps_root: ScalarOrSchedule = 0.0,
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Mask = None,
+    *,
+    layer_axes: LayerAxes = None,
 ) -> GradientTransformation:
     """LAMB: AdamW whose update is scaled to the norm of its layer (leaf), for large batches.
 
@@ -33,6 +35,9 @@ def lamb(
       weight_decay: inside the norm, at least 0. A scalar or a schedule.
       mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
         all. All are scaled by their norms.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Departure: the reference lets |x_t| count for no more than a bound phi, which its experiments use in one form or
     another; here phi is the identity.
@@ -53,6 +58,6 @@ def lamb(
     return chain(
         scale_by_adam(b1, b2, eps, eps_root),
         add_decayed_weights(weight_decay, mask),
-        scale_by_trust_ratio(),
+        scale_by_trust_ratio(layer_axes=layer_axes),
         scale_by_learning_rate(learning_rate),
     )

@@ -3,7 +3,7 @@
 from gdjax.combine.chain import chain
 from gdjax.combine.masking import masked
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Mask, ScalarOrSchedule
+from gdjax.core.types import LayerAxes, Mask, ScalarOrSchedule
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -20,6 +20,8 @@ def lars(
     trust_ratio_mask: Mask = True,
     momentum: ScalarOrSchedule = 0.9,
     nesterov: bool = False,
+    *,
+    layer_axes: LayerAxes = None,
 ) -> GradientTransformation:
     """LARS: momentum of gradients that are scaled to the norms of their layers (leaves), for large batches.
 
@@ -40,6 +42,9 @@ def lars(
         to one; True for all. For the others d_t stays as it is.
       momentum: in [0, 1]. The rate is inside it.
       nesterov: that momentum looks one step ahead.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Departure: the reference has |g_t| + weight_decay |x_t| where |d_t| is here, as in Optax. Without weight decay they
     are the same.
@@ -58,7 +63,7 @@ def lars(
     """
     return chain(
         add_decayed_weights(weight_decay, weight_decay_mask),
-        masked(scale_by_trust_ratio(trust_coefficient=trust_coefficient, eps=eps), trust_ratio_mask),
+        masked(scale_by_trust_ratio(0.0, trust_coefficient, eps, layer_axes=layer_axes), trust_ratio_mask),
         scale_by_learning_rate(learning_rate),
         trace(momentum, nesterov),
     )

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Params, ScalarOrSchedule
+from gdjax.core.types import DType, LayerAxes, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
@@ -25,6 +25,7 @@ def scale_by_novograd(
     g: Array, s: ScaleByNovogradState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.25, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, weight_decay: Hyper = 0.0,
     mu_dtype: DType | None = None,
+    *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, ScaleByNovogradState]:  # fmt: skip
     """NovoGrad's direction: momentum of gradients over their layer's norm, weight decay included.
 
@@ -38,6 +39,9 @@ def scale_by_novograd(
         denominator is 0 the gradient is added as it is: it is 0 too.
       weight_decay: part of the momentum, at least 0. A scalar or a schedule.
       mu_dtype: the dtype of mu, the parameter's by default.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Raises:
       ValueError: (in update) params is missing.
@@ -69,6 +73,8 @@ def novograd(
     eps: ScalarOrSchedule = 1e-6,
     eps_root: ScalarOrSchedule = 0.0,
     weight_decay: ScalarOrSchedule = 0.0,
+    *,
+    layer_axes: LayerAxes = None,
 ) -> GradientTransformation:
     """NovoGrad: gradients normalised by layer, then momentum; one second moment for each layer (leaf).
 
@@ -82,6 +88,9 @@ def novograd(
       b2: decay of the second moment, in [0, 1). Optax's default is 0.25, the reference's is 0.98 with b1 = 0.95.
       eps, eps_root: outside and inside the root, at least 0.
       weight_decay: part of the momentum, at least 0. A scalar or a schedule.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     In float32 gradients count as 2^45 at most, and |g_t|^2 as if all did, so that none makes nu infinite for good.
 
@@ -97,4 +106,4 @@ def novograd(
       Ginsburg et al. 2019, Stochastic gradient methods with layer-wise adaptive moments for training of deep networks,
       Algorithm 1, https://arxiv.org/abs/1905.11286
     """
-    return descending(scale_by_novograd(b1, b2, eps, eps_root, weight_decay), learning_rate)
+    return descending(scale_by_novograd(b1, b2, eps, eps_root, weight_decay, layer_axes=layer_axes), learning_rate)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Params, ScalarOrSchedule
+from gdjax.core.types import LayerAxes, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
@@ -22,8 +22,9 @@ class ScaleBySM3State(NamedTuple):
 
 @leafwise(ScaleBySM3State, mu=Factor(lambda shape, hyper: [(i,) for i in range(len(shape))] or [()]))
 def scale_by_sm3(
-    g: Array, s: ScaleBySM3State, p: Array, t: Array, b1: Hyper = 0.9, b2: Hyper = 1.0, eps: Hyper = 1e-8
-) -> Any:
+    g: Array, s: ScaleBySM3State, p: Array, t: Array,
+    b1: Hyper = 0.9, b2: Hyper = 1.0, eps: Hyper = 1e-8, *, layer_axes: LayerAxes = None,
+) -> Any:  # fmt: skip
     """SM3's direction: momentum of gradients over the root of bounds on the sums of their squares.
 
         v_t[i, j] = b2 min(r_{t-1}[i], c_{t-1}[j]) + (1 - b2) g_t[i, j]^2,    for b2 = 1 the sum of both
@@ -34,6 +35,9 @@ def scale_by_sm3(
       b1: decay of the momentum, an average, in [0, 1).
       b2: 1 for sums of squares; in [0, 1) for averages with that decay.
       eps: inside the root, at least 0. Where the sum under it is 0 the direction is the gradient, which is 0.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -59,7 +63,9 @@ def scale_by_sm3(
 
 
 @transform
-def sm3(learning_rate: ScalarOrSchedule, momentum: ScalarOrSchedule = 0.9) -> GradientTransformation:
+def sm3(
+    learning_rate: ScalarOrSchedule, momentum: ScalarOrSchedule = 0.9, *, layer_axes: LayerAxes = None
+) -> GradientTransformation:
     """SM3: Adagrad in little memory. Of the sums of squares it keeps bounds, one for each row, column, and so on.
 
         v_t[i, j] = min(r_{t-1}[i], c_{t-1}[j]) + g_t[i, j]^2
@@ -72,6 +78,9 @@ def sm3(learning_rate: ScalarOrSchedule, momentum: ScalarOrSchedule = 0.9) -> Gr
     Args:
       learning_rate: lr, a scalar or a schedule.
       momentum: in [0, 1); nu is an average.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Departure: the reference has no number beside v_t, and 0 for 0 / 0.
 
@@ -86,4 +95,4 @@ def sm3(learning_rate: ScalarOrSchedule, momentum: ScalarOrSchedule = 0.9) -> Gr
       Anil, Gupta, Koren & Singer 2019, Memory-efficient adaptive optimization, Algorithm SM3-II,
       https://arxiv.org/abs/1901.11150
     """
-    return descending(scale_by_sm3(momentum), learning_rate)
+    return descending(scale_by_sm3(momentum, layer_axes=layer_axes), learning_rate)

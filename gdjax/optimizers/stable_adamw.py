@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, ScalarOrSchedule
+from gdjax.core.types import DType, LayerAxes, Mask, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.linalg.sums import mean_sq_of_quotient
@@ -17,6 +17,7 @@ def scale_by_stable_adamw(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.99, eps: Hyper = 1e-6, mu_dtype: DType | None = None,
     weight_decay: Hyper = 0.0, clipping_threshold: Hyper = 1.0,
+    *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """AdamW's direction, of each array the shorter, the more its gradient exceeds what the second moment expects.
 
@@ -33,6 +34,9 @@ def scale_by_stable_adamw(
       mu_dtype: the dtype of mu, the parameter's by default; of a complex one that of the parts, float32 at least.
       weight_decay: decoupled, at least 0. It is divided too: the reference shortens the rate.
       clipping_threshold: the largest rms that changes nothing, at least 0; None for no clipping, which is AdamW.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -71,6 +75,7 @@ def stable_adamw(
     mask: Mask = None,
     *,
     clipping_threshold: ScalarOrSchedule | None = 1.0,
+    layer_axes: LayerAxes = None,
 ) -> GradientTransformation:
     """StableAdamW: AdamW with Adafactor's clipping, for low precision: an array's rate falls while its gradient leaps.
 
@@ -90,6 +95,9 @@ def stable_adamw(
       mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
         all.
       clipping_threshold: the largest rms that changes nothing, at least 0; None for no clipping, which is AdamW.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     The reference corrects b1 and b2 for the start at 0; here, as in Adam, the averages are corrected, which gives the
     same numbers, so that the state is that of `adamw`: `migrate` goes from one to the other.
@@ -107,4 +115,5 @@ def stable_adamw(
       https://arxiv.org/abs/2304.13013
     """
     decay = of_some("gdjax.stable_adamw", weight_decay, mask, "mask")
-    return descending(scale_by_stable_adamw(b1, b2, eps, mu_dtype, decay, clipping_threshold), learning_rate)
+    direction = scale_by_stable_adamw(b1, b2, eps, mu_dtype, decay, clipping_threshold, layer_axes=layer_axes)
+    return descending(direction, learning_rate)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.core.types import OptState
+from gdjax.core.types import LayerAxes, OptState
 from gdjax.lift.leafwise import Hyper
 from gdjax.lift.wrapper import wrapper
 from gdjax.linalg.sums import share_of_nonzeros
@@ -21,6 +21,7 @@ class CautiousState(NamedTuple):
 def cautious(
     u: Array, g: Array, s: CautiousState, p: Array, t: Array,
     eps: Hyper = 0.0, clamp: Hyper = 1e-3, *, ascends: bool = False,
+    layer_axes: LayerAxes = None,
 ) -> tuple[Array, CautiousState]:  # fmt: skip
     """Keeps the elements of an update that go down the gradient, and enlarges them to make up for the others.
 
@@ -35,9 +36,12 @@ def cautious(
       clamp: the least denominator, above 0: the authors' code has 1e-3, the paper none. An array without an element
         that agrees does not move.
       ascends: the updates go up the gradient, as those of `scale_by_adam()` alone do: m_t is 1 where u_t g_t > 0.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Departure: the authors do not mask the weight decay; here the mask is for all that `inner` does. Theirs is
-    `chain(cautious(adam(lr)), add_decayed_weights(-lr * weight_decay))`.
+    `with_weight_decay(cautious(adam(lr)), lr, weight_decay)`.
 
     Complex numbers agree where the real part of conj(g_t) u_t is negative. Infinity and NaN become NaN in the update.
 

@@ -1,6 +1,7 @@
 """Gradients with mean 0."""
 
 from gdjax.core.base import EmptyState
+from gdjax.core.types import LayerAxes
 from gdjax.lift.leafwise import leafwise
 from gdjax.linalg import matrices
 from gdjax.linalg.sums import means
@@ -8,7 +9,9 @@ from gdjax.numerics import Array
 
 
 @leafwise()
-def centralize(g: Array, s: EmptyState, p: Array, t: Array, *, output_axis: int = 0) -> tuple[Array, EmptyState]:
+def centralize(
+    g: Array, s: EmptyState, p: Array, t: Array, *, output_axis: int = 0, layer_axes: LayerAxes = None
+) -> tuple[Array, EmptyState]:
     """Subtracts its mean from the gradient of each output's weights; scalars and vectors stay as they are.
 
         u_i = g_i - mean(g_i),    g_i the gradient of the weights that lead to output i
@@ -16,6 +19,9 @@ def centralize(g: Array, s: EmptyState, p: Array, t: Array, *, output_axis: int 
     Args:
       output_axis: the axis of the outputs. 0, the default, is Optax's and right for torch's layout (out, in, ...); the
         reference's rule for the layout of flax and other JAX libraries, (..., in, out), is -1.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gdjax.core import calls, checks
 from gdjax.core.base import EmptyState
 from gdjax.core.paths import label_by_path
+from gdjax.core.types import LayerAxes
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.meetings import total_norm
 from gdjax.lift.stages import Tree
@@ -86,13 +87,18 @@ def clip_by_global_norm(
 
 
 @leafwise()
-def clip_by_block_rms(g: Array, s: EmptyState, p: Array, t: Array, threshold: Hyper) -> tuple[Array, EmptyState]:
+def clip_by_block_rms(
+    g: Array, s: EmptyState, p: Array, t: Array, threshold: Hyper, *, layer_axes: LayerAxes = None
+) -> tuple[Array, EmptyState]:
     """Scales each array so that its root mean square is at most threshold.
 
         u = g min(1, threshold / rms(g))
 
     Args:
       threshold: the bound, at least 0. 0 gives zeros, infinity changes nothing.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     A NaN in an array makes that array NaN.
 

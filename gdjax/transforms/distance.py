@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax.core.types import DTypeLike, Params
+from gdjax.core.types import DTypeLike, LayerAxes, Params
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Factor, New, initial_parameter
 from gdjax.lift.slots import start as first_of
@@ -40,6 +40,7 @@ def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
 def scale_by_distance_over_gradients(
     g: Array, s: ScaleByDistanceOverGradientsState, p: Array, t: Array,
     reps_rel: Hyper = 1e-6, eps: Hyper = 1e-8, param_dtype: DTypeLike = jnp.float32, global_scale: Hyper = 1.0,
+    *, layer_axes: LayerAxes = None,
 ) -> Any:  # fmt: skip
     """Layer-wise DoG: each leaf's rate is its distance from the start over the root of its summed squared gradients.
 
@@ -51,6 +52,9 @@ def scale_by_distance_over_gradients(
       eps: at least 0.
       param_dtype: the dtype in which x_0 is kept (its parts, where it is complex).
       global_scale: a factor for all leaves.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Raises:
       ValueError: (in update) params is missing.

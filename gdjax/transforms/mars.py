@@ -5,7 +5,7 @@ from typing import NamedTuple
 from gdjax.combine.chain import chain
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Params, ScalarOrSchedule, Transform
+from gdjax.core.types import LayerAxes, Params, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.linalg.sums import inner as inner_product
@@ -20,7 +20,15 @@ class MarsState(NamedTuple):
 
 @leafwise(MarsState, g=Moment(kind="exact"))
 def _mars(
-    g: Array, s: MarsState, p: Array, t: Array, b1: Hyper, gamma: Hyper, max_norm: Hyper
+    g: Array,
+    s: MarsState,
+    p: Array,
+    t: Array,
+    b1: Hyper,
+    gamma: Hyper,
+    max_norm: Hyper,
+    *,
+    layer_axes: LayerAxes = None,
 ) -> tuple[Array, MarsState]:
     g = bounded(g, "summed")
     c = g + gamma * (b1 / (1 - b1)) * (g - s.g)
@@ -33,6 +41,8 @@ def mars(
     b1: ScalarOrSchedule = 0.95,
     gamma: ScalarOrSchedule = 0.025,
     max_norm: ScalarOrSchedule = 1.0,
+    *,
+    layer_axes: LayerAxes = None,
 ) -> GradientTransformation:
     """MARS around an optimizer with momentum: gradients that lean forward, by how they changed, for less variance.
 
@@ -49,6 +59,9 @@ def mars(
       b1: the decay of the momentum of `inner`, in [0, 1): give both the same number.
       gamma: the size of the correction; 1 is that of STORM, 0 none.
       max_norm: the largest norm of an array, at least 0; infinity for no bound.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     The authors correct matrices alone. What has another number of axes, and in MARS-M embeddings and the head too, gets
     AdamW at b1 = 0.9, b2 = 0.95, a decay of 0.1 and a rate of its own. `partition` does that: see the example.
@@ -78,4 +91,4 @@ def mars(
     """
     label = "gdjax.mars"
     base.check_transform(label, 0, inner)
-    return chain(base.part_of(_mars(b1, gamma, max_norm)).labelled(label), inner)
+    return chain(base.part_of(_mars(b1, gamma, max_norm, layer_axes=layer_axes)).labelled(label), inner)

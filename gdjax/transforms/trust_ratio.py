@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from gdjax.core.base import EmptyState
+from gdjax.core.types import LayerAxes
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.meetings import total_norm
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
@@ -15,8 +16,9 @@ def leaf_norm(x: Array) -> Array:
 
 @leafwise()
 def scale_by_trust_ratio(
-    g: Array, s: EmptyState, p: Array, t: Array, min_norm: Hyper = 0.0, trust_coefficient: Hyper = 1.0, eps: Hyper = 0.0
-) -> tuple[Array, EmptyState]:
+    g: Array, s: EmptyState, p: Array, t: Array,
+    min_norm: Hyper = 0.0, trust_coefficient: Hyper = 1.0, eps: Hyper = 0.0, *, layer_axes: LayerAxes = None,
+) -> tuple[Array, EmptyState]:  # fmt: skip
     """Scales every leaf's update to the norm of its parameter.
 
         u = g trust_coefficient |p| / (|g| + eps)
@@ -29,6 +31,9 @@ def scale_by_trust_ratio(
       min_norm: the least that both norms count for, at least 0.
       trust_coefficient: at least 0.
       eps: added to the norm of the update, at least 0.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Raises:
       ValueError: (in update) params is missing.
@@ -53,7 +58,7 @@ def scale_by_trust_ratio(
 
 @leafwise()
 def scale_by_param_block_norm(
-    g: Array, s: EmptyState, p: Array, t: Array, min_scale: Hyper = 1e-3
+    g: Array, s: EmptyState, p: Array, t: Array, min_scale: Hyper = 1e-3, *, layer_axes: LayerAxes = None
 ) -> tuple[Array, EmptyState]:
     """Multiplies every leaf's update by the norm of its parameter.
 
@@ -61,6 +66,9 @@ def scale_by_param_block_norm(
 
     Args:
       min_scale: the least factor, at least 0: with 0, a parameter that is zero stays so.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Raises:
       ValueError: (in update) params is missing.
@@ -78,7 +86,7 @@ def scale_by_param_block_norm(
 
 @leafwise()
 def scale_by_param_block_rms(
-    g: Array, s: EmptyState, p: Array, t: Array, min_scale: Hyper = 1e-3
+    g: Array, s: EmptyState, p: Array, t: Array, min_scale: Hyper = 1e-3, *, layer_axes: LayerAxes = None
 ) -> tuple[Array, EmptyState]:
     """Multiplies every leaf's update by the root mean square of its parameter.
 
@@ -86,6 +94,9 @@ def scale_by_param_block_rms(
 
     Args:
       min_scale: the least factor, at least 0: with 0, a parameter that is zero stays so.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Raises:
       ValueError: (in update) params is missing.

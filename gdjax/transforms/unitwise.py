@@ -6,7 +6,7 @@ import numpy as np
 
 from gdjax import numerics
 from gdjax.core.base import EmptyState
-from gdjax.core.types import Axis
+from gdjax.core.types import Axis, LayerAxes
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.linalg import matrices
 from gdjax.numerics import Array
@@ -96,8 +96,9 @@ def unitwise_clip(
 
 @leafwise()
 def adaptive_grad_clip(
-    g: Array, s: EmptyState, p: Array, t: Array, clipping: Hyper, eps: Hyper = 1e-3, axis: Axis = None
-) -> tuple[Array, EmptyState]:
+    g: Array, s: EmptyState, p: Array, t: Array,
+    clipping: Hyper, eps: Hyper = 1e-3, axis: Axis = None, *, layer_axes: LayerAxes = None,
+) -> tuple[Array, EmptyState]:  # fmt: skip
     """Scales the gradient of each unit so that its norm is at most a fraction of the norm of the unit's weights.
 
         u_i = g_i min(1, clipping max(|p_i|, eps) / |g_i|)
@@ -107,6 +108,9 @@ def adaptive_grad_clip(
       eps: the least norm that weights count as, so that weights that start at 0 can move; at least 0.
       axis: the axes that a unit extends along, an int or a tuple. By default all of a scalar or vector (of an array
         with at most one axis longer than 1), the first axis of two or three, and all but the last of four or five.
+      layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
+        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
+        `layers_by_role()`; None for none.
 
     Raises:
       ValueError: (in update) params is missing; an array of more than five axes, and no `axis`.

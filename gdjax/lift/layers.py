@@ -1,0 +1,108 @@
+"""Leading axes of leaves that are layers: a rule that takes one number of an array then takes one of each layer.
+
+A rule asks for it by an argument `layer_axes`, with the default None. It never finds it: where a leaf has layers the
+rule is mapped over them, and sees one.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax.core import calls, checks, patterns
+from gdjax.core.paths import check_prefix, matches, paths_of, warn_of_idle
+from gdjax.core.types import ArrayTree, LayerAxes
+from gdjax.lift.slots import Key, Shared
+from gdjax.lift.stages import Planned, Tree, Whole
+from gdjax.xla import reads
+
+LAYERS = "layer_axes"
+
+
+def of_tree(label: str, given: LayerAxes, tree: ArrayTree, warn: bool = False) -> list[int]:
+    """For each leaf how many of its leading axes are layers.
+
+    Args:
+      given: an int for all leaves, which are all axes of a leaf that has fewer; a pattern of paths, whose leaves have
+        one such axis; a dict from patterns to ints, of which the first that matches counts; or a function from the tree
+        to a tree of ints, or to a prefix of one.
+      warn: of patterns that decide for no leaf.
+
+    Raises:
+      TypeError: it is none of these.
+      ValueError: a leaf has fewer axes; a pattern is no regular expression; no prefix.
+    """
+    items = paths_of(tree)
+    if given is None or not items:
+        return [0] * len(items)
+    if isinstance(given, str | re.Pattern):
+        given = {given: 1}
+    if isinstance(given, Mapping):
+        patterns.check(label, given)
+        found = [[k for k, pattern in enumerate(given) if matches(label, pattern, *item)] for item in items]
+        if warn:
+            warn_of_idle(label, f"given {LAYERS}", given, tree, [path for path, _ in items], found)
+        numbers = list(given.values())
+        each = [numbers[matching[0]] if matching else 0 for matching in found]
+    elif callable(given):
+        prefix = calls.of_tree(label, LAYERS, given, tree)
+        checks.returned(label, f"the function of {LAYERS}", prefix)
+        check_prefix(label, LAYERS, prefix, tree)
+        each = jax.tree.leaves(jax.tree.map(lambda n, part: jax.tree.map(lambda _: n, part), prefix, tree))
+    else:
+        each = [min(given, np.ndim(x)) if isinstance(given, int) else given for _, x in items]
+    for n, (path, x) in zip(each, items, strict=True):
+        if isinstance(n, bool) or not isinstance(n, int | np.integer):
+            raise TypeError(f"{label}: {LAYERS} of {path or 'the leaf'} is {n!r}, not the number of its axes of layers")
+        if not 0 <= n <= np.ndim(x):
+            raise ValueError(f"{label}: {path or 'the leaf'} of shape {np.shape(x)} has no {n} leading axes of layers")
+    return [int(n) for n in each]
+
+
+def of_leaf(tree: Tree, given: LayerAxes) -> list[int]:
+    """The same for the leaves that have gradients, as `static` of `leafwise` wants it."""
+    return tree.of_each(of_tree(tree.label, given, tree.structure.unflatten(tree.entries)))
+
+
+def mapped(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule, mapped over so many leading axes of the arrays of a leaf as `layer_axes` says."""
+
+    @functools.wraps(rule)
+    def applied(*args: Any, layer_axes: int | None = None, **hyper: Any) -> Any:
+        if not layer_axes:
+            return rule(*args, **hyper)
+        *gs, s, p, t = args
+        shape, lead = gs[0].shape, gs[0].shape[:layer_axes]
+
+        def spread(x: Any) -> Any:  # a hyperparameter that differs within the leaf
+            whole = jnp.reshape(x, (1,) * (len(shape) - jnp.ndim(x)) + jnp.shape(x))
+            return jnp.broadcast_to(whole, lead + whole.shape[layer_axes:])
+
+        within = {k for k, x in hyper.items() if isinstance(x, jax.Array) and x.ndim > len(shape) - layer_axes}
+
+        def of_layer(wide: Any, narrow: Any, slots: Any, own: Any) -> Any:
+            *gs, p = wide
+            with reads.widened(*zip(wide, narrow, strict=True)):
+                u, state = rule(*gs, s._replace(**slots), p, t, **{**hyper, **own})
+            return u, {f: getattr(state, f) for f in slots}
+
+        wide, slots = [*gs, p], {f: x for f, x in s._asdict().items() if f != "count"}
+        narrow, own = list(map(reads.original, wide)), {k: spread(hyper[k]) for k in within}
+        for _ in range(layer_axes):
+            of_layer = jax.vmap(of_layer)
+        u, news = of_layer(wide, narrow, slots, own)
+        return u, s._replace(**news)
+
+    return applied
+
+
+def check(slots: Mapping[str, Any], stages: Any) -> None:
+    """Raises where a rule that asks for `layer_axes` has what layers cannot have each of their own."""
+    alone = [f for f, slot in slots.items() if isinstance(slot, Key | Shared | Whole | Planned)]
+    if alone or stages:
+        what = f"{', '.join(alone)} of its state" if alone else "reduce"
+        raise TypeError(f"gdjax.leafwise: a rule with {LAYERS} sees one layer: {what} is of the whole leaf or tree")
