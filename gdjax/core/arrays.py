@@ -21,11 +21,12 @@ def shape_of(p: Any) -> jax.ShapeDtypeStruct:
 
 
 def add(p: Any, u: Any) -> Any:
-    """p + u in the wider of the two dtypes, rounded once to p's; p itself where u is a float0 (p takes no gradient)."""
+    """p + u in a dtype that holds both, rounded once to p's; p itself where u is a float0 (p takes no gradient)."""
     if base.is_float0(u):
         return p
     p, u = jnp.asarray(p), jnp.asarray(u)
     if p.dtype == u.dtype:
         return p + u
-    wide = p.dtype if p.dtype.itemsize > u.dtype.itemsize else u.dtype
+    with jax.numpy_dtype_promotion("standard"):  # `strict` is for a user's mixes, not for this one
+        wide = jnp.promote_types(p.dtype, u.dtype)
     return (p.astype(wide) + u.astype(wide)).astype(p.dtype)

@@ -1,7 +1,6 @@
 """Bases of eigenvectors of stacks of positive semidefinite matrices, (..., n, n), that are continuous in the matrices.
 
 A matrix of lower rank has no one basis of its null space: what LAPACK returns there comes from rounding, and differs
-from jax.typing import ArrayLike
 from one device to eight. So where a matrix says nothing of a direction, the old basis says it.
 """
 

@@ -35,6 +35,24 @@ def test_a_narrow_param_takes_what_a_wide_update_adds_up_to():
     assert float(gdjax.apply_updates(p, u)) == 1 + 2.0**-7
 
 
+@pytest.mark.parametrize("kinds", [("bfloat16", "float16"), ("float16", "bfloat16")])
+def test_neither_of_two_narrow_dtypes_holds_the_other(kinds: tuple[str, str]):
+    """float16 ends at 65504 and at 6e-8, bfloat16 has 8 bits: their sum is that of float32, rounded once."""
+    p, u = jnp.asarray([2.0**-13, 1.0, 60000.0], kinds[0]), jnp.asarray([0.0, 2.0**-12, 2.0], kinds[1])
+    exact = np.asarray(p, np.float32) + np.asarray(u, np.float32)
+    np.testing.assert_array_equal(gdjax.apply_updates(p, u), exact.astype(p.dtype))
+    large = jnp.asarray([1e-8, 1e5], "bfloat16")
+    np.testing.assert_array_equal(gdjax.apply_updates(large, jnp.zeros(2, "float16")), large)
+
+
+def test_a_complex_param_takes_a_real_update_of_as_many_bytes():
+    with jax.enable_x64(True):
+        p, u = jnp.asarray([1 + 2j], "complex64"), jnp.asarray([0.25], "float64")
+        got = gdjax.apply_updates(p, u)
+    assert got.dtype == "complex64"
+    np.testing.assert_array_equal(got, [1.25 + 2j])
+
+
 def test_none_on_either_side():
     p = {"a": None, "b": jnp.ones(2), "c": jnp.ones(2), "d": None}
     got = gdjax.apply_updates(p, {"a": None, "b": None, "c": jnp.ones(2), "d": jnp.ones(2)})
