@@ -24,12 +24,10 @@ import gdjax
 
 STATES: Mapping[str, Callable[[Any], Any]] = {
     "float32": lambda tx: tx,
-    "log": gdjax.quantize_state,
+    "log": lambda tx: gdjax.quantize_state(tx, moments="log"),
     "moments bfloat16": lambda tx: gdjax.quantize_state(tx, moments="bfloat16"),
-    "blocks of 64, float32": lambda tx: gdjax.quantize_state(tx, moments="blocks", squares="blocks"),
-    "blocks of 32, bfloat16": lambda tx: gdjax.quantize_state(
-        tx, moments="blocks", squares="blocks", block_size=32, scale_dtype="bfloat16"
-    ),
+    "blocks of 64, float32": gdjax.quantize_state,
+    "blocks of 32, bfloat16": lambda tx: gdjax.quantize_state(tx, block_size=32, scale_dtype="bfloat16"),
     "4 bits": lambda tx: gdjax.quantize_state(tx, bits=4),
 }
 TREES: Mapping[str, Callable[[], Any]] = {

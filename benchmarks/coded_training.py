@@ -34,7 +34,6 @@ STATES: Mapping[str, Callable[[Any], Any]] = {
     "float32": lambda tx: tx,
     "8 bits": gdjax.quantize_state,
     "8 bits, log": lambda tx: gdjax.quantize_state(tx, moments="log"),
-    "8 bits, blocks": lambda tx: gdjax.quantize_state(tx, moments="blocks", squares="blocks"),
     "bfloat16 and 8 bits": lambda tx: gdjax.quantize_state(tx, moments="bfloat16"),
     "8 bits, factors bfloat16": lambda tx: gdjax.quantize_state(tx, factors="bfloat16"),
     "8 bits, factors in blocks": lambda tx: gdjax.quantize_state(tx, factors="blocks"),

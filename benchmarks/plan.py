@@ -37,7 +37,7 @@ def muon() -> Any:
 
 TXS = {
     "adamw": lambda: gdjax.adamw(1e-3),
-    "adamw, 8 bits": lambda: gdjax.quantize_state(gdjax.adamw(1e-3)),
+    "adamw, 8 bits": lambda: gdjax.quantize_state(gdjax.adamw(1e-3), moments="log"),
     "muon": muon,
     "soap": lambda: gdjax.soap(1e-3),
 }

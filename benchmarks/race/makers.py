@@ -58,7 +58,7 @@ def mars(h: Any, steps: Any) -> Any:
 
 
 def in_8_bits(h: Any, steps: Any) -> Any:
-    return gdjax.quantize_state(adams(gdjax.adamw)(h, steps))
+    return gdjax.quantize_state(adams(gdjax.adamw)(h, steps), moments="log")
 
 
 def corrected(h: Any, steps: Any) -> Any:

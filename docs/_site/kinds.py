@@ -25,8 +25,8 @@ PARAMS = {
 }
 COLUMNS = {
     "moment": "moments",
-    "slow": "in blocks",
-    "matrix": "in blocks",
+    "slow": "slow moments, or of a matrix",
+    "matrix": "slow moments, or of a matrix",
     "square": "squares",
     "basis": "bases",
     "factor": "stays",  # but for the argument `factors`

@@ -31,12 +31,13 @@ CODES = (
     NarrowCodes,
 )  # fmt: skip
 
-# The formats of each kind by name, in the order in which they are tried: the first that fits a shape is taken.
+# The formats of each kind by name, in the order in which they are tried: the first that fits a shape is taken. "log"
+# alone has a largest number: none of the others may fall back on it.
 MOMENTS: Mapping[str, Sequence[Format]] = {
     "log": [Logs(True)],
-    "blocks": [Blocks(), Logs(True)],
-    "fp8": [Blocks(dtype="float8_e4m3fn"), Logs(True)],
-    "4 bits": [FourBits(), Logs(True)],
+    "blocks": [Blocks(), NarrowFloats()],
+    "fp8": [Blocks(dtype="float8_e4m3fn"), NarrowFloats()],
+    "4 bits": [FourBits(), NarrowFloats()],
     "dynamic": [Dynamic(True)],
     "bfloat16": [NarrowFloats()],
     "float32": [],
@@ -47,7 +48,7 @@ TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
     "matrix": MOMENTS,
     "square": {
         "log": [Logs(False)],
-        "blocks": [BlocksOfSquares(), Logs(False)],
+        "blocks": [BlocksOfSquares(), NarrowFloats()],
         "dynamic": [Dynamic(False)],
         "bfloat16": [NarrowFloats()],
         "float32": [],

@@ -50,10 +50,9 @@ def quantize_state(
     in place of 8, and its step on a GPU or a TPU moves 16 in place of 28. Slots say what they keep, and so how coarsely
     it may be kept:
 
-    - moments, averages of gradients: as "log", "blocks", "fp8", "4 bits", "dynamic", "bfloat16". With 8 bits the
-      default is "log"; for slow averages, as Lion's, and where a matrix is taken as a whole, by Muon, SOAP and their
-      kin, it is "blocks"; with 4 bits it is "4 bits";
-    - squares, averages of squares: as "log", the default, "blocks", "dynamic", "bfloat16". A square above 0 never
+    - moments, averages of gradients: as "blocks", the default of 8 bits, "fp8", "4 bits", that of 4 bits, "dynamic",
+      "bfloat16", "log";
+    - squares, averages of squares: as "blocks", the default, "dynamic", "bfloat16", "log". A square above 0 never
       becomes 0, by which an update would divide;
     - bases, the eigenvectors of SOAP and its kin: as "blocks", the default of 8 bits, "fp8", "4 bits", that of
       4 bits, "bfloat16";
@@ -66,13 +65,17 @@ def quantize_state(
     Numbers become one of the two codes beside them, at random, so that the mean is right: to the nearest they would
     stop fading, since b2 = 0.999 moves them by less than half a step between two codes.
 
-    "float32" leaves a kind as it is. "log" is 8 bits of the logarithm, in steps of 1.35: no scales, so that codes lie
-    where the array would on any mesh, and one pass. "blocks", "fp8" and "4 bits" keep numbers relative to the largest
-    in a block, which is finer, and takes a second pass. Where blocks do not divide the rows, each row is a block; where
-    rows are shorter than blocks, arrays are kept as "log", bases and factors as bfloat16. The errors of "log" in an
-    average are about 0.2 gradients, which is what noise leaves in one with b = 0.9, and more than it leaves in a slower
-    one. "dynamic" is that of bitsandbytes, rounded to the nearest, for runs that must agree with it; its squares may
-    become 0.
+    "float32" leaves a kind as it is. "blocks", "fp8" and "4 bits" keep numbers relative to the largest in a block.
+    Where blocks do not divide the rows, each row is a block; where rows are shorter than blocks, arrays are kept as
+    bfloat16. "dynamic" is that of bitsandbytes, rounded to the nearest, for runs that must agree with it; its squares
+    may become 0.
+
+    "log" is 8 bits of the logarithm, in steps of 1.35, without scales: codes lie where the array would on any mesh, and
+    the step is one pass, where blocks take two. Its errors in an average are about 0.2 gradients, which is what noise
+    leaves in one with b = 0.9, and more than it leaves in a slower one; Adam's updates are longer by a tenth. It ends:
+    moments at 2^11.1, roots of squares at 2^15.3. With gradients of an rms above 1,000 the updates have wrong lengths:
+    of those of float32 0.8 at 10^4, 7 at 10^6. The others have no end. So "log" is for moments and squares together:
+    whichever is named brings the other.
 
     Random bits come from the seed, the step, the array and the place of the element in it, so that one device and eight
     agree. In `shard_map`, where a function sees a share, it is the place in that.
@@ -80,7 +83,7 @@ def quantize_state(
     Args:
       inner: a transform, of another library too.
       bits: 8, or 4 for moments and bases; squares keep 8.
-      moments, squares, bases: how a kind is kept; None for what `bits` says.
+      moments, squares, bases: how a kind is kept; None for the default, or for "log" beside it.
       factors: how Kronecker factors are kept, whatever `bits` says.
       block_size: how many neighbours along the second-last axis share a scale; even for 4 bits. Where it does not
         divide that axis, and the last is as long or longer, all along the last share one.
@@ -91,9 +94,9 @@ def quantize_state(
       seed: of the random bits, an integer or a key.
 
     Raises:
-      ValueError: `bits`, a kind, `block_size` or `scale_dtype` is none of these; (in init) a pattern of `exempt`
-        matches no parameter, or a transform inside keeps codes already; (in update) the state has codes of other
-        formats, or none: `migrate` makes a state of one of the other.
+      ValueError: `bits`, a kind, `block_size` or `scale_dtype` is none of these; of moments and squares one is "log",
+        the other not; (in init) a pattern of `exempt` matches no parameter, or a transform inside keeps codes already;
+        (in update) the state has codes of other formats, or none: `migrate` makes a state of one of the other.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -101,7 +104,7 @@ def quantize_state(
       >>> adamw = gdjax.adamw(1e-3)
       >>> coded = gdjax.quantize_state(adamw)
       >>> gdjax.state_bytes(adamw, params), gdjax.state_bytes(coded, params)
-      (65540, 16392)
+      (65540, 17416)
 
     Reference:
       Dettmers et al. 2022, 8-bit optimizers via block-wise quantization, https://arxiv.org/abs/2110.02861. Departures:
@@ -115,11 +118,16 @@ def quantize_state(
     if scale_dtype not in ("float32", "bfloat16"):
         raise ValueError(f"{LABEL}: scale_dtype must be 'float32' or 'bfloat16', got {scale_dtype!r}")
     coarse: Any = "4 bits" if bits == 4 else None
+    other: Any = "log" if "log" in (moments, squares) else "blocks"
+    moment, square = moments or coarse or other, squares or other
+    if (moment == "log") != (square == "log"):
+        both = f"moments as {moment!r} and squares as {square!r}"
+        raise ValueError(f"{LABEL}: {both}: 'log' ends at a largest number, where the other goes on; name it for both")
     names: dict[Kind, str] = {
-        "moment": moments or coarse or "log",
-        "slow": moments or coarse or "blocks",
-        "matrix": moments or coarse or "blocks",
-        "square": squares or "log",
+        "moment": moment,
+        "slow": moment,
+        "matrix": moment,
+        "square": square,
         "basis": bases or coarse or "blocks",
         "factor": factors,
     }
