@@ -38,6 +38,10 @@ class Memory(NamedTuple):
         """The numbers rounded to what a slot can hold."""
         return tuple(tree.cast_like(tree.cast_like(x, m), x) for x, m in ((s, self.S), (y, self.Y)))
 
+    def forgotten(self, when: Array) -> "Memory":
+        """The memory without its pairs if `when` holds."""
+        return self._replace(rho=jnp.where(when, 0, self.rho))
+
     def pushed(self, s: Vector, y: Vector, rho: Array) -> "Memory":
         """The memory with a new pair in place of the oldest, or with none there where rho is 0."""
         i = (self.newest + 1) % self.rho.size
@@ -63,6 +67,11 @@ def weight(s: Vector, y: Vector) -> Array:
     finfo = jnp.finfo(sy.dtype)
     good = (sy > finfo.eps * numerics.sqrt(ss) * numerics.sqrt(yy)) & (sy > finfo.tiny) & (yy > finfo.tiny)
     return jnp.where(good, 1 / jnp.where(good, sy, 1), 0)
+
+
+def stuck(s: Vector, y: Vector) -> Array:
+    """Whether the step was 0 and the same gradient is there again: along H g no lower point was found."""
+    return (square(s) == 0) & (square(y) == 0)
 
 
 def scaling(memory: Memory, g: Vector) -> Array:

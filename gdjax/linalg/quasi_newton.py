@@ -17,6 +17,8 @@ from gdjax import numerics
 from gdjax.linalg import limited_memory
 from gdjax.numerics import Array
 
+LEAST_TAU = 0.2  # a pair tells of one direction: that H was 1e6 times too short there does not make it so everywhere
+
 # From b = <s, H^-1 s> / <s, y>, h = <y, H y> / <s, y> and the number of dimensions to tau and phi.
 Rule = Callable[[Array, Array, int], tuple[Any, Any]]
 
@@ -79,7 +81,8 @@ def renewed(rule: Rule, H: Array, pairs: Array, pair: Pair, x: Array, n: int, sc
     """The new H, the number of pairs that it is made from, and H x. With no pairs H is I.
 
     A pair of no positive curvature, see `limited_memory.weight`, leaves H as it is. So does one that would bring a
-    number to H that is not finite. A new H with <x, H x> < 0, which rounding alone can make, is replaced by I.
+    number to H that is not finite. A new H with <x, H x> < 0, which rounding alone can make, is replaced by I, and so
+    is one that is `limited_memory.stuck`. The tau of the rule is at least `LEAST_TAU`.
 
     b needs <s, H^-1 s>, and there is no H^-1. Cauchy and Schwarz have two lower bounds, <s, g>^2 / <g, H g> and
     <s, y>^2 / <y, H y>. The first is the number itself if s is along H g.
@@ -88,7 +91,7 @@ def renewed(rule: Rule, H: Array, pairs: Array, pair: Pair, x: Array, n: int, sc
       n: of how many dimensions the rule is told.
       scaled: whether the first pair sets the size of H, before it is used: <s, y> / <y, y>.
     """
-    rho = limited_memory.weight([pair.s], [pair.y])
+    rho, stuck = limited_memory.weight([pair.s], [pair.y]), limited_memory.stuck([pair.s], [pair.y])
     s, y = (jnp.where(rho > 0, v, 0) for v in (pair.s, pair.y))  # not 0 times what may be a NaN
     first = (pairs == 0) & (rho > 0) & scaled
     gamma = jnp.where(first, 1 / jnp.where(first, rho * (y @ y), 1), 1)
@@ -100,11 +103,12 @@ def renewed(rule: Rule, H: Array, pairs: Array, pair: Pair, x: Array, n: int, sc
     known = there & (pair.gHg > 0) & (abs(pair.sg) < jnp.inf)
     b = jnp.where(known, pair.sg, 0) ** 2 * rho / (gamma * jnp.where(known, pair.gHg, 1))
     tau, phi = rule(jnp.maximum(b, 1 / h), h, n)
+    tau = jnp.maximum(tau, LEAST_TAU)
     change = Change(gamma / tau, rho + phi * h * rho / tau, -phi * rho / tau, (phi - 1) / (yw * tau))
     good = there & jnp.isfinite(change.keep + change.ss * (s @ s) + abs(change.ww) * (w @ w))
     change = Change(*(jnp.where(good, c, none) for c, none in zip(change, NONE, strict=True)))
     new_Hx = change.times(Hx, x, s, w)
-    lost = x @ new_Hx < 0
+    lost = stuck | (x @ new_Hx < 0)
     new_H = jnp.where(lost, jnp.eye(x.size, dtype=H.dtype), change.of(H, s, w))
     pairs = jnp.where(lost, 0, jnp.where(good, numerics.safe_increment(pairs), pairs))
     return new_H, pairs, jnp.where(lost, x, new_Hx)

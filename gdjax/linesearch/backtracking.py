@@ -33,18 +33,25 @@ class BacktrackingLinesearchInfo(NamedTuple):
 class ScaleByBacktrackingLinesearchState(NamedTuple):
     """State of `scale_by_backtracking_linesearch`."""
 
-    learning_rate: Array  # () the step size chosen, 0 where there was none
+    learning_rate: Array  # () the step size chosen; where there was none the last one tried, 0 to begin anew
     value: Array  # () the objective after the step
     grad: Params  # its gradient there, like the parameters; None without store_grad
     info: BacktrackingLinesearchInfo
 
 
+class _Choice(NamedTuple):
+    """The step to take if the search ended now: one with enough decrease, or the lowest below the start, or none."""
+
+    eta: Array  # ()
+    value: Array  # ()
+    error: Array  # () by how much it misses the condition
+
+
 class _Search(NamedTuple):
     count: Array  # () int32, step sizes tried
-    eta: Array  # () the last of them, with
-    value: Array  # () its value,
-    grad: Params  # its gradient, where it is the last to be tried
-    error: Array  # () and by how much it misses the condition
+    last: _Choice  # the last of them
+    choice: _Choice
+    grad: Params  # at the choice, like the parameters; None without store_grad
 
 
 @transform
@@ -79,16 +86,18 @@ def scale_by_backtracking_linesearch(
       and `value_fn`, f itself. Further ones go to `value_fn` where it names them. `grad` points along steepest ascent:
       for complex parameters it is the conjugate of what `jax.grad` returns. The stored one is as `jax.grad` returns it.
 
-    Failure: where no step size meets the condition it takes the last, smallest one; where the objective is not finite
-    there either it takes none: the updates are 0, value and gradient those before, and the next search starts anew.
+    Failure: where no step size meets the condition it takes the one with the lowest value below f(p); where there is
+    none it takes none: the updates are 0, value and gradient those before. The next search goes on from the last step
+    size, and starts anew at `max_learning_rate` if the value there was not finite, or no other.
 
     Raises:
       ValueError, TypeError: `value`, `grad`, `value_fn` or the parameters are missing or do not fit; a number is
         outside its domain.
 
     Departs from Optax: rtol is relative to |f(p)|, not f(p), which where f is negative asks for more, not less; a
-    search without a step starts anew at `max_learning_rate`, where Optax stays at 0 for ever; a value of -inf is no
-    step; extra arguments that `value_fn` does not take are left alone, not an error.
+    search that fails takes no step uphill, where Optax takes the last one tried; after one without a finite value the
+    next starts anew, where Optax stays at 0 for ever; a value of -inf is no step; extra arguments that `value_fn`
+    does not take are left alone, not an error.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -118,30 +127,31 @@ def scale_by_backtracking_linesearch(
     ) -> tuple[Any, ScaleByBacktrackingLinesearchState]:  # fmt: skip
         checks.state(LABEL, state, ScaleByBacktrackingLinesearchState)
         line = Line(LABEL, updates, params, value, grad, value_fn, extra_args)
-        allowed, slope = line.value + line.number(rtol) * jnp.abs(line.value), line.number(slope_rtol) * line.slope
-
-        def proceed(s: _Search) -> Array:
-            return ~(s.error <= line.number(atol)) & (s.count <= max_backtracking_steps)
+        # Uphill the condition would let a rise through.
+        allowed, slope = line.value + line.number(rtol) * jnp.abs(line.value), jnp.minimum(line.slope, 0)
+        c1, shorter, tol = line.number(slope_rtol), line.number(decrease_factor), line.number(atol)
 
         def body(s: _Search) -> _Search:
-            eta = jnp.where(s.count > 0, line.number(decrease_factor) * s.eta, s.eta)
+            eta = jnp.where(s.count > 0, shorter * s.last.eta, s.last.eta)
             value, pull = line.value_and_pull(eta)
-            error = jnp.maximum(value - allowed - eta * slope, 0)
+            error = jnp.maximum(value - allowed - c1 * eta * slope, 0)
             error = jnp.where(jnp.isfinite(value) & jnp.isfinite(error), error, jnp.inf)
-            new = _Search(s.count + 1, eta, value, s.grad, error)
-            return new._replace(grad=meshes.cond(proceed(new), lambda: s.grad, pull)) if store_grad else new
+            new = _Choice(eta, value, error)
+            better = jnp.isfinite(error) & ((error <= tol) | (value < s.choice.value))
+            grad = meshes.cond(better, pull, lambda: s.grad) if store_grad else None
+            return _Search(s.count + 1, new, tree.where(better, new, s.choice), grad)
 
         top, last = line.number(max_learning_rate), line.number(state.learning_rate)
         first = jnp.where(last > 0, jnp.minimum(line.number(increase_factor) * last, top), top)
-        start = _Search(jnp.zeros((), jnp.int32), first, line.value, line.grad, jnp.full_like(line.value, jnp.inf))
-        found = meshes.while_loop(proceed, body, start._replace(grad=start.grad if store_grad else None))
+        none = _Choice(jnp.zeros_like(top), line.value, jnp.full_like(top, jnp.inf))
+        start = _Search(jnp.zeros((), jnp.int32), none._replace(eta=first), none, line.grad if store_grad else None)
+        found = meshes.while_loop(lambda s: ~(s.last.error <= tol) & (s.count <= max_backtracking_steps), body, start)
+        eta, new_value, error = found.choice
         if verbose:
-            jax.debug.callback(_report, found.eta, found.error, line.value, line.slope, line.number(atol))
-        usable = jnp.isfinite(found.error)
-        eta, new_value = jnp.where(usable, found.eta, 0), jnp.where(usable, found.value, line.value)
-        new_grad = tree.where(usable, found.grad, line.grad) if store_grad else None
-        info = BacktrackingLinesearchInfo(found.count, found.error)
-        new_state = ScaleByBacktrackingLinesearchState(eta, new_value, new_grad, info)
+            jax.debug.callback(_report, eta, error, line.value, line.slope, tol)
+        kept = jnp.where(eta == 0, line.to_go_on_from(found.last.eta, found.last.value), eta)
+        info = BacktrackingLinesearchInfo(found.count, error)
+        new_state = ScaleByBacktrackingLinesearchState(kept, new_value, found.grad, info)
         return line.step(eta), like(new_state, state)
 
     return holding(init, update, like="grad")
@@ -150,7 +160,7 @@ def scale_by_backtracking_linesearch(
 def _report(eta: np.ndarray, error: np.ndarray, value: np.ndarray, slope: np.ndarray, atol: float) -> None:
     if error <= atol:
         return
-    taken = "the last step size is taken" if error < float("inf") else "no step is made: the objective is not finite"
+    taken = "the lowest point is taken" if error < float("inf") else "no step is made: no point is below the start"
     hint = "" if slope < 0 else "; the updates are no direction of descent"
     print(
         f"{LABEL}: no step size lowers the objective enough{hint}; {taken} (step size {eta}, decrease error {error}, "

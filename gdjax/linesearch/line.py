@@ -85,6 +85,10 @@ class Line:
 
         return base.map_arrays(leaf, self.updates)
 
+    def to_go_on_from(self, eta: Array, value: Array) -> Array:
+        """The step size to keep of a search without a step: the last one tried, 0 if shorter ones would not help."""
+        return jnp.where(jnp.isfinite(value) & (value > self.value), eta, 0)
+
     def evaluate(self, eta: Array) -> tuple[Array, Any, Array]:
         """Value, gradient and slope at p + eta u."""
         value, pull = self.value_and_pull(eta)

@@ -43,7 +43,7 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
     """
 
     def value_and_grad(params: Params, *args: Any, state: OptState, **kwargs: Any) -> tuple[Any, Any]:
-        stored = [x for x in jax.tree.leaves(state, is_leaf=_keeps_both) if _keeps_both(x)]
+        stored = searches(state)
         if len(stored) != 1:
             raise ValueError(
                 f"gdjax.value_and_grad_from_state: state has {len(stored)} parts with a value and a grad; "
@@ -60,6 +60,11 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
         return meshes.cond(jnp.isfinite(value), lambda: (value, grad), evaluate)
 
     return value_and_grad
+
+
+def searches(state: OptState) -> list[Any]:
+    """The states of line searches, this library's or Optax's, in the state of an optimizer."""
+    return [x for x in jax.tree.leaves(state, is_leaf=_keeps_both) if _keeps_both(x)]
 
 
 def _keeps_both(x: object) -> bool:

@@ -10,6 +10,9 @@ from gdjax.core.types import Params
 from gdjax.linesearch.interpolation import Trial, between
 from gdjax.linesearch.line import Array, Line
 
+PATIENCE = 10  # trials; where these found nothing the right step size is orders away:
+HASTE = 10.0  # from there on it is this much longer or shorter with each
+
 
 class Wolfe(NamedTuple):
     """What a search asks of a step, and how it looks for one; see `scale_by_zoom_linesearch`."""
@@ -56,7 +59,7 @@ def search(line: Line, w: Wolfe) -> Search:
 
 def errors(line: Line, w: Wolfe, new: Trial) -> tuple[Array, Array]:
     """By how much a point misses the conditions of decrease and curvature: 0 if not at all, inf if it is not finite."""
-    decrease = new.value - line.value - w.c1 * new.eta * line.slope
+    decrease = new.value - line.value - w.c1 * new.eta * jnp.minimum(line.slope, 0)  # uphill no rise is a decrease
     if w.c3 is not None:
         flat, level = new.slope - (2 * w.c1 - 1) * line.slope, new.value - line.value - w.c3 * jnp.abs(line.value)
         decrease = jnp.minimum(decrease, jnp.maximum(flat, level))
@@ -69,9 +72,11 @@ def errors(line: Line, w: Wolfe, new: Trial) -> tuple[Array, Array]:
 
 def _step(line: Line, w: Wolfe, s: Search) -> Search:
     """Tries one more step size. Algorithm 3.5 is 3.6 with the upper bound at infinity, where it is not yet known."""
-    bracketed = jnp.isfinite(s.high.eta)
-    longer = jnp.minimum(jnp.where(s.count == 0, w.guess, w.factor * s.low.eta), w.top)
-    eta = jnp.where(bracketed, between(s.low, s.high, s.ref), longer)
+    bracketed, late = jnp.isfinite(s.high.eta), s.count >= PATIENCE
+    factor = jnp.where(late, jnp.maximum(w.factor, HASTE), w.factor)
+    longer = jnp.minimum(jnp.where(s.count == 0, w.guess, factor * s.low.eta), w.top)
+    shorter = jnp.where(late & ~s.safe, s.low.eta + (s.high.eta - s.low.eta) / HASTE, between(s.low, s.high, s.ref))
+    eta = jnp.where(bracketed, shorter, longer)
     value, grad, slope = line.evaluate(eta)
     new = Trial(eta, value, slope)
     decrease_error, curvature_error = errors(line, w, new)
@@ -87,7 +92,9 @@ def _step(line: Line, w: Wolfe, s: Search) -> Search:
     met = jnp.maximum(decrease_error, curvature_error) <= w.tol
     done = (met | stays) & jnp.isfinite(decrease_error)
     enough = decrease_error <= w.tol
-    better = jnp.where(s.safe, enough & (value < s.choice.value), jnp.isfinite(decrease_error))
+    # Of the points below the start the lowest with enough decrease; until there is one, the lowest.
+    better = jnp.where(enough == (s.choice.decrease_error <= w.tol), value < s.choice.value, enough)
+    better &= jnp.isfinite(decrease_error) & (value < line.value)
     choice = tree.where(done | better, Choice(eta, value, grad, decrease_error, curvature_error), s.choice)
     safe = s.safe | enough
     short = bracketed & (jnp.abs(s.high.eta - s.low.eta) <= w.precision) & safe

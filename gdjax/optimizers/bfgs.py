@@ -49,7 +49,8 @@ def scale_by_bfgs(
     Args:
       scale_init_precond: the first H_0 is <s, y> / <y, y> I; until there is a pair u = g min(1, 1 / |g|). With False
         both are I.
-      self_scaling: tau_k = min(1, <s_k, y_k> / <s_k, H_k^-1 s_k>), which is SSBFGS; otherwise tau_k = 1.
+      self_scaling: tau_k = min(1, <s_k, y_k> / <s_k, H_k^-1 s_k>), but at least 0.2, which is SSBFGS; otherwise
+        tau_k = 1.
       bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
         parameters of numbers, arrays and None. Then u is such that p - eta u is within the bounds for every eta from 0
         to 1 if p is. A number at a bound, with the gradient pressing against it, is held: H takes no part of it. The
@@ -57,8 +58,12 @@ def scale_by_bfgs(
 
     A pair that no convex function makes, <s, y> <= eps |s| |y| with eps the precision of the dtype, leaves H as it is,
     as in `scale_by_lbfgs`. So do a NaN and an infinity: they show in u, and are forgotten after the next step. H begins
-    anew from I where rounding has made <g, H g> negative. The inner product in tau is taken from <s, g> and <g, H g>:
-    it is exact where s is along H g, as a learning rate and a line search leave it, and a lower bound elsewhere.
+    anew from I where rounding has made <g, H g> negative, and after a step of 0 to the same gradient: a line search
+    found no lower point, and the next u is along g. The inner product in tau is taken from <s, g> and <g, H g>: it is
+    exact where s is along H g, as a learning rate and a line search leave it, and a lower bound elsewhere.
+
+    Departs from Al-Baali, whose tau has no least value: after a step of 1e6 H g it makes all of H 1e6 times larger, for
+    what one direction told, and the next step along another goes as much too far.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -101,7 +106,10 @@ def scale_by_ssbroyden(scale_init_precond: bool = True, *, bounds: Bounds = None
         parameters of numbers, arrays and None. Then u is such that p - eta u is within them for every eta from 0 to 1
         if p is.
 
-    Departs from Urbán, whose code begins with H_0 = I, or scales it by a formula of its own.
+    Departs from Urbán: tau is at least 0.2, so that a pair makes H at most five times larger. His tau is as small as
+    the step along H g was long, and H then grows by many orders in directions of which the step told nothing. On a
+    network for Burgers' equation, where steps of 1 are long enough, the two are the same. His code begins with H_0 = I,
+    or scales it by a formula of its own.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -252,7 +260,8 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Bounds) -> Gradient
             s, y, fixed = jnp.where(count > 0, p - old_p, 0), g - old_g, jnp.zeros(g.shape, bool)
             if ends:
                 fixed = boxes.pressed(p, g, size(pairs, g) * jnp.diagonal(H), *ends)
-                y = jnp.where(s == 0, 0, y)  # of what was held: its gradient changed by the work of the others
+                # Of what was held: its gradient changed by the work of the others.
+                y = jnp.where((s == 0) & s.any(), 0, y)
             x, n = jnp.where(fixed, 0, g), g.size - sum(filter(None, where))
             H, pairs, d = quasi_newton.renewed(rule, H, pairs, Pair(s, y, s @ old_g, slope), x, n, scaled)
             slope = jnp.clip(x @ d, 0, jnp.finfo(H.dtype).max)  # of huge gradients it is infinite

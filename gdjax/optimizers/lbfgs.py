@@ -45,7 +45,8 @@ def scale_by_lbfgs(
 
         gamma = <s, y> / <y, y> of the newest pair; min(1, 1 / |g|) where there is none
 
-    The product takes 4 m passes over the gradient and never forms H. `update` needs the parameters.
+    The product takes 4 m passes over the gradient and never forms H. `update` needs the parameters. A step of 0 to the
+    same gradient empties the memory: a line search found no lower point, and the next u is along g.
 
     Args:
       memory_size: m, at least 1. The state holds 2 m + 2 copies of the parameters.
@@ -108,6 +109,7 @@ def scale_by_lbfgs(
             memory: Memory, count: Array, old_p: Vector, old_g: Vector, p: Vector, g: Vector
         ) -> tuple[Vector, Memory]:
             s, y = memory.rounded(tree.sub(p, old_p), tree.sub(g, old_g))
+            memory = memory.forgotten(limited_memory.stuck(s, y))
             if curvature == "damp":
                 s, y = memory.rounded(s, limited_memory.damped(memory, s, y, gamma(memory, old_g)))
             memory = memory.pushed(s, y, jnp.where(count > 0, limited_memory.weight(s, y), 0))

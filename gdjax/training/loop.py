@@ -15,7 +15,7 @@ from gdjax.core.types import OptState, Params, Transform
 from gdjax.training import objective
 from gdjax.training.progress import Progress, Recorder
 from gdjax.training.results import Evaluations, MinimizeResult, result_of
-from gdjax.training.step import RUNNING, Inputs, guarded_step, own
+from gdjax.training.step import RUNNING, Inputs, Last, guarded_step, own
 from gdjax.training.stopping import projected_norm
 
 Report = Callable[..., Any]  # called with the number of steps done and, by name, the metrics of the last of them
@@ -34,7 +34,9 @@ def minimize(
     Loss and gradient come from one evaluation. The step is compiled once (and once more for batches of a new shape)
     and works in place, on copies: one of the state and two of the parameters, so that the last good ones survive.
     The host does not wait for every step, but fetches metrics a chunk at a time. A step that meets a tolerance or a
-    number that is not finite freezes the run on the device, so that the result is that of this very step.
+    number that is not finite freezes the run on the device, so that the result is that of this very step. Without
+    `data` and `key` so does a line search that found no lower point in two steps, the second along the gradient where
+    the method is (L-)BFGS or SSBroyden: the parameters returned are the best.
 
     Args:
       loss_fn: `loss_fn(params)`, or `loss_fn(params, batch)` with `data`. It returns a real scalar; with `has_aux` a
@@ -51,8 +53,9 @@ def minimize(
         this. With bounds (`bfgs(bounds=...)`, `ssbroyden(bounds=...)`, `keep_params_nonnegative`) it is that of
         the projected gradient p - P(p - g), which is 0 at a minimum on a bound, where g is not; the history then has it
         as `projected_grad_norm`. A projection in a function of yours is not known: stop by `loss_tol` there.
-      loss_tol: stop where |loss - previous loss| <= loss_tol * max(|loss|, |previous loss|). Both tolerances judge
-        single batches, and the parameters they stop at are returned without a further update.
+      loss_tol: stop where |loss - previous loss| <= loss_tol * max(|loss|, |previous loss|), unless a line search
+        failed between them. Both tolerances judge single batches, and the parameters they stop at are returned without
+        a further update.
       progress: True shows a line on stderr; a function is called as `progress(steps_done, loss=..., grad_norm=...)`
         for every step, once its metrics are fetched.
       callback: `callback(step, params, state, metrics)` after every update, which the host then waits for; a true
@@ -95,8 +98,8 @@ def minimize(
     objective.warn_of_ascent(LABEL, tx)
     params, last_good = own(params), own(params)
     state = own(tx.init(params) if state is None else _in_classes_of(tx, params, state))
-    # The status and the loss of the step before.
-    last = jnp.full((), RUNNING, jnp.int32), jnp.full((), jnp.inf, jax.dtypes.canonicalize_dtype(float))
+    zero = jnp.zeros((), jnp.int32)
+    last = Last(zero + RUNNING, jnp.full((), jnp.inf, jax.dtypes.canonicalize_dtype(float)), zero)
     loss = objective.checked(LABEL, loss_fn, has_aux, data)
     norm_to_stop = None if grad_tol is None else projected_norm(tx, params)
     extra_fns = objective.checked_functions(LABEL, extra_fns)
@@ -112,7 +115,7 @@ def minimize(
             inputs = Inputs(batch, np.int32(i), key)
             new, state, last, metrics, aux = step(last_good, state, params, last, inputs)
             last_good, params, sent = params, new, sent + 1
-            fetched = recorder.add((last[0], metrics))
+            fetched = recorder.add((last.status, metrics))
             due = evaluate is not None and evaluate_every is not None and (i + 1) % evaluate_every == 0
             if due:  # not before it is known that the run is not frozen
                 fetched += recorder.fetch()

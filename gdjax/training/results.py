@@ -9,7 +9,7 @@ import numpy as np
 from gdjax.core.field_docs import with_field_docs
 from gdjax.core.types import OptState, Params
 from gdjax.training import objective
-from gdjax.training.step import NON_FINITE, RUNNING, SMALL_GRADIENT, norm_of
+from gdjax.training.step import NO_LOWER_POINT, NON_FINITE, RUNNING, SMALL_GRADIENT, STEADY_LOSS, norm_of
 
 KEPT = "; .params of this error are the last good ones. In a loop of your own gdjax.apply_if_finite skips such a step"
 
@@ -26,8 +26,8 @@ class MinimizeResult(NamedTuple):
       history: a dict from name to NumPy array with an entry for each step, (rows,). `loss` is that before the update,
         `grad_norm` and `update_norm` are global norms, `learning_rate` is there if the transform tells it. The scalars
         of a dict that the loss returns beside its value (`has_aux`) are there by their names, and so is
-        `projected_grad_norm` with `grad_tol` and bounds. Where a tolerance stopped the run, the last row is of a step
-        without an update: there are `steps` + 1 rows.
+        `projected_grad_norm` with `grad_tol` and bounds. Where a tolerance or a line search stopped the run, the last
+        row is of a step without an update: there are `steps` + 1 rows.
       steps: the updates made in this run.
       converged: True if `grad_tol` or `loss_tol` was met, which ended the run; else False.
       message: why the run ended, one sentence.
@@ -113,7 +113,11 @@ def result_of(
     stopped = status != RUNNING
     if stopped:
         norm = "projected gradient norm" if "projected_grad_norm" in names else "gradient norm"
-        what = f"{norm} within grad_tol" if status == SMALL_GRADIENT else "change of the loss within loss_tol"
-        message = f"{what} at step {last}"
-    steps = len(rows) - stopped
-    return MinimizeResult(params, state, history, steps, stopped, message, evaluations, first_step + steps)
+        what = {
+            SMALL_GRADIENT: f"{norm} within grad_tol",
+            STEADY_LOSS: "change of the loss within loss_tol",
+            NO_LOWER_POINT: "the line search found no lower point",
+        }
+        message = f"{what[status]} at step {last}"
+    steps, converged = len(rows) - stopped, status in (SMALL_GRADIENT, STEADY_LOSS)
+    return MinimizeResult(params, state, history, steps, converged, message, evaluations, first_step + steps)

@@ -11,11 +11,12 @@ from gdjax import tree
 from gdjax.combine.hyperparams import learning_rates
 from gdjax.core import base
 from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Transform, Updates
+from gdjax.linesearch.values import searches
 from gdjax.tree.sums import total, wide
 from gdjax.tree.updates import apply_updates
 
 # What a step reports of the run. Any but RUNNING freezes it: steps that the host has already sent change nothing.
-RUNNING, SMALL_GRADIENT, STEADY_LOSS, NON_FINITE = range(4)
+RUNNING, SMALL_GRADIENT, STEADY_LOSS, NO_LOWER_POINT, NON_FINITE = range(5)
 Functions = Mapping[str, Callable[..., Any]]  # of the parameters and the batch
 NO_FUNCTIONS: Functions = {}
 TINY = 1e-17  # the square of a norm below it may lose digits in float32
@@ -27,6 +28,14 @@ class Inputs(NamedTuple):
     batch: tuple[Any, ...]
     number: np.int32 | Array  # of the step; () int32
     key: Array | None  # of the run; that of the step is `fold_in(key, number)`
+
+
+class Last(NamedTuple):
+    """What a step leaves to the next, beside parameters and state."""
+
+    status: Array | np.int32  # () int32
+    loss: Array  # ()
+    failures: Array | np.int32  # () int32, line searches in a row that found no lower point
 
 
 class Gradient(NamedTuple):
@@ -74,13 +83,12 @@ def guarded_step(
     `norm_to_stop(params, grads)` is what `grad_tol` bounds; None is the norm of the gradient.
     """
 
-    def step(last_good: Params, state: OptState, params: Params, last: tuple[Array, Array], inputs: Inputs) -> Any:
+    def step(last_good: Params, state: OptState, params: Params, last: Last, inputs: Inputs) -> Any:
         found = gradient(f, params, inputs, extra_fns)
-        last_status, last_loss = last
-        kept_loss = found.loss.astype(last_loss.dtype)
+        kept_loss = found.loss.astype(last.loss.dtype)
         stopping = found.norm if norm_to_stop is None else norm_to_stop(params, found.grads)
-        now = _status(kept_loss, last_loss, found.norm, stopping, grad_tol, loss_tol)
-        status = jnp.where(last_status == RUNNING, now, last_status)
+        now = _status(kept_loss, last, found.norm, stopping, grad_tol, loss_tol)
+        status = jnp.where(last.status == RUNNING, now, last.status)
         # A branch, because a select would hold old and new arrays at once. The other branch must return arrays that lie
         # where the first one writes, or parameters and state are copied in every step.
         going = status == RUNNING
@@ -90,18 +98,33 @@ def guarded_step(
         told = {"loss": kept_loss, "grad_norm": found.norm, "update_norm": update_norm, **learning_rates(tx, state)}
         if norm_to_stop is not None:
             told["projected_grad_norm"] = stopping
-        return new, new_state, (status, kept_loss), {**_scalars(found.aux), **told}, found.aux
+        failures = jnp.where((update_norm == 0) & _none_lower(state, new_state, inputs), last.failures + 1, 0)
+        return new, new_state, Last(status, kept_loss, failures), {**_scalars(found.aux), **told}, found.aux
 
     return step
 
 
+def _none_lower(old: OptState, new: OptState, inputs: Inputs) -> Array | bool:
+    """Whether the line searches found no lower point, and would find none if they went on with shorter steps."""
+    if inputs.batch or inputs.key is not None:  # of another batch the same line may have lower points
+        return False
+    pairs = [(x, y) for x, y in zip(searches(old), searches(new), strict=True) if hasattr(y, "info")]
+    failed = [
+        jnp.isfinite(y.value) & (y.info.decrease_error > 0)
+        & ((y.learning_rate == 0) | (y.learning_rate >= x.learning_rate)) for x, y in pairs
+    ]  # fmt: skip
+    return jnp.stack(failed).all() if failed else False
+
+
 def _status(
-    loss: Array, previous: Array, norm: Array, stopping: Array, grad_tol: float | None, loss_tol: float | None
+    loss: Array, last: Last, norm: Array, stopping: Array, grad_tol: float | None, loss_tol: float | None
 ) -> Array:
     status = jnp.full((), RUNNING, jnp.int32)
     if loss_tol is not None:
-        change, size = jnp.abs(loss - previous), jnp.maximum(jnp.abs(loss), jnp.abs(previous))
-        status = jnp.where(jnp.isfinite(previous) & (change <= loss_tol * size), STEADY_LOSS, status)
+        change, size = jnp.abs(loss - last.loss), jnp.maximum(jnp.abs(loss), jnp.abs(last.loss))
+        steady = jnp.isfinite(last.loss) & (change <= loss_tol * size)
+        status = jnp.where(steady & (last.failures == 0), STEADY_LOSS, status)
+    status = jnp.where(last.failures >= 2, NO_LOWER_POINT, status)  # the second was along the gradient
     if grad_tol is not None:
         status = jnp.where(stopping <= grad_tol, SMALL_GRADIENT, status)
     return jnp.where(jnp.isfinite(loss) & jnp.isfinite(norm), status, NON_FINITE)

@@ -17,7 +17,7 @@ import gdjax
 from gdjax.training.loop import minimize
 from gdjax.training.progress import Progress
 from gdjax.training.results import MinimizeResult, NonFiniteError
-from gdjax.training.step import Inputs, guarded_step
+from gdjax.training.step import Inputs, Last, guarded_step
 from tests.support import relaxed
 
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
@@ -468,7 +468,7 @@ def test_progress_line_ends_when_the_run_fails(monkeypatch: pytest.MonkeyPatch):
 def test_guard_costs_no_copy(name: str):
     """The step takes no more temporary memory than one that clips by the norm, and writes in place."""
     tx, params = getattr(gdjax, name)(1e-3), {k: jnp.ones((256, 256)) for k in "abcd"}
-    state, last = tx.init(params), (jnp.zeros((), jnp.int32), jnp.zeros(()))
+    state, last = tx.init(params), Last(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32))
 
     def loss(p: Any) -> Any:
         return sum(jnp.sum(x**2) for x in p.values())
