@@ -104,7 +104,8 @@ NUMBERS: Mapping[Domain, str] = {
     POSITIVE: (
         "peak_learning_rate init_factor precond_init_scale estim_lr0 init_step[1] smooth_beta cocob.alpha "
         "scale_by_cocob.alpha init_scale minimum_scale adam_atan2.a adam_atan2.b "
-        "scale_by_adam_atan2.a scale_by_adam_atan2.b data_size sigma_factor z_thresh gauss_newton.damping"
+        "scale_by_adam_atan2.a scale_by_adam_atan2.b data_size sigma_factor z_thresh gauss_newton.damping "
+        "gauss_newton.radius"
     ),
     BOUND: (
         "max_norm max_update_rms max_delta threshold max_learning_rate max_step_size clip_threshold clipping_threshold "

@@ -13,7 +13,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Scalar, Updates
 from gdjax.linalg import least_squares, vectors
-from gdjax.linalg.least_squares import Damped
+from gdjax.linalg.least_squares import Linear
 from gdjax.linalg.residuals import Residuals
 from gdjax.linesearch.line import bound, fit
 from gdjax.numerics import Array
@@ -28,37 +28,45 @@ Solver = Literal["auto", "parameters", "residuals", "cg"]
 class GaussNewtonState(NamedTuple):
     """State of `gauss_newton`."""
 
-    damping: Array  # () lambda of the next step; 0 until there was a gradient to set it by
+    limit: Array  # () of the next step: R, or lambda of plain damping; 0 until there was a gradient to set it by
+    scale: Params  # D, like the parameters, float32 at least; () with plain damping
 
 
 @transform
 def gauss_newton(
-    damping: Scalar = 1e-3, *, solver: Solver = "auto", max_tries: int = 8, cg_steps: int = 100, cg_tol: Scalar = 1e-5
-) -> GradientTransformation:
-    """Gauss-Newton steps with the damping of Levenberg and Marquardt, for least squares over all data.
+    damping: Scalar | None = None, *, radius: Scalar = 1.0, solver: Solver = "auto", max_tries: int = 8,
+    cg_steps: int = 100, cg_tol: Scalar = 1e-5,
+) -> GradientTransformation:  # fmt: skip
+    """Gauss-Newton steps damped as Levenberg, Marquardt and More do, for least squares over all data.
 
-        f(x) = |r(x)|^2 / 2,    J = dr / dx
-        (J^T J + lambda I) s = -J^T r,    x <- x + s    if f(x + s) < f(x)
+        f(x) = |r(x)|^2 / 2,    J = dr / dx,    D_j <- max(D_j, |J_j|)
+        (J^T J + lambda D^2) s = -J^T r    with the least lambda for which |D s| <= R
+        x <- x + s    if f(x + s) < f(x)
 
     r are the residuals, a function of the parameters that every call gets: `update(g, state, params, residual_fn=r)`.
-    The damping lambda follows the gain, the decrease of f as a share of what the linear model of r promised:
+    J_j are the columns of J, one for each number in the parameters: so in which units a parameter is counted changes
+    nothing. The distance R follows the gain, the decrease of f as a share of what the linear model of r promised:
 
-        gain = (f(x) - f(x + s)) / ((lambda |s|^2 - <s, J^T r>) / 2)
-        lambda <- lambda max(1/3, 1 - (2 gain - 1)^3)    if gain > 0
-        lambda <- 2 lambda, 4 lambda, 8 lambda, ...      else: s is refused, and solved for anew from the same J
+        gain = (f(x) - f(x + s)) / (|r|^2 / 2 - |r + J s|^2 / 2)
+        R <- 2 |D s|                     if gain >= 3/4, or lambda is 0
+        R <- |D s| clip(t, 1/10, 1/2)    if gain <= 1/4, with t s the lowest point of a parabola through both f
+
+    A step that is refused is solved for anew from the same J.
 
     Where the residuals are those of a Gaussian likelihood, J^T J is its Fisher information, and s is a damped natural
     gradient. In physics-informed networks it is the energy natural gradient.
 
     Args:
-      damping: the first lambda, as a share of |J g|^2 / |g|^2 with g = J^T r, the curvature along the gradient; above
-        0. Smaller where the start is near the minimum.
-      solver: for n parameters and m residuals, "parameters" decomposes the matrix J^T J + lambda I, (n, n);
-        "residuals" decomposes J J^T + lambda I, (m, m), from which the same s comes as -J^T (J J^T + lambda I)^-1 r;
-        "cg" takes steps of conjugate gradients, which keep no J; "auto" the smaller matrix of the two, or "cg" where
-        that has more than 4096 rows, or J more than 2^26 numbers.
-      max_tries: how many dampings a step tries before it gives up, at least 1. The update is then 0, and the next step
-        goes on with the damping reached.
+      damping: None is the method above. A number is plain damping by Nielsen's rule, lambda I for lambda D^2, which
+        depends on units. It is the first lambda, as a share of |J g|^2 / |g|^2 with g = J^T r, the curvature along the
+        gradient; above 0. With gain > 0 lambda is multiplied by max(1/3, 1 - (2 gain - 1)^3), else by 2, 4, 8, ...
+      radius: the first R, as a share of |D x|; above 0. It is the Cauchy step's length where x is 0.
+      solver: for n parameters and m residuals, "parameters" decomposes the matrix J^T J + lambda D^2, (n, n);
+        "residuals" decomposes J D^-2 J^T + lambda I, (m, m), from which the same s comes; "cg" takes steps of conjugate
+        gradients, which keep no J, as far as |D s| = R; "auto" the smaller matrix of the two, or "cg" where that has
+        more than 4096 rows, or J more than 2^26 numbers.
+      max_tries: how many steps are tried from one J, at least 1. If none is taken the update is 0, and the next step
+        goes on with the R reached.
       cg_steps: the most steps of conjugate gradients for one s, at least 1; each is a product with J and with J^T.
       cg_tol: they end where the error of the equations is this share of |g|; at least 0.
 
@@ -71,16 +79,19 @@ def gauss_newton(
       trained; it need not be that of f, and may be of any multiple.
 
     Compile the step. s is as exact as the dtype allows: J^T J has the squares of the condition numbers of J, so float64
-    reaches much smaller residuals. lambda stays between eps and 1 / eps of the curvature above, with eps the precision
-    of the dtype, so that J may have columns that are 0 or depend on each other, and fewer rows than columns. Where r or
-    J is not finite, or J too large to be squared, the update is NaN and the state stays; a step to residuals that are
-    not finite is refused.
+    reaches much smaller residuals. lambda is at least 1000 eps of the curvature (plain: eps), and R at least eps of the
+    Cauchy step, with eps the precision of the dtype, so that J may have columns that are 0 or depend on each other, and
+    fewer rows than columns. Where r or J is not finite, or J too large to be squared, the update is NaN and the state
+    stays; a step to residuals that are not finite is refused. With "cg" and more than 16 residuals D is estimated by 16
+    products with J^T, within some 20 %.
 
     Raises:
       ValueError, TypeError: `residual_fn` or the parameters are missing; the residuals are no real floating numbers, or
         are one scalar, as a loss is; a Jacobian does not fit; a number is outside its domain.
 
-    Departs from Nielsen, whose first lambda is a share of the largest element of the diagonal of J^T J.
+    Departs from MINPACK, whose first R is 100 |D x|, which begins with D_j = 1 for a column of zeros, and which takes
+    steps of gain 1e-4 and more; from Nielsen, whose first lambda is a share of the largest element of the diagonal of
+    J^T J.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -93,18 +104,28 @@ def gauss_newton(
       [3.  0.5]
 
     Reference:
-      Madsen, Nielsen & Tingleff 2004, Methods for non-linear least squares problems, Algorithm 3.16; Nielsen 1999,
-      Damping parameter in Marquardt's method; for networks Müller & Zeinhofer 2023, Achieving high accuracy with PINNs
-      via energy natural gradients, https://arxiv.org/abs/2302.13163; for the smaller matrix Guzmán-Cordero et al. 2025,
-      https://arxiv.org/abs/2505.12149
+      Moré 1978, The Levenberg-Marquardt algorithm: implementation and theory, https://doi.org/10.1007/BFb0067700;
+      Steihaug 1983, https://doi.org/10.1137/0720042, for conjugate gradients; Madsen, Nielsen & Tingleff 2004, Methods
+      for non-linear least squares problems, Algorithm 3.16, for plain damping; for networks Müller & Zeinhofer 2023,
+      Achieving high accuracy with PINNs via energy natural gradients, https://arxiv.org/abs/2302.13163; for the smaller
+      matrix Guzmán-Cordero et al. 2025, https://arxiv.org/abs/2505.12149
     """
-    checks.unscheduled(LABEL, {"damping": damping, "cg_tol": cg_tol}, "a number: there is no count for a schedule")
+    numbers = {"radius": radius, "cg_tol": cg_tol} | ({} if damping is None else {"damping": damping})
+    checks.unscheduled(LABEL, numbers, "a number: there is no count for a schedule")
     max_tries = checks.structural(LABEL, "max_tries", max_tries, 1)
     cg_steps = checks.structural(LABEL, "cg_steps", cg_steps, 1)
 
     def init(params: Params) -> GaussNewtonState:
         checks.leaves(LABEL, "params", params)
-        return GaussNewtonState(jnp.zeros((), numerics.widest_real(params)))
+        real = numerics.widest_real(params)
+
+        def zeros(p: Any) -> Any:
+            kind = jnp.result_type(p)
+            if jnp.issubdtype(kind, jnp.inexact):
+                kind = numerics.complex_dtype(real) if jnp.iscomplexobj(p) else real
+            return meshes.zeros_along(p, range(jnp.ndim(p)), kind)
+
+        return GaussNewtonState(jnp.zeros((), real), jax.tree.map(zeros, params) if damping is None else ())
 
     def update(
         updates: Updates, state: OptState, params: Params = None, *,
@@ -126,72 +147,142 @@ def gauss_newton(
         r = residuals(x)
         largest = jnp.max(abs(r))
         unit = jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1)  # of r and s: their squares are then finite
+        r = r / unit
+        before = residuals.vector(trained(state.scale)) if damping is None else None
+        linear, D = _linear(residuals, x, r, before, solver, cg_steps, jnp.asarray(cg_tol).astype(x.dtype))
+        d = 1 if D is None else _divisors(D)
 
         def to_updates(s: Array) -> list[Array]:
-            return [meshes.placed(u.astype(g.dtype), g) for u, g in zip(residuals.leaves(unit * s), gs, strict=True)]
+            us = residuals.leaves(unit * (s / d))
+            return [meshes.placed(u.astype(g.dtype), g) for u, g in zip(us, gs, strict=True)]
 
         def after(us: list[Array]) -> Array:
             return residuals.at([add(p, u) for p, u in zip(ps, us, strict=True)]) / unit
 
-        r, old, first = r / unit, state.damping.astype(x.dtype), jnp.asarray(damping).astype(x.dtype)
-        damped = _linear(residuals, x, r, solver, cg_steps, cg_tol)
-        lam, us = _tried(damped, old, first, r, to_updates, after, max_tries)
-        return vectors.replaced(LABEL, updates, updates, us), GaussNewtonState(lam.astype(state.damping.dtype))
+        known = jnp.isfinite(r @ r) & jnp.isfinite(linear.g @ linear.g) & jnp.isfinite(linear.curvature)
+        if D is None:
+            of_limit, scale, rule = 1, state.scale, _nielsen(linear, jnp.asarray(damping).astype(x.dtype))
+        else:
+            rule = _trust_region(linear, D * x / unit, jnp.asarray(radius).astype(x.dtype))
+            of_limit, D = unit, jnp.where(known, D, before)
+            scale = vectors.replaced(LABEL, state.scale, updates, residuals.leaves(D))
+        old = state.limit.astype(x.dtype)
+        limit, us = _tried(linear, rule, known, old / of_limit, r, to_updates, after, max_tries)
+        limit = jnp.where(known & (linear.curvature > 0), limit * of_limit, old).astype(state.limit.dtype)
+        return vectors.replaced(LABEL, updates, updates, us), GaussNewtonState(limit, scale)
 
     return holding(init, update)
 
 
-def _linear(residuals: Residuals, x: Array, r: Array, solver: Solver, cg_steps: int, cg_tol: Scalar) -> Damped:
-    """The linear problem at x, ready to be solved."""
+def _linear(
+    residuals: Residuals, x: Array, r: Array, before: Array | None, solver: Solver, cg_steps: int, cg_tol: Array
+) -> tuple[Linear, Array | None]:
+    """The linear problem at x in the variables D x, and D, of which `before` is the last; None stands for I."""
     if solver == "auto":
         fits = min(x.size, r.size) <= SMALL and x.size * r.size <= FITS
         solver = "cg" if not fits else "parameters" if x.size <= r.size else "residuals"
     if solver != "cg":
-        return least_squares.dense(residuals.jacobian(x, r.size), r, solver)
-    push, pull = jax.linearize(residuals, x)[1], jax.vjp(residuals, x)[1]
-    tol = jnp.asarray(cg_tol).astype(x.dtype)
-    return least_squares.by_products(push, lambda v: pull(v)[0], r, cg_steps, tol)
+        J = residuals.jacobian(x, r.size)
+        if before is None:
+            return least_squares.dense(J, r, solver), None
+        D = jnp.maximum(before, least_squares.columns(J))
+        return least_squares.dense(J / _divisors(D)[None], r, solver), D
+    push, back = jax.linearize(residuals, x)[1], jax.vjp(residuals, x)[1]
+    pull = lambda v: back(v)[0]  # noqa: E731
+    if before is None:
+        return least_squares.by_products(push, pull, r, cg_steps, cg_tol), None
+    D = jnp.maximum(before, least_squares.columns_by_products(pull, r))
+    d = _divisors(D)
+    return least_squares.by_products(lambda v: push(v / d), lambda v: pull(v) / d, r, cg_steps, cg_tol), D
+
+
+def _divisors(D: Array) -> Array:
+    return jnp.where(D > 0, D, 1)  # a column that has always been 0 has no part in s
+
+
+class Try(NamedTuple):
+    s: Array  # (n,)
+    ends: Array | bool  # whether the limit kept s from the minimum of the linear model
+    decrease: Array  # () of f
+    gain: Array  # ()
+    taken: Array  # () bool
+    refused: Array  # () int32, tries before this
+
+
+class Rule(NamedTuple):
+    """How a limit makes a step, and how it follows the gain."""
+
+    first: Array  # () limit
+    low: Array  # ()
+    high: Array | float  # ()
+    step: Callable[[Array], tuple[Array, Array | bool]]  # from a limit to `s` and `ends`
+    following: Callable[[Array, Try], Array]  # from a limit to the next
+
+
+def _nielsen(linear: Linear, share: Array) -> Rule:
+    """The limit is lambda."""
+    eps, size = jnp.finfo(share.dtype).eps, linear.curvature
+
+    def following(damping: Array, t: Try) -> Array:
+        factor = jnp.maximum(1 / 3, 1 - (2 * t.gain - 1) ** 3)
+        return damping * jnp.where(t.taken, factor, 2 ** (t.refused + 1).astype(factor.dtype))
+
+    high = jnp.minimum(size / eps, jnp.finfo(share.dtype).max)
+    return Rule(share * size, eps * size, high, lambda damping: (linear.damped(damping), True), following)
+
+
+def _trust_region(linear: Linear, x: Array, share: Array) -> Rule:
+    """The limit is R, the most length of s."""
+    cauchy, size = jnp.sqrt(linear.g @ linear.g) / linear.curvature, jnp.sqrt(x @ x)
+
+    def following(radius: Array, t: Try) -> Array:
+        length = jnp.sqrt(t.s @ t.s)
+        slope = linear.g @ t.s
+        lowest = slope / (slope + t.decrease) / 2
+        cut = jnp.where(jnp.isfinite(lowest), jnp.clip(lowest, 0.1, 0.5), 0.1)
+        shorter = cut * jnp.where(jnp.isfinite(length), jnp.minimum(length, radius), radius)
+        longer = jnp.where((t.gain >= 0.75) | ~t.ends, 2 * length, radius)
+        return jnp.where(t.gain > 0.25, longer, shorter)
+
+    first = share * jnp.where((size > 0) & jnp.isfinite(size), size, cauchy)
+    return Rule(first, jnp.finfo(x.dtype).eps * cauchy, jnp.inf, linear.within, following)
 
 
 class Tries(NamedTuple):
-    damping: Array  # () of the next try
-    growth: Array  # () what it is multiplied by if that is refused
+    limit: Array  # () of the next try
     count: Array  # () int32, tries made
     taken: Array  # () bool
     updates: list[Array]  # those of the last try
 
 
 def _tried(
-    damped: Damped, old: Array, first: Array, r: Array, to_updates: Callable[[Array], list[Array]],
+    linear: Linear, rule: Rule, known: Array, old: Array, r: Array, to_updates: Callable[[Array], list[Array]],
     after: Callable[[list[Array]], Array], most: int,
 ) -> tuple[Array, list[Array]]:  # fmt: skip
-    """The damping of the next step, and the updates of this one: zeros where no try is taken, else NaN if need be."""
-    g, scale = damped.g, damped.curvature
-    known = jnp.isfinite(r @ r) & jnp.isfinite(g @ g) & jnp.isfinite(scale)
-    moves = known & (scale > 0)
-    eps = jnp.finfo(r.dtype).eps
-    low, high = eps * scale, jnp.minimum(scale / eps, jnp.finfo(r.dtype).max)
+    """The limit of the next step, and the updates of this one: zeros where no try is taken, else NaN if need be."""
+    g = linear.g
+    moves = known & (linear.curvature > 0)
 
     def attempt(t: Tries) -> Tries:
-        s = damped.solve(t.damping)
+        s, ends = rule.step(t.limit)
         us = to_updates(s)
         new = after(us)
         decrease = (r - new) @ (r + new) / 2  # of numbers nearly alike the difference of the sums would be rounding
-        gain = decrease / ((t.damping * (s @ s) - g @ s) / 2)
+        Js = linear.push(s)
+        gain = decrease / (-(g @ s) - Js @ Js / 2)
         taken = (decrease > 0) & (gain > 0)
-        factor = jnp.where(taken, jnp.maximum(1 / 3, 1 - (2 * gain - 1) ** 3), t.growth)
-        return Tries(jnp.clip(t.damping * factor, low, high), 2 * t.growth, t.count + 1, taken, us)
+        limit = rule.following(t.limit, Try(s, ends, decrease, gain, taken, t.count))
+        return Tries(jnp.clip(limit, rule.low, rule.high), t.count + 1, taken, us)
 
     def unfinished(t: Tries) -> Array:
         return moves & ~t.taken & (t.count < most)
 
-    lam = jnp.clip(jnp.where(old > 0, old, first * scale), low, high)
+    limit = jnp.clip(jnp.where(old > 0, old, rule.first), rule.low, rule.high)
     zeros = [jnp.zeros_like(u) for u in to_updates(g)]
-    start = Tries(lam, jnp.full_like(lam, 2), jnp.zeros((), jnp.int32), jnp.zeros((), bool), zeros)
+    start = Tries(limit, jnp.zeros((), jnp.int32), jnp.zeros((), bool), zeros)
     end = meshes.while_loop(unfinished, attempt, start)
     fill = jnp.where(known, 0, jnp.nan)
-    us = [jnp.where(end.taken, u, fill.astype(u.dtype)) for u in end.updates]
-    return jnp.where(moves, end.damping, old), us
+    return end.limit, [jnp.where(end.taken, u, fill.astype(u.dtype)) for u in end.updates]
 
 
 def _bound(name: str, f: Callable[..., Any] | None, extra_args: dict[str, Any]) -> Callable[[Any], Any] | None:

@@ -1,4 +1,4 @@
-"""Gauss-Newton: the algorithm in NumPy, SciPy on classic problems, agreement of the solvers, and misuse."""
+"""Gauss-Newton: both algorithms in NumPy, units, SciPy on classic problems, agreement of the solvers, and misuse."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ def decay(x: Any) -> Any:
 class Problem(NamedTuple):
     residuals: Callable[[Any], Any]
     start: list[float]
-    steps: int  # a fifth to a half more than it takes; calls of SciPy: 21, 513 (to 0 exactly), 9, 130, 28 and 7
+    steps: int  # of plain damping; a fifth to a half more than it takes; SciPy's calls: 21, 513 (to 0), 9, 130, 28, 7
     rtol: float = 1e-7  # of the sum of squares
 
 
@@ -103,6 +103,81 @@ def in_numpy(residuals: Any, x: np.ndarray, steps: int, tau: float, most: int) -
     return seen
 
 
+def more_in_numpy(residuals: Any, x: np.ndarray, steps: int, share: float, most: int) -> list[tuple[np.ndarray, float]]:
+    """Moré's trust region, with lambda by Newton's steps from the least, so that |s| is within a tenth of R."""
+    r_of, J_of = jax.jit(residuals), jax.jit(jax.jacfwd(residuals))
+    R, D, eps, seen = 0.0, np.zeros(len(x)), np.finfo(float).eps, []
+    for _ in range(steps):
+        r, J = np.asarray(r_of(x)), np.asarray(J_of(x))
+        D = np.maximum(D, np.sqrt(np.sum(J**2, 0)))
+        d = np.where(D > 0, D, 1)
+        B = J / d
+        g, H = B.T @ r, B.T @ B
+        low = 1000 * eps * np.sum((B @ g) ** 2) / np.sum(g**2)
+        R = R or share * np.linalg.norm(D * x)
+        for _ in range(most):
+            lam = low
+            for _ in range(6):
+                s = np.linalg.solve(H + lam * np.eye(len(x)), -g)
+                length, tried = np.linalg.norm(s), lam
+                if length <= 1.1 * R and (length >= 0.9 * R or lam <= low):
+                    break
+                slope = s @ np.linalg.solve(H + lam * np.eye(len(x)), -s) / length
+                lam = np.clip(lam + (1 - length / R) * length / slope, low, max(low, np.linalg.norm(g) / R))
+            new = np.asarray(r_of(x + s / d))
+            change = (new @ new - r @ r) / 2
+            gain = change / (g @ s + np.sum((B @ s) ** 2) / 2)
+            if gain <= 0.25:
+                R = min(R, length) * np.clip(g @ s / (g @ s - change) / 2, 0.1, 0.5)
+            elif gain >= 0.75 or tried <= low:
+                R = 2 * length
+            if gain > 0:
+                x = x + s / d
+                break
+        seen.append((x, R))
+    return seen
+
+
+def test_equals_the_trust_region():
+    """A first radius so large that steps are refused, and one so small that it grows."""
+    with precision("float64"):
+        for f, start in ((rosenbrock, [-1.2, 1.0]), (beale, [1.0, 1.0]), (meyer, [0.02, 4000.0, 250.0])):
+            for share, most in ((100.0, 8), (100.0, 1), (1e-3, 8)):
+                tx = gauss_newton(radius=share, max_tries=most, solver="parameters")
+                xs, states = run(tx, f, jnp.array(start), 5)
+                wanted, radii = map(np.array, zip(*more_in_numpy(f, np.array(start), 5, share, most), strict=True))
+                np.testing.assert_allclose(xs, wanted, rtol=1e-6)
+                good = np.sum(np.asarray(jax.vmap(f)(xs)) ** 2, 1) > 1e-12  # below that the gain is rounding
+                np.testing.assert_allclose(states.limit[good], radii[good], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "solver"), [("decay", "parameters"), ("meyer", "auto"), ("rosenbrock", "residuals"), ("powell", "cg")]
+)
+def test_units_change_nothing(name: str, solver: str):
+    """Each parameter in another unit, from 1e-6 to 1e6 of the first: the same residuals in every step."""
+    f, start, *_ = PROBLEMS[name]
+    with precision("float64"):
+        tx, start = gauss_newton(solver=solver, cg_tol=1e-10), jnp.array(start)
+        of = jax.jit(jax.vmap(f))
+        wanted = of(run(tx, f, start, 5)[0])
+        for k in range(-6, 7):
+            units = 10.0 ** (k * jnp.linspace(-1, 1, len(start)))
+            xs, _ = run(tx, lambda x: f(x * units), start / units, 5)  # noqa: B023
+            np.testing.assert_allclose(of(xs * units[None]), wanted, rtol=1e-4, atol=1e-9 * float(abs(wanted[0]).max()))
+
+
+def test_units_change_plain_damping():
+    """Else the test above could not fail."""
+    with precision("float64"):
+        xs, _ = run(gauss_newton(1e-3), rosenbrock, jnp.array([-1.2, 1.0]), 5)
+        scaled, _ = run(gauss_newton(1e-3), lambda x: rosenbrock(x * 1e3), jnp.array([-1.2e-3, 1.0e-3]), 5)
+        np.testing.assert_allclose(scaled * 1e3, xs, rtol=1e-6)  # one unit for both
+        units = jnp.array([1e3, 1.0])
+        scaled, _ = run(gauss_newton(1e-3), lambda x: rosenbrock(x * units), jnp.array([-1.2e-3, 1.0]), 5)
+        assert abs(scaled * units[None] - xs).max() > 0.1
+
+
 @solvers
 def test_equals_the_algorithm(solver: str):
     """A first lambda so small that steps are refused, and one so large that it falls in every step."""
@@ -112,13 +187,14 @@ def test_equals_the_algorithm(solver: str):
             xs, states = run(tx, rosenbrock, jnp.asarray(start), 8)
             wanted, lams = map(np.array, zip(*in_numpy(rosenbrock, start, 8, tau, most), strict=True))
             np.testing.assert_allclose(xs, wanted, rtol=1e-6)
-            np.testing.assert_allclose(states.damping, lams, rtol=1e-5)
+            np.testing.assert_allclose(states.limit, lams, rtol=1e-5)
             assert (np.diff(lams) > 0).any() == (tau < 1)
             assert ((wanted[1:] == wanted[:-1]).all(1)).any() == (most == 1)
 
 
+@pytest.mark.parametrize("damping", [None, 1e-3], ids=["scaled", "plain"])
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_ends_where_scipy_does(name: str):
+def test_ends_where_scipy_does(name: str, damping: float | None):
     f, start, steps, rtol = PROBLEMS[name]
     with precision("float64"):
         x0 = jnp.array(start)
@@ -126,7 +202,7 @@ def test_ends_where_scipy_does(name: str):
             jax.jit(f), start, jax.jit(jax.jacfwd(f)), method="lm", xtol=1e-15, ftol=1e-15, gtol=1e-15, x_scale="jac",
             max_nfev=2000,
         )  # fmt: skip
-        xs, _ = run(gauss_newton(), f, x0, steps)
+        xs, _ = run(gauss_newton(damping), f, x0, steps)
         ours = 0.5 * float(jnp.sum(f(xs[-1]) ** 2))
         np.testing.assert_allclose(ours, theirs.cost, rtol=rtol, atol=1e-15)
         if theirs.cost > 1e-10:
@@ -135,7 +211,7 @@ def test_ends_where_scipy_does(name: str):
 
 def test_certified_by_nist():
     with precision("float64"):
-        xs, _ = run(gauss_newton(), misra, jnp.array([500.0, 1e-4]), 60)
+        xs, _ = run(gauss_newton(1e-3), misra, jnp.array([500.0, 1e-4]), 60)
         np.testing.assert_allclose(xs[-1], [2.3894212918e2, 5.5015643181e-4], rtol=1e-8)
         np.testing.assert_allclose(jnp.sum(misra(xs[-1]) ** 2), 1.2455138894e-1, rtol=1e-9)
 
@@ -152,45 +228,64 @@ def small_network(dtype: str) -> Any:
 
 @pytest.mark.parametrize("n", [9, 40])  # fewer residuals than parameters, and more
 def test_solvers_agree(n: int):
+    """With plain damping: within a trust region conjugate gradients end at another point of its edge."""
     with precision("float64"):
         params, t = small_network("float64"), jnp.linspace(-1, 1, n)
         residuals = lambda p: {"at": jax.vmap(network, (None, 0))(p, t)}  # noqa: E731
         each = lambda p: {"at": jax.vmap(jax.grad(network), (None, 0))(p, t)}  # noqa: E731
-        ends = [run(gauss_newton(solver=x, cg_tol=1e-13), residuals, params, 6) for x in (*SOLVERS, "auto")]
-        ends += [run(gauss_newton(solver=x), residuals, params, 6, jacobian_fn=each) for x in SOLVERS[:2]]
+        ends = [run(gauss_newton(1e-3, solver=x, cg_tol=1e-13), residuals, params, 6) for x in (*SOLVERS, "auto")]
+        ends += [run(gauss_newton(1e-3, solver=x), residuals, params, 6, jacobian_fn=each) for x in SOLVERS[:2]]
         for end in ends[1:]:
             jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-8), end, ends[0])
 
 
-def test_float32_fits_a_network():
+@solvers
+def test_solvers_reach_one_minimum(solver: str):
+    with precision("float64"):
+        params, t = small_network("float64"), jnp.linspace(-1, 1, 40)
+        residuals = lambda p: jax.vmap(network, (None, 0))(p, t)  # noqa: E731
+        each = lambda p: jax.vmap(jax.grad(network), (None, 0))(p, t)  # noqa: E731
+        given = {} if solver == "cg" else {"jacobian_fn": each}
+        ends, _ = run(gauss_newton(solver=solver), residuals, params, 120, **given)
+        after = jax.vmap(lambda p: jnp.mean(residuals(p) ** 2))(ends)
+        assert (np.diff(after) <= 0).all() and float(after[-1]) < 1e-7
+
+
+@pytest.mark.parametrize("damping", [None, 1e-3], ids=["scaled", "plain"])
+def test_float32_fits_a_network(damping: float | None):
     params, t = small_network("float32"), jnp.linspace(-1, 1, 40)
     residuals = lambda p: jax.vmap(network, (None, 0))(p, t)  # noqa: E731
-    ends, states = run(gauss_newton(), residuals, params, 60)
+    ends, states = run(gauss_newton(damping), residuals, params, 60)
     after = jax.vmap(lambda p: jnp.mean(residuals(p) ** 2))(ends)
     assert float(after[-1]) < 1e-6 * float(jnp.mean(residuals(params) ** 2))
-    assert (np.diff(after) <= 1e-9).all() and states.damping.dtype == jnp.float32
+    assert (np.diff(after) <= 1e-9).all() and states.limit.dtype == jnp.float32
 
 
 @solvers
-def test_columns_of_zeros_and_columns_that_depend_on_each_other(solver: str):
-    """The damped step is along the rows of J: what moves no residual does not move."""
+@pytest.mark.parametrize("damping", [None, 1e-3], ids=["scaled", "plain"])
+def test_columns_of_zeros_and_columns_that_depend_on_each_other(solver: str, damping: float | None):
+    """The damped step is along the rows of J, in the metric of D: what moves no residual does not move."""
     A = np.random.default_rng(0).normal(size=(6, 3))
     A = np.concatenate([A, np.zeros((6, 1)), A @ [[1.0], [2.0], [0.0]]], 1)
+    D = np.ones(5) if damping else np.where(np.linalg.norm(A, axis=0) > 0, np.linalg.norm(A, axis=0), 1)
     b = np.arange(6.0)
     with precision("float64"):
-        xs, _ = run(gauss_newton(solver=solver, cg_tol=1e-12), lambda x: A @ x - b, jnp.zeros(5), 25)
-    np.testing.assert_allclose(xs[-1], np.linalg.pinv(A) @ b, rtol=1e-6, atol=1e-8)
+        tx = gauss_newton(damping, solver=solver, cg_tol=1e-12)
+        xs, _ = run(tx, lambda x: A @ x - b, jnp.zeros(5), 25 if damping else 8)
+    rtol = 1e-6 if damping else 2e-2  # lambda is a thousandth of eps, so that rounding of g is one of a step
+    np.testing.assert_allclose(xs[-1], np.linalg.pinv(A / D) @ b / D, rtol=rtol, atol=1e-8)
     np.testing.assert_array_equal(xs[:, 3], 0)
 
 
 @solvers
-def test_more_parameters_than_residuals(solver: str):
+@pytest.mark.parametrize("damping", [None, 1e-3], ids=["scaled", "plain"])
+def test_more_parameters_than_residuals(solver: str, damping: float | None):
     A, b = np.random.default_rng(0).normal(size=(3, 7)), np.array([1.0, -2.0, 0.5])
-    xs, _ = run(
-        gauss_newton(solver=solver), lambda x: jnp.asarray(A, x.dtype) @ x - jnp.asarray(b, x.dtype), jnp.zeros(7), 20
-    )
+    D = np.ones(7) if damping else np.linalg.norm(A, axis=0)
+    residuals = lambda x: jnp.asarray(A, x.dtype) @ x - jnp.asarray(b, x.dtype)  # noqa: E731
+    xs, _ = run(gauss_newton(damping, solver=solver), residuals, jnp.zeros(7), 20 if damping else 8)
     np.testing.assert_allclose(A @ np.asarray(xs[-1], float), b, atol=1e-5)
-    np.testing.assert_allclose(xs[-1], np.linalg.pinv(A) @ b, atol=1e-4)
+    np.testing.assert_allclose(xs[-1], np.linalg.pinv(A / D) @ b / D, atol=1e-4)
 
 
 @solvers
@@ -199,7 +294,7 @@ def test_at_a_minimum_nothing_moves(solver: str):
     for residuals in (lambda x: x, lambda x: x**2, lambda x: 0 * x + 1):  # J is zeros in the last two
         u, state = tx.update(x, tx.init(x), x, residual_fn=residuals)
         np.testing.assert_array_equal(u, 0)
-        assert float(state.damping) == 0
+        assert float(state.limit) == 0
         u, _ = tx.update(x, state, x, residual_fn=lambda x: x - 1)
         assert (u > 0.9).all()
 
@@ -211,7 +306,8 @@ def test_residuals_that_are_not_finite_are_forgotten(solver: str, bad: float):
     spoil = lambda by: lambda x: (x - 1) * jnp.where(jnp.arange(2) == 0, by, 1)  # noqa: E731
     _, before = tx.update(x, tx.init(x), x, residual_fn=spoil(1.0))
     u, state = tx.update(x, before, x, residual_fn=spoil(bad))
-    assert np.isnan(u).all() and state.damping == before.damping
+    assert np.isnan(u).all() and state.limit == before.limit
+    np.testing.assert_array_equal(state.scale, before.scale)
     u, _ = tx.update(x, state, x, residual_fn=spoil(1.0))
     np.testing.assert_allclose(x + u, 1, atol=0.01)
 
@@ -219,18 +315,25 @@ def test_residuals_that_are_not_finite_are_forgotten(solver: str, bad: float):
 def test_a_step_to_residuals_that_are_not_finite_is_refused():
     """The full step leaves the domain of the logarithm; a shorter one is taken, or none."""
     x, f = jnp.array([5.0]), lambda x: jnp.log(x) + 1  # the full step goes from 5 to -8
-    u, state = gauss_newton(1e-6).update(x, GaussNewtonState(jnp.zeros(())), x, residual_fn=f)
-    assert -5 < float(u[0]) < 0 and state.damping > 1e-6 * 0.04
-    u, once = gauss_newton(1e-6, max_tries=1).update(x, GaussNewtonState(jnp.zeros(())), x, residual_fn=f)
+    zero = GaussNewtonState(jnp.zeros(()), ())
+    u, state = gauss_newton(1e-6).update(x, zero, x, residual_fn=f)
+    assert -5 < float(u[0]) < 0 and state.limit > 1e-6 * 0.04
+    u, once = gauss_newton(1e-6, max_tries=1).update(x, zero, x, residual_fn=f)
     np.testing.assert_array_equal(u, 0)
-    np.testing.assert_allclose(once.damping, 2e-6 * 0.04, rtol=1e-4)
+    np.testing.assert_allclose(once.limit, 2e-6 * 0.04, rtol=1e-4)
+    tx = gauss_newton(radius=10.0)
+    u, state = tx.update(x, tx.init(x), x, residual_fn=f)
+    assert -5 < float(u[0]) < 0 and state.limit < 10
+    u, once = gauss_newton(radius=10.0, max_tries=1).update(x, tx.init(x), x, residual_fn=f)
+    np.testing.assert_array_equal(u, 0)
+    np.testing.assert_allclose(once.limit, 0.1 * (1 + np.log(5)), rtol=1e-4)
 
 
 def test_the_gradient_says_only_what_is_trained():
     x = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(3), "c": jnp.array(0.5)}
     residuals = lambda x: x["a"] * x["c"] - x["b"].astype(jnp.float32)  # noqa: E731
     grads = jax.grad(lambda x: jnp.sum(residuals(x) ** 2), allow_int=True)(x)
-    tx = gauss_newton()
+    tx = gauss_newton(radius=10.0)
     step = jax.jit(lambda g, x: tx.update(g, tx.init(x), x, residual_fn=residuals)[0])
     u, twice = step(grads, x), step({**grads, "a": 2 * grads["a"]}, x)
     assert u["b"].dtype == jax.dtypes.float0
@@ -297,7 +400,7 @@ def test_decomposes_the_smaller_matrix():
     assert shapes(7, 31, "auto") == {"cholesky", "7,7"}
     assert shapes(31, 7, "auto") == {"cholesky", "7,7"}
     assert "31,31" in shapes(31, 7, "parameters")
-    assert shapes(31, 7, "cg") == set()
+    assert shapes(61, 37, "cg") == set()
 
 
 def ravelled(tree: Any) -> Any:
@@ -349,6 +452,7 @@ def test_a_jacobian_is_of_real_parameters():
 def test_misuse_at_construction():
     for make, message in (
         (lambda: gauss_newton(0.0), "damping must be finite and above 0"),
+        (lambda: gauss_newton(radius=0.0), "radius must be finite and above 0"),
         (lambda: gauss_newton(lambda t: 1.0), "damping must be a number: there is no count for a schedule"),
         (lambda: gauss_newton(solver="qr"), "solver must be one of auto, parameters, residuals, cg, got 'qr'"),
         (lambda: gauss_newton(max_tries=0), "max_tries must be at least 1"),
