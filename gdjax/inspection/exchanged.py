@@ -1,7 +1,7 @@
 """The exchanges of a step of `sharded_step`, from shapes alone: of gradients, parameters, and matrices sent home."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.extend.core import Var
 from jax.sharding import NamedSharding
 
+from gdjax.combine.sharding import axes_of
 from gdjax.core import base, homes
 from gdjax.core.types import OptState, Params, Transform
 
@@ -51,6 +52,7 @@ class Stack(NamedTuple):
     shape: tuple[int, ...]
     itemsize: int
     back: bool
+    axes: frozenset[str]  # of the mesh, which divide what it is made of
 
     def filled(self, devices: int) -> int:
         """The bytes of the stack, filled up to a multiple of the devices."""
@@ -76,58 +78,85 @@ def of_leaves(pieces: Sequence[Piece], n: int, weighted: bool = False) -> list[E
     return [x for x in found if x.number]
 
 
-def of_stacks(stacks: Iterable[Stack], mesh: Mapping[str, int], dividing: set[str]) -> list[Exchange]:
+def of_stacks(stacks: Iterable[Stack], mesh: Mapping[str, int]) -> list[Exchange]:
     """The exchanges of matrices that go home and come back, one axis of the mesh after the other.
 
-    Along the axes in `dividing` they come in parts. Along another each device has all, keeps its own, and is told the
-    others on the way back.
+    Along the axes that divide them they come in parts. Along another each device has all, keeps its own, and is told
+    the others on the way back.
     """
     found: dict[tuple[str, str, int], Exchange] = {}
     for x in stacks:
-        local = x.filled(math.prod(mesh.values())) // math.prod(mesh[a] for a in dividing)
+        local = x.filled(math.prod(mesh.values())) // math.prod(mesh[a] for a in x.axes)
         for axis, n in mesh.items():
-            if n > 1 and (x.back or axis in dividing):
-                kind = "all-to-all" if axis in dividing else "all-gather"
+            if n > 1 and (x.back or axis in x.axes):
+                kind = "all-to-all" if axis in x.axes else "all-gather"
                 row = f"matrices {'x'.join(map(str, x.shape))}", kind, n
                 old = found.get(row, Exchange(*row[:2], 0, n, 0, 0))
                 wire = old.wire_bytes + round(local * (n - 1) / n)
                 found[row] = old._replace(number=old.number + 1, bytes=old.bytes + local, wire_bytes=wire)
-            if axis not in dividing:
+            if axis not in x.axes:
                 local //= n
     return list(found.values())
 
 
-def traced(tx: Transform, params: Params, state: OptState, mesh: Any) -> tuple[list[Stack], set[str]]:
-    """The stacks of matrices that an update sends home, and the names of products of matrices elsewhere."""
+def traced(
+    tx: Transform, params: Params, state: OptState, mesh: Any, shares: Any, where: Any
+) -> tuple[list[Stack], set[str]]:
+    """The stacks of matrices that an update sends home, and the names of products of matrices elsewhere.
+
+    Args:
+      shares: a tree like the parameters: the shardings of gradients and parameters in the update.
+      where: a tree like the state: its shardings.
+    """
 
     def update(params: Params, state: OptState, gradients: Params) -> Any:
         with homes.of(mesh):
             return base.call_update(tx, gradients, state, params, {"value": jnp.zeros(())})
 
-    found = list(_walk(jax.make_jaxpr(update)(params, state, params).jaxpr, tuple(mesh.axis_names)))
+    given = [
+        frozenset(a for entry in how.spec for a in axes_of(entry)) for how in jax.tree.leaves((shares, where, shares))
+    ]
+    jaxpr = jax.make_jaxpr(update)(params, state, params).jaxpr
+    found = list(_walk(jaxpr, given, tuple(mesh.axis_names)))
     return [x for x in found if isinstance(x, Stack)], {x for x in found if isinstance(x, str)}
 
 
-def _walk(jaxpr: Any, axes: tuple[str, ...]) -> Iterator[Stack | str]:
-    """The stacks that go home and come back, and the names of products elsewhere.
+def _walk(
+    jaxpr: Any, given: Sequence[frozenset[str]], axes: tuple[str, ...]
+) -> Generator[Stack | str, None, list[frozenset[str]]]:
+    """The stacks that go home and come back, and the names of products elsewhere; returns what divides the results.
 
-    An array is at home from one constraint over the whole mesh to the next, and so is all that is made of it.
+    An array is at home from one constraint over the whole mesh to the next, and so is all that is made of it. It is
+    divided by the axes that divide one of the arrays that it is made of, `given` for the arguments.
     """
     at_home: set[Any] = set()
+    sent: dict[tuple[int, ...], frozenset[str]] = {}
+    by = dict(zip(jaxpr.invars, given, strict=True))
+    of = lambda v: by.get(v, frozenset()) if isinstance(v, Var) else frozenset()  # noqa: E731
     for e in jaxpr.eqns:
         known = any(isinstance(v, Var) and v in at_home for v in e.invars)
+        ways = [of(v) for v in e.invars]
+        made = [frozenset[str]().union(*ways)] * len(e.outvars)
         if e.primitive.name == "sharding_constraint" and _over_all(e.params.get("sharding"), axes):
             x = e.invars[0].aval
-            yield Stack(x.shape[0], x.shape[1:], x.dtype.itemsize, known)
-            if not known:
+            if known:  # where several are computed together, one goes back as it came
+                made = [sent.get(x.shape, made[0])]
+            else:
                 at_home.update(e.outvars)
+                sent[x.shape] = made[0]
+            yield Stack(x.shape[0], x.shape[1:], x.dtype.itemsize, known, made[0])
         elif known:
             at_home.update(e.outvars)
         else:
             if e.primitive.name in PRODUCTS and any(len(v.aval.shape) > 1 for v in e.invars):
                 yield e.primitive.name
             for inner in _inside(e.params.values()):
-                yield from _walk(inner, axes)
+                n = len(inner.invars)  # without the index of a branch, or the constants of a condition
+                results = yield from _walk(inner, ways[-n:] if n <= len(ways) else made[:1] * n, axes)
+                if len(results) == len(made):
+                    made = results
+        by.update(zip(e.outvars, made, strict=True))
+    return [of(v) for v in jaxpr.outvars]
 
 
 def _over_all(sharding: Any, axes: tuple[str, ...]) -> bool:

@@ -99,7 +99,7 @@ def plan(
     leaves = zip(*map(jax.tree.leaves, (shapes, lie, shares)), strict=True)
     pieces = [_piece(x, lies, share, axis, sizes[axis]) for x, lies, share in leaves]
     made, _ = state_and_order(tx, shapes)
-    stacks, others = exchanged.traced(tx, shapes, made, mesh)
+    stacks, others = exchanged.traced(tx, shapes, made, mesh, shares, where)
     # Of a method with factors half of what goes home in a step is there at once: so it was where it was compiled.
     sent = [x for x in stacks if not x.back]
     at_home, all_of_step = (sum(x.filled(mesh.size) for x in xs) // mesh.size for xs in (set(sent), sent))
@@ -118,7 +118,7 @@ def plan(
     rows += [Planned("total", "", None, sum(x.bytes_per_device for x in rows))]
 
     dividing = {a for how in jax.tree.leaves(lie) for entry in how.spec for a in sharding.axes_of(entry)} | {axis}
-    found = [*exchanged.of_leaves(pieces, sizes[axis], weighted), *exchanged.of_stacks(stacks, sizes, dividing)]
+    found = [*exchanged.of_leaves(pieces, sizes[axis], weighted), *exchanged.of_stacks(stacks, sizes)]
     counts = [sum(getattr(x, name) for x in found) for name in ("number", "bytes", "wire_bytes")]
     found.append(Exchange("total", "", counts[0], mesh.size, counts[1], counts[2]))
     notes = _notes(activations, others, len(dividing) > 1, any(p.gathered_before for p in pieces), where)

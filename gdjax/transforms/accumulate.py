@@ -40,7 +40,7 @@ def accumulate(
 
     So the calls of a window make the step of one batch, whatever optimizer is inside. 16-bit gradients are summed in
     float32, `inner` gets the mean unrounded, and its updates are returned so. `every` = 1 is `inner` itself, with its
-    state.
+    state, and reads no weight.
 
     `update(..., last=...)` may say which call is the last of a window:
 
