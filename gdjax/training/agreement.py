@@ -45,7 +45,7 @@ class Checks:
             self._lies(name, tree)
 
     def alive(self, params: Params, state: OptState) -> None:
-        """Raises where an array is gone: on several devices XLA would end the process."""
+        """Raises where an array is gone: on several devices the compiled program would end the process."""
         if not any(map(_is_gone, jax.tree.leaves((params, state)))):
             return
         for name, tree in (("params", params), ("state", state)):
@@ -76,4 +76,4 @@ class Checks:
 
 
 def _is_gone(x: Any) -> bool:
-    return isinstance(x, jax.Array) and not isinstance(x, Tracer) and x.is_deleted()
+    return not isinstance(x, Tracer) and hasattr(x, "is_deleted") and x.is_deleted()

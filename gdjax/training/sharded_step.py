@@ -32,12 +32,13 @@ class ShardedStep(MeshStep):
     """
 
     def __init__(
-        self, tx: Transform, mesh: Mesh, step: Any, checks: Checks, alone: Callable[[], "ShardedStep"], *how: bool
-    ):
+        self, tx: Transform, mesh: Mesh, step: Any, checks: Checks, alone: Callable[[], "ShardedStep"], *,
+        has_aux: bool, weighted: bool, stack: bool,
+    ):  # fmt: skip
         super().__init__(tx, mesh, step, checks)
         init = axis_kinds.in_automatic_axes(tx.init, mesh, specs_of(self.state_sharding))
         self._init = jax.jit(init, out_shardings=self.state_sharding)
-        self._alone, (self._has_aux, self._weighted, self._stack) = alone, how
+        self._alone, self._has_aux, self._weighted, self._stack = alone, has_aux, weighted, stack
 
     def init(self, params: Params) -> tuple[Params, OptState]:
         """The parameters, where the step wants them, and the state, of which no device ever makes the whole."""
@@ -102,23 +103,39 @@ def sharded_step(
     it lies, and its update moves nothing. Parameters may be divided over other axes of the mesh, too (tensor parallel),
     and stay so. The updates are those of one device, up to the rounding of sums.
 
-    On a TPU that is said to the compiler by constraints, and it makes a reduce-scatter of them; elsewhere, and with
-    several micro-batches or explicit axes, gradients are taken in `jax.shard_map` over `axis`: there the loss must not
-    name that axis itself. Other explicit axes of the mesh are so in the loss; in the update all are automatic.
+    The batch has d m parts, in its order: of d devices, each with m micro-batches. The loss is called on one part,
+    on every platform. Of a mean over rows the mean over the parts is that of the batch. A mean over tokens or over a
+    mask is not. With `weighted=True` the loss returns its total t and its weight w, and the value and the gradient are
+
+        L = sum_p t_p / sum_p w_p        g = sum_p grad t_p / sum_p w_p
+
+    A part of weight 0 counts nothing, even where its total or gradient is NaN; without any weight L and g are 0. The
+    weight has no gradient. Statistics of a batch, as of batch normalization, are those of a part. `step.check(params,
+    state, batch)` compares a step with that of one device; run it once.
+
+    On a TPU the compiler makes the reduce-scatters, of constraints. Elsewhere, and with weights, several micro-batches
+    or explicit axes, gradients are taken in `jax.shard_map` over `axis`. The loss must not name that axis itself.
+    Other explicit axes of the mesh are so in the loss; in the update all are automatic.
 
     Muon and its kin compute each polar factor on one device: the matrices of a shape are exchanged once on their way
     in and once on their way out, whatever the number of leaves and of Newton-Schulz steps.
 
     Args:
-      loss: loss(params, batch), a mean over the examples of the batch; with `has_aux` also anything of arrays, whose
-        mean over the devices is returned.
+      loss: loss(params, batch), a mean over the rows of the batch. Where the step gets a key, `step(params, state,
+        batch, key)`, it is called as loss(params, batch, key=...): part p has key p of `jax.random.split(key, d m)`,
+        however the parts are dealt to devices and micro-batches.
       tx: any optimizer. If it takes extra arguments it gets the value, `value=`.
       params: arrays, or their shapes. How they are divided is read from their shardings.
       mesh: of automatic or explicit axes.
       axis: the axis of the mesh that the batch is divided over, and the state.
       micro_batches: each device's part of the batch is divided into as many, whose gradients are added up before the
         one reduction.
-      has_aux: as of `jax.grad`.
+      has_aux: as of `jax.grad`: the loss returns a pair, itself and a tree of numbers; the step returns it as well.
+      weighted: for itself the loss returns a pair of scalars, (total, weight), of a weight of at least 0: with
+        `has_aux` `(total, weight), aux`.
+      aux: "reduce" makes one tree of those of the parts: of floats the mean, weighted as the loss is; of integers the
+        sum, of 32 bits at least. "stack" returns what each part has, along a new first axis of d m, divided over
+        `axis`.
       min_bytes: smaller leaves are not divided: their gradients are reduced together, and each device updates them.
 
     Returns:
@@ -127,8 +144,10 @@ def sharded_step(
 
     Raises:
       ValueError: the mesh has no such axis, or lacks one over which a parameter is divided; (in a step) the
-        devices and micro-batches do not divide the batch; parameters or state lie on another mesh.
-      TypeError: tx is no transform; mesh is no mesh; micro_batches is no int.
+        devices and micro-batches do not divide the batch; parameters or state lie on another mesh, or are gone, given
+        to a step before.
+      TypeError: tx is no transform; mesh is no mesh; micro_batches is no int; (in a step) the loss returns something
+        else; aux has booleans or keys, without `aux="stack"`.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -191,7 +210,7 @@ def sharded_step(
         donate_argnums=(0, 1),
     )
     checked = Checks(LABEL, mesh, (axis,), micro_batches, *places)
-    return ShardedStep(tx, mesh, compiled, checked, alone, has_aux, weighted, stack)
+    return ShardedStep(tx, mesh, compiled, checked, alone, has_aux=has_aux, weighted=weighted, stack=stack)
 
 
 def specs_of(shardings: Any) -> Any:

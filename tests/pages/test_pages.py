@@ -334,6 +334,7 @@ def test_the_programs_for_many_devices(tx: Any):
         for _ in range(5):
             params, state = jax.jit(names["step"])(params, state, x, y)
         own = [jax.grad(loss)(start, x[i : i + 8], y[i : i + 8]) for i in range(0, 64, 8)]
+    assert "pass weighted=True" in names["found"].warnings[0] and not names["agrees"].warnings
     for way in ("by_jit", "by_shares", "by_types", "by_shard_map", "by_explicit_axes", "by_parts"):
         assert len(names[way]["w"].sharding.device_set) == 8
         assert_close(jax.device_get(names[way]), params)
