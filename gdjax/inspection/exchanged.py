@@ -59,6 +59,26 @@ class Stack(NamedTuple):
         return -(-self.number // devices) * devices * math.prod(self.shape) * self.itemsize
 
 
+class Turned(NamedTuple):
+    """Matrices that a mesh's axis divides otherwise than those they are joined with: they are exchanged once more."""
+
+    number: int
+    shape: tuple[int, ...]
+    itemsize: int
+    axes: frozenset[str]  # that divide them
+    axis: str
+
+
+class Way(NamedTuple):
+    """How an array is divided, as far as it is known."""
+
+    axes: frozenset[str]  # of the mesh, those of all that it is made of
+    dims: tuple[frozenset[str], ...]  # for each of its own axes
+
+
+NO_WAY = Way(frozenset(), ())
+
+
 def of_leaves(pieces: Sequence[Piece], n: int, weighted: bool = False) -> list[Exchange]:
     """The exchanges of gradients and parameters over an axis of n devices; `weighted`, that of the weight too."""
     if n == 1:
@@ -78,22 +98,29 @@ def of_leaves(pieces: Sequence[Piece], n: int, weighted: bool = False) -> list[E
     return [x for x in found if x.number]
 
 
-def of_stacks(stacks: Iterable[Stack], mesh: Mapping[str, int]) -> list[Exchange]:
+def of_stacks(stacks: Iterable[Stack | Turned], mesh: Mapping[str, int]) -> list[Exchange]:
     """The exchanges of matrices that go home and come back, one axis of the mesh after the other.
 
     Along the axes that divide them they come in parts. Along another each device has all, keeps its own, and is told
     the others on the way back.
     """
     found: dict[tuple[str, str, int], Exchange] = {}
+
+    def add(x: Stack | Turned, kind: str, n: int, local: int) -> None:
+        row = f"matrices {'x'.join(map(str, x.shape))}", kind, n
+        old = found.get(row, Exchange(*row[:2], 0, n, 0, 0))
+        wire = old.wire_bytes + round(local * (n - 1) / n)
+        found[row] = old._replace(number=old.number + 1, bytes=old.bytes + local, wire_bytes=wire)
+
     for x in stacks:
-        local = x.filled(math.prod(mesh.values())) // math.prod(mesh[a] for a in x.axes)
+        divided = math.prod(mesh[a] for a in x.axes)
+        if isinstance(x, Turned):
+            add(x, "all-to-all", mesh[x.axis], x.number * math.prod(x.shape) * x.itemsize // divided)
+            continue
+        local = x.filled(math.prod(mesh.values())) // divided
         for axis, n in mesh.items():
             if n > 1 and (x.back or axis in x.axes):
-                kind = "all-to-all" if axis in x.axes else "all-gather"
-                row = f"matrices {'x'.join(map(str, x.shape))}", kind, n
-                old = found.get(row, Exchange(*row[:2], 0, n, 0, 0))
-                wire = old.wire_bytes + round(local * (n - 1) / n)
-                found[row] = old._replace(number=old.number + 1, bytes=old.bytes + local, wire_bytes=wire)
+                add(x, "all-to-all" if axis in x.axes else "all-gather", n, local)
             if axis not in x.axes:
                 local //= n
     return list(found.values())
@@ -101,7 +128,7 @@ def of_stacks(stacks: Iterable[Stack], mesh: Mapping[str, int]) -> list[Exchange
 
 def traced(
     tx: Transform, params: Params, state: OptState, mesh: Any, shares: Any, where: Any
-) -> tuple[list[Stack], set[str]]:
+) -> tuple[list[Stack | Turned], set[str]]:
     """The stacks of matrices that an update sends home, and the names of products of matrices elsewhere.
 
     Args:
@@ -113,43 +140,41 @@ def traced(
         with homes.of(mesh):
             return base.call_update(tx, gradients, state, params, {"value": jnp.zeros(())})
 
-    given = [
-        frozenset(a for entry in how.spec for a in axes_of(entry)) for how in jax.tree.leaves((shares, where, shares))
-    ]
     jaxpr = jax.make_jaxpr(update)(params, state, params).jaxpr
+    dims = [tuple(map(frozenset, map(axes_of, how.spec))) for how in jax.tree.leaves((shares, where, shares))]
+    given = [Way(frozenset[str]().union(*way), way) for way in dims]
     found = list(_walk(jaxpr, given, tuple(mesh.axis_names)))
-    return [x for x in found if isinstance(x, Stack)], {x for x in found if isinstance(x, str)}
+    return [x for x in found if not isinstance(x, str)], {x for x in found if isinstance(x, str)}
 
 
-def _walk(
-    jaxpr: Any, given: Sequence[frozenset[str]], axes: tuple[str, ...]
-) -> Generator[Stack | str, None, list[frozenset[str]]]:
-    """The stacks that go home and come back, and the names of products elsewhere; returns what divides the results.
+def _walk(jaxpr: Any, given: Sequence[Way], axes: tuple[str, ...]) -> Generator[Stack | Turned | str, None, list[Way]]:
+    """The stacks that go home and come back, and the names of products elsewhere; returns how the results are divided.
 
-    An array is at home from one constraint over the whole mesh to the next, and so is all that is made of it. It is
-    divided by the axes that divide one of the arrays that it is made of, `given` for the arguments.
+    An array is at home from one constraint over the whole mesh to the next, and so is all that is made of it.
     """
     at_home: set[Any] = set()
     sent: dict[tuple[int, ...], frozenset[str]] = {}
     by = dict(zip(jaxpr.invars, given, strict=True))
-    of = lambda v: by.get(v, frozenset()) if isinstance(v, Var) else frozenset()  # noqa: E731
+    of = lambda v: by.get(v, NO_WAY) if isinstance(v, Var) else NO_WAY  # noqa: E731
     for e in jaxpr.eqns:
         known = any(isinstance(v, Var) and v in at_home for v in e.invars)
         ways = [of(v) for v in e.invars]
-        made = [frozenset[str]().union(*ways)] * len(e.outvars)
+        made = [Way(frozenset[str]().union(*(way.axes for way in ways)), _dims(e, ways))] * len(e.outvars)
         if e.primitive.name == "sharding_constraint" and _over_all(e.params.get("sharding"), axes):
             x = e.invars[0].aval
             if known:  # where several are computed together, one goes back as it came
-                made = [sent.get(x.shape, made[0])]
+                made = [made[0]._replace(axes=sent.get(x.shape, made[0].axes))]
             else:
                 at_home.update(e.outvars)
-                sent[x.shape] = made[0]
-            yield Stack(x.shape[0], x.shape[1:], x.dtype.itemsize, known, made[0])
+                sent[x.shape] = made[0].axes
+            yield Stack(x.shape[0], x.shape[1:], x.dtype.itemsize, known, made[0].axes)
         elif known:
             at_home.update(e.outvars)
         else:
             if e.primitive.name in PRODUCTS and any(len(v.aval.shape) > 1 for v in e.invars):
                 yield e.primitive.name
+            if e.primitive.name == "concatenate":
+                yield from _turned(e, ways)
             for inner in _inside(e.params.values()):
                 n = len(inner.invars)  # without the index of a branch, or the constants of a condition
                 results = yield from _walk(inner, ways[-n:] if n <= len(ways) else made[:1] * n, axes)
@@ -157,6 +182,43 @@ def _walk(
                     made = results
         by.update(zip(e.outvars, made, strict=True))
     return [of(v) for v in jaxpr.outvars]
+
+
+def _dims(e: Any, ways: Sequence[Way]) -> tuple[frozenset[str], ...]:
+    """How the result of an equation is divided: as its first operand that is, as compilers do."""
+    shape = getattr(e.outvars[0].aval, "shape", ())
+    none, found = (frozenset[str](),) * len(shape), []
+    for v, way in zip(e.invars, ways, strict=True):
+        old, dims = getattr(v.aval, "shape", ()), way.dims
+        if not any(dims):
+            continue
+        if e.primitive.name == "transpose":
+            dims = tuple(dims[i] for i in e.params["permutation"])
+        elif e.primitive.name in ("reshape", "squeeze", "broadcast_in_dim"):  # the first of axes that are joined
+            ends = {math.prod(old[:i]): axes for i, axes in enumerate(dims) if axes}
+            dims = tuple(ends.get(math.prod(shape[:j]), none[0]) if n > 1 else none[0] for j, n in enumerate(shape))
+        elif len(old) == len(shape):  # what is cut along an axis is no longer known along it
+            dims = tuple(axes if n == m else none[0] for axes, n, m in zip(dims, old, shape, strict=True))
+        else:
+            dims = none
+        found.append(dims)
+    return found[0] if found else none
+
+
+def _turned(e: Any, ways: Sequence[Way]) -> Iterator[Turned]:
+    """The operands of a concatenation that are divided otherwise than the first, and on the way back the whole."""
+    lead, others = _dims(e, ways), set[tuple[Way, str]]()
+    for v, way in zip(e.invars, ways, strict=True):
+        apart = [x - y for x, y in zip(way.dims, lead, strict=True)] if len(lead) > 2 else []
+        for axis in frozenset[str]().union(*apart) & frozenset[str]().union(*lead):
+            yield _turned_over(axis, v.aval, way)
+            others.add((way, axis))
+    for way, axis in others:
+        yield _turned_over(axis, e.outvars[0].aval, way)
+
+
+def _turned_over(axis: str, x: Any, way: Way) -> Turned:
+    return Turned(x.shape[0], x.shape[1:], x.dtype.itemsize, way.axes, axis)
 
 
 def _over_all(sharding: Any, axes: tuple[str, ...]) -> bool:

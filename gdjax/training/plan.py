@@ -52,7 +52,9 @@ def plan(
       micro-batches the sums of all, and with FSDP all parameters as a whole; on a CPU what `quantize_state` keeps is
       decoded first. Of matrices computed at home, three times what a device has, as far as that is more than the
       activations, which are gone by then.
-    - Exchanges of matrices at home: each comes in and goes out once.
+    - Exchanges of matrices at home: each comes in and goes out once. Those of a leaf that is whole come in without one,
+      and go out to all. Where leaves of one stack are divided along different axes of their matrices, as `query` and
+      `out` of Flax's attention are, those unlike the first come in once more, and so does the whole stack go out.
 
     Args:
       tx: any transform.
@@ -101,7 +103,7 @@ def plan(
     made, _ = state_and_order(tx, shapes)
     stacks, others = exchanged.traced(tx, shapes, made, mesh, shares, where)
     # Of a method with factors half of what goes home in a step is there at once: so it was where it was compiled.
-    sent = [x for x in stacks if not x.back]
+    sent = [x for x in stacks if isinstance(x, exchanged.Stack) and not x.back]
     at_home, all_of_step = (sum(x.filled(mesh.size) for x in xs) // mesh.size for xs in (set(sent), sent))
     at_home = max(at_home, all_of_step // 2)
     in_parts = kind not in REDUCES_AND_DIVIDES or micro_batches > 1 or weighted

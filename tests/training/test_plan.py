@@ -106,6 +106,33 @@ def test_two_axes():
     assert [found[f"{kind} on the wire"] for kind in ("reduce-scatter", "all-gather", "all-to-all")] == [0, 0, 0]
 
 
+WIDE = {"kernel": (2, 16, 4, 4)}  # of Flax's attention: divided along the rows of its matrices
+DEEP = {"kernel": (2, 4, 4, 16)}  # and along their columns
+MIXED = {
+    "attention": ({"key": WIDE, "out": DEEP, "query": WIDE, "value": WIDE}, 512, 1792 + 224 + 896),
+    "the other first": ({"a": {"out": DEEP}, "key": WIDE, "query": WIDE, "value": WIDE}, 512, 1792 + 3 * 224 + 896),
+    "with others": ({"out": DEEP, "query": WIDE, "up": (2, 16, 64)}, 512, 1792 + 224 + 448 + 7168),
+    "small ones whole": ({"query": WIDE, "up": (2, 16, 64), "down": (2, 64, 16)}, 4096, 7168),
+    "all whole": ({"query": WIDE, "up": (2, 16, 64)}, 2**14, 0),
+}
+
+
+@new_jax
+@pytest.mark.parametrize("name", MIXED)
+def test_leaves_of_a_stack_that_lie_differently(name: str):
+    tree, min_bytes, wire = MIXED[name]
+    shape = lambda size: jax.ShapeDtypeStruct(size, jnp.float32)  # noqa: E731
+    params = jax.tree.map(shape, tree, is_leaf=lambda x: isinstance(x, tuple))
+    mesh, tx = on_eight(), TXS["muon"]()
+    squares = lambda params, x: sum((jnp.mean(p**2) for p in jax.tree.leaves(params)), jnp.mean(x))  # noqa: E731
+    step = gdjax.sharded_step(squares, tx, params, mesh, min_bytes=min_bytes)
+    program = step.lower(params, jax.eval_shape(tx.init, params), shape((16, 64))).compile()
+    table = gdjax.plan(tx, params, mesh, min_bytes=min_bytes).check(program)
+    sent = {row.what: (row.planned, row.compiled) for row in table.rows[2:]}
+    assert sent.get("all-to-all on the wire", (0, 0))[0] == wire
+    assert all(planned == round(compiled) for planned, compiled in sent.values())
+
+
 def test_matrices_at_home():
     """Eight matrices of 64 x 256, one on each device, thrice; activations are gone by then."""
     muon = TXS["muon"]()
