@@ -50,6 +50,7 @@ class DilocoStep(MeshStep):
 
     def init(self, params: Params) -> tuple[Params, DilocoState]:
         """The parameters, once for each replica, and the state. All replicas begin with the same."""
+        self._checks.alive(params, ())
         return self._init(params)
 
 

@@ -42,6 +42,7 @@ class ShardedStep(MeshStep):
 
     def init(self, params: Params) -> tuple[Params, OptState]:
         """The parameters, where the step wants them, and the state, of which no device ever makes the whole."""
+        self._checks.alive(params, ())
         # A copy, because the step writes over its arguments.
         params = jax.jit(lambda p: jax.tree.map(jnp.copy, p), out_shardings=self.params_sharding)(params)
         return params, self._init(params)

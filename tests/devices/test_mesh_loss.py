@@ -230,6 +230,8 @@ def test_check_tells_statistics_counts_and_keys_apart(monkeypatch: pytest.Monkey
     table = check(counts, has_aux=True)
     assert [row.what for row in table if row.differs] == ["aux['n']"]
     assert (table["mesh"][1], table["one_device"][1]) == (4, 32) and "aux does not" in table.warnings[0]
+    weighted = check(lambda p, b: (masked(p, b), counts(p, b)[1]), has_aux=True, weighted=True)
+    assert "aux does not" in weighted.warnings[0]
     assert not check(counts, has_aux=True, aux="stack").warnings
     assert "a key of its own" in check(drawn, jax.random.key(0)).warnings[0]
     assert "\n" in str(table) and "aux['n']" in str(table)
@@ -251,6 +253,8 @@ def test_an_array_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch):
         step(params, new_state, batch())
     with pytest.raises(ValueError, match=r"sharded_step: state\[0\].count is gone"):
         step(new, state, batch())
+    with pytest.raises(ValueError, match=r"sharded_step: params\['b'\] is gone"):
+        step.init(params)
     step(new, new_state, batch())
 
 
