@@ -128,7 +128,7 @@ from gdjax.losses import (
 )
 from gdjax.matrices.in_turns import in_turns
 from gdjax.matrices.matrixwise import matrixwise
-from gdjax.matrices.roles import label_by_role, layers_by_role, matrices_by_role
+from gdjax.matrices.roles import label_by_role, matrices_by_role
 from gdjax.matrices.slots import Along, Basis, Block, Side
 from gdjax.matrices.together import together
 from gdjax.microbatching import microbatch
@@ -373,10 +373,9 @@ __all__ = [
     "huber_loss", "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "in_turns",
     "incremental_update", "init_empty_state", "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams",
     "inverse_root", "inverse_sqrt_schedule", "join_schedules", "keep_params_nonnegative", "kl_divergence", "kl_shampoo",
-    "kl_soap", "l2_loss", "label_by_path", "label_by_role", "lamb", "laprop", "largest", "lars", "layers_by_role",
-    "layerwise_decay", "lbfgs", "leafwise", "linear_onecycle_schedule", "linear_schedule", "lion", "log_cosh",
-    "lookahead", "losses", "madgrad", "mars", "mask_by_path", "masked", "matrices_by_role", "matrix_inverse_pth_root",
-    "matrixwise",
+    "kl_soap", "l2_loss", "label_by_path", "label_by_role", "lamb", "laprop", "largest", "lars", "layerwise_decay",
+    "lbfgs", "leafwise", "linear_onecycle_schedule", "linear_schedule", "lion", "log_cosh", "lookahead", "losses",
+    "madgrad", "mars", "mask_by_path", "masked", "matrices_by_role", "matrix_inverse_pth_root", "matrixwise",
     "measure_with_ema", "mechanize", "metrics", "microbatch", "microbatching", "migrate", "minimize", "momo",
     "momo_adam", "monitor", "multi_normal", "multi_transform", "muon", "nadam", "nadamw", "named_chain",
     "nesterov_point", "nnls", "noisy_sgd", "normalize", "normalize_by_update_norm", "normuon", "novograd", "ntxent",

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
+import jax
+
 from gdjax.combine.chain import flips
 from gdjax.combine.groups import CLIPS_ALONE, clips_by_norm
 from gdjax.core.structures import few
@@ -79,14 +81,15 @@ def _of_groups(moved: Sequence[Any]) -> Iterator[str]:
 
 def _of_stacks(rows: Sequence[Any], moved: Sequence[Any], shapes: Any) -> Iterator[str]:
     """Rules that take one number of an array, and arrays that look like stacks of layers."""
-    stacked = {row.path for row, n in zip(rows, ByRole().layers(shapes), strict=True) if n and row.shape[0] > 1}
+    layers = jax.tree.leaves(ByRole().layers(shapes))
+    stacked = {row.path for row, n in zip(rows, layers, strict=True) if n and row.shape[0] > 1}
     found: dict[str, list[str]] = {}
     for row, ps in moved:
         for label in dict.fromkeys(p.label for p in ps if p.rule and p.rule.staged.get(LAYERS, 0) is None):
             found.setdefault(label, []).extend([row.path] if row.path in stacked else [])
     for label, paths in found.items():
         told = f"{label.removeprefix('gdjax.')} takes each of {{}} for one array, and it looks like a stack of layers"
-        yield from _of(paths, f"{told}; give {LAYERS}, for instance layers_by_role()")
+        yield from _of(paths, f"{told}; give {LAYERS}, for instance matrices_by_role()")
 
 
 def _rates(moved: Sequence[Any]) -> Iterator[str]:

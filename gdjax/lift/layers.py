@@ -29,7 +29,7 @@ def of_tree(label: str, given: LayerAxes, tree: ArrayTree, warn: bool = False) -
     Args:
       given: an int for all leaves, which are all axes of a leaf that has fewer; a pattern of paths, whose leaves have
         one such axis; a dict from patterns to ints, of which the first that matches counts; or a function from the tree
-        to a tree of ints, or to a prefix of one.
+        to a tree of ints, or to a prefix of one; what tells roles has such a function as its method `layers`.
       warn: of patterns that decide for no leaf.
 
     Raises:
@@ -49,7 +49,7 @@ def of_tree(label: str, given: LayerAxes, tree: ArrayTree, warn: bool = False) -
         numbers = list(given.values())
         each = [numbers[matching[0]] if matching else 0 for matching in found]
     elif callable(given):
-        prefix = calls.of_tree(label, LAYERS, given, tree)
+        prefix = calls.of_tree(label, LAYERS, getattr(given, "layers", given), tree)
         checks.returned(label, f"the function of {LAYERS}", prefix)
         check_prefix(label, LAYERS, prefix, tree)
         each = jax.tree.leaves(jax.tree.map(lambda n, part: jax.tree.map(lambda _: n, part), prefix, tree))

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.extend.core import Jaxpr, Literal
 
@@ -101,6 +102,7 @@ def _outputs(jaxpr: Jaxpr, inputs: Sequence[Known], consts: Sequence[Any] = ()) 
 def _number(x: Any) -> Known:
     if isinstance(x, Tracer) or jnp.ndim(x) or is_key(x):
         return None
+    x = np.asarray(x)  # which a trace around this does not see
     signs = [] if jnp.iscomplexobj(x) else [(POSITIVE, x > 0), (NEGATIVE, x < 0)]
     return next((name for name, holds in [(ZERO, x == 0), (ONE, x == 1), *signs] if holds), None)
 

@@ -125,7 +125,8 @@ def _by_name(name: Name, ndim: int, siblings: frozenset[str]) -> str:
         return "norm"
     if name.near(_ROUTER):
         return "router"
-    if name.near(_HEAD) or (ndim == 2 and name.depth == 1 and _LAST.search(name.what)):
+    cls = ndim == 2 and name.what == "cls" and name.is_array  # of classes; the token of that name is a leaf by itself
+    if cls or name.near(_HEAD) or (ndim == 2 and name.depth == 1 and _LAST.search(name.what)):
         return "head"
     if name.near(_EMBEDDING) or _TOKENS.search(name.what):
         return "embedding"
@@ -177,6 +178,12 @@ def is_out(name: Name) -> bool:
 def is_qkv(name: Name) -> bool:
     in_attention = name.leaf == "in_proj_weight" or name.what == "in_proj" and name.within(_ATTENTION)
     return in_attention or _QKV.search(name.what) is not None
+
+
+def hidden_gates(path: str, name: Name) -> str:
+    """Of the gates' weights for the inputs, the path of those for the hidden state; an empty text for all else."""
+    found = _GATES.search(name.what)
+    return re.sub(r"(?<=weight_)i(?=h)|(?<=dense_)i\b", "h", path) if found and "i" in found.groups() else ""
 
 
 def _parts(name: Name, inputs: int, outputs: int) -> int:

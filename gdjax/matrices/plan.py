@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core import calls, checks
-from gdjax.core.paths import check_prefix
+from gdjax.core.paths import check_prefix, path_of
 from gdjax.core.types import ArrayTree
 from gdjax.lift.rule import OfLeaf
 from gdjax.lift.stages import Tree
@@ -114,7 +114,10 @@ def plan_of(
             n = _BY_DEFAULT if can_be_matrix(x) else None
         elif (n is None or isinstance(n, str)) and default is not None:
             if len(shape) != 2:
-                raise ValueError(f"{label}: {where}: shape {shape} is no matrix; give its {type(default).__name__}")
+                kind = type(default).__name__
+                one = f"{{{path_of(path)!r}: gdjax.Matrix(-2, -1)}}" if len(shape) > 2 else "..."
+                how = f"roles={one}" if kind == "Matrix" else "weight_dimension_numbers=..."
+                raise ValueError(f"{label}: {where}: shape {shape} is no matrix; give its {kind} by {how}")
             n = default
         if n is not None and not isinstance(n, str):
             n = fixed(n)

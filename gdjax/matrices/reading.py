@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gdjax.linalg.matrices import Matrix, is_trained
-from gdjax.matrices.names import Name, is_gate, is_out, is_query, matrix_of, name_of, role_of, sizes_of
+from gdjax.matrices.names import Name, hidden_gates, is_gate, is_out, is_query, matrix_of, name_of, role_of, sizes_of
 
 _MATRIX = re.compile(r"^w(_|\d|[qkvoi]|$)|proj|kernel|weight|dense|linear|lora|^(up|down|gate|out|fc\d*|c_\w+|[qkvo])$")
 
@@ -100,8 +100,9 @@ class Context:
     """What other leaves say of a leaf: that it is no matrix; of the output of attention, that it has an axis of heads.
 
     It asks whether leaves are there, never whether they are not: a mask hides them. The query, key and value that tell
-    the axes of an output are hidden matrices like it, so a group of the hidden matrices has them all. In a group of the
-    outputs alone it cannot be known whether one has heads, unless its shape tells.
+    the axes of an output are hidden matrices like it, so a group of the hidden matrices has them all, as it has the
+    weights for the hidden state, whose shape tells the gates of those for the inputs. In a group of the outputs alone
+    it cannot be known whether one has heads, unless its shape tells.
 
     Args:
       hidden: the paths of the leaves that a mask hides.
@@ -111,6 +112,7 @@ class Context:
         self.leaves = leaves
         unseen = [Read(path, name_of(path), (), "other") for path in hidden]
         self.queries = {_around(x) for x in unseen if is_query(x.name)}
+        self.shapes = {leaf.path: leaf.shape for leaf in leaves} | dict.fromkeys(hidden, ())
         self.beside: dict[str, list[Read]] = {}
         for leaf in leaves:
             self.beside.setdefault(leaf.place, []).append(leaf)
@@ -126,7 +128,19 @@ class Context:
             first = len(leaf.shape) - 3
             why = "whether it has an axis of heads, as a mask hides the query"
             return self._of(leaf.but(why, [leaf.cut(2, first)]), leaf.role)
+        if (hidden := self.shapes.get(state := hidden_gates(leaf.path, leaf.name))) is not None:
+            return self._of_gates(leaf, leaf.role, state, hidden)
         return self._of(leaf, leaf.role)
+
+    def _of_gates(self, leaf: Read, role: Matrix, state: str, hidden: Sequence[int]) -> Read:
+        """The gates of a recurrent cell, of which the weights for the hidden state tell the size."""
+        if not hidden:
+            _, outputs = sizes_of(role, leaf.shape)
+            return self._of(leaf.but(f"where its {outputs} outputs are cut, as a mask hides {state}"), role)
+        if len(hidden) == len(leaf.shape):
+            size, outputs = sizes_of(role, hidden)
+            role = role._replace(parts=outputs // size) if outputs in (size, 3 * size, 4 * size) else role
+        return self._of(leaf, role)
 
     def _of(self, leaf: Read, role: Matrix) -> Read:
         leaf = leaf._replace(role=role)

@@ -78,8 +78,8 @@ class ByRole:
         notes = [leaf.unknown for leaf in leaves if leaf.unknown]
         return [*notes, NO_HEAD] if is_headless(leaves) and not is_masked(tree) else notes
 
-    def layers(self, tree: ArrayTree) -> list[int]:
-        """For each leaf how many of its leading axes are layers or experts.
+    def layers(self, tree: ArrayTree) -> Any:
+        """A tree: for each leaf how many of its leading axes are layers or experts.
 
         Those before the axes of a matrix are; of what is none, those that it has in common with the matrices beside it,
         or the first, where the names tell of a stack of layers whose matrices have that many.
@@ -96,7 +96,7 @@ class ByRole:
             ]
             return max([*beside, *around], default=0)
 
-        return list(map(of, leaves))
+        return jax.tree.structure(tree).unflatten(map(of, leaves))
 
     def decides(self, path: str, x: Any) -> bool:
         """Whether an override says what a leaf is."""
@@ -148,7 +148,9 @@ def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:
 
     Returns:
       A function from a tree to a tree of `Matrix` and None, for the arguments of dimension numbers. It is equal, hashed
-      and pickled by the overrides.
+      and pickled by the overrides. As `layer_axes`, of LAMB or Adafactor, it tells how many axes lie before those of a
+      matrix. A norm or bias has those that it shares with the matrices beside it, or the first, where its path tells of
+      a stack (`layers`, `blocks`, `stages`, `stack`, `h`) with such matrices.
 
     Raises:
       ValueError: an unknown role; a pattern is no regular expression; (when used) a leaf of a pattern has not the axes
@@ -168,34 +170,6 @@ def matrices_by_role(overrides: Mapping[Any, Any] | None = None) -> ByRole:
       True
     """
     return _by_role(LABEL, overrides)
-
-
-@value
-def layers_by_role(overrides: Mapping[Any, Any] | None = None) -> Callable[[Any], Any]:
-    """How many leading axes of each leaf are layers or experts, by the roles that `matrices_by_role` finds.
-
-    It is a value of the `layer_axes` of LAMB, Adafactor and other methods that take one number of a leaf. Stacked
-    matrices have the axes before their inputs and outputs. A norm or bias has those that it shares with the matrices
-    beside it, or the first, where its path tells of a stack (`layers`, `blocks`, `stages`, `stack`, `h`) that has such
-    matrices.
-
-    Args:
-      overrides: from pattern to role or `Matrix`, the first that matches wins. A pattern is a regular expression,
-        searched for anywhere in the path, or a predicate of `(path, leaf)`. A role is "matrix",
-        "embedding", "head", "norm", "bias", "router" or "other".
-
-    Returns:
-      A function from a tree to a tree of ints.
-
-    Example:
-      >>> import gdjax, jax.numpy as jnp
-      >>> mlp = {"bias": jnp.ones((2, 8)), "kernel": jnp.ones((2, 4, 8))}
-      >>> gdjax.layers_by_role()({"embed": jnp.ones((9, 4)), "layers": mlp})
-      {'embed': 0, 'layers': {'bias': 1, 'kernel': 1}}
-      >>> tx = gdjax.lamb(1e-3, layer_axes=gdjax.layers_by_role())
-    """
-    found = _by_role("gdjax.layers_by_role", overrides)
-    return lambda tree: jax.tree.structure(tree).unflatten(found.layers(tree))
 
 
 @value

@@ -196,8 +196,8 @@ def scale_by_factored_rms(
       decay_rate_fn: `(count - step_offset, decay_rate) -> decay in [0, 1)`. The default 1 - (count + 1)^-decay_rate
         takes a negative count for 0.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     In float32 gradients count as 2^61 at most, and means of squares as the square of that, so that none makes the
     moments infinite for good.
@@ -269,8 +269,8 @@ def adafactor(
       like: "optax" as above. With "paper" and "torch" the rate is min(lr, 1 / sqrt(t)), lr is 0.01 and matrices are
         factored whatever their size, by default; "torch" then does as `torch.optim.Adafactor`, see below.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     With like="torch" an array is factored over its last two axes. Its second moment is v_t, or what R_t and C_t make of
     it, without eps, and

@@ -53,8 +53,8 @@ def scale_by_came(
       eps1, eps2: added to the squares of gradients and of differences, at least 0.
       clip_threshold: bound on rms(u), at least 0; None for none.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -119,8 +119,8 @@ def came(
       mask: which leaves decay: a tree of booleans, a prefix of the parameters, or a function from them to one; None for
         all.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     The averages are not corrected for their start at 0, as in the paper and the authors' code: in the first step each
     element of a matrix moves by about 11 lr, (1 - b1) / (b1 sqrt(1 - b3)). Begin with a small rate.

@@ -41,8 +41,8 @@ def fromage(
       min_norm: the least that both norms count for, at least 0; a leaf that is zero moves by lr min_norm. With 0, a
         leaf with a norm of 0 takes the step lr g_t.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

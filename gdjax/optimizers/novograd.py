@@ -40,8 +40,8 @@ def scale_by_novograd(
       weight_decay: part of the momentum, at least 0. A scalar or a schedule.
       mu_dtype: the dtype of mu, the parameter's by default.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     Raises:
       ValueError: (in update) params is missing.
@@ -89,8 +89,8 @@ def novograd(
       eps, eps_root: outside and inside the root, at least 0.
       weight_decay: part of the momentum, at least 0. A scalar or a schedule.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     In float32 gradients count as 2^45 at most, and |g_t|^2 as if all did, so that none makes nu infinite for good.
 

@@ -36,8 +36,8 @@ def scale_by_sm3(
       b2: 1 for sums of squares; in [0, 1) for averages with that decay.
       eps: inside the root, at least 0. Where the sum under it is 0 the direction is the gradient, which is 0.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     Example:
       >>> import gdjax, jax, jax.numpy as jnp
@@ -79,8 +79,8 @@ def sm3(
       learning_rate: lr, a scalar or a schedule.
       momentum: in [0, 1); nu is an average.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     Departure: the reference has no number beside v_t, and 0 for 0 / 0.
 

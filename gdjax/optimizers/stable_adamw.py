@@ -35,8 +35,8 @@ def scale_by_stable_adamw(
       weight_decay: decoupled, at least 0. It is divided too: the reference shortens the rate.
       clipping_threshold: the largest rms that changes nothing, at least 0; None for no clipping, which is AdamW.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -96,8 +96,8 @@ def stable_adamw(
         all.
       clipping_threshold: the largest rms that changes nothing, at least 0; None for no clipping, which is AdamW.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     The reference corrects b1 and b2 for the start at 0; here, as in Adam, the averages are corrected, which gives the
     same numbers, so that the state is that of `adamw`: `migrate` goes from one to the other.

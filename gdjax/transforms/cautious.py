@@ -37,8 +37,8 @@ def cautious(
         that agrees does not move.
       ascends: the updates go up the gradient, as those of `scale_by_adam()` alone do: m_t is 1 where u_t g_t > 0.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     Departure: the authors do not mask the weight decay; here the mask is for all that `inner` does. Theirs is
     `with_weight_decay(cautious(adam(lr)), lr, weight_decay)`.

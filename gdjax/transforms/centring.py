@@ -20,8 +20,8 @@ def centralize(
       output_axis: the axis of the outputs. 0, the default, is Optax's and right for torch's layout (out, in, ...); the
         reference's rule for the layout of flax and other JAX libraries, (..., in, out), is -1.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     Example:
       >>> import gdjax, jax.numpy as jnp

@@ -97,8 +97,8 @@ def clip_by_block_rms(
     Args:
       threshold: the bound, at least 0. 0 gives zeros, infinity changes nothing.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     A NaN in an array makes that array NaN.
 

@@ -60,8 +60,8 @@ def mars(
       gamma: the size of the correction; 1 is that of STORM, 0 none.
       max_norm: the largest norm of an array, at least 0; infinity for no bound.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     The authors correct matrices alone. What has another number of axes, and in MARS-M embeddings and the head too, gets
     AdamW at b1 = 0.9, b2 = 0.95, a decay of 0.1 and a rate of its own. `partition` does that: see the example.

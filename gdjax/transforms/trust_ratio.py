@@ -32,8 +32,8 @@ def scale_by_trust_ratio(
       trust_coefficient: at least 0.
       eps: added to the norm of the update, at least 0.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     Raises:
       ValueError: (in update) params is missing.
@@ -67,8 +67,8 @@ def scale_by_param_block_norm(
     Args:
       min_scale: the least factor, at least 0: with 0, a parameter that is zero stays so.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     Raises:
       ValueError: (in update) params is missing.
@@ -95,8 +95,8 @@ def scale_by_param_block_rms(
     Args:
       min_scale: the least factor, at least 0: with 0, a parameter that is zero stays so.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     Raises:
       ValueError: (in update) params is missing.

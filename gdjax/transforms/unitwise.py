@@ -109,8 +109,8 @@ def adaptive_grad_clip(
       axis: the axes that a unit extends along, an int or a tuple. By default all of a scalar or vector (of an array
         with at most one axis longer than 1), the first axis of two or three, and all but the last of four or five.
       layer_axes: how many leading axes of a leaf are layers, each taken by itself: an int for all leaves; a pattern of
-        paths for one, or a dict from patterns to ints; or a function from the parameters to a tree of ints, such as
-        `layers_by_role()`; None for none.
+        paths for one, or a dict from patterns to ints; by role, `matrices_by_role()`; or a function from the parameters
+        to a tree of ints. None for none.
 
     Raises:
       ValueError: (in update) params is missing; an array of more than five axes, and no `axis`.

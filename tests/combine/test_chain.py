@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gdjax
 from gdjax import EmptyState
+from tests.support import relaxed
 from tests.trees import assert_close, assert_equal, random_tree, signature, steps
 
 PARAMS, GRADIENTS = random_tree(0), [random_tree(seed) for seed in (1, 2)]
@@ -136,6 +138,62 @@ def test_the_warning_of_two_rates_names_them():
     with pytest.warns(UserWarning, match=r"of argument 1 \(adamw\), argument 2 \(scale_by_learning_rate\), each"):
         inner = gdjax.chain(gdjax.clip(1.0), gdjax.adamw(1e-3), RATE(1.0))
     gdjax.chain(inner, gdjax.clip(1.0))  # it has been said
+
+
+DECAY = gdjax.add_decayed_weights(1e-2)
+ADDED = gdjax.stateless(lambda g, p: jax.tree.map(lambda x, y: x + 0.1 * jnp.sign(y), g, p))
+GROWS = {
+    "decay": gdjax.chain(gdjax.adam(1e-3), DECAY),
+    "named": gdjax.named_chain(("adam", gdjax.adam(1e-3)), ("decay", DECAY)),
+    "of some": gdjax.chain(gdjax.adam(1e-3), gdjax.add_decayed_weights(1e-2, mask={"a": True, "b": False})),
+    "cautious": gdjax.chain(gdjax.adam(1e-3), gdjax.add_decayed_weights(1e-2, cautious=True)),
+    "an array": gdjax.chain(gdjax.adam(1e-3), gdjax.add_decayed_weights(jnp.array(1e-2))),
+    "a schedule": gdjax.chain(gdjax.sgd(lambda count: 0.1), gdjax.add_decayed_weights(lambda count: 0.1)),
+    "of Optax": gdjax.chain(gdjax.adam(1e-3), optax.add_decayed_weights(1e-2)),
+    "by hand": gdjax.chain(gdjax.sgd(1e-3), ADDED),
+    "not at once": gdjax.chain(gdjax.adam(1e-3), gdjax.clip(1.0), DECAY, gdjax.scale(0.5)),
+    "a negative scale": gdjax.chain(gdjax.scale_by_adam(), gdjax.scale(-1e-3), DECAY),
+    "in a chain": gdjax.chain(
+        gdjax.chain(gdjax.scale_by_adam(), gdjax.scale_by_learning_rate(0.1)), gdjax.chain(DECAY)
+    ),
+    "after groups": gdjax.chain(gdjax.partition({0: gdjax.sgd(1.0)}, {"a": 0, "b": 0}), DECAY),
+}
+DECAYS = {
+    "before the rate": gdjax.chain(gdjax.scale_by_adam(), DECAY, gdjax.scale_by_learning_rate(1e-3)),
+    "before a scale": gdjax.chain(gdjax.scale_by_adam(), DECAY, gdjax.scale(-1e-3)),
+    "of the gradient": gdjax.chain(DECAY, gdjax.adam(1e-3)),
+    "none": gdjax.chain(gdjax.adam(1e-3), gdjax.add_decayed_weights(0.0)),
+    "downwards": gdjax.chain(gdjax.adam(1e-3), gdjax.add_decayed_weights(lambda count: -1e-5)),
+    "beside": gdjax.with_weight_decay(gdjax.adam(1e-3), 1e-3, 1e-2),
+    "turned later": gdjax.chain(gdjax.scale(-1.0), DECAY, gdjax.sgd(0.1)),
+    "bounded": gdjax.chain(gdjax.adam(1e-3), gdjax.keep_params_nonnegative()),
+}
+
+
+@pytest.mark.parametrize("name", GROWS)
+def test_a_decay_behind_the_rate_warns(name: str):
+    params = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}
+    with relaxed(), pytest.warns(UserWarning, match="has multiplied by -1: the parameters grow"):
+        GROWS[name].init(params)
+    with relaxed():
+        assert any("the parameters grow" in text for text in gdjax.explain(GROWS[name], params).warnings)
+
+
+def test_what_the_warning_of_a_decay_names():
+    with pytest.warns(UserWarning) as caught:
+        gdjax.chain(gdjax.clip(1.0), gdjax.adam(1e-3), DECAY).init({"w": jnp.ones(3)})
+    assert str(caught[0].message) == (
+        "gdjax.chain: add_decayed_weights (argument 2) adds the parameters to updates that adam (argument 1) has "
+        "multiplied by -1: the parameters grow; put the decay before the learning rate, or write with_weight_decay"
+    )
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("name", DECAYS)
+def test_a_decay_that_decays_is_no_warning(name: str):
+    params = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}
+    DECAYS[name].init(params)
+    assert not any("grow" in text for text in gdjax.explain(DECAYS[name], params).warnings)
 
 
 def test_one_sign_is_no_warning():

@@ -90,7 +90,8 @@ def test_extra_arguments_are_masked_on_request():
     "labels", [by_rank, {"w": "matrix", "b": "vector"}, gdjax.label_by_path({"w": "matrix", ".*": "vector"})]
 )
 def test_partition_is_each_group_by_itself(labels: Any):
-    groups = {"matrix": gdjax.chain(gdjax.clip_by_global_norm(0.1), gdjax.adam(0.1)), "vector": gdjax.sgd(0.5, 0.9)}
+    clip = gdjax.clip_by_global_norm(0.1, groups={".*": "its own"})
+    groups = {"matrix": gdjax.chain(clip, gdjax.adam(0.1)), "vector": gdjax.sgd(0.5, 0.9)}
     got, state = steps(gdjax.partition(groups, labels), PARAMS, GRADIENTS)
     for key, name in (("w", "matrix"), ("b", "vector")):
         alone = steps(groups[name], only(key, PARAMS), [only(key, g) for g in GRADIENTS])

@@ -1,5 +1,6 @@
 """`explain`: what each leaf goes through, why one is not updated, and what is probably a mistake."""
 
+import warnings
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -148,6 +149,73 @@ def test_a_rate_of_0():
     # Of two factors one is 0.
     table = explain(gdjax.chain(gdjax.sgd(0.1), gdjax.scale_by_schedule(gdjax.linear_schedule(0.0, 1.0, 5))), P)
     assert table["rate"] == ["schedule: 0.0 ..."] * 3
+
+
+@pytest.mark.parametrize("rate", [jnp.array(0.0), gdjax.constant_schedule(0.0)(0)])
+@pytest.mark.parametrize("make", [gdjax.adam, gdjax.sgd, gdjax.lion, gdjax.inject_hyperparams(gdjax.adam)])
+def test_a_rate_of_0_as_an_array(rate: Any, make: Any):
+    table = explain(make(rate), P)
+    assert table["rate"] == [0.0] * 3 and table["why"] == ["its learning rate is 0"] * 3
+
+
+CLIP, ADAM = gdjax.clip_by_global_norm(1.0), gdjax.adam(0.1)
+LABELS = {"embed": "a", "layer": {"bias": "b", "kernel": "c"}}
+ALONE = "it takes the norm of that group alone"
+
+
+@pytest.mark.parametrize(
+    ("groups", "clipped"),
+    [
+        (dict.fromkeys("abc", gdjax.chain(CLIP, ADAM)), "abc"),
+        ({"a": gdjax.chain(CLIP, ADAM), "b": ADAM, "c": gdjax.set_to_zero()}, "a"),
+        ({"a": gdjax.chain(CLIP, ADAM), "b": gdjax.set_to_zero(), "c": gdjax.set_to_zero()}, ""),  # all that is trained
+        (dict.fromkeys("abc", gdjax.chain(gdjax.clip_by_global_norm(1.0, groups={".*": 0}), ADAM)), ""),  # meant so
+        (dict.fromkeys("abc", CLIP), ""),  # meant so
+        (dict.fromkeys("abc", ADAM), ""),
+    ],
+)
+def test_a_clip_inside_a_group(groups: Any, clipped: str):
+    tx = gdjax.chain(gdjax.partition(groups, LABELS), gdjax.scale(1.0))
+    told = [text for text in explain(tx, P).warnings if ALONE in text]
+    assert [text.partition(": ")[0] for text in told] == [f"clip_by_global_norm in the group {x!r}" for x in clipped]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tx.init(P)
+    wanted = f"clip_by_global_norm in the group {' and '.join(map(repr, clipped))}: {ALONE}"
+    assert [wanted in str(w.message) for w in caught] == [True] * bool(clipped)
+
+
+def test_a_clip_under_a_mask():
+    rest = gdjax.mask_by_path("embed", "bias")
+    one, other = gdjax.masked(gdjax.chain(CLIP, ADAM), IS_KERNEL), gdjax.masked(ADAM, rest)
+    (told,) = [text for text in explain(gdjax.chain(one, other), P).warnings if ALONE in text]
+    assert told.startswith("clip_by_global_norm in layer/kernel: ")
+    for tx in (gdjax.chain(one, gdjax.freeze(rest)), gdjax.chain(gdjax.masked(CLIP, rest), ADAM)):
+        assert ALONE not in " ".join(explain(tx, P).warnings)
+
+
+STACKS = {"embed": jnp.ones((9, 4)), "layers": {"bias": jnp.ones((2, 8)), "kernel": jnp.ones((2, 4, 8))}}
+
+
+@pytest.mark.parametrize(
+    "make", [gdjax.lamb, gdjax.lars, gdjax.adafactor, gdjax.novograd, gdjax.came, gdjax.sm3, gdjax.stable_adamw]
+)
+def test_a_stack_for_one_array(make: Any):
+    name = make.__name__
+    told = f"{name} takes each of layers/bias, layers/kernel for one array, and it looks like a stack of layers"
+    assert [text.partition(";")[0] for text in explain(make(0.1), STACKS).warnings] == [told]
+    by_role = gdjax.matrices_by_role()
+    assert explain(make(0.1, layer_axes=by_role), STACKS).warnings == ()
+    assert explain(make(0.1, layer_axes=0), STACKS).warnings == ()  # told that none is a layer
+    assert explain(make(0.1), {"embed": jnp.ones((9, 4)), "layer_0": jnp.ones((4, 8))}).warnings == ()
+    assert explain(gdjax.adam(0.1), STACKS).warnings == ()
+
+
+def test_a_stack_in_a_group():
+    groups = {"a": gdjax.lamb(0.1), "b": gdjax.lamb(0.1, layer_axes=1)}
+    tx = gdjax.partition(groups, {"embed": "a", "layers": {"bias": "a", "kernel": "b"}})
+    (told,) = explain(tx, STACKS).warnings
+    assert told.startswith("lamb takes each of layers/bias for one array")
 
 
 def test_no_gradient():

@@ -6,6 +6,7 @@ import re
 import warnings
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +70,8 @@ def test_names(path: str, keys: str, what: str):
         ("blocks/0/out/kernel", (4, 9), "matrix 4 x 9"), ("MultiHead_0/query/kernel", (4, 8), "matrix 4 x 8"),
         ("block/gate/kernel", (32, 4), "router"), ("block/gate/kernel", (32, 64), "matrix 32 x 64"),
         ("mlp/experts/gate", (4, 32, 8), "matrix 4 x 32 x 8"), ("value/kernel", (32, 1), "other"),
+        ("cls", (1, 1, 8), "embedding"), ("cls", (1, 8), "embedding"), ("cls_token", (1, 1, 8), "embedding"),
+        ("cls/kernel", (8, 10), "head"), ("cls/weight", (10, 8), "head"), ("cls/bias", (10,), "bias"),
         ("w", (2, 3), "matrix 2 x 3"), ("weight", (2, 3), "matrix 3 x 2"),
         ("lora_A/weight", (4, 32), "matrix 32 x 4"), ("lora_b", (4, 32), "matrix 4 x 32"),
         # Heads with an axis of their own, and stacks of layers.
@@ -128,6 +131,26 @@ def test_other_leaves_tell_that_one_is_no_matrix():
     # a and b are two arrays.
     assert roles({"a": (3, 4), "b": (4, 3)}) == {"a": "matrix 3 x 4", "b": "matrix 4 x 3"}
     assert gdjax.matrices_by_role()({"a": gdjax.MaskedNode(), "b": jnp.ones((4, 3))})["b"] == Matrix(-2, -1)
+
+
+@pytest.mark.parametrize(("gates", "cell"), [(3, eqx.nn.GRUCell), (4, eqx.nn.LSTMCell)])
+@pytest.mark.parametrize("inputs", [16, 32, 96, 128])
+def test_the_gates_of_a_recurrent_cell(gates: int, cell: Any, inputs: int):
+    made = cell(inputs, 32, key=jax.random.key(0))
+    found = {row.path: row.matrices for row in gdjax.roles(eqx.filter(made, eqx.is_inexact_array))}
+    assert found["weight_ih"] == f"{gates} x {inputs} x 32" and found["weight_hh"] == f"{gates} x 32 x 32"
+
+
+def test_gates_under_other_names():
+    of_torch = {"weight_ih_l0_reverse": (96, 16), "weight_hh_l0_reverse": (96, 32), "weight_hh_l0": (96, 24)}
+    assert roles(of_torch)["weight_ih_l0_reverse"] == "matrix 3 x 16 x 32"
+    of_flax = {"cell/dense_i/kernel": (16, 128), "cell/dense_h/kernel": (32, 128)}
+    assert roles(of_flax)["cell/dense_i/kernel"] == "matrix 4 x 16 x 32"
+    assert roles({"weight_ih": (3, 96, 16), "weight_hh": (3, 96, 32)})["weight_ih"] == "matrix 9 x 16 x 32"
+    assert roles({"weight_ih": (32, 16), "weight_hh": (32, 32)})["weight_ih"] == "matrix 16 x 32"  # a cell without
+    hidden = {"weight_ih": jnp.ones((96, 16)), "weight_hh": gdjax.MaskedNode()}
+    (told,) = gdjax.matrices_by_role().notes(hidden)
+    assert told.startswith("it cannot be known where its 96 outputs are cut, as a mask hides weight_hh")
 
 
 @pytest.mark.parametrize(
