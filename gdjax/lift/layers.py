@@ -7,6 +7,7 @@ rule is mapped over them, and sees one.
 import functools
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax.core import calls, checks, patterns
+from gdjax.core.part import all_axes
 from gdjax.core.paths import check_prefix, matches, paths_of, warn_of_idle
 from gdjax.core.types import ArrayTree, LayerAxes
-from gdjax.lift.slots import Key, Shared
+from gdjax.lift.slots import Factor, Hyperparameters, Integer, Key, New, Shared, Stored, is_like_parameter
 from gdjax.lift.stages import Planned, Tree, Whole
 from gdjax.xla import reads
 
@@ -98,6 +100,39 @@ def mapped(rule: Callable[..., Any]) -> Callable[..., Any]:
         return u, s._replace(**news)
 
     return applied
+
+
+def along(slot: Any, n: int) -> Any:
+    """The slot of a leaf with n leading axes of layers: one for each layer, stacked along these axes."""
+    if not n or is_like_parameter(slot) or isinstance(slot, Integer) and slot.each:
+        return slot
+    if isinstance(slot, Stored):
+        return replace(slot, slot=along(slot.slot, n))
+    if isinstance(slot, Factor):
+        later = lambda a: a if isinstance(a, New) or a < 0 else n + a  # noqa: E731
+        shifted = lambda axes: (*range(n), *map(later, axes))  # noqa: E731
+        return replace(slot, axes=lambda shape, hyper: slot._of_each(shape[n:], hyper, shifted))
+
+    def of_each(p: Any, hyper: Hyperparameters) -> Any:
+        if isinstance(p, jax.ShapeDtypeStruct):
+            one = slot(jax.ShapeDtypeStruct(p.shape[n:], p.dtype), hyper)
+            return jax.tree.map(lambda x: jnp.broadcast_to(x, p.shape[:n] + jnp.shape(x)), one)
+        f = lambda p: slot(p, hyper)  # noqa: E731
+        for _ in range(n):
+            f = jax.vmap(f)
+        return f(p)
+
+    return of_each
+
+
+def axes_of(slot: Any, hyper: Hyperparameters) -> Callable[[tuple[int, ...], int], Any] | None:
+    """What `Kept` asks of a slot; None where a function makes it."""
+    slot = slot.slot if isinstance(slot, Stored) else slot
+    if isinstance(slot, Factor):
+        return lambda shape, layers: along(slot, layers)._followed(shape, hyper)
+    if is_like_parameter(slot) or isinstance(slot, Integer) and slot.each:
+        return all_axes
+    return (lambda shape, layers: tuple(range(layers))) if isinstance(slot, Integer | Key) else None
 
 
 def check(slots: Mapping[str, Any], stages: Any) -> None:

@@ -20,8 +20,6 @@ from gdjax.lift.slots import (
     ScheduledState,
     Shared,
     Stored,
-    along,
-    axes_of,
     first,
     first_moment,
     is_like_parameter,
@@ -136,7 +134,9 @@ class Leafwise(Part):
         found = {f: x.init(params, arguments) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
         lead = layers.of_tree(self.label, self.staged.get(layers.LAYERS), params, warn=True)
         made = {
-            f: found[f] if f in found else first(self.label, [along(x, n) for n in lead], paths, given, i * len(paths))
+            f: found[f]
+            if f in found
+            else first(self.label, [layers.along(x, n) for n in lead], paths, given, i * len(paths))
             for i, (f, x) in enumerate(self.declared.items())
         }
         trees = [structure.unflatten(made[f]) for f in self.slots]
@@ -162,7 +162,9 @@ class Leafwise(Part):
         at = lambda f: (*outside, GetAttrKey(f))  # noqa: E731
         given = self.staged.get(layers.LAYERS)
         lead = None if given is None else lambda params: layers.of_tree(self.label, given, params)
-        slots = [Kept(at(f), axes_of(x, self.hyper), kind=kind_of(x), layers=lead) for f, x in self.declared.items()]
+        slots = [
+            Kept(at(f), layers.axes_of(x, self.hyper), kind=kind_of(x), layers=lead) for f, x in self.declared.items()
+        ]
         stacks = {f: x for f in self.whole if (x := self.initial[f]).of_several}
         return slots + [Kept(at(f), of="several", kind=x.kind) for f, x in stacks.items()]
 

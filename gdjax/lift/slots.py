@@ -1,7 +1,7 @@
 """Slots: what a field of a leaf rule's state starts as, and which axes of the parameter it follows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import base, checks, keys, meshes
 from gdjax.core.codec import Codec
-from gdjax.core.part import Kind, all_axes
+from gdjax.core.part import Kind
 
 Array = jax.Array
 Hyperparameters = Mapping[str, Any]
@@ -275,39 +275,6 @@ def _settled(x: Any) -> Any:
 
 def _dtype_of(p: Any) -> Any:
     return jax.dtypes.canonicalize_dtype(p.dtype if hasattr(p, "dtype") else type(p))
-
-
-def along(slot: Any, n: int) -> Any:
-    """The slot of a leaf with n leading axes of layers: one for each layer, stacked along these axes."""
-    if not n or is_like_parameter(slot) or isinstance(slot, Integer) and slot.each:
-        return slot
-    if isinstance(slot, Stored):
-        return replace(slot, slot=along(slot.slot, n))
-    if isinstance(slot, Factor):
-        later = lambda a: a if isinstance(a, New) or a < 0 else n + a  # noqa: E731
-        shifted = lambda axes: (*range(n), *map(later, axes))  # noqa: E731
-        return replace(slot, axes=lambda shape, hyper: slot._of_each(shape[n:], hyper, shifted))
-
-    def of_each(p: Any, hyper: Hyperparameters) -> Any:
-        if isinstance(p, jax.ShapeDtypeStruct):
-            one = slot(jax.ShapeDtypeStruct(p.shape[n:], p.dtype), hyper)
-            return jax.tree.map(lambda x: jnp.broadcast_to(x, p.shape[:n] + jnp.shape(x)), one)
-        f = lambda p: slot(p, hyper)  # noqa: E731
-        for _ in range(n):
-            f = jax.vmap(f)
-        return f(p)
-
-    return of_each
-
-
-def axes_of(slot: Any, hyper: Hyperparameters) -> Callable[[tuple[int, ...], int], Any] | None:
-    """What `Kept` asks of a slot; None where a function makes it."""
-    slot = slot.slot if isinstance(slot, Stored) else slot
-    if isinstance(slot, Factor):
-        return lambda shape, layers: along(slot, layers)._followed(shape, hyper)
-    if is_like_parameter(slot) or isinstance(slot, Integer) and slot.each:
-        return all_axes
-    return (lambda shape, layers: tuple(range(layers))) if isinstance(slot, Integer | Key) else None
 
 
 def kind_of(slot: Any) -> Kind:

@@ -180,12 +180,6 @@ def is_qkv(name: Name) -> bool:
     return in_attention or _QKV.search(name.what) is not None
 
 
-def hidden_gates(path: str, name: Name) -> str:
-    """Of the gates' weights for the inputs, the path of those for the hidden state; an empty text for all else."""
-    found = _GATES.search(name.what)
-    return re.sub(r"(?<=weight_)i(?=h)|(?<=dense_)i\b", "h", path) if found and "i" in found.groups() else ""
-
-
 def _parts(name: Name, inputs: int, outputs: int) -> int:
     """How many matrices lie beside each other, by the name."""
     if is_qkv(name):

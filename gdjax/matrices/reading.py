@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gdjax.linalg.matrices import Matrix, is_trained
-from gdjax.matrices.names import Name, hidden_gates, is_gate, is_out, is_query, matrix_of, name_of, role_of, sizes_of
+from gdjax.matrices.names import Name, is_gate, is_out, is_query, matrix_of, name_of, role_of, sizes_of
 
 _MATRIX = re.compile(r"^w(_|\d|[qkvoi]|$)|proj|kernel|weight|dense|linear|lora|^(up|down|gate|out|fc\d*|c_\w+|[qkvo])$")
 
+_OF_INPUTS = re.compile(r"(?<=weight_)i(?=h(_l\d+(_reverse)?)?$)|(?<=dense_)i(?=(/kernel)?$)")  # the gates' weights
 _WIDEST_HEAD = 256  # numbers; the inputs of a layer without an axis of heads are more
 
 
@@ -128,8 +129,9 @@ class Context:
             first = len(leaf.shape) - 3
             why = "whether it has an axis of heads, as a mask hides the query"
             return self._of(leaf.but(why, [leaf.cut(2, first)]), leaf.role)
-        if (hidden := self.shapes.get(state := hidden_gates(leaf.path, leaf.name))) is not None:
-            return self._of_gates(leaf, leaf.role, state, hidden)
+        state = _OF_INPUTS.sub("h", leaf.path)
+        if state != leaf.path and state in self.shapes:
+            return self._of_gates(leaf, leaf.role, state, self.shapes[state])
         return self._of(leaf, leaf.role)
 
     def _of_gates(self, leaf: Read, role: Matrix, state: str, hidden: Sequence[int]) -> Read:
