@@ -188,6 +188,9 @@ class Injected(Part):
             first = self._values(self.numbers, states, jnp.float32, {})
         yield Inside(self._inner(first), (GetAttrKey("inner_state"),))
 
+    def asks(self) -> Iterable[str] | None:
+        return () if all(isinstance(x, WrappedSchedule) for x in self.schedules.values()) else None
+
     def given(self) -> dict[str, Any]:
         """The arguments that it was given, schedules among them, not those of a state."""
         shown = {k: f.schedule_fn if isinstance(f, WrappedSchedule) else f(f.init()) for k, f in self.schedules.items()}

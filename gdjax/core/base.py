@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from gdjax.core import domains, misuse
 from gdjax.core.closures import function_of, value_of
-from gdjax.core.part import Part
+from gdjax.core.part import Part, keywords
 from gdjax.core.signatures import short_types
 from gdjax.core.skipped import fitted, without_skipped
 from gdjax.core.state_form import as_formed
@@ -143,6 +143,18 @@ class Update(Value):
     def __call__(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Updates, OptState]:
+        if extra_args:
+            misuse.check_extra(label_of(self.call), extra_args, self.asked)
+        return self.from_within(updates, state, params, extra_args)
+
+    @functools.cached_property
+    def asked(self) -> frozenset[str] | None:
+        return _asked(self)
+
+    def from_within(
+        self, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
+    ) -> tuple[Updates, OptState]:
+        """The update of a transform inside another one, which has checked the names of the extra arguments."""
         args = updates, state, params, extra_args
         concrete = is_concrete(args)
         if not concrete and (fit := without_skipped(updates, params)) is not params:
@@ -259,10 +271,25 @@ def _takes_extra_args(update: Callable[..., Any]) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(update).parameters.values())
 
 
+def _asked(update: Any) -> frozenset[str] | None:
+    """The extra arguments that an `update` reads, with those of the transforms inside; None where that is not known."""
+    made = value_of(update)
+    function = made.fn if isinstance(made, Update) else made
+    part = getattr(function, "__self__", None)
+    if not isinstance(part, Part):
+        named, any_other = keywords(function)
+        hidden = any_other and not (isinstance(made, Update) and is_ours(made.call.factory))
+        return None if hidden else named
+    each = [part.asks(), *(None if x.tx is None else _asked(x.tx.update) for x in part.inside())]
+    return None if None in each else frozenset().union(*each)
+
+
 def call_update(
     tx: Transform, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
 ) -> tuple[Updates, OptState]:
     """`tx.update`, for anything with an `update`; the extra arguments are kept from one that does not take them."""
+    if isinstance(made := value_of(tx.update), Update):
+        return made.from_within(updates, state, params, extra_args)
     return tx.update(updates, state, params, **(extra_args if takes_extra_args(tx) else {}))
 
 

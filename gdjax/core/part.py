@@ -5,6 +5,7 @@ A transform is two functions. What made them is a `Part`, if it is of this libra
 `gdjax.core.guesses` makes up the answers.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -77,6 +78,7 @@ class Part:
     - `hyperparams`: its own hyperparameters, with this state.
     - `kept`: where in its state something for each parameter lies, and which axes of the parameter that follows.
     - `steps`, `joined`: how it takes part in a pass over the leaves, see `gdjax.lift.steps`.
+    - `asks`: which extra arguments of `update` it reads itself.
     - `labelled`: the part that reports errors under a name, where it takes that of the optimizer it is in.
     """
 
@@ -103,6 +105,10 @@ class Part:
         """Its state, from the new states of its steps."""
         return next(states)
 
+    def asks(self) -> Iterable[str] | None:
+        """The extra arguments of `update` that it reads itself; None where nothing tells them."""
+        return ()
+
     def labelled(self, label: str) -> Any:
         return self
 
@@ -120,6 +126,7 @@ class Pair(Part):
     functions: tuple[Callable[..., Any], Callable[..., Any]]
     holds: Sequence[Inside] = ()
     like: str = ""
+    also: frozenset[str] = frozenset()  # extra arguments that it reads beside those in its signature
     calls: tuple[Call, ...] = ()  # that made it, the outermost first
 
     def init(self, params: Params) -> OptState:
@@ -138,6 +145,17 @@ class Pair(Part):
 
     def kept(self) -> Iterable[Kept]:
         return [Kept((GetAttrKey(name),), all_axes) for name in self.like.split()]
+
+    def asks(self) -> Iterable[str]:
+        return keywords(self.functions[1])[0] | self.also
+
+
+def keywords(update: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """The extra arguments that an `update` names, after updates, state and params; whether it takes any others."""
+    parameters = [*inspect.signature(update).parameters.values()]
+    named = [p.name for i, p in enumerate(parameters) if i > 2 and p.kind is p.POSITIONAL_OR_KEYWORD]
+    named += [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return frozenset(named), any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def numbers_of(calls: Sequence[Call]) -> dict[str, Any]:

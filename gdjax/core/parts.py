@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ def holding(
     *inside: Inside,
     like: str = "",
     at_once: bool = True,
+    also: Iterable[str] = (),
     **inner: Transform,
 ) -> GradientTransformation:
     """The transform of two functions, which says what they hold; see `Pair`.
@@ -43,9 +44,10 @@ def holding(
       like: "mu nu": the fields of the state that have an array for each parameter, with its axes as the last ones.
       **inner: from the field of the state to a transform inside, of which that field is the state.
       at_once: whether the first update is that of these; see `Inside`.
+      also: extra arguments that `update` reads beside those in its signature.
     """
     named = [Inside(tx, (GetAttrKey(name),), at_once=at_once) for name, tx in inner.items()]
-    part = Pair((init, update), [*inside, *named], like)
+    part = Pair((init, update), [*inside, *named], like, frozenset(also))
     return GradientTransformation(part.init, part.update)
 
 

@@ -16,6 +16,7 @@ from gdjax.core.part import Inside, Kept, Part, Step
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import factors, layers
 from gdjax.lift.all_leaves import fused
+from gdjax.lift.rule_checks import named
 from gdjax.lift.slots import (
     ScheduledState,
     Shared,
@@ -26,7 +27,7 @@ from gdjax.lift.slots import (
     kind_of,
     resolved,
 )  # fmt: skip
-from gdjax.lift.stages import Planned, Stage, Whole
+from gdjax.lift.stages import PLACED, Planned, Stage, Whole
 from gdjax.lift.trace import Kernel
 from gdjax.xla.write_order import once
 
@@ -151,6 +152,10 @@ class Leafwise(Part):
         """The hyperparameters, schedules evaluated for the next update, or at another count made from that."""
         count = at(self.split(state)[0]) if self.schedules else None
         return {k: checks.scalar(self.label, k, v(count)) if k in self.schedules else v for k, v in self.hyper.items()}
+
+    def asks(self) -> set[str]:
+        own = {*self.hyper, *self.staged, "tree"}
+        return {*self.extra} | {p.name for x in self.stages for p in named(x.f, PLACED) if p.name not in own}
 
     def inside(self) -> list[Inside]:
         """The transforms that its stages run."""

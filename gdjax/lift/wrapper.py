@@ -106,6 +106,9 @@ class Wrapped(Part):
         *_, (_, own, _) = self.steps(state)
         return self.own.hyperparams(own, at)
 
+    def asks(self) -> set[str]:
+        return self.own.asks()
+
     def labelled(self, label: str) -> "Wrapped":
         """The wrapped transform goes on to report errors under its own name."""
         return replace(self, label=label, own=self.own.labelled(label))

@@ -46,7 +46,8 @@ def minimize(
         `value`, `grad` and `value_fn`, the loss as a function of the parameters on the same batch with the same key.
       steps: the most updates to make.
       data: batches. A list, or whatever else can be iterated again, starts over when it ends; the end of an iterator
-        ends the run. Up to 100 batches may be drawn after the step at which a tolerance stops the run.
+        ends the run. One batch of two arrays is [(x, y)]. Up to 100 batches may be drawn after the step at which a
+        tolerance stops the run.
       state: the optimizer's state to go on from, also one that Optax made; None is `tx.init(params)`.
       has_aux: whether `loss_fn` returns a pair. If its second part is a dict of scalars, they join the metrics.
       grad_tol: stop where the global norm of the gradient, sqrt(sum |g|^2) over all leaves, frozen ones too, is at most

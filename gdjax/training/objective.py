@@ -61,8 +61,8 @@ def batches(label: str, data: Iterable[Any] | None) -> Iterator[tuple[Any, ...]]
     elif _is_one_batch(data):
         shapes = " and ".join(str(x.shape) for x in data)
         raise TypeError(
-            f"{label}: data is an iterable of batches, got arrays of shapes {shapes}, which look like one batch; "
-            "for that pass data=[(x, y)], or cut them into batches"
+            f"{label}: data is an iterable of batches, got a {type(data).__name__} of arrays of shapes {shapes}: pass "
+            "data=[(x, y)] if they are one batch, data=[x1, x2], a list, or an iterator if each is one"
         )
     else:
         empty = False
@@ -74,9 +74,14 @@ def batches(label: str, data: Iterable[Any] | None) -> Iterator[tuple[Any, ...]]
 
 
 def _is_one_batch(data: ArrayTree) -> bool:
-    """Whether `data` is a pair such as (x, y): arrays with as many rows each, but not of one rank, as batches are."""
+    """Whether `data` is one such as (x, y): arrays with as many rows each, in a tuple, or of several ranks in a list.
+
+    A list of arrays of one rank is one of batches.
+    """
     arrays = isinstance(data, tuple | list) and len(data) > 1 and all(getattr(x, "shape", ()) for x in data)
-    return arrays and len({x.shape[0] for x in data}) == 1 and len({len(x.shape) for x in data}) > 1
+    if not arrays or len({x.shape[0] for x in data}) > 1:
+        return False
+    return isinstance(data, tuple) or len({len(x.shape) for x in data}) > 1
 
 
 def check_arguments(label: str, loss_fn: Callable[..., Any], data: ArrayTree, key: KeyLike | None) -> None:

@@ -102,7 +102,7 @@ def accumulate(
             rest = {name: x for name, x in extra_args.items() if name not in own}
             return base.call_update(inner, updates, state, params, rest)
 
-        return holding(inner.init, alone, Inside(inner, ()))
+        return holding(inner.init, alone, Inside(inner, ()), also=own)
 
     def init(params: Params) -> AccumulateState:
         checks.leaves(LABEL, "params", params)
@@ -151,7 +151,7 @@ def accumulate(
         sums, inner_state = step_if(emit, inner, olds, flat, state.inner_state, params, extra_args, add, mean)
         return after([or_zero(emit, x) for x in sums], jnp.where(emit, 0, n), sums, inner_state)
 
-    return holding(init, update, inner_state=inner, like="sums")
+    return holding(init, update, inner_state=inner, like="sums", also=own)
 
 
 def _last(last: Any) -> Any:

@@ -76,7 +76,7 @@ def hutchinson_estimator_diag_hessian(random_seed: KeyLike | None = None) -> Gra
         key, signs_key = jax.random.split(state.key)
         return _signed_product(label, obj_fn, params, signs_key), HutchinsonState(key)
 
-    return holding(init, update)
+    return holding(init, update, also=["value_fn"])
 
 
 def _signed_product(label: str, obj_fn: Callable[[Params], Array], params: Params, key: Array) -> Any:

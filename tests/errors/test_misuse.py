@@ -231,3 +231,64 @@ def test_a_factory_that_was_not_called():
         gdjax.chain(gdjax.adam)
     with pytest.raises(TypeError, match=r"^gdjax.get_hyperparams: argument tx is .* call it: adam\(\.\.\.\)"):
         gdjax.get_hyperparams(gdjax.adam, ())  # type: ignore[arg-type]
+
+
+def accumulated(**arguments: Any) -> Any:
+    return gdjax.accumulate(gdjax.sgd(0.1), 4, **arguments)
+
+
+@pytest.mark.parametrize("name", ["lst", "lasst", "lsat", "lost"])
+def test_an_extra_argument_that_is_misspelt(name: str):
+    p = {"w": jnp.ones(2)}
+    for tx in (accumulated(), gdjax.chain(gdjax.clip(1.0), accumulated()), gdjax.masked(accumulated(), {"w": True})):
+        message = rf"^gdjax\.\w+: unknown argument '{name}' of update: perhaps last"
+        with pytest.raises(TypeError, match=message):
+            tx.update(p, tx.init(p), p, **{name: True})
+        with pytest.raises(TypeError, match=message):
+            jax.jit(lambda p, tx=tx: tx.update(p, tx.init(p), p, **{name: True}))(p)
+
+
+MISSPELT: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "a weight": (lambda: accumulated(weight="tokens"), {"tokenz": 3.0}, "tokens"),
+    "of a rule": (lambda: gdjax.polyak_sgd(1.0), {"values": 1.0}, "value"),
+    "of a stage": (lambda: gdjax.momo(1.0), {"vale": 1.0}, "value"),
+    "of a search": (lambda: gdjax.lbfgs(), {"value": 1.0, "grad": 0, "valuefn": jnp.sum}, "value_fn"),
+    "with one window of one": (lambda: gdjax.accumulate(gdjax.sgd(0.1), 1, weight="rows"), {"row": 3.0}, "rows"),
+    "inside what is injected": (lambda: gdjax.inject_hyperparams(gdjax.polyak_sgd)(1.0), {"vaule": 1.0}, "value"),
+    "of the rule of a wrapper": (lambda: gdjax.skip_spikes(gdjax.sgd(0.1)), {"valu": 1.0}, "value"),
+}
+
+
+@pytest.mark.parametrize("name", MISSPELT)
+def test_whatever_asks_for_it(name: str):
+    make, given, meant = MISSPELT[name]
+    tx, p = make(), {"w": jnp.ones(2)}
+    with pytest.raises(TypeError, match=f"unknown argument '{[*given][-1]}' of update: perhaps {meant}$"):
+        tx.update(p, tx.init(p), p, **given)
+
+
+def heard(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+    return jax.tree.map(lambda u: u * extra_args["lost"], updates), state
+
+
+LET_IN: dict[str, tuple[Any, dict[str, Any]]] = {
+    "unlike any": (accumulated, {"batch": 3, "list_of_names": 1}),
+    "two edits away": (accumulated, {"lots": 1}),
+    "beside the right one": (accumulated, {"last": True, "lasts": 1}),
+    "asked for beside": (lambda: gdjax.chain(accumulated(), accumulated(weight="lost")), {"lost": 2.0}),
+    "of somebody's function": (
+        lambda: gdjax.chain(accumulated(), gdjax.GradientTransformation(gdjax.init_empty_state, heard)),
+        {"lost": 2.0},
+    ),
+    "of a function that is given": (
+        lambda: gdjax.chain(accumulated(), gdjax.scale_by_backtracking_linesearch(5)),
+        {"value": 1.0, "grad": {"w": jnp.ones(2)}, "value_fn": lambda p, lost: jnp.sum(p["w"] * lost), "lost": 1.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LET_IN)
+def test_other_extra_arguments_are_let_in(name: str):
+    make, given = LET_IN[name]
+    tx, p = make(), {"w": jnp.ones(2)}
+    tx.update(p, tx.init(p), p, **given)

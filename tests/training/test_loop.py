@@ -593,13 +593,17 @@ def test_aux_must_come_in_a_pair():
 @pytest.mark.parametrize("loss_fn", [least_squares, lambda p, x, y: jnp.sum(p["w"])], ids=["unpacks", "two arguments"])
 def test_a_pair_of_arrays_is_no_iterable_of_batches(loss_fn: Any):
     x, y = A.astype(np.float32), B.astype(np.float32)
-    for data in ((x, y), [x, y]):
-        with pytest.raises(TypeError, match=r"arrays of shapes \(20, 4\) and \(20,\), which look .* data=\[\(x, y\)\]"):
+    for data, kind in (((x, y), "tuple"), ([x, y], "list")):
+        both = r"pass data=\[\(x, y\)\] if they are one batch, data=\[x1, x2\], a list, or an iterator if each is one"
+        with pytest.raises(TypeError, match=rf"a {kind} of arrays of shapes \(20, 4\) and \(20,\): {both}"):
+            run(loss_fn=loss_fn, data=data)
+    for data in ((y, y), (x, x), (x, x[:, :1])):  # of one rank too
+        with pytest.raises(TypeError, match="a tuple of arrays of shapes"):
             run(loss_fn=loss_fn, data=data)
     with pytest.raises((ValueError, TypeError)) as e:  # these might be two batches
-        run(loss_fn=loss_fn, data=(x, x))
+        run(loss_fn=loss_fn, data=[x, x])
     assert e.value.__notes__[0] == (
-        "gdjax.minimize: data is a tuple of 2 arrays, and each is taken for a batch; "
+        "gdjax.minimize: data is a list of 2 arrays, and each is taken for a batch; "
         "for one batch of several arrays pass data=[(x, y)] or itertools.repeat((x, y))"
     )
     with pytest.raises(ValueError) as e:
@@ -609,7 +613,10 @@ def test_a_pair_of_arrays_is_no_iterable_of_batches(loss_fn: Any):
 
 def test_batches_may_be_a_pair_of_arrays():
     pair = (jnp.ones((3, 4)), jnp.zeros((5, 4)))  # two batches, of 3 and of 5 rows
-    assert run(loss_fn=lambda p, x: jnp.mean((x @ p["w"]) ** 2), data=pair, steps=4).steps == 4
+    alike = [jnp.ones((3, 4)), jnp.zeros((3, 4))]
+    named = ({"x": jnp.ones((3, 4))}, {"x": jnp.ones((3, 4))})
+    for data in (pair, alike, iter(alike * 2), [tuple(alike), tuple(alike)], (tuple(alike), tuple(alike)), named):
+        assert run(loss_fn=lambda p, x: jnp.mean((jax.tree.leaves(x)[0] @ p["w"]) ** 2), data=data, steps=4).steps == 4
 
 
 def ascents() -> dict[str, Any]:

@@ -153,7 +153,7 @@ RUN_ONE = r"run one sweep for each value of {0}, with functools.partial\(factory
         ({"factory": lambda rate: 3, "grid": {"rate": [0.1]}}, TypeError, r"argument factory\(\*\*point\) is 3"),
         ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
         ({"data": []}, ValueError, "data has no batch"),
-        ({"data": (A, B)}, TypeError, "data is an iterable of batches, got arrays of shapes"),
+        ({"data": (A, B)}, TypeError, "data is an iterable of batches, got a tuple of arrays of shapes"),
         ({"loss_fn": lambda p: p["w"]}, TypeError, "loss_fn must return a real scalar"),
         ({"key": KEY}, TypeError, "with key=, loss_fn gets an argument `key`"),
         ({"evaluate": lambda p: p["w"]}, TypeError, r"evaluate must return a real scalar, got shape \(4,\)"),
