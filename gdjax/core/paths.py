@@ -30,8 +30,8 @@ def mask_by_path(*patterns: Pattern) -> Callable[[Any], Any]:
       A function from a tree to a tree of booleans, for `masked`, `freeze` and the `mask` of an optimizer.
 
     Raises:
-      ValueError: a pattern is no regular expression; (when used) a pattern matches no leaf; the message lists the
-        paths.
+      ValueError: a pattern is no regular expression; (when used) a pattern matches no leaf, those without a gradient or
+        hidden by a mask around included; the message lists the paths.
       TypeError: a pattern is neither text nor a function.
 
     Example:
@@ -46,13 +46,18 @@ def mask_by_path(*patterns: Pattern) -> Callable[[Any], Any]:
     check_patterns(label, patterns)
 
     def mask(tree: ArrayTree) -> Any:
-        paths = paths_of(tree)
+        every, paths = paths_of(tree, is_skipped), paths_of(tree)
         for pattern in patterns:
-            if paths and not any(matches(label, pattern, *item) for item in paths):
-                listed = ", ".join(path for path, _ in paths)
+            if paths and not any(may_match(pattern, *item) for item in every):
+                listed = ", ".join(path for path, _ in every)
                 raise ValueError(f"{label}: {shown(pattern)} matches none of {listed}")
         flags = [any(matches(label, pattern, *item) for pattern in patterns) for item in paths]
         return jax.tree.structure(tree).unflatten(flags)
+
+    def may_match(pattern: Pattern, path: str, leaf: object) -> bool:
+        if not is_skipped(leaf) or isinstance(pattern, str | re.Pattern):
+            return matches(label, pattern, path, leaf)
+        return is_hidden(leaf)  # a predicate asks for the leaf, which is not here
 
     return mask
 

@@ -45,7 +45,7 @@ class Layers:
         """The stack as a tree."""
         return self.part.unflatten([leaves[i] for i in self.places])
 
-    def tree(self, leaves: Arrays) -> Any:
+    def tree(self, leaves: Mapping[int, Any]) -> Any:
         """The parameters as a tree, None where arrays are not there."""
         return self.params.unflatten([leaves.get(i) for i in range(self.params.num_leaves)])
 
@@ -69,7 +69,9 @@ class Layers:
     def updated(self, grads: Arrays, params: Arrays, state: Arrays, value: Array) -> tuple[Arrays, Arrays]:
         """What an update of some of the parameters makes of them and of what there is of the state."""
         there = self.absent | state
-        given = self.tree(grads), self.tree(params), self.state.unflatten(map(there.get, range(self.state.num_leaves)))
+        hidden = {i: base.MaskedNode() for i in range(self.params.num_leaves) if i not in params}  # as by a mask around
+        arrays = [there.get(j, base.MaskedNode()) for j in range(self.state.num_leaves)]
+        given = self.tree(hidden | grads), self.tree(hidden | params), self.state.unflatten(arrays)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of leaves that are not there
             updates, new = base.call_update(self.tx, given[0], given[2], given[1], _extra(given[0], value))

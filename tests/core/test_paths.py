@@ -134,3 +134,21 @@ def test_predicates_that_fail(make, f, kind, message):
     with pytest.raises(kind, match=r"^gdjax\.(mask|label|matrices)_by_(path|role): the pattern <lambda> ") as caught:
         make(f)({"w": jnp.ones((2, 3))})
     assert message in str(caught.value)
+
+
+def test_leaves_that_are_not_there_may_be_those_of_a_pattern():
+    """A mask around hides them, or they have no gradient: then no pattern is idle."""
+    hidden = {"emb": gdjax.MaskedNode(), "w": jnp.ones(2)}
+    no_gradient = {"emb": None, "w": jnp.ones(2)}
+    for tree in (hidden, no_gradient):
+        assert gdjax.mask_by_path("emb")(tree) == {**tree, "w": False}
+        with pytest.raises(ValueError, match="'emd' matches none of emb, w"):
+            gdjax.mask_by_path("emd")(tree)
+    of_embedding = gdjax.mask_by_path(lambda path, leaf: leaf.ndim > 1)
+    assert of_embedding(hidden) == {**hidden, "w": False}
+    with pytest.raises(ValueError, match="matches none of emb, w"):  # a None may stand for no array at all
+        of_embedding(no_gradient)
+    params = {"emb": jnp.ones((2, 2)), "w": jnp.ones(2)}
+    decayed = gdjax.adamw(0.1, mask=gdjax.mask_by_path("emb"))
+    tx = gdjax.partition({"a": decayed, "b": decayed}, {"emb": "a", "w": "b"})
+    tx.update(params, tx.init(params), params)

@@ -72,6 +72,10 @@ FITTING: dict[str, Callable[[], Any]] = {
     "adamw, a schedule and a mask": lambda: gdjax.adamw(
         gdjax.cosine_decay_schedule(1e-2, 4), weight_decay=0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
     ),
+    "a mask by paths": lambda: gdjax.adamw(1e-2, weight_decay=0.1, mask=gdjax.mask_by_path("embed", r"\ba$")),
+    "a mask by predicates": lambda: gdjax.adamw(
+        1e-2, weight_decay=0.1, mask=gdjax.mask_by_path(lambda path, x: path == "embed", lambda path, x: x.ndim == 3)
+    ),
     "clip": lambda: clipped(gdjax.adamw(1e-2)),
     "two clips": lambda: gdjax.partition(
         {"hidden": clipped(gdjax.lion(1e-2)), "rest": clipped(gdjax.sgd(0.1, momentum=0.9))}, by_part
