@@ -17,7 +17,7 @@ ANY = -math.inf  # the `least` of a number of steps of which Optax takes any bel
 
 
 def check_steps(factory: str, name: str, steps: Any, *, least: float = 0) -> int | float:
-    """`steps` as an int, or as a float where it has a fraction; 1e-6 of the number counts as rounding.
+    """`steps` as an int, or as a float where it has a fraction, with a warning; 1e-6 of the number counts as rounding.
 
     Raises:
       TypeError: it is traced or no number.
@@ -42,6 +42,8 @@ def check_steps(factory: str, name: str, steps: Any, *, least: float = 0) -> int
             count = nearest
     if count < min(least, 0) or least == 1 and count == 0:
         raise ValueError(f"gdjax.{factory}: {name} must {'be positive' if least else 'not be negative'}, got {count}")
+    if isinstance(count, float) and count > 0:
+        callers.warn(f"gdjax.{factory}: {name} is {count}, and no whole number of steps; are the arguments in order?")
     return count
 
 

@@ -345,6 +345,7 @@ def test_inverse_sqrt_of_t5():
     np.testing.assert_allclose(schedule(steps), 1 / np.sqrt(np.maximum(steps, float(k))), rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:gdjax.powercool_schedule.*no whole number of steps")
 def test_powercool_of_the_record():
     """modded-nanogpt, record 46: min(lr, c (2900 - step)^1.2), with the constants of Muon and of the embedding."""
     steps = np.arange(2900, dtype=np.int32)

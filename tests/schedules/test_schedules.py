@@ -331,22 +331,42 @@ FRACTIONAL = [
 
 @pytest.mark.parametrize("call", FRACTIONAL)
 def test_fractions_of_steps(call):
-    """What has a fraction is one of a step, as in Optax."""
+    """What has a fraction is one of a step, as in Optax; it is warned of."""
     steps = np.arange(40, dtype=np.int32)
     with relaxed():
         theirs = jax.vmap(eval(call, dict(vars(optax))))(steps)
-    schedule = eval(call, dict(vars(schedules)))
+    with pytest.warns(
+        UserWarning, match=rf"^gdjax.{call.partition('(')[0]}: .* is \d+.\d+, and no whole number of steps"
+    ):
+        schedule = eval(call, dict(vars(schedules)))
     for got in (schedule(steps), jax.jit(schedule)(steps)):
         of_weak_float32(got)
         np.testing.assert_allclose(got, theirs, rtol=1e-6, atol=2e-7)
 
 
-def test_fractions_of_steps_in_schedules_of_our_own():
-    assert float(schedules.cyclic_schedule(0.0, 1.0, 2.5)(4)) == pytest.approx(0.4)
-    assert float(schedules.power_schedule(1.0, 1.0, -1.0, 2.5)(2)) == pytest.approx(0.8 * 0.4)
-    assert float(schedules.inverse_sqrt_schedule(0.0, 1.0, 4.5)(9)) == pytest.approx(math.sqrt(0.5))
-    assert float(schedules.warmup_linear_decay_schedule(0.0, 1.0, 2.5, 10.5)(6)) == pytest.approx(4.5 / 8)
-    assert float(schedules.rex_schedule(1.0, 0.0, 4.5)(5)) == 0.0
+@pytest.mark.parametrize(
+    ("call", "step", "value"),
+    [
+        ("cyclic_schedule(0.0, 1.0, 2.5)", 4, 0.4),
+        ("power_schedule(1.0, 1.0, -1.0, 2.5)", 2, 0.8 * 0.4),
+        ("inverse_sqrt_schedule(0.0, 1.0, 4.5)", 9, math.sqrt(0.5)),
+        ("warmup_linear_decay_schedule(0.0, 1.0, 2.5, 10.5)", 6, 4.5 / 8),
+        ("rex_schedule(1.0, 0.0, 4.5)", 5, 0.0),
+    ],
+)
+def test_fractions_of_steps_in_schedules_of_our_own(call: str, step: int, value: float):
+    with pytest.warns(UserWarning, match="no whole number of steps"):
+        schedule = eval(call, dict(vars(schedules)))
+    assert float(schedule(step)) == pytest.approx(value)
+
+
+def test_arguments_in_the_wrong_order_are_warned_of():
+    with pytest.warns(
+        UserWarning, match="decay_steps is 0.001, and no whole number of steps; are the arguments in"
+    ) as w:
+        cosine_decay_schedule(1000, 1e-3)
+    assert [x.filename for x in w] == [__file__]
+    cosine_decay_schedule(1e-3, 1e4)  # whole
 
 
 def test_boundary_at_step_zero():
