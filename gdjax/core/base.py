@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gdjax.core import domains, misuse
+from gdjax.core import domains, extra_arguments, misuse
 from gdjax.core.closures import function_of, value_of
 from gdjax.core.part import Part, keywords
 from gdjax.core.signatures import short_types
@@ -78,7 +78,7 @@ class GradientTransformation(_Pair):
 class GradientTransformationExtraArgs(GradientTransformation):
     """A transform whose update accepts extra keyword arguments, also those it has no use for. All of this library do.
 
-    A program may ask before it passes some, and `with_extra_args_support` makes one of any transform.
+    These refuse one that is one letter from one that they ask for and were not given: a TypeError. A program may ask before it passes some, and `with_extra_args_support` makes one of any transform.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -138,22 +138,16 @@ class Update(Value):
     def __init__(self, call: Call, part: str, fn: Callable[..., Any], calls: tuple[Call, ...]):
         super().__init__(call, part, fn)
         self.calls = calls  # the calls that made it, the outermost first: freeze(...), masked(...)
-        self.takes_extra_args = _takes_extra_args(fn)
+        self.takes_extra_args = keywords(fn)[1]
 
-    def __call__(
-        self, updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
-    ) -> tuple[Updates, OptState]:
+    def __call__(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         if extra_args:
-            misuse.check_extra(label_of(self.call), extra_args, self.asked)
+            extra_arguments.check(label_of(self.call), extra_args, self.asked)
         return self.from_within(updates, state, params, extra_args)
 
-    @functools.cached_property
-    def asked(self) -> frozenset[str] | None:
-        return _asked(self)
+    asked = functools.cached_property(extra_arguments.asked)
 
-    def from_within(
-        self, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
-    ) -> tuple[Updates, OptState]:
+    def from_within(self, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
         """The update of a transform inside another one, which has checked the names of the extra arguments."""
         args = updates, state, params, extra_args
         concrete = is_concrete(args)
@@ -262,35 +256,13 @@ def label_of(call: Call) -> str:
     return f"gdjax.{call.name}" if is_ours(call.factory) else call.name
 
 
-def takes_extra_args(tx: Transform) -> bool:
-    """Whether `tx.update` accepts extra keyword arguments, as every transform of this library does."""
-    return isinstance(value_of(tx.update), Update) or _takes_extra_args(tx.update)
-
-
-def _takes_extra_args(update: Callable[..., Any]) -> bool:
-    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(update).parameters.values())
-
-
-def _asked(update: Any) -> frozenset[str] | None:
-    """The extra arguments that an `update` reads, with those of the transforms inside; None where that is not known."""
-    made = value_of(update)
-    function = made.fn if isinstance(made, Update) else made
-    part = getattr(function, "__self__", None)
-    if not isinstance(part, Part):
-        named, any_other = keywords(function)
-        hidden = any_other and not (isinstance(made, Update) and is_ours(made.call.factory))
-        return None if hidden else named
-    each = [part.asks(), *(None if x.tx is None else _asked(x.tx.update) for x in part.inside())]
-    return None if None in each else frozenset().union(*each)
-
-
 def call_update(
     tx: Transform, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
 ) -> tuple[Updates, OptState]:
     """`tx.update`, for anything with an `update`; the extra arguments are kept from one that does not take them."""
     if isinstance(made := value_of(tx.update), Update):
         return made.from_within(updates, state, params, extra_args)
-    return tx.update(updates, state, params, **(extra_args if takes_extra_args(tx) else {}))
+    return tx.update(updates, state, params, **(extra_args if extra_arguments.taken(tx) else {}))
 
 
 def check_transform(label: str, index: Any, tx: Transform) -> Any:
@@ -313,9 +285,7 @@ def identity() -> GradientTransformation:
       [-1.5]
     """
 
-    def update(
-        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
-    ) -> tuple[Updates, OptState]:
+    def update(updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         return updates, state
 
     return GradientTransformation(init_empty_state, update)
@@ -335,9 +305,7 @@ def set_to_zero() -> GradientTransformation:
       [-0.5] [0.]
     """
 
-    def update(
-        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
-    ) -> tuple[Updates, OptState]:
+    def update(updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         return map_arrays(jnp.zeros_like, updates), state
 
     return GradientTransformation(init_empty_state, update)

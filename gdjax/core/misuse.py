@@ -73,40 +73,6 @@ def no_transform(x: object) -> str | None:
     return "which has no init and update"
 
 
-def check_extra(label: str, given: Mapping[str, Any], asked: frozenset[str] | None) -> None:
-    """Raises where an extra argument of `update` that nothing asks for is one edit from one that is asked for.
-
-    Any other name is let through, as in Optax. Functions may ask for some too, such as `value_fn`.
-
-    Args:
-      asked: the names that the transform and those inside ask for; None where they are not known.
-    """
-    if asked is None or given.keys() <= asked:
-        return
-    known = asked.union(*map(argument_names, filter(callable, given.values())))
-    for name in given.keys() - known:
-        for meant in sorted(asked - given.keys()):
-            if _one_edit(name, meant):
-                raise TypeError(f"{label}: unknown argument {name!r} of update: perhaps {meant}")
-
-
-def argument_names(f: Any) -> set[str]:
-    """The arguments of a function; none where they cannot be read."""
-    try:
-        return set(inspect.signature(f).parameters)
-    except (TypeError, ValueError):
-        return set()
-
-
-def _one_edit(x: str, y: str) -> bool:
-    """Whether a letter more, less or another one, or two neighbours exchanged, make x of y."""
-    x, y = sorted((x, y), key=len)
-    i = next((i for i, (a, b) in enumerate(zip(x, y, strict=False)) if a != b), len(x))
-    if len(x) < len(y):
-        return x[i:] == y[i + 1 :]
-    return x[i + 1 :] == y[i + 1 :] or x[i + 1 : i + 2] + x[i : i + 1] + x[i + 2 :] == y[i:]
-
-
 def _unknown(label: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
     """A message for each keyword that the signature does not have."""
     kinds = {name: p.kind for name, p in signature.parameters.items()}

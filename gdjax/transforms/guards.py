@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.combine.conditional import all_finite, apply_or, apply_where, owners, zeros
-from gdjax.core import base, checks, misuse
+from gdjax.core import base, checks, extra_arguments
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
 from gdjax.core.types import Array, OptState, Params, Transform, Updates
@@ -211,5 +211,5 @@ def _conditional(
         new, inner_state = apply_or(jnp.asarray(chosen), apply, lambda: otherwise(updates), state.inner_state)
         return new, State(inner_state=inner_state, step=numerics.safe_increment(state.step))
 
-    also = misuse.argument_names(condition) if forwards else ()
+    also = extra_arguments.argument_names(condition) if forwards else ()
     return holding(init, update, inner_state=inner, also=also)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import base, checks, meshes
+from gdjax.core import base, checks, extra_arguments, meshes
 from gdjax.core.base import GradientTransformation, GradientTransformationExtraArgs, transform
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
@@ -29,9 +29,9 @@ def with_extra_args_support(tx: Transform) -> Any:
       [2.]
     """
     base.check_transform("gdjax.with_extra_args_support", 0, tx)
-    if type(tx) is GradientTransformation and base.takes_extra_args(tx):
+    if type(tx) is GradientTransformation and extra_arguments.taken(tx):
         return GradientTransformationExtraArgs(*tx)
-    return tx if base.takes_extra_args(tx) else _without_extra_args(tx)
+    return tx if extra_arguments.taken(tx) else _without_extra_args(tx)
 
 
 @transform
