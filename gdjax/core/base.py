@@ -78,7 +78,8 @@ class GradientTransformation(_Pair):
 class GradientTransformationExtraArgs(GradientTransformation):
     """A transform whose update accepts extra keyword arguments, also those it has no use for. All of this library do.
 
-    These refuse one that is one letter from one that they ask for and were not given: a TypeError. A program may ask before it passes some, and `with_extra_args_support` makes one of any transform.
+    These refuse a name that is one letter from one that they ask for and were not given: a TypeError. A program may ask
+    before it passes some, and `with_extra_args_support` makes one of any transform.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
