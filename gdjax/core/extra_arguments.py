@@ -42,12 +42,12 @@ def check(label: str, given: Mapping[str, Any], asked: frozenset[str] | None) ->
                 raise TypeError(f"{label}: unknown argument {name!r} of update: perhaps {meant}")
 
 
-def argument_names(f: Any) -> set[str]:
-    """The arguments of a function; none where they cannot be read."""
+def argument_names(f: Any) -> list[str]:
+    """The arguments of a function after the first, the parameters or the step; none where they cannot be read."""
     try:
-        return set(inspect.signature(f).parameters)
+        return [*inspect.signature(f).parameters][1:]
     except (TypeError, ValueError):
-        return set()
+        return []
 
 
 def _one_edit(x: str, y: str) -> bool:
