@@ -36,7 +36,9 @@ class DilocoState(NamedTuple):
 
 
 class DilocoStep(MeshStep):
-    """What `diloco_step` returns: `params, state, losses = step(params, state, batch)`.
+    """What `diloco_step` returns: `params, state, losses = step(params, state, batch)`, or with `key`.
+
+    `step.lower`, of the same arguments, is as of `jax.jit`.
 
     Attributes:
       params_sharding: a tree like the parameters, which have a leading axis of replicas: where they lie.

@@ -24,7 +24,9 @@ LABEL = "gdjax.sharded_step"
 
 
 class ShardedStep(MeshStep):
-    """What `sharded_step` returns: `params, state, loss = step(params, state, batch)`.
+    """What `sharded_step` returns: `params, state, loss = step(params, state, batch)`, or with `key`.
+
+    `step.lower`, of the same arguments, is as of `jax.jit`.
 
     Attributes:
       params_sharding: a tree like the parameters: where they lie, before and after a step.
