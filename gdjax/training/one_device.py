@@ -68,12 +68,12 @@ def _reasons(
 
 
 def _row(what: str, x: Any, y: Any, rounding: float, rtol: float) -> Beside:
-    unit = _unit(y)
+    least = max(rtol, _unit(y)) if jnp.issubdtype(y.dtype, jnp.inexact) else 0.0  # counts are exact
     x, y = _wide(x), _wide(y)
     same = (x == y) | (np.isnan(x) & np.isnan(y))
     with np.errstate(invalid="ignore"):
         off, size = _norm(np.where(same, 0, x - y)), _norm(y)
-    differs = not off <= max(rtol, unit) * size + rounding
+    differs = not off <= least * size + rounding
     told = [a.item() if not a.ndim and np.isrealobj(a) else _norm(a) for a in (x, y)]
     return Beside(what, told[0], told[1], off / size if size else np.inf if off else 0.0, differs)
 

@@ -230,6 +230,8 @@ def test_check_tells_statistics_counts_and_keys_apart(monkeypatch: pytest.Monkey
     table = check(counts, has_aux=True)
     assert [row.what for row in table if row.differs] == ["aux['n']"]
     assert (table["mesh"][1], table["one_device"][1]) == (4, 32) and "aux does not" in table.warnings[0]
+    exact = check(lambda p, b: (mean(p, b), 4000 * len(b["x"]) + 1), has_aux=True)
+    assert [(row.mesh, row.one_device) for row in exact if row.differs] == [(128008, 128001)]
     weighted = check(lambda p, b: (masked(p, b), counts(p, b)[1]), has_aux=True, weighted=True)
     assert "aux does not" in weighted.warnings[0]
     assert not check(counts, has_aux=True, aux="stack").warnings
