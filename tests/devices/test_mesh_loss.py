@@ -303,3 +303,32 @@ def test_homes_are_those_of_one_thread():
             assert homes.mesh() is None
         assert homes.mesh() == mesh_of(8)
     assert found == [(None, False)] and homes.mesh() is None
+
+
+@pytest.mark.parametrize("aux", ["reduce", "stack"])
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_all_of_it_beside_tensor_parallel(parts: int, explicit: bool, aux: Any):
+    """Weights, keys and aux where another axis divides the parameters."""
+    kind = jax.sharding.AxisType.Explicit if explicit else jax.sharding.AxisType.Auto
+    mesh = Mesh(np.asarray(jax.devices()).reshape(4, 2), ("data", "model"), axis_types=(kind,) * 2)
+    place = lambda p: NamedSharding(mesh, P(None, "model") if p.ndim == 2 else P())  # noqa: E731
+    params = jax.tree.map(lambda p: jax.device_put(p, place(p)), start())
+
+    def loss(params: Any, rows: Any, key: Any) -> Any:
+        if explicit:
+            params = jax.tree.map(lambda p: jax.sharding.reshard(p, P()), params)
+        return masked(params, rows), {"drawn": jax.random.normal(key), "n": jnp.sum(rows["valid"])}
+
+    step = gdjax.sharded_step(
+        loss, gdjax.sgd(1.0), params, mesh, micro_batches=parts, min_bytes=512, has_aux=True, weighted=True, aux=aux
+    )
+    key = jax.random.key(5)
+    (value, found), grads = gradient_of(step, params, batch(), key)
+    assert_close((value, grads), jax.value_and_grad(divided)(start(), batch()), 1e-5, 1e-6)
+    counts = batch()["valid"].reshape(4 * parts, -1).sum(axis=1)
+    drawn = jnp.stack([jax.random.normal(k) for k in jax.random.split(key, 4 * parts)])
+    if aux == "stack":
+        assert_close(found, {"drawn": drawn, "n": counts}, 1e-6, 1e-7)
+    else:
+        assert_close(found, {"drawn": jnp.average(drawn, weights=counts.astype(jnp.float32)), "n": jnp.asarray(9)}, 1e-5, 1e-6)
