@@ -331,4 +331,6 @@ def test_all_of_it_beside_tensor_parallel(parts: int, explicit: bool, aux: Any):
     if aux == "stack":
         assert_close(found, {"drawn": drawn, "n": counts}, 1e-6, 1e-7)
     else:
-        assert_close(found, {"drawn": jnp.average(drawn, weights=counts.astype(jnp.float32)), "n": jnp.asarray(9)}, 1e-5, 1e-6)
+        assert_close(
+            found, {"drawn": jnp.average(drawn, weights=counts.astype(jnp.float32)), "n": jnp.asarray(9)}, 1e-5, 1e-6
+        )
