@@ -165,7 +165,8 @@ def chain(*transforms: Transform) -> Any:
     Two learning rates in one chain, as in `chain(adam(1e-3), sgd(0.1))`, are a warning: each multiplies by -1. So is,
     in `init`, an average of the parameters (`params_ema`, `swa`, `schedule_free`, `lookahead`, or any whose state has
     an `eval_params`) with a transform after it that changes the updates: it averages other parameters than yours. There
-    is no warning where masks, or functions that make them, give the two different leaves.
+    is no warning where masks, or functions that make them, give the two different leaves. And so is a decay, or another
+    positive multiple of the parameters, that comes after a learning rate: it makes them grow.
 
     Raises:
       TypeError: an argument is not a transform; the message gives its index.

@@ -61,7 +61,8 @@ def partition(
       TypeError: the labels are None, or the function returned None.
 
     Warns:
-      UserWarning: (in init) a group has no leaves, and the labels are a tree.
+      UserWarning: (in init) a group has no leaves, and the labels are a tree; one of several groups that are trained
+        has a `clip_by_global_norm` beside other steps, without its argument `groups`.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -142,8 +143,7 @@ multi_transform = partition
 
 def clips_by_norm(rule: Leafwise | None) -> bool:
     """Whether a rule bounds the norm of all leaves that it sees, and is not told of groups."""
-    named = rule is not None and rule.rule.__name__ == "clip_by_global_norm"
-    return named and rule.staged["groups"] is None
+    return rule is not None and rule.rule.__name__ == "clip_by_global_norm" and rule.staged["groups"] is None
 
 
 def _warn_of_clips(label: str, groups: Mapping[Hashable, Transform]) -> None:

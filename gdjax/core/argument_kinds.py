@@ -1,5 +1,6 @@
 """What an argument that is no number may be; each check raises a TypeError or ValueError that names the argument."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,17 @@ def groups(label: str, name: str, value: object) -> None:
         raise TypeError(f"{label}: {name} must be a dict from pattern to label or a function, got {value!r}")
     if isinstance(value, Mapping):
         patterns.check(f"{label}: {name}", value)
+
+
+def layer_axes(label: str, name: str, value: object) -> None:
+    if isinstance(value, str | re.Pattern | Mapping):
+        patterns.check(f"{label}: {name}", value if isinstance(value, Mapping) else [value])
+    elif isinstance(value, int | np.integer) and not isinstance(value, bool):
+        checks.structural(label, name, value, 0)
+    elif not checks.is_function(value):
+        raise TypeError(
+            f"{label}: {name} must be an int, a pattern, a dict from patterns to ints or a function, got {value!r}"
+        )
 
 
 def axes(label: str, name: str, value: object) -> None:

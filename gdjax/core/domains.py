@@ -139,6 +139,7 @@ _KINDS: tuple[tuple[Check, str], ...] = (
     (kinds.mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
     (kinds.dimensions, "muon_weight_dimension_numbers weight_dimension_numbers"),
     (kinds.roles, "roles"),
+    (kinds.layer_axes, "layer_axes"),
 )  # fmt: skip
 _CHECKS: Mapping[str, Check] = {name: check for check, names in _KINDS for name in names.split()}
 

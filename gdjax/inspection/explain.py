@@ -75,8 +75,10 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
       A `Table`. Its `warnings` tell of groups without leaves, of masks that are False everywhere, of two learning rates
       or none, of clipping that comes after the direction, of a matrix method for an embedding, a head or a stack of
       biases, of matrices, embeddings and heads that the Adam inside such a method gets by mistake, of averages that are
-      not last, of what roles leave unknown, of matrices of which none is known as the head, and of gradients that are
-      added to the parameters as they are. Of `quantize_state` its `notes` tell which fields are kept in which codes.
+      not last, of parameters that grow by a decay behind the rate, of a clip by norm inside a group, of stacks of
+      layers that a rule takes for one array, of what roles leave unknown, of matrices of which none is known as the
+      head, and of gradients that are added to the parameters as they are. Of `quantize_state` its `notes` tell which
+      fields are kept in which codes.
 
     Raises:
       TypeError: tx is no transform; a leaf is neither an array nor a number; an array of `state` has no value.

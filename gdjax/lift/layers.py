@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core import calls, checks, patterns
+from gdjax.core import calls, checks
 from gdjax.core.part import all_axes
 from gdjax.core.paths import check_prefix, matches, paths_of, warn_of_idle
 from gdjax.core.types import ArrayTree, LayerAxes
@@ -35,8 +35,8 @@ def of_tree(label: str, given: LayerAxes, tree: ArrayTree, warn: bool = False) -
       warn: of patterns that decide for no leaf.
 
     Raises:
-      TypeError: it is none of these.
-      ValueError: a leaf has fewer axes; a pattern is no regular expression; no prefix.
+      TypeError: the number of a leaf is no int.
+      ValueError: a leaf has fewer axes; no prefix.
     """
     items = paths_of(tree)
     if given is None or not items:
@@ -44,7 +44,6 @@ def of_tree(label: str, given: LayerAxes, tree: ArrayTree, warn: bool = False) -
     if isinstance(given, str | re.Pattern):
         given = {given: 1}
     if isinstance(given, Mapping):
-        patterns.check(label, given)
         found = [[k for k, pattern in enumerate(given) if matches(label, pattern, *item)] for item in items]
         if warn:
             warn_of_idle(label, f"given {LAYERS}", given, tree, [path for path, _ in items], found)
@@ -56,7 +55,7 @@ def of_tree(label: str, given: LayerAxes, tree: ArrayTree, warn: bool = False) -
         check_prefix(label, LAYERS, prefix, tree)
         each = jax.tree.leaves(jax.tree.map(lambda n, part: jax.tree.map(lambda _: n, part), prefix, tree))
     else:
-        each = [min(given, np.ndim(x)) if isinstance(given, int) else given for _, x in items]
+        each = [min(given, np.ndim(x)) if isinstance(given, int | np.integer) else given for _, x in items]
     for n, (path, x) in zip(each, items, strict=True):
         if isinstance(n, bool) or not isinstance(n, int | np.integer):
             raise TypeError(f"{label}: {LAYERS} of {path or 'the leaf'} is {n!r}, not the number of its axes of layers")

@@ -134,11 +134,10 @@ class Leafwise(Part):
         leaves = [p for _, p in paths]
         found = {f: x.init(params, arguments) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
         lead = layers.of_tree(self.label, self.staged.get(layers.LAYERS), params, warn=True)
+        slots = {f: [layers.along(x, n) for n in lead] for f, x in self.declared.items()}
         made = {
-            f: found[f]
-            if f in found
-            else first(self.label, [layers.along(x, n) for n in lead], paths, given, i * len(paths))
-            for i, (f, x) in enumerate(self.declared.items())
+            f: found[f] if f in found else first(self.label, xs, paths, given, i * len(paths))
+            for i, (f, xs) in enumerate(slots.items())
         }
         trees = [structure.unflatten(made[f]) for f in self.slots]
         numbers: Any = {f: found[f] if f in found else self.initial[f](leaves, self.hyper) for f in self.shared}
@@ -167,9 +166,8 @@ class Leafwise(Part):
         at = lambda f: (*outside, GetAttrKey(f))  # noqa: E731
         given = self.staged.get(layers.LAYERS)
         lead = None if given is None else lambda params: layers.of_tree(self.label, given, params)
-        slots = [
-            Kept(at(f), layers.axes_of(x, self.hyper), kind=kind_of(x), layers=lead) for f, x in self.declared.items()
-        ]
+        axes = {f: layers.axes_of(x, self.hyper) for f, x in self.declared.items()}
+        slots = [Kept(at(f), axes[f], kind=kind_of(x), layers=lead) for f, x in self.declared.items()]
         stacks = {f: x for f in self.whole if (x := self.initial[f]).of_several}
         return slots + [Kept(at(f), of="several", kind=x.kind) for f, x in stacks.items()]
 

@@ -125,11 +125,10 @@ def _by_name(name: Name, ndim: int, siblings: frozenset[str]) -> str:
         return "norm"
     if name.near(_ROUTER):
         return "router"
-    cls = ndim == 2 and name.what == "cls" and name.is_array  # of classes; the token of that name is a leaf by itself
-    if cls or name.near(_HEAD) or (ndim == 2 and name.depth == 1 and _LAST.search(name.what)):
+    if name.near(_HEAD) or (ndim == 2 and name.depth == 1 and _LAST.search(name.what)):
         return "head"
     if name.near(_EMBEDDING) or _TOKENS.search(name.what):
-        return "embedding"
+        return "head" if name.what == "cls" and name.is_array and ndim == 2 else "embedding"  # a token has no kernel
     return ""
 
 

@@ -85,16 +85,14 @@ class ByRole:
         or the first, where the names tell of a stack of layers whose matrices have that many.
         """
         leaves = self.read(tree)
-        stacks = [(leaf, n) for leaf in leaves if isinstance(leaf.role, Matrix) and (n := _lead(leaf))]
+        stacks = [(leaf, n) for leaf in leaves if (n := _lead(leaf))]
 
         def of(leaf: reading.Read) -> int:
             if isinstance(leaf.role, Matrix):
                 return _lead(leaf)
             beside = [n for x, n in stacks if x.place == leaf.place and x.shape[:n] == leaf.shape[:n]]
-            around = [
-                1 for x, n in stacks if leaf.name.stacked and x.name.stacked and x.shape[0] == (*leaf.shape, 0)[0]
-            ]
-            return max([*beside, *around], default=0)
+            named = [x for x, _ in stacks if x.name.stacked and leaf.name.stacked]
+            return max([*beside, *(1 for x in named if x.shape[:1] == leaf.shape[:1])], default=0)
 
         return jax.tree.structure(tree).unflatten(map(of, leaves))
 
@@ -121,9 +119,9 @@ class ByRole:
 
 
 def _lead(leaf: reading.Read) -> int:
-    """How many axes of a matrix lie before all of its inputs and outputs."""
-    named = [(x,) if isinstance(x, int) else x for x in leaf.role[:2]]
-    return min((i % len(leaf.shape) for axes in named for i in axes), default=0)
+    """How many axes of a matrix lie before all of its inputs and outputs; 0 of what is none."""
+    axes = leaf.role[:2] if isinstance(leaf.role, Matrix) and leaf.shape else ()
+    return min((i % len(leaf.shape) for x in axes for i in ((x,) if isinstance(x, int) else x)), default=0)
 
 
 def is_headless(leaves: Sequence[reading.Read]) -> bool:

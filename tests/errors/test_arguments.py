@@ -62,7 +62,7 @@ VALUES: dict[str, Any] = {
     "preconditioner_update_probability": 0.5, "memory_save_mode": "one_diag", "others": SGD, "block_size": 8,
     "max_precond_dim": 8, "start_preconditioning_step": 3, "root": 4.0, "shampoo_beta": 0.9, "steps": 10,
     "half_life": 10.0, "momentum_decay": 0.004, "hyperball_learning_rate": 0.1, "peak_learning_rate": 0.1,
-    "n_heads": 4, "n_kv_heads": 2, "equilibrate": "outputs", "renormalize": "frobenius",
+    "layer_axes": 1, "n_heads": 4, "n_kv_heads": 2, "equilibrate": "outputs", "renormalize": "frobenius",
 }  # fmt: skip
 # What has no sense, by the kind of what has.
 NUMBER = [float("nan"), True, "0.1", jnp.ones(2), np.ones(2), np.array(True), 1j, float, jax.random.key(0)]
@@ -91,6 +91,7 @@ BY_NAME: dict[str, list[Any]] = {
     "weight": [3, jnp.ones(2)],
     "unreduced": [("data", 3)],
     "exempt": ["(", 3],
+    "layer_axes": [0.5, True, -1, "(", [1], jnp.ones(2), {3: 1}],
     "scale_dtype": ["float16", 3],
     **dict.fromkeys(["moments", "squares", "bases"], ["nonsense", 3]),
     "remainder_bits": [4, 24, "16", jnp.float32],

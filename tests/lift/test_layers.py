@@ -227,9 +227,14 @@ def test_coded_states():
 @pytest.mark.parametrize(
     ("layer_axes", "error", "text"),
     [
-        (-1, ValueError, "gdjax.novograd: embed of shape (9, 4) has no -1 leading axes of layers"),
-        (1.5, TypeError, "gdjax.novograd: layer_axes of embed is 1.5, not the number of its axes of layers"),
-        (True, TypeError, "layer_axes of embed is True"),
+        (-1, ValueError, "gdjax.novograd: layer_axes must be at least 0"),
+        (
+            1.5,
+            TypeError,
+            "gdjax.novograd: layer_axes must be an int, a pattern, a dict from patterns to ints or a function",
+        ),
+        (True, TypeError, "layer_axes must be an int"),
+        ({"embed": 1.5}, TypeError, "gdjax.novograd: layer_axes of embed is 1.5, not the number of its axes of layers"),
         ({"embed": 3}, ValueError, "embed of shape (9, 4) has no 3 leading axes of layers"),
         ({"embed": None}, TypeError, "layer_axes of embed is None"),
         ({"(": 1}, ValueError, "is no regular expression"),
@@ -240,6 +245,16 @@ def test_coded_states():
 def test_errors(layer_axes: Any, error: type[Exception], text: str):
     with pytest.raises(error, match=re.escape(text)):
         gdjax.novograd(0.1, layer_axes=layer_axes).init(PARAMS)
+
+
+def test_injected():
+    tx = gdjax.inject_hyperparams(gdjax.lamb)(0.1, layer_axes=1)
+    params, g = numbers(0, jnp.float32), numbers(1, jnp.float32)
+    plain = gdjax.lamb(0.1, layer_axes=1)
+    state = tx.init(params)
+    assert "layer_axes" not in state.hyperparams
+    found, expected = (t.update(g, t.init(params), params)[0] for t in (tx, plain))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), found, expected)
 
 
 def test_a_pattern_that_decides_for_no_leaf_warns():
