@@ -50,13 +50,14 @@ def test_a_clip_that_does_nothing():
     assert_close(gdjax.metrics(late.update(G, late.init(PARAMS))[1])["clip_factor"], jnp.float32(2 / norm(G)))
 
 
+OWN = gdjax.chain(gdjax.clip_by_global_norm(1.0, groups={".*": "a"}), gdjax.adamw(SCHEDULE))  # the norm of its group
 SAME = {
     "clip": CLIPPED,
     "lion": gdjax.lion(0.1),
     "guard": gdjax.apply_if_finite(CLIPPED, 2),
     "accumulation": gdjax.MultiSteps(CLIPPED, 2).gradient_transformation(),
     "schedule-free": gdjax.contrib.schedule_free_adamw(0.1),
-    "groups": gdjax.partition({"a": CLIPPED, "b": gdjax.sgd(0.1)}, gdjax.label_by_path({"dense": "a", ".*": "b"})),
+    "groups": gdjax.partition({"a": OWN, "b": gdjax.sgd(0.1)}, gdjax.label_by_path({"dense": "a", ".*": "b"})),
 }
 
 

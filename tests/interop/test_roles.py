@@ -529,7 +529,7 @@ def test_recurrent_cells():
         lstm/weight_ih matrix 4 x 8 x 16
         lstm/weight_hh matrix 4 x 16 x 16
         lstm/bias bias
-        cell/weight_ih matrix 8 x 48
+        cell/weight_ih matrix 3 x 8 x 16
         cell/weight_hh matrix 3 x 16 x 16
         cell/bias bias
         cell/bias_n bias
