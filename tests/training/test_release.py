@@ -68,6 +68,7 @@ def clipped(tx: Any, **groups: Any) -> Any:
 
 MATRICES = lambda p: {"embed": None, "layers": {"a": gdjax.MuonDimensionNumbers(1, 2), "b": None, "number": None},  # noqa: E731
                       "head": {"w": None}}  # fmt: skip
+ONE = {"groups": {".*": "one"}}  # the norm of the group is meant
 FITTING: dict[str, Callable[[], Any]] = {
     "adamw, a schedule and a mask": lambda: gdjax.adamw(
         gdjax.cosine_decay_schedule(1e-2, 4), weight_decay=0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
@@ -76,9 +77,10 @@ FITTING: dict[str, Callable[[], Any]] = {
     "a mask by predicates": lambda: gdjax.adamw(
         1e-2, weight_decay=0.1, mask=gdjax.mask_by_path(lambda path, x: path == "embed", lambda path, x: x.ndim == 3)
     ),
+    "a number of each layer": lambda: gdjax.lamb(1e-2, weight_decay=0.1, layer_axes="^layers"),
     "clip": lambda: clipped(gdjax.adamw(1e-2)),
     "two clips": lambda: gdjax.partition(
-        {"hidden": clipped(gdjax.lion(1e-2)), "rest": clipped(gdjax.sgd(0.1, momentum=0.9))}, by_part
+        {"hidden": clipped(gdjax.lion(1e-2), **ONE), "rest": clipped(gdjax.sgd(0.1, momentum=0.9), **ONE)}, by_part
     ),
     "clip by group": lambda: clipped(gdjax.sgd(0.1), groups={"layers": "hidden", ".*": "rest"}),
     "factors, codes": lambda: gdjax.adam(gdjax.per_leaf(1e-2, {"layers": 0.5}), mu_dtype=gdjax.bfloat16_with_error),
