@@ -20,7 +20,6 @@ from gdjax.core.paths import check_prefix, matches, paths_of, warn_of_idle
 from gdjax.core.types import ArrayTree, LayerAxes
 from gdjax.lift.slots import Factor, Hyperparameters, Integer, Key, New, Shared, Stored, is_like_parameter
 from gdjax.lift.stages import Planned, Tree, Whole
-from gdjax.xla import reads
 
 LAYERS = "layer_axes"
 
@@ -85,17 +84,14 @@ def mapped(rule: Callable[..., Any]) -> Callable[..., Any]:
 
         within = {k for k, x in hyper.items() if isinstance(x, jax.Array) and x.ndim > len(shape) - layer_axes}
 
-        def of_layer(wide: Any, narrow: Any, slots: Any, own: Any) -> Any:
-            *gs, p = wide
-            with reads.widened(*zip(wide, narrow, strict=True)):
-                u, state = rule(*gs, s._replace(**slots), p, t, **{**hyper, **own})
+        def of_layer(gs: Any, slots: Any, p: Any, own: Any) -> Any:
+            u, state = rule(*gs, s._replace(**slots), p, t, **{**hyper, **own})
             return u, {f: getattr(state, f) for f in slots}
 
-        wide, slots = [*gs, p], {f: x for f, x in s._asdict().items() if f != "count"}
-        narrow, own = list(map(reads.original, wide)), {k: spread(hyper[k]) for k in within}
+        slots = {f: x for f, x in s._asdict().items() if f != "count"}
         for _ in range(layer_axes):
             of_layer = jax.vmap(of_layer)
-        u, news = of_layer(wide, narrow, slots, own)
+        u, news = of_layer(gs, slots, p, {k: spread(hyper[k]) for k in within})
         return u, s._replace(**news)
 
     return applied

@@ -166,6 +166,7 @@ DECAYS = {
     "downwards": gdjax.chain(gdjax.adam(1e-3), gdjax.add_decayed_weights(lambda count: -1e-5)),
     "beside": gdjax.with_weight_decay(gdjax.adam(1e-3), 1e-3, 1e-2),
     "turned later": gdjax.chain(gdjax.scale(-1.0), DECAY, gdjax.sgd(0.1)),
+    "turned by an array": gdjax.chain(gdjax.scale(-1.0), DECAY, gdjax.sgd(jnp.array(0.1))),
     "bounded": gdjax.chain(gdjax.adam(1e-3), gdjax.keep_params_nonnegative()),
 }
 

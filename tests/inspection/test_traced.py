@@ -40,6 +40,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "0 in the other": (lambda g, t: jax.lax.cond(t > 3, lambda: -g, lambda: jnp.zeros_like(g)), MOVES),
     "itself in each branch": (lambda g, t: jax.lax.cond(t > 3, lambda: g, lambda: g), SAME),
     "0 where it is chosen": (lambda g, t: jnp.where(t > 3, 0.0, -g), MOVES),
+    "itself where it is chosen": (lambda g, t: jnp.where(t > 3, 0.0, g), MOVES),
     "0 whatever is chosen": (lambda g, t: jnp.where(t > 3, 0.0, jnp.zeros_like(g)), FROZEN),
     "0 after a loop": (lambda g, t: jax.lax.fori_loop(0, 3, lambda i, x: -x, g), MOVES),
     "the negative": (lambda g, t: -g, MOVES),

@@ -165,6 +165,14 @@ def test_states_keep_their_classes():
     assert [shapes[f]["layers"]["bias"] for f in shapes] == [(2, 1), (2, 1), (2, 8)]
 
 
+def test_a_state_from_shapes():
+    tx = gdjax.scale_by_distance_over_gradients(layer_axes={"^layers": 1})
+    state = tx.init(PARAMS)
+    of_shapes = tx.init(jax.eval_shape(lambda: PARAMS))
+    assert jax.tree.map(jnp.shape, of_shapes) == jax.tree.map(jnp.shape, state)
+    assert state.max_dist["layers"]["kernel"].shape == (2,) and state.max_dist["embed"].shape == ()
+
+
 def test_which_axes_the_state_follows():
     tx = gdjax.adafactor(0.1, min_dim_size_to_factor=0, layer_axes="^layers")
     params = {"layers": jnp.ones((16, 4, 8))}  # the layers would be the longest axis

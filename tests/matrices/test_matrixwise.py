@@ -1,5 +1,6 @@
 """Rules of one matrix: their stacks, their turns, and what is said of wrong ones."""
 
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -180,3 +181,12 @@ def test_what_is_the_same_for_all_matrices():
     np.testing.assert_array_equal(updates["b"], np.zeros((3, 4)))
     np.testing.assert_array_equal(state.P["3x4"], np.tile(np.eye(3), (2, 1, 1)))
     np.testing.assert_array_equal(state.L["3x4"], np.ones((2, 3, 3)))
+
+
+@pytest.mark.parametrize("make", [gdjax.scale_by_soap, gdjax.scale_by_shampoo, gdjax.scale_by_psgd_kron])
+def test_an_array_of_three_axes_asks_for_roles(make: Any):
+    params = {"layers": {"w": jnp.ones((2, 3, 4))}}
+    told = "shape (2, 3, 4) is no matrix; give its Matrix by roles={'layers/w': gdjax.Matrix(-2, -1)}"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        make().init(params)
+    make(roles={"layers/w": gdjax.Matrix(-2, -1)}).init(params)
