@@ -275,8 +275,8 @@ LET_IN: dict[str, tuple[Any, dict[str, Any]]] = {
     "unlike any": (accumulated, {"batch": 3, "list_of_names": 1}),
     "two edits away": (accumulated, {"lots": 1}),
     "like the step of a condition": (
-        lambda: gdjax.conditionally_mask(gdjax.sgd(0.1), lambda step, loss: loss < step, forward_extra_args=True),
-        {"steps": 1, "loss": 0.5},
+        lambda: gdjax.conditionally_mask(gdjax.sgd(0.1), lambda step, **given: step < given["steps"], True),
+        {"steps": 1},
     ),
     "beside the right one": (accumulated, {"last": True, "lasts": 1}),
     "asked for beside": (lambda: gdjax.chain(accumulated(), accumulated(weight="lost")), {"lost": 2.0}),
