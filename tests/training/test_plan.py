@@ -13,7 +13,7 @@ L, D, F = 4, 64, 256
 TREE = {"up": (L, D, F), "down": (L, F, D), "b": (L, D)}  # two leaves of 256 kB, and one of 1 kB
 TXS = {
     "adamw": lambda: gdjax.adamw(1e-3),
-    "adamw in 8 bits": lambda: gdjax.quantize_state(gdjax.adamw(1e-3)),
+    "adamw in 8 bits": lambda: gdjax.quantize_state(gdjax.adamw(1e-3), moments="log"),
     "muon": lambda: gdjax.muon(
         1e-3, muon_weight_dimension_numbers=gdjax.matrices_by_role(), adam_learning_rate=1e-3
     ),
@@ -73,6 +73,18 @@ def test_a_compiled_step(name: str):
         return
     assert abs(temporaries) < 5 and len(plan.notes) == 1
     assert {a - b for a, b in wire.values()} == {0} and ("all-to-all on the wire" in wire) == (name == "muon")
+
+
+@new_jax
+def test_a_state_in_blocks():
+    """The plan says more than a step takes, which decodes leaf by leaf, and leaves out scales on the wire."""
+    tx, mesh = gdjax.quantize_state(gdjax.adamw(1e-3)), on_eight()
+    program, batch = compiled(tx, shapes(), mesh)
+    table = gdjax.plan(tx, shapes(), mesh).check(program)
+    assert table.rows[0].planned + batch == table.rows[0].compiled
+    assert 0 < percents(table)["gradients, temporaries and activations"] < 25
+    wire = {row.what: row.compiled / row.planned for row in table.rows[2:]}
+    assert wire["reduce-scatter on the wire"] == 1 < wire["all-gather on the wire"] < 1.04
 
 
 @new_jax
