@@ -48,7 +48,8 @@ def partition(
 
     A transform sees the leaves of its own group only: the norm that `clip_by_global_norm` takes inside a group is that
     group's; for the norm of all leaves the clipping stands before the partition, in a chain. Leaves whose transform is
-    `set_to_zero()` are frozen and keep no state.
+    `set_to_zero()` are frozen and keep no state. A line search of a group gets its part of `grad`, and `value_fn` as a
+    function of its part of the parameters: the value falls along its step if the others stay as they are.
 
     Args:
       transforms: from label to transform.

@@ -1,6 +1,7 @@
 """A transform for some of the leaves, chosen by a tree, by a function or by path; frozen parameters."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -37,6 +38,9 @@ def masked(inner: Transform, mask: Mask, *, mask_compatible_extra_args: bool = F
         such as `mask_by_path(...)`. `init` calls the function with the parameters, `update` with the updates. The
         leaves that `inner` does not see keep no state.
       mask_compatible_extra_args: also mask the extra arguments whose tree has the structure of the updates.
+
+    A line search may be inside: of `grad` it gets the part that it sees, and `value_fn` as a function of its part of
+    the parameters, with the others as they are.
 
     Raises:
       ValueError: the mask is not a prefix of the tree, or its function raised an error, which is the cause.
@@ -150,6 +154,16 @@ def hide(seen: Any, tree: ArrayTree) -> Any:
     return jax.tree.map(lambda m, sub: sub if m else MaskedNode(), seen, tree)
 
 
+def _of_the_seen(value_fn: Callable[..., Any], seen: Any, params: Params) -> Callable[..., Any]:
+    """`value_fn` as a function of the parameters that are seen: the others stay as they are."""
+
+    @functools.wraps(value_fn)  # its signature tells a line search which extra arguments it takes
+    def value(mine: Params, *args: Any, **kwargs: Any) -> Any:
+        return value_fn(jax.tree.map(lambda m, new, old: new if m else old, seen, mine, params), *args, **kwargs)
+
+    return value
+
+
 def masked_update(
     label: str,
     inner: Transform,
@@ -160,9 +174,11 @@ def masked_update(
     extra_args: dict[str, Any],
     mask_extra: bool,
 ) -> tuple[Any, MaskedState]:
-    if mask_extra:
-        like = jax.tree.structure(updates)
-        extra_args = {k: hide(seen, x) if jax.tree.structure(x) == like else x for k, x in extra_args.items()}
+    like = jax.tree.structure(updates)
+    split = lambda name, x: (mask_extra or name == "grad") and jax.tree.structure(x) == like  # noqa: E731
+    extra_args = {name: hide(seen, x) if split(name, x) else x for name, x in extra_args.items()}
+    if params is not None and callable(value_fn := extra_args.get("value_fn")):
+        extra_args["value_fn"] = _of_the_seen(value_fn, seen, params)
     try:
         theirs = None if params is None else hide(seen, params)
     except ValueError:

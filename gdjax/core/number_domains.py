@@ -123,7 +123,6 @@ NUMBERS: Mapping[Domain, str] = {
     ("above 0", lambda x: x > 0): (
         "increase_factor scale_by_backtracking_linesearch.max_learning_rate scale_by_zoom_linesearch.max_learning_rate"
     ),
-    ("above 1", lambda x: x > 1): "scale_by_zoom_linesearch.increase_factor",
     ("between 0 and 1", lambda x: 0 < x < 1): "reduce_on_plateau.factor decrease_factor backoff_factor",
     ("finite and at least 1", lambda x: 1 <= x < math.inf): "eta_plus growth_factor shampoo.root scale_by_shampoo.root",
 }

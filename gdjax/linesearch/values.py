@@ -24,7 +24,8 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
 
     Returns:
       A function `(params, *args, state, **kwargs) -> (value, gradient)`. Where the value in `state` is not finite, as
-      after `init`, and where a backtracking search without `store_grad` left no gradient, it evaluates both.
+      after `init`, where a backtracking search without `store_grad` left no gradient, and where a search under a mask
+      left that of its part of the parameters, it evaluates both.
 
     Raises:
       ValueError: (when called) `state` has not the state of exactly one line search.
@@ -50,7 +51,7 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
                 "expected one, the state of a line search"
             )
         value, grad = jnp.asarray(stored[0].value), stored[0].grad
-        if grad is None:
+        if grad is None or jax.tree.structure(grad) != jax.tree.structure(params):
             return jax.value_and_grad(value_fn)(params, *args, **kwargs)
 
         def evaluate() -> tuple[Any, Any]:

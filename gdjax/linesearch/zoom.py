@@ -70,7 +70,8 @@ def scale_by_zoom_linesearch(
       max_linesearch_steps: the most evaluations, at least 1.
       max_learning_rate: the largest step size, above 0; None for no bound.
       tol: the tolerance of both conditions, at least 0.
-      increase_factor: from one step size to the next while there is no interval, above 1.
+      increase_factor: from one step size to the next while there is no interval, above 0. Of use above 1: a smaller one
+        goes to shorter steps where longer ones are wanted.
       slope_rtol: c1, at least 0.
       curv_rtol: c2; infinity leaves the decrease alone.
       approx_dec_rtol: at least 0; None for the exact condition alone. At most 64 times the precision of the dtype

@@ -205,6 +205,13 @@ def test_unbounded_below_stays_finite():
     assert jnp.isfinite(state.learning_rate) and state.learning_rate > 1e30 and state.value == -state.learning_rate
 
 
+@pytest.mark.parametrize("factor", [1e-5, 1.0])
+def test_a_factor_that_does_not_increase_is_let_in(factor: float):
+    """Optax's tests of dtypes have 1e-5; such a search takes a step downhill, if not a long one."""
+    state = search(quadratic, X, -1e-3 * X, increase_factor=factor, max_linesearch_steps=5)
+    assert state.learning_rate > 0 and state.value < quadratic(X)
+
+
 def test_largest_step_size():
     state = search(quadratic, X, -1e-3 * X, max_learning_rate=5.0)
     assert state.learning_rate == 5 and state.info.num_linesearch_steps == 4  # 1, 2, 4, 5
@@ -353,7 +360,7 @@ NAME = r"gdjax\.scale_by_zoom_linesearch: "
         ((2.5,), {}, TypeError, "max_linesearch_steps must be an int, got 2.5"),
         ((jnp.asarray(2.5),), {}, TypeError, r"max_linesearch_steps must be an integer scalar, got float32\[\]"),
         ((20, -1.0), {}, ValueError, "max_learning_rate must be .* 0, got -1.0"),
-        ((20,), {"increase_factor": 1.0}, ValueError, "increase_factor must be above 1, got 1.0"),
+        ((20,), {"increase_factor": 0.0}, ValueError, "increase_factor must be above 0, got 0.0"),
         ((20,), {"tol": float("nan")}, ValueError, "tol must be at least 0, got nan"),
         ((20,), {"slope_rtol": "a"}, TypeError, "slope_rtol must be a number, .* got 'a'"),
         ((20,), {"curv_rtol": jnp.ones(2)}, ValueError, r"curv_rtol must be a scalar, got shape \(2,\)"),
