@@ -27,12 +27,13 @@ def within(p: Array, g: Array, d: Array, fixed: Array, lower: Array, upper: Arra
     1/4, ... that leaves a part of the descent: clipping a part of d might turn it uphill, but as a goes to
     0 it only stops numbers at a bound which d, and not g, presses against it.
     """
-    gd = g @ d
+    free = jnp.where(fixed, 0, g)
+    gd = free @ d
 
     def step(a: float | Array) -> Array:
         return p - jnp.clip(p - a * d, lower, upper)
 
-    enough = jnp.stack([jnp.where(fixed, 0, g) @ step(a) >= ENOUGH * a * gd for a in SHARES])
+    enough = jnp.stack([free @ step(a) >= ENOUGH * a * gd for a in SHARES])
     a = jnp.asarray(SHARES, p.dtype)[jnp.argmax(enough)]
     return jnp.where(fixed, p - jnp.where(g > 0, lower, upper), step(a))
 

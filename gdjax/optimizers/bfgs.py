@@ -8,18 +8,14 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import checks, meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.closures import value_of
 from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, ScalarOrSchedule, Transform, Updates
 from gdjax.linalg import boxes, quasi_newton, vectors
 from gdjax.linalg.quasi_newton import Pair, Rule
 from gdjax.linesearch.line import fit
-from gdjax.linesearch.zoom import scale_by_zoom_linesearch
 from gdjax.numerics import Array
 from gdjax.optimizers.lbfgs import NEWTON_SEARCH, searched
 from gdjax.projections.boxes import Bounds, ends_of
-
-SEARCH_WITHIN = scale_by_zoom_linesearch(20, max_learning_rate=1.0, initial_guess_strategy="one")
 
 
 class ScaleByBFGSState(NamedTuple):
@@ -167,7 +163,7 @@ def bfgs(
       Nocedal & Wright 2006, Numerical optimization, Algorithm 6.1; Al-Baali 1998.
     """
     direction = scale_by_bfgs(scale_init_precond, self_scaling=self_scaling, bounds=bounds)
-    return _searched("gdjax.bfgs", direction, learning_rate, linesearch, bounds)
+    return searched("gdjax.bfgs", direction, learning_rate, linesearch, bounds)
 
 
 @transform
@@ -206,29 +202,7 @@ def ssbroyden(
       physics-informed neural networks and Kolmogorov-Arnold networks, https://arxiv.org/abs/2501.16371
     """
     direction = scale_by_ssbroyden(scale_init_precond, bounds=bounds)
-    return _searched("gdjax.ssbroyden", direction, learning_rate, linesearch, bounds)
-
-
-def _searched(
-    label: str, direction: Transform, learning_rate: ScalarOrSchedule | None, linesearch: Transform | None,
-    bounds: Bounds,
-) -> GradientTransformation:  # fmt: skip
-    if bounds is not None:
-        linesearch = SEARCH_WITHIN if linesearch == NEWTON_SEARCH else linesearch
-        for name, x in {
-            "learning_rate": learning_rate,
-            "max_learning_rate of linesearch": _farthest(linesearch),
-        }.items():
-            if isinstance(x, checks.NUMBER) and x > 1:
-                raise ValueError(f"{label}: with bounds the {name} must be at most 1, got {x}")
-    return searched(label, direction, learning_rate, linesearch)
-
-
-def _farthest(linesearch: Transform | None) -> Any:
-    """The `max_learning_rate` of a line search; 1 of anything else."""
-    call = getattr(value_of(getattr(linesearch, "update", None)), "call", None)
-    most = call.arguments.get("max_learning_rate", 1) if call else 1
-    return jnp.inf if most is None else most
+    return searched("gdjax.ssbroyden", direction, learning_rate, linesearch, bounds)
 
 
 def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Bounds) -> GradientTransformation:

@@ -9,16 +9,19 @@ from gdjax import numerics, tree
 from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.core.closures import value_of
 from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, ScalarOrSchedule, Transform, Updates
-from gdjax.linalg import limited_memory
+from gdjax.linalg import boxes, limited_memory
 from gdjax.linalg.limited_memory import Memory, Vector
-from gdjax.linalg.vectors import replaced, trained
+from gdjax.linalg.vectors import Gaps, as_leaves, as_vector, replaced, trained
 from gdjax.linesearch.line import fit
 from gdjax.linesearch.zoom import scale_by_zoom_linesearch
 from gdjax.numerics import Array
+from gdjax.projections.boxes import Bounds, ends_of
 from gdjax.transforms.scaling import scale, scale_by_learning_rate
 
+SEARCH_WITHIN = scale_by_zoom_linesearch(20, max_learning_rate=1.0, initial_guess_strategy="one")
 NEWTON_SEARCH = scale_by_zoom_linesearch(max_linesearch_steps=20, initial_guess_strategy="one")
 Curvature = Literal["skip", "damp"]
 
@@ -36,7 +39,7 @@ class ScaleByLBFGSState(NamedTuple):
 
 @transform
 def scale_by_lbfgs(
-    memory_size: int = 10, scale_init_precond: bool = True, *, curvature: Curvature = "skip"
+    memory_size: int = 10, scale_init_precond: bool = True, *, curvature: Curvature = "skip", bounds: Bounds = None
 ) -> GradientTransformation:
     """Multiplies the gradient by the L-BFGS approximation of the inverse Hessian: u = H g.
 
@@ -55,6 +58,14 @@ def scale_by_lbfgs(
         the dtype: it would make H indefinite, and u point anywhere. "skip" leaves its slot empty. "damp" (Powell's
         damping) takes for the y of every pair with <s, y> < 0.2 <s, B s>, B being the inverse of H before it, the mean
         of y and B s that has <s, y> = 0.2 <s, B s>; B s takes about m / 2 times the work of u.
+      bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
+        parameters of numbers, arrays and None. Then u is such that p - eta u is within the bounds for every eta from 0
+        to 1 if p is. A number at a bound, with the gradient pressing against it, is held: H takes no part of it. The
+        others go to the projection of p - a H g, a = 1 or a smaller power of 1/2 where clipping spoils the descent.
+
+    With bounds this is the two-metric projection of Bertsekas, not the L-BFGS-B of Byrd et al., which minimizes a model
+    with bounds along a path. Bertsekas proves convergence for a search along the projected arc; here it is along the
+    straight line to the projected point.
 
     Departs from Optax, which keeps pairs of negative curvature, takes gamma from the newest pair whatever it is (so
     that a step of 0 makes all updates 0 for ever after), and stores rho of the differences before they are rounded to
@@ -72,13 +83,15 @@ def scale_by_lbfgs(
     Reference:
       Nocedal & Wright 2006, Numerical optimization, Algorithm 7.4 and equation 7.20, Procedure 18.2 for the damping;
       Liu & Nocedal 1989, On the limited memory BFGS method for large scale optimization,
-      https://doi.org/10.1007/BF01589116
+      https://doi.org/10.1007/BF01589116; for the bounds Bertsekas 1982, Projected Newton methods for optimization
+      problems with simple constraints, https://doi.org/10.1137/0320018
     """
     label = "gdjax.scale_by_lbfgs"
     memory_size = checks.structural(label, "memory_size", memory_size, 1)
 
     def init(params: Params) -> ScaleByLBFGSState:
         checks.leaves(label, "params", params)
+        ends_of(label, params, bounds)
 
         def zeros(*slots: int) -> Any:
             along = lambda p: meshes.zeros_along(p, range(jnp.ndim(p)), jnp.result_type(p), slots)  # noqa: E731
@@ -102,21 +115,40 @@ def scale_by_lbfgs(
         rho = state.weights_memory.astype(dtype)
         rho = jnp.where((rho > 0) & jnp.isfinite(rho), rho, 0)  # a state of Optax's may have others
 
+        def flat(xs: Vector) -> Array:
+            return as_vector(xs, whole(xs), dtype)
+
         def gamma(memory: Memory, g: Updates) -> Any:
             return limited_memory.scaling(memory, g) if scale_init_precond else jnp.ones((), dtype)
 
         def step(
-            memory: Memory, count: Array, old_p: Vector, old_g: Vector, p: Vector, g: Vector
+            memory: Memory, count: Array, old_p: Vector, old_g: Vector, p: Vector, g: Vector, *ends: Vector
         ) -> tuple[Vector, Memory]:
             s, y = memory.rounded(tree.sub(p, old_p), tree.sub(g, old_g))
+            if ends:  # of what was held: its gradient changed by the work of the others
+                moved = limited_memory.square(s) > 0
+                y = [jnp.where((x == 0) & moved, 0, z) for x, z in zip(s, y, strict=True)]
             memory = memory.forgotten(limited_memory.stuck(s, y))
             if curvature == "damp":
                 s, y = memory.rounded(s, limited_memory.damped(memory, s, y, gamma(memory, old_g)))
             memory = memory.pushed(s, y, jnp.where(count > 0, limited_memory.weight(s, y), 0))
-            return limited_memory.inverse_product(memory, g, gamma(memory, g)), memory
+            size = gamma(memory, g)
+            if not ends:
+                return limited_memory.inverse_product(memory, g, size), memory
+            P, G, lower, upper = map(flat, (p, g, *ends))
+            fixed = boxes.pressed(P, G, size, lower, upper)
+            d = limited_memory.inverse_product(memory, as_leaves(jnp.where(fixed, 0, G), g, whole(g)), size)
+            return as_leaves(boxes.within(P, G, flat(d), fixed, lower, upper), g, whole(g)), memory
 
+        ends = [trained(label, x, updates) for x in ends_of(label, state.params, bounds)]
         memory = Memory(S, Y, rho, (state.count - 2) % memory_size)
-        u, memory = meshes.partitioned(step, (g, memory), memory, state.count, old_p, old_g, p, g)
+        u, memory = meshes.partitioned(
+            step, (g, memory), memory, state.count, old_p, old_g, p, g, *numerics.widen(ends, dtype)
+        )
+        if ends:
+            ps = trained(label, params, updates)
+            us = [x.astype(q.dtype) for x, q in zip(u, trained(label, updates, updates), strict=True)]
+            u = [boxes.rounded(*xs) for xs in zip(us, ps, *ends, strict=True)]
         new_state = ScaleByLBFGSState(
             numerics.safe_increment(state.count),
             replaced(label, state.params, updates, p),
@@ -138,6 +170,7 @@ def lbfgs(
     linesearch: Transform | None = NEWTON_SEARCH,
     *,
     curvature: Curvature = "skip",
+    bounds: Bounds = None,
 ) -> GradientTransformation:
     """L-BFGS, a quasi-Newton method for smooth functions without noise, with a line search.
 
@@ -152,13 +185,15 @@ def lbfgs(
     `minimize` does so itself. Compile the step, with `jax.jit`: outside, every call compiles the search anew.
 
     Args:
-      learning_rate: a scalar or a schedule; None is 1.
+      learning_rate: a scalar or a schedule; None is 1. With bounds it is at most 1.
       memory_size: how many steps H_t is made from.
       scale_init_precond: whether H_t starts from a multiple of the identity, as it should, or the identity.
       linesearch: a transform that scales the updates; None takes them as they are, and `update` then needs neither
-        `value` nor `value_fn`.
+        `value` nor `value_fn`. With bounds its `max_learning_rate` is at most 1, as the default one then has it.
       curvature: what becomes of steps along which the function curves down: "skip" leaves them out of H_t, "damp" takes
         a mean of their y and B s, with B the inverse of H_t (Powell's damping).
+      bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
+        parameters of numbers, arrays and None. Then no step leaves them.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -168,18 +203,38 @@ def lbfgs(
       [1. 1.]
 
     Reference:
-      Nocedal & Wright 2006, Numerical optimization, Algorithms 7.4 and 7.5; Liu & Nocedal 1989.
+      Nocedal & Wright 2006, Numerical optimization, Algorithms 7.4 and 7.5; Liu & Nocedal 1989; for the bounds
+      Bertsekas 1982.
     """
-    direction = scale_by_lbfgs(memory_size, scale_init_precond, curvature=curvature)
-    return searched("gdjax.lbfgs", direction, learning_rate, linesearch)
+    direction = scale_by_lbfgs(memory_size, scale_init_precond, curvature=curvature, bounds=bounds)
+    return searched("gdjax.lbfgs", direction, learning_rate, linesearch, bounds)
 
 
 def searched(
-    label: str, direction: Transform, learning_rate: ScalarOrSchedule | None, linesearch: Transform | None
-) -> GradientTransformation:
-    """A direction, the step against it, and the search along that."""
+    label: str, direction: Transform, learning_rate: ScalarOrSchedule | None, linesearch: Transform | None,
+    bounds: Bounds,
+) -> GradientTransformation:  # fmt: skip
+    """A direction, the step against it, and the search along that, with bounds no farther than the step itself."""
+    if bounds is not None:
+        linesearch = SEARCH_WITHIN if linesearch == NEWTON_SEARCH else linesearch
+        farthest = {"learning_rate": learning_rate, "max_learning_rate of linesearch": _farthest(linesearch)}
+        for name, x in farthest.items():
+            if isinstance(x, checks.NUMBER) and x > 1:
+                raise ValueError(f"{label}: with bounds the {name} must be at most 1, got {x}")
     return chain(
         direction,
         scale(-1.0) if learning_rate is None else scale_by_learning_rate(learning_rate),
         identity() if linesearch is None else base.check_transform(label, "linesearch", linesearch),
     )
+
+
+def _farthest(linesearch: Transform | None) -> Any:
+    """The `max_learning_rate` of a line search; 1 of anything else."""
+    call = getattr(value_of(getattr(linesearch, "update", None)), "call", None)
+    most = call.arguments.get("max_learning_rate", 1) if call else 1
+    return jnp.inf if most is None else most
+
+
+def whole(xs: Vector) -> Gaps:
+    """That nothing is missing between the leaves."""
+    return [None] * len(xs)

@@ -51,8 +51,8 @@ def minimize(
       state: the optimizer's state to go on from, also one that Optax made; None is `tx.init(params)`.
       has_aux: whether `loss_fn` returns a pair. If its second part is a dict of scalars, they join the metrics.
       grad_tol: stop where the global norm of the gradient, sqrt(sum |g|^2) over all leaves, frozen ones too, is at most
-        this. With bounds (`bfgs(bounds=...)`, `ssbroyden(bounds=...)`, `keep_params_nonnegative`) it is that of
-        the projected gradient p - P(p - g), which is 0 at a minimum on a bound, where g is not; the history then has it
+        this. With bounds (`lbfgs(bounds=...)`, `bfgs`, `ssbroyden`, `keep_params_nonnegative`) it is that of the
+        projected gradient p - P(p - g), which is 0 at a minimum on a bound, where g is not; the history then has it
         as `projected_grad_norm`. A projection in a function of yours is not known: stop by `loss_tol` there.
       loss_tol: stop where |loss - previous loss| <= loss_tol * max(|loss|, |previous loss|), unless a line search
         failed between them. Both tolerances judge single batches, and the parameters they stop at are returned without

@@ -12,6 +12,7 @@ from gdjax.core.types import ArrayTree, Params, Transform
 from gdjax.inspection.walk import Listed, Walk, is_lookahead, shapes_of
 from gdjax.numerics import Array
 from gdjax.optimizers.bfgs import scale_by_bfgs, scale_by_ssbroyden
+from gdjax.optimizers.lbfgs import scale_by_lbfgs
 from gdjax.projections.boxes import ends_of
 from gdjax.training.step import norm_of
 from gdjax.transforms.constraints import keep_params_nonnegative
@@ -23,8 +24,8 @@ LABEL = "gdjax.minimize"
 def projected_norm(tx: Transform, params: Params) -> Callable[[Params, Any], Array] | None:
     """The norm of the projected gradient p - P(p - g), a function of p and g; None where `tx` keeps to no bounds.
 
-    P is the projection onto the bounds that `bfgs`, `ssbroyden` and `keep_params_nonnegative` keep to, in chains, masks
-    and groups too. Where the gradient presses a number against its bound, that number counts as 0.
+    P is the projection onto the bounds that `bfgs`, `lbfgs`, `ssbroyden` and `keep_params_nonnegative` keep to, in
+    chains, masks and groups too. Where the gradient presses a number against its bound, that number counts as 0.
     """
     if is_lookahead(tx):
         return None
@@ -52,7 +53,7 @@ def projected_norm(tx: Transform, params: Params) -> Callable[[Params, Any], Arr
 
 
 def _bounds_of(part: Listed) -> Any:
-    if part.factory in (scale_by_bfgs, scale_by_ssbroyden):
+    if part.factory in (scale_by_bfgs, scale_by_lbfgs, scale_by_ssbroyden):
         return part.hyper["bounds"]
     return (0, None) if part.factory is keep_params_nonnegative else None
 

@@ -300,3 +300,95 @@ def test_pairs_stand_in_the_slots_where_optax_keeps_them():
         for field in ("diff_params_memory", "diff_updates_memory", "weights_memory"):
             np.testing.assert_allclose(*(getattr(s, field) for s in states), rtol=1e-5, atol=1e-6)
         x = x - 0.1 * updates
+
+
+# --- Bounds ---
+
+
+def bounded_quadratic(n: int, degenerate: bool) -> tuple[Any, Any]:
+    """A convex quadratic whose minimum within [-1, 1] has about 2 n / 5 numbers at a bound, and that minimum.
+
+    `degenerate`: the gradient there is 0, so that a bound holds nothing.
+    """
+    rng = np.random.default_rng(n)
+    Q, _ = np.linalg.qr(rng.normal(size=(n, n)))
+    A, x, held = Q @ np.diag(np.logspace(-2, 1, n)) @ Q.T, rng.uniform(-1, 1, n), rng.random(n) < 0.4
+    x[held] = np.sign(x[held])
+    c = A @ x + np.where(held & (not degenerate), np.sign(x) * rng.random(n), 0)
+    A, c = jnp.asarray(A), jnp.asarray(c)
+    return (lambda x: 0.5 * x @ (A @ x) - c @ x), x
+
+
+@pytest.mark.parametrize(
+    ("n", "degenerate"), [(5, False), (100, False), (100, True), pytest.param(1000, False, marks=pytest.mark.slow)]
+)
+def test_the_minimum_within_bounds(n: int, degenerate: bool):
+    def look(step: int, p: Any, state: Any, metrics: Any) -> bool:
+        return bool((np.abs(np.asarray(p["x"])) > 1).any())
+
+    with precision("float64"):
+        f, wanted = bounded_quadratic(n, degenerate)
+        tx = lbfgs(bounds=(-1.0, 1.0))
+        result = gdjax.minimize(
+            lambda p: f(p["x"]), {"x": jnp.zeros(n)}, tx, steps=600, grad_tol=1e-7, callback=look
+        )  # fmt: skip
+        assert result.message.startswith("projected gradient norm within grad_tol")
+        np.testing.assert_allclose(result.params["x"], wanted, atol=2e-5)
+        if not degenerate:
+            held = np.abs(wanted) == 1
+            np.testing.assert_array_equal(result.params["x"][held], wanted[held])
+
+
+def test_rosenbrock_within_bounds_as_fast_as_scipy():
+    f = lambda x: jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)  # noqa: E731
+    lower, upper, start = [-2.0, 0.1, -np.inf, -2.0], [0.8, np.inf, np.inf, 0.1], [0.5, 0.4, 0.3, 0.1]
+    with precision("float64"):
+        value_and_grad = jax.jit(jax.value_and_grad(f))
+        theirs = scipy.optimize.minimize(
+            lambda x: tuple(map(np.asarray, value_and_grad(x))), np.array(start), jac=True, method="L-BFGS-B",
+            bounds=list(zip(lower, upper, strict=True)), options={"ftol": 0, "gtol": 1e-10},
+        )  # fmt: skip
+        result = gdjax.minimize(f, jnp.asarray(start), lbfgs(bounds=(jnp.asarray(lower), jnp.asarray(upper))), steps=60)
+        np.testing.assert_allclose(result.params, theirs.x, rtol=1e-6, atol=1e-7)
+        ours = int(np.argmax(result.history["loss"] <= theirs.fun + 1e-9))
+        assert 0 < ours <= theirs.nit + 5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rounding_does_not_leave_the_bounds(dtype: str):
+    rng = np.random.default_rng(0)
+    start, bound = (jnp.asarray(rng.uniform(-r, r, 200), dtype) for r in (20, 0.01))
+    lower, upper = jnp.minimum(start, bound), jnp.maximum(start, bound)
+    tx = lbfgs(bounds=(lower, upper), linesearch=None)
+    for sign in (1, -1):
+        u, _ = tx.update(jnp.full(200, sign * 100, dtype), tx.init(start), start)
+        new = gdjax.apply_updates(start, u)
+        assert u.any() and u.dtype == start.dtype and (new >= lower).all() and (new <= upper).all()
+
+
+def test_a_number_that_a_bound_holds_takes_no_part():
+    """With x[0] held at 0, u[1] is that of H (0, g[1]); when g turns x[0] moves, and u is H g."""
+    tx = scale_by_lbfgs(bounds=(0.0, None))
+    points, grads = [np.array([1.0, 5.0]), np.array([0.0, 4.5])], [np.array([2.0, 1.0]), np.array([0.8, 0.9])]
+    _, state = tx.update(jnp.asarray(grads[0]), tx.init(jnp.ones(2)), jnp.asarray(points[0]))
+    s, y = points[1] - points[0], grads[1] - grads[0]
+    V = np.eye(2) - np.outer(y, s) / (s @ y)
+    H = V.T @ V * (s @ y) / (y @ y) + np.outer(s, s) / (s @ y)
+    u, _ = tx.update(jnp.asarray(grads[1]), state, jnp.asarray(points[1]))
+    np.testing.assert_allclose(u, [0, H[1, 1] * 0.9], rtol=1e-5)
+    g = np.array([-0.8, 0.9])
+    s, y = points[1] - points[0], g - grads[0]
+    V = np.eye(2) - np.outer(y, s) / (s @ y)
+    H = V.T @ V * (s @ y) / (y @ y) + np.outer(s, s) / (s @ y)
+    u, _ = tx.update(jnp.asarray(g), state, jnp.asarray(points[1]))
+    np.testing.assert_allclose(u, H @ g, rtol=1e-5)
+    assert u[0] < 0
+
+
+def test_misuse_of_bounds():
+    with pytest.raises(ValueError, match=r"gdjax.lbfgs: with bounds the learning_rate must be at most 1, got 2"):
+        lbfgs(2.0, bounds=(0, None))
+    with pytest.raises(ValueError, match=r"max_learning_rate of linesearch must be at most 1, got inf"):
+        lbfgs(linesearch=scale_by_zoom_linesearch(9), bounds=(0, None))
+    with pytest.raises(ValueError, match=r"scale_by_lbfgs: bounds\[0\] shape \(3,\)"):
+        scale_by_lbfgs(bounds=(jnp.ones(3), None)).init(jnp.ones(2))
