@@ -12,7 +12,7 @@ from gdjax.core.values import value as as_value
 
 
 @as_value
-def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+def value_and_grad_from_state(value_fn: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., tuple[Any, Any]]:
     """Like `jax.value_and_grad(value_fn)`, but takes value and gradient from the state where a line search left them.
 
     A line search has evaluated both at the point it chose, where the next step starts: this saves one evaluation a
@@ -21,10 +21,12 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
 
     Args:
       value_fn: `value_fn(params, *args, **kwargs)` returns a real scalar.
+      has_aux: `value_fn` returns a pair of that and anything else, which no search stores: it is evaluated at `params`,
+        without the gradient. `update` still wants a function of the value alone, `value_fn=lambda p: f(p)[0]`.
 
     Returns:
-      A function `(params, *args, state, **kwargs) -> (value, gradient)`. Where the value in `state` is not finite, as
-      after `init`, where a backtracking search without `store_grad` left no gradient, and where a search under a mask
+      A function `(params, *args, state, **kwargs) -> (value, gradient)`, with `has_aux` `((value, aux), gradient)`.
+      Where the value in `state` is not finite, as after `init`, where a backtracking search without `store_grad` left no gradient, and where a search under a mask
       left that of its part of the parameters, it evaluates both.
 
     Raises:
@@ -52,13 +54,20 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
             )
         value, grad = jnp.asarray(stored[0].value), stored[0].grad
         if grad is None or jax.tree.structure(grad) != jax.tree.structure(params):
-            return jax.value_and_grad(value_fn)(params, *args, **kwargs)
+            return jax.value_and_grad(value_fn, has_aux=has_aux)(params, *args, **kwargs)
+
+        def read() -> tuple[Any, Any]:
+            return (value, value_fn(params, *args, **kwargs)[1]) if has_aux else value, grad
 
         def evaluate() -> tuple[Any, Any]:
-            new = jax.value_and_grad(value_fn)(params, *args, **kwargs)
-            return jax.tree.map(lambda x, old: jax.lax.convert_element_type(x, old.dtype), new, (value, grad))
+            new, new_grad = jax.value_and_grad(value_fn, has_aux=has_aux)(params, *args, **kwargs)
+            found = new[0] if has_aux else new
+            kept = jax.tree.map(
+                lambda x, old: jax.lax.convert_element_type(x, old.dtype), (found, new_grad), (value, grad)
+            )
+            return ((kept[0], new[1]) if has_aux else kept[0]), kept[1]
 
-        return meshes.cond(jnp.isfinite(value), lambda: (value, grad), evaluate)
+        return meshes.cond(jnp.isfinite(value), read, evaluate)
 
     return value_and_grad
 

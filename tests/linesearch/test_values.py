@@ -84,3 +84,19 @@ def test_is_a_value():
     made = value_and_grad_from_state(jnp.sum)
     assert made == value_and_grad_from_state(jnp.sum) != value_and_grad_from_state(jnp.max)
     assert pickle.loads(pickle.dumps(made)) == made
+
+
+@pytest.mark.parametrize("store_grad", [True, False])
+def test_what_the_function_returns_beside_its_value(store_grad: bool):
+    """It is evaluated at the parameters, value and gradient are read, as far as the search has stored them."""
+    f = lambda x, k: (k * jnp.sum(x**2), {"norm": jnp.sqrt(jnp.sum(x**2))})  # noqa: E731
+    search = gdjax.scale_by_backtracking_linesearch(15, store_grad=store_grad)
+    tx, x = gdjax.chain(gdjax.sgd(0.1), search), jnp.array([3.0, 4.0])
+    value_and_grad = jax.jit(gdjax.value_and_grad_from_state(f, has_aux=True))
+    (value, aux), g = value_and_grad(x, 2.0, state=tx.init(x))
+    np.testing.assert_allclose([value, aux["norm"], *g], [50, 5, 12, 16], rtol=1e-6)
+    u, state = tx.update(g, tx.init(x), x, value=value, grad=g, value_fn=lambda x: f(x, 2.0)[0])
+    told = gdjax.tree.set(state, value=jnp.array(7.0))  # to see that it is read
+    (value, aux), g = value_and_grad(x + u, 2.0, state=told)
+    assert value == 7 if store_grad else value < 50
+    np.testing.assert_allclose([aux["norm"], *g], [3, 7.2, 9.6], rtol=1e-6)
