@@ -23,7 +23,8 @@ class BacktrackingLinesearchInfo(NamedTuple):
 
     Attributes:
       num_linesearch_steps: () int32, step sizes tried.
-      decrease_error: () by how much the step misses the condition of decrease: 0 if it is met, inf if there is no step.
+      decrease_error: () by how much the step misses the condition of decrease: 0 if it is met. Without a step that of
+        the last one tried, inf where the objective was not finite.
     """
 
     num_linesearch_steps: Array
@@ -147,6 +148,7 @@ def scale_by_backtracking_linesearch(
         start = _Search(jnp.zeros((), jnp.int32), none._replace(eta=first), none, line.grad if store_grad else None)
         found = meshes.while_loop(lambda s: ~(s.last.error <= tol) & (s.count <= max_backtracking_steps), body, start)
         eta, new_value, error = found.choice
+        error = jnp.where(eta == 0, found.last.error, error)
         if verbose:
             jax.debug.callback(_report, eta, error, line.value, line.slope, tol)
         kept = jnp.where(eta == 0, line.to_go_on_from(found.last.eta, found.last.value), eta)
@@ -160,7 +162,7 @@ def scale_by_backtracking_linesearch(
 def _report(eta: np.ndarray, error: np.ndarray, value: np.ndarray, slope: np.ndarray, atol: float) -> None:
     if error <= atol:
         return
-    taken = "the lowest point is taken" if error < float("inf") else "no step is made: no point is below the start"
+    taken = "the lowest point is taken" if eta > 0 else "no step is made: no point is below the start"
     hint = "" if slope < 0 else "; the updates are no direction of descent"
     print(
         f"{LABEL}: no step size lowers the objective enough{hint}; {taken} (step size {eta}, decrease error {error}, "

@@ -26,8 +26,8 @@ def value_and_grad_from_state(value_fn: Callable[..., Any], *, has_aux: bool = F
 
     Returns:
       A function `(params, *args, state, **kwargs) -> (value, gradient)`, with `has_aux` `((value, aux), gradient)`.
-      Where the value in `state` is not finite, as after `init`, where a backtracking search without `store_grad` left no
-      gradient, and where a search under a mask left that of its part of the parameters, it evaluates both.
+      Where the value in `state` is not finite, as after `init`, where a backtracking search without `store_grad` left
+      no gradient, and where a search under a mask left that of its part of the parameters, it evaluates both.
 
     Raises:
       ValueError: (when called) `state` has not the state of exactly one line search.
