@@ -1,5 +1,6 @@
 """Slots: what a field of a leaf rule's state starts as, and which axes of the parameter it follows."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -73,7 +74,9 @@ class Moment:
     def __call__(self, p: Any, hyper: Hyperparameters) -> Array:
         dtype = hyper.get(self.dtype)
         own = _dtype_of(p)
-        if dtype is None or isinstance(dtype, Codec):
+        if dtype is None and not jnp.issubdtype(own, jnp.inexact):
+            dtype = own
+        elif dtype is None or isinstance(dtype, Codec):
             dtype = numerics.at_least_float32(own) if self.wide else own
             dtype = numerics.real_dtype(dtype) if self.real else dtype
         elif jnp.issubdtype(own, jnp.complexfloating) and not self.real:
@@ -252,8 +255,9 @@ def first(label: str, slots: Sequence[Any], paths: Sequence[Any], hyper: Hyperpa
     """The first values of slots, one for each parameter, in their final dtypes; keys are numbered from `number`."""
     values = []
     for i, (slot, (path, p)) in enumerate(zip(slots, paths, strict=True), number):
-        if not jnp.issubdtype(_dtype_of(p), jnp.inexact):
-            values.append(base.MaskedNode())  # an integer parameter is not trained and keeps no state
+        trained = jnp.issubdtype(_dtype_of(p), jnp.inexact)
+        if not trained and not _is_kept_untrained(slot, p, hyper):
+            values.append(base.MaskedNode())
             continue
         try:
             value = slot(p, hyper, i) if isinstance(slot, Key) else slot(p, hyper)
@@ -261,8 +265,23 @@ def first(label: str, slots: Sequence[Any], paths: Sequence[Any], hyper: Hyperpa
             if isinstance(slot, Stored | Factor):
                 e.args = (f"{label}: params{jax.tree_util.keystr(path)}: {e}",)
             raise
-        values.append(jax.tree.map(_settled, value))
+        value = jax.tree.map(_settled, value)
+        if not trained and isinstance(slot, Factor):
+            value = jax.tree.map(functools.partial(jax.lax.convert_element_type, new_dtype=_dtype_of(p)), value)
+        values.append(value)
     return values
+
+
+def _is_kept_untrained(slot: Any, p: Any, hyper: Hyperparameters) -> bool:
+    """Whether the state has a slot for a parameter of integers or booleans, which is not trained.
+
+    It has what Optax's has, so that its checkpoints go on and trees of moments map with the parameters; nothing larger
+    than the parameter, such as a Kronecker factor.
+    """
+    if isinstance(slot, Factor):
+        small = lambda axes: len({*axes}) == len(axes) and all(a.length == 1 for a in axes if isinstance(a, New))  # noqa: E731
+        return bool(np.all(slot._of_each(np.shape(p), hyper, small)))
+    return isinstance(slot, Integer) or is_like_parameter(slot)
 
 
 def _settled(x: Any) -> Any:

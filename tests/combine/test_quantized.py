@@ -389,11 +389,11 @@ def test_a_skipped_step_leaves_codes_as_they_are():
 
 def test_without_parameters_and_with_leaves_that_are_not_trained():
     tx = quantized(gdjax.adam(0.01))
-    params = {"w": jnp.ones((64, 2)), "n": jnp.arange(3), "no": None, "mask": gdjax.MaskedNode()}
-    g = {"w": jnp.ones((64, 2)), "n": np.zeros(3, jax.dtypes.float0), "no": None, "mask": gdjax.MaskedNode()}
+    params = {"w": jnp.ones((64, 2)), "n": jnp.ones((64, 64), int), "no": None, "mask": gdjax.MaskedNode()}
+    g = {"w": jnp.ones((64, 2)), "n": np.zeros((64, 64), jax.dtypes.float0), "no": None, "mask": gdjax.MaskedNode()}
     u, state = tx.update(g, tx.init(params))
     assert_close(u["w"], jnp.full((64, 2), -0.01))
-    assert isinstance(mu(state)["w"], BlockCodes) and isinstance(mu(state)["n"], gdjax.MaskedNode)
+    assert isinstance(mu(state)["w"], BlockCodes) and mu(state)["n"].dtype == jnp.int32
 
 
 def test_what_stays_as_it_is():

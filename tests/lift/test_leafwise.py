@@ -194,8 +194,10 @@ def test_slots_start_as_declared():
     assert (state.wide["x"].dtype, state.filled["x"].dtype) == (jnp.float32, jnp.bfloat16)
     np.testing.assert_array_equal(state.filled["x"].astype("float32"), [2, 2])
     assert rule(mu_dtype="float32").init({"x": jnp.ones(2, "bfloat16")}).filled["x"].dtype == jnp.float32
-    # An integer parameter keeps no state.
-    assert rule().init({"x": jnp.ones(2, int)}).wide["x"] == gdjax.MaskedNode()
+    # What a parameter of integers, which is not trained, has in Optax.
+    state = rule().init({"x": jnp.ones(2, int)})
+    assert (state.wide["x"].dtype, state.filled["x"].dtype) == (jnp.int32, jnp.int32) and state.wide["x"].shape == (2,)
+    assert rule(mu_dtype="float32").init({"x": jnp.ones(2, int)}).filled["x"].dtype == jnp.float32
 
 
 def test_an_update_that_reads_an_old_slot_is_the_same_in_any_order():
