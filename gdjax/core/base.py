@@ -53,10 +53,8 @@ class GradientTransformation(_Pair):
 
     @property
     def __class__(self) -> type:  # type: ignore[override]
-        # Other libraries ask isinstance(tx, optax.GradientTransformationExtraArgs), and Optax's wrappers keep extra
-        # arguments from anything else. Whoever asks has imported Optax, so this need not import it.
-        extra = issubclass(type(self), GradientTransformationExtraArgs)
-        name = "GradientTransformationExtraArgs" if extra else "GradientTransformation"
+        # Optax's wrappers ask isinstance(tx, optax.GradientTransformationExtraArgs). Whoever asks has imported Optax.
+        name = "GradientTransformation" + "ExtraArgs" * issubclass(type(self), GradientTransformationExtraArgs)
         theirs = getattr(sys.modules.get("optax"), name, None)
         return theirs if isinstance(theirs, type) else type(self)
 
@@ -234,16 +232,15 @@ def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
 
 def made_by(call: Call, made: Any) -> GradientTransformation:
     """`made` as the value of `call`; a part that reports errors takes the call's name."""
-    own = isinstance(made, GradientTransformation) and type(made) is not GradientTransformation
-    kind = type(made) if own else GradientTransformationExtraArgs
+    plain = type(made) is GradientTransformation or not isinstance(made, GradientTransformation)
+    kind = GradientTransformationExtraArgs if plain else type(made)
     part = part_of(made)
     if part is not None and (again := part.labelled(label_of(call))) is not part:
         made = again
     parts = value_of(made.init), value_of(made.update)
     inner = parts[1].calls if isinstance(parts[1], Update) else ()
     init, update = (f.fn if isinstance(f, Value) else f for f in parts)
-    both = Init(call, "init", init), Update(call, "update", update, (call, *inner))
-    return kind._make(map(function_of, both))
+    return kind._make(map(function_of, (Init(call, "init", init), Update(call, "update", update, (call, *inner)))))
 
 
 def part_of(tx: Transform) -> Any:
