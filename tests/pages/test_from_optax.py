@@ -24,7 +24,9 @@ ELSEWHERE = {
 # Rows that no program walks yet.
 UNWALKED = (
     "`make_perturbed_fun`", "`microbatching` on an explicit mesh", "L-BFGS after a step of 0", "L-BFGS, 16 bits",
-    "zoom's `info` after a failed search", "zoom's safe step", "`momo`, `momo_adam` with `weight_decay`",
+    "zoom: a rise that counts as rounding",
+    "zoom after 10 trials in vain", "zoom's `info` after a failed search", "zoom's safe step",
+    "`momo`, `momo_adam` with `weight_decay`",
     "`muon(adaptive)` of batched arrays", "`galore` in float64; bfloat16 parameters", "`sophia(verbose=True)`",
     "aggregating: variance", "less memory in `sigmoid_focal_loss`",
 )  # fmt: skip

@@ -100,6 +100,11 @@ def forgotten_parameters(o: Any) -> Any:
     return o.adam(0.1).init(None)
 
 
+@claim("an extra argument of `update`", theirs=finite, ours=finite)
+def an_extra_argument(o: Any) -> Any:
+    return last(o.with_extra_args_support(o.sgd(0.1)), [G], P, loss=1.0)
+
+
 @claim("a state of Optax", theirs=True, ours=True)
 def state_of_optax(o: Any) -> bool:
     state: Any = optax.adam(0.1).init(P)

@@ -185,6 +185,13 @@ def a_search_recovers(o: Any) -> bool:
     return bool(finite(u) and u != 0)
 
 
+@claim("a search whose trials run out", theirs=True, ours=False)
+def uphill(o: Any) -> bool:
+    tx, x, f = o.chain(o.sgd(1.0), o.scale_by_backtracking_linesearch(2)), jnp.array(1.0), lambda x: 1e4 * x**2
+    u, _ = tx.update(jax.grad(f)(x), tx.init(x), x, value=f(x), grad=jax.grad(f)(x), value_fn=f)
+    return bool(f(x + u) > f(x))
+
+
 @claim("value -inf, or a gradient that is not finite", theirs=True, ours=False)
 def a_value_of_minus_infinity(o: Any) -> bool:
     """Whether a step to it is taken."""
