@@ -18,7 +18,7 @@ ONLY = ("passed only with Optax", "passed only with gdjax")
 HEAD = """# The tests of libraries that use Optax
 
 Libraries that import Optax have tests of their own. They run here twice: as they are, and with gdjax in the place of
-the module `optax`, which the library and its tests import unchanged; real Optax cannot be imported in that process.
+the module `optax`, by `python -m gdjax.as_optax`; the library and its tests are unchanged, and cannot import Optax.
 Of each library run the tests that use Optax, with its own pytest settings (warnings are errors in most). Where there
 are none, or few, programs made after its notebooks and documentation run too; they must also end at the same numbers,
 to 1e-3. `make clients` runs everything and writes this page, `tests/clients/run.py` says how to run less.

@@ -39,6 +39,22 @@ def mocks(names: str) -> tuple[str, ...]:
     return tuple(f"--clients-mock={n}" for n in names.split())
 
 
+# Optax's tests of functions and constants that only its own private modules have.
+PRIVATE = (
+    "_src/alias_test.py::LBFGSTest::test_preconditioning_by_lbfgs",
+    "_src/linear_algebra_test.py::LinearAlgebraTest::test_power_iteration_cond_fun",
+    "_src/linesearch_test.py::ZoomLinesearchTest::test_extract_fns_kwargs",
+    "_src/linesearch_test.py::ZoomLinesearchTest::test_failure_descent_direction",
+    "_src/linesearch_test.py::ZoomLinesearchTest::test_failure_flat_fun",
+    "_src/linesearch_test.py::ZoomLinesearchTest::test_failure_not_enough_iter",
+    "_src/linesearch_test.py::ZoomLinesearchTest::test_failure_too_small_max_stepsize",
+    "_src/utils_test.py::HelpersTest::test_set_diag_",
+    "_src/utils_test.py::HelpersTest::test_tile_",
+    "_src/utils_test.py::MultiNormalDiagFromLogScaleTest::test_init_successful_broadcast",
+    "contrib/_muon_test.py::MuonTest::test_newton_schulz",
+    "contrib/_muon_test.py::MuonTest::test_reshape_inverse",
+)
+
 CLIENTS = [
     Client(
         name="optax",
@@ -46,9 +62,14 @@ CLIENTS = [
         url=INSTALLED,
         commit="0.2.8",
         tests=(".",),
-        options=("-p", "optax_helpers", "--clients-extend=optax._src={src}/_src"),
-        limit=60 * MINUTE,
-        note="Its own tests.",
+        options=(
+            "-p",
+            "optax_helpers",
+            "--clients-extend=optax._src={src}/_src",
+            *(f"--deselect={test}" for test in PRIVATE),
+        ),
+        limit=120 * MINUTE,
+        note="Its own tests, but for those that call helpers of its private modules.",
     ),
     Client(
         name="flax",
@@ -159,5 +180,76 @@ CLIENTS = [
         ),
         paths=("src", "."),
         note="The checkout's code; models, layers, checkpoints and cloud services are mocks, tests of models left out.",
+    ),
+    Client(
+        name="orbax",
+        packages=(),
+        url="https://github.com/google/orbax",
+        commit="3ff7b24aa0e23db4a575f7dc4bc6f815008ac6fd",  # main of 2026-08-19
+        tests=tuple(
+            f"checkpoint/orbax/checkpoint/{file}_test.py"
+            for file in "_src/metadata/empty_values _src/metadata/tree _src/tree/utils transform_utils "
+            "experimental/v1/_src/loading/validation experimental/v1/_src/saving/validation".split()
+        ),
+        mention=tuple(
+            f"checkpoint/orbax/checkpoint/{file}_test.py"
+            for file in "_src/handlers/pytree_checkpoint_handler _src/handlers/standard_checkpoint_handler "
+            "experimental/v1/_src/handlers/pytree_handler experimental/v1/_src/testing/save_load".split()
+        ),
+        options=("-p", "orbax_alone", "--import-mode=importlib", *mocks("grain portpicker")),
+        paths=("checkpoint",),
+        note="The checkout's code, in one process with eight devices; Grain is a mock.",
+    ),
+    Client(
+        name="jax_privacy",
+        packages=(),
+        url="https://github.com/google-deepmind/jax_privacy",
+        commit="78d1b854c16f398855f115551069c5f5caeb2d50",  # the last that Optax 0.2.8 runs
+        tests=("tests/optimizers_test.py",),
+        options=mocks("dp_accounting"),
+        paths=(".",),
+        note="The checkout's code; the accountant is a mock.",
+    ),
+    Client(
+        name="scenic",
+        packages=(),
+        url="https://github.com/google-research/scenic",
+        commit="4a38d475ee89cb821078c0e2bf2065ee030e1535",  # main of 2026-07-02
+        tests=("scenic/train_lib/tests/test_optax.py", "scenic/train_lib/tests/test_optimizers.py"),
+        options=("-p", "tensorflow_mock", *mocks("clu scenic.dataset_lib")),
+        paths=(".",),
+        note="The checkout's code; TensorFlow, CLU and the data sets are mocks.",
+    ),
+    Client(
+        name="big_vision",
+        packages=(),
+        url="https://github.com/google-research/big_vision",
+        commit="0127fb6b337ee2a27bf4e54dea79cff176527356",  # main of 2025-05-19
+        tests=("big_vision/optax_test.py",),
+        options=mocks("tensorflow"),
+        paths=(".",),
+        note="The checkout's code; TensorFlow is a mock.",
+    ),
+    Client(
+        name="penzai",
+        packages=(),
+        url="https://github.com/google-deepmind/penzai",
+        commit="aac7808a3d1269ea9885094d78d2274d56fc7449",  # main of 2025-06-22
+        tests=(
+            "tests/models/simple_mlp_test.py",
+            "tests/toolshed/lora_test.py",
+            "tests/deprecated/v1/example_models/simple_mlp_test.py",
+            "tests/deprecated/v1/toolshed/lora_test.py",
+        ),
+        paths=(".",),
+        note="The checkout's code.",
+    ),
+    Client(
+        name="netket",
+        packages=("netket",),
+        url="https://github.com/netket/netket",
+        commit="3b9e1c2865290d08d5df170661128a6b6c8d3939",  # master of 2026-05-28
+        mention=("test/driver/test_srt.py", "test/driver/test_vmc_ngd.py", "test/variational/test_autoreg.py"),
+        options=("--override-ini=addopts=", "--import-mode=importlib"),  # its own settings want other plugins
     ),
 ]
