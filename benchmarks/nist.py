@@ -103,7 +103,7 @@ def regression(name: str) -> Regression:
 def digits(found: Any, certified: Any) -> float:
     """The fewest digits that are right of any number, 11 at most: as many as are certified."""
     error = np.max(np.abs((np.asarray(found) - certified) / certified))
-    return float(np.clip(-np.log10(error), 0, 11)) if error > 0 else 11.0
+    return float(np.nan_to_num(np.clip(-np.log10(error), 0, 11))) if error != 0 else 11.0
 
 
 def read(text: str) -> dict[str, Any]:

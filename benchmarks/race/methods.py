@@ -89,7 +89,7 @@ METHODS: dict[str, Method] = {
     "lbfgs": Method(searching(lambda: gdjax.lbfgs(memory_size=50)), {}, {}, (), searches=True, mapped=False),
     "bfgs": Method(searching(gdjax.bfgs), {}, {}, (), searches=True, mapped=False),
     "ssbroyden": Method(searching(gdjax.ssbroyden), {}, {}, (), searches=True, mapped=False),
-    "gauss-newton": Method(searching(gdjax.gauss_newton), {}, {}, (), residuals=True, mapped=False),
+    "gauss-newton": Method(searching(lambda: gdjax.gauss_newton(1e-3)), {}, {}, (), residuals=True, mapped=False),
 }  # fmt: skip
 EQUATIONS = ("pinn", "pinn_double")  # a minute for the eight seeds of a method: for a few of the others
 OF_EQUATIONS = ("adamw", "nadamw", "muon", "soap", "psgd-kron")

@@ -61,7 +61,11 @@ def solved(tx: Any) -> gdjax.GradientTransformation:
     return gdjax.GradientTransformation(tx.init, update)
 
 
-def _gauss_newton(damping: Any) -> Any:
+def _gauss_newton(radius: Any) -> Any:
+    return solved(gdjax.gauss_newton(radius=radius))
+
+
+def _plain_gauss_newton(damping: Any) -> Any:
     return solved(gdjax.gauss_newton(damping))
 
 
@@ -73,7 +77,10 @@ CASES = (
     Case("bfgs/bounds", _dense("bfgs", bounds=(-3.0, 3.0)), {"learning_rate": 0.1}, needs_params=True, complex=False),
     Case("ssbroyden", _dense("ssbroyden"), {"learning_rate": 0.1}, needs_params=True),
     Case("scale_by_ssbroyden", _dense("ssbroyden"), {"learning_rate": 0.1}, needs_params=True, slow=True),
-    Case("gauss_newton", _gauss_newton, {"damping": 0.1}, needs_params=True, scheduled=False, reverse=False),
+    Case("gauss_newton", _gauss_newton, {"radius": 0.1}, needs_params=True, scheduled=False, reverse=False),
+    Case(
+        "gauss_newton/plain", _plain_gauss_newton, {"damping": 0.1}, needs_params=True, scheduled=False, reverse=False
+    ),
     Case("scale_by_zoom_linesearch", _zoom, needs_params=True, reverse=False),
     Case("scale_by_backtracking_linesearch", _backtracking, {"learning_rate": 0.1}, needs_params=True),
 )

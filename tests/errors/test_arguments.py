@@ -42,7 +42,8 @@ def never(step: Any) -> Any:
 # What a factory is called with, by the name of the argument: where it has no default, and in place of a None.
 VALUES: dict[str, Any] = {
     **dict.fromkeys(["inner", "opt", "optimizer", "adv_optimizer", "base_optimizer", "fast_optimizer"], SGD),
-    **dict.fromkeys(["learning_rate", "clipping", "radius", "noise_multiplier", "step_size", "slow_step_size"], 0.1),
+    **dict.fromkeys(["learning_rate", "clipping", "radius", "damping", "noise_multiplier"], 0.1),
+    **dict.fromkeys(["step_size", "slow_step_size"], 0.1),
     **dict.fromkeys(["max_delta", "max_norm", "threshold", "l2_norm_clip", "adam_learning_rate", "data_size"], 1.0),
     **dict.fromkeys(["max_consecutive_errors", "wait", "sync_period", "every", "every_k_schedule", "down_steps"], 3),
     **dict.fromkeys(["max_backtracking_steps", "max_linesearch_steps", "key", "seed", "random_seed"], 3),
