@@ -13,11 +13,15 @@ FOLDERS = {"unconstrained": "_unconstrained_minimisation", "bounds": "_bounded_m
 
 
 @functools.cache
-def folder(kind: str) -> Path:
+def root() -> Path:
     spec = importlib.util.find_spec("sif2jax")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("install sif2jax: pip install sif2jax==0.0.8")
-    return Path(spec.origin).parent / "cutest" / FOLDERS[kind]
+    return Path(spec.origin).parent
+
+
+def folder(kind: str) -> Path:
+    return root() / "cutest" / FOLDERS[kind]
 
 
 def names(kind: str) -> list[str]:
@@ -27,11 +31,11 @@ def names(kind: str) -> list[str]:
 
 
 def problem(kind: str, name: str) -> Any:
-    for package in ("", ".cutest", f".cutest.{FOLDERS[kind]}"):
-        package = f"sif2jax{package}"
+    for path in (root(), root() / "cutest", folder(kind)):
+        package = ".".join(path.relative_to(root().parent).parts)
         if package not in sys.modules:  # a package without the contents of its __init__
             sys.modules[package] = types.ModuleType(package)
-            sys.modules[package].__path__ = [str(folder(kind).parents[1].joinpath(*package.split(".")[1:]))]
+            sys.modules[package].__path__ = [str(path)]
     for path in folder(kind).glob("*.py"):
         if re.search(rf"^class {name}\(", path.read_text("utf-8"), re.MULTILINE):
             return getattr(importlib.import_module(f"sif2jax.cutest.{FOLDERS[kind]}.{path.stem}"), name)()

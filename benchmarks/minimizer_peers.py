@@ -1,6 +1,7 @@
 """Minimizers of this library and of others, each as one function that runs it on a problem whose evaluations count."""
 
 import functools
+import inspect
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -41,6 +42,7 @@ class Run:
         self.until = time.process_time() + seconds
         self.points: list[Vector] = []
         self.known: dict[tuple[str, bytes], Any] = {}
+        self.ended = problem.x0  # the last iterate, of those that step here
 
     def answer(self, kind: str, f: Callable[[Vector], Any], x: Any) -> Any:
         x = np.array(x, np.float64)
@@ -252,14 +254,15 @@ LEAST_SQUARES: Mapping[str, Callable[[Run], tuple[Vector, str]]] = {
     "SciPy TRF": scipy_least_squares("trf"),
     "Optimistix L-M": optimistix_run("lm"),
 }
-WITH_BOUNDS = ("lbfgs", "bfgs", "ssbroyden", "SciPy L-BFGS-B")
-OURS = ("lbfgs", "bfgs", "ssbroyden", "gauss_newton", "gauss_newton, plain")
+WITH_BOUNDS = (
+    *(m for m in ("lbfgs", "bfgs", "ssbroyden") if "bounds" in inspect.signature(getattr(gdjax, m)).parameters),
+    "SciPy L-BFGS-B",
+)
 
 
 def run_of(name: str, problem: Problem, budget: int, seconds: float) -> tuple[Run, Vector, str]:
     """The run, where it ended, and why."""
     run = Run(problem, budget, seconds)
-    run.ended = problem.x0  # type: ignore[attr-defined]
     RUN[:] = [run]
     try:
         with warnings.catch_warnings():

@@ -14,6 +14,7 @@ nothing: docs/images/minimizers.png from the results that are kept.
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import queue
@@ -274,12 +275,15 @@ def picture(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     peers = {"gauss_newton, plain": "#e08a2e", "SciPy BFGS": "black", "SciPy L-BFGS-B": "0.45", "MINPACK": "black",
              "Optimistix BFGS": "#8e63a8", "Optax L-BFGS": "#5aa0c8", "SciPy TRF": "0.45",
              "Optimistix L-M": "#8e63a8"}  # fmt: skip
-    figure = Figure(figsize=(9, 7.6), layout="constrained")
-    for ax, (kind, title) in zip(figure.subplots(2, 2).flat, KINDS.items(), strict=True):
+    kinds = [kind for kind in KINDS if any(r["kind"] == kind for r in rows)]
+    lines = math.ceil(len(kinds) / 2)
+    figure = Figure(figsize=(4.6 * min(2, len(kinds)), 3.8 * lines), layout="constrained")
+    panels = figure.subplots(lines, min(2, len(kinds)), squeeze=False).flat
+    for ax, kind in zip(panels, kinds, strict=False):
         mine = [r for r in rows if r["kind"] == kind]
-        names = list(mine[0]["runs"]) if mine else []
+        names = list(mine[0]["runs"])
         took = {m: np.array([r["runs"][m]["solved"][JUDGED] or math.inf for r in mine]) for m in names}
-        fewest = np.min(list(took.values()), axis=0) if took else np.ones(0)
+        fewest = np.min(list(took.values()), axis=0)
         for m in names:
             with np.errstate(invalid="ignore"):
                 ratios = np.sort(took[m] / fewest)
@@ -287,12 +291,14 @@ def picture(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             x, y = [1, *np.repeat(ratios, 2), 32], np.repeat(np.arange(len(ratios) + 1) / len(mine), 2)
             style = {"color": colours.get(m) or peers[m], "linewidth": 1.8 if m in colours else 1.1}
             ax.plot(x, y, label=m, linestyle="-" if m in colours else "--", **style)
-        ax.set(xscale="log", xlim=(1, 32), ylim=(0, 1), xlabel="evaluations, of the fewest")
+        ax.set(xscale="log", xlim=(1, 32), ylim=(0, 1.02), xlabel="evaluations, of the fewest")
         ax.set_xticks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"])
-        ax.set_title(f"{title}: {len(mine)}, {level_name(kind, JUDGED)}", fontsize=10)
+        ax.set_title(f"{KINDS[kind]}: {len(mine)}, {level_name(kind, JUDGED)}", fontsize=10)
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, fontsize=8, loc="lower right")
         ax.set_ylabel("share of problems solved")
+    for ax in [*panels]:
+        ax.axis("off")
     figure.savefig(path, dpi=110)
 
 
@@ -313,6 +319,9 @@ def main() -> None:
     if args.picture:
         kept = json.loads((ROOT / "benchmarks" / "results" / "minimizers.json").read_text("utf-8"))["rows"]
         return picture([r for r in kept if "runs" in r], ROOT / "docs" / "images" / "minimizers.png")
+    missing = [x for x in ("optimistix", "scipy", "sif2jax") if importlib.util.find_spec(x) is None]
+    if missing:
+        return say(f"skipped: {' and '.join(missing)} not installed; pip install -e '.[bench-minimizers]'")
     only = QUICK if args.quick else args.problems
     results = Results(args.out / "minimizers.json", args.again)
     wanted = [

@@ -113,7 +113,7 @@ def methods() -> dict[str, Method]:
     found = {"Adam": decayed(gdjax.adam, 3e-3), "SOAP": decayed(soap, 1e-2)}
     searching = {"L-BFGS": gdjax.lbfgs(memory_size=50), "BFGS": gdjax.bfgs(), "SSBroyden": gdjax.ssbroyden()}
     found |= {name: Method(tx, 20, searches=True) for name, tx in searching.items()}
-    return found | {"Gauss-Newton": Method(gdjax.gauss_newton(), 2)}
+    return found | {"Gauss-Newton": Method(gdjax.gauss_newton(1e-3), 2)}
 
 
 class Run(NamedTuple):

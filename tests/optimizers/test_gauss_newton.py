@@ -326,7 +326,7 @@ def test_a_step_to_residuals_that_are_not_finite_is_refused():
     assert -5 < float(u[0]) < 0 and state.limit < 10
     u, once = gauss_newton(radius=10.0, max_tries=1).update(x, tx.init(x), x, residual_fn=f)
     np.testing.assert_array_equal(u, 0)
-    np.testing.assert_allclose(once.limit, 0.1 * (1 + np.log(5)), rtol=1e-4)
+    np.testing.assert_allclose(once.limit, 0.1 * (1 + np.log(5)), rtol=2e-4)  # lambda is 1000 eps of 1
 
 
 def test_the_gradient_says_only_what_is_trained():
