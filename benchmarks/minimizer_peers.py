@@ -19,6 +19,9 @@ import gdjax
 Vector = np.ndarray
 
 
+AGAIN = 5  # a run ends after so many questions for each evaluation that it has
+
+
 class Spent(Exception):
     """The evaluations, or the seconds, of a run are used up."""
 
@@ -42,16 +45,19 @@ class Run:
         self.until = time.process_time() + seconds
         self.points: list[Vector] = []
         self.known: dict[tuple[str, bytes], Any] = {}
+        self.asked = 0
         self.ended = problem.x0  # the last iterate, of those that step here
 
     def answer(self, kind: str, f: Callable[[Vector], Any], x: Any) -> Any:
-        x = np.array(x, np.float64)
+        x, self.asked = np.array(x, np.float64), self.asked + 1
         key = x.tobytes()
+        if self.asked > AGAIN * self.budget:
+            raise Spent("asks for the same points again")
+        if time.process_time() > self.until:
+            raise Spent("all seconds used")
         if ("point", key) not in self.known:
             if len(self.points) >= self.budget:
                 raise Spent("all evaluations used")
-            if time.process_time() > self.until:
-                raise Spent("all seconds used")
             self.known["point", key] = True
             self.points.append(x)
         if (kind, key) not in self.known:
@@ -269,6 +275,7 @@ def run_of(name: str, problem: Problem, budget: int, seconds: float) -> tuple[Ru
             warnings.simplefilter("ignore")
             x, why = {**MINIMIZERS, **LEAST_SQUARES}[name](run)
     except Exception as e:  # Spent, alone or inside what JAX raises for a callback
-        spent = [why for why in ("all evaluations used", "all seconds used") if why in str(e)]
+        ends = "all evaluations used", "all seconds used", "asks for the same points again"
+        spent = [why for why in ends if why in str(e)]
         x, why = None, spent[0] if spent else f"{type(e).__name__}: {str(e).splitlines()[0][:80]}"
     return run, x, why
