@@ -160,10 +160,11 @@ def gauss_newton(
             return residuals.at([add(p, u) for p, u in zip(ps, us, strict=True)]) / unit
 
         known = jnp.isfinite(r @ r) & jnp.isfinite(linear.g @ linear.g) & jnp.isfinite(linear.curvature)
-        if D is None:
-            of_limit, scale, rule = 1, state.scale, _nielsen(linear, jnp.asarray(damping).astype(x.dtype))
+        share = jnp.asarray(radius if damping is None else damping).astype(x.dtype)
+        if D is None or before is None:
+            of_limit, scale, rule = 1, state.scale, _nielsen(linear, share)
         else:
-            rule = _trust_region(linear, D * x / unit, jnp.asarray(radius).astype(x.dtype))
+            rule = _trust_region(linear, D * x / unit, share)
             of_limit, D = unit, jnp.where(known, D, before)
             scale = vectors.replaced(LABEL, state.scale, updates, residuals.leaves(D))
         old = state.limit.astype(x.dtype)
