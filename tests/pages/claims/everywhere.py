@@ -157,6 +157,20 @@ def two_rates_warn(o: Any) -> Any:
     return len(told(two)), len(told(lambda: two(o.scale(-1.0))))
 
 
+@claim("decay behind the rate", theirs=(True, 0), ours=(True, 1))
+def decay_behind_the_rate(o: Any) -> Any:
+    """Whether parameters without a gradient grow, and the warnings."""
+    tx = o.chain(o.adam(1e-3), o.add_decayed_weights(0.1))
+    return bool(jnp.all(last(tx, [0 * G], P) > 0)), len(told(lambda: tx.init(P)))
+
+
+@claim("a clip by the global norm with other steps", theirs=0, ours=1)
+def a_clip_in_a_group(o: Any) -> int:
+    clipped = o.chain(o.clip_by_global_norm(1.0), o.sgd(0.1))
+    tx = o.partition({"a": clipped, "b": o.adam(0.1)}, {"x": "a", "y": "b"})
+    return len(told(lambda: tx.init({"x": P, "y": P})))
+
+
 class Label(enum.Enum):
     A, B = 1, 2
 
