@@ -23,6 +23,9 @@ REASONS: dict[tuple[str, str], str] = {
     ): "a real `mu_dtype` loses the imaginary part of Optax's momentum; it stays complex here",
     ("optax", "test_hyperparam_d"): "hyperparameters in the state are float32 at least; b2 = 0.999 is 1 in bfloat16",
     ("optax", "test_inject_hyperparams_starts_with_step_count_zero"): "a gradient of integers is refused here",
+    ("optax", "accept_learning_rate_schedule_if_type"): (
+        "`schedule_free_sgd` and `schedule_free_adamw` refuse a schedule beside `warmup_steps`: two warmups"
+    ),
     ("optax", "test_probability_validation"): "the same error in other words",
     ("optax", "test_raises_on_invalid_microbatches"): "the same error in other words",
 }
