@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Classic(NamedTuple):
@@ -38,7 +39,7 @@ def brown_badly_scaled(x: Any) -> Any:  # (4)
 
 
 def beale(x: Any) -> Any:  # (5)
-    return jnp.asarray([1.5, 2.25, 2.625], x.dtype) - x[0] * (1 - x[1] ** jnp.arange(1, 4))
+    return jnp.asarray([1.5, 2.25, 2.625], x.dtype) - x[0] * (1 - jnp.stack([x[1], x[1] ** 2, x[1] ** 3]))
 
 
 def jennrich_sampson(x: Any) -> Any:  # (6)
@@ -77,8 +78,9 @@ def biggs_exp6(x: Any) -> Any:  # (18)
 
 
 def watson(x: Any) -> Any:  # (20), 6 numbers
-    t, j = jnp.arange(1, 30, dtype=x.dtype)[:, None] / 29, jnp.arange(x.size)
-    first = jnp.sum(j[1:] * x[1:] * t ** (j[1:] - 1), 1) - jnp.sum(x * t**j, 1) ** 2 - 1
+    j = np.arange(x.size)
+    powers = jnp.asarray((np.arange(1, 30)[:, None] / 29) ** j, x.dtype)
+    first = powers[:, :-1] @ (jnp.asarray(j[1:], x.dtype) * x[1:]) - (powers @ x) ** 2 - 1
     return jnp.concatenate([first, jnp.stack([x[0], x[1] - x[0] ** 2 - 1])])
 
 
@@ -87,7 +89,7 @@ def penalty(x: Any) -> Any:  # (23), 4 numbers
 
 
 def variably_dimensioned(x: Any) -> Any:  # (25), 10 numbers
-    total = jnp.sum(jnp.arange(1, 11) * (x - 1))
+    total = jnp.sum(jnp.arange(1, 11, dtype=x.dtype) * (x - 1))
     return jnp.concatenate([x - 1, jnp.stack([total, total**2])])
 
 
