@@ -326,7 +326,7 @@ from gdjax.tree import map_params as tree_map_params
 from gdjax.tree.arithmetic import scale_gradient
 from gdjax.tree.updates import apply_updates, incremental_update, periodic_update
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "AccumulateState", "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "Along", "ApplyEvery",

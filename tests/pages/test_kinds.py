@@ -22,7 +22,6 @@ def test_each_optimizer_is_in_one_row_or_keeps_nothing_for_a_parameter(table: st
     shown = [name for name in kinds.names() if f"`{name}`" in table]
     assert set(kinds.names()) - set(shown) == {
         "fromage",
-        "gauss_newton",
         "noisy_sgd",
         "perturbed_gradient_descent",
         "dpsgd",
