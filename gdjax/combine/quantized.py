@@ -46,9 +46,9 @@ def quantize_state(
         updates, state = inner.update(updates, decode(codes), params)
         codes = encode(state)
 
-    The update is computed from the new state in float32, before that is encoded. AdamW then keeps 2 bytes a parameter
-    in place of 8, and its step on a GPU or a TPU moves 16 in place of 28. Slots say what they keep, and so how coarsely
-    it may be kept:
+    The update is computed from the new state in float32, before that is encoded. AdamW then keeps 2.1 bytes a parameter
+    in place of 8, and its step on a GPU or a TPU moves some 23 in place of 28, with "log" 16. Slots say what they keep,
+    and so how coarsely it may be kept:
 
     - moments, averages of gradients: as "blocks", the default of 8 bits, "fp8", "4 bits", that of 4 bits, "dynamic",
       "bfloat16", "log";
