@@ -17,7 +17,6 @@ import functools
 import os
 import runpy
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -28,7 +27,7 @@ import jax.numpy as jnp
 
 import gdjax
 from gdjax import numerics
-from gdjax.core import keys
+from gdjax.core import callers, keys
 
 VERSION = "0.2.8"
 USAGE = "usage: python -m gdjax.as_optax (PROGRAM.py | -m MODULE) [ARGUMENT ...]"
@@ -101,7 +100,7 @@ def _public(module: ModuleType) -> dict[str, Any]:
 def _warning(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        warnings.warn(DEPRECATED[name], DeprecationWarning, stacklevel=2)
+        callers.warn(DEPRECATED[name], DeprecationWarning)
         return function(*args, **kwargs)
 
     return call

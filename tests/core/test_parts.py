@@ -55,7 +55,7 @@ class Averaged(Part):
         return {"share": self.share}
 
     def kept(self) -> list[Kept]:
-        return [Kept((GetAttrKey("mean"),), all_axes), Kept((GetAttrKey("norms"),), lambda shape: ())]
+        return [Kept((GetAttrKey("mean"),), all_axes), Kept((GetAttrKey("norms"),), lambda shape, layers: ())]
 
 
 @gdjax.transform
