@@ -20,6 +20,7 @@ class Wolfe(NamedTuple):
     c1: Array  # of the decrease that the slope promises
     c2: Array  # of the slope that may be left
     c3: Array | None  # of the value that rounding may hide
+    hidden: Array | None  # of the value: by so much it may rise where the slope still points down
     tol: Array  # of both conditions
     guess: Array  # the step size to begin with
     factor: Array  # from one to the next, while there is no interval
@@ -42,7 +43,7 @@ class Search(NamedTuple):
     count: Array  # () int32, evaluations made
     ended: Array  # () bool
     safe: Array  # () bool, whether a step with enough decrease has been found
-    low: Trial  # the lowest point that may bound the interval; while there is none, the last point
+    low: Trial  # the lowest point that may bound the interval, but for rounding; while there is none, the last point
     high: Trial  # the other bound, on either side of low; at infinity while there is none
     ref: Trial  # the bound last given up
     choice: Choice
@@ -82,7 +83,11 @@ def _step(line: Line, w: Wolfe, s: Search) -> Search:
     decrease_error, curvature_error = errors(line, w, new)
 
     rises = (decrease_error > 0) | ((value >= s.low.value) & (s.count > 0))
-    turns = ~rises & (slope * jnp.sign(s.high.eta - s.low.eta) >= 0)
+    ahead = slope * jnp.sign(s.high.eta - s.low.eta) < 0
+    if w.hidden is not None:  # the values may be all rounding, and the decrease farther away
+        level = jnp.abs(value - line.value) <= w.hidden * jnp.abs(line.value)
+        rises &= ~(ahead & level & jnp.isfinite(decrease_error))
+    turns = ~rises & ~ahead
     low = tree.where(rises, s.low, new)
     high = tree.where(rises, new, tree.where(turns, s.low, s.high))
     ref = tree.where(rises | turns, s.high, s.low)

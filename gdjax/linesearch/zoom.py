@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import numerics
+from gdjax import numerics, tree
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
@@ -62,6 +62,9 @@ def scale_by_zoom_linesearch(
         decrease     phi'(eta) <= (2 slope_rtol - 1) phi'(0) + tol   and
                      phi(eta) <= phi(0) + approx_dec_rtol |phi(0)| + tol
 
+    A rise of at most approx_dec_rtol |phi(0)| with the slope still downhill counts as rounding too: the search goes on
+    beyond it, but does not take it as a step.
+
     The search goes from the first guess to larger steps until an interval must hold such a step, then narrows it by
     cubic and quadratic interpolation. After 10 trials in vain steps grow, or shrink, tenfold with each: 20 trials span
     13 orders. One evaluation of f and its gradient a trial.
@@ -74,8 +77,8 @@ def scale_by_zoom_linesearch(
         goes to shorter steps where longer ones are wanted.
       slope_rtol: c1, at least 0.
       curv_rtol: c2; infinity leaves the decrease alone.
-      approx_dec_rtol: at least 0; None for the exact condition alone. At most 64 times the precision of the dtype
-        counts, 7.6e-6 in float32 and 1.4e-14 in float64: more is no rounding.
+      approx_dec_rtol: at least 0; None for the exact condition alone. Of a step taken at most 64 times the precision of
+        the dtype counts, 7.6e-6 in float32 and 1.4e-14 in float64.
       stepsize_precision: an interval this short ends the search if a step with enough decrease has been found.
       initial_guess_strategy: "one" starts at 1, for (quasi-)Newton directions; "keep" at the step size before.
       verbose: print what went wrong when a search fails.
@@ -96,10 +99,11 @@ def scale_by_zoom_linesearch(
         outside its domain.
 
     Departs from Optax: a search that fails takes no step uphill, where Optax takes the last one tried; in float64 what
-    counts as rounding is 1.4e-14 of f, where Optax takes 1e-6; after 10 trials it hurries; the errors in `info` are
-    those of the step taken, not of the last one tried; a step counts as safe by one rule in both phases; a step to -inf
-    or to a gradient that is not finite is none; a search without a step does not keep 0 as the next guess; extra
-    arguments that `value_fn` does not take are left alone, not an error.
+    counts as rounding is 1.4e-14 of f, where Optax takes 1e-6; it passes over rises of 1e-6 where the slope is
+    downhill; after 10 trials it hurries; the errors in `info` are those of the step taken, not of the last one tried; a
+    step counts as safe by one rule in both phases; a step to -inf or to a gradient that is not finite is none; a search
+    without a step does not keep 0 as the next guess; extra arguments that `value_fn` does not take are left alone, not
+    an error.
 
     Example:
       >>> import gdjax, jax.numpy as jnp
@@ -133,6 +137,7 @@ def scale_by_zoom_linesearch(
             c1=number(slope_rtol),
             c2=number(curv_rtol),
             c3=None if approx_dec_rtol is None else jnp.minimum(number(approx_dec_rtol), ROUNDING * eps),
+            hidden=None if approx_dec_rtol is None else number(approx_dec_rtol),
             tol=number(tol),
             guess=jnp.where(last > 0, last, 1) if keep else jnp.ones_like(last),
             factor=number(increase_factor),
@@ -141,7 +146,8 @@ def scale_by_zoom_linesearch(
             most=max_linesearch_steps,
         )
         found = search(line, wolfe)
-        chosen, last = found.choice, found.high
+        chosen = found.choice
+        last = tree.where(found.low.eta == 0, found.high, found.low)  # shorter steps than a low one would not help
         kept = jnp.where(chosen.eta == 0, line.to_go_on_from(last.eta, last.value), chosen.eta)
         if verbose:
             jax.debug.callback(_report, *chosen[:2], *chosen[3:], line.value, line.slope, wolfe.tol)
