@@ -83,7 +83,8 @@ class GradientTransformationExtraArgs(GradientTransformation):
       >>> import gdjax, jax.numpy as jnp
       >>> isinstance(gdjax.adam(1e-3), gdjax.GradientTransformationExtraArgs)
       True
-      >>> plain = gdjax.GradientTransformation(gdjax.init_empty_state, lambda u, s, p=None: (u, s))
+      >>> update = lambda updates, state, params=None: (updates, state)
+      >>> plain = gdjax.GradientTransformation(gdjax.init_empty_state, update)
       >>> isinstance(plain, gdjax.GradientTransformationExtraArgs)
       False
     """

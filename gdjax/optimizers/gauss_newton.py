@@ -166,7 +166,8 @@ def gauss_newton(
         else:
             rule = _trust_region(linear, D * x / unit, share)
             of_limit, D = unit, jnp.where(known, D, before)
-            scale = vectors.replaced(LABEL, state.scale, updates, residuals.leaves(D))
+            kept = [meshes.placed(d, g) for d, g in zip(residuals.leaves(D), gs, strict=True)]
+            scale = vectors.replaced(LABEL, state.scale, updates, kept)
         old = state.limit.astype(x.dtype)
         limit, us = _tried(linear, rule, known, old / of_limit, r, to_updates, after, max_tries)
         limit = jnp.where(known & (linear.curvature > 0), limit * of_limit, old).astype(state.limit.dtype)

@@ -184,7 +184,7 @@ POWERS: list[tuple[float, bool, float, str]] = [
     (0, False, 0, "scale_by_lion scale_by_novograd scale_by_rms scale_by_rms/bias_correction scale_by_rprop"),
     (0, False, 0, "scale_by_rss scale_by_sign scale_by_simplified_ademamix scale_by_sm3 scale_by_stddev"),
     (0, False, 0, "adam_mini scale_by_adam_mini adamc scale_by_came scale_by_yogi scale_by_adopt scale_by_trust_ratio"),
-    (0, False, 0, "adafactor/torch adagrad/torch amsgrad/torch nadam/torch"),
+    (0, False, 0, "adafactor/torch adagrad/torch amsgrad/torch nadam/torch adafactor/layers novograd/layers"),
     (0, False, 0, "laprop scale_by_laprop adam_atan2 scale_by_adam_atan2 stable_adamw scale_by_stable_adamw"),
     (0, False, 1e-3, "sm3"),  # whose eps of 1e-8 stands beside squares of 2^-16 and above
     (
@@ -217,7 +217,7 @@ UNSCALED = {
     "codes are rounded by random bits that do not scale": "quantize_state",
     "the loss or its Hessian would have to grow too": "polyak_sgd scale_by_polyak momo momo_adam sophia "
     "scale_by_sophia hutchinson_estimator_diag_hessian scale_by_zoom_linesearch scale_by_backtracking_linesearch "
-    "sam/opaque schedule_free_plus gauss_newton",
+    "sam/opaque schedule_free_plus gauss_newton gauss_newton/plain",
     "what is added to eigenvalues, or what they start at, stays where it is": "shampoo shampoo/qr shampoo/newton "
     "kl_shampoo kl_soap matrixwise scale_by_shampoo scale_by_kl_shampoo scale_by_kl_soap",
     "the first step moves nothing, the other leaves have power 1": "scale_by_soap scale_by_soap_muon",

@@ -41,8 +41,12 @@ def authors(
 
 
 def annealed(count: Any) -> Any:
-    """The authors' way from 0.9 to 0.965, in float32."""
+    """The authors' way from 0.9 to 0.965."""
     return 1 - gdjax.exponential_decay(0.1, 20, 0.35, end_value=0.035)(count)
+
+
+def annealed_in_doubles(count: int) -> float:
+    return 1 - max(0.1 * 0.35 ** (count / 20), 0.035)
 
 
 def above(**hyper: Any) -> Any:
@@ -59,7 +63,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "defaults": ({}, {}),
     "weights": ({"weight_decay": 0.5, "r": 2.0, "weight_lr_power": 1.0}, {"weight_decay": 0.5, "r": 2.0, "power": 1.0}),
     "averaged": ({"polyak_beta": 0.75, "c_warmup": 5}, {"polyak_beta": 0.75, "c_warmup": 5}),
-    "rate": ({"learning_rate": oracles.fall, "sf_b1": annealed}, {"lr": oracles.fall, "sf_b1": annealed}),
+    "rate": ({"learning_rate": oracles.fall, "sf_b1": annealed}, {"lr": oracles.fall, "sf_b1": annealed_in_doubles}),
 }
 
 
