@@ -31,7 +31,7 @@ REASONS: dict[tuple[str, str], str] = {
     ("optax", "test_mask_compatible_callable_pytree"): "a part of it calls a helper of Optax's private modules",
     ("optax", "test_tree_random_like"): "16-bit samples are drawn in float32 and rounded here",
     ("optax", "test_tree_vdot"): "equal up to one rounding of float32; the test asks for none",
-    ("optax", "accept_learning_rate_schedule_if_type"): (
+    ("optax", "if_type_annotated_as_such1"): (
         "`schedule_free_sgd` and `schedule_free_adamw` refuse a schedule beside `warmup_steps`: two warmups"
     ),
     ("optax", "test_probability_validation"): "the same error in other words",
