@@ -13,7 +13,8 @@ P = jnp.ones(3)
 HALF = jnp.ones(4096, "bfloat16")
 
 
-@claim("maxima of thousands of numbers", theirs=1.0, ours=is_nan)
+# XLA of the oldest JAX keeps the NaN.
+@claim("maxima of thousands of numbers", theirs=1.0 if hasattr(jax.lax, "pcast") else is_nan, ours=is_nan)
 def the_largest_of_many(o: Any) -> float:
     return float(o.tree.max(jnp.ones(100_000).at[777].set(jnp.nan)))
 
