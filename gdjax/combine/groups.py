@@ -144,7 +144,7 @@ multi_transform = partition
 
 def clips_by_norm(rule: Leafwise | None) -> bool:
     """Whether a rule bounds the norm of all leaves that it sees, and is not told of groups."""
-    return rule is not None and rule.rule.__name__ == "clip_by_global_norm" and rule.staged["groups"] is None
+    return rule is not None and rule.staged.get("groups", 0) is None
 
 
 def _warn_of_clips(label: str, groups: Mapping[Hashable, Transform]) -> None:
@@ -153,9 +153,13 @@ def _warn_of_clips(label: str, groups: Mapping[Hashable, Transform]) -> None:
     A group of which the clip is all that is done is no mistake.
     """
     trained = {key: list(leaf_rules(tx)) for key, tx in groups.items() if tx != set_to_zero()}
-    clipping = [repr(key) for key, rules in trained.items() if len(rules) > 1 and any(map(clips_by_norm, rules))]
-    if clipping and len(trained) > 1:
-        callers.warn(f"{label}: clip_by_global_norm in the group {' and '.join(clipping)}: {CLIPS_ALONE}")
+    clips = {
+        repr(key): rule.label.removeprefix("gdjax.")
+        for key, rules in trained.items() if len(rules) > 1 for rule in rules if rule and clips_by_norm(rule)
+    }  # fmt: skip
+    if clips and len(trained) > 1:
+        clip = " and ".join(dict.fromkeys(clips.values()))
+        callers.warn(f"{label}: {clip} in the group {' and '.join(clips)}: {CLIPS_ALONE}")
 
 
 @transform

@@ -54,8 +54,9 @@ class GradientTransformation(_Pair):
     @property
     def __class__(self) -> type:  # type: ignore[override]
         # Optax's wrappers ask isinstance(tx, optax.GradientTransformationExtraArgs). Whoever asks has imported Optax.
-        name = "GradientTransformation" + "ExtraArgs" * issubclass(type(self), GradientTransformationExtraArgs)
-        theirs = getattr(sys.modules.get("optax"), name, None)
+        extra = issubclass(type(self), GradientTransformationExtraArgs)
+        kind = GradientTransformationExtraArgs if extra else GradientTransformation
+        theirs = getattr(sys.modules.get("optax"), kind.__name__, None)
         return theirs if isinstance(theirs, type) else type(self)
 
     def __reduce__(self) -> tuple[Any, ...]:

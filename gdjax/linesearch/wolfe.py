@@ -100,7 +100,7 @@ def _step(line: Line, w: Wolfe, s: Search) -> Search:
     # Of the points below the start the lowest with enough decrease; until there is one, the lowest.
     better = jnp.where(enough == (s.choice.decrease_error <= w.tol), value < s.choice.value, enough)
     better &= jnp.isfinite(decrease_error) & (value < line.value)
-    choice = tree.where(done | better, Choice(eta, value, grad, decrease_error, curvature_error), s.choice)
+    choice = tree.where(done & enough | better, Choice(eta, value, grad, decrease_error, curvature_error), s.choice)
     safe = s.safe | enough
     short = bracketed & (jnp.abs(s.high.eta - s.low.eta) <= w.precision) & safe
     return Search(s.count + 1, done | short | (s.count + 1 >= w.most), safe, low, high, ref, choice)

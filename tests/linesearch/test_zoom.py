@@ -416,6 +416,8 @@ def test_goes_on_where_rounding_hides_the_decrease(rtol: float | None, found: bo
         assert (new.value < 1) == found and (new.info.curvature_error == 0) == found
         short = search(f, jnp.zeros(()), jnp.ones(()), approx_dec_rtol=rtol, max_linesearch_steps=3)
         assert short.value == 1 and short.info.decrease_error == jnp.inf  # such a rise is passed, not taken
+        bounded = search(f, jnp.zeros(()), jnp.ones(()), approx_dec_rtol=rtol, max_learning_rate=1.0)
+        assert bounded.value == 1  # nor at the largest step size, where the slope still points down
 
 
 def test_state_has_the_fields_of_optax():

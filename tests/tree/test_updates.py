@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import gdjax
+from tests.oracles import precision
 from tests.trees import assert_close, assert_equal, random_tree
 
 
@@ -46,7 +47,7 @@ def test_neither_of_two_narrow_dtypes_holds_the_other(kinds: tuple[str, str]):
 
 
 def test_a_complex_param_takes_a_real_update_of_as_many_bytes():
-    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
+    with precision("float64"):
         p, u = jnp.asarray([1 + 2j], "complex64"), jnp.asarray([0.25], "float64")
         got = gdjax.apply_updates(p, u)
     assert got.dtype == "complex64"
