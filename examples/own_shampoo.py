@@ -2,8 +2,8 @@
 
     python examples/own_shampoo.py
 
-A matrix method needs something dear of all leaves together: here the inverse roots of their factors, every ten steps.
-That is a stage of the rule, `gdjax.Stage`. The rest is the rule for one array, as in `own_optimizer.py`. Prints the
+A matrix method needs something dear of each matrix: here the inverse root of its factor, every ten steps. The rule is
+one of one matrix, and says what is done in turns: `gdjax.in_turns` spreads the roots over these steps. Prints the
 losses beside Adam's, and draws them where matplotlib is installed.
 """
 
@@ -27,30 +27,24 @@ Array = jax.Array
 class OneSidedState(NamedTuple):
     count: Array  # () int32, updates made so far
     m: Any  # like params, average of the gradients
-    L: Any  # for each matrix (rows, rows), average of G G^T
-    root: Any  # for each matrix (rows, rows), L^(-1/2) of an earlier step; I at first
+    L: Any  # for each shape (number, rows, rows), average of G G^T
+    root: Any  # the same, L^(-1/2) of an earlier step; I at first
 
 
-def roots(gs: Any, s: Any, ps: Any, t: Any) -> dict[str, Any]:
-    """L^(-1/2) of all matrices, those of one size at once: lists of leaves come in, and go out."""
-    return {"root": gdjax.in_stacks(lambda L: gdjax.inverse_root(L, 2, ridge=1e-4), s.L)}
+def root_of(first: Any, root: Array, L: Array) -> list[Array]:
+    return [gdjax.inverse_root(L, 2, ridge=1e-4)]
 
 
-@gdjax.leafwise(
-    OneSidedState,
-    reduce=gdjax.Stage(roots, "root", every="every", late=True),  # after the rule, of the new L; for the next step
-    L=gdjax.Factor((0, 0)),  # twice along the rows
-    root=lambda p, hyper: jnp.eye(len(p), dtype=jnp.float32),
-)
+@gdjax.matrixwise(OneSidedState, m=gdjax.first_moment, L=gdjax.Side(0), root=gdjax.Side(0, identity=True))
 def scale_by_one_sided_shampoo(
-    g: Array, s: Any, p: Any, t: Any, b1: Any = 0.9, b2: Any = 0.95, every: Any = 10
+    G: Array, s: Any, p: Any, t: Any, b1: Any = 0.9, b2: Any = 0.95, every: Any = 10
 ) -> tuple[Array, Any]:
     """L^(-1/2) of an average of gradients, scaled so that its mean square is 1."""
-    g = gdjax.bounded(g, "summed")
-    m = b1 * s.m + (1 - b1) * g
-    L = b2 * s.L + (1 - b2) * g @ g.T
+    m = b1 * s.m + (1 - b1) * G
+    L = b2 * s.L + (1 - b2) * G @ G.T
     u = s.root @ m
-    return u / gdjax.safe_root_mean_squares(u, 1e-16), s._replace(m=m, L=L)
+    (root,) = gdjax.in_turns(root_of, every)([s.root], L)  # of the new L, for the next step
+    return u / gdjax.safe_root_mean_squares(u, 1e-16), s._replace(m=m, L=L, root=root)
 
 
 @gdjax.transform
@@ -58,7 +52,7 @@ def one_sided_shampoo(learning_rate: Any, b1: Any = 0.9, b2: Any = 0.95, every: 
     """The rule for the weights; Adam for the biases, which are no matrices."""
     rates = {"biases": gdjax.adam(learning_rate)}
     rates["weights"] = gdjax.chain(
-        scale_by_one_sided_shampoo(b1, b2, every), gdjax.scale_by_learning_rate(learning_rate)
+        scale_by_one_sided_shampoo(b1, b2, every, sides="rows"), gdjax.scale_by_learning_rate(learning_rate)
     )
     return gdjax.partition(rates, gdjax.label_by_path({"w$": "weights", "b$": "biases"}))
 

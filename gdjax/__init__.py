@@ -91,7 +91,6 @@ from gdjax.lift.slots import (
     initial_parameter,
     second_moment,
 )
-from gdjax.lift.stages import Reduced, Stage
 from gdjax.lift.wrapper import WrapperState, wrapper
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.polar import orthogonalize
@@ -343,7 +342,7 @@ __all__ = [
     "MultiSteps", "MultiStepsState", "MultiTransformState", "MuonDimensionNumbers", "MuonState", "New",
     "NonFiniteError", "NonNegativeParamsState", "NormalizeState", "OptState", "PSGDKronState", "PSGLDState", "Params",
     "ParamsEmaState", "PartitionState", "PerLeaf", "Plan", "ProdigyState", "Progress", "QuantizedState",
-    "RadialBrakeState", "ReduceLROnPlateauState", "Reduced", "SAMState", "SGHMCState", "SGLDState", "SWAState",
+    "RadialBrakeState", "ReduceLROnPlateauState", "SAMState", "SGHMCState", "SGLDState", "SWAState",
     "ScalarOrSchedule",
     "ScaleByAdaDeltaState", "ScaleByAdamMiniState", "ScaleByAdamState", "ScaleByAdanState", "ScaleByAdemamixState",
     "ScaleByAmsgradState", "ScaleByApolloState", "ScaleByBFGSState", "ScaleByBacktrackingLinesearchState",
@@ -355,7 +354,7 @@ __all__ = [
     "ScaleBySimplifiedAdEMAMixState", "ScaleByTrustRatioState", "ScaleByZoomLinesearchState", "ScaleState", "Schedule",
     "ScheduleFreePlusState", "ScheduleFreeState", "ScheduledState", "ShampooState", "ShardedStep", "Shared",
     "ShouldSkipUpdateFunction", "Side", "SkipSpikesState", "SnapshotState", "SoapMuonState", "SoapState", "SophiaState",
-    "SplitRealAndImaginaryState", "Stage", "StatefulSchedule", "StochasticRoundingState", "Stored", "SweepResult",
+    "SplitRealAndImaginaryState", "StatefulSchedule", "StochasticRoundingState", "Stored", "SweepResult",
     "Table", "TailEmaState", "TraceState", "TransformInitFn", "TransformUpdateExtraArgsFn", "TransformUpdateFn",
     "UpdateFloorState", "Updates", "WeightDecaySchedule", "WrappedSchedule", "WrappedScheduleState", "WrapperState",
     "ZClipState", "ZeroNansState", "ZoomLinesearchInfo", "accumulate", "acprop", "adabelief", "adadelta", "adafactor",

@@ -39,8 +39,8 @@ SECTIONS = {
 PLACES = {
     "core.base": "types/transforms", "core.types": "types/annotations", "core.codec": "rules/codecs",
     "core.interop": "more/optax", "tree.updates": "training/updates", "codes.with_error": "rules/codecs",
-    "lift.leafwise": "rules/leafwise", "lift.slots": "rules/slots", "lift.stages": "rules/stages",
-    "lift.wrapper": "rules/wrapper", "linalg.stacks": "rules/stages", "linalg.spectral": "linalg/roots",
+    "lift.leafwise": "rules/leafwise", "lift.slots": "rules/slots",
+    "lift.wrapper": "rules/wrapper", "linalg.stacks": "rules/stacks", "linalg.spectral": "linalg/roots",
     "numerics": "rules/numbers", "numerics.bounds": "rules/numbers", "numerics.elementwise": "rules/numbers",
     "numerics.norms": "tree/norms", "second_order": "linalg/second_order", "assignment": "more/assignment",
     "perturbations": "more/perturbations", "microbatching": "training/microbatching", "tree_utils": "tree/tree_utils",
@@ -49,13 +49,13 @@ PLACES = {
     "tree.accumulators": "training/microbatching",
     "matrices.roles": "combine/roles", "matrices.matrixwise": "rules/matrixwise",
     "matrices.in_turns": "rules/matrixwise", "matrices.slots": "rules/matrixwise",
-    "matrices.together": "rules/stages", "core.paths": "combine/paths",
+    "matrices.together": "rules/stacks", "core.paths": "combine/paths",
     "linalg.matrices": "combine/roles", "inspection.roles": "combine/roles",
 }  # fmt: skip
 
 TITLES = {
     "rules/numbers": "Numbers in a rule", "rules/leafwise": "Rules", "rules/wrapper": "Wrappers",
-    "more/optax": "Optax", "rules/slots": "Slots of a state", "rules/stages": "Stages and stacks",
+    "more/optax": "Optax", "rules/slots": "Slots of a state", "rules/stacks": "Stacks of matrices",
     "rules/matrixwise": "Rules of one matrix",
     "types/annotations": "For annotations", "combine/inject": "Injected hyperparameters",
     "training/loop": "minimize", "combine/hyperparams": "Hyperparameters in force",

@@ -144,7 +144,7 @@ multi_transform = partition
 
 def clips_by_norm(rule: Leafwise | None) -> bool:
     """Whether a rule bounds the norm of all leaves that it sees, and is not told of groups."""
-    return rule is not None and rule.staged.get("groups", 0) is None
+    return rule is not None and rule.settings.get("groups", 0) is None
 
 
 def _warn_of_clips(label: str, groups: Mapping[Hashable, Transform]) -> None:

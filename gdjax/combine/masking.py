@@ -60,7 +60,7 @@ def masked(inner: Transform, mask: Mask, *, mask_compatible_extra_args: bool = F
     """
     label = "gdjax.masked"
     part = base.part_of(base.check_transform(label, 0, inner))
-    if isinstance(part, Leafwise) and not (part.slots or part.stages or isinstance(part, MaskedLeafwise)):
+    if type(part) is Leafwise and not part.slots:
         return MaskedLeafwise(**{f.name: getattr(part, f.name) for f in fields(part)}, mask=mask)
 
     def init(params: Params) -> MaskedState:

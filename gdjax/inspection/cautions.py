@@ -85,7 +85,7 @@ def _of_stacks(rows: Sequence[Any], moved: Sequence[Any], shapes: Any) -> Iterat
     stacked = {row.path for row, n in zip(rows, layers, strict=True) if n and row.shape[0] > 1}
     found: dict[str, list[str]] = {}
     for row, ps in moved:
-        for label in dict.fromkeys(p.label for p in ps if p.rule and p.rule.staged.get(LAYERS, 0) is None):
+        for label in dict.fromkeys(p.label for p in ps if p.rule and p.rule.settings.get(LAYERS, 0) is None):
             found.setdefault(label, []).extend([row.path] if row.path in stacked else [])
     for label, paths in found.items():
         told = f"{label.removeprefix('gdjax.')} takes each of {{}} for one array, and it looks like a stack of layers"

@@ -136,8 +136,8 @@ class Walk:
             chosen = [x for x, sees in zip(leaves, rule.sees(tree) or (), strict=True) if sees]
             if seen and not (seen := self.seen(chosen)):
                 self.notes.append(f"the mask of {name} is False everywhere: it does nothing")
-        factors, numbers = self.factors(rule.per_leaf, tree), [k for k in _NUMBERS if k in rule.staged]
-        takes = self.matrices(rule.label, rule.staged[numbers[0]], tree) if numbers else {}
+        factors, numbers = self.factors(rule.per_leaf, tree), [k for k in _NUMBERS if k in rule.settings]
+        takes = self.matrices(rule.label, rule.settings[numbers[0]], tree) if numbers else {}
         more = {"factors": factors, "takes": takes, "sees_all": not is_masked(tree)}
         return Listed(name, rule.label, rule, rule.hyper, seen, groups, **more)
 

@@ -10,7 +10,7 @@ import jax
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.types import Params, Updates
-from gdjax.lift import meetings, rule_checks, staging
+from gdjax.lift import meetings, rule_checks
 from gdjax.lift.one_leaf import kernel_of
 from gdjax.lift.running import Leaves, Running, leaves_of, opened
 from gdjax.lift.trace import Traced
@@ -26,8 +26,8 @@ def fused(
     """Applies rules one after the other, leaf by leaf: one call of one jitted function per leaf for all the rules.
 
     JAX traces that function once for each shape and dtype among the leaves. So a leaf adds one equation to the trace,
-    and a step costs what the same arithmetic written out would. Only the first rule may have stages, or bring to a
-    meeting what is made of the updates, since a later one would need those of all the leaves first.
+    and a step costs what the same arithmetic written out would. Only the first rule may bring to a meeting what is
+    made of the updates, since a later one would need those of all the leaves first.
 
     Raises:
       rule_checks.ReadsUpdates: a later rule needs the updates of all leaves.
@@ -42,13 +42,11 @@ def fused(
     for r in running:
         # From here on the new count. It is written where the old one is, so that a later reader would need a copy.
         r.count = None if r.count is None else numerics.safe_increment(r.count)
-    _check(running, leaves)
+    check(running, leaves)
     for r in running:
         if r.rule.static or r.rule.extra:
             r.add_static(leaves, extra_args)
-    staging.run(running[0], leaves, extra_args, late=False)
     directions = _directions(running, leaves)
-    staging.run(running[0], leaves, extra_args, late=True)
     return leaves.structure.unflatten(directions), [r.closed(leaves.structure) for r in running]
 
 
@@ -57,7 +55,7 @@ def _active(running: Sequence[Running], leaves: Leaves, i: int) -> list[Running]
     return [r for r in running if leaves.trained[i] and (r.sees is None or r.sees[i])]
 
 
-def _check(running: Sequence[Running], leaves: Leaves) -> None:
+def check(running: Sequence[Running], leaves: Leaves) -> None:
     """Raises where a gradient does not fit its parameter, or a slot its gradient."""
     for i, (g, p) in enumerate(zip(leaves.gs, leaves.ps, strict=True)):
         if not _active(running, leaves, i):

@@ -1,6 +1,5 @@
 """Hyperparameters that differ from leaf to leaf: the numbers of each leaf, from the factors of `per_leaf`."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,15 +18,18 @@ Factors = Mapping[str, PerLeaf]  # by the name of the hyperparameter
 
 
 def split(
-    label: str, hyper: Mapping[str, Any], slots: Mapping[str, Any], stages: Sequence[Any]
+    label: str, hyper: Mapping[str, Any], slots: Mapping[str, Any], of_tree: bool = False
 ) -> tuple[dict[str, Any], Factors]:
     """The hyperparameters, in the place of each `per_leaf` its base, and those that are `per_leaf`.
 
+    Args:
+      of_tree: whether the rule is one of the whole tree.
+
     Raises:
-      TypeError: one number for the whole tree, or the start of a slot, depends on one that leaves do not share.
+      TypeError: a rule of the whole tree, or the start of a slot, depends on one that leaves do not share.
     """
     found = {k: x for k, x in hyper.items() if isinstance(x, PerLeaf)}
-    used = {name for stage in stages if found for name in inspect.signature(stage.f).parameters}
+    used = set(found) if of_tree else set()
     used |= {fill for slot in slots.values() if isinstance(fill := getattr(slot, "fill", None), str)}
     if shared := sorted(used & set(found)):
         raise TypeError(

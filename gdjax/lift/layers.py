@@ -19,7 +19,7 @@ from gdjax.core.part import all_axes
 from gdjax.core.paths import check_prefix, matches, paths_of, warn_of_idle
 from gdjax.core.types import ArrayTree, LayerAxes
 from gdjax.lift.slots import Factor, Hyperparameters, Integer, Key, New, Shared, Stored, is_like_parameter
-from gdjax.lift.stages import Planned, Tree, Whole
+from gdjax.lift.whole_tree import Planned, Tree, Whole
 
 LAYERS = "layer_axes"
 
@@ -130,9 +130,9 @@ def axes_of(slot: Any, hyper: Hyperparameters) -> Callable[[tuple[int, ...], int
     return (lambda shape, layers: tuple(range(layers))) if isinstance(slot, Integer | Key) else None
 
 
-def check(slots: Mapping[str, Any], stages: Any) -> None:
+def check(slots: Mapping[str, Any]) -> None:
     """Raises where a rule that asks for `layer_axes` has what layers cannot have each of their own."""
     alone = [f for f, slot in slots.items() if isinstance(slot, Key | Shared | Whole | Planned)]
-    if alone or stages:
-        what = f"{', '.join(alone)} of its state" if alone else "reduce"
-        raise TypeError(f"gdjax.leafwise: a rule with {LAYERS} sees one layer: {what} is of the whole leaf or tree")
+    if alone:
+        told = f"{', '.join(alone)} of its state is of the whole leaf or tree"
+        raise TypeError(f"gdjax.leafwise: a rule with {LAYERS} sees one layer: {told}")

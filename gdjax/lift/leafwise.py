@@ -9,7 +9,7 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
   gradient's dtype, and to each slot's own. Integers, booleans and PRNG keys of the state reach it as they are;
 - hyperparameters: numbers are constants of the program, arrays and `per_leaf` its arguments, schedules are evaluated;
 - what a rule needs from the whole tree, numbers or arrays for each leaf, and numbers that its state keeps: see
-  `reduce`, `gdjax.lift.stages` and `Shared`;
+  `gdjax.lift.meetings` and `Shared`;
 - errors that name the transform, the leaf and the field of the state that does not fit; name scopes for profiles;
 - speed: one traced function per (rules, shape, dtype), shared by all leaves like it; see `fused`.
 """
@@ -25,14 +25,14 @@ from gdjax.core import base
 from gdjax.core.base import EmptyState, GradientTransformation
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift import factors, layers, rule_checks
+from gdjax.lift.reduced import with_numbers
 from gdjax.lift.rule import Leafwise, OfLeaf
 from gdjax.lift.signatures import Special, arguments_of, hashable, like_rule
 from gdjax.lift.slots import ScaleByScheduleState, Shared
-from gdjax.lift.stages import Planned, Reduced, Stage, Tree, Whole, stages_of  # noqa: F401  optimizers import it here
+from gdjax.lift.whole_tree import Planned, Whole, read_by
 
 P = ParamSpec("P")
 Array = jax.Array
-Prepared = Callable[..., Mapping[str, Any]] | Stage
 Hyper = Annotated[Any, ScalarOrSchedule]  # a scalar in a rule; what a user passes to the factory made from it
 
 
@@ -41,8 +41,7 @@ def leafwise(
     *,
     scheduled: Any = None,
     count: Callable[[Any], Any] | None = None,
-    reduce: Prepared | tuple[Prepared, ...] | None = None,
-    staged: str = "",
+    reduce: Callable[..., Mapping[str, Any]] | None = None,
     static: Mapping[str, OfLeaf] | None = None,
     extra: str = "",
     domains: Mapping[str, str] | None = None,
@@ -58,11 +57,8 @@ def leafwise(
         `ScaleByScheduleState` by default. A rule with slots and no count then keeps `ScheduledState`.
       count: the updates made so far, from the `Shared` fields of a state that counts them under another name. A field
         `count` of it is then one of these, and starts at 0.
-      reduce: what the rule needs from the whole tree: a stage, a function `(gs, s, ps, t, ...) -> dict` of the lists of
-        gradients, slots and parameters, which runs before the rule; a `Stage`, which may run every k steps or after the
-        rule; or a tuple of those. Entries of the dict that name fields of the state are their new values; the rule gets
-        the others by name, declared as `name=Reduced`.
-      staged: "table size": arguments that only stages and slots get, and that need not be numbers; the rule finds None.
+      reduce: deprecated: a function `(gs, s, ps, t, ...) -> dict` of lists of all leaves, which runs before the rule
+        and returns numbers: new values of `Shared` fields, and what the rule gets by name.
       static: what a leaf is: from the name of an argument, of any kind, to a function `(tree, argument) -> list` of the
         `Tree` of an update, with an entry that can be hashed for each leaf that has a gradient. The rule gets the entry
         of its leaf.
@@ -73,16 +69,15 @@ def leafwise(
         `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.
 
     Raises:
-      TypeError: State is neither such a class nor such a function, or has no field of a slot's name; `staged` or
-        `domains` names no argument of the rule; a stage of `reduce` takes fewer than four arguments by their places.
+      TypeError: State is neither such a class nor such a function, or has no field of a slot's name; `domains`
+        names no argument of the rule.
       ValueError: a domain is no interval; (in the factory) a number lies outside its domain.
       ValueError, TypeError: (in update) the rule returned no update shaped like `g`, no state, or a field of another
-        shape or kind than its slot: real numbers are rounded to the slot's dtype, nothing else is cast. `reduce`
-        returned no dict, or what neither the state nor the rule has.
+        shape or kind than its slot: real numbers are rounded to the slot's dtype, nothing else is cast.
 
     A rule with an argument `layer_axes=None` is one of a layer: the argument of its factory says how many leading axes
     of each leaf are layers, as that of `scale_by_trust_ratio` does. The rule is mapped over them and sees one layer. It
-    has neither `reduce` nor fields that are one number or key.
+    has no fields that are one number or key.
 
     Each function may be decorated, partial, a method, an object that can be called, or compiled by `jax.jit`. The rule
     must be defined at the top level of a module for its transforms to pickle.
@@ -98,37 +93,47 @@ def leafwise(
       chain(heavy_ball(decay=0.5), scale(step_size=-0.1))
     """
     rule_checks.declaration(State, slots)
-    special = Special(staged.split(), static or {}, extra.split())
     if count is not None and "count" in getattr(State, "_fields", ()):
         slots = {"count": Shared(0, jnp.int32), **slots}
-    return maker_of("leafwise", State, slots, count, special, domains, scheduled=scheduled, stages=stages_of(reduce))
+
+    def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
+        asked = extra.split()
+        if reduce is not None:
+            one = ["count", *(f for f, x in slots.items() if isinstance(x, Shared))]
+            rule, more = with_numbers(rule, reduce, one)
+            asked += more
+        special = Special(static or {}, asked)
+        return maker_of("leafwise", State, slots, count, special, domains, scheduled=scheduled)(rule)
+
+    return decorate
 
 
 def maker_of(
     maker: str, State: Any, slots: Mapping[str, Any], count: Any, special: Special,  # noqa: N803
-    domains: Mapping[str, str] | None, *, scheduled: Any = None, stages: tuple[Stage, ...] = (),
-    around: Callable[..., Any] | None = None,
+    domains: Mapping[str, str] | None, *, scheduled: Any = None, around: Callable[..., Any] | None = None,
+    kind: type[Leafwise] = Leafwise,
 ) -> Callable[..., Any]:  # fmt: skip
     """What makes a rule a factory, for `leafwise` and `wrapper`: `around(rule, name, tx)` makes it one of wrappers."""
     inner = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
     before = [] if around is None else [inner]
+    special = special._replace(settings=[*special.settings, *read_by(slots)])
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
         by_layer = any(p.name == layers.LAYERS for p in rule_checks.named(rule, 4 + len(before)))
         own = special._replace(static={layers.LAYERS: layers.of_leaf, **special.static}) if by_layer else special
-        arguments = arguments_of(maker, rule, 4 + len(before), own, domains, stages)
+        arguments = arguments_of(maker, rule, 4 + len(before), own, domains)
         applied = hashable(rule)
         if by_layer:
-            layers.check(slots, stages)
+            layers.check(slots)
             applied = layers.mapped(applied)
 
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = arguments.call(factory, args, kwargs)
-            label, (hyper, for_stages) = base.label_of(call), arguments.of(call)
-            kinds = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
-            hyper, per_leaf = factors.split(label, hyper, slots, stages)
-            more = for_stages, own.static, own.extra
-            part = Leafwise(label, applied, *kinds, slots, stages, count, hyper, per_leaf, *more)
+            label, (hyper, settings) = base.label_of(call), arguments.of(call)
+            classes = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
+            hyper, per_leaf = factors.split(label, hyper, slots, of_tree=kind is not Leafwise)
+            more = settings, own.static, own.extra
+            part = kind(label, applied, *classes, slots, count, hyper, per_leaf, *more)
             return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))
 
         return like_rule(factory, rule, [*before, *arguments.of_factory], Hyper)

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey
 
-from gdjax.core import checks
+from gdjax.core import checks, misuse
 from gdjax.core.codec import Codec
 from gdjax.core.part import Inside, Kept, Part, Step
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import factors, layers
 from gdjax.lift.all_leaves import fused
-from gdjax.lift.rule_checks import named
 from gdjax.lift.slots import (
     ScheduledState,
     Shared,
@@ -27,8 +26,8 @@ from gdjax.lift.slots import (
     kind_of,
     resolved,
 )  # fmt: skip
-from gdjax.lift.stages import PLACED, Planned, Stage, Whole
 from gdjax.lift.trace import Kernel
+from gdjax.lift.whole_tree import Planned, Whole
 from gdjax.xla.write_order import once
 
 Array = jax.Array
@@ -44,11 +43,10 @@ class Leafwise(Part):
     State: Any
     Scheduled: Any
     initial: Mapping[str, Any]
-    stages: tuple[Stage, ...]
     counted: Callable[[Any], Any] | None
     hyper: Mapping[str, Any]
     per_leaf: factors.Factors  # of the hyperparameters that differ from leaf to leaf, whose bases are in `hyper`
-    staged: Mapping[str, Any] = field(default_factory=dict)  # the arguments that only stages get, and the rule as None
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of starts and `static`: the rule finds None for them
     static: Mapping[str, OfLeaf] = field(default_factory=dict)  # what leaves are, from some of these arguments
     extra: Sequence[str] = ()  # the arguments of `update` that the rule gets
 
@@ -85,9 +83,9 @@ class Leafwise(Part):
     @functools.cached_property
     def kernel(self) -> Kernel:
         rest = {k: v for k, v in self.hyper.items() if k not in {*self.schedules, *self.arrays, *self.per_leaf}}
-        constants = tuple((k, type(v), v) for k, v in [*rest.items(), *((k, None) for k in self.staged)])
+        constants = tuple((k, type(v), v) for k, v in [*rest.items(), *((k, None) for k in self.settings)])
         name = self.label.removeprefix("gdjax.")
-        return Kernel(name, self.rule, self.State, constants, tuple(self.codecs.items()), staged=bool(self.stages))
+        return Kernel(name, self.rule, self.State, constants, tuple(self.codecs.items()))
 
     @functools.cached_property
     def moments(self) -> tuple[str, ...]:
@@ -129,11 +127,11 @@ class Leafwise(Part):
         if self.slots or self.shared:
             checks.leaves(self.label, "params", params)
         factors.check_paths(self.per_leaf, params)
-        given = {**self.hyper, **self.staged}
+        given = {**self.hyper, **self.settings}
         arguments = {**given, "label": self.label}
         leaves = [p for _, p in paths]
         found = {f: x.init(params, arguments) for f, x in self.initial.items() if isinstance(x, Planned | Whole)}
-        lead = layers.of_tree(self.label, self.staged.get(layers.LAYERS), params, warn=True)
+        lead = layers.of_tree(self.label, self.settings.get(layers.LAYERS), params, warn=True)
         slots = {f: [layers.along(x, n) for n in lead] for f, x in self.declared.items()}
         made = {
             f: found[f] if f in found else first(self.label, xs, paths, given, i * len(paths))
@@ -153,18 +151,17 @@ class Leafwise(Part):
         return {k: checks.scalar(self.label, k, v(count)) if k in self.schedules else v for k, v in self.hyper.items()}
 
     def asks(self) -> set[str]:
-        own = {*self.hyper, *self.staged, "tree"}
-        return {*self.extra} | {p.name for x in self.stages for p in named(x.f, PLACED) if p.name not in own}
+        return {*self.extra}
 
     def inside(self) -> list[Inside]:
-        """The transforms that its stages run."""
-        named = {f: x for f in self.whole if (x := self.initial[f].argument)}
-        return [Inside(self.staged[x], (GetAttrKey(f),), alike=False) for f, x in named.items()]
+        """The transforms whose states are fields of its own."""
+        given = [(f, self.settings[name]) for f in self.whole for name in self.initial[f].reads.split()]
+        return [Inside(x, (GetAttrKey(f),), alike=False) for f, x in given if misuse.is_transform(x)]
 
     def kept(self) -> list[Kept]:
         outside = (GetAttrKey("inner_state"),) if self.outer is ScheduledState else ()
         at = lambda f: (*outside, GetAttrKey(f))  # noqa: E731
-        given = self.staged.get(layers.LAYERS)
+        given = self.settings.get(layers.LAYERS)
         lead = None if given is None else lambda params: layers.of_tree(self.label, given, params)
         axes = {f: layers.axes_of(x, self.hyper) for f, x in self.declared.items()}
         slots = [Kept(at(f), axes[f], kind=kind_of(x), layers=lead) for f, x in self.declared.items()]

@@ -136,8 +136,7 @@ def returned(State: Any, result: Any, g: Array, slots: Mapping[str, Any]) -> tup
     if not (isinstance(result, tuple | list) and len(result) == 2) or isinstance(result, State):
         got = shown(result)
         raise TypeError(f"the rule returned {got} alone, expected two things, the update and {state_name}: {how}")
-    update, state = result
-    _array("as the update", update, g)
+    update, state = as_update(result[0], g), result[1]
     nothing = not State._fields and (state is None or isinstance(state, tuple) and not state)
     if getattr(state, "_fields", None) != State._fields and not nothing:
         raise TypeError(f"the rule returned {shown(state)} as its state, expected {state_name}: {how}")
@@ -148,7 +147,13 @@ def returned(State: Any, result: Any, g: Array, slots: Mapping[str, Any]) -> tup
             raise TypeError(f"the rule returned {shown(new)} for state.{field}, expected {shown(old)}")
         for x, like in zip(news, olds, strict=True):
             _array(f"for state.{field}", x, like)
-    return jnp.asarray(update).astype(g.dtype), state
+    return update, state
+
+
+def as_update(x: Any, g: Array) -> Array:
+    """An update that a rule returned, in the dtype of `g`; raises where it has another shape, or fits no such dtype."""
+    _array("as the update", x, g)
+    return jnp.asarray(x).astype(g.dtype)
 
 
 def _array(where: str, x: Any, like: Array) -> None:

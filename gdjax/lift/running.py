@@ -11,8 +11,8 @@ from gdjax.core import base, checks, meshes
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import factors
-from gdjax.lift.stages import Tree
 from gdjax.lift.trace import Kernel
+from gdjax.lift.whole_tree import Tree
 
 Array = jax.Array
 
@@ -31,6 +31,9 @@ class Leaves(NamedTuple):
     params_error: Exception | None  # why there are none, though `update` got some
     params: Params  # the tree
     axes: frozenset[str]  # of a `shard_map`, over which any of the arrays varies
+
+    def tree(self, label: str, extra_args: dict[str, Any]) -> Tree:
+        return Tree(label, self.structure, self.paths, self.gs, self.trained, self.params, extra_args)
 
     def where(self, i: int) -> str:
         return f"params{jax.tree_util.keystr(self.paths[i])}"
@@ -62,20 +65,13 @@ class Running:
     sees: Sequence[bool] | None  # which leaves the rule applies to; None for all
     wraps: bool  # whether it is the rule of a wrapper
     raw: list[Any] | None  # for each leaf the gradient that came into the wrapper; None for that of the pass
-    given: list[dict[str, Any]]  # for each leaf what the stages made for it
     own: list[dict[str, Any]]  # for each leaf the hyperparameters that differ from leaf to leaf
     static: list[dict[str, Any]]  # for each leaf what it is
-    listed: tuple[str, ...] = ()  # the names in `given` that differ from leaf to leaf
-
-    def tree(self, leaves: Leaves, extra_args: dict[str, Any]) -> Tree:
-        return Tree(
-            self.rule.label, leaves.structure, leaves.paths, leaves.gs, leaves.trained, leaves.params, extra_args
-        )
 
     def add_static(self, leaves: Leaves, extra_args: dict[str, Any]) -> None:
         """Adds what the leaves are, and the arguments of `update` that the rule gets."""
-        tree, rule = self.tree(leaves, extra_args), self.rule
-        found = {name: list(of(tree, rule.staged[name])) for name, of in rule.static.items()}
+        tree, rule = leaves.tree(self.rule.label, extra_args), self.rule
+        found = {name: list(of(tree, rule.settings[name])) for name, of in rule.static.items()}
         if found:
             each = (dict(zip(found, xs, strict=True)) for xs in zip(*found.values(), strict=True))
             self.static = tree.filled(each, self.static)
@@ -85,14 +81,14 @@ class Running:
         """What the function of leaf i gets for this rule."""
         raw = None if self.raw is None else self.raw[i]
         own = {k: x for k, x in self.own[i].items() if not _is_zero(x)}
-        scalars = {k: x for k, x in self.scalars.items() if k not in self.own[i]} | own | self.given[i]
+        scalars = {k: x for k, x in self.scalars.items() if k not in self.own[i]} | own
         return self.slots[i], self.count, self.rule.seen(self.shared), scalars, raw
 
     def kernel(self, i: int) -> Kernel:
         """What decides the function of leaf i; a hyperparameter that is 0 for it is a constant."""
         own = {k: x for k, x in self.own[i].items() if _is_zero(x)} | self.static[i]
         kernel, constants = self.rule.kernel, tuple((k, type(x), x) for k, x in own.items())
-        arguments = (*(k for k in self.own[i] if k not in own), *self.listed)
+        arguments = tuple(k for k in self.own[i] if k not in own)
         return kernel._replace(wraps=self.wraps, constants=kernel.constants + constants, per_leaf=arguments)
 
     def closed(self, structure: Any) -> Any:
@@ -143,7 +139,7 @@ def opened(place: int, rule: Any, state: OptState, raw: Any, leaves: Leaves, upd
     bases = {name: scalars.get(name, rule.hyper[name]) for name in rule.per_leaf}
     own = factors.of_each(rule.per_leaf, bases, updates) if bases else nothing
     wraps = raw is not None
-    return Running(place, rule, state, count, slots, shared, scalars, sees, wraps, gradients, nothing, own, nothing)
+    return Running(place, rule, state, count, slots, shared, scalars, sees, wraps, gradients, own, nothing)
 
 
 def _is_zero(x: Any) -> bool:

@@ -1,8 +1,9 @@
-"""The arguments of a rule: those of its factory, those that its stages provide, those that only stages get."""
+"""The arguments of a rule: those of its factory, and those that `update` gets."""
 
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gdjax.core import base, calls, domains
@@ -11,24 +12,23 @@ from gdjax.core.number_domains import Domain, declared
 from gdjax.core.signatures import short_types
 from gdjax.core.types import ScalarOrSchedule
 from gdjax.core.values import Call, not_called
-from gdjax.lift import rule_checks, stage_checks
+from gdjax.lift import rule_checks
 from gdjax.lift.rule_checks import named
-from gdjax.lift.stages import Reduced, Stage
 
 
 class Special(NamedTuple):
     """Arguments of a rule that are no hyperparameters, see `leafwise`."""
 
-    staged: Sequence[str]
-    static: Mapping[str, Callable[..., list[Any]]]
-    extra: Sequence[str]
+    static: Mapping[str, Callable[..., list[Any]]] = MappingProxyType({})
+    extra: Sequence[str] = ()
+    settings: Sequence[str] = ()  # of the starts of slots, or of a rule of the whole tree
 
 
 class Arguments(NamedTuple):
     """What a rule takes beside the gradient, the state, the parameter and the step."""
 
     of_factory: list[inspect.Parameter]
-    staged: frozenset[str]  # those that only the stages get
+    settings: frozenset[str]  # those of them that are no hyperparameters
     domains: Mapping[str, Domain]
     unnamed: list[str]  # such as "**kwargs", behind which arguments of the rule may hide
 
@@ -48,40 +48,34 @@ class Arguments(NamedTuple):
             raise TypeError(f"{e}; {hidden}? Write @functools.wraps(rule) in it") from None
 
     def of(self, call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The hyperparameters in a call of the factory, checked, and the arguments that only the stages get."""
+        """The hyperparameters in a call of the factory, checked, and the other arguments."""
         given = {p.name: call.arguments[p.name] for p in self.of_factory}
         for p in self.of_factory:
             if p.name in self.domains and not (given[p.name] is None and p.default is None):
                 domains.number(self.domains[p.name], base.label_of(call), p.name, given[p.name])
-            if callable(given[p.name]) and not isinstance(given[p.name], type) and p.name not in self.staged:
+            if callable(given[p.name]) and not isinstance(given[p.name], type) and p.name not in self.settings:
                 calls.schedule(base.label_of(call), p.name, given[p.name])
-        hyper = {name: x for name, x in given.items() if name not in self.staged}
-        return hyper, {name: x for name, x in given.items() if name in self.staged}
+        hyper = {name: x for name, x in given.items() if name not in self.settings}
+        return hyper, {name: x for name, x in given.items() if name in self.settings}
 
 
 def arguments_of(
-    maker: str, rule: Callable[..., Any], placed: int, special: Special, intervals: Mapping[str, str] | None,
-    stages: Sequence[Stage],
-) -> Arguments:  # fmt: skip
-    """The arguments of a rule that come after `placed` others.
-
-    What stages provide has the default `Reduced`. `intervals` are the domains of some of the rest.
+    maker: str, rule: Callable[..., Any], placed: int, special: Special, intervals: Mapping[str, str] | None
+) -> Arguments:
+    """The arguments of a rule that come after `placed` others. `intervals` are the domains of some of them.
 
     Raises:
-      TypeError: one of `special` or `intervals` names no argument of the factory, an interval is no text, or a stage
-        takes too few arguments.
+      TypeError: one of `special` or `intervals` names no argument of the factory, or an interval is no text.
       ValueError: a text is no interval.
     """
     arguments = named(rule, placed)
     for what, listed in special._asdict().items():
         if unknown := sorted({*listed} - {p.name for p in arguments}):
             raise TypeError(f"gdjax.{maker}: {what}: the rule has no argument {', '.join(unknown)}")
-    own = [p for p in arguments if p.default is not Reduced and p.name not in special.extra]
-    for stage in stages:
-        stage_checks.takes_lists(f"gdjax.{maker}: reduce of {_function(rule).__name__}", stage.f)
+    own = [p for p in arguments if p.name not in special.extra]
     signs = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     unnamed = [signs[p.kind] + p.name for p in inspect.signature(rule).parameters.values() if p.kind in signs]
-    not_hyper = frozenset([*special.staged, *special.static])
+    not_hyper = frozenset([*special.settings, *special.static])
     return Arguments(own, not_hyper, declared(maker, intervals or {}, [p.name for p in own]), unnamed)
 
 

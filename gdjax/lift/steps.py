@@ -31,12 +31,12 @@ def run(
 ) -> tuple[Any, Iterator[Any]]:  # fmt: skip
     """The updates after all steps, and the new states.
 
-    A pass ends before a step that needs the updates of all leaves, as a rule with stages does, and before a transform
-    that is no leaf rule. The rule of a wrapper also sees the updates from before the wrapped transform: a pass begins
-    there too. `watch` is called with the first step of each pass and the updates that go into it.
+    A pass ends before a step that needs the updates of all leaves, and before a transform that is no leaf rule. The
+    rule of a wrapper also sees the updates from before the wrapped transform: a pass begins there too. `watch` is
+    called with the first step of each pass and the updates that go into it.
     """
     wrapped = {i - step.inside for i, step in enumerate(steps) if step.inside is not None}
-    waiting = {i for i, step in enumerate(steps) if isinstance(step.part, Leafwise) and step.part.stages}
+    waiting = set[int]()
     into: dict[int, Any] = {}  # by the first step of a pass the updates that go into it
     new: list[Any] = []
     while (first := len(new)) < len(steps):
@@ -47,7 +47,7 @@ def run(
         to = outlet().to if end == len(steps) else "memory" if end in waiting else None
         parts, states, inside = zip(*steps[first:end], strict=True)
         with bound_for(to, outlet().selection):
-            if isinstance(parts[0], Leafwise):
+            if _is_leaf_rule(steps[first]):
                 raw = [None if n is None else into[i - n] for i, n in enumerate(inside, first)]
                 try:
                     updates, states = fused(parts, updates, states, params, extra_args, raw)
@@ -63,7 +63,12 @@ def run(
 def _end(steps: Sequence[Step], first: int, stops: set[int]) -> int:
     """Where the pass ends that begins at this step."""
     end = first + 1
-    if isinstance(steps[first].part, Leafwise):
-        while end < len(steps) and isinstance(steps[end].part, Leafwise) and end not in stops:
+    if _is_leaf_rule(steps[first]):
+        while end < len(steps) and _is_leaf_rule(steps[end]) and end not in stops:
             end += 1
     return end
+
+
+def _is_leaf_rule(step: Step) -> bool:
+    """Whether a step is a rule of one array; one of the whole tree is called as it is."""
+    return isinstance(step.part, Leafwise) and step.part.steps(step.state) is not None

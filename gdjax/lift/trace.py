@@ -35,7 +35,6 @@ class Kernel(NamedTuple):
     constants: tuple[tuple[str, type, Any], ...]
     codecs: tuple[tuple[str, Codec], ...] = ()  # of the fields that are kept as codes
     wraps: bool = False  # the rule is one of a wrapper, which gets the gradient beside the update
-    staged: bool = False  # stages of the rule run before it, which may have computed the same
     per_leaf: tuple[str, ...] = ()  # arguments by name that leaves do not share
 
 
@@ -121,7 +120,7 @@ def trace(kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str], arg
         closed = without_unused(with_inputs(closed, [outs[1 + i] for slots in early.values() for i in slots]))
         graph = graph_of(closed)
     # What leaves bring to a meeting has the bound as it is written; what is the same in both is computed once.
-    met = {m.place.rule for m in meetings} | {i for i, k in enumerate(kernels) if k.staged}
+    met = {m.place.rule for m in meetings}
     stateful = {i for i, k in enumerate(kernels) if k.State._fields}
     ordered = _ordered(closed, graph, len(leaves), places, to, met.isdisjoint(stateful))
     shared = jax.tree.leaves(places[3:6])

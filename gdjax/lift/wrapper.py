@@ -15,8 +15,8 @@ from gdjax.lift.leafwise import maker_of
 from gdjax.lift.rule import Leafwise, OfLeaf
 from gdjax.lift.signatures import Special
 from gdjax.lift.slots import ScheduledState, Shared
-from gdjax.lift.stages import Planned
 from gdjax.lift.steps import run, state_of, steps_of
+from gdjax.lift.whole_tree import Planned
 
 P = ParamSpec("P")
 
@@ -79,7 +79,7 @@ def wrapper(
     def around(own: Leafwise, name: str, tx: Transform) -> Wrapped:
         return Wrapped(own.label, base.check_transform(own.label, name, tx), own, State, inner)
 
-    return maker_of("wrapper", Own, slots, count, Special([], static or {}, extra.split()), domains, around=around)
+    return maker_of("wrapper", Own, slots, count, Special(static or {}, extra.split()), domains, around=around)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import jax
 from gdjax.core import meshes
 from gdjax.core.skipped import is_skipped, left_out
 from gdjax.lift.slots import Key, Moment, Shared
-from gdjax.lift.stages import Tree
+from gdjax.lift.whole_tree import Tree
 from gdjax.matrices import turns
 from gdjax.matrices.factored import Blocks
 from gdjax.matrices.one_shape import Declared, Given, OneShape
@@ -21,7 +21,7 @@ from gdjax.numerics import Array
 def of_matrices(
     rule: Declared, gs: list[Array], s: Any, t: Array, tree: Tree, arguments: dict[str, Any], then: Any
 ) -> dict[str, Any]:  # fmt: skip
-    """The directions "u" of all leaves and the fields of the state, for a stage.
+    """The directions "u" of all leaves and the fields of the state.
 
     Args:
       arguments: those of the rule, and those in `LIFTED`.

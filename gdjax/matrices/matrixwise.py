@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gdjax.core.base import GradientTransformation
-from gdjax.lift.leafwise import Reduced, leafwise
 from gdjax.lift.rule_checks import named
 from gdjax.lift.slots import Key, Moment, Shared, first_moment
-from gdjax.lift.stages import Tree
+from gdjax.lift.treewise import treewise
+from gdjax.lift.whole_tree import Tree
 from gdjax.matrices.all_shapes import of_matrices
 from gdjax.matrices.one_shape import Declared
 from gdjax.matrices.slots import LIFTED, Slot, arguments_of, as_declared
@@ -77,26 +77,20 @@ def matrixwise(
         of_slots = {name: x for slot in kinds.values() for name, x in arguments_of(slot).items()} | LIFTED
         extra = {name: x for name, x in of_slots.items() if name not in {p.name for p in (*own, *after)}}
 
-        def given(g: Array, s: Any, p: Any, t: Any, u: Any = None, **_: Any) -> Any:
-            return u, s
-
-        def stage(gs: list[Array], s: Any, ps: Any, t: Any, *, tree: Tree, **arguments: Any) -> dict[str, Any]:
+        def given(gs: list[Array], s: Any, tree: Tree, t: Any, **arguments: Any) -> Any:
             whole = functools.partial(then, **{name: arguments[name] for name in last}) if then else None
-            known = {name: x for name, x in arguments.items() if name not in {p.name for p in after}}
-            return of_matrices(Declared(tree.label, rule, State, kinds), gs, s, t, tree, known, whole)
+            known = {name: arguments[name] for name in [*(p.name for p in own), *LIFTED]}
+            found = of_matrices(Declared(tree.label, rule, State, kinds), gs, s, t, tree, known, whole)
+            return found.pop("u"), s._replace(**found)
 
         by_name = inspect.Parameter.KEYWORD_ONLY
-        places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("g", "s", "p", "t")]
+        places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("gs", "s", "tree", "t")]
         lifted = [inspect.Parameter(name, by_name, default=x) for name, x in extra.items()]
         functools.update_wrapper(given, rule)
         given.__dict__.pop("__wrapped__")  # whose arguments are not those of `given`
-        u = inspect.Parameter("u", by_name, default=Reduced)
-        staged = [*after, *lifted]
-        _sign(given, [*places, *own, *staged, u])
-        _sign(stage, [*places, *own, *after, *(inspect.Parameter(name, by_name) for name in ("tree", *LIFTED))])
-        names = " ".join(p.name for p in staged)
-        declared = {f: as_declared(x) for f, x in kinds.items()}
-        return leafwise(State, reduce=stage, staged=names, domains=domains, **declared)(given)
+        _sign(given, [*places, *own, *after, *lifted])
+        settings = [p.name for p in (*after, *lifted)]
+        return treewise(State, settings, domains, **{f: as_declared(x) for f, x in kinds.items()})(given)
 
     return decorate
 

@@ -12,7 +12,7 @@ from gdjax.core import calls, checks
 from gdjax.core.paths import check_prefix, path_of
 from gdjax.core.types import ArrayTree
 from gdjax.lift.rule import OfLeaf
-from gdjax.lift.stages import Tree
+from gdjax.lift.whole_tree import Tree
 from gdjax.linalg.matrices import Axes, Matrix, can_be_matrix, is_numbers, is_trained, matrix_axes
 from gdjax.matrices.roles import ByRole, fixed
 from gdjax.numerics import Array

@@ -14,7 +14,7 @@ from gdjax.core.base import MaskedNode
 from gdjax.core.part import Kind
 from gdjax.core.types import ArrayTree, Params
 from gdjax.lift.slots import Key, start
-from gdjax.lift.stages import Whole
+from gdjax.lift.whole_tree import Whole
 from gdjax.linalg.matrices import Matrix
 from gdjax.matrices.factored import Blocks, Cut, Layout, stands_for_a_tree
 from gdjax.matrices.plan import plan_of

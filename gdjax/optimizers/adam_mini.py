@@ -12,7 +12,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.paths import paths_of
 from gdjax.core.types import ArrayTree, DType, Mask, Params, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.stages import Planned, Tree
+from gdjax.lift.whole_tree import Planned, Tree
 from gdjax.matrices.names import attention_part, name_of
 from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.matrices.roles import routing

@@ -11,7 +11,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Key
-from gdjax.lift.stages import Planned
+from gdjax.lift.whole_tree import Planned
 from gdjax.linalg.matrices import Matrix
 from gdjax.matrices.plan import Leaf, of_leaf, plan_of
 from gdjax.matrices.roles import routing

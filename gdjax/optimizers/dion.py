@@ -13,7 +13,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import matrix_moment
-from gdjax.lift.stages import Planned
+from gdjax.lift.whole_tree import Planned
 from gdjax.linalg.matrices import Matrix, highest
 from gdjax.matrices.plan import of_leaf, plan_of
 from gdjax.matrices.roles import routing
@@ -73,8 +73,7 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
     ScaleByDionState,
     mu=matrix_moment,
     static={"roles": of_leaf(routing, Matrix())},
-    Q=Planned(_first_q),
-    staged="rank_fraction key",
+    Q=Planned(_first_q, "rank_fraction key"),
 )
 def scale_by_dion(
     g: Array, s: ScaleByDionState, p: Array, t: Array,

@@ -59,7 +59,6 @@ def _submatrix(
     mu=matrix_moment,
     static={"dimensions": of_leaf(routing, Matrix())},
     ns_coeffs=NS_COEFFS,
-    staged="ns_coeffs",
 )
 def _dion2(
     g: Array, s: ScaleByDion2State, p: Array, t: Array,

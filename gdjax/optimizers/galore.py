@@ -10,8 +10,9 @@ from gdjax import numerics
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
 from gdjax.core.types import ArrayTree, DTypeLike, Mask, OptState, Params, Roles, ScalarOrSchedule, Transform
-from gdjax.lift.leafwise import Hyper, leafwise
-from gdjax.lift.stages import Planned, Reduced, Stage, Tree, Whole
+from gdjax.lift.leafwise import Hyper
+from gdjax.lift.treewise import treewise
+from gdjax.lift.whole_tree import Planned, Tree, Whole
 from gdjax.linalg import matrices
 from gdjax.matrices.plan import Leaf, plan_of
 from gdjax.numerics import Array
@@ -104,50 +105,32 @@ def _first_inner(params: Params, given: Mapping[str, Any]) -> Any:
     return given["base_optimizer"].init(jax.tree.structure(params).unflatten(_low(params, given, 1, lambda p: p)))
 
 
-def _projectors(
-    gs: list[Array], s: GaLoreState, ps: list[Array], t: Array, tree: Tree, rank: int, side: str, dimensions: Roles
-) -> Any:
-    """P_t; raises unless the old ones fit the gradients."""
-    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
-    news = list(s.projector)
-    for i, (a, g, old) in enumerate(zip(each, gs, s.projector, strict=True)):
-        if a is not None:
-            checks.slot(tree.label, a.leaf.path, "projector", old, a.sizes()[0], "that of the gradient")
-            of = lambda g, a=a, old=old: a.projector(g).astype(old.dtype)  # noqa: E731
-            news[i] = meshes.partitioned(of, old, g)
-    return {"projector": news}
-
-
-def _inner(
-    gs: list[Array], s: GaLoreState, ps: list[Array], t: Array,
-    tree: Tree, scale: Hyper, rank: int, side: str, dimensions: Roles, base_optimizer: Transform,
-) -> Any:  # fmt: skip
-    """scale P_t N_t, with N_t the inner transform's updates of R_t; of what is not projected, N_t."""
-    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
-    low = [
-        g if a is None else meshes.partitioned(a.down, None, g, p)
-        for a, g, p in zip(each, gs, s.projector, strict=True)
-    ]
-    us, state = tree.updated(base_optimizer, low, s.base_optimizer_state)
-    for i, (a, g, p) in enumerate(zip(each, gs, s.projector, strict=True)):
-        if a is not None:
-            u = meshes.partitioned(a.up, g, us[i], p, scale, g.dtype)
-            us[i] = numerics.spoiled(u, g.astype(u.dtype))
-    return {"u": us, "base_optimizer_state": state}
-
-
-@leafwise(
-    GaLoreState, reduce=(Stage(_projectors, "projector", every="update_proj_gap"), _inner),
-    projector=Planned(_first_projectors), base_optimizer_state=Whole(_first_inner, "base_optimizer"),
-    staged="rank side dimensions base_optimizer",
+@treewise(
+    GaLoreState, projector=Planned(_first_projectors, "rank side dimensions"),
+    base_optimizer_state=Whole(_first_inner, "base_optimizer"),
 )  # fmt: skip
 def _galore(
-    g: Array, s: GaLoreState, p: Array, t: Array,
-    update_proj_gap: Hyper, scale: Hyper,
-    rank: Any = 128, side: Any = "long", dimensions: Any = None, base_optimizer: Any = None,
-    u: Any = Reduced,
-) -> tuple[Array, GaLoreState]:  # fmt: skip
-    return u, s
+    gs: list[Array], s: GaLoreState, tree: Tree, t: Array, update_proj_gap: Hyper, scale: Hyper,
+    rank: int = 128, side: str = "long", dimensions: Roles = None, base_optimizer: Any = None,
+) -> tuple[list[Array], GaLoreState]:  # fmt: skip
+    """scale P_t N_t, with N_t the inner transform's updates of R_t; of what is not projected, N_t."""
+    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
+    projected = {i: a for i, a in enumerate(each) if a is not None}
+    for i, a in projected.items():
+        checks.slot(tree.label, a.leaf.path, "projector", s.projector[i], a.sizes()[0], "that of the gradient")
+
+    def refreshed(olds: dict[int, Array]) -> dict[int, Array]:
+        of = lambda a, g, old: meshes.partitioned(lambda g: a.projector(g).astype(old.dtype), old, g)  # noqa: E731
+        return {i: of(projected[i], gs[i], old) for i, old in olds.items()}
+
+    due = (s.count - 1) % update_proj_gap == 0
+    ps = meshes.cond(due, refreshed, lambda olds: olds, {i: s.projector[i] for i in projected})
+    low = [meshes.partitioned(projected[i].down, None, g, ps[i]) if i in ps else g for i, g in enumerate(gs)]
+    us, state = tree.updated(base_optimizer, low, s.base_optimizer_state)
+    for i, a in projected.items():
+        u = meshes.partitioned(a.up, gs[i], us[i], ps[i], scale, gs[i].dtype)
+        us[i] = numerics.spoiled(u, gs[i].astype(u.dtype))
+    return us, s._replace(projector=[ps.get(i, old) for i, old in enumerate(s.projector)], base_optimizer_state=state)
 
 
 @transform

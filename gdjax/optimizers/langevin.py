@@ -41,7 +41,7 @@ def _noise(key: Array, variance: Array, like: Array) -> tuple[Array, Array]:
     return sqrt(parts * variance).astype(like.dtype) * tree.random_like(now, like), key
 
 
-@leafwise(SGLDState, key=Key("key"), staged="key")
+@leafwise(SGLDState, key=Key("key"))
 def _sgld(
     g: Array, s: SGLDState, p: Array, t: Array, learning_rate: Hyper, data_size: Hyper, temperature: Hyper,
     key: KeyLike | None = None,
@@ -50,7 +50,7 @@ def _sgld(
     return noise - learning_rate * g, SGLDState(following)
 
 
-@leafwise(PSGLDState, nu=second_moment, key=Key("key"), staged="key")
+@leafwise(PSGLDState, nu=second_moment, key=Key("key"))
 def _psgld(
     g: Array, s: PSGLDState, p: Array, t: Array,
     learning_rate: Hyper, data_size: Hyper, decay: Hyper, eps: Hyper, temperature: Hyper,
@@ -63,7 +63,7 @@ def _psgld(
     return noise - learning_rate * G * g, PSGLDState(nu, following)
 
 
-@leafwise(SGHMCState, velocity=Moment(kind="exact"), key=Key("key"), staged="key")  # it becomes an update as it is
+@leafwise(SGHMCState, velocity=Moment(kind="exact"), key=Key("key"))  # it becomes an update as it is
 def _sghmc(
     g: Array, s: SGHMCState, p: Array, t: Array,
     learning_rate: Hyper, data_size: Hyper, momentum: Hyper, temperature: Hyper,

@@ -64,7 +64,6 @@ def _times_inner_product(o: Array, m: Array) -> Array:
 @leafwise(
     MuonState, mu=matrix_moment,
     static={"dimensions": of_leaf(lambda numbers: numbers, MuonDimensionNumbers())}, ns_coeffs=NS_COEFFS,
-    staged="ns_coeffs",
 )  # fmt: skip
 def _muon(
     g: Array, s: MuonState, p: Array, t: Array,

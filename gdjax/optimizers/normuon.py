@@ -13,7 +13,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import matrix_moment
-from gdjax.lift.stages import Planned
+from gdjax.lift.whole_tree import Planned
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
@@ -73,7 +73,6 @@ def _by_outputs(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Ar
 @leafwise(
     ScaleByNorMuonState, mu=matrix_moment,
     static={"dimensions": of_leaf(routing, Matrix())}, v=Planned(_first_v), ns_coeffs=NS_COEFFS,
-    staged="ns_coeffs",
 )  # fmt: skip
 def _normuon(
     g: Array, s: ScaleByNorMuonState, p: Array, t: Array,

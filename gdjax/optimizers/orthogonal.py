@@ -8,7 +8,7 @@ from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.core.types import DTypeLike, Scalar
 from gdjax.lift.leafwise import Hyper
-from gdjax.lift.stages import Whole
+from gdjax.lift.whole_tree import Whole
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import Coefficients, coefficients
 from gdjax.numerics import Array
@@ -21,7 +21,9 @@ def real_for(ns_dtype: DTypeLike | None, g: Array) -> None:
 
 
 # The slot of the coefficients of Newton-Schulz.
-NS_COEFFS = Whole(lambda _, given: coefficients(given["label"], given["ns_coeffs"], given["ns_steps"]), seen=True)
+NS_COEFFS = Whole(
+    lambda _, given: coefficients(given["label"], given["ns_coeffs"], given["ns_steps"]), "ns_coeffs", seen=True
+)
 
 
 def check_polar(
@@ -36,7 +38,7 @@ def check_polar(
 def checked(label: str, rule: GradientTransformation) -> Any:
     """A rule with Newton-Schulz among its arguments, under this name."""
     part = base.part_of(rule)
-    check_polar(label, **part.hyper, **part.staged)
+    check_polar(label, **part.hyper, **part.settings)
     return part.labelled(label)
 
 

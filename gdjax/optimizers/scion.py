@@ -14,7 +14,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import DType, Params, Roles, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import matrix_moment
-from gdjax.lift.stages import Tree
+from gdjax.lift.whole_tree import Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar, over_norm
@@ -68,7 +68,6 @@ def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
     mu=matrix_moment,
     static={"dimensions": of_leaf(routing, Matrix())},
     ns_coeffs=NS_COEFFS,
-    staged="ns_coeffs",
 )
 def _spectral(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
@@ -82,9 +81,7 @@ def _spectral(
     return u, s._replace(mu=mu)
 
 
-@leafwise(
-    ScaleByScionState, mu=matrix_moment, static={"dimensions": _outputs_first}, ns_coeffs=NS_COEFFS, staged="ns_coeffs"
-)
+@leafwise(ScaleByScionState, mu=matrix_moment, static={"dimensions": _outputs_first}, ns_coeffs=NS_COEFFS)
 def _of_other_norm(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
     alpha: Hyper, norm: str, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Any, dimensions: Any,

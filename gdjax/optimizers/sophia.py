@@ -1,20 +1,25 @@
 """Sophia: momentum over the diagonal of the Hessian, clipped."""
 
-import functools
-from dataclasses import replace
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gdjax import numerics
 from gdjax import tree as tree_math
 from gdjax.core import base, checks, meshes
-from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule, Transform
+from gdjax.core.base import GradientTransformation, GradientTransformationExtraArgs, transform
+from gdjax.core.part import Step
+from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule, Transform, Updates
+from gdjax.lift import factors
 from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.rule import Leafwise
+from gdjax.lift.running import leaves_of
 from gdjax.lift.slots import second_moment
-from gdjax.lift.stages import Stage, Tree, Whole
+from gdjax.lift.steps import run
+from gdjax.lift.whole_tree import Whole
 from gdjax.numerics import Array, debias, divide
 from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
@@ -30,51 +35,22 @@ class SophiaState(NamedTuple):
     hessian_fn_state: OptState  # of the estimator
 
 
-def _hessian(
-    gs: list[Array], s: SophiaState, ps: list[Array], t: Array, tree: Tree, b2: Hyper, hessian_diagonal_fn: Transform
-) -> Any:
-    """nu_t of a new estimate of the diagonal."""
-    hs, state = tree.updated(hessian_diagonal_fn, gs, s.hessian_fn_state, tree.params)
-    return {"nu": [_averaged(nu, h, b2) for nu, h in zip(s.nu, hs, strict=True)], "hessian_fn_state": state}
+class _Average(NamedTuple):
+    count: Array
+    nu: Params
 
 
-def _averaged(nu: Array, h: Array, b2: Hyper) -> Array:
-    wide = numerics.at_least_float32(nu.dtype)
-    b = jnp.asarray(b2).astype(wide)
-    return b * nu.astype(wide) + (1 - b) * jnp.asarray(h).astype(wide)
+_diagonal = replace(second_moment, kind="exact")  # it may be negative
 
 
-def _report(
-    gs: list[Array], s: SophiaState, ps: list[Array], t: Array,
-    b1: Hyper, eps: Hyper, gamma: Hyper, bias_correction: bool, clip_threshold: Hyper, every: int,
-) -> Any:  # fmt: skip
-    """Prints the win rate, the part of the elements that is not clipped."""
-
-    def shown() -> None:
-        inside = []
-        for g, mu, nu in zip(gs, s.mu, s.nu, strict=True):
-            g, mu, nu = numerics.widen((g, mu, nu), nu.dtype)
-            u, _ = _direction(g, mu, nu, t, b1, eps, gamma, bias_correction)
-            inside.append(jnp.sum(jnp.abs(u) < clip_threshold))
-        jax.debug.print("Sophia's win rate: {}", tree_math.sum(inside) / tree_math.size(gs))
-
-    meshes.cond(s.count % every == 0, shown, lambda: None)
-    return {}
-
-
-def _direction(
-    g: Array, mu: Array, nu: Array, t: Array, b1: Hyper, eps: Hyper, gamma: Hyper, bias_correction: bool
-) -> tuple[Array, Array]:
-    """m_t / max(gamma nu, eps), and mu_t."""
-    mu = b1 * mu + (1 - b1) * g
-    m = debias(mu, b1, t) if bias_correction else mu
-    return divide(m, jnp.maximum(gamma * nu, eps)), mu
+@leafwise(_Average, nu=_diagonal)
+def _averaged(h: Array, s: _Average, p: Array, t: Array, b2: Hyper) -> tuple[Array, _Average]:
+    return h, s._replace(nu=b2 * s.nu + (1 - b2) * h)
 
 
 @leafwise(
-    SophiaState, nu=replace(second_moment, kind="exact"),  # it may be negative
+    SophiaState, nu=_diagonal,
     hessian_fn_state=Whole(lambda params, given: given["hessian_diagonal_fn"].init(params), "hessian_diagonal_fn"),
-    staged="hessian_diagonal_fn",
 )  # fmt: skip
 def _sophia(
     g: Array, s: SophiaState, p: Array, t: Array,
@@ -83,10 +59,59 @@ def _sophia(
 ) -> tuple[Array, SophiaState]:  # fmt: skip
     if jnp.iscomplexobj(g):
         raise TypeError(f"does not support complex numbers ({g.dtype}): its Hessian is of real parameters")
-    u, mu = _direction(g, s.mu, s.nu, t, b1, eps, gamma, bias_correction)
+    mu = b1 * s.mu + (1 - b1) * g
+    u = divide(debias(mu, b1, t) if bias_correction else mu, jnp.maximum(gamma * s.nu, eps))
     if clip_threshold is not None:
         u = jnp.clip(u, -clip_threshold, clip_threshold)
     return u, s._replace(mu=mu)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sophia(Leafwise):
+    """The rule of the direction, and before it, in every k-th step, that of nu, from a new estimate of the diagonal."""
+
+    average: Any = None  # the rule of nu
+    newest: bool = False  # whether the direction has nu_t
+    report: int = 0  # the win rate is printed every so many steps; 0 for never
+
+    def steps(self, state: OptState) -> Iterator[Step] | None:
+        if self.newest:
+            return None
+        return iter([Step(GradientTransformationExtraArgs(self.init, self.estimated), state), Step(self, state)])
+
+    def joined(self, states: Iterator[Any]) -> Any:
+        first = next(states)
+        return first if self.newest else next(states)._replace(nu=first.nu, hessian_fn_state=first.hessian_fn_state)
+
+    def update(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
+        if self.newest:
+            return super().update(*self.estimated(updates, state, params, **extra_args), params)
+        updates, states = run(list(self.steps(state) or ()), updates, params, extra_args)
+        return updates, self.joined(states)
+
+    def estimated(self, updates: Updates, state: Any, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
+        """The updates as they are, and the state with nu_t and the estimator's new state."""
+        hyper, average = self.hyperparams(state), self.average.labelled(self.label)
+        tree = leaves_of([self], updates, params).tree(self.label, extra_args)
+
+        def due(nu: Params, inner: OptState) -> tuple[Params, OptState]:
+            hs, inner = tree.updated(self.settings["hessian_diagonal_fn"], tree.chosen(tree.entries), inner, params)
+            return average.update(tree.of(hs), _Average(state.count, nu), params)[1].nu, inner
+
+        olds = state.nu, state.hessian_fn_state
+        nu, inner = meshes.cond(state.count % hyper["update_interval"] == 0, due, lambda *olds: olds, *olds)
+        new = state._replace(nu=nu, hessian_fn_state=inner)
+        if self.report:
+            shown = lambda: self.print_win_rate(updates, new if self.newest else state, hyper["clip_threshold"])  # noqa: E731
+            meshes.cond((state.count + 1) % self.report == 0, shown, lambda: None)
+        return updates, new
+
+    def print_win_rate(self, updates: Updates, state: Any, c: Any) -> None:
+        """Prints the part of the elements that is not clipped."""
+        free = replace(self, hyper={**self.hyper, "clip_threshold": math.inf})
+        us, _ = Leafwise.update(free, updates, state)
+        inside = [jnp.sum(jnp.abs(u) < c) for u in jax.tree.leaves(us)]
+        jax.debug.print("Sophia's win rate: {}", tree_math.sum(inside) / tree_math.size(us))
 
 
 @transform
@@ -137,11 +162,11 @@ def scale_by_sophia(
     label = "gdjax.scale_by_sophia"
     base.check_transform(label, "hessian_diagonal_fn", hessian_diagonal_fn)
     every = checks.structural(label, "print_win_rate_every_n_steps", print_win_rate_every_n_steps, 0)
-    stages = [Stage(_hessian, "nu hessian_fn_state", every="update_interval", late=not newest)]
-    if verbose and every and clip_threshold is not None:
-        stages.append(Stage(functools.partial(_report, every=every)))
+    factors.split(label, {"update_interval": update_interval}, {}, of_tree=True)
     rule = _sophia(b1, b2, eps, gamma, update_interval, bias_correction, clip_threshold, mu_dtype, hessian_diagonal_fn)
-    return replace(base.part_of(rule), stages=tuple(stages))
+    given = {f.name: getattr(part, f.name) for part in [base.part_of(rule)] for f in fields(part)}
+    report = every if verbose and clip_threshold is not None else 0
+    return _Sophia(**given, average=base.part_of(_averaged(b2)), newest=newest, report=report)
 
 
 @transform

@@ -11,7 +11,7 @@ from gdjax.core.paths import label_by_path
 from gdjax.core.types import LayerAxes
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.meetings import total_norm
-from gdjax.lift.stages import Tree
+from gdjax.lift.whole_tree import Tree
 from gdjax.numerics import Array, shrinking
 from gdjax.numerics.norms import safe_root_mean_squares
 

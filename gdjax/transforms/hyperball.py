@@ -12,7 +12,7 @@ from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
 from gdjax.core.types import OptState, Params
 from gdjax.lift.leafwise import Hyper
-from gdjax.lift.stages import Planned
+from gdjax.lift.whole_tree import Planned
 from gdjax.lift.wrapper import wrapper
 from gdjax.matrices.plan import Leaf, of_leaf, plan_of
 from gdjax.matrices.roles import routing

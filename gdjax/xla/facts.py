@@ -57,14 +57,6 @@ def graph_of(closed: ClosedJaxpr) -> Graph:
     return graph
 
 
-def read_inputs(closed: ClosedJaxpr) -> set[int]:
-    """The places of the inputs that outputs of a traced function depend on."""
-    graph, found = graph_of(closed), set()
-    for value in graph.outputs:
-        found |= graph.reach(value, found)
-    return {i for i, value in enumerate(graph.inputs) if value in found}
-
-
 def _extended(graph: Graph, jaxpr: Jaxpr, arguments: Sequence[int]) -> tuple[dict[Var, int], list[int]]:
     """The variables and outputs of a function called with values of the graph; its own values become part of that."""
     numbers = dict(zip(jaxpr.invars, arguments, strict=True)) | {v: graph.new((), v) for v in jaxpr.constvars}

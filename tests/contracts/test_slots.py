@@ -311,13 +311,10 @@ def wrong(g: Any, s: Any, p: Any, t: Any) -> Any:
     return g, One(s.x[:1])
 
 
-def test_a_reduction_reads_numbers():
-    def largest(gs: Any, s: Any, ps: Any, t: Any) -> Any:
-        return {"size": sum(jnp.sum(x) for x in s.x)}
-
-    @leafwise(One, reduce=largest, x=Stored(Moment(fill=2.0), bfloat16_with_error))
-    def rule(g: Any, s: Any, p: Any, t: Any, size: Any = gdjax.Reduced) -> Any:
-        return g * size, s
+def test_a_meeting_reads_numbers():
+    @leafwise(One, x=Stored(Moment(fill=2.0), bfloat16_with_error))
+    def rule(g: Any, s: Any, p: Any, t: Any) -> Any:
+        return g * gdjax.total(jnp.sum(s.x)), s
 
     assert_equal(rule().update(jnp.ones(3), rule().init(jnp.ones(3)))[0], jnp.full(3, 6.0))
 

@@ -251,7 +251,7 @@ def test_an_extra_argument_that_is_misspelt(name: str):
 MISSPELT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a weight": (lambda: accumulated(weight="tokens"), {"tokenz": 3.0}, "tokens"),
     "of a rule": (lambda: gdjax.polyak_sgd(1.0), {"values": 1.0}, "value"),
-    "of a stage": (lambda: gdjax.momo(1.0), {"vale": 1.0}, "value"),
+    "of another rule": (lambda: gdjax.momo(1.0), {"vale": 1.0}, "value"),
     "of a search": (lambda: gdjax.lbfgs(), {"value": 1.0, "grad": 0, "valuefn": jnp.sum}, "value_fn"),
     "with one window of one": (lambda: gdjax.accumulate(gdjax.sgd(0.1), 1, weight="rows"), {"row": 3.0}, "rows"),
     "inside what is injected": (lambda: gdjax.inject_hyperparams(gdjax.polyak_sgd)(1.0), {"vaule": 1.0}, "value"),

@@ -57,29 +57,35 @@ def test_own_optimizer_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert losses["adam"][-1] < 0.05
 
 
-def test_own_shampoo_follows_its_formula():
+@pytest.mark.parametrize("every, firsts", [(lambda count: 3, [1, 1, 1]), (3, [1, 2, 3])], ids=["at once", "spread"])
+def test_own_shampoo_follows_its_formula(every: Any, firsts: list[int]):
     rng = np.random.default_rng(0)
     shapes = {"a": (3, 4), "b": (3, 2), "c": (5, 2)}
-    tx = shampoo.scale_by_one_sided_shampoo(b1=0.8, b2=0.9, every=3)
+    tx = shampoo.scale_by_one_sided_shampoo(b1=0.8, b2=0.9, every=every, sides="rows")
     state = tx.init({k: jnp.zeros(n) for k, n in shapes.items()})
     m, L = dict.fromkeys(shapes, 0.0), dict.fromkeys(shapes, 0.0)
-    root = {k: np.eye(n) for k, (n, _) in shapes.items()}
+    root, turns = {k: np.eye(n) for k, (n, _) in shapes.items()}, {k: [] for k in shapes}
     for t in range(1, 11):
         g = {k: rng.normal(size=n) for k, n in shapes.items()}
+        old = state.root
         updates, state = tx.update({k: jnp.asarray(x, jnp.float32) for k, x in g.items()}, state)
-        for k in shapes:
+        for k, (rows, columns) in shapes.items():
             m[k] = 0.8 * m[k] + 0.2 * g[k]
             L[k] = 0.9 * L[k] + 0.1 * g[k] @ g[k].T
             u = root[k] @ m[k]
             np.testing.assert_allclose(updates[k], u / np.sqrt(np.mean(u**2)), rtol=2e-2, atol=2e-2)
-            if t % 3 == 1:
+            stack = f"{rows}x{columns}"
+            if not np.array_equal(state.root[stack], old[stack]):
+                turns[k].append(t)
                 values, vectors = np.linalg.eigh(L[k])
                 root[k] = vectors @ np.diag((values.clip(0) + 1e-4 * values.max()) ** -0.5) @ vectors.T
+    assert sorted(ts[0] for ts in turns.values()) == firsts
+    assert all(np.diff(ts).tolist() == [3] * (len(ts) - 1) for ts in turns.values())
 
 
 @pytest.mark.parametrize("g", [jnp.zeros((3, 2)), jnp.ones((3, 2)), jnp.ones((1, 4)), jnp.full((2, 2), 1e15)])
 def test_own_shampoo_on_odd_gradients(g: jax.Array):
-    tx = shampoo.scale_by_one_sided_shampoo(every=1)
+    tx = shampoo.scale_by_one_sided_shampoo(every=1, sides="rows")
     state = tx.init(g)
     for _ in range(3):
         u, state = tx.update(g, state)

@@ -1,4 +1,4 @@
-"""Rules and stages under decorators, partials, methods, objects and `jax.jit` do what the plain ones do."""
+"""Rules under decorators, partials, methods, objects and `jax.jit` do what the plain ones do."""
 
 import dataclasses
 import functools
@@ -76,17 +76,13 @@ class Wrapping(NamedTuple):
     m: Any
 
 
-def of_all(gs, s, ps, t, scale):
-    return {"norm": scale * gdjax.global_norm(gs) + gdjax.global_norm(ps)}
-
-
-def rule(g, s, p, t, rate, scale=2.0, *, norm=gdjax.Reduced):
+def rule(g, s, p, t, rate, scale=2.0):
     m, total = 0.5 * s.m + rate / t * g, s.total + rate
-    return m / norm + p + total / t, s._replace(m=m, total=total)
+    return m / scale + p + total / t, s._replace(m=m, total=total)
 
 
 def around(u, g, s, p, t, rate, scale=2.0):
-    return u * scale + rule(g, s, p, t, rate, norm=scale)[0], s._replace(m=s.m + u, total=s.total + rate)
+    return u * scale + rule(g, s, p, t, rate, scale)[0], s._replace(m=s.m + u, total=s.total + rate)
 
 
 def plain(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,7 +91,7 @@ def plain(f: Callable[..., Any]) -> Callable[..., Any]:
 
 def results(decorated: Callable[..., Any]) -> list[Any]:
     shared = {"total": gdjax.Shared()}
-    alone = gdjax.leafwise(OwnState, reduce=gdjax.Stage(decorated(of_all)), **shared)(decorated(rule))
+    alone = gdjax.leafwise(OwnState, **shared)(decorated(rule))
     outer = gdjax.wrapper(Wrapping, **shared)(decorated(around))
     rate = gdjax.linear_schedule(0.1, 0.3, 5)
     found = []
@@ -113,33 +109,8 @@ def wanted() -> list[Any]:
 
 @pytest.mark.parametrize("decorated", DECORATORS.values(), ids=DECORATORS)
 def test_decorated_as_plain(decorated: Callable[..., Any]):
-    """The rule, its stage, and the rule of a wrapper."""
+    """The rule, and the rule of a wrapper."""
     assert_close(results(decorated), wanted(), rtol=1e-6)
-
-
-@pytest.mark.parametrize("decorated", [plain, *DECORATORS.values()], ids=["plain", *DECORATORS])
-@pytest.mark.parametrize("every", [1, 2])
-def test_a_stage_that_reads_parameters_that_are_not_there(decorated: Any, every: int):
-    def lengths(gs, s, ps, t):
-        return {"total": gdjax.global_norm(ps)}
-
-    def none(gs, s, ps, t):
-        return {"total": gdjax.global_norm(gs)}
-
-    def kept(g, s, p, t):
-        return g * s.total, s
-
-    class State(NamedTuple):
-        count: Any
-        total: Any
-
-    stage = lambda f: gdjax.Stage(decorated(f), "total", every=every)  # noqa: E731
-    needs, free = (gdjax.leafwise(State, reduce=stage(f), total=gdjax.Shared())(kept)() for f in (lengths, none))
-    for update in (needs.update, jax.jit(needs.update)):
-        with pytest.raises(ValueError, match=r"^kept: this transform needs params: call update\(updates, state, p"):
-            update(GRADS, needs.init(PARAMS))
-    u, _ = free.update(GRADS, free.init(PARAMS))
-    assert_close(u["b"], GRADS["b"] * np.sqrt(5.25), rtol=1e-6)
 
 
 @pytest.mark.parametrize("decorated", [plain, *DECORATORS.values()], ids=["plain", *DECORATORS])
@@ -152,23 +123,11 @@ def test_a_rule_that_reads_what_is_not_there(decorated: Any):
         of_steps.update(GRADS, of_steps.init(PARAMS))
 
 
-def test_shapes_of_parameters_that_are_not_there_are_those_of_the_gradients():
-    sizes = lambda gs, s, ps, t: {"n": jnp.float32(sum(p.size for p in ps))}  # noqa: E731
-
-    @gdjax.leafwise(reduce=sizes)
-    def scaled(g, s, p, t, *, n=gdjax.Reduced):
-        return n * g, s
-
-    u, _ = scaled().update(GRADS, scaled().init(PARAMS))
-    assert_equal(u["b"], 6 * GRADS["b"])
-
-
 def test_arguments_marked_in_a_file_whose_annotations_are_text():
     of = future_annotations
     assert list(inspect.signature(of.scaled).parameters) == ["rate"]
     assert list(inspect.signature(of.wrapped).parameters) == ["inner", "rate"]
     assert list(inspect.signature(of.by_rank).parameters) == ["table"]
-    assert list(inspect.signature(of.local()).parameters) == ["rate"]
     u, _ = of.scaled(2.0).update(GRADS, of.scaled(2.0).init(PARAMS))
     assert_close(u["b"], 2 * np.sqrt(5.25) * GRADS["b"], rtol=1e-6)
     tx = of.by_rank({1: 2.0, 2: 3.0})
@@ -180,9 +139,9 @@ def test_arguments_marked_in_a_file_whose_annotations_are_text():
     assert_close(u["b"], -2 * np.sqrt(5.25) * GRADS["b"], rtol=1e-6)
 
 
-def test_staged_names_arguments_of_the_rule():
-    with pytest.raises(TypeError, match=r"^gdjax\.leafwise: staged: the rule has no argument roles$"):
-        gdjax.leafwise(staged="roles")(rule)
+def test_what_a_start_reads_is_an_argument_of_the_rule():
+    with pytest.raises(TypeError, match=r"^gdjax\.leafwise: settings: the rule has no argument seed$"):
+        gdjax.leafwise(OwnState, m=gdjax.Key("seed"))(rule)
 
 
 def test_names_of_what_has_none():
@@ -290,36 +249,3 @@ def test_a_decorator_that_hides_the_arguments():
         gdjax.leafwise()(passed_on(two))(c=0.5)
     u, _ = gdjax.leafwise()(unwrapped(two))().update(GRADS, ())  # with the defaults it works
     assert_close(u, jax.tree.map(lambda g: 0.9 * g, GRADS))
-
-
-def grafted(g, s, p, t, ratio=gdjax.Reduced, floor=0.0):
-    return ratio * g, s
-
-
-@pytest.mark.parametrize(
-    ("reduce", "message"),
-    [
-        (lambda gs, s, ps, t: 1.0, r"reduce returned 1.0, not a dict from name to value"),
-        (lambda gs, s, ps, t: None, r"reduce returned None, not a dict from name to value"),
-        (lambda gs, s, ps, t: gs[0], r"reduce returned float32 \(2,\), not a dict from name to value"),
-        (
-            lambda gs, s, ps, t: {"ration": 1.0},
-            r"reduce returned 'ration', no .* takes 'ratio' from reduce",
-        ),
-    ],
-)
-def test_what_reduce_returns(reduce: Any, message: str):
-    tx = gdjax.leafwise(reduce=reduce)(grafted)()
-    with pytest.raises(TypeError, match=f"^grafted: {message}"):
-        tx.update(GRADS, tx.init(PARAMS), PARAMS)
-
-
-def test_the_arguments_of_reduce():
-    told = r"it gets \(gs, s, ps, t\), and then by name the hyperparameters that it has$"
-    with pytest.raises(TypeError, match=rf"^gdjax.leafwise: reduce of grafted takes \(gs, s, ps\): {told}"):
-        gdjax.leafwise(reduce=lambda gs, s, ps: {"ratio": 1.0})(grafted)
-    with pytest.raises(TypeError, match=rf"^gdjax.leafwise: reduce of two takes \(gs\): {told}"):
-        gdjax.leafwise(reduce=(gdjax.Stage(lambda gs, *, b: {}),))(two)
-    for fits in (lambda *lists: {"ratio": 1.0}, lambda *lists, floor: {"ratio": 1.0 + floor}):
-        tx = gdjax.leafwise(reduce=fits)(grafted)()
-        assert_equal(tx.update(GRADS, tx.init(PARAMS), PARAMS)[0], GRADS)

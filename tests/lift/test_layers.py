@@ -286,8 +286,6 @@ def test_rules_of_others():
     np.testing.assert_array_equal(state.n, [3, 12])
     with pytest.raises(TypeError, match="a rule with layer_axes sees one layer: n of its state is of the whole"):
         gdjax.leafwise(OneNumber, n=gdjax.Shared())(lambda g, s, p, t, *, layer_axes=None: (g, s))
-    with pytest.raises(TypeError, match="a rule with layer_axes sees one layer: reduce is of the whole"):
-        gdjax.leafwise(reduce=lambda gs, s, ps, t: {})(lambda g, s, p, t, *, layer_axes=None: (g, s))
 
 
 def test_by_role():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax import EmptyState, Reduced, ScaleByScheduleState, ScheduledState, Shared, TraceState, leafwise, numerics
+from gdjax import EmptyState, ScaleByScheduleState, ScheduledState, Shared, TraceState, leafwise
 from gdjax.lift.one_leaf import kernel_of
 from tests.trees import assert_close, assert_equal, precision, random_tree, signature, steps
 
@@ -110,38 +110,16 @@ def test_names_in_profiles():
     assert "scale_by_adam" in text
 
 
-def test_reductions_see_the_whole_tree():
-    def largest(g: Any, s: Any, p: Any, t: Any, gain: Any, value: Any) -> Any:
-        assert (s, t, gain, value) == (EmptyState(), None, 1.0, 2.0)
-        return {"top": jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in g]))}
-
-    @leafwise(reduce=largest)
-    def normalised(g: Any, s: Any, p: Any, t: Any, gain: Any = 1.0, *, top: Any = Reduced) -> Any:
-        return gain * g / top, s
-
-    u, _ = normalised().update(PARAMS, EmptyState(), value=2.0)
-    top = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(PARAMS))
-    assert_close(u, jax.tree.map(lambda x: x / top, PARAMS))
-
-    with pytest.raises(ValueError, match=r"normalised: this transform needs value=\.\.\.: call update\(updates, state"):
-        normalised().update(PARAMS, EmptyState())
-
-
 class Furthest(NamedTuple):
     count: Any
     top: Any
     start: Any
 
 
-def furthest(g: Any, s: Any, p: Any, t: Any, rate: Any) -> Any:
-    p, start = numerics.widen((p, s.start), s.top.dtype)
-    ours = jnp.max(jnp.stack([jnp.max(jnp.abs(x - y)) for x, y in zip(p, start, strict=True)]))
-    return {"top": jnp.maximum(s.top, rate * ours), "before": s.top}
-
-
-@leafwise(Furthest, reduce=furthest, top=Shared("first"), start=lambda p, hyper: jnp.asarray(p))
-def distance(g: Any, s: Any, p: Any, t: Any, rate: Any, first: Any = 0.25, *, before: Any = Reduced) -> Any:
-    return (s.top - before) * g, s
+@leafwise(Furthest, top=Shared("first"), start=lambda p, hyper: jnp.asarray(p))
+def distance(g: Any, s: Any, p: Any, t: Any, rate: Any, first: Any = 0.25) -> Any:
+    top = jnp.maximum(s.top, rate * gdjax.largest(jnp.max(jnp.abs(p - s.start))))
+    return (top - s.top) * g, s._replace(top=top)
 
 
 @pytest.mark.parametrize("rate", [2.0, gdjax.constant_schedule(2.0)])

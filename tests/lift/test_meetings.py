@@ -236,21 +236,6 @@ def test_what_all_leaves_share_is_computed_once():
     assert text.count("sin ") == text.count("cos ") == 1
 
 
-def test_a_number_of_the_tree_is_not_made_of_what_a_stage_gave_each_leaf():
-    def sizes(gs, s, ps, t):
-        return {"size": [jnp.float32(g.size) for g in gs], "number": jnp.float32(len(gs))}
-
-    @gdjax.leafwise(Sums, reduce=sizes, far=gdjax.Shared(), all=gdjax.Shared(), start=gdjax.initial_parameter)
-    def rule(g, s, p, t, *, own=False, size=gdjax.Reduced, number=gdjax.Reduced):
-        return g, s._replace(all=s.all + (size if own else number))
-
-    tree = {"a": jnp.ones(2), "b": jnp.ones(2)}
-    _, state = rule().update(tree, rule().init(tree), tree)
-    assert state.all == 2
-    with pytest.raises(TypeError, match="rule: .*state.all is one number for the whole tree, and made of size"):
-        rule(own=True).update(tree, rule(own=True).init(tree), tree)
-
-
 @pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
 def test_in_shard_map_parameters_may_vary_where_gradients_do_not():
     mesh = jax.make_mesh((2,), ("i",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])

@@ -139,12 +139,41 @@ def test_the_win_rate_is_printed(capfd):
     assert re.findall("win rate: ([0-9.]+)", capfd.readouterr().out) == ["0.5", "0.5"]
 
 
+@pytest.mark.parametrize("newest", [False, True])
+def test_b2_may_differ_from_leaf_to_leaf(newest):
+    params, made = {"a": jnp.full(2, 0.3), "b": jnp.full(2, 0.3)}, {}
+    for b2 in (0.8, 0.4, gdjax.per_leaf(0.8, {"b": 0.5})):
+        tx = gdjax.scale_by_sophia(b2=b2, update_interval=1, hessian_diagonal_fn=exact(), newest=newest)
+        state = tx.init(params)
+        for _ in range(3):
+            _, state = tx.update(params, state, params)
+        made[str(b2)] = state.nu
+    wide, narrow, both = made.values()
+    np.testing.assert_allclose((both["a"], both["b"]), (wide["a"], narrow["b"]), rtol=1e-6)
+
+
+def test_the_estimate_and_the_direction_in_a_chain():
+    params, g = {"a": jnp.full(2, 0.3), "b": jnp.ones(3)}, {"a": jnp.full(2, 1e-3), "b": jnp.full(3, -1e-3)}
+    direction = gdjax.scale_by_sophia(b1=0.5, update_interval=2, hessian_diagonal_fn=exact())
+    tx = gdjax.chain(gdjax.scale(2.0), gdjax.chain(direction, gdjax.scale(-0.1)))
+    state, alone = tx.init(params), direction.init(params)
+    for _ in range(3):
+        u, state = jax.jit(tx.update)(g, state, params)
+        want, alone = direction.update(jax.tree.map(lambda x: 2 * x, g), alone, params)
+        for name, x in want.items():
+            np.testing.assert_allclose(u[name], -0.1 * x, rtol=1e-6)
+    assert alone.count == state[1][0].count == 3
+    np.testing.assert_allclose(state[1][0].nu["b"], alone.nu["b"], rtol=1e-6)
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda: gdjax.scale_by_sophia().update(jnp.ones(2), gdjax.scale_by_sophia().init(jnp.ones(2)), jnp.ones(2)),
      r"gdjax.hutchinson_estimator_diag_hessian: this transform needs obj_fn=\.\.\."),
     (lambda: gdjax.scale_by_sophia().update(jnp.ones(2), gdjax.scale_by_sophia().init(jnp.ones(2))),
      "gdjax.hutchinson_estimator_diag_hessian: this transform needs params"),
     (lambda: gdjax.sophia(0.1, update_interval=0), "gdjax.sophia: update_interval must be at least 1, got 0"),
+    (lambda: gdjax.sophia(0.1, update_interval=gdjax.per_leaf(2, {"a": 2})),
+     "gdjax.scale_by_sophia: update_interval must be one number for the whole tree"),
     (lambda: gdjax.scale_by_sophia(clip_threshold=-1.0), "gdjax.scale_by_sophia: clip_threshold must be at least 0"),
     (lambda: estimate(None, {"w": jnp.ones(2)}), "gdjax.hutchinson_estimator_diag_hessian: this transform needs obj"),
     (lambda: estimate(jnp.sum, {"w": jnp.ones(2, "complex64")}),

@@ -49,7 +49,7 @@ CASES = {
     "a function": (within_a_function(), 1),
     "two arrays": (of_two(), 1),
     "what is computed anew": (gdjax.contrib.schedule_free_adamw(1e-3), 1),
-    "a stage that bounds too": (gdjax.contrib.prodigy(), 2),
+    "what a meeting bounds too": (gdjax.contrib.prodigy(), 2),
 }
 
 

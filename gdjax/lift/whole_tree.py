@@ -1,0 +1,108 @@
+"""What belongs to the whole tree: fields of a state, and the tree behind lists of its leaves."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+
+from gdjax.core import base, checks
+from gdjax.core.part import Kind
+from gdjax.core.skipped import is_skipped
+from gdjax.core.types import ArrayTree, OptState, Params, Transform
+from gdjax.lift.slots import Key
+from gdjax.lift.trace import stored
+from gdjax.xla.write_order import bound_for
+
+Array = jax.Array
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A field of the state that belongs to the whole tree.
+
+    It starts as `init(params, arguments)`, of the tree of parameters and the arguments of the factory; among them is
+    `label`, the name in errors. A rule of one array finds None in its place, unless it is `seen`.
+
+    Args:
+      reads: the arguments that only the start needs, "table size": the rule finds None in their place. If one is a
+        transform, the field is the state of that.
+      of_several: each of its arrays belongs to several parameters, as stacks of matrices do.
+      kind: what these keep, as in `Moment`.
+    """
+
+    init: Callable[[Any, Mapping[str, Any]], Any]
+    reads: str = ""
+    of_several: bool = False
+    seen: bool = False
+    kind: Kind = "exact"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A slot that starts as `init(params, arguments)`: a list with an entry for each leaf of the parameters.
+
+    For slots that need the whole tree to be initialised, such as those by dimension numbers that are a tree.
+    `MaskedNode` where a leaf has no slot. `reads` as in `Whole`.
+    """
+
+    init: Callable[[Any, Mapping[str, Any]], list[Any]]
+    reads: str = ""
+
+
+def read_by(slots: Mapping[str, Any]) -> list[str]:
+    """The arguments that only the starts of slots need."""
+    seeds = [x.seed for x in slots.values() if isinstance(x, Key) and isinstance(x.seed, str)]
+    return seeds + [name for x in slots.values() if isinstance(x, Planned | Whole) for name in x.reads.split()]
+
+
+class Tree(NamedTuple):
+    """The tree behind lists of its leaves that have gradients, and what else `update` was given."""
+
+    label: str
+    structure: Any
+    paths: Sequence[Any]
+    entries: Sequence[Any]  # of all leaves, those without a gradient too
+    trained: Sequence[bool]
+    params: Params
+    extra_args: dict[str, Any]
+
+    def extra(self, names: Sequence[str]) -> dict[str, Array]:
+        """These arguments of `update`, which are numbers."""
+        if missing := ", ".join(f"{name}=..." for name in names if name not in self.extra_args):
+            told = f"this transform needs {missing}: call update(updates, state, params, {missing})"
+            raise ValueError(f"{self.label}: {told}")
+        return {name: checks.extra(self.label, name, self.extra_args[name]) for name in names}
+
+    def of(self, xs: Sequence[Any]) -> Any:
+        """The tree of updates, in which the entries of a list replace the gradients."""
+        return self.structure.unflatten(self.filled(xs, self.entries))
+
+    def filled(self, xs: Iterable[Any], others: Sequence[Any]) -> list[Any]:
+        """The list of all leaves: `others`, and an entry of xs for each leaf that has a gradient."""
+        each = iter(xs)
+        return [next(each) if own else other for other, own in zip(others, self.trained, strict=True)]
+
+    def listed(self, name: str, tree: ArrayTree) -> list[Any]:
+        """The entries of a tree, called `name` in errors, for the leaves that have gradients."""
+        like = self.structure.unflatten(self.entries)
+        full = checks.flatten_like(self.label, ("updates", name), self.structure, like, tree)
+        return self.chosen(full)
+
+    def of_each(self, xs: Sequence[Any]) -> list[Any]:
+        """Those entries of a list whose leaves have gradients; the list has none for a leaf that is None or masked."""
+        each = iter(xs)
+        return self.chosen([None if is_skipped(entry) else next(each) for entry in self.entries])
+
+    def chosen(self, full: Sequence[Any]) -> list[Any]:
+        return [x for x, own in zip(full, self.trained, strict=True) if own]
+
+    def updated(
+        self, tx: Transform, xs: Sequence[Any], state: OptState, params: Params = None
+    ) -> tuple[list[Any], Any]:
+        """What the `update` of a transform makes of a list: updates, and a state in the form of the old one."""
+        with bound_for(None):
+            new, new_state = base.call_update(tx, self.of(xs), state, params, self.extra_args)
+        olds, structure = jax.tree.flatten(state)
+        kept = structure.unflatten(map(stored, jax.tree.leaves(new_state), olds))
+        return self.listed("updates of the inner transform", new), kept
