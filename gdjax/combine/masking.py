@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -61,7 +61,7 @@ def masked(inner: Transform, mask: Mask, *, mask_compatible_extra_args: bool = F
     label = "gdjax.masked"
     part = base.part_of(base.check_transform(label, 0, inner))
     if type(part) is Leafwise and not part.slots:
-        return MaskedLeafwise(**{f.name: getattr(part, f.name) for f in fields(part)}, mask=mask)
+        return part.as_kind(MaskedLeafwise, mask=mask)
 
     def init(params: Params) -> MaskedState:
         seen = mask_of(label, mask, params)

@@ -31,17 +31,16 @@ def with_numbers(
     def applied(g: Any, s: Any, p: Any, t: Any, **hyper: Any) -> Any:
         given = {name: hyper[name] for name in wanted}
         arrays = {name: x for name, x in given.items() if isinstance(x, jax.Array)}
-        constants = {name: x for name, x in given.items() if name not in arrays}
         shared = {f: x for f, x in s._asdict().items() if f in one}
-        mine, structure = jax.tree.flatten((g, {f: x for f, x in s._asdict().items() if f not in one}, p))
+        mine, structure = jax.tree.flatten((g, s._replace(**dict.fromkeys(shared)), p))
         common, how = jax.tree.flatten((shared, t, arrays))
         names: list[str] = []
 
         def of_leaves(leaves: list[Brought], common: list[Any]) -> list[list[Any]]:
             gs, slots, ps = zip(*(leaf.own.unflatten(leaf.arrays) for leaf in leaves), strict=True)
             numbers, t, arrays = how.unflatten(common)
-            lists = {f: [x[f] for x in slots] for f in slots[0]}
-            found = reduce(list(gs), type(s)(**numbers, **lists), list(ps), t, **constants, **arrays)
+            lists = type(s)(*map(list, zip(*slots, strict=True)))
+            found = reduce(list(gs), lists._replace(**numbers), list(ps), t, **{**given, **arrays})
             names[:] = found
             return [list(map(jnp.asarray, found.values()))] * len(leaves)
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import jax
@@ -52,6 +52,10 @@ class Leafwise(Part):
 
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)
+
+    def as_kind(self, kind: type["Leafwise"], **more: Any) -> "Leafwise":
+        """The same rule as a part of another class, with further fields."""
+        return kind(**{f.name: getattr(self, f.name) for f in fields(self)}, **more)
 
     @functools.cached_property
     def shared(self) -> tuple[str, ...]:

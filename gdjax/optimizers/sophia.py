@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,6 @@ from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, GradientTransformationExtraArgs, transform
 from gdjax.core.part import Step
 from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule, Transform, Updates
-from gdjax.lift import factors
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.running import leaves_of
@@ -22,6 +21,7 @@ from gdjax.lift.steps import run
 from gdjax.lift.whole_tree import Whole
 from gdjax.numerics import Array, debias, divide
 from gdjax.optimizers.with_adam import taking
+from gdjax.transforms.averaging import EmaState, ema
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 from gdjax.transforms.decay import descending
 
@@ -35,21 +35,8 @@ class SophiaState(NamedTuple):
     hessian_fn_state: OptState  # of the estimator
 
 
-class _Average(NamedTuple):
-    count: Array
-    nu: Params
-
-
-_diagonal = replace(second_moment, kind="exact")  # it may be negative
-
-
-@leafwise(_Average, nu=_diagonal)
-def _averaged(h: Array, s: _Average, p: Array, t: Array, b2: Hyper) -> tuple[Array, _Average]:
-    return h, s._replace(nu=b2 * s.nu + (1 - b2) * h)
-
-
 @leafwise(
-    SophiaState, nu=_diagonal,
+    SophiaState, nu=replace(second_moment, kind="exact"),  # it may be negative
     hessian_fn_state=Whole(lambda params, given: given["hessian_diagonal_fn"].init(params), "hessian_diagonal_fn"),
 )  # fmt: skip
 def _sophia(
@@ -68,9 +55,9 @@ def _sophia(
 
 @dataclass(frozen=True, eq=False)
 class _Sophia(Leafwise):
-    """The rule of the direction, and before it, in every k-th step, that of nu, from a new estimate of the diagonal."""
+    """The rule of the direction, and before it, in every k-th step, nu from a new estimate of the diagonal."""
 
-    average: Any = None  # the rule of nu
+    average: Any = None  # nu, as the average of the estimates
     newest: bool = False  # whether the direction has nu_t
     report: int = 0  # the win rate is printed every so many steps; 0 for never
 
@@ -96,22 +83,22 @@ class _Sophia(Leafwise):
 
         def due(nu: Params, inner: OptState) -> tuple[Params, OptState]:
             hs, inner = tree.updated(self.settings["hessian_diagonal_fn"], tree.chosen(tree.entries), inner, params)
-            return average.update(tree.of(hs), _Average(state.count, nu), params)[1].nu, inner
+            return average.update(tree.of(hs), EmaState(state.count, nu), params)[1].ema, inner
 
         olds = state.nu, state.hessian_fn_state
         nu, inner = meshes.cond(state.count % hyper["update_interval"] == 0, due, lambda *olds: olds, *olds)
         new = state._replace(nu=nu, hessian_fn_state=inner)
         if self.report:
-            shown = lambda: self.print_win_rate(updates, new if self.newest else state, hyper["clip_threshold"])  # noqa: E731
+            free = replace(self, hyper={**self.hyper, "clip_threshold": math.inf})
+
+            def shown() -> None:
+                us, _ = Leafwise.update(free, updates, new if self.newest else state)
+                us = tree.listed("updates", us)
+                inside = [jnp.sum(jnp.abs(u) < hyper["clip_threshold"]) for u in us]  # which are not clipped
+                jax.debug.print("Sophia's win rate: {}", tree_math.sum(inside) / tree_math.size(us))
+
             meshes.cond((state.count + 1) % self.report == 0, shown, lambda: None)
         return updates, new
-
-    def print_win_rate(self, updates: Updates, state: Any, c: Any) -> None:
-        """Prints the part of the elements that is not clipped."""
-        free = replace(self, hyper={**self.hyper, "clip_threshold": math.inf})
-        us, _ = Leafwise.update(free, updates, state)
-        inside = [jnp.sum(jnp.abs(u) < c) for u in jax.tree.leaves(us)]
-        jax.debug.print("Sophia's win rate: {}", tree_math.sum(inside) / tree_math.size(us))
 
 
 @transform
@@ -162,11 +149,9 @@ def scale_by_sophia(
     label = "gdjax.scale_by_sophia"
     base.check_transform(label, "hessian_diagonal_fn", hessian_diagonal_fn)
     every = checks.structural(label, "print_win_rate_every_n_steps", print_win_rate_every_n_steps, 0)
-    factors.split(label, {"update_interval": update_interval}, {}, of_tree=True)
     rule = _sophia(b1, b2, eps, gamma, update_interval, bias_correction, clip_threshold, mu_dtype, hessian_diagonal_fn)
-    given = {f.name: getattr(part, f.name) for part in [base.part_of(rule)] for f in fields(part)}
-    report = every if verbose and clip_threshold is not None else 0
-    return _Sophia(**given, average=base.part_of(_averaged(b2)), newest=newest, report=report)
+    average, report = base.part_of(ema(b2, debias=False)), every if verbose and clip_threshold is not None else 0
+    return base.part_of(rule).as_kind(_Sophia, average=average, newest=newest, report=report)
 
 
 @transform

@@ -172,8 +172,6 @@ def test_the_estimate_and_the_direction_in_a_chain():
     (lambda: gdjax.scale_by_sophia().update(jnp.ones(2), gdjax.scale_by_sophia().init(jnp.ones(2))),
      "gdjax.hutchinson_estimator_diag_hessian: this transform needs params"),
     (lambda: gdjax.sophia(0.1, update_interval=0), "gdjax.sophia: update_interval must be at least 1, got 0"),
-    (lambda: gdjax.sophia(0.1, update_interval=gdjax.per_leaf(2, {"a": 2})),
-     "gdjax.scale_by_sophia: update_interval must be one number for the whole tree"),
     (lambda: gdjax.scale_by_sophia(clip_threshold=-1.0), "gdjax.scale_by_sophia: clip_threshold must be at least 0"),
     (lambda: estimate(None, {"w": jnp.ones(2)}), "gdjax.hutchinson_estimator_diag_hessian: this transform needs obj"),
     (lambda: estimate(jnp.sum, {"w": jnp.ones(2, "complex64")}),
