@@ -120,7 +120,7 @@ def test_bfloat16():
     (lambda: gdjax.galore(0.1, 2.5), "gdjax.galore: rank must be an int, got 2.5"),
     (lambda: gdjax.galore(0.1, side="left"), "gdjax.galore: side must be one of long, short, got 'left'"),
     (lambda: gdjax.galore(0.1, update_proj_gap=0), "gdjax.galore: update_proj_gap must be at least 1"),
-    (lambda: gdjax.galore(0.1, scale=gdjax.per_leaf(2, {"a": 2})), "gdjax.*: scale must be one number for the whole tree"),
+    (lambda: gdjax.galore(0.1, scale=gdjax.per_leaf(2, {"a": 2})), "gdjax.*: scale must be one number for the whole"),
     (lambda: gdjax.galore(0.1, weight_dimension_numbers=Axes()).init({"w": jnp.ones((2, 2, 2))}),
      r"gdjax.scale_by_galore: params\['w'\]: dimension numbers .* leave out the axes \(2,\)"),
 ])  # fmt: skip
