@@ -106,6 +106,8 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "remainder_bits": (16, 8, None),
     "scale_type": ("channel", "tensor"), "solver": ("auto", "parameters", "residuals", "cg"),
     "like": dialects.NAMES,
+    "preconditioning": ("frobenius", "spectral", "aol", "schatten"), "equilibrate": ("outputs", "inputs", "both"),
+    "renormalize": ("outputs", "inputs", "outputs inputs", "inputs outputs", "frobenius"),
     "with_weight_decay.kind": ("decoupled", "coupled", "independent", "corrected"),
 }  # fmt: skip
 _KINDS: tuple[tuple[Check, str], ...] = (

@@ -115,7 +115,7 @@ NUMBERS: Mapping[Domain, str] = {
     SHARE: (
         # A momentum of 1 is a plain sum. A weighted mean with a weight of 1 never moves, and is silently no descent.
         "trace.decay sgd.momentum dpsgd.momentum lars.momentum rmsprop.momentum "
-        "incremental_update.step_size eta_minus scale_by_sm3.b2 shampoo.b2 scale_by_shampoo.b2 _shampoo.b2 scion.alpha "
+        "incremental_update.step_size eta_minus scale_by_sm3.b2 shampoo.b2 scale_by_shampoo.b2 scion.alpha "
         "scale_by_scion.alpha reduce_on_plateau.rtol preconditioner_update_probability"
     ),
     interval("(0, 1]"): "gpa.mu_y",

@@ -122,6 +122,7 @@ def maker_of(
         by_layer = any(p.name == layers.LAYERS for p in rule_checks.named(rule, 4 + len(before)))
         own = special._replace(static={layers.LAYERS: layers.of_leaf, **special.static}) if by_layer else special
         arguments = arguments_of(maker, rule, 4 + len(before), own, domains)
+        checks = [x.check for x in slots.values() if isinstance(x, Whole) and x.check]
         applied = hashable(rule)
         if by_layer:
             layers.check(slots)
@@ -130,6 +131,8 @@ def maker_of(
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = arguments.call(factory, args, kwargs)
             label, (hyper, settings) = base.label_of(call), arguments.of(call)
+            for check in checks:
+                check({**call.arguments, "label": label})
             classes = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState
             hyper, per_leaf = factors.split(label, hyper, slots, of_tree=kind is not Leafwise)
             more = settings, own.static, own.extra

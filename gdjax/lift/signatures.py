@@ -92,7 +92,9 @@ def like_rule(
     if not hasattr(rule, "__name__"):
         factory.__name__, factory.__qualname__ = code.__name__, code.__qualname__
         factory.__module__, factory.__doc__ = code.__module__, code.__doc__
-    taken = [p.replace(annotation=ScalarOrSchedule) if p.annotation == hyper else p for p in parameters]
+    known = [(hyper, ScalarOrSchedule), (hyper | None, ScalarOrSchedule | None)]
+    of = lambda p: next((x for of_rule, x in known if p.annotation == of_rule), p.annotation)  # noqa: E731
+    taken = [p.replace(annotation=of(p)) for p in parameters]
     own = inspect.Signature(taken, return_annotation=GradientTransformation)
     factory.__annotations__ = {p.name: p.annotation for p in taken if p.annotation is not p.empty}
     factory.__annotations__["return"] = GradientTransformation

@@ -29,6 +29,7 @@ class Whole:
         transform, the field is the state of that.
       of_several: each of its arrays belongs to several parameters, as stacks of matrices do.
       kind: what these keep, as in `Moment`.
+      check: raises where the arguments are wrong, when the factory is called.
     """
 
     init: Callable[[Any, Mapping[str, Any]], Any]
@@ -36,6 +37,7 @@ class Whole:
     of_several: bool = False
     seen: bool = False
     kind: Kind = "exact"
+    check: Callable[[Mapping[str, Any]], object] | None = None
 
 
 @dataclass(frozen=True)

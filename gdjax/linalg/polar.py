@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,14 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from gdjax import numerics
-from gdjax.core import checks
+from gdjax.core import argument_kinds, checks
 from gdjax.linalg import matrices, newton_schulz, polar_coefficients
 from gdjax.numerics import Array
 from gdjax.numerics.norms import unit_and_norm
 
 _ALONG = {"outputs": -2, "inputs": -1}  # the axis of the vectors of all outputs, or inputs, of (..., inputs, outputs)
 Equilibrate = Literal["outputs", "inputs", "both"]
-_Renormalized = Literal["outputs", "inputs", "outputs inputs", "inputs outputs", "frobenius"]
-Renormalize = _Renormalized | None
+Renormalize = Literal["outputs", "inputs", "outputs inputs", "inputs outputs", "frobenius"] | None
 
 
 class Polar(NamedTuple):
@@ -29,18 +28,6 @@ class Polar(NamedTuple):
     products: DTypeLike | None = None
     equilibrate: str | None = None
     renormalize: str | None = None
-
-    def checked(self, label: str) -> "Polar":
-        choices = {
-            "preconditioning": newton_schulz.NORMS,
-            "equilibrate": get_args(Equilibrate),
-            "renormalize": get_args(_Renormalized),
-        }  # fmt: skip
-        for name, allowed in choices.items():
-            given = getattr(self, name)
-            if given not in allowed and not (given is None and name != "preconditioning"):
-                raise ValueError(f"{label}: {name} must be one of {', '.join(allowed)}, got {given!r}")
-        return self
 
     def one(self, x: Array, coeffs: Array, eps: ArrayLike) -> Array:
         """The polar factor of each matrix (..., rows, columns), without what comes before and after."""
@@ -128,9 +115,10 @@ def orthogonalize(
         raise ValueError(f"{label}: x has shape {x.shape}, expected (..., rows, columns)")
     if ns_dtype is not None and jnp.iscomplexobj(x):
         raise TypeError(f"{label}: ns_dtype {jnp.dtype(ns_dtype)} does not support complex numbers ({x.dtype})")
+    argument_kinds.choice(newton_schulz.NORMS, label, "preconditioning", preconditioning)
     if not isinstance(ns_steps, jax.Array):
         checks.structural(label, "ns_steps", ns_steps, 1)
     coeffs = polar_coefficients.coefficients(label, ns_coeffs, ns_steps)
-    polar = Polar(ns_steps, preconditioning, ns_dtype).checked(label)
+    polar = Polar(ns_steps, preconditioning, ns_dtype)
     wide = numerics.widen(x, numerics.widest_real(x)).reshape(-1, *x.shape[-2:])
     return polar.one(wide, coeffs, eps).reshape(x.shape).astype(x.dtype)

@@ -14,24 +14,25 @@ from gdjax.matrices import turns
 from gdjax.matrices.factored import Blocks
 from gdjax.matrices.one_shape import Declared, Given, OneShape
 from gdjax.matrices.plan import Leaf
-from gdjax.matrices.slots import LIFTED, Slot, blocks_for
+from gdjax.matrices.slots import Slot, blocks_for
 from gdjax.numerics import Array
 
 
 def of_matrices(
-    rule: Declared, gs: list[Array], s: Any, t: Array, tree: Tree, arguments: dict[str, Any], then: Any
+    rule: Declared, gs: list[Array], s: Any, t: Array, tree: Tree, arguments: dict[str, Any],
+    hyper: dict[str, Any], then: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """The directions "u" of all leaves and the fields of the state.
 
     Args:
-      arguments: those of the rule, and those in `LIFTED`.
+      arguments: those of the factory.
+      hyper: those of the rule.
       then: None, or a function of the whole matrices.
     """
     of = lambda *kinds: {f: getattr(s, f) for f in rule.fields(*kinds)}  # noqa: E731
     moments, stacks, shared = of(Moment), of(Slot, tuple), of(Shared)
     kept = {name: _number([x[name] for x in stacks.values()]) for x in stacks.values() for name in x}
     found, (xs, *ms) = _blocks_and(tree, [gs, *moments.values()], kept, arguments)
-    hyper = {k: x for k, x in arguments.items() if k not in LIFTED}
     arrays = {k: x for k, x in hyper.items() if isinstance(x, jax.Array)}
     constants = {k: x for k, x in hyper.items() if k not in arrays}
     number = sum(found.numbers.values())

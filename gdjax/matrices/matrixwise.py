@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from gdjax.core.base import GradientTransformation
 from gdjax.lift.rule_checks import named
@@ -15,6 +15,8 @@ from gdjax.matrices.one_shape import Declared
 from gdjax.matrices.slots import LIFTED, Slot, arguments_of, as_declared
 from gdjax.numerics import Array
 
+P = ParamSpec("P")
+
 
 def matrixwise(
     State: Any,  # noqa: N803
@@ -22,7 +24,7 @@ def matrixwise(
     then: Callable[..., Sequence[Array]] | None = None,
     domains: Mapping[str, str] | None = None,
     **slots: Slot | Sequence[Slot] | Moment | Shared | Key,
-) -> Callable[[Callable[..., tuple[Array, Any]]], Callable[..., GradientTransformation]]:
+) -> Callable[[Callable[Concatenate[Any, Any, Any, Any, P], tuple[Any, Any]]], Callable[P, GradientTransformation]]:
     """Makes a rule for one matrix a factory of transforms of all matrices of a tree.
 
     The rule is a function `(G, s, p, t, ...) -> (U, s)` of the gradient of one matrix, (rows, columns), the fields of
@@ -48,7 +50,9 @@ def matrixwise(
       max_precond_dim: a side longer than that has no factor.
       roles: how each leaf is a matrix, if not all have two axes: by role (None, or a dict from pattern to role), a
         tree, or a function from the parameters to one.
-      and those of `then`, and the names of dtypes, starts and seeds that slots have and the rule has not.
+      and those of `then`, and the names of dtypes, starts and seeds that slots have.
+      A rule may name these too, for a place and a default of its own; editors and type checkers then know them. Where
+      it names one of the four, there are no others of them. Seeds do not reach it.
       With `sides` "both" or "short" a tall matrix lies in its stack on its side: the rule sees it transposed.
 
     Raises:
@@ -71,25 +75,26 @@ def matrixwise(
         if not all(isinstance(y, Slot) for y in x) if isinstance(x, tuple) else not isinstance(x, _KINDS):
             raise TypeError(f"gdjax.matrixwise: {f} is {x!r}, no slot of a rule of one matrix")
 
-    def decorate(rule: Callable[..., Any]) -> Callable[..., GradientTransformation]:
+    def decorate(rule: Callable[..., Any]) -> Any:
         own, last = named(rule, 4), [p.name for p in named(then, 1)] if then else []
         after = [p for p in named(then, 1) if p.name not in {x.name for x in own}] if then else []
-        of_slots = {name: x for slot in kinds.values() for name, x in arguments_of(slot).items()} | LIFTED
-        extra = {name: x for name, x in of_slots.items() if name not in {p.name for p in (*own, *after)}}
+        known = {p.name for p in (*own, *after)}
+        of_slots = {name: x for slot in kinds.values() for name, x in arguments_of(slot).items()}
+        of_slots |= {} if known & LIFTED.keys() else LIFTED
+        seeds = [x.seed for x in kinds.values() if isinstance(x, Key) and isinstance(x.seed, str)]
 
         def given(gs: list[Array], s: Any, tree: Tree, t: Any, **arguments: Any) -> Any:
             whole = functools.partial(then, **{name: arguments[name] for name in last}) if then else None
-            known = {name: arguments[name] for name in [*(p.name for p in own), *LIFTED]}
-            found = of_matrices(Declared(tree.label, rule, State, kinds), gs, s, t, tree, known, whole)
+            hyper = {p.name: arguments[p.name] for p in own if p.name not in seeds}
+            found = of_matrices(Declared(tree.label, rule, State, kinds), gs, s, t, tree, arguments, hyper, whole)
             return found.pop("u"), s._replace(**found)
 
         by_name = inspect.Parameter.KEYWORD_ONLY
         places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("gs", "s", "tree", "t")]
-        lifted = [inspect.Parameter(name, by_name, default=x) for name, x in extra.items()]
+        lifted = [inspect.Parameter(name, by_name, default=x) for name, x in of_slots.items() if name not in known]
         functools.update_wrapper(given, rule)
-        given.__dict__.pop("__wrapped__")  # whose arguments are not those of `given`
         _sign(given, [*places, *own, *after, *lifted])
-        settings = [p.name for p in (*after, *lifted)]
+        settings = [p.name for p in (*own, *after, *lifted) if p in after or p.name in of_slots or p.name in LIFTED]
         return treewise(State, settings, domains, **{f: as_declared(x) for f, x in kinds.items()})(given)
 
     return decorate

@@ -196,7 +196,8 @@ def _wanted(slot: Slot, given: Mapping[str, Any]) -> bool:
 
 
 def blocks_for(label: str, tree: ArrayTree, given: Mapping[str, Any]) -> Blocks:
-    """The blocks of a tree; `given` has the arguments in `LIFTED`."""
+    """The blocks of a tree; `given` has the arguments in `LIFTED` that are not as there."""
+    given = {**LIFTED, **given}
     layout = Layout(given["block_size"], given["sides"], given["max_precond_dim"]).checked(label)
     roles = given["roles"]
     leaves = plan_of(label, tree, None if roles is None else routing(roles), Matrix()).leaves

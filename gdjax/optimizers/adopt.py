@@ -8,7 +8,6 @@ from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
-from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.decay import descending
 
 
@@ -111,4 +110,7 @@ def adopt(
       Taniguchi et al. 2024, ADOPT: modified Adam can converge with any beta2 with the optimal rate (ADOPT, clipped),
       https://arxiv.org/abs/2411.02853
     """
-    return descending(taking(scale_by_adopt, locals()), learning_rate)
+    direction = scale_by_adopt(
+        b1, b2, eps, mu_dtype, nesterov=nesterov, use_clipping=use_clipping, clip_value_fn=clip_value_fn
+    )
+    return descending(direction, learning_rate)

@@ -69,44 +69,12 @@ def _projector(key: Array, epoch: Array, sizes: tuple[int, int, int, int]) -> Ar
     ScaleByApolloState, mu=_first("mu"), nu=_first("nu"), norm=_first("norm"), key=Key("key"),
     static={"roles": of_leaf(routing, Matrix())},
 )  # fmt: skip
-def _apollo(
-    g: Array, s: ScaleByApolloState, p: Array, t: Array,
-    rank: int, update_proj_gap: Hyper, scale: Hyper, scale_type: str, b1: Hyper, b2: Hyper, eps: Hyper,
-    norm_growth: Hyper, key: Any, roles: Any,
-) -> tuple[Array, ScaleByApolloState]:  # fmt: skip
-    G = roles.axes.to_matrices(bounded(g, "summed"))  # noqa: N806
-    G = G if roles.rows <= roles.columns else G.mT  # noqa: N806  the shorter side first
-    sizes = _sizes(roles, rank)
-    P = _projector(s.key, ((t - 1) // update_proj_gap).astype(jnp.int32), sizes)  # noqa: N806
-    R = P.astype(G.dtype) @ G  # noqa: N806
-    M = b1 * s.mu.reshape(R.shape) + (1 - b1) * R  # noqa: N806
-    V = b2 * s.nu.reshape(R.shape) + (1 - b2) * abs_sq(R)  # noqa: N806
-    N = divide(M, sqrt(V), eps)  # noqa: N806
-    axes = (1,) if scale_type == "channel" else (1, 2)
-    U = G * divide(sqrt(sum_sq(N, axes)), sqrt(sum_sq(R, axes)))  # noqa: N806
-    norm, before = sqrt(sum_sq(U, (1, 2))), s.norm.reshape(-1, 1, 1)
-    shrink = jnp.where(before == 0, 1, shrinking(norm, norm_growth * before))
-    corrected = jnp.sqrt(scale * one_minus_pow(b2, t)) / one_minus_pow(b1, t)
-    kept = jnp.where(sqrt(sum_sq(R, (1, 2))) > eps, shrink * norm, 0)  # what is 0 but for rounding sets no limit
-    u = corrected * shrink * U
-    u = roles.axes.from_matrices(u if roles.rows <= roles.columns else u.mT, g.shape)
-    return u, s._replace(mu=M.reshape(s.mu.shape), nu=V.reshape(s.nu.shape), norm=kept.reshape(s.norm.shape))
-
-
-@transform
 def scale_by_apollo(
-    rank: int = 256,
-    update_proj_gap: ScalarOrSchedule = 200,
-    scale: ScalarOrSchedule = 1.0,
-    scale_type: ScaleType = "channel",
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-6,
-    *,
-    norm_growth: ScalarOrSchedule = 1.01,
-    key: Any = 0,
-    roles: Roles = None,
-) -> GradientTransformation:
+    g: Array, s: ScaleByApolloState, p: Array, t: Array,
+    rank: int = 256, update_proj_gap: Hyper = 200, scale: Hyper = 1.0, scale_type: ScaleType = "channel",
+    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-6,
+    *, norm_growth: Hyper = 1.01, key: Any = 0, roles: Roles = None,
+) -> tuple[Array, ScaleByApolloState]:  # fmt: skip
     """APOLLO's direction: the gradient, each row or column times what Adam makes of its random projection.
 
         R_t = P_t G_t,    M_t = b1 M_{t-1} + (1 - b1) R_t,    V_t = b2 V_{t-1} + (1 - b2) R_t^2
@@ -139,7 +107,23 @@ def scale_by_apollo(
     Reference:
       Zhu et al. 2024, Algorithm 1, https://arxiv.org/abs/2412.05270
     """
-    return _apollo(rank, update_proj_gap, scale, scale_type, b1, b2, eps, norm_growth, key, roles)
+    G = roles.axes.to_matrices(bounded(g, "summed"))  # noqa: N806
+    G = G if roles.rows <= roles.columns else G.mT  # noqa: N806  the shorter side first
+    sizes = _sizes(roles, rank)
+    P = _projector(s.key, ((t - 1) // update_proj_gap).astype(jnp.int32), sizes)  # noqa: N806
+    R = P.astype(G.dtype) @ G  # noqa: N806
+    M = b1 * s.mu.reshape(R.shape) + (1 - b1) * R  # noqa: N806
+    V = b2 * s.nu.reshape(R.shape) + (1 - b2) * abs_sq(R)  # noqa: N806
+    N = divide(M, sqrt(V), eps)  # noqa: N806
+    axes = (1,) if scale_type == "channel" else (1, 2)
+    U = G * divide(sqrt(sum_sq(N, axes)), sqrt(sum_sq(R, axes)))  # noqa: N806
+    norm, before = sqrt(sum_sq(U, (1, 2))), s.norm.reshape(-1, 1, 1)
+    shrink = jnp.where(before == 0, 1, shrinking(norm, norm_growth * before))
+    corrected = jnp.sqrt(scale * one_minus_pow(b2, t)) / one_minus_pow(b1, t)
+    kept = jnp.where(sqrt(sum_sq(R, (1, 2))) > eps, shrink * norm, 0)  # what is 0 but for rounding sets no limit
+    u = corrected * shrink * U
+    u = roles.axes.from_matrices(u if roles.rows <= roles.columns else u.mT, g.shape)
+    return u, s._replace(mu=M.reshape(s.mu.shape), nu=V.reshape(s.nu.shape), norm=kept.reshape(s.norm.shape))
 
 
 @transform
@@ -221,4 +205,10 @@ def apollo(
       Zhu et al. 2024, APOLLO: SGD-like memory, AdamW-level performance, Algorithm 1, https://arxiv.org/abs/2412.05270;
       Chen et al. 2024, Fira, https://arxiv.org/abs/2410.01623 (`norm_growth`)
     """
-    return with_adam("gdjax.apollo", scale_by_apollo, locals() | {"mu_dtype": None})
+    direction = scale_by_apollo(
+        rank, update_proj_gap, scale, scale_type, b1, b2, eps, norm_growth=norm_growth, key=key, roles=routing(roles)
+    )
+    return with_adam(
+        "gdjax.apollo", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay,
+    )  # fmt: skip

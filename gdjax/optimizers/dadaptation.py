@@ -12,7 +12,6 @@ from gdjax.lift.meetings import total
 from gdjax.lift.slots import Moment, Shared, initial_parameter
 from gdjax.linalg.sums import bounded_inner, sum_abs
 from gdjax.numerics import Array, abs_sq, bounded, divide, one_minus_pow, sqrt
-from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.decay import decayed, of_some
 
 # All that is multiplied by the estimate, 1e-6 at first, would underflow in float16.
@@ -145,8 +144,10 @@ def prodigy(
       https://arxiv.org/abs/2306.06101
     """
     beta1, beta2 = _pair("gdjax.prodigy", betas)
-    weight_decay = of_some("gdjax.prodigy", weight_decay, weight_decay_mask)
-    return taking(_prodigy, locals())
+    decay = of_some("gdjax.prodigy", weight_decay, weight_decay_mask)
+    return _prodigy(
+        learning_rate, beta1, beta2, eps, estim_lr0, estim_lr_coef, decay, safeguard_warmup, bias_correction, beta3
+    )
 
 
 @leafwise(

@@ -183,4 +183,8 @@ def dion(
     Reference:
       Ahn et al. 2025, Dion: distributed orthonormalized updates, Algorithm 1, https://arxiv.org/abs/2504.05295
     """
-    return with_adam("gdjax.dion", scale_by_dion, locals(), adams_rates=False)
+    direction = scale_by_dion(mu, rank_fraction, eps, key=key, mu_dtype=mu_dtype, roles=routing(roles))
+    return with_adam(
+        "gdjax.dion", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, adams_rates=False,
+    )  # fmt: skip

@@ -19,8 +19,8 @@ from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import InStacks, of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.optimizers.orthogonal import NS_COEFFS, checked, real_for
-from gdjax.optimizers.with_adam import taking, with_adam
+from gdjax.optimizers.orthogonal import NS_COEFFS, real_for
+from gdjax.optimizers.with_adam import with_adam
 
 
 class ScaleByDion2State(NamedTuple):
@@ -57,36 +57,16 @@ def _submatrix(
 @leafwise(
     ScaleByDion2State,
     mu=matrix_moment,
-    static={"dimensions": of_leaf(routing, Matrix())},
+    static={"roles": of_leaf(routing, Matrix())},
     ns_coeffs=NS_COEFFS,
 )
-def _dion2(
-    g: Array, s: ScaleByDion2State, p: Array, t: Array,
-    ef_decay: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, fraction: float, ns_coeffs: Any,
-    preconditioning: str, ns_dtype: Any, dimensions: Any,
-) -> tuple[Array, ScaleByDion2State]:  # fmt: skip
-    real_for(ns_dtype, g)
-    B = s.mu + bounded(g, "summed")  # noqa: N806
-    u, M = of_stacks(  # noqa: N806
-        InStacks(_submatrix), B, leaf=dimensions, like=(0, 0), coeffs=s.ns_coeffs,
-        polar=Polar(ns_steps, preconditioning, ns_dtype), fraction=fraction, ef_decay=ef_decay, eps=eps,
-    )  # fmt: skip
-    return u, s._replace(mu=M)
-
-
-@transform
 def scale_by_dion2(
-    fraction: float = 0.25,
-    ef_decay: ScalarOrSchedule = 0.95,
-    eps: ScalarOrSchedule = 1e-8,
-    ns_coeffs: Any = "polar_express",
-    ns_steps: ScalarOrSchedule = 5,
-    *,
-    preconditioning: Preconditioning = "frobenius",
-    ns_dtype: DTypeLike | None = None,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-) -> GradientTransformation:
+    g: Array, s: ScaleByDion2State, p: Array, t: Array,
+    fraction: float = 0.25, ef_decay: Hyper = 0.95, eps: Hyper = 1e-8, ns_coeffs: Any = "polar_express",
+    ns_steps: Hyper = 5,
+    *, preconditioning: Preconditioning = "frobenius", ns_dtype: DTypeLike | None = None,
+    mu_dtype: DType | None = None, roles: Roles = None,
+) -> tuple[Array, ScaleByDion2State]:  # fmt: skip
     """Dion2's direction: Muon on the largest rows of each matrix, the others kept.
 
         B_t = M_{t-1} + G_t
@@ -124,7 +104,13 @@ def scale_by_dion2(
       >>> print(jnp.abs(direction).sum(1) > 0)  # the larger row alone
       [ True False]
     """
-    return checked("gdjax.scale_by_dion2", taking(_dion2, locals() | {"dimensions": roles}))
+    real_for(ns_dtype, g)
+    B = s.mu + bounded(g, "summed")  # noqa: N806
+    u, M = of_stacks(  # noqa: N806
+        InStacks(_submatrix), B, leaf=roles, like=(0, 0), coeffs=s.ns_coeffs,
+        polar=Polar(ns_steps, preconditioning, ns_dtype), fraction=fraction, ef_decay=ef_decay, eps=eps,
+    )  # fmt: skip
+    return u, s._replace(mu=M)
 
 
 @transform
@@ -203,4 +189,11 @@ def dion2(
     Reference:
       Ahn et al. 2025, Dion2: a simple method to shrink matrix in Muon, Algorithm 1, https://arxiv.org/abs/2512.16928
     """
-    return with_adam("gdjax.dion2", scale_by_dion2, locals(), adams_rates=False)
+    direction = scale_by_dion2(
+        fraction, ef_decay, eps, ns_coeffs, ns_steps, preconditioning=preconditioning, ns_dtype=ns_dtype,
+        mu_dtype=mu_dtype, roles=routing(roles),
+    )  # fmt: skip
+    return with_adam(
+        "gdjax.dion2", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, adams_rates=False,
+    )  # fmt: skip

@@ -11,9 +11,10 @@ from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
+from gdjax.matrices.roles import routing
 from gdjax.matrices.slots import Along, Basis, Block, Side
 from gdjax.numerics import Array, abs_sq
-from gdjax.optimizers.with_adam import taking, with_adam
+from gdjax.optimizers.with_adam import with_adam
 
 LEAST, MOST = 10, 4000  # 1 / sqrt(d) is at most the length of d, which counts as no less and no more than these
 
@@ -64,34 +65,13 @@ SLOTS: dict[str, Any] = {
 
 
 @matrixwise(KLShampooState, **SLOTS)
-def _kl_shampoo(
-    G: Array, s: KLShampooState, p: Array, t: Array,  # noqa: N803
-    b1: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper, refresh: str = "qr",
-) -> tuple[Array, KLShampooState]:  # fmt: skip
-    g = into(G, s.QL, s.QR)
-    mu = b1 * s.mu + (1 - b1) * g * (t > 1).astype(g.dtype)
-    left, right = (1.0 if d is None else numerics.sqrt(d) for d in (s.dL, s.dR))
-    u = mu / jnp.asarray(left * right + eps).astype(g.dtype)
-    U = out_of(u, s.QL, s.QR)  # noqa: N806
-    s = whitened_factors(G, s._replace(mu=mu), t, shampoo_beta, g)
-    return U, in_new_bases(s, precondition_frequency, ("mu",), ("d*",), refresh, in_order=False)
-
-
-@transform
 def scale_by_kl_shampoo(
-    b1: ScalarOrSchedule = 0.9,
-    shampoo_beta: ScalarOrSchedule = 0.98,
-    eps: ScalarOrSchedule = 1e-8,
-    precondition_frequency: ScalarOrSchedule = 10,
+    G: Array, s: KLShampooState, p: Array, t: Array,  # noqa: N803
+    b1: Hyper = 0.9, shampoo_beta: Hyper = 0.98, eps: Hyper = 1e-8, precondition_frequency: Hyper = 10,
     max_precond_dim: int | None = 10000,
-    *,
-    init_factor: float = 0.1,
-    block_size: int | None = None,
-    sides: Sides = "both",
-    refresh: Refresh = "qr",
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-) -> GradientTransformation:
+    *, init_factor: float = 0.1, block_size: int | None = None, sides: Sides = "both", refresh: Refresh = "qr",
+    mu_dtype: DType | None = None, roles: Roles = None,
+) -> tuple[Array, KLShampooState]:  # fmt: skip
     """KL-Shampoo's direction: Shampoo's, with two factors that are fitted together.
 
         L_t = beta L_{t-1} + (1 - beta) G_t R^-1 G_t^T / n,    R_t = beta R_{t-1} + (1 - beta) G_t^T L^-1 G_t / m
@@ -128,7 +108,13 @@ def scale_by_kl_shampoo(
       >>> print(jnp.abs(updates).max())  # the first step makes the factors alone
       0.0
     """
-    return taking(_kl_shampoo, locals())
+    g = into(G, s.QL, s.QR)
+    mu = b1 * s.mu + (1 - b1) * g * (t > 1).astype(g.dtype)
+    left, right = (1.0 if d is None else numerics.sqrt(d) for d in (s.dL, s.dR))
+    u = mu / jnp.asarray(left * right + eps).astype(g.dtype)
+    U = out_of(u, s.QL, s.QR)  # noqa: N806
+    s = whitened_factors(G, s._replace(mu=mu), t, shampoo_beta, g)
+    return U, in_new_bases(s, precondition_frequency, ("mu",), ("d*",), refresh, in_order=False)
 
 
 @transform
@@ -210,4 +196,11 @@ def kl_shampoo(
       Lin et al. 2025, Understanding and improving Shampoo and SOAP via Kullback-Leibler minimization, Figure 3,
       https://arxiv.org/abs/2509.03378
     """
-    return with_adam("gdjax.kl_shampoo", scale_by_kl_shampoo, locals())
+    direction = scale_by_kl_shampoo(
+        b1, shampoo_beta, eps, precondition_frequency, max_precond_dim, init_factor=init_factor,
+        block_size=block_size, sides=sides, refresh=refresh, mu_dtype=mu_dtype, roles=routing(roles),
+    )  # fmt: skip
+    return with_adam(
+        "gdjax.kl_shampoo", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype,
+    )  # fmt: skip

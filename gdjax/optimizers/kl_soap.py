@@ -8,11 +8,12 @@ from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases
 from gdjax.matrices.matrixwise import matrixwise
+from gdjax.matrices.roles import routing
 from gdjax.matrices.slots import Block
 from gdjax.numerics import Array
 from gdjax.optimizers.kl_shampoo import SLOTS, whitened_factors
 from gdjax.optimizers.soap import adam_in_bases
-from gdjax.optimizers.with_adam import taking, with_adam
+from gdjax.optimizers.with_adam import with_adam
 
 
 class KLSoapState(NamedTuple):
@@ -30,33 +31,13 @@ class KLSoapState(NamedTuple):
 
 
 @matrixwise(KLSoapState, nu=Block(real=True), **SLOTS)
-def _kl_soap(
-    G: Array, s: KLSoapState, p: Array, t: Array,  # noqa: N803
-    b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
-    bias_correction: bool = False, refresh: str = "qr",
-) -> tuple[Array, KLSoapState]:  # fmt: skip
-    U, s, g = adam_in_bases(G, s, t, b1, b2, eps, bias_correction)  # noqa: N806
-    s = whitened_factors(G, s, t, shampoo_beta, g)
-    return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu", "d*"), refresh, in_order=False)
-
-
-@transform
 def scale_by_kl_soap(
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.98,
-    shampoo_beta: ScalarOrSchedule | None = None,
-    eps: ScalarOrSchedule = 1e-8,
-    precondition_frequency: ScalarOrSchedule = 10,
-    max_precond_dim: int | None = 10000,
-    *,
-    init_factor: float = 0.1,
-    block_size: int | None = None,
-    sides: Sides = "both",
-    refresh: Refresh = "qr",
-    bias_correction: bool = False,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-) -> GradientTransformation:
+    G: Array, s: KLSoapState, p: Array, t: Array,  # noqa: N803
+    b1: Hyper = 0.9, b2: Hyper = 0.98, shampoo_beta: Hyper | None = None, eps: Hyper = 1e-8,
+    precondition_frequency: Hyper = 10, max_precond_dim: int | None = 10000,
+    *, init_factor: float = 0.1, block_size: int | None = None, sides: Sides = "both", refresh: Refresh = "qr",
+    bias_correction: bool = False, mu_dtype: DType | None = None, roles: Roles = None,
+) -> tuple[Array, KLSoapState]:  # fmt: skip
     """KL-SOAP's direction: Adam in the eigenbases of KL-Shampoo's factors.
 
         L_t = beta L_{t-1} + (1 - beta) G_t R^-1 G_t^T / n,    R_t = beta R_{t-1} + (1 - beta) G_t^T L^-1 G_t / m
@@ -93,8 +74,9 @@ def scale_by_kl_soap(
       >>> jax.tree.map(jnp.shape, state.L), jax.tree.leaves(state.R)  # one factor alone
       ({'3x40': (1, 3, 3)}, [])
     """
-    given = locals()
-    return taking(_kl_soap, given | {"shampoo_beta": b2 if shampoo_beta is None else shampoo_beta})
+    U, s, g = adam_in_bases(G, s, t, b1, b2, eps, bias_correction)  # noqa: N806
+    s = whitened_factors(G, s, t, b2 if shampoo_beta is None else shampoo_beta, g)
+    return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu", "d*"), refresh, in_order=False)
 
 
 @transform
@@ -173,4 +155,12 @@ def kl_soap(
       Lin et al. 2025, Understanding and improving Shampoo and SOAP via Kullback-Leibler minimization, section 4,
       https://arxiv.org/abs/2509.03378
     """
-    return with_adam("gdjax.kl_soap", scale_by_kl_soap, locals())
+    direction = scale_by_kl_soap(
+        b1, b2, shampoo_beta, eps, precondition_frequency, max_precond_dim, init_factor=init_factor,
+        block_size=block_size, sides=sides, refresh=refresh, bias_correction=bias_correction, mu_dtype=mu_dtype,
+        roles=routing(roles),
+    )  # fmt: skip
+    return with_adam(
+        "gdjax.kl_soap", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype,
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
-from gdjax.core.base import GradientTransformation, identity, transform
+from gdjax.core.base import GradientTransformation, identity, part_of, transform
 from gdjax.core.dialects import Dialect, dialects
 from gdjax.core.per_leaf import PerLeaf
 from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
@@ -17,13 +17,12 @@ from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
-from gdjax.linalg.polar_coefficients import JORDAN
+from gdjax.linalg.polar_coefficients import JORDAN, coefficients
 from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.adam import adamw
-from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, checked, real_for
-from gdjax.optimizers.with_adam import taking
+from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, real_for
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -67,9 +66,9 @@ def _times_inner_product(o: Array, m: Array) -> Array:
 )  # fmt: skip
 def _muon(
     g: Array, s: MuonState, p: Array, t: Array,
-    beta: Hyper, eps: Hyper, nesterov: bool, bias_correction: bool, mu_dtype: DType | None, scaled: bool,
-    consistent_rms: Hyper, ns_steps: Hyper, ns_coeffs: Any, adaptive: bool, preconditioning: str, ns_dtype: Any,
-    equilibrate: str | None, renormalize: str | None, dimensions: Any,
+    ns_coeffs: Any, ns_steps: Hyper, beta: Hyper, eps: Hyper, mu_dtype: DType | None, nesterov: bool, adaptive: bool,
+    preconditioning: str, dimensions: Any, bias_correction: bool, ns_dtype: Any, scaled: bool,
+    consistent_rms: Hyper = None, equilibrate: str | None = None, renormalize: str | None = None,
 ) -> tuple[Array, MuonState]:  # fmt: skip
     real_for(ns_dtype, g)
     g = bounded(g)
@@ -145,8 +144,11 @@ def scale_by_muon(
       >>> print(jnp.linalg.svd(direction, compute_uv=False).round())
       [1. 1.]
     """
-    given = locals() | {"scaled": False, "consistent_rms": None, "dimensions": weight_dimension_numbers}
-    return checked("gdjax.scale_by_muon", taking(_muon, given))
+    coefficients("gdjax.scale_by_muon", ns_coeffs, ns_steps)
+    return _muon(
+        ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov, adaptive, preconditioning, weight_dimension_numbers,
+        bias_correction, ns_dtype, scaled=False, equilibrate=equilibrate, renormalize=renormalize,
+    )  # fmt: skip
 
 
 _JORDANS = {"eps": 1e-7, "bias_correction": False, "ns_dtype": "bfloat16"}
@@ -264,10 +266,16 @@ def muon(
       Chang et al. 2026, MuonEq, https://arxiv.org/abs/2603.28254 (`equilibrate`);
       Zhang et al. 2026, Muon+, https://arxiv.org/abs/2602.21545 (`renormalize`)
     """
-    given, label, dimensions = locals(), "gdjax.muon", muon_weight_dimension_numbers
-    inside = MuonDimensionNumbers() if dimensions is None else dimensions
+    label, dimensions = "gdjax.muon", muon_weight_dimension_numbers
+    coefficients(label, ns_coeffs, ns_steps)
+    direction = _muon(
+        ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov, adaptive, preconditioning,
+        MuonDimensionNumbers() if dimensions is None else dimensions,
+        bias_correction, ns_dtype, scaled=True, consistent_rms=consistent_rms, equilibrate=equilibrate,
+        renormalize=renormalize,
+    )  # fmt: skip
     spectral = chain(
-        checked(label, taking(_muon, given | {"scaled": True, "dimensions": inside})),
+        part_of(direction).labelled(label),
         identity(),  # Optax multiplies by the factor here, in a transform of its own
         add_decayed_weights(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),

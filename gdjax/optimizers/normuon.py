@@ -22,8 +22,8 @@ from gdjax.matrices.plan import of_leaf, plan_of
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, checked, real_for
-from gdjax.optimizers.with_adam import taking, with_adam
+from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, real_for
+from gdjax.optimizers.with_adam import with_adam
 
 
 class ScaleByNorMuonState(NamedTuple):
@@ -36,7 +36,7 @@ class ScaleByNorMuonState(NamedTuple):
 
 
 def _first_v(params: Params, given: Mapping[str, Any]) -> list[Any]:
-    leaves = plan_of("gdjax.scale_by_normuon", params, routing(given["dimensions"]), Matrix()).leaves
+    leaves = plan_of("gdjax.scale_by_normuon", params, routing(given["roles"]), Matrix()).leaves
     kept = []
     for leaf, p in zip(leaves, jax.tree.leaves(params), strict=True):
         outputs = [None if i in leaf.axes.rows else i for i in range(len(leaf.shape))]
@@ -72,42 +72,16 @@ def _by_outputs(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Ar
 
 @leafwise(
     ScaleByNorMuonState, mu=matrix_moment,
-    static={"dimensions": of_leaf(routing, Matrix())}, v=Planned(_first_v), ns_coeffs=NS_COEFFS,
+    static={"roles": of_leaf(routing, Matrix())}, v=Planned(_first_v), ns_coeffs=NS_COEFFS,
 )  # fmt: skip
-def _normuon(
-    g: Array, s: ScaleByNorMuonState, p: Array, t: Array,
-    b1: Hyper, b2: Hyper, eps: Hyper, nesterov: bool, consistent_rms: Hyper, mu_dtype: DType | None, ns_steps: Hyper,
-    ns_coeffs: Any, preconditioning: str, ns_dtype: Any, equilibrate: str | None, renormalize: str | None,
-    dimensions: Any,
-) -> tuple[Array, ScaleByNorMuonState]:  # fmt: skip
-    real_for(ns_dtype, g)
-    g = bounded(g)
-    mu = b1 * s.mu + (1 - b1) * g
-    u, v = of_stacks(
-        _normalized, b1 * mu + (1 - b1) * g if nesterov else mu, s.v, leaf=dimensions, like=(0, 1),
-        coeffs=s.ns_coeffs, polar=Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize),
-        b2=b2, eps=eps, rms=consistent_rms,
-    )  # fmt: skip
-    return u, s._replace(mu=mu, v=v)
-
-
-@transform
 def scale_by_normuon(
-    b1: ScalarOrSchedule = 0.95,
-    b2: ScalarOrSchedule = 0.95,
-    eps: ScalarOrSchedule = 1e-8,
-    ns_coeffs: Any = "polar_express",
-    ns_steps: ScalarOrSchedule = 5,
-    *,
-    nesterov: bool = True,
-    consistent_rms: ScalarOrSchedule | None = 0.2,
-    preconditioning: Preconditioning = "frobenius",
-    equilibrate: Equilibrate | None = None,
-    renormalize: Renormalize = None,
-    ns_dtype: DTypeLike | None = None,
-    mu_dtype: DType | None = None,
+    g: Array, s: ScaleByNorMuonState, p: Array, t: Array,
+    b1: Hyper = 0.95, b2: Hyper = 0.95, eps: Hyper = 1e-8, ns_coeffs: Any = "polar_express", ns_steps: Hyper = 5,
+    *, nesterov: bool = True, consistent_rms: Hyper | None = 0.2,
+    preconditioning: Preconditioning = "frobenius", equilibrate: Equilibrate | None = None,
+    renormalize: Renormalize = None, ns_dtype: DTypeLike | None = None, mu_dtype: DType | None = None,
     roles: Roles = None,
-) -> GradientTransformation:
+) -> tuple[Array, ScaleByNorMuonState]:  # fmt: skip
     """NorMuon's direction: Muon's, with its outputs, the neurons, made alike in size.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t
@@ -152,7 +126,15 @@ def scale_by_normuon(
       >>> print((100 * jnp.sqrt(jnp.mean(direction**2))).round())
       20.0
     """
-    return checked("gdjax.scale_by_normuon", taking(_normuon, locals() | {"dimensions": roles}))
+    real_for(ns_dtype, g)
+    g = bounded(g)
+    mu = b1 * s.mu + (1 - b1) * g
+    u, v = of_stacks(
+        _normalized, b1 * mu + (1 - b1) * g if nesterov else mu, s.v, leaf=roles, like=(0, 1),
+        coeffs=s.ns_coeffs, polar=Polar(ns_steps, preconditioning, ns_dtype, equilibrate, renormalize),
+        b2=b2, eps=eps, rms=consistent_rms,
+    )  # fmt: skip
+    return u, s._replace(mu=mu, v=v)
 
 
 @transform
@@ -239,4 +221,12 @@ def normuon(
       Li et al. 2025, NorMuon: making Muon more efficient and scalable, Algorithm 1, https://arxiv.org/abs/2510.05491;
       Amsel et al. 2025, The Polar Express, Algorithm 1, https://arxiv.org/abs/2505.16932
     """
-    return with_adam("gdjax.normuon", scale_by_normuon, locals())
+    direction = scale_by_normuon(
+        b1, b2, eps, ns_coeffs, ns_steps, nesterov=nesterov, consistent_rms=consistent_rms,
+        preconditioning=preconditioning, equilibrate=equilibrate, renormalize=renormalize, ns_dtype=ns_dtype,
+        mu_dtype=mu_dtype, roles=routing(roles),
+    )  # fmt: skip
+    return with_adam(
+        "gdjax.normuon", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype,
+    )  # fmt: skip

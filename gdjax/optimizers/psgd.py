@@ -14,9 +14,10 @@ from gdjax.lift.slots import Key, Shared, start
 from gdjax.linalg.whitening import Form, Settings, fitted, whitened
 from gdjax.matrices.in_turns import LONGEST, in_turns
 from gdjax.matrices.matrixwise import matrixwise
+from gdjax.matrices.roles import routing
 from gdjax.matrices.slots import Slot, Stack
 from gdjax.numerics import Array, debias, unit_and_norm
-from gdjax.optimizers.with_adam import taking, with_adam
+from gdjax.optimizers.with_adam import with_adam
 from gdjax.schedules.decay import precond_update_prob_schedule
 
 
@@ -81,49 +82,15 @@ def period(probability: Any) -> int | None:
     PSGDKronState, update_counter=Shared(0, jnp.int32), key=Key("key"),
     Q=[Root(0, 0.5), Root(1, 0.5)], P=[Root(0, 1), Root(1, 1)], L=Constants(),
 )  # fmt: skip
-def _psgd_kron(
-    G: Array, s: PSGDKronState, p: Array, t: Array,  # noqa: N803
-    b1: Hyper, preconditioner_update_probability: Hyper, precond_lr: Hyper, beta_lip: Hyper, damping: Hyper,
-    max_update_rms: Hyper, momentum_into_precond_update: bool = True, normalize_grads: bool = False,
-    dQ: str = "Q0.5EQ1.5", mu_dtype: DType | None = None,  # noqa: N803
-) -> tuple[Array, PSGDKronState]:  # fmt: skip
-    if normalize_grads:
-        unit, norm = unit_and_norm(G)
-        G = G * (1 / unit).astype(G.dtype) / jnp.where(norm == 0, 1, norm).astype(G.dtype)  # noqa: N806
-    mu = b1 * s.mu + (1 - b1) * G
-    m = debias(mu, b1, t)
-
-    k, due, passed = period(preconditioner_update_probability), None, s.update_counter
-    if k is None:
-        passed = numerics.safe_increment(passed)
-        due = passed.astype(t.dtype) * preconditioner_update_probability >= 1 - 1e-6
-        passed = jnp.where(due, 0, passed)
-    settings = Settings(dQ, precond_lr, beta_lip, damping)
-    fit = in_turns(lambda first, *xs: fitted(*xs, settings=settings), k, due, start=k or 1)
-    Ql, Qr, Pl, Pr, L = fit([*s.Q, *s.P, s.L], m if momentum_into_precond_update else G, s.key)  # noqa: N806
-    U = whitened(Pl, Pr, m, max_update_rms)  # noqa: N806
-    return U, s._replace(update_counter=passed, mu=mu, Q=[Ql, Qr], P=[Pl, Pr], L=L)
-
-
-@transform
 def scale_by_psgd_kron(
-    b1: ScalarOrSchedule = 0.9,
-    preconditioner_update_probability: ScalarOrSchedule = PROBABILITY,
-    precond_lr: ScalarOrSchedule = 0.1,
-    precond_init_scale: ScalarOrSchedule = 1.0,
-    *,
-    dQ: Form = "Q0.5EQ1.5",  # noqa: N803
-    max_size_triangular: int = 8192,
-    memory_save_mode: str | None = None,
-    momentum_into_precond_update: bool = True,
-    normalize_grads: bool = False,
-    beta_lip: ScalarOrSchedule = 0.9,
-    damping: ScalarOrSchedule = 1e-9,
-    max_update_rms: ScalarOrSchedule = 1.1,
-    key: Any = 0,
-    mu_dtype: DType | None = None,
+    G: Array, s: PSGDKronState, p: Array, t: Array,  # noqa: N803
+    b1: Hyper = 0.9, preconditioner_update_probability: Hyper = PROBABILITY, precond_lr: Hyper = 0.1,
+    precond_init_scale: Hyper = 1.0,
+    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: int = 8192, memory_save_mode: str | None = None,  # noqa: N803
+    momentum_into_precond_update: bool = True, normalize_grads: bool = False, beta_lip: Hyper = 0.9,
+    damping: Hyper = 1e-9, max_update_rms: Hyper = 1.1, key: Any = 0, mu_dtype: DType | None = None,
     roles: Roles = None,
-) -> GradientTransformation:
+) -> tuple[Array, PSGDKronState]:  # fmt: skip
     """PSGD's direction, the whitened momentum.
 
         m_t = (b1 mu_{t-1} + (1 - b1) g_t) / (1 - b1^t)
@@ -162,7 +129,22 @@ def scale_by_psgd_kron(
       >>> jax.tree.map(jnp.shape, state.Q)  # a diagonal for the longer side
       {'4x6': [(1, 4, 4), (1, 6, 1)]}
     """
-    return taking(_psgd_kron, locals())
+    if normalize_grads:
+        unit, norm = unit_and_norm(G)
+        G = G * (1 / unit).astype(G.dtype) / jnp.where(norm == 0, 1, norm).astype(G.dtype)  # noqa: N806
+    mu = b1 * s.mu + (1 - b1) * G
+    m = debias(mu, b1, t)
+
+    k, due, passed = period(preconditioner_update_probability), None, s.update_counter
+    if k is None:
+        passed = numerics.safe_increment(passed)
+        due = passed.astype(t.dtype) * preconditioner_update_probability >= 1 - 1e-6
+        passed = jnp.where(due, 0, passed)
+    settings = Settings(dQ, precond_lr, beta_lip, damping)
+    fit = in_turns(lambda first, *xs: fitted(*xs, settings=settings), k, due, start=k or 1)
+    Ql, Qr, Pl, Pr, L = fit([*s.Q, *s.P, s.L], m if momentum_into_precond_update else G, s.key)  # noqa: N806
+    U = whitened(Pl, Pr, m, max_update_rms)  # noqa: N806
+    return U, s._replace(update_counter=passed, mu=mu, Q=[Ql, Qr], P=[Pl, Pr], L=L)
 
 
 @transform
@@ -261,4 +243,14 @@ def psgd_kron(
       Li 2024, Stochastic Hessian fittings with Lie groups, https://arxiv.org/abs/2402.11858;
       https://github.com/lixilinx/psgd_torch (the forms), https://github.com/evanatyourservice/psgd_jax (the rest)
     """
-    return with_adam("gdjax.psgd_kron", scale_by_psgd_kron, locals())
+    direction = scale_by_psgd_kron(
+        b1, preconditioner_update_probability, precond_lr, precond_init_scale, dQ=dQ,
+        max_size_triangular=max_size_triangular, memory_save_mode=memory_save_mode,
+        momentum_into_precond_update=momentum_into_precond_update, normalize_grads=normalize_grads,
+        beta_lip=beta_lip, damping=damping, max_update_rms=max_update_rms, key=key, mu_dtype=mu_dtype,
+        roles=routing(roles),
+    )  # fmt: skip
+    return with_adam(
+        "gdjax.psgd_kron", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype,
+    )  # fmt: skip

@@ -18,12 +18,12 @@ from gdjax.lift.whole_tree import Tree
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Polar, over_norm
+from gdjax.linalg.polar_coefficients import coefficients
 from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.optimizers.orthogonal import NS_COEFFS, check_polar, real_for
-from gdjax.optimizers.with_adam import taking
+from gdjax.optimizers.orthogonal import NS_COEFFS, real_for
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -146,7 +146,7 @@ def scale_by_scion(
       [-0.25 -0.25]
     """
     label = "gdjax.scale_by_scion"
-    check_polar(label, ns_steps, ns_coeffs, preconditioning)
+    coefficients(label, ns_coeffs, ns_steps)
     if norm == "spectral":
         tx = _spectral(alpha, eps, mu_dtype, ns_steps, ns_coeffs, preconditioning, ns_dtype, roles)
     else:
@@ -231,11 +231,14 @@ def scion(
       Pethick et al. 2025, Training deep learning models with norm-constrained LMOs, Algorithms 1 and 2 and section 3,
       https://arxiv.org/abs/2502.07529
     """
-    given, label = locals(), "gdjax.scion"
-    check_polar(label, ns_steps, ns_coeffs, preconditioning)
+    label = "gdjax.scion"
+    coefficients(label, ns_coeffs, ns_steps)
 
     def group(norm: Norm, radius: Any) -> GradientTransformation:
-        direction = taking(scale_by_scion, given | {"norm": norm})
+        direction = scale_by_scion(
+            norm, alpha, eps, ns_coeffs, ns_steps, preconditioning=preconditioning, ns_dtype=ns_dtype,
+            mu_dtype=mu_dtype, roles=roles,
+        )  # fmt: skip
         return chain(
             base.part_of(direction).labelled(label),
             scale_by_learning_rate(radius, flip_sign=False),

@@ -15,10 +15,11 @@ from gdjax.matrices.factored import Sides
 from gdjax.matrices.in_turns import in_turns
 from gdjax.matrices.kronecker import adjoint, gram
 from gdjax.matrices.matrixwise import matrixwise
+from gdjax.matrices.roles import routing
 from gdjax.matrices.slots import Basis, Block, Side
 from gdjax.numerics import Array, debias
 from gdjax.numerics.norms import unit_and_norm
-from gdjax.optimizers.with_adam import taking, with_adam
+from gdjax.optimizers.with_adam import with_adam
 
 RootMethod = Literal["eigh", "qr", "newton"]
 Grafting = Literal["adam", "sgd", None]
@@ -87,42 +88,13 @@ def _length_over(x: Array, y: Array) -> Array:
     PL=Side(0, identity=True), PR=Side(1, identity=True),
     QL=Basis(0, only=("root_method", "qr")), QR=Basis(1, only=("root_method", "qr")),
 )  # fmt: skip
-def _shampoo(
-    G: Array, s: ShampooState, p: Array, t: Array,  # noqa: N803
-    b1: Hyper, b2: Hyper, eps: Hyper, precondition_frequency: Hyper, start_preconditioning_step: Hyper, root: Hyper,
-    grafting_b2: Hyper, grafting_eps: Hyper, grafting: str | None = "adam", root_method: str = "eigh",
-) -> tuple[Array, ShampooState]:  # fmt: skip
-    s = averages(G, s, b1, b2, grafting_b2)
-    k, start = (jnp.asarray(x).astype(t.dtype) for x in (precondition_frequency, start_preconditioning_step))
-    due = (t % k == 0) & (t > start) | (t == start)
-    size = jnp.where(b2 < 1, numerics.one_minus_pow(b2, t), 1)
-    of = functools.partial(inverse_root, p=root, size=size, eps=eps, method=root_method)
-    for a, fields in (s.L, ("PL", "QL")), (s.R, ("PR", "QR")):
-        if a is not None:
-            olds = {field: x for field in fields if (x := getattr(s, field)) is not None}
-            news = in_turns(of, precondition_frequency, due)([*olds.values()], a)
-            s = s._replace(**dict(zip(olds, news, strict=True)))
-    return direction(G, s, t, b1, grafting_b2, grafting_eps, start, grafting), s
-
-
-@transform
 def scale_by_shampoo(
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-12,
-    precondition_frequency: ScalarOrSchedule = 10,
-    *,
-    start_preconditioning_step: ScalarOrSchedule | None = None,
-    root: ScalarOrSchedule | None = None,
-    root_method: RootMethod = "eigh",
-    grafting: Grafting = "adam",
-    grafting_b2: ScalarOrSchedule = 0.999,
-    grafting_eps: ScalarOrSchedule = 1e-8,
-    block_size: int | None = 1024,
-    sides: Sides = "both",
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-) -> GradientTransformation:
+    G: Array, s: ShampooState, p: Array, t: Array,  # noqa: N803
+    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-12, precondition_frequency: Hyper = 10,
+    *, start_preconditioning_step: Hyper | None = None, root: Hyper | None = None, root_method: RootMethod = "eigh",
+    grafting: Grafting = "adam", grafting_b2: Hyper = 0.999, grafting_eps: Hyper = 1e-8,
+    block_size: int | None = 1024, sides: Sides = "both", mu_dtype: DType | None = None, roles: Roles = None,
+) -> tuple[Array, ShampooState]:  # fmt: skip
     """Shampoo's direction: the momentum times roots of sums of squares, with the length of another step.
 
         L_t = b2 L_{t-1} + (1 - b2) G_t G_t^T,    R_t = b2 R_{t-1} + (1 - b2) G_t^T G_t
@@ -162,12 +134,21 @@ def scale_by_shampoo(
       >>> jax.tree.map(jnp.shape, state.L)  # of four blocks of 3 x 2, on their side
       {'2x3': (4, 2, 2)}
     """
-    given, k = locals(), precondition_frequency
+    s = averages(G, s, b1, b2, grafting_b2)
     if start_preconditioning_step is None:
-        given["start_preconditioning_step"] = k if isinstance(k, int) else 1
+        start_preconditioning_step = precondition_frequency if isinstance(precondition_frequency, int) else 1
     if root is None:
-        given["root"] = 4 if sides == "both" else 2
-    return taking(_shampoo, given)
+        root = 2 if s.L is None or s.R is None else 4
+    k, start = (jnp.asarray(x).astype(t.dtype) for x in (precondition_frequency, start_preconditioning_step))
+    due = (t % k == 0) & (t > start) | (t == start)
+    size = jnp.where(b2 < 1, numerics.one_minus_pow(b2, t), 1)
+    of = functools.partial(inverse_root, p=root, size=size, eps=eps, method=root_method)
+    for a, fields in (s.L, ("PL", "QL")), (s.R, ("PR", "QR")):
+        if a is not None:
+            olds = {field: x for field in fields if (x := getattr(s, field)) is not None}
+            news = in_turns(of, precondition_frequency, due)([*olds.values()], a)
+            s = s._replace(**dict(zip(olds, news, strict=True)))
+    return direction(G, s, t, b1, grafting_b2, grafting_eps, start, grafting), s
 
 
 @transform
@@ -258,4 +239,12 @@ def shampoo(
       Algorithm 2, https://arxiv.org/abs/2309.06497;
       Anil et al. 2021, Scalable second order optimization for deep learning, https://arxiv.org/abs/2002.09018
     """
-    return with_adam("gdjax.shampoo", scale_by_shampoo, locals())
+    direction = scale_by_shampoo(
+        b1, b2, eps, precondition_frequency, start_preconditioning_step=start_preconditioning_step, root=root,
+        root_method=root_method, grafting=grafting, grafting_b2=grafting_b2, grafting_eps=grafting_eps,
+        block_size=block_size, sides=sides, mu_dtype=mu_dtype, roles=routing(roles),
+    )  # fmt: skip
+    return with_adam(
+        "gdjax.shampoo", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype,
+    )  # fmt: skip

@@ -11,9 +11,10 @@ from gdjax.lift.leafwise import Hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
+from gdjax.matrices.roles import routing
 from gdjax.matrices.slots import Basis, Block, Side
 from gdjax.numerics import Array, debias
-from gdjax.optimizers.with_adam import taking, with_adam
+from gdjax.optimizers.with_adam import with_adam
 
 
 class SoapState(NamedTuple):
@@ -60,32 +61,13 @@ def with_factors(G: Array, s: Any, beta: Hyper) -> Any:  # noqa: N803
     SoapState, mu=Block(dtype="mu_dtype"), nu=Block(real=True),
     L=Side(0), R=Side(1), QL=Basis(0), QR=Basis(1),
 )  # fmt: skip
-def _soap(
-    G: Array, s: SoapState, p: Array, t: Array,  # noqa: N803
-    b1: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper,
-    bias_correction: bool = True, refresh: str = "qr",
-) -> tuple[Array, SoapState]:  # fmt: skip
-    U, s, _ = adam_in_bases(G, s, t, b1, b2, eps, bias_correction)  # noqa: N806
-    s = with_factors(G, s, shampoo_beta)
-    return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
-
-
-@transform
 def scale_by_soap(
-    b1: ScalarOrSchedule = 0.95,
-    b2: ScalarOrSchedule = 0.95,
-    shampoo_beta: ScalarOrSchedule | None = None,
-    eps: ScalarOrSchedule = 1e-8,
-    precondition_frequency: ScalarOrSchedule = 10,
-    max_precond_dim: int | None = 10000,
-    *,
-    block_size: int | None = None,
-    sides: Sides = "both",
-    refresh: Refresh = "qr",
-    bias_correction: bool = True,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-) -> GradientTransformation:
+    G: Array, s: SoapState, p: Array, t: Array,  # noqa: N803
+    b1: Hyper = 0.95, b2: Hyper = 0.95, shampoo_beta: Hyper | None = None, eps: Hyper = 1e-8,
+    precondition_frequency: Hyper = 10, max_precond_dim: int | None = 10000,
+    *, block_size: int | None = None, sides: Sides = "both", refresh: Refresh = "qr", bias_correction: bool = True,
+    mu_dtype: DType | None = None, roles: Roles = None,
+) -> tuple[Array, SoapState]:  # fmt: skip
     """SOAP's direction: Adam in the eigenbases of Shampoo's factors.
 
         L_t = beta L_{t-1} + (1 - beta) G_t G_t^T,    R_t = beta R_{t-1} + (1 - beta) G_t^T G_t
@@ -121,8 +103,9 @@ def scale_by_soap(
       >>> jax.tree.map(jnp.shape, state.QL)  # matrices of one shape are one stack
       {'3x4': (2, 3, 3)}
     """
-    given = locals()
-    return taking(_soap, given | {"shampoo_beta": b2 if shampoo_beta is None else shampoo_beta})
+    U, s, _ = adam_in_bases(G, s, t, b1, b2, eps, bias_correction)  # noqa: N806
+    s = with_factors(G, s, b2 if shampoo_beta is None else shampoo_beta)
+    return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
 
 
 @transform
@@ -208,4 +191,11 @@ def soap(
     Reference:
       Vyas et al. 2024, SOAP: improving and stabilizing Shampoo using Adam, Algorithm 3, https://arxiv.org/abs/2409.11321
     """
-    return with_adam("gdjax.soap", scale_by_soap, locals())
+    direction = scale_by_soap(
+        b1, b2, shampoo_beta, eps, precondition_frequency, max_precond_dim, block_size=block_size, sides=sides,
+        refresh=refresh, bias_correction=bias_correction, mu_dtype=mu_dtype, roles=routing(roles),
+    )  # fmt: skip
+    return with_adam(
+        "gdjax.soap", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype,
+    )  # fmt: skip

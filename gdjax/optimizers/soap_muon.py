@@ -14,10 +14,11 @@ from gdjax.linalg.polar_coefficients import coefficients
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
+from gdjax.matrices.roles import routing
 from gdjax.matrices.slots import Basis, Block, Side
 from gdjax.numerics import Array
 from gdjax.optimizers.soap import with_factors
-from gdjax.optimizers.with_adam import taking, with_adam
+from gdjax.optimizers.with_adam import with_adam
 
 
 class SoapMuonState(NamedTuple):
@@ -32,7 +33,9 @@ class SoapMuonState(NamedTuple):
     QR: Any  # (number, n, n), eigenvectors of an earlier R
 
 
-def orthogonal(Us: Sequence[Array], ns_coeffs: Any, ns_steps: int, by_shape: bool = False) -> list[Array]:  # noqa: N803
+def orthogonal(
+    Us: Sequence[Array], ns_coeffs: Any = "standard", ns_steps: int = 5, by_shape: bool = False,  # noqa: N803
+) -> list[Array]:  # fmt: skip
     """The polar factors of stacks of matrices; by shape times sqrt(max(1, columns / rows))."""
     UVs = Polar(ns_steps).of(Us, coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps), 0.0)  # noqa: N806
     return [max(1, x.shape[-1] / max(x.shape[-2], 1)) ** 0.5 * x for x in UVs] if by_shape else UVs
@@ -44,14 +47,17 @@ def orthogonal(Us: Sequence[Array], ns_coeffs: Any, ns_steps: int, by_shape: boo
 )  # fmt: skip
 def _soap_muon(
     G: Array, s: SoapMuonState, p: Array, t: Array,  # noqa: N803
-    beta: Hyper, b2: Hyper, shampoo_beta: Hyper, eps: Hyper, precondition_frequency: Hyper, refresh: str,
+    beta: Hyper, b2: Hyper, eps: Hyper, precondition_frequency: Hyper, max_precond_dim: int | None,
+    block_size: int | None, sides: str, refresh: str, mu_dtype: DType | None, roles: Roles,
+    shampoo_beta: Hyper | None = None, **of_orthogonal: Any,
 ) -> tuple[Array, SoapMuonState]:  # fmt: skip
+    b3 = b2 if shampoo_beta is None else shampoo_beta
     g = into(G, s.QL, s.QR)
     mu = beta * s.mu + (1 - beta) * g
     m = beta * mu + (1 - beta) * g
     nu = b2 * s.nu + (1 - b2) * numerics.abs_sq(m) * (t > 1).astype(s.nu.dtype)
     u = m / jnp.where(t > 1, numerics.sqrt(nu) + eps, 1).astype(g.dtype)  # the first step has no bases
-    U, s = out_of(u, s.QL, s.QR), with_factors(G, s._replace(mu=mu, nu=nu), shampoo_beta)  # noqa: N806
+    U, s = out_of(u, s.QL, s.QR), with_factors(G, s._replace(mu=mu, nu=nu), b3)  # noqa: N806
     return U, in_new_bases(s, precondition_frequency, ("mu",), ("nu",), refresh)
 
 
@@ -112,9 +118,11 @@ def scale_by_soap_muon(
       >>> print(jnp.linalg.svd(direction, compute_uv=False).round())
       [1. 1.]
     """
-    given = locals()
     coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps)
-    return taking(_soap_muon, given | {"shampoo_beta": b2 if shampoo_beta is None else shampoo_beta})
+    return _soap_muon(
+        beta, b2, eps, precondition_frequency, max_precond_dim, block_size, sides, refresh, mu_dtype, roles,
+        shampoo_beta, ns_coeffs=ns_coeffs, ns_steps=ns_steps, by_shape=False,
+    )  # fmt: skip
 
 
 @transform
@@ -205,6 +213,12 @@ def soap_muon(
       https://nikhilvyas.github.io/SOAP_Muon.pdf;
       Jordan et al. 2026, modded-nanogpt, track 3, results 14 and 44, https://github.com/KellerJordan/modded-nanogpt
     """
-    given = locals() | {"by_shape": True, "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta}
     coefficients("gdjax.soap_muon", ns_coeffs, ns_steps)
-    return with_adam("gdjax.soap_muon", _soap_muon, given, adams_rates=False)
+    direction = _soap_muon(
+        beta, b2, eps, precondition_frequency, max_precond_dim, block_size, sides, refresh, mu_dtype, routing(roles),
+        shampoo_beta, ns_coeffs=ns_coeffs, ns_steps=ns_steps, by_shape=True,
+    )  # fmt: skip
+    return with_adam(
+        "gdjax.soap_muon", direction, learning_rate, weight_decay, weight_decay_mask, roles, others,
+        adam_learning_rate, adam_b1, adam_b2, adam_eps, adam_weight_decay, mu_dtype, adams_rates=False,
+    )  # fmt: skip

@@ -8,6 +8,7 @@ from gdjax.combine.routed import routed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
 from gdjax.core.per_leaf import PerLeaf
+from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule, Transform
 from gdjax.matrices.roles import routing
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import descending
@@ -20,28 +21,24 @@ def taking(factory: Callable[..., Any], given: Mapping[str, Any]) -> Any:
 
 
 def with_adam(
-    label: str, scale_by: Callable[..., Any], given: Mapping[str, Any], adams_rates: bool = True
-) -> GradientTransformation:
+    label: str, direction: GradientTransformation, learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule,
+    weight_decay_mask: Mask, roles: Roles, others: Transform | None, adam_learning_rate: ScalarOrSchedule | None,
+    adam_b1: ScalarOrSchedule, adam_b2: ScalarOrSchedule, adam_eps: ScalarOrSchedule,
+    adam_weight_decay: ScalarOrSchedule, mu_dtype: DType | None = None, *, adams_rates: bool = True,
+) -> GradientTransformation:  # fmt: skip
     """A direction, a decay and a rate for what is a matrix by `roles`; `others`, or AdamW, for what is not.
 
     Args:
       label: the name in errors, of the direction's too.
-      scale_by: the factory of the direction.
-      given: the arguments of the optimizer by their names: those of `scale_by`, and those that are read here.
       adams_rates: the rates of the matrices are right for AdamW too.
     """
-    roles = routing(given["roles"])
-    learning_rate, rate, others = given["learning_rate"], given["adam_learning_rate"], given["others"]
-    direction = base.part_of(taking(scale_by, {**given, "roles": roles})).labelled(label)
-    matrices = descending(direction, learning_rate, given["weight_decay"], given["weight_decay_mask"])
-    own_rate = rate is not None or others is not None
+    matrices = descending(base.part_of(direction).labelled(label), learning_rate, weight_decay, weight_decay_mask)
+    own_rate = adam_learning_rate is not None or others is not None
     if others is not None:
         others = base.check_transform(label, "others", others)
     else:
-        others = adamw(
-            learning_rate if rate is None else rate, given["adam_b1"], given["adam_b2"], given["adam_eps"],
-            mu_dtype=given["mu_dtype"], weight_decay=given["adam_weight_decay"],
-        )  # fmt: skip
+        rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+        others = adamw(rate, adam_b1, adam_b2, adam_eps, mu_dtype=mu_dtype, weight_decay=adam_weight_decay)
     adams_rates = adams_rates or isinstance(learning_rate, PerLeaf)
     groups = {"matrix": matrices, "other": others}
-    return routed(label, groups, roles, adams_rates=adams_rates, own_rate=own_rate)
+    return routed(label, groups, routing(roles), adams_rates=adams_rates, own_rate=own_rate)

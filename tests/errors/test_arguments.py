@@ -213,7 +213,6 @@ def test_every_argument_has_a_domain_or_is_checked_by_its_factory():
 def test_no_domain_is_without_an_argument():
     private = {"beta1", "beta2", "init_step[1]"}  # the entries of pairs
     private |= {"incremental_update.step_size", "periodic_update.steps", "periodic_update.update_period"}
-    private |= {"_shampoo.b2"}  # of the rule behind `shampoo`
     names = {n for name in FACTORIES for arg, _ in arguments(name) for n in (arg, f"{name}.{arg}")}
     assert set(domains._CHECKS) - names - private == set()
 

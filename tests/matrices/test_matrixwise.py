@@ -1,5 +1,7 @@
 """Rules of one matrix: their stacks, their turns, and what is said of wrong ones."""
 
+import inspect
+import pickle
 import re
 from typing import Any, NamedTuple
 
@@ -111,6 +113,41 @@ def test_a_slot_in_16_bits_and_one_that_starts_elsewhere():
 def test_it_is_a_value():
     assert rule(k=3) == rule(k=3) != rule(k=4)
     assert repr(rule(0.9, block_size=8)).startswith("rule(b=0.9, k=2, mu_dtype=None, start=0.0, block_size=8,")
+
+
+class Drawn(NamedTuple):
+    count: Any
+    key: Any
+    n: Any
+
+
+def seen(us: list[Any], power: int = 1) -> list[Any]:
+    return [u**power for u in us]
+
+
+@gdjax.matrixwise(Drawn, then=seen, key=gdjax.Key("seed"), n=gdjax.Along(0, "start"))
+def named(
+    G: Any, s: Any, p: Any, t: Any,  # noqa: N803
+    b: Any = 0.5, sides: str = "rows", start: Any = 2.0, *, seed: Any = 3, roles: Any = None,
+) -> Any:  # fmt: skip
+    """The rule finds what it names, but for the seed."""
+    assert (sides, roles, seed) == ("rows", {"w": "matrix"}, 3)
+    return b * start * jnp.ones_like(G), s
+
+
+def test_a_rule_that_names_what_the_lift_reads_has_these_arguments_and_no_others():
+    shown = "b: Any = 0.5, sides: str = 'rows', start: Any = 2.0, power: int = 1, *, seed: Any = 3, roles: Any = None"
+    assert str(inspect.signature(named)) == f"({shown}) -> GradientTransformation"
+    g = {"w": jnp.ones((4, 3))}
+    tx = named(0.25, start=jnp.float32(4.0), power=2, seed=jax.random.key(8), roles={"w": "matrix"})
+    state = tx.init(g)
+    assert list(state.n) == ["4x3"]  # a tall matrix is not turned where its rows alone have factors
+    np.testing.assert_array_equal(state.n["4x3"], np.full((1, 4, 1), 4.0))
+    assert state.key == jax.random.key(8)
+    assert gdjax.get_hyperparams(tx, state) == {"b": 0.25}
+    np.testing.assert_array_equal(tx.update(g, state)[0]["w"], np.ones((4, 3)))
+    plain = named(roles={"w": "matrix"})
+    assert pickle.loads(pickle.dumps(plain)) == plain != tx
 
 
 def wrong(turn: Any) -> Any:
