@@ -129,7 +129,7 @@ def inject_hyperparams(
         unknown = sorted(static - set(signature.parameters))
         raise ValueError(f"gdjax.inject_hyperparams: static_args {unknown} are not among {list(signature.parameters)}")
     ours = is_ours(inner_factory)  # any other may have domains of its own
-    shaping = {x for x in signature.parameters if ours and domains.is_no_number(inner_factory.__name__, x)}
+    shaping = {k for k, p in signature.parameters.items() if ours and domains.is_no_number(inner_factory.__name__, p)}
     dtype = None if hyperparam_dtype is None else numerics.at_least_float32(hyperparam_dtype)
 
     name = getattr(inner_factory, "__name__", repr(inner_factory))
@@ -138,7 +138,7 @@ def inject_hyperparams(
     def build(*args: Any, **kwargs: Any) -> GradientTransformation:
         call = Call(factory, misuse.bound_arguments(label, signature, args, kwargs))
         if ours:
-            domains.check(label, call.arguments, {k: p.default for k, p in signature.parameters.items()})
+            domains.check(label, call.arguments, signature.parameters)
         return base.made_by(call, Injected(inner_factory, call.arguments, static | shaping, dtype))
 
     own_call = bind(inject_hyperparams, (inner_factory, tuple(sorted(static)), hyperparam_dtype), {})

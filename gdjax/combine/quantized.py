@@ -111,12 +111,8 @@ def quantize_state(
       codes are logarithms, or relative to blocks of a column; all are rounded at random.
     """
     base.check_transform(LABEL, 0, inner)
-    if not isinstance(bits, int) or bits not in (8, 4):
-        raise ValueError(f"{LABEL}: bits must be 8 or 4, got {bits!r}")
     checks.structural(LABEL, "block_size", block_size, 1)
     checks.structural(LABEL, "min_size", min_size, 0)
-    if scale_dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"{LABEL}: scale_dtype must be 'float32' or 'bfloat16', got {scale_dtype!r}")
     coarse: Any = "4 bits" if bits == 4 else None
     other: Any = "log" if "log" in (moments, squares) else "blocks"
     moment, square = moments or coarse or other, squares or other

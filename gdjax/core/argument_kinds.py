@@ -83,7 +83,7 @@ def key(label: str, name: str, value: Any) -> None:
 
 
 def choice(choices: Sequence[Any], label: str, name: str, value: object) -> None:
-    if value not in choices:
+    if isinstance(value, jax.Array | np.ndarray) or value not in choices:
         raise ValueError(f"{label}: {name} must be one of {', '.join(map(str, choices))}, got {value!r}")
 
 

@@ -227,8 +227,7 @@ def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
 def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     call = bind(factory, args, kwargs)
     if label_of(call).startswith("gdjax."):
-        optional = {name: p.default for name, p in inspect.signature(factory).parameters.items()}
-        domains.check(label_of(call), call.arguments, optional)
+        domains.check(label_of(call), call.arguments, inspect.signature(factory).parameters)
     return call
 
 

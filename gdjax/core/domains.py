@@ -1,4 +1,4 @@
-"""What an argument of a factory may be, by its name.
+"""What an argument of a factory may be, by its name; one of some values, by its type, `Literal[...]`.
 
 A name means the same in every factory of this library, so what it may be stands here once, and not at each of them;
 where a paper gives a letter another meaning, "factory.name" says so. This is a table, no guess: a test asks for every
@@ -6,8 +6,11 @@ argument. Of rules written elsewhere nothing is looked up: they tell their `doma
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import inspect
+import itertools
+from collections.abc import Callable, Mapping
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +18,10 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax.core import argument_kinds as kinds
-from gdjax.core import callers, calls, checks, dialects
+from gdjax.core import callers, calls, checks
 from gdjax.core.number_domains import NUMBERS, RATE, SIZE, SQUARES, Domain, asked
 from gdjax.core.per_leaf import PerLeaf
+from gdjax.core.signatures import UNIONS
 
 Check = Callable[[str, str, Any], object]  # of the label, the argument's name and its value
 
@@ -96,20 +100,6 @@ def _schedule_or_none(label: str, name: str, value: object) -> None:
         kinds.function(label, name, value)
 
 
-_CHOICES: Mapping[str, Sequence[Any]] = {
-    "mode": ("hard", "smooth", "refined"), "variant": ("sps", "sps+"), "dQ": ("Q0.5EQ1.5", "QUAD", "EQ"),
-    "memory_save_mode": ("one_diag", "all_diag"), "sides": ("both", "short", "rows", "columns"),
-    "refresh": ("qr", "eigh"), "root_method": ("eigh", "qr", "newton"), "grafting": ("adam", "sgd", None),
-    "curvature": ("skip", "damp"), "side": ("long", "short"), "initial_guess_strategy": ("one", "keep"),
-    "scale_by_scion.norm": ("spectral", "sign", "embedding_sign", "row", "embedding_col", "rms"),
-    "embedding_norm": ("sign", "col"), "head_norm": ("sign", "row"),
-    "remainder_bits": (16, 8, None),
-    "scale_type": ("channel", "tensor"), "solver": ("auto", "parameters", "residuals", "cg"),
-    "like": dialects.NAMES,
-    "preconditioning": ("frobenius", "spectral", "aol", "schatten"), "equilibrate": ("outputs", "inputs", "both"),
-    "renormalize": ("outputs", "inputs", "outputs inputs", "inputs outputs", "frobenius"),
-    "with_weight_decay.kind": ("decoupled", "coupled", "independent", "corrected"),
-}  # fmt: skip
 _KINDS: tuple[tuple[Check, str], ...] = (
     *((functools.partial(number, domain), names) for domain, names in NUMBERS.items()),
     (functools.partial(_integer, -(2**31)), "periodic_update.steps"),
@@ -135,7 +125,6 @@ _KINDS: tuple[tuple[Check, str], ...] = (
         "block_size max_precond_dim rank n_heads n_kv_heads zclip.warmup_steps max_tries cg_steps",
     ),
     (functools.partial(checks.structural, low=4), "rolling_interval_length"),
-    *((functools.partial(kinds.choice, choices), name) for name, choices in _CHOICES.items()),
     (kinds.key, "key seed random_seed"),
     (kinds.bounds, "bounds"),
     (kinds.mask, "mask freeze_mask weight_decay_mask trust_ratio_mask"),
@@ -155,33 +144,45 @@ _SIZES = frozenset(
 )
 
 
-def is_no_number(factory: str, name: str) -> bool:
+def is_no_number(factory: str, parameter: inspect.Parameter) -> bool:
     """Whether an argument of a factory is known to be a size, a mask, a dtype, a function or the like: no schedule."""
-    if not _SIZES.isdisjoint((name, f"{factory}.{name}")):
+    if not _SIZES.isdisjoint((parameter.name, f"{factory}.{parameter.name}")) or _choices(parameter.annotation):
         return True
-    known = _of(factory, name)
+    known = _of(factory, parameter.name)
     numeric = isinstance(known, functools.partial) and known.func in (number, _integer)
     return not numeric and known not in (None, kinds.key)  # Optax injects seeds
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """The values of an argument that is `Literal[...]`, or that or None; else ()."""
+    members = get_args(annotation) if get_origin(annotation) in UNIONS else (annotation,)
+    values = [get_args(x) if get_origin(x) is Literal else (None,) * (x is NoneType) for x in members]
+    return tuple(itertools.chain(*values)) if all(values) else ()
 
 
 def _of(factory: str, name: str) -> Check | None:
     return _CHECKS.get(f"{factory}.{name}", _CHECKS.get(name))
 
 
-def check(label: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Checks the arguments that have a known name, and those that are True or False by default; a traced number passes.
+_UNKNOWN = inspect.Parameter("unknown", inspect.Parameter.KEYWORD_ONLY)
+
+
+def check(label: str, arguments: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Checks the arguments that have a known name or choices, or are True or False by default; a traced number passes.
 
     None passes where it is the default.
 
     Raises:
       TypeError: an argument is of a wrong kind: no number, scalar array or schedule; no dtype; no function; ...
-      ValueError: a number outside its domain, an array that is no scalar, a dtype that is not floating.
+      ValueError: a number outside its domain, an array that is no scalar, a dtype that is not floating, no choice.
     """
     for name, value in arguments.items():
-        if value is None and (name in _NONE_TOO or name in defaults and defaults[name] is None):
+        p = parameters.get(name, _UNKNOWN)
+        if value is None and (name in _NONE_TOO or p.default is None):
             continue
-        by_name = _of(label.removeprefix("gdjax."), name)
-        if by_name is not None:
+        if by_name := _of(label.removeprefix("gdjax."), name):
             by_name(label, name, value)
-        elif isinstance(defaults.get(name), bool):
+        elif choices := _choices(p.annotation):
+            kinds.choice(choices, label, name, value)
+        elif isinstance(p.default, bool):
             kinds.flag(label, name, value)

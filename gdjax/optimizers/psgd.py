@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
@@ -33,6 +33,7 @@ class PSGDKronState(NamedTuple):
     L: Any  # (number, 1, 2), Lipschitz constants of both
 
 
+SaveMode = Literal["one_diag", "all_diag"] | None
 PROBABILITY = precond_update_prob_schedule()
 
 
@@ -86,7 +87,7 @@ def scale_by_psgd_kron(
     G: Array, s: PSGDKronState, p: Array, t: Array,  # noqa: N803
     b1: Hyper = 0.9, preconditioner_update_probability: Hyper = PROBABILITY, precond_lr: Hyper = 0.1,
     precond_init_scale: Hyper = 1.0,
-    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: int = 8192, memory_save_mode: str | None = None,  # noqa: N803
+    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: int = 8192, memory_save_mode: SaveMode = None,  # noqa: N803
     momentum_into_precond_update: bool = True, normalize_grads: bool = False, beta_lip: Hyper = 0.9,
     damping: Hyper = 1e-9, max_update_rms: Hyper = 1.1, key: Any = 0, mu_dtype: DType | None = None,
     roles: Roles = None,
@@ -157,7 +158,7 @@ def psgd_kron(
     *,
     dQ: Form = "Q0.5EQ1.5",  # noqa: N803
     max_size_triangular: int = 8192,
-    memory_save_mode: str | None = None,
+    memory_save_mode: SaveMode = None,
     momentum_into_precond_update: bool = True,
     normalize_grads: bool = False,
     beta_lip: ScalarOrSchedule = 0.9,

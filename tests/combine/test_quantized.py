@@ -626,8 +626,8 @@ def test_numbers_are_checked_beforehand():
 def test_errors():
     adam, (params, g) = gdjax.adam(0.1), problem()
     for changes, text in (
-        ({"bits": 2}, "quantize_state: bits must be 8 or 4, got 2"),
-        ({"moments": "int8"}, "moments can be kept as 'log', 'blocks', .*got 'int8'"),
+        ({"bits": 2}, "quantize_state: bits must be one of 8, 4, got 2"),
+        ({"moments": "int8"}, "moments must be one of log, blocks, fp8, .*, None, got 'int8'"),
         ({"squares": "4 bits"}, "squares can be kept as 'log', .*got '4 bits'"),
         ({"moments": "blocks", "squares": "log"}, "moments as 'blocks' and squares as 'log': 'log' ends at a largest"),
         ({"moments": "log", "squares": "bfloat16"}, "moments as 'log' and squares as 'bfloat16': 'log' ends"),
@@ -635,7 +635,7 @@ def test_errors():
         ({"factors": "4 bits"}, "factors can be kept as 'blocks', 'bfloat16', 'float32', got '4 bits'"),
         ({"bases": "log"}, "bases can be kept as 'blocks', .*got 'log'"),
         ({"block_size": 0}, "block_size"),
-        ({"scale_dtype": "float16"}, "scale_dtype must be 'float32' or 'bfloat16', got 'float16'"),
+        ({"scale_dtype": "float16"}, "scale_dtype must be one of float32, bfloat16, got 'float16'"),
     ):
         with pytest.raises(ValueError, match=text):
             gdjax.quantize_state(adam, **changes)
