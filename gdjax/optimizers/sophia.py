@@ -20,7 +20,6 @@ from gdjax.lift.slots import second_moment
 from gdjax.lift.steps import run
 from gdjax.lift.whole_tree import Whole
 from gdjax.numerics import Array, debias, divide
-from gdjax.optimizers.with_adam import taking
 from gdjax.transforms.averaging import EmaState, ema
 from gdjax.transforms.curvature import hutchinson_estimator_diag_hessian
 from gdjax.transforms.decay import descending
@@ -223,4 +222,8 @@ def sophia(
       Liu, Li, Hall, Liang & Ma 2024, Sophia: a scalable stochastic second-order optimizer for language model
       pre-training, Algorithms 1 and 3, https://arxiv.org/abs/2305.14342
     """
-    return descending(taking(scale_by_sophia, locals()), learning_rate, weight_decay, weight_decay_mask)
+    direction = scale_by_sophia(
+        b1, b2, eps, gamma, clip_threshold, update_interval, hessian_diagonal_fn, mu_dtype, verbose,
+        print_win_rate_every_n_steps, bias_correction=bias_correction, newest=newest,
+    )  # fmt: skip
+    return descending(direction, learning_rate, weight_decay, weight_decay_mask)

@@ -1,9 +1,5 @@
 """Optimizers of a direction for the hidden matrices and AdamW for the rest."""
 
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
-
 from gdjax.combine.routed import routed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation
@@ -12,12 +8,6 @@ from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule, Transform
 from gdjax.matrices.roles import routing
 from gdjax.optimizers.adam import adamw
 from gdjax.transforms.decay import descending
-
-
-def taking(factory: Callable[..., Any], given: Mapping[str, Any]) -> Any:
-    """The result of a factory, called with those arguments that it has."""
-    names = inspect.signature(factory).parameters
-    return factory(**{name: x for name, x in given.items() if name in names})
 
 
 def with_adam(
