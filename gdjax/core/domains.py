@@ -25,9 +25,6 @@ from gdjax.core.signatures import UNIONS
 
 Check = Callable[[str, str, Any], object]  # of the label, the argument's name and its value
 
-# None means something, though it is not the default.
-_NONE_TOO = "clip_threshold", "clipping_threshold", "approx_dec_rtol", "consistent_rms", "block_size", "max_precond_dim"
-
 
 def number(domain: Domain, label: str, name: str, value: object) -> None:
     """Raises unless an argument is a number of the domain, a schedule, or a scalar array that is not `_known`."""
@@ -170,7 +167,7 @@ _UNKNOWN = inspect.Parameter("unknown", inspect.Parameter.KEYWORD_ONLY)
 def check(label: str, arguments: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
     """Checks the arguments that have a known name or choices, or are True or False by default; a traced number passes.
 
-    None passes where it is the default.
+    None passes where it is the default, or one of the types.
 
     Raises:
       TypeError: an argument is of a wrong kind: no number, scalar array or schedule; no dtype; no function; ...
@@ -178,7 +175,7 @@ def check(label: str, arguments: Mapping[str, Any], parameters: Mapping[str, ins
     """
     for name, value in arguments.items():
         p = parameters.get(name, _UNKNOWN)
-        if value is None and (name in _NONE_TOO or p.default is None):
+        if value is None and (p.default is None or NoneType in get_args(p.annotation)):
             continue
         if by_name := _of(label.removeprefix("gdjax."), name):
             by_name(label, name, value)

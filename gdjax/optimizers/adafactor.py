@@ -231,7 +231,7 @@ def adafactor(
     decay_rate: ScalarOrSchedule = 0.8,
     decay_offset: ScalarOrSchedule = 0,
     multiply_by_parameter_scale: bool = True,
-    clipping_threshold: ScalarOrSchedule = 1.0,
+    clipping_threshold: ScalarOrSchedule | None = 1.0,
     momentum: ScalarOrSchedule | None = None,
     dtype_momentum: DTypeLike = jnp.float32,
     weight_decay_rate: ScalarOrSchedule | None = None,

@@ -38,7 +38,7 @@ _row, _col = all_but(1, _matrix), all_but(0, _matrix)
 def scale_by_came(
     g: Array, s: ScaleByCameState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.999, b3: Hyper = 0.9999,
-    eps1: Hyper = 1e-30, eps2: Hyper = 1e-16, clip_threshold: Hyper = 1.0,
+    eps1: Hyper = 1e-30, eps2: Hyper = 1e-16, clip_threshold: Hyper | None = 1.0,
     *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, ScaleByCameState]:  # fmt: skip
     """CAME's direction: the momentum of Adafactor's steps, smaller where the steps differ from it.

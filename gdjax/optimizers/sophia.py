@@ -106,7 +106,7 @@ def scale_by_sophia(
     b2: ScalarOrSchedule = 0.99,
     eps: ScalarOrSchedule = 1e-8,
     gamma: ScalarOrSchedule = 0.01,
-    clip_threshold: ScalarOrSchedule = 1.0,
+    clip_threshold: ScalarOrSchedule | None = 1.0,
     update_interval: ScalarOrSchedule = 10,
     hessian_diagonal_fn: Transform = hutchinson_estimator_diag_hessian(),  # noqa: B008
     mu_dtype: DType | None = None,
@@ -162,7 +162,7 @@ def sophia(
     weight_decay: ScalarOrSchedule = 1e-4,
     weight_decay_mask: Mask = None,
     gamma: ScalarOrSchedule = 0.01,
-    clip_threshold: ScalarOrSchedule = 1.0,
+    clip_threshold: ScalarOrSchedule | None = 1.0,
     update_interval: ScalarOrSchedule = 10,
     hessian_diagonal_fn: Transform = hutchinson_estimator_diag_hessian(),  # noqa: B008
     mu_dtype: DType | None = None,

@@ -16,7 +16,7 @@ from gdjax.transforms.decay import decayed, descending, of_some
 def scale_by_stable_adamw(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
     b1: Hyper = 0.9, b2: Hyper = 0.99, eps: Hyper = 1e-6, mu_dtype: DType | None = None,
-    weight_decay: Hyper = 0.0, clipping_threshold: Hyper = 1.0,
+    weight_decay: Hyper = 0.0, clipping_threshold: Hyper | None = 1.0,
     *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """AdamW's direction, of each array the shorter, the more its gradient exceeds what the second moment expects.

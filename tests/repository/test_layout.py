@@ -108,6 +108,16 @@ def test_imports_stand_at_the_top():
     assert wrong == []
 
 
+def test_arguments_are_passed_on_by_name():
+    """An editor, and a reader, lose an argument in `locals()`; a check alone looks at all of them."""
+    wrong = []
+    for module, tree in TREES.items():
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        checked = [x for call in calls if ast.unparse(call.func) == "checks.unscheduled" for x in call.args]
+        wrong += [module for call in calls if ast.unparse(call.func) == "locals" and call not in checked]
+    assert wrong == []
+
+
 def is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
