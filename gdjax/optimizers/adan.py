@@ -26,7 +26,7 @@ class ScaleByAdanState(NamedTuple):
 def scale_by_adan(
     g: Array, s: ScaleByAdanState, p: Array, t: Array,
     b1: Hyper = 0.98, b2: Hyper = 0.92, b3: Hyper = 0.99, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,
-    *, lookahead: Hyper = None,
+    *, lookahead: Hyper | None = None,
 ) -> tuple[Array, ScaleByAdanState]:  # fmt: skip
     """Adan's direction: Nesterov momentum from differences of gradients, under an adaptive rate.
 

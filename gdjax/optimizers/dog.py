@@ -158,7 +158,7 @@ class _InitialSquare(Shared):
 )
 def scale_by_dowg(
     g: Array, s: DoWGState, p: Array, t: Array,
-    init_estim_sq_dist: Hyper = None, eps: Hyper = 1e-4,
+    init_estim_sq_dist: Hyper | None = None, eps: Hyper = 1e-4,
 ) -> tuple[Array, DoWGState]:  # fmt: skip
     """Multiplies the gradients by a distance over weighted gradients.
 

@@ -150,3 +150,11 @@ def test_field_docs_end_where_the_section_ends():
         b: int
 
     assert (Two.a.__doc__, Two.b.__doc__) == ("one, in two lines: of text.", "two.")
+
+
+def test_a_hyperparameter_of_a_rule_that_may_be_none_says_so():
+    shown = inspect.signature(gdjax.scale_by_soap).parameters
+    given = typing.get_type_hints(gdjax.scale_by_soap)
+    assert shown["b1"].annotation == given["b1"] == ScalarOrSchedule
+    assert shown["shampoo_beta"].annotation == given["shampoo_beta"] == ScalarOrSchedule | None
+    assert "shampoo_beta: ScalarOrSchedule | None = None" in str(inspect.signature(gdjax.scale_by_soap))
