@@ -35,6 +35,14 @@ def test_blocks_are_orthogonalized_together():
     assert state.mu["2x2"].shape == (6, 2, 2) and 0.6 < values.min() and values.max() < 1.3
 
 
+@pytest.mark.parametrize(("given", "beta"), [({}, 0.8), ({"shampoo_beta": 0.5}, 0.5), ({"shampoo_beta": 0}, 0.0)])
+def test_the_decay_of_the_factors(given, beta):
+    g = jnp.asarray(np.random.default_rng(2).normal(size=(2, 3)), "float32")
+    tx = gdjax.scale_by_soap_muon(b2=0.8, **given)
+    _, state = tx.update(g, tx.init(g))
+    np.testing.assert_allclose(state.L["2x3"][0], (1 - beta) * g @ g.T, rtol=1e-5)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="gdjax.soap_muon: ns_coeffs"):
         gdjax.soap_muon(0.1, ns_coeffs="best")
