@@ -5,11 +5,10 @@ factory. Which rule it is, its body says.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 Dialect = Literal["optax", "torch", "paper"]
-NAMES: tuple[str, ...] = get_args(Dialect)
 _DEFAULTS = "__gdjax_dialects__"  # an attribute of a factory; `functools.wraps` hands it on
 
 
