@@ -39,7 +39,7 @@ class Chain(Part):
         rate = next((i for i, tx in enumerate(self.parts[:-1]) if _descends(tx)), None)
         if rate is not None:
             late = Chain(self.label, self.parts[rate + 1 :])
-            order.check_growth(self.label, rate, self.parts, late, tuple(states[rate + 1 :]), params)
+            order.check_growth(self.label, rate, self.parts, late, params)
         return self.pack(states)
 
     def update(

@@ -22,11 +22,12 @@ from gdjax.core.per_leaf import base_of
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params, Transform
 from gdjax.inspection.cautions import cautions
+from gdjax.inspection.largest import at_largest_rates
 from gdjax.inspection.placed import bytes_of, state_and_order
 from gdjax.inspection.table import Table
 from gdjax.inspection.waiting import waiting
 from gdjax.inspection.walk import Listed, Walk, is_lookahead, shapes_of
-from gdjax.lift import traced
+from gdjax.lift import probe
 from gdjax.matrices.plan import Leaf
 
 LABEL = "gdjax.explain"
@@ -105,7 +106,7 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
     with warnings.catch_warnings(action="ignore"):  # masks and labels warn when the state is made
         walked = Walk(tx, shapes)
         parts, plan = walked.parts, walked.plan
-        fates, untold = _fates(tx, shapes, shape, parts, extra_args)
+        fates, untold = _fates(tx, shapes, parts, extra_args)
     size = Counter[int]()
     for x in owned(tx, shape, shapes):
         if x.leaf is not None:
@@ -140,20 +141,20 @@ def _codes(tx: Transform, state: OptState, shapes: Any) -> list[str]:
 
 
 def _fates(
-    tx: Transform, shapes: Any, state: OptState, parts: Sequence[Listed], extra_args: dict[str, Any]
+    tx: Transform, shapes: Any, parts: Sequence[Listed], extra_args: dict[str, Any]
 ) -> tuple[dict[int, Any], list[str]]:
-    """By the place of a leaf `ZERO`, or "same" where the update is the gradient; and why nothing more is known."""
+    """By the place of a leaf `ZERO` or `SAME`, where its update is that; and why nothing more is known."""
     trained = [i for i, x in enumerate(jax.tree.leaves(shapes)) if jnp.issubdtype(x.dtype, jnp.inexact)]
     try:
         if is_lookahead(tx):  # its updates are those of two trees
-            tx, state = wrapped_by(calls_of(tx)), state.fast_state
-        found = traced.fates(tx, shapes, state, extra_args)
+            tx = wrapped_by(calls_of(tx))
+        # A wrapper that waits, or a schedule that begins at 0, does not hide what is inside.
+        found = probe.fates(at_largest_rates(tx, 1000), shapes, extra_args)
     except Exception as e:
         frozen = [i for part in parts if part.name in _FREEZE for i in part.leaves]
-        text = f"the update cannot be traced; pass the extra arguments that it needs to explain ({e})"
-        return dict.fromkeys(frozen, traced.ZERO), [text]
-    named = {n: "same" if fate == n else fate for n, fate in enumerate(found) if fate in (n, traced.ZERO)}
-    return {trained[n]: fate for n, fate in named.items()}, []
+        text = f"the update cannot be tried; pass the extra arguments that it needs to explain ({e})"
+        return dict.fromkeys(frozen, probe.ZERO), [text]
+    return dict(zip(trained, found, strict=True)), []
 
 
 def _row(
@@ -163,21 +164,21 @@ def _row(
     steps = ", ".join(part.name for part in parts)
     rate, decay = rate_of(parts, leaf), _decay_of(parts, leaf)
     trained = jnp.issubdtype(x.dtype, jnp.inexact)
-    frozen = fate == traced.ZERO or not trained
+    frozen = fate == probe.ZERO or not trained
     why = _why(parts, fate, rate) if trained else f"{x.dtype} takes no gradient"
     role = "" if planned is None else f"{planned.role} {planned}".rstrip()
     return Explained(path, x.shape, str(x.dtype), group, steps, rate, decay, size, frozen, why, role)
 
 
 def _why(parts: Sequence[Listed], fate: Any, rate: Any) -> str:
-    if fate == traced.ZERO:
+    if fate == probe.ZERO:
         if frozen := [part for part in parts if part.name in _FREEZE]:
             group = "/".join(frozen[-1].groups)
             return f"frozen by {frozen[-1].name}" + (f" in the group {group!r}" if group else "")
         return "its learning rate is 0" if rate == 0 else "its update is always 0"
     if frozen := [part.name for part in parts[:-1] if part.name in _FREEZE]:
         return f"{frozen[-1]} makes its gradient 0, and what comes after that may move it: put {frozen[-1]} last"
-    if fate == "same":
+    if fate == probe.SAME:
         return "no step changes its gradient, which is added as it is"
     if rate == 0:  # a number that the program may change
         return "its learning rate is 0"

@@ -2,7 +2,6 @@
 
 import functools
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from gdjax.core.guesses import calls_of, described
 from gdjax.core.interop import is_optax, state_from_optax
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, OptState, Params, Transform
-from gdjax.lift import traced
+from gdjax.lift import probe
 
 
 class OrderWarning(UserWarning):
@@ -36,8 +35,8 @@ def averages(state: OptState) -> Iterator[Any]:
 def check(label: str, parts: Sequence[Any], states: Sequence[Any], params: Params) -> None:
     """Warns where a transform averages the parameters and one after it changes the updates.
 
-    Such an average is of parameters that nobody trains. The transforms after it are traced: one that returns the
-    updates as they are, or changes only leaves that are not averaged, is no mistake.
+    Such an average is of parameters that nobody trains. The transforms after it are tried: one that returns the updates
+    as they are, or changes only leaves that are not averaged, is no mistake.
 
     Args:
       label: of what puts `parts` in a row.
@@ -47,30 +46,27 @@ def check(label: str, parts: Sequence[Any], states: Sequence[Any], params: Param
     for i, state in enumerate(states[:-1]):
         if (found := list(averages(state))) and _are_arrays(params):
             for j in range(i + 1, len(parts)):
-                if (late := _late(found, parts[j], states[j], params)) is not None:
+                if (late := _late(found, parts[j], params)) is not None:
                     warn(label, late, f" (argument {i})", f"{name_of(parts[j])} (argument {j})")
                     break
 
 
-def check_growth(
-    label: str, first: int, parts: Sequence[Any], late: Transform, state: OptState, params: Params
-) -> None:
+def check_growth(label: str, first: int, parts: Sequence[Any], late: Transform, params: Params) -> None:
     """Warns where parameters times a positive number are added to what a learning rate has multiplied by -1.
 
     Args:
       label: of what puts `parts` in a row.
       first: the place of the part that has the learning rate.
-      late, state: those after it, in a row, and their states.
+      late: those after it, in a row.
       params: the parameters.
     """
     if not _are_arrays(params):
         return
-    with warnings.catch_warnings(action="ignore"):
-        try:
-            found = traced.of_params(late, _shapes(params), _shapes(state))
-        except Exception:
-            return  # it needs arguments that only the program has
-    if traced.UP in found:
+    try:
+        grows = probe.grows(late, _shapes(params))
+    except Exception:
+        return  # it needs arguments that only the program has
+    if grows:
         after = ", ".join(f"{name_of(tx)} (argument {i})" for i, tx in enumerate(parts) if i > first)
         callers.warn(
             f"{label}: {after} adds the parameters to updates that {name_of(parts[first])} (argument {first}) has "
@@ -82,9 +78,7 @@ def check_growth(
 def check_around(label: str, average: OptState, alone: Callable[[], Any], params: Params) -> None:
     """The same for a wrapper: `average` is the state of what it wraps, `alone` makes the wrapper of nothing."""
     if (found := list(averages(average))) and _are_arrays(params):
-        rule = alone()
-        state = jax.eval_shape(lambda p: rule.init(p), _shapes(params))
-        if (late := _late(found, rule, state, params)) is not None:
+        if (late := _late(found, alone(), params)) is not None:
             warn(label, late, "", label.removeprefix("gdjax."))
 
 
@@ -98,10 +92,10 @@ def warn(label: str, average: Any, place: str, changes: str) -> None:
     )
 
 
-def _late(found: Sequence[Any], tx: Transform, state: OptState, params: Params) -> Any:
+def _late(found: Sequence[Any], tx: Transform, params: Params) -> Any:
     """The first of some averages with a leaf whose update `tx` changes; None if there is none."""
     shapes = _shapes(params)
-    moved = _changed(tx, _shapes(state), shapes)
+    moved = _changed(tx, shapes)
     return next((x for x in found if moved & _averaged(_shapes(x), shapes)), None) if moved else None
 
 
@@ -162,13 +156,9 @@ def _averaged(state: OptState, shapes: Any) -> set[int]:
     return found
 
 
-def _changed(tx: Transform, state: OptState, shapes: Any) -> set[int]:
-    """The places of the gradients that `tx` changes; all where its update cannot be traced without extra arguments."""
-    n = len(jax.tree.leaves(traced.gradients_like(shapes)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            fates = traced.fates(tx, shapes, state, {})
-        except Exception:
-            return set(range(n))
-    return {i for i, fate in enumerate(fates) if fate != i}
+def _changed(tx: Transform, shapes: Any) -> set[int]:
+    """The places of the gradients that `tx` changes; all where its update cannot be tried without extra arguments."""
+    try:
+        return {i for i, fate in enumerate(probe.fates(tx, shapes)) if fate != probe.SAME}
+    except Exception:
+        return set(range(len(jax.tree.leaves(probe.gradients_like(shapes)))))

@@ -212,4 +212,4 @@ def _conditional(
         return new, State(inner_state=inner_state, step=numerics.safe_increment(state.step))
 
     also = extra_arguments.argument_names(condition) if forwards else ()
-    return holding(init, update, inner_state=inner, also=also)
+    return holding(init, update, inner_state=inner, also=also, at_once=False)

@@ -1,0 +1,215 @@
+"""What an update does, shown by a few small random numbers that it is tried on, whoever wrote it."""
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+from gdjax.core import base
+from gdjax.core.guesses import calls_of
+from gdjax.core.parts import known
+from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
+from gdjax.numerics import is_key
+
+ZERO, SAME = "zero", "same"  # an update that is 0 whatever the gradient is, and one that is the gradient
+# What the counters of a state are set to, one after the other: schedules and periods of so many steps show.
+_COUNTS = {*range(40), *(2**k - 1 for k in range(6, 25)), *(10**k - d for k in range(2, 8) for d in (0, 1))}
+_QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+_LARGE = 2**22  # numbers in a tree that is tried as a whole, where no smaller one can be
+
+
+def gradients_like(shapes: ArrayTree) -> Any:
+    """The shapes of gradients; None for a leaf that has none: integers, keys."""
+    return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else None, shapes)
+
+
+def fates(tx: Transform, shapes: Params, extra_args: Mapping[str, Any] | None = None) -> list[str | None]:
+    """For each gradient what its update is: `ZERO`, `SAME`, or None for anything else.
+
+    Gradients of several sizes are tried, in a row of steps whose numbers lie close, and far from each other; for `SAME`
+    infinite ones and NaN too.
+
+    Raises:
+      Exception: whatever `init` and `update` raise, for instance where an argument is missing that only the program has.
+    """
+    counts = counts_of(tx)
+    sizes = [*itertools.islice(itertools.cycle([2.0**-10, -1.0, 2.0**10, 1.0]), len(counts)), math.inf, math.nan]
+    cases = np.asarray([*counts, 0, 0], np.int32)
+
+    def each(params: Params, grads: Any, counts: Array) -> Any:
+        params = with_keys(params)
+
+        def step(state: OptState, case: Any) -> Any:
+            updates, new = base.call_update(tx, case[0], counted(state, case[1]), params, dict(extra_args or {}))
+            return like(new, state), updates
+
+        return jax.lax.scan(step, like(tx.init(params)), (grads, counts))[1]
+
+    def find(shapes: Params) -> list[str | None]:
+        params, grads = numbers((shapes, gradients_like(shapes)), _few_bits())
+        grads = _times(grads, sizes)
+        updates = tried(each, params, grads, cases)
+        return [_fate(g, u, len(counts)) for g, u in zip(*map(jax.tree.leaves, (grads, updates)), strict=True)]
+
+    return _at_a_small_size(find, shapes)
+
+
+def _fate(g: Any, u: Any, finite: int) -> str | None:
+    if not np.any(u[:finite]):
+        return ZERO
+    return SAME if u.shape == g.shape and np.all((u == g) | (u != u) & (g != g)) else None
+
+
+def grows(tx: Transform, shapes: Params) -> bool:
+    """Whether some update is the parameter times positive numbers, where gradients are 0, whatever is in the state.
+
+    Raises:
+      Exception: whatever `init` and `update` raise.
+    """
+    cases = [*itertools.product((1, -1, 2.0**6, -(2.0**-6)), (1, -1), (0, 1, 10, 10**4))]
+    sizes, signs, counts = (np.asarray(x, np.float32) for x in zip(*cases, strict=True))
+
+    def each(first: Params, params: Any, signs: Array, counts: Array) -> Any:
+        state = tx.init(with_keys(first))
+
+        def step(case: Any) -> Any:
+            of_keys = jax.tree.map(lambda p, x: x if p is None else p, case[0], with_keys(first), is_leaf=_is_none)
+            filled = jax.tree.map(lambda x: jnp.full_like(x, 0.5 * case[1]) if _inexact(x) else x, state)
+            grads = jax.tree.map(lambda p: None if p is None else jnp.zeros_like(p), case[0], is_leaf=_is_none)
+            return base.call_update(tx, grads, counted(filled, case[2]), of_keys, {})[0]
+
+        return jax.lax.map(step, (params, signs, counts))
+
+    def find(shapes: Params) -> list[bool]:
+        first = numbers(shapes, _few_bits())
+        params = _times(jax.tree.map(lambda x: x if _inexact(x) else None, first), sizes)
+        found = [tried(each, first, params, signs, counts, unknown=unknown) for unknown in (0.5, -0.5)]
+        leaves = zip(*map(jax.tree.leaves, (params, *found)), strict=True)
+        return [p.size > 0 and all(np.all((u * np.conj(p)).real > 0) for u in us) for p, *us in leaves]
+
+    return any(_at_a_small_size(find, shapes))
+
+
+def _times(tree: ArrayTree, sizes: Any) -> Any:
+    """The arrays times each of some numbers, along a new first axis."""
+    with np.errstate(all="ignore"):
+        return jax.tree.map(lambda x: np.multiply.outer(np.asarray(sizes, x.dtype), x), tree)
+
+
+def _at_a_small_size(find: Callable[[Any], Any], shapes: ArrayTree) -> Any:
+    """`find` of shorter shapes, or of these, where the transform holds arrays that go with them alone."""
+    try:
+        return find(shortened(shapes, 3))
+    except Exception:
+        if sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) > _LARGE:
+            raise
+        return find(shapes)
+
+
+def shortened(shapes: ArrayTree, most: int) -> Any:
+    """The shapes with axes of at most some `most` numbers: equal lengths stay equal, and a longer one longer."""
+    lengths = sorted({n for x in jax.tree.leaves(shapes) for n in x.shape if n > most})
+    new = {n: most + 1 + i for i, n in enumerate(lengths)}
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(tuple(new.get(n, n) for n in x.shape), x.dtype), shapes)
+
+
+def numbers(shapes: ArrayTree, draw: Callable[[tuple[int, ...]], Any]) -> Any:
+    """NumPy arrays of these shapes, floating ones as `draw` makes them, others of 0 and 1; keys are shapes still."""
+
+    def of(x: Any) -> Any:
+        if is_key(x):
+            return x
+        if jnp.issubdtype(x.dtype, jnp.complexfloating):
+            return (draw(x.shape) + 1j * draw(x.shape)).astype(x.dtype)
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return draw(x.shape).astype(x.dtype)
+        return (np.arange(math.prod(x.shape)) % 2).reshape(x.shape).astype(x.dtype)
+
+    return jax.tree.map(of, shapes)
+
+
+def _few_bits() -> Callable[[tuple[int, ...]], Any]:
+    """Draws numbers of 4 bits, none 0, which narrower dtypes have too."""
+    random = np.random.default_rng(0)
+    return lambda shape: (2 * random.integers(-8, 8, shape) + 1) / np.float64(16)
+
+
+def with_keys(tree: ArrayTree) -> Any:
+    """The same tree, with keys in the place of the shapes of keys."""
+    of = lambda x: jnp.broadcast_to(jax.random.key(0), x.shape) if is_key(x) else jnp.asarray(x)  # noqa: E731
+    return jax.tree.map(of, tree)
+
+
+def tried(f: Callable[..., Any], *args: Any, unknown: float = 0.5, effects: bool = False) -> Any:
+    """`f(*args)` of NumPy arrays, compiled and run at once, whatever trace is around; what it warns of is not told.
+
+    Args:
+      unknown: the value of numbers that f has from the trace around, such as a traced learning rate.
+      effects: whether it may print, or call the program.
+
+    Raises:
+      Exception: whatever f raises.
+      ValueError: it has effects, and may not.
+    """
+    with warnings.catch_warnings(action="ignore"):
+        # A function that JAX has not traced before: others it would not trace, but take from where it keeps them.
+        closed, shapes = jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*args)
+        if closed.effects and not effects:
+            raise ValueError("an update with effects is not tried")
+        of = lambda x: np.full(x.shape, unknown).astype(x.dtype) if isinstance(x, Tracer) else x  # noqa: E731
+        whole = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, [of(x) for x in closed.consts]))
+        leaves = jax.tree.leaves(args)
+        found = jax.device_get(_compiled(jax.jit(whole).lower(*leaves))(*leaves))  # no call that a trace would see
+    return jax.tree.structure(shapes).unflatten(found)
+
+
+def _compiled(lowered: Any) -> Any:
+    """It runs once: compiled quickly, to slow code."""
+    try:
+        return lowered.compile(compiler_options=_QUICK)
+    except Exception:  # a compiler without these options
+        return lowered.compile()
+
+
+def counted(state: OptState, count: Array) -> Any:
+    """The state with all its counters, integers of no axis, at this number."""
+    counts = lambda x: not is_key(x) and jnp.issubdtype(x.dtype, jnp.integer) and not x.ndim  # noqa: E731
+    return jax.tree.map(lambda x: count.astype(x.dtype) if counts(x) else x, state)
+
+
+def like(state: OptState, old: OptState | None = None) -> Any:
+    """The state as arrays, of the dtypes of an old one."""
+    arrays = jax.tree.map(jnp.asarray, state)
+    return arrays if old is None else jax.tree.map(lambda x, y: x if is_key(x) else x.astype(y.dtype), arrays, old)
+
+
+def counts_of(tx: Transform) -> list[int]:
+    """The numbers at which its counters are looked at, those before the integers it was called with among them."""
+    return sorted({*_COUNTS, *(n - d for n in _integers(tx) for d in (0, 1, 2) if n >= d)})
+
+
+def _integers(tx: Transform) -> Iterator[int]:
+    for call in calls_of(tx):
+        yield from (x for x in call.arguments.values() if isinstance(x, int) and 0 <= x < 2**31)
+    for inside in known(tx).inside():
+        yield from () if inside.tx is None else _integers(inside.tx)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
+def _inexact(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact)
