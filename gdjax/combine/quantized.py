@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.codes import formats
-from gdjax.codes.random_rounding import salt
+from gdjax.codes.random_rounding import FIRST_ROW, salt
 from gdjax.core import base, checks, keys, patterns
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.part import Kind
@@ -157,8 +157,8 @@ def quantize_state(
             raise ValueError(f"{e}; of the state of the transform inside, gdjax.migrate makes one") from None
         formats.check(LABEL, state, kinds)
         word = seed if isinstance(seed, int) else jax.random.bits(keys.fresh(seed))
-        count, old = safe_increment(state.count), state.inner_state
+        count, old, row = safe_increment(state.count), state.inner_state, extra_args.get(FIRST_ROW, 0)
         updates, new = base.call_update(inner, updates, formats.decoded(old), params, extra_args)
-        return updates, QuantizedState(count, formats.encoded(new, old, lambda i: salt(word, count, i)))
+        return updates, QuantizedState(count, formats.encoded(new, old, lambda i: salt(word, count, i, row)))
 
     return holding(init, update, inner_state=inner)

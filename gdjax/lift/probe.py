@@ -20,14 +20,18 @@ from gdjax.numerics import is_key
 
 ZERO, SAME = "zero", "same"  # an update that is 0 whatever the gradient is, and one that is the gradient
 # What the counters of a state are set to, one after the other: schedules and periods of so many steps show.
-_COUNTS = {*range(40), *(2**k - 1 for k in range(6, 25)), *(10**k - d for k in range(2, 8) for d in (0, 1))}
+_COUNTS = [*(10**k - d for k in range(2, 8) for d in (0, 1)), *range(40), *(2**k - 1 for k in range(6, 25))]
+# How it is compiled: the zeros of an `init` may take the compiler minutes to compute; what runs in no time, quickly.
+_PLAIN = {"xla_disable_hlo_passes": "constant_folding"}
 _QUICK = {
+    **_PLAIN,
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
 _LARGE = 2**22  # numbers in a tree that is tried as a whole, where no smaller one can be
+_SMALL = 2**17  # numbers in a tree for which a program of quick compilation is fast enough
 
 
 def gradients_like(shapes: ArrayTree) -> Any:
@@ -42,7 +46,7 @@ def fates(tx: Transform, shapes: Params, extra_args: Mapping[str, Any] | None = 
     infinite ones and NaN too.
 
     Raises:
-      Exception: whatever `init` and `update` raise, for instance where an argument is missing that only the program has.
+      Exception: whatever `init` and `update` raise, for instance where an argument is missing.
     """
     counts = counts_of(tx)
     sizes = [*itertools.islice(itertools.cycle([2.0**-10, -1.0, 2.0**10, 1.0]), len(counts)), math.inf, math.nan]
@@ -118,10 +122,16 @@ def _at_a_small_size(find: Callable[[Any], Any], shapes: ArrayTree) -> Any:
         return find(shapes)
 
 
-def shortened(shapes: ArrayTree, most: int) -> Any:
-    """The shapes with axes of at most some `most` numbers: equal lengths stay equal, and a longer one longer."""
-    lengths = sorted({n for x in jax.tree.leaves(shapes) for n in x.shape if n > most})
-    new = {n: most + 1 + i for i, n in enumerate(lengths)}
+def shortened(shapes: ArrayTree, most: int, but: int = 0, block: int = 1) -> Any:
+    """The shapes with axes not much longer than `most`, but those of length `but`.
+
+    Equal lengths stay equal, others different, a longer one longer, and each leaves the same rest in blocks.
+    """
+    lengths = sorted({n for x in jax.tree.leaves(shapes) for n in x.shape if n > most and n != but})
+    new, last = dict[int, int](), most
+    for n in lengths:
+        last = next(k for k in itertools.count(last + 1) if k % block == n % block and k != but)
+        new[n] = last
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(tuple(new.get(n, n) for n in x.shape), x.dtype), shapes)
 
 
@@ -152,41 +162,44 @@ def with_keys(tree: ArrayTree) -> Any:
     return jax.tree.map(of, tree)
 
 
-def tried(f: Callable[..., Any], *args: Any, unknown: float = 0.5, effects: bool = False) -> Any:
+class Effects(Exception):
+    """An update that prints, or calls the program, is not tried."""
+
+
+def tried(f: Callable[..., Any], *args: Any, unknown: float = 0.5) -> Any:
     """`f(*args)` of NumPy arrays, compiled and run at once, whatever trace is around; what it warns of is not told.
 
     Args:
       unknown: the value of numbers that f has from the trace around, such as a traced learning rate.
-      effects: whether it may print, or call the program.
 
     Raises:
       Exception: whatever f raises.
-      ValueError: it has effects, and may not.
+      Effects: it has effects.
     """
     with warnings.catch_warnings(action="ignore"):
         # A function that JAX has not traced before: others it would not trace, but take from where it keeps them.
         closed, shapes = jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*args)
-        if closed.effects and not effects:
-            raise ValueError("an update with effects is not tried")
+        if closed.effects:
+            raise Effects
         of = lambda x: np.full(x.shape, unknown).astype(x.dtype) if isinstance(x, Tracer) else x  # noqa: E731
         whole = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, [of(x) for x in closed.consts]))
         leaves = jax.tree.leaves(args)
-        found = jax.device_get(_compiled(jax.jit(whole).lower(*leaves))(*leaves))  # no call that a trace would see
+        program = _compiled(jax.jit(whole).lower(*leaves), sum(x.size for x in leaves))
+        found = jax.device_get(program(*leaves))  # no call that a trace around would see
     return jax.tree.structure(shapes).unflatten(found)
 
 
-def _compiled(lowered: Any) -> Any:
-    """It runs once: compiled quickly, to slow code."""
+def _compiled(lowered: Any, size: int) -> Any:
     try:
-        return lowered.compile(compiler_options=_QUICK)
+        return lowered.compile(compiler_options=_QUICK if size < _SMALL else _PLAIN)
     except Exception:  # a compiler without these options
         return lowered.compile()
 
 
 def counted(state: OptState, count: Array) -> Any:
-    """The state with all its counters, integers of no axis, at this number."""
+    """The state with all its counters, integers of no axis, at this number, or as they are where it is below 0."""
     counts = lambda x: not is_key(x) and jnp.issubdtype(x.dtype, jnp.integer) and not x.ndim  # noqa: E731
-    return jax.tree.map(lambda x: count.astype(x.dtype) if counts(x) else x, state)
+    return jax.tree.map(lambda x: jnp.where(count < 0, x, count.astype(x.dtype)) if counts(x) else x, state)
 
 
 def like(state: OptState, old: OptState | None = None) -> Any:
@@ -196,8 +209,8 @@ def like(state: OptState, old: OptState | None = None) -> Any:
 
 
 def counts_of(tx: Transform) -> list[int]:
-    """The numbers at which its counters are looked at, those before the integers it was called with among them."""
-    return sorted({*_COUNTS, *(n - d for n in _integers(tx) for d in (0, 1, 2) if n >= d)})
+    """The numbers at which its counters are looked at: first those before the integers it was called with."""
+    return [*sorted({n - d for n in _integers(tx) for d in (0, 1, 2) if n >= d}), *_COUNTS]
 
 
 def _integers(tx: Transform) -> Iterator[int]:

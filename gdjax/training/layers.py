@@ -8,13 +8,12 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 
+from gdjax.codes.random_rounding import FIRST_ROW
 from gdjax.core import base, memories
 from gdjax.core.guesses import Guess
 from gdjax.core.parts import Owned, every, owned
 from gdjax.core.types import Array, OptState, Params, Transform
-from gdjax.lift.by_layer import ask, from_row, numbers_rows, values_of
-from gdjax.lift.layer_axes import Along, Common, Mixed, Rest, Value
-from gdjax.lift.meetings import Meeting, answered
+from gdjax.lift.meetings import Brought, Meeting, answered
 from gdjax.tree.updates import apply_updates
 
 LABEL = "gdjax.gradient_release"
@@ -38,8 +37,8 @@ class Layers:
     of_rest: frozenset[int]  # the places of the state arrays of the other parameters
     number: int  # of layers
     absent: Arrays  # the whole state, for what is not there; empty where an update takes no state without a gradient
-    meets: bool = False  # whether leaves meet in an update
-    by_rows: bool = False  # whether it rounds by the rows of arrays
+    meetings: tuple[str, ...] = ()  # the calls at which leaves meet in an update
+    apply: Callable[[Any, Any], Any] = apply_updates
 
     def stack(self, leaves: Arrays) -> Any:
         """The stack as a tree."""
@@ -62,20 +61,22 @@ class Layers:
             j: new[1][j] if (axis := axes[j]) is None else put(x, new[1][j], i, axis) for j, x in state.items()
         }
 
-    def of_row(self, f: Callable[..., Any], row: Array, *args: Any) -> Any:
-        """`f(*args)`, which calls `updated` for one layer, of this number."""
-        return from_row(f, row, *args) if self.by_rows else f(*args)
+    def updated(
+        self, grads: Arrays, params: Arrays, state: Arrays, value: Array, row: Array | int = 0
+    ) -> tuple[Arrays, Arrays]:
+        """What an update of some of the parameters makes of them and of what there is of the state.
 
-    def updated(self, grads: Arrays, params: Arrays, state: Arrays, value: Array) -> tuple[Arrays, Arrays]:
-        """What an update of some of the parameters makes of them and of what there is of the state."""
-        there = self.absent | state
+        Args:
+          row: the number of the layer, of arrays that are one layer of the stack.
+        """
+        there = jax.tree.map(jnp.asarray, self.absent) | state
         hidden = {i: base.MaskedNode() for i in range(self.params.num_leaves) if i not in params}  # as by a mask around
         arrays = [there.get(j, base.MaskedNode()) for j in range(self.state.num_leaves)]
         given = self.tree(hidden | grads), self.tree(hidden | params), self.state.unflatten(arrays)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of leaves that are not there
-            updates, new = base.call_update(self.tx, given[0], given[2], given[1], _extra(given[0], value))
-        news, states = jax.tree.leaves(apply_updates(given[1], updates)), jax.tree.leaves(new)
+            updates, new = base.call_update(self.tx, given[0], given[2], given[1], _extra(given[0], value, row))
+        news, states = jax.tree.leaves(self.apply(given[1], updates)), jax.tree.leaves(new)
         found = dict(zip(sorted(there), states, strict=True))
         pinned = {j: found[j] if found[j] is x else jax.lax.convert_element_type(found[j], x.dtype)
                   for j, x in state.items()}  # fmt: skip
@@ -96,47 +97,59 @@ def layers_of(tx: Transform, params: Params, state: OptState, stack: Callable[[A
     trained = frozenset(i for i, x in enumerate(leaves) if jnp.issubdtype(jnp.result_type(x), jnp.inexact))
     if trained.isdisjoint(places):
         raise ValueError(f"{LABEL}: no array of the stack is floating: nothing in it is trained")
-    number = _number({names[i]: jnp.shape(leaves[i]) for i in places})
+    _check_number({names[i]: jnp.shape(leaves[i]) for i in places})
+    found = structure_of(tx, params, state, places, part)
+    meetings = _traced(found, leaves, jax.tree.leaves(state))
+    found = replace(found, meetings=meetings)
+    _check_sizes(found, names, leaves, jax.tree.leaves(state))
+    return found
+
+
+def structure_of(tx: Transform, params: Params, state: OptState, places: list[int], part: Any) -> Layers:
+    """Where the layers are in a state, and which arrays are those of other parameters.
+
+    Raises:
+      ValueError: an array belongs to several parameters.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    trained = frozenset(i for i, x in enumerate(leaves) if jnp.issubdtype(jnp.result_type(x), jnp.inexact))
     arrays = owned(tx, state, params)
     axes, of_rest = dict[int, int | None](), set[int]()
     for j, x in enumerate(arrays):
         if x.of_several:
             why = f"state{jax.tree_util.keystr(x.field)} belongs to several parameters together, and so to all layers"
-            _refuse(why)
+            refuse(why)
         if x.leaf is not None and x.leaf in places:
             axes[j] = _axis(x, jnp.shape(leaves[x.leaf]))
         elif x.leaf is not None:
             of_rest.add(j)
     kept, form = jax.tree.flatten(state)
     foreign = any(isinstance(one, Guess) for one, *_ in every(tx, state))
-    absent = {} if foreign else dict(enumerate(map(jnp.asarray, kept)))
-    found = Layers(tx, structure, form, part, places, trained, axes, frozenset(of_rest), number, absent)
-    found = _traced(found, names, leaves, kept)
-    _check_sizes(found, names, leaves, kept)
-    return found
+    absent = {} if foreign else dict(enumerate(kept))
+    number = jnp.shape(leaves[places[0]])[0]
+    return Layers(tx, structure, form, part, places, trained, axes, frozenset(of_rest), number, absent)
 
 
-def _extra(grads: Any, value: Array) -> dict[str, Any]:
+def _extra(grads: Any, value: Array, row: Array | int = 0) -> dict[str, Any]:
     """What an update may be given besides."""
 
     def value_fn(*_: Any) -> NoReturn:
-        _refuse("the optimizer evaluates the loss at other parameters")
+        refuse("the optimizer evaluates the loss at other parameters")
 
-    return {"value": value, "grad": grads, "value_fn": value_fn}
+    return {"value": value, "grad": grads, "value_fn": value_fn, FIRST_ROW: row}
 
 
-def _refuse(why: str) -> NoReturn:
+def refuse(why: str) -> NoReturn:
     told = "an optimizer must make the update of a layer of what that layer has; use tx.update with all gradients"
     raise ValueError(f"{LABEL}: {why}: {told}")
 
 
-def _number(shapes: Mapping[str, tuple[int, ...]]) -> int:
+def _check_number(shapes: Mapping[str, tuple[int, ...]]) -> None:
     first = next(iter(shapes))
     for name, shape in shapes.items():
         if not shape or shape[0] != shapes[first][:1][0]:
             both = f"{name} has shape {shape}, {first} {shapes[first]}"
             raise ValueError(f"{LABEL}: the first axis of each array of the stack is that of the layers: {both}")
-    return shapes[first][0]
 
 
 def _axis(x: Owned, shape: tuple[int, ...]) -> int | None:
@@ -159,63 +172,47 @@ def _check_sizes(layers: Layers, names: list[str], leaves: list[Any], arrays: li
     try:
         before, after = jax.eval_shape(one, of_stack, kept)
     except (TypeError, ValueError) as e:
-        _refuse(f"one layer of {names[layers.places[0]]} by itself has another state than in the stack ({e})")
+        refuse(f"one layer of {names[layers.places[0]]} by itself has another state than in the stack ({e})")
     if jax.tree.map(lambda x: x.shape, before) != jax.tree.map(lambda x: x.shape, after):
-        _refuse(f"one layer of {names[layers.places[0]]} by itself has another state than in the stack")
+        refuse(f"one layer of {names[layers.places[0]]} by itself has another state than in the stack")
 
 
-def _traced(layers: Layers, names: list[str], leaves: list[Any], arrays: list[Any]) -> Layers:
-    """What an update of all shows: that it makes each layer of that layer and of what is common, and how.
+def _traced(layers: Layers, leaves: list[Any], arrays: list[Any]) -> tuple[str, ...]:
+    """The calls at which leaves meet in an update of all.
 
     Raises:
-      ValueError: it makes it of others.
+      ValueError: they meet with numbers of whole stacks; an array of the state would leave the host's memory.
     """
-    places, keys = sorted(layers.trained), list[Hashable]()
+    found, numbers = dict[Hashable, str](), list[str]()
 
-    def noted(key: Hashable, meeting: Meeting, *rest: Any) -> Any:
-        keys.extend([key] if meeting.alike else [])
-        return ask(key, meeting, *rest)
+    def noted(key: Hashable, meeting: Meeting, brought: list[Brought], common: list[Array]) -> list[list[Array]]:
+        if meeting.alike:
+            found[key] = call = f"gdjax.{meeting.place.name} at {meeting.place.line}"
+            numbers.extend([] if any(x.ndim for leaf in brought for x in leaf.arrays) else [call])
+        return meeting.f(brought, common)
 
-    def update(grads: list[Any], leaves: list[Any], arrays: list[Any], value: Any) -> Any:
-        tree, old = layers.tree(dict(zip(places, grads, strict=True))), layers.state.unflatten(arrays)
+    def update(leaves: list[Any], arrays: list[Any], value: Any) -> list[Any]:
+        grads = {i: x for i, x in enumerate(leaves) if i in layers.trained}
         with answered(noted):
-            new = base.call_update(layers.tx, tree, old, layers.params.unflatten(leaves), _extra(tree, value))
-        return jax.tree.leaves(new)
+            new = layers.updated(grads, dict(enumerate(leaves)), dict(enumerate(arrays)), value)
+        return [new[1][j] for j in range(len(arrays))]
 
-    closed = jax.make_jaxpr(update)([leaves[i] for i in places], leaves, arrays, jnp.zeros(()))
-    of_param: list[Value] = [Along(0) if i in layers.places else Rest() for i in range(len(leaves))]
-    of_state = [_kind(layers, j) for j in range(len(arrays))]
-    found = values_of(closed.jaxpr, [*(of_param[i] for i in places), *of_param, *of_state, Common()])
-    told = [f"the update of {names[i]}" for i in places]
-    told += [f"state{jax.tree_util.keystr(path)}" for path, _ in _paths(layers.state)]
-    for what, is_, must in zip(told, found, [*(of_param[i] for i in places), *of_state], strict=True):
-        _check(what, is_, must)
-    for what, new, old in zip(told[len(places) :], closed.out_avals[len(places) :], arrays, strict=True):
-        if memories.is_on_host(new) and not memories.is_on_host(old):
+    _, kinds = memories.traced(update, leaves, arrays, jnp.zeros(()))
+    if numbers:
+        refuse(f"{numbers[0]} of a number of each stack")
+    for (path, _), new, old in zip(_paths(layers.state), kinds, arrays, strict=True):
+        if new == memories.HOST and not memories.is_on_host(old):
+            what = f"state{jax.tree_util.keystr(path)}"
             raise ValueError(f"{LABEL}: {what} is on the device, and kept on the host: put it there first")
-    try:
-        return replace(layers, meets=bool(keys), by_rows=numbers_rows(closed))
-    except ValueError as e:
-        _refuse(str(e))
+    return tuple(found.values())
 
 
 def _paths(structure: Any) -> Any:
     return jax.tree_util.tree_leaves_with_path(structure.unflatten(range(structure.num_leaves)))
 
 
-def _kind(layers: Layers, j: int) -> Value:
-    if j in layers.of_rest:
-        return Rest()
-    axis = layers.axes.get(j)
-    return Common() if axis is None else Along(axis)
-
-
-def _check(what: str, found: Any, wanted: Value) -> None:
-    if isinstance(found, Mixed):
-        _refuse(f"{what} is made of several layers, or of one and of other parameters, by {found.why}")
-    if isinstance(wanted, Along):
-        own = isinstance(found, Along) and found.axis == wanted.axis
-        if not (own or isinstance(found, Common) and wanted.axis in found.equal):
-            _refuse(f"{what} is not made of each layer alone")
-    elif isinstance(found, Along) or isinstance(wanted, Common) and isinstance(found, Rest):
-        _refuse(f"{what} is one for all layers, and made of gradients")
+def names_of(layers: Layers) -> list[str]:
+    """What the updates of the trained parameters, and then the arrays of the state, are called in errors."""
+    trained = [path for path, i in _paths(layers.params) if i in layers.trained]
+    updates = [f"the update of params{jax.tree_util.keystr(path)}" for path in trained]
+    return [*updates, *(f"state{jax.tree_util.keystr(path)}" for path, _ in _paths(layers.state))]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import numerics
-from gdjax.codes.random_rounding import random_bits, salt
+from gdjax.codes.random_rounding import FIRST_ROW, random_bits, salt
 from gdjax.codes.rounding import is_narrow, joined, nearest, split, stochastically
 from gdjax.core import base, checks, keys, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
@@ -251,7 +251,7 @@ def _around(
         checks.params(label, params)
         checks.gradients(label, updates, params)
         leaves = _leaves(label, updates, params, field, getattr(state, field) if field else None)
-        gs, xs = list(leaves.gs), list(leaves.ps)
+        gs, xs, row = list(leaves.gs), list(leaves.ps), extra_args.get(FIRST_ROW, 0)
         for i in leaves.own:
             gs[i], xs[i] = _read(form, leaves.gs[i], leaves.ps[i], leaves.kept[i])
         # The inner update is added to the masters, which are written to memory; a number of another form is not.
@@ -260,7 +260,7 @@ def _around(
             new, inner_state = base.call_update(inner, whole(gs), state.inner_state, whole(xs), extra_args)
         us, kept = leaves.structure.flatten_up_to(new), list(leaves.kept)
         for i in leaves.own:
-            mark = salt(getattr(state, "seed", 0), state.count, i) if counts else None
+            mark = salt(getattr(state, "seed", 0), state.count, i, row) if counts else None
             us[i], kept[i] = _written(form, us[i], xs[i], leaves.ps[i], mark)
         changed = {field: whole(kept)} if field else {}
         if counts:

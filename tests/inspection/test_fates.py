@@ -1,4 +1,4 @@
-"""What the traced update shows of each leaf, whoever wrote the update."""
+"""What trying an update shows of each leaf, whoever wrote the update."""
 
 from collections.abc import Callable
 from typing import Any
