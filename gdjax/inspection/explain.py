@@ -55,7 +55,7 @@ class Explained(NamedTuple):
 
 
 def explain(tx: Transform, params: Params, state: OptState | None = None, **extra_args: Any) -> Table:
-    """What `tx` does to each leaf of `params`, without doing it: a table with a row for each leaf.
+    """What `tx` does to each leaf of `params`: a table with a row for each leaf.
 
     It answers why a leaf is not updated, in the column `why`: it is frozen, its rate is 0 at the first step, no step
     sees it. The columns are the fields of `Explained`. The rate is the product of all factors of the first update, with
@@ -65,7 +65,8 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
 
     Args:
       tx: any transform. Those of another library, and functions, are shown by their names alone.
-      params: arrays, or shapes as of `jax.ShapeDtypeStruct`. No array is made. Of `LookaheadParams` the fast ones.
+      params: arrays, or shapes as of `jax.ShapeDtypeStruct`; their update is tried on a few random numbers, in trees
+        with shorter axes. Of `LookaheadParams` the fast ones.
       state: of a run that does not move. The warnings then also tell of a guard that skips the steps
         (`apply_if_finite`, `conditionally_transform`, `conditionally_mask`, a skip function of `MultiSteps`), of an
         accumulation that waits (`MultiSteps`, `apply_every`), and after how many calls the next step comes. The rows

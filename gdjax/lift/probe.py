@@ -21,17 +21,15 @@ from gdjax.numerics import is_key
 ZERO, SAME = "zero", "same"  # an update that is 0 whatever the gradient is, and one that is the gradient
 # What the counters of a state are set to, one after the other: schedules and periods of so many steps show.
 _COUNTS = [*(10**k - d for k in range(2, 8) for d in (0, 1)), *range(40), *(2**k - 1 for k in range(6, 25))]
-# How it is compiled: the zeros of an `init` may take the compiler minutes to compute; what runs in no time, quickly.
-_PLAIN = {"xla_disable_hlo_passes": "constant_folding"}
+# A program that runs once is compiled quickly. The compiler would take minutes to compute the zeros of some states.
 _QUICK = {
-    **_PLAIN,
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
+    "xla_disable_hlo_passes": "constant_folding",
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
+_SLOW = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # in half the time
 _LARGE = 2**22  # numbers in a tree that is tried as a whole, where no smaller one can be
-_SMALL = 2**17  # numbers in a tree for which a program of quick compilation is fast enough
+_SMALL = 2**17  # numbers in a tree for which a slow program is fast enough
 
 
 def gradients_like(shapes: ArrayTree) -> Any:
@@ -191,7 +189,7 @@ def tried(f: Callable[..., Any], *args: Any, unknown: float = 0.5) -> Any:
 
 def _compiled(lowered: Any, size: int) -> Any:
     try:
-        return lowered.compile(compiler_options=_QUICK if size < _SMALL else _PLAIN)
+        return lowered.compile(compiler_options=_QUICK | _SLOW if size < _SMALL else _QUICK)
     except Exception:  # a compiler without these options
         return lowered.compile()
 

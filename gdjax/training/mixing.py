@@ -93,8 +93,8 @@ def _form(layers: Layers, shapes: Params, state: OptState) -> Any:
 
 def _found(layers: Layers, shapes: Params) -> str | None:
     params = probe.numbers(shapes, np.random.default_rng(0).standard_normal)
-    most = max(len(_SIZES), _WORK // max(1, sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))))
-    counts = [*[-1] * 2 * len(_SIZES), *probe.counts_of(layers.tx)][:most]
+    most = max(2 * len(_SIZES), _WORK // max(1, sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))))
+    counts = [*[-1] * len(_SIZES), *probe.counts_of(layers.tx)][:most]
     spoiled = [min(part) for part in (layers.trained & {*layers.places}, layers.trained - {*layers.places}) if part]
     counts += [0] * len(spoiled)
     sizes = [*itertools.islice(itertools.cycle(_SIZES), len(counts))]
@@ -102,7 +102,7 @@ def _found(layers: Layers, shapes: Params) -> str | None:
 
     def each(params: Params, *cases: Array) -> Any:
         first = probe.with_keys(params)
-        initial = jax.lax.optimization_barrier(probe.like(layers.tx.init(first)))  # which XLA would compute itself
+        initial = probe.like(layers.tx.init(first))
         known = structure_of(layers.tx, first, initial, layers.places, layers.part)
         known = replace(known, meetings=layers.meetings, apply=_updates)
 

@@ -117,6 +117,23 @@ def test_bfloat16():
     assert_close(b, a, rtol=2e-2, atol=2e-3)
 
 
+ROUNDED = {
+    "parameters": gdjax.with_stochastic_rounding(gdjax.sgd(0.1), key=0),
+    "remainders": gdjax.with_master_weights(gdjax.sgd(0.1), remainder_bits=8),
+    "a state": gdjax.quantize_state(gdjax.adam(0.1), min_size=1),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_the_bits_of_a_layer_are_those_in_the_stack(name: str):
+    w, tx = jnp.linspace(0.5, 1, 3 * 64).reshape(3, 64).astype(jnp.bfloat16), ROUNDED[name]
+    step, loss = bare(tx, w)
+    x = jnp.ones(64, jnp.bfloat16)
+    updates, wanted = tx.update(jax.grad(loss)(w, x), tx.init(w), w)
+    new, state, _ = step(w, tx.init(w), x)
+    assert_close((new, state), (gdjax.apply_updates(w, updates), wanted), rtol=0, atol=0)
+
+
 def test_all_parameters_are_layers():
     tx, w = clipped(gdjax.adam(1e-2)), start()["layers"]["a"]
     step = gdjax.gradient_release(
