@@ -154,7 +154,7 @@ def _fates(
     except Exception as e:
         frozen = [i for part in parts if part.name in _FREEZE for i in part.leaves]
         text = f"the update cannot be tried; pass the extra arguments that it needs to explain ({e})"
-        return dict.fromkeys(frozen, probe.ZERO), [text]
+        return dict.fromkeys(frozen, probe.ZERO), [] if isinstance(e, probe.Effects) else [text]
     return dict(zip(trained, found, strict=True)), []
 
 

@@ -160,5 +160,7 @@ def _changed(tx: Transform, shapes: Any) -> set[int]:
     """The places of the gradients that `tx` changes; all where its update cannot be tried without extra arguments."""
     try:
         return {i for i, fate in enumerate(probe.fates(tx, shapes)) if fate != probe.SAME}
+    except probe.Effects:
+        return set()  # as far as is known: it may only print
     except Exception:
         return set(range(len(jax.tree.leaves(probe.gradients_like(shapes)))))

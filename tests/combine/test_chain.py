@@ -197,6 +197,31 @@ def test_a_decay_that_decays_is_no_warning(name: str):
     assert not any("grow" in text for text in gdjax.explain(DECAYS[name], params).warnings)
 
 
+def test_a_decay_of_unknown_sign_is_no_warning():
+    @jax.jit
+    def init(decay: Any, params: Any) -> Any:
+        return gdjax.chain(gdjax.adam(1e-3), gdjax.add_decayed_weights(decay)).init(params)
+
+    init(1e-2, jnp.ones(3))
+    held = gdjax.inject_hyperparams(gdjax.add_decayed_weights)(weight_decay=1e-2)  # in the state, which may change
+    gdjax.chain(gdjax.adam(1e-3), held).init(jnp.ones(3))
+
+
+def test_a_late_transform_that_calls_the_program_is_not_tried():
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
+        jax.debug.callback(lambda: calls.append(1))
+        return updates, state
+
+    calls: list[int] = []
+    late = gdjax.GradientTransformation(lambda params: (), update)
+    tx = gdjax.chain(gdjax.adam(1e-3), late)
+    tx.init(jnp.ones(3))
+    gdjax.chain(gdjax.params_ema(gdjax.adam(1e-3), 0.9), late).init(jnp.ones(3))
+    assert gdjax.explain(tx, jnp.ones(3)).warnings == ()
+    jax.effects_barrier()
+    assert not calls
+
+
 def test_one_sign_is_no_warning():
     """Programs that turn the sign once, or where that is not known. Warnings are errors here."""
     rate, decay = gdjax.linear_schedule(1.0, 0.0, 10), gdjax.add_decayed_weights(0.1)
