@@ -94,14 +94,18 @@ def grows(tx: Transform, shapes: Params) -> bool:
 
         return jax.lax.map(step, (params, signs, counts))
 
-    def find(shapes: Params) -> list[bool]:
+    def find(shapes: Params) -> bool:
         first = numbers(shapes, _few_bits())
         params = _times(jax.tree.map(lambda x: x if _inexact(x) else None, first), sizes)
-        found = [tried(each, first, params, signs, counts, unknown=unknown) for unknown in (0.5, -0.5)]
-        leaves = zip(*map(jax.tree.leaves, (params, *found)), strict=True)
-        return [p.size > 0 and all(np.all((u * np.conj(p)).real > 0) for u in us) for p, *us in leaves]
+        found = [True] * len(jax.tree.leaves(params))
+        for unknown in (0.5, -0.5):
+            if any(found):
+                updates = tried(each, first, params, signs, counts, unknown=unknown)
+                leaves = zip(found, *map(jax.tree.leaves, (params, updates)), strict=True)
+                found = [up and p.size > 0 and bool(np.all((u * np.conj(p)).real > 0)) for up, p, u in leaves]
+        return any(found)
 
-    return any(_at_a_small_size(find, shapes))
+    return _at_a_small_size(find, shapes)
 
 
 def _times(tree: ArrayTree, sizes: Any) -> Any:

@@ -26,7 +26,7 @@ from gdjax.tree.updates import apply_updates
 # How long the longest axes are that are tried, before those that the arrays have, and of which blocks they are made.
 _LENGTHS = (8, 1), (128, 1), (320, 64)
 _SIZES = 1.0, 1e6, 1e-6, 1e3, 1e-3, 1e12, 1e-12  # of gradients: clips, and terms beside them, show at some
-_WORK = 2**25  # numbers of all steps together, of which there are fewer in larger trees
+_WORK = 2**24  # numbers of all steps together, of which there are fewer in larger trees
 _ROUNDING = {2: 0.03, 4: 1e-4, 8: 1e-6}  # the relative error of a whole array, by the bytes of its numbers
 
 
