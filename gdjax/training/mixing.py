@@ -27,7 +27,7 @@ from gdjax.tree.updates import apply_updates
 _LENGTHS = (8, 1), (128, 1), (320, 64)
 _SIZES = 1.0, 1e6, 1e-6, 1e3, 1e-3, 1e12, 1e-12  # of gradients: clips, and terms beside them, show at some
 _WORK = 2**24  # numbers of all steps together, of which there are fewer in larger trees
-_ROUNDING = {2: 0.03, 4: 1e-4, 8: 1e-6}  # the relative error of a whole array, by the bytes of its numbers
+_ROUNDING = {1: 0.3, 2: 0.03, 4: 1e-4, 8: 1e-6}  # the relative error of a whole array, by the bytes of its numbers
 
 
 def check_apart(layers: Layers, params: Params, state: OptState) -> None:
@@ -36,18 +36,18 @@ def check_apart(layers: Layers, params: Params, state: OptState) -> None:
     Raises:
       ValueError: naming the array, and the transform that does so.
     """
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), (params, state))
+    shapes = jax.eval_shape(lambda *trees: trees, params, state)
     try:
-        mixed = _mixed(layers, *shapes)
+        what = _mixed(layers, *shapes)
     except probe.Effects:
         return
-    if mixed is None:
+    if what is None:
         return
     if (inner := _culprit(layers, shapes[0])) is None and len(layers.meetings) > 1:
         refuse(f"{layers.meetings[-1]} of what a meeting before it has changed, which takes one more backward pass")
     tx = layers.tx if inner is None else inner
     by = (getattr(base.part_of(tx), "label", None) or name_of(tx)).removeprefix("gdjax.")
-    refuse(f"{mixed} is made of several layers, or of one and of other parameters, by {by}")
+    refuse(f"{what} is made of several layers, or of one and of other parameters, by {by}")
 
 
 def _culprit(layers: Layers, shapes: Params) -> Transform | None:
@@ -95,7 +95,8 @@ def _found(layers: Layers, shapes: Params) -> str | None:
     params = probe.numbers(shapes, np.random.default_rng(0).standard_normal)
     most = max(2 * len(_SIZES), _WORK // max(1, sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))))
     counts = [*[-1] * len(_SIZES), *probe.counts_of(layers.tx)][:most]
-    spoiled = [min(part) for part in (layers.trained & {*layers.places}, layers.trained - {*layers.places}) if part]
+    sized = {i for i, x in enumerate(jax.tree.leaves(params)) if x.size} & layers.trained
+    spoiled = [min(part) for part in (sized & {*layers.places}, sized - {*layers.places}) if part]
     counts += [0] * len(spoiled)
     sizes = [*itertools.islice(itertools.cycle(_SIZES), len(counts))]
     cases = np.asarray(sizes, np.float32), np.arange(len(counts), dtype=np.float32), np.asarray(counts, np.int32)
