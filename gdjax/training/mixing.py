@@ -3,6 +3,7 @@
 Steps with all gradients, and the same steps layer by layer: what differs by more than rounding mixes layers.
 """
 
+import functools
 import itertools
 import math
 from dataclasses import replace
@@ -92,7 +93,7 @@ def _form(layers: Layers, shapes: Params, state: OptState) -> Any:
 
 
 def _found(layers: Layers, shapes: Params) -> str | None:
-    params = probe.numbers(shapes, np.random.default_rng(0).standard_normal)
+    params = probe.numbers(shapes, functools.partial(_drawn, np.random.default_rng(0)))
     most = max(2 * len(_SIZES), _WORK // max(1, sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))))
     counts = [*[-1] * len(_SIZES), *probe.counts_of(layers.tx)][:most]
     sized = {i for i, x in enumerate(jax.tree.leaves(params)) if x.size} & layers.trained
@@ -112,7 +113,7 @@ def _found(layers: Layers, shapes: Params) -> str | None:
             state = probe.counted(state, count)
             leaves = [_moved(x, phase) for x in jax.tree.leaves(first)]
             for n, i in enumerate(spoiled, len(counts) - len(spoiled)):  # in one of the last steps one number is NaN
-                at = (0,) * leaves[i].ndim
+                at = (-1,) * leaves[i].ndim
                 leaves[i] = leaves[i].at[at].set(jnp.where(phase == n, jnp.nan, leaves[i][at]))
             leaves, state = jax.lax.optimization_barrier((leaves, state))  # not computed twice, in other roundings
             given = known, known.params.unflatten(leaves), state, size, phase
@@ -125,6 +126,12 @@ def _found(layers: Layers, shapes: Params) -> str | None:
 
     errors = probe.tried(each, params, *cases)
     return next((name for name, e in zip(names_of(layers), errors, strict=True) if np.max(e, initial=0) > 1), None)
+
+
+def _drawn(random: np.random.Generator, shape: tuple[int, ...]) -> Any:
+    """Normal numbers, those of neighbouring layers of other sizes: gradients of some are then above a limit."""
+    sizes = 4.0 ** (np.arange(shape[0]) % 3 - 1) if shape else np.ones(())
+    return random.standard_normal(shape) * sizes.reshape(shape[:1] + (1,) * len(shape[1:]))
 
 
 _MODEL = Model(

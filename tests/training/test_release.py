@@ -285,6 +285,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "matrices in stacks": (lambda: gdjax.soap(1e-2), "belongs to several parameters together"),
     "a line search": (lambda: gdjax.lbfgs(1e-2), "evaluates the loss at other parameters|several layers"),
     "noise by place": (lambda: gdjax.chain(gdjax.add_noise(0.1, 0.5, 0), gdjax.sgd(0.1)), "by add_noise"),
+    "a flag of each parameter": (
+        lambda: gdjax.chain(gdjax.zero_nans(), gdjax.sgd(0.1)),
+        "state.*found_nan.* by zero_nans",
+    ),
     "decay by layer": (lambda: gdjax.sgd(gdjax.per_leaf(0.1, gdjax.layerwise_decay(0.5, "layers/a", 3))), "by sgd"),
     "a guard of all": (lambda: gdjax.apply_if_finite(gdjax.sgd(0.1), 3), "by apply_if_finite"),
     "a norm after a norm": (
@@ -419,6 +423,7 @@ RARE: dict[str, Callable[[Any, Any], Any]] = {
     "after a million steps": lambda t, g: t > 1_000_000,
     "large gradients": lambda t, g: jnp.max(jnp.abs(g)) > 1e4,
     "small gradients": lambda t, g: jnp.max(jnp.abs(g)) < 1e-4,
+    "a limit in each leaf": lambda t, g: jnp.any(jnp.abs(g) > 3e3) & ~jnp.all(jnp.any(jnp.abs(g) > 3e3, axis=1)),
     "NaN in one layer": lambda t, g: jnp.isnan(jnp.sum(g)),
 }
 
