@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import gdjax
 from tests.support import relaxed
@@ -127,6 +128,44 @@ def assert_like_optax(make: Callable[[Any], Any], rtol: float = 1e-5, atol: floa
     with relaxed():
         want = run(make(optax))
     assert_same(run(make(gdjax)), want, rtol=rtol, atol=atol)
+
+
+def follows(
+    make: Callable[..., Any], oracle: Callable[..., Any], cases: dict[str, Any], float32: Any = None,
+    float64: Any = None, check: Callable[..., None] = assert_follows, **numbers: Any,
+) -> Callable[..., None]:  # fmt: skip
+    """The test of a method: made with the numbers of each case, it visits the points of the oracle with these numbers.
+
+    In float64 of every case. What float32 shows beside, roundings and dtypes, it shows in the first case and the last;
+    the slow sweeps have the others.
+
+    Args:
+      float32, float64: rtol and atol, or one number for both, where those of `check` are too strict.
+      numbers: what the cases have in common.
+    """
+    ends = [*cases][0], [*cases][-1]
+    marks = {
+        (name, x): [] if x == "float64" or name in ends else [pytest.mark.slow] for name in cases for x in TOLERANCE
+    }
+
+    @pytest.mark.parametrize(("name", "dtype"), [pytest.param(*run, marks=m) for run, m in marks.items()])
+    def test(name: str, dtype: str) -> None:
+        kwargs, digits = {**numbers, **cases[name]}, {"float32": float32, "float64": float64}[dtype]
+        both = digits if isinstance(digits, tuple) else (digits, digits)
+        tolerance = {} if digits is None else dict(zip(("rtol", "atol"), both, strict=True))
+        check(make(**kwargs), functools.partial(oracle, **kwargs), dtype, **tolerance)
+
+    return test
+
+
+def like_optax(name: str, cases: dict[str, Any], but: str = "", atol: float = 2e-6, **numbers: Any) -> Any:
+    """The test that the method of this name visits the points of Optax's in each of the cases but one."""
+
+    @pytest.mark.parametrize("case", [case for case in cases if case != but])
+    def test(case: str) -> None:
+        assert_like_optax(lambda lib: getattr(lib, name)(**{**numbers, **cases[case]}), atol=atol)
+
+    return test
 
 
 def distance(a: Oracle, b: Oracle) -> float:

@@ -1,6 +1,5 @@
 """AdaBelief."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,11 +38,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_oracle(name, dtype):
-    kwargs = {"learning_rate": 0.01, **CASES[name]}
-    oracles.assert_follows(gdjax.adabelief(**kwargs), functools.partial(adabelief, **kwargs), dtype)
+test_oracle = oracles.follows(gdjax.adabelief, adabelief, CASES, learning_rate=0.01)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

@@ -14,13 +14,15 @@ from tests import oracles
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-def adagrad(x: Any, gradient: Any, lr: Any = 0.1, initial: float = 0.1, eps: float = 1e-7) -> Iterator[Any]:
-    s = np.full(np.shape(x), initial)
+def adagrad(
+    x: Any, gradient: Any, learning_rate: Any, initial_accumulator_value: float = 0.1, eps: float = 1e-7
+) -> Iterator[Any]:
+    s = np.full(np.shape(x), initial_accumulator_value)
     for t in range(1, oracles.STEPS + 1):
         g = gradient(t, x)
         s = s + g**2
         root = np.sqrt(s + eps)
-        x = x - oracles.at(lr, t) * np.where(root == 0, 0, g / np.where(root == 0, 1, root))
+        x = x - oracles.at(learning_rate, t) * np.where(root == 0, 0, g / np.where(root == 0, 1, root))
         yield x, {"sum_of_squares": s}
 
 
@@ -33,13 +35,14 @@ def adagrad_of_the_notes(x: Any, gradient: Any, lr: float = 0.1, eps: float = 1e
         yield x, {"sum_of_squares": cache}
 
 
-# The oracle's options and the library's.
 CASES = {
-    "default": ({}, {}),
-    "schedule": ({"lr": oracles.fall}, {"learning_rate": oracles.fall}),
-    "options": ({"initial": 0.5, "eps": 0.25}, {"initial_accumulator_value": 0.5, "eps": 0.25}),
-    "reference": ({"initial": 0.0, "eps": 0.0}, {"initial_accumulator_value": 0.0, "eps": 0.0}),
+    "default": {},
+    "schedule": {"learning_rate": oracles.fall},
+    "options": {"initial_accumulator_value": 0.5, "eps": 0.25},
+    "reference": {"initial_accumulator_value": 0.0, "eps": 0.0},
 }
+test_oracle = oracles.follows(gdjax.adagrad, adagrad, CASES, learning_rate=0.1)
+test_optax = oracles.like_optax("adagrad", CASES, learning_rate=0.1)
 
 
 def adagrad_eps_outside(x: Any, gradient: Any, lr: Any = 0.1, initial: float = 0.0, eps: float = 0.0) -> Iterator[Any]:
@@ -51,21 +54,6 @@ def adagrad_eps_outside(x: Any, gradient: Any, lr: Any = 0.1, initial: float = 0
         root = np.sqrt(s) + eps
         x = x - oracles.at(lr, t) * g / np.where(root == 0, 1, root)
         yield x, {"sum_of_squares": s}
-
-
-def make(module: Any, name: str) -> Any:
-    return module.adagrad(**{"learning_rate": 0.1, **CASES[name][1]})
-
-
-@DTYPES
-@pytest.mark.parametrize("name", CASES)
-def test_oracle(name, dtype):
-    oracles.assert_follows(make(gdjax, name), functools.partial(adagrad, **CASES[name][0]), dtype)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_optax(name):
-    oracles.assert_like_optax(lambda lib: make(lib, name))
 
 
 def test_the_notes_form_without_an_initial_value():

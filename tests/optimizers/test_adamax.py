@@ -30,26 +30,19 @@ def adamax(
 
 
 CASES = {
-    "default": (gdjax.adamax, {}),
-    "schedule": (gdjax.adamax, {"learning_rate": oracles.fall}),
-    "reference": (gdjax.adamax, {"eps": 0.0}),
-    "options": (gdjax.adamax, {"b1": 0.5, "b2": 0.75, "eps": 0.25}),
-    "decay": (gdjax.adamaxw, {"weight_decay": 0.5}),
-    "decay, mask": (gdjax.adamaxw, {"weight_decay": oracles.fall, "mask": matrices, "b1": 0.5}),
+    "default": {},
+    "schedule": {"learning_rate": oracles.fall},
+    "reference": {"eps": 0.0},
+    "options": {"b1": 0.5, "b2": 0.75, "eps": 0.25},
 }
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_oracle(name, dtype):
-    factory, kwargs = CASES[name]
-    kwargs = {"learning_rate": 0.01, **kwargs}
-    oracles.assert_follows(factory(**kwargs), functools.partial(adamax, **kwargs), dtype)
-
-
-def test_default_decay():
-    kwargs = {"learning_rate": 0.01, "weight_decay": 1e-4}
-    oracles.assert_follows(gdjax.adamaxw(0.01), functools.partial(adamax, **kwargs), "float64")
+DECAYING = {
+    "default": {},
+    "decay": {"weight_decay": 0.5},
+    "decay, mask": {"weight_decay": oracles.fall, "mask": matrices, "b1": 0.5},
+}
+adamaxw = functools.partial(adamax, weight_decay=1e-4)
+test_oracle = oracles.follows(gdjax.adamax, adamax, CASES, learning_rate=0.01)
+test_decaying = oracles.follows(gdjax.adamaxw, adamaxw, DECAYING, learning_rate=0.01)
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-8])

@@ -13,7 +13,7 @@ from tests import oracles
 
 
 def adopt(
-    x: Any, gradient: Any, lr: Any = 0.01, b1: float = 0.9, b2: float = 0.9999, eps: float = 1e-6,
+    x: Any, gradient: Any, learning_rate: Any = 0.01, b1: float = 0.9, b2: float = 0.9999, eps: float = 1e-6,
     nesterov: bool = False, use_clipping: bool = True,
 ) -> Iterator[Any]:  # fmt: skip
     """Algorithms 1 and 2: the first gradient, g_0, makes v_0 and no step."""
@@ -25,7 +25,7 @@ def adopt(
         n = np.clip(n, -(t**0.25), t**0.25) if use_clipping else n
         mu = b1 * mu + (1 - b1) * n
         nu = b2 * nu + (1 - b2) * g**2
-        x = x - oracles.at(lr, t + 1) * (b1 * mu + (1 - b1) * n if nesterov else mu)
+        x = x - oracles.at(learning_rate, t + 1) * (b1 * mu + (1 - b1) * n if nesterov else mu)
         yield x, {"mu": mu, "nu": nu}
 
 
@@ -37,16 +37,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_follows_the_paper(name: str, dtype: str):
-    hyper = {"learning_rate": 0.01, **CASES[name]}
-    rest = {k: v for k, v in hyper.items() if k != "learning_rate"}
-    # An element whose first gradient is 0.05 is divided by that: 20 times the rounding, in directions of order 10.
-    tolerance = {"rtol": 5e-5, "atol": 5e-5} if dtype == "float32" else {}
-    oracles.assert_follows(
-        gdjax.adopt(**hyper), lambda x, g: adopt(x, g, hyper["learning_rate"], **rest), dtype, **tolerance
-    )
+# An element whose first gradient is 0.05 is divided by that: 20 times the rounding, in directions of order 10.
+test_follows_the_paper = oracles.follows(gdjax.adopt, adopt, CASES, float32=5e-5, learning_rate=0.01)
 
 
 def test_clipping_makes_a_difference():

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import gdjax
 from tests import oracles
@@ -43,13 +42,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_oracle(name, dtype):
-    kwargs = {"learning_rate": 0.01, **CASES[name]}
-    # The oracle's 1 - b2^t is a difference, wrong by 1e-16 / 0.001 at the first step, which the maximum remembers.
-    tolerance = {"float32": oracles.TOLERANCE["float32"], "float64": {"rtol": 1e-13, "atol": 1e-14}}[dtype]
-    oracles.assert_follows(gdjax.amsgrad(**kwargs), functools.partial(amsgrad, **kwargs), dtype, **tolerance)
+# The oracle's 1 - b2^t is a difference, wrong by 1e-16 / 0.001 at the first step, which the maximum remembers.
+test_oracle = oracles.follows(gdjax.amsgrad, amsgrad, CASES, float64=(1e-13, 1e-14), learning_rate=0.01)
 
 
 def test_the_papers_defaults():

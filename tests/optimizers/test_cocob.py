@@ -13,13 +13,13 @@ from tests.trees import steps
 
 
 def cocob(
-    x: Any, gradient: Any, lr: Any = 1.0, alpha: float = 100.0, eps: float = 1e-8, weight_decay: float = 0.0
+    x: Any, gradient: Any, learning_rate: Any = 1.0, alpha: float = 100.0, eps: float = 1e-8, weight_decay: float = 0.0
 ) -> Iterator[Any]:
     """Algorithm 2, with its signs: it is given -g, and theta adds that up."""
     start = np.array(x)
     L, G, reward, theta = np.full(np.shape(x), eps), *np.zeros((3, *np.shape(x)))  # noqa: N806
     for t in range(1, oracles.STEPS + 1):
-        negative = -oracles.at(lr, t) * (gradient(t, x) + weight_decay * x)
+        negative = -oracles.at(learning_rate, t) * (gradient(t, x) + weight_decay * x)
         L = np.maximum(L, np.abs(negative))  # noqa: N806
         G = G + np.abs(negative)  # noqa: N806
         reward = np.maximum(reward + (x - start) * negative, 0)
@@ -37,16 +37,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_follows_the_paper(name: str, dtype: str):
-    hyper = {"learning_rate": 1.0, **CASES[name]}
-    rest = {k: v for k, v in hyper.items() if k != "learning_rate"}
-    # The sums G, of order 100 after 50 steps, carry 50 roundings.
-    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == "float32" else {"rtol": 1e-13, "atol": 1e-13}
-    oracles.assert_follows(
-        gdjax.cocob(**hyper), lambda x, g: cocob(x, g, hyper["learning_rate"], **rest), dtype, **tolerance
-    )
+# The sums G, of order 100 after 50 steps, carry 50 roundings.
+test_follows_the_paper = oracles.follows(gdjax.cocob, cocob, CASES, float32=1e-5, float64=1e-13, learning_rate=1.0)
 
 
 def test_it_does_not_depend_on_the_scale_of_the_gradients():

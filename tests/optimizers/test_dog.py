@@ -68,10 +68,7 @@ def test_dog(name: str, dtype: str):
     vectors.assert_follows(gdjax.dog(**DOG[name]), functools.partial(dog, **DOG[name]), dtype, **tolerance)
 
 
-@DTYPES
-@pytest.mark.parametrize("name", DOWG)
-def test_dowg(name: str, dtype: str):
-    vectors.assert_follows(gdjax.dowg(**DOWG[name]), functools.partial(dowg, **DOWG[name]), dtype)
+test_dowg = vectors.follows(gdjax.dowg, dowg, DOWG)
 
 
 EVERY = pytest.mark.parametrize(

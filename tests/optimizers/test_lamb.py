@@ -1,6 +1,5 @@
 """LAMB."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,11 +39,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_oracle(name, dtype):
-    kwargs = {"learning_rate": 0.0625, **CASES[name]}
-    oracles.assert_follows(gdjax.lamb(**kwargs), functools.partial(lamb, **kwargs), dtype)
+test_oracle = oracles.follows(gdjax.lamb, lamb, CASES, learning_rate=0.0625)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import gdjax
 from tests import oracles
@@ -48,11 +47,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_follows_the_paper(name: str, dtype: str):
-    kwargs = {"learning_rate": 0.01, **CASES[name]}
-    oracles.assert_follows(gdjax.laprop(**kwargs), functools.partial(laprop, **kwargs), dtype)
+test_follows_the_paper = oracles.follows(gdjax.laprop, laprop, CASES, learning_rate=0.01)
 
 
 def test_a_constant_rate_is_that_of_the_authors_code():

@@ -16,7 +16,7 @@ DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 def lion(
-    x: Any, gradient: Any, lr: Any = 0.01, b1: float = 0.9, b2: float = 0.99, mu_dtype: Any = np.float64,
+    x: Any, gradient: Any, learning_rate: Any = 0.01, b1: float = 0.9, b2: float = 0.99, mu_dtype: Any = np.float64,
     weight_decay: Any = 0.0, mask: Any = None, mode: str = "hard", smooth_beta: float = 1.0,
 ) -> Iterator[Any]:  # fmt: skip
     shapes = {"hard": np.sign, "smooth": lambda c: np.tanh(smooth_beta * c), "refined": lambda c: np.clip(c, -1, 1)}
@@ -26,7 +26,7 @@ def lion(
         u = shapes[mode](b1 * mu + (1 - b1) * g)
         if mask is None or mask(x):
             u = u + oracles.at(weight_decay, t) * x
-        x = x - oracles.at(lr, t) * u
+        x = x - oracles.at(learning_rate, t) * u
         mu = np.float64((b2 * mu + (1 - b2) * g).astype(mu_dtype))
         yield x, {"mu": mu}
 
@@ -43,37 +43,22 @@ CASES = {
 MODES = [{"mode": "hard"}, {"mode": "smooth"}, {"mode": "smooth", "smooth_beta": 4.0}, {"mode": "refined", "b1": 0.25}]
 
 
-def make(module: Any, kwargs: Any) -> Any:
-    return module.lion(**{"learning_rate": 0.01, **kwargs})
-
-
-def oracle(kwargs: Any) -> Any:
-    kwargs = {"weight_decay": 1e-3, **kwargs}
-    return functools.partial(lion, **{"lr" if k == "learning_rate" else k: v for k, v in kwargs.items()})
-
-
-@DTYPES
-@pytest.mark.parametrize("name", CASES)
-def test_oracle(name, dtype):
-    oracles.assert_follows(make(gdjax, CASES[name]), oracle(CASES[name]), dtype)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_optax(name):
-    oracles.assert_like_optax(lambda lib: make(lib, CASES[name]))
+oracle = functools.partial(lion, weight_decay=1e-3)
+test_oracle = oracles.follows(gdjax.lion, oracle, CASES, learning_rate=0.01)
+test_optax = oracles.like_optax("lion", CASES, learning_rate=0.01)
 
 
 @DTYPES
 @pytest.mark.parametrize("kwargs", MODES, ids=oracles.named)
 def test_modes(kwargs, dtype):
     tx = lambda lib: lib.chain(lib.scale_by_lion(**kwargs), lib.scale(-1 / 16))  # noqa: E731
-    oracles.assert_follows(tx(gdjax), functools.partial(lion, lr=1 / 16, **kwargs), dtype)
+    oracles.assert_follows(tx(gdjax), functools.partial(lion, learning_rate=1 / 16, **kwargs), dtype)
     if dtype == "float32":
         oracles.assert_like_optax(tx)
 
 
 def test_modes_differ():
-    modes = [functools.partial(lion, lr=1 / 16, **kwargs) for kwargs in MODES]
+    modes = [functools.partial(lion, learning_rate=1 / 16, **kwargs) for kwargs in MODES]
     assert min(oracles.distance(a, b) for i, a in enumerate(modes) for b in modes[:i]) > 0.1
 
 
@@ -81,7 +66,7 @@ def test_mu_dtype():
     # In float64, where no momentum lies so near the middle of two bfloat16 numbers that the order of sums decides.
     tx = gdjax.lion(0.01, mu_dtype=jnp.bfloat16)
     assert tx.init(jnp.ones(3))[0].mu.dtype == jnp.bfloat16
-    oracles.assert_follows(tx, oracle({"mu_dtype": jnp.bfloat16}), "float64")
+    oracles.assert_follows(tx, functools.partial(oracle, mu_dtype=jnp.bfloat16), "float64")
 
 
 def test_momentum_reads_the_old_value():

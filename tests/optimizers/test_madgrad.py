@@ -14,12 +14,12 @@ from tests.trees import steps
 
 
 def madgrad(
-    x: Any, gradient: Any, lr: Any = 0.01, momentum: float = 0.9, weight_decay: float = 0.0, eps: float = 1e-6
+    x: Any, gradient: Any, learning_rate: Any, momentum: float = 0.9, weight_decay: float = 0.0, eps: float = 1e-6
 ) -> Iterator[Any]:
     start, nu, s = np.array(x), np.zeros(np.shape(x)), np.zeros(np.shape(x))
     for t in range(1, oracles.STEPS + 1):
         g = gradient(t, x) + weight_decay * x
-        lamb = (oracles.at(lr, t) + eps) * np.sqrt(t)
+        lamb = (oracles.at(learning_rate, t) + eps) * np.sqrt(t)
         nu = nu + lamb * g**2
         s = s + lamb * g
         z = start - s / (np.cbrt(nu) + eps)
@@ -34,15 +34,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_follows_the_paper(name: str, dtype: str):
-    hyper = {"learning_rate": 0.01, **CASES[name]}
-    rest = {k: v for k, v in hyper.items() if k != "learning_rate"}
-    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == "float32" else {"rtol": 1e-13, "atol": 1e-13}
-    oracles.assert_follows(
-        gdjax.madgrad(**hyper), lambda x, g: madgrad(x, g, hyper["learning_rate"], **rest), dtype, **tolerance
-    )
+test_follows_the_paper = oracles.follows(gdjax.madgrad, madgrad, CASES, float32=1e-5, float64=1e-13, learning_rate=0.01)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

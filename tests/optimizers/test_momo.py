@@ -1,6 +1,5 @@
 """MoMo and MoMo-Adam."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +11,6 @@ import pytest
 import gdjax
 from tests import oracles, vectors
 from tests.trees import finite
-
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 def momo(
@@ -78,16 +75,10 @@ ADAM = {
 }  # fmt: skip
 
 
-@DTYPES
-@pytest.mark.parametrize("name", MOMO)
-def test_momo(name: str, dtype: str):
-    vectors.assert_follows(gdjax.momo(**MOMO[name]), functools.partial(momo, **MOMO[name]), dtype)
+test_momo = vectors.follows(gdjax.momo, momo, MOMO)
 
 
-@DTYPES
-@pytest.mark.parametrize("name", ADAM)
-def test_momo_adam(name: str, dtype: str):
-    vectors.assert_follows(gdjax.momo_adam(**ADAM[name]), functools.partial(momo_adam, **ADAM[name]), dtype)
+test_momo_adam = vectors.follows(gdjax.momo_adam, momo_adam, ADAM)
 
 
 FACTORIES = pytest.mark.parametrize("factory", [gdjax.momo, gdjax.momo_adam])

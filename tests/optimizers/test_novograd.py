@@ -1,6 +1,5 @@
 """NovoGrad."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,11 +34,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_oracle(name, dtype):
-    kwargs = {"learning_rate": 0.01, **CASES[name]}
-    oracles.assert_follows(gdjax.novograd(**kwargs), functools.partial(novograd, **kwargs), dtype)
+test_oracle = oracles.follows(gdjax.novograd, novograd, CASES, learning_rate=0.01)
 
 
 def test_the_second_moment_is_a_number_for_each_leaf():

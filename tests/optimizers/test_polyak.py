@@ -1,6 +1,5 @@
 """Gradient descent with Polyak's step size."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,10 +36,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_follows_the_paper(name: str, dtype: str):
-    vectors.assert_follows(gdjax.polyak_sgd(**CASES[name]), functools.partial(polyak, **CASES[name]), dtype)
+test_follows_the_paper = vectors.follows(gdjax.polyak_sgd, polyak, CASES)
 
 
 def update(tx: Any, g: Any = G, **extra: Any) -> Any:

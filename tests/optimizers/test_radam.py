@@ -57,13 +57,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_oracle(name, dtype):
-    kwargs = {"learning_rate": 0.01, **CASES[name]}
-    # A rounding of rho, amplified by 1 / (rho - 4), and the double precision of the oracle's own powers.
-    tolerance = {"float32": {"rtol": 4e-6, "atol": 4e-6}, "float64": {"rtol": 1e-12, "atol": 1e-12}}[dtype]
-    oracles.assert_follows(gdjax.radam(**kwargs), functools.partial(radam, **kwargs), dtype, **tolerance)
+# A rounding of rho, amplified by 1 / (rho - 4), and the double precision of the oracle's own powers.
+test_oracle = oracles.follows(gdjax.radam, radam, CASES, 4e-6, 1e-12, learning_rate=0.01)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -1,6 +1,5 @@
 """Rprop."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,11 +36,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_oracle(name, dtype):
-    kwargs = {"learning_rate": 0.0625, **CASES[name]}
-    oracles.assert_follows(gdjax.rprop(**kwargs), functools.partial(rprop, **kwargs), dtype)
+test_oracle = oracles.follows(gdjax.rprop, rprop, CASES, learning_rate=0.0625)
 
 
 def test_delayed_is_one_step_behind():

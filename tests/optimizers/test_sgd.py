@@ -1,6 +1,5 @@
 """Gradient descent: plain, momentum, Nesterov's three forms; and who leaves a saddle point."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,12 +14,12 @@ from tests import oracles
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-def sgd(x: Any, gradient: Any, lr: Any = 0.05, mu: float = 0.0, nesterov: bool = False) -> Iterator[Any]:
-    v = 0.0
+def sgd(x: Any, gradient: Any, learning_rate: Any, momentum: float = 0.0, nesterov: bool = False) -> Iterator[Any]:
+    v, mu = 0.0, momentum
     for t in range(1, oracles.STEPS + 1):
         g = gradient(t, x)
         v = mu * v + g
-        x = x - oracles.at(lr, t) * (g + mu * v if nesterov else v)
+        x = x - oracles.at(learning_rate, t) * (g + mu * v if nesterov else v)
         yield x, {"trace": v} if mu else {}
 
 
@@ -52,26 +51,14 @@ def nesterov_look_ahead(x: Any, gradient: Any, lr: float = 0.05, mu: float = 0.9
 
 
 CASES = {
-    "plain": ({}, {}),
-    "schedule": ({"lr": oracles.fall}, {"learning_rate": oracles.fall}),
-    "momentum": ({"mu": 0.9}, {"momentum": 0.9}),
-    "momentum, schedule": ({"mu": 0.9, "lr": oracles.fall}, {"momentum": 0.9, "learning_rate": oracles.fall}),
-    "nesterov": ({"mu": 0.8, "nesterov": True}, {"momentum": 0.8, "nesterov": True}),
+    "plain": {},
+    "schedule": {"learning_rate": oracles.fall},
+    "momentum": {"momentum": 0.9},
+    "momentum, schedule": {"momentum": 0.9, "learning_rate": oracles.fall},
+    "nesterov": {"momentum": 0.8, "nesterov": True},
 }
-
-
-@DTYPES
-@pytest.mark.parametrize("name", CASES)
-def test_oracle(name, dtype):
-    theirs, ours = CASES[name]
-    tx = gdjax.sgd(**{"learning_rate": 0.05, **ours})
-    oracles.assert_follows(tx, functools.partial(sgd, **theirs), dtype)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_optax(name):
-    kwargs = {"learning_rate": 0.05, **CASES[name][1]}
-    oracles.assert_like_optax(lambda lib: lib.sgd(**kwargs))
+test_oracle = oracles.follows(gdjax.sgd, sgd, CASES, learning_rate=0.05)
+test_optax = oracles.like_optax("sgd", CASES, learning_rate=0.05)
 
 
 @DTYPES

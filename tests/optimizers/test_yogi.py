@@ -33,11 +33,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
-def test_oracle(name, dtype):
-    kwargs = {"learning_rate": 0.01, **CASES[name]}
-    oracles.assert_follows(gdjax.yogi(**kwargs), functools.partial(yogi, **kwargs), dtype)
+test_oracle = oracles.follows(gdjax.yogi, yogi, CASES, learning_rate=0.01)
 
 
 def test_oracle_of_the_part():
