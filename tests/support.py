@@ -5,10 +5,16 @@ import functools
 import gc
 import importlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+import pytest
+
+
+def slow(values: Iterable[Any]) -> list[Any]:
+    """Values of a parameter that the slow sweeps have, and `make test` has not."""
+    return [pytest.param(x, marks=pytest.mark.slow) for x in values]
 
 
 @contextlib.contextmanager

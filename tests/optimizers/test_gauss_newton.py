@@ -159,12 +159,16 @@ def test_units_change_nothing(name: str, solver: str):
     f, start, *_ = PROBLEMS[name]
     with precision("float64"):
         tx, start = gauss_newton(solver=solver, cg_tol=1e-10), jnp.array(start)
-        of = jax.jit(jax.vmap(f))
-        wanted = of(run(tx, f, start, 5)[0])
+
+        @jax.jit
+        def seen(units: Any) -> Any:
+            xs, _ = run(tx, lambda x: f(x * units), start / units, 5)
+            return jax.vmap(f)(xs * units[None])
+
+        wanted = seen(jnp.ones_like(start))
         for k in range(-6, 7):
-            units = 10.0 ** (k * jnp.linspace(-1, 1, len(start)))
-            xs, _ = run(tx, lambda x: f(x * units), start / units, 5)  # noqa: B023
-            np.testing.assert_allclose(of(xs * units[None]), wanted, rtol=1e-4, atol=1e-9 * float(abs(wanted[0]).max()))
+            found = seen(10.0 ** (k * jnp.linspace(-1, 1, len(start))))
+            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-9 * float(abs(wanted[0]).max()))
 
 
 def test_units_change_plain_damping():
@@ -291,11 +295,16 @@ def test_more_parameters_than_residuals(solver: str, damping: float | None):
 @solvers
 def test_at_a_minimum_nothing_moves(solver: str):
     tx, x = gauss_newton(solver=solver), jnp.zeros(3)
-    for residuals in (lambda x: x, lambda x: x**2, lambda x: 0 * x + 1):  # J is zeros in the last two
-        u, state = tx.update(x, tx.init(x), x, residual_fn=residuals)
+
+    @jax.jit
+    def step(state: Any, a: Any, b: Any, c: Any) -> Any:
+        return tx.update(x, state, x, residual_fn=lambda x: a * x + b * x**2 + c)
+
+    for numbers in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)):  # J is zeros in the last two
+        u, state = step(tx.init(x), *numbers)
         np.testing.assert_array_equal(u, 0)
         assert float(state.limit) == 0
-        u, _ = tx.update(x, state, x, residual_fn=lambda x: x - 1)
+        u, _ = step(state, 1.0, 0.0, -1.0)
         assert (u > 0.9).all()
 
 
@@ -303,12 +312,16 @@ def test_at_a_minimum_nothing_moves(solver: str):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_residuals_that_are_not_finite_are_forgotten(solver: str, bad: float):
     tx, x = gauss_newton(solver=solver), jnp.array([3.0, 4.0])
-    spoil = lambda by: lambda x: (x - 1) * jnp.where(jnp.arange(2) == 0, by, 1)  # noqa: E731
-    _, before = tx.update(x, tx.init(x), x, residual_fn=spoil(1.0))
-    u, state = tx.update(x, before, x, residual_fn=spoil(bad))
+
+    @jax.jit
+    def step(state: Any, by: Any) -> Any:
+        return tx.update(x, state, x, residual_fn=lambda x: (x - 1) * jnp.where(jnp.arange(2) == 0, by, 1))
+
+    _, before = step(tx.init(x), 1.0)
+    u, state = step(before, bad)
     assert np.isnan(u).all() and state.limit == before.limit
     np.testing.assert_array_equal(state.scale, before.scale)
-    u, _ = tx.update(x, state, x, residual_fn=spoil(1.0))
+    u, _ = step(state, 1.0)
     np.testing.assert_allclose(x + u, 1, atol=0.01)
 
 

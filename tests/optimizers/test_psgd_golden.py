@@ -89,12 +89,14 @@ LEFT_OUT = {
 
 
 def cases() -> list[Any]:
-    """All runs in the file, and their leaves."""
+    """All runs in the file, and their leaves; `make test` has one leaf of each."""
     if not FILE.is_file():
         return []
     with np.load(FILE) as file:
         names = [name.split("/")[1:] for name in file if name.startswith("psgd_kron/") and ":" not in name]
-    return [(run, leaf) for run, leaf in names if run not in LEFT_OUT]
+    runs = [(run, leaf) for run, leaf in names if run not in LEFT_OUT]
+    alone = {run for run in RUNS if (run, "wide") not in runs}
+    return [pytest.param(*x, marks=[] if x[1] == "wide" or x[0] in alone else [pytest.mark.slow]) for x in runs]
 
 
 @pytest.fixture(scope="module", autouse=True)

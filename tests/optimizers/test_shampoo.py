@@ -8,8 +8,9 @@ import pytest
 import gdjax
 from gdjax.linalg.matrices import Matrix
 from tests.golden_matrices import compare
+from tests.support import slow
 
-LEAVES = ["square", "tall", "wide"]
+LEAVES = ["tall", "wide", *slow(["square"])]
 
 
 def at_once(every):
