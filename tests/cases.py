@@ -64,24 +64,27 @@ def every(
     """Parametrises a test over the cases, and over the values of one more argument.
 
     `make test` runs every case with the first value and those in `SAMPLE` with each, or with the first `few`; with
-    `sampled` it runs only those, `but` not the ones named. With `thin` it runs those and one in so many of the others.
+    `sampled` it runs only those, `but` not the ones named. With `thin` it runs those and one in so many of the others,
+    which are others for each test.
     """
     ((argument, values),) = axis.items() or [("", [None])]
+    cases = [case for case in CASES if condition(case)]
 
-    def marks(case: Case, i: int) -> list[Any]:
-        slow = not case.sampled and not one_in(thin, case.name)
+    def marks(test: str, case: Case, i: int) -> list[Any]:
+        slow = not case.sampled and not one_in(thin, f"{test} {case.name}")
         slow = slow or case.slow or i >= (few or len(values)) or not case.sampled and (sampled or i) or case.name in but
         return [pytest.mark.slow] if slow else []
 
-    if not argument:
-        chosen = [pytest.param(case, id=case.name, marks=marks(case, 0)) for case in CASES if condition(case)]
-        return pytest.mark.parametrize("case", chosen)
-    return pytest.mark.parametrize(
-        ("case", argument),
-        [
-            pytest.param(case, x, id=f"{case.name}-{x}", marks=marks(case, i))
-            for case in CASES
-            if condition(case)
+    def parametrized(test: Callable[..., Any]) -> Callable[..., Any]:
+        name = test.__name__
+        if not argument:
+            chosen = [pytest.param(case, id=case.name, marks=marks(name, case, 0)) for case in cases]
+            return pytest.mark.parametrize("case", chosen)(test)
+        chosen = [
+            pytest.param(case, x, id=f"{case.name}-{x}", marks=marks(name, case, i))
+            for case in cases
             for i, x in enumerate(values)
-        ],
-    )
+        ]
+        return pytest.mark.parametrize(("case", argument), chosen)(test)
+
+    return parametrized

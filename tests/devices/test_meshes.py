@@ -140,7 +140,7 @@ def types(tree: Any) -> list[str]:
     return [str(jax.typeof(x)) for x in jax.tree.leaves(tree)]
 
 
-@every(thin=2)
+@every(thin=4)
 def test_every_transform_on_explicit_axes(case: Case, explicit_mesh: Any):
     how = shardings(explicit_mesh)
     params = {k: jax.ShapeDtypeStruct(shape, "float32", sharding=how[k]) for k, shape in SHAPES.items()}

@@ -342,7 +342,7 @@ def test_what_is_no_matrix(path: str, shape: tuple[int, ...], why: str | None):
 # All transforms there are.
 
 
-@every()
+@every(thin=4)
 def test_every_transform_is_explained(case: Case):
     params = {"a": jnp.ones((4, 3)), "b": jnp.ones((2, 3))}
     table = explain(case.make(), params)

@@ -39,7 +39,7 @@ def changed(old: Any, new: Any) -> set[str]:
     return {k for k in before if not np.array_equal(before[k], after[k])}
 
 
-@every()
+@every(thin=4)
 def test_every_state_goes_through_a_dict_and_back(case: Case):
     tx = case.make()
     # Not the values of `init`, which would be there again by themselves; integers differ from each other.

@@ -24,7 +24,7 @@ def allocated(state: Any) -> int:
     return sum(x.nbytes for x in keys)
 
 
-@every()
+@every(thin=4)
 def test_the_sum_is_what_init_allocates(case: Case):
     params = {"a": jnp.ones((4, 3)), "b": jnp.ones((2, 3))}
     tx = case.make()

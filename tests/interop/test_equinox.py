@@ -74,7 +74,7 @@ def test_a_model_that_was_not_filtered():
         gdjax.adam(0.1).init(model_of(0))
 
 
-@every(lambda case: not case.slow)
+@every(lambda case: not case.slow, thin=4)
 def test_states_go_through_its_serialisation(case: Case, tmp_path: Any):
     state = jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, filled(case.make(), random_tree(0)))
     eqx.tree_serialise_leaves(tmp_path / "state.eqx", state)

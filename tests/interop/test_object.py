@@ -52,7 +52,7 @@ def test_the_contract_is_complete():
     assert set(range(1, 36)) - covered - set(ELSEWHERE) == set()
 
 
-@every()
+@every(thin=4)
 def test_c1_c2_it_is_an_instance_of_optax_classes(case: Case):
     tx = case.make()
     assert isinstance(tx, optax.GradientTransformation) and isinstance(tx, optax.GradientTransformationExtraArgs)
@@ -101,7 +101,7 @@ def test_c1_a_module_in_the_place_of_optax(monkeypatch: Any):
     assert gdjax.sgd(0.1).__class__ is gdjax.GradientTransformationExtraArgs
 
 
-@every()
+@every(thin=4)
 def test_c3_c5_c6_it_is_a_hashable_pair_that_jax_takes_apart(case: Case):
     tx = case.make()
     init, update = tx

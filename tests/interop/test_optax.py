@@ -15,9 +15,9 @@ import pytest
 
 import gdjax
 from tests.cases import TWINS, Case, every
-from tests.declare import Twin
+from tests.declare import SAMPLE, Twin, one_in
 from tests.interop.test_object import OUR_WRAPPERS, everywhere, trained
-from tests.support import relaxed
+from tests.support import relaxed, slow
 from tests.trees import assert_close, assert_equal, is_shape, random_tree, signature, steps
 
 PARAMS, GRADIENTS = random_tree(0), [random_tree(seed) for seed in range(1, 5)]
@@ -158,6 +158,8 @@ def sized(twin: Twin) -> Any:
 
 # Optax's measurements have no entry before the first update.
 COMPARED = [twin for twin in TWINS if not twin.reset and twin.name != "monitor"]
+FEW = [twin for twin in COMPARED if twin.name in SAMPLE or one_in(4, twin.name)]
+THIN = [*FEW, *slow(twin for twin in COMPARED if twin not in FEW)]
 
 
 @pytest.mark.parametrize("twin", COMPARED, ids=lambda twin: twin.name)
@@ -173,7 +175,7 @@ def test_to_optax_has_the_states_of_its_twin(twin: Twin):
     assert jax.tree.structure(gdjax.state_to_optax(back)) == jax.tree.structure(got)
 
 
-@every()
+@every(thin=4)
 def test_states_to_optax_and_back_are_the_same(case: Case):
     state = jax.eval_shape(case.make().init, PARAMS)
     there = gdjax.state_to_optax(state)
@@ -285,7 +287,7 @@ def test_a_state_of_optax_goes_on_here_and_back():
         assert_close((params, state), run(theirs, PARAMS, 3 * GRADIENTS[:2]))
 
 
-@pytest.mark.parametrize("twin", COMPARED, ids=lambda twin: twin.name)
+@pytest.mark.parametrize("twin", THIN, ids=lambda twin: getattr(twin, "name", None))
 def test_a_state_of_optax_keeps_its_classes(twin: Twin):
     # As the carry of a scan must.
     params, tx = sized(twin), twin.make(gdjax)

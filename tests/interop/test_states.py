@@ -174,7 +174,7 @@ SIZED = jax.tree.map(lambda n: jax.ShapeDtypeStruct(n, "float32"), SHAPES, is_le
 
 
 # `flatten` keeps one vector: nothing to map, as in Optax; of `quantize_state` Optax would map the parts of codes.
-@every(lambda case: case.covers not in ("flatten", "quantize_state"))
+@every(lambda case: case.covers not in ("flatten", "quantize_state"), thin=4)
 def test_c24_c25_optax_maps_over_what_is_shaped_like_the_parameters(case: Case):
     # It calls init with a placeholder that has no leaves.
     tx = case.make()
