@@ -28,15 +28,21 @@ class Layer:
     bias: Any
 
 
-def swept(argument: str, few: int, many: int, condition: Callable[[Case], bool] = lambda case: True) -> Any:
-    """Parametrises a test over the cases: `SAMPLE` without wrappers with `few`, all in the slow sweeps with `many`."""
+def swept(
+    argument: str, few: int, many: int, condition: Callable[[Case], bool] = lambda case: True, but: Sequence[str] = ()
+) -> Any:
+    """Parametrises a test over the cases: `SAMPLE` without wrappers with `few`, all in the slow sweeps with `many`.
+
+    In `make test` it is not run for those in `but`.
+    """
+    others = (*WRAPPERS, *LONG, *but)
     return pytest.mark.parametrize(
         ("case", argument),
         [
             pytest.param(case, n, id=f"{case.name}-{n}", marks=[pytest.mark.slow] if n == many else [])
             for case in CASES
             for n in (few, many)
-            if condition(case) and (n == many or case.sampled and case.name not in (*WRAPPERS, *LONG))
+            if condition(case) and (n == many or case.sampled and case.name not in others)
         ],
     )
 

@@ -13,7 +13,7 @@ import pytest
 
 import gdjax
 from gdjax.numerics import at_least_float32
-from tests.cases import CASES, SAMPLE, Case, by_name, derived, every
+from tests.cases import CASES, LONG, SAMPLE, Case, by_name, derived, every
 from tests.trees import (
     Pair,
     assert_close,
@@ -94,7 +94,7 @@ def test_five_steps_are_one_trace(case: Case, kind: str):
     assert traces == 1
 
 
-@every(sampled=True)
+@every(sampled=True, but=LONG)
 def test_eager_equals_compiled(case: Case):
     tx, params = case.make(), random_tree(0)
     one_step = jax.jit(lambda params, state, g: tx.update(g, state, params))
@@ -143,7 +143,7 @@ def test_numbers_in_control_flow(case: Case, dtype: str):
             assert_close(got, steps(tx, params, gradients), rtol=16 * epsilon(dtype), atol=16 * epsilon(dtype))
 
 
-@every(lambda case: case.complex, thin=4)
+@every(lambda case: case.complex, thin=8)
 def test_complex_numbers(case: Case):
     tx, params, gradients, run = control_flow(case, "complex64")
     got = steps(tx, params, gradients[:2])
@@ -158,7 +158,7 @@ def stackable(x: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(x) if is_key(x) else x)
 
 
-@every(sampled=True)
+@every(sampled=True, but=LONG)
 def test_vmap_equals_a_loop(case: Case):
     tx, params = case.make(), random_tree(0, lead=(3,))
     gradients = [random_tree(seed, lead=(3,)) for seed in (1, 2)]
@@ -168,7 +168,7 @@ def test_vmap_equals_a_loop(case: Case):
     assert_close(jax.tree.map(stackable, batched), jax.tree.map(lambda *xs: np.stack(xs), *looped))
 
 
-@every()
+@every(thin=3)
 def test_a_fresh_state_has_memory_of_its_own(case: Case):
     # Or it could not be donated, with the parameters or without.
     params = random_tree(0)
@@ -196,7 +196,7 @@ def test_params_and_a_fresh_state_can_be_donated(case: Case):
         assert_close((params, state), wanted)
 
 
-@every()
+@every(thin=3)
 def test_init_takes_shapes(case: Case):
     tx, params = case.make(), random_tree(0, "bfloat16")
     wanted = jax.eval_shape(lambda: params)
@@ -204,7 +204,7 @@ def test_init_takes_shapes(case: Case):
     assert signature(tx.init(wanted)) == signature(tx.init(params))
 
 
-@every(sampled=True)
+@every(sampled=True, but=LONG)
 def test_extra_arguments_are_accepted(case: Case):
     tx, params, g = case.make(), random_tree(0), GRADIENTS[0]
     state = tx.init(params)
@@ -250,7 +250,7 @@ def contained(seed: int) -> Any:
     return flax.core.freeze({"chex": ChexParams(x=a, y=(b, None)), "flax": [flax_params]})
 
 
-@every(sampled=True)
+@every(sampled=True, but=LONG)
 def test_any_container_of_any_leaf(case: Case):
     tx, params, g = case.make(), contained(0), contained(1)
     state = tx.init(params)
@@ -264,7 +264,7 @@ def test_any_container_of_any_leaf(case: Case):
     assert_close(jax.tree.leaves(updates), tx.update(values, tx.init(plain), plain)[0])
 
 
-@every()
+@every(thin=4)
 def test_empty_trees(case: Case):
     tx = case.make()
     for empty in ({}, (), [], {"a": None}):
