@@ -147,6 +147,7 @@ def test_only_noise_leaves_the_stable_manifold_of_a_saddle():
     assert all(beside_it[name][-1] > 0.9 for name in names)
 
 
+@pytest.mark.slow  # as of the short examples
 @needs_pictures
 def test_digits_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     digits = importlib.import_module("digits")
@@ -157,6 +158,7 @@ def test_digits_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert (tmp_path / "loss.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow  # as of the short examples
 @needs_pictures
 def test_landscapes_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     importlib.import_module("landscapes").main(["--tiny", "--out", str(tmp_path)])

@@ -69,12 +69,16 @@ def whole(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
         return out, train(options(corpus, "--out", str(out)))
 
 
-def test_a_run_of_two_processes_is_killed_and_goes_on_in_four(
+def test_a_run_of_two_processes_is_killed_and_goes_on_in_one(
     corpus: str, whole: tuple[Path, list[float]], tmp_path: Path
 ):
-    o, out = options(corpus, "--processes", "2", "4"), tmp_path / "run"
-    first, second = (demonstration.one_life(PROGRAM, o, [corpus, "--tiny"], out, i) for i in (0, 1))
-    assert {row.processes for row in first} == {2} and {row.processes for row in second} == {4}
+    """In more than before: the slow test below, and the example itself, which compares the losses."""
+    o, out = options(corpus, "--processes", "2", "1"), tmp_path / "run"
+    first = demonstration.one_life(PROGRAM, o, [corpus, "--tiny"], out, 0)
+    written = [{path.parts[-3] for path in out.glob(f"checkpoints/*/run/ocdbt.process_{i}")} for i in (0, 1)]
+    train(options(corpus, "--out", str(out)))
+    second = losses.read(out)[len(first) :]
+    assert {row.processes for row in first} == {2} and {row.processes for row in second} == {1}
     # It was killed on the way, and what went on is the latest checkpoint or the one before it, which was being written.
     killed, went_on = first[-1].step, second[0].step - 1
     assert killed < 20 and went_on % o.checkpoint_every == 0 and killed - 2 * o.checkpoint_every <= went_on <= killed
@@ -82,11 +86,7 @@ def test_a_run_of_two_processes_is_killed_and_goes_on_in_four(
     for row in [*first, *second]:
         assert row.loss == pytest.approx(whole[1][row.step - 1], rel=1e-5)
     assert whole[1][-1] < whole[1][0] - 0.5
-    # Each process wrote its part.
-    parts = [out / "checkpoints" / "30" / "run" / f"ocdbt.process_{i}" / "d" for i in range(4)]
-    assert all(list(part.iterdir()) for part in parts)
-    # And back: one process takes what four have written.
-    assert train(options(corpus, "--out", str(out))) == []
+    assert all(str(went_on) in steps for steps in written)  # each process wrote its part
 
 
 @pytest.mark.slow

@@ -19,12 +19,11 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path: Path, capsys: pytest.C
     assert first == "started at step 0 of 60" and stopped.startswith("stopped at step 30: fingerprint ")
     again = run("stopped")
     assert again[0] == "resumed at step 30 of 60"
-    whole = run("whole")
+    # A finished run is not trained further, unless it is to start anew.
+    assert run("stopped") == ["resumed at step 60 of 60", *again[1:]]
+    whole = run("stopped", "--fresh")
     assert whole[0] == first and whole[1:] == again[1:]
     assert whole[1].startswith("finished at step 60: fingerprint ") and float(whole[2].split()[-1]) < 0.2
-    # A finished run is not trained further, unless it is to start anew.
-    assert run("whole") == ["resumed at step 60 of 60", *whole[1:]]
-    assert run("whole", "--fresh") == whole
 
 
 def test_what_a_kill_left_half_written_is_not_resumed_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -42,6 +42,7 @@ SHORT = {
 }
 
 
+@pytest.mark.slow  # that they run `make examples` asks of them; here it is what they print
 @pytest.mark.parametrize("name", SHORT)
 def test_it_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with relaxed():
