@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 import gdjax
 from gdjax.core import homes
 from gdjax.training import sharded_step as module
+from tests.support import slow
 from tests.trees import assert_close
 
 pytestmark = pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
@@ -25,6 +26,9 @@ WAYS = {
     "2": (2, 1, False),
     "as on a TPU": (8, 1, True),
 }
+# The programs differ in two ways: a loop over micro-batches under `shard_map`, or sums that the compiler makes.
+TWO_WAYS = "8 x 4", "as on a TPU"
+two_ways = pytest.mark.parametrize("way", [*TWO_WAYS, *slow(way for way in WAYS if way not in TWO_WAYS)])
 
 
 def mesh_of(devices: int, explicit: bool = False) -> Mesh:
@@ -104,7 +108,7 @@ def test_a_loss_that_is_no_mean_is_one_number_on_every_way(monkeypatch: pytest.M
     assert abs(of["8"][0] - divided(start(), batch())) > 0.1
 
 
-@pytest.mark.parametrize("way", WAYS)
+@two_ways
 def test_integers_add_up_and_floats_are_weighted_means(way: str, monkeypatch: pytest.MonkeyPatch):
     step = made(way, monkeypatch, with_aux, has_aux=True, weighted=True)
     (value, aux), _ = gradient_of(step, start(), batch())
@@ -118,7 +122,7 @@ def test_integers_add_up_and_floats_are_weighted_means(way: str, monkeypatch: py
     assert_close(aux["loss"], value, 1e-6, 0)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@two_ways
 @pytest.mark.parametrize("weighted", [True, False])
 def test_each_part_tells_its_own(weighted: bool, way: str, monkeypatch: pytest.MonkeyPatch):
     def loss(params: Any, rows: Any) -> Any:
@@ -150,7 +154,7 @@ def test_each_part_has_its_key_however_parts_are_dealt(raw: bool, monkeypatch: p
     assert len(np.unique(drawn["8 x 4"])) == 3 * 32
 
 
-@pytest.mark.parametrize("way", WAYS)
+@two_ways
 def test_a_part_of_weight_0_counts_nothing_whatever_it_is(way: str, monkeypatch: pytest.MonkeyPatch):
     def loss(params: Any, rows: Any) -> Any:
         total, weight = masked(params, rows)
@@ -199,7 +203,7 @@ def test_weights_are_one_number_more_in_the_one_reduction(monkeypatch: pytest.Mo
 
 def test_check_tells_what_differs_and_why(monkeypatch: pytest.MonkeyPatch):
     adam = gdjax.adam(1e-2)
-    for way in WAYS:
+    for way in TWO_WAYS:
         step = made(way, monkeypatch, lambda p, b: jnp.mean(of_rows(p, b)), adam)
         params, state = step.init(start())
         table = step.check(params, state, batch())
@@ -307,7 +311,7 @@ def test_homes_are_those_of_one_thread():
 
 @pytest.mark.parametrize("aux", ["reduce", "stack"])
 @pytest.mark.parametrize("explicit", [False, True])
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [*slow([1]), 2])
 def test_all_of_it_beside_tensor_parallel(parts: int, explicit: bool, aux: Any):
     """Weights, keys and aux where another axis divides the parameters."""
     kind = jax.sharding.AxisType.Explicit if explicit else jax.sharding.AxisType.Auto

@@ -106,9 +106,20 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+# In `make test` each layout has a method, and each method layouts of one axis and of two, automatic and explicit.
+ORDINARY = {
+    "sgd": ("data", "both", "one axis of both", "explicit", "explicit, tensor"),
+    "muon": ("data", "tensor", "fsdp", "parts", "explicit, both"),
+}
+
+
 @pytest.mark.parametrize(
-    "name", ["sgd", "muon", *(pytest.param(x, marks=pytest.mark.slow) for x in ("adamw", "clipped"))]
+    ("name", "layout"),
+    [
+        pytest.param(name, layout, marks=[] if layout in ORDINARY.get(name, ()) else [pytest.mark.slow])
+        for name in METHODS
+        for layout in LAYOUTS
+    ],
 )
 def test_the_updates_are_those_of_one_device(name: str, layout: str):
     tx = METHODS[name]()
@@ -155,8 +166,9 @@ def test_one_reduction_and_one_gather_of_each_divided_leaf_and_none_in_a_loop(pa
     assert_close(params, on_one_device(tx, 1)[0], 1e-5, 1e-6)
 
 
-@pytest.mark.parametrize("automatic, explicit", [("data", "explicit"), ("tensor", "explicit, tensor")])
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    ("name", "automatic", "explicit"), [("adamw", "data", "explicit"), ("muon", "tensor", "explicit, tensor")]
+)
 def test_explicit_axes_exchange_what_automatic_ones_do(name: str, automatic: str, explicit: str):
     found = []
     for layout in (automatic, explicit):
@@ -215,8 +227,10 @@ def mixed(params: Any, x: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("layout", ["data", "tensor", "fsdp", "explicit, both"])
-@pytest.mark.parametrize("preconditioning", ["frobenius", "aol"])
+@pytest.mark.parametrize(
+    ("layout", "preconditioning"),
+    [(layout, "frobenius") for layout in ("data", "tensor", "fsdp", "explicit, both")] + [("data", "aol")],
+)
 def test_what_is_left_of_stacks_shares_a_round(preconditioning: Any, layout: str):
     keys = jax.random.split(jax.random.key(2), 16)
     params = {
