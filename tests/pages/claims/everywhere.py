@@ -64,9 +64,9 @@ def norm_of_large_numbers(o: Any) -> float:
     return float(o.global_norm({"a": jnp.full(9, 1e20)}))
 
 
-@claim("`global_norm`", theirs=lambda x: x < 50, ours=near(100, 0.01))
+@claim("`global_norm`", theirs=lambda x: x < 17, ours=near(20, 0.01))
 def norm_of_many_numbers(o: Any) -> float:
-    return float(o.global_norm([jnp.ones((), "bfloat16")] * 10_000))
+    return float(o.global_norm([jnp.ones((), "bfloat16")] * 400))
 
 
 @claim("5. ", "gradient of another shape", theirs=(3,), ours=ValueError)
