@@ -142,8 +142,18 @@ def test_as_well_as_without_codes(way: str):
     assert coded < 1.5 * exact < 0.06
 
 
-@pytest.mark.parametrize("make", [gdjax.adam, gdjax.adabelief, gdjax.adan, gdjax.soap])
-@pytest.mark.parametrize("way", ["blocks", "4bits", "bfloat16"])
+SIZED = [gdjax.adam, gdjax.adabelief, gdjax.adan, gdjax.soap]
+SIZED_OTHERWISE = {("4bits", gdjax.adam), ("bfloat16", gdjax.adabelief)}
+
+
+@pytest.mark.parametrize(
+    ("way", "make"),
+    [
+        pytest.param(w, f, marks=[] if w == "blocks" or (w, f) in SIZED_OTHERWISE else [pytest.mark.slow])
+        for w in ("blocks", "4bits", "bfloat16")
+        for f in SIZED
+    ],
+)
 def test_gradients_of_any_size_give_updates_of_the_length_of_float32(way: str, make: Any):
     """Neither moments nor squares end before the others: that would lengthen or shorten the updates."""
     params = {"w": jnp.zeros((64, 16)), "n": jnp.zeros((63, 8)), "b": jnp.zeros(16)}
@@ -427,7 +437,7 @@ def test_kronecker_factors():
 
     def after(tx: Any) -> Any:
         state, step = tx.init(params), jax.jit(tx.update)
-        for _ in range(6):
+        for _ in range(4):
             state = step(g, state, params)[1]
         return [np.asarray(formats.decoded(gdjax.tree.get(state, field))["96x128"]) for field in ("L", "R")]
 

@@ -1,5 +1,6 @@
 """What a step costs, in figures that do not depend on the machine's mood: temporaries, equations, traces."""
 
+import functools
 import re
 
 import jax
@@ -40,6 +41,11 @@ def traced(tx, tree=TREE):
     return jax.jit(step, donate_argnums=(0, 1)).trace(tree, jax.eval_shape(tx.init, tree), tree)
 
 
+@functools.cache
+def compiled(name):
+    return traced(ALL[name]).lower().compile()
+
+
 # What they make of the gradient, their slots and the parameters both need; they compute it twice.
 REPEATED = {
     "adadelta": gdjax.adadelta(1.0),
@@ -65,8 +71,7 @@ def test_a_donated_step_keeps_no_copy_of_the_parameters(name, request):
     if jax.__version_info__ < (0, 6):
         reason = "this XLA copies what a loop reads"
         request.applymarker(pytest.mark.xfail("clip" in name, reason=reason, strict=True))
-    temporary = traced((RECIPES | REPEATED | INFERRED)[name]).lower().compile().memory_analysis().temp_size_in_bytes
-    assert temporary <= 0.01 * BYTES
+    assert compiled(name).memory_analysis().temp_size_in_bytes <= 0.01 * BYTES
 
 
 GUARDED = gdjax.apply_if_finite(gdjax.adamw(1e-3), 5, check_outputs=False)
@@ -172,7 +177,7 @@ def test_a_finite_guard_keeps_at_most_a_byte_for_each_element(outputs, most):
 # gradients reads them once more.
 # Adadelta computes its direction for the parameters (20) and again for the average of its squares (16). Prodigy reads
 # g, x_0 and x for an inner product (12), and what a step has added to the sum of gradients for its size (4).
-ALL = RECIPES | REPEATED | {"prodigy": gdjax.contrib.prodigy()}
+ALL = RECIPES | REPEATED | INFERRED | {"prodigy": gdjax.contrib.prodigy()}
 ALL |= {"gradient guard": GUARDED}
 MOST = {"momentum": 24, "adagrad": 28, "rmsprop": 28, "lion": 28, "adam": 40, "gradient guard": 44}
 MOST |= {"adadelta": 48, "schedule-free SGD": 28, "prodigy": 68}
@@ -181,7 +186,7 @@ MOST |= {"adadelta": 48, "schedule-free SGD": 28, "prodigy": 68}
 @pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA counts bytes otherwise")
 @pytest.mark.parametrize("name", MOST)
 def test_bytes_per_parameter(name):
-    accessed = traced(ALL[name]).lower().compile().cost_analysis()["bytes accessed"]
+    accessed = compiled(name).cost_analysis()["bytes accessed"]
     assert accessed <= 1.001 * MOST[name] * BYTES / 4
 
 
