@@ -78,7 +78,14 @@ def points(tx: Any, leaf: str, dtype: str) -> Any:
         return np.asarray(jax.jit(lambda x: jax.lax.scan(step, (x, tx.init(x)), noise)[1])(x))
 
 
-@pytest.mark.parametrize(("run", "leaf", "dtype"), CASES)
+# In float32 Adafactor has another eps; the others are as in float64 but for rounding.
+RARE = [dtype == "float32" and not run.startswith("adafactor") for run, _, dtype in CASES]
+
+
+@pytest.mark.parametrize(
+    ("run", "leaf", "dtype"),
+    [pytest.param(*x, marks=[pytest.mark.slow] * rare) for x, rare in zip(CASES, RARE, strict=True)],
+)
 def test_torch(run, leaf, dtype):
     eps = {"eps": DOUBLE} if dtype == "float64" else {}
     with oracles.precision(dtype):

@@ -122,7 +122,8 @@ def trajectory(tx, leaf, start):
     return np.asarray(points)[KEPT - 1]
 
 
-@pytest.mark.parametrize("run, leaf", CASES)
+# A square matrix is on neither side what a tall and a wide one are: `make test` has those two.
+@pytest.mark.parametrize("run, leaf", [pytest.param(*x, marks=[pytest.mark.slow] * (x[1] == "square")) for x in CASES])
 def test_the_authors_points(run, leaf):
     noise = GOLDEN.get(f"{run}/{leaf}:Q0")
 

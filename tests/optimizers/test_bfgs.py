@@ -220,7 +220,7 @@ def test_rosenbrock_within_bounds(name: str):
         assert np.isin(theirs.x, upper).any()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", *slow(["float16"])])
 def test_rounding_does_not_leave_the_bounds(dtype: str):
     """Bounds that no number of few bits is near to, from points far from them."""
     rng = np.random.default_rng(0)
@@ -437,7 +437,7 @@ def test_state_is_a_fixed_point(name: str):
         assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
 
 
-@pytest.mark.parametrize("bounds", [None, (0.0, 1.0)])
+@pytest.mark.parametrize("bounds", [None, *slow([(0.0, 1.0)])])
 def test_a_step_is_one_product_and_one_pass_in_place(bounds: Any):
     tx, x = scale_by_ssbroyden(bounds=bounds), jnp.ones(64)
     state = tx.init(x)
