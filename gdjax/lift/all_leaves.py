@@ -1,8 +1,8 @@
 """One pass over the leaves: the rules of a chain applied to each leaf in turn."""
 
 import contextlib
-import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,9 +11,9 @@ from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.types import Params, Updates
 from gdjax.lift import meetings, rule_checks
-from gdjax.lift.one_leaf import kernel_of
+from gdjax.lift.meetings import Asked
+from gdjax.lift.one_leaf import Done, kernel_of
 from gdjax.lift.running import Leaves, Running, leaves_of, opened
-from gdjax.lift.trace import Traced
 from gdjax.xla.write_order import LARGE, after, outlet, written
 
 Array = jax.Array
@@ -69,84 +69,86 @@ def check(running: Sequence[Running], leaves: Leaves) -> None:
 
 def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
     """The update of each leaf; the rules get their new slots and numbers."""
-    works = {i: _Work(active, leaves, i) for i in range(len(leaves.gs)) if (active := _active(running, leaves, i))}
+    turns = _Turns()
+    works = {
+        i: _Work(active, leaves, i, turns) for i in range(len(leaves.gs)) if (active := _active(running, leaves, i))
+    }
     meetings.hold(list(works.values()))
-    directions, before, found = list(leaves.gs), None, dict[Any, Any]()
+    directions = list(leaves.gs)
     for i, work in works.items():
-        directions[i], before = work.apply(before, found)
+        directions[i] = work.done()
     widest = sorted(works.values(), key=lambda work: work.arguments[0].dtype.itemsize)
     for (r, field), x in ((at, x) for work in widest for at, x in work.numbers.items()):
         running[r].shared = running[r].shared | {field: x}
     return directions
 
 
+@dataclass
+class _Turns:
+    """Large leaves in turn: an array that one keeps on the way then lies where that of the one before was."""
+
+    before: Array | None = None  # what the next one waits for
+
+
 class _Work:
     """What is done for one leaf."""
 
-    def __init__(self, active: list[Running], leaves: Leaves, i: int):
-        self.active, self.leaves, self.i = active, leaves, i
+    def __init__(self, active: list[Running], leaves: Leaves, i: int, turns: _Turns):
+        self.active, self.leaves, self.i, self.turns = active, leaves, i, turns
         self.where, self.labels = leaves.where(i), {r.place: r.rule.label for r in active}
         self.to, self.selection = outlet()
-        self.met, self.numbers = list[Array](), dict[tuple[int, str], Array]()
-        self.early = list[Array]()  # the new slots that were written before a meeting
+        self.places, self.results = list[meetings.Place](), list[list[Array]]()
+        self.found: Asked | Done | None = None
         self.rules = kernel_of(tuple(r.kernel(i) for r in active), self.to, leaves.axes)
         rest = [list(xs) for xs in zip(*(r.arguments(i) for r in active), strict=True)]
         self.arguments = [leaves.gs[i], leaves.ps[i], *rest]
 
-    @property
-    def meetings(self) -> Sequence[meetings.Meeting]:
-        """Those that its rules call."""
-        return self.traced.meetings
+    def asked(self) -> Asked | None:
+        if self.found is None:
+            with self.blamed():
+                self.found = self._run()
+        return self._at(self.found) if isinstance(self.found, Asked) else None
 
-    @functools.cached_property
-    def traced(self) -> Traced:
-        with self.blamed():
-            traced = self.rules.traced(tuple(self.arguments))
-        if traced.waits is not None:
-            raise rule_checks.ReadsUpdates(self.active[traced.waits].place)
-        return traced
+    def _at(self, asked: Asked) -> Asked:
+        """With the rule's place in the pass, not among those of the leaf."""
+        place = asked.meeting.place
+        return asked._replace(meeting=asked.meeting._replace(place=place._replace(rule=self.active[place.rule].place)))
 
-    def brought(self, meeting: int) -> list[Array]:
-        with self.blamed():
-            operands, early = self.rules.brought(meeting, self.met, *self.arguments)
-        self.early += early
-        return operands
+    def told(self, place: meetings.Place, results: list[Array]) -> None:
+        self.places.append(place._replace(rule=[r.place for r in self.active].index(place.rule)))
+        self.results.append(results)
+        self.found = None
 
-    def apply(self, before: Array | None, found: dict[Any, Any]) -> tuple[Array, Array | None]:
-        """The update, and what the next large leaf waits for; this one waits for `before`.
-
-        Args:
-          found: what leaves have in common, computed at the first of a kind.
-        """
+    def _run(self) -> Asked | Done:
         g, p, *rest = self.arguments
-        with self.blamed():
-            # A large array that a leaf keeps on the way then lies where that of the leaf before was.
-            in_turn = self.to is not None and g.size > LARGE and self.traced.plan.keeps
-            g = after(before, g) if in_turn and before is not None else g
-            chosen = None if self.selection is None else self.selection.chosen
-            g, news = self.rules([*self.met, *self.early], self.common(found), chosen, g, p, *rest)
+        chosen = None if self.selection is None else self.selection.chosen
+        large = self.to is not None and g.size > LARGE and not self.places
+        in_turn = large and self.rules.keeps(self.places, self.results, *self.arguments)
+        if in_turn and self.turns.before is not None:
+            g = after(self.turns.before, g)
+        found = self.rules(self.places, self.results, chosen, g, p, *rest)
+        if in_turn and isinstance(found, Done):
+            self.turns.before = written(self.to, p, found.update)
+        return found
+
+    def done(self) -> Array:
+        """The update; the rules get their new slots."""
+        assert isinstance(self.found, Done)
+        update, news, numbers = self.found
         if self.selection is not None:
-            results = [g, *jax.tree.leaves(news)]
-            self.selection.note(results[loop.index] for loop in self.traced.plan.loops)
+            self.selection.note([update, *jax.tree.leaves(news)])
         for r, new in zip(self.active, news, strict=True):
             r.slots[self.i] = new
-        return g, written(self.to, p, g) if in_turn else before
-
-    def common(self, found: dict[Any, Any]) -> list[Array]:
-        """What the leaf has in common with others, and the new numbers of its rules."""
-        key, compute = self.rules.shared(self.met, *self.arguments)
-        if key not in found:
-            found[key] = compute()
-        values, end = found[key], len(self.traced.common)
-        numbers = zip(self.traced.numbers, values[end:], strict=True)
-        self.numbers = {(self.active[rule].place, name): x for (rule, name), x in numbers}
-        return values[:end]
+        self.numbers = {(self.active[rule].place, name): x for (rule, name), x in numbers.items()}
+        return update
 
     @contextlib.contextmanager
     def blamed(self) -> Iterator[None]:
         """Adds to an error which rule raised it, and for which leaf."""
         try:
             yield
+        except rule_checks.ReadsUpdates as e:
+            raise rule_checks.ReadsUpdates(self.active[e.index].place) from None
         except rule_checks.NoParameter as e:
             raise self.leaves.no_parameter(self.active[e.index].rule.label, self.i) from e
         except (ValueError, TypeError) as e:

@@ -6,12 +6,12 @@ call in its middle, as that function calls `jax.lax.psum`:
     n = sqrt(total(sum_sq(g)))        the norm of all gradients
     return g / n, s
 
-In the trace of a rule such a call is one equation. `cut` takes these out: their results become inputs of the rule. So
-the lift computes first what each leaf brings to the first meeting, then what comes of it, and so on; the rest of the
-rule is one pass as ever (`lift/one_leaf`). A rule that is called by itself has one leaf.
+The lift first runs the rules of a leaf up to such a call, which then ends the run with what the leaf brings to the
+meeting (`Suspended`). From what all leaves bring it computes the results, and runs the rules once more, from their
+beginning: the call now returns, and they go on past it. A compiler merges what is so computed twice. A rule that is
+called by itself has one leaf.
 
-Leaves may bring whole arrays, each as many as it likes, and get others (`matrices/together`). New slots that do not
-wait for that are written with what a leaf brings, by the same function: the rest of the rule finds them.
+Leaves may bring whole arrays, each as many as it likes, and get others (`matrices/together`).
 """
 
 import contextlib
@@ -22,8 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
-from jax.interpreters import ad, batching, mlir
+from jax.extend.core import get_opaque_trace_state
 
 from gdjax import numerics
 from gdjax.core import callers, meshes
@@ -31,9 +30,6 @@ from gdjax.tree import euclidean, sums
 from gdjax.xla.reads import original
 
 Array = jax.Array
-
-meet_p = Primitive("gdjax_meet")
-meet_p.multiple_results = True
 
 
 def total(x: Array) -> Array:
@@ -118,7 +114,10 @@ def _reduced(name: str, f: Callable[[list[Array]], Array], x: Array, group: Hash
     def of_leaves(leaves: list[Brought], common: list[Array]) -> list[list[Array]]:
         return [[f([leaf.arrays[0] for leaf in leaves])]] * len(leaves)
 
-    return meet(name, of_leaves, [x], group=group, alike=True)[0]
+    (y,) = meet(name, of_leaves, [x], group=group, alike=True)
+    return (
+        y if y.dtype == x.dtype else y.astype(jax.eval_shape(lambda x: f([x]), x).dtype)
+    )  # in trees of several dtypes
 
 
 class Place(NamedTuple):
@@ -141,40 +140,85 @@ Met = Callable[[list[Brought], list[Array]], list[list[Array]]]  # from this and
 
 
 class Meeting(NamedTuple):
-    """A meeting in the trace of the rules for one leaf."""
+    """A call at which leaves meet, as one of them makes it."""
 
     place: Place
     f: Met
     own: Any  # see `Brought`
     common: int  # how many of the operands, the last ones, are common to all leaves
     alike: bool  # whether the results are the same for all leaves of a group; of whole arrays they are then a norm
-    operands: list[Any]
-    results: list[Any]
 
 
-class Calls:
-    """The meetings that rules call while they are traced, in their order."""
+class Suspended(BaseException):
+    """A rule has come to a meeting whose results are not there yet. No rule is to catch it."""
 
-    def __init__(self, axes: frozenset[str]):
-        self.rule, self.places = 0, list[Place]()
-        self.axes = axes  # of a `shard_map`, over which any leaf varies: what comes of a meeting varies over all
+    def __init__(self, meeting: Meeting, operands: list[Array]):
+        self.meeting, self.operands = meeting, operands
 
 
-_calls: contextvars.ContextVar[Calls | None] = contextvars.ContextVar("gdjax_meetings", default=None)
+@jax.tree_util.register_pytree_node_class
+class Asked(NamedTuple):
+    """What a leaf brings to a meeting: returned in the place of the update."""
+
+    meeting: Meeting
+    operands: list[Array]
+
+    def tree_flatten(self) -> tuple[tuple[list[Array]], Meeting]:
+        return (self.operands,), self.meeting
+
+    @classmethod
+    def tree_unflatten(cls, meeting: Meeting, children: tuple[list[Array]]) -> "Asked":
+        return cls(meeting, *children)
+
+
+class Replay:
+    """A run of the rules of one leaf, in which some meetings have been held.
+
+    Args:
+      places: those that were held, in the order in which the rules call them.
+      results: what came of each.
+      axes: of a `shard_map`, over which any leaf varies: what comes of a meeting varies over all.
+    """
+
+    def __init__(self, places: Sequence[Place], results: Sequence[list[Array]], axes: frozenset[str]):
+        self.rule, self.axes, self.trace = 0, axes, get_opaque_trace_state(convention="nnx")
+        self.held = iter(list(zip(places, results, strict=True)))
+
+    def results(self, meeting: Meeting, operands: Sequence[Array]) -> list[Array]:
+        """What has come of a meeting.
+
+        Raises:
+          Suspended: nothing yet.
+        """
+        place, name = meeting.place, meeting.place.name
+        if get_opaque_trace_state(convention="nnx") != self.trace:
+            raise TypeError(f"gdjax.{name}: call it in the rule itself, in no condition, loop or jitted function of it")
+        known = next(self.held, None)
+        if known is None:
+            raise Suspended(meeting, meshes.varying(list(operands), self.axes))
+        if known[0] != place:
+            raise TypeError(
+                f"gdjax.{name}, called at {place.line}: before, the rule called gdjax.{known[0].name} at "
+                f"{known[0].line}; it is run once for each meeting, and must do the same up to it"
+            )
+        return meshes.varying(known[1], self.axes)
+
+
+_replay: contextvars.ContextVar[Replay | None] = contextvars.ContextVar("gdjax_replay", default=None)
 
 
 @contextlib.contextmanager
-def noted(calls: Calls) -> Iterator[None]:
-    token = _calls.set(calls)
+def replayed(replay: Replay) -> Iterator[Replay]:
+    token = _replay.set(replay)
     try:
-        yield
+        yield replay
     finally:
-        _calls.reset(token)
+        _replay.reset(token)
 
 
 def meet(
-    name: str, f: Met, xs: Sequence[Array], common: Sequence[Array] = (), own: Any = None,
-    like: Sequence[Array] | None = None, group: Hashable = None, alike: bool = False,
+    name: str, f: Met, xs: Sequence[Array], common: Sequence[Array] = (), own: Any = None, group: Hashable = None,
+    alike: bool = False,
 ) -> list[Array]:  # fmt: skip
     """What comes of the meeting of all leaves for this one.
 
@@ -183,43 +227,14 @@ def meet(
       xs: what this leaf brings.
       common: what is the same for all leaves, and taken from one.
       own: what the leaf tells of itself beside arrays.
-      like: arrays of the types of the results; without it f is traced for them.
       group: leaves meet those of their group.
       alike: whether the results are the same for all of them.
     """
-    operands, one = [*xs, *common], None
-    if (calls := _calls.get()) is not None:
-        calls.places.append(Place(calls.rule, name, callers.line(__file__), group))
-        operands, like = meshes.varying(operands, calls.axes), meshes.varying(like, calls.axes)
-    params = {"f": f, "own": own, "common": len(common)}
-    if calls is None or like is None:
-        one = jax.make_jaxpr(lambda *xs: _of_one(*xs, one=None, **params))(*operands)
-    types = one.out_avals if like is None and one is not None else map(meshes.type_of, like or ())
-    return meet_p.bind(*operands, **params, one=one, types=tuple(types), alike=alike)
-
-
-def _of_one(*xs: Array, f: Met, own: Any, common: int, one: ClosedJaxpr | None, **_: Any) -> list[Array]:
-    if one is not None:
-        return jaxpr_as_fun(one)(*xs)
-    number = len(xs) - common
-    return f([Brought(list(xs[:number]), own)], list(xs[number:]))[0]
-
-
-def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
-    return jax.jvp(lambda *xs: _of_one(*xs, **params), tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
-
-
-def _batched(xs: Sequence[Any], axes: Sequence[int | None], **params: Any) -> Any:
-    ys = jax.vmap(lambda *xs: _of_one(*xs, **params), [a if a is None else int(a) for a in axes])(*xs)
-    return ys, [0] * len(ys)
-
-
-# Of a rule that is called by itself.
-meet_p.def_impl(_of_one)
-meet_p.def_abstract_eval(lambda *xs, types, **_: types)
-mlir.register_lowering(meet_p, mlir.lower_fun(_of_one, multiple_results=True))
-ad.primitive_jvps[meet_p] = _jvp
-batching.primitive_batchers[meet_p] = _batched
+    replay = _replay.get()
+    if replay is None:  # a rule that is called by itself
+        return f([Brought(list(xs), own)], list(common))[0]
+    place = Place(replay.rule, name, callers.line(__file__), group)
+    return replay.results(Meeting(place, f, own, len(common), alike), [*xs, *common])
 
 
 # `(key, meeting, brought, common)` to the results by leaf; the key tells a meeting from others of the same update.
@@ -247,15 +262,13 @@ class Leaf(Protocol):
 
     where: str  # in errors
     labels: dict[int, str]  # of the rules that apply to it, by their place in the pass
-    met: list[Array]  # what has come of its meetings so far
 
-    @property
-    def meetings(self) -> Sequence[Meeting]:
-        """Those that its rules call."""
+    def asked(self) -> Asked | None:
+        """What it brings to the next meeting, given what has come of those before; None if there is no other."""
         ...
 
-    def brought(self, meeting: int) -> list[Array]:
-        """The operands of one."""
+    def told(self, place: Place, results: list[Array]) -> None:
+        """Adds what has come of that meeting."""
         ...
 
     def blamed(self) -> contextlib.AbstractContextManager[None]:
@@ -264,55 +277,47 @@ class Leaf(Protocol):
 
 
 def hold(leaves: Sequence[Leaf]) -> None:
-    """Holds all meetings, one after the other: adds what comes of each to what the leaves have met.
+    """Holds all meetings, one after the other, and tells the leaves what comes of each.
 
     Raises:
       TypeError: a rule calls for other meetings on one leaf than on another.
     """
     answer = _answer.get()
     number = 0 if answer is None else next(answer[1])
-    of_rules: dict[int, list[tuple[Leaf, list[int]]]] = {}
-    for leaf in leaves:
-        meetings = leaf.meetings
-        for n, rule in enumerate(leaf.labels):
-            mine = [i for i, m in enumerate(meetings) if m.place.rule == n]
-            of_rules.setdefault(rule, []).append((leaf, mine))
-    for rule, there in sorted(of_rules.items()):
-        _check_equal(rule, there)
-        for call, at_once in enumerate(zip(*(mine for _, mine in there), strict=True)):
-            groups: dict[Hashable, list[tuple[Leaf, int]]] = {}
-            for (leaf, _), i in zip(there, at_once, strict=True):
-                groups.setdefault(leaf.meetings[i].place.group, []).append((leaf, i))
-            for name, group in groups.items():
-                _meet(group, None if answer is None else answer[0], (number, rule, call, name))
+    calls: dict[int, int] = {}  # of each rule so far
+    while there := [(leaf, asked) for leaf in leaves if (asked := leaf.asked()) is not None]:
+        rule = min(asked.meeting.place.rule for _, asked in there)
+        own = [leaf for leaf in leaves if rule in leaf.labels]
+        there = [(leaf, asked) for leaf, asked in there if asked.meeting.place.rule == rule]
+        _check_equal(rule, own, there)
+        groups: dict[Hashable, list[tuple[Leaf, Asked]]] = {}
+        for leaf, asked in there:
+            groups.setdefault(asked.meeting.place.group, []).append((leaf, asked))
+        calls[rule] = calls.get(rule, -1) + 1
+        for name, group in groups.items():
+            _meet(group, None if answer is None else answer[0], (number, rule, calls[rule], name))
 
 
-def _meet(there: Sequence[tuple[Leaf, int]], answer: Answer | None, key: Hashable) -> None:
-    meetings = [leaf.meetings[i] for leaf, i in there]
-    lists = [leaf.brought(i) for leaf, i in there]
-    ends = [len(xs) - m.common for m, xs in zip(meetings, lists, strict=True)]
-    brought = [Brought(xs[:end], m.own) for m, xs, end in zip(meetings, lists, ends, strict=True)]
-    common = [xs[end:] for xs, end in zip(lists, ends, strict=True)]
+def _meet(there: Sequence[tuple[Leaf, Asked]], answer: Answer | None, key: Hashable) -> None:
+    meetings = [asked.meeting for _, asked in there]
+    ends = [len(asked.operands) - m.common for m, (_, asked) in zip(meetings, there, strict=True)]
+    brought = [Brought(asked.operands[:end], asked.meeting.own) for end, (_, asked) in zip(ends, there, strict=True)]
+    common = [asked.operands[end:] for end, (_, asked) in zip(ends, there, strict=True)]
     widest = max(common, key=lambda xs: sum(x.dtype.itemsize for x in xs))  # in trees of several dtypes
     with there[0][0].blamed():
         results = meetings[0].f(brought, widest) if answer is None else answer(key, meetings[0], brought, widest)
     for (leaf, _), m, ys in zip(there, meetings, results, strict=True):
-        for y, v in zip(ys, m.results, strict=True):
-            leaf.met.append(y if y.dtype == v.aval.dtype else y.astype(v.aval.dtype))
+        leaf.told(m.place, list(ys))
 
 
-def _check_equal(rule: int, there: Sequence[tuple[Leaf, list[int]]]) -> None:
-    """Raises unless the leaves are at the same calls of a rule."""
-
-    def calls(leaf: Leaf, mine: list[int]) -> str:
-        found = [leaf.meetings[i].place for i in mine]
-        return ", ".join(f"gdjax.{place.name} at {place.line}" for place in found) or "nothing"
-
-    first = calls(*there[0])
-    other = next((x for x in there if calls(*x) != first), None)
+def _check_equal(rule: int, leaves: Sequence[Leaf], there: Sequence[tuple[Leaf, Asked]]) -> None:
+    """Raises unless all leaves that a rule applies to are at the same call of it."""
+    call = lambda asked: f"gdjax.{asked.meeting.place.name} at {asked.meeting.place.line}"  # noqa: E731
+    calls = {id(leaf): call(asked) for leaf, asked in there}
+    found = [(leaf, calls.get(id(leaf), "nothing")) for leaf in leaves]
+    (first, mine), other = found[0], next((x for x in found if x[1] != found[0][1]), None)
     if other is not None:
-        leaf, label = there[0][0], there[0][0].labels[rule]
         raise TypeError(
-            f"{label}: the rule calls {first} for {leaf.where}, and {calls(*other)} for {other[0].where}: all arrays "
-            "of the tree must meet at the same calls"
+            f"{first.labels[rule]}: the rule calls {mine} for {first.where}, and {other[1]} for {other[0].where}: all "
+            "arrays of the tree must meet at the same calls"
         )

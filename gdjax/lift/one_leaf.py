@@ -1,34 +1,48 @@
 """One leaf: the jitted function that applies a row of rules to one array."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
-from gdjax.core import meshes
-from gdjax.lift.trace import Kernel, Traced, trace
-from gdjax.xla import write_order
-from gdjax.xla.facts import Evaluation
-from gdjax.xla.late_nan import nan_where_not_finite
-from gdjax.xla.loops import UPDATE
+from gdjax import numerics
+from gdjax.core import homes, meshes
+from gdjax.core.codec import Codec
+from gdjax.lift import rule_checks
+from gdjax.lift.meetings import Asked, Place, Replay, Suspended, replayed
+from gdjax.xla import reads, write_order
+from gdjax.xla.loops import inputs_of, keeps, loops_of
 
 Array = jax.Array
+Numbers = dict[tuple[int, str], Any]  # new values of fields that are one number, by rule of the pass and name
 
-# What a trace depends on beside the types of its arguments.
-CONTEXT = (
-    "jax_enable_x64 jax_numpy_dtype_promotion jax_numpy_rank_promotion jax_default_matmul_precision "
-    "jax_default_prng_impl"
-).split()
+
+class Kernel(NamedTuple):
+    """What decides the function of a rule: equal kernels share it."""
+
+    name: str
+    rule: Callable[..., tuple[Array, Any]]
+    State: Any
+    constants: tuple[tuple[str, type, Any], ...]
+    codecs: tuple[tuple[str, Codec], ...] = ()  # of the fields that are kept as codes
+    wraps: bool = False  # the rule is one of a wrapper, which gets the gradient beside the update
+    per_leaf: tuple[str, ...] = ()  # arguments by name that leaves do not share
+    stay: tuple[int, ...] = ()  # the slots that stay as they began
+
+
+class Done(NamedTuple):
+    """What the rules make of a leaf."""
+
+    update: Array
+    slots: Any  # of each rule the new ones
+    numbers: Numbers
 
 
 class OneLeaf:
     """Rules applied to one leaf, in one function that leaves alike share; called with their counts after this update.
-
-    The rules are traced first, by themselves: the trace shows in which order their results are best written, at which
-    calls leaves meet, and what is computed once for all leaves.
 
     Args:
       to: where the update goes, see `gdjax.xla.write_order.bound_for`.
@@ -37,113 +51,223 @@ class OneLeaf:
 
     def __init__(self, kernels: tuple[Kernel, ...], to: str | None, axes: frozenset[str] = frozenset()):
         self.kernels, self.to, self.axes = kernels, to, axes
-        self.known: dict[Any, Traced] = {}  # by the types of the arguments
 
-        def apply(given: Any, g: Array, p: Array | None, slots: Any, *rest: Any) -> tuple[Array, Any]:
+        def apply(context: Any, *given: Any) -> Done | Asked:
+            _, _, g, _, slots, *_ = given
             # A state that is divided otherwise than its parameter (see `gdjax.state_sharding`) a rule cannot know of.
-            if meshes.divided_otherwise(slots, g):
-                return meshes.partitioned(self.apply, (g, slots), given, g, p, slots, *rest)
-            return self.apply(given, g, p, slots, *rest)
+            applied = self._divided if meshes.divided_otherwise(slots, g) else self._apply
+            return applied(context, *given)
 
         apply.__name__ = "_".join(k.name for k in kernels)[:80]
-        self.call = jax.jit(apply)
+        self.call = jax.jit(apply, static_argnums=0)
+        self.rules = jax.jit(self._rules, static_argnums=0)
 
     def __call__(
-        self, met: list[Array], common: list[Array], chosen: Array | None, *arguments: Any
-    ) -> tuple[Array, Any]:
-        """The update and the new slots.
+        self, places: Sequence[Place], results: Sequence[list[Array]], chosen: Array | None, *arguments: Any
+    ) -> Done | Asked:
+        """What the rules make of a leaf, or what it brings to the next meeting.
 
         Args:
-          met: what has come of the meetings, and the slots that were written before them.
-          common: the values of `Traced.common`.
-          chosen: of a selection, if what is written in the order of loops is to be selected by it.
+          places, results: the meetings that were held, and what came of them.
+          chosen: of a selection, if what is written is to be selected by it.
+          arguments: the gradient, the parameter, and by rule the slots, the count, the numbers, the hyperparameters
+            that are no constants, and the gradient that came into a wrapper.
         """
-        return self.call((met, common, chosen), *arguments)
+        return self.call((tuple(places), homes.mesh()), list(results), chosen, *arguments)
 
-    def brought(self, meeting: int, met: list[Array], *arguments: Any) -> tuple[list[Array], list[Array]]:
-        """The operands of a meeting, given what has come of those before it, and the slots written with them."""
-        traced, (g, _, slots, *_) = self.traced(arguments), arguments
-        inputs = [*jax.tree.leaves(arguments), *met]
-        if not meshes.divided_otherwise(slots, g):
-            return traced.brought(meeting, inputs)
-        types = [v.aval for v in traced.meetings[meeting].operands]
-        olds = jax.tree.leaves(slots)
-        like = [g if x.shape == g.shape else None for x in types], [olds[i] for i in traced.early.get(meeting, [])]
-        # The rules are traced again, with arrays that are not divided.
-        return meshes.partitioned(lambda met, *arguments: self.brought(meeting, met, *arguments), like, met, *arguments)
+    def keeps(self, places: Sequence[Place], results: Sequence[list[Array]], *arguments: Any) -> bool:
+        """Whether the rules keep an array of the size of the leaf on the way; see `gdjax.xla.loops.keeps`."""
+        if meshes.divided_otherwise(arguments[2], arguments[0]):
+            return False
+        traced = self.rules.trace((tuple(places), homes.mesh()), list(results), *arguments)
+        return keeps(traced.jaxpr, arguments[0].size)
 
-    def shared(self, met: list[Array], *arguments: Any) -> tuple[Any, Callable[[], list[Array]]]:
-        """What decides the values that leaves have in common, and these with the new numbers; see `Traced.found`."""
-        traced, (g, _, slots, *_) = self.traced(arguments), arguments
-        inputs = [*jax.tree.leaves(arguments), *met]
-        shared = [inputs[i] for i in traced.shared]
-        if not traced.common and not traced.numbers:
-            return None, list
-        key = traced.found, *map(id, shared)
-        if not meshes.divided_otherwise(slots, g):
-            return key, lambda: traced.found(*shared)
-        like = [None] * (len(traced.common) + len(traced.numbers))
-        return key, lambda: meshes.partitioned(lambda xs, *_: traced.found(*xs), like, shared, g, slots)
+    def _rules(self, context: Any, results: list[list[Array]], *arguments: Any) -> Done | Asked:
+        """The rules one after the other."""
+        with replayed(Replay(context[0], results, self.axes)) as replay:
+            try:
+                return _applied(self.kernels, replay, *arguments)
+            except Suspended as e:
+                return Asked(e.meeting, e.operands)
 
-    def apply(self, given: tuple[list[Array], list[Array], Array | None], *arguments: Any) -> tuple[Array, Any]:
-        _, p, slots, *_ = arguments
-        traced, (met, common, chosen) = self.traced(arguments), given
-        values = Evaluation.of(traced.closed, [*jax.tree.leaves(arguments), *met])
-        values.known.update(zip(traced.common, common, strict=True))
-        olds, structure = jax.tree.flatten(slots)
-        written = {loop.index for loop in traced.plan.loops}
-        results: dict[int, Any] = {i: None if i in written else values.output(i) for i in range(1 + len(olds))}
-        for loop in traced.plan.loops:
-            memory = lambda i: write_order.written(self.to, p, results[i]) if i == UPDATE else results[i]  # noqa: E731
-            firsts = [memory(i) for i in loop.waits]
-            if loop.again:
-                wait = functools.partial(_waiting, firsts or [results[i] for i in loop.uses])
-                x = values.anew(loop.index, loop.uses, wait)
-            else:
-                x = _waiting(firsts, values.output(loop.index))
-            if loop.index in traced.late:
-                x = nan_where_not_finite(x, *map(values.value, traced.late[loop.index]))
+    def _apply(self, context: Any, results: list[list[Array]], chosen: Array | None, *arguments: Any) -> Done | Asked:
+        found = self.rules(context, results, *arguments)
+        closed = self.rules.trace(context, results, *arguments).jaxpr
+        leaves, structure = jax.tree.flatten((results, *arguments))
+        places = structure.unflatten(range(len(leaves)))
+        if isinstance(found, Asked):
+            meeting, number = found.meeting, len(found.operands)
+            self._check_waits(context, results, meeting.place, arguments)
+            what = f"an argument by name of gdjax.{meeting.place.name}"
+            common = {i: (meeting.place.rule, what) for i in range(number - meeting.common, number)}
+            self._check_numbers(closed, common, places)
+            rows = zip(self.kernels, places[3], strict=True)
+            slots = {i for k, mine in rows for n, x in enumerate(mine) if n not in k.stay for i in jax.tree.leaves(x)}
+            if meeting.alike and not any(slots & inputs_of(closed, i) for i in range(number)):
+                # 16 bits that are read for a sum of all leaves are converted again for what comes after it. What is
+                # made of a slot is mostly the new slot, and computed once.
+                return self.rules(context, *structure.unflatten([reads.apart(x)[0] for x in leaves]))
+            return found
+        values, new_structure = jax.tree.flatten((found.update, found.slots))
+        numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(found.numbers), len(values))}
+        self._check_numbers(closed, numbers, places)
+        olds = jax.tree.leaves(arguments[2])
+        ins = [{"params": places[2], "gradient": places[1]}.get(self.to or ""), *jax.tree.leaves(places[3])]
+        for loop in loops_of(closed, ins, found.update.size, self.to, chosen is not None):
+            x = values[loop.index]
+            if loop.waits:
+                param = write_order.written(self.to, arguments[1], values[0])
+                memory = [param if i == 0 else values[i] for i in loop.waits]
+                if loop.tied == "result":
+                    (x,) = _waiting(memory, [x], [0])
+                else:
+                    own = [i for i, y in enumerate(leaves) if jnp.size(y) == found.update.size]
+                    later = _waiting(memory, leaves, [ins[loop.index]] if loop.tied == "place" else own)
+                    x = jax.tree.leaves(self.rules(context, *structure.unflatten(later)))[loop.index]
             if chosen is not None:
-                old = jnp.zeros_like(x) if loop.index == UPDATE else olds[loop.index - 1]
-                x = jax.lax.select(chosen, x, old)
-            if loop.held:
-                x = write_order.held(olds[loop.index - 1], x)
-            if loop.unrelated:
-                x = write_order.over(olds[loop.index - 1], x)
-            values.replace(loop.index, x)
-            results[loop.index] = x
-        update, *news = results.values()
-        return update, structure.unflatten(news)
+                x = jax.lax.select(chosen, x, jnp.zeros_like(x) if loop.index == 0 else olds[loop.index - 1])
+            x = write_order.held(olds[loop.index - 1], x) if loop.held else x
+            values[loop.index] = write_order.over(olds[loop.index - 1], x) if loop.unrelated else x
+        update, news = new_structure.unflatten(values)
+        return Done(update, news, found.numbers)
 
-    def traced(self, arguments: tuple[Any, ...]) -> Traced:
-        g, _, slots, *_ = arguments
-        if not meshes.divided_otherwise(slots, g):
-            return self._traced(arguments)
-        found: list[Traced] = []
+    def _divided(self, context: Any, *given: Any) -> Done | Asked:
+        """The same in a mesh of automatic axes, with results that are divided as the old arrays are."""
+        kinds: list[Done | Asked] = []
+        apply = functools.partial(self._apply, context)
 
-        def note(arguments: Any) -> Array:
-            found.append(self._traced(arguments))
+        def note(*given: Any) -> Array:
+            kinds.append(jax.eval_shape(apply, *given))
             return jnp.zeros(())
 
-        meshes.partitioned(note, None, arguments)  # in which arrays are not divided
-        return found[0]
+        meshes.partitioned(note, None, *given)
+        (kind,), (_, _, g, _, slots, *_) = kinds, given
+        results, structure = jax.tree.flatten(kind)
+        olds = (
+            [g, *jax.tree.leaves(slots)]
+            if isinstance(kind, Done)
+            else [g if x.shape == g.shape else None for x in results]
+        )
+        like = olds + [None] * (len(results) - len(olds))  # the numbers come last
+        return structure.unflatten(meshes.partitioned(lambda *given: jax.tree.leaves(apply(*given)), like, *given))
 
-    def _traced(self, arguments: tuple[Any, ...]) -> Traced:
-        leaves, structure = jax.tree.flatten(arguments)
-        key = structure, *meshes.types_of(leaves), *(getattr(jax.config, name) for name in CONTEXT)
-        if key in self.known:
-            return self.known[key]
-        found = trace(self.kernels, self.to, self.axes, arguments)
-        if not any(isinstance(x, Tracer) for x in found.closed.consts):  # which another trace must not see
-            self.known[key] = found
-        return found
+    def _check_waits(self, context: Any, results: Any, place: Place, arguments: Any) -> None:
+        """Raises where a rule brings to a meeting what is made of the updates that rules before it made."""
+        if not place.rule:
+            return
+        direction = numerics.widen(arguments[0], _real(arguments[0], arguments[1]))
+
+        def asked(direction: Array) -> Any:
+            with replayed(Replay(context[0], results, self.axes)) as replay:
+                try:
+                    return _applied(self.kernels, replay, *arguments, given=(place.rule, direction)).update
+                except Suspended as e:
+                    return e.operands
+
+        closed = jax.make_jaxpr(asked)(direction)
+        if any(0 in inputs_of(closed, i) for i in range(len(closed.jaxpr.outvars))):
+            raise rule_checks.ReadsUpdates(place.rule)
+
+    def _check_numbers(self, closed: Any, numbers: Mapping[int, tuple[int, str]], places: Any) -> None:
+        """Raises where a rule makes what is one for the whole tree of what leaves do not share.
+
+        Args:
+          numbers: such outputs, each with the rule's place and its name.
+          places: of the arguments among the inputs.
+        """
+        of_leaf = {"one array": jax.tree.leaves(places[1:4])}
+        for kernel, scalars in zip(self.kernels, places[6], strict=True):
+            of_leaf |= {name: jax.tree.leaves(scalars[name]) for name in kernel.per_leaf}
+        for i, (rule, what) in numbers.items():
+            found = inputs_of(closed, i)
+            for name, inputs in of_leaf.items():
+                if found.isdisjoint(inputs):
+                    continue
+                remedy = "take the gdjax.total or gdjax.largest of it"
+                if name != "one array":
+                    remedy = f"{name} must be one number for the whole tree"
+                with rule_checks.raised_by(rule):
+                    raise TypeError(f"{what} is one number for the whole tree, and made of {name}: {remedy}")
 
 
 kernel_of = functools.lru_cache(maxsize=4096)(OneLeaf)
 
 
-def _waiting(firsts: Sequence[Array | None], xs: Any) -> Any:
-    """Arrays that are computed after all of the first ones."""
+def _waiting(firsts: Sequence[Array | None], xs: Sequence[Any], tied: Sequence[int]) -> list[Any]:
+    """Arrays, of which some are to be read after all of the first ones are there."""
+    later = list(xs)
     for first in firsts:
-        xs = xs if first is None else write_order.after(first, xs)
-    return xs
+        for i in tied if first is not None else ():
+            later[i] = write_order.after(first, later[i])
+    return later
+
+
+def _real(g: Array, p: Array | None) -> Any:
+    """The real dtype in which the rules compute."""
+    like = [g.dtype] if p is None else [g.dtype, p.dtype]
+    return max((numerics.real_dtype(numerics.at_least_float32(d)) for d in like), key=lambda d: d.itemsize)
+
+
+def _applied(
+    kernels: Sequence[Kernel], replay: Replay, g: Array, p: Array | None, slots: Any, counts: Any, shared: Any,
+    scalars: Any, raws: Any, given: tuple[int, Array] | None = None,
+) -> Done:  # fmt: skip
+    """What the rules make of a leaf, one after the other.
+
+    Args:
+      given: the place of a rule, and what it gets in the place of the update that those before it made.
+    """
+    real = _real(g, p)
+    wide, param = numerics.widen(g, real), numerics.widen(p, real)
+    direction, news, found = wide, [], Numbers()
+    rows = zip(kernels, slots, counts, shared, scalars, raws, strict=True)
+    for index, (kernel, slot, count, numbers, scalar, raw) in enumerate(rows):
+        replay.rule = index
+        if given is not None and given[0] == index:
+            direction = given[1]
+        fields = [f for f in kernel.State._fields if f != "count" and f not in numbers]
+        codes, codecs = dict(zip(fields, slot, strict=True)), dict(kernel.codecs)
+        olds = {f: codecs[f].decode(x) if f in codecs else x for f, x in codes.items()}
+        old = {f: _widened(x, real) for f, x in (olds | numbers).items()}
+        s = dict(old)
+        if "count" in kernel.State._fields:
+            s.setdefault("count", count)
+        t = None if count is None else count.astype(real)
+        hyper = {k: v for k, _, v in kernel.constants} | {k: numerics.widen(v, real) for k, v in scalar.items()}
+        with jax.named_scope(kernel.name), promotion(g), reads.widened((wide, g), (param, p)):
+            with rule_checks.raised_by(index):
+                gradient = [wide if raw is None else numerics.widen(raw, real)] if kernel.wraps else []
+                s = kernel.State(**s)
+                result = rule_checks.called(kernel.rule, index, [direction, *gradient], s, param, t, hyper)
+                direction, state = rule_checks.returned(kernel.State, result, direction, olds | numbers)
+        changed = {f: x for f in old if (x := getattr(state, f)) is not old[f]}
+        coded = {f: codecs[f].encode(jnp.asarray(changed[f])) for f in codecs if f in changed}
+        kept = codes | changed | coded
+        news.append(tuple(_stored(kept[f], x) for f, x in codes.items()))
+        found |= {(index, f): stored(changed[f], numbers[f]) for f in numbers if f in changed}
+    update = direction.astype(g.dtype)
+    # Of a gradient that is not divided the update may be, as a state made of divided parameters is.
+    return Done(meshes.placed(update, g) if meshes.division(g) else update, news, found)
+
+
+def _widened(slot: Any, real: Any) -> Any:
+    """What a rule gets for a slot: integers, booleans and PRNG keys as they are, the rest in the rule's dtype."""
+    inexact = lambda x: jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)  # noqa: E731
+    return jax.tree.map(lambda x: numerics.widen(x, real) if inexact(x) else x, slot)
+
+
+def _stored(new: Any, old: Any) -> Any:
+    """A new slot in the structure of the old one."""
+    return jax.tree.structure(old).unflatten(map(stored, jax.tree.leaves(new), jax.tree.leaves(old)))
+
+
+def stored(new: Any, old: Array) -> Array:
+    """`new`, an array or a number, in the dtype and the place of `old`."""
+    if numerics.is_key(old):
+        return meshes.placed(new, old)
+    return meshes.placed(new.astype(old.dtype) if isinstance(new, jax.Array) else jnp.asarray(new, old.dtype), old)
+
+
+def promotion(*gs: Array) -> Any:
+    """With complex numbers a rule mixes dtypes on purpose: its hyperparameters and second moments are real."""
+    return jax.numpy_dtype_promotion("standard") if any(map(jnp.iscomplexobj, gs)) else contextlib.nullcontext()

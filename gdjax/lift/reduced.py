@@ -44,6 +44,7 @@ def with_numbers(
             names[:] = found
             return [list(map(jnp.asarray, found.values()))] * len(leaves)
 
+        jax.eval_shape(lambda mine: of_leaves([Brought(mine, structure)], common), mine)  # for the names
         numbers = meet("reduce", of_leaves, mine, common, structure, alike=True)
         found = dict(zip(names, numbers, strict=True))
         s = s._replace(**{f: found.pop(f) for f in shared if f in found})

@@ -16,17 +16,18 @@ from gdjax.core.part import Inside, Kept, Part, Step
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import factors, layers
 from gdjax.lift.all_leaves import fused
+from gdjax.lift.one_leaf import Kernel
 from gdjax.lift.slots import (
     ScheduledState,
     Shared,
     Stored,
     first,
     first_moment,
+    initial_parameter,
     is_like_parameter,
     kind_of,
     resolved,
 )  # fmt: skip
-from gdjax.lift.trace import Kernel
 from gdjax.lift.whole_tree import Planned, Whole
 from gdjax.xla.write_order import once
 
@@ -89,7 +90,8 @@ class Leafwise(Part):
         rest = {k: v for k, v in self.hyper.items() if k not in {*self.schedules, *self.arrays, *self.per_leaf}}
         constants = tuple((k, type(v), v) for k, v in [*rest.items(), *((k, None) for k in self.settings)])
         name = self.label.removeprefix("gdjax.")
-        return Kernel(name, self.rule, self.State, constants, tuple(self.codecs.items()))
+        stay = tuple(i for i, slot in enumerate(self.declared.values()) if slot is initial_parameter)
+        return Kernel(name, self.rule, self.State, constants, tuple(self.codecs.items()), stay=stay)
 
     @functools.cached_property
     def moments(self) -> tuple[str, ...]:

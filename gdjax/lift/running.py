@@ -11,7 +11,7 @@ from gdjax.core import base, checks, meshes
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import factors
-from gdjax.lift.trace import Kernel
+from gdjax.lift.one_leaf import Kernel
 from gdjax.lift.whole_tree import Tree
 
 Array = jax.Array

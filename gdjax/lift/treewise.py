@@ -12,10 +12,10 @@ from gdjax.core.types import OptState, Params, Updates
 from gdjax.lift import rule_checks
 from gdjax.lift.all_leaves import check
 from gdjax.lift.leafwise import maker_of
+from gdjax.lift.one_leaf import promotion, stored
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.running import leaves_of, opened
 from gdjax.lift.signatures import Special
-from gdjax.lift.trace import promotion, stored
 
 
 class Treewise(Leafwise):

@@ -10,8 +10,8 @@ from gdjax.core import base, checks
 from gdjax.core.part import Kind
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, OptState, Params, Transform
+from gdjax.lift.one_leaf import stored
 from gdjax.lift.slots import Key
-from gdjax.lift.trace import stored
 from gdjax.xla.write_order import bound_for
 
 Array = jax.Array

@@ -1,14 +1,20 @@
-"""Sums and means of one array, by what they are; how each is written, so that nothing is kept for it, `xla` knows."""
+"""Sums and means of one array, and slots that others are made of; how each is written `xla` knows."""
 
 import jax.numpy as jnp
 
 from gdjax.numerics import Array
 from gdjax.xla.sums import limited, mean_sq_of_quotient, means, means_of_squares, share_of_nonzeros, summand
+from gdjax.xla.write_order import held
 
 __all__ = [
-    "bounded_inner", "inner", "limited", "mean_sq_of_quotient", "means", "means_of_squares", "share_of_nonzeros",
-    "sum_abs",
+    "bounded_inner", "in_memory", "inner", "limited", "mean_sq_of_quotient", "means", "means_of_squares",
+    "share_of_nonzeros", "sum_abs",
 ]  # fmt: skip
+
+
+def in_memory(old: Array, new: Array) -> Array:
+    """`new`, a slot that is written over `old` before other outputs of the rule, which are made of it, read it."""
+    return held(old, new)
 
 
 def inner(x: Array, y: Array) -> Array:

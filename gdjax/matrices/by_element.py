@@ -11,8 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal, Var
 
+from gdjax.matrices.traced import CHEAP, DEAR
 from gdjax.numerics import Array
-from gdjax.xla.facts import CHEAP, DEAR
 
 _OTHER_SHAPES = frozenset("broadcast_in_dim expand_dims pad reshape reshard slice squeeze transpose".split())
 _PLACED = frozenset("pcast platform_index pvary sharding_constraint".split())  # of a device, or of axes of a mesh

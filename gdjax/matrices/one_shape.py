@@ -16,8 +16,8 @@ from gdjax.matrices import turns
 from gdjax.matrices.by_element import ByElement
 from gdjax.matrices.factored import Blocks, Shape
 from gdjax.matrices.segments import Segments, one_of
+from gdjax.matrices.traced import Evaluation
 from gdjax.numerics import Array, bounded
-from gdjax.xla.facts import Evaluation
 
 
 class Declared(NamedTuple):

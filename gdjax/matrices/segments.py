@@ -10,9 +10,9 @@ from jax.extend.core import ClosedJaxpr, Var
 
 from gdjax.core import homes, meshes
 from gdjax.matrices.in_turns import WHERE, Turn, turns_p
+from gdjax.matrices.traced import Evaluation, has_inside
 from gdjax.numerics import Array
 from gdjax.xla import at_home, places
-from gdjax.xla.facts import Evaluation, has_inside
 from gdjax.xla.write_order import LARGE
 
 

@@ -150,7 +150,8 @@ def _met(
     numbers = tuple(i if isinstance(i, int) else None for i in like)
     own = _Own(f, leaf, structure, numbers, common._replace(numbers=()))
     types, results = jax.tree.flatten([xs[i] if isinstance(i, int) else i for i in like])
-    return results.unflatten(meet("together", _of_leaves, arrays, common.numbers, own, types))
+    found = meet("together", _of_leaves, arrays, common.numbers, own)
+    return results.unflatten(y.astype(x.dtype) for x, y in zip(types, found, strict=True))
 
 
 def _of_leaves(leaves: list[Brought], numbers: list[Array]) -> list[list[Array]]:

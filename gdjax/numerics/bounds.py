@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -43,12 +43,6 @@ def squarable(x: Array, squares: str) -> Array:
     return jnp.maximum(jnp.minimum(x, bound), -bound)  # compiles to less than lax.clamp
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def form(g: Array, squares: str) -> Array:
-    """What `bounded` does, as one function of a traced rule; `xla/late_nan` looks for its operations."""
-    return finite_within(g, largest_of(g.dtype, squares))
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def bounded(g: Array, squares: str = "each") -> Array:
     """g, bounded so that its squares are finite, and NaN where g is not finite: the first line of a rule that squares.
@@ -65,22 +59,13 @@ def bounded(g: Array, squares: str = "each") -> Array:
     """
     if jnp.iscomplexobj(g):
         return jax.lax.complex(bounded(g.real, squares), bounded(g.imag, squares))
-    return form(g, squares)
+    return finite_within(g, largest_of(g.dtype, squares))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def clipped(g: Array, squares: str) -> Array:
-    """`squarable`, with the derivatives of `bounded`."""
-    return squarable(g, squares)
-
-
-def _jvp(function: Callable[..., Any], squares: str, primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> Any:
-    x = function(primals[0], squares)
+@bounded.defjvp
+def _bounded_jvp(squares: str, primals: tuple[Array], tangents: tuple[Array]) -> Any:
+    x = bounded(primals[0], squares)
     return x, jnp.where(x == primals[0], tangents[0], jnp.zeros_like(tangents[0]))
-
-
-for _function in (bounded, clipped):
-    _function.defjvp(functools.partial(_jvp, _function))
 
 
 def spoiled(u: Array, g: Array) -> Array:

@@ -6,6 +6,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment, second_moment
+from gdjax.linalg.sums import in_memory
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import corrected_mean
 from gdjax.transforms.decay import descending
@@ -50,7 +51,7 @@ def scale_by_belief(
     """
     g = bounded(g)
     mu = b1 * s.mu + (1 - b1) * g
-    nu = b2 * s.nu + (1 - b2) * abs_sq(g - mu) + eps_root
+    nu = in_memory(s.nu, b2 * s.nu + (1 - b2) * abs_sq(g - mu) + eps_root)
     mu_hat, nu_hat = corrected_mean(mu, g, b1, t, nesterov), debias(nu, b2, t)
     return divide(mu_hat, sqrt(nu_hat), eps), s._replace(mu=mu, nu=nu)
 

@@ -9,6 +9,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.types import Mask, Params, ScalarOrSchedule
 from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment, initial_parameter
+from gdjax.linalg.sums import in_memory
 from gdjax.numerics import Array, bounded, divide
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -62,7 +63,7 @@ def scale_by_cocob(
     moved = p - s.init_particles
     L = jnp.maximum(s.scale, jnp.abs(g))  # noqa: N806
     G = s.subgradients + jnp.abs(g)  # noqa: N806
-    reward = jnp.maximum(s.reward - jnp.real(jnp.conj(g) * moved), 0)
+    reward = in_memory(s.reward, jnp.maximum(s.reward - jnp.real(jnp.conj(g) * moved), 0))
     theta = s.cumulative_gradients - g
     # (L + reward) / L first: L^2 would underflow in float32 where gradients are below 1e-19.
     bet = divide(theta, jnp.maximum(G + L, alpha * L)) * (1 + divide(reward, L))

@@ -1,6 +1,7 @@
 """Leaves that meet inside a rule: `total`, `largest`, `total_norm`."""
 
 import functools
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 import gdjax
 from gdjax import largest, total, total_norm
-from gdjax.lift.one_leaf import OneLeaf
+from gdjax.lift.one_leaf import Done, OneLeaf
 from tests.trees import assert_close, assert_equal, precision
 
 Tree = dict[str, Any]
@@ -81,12 +82,19 @@ def test_a_wrapper_meets_over_updates_and_gradients():
 
 def passes(tx: Any, tree: Tree) -> int:
     """How many passes over the leaves an update is."""
-    calls = []
+    calls = set()
     apply = OneLeaf.__call__
+
+    def noted(self: Any, *args: Any) -> Any:
+        found = apply(self, *args)  # which raises where a pass has to end before
+        if isinstance(found, Done):
+            calls.add(self.kernels)
+        return found
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OneLeaf, "__call__", lambda self, *args: (calls.append(self.kernels), apply(self, *args))[1])
+        patch.setattr(OneLeaf, "__call__", noted)
         jax.make_jaxpr(tx.update)(tree, tx.init(tree), tree)
-    return len(set(calls))
+    return len(calls)
 
 
 def test_a_pass_ends_only_before_a_rule_that_brings_updates_to_a_meeting():
@@ -232,8 +240,39 @@ def test_what_all_leaves_share_is_computed_once():
         return g * jax.nn.relu(jnp.sin(jnp.cos(t) * b)), s
 
     tree = {str(i): jnp.ones(2 + i % 3) for i in range(20)}
-    text = str(jax.make_jaxpr(rule().update)(tree, rule().init(tree), tree))
-    assert text.count("sin ") == text.count("cos ") == 1
+    count = lambda tx, name: jax.jit(tx.update).lower(tree, tx.init(tree), tree).as_text().count(name)  # noqa: E731
+    assert count(rule(), "stablehlo.sine") == 3, "once for each kind of leaf"
+    adam = gdjax.adam(1e-3)
+    text = jax.jit(adam.update).lower(tree, adam.init(tree), tree).compile().as_text()
+    assert len(re.findall(r" exponential-minus-one\(", text)) == 2, "XLA merges what kinds of leaves have in common"
+
+
+def test_a_rule_does_the_same_up_to_a_meeting():
+    runs = []
+
+    @gdjax.leafwise()
+    def changeable(g, s, p, t):
+        runs.append(g)
+        n = total(jnp.sum(g)) if len(runs) == 1 else largest(jnp.sum(g))
+        return g * n, s
+
+    message = (
+        r"changeable: .*gdjax.largest, called at test_meetings.py:\d+: before, the rule called gdjax.total at .* must"
+    )
+    with pytest.raises(TypeError, match=message):
+        changeable().update({"a": jnp.ones(2)}, changeable().init({"a": jnp.ones(2)}))
+
+
+def test_a_rule_may_catch_exceptions_but_no_meeting():
+    @gdjax.leafwise()
+    def careful(g, s, p, t):
+        try:
+            return g / total(jnp.sum(g)), s
+        except Exception:
+            return g, s
+
+    u, _ = careful().update({"a": jnp.array([3.0]), "b": jnp.array([1.0])}, careful().init({}))
+    assert_close(u, {"a": jnp.array([0.75]), "b": jnp.array([0.25])}, rtol=1e-6)
 
 
 @pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no types of arrays on meshes")
@@ -264,7 +303,8 @@ def test_a_slot_is_not_copied_for_a_sum_of_it_in_16_bits(make: Any):
     arguments = params, jax.eval_shape(tx.init, params), params, jax.ShapeDtypeStruct((), "float32")
     found = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile().memory_analysis()
     numbers = sum(x.size for x in params.values())
-    assert found.temp_size_in_bytes < {gdjax.prodigy: 4.5, gdjax.momo_adam: 12.5}[make] * numbers
+    # A sum of what a slot was made of is not apart from it, and of Prodigy's in 16 bits one array more is written.
+    assert found.temp_size_in_bytes < {gdjax.prodigy: 8.5, gdjax.momo_adam: 12.5}[make] * numbers
 
 
 def test_the_largest_among_leaves_and_nan_where_one_is():
