@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import get_opaque_trace_state
+from jax.extend import core as extended
 
 from gdjax import numerics
 from gdjax.core import callers, meshes
@@ -115,9 +115,9 @@ def _reduced(name: str, f: Callable[[list[Array]], Array], x: Array, group: Hash
         return [[f([leaf.arrays[0] for leaf in leaves])]] * len(leaves)
 
     (y,) = meet(name, of_leaves, [x], group=group, alike=True)
-    return (
-        y if y.dtype == x.dtype else y.astype(jax.eval_shape(lambda x: f([x]), x).dtype)
-    )  # in trees of several dtypes
+    if y.dtype != x.dtype:  # in trees of several dtypes
+        y = y.astype(jax.eval_shape(lambda x: f([x]), x).dtype)
+    return y
 
 
 class Place(NamedTuple):
@@ -181,7 +181,7 @@ class Replay:
     """
 
     def __init__(self, places: Sequence[Place], results: Sequence[list[Array]], axes: frozenset[str]):
-        self.rule, self.axes, self.trace = 0, axes, get_opaque_trace_state(convention="nnx")
+        self.rule, self.axes, self.trace = 0, axes, _trace()
         self.held = iter(list(zip(places, results, strict=True)))
 
     def results(self, meeting: Meeting, operands: Sequence[Array]) -> list[Array]:
@@ -191,7 +191,7 @@ class Replay:
           Suspended: nothing yet.
         """
         place, name = meeting.place, meeting.place.name
-        if get_opaque_trace_state(convention="nnx") != self.trace:
+        if _trace() != self.trace:
             raise TypeError(f"gdjax.{name}: call it in the rule itself, in no condition, loop or jitted function of it")
         known = next(self.held, None)
         if known is None:
@@ -202,6 +202,14 @@ class Replay:
                 f"{known[0].line}; it is run once for each meeting, and must do the same up to it"
             )
         return meshes.varying(known[1], self.axes)
+
+
+_state_of = getattr(extended, "get_opaque_trace_state", None) or getattr(jax, "core").get_opaque_trace_state  # noqa: B009
+
+
+def _trace() -> Any:
+    """Which function is being traced."""
+    return _state_of(convention="nnx")
 
 
 _replay: contextvars.ContextVar[Replay | None] = contextvars.ContextVar("gdjax_replay", default=None)

@@ -1,10 +1,12 @@
 """The trace of a rule of one matrix, evaluated in parts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var, jaxpr_as_fun, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var, jaxpr_as_fun
+
+from gdjax.xla.loops import inside
 
 # Elementwise operations that cost more than to read their result again: a compiler does not repeat them.
 DEAR = frozenset(
@@ -22,13 +24,7 @@ CHEAP = frozenset(
 
 def has_inside(equation: JaxprEqn, primitive: Primitive) -> bool:
     """Whether a function inside an equation, at any depth, has an equation of that primitive."""
-    return any(e.primitive is primitive or has_inside(e, primitive) for e in _inside(equation))
-
-
-def _inside(equation: JaxprEqn) -> Iterator[JaxprEqn]:
-    """The equations of the functions inside one."""
-    for x in jaxprs_in_params(equation.params):
-        yield from getattr(x, "jaxpr", x).eqns
+    return any(e.primitive is primitive or has_inside(e, primitive) for x in inside(equation) for e in x.eqns)
 
 
 class Evaluation:

@@ -13,7 +13,7 @@ alone, which XLA keeps: nothing waits. On other devices one kernel writes all th
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, Var, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.interpreters.partial_eval import dce_jaxpr
 
 # What XLA:CPU does not compute again in a second loop that reads it.
@@ -128,10 +128,16 @@ def keeps(closed: ClosedJaxpr, size: int) -> bool:
     return sums(closed, size) and not _DEAR.isdisjoint(_names(closed.jaxpr, size))
 
 
-def _names(jaxpr: Jaxpr, size: int) -> Iterator[str]:
+def _names(whole: Jaxpr, size: int) -> Iterator[str]:
     """The operations on arrays of a size."""
-    for e in jaxpr.eqns:
+    for e in whole.eqns:
         if any(getattr(v.aval, "size", 0) == size for v in (*e.invars, *e.outvars)):
             yield e.primitive.name
-        for inside in jaxprs_in_params(e.params):
-            yield from _names(getattr(inside, "jaxpr", inside), size)
+        for jaxpr in inside(e):
+            yield from _names(jaxpr, size)
+
+
+def inside(equation: JaxprEqn) -> list[Jaxpr]:
+    """The functions inside an equation."""
+    params = [x for p in equation.params.values() for x in (p if isinstance(p, tuple | list) else [p])]
+    return [x for p in params if hasattr(x := getattr(p, "jaxpr", p), "eqns")]

@@ -292,6 +292,7 @@ def test_in_shard_map_parameters_may_vary_where_gradients_do_not():
     np.testing.assert_allclose(step(jnp.ones(1), jnp.array([1.0, 3.0])), [0.5, 0.1], rtol=1e-6)
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 6), reason="this XLA keeps more")
 @pytest.mark.parametrize("make", [gdjax.prodigy, gdjax.momo_adam], ids=["prodigy", "momo_adam"])
 def test_a_slot_is_not_copied_for_a_sum_of_it_in_16_bits(make: Any):
     tx, params = make(), {str(i): jax.ShapeDtypeStruct((512, 256 + i // 2), "bfloat16") for i in range(4)}

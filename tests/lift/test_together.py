@@ -167,7 +167,7 @@ def equations(tx: Any, tree: Tree) -> int:
 def test_equal_leaves_share_their_traces(direction: Any, most: int):
     """Each is a call for what it brings, one for the rest, and the operations that put it in a stack and cut it out."""
     few, many = (equations(direction(), {str(i): jnp.zeros((4, 3)) for i in range(n)}) for n in (12, 24))
-    assert (many - few) / 12 <= most
+    assert (many - few) / 12 <= most + (jax.__version_info__ < (0, 7))
 
 
 def test_the_momentum_is_computed_once():
