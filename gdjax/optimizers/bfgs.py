@@ -31,7 +31,7 @@ class ScaleByBFGSState(NamedTuple):
 
 @transform
 def scale_by_bfgs(
-    scale_init_precond: bool = True, *, self_scaling: bool = False, bounds: Bounds = None
+    scale_init_precond: bool = False, *, self_scaling: bool = False, bounds: Bounds = None
 ) -> GradientTransformation:
     """Multiplies the gradient by the BFGS approximation of the inverse Hessian: u = H g.
 
@@ -43,8 +43,8 @@ def scale_by_bfgs(
     `scale_by_lbfgs`.
 
     Args:
-      scale_init_precond: the first H_0 is <s, y> / <y, y> I; until there is a pair u = g min(1, 1 / |g|). With False
-        both are I.
+      scale_init_precond: True for H_0 = <s, y> / <y, y> I, of the first pair; by default I, which needs half the
+        evaluations where the parameters differ by orders. Until there is a pair u = g min(1, 1 / |g|).
       self_scaling: tau_k = min(1, <s_k, y_k> / <s_k, H_k^-1 s_k>), but at least 0.2, which is SSBFGS; otherwise
         tau_k = 1.
       bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
@@ -80,7 +80,7 @@ def scale_by_bfgs(
 
 
 @transform
-def scale_by_ssbroyden(scale_init_precond: bool = True, *, bounds: Bounds = None) -> GradientTransformation:
+def scale_by_ssbroyden(scale_init_precond: bool = False, *, bounds: Bounds = None) -> GradientTransformation:
     """Multiplies the gradient by the self-scaled Broyden approximation of the inverse Hessian: u = H g.
 
         H_{k+1} = (H_k - w_k w_k^T / <y_k, w_k> + phi_k <y_k, w_k> v_k v_k^T) / tau_k + s_k s_k^T / <s_k, y_k>
@@ -96,8 +96,8 @@ def scale_by_ssbroyden(scale_init_precond: bool = True, *, bounds: Bounds = None
         tau = min(rho_plus sigma^(1 / (1 - n)), sigma)           otherwise
 
     Args:
-      scale_init_precond: the first H_0 is <s, y> / <y, y> I; until there is a pair u = g min(1, 1 / |g|). With False
-        both are I.
+      scale_init_precond: True for H_0 = <s, y> / <y, y> I, of the first pair; by default I, which needs half the
+        evaluations where the parameters differ by orders. Until there is a pair u = g min(1, 1 / |g|).
       bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
         parameters of numbers, arrays and None. Then u is such that p - eta u is within them for every eta from 0 to 1
         if p is.
@@ -127,7 +127,7 @@ def scale_by_ssbroyden(scale_init_precond: bool = True, *, bounds: Bounds = None
 @transform
 def bfgs(
     learning_rate: ScalarOrSchedule | None = None,
-    scale_init_precond: bool = True,
+    scale_init_precond: bool = False,
     linesearch: Transform | None = NEWTON_SEARCH,
     *,
     self_scaling: bool = False,
@@ -143,7 +143,7 @@ def bfgs(
 
     Args:
       learning_rate: a scalar or a schedule; None is 1. With bounds it is at most 1.
-      scale_init_precond: whether H_t starts from a multiple of the identity, as it should, or the identity.
+      scale_init_precond: whether H_t starts from a multiple of the identity that fits the first step, or the identity.
       linesearch: a transform that scales the updates; None takes them as they are, and `update` then needs neither
         `value` nor `value_fn`. With bounds its `max_learning_rate` is at most 1, as the default one then has it.
       self_scaling: SSBFGS: H_t is divided by min(1, <s, y> / <s, H^-1 s>), which pays where curvatures are very
@@ -169,7 +169,7 @@ def bfgs(
 @transform
 def ssbroyden(
     learning_rate: ScalarOrSchedule | None = None,
-    scale_init_precond: bool = True,
+    scale_init_precond: bool = False,
     linesearch: Transform | None = NEWTON_SEARCH,
     *,
     bounds: Bounds = None,
@@ -184,7 +184,7 @@ def ssbroyden(
 
     Args:
       learning_rate: a scalar or a schedule; None is 1. With bounds it is at most 1.
-      scale_init_precond: whether H_t starts from a multiple of the identity, as it should, or the identity.
+      scale_init_precond: whether H_t starts from a multiple of the identity that fits the first step, or the identity.
       linesearch: a transform that scales the updates; None takes them as they are, and `update` then needs neither
         `value` nor `value_fn`. With bounds its `max_learning_rate` is at most 1, as the default one then has it.
       bounds: lower and upper bounds of the parameters, a pair. Each is a number, None for no bound, or a tree like the
@@ -247,7 +247,7 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Bounds) -> Gradient
 
         def size(pairs: Array, g: Array) -> Array:
             """What the identity is multiplied by until there is a pair."""
-            return jnp.where((pairs == 0) & scaled, 1 / jnp.maximum(tree.global_norm(g).astype(g.dtype), 1), 1)
+            return jnp.where(pairs == 0, 1 / jnp.maximum(tree.global_norm(g).astype(g.dtype), 1), 1)
 
         now = H, state.count, state.pairs, state.slope
         u, H, pairs, slope = meshes.partitioned(step, (lists[3], H, None, None), *now, *lists)
