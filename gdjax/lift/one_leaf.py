@@ -92,44 +92,53 @@ class OneLeaf:
 
     def _apply(self, context: Any, results: list[list[Array]], chosen: Array | None, *arguments: Any) -> Done | Asked:
         found = self.rules(context, results, *arguments)
-        closed = self.rules.trace(context, results, *arguments).jaxpr
-        leaves, structure = jax.tree.flatten((results, *arguments))
-        places = structure.unflatten(range(len(leaves)))
+        given = results, *arguments
         if isinstance(found, Asked):
-            meeting, number = found.meeting, len(found.operands)
-            self._check_waits(context, results, meeting.place, arguments)
-            what = f"an argument by name of gdjax.{meeting.place.name}"
-            common = {i: (meeting.place.rule, what) for i in range(number - meeting.common, number)}
-            self._check_numbers(closed, common, places)
-            rows = zip(self.kernels, places[3], strict=True)
-            slots = {i for k, mine in rows for n, x in enumerate(mine) if n not in k.stay for i in jax.tree.leaves(x)}
-            if meeting.alike and not any(slots & inputs_of(closed, i) for i in range(number)):
-                # 16 bits that are read for a sum of all leaves are converted again for what comes after it. What is
-                # made of a slot is mostly the new slot, and computed once.
-                return self.rules(context, *structure.unflatten([reads.apart(x)[0] for x in leaves]))
-            return found
-        values, new_structure = jax.tree.flatten((found.update, found.slots))
-        numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(found.numbers), len(values))}
+            return self._checked(found, context, given)
+        return self._written(found, context, given, chosen)
+
+    def _checked(self, asked: Asked, context: Any, given: Any) -> Asked:
+        """What the leaf brings to a meeting, if it may."""
+        leaves, structure = jax.tree.flatten(given)
+        closed, places = self.rules.trace(context, *given).jaxpr, structure.unflatten(range(len(leaves)))
+        meeting, number = asked.meeting, len(asked.operands)
+        self._check_waits(context, given[0], meeting.place, given[1:])
+        what = f"an argument by name of gdjax.{meeting.place.name}"
+        common = {i: (meeting.place.rule, what) for i in range(number - meeting.common, number)}
+        self._check_numbers(closed, common, places)
+        rows = zip(self.kernels, places[3], strict=True)
+        slots = {i for k, mine in rows for n, x in enumerate(mine) if n not in k.stay for i in jax.tree.leaves(x)}
+        if meeting.alike and not any(slots & inputs_of(closed, i) for i in range(number)):
+            # 16 bits that are read for a sum of all leaves are converted again for what comes after it. What is made of
+            # a slot is mostly the new slot, and computed once.
+            return self.rules(context, *structure.unflatten([reads.apart(x)[0] for x in leaves]))
+        return asked
+
+    def _written(self, done: Done, context: Any, given: Any, chosen: Array | None) -> Done:
+        """What the rules make of the leaf, selected, and in the order in which a CPU is to write it."""
+        leaves, structure = jax.tree.flatten(given)
+        closed, places = self.rules.trace(context, *given).jaxpr, structure.unflatten(range(len(leaves)))
+        values, new_structure = jax.tree.flatten((done.update, done.slots))
+        numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(done.numbers), len(values))}
         self._check_numbers(closed, numbers, places)
-        olds = jax.tree.leaves(arguments[2])
+        _, _, p, slots, *_ = given
+        olds, size = [jnp.zeros_like(done.update), *jax.tree.leaves(slots)], done.update.size
         ins = [{"params": places[2], "gradient": places[1]}.get(self.to or ""), *jax.tree.leaves(places[3])]
-        for loop in loops_of(closed, ins, found.update.size, self.to, chosen is not None):
-            x = values[loop.index]
-            if loop.waits:
-                param = write_order.written(self.to, arguments[1], values[0])
-                memory = [param if i == 0 else values[i] for i in loop.waits]
-                if loop.tied == "result":
-                    (x,) = _waiting(memory, [x], [0])
+        for i, waits, tied, held, unrelated in loops_of(closed, ins, size, self.to, chosen is not None):
+            x = values[i]
+            if waits:
+                firsts = [values[j] if j else write_order.written(self.to, p, values[0]) for j in waits]
+                if tied == "result":
+                    (x,) = _waiting(firsts, [x], [0])
                 else:
-                    own = [i for i, y in enumerate(leaves) if jnp.size(y) == found.update.size]
-                    later = _waiting(memory, leaves, [ins[loop.index]] if loop.tied == "place" else own)
-                    x = jax.tree.leaves(self.rules(context, *structure.unflatten(later)))[loop.index]
-            if chosen is not None:
-                x = jax.lax.select(chosen, x, jnp.zeros_like(x) if loop.index == 0 else olds[loop.index - 1])
-            x = write_order.held(olds[loop.index - 1], x) if loop.held else x
-            values[loop.index] = write_order.over(olds[loop.index - 1], x) if loop.unrelated else x
+                    which = [ins[i]] if tied == "place" else [j for j, y in enumerate(leaves) if jnp.size(y) == size]
+                    later = structure.unflatten(_waiting(firsts, leaves, which))
+                    x = jax.tree.leaves(self.rules(context, *later))[i]
+            x = x if chosen is None else jax.lax.select(chosen, x, olds[i])
+            x = write_order.held(olds[i], x) if held else x
+            values[i] = write_order.over(olds[i], x) if unrelated else x
         update, news = new_structure.unflatten(values)
-        return Done(update, news, found.numbers)
+        return Done(update, news, done.numbers)
 
     def _divided(self, context: Any, *given: Any) -> Done | Asked:
         """The same in a mesh of automatic axes, with results that are divided as the old arrays are."""

@@ -17,19 +17,12 @@ from gdjax.core.guesses import calls_of
 from gdjax.core.parts import known
 from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.numerics import is_key
+from gdjax.xla.quickly import compiled
 
 ZERO, SAME = "zero", "same"  # an update that is 0 whatever the gradient is, and one that is the gradient
 # What the counters of a state are set to, one after the other: schedules and periods of so many steps show.
 _COUNTS = [*(10**k - d for k in range(2, 8) for d in (0, 1)), *range(40), *(2**k - 1 for k in range(6, 25))]
-# A program that runs once is compiled quickly. The compiler would take minutes to compute the zeros of some states.
-_QUICK = {
-    "xla_disable_hlo_passes": "constant_folding",
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
-_SLOW = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # in half the time
 _LARGE = 2**22  # numbers in a tree that is tried as a whole, where no smaller one can be
-_SMALL = 2**17  # numbers in a tree for which a slow program is fast enough
 
 
 def gradients_like(shapes: ArrayTree) -> Any:
@@ -186,16 +179,9 @@ def tried(f: Callable[..., Any], *args: Any, unknown: float = 0.5) -> Any:
         of = lambda x: np.full(x.shape, unknown).astype(x.dtype) if isinstance(x, Tracer) else x  # noqa: E731
         whole = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, [of(x) for x in closed.consts]))
         leaves = jax.tree.leaves(args)
-        program = _compiled(jax.jit(whole).lower(*leaves), sum(x.size for x in leaves))
+        program = compiled(jax.jit(whole).lower(*leaves), sum(x.size for x in leaves))
         found = jax.device_get(program(*leaves))  # no call that a trace around would see
     return jax.tree.structure(shapes).unflatten(found)
-
-
-def _compiled(lowered: Any, size: int) -> Any:
-    try:
-        return lowered.compile(compiler_options=_QUICK | _SLOW if size < _SMALL else _QUICK)
-    except Exception:  # a compiler without these options
-        return lowered.compile()
 
 
 def counted(state: OptState, count: Array) -> Any:

@@ -37,7 +37,8 @@ class Loop(NamedTuple):
 
 def inputs_of(closed: ClosedJaxpr, output: int) -> set[int]:
     """The places of the inputs that an output of a traced function is made of."""
-    jaxpr = closed.jaxpr
+    # A call without results, such as one that prints, reads inputs and makes no output.
+    jaxpr = closed.jaxpr.replace(eqns=[e for e in closed.jaxpr.eqns if e.outvars])
     _, used = dce_jaxpr(jaxpr, [i == output for i in range(len(jaxpr.outvars))])
     return {i for i, x in enumerate(used) if x}
 
@@ -56,7 +57,7 @@ def loops_of(
     outs, ins = closed.jaxpr.outvars, closed.jaxpr.invars
     written = [i for i, place in enumerate(places) if i == 0 or place is not None and outs[i] is not ins[place]]
     unrelated = {i for i in written if i > 0 and places[i] not in inputs_of(closed, i)}
-    if size <= SMALL:
+    if size <= SMALL or closed.effects:  # what prints is run once
         return [Loop(i, (), "result", False, i in unrelated) for i in written]
     news = {outs[i]: i for i in written if i > 0 and isinstance(outs[i], Var)}
     summed = sums(closed, size)

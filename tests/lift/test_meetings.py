@@ -263,6 +263,19 @@ def test_a_rule_does_the_same_up_to_a_meeting():
         changeable().update({"a": jnp.ones(2)}, changeable().init({"a": jnp.ones(2)}))
 
 
+def test_what_a_rule_prints_is_no_part_of_its_numbers(capsys: pytest.CaptureFixture[str]):
+    @gdjax.leafwise(Sums, far=gdjax.Shared(), all=gdjax.Shared(), start=gdjax.initial_parameter)
+    def printing(g, s, p, t):
+        jax.debug.print("first {}", g[0])
+        return jnp.sign(s.start + g), s._replace(start=0.9 * s.start + g, far=s.far + 1)
+
+    tree = {"a": jnp.ones(20_000)}  # large enough to be ordered
+    _, state = jax.jit(printing().update)(tree, printing().init(tree), tree)
+    jax.effects_barrier()
+    assert state.far == 1
+    assert capsys.readouterr().out.count("first 1.0") == 1
+
+
 def test_a_rule_may_catch_exceptions_but_no_meeting():
     @gdjax.leafwise()
     def careful(g, s, p, t):

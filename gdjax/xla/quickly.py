@@ -1,0 +1,20 @@
+"""Programs that run once: compiled quickly, and slow."""
+
+from typing import Any
+
+# The compiler would take minutes to compute the zeros of some states.
+_QUICK = {
+    "xla_disable_hlo_passes": "constant_folding",
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+_SLOW = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # in half the time
+_SMALL = 2**17  # numbers for which a slow program is fast enough
+
+
+def compiled(lowered: Any, size: int) -> Any:
+    """A lowered program, compiled for one run on so many numbers."""
+    try:
+        return lowered.compile(compiler_options=_QUICK | _SLOW if size < _SMALL else _QUICK)
+    except Exception:  # a compiler without these options
+        return lowered.compile()
