@@ -122,7 +122,7 @@ class OneLeaf:
         numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(done.numbers), len(values))}
         self._check_numbers(closed, numbers, places)
         _, _, p, slots, *_ = given
-        olds, size = [jnp.zeros_like(done.update), *jax.tree.leaves(slots)], done.update.size
+        olds, size = [None, *jax.tree.leaves(slots)], done.update.size
         ins = [{"params": places[2], "gradient": places[1]}.get(self.to or ""), *jax.tree.leaves(places[3])]
         for i, waits, tied, held, unrelated in loops_of(closed, ins, size, self.to, chosen is not None):
             x = values[i]
@@ -134,7 +134,8 @@ class OneLeaf:
                     which = [ins[i]] if tied == "place" else [j for j, y in enumerate(leaves) if jnp.size(y) == size]
                     later = structure.unflatten(_waiting(firsts, leaves, which))
                     x = jax.tree.leaves(self.rules(context, *later))[i]
-            x = x if chosen is None else jax.lax.select(chosen, x, olds[i])
+            if chosen is not None:
+                x = jax.lax.select(chosen, x, olds[i] if i else jnp.zeros_like(x))
             x = write_order.held(olds[i], x) if held else x
             values[i] = write_order.over(olds[i], x) if unrelated else x
         update, news = new_structure.unflatten(values)
