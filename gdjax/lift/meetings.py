@@ -178,10 +178,13 @@ class Replay:
       places: those that were held, in the order in which the rules call them.
       results: what came of each.
       axes: of a `shard_map`, over which any leaf varies: what comes of a meeting varies over all.
+      turns: of a rule of one matrix, see `gdjax.matrices.in_turns`.
     """
 
-    def __init__(self, places: Sequence[Place], results: Sequence[list[Array]], axes: frozenset[str]):
-        self.rule, self.axes, self.trace = 0, axes, _trace()
+    def __init__(
+        self, places: Sequence[Place], results: Sequence[list[Array]], axes: frozenset[str], turns: Any = None
+    ):
+        self.rule, self.axes, self.trace, self.turns = 0, axes, _trace(), turns
         self.held = iter(list(zip(places, results, strict=True)))
 
     def results(self, meeting: Meeting, operands: Sequence[Array]) -> list[Array]:
@@ -191,8 +194,8 @@ class Replay:
           Suspended: nothing yet.
         """
         place, name = meeting.place, meeting.place.name
-        if _trace() != self.trace:
-            raise TypeError(f"gdjax.{name}: call it in the rule itself, in no condition, loop or jitted function of it")
+        if self.turns is not None:
+            raise TypeError(f"gdjax.{name}: a rule of one matrix sees no other; call it in a rule of gdjax.leafwise")
         known = next(self.held, None)
         if known is None:
             raise Suspended(meeting, meshes.varying(list(operands), self.axes))
@@ -224,6 +227,18 @@ def replayed(replay: Replay) -> Iterator[Replay]:
         _replay.reset(token)
 
 
+def replaying(name: str) -> Replay | None:
+    """The run of rules in which this function of the name is called; None where a rule is called by itself.
+
+    Raises:
+      TypeError: it is called deeper than in the rule.
+    """
+    replay = _replay.get()
+    if replay is not None and _trace() != replay.trace:
+        raise TypeError(f"gdjax.{name}: call it in the rule itself, in no condition, loop or jitted function of it")
+    return replay
+
+
 def meet(
     name: str, f: Met, xs: Sequence[Array], common: Sequence[Array] = (), own: Any = None, group: Hashable = None,
     alike: bool = False,
@@ -238,7 +253,7 @@ def meet(
       group: leaves meet those of their group.
       alike: whether the results are the same for all of them.
     """
-    replay = _replay.get()
+    replay = replaying(name)
     if replay is None:  # a rule that is called by itself
         return f([Brought(list(xs), own)], list(common))[0]
     place = Place(replay.rule, name, callers.line(__file__), group)

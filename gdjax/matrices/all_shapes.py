@@ -10,8 +10,8 @@ from gdjax.core import meshes
 from gdjax.core.skipped import is_skipped, left_out
 from gdjax.lift.slots import Key, Moment, Shared
 from gdjax.lift.whole_tree import Tree
-from gdjax.matrices import turns
 from gdjax.matrices.factored import Blocks
+from gdjax.matrices.in_turns import spread
 from gdjax.matrices.one_shape import Declared, Given, OneShape
 from gdjax.matrices.plan import Leaf
 from gdjax.matrices.slots import Slot, blocks_for
@@ -87,23 +87,14 @@ def _stepped(
         end = start + found.numbers[shape[0]]
         own = {f: x[start:end] for f, x in given.keys.items()}
         of[shape[0]], start = OneShape(rule, found, shape, constants, kinds, given._replace(keys=own)), end
-    numbers = _spread(of)
-    for j in range(max((len(x.segments.meetings) for x in of.values()), default=0)):
-        for name, x in of.items():
-            x.segments.evaluate(j)
-            x.meet(j, given.count, numbers.get((name, j)))
-    for x in of.values():
-        x.segments.evaluate(len(x.segments.meetings))
-    new = {name: x.results() for name, x in of.items()}
+    runs = _spread(of)
+    new = {name: x.results([runs.get((name, j)) for j in range(len(x.turns))]) for name, x in of.items()}
     there = [i for i, x in enumerate(given.gs) if x is not None]
-    whole = found.leaves({name: x["u"] for name, x in new.items()})
-    us = [u for i in there if (u := whole[i]) is not None]
+    whole = lambda f: (xs := found.leaves({name: x[f] for name, x in new.items()})) and [xs[i] for i in there]  # noqa: E731
+    us = [u for u in whole("u") if u is not None]
     leaves = [cut.leaf for i in there if (cut := found.cuts[i]) is not None]
     results: dict[str, Any] = {"u": us if then is None else _of_whole(then, leaves, us)}
-    for f in given.moments:
-        known = {i: y for x in of.values() for i, y in x.leaves.get(f, {}).items()}
-        whole = [] if len(known) == len(there) else found.leaves({name: x[f] for name, x in new.items()})
-        results[f] = [known[i] if i in known else whole[i] for i in there]
+    results |= {f: whole(f) for f in given.moments}
     stacks = {f: {name: new[name][f] for name in of} for f in given.stacks}
     shared = {f: next(iter(new.values()))[f] if new else x for f, x in given.shared.items()}
     return results | shared | found.only_there(given.gs, stacks, given.stacks)
@@ -122,14 +113,13 @@ def _spread(of: Mapping[str, OneShape]) -> dict[tuple[str, int], list[int]]:
     All that have one period share its steps, so that these have about as much to do.
     """
     costs: dict[int, dict[tuple[str, int], tuple[int, float, int]]] = {}
-    for j in range(max((len(x.segments.meetings) for x in of.values()), default=0)):
+    for j in range(max((len(x.turns) for x in of.values()), default=0)):
         for name, x in of.items():
-            turn = x.segments.meetings[j].turn if j < len(x.segments.meetings) else None
-            if turn is not None and turn.period is not None:
-                n = x.segments.meetings[j].factors[0].aval.shape[-1]
-                costs.setdefault(turn.period, {})[name, j] = n, float(n**2 * sum(x.sides)), x.number
+            period, n = x.turns[j] if j < len(x.turns) else (None, 0)
+            if period is not None:
+                costs.setdefault(period, {})[name, j] = n, float(n**2 * sum(x.sides)), x.number
     found = {}
     for period, stacks in costs.items():
         ordered = sorted(stacks.items(), key=lambda item: -item[1][0])
-        found |= turns.spread({key: (cost, number) for key, (_, cost, number) in ordered}, period)
+        found |= spread({key: (cost, number) for key, (_, cost, number) in ordered}, period)
     return found

@@ -1,37 +1,64 @@
 """`in_turns`: what a rule of one matrix does for some of the matrices in each step.
 
-In the trace of a rule it is one equation, at which `gdjax.matrices.segments` cuts it.
+Each step of a period works on a run of the stack, matrices that lie side by side. A table has the start and the length
+of each run, so all steps have one program, which contains the function once.
+
+A rule runs for one matrix, whose place in the stack is known, or under `jax.vmap` for all of them. In a run for one a
+turn is a condition. Under `vmap` it is a function with a batching rule of its own, which cuts the run out of the stack.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Jaxpr, Primitive
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from gdjax import numerics
-from gdjax.core import meshes
+from gdjax.core import homes, meshes
+from gdjax.lift import meetings
 from gdjax.numerics import Array
-
-WHERE = "call it in a rule of gdjax.matrixwise itself, in no condition, loop or jitted function of it"
+from gdjax.xla import at_home
 
 LONGEST = 10_000  # steps over which turns are spread: a table has an entry for each
-turns_p = Primitive("gdjax_in_turns")
-turns_p.multiple_results = True
 
 
 class Turn(NamedTuple):
-    """The parameters of one `in_turns` in a trace.
+    """One `in_turns` of a rule."""
 
-    Its operands are `due` or `every` where these are needed, then olds, factors and constants.
-    """
-
-    jaxpr: Jaxpr  # (first, *olds, *factors) -> news, and constants
+    f: Callable[..., list[Array]]  # (first, olds, factors) -> news
     period: int | None  # `every`, where it is an int over which turns are spread
-    olds: int  # how many
-    factors: int
     start: int  # the step in which a period begins
+    when: list[Array]  # `due` or `every` where there is no period
+
+    def now(self, count: Array, when: Sequence[Array]) -> tuple[Array, Array, Array]:
+        """In the step of this count: its number in the period, whether its turns are first ones, whether there are any.
+
+        Args:
+          when: the turn's, as it is seen from where all the matrices are.
+        """
+        if self.period is not None:
+            return (count - self.start) % self.period, count <= self.period, jnp.asarray(True)
+        (due,) = when
+        if due.dtype != jnp.bool_:
+            due = (count - 1) % jnp.maximum(due, 1).astype(count.dtype) == 0
+        return jnp.zeros_like(count), count == 1, due
+
+
+def spread(stacks: Mapping[Any, tuple[float, int]], k: int) -> dict[Any, list[int]]:
+    """How many matrices of each stack have their turn in each of k steps, so that these have about as much to do.
+
+    Args:
+      stacks: the cost of one of its matrices, and their number. Those of the first are spread first.
+    """
+    found, done = {}, [0.0] * k
+    for stack, (cost, number) in stacks.items():
+        share, rest = divmod(number, k)
+        free = sorted(range(k), key=done.__getitem__)[:rest]  # the steps with least to do
+        found[stack] = [share + (step in free) for step in range(k)]
+        done = [d + cost * n for d, n in zip(done, found[stack], strict=True)]
+    return found
 
 
 def in_turns(
@@ -55,7 +82,8 @@ def in_turns(
       A function of the list of olds, and of A and more arrays, that returns the list of the new values.
 
     Raises:
-      TypeError: f returned no array for each old one, or one of another shape; it is called elsewhere than in a rule.
+      TypeError: f returned no array for each old one, or one of another shape; it is called elsewhere than in a rule,
+        or in a condition, a loop or a jitted function of it.
 
     Example:
       >>> import collections, gdjax, jax.numpy as jnp
@@ -70,42 +98,125 @@ def in_turns(
         [0. 1.]]]
     """
 
+    if isinstance(every, int) and every < 1:
+        raise ValueError(f"gdjax.in_turns: every must be at least 1, got {every}")
+
     def call(olds: Sequence[Array], *factors: Array) -> list[Array]:
+        turns = meetings.replaying("in_turns")
+        if turns is None or turns.turns is None:
+            raise TypeError("gdjax.in_turns: call it in a rule of gdjax.matrixwise")
         olds = [jnp.asarray(x) for x in olds]
         if not factors:
             raise TypeError("gdjax.in_turns: pass the matrix that a turn works on, in_turns(f, every)(olds, A)")
+        # A key is an operand as the numbers that it is: stacks of keys have no zeros to start from.
+        kinds = [jax.random.key_impl(x) if numerics.is_key(x) else None for x in factors]
 
-        def news(first: Array, *xs: Any) -> list[Array]:
-            given = [
-                x if kind is None else jax.random.wrap_key_data(x, impl=kind)
-                for x, kind in zip(xs, [*[None] * len(olds), *kinds], strict=True)
-            ]
-            found = [jnp.asarray(x) for x in f(first, *given)]
+        def news(first: Array, olds: Sequence[Array], numbers: Sequence[Array]) -> list[Array]:
+            pairs = zip(numbers, kinds, strict=True)
+            given = [x if kind is None else jax.random.wrap_key_data(x, impl=kind) for x, kind in pairs]
+            found = [jnp.asarray(x) for x in f(first, *olds, *given)]
             if (got := [x.shape for x in found]) != (wanted := [x.shape for x in olds]):
                 raise TypeError(f"gdjax.in_turns: f returned shapes {got} for olds of shapes {wanted}")
             return [new.astype(old.dtype) for new, old in zip(found, olds, strict=True)]
 
-        # A key is an operand as the numbers that it is: stacks of keys have no zeros to start from.
-        kinds = [jax.random.key_impl(x) if numerics.is_key(x) else None for x in factors]
         numbers = [x if kind is None else jax.random.key_data(x) for x, kind in zip(factors, kinds, strict=True)]
-        olds, numbers = meshes.alike(olds, numbers)
-        closed = jax.make_jaxpr(news)(jnp.asarray(True), *olds, *numbers)
-        if isinstance(every, int) and every < 1:
-            raise ValueError(f"gdjax.in_turns: every must be at least 1, got {every}")
         period = every if isinstance(every, int) and every <= LONGEST else None
-        turn = Turn(closed.jaxpr, period, len(olds), len(numbers), start)
         when = [] if period is not None else [jnp.asarray(every if due is None else due)]
-        return turns_p.bind(*when, *olds, *numbers, *closed.consts, **turn._asdict())
+        return turns.turns.taken(Turn(news, period, start, when), *meshes.alike(olds, numbers))
 
     return call
 
 
-@turns_p.def_impl
-def _alone(*_: Any, **__: Any) -> Any:
-    raise TypeError(f"gdjax.in_turns: {WHERE}")
+class Noted(NamedTuple):
+    """What decides how the turns of one `in_turns` are spread."""
+
+    period: int | None
+    side: int  # of the matrix that a turn works on
 
 
-@turns_p.def_abstract_eval
-def _types(*operands: Any, olds: int, period: int | None, **_: Any) -> Any:
-    before = int(period is None)
-    return list(operands[before : before + olds])
+class Turns:
+    """The turns of the matrices of a stack, in one run of their rule.
+
+    Args:
+      count: with this update.
+      runs: for each `in_turns` of the rule in their order, how many matrices have their turn in each step of the
+        period; one number where there is no period. None for a run that only notes which turns there are.
+      place: of the matrix in the stack, if the rule runs for one; None under `vmap`.
+    """
+
+    def __init__(self, count: Array, runs: Sequence[Sequence[int]] | None, place: Any = None):
+        self.count, self.runs, self.place = count, runs, place
+        self.noted: list[Noted] = []
+
+    def taken(self, turn: Turn, olds: list[Array], factors: list[Array]) -> list[Array]:
+        """The olds after the turns of this step."""
+        self.noted.append(Noted(turn.period, factors[0].shape[-1]))
+        if self.runs is None:
+            return olds
+        numbers = self.runs[len(self.noted) - 1]
+        if self.place is None:
+            return _of_stack(turn, self.count, numbers, olds, factors)
+        step, first, due = turn.now(self.count, turn.when)
+        start, number = _run(numbers, step)
+        due &= (self.place >= start) & (self.place < start + number)
+        return meshes.cond(due, lambda *xs: turn.f(first, *xs), lambda olds, _: olds, olds, factors)
+
+
+def _run(numbers: Sequence[int], step: Array) -> tuple[Array, Array]:
+    """The start and the length of the run of a step."""
+    starts = itertools.accumulate(numbers[:-1], initial=0)
+    start, number = (jnp.asarray(list(x), step.dtype)[step] for x in (starts, numbers))
+    return start, number
+
+
+def _of_stack(turn: Turn, count: Array, numbers: Sequence[int], olds: list[Array], factors: list[Array]) -> list[Array]:
+    """The olds of one matrix under `vmap`, after the turns of this step."""
+    closed = jax.make_jaxpr(turn.f)(True, olds, factors)
+
+    @jax.custom_batching.custom_vmap
+    def kept(when: Any, olds: list[Array], factors: list[Array], consts: list[Array]) -> list[Array]:
+        return olds
+
+    @kept.def_vmap
+    def _(n: int, batched: Any, when: Any, olds: Any, factors: Any, consts: Any) -> Any:
+        if any(batched[0]):
+            raise TypeError("gdjax.in_turns: every or due must be the same for all matrices")
+        step, first, due = turn.now(count, when)
+        stack = lambda x, own: x if own else jnp.broadcast_to(x, (n, *x.shape))  # noqa: E731
+        olds, factors = (list(map(stack, xs, own)) for xs, own in ((olds, batched[1]), (factors, batched[2])))
+        own = [x for x, mine in zip(consts, batched[3], strict=True) if mine]
+
+        def of_one(olds: list[Array], factors: list[Array], own: list[Array]) -> list[Array]:
+            each = iter(own)
+            known = [next(each) if mine else x for x, mine in zip(consts, batched[3], strict=True)]
+            return list(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, known))(first, *olds, *factors))
+
+        work = lambda olds, *others: _of_run(of_one, numbers, step, olds, *others)  # noqa: E731
+        if turn.period is None:
+            return meshes.cond(due, work, lambda olds, *_: olds, olds, factors, own), [True] * len(olds)
+        return work(olds, factors, own), [True] * len(olds)
+
+    return kept(turn.when, olds, factors, closed.consts)
+
+
+def _of_run(
+    f: Callable[..., list[Array]], numbers: Sequence[int], step: Array, olds: list[Array], *others: list[Array]
+) -> list[Array]:
+    """The olds, those of the run of this step replaced by what f makes of them and of the others of one matrix.
+
+    It computes the longest run, of which a shorter one is a part: matrices outside of it keep their olds. A compiler
+    may copy what goes into a condition and comes out of it: that is the run, never the stack.
+    """
+    (start, number), most = _run(numbers, step), max(numbers)
+    low = jnp.minimum(start, len(olds[0]) - most)
+    places = low + jnp.arange(most, dtype=low.dtype)
+    own = (places >= start) & (places < start + number)
+
+    def replaced(olds: list[Array], *others: list[Array]) -> list[Array]:
+        chosen = lambda new, old: jnp.where(own.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
+        news = jax.vmap(f)(olds, *others) if homes.mesh() is None else at_home.computed(jax.vmap(f), olds, *others)
+        return list(map(chosen, news, olds))
+
+    part = [[jax.lax.dynamic_slice_in_dim(x, low, most) for x in xs] for xs in (olds, *others)]
+    news = replaced(*part) if min(numbers) > 0 else meshes.cond(number > 0, replaced, lambda olds, *_: olds, *part)
+    return [jax.lax.dynamic_update_slice_in_dim(old, new, low, 0) for old, new in zip(olds, news, strict=True)]

@@ -1,23 +1,24 @@
 """A rule of one matrix, for all matrices of one shape."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Var
 
 from gdjax import numerics
-from gdjax.core import meshes
+from gdjax.core import homes, meshes
 from gdjax.core.base import MaskedNode
 from gdjax.lift import rule_checks
-from gdjax.matrices import turns
-from gdjax.matrices.by_element import ByElement
+from gdjax.lift.meetings import Replay, replayed
 from gdjax.matrices.factored import Blocks, Shape
-from gdjax.matrices.segments import Segments, one_of
-from gdjax.matrices.traced import Evaluation
+from gdjax.matrices.in_turns import Turns
 from gdjax.numerics import Array, bounded
+from gdjax.xla import at_home, places
+from gdjax.xla.loops import inputs_of, made_of_nothing
+from gdjax.xla.write_order import LARGE
 
 
 class Declared(NamedTuple):
@@ -47,7 +48,7 @@ class Given(NamedTuple):
 
 
 class OneShape:
-    """The rule for the matrices of one shape: its trace, and what is known of it.
+    """The rule for the matrices of one shape.
 
     Args:
       shape: its name, rows and columns.
@@ -58,107 +59,93 @@ class OneShape:
     def __init__(
         self, rule: Declared, found: Blocks, shape: Shape, constants: Any, kinds: Any, given: Given
     ):  # fmt: skip
-        name, *sides = shape
-        self.where, self.sides, self.number = f"{rule.label}: matrices {name}", sides, found.numbers[name]
-        self.given, self.fields = given, {f: jax.tree.flatten(x[name]) for f, x in given.stacks.items()}
-        stacks = [x for xs, _ in self.fields.values() for x in xs] + list(given.keys.values())
-        on_leaves = [given.gs, *given.moments.values()]
-        g = None if given.moments else bounded(found.stack(shape, given.gs), "summed")
-        one = _alike(shape, [xs[x.leaf] for xs in on_leaves for x in found.members[shape]]) if g is None else one_of(g)
-        real = numerics.widest_real(one)
-        cast = lambda x: x.astype(real) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-        scalars = [*given.shared.values(), *map(cast, (given.t, *given.arrays.values()))]
-        # From the gradient, moments, stacks, keys and numbers to the direction, moments, stacks and shared numbers.
-        trace = jax.make_jaxpr(functools.partial(self._of_one, rule, constants, kinds))
-        closed = trace(*[one] * len(on_leaves), *map(one_of, stacks), *scalars)
-
-        ins, outs = iter(closed.jaxpr.invars), iter(closed.jaxpr.outvars)
-        inputs, slots, numbers = ([next(ins) for _ in xs] for xs in (on_leaves, stacks, scalars))
-        u, *moments = [next(outs) for _ in on_leaves]
-        self.u, self.moments = u, dict(zip(given.moments, moments, strict=True))
-        self.news = {f: [next(outs) for _ in xs] for f, (xs, _) in self.fields.items()}
-        self.shared = dict(zip(given.shared, outs, strict=True))
-        news = [v for vs in self.news.values() for v in vs]
-        known = dict(zip(slots, stacks, strict=True))
-        scalar = Evaluation(closed, dict(zip(numbers, scalars, strict=True)))
-        self.leaves: dict[str, dict[int, Array]] = {}
-        if g is None:
-            part = ByElement(closed, inputs, slots, moments, [u, *news])
-            known |= self._on_leaves(part, found, shape, one.dtype, [scalar.value(v) for v in part.numbers])
-        else:
-            known[inputs[0]] = g
-        # A new value is written over the old one, and the direction over what it is made of.
-        places = [(u, next((v for v in known if v not in slots), None)), *zip(news, slots, strict=False)]
-        places += [(self.moments[f], x) for f, x in zip(given.moments, inputs[1:], strict=True) if f not in self.leaves]
-        outputs = [(v, x if x in known else None) for v, x in places]
-        self.segments = Segments(closed, [*inputs, *slots], known, scalar, outputs, self.number)
-        if wrong := [f for f, v in self.shared.items() if isinstance(v, Var) and v in self.segments.of_matrices]:
+        self.rule, self.given, self.constants, self.kinds = rule, given, constants, kinds
+        name, *self.sides = shape
+        self.where, self.number = f"{rule.label}: matrices {name}", found.numbers[name]
+        self.fields = {f: jax.tree.flatten(x[name]) for f, x in given.stacks.items()}
+        g = bounded(found.stack(shape, given.gs), "summed")
+        moments = [found.stack(shape, xs) for xs in given.moments.values()]
+        slots = [x for xs, _ in self.fields.values() for x in xs]
+        self.stacks = meshes.alike(g, *moments, *slots, *given.keys.values())
+        self.kept = len(self.stacks) - len(given.keys)
+        # Which turns there are, and what is made of what.
+        noted = Turns(given.count, None)
+        self.traced = jax.make_jaxpr(functools.partial(self._of_one, noted))(*map(one_of, self.stacks))
+        self.turns = noted.noted
+        if wrong := [f for i, f in enumerate(given.shared, self.kept) if inputs_of(self.traced, i)]:
             raise TypeError(f"{self.where}: state.{wrong[0]} is one number for the tree, made of numbers alone")
 
-    def _of_one(self, rule: Declared, constants: Any, kinds: Any, *xs: Array) -> list[Array]:
-        """The rule of one matrix, from and to arrays alone."""
-        each = iter(xs)
+    def _of_one(self, turns: Turns, *xs: Array) -> list[Array]:
+        """From the gradient, moments, slots and keys of one matrix to its direction, moments and slots, and numbers."""
+        each, given, real = iter(xs), self.given, numerics.widest_real(xs[0])
         take = lambda names: {f: next(each) for f in names}  # noqa: E731
-        g, moments = next(each), take(self.given.moments)
+        cast = lambda x: x.astype(real) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+        g, moments = next(each), take(given.moments)
         olds = {f: structure.unflatten([next(each) for _ in xs]) for f, (xs, structure) in self.fields.items()}
-        keys = {f: jax.random.wrap_key_data(x, impl=kinds[f]) for f, x in take(self.given.keys).items()}
-        shared, hyper = take(self.given.shared), take(["t", *self.given.arrays])
-        seen = {f: _seen(x, isinstance(rule.kinds[f], tuple)) for f, x in olds.items()}
-        s = rule.State(**(dict.fromkeys(rule.State._fields) | moments | seen | keys | shared))
-        result = rule.rule(g, s, None, hyper.pop("t"), **constants, **hyper)
-        slots = moments | olds | shared
+        keys = {f: jax.random.wrap_key_data(x, impl=self.kinds[f]) for f, x in take(given.keys).items()}
+        seen = {f: _seen(x, isinstance(self.rule.kinds[f], tuple)) for f, x in olds.items()}
+        State = self.rule.State  # noqa: N806
+        s = State(**(dict.fromkeys(State._fields) | moments | seen | keys | given.shared))
+        hyper = self.constants | {k: cast(x) for k, x in given.arrays.items()}
+        with replayed(Replay((), (), meshes.varying_axes(g), turns)):
+            result = self.rule.rule(g, s, None, cast(given.t), **hyper)
+        slots = moments | olds | given.shared
         try:
-            u, new = rule_checks.returned(rule.State, result, g, {f: x for f, x in slots.items() if jax.tree.leaves(x)})
+            u, new = rule_checks.returned(State, result, g, {f: x for f, x in slots.items() if jax.tree.leaves(x)})
         except (TypeError, ValueError) as e:
             raise type(e)(f"{self.where}: {e}") from None
         pairs = [zip(jax.tree.leaves(getattr(new, f)), jax.tree.leaves(x), strict=False) for f, x in slots.items()]
-        return [u, *(jnp.asarray(x).astype(old.dtype) for pair in pairs for x, old in pair)]
+        return [u.astype(g.dtype), *(jnp.asarray(x).astype(old.dtype) for pair in pairs for x, old in pair)]
 
-    def _on_leaves(
-        self, part: ByElement, found: Blocks, shape: Shape, dtype: Any, numbers: Sequence[Array]
-    ) -> dict[Var, Array]:  # fmt: skip
-        """Evaluates what is done element by element; returns what the rest reads of it, as stacks."""
+    def results(self, runs: Sequence[Sequence[int] | None]) -> dict[str, Any]:
+        """The direction "u" and the fields of the state.
 
-        @jax.jit  # leaves alike share one trace
-        def evaluated(xs: Sequence[Array], numbers: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-            g, *ms = (x.astype(dtype) for x in xs)  # in which the rule is traced
-            return part.evaluated([bounded(g, "summed"), *ms], numbers)
+        Args:
+          runs: of each of its turns, see `Turns`; None where all the matrices have theirs in one step.
+        """
+        numbers = [[self.number] if run is None else run for run in runs]
 
-        gs, ms = self.given.gs, self.given.moments
-        there = [i for i in dict.fromkeys(x.leaf for x in found.members[shape]) if gs[i] is not None]
-        made = {i: evaluated(meshes.alike(*(xs[i] for xs in (gs, *ms.values()))), numbers) for i in there}
-        kept = [f for f, v in self.moments.items() if v in part.kept]
-        self.leaves = {f: {i: ys[k] for i, (ys, _) in made.items()} for k, f in enumerate(kept)}
-        of_leaf = lambda i, k: made[i][1][k] if i in made else None  # noqa: E731
-        return {v: found.stack(shape, [of_leaf(i, k) for i in range(len(gs))]) for k, v in enumerate(part.read)}
+        def of_one(place: Any, *xs: Array) -> list[Array]:
+            return self._of_one(Turns(self.given.count, numbers, place), *xs)[: self.kept]
 
-    def meet(self, j: int, count: Array, numbers: Sequence[int] | None) -> None:
-        """The turns of the j-th `in_turns` of the rule, if it has so many."""
-        known = self.segments
-        if j < len(known.meetings):
-            m = known.meetings[j]
-            when = None if m.when is None else known.scalar(m.when)
-            olds, factors = (list(map(known.stack, xs)) for xs in (m.olds, m.factors))
-            constants = [known.scalar(v) for v in m.constants]
-            news = turns.turned(m.turn, olds, factors, constants, count, when, numbers)
-            known.values.update(zip(m.news, news, strict=True))
-
-    def results(self) -> dict[str, Any]:
-        """The direction "u" and the fields of the state, those that lie on leaves apart."""
-        stack = self.segments.stack
-        moments = {f: jnp.zeros((self.number, *self.sides)) if f in self.leaves else stack(v)
-                   for f, v in self.moments.items()}  # fmt: skip
-        news = {f: self.fields[f][1].unflatten(map(stack, vs)) for f, vs in self.news.items()}
-        return {"u": stack(self.u)} | moments | news | {f: self.segments.scalar(v) for f, v in self.shared.items()}
+        news = iter(over_stack(of_one, self.stacks, self.kept))
+        found = {"u": next(news)} | {f: next(news) for f in self.given.moments}
+        found |= {f: structure.unflatten([next(news) for _ in xs]) for f, (xs, structure) in self.fields.items()}
+        return found | dict(zip(self.given.shared, made_of_nothing(self.traced, self.kept), strict=True))
 
 
-def _alike(shape: Shape, arrays: Sequence[Array | None]) -> Any:
-    """What stands in a trace for the matrices of arrays, not all of which need be there."""
-    real = numerics.widest_real(arrays)
-    dtype = numerics.complex_dtype(real) if shape[0].endswith("complex") else real
-    one = jax.ShapeDtypeStruct(shape[1:], dtype)
-    axes = meshes.varying_axes([x for x in arrays if x is not None])
-    return meshes.varying(jnp.zeros(one.shape, dtype), axes) if axes else one
+def one_of(stack: Array) -> Any:
+    """What stands for one matrix of a stack in a trace; in `shard_map` it varies as the stack does."""
+    return stack[0] if meshes.varying_axes(stack) else jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype)
+
+
+def over_stack(f: Callable[..., list[Array]], stacks: Sequence[Array], kept: int) -> list[Array]:
+    """f of one matrix, for all of a stack: of its place and the elements of all stacks to new ones of the first `kept`.
+
+    On a CPU large matrices go one by one through a loop, whose body is compiled once and writes over the stacks that it
+    reads. Elsewhere, and of small ones, all are computed at once, and the place is None.
+    """
+    number = len(stacks[0])
+    if homes.mesh() is None and number == 1:
+        return [y[None] for y in f(0, *(x[0] for x in stacks))]
+
+    def at_once(*stacks: Array) -> list[Array]:
+        return list(jax.vmap(functools.partial(f, None))(*stacks))
+
+    def one_by_one(*stacks: Array) -> list[Array]:
+        def step(i: Any, written: list[Array]) -> list[Array]:
+            ys = f(i, *places.taken([*written, *stacks[kept:]], i))
+            put = jax.lax.dynamic_update_index_in_dim
+            return [put(x, y, i, 0) for x, y in zip(written, ys, strict=True)]
+
+        return meshes.fori_loop(number, step, list(stacks[:kept]))
+
+    if homes.mesh() is not None:
+        return list(at_home.computed(at_once, *stacks))
+    large = max(math.prod(x.shape[1:]) for x in stacks) >= LARGE and not meshes.may_be_divided(stacks[0])
+    if large:
+        return jax.lax.platform_dependent(*stacks, cpu=one_by_one, default=at_once)
+    return at_once(*stacks)
 
 
 def _seen(x: Any, several: bool) -> Any:

@@ -11,9 +11,9 @@ alone, which XLA keeps: nothing waits. On other devices one kernel writes all th
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 
 # What XLA:CPU does not compute again in a second loop that reads it.
@@ -41,6 +41,13 @@ def inputs_of(closed: ClosedJaxpr, output: int) -> set[int]:
     jaxpr = closed.jaxpr.replace(eqns=[e for e in closed.jaxpr.eqns if e.outvars])
     _, used = dce_jaxpr(jaxpr, [i == output for i in range(len(jaxpr.outvars))])
     return {i for i, x in enumerate(used) if x}
+
+
+def made_of_nothing(closed: ClosedJaxpr, first: int) -> list[Any]:
+    """The values of the outputs of a traced function, from the first one on, that are made of none of its inputs."""
+    jaxpr, used = dce_jaxpr(closed.jaxpr, [i >= first for i in range(len(closed.jaxpr.outvars))])
+    assert not any(used)
+    return jaxpr_as_fun(ClosedJaxpr(jaxpr, closed.consts))()
 
 
 def loops_of(

@@ -167,7 +167,7 @@ def wrong(turn: Any) -> Any:
         ),
         (
             lambda G, s: (jax.jit(lambda x: gdjax.in_turns(lambda _, P, L: [L], 2)([x], s.L)[0])(s.P) @ G, s),  # noqa: N803
-            "gdjax.in_turns: call it in a rule of gdjax.matrixwise itself",
+            "gdjax.in_turns: call it in the rule itself, in no condition",
         ),
         (lambda G, s: (gdjax.in_turns(lambda _, P: [P], 2)([s.P])[0] @ G, s), "gdjax.in_turns: pass the matrix"),  # noqa: N803
     ],

@@ -70,15 +70,6 @@ def test_a_slot_like_the_parameter_is_a_matrix_in_the_rule(normalize: bool):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("normalize", "stacked"), [(False, 1), (True, 2)])
-def test_what_is_done_element_by_element_is_not_put_into_stacks(normalize: bool, stacked: int):
-    """m alone is, and not |m|. With a norm in between it is the gradient and the momentum, which is cut out again."""
-    g = {name: jnp.ones((3, 4)) for name in "abc"}
-    tx = rule(normalize=normalize)
-    text = str(jax.make_jaxpr(tx.update)(g, tx.init(g)))
-    assert text.count("concatenate") == stacked
-
-
 def test_a_momentum_in_16_bits_and_a_leaf_without_a_gradient():
     grads = gradients(2)
     tx = rule(mu_dtype=jnp.bfloat16, roles=lambda _: ROLES)
