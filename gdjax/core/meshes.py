@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gdjax.core import homes
 from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike
@@ -167,8 +167,9 @@ def partitioned(f: Callable[..., Any], like: ArrayTree, *trees: ArrayTree) -> An
     on explicit axes would have to say how their results are divided. f must not close over arrays.
     """
     hows = [how for x in jax.tree.leaves((like, trees)) if (how := division(x)) is not None]
-    if not hows:
-        return f(*trees)
+    if not hows:  # of arrays that lie on no mesh, whatever mesh is in the context
+        with contextlib.nullcontext() if _mesh().empty else jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+            return f(*trees)
     leaves, structure = jax.tree.flatten(trees)
     places = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]  # the rest, float0 say, is closed over
 
