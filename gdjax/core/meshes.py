@@ -167,8 +167,9 @@ def partitioned(f: Callable[..., Any], like: ArrayTree, *trees: ArrayTree) -> An
     on explicit axes would have to say how their results are divided. f must not close over arrays.
     """
     hows = [how for x in jax.tree.leaves((like, trees)) if (how := division(x)) is not None]
-    if not hows:  # of arrays that lie on no mesh, whatever mesh is in the context
-        with contextlib.nullcontext() if _mesh().empty else jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+    if not hows:  # of arrays that lie on no mesh, also where there is one in the context
+        explicit = not _in_shard_map() and any("Explicit" in str(kind) for kind in getattr(_mesh(), "axis_types", ()))
+        with jax.sharding.use_abstract_mesh(AbstractMesh((), ())) if explicit else contextlib.nullcontext():
             return f(*trees)
     leaves, structure = jax.tree.flatten(trees)
     places = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]  # the rest, float0 say, is closed over
