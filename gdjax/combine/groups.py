@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 from jax.tree_util import DictKey, GetAttrKey
@@ -11,10 +11,11 @@ from gdjax.combine.chain import leaf_rules
 from gdjax.combine.masking import MaskedState, check_prefix, hide, is_whole, mask_of, masked_update
 from gdjax.core import base, callers, calls, checks
 from gdjax.core.base import GradientTransformation, set_to_zero, transform
+from gdjax.core.number_domains import Kind
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
 from gdjax.core.paths import paths_of
-from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
+from gdjax.core.types import ArrayTree, Mask, OptState, Params, Transform, Updates
 from gdjax.lift.rule import Leafwise
 
 
@@ -42,8 +43,9 @@ class Labels:
 
 @transform
 def partition(
-    transforms: Mapping[Any, Transform], param_labels: Any, *, mask_compatible_extra_args: bool = False
-) -> GradientTransformation:
+    transforms: Annotated[Mapping[Any, Transform], Kind("mapping")], param_labels: Any,
+    *, mask_compatible_extra_args: bool = False,
+) -> GradientTransformation:  # fmt: skip
     """Applies to each group of leaves its own transform.
 
     A transform sees the leaves of its own group only: the norm that `clip_by_global_norm` takes inside a group is that
@@ -163,7 +165,7 @@ def _warn_of_clips(label: str, groups: Mapping[Hashable, Transform]) -> None:
 
 
 @transform
-def selective_transform(optimizer: Transform, *, freeze_mask: Any) -> Any:
+def selective_transform(optimizer: Transform, *, freeze_mask: Mask) -> Any:
     """Applies `optimizer` where the mask is False; where it is True the update is zero and no state is kept.
 
     Args:

@@ -129,7 +129,7 @@ def inject_hyperparams(
         unknown = sorted(static - set(signature.parameters))
         raise ValueError(f"gdjax.inject_hyperparams: static_args {unknown} are not among {list(signature.parameters)}")
     ours = is_ours(inner_factory)  # any other may have domains of its own
-    shaping = {k for k, p in signature.parameters.items() if ours and domains.is_no_number(inner_factory.__name__, p)}
+    shaping = {k for k, p in signature.parameters.items() if ours and domains.is_no_number(signature, p)}
     dtype = None if hyperparam_dtype is None else numerics.at_least_float32(hyperparam_dtype)
 
     name = getattr(inner_factory, "__name__", repr(inner_factory))
@@ -138,7 +138,7 @@ def inject_hyperparams(
     def build(*args: Any, **kwargs: Any) -> GradientTransformation:
         call = Call(factory, misuse.bound_arguments(label, signature, args, kwargs))
         if ours:
-            domains.check(label, call.arguments, signature.parameters)
+            domains.check(label, call.arguments, signature)
         return base.made_by(call, Injected(inner_factory, call.arguments, static | shaping, dtype))
 
     own_call = bind(inject_hyperparams, (inner_factory, tuple(sorted(static)), hyperparam_dtype), {})

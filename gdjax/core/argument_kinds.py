@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.core import checks, patterns
+from gdjax.core import callers, checks, patterns
 from gdjax.core.codec import Codec
 
 
@@ -46,6 +46,22 @@ dimensions = _kind(
     "dimension numbers, a tree of them, or a function that returns one",
     lambda x: not isinstance(x, bool | int | float | str | type),
 )
+
+
+def schedule_or_none(label: str, name: str, value: object) -> None:
+    """As Optax does it lets None in, for an optimizer of which only the state is wanted."""
+    if value is None:
+        callers.warn(f"{label}: {name} is None: update will raise an error")
+    else:
+        function(label, name, value)
+
+
+def share(label: str, name: str, value: object) -> None:
+    """A share that shapes the program."""
+    if isinstance(value, bool) or not isinstance(value, checks.NUMBER):
+        raise TypeError(f"{label}: {name} shapes the program and must be a number, got {value!r}")
+    if not 0 < value <= 1:
+        raise ValueError(f"{label}: {name} must be in (0, 1], got {value!r}")
 
 
 def groups(label: str, name: str, value: object) -> None:

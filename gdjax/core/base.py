@@ -17,7 +17,7 @@ from gdjax.core.part import Part, keywords
 from gdjax.core.signatures import short_types
 from gdjax.core.skipped import fitted, without_skipped
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import OptState, Params, Transform, TransformInitFn, TransformUpdateFn, Updates
+from gdjax.core.types import SHOWN, OptState, Params, Transform, TransformInitFn, TransformUpdateFn, Updates
 from gdjax.core.values import Call, Value, bind, is_ours, not_called
 
 P = ParamSpec("P")
@@ -221,13 +221,12 @@ def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
         return made_by(call, factory(*call.args, **call.kwargs))
 
     not_called(make)
-    return short_types(make)
+    return short_types(make, **SHOWN)
 
 
 def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     call = bind(factory, args, kwargs)
-    if label_of(call).startswith("gdjax."):
-        domains.check(label_of(call), call.arguments, inspect.signature(factory).parameters)
+    domains.check(label_of(call), call.arguments, inspect.signature(factory))
     return call
 
 

@@ -1,9 +1,13 @@
 """Signatures as their authors wrote them: with the names of types, where Python shows what the names stand for."""
 
+import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+
+from gdjax.core.number_domains import Domain, Fact, Integer, Kind, interval
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,6 +27,7 @@ class Short(inspect.Signature):
     """A signature that prints as `written`, if it has that. Its annotations are the types, which programs compare."""
 
     written: inspect.Signature  # a `replace` of this one does not have it
+    facts: Mapping[str, list[Fact]]  # what annotations say of an argument beside its type
 
     def __str__(self) -> str:
         return inspect.Signature.__str__(getattr(self, "written", self))
@@ -38,10 +43,71 @@ def short_types(function: Callable[P, R], signature: inspect.Signature | None = 
     annotations of the signature and `typing.get_type_hints` are the types themselves.
     """
     own = signature or inspect.signature(function)
-    shown = Short(list(own.parameters.values()), return_annotation=own.return_annotation)
-    shown.written = shortened(function, own, **named)
+    parts = {name: _parted(function, p) for name, p in own.parameters.items()}
+    parameters = [p.replace(annotation=parts[name][0]) for name, p in own.parameters.items()]
+    shown = Short(parameters, return_annotation=own.return_annotation)
+    shown.written = shortened(function, own.replace(parameters=parameters), **named)
+    shown.facts = {name: facts for name, (_, facts) in parts.items() if facts}
     function.__signature__ = shown  # type: ignore[attr-defined]
     return function
+
+
+def facts_of(signature: inspect.Signature, name: str) -> list[Fact]:
+    """What the annotation of an argument says beside its type."""
+    found = getattr(signature, "facts", None)
+    return parted(signature.parameters[name].annotation)[1] if found is None else found.get(name, [])
+
+
+def _parted(function: Callable[..., Any], parameter: inspect.Parameter) -> tuple[Any, list[Fact]]:
+    """`parted`, of an annotation that may be a text, as with `from __future__ import annotations`."""
+    annotation = parameter.annotation
+    if isinstance(annotation, str):
+        try:
+            annotation = eval(annotation, vars(sys.modules[code_of(function).__module__]))
+        except Exception:  # of names that the module does not have
+            return parameter.annotation, []
+    try:
+        plain, facts = parted(annotation)
+    except ValueError as e:
+        raise ValueError(f"{function.__name__}: the domain of {parameter.name}: {e}") from None
+    return (plain if facts or plain != annotation else parameter.annotation), facts
+
+
+def parted(annotation: Any) -> tuple[Any, list[Fact]]:
+    """The type that a caller sees in an annotation, and what it says beside.
+
+    `Annotated[Any, X]`, of an argument of a rule, is X to the caller of its factory. A text that begins as an interval
+    is a domain.
+
+    Raises:
+      ValueError: it is no interval.
+    """
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        named = next((x for x in args[1:] if args[0] is Any and get_origin(x) in (*UNIONS, Annotated)), args[0])
+        plain, facts = parted(named)
+        facts = facts + [x for x in map(_fact, args[1:]) if x]
+        return (plain, facts) if facts or named is not args[0] else (annotation, [])
+    if origin in UNIONS:
+        parts = list(map(parted, args))
+        facts = [x for _, more in parts for x in more]
+        changed = any(plain is not x for (plain, _), x in zip(parts, args, strict=True))
+        return (Union[tuple(plain for plain, _ in parts)] if changed else annotation), facts  # noqa: UP007
+    return annotation, []
+
+
+def _fact(x: Any) -> Fact | None:
+    """What metadata of an annotation say of an argument; None where they are not for us."""
+    if isinstance(x, str) and x.lstrip().startswith(("[", "(")):
+        return interval(x)
+    return x if isinstance(x, Domain | Integer | Kind) else None
+
+
+def code_of(f: Any) -> Any:
+    """The function or class behind decorators, `functools.partial`, a method, an object that can be called."""
+    while isinstance(f, functools.partial) or hasattr(f, "__wrapped__") or inspect.ismethod(f):
+        f = f.func if isinstance(f, functools.partial) else getattr(f, "__wrapped__", None) or f.__func__
+    return f if inspect.isfunction(f) or isinstance(f, type) else type(f)
 
 
 def shortened(function: Callable[..., Any], signature: inspect.Signature, **named: Any) -> inspect.Signature:

@@ -16,14 +16,13 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.core import base
 from gdjax.core.base import EmptyState, GradientTransformation
-from gdjax.core.types import ScalarOrSchedule
 from gdjax.lift import factors, layers, rule_checks
 from gdjax.lift.reduced import with_numbers
 from gdjax.lift.rule import Leafwise, OfLeaf
@@ -33,7 +32,6 @@ from gdjax.lift.whole_tree import Planned, Whole, read_by
 
 P = ParamSpec("P")
 Array = jax.Array
-Hyper = Annotated[Any, ScalarOrSchedule]  # a scalar in a rule; what a user passes to the factory made from it
 
 
 def leafwise(
@@ -139,6 +137,6 @@ def maker_of(
             part = kind(label, applied, *classes, slots, count, hyper, per_leaf, *more)
             return base.made_by(call, part if around is None else around(part, *next(iter(call.arguments.items()))))
 
-        return like_rule(factory, rule, [*before, *arguments.of_factory], Hyper)
+        return like_rule(factory, rule, [*before, *arguments.of_factory])
 
     return decorate

@@ -4,13 +4,12 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from gdjax.core import base, calls, domains
+from gdjax.core import base, calls, types
 from gdjax.core.base import GradientTransformation
-from gdjax.core.number_domains import Domain, declared
-from gdjax.core.signatures import short_types
-from gdjax.core.types import ScalarOrSchedule
+from gdjax.core.number_domains import declared
+from gdjax.core.signatures import code_of, short_types
 from gdjax.core.values import Call, not_called
 from gdjax.lift import rule_checks
 from gdjax.lift.rule_checks import named
@@ -29,7 +28,6 @@ class Arguments(NamedTuple):
 
     of_factory: list[inspect.Parameter]
     settings: frozenset[str]  # those of them that are no hyperparameters
-    domains: Mapping[str, Domain]
     unnamed: list[str]  # such as "**kwargs", behind which arguments of the rule may hide
 
     def call(self, factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -51,8 +49,6 @@ class Arguments(NamedTuple):
         """The hyperparameters in a call of the factory, checked, and the other arguments."""
         given = {p.name: call.arguments[p.name] for p in self.of_factory}
         for p in self.of_factory:
-            if p.name in self.domains and not (given[p.name] is None and p.default is None):
-                domains.number(self.domains[p.name], base.label_of(call), p.name, given[p.name])
             if callable(given[p.name]) and not isinstance(given[p.name], type) and p.name not in self.settings:
                 calls.schedule(base.label_of(call), p.name, given[p.name])
         hyper = {name: x for name, x in given.items() if name not in self.settings}
@@ -76,29 +72,25 @@ def arguments_of(
     signs = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     unnamed = [signs[p.kind] + p.name for p in inspect.signature(rule).parameters.values() if p.kind in signs]
     not_hyper = frozenset([*special.settings, *special.static])
-    return Arguments(own, not_hyper, declared(maker, intervals or {}, [p.name for p in own]), unnamed)
+    found = declared(maker, intervals or {}, [p.name for p in own])
+    own = [p.replace(annotation=Annotated[p.annotation, found[p.name]]) if p.name in found else p for p in own]
+    return Arguments(own, not_hyper, unnamed)
 
 
-def like_rule(
-    factory: Callable[..., Any], rule: Callable[..., Any], parameters: list[inspect.Parameter], hyper: Any
-) -> Any:
-    """The factory with these parameters and the rule's name and documentation, or those of the code behind it.
-
-    What is a `hyper` of the rule is any number, array or schedule to the factory.
-    """
+def like_rule(factory: Callable[..., Any], rule: Callable[..., Any], parameters: list[inspect.Parameter]) -> Any:
+    """The factory with these parameters and the rule's name and documentation, or those of the code behind it."""
     functools.update_wrapper(factory, rule)
     not_called(factory)
-    code = _function(rule)
+    code = code_of(rule)
     if not hasattr(rule, "__name__"):
         factory.__name__, factory.__qualname__ = code.__name__, code.__qualname__
         factory.__module__, factory.__doc__ = code.__module__, code.__doc__
-    known = [(hyper, ScalarOrSchedule), (hyper | None, ScalarOrSchedule | None)]
-    of = lambda p: next((x for of_rule, x in known if p.annotation == of_rule), p.annotation)  # noqa: E731
-    taken = [p.replace(annotation=of(p)) for p in parameters]
-    own = inspect.Signature(taken, return_annotation=GradientTransformation)
-    factory.__annotations__ = {p.name: p.annotation for p in taken if p.annotation is not p.empty}
+    own = inspect.Signature(parameters, return_annotation=GradientTransformation)
+    factory = short_types(factory, own, **types.SHOWN)
+    shown = inspect.signature(factory).parameters.values()
+    factory.__annotations__ = {p.name: p.annotation for p in shown if p.annotation is not p.empty}
     factory.__annotations__["return"] = GradientTransformation
-    return short_types(factory, own, ScalarOrSchedule=ScalarOrSchedule)
+    return factory
 
 
 def hashable(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,10 +100,3 @@ def hashable(rule: Callable[..., Any]) -> Callable[..., Any]:
     except TypeError:
         return functools.partial(rule)
     return rule
-
-
-def _function(f: Any) -> Any:
-    """The function or class behind decorators, `functools.partial`, a method, an object that can be called."""
-    while isinstance(f, functools.partial) or hasattr(f, "__wrapped__") or inspect.ismethod(f):
-        f = f.func if isinstance(f, functools.partial) else getattr(f, "__wrapped__", None) or f.__func__
-    return f if inspect.isfunction(f) or isinstance(f, type) else type(f)

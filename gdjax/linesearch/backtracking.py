@@ -1,6 +1,6 @@
 """The backtracking line search: shorter and shorter steps, until one lowers the objective enough."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from gdjax import numerics, tree
 from gdjax.core import checks, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
+from gdjax.core.number_domains import ABOVE_0, BOUND, FRACTION, Integer
 from gdjax.core.parts import holding
 from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
 from gdjax.linesearch.line import NUMBERS, Array, Line, ValueFn, like, no_gradient
@@ -57,9 +58,10 @@ class _Search(NamedTuple):
 
 @transform
 def scale_by_backtracking_linesearch(
-    max_backtracking_steps: int | Array, slope_rtol: Scalar = 1e-4, decrease_factor: Scalar = 0.8,
-    increase_factor: Scalar = 1.5, max_learning_rate: Scalar = 1.0, atol: Scalar = 0.0, rtol: Scalar = 0.0,
-    store_grad: bool = False, verbose: bool = False,
+    max_backtracking_steps: Annotated[int | Array, Integer(1)], slope_rtol: Annotated[Scalar, BOUND] = 1e-4,
+    decrease_factor: Annotated[Scalar, FRACTION] = 0.8, increase_factor: Annotated[Scalar, ABOVE_0] = 1.5,
+    max_learning_rate: Annotated[Scalar, ABOVE_0] = 1.0, atol: Annotated[Scalar, BOUND] = 0.0,
+    rtol: Annotated[Scalar, BOUND] = 0.0, store_grad: bool = False, verbose: bool = False,
 ) -> GradientTransformation:  # fmt: skip
     """Scales the updates by a step size that lowers the objective enough (Armijo's condition).
 

@@ -1,6 +1,6 @@
 """The zoom line search: a step that lowers the objective enough and leaves little slope."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from gdjax import numerics, tree
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.field_docs import with_field_docs
+from gdjax.core.number_domains import ABOVE_0, BOUND, Integer
 from gdjax.core.parts import holding
 from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
 from gdjax.linesearch.line import NUMBERS, Array, Line, ValueFn, like, no_gradient
@@ -45,10 +46,12 @@ class ScaleByZoomLinesearchState(NamedTuple):
 
 @transform
 def scale_by_zoom_linesearch(
-    max_linesearch_steps: int | Array, max_learning_rate: Scalar | None = None, tol: Scalar = 0.0,
-    increase_factor: Scalar = 2.0, slope_rtol: Scalar = 1e-4, curv_rtol: Scalar = 0.9,
-    approx_dec_rtol: Scalar | None = 1e-6, stepsize_precision: Scalar = 1e-5,
-    initial_guess_strategy: Literal["one", "keep"] = "keep", verbose: bool = False,
+    max_linesearch_steps: Annotated[int | Array, Integer(1)],
+    max_learning_rate: Annotated[Scalar, ABOVE_0] | None = None, tol: Annotated[Scalar, BOUND] = 0.0,
+    increase_factor: Annotated[Scalar, ABOVE_0] = 2.0, slope_rtol: Annotated[Scalar, BOUND] = 1e-4,
+    curv_rtol: Annotated[Scalar, BOUND] = 0.9, approx_dec_rtol: Annotated[Scalar, BOUND] | None = 1e-6,
+    stepsize_precision: Annotated[Scalar, BOUND] = 1e-5, initial_guess_strategy: Literal["one", "keep"] = "keep",
+    verbose: bool = False,
 ) -> GradientTransformation:  # fmt: skip
     """Scales the updates by a step size that meets the strong Wolfe conditions.
 

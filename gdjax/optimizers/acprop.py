@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Mask, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, Mask, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adabelief import ScaleByBeliefState
@@ -14,7 +14,8 @@ from gdjax.transforms.decay import descending
 @leafwise(ScaleByBeliefState, nu=second_moment)
 def scale_by_acprop(
     g: Array, s: ScaleByBeliefState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, new_mean: bool = False,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-16, eps_root: hyper.Size = 1e-16,
+    *, new_mean: bool = False,
 ) -> tuple[Array, ScaleByBeliefState]:  # fmt: skip
     """ACProp's direction: the gradient over its standard deviation before it.
 
@@ -50,16 +51,10 @@ def scale_by_acprop(
 
 @transform
 def acprop(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-16,
-    eps_root: ScalarOrSchedule = 1e-16,
-    weight_decay: ScalarOrSchedule = 0.0,
-    mask: Mask = None,
-    *,
-    new_mean: bool = False,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-16, eps_root: Size = 1e-16,
+    weight_decay: Size = 0.0, mask: Mask = None,
+    *, new_mean: bool = False,
+) -> GradientTransformation:  # fmt: skip
     """ACProp: AdaBelief's denominator, but of the step before, so that it does not depend on the gradient it divides.
 
         x_{t+1} = x_t - lr (g_t / (sqrt(nu_hat_{t-1}) + eps) + weight_decay x_t)

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, Mask, Params, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment, second_moment
 from gdjax.linalg.sums import in_memory
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
@@ -24,7 +24,8 @@ class ScaleByBeliefState(NamedTuple):
 @leafwise(ScaleByBeliefState, mu=Moment("mu_dtype", kind="exact"), nu=second_moment)
 def scale_by_belief(
     g: Array, s: ScaleByBeliefState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, eps_root: Hyper = 1e-16, *, nesterov: bool = False,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-16, eps_root: hyper.Size = 1e-16,
+    *, nesterov: bool = False,
 ) -> tuple[Array, ScaleByBeliefState]:  # fmt: skip
     """AdaBelief's direction: momentum over the root of an average of squared deviations from it.
 
@@ -58,16 +59,10 @@ def scale_by_belief(
 
 @transform
 def adabelief(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-16,
-    eps_root: ScalarOrSchedule = 1e-16,
-    weight_decay: ScalarOrSchedule | None = None,
-    weight_decay_mask: Mask = None,
-    *,
-    nesterov: bool = False,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-16, eps_root: Size = 1e-16,
+    weight_decay: Size | None = None, weight_decay_mask: Mask = None,
+    *, nesterov: bool = False,
+) -> GradientTransformation:  # fmt: skip
     """AdaBelief: Adam whose second moment is that of the gradient about its own average, not about 0.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t                          mu_hat_t = mu_t / (1 - b1^t)

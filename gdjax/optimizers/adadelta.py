@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, Mask, Params, Rate, Size, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.transforms.decay import add_decayed_weights
@@ -24,8 +24,9 @@ class ScaleByAdaDeltaState(NamedTuple):
 
 @leafwise(ScaleByAdaDeltaState, e_g=_average, e_x=_average)
 def scale_by_adadelta(
-    g: Array, s: ScaleByAdaDeltaState, p: Array, t: Array, rho: Hyper = 0.9, eps: Hyper = 1e-6
-) -> tuple[Array, ScaleByAdaDeltaState]:
+    g: Array, s: ScaleByAdaDeltaState, p: Array, t: Array,
+    rho: hyper.Decay = 0.9, eps: hyper.Size = 1e-6,
+) -> tuple[Array, ScaleByAdaDeltaState]:  # fmt: skip
     """Adadelta's direction, in units of the parameters: RMS of directions over RMS of gradients.
 
         e_g <- rho e_g + (1 - rho) g_t^2
@@ -55,12 +56,9 @@ def scale_by_adadelta(
 
 @transform
 def adadelta(
-    learning_rate: ScalarOrSchedule | None = None,
-    rho: ScalarOrSchedule = 0.9,
-    eps: ScalarOrSchedule = 1e-6,
-    weight_decay: ScalarOrSchedule = 0.0,
+    learning_rate: Rate | None = None, rho: Decay = 0.9, eps: Size = 1e-6, weight_decay: Size = 0.0,
     weight_decay_mask: Mask = None,
-) -> GradientTransformation:
+) -> GradientTransformation:  # fmt: skip
     """Adadelta: steps of the size of the steps before, relative to the gradients before; no rate to choose.
 
         e_g <- rho e_g + (1 - rho) g_t^2

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -10,9 +10,24 @@ from gdjax.combine.chain import chain
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.dialects import Dialect, dialects
+from gdjax.core.number_domains import Integer, Kind
 from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import DTypeLike, LayerAxes, Mask, Params, Scalar, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import (
+    Bound,
+    Decay,
+    DType,
+    Finite,
+    Hyper,
+    LayerAxes,
+    Mask,
+    Params,
+    Rate,
+    Scalar,
+    ScalarOrSchedule,
+    Size,
+    hyper,
+)
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Factor, New
 from gdjax.linalg.sums import limited, means_of_squares
 from gdjax.numerics import Array, abs_sq, at_least_float32, bounded_sq, scaled
@@ -62,7 +77,8 @@ def all_but(left_out: int | None, axes_of: Callable[..., tuple[int, int] | None]
 @leafwise(FactoredState, v_row=all_but(1), v_col=all_but(0), v=all_but(None))
 def _by_factored_rms(
     g: Array, s: FactoredState, p: Array, t: Array,
-    factored: bool, min_dim_size_to_factor: int, epsilon: Hyper, b2: Hyper, clipping_threshold: Hyper = None,
+    factored: bool, min_dim_size_to_factor: Annotated[int, Integer(0, static=True)], epsilon: hyper.Size,
+    b2: hyper.Squares, clipping_threshold: hyper.Bound = None,
     *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, FactoredState]:  # fmt: skip
     axes = factored_axes(g.shape, {"factored": factored, "min_dim_size_to_factor": min_dim_size_to_factor})
@@ -80,7 +96,8 @@ def _by_factored_rms(
 @leafwise(FactoredState, v_row=all_but(1, last_axes), v_col=all_but(0, last_axes), v=all_but(None, last_axes))
 def _by_torchs_factored_rms(
     g: Array, s: FactoredState, p: Array, t: Array,
-    factored: bool, min_dim_size_to_factor: int, epsilon: Hyper, b2: Hyper, clipping_threshold: Hyper = None,
+    factored: bool, min_dim_size_to_factor: Annotated[int, Integer(0, static=True)], epsilon: hyper.Size,
+    b2: hyper.Squares, clipping_threshold: hyper.Bound = None,
     *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, FactoredState]:  # fmt: skip
     """Adafactor's direction with nothing added to squares, but an epsilon^2 that the second moment is at least."""
@@ -171,15 +188,11 @@ def _relative(rate: ScalarOrSchedule) -> ScalarOrSchedule:
 
 @transform
 def scale_by_factored_rms(
-    factored: bool = True,
-    decay_rate: ScalarOrSchedule = 0.8,
-    step_offset: ScalarOrSchedule = 0,
-    min_dim_size_to_factor: int = 128,
-    epsilon: ScalarOrSchedule = 1e-30,
-    decay_rate_fn: Callable[[Any, Any], Any] = power_decay,
-    *,
-    layer_axes: LayerAxes = None,
-) -> Any:
+    factored: bool = True, decay_rate: Size = 0.8, step_offset: Finite = 0,
+    min_dim_size_to_factor: Annotated[int, Integer(0, static=True)] = 128, epsilon: Size = 1e-30,
+    decay_rate_fn: Annotated[Callable[[Any, Any], Any], Kind("function")] = power_decay,
+    *, layer_axes: LayerAxes = None,
+) -> Any:  # fmt: skip
     """Adafactor's direction: the gradient over the root of a second moment kept as rows and columns.
 
         b2_t = 1 - t^-decay_rate
@@ -226,22 +239,12 @@ _RELATIVE = {"learning_rate": 0.01, "min_dim_size_to_factor": 0}
 @transform
 @dialects(torch=_RELATIVE | {"eps": 2.0**-23}, paper=_RELATIVE)
 def adafactor(
-    learning_rate: ScalarOrSchedule | None = None,
-    min_dim_size_to_factor: int = 128,
-    decay_rate: ScalarOrSchedule = 0.8,
-    decay_offset: ScalarOrSchedule = 0,
-    multiply_by_parameter_scale: bool = True,
-    clipping_threshold: ScalarOrSchedule | None = 1.0,
-    momentum: ScalarOrSchedule | None = None,
-    dtype_momentum: DTypeLike = jnp.float32,
-    weight_decay_rate: ScalarOrSchedule | None = None,
-    eps: ScalarOrSchedule = 1e-30,
-    factored: bool = True,
-    weight_decay_mask: Mask = None,
-    *,
-    like: Dialect = "optax",
-    layer_axes: LayerAxes = None,
-) -> GradientTransformation:
+    learning_rate: Rate | None = None, min_dim_size_to_factor: Annotated[int, Integer(0, static=True)] = 128,
+    decay_rate: Size = 0.8, decay_offset: Finite = 0, multiply_by_parameter_scale: bool = True,
+    clipping_threshold: Bound | None = 1.0, momentum: Decay | None = None, dtype_momentum: DType = jnp.float32,
+    weight_decay_rate: Size | None = None, eps: Size = 1e-30, factored: bool = True, weight_decay_mask: Mask = None,
+    *, like: Dialect = "optax", layer_axes: LayerAxes = None,
+) -> GradientTransformation:  # fmt: skip
     """Adafactor: Adam's second moment in the memory of its row and column means, and steps relative to the parameters.
 
         b2_t = 1 - t^-decay_rate

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.dialects import Dialect, dialects
-from gdjax.core.types import Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Params, Rate, Size, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.transforms.decay import descending
@@ -23,7 +23,8 @@ _sum = Moment(wide=True, real=True, fill="initial_accumulator_value", kind="exac
 
 @leafwise(ScaleByRssState, sum_of_squares=_sum)
 def scale_by_rss(
-    g: Array, s: ScaleByRssState, p: Array, t: Array, initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7,
+    g: Array, s: ScaleByRssState, p: Array, t: Array,
+    initial_accumulator_value: hyper.Size = 0.1, eps: hyper.Size = 1e-7,
     *, eps_in_sqrt: bool = True,
 ) -> tuple[Array, ScaleByRssState]:  # fmt: skip
     """Adagrad's direction: the gradient over the root of the sum of its squares so far.
@@ -60,9 +61,8 @@ def scale_by_rss(
     paper={"initial_accumulator_value": 0.0, "eps": 0.0},
 )
 def adagrad(
-    learning_rate: ScalarOrSchedule, initial_accumulator_value: ScalarOrSchedule = 0.1, eps: ScalarOrSchedule = 1e-7,
-    *, like: Dialect = "optax",
-) -> GradientTransformation:  # fmt: skip
+    learning_rate: Rate, initial_accumulator_value: Size = 0.1, eps: Size = 1e-7, *, like: Dialect = "optax"
+) -> GradientTransformation:
     """Adagrad: a rate per parameter that falls with the gradients it has seen.
 
         s_t = s_{t-1} + g_t^2,    s_0 = initial_accumulator_value

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, DType, Hyper, Mask, Params, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import descending
@@ -28,7 +28,8 @@ def corrected_mean(mu: Array, g: Array, b1: Hyper, t: Array, nesterov: bool) -> 
 @leafwise(ScaleByAdamState, nu=second_moment)
 def scale_by_adam(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: DType | None = None,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-8, eps_root: hyper.Size = 0.0,
+    mu_dtype: DType | None = None,
     *, nesterov: bool = False, nu_dtype: DType | None = None,
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """Adam's direction: momentum over the root of an average of squares.
@@ -65,16 +66,10 @@ def scale_by_adam(
 
 @transform
 def adam(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-8, eps_root: Size = 0.0,
     mu_dtype: DType | None = None,
-    *,
-    nesterov: bool = False,
-    nu_dtype: DType | None = None,
-) -> GradientTransformation:
+    *, nesterov: bool = False, nu_dtype: DType | None = None,
+) -> GradientTransformation:  # fmt: skip
     """Adam: momentum over the root of an average of squares, both corrected for their start at 0.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
@@ -116,18 +111,10 @@ def adam(
 
 @transform
 def adamw(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: DType | None = None,
-    weight_decay: ScalarOrSchedule = 1e-4,
-    mask: Mask = None,
-    *,
-    nesterov: bool = False,
-    nu_dtype: DType | None = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-8, eps_root: Size = 0.0,
+    mu_dtype: DType | None = None, weight_decay: Size = 1e-4, mask: Mask = None,
+    *, nesterov: bool = False, nu_dtype: DType | None = None,
+) -> GradientTransformation:  # fmt: skip
     """AdamW: Adam with weight decay beside the adaptive direction, not inside it.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)

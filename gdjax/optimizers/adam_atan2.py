@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, DType, Mask, Positive, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
@@ -14,7 +14,8 @@ from gdjax.transforms.decay import descending
 @leafwise(ScaleByAdamState, nu=second_moment)
 def scale_by_adam_atan2(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.99, a: Hyper = 1.27, b: Hyper = 1.0, mu_dtype: DType | None = None,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.99, a: hyper.Positive = 1.27, b: hyper.Positive = 1.0,
+    mu_dtype: DType | None = None,
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """Adam's direction with an arc tangent in the place of the quotient, which needs no eps.
 
@@ -58,15 +59,9 @@ def _angle(y: Array, x: Array) -> Array:
 
 @transform
 def adam_atan2(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.99,
-    a: ScalarOrSchedule = 1.27,
-    b: ScalarOrSchedule = 1.0,
-    mu_dtype: DType | None = None,
-    weight_decay: ScalarOrSchedule = 0.0,
-    mask: Mask = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.99, a: Positive = 1.27, b: Positive = 1.0,
+    mu_dtype: DType | None = None, weight_decay: Size = 0.0, mask: Mask = None,
+) -> GradientTransformation:  # fmt: skip
     """Adam-atan2: AdamW with an arc tangent in the place of the quotient: no eps, and steps that are bounded.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)

@@ -10,8 +10,20 @@ import jax.numpy as jnp
 from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.paths import paths_of
-from gdjax.core.types import ArrayTree, DType, Mask, Params, Roles, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import (
+    ArrayTree,
+    Count,
+    Decay,
+    DType,
+    Mask,
+    Params,
+    Rate,
+    Roles,
+    Size,
+    Squares,
+    hyper,
+)
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.whole_tree import Planned, Tree
 from gdjax.matrices.names import attention_part, name_of
 from gdjax.matrices.plan import Leaf, plan_of
@@ -95,7 +107,7 @@ def _apart(shape: Sequence[int], blocks: Sequence[int]) -> tuple[list[int], list
 @leafwise(ScaleByAdamMiniState, nu=Planned(_first_nu), static={"blocks": _blocks})
 def _adam_mini(
     g: Array, s: ScaleByAdamMiniState, p: Array, t: Array,
-    b1: Hyper, b2: Hyper, eps: Hyper, mu_dtype: DType | None, blocks: Any,
+    b1: hyper.Decay, b2: hyper.Squares, eps: hyper.Size, mu_dtype: DType | None, blocks: Any,
 ) -> tuple[Array, ScaleByAdamMiniState]:  # fmt: skip
     apart, kept = _apart(g.shape, blocks)
     inside = [i for i, (n, b) in enumerate(zip(apart, kept, strict=True)) if n != b]
@@ -108,15 +120,9 @@ def _adam_mini(
 
 @transform
 def scale_by_adam_mini(
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-    mu_dtype: DType | None = None,
-    *,
-    n_heads: int | None = None,
-    n_kv_heads: int | None = None,
-    roles: Roles = None,
-) -> GradientTransformation:
+    b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-8, mu_dtype: DType | None = None,
+    *, n_heads: Count | None = None, n_kv_heads: Count | None = None, roles: Roles = None,
+) -> GradientTransformation:  # fmt: skip
     """Adam-mini's direction: momentum over the root of one second moment for each block.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t                               mu_hat_t = mu_t / (1 - b1^t)
@@ -153,18 +159,10 @@ def scale_by_adam_mini(
 
 @transform
 def adam_mini(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-    mu_dtype: DType | None = None,
-    weight_decay: ScalarOrSchedule = 0.0,
-    mask: Mask = None,
-    *,
-    n_heads: int | None = None,
-    n_kv_heads: int | None = None,
-    roles: Roles = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-8, mu_dtype: DType | None = None,
+    weight_decay: Size = 0.0, mask: Mask = None,
+    *, n_heads: Count | None = None, n_kv_heads: Count | None = None, roles: Roles = None,
+) -> GradientTransformation:  # fmt: skip
     """Adam-mini: AdamW with one second moment for each block of parameters, in half of its memory.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t                               mu_hat_t = mu_t / (1 - b1^t)

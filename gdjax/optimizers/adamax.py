@@ -5,8 +5,8 @@ from dataclasses import replace
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Mask, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, Mask, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, bounded, debias, divide
 from gdjax.optimizers.adam import ScaleByAdamState
@@ -16,7 +16,8 @@ from gdjax.transforms.decay import descending
 # A maximum keeps what was rounded upwards, and is not an average of squares: an update is divided by it, not its root.
 @leafwise(ScaleByAdamState, nu=replace(second_moment, kind="exact"))
 def scale_by_adamax(
-    g: Array, s: ScaleByAdamState, p: Array, t: Array, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8
+    g: Array, s: ScaleByAdamState, p: Array, t: Array,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-8,
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """Adamax's direction: momentum over a decaying maximum.
 
@@ -48,12 +49,7 @@ def scale_by_adamax(
 
 
 @transform
-def adamax(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-) -> GradientTransformation:
+def adamax(learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-8) -> GradientTransformation:
     """Adamax: Adam with a decaying maximum in place of the root of the average of squares.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)
@@ -83,13 +79,9 @@ def adamax(
 
 @transform
 def adamaxw(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-    weight_decay: ScalarOrSchedule = 1e-4,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-8, weight_decay: Size = 1e-4,
     mask: Mask = None,
-) -> GradientTransformation:
+) -> GradientTransformation:  # fmt: skip
     """AdamaxW: Adamax with decoupled weight decay.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)

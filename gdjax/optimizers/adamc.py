@@ -1,26 +1,17 @@
 """AdamC."""
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, ScalarOrSchedule
+from gdjax.core.types import Decay, DType, Mask, Positive, Rate, Size, Squares
 from gdjax.optimizers.adam import adam
 from gdjax.transforms.decay import decaying
 
 
 @transform
 def adamc(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: DType | None = None,
-    weight_decay: ScalarOrSchedule = 1e-4,
-    mask: Mask = None,
-    *,
-    peak_learning_rate: ScalarOrSchedule | None = None,
-    nesterov: bool = False,
-    nu_dtype: DType | None = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-8, eps_root: Size = 0.0,
+    mu_dtype: DType | None = None, weight_decay: Size = 1e-4, mask: Mask = None,
+    *, peak_learning_rate: Positive | None = None, nesterov: bool = False, nu_dtype: DType | None = None,
+) -> GradientTransformation:  # fmt: skip
     """AdamC: AdamW whose decay follows the square of the rate, so that a schedule leaves the norm of weights alone.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)

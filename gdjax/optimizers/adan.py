@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, Finite, Mask, Params, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment, Shared, second_moment, slow_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, safe_increment, sqrt
 from gdjax.transforms.decay import descending
@@ -25,8 +25,9 @@ class ScaleByAdanState(NamedTuple):
 @leafwise(ScaleByAdanState, m=slow_moment, n=second_moment, t=Shared(0, jnp.int32), g=Moment(kind="exact"))
 def scale_by_adan(
     g: Array, s: ScaleByAdanState, p: Array, t: Array,
-    b1: Hyper = 0.98, b2: Hyper = 0.92, b3: Hyper = 0.99, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,
-    *, lookahead: Hyper | None = None,
+    b1: hyper.Decay = 0.98, b2: hyper.Squares = 0.92, b3: hyper.Decay = 0.99, eps: hyper.Size = 1e-8,
+    eps_root: hyper.Size = 0.0,
+    *, lookahead: hyper.Finite | None = None,
 ) -> tuple[Array, ScaleByAdanState]:  # fmt: skip
     """Adan's direction: Nesterov momentum from differences of gradients, under an adaptive rate.
 
@@ -68,17 +69,10 @@ def scale_by_adan(
 
 @transform
 def adan(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.98,
-    b2: ScalarOrSchedule = 0.92,
-    b3: ScalarOrSchedule = 0.99,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 1e-8,
-    weight_decay: ScalarOrSchedule = 0.0,
-    mask: Mask = None,
-    *,
-    lookahead: ScalarOrSchedule | None = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.98, b2: Squares = 0.92, b3: Decay = 0.99, eps: Size = 1e-8,
+    eps_root: Size = 1e-8, weight_decay: Size = 0.0, mask: Mask = None,
+    *, lookahead: Finite | None = None,
+) -> GradientTransformation:  # fmt: skip
     """Adan: Nesterov momentum from differences of gradients, under an adaptive rate.
 
         d_t = g_t - g_{t-1},    d_1 = 0

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, DType, Mask, Params, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import descending
@@ -38,8 +38,8 @@ class ScaleBySimplifiedAdEMAMixState(NamedTuple):
 )  # fmt: skip
 def scale_by_ademamix(
     g: Array, s: ScaleByAdemamixState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.999, b3: Hyper = 0.9999, alpha: Hyper = 6.0, eps: Hyper = 1e-8,
-    eps_root: Hyper = 0.0, mu_dtype: DType | None = None,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, b3: hyper.Decay = 0.9999, alpha: hyper.Size = 6.0,
+    eps: hyper.Size = 1e-8, eps_root: hyper.Size = 0.0, mu_dtype: DType | None = None,
 ) -> tuple[Array, ScaleByAdemamixState]:  # fmt: skip
     """AdEMAMix's direction: a fast and a slow average of gradients over the root of one of squares.
 
@@ -78,17 +78,9 @@ def scale_by_ademamix(
 
 @transform
 def ademamix(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    b3: ScalarOrSchedule = 0.9999,
-    alpha: ScalarOrSchedule = 5.0,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: DType | None = None,
-    weight_decay: ScalarOrSchedule = 0.0,
-    mask: Mask = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, b3: Decay = 0.9999, alpha: Size = 5.0, eps: Size = 1e-8,
+    eps_root: Size = 0.0, mu_dtype: DType | None = None, weight_decay: Size = 0.0, mask: Mask = None,
+) -> GradientTransformation:  # fmt: skip
     """AdEMAMix: AdamW with a second, slow average of the gradients, which remembers thousands of steps.
 
         m1_t = b1 m1_{t-1} + (1 - b1) g_t          m1_hat_t = m1_t / (1 - b1^t)
@@ -135,7 +127,8 @@ def ademamix(
 @leafwise(ScaleBySimplifiedAdEMAMixState, count=lambda s: s.t, t=Shared(0, dtype=jnp.int32), n=second_moment)
 def scale_by_simplified_ademamix(
     g: Array, s: ScaleBySimplifiedAdEMAMixState, p: Array, t: Array,
-    b1: Hyper = 0.99, b2: Hyper = 0.95, alpha: Hyper = 0.0, eps: Hyper = 1e-8, eps_root: Hyper = 0.0,
+    b1: hyper.Decay = 0.99, b2: hyper.Squares = 0.95, alpha: hyper.Size = 0.0, eps: hyper.Size = 1e-8,
+    eps_root: hyper.Size = 0.0,
 ) -> tuple[Array, ScaleBySimplifiedAdEMAMixState]:  # fmt: skip
     """Simplified AdEMAMix's direction: a sum of gradients and the current one, under an adaptive rate.
 
@@ -168,15 +161,9 @@ def scale_by_simplified_ademamix(
 
 @transform
 def simplified_ademamix(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.99,
-    b2: ScalarOrSchedule = 0.95,
-    alpha: ScalarOrSchedule = 0.0,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
-    weight_decay: ScalarOrSchedule = 0.0,
-    mask: Mask = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.99, b2: Squares = 0.95, alpha: Size = 0.0, eps: Size = 1e-8,
+    eps_root: Size = 0.0, weight_decay: Size = 0.0, mask: Mask = None,
+) -> GradientTransformation:  # fmt: skip
     """AdEMAMix with the current gradient in the place of the fast average, and one buffer fewer.
 
         m_t = b1 m_{t-1} + g_t

@@ -1,10 +1,13 @@
 """ADOPT."""
 
+from typing import Annotated
+
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, ScalarOrSchedule, Schedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.number_domains import Kind
+from gdjax.core.types import Decay, DType, Hyper, Rate, Schedule, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
@@ -18,8 +21,9 @@ def _fourth_root(t: Array) -> Array:
 @leafwise(ScaleByAdamState, nu=second_moment)
 def scale_by_adopt(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.9999, eps: Hyper = 1e-6, mu_dtype: DType | None = None,
-    *, nesterov: bool = False, use_clipping: bool = True, clip_value_fn: Hyper = _fourth_root,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.9999, eps: hyper.Size = 1e-6, mu_dtype: DType | None = None,
+    *, nesterov: bool = False, use_clipping: bool = True,
+    clip_value_fn: Annotated[Hyper, Kind("function")] = _fourth_root,
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """ADOPT's direction: an average of gradients, each over the root of the second moment before it.
 
@@ -69,16 +73,10 @@ def _clip(x: Array, bound: Array) -> Array:
 
 @transform
 def adopt(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.9999,
-    eps: ScalarOrSchedule = 1e-6,
-    mu_dtype: DType | None = None,
-    *,
-    nesterov: bool = False,
-    use_clipping: bool = True,
-    clip_value_fn: Schedule = _fourth_root,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.9999, eps: Size = 1e-6, mu_dtype: DType | None = None,
+    *, nesterov: bool = False, use_clipping: bool = True,
+    clip_value_fn: Annotated[Schedule, Kind("function")] = _fourth_root,
+) -> GradientTransformation:  # fmt: skip
     """ADOPT: Adam with the gradient divided first and averaged then, by a second moment that does not contain it.
 
         nu_0 = g_0^2,    and for t = 1, 2, ...

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.dialects import Dialect, dialects
-from gdjax.core.types import DType, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, DType, Params, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import descending
@@ -30,8 +30,8 @@ _second = replace(second_moment, kind="exact")
 @leafwise(ScaleByAmsgradState, nu=_second, nu_max=_second)
 def scale_by_amsgrad(
     g: Array, s: ScaleByAmsgradState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, mu_dtype: DType | None = None,
-    bias_correction_mu: bool = True, bias_correction_nu: bool = True,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-8, eps_root: hyper.Size = 0.0,
+    mu_dtype: DType | None = None, bias_correction_mu: bool = True, bias_correction_nu: bool = True,
 ) -> tuple[Array, ScaleByAmsgradState]:  # fmt: skip
     """AMSGrad's direction: momentum over the root of the largest second moment so far.
 
@@ -69,7 +69,7 @@ def scale_by_amsgrad(
 @leafwise(ScaleByAmsgradState, nu=_second, nu_max=_second)
 def _by_torchs_amsgrad(
     g: Array, s: ScaleByAmsgradState, p: Array, t: Array,
-    b1: Hyper, b2: Hyper, eps: Hyper, eps_root: Hyper, mu_dtype: DType | None,
+    b1: hyper.Decay, b2: hyper.Squares, eps: hyper.Size, eps_root: hyper.Size, mu_dtype: DType | None,
     bias_correction_mu: bool, bias_correction_nu: bool,
 ) -> tuple[Array, ScaleByAmsgradState]:  # fmt: skip
     """AMSGrad's direction with the maximum of nu_t as it is, corrected after it is taken."""
@@ -85,17 +85,10 @@ def _by_torchs_amsgrad(
 @transform
 @dialects(torch={}, paper={"eps": 0.0, "bias_correction_mu": False, "bias_correction_nu": False})
 def amsgrad(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: DType | None = None,
-    bias_correction_mu: bool = True,
-    bias_correction_nu: bool = True,
-    *,
-    like: Dialect = "optax",
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-8, eps_root: Size = 0.0,
+    mu_dtype: DType | None = None, bias_correction_mu: bool = True, bias_correction_nu: bool = True,
+    *, like: Dialect = "optax",
+) -> GradientTransformation:  # fmt: skip
     """AMSGrad: Adam whose rate for a parameter never rises, since the second moment is replaced by its maximum so far.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)

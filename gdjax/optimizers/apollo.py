@@ -1,15 +1,31 @@
 """APOLLO: gradients scaled as Adam would scale random projections of them."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Mask, Params, Roles, ScalarOrSchedule, Transform
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.number_domains import FROM_1
+from gdjax.core.types import (
+    Count,
+    Decay,
+    Hyper,
+    KeyLike,
+    Mask,
+    Params,
+    Rate,
+    Roles,
+    ScalarOrSchedule,
+    Size,
+    Squares,
+    Steps,
+    Transform,
+    hyper,
+)
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Key
 from gdjax.lift.whole_tree import Planned
 from gdjax.linalg.matrices import Matrix
@@ -71,9 +87,9 @@ def _projector(key: Array, epoch: Array, sizes: tuple[int, int, int, int]) -> Ar
 )  # fmt: skip
 def scale_by_apollo(
     g: Array, s: ScaleByApolloState, p: Array, t: Array,
-    rank: int = 256, update_proj_gap: Hyper = 200, scale: Hyper = 1.0, scale_type: ScaleType = "channel",
-    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-6,
-    *, norm_growth: Hyper = 1.01, key: Any = 0, roles: Roles = None,
+    rank: Count = 256, update_proj_gap: hyper.Steps = 200, scale: hyper.Size = 1.0, scale_type: ScaleType = "channel",
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-6,
+    *, norm_growth: Annotated[Hyper, FROM_1] = 1.01, key: KeyLike = 0, roles: Roles = None,
 ) -> tuple[Array, ScaleByApolloState]:  # fmt: skip
     """APOLLO's direction: the gradient, each row or column times what Adam makes of its random projection.
 
@@ -128,27 +144,13 @@ def scale_by_apollo(
 
 @transform
 def apollo(
-    learning_rate: ScalarOrSchedule,
-    rank: int = 256,
-    update_proj_gap: ScalarOrSchedule = 200,
-    scale: ScalarOrSchedule = 1.0,
-    scale_type: ScaleType = "channel",
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-6,
-    weight_decay: ScalarOrSchedule = 0.0,
+    learning_rate: Rate, rank: Count = 256, update_proj_gap: Steps = 200, scale: Size = 1.0,
+    scale_type: ScaleType = "channel", b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-6, weight_decay: Size = 0.0,
     weight_decay_mask: Mask = None,
-    *,
-    norm_growth: ScalarOrSchedule = 1.01,
-    key: Any = 0,
-    roles: Roles = None,
-    adam_learning_rate: ScalarOrSchedule | None = None,
-    adam_b1: ScalarOrSchedule = 0.9,
-    adam_b2: ScalarOrSchedule = 0.999,
-    adam_eps: ScalarOrSchedule = 1e-6,
-    adam_weight_decay: ScalarOrSchedule = 0.0,
-    others: Transform | None = None,
-) -> GradientTransformation:
+    *, norm_growth: Annotated[ScalarOrSchedule, FROM_1] = 1.01, key: KeyLike = 0, roles: Roles = None,
+    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.999, adam_eps: Size = 1e-6,
+    adam_weight_decay: Size = 0.0, others: Transform | None = None,
+) -> GradientTransformation:  # fmt: skip
     """APOLLO for hidden matrices: gradients scaled by columns as Adam scales random projections. AdamW for the rest.
 
         R_t = P_t G_t,    M_t = b1 M_{t-1} + (1 - b1) R_t,    V_t = b2 V_{t-1} + (1 - b2) R_t^2

@@ -1,6 +1,6 @@
 """BFGS and the self-scaled Broyden method: the gradient times an inverse Hessian that is a matrix."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import checks, meshes
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.number_domains import Kind
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, ScalarOrSchedule, Transform, Updates
+from gdjax.core.types import OptState, Params, Rate, Transform, Updates
 from gdjax.linalg import boxes, quasi_newton, vectors
 from gdjax.linalg.quasi_newton import Pair, Rule
 from gdjax.linesearch.line import fit
@@ -31,7 +32,7 @@ class ScaleByBFGSState(NamedTuple):
 
 @transform
 def scale_by_bfgs(
-    scale_init_precond: bool = False, *, self_scaling: bool = False, bounds: Bounds = None
+    scale_init_precond: bool = False, *, self_scaling: bool = False, bounds: Annotated[Bounds, Kind("bounds")] = None
 ) -> GradientTransformation:
     """Multiplies the gradient by the BFGS approximation of the inverse Hessian: u = H g.
 
@@ -80,7 +81,9 @@ def scale_by_bfgs(
 
 
 @transform
-def scale_by_ssbroyden(scale_init_precond: bool = False, *, bounds: Bounds = None) -> GradientTransformation:
+def scale_by_ssbroyden(
+    scale_init_precond: bool = False, *, bounds: Annotated[Bounds, Kind("bounds")] = None
+) -> GradientTransformation:
     """Multiplies the gradient by the self-scaled Broyden approximation of the inverse Hessian: u = H g.
 
         H_{k+1} = (H_k - w_k w_k^T / <y_k, w_k> + phi_k <y_k, w_k> v_k v_k^T) / tau_k + s_k s_k^T / <s_k, y_k>
@@ -126,13 +129,9 @@ def scale_by_ssbroyden(scale_init_precond: bool = False, *, bounds: Bounds = Non
 
 @transform
 def bfgs(
-    learning_rate: ScalarOrSchedule | None = None,
-    scale_init_precond: bool = False,
-    linesearch: Transform | None = NEWTON_SEARCH,
-    *,
-    self_scaling: bool = False,
-    bounds: Bounds = None,
-) -> GradientTransformation:
+    learning_rate: Rate | None = None, scale_init_precond: bool = False, linesearch: Transform | None = NEWTON_SEARCH,
+    *, self_scaling: bool = False, bounds: Annotated[Bounds, Kind("bounds")] = None,
+) -> GradientTransformation:  # fmt: skip
     """BFGS, a quasi-Newton method for up to some thousands of parameters, with a line search.
 
         x_{t+1} = x_t - eta_t H_t g_t
@@ -168,12 +167,9 @@ def bfgs(
 
 @transform
 def ssbroyden(
-    learning_rate: ScalarOrSchedule | None = None,
-    scale_init_precond: bool = False,
-    linesearch: Transform | None = NEWTON_SEARCH,
-    *,
-    bounds: Bounds = None,
-) -> GradientTransformation:
+    learning_rate: Rate | None = None, scale_init_precond: bool = False, linesearch: Transform | None = NEWTON_SEARCH,
+    *, bounds: Annotated[Bounds, Kind("bounds")] = None,
+) -> GradientTransformation:  # fmt: skip
     """The self-scaled Broyden method, for physics-informed networks and other problems of very different curvatures.
 
         x_{t+1} = x_t - eta_t H_t g_t

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import LayerAxes, Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Bound, Decay, LayerAxes, Mask, Params, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
 from gdjax.linalg.sums import limited
 from gdjax.numerics import Array, scaled
@@ -37,8 +37,8 @@ _row, _col = all_but(1, _matrix), all_but(0, _matrix)
 )
 def scale_by_came(
     g: Array, s: ScaleByCameState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.999, b3: Hyper = 0.9999,
-    eps1: Hyper = 1e-30, eps2: Hyper = 1e-16, clip_threshold: Hyper | None = 1.0,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, b3: hyper.Decay = 0.9999, eps1: hyper.Size = 1e-30,
+    eps2: hyper.Size = 1e-16, clip_threshold: hyper.Bound | None = 1.0,
     *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, ScaleByCameState]:  # fmt: skip
     """CAME's direction: the momentum of Adafactor's steps, smaller where the steps differ from it.
@@ -84,18 +84,10 @@ def scale_by_came(
 
 @transform
 def came(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    b3: ScalarOrSchedule = 0.9999,
-    eps1: ScalarOrSchedule = 1e-30,
-    eps2: ScalarOrSchedule = 1e-16,
-    clip_threshold: ScalarOrSchedule | None = 1.0,
-    weight_decay: ScalarOrSchedule = 0.0,
-    mask: Mask = None,
-    *,
-    layer_axes: LayerAxes = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, b3: Decay = 0.9999, eps1: Size = 1e-30,
+    eps2: Size = 1e-16, clip_threshold: Bound | None = 1.0, weight_decay: Size = 0.0, mask: Mask = None,
+    *, layer_axes: LayerAxes = None,
+) -> GradientTransformation:  # fmt: skip
     """CAME: Adafactor with momentum, and with smaller steps where the gradients do not agree with it.
 
         r_t = b2 r_{t-1} + (1 - b2) (mean of g_t^2 + eps1 over each row)    c_t: the same of each column

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Mask, Params, Positive, Rate, Size, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment, initial_parameter
 from gdjax.linalg.sums import in_memory
 from gdjax.numerics import Array, bounded, divide
@@ -36,8 +36,9 @@ class COCOBState(NamedTuple):
     reward=_sum,
 )
 def scale_by_cocob(
-    g: Array, s: COCOBState, p: Array, t: Array, alpha: Hyper = 100.0, eps: Hyper = 1e-8
-) -> tuple[Array, COCOBState]:
+    g: Array, s: COCOBState, p: Array, t: Array,
+    alpha: hyper.Positive = 100.0, eps: hyper.Size = 1e-8,
+) -> tuple[Array, COCOBState]:  # fmt: skip
     """COCOB's step, of a size of its own: every element bets on the sign of its next gradient.
 
         L_t = max(L_{t-1}, |g_t|)        G_t = G_{t-1} + |g_t|        theta_t = theta_{t-1} - g_t
@@ -72,11 +73,7 @@ def scale_by_cocob(
 
 @transform
 def cocob(
-    learning_rate: ScalarOrSchedule = 1.0,
-    alpha: ScalarOrSchedule = 100.0,
-    eps: ScalarOrSchedule = 1e-8,
-    weight_decay: ScalarOrSchedule = 0.0,
-    mask: Mask = None,
+    learning_rate: Rate = 1.0, alpha: Positive = 100.0, eps: Size = 1e-8, weight_decay: Size = 0.0, mask: Mask = None
 ) -> GradientTransformation:
     """COCOB: every element bets on the sign of its next gradient; there is no learning rate to tune.
 

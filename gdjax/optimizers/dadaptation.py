@@ -6,8 +6,9 @@ import jax.numpy as jnp
 
 from gdjax.core import domains
 from gdjax.core.base import transform
-from gdjax.core.types import Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.number_domains import DECAY
+from gdjax.core.types import Decay, Hyper, Mask, Params, Positive, Rate, Size, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.meetings import total
 from gdjax.lift.slots import Moment, Shared, initial_parameter
 from gdjax.linalg.sums import bounded_inner, sum_abs
@@ -58,7 +59,8 @@ def _raised(d: Array, numerator: Array, denominator: Array) -> Array:
 def _pair(label: str, betas: Any) -> tuple[Any, Any]:
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ValueError(f"{label}: betas must be a pair of numbers, got {betas!r}")
-    domains.check(label, {"beta1": betas[0], "beta2": betas[1]}, {})
+    for name, beta in zip(("beta1", "beta2"), betas, strict=True):
+        domains.number(DECAY, label, name, beta)
     return betas[0], betas[1]
 
 
@@ -73,8 +75,9 @@ def _pair(label: str, betas: Any) -> tuple[Any, Any]:
 )
 def _prodigy(
     g: Array, s: ProdigyState, p: Array, t: Array,
-    learning_rate: Hyper, beta1: Hyper, beta2: Hyper, eps: Hyper, estim_lr0: Hyper, estim_lr_coef: Hyper,
-    weight_decay: Hyper, safeguard_warmup: bool, bias_correction: bool, beta3: Hyper = None,
+    learning_rate: hyper.Rate, beta1: hyper.Decay, beta2: hyper.Decay, eps: hyper.Size, estim_lr0: hyper.Positive,
+    estim_lr_coef: hyper.Size, weight_decay: hyper.Size, safeguard_warmup: bool, bias_correction: bool,
+    beta3: hyper.Decay = None,
 ) -> tuple[Array, ProdigyState]:  # fmt: skip
     beta3 = beta2**0.5 if beta3 is None else beta3
     d = s.estim_lr
@@ -91,18 +94,11 @@ def _prodigy(
 
 @transform
 def prodigy(
-    learning_rate: ScalarOrSchedule = 1.0,
-    betas: tuple[Any, Any] = (0.9, 0.999),
-    beta3: ScalarOrSchedule | None = None,
-    eps: ScalarOrSchedule = 1e-8,
-    estim_lr0: ScalarOrSchedule = 1e-6,
-    estim_lr_coef: ScalarOrSchedule = 1.0,
-    weight_decay: ScalarOrSchedule = 0.0,
-    safeguard_warmup: bool = False,
+    learning_rate: Rate = 1.0, betas: tuple[Any, Any] = (0.9, 0.999), beta3: Decay | None = None, eps: Size = 1e-8,
+    estim_lr0: Positive = 1e-6, estim_lr_coef: Size = 1.0, weight_decay: Size = 0.0, safeguard_warmup: bool = False,
     weight_decay_mask: Mask = None,
-    *,
-    bias_correction: bool = True,
-) -> Any:
+    *, bias_correction: bool = True,
+) -> Any:  # fmt: skip
     """Prodigy: AdamW whose rate is an estimate d of the distance to the solution, which can only grow.
 
         c_t = sqrt(1 - beta2^t) / (1 - beta1^t)        w_t = d_t lr c_t
@@ -160,8 +156,8 @@ def prodigy(
 )
 def _dadapt_adamw(
     g: Array, s: DAdaptAdamWState, p: Array, t: Array,
-    learning_rate: Hyper, beta1: Hyper, beta2: Hyper, eps: Hyper, estim_lr0: Hyper, weight_decay: Hyper,
-    bias_correction: bool,
+    learning_rate: hyper.Rate, beta1: hyper.Decay, beta2: hyper.Decay, eps: hyper.Size, estim_lr0: hyper.Positive,
+    weight_decay: hyper.Size, bias_correction: bool,
 ) -> tuple[Array, DAdaptAdamWState]:  # fmt: skip
     beta3, d = beta2**0.5, s.estim_lr
     w = _effective_rate(d, learning_rate, beta1, beta2, t, bias_correction)
@@ -178,14 +174,10 @@ def _dadapt_adamw(
 
 @transform
 def dadapt_adamw(
-    learning_rate: ScalarOrSchedule = 1.0,
-    betas: tuple[Any, Any] = (0.9, 0.999),
-    eps: ScalarOrSchedule = 1e-8,
-    estim_lr0: ScalarOrSchedule = 1e-6,
-    weight_decay: ScalarOrSchedule = 0.0,
-    *,
-    bias_correction: bool = True,
-) -> Any:
+    learning_rate: Rate = 1.0, betas: tuple[Any, Any] = (0.9, 0.999), eps: Size = 1e-8, estim_lr0: Positive = 1e-6,
+    weight_decay: Size = 0.0,
+    *, bias_correction: bool = True,
+) -> Any:  # fmt: skip
     """AdamW by D-Adaptation: its rate is a lower bound d on the distance to the solution, which can only grow.
 
         c_t = sqrt(1 - beta2^t) / (1 - beta1^t)        w_t = d_t lr c_t        beta3 = sqrt(beta2)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,21 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.number_domains import Kind
+from gdjax.core.types import (
+    Decay,
+    DType,
+    Hyper,
+    KeyLike,
+    Mask,
+    Params,
+    Rate,
+    Roles,
+    Size,
+    Transform,
+    hyper,
+)
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.lift.whole_tree import Planned
 from gdjax.linalg.matrices import Matrix, highest
@@ -77,8 +90,8 @@ def _power_step(m: Array, q: Array, mu: Any, eps: Hyper) -> tuple[Array, Array, 
 )
 def scale_by_dion(
     g: Array, s: ScaleByDionState, p: Array, t: Array,
-    mu: Hyper = 0.95, rank_fraction: float = 1.0, eps: Hyper = 1e-8,
-    *, key: Any = 0, mu_dtype: DType | None = None, roles: Roles = None,
+    mu: hyper.Decay = 0.95, rank_fraction: Annotated[float, Kind("share")] = 1.0, eps: hyper.Size = 1e-8,
+    *, key: KeyLike = 0, mu_dtype: DType | None = None, roles: Roles = None,
 ) -> tuple[Array, ScaleByDionState]:  # fmt: skip
     """Dion's direction: orthonormal, of low rank, with the remainder kept.
 
@@ -117,23 +130,11 @@ def scale_by_dion(
 
 @transform
 def dion(
-    learning_rate: ScalarOrSchedule,
-    mu: ScalarOrSchedule = 0.95,
-    rank_fraction: float = 1.0,
-    eps: ScalarOrSchedule = 1e-8,
-    *,
-    key: Any = 0,
-    weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-    adam_learning_rate: ScalarOrSchedule | None = None,
-    adam_b1: ScalarOrSchedule = 0.9,
-    adam_b2: ScalarOrSchedule = 0.95,
-    adam_eps: ScalarOrSchedule = 1e-8,
-    adam_weight_decay: ScalarOrSchedule = 0.0,
-    others: Transform | None = None,
-) -> GradientTransformation:
+    learning_rate: Rate, mu: Decay = 0.95, rank_fraction: Annotated[float, Kind("share")] = 1.0, eps: Size = 1e-8,
+    *, key: KeyLike = 0, weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None,
+    roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.95,
+    adam_eps: Size = 1e-8, adam_weight_decay: Size = 0.0, others: Transform | None = None,
+) -> GradientTransformation:  # fmt: skip
     """Dion for hidden matrices, AdamW for the rest: orthonormal updates of low rank, with the remainder kept.
 
         B_t = M_{t-1} + G_t

@@ -1,16 +1,29 @@
 """Dion2: the largest rows of a momentum orthonormalized, the others kept."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.number_domains import Kind
+from gdjax.core.types import (
+    Decay,
+    DType,
+    Floating,
+    Hyper,
+    Mask,
+    Params,
+    Rate,
+    Roles,
+    Size,
+    Steps,
+    Transform,
+    hyper,
+)
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning
@@ -62,10 +75,10 @@ def _submatrix(
 )
 def scale_by_dion2(
     g: Array, s: ScaleByDion2State, p: Array, t: Array,
-    fraction: float = 0.25, ef_decay: Hyper = 0.95, eps: Hyper = 1e-8, ns_coeffs: Any = "polar_express",
-    ns_steps: Hyper = 5,
-    *, preconditioning: Preconditioning = "frobenius", ns_dtype: DTypeLike | None = None,
-    mu_dtype: DType | None = None, roles: Roles = None,
+    fraction: Annotated[float, Kind("share")] = 0.25, ef_decay: hyper.Decay = 0.95, eps: hyper.Size = 1e-8,
+    ns_coeffs: Any = "polar_express", ns_steps: hyper.Steps = 5,
+    *, preconditioning: Preconditioning = "frobenius", ns_dtype: Floating | None = None, mu_dtype: DType | None = None,
+    roles: Roles = None,
 ) -> tuple[Array, ScaleByDion2State]:  # fmt: skip
     """Dion2's direction: Muon on the largest rows of each matrix, the others kept.
 
@@ -115,26 +128,13 @@ def scale_by_dion2(
 
 @transform
 def dion2(
-    learning_rate: ScalarOrSchedule,
-    fraction: float = 0.25,
-    ef_decay: ScalarOrSchedule = 0.95,
-    eps: ScalarOrSchedule = 1e-8,
-    ns_coeffs: Any = "polar_express",
-    ns_steps: ScalarOrSchedule = 5,
-    *,
-    preconditioning: Preconditioning = "frobenius",
-    ns_dtype: DTypeLike | None = None,
-    weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-    adam_learning_rate: ScalarOrSchedule | None = None,
-    adam_b1: ScalarOrSchedule = 0.9,
-    adam_b2: ScalarOrSchedule = 0.95,
-    adam_eps: ScalarOrSchedule = 1e-8,
-    adam_weight_decay: ScalarOrSchedule = 0.0,
-    others: Transform | None = None,
-) -> GradientTransformation:
+    learning_rate: Rate, fraction: Annotated[float, Kind("share")] = 0.25, ef_decay: Decay = 0.95, eps: Size = 1e-8,
+    ns_coeffs: Any = "polar_express", ns_steps: Steps = 5,
+    *, preconditioning: Preconditioning = "frobenius", ns_dtype: Floating | None = None, weight_decay: Size = 0.0,
+    weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
+    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.95, adam_eps: Size = 1e-8,
+    adam_weight_decay: Size = 0.0, others: Transform | None = None,
+) -> GradientTransformation:  # fmt: skip
     """Dion2 for hidden matrices, AdamW for the rest: Muon on the largest rows of each matrix, the others kept.
 
         B_t = M_{t-1} + G_t

@@ -10,8 +10,9 @@ from gdjax import numerics, tree
 from gdjax.combine.chain import chain
 from gdjax.core import domains
 from gdjax.core.base import GradientTransformation, identity, transform
-from gdjax.core.types import Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.number_domains import POSITIVE
+from gdjax.core.types import Hyper, Mask, Params, Rate, Size, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.meetings import total
 from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.numerics import Array, below_overflow, bounded, divide, sqrt, sum_sq
@@ -58,7 +59,10 @@ class _InitialDistance(Shared):
     max_dist=_InitialDistance(),
     sum_sq_norm_grads=Shared(),
 )
-def _dog(g: Array, s: DoGState, p: Array, t: Array, init_step: Hyper, eps: Hyper, kind: str) -> tuple[Array, DoGState]:
+def _dog(
+    g: Array, s: DoGState, p: Array, t: Array,
+    init_step: Hyper, eps: hyper.Size, kind: str,
+) -> tuple[Array, DoGState]:  # fmt: skip
     square = total(sum_sq(g))
     r = jnp.maximum(s.max_dist, sqrt(total(sum_sq(p - s.init_params))))
     G = below_overflow(s.sum_sq_norm_grads + square)
@@ -70,7 +74,7 @@ def _dog(g: Array, s: DoGState, p: Array, t: Array, init_step: Hyper, eps: Hyper
 
 
 @transform
-def scale_by_dog(init_step: tuple[str, Any], eps: ScalarOrSchedule = 1e-8) -> Any:
+def scale_by_dog(init_step: tuple[str, Any], eps: Size = 1e-8) -> Any:
     """Multiplies the gradients by a distance over gradients.
 
         r_t = max(r_{t-1}, |x_t - x_0|)        G_t = G_{t-1} + |g_t|^2
@@ -99,18 +103,15 @@ def scale_by_dog(init_step: tuple[str, Any], eps: ScalarOrSchedule = 1e-8) -> An
     if not isinstance(init_step, tuple | list) or len(init_step) != 2 or init_step[0] not in _INIT_STEPS:
         raise ValueError(f"{label}: init_step must be a pair of {' or '.join(_INIT_STEPS)} and a number: {init_step!r}")
     kind, size = init_step
-    domains.check(label, {"init_step[1]": size}, {})
+    domains.number(POSITIVE, label, "init_step[1]", size)
     return _dog(size, eps, kind)
 
 
 @transform
 def dog(
-    learning_rate: ScalarOrSchedule = 1.0,
-    init_step: tuple[str, Any] = ("heuristic", 1e-6),
-    eps: ScalarOrSchedule = 1e-8,
-    weight_decay: ScalarOrSchedule | None = None,
-    mask: Mask = None,
-) -> GradientTransformation:
+    learning_rate: Rate = 1.0, init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Size = 1e-8,
+    weight_decay: Size | None = None, mask: Mask = None,
+) -> GradientTransformation:  # fmt: skip
     """DoG (distance over gradients): descent whose step size comes from how far it has got.
 
         r_t = max(r_{t-1}, |x_t - x_0|)        G_t = G_{t-1} + |g_t|^2
@@ -158,7 +159,7 @@ class _InitialSquare(Shared):
 )
 def scale_by_dowg(
     g: Array, s: DoWGState, p: Array, t: Array,
-    init_estim_sq_dist: Hyper | None = None, eps: Hyper = 1e-4,
+    init_estim_sq_dist: hyper.Size | None = None, eps: hyper.Size = 1e-4,
 ) -> tuple[Array, DoWGState]:  # fmt: skip
     """Multiplies the gradients by a distance over weighted gradients.
 
@@ -188,12 +189,9 @@ def scale_by_dowg(
 
 @transform
 def dowg(
-    learning_rate: ScalarOrSchedule = 1.0,
-    init_estim_sq_dist: ScalarOrSchedule | None = None,
-    eps: ScalarOrSchedule = 1e-4,
-    weight_decay: ScalarOrSchedule | None = None,
-    mask: Mask = None,
-) -> GradientTransformation:
+    learning_rate: Rate = 1.0, init_estim_sq_dist: Size | None = None, eps: Size = 1e-4,
+    weight_decay: Size | None = None, mask: Mask = None,
+) -> GradientTransformation:  # fmt: skip
     """DoWG: DoG with later gradients weighted by how far the descent has got by then.
 
         r_t^2 = max(r_{t-1}^2, |x_t - x_0|^2)        v_t = v_{t-1} + r_t^2 |g_t|^2

@@ -1,9 +1,12 @@
 """Differentially private gradient descent."""
 
+from typing import Annotated
+
 from gdjax.combine.chain import chain
 from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, identity, transform
-from gdjax.core.types import KeyLike, Scalar, ScalarOrSchedule
+from gdjax.core.number_domains import SIZE
+from gdjax.core.types import KeyLike, Rate, Scalar, Seed, Share
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.privacy import differentially_private_aggregate
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -11,15 +14,10 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 
 @transform
 def dpsgd(
-    learning_rate: ScalarOrSchedule,
-    l2_norm_clip: Scalar,
-    noise_multiplier: Scalar,
-    key: KeyLike | None = None,
-    momentum: ScalarOrSchedule | None = None,
-    nesterov: bool = False,
-    *,
-    seed: int | None = None,
-) -> GradientTransformation:
+    learning_rate: Rate, l2_norm_clip: Annotated[Scalar, SIZE], noise_multiplier: Annotated[Scalar, SIZE],
+    key: KeyLike | None = None, momentum: Share | None = None, nesterov: bool = False,
+    *, seed: Seed | None = None,
+) -> GradientTransformation:  # fmt: skip
     """DP-SGD: gradient descent on a mean of clipped gradients of single examples, with Gaussian noise.
 
         u_t = (sum_i g_i min(1, C / |g_i|) + N(0, (C noise_multiplier)^2)) / B

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import EmptyState, GradientTransformation, transform
-from gdjax.core.types import LayerAxes, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Hyper, LayerAxes, Rate, Size, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.numerics import Array
 from gdjax.transforms.decay import WeightDecaySchedule
 from gdjax.transforms.trust_ratio import scale_by_trust_ratio
@@ -17,21 +17,19 @@ def _root(lr: Hyper, like: Array) -> Array:
 
 
 @leafwise()
-def _descend(g: Array, s: EmptyState, p: Array, t: Array, learning_rate: Hyper) -> tuple[Array, EmptyState]:
+def _descend(g: Array, s: EmptyState, p: Array, t: Array, learning_rate: hyper.Rate) -> tuple[Array, EmptyState]:
     return g * (-learning_rate / _root(learning_rate, g)), s
 
 
 @leafwise(scheduled=WeightDecaySchedule)
-def _shrink(g: Array, s: EmptyState, p: Array, t: Array, learning_rate: Hyper) -> tuple[Array, EmptyState]:
+def _shrink(g: Array, s: EmptyState, p: Array, t: Array, learning_rate: hyper.Rate) -> tuple[Array, EmptyState]:
     root = _root(learning_rate, g)
     # 1 / root - 1, which as a difference is 0 in float32 for rates below 0.0002.
     return g - p * (learning_rate * learning_rate / (root * (1 + root))), s
 
 
 @transform
-def fromage(
-    learning_rate: ScalarOrSchedule, min_norm: ScalarOrSchedule = 1e-6, *, layer_axes: LayerAxes = None
-) -> GradientTransformation:
+def fromage(learning_rate: Rate, min_norm: Size = 1e-6, *, layer_axes: LayerAxes = None) -> GradientTransformation:
     """Fromage: every leaf moves by lr times its own norm, and is then shrunk so that norms do not grow.
 
         x_{t+1} = (x_t - lr g_t |x_t| / |g_t|) / sqrt(1 + lr^2)

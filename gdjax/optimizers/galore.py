@@ -9,8 +9,22 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
-from gdjax.core.types import ArrayTree, DTypeLike, Mask, OptState, Params, Roles, ScalarOrSchedule, Transform
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import (
+    ArrayTree,
+    Count,
+    Dimensions,
+    DTypeLike,
+    Finite,
+    Hyper,
+    Mask,
+    OptState,
+    Params,
+    Rate,
+    Size,
+    Steps,
+    Transform,
+    hyper,
+)
 from gdjax.lift.treewise import treewise
 from gdjax.lift.whole_tree import Planned, Tree, Whole
 from gdjax.linalg import matrices
@@ -70,7 +84,7 @@ class _Projection(NamedTuple):
         return self.leaf.axes.from_matrices(x, self.leaf.shape)
 
 
-def _projections(label: str, tree: ArrayTree, rank: int, side: str, dimensions: Roles) -> list[_Projection | None]:
+def _projections(label: str, tree: ArrayTree, rank: int, side: str, dimensions: Any) -> list[_Projection | None]:
     """For each leaf how it is projected; None where it is not."""
     numbers = dimensions
     if matrices.is_numbers(dimensions):  # for all that can be matrices
@@ -110,8 +124,9 @@ def _first_inner(params: Params, given: Mapping[str, Any]) -> Any:
     base_optimizer_state=Whole(_first_inner, "base_optimizer"),
 )  # fmt: skip
 def _galore(
-    gs: list[Array], s: GaLoreState, tree: Tree, t: Array, update_proj_gap: Hyper, scale: Hyper,
-    rank: int = 128, side: str = "long", dimensions: Roles = None, base_optimizer: Any = None,
+    gs: list[Array], s: GaLoreState, tree: Tree, t: Array,
+    update_proj_gap: hyper.Steps, scale: Hyper, rank: Count = 128, side: str = "long", dimensions: Any = None,
+    base_optimizer: Any = None,
 ) -> tuple[list[Array], GaLoreState]:  # fmt: skip
     """scale P_t N_t, with N_t the inner transform's updates of R_t; of what is not projected, N_t."""
     each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
@@ -135,14 +150,10 @@ def _galore(
 
 @transform
 def scale_by_galore(
-    rank: int = 128,
-    update_proj_gap: ScalarOrSchedule = 200,
-    scale: ScalarOrSchedule = 1.0,
-    base_optimizer: Transform | None = None,
-    weight_dimension_numbers: Roles = None,
-    *,
-    side: Literal["long", "short"] = "long",
-) -> GradientTransformation:
+    rank: Count = 128, update_proj_gap: Steps = 200, scale: Finite = 1.0, base_optimizer: Transform | None = None,
+    weight_dimension_numbers: Dimensions = None,
+    *, side: Literal["long", "short"] = "long",
+) -> GradientTransformation:  # fmt: skip
     """Runs a transform on the gradients of matrices projected to `rank` dimensions.
 
         P_t = the first r left singular vectors of G_t every T steps, else P_{t-1}
@@ -176,17 +187,11 @@ def scale_by_galore(
 
 @transform
 def galore(
-    learning_rate: ScalarOrSchedule,
-    rank: int = 128,
-    update_proj_gap: ScalarOrSchedule = 200,
-    scale: ScalarOrSchedule = 1.0,
-    base_optimizer: Transform | None = None,
-    weight_decay: ScalarOrSchedule = 0.0,
-    mask: Mask = None,
-    weight_dimension_numbers: Roles = None,
-    *,
-    side: Literal["long", "short"] = "long",
-) -> GradientTransformation:
+    learning_rate: Rate, rank: Count = 128, update_proj_gap: Steps = 200, scale: Finite = 1.0,
+    base_optimizer: Transform | None = None, weight_decay: Size = 0.0, mask: Mask = None,
+    weight_dimension_numbers: Dimensions = None,
+    *, side: Literal["long", "short"] = "long",
+) -> GradientTransformation:  # fmt: skip
     """GaLore: Adam, or another method, on gradients projected to a few of their singular vectors.
 
         P_t = the first r left singular vectors of G_t every T steps, else P_{t-1}

@@ -1,7 +1,7 @@
 """Gauss-Newton steps for least squares, damped as Levenberg and Marquardt do."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from gdjax import numerics
 from gdjax.core import checks, meshes
 from gdjax.core.arrays import add
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.number_domains import BOUND, POSITIVE
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, Scalar, Updates
+from gdjax.core.types import Count, OptState, Params, Scalar, Updates
 from gdjax.linalg import least_squares, vectors
 from gdjax.linalg.least_squares import Linear
 from gdjax.linalg.residuals import Residuals
@@ -34,8 +35,9 @@ class GaussNewtonState(NamedTuple):
 
 @transform
 def gauss_newton(
-    damping: Scalar | None = None, *, radius: Scalar = 1.0, solver: Solver = "auto", max_tries: int = 8,
-    cg_steps: int = 100, cg_tol: Scalar = 1e-5,
+    damping: Annotated[Scalar, POSITIVE] | None = None,
+    *, radius: Annotated[Scalar, POSITIVE] = 1.0, solver: Solver = "auto", max_tries: Count = 8, cg_steps: Count = 100,
+    cg_tol: Annotated[Scalar, BOUND] = 1e-5,
 ) -> GradientTransformation:  # fmt: skip
     """Gauss-Newton steps damped as Levenberg, Marquardt and More do, for least squares over all data.
 

@@ -1,12 +1,19 @@
 """Generalized primal averaging."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from gdjax.combine.evaluation import evaluated
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, DTypeLike, OptState, Params, Scalar, ScalarOrSchedule, Transform
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import (
+    Decay,
+    Floating,
+    Hyper,
+    OptState,
+    Params,
+    Scalar,
+    Transform,
+)
 from gdjax.lift.slots import Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
@@ -29,19 +36,18 @@ class GPAState(NamedTuple):
 
 @wrapper(GPAState, inner="base_optimizer_state", z=start_of_z, mu_y=Shared("mu_y"))
 def _averaged(
-    u: Array, g: Array, s: GPAState, y: Array, t: Array, mu_x: Hyper, mu_y: Hyper, state_dtype: DTypeLike | None
-) -> tuple[Array, GPAState]:
+    u: Array, g: Array, s: GPAState, y: Array, t: Array,
+    mu_x: Hyper, mu_y: Hyper, state_dtype: Floating | None,
+) -> tuple[Array, GPAState]:  # fmt: skip
     z = s.z + u
     return step_of_y(y, s.z, z, 1 - mu_x, mu_y), s._replace(mu_y=mu_y, z=z)
 
 
 @transform
 def gpa(
-    base_optimizer: Transform,
-    mu_x: ScalarOrSchedule = 0.9967,
-    mu_y: Scalar = 0.7,
-    state_dtype: DType | None = None,
-) -> GradientTransformation:
+    base_optimizer: Transform, mu_x: Decay = 0.9967, mu_y: Annotated[Scalar, "(0, 1]"] = 0.7,
+    state_dtype: Floating | None = None,
+) -> GradientTransformation:  # fmt: skip
     """Generalized primal averaging: gradients between the points of an optimizer and their exponential average.
 
         y_t = mu_y x_t + (1 - mu_y) z_t                   the parameters, where gradients are taken

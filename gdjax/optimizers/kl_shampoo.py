@@ -1,13 +1,13 @@
 """KL-Shampoo: Kronecker factors that are fitted together, each whitened by the other."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.number_domains import POSITIVE
+from gdjax.core.types import Count, Decay, DType, Hyper, Mask, Rate, Roles, Size, Steps, hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
@@ -67,10 +67,10 @@ SLOTS: dict[str, Any] = {
 @matrixwise(KLShampooState, **SLOTS)
 def scale_by_kl_shampoo(
     G: Array, s: KLShampooState, p: Array, t: Array,  # noqa: N803
-    b1: Hyper = 0.9, shampoo_beta: Hyper = 0.98, eps: Hyper = 1e-8, precondition_frequency: Hyper = 10,
-    max_precond_dim: int | None = 10000,
-    *, init_factor: float = 0.1, block_size: int | None = None, sides: Sides = "both", refresh: Refresh = "qr",
-    mu_dtype: DType | None = None, roles: Roles = None,
+    b1: hyper.Decay = 0.9, shampoo_beta: hyper.Decay = 0.98, eps: hyper.Size = 1e-8,
+    precondition_frequency: hyper.Steps = 10, max_precond_dim: Count | None = 10000,
+    *, init_factor: Annotated[float, POSITIVE] = 0.1, block_size: Count | None = None, sides: Sides = "both",
+    refresh: Refresh = "qr", mu_dtype: DType | None = None, roles: Roles = None,
 ) -> tuple[Array, KLShampooState]:  # fmt: skip
     """KL-Shampoo's direction: Shampoo's, with two factors that are fitted together.
 
@@ -119,28 +119,13 @@ def scale_by_kl_shampoo(
 
 @transform
 def kl_shampoo(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    shampoo_beta: ScalarOrSchedule = 0.98,
-    eps: ScalarOrSchedule = 1e-8,
-    precondition_frequency: ScalarOrSchedule = 10,
-    max_precond_dim: int | None = 10000,
-    *,
-    init_factor: float = 0.1,
-    block_size: int | None = None,
-    sides: Sides = "both",
-    refresh: Refresh = "qr",
-    weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-    adam_learning_rate: ScalarOrSchedule | None = None,
-    adam_b1: ScalarOrSchedule = 0.9,
-    adam_b2: ScalarOrSchedule = 0.999,
-    adam_eps: ScalarOrSchedule = 1e-8,
-    adam_weight_decay: ScalarOrSchedule = 0.0,
-    others: Any = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, shampoo_beta: Decay = 0.98, eps: Size = 1e-8,
+    precondition_frequency: Steps = 10, max_precond_dim: Count | None = 10000,
+    *, init_factor: Annotated[float, POSITIVE] = 0.1, block_size: Count | None = None, sides: Sides = "both",
+    refresh: Refresh = "qr", weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None,
+    roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.999,
+    adam_eps: Size = 1e-8, adam_weight_decay: Size = 0.0, others: Any = None,
+) -> GradientTransformation:  # fmt: skip
     """KL-Shampoo for hidden matrices: Shampoo whose two factors are fitted together. AdamW for the rest.
 
         L_t = beta L_{t-1} + (1 - beta) G_t R^-1 G_t^T / n,    R_t = beta R_{t-1} + (1 - beta) G_t^T L^-1 G_t / m

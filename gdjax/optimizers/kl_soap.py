@@ -1,10 +1,10 @@
 """KL-SOAP: Adam in the eigenbases of KL-Shampoo's factors."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.number_domains import POSITIVE
+from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps, hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases
 from gdjax.matrices.matrixwise import matrixwise
@@ -33,10 +33,10 @@ class KLSoapState(NamedTuple):
 @matrixwise(KLSoapState, nu=Block(real=True), **SLOTS)
 def scale_by_kl_soap(
     G: Array, s: KLSoapState, p: Array, t: Array,  # noqa: N803
-    b1: Hyper = 0.9, b2: Hyper = 0.98, shampoo_beta: Hyper | None = None, eps: Hyper = 1e-8,
-    precondition_frequency: Hyper = 10, max_precond_dim: int | None = 10000,
-    *, init_factor: float = 0.1, block_size: int | None = None, sides: Sides = "both", refresh: Refresh = "qr",
-    bias_correction: bool = False, mu_dtype: DType | None = None, roles: Roles = None,
+    b1: hyper.Decay = 0.9, b2: hyper.Decay = 0.98, shampoo_beta: hyper.Decay | None = None, eps: hyper.Size = 1e-8,
+    precondition_frequency: hyper.Steps = 10, max_precond_dim: Count | None = 10000,
+    *, init_factor: Annotated[float, POSITIVE] = 0.1, block_size: Count | None = None, sides: Sides = "both",
+    refresh: Refresh = "qr", bias_correction: bool = False, mu_dtype: DType | None = None, roles: Roles = None,
 ) -> tuple[Array, KLSoapState]:  # fmt: skip
     """KL-SOAP's direction: Adam in the eigenbases of KL-Shampoo's factors.
 
@@ -81,30 +81,13 @@ def scale_by_kl_soap(
 
 @transform
 def kl_soap(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.98,
-    shampoo_beta: ScalarOrSchedule | None = None,
-    eps: ScalarOrSchedule = 1e-8,
-    precondition_frequency: ScalarOrSchedule = 10,
-    max_precond_dim: int | None = 10000,
-    *,
-    init_factor: float = 0.1,
-    block_size: int | None = None,
-    sides: Sides = "both",
-    refresh: Refresh = "qr",
-    bias_correction: bool = False,
-    weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-    adam_learning_rate: ScalarOrSchedule | None = None,
-    adam_b1: ScalarOrSchedule = 0.9,
-    adam_b2: ScalarOrSchedule = 0.999,
-    adam_eps: ScalarOrSchedule = 1e-8,
-    adam_weight_decay: ScalarOrSchedule = 0.0,
-    others: Any = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.98, shampoo_beta: Decay | None = None, eps: Size = 1e-8,
+    precondition_frequency: Steps = 10, max_precond_dim: Count | None = 10000,
+    *, init_factor: Annotated[float, POSITIVE] = 0.1, block_size: Count | None = None, sides: Sides = "both",
+    refresh: Refresh = "qr", bias_correction: bool = False, weight_decay: Size = 0.0, weight_decay_mask: Mask = None,
+    mu_dtype: DType | None = None, roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9,
+    adam_b2: Decay = 0.999, adam_eps: Size = 1e-8, adam_weight_decay: Size = 0.0, others: Any = None,
+) -> GradientTransformation:  # fmt: skip
     """KL-SOAP for hidden matrices: Adam in the eigenbases of KL-Shampoo's factors. AdamW for the rest.
 
         L_t = beta L_{t-1} + (1 - beta) G_t R^-1 G_t^T / n,    R_t = beta R_{t-1} + (1 - beta) G_t^T L^-1 G_t / m

@@ -2,7 +2,7 @@
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import LayerAxes, Mask, ScalarOrSchedule
+from gdjax.core.types import Decay, LayerAxes, Mask, Rate, Size, Squares
 from gdjax.optimizers.adam import scale_by_adam
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -11,16 +11,10 @@ from gdjax.transforms.trust_ratio import scale_by_trust_ratio
 
 @transform
 def lamb(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-6,
-    eps_root: ScalarOrSchedule = 0.0,
-    weight_decay: ScalarOrSchedule = 0.0,
-    mask: Mask = None,
-    *,
-    layer_axes: LayerAxes = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-6, eps_root: Size = 0.0,
+    weight_decay: Size = 0.0, mask: Mask = None,
+    *, layer_axes: LayerAxes = None,
+) -> GradientTransformation:  # fmt: skip
     """LAMB: AdamW whose update is scaled to the norm of its layer (leaf), for large batches.
 
         r_t = mu_hat_t / (sqrt(nu_hat_t + eps_root) + eps) + weight_decay x_t

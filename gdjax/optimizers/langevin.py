@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import KeyLike, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, KeyLike, Params, Positive, Rate, Size, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Key, Moment, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 
@@ -43,8 +43,8 @@ def _noise(key: Array, variance: Array, like: Array) -> tuple[Array, Array]:
 
 @leafwise(SGLDState, key=Key("key"))
 def _sgld(
-    g: Array, s: SGLDState, p: Array, t: Array, learning_rate: Hyper, data_size: Hyper, temperature: Hyper,
-    key: KeyLike | None = None,
+    g: Array, s: SGLDState, p: Array, t: Array,
+    learning_rate: hyper.Rate, data_size: hyper.Positive, temperature: hyper.Size, key: KeyLike | None = None,
 ) -> tuple[Array, SGLDState]:  # fmt: skip
     noise, following = _noise(s.key, 2 * learning_rate * temperature / data_size, g)
     return noise - learning_rate * g, SGLDState(following)
@@ -53,7 +53,7 @@ def _sgld(
 @leafwise(PSGLDState, nu=second_moment, key=Key("key"))
 def _psgld(
     g: Array, s: PSGLDState, p: Array, t: Array,
-    learning_rate: Hyper, data_size: Hyper, decay: Hyper, eps: Hyper, temperature: Hyper,
+    learning_rate: hyper.Rate, data_size: hyper.Positive, decay: hyper.Decay, eps: hyper.Size, temperature: hyper.Size,
     key: KeyLike | None = None,
 ) -> tuple[Array, PSGLDState]:  # fmt: skip
     g = bounded(g)
@@ -66,7 +66,7 @@ def _psgld(
 @leafwise(SGHMCState, velocity=Moment(kind="exact"), key=Key("key"))  # it becomes an update as it is
 def _sghmc(
     g: Array, s: SGHMCState, p: Array, t: Array,
-    learning_rate: Hyper, data_size: Hyper, momentum: Hyper, temperature: Hyper,
+    learning_rate: hyper.Rate, data_size: hyper.Positive, momentum: hyper.Decay, temperature: hyper.Size,
     key: KeyLike | None = None,
 ) -> tuple[Array, SGHMCState]:  # fmt: skip
     noise, following = _noise(s.key, 2 * (1 - momentum) * learning_rate * temperature / data_size, g)
@@ -76,10 +76,7 @@ def _sghmc(
 
 @transform
 def sgld(
-    learning_rate: ScalarOrSchedule,
-    data_size: ScalarOrSchedule,
-    key: KeyLike | None,
-    temperature: ScalarOrSchedule = 1.0,
+    learning_rate: Rate, data_size: Positive, key: KeyLike | None, temperature: Size = 1.0
 ) -> GradientTransformation:
     """SGLD, stochastic gradient Langevin dynamics: descent whose points, in the end, are samples from the posterior.
 
@@ -124,13 +121,9 @@ def sgld(
 
 @transform
 def psgld(
-    learning_rate: ScalarOrSchedule,
-    data_size: ScalarOrSchedule,
-    key: KeyLike | None,
-    decay: ScalarOrSchedule = 0.99,
-    eps: ScalarOrSchedule = 1e-5,
-    temperature: ScalarOrSchedule = 1.0,
-) -> GradientTransformation:
+    learning_rate: Rate, data_size: Positive, key: KeyLike | None, decay: Decay = 0.99, eps: Size = 1e-5,
+    temperature: Size = 1.0,
+) -> GradientTransformation:  # fmt: skip
     """pSGLD: SGLD with RMSProp's rate for each element, in the step and in the noise.
 
         nu_t = decay nu_{t-1} + (1 - decay) g_t^2,    G_t = 1 / (eps + sqrt(nu_t))
@@ -179,11 +172,7 @@ def psgld(
 
 @transform
 def sghmc(
-    learning_rate: ScalarOrSchedule,
-    data_size: ScalarOrSchedule,
-    key: KeyLike | None,
-    momentum: ScalarOrSchedule = 0.9,
-    temperature: ScalarOrSchedule = 1.0,
+    learning_rate: Rate, data_size: Positive, key: KeyLike | None, momentum: Decay = 0.9, temperature: Size = 1.0
 ) -> GradientTransformation:
     """SGHMC, stochastic gradient Hamiltonian Monte Carlo: descent with momentum whose points are samples in the end.
 

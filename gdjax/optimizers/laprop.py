@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, DType, Mask, Params, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import descending
@@ -22,7 +22,7 @@ class ScaleByLapropState(NamedTuple):
 @leafwise(ScaleByLapropState, nu=second_moment)
 def scale_by_laprop(
     g: Array, s: ScaleByLapropState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-15, mu_dtype: DType | None = None,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-15, mu_dtype: DType | None = None,
 ) -> tuple[Array, ScaleByLapropState]:  # fmt: skip
     """LaProp's direction: an average of gradients, each over the root of the second moment of its own step.
 
@@ -57,14 +57,9 @@ def scale_by_laprop(
 
 @transform
 def laprop(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-15,
-    mu_dtype: DType | None = None,
-    weight_decay: ScalarOrSchedule = 0.0,
-    mask: Mask = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-15, mu_dtype: DType | None = None,
+    weight_decay: Size = 0.0, mask: Mask = None,
+) -> GradientTransformation:  # fmt: skip
     """LaProp: Adam with the gradient divided first and averaged then, so that b1 and b2 are chosen independently.
 
         nu_t = b2 nu_{t-1} + (1 - b2) g_t^2                 nu_hat_t = nu_t / (1 - b2^t)

@@ -3,7 +3,7 @@
 from gdjax.combine.chain import chain
 from gdjax.combine.masking import masked
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import LayerAxes, Mask, ScalarOrSchedule
+from gdjax.core.types import LayerAxes, Mask, Rate, Share, Size
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.scaling import scale_by_learning_rate
@@ -12,17 +12,10 @@ from gdjax.transforms.trust_ratio import scale_by_trust_ratio
 
 @transform
 def lars(
-    learning_rate: ScalarOrSchedule,
-    weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = True,
-    trust_coefficient: ScalarOrSchedule = 0.001,
-    eps: ScalarOrSchedule = 0.0,
-    trust_ratio_mask: Mask = True,
-    momentum: ScalarOrSchedule = 0.9,
-    nesterov: bool = False,
-    *,
-    layer_axes: LayerAxes = None,
-) -> GradientTransformation:
+    learning_rate: Rate, weight_decay: Size = 0.0, weight_decay_mask: Mask = True, trust_coefficient: Size = 0.001,
+    eps: Size = 0.0, trust_ratio_mask: Mask = True, momentum: Share = 0.9, nesterov: bool = False,
+    *, layer_axes: LayerAxes = None,
+) -> GradientTransformation:  # fmt: skip
     """LARS: momentum of gradients that are scaled to the norms of their layers (leaves), for large batches.
 
         d_t = g_t + weight_decay x_t

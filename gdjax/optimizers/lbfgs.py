@@ -1,6 +1,6 @@
 """L-BFGS: the gradient times an inverse Hessian that the last few steps describe."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from gdjax.combine.chain import chain
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.closures import value_of
+from gdjax.core.number_domains import Kind
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, ScalarOrSchedule, Transform, Updates
+from gdjax.core.types import OptState, Params, Rate, ScalarOrSchedule, Transform, Updates
 from gdjax.linalg import boxes, limited_memory
 from gdjax.linalg.limited_memory import Memory, Vector
 from gdjax.linalg.vectors import Gaps, as_leaves, as_vector, replaced, trained
@@ -39,8 +40,9 @@ class ScaleByLBFGSState(NamedTuple):
 
 @transform
 def scale_by_lbfgs(
-    memory_size: int = 10, scale_init_precond: bool = True, *, curvature: Curvature = "skip", bounds: Bounds = None
-) -> GradientTransformation:
+    memory_size: int = 10, scale_init_precond: bool = True,
+    *, curvature: Curvature = "skip", bounds: Annotated[Bounds, Kind("bounds")] = None,
+) -> GradientTransformation:  # fmt: skip
     """Multiplies the gradient by the L-BFGS approximation of the inverse Hessian: u = H g.
 
         s_k = p_{k+1} - p_k,    y_k = g_{k+1} - g_k,    rho_k = 1 / <s_k, y_k>,    V_k = I - rho_k y_k s_k^T
@@ -164,14 +166,10 @@ def scale_by_lbfgs(
 
 @transform
 def lbfgs(
-    learning_rate: ScalarOrSchedule | None = None,
-    memory_size: int = 10,
-    scale_init_precond: bool = True,
+    learning_rate: Rate | None = None, memory_size: int = 10, scale_init_precond: bool = True,
     linesearch: Transform | None = NEWTON_SEARCH,
-    *,
-    curvature: Curvature = "skip",
-    bounds: Bounds = None,
-) -> GradientTransformation:
+    *, curvature: Curvature = "skip", bounds: Annotated[Bounds, Kind("bounds")] = None,
+) -> GradientTransformation:  # fmt: skip
     """L-BFGS, a quasi-Newton method for smooth functions without noise, with a line search.
 
         x_{t+1} = x_t - eta_t H_t g_t

@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, DType, Mask, Params, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import slow_moment
 from gdjax.numerics import Array
 from gdjax.transforms.decay import descending
@@ -28,8 +28,8 @@ class ScaleByLionState(NamedTuple):
 @leafwise(ScaleByLionState, mu=slow_moment)
 def scale_by_lion(
     g: Array, s: ScaleByLionState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.99, mu_dtype: DType | None = None, *,
-    mode: Literal["hard", "smooth", "refined"] = "hard", smooth_beta: Hyper = 1.0,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.99, mu_dtype: DType | None = None,
+    *, mode: Literal["hard", "smooth", "refined"] = "hard", smooth_beta: hyper.Positive = 1.0,
 ) -> tuple[Array, ScaleByLionState]:  # fmt: skip
     """Lion's direction: the sign of an interpolation between momentum and gradient.
 
@@ -62,13 +62,9 @@ def scale_by_lion(
 
 @transform
 def lion(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.99,
-    mu_dtype: DType | None = None,
-    weight_decay: ScalarOrSchedule = 1e-3,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.99, mu_dtype: DType | None = None, weight_decay: Size = 1e-3,
     mask: Mask = None,
-) -> GradientTransformation:
+) -> GradientTransformation:  # fmt: skip
     """Lion (evolved sign momentum): every parameter moves by lr, in the direction of a sign.
 
         c_t = b1 mu_{t-1} + (1 - b1) g_t

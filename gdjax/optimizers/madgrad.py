@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, Params, Rate, Size, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment, initial_parameter
 from gdjax.numerics import Array, abs_sq, bounded, divide
 from gdjax.transforms.decay import add_decayed_weights
@@ -30,8 +30,9 @@ class MadgradState(NamedTuple):
     x0=initial_parameter,
 )
 def scale_by_madgrad(
-    g: Array, s: MadgradState, p: Array, t: Array, learning_rate: Hyper, momentum: Hyper = 0.9, eps: Hyper = 1e-6
-) -> tuple[Array, MadgradState]:
+    g: Array, s: MadgradState, p: Array, t: Array,
+    learning_rate: hyper.Rate, momentum: hyper.Decay = 0.9, eps: hyper.Size = 1e-6,
+) -> tuple[Array, MadgradState]:  # fmt: skip
     """MADGRAD's step, with the learning rate in it.
 
         lamb_t = (lr + eps) sqrt(t)
@@ -70,10 +71,7 @@ def _cbrt(x: Array) -> Array:
 
 @transform
 def madgrad(
-    learning_rate: ScalarOrSchedule,
-    momentum: ScalarOrSchedule = 0.9,
-    weight_decay: ScalarOrSchedule = 0.0,
-    eps: ScalarOrSchedule = 1e-6,
+    learning_rate: Rate, momentum: Decay = 0.9, weight_decay: Size = 0.0, eps: Size = 1e-6
 ) -> GradientTransformation:
     """MADGRAD: dual averaging with the cube root of the sum of squares, and momentum as an average of the iterates.
 

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import Params, Size, hyper
 from gdjax.lift.meetings import total, total_norm
 from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.lift.wrapper import wrapper
@@ -39,7 +38,7 @@ class _ForEachBeta(Shared):
 )  # fmt: skip
 def _tuned(
     u: Array, g: Array, s: MechanicState, p: Array, t: Array,
-    weight_decay: Hyper, eps: Hyper, s_init: Hyper, num_betas: int, bounded: bool,
+    weight_decay: hyper.Size, eps: hyper.Size, s_init: hyper.Size, num_betas: int, bounded: bool,
 ) -> tuple[Array, MechanicState]:  # fmt: skip
     scale = jnp.sum(s.s)
     length = sqrt(total(sum_sq(p)))
@@ -63,14 +62,9 @@ def _tuned(
 
 @transform
 def mechanize(
-    base_optimizer: Any,
-    weight_decay: ScalarOrSchedule = 1e-2,
-    eps: ScalarOrSchedule = 1e-8,
-    s_init: ScalarOrSchedule = 1e-6,
-    num_betas: int = 6,
-    *,
-    bounded: bool = True,
-) -> GradientTransformation:
+    base_optimizer: Any, weight_decay: Size = 1e-2, eps: Size = 1e-8, s_init: Size = 1e-6, num_betas: int = 6,
+    *, bounded: bool = True,
+) -> GradientTransformation:  # fmt: skip
     """Mechanic: learns, step by step, a factor for the sum of another optimizer's updates.
 
         Delta_t = (x_0 - x_t) / (S_t + eps),    S_t = sum_i s_{t,i},    beta_i = 1 - 0.1^i,    i = 1 ... num_betas

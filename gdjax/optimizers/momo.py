@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.core.types import Params
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Hyper, Params, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.meetings import total
 from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.linalg.sums import bounded_inner, inner
@@ -62,8 +62,9 @@ def _model_step(
 @leafwise(MomoState, extra="value", exp_avg=_average, barf=Shared(), gamma=Shared(), lb=Shared("lower_bound"))
 def momo(
     g: Array, s: MomoState, p: Array, t: Array,
-    learning_rate: Hyper = 1.0, beta: Hyper = 0.9, lower_bound: Hyper = 0.0, weight_decay: Hyper = 0.0,
-    adapt_lower_bound: bool = False, *, value: Any = None,
+    learning_rate: hyper.Rate = 1.0, beta: hyper.Decay = 0.9, lower_bound: hyper.Finite = 0.0,
+    weight_decay: hyper.Size = 0.0, adapt_lower_bound: bool = False,
+    *, value: Any = None,
 ) -> tuple[Array, MomoState]:  # fmt: skip
     """MoMo: momentum with a step no longer than to where a model of the function reaches its lower bound.
 
@@ -126,8 +127,9 @@ def _shrunk(step: Array, p: Array, decay: Hyper) -> Array:
 )  # fmt: skip
 def momo_adam(
     g: Array, s: MomoAdamState, p: Array, t: Array,
-    learning_rate: Hyper = 1e-2, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, lower_bound: Hyper = 0.0,
-    weight_decay: Hyper = 0.0, adapt_lower_bound: bool = False, *, value: Any = None,
+    learning_rate: hyper.Rate = 1e-2, b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-8,
+    lower_bound: hyper.Finite = 0.0, weight_decay: hyper.Size = 0.0, adapt_lower_bound: bool = False,
+    *, value: Any = None,
 ) -> tuple[Array, MomoAdamState]:  # fmt: skip
     """MoMo-Adam: MoMo in Adam's metric.
 

@@ -5,15 +5,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core.base import GradientTransformation, identity, part_of, transform
 from gdjax.core.dialects import Dialect, dialects
 from gdjax.core.per_leaf import PerLeaf
-from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import (
+    Decay,
+    Dimensions,
+    DType,
+    Floating,
+    Hyper,
+    Mask,
+    Params,
+    Rate,
+    Size,
+    Steps,
+    hyper,
+)
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize
@@ -66,9 +77,9 @@ def _times_inner_product(o: Array, m: Array) -> Array:
 )  # fmt: skip
 def _muon(
     g: Array, s: MuonState, p: Array, t: Array,
-    ns_coeffs: Any, ns_steps: Hyper, beta: Hyper, eps: Hyper, mu_dtype: DType | None, nesterov: bool, adaptive: bool,
-    preconditioning: str, dimensions: Any, bias_correction: bool, ns_dtype: Any, scaled: bool,
-    consistent_rms: Hyper = None, equilibrate: str | None = None, renormalize: str | None = None,
+    ns_coeffs: Any, ns_steps: hyper.Steps, beta: Hyper, eps: hyper.Size, mu_dtype: DType | None, nesterov: bool,
+    adaptive: bool, preconditioning: str, dimensions: Any, bias_correction: bool, ns_dtype: Floating, scaled: bool,
+    consistent_rms: hyper.Size = None, equilibrate: str | None = None, renormalize: str | None = None,
 ) -> tuple[Array, MuonState]:  # fmt: skip
     real_for(ns_dtype, g)
     g = bounded(g)
@@ -87,21 +98,11 @@ def _muon(
 
 @transform
 def scale_by_muon(
-    ns_coeffs: Any = JORDAN,
-    ns_steps: ScalarOrSchedule = 5,
-    beta: ScalarOrSchedule = 0.95,
-    eps: ScalarOrSchedule = 1e-8,
-    mu_dtype: DType | None = None,
-    *,
-    nesterov: bool = True,
-    adaptive: bool = False,
-    preconditioning: Preconditioning = "frobenius",
-    weight_dimension_numbers: Any = None,
-    bias_correction: bool = True,
-    ns_dtype: DTypeLike | None = None,
-    equilibrate: Equilibrate | None = None,
-    renormalize: Renormalize = None,
-) -> GradientTransformation:
+    ns_coeffs: Any = JORDAN, ns_steps: Steps = 5, beta: Decay = 0.95, eps: Size = 1e-8, mu_dtype: DType | None = None,
+    *, nesterov: bool = True, adaptive: bool = False, preconditioning: Preconditioning = "frobenius",
+    weight_dimension_numbers: Dimensions = None, bias_correction: bool = True, ns_dtype: Floating | None = None,
+    equilibrate: Equilibrate | None = None, renormalize: Renormalize = None,
+) -> GradientTransformation:  # fmt: skip
     """Muon's direction, the momentum with its singular values made about 1.
 
         mu_t = beta mu_{t-1} + (1 - beta) g_t
@@ -157,31 +158,14 @@ _JORDANS = {"eps": 1e-7, "bias_correction": False, "ns_dtype": "bfloat16"}
 @transform
 @dialects(torch=_JORDANS | {"weight_decay": 0.1}, paper=_JORDANS)
 def muon(
-    learning_rate: ScalarOrSchedule,
-    ns_coeffs: Any = JORDAN,
-    ns_steps: ScalarOrSchedule = 5,
-    beta: ScalarOrSchedule = 0.95,
-    eps: ScalarOrSchedule = 1e-8,
-    weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None,
-    *,
-    nesterov: bool = True,
-    adaptive: bool = False,
-    preconditioning: Preconditioning = "frobenius",
-    adam_b1: ScalarOrSchedule = 0.9,
-    adam_b2: ScalarOrSchedule = 0.999,
-    adam_eps_root: ScalarOrSchedule = 0.0,
-    adam_weight_decay: ScalarOrSchedule = 0.0,
-    adam_learning_rate: ScalarOrSchedule | None = None,
-    muon_weight_dimension_numbers: Any = None,
-    consistent_rms: ScalarOrSchedule | None = None,
-    bias_correction: bool = True,
-    ns_dtype: DTypeLike | None = None,
-    equilibrate: Equilibrate | None = None,
-    renormalize: Renormalize = None,
-    like: Dialect = "optax",
-) -> GradientTransformation:
+    learning_rate: Rate, ns_coeffs: Any = JORDAN, ns_steps: Steps = 5, beta: Decay = 0.95, eps: Size = 1e-8,
+    weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None,
+    *, nesterov: bool = True, adaptive: bool = False, preconditioning: Preconditioning = "frobenius",
+    adam_b1: Decay = 0.9, adam_b2: Decay = 0.999, adam_eps_root: Size = 0.0, adam_weight_decay: Size = 0.0,
+    adam_learning_rate: Rate | None = None, muon_weight_dimension_numbers: Dimensions = None,
+    consistent_rms: Size | None = None, bias_correction: bool = True, ns_dtype: Floating | None = None,
+    equilibrate: Equilibrate | None = None, renormalize: Renormalize = None, like: Dialect = "optax",
+) -> GradientTransformation:  # fmt: skip
     """Muon for matrices, AdamW for the rest: momentum whose singular values become about 1, by Newton-Schulz.
 
         mu_t = beta mu_{t-1} + (1 - beta) g_t

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.dialects import Dialect, dialects
-from gdjax.core.types import DType, Mask, Params, ScalarOrSchedule, Transform
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, DType, Mask, Params, Rate, Size, Squares, Transform, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import adam, adamw
@@ -24,8 +24,8 @@ class ScaleByNadamState(NamedTuple):
 @leafwise(ScaleByNadamState, nu=second_moment, b1_product=Shared(1.0))
 def _by_dozat(
     g: Array, s: ScaleByNadamState, p: Array, t: Array,
-    b1: Hyper, b2: Hyper, eps: Hyper, eps_root: Hyper, mu_dtype: DType | None, momentum_decay: Hyper,
-    nu_dtype: DType | None,
+    b1: hyper.Decay, b2: hyper.Squares, eps: hyper.Size, eps_root: hyper.Size, mu_dtype: DType | None,
+    momentum_decay: hyper.Size, nu_dtype: DType | None,
 ) -> tuple[Array, ScaleByNadamState]:  # fmt: skip
     """NAdam's direction with the growing b1 of Dozat's report."""
     g = bounded(g)
@@ -49,18 +49,11 @@ _DOZAT = {"momentum_decay": 4e-3}
 @transform
 @dialects(torch=_DOZAT, paper=_DOZAT)
 def nadam(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-8, eps_root: Size = 0.0,
     mu_dtype: DType | None = None,
-    *,
-    nesterov: bool = True,
-    nu_dtype: DType | None = None,
-    momentum_decay: ScalarOrSchedule | None = None,
+    *, nesterov: bool = True, nu_dtype: DType | None = None, momentum_decay: Size | None = None,
     like: Dialect = "optax",
-) -> GradientTransformation:
+) -> GradientTransformation:  # fmt: skip
     """NAdam: Adam with Dozat's Nesterov momentum.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t
@@ -108,20 +101,11 @@ def nadam(
 @transform
 @dialects(torch=_DOZAT, paper=_DOZAT)
 def nadamw(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: DType | None = None,
-    weight_decay: ScalarOrSchedule = 1e-4,
-    mask: Mask = None,
-    *,
-    nesterov: bool = True,
-    nu_dtype: DType | None = None,
-    momentum_decay: ScalarOrSchedule | None = None,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-8, eps_root: Size = 0.0,
+    mu_dtype: DType | None = None, weight_decay: Size = 1e-4, mask: Mask = None,
+    *, nesterov: bool = True, nu_dtype: DType | None = None, momentum_decay: Size | None = None,
     like: Dialect = "optax",
-) -> GradientTransformation:
+) -> GradientTransformation:  # fmt: skip
     """NAdamW: AdamW with Dozat's Nesterov momentum.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = b1 mu_t / (1 - b1^(t+1)) + (1 - b1) g_t / (1 - b1^t)

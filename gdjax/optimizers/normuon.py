@@ -5,13 +5,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import (
+    Decay,
+    DType,
+    Floating,
+    Hyper,
+    Mask,
+    Params,
+    Rate,
+    Roles,
+    Size,
+    Squares,
+    Steps,
+    Transform,
+    hyper,
+)
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.lift.whole_tree import Planned
 from gdjax.linalg.matrices import Matrix
@@ -76,11 +89,11 @@ def _by_outputs(o: Array, v: Array, b2: Hyper, eps: Hyper, rms: Any) -> tuple[Ar
 )  # fmt: skip
 def scale_by_normuon(
     g: Array, s: ScaleByNorMuonState, p: Array, t: Array,
-    b1: Hyper = 0.95, b2: Hyper = 0.95, eps: Hyper = 1e-8, ns_coeffs: Any = "polar_express", ns_steps: Hyper = 5,
-    *, nesterov: bool = True, consistent_rms: Hyper | None = 0.2,
-    preconditioning: Preconditioning = "frobenius", equilibrate: Equilibrate | None = None,
-    renormalize: Renormalize = None, ns_dtype: DTypeLike | None = None, mu_dtype: DType | None = None,
-    roles: Roles = None,
+    b1: hyper.Decay = 0.95, b2: hyper.Squares = 0.95, eps: hyper.Size = 1e-8, ns_coeffs: Any = "polar_express",
+    ns_steps: hyper.Steps = 5,
+    *, nesterov: bool = True, consistent_rms: hyper.Size | None = 0.2, preconditioning: Preconditioning = "frobenius",
+    equilibrate: Equilibrate | None = None, renormalize: Renormalize = None, ns_dtype: Floating | None = None,
+    mu_dtype: DType | None = None, roles: Roles = None,
 ) -> tuple[Array, ScaleByNorMuonState]:  # fmt: skip
     """NorMuon's direction: Muon's, with its outputs, the neurons, made alike in size.
 
@@ -139,30 +152,14 @@ def scale_by_normuon(
 
 @transform
 def normuon(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.95,
-    b2: ScalarOrSchedule = 0.95,
-    eps: ScalarOrSchedule = 1e-8,
-    ns_coeffs: Any = "polar_express",
-    ns_steps: ScalarOrSchedule = 5,
-    *,
-    nesterov: bool = True,
-    consistent_rms: ScalarOrSchedule | None = 0.2,
-    preconditioning: Preconditioning = "frobenius",
-    equilibrate: Equilibrate | None = None,
-    renormalize: Renormalize = None,
-    ns_dtype: DTypeLike | None = None,
-    weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-    adam_learning_rate: ScalarOrSchedule | None = None,
-    adam_b1: ScalarOrSchedule = 0.9,
-    adam_b2: ScalarOrSchedule = 0.95,
-    adam_eps: ScalarOrSchedule = 1e-8,
-    adam_weight_decay: ScalarOrSchedule = 0.0,
-    others: Transform | None = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.95, b2: Squares = 0.95, eps: Size = 1e-8, ns_coeffs: Any = "polar_express",
+    ns_steps: Steps = 5,
+    *, nesterov: bool = True, consistent_rms: Size | None = 0.2, preconditioning: Preconditioning = "frobenius",
+    equilibrate: Equilibrate | None = None, renormalize: Renormalize = None, ns_dtype: Floating | None = None,
+    weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
+    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.95, adam_eps: Size = 1e-8,
+    adam_weight_decay: Size = 0.0, others: Transform | None = None,
+) -> GradientTransformation:  # fmt: skip
     """NorMuon for hidden matrices, AdamW for the rest: Muon's update with its outputs, the neurons, made alike in size.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, LayerAxes, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, DType, LayerAxes, Params, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Factor
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
 from gdjax.transforms.decay import decayed, descending
@@ -23,8 +23,8 @@ class ScaleByNovogradState(NamedTuple):
 @leafwise(ScaleByNovogradState, nu=Factor())
 def scale_by_novograd(
     g: Array, s: ScaleByNovogradState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.25, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, weight_decay: Hyper = 0.0,
-    mu_dtype: DType | None = None,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.25, eps: hyper.Size = 1e-8, eps_root: hyper.Size = 0.0,
+    weight_decay: hyper.Size = 0.0, mu_dtype: DType | None = None,
     *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, ScaleByNovogradState]:  # fmt: skip
     """NovoGrad's direction: momentum of gradients over their layer's norm, weight decay included.
@@ -67,15 +67,10 @@ def scale_by_novograd(
 
 @transform
 def novograd(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.25,
-    eps: ScalarOrSchedule = 1e-6,
-    eps_root: ScalarOrSchedule = 0.0,
-    weight_decay: ScalarOrSchedule = 0.0,
-    *,
-    layer_axes: LayerAxes = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.25, eps: Size = 1e-6, eps_root: Size = 0.0,
+    weight_decay: Size = 0.0,
+    *, layer_axes: LayerAxes = None,
+) -> GradientTransformation:  # fmt: skip
     """NovoGrad: gradients normalised by layer, then momentum; one second moment for each layer (leaf).
 
         nu_t = b2 nu_{t-1} + (1 - b2) |g_t|^2,    nu_1 = |g_1|^2

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, DType, Finite, Params, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment, Shared
 from gdjax.numerics import Array
 from gdjax.optimizers.adam import scale_by_adam
@@ -28,7 +28,7 @@ class ScaleByOptimisticGradientState(NamedTuple):
 )
 def scale_by_optimistic_gradient(
     g: Array, s: ScaleByOptimisticGradientState, p: Array, t: Array,
-    alpha: Hyper = 1.0, beta: Hyper = 1.0,
+    alpha: hyper.Finite = 1.0, beta: hyper.Finite = 1.0,
 ) -> tuple[Array, ScaleByOptimisticGradientState]:  # fmt: skip
     """Adds the change of the gradient.
 
@@ -56,9 +56,7 @@ def scale_by_optimistic_gradient(
 
 
 @transform
-def optimistic_gradient_descent(
-    learning_rate: ScalarOrSchedule, alpha: ScalarOrSchedule = 1.0, beta: ScalarOrSchedule = 1.0
-) -> GradientTransformation:
+def optimistic_gradient_descent(learning_rate: Rate, alpha: Finite = 1.0, beta: Finite = 1.0) -> GradientTransformation:
     """Optimistic gradient descent: a step more in the direction in which the gradient changes.
 
         x_{t+1} = x_t - lr (alpha g_t + beta (g_t - g_{t-1})),    g_0 = g_1
@@ -88,16 +86,10 @@ def optimistic_gradient_descent(
 
 @transform
 def optimistic_adam(
-    learning_rate: ScalarOrSchedule,
-    optimism: ScalarOrSchedule | None = None,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: DType | None = None,
-    *,
-    nesterov: bool = True,
-) -> GradientTransformation:
+    learning_rate: Rate, optimism: Finite | None = None, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-8,
+    eps_root: Size = 0.0, mu_dtype: DType | None = None,
+    *, nesterov: bool = True,
+) -> GradientTransformation:  # fmt: skip
     """Optimistic Adam with the rate inside.
 
         x_{t+1} = x_t - (learning_rate u_t + optimism (u_t - u_{t-1}))
@@ -134,17 +126,10 @@ def optimistic_adam(
 
 @transform
 def optimistic_adam_v2(
-    learning_rate: ScalarOrSchedule,
-    *,
-    alpha: ScalarOrSchedule = 1.0,
-    beta: ScalarOrSchedule = 1.0,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
-    mu_dtype: DType | None = None,
-    nesterov: bool = True,
-) -> GradientTransformation:
+    learning_rate: Rate,
+    *, alpha: Finite = 1.0, beta: Finite = 1.0, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-8,
+    eps_root: Size = 0.0, mu_dtype: DType | None = None, nesterov: bool = True,
+) -> GradientTransformation:  # fmt: skip
     """Optimistic Adam: Adam with a step more in the direction in which its own direction changes.
 
         x_{t+1} = x_t - lr (alpha u_t + beta (u_t - u_{t-1}))

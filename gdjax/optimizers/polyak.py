@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import Chain
 from gdjax.core.base import EmptyState, transform
-from gdjax.core.types import ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Bound, Finite, Size, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.meetings import total
 from gdjax.numerics import Array, bounded, sum_sq
 from gdjax.optimizers.sgd import sgd
@@ -16,7 +16,8 @@ from gdjax.optimizers.sgd import sgd
 @leafwise(extra="value")
 def scale_by_polyak(
     g: Array, s: EmptyState, p: Array, t: Array,
-    f_min: Hyper = 0.0, max_learning_rate: Hyper = 1.0, eps: Hyper = 0.0, variant: Literal["sps", "sps+"] = "sps",
+    f_min: hyper.Finite = 0.0, max_learning_rate: hyper.Bound = 1.0, eps: hyper.Size = 0.0,
+    variant: Literal["sps", "sps+"] = "sps",
     *, value: Any = None,
 ) -> tuple[Array, EmptyState]:  # fmt: skip
     """Multiplies the gradients by Polyak's step size.
@@ -59,12 +60,9 @@ def _reversed(states: Any) -> Any:
 
 @transform
 def polyak_sgd(
-    max_learning_rate: ScalarOrSchedule = 1.0,
-    scaling: ScalarOrSchedule = 1.0,
-    f_min: ScalarOrSchedule = 0.0,
-    eps: ScalarOrSchedule = 0.0,
+    max_learning_rate: Bound = 1.0, scaling: Size = 1.0, f_min: Finite = 0.0, eps: Size = 0.0,
     variant: Literal["sps", "sps+"] = "sps",
-) -> Any:
+) -> Any:  # fmt: skip
     """Gradient descent with Polyak's step size: as far as a linear model of the function says its minimum is.
 
         x_{t+1} = x_t - scaling min((f(x_t) - f_min) / (|g_t|^2 + eps), max_learning_rate) g_t

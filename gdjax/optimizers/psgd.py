@@ -2,14 +2,28 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Params, Roles, ScalarOrSchedule, Transform
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.number_domains import Integer
+from gdjax.core.types import (
+    Bound,
+    Decay,
+    DType,
+    KeyLike,
+    Mask,
+    Params,
+    Positive,
+    Rate,
+    Roles,
+    Share,
+    Size,
+    Transform,
+    hyper,
+)
 from gdjax.lift.slots import Key, Shared, start
 from gdjax.linalg.whitening import Form, Settings, fitted, whitened
 from gdjax.matrices.in_turns import LONGEST, in_turns
@@ -85,12 +99,12 @@ def period(probability: Any) -> int | None:
 )  # fmt: skip
 def scale_by_psgd_kron(
     G: Array, s: PSGDKronState, p: Array, t: Array,  # noqa: N803
-    b1: Hyper = 0.9, preconditioner_update_probability: Hyper = PROBABILITY, precond_lr: Hyper = 0.1,
-    precond_init_scale: Hyper = 1.0,
-    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: int = 8192, memory_save_mode: SaveMode = None,  # noqa: N803
-    momentum_into_precond_update: bool = True, normalize_grads: bool = False, beta_lip: Hyper = 0.9,
-    damping: Hyper = 1e-9, max_update_rms: Hyper = 1.1, key: Any = 0, mu_dtype: DType | None = None,
-    roles: Roles = None,
+    b1: hyper.Decay = 0.9, preconditioner_update_probability: hyper.Share = PROBABILITY, precond_lr: hyper.Rate = 0.1,
+    precond_init_scale: hyper.Positive = 1.0,
+    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: Annotated[int, Integer(0, static=True)] = 8192,  # noqa: N803
+    memory_save_mode: SaveMode = None, momentum_into_precond_update: bool = True, normalize_grads: bool = False,
+    beta_lip: hyper.Decay = 0.9, damping: hyper.Size = 1e-9, max_update_rms: hyper.Bound = 1.1, key: KeyLike = 0,
+    mu_dtype: DType | None = None, roles: Roles = None,
 ) -> tuple[Array, PSGDKronState]:  # fmt: skip
     """PSGD's direction, the whitened momentum.
 
@@ -150,32 +164,15 @@ def scale_by_psgd_kron(
 
 @transform
 def psgd_kron(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    preconditioner_update_probability: ScalarOrSchedule = PROBABILITY,
-    precond_lr: ScalarOrSchedule = 0.1,
-    precond_init_scale: ScalarOrSchedule = 1.0,
-    *,
-    dQ: Form = "Q0.5EQ1.5",  # noqa: N803
-    max_size_triangular: int = 8192,
-    memory_save_mode: SaveMode = None,
-    momentum_into_precond_update: bool = True,
-    normalize_grads: bool = False,
-    beta_lip: ScalarOrSchedule = 0.9,
-    damping: ScalarOrSchedule = 1e-9,
-    max_update_rms: ScalarOrSchedule = 1.1,
-    key: Any = 0,
-    weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-    adam_learning_rate: ScalarOrSchedule | None = None,
-    adam_b1: ScalarOrSchedule = 0.9,
-    adam_b2: ScalarOrSchedule = 0.999,
-    adam_eps: ScalarOrSchedule = 1e-8,
-    adam_weight_decay: ScalarOrSchedule = 0.0,
-    others: Transform | None = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, preconditioner_update_probability: Share = PROBABILITY,
+    precond_lr: Rate = 0.1, precond_init_scale: Positive = 1.0,
+    *, dQ: Form = "Q0.5EQ1.5", max_size_triangular: Annotated[int, Integer(0, static=True)] = 8192,  # noqa: N803
+    memory_save_mode: SaveMode = None, momentum_into_precond_update: bool = True, normalize_grads: bool = False,
+    beta_lip: Decay = 0.9, damping: Size = 1e-9, max_update_rms: Bound = 1.1, key: KeyLike = 0,
+    weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
+    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.999, adam_eps: Size = 1e-8,
+    adam_weight_decay: Size = 0.0, others: Transform | None = None,
+) -> GradientTransformation:  # fmt: skip
     """PSGD-Kron for matrices, AdamW for the rest: momentum whitened by factors that are fitted step by step.
 
         m_t = (b1 mu_{t-1} + (1 - b1) g_t) / (1 - b1^t)

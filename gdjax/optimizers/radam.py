@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.dialects import Dialect, dialects
-from gdjax.core.types import ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Bound, Decay, Hyper, Rate, Size, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState, corrected_mean
@@ -44,7 +44,8 @@ def _rectification(t: Array, b2: Hyper, threshold: Hyper) -> Array:
 @leafwise(ScaleByAdamState, nu=second_moment)
 def scale_by_radam(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, eps_root: Hyper = 0.0, threshold: Hyper = 5.0,
+    b1: hyper.Decay = 0.9, b2: hyper.Decay = 0.999, eps: hyper.Size = 1e-8, eps_root: hyper.Size = 0.0,
+    threshold: hyper.Bound = 5.0,
     *, nesterov: bool = False,
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """RAdam's direction: Adam's, shorter while its second moment is uncertain.
@@ -86,7 +87,8 @@ def scale_by_radam(
 @leafwise(ScaleByAdamState, nu=second_moment)
 def _by_torchs_radam(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
-    b1: Hyper, b2: Hyper, eps: Hyper, eps_root: Hyper, threshold: Hyper, *, nesterov: bool,
+    b1: hyper.Decay, b2: hyper.Squares, eps: hyper.Size, eps_root: hyper.Size, threshold: hyper.Bound,
+    *, nesterov: bool,
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """RAdam's direction with eps beside the root of nu_t, before that is corrected."""
     g = bounded(g)
@@ -100,16 +102,10 @@ def _by_torchs_radam(
 @transform
 @dialects(torch={}, paper={"eps": 0.0, "threshold": 4.0})
 def radam(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-    eps_root: ScalarOrSchedule = 0.0,
-    threshold: ScalarOrSchedule = 5.0,
-    *,
-    nesterov: bool = False,
-    like: Dialect = "optax",
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Size = 1e-8, eps_root: Size = 0.0,
+    threshold: Bound = 5.0,
+    *, nesterov: bool = False, like: Dialect = "optax",
+) -> GradientTransformation:  # fmt: skip
     """Rectified Adam: Adam whose rate warms up with the variance of its second moment.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t          mu_hat_t = mu_t / (1 - b1^t)

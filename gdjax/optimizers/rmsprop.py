@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.dialects import Dialect, dialects
-from gdjax.core.types import Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, Hyper, Params, Rate, Share, Size, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.momentum import trace
@@ -59,7 +59,7 @@ def _stddev_state(hyper: Mapping[str, Any]) -> Any:
 @leafwise(_rms_state, nu=_nu)
 def scale_by_rms(
     g: Array, s: ScaleByRmsState | ScaleByRmsWithCountState, p: Array, t: Array,
-    decay: Hyper = 0.9, eps: Hyper = 1e-8, initial_scale: Hyper = 0.0, eps_in_sqrt: bool = True,
+    decay: hyper.Decay = 0.9, eps: hyper.Size = 1e-8, initial_scale: hyper.Size = 0.0, eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ) -> tuple[Array, ScaleByRmsState | ScaleByRmsWithCountState]:  # fmt: skip
     """RMSProp's direction: the gradient over the root of the average of its squares.
@@ -92,7 +92,7 @@ def scale_by_rms(
 @leafwise(_stddev_state, mu=_mean, nu=_mean_sq)
 def scale_by_stddev(
     g: Array, s: ScaleByRStdDevState | ScaleByRStdDevWithCountState, p: Array, t: Array,
-    decay: Hyper = 0.9, eps: Hyper = 1e-8, initial_scale: Hyper = 0.0, eps_in_sqrt: bool = True,
+    decay: hyper.Decay = 0.9, eps: hyper.Size = 1e-8, initial_scale: hyper.Size = 0.0, eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ) -> tuple[Array, ScaleByRStdDevState | ScaleByRStdDevWithCountState]:  # fmt: skip
     """The gradient over its standard deviation: centred RMSProp's direction.
@@ -136,18 +136,10 @@ def _root(x: Array, eps: Hyper, eps_in_sqrt: bool) -> Array:
 @transform
 @dialects(torch={"decay": 0.99, "eps_in_sqrt": False}, paper={"eps": 0.0})
 def rmsprop(
-    learning_rate: ScalarOrSchedule,
-    decay: ScalarOrSchedule = 0.9,
-    eps: ScalarOrSchedule = 1e-8,
-    initial_scale: ScalarOrSchedule = 0.0,
-    eps_in_sqrt: bool = True,
-    centered: bool = False,
-    momentum: ScalarOrSchedule | None = None,
-    nesterov: bool = False,
-    bias_correction: bool = False,
-    *,
-    like: Dialect = "optax",
-) -> GradientTransformation:
+    learning_rate: Rate, decay: Decay = 0.9, eps: Size = 1e-8, initial_scale: Size = 0.0, eps_in_sqrt: bool = True,
+    centered: bool = False, momentum: Share | None = None, nesterov: bool = False, bias_correction: bool = False,
+    *, like: Dialect = "optax",
+) -> GradientTransformation:  # fmt: skip
     """RMSProp: Adagrad with a moving average in place of the sum, so that the rate does not fall for ever.
 
         nu_t = decay nu_{t-1} + (1 - decay) g_t^2,    nu_0 = initial_scale

@@ -1,13 +1,14 @@
 """Rprop."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.number_domains import FINITE_FROM_1
+from gdjax.core.types import Bound, Hyper, Params, Rate, ScalarOrSchedule, Share, Size, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
 from gdjax.transforms.scaling import scale
@@ -28,8 +29,9 @@ class ScaleByRpropState(NamedTuple):
 )
 def scale_by_rprop(
     g: Array, s: ScaleByRpropState, p: Array, t: Array,
-    learning_rate: Hyper, eta_minus: Hyper = 0.5, eta_plus: Hyper = 1.2, min_step_size: Hyper = 1e-6,
-    max_step_size: Hyper = 50.0, *, delayed: bool = False,
+    learning_rate: hyper.Rate, eta_minus: hyper.Share = 0.5, eta_plus: Annotated[Hyper, FINITE_FROM_1] = 1.2,
+    min_step_size: hyper.Size = 1e-6, max_step_size: hyper.Bound = 50.0,
+    *, delayed: bool = False,
 ) -> tuple[Array, ScaleByRpropState]:  # fmt: skip
     """Rprop's direction: the sign of the gradient times a step size of the parameter's own.
 
@@ -73,14 +75,10 @@ def scale_by_rprop(
 
 @transform
 def rprop(
-    learning_rate: ScalarOrSchedule,
-    eta_minus: ScalarOrSchedule = 0.5,
-    eta_plus: ScalarOrSchedule = 1.2,
-    min_step_size: ScalarOrSchedule = 1e-6,
-    max_step_size: ScalarOrSchedule = 50.0,
-    *,
-    delayed: bool = False,
-) -> GradientTransformation:
+    learning_rate: Rate, eta_minus: Share = 0.5, eta_plus: Annotated[ScalarOrSchedule, FINITE_FROM_1] = 1.2,
+    min_step_size: Size = 1e-6, max_step_size: Bound = 50.0,
+    *, delayed: bool = False,
+) -> GradientTransformation:  # fmt: skip
     """Rprop: every parameter has its own step, longer while the sign of its gradient stays, shorter when it changes.
 
         delta_t = min(eta_plus delta_{t-1}, max_step_size)     where g_t and the direction before have the same sign

@@ -34,13 +34,9 @@ class SAMState(NamedTuple):
 
 @transform
 def sam(
-    optimizer: Transform,
-    adv_optimizer: Transform,
-    sync_period: int = 2,
-    reset_state: bool = True,
-    opaque_mode: bool = False,
-    batch_axis_name: str | None = None,
-) -> GradientTransformation:
+    optimizer: Transform, adv_optimizer: Transform, sync_period: int = 2, reset_state: bool = True,
+    opaque_mode: bool = False, batch_axis_name: str | None = None,
+) -> GradientTransformation:  # fmt: skip
     """SAM: steps with the gradient at the worst point nearby, so that flat minima are found.
 
         x'_t = x_t + rho g(x_t) / |g(x_t)|,    x_{t+1} = x_t - lr g(x'_t)

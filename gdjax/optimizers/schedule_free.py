@@ -1,7 +1,7 @@
 """Schedule-free learning: averaging in place of a falling learning rate."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,23 @@ from gdjax.combine.evaluation import evaluated
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
+from gdjax.core.number_domains import DECAY, FINITE
 from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import DType, DTypeLike, OptState, Params, Scalar, ScalarOrSchedule, Transform
+from gdjax.core.types import (
+    Decay,
+    Finite,
+    Floating,
+    Hyper,
+    OptState,
+    Params,
+    Rate,
+    Scalar,
+    ScalarOrSchedule,
+    Size,
+    Transform,
+    hyper,
+)
 from gdjax.lift import slots
-from gdjax.lift.leafwise import Hyper
 from gdjax.lift.slots import Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
@@ -61,7 +74,8 @@ def step_of_y(y: Array, old_z: Array, z: Array, c: Hyper, b1: Hyper) -> Array:
 )  # fmt: skip
 def _averaged(
     u: Array, g: Array, s: ScheduleFreeState, y: Array, t: Array,
-    b1: Hyper, learning_rate: Hyper, weight_lr_power: Hyper, r: Hyper, state_dtype: DTypeLike | None,
+    b1: hyper.Decay, learning_rate: hyper.Rate, weight_lr_power: hyper.Finite, r: hyper.Finite,
+    state_dtype: Floating | None,
 ) -> tuple[Array, ScheduleFreeState]:  # fmt: skip
     max_lr = jnp.maximum(s.max_lr, learning_rate)
     weight = s.step_count.astype(max_lr.dtype) ** r * max_lr**weight_lr_power
@@ -75,14 +89,10 @@ def _averaged(
 
 @transform
 def schedule_free(
-    base_optimizer: Transform,
-    learning_rate: ScalarOrSchedule,
-    b1: Scalar = 0.9,
-    weight_lr_power: Scalar = 2.0,
-    state_dtype: DType | None = None,
-    *,
-    r: ScalarOrSchedule = 0.0,
-) -> GradientTransformation:
+    base_optimizer: Transform, learning_rate: Rate, b1: Annotated[Scalar, DECAY] = 0.9,
+    weight_lr_power: Annotated[Scalar, FINITE] = 2.0, state_dtype: Floating | None = None,
+    *, r: Finite = 0.0,
+) -> GradientTransformation:  # fmt: skip
     """Schedule-free learning around a base optimizer without momentum: no schedule that needs to know the last step.
 
         y_t = (1 - b1) z_t + b1 x_t                       the parameters, where gradients are taken
@@ -175,15 +185,11 @@ def average(y: Array, z: Array, b1: Hyper) -> Any:
 
 @transform
 def schedule_free_sgd(
-    learning_rate: ScalarOrSchedule = 1.0,
-    warmup_steps: int | None = None,
-    b1: Scalar = 0.9,
-    weight_decay: ScalarOrSchedule | None = None,
-    weight_lr_power: Scalar = 2.0,
-    state_dtype: DType | None = None,
-    *,
-    r: ScalarOrSchedule = 0.0,
-) -> GradientTransformation:
+    learning_rate: Rate = 1.0, warmup_steps: int | Array | None = None, b1: Annotated[Scalar, DECAY] = 0.9,
+    weight_decay: Size | None = None, weight_lr_power: Annotated[Scalar, FINITE] = 2.0,
+    state_dtype: Floating | None = None,
+    *, r: Finite = 0.0,
+) -> GradientTransformation:  # fmt: skip
     """Schedule-free gradient descent: plain steps of z, and gradients between z and its average x.
 
         y_t = (1 - b1) z_t + b1 x_t                       the parameters, where gradients are taken
@@ -219,18 +225,11 @@ def schedule_free_sgd(
 
 @transform
 def schedule_free_adamw(
-    learning_rate: ScalarOrSchedule = 0.0025,
-    warmup_steps: int | None = None,
-    b1: Scalar = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-8,
-    weight_decay: ScalarOrSchedule = 0.0,
-    weight_lr_power: Scalar = 2.0,
-    state_dtype: DType | None = None,
-    *,
-    r: ScalarOrSchedule = 0.0,
-    inner_momentum: ScalarOrSchedule | None = None,
-) -> GradientTransformation:
+    learning_rate: Rate = 0.0025, warmup_steps: int | Array | None = None, b1: Annotated[Scalar, DECAY] = 0.9,
+    b2: Decay = 0.999, eps: Size = 1e-8, weight_decay: Size = 0.0, weight_lr_power: Annotated[Scalar, FINITE] = 2.0,
+    state_dtype: Floating | None = None,
+    *, r: Finite = 0.0, inner_momentum: Decay | None = None,
+) -> GradientTransformation:  # fmt: skip
     """Schedule-free AdamW: steps of z without momentum, and gradients between z and its average x.
 
         y_t = (1 - b1) z_t + b1 x_t                       the parameters, where gradients are taken
@@ -272,7 +271,7 @@ def schedule_free_adamw(
     return schedule_free(optimizer, rate, b1, weight_lr_power, state_dtype, r=r)
 
 
-def _warmed_up(factory: str, rate: ScalarOrSchedule, warmup_steps: int | None) -> Any:
+def _warmed_up(factory: str, rate: ScalarOrSchedule, warmup_steps: int | Array | None) -> Any:
     if warmup_steps is None:
         return rate
     if isinstance(rate, PerLeaf):

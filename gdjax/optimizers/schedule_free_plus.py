@@ -1,13 +1,14 @@
 """ScheduleFree+: schedule-free AdamC whose rate is a step of Polyak's kind."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax.combine.evaluation import evaluated
-from gdjax.core.types import DType, Params
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.number_domains import Integer
+from gdjax.core.types import DType, Floating, Hyper, Params, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.meetings import total
 from gdjax.lift.slots import Shared, first_moment, second_moment
 from gdjax.linalg.sums import inner, sum_abs
@@ -35,15 +36,17 @@ class ScheduleFreePlusState(NamedTuple):
 
 
 @leafwise(
-    ScheduleFreePlusState, extra="value", domains={"sf_b1": "(0, 1)", "polyak_beta": "[0, 1)"},
+    ScheduleFreePlusState, extra="value",
     norm=Shared(), max_lr=Shared("eps"), weight_sum=Shared(), sf_b1=Shared("sf_b1"),
     mu=first_moment, nu=second_moment, z=start_of_z,
 )  # fmt: skip
 def schedule_free_plus(
     g: Array, s: ScheduleFreePlusState, y: Array, t: Array,
-    learning_rate: Hyper = 1.0, b1: Hyper = 0.9, b2: Hyper = 0.95, eps: Hyper = 1e-8, weight_decay: Hyper = 0.0,
-    sf_b1: Hyper = 0.9, weight_lr_power: Hyper = 2.0, r: Hyper = 0.0, polyak_beta: Hyper = 0.0, c_warmup: Hyper = 0,
-    mu_dtype: DType | None = None, state_dtype: DType | None = None, *, value: Any = None,
+    learning_rate: hyper.Rate = 1.0, b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.95, eps: hyper.Size = 1e-8,
+    weight_decay: hyper.Size = 0.0, sf_b1: Annotated[Hyper, "(0, 1)"] = 0.9, weight_lr_power: hyper.Finite = 2.0,
+    r: hyper.Finite = 0.0, polyak_beta: hyper.Decay = 0.0, c_warmup: Annotated[Hyper, Integer(0)] = 0,
+    mu_dtype: DType | None = None, state_dtype: Floating | None = None,
+    *, value: Any = None,
 ) -> tuple[Array, ScheduleFreePlusState]:  # fmt: skip
     """ScheduleFree+: no rate and no schedule. AdamC makes z, its rate comes from the loss, x is the average of z.
 

@@ -5,14 +5,13 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Params, Roles, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import DType, Floating, Hyper, Params, Rate, Roles, Share, Size, Steps, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.lift.whole_tree import Tree
 from gdjax.linalg.matrices import Matrix
@@ -71,8 +70,8 @@ def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
 )
 def _spectral(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
-    alpha: Hyper, eps: Hyper, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Any, preconditioning: str,
-    ns_dtype: Any, dimensions: Any,
+    alpha: Hyper, eps: hyper.Size, mu_dtype: DType | None, ns_steps: hyper.Steps, ns_coeffs: Any, preconditioning: str,
+    ns_dtype: Floating, dimensions: Any,
 ) -> tuple[Array, ScaleByScionState]:  # fmt: skip
     real_for(ns_dtype, g)
     mu = (1 - alpha) * s.mu + alpha * bounded(g)
@@ -84,7 +83,7 @@ def _spectral(
 @leafwise(ScaleByScionState, mu=matrix_moment, static={"dimensions": _outputs_first}, ns_coeffs=NS_COEFFS)
 def _of_other_norm(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
-    alpha: Hyper, norm: str, mu_dtype: DType | None, ns_steps: Hyper, ns_coeffs: Any, dimensions: Any,
+    alpha: Hyper, norm: str, mu_dtype: DType | None, ns_steps: hyper.Steps, ns_coeffs: Any, dimensions: Any,
 ) -> tuple[Array, ScaleByScionState]:  # fmt: skip
     mu = (1 - alpha) * s.mu + alpha * bounded(g)
     return _of_norm(norm, dimensions, mu), s._replace(mu=mu)
@@ -92,17 +91,10 @@ def _of_other_norm(
 
 @transform
 def scale_by_scion(
-    norm: Norm = "spectral",
-    alpha: ScalarOrSchedule = 0.1,
-    eps: ScalarOrSchedule = 1e-8,
-    ns_coeffs: Any = "jordan",
-    ns_steps: ScalarOrSchedule = 5,
-    *,
-    preconditioning: Preconditioning = "frobenius",
-    ns_dtype: DTypeLike | None = None,
-    mu_dtype: DType | None = None,
+    norm: Norm = "spectral", alpha: Share = 0.1, eps: Size = 1e-8, ns_coeffs: Any = "jordan", ns_steps: Steps = 5,
+    *, preconditioning: Preconditioning = "frobenius", ns_dtype: Floating | None = None, mu_dtype: DType | None = None,
     roles: Roles = None,
-) -> GradientTransformation:
+) -> GradientTransformation:  # fmt: skip
     """Scion's direction in one norm, of an average of gradients.
 
         mu_t = (1 - alpha) mu_{t-1} + alpha g_t
@@ -156,24 +148,13 @@ def scale_by_scion(
 
 @transform
 def scion(
-    learning_rate: ScalarOrSchedule,
-    alpha: ScalarOrSchedule = 0.1,
-    radius: ScalarOrSchedule = 50.0,
-    embedding_radius: ScalarOrSchedule = 1.0,
-    head_radius: ScalarOrSchedule = 3000.0,
-    other_radius: ScalarOrSchedule = 1.0,
-    *,
-    constrained: bool = True,
-    embedding_norm: Literal["sign", "col"] = "sign",
-    head_norm: Literal["sign", "row"] = "sign",
-    eps: ScalarOrSchedule = 1e-8,
-    ns_coeffs: Any = "jordan",
-    ns_steps: ScalarOrSchedule = 5,
-    preconditioning: Preconditioning = "frobenius",
-    ns_dtype: DTypeLike | None = None,
-    mu_dtype: DType | None = None,
+    learning_rate: Rate, alpha: Share = 0.1, radius: Size = 50.0, embedding_radius: Size = 1.0,
+    head_radius: Size = 3000.0, other_radius: Size = 1.0,
+    *, constrained: bool = True, embedding_norm: Literal["sign", "col"] = "sign",
+    head_norm: Literal["sign", "row"] = "sign", eps: Size = 1e-8, ns_coeffs: Any = "jordan", ns_steps: Steps = 5,
+    preconditioning: Preconditioning = "frobenius", ns_dtype: Floating | None = None, mu_dtype: DType | None = None,
     roles: Roles = None,
-) -> GradientTransformation:
+) -> GradientTransformation:  # fmt: skip
     """Scion: a conditional gradient method, in a norm for each role of leaf, without Adam.
 
         mu_t = (1 - alpha) mu_{t-1} + alpha g_t

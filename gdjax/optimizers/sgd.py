@@ -5,7 +5,7 @@ import jax
 from gdjax.combine.chain import chain
 from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, identity, transform
-from gdjax.core.types import DType, KeyLike, OptState, Params, ScalarOrSchedule
+from gdjax.core.types import Bound, DType, Finite, KeyLike, OptState, Params, Rate, Seed, Share, Size
 from gdjax.numerics import Array
 from gdjax.transforms.momentum import trace
 from gdjax.transforms.noise import add_noise, escape_saddles
@@ -14,10 +14,7 @@ from gdjax.transforms.scaling import scale_by_learning_rate
 
 @transform
 def sgd(
-    learning_rate: ScalarOrSchedule,
-    momentum: ScalarOrSchedule | None = None,
-    nesterov: bool = False,
-    accumulator_dtype: DType | None = None,
+    learning_rate: Rate, momentum: Share | None = None, nesterov: bool = False, accumulator_dtype: DType | None = None
 ) -> GradientTransformation:
     """(Stochastic) gradient descent, with momentum or Nesterov momentum if asked for.
 
@@ -89,12 +86,7 @@ def nesterov_point(params: Params, state: OptState, learning_rate: float | Array
 
 @transform
 def noisy_sgd(
-    learning_rate: ScalarOrSchedule,
-    eta: ScalarOrSchedule = 0.01,
-    gamma: ScalarOrSchedule = 0.55,
-    key: KeyLike | None = None,
-    *,
-    seed: int | None = None,
+    learning_rate: Rate, eta: Size = 0.01, gamma: Finite = 0.55, key: KeyLike | None = None, *, seed: Seed | None = None
 ) -> GradientTransformation:
     """Gradient descent with Gaussian noise that decays.
 
@@ -128,11 +120,7 @@ def noisy_sgd(
 
 @transform
 def perturbed_gradient_descent(
-    learning_rate: ScalarOrSchedule,
-    radius: ScalarOrSchedule = 1e-2,
-    threshold: ScalarOrSchedule = 1e-3,
-    wait: int = 50,
-    key: KeyLike | None = 0,
+    learning_rate: Rate, radius: Size = 1e-2, threshold: Bound = 1e-3, wait: int = 50, key: KeyLike | None = 0
 ) -> GradientTransformation:
     """Gradient descent that adds noise where the gradient is small, then waits: it leaves saddle points.
 

@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.number_domains import FINITE_FROM_1
+from gdjax.core.types import Count, Decay, DType, Hyper, Mask, Rate, Roles, ScalarOrSchedule, Share, Size, Steps, hyper
 from gdjax.linalg import spectral
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.in_turns import in_turns
@@ -90,10 +90,11 @@ def _length_over(x: Array, y: Array) -> Array:
 )  # fmt: skip
 def scale_by_shampoo(
     G: Array, s: ShampooState, p: Array, t: Array,  # noqa: N803
-    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-12, precondition_frequency: Hyper = 10,
-    *, start_preconditioning_step: Hyper | None = None, root: Hyper | None = None, root_method: RootMethod = "eigh",
-    grafting: Grafting = "adam", grafting_b2: Hyper = 0.999, grafting_eps: Hyper = 1e-8,
-    block_size: int | None = 1024, sides: Sides = "both", mu_dtype: DType | None = None, roles: Roles = None,
+    b1: hyper.Decay = 0.9, b2: hyper.Share = 0.999, eps: hyper.Size = 1e-12, precondition_frequency: hyper.Steps = 10,
+    *, start_preconditioning_step: hyper.Steps | None = None, root: Annotated[Hyper, FINITE_FROM_1] | None = None,
+    root_method: RootMethod = "eigh", grafting: Grafting = "adam", grafting_b2: hyper.Decay = 0.999,
+    grafting_eps: hyper.Size = 1e-8, block_size: Count | None = 1024, sides: Sides = "both",
+    mu_dtype: DType | None = None, roles: Roles = None,
 ) -> tuple[Array, ShampooState]:  # fmt: skip
     """Shampoo's direction: the momentum times roots of sums of squares, with the length of another step.
 
@@ -153,31 +154,14 @@ def scale_by_shampoo(
 
 @transform
 def shampoo(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-12,
-    precondition_frequency: ScalarOrSchedule = 10,
-    *,
-    start_preconditioning_step: ScalarOrSchedule | None = None,
-    root: ScalarOrSchedule | None = None,
-    root_method: RootMethod = "eigh",
-    grafting: Grafting = "adam",
-    grafting_b2: ScalarOrSchedule = 0.999,
-    grafting_eps: ScalarOrSchedule = 1e-8,
-    block_size: int | None = 1024,
-    sides: Sides = "both",
-    weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-    adam_learning_rate: ScalarOrSchedule | None = None,
-    adam_b1: ScalarOrSchedule = 0.9,
-    adam_b2: ScalarOrSchedule = 0.999,
-    adam_eps: ScalarOrSchedule = 1e-8,
-    adam_weight_decay: ScalarOrSchedule = 0.0,
-    others: Any = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Share = 0.999, eps: Size = 1e-12, precondition_frequency: Steps = 10,
+    *, start_preconditioning_step: Steps | None = None, root: Annotated[ScalarOrSchedule, FINITE_FROM_1] | None = None,
+    root_method: RootMethod = "eigh", grafting: Grafting = "adam", grafting_b2: Decay = 0.999,
+    grafting_eps: Size = 1e-8, block_size: Count | None = 1024, sides: Sides = "both", weight_decay: Size = 0.0,
+    weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
+    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.999, adam_eps: Size = 1e-8,
+    adam_weight_decay: Size = 0.0, others: Any = None,
+) -> GradientTransformation:  # fmt: skip
     """Shampoo for hidden matrices: gradients times roots of sums of their squares. AdamW for the rest.
 
         L_t = b2 L_{t-1} + (1 - b2) G_t G_t^T,    R_t = b2 R_{t-1} + (1 - b2) G_t^T G_t

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import EmptyState, GradientTransformation, transform
-from gdjax.core.types import DType, ScalarOrSchedule
+from gdjax.core.types import Decay, DType, Rate
 from gdjax.lift.leafwise import leafwise
 from gdjax.numerics import Array
 from gdjax.transforms.averaging import ema
@@ -28,7 +28,7 @@ def scale_by_sign(g: Array, s: EmptyState, p: Array, t: Array) -> tuple[Array, E
 
 
 @transform
-def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformation:
+def sign_sgd(learning_rate: Rate) -> GradientTransformation:
     """Sign descent: every parameter moves by the rate, in the direction of a sign.
 
         x_{t+1} = x_t - lr sign(g_t)
@@ -52,9 +52,7 @@ def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransformation:
 
 
 @transform
-def signum(
-    learning_rate: ScalarOrSchedule, beta: ScalarOrSchedule = 0.9, accumulator_dtype: DType | None = None
-) -> GradientTransformation:
+def signum(learning_rate: Rate, beta: Decay = 0.9, accumulator_dtype: DType | None = None) -> GradientTransformation:
     """Sign descent with momentum: the sign is that of an average of gradients.
 
         m_t = beta m_{t-1} + (1 - beta) g_t

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import LayerAxes, Params, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, LayerAxes, Params, Rate, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Factor
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.transforms.decay import descending
@@ -23,7 +23,8 @@ class ScaleBySM3State(NamedTuple):
 @leafwise(ScaleBySM3State, mu=Factor(lambda shape, hyper: [(i,) for i in range(len(shape))] or [()]))
 def scale_by_sm3(
     g: Array, s: ScaleBySM3State, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 1.0, eps: Hyper = 1e-8, *, layer_axes: LayerAxes = None,
+    b1: hyper.Decay = 0.9, b2: hyper.Share = 1.0, eps: hyper.Size = 1e-8,
+    *, layer_axes: LayerAxes = None,
 ) -> Any:  # fmt: skip
     """SM3's direction: momentum of gradients over the root of bounds on the sums of their squares.
 
@@ -63,9 +64,7 @@ def scale_by_sm3(
 
 
 @transform
-def sm3(
-    learning_rate: ScalarOrSchedule, momentum: ScalarOrSchedule = 0.9, *, layer_axes: LayerAxes = None
-) -> GradientTransformation:
+def sm3(learning_rate: Rate, momentum: Decay = 0.9, *, layer_axes: LayerAxes = None) -> GradientTransformation:
     """SM3: Adagrad in little memory. Of the sums of squares it keeps bounds, one for each row, column, and so on.
 
         v_t[i, j] = min(r_{t-1}[i], c_{t-1}[j]) + g_t[i, j]^2

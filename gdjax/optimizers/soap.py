@@ -6,8 +6,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import Count, Decay, DType, Hyper, Mask, Rate, Roles, Size, Steps, hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise
@@ -63,9 +62,9 @@ def with_factors(G: Array, s: Any, beta: Hyper) -> Any:  # noqa: N803
 )  # fmt: skip
 def scale_by_soap(
     G: Array, s: SoapState, p: Array, t: Array,  # noqa: N803
-    b1: Hyper = 0.95, b2: Hyper = 0.95, shampoo_beta: Hyper | None = None, eps: Hyper = 1e-8,
-    precondition_frequency: Hyper = 10, max_precond_dim: int | None = 10000,
-    *, block_size: int | None = None, sides: Sides = "both", refresh: Refresh = "qr", bias_correction: bool = True,
+    b1: hyper.Decay = 0.95, b2: hyper.Decay = 0.95, shampoo_beta: hyper.Decay | None = None, eps: hyper.Size = 1e-8,
+    precondition_frequency: hyper.Steps = 10, max_precond_dim: Count | None = 10000,
+    *, block_size: Count | None = None, sides: Sides = "both", refresh: Refresh = "qr", bias_correction: bool = True,
     mu_dtype: DType | None = None, roles: Roles = None,
 ) -> tuple[Array, SoapState]:  # fmt: skip
     """SOAP's direction: Adam in the eigenbases of Shampoo's factors.
@@ -110,29 +109,13 @@ def scale_by_soap(
 
 @transform
 def soap(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.95,
-    b2: ScalarOrSchedule = 0.95,
-    shampoo_beta: ScalarOrSchedule | None = None,
-    eps: ScalarOrSchedule = 1e-8,
-    precondition_frequency: ScalarOrSchedule = 10,
-    max_precond_dim: int | None = 10000,
-    *,
-    block_size: int | None = None,
-    sides: Sides = "both",
-    refresh: Refresh = "qr",
-    bias_correction: bool = True,
-    weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-    adam_learning_rate: ScalarOrSchedule | None = None,
-    adam_b1: ScalarOrSchedule = 0.95,
-    adam_b2: ScalarOrSchedule = 0.95,
-    adam_eps: ScalarOrSchedule = 1e-8,
-    adam_weight_decay: ScalarOrSchedule = 0.0,
-    others: Any = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.95, b2: Decay = 0.95, shampoo_beta: Decay | None = None, eps: Size = 1e-8,
+    precondition_frequency: Steps = 10, max_precond_dim: Count | None = 10000,
+    *, block_size: Count | None = None, sides: Sides = "both", refresh: Refresh = "qr", bias_correction: bool = True,
+    weight_decay: Size = 0.0, weight_decay_mask: Mask = None, mu_dtype: DType | None = None, roles: Roles = None,
+    adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.95, adam_b2: Decay = 0.95, adam_eps: Size = 1e-8,
+    adam_weight_decay: Size = 0.0, others: Any = None,
+) -> GradientTransformation:  # fmt: skip
     """SOAP for hidden matrices: Adam in the eigenbases of Shampoo's factors. AdamW for the rest.
 
         L_t = beta L_{t-1} + (1 - beta) G_t G_t^T,    R_t = beta R_{t-1} + (1 - beta) G_t^T G_t

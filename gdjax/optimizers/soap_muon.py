@@ -1,14 +1,14 @@
 """SOAP-Muon: momentum whitened as in SOAP, then orthogonalized as in Muon."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Mask, Roles, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.number_domains import Integer
+from gdjax.core.types import Count, Decay, DType, Hyper, Mask, Rate, Roles, Size, Steps, hyper
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import coefficients
 from gdjax.matrices.factored import Sides
@@ -47,9 +47,10 @@ def orthogonal(
 )  # fmt: skip
 def _soap_muon(
     G: Array, s: SoapMuonState, p: Array, t: Array,  # noqa: N803
-    beta: Hyper, b2: Hyper, eps: Hyper, precondition_frequency: Hyper, max_precond_dim: int | None,
-    block_size: int | None, sides: str, refresh: str, mu_dtype: DType | None, roles: Roles,
-    shampoo_beta: Hyper | None = None, **of_orthogonal: Any,
+    beta: Hyper, b2: hyper.Squares, eps: hyper.Size, precondition_frequency: hyper.Steps, max_precond_dim: Count | None,
+    block_size: Count | None, sides: str, refresh: str, mu_dtype: DType | None, roles: Roles,
+    shampoo_beta: hyper.Decay | None = None,
+    **of_orthogonal: Any,
 ) -> tuple[Array, SoapMuonState]:  # fmt: skip
     b3 = b2 if shampoo_beta is None else shampoo_beta
     g = into(G, s.QL, s.QR)
@@ -63,21 +64,11 @@ def _soap_muon(
 
 @transform
 def scale_by_soap_muon(
-    beta: ScalarOrSchedule = 0.95,
-    b2: ScalarOrSchedule = 0.9,
-    shampoo_beta: ScalarOrSchedule | None = None,
-    eps: ScalarOrSchedule = 1e-8,
-    precondition_frequency: ScalarOrSchedule = 10,
-    max_precond_dim: int | None = 10000,
-    *,
-    ns_coeffs: Any = "standard",
-    ns_steps: int = 5,
-    block_size: int | None = None,
-    sides: Sides = "both",
-    refresh: Refresh = "qr",
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-) -> GradientTransformation:
+    beta: Decay = 0.95, b2: Decay = 0.9, shampoo_beta: Decay | None = None, eps: Size = 1e-8,
+    precondition_frequency: Steps = 10, max_precond_dim: Count | None = 10000,
+    *, ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5, block_size: Count | None = None,
+    sides: Sides = "both", refresh: Refresh = "qr", mu_dtype: DType | None = None, roles: Roles = None,
+) -> GradientTransformation:  # fmt: skip
     """SOAP-Muon's direction, whose singular values are about 1.
 
         L_t = b3 L_{t-1} + (1 - b3) G_t G_t^T,    R_t = b3 R_{t-1} + (1 - b3) G_t^T G_t,    b3 = shampoo_beta
@@ -127,30 +118,13 @@ def scale_by_soap_muon(
 
 @transform
 def soap_muon(
-    learning_rate: ScalarOrSchedule,
-    beta: ScalarOrSchedule = 0.95,
-    b2: ScalarOrSchedule = 0.9,
-    shampoo_beta: ScalarOrSchedule | None = None,
-    eps: ScalarOrSchedule = 1e-8,
-    precondition_frequency: ScalarOrSchedule = 10,
-    max_precond_dim: int | None = 10000,
-    *,
-    ns_coeffs: Any = "standard",
-    ns_steps: int = 5,
-    block_size: int | None = None,
-    sides: Sides = "both",
-    refresh: Refresh = "qr",
-    weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = None,
-    mu_dtype: DType | None = None,
-    roles: Roles = None,
-    adam_learning_rate: ScalarOrSchedule | None = None,
-    adam_b1: ScalarOrSchedule = 0.9,
-    adam_b2: ScalarOrSchedule = 0.999,
-    adam_eps: ScalarOrSchedule = 1e-8,
-    adam_weight_decay: ScalarOrSchedule = 0.0,
-    others: Any = None,
-) -> GradientTransformation:
+    learning_rate: Rate, beta: Decay = 0.95, b2: Decay = 0.9, shampoo_beta: Decay | None = None, eps: Size = 1e-8,
+    precondition_frequency: Steps = 10, max_precond_dim: Count | None = 10000,
+    *, ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5, block_size: Count | None = None,
+    sides: Sides = "both", refresh: Refresh = "qr", weight_decay: Size = 0.0, weight_decay_mask: Mask = None,
+    mu_dtype: DType | None = None, roles: Roles = None, adam_learning_rate: Rate | None = None, adam_b1: Decay = 0.9,
+    adam_b2: Decay = 0.999, adam_eps: Size = 1e-8, adam_weight_decay: Size = 0.0, others: Any = None,
+) -> GradientTransformation:  # fmt: skip
     """SOAP-Muon for hidden matrices: momentum whitened as in SOAP, then orthogonalized as in Muon. AdamW for the rest.
 
         L_t = b3 L_{t-1} + (1 - b3) G_t G_t^T,    R_t = b3 R_{t-1} + (1 - b3) G_t^T G_t,    b3 = shampoo_beta

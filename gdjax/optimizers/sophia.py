@@ -12,8 +12,23 @@ from gdjax import tree as tree_math
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, GradientTransformationExtraArgs, transform
 from gdjax.core.part import Step
-from gdjax.core.types import DType, Mask, OptState, Params, ScalarOrSchedule, Transform, Updates
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import (
+    Bound,
+    Decay,
+    DType,
+    Finite,
+    Mask,
+    OptState,
+    Params,
+    Rate,
+    Size,
+    Squares,
+    Steps,
+    Transform,
+    Updates,
+    hyper,
+)
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.running import leaves_of
 from gdjax.lift.slots import second_moment
@@ -40,8 +55,9 @@ class SophiaState(NamedTuple):
 )  # fmt: skip
 def _sophia(
     g: Array, s: SophiaState, p: Array, t: Array,
-    b1: Hyper, b2: Hyper, eps: Hyper, gamma: Hyper, update_interval: Hyper, bias_correction: bool,
-    clip_threshold: Hyper = None, mu_dtype: DType | None = None, hessian_diagonal_fn: Any = None,
+    b1: hyper.Decay, b2: hyper.Squares, eps: hyper.Size, gamma: hyper.Finite, update_interval: hyper.Steps,
+    bias_correction: bool, clip_threshold: hyper.Bound = None, mu_dtype: DType | None = None,
+    hessian_diagonal_fn: Any = None,
 ) -> tuple[Array, SophiaState]:  # fmt: skip
     if jnp.iscomplexobj(g):
         raise TypeError(f"does not support complex numbers ({g.dtype}): its Hessian is of real parameters")
@@ -102,20 +118,11 @@ class _Sophia(Leafwise):
 
 @transform
 def scale_by_sophia(
-    b1: ScalarOrSchedule = 0.965,
-    b2: ScalarOrSchedule = 0.99,
-    eps: ScalarOrSchedule = 1e-8,
-    gamma: ScalarOrSchedule = 0.01,
-    clip_threshold: ScalarOrSchedule | None = 1.0,
-    update_interval: ScalarOrSchedule = 10,
-    hessian_diagonal_fn: Transform = hutchinson_estimator_diag_hessian(),  # noqa: B008
-    mu_dtype: DType | None = None,
-    verbose: bool = False,
-    print_win_rate_every_n_steps: int = 0,
-    *,
-    bias_correction: bool = True,
-    newest: bool = False,
-) -> Any:
+    b1: Decay = 0.965, b2: Squares = 0.99, eps: Size = 1e-8, gamma: Finite = 0.01, clip_threshold: Bound | None = 1.0,
+    update_interval: Steps = 10, hessian_diagonal_fn: Transform = hutchinson_estimator_diag_hessian(),  # noqa: B008
+    mu_dtype: DType | None = None, verbose: bool = False, print_win_rate_every_n_steps: int = 0,
+    *, bias_correction: bool = True, newest: bool = False,
+) -> Any:  # fmt: skip
     """Sophia's direction: momentum over an average of the Hessian's diagonal, every element clipped.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t,    m_t = mu_t / (1 - b1^t)
@@ -155,23 +162,12 @@ def scale_by_sophia(
 
 @transform
 def sophia(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.965,
-    b2: ScalarOrSchedule = 0.99,
-    eps: ScalarOrSchedule = 1e-8,
-    weight_decay: ScalarOrSchedule = 1e-4,
-    weight_decay_mask: Mask = None,
-    gamma: ScalarOrSchedule = 0.01,
-    clip_threshold: ScalarOrSchedule | None = 1.0,
-    update_interval: ScalarOrSchedule = 10,
-    hessian_diagonal_fn: Transform = hutchinson_estimator_diag_hessian(),  # noqa: B008
-    mu_dtype: DType | None = None,
-    verbose: bool = False,
-    print_win_rate_every_n_steps: int = 0,
-    *,
-    bias_correction: bool = True,
-    newest: bool = False,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.965, b2: Squares = 0.99, eps: Size = 1e-8, weight_decay: Size = 1e-4,
+    weight_decay_mask: Mask = None, gamma: Finite = 0.01, clip_threshold: Bound | None = 1.0,
+    update_interval: Steps = 10, hessian_diagonal_fn: Transform = hutchinson_estimator_diag_hessian(),  # noqa: B008
+    mu_dtype: DType | None = None, verbose: bool = False, print_win_rate_every_n_steps: int = 0,
+    *, bias_correction: bool = True, newest: bool = False,
+) -> GradientTransformation:  # fmt: skip
     """Sophia: momentum over an average of the Hessian's diagonal, every element clipped.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t,    m_t = mu_t / (1 - b1^t)

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, LayerAxes, Mask, ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Bound, Decay, DType, LayerAxes, Mask, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.linalg.sums import mean_sq_of_quotient
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow, shrinking, sqrt
@@ -15,8 +15,8 @@ from gdjax.transforms.decay import decayed, descending, of_some
 @leafwise(ScaleByAdamState, nu=second_moment)
 def scale_by_stable_adamw(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.99, eps: Hyper = 1e-6, mu_dtype: DType | None = None,
-    weight_decay: Hyper = 0.0, clipping_threshold: Hyper | None = 1.0,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.99, eps: hyper.Size = 1e-6, mu_dtype: DType | None = None,
+    weight_decay: hyper.Size = 0.0, clipping_threshold: hyper.Bound | None = 1.0,
     *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """AdamW's direction, of each array the shorter, the more its gradient exceeds what the second moment expects.
@@ -66,17 +66,10 @@ def scale_by_stable_adamw(
 
 @transform
 def stable_adamw(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.99,
-    eps: ScalarOrSchedule = 1e-6,
-    mu_dtype: DType | None = None,
-    weight_decay: ScalarOrSchedule = 0.2,
-    mask: Mask = None,
-    *,
-    clipping_threshold: ScalarOrSchedule | None = 1.0,
-    layer_axes: LayerAxes = None,
-) -> GradientTransformation:
+    learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.99, eps: Size = 1e-6, mu_dtype: DType | None = None,
+    weight_decay: Size = 0.2, mask: Mask = None,
+    *, clipping_threshold: Bound | None = 1.0, layer_axes: LayerAxes = None,
+) -> GradientTransformation:  # fmt: skip
     """StableAdamW: AdamW with Adafactor's clipping, for low precision: an array's rate falls while its gradient leaps.
 
         rms_t = sqrt(mean of g_t^2 / max(nu_hat_t, eps^2))

@@ -1,12 +1,13 @@
 """A whole optimizer for a transformer, in one call."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DTypeLike, Roles, Scalar, ScalarOrSchedule
+from gdjax.core.number_domains import RATE, Integer
+from gdjax.core.types import Decay, Floating, Roles, Scalar, Size
 from gdjax.matrices.roles import routing
 from gdjax.optimizers.adam import adam
 from gdjax.optimizers.normuon import scale_by_normuon
@@ -20,19 +21,12 @@ LABEL = "gdjax.transformer_optimizer"
 
 @transform
 def transformer_optimizer(
-    learning_rate: Scalar,
-    steps: int,
-    *,
-    adam_learning_rate: Scalar | None = None,
-    warmup_steps: int | None = None,
-    weight_decay: ScalarOrSchedule = 0.1,
-    hyperball_learning_rate: Scalar | None = None,
-    adam_b1: ScalarOrSchedule = 0.9,
-    adam_b2: ScalarOrSchedule = 0.95,
-    adam_eps: ScalarOrSchedule = 1e-8,
-    ns_dtype: DTypeLike | None = None,
-    roles: Roles = None,
-) -> GradientTransformation:
+    learning_rate: Annotated[Scalar, RATE], steps: Annotated[int, Integer(1)],
+    *, adam_learning_rate: Annotated[Scalar, RATE] | None = None,
+    warmup_steps: Annotated[int, Integer(1)] | None = None, weight_decay: Size = 0.1,
+    hyperball_learning_rate: Annotated[Scalar, RATE] | None = None, adam_b1: Decay = 0.9, adam_b2: Decay = 0.95,
+    adam_eps: Size = 1e-8, ns_dtype: Floating | None = None, roles: Roles = None,
+) -> GradientTransformation:  # fmt: skip
     """NorMuon for hidden matrices, Adam for the rest, cautious weight decay, a warm-up and a line to 0: one call.
 
     It is this chain, and nothing that could not be written so:

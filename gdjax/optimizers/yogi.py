@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import ScalarOrSchedule
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, Rate, Size, Squares, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState
@@ -14,8 +14,8 @@ from gdjax.transforms.decay import descending
 @leafwise(ScaleByAdamState, nu=Moment(wide=True, real=True, fill="initial_accumulator_value"))
 def scale_by_yogi(
     g: Array, s: ScaleByAdamState, p: Array, t: Array,
-    b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-3, eps_root: Hyper = 0.0,
-    initial_accumulator_value: Hyper = 1e-6,
+    b1: hyper.Decay = 0.9, b2: hyper.Squares = 0.999, eps: hyper.Size = 1e-3, eps_root: hyper.Size = 0.0,
+    initial_accumulator_value: hyper.Size = 1e-6,
 ) -> tuple[Array, ScaleByAdamState]:  # fmt: skip
     """Yogi's direction: Adam's, with a second moment that moves towards g^2 by a bounded step.
 
@@ -47,12 +47,7 @@ def scale_by_yogi(
 
 
 @transform
-def yogi(
-    learning_rate: ScalarOrSchedule,
-    b1: ScalarOrSchedule = 0.9,
-    b2: ScalarOrSchedule = 0.999,
-    eps: ScalarOrSchedule = 1e-3,
-) -> GradientTransformation:
+def yogi(learning_rate: Rate, b1: Decay = 0.9, b2: Squares = 0.999, eps: Size = 1e-3) -> GradientTransformation:
     """Yogi: Adam whose second moment moves towards g^2 by a step of size (1 - b2) g^2, however far away it is.
 
         mu_t = b1 mu_{t-1} + (1 - b1) g_t                            mu_hat_t = mu_t / (1 - b1^t)

@@ -2,19 +2,21 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdjax import numerics, tree
 from gdjax.combine.conditional import as_before
-from gdjax.core import base, checks
+from gdjax.core import argument_kinds as kinds
+from gdjax.core import base, checks, domains
 from gdjax.core.base import GradientTransformation, GradientTransformationExtraArgs, transform
 from gdjax.core.closures import value_of
+from gdjax.core.number_domains import Integer
 from gdjax.core.parts import holding
-from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform, Updates
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Array, ArrayTree, Hyper, OptState, Params, Transform, Updates
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
 from gdjax.transforms.windows import accumulator, leaves_of, release, step_if
 from gdjax.xla.write_order import destination
@@ -88,6 +90,10 @@ class MultiSteps:
     ):
         args = opt, every_k_schedule, use_grad_mean, should_skip_update_fn, accumulator_dtype
         call = base.checked_call(MultiSteps, args, {})
+        domains.integer(LABEL, "every_k_schedule", every_k_schedule, 1)
+        kinds.dtype(LABEL, "accumulator_dtype", accumulator_dtype)
+        if should_skip_update_fn is not None:
+            kinds.function(LABEL, "should_skip_update_fn", should_skip_update_fn)
         self.inner_opt = base.check_transform(LABEL, 0, opt)
         if not callable(every_k_schedule):
             checks.structural(LABEL, "every_k_schedule", every_k_schedule, 1)
@@ -177,7 +183,7 @@ def _summed(g: Array, s: ApplyEvery, p: Array, t: Array, k: Hyper) -> tuple[Arra
 
 
 @transform
-def apply_every(k: int | Array = 1) -> GradientTransformation:
+def apply_every(k: Annotated[int | Array, Integer(1)] = 1) -> GradientTransformation:
     """Adds up updates and returns the sum in every k-th call, zeros in the others.
 
     The transforms before it in a chain are updated in every call: to make the step of one large batch use `MultiSteps`.

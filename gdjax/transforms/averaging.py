@@ -1,6 +1,6 @@
 """Averages: of the updates, and of the parameters as slow weights."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,11 @@ from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks, meshes
 from gdjax.core.arrays import add
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.number_domains import SIZE
 from gdjax.core.parts import holding
-from gdjax.core.types import DType, OptState, Params, Scalar, Transform, Updates
+from gdjax.core.types import DType, Hyper, OptState, Params, Scalar, Transform, Updates, hyper
 from gdjax.lift import order, slots
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
 from gdjax.xla.write_order import after, bound_for
@@ -28,8 +29,9 @@ class EmaState(NamedTuple):
 
 @leafwise(EmaState, ema=Moment("accumulator_dtype"))
 def ema(
-    g: Array, s: EmaState, p: Array, t: Array, decay: Hyper, debias: bool = True, accumulator_dtype: DType | None = None
-) -> tuple[Array, EmaState]:
+    g: Array, s: EmaState, p: Array, t: Array,
+    decay: hyper.Decay, debias: bool = True, accumulator_dtype: DType | None = None,
+) -> tuple[Array, EmaState]:  # fmt: skip
     """The exponential moving average of the updates: m_t = decay m_{t-1} + (1 - decay) g_t, from m_0 = 0.
 
     Args:
@@ -80,7 +82,7 @@ class LookaheadParams(NamedTuple):
 
 @transform
 def lookahead(
-    fast_optimizer: Transform, sync_period: int, slow_step_size: Scalar, reset_state: bool = False
+    fast_optimizer: Transform, sync_period: int, slow_step_size: Annotated[Scalar, SIZE], reset_state: bool = False
 ) -> GradientTransformation:
     """Lookahead: k steps forward, one step back.
 

@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.core.types import LayerAxes, OptState
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import LayerAxes, OptState, hyper
 from gdjax.lift.wrapper import wrapper
 from gdjax.linalg.sums import share_of_nonzeros
 from gdjax.numerics import Array, real_product, spoiled
@@ -20,8 +19,8 @@ class CautiousState(NamedTuple):
 @wrapper(CautiousState)
 def cautious(
     u: Array, g: Array, s: CautiousState, p: Array, t: Array,
-    eps: Hyper = 0.0, clamp: Hyper = 1e-3, *, ascends: bool = False,
-    layer_axes: LayerAxes = None,
+    eps: hyper.Size = 0.0, clamp: hyper.Size = 1e-3,
+    *, ascends: bool = False, layer_axes: LayerAxes = None,
 ) -> tuple[Array, CautiousState]:  # fmt: skip
     """Keeps the elements of an update that go down the gradient, and enlarges them to make up for the others.
 

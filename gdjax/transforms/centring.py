@@ -1,6 +1,9 @@
 """Gradients with mean 0."""
 
+from typing import Annotated
+
 from gdjax.core.base import EmptyState
+from gdjax.core.number_domains import Kind
 from gdjax.core.types import LayerAxes
 from gdjax.lift.leafwise import leafwise
 from gdjax.linalg import matrices
@@ -10,8 +13,9 @@ from gdjax.numerics import Array
 
 @leafwise()
 def centralize(
-    g: Array, s: EmptyState, p: Array, t: Array, *, output_axis: int = 0, layer_axes: LayerAxes = None
-) -> tuple[Array, EmptyState]:
+    g: Array, s: EmptyState, p: Array, t: Array,
+    *, output_axis: Annotated[int, Kind("axes")] = 0, layer_axes: LayerAxes = None,
+) -> tuple[Array, EmptyState]:  # fmt: skip
     """Subtracts its mean from the gradient of each output's weights; scalars and vectors stay as they are.
 
         u_i = g_i - mean(g_i),    g_i the gradient of the weights that lead to output i

@@ -1,15 +1,16 @@
 """Bounds on gradients."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.core import calls, checks
 from gdjax.core.base import EmptyState
+from gdjax.core.number_domains import Kind
 from gdjax.core.paths import label_by_path
-from gdjax.core.types import LayerAxes
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import LayerAxes, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.meetings import total_norm
 from gdjax.lift.whole_tree import Tree
 from gdjax.numerics import Array, shrinking
@@ -30,7 +31,7 @@ def _group(tree: Tree, groups: Any) -> list[Any]:
 
 
 @leafwise()
-def clip(g: Array, s: EmptyState, p: Array, t: Array, max_delta: Hyper) -> tuple[Array, EmptyState]:
+def clip(g: Array, s: EmptyState, p: Array, t: Array, max_delta: hyper.Bound) -> tuple[Array, EmptyState]:
     """Clips every element to [-max_delta, max_delta]; a complex number keeps its argument.
 
     Args:
@@ -51,8 +52,10 @@ def clip(g: Array, s: EmptyState, p: Array, t: Array, max_delta: Hyper) -> tuple
 
 @leafwise(static={"groups": _group})
 def clip_by_global_norm(
-    g: Array, s: EmptyState, p: Array, t: Array, max_norm: Hyper, *, groups: Any = None
-) -> tuple[Array, EmptyState]:
+    g: Array, s: EmptyState, p: Array, t: Array,
+    max_norm: hyper.Bound,
+    *, groups: Annotated[Any, Kind("groups")] = None,
+) -> tuple[Array, EmptyState]:  # fmt: skip
     """Scales all updates by one factor so that their global norm is at most max_norm.
 
         u = g min(1, max_norm / |g|)
@@ -88,8 +91,10 @@ def clip_by_global_norm(
 
 @leafwise()
 def clip_by_block_rms(
-    g: Array, s: EmptyState, p: Array, t: Array, threshold: Hyper, *, layer_axes: LayerAxes = None
-) -> tuple[Array, EmptyState]:
+    g: Array, s: EmptyState, p: Array, t: Array,
+    threshold: hyper.Bound,
+    *, layer_axes: LayerAxes = None,
+) -> tuple[Array, EmptyState]:  # fmt: skip
     """Scales each array so that its root mean square is at most threshold.
 
         u = g min(1, threshold / rms(g))

@@ -11,8 +11,8 @@ from gdjax.combine.masking import mask_of, masked
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, check_transform, part_of, transform
 from gdjax.core.per_leaf import PerLeaf, base_of, per_leaf
-from gdjax.core.types import Mask, Params, ScalarOrSchedule, Transform
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Hyper, Mask, Params, Positive, Rate, ScalarOrSchedule, Size, Transform, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.numerics import Array, real_product
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -24,12 +24,12 @@ class WeightDecaySchedule(NamedTuple):
 
 
 @leafwise(scheduled=WeightDecaySchedule)
-def _decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: Hyper) -> tuple[Array, EmptyState]:
+def _decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: hyper.Size) -> tuple[Array, EmptyState]:
     return decayed(g, p, weight_decay), s
 
 
 @leafwise(scheduled=WeightDecaySchedule)
-def _cautious_decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: Hyper) -> tuple[Array, EmptyState]:
+def _cautious_decay(g: Array, s: EmptyState, p: Array, t: Array, weight_decay: hyper.Size) -> tuple[Array, EmptyState]:
     return g + weight_decay * jnp.where(real_product(g, p) < 0, 0, p), s
 
 
@@ -41,7 +41,7 @@ def decayed(g: Array, p: Array, weight_decay: Hyper) -> Array:
 @leafwise(scheduled=WeightDecaySchedule)
 def _weight_decay(
     g: Array, s: EmptyState, p: Array, t: Array,
-    rate: Hyper, weight_decay: Hyper, peak: Hyper, kind: str, cautious: bool,
+    rate: Hyper, weight_decay: hyper.Size, peak: Hyper, kind: str, cautious: bool,
 ) -> tuple[Array, EmptyState]:  # fmt: skip
     """u - eta weight_decay p, for an update u that is added to p."""
     share = 1 if kind == "decoupled" else rate / jnp.where(peak == 0, 1, peak)
@@ -61,7 +61,7 @@ def _factors(label: str, name: str, mask: Mask, params: Params) -> Any:
 
 
 @transform
-def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Mask = None, *, cautious: bool = False) -> Any:
+def add_decayed_weights(weight_decay: Size = 0.0, mask: Mask = None, *, cautious: bool = False) -> Any:
     """Adds the parameters times a rate to the updates.
 
         u = g + weight_decay p
@@ -113,15 +113,9 @@ Kind = Literal["decoupled", "coupled", "independent", "corrected"]
 
 @transform
 def with_weight_decay(
-    inner: Transform,
-    learning_rate: ScalarOrSchedule,
-    weight_decay: ScalarOrSchedule,
-    mask: Mask = None,
-    *,
-    kind: Kind = "decoupled",
-    cautious: bool = False,
-    peak_learning_rate: ScalarOrSchedule | None = None,
-) -> GradientTransformation:
+    inner: Transform, learning_rate: Rate, weight_decay: Size, mask: Mask = None,
+    *, kind: Kind = "decoupled", cautious: bool = False, peak_learning_rate: Positive | None = None,
+) -> GradientTransformation:  # fmt: skip
     """An optimizer, and weight decay of one of four kinds beside it.
 
         x_{t+1} = x_t + u_t - eta_t weight_decay x_t

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax.core.types import DTypeLike, LayerAxes, Params
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Floating, LayerAxes, Params, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Factor, New, initial_parameter
 from gdjax.lift.slots import start as first_of
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq, widen, widest_real
@@ -39,7 +39,8 @@ def _start(p: Array, hyper: Mapping[str, Any]) -> Array:
 )
 def scale_by_distance_over_gradients(
     g: Array, s: ScaleByDistanceOverGradientsState, p: Array, t: Array,
-    reps_rel: Hyper = 1e-6, eps: Hyper = 1e-8, param_dtype: DTypeLike = jnp.float32, global_scale: Hyper = 1.0,
+    reps_rel: hyper.Size = 1e-6, eps: hyper.Size = 1e-8, param_dtype: Floating = jnp.float32,
+    global_scale: hyper.Finite = 1.0,
     *, layer_axes: LayerAxes = None,
 ) -> Any:  # fmt: skip
     """Layer-wise DoG: each leaf's rate is its distance from the start over the root of its summed squared gradients.

@@ -4,8 +4,7 @@ from typing import Any, NamedTuple
 
 from gdjax import numerics
 from gdjax.combine.evaluation import evaluated
-from gdjax.core.types import DType, OptState, Params
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import DType, OptState, Params, hyper
 from gdjax.lift.slots import Moment, Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
@@ -29,12 +28,13 @@ def _behind(y: Array, m: Array, lookahead: Array) -> Any:
 
 
 @wrapper(
-    EmaNesterovState, domains={"lookahead": "[0, 1)"},
+    EmaNesterovState,
     m=Moment("accumulator_dtype", wide=True, kind="slow"), lookahead=Shared(),
 )  # fmt: skip
 def ema_nesterov(
     u: Array, g: Array, s: EmaNesterovState, y: Array, t: Array,
-    lookahead: Hyper, decay: Hyper = 0.99, *, accumulator_dtype: DType | None = None,
+    lookahead: hyper.Decay, decay: hyper.Decay = 0.99,
+    *, accumulator_dtype: DType | None = None,
 ) -> tuple[Array, EmaNesterovState]:  # fmt: skip
     """Nesterov's look-ahead, along the exponential average of the steps in place of the last one.
 

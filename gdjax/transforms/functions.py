@@ -1,17 +1,18 @@
 """Transforms without state, from functions."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
 from gdjax.core import checks
 from gdjax.core.base import GradientTransformation, init_empty_state, map_arrays, transform
+from gdjax.core.number_domains import Kind
 from gdjax.core.types import OptState, Params, Updates
 
 
 @transform
-def stateless(f: Callable[[Updates, Params], Updates]) -> GradientTransformation:
+def stateless(f: Annotated[Callable[[Updates, Params], Updates], Kind("function")]) -> GradientTransformation:
     """A transform without state from a function of whole trees, `f(updates, params) -> updates`.
 
     `params` is None in `f` where `update` got none. For a function of one array see `leafwise`.
@@ -39,7 +40,7 @@ def stateless(f: Callable[[Updates, Params], Updates]) -> GradientTransformation
 
 
 @transform
-def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> GradientTransformation:
+def stateless_with_tree_map(f: Annotated[Callable[[Any, Any], Any], Kind("function")]) -> GradientTransformation:
     """A transform without state from a function of one array and its parameter, `f(g, p) -> update`.
 
     `p` is None in `f` where `update` got no parameters.

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from gdjax.combine.chain import chain
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Params, ScalarOrSchedule, Transform
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Decay, DType, Hyper, Params, Size, Transform, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, bounded
 
@@ -22,8 +22,9 @@ class GrokfastState(NamedTuple):
 
 @leafwise(GrokfastState, mu=Moment("accumulator_dtype", kind="slow"))
 def _grokfast(
-    g: Array, s: GrokfastState, p: Array, t: Array, alpha: Hyper, lamb: Hyper, accumulator_dtype: DType | None
-) -> tuple[Array, GrokfastState]:
+    g: Array, s: GrokfastState, p: Array, t: Array,
+    alpha: Hyper, lamb: hyper.Size, accumulator_dtype: DType | None,
+) -> tuple[Array, GrokfastState]:  # fmt: skip
     g = bounded(g, "summed")  # so that with lamb times the average it is within what other rules bound squares to
     alpha = jnp.where(t > 1, alpha, 0.0)
     mu = alpha * s.mu + (1 - alpha) * g
@@ -32,10 +33,7 @@ def _grokfast(
 
 @transform
 def grokfast(
-    inner: Transform,
-    alpha: ScalarOrSchedule = 0.98,
-    lamb: ScalarOrSchedule = 2.0,
-    accumulator_dtype: DType | None = None,
+    inner: Transform, alpha: Decay = 0.98, lamb: Size = 2.0, accumulator_dtype: DType | None = None
 ) -> GradientTransformation:
     """Grokfast around an optimizer: amplifies the slow part of the gradients, for generalisation that comes late.
 

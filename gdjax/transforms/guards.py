@@ -3,7 +3,7 @@
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from gdjax import numerics
 from gdjax.combine.conditional import all_finite, apply_or, apply_where, owners, zeros
 from gdjax.core import base, checks, extra_arguments
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.number_domains import Integer, Kind
 from gdjax.core.parts import holding
 from gdjax.core.types import Array, OptState, Params, Transform, Updates
 from gdjax.xla.flags import flag, none
@@ -49,7 +50,7 @@ class ConditionFn(Protocol):
 
 @transform
 def apply_if_finite(
-    inner: Transform, max_consecutive_errors: int, *, check_outputs: bool = True
+    inner: Transform, max_consecutive_errors: Annotated[int, Integer(0)], *, check_outputs: bool = True
 ) -> GradientTransformation:
     """Skips the calls in which a number is NaN or infinite: the updates are zero and the inner state stays as it is.
 
@@ -133,7 +134,7 @@ def _some_spoilt(looked_at: Sequence[tuple[Any, Any]]) -> Array:
 
 @transform
 def conditionally_transform(
-    inner: Transform, should_transform_fn: ConditionFn, forward_extra_args: bool = False
+    inner: Transform, should_transform_fn: Annotated[ConditionFn, Kind("function")], forward_extra_args: bool = False
 ) -> GradientTransformation:
     """Applies `inner` in the calls that a function chooses; in the others the updates pass through as they are.
 
@@ -162,7 +163,7 @@ def conditionally_transform(
 
 @transform
 def conditionally_mask(
-    inner: Transform, should_transform_fn: ConditionFn, forward_extra_args: bool = False
+    inner: Transform, should_transform_fn: Annotated[ConditionFn, Kind("function")], forward_extra_args: bool = False
 ) -> GradientTransformation:
     """Applies `inner` in the calls that a function chooses; in the others the updates are zero.
 

@@ -10,8 +10,7 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
-from gdjax.core.types import OptState, Params
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import Hyper, OptState, Params, Roles, hyper
 from gdjax.lift.whole_tree import Planned
 from gdjax.lift.wrapper import wrapper
 from gdjax.matrices.plan import Leaf, of_leaf, plan_of
@@ -71,8 +70,9 @@ def _on_the_sphere(p: Array, u: Array, R: Array, lr: Hyper) -> Array:  # noqa: N
 
 @wrapper(HyperballState, static={"roles": of_leaf(routing)}, radius=Planned(_first))
 def hyperball(
-    u: Array, g: Array, s: HyperballState, p: Array, t: Array, learning_rate: Hyper, roles: Any = None, *,
-    ascends: bool = False,
+    u: Array, g: Array, s: HyperballState, p: Array, t: Array,
+    learning_rate: hyper.Rate, roles: Roles = None,
+    *, ascends: bool = False,
 ) -> tuple[Array, HyperballState]:  # fmt: skip
     """Keeps the norm of each weight matrix, and moves it by a fixed share of that norm in the direction of `inner`.
 

@@ -1,6 +1,6 @@
 """A scale for the loss, which keeps the gradients of a float16 model in the range of float16."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from gdjax import numerics
 from gdjax.combine.conditional import all_finite, apply_where
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.number_domains import FINITE_FROM_1, FRACTION, POSITIVE, Integer
 from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Scalar, Transform, Updates
 from gdjax.numerics import Array
@@ -26,8 +27,9 @@ class DynamicLossScaleState(NamedTuple):
 
 @transform
 def dynamic_loss_scale(
-    inner: Transform, init_scale: Scalar = 2.0**15, *, growth_factor: Scalar = 2.0, backoff_factor: Scalar = 0.5,
-    growth_interval: int = 2000, minimum_scale: Scalar = 1.0,
+    inner: Transform, init_scale: Annotated[Scalar, POSITIVE] = 2.0**15,
+    *, growth_factor: Annotated[Scalar, FINITE_FROM_1] = 2.0, backoff_factor: Annotated[Scalar, FRACTION] = 0.5,
+    growth_interval: Annotated[int | Array, Integer(1)] = 2000, minimum_scale: Annotated[Scalar, POSITIVE] = 1.0,
 ) -> GradientTransformation:  # fmt: skip
     """Takes gradients of the loss times a scale, and chooses the scale: as large as float16 lets it be.
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 from gdjax.combine.chain import chain
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import LayerAxes, Params, ScalarOrSchedule, Transform
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import Bound, Decay, Finite, LayerAxes, Params, Transform, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
 from gdjax.linalg.sums import inner as inner_product
 from gdjax.numerics import Array, bounded, shrinking, sqrt
@@ -20,16 +20,10 @@ class MarsState(NamedTuple):
 
 @leafwise(MarsState, g=Moment(kind="exact"))
 def _mars(
-    g: Array,
-    s: MarsState,
-    p: Array,
-    t: Array,
-    b1: Hyper,
-    gamma: Hyper,
-    max_norm: Hyper,
-    *,
-    layer_axes: LayerAxes = None,
-) -> tuple[Array, MarsState]:
+    g: Array, s: MarsState, p: Array, t: Array,
+    b1: hyper.Decay, gamma: hyper.Finite, max_norm: hyper.Bound,
+    *, layer_axes: LayerAxes = None,
+) -> tuple[Array, MarsState]:  # fmt: skip
     g = bounded(g, "summed")
     c = g + gamma * (b1 / (1 - b1)) * (g - s.g)
     return c * shrinking(sqrt(inner_product(c, c)), max_norm), MarsState(g)
@@ -37,12 +31,7 @@ def _mars(
 
 @transform
 def mars(
-    inner: Transform,
-    b1: ScalarOrSchedule = 0.95,
-    gamma: ScalarOrSchedule = 0.025,
-    max_norm: ScalarOrSchedule = 1.0,
-    *,
-    layer_axes: LayerAxes = None,
+    inner: Transform, b1: Decay = 0.95, gamma: Finite = 0.025, max_norm: Bound = 1.0, *, layer_axes: LayerAxes = None
 ) -> GradientTransformation:
     """MARS around an optimizer with momentum: gradients that lean forward, by how they changed, for less variance.
 

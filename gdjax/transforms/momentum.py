@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from gdjax.core.types import DType, Updates
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import DType, Updates, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
 
@@ -17,7 +17,7 @@ class TraceState(NamedTuple):
 @leafwise(TraceState, trace=Moment("accumulator_dtype"))
 def trace(
     g: Array, s: TraceState, p: Array, t: Array,
-    decay: Hyper, nesterov: bool = False, accumulator_dtype: DType | None = None,
+    decay: hyper.Share, nesterov: bool = False, accumulator_dtype: DType | None = None,
 ) -> tuple[Array, TraceState]:  # fmt: skip
     """Momentum: adds up the updates with decay.
 

@@ -1,7 +1,7 @@
 """Measurements of the updates inside a chain, kept in the state."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,9 @@ from gdjax import tree
 from gdjax.combine.conditional import as_before
 from gdjax.core import base, checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
+from gdjax.core.number_domains import Kind
 from gdjax.core.state_form import as_formed
-from gdjax.core.types import Array, ArrayLike, ArrayTree, DType, OptState, Params, ScalarOrSchedule, Updates
+from gdjax.core.types import Array, ArrayLike, ArrayTree, Decay, DType, OptState, Params, Updates
 from gdjax.transforms.averaging import ema
 from gdjax.transforms.functions import stateless
 
@@ -31,7 +32,9 @@ class MonitorState(NamedTuple):
 
 
 @transform
-def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> GradientTransformation:
+def snapshot(
+    measure_name: Annotated[str, Kind("string")], measure: Annotated[Callable[[Any], Any], Kind("function")]
+) -> GradientTransformation:
     """Measures the updates that pass through: `gdjax.tree.get(state, measure_name)` is what was measured last.
 
     Args:
@@ -63,7 +66,7 @@ def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> GradientTransf
 
 
 @transform
-def monitor(measures: Mapping[str, Any]) -> GradientTransformation:
+def monitor(measures: Annotated[Mapping[str, Any], Kind("mapping")]) -> GradientTransformation:
     """Takes several measurements of the updates that pass through; a measure may have a memory.
 
     Args:
@@ -117,8 +120,9 @@ def monitor(measures: Mapping[str, Any]) -> GradientTransformation:
 
 @transform
 def measure_with_ema(
-    measure: Callable[[Any], Any], decay: ScalarOrSchedule, debias: bool = True, accumulator_dtype: DType | None = None
-) -> GradientTransformation:
+    measure: Annotated[Callable[[Any], Any], Kind("function")], decay: Decay, debias: bool = True,
+    accumulator_dtype: DType | None = None,
+) -> GradientTransformation:  # fmt: skip
     """A measure with a memory, for `monitor`: the exponential moving average of a measurement.
 
     Args:

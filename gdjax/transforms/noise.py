@@ -9,7 +9,19 @@ from gdjax import numerics, tree
 from gdjax.core import base, checks, keys, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
-from gdjax.core.types import ArrayTree, KeyLike, OptState, Params, ScalarOrSchedule, Transform, Updates
+from gdjax.core.types import (
+    ArrayTree,
+    Bound,
+    Finite,
+    KeyLike,
+    OptState,
+    Params,
+    ScalarOrSchedule,
+    Seed,
+    Size,
+    Transform,
+    Updates,
+)
 from gdjax.numerics import Array
 
 
@@ -31,7 +43,7 @@ class EscapeSaddlesState(NamedTuple):
 
 @transform
 def add_noise(
-    eta: ScalarOrSchedule, gamma: ScalarOrSchedule, key: KeyLike | None = None, *, seed: int | None = None
+    eta: Size, gamma: Finite, key: KeyLike | None = None, *, seed: Seed | None = None
 ) -> GradientTransformation:
     """Adds Gaussian noise that decays with the step.
 
@@ -83,7 +95,7 @@ def add_noise(
 
 @transform
 def escape_saddles(
-    inner: Transform, radius: ScalarOrSchedule, threshold: ScalarOrSchedule, wait: int, key: KeyLike | None
+    inner: Transform, radius: Size, threshold: Bound, wait: int, key: KeyLike | None
 ) -> GradientTransformation:
     """Perturbs the parameters when the gradient is small: plain descent stays at a saddle point, this leaves it.
 

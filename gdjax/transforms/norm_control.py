@@ -7,8 +7,7 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import meshes
-from gdjax.core.types import OptState
-from gdjax.lift.leafwise import Hyper
+from gdjax.core.types import Hyper, OptState, Roles, hyper
 from gdjax.lift.wrapper import wrapper
 from gdjax.matrices.plan import Leaf, of_leaf
 from gdjax.matrices.roles import routing
@@ -77,8 +76,9 @@ def _of_matrices(f: Callable[..., Array], leaf: Leaf, p: Array, u: Array, *numbe
 
 @wrapper(UpdateFloorState, static={"roles": of_leaf(routing)})
 def update_floor(
-    u: Array, g: Array, s: UpdateFloorState, p: Array, t: Array, floor: Hyper, roles: Any = None, *,
-    outputs: bool = False,
+    u: Array, g: Array, s: UpdateFloorState, p: Array, t: Array,
+    floor: hyper.Size, roles: Roles = None,
+    *, outputs: bool = False,
 ) -> tuple[Array, UpdateFloorState]:  # fmt: skip
     """Makes an update of a matrix longer where it is shorter than a share of the matrix.
 
@@ -118,8 +118,9 @@ def update_floor(
 
 @wrapper(RadialBrakeState, static={"roles": of_leaf(routing)})
 def radial_brake(
-    u: Array, g: Array, s: RadialBrakeState, p: Array, t: Array, outward_scale: Hyper = 0.5, inward_scale: Hyper = 1.0,
-    floor: Hyper = 0.0, roles: Any = None, *, outputs: bool = False,
+    u: Array, g: Array, s: RadialBrakeState, p: Array, t: Array,
+    outward_scale: hyper.Size = 0.5, inward_scale: hyper.Size = 1.0, floor: hyper.Size = 0.0, roles: Roles = None,
+    *, outputs: bool = False,
 ) -> tuple[Array, RadialBrakeState]:  # fmt: skip
     """Lets the norm of a matrix grow less than its update would, and by nothing but what points outward.
 

@@ -1,15 +1,15 @@
 """Averages of the parameters, kept in the state of the optimizer."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.combine.evaluation import evaluated
-from gdjax.core.types import DType, OptState, Params
+from gdjax.core.number_domains import Integer
+from gdjax.core.types import Floating, Hyper, OptState, Params, hyper
 from gdjax.lift import slots
-from gdjax.lift.leafwise import Hyper
 from gdjax.lift.slots import Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array
@@ -81,7 +81,8 @@ def _moved(mean: Array, p: Array, u: Array, g: Array, c: Array) -> Array:
 )  # fmt: skip
 def params_ema(
     u: Array, g: Array, s: ParamsEmaState, p: Array, t: Array,
-    decay: Hyper, *, debias: bool = True, dtype: DType | None = None, every: Hyper = 1,
+    decay: hyper.Decay,
+    *, debias: bool = True, dtype: Floating | None = None, every: hyper.Steps = 1,
 ) -> tuple[Array, ParamsEmaState]:  # fmt: skip
     """The updates of `inner`, and in the state the exponential moving average of the parameters after each of them.
 
@@ -132,7 +133,8 @@ def params_ema(
 )  # fmt: skip
 def swa(
     u: Array, g: Array, s: SWAState, p: Array, t: Array,
-    start: Hyper, every: Hyper = 1, *, dtype: DType | None = None,
+    start: Annotated[Hyper, Integer(0)], every: hyper.Steps = 1,
+    *, dtype: Floating | None = None,
 ) -> tuple[Array, SWAState]:  # fmt: skip
     """Stochastic weight averaging: the updates of `inner`, and in the state the equal average of the parameters.
 
@@ -176,12 +178,13 @@ def swa(
 
 
 @wrapper(
-    TailEmaState, count=lambda s: s.step_count, domains={"horizon": "[1, inf)", "blend": "[0, 1]"},
+    TailEmaState, count=lambda s: s.step_count,
     step_count=Shared(0, jnp.int32), blend=Shared("blend"), ema=_start,
 )  # fmt: skip
 def tail_ema(
     u: Array, g: Array, s: TailEmaState, p: Array, t: Array,
-    start: Hyper, horizon: Hyper = 150.0, blend: Hyper = 0.6, *, dtype: DType | None = None,
+    start: Annotated[Hyper, Integer(0)], horizon: Annotated[Hyper, "[1, inf)"] = 150.0, blend: hyper.Share = 0.6,
+    *, dtype: Floating | None = None,
 ) -> tuple[Array, TailEmaState]:  # fmt: skip
     """The updates of `inner`, and in the state an average of the last part of a run, to blend with its last parameters.
 

@@ -1,12 +1,13 @@
 """A learning rate that is reduced when a value has stopped falling."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import checks
 from gdjax.core.base import EmptyState, GradientTransformation, transform
+from gdjax.core.number_domains import FRACTION, SHARE, SIZE, Integer
 from gdjax.core.parts import holding
 from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Updates
 from gdjax.numerics import Array
@@ -26,14 +27,11 @@ class ReduceLROnPlateauState(NamedTuple):
 
 @transform
 def reduce_on_plateau(
-    factor: Scalar = 0.1,
-    patience: int | Array = 10,
-    rtol: Scalar = 1e-4,
-    atol: Scalar = 0.0,
-    cooldown: int | Array = 0,
-    accumulation_size: int | Array = 1,
-    min_scale: Scalar = 0.0,
-) -> GradientTransformation:
+    factor: Annotated[Scalar, FRACTION] = 0.1, patience: Annotated[int | Array, Integer(0)] = 10,
+    rtol: Annotated[Scalar, SHARE] = 1e-4, atol: Annotated[Scalar, SIZE] = 0.0,
+    cooldown: Annotated[int | Array, Integer(0)] = 0, accumulation_size: Annotated[int | Array, Integer(1)] = 1,
+    min_scale: Annotated[Scalar, SIZE] = 0.0,
+) -> GradientTransformation:  # fmt: skip
     """Multiplies the updates by a scale, from 1 on, which is reduced when the value has stopped falling.
 
         improved:  f < best - rtol |best| - atol,    f the mean of `accumulation_size` values

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from gdjax import numerics, tree
 from gdjax.core import base, checks, keys
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.number_domains import SIZE
 from gdjax.core.parts import holding
 from gdjax.core.signatures import short_types
-from gdjax.core.types import KeyLike, OptState, Params, Scalar, Updates
+from gdjax.core.types import KeyLike, OptState, Params, Scalar, Seed, Updates
 from gdjax.numerics import Array
 
 
@@ -137,8 +138,9 @@ def _clipped_sum(label: str, grads: Updates, bound: Array) -> tuple[Any, Array]:
 
 @transform
 def differentially_private_aggregate(
-    l2_norm_clip: Scalar, noise_multiplier: Scalar, key: KeyLike | None = None, *, seed: int | None = None
-) -> GradientTransformation:
+    l2_norm_clip: Annotated[Scalar, SIZE], noise_multiplier: Annotated[Scalar, SIZE], key: KeyLike | None = None,
+    *, seed: Seed | None = None,
+) -> GradientTransformation:  # fmt: skip
     """The private mean of the gradients of B examples: each is clipped, and their sum gets Gaussian noise.
 
         u = (sum_i g_i min(1, C / |g_i|) + N(0, (C noise_multiplier)^2)) / B

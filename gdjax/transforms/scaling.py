@@ -1,13 +1,17 @@
 """Updates times a number: the learning rate, its sign and its schedule."""
 
+from typing import Annotated
+
 from gdjax.core.base import EmptyState
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.number_domains import Kind
+from gdjax.core.types import Hyper, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.slots import ScaleByScheduleState
 from gdjax.numerics import Array
 
 
 @leafwise()
-def scale(g: Array, s: EmptyState, p: Array, t: Array, step_size: Hyper) -> tuple[Array, EmptyState]:
+def scale(g: Array, s: EmptyState, p: Array, t: Array, step_size: hyper.Finite) -> tuple[Array, EmptyState]:
     """Multiplies the updates by a number.
 
         u = step_size g
@@ -27,8 +31,9 @@ def scale(g: Array, s: EmptyState, p: Array, t: Array, step_size: Hyper) -> tupl
 
 @leafwise(ScaleByScheduleState)
 def scale_by_schedule(
-    g: Array, s: ScaleByScheduleState, p: Array, t: Array, step_size_fn: Hyper
-) -> tuple[Array, ScaleByScheduleState]:
+    g: Array, s: ScaleByScheduleState, p: Array, t: Array,
+    step_size_fn: Annotated[Hyper, Kind("schedule_or_none")],
+) -> tuple[Array, ScaleByScheduleState]:  # fmt: skip
     """Multiplies the updates by a schedule.
 
         u_t = step_size_fn(t - 1) g_t,    t = 1, 2, ...
@@ -56,8 +61,10 @@ def scale_by_schedule(
 
 @leafwise()
 def scale_by_learning_rate(
-    g: Array, s: EmptyState, p: Array, t: Array, learning_rate: Hyper, *, flip_sign: bool = True
-) -> tuple[Array, EmptyState]:
+    g: Array, s: EmptyState, p: Array, t: Array,
+    learning_rate: hyper.Rate,
+    *, flip_sign: bool = True,
+) -> tuple[Array, EmptyState]:  # fmt: skip
     """Turns a direction of ascent into an update of descent.
 
         u = -learning_rate g

@@ -1,6 +1,6 @@
 """What is done about spikes: steps far above the running mean are left out, or their gradients clipped."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -8,9 +8,10 @@ from gdjax import numerics, tree
 from gdjax.combine.conditional import apply_where
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
+from gdjax.core.number_domains import POSITIVE, Integer
 from gdjax.core.parts import holding
-from gdjax.core.types import ArrayLike, OptState, Params, Scalar, Transform, Updates
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import ArrayLike, Count, OptState, Params, Scalar, Transform, Updates, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.meetings import total_norm
 from gdjax.lift.slots import Shared
 from gdjax.numerics import Array, bounded, shrinking
@@ -37,8 +38,9 @@ class ZClipState(NamedTuple):
 
 @transform
 def skip_spikes(
-    inner: Transform, rolling_interval_length: int = 128, sigma_factor: Scalar = 6.0
-) -> GradientTransformation:
+    inner: Transform, rolling_interval_length: Annotated[int, Integer(4, static=True)] = 128,
+    sigma_factor: Annotated[Scalar, POSITIVE] = 6.0,
+) -> GradientTransformation:  # fmt: skip
     """Skips the steps whose loss or gradient norm is far above what it was: a spike moves nothing.
 
         x > mean + sigma_factor std,    x the loss or the norm, mean and std those of the last 128 calls before this one
@@ -128,7 +130,8 @@ def _is_spike(x: Array, xs: Array, count: Array, sigma_factor: Scalar) -> Array:
 @leafwise(ZClipState, count=lambda s: s.count, mean=Shared(), var=Shared())
 def zclip(
     g: Array, s: ZClipState, p: Array, t: Array,
-    z_thresh: Hyper = 2.5, alpha: Hyper = 0.97, max_norm: Hyper = 1.0, warmup_steps: int = 25, eps: Hyper = 1e-6,
+    z_thresh: hyper.Positive = 2.5, alpha: hyper.Decay = 0.97, max_norm: hyper.Bound = 1.0, warmup_steps: Count = 25,
+    eps: hyper.Size = 1e-6,
 ) -> tuple[Array, ZClipState]:  # fmt: skip
     """ZClip: clips a gradient norm that is far above its running mean, and the more the farther it is.
 

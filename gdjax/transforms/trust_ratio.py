@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from gdjax.core.base import EmptyState
-from gdjax.core.types import LayerAxes
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.types import LayerAxes, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.lift.meetings import total_norm
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
 
@@ -17,7 +17,8 @@ def leaf_norm(x: Array) -> Array:
 @leafwise()
 def scale_by_trust_ratio(
     g: Array, s: EmptyState, p: Array, t: Array,
-    min_norm: Hyper = 0.0, trust_coefficient: Hyper = 1.0, eps: Hyper = 0.0, *, layer_axes: LayerAxes = None,
+    min_norm: hyper.Size = 0.0, trust_coefficient: hyper.Size = 1.0, eps: hyper.Size = 0.0,
+    *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, EmptyState]:  # fmt: skip
     """Scales every leaf's update to the norm of its parameter.
 
@@ -58,8 +59,10 @@ def scale_by_trust_ratio(
 
 @leafwise()
 def scale_by_param_block_norm(
-    g: Array, s: EmptyState, p: Array, t: Array, min_scale: Hyper = 1e-3, *, layer_axes: LayerAxes = None
-) -> tuple[Array, EmptyState]:
+    g: Array, s: EmptyState, p: Array, t: Array,
+    min_scale: hyper.Size = 1e-3,
+    *, layer_axes: LayerAxes = None,
+) -> tuple[Array, EmptyState]:  # fmt: skip
     """Multiplies every leaf's update by the norm of its parameter.
 
         u = g max(|p|, min_scale)
@@ -86,8 +89,10 @@ def scale_by_param_block_norm(
 
 @leafwise()
 def scale_by_param_block_rms(
-    g: Array, s: EmptyState, p: Array, t: Array, min_scale: Hyper = 1e-3, *, layer_axes: LayerAxes = None
-) -> tuple[Array, EmptyState]:
+    g: Array, s: EmptyState, p: Array, t: Array,
+    min_scale: hyper.Size = 1e-3,
+    *, layer_axes: LayerAxes = None,
+) -> tuple[Array, EmptyState]:  # fmt: skip
     """Multiplies every leaf's update by the root mean square of its parameter.
 
         u = g max(rms(p), min_scale)
@@ -117,8 +122,9 @@ def scale_by_param_block_rms(
 
 @leafwise()
 def normalize_by_update_norm(
-    g: Array, s: EmptyState, p: Array, t: Array, scale_factor: Hyper = 1.0, eps: Hyper = 1e-6
-) -> tuple[Array, EmptyState]:
+    g: Array, s: EmptyState, p: Array, t: Array,
+    scale_factor: hyper.Finite = 1.0, eps: hyper.Size = 1e-6,
+) -> tuple[Array, EmptyState]:  # fmt: skip
     """Scales the updates of the whole tree to one norm.
 
         u = g scale_factor / (|g| + eps)

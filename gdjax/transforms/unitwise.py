@@ -1,13 +1,16 @@
 """Bounds on the gradient of each unit, an output of a layer, by the norm of the unit's weights."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gdjax import numerics
 from gdjax.core.base import EmptyState
-from gdjax.core.types import Axis, LayerAxes
-from gdjax.lift.leafwise import Hyper, leafwise
+from gdjax.core.number_domains import Kind
+from gdjax.core.types import Axis, LayerAxes, hyper
+from gdjax.lift.leafwise import leafwise
 from gdjax.linalg import matrices
 from gdjax.numerics import Array
 from gdjax.numerics.norms import safe_norm
@@ -97,7 +100,8 @@ def unitwise_clip(
 @leafwise()
 def adaptive_grad_clip(
     g: Array, s: EmptyState, p: Array, t: Array,
-    clipping: Hyper, eps: Hyper = 1e-3, axis: Axis = None, *, layer_axes: LayerAxes = None,
+    clipping: hyper.Size, eps: hyper.Size = 1e-3, axis: Annotated[Axis, Kind("axes")] = None,
+    *, layer_axes: LayerAxes = None,
 ) -> tuple[Array, EmptyState]:  # fmt: skip
     """Scales the gradient of each unit so that its norm is at most a fraction of the norm of the unit's weights.
 

@@ -8,13 +8,16 @@ from jax.core import Tracer
 
 from gdjax.codes.random_rounding import random_bits, salt
 from gdjax.codes.rounding import is_narrow, stochastically
+from gdjax.core import argument_kinds as kinds
 from gdjax.core import base, checks, domains, keys, meshes
 from gdjax.core.arrays import add
+from gdjax.core.number_domains import SHARE
 from gdjax.core.signatures import short_types
 from gdjax.core.types import Array, ArrayLike, KeyLike, Params, Scalar, Updates
 from gdjax.xla import reads
 
 
+@short_types
 def apply_updates(
     params: Params,
     updates: Updates,
@@ -73,7 +76,7 @@ LABEL = "gdjax.apply_updates"
 def _check_rounding(key: Any, rounding: str) -> None:
     if rounding not in ("nearest", "stochastic"):
         raise ValueError(f"{LABEL}: rounding must be 'nearest' or 'stochastic', got {rounding!r}")
-    domains.check(LABEL, {"key": key}, {})
+    kinds.key(LABEL, "key", key)
     if key is None and rounding == "stochastic":
         raise ValueError(f"{LABEL}: rounding='stochastic' needs a key, another one in each step")
     if key is not None and rounding == "nearest":
@@ -147,7 +150,7 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Scal
       [3.]
     """
     label = "gdjax.incremental_update"
-    domains.check(label, {"step_size": step_size}, {})
+    domains.number(SHARE, label, "step_size", step_size)
     structure, news = _alike(label, new_tensors, old_tensors, none=True)
 
     def move(new: Array, old: Array) -> Any:
@@ -214,7 +217,8 @@ def periodic_update(
       Q-hat), https://doi.org/10.1038/nature14236
     """
     label = "gdjax.periodic_update"
-    domains.check(label, {"steps": steps, "update_period": update_period}, {})
+    domains.integer(label, "steps", steps, -(2**31))
+    domains.integer(label, "update_period", update_period, 1)
     structure, leaves = _alike(label, new_tensors, old_tensors)
     olds = jax.tree.map(jnp.asarray, old_tensors)
     cast = [jnp.asarray(n).astype(o.dtype) for n, o in zip(leaves, jax.tree.leaves(olds), strict=True)]

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import gdjax
-from gdjax.core import domains
+from gdjax.core.signatures import facts_of
 from tests.contracts.test_contracts import is_factory
 from tests.support import relaxed
 
@@ -203,18 +203,14 @@ def test_a_structural_integer_cannot_be_traced(name: str, argument: str):
 
 def test_every_argument_has_a_domain_or_is_checked_by_its_factory():
     def known(name: str, argument: str, good: Any) -> bool:
-        by_name = {f"{name}.{argument}", argument} & set(domains._CHECKS)
-        return bool(by_name) or argument in ANY or bool(bad(name, argument, good))
+        return (
+            bool(facts_of(inspect.signature(FACTORIES[name]), argument))
+            or argument in ANY
+            or bool(bad(name, argument, good))
+        )
 
     unknown = [(name, arg) for name in FACTORIES for arg, good in arguments(name) if not known(name, arg, good)]
     assert unknown == []
-
-
-def test_no_domain_is_without_an_argument():
-    private = {"beta1", "beta2", "init_step[1]"}  # the entries of pairs
-    private |= {"incremental_update.step_size", "periodic_update.steps", "periodic_update.update_period"}
-    names = {n for name in FACTORIES for arg, _ in arguments(name) for n in (arg, f"{name}.{arg}")}
-    assert set(domains._CHECKS) - names - private == set()
 
 
 @pytest.mark.parametrize("name", [*FACTORIES, "inject_hyperparams", "sgdr_schedule", "named_chain", "chain"])

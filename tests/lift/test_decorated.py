@@ -5,7 +5,7 @@ import functools
 import inspect
 import pickle
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -164,14 +164,46 @@ def two(g, s, p, t, b=0.9, eps=1e-8, size=None):
     return b * g, s
 
 
+def annotated(
+    g, s, p, t, b: Annotated[gdjax.Hyper, "[0, 1)"] = 0.9, eps: Annotated[float, "a name", "(0, inf)"] = 1e-8,
+    size: Annotated[Any, gdjax.ScalarOrSchedule, "[-1, 2]"] | None = None,
+):  # fmt: skip
+    return b * g, s
+
+
+def as_text(
+    g,
+    s,
+    p,
+    t,
+    b: "Annotated[gdjax.Hyper, '[0, 1)']" = 0.9,
+    eps: "Annotated[float, '(0, inf)']" = 1e-8,
+    size: "Annotated[float, '[-1, 2]'] | None" = None,
+    other: "NotThere" = 0.5,  # type: ignore[name-defined] # noqa: F821
+):
+    return b * g, s
+
+
+@gdjax.transform
+def of_two(b: Annotated[gdjax.ScalarOrSchedule, "[0, 1)"] = 0.9, eps: Annotated[float, "(0, inf)"] = 1e-8,
+           size: Annotated[float, "[-1, 2]"] | None = None):  # fmt: skip
+    return gdjax.scale(1.0)
+
+
 def three(u, g, s, p, t, b=0.9, eps=1e-8, size=None):
     return b * u, s
 
 
 @pytest.mark.parametrize(
     ("make", "first"),
-    [(declared(gdjax.leafwise, two), ()), (declared(gdjax.wrapper, three), (gdjax.sgd(0.1),))],
-    ids=["rule", "wrapper"],
+    [
+        (declared(gdjax.leafwise, two), ()),
+        (declared(gdjax.wrapper, three), (gdjax.sgd(0.1),)),
+        (gdjax.leafwise()(annotated), ()),
+        (gdjax.leafwise()(as_text), ()),
+        (of_two, ()),
+    ],
+    ids=["rule", "wrapper", "annotated", "as text", "transform"],
 )
 def test_domains_of_ones_own(make: Any, first: Any):
     schedule = gdjax.linear_schedule(2.0, 3.0, 4)
@@ -233,6 +265,23 @@ def test_domains_that_are_none():
         TypeError, match=r"^gdjax\.wrapper: domains: the rule has no argument 'b1'; it has b, eps, size$"
     ):
         gdjax.wrapper(domains={"b1": "[0, 1)"})(three)
+
+
+def test_an_annotation_that_is_no_interval():
+    def rule(g, s, p, t, b: Annotated[gdjax.Hyper, "[1, 0]"] = 0.9):
+        return b * g, s
+
+    with pytest.raises(ValueError, match=r"^rule: the domain of b: '\[1, 0\]' is no interval such as '\[0, 1\)'"):
+        gdjax.leafwise()(rule)
+
+
+def test_the_signature_shows_the_type_and_not_the_domain():
+    shown = inspect.signature(gdjax.leafwise()(annotated))
+    assert str(shown) == (
+        "(b: ScalarOrSchedule = 0.9, eps: float = 1e-08, size: ScalarOrSchedule | None = None)"
+        " -> GradientTransformation"
+    )
+    assert shown.parameters["b"].annotation == gdjax.ScalarOrSchedule
 
 
 def unwrapped(f: Any) -> Any:
