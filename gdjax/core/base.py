@@ -221,7 +221,7 @@ def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
         return made_by(call, factory(*call.args, **call.kwargs))
 
     not_called(make)
-    return short_types(make, **SHOWN)
+    return short_types(make, None, **SHOWN)
 
 
 def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

@@ -26,8 +26,13 @@ class Written(str):
 class Short(inspect.Signature):
     """A signature that prints as `written`, if it has that. Its annotations are the types, which programs compare."""
 
-    written: inspect.Signature  # a `replace` of this one does not have it
+    of: tuple[Any, Mapping[str, Any]]  # the function, and types with names; a `replace` of this one does not have it
     facts: Mapping[str, list[Fact]]  # what annotations say of an argument beside its type
+
+    @functools.cached_property
+    def written(self) -> inspect.Signature:
+        function, named = self.of
+        return shortened(function, inspect.Signature.replace(self), **named)
 
     def __str__(self) -> str:
         return inspect.Signature.__str__(getattr(self, "written", self))
@@ -46,7 +51,7 @@ def short_types(function: Callable[P, R], signature: inspect.Signature | None = 
     parts = {name: _parted(function, p) for name, p in own.parameters.items()}
     parameters = [p.replace(annotation=parts[name][0]) for name, p in own.parameters.items()]
     shown = Short(parameters, return_annotation=own.return_annotation)
-    shown.written = shortened(function, own.replace(parameters=parameters), **named)
+    shown.of = function, named
     shown.facts = {name: facts for name, (_, facts) in parts.items() if facts}
     function.__signature__ = shown  # type: ignore[attr-defined]
     return function
@@ -112,7 +117,7 @@ def code_of(f: Any) -> Any:
 
 def shortened(function: Callable[..., Any], signature: inspect.Signature, **named: Any) -> inspect.Signature:
     """A signature of the function with short types; the site shows it too."""
-    if isinstance(signature, Short):
+    if isinstance(signature, Short) and hasattr(signature, "of"):
         return signature.written
     aliases = [*named.items(), *_aliases(getattr(inspect.unwrap(function), "__globals__", {}))]
     parameters = [p.replace(annotation=_shown(p.annotation, aliases)) for p in signature.parameters.values()]

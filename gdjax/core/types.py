@@ -23,7 +23,7 @@ ScalarOrSchedule = Union[Scalar, Schedule, PerLeaf]  # noqa: UP007
 Axis = int | Sequence[int] | None  # of an array; None for all of them
 
 # What `help` calls the types behind the next ones.
-SHOWN = {
+SHOWN: dict[str, Any] = {
     "DType": DTypeLike | Codec, "DTypeLike": DTypeLike, "KeyLike": Array | np.ndarray | int,
     "ScalarOrSchedule": ScalarOrSchedule,
 }  # fmt: skip

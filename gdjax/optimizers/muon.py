@@ -78,8 +78,8 @@ def _times_inner_product(o: Array, m: Array) -> Array:
 def _muon(
     g: Array, s: MuonState, p: Array, t: Array,
     ns_coeffs: Any, ns_steps: hyper.Steps, beta: Hyper, eps: hyper.Size, mu_dtype: DType | None, nesterov: bool,
-    adaptive: bool, preconditioning: str, dimensions: Any, bias_correction: bool, ns_dtype: Floating, scaled: bool,
-    consistent_rms: hyper.Size = None, equilibrate: str | None = None, renormalize: str | None = None,
+    adaptive: bool, preconditioning: str, dimensions: Any, bias_correction: bool, ns_dtype: Floating | None,
+    scaled: bool, consistent_rms: hyper.Size = None, equilibrate: str | None = None, renormalize: str | None = None,
 ) -> tuple[Array, MuonState]:  # fmt: skip
     real_for(ns_dtype, g)
     g = bounded(g)

@@ -71,7 +71,7 @@ def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
 def _spectral(
     g: Array, s: ScaleByScionState, p: Array, t: Array,
     alpha: Hyper, eps: hyper.Size, mu_dtype: DType | None, ns_steps: hyper.Steps, ns_coeffs: Any, preconditioning: str,
-    ns_dtype: Floating, dimensions: Any,
+    ns_dtype: Floating | None, dimensions: Any,
 ) -> tuple[Array, ScaleByScionState]:  # fmt: skip
     real_for(ns_dtype, g)
     mu = (1 - alpha) * s.mu + alpha * bounded(g)
