@@ -203,8 +203,8 @@ def transform(factory: Callable[P, Any]) -> Callable[P, GradientTransformation]:
     """Makes what `factory` returns, anything with `init` and `update`, a `GradientTransformation` that is a value.
 
     Transforms built by equal calls are equal; they hash, pickle and print by the call, and accept extra arguments: an
-    update of two functions that takes none gets none. The factory's hyperparameters are checked by their names, see
-    `gdjax.core.domains`.
+    update of two functions that takes none gets none. Arguments are what their annotations say: a number
+    that is annotated `Annotated[float, "[0, 1)"]` lies there, or the call raises a ValueError.
 
     Example:
       >>> import gdjax

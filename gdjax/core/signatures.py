@@ -98,7 +98,7 @@ def parted(annotation: Any) -> tuple[Any, list[Fact]]:
         facts = [x for _, more in parts for x in more]
         changed = any(plain is not x for (plain, _), x in zip(parts, args, strict=True))
         return (Union[tuple(plain for plain, _ in parts)] if changed else annotation), facts  # noqa: UP007
-    return annotation, []
+    return getattr(annotation, "__forward_arg__", annotation), []  # a text in `Annotated`
 
 
 def _fact(x: Any) -> Fact | None:

@@ -62,7 +62,8 @@ def leafwise(
         of its leaf.
       extra: "value": arguments of `update`, numbers, that the rule gets by name; the factory does not have them.
       domains: from the name of a hyperparameter to the interval in which it must lie, such as {"b1": "[0, 1)"}: a
-        bracket includes its end. Numbers are checked when the factory is called; traced ones and schedules are not.
+        bracket includes its end. An annotation of the rule says the same: `b1: Annotated[Hyper, "[0, 1)"]`. Numbers are
+        checked when the factory is called; traced ones and schedules are not.
       **slots: what a field starts as: a `Shared` number; a `Moment` (by default `first_moment`), `Factor`, `Integer` or
         `Key`; one of these `Stored`; or a function `(p, hyperparameters) -> arrays` of one parameter.
 
