@@ -57,7 +57,6 @@ from gdjax.core.paths import label_by_path, mask_by_path
 from gdjax.core.per_leaf import PerLeaf, per_leaf
 from gdjax.core.types import (
     ArrayTree,
-    Hyper,
     OptState,
     Params,
     ScalarOrSchedule,
@@ -76,7 +75,7 @@ from gdjax.inspection.roles import roles
 from gdjax.inspection.states import reset, state_from_dict, state_to_dict
 from gdjax.inspection.table import Table
 from gdjax.inspection.tabulate import state_bytes, tabulate
-from gdjax.lift.leafwise import leafwise
+from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.meetings import largest, total, total_norm
 from gdjax.lift.slots import (
     Factor,

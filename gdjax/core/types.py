@@ -48,22 +48,6 @@ Roles = Annotated[Any, Kind("roles")]  # a dict from patterns to roles, a tree o
 Dimensions = Annotated[Any, Kind("dimensions")]  # a tree of dimension numbers, or a function of the parameters to one
 LayerAxes = Annotated[Any, Kind("layer_axes")]  # an int, a pattern, a dict from patterns to ints, or a function
 
-Hyper = Annotated[Any, ScalarOrSchedule]  # of a rule, which gets a scalar: what its factory takes stands behind
-
-
-class hyper:  # noqa: N801
-    """The types of numbers as a rule has them."""
-
-    Rate = Annotated[Any, Rate]
-    Decay = Annotated[Any, Decay]
-    Squares = Annotated[Any, Squares]
-    Size = Annotated[Any, Size]
-    Positive = Annotated[Any, Positive]
-    Finite = Annotated[Any, Finite]
-    Bound = Annotated[Any, Bound]
-    Share = Annotated[Any, Share]
-    Steps = Annotated[Any, Steps]
-
 
 class TransformUpdateFn(Protocol):
     """`update(updates, state, params=None, **extra_args) -> (updates, state)`."""

@@ -16,12 +16,12 @@ shaped like `g`, and the new state. Everything else is done here, once for all r
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec
+from typing import Annotated, Any, Concatenate, ParamSpec
 
 import jax
 import jax.numpy as jnp
 
-from gdjax.core import base
+from gdjax.core import base, types
 from gdjax.core.base import EmptyState, GradientTransformation
 from gdjax.lift import factors, layers, rule_checks
 from gdjax.lift.reduced import with_numbers
@@ -32,6 +32,21 @@ from gdjax.lift.whole_tree import Planned, Whole, read_by
 
 P = ParamSpec("P")
 Array = jax.Array
+Hyper = Annotated[Any, types.ScalarOrSchedule]  # of a rule, which gets a scalar: what its factory takes stands behind
+
+
+class hyper:  # noqa: N801
+    """The types of numbers as a rule has them."""
+
+    Rate = Annotated[Any, types.Rate]
+    Decay = Annotated[Any, types.Decay]
+    Squares = Annotated[Any, types.Squares]
+    Size = Annotated[Any, types.Size]
+    Positive = Annotated[Any, types.Positive]
+    Finite = Annotated[Any, types.Finite]
+    Bound = Annotated[Any, types.Bound]
+    Share = Annotated[Any, types.Share]
+    Steps = Annotated[Any, types.Steps]
 
 
 def leafwise(

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Decay, Mask, Params, Rate, Size, Squares, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, Mask, Params, Rate, Size, Squares
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment, second_moment
 from gdjax.linalg.sums import in_memory
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Decay, Mask, Params, Rate, Size, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, Mask, Params, Rate, Size
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.transforms.decay import add_decayed_weights

@@ -12,22 +12,8 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.dialects import Dialect, dialects
 from gdjax.core.number_domains import Integer, Kind
 from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import (
-    Bound,
-    Decay,
-    DType,
-    Finite,
-    Hyper,
-    LayerAxes,
-    Mask,
-    Params,
-    Rate,
-    Scalar,
-    ScalarOrSchedule,
-    Size,
-    hyper,
-)
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Bound, Decay, DType, Finite, LayerAxes, Mask, Params, Rate, Scalar, ScalarOrSchedule, Size
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Factor, New
 from gdjax.linalg.sums import limited, means_of_squares
 from gdjax.numerics import Array, abs_sq, at_least_float32, bounded_sq, scaled

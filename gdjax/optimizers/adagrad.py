@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.dialects import Dialect, dialects
-from gdjax.core.types import Params, Rate, Size, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Params, Rate, Size
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.transforms.decay import descending

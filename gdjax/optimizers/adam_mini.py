@@ -10,20 +10,8 @@ import jax.numpy as jnp
 from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.paths import paths_of
-from gdjax.core.types import (
-    ArrayTree,
-    Count,
-    Decay,
-    DType,
-    Mask,
-    Params,
-    Rate,
-    Roles,
-    Size,
-    Squares,
-    hyper,
-)
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import ArrayTree, Count, Decay, DType, Mask, Params, Rate, Roles, Size, Squares
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.whole_tree import Planned, Tree
 from gdjax.matrices.names import attention_part, name_of
 from gdjax.matrices.plan import Leaf, plan_of

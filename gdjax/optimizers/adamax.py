@@ -5,8 +5,8 @@ from dataclasses import replace
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Decay, Mask, Rate, Size, Squares, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, Mask, Rate, Size, Squares
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, bounded, debias, divide
 from gdjax.optimizers.adam import ScaleByAdamState

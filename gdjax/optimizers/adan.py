@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Decay, Finite, Mask, Params, Rate, Size, Squares, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, Finite, Mask, Params, Rate, Size, Squares
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment, Shared, second_moment, slow_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, safe_increment, sqrt
 from gdjax.transforms.decay import descending

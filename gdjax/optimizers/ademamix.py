@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Decay, DType, Mask, Params, Rate, Size, Squares, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, DType, Mask, Params, Rate, Size, Squares
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import descending

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Kind
-from gdjax.core.types import Decay, DType, Hyper, Rate, Schedule, Size, Squares, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, DType, Rate, Schedule, Size, Squares
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState

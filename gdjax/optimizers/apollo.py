@@ -12,7 +12,6 @@ from gdjax.core.number_domains import FROM_1
 from gdjax.core.types import (
     Count,
     Decay,
-    Hyper,
     KeyLike,
     Mask,
     Params,
@@ -23,9 +22,8 @@ from gdjax.core.types import (
     Squares,
     Steps,
     Transform,
-    hyper,
 )
-from gdjax.lift.leafwise import leafwise
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Key
 from gdjax.lift.whole_tree import Planned
 from gdjax.linalg.matrices import Matrix

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Bound, Decay, LayerAxes, Mask, Params, Rate, Size, Squares, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Bound, Decay, LayerAxes, Mask, Params, Rate, Size, Squares
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.linalg.sums import limited
 from gdjax.numerics import Array, scaled

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Mask, Params, Positive, Rate, Size, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Mask, Params, Positive, Rate, Size
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment, initial_parameter
 from gdjax.linalg.sums import in_memory
 from gdjax.numerics import Array, bounded, divide

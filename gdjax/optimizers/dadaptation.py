@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from gdjax.core import domains
 from gdjax.core.base import transform
 from gdjax.core.number_domains import DECAY
-from gdjax.core.types import Decay, Hyper, Mask, Params, Positive, Rate, Size, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, Mask, Params, Positive, Rate, Size
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.meetings import total
 from gdjax.lift.slots import Moment, Shared, initial_parameter
 from gdjax.linalg.sums import bounded_inner, sum_abs

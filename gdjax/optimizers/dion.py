@@ -11,20 +11,8 @@ from gdjax import numerics
 from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Kind
-from gdjax.core.types import (
-    Decay,
-    DType,
-    Hyper,
-    KeyLike,
-    Mask,
-    Params,
-    Rate,
-    Roles,
-    Size,
-    Transform,
-    hyper,
-)
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, DType, KeyLike, Mask, Params, Rate, Roles, Size, Transform
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.lift.whole_tree import Planned
 from gdjax.linalg.matrices import Matrix, highest

@@ -9,21 +9,8 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Kind
-from gdjax.core.types import (
-    Decay,
-    DType,
-    Floating,
-    Hyper,
-    Mask,
-    Params,
-    Rate,
-    Roles,
-    Size,
-    Steps,
-    Transform,
-    hyper,
-)
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, DType, Floating, Mask, Params, Rate, Roles, Size, Steps, Transform
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.newton_schulz import Preconditioning

@@ -11,8 +11,8 @@ from gdjax.combine.chain import chain
 from gdjax.core import domains
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.number_domains import POSITIVE
-from gdjax.core.types import Hyper, Mask, Params, Rate, Size, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Mask, Params, Rate, Size
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.meetings import total
 from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.numerics import Array, below_overflow, bounded, divide, sqrt, sum_sq

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import EmptyState, GradientTransformation, transform
-from gdjax.core.types import Hyper, LayerAxes, Rate, Size, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import LayerAxes, Rate, Size
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.numerics import Array
 from gdjax.transforms.decay import WeightDecaySchedule
 from gdjax.transforms.trust_ratio import scale_by_trust_ratio

@@ -15,7 +15,6 @@ from gdjax.core.types import (
     Dimensions,
     DTypeLike,
     Finite,
-    Hyper,
     Mask,
     OptState,
     Params,
@@ -23,8 +22,8 @@ from gdjax.core.types import (
     Size,
     Steps,
     Transform,
-    hyper,
 )
+from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.lift.treewise import treewise
 from gdjax.lift.whole_tree import Planned, Tree, Whole
 from gdjax.linalg import matrices

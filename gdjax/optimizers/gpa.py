@@ -5,15 +5,8 @@ from typing import Annotated, NamedTuple
 from gdjax.combine.evaluation import evaluated
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import (
-    Decay,
-    Floating,
-    Hyper,
-    OptState,
-    Params,
-    Scalar,
-    Transform,
-)
+from gdjax.core.types import Decay, Floating, OptState, Params, Scalar, Transform
+from gdjax.lift.leafwise import Hyper
 from gdjax.lift.slots import Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array

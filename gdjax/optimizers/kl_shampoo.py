@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import POSITIVE
-from gdjax.core.types import Count, Decay, DType, Hyper, Mask, Rate, Roles, Size, Steps, hyper
+from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps
+from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, adjoint, averaged, gram, in_new_bases, into, out_of
 from gdjax.matrices.matrixwise import matrixwise

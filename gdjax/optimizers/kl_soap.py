@@ -4,7 +4,8 @@ from typing import Annotated, Any, NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import POSITIVE
-from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps, hyper
+from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps
+from gdjax.lift.leafwise import hyper
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.kronecker import Refresh, in_new_bases
 from gdjax.matrices.matrixwise import matrixwise

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.core import keys
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Decay, KeyLike, Params, Positive, Rate, Size, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, KeyLike, Params, Positive, Rate, Size
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Key, Moment, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Decay, DType, Mask, Params, Rate, Size, Squares, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, DType, Mask, Params, Rate, Size, Squares
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.decay import descending

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Decay, Params, Rate, Size, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, Params, Rate, Size
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment, initial_parameter
 from gdjax.numerics import Array, abs_sq, bounded, divide
 from gdjax.transforms.decay import add_decayed_weights

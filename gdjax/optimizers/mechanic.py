@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Params, Size, hyper
+from gdjax.core.types import Params, Size
+from gdjax.lift.leafwise import hyper
 from gdjax.lift.meetings import total, total_norm
 from gdjax.lift.slots import Shared, initial_parameter
 from gdjax.lift.wrapper import wrapper

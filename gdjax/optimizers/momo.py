@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.core.types import Hyper, Params, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Params
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.meetings import total
 from gdjax.lift.slots import Moment, Shared, second_moment
 from gdjax.linalg.sums import bounded_inner, inner

@@ -11,20 +11,8 @@ from gdjax.combine.routed import routed
 from gdjax.core.base import GradientTransformation, identity, part_of, transform
 from gdjax.core.dialects import Dialect, dialects
 from gdjax.core.per_leaf import PerLeaf
-from gdjax.core.types import (
-    Decay,
-    Dimensions,
-    DType,
-    Floating,
-    Hyper,
-    Mask,
-    Params,
-    Rate,
-    Size,
-    Steps,
-    hyper,
-)
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, Dimensions, DType, Floating, Mask, Params, Rate, Size, Steps
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.linalg.newton_schulz import Preconditioning
 from gdjax.linalg.polar import Equilibrate, Polar, Renormalize

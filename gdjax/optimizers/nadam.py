@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.dialects import Dialect, dialects
-from gdjax.core.types import Decay, DType, Mask, Params, Rate, Size, Squares, Transform, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, DType, Mask, Params, Rate, Size, Squares, Transform
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Shared, second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import adam, adamw

@@ -9,22 +9,8 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import (
-    Decay,
-    DType,
-    Floating,
-    Hyper,
-    Mask,
-    Params,
-    Rate,
-    Roles,
-    Size,
-    Squares,
-    Steps,
-    Transform,
-    hyper,
-)
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, DType, Floating, Mask, Params, Rate, Roles, Size, Squares, Steps, Transform
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.lift.whole_tree import Planned
 from gdjax.linalg.matrices import Matrix

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.combine.chain import Chain
 from gdjax.core.base import EmptyState, transform
-from gdjax.core.types import Bound, Finite, Size, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Bound, Finite, Size
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.meetings import total
 from gdjax.numerics import Array, bounded, sum_sq
 from gdjax.optimizers.sgd import sgd

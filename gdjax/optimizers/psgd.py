@@ -9,21 +9,8 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Integer
-from gdjax.core.types import (
-    Bound,
-    Decay,
-    DType,
-    KeyLike,
-    Mask,
-    Params,
-    Positive,
-    Rate,
-    Roles,
-    Share,
-    Size,
-    Transform,
-    hyper,
-)
+from gdjax.core.types import Bound, Decay, DType, KeyLike, Mask, Params, Positive, Rate, Roles, Share, Size, Transform
+from gdjax.lift.leafwise import hyper
 from gdjax.lift.slots import Key, Shared, start
 from gdjax.linalg.whitening import Form, Settings, fitted, whitened
 from gdjax.matrices.in_turns import LONGEST, in_turns

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.dialects import Dialect, dialects
-from gdjax.core.types import Bound, Decay, Hyper, Rate, Size, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Bound, Decay, Rate, Size
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState, corrected_mean

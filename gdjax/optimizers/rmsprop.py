@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, identity, transform
 from gdjax.core.dialects import Dialect, dialects
-from gdjax.core.types import Decay, Hyper, Params, Rate, Share, Size, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, Params, Rate, Share, Size
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.transforms.momentum import trace

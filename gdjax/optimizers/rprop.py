@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from gdjax.combine.chain import chain
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import FINITE_FROM_1
-from gdjax.core.types import Bound, Hyper, Params, Rate, ScalarOrSchedule, Share, Size, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Bound, Params, Rate, ScalarOrSchedule, Share, Size
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
 from gdjax.transforms.scaling import scale

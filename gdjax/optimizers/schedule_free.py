@@ -14,21 +14,9 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.boxes import unboxed
 from gdjax.core.number_domains import DECAY, FINITE
 from gdjax.core.per_leaf import PerLeaf, base_of
-from gdjax.core.types import (
-    Decay,
-    Finite,
-    Floating,
-    Hyper,
-    OptState,
-    Params,
-    Rate,
-    Scalar,
-    ScalarOrSchedule,
-    Size,
-    Transform,
-    hyper,
-)
+from gdjax.core.types import Decay, Finite, Floating, OptState, Params, Rate, Scalar, ScalarOrSchedule, Size, Transform
 from gdjax.lift import slots
+from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.lift.slots import Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array

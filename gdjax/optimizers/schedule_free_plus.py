@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from gdjax.combine.evaluation import evaluated
 from gdjax.core.number_domains import Integer
-from gdjax.core.types import DType, Floating, Hyper, Params, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import DType, Floating, Params
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.meetings import total
 from gdjax.lift.slots import Shared, first_moment, second_moment
 from gdjax.linalg.sums import inner, sum_abs

@@ -10,8 +10,8 @@ from gdjax.combine.chain import chain
 from gdjax.combine.routed import routed
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import DType, Floating, Hyper, Params, Rate, Roles, Share, Size, Steps, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import DType, Floating, Params, Rate, Roles, Share, Size, Steps
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import matrix_moment
 from gdjax.lift.whole_tree import Tree
 from gdjax.linalg.matrices import Matrix

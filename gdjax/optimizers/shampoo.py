@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import FINITE_FROM_1
-from gdjax.core.types import Count, Decay, DType, Hyper, Mask, Rate, Roles, ScalarOrSchedule, Share, Size, Steps, hyper
+from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, ScalarOrSchedule, Share, Size, Steps
+from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.linalg import spectral
 from gdjax.matrices.factored import Sides
 from gdjax.matrices.in_turns import in_turns

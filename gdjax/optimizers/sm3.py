@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Decay, LayerAxes, Params, Rate, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, LayerAxes, Params, Rate
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Factor
 from gdjax.numerics import Array, abs_sq, bounded, divide, sqrt
 from gdjax.transforms.decay import descending

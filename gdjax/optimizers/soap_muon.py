@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import Integer
-from gdjax.core.types import Count, Decay, DType, Hyper, Mask, Rate, Roles, Size, Steps, hyper
+from gdjax.core.types import Count, Decay, DType, Mask, Rate, Roles, Size, Steps
+from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.linalg.polar import Polar
 from gdjax.linalg.polar_coefficients import coefficients
 from gdjax.matrices.factored import Sides

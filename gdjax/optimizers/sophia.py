@@ -26,9 +26,8 @@ from gdjax.core.types import (
     Steps,
     Transform,
     Updates,
-    hyper,
 )
-from gdjax.lift.leafwise import leafwise
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.rule import Leafwise
 from gdjax.lift.running import leaves_of
 from gdjax.lift.slots import second_moment

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Bound, Decay, DType, LayerAxes, Mask, Rate, Size, Squares, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Bound, Decay, DType, LayerAxes, Mask, Rate, Size, Squares
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import second_moment
 from gdjax.linalg.sums import mean_sq_of_quotient
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, one_minus_pow, shrinking, sqrt

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Decay, Rate, Size, Squares, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, Rate, Size, Squares
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, abs_sq, bounded, debias, divide, sqrt
 from gdjax.optimizers.adam import ScaleByAdamState

@@ -15,8 +15,8 @@ from gdjax.core.base import GradientTransformation, GradientTransformationExtraA
 from gdjax.core.closures import value_of
 from gdjax.core.number_domains import Integer
 from gdjax.core.parts import holding
-from gdjax.core.types import Array, ArrayTree, Hyper, OptState, Params, Transform, Updates
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform, Updates
+from gdjax.lift.leafwise import Hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.transforms.windows import accumulator, leaves_of, release, step_if
 from gdjax.xla.write_order import destination

@@ -12,9 +12,9 @@ from gdjax.core.arrays import add
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import SIZE
 from gdjax.core.parts import holding
-from gdjax.core.types import DType, Hyper, OptState, Params, Scalar, Transform, Updates, hyper
+from gdjax.core.types import DType, OptState, Params, Scalar, Transform, Updates
 from gdjax.lift import order, slots
-from gdjax.lift.leafwise import leafwise
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
 from gdjax.xla.write_order import after, bound_for

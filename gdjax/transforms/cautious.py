@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax.core.types import LayerAxes, OptState, hyper
+from gdjax.core.types import LayerAxes, OptState
+from gdjax.lift.leafwise import hyper
 from gdjax.lift.wrapper import wrapper
 from gdjax.linalg.sums import share_of_nonzeros
 from gdjax.numerics import Array, real_product, spoiled

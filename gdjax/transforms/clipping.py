@@ -9,8 +9,8 @@ from gdjax.core import calls, checks
 from gdjax.core.base import EmptyState
 from gdjax.core.number_domains import Kind
 from gdjax.core.paths import label_by_path
-from gdjax.core.types import LayerAxes, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import LayerAxes
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.meetings import total_norm
 from gdjax.lift.whole_tree import Tree
 from gdjax.numerics import Array, shrinking

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax.core.types import Floating, LayerAxes, Params, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Floating, LayerAxes, Params
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Factor, New, initial_parameter
 from gdjax.lift.slots import start as first_of
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq, widen, widest_real

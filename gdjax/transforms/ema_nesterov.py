@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 from gdjax import numerics
 from gdjax.combine.evaluation import evaluated
-from gdjax.core.types import DType, OptState, Params, hyper
+from gdjax.core.types import DType, OptState, Params
+from gdjax.lift.leafwise import hyper
 from gdjax.lift.slots import Moment, Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from gdjax.combine.chain import chain
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Decay, DType, Hyper, Params, Size, Transform, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Decay, DType, Params, Size, Transform
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array, bounded
 

@@ -10,7 +10,8 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core import meshes
 from gdjax.core.base import MaskedNode
-from gdjax.core.types import Hyper, OptState, Params, Roles, hyper
+from gdjax.core.types import OptState, Params, Roles
+from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.lift.whole_tree import Planned
 from gdjax.lift.wrapper import wrapper
 from gdjax.matrices.plan import Leaf, of_leaf, plan_of

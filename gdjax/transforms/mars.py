@@ -5,8 +5,8 @@ from typing import NamedTuple
 from gdjax.combine.chain import chain
 from gdjax.core import base
 from gdjax.core.base import GradientTransformation, transform
-from gdjax.core.types import Bound, Decay, Finite, LayerAxes, Params, Transform, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Bound, Decay, Finite, LayerAxes, Params, Transform
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.linalg.sums import inner as inner_product
 from gdjax.numerics import Array, bounded, shrinking, sqrt

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from gdjax.core.types import DType, Updates, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import DType, Updates
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.slots import Moment
 from gdjax.numerics import Array
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from gdjax import numerics
 from gdjax.core import meshes
-from gdjax.core.types import Hyper, OptState, Roles, hyper
+from gdjax.core.types import OptState, Roles
+from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.lift.wrapper import wrapper
 from gdjax.matrices.plan import Leaf, of_leaf
 from gdjax.matrices.roles import routing

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.combine.evaluation import evaluated
 from gdjax.core.number_domains import Integer
-from gdjax.core.types import Floating, Hyper, OptState, Params, hyper
+from gdjax.core.types import Floating, OptState, Params
 from gdjax.lift import slots
+from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.lift.slots import Shared
 from gdjax.lift.wrapper import wrapper
 from gdjax.numerics import Array

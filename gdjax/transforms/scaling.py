@@ -4,8 +4,7 @@ from typing import Annotated
 
 from gdjax.core.base import EmptyState
 from gdjax.core.number_domains import Kind
-from gdjax.core.types import Hyper, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.lift.leafwise import Hyper, hyper, leafwise
 from gdjax.lift.slots import ScaleByScheduleState
 from gdjax.numerics import Array
 

@@ -10,8 +10,8 @@ from gdjax.core import base, checks
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.number_domains import POSITIVE, Integer
 from gdjax.core.parts import holding
-from gdjax.core.types import ArrayLike, Count, OptState, Params, Scalar, Transform, Updates, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import ArrayLike, Count, OptState, Params, Scalar, Transform, Updates
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.meetings import total_norm
 from gdjax.lift.slots import Shared
 from gdjax.numerics import Array, bounded, shrinking

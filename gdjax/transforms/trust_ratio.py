@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from gdjax.core.base import EmptyState
-from gdjax.core.types import LayerAxes, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import LayerAxes
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.lift.meetings import total_norm
 from gdjax.numerics import Array, divide, scaled, sqrt, sum_sq
 

@@ -9,8 +9,8 @@ import numpy as np
 from gdjax import numerics
 from gdjax.core.base import EmptyState
 from gdjax.core.number_domains import Kind
-from gdjax.core.types import Axis, LayerAxes, hyper
-from gdjax.lift.leafwise import leafwise
+from gdjax.core.types import Axis, LayerAxes
+from gdjax.lift.leafwise import hyper, leafwise
 from gdjax.linalg import matrices
 from gdjax.numerics import Array
 from gdjax.numerics.norms import safe_norm
