@@ -24,9 +24,8 @@ class ScaleByAdaDeltaState(NamedTuple):
 
 @leafwise(ScaleByAdaDeltaState, e_g=_average, e_x=_average)
 def scale_by_adadelta(
-    g: Array, s: ScaleByAdaDeltaState, p: Array, t: Array,
-    rho: hyper.Decay = 0.9, eps: hyper.Size = 1e-6,
-) -> tuple[Array, ScaleByAdaDeltaState]:  # fmt: skip
+    g: Array, s: ScaleByAdaDeltaState, p: Array, t: Array, rho: hyper.Decay = 0.9, eps: hyper.Size = 1e-6
+) -> tuple[Array, ScaleByAdaDeltaState]:
     """Adadelta's direction, in units of the parameters: RMS of directions over RMS of gradients.
 
         e_g <- rho e_g + (1 - rho) g_t^2

@@ -36,9 +36,8 @@ class COCOBState(NamedTuple):
     reward=_sum,
 )
 def scale_by_cocob(
-    g: Array, s: COCOBState, p: Array, t: Array,
-    alpha: hyper.Positive = 100.0, eps: hyper.Size = 1e-8,
-) -> tuple[Array, COCOBState]:  # fmt: skip
+    g: Array, s: COCOBState, p: Array, t: Array, alpha: hyper.Positive = 100.0, eps: hyper.Size = 1e-8
+) -> tuple[Array, COCOBState]:
     """COCOB's step, of a size of its own: every element bets on the sign of its next gradient.
 
         L_t = max(L_{t-1}, |g_t|)        G_t = G_{t-1} + |g_t|        theta_t = theta_{t-1} - g_t

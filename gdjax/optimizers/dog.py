@@ -60,9 +60,8 @@ class _InitialDistance(Shared):
     sum_sq_norm_grads=Shared(),
 )
 def _dog(
-    g: Array, s: DoGState, p: Array, t: Array,
-    init_step: Hyper, eps: hyper.Size, kind: str,
-) -> tuple[Array, DoGState]:  # fmt: skip
+    g: Array, s: DoGState, p: Array, t: Array, init_step: Hyper, eps: hyper.Size, kind: str
+) -> tuple[Array, DoGState]:
     square = total(sum_sq(g))
     r = jnp.maximum(s.max_dist, sqrt(total(sum_sq(p - s.init_params))))
     G = below_overflow(s.sum_sq_norm_grads + square)
@@ -158,9 +157,8 @@ class _InitialSquare(Shared):
     estim_sq_dist=_InitialSquare(),
 )
 def scale_by_dowg(
-    g: Array, s: DoWGState, p: Array, t: Array,
-    init_estim_sq_dist: hyper.Size | None = None, eps: hyper.Size = 1e-4,
-) -> tuple[Array, DoWGState]:  # fmt: skip
+    g: Array, s: DoWGState, p: Array, t: Array, init_estim_sq_dist: hyper.Size | None = None, eps: hyper.Size = 1e-4
+) -> tuple[Array, DoWGState]:
     """Multiplies the gradients by a distance over weighted gradients.
 
         r_t^2 = max(r_{t-1}^2, |x_t - x_0|^2)        v_t = v_{t-1} + r_t^2 |g_t|^2

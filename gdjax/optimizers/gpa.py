@@ -29,9 +29,8 @@ class GPAState(NamedTuple):
 
 @wrapper(GPAState, inner="base_optimizer_state", z=start_of_z, mu_y=Shared("mu_y"))
 def _averaged(
-    u: Array, g: Array, s: GPAState, y: Array, t: Array,
-    mu_x: Hyper, mu_y: Hyper, state_dtype: Floating | None,
-) -> tuple[Array, GPAState]:  # fmt: skip
+    u: Array, g: Array, s: GPAState, y: Array, t: Array, mu_x: Hyper, mu_y: Hyper, state_dtype: Floating | None
+) -> tuple[Array, GPAState]:
     z = s.z + u
     return step_of_y(y, s.z, z, 1 - mu_x, mu_y), s._replace(mu_y=mu_y, z=z)
 

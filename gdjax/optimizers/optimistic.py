@@ -27,9 +27,8 @@ class ScaleByOptimisticGradientState(NamedTuple):
     is_initial_step=Shared(True, jnp.bool_),
 )
 def scale_by_optimistic_gradient(
-    g: Array, s: ScaleByOptimisticGradientState, p: Array, t: Array,
-    alpha: hyper.Finite = 1.0, beta: hyper.Finite = 1.0,
-) -> tuple[Array, ScaleByOptimisticGradientState]:  # fmt: skip
+    g: Array, s: ScaleByOptimisticGradientState, p: Array, t: Array, alpha: hyper.Finite = 1.0, beta: hyper.Finite = 1.0
+) -> tuple[Array, ScaleByOptimisticGradientState]:
     """Adds the change of the gradient.
 
         u_t = alpha g_t + beta (g_t - g_{t-1}),    g_0 = g_1

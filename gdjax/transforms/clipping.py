@@ -52,10 +52,8 @@ def clip(g: Array, s: EmptyState, p: Array, t: Array, max_delta: hyper.Bound) ->
 
 @leafwise(static={"groups": _group})
 def clip_by_global_norm(
-    g: Array, s: EmptyState, p: Array, t: Array,
-    max_norm: hyper.Bound,
-    *, groups: Annotated[Any, Kind("groups")] = None,
-) -> tuple[Array, EmptyState]:  # fmt: skip
+    g: Array, s: EmptyState, p: Array, t: Array, max_norm: hyper.Bound, *, groups: Annotated[Any, Kind("groups")] = None
+) -> tuple[Array, EmptyState]:
     """Scales all updates by one factor so that their global norm is at most max_norm.
 
         u = g min(1, max_norm / |g|)
@@ -91,10 +89,8 @@ def clip_by_global_norm(
 
 @leafwise()
 def clip_by_block_rms(
-    g: Array, s: EmptyState, p: Array, t: Array,
-    threshold: hyper.Bound,
-    *, layer_axes: LayerAxes = None,
-) -> tuple[Array, EmptyState]:  # fmt: skip
+    g: Array, s: EmptyState, p: Array, t: Array, threshold: hyper.Bound, *, layer_axes: LayerAxes = None
+) -> tuple[Array, EmptyState]:
     """Scales each array so that its root mean square is at most threshold.
 
         u = g min(1, threshold / rms(g))

@@ -22,9 +22,8 @@ class GrokfastState(NamedTuple):
 
 @leafwise(GrokfastState, mu=Moment("accumulator_dtype", kind="slow"))
 def _grokfast(
-    g: Array, s: GrokfastState, p: Array, t: Array,
-    alpha: Hyper, lamb: hyper.Size, accumulator_dtype: DType | None,
-) -> tuple[Array, GrokfastState]:  # fmt: skip
+    g: Array, s: GrokfastState, p: Array, t: Array, alpha: Hyper, lamb: hyper.Size, accumulator_dtype: DType | None
+) -> tuple[Array, GrokfastState]:
     g = bounded(g, "summed")  # so that with lamb times the average it is within what other rules bound squares to
     alpha = jnp.where(t > 1, alpha, 0.0)
     mu = alpha * s.mu + (1 - alpha) * g

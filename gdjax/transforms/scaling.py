@@ -30,9 +30,8 @@ def scale(g: Array, s: EmptyState, p: Array, t: Array, step_size: hyper.Finite) 
 
 @leafwise(ScaleByScheduleState)
 def scale_by_schedule(
-    g: Array, s: ScaleByScheduleState, p: Array, t: Array,
-    step_size_fn: Annotated[Hyper, Kind("schedule_or_none")],
-) -> tuple[Array, ScaleByScheduleState]:  # fmt: skip
+    g: Array, s: ScaleByScheduleState, p: Array, t: Array, step_size_fn: Annotated[Hyper, Kind("schedule_or_none")]
+) -> tuple[Array, ScaleByScheduleState]:
     """Multiplies the updates by a schedule.
 
         u_t = step_size_fn(t - 1) g_t,    t = 1, 2, ...
@@ -60,10 +59,8 @@ def scale_by_schedule(
 
 @leafwise()
 def scale_by_learning_rate(
-    g: Array, s: EmptyState, p: Array, t: Array,
-    learning_rate: hyper.Rate,
-    *, flip_sign: bool = True,
-) -> tuple[Array, EmptyState]:  # fmt: skip
+    g: Array, s: EmptyState, p: Array, t: Array, learning_rate: hyper.Rate, *, flip_sign: bool = True
+) -> tuple[Array, EmptyState]:
     """Turns a direction of ascent into an update of descent.
 
         u = -learning_rate g

@@ -59,10 +59,8 @@ def scale_by_trust_ratio(
 
 @leafwise()
 def scale_by_param_block_norm(
-    g: Array, s: EmptyState, p: Array, t: Array,
-    min_scale: hyper.Size = 1e-3,
-    *, layer_axes: LayerAxes = None,
-) -> tuple[Array, EmptyState]:  # fmt: skip
+    g: Array, s: EmptyState, p: Array, t: Array, min_scale: hyper.Size = 1e-3, *, layer_axes: LayerAxes = None
+) -> tuple[Array, EmptyState]:
     """Multiplies every leaf's update by the norm of its parameter.
 
         u = g max(|p|, min_scale)
@@ -89,10 +87,8 @@ def scale_by_param_block_norm(
 
 @leafwise()
 def scale_by_param_block_rms(
-    g: Array, s: EmptyState, p: Array, t: Array,
-    min_scale: hyper.Size = 1e-3,
-    *, layer_axes: LayerAxes = None,
-) -> tuple[Array, EmptyState]:  # fmt: skip
+    g: Array, s: EmptyState, p: Array, t: Array, min_scale: hyper.Size = 1e-3, *, layer_axes: LayerAxes = None
+) -> tuple[Array, EmptyState]:
     """Multiplies every leaf's update by the root mean square of its parameter.
 
         u = g max(rms(p), min_scale)
@@ -122,9 +118,8 @@ def scale_by_param_block_rms(
 
 @leafwise()
 def normalize_by_update_norm(
-    g: Array, s: EmptyState, p: Array, t: Array,
-    scale_factor: hyper.Finite = 1.0, eps: hyper.Size = 1e-6,
-) -> tuple[Array, EmptyState]:  # fmt: skip
+    g: Array, s: EmptyState, p: Array, t: Array, scale_factor: hyper.Finite = 1.0, eps: hyper.Size = 1e-6
+) -> tuple[Array, EmptyState]:
     """Scales the updates of the whole tree to one norm.
 
         u = g scale_factor / (|g| + eps)
