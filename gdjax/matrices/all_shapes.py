@@ -81,7 +81,7 @@ def _number(trees: Any) -> int | None:
 
 def _stepped(
     rule: Declared, found: Blocks, constants: Mapping[str, Any], kinds: Mapping[str, Any], then: Any, given: Given
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     of, start = {}, 0
     for shape in found.members:
         end = start + found.numbers[shape[0]]
