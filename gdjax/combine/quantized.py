@@ -13,7 +13,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.part import Kind
 from gdjax.core.parts import Owned, holding, owned
 from gdjax.core.paths import Pattern, mask_by_path
-from gdjax.core.types import Array, Count, KeyLike, OptState, Params, Transform, Updates
+from gdjax.core.types import Array, Count, KeyLike, Natural, OptState, Params, Transform, Updates
 from gdjax.numerics import is_key, safe_increment
 
 LABEL = "gdjax.quantize_state"
@@ -31,7 +31,7 @@ def quantize_state(
     inner: Transform, bits: Literal[8, 4] = 8,
     *, moments: formats.Name | None = None, squares: formats.Name | None = None, bases: formats.Name | None = None,
     factors: formats.Name = "float32", block_size: Count = 64, scale_dtype: Literal["float32", "bfloat16"] = "float32",
-    min_size: int = 4096, exempt: Pattern | Sequence[Pattern] = (), seed: KeyLike = 0,
+    min_size: Natural = 4096, exempt: Pattern | Sequence[Pattern] = (), seed: KeyLike = 0,
 ) -> GradientTransformation:  # fmt: skip
     """Keeps the state of any transform in 8 bits a number, or fewer, in place of 32.
 
@@ -103,8 +103,6 @@ def quantize_state(
       codes are logarithms, or relative to blocks of a column; all are rounded at random.
     """
     base.check_transform(LABEL, 0, inner)
-    checks.structural(LABEL, "block_size", block_size, 1)
-    checks.structural(LABEL, "min_size", min_size, 0)
     coarse: Any = "4 bits" if bits == 4 else None
     other: Any = "log" if "log" in (moments, squares) else "blocks"
     moment, square = moments or coarse or other, squares or other

@@ -39,6 +39,7 @@ Bound = Annotated[ScalarOrSchedule, BOUND]  # infinite for none
 Share = Annotated[ScalarOrSchedule, SHARE]
 Steps = Annotated[ScalarOrSchedule, Integer(1)]
 Count = Annotated[int, Integer(1, static=True)]
+Natural = Annotated[int, Integer(0, static=True)]
 DType = Annotated[DTypeLike | Codec, Kind("dtype_or_codec")]  # in which a slot is kept: a dtype, or a codec
 Floating = Annotated[DTypeLike, Kind("dtype")]
 KeyLike = Annotated[Array | np.ndarray | int, Kind("key")]  # a PRNG key, typed or raw, or an int that makes one

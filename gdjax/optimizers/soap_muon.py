@@ -35,11 +35,9 @@ class SoapMuonState(NamedTuple):
 
 
 def orthogonal(
-    Us: Sequence[Array],
-    ns_coeffs: Any = "standard",
-    ns_steps: int = 5,
-    by_shape: bool = False,  # noqa: N803
-) -> list[Array]:
+    Us: Sequence[Array], ns_coeffs: Any = "standard", ns_steps: Annotated[int, Integer(1)] = 5,  # noqa: N803
+    by_shape: bool = False,
+) -> list[Array]:  # fmt: skip
     """The polar factors of stacks of matrices; by shape times sqrt(max(1, columns / rows))."""
     UVs = Polar(ns_steps).of(Us, coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps), 0.0)  # noqa: N806
     return [max(1, x.shape[-1] / max(x.shape[-2], 1)) ** 0.5 * x for x in UVs] if by_shape else UVs

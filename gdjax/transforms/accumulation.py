@@ -90,13 +90,13 @@ class MultiSteps:
     ):
         args = opt, every_k_schedule, use_grad_mean, should_skip_update_fn, accumulator_dtype
         call = base.checked_call(MultiSteps, args, {})
-        domains.integer(LABEL, "every_k_schedule", every_k_schedule, 1)
+        (domains.integer if callable(every_k_schedule) else checks.structural)(
+            LABEL, "every_k_schedule", every_k_schedule, 1
+        )
         kinds.dtype(LABEL, "accumulator_dtype", accumulator_dtype)
         if should_skip_update_fn is not None:
             kinds.function(LABEL, "should_skip_update_fn", should_skip_update_fn)
         self.inner_opt = base.check_transform(LABEL, 0, opt)
-        if not callable(every_k_schedule):
-            checks.structural(LABEL, "every_k_schedule", every_k_schedule, 1)
         self._every_k, self._use_grad_mean, self._should_skip, self._dtype = args[1:]
         both = holding(self._init, self._update, inner_opt_state=self.inner_opt, like="acc_grads", at_once=False)
         self.init, self.update = base.made_by(call, both)

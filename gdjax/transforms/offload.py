@@ -4,18 +4,18 @@ from typing import Any
 
 import jax
 
-from gdjax.core import base, checks, memories
+from gdjax.core import base, memories
 from gdjax.core.base import transform
 from gdjax.core.part import Inside
 from gdjax.core.parts import holding
-from gdjax.core.types import OptState, Params, Transform, Updates
+from gdjax.core.types import Natural, OptState, Params, Transform, Updates
 from gdjax.numerics import is_key
 
 LABEL = "gdjax.offload_state"
 
 
 @transform
-def offload_state(inner: Transform, *, min_bytes: int = 2**14) -> Any:
+def offload_state(inner: Transform, *, min_bytes: Natural = 2**14) -> Any:
     """Keeps the state in the host's memory between steps: optimizer state host offload.
 
     A step copies the state to the device, updates it there, and copies it back. The state is that of `inner`, to the
@@ -50,7 +50,6 @@ def offload_state(inner: Transform, *, min_bytes: int = 2**14) -> Any:
       Ren et al. 2021, ZeRO-Offload: democratizing billion-scale model training, https://arxiv.org/abs/2101.06840
     """
     base.check_transform(LABEL, "inner", inner)
-    checks.structural(LABEL, "min_bytes", min_bytes, 0)
 
     def init(params: Params) -> OptState:
         memories.check_host(LABEL)

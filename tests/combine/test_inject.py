@@ -1,6 +1,7 @@
 """Hyperparameters as numbers, traced scalars, schedules and entries of the state."""
 
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -337,3 +338,16 @@ def test_a_stateless_factory_needs_no_params(factory: Any):
 def test_a_factory_with_a_state_needs_them():
     with pytest.raises(ValueError, match="gdjax.trace: params is None; pass the tree of parameters"):
         gdjax.inject_hyperparams(gdjax.trace)(0.5).init(None)
+
+
+@pytest.mark.parametrize("factory, arguments", [
+    (gdjax.accumulate, {"inner": gdjax.sgd(0.5), "every": 2}),
+    (gdjax.quantize_state, {"inner": gdjax.adam(0.5)}),
+    (gdjax.offload_state, {"inner": gdjax.adam(0.5)}),
+    (gdjax.transformer_optimizer, {"learning_rate": 0.5, "steps": 9}),
+])  # fmt: skip
+def test_what_a_factory_declares_as_int_is_left_alone(factory: Any, arguments: dict[str, Any]):
+    integers = {name for name, p in inspect.signature(factory).parameters.items() if p.annotation in (int, int | None)}
+    given = {**dict.fromkeys(integers, 3), **arguments}
+    tx = gdjax.inject_hyperparams(factory)(**given)
+    assert integers and not integers & set(tx.init({"w": jnp.ones((2, 3))}).hyperparams)
