@@ -9,20 +9,7 @@ import jax.numpy as jnp
 from gdjax import numerics
 from gdjax.core import base, checks, meshes
 from gdjax.core.base import GradientTransformation, MaskedNode, transform
-from gdjax.core.types import (
-    ArrayTree,
-    Count,
-    Dimensions,
-    DTypeLike,
-    Finite,
-    Mask,
-    OptState,
-    Params,
-    Rate,
-    Size,
-    Steps,
-    Transform,
-)
+from gdjax.core.types import Count, Dimensions, DTypeLike, Finite, Mask, OptState, Params, Rate, Size, Steps, Transform
 from gdjax.lift.leafwise import Hyper, hyper
 from gdjax.lift.treewise import treewise
 from gdjax.lift.whole_tree import Planned, Tree, Whole
@@ -83,7 +70,7 @@ class _Projection(NamedTuple):
         return self.leaf.axes.from_matrices(x, self.leaf.shape)
 
 
-def _projections(label: str, tree: ArrayTree, rank: int, side: str, dimensions: Any) -> list[_Projection | None]:
+def _projections(label: str, tree: Params, rank: int, side: str, dimensions: Any) -> list[_Projection | None]:
     """For each leaf how it is projected; None where it is not."""
     numbers = dimensions
     if matrices.is_numbers(dimensions):  # for all that can be matrices

@@ -9,19 +9,7 @@ from gdjax import numerics, tree
 from gdjax.core import base, checks, keys, meshes
 from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.parts import holding
-from gdjax.core.types import (
-    ArrayTree,
-    Bound,
-    Finite,
-    KeyLike,
-    OptState,
-    Params,
-    ScalarOrSchedule,
-    Seed,
-    Size,
-    Transform,
-    Updates,
-)
+from gdjax.core.types import Bound, Finite, KeyLike, OptState, Params, ScalarOrSchedule, Seed, Size, Transform, Updates
 from gdjax.numerics import Array
 
 
@@ -152,7 +140,7 @@ def escape_saddles(
     return holding(init, update, inner_state=inner)
 
 
-def _in_unit_ball(key: Array, like: ArrayTree) -> Any:
+def _in_unit_ball(key: Array, like: Updates) -> Any:
     """A uniform sample: a Gaussian gives the direction, the n-th root of a uniform number the distance."""
     direction_key, distance_key = jax.random.split(key)
     direction = tree.random_like(direction_key, like)
