@@ -92,6 +92,7 @@ from gdjax.lift.slots import (
     second_moment,
 )
 from gdjax.lift.wrapper import WrapperState, wrapper
+from gdjax.linalg.bases import refreshed_basis, turned_basis
 from gdjax.linalg.matrices import Matrix
 from gdjax.linalg.polar import orthogonalize
 from gdjax.linalg.roots import matrix_inverse_pth_root, nnls, power_iteration
@@ -383,9 +384,9 @@ __all__ = [
     "per_leaf", "periodic_update", "perturbations", "perturbed_gradient_descent", "piecewise_constant_schedule",
     "piecewise_interpolate_schedule", "plan", "plot_schedule", "plots", "polyak_sgd", "polynomial_schedule",
     "power_iteration", "power_schedule", "powercool_schedule", "precond_update_prob_schedule", "prodigy", "projections",
-    "psgd_kron",
-    "psgld", "qk_clip", "quantize_state", "radam", "radial_brake", "reduce_on_plateau", "reset", "rex_schedule",
-    "rmsprop", "roles", "rprop", "safe_increment", "safe_int32_increment", "safe_norm", "safe_root_mean_squares",
+    "psgd_kron", "psgld", "qk_clip", "quantize_state", "radam", "radial_brake", "reduce_on_plateau", "refreshed_basis",
+    "reset", "rex_schedule", "rmsprop", "roles", "rprop", "safe_increment", "safe_int32_increment", "safe_norm",
+    "safe_root_mean_squares",
     "safe_softmax_cross_entropy", "sam", "scale", "scale_by_acprop", "scale_by_adadelta", "scale_by_adam",
     "scale_by_adam_atan2", "scale_by_adam_mini", "scale_by_adamax", "scale_by_adan", "scale_by_ademamix",
     "scale_by_adopt", "scale_by_amsgrad", "scale_by_apollo", "scale_by_backtracking_linesearch", "scale_by_belief",
@@ -406,8 +407,8 @@ __all__ = [
     "split_real_and_imaginary", "squared_error", "ssbroyden", "stable_adamw", "state_bytes", "state_from_dict",
     "state_from_optax", "state_sharding", "state_to_dict", "state_to_optax", "stateless", "stateless_with_tree_map",
     "swa", "sweep", "tabulate", "tail_ema", "to_optax", "together", "total", "total_norm", "trace", "transform",
-    "transformer_optimizer", "transforms", "tree", "tree_map_params", "tree_utils", "unitwise_clip", "unitwise_norm",
-    "update_floor", "update_infinity_moment", "update_moment", "update_moment_per_elem_norm",
+    "transformer_optimizer", "transforms", "tree", "tree_map_params", "tree_utils", "turned_basis", "unitwise_clip",
+    "unitwise_norm", "update_floor", "update_infinity_moment", "update_moment", "update_moment_per_elem_norm",
     "value_and_grad_from_state", "warmup_constant_schedule", "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule", "warmup_linear_decay_schedule", "warmup_stable_decay_schedule",
     "with_extra_args_support", "with_kahan_summation", "with_master_weights", "with_metrics",

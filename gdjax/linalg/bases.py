@@ -19,38 +19,79 @@ SPREAD = 0.01  # of fixed numbers in each vector that fills a null space
 
 
 def refreshed_basis(matrices: Array, basis: Array, in_order: bool = False) -> Array:
-    """One power step towards the eigenvectors of each A: Q' of A Q + s C Q = Q' R, where the diagonal of R is positive.
+    """One power step of a basis towards the eigenvectors of A: `turned_basis` with `exact=False`, without W.
 
-    These signs keep Q' near Q: numbers kept in the coordinates of Q mean about the same in those of Q'. Where A is zero
-    or has NaN the basis stays as it was. See `turned_basis`.
+    A Q + s C Q = Q' R, where s C is about 0 for what A determines, and the diagonal of R is positive: so Q' is near Q,
+    and numbers in the coordinates of Q mean about the same in those of Q'. Where A is zero or has NaN, Q' is Q.
 
     Args:
-      matrices: (..., n, n).
+      matrices: A, (..., n, n), positive semidefinite.
       basis: Q, (..., n, k), orthonormal columns.
-      in_order: as in `turned_basis`.
-    """
-    return turned_basis(matrices, basis, exact=False, in_order=in_order)[0]
-
-
-def turned_basis(matrices: Array, basis: Array, exact: Array | bool, in_order: bool) -> tuple[Array, Array]:
-    """The eigenvectors of each A, or one power step towards them, `refreshed_basis`. Both are continuous in A.
-
-    In the power step s sin^6(q, A q) q is added to A q, with s = eps^(2/5) times the largest q^H A q: nothing to an
-    eigenvector, and so much where A says nothing of q that q, and not the rounding of A q, says what is new in Q'.
-    An eigenvector whose eigenvalue is below eps^(2/3) of the largest may be rounding. In its place is an old vector
-    made orthogonal to the others, with a hundredth of fixed numbers, so that these are never dependent.
-
-    Args:
-      matrices: (..., n, n).
-      basis: Q, (..., n, n), orthonormal columns.
-      exact: whether eigenvectors are wanted, the largest eigenvalue first. A bool, or a traced scalar.
-      in_order: whether the columns of Q are first put in the order of q^H A q, the largest first: so power steps do not
-        mix vectors whose eigenvalues have overtaken others. Those below s stay in their order.
+      in_order: whether the columns of Q are first sorted by q^H A q, the largest first.
 
     Returns:
-      Q', and W, (..., n, n): what is measured along the columns of Q is W times that along those of Q'. A row of W is
-      |Q^H q'|^2 for an eigenvector q', else it is 1 for the column that q' follows.
+      Q', (..., n, k), in the dtype of `basis`.
+
+    Raises:
+      ValueError: the shapes do not fit each other.
+      TypeError: one is complex and the other real.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> A, Q = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.eye(2)
+      >>> for _ in range(20):
+      ...     Q = gdjax.refreshed_basis(A, Q)
+      >>> [round(float(x), 2) for x in jnp.diag(Q.T @ A @ Q)]  # the eigenvalues
+      [3.0, 1.0]
+
+    Reference:
+      Vyas et al. 2024, SOAP, Algorithm 4, https://arxiv.org/abs/2409.11321
     """
+    _check("refreshed_basis", matrices, basis, square=False)
+    return turned_basis(matrices, basis, in_order=in_order)[0]
+
+
+def turned_basis(
+    matrices: Array, basis: Array, exact: Array | bool = False, in_order: bool = False
+) -> tuple[Array, Array]:
+    """The eigenvectors of A, or one power step of a basis towards them, either continuous in A: how SOAP turns bases.
+
+        exact:       A = Q' diag(w) Q'^H,    w_1 >= w_2 >= ...
+        power step:  A Q + s C Q = Q' R,     the diagonal of R is positive
+
+    C = diag(sin^6(q, A q)) and s = eps^(2/5) max(q^H A q): nothing is added for an eigenvector q; where A says nothing
+    of q, q and not the rounding of A q says what is new in Q'. An eigenvector whose eigenvalue is below eps^(2/3) w_1
+    may be rounding, so an old column stands in its place, made orthogonal to the others, with a hundredth of fixed
+    numbers, so that these are never dependent. Where A is zero or has NaN, Q' is Q and W is I.
+
+    M in the coordinates of Q, Q^H M, is (Q'^H Q) (Q^H M) in those of Q'; a variance V there is W V.
+
+    Args:
+      matrices: A, (..., n, n), positive semidefinite, real symmetric or complex Hermitian.
+      basis: Q, (..., n, n), orthonormal columns; (..., n, k) where `exact` is False.
+      exact: whether Q' are the eigenvectors. A bool, or a traced scalar.
+      in_order: whether the columns of Q are sorted by q^H A q before a power step, the largest first: it then does not
+        mix vectors whose eigenvalues have overtaken others. Values below s stay in their order.
+
+    Returns:
+      Q', in the shape and dtype of `basis`, and W, (..., n, n): row i of W is |Q^H q'_i|^2 for an eigenvector q'_i,
+      else 1 at the column of Q that q'_i follows, and 0.
+
+    Raises:
+      ValueError: the shapes do not fit each other.
+      TypeError: one is complex and the other real.
+
+    Example:
+      >>> import gdjax, jax.numpy as jnp
+      >>> A, Q = jnp.diag(jnp.array([1.0, 3.0])), jnp.eye(2)
+      >>> new, W = gdjax.turned_basis(A, Q, exact=True)
+      >>> print(W @ jnp.array([10.0, 30.0]))  # variances along the new columns
+      [30. 10.]
+
+    Reference:
+      Vyas et al. 2024, SOAP, Algorithms 3 and 4, https://arxiv.org/abs/2409.11321
+    """
+    _check("turned_basis", matrices, basis, square=exact is not False)
     a = matrices.astype(numerics.at_least_float32(matrices.dtype))
     q = basis.astype(a.dtype)
     product = highest(a, q)
@@ -71,12 +112,22 @@ def turned_basis(matrices: Array, basis: Array, exact: Array | bool, in_order: b
         rows = jnp.take_along_axis(rows, order.mT, -2, mode="promise_in_bounds")
         follows = jax.nn.one_hot(order[..., 0, :], order.shape[-1], dtype=values.dtype)
     follows = jnp.broadcast_to(follows, (*q.shape[:-2], *follows.shape[-2:]))
-    of = functools.partial(_eigenvectors, a, over, useful, q)
+    found = functools.partial(_eigenvectors, a, over, useful, q)
     if isinstance(exact, bool):
-        rows, follows = of(rows, follows) if exact else (rows, follows)
+        rows, follows = found(rows, follows) if exact else (rows, follows)
     else:
-        rows, follows = meshes.cond(exact, of, lambda *xs: xs, rows, follows)
+        rows, follows = meshes.cond(exact, found, lambda *xs: xs, rows, follows)
     return jnp.where(useful, _orthonormal(rows.mT).astype(basis.dtype), basis), follows
+
+
+def _check(name: str, matrices: Array, basis: Array, square: bool) -> None:
+    a, q = matrices.shape, basis.shape
+    if a[-1:] != a[-2:-1] or q[:-1] != a[:-1] or q[-1] > a[-1] or (square and q != a):
+        expected = f"(..., n, n) and (..., n, {'n' if square else 'k'})"
+        raise ValueError(f"gdjax.{name}: matrices have shape {a} and basis {q}, expected {expected}")
+    if jnp.iscomplexobj(matrices) != jnp.iscomplexobj(basis):
+        kinds = f"matrices are {matrices.dtype} and basis is {basis.dtype}"
+        raise TypeError(f"gdjax.{name}: {kinds}, expected both real or both complex")
 
 
 def _eigenvectors(a: Array, over: Array, useful: Array, q: Array, rest: Array, follows: Array) -> tuple[Array, Array]:

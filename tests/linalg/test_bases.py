@@ -1,5 +1,8 @@
 """Bases of eigenvectors where the matrix has a null space, equal rows, zeros or NaN."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,3 +102,28 @@ def test_a_basis_of_fewer_columns():
     new = refreshed_basis(a, q)
     np.testing.assert_allclose(new.T @ new, np.eye(4), atol=1e-5)
     np.testing.assert_allclose(jnp.abs(jnp.diag(new.T @ jnp.linalg.qr(a @ q)[0])), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("f", "shapes", "expected"),
+    [
+        (turned_basis, [(2, 3), (2, 3)], "(..., n, n) and (..., n, k)"),
+        (turned_basis, [(3, 3), (2, 3, 3)], "(..., n, n) and (..., n, k)"),
+        (functools.partial(turned_basis, exact=True), [(3, 3), (3, 2)], "(..., n, n) and (..., n, n)"),
+        (refreshed_basis, [(3, 3), (4, 3)], "(..., n, n) and (..., n, k)"),
+        (refreshed_basis, [(3, 3), ()], "(..., n, n) and (..., n, k)"),
+    ],
+)
+def test_shapes_that_do_not_fit(f, shapes, expected):
+    name = getattr(f, "func", f).__name__
+    text = f"gdjax.{name}: matrices have shape {shapes[0]} and basis {shapes[1]}, expected {expected}"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        f(*map(jnp.ones, shapes))
+
+
+@pytest.mark.parametrize("kinds", [("complex64", "float32"), ("float32", "complex64")])
+def test_a_basis_that_would_lose_its_imaginary_part(kinds):
+    with pytest.raises(
+        TypeError, match=f"^gdjax.turned_basis: matrices are {kinds[0]} and basis is {kinds[1]}, expected"
+    ):
+        turned_basis(*(jnp.eye(3, dtype=kind) for kind in kinds))

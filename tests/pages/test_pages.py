@@ -14,7 +14,7 @@ from flax import nnx
 
 import gdjax
 from tests.support import relaxed
-from tests.trees import assert_close
+from tests.trees import assert_close, precision
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ROOT / "docs" / "devices.md"
@@ -88,6 +88,25 @@ def test_the_guides(guide: str, capsys: pytest.CaptureFixture[str]):
         for program, text in zip(programs(page), printed(page), strict=True):
             exec(program, names)
             assert not text or capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("shape", [(16, 8), (8, 24), (8, 8)])
+def test_the_soap_of_the_page_is_that_of_the_library(shape: tuple[int, int]):
+    """The first gradient has rank 2, so that the factors have null spaces when they get their first bases."""
+    names: dict[str, Any] = {}
+    exec(programs(ROOT / "docs" / "write_a_matrix_method.md")[0], names)
+    rng = np.random.default_rng(0)
+    gradients = [rng.normal(size=(shape[0], r)) @ rng.normal(size=(r, shape[1])) for r in (2, *[8] * 13)]
+    with precision("float64"):
+        pair = gdjax.chain(names["my_soap"](k=3), gdjax.scale(-0.1)), gdjax.soap(0.1, precondition_frequency=3)
+        params = {"kernel": jnp.zeros(shape)}
+        states, steps = [tx.init(params) for tx in pair], [jax.jit(tx.update) for tx in pair]
+        for t, g in enumerate(gradients):
+            found = [step({"kernel": jnp.asarray(g)}, s, params) for step, s in zip(steps, states, strict=True)]
+            states = [s for _, s in found]
+            got, want = (np.asarray(u["kernel"]) for u, _ in found)
+            assert (want == 0).all() == (t == 0)
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.linalg.norm(want))
 
 
 @on_meshes
