@@ -1,7 +1,7 @@
 """Hand-written steps of matrix methods, for trees of float32 matrices, (inputs, outputs), whose "qkv" is q, k and v.
 
 Matrices of one shape are one stack, (number, rows, columns), in which tall ones lie transposed; so is the state of the
-methods with Kronecker factors. Means of factors and what is made of them have the precision of float32, other products
+methods with Kronecker factors. Factors, their bases and their roots have the precision of float32, other products
 that of the device.
 """
 

@@ -49,8 +49,8 @@ def quantize_state(
     - bases, the eigenvectors of SOAP and its kin: as "blocks", the default of 8 bits, "fp8", "4 bits", that of
       4 bits, "bfloat16";
     - factors, the Kronecker factors of Shampoo, SOAP and their kin: as "float32", the default, "blocks", "bfloat16".
-      That errs by 0.5 % of the largest eigenvalue in blocks, by 1 % where each row is one, by 0.1 % in bfloat16: the
-      bases of SOAP bear that, the roots of Shampoo may not;
+      This has an error of 0.5 % of the largest eigenvalue in blocks, of 1 % with a block for each row, of 0.1 % in
+      bfloat16: the bases of SOAP bear that, the roots of Shampoo may not;
     - the rest stays as it is: counts, keys, sums that never fade, copies of parameters, the memory of L-BFGS,
       accumulated gradients, and fields of transforms of others with names that Optax does not use.
 

@@ -1,4 +1,4 @@
-"""Keys among arrays, their shapes, and how an update is added to its parameter."""
+"""PRNG keys, shapes of arrays, and the sum of a parameter and its update."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from gdjax.core import base
 
 
 def is_key(x: Any) -> bool:
-    """Whether `x` is an array of typed PRNG keys, which are no numbers."""
+    """Whether `x` is an array of typed PRNG keys."""
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.extended)
 
 
 def shape_of(p: Any) -> jax.ShapeDtypeStruct:
-    """The shape and dtype of an array, of a shape or of a number."""
+    """The shape and dtype of `p`: an array, a number, or already a shape."""
     dtype = getattr(p, "dtype", type(p))
     return jax.ShapeDtypeStruct(np.shape(p), dtype if is_key(p) else jax.dtypes.canonicalize_dtype(dtype))
 

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 
 def kinds(mesh: Any) -> list[str]:
-    """Of each axis of a mesh whether it is "Auto", "Explicit" or "Manual"."""
+    """For each axis of a mesh a text that contains "Auto", "Explicit" or "Manual"."""
     found = getattr(mesh, "axis_types", None) or ()
     return [str(kind) for kind in found] if isinstance(found, tuple) else ["Auto"] * len(mesh.axis_names)
 
@@ -19,13 +19,13 @@ def not_automatic(mesh: Any) -> tuple[str, ...]:
 
 
 def of(sharding: Any) -> tuple[str, ...]:
-    """The names of the axes of its mesh that are explicit or manual; none without a mesh."""
+    """`not_automatic` of the mesh of a sharding; no names where it has no mesh."""
     mesh = getattr(sharding, "mesh", None)
     return () if mesh is None else not_automatic(mesh)
 
 
 def automatic(mesh: Mesh) -> Any:
-    """The mesh, all its axes automatic: itself, or where one is explicit one without devices."""
+    """The mesh with automatic axes only: itself, or, where an axis is not automatic, an abstract mesh."""
     names = not_automatic(mesh)
     if not names:
         return mesh
@@ -40,7 +40,7 @@ def on_one_device(mesh: Mesh) -> Mesh:
 
 
 def in_automatic_axes(f: Callable[..., Any], mesh: Mesh, specs: Any) -> Callable[..., Any]:
-    """f, in which the axes of the mesh are automatic; its results leave divided as a tree of specs says."""
+    """f with the axes of the mesh automatic inside; its results are divided as a tree of specs says."""
     if not not_automatic(mesh):
         return f
 
@@ -52,12 +52,12 @@ def in_automatic_axes(f: Callable[..., Any], mesh: Mesh, specs: Any) -> Callable
 
 
 def in_explicit_axes(f: Callable[..., Any], names: tuple[str, ...], specs: Any) -> Callable[..., Any]:
-    """f, in which these axes, automatic outside, are explicit; its arguments enter divided as a tree of specs says."""
+    """f with these automatic axes explicit inside; its arguments enter divided as a tree of specs says."""
     return jax.sharding.explicit_axes(f, axes=names, in_sharding=specs) if names else f
 
 
 def explicit(names: tuple[str, ...]) -> Any:
-    """A mesh without devices, of explicit axes of size 1; None in releases of JAX that have none, or for no axes."""
+    """An abstract mesh of explicit axes of size 1; None without axes, or in a JAX without explicit axes."""
     if not names or not hasattr(jax.lax, "pcast"):
         return None
     kinds = (jax.sharding.AxisType.Explicit,) * len(names)

@@ -23,7 +23,7 @@ from gdjax.core.values import Call, Value, bind, is_ours, not_called
 P = ParamSpec("P")
 
 
-class _Pair(NamedTuple):  # apart: the body of a NamedTuple cannot define `__class__`
+class _Pair(NamedTuple):  # a class of its own: the body of a NamedTuple cannot define `__class__`
     init: TransformInitFn
     update: TransformUpdateFn
 
@@ -60,7 +60,7 @@ class GradientTransformation(_Pair):
         return theirs if isinstance(theirs, type) else type(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By default pickle demands that `__class__` be the type, and refuses functions that a call has made.
+        # The default refuses a `__class__` that is not the type, and functions that a call has made.
         return _restored, (type(self), *map(value_of, self)), getattr(self, "__dict__", None)
 
     def __eq__(self, other: object) -> bool:
@@ -94,7 +94,7 @@ class GradientTransformationExtraArgs(GradientTransformation):
 
 
 def _restored(cls: Any, *parts: Any) -> Any:
-    """The pair again, by `_make`: a subclass may have a `__new__` of its own."""
+    """The unpickled pair. By `_make`: a subclass may have a `__new__` of its own."""
     return cls._make(function_of(f) if isinstance(f, Value) else f for f in parts)
 
 
@@ -123,7 +123,7 @@ def init_empty_state(params: Params) -> EmptyState:
 
 
 class MaskedNode(NamedTuple):
-    """Stands in a tree for a leaf that a mask hides; it has no leaves itself."""
+    """Takes the place of a leaf that a mask hides; it has no leaves itself."""
 
 
 class Init(Value):
@@ -149,11 +149,11 @@ class Update(Value):
     asked = functools.cached_property(extra_arguments.asked)
 
     def from_within(self, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]) -> Any:
-        """The update of a transform inside another one, which has checked the names of the extra arguments."""
+        """The update as another transform calls it: the names of the extra arguments are already checked."""
         args = updates, state, params, extra_args
         concrete = is_concrete(args)
         if not concrete and (fit := without_skipped(updates, params)) is not params:
-            args = updates, state, fit, extra_args  # `params` was a whole model, perhaps, with functions in it
+            args = updates, state, fit, extra_args  # `params` may have been a whole model, with functions in it
             concrete = is_concrete(args)
         if concrete and not self.call.traced:
             try:
@@ -185,7 +185,7 @@ def _concrete(x: object) -> bool:
 
 
 def is_float0(x: object) -> bool:
-    """Whether `x` is the gradient of an integer: JAX's type for "there is none"."""
+    """Whether `x` is the gradient of an integer, JAX's float0: there is none."""
     return getattr(x, "dtype", None) == jax.dtypes.float0
 
 
@@ -231,7 +231,7 @@ def checked_call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
 
 
 def made_by(call: Call, made: Any) -> GradientTransformation:
-    """`made` as the value of `call`; a part that reports errors takes the call's name."""
+    """`made` as the value of `call`; its part reports errors under the name of the call."""
     plain = type(made) is GradientTransformation or not isinstance(made, GradientTransformation)
     kind = GradientTransformationExtraArgs if plain else type(made)
     part = part_of(made)
@@ -244,7 +244,7 @@ def made_by(call: Call, made: Any) -> GradientTransformation:
 
 
 def part_of(tx: Transform) -> Any:
-    """The `Part` that a transform is; None for one of someone else."""
+    """The `Part` of a transform of this library; None for any other transform."""
     owner = getattr(getattr(value_of(tx.update), "fn", None), "__self__", tx)
     return owner if isinstance(owner, Part) else None
 
@@ -257,7 +257,7 @@ def label_of(call: Call) -> str:
 def call_update(
     tx: Transform, updates: Updates, state: OptState, params: Params, extra_args: dict[str, Any]
 ) -> tuple[Updates, OptState]:
-    """`tx.update`, for anything with an `update`; the extra arguments are kept from one that does not take them."""
+    """`tx.update`, for anything with an `update`; without the extra arguments if it takes none."""
     if isinstance(made := value_of(tx.update), Update):
         return made.from_within(updates, state, params, extra_args)
     return tx.update(updates, state, params, **(extra_args if extra_arguments.taken(tx) else {}))

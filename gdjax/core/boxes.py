@@ -1,4 +1,4 @@
-"""The boxes of Flax, each around one array: a `Param` of nnx, a `Partitioned` of linen, what nnx makes of a state."""
+"""The boxes of Flax, each around one array: nnx `Param` and `VariableState`, linen `Partitioned`."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from gdjax.core.types import ArrayTree
 
 
 def is_box(x: object) -> bool:
-    """Whether x is what Flax keeps one array in, with its kind or its sharding, under the key `value`."""
+    """Whether x is a box of Flax: one array under the key `value`, with its kind or its sharding."""
     names = {c.__name__ for c in type(x).__mro__ if c.__module__.startswith("flax.")}
     return bool(names & {"Variable", "VariableState", "AxisMetadata"})
 
 
 def unboxed(tree: ArrayTree) -> Any:
-    """The tree with what is in the boxes of Flax, one array each, in the place of the boxes."""
+    """The tree with the array of each box in place of the box."""
 
     def content(x: object) -> Any:
         inside = jax.tree.leaves(x, is_leaf=lambda y: y is not x) if is_box(x) else []
@@ -24,7 +24,7 @@ def unboxed(tree: ArrayTree) -> Any:
 
 
 def boxed_like(old: Any, new: Any) -> Any:
-    """`new` in the boxes of `old`, where it fits what is in them; else `new` itself."""
+    """`new` in the boxes of `old`, if it fits their contents; else `new` itself."""
     if not _has_boxes(old) or _has_boxes(new) or jax.tree.structure(unboxed(old)) != jax.tree.structure(new):
         return new
     return jax.tree.structure(old).unflatten(jax.tree.leaves(new))

@@ -9,7 +9,7 @@ from types import FrameType
 
 import jax
 
-# JAX stands between where `init` is traced, and the other two between what they decorate and its call.
+# JAX lies in between while `init` is traced, the other two between a decorated function and its call.
 _BETWEEN = (
     os.path.dirname(os.path.dirname(__file__)) + os.sep,
     os.path.dirname(jax.__file__) + os.sep,
@@ -19,9 +19,9 @@ _BETWEEN = (
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warns at the line that called the library: that of the nearest frame outside it and outside JAX.
+    """Warns at the line that called the library: the nearest frame outside the library and JAX.
 
-    A `stacklevel` would be another one for each way in, through `chain`, `init` or a trace.
+    No one `stacklevel` would do: it differs by the way in, through `chain`, `init` or a trace.
     """
     here = sys._getframe(1)
     at: FrameType | None = here
@@ -34,7 +34,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def line(outside: str) -> str:
-    """The nearest line of code that called from outside of a file: "clipping.py:84"."""
+    """The nearest calling line outside a file: "clipping.py:84"."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename == outside:
         frame = frame.f_back

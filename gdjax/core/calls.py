@@ -1,4 +1,4 @@
-"""Calls of a user's functions: the arguments by position or by name, of a schedule the count, of a mask the tree."""
+"""Calls of a user's functions: their arguments by position or name, a schedule with its count, a mask with its tree."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from gdjax.core.types import ArrayTree
 
 
 def positional(fun: Callable[..., Any]) -> list[str]:
-    """The names of the arguments that a call may pass by position; none of a function without a signature."""
+    """The arguments that a call may pass by position; none for a function without a signature."""
     try:
         parameters = inspect.signature(fun).parameters.values()
     except (TypeError, ValueError):
@@ -20,7 +20,7 @@ def positional(fun: Callable[..., Any]) -> list[str]:
 def by_position(
     fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call, as many as possible by position: up to the first that the call leaves out."""
+    """The arguments of a call, by position up to the first one that the call leaves out."""
     rest = dict(kwargs)
     for name in positional(fun)[len(args) :]:
         if name not in rest:
@@ -30,10 +30,10 @@ def by_position(
 
 
 def place(label: str, fun: Callable[..., Any], wanted: int | str, count: int, kwargs: Mapping[str, Any]) -> int | str:
-    """Where a call has an argument that is given by position or name: a position below `count`, or a name in `kwargs`.
+    """Where a call passes an argument: its position, if that is below `count`, or its name in `kwargs`.
 
     Raises:
-      ValueError: the call has it nowhere.
+      ValueError: the call does not pass it.
     """
     names = positional(fun)
     if isinstance(wanted, str):
@@ -49,13 +49,13 @@ def place(label: str, fun: Callable[..., Any], wanted: int | str, count: int, kw
 
 
 def schedule(label: str, name: str, value: Callable[..., Any]) -> None:
-    """Raises unless a schedule, the value of the hyperparameter `name`, can be called with the count alone."""
+    """Raises unless the schedule of the hyperparameter `name` can be called with the count alone."""
     if slip := _misfit(value, (None,), {0: "write lambda count: ..."}, f"call it: {shown(value)}(...)"):
         raise TypeError(f"{label}: {name}: a schedule is called with the count, and {shown(value)} {slip}")
 
 
 def of_tree(label: str, name: str, fun: Callable[..., Any], tree: ArrayTree) -> Any:
-    """fun(tree): what a function that is given as the argument `name` makes of the parameters or updates.
+    """fun(tree), for a function of the parameters or updates that was passed as the argument `name`.
 
     Raises:
       TypeError: it cannot be called with the tree alone.
@@ -76,7 +76,7 @@ def of_tree(label: str, name: str, fun: Callable[..., Any], tree: ArrayTree) -> 
 
 
 def of_leaf(label: str, fun: Callable[..., Any], path: str, leaf: object) -> bool:
-    """Whether fun(path, leaf) is true, of a function that is a pattern of paths.
+    """Whether fun(path, leaf) is true, for a function that serves as a pattern of paths.
 
     Raises:
       TypeError: it cannot be called with a path and a leaf, or what it returned is neither true nor false.
@@ -105,7 +105,7 @@ def shown(fun: object) -> str:
 
 
 def _misfit(fun: Callable[..., Any], args: tuple[Any, ...], remedies: Mapping[int, str], otherwise: str = "") -> str:
-    """What a function takes if it cannot be called with `args`, and the remedy by the number that it needs; else ""."""
+    """If a function cannot be called with `args`, the arguments it takes, and the remedy by their number; else ""."""
     try:
         signature = inspect.signature(fun)
     except (TypeError, ValueError):
@@ -121,7 +121,7 @@ def _misfit(fun: Callable[..., Any], args: tuple[Any, ...], remedies: Mapping[in
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether an error tells its transform already, as those of `mask_by_path` do."""
+    """Whether an error names its transform already, as those of `mask_by_path` do."""
     return bool(error.args) and str(error.args[0]).startswith("gdjax.")
 
 

@@ -56,7 +56,7 @@ def leaf(label: str, where: str, x: Any) -> None:
 
 
 def gradient(label: str, where: Callable[[], str], g: Array, p: Array | None) -> None:
-    """Raises unless the gradient `g` has a differentiable dtype and fits its parameter `p` (None where not given)."""
+    """Raises unless the gradient `g` has a differentiable dtype and fits its parameter `p`, if that is given."""
     if not jnp.issubdtype(g.dtype, jnp.inexact):
         leaf(label, where(), g)
         raise TypeError(f"{label}: {where()}: gradient has dtype {g.dtype}; mask or freeze what is not differentiable")
@@ -80,7 +80,7 @@ def leaves(label: str, name: str, tree: ArrayTree) -> None:
 
 
 def gradients(label: str, updates: Updates, params: Params = None) -> None:
-    """Raises unless each of the updates is a gradient and fits its parameter; `fused` does this for leaf rules."""
+    """Raises unless each update is a gradient that fits its parameter; `fused` does this for leaf rules."""
     paths, structure = jax.tree_util.tree_flatten_with_path(updates)
     ps = [None] * len(paths)
     if params is not None:
@@ -94,7 +94,7 @@ def gradients(label: str, updates: Updates, params: Params = None) -> None:
 
 
 def slot(label: str, where: str, field: str, x: object, shape: tuple[int, ...], of: str = "the gradient") -> None:
-    """Raises unless `x`, from the `field` of the state, has this shape; `of` tells whose shape it is."""
+    """Raises unless `x`, from the `field` of the state, has this shape; `of` says whose shape that is."""
     if getattr(x, "shape", None) != shape:
         if structures.is_container(x):
             slip = structures.LOSS if shape == () else "another model's state?"
@@ -117,7 +117,7 @@ def slots(label: str, updates: Updates, /, **fields: ArrayTree) -> None:
 
 
 def typed(x: object) -> Any:
-    """`x`, a Python number as an array."""
+    """`x`; a Python number as an array."""
     return x if hasattr(x, "dtype") else np.asarray(x, jax.dtypes.canonicalize_dtype(type(x)))
 
 
@@ -129,7 +129,7 @@ def mask(label: str, name: str, tree: ArrayTree) -> None:
 
 
 def returned(label: str, name: str, tree: ArrayTree) -> None:
-    """Raises if the function of the parameters that is called `name` returned None."""
+    """Raises if the user's function `name` of the parameters returned None."""
     if tree is None:
         raise TypeError(f"{label}: {name} returned None, not a tree shaped like the parameters; does it lack a return?")
 
@@ -171,14 +171,14 @@ def state(label: str, got: object, expected: type) -> None:
 
 
 def whence(got: object, names: Iterable[Any]) -> str:
-    """A guess at what was given for a state whose parts have `names`: a part of a checkpoint, or the parameters."""
+    """A guess at what was passed instead of a state with these `names`: part of a checkpoint, or the parameters."""
     if isinstance(got, Mapping) and set(names).isdisjoint(got):
         return f"{SWAPPED}; {RESTORE}"
     return RESTORE if isinstance(got, Mapping | list | tuple) else SWAPPED
 
 
 def scheduled(label: str, name: str, value: object) -> Any:
-    """`value` as an array: what the schedule of the hyperparameter `name` returned."""
+    """`value`, which the schedule of the hyperparameter `name` returned, as an array."""
     try:
         if value is None:
             raise TypeError
@@ -189,7 +189,7 @@ def scheduled(label: str, name: str, value: object) -> Any:
 
 
 def unscheduled(label: str, arguments: Mapping[str, Any], must: str = "a number or a scalar array") -> None:
-    """Raises for a schedule, where there is no count at which it could be evaluated."""
+    """Raises for a schedule where no count is known."""
     for name, x in arguments.items():
         if callable(x):
             raise TypeError(f"{label}: {name} must be {must}, got {x!r}")

@@ -1,4 +1,4 @@
-"""Functions that show the arrays they were made with, and are still values.
+"""Plain functions that show the arrays they were made with, and are still values.
 
 Some programs take an optimizer apart to find its arrays: Optimistix, through Equinox, makes pytrees of the closures
 `init` and `update`, so that a traced learning rate is an operand of the compiled solver. They look into the cells of
@@ -53,7 +53,7 @@ def _closure(made: Value) -> Callable[..., Any]:
 
 
 class _Template:
-    """What a closure keeps beside its arrays. Two are equal where the calls differ in their arrays alone."""
+    """The rest of a closure, without its arrays. Two are equal if their calls differ in the arrays alone."""
 
     def __init__(self, made: Value):
         self.made = made
@@ -61,7 +61,7 @@ class _Template:
         self.originals = tuple(_shown((made.call.args, made.call.kwargs)))
 
     def filled(self, shown: Sequence[Any]) -> Callable[..., Any]:
-        """The function with other arrays in the place of those it was made with."""
+        """The function with these arrays in place of its own."""
         if all(x is y for x, y in zip(shown, self.originals, strict=True)):
             return self.made
         return getattr(_made_again(self.made.call, iter(shown)), self.made.part or "")
@@ -78,13 +78,13 @@ def _is_leaf(x: object) -> bool:
 
 
 def _call_of(x: object) -> Call | None:
-    """The call that made a value, or a transform."""
+    """The call that made a value or a transform; None where no call did."""
     made = value_of(getattr(x, "update", x))
     return made.call if isinstance(made, Value) else None
 
 
 def _is_shown(x: object) -> bool:
-    """Whether a leaf is an array, or a function that may hold some."""
+    """Whether a leaf is an array, or a function that may hold arrays."""
     return isinstance(x, jax.Array | np.ndarray) or isinstance(x, types.FunctionType) and bool(x.__closure__)
 
 
@@ -101,7 +101,7 @@ def _shown(tree: ArrayTree) -> list[Any]:
 
 
 def _but_shown(x: object) -> Hashable | None:
-    """The key of a leaf that holds arrays, without these; None for any other leaf, which is its own key."""
+    """The key of a leaf that holds arrays, without the arrays; None for any other leaf, which is its own key."""
     call = _call_of(x)
     if call is not None:
         part = getattr(value_of(x), "part", None)
@@ -110,7 +110,7 @@ def _but_shown(x: object) -> Hashable | None:
 
 
 def _with(tree: ArrayTree, shown: Iterator[Any]) -> Any:
-    """The tree, in which each array that it shows is replaced by the next of `shown`."""
+    """The tree with each array it shows replaced by the next of `shown`."""
 
     def leaf(x: object) -> Any:
         if of_plain_dict(x):
@@ -124,7 +124,7 @@ def _with(tree: ArrayTree, shown: Iterator[Any]) -> Any:
 
 
 def _in_place_of(old: object, new: Callable[..., Any]) -> Any:
-    """`new`, with the signature of `old` if that is a function: some are called by what their signature says."""
+    """`new`; with the signature of `old` if that is a function, since signatures decide how some are called."""
     if new is old or not isinstance(old, types.FunctionType):
         return new
 

@@ -1,4 +1,4 @@
-"""Codecs: they keep the numbers of a slot as something other than an array of its dtype."""
+"""Codecs: other forms for the numbers of a slot than an array of its dtype."""
 
 import abc
 from typing import Any
@@ -9,12 +9,12 @@ Array = jax.Array
 
 
 class Codec(abc.ABC):
-    """How an array of a state is kept between two steps: `encode` makes codes of it, `decode` makes an array of them.
+    """How an array of a state is kept between two steps: `encode` turns it into codes, `decode` back into an array.
 
-    A rule never sees codes. In each step they are decoded, the rule gets and returns float32 numbers, and these are
-    encoded again, all in the loops of the rule. A codec has no state and is a value, equal and hashed by its settings,
-    as a frozen dataclass is. Its codes are arrays in any container. Their structure, shapes and dtypes depend on the
-    shape of the array alone; codes made element by element keep the sharding.
+    A rule sees float32 numbers, never codes: each step decodes before the rule and encodes after it, in the same loops.
+    A codec has no state and is a value, equal and hashed by its settings, as a frozen dataclass is. Its codes are
+    arrays in any container. Their structure, shapes and dtypes depend on the shape of the array alone; codes made
+    element by element keep the sharding.
     """
 
     @abc.abstractmethod
@@ -27,7 +27,7 @@ class Codec(abc.ABC):
 
 
 class Format(Codec):
-    """A codec of `quantize_state`, whose codes say by their class and shapes how they are decoded.
+    """A codec of `quantize_state`: the class and shapes of its codes say how to decode them.
 
     The codes are a NamedTuple with a property `format`, equal to the format that made them.
     """
@@ -37,9 +37,9 @@ class Format(Codec):
         return True
 
     def of(self, shape: tuple[int, ...]) -> "Format":
-        """The format that codes of an array of this shape, which it can keep, say they are of."""
+        """The format named by the codes of an array of this shape, which it can keep."""
         return self
 
     @abc.abstractmethod
     def encode(self, x: Array, salt: Array | None = None) -> Any:
-        """The codes of a float32 array, rounded at random by the bits that follow from the salt, if it rounds so."""
+        """The codes of a float32 array; a format that rounds at random takes its bits from the salt."""

@@ -1,7 +1,7 @@
 """Dialects: where implementations of a method differ, the argument `like` of its factory chooses one.
 
-A dialect is a set of defaults, and where those do not do, another rule. The defaults stand in one table over the
-factory. Which rule it is, its body says.
+A dialect is a set of defaults, which stand in one table over the factory. Where defaults are not enough, the body of
+the factory chooses another rule.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,13 +9,13 @@ from typing import Any, Literal, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 Dialect = Literal["optax", "torch", "paper"]
-_DEFAULTS = "__gdjax_dialects__"  # an attribute of a factory; `functools.wraps` hands it on
+_DEFAULTS = "__gdjax_dialects__"  # an attribute of a factory, which `functools.wraps` copies
 
 
 def dialects(*, torch: Mapping[str, Any], paper: Mapping[str, Any]) -> Callable[[F], F]:
-    """Gives a factory the defaults that it has with like="torch" and like="paper"; those of "optax" are its own.
+    """Gives a factory its defaults for like="torch" and like="paper"; those for "optax" are in its signature.
 
-    They stand for arguments that a call leaves out. What a call gives stays as it is.
+    They take the place of arguments that a call leaves out.
     """
 
     def decorate(factory: F) -> F:
@@ -26,10 +26,10 @@ def dialects(*, torch: Mapping[str, Any], paper: Mapping[str, Any]) -> Callable[
 
 
 def share(factory: Any, other: Any) -> None:
-    """Gives `other`, which takes the arguments of `factory`, its dialects."""
+    """Gives the dialects of `factory` to `other`, which takes the same arguments."""
     setattr(other, _DEFAULTS, getattr(factory, _DEFAULTS, {}))
 
 
 def defaults(factory: Any, like: object) -> Mapping[str, Any]:
-    """The defaults of a dialect of a factory; none where it has no such dialect, which the check of `like` reports."""
+    """The defaults of a dialect of a factory; none for an unknown dialect, which the check of `like` reports."""
     return getattr(factory, _DEFAULTS, {}).get(like, {}) if isinstance(like, str) else {}

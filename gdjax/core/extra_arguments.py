@@ -1,4 +1,4 @@
-"""The extra arguments of `update`: which are asked for, and what is a slip."""
+"""The extra arguments of `update`: which ones are read, and which name is a slip."""
 
 import inspect
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ def taken(tx: Transform) -> bool:
 
 
 def asked(update: Any) -> frozenset[str] | None:
-    """The extra arguments that an `update` reads, with those of the transforms inside; None where that is not known."""
+    """The extra arguments that an `update` and the transforms inside read; None where that is unknown."""
     made = value_of(update)
     function = made.fn if isinstance(made, Value) else made
     part = getattr(function, "__self__", None)
@@ -29,9 +29,9 @@ def asked(update: Any) -> frozenset[str] | None:
 
 
 def check(label: str, given: Mapping[str, Any], asked: frozenset[str] | None) -> None:
-    """Raises where an extra argument that nothing asks for is one edit from one that is asked for and not given.
+    """Raises if an extra argument that nothing reads is one edit away from a missing one that something reads.
 
-    Any other name is let through, as in Optax. Functions may ask for some too, such as `value_fn`.
+    Any other name passes, as in Optax. Functions among the arguments may read some too, such as `value_fn`.
     """
     if asked is None or given.keys() <= asked:
         return
@@ -43,7 +43,7 @@ def check(label: str, given: Mapping[str, Any], asked: frozenset[str] | None) ->
 
 
 def argument_names(f: Any) -> list[str]:
-    """The arguments of a function after the first, the parameters or the step; none where they cannot be read."""
+    """The arguments of a function after the first one; none where it has no signature."""
     try:
         return [*inspect.signature(f).parameters][1:]
     except (TypeError, ValueError):
@@ -51,7 +51,7 @@ def argument_names(f: Any) -> list[str]:
 
 
 def _one_edit(x: str, y: str) -> bool:
-    """Whether a letter more, less or another one, or two neighbours exchanged, make x of y."""
+    """Whether x and y differ by one letter more, less or changed, or by two exchanged neighbours."""
     x, y = sorted((x, y), key=len)
     i = next((i for i, (a, b) in enumerate(zip(x, y, strict=False)) if a != b), len(x))
     if len(x) < len(y):

@@ -1,4 +1,4 @@
-"""The documentation of the fields of results, which `help` shows beside each field."""
+"""Documentation for each field of a result, as `help` shows it."""
 
 import inspect
 import re
@@ -8,7 +8,7 @@ T = TypeVar("T", bound=type)
 
 
 def with_field_docs(kind: T) -> T:
-    """Gives each field of a NamedTuple the text that its docstring has for it under `Attributes:`.
+    """Gives each field of a NamedTuple its text from `Attributes:` in the docstring of the class.
 
     Without this `help` says "Alias for field number 0".
     """

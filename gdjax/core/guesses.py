@@ -1,8 +1,8 @@
-"""What is guessed of the transforms of others, which do not say what a `Part` says of itself.
+"""Guesses about transforms of other libraries, which do not answer as a `Part` does.
 
-What a transform of Optax is made of, closures hide. Its state, the names in it and the call that made it, if there is
-one, are all there is. Here, and nowhere else, a field is taken for the state of a transform inside by its name, and an
-array for one of a parameter's by where it lies.
+Closures hide the parts of a transform of Optax. Its state, the names in it and perhaps the call that made it are all
+there is to see. Only in this file does a name of a field say that it is the state of an inner transform, and a place in
+a tree that an array belongs to a parameter.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from gdjax.core.values import Call
 
 
 class Guess(Part):
-    """A transform that is no `Part`, as its state and the calls that made it show it.
+    """A transform that is no `Part`, as far as its state and the calls that made it show.
 
     Args:
       tx: the transform; None where only its state is known.
@@ -43,16 +43,16 @@ class Guess(Part):
 
     @property
     def name(self) -> str:
-        """Its name in the message that it cannot be read."""
+        """Its name in messages that it cannot be read."""
         return f"a transform with {type(self.state).__name__}" if self.tx is None else described(self.tx)
 
     def stands_for(self, found: Sequence[tuple[Any, Any]]) -> str:
-        """The name of a transform of which none of the hyperparameters found inside can be read; else ""."""
+        """The name of the transform if no hyperparameter found inside it can be read; else ""."""
         whole = isinstance(self.state, list | dict) or self.tx is not None and type(self.state) is tuple
         return self.name if whole and not self.calls and all(x is HIDDEN for _, x in found) else ""
 
     def inside(self) -> list[Inside]:
-        """The states in its own: by the names that Optax gives their fields; in a tuple or a dict each entry."""
+        """The states inside its own: fields with Optax's names for states; each entry of a tuple or a dict."""
         state, inner = self.state, wrapped_by(self.calls)
         fields = getattr(state, "_fields", ())
         if self.state is None and inner is not None:
@@ -71,14 +71,14 @@ class Guess(Part):
         return [Inside(None, (DictKey(k),), (str(k),)) for k in state] if isinstance(state, dict) else []
 
     def places(self, leaves: Collection[Path]) -> Iterator[Kept]:
-        """The trees in its state that look like the parameters, of which these are the paths; and that it is a guess.
+        """The trees in its state that look like the parameters, whose paths `leaves` are; the first says it is a guess.
 
-        `init` of something that stands for the whole tree of parameters shows where in the state such trees are. Where
-        an `init` cannot be called so, an array belongs to the leaf with whose path its own ends.
+        `init` of a placeholder for the tree of parameters shows where in the state such trees are. If `init` does not
+        take one, an array belongs to the leaf whose path its own path ends with.
         """
         yield Kept((), of="unknown")
         places = []
-        # `map_params` knows no leaves, and shows why an `init` cannot be called.
+        # `map_params` passes no leaves, and is to show why `init` failed.
         with contextlib.suppress(*[Exception] if leaves else []), warnings.catch_warnings(action="ignore"):
             like = jax.eval_shape(self.tx.init, placeholder())  # type: ignore[union-attr]
             stands = lambda x: isinstance(x, type(placeholder()))  # noqa: E731
@@ -89,8 +89,8 @@ class Guess(Part):
         yield from (Kept(path, kind=_kind(self.state, path)) for path in places)
 
 
-# What fields keep, by the names that Optax gives them, and the states in which they keep something else: a maximum is
-# taken of nu, the gradient is subtracted from mu, their difference is a variance, nu may be negative.
+# The kind of a field by Optax's name for it, and the states in which the field keeps something else: nu enters a
+# maximum, the gradient is subtracted from mu, the difference of both is a variance, nu may be negative.
 _KINDS: Mapping[str, Kind] = {"mu": "moment", "trace": "moment", "m": "moment", "ema": "moment", "nu": "square"}
 _OTHERWISE = {
     ("ScaleByAmsgradState", "nu"), ("ScaleByBeliefState", "mu"), ("ScaleByRStdDevState", "mu"), ("SophiaState", "nu"),
@@ -99,7 +99,7 @@ _OTHERWISE = {
 
 
 def _kind(state: OptState, path: Path) -> Kind:
-    """What the field of a state keeps in which a path ends."""
+    """The kind of the field in which a path ends."""
     last = max((i for i, key in enumerate(path) if isinstance(key, GetAttrKey)), default=None)
     if last is None:
         return "exact"
@@ -108,7 +108,7 @@ def _kind(state: OptState, path: Path) -> Kind:
 
 
 def _fits(tx: Transform, state: OptState, unless_known: bool = True) -> bool:
-    """Whether this may be the state of a transform; `unless_known` where nothing is known of what that has."""
+    """Whether this may be the state of a transform; `unless_known` where nothing says what that looks like."""
     part = base.part_of(tx)
     if part is None or isinstance(part, Pair) and not part.holds:
         return unless_known
@@ -120,7 +120,7 @@ def _fits(tx: Transform, state: OptState, unless_known: bool = True) -> bool:
 
 
 def _group(key: Any, tx: Transform | None, state: OptState) -> Inside:
-    """A group of Optax's `partition`, whose state is one of `masked`."""
+    """A group of Optax's `partition`; its state is one of `masked`."""
     inner = (GetAttrKey("inner_state"),) if hasattr(state, "inner_state") else ()
     return Inside(tx, (GetAttrKey("inner_states"), DictKey(key), *inner), (str(key),))
 
@@ -131,22 +131,22 @@ def calls_of(tx: Any) -> Sequence[Call]:
 
 
 def wrapped_by(calls: Iterable[Call]) -> Any:
-    """The transform that a wrapper was given, the first of several; None where the calls made no wrapper."""
+    """The first transform among the arguments of the calls; None where the calls made no wrapper."""
     return next((x for call in calls for x in call.arguments.values() if misuse.is_transform(x)), None)
 
 
 def holds_states(field: str) -> bool:
-    """Whether a field of a state holds those of transforms inside, by its name: where nothing but a state is known."""
+    """Whether a field holds states of inner transforms, by its name: used where only a state is known."""
     return field.endswith(("state", "states"))
 
 
 def is_state_of(kind: type, state: object) -> bool:
-    """Whether a state is of this class of the library, or of Optax's class of that name."""
+    """Whether a state is of this class, or of Optax's class of the same name."""
     return isinstance(state, kind) or type(state).__name__ == kind.__name__
 
 
 def described(tx: Transform) -> str:
-    """The name of someone else's transform: "optax.scale_by_adam"."""
+    """The name of a transform of another library: "optax.scale_by_adam"."""
     update = tx.update
     name = getattr(update, "__qualname__", type(tx).__name__).partition(".<locals>")[0]
     module = (getattr(update, "__module__", None) or "").partition(".")[0]
@@ -154,9 +154,9 @@ def described(tx: Transform) -> str:
 
 
 class _Params(NamedTuple):
-    """Stands for a whole tree of parameters, without leaves: `init` of it shows where in a state such trees are."""
+    """A placeholder for a tree of parameters, without leaves: `init` of it shows where a state has such trees."""
 
 
 def placeholder() -> Any:
-    """What stands for a whole tree of parameters; Optax's `masked` knows that of its own package only."""
+    """A placeholder for a tree of parameters; Optax's own if Optax is loaded, as its `masked` knows no other."""
     return getattr(sys.modules.get("optax.tree_utils._state_utils"), "_ParamsPlaceholder", _Params)()

@@ -1,7 +1,7 @@
-"""Homes: each matrix of a stack is computed on one device of a mesh, where it goes and whence its result comes back.
+"""Owner devices: one device of a mesh computes each matrix of a stack; the matrix goes there, its result comes back.
 
-What a method computes of a whole matrix, a polar factor say, would else be exchanged in every product. This is decided
-by the step around the optimizer, for as long as it is traced, and in its own thread alone.
+Otherwise every product inside a polar factor, say, would exchange the matrix. The step around the optimizer decides
+this, while it is traced and for its own thread only.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ _MESH: ContextVar[Any] = ContextVar("gdjax.homes", default=None)
 
 @contextlib.contextmanager
 def of(mesh: Any) -> Iterator[None]:
-    """While a function is traced here, each matrix of a stack is computed on one device of the mesh."""
+    """Functions traced in this context compute each matrix of a stack on its owner device of the mesh."""
     before = _MESH.set(mesh)
     try:
         yield
@@ -23,5 +23,5 @@ def of(mesh: Any) -> Iterator[None]:
 
 
 def mesh() -> Any:
-    """The mesh over whose devices stacks of matrices are divided; None for none."""
+    """The mesh whose devices own the matrices of stacks; None for none."""
     return _MESH.get()

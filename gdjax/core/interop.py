@@ -1,9 +1,9 @@
 """To Optax and back.
 
-A transform of this library works wherever one of Optax's does, and one of Optax's works inside every wrapper here. One
-difference is left: the classes of their states. `ScaleByAdamState` here and `ScaleByAdamState` there have the same
-fields and are two classes. That matters to a program that asks `isinstance(state, optax.ScaleByAdamState)` or maps over
-a state of each library at once. The functions here change the classes and nothing else.
+A transform of this library works wherever one of Optax's does, and one of Optax's works inside every wrapper here. Only
+the classes of their states differ: `ScaleByAdamState` here and there have the same fields and are two classes. That
+matters to a program that asks `isinstance(state, optax.ScaleByAdamState)`, or maps over states of both libraries at
+once. The functions here change the classes and nothing else.
 """
 
 import sys
@@ -42,11 +42,11 @@ def to_optax(tx: Transform) -> Any:
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Updates, OptState]:
-        updates, state = base.call_update(inner, updates, state, params, extra_args)  # takes the states of either
+        updates, state = base.call_update(inner, updates, state, params, extra_args)  # takes states of either library
         return updates, state_to_optax(state)
 
     made = base.made_by(base.checked_call(to_optax, (tx,), {}), holding(init, update, Inside(inner, ())))
-    return optax.GradientTransformationExtraArgs(*map(value_of, made))  # which pickle, in a class that is not ours too
+    return optax.GradientTransformationExtraArgs(*map(value_of, made))  # plain values pickle in Optax's class too
 
 
 @transform
@@ -126,7 +126,7 @@ def _import_optax(label: str) -> Any:
 
 
 def _classes(package: str) -> dict[Any, type]:
-    """The NamedTuple classes of a package, as far as it is imported, by name and fields."""
+    """The NamedTuple classes in the loaded modules of a package, by name and fields."""
     modules = [m for name, m in list(sys.modules.items()) if m is not None and name.partition(".")[0] == package]
     found = [x for m in modules for x in list(vars(m).values()) if isinstance(x, type) and issubclass(x, tuple)]
     return {_name(x): x for x in found if hasattr(x, "_fields") and _package(x) == package}
@@ -141,7 +141,7 @@ def _package(x: type) -> str:
 
 
 def _of(package: str, other: str, tree: ArrayTree) -> Any:
-    """The tree with the NamedTuples of another package in the class of `package` with their name and fields."""
+    """The tree, with each NamedTuple of another package in the class of `package` with its name and fields."""
     classes = _classes(package)
 
     def counterpart(x: ArrayTree) -> Any:

@@ -42,7 +42,7 @@ def _either(label: str, key: KeyLike | None, seed: int | None) -> KeyLike | None
 
 
 def fresh(key: KeyLike) -> Array:
-    """A copy of the key as a typed key array: the state may be donated, but the transform keeps its key."""
+    """A copy of the key as a typed key array, so that donating the state does not delete the transform's own key."""
     if isinstance(key, int) or jnp.issubdtype(key.dtype, jnp.integer) and not jnp.ndim(key):
         return jax.random.key(key)
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):

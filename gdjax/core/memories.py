@@ -1,4 +1,4 @@
-"""Memories of a device: its own, and that of the host."""
+"""The memories a device can use: its own and the host's."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import jax
 from gdjax.core import meshes
 from gdjax.core.types import Array
 
-HOST = "pinned_host"  # the kind of the host's memory that a device reads and writes by itself
+HOST = "pinned_host"  # memory of the host that a device reads and writes directly
 
 
 def check_host(label: str) -> None:
@@ -35,13 +35,13 @@ def on_device(x: Array) -> Any:
 
 
 def traced(f: Callable[..., Any], *args: Any) -> tuple[Any, list[str | None]]:
-    """The shapes of what a function returns, and for each array the kind of its memory, None for the device's own."""
+    """The shapes of a function's results, and each one's kind of memory: None for the device's own."""
     closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
     return shapes, [HOST if is_on_host(v) else None for v in closed.out_avals]
 
 
 def is_on_host(x: Any) -> bool:
-    """Whether an array, or what has the type of one, is in the host's memory."""
+    """Whether an array, or an abstract one, is in the host's memory."""
     if not hasattr(jax, "memory"):
         return False
     return getattr(meshes.type_of(x), "memory_space", None) == getattr(jax, "memory").Space.Host  # noqa: B009

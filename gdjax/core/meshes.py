@@ -1,9 +1,9 @@
-"""Arrays on meshes: what a program must say about them in `shard_map` and on meshes of explicit axes.
+"""Types of arrays on meshes: what `shard_map` and explicit axes require a program to say.
 
-Inside `shard_map` a type says over which axes of the mesh an array varies; the two branches of a condition, and the
-start and the end of a loop's body, must agree in that. On explicit axes a type says along which axes of the mesh an
-array is divided, and an operation whose result could be divided in two ways is an error. Elsewhere, and in releases of
-JAX without such types, each function here returns its argument.
+Inside `shard_map` a type says over which axes of the mesh an array varies. The two branches of a condition must agree
+in that, and so must the start and the end of a loop's body. On explicit axes a type says along which axes of the mesh
+an array is divided, and an operation whose result could be divided in two ways is an error. Elsewhere, and in releases
+of JAX without such types, each function here returns its argument.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike
 
 
 def type_of(x: ArrayTree) -> Any:
-    """The type of an array; what `jax.eval_shape` returns for one is a type already."""
+    """The type of an array, or of the abstract array that `jax.eval_shape` returns."""
     if isinstance(x, jax.Array):
         return jax.typeof(x) if hasattr(jax, "typeof") else getattr(jax, "core").get_aval(x)  # noqa: B009  # JAX 0.5
     return x
 
 
 def types_of(leaves: Sequence[Any]) -> tuple[Any, ...]:
-    """What a trace of a function depends on beside the values of arrays: their types, and the mesh in the context."""
+    """The types of arrays and the mesh in the context: a trace depends on no more of them."""
     return (
         _mesh(),
         homes.mesh(),
@@ -42,14 +42,14 @@ def varying_axes(*trees: ArrayTree) -> frozenset[str]:
 
 
 def varying(tree: ArrayTree, axes: frozenset[str]) -> Any:
-    """The arrays of a tree, of a type that varies over these axes too."""
+    """The tree, its arrays cast to types that vary over these axes too."""
     if not axes:
         return tree
     return jax.tree.map(lambda x: _cast(x, tuple(sorted(axes - _varying(x)))), tree)
 
 
 def alike(*trees: ArrayTree) -> Any:
-    """The trees, every array varying over the axes over which one of them does."""
+    """The trees, with every array varying over the axes of all of them."""
     return varying(trees, varying_axes(trees))
 
 
@@ -68,7 +68,7 @@ def _cast(x: Array, axes: tuple[str, ...]) -> Any:
 
 
 def cond(chosen: ArrayLike, true: Callable[..., Any], false: Callable[..., Any], *operands: ArrayTree) -> Any:
-    """`jax.lax.cond`, of branches whose results may vary over different axes of a `shard_map`."""
+    """`jax.lax.cond` for branches whose results may vary over different axes of a `shard_map`."""
     if not _in_shard_map():
         return jax.lax.cond(chosen, true, false, *operands)
     axes = varying_axes(chosen) | axes_of_results((true, false), *operands)
@@ -76,14 +76,14 @@ def cond(chosen: ArrayLike, true: Callable[..., Any], false: Callable[..., Any],
 
 
 def axes_of_results(functions: Sequence[Callable[..., Any]], *operands: ArrayTree) -> frozenset[str]:
-    """The axes over which an operand varies, or what one of the functions makes of them; none outside `shard_map`."""
+    """The axes over which an operand or a result of a function varies; none outside `shard_map`."""
     if not _in_shard_map():
         return frozenset()
     return varying_axes(operands, *(jax.eval_shape(f, *operands) for f in functions))
 
 
 def while_loop(unfinished: Callable[[Any], Any], body: Callable[[Any], Any], start: Any) -> Any:
-    """`jax.lax.while_loop`, whose body may make arrays that vary over more axes of a `shard_map` than at the start."""
+    """`jax.lax.while_loop` for a body whose arrays may vary over more axes of a `shard_map` than the start."""
     if not _in_shard_map():
         return jax.lax.while_loop(unfinished, body, start)
     start = _as_varying_as_the_end(body, start)
@@ -91,7 +91,7 @@ def while_loop(unfinished: Callable[[Any], Any], body: Callable[[Any], Any], sta
 
 
 def fori_loop(number: int, body: Callable[[Any, Any], Any], start: Any) -> Any:
-    """`jax.lax.fori_loop` from 0, whose body may make arrays that vary over more axes than at the start."""
+    """`jax.lax.fori_loop` from 0, for a body whose arrays may vary over more axes than the start."""
     if not _in_shard_map():
         return jax.lax.fori_loop(0, number, body, start)
     start = _as_varying_as_the_end(functools.partial(body, 0), start)
@@ -99,7 +99,7 @@ def fori_loop(number: int, body: Callable[[Any, Any], Any], start: Any) -> Any:
 
 
 def _as_varying_as_the_end(body: Callable[[Any], Any], start: Any) -> Any:
-    """The start of a loop, its arrays varying over all axes over which one does at the start or the end of the body."""
+    """The start of a loop, cast to vary over all axes of the start and of the result of the body."""
     while axes := varying_axes(start, jax.eval_shape(body, start)) - _common(start):
         start = varying(start, axes | varying_axes(start))
     return start
@@ -110,7 +110,7 @@ def _in_shard_map() -> bool:
 
 
 def _mesh() -> Any:
-    """The mesh in the context; None in releases of JAX that have none."""
+    """The mesh in the context; None in releases of JAX without one."""
     return getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
 
 
@@ -119,12 +119,12 @@ def _common(tree: ArrayTree) -> frozenset[str]:
 
 
 def partitions(spec: PartitionSpec) -> tuple[Any, ...]:
-    """The entries of a spec, which may be unreduced over axes, too."""
+    """The entries of a spec, without the axes over which it is unreduced."""
     return tuple(getattr(spec, "partitions", spec))
 
 
 def division(x: ArrayTree) -> NamedSharding | None:
-    """How an array is divided along explicit axes; None where it is not."""
+    """The sharding of an array that is divided along explicit axes; None for any other."""
     sharding = getattr(type_of(x), "sharding", None)
     if not isinstance(sharding, NamedSharding) or all(axis is None for axis in partitions(sharding.spec)):
         return None
@@ -140,20 +140,20 @@ def may_be_divided(x: Array) -> bool:
 
 
 def divided_otherwise(tree: ArrayTree, like: Array) -> bool:
-    """Whether an array is divided, and either not as `like` is or of another shape: operations on both may clash."""
+    """Whether an array is divided in another way than `like`, or has another shape: operations on both may clash."""
     known, shape = division(like), jnp.shape(like)
     hows = ((how, jnp.shape(x)) for x in jax.tree.leaves(tree) if (how := division(x)) is not None)
     return any((how, size) != (known, shape) for how, size in hows)
 
 
 def whole(x: Array) -> Any:
-    """x, whole on every device."""
+    """x, whole on each device."""
     how = division(x)
     return x if how is None else _put(x, how, PartitionSpec())
 
 
 def placed(x: Array, like: Array) -> Any:
-    """x, divided as `like` is, an array of the same shape."""
+    """x, divided as `like`, which has the same shape."""
     how = division(like)
     if how is None:
         return whole(x)
@@ -161,10 +161,10 @@ def placed(x: Array, like: Array) -> Any:
 
 
 def partitioned(f: Callable[..., Any], like: ArrayTree, *trees: ArrayTree) -> Any:
-    """f(*trees), in which explicit axes are automatic; its results are divided as the arrays of `like` are.
+    """f(*trees) with explicit axes automatic inside; its results are divided as the arrays of `like`.
 
-    Where `like` has None, the result is not divided. This is for matrix products, decompositions and reshapes, which
-    on explicit axes would have to say how their results are divided. f must not close over arrays.
+    Where `like` has None, the result is not divided. This is for matrix products, decompositions and reshapes: on
+    explicit axes each would have to say how its result is divided. f must not close over arrays.
     """
     hows = [how for x in jax.tree.leaves((like, trees)) if (how := division(x)) is not None]
     if not hows:  # of arrays that lie on no mesh, also where there is one in the context
@@ -172,7 +172,7 @@ def partitioned(f: Callable[..., Any], like: ArrayTree, *trees: ArrayTree) -> An
         with jax.sharding.use_abstract_mesh(AbstractMesh((), ())) if explicit else contextlib.nullcontext():
             return f(*trees)
     leaves, structure = jax.tree.flatten(trees)
-    places = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]  # the rest, float0 say, is closed over
+    places = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]  # f closes over the rest, such as float0
 
     def inside(*arrays: Array) -> Any:
         given = dict(enumerate(leaves)) | dict(zip(places, arrays, strict=True))
@@ -190,23 +190,23 @@ def _in_mesh(mesh: Any) -> Any:
 
 
 def unreduced_axes(x: ArrayTree) -> frozenset[str]:
-    """The explicit axes over which x is the sum of what the devices have."""
+    """The explicit axes over which x is unreduced: the sum of one addend per device."""
     return frozenset(getattr(getattr(getattr(type_of(x), "sharding", None), "spec", None), "unreduced", ()) or ())
 
 
 def as_unreduced(x: Array, like: Array, axes: frozenset[str]) -> Any:
-    """Zeros as the sum over these explicit axes of what the devices have, divided as `like` is; without axes as is."""
+    """Zeros x, unreduced over these explicit axes and divided as `like`; without axes x itself."""
     return _respecified(x, like, unreduced=axes) if axes else as_typed(x, like)
 
 
 def as_factor(x: Array, like: Array) -> Any:
-    """A scalar by which `like` may be multiplied, of whatever axes that is unreduced over."""
+    """The scalar x, such that `like` may be multiplied by it over whatever axes that is unreduced."""
     axes = unreduced_axes(like)
     return _respecified(x, like, reduced=axes) if axes else x
 
 
 def reduced(x: Array, like: Array) -> Any:
-    """x, summed over the axes that it is unreduced over, and divided as `like` is."""
+    """x, summed over its unreduced axes and divided as `like`."""
     return _respecified(x, like) if unreduced_axes(x) else x
 
 
@@ -218,12 +218,12 @@ def _respecified(x: Array, like: Array, **tags: frozenset[str]) -> Any:
 
 
 def as_typed(x: Array, like: Array) -> Any:
-    """x, divided as `like` is and varying over the axes over which `like` varies."""
+    """x, divided as `like` and varying over the axes of `like`."""
     return varying(placed(x, like), _varying(like))
 
 
 def along(x: Array, p: Array, axes: Sequence[int | None]) -> Array:
-    """x, each of its axes divided as the axis of p that it follows; an axis with None follows none."""
+    """x, with each axis divided as the axis of p that it follows; None for an axis that follows none."""
     how = division(p)
     if how is None:
         return x
@@ -232,7 +232,7 @@ def along(x: Array, p: Array, axes: Sequence[int | None]) -> Array:
 
 
 def zeros_along(p: Array, axes: Sequence[int], dtype: DTypeLike, lead: tuple[int, ...] = ()) -> Array:
-    """Zeros along these axes of p, of the same lengths and divided alike, after axes of the lengths `lead`."""
+    """Zeros with axes of the lengths `lead`, then axes as long as these axes of p and divided as they are."""
     x = jnp.zeros([*lead, *(jnp.shape(p)[i] for i in axes)], dtype)
     return along(x, p, [*[None] * len(lead), *axes])
 

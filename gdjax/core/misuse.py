@@ -1,12 +1,12 @@
-"""Wrong calls, and what to write instead: for an unknown argument, and for one that is no transform."""
+"""What to write instead of an unknown argument, or of one that is no transform."""
 
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# What other libraries call an argument, and our names for it: "name" in every factory, "factory.name" in that one.
-# Several names of ours stand for a tuple of as many numbers. A message tells only the names that the factory has.
+# Names of arguments in other libraries, and ours: "name" holds in every factory, "factory.name" in that one. Several
+# names of ours stand for a tuple of as many numbers. A message shows only names that the factory has.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "lr": ("learning_rate",),
     "betas": ("b1", "b2", "b3"),
@@ -53,7 +53,7 @@ def bound_arguments(
     raise TypeError(f"{label}: {'; '.join(found)}; {f'its arguments are {names}' if names else 'it takes none'}")
 
 
-NOT_CALLED = "__gdjax_not_called__"  # an attribute of what stands for the `init` and `update` of a factory
+NOT_CALLED = "__gdjax_not_called__"  # an attribute of the functions that stand for `init` and `update` of a factory
 
 
 def is_transform(x: Any) -> bool:
@@ -63,7 +63,7 @@ def is_transform(x: Any) -> bool:
 
 
 def no_transform(x: object) -> str | None:
-    """Why `x` is no transform, and what to write where it is a list of them or a factory; None if it is one."""
+    """Why `x` is no transform, and what to write for a list of transforms or a factory; None for a transform."""
     if is_transform(x):
         return None
     if isinstance(x, list | tuple):
@@ -90,7 +90,7 @@ def _unknown(label: str, signature: inspect.Signature, args: tuple[Any, ...], kw
 
 
 def _hint(label: str, name: str, value: Any, valid: list[str], given: Mapping[str, Any]) -> str:
-    """What to write in place of an unknown argument; empty where nothing is known."""
+    """What to write in place of an unknown argument; "" where nothing is known."""
     own = f"{label.removeprefix('gdjax.')}.{name}" if label.startswith("gdjax.") else name
     if own in _ADVICE:
         return _ADVICE[own]

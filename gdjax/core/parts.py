@@ -1,4 +1,4 @@
-"""The parts of any optimizer, asked one after the other: what is inside, and whose each array of a state is."""
+"""Asks all parts of any optimizer: what is inside, and to which parameter each array of a state belongs."""
 
 import functools
 from collections import Counter
@@ -19,11 +19,11 @@ from gdjax.core.types import OptState, Params, Transform
 class Owned(NamedTuple):
     """An array of a state."""
 
-    field: Path  # the path to its field, of which it may be one leaf of many
-    leaf: int | None  # the place of the parameter that it belongs to; None if it is of the whole tree
-    axes: Axes | None  # the axes of the parameter that its own follow; None where nothing tells
+    field: Path  # the path of its field, which may have many leaves
+    leaf: int | None  # the place of its parameter; None if it belongs to the whole tree
+    axes: Axes | None  # the axes of the parameter that its own follow; None where unknown
     array: Any
-    of_several: bool = False  # whether it belongs to some of the parameters together
+    of_several: bool = False  # whether it belongs to several parameters
     kind: Kind = "exact"
 
 
@@ -36,15 +36,15 @@ def holding(
     also: Iterable[str] = (),
     **inner: Transform,
 ) -> GradientTransformation:
-    """The transform of two functions, which says what they hold; see `Pair`.
+    """The transform of two functions, with the answers of a `Pair`.
 
     Args:
       init, update: the functions.
-      *inside: the transforms that they hold.
-      like: "mu nu": the fields of the state that have an array for each parameter, with its axes as the last ones.
-      **inner: from the field of the state to a transform inside, of which that field is the state.
-      at_once: whether the first update is that of these; see `Inside`.
-      also: extra arguments that `update` reads beside those in its signature.
+      *inside: the inner transforms.
+      like: "mu nu": the fields of the state with an array for each parameter, whose last axes are the parameter's.
+      **inner: from a field of the state to the inner transform whose state it is.
+      at_once: whether the first update contains theirs; see `Inside`.
+      also: extra arguments that `update` reads and its signature does not name.
     """
     named = [Inside(tx, (GetAttrKey(name),), at_once=at_once) for name, tx in inner.items()]
     part = Pair((init, update), [*inside, *named], like, frozenset(also))
@@ -52,7 +52,7 @@ def holding(
 
 
 def known(tx: Transform | None, state: OptState = None) -> Part:
-    """The part that a transform is, or what is guessed of it."""
+    """The part of a transform, or a guess at it."""
     part = None if tx is None else base.part_of(tx)
     if part is None:
         return Guess(tx, state)
@@ -60,25 +60,25 @@ def known(tx: Transform | None, state: OptState = None) -> Part:
 
 
 def within(part: Part, state: OptState) -> Iterator[tuple[Inside, OptState]]:
-    """What is inside a part, with its state."""
+    """The inner transforms of a part, with their states."""
     part.check(state)
     for inside in part.inside():
         yield inside, lookup(state, inside.path)
 
 
 def every(tx: Transform | None, state: OptState, at: Path = ()) -> Iterator[tuple[Part, OptState, Path]]:
-    """All parts that have a state of their own, with that and the path to it, from outside to inside."""
+    """All parts with a state of their own, that state and its path, from outside to inside."""
     part = known(tx, state)
-    if all(inside.path for inside in part.inside()):  # `flatten` has no state but that of the transform inside
+    if all(inside.path for inside in part.inside()):  # the state of `flatten` is that of its inner transform
         yield part, state, at
     for inside, inner in within(part, state):
         yield from every(inside.tx, inner, (*at, *inside.path))
 
 
 def kept(tx: Transform | None, state: OptState, leaves: Collection[Path] = (), at: Path = ()) -> Iterator[Kept]:
-    """Where in the state of any transform the trees are that have something for each parameter.
+    """The trees in the state of any transform that have arrays for each parameter.
 
-    `leaves` are the paths of the parameters, which help where one must guess.
+    `leaves` are the paths of the parameters, which a guess needs.
     """
     part = known(tx, state)
     if isinstance(part, Guess):
@@ -119,9 +119,9 @@ def owned(tx: Transform, state: OptState, params: Params) -> list[Owned]:
 
 
 def _that_fit(axes: Axes, size: tuple[int, ...], shape: tuple[int, ...]) -> Axes:
-    """The axes of an array of this size: the last ones are the declared, if their lengths are these, or a part of them.
+    """The axes that an array of this size follows: its last axes are the declared ones, where their lengths fit.
 
-    Codes of several numbers, and scales of blocks of them, have a part of the length, and follow the axis too.
+    Codes of several numbers and scales of blocks have a divisor of the length, and follow the axis too.
     """
     lead = len(size) - len(axes)
     if lead < 0:

@@ -57,7 +57,7 @@ def mask_by_path(*patterns: Pattern) -> Callable[[Any], Any]:
     def may_match(pattern: Pattern, path: str, leaf: object) -> bool:
         if not is_skipped(leaf) or isinstance(pattern, str | re.Pattern):
             return matches(label, pattern, path, leaf)
-        return is_hidden(leaf)  # a predicate asks for the leaf, which is not here
+        return is_hidden(leaf)  # a predicate needs the leaf, which is not here
 
     return mask
 
@@ -108,7 +108,7 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
 
 
 def factors_by_path(label: str, rules: Mapping[Any, Any], tree: ArrayTree, warn: bool) -> list[Any]:
-    """For each leaf, those without a gradient too, the factor of the first rule that matches; 1 where none does."""
+    """For each leaf, also without a gradient, the factor of the first rule that matches; 1 where none does."""
     paths = paths_of(tree, is_skipped)
     real = [not is_skipped(leaf) for _, leaf in paths]
     found = [
@@ -125,7 +125,7 @@ def factors_by_path(label: str, rules: Mapping[Any, Any], tree: ArrayTree, warn:
 def warn_of_idle(
     label: str, verb: str, rules: Mapping[Any, Any], tree: ArrayTree, paths: list[str], found: list[list[int]]
 ) -> None:
-    """Warns of rules that decide for no leaf; not under a mask, which may hide their leaves."""
+    """Warns of rules that decide for no leaf, but not under a mask, which may hide their leaves."""
     if is_masked(tree):
         return
     labels = list(rules.values())
@@ -141,7 +141,7 @@ def warn_of_idle(
 
 
 def check_prefix(label: str, name: str, prefix: ArrayTree, tree: ArrayTree) -> None:
-    """Raises unless the tree that errors call `name`, of a mask or of labels, is a prefix of another."""
+    """Raises unless `prefix`, a mask or labels that errors call `name`, is a prefix of `tree`."""
     try:
         if jax.tree_util.tree_structure(tree).num_leaves:
             jax.tree.map(lambda *_: None, prefix, tree)

@@ -1,4 +1,4 @@
-"""Numbers that differ from leaf to leaf: a base, which may be a schedule, and a factor for each leaf."""
+"""Hyperparameters that differ by leaf: a base, which may be a schedule, and a factor for each leaf."""
 
 import math
 from collections.abc import Hashable, Mapping
@@ -23,20 +23,20 @@ class PerLeaf:
 
     @property
     def number(self) -> Any:
-        """The base of all: a number, an array or a schedule."""
+        """The innermost base: a number, an array or a schedule."""
         return self.base.number if isinstance(self.base, PerLeaf) else self.base
 
     def with_base(self, base: Any) -> "PerLeaf":
-        """The same factors of another number."""
+        """The same factors with another innermost base."""
         base = self.base.with_base(base) if isinstance(self.base, PerLeaf) else base
         return PerLeaf(base, self.patterns, self.factors)
 
     def levels(self) -> "list[PerLeaf]":
-        """This and those that it multiplies."""
+        """This and the `PerLeaf`s inside its base."""
         return [self, *(self.base.levels() if isinstance(self.base, PerLeaf) else [])]
 
     def constants(self) -> list[float]:
-        """The factors that are known when a transform is built."""
+        """The factors that are plain numbers, known when a transform is built."""
         known = [x for x in jax.tree.leaves(self.factors) if isinstance(x, int | float | np.number)]
         return [*map(float, known), *(self.base.constants() if isinstance(self.base, PerLeaf) else [])]
 
@@ -112,5 +112,5 @@ def per_leaf(base: Any, factors: Any) -> PerLeaf:
 
 
 def base_of(x: Any) -> Any:
-    """The number that `per_leaf` multiplies; any other number as it is."""
+    """The innermost base of a `per_leaf`; any other number as it is."""
     return x.number if isinstance(x, PerLeaf) else x

@@ -1,4 +1,4 @@
-"""Code for one kind of device: chosen when a program is lowered, or before, where the kind is known."""
+"""Code for one kind of device, chosen when a program is lowered, or earlier if the kind is known."""
 
 import contextvars
 import functools
@@ -12,9 +12,9 @@ _possible: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("gdja
 
 
 def by_platform(*args: Any, default: Callable[..., Any], **others: Callable[..., Any]) -> Any:
-    """`jax.lax.platform_dependent`, but that a function chosen by `branches` is not asked again what it runs on.
+    """`jax.lax.platform_dependent`; inside `branches` the choice is already made.
 
-    A choice that is made already costs no trace of the other function, and no condition in the program.
+    A choice already made costs no trace of the other functions and no condition in the program.
     """
     chosen = {others.get(kind, default) for kind in _possible.get()}
     if len(chosen) == 1:
@@ -23,10 +23,9 @@ def by_platform(*args: Any, default: Callable[..., Any], **others: Callable[...,
 
 
 def branches(*args: Any, default: Callable[..., Any], **others: Callable[..., Any]) -> Any:
-    """The same, with functions of this library that call `by_platform` in their turn.
+    """The same, for functions that call `by_platform` themselves.
 
-    What they call must not be jitted, or by `jitted`: jax.jit would take what it traced for one kind of device for
-    another.
+    Inside them use `jitted` for `jax.jit`, which would reuse the trace for one kind of device on another.
     """
     possible = _possible.get()
     kinds: dict[Any, frozenset[str]] = {}

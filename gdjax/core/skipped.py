@@ -1,6 +1,6 @@
-"""Missing gradients: None, as Equinox gives for a leaf that is no floating array, or a leaf that a mask hides.
+"""Missing gradients: None, which Equinox returns for a leaf that is no floating array, or a leaf hidden by a mask.
 
-Such a leaf is left alone, whatever its parameter and its part of the state are.
+Such a leaf stays untouched, whatever its parameter and its state are.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ def is_skipped(g: object) -> bool:
 
 
 def without_skipped(updates: Updates, params: Params) -> Params:
-    """The parameters, each one without a gradient replaced by what stands in the gradient's place.
+    """The parameters; where a gradient is missing, its placeholder also replaces the parameter.
 
-    They are returned as they are where no gradient is missing, or where the structures differ.
+    The same object if no gradient is missing, or if the structures differ.
     """
     if params is None or not any(map(is_skipped, jax.tree.leaves(updates, is_leaf=is_skipped))):
         return params
@@ -40,7 +40,7 @@ def without_skipped(updates: Updates, params: Params) -> Params:
 
 @contextlib.contextmanager
 def fitted(updates: Updates, params: Params) -> Iterator[Params]:
-    """`without_skipped`; in its context `left_out` finds those that were replaced."""
+    """`without_skipped`; in this context `left_out` finds the parameters that were replaced."""
     fit = without_skipped(updates, params)
     if fit is params or _all.get() is not None:
         yield fit
@@ -53,7 +53,7 @@ def fitted(updates: Updates, params: Params) -> Iterator[Params]:
 
 
 def left_out(updates: Updates) -> dict[Any, Any]:
-    """By their paths, the parameters that `update` was given where `updates` has None; {} where it was given none."""
+    """By path, the parameters given to `update` where `updates` has None; {} if it was given none."""
     paths = jax.tree_util.tree_leaves_with_path(updates, is_leaf=lambda x: x is None)
     missing = {path for path, g in paths if g is None}
     flat = jax.tree_util.tree_leaves_with_path(_all.get()) if missing else []

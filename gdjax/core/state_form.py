@@ -1,4 +1,4 @@
-"""The form of a state: its structure and the classes in it, which an update keeps."""
+"""An update keeps the form of a state: its structure and its classes."""
 
 import jax
 
@@ -7,10 +7,10 @@ from gdjax.core.types import OptState
 
 
 def as_formed(new: OptState, old: OptState) -> OptState:
-    """A new state in the form of the old one, as `jax.lax.scan` asks of its carry.
+    """A new state in the form of the old one, as `jax.lax.scan` requires of its carry.
 
-    Where the old state is of an Optax class with the same fields, the new one is too. Where a gradient is missing, so
-    that the new state has None, the old array stays.
+    Where the old state has an Optax class with the same fields, the new one gets it too. Where a gradient is missing
+    and the new state has None, the old array stays.
     """
     if jax.tree.structure(old) == jax.tree.structure(new):
         return new
@@ -26,5 +26,5 @@ def as_formed(new: OptState, old: OptState) -> OptState:
         return type(new)((k, as_formed(x, old[k])) for k, x in new.items())
     try:
         return jax.tree.map(lambda x, y: y if is_skipped(x) else x, new, old, is_leaf=is_skipped)
-    except (ValueError, TypeError):  # another structure altogether, which this function must not hide
+    except (ValueError, TypeError):  # a different structure, which this function must not hide
         return new

@@ -1,4 +1,4 @@
-"""Trees that must fit each other; where they do not, a sentence tells what stands on both sides, and the slip."""
+"""Trees that must fit each other; where they do not, a sentence shows both sides and the likely slip."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
@@ -9,14 +9,14 @@ import jax
 from gdjax.core.skipped import is_skipped
 from gdjax.core.types import ArrayTree, Params, Updates
 
-ARRAYS = "params", "updates", "gradients"  # trees whose leaves are arrays, by what errors call them
+ARRAYS = "params", "updates", "gradients"  # names in errors of trees whose leaves are arrays
 SWAPPED = "are state and params swapped? Call update(updates, state, params)"
 LOSS = "is it the loss? Pass its gradient, jax.grad(loss)(params)"
-MOST = 3  # so many names in a message, and how many more there are
+MOST = 3  # names in a message, before the number of the others
 
 
 class Difference(NamedTuple):
-    """The first place at which two trees differ, and what stands there in each of them."""
+    """The first place at which two trees differ, and the contents of both there."""
 
     path: str  # as JAX prints it
     one: ArrayTree
@@ -24,9 +24,9 @@ class Difference(NamedTuple):
 
 
 def difference(one: ArrayTree, other: ArrayTree, is_leaf: Callable[[Any], bool] = lambda x: False) -> Difference | None:
-    """The first difference between two trees, or None; what stands at a leaf of `one` by `is_leaf` is none.
+    """The first difference between two trees, or None; a leaf of `one` by `is_leaf` differs from nothing.
 
-    Where dicts have other keys, the dicts differ.
+    Dicts with different keys differ as a whole.
     """
     if is_leaf(one):
         return None
@@ -44,19 +44,19 @@ def difference(one: ArrayTree, other: ArrayTree, is_leaf: Callable[[Any], bool] 
 
 
 def _children(x: ArrayTree) -> list[tuple[Any, Any]] | None:
-    """The keys and the entries of a container, of None no entries; None for a leaf."""
+    """The keys and entries of a container, none for None; None for a leaf."""
     if jax.tree_util.all_leaves([x]):
         return None
     return jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y: y is not x)[0]
 
 
 def is_container(x: object) -> bool:
-    """Whether x is neither an array, a number nor anything else that is a leaf, nor one that is missing."""
+    """Whether x is a container: no leaf such as an array or a number, and no missing one."""
     return not hasattr(x, "shape") and not is_skipped(x) and not jax.tree_util.all_leaves([x])
 
 
 def described(x: Any) -> str:
-    """What x is, without its values."""
+    """A description of x, without its values."""
     if x is None:
         return "None"
     if hasattr(x, "shape") and hasattr(x, "dtype"):
@@ -74,13 +74,13 @@ def of_shape(shape: tuple[int, ...]) -> str:
 
 
 def listed(names: Sequence[Any], lines: str = ", ") -> str:
-    """Some names, and how many more there are."""
+    """The first names, and how many more there are."""
     rest = f"{lines}and {len(names) - MOST} more" if len(names) > MOST + 1 else ""
     return lines.join(map(str, names[: MOST if rest else None])) + rest
 
 
 def few(names: Iterable[str], most: int = 5) -> str:
-    """Some names in a sentence, and how many more there are."""
+    """The first names in a sentence, and how many more there are."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
@@ -98,7 +98,7 @@ def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Array
         leaves = jax.tree.leaves(like, is_leaf=is_skipped)
         if len(leaves) == len(found) and _one_array_each(leaves, found):
             return found
-    # Again, without the leaves that have no gradient, or that neither of the two has.
+    # Again, without the leaves that lack a gradient, or lack it in both trees.
     with contextlib.suppress(ValueError, TypeError):
         leaves, known = jax.tree.flatten(like, is_leaf=is_skipped)
         found = known.flatten_up_to(tree)
@@ -111,7 +111,7 @@ def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Array
 
 
 def alike(label: str, updates: Updates, params: Params) -> None:
-    """Raises if there are parameters, and they have another structure than the updates where there are gradients."""
+    """Raises if the parameters, where given, differ in structure from the updates at leaves with gradients."""
     if params is not None and jax.tree.structure(updates) != jax.tree.structure(params):
         structure = jax.tree.structure(updates, is_leaf=is_skipped)
         flatten_like(label, ("updates", "params"), structure, updates, params)

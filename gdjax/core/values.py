@@ -1,8 +1,8 @@
 """Functions that are values.
 
-A factory such as ``adam(1e-3)`` returns functions. Plain closures are equal only to themselves, cannot be pickled and
-print as an address. A `Value` is a function that remembers the *call* that made it, and is equal, hashed, pickled
-and printed by that call. JAX then sees two optimizers built with equal arguments as one, and compiles once.
+A factory such as ``adam(1e-3)`` returns functions. A plain closure equals only itself, cannot be pickled and prints as
+an address. A `Value` is a function that remembers the *call* that made it, and is equal, hashed, pickled and printed by
+that call. So JAX sees two optimizers built with equal arguments as one, and compiles once.
 """
 
 import functools
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Call:
-    """A call of a factory with its arguments: the identity of what the factory returned."""
+    """A call of a factory with its arguments, which identifies its result."""
 
     def __init__(self, factory: Callable[..., Any], bound: inspect.BoundArguments):
         like = dialects.defaults(factory, bound.arguments.get("like"))
@@ -40,8 +40,8 @@ class Call:
         inside = [getattr(x, "made", x) for x in _leaves((self.args, self.kwargs))]
         calls = [x.call for x in inside if isinstance(x, Value)]
         self.traced = any(isinstance(x, Tracer) for x in inside) or any(call.traced for call in calls)
-        # Whether an equal call makes the same thing later on; it may not where an argument can be changed in place, as
-        # a NumPy array can, which has no hash.
+        # Whether a later equal call makes the same thing. It may not where an argument can be changed in place, such as
+        # a NumPy array, which has no hash.
         shared = not ours and any(map(_has_container, [*self.args, *self.kwargs.values()]))
         lasts = all(isinstance(x, jax.Array | Hashable) for x in inside)
         self.lasting = not shared and lasts and all(call.lasting for call in calls)
@@ -72,7 +72,7 @@ class Call:
 
 
 class Value:
-    """The function `fn`, as the `part` (None for the whole) of what `call` returned."""
+    """The function `fn`: the `part` of the result of `call`, or with None the result itself."""
 
     def __init__(self, call: Call, part: str | None, fn: Callable[..., Any]):
         self.call, self.part, self.fn = call, part, fn
@@ -119,7 +119,7 @@ def is_ours(factory: object) -> bool:
 
 
 def not_called(factory: Any) -> None:
-    """Gives a factory an `init` and an `update` that tell to call it: only the transforms that it makes have these."""
+    """Gives a factory an `init` and an `update` that say to call the factory first."""
 
     def told(call: str) -> Callable[..., Any]:
         def instead(*args: Any, **kwargs: Any) -> Any:
@@ -149,15 +149,14 @@ def _rebuild(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 
 
 def of_plain_dict(x: object) -> TypeGuard[dict[Any, Any]]:
-    """Whether x is a dict and of no subclass. JAX sorts its keys, which may not compare and whose order may matter."""
+    """Whether x is a dict and no subclass. JAX sorts its keys, which may not compare and whose order may matter."""
     return type(x) is dict
 
 
 def key_of(x: Any, special: Callable[[Any], Hashable | None] = lambda leaf: None) -> Hashable:
-    """A key that equal trees of arguments share: the structure and, for each leaf, `special(leaf)` or the leaf itself.
+    """A key that equal trees of arguments share: their structure and, per leaf, `special(leaf)` or the leaf itself.
 
-    The leaf itself is taken where `special` gives None. It is compared by type and value, or by identity where it has
-    no usable equality.
+    Where `special` returns None, the leaf is compared by type and value, or by identity if it has no usable equality.
     """
     leaves, structure = jax.tree.flatten(x, is_leaf=lambda x: of_plain_dict(x) or special(x) is not None)
     return structure, tuple(_identity(leaf, special) for leaf in leaves)
@@ -186,7 +185,7 @@ def _identity(leaf: object, special: Callable[[Any], Hashable | None]) -> Hashab
 
 
 def _private(x: Any) -> Any:
-    """x with copies of the lists and dicts in it."""
+    """x with its lists and dicts copied."""
     if of_plain_dict(x):
         return {k: _private(v) for k, v in x.items()}
     return type(x)(map(_private, x)) if type(x) in (list, tuple) else x

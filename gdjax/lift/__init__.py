@@ -1,1 +1,1 @@
-"""From a rule for one array to a transform over any tree."""
+"""Makes a rule of one array a transform over any tree."""

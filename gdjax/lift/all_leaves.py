@@ -1,4 +1,4 @@
-"""One pass over the leaves: the rules of a chain applied to each leaf in turn."""
+"""One pass over the leaves: the rules of a chain, applied to each leaf in turn."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -26,21 +26,21 @@ def fused(
     """Applies rules one after the other, leaf by leaf: one call of one jitted function per leaf for all the rules.
 
     JAX traces that function once for each shape and dtype among the leaves. So a leaf adds one equation to the trace,
-    and a step costs what the same arithmetic written out would. Only the first rule may bring to a meeting what is
-    made of the updates, since a later one would need those of all the leaves first.
+    and a step costs as much as the same arithmetic written out. Only the first rule may bring its updates to a meeting:
+    a later rule would need the updates of all leaves first.
 
     Raises:
       rule_checks.ReadsUpdates: a later rule needs the updates of all leaves.
 
     Args:
       rules: of type `gdjax.lift.rule.Leafwise`, with the states `states`.
-      raw: for the rule of a wrapper the updates that came into the wrapper, for any other rule None.
+      raw: for the rule of a wrapper the updates given to the wrapper, for any other rule None.
     """
     leaves = leaves_of(rules, updates, params)
     raw = raw or [None] * len(rules)
     running = [opened(i, *row, leaves, updates) for i, row in enumerate(zip(rules, states, raw, strict=True))]
     for r in running:
-        # From here on the new count. It is written where the old one is, so that a later reader would need a copy.
+        # From here on the new count, written over the old one: a later reader of the old one would need a copy.
         r.count = None if r.count is None else numerics.safe_increment(r.count)
     check(running, leaves)
     for r in running:
@@ -68,7 +68,7 @@ def check(running: Sequence[Running], leaves: Leaves) -> None:
 
 
 def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
-    """The update of each leaf; the rules get their new slots and numbers."""
+    """The update of each leaf; `rules` receive their new slots and numbers."""
     turns = _Turns()
     works = {
         i: _Work(active, leaves, i, turns) for i in range(len(leaves.gs)) if (active := _active(running, leaves, i))
@@ -85,13 +85,13 @@ def _directions(running: Sequence[Running], leaves: Leaves) -> list[Any]:
 
 @dataclass
 class _Turns:
-    """Large leaves in turn: an array that one keeps on the way then lies where that of the one before was."""
+    """Orders large leaves one after the other, so that a temporary of one reuses the memory of the one before."""
 
-    before: Array | None = None  # what the next one waits for
+    before: Array | None = None  # the next one waits for this
 
 
 class _Work:
-    """What is done for one leaf."""
+    """The work on one leaf."""
 
     def __init__(self, active: list[Running], leaves: Leaves, i: int, turns: _Turns):
         self.active, self.leaves, self.i, self.turns = active, leaves, i, turns
@@ -110,7 +110,7 @@ class _Work:
         return self._at(self.found) if isinstance(self.found, Asked) else None
 
     def _at(self, asked: Asked) -> Asked:
-        """With the rule's place in the pass, not among those of the leaf."""
+        """`asked`, with the rule's place in the pass instead of its place among the rules of the leaf."""
         place = asked.meeting.place
         return asked._replace(meeting=asked.meeting._replace(place=place._replace(rule=self.active[place.rule].place)))
 
@@ -132,7 +132,7 @@ class _Work:
         return found
 
     def done(self) -> Array:
-        """The update; the rules get their new slots."""
+        """The update; the rules receive their new slots."""
         assert isinstance(self.found, Done)
         update, news, numbers = self.found
         if self.selection is not None:
@@ -157,7 +157,7 @@ class _Work:
 
 
 def _blame(labels: Sequence[str], where: str, e: Exception) -> None:
-    """Adds to the message of an error which rule raised it, and for which leaf, where it does not say so itself."""
+    """Adds to the message of an error the rule that raised it and the leaf, unless it names them itself."""
     if (index := rule_checks.culprit(e)) is not None:
         labels = labels[index : index + 1]
     if type(e) in (ValueError, TypeError) and not str(e).startswith(tuple(f"{label}: " for label in labels)):

@@ -1,4 +1,4 @@
-"""Hyperparameters that differ from leaf to leaf: the numbers of each leaf, from the factors of `per_leaf`."""
+"""The hyperparameters of each leaf where these differ, from the factors of `per_leaf`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ Factors = Mapping[str, PerLeaf]  # by the name of the hyperparameter
 def split(
     label: str, hyper: Mapping[str, Any], slots: Mapping[str, Any], of_tree: bool = False
 ) -> tuple[dict[str, Any], Factors]:
-    """The hyperparameters, in the place of each `per_leaf` its base, and those that are `per_leaf`.
+    """The hyperparameters with the base of each `per_leaf` in its place, and the `per_leaf`s themselves.
 
     Args:
       of_tree: whether the rule is one of the whole tree.
@@ -40,18 +40,18 @@ def split(
 
 
 def check_paths(factors: Factors, params: Params) -> None:
-    """Warns of patterns that decide for no leaf, and raises where a tree of factors is none of the parameters."""
+    """Warns of patterns that decide for no leaf; raises if a tree of factors does not fit the parameters."""
     for x in factors.values():
         for level in x.levels():
             _level(level, params, True)
 
 
 def of_each(factors: Factors, bases: Mapping[str, Any], tree: ArrayTree) -> list[dict[str, Any]]:
-    """For each leaf of the tree, those without a gradient too, its hyperparameters: base times factor."""
+    """For each leaf, also without a gradient, its hyperparameters: base times factor."""
     columns = {}
     for name, x in factors.items():
         levels = [_level(level, tree, False) for level in x.levels()]
-        known: dict[Any, Any] = {}  # leaves of the same factor share the product
+        known: dict[Any, Any] = {}  # leaves with the same factor share the product
         columns[name] = [_times(bases[name], row, known) for row in zip(*levels, strict=True)]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -62,7 +62,7 @@ def _times(base: Any, row: Sequence[Any], known: dict[Any, Any]) -> Any:
         found = base
         for x in row:
             found = found * (x.astype(found.dtype) if isinstance(x, Array) and isinstance(found, Array) else x)
-        # What is 0 is a constant 0: a rule then need not read what it multiplies.
+        # A product of 0 becomes the constant 0: the rule then need not read the other factor.
         known[key] = 0.0 if any(isinstance(x, int | float) and x == 0 for x in row) else found
     return known[key]
 
@@ -90,7 +90,7 @@ def _level(level: PerLeaf, tree: ArrayTree, warn: bool) -> list[Any]:
 
 
 def _number(factor: Any) -> Any:
-    """A factor as a Python number, which takes the dtype it meets, or as an array."""
+    """A factor as a Python number, which adopts the dtype of the base, or as an array."""
     return float(factor) if isinstance(factor, checks.NUMBER) else jnp.asarray(factor)
 
 

@@ -1,7 +1,7 @@
-"""Leading axes of leaves that are layers: a rule that takes one number of an array then takes one of each layer.
+"""Leading axes of leaves that are layers: a rule that reduces an array to a number then does so for each layer.
 
-A rule asks for it by an argument `layer_axes`, with the default None. It never finds it: where a leaf has layers the
-rule is mapped over them, and sees one.
+A rule asks for this by an argument `layer_axes` with the default None, and never reads it: where a leaf has layers, the
+rule is mapped over them and sees one.
 """
 
 import functools
@@ -25,13 +25,13 @@ LAYERS = "layer_axes"
 
 
 def of_tree(label: str, given: LayerAxes, tree: ArrayTree, warn: bool = False) -> list[int]:
-    """For each leaf how many of its leading axes are layers.
+    """For each leaf the number of its leading axes that are layers.
 
     Args:
-      given: an int for all leaves, which are all axes of a leaf that has fewer; a pattern of paths, whose leaves have
-        one such axis; a dict from patterns to ints, of which the first that matches counts; or a function from the tree
-        to a tree of ints, or to a prefix of one; what tells roles has such a function as its method `layers`.
-      warn: of patterns that decide for no leaf.
+      given: an int for all leaves, a leaf with fewer axes counting all of them; a pattern of paths, whose leaves have
+        one such axis; a dict from patterns to ints, of which the first that matches counts; a function from the tree
+        to a tree of ints or a prefix of one; or an object with such a function as its method `layers`.
+      warn: whether to warn of patterns that decide for no leaf.
 
     Raises:
       TypeError: the number of a leaf is no int.
@@ -64,12 +64,12 @@ def of_tree(label: str, given: LayerAxes, tree: ArrayTree, warn: bool = False) -
 
 
 def of_leaf(tree: Tree, given: LayerAxes) -> list[int]:
-    """The same for the leaves that have gradients, as `static` of `leafwise` wants it."""
+    """`of_tree` for the leaves with gradients, in the form that `static` of `leafwise` takes."""
     return tree.of_each(of_tree(tree.label, given, tree.structure.unflatten(tree.entries)))
 
 
 def mapped(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule, mapped over so many leading axes of the arrays of a leaf as `layer_axes` says."""
+    """The rule, mapped over the first `layer_axes` axes of the arrays of a leaf."""
 
     @functools.wraps(rule)
     def applied(*args: Any, layer_axes: int | None = None, **hyper: Any) -> Any:
@@ -98,7 +98,7 @@ def mapped(rule: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def along(slot: Any, n: int) -> Any:
-    """The slot of a leaf with n leading axes of layers: one for each layer, stacked along these axes."""
+    """The slot of a leaf with n leading axes of layers: a slot for each layer, stacked along these axes."""
     if not n or is_like_parameter(slot) or isinstance(slot, Integer) and slot.each:
         return slot
     if isinstance(slot, Stored):
@@ -121,7 +121,7 @@ def along(slot: Any, n: int) -> Any:
 
 
 def axes_of(slot: Any, hyper: Hyperparameters) -> Callable[[tuple[int, ...], int], Any] | None:
-    """What `Kept` asks of a slot; None where a function makes it."""
+    """The `axes` of `Kept` for a slot; None if a function makes the slot."""
     slot = slot.slot if isinstance(slot, Stored) else slot
     if isinstance(slot, Factor):
         return lambda shape, layers: along(slot, layers)._followed(shape, hyper)
@@ -131,7 +131,7 @@ def axes_of(slot: Any, hyper: Hyperparameters) -> Callable[[tuple[int, ...], int
 
 
 def check(slots: Mapping[str, Any]) -> None:
-    """Raises where a rule that asks for `layer_axes` has what layers cannot have each of their own."""
+    """Raises if a rule with `layer_axes` has a field that cannot exist once per layer."""
     alone = [f for f, slot in slots.items() if isinstance(slot, Key | Shared | Whole | Planned)]
     if alone:
         told = f"{', '.join(alone)} of its state is of the whole leaf or tree"

@@ -127,7 +127,7 @@ def maker_of(
     domains: Mapping[str, str] | None, *, scheduled: Any = None, around: Callable[..., Any] | None = None,
     kind: type[Leafwise] = Leafwise,
 ) -> Callable[..., Any]:  # fmt: skip
-    """What makes a rule a factory, for `leafwise` and `wrapper`: `around(rule, name, tx)` makes it one of wrappers."""
+    """The decorator behind `leafwise` and `wrapper`; with `around(rule, name, tx)` its factories make wrappers."""
     inner = inspect.Parameter("inner", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=GradientTransformation)
     before = [] if around is None else [inner]
     special = special._replace(settings=[*special.settings, *read_by(slots)])

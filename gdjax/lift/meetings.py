@@ -1,17 +1,17 @@
-"""Where leaves meet: functions that a rule calls for what one array does not show.
+"""Where leaves meet: functions that a rule calls for results over all arrays of the tree.
 
-A rule sees one array, as a function under `jax.vmap` does. What it needs from all arrays of the tree it asks for by a
-call in its middle, as that function calls `jax.lax.psum`:
+A rule sees one array, like a function under `jax.vmap`. In its middle it may call a function of the arrays of all
+leaves, as that function may call `jax.lax.psum`:
 
     n = sqrt(total(sum_sq(g)))        the norm of all gradients
     return g / n, s
 
-The lift first runs the rules of a leaf up to such a call, which then ends the run with what the leaf brings to the
-meeting (`Suspended`). From what all leaves bring it computes the results, and runs the rules once more, from their
-beginning: the call now returns, and they go on past it. A compiler merges what is so computed twice. A rule that is
-called by itself has one leaf.
+The lift first runs the rules of a leaf up to such a call. The call ends that run (`Suspended`) with the arrays that
+the leaf brings to the meeting. The lift computes the results from the arrays of all leaves and runs the rules again
+from their beginning: now the call returns, and they go on past it. The compiler merges the operations of both runs. A
+rule that is called by itself has one leaf.
 
-Leaves may bring whole arrays, each as many as it likes, and get others (`matrices/together`).
+A leaf may bring any number of whole arrays, and get others (`matrices/together`).
 """
 
 import contextlib
@@ -109,7 +109,7 @@ def _of_numbers(name: str, f: Callable[[list[Array]], Array], x: Any) -> Array:
 
 
 def _reduced(name: str, f: Callable[[list[Array]], Array], x: Array, group: Hashable = None) -> Array:
-    """One number of the arrays of all leaves."""
+    """One number for each group of leaves, from one number of each leaf."""
 
     def of_leaves(leaves: list[Brought], common: list[Array]) -> list[list[Array]]:
         return [[f([leaf.arrays[0] for leaf in leaves])]] * len(leaves)
@@ -124,33 +124,33 @@ class Place(NamedTuple):
     """A call at which leaves meet."""
 
     rule: int  # among those of the pass
-    name: str  # of the function
+    name: str  # of the called function
     line: str  # of the call
-    group: Hashable  # the leaves of each meet by themselves
+    group: Hashable  # the leaves of one group meet
 
 
 class Brought(NamedTuple):
-    """What a leaf brings to a meeting."""
+    """The contribution of a leaf to a meeting."""
 
     arrays: list[Array]
-    own: Any  # what else it tells of itself
+    own: Any  # other facts about the leaf
 
 
-Met = Callable[[list[Brought], list[Array]], list[list[Array]]]  # from this and what is common to the results by leaf
+Met = Callable[[list[Brought], list[Array]], list[list[Array]]]  # and the common arrays, to results by leaf
 
 
 class Meeting(NamedTuple):
-    """A call at which leaves meet, as one of them makes it."""
+    """A call at which leaves meet, made by one of them."""
 
     place: Place
     f: Met
     own: Any  # see `Brought`
     common: int  # how many of the operands, the last ones, are common to all leaves
-    alike: bool  # whether the results are the same for all leaves of a group; of whole arrays they are then a norm
+    alike: bool  # whether the results are the same for all leaves of a group; from whole arrays they are then a norm
 
 
 class Suspended(BaseException):
-    """A rule has come to a meeting whose results are not there yet. No rule is to catch it."""
+    """A rule has reached a meeting without results yet. No rule may catch it."""
 
     def __init__(self, meeting: Meeting, operands: list[Array]):
         self.meeting, self.operands = meeting, operands
@@ -158,7 +158,7 @@ class Suspended(BaseException):
 
 @jax.tree_util.register_pytree_node_class
 class Asked(NamedTuple):
-    """What a leaf brings to a meeting: returned in the place of the update."""
+    """The contribution of a leaf to a meeting, returned in place of its update."""
 
     meeting: Meeting
     operands: list[Array]
@@ -172,11 +172,11 @@ class Asked(NamedTuple):
 
 
 class Replay:
-    """A run of the rules of one leaf, in which some meetings have been held.
+    """A run of the rules of one leaf, after some meetings have been held.
 
     Args:
       places: those that were held, in the order in which the rules call them.
-      results: what came of each.
+      results: of each of them.
       axes: of a `shard_map`, over which any leaf varies: what comes of a meeting varies over all.
       turns: of a rule of one matrix, see `gdjax.matrices.in_turns`.
     """
@@ -188,10 +188,10 @@ class Replay:
         self.held = iter(list(zip(places, results, strict=True)))
 
     def results(self, meeting: Meeting, operands: Sequence[Array]) -> list[Array]:
-        """What has come of a meeting.
+        """The results of a meeting.
 
         Raises:
-          Suspended: nothing yet.
+          Suspended: there are none yet.
         """
         place, name = meeting.place, meeting.place.name
         if self.turns is not None:
@@ -243,14 +243,14 @@ def meet(
     name: str, f: Met, xs: Sequence[Array], common: Sequence[Array] = (), own: Any = None, group: Hashable = None,
     alike: bool = False,
 ) -> list[Array]:  # fmt: skip
-    """What comes of the meeting of all leaves for this one.
+    """The results for this leaf of a meeting of all leaves.
 
     Args:
-      f: from what each leaf brings to the results of each. It closes over no arrays of the rule.
-      xs: what this leaf brings.
-      common: what is the same for all leaves, and taken from one.
-      own: what the leaf tells of itself beside arrays.
-      group: leaves meet those of their group.
+      f: from the contributions of the leaves to their results. It closes over no arrays of the rule.
+      xs: the arrays that this leaf brings.
+      common: arrays that are the same for all leaves, taken from one.
+      own: other facts about the leaf.
+      group: only leaves of one group meet.
       alike: whether the results are the same for all of them.
     """
     replay = replaying(name)
@@ -269,7 +269,7 @@ _answer: contextvars.ContextVar[tuple[Answer, Iterator[int]] | None] = contextva
 
 @contextlib.contextmanager
 def answered(answer: Answer) -> Iterator[None]:
-    """Here some leaves are not there: what comes of a meeting is not what its function makes of those that are.
+    """In this context `answer` gives the results of meetings: some leaves are absent, so their function cannot.
 
     For one update, while it is traced.
     """
@@ -281,17 +281,17 @@ def answered(answer: Answer) -> Iterator[None]:
 
 
 class Leaf(Protocol):
-    """A leaf of a pass, as meetings see it."""
+    """The view that meetings have of a leaf."""
 
     where: str  # in errors
-    labels: dict[int, str]  # of the rules that apply to it, by their place in the pass
+    labels: dict[int, str]  # the names of the rules that apply to it, by their place in the pass
 
     def asked(self) -> Asked | None:
-        """What it brings to the next meeting, given what has come of those before; None if there is no other."""
+        """Its contribution to the next meeting, after the results received so far; None if there is no other."""
         ...
 
     def told(self, place: Place, results: list[Array]) -> None:
-        """Adds what has come of that meeting."""
+        """Keeps the results of that meeting."""
         ...
 
     def blamed(self) -> contextlib.AbstractContextManager[None]:
@@ -300,14 +300,14 @@ class Leaf(Protocol):
 
 
 def hold(leaves: Sequence[Leaf]) -> None:
-    """Holds all meetings, one after the other, and tells the leaves what comes of each.
+    """Holds all meetings one after the other; the leaves receive the results of each.
 
     Raises:
       TypeError: a rule calls for other meetings on one leaf than on another.
     """
     answer = _answer.get()
     number = 0 if answer is None else next(answer[1])
-    calls: dict[int, int] = {}  # of each rule so far
+    calls: dict[int, int] = {}  # the number of meetings of each rule so far
     while there := [(leaf, asked) for leaf in leaves if (asked := leaf.asked()) is not None]:
         rule = min(asked.meeting.place.rule for _, asked in there)
         own = [leaf for leaf in leaves if rule in leaf.labels]
@@ -334,7 +334,7 @@ def _meet(there: Sequence[tuple[Leaf, Asked]], answer: Answer | None, key: Hasha
 
 
 def _check_equal(rule: int, leaves: Sequence[Leaf], there: Sequence[tuple[Leaf, Asked]]) -> None:
-    """Raises unless all leaves that a rule applies to are at the same call of it."""
+    """Raises unless all leaves of a rule have reached the same call in it."""
     call = lambda asked: f"gdjax.{asked.meeting.place.name} at {asked.meeting.place.line}"  # noqa: E731
     calls = {id(leaf): call(asked) for leaf, asked in there}
     found = [(leaf, calls.get(id(leaf), "nothing")) for leaf in leaves]

@@ -17,32 +17,32 @@ from gdjax.xla import reads, write_order
 from gdjax.xla.loops import inputs_of, keeps, loops_of
 
 Array = jax.Array
-Numbers = dict[tuple[int, str], Any]  # new values of fields that are one number, by rule of the pass and name
+Numbers = dict[tuple[int, str], Any]  # new values of fields that are one number, by place of the rule and name
 
 
 class Kernel(NamedTuple):
-    """What decides the function of a rule: equal kernels share it."""
+    """The key of the function of a rule: equal kernels share the function."""
 
     name: str
     rule: Callable[..., tuple[Array, Any]]
     State: Any
     constants: tuple[tuple[str, type, Any], ...]
-    codecs: tuple[tuple[str, Codec], ...] = ()  # of the fields that are kept as codes
-    wraps: bool = False  # the rule is one of a wrapper, which gets the gradient beside the update
-    per_leaf: tuple[str, ...] = ()  # arguments by name that leaves do not share
-    stay: tuple[int, ...] = ()  # the slots that stay as they began
+    codecs: tuple[tuple[str, Codec], ...] = ()  # for the fields kept as codes
+    wraps: bool = False  # whether it is the rule of a wrapper, which gets the gradient beside the update
+    per_leaf: tuple[str, ...] = ()  # names of arguments that leaves do not share
+    stay: tuple[int, ...] = ()  # slots that keep their first values
 
 
 class Done(NamedTuple):
-    """What the rules make of a leaf."""
+    """The results of the rules for a leaf."""
 
     update: Array
-    slots: Any  # of each rule the new ones
+    slots: Any  # the new ones of each rule
     numbers: Numbers
 
 
 class OneLeaf:
-    """Rules applied to one leaf, in one function that leaves alike share; called with their counts after this update.
+    """Rules applied to one leaf, in one function that similar leaves share; called with the counts after this update.
 
     Args:
       to: where the update goes, see `gdjax.xla.write_order.bound_for`.
@@ -54,7 +54,7 @@ class OneLeaf:
 
         def apply(context: Any, *given: Any) -> Done | Asked:
             _, _, g, _, slots, *_ = given
-            # A state that is divided otherwise than its parameter (see `gdjax.state_sharding`) a rule cannot know of.
+            # A rule cannot know that its state is not divided as its parameter, see `gdjax.state_sharding`.
             applied = self._divided if meshes.divided_otherwise(slots, g) else self._apply
             return applied(context, *given)
 
@@ -65,18 +65,18 @@ class OneLeaf:
     def __call__(
         self, places: Sequence[Place], results: Sequence[list[Array]], chosen: Array | None, *arguments: Any
     ) -> Done | Asked:
-        """What the rules make of a leaf, or what it brings to the next meeting.
+        """The results of the rules for a leaf, or its contribution to the next meeting.
 
         Args:
-          places, results: the meetings that were held, and what came of them.
-          chosen: of a selection, if what is written is to be selected by it.
+          places, results: the meetings held so far, and their results.
+          chosen: the flag of a selection, if one decides what is written.
           arguments: the gradient, the parameter, and by rule the slots, the count, the numbers, the hyperparameters
-            that are no constants, and the gradient that came into a wrapper.
+            that are no constants, and the gradient given to a wrapper.
         """
         return self.call((tuple(places), homes.mesh()), list(results), chosen, *arguments)
 
     def keeps(self, places: Sequence[Place], results: Sequence[list[Array]], *arguments: Any) -> bool:
-        """Whether the rules keep an array of the size of the leaf on the way; see `gdjax.xla.loops.keeps`."""
+        """Whether the rules need a temporary of the size of the leaf; see `gdjax.xla.loops.keeps`."""
         if meshes.divided_otherwise(arguments[2], arguments[0]):
             return False
         traced = self.rules.trace((tuple(places), homes.mesh()), list(results), *arguments)
@@ -98,7 +98,7 @@ class OneLeaf:
         return self._written(found, context, given, chosen)
 
     def _checked(self, asked: Asked, context: Any, given: Any) -> Asked:
-        """What the leaf brings to a meeting, if it may."""
+        """The contribution of the leaf to a meeting, after checks."""
         leaves, structure = jax.tree.flatten(given)
         closed, places = self.rules.trace(context, *given).jaxpr, structure.unflatten(range(len(leaves)))
         meeting, number = asked.meeting, len(asked.operands)
@@ -109,13 +109,13 @@ class OneLeaf:
         rows = zip(self.kernels, places[3], strict=True)
         slots = {i for k, mine in rows for n, x in enumerate(mine) if n not in k.stay for i in jax.tree.leaves(x)}
         if meeting.alike and not any(slots & inputs_of(closed, i) for i in range(number)):
-            # 16 bits that are read for a sum of all leaves are converted again for what comes after it. What is made of
-            # a slot is mostly the new slot, and computed once.
+            # 16-bit numbers read for a sum over all leaves are converted again after it. A value computed from a slot
+            # is mostly the new slot, and computed once.
             return self.rules(context, *structure.unflatten([reads.apart(x)[0] for x in leaves]))
         return asked
 
     def _written(self, done: Done, context: Any, given: Any, chosen: Array | None) -> Done:
-        """What the rules make of the leaf, selected, and in the order in which a CPU is to write it."""
+        """The results of the rules, selected, and in the order in which a CPU is to write them."""
         leaves, structure = jax.tree.flatten(given)
         closed, places = self.rules.trace(context, *given).jaxpr, structure.unflatten(range(len(leaves)))
         values, new_structure = jax.tree.flatten((done.update, done.slots))
@@ -142,7 +142,7 @@ class OneLeaf:
         return Done(update, news, done.numbers)
 
     def _divided(self, context: Any, *given: Any) -> Done | Asked:
-        """The same in a mesh of automatic axes, with results that are divided as the old arrays are."""
+        """`__call__` in a mesh of automatic axes, with results divided as the old arrays are."""
         kinds: list[Done | Asked] = []
         apply = functools.partial(self._apply, context)
 
@@ -162,7 +162,7 @@ class OneLeaf:
         return structure.unflatten(meshes.partitioned(lambda *given: jax.tree.leaves(apply(*given)), like, *given))
 
     def _check_waits(self, context: Any, results: Any, place: Place, arguments: Any) -> None:
-        """Raises where a rule brings to a meeting what is made of the updates that rules before it made."""
+        """Raises if a rule brings to a meeting arrays computed from the updates of rules before it."""
         if not place.rule:
             return
         direction = numerics.widen(arguments[0], _real(arguments[0], arguments[1]))
@@ -179,10 +179,10 @@ class OneLeaf:
             raise rule_checks.ReadsUpdates(place.rule)
 
     def _check_numbers(self, closed: Any, numbers: Mapping[int, tuple[int, str]], places: Any) -> None:
-        """Raises where a rule makes what is one for the whole tree of what leaves do not share.
+        """Raises if a rule computes a number of the whole tree from arguments that differ by leaf.
 
         Args:
-          numbers: such outputs, each with the rule's place and its name.
+          numbers: outputs for the whole tree, each with the place of its rule and its name.
           places: of the arguments among the inputs.
         """
         of_leaf = {"one array": jax.tree.leaves(places[1:4])}
@@ -204,7 +204,7 @@ kernel_of = functools.lru_cache(maxsize=4096)(OneLeaf)
 
 
 def _waiting(firsts: Sequence[Array | None], xs: Sequence[Any], tied: Sequence[int]) -> list[Any]:
-    """Arrays, of which some are to be read after all of the first ones are there."""
+    """Arrays `xs`, of which those at `tied` are read only after all of `firsts` exist."""
     later = list(xs)
     for first in firsts:
         for i in tied if first is not None else ():
@@ -222,10 +222,10 @@ def _applied(
     kernels: Sequence[Kernel], replay: Replay, g: Array, p: Array | None, slots: Any, counts: Any, shared: Any,
     scalars: Any, raws: Any, given: tuple[int, Array] | None = None,
 ) -> Done:  # fmt: skip
-    """What the rules make of a leaf, one after the other.
+    """The results of the rules for a leaf, one after the other.
 
     Args:
-      given: the place of a rule, and what it gets in the place of the update that those before it made.
+      given: the place of a rule, and its input in place of the update of the rules before it.
     """
     real = _real(g, p)
     wide, param = numerics.widen(g, real), numerics.widen(p, real)
@@ -256,12 +256,12 @@ def _applied(
         news.append(tuple(_stored(kept[f], x) for f, x in codes.items()))
         found |= {(index, f): stored(changed[f], numbers[f]) for f in numbers if f in changed}
     update = direction.astype(g.dtype)
-    # Of a gradient that is not divided the update may be, as a state made of divided parameters is.
+    # The update of an undivided gradient may be divided, if the state was made from divided parameters.
     return Done(meshes.placed(update, g) if meshes.division(g) else update, news, found)
 
 
 def _widened(slot: Any, real: Any) -> Any:
-    """What a rule gets for a slot: integers, booleans and PRNG keys as they are, the rest in the rule's dtype."""
+    """A slot as a rule sees it: integers, booleans and PRNG keys as they are, the rest in the rule's dtype."""
     inexact = lambda x: jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)  # noqa: E731
     return jax.tree.map(lambda x: numerics.widen(x, real) if inexact(x) else x, slot)
 
@@ -272,7 +272,7 @@ def _stored(new: Any, old: Any) -> Any:
 
 
 def stored(new: Any, old: Array) -> Array:
-    """`new`, an array or a number, in the dtype and the place of `old`."""
+    """`new`, an array or a number, with the dtype and the sharding of `old`."""
     if numerics.is_key(old):
         return meshes.placed(new, old)
     return meshes.placed(new.astype(old.dtype) if isinstance(new, jax.Array) else jnp.asarray(new, old.dtype), old)

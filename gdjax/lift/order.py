@@ -1,4 +1,4 @@
-"""What comes too late: transforms after an average of the parameters that change the updates, decay after the rate."""
+"""Transforms in a wrong order: after an average of the parameters one that changes updates; decay after the rate."""
 
 import functools
 import re
@@ -17,15 +17,15 @@ from gdjax.lift import probe
 
 
 class OrderWarning(UserWarning):
-    """An average of the parameters is not the last to see the updates, or a decay comes after the learning rate."""
+    """A transform after an average of the parameters changes the updates, or a decay follows the learning rate."""
 
 
 def averages(state: OptState) -> Iterator[Any]:
-    """The states, anywhere in a state, that have parameters to evaluate: those with a method `eval_params(params)`."""
+    """All states inside a state that have a method `eval_params(params)`."""
     for x in jax.tree.leaves(state, is_leaf=lambda x: _averages(x) or is_optax(x)):
         if _averages(x):
             yield x
-        elif is_optax(x):  # it has no such method; its counterpart here may have one, or a state inside it
+        elif is_optax(x):  # it has no such method, but its counterpart here or a state inside it may
             if _counterpart_averages(type(x)):
                 yield state_from_optax(x)
             else:
@@ -35,11 +35,11 @@ def averages(state: OptState) -> Iterator[Any]:
 def check(label: str, parts: Sequence[Any], states: Sequence[Any], params: Params) -> None:
     """Warns where a transform averages the parameters and one after it changes the updates.
 
-    Such an average is of parameters that nobody trains. The transforms after it are tried: one that returns the updates
-    as they are, or changes only leaves that are not averaged, is no mistake.
+    Such an average is of parameters that nobody trains. The later transforms are tried: no mistake is one that returns
+    the updates unchanged, or changes only leaves that are not averaged.
 
     Args:
-      label: of what puts `parts` in a row.
+      label: the name of the chain.
       parts, states: the transforms and what their `init` made.
       params: the parameters.
     """
@@ -52,12 +52,12 @@ def check(label: str, parts: Sequence[Any], states: Sequence[Any], params: Param
 
 
 def check_growth(label: str, first: int, parts: Sequence[Any], late: Transform, params: Params) -> None:
-    """Warns where parameters times a positive number are added to what a learning rate has multiplied by -1.
+    """Warns where parameters times a positive number are added to updates that a learning rate has negated.
 
     Args:
-      label: of what puts `parts` in a row.
+      label: the name of the chain.
       first: the place of the part that has the learning rate.
-      late: those after it, in a row.
+      late: the parts after it.
       params: the parameters.
     """
     if not _are_arrays(params):
@@ -65,7 +65,7 @@ def check_growth(label: str, first: int, parts: Sequence[Any], late: Transform, 
     try:
         grows = probe.grows(late, _shapes(params))
     except Exception:
-        return  # it needs arguments that only the program has
+        return  # it needs extra arguments
     if grows:
         after = ", ".join(f"{name_of(tx)} (argument {i})" for i, tx in enumerate(parts) if i > first)
         callers.warn(
@@ -76,14 +76,14 @@ def check_growth(label: str, first: int, parts: Sequence[Any], late: Transform, 
 
 
 def check_around(label: str, average: OptState, alone: Callable[[], Any], params: Params) -> None:
-    """The same for a wrapper: `average` is the state of what it wraps, `alone` makes the wrapper of nothing."""
+    """`check` for a wrapper: `average` is the state of the wrapped transform, `alone` wraps `identity`."""
     if (found := list(averages(average))) and _are_arrays(params):
         if (late := _late(found, alone(), params)) is not None:
             warn(label, late, "", label.removeprefix("gdjax."))
 
 
 def warn(label: str, average: Any, place: str, changes: str) -> None:
-    """Warns of an average whose updates are changed after it."""
+    """Warns that updates are changed after an average."""
     name = name_of_state(type(average))
     callers.warn(
         f"{label}: {changes} changes the updates after {name}{place} has seen them, which then averages other "
@@ -93,14 +93,14 @@ def warn(label: str, average: Any, place: str, changes: str) -> None:
 
 
 def _late(found: Sequence[Any], tx: Transform, params: Params) -> Any:
-    """The first of some averages with a leaf whose update `tx` changes; None if there is none."""
+    """The first average with a leaf whose update `tx` changes; None if there is none."""
     shapes = _shapes(params)
     moved = _changed(tx, shapes)
     return next((x for x in found if moved & _averaged(_shapes(x), shapes)), None) if moved else None
 
 
 def _shapes(tree: ArrayTree) -> Any:
-    """The tree of shapes and dtypes, wherever its arrays lie."""
+    """The tree of shapes and dtypes, without shardings."""
     return jax.tree.map(lambda p: jax.ShapeDtypeStruct(jnp.shape(p), _dtype(p)), tree)
 
 
@@ -122,12 +122,12 @@ def _averages(x: Any) -> bool:
 
 @functools.cache
 def _counterpart_averages(kind: Any) -> bool:
-    """Whether the class that a state of Optax has here keeps an average."""
+    """Whether our class for a state of Optax has an average."""
     return _averages(state_from_optax(kind(*[None] * len(getattr(kind, "_fields", ())))))
 
 
 def _are_arrays(params: Params) -> bool:
-    """Whether there are parameters, and all are arrays, numbers or shapes; no stand-in for the whole tree."""
+    """Whether there are parameters, all of them arrays, numbers or shapes: no placeholder for the tree."""
     leaves = jax.tree.leaves(params)
     return bool(leaves) and all(hasattr(x, "dtype") or isinstance(x, int | float | complex) for x in leaves)
 
@@ -138,7 +138,7 @@ def _dtype(p: Any) -> Any:
 
 
 def _averaged(state: OptState, shapes: Any) -> set[int]:
-    """The places of the gradients whose parameters an average has others for; all where that cannot be told."""
+    """The places of gradients whose parameters have an average; all places if that is unknown."""
     trained = [i for i, p in enumerate(jax.tree.leaves(shapes)) if jnp.issubdtype(p.dtype, jnp.inexact)]
     found = set(range(len(trained)))
 
@@ -152,15 +152,15 @@ def _averaged(state: OptState, shapes: Any) -> set[int]:
     try:
         jax.eval_shape(compare, state, shapes)
     except Exception:
-        pass  # of someone else, who may ask for values
+        pass  # of another library, and may need values
     return found
 
 
 def _changed(tx: Transform, shapes: Any) -> set[int]:
-    """The places of the gradients that `tx` changes; all where its update cannot be tried without extra arguments."""
+    """The places of the gradients that `tx` changes; all if its update needs extra arguments."""
     try:
         return {i for i, fate in enumerate(probe.fates(tx, shapes)) if fate != probe.SAME}
     except probe.Effects:
-        return set()  # as far as is known: it may only print
+        return set()  # it may only print
     except Exception:
         return set(range(len(jax.tree.leaves(probe.gradients_like(shapes)))))

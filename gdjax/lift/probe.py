@@ -1,4 +1,4 @@
-"""What an update does, shown by a few small random numbers that it is tried on, whoever wrote it."""
+"""Tries any update on a few small random numbers, to see what it does."""
 
 import itertools
 import math
@@ -19,10 +19,10 @@ from gdjax.core.types import Array, ArrayTree, OptState, Params, Transform
 from gdjax.numerics import is_key
 from gdjax.xla.quickly import compiled
 
-ZERO, SAME = "zero", "same"  # an update that is 0 whatever the gradient is, and one that is the gradient
-# What the counters of a state are set to, one after the other: schedules and periods of so many steps show.
+ZERO, SAME = "zero", "same"  # an update that is always 0, and one that equals the gradient
+# The counters of a state are set to these in turn, to show schedules and periods of so many steps.
 _COUNTS = [*(10**k - d for k in range(2, 8) for d in (0, 1)), *range(40), *(2**k - 1 for k in range(6, 25))]
-_LARGE = 2**22  # numbers in a tree that is tried as a whole, where no smaller one can be
+_LARGE = 2**22  # most numbers in a tree that is tried at its own size
 
 
 def gradients_like(shapes: ArrayTree) -> Any:
@@ -31,10 +31,10 @@ def gradients_like(shapes: ArrayTree) -> Any:
 
 
 def fates(tx: Transform, shapes: Params, extra_args: Mapping[str, Any] | None = None) -> list[str | None]:
-    """For each gradient what its update is: `ZERO`, `SAME`, or None for anything else.
+    """For each gradient the kind of its update: `ZERO`, `SAME`, or None for anything else.
 
-    Gradients of several sizes are tried, in a row of steps whose numbers lie close, and far from each other; for `SAME`
-    infinite ones and NaN too.
+    It tries gradients of several sizes, at steps close to each other and far apart; for `SAME` infinite gradients and
+    NaN too.
 
     Raises:
       Exception: whatever `init` and `update` raise, for instance where an argument is missing.
@@ -68,7 +68,7 @@ def _fate(g: Any, u: Any, finite: int) -> str | None:
 
 
 def grows(tx: Transform, shapes: Params) -> bool:
-    """Whether some update is the parameter times positive numbers, where gradients are 0, whatever is in the state.
+    """Whether for zero gradients some update is the parameter times positive numbers, whatever the state.
 
     Raises:
       Exception: whatever `init` and `update` raise.
@@ -108,7 +108,7 @@ def _times(tree: ArrayTree, sizes: Any) -> Any:
 
 
 def _at_a_small_size(find: Callable[[Any], Any], shapes: ArrayTree) -> Any:
-    """`find` of shorter shapes, or of these, where the transform holds arrays that go with them alone."""
+    """`find` of shorter shapes; of these if the transform holds arrays that fit no others."""
     try:
         return find(shortened(shapes, 3))
     except Exception:
@@ -118,9 +118,9 @@ def _at_a_small_size(find: Callable[[Any], Any], shapes: ArrayTree) -> Any:
 
 
 def shortened(shapes: ArrayTree, most: int, but: int = 0, block: int = 1) -> Any:
-    """The shapes with axes not much longer than `most`, but those of length `but`.
+    """The shapes with axes not much longer than `most`, except axes of length `but`.
 
-    Equal lengths stay equal, others different, a longer one longer, and each leaves the same rest in blocks.
+    Equal lengths stay equal, others different and in their order, and each keeps its remainder modulo `block`.
     """
     lengths = sorted({n for x in jax.tree.leaves(shapes) for n in x.shape if n > most and n != but})
     new, last = dict[int, int](), most
@@ -131,7 +131,7 @@ def shortened(shapes: ArrayTree, most: int, but: int = 0, block: int = 1) -> Any
 
 
 def numbers(shapes: ArrayTree, draw: Callable[[tuple[int, ...]], Any]) -> Any:
-    """NumPy arrays of these shapes, floating ones as `draw` makes them, others of 0 and 1; keys are shapes still."""
+    """NumPy arrays of these shapes: floating ones from `draw`, others of 0 and 1. Keys stay shapes."""
 
     def of(x: Any) -> Any:
         if is_key(x):
@@ -146,33 +146,33 @@ def numbers(shapes: ArrayTree, draw: Callable[[tuple[int, ...]], Any]) -> Any:
 
 
 def _few_bits() -> Callable[[tuple[int, ...]], Any]:
-    """Draws numbers of 4 bits, none 0, which narrower dtypes have too."""
+    """Draws nonzero numbers of 4 bits, which narrow dtypes hold exactly."""
     random = np.random.default_rng(0)
     return lambda shape: (2 * random.integers(-8, 8, shape) + 1) / np.float64(16)
 
 
 def with_keys(tree: ArrayTree) -> Any:
-    """The same tree, with keys in the place of the shapes of keys."""
+    """The tree with keys in place of the shapes of keys."""
     of = lambda x: jnp.broadcast_to(jax.random.key(0), x.shape) if is_key(x) else jnp.asarray(x)  # noqa: E731
     return jax.tree.map(of, tree)
 
 
 class Effects(Exception):
-    """An update that prints, or calls the program, is not tried."""
+    """An update that prints or calls back to Python is not tried."""
 
 
 def tried(f: Callable[..., Any], *args: Any, unknown: float = 0.5) -> Any:
-    """`f(*args)` of NumPy arrays, compiled and run at once, whatever trace is around; what it warns of is not told.
+    """`f(*args)` of NumPy arrays, compiled and run at once, also inside a trace, with warnings ignored.
 
     Args:
-      unknown: the value of numbers that f has from the trace around, such as a traced learning rate.
+      unknown: the value to take for tracers that f closes over, such as a traced learning rate.
 
     Raises:
       Exception: whatever f raises.
-      Effects: it has effects.
+      Effects: f has effects.
     """
     with warnings.catch_warnings(action="ignore"):
-        # A function that JAX has not traced before: others it would not trace, but take from where it keeps them.
+        # A new function, so that JAX traces it and takes no trace from its cache.
         closed, shapes = jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*args)
         if closed.effects:
             raise Effects
@@ -180,12 +180,12 @@ def tried(f: Callable[..., Any], *args: Any, unknown: float = 0.5) -> Any:
         whole = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, [of(x) for x in closed.consts]))
         leaves = jax.tree.leaves(args)
         program = compiled(jax.jit(whole).lower(*leaves), sum(x.size for x in leaves))
-        found = jax.device_get(program(*leaves))  # no call that a trace around would see
+        found = jax.device_get(program(*leaves))  # no call that an outer trace would see
     return jax.tree.structure(shapes).unflatten(found)
 
 
 def counted(state: OptState, count: Array) -> Any:
-    """The state with all its counters, integers of no axis, at this number, or as they are where it is below 0."""
+    """The state with all its counters (integer scalars) at this number; unchanged if it is below 0."""
     counts = lambda x: not is_key(x) and jnp.issubdtype(x.dtype, jnp.integer) and not x.ndim  # noqa: E731
     return jax.tree.map(lambda x: jnp.where(count < 0, x, count.astype(x.dtype)) if counts(x) else x, state)
 
@@ -197,7 +197,7 @@ def like(state: OptState, old: OptState | None = None) -> Any:
 
 
 def counts_of(tx: Transform) -> list[int]:
-    """The numbers at which its counters are looked at: first those before the integers it was called with."""
+    """Values to try for its counters: first those just below the integers among its arguments."""
     return [*sorted({n - d for n in _integers(tx) for d in (0, 1, 2) if n >= d}), *_COUNTS]
 
 

@@ -1,4 +1,4 @@
-"""`leafwise(reduce=f)` of version 0.2: numbers of the whole tree, from a function of the lists of all leaves."""
+"""`leafwise(reduce=f)` of version 0.2: f computes numbers of the whole tree from lists of all leaves."""
 
 import functools
 import inspect
@@ -18,7 +18,7 @@ TOLD = "gdjax.leafwise: reduce is deprecated: call gdjax.total, gdjax.largest or
 def with_numbers(
     rule: Callable[..., Any], reduce: Callable[..., Any], one: Sequence[str]
 ) -> tuple[Callable[..., Any], list[str]]:
-    """The rule, which finds the numbers that `reduce` returns in `s` or by name; and what that reads of `update`.
+    """The rule, with the numbers from `reduce` in `s` or by name; and the arguments of `update` that `reduce` reads.
 
     Args:
       one: the fields of the state that are one number.

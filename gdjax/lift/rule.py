@@ -46,16 +46,16 @@ class Leafwise(Part):
     initial: Mapping[str, Any]
     counted: Callable[[Any], Any] | None
     hyper: Mapping[str, Any]
-    per_leaf: factors.Factors  # of the hyperparameters that differ from leaf to leaf, whose bases are in `hyper`
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of starts and `static`: the rule finds None for them
-    static: Mapping[str, OfLeaf] = field(default_factory=dict)  # what leaves are, from some of these arguments
+    per_leaf: factors.Factors  # of the hyperparameters that differ by leaf; `hyper` has their bases
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of slots and `static`: the rule gets None for them
+    static: Mapping[str, OfLeaf] = field(default_factory=dict)  # facts about leaves, from some of these arguments
     extra: Sequence[str] = ()  # the arguments of `update` that the rule gets
 
     def labelled(self, label: str) -> "Leafwise":
         return replace(self, label=label)
 
     def as_kind(self, kind: type["Leafwise"], **more: Any) -> "Leafwise":
-        """The same rule as a part of another class, with further fields."""
+        """The same rule as a part of another class, with more fields."""
         return kind(**{f.name: getattr(self, f.name) for f in fields(self)}, **more)
 
     @functools.cached_property
@@ -70,7 +70,7 @@ class Leafwise(Part):
 
     def seen(self, shared: Mapping[str, Any]) -> dict[str, Any]:
         hidden = [f for f in self.whole if not self.initial[f].seen]
-        return {f: None if f in hidden else x for f, x in shared.items()}  # what the rule sees of them
+        return {f: None if f in hidden else x for f, x in shared.items()}  # as the rule sees them
 
     @functools.cached_property
     def slots(self) -> tuple[str, ...]:
@@ -108,12 +108,12 @@ class Leafwise(Part):
 
     @functools.cached_property
     def stateless(self) -> bool:
-        """Whether any state will do, and is returned as it is."""
+        """Whether it accepts any state and returns it unchanged."""
         return not self.counts and not self.slots and not self.shared
 
     @functools.cached_property
     def heeds_params(self) -> bool:
-        """Whether parameters must fit even if the rule does not read them: it has slots for them or a learning rate."""
+        """Whether parameters must fit even if the rule does not read them: it has slots or a learning rate."""
         return bool(self.slots or self.whole or "learning_rate" in self.hyper)
 
     @property
@@ -152,7 +152,7 @@ class Leafwise(Part):
         return updates, state
 
     def hyperparams(self, state: OptState, at: Callable[[Any], Any] = lambda count: count) -> dict[str, Any]:
-        """The hyperparameters, schedules evaluated for the next update, or at another count made from that."""
+        """The hyperparameters, with schedules evaluated at the count of the next update, or at `at` of it."""
         count = at(self.split(state)[0]) if self.schedules else None
         return {k: checks.scalar(self.label, k, v(count)) if k in self.schedules else v for k, v in self.hyper.items()}
 

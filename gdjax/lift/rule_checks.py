@@ -1,6 +1,6 @@
-"""Errors about rules: about what `leafwise` is given, what a rule finds missing, and what it returns.
+"""Errors about rules: wrong arguments of `leafwise`, a missing `p` or `t`, a wrong result.
 
-A rule is checked while it is traced, once for each shape and dtype; `fused` then says for which leaf.
+A rule is checked while it is traced, once for each shape and dtype; `fused` adds the leaf to the error.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ Array = jax.Array
 
 
 def declaration(State: Any, slots: Mapping[str, Any], maker: str = "leafwise") -> None:  # noqa: N803
-    """Raises unless `State` is a NamedTuple class that has these slots, or a function of one argument."""
+    """Raises unless `State` is a NamedTuple class with these slots, or a function of one argument."""
     if _is_state_class(State):
         if unknown := [f for f in slots if f not in State._fields]:
             names, fields = ", ".join(unknown), ", ".join(State._fields)
@@ -44,7 +44,7 @@ def _is_state_class(x: Any) -> bool:
 
 
 def takes(f: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    """Whether `f` can be called with these arguments; assumed where it has no signature."""
+    """Whether `f` can be called with these arguments; True where it has no signature."""
     try:
         inspect.signature(f).bind(*args, **kwargs)
     except TypeError:
@@ -55,7 +55,7 @@ def takes(f: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
 
 
 class NoParameter(Exception):  # noqa: N818
-    """A rule reads `p` and got None; `index` is its place among the rules of the pass."""
+    """A rule reads `p`, which is None; `index` is its place among the rules of the pass."""
 
     def __init__(self, index: int):
         self.index = index
@@ -64,9 +64,9 @@ class NoParameter(Exception):  # noqa: N818
 def called(
     rule: Callable[..., Any], index: int, gs: Sequence[Array], s: Any, p: Any, t: Any, hyper: Mapping[str, Any]
 ) -> Any:
-    """What a rule returns. An error that arises because `p` or `t` is None says why it is None.
+    """The result of a rule. An error caused by `p` or `t` being None says why it is None.
 
-    An error of a state made with too few fields says how to keep the others.
+    An error from building a state with too few fields says how to keep the others.
     """
     try:
         return rule(*gs, s, p, t, **hyper)
@@ -87,7 +87,7 @@ def called(
 
 
 def _is_cured(e: Exception, again: Callable[[], Any]) -> bool:
-    """Whether a call with another argument does not raise the same error."""
+    """Whether a call with other arguments avoids the same error."""
     try:
         again()
     except Exception as other:
@@ -97,7 +97,7 @@ def _is_cured(e: Exception, again: Callable[[], Any]) -> bool:
 
 @contextlib.contextmanager
 def raised_by(index: int) -> Iterator[None]:
-    """Marks an error with the place of the rule that raised it, see `culprit`."""
+    """Marks an error with the place of its rule, for `culprit`."""
     try:
         yield
     except (ValueError, TypeError) as e:
@@ -106,30 +106,30 @@ def raised_by(index: int) -> Iterator[None]:
 
 
 def culprit(e: Exception) -> int | None:
-    """The place of the rule that raised an error; None where that is not known."""
+    """The place of the rule that raised an error; None if unknown."""
     return vars(e).get("rule_index")
 
 
 def named(f: Callable[..., Any], placed: int) -> list[inspect.Parameter]:
-    """The arguments that a function takes by name, beside `placed` others that it takes by their places."""
+    """The arguments that a function takes by name, after `placed` others that it takes by position."""
     found = list(inspect.signature(f).parameters.values())
     by_place = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return by_place[placed:] + [p for p in found if p.kind is p.KEYWORD_ONLY]
 
 
 class ReadsUpdates(Exception):  # noqa: N818
-    """A rule brings to a meeting what is made of updates, which it needs of all leaves; `index` is its place."""
+    """A rule brings its updates to a meeting, which needs those of all leaves; `index` is its place."""
 
     def __init__(self, index: int):
         self.index = index
 
 
 def returned(State: Any, result: Any, g: Array, slots: Mapping[str, Any]) -> tuple[Array, Any]:  # noqa: N803
-    """The update that a rule returned, as an array like `g`, and its state, whose fields fit the `slots`.
+    """The update from a rule, as an array like `g`, and its state, with fields that fit the `slots`.
 
     Raises:
       ValueError: the update or a field has another shape.
-      TypeError: it is not an update and a state, or a dtype cannot be kept in the place of the old one.
+      TypeError: the result is not an update and a state, or the old dtype cannot hold a new field.
     """
     state_name = f"{State.__name__}({', '.join(State._fields)})"
     how = f"return u, s._replace({', '.join(f'{f}=...' for f in slots)})" if slots else "return u, s"
@@ -151,13 +151,13 @@ def returned(State: Any, result: Any, g: Array, slots: Mapping[str, Any]) -> tup
 
 
 def as_update(x: Any, g: Array) -> Array:
-    """An update that a rule returned, in the dtype of `g`; raises where it has another shape, or fits no such dtype."""
+    """An update from a rule in the dtype of `g`; raises if its shape differs or that dtype cannot hold it."""
     _array("as the update", x, g)
     return jnp.asarray(x).astype(g.dtype)
 
 
 def _array(where: str, x: Any, like: Array) -> None:
-    """Raises unless `x`, an array or a number, has the shape of `like` and can be kept in its dtype."""
+    """Raises unless `x`, an array or a number, has the shape of `like` and fits its dtype."""
     got = f"the rule returned {shown(x)} {where}, expected {shown(like)}"
     if not hasattr(x, "dtype") and not isinstance(x, bool | int | float | complex):
         raise TypeError(got)
@@ -169,7 +169,7 @@ def _array(where: str, x: Any, like: Array) -> None:
 
 
 def _fits(x: Any, wanted: Any) -> bool:
-    """Whether `x` can be kept in the dtype `wanted`: a real number is rounded to it, anything else keeps its value."""
+    """Whether the dtype `wanted` can hold `x`: real numbers are rounded, anything else must keep its value."""
     dtype = x.dtype if hasattr(x, "dtype") else jax.dtypes.canonicalize_dtype(type(x))
     if is_key(x) or jnp.issubdtype(wanted, jax.dtypes.extended):
         return dtype == wanted

@@ -1,4 +1,4 @@
-"""The rules of a pass and the leaves that they go through, before it begins."""
+"""The rules and the leaves of a pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from gdjax.lift.whole_tree import Tree
 
 Array = jax.Array
 
-RAW = "updates", "gradients"  # of a wrapper: those that it passes on, and those that came in
+RAW = "updates", "gradients"  # of a wrapper: from the wrapped transform, and given to the wrapper
 
 
 class Leaves(NamedTuple):
@@ -26,11 +26,11 @@ class Leaves(NamedTuple):
     paths: list[Any]
     gs: list[Any]
     trained: list[bool]  # whether the leaf has a gradient
-    ps: list[Any]  # None where there is no parameter, or one that does not fit and need not
-    all_params: list[Any] | None  # before those that do not fit were left out; None where there are no parameters
+    ps: list[Any]  # None where there is no parameter, or one that does not fit and is not needed
+    all_params: list[Any] | None  # also those that do not fit; None where there are no parameters
     params_error: Exception | None  # why there are none, though `update` got some
     params: Params  # the tree
-    axes: frozenset[str]  # of a `shard_map`, over which any of the arrays varies
+    axes: frozenset[str]  # the axes of a `shard_map` over which any of the arrays varies
 
     def tree(self, label: str, extra_args: dict[str, Any]) -> Tree:
         return Tree(label, self.structure, self.paths, self.gs, self.trained, self.params, extra_args)
@@ -53,23 +53,23 @@ class Leaves(NamedTuple):
 
 @dataclass
 class Running:
-    """A rule in a pass: its state taken apart, and what it gets beside the state."""
+    """A rule in a pass: the parts of its state, and its other inputs."""
 
     place: int  # among the rules of the pass
     rule: Any
-    state: OptState  # as it was given
+    state: OptState  # as given
     count: Any
-    slots: list[Any]  # for each leaf the tuple of its slots, the new ones once the rule has run
+    slots: list[Any]  # for each leaf the tuple of its slots; the new ones after the rule has run
     shared: dict[str, Any]  # the fields that are one number for the tree
     scalars: dict[str, Any]
     sees: Sequence[bool] | None  # which leaves the rule applies to; None for all
     wraps: bool  # whether it is the rule of a wrapper
-    raw: list[Any] | None  # for each leaf the gradient that came into the wrapper; None for that of the pass
-    own: list[dict[str, Any]]  # for each leaf the hyperparameters that differ from leaf to leaf
-    static: list[dict[str, Any]]  # for each leaf what it is
+    raw: list[Any] | None  # for each leaf the gradient given to the wrapper; None for that of the pass
+    own: list[dict[str, Any]]  # for each leaf the hyperparameters that differ by leaf
+    static: list[dict[str, Any]]  # for each leaf its facts, see `leafwise`
 
     def add_static(self, leaves: Leaves, extra_args: dict[str, Any]) -> None:
-        """Adds what the leaves are, and the arguments of `update` that the rule gets."""
+        """Adds the facts about leaves, and the arguments of `update` that the rule reads."""
         tree, rule = leaves.tree(self.rule.label, extra_args), self.rule
         found = {name: list(of(tree, rule.settings[name])) for name, of in rule.static.items()}
         if found:
@@ -78,14 +78,14 @@ class Running:
         self.scalars |= tree.extra(rule.extra)
 
     def arguments(self, i: int) -> tuple[Any, ...]:
-        """What the function of leaf i gets for this rule."""
+        """The arguments of the function of leaf i for this rule."""
         raw = None if self.raw is None else self.raw[i]
         own = {k: x for k, x in self.own[i].items() if not _is_zero(x)}
         scalars = {k: x for k, x in self.scalars.items() if k not in self.own[i]} | own
         return self.slots[i], self.count, self.rule.seen(self.shared), scalars, raw
 
     def kernel(self, i: int) -> Kernel:
-        """What decides the function of leaf i; a hyperparameter that is 0 for it is a constant."""
+        """The key of the function of leaf i; a hyperparameter that is 0 for this leaf is a constant."""
         own = {k: x for k, x in self.own[i].items() if _is_zero(x)} | self.static[i]
         kernel, constants = self.rule.kernel, tuple((k, type(x), x) for k, x in own.items())
         arguments = tuple(k for k in self.own[i] if k not in own)
@@ -128,7 +128,7 @@ def _parameters(
 
 
 def opened(place: int, rule: Any, state: OptState, raw: Any, leaves: Leaves, updates: Updates) -> Running:
-    """A rule at the start of a pass, with the old count, at which its schedules are evaluated."""
+    """A rule at the start of a pass; schedules are evaluated at the old count."""
     listed = lambda names, tree: checks.flatten_like(rule.label, names, leaves.structure, updates, tree)  # noqa: E731
     count, trees, shared = rule.split(state)
     flat = [listed(("updates", f"state.{field}"), tree) for field, tree in zip(rule.slots, trees, strict=True)]
@@ -147,7 +147,7 @@ def _is_zero(x: Any) -> bool:
 
 
 def _array(label: str, path: Any, g: Any) -> Array:
-    """`g`, a Python number as an array of a definite dtype."""
+    """`g`; a Python number as an array with a definite dtype."""
     if hasattr(g, "dtype") or is_skipped(g):
         return g
     checks.leaf(label, f"updates{jax.tree_util.keystr(path)}", g)

@@ -1,4 +1,4 @@
-"""Slots: what a field of a leaf rule's state starts as, and which axes of the parameter it follows."""
+"""Slots: the start of a field of a leaf rule's state, and the axes of the parameter that it follows."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -113,7 +113,7 @@ class Factor:
         return self._of_each(np.shape(p), hyper, lambda axes: self._along(p, axes, hyper))
 
     def _followed(self, shape: tuple[int, ...], hyper: Hyperparameters) -> Any:
-        """The axis that each axis of the slot follows, none of them twice; a list of those for a list of arrays."""
+        """The axis that each axis of the slot follows, none twice; a list of these for a list of arrays."""
         return self._of_each(shape, hyper, lambda axes: _once(axes, len(shape)))
 
     def _of_each(self, shape: tuple[int, ...], hyper: Hyperparameters, f: Callable[[Axes], Any]) -> Any:
@@ -240,19 +240,19 @@ class Shared:
 
 
 def start(fill: str | float, hyper: Hyperparameters) -> Any:
-    """The number `fill`, or the hyperparameter of that name; for a schedule its first value."""
+    """The number `fill`, or the hyperparameter of that name, a schedule at its first value."""
     x: Any = hyper[fill] if isinstance(fill, str) else fill
     return checks.scalar("gdjax.init", str(fill), x(jnp.zeros((), jnp.int32))) if callable(x) else x
 
 
 def resolved(slot: Any, hyper: Hyperparameters) -> Any:
-    """The slot, `Stored` where it is a moment and the hyperparameter that names its dtype is a codec."""
+    """The slot; as `Stored` if it is a moment whose dtype hyperparameter is a codec."""
     codec = hyper.get(slot.dtype) if isinstance(slot, Moment) else None
     return Stored(slot, codec) if isinstance(codec, Codec) else slot
 
 
 def first(label: str, slots: Sequence[Any], paths: Sequence[Any], hyper: Hyperparameters, number: int) -> list[Any]:
-    """The first values of slots, one for each parameter, in their final dtypes; keys are numbered from `number`."""
+    """The first values of slots for each parameter, in their final dtypes; keys are numbered from `number`."""
     values = []
     for i, (slot, (path, p)) in enumerate(zip(slots, paths, strict=True), number):
         trained = jnp.issubdtype(_dtype_of(p), jnp.inexact)
@@ -273,10 +273,10 @@ def first(label: str, slots: Sequence[Any], paths: Sequence[Any], hyper: Hyperpa
 
 
 def _is_kept_untrained(slot: Any, p: Any, hyper: Hyperparameters) -> bool:
-    """Whether the state has a slot for a parameter of integers or booleans, which is not trained.
+    """Whether the state keeps a slot for a parameter of integers or booleans, which is not trained.
 
-    It has what Optax's has, so that its checkpoints go on and trees of moments map with the parameters; nothing larger
-    than the parameter, such as a Kronecker factor.
+    It does where Optax does, so that Optax's checkpoints load and moments map with the parameters; not for a slot
+    larger than the parameter, such as a Kronecker factor.
     """
     if isinstance(slot, Factor):
         small = lambda axes: len({*axes}) == len(axes) and all(a.length == 1 for a in axes if isinstance(a, New))  # noqa: E731
@@ -285,7 +285,7 @@ def _is_kept_untrained(slot: Any, p: Any, hyper: Hyperparameters) -> bool:
 
 
 def _settled(x: Any) -> Any:
-    """x with a definite dtype, which a Python number, and an array made from one, does not have."""
+    """x with a strong dtype, which Python numbers and arrays made from them lack."""
     if hasattr(x, "dtype") and not getattr(x, "weak_type", False):
         return x
     x = jnp.asarray(x)
@@ -297,22 +297,22 @@ def _dtype_of(p: Any) -> Any:
 
 
 def kind_of(slot: Any) -> Kind:
-    """What a slot keeps."""
+    """The kind of a slot."""
     if isinstance(slot, Moment):
         return slot.kind or ("square" if slot.real else "moment")
     return "exact"
 
 
 def is_like_parameter(slot: Any) -> bool:
-    """Whether the slot's one array is known to be shaped like the parameter."""
+    """Whether the slot is one array that is known to have the shape of the parameter."""
     return isinstance(slot, Moment) or slot is initial_parameter
 
 
 def initial_parameter(p: Any, hyper: Hyperparameters) -> Array:
-    """A copy of the parameter that `init` gets, so that both can be donated; zeros where that is only a shape."""
+    """A copy of the parameter given to `init`, so that both can be donated; zeros if that is only a shape."""
     if isinstance(p, jax.ShapeDtypeStruct):
         return jnp.zeros(p.shape, p.dtype)
-    return jnp.array(p, dtype=jnp.result_type(p), copy=True)  # with a dtype named, of a strong type
+    return jnp.array(p, dtype=jnp.result_type(p), copy=True)  # a named dtype makes it strong
 
 
 first_moment = Moment("mu_dtype")

@@ -1,4 +1,4 @@
-"""Steps in a row, each with its state: neighbouring leaf rules run as one function per leaf."""
+"""Sequences of transforms with their states: neighbouring leaf rules run as one function per leaf."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,14 +13,14 @@ from gdjax.xla.write_order import bound_for, outlet
 
 
 def steps_of(tx: Transform, state: OptState) -> Iterator[Step]:
-    """The steps of a transform, as it says; else itself."""
+    """The steps of a transform, or the transform itself as one step."""
     part = base.part_of(tx)
     steps = None if part is None else part.steps(state)
     yield from (Step(tx, state),) if steps is None else steps
 
 
 def state_of(tx: Transform, states: Iterator[Any]) -> Any:
-    """The state of a transform from those of its steps."""
+    """The state of a transform, from the states of its steps."""
     part = base.part_of(tx)
     return next(states) if part is None else part.joined(states)
 
@@ -32,12 +32,12 @@ def run(
     """The updates after all steps, and the new states.
 
     A pass ends before a step that needs the updates of all leaves, and before a transform that is no leaf rule. The
-    rule of a wrapper also sees the updates from before the wrapped transform: a pass begins there too. `watch` is
-    called with the first step of each pass and the updates that go into it.
+    rule of a wrapper also reads the updates from before the wrapped transform, so a pass begins there too. `watch` is
+    called with the first step of each pass and the updates given to it.
     """
     wrapped = {i - step.inside for i, step in enumerate(steps) if step.inside is not None}
     waiting = set[int]()
-    into: dict[int, Any] = {}  # by the first step of a pass the updates that go into it
+    into: dict[int, Any] = {}  # the updates given to a pass, by its first step
     new: list[Any] = []
     while (first := len(new)) < len(steps):
         if first not in into:
@@ -61,7 +61,7 @@ def run(
 
 
 def _end(steps: Sequence[Step], first: int, stops: set[int]) -> int:
-    """Where the pass ends that begins at this step."""
+    """The end of the pass that begins at this step."""
     end = first + 1
     if _is_leaf_rule(steps[first]):
         while end < len(steps) and _is_leaf_rule(steps[end]) and end not in stops:
@@ -70,5 +70,5 @@ def _end(steps: Sequence[Step], first: int, stops: set[int]) -> int:
 
 
 def _is_leaf_rule(step: Step) -> bool:
-    """Whether a step is a rule of one array; one of the whole tree is called as it is."""
+    """Whether a step is a rule of one array, not one of the whole tree."""
     return isinstance(step.part, Leafwise) and step.part.steps(step.state) is not None

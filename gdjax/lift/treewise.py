@@ -1,4 +1,4 @@
-"""A rule of the whole tree becomes a transform: it gets the lists of all leaves, in one call."""
+"""Makes a transform of a rule of the whole tree, which is called once with lists of all leaves."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,13 +21,13 @@ from gdjax.lift.signatures import Special
 class Treewise(Leafwise):
     """A rule `(gs, s, tree, t, ...) -> (us, s)` with its hyperparameters.
 
-    It gets lists, with an entry for each leaf that has a gradient, where a rule of `leafwise` has one array: the
-    gradients, and the slots as fields of `s`, in their own dtypes. `tree` is the `Tree` behind them. It also gets what
-    is no number, as `settings`.
+    Where a rule of `leafwise` gets one array, it gets a list with an entry for each leaf that has a gradient: the
+    gradients, and the slots as fields of `s`, in their own dtypes. `tree` is the `Tree` behind them. Arguments that are
+    no numbers come as `settings`.
     """
 
     def steps(self, state: OptState) -> None:
-        """It is no part of a pass over the leaves."""
+        """It does not join a pass over the leaves."""
 
     def update(self, updates: Updates, state: OptState, params: Params = None, **extra_args: Any) -> tuple[Any, Any]:
         leaves = leaves_of([self], updates, params)
@@ -56,7 +56,7 @@ class Treewise(Leafwise):
         return tree.of(us), running.closed(leaves.structure)
 
     def _update(self, where: str, u: Any, g: jax.Array) -> jax.Array:
-        """An update in the dtype and the place of its gradient."""
+        """An update with the dtype and the sharding of its gradient."""
         try:
             u = rule_checks.as_update(u, g)
         except (ValueError, TypeError) as e:

@@ -1,4 +1,4 @@
-"""What belongs to the whole tree: fields of a state, and the tree behind lists of its leaves."""
+"""Fields of a state that belong to the whole tree, and the tree behind lists of its leaves."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ Array = jax.Array
 class Whole:
     """A field of the state that belongs to the whole tree.
 
-    It starts as `init(params, arguments)`, of the tree of parameters and the arguments of the factory; among them is
-    `label`, the name in errors. A rule of one array finds None in its place, unless it is `seen`.
+    It starts as `init(params, arguments)`, from the tree of parameters and the arguments of the factory, which include
+    `label`, the name in errors. A rule of one array sees None in its place, unless it is `seen`.
 
     Args:
-      reads: the arguments that only the start needs, "table size": the rule finds None in their place. If one is a
-        transform, the field is the state of that.
+      reads: the arguments that only the start needs, "table size": the rule gets None for them. If one is a
+        transform, the field is its state.
       of_several: each of its arrays belongs to several parameters, as stacks of matrices do.
-      kind: what these keep, as in `Moment`.
-      check: raises where the arguments are wrong, when the factory is called.
+      kind: as in `Moment`.
+      check: raises for wrong arguments when the factory is called.
     """
 
     init: Callable[[Any, Mapping[str, Any]], Any]
@@ -44,8 +44,8 @@ class Whole:
 class Planned:
     """A slot that starts as `init(params, arguments)`: a list with an entry for each leaf of the parameters.
 
-    For slots that need the whole tree to be initialised, such as those by dimension numbers that are a tree.
-    `MaskedNode` where a leaf has no slot. `reads` as in `Whole`.
+    For slots whose start needs the whole tree, such as dimension numbers given as a tree. `MaskedNode` where a leaf
+    has no slot. `reads` as in `Whole`.
     """
 
     init: Callable[[Any, Mapping[str, Any]], list[Any]]
@@ -53,18 +53,18 @@ class Planned:
 
 
 def read_by(slots: Mapping[str, Any]) -> list[str]:
-    """The arguments that only the starts of slots need."""
+    """The arguments that only the starts of slots read."""
     seeds = [x.seed for x in slots.values() if isinstance(x, Key) and isinstance(x.seed, str)]
     return seeds + [name for x in slots.values() if isinstance(x, Planned | Whole) for name in x.reads.split()]
 
 
 class Tree(NamedTuple):
-    """The tree behind lists of its leaves that have gradients, and what else `update` was given."""
+    """The tree behind lists of its leaves with gradients, and the other arguments of `update`."""
 
     label: str
     structure: Any
     paths: Sequence[Any]
-    entries: Sequence[Any]  # of all leaves, those without a gradient too
+    entries: Sequence[Any]  # of all leaves, also without a gradient
     trained: Sequence[bool]
     params: Params
     extra_args: dict[str, Any]
@@ -77,22 +77,22 @@ class Tree(NamedTuple):
         return {name: checks.extra(self.label, name, self.extra_args[name]) for name in names}
 
     def of(self, xs: Sequence[Any]) -> Any:
-        """The tree of updates, in which the entries of a list replace the gradients."""
+        """The tree of updates, with the entries of a list in place of the gradients."""
         return self.structure.unflatten(self.filled(xs, self.entries))
 
     def filled(self, xs: Iterable[Any], others: Sequence[Any]) -> list[Any]:
-        """The list of all leaves: `others`, and an entry of xs for each leaf that has a gradient."""
+        """A list for all leaves: an entry of xs for each leaf with a gradient, of `others` for any other."""
         each = iter(xs)
         return [next(each) if own else other for other, own in zip(others, self.trained, strict=True)]
 
     def listed(self, name: str, tree: ArrayTree) -> list[Any]:
-        """The entries of a tree, called `name` in errors, for the leaves that have gradients."""
+        """The entries of a tree, called `name` in errors, for the leaves with gradients."""
         like = self.structure.unflatten(self.entries)
         full = checks.flatten_like(self.label, ("updates", name), self.structure, like, tree)
         return self.chosen(full)
 
     def of_each(self, xs: Sequence[Any]) -> list[Any]:
-        """Those entries of a list whose leaves have gradients; the list has none for a leaf that is None or masked."""
+        """The entries of a list for leaves with gradients; the list has none for a leaf that is None or masked."""
         each = iter(xs)
         return self.chosen([None if is_skipped(entry) else next(each) for entry in self.entries])
 
@@ -102,7 +102,7 @@ class Tree(NamedTuple):
     def updated(
         self, tx: Transform, xs: Sequence[Any], state: OptState, params: Params = None
     ) -> tuple[list[Any], Any]:
-        """What the `update` of a transform makes of a list: updates, and a state in the form of the old one."""
+        """The `update` of a transform for a list: updates, and a state in the form of the old one."""
         with bound_for(None):
             new, new_state = base.call_update(tx, self.of(xs), state, params, self.extra_args)
         olds, structure = jax.tree.flatten(state)

@@ -1,4 +1,4 @@
-"""A wrapper as a rule: it changes the update that another transform makes for each array."""
+"""A wrapper as a rule, which changes the update of another transform for each array."""
 
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +24,7 @@ P = ParamSpec("P")
 class WrapperState(NamedTuple):
     """State of a wrapper that keeps nothing itself."""
 
-    inner_state: Any  # of the wrapped transform
+    inner_state: Any  # the state of the wrapped transform
 
 
 def wrapper(
@@ -110,12 +110,12 @@ class Wrapped(Part):
         return self.own.asks()
 
     def labelled(self, label: str) -> "Wrapped":
-        """The wrapped transform goes on to report errors under its own name."""
+        """Only the rule: the wrapped transform keeps its own name in errors."""
         return replace(self, label=label, own=self.own.labelled(label))
 
     @property
     def scheduled(self) -> bool:
-        """Whether the count of the rule's schedules stands outside the state."""
+        """Whether the count for the rule's schedules lies outside the rule's state."""
         return self.own.counts and "count" not in self.State._fields
 
     @property

@@ -1,1 +1,1 @@
-"""The matrices of a tree: which leaves are which, their blocks in stacks, and what a step does for some of them."""
+"""The matrices of a tree: which leaves they are, their blocks in stacks, and turns over steps."""

@@ -1,7 +1,7 @@
-"""The blocks of a tree: its matrices, cut so that no side is too long, in stacks by their shapes.
+"""The blocks of a tree: its matrices, cut so that no side is too long, and stacked by shape.
 
-All blocks of one shape are one stack, (number, rows, columns), whichever leaf they come from. Its name is the shape,
-"768x3072". So a step has as many programs as there are shapes, not leaves, and the state is a few large arrays.
+All blocks of one shape are one stack, (number, rows, columns), whatever leaf they come from. Its name is the shape,
+"768x3072". So a step has one program for each shape, not for each leaf, and the state is a few large arrays.
 """
 
 import functools
@@ -35,7 +35,7 @@ class Layout(NamedTuple):
     max_precond_dim: int | None = None  # the longest side that has a factor
 
     def checked(self, label: str) -> "Layout":
-        """Raises where it is none."""
+        """The layout; raises where an argument is wrong."""
         for name in ("block_size", "max_precond_dim"):
             if (size := getattr(self, name)) is not None:
                 checks.structural(label, name, size, 1)
@@ -44,7 +44,7 @@ class Layout(NamedTuple):
         return self
 
     def has(self, rows: int, columns: int) -> tuple[bool, bool]:
-        """Whether the rows and the columns of blocks of that size have factors."""
+        """Whether the rows, and the columns, of blocks of that size have a factor."""
         short = rows <= columns, rows > columns
         wanted = {"both": (True, True), "short": short, "rows": (True, False), "columns": (False, True)}[self.sides]
         left, right = (self.max_precond_dim is None or size <= self.max_precond_dim for size in (rows, columns))
@@ -52,7 +52,7 @@ class Layout(NamedTuple):
 
     @property
     def turns_tall_ones(self) -> bool:
-        """Whether a block with more rows than columns lies in its stack transposed: both sides are treated alike."""
+        """Whether blocks with more rows than columns are stacked transposed, since both sides are treated alike."""
         return self.sides in ("both", "short")
 
 
@@ -81,7 +81,7 @@ class Cut(NamedTuple):
         return [cut(x).reshape(size) for x, size in zip(matrices, self.sizes, strict=True)]
 
     def whole(self, parts: list[Array]) -> Array:
-        """The array whose `blocks` these are."""
+        """The array with these `blocks`."""
         most = self.block_size
         if most is not None and self.sizes != self.leaf.sizes:
             one = lambda x, shape: blocks.unblock(x, shape, most)  # noqa: E731
@@ -103,10 +103,10 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of all leaves, and the stacks that they are put into.
+    """The blocks of all leaves, and their stacks.
 
     Args:
-      cuts: for each leaf; None for one that has no blocks.
+      cuts: for each leaf; None for a leaf without blocks.
       complexes: for each leaf whether it is complex: blocks of complex numbers have stacks of their own.
       layout: how they are cut.
     """
@@ -117,7 +117,7 @@ class Blocks:
 
     @functools.cached_property
     def members(self) -> dict[Shape, list[Member]]:
-        """For each stack where its blocks come from, in their order."""
+        """For each stack the sources of its blocks, in order."""
         found: dict[Shape, list[Member]] = {}
         for i, (cut, is_complex) in enumerate(zip(self.cuts, self.complexes, strict=True)):
             for j, (number, rows, columns) in enumerate(cut.sizes if cut else []):
@@ -133,7 +133,7 @@ class Blocks:
         return {name: sum(x.number for x in members) for (name, *_), members in self.members.items()}
 
     def stack(self, shape: Shape, xs: Sequence[Array | None]) -> Array:
-        """The blocks of that shape, of arrays for each leaf; zeros for an array that is not there."""
+        """The stack of blocks of that shape, from arrays for each leaf; zeros for a missing array."""
         real = numerics.widest_real([xs[x.leaf] for x in self.members[shape]])
         dtype = numerics.complex_dtype(real) if shape[0].endswith("complex") else real
         found = []
@@ -146,7 +146,7 @@ class Blocks:
         return jnp.concatenate(found) if len(found) > 1 else found[0]
 
     def leaves(self, stacks: Stacks) -> list[Array | None]:
-        """The arrays of the leaves whose blocks these are; None for a leaf without."""
+        """The arrays of the leaves with these blocks; None for a leaf without blocks."""
         parts: dict[tuple[int, int], Array] = {}
         for (name, *_), members in self.members.items():
             xs = places.parts(stacks[name], [x.number for x in members]) if len(members) > 1 else [stacks[name]]
@@ -158,7 +158,7 @@ class Blocks:
     def only_there(
         self, xs: Sequence[Array | None], new: dict[str, Stacks], old: Mapping[str, Stacks]
     ) -> dict[str, Stacks]:
-        """The new fields, with the old values for the blocks of leaves whose array is not there."""
+        """The new fields, with old values for the blocks of leaves whose array is missing."""
         for (name, *_), members in self.members.items():
             own = np.concatenate([np.full(x.number, xs[x.leaf] is not None) for x in members])
             for field in () if own.all() else new:
@@ -168,8 +168,8 @@ class Blocks:
 
 
 def stands_for_a_tree(params: Params) -> bool:
-    """Whether this is a placeholder, with which `map_params` calls `init` instead of parameters.
+    """Whether this is the placeholder with which `map_params` calls `init` instead of parameters.
 
-    The state of a placeholder has one leaf in the place of the stacks, which belong to no one parameter.
+    The state of a placeholder has one leaf in place of the stacks, which belong to no single parameter.
     """
     return not jax.tree.leaves(params) and not isinstance(params, dict | list | tuple | None)

@@ -1,8 +1,7 @@
 """Kronecker factors of gradients, and the bases of their eigenvectors.
 
-All is for stacks: G is (..., rows, columns), the factors L of the rows (..., rows, rows) and R of the columns, QL and
-QR their bases. A side without a factor is None. Eigenvectors are refreshed for a few matrices per step, see
-`gdjax.matrices.turns`.
+G is (..., rows, columns), its factors L (..., rows, rows) and R (..., columns, columns), their bases QL and QR. A side
+without a factor is None. Eigenvectors are refreshed for a few matrices per step, see `gdjax.in_turns`.
 """
 
 import functools
@@ -24,7 +23,7 @@ def adjoint(x: Array) -> Array:
 
 
 def gram(g: Array) -> Array:
-    """G G^H, in full float32 also where products are rounded."""
+    """G G^H, in full float32 even where products are rounded."""
     return highest(g, adjoint(g))
 
 
@@ -48,9 +47,9 @@ def averaged(old: Array | None, new: Callable[[], Array], b: Any) -> Array | Non
 def in_new_bases(
     s: Any, every: Any, moments: tuple[str, ...], squares: tuple[str, ...], refresh: str, in_order: bool = True
 ) -> Any:
-    """The state of one matrix, of which L and R are the new factors, after the turns of its bases.
+    """The state of one matrix, with the new factors L and R, after the turns of its bases.
 
-    In its first turn a factor gets exact eigenvectors, later one power step from those that it has.
+    In its first turn a factor gets exact eigenvectors, later one power step from the old ones.
 
     Args:
       s: with L, QL, R and QR, None where a side has no factor.
@@ -74,7 +73,7 @@ def in_new_bases(
 def _turned(
     first: Array, old: Array, *rest: Array, side: int, moments: int, refresh: str, in_order: bool
 ) -> list[Array]:
-    """The new basis of a factor, the last of `rest`, and what is in its coordinates."""
+    """The new basis of a factor, which is the last of `rest`, and the moments and squares in its coordinates."""
     *xs, a = rest
     new, mix = turned_basis(a, old, True if refresh == "eigh" else first, in_order)
 

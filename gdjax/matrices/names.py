@@ -1,4 +1,4 @@
-"""What the path and the shape of one leaf say: its role, and how it is a matrix.
+"""The role of a leaf, and how it is a matrix, from its path and shape.
 
 Conventions: arrays called `weight` are (outputs, inputs, window), as in Equinox and PyTorch; all others are
 (window, inputs, outputs), as in Flax. Axes before these are stacks of layers or experts.
@@ -45,11 +45,11 @@ _LARGEST_WINDOW, _LARGEST_PATCH = 7, 32
 
 
 class Name(NamedTuple):
-    """The keys of a path in lower case, "multi_head" for MultiHead_0, without numbers and what wraps a model."""
+    """The keys of a path in lower case, "multi_head" for MultiHead_0, without numbers and wrappers of a model."""
 
     keys: tuple[str, ...]
     stacked: bool  # whether one array has all layers: "layers/kernel", not "layers/0/kernel"
-    in_layer: bool  # whether it lies in one of several layers, by a number or as part of a stack
+    in_layer: bool  # whether it lies in one of several layers, numbered or stacked
 
     @property
     def leaf(self) -> str:
@@ -95,7 +95,7 @@ def _snake(word: str) -> str:
 
 
 def role_of(name: Name, shape: Sequence[int], siblings: frozenset[str]) -> tuple[Matrix | str, str]:
-    """How a leaf is a matrix, or its role if it is none; and what about that could not be known.
+    """How a leaf is a matrix, or its role if it is none; and a note on anything unknown about that.
 
     Args:
       siblings: the last keys of the leaves beside it, also of those that a mask hides.
@@ -139,7 +139,7 @@ def sizes_of(numbers: Matrix, shape: Sequence[int]) -> tuple[int, int]:
 
 
 def matrix_of(name: Name, shape: Sequence[int]) -> tuple[Matrix, str]:
-    """How an array of two axes or more is a matrix; and what about that could not be known."""
+    """How an array of two axes or more is a matrix; and a note on anything unknown about that."""
     if window := _window(name, shape):
         return _convolution_axes(name, window), ""
     if not name.outputs_first and (heads := _heads(name, shape)):
@@ -156,7 +156,7 @@ def matrix_of(name: Name, shape: Sequence[int]) -> tuple[Matrix, str]:
 
 
 def is_gate(name: Name) -> bool:
-    """Whether it may choose among experts; those of an expert itself are its own."""
+    """Whether it may choose among experts, and is no gate inside an expert."""
     return _GATE.search(name.what) is not None and not any("expert" in key for key in name.keys)
 
 
@@ -165,7 +165,7 @@ def is_query(name: Name) -> bool:
 
 
 def attention_part(name: Name) -> str:
-    """What makes the query of each head is "query", what makes the key "key", all else an empty text."""
+    """The part of attention that a layer makes: the "query" or the "key" of each head; else ""."""
     found = _QUERY.search(name.what)
     return "" if found is None else "query" if found["query"] else "key" if found["key"] else ""
 
@@ -180,7 +180,7 @@ def is_qkv(name: Name) -> bool:
 
 
 def _parts(name: Name, inputs: int, outputs: int) -> int:
-    """How many matrices lie beside each other, by the name."""
+    """The number of matrices side by side, by the name."""
     if is_qkv(name):
         return 3
     if found := _GATES.search(name.what):
@@ -210,7 +210,7 @@ def _heads(name: Name, shape: Sequence[int]) -> Matrix | None:
 
 
 def _window(name: Name, shape: Sequence[int]) -> int:
-    """How many axes of a convolution's window an array has; 0 if it is none."""
+    """The number of axes of a convolution's window; 0 for no convolution."""
     ndim = len(shape)
     found = next((m for key in reversed(name.keys[-3:]) if (m := _CONVOLUTION.search(key))), None)
     if ndim < 3 or name.within(_EXPERTS) and not found or _QUERY.search(name.what) or _OUT.search(name.what):

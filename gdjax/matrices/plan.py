@@ -1,4 +1,4 @@
-"""Which leaves of a tree are which matrices: one plan for each tree of shapes, for all that a matrix method does."""
+"""Which leaves of a tree are matrices, and how: one plan for each tree of shapes."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -26,12 +26,12 @@ class Leaf(NamedTuple):
 
     path: str  # as in errors: params['layer']['kernel']
     shape: tuple[int, ...]
-    role: str  # "matrix", or what else it is: see `gdjax.matrices.roles`
+    role: str  # "matrix", or another one of `gdjax.matrices.roles`
     axes: Axes
     batch: int
     rows: int
     columns: int
-    parts: tuple[int, ...] = ()  # the columns of each matrix where the columns are cut, as in q, k, v; else ()
+    parts: tuple[int, ...] = ()  # the columns of each matrix if the columns are cut, as in q, k, v; else ()
 
     def __str__(self) -> str:
         """The matrices, number x rows x columns."""
@@ -44,7 +44,7 @@ class Leaf(NamedTuple):
 
     @property
     def sizes(self) -> list[tuple[int, int, int]]:
-        """The shapes of `split`."""
+        """The shapes of the results of `split`."""
         if len(set(self.parts)) > 1:
             return [(self.batch, self.rows, n) for n in self.parts]
         number = len(self.parts) or 1
@@ -66,7 +66,7 @@ class Leaf(NamedTuple):
         return [apart.swapaxes(1, 2).reshape(self.batch * len(self.parts), rows, self.parts[0])]
 
     def joined(self, stacks: Sequence[Array], shape: tuple[int, ...] | None = None) -> Array:
-        """The array whose `split` these are, of the shape of the leaf or another."""
+        """The inverse of `split`, in the shape of the leaf or another."""
         if len(set(self.parts)) > 1:
             whole = jnp.concatenate(stacks, -1)
         elif not self.parts:
@@ -87,7 +87,7 @@ class Plan(NamedTuple):
 def plan_of(
     label: str, tree: ArrayTree, numbers: Any = None, default: Any = None, quiet: bool = False, argument: str = NUMBERS
 ) -> Plan:
-    """The plan of a tree of parameters or gradients; made once for each tree of shapes and axes.
+    """The plan of a tree of parameters or gradients, made once for each tree of shapes and axes.
 
     Args:
       label: what errors begin with.
@@ -95,7 +95,7 @@ def plan_of(
         and None that is a prefix of `tree`; or a function from `tree` to one. By default the floating leaves of two
         axes are matrices.
       default: the `Matrix` of a leaf that has none of its own; without this it is no matrix.
-      quiet: `ByRole` warns of nothing, where another call for this tree does.
+      quiet: whether `ByRole` does not warn, since another call for this tree does.
       argument: what errors call `numbers`.
 
     Raises:
@@ -133,7 +133,7 @@ def of_leaf(numbers: Callable[[Any], Any], default: Any = None) -> OfLeaf:
 
     def of_each(tree: Tree, argument: Any) -> list[Leaf]:
         plan = plan_of(tree.label, tree.structure.unflatten(tree.entries), numbers(argument), default)
-        return tree.of_each([leaf._replace(path="") for leaf in plan.leaves])  # leaves alike share one trace
+        return tree.of_each([leaf._replace(path="") for leaf in plan.leaves])  # equal leaves share one trace
 
     return of_each
 
@@ -144,7 +144,7 @@ def numbers_of(label: str, name: str, numbers: Any, tree: ArrayTree) -> list[Any
         return []
     if callable(numbers):
         numbers = calls.of_tree(label, name, numbers, tree)
-        if not jax.tree_util.all_leaves([tree]):  # of one array None is an answer: it is no matrix
+        if not jax.tree_util.all_leaves([tree]):  # for one array None is an answer: it is no matrix
             checks.returned(label, f"the function of {name}", numbers)
     is_entry = lambda x: x is None or is_numbers(x)  # noqa: E731
     for path, x in jax.tree_util.tree_flatten_with_path(numbers, is_leaf=is_entry)[0]:

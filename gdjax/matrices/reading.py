@@ -1,4 +1,4 @@
-"""What a leaf is found to be, from its name and shape and from the leaves beside it."""
+"""The reading of a leaf, from its name and shape and from the leaves beside it."""
 
 import functools
 import math
@@ -18,20 +18,20 @@ _WIDEST_HEAD = 256  # numbers; the inputs of a layer without an axis of heads ar
 
 
 class Read(NamedTuple):
-    """A leaf and what it was found to be."""
+    """A leaf and its reading."""
 
     path: str
     name: Name
     shape: tuple[int, ...]
     role: Matrix | str
-    unknown: str = ""  # what could not be known
+    unknown: str = ""  # a note on anything unknown
 
     @property
     def place(self) -> str:
         return split(self.path)[0]
 
     def but(self, unknown: str, axes: Sequence[tuple[Any, Any]] = ()) -> "Read":
-        """The same, with a sentence about what could not be known.
+        """The same, with a note on what is unknown.
 
         Args:
           axes: those of the inputs and of the outputs that an override may name, one pair or several to choose from.
@@ -56,7 +56,7 @@ class Read(NamedTuple):
         return self._replace(unknown=text)
 
     def cut(self, inputs: int, first: int = 0) -> tuple[Any, Any]:
-        """The axes of the inputs, so many after the first axes, and those of the outputs, which follow."""
+        """The axes of the inputs, `inputs` many after the first axes, and of the outputs, which follow."""
         places = list(range(first, len(self.shape)))
         return _axes(places[:inputs]), _axes(places[inputs:])
 
@@ -74,7 +74,7 @@ def _axes(places: Sequence[int]) -> Any:
 
 
 def split(path: str) -> tuple[str, str]:
-    """Where a leaf lies, and its own key. A state dict has all of a path in one key, with dots."""
+    """The path of the layer, and the leaf's own key. A state dict has the whole path in one key, with dots."""
     place, _, last = path.replace(".", "/").rpartition("/")
     return place, last
 
@@ -91,19 +91,19 @@ def _read(path: str, shape: tuple[int, ...], trained: bool, given: Any, siblings
     elif given is None:
         role, unknown = role_of(name, shape, siblings)
     elif given == "matrix":
-        role = matrix_of(name, shape)[0] if len(shape) > 1 else Matrix()  # of which the plan says that it is none
+        role = matrix_of(name, shape)[0] if len(shape) > 1 else Matrix()  # the plan says that it is none
     else:
         role = given
     return Read(path, name, shape, role).but(unknown)
 
 
 class Context:
-    """What other leaves say of a leaf: that it is no matrix; of the output of attention, that it has an axis of heads.
+    """Facts about a leaf from other leaves: it is no matrix; or, for an output of attention, it has an axis of heads.
 
-    It asks whether leaves are there, never whether they are not: a mask hides them. The query, key and value that tell
-    the axes of an output are hidden matrices like it, so a group of the hidden matrices has them all, as it has the
-    weights for the hidden state, whose shape tells the gates of those for the inputs. In a group of the outputs alone
-    it cannot be known whether one has heads, unless its shape tells.
+    It asks only whether leaves are present, never whether they are absent, since a mask may hide them. The axes of an
+    output follow from query, key and value, hidden matrices like it, so a group of the hidden matrices has them all.
+    So it has the recurrent weights, whose shape shows the gates of the input weights. In a group of outputs alone, only
+    the shape of an output can show heads.
 
     Args:
       hidden: the paths of the leaves that a mask hides.
@@ -135,7 +135,7 @@ class Context:
         return self._of(leaf, leaf.role)
 
     def _of_gates(self, leaf: Read, role: Matrix, state: str, hidden: Sequence[int]) -> Read:
-        """The gates of a recurrent cell, of which the weights for the hidden state tell the size."""
+        """The gates of a recurrent cell, whose size the weights for the hidden state show."""
         if not hidden:
             _, outputs = sizes_of(role, leaf.shape)
             return self._of(leaf.but(f"where its {outputs} outputs are cut, as a mask hides {state}"), role)
@@ -167,7 +167,7 @@ class Context:
         return leaf
 
     def _are_experts(self, gate: Read, outputs: int) -> bool:
-        """Whether there are experts, or as many matrices as the gate has outputs, beside the layer of a gate."""
+        """Whether beside the layer of a gate are experts, or as many matrices as the gate has outputs."""
         start = (place := _around(gate)) and f"{place}/"
         paths = [(x, x.path.replace(".", "/")) for x in self.leaves if x is not gate]
         below = [(x, path.removeprefix(start).lower()) for x, path in paths if path.startswith(start)]
@@ -175,7 +175,7 @@ class Context:
 
 
 def _around(leaf: Read) -> str:
-    """Where the layer of a leaf lies: for attn/query/kernel and attn/query it is attn."""
+    """The path around the layer of a leaf: attn for attn/query/kernel and for attn/query."""
     return split(leaf.place)[0] if leaf.name.is_array else leaf.place
 
 
@@ -188,20 +188,20 @@ def _has_heads(leaf: Read) -> bool:
 
 
 def _may_have_heads(leaf: Read) -> bool:
-    """Whether a query that was taken for a stack may be one matrix, as where there are as many heads as inputs."""
+    """Whether a query read as a stack may be one matrix, for instance with as many heads as inputs."""
     a, b, c = leaf.shape[-3:]
     return a == b and c <= 16 and not (leaf.name.stacked and len(leaf.shape) == 3)
 
 
 def _may_be_heads(leaf: Read) -> bool:
-    """Whether an output that was taken for a stack may have heads and their width as the two axes of its inputs."""
+    """Whether an output read as a stack may have heads and their width as the two axes of its inputs."""
     stacked = leaf.name.stacked and len(leaf.shape) == 3
     of_one_axis = isinstance(leaf.role, Matrix) and isinstance(leaf.role.reduction_axis, int)
     return of_one_axis and len(leaf.shape) > 2 and leaf.shape[-2] <= _WIDEST_HEAD and not stacked
 
 
 def _fitting(leaf: Read, bias: tuple[int, ...]) -> list[tuple[Any, Any]]:
-    """The axes by which a leaf fits its bias, if its outputs are its last axes."""
+    """The axes with which a leaf fits its bias, if its outputs are its last axes."""
     first = int(leaf.name.stacked and len(bias) > 1 and bias[0] == leaf.shape[0])
     outputs = bias[first:]
     inputs = len(leaf.shape) - first - len(outputs)

@@ -36,12 +36,12 @@ class ByRole:
     def roles(self, label: str, tree: ArrayTree, quiet: bool = False) -> list[Matrix | str]:
         """For each leaf how it is a matrix, or its role if it is none.
 
-        Axes come from the path and the shape of a leaf, those of the output of attention also from the query, key and
-        value beside it. All else that other leaves tell is that a leaf is no matrix: where a mask hides them, as from a
-        method that gets the matrices, the axes are the same.
+        Axes come from the path and the shape of a leaf, for the output of attention also from the query, key and value
+        beside it. Otherwise other leaves only show that a leaf is no matrix. So the axes are the same where a mask
+        hides those leaves, as from a method that gets only the matrices.
 
         Args:
-          quiet: warns of nothing, where another call for this tree does.
+          quiet: whether not to warn, since another call for this tree does.
 
         Warns:
           UserWarning: it cannot be known where a leaf is cut, as q, k, v; an override decides for no leaf. Not where a
@@ -73,16 +73,16 @@ class ByRole:
                     raise ValueError(f"{label}: {where}: {why}; {slip}") from None
 
     def notes(self, tree: ArrayTree) -> list[str]:
-        """What is not known of a tree, in sentences."""
+        """Sentences about anything unknown in a tree."""
         leaves = self.read(tree)
         notes = [leaf.unknown for leaf in leaves if leaf.unknown]
         return [*notes, NO_HEAD] if is_headless(leaves) and not is_masked(tree) else notes
 
     def layers(self, tree: ArrayTree) -> Any:
-        """A tree: for each leaf how many of its leading axes are layers or experts.
+        """A tree with the number of leading axes of each leaf that are layers or experts.
 
-        Those before the axes of a matrix are; of what is none, those that it has in common with the matrices beside it,
-        or the first, where the names tell of a stack of layers whose matrices have that many.
+        In a matrix these are the axes before its rows and columns. In another leaf they are the axes that it shares
+        with the matrices beside it, or the first axis, if its name is of a stack of layers with such matrices.
         """
         leaves = self.read(tree)
         stacks = [(leaf, n) for leaf in leaves if (n := _lead(leaf))]
@@ -97,7 +97,7 @@ class ByRole:
         return jax.tree.structure(tree).unflatten(map(of, leaves))
 
     def decides(self, path: str, x: Any) -> bool:
-        """Whether an override says what a leaf is."""
+        """Whether an override decides for a leaf."""
         return any(matches(LABEL, pattern, path, x) for pattern, _ in self.overrides)
 
     def read(self, tree: ArrayTree, label: str = LABEL) -> list[reading.Read]:
@@ -119,13 +119,13 @@ class ByRole:
 
 
 def _lead(leaf: reading.Read) -> int:
-    """How many axes of a matrix lie before all of its inputs and outputs; 0 of what is none."""
+    """The number of axes of a matrix before all of its inputs and outputs; 0 for no matrix."""
     axes = leaf.role[:2] if isinstance(leaf.role, Matrix) and leaf.shape else ()
     return min((i % len(leaf.shape) for x in axes for i in ((x,) if isinstance(x, int) else x)), default=0)
 
 
 def is_headless(leaves: Sequence[reading.Read]) -> bool:
-    """Whether one of the matrices may be the head: no leaf is known as one, and none is tied to an embedding."""
+    """Whether a matrix may be the head: no leaf is known as the head, and none is tied to an embedding."""
     tied = any(leaf.role == "embedding" and len(leaf.shape) == 2 for leaf in leaves)
     matrices = [leaf for leaf in leaves if isinstance(leaf.role, Matrix)]
     return len(matrices) > 1 and not (tied or any(leaf.role == "head" for leaf in leaves))

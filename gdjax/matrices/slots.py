@@ -1,4 +1,4 @@
-"""The slots of a rule of one matrix: what each starts as, in the stack of all matrices of one shape."""
+"""The slots of a rule of one matrix, and their start, in the stack of all matrices of one shape."""
 
 import functools
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ from gdjax.matrices.plan import plan_of
 from gdjax.matrices.roles import routing
 from gdjax.numerics import Array
 
-# The arguments that the lift takes, and not the rule.
+# The arguments of the lift, which the rule does not get.
 LIFTED = {"block_size": None, "sides": "both", "max_precond_dim": None, "roles": None}
 
 
 class Stack(NamedTuple):
-    """What a slot may know of a stack when it starts."""
+    """Facts about a stack for the start of a slot."""
 
     ps: list[Any]  # the parameters whose matrices it holds
     number: int
     sides: tuple[int, int]
-    has: tuple[bool, bool]  # whether rows and columns have factors
+    has: tuple[bool, bool]  # whether the rows, and the columns, have factors
     given: Mapping[str, Any]  # the arguments of the factory
 
     def zeros(self, dtype: Any, *shape: int) -> Array:
@@ -56,12 +56,12 @@ class Slot:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments of the factory that the slot reads, and what they are by default."""
+        """The arguments of the factory that the slot reads, with their defaults."""
         return {}
 
     @property
     def keeps(self) -> Kind:
-        """What its arrays keep, as in `gdjax.Moment`."""
+        """The kind of its arrays, as in `gdjax.Moment`."""
         return "exact"
 
     def start(self, stack: Stack) -> Any:
@@ -162,7 +162,7 @@ Slots = Slot | tuple[Slot, ...]  # one, or a list of them: the field is then a l
 
 
 def as_declared(slot: Any) -> Any:
-    """A slot of a rule of one matrix as one of the leaf rule behind it."""
+    """A slot of a rule of one matrix as a slot of the leaf rule behind it."""
     if isinstance(slot, Key):
         return Whole(lambda params, given: keys.fresh(given[slot.seed] if isinstance(slot.seed, str) else slot.seed))
     if not isinstance(slot, Slot | tuple):
@@ -172,7 +172,7 @@ def as_declared(slot: Any) -> Any:
 
 
 def arguments_of(slot: Any) -> dict[str, Any]:
-    """The arguments of the factory that a slot reads when it starts, and what they are by default."""
+    """The arguments of the factory that the start of a slot reads, with their defaults."""
     if isinstance(slot, Key):
         return {slot.seed: 0} if isinstance(slot.seed, str) else {}
     several = slot if isinstance(slot, tuple) else (slot,)
@@ -196,7 +196,7 @@ def _wanted(slot: Slot, given: Mapping[str, Any]) -> bool:
 
 
 def blocks_for(label: str, tree: ArrayTree, given: Mapping[str, Any]) -> Blocks:
-    """The blocks of a tree; `given` has the arguments in `LIFTED` that are not as there."""
+    """The blocks of a tree; `given` has the arguments that differ from `LIFTED`."""
     given = {**LIFTED, **given}
     layout = Layout(given["block_size"], given["sides"], given["max_precond_dim"]).checked(label)
     roles = given["roles"]

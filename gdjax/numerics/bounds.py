@@ -69,7 +69,7 @@ def _bounded_jvp(squares: str, primals: tuple[Array], tangents: tuple[Array]) ->
 
 
 def spoiled(u: Array, g: Array) -> Array:
-    """u, and NaN where g is not finite: what is made of a bounded g must not hide that."""
+    """u, and NaN where g is not finite: a result of a bounded g must not hide that."""
     return u + 0 * g  # one operation, a fused multiply and add
 
 

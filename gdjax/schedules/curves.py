@@ -4,8 +4,8 @@ A step is an int32 in [0, 2^31 - 1], or a float if the caller's is one. Differen
 integers, so that no step is lost; only the fraction of an interval is a float. Where an interval begins or ends between
 two steps, its boundary or length is a float with a fraction, and the step becomes a float.
 
-What is made of an integer step and of Python numbers is weakly typed, as these are: a float32, or a float64 if x64 is
-on, that takes the dtype of what it meets. Arrays are strongly typed, and so is what they make.
+A result of an integer step and Python numbers is weakly typed, as these are: a float32, or a float64 if x64 is on, that
+adopts the dtype of its operand. Arrays are strongly typed, and so are their results.
 """
 
 import itertools

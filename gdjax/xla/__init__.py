@@ -1,1 +1,1 @@
-"""What is done for a compiler's sake, and for nothing else."""
+"""Code that exists only for a compiler."""

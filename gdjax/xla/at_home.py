@@ -1,4 +1,4 @@
-"""Stacks of matrices that go home, said so that XLA exchanges them once on the way in and once on the way out."""
+"""Sends the matrices of stacks to their owner devices and back, so that XLA exchanges them once each way."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from gdjax.core.types import Array
 
 
 def computed(f: Callable[..., Any], *trees: Any) -> Any:
-    """f of trees of stacks (number, ...), each device computing its part of them; the results are stacks, in any tree.
+    """f of trees of stacks (number, ...), each device computing its share; the results are a tree of stacks.
 
-    A stack is filled up with zeros to a multiple of the devices.
+    A stack is padded with zeros to a multiple of the number of devices.
     """
     home, number = homes.mesh(), len(jax.tree.leaves(trees)[0])
     way = range(len(home.axis_names) + 1)
@@ -23,9 +23,9 @@ def computed(f: Callable[..., Any], *trees: Any) -> Any:
 
 
 def together(f: Callable[[Array], Array], stacks: Sequence[Array]) -> list[Array]:
-    """f of stacks (number, rows, columns) that differ in columns, on one matrix a device in all, the widest first.
+    """f of stacks (number, rows, columns) that differ in columns, the widest first, with one matrix per device in all.
 
-    Each goes home as it is, to devices where the others have zeros. There it gets the columns that it lacks.
+    Each stack goes unpadded to its owner devices, where the others have zeros. There it is padded to the widest.
     """
     home, (rows, width), dtype = homes.mesh(), stacks[0].shape[1:], stacks[0].dtype
     way = range(len(home.axis_names) + 1)
@@ -35,7 +35,7 @@ def together(f: Callable[[Array], Array], stacks: Sequence[Array]) -> list[Array
         own = _along(jnp.pad(x, ((first, home.size - first - len(x)), (0, 0), (0, 0))), home, way)
         given += jnp.pad(own, ((0, 0), (0, 0), (0, width - x.shape[2])))
         first += len(x)
-    # Said before it is cut, or one of the stacks is exchanged twice. Free along the others, as it is no way out yet.
+    # Constrained before the cut, or one of the stacks is exchanged twice; the other axes stay unconstrained until then.
     still = PartitionSpec(home.axis_names, PartitionSpec.UNCONSTRAINED, PartitionSpec.UNCONSTRAINED)
     made = jax.lax.with_sharding_constraint(f(given), NamedSharding(home, still))
     results = [_along(made[..., : x.shape[2]], home, reversed(way)) for x in stacks]
@@ -47,10 +47,10 @@ def _filled(stack: Array, missing: int) -> Array:
 
 
 def _along(stack: Array, home: Any, numbers: Iterable[int]) -> Array:
-    """The first axis divided over the first n axes of the mesh, for each n.
+    """The stack with its first axis divided over the first n axes of the mesh, for each n in turn.
 
-    One axis of the mesh after the other: a partitioner exchanges over one, and copies everything for two. And from none
-    of them on: what a stack is cut out of would else be exchanged as a whole.
+    Axes of the mesh come one at a time: a partitioner exchanges over one, but copies everything for two. They begin
+    with none: otherwise an array that the stack is cut from would be exchanged as a whole.
     """
     free = [PartitionSpec.UNCONSTRAINED] * (stack.ndim - 1)
     for n in numbers:

@@ -1,7 +1,7 @@
 """Bits and whole numbers, in operations that XLA computes wherever they are read.
 
-XLA:CPU repeats in each loop an operation on one array; the result of one on two arrays, such as a choice between them,
-it often writes to memory, and reads it in each.
+XLA:CPU repeats an operation on one array in each loop that reads it. The result of an operation on two arrays, such as
+a choice between them, it often writes to memory and reads in each loop.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ def finite_within(x: Array, bound: float) -> Array:
 
 @jax.custom_jvp
 def with_flipped(x: Array, last: Array) -> Array:
-    """x of 16 bits, the last of them flipped if a boolean scalar says so. A product XLA:CPU would round, in a loop."""
+    """x of 16 bits, with its last bit flipped if `last`. XLA:CPU would round a product in a loop of its own."""
     return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(x, jnp.uint16) ^ last.astype(jnp.uint16), x.dtype)
 
 
@@ -49,17 +49,16 @@ def _with_flipped_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -
 def as_integers(x: Array, dtype: Any) -> Array:
     """Whole numbers of 32 bits as integers of 8 or 16.
 
-    By way of float32: of integers of 32 bits that become 8 XLA:TPU makes a kernel of its own, which reads all inputs
-    again.
+    By way of float32: for a conversion from 32 to 8 bits XLA:TPU makes a separate kernel, which reads all inputs again.
     """
     return x.astype(jnp.float32).astype(dtype)
 
 
 def weighted(numbers: Sequence[Array], weights: Sequence[int], zeros: Array) -> Array:
-    """sum_k weights_k numbers_k modulo 2^32, of uint32 arrays like `zeros`, in products that all of them have part in.
+    """sum_k weights_k numbers_k modulo 2^32, of uint32 arrays like `zeros`, with all of them in each product.
 
-    A product of the index along one axis XLA:GPU and XLA:TPU write to memory, where all arrays with as many rows read
-    it, and then join what reads it: twelve matrices of GPT-2 small in one kernel on a GPU, two on a TPU.
+    XLA:GPU and XLA:TPU write a product of the index along one axis to memory, where all arrays with as many rows read
+    it, and then merge its readers: twelve matrices of GPT-2 small in one kernel on a GPU, two on a TPU.
     """
     wrapped = lambda n: np.uint32(n % 2**32)  # noqa: E731
     total = sum(numbers, zeros)
@@ -74,13 +73,13 @@ def weighted(numbers: Sequence[Array], weights: Sequence[int], zeros: Array) -> 
 
 
 def in_pairs(x: Array, halves: Callable[[Array], Array]) -> Array:
-    """Whole float32 numbers from 0 to 15, two of which become one of uint8: the first + 16 times the second.
+    """Packs whole float32 numbers from 0 to 15 in pairs into uint8: the first + 16 times the second.
 
     Args:
-      halves: makes of an array like x one in which first and second lie along the third-last axis, of length 2.
+      halves: reshapes an array like x so that first and second lie along the third-last axis, of length 2.
 
-    XLA:TPU would write the float32 numbers to memory for both: it gets those of 8 bits to write, with whatever else is
-    computed of x. XLA:GPU would do the same for anything but a sum.
+    XLA:TPU would write the float32 numbers of both halves to memory: here it writes 8-bit ones, in the same kernel as
+    other results from x. XLA:GPU would write them for anything but a sum.
     """
 
     def written(x: Array) -> Array:
@@ -97,13 +96,13 @@ def in_pairs(x: Array, halves: Callable[[Array], Array]) -> Array:
 
 
 def out_of_pairs(x: Array, together: Callable[[Array], Array]) -> Array:
-    """What `in_pairs` made uint8 numbers of, as float32.
+    """Unpacks the uint8 numbers of `in_pairs` into float32.
 
     Args:
       together: the inverse of `halves`.
 
-    A shift by an index, which XLA:TPU does not compute before the numbers are there twice, for one half and the other,
-    and write to memory.
+    It shifts by an index: XLA:TPU then does not unpack before the numbers are duplicated for both halves, and writes
+    nothing to memory.
     """
     both = jnp.broadcast_to(x[..., None, :, :], (*x.shape[:-2], 2, *x.shape[-2:]))
     up = jax.lax.broadcasted_iota(jnp.uint8, both.shape, both.ndim - 3) * np.uint8(4)

@@ -1,23 +1,23 @@
-"""Exchanges between devices as XLA writes them: which platform makes what, and what a compiled text has."""
+"""Exchanges between devices in the text of a compiled program, and how platforms differ in them."""
 
 import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-# The platforms that make one reduce-scatter of an all-reduce and the choice of a share. On a GPU it was not tried.
+# Platforms that merge an all-reduce and the choice of a share into one reduce-scatter. Not tried on a GPU.
 REDUCES_AND_DIVIDES = ("tpu",)
 
 KINDS = "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"
-FUSED = "all-reduce-scatter"  # the name of the body of a fusion that is a reduce-scatter on a TPU
-BITS = {"pred": 8, "token": 0}  # else the number in the name of a dtype
+FUSED = "all-reduce-scatter"  # on a TPU the body of a fusion that is a reduce-scatter
+BITS = {"pred": 8, "token": 0}  # otherwise the number in the name of the dtype
 
 _OP = re.compile(rf"=\s+(?P<made>.+?)\s(?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
 _ARRAY = re.compile(r"\b([a-z]+[a-z0-9]*)\[([\d,]*)\]")
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
 _CALLED = re.compile(r"(?:calls|to_apply|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-# One that a TPU runs beside other work stands in every fusion that it runs beside, with the same two numbers.
+# A TPU repeats an asynchronous exchange in every fusion that runs beside it, with the same two numbers.
 _CHAIN = re.compile(r"channel_id=(\d+).*chain_id=\"(\d+)\"")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _COUNTED = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
@@ -28,11 +28,11 @@ class Collective(NamedTuple):
     """A row of `collectives`."""
 
     kind: str  # all-reduce, all-gather, reduce-scatter, all-to-all, collective-permute
-    arrays: int  # how many it exchanges together
-    devices: int  # of the group that exchanges; 0 where the program does not say
-    bytes: int  # of the whole arrays, of what comes in or goes out the larger
-    wire_bytes: float  # that each device sends, in a ring
-    in_loop: bool  # in the body of a loop, and so as often as that runs
+    arrays: int  # the number that it exchanges together
+    devices: int  # in the group that exchanges; 0 where the program does not say
+    bytes: int  # of the whole arrays: inputs or results, whichever are larger
+    wire_bytes: float  # sent by each device, in a ring
+    in_loop: bool  # in the body of a loop, so once per iteration
 
 
 def of_text(text: str) -> list[Collective]:
@@ -68,7 +68,7 @@ def _computations(text: str) -> Mapping[str, list[str]]:
 
 
 def _in_loops(bodies: Mapping[str, list[str]]) -> set[str]:
-    """The computations that a loop runs, and those that these call."""
+    """The computations in the bodies of loops, and those they call."""
     joined = {name: "\n".join(lines) for name, lines in bodies.items()}
     waiting, found = [b for text in joined.values() for b in _BODY.findall(text)], set()
     while waiting:
@@ -86,7 +86,7 @@ def _row(op: Any, line: str, in_fusion: bool, in_loop: bool) -> Collective:
     kind = "reduce-scatter" if fused else op["kind"]
     n = _devices(line)
     arrays = _ARRAY.findall(op["made"])
-    if op["start"] and kind in ("all-gather", "collective-permute"):  # operands, results, and what it keeps
+    if op["start"] and kind in ("all-gather", "collective-permute"):  # operands, results, and temporaries
         arrays = arrays[len(arrays) // 2 :] if kind == "all-gather" else arrays[:1]
     size = sum(_size(*array) for array in arrays)
     if kind == "reduce-scatter" and not fused:
@@ -102,7 +102,7 @@ def _size(dtype: str, shape: str) -> float:
 
 
 def _devices(line: str) -> int:
-    """Of one group."""
+    """The number of devices in one group."""
     if listed := _LISTED.search(line):
         return len(listed[1].split(","))
     if counted := _COUNTED.search(line):

@@ -1,4 +1,4 @@
-"""Boolean scalars that many arrays are asked for, or the device, without writing more than scalars to memory."""
+"""Boolean scalars computed from many arrays, or from the device, without writing more than scalars to memory."""
 
 import functools
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from gdjax.xla.reads import apart
 
 
 def on_gpu() -> Array:
-    """Whether the program runs on a GPU: a constant of it once it is compiled."""
+    """Whether the program runs on a GPU; a constant after compilation."""
     yes, no = (functools.partial(jnp.asarray, answer) for answer in (True, False))
     return jax.lax.platform_dependent(cuda=yes, rocm=yes, default=no)
 
 
 @jax.jit
 def not_finite(x: Array) -> Array:
-    """The flag of an array in which a number is infinite or NaN."""
-    # x - x is 0 or NaN. XLA:CPU sums this in one pass. It would write what jnp.isfinite returns to memory first; its
+    """A flag, set if a number of the array is infinite or NaN."""
+    # x - x is 0 or NaN, and XLA:CPU sums it in one pass. It would write the result of jnp.isfinite to memory first; its
     # maximum of |x| misses NaN; and it simplifies 0 (c x) to 0 x.
     (x,) = apart(x)
     parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
@@ -33,6 +33,6 @@ def flag(bad: Array) -> Array:
 
 
 def none(flags: Sequence[Array]) -> Array:
-    """Whether none of them is set; each is made by `flag`."""
+    """Whether no flag is set; each is made by `flag`."""
     # XLA repeats all the additions in each loop that reads the answer, but not a root.
     return jnp.sqrt(jnp.sum(jnp.concatenate([jnp.zeros(1, jnp.float32), *flags]))) == 0

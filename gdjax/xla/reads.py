@@ -1,4 +1,4 @@
-"""What an array of 16 bits is where it is read: XLA:CPU would write it to memory in 32."""
+"""Readers of a 16-bit array convert it themselves: XLA:CPU would write it to memory as float32."""
 
 import contextlib
 import contextvars
@@ -12,14 +12,14 @@ Array = jax.Array
 
 
 def apart(x: Array, *others: Array) -> tuple[Array, ...]:
-    """The arguments unchanged, an x of 16-bit numbers behind a barrier: every reader converts it from 16 bits itself.
+    """The arguments unchanged; a 16-bit x behind a barrier, so that every reader converts it from 16 bits itself.
 
-    Without it XLA:CPU would write x as float32, for a sum and all else that reads x, or before a loop in which x does
-    not change; or compute it again, unrounded, from what x is made of.
+    Without the barrier XLA:CPU writes x as float32, for a sum and other readers or before a loop in which x does not
+    change; or it computes x again, unrounded, from its inputs.
     """
     if x.dtype.itemsize >= 4:
         return x, *others
-    # On other devices one kernel may write both what is read and what is made of it.
+    # On other devices one kernel may write both x and the results from it.
     return jax.lax.platform_dependent(x, *others, cpu=_barrier, default=lambda *xs: xs)
 
 
@@ -32,7 +32,7 @@ _widened: contextvars.ContextVar[Any] = contextvars.ContextVar("gdjax_widened", 
 
 @contextlib.contextmanager
 def widened(*pairs: tuple[Array | None, Array | None]) -> Iterator[None]:
-    """Tells `alone` in this context of arrays and what they were widened from."""
+    """In this context `alone` knows pairs of a widened array and its 16-bit original."""
     token = _widened.set(pairs)
     try:
         yield
@@ -41,14 +41,14 @@ def widened(*pairs: tuple[Array | None, Array | None]) -> Iterator[None]:
 
 
 def original(x: Array) -> Array:
-    """What an array that a rule was given was widened from; any other array as it is."""
+    """The array before it was widened for a rule; any other array as it is."""
     return next((narrow for wide, narrow in _widened.get() if wide is x), x)
 
 
 def rounded(x: Array, like: Array) -> Array:
-    """x, rounded to the dtype that `like`, what a rule was given, was widened from; in the dtype that x has.
+    """x, rounded to the dtype of the original of `like`, an argument of a rule; it keeps its own dtype.
 
-    Not by two casts: XLA leaves such a pair out.
+    Two casts would not do: XLA removes such a pair.
     """
     dtype = original(like).dtype if original(like) is not like else x.dtype
     if dtype.itemsize >= x.dtype.itemsize or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -58,9 +58,9 @@ def rounded(x: Array, like: Array) -> Array:
 
 
 def alone(x: Array, *others: Array) -> Array:
-    """x, converted again from its 16-bit original, for one sum; other arrays are returned as they are. See `apart`.
+    """x, converted again from its 16-bit original for one sum, see `apart`; other arrays are returned as they are.
 
-    A second sum of the same x names the result of the first in `others`, or XLA would take the two for one.
+    A second sum of the same x names the result of the first in `others`, or XLA would merge both conversions.
     """
     narrow = original(x)
     return x if narrow is x else apart(narrow, *others)[0].astype(x.dtype)

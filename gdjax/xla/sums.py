@@ -1,4 +1,4 @@
-"""Sums and means of one array that XLA:CPU computes without writing what it adds up to memory.
+"""Sums and means of one array that XLA:CPU computes without writing the addends to memory.
 
 Rules import them by their names from `gdjax.linalg.sums`.
 """
@@ -16,8 +16,8 @@ from gdjax.xla.write_order import after
 def summand(x: Array) -> Array:
     """`numerics.squarable(x, "summed")` as an expression that XLA:CPU sums as it is computed.
 
-    It would write to memory first what is needed twice, a bound that arrays of one shape share, and what it makes of a
-    minimum and a maximum with constants: here each array has a bound of its own, and minima alone.
+    It would first write to memory a bound that arrays of one shape share, and the result of a minimum and a maximum
+    with constants. So each array has a bound of its own here, and there are only minima.
     """
     if jnp.iscomplexobj(x):
         return jax.lax.complex(summand(x.real), summand(x.imag))
@@ -26,48 +26,45 @@ def summand(x: Array) -> Array:
 
 
 def largest_size(x: Array, axis: int) -> Array:
-    """max |x| along an axis; not finite where one of the numbers is not.
+    """max |x| along an axis; not finite if one of the numbers is not.
 
-    XLA:CPU's maximum passes over NaN. XLA:GPU's does not; of a choice before the maximum it makes transposed copies,
-    which took AdamW with moments in blocks from 27 to 61 bytes a parameter.
+    XLA:CPU's maximum ignores NaN. XLA:GPU's does not, and for a choice before the maximum it makes transposed copies:
+    they took AdamW with moments in blocks from 27 to 61 bytes a parameter.
     """
     guarded = lambda x: jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), jnp.inf), axis)  # noqa: E731
     return jax.lax.platform_dependent(x, cpu=guarded, default=lambda x: jnp.max(jnp.abs(x), axis))
 
 
 def means(x: Array, axes: tuple[int, ...]) -> Array:
-    """The means along these axes, which have length 1 in the result."""
+    """The means along these axes, kept with length 1."""
     return jnp.mean(alone(x), axes, keepdims=True)
 
 
 def mean_sq_of_quotient(x: Array, y: Array) -> Array:
-    """The mean of |x / y|^2 for y above 0, of an x that counts as `largest_of` says at most, by "each".
+    """The mean of |x / y|^2 for y above 0, with |x| bounded by `largest_of(..., "each")`.
 
-    XLA:CPU writes to memory first what the sum is not made of by a few plain operations: y, but not the quotient.
+    XLA:CPU first writes to memory whatever is more than a few plain operations before the sum: y, but not the quotient.
     """
-    largest = jnp.square(largest_of(y.dtype, "each") / y)  # of quotients: a bounded x would be written to memory
+    largest = jnp.square(largest_of(y.dtype, "each") / y)  # bounds quotients: a bounded x would be written to memory
     return jnp.sum(jnp.minimum(abs_sq(alone(x) / y), largest)) * (1 / max(x.size, 1))
 
 
 def share_of_nonzeros(x: Array) -> Array:
-    """The share of the elements of x that are not 0; x has no NaN, which would make the sum of signs one.
+    """The share of the elements of x that are not 0, for an x without NaN, which would make the result NaN.
 
-    As a sum of products: comparisons would be written to memory, as numbers, before they are added up.
+    It sums products: XLA:CPU would write comparisons to memory as numbers before it adds them up.
     """
     return jnp.sum(jnp.square(jnp.sign(jnp.abs(x)))) * (1 / max(x.size, 1))
 
 
 def means_of_squares(x: Array, first: int, second: int) -> tuple[Array, Array]:
-    """The means of |x|^2 along one axis and along another, which are gone from the results.
-
-    Each is bounded as by "each" in `largest_of`.
-    """
-    # Without axes of length 1: with those in front sums take three times as long on a CPU.
+    """The means of |x|^2 along one axis, and along another; bounded as by "each" in `largest_of`."""
+    # Without axes of length 1: leading ones make sums three times as slow on a CPU.
     kept = [i for i, n in enumerate(x.shape) if n > 1 or i in (first, second)]
     narrow = lambda x: x.reshape([x.shape[i] for i in kept])  # noqa: E731
     a, b = kept.index(first), kept.index(second)
-    # The mean is of quotients, since a sum overflows long before it does; and of two expressions: what both had in
-    # common would be written to memory.
+    # A mean of quotients, since a sum overflows long before the mean; and two different expressions, since XLA would
+    # write a common one to memory.
     one = bounded_sq(jnp.sum(abs_sq(narrow(alone(x))) * (1 / x.shape[first]), a), "each")
     other = bounded_sq(jnp.sum(abs_sq(narrow(alone(x, one)) * x.shape[second] ** -0.5), b), "each")
     without = lambda axis: [n for i, n in enumerate(x.shape) if i != axis]  # noqa: E731
@@ -75,14 +72,14 @@ def means_of_squares(x: Array, first: int, second: int) -> tuple[Array, Array]:
 
 
 def limited(x: Array, factors: tuple[Array, Array], most: ArrayLike) -> tuple[Array, Array]:
-    """The two factors, the second smaller so that x times both has a root mean square of at most `most`.
+    """The two factors, the second reduced so that x times both has a root mean square of at most `most`.
 
-    For that, elements of x count as `largest_of` says at most.
+    In it, elements of x are bounded by `largest_of`.
     """
     first, second = factors
     y, bound = alone(x, second) * first * second, largest_of(second.dtype, "each") * first * second
     # A minimum of squares, not the square of a bounded x, which would be written to memory before it is summed.
     square = jnp.sum(jnp.minimum(abs_sq(y), jnp.square(bound))) * (1 / max(x.size, 1))
     shrink = shrinking(sqrt(square), most)
-    # The product is computed again, not kept: on a CPU two passes of reading, and none of writing, for its mean.
+    # The product is computed again and not kept: its mean costs a CPU two passes of reading and none of writing.
     return after(shrink, first), second * shrink
