@@ -93,7 +93,7 @@ class _InBlocks(Format):
     def fits(self, shape: tuple[int, ...]) -> bool:
         return len(shape) > 1 and math.prod(shape) > 0 and (self._divides(shape) or shape[-1] >= self.block)
 
-    def of(self, shape: tuple[int, ...]) -> Format:
+    def for_shape(self, shape: tuple[int, ...]) -> Format:
         return self if self._divides(shape) else replace(self, block=ROW)
 
     def _divides(self, shape: tuple[int, ...]) -> bool:
@@ -118,7 +118,7 @@ class _InBlocks(Format):
         return jnp.broadcast_to(scales[..., None, :], shape).reshape(x.shape)
 
     def encode(self, x: Array, salt: Array | None = None) -> Any:
-        known: Any = self.of(x.shape)
+        known: Any = self.for_shape(x.shape)
         shares = jnp.full_like(x, 0.5) if salt is None else uniform(salt, x)
         scales = x if known._divided_as(x) else None
         return known._codes(*meshes.partitioned(known._encoded, (x, scales), x, shares))

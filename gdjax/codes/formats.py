@@ -71,7 +71,7 @@ TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
 
 def of_shape(formats: Sequence[Format], shape: tuple[int, ...]) -> Format | None:
     """The first that can keep an array of this shape."""
-    return next((f.of(shape) for f in formats if f.fits(shape)), None)
+    return next((f.for_shape(shape) for f in formats if f.fits(shape)), None)
 
 
 def _shape(codes: Any) -> tuple[int, ...]:

@@ -134,7 +134,7 @@ def _walk(tx: Any, state: OptState, where: tuple[str, ...], at: At) -> Iterator[
     own = {k: x for k, x in part.hyperparams(state, at).items() if x is HIDDEN or _is_number(x)}
     inside: list[Found] = []
     for i, s in () if part.tells_all else within(part, state):
-        inside += _walk(i.tx, s, (*where, *i.names), at) if i.told else ()
+        inside += _walk(i.tx, s, (*where, *i.names), at) if i.shown else ()
     if isinstance(part, Guess) and (name := part.stands_for(inside)):
         inside, own = [], {name: HIDDEN}
     taken = {path[-1] for path, _ in inside} if part.ends else ()  # these go by their names, and so do its own

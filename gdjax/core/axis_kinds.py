@@ -18,7 +18,7 @@ def not_automatic(mesh: Any) -> tuple[str, ...]:
     return tuple(name for name, kind in zip(mesh.axis_names, kinds(mesh), strict=True) if "Auto" not in kind)
 
 
-def of(sharding: Any) -> tuple[str, ...]:
+def typed_axes(sharding: Any) -> tuple[str, ...]:
     """`not_automatic` of the mesh of a sharding; no names where it has no mesh."""
     mesh = getattr(sharding, "mesh", None)
     return () if mesh is None else not_automatic(mesh)

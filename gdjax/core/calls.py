@@ -72,7 +72,7 @@ def of_tree(label: str, name: str, fun: Callable[..., Any], tree: ArrayTree) -> 
             raise TypeError(f"{what}, but it {slip}") from e
         of_a_leaf = isinstance(e, AttributeError | TypeError) and structures.is_container(tree)
         slip = "; if it is for one leaf, write lambda params: jax.tree.map(f, params)" if of_a_leaf else ""
-        raise ValueError(f"{what}, {structures.described(tree)}, and raised {_told(e)}{slip}") from e
+        raise ValueError(f"{what}, {structures.described(tree)}, and raised {_one_line(e)}{slip}") from e
 
 
 def of_leaf(label: str, fun: Callable[..., Any], path: str, leaf: object) -> bool:
@@ -91,7 +91,7 @@ def of_leaf(label: str, fun: Callable[..., Any], path: str, leaf: object) -> boo
         if slip := _misfit(fun, (path, leaf), dict.fromkeys((0, 1), "write lambda path, leaf: ...")):
             raise TypeError(f"{what} is called with (path, leaf), but it {slip}") from e
         given = f"{path!r} and {structures.described(leaf)}"
-        raise ValueError(f"{what} is called with (path, leaf), here {given}, and raised {_told(e)}") from e
+        raise ValueError(f"{what} is called with (path, leaf), here {given}, and raised {_one_line(e)}") from e
     try:
         return bool(found)
     except Exception as e:
@@ -125,6 +125,6 @@ def _is_ours(error: Exception) -> bool:
     return bool(error.args) and str(error.args[0]).startswith("gdjax.")
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -63,8 +63,8 @@ def gradient(label: str, where: Callable[[], str], g: Array, p: Array | None) ->
     if p is None:
         return
     if g.shape != p.shape:
-        told = f"{label}: {where()}: gradient shape {g.shape} does not match parameter shape {p.shape}"
-        raise ValueError(told + (f": {structures.LOSS}" if g.shape == () and where() == "params" else ""))
+        text = f"{label}: {where()}: gradient shape {g.shape} does not match parameter shape {p.shape}"
+        raise ValueError(text + (f": {structures.LOSS}" if g.shape == () and where() == "params" else ""))
     if not jnp.issubdtype(p.dtype, jnp.inexact):
         raise TypeError(f"{label}: {where()} has dtype {p.dtype}, and takes no gradient: mask or freeze it")
     if jnp.issubdtype(g.dtype, jnp.complexfloating) and not jnp.issubdtype(p.dtype, jnp.complexfloating):

@@ -36,7 +36,7 @@ class Format(Codec):
         """Whether it can keep an array of this shape."""
         return True
 
-    def of(self, shape: tuple[int, ...]) -> "Format":
+    def for_shape(self, shape: tuple[int, ...]) -> "Format":
         """The format named by the codes of an array of this shape, which it can keep."""
         return self
 

@@ -13,7 +13,7 @@ _MESH: ContextVar[Any] = ContextVar("gdjax.homes", default=None)
 
 
 @contextlib.contextmanager
-def of(mesh: Any) -> Iterator[None]:
+def owned_by(mesh: Any) -> Iterator[None]:
     """Functions traced in this context compute each matrix of a stack on its owner device of the mesh."""
     before = _MESH.set(mesh)
     try:

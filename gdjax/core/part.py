@@ -44,7 +44,7 @@ class Inside(NamedTuple):
     path: Path
     names: tuple[str, ...] = ()  # the names of its hyperparameters begin with these: a place in a chain, a group
     sees: Callable[[Any], Any] | None = whole  # its view of a tree of parameters; None for another tree
-    told: bool = True  # whether its hyperparameters are some of the optimizer's
+    shown: bool = True  # whether its hyperparameters are some of the optimizer's
     alike: bool = True  # whether what it sees has the shapes of the parameters
     # Whether the first update of the whole contains its first update. Otherwise that is 0, goes up the gradient, is for
     # other parameters, or is a rounding error.

@@ -98,8 +98,8 @@ def label_by_path(rules: Mapping[Any, Any]) -> Callable[[Any], Any]:
         unmatched = [path for (path, _), matching in zip(paths, found, strict=True) if not matching]
         if unmatched:
             listed = ", ".join(map(shown, rules))
-            told = f'no rule matches {", ".join(unmatched)}; the rules are {listed}; end with ".*" for the rest'
-            raise ValueError(f"{label}: {told}")
+            text = f'no rule matches {", ".join(unmatched)}; the rules are {listed}; end with ".*" for the rest'
+            raise ValueError(f"{label}: {text}")
         names = list(rules.values())
         warn_of_idle(label, "labelled", rules, tree, [path for path, _ in paths], found)
         return jax.tree.structure(tree).unflatten([names[matching[0]] for matching in found])
@@ -147,9 +147,9 @@ def check_prefix(label: str, name: str, prefix: ArrayTree, tree: ArrayTree) -> N
             jax.tree.map(lambda *_: None, prefix, tree)
     except ValueError:
         verb = "are" if name.endswith("s") else "is"
-        told = _difference(name, verb, prefix, tree)
-        told += f": {slip}" if (slip := structures.slip(tree, prefix)) else ""
-        raise ValueError(f"{label}: the {name} {verb} not a prefix of the tree: {told}") from None
+        text = _difference(name, verb, prefix, tree)
+        text += f": {slip}" if (slip := structures.slip(tree, prefix)) else ""
+        raise ValueError(f"{label}: the {name} {verb} not a prefix of the tree: {text}") from None
 
 
 def _difference(name: str, verb: str, prefix: ArrayTree, tree: ArrayTree) -> str:

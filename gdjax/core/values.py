@@ -121,7 +121,7 @@ def is_ours(factory: object) -> bool:
 def not_called(factory: Any) -> None:
     """Gives a factory an `init` and an `update` that say to call the factory first."""
 
-    def told(call: str) -> Callable[..., Any]:
+    def refusal(call: str) -> Callable[..., Any]:
         def instead(*args: Any, **kwargs: Any) -> Any:
             label = f"gdjax.{factory.__name__}" if is_ours(factory) else factory.__name__
             raise AttributeError(f"{label} is a function that makes a transform: call it: {label}(...).{call}")
@@ -129,7 +129,7 @@ def not_called(factory: Any) -> None:
         setattr(instead, NOT_CALLED, True)
         return instead
 
-    factory.init, factory.update = told("init(params)"), told("update(updates, state, params)")
+    factory.init, factory.update = refusal("init(params)"), refusal("update(updates, state, params)")
 
 
 def bind(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

@@ -137,7 +137,7 @@ def traced(
     """
 
     def update(params: Params, state: OptState, gradients: Params) -> Any:
-        with homes.of(mesh):
+        with homes.owned_by(mesh):
             return base.call_update(tx, gradients, state, params, {"value": jnp.zeros(())})
 
     jaxpr = jax.make_jaxpr(update)(params, state, params).jaxpr

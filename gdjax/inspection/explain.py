@@ -102,25 +102,25 @@ def explain(tx: Transform, params: Params, state: OptState | None = None, **extr
     shapes = shapes_of(LABEL, params)
     if any(isinstance(x, jax.ShapeDtypeStruct | Tracer) for x in jax.tree.leaves(state)):
         raise TypeError(f"{LABEL}: state has an array without a value; pass the state that `update` returned")
-    told = [] if state is None else list(waiting(tx, state))
+    waits = [] if state is None else list(waiting(tx, state))
     shape, out_of_order = state_and_order(tx, shapes)
     with warnings.catch_warnings(action="ignore"):  # masks and labels warn when the state is made
         walked = Walk(tx, shapes)
         parts, plan = walked.parts, walked.plan
-        fates, untold = _fates(tx, shapes, parts, extra_args)
+        kinds, unknown = _update_kinds(tx, shapes, parts, extra_args)
     size = Counter[int]()
     for x in owned(tx, shape, shapes):
         if x.leaf is not None:
             size[x.leaf] += bytes_of(x.array)
     rows = [
-        _row(i, path, x, [part for part in parts if i in part.leaves], fates.get(i), size[i], plan.get(i))
+        _row(i, path, x, [part for part in parts if i in part.leaves], kinds.get(i), size[i], plan.get(i))
         for i, (path, x) in enumerate(paths_of(shapes))
     ]
     trained = iter(rows)
     whole = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_skipped)
     shown = [_missing(path_of(path), x) if is_skipped(x) else next(trained) for path, x in whole]
     columns = Explained._fields if plan else Explained._fields[:-1]
-    found = [*told, *walked.notes, *out_of_order, *untold, *cautions(rows, walked, shapes)]
+    found = [*waits, *walked.notes, *out_of_order, *unknown, *cautions(rows, walked, shapes)]
     return Table(shown, columns, list(dict.fromkeys(found)), _codes(tx, shape if state is None else state, shapes))
 
 
@@ -133,15 +133,15 @@ def _codes(tx: Transform, state: OptState, shapes: Any) -> list[str]:
         field = path_of(array.field).rpartition("/")[2]
         number[field] += 1
         kept[field, name] += int(formats.is_codes(x))
-    told = [
+    codes = [
         f"{field} as {name}" + f" ({n} of {number[field]} arrays)" * (n < number[field])
         for (field, name), n in kept.items()
         if n
     ]
-    return [f"kept in codes: {', '.join(told)}"] if told else []
+    return [f"kept in codes: {', '.join(codes)}"] if codes else []
 
 
-def _fates(
+def _update_kinds(
     tx: Transform, shapes: Any, parts: Sequence[Listed], extra_args: dict[str, Any]
 ) -> tuple[dict[int, Any], list[str]]:
     """By the place of a leaf `ZERO` or `SAME`, where its update is that; and why nothing more is known."""
@@ -150,7 +150,7 @@ def _fates(
         if is_lookahead(tx):  # its updates are those of two trees
             tx = wrapped_by(calls_of(tx))
         # A wrapper that waits, or a schedule that begins at 0, does not hide what is inside.
-        found = probe.fates(at_largest_rates(tx, 1000), shapes, extra_args)
+        found = probe.update_kinds(at_largest_rates(tx, 1000), shapes, extra_args)
     except Exception as e:
         frozen = [i for part in parts if part.name in _FREEZE for i in part.leaves]
         text = f"the update cannot be tried; pass the extra arguments that it needs to explain ({e})"
@@ -159,27 +159,27 @@ def _fates(
 
 
 def _row(
-    leaf: int, path: str, x: Any, parts: Sequence[Listed], fate: Any, size: int, planned: Leaf | None
+    leaf: int, path: str, x: Any, parts: Sequence[Listed], kind: Any, size: int, planned: Leaf | None
 ) -> Explained:
     group = "/".join(max((part.groups for part in parts), key=len, default=()))  # a step before `partition` has none
     steps = ", ".join(part.name for part in parts)
     rate, decay = rate_of(parts, leaf), _decay_of(parts, leaf)
     trained = jnp.issubdtype(x.dtype, jnp.inexact)
-    frozen = fate == probe.ZERO or not trained
-    why = _why(parts, fate, rate) if trained else f"{x.dtype} takes no gradient"
+    frozen = kind == probe.ZERO or not trained
+    why = _why(parts, kind, rate) if trained else f"{x.dtype} takes no gradient"
     role = "" if planned is None else f"{planned.role} {planned}".rstrip()
     return Explained(path, x.shape, str(x.dtype), group, steps, rate, decay, size, frozen, why, role)
 
 
-def _why(parts: Sequence[Listed], fate: Any, rate: Any) -> str:
-    if fate == probe.ZERO:
+def _why(parts: Sequence[Listed], kind: Any, rate: Any) -> str:
+    if kind == probe.ZERO:
         if frozen := [part for part in parts if part.name in _FREEZE]:
             group = "/".join(frozen[-1].groups)
             return f"frozen by {frozen[-1].name}" + (f" in the group {group!r}" if group else "")
         return "its learning rate is 0" if rate == 0 else "its update is always 0"
     if frozen := [part.name for part in parts[:-1] if part.name in _FREEZE]:
         return f"{frozen[-1]} makes its gradient 0, and what comes after that may move it: put {frozen[-1]} last"
-    if fate == probe.SAME:
+    if kind == probe.SAME:
         return "no step changes its gradient, which is added as it is"
     if rate == 0:  # a number that the program may change
         return "its learning rate is 0"

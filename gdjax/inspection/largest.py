@@ -27,7 +27,7 @@ def at_largest_rates(tx: Transform, steps: int) -> Any:
         return tx
     call: Call = calls[0]
     for inside in known(tx).inside():
-        if inside.told and not inside.at_once:
+        if inside.shown and not inside.at_once:
             return at_largest_rates(inside.tx, steps)
     arguments = {name: _changed(name, x, steps) for name, x in call.arguments.items()}
     if all(arguments[name] is x for name, x in call.arguments.items()):

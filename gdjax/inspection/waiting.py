@@ -20,25 +20,25 @@ AHEAD = 1000  # how many calls of a condition are looked at
 def waiting(tx: Transform, state: OptState) -> Iterator[str]:
     """Sentences about the calls to come, in which an optimizer with this state makes no step."""
     for part, s, _ in every(tx, state):
-        told = next((told for kind, told in _TELL.items() if is_state_of(kind, s)), None)
+        tell = next((tell for kind, tell in _TELL.items() if is_state_of(kind, s)), None)
         numbers = [s.total_skipped] if is_state_of(SkipSpikesState, s) else s  # it remembers several losses
-        if told is not None and all(np.ndim(x) == 0 for x in numbers if isinstance(x, jax.Array | np.ndarray)):
+        if tell is not None and all(np.ndim(x) == 0 for x in numbers if isinstance(x, jax.Array | np.ndarray)):
             calls = getattr(part, "calls", ()) or calls_of(part)
-            yield from told(s, calls[-1].arguments if calls else {})  # not of many runs at once, as of `sweep`
+            yield from tell(s, calls[-1].arguments if calls else {})  # not of many runs at once, as of `sweep`
 
 
 def _of_guard(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
     skipped, most = int(s.notfinite_count), arguments.get("max_consecutive_errors")
     calls = "call" if skipped == 1 else _counted(skipped, "call")
-    told = f"{calls} ({int(s.total_notfinite)} in all): gradients or updates are not finite"
+    text = f"{calls} ({int(s.total_notfinite)} in all): gradients or updates are not finite"
     if skipped and most is None:
-        yield f"apply_if_finite, the last {told}"
+        yield f"apply_if_finite, the last {text}"
     elif skipped > int(most or 0):
-        yield f"apply_if_finite has given up after the last {told}; it skips {most} in a row at most, and applies these"
+        yield f"apply_if_finite has given up after the last {text}; it skips {most} in a row at most, and applies these"
     elif skipped:
         left = int(most or 0) - skipped
         ahead = f"it skips {left} more, then applies them" if left else "the next is applied, finite or not"
-        yield f"apply_if_finite skipped the last {told}; {ahead}"
+        yield f"apply_if_finite skipped the last {text}; {ahead}"
 
 
 def _of_spikes(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
@@ -50,7 +50,7 @@ def _of_spikes(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_condition(name: str, what: str) -> Any:
-    def told(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+    def tell(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
         condition, inner = arguments.get("should_transform_fn"), arguments.get("inner")
         if condition is None or arguments.get("forward_extra_args"):
             return
@@ -60,7 +60,7 @@ def _of_condition(name: str, what: str) -> Any:
         elif first := int(chosen.argmax()):
             yield f"{name} waits: it applies {inner!r} after {_counted(first, 'call')} more, in which {what}"
 
-    return told
+    return tell
 
 
 def _of_accumulation(s: Any, arguments: Mapping[str, Any]) -> Iterator[str]:

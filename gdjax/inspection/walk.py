@@ -106,7 +106,7 @@ class Walk:
             yield Listed(name, label, None, _numbers(calls), self.seen(tree), groups, ours, factory=factory)
         routes = self.routed(calls[-1].arguments["param_labels"], tree) if factory is grouped else None
         for x in part.inside():
-            if x.told:
+            if x.shown:
                 yield from self.inside(x, calls, tree, groups, routes)
         if isinstance(part, Wrapped):
             own = self.rule(part.own, part.label.removeprefix("gdjax."), tree, groups)

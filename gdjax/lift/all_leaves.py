@@ -47,7 +47,7 @@ def fused(
         if r.rule.static or r.rule.extra:
             r.add_static(leaves, extra_args)
     directions = _directions(running, leaves)
-    return leaves.structure.unflatten(directions), [r.closed(leaves.structure) for r in running]
+    return leaves.structure.unflatten(directions), [r.new_state(leaves.structure) for r in running]
 
 
 def _active(running: Sequence[Running], leaves: Leaves, i: int) -> list[Running]:
@@ -114,7 +114,7 @@ class _Work:
         place = asked.meeting.place
         return asked._replace(meeting=asked.meeting._replace(place=place._replace(rule=self.active[place.rule].place)))
 
-    def told(self, place: meetings.Place, results: list[Array]) -> None:
+    def receive(self, place: meetings.Place, results: list[Array]) -> None:
         self.places.append(place._replace(rule=[r.place for r in self.active].index(place.rule)))
         self.results.append(results)
         self.found = None

@@ -134,5 +134,5 @@ def check(slots: Mapping[str, Any]) -> None:
     """Raises if a rule with `layer_axes` has a field that cannot exist once per layer."""
     alone = [f for f, slot in slots.items() if isinstance(slot, Key | Shared | Whole | Planned)]
     if alone:
-        told = f"{', '.join(alone)} of its state is of the whole leaf or tree"
-        raise TypeError(f"gdjax.leafwise: a rule with {LAYERS} sees one layer: {told}")
+        text = f"{', '.join(alone)} of its state is of the whole leaf or tree"
+        raise TypeError(f"gdjax.leafwise: a rule with {LAYERS} sees one layer: {text}")

@@ -144,7 +144,7 @@ def maker_of(
 
         def factory(*args: Any, **kwargs: Any) -> GradientTransformation:
             call = arguments.call(factory, args, kwargs)
-            label, (hyper, settings) = base.label_of(call), arguments.of(call)
+            label, (hyper, settings) = base.label_of(call), arguments.taken_apart(call)
             for check in checks:
                 check({**call.arguments, "label": label})
             classes = rule_checks.state_class(label, State, call.arguments), scheduled or ScaleByScheduleState

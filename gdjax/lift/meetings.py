@@ -290,7 +290,7 @@ class Leaf(Protocol):
         """Its contribution to the next meeting, after the results received so far; None if there is no other."""
         ...
 
-    def told(self, place: Place, results: list[Array]) -> None:
+    def receive(self, place: Place, results: list[Array]) -> None:
         """Keeps the results of that meeting."""
         ...
 
@@ -330,7 +330,7 @@ def _meet(there: Sequence[tuple[Leaf, Asked]], answer: Answer | None, key: Hasha
     with there[0][0].blamed():
         results = meetings[0].f(brought, widest) if answer is None else answer(key, meetings[0], brought, widest)
     for (leaf, _), m, ys in zip(there, meetings, results, strict=True):
-        leaf.told(m.place, list(ys))
+        leaf.receive(m.place, list(ys))
 
 
 def _check_equal(rule: int, leaves: Sequence[Leaf], there: Sequence[tuple[Leaf, Asked]]) -> None:

@@ -159,7 +159,7 @@ def _averaged(state: OptState, shapes: Any) -> set[int]:
 def _changed(tx: Transform, shapes: Any) -> set[int]:
     """The places of the gradients that `tx` changes; all if its update needs extra arguments."""
     try:
-        return {i for i, fate in enumerate(probe.fates(tx, shapes)) if fate != probe.SAME}
+        return {i for i, kind in enumerate(probe.update_kinds(tx, shapes)) if kind != probe.SAME}
     except probe.Effects:
         return set()  # it may only print
     except Exception:

@@ -30,7 +30,7 @@ def gradients_like(shapes: ArrayTree) -> Any:
     return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else None, shapes)
 
 
-def fates(tx: Transform, shapes: Params, extra_args: Mapping[str, Any] | None = None) -> list[str | None]:
+def update_kinds(tx: Transform, shapes: Params, extra_args: Mapping[str, Any] | None = None) -> list[str | None]:
     """For each gradient the kind of its update: `ZERO`, `SAME`, or None for anything else.
 
     It tries gradients of several sizes, at steps close to each other and far apart; for `SAME` infinite gradients and

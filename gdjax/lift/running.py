@@ -91,7 +91,7 @@ class Running:
         arguments = tuple(k for k in self.own[i] if k not in own)
         return kernel._replace(wraps=self.wraps, constants=kernel.constants + constants, per_leaf=arguments)
 
-    def closed(self, structure: Any) -> Any:
+    def new_state(self, structure: Any) -> Any:
         """The new state."""
         if self.rule.stateless:
             return self.state

@@ -45,7 +45,7 @@ class Arguments(NamedTuple):
             hidden = f"the rule takes {', '.join(self.unnamed)}: does a decorator hide its arguments"
             raise TypeError(f"{e}; {hidden}? Write @functools.wraps(rule) in it") from None
 
-    def of(self, call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
+    def taken_apart(self, call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
         """The hyperparameters in a call of the factory, checked, and the other arguments."""
         given = {p.name: call.arguments[p.name] for p in self.of_factory}
         for p in self.of_factory:

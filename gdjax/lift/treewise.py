@@ -53,7 +53,7 @@ class Treewise(Leafwise):
         running.shared = {f: kept[f] for f in running.shared}
         where = [leaves.where(i) for i, own in enumerate(leaves.trained) if own]
         us = [self._update(*of_leaf) for of_leaf in zip(where, us, gs, strict=True)]
-        return tree.of(us), running.closed(leaves.structure)
+        return tree.unflattened(us), running.new_state(leaves.structure)
 
     def _update(self, where: str, u: Any, g: jax.Array) -> jax.Array:
         """An update with the dtype and the sharding of its gradient."""

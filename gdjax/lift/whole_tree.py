@@ -72,11 +72,11 @@ class Tree(NamedTuple):
     def extra(self, names: Sequence[str]) -> dict[str, Array]:
         """These arguments of `update`, which are numbers."""
         if missing := ", ".join(f"{name}=..." for name in names if name not in self.extra_args):
-            told = f"this transform needs {missing}: call update(updates, state, params, {missing})"
-            raise ValueError(f"{self.label}: {told}")
+            text = f"this transform needs {missing}: call update(updates, state, params, {missing})"
+            raise ValueError(f"{self.label}: {text}")
         return {name: checks.extra(self.label, name, self.extra_args[name]) for name in names}
 
-    def of(self, xs: Sequence[Any]) -> Any:
+    def unflattened(self, xs: Sequence[Any]) -> Any:
         """The tree of updates, with the entries of a list in place of the gradients."""
         return self.structure.unflatten(self.filled(xs, self.entries))
 
@@ -104,7 +104,7 @@ class Tree(NamedTuple):
     ) -> tuple[list[Any], Any]:
         """The `update` of a transform for a list: updates, and a state in the form of the old one."""
         with bound_for(None):
-            new, new_state = base.call_update(tx, self.of(xs), state, params, self.extra_args)
+            new, new_state = base.call_update(tx, self.unflattened(xs), state, params, self.extra_args)
         olds, structure = jax.tree.flatten(state)
         kept = structure.unflatten(map(stored, jax.tree.leaves(new_state), olds))
         return self.listed("updates of the inner transform", new), kept

@@ -33,7 +33,7 @@ class Polar(NamedTuple):
         """The polar factor of each matrix (..., rows, columns), without what comes before and after."""
         return newton_schulz.orthogonalize(x, coeffs, self.steps, self.preconditioning, eps, self.products)
 
-    def of(self, stacks: Sequence[Array], coeffs: Array, eps: ArrayLike) -> list[Array]:
+    def factors(self, stacks: Sequence[Array], coeffs: Array, eps: ArrayLike) -> list[Array]:
         """The polar factors of stacks (number, rows, columns), those of one shape, or of its transpose, together."""
         alike = functools.partial(self.one, coeffs=coeffs, eps=eps)
         if self.equilibrate:

@@ -54,7 +54,7 @@ class Change(NamedTuple):
     sw: Array | int
     ww: Array | int
 
-    def of(self, H: Array, s: Array, w: Array) -> Array:
+    def applied(self, H: Array, s: Array, w: Array) -> Array:
         i, j = (slice(None), None), None
         added = self.ss * (s[i] * s[j]) + self.sw * (s[i] * w[j] + w[i] * s[j]) + self.ww * (w[i] * w[j])
         return self.keep * H + added
@@ -109,6 +109,6 @@ def renewed(rule: Rule, H: Array, pairs: Array, pair: Pair, x: Array, n: int, sc
     change = Change(*(jnp.where(good, c, none) for c, none in zip(change, NONE, strict=True)))
     new_Hx = change.times(Hx, x, s, w)
     lost = stuck | (x @ new_Hx < 0)
-    new_H = jnp.where(lost, jnp.eye(x.size, dtype=H.dtype), change.of(H, s, w))
+    new_H = jnp.where(lost, jnp.eye(x.size, dtype=H.dtype), change.applied(H, s, w))
     pairs = jnp.where(lost, 0, jnp.where(good, numerics.safe_increment(pairs), pairs))
     return new_H, pairs, jnp.where(lost, x, new_Hx)

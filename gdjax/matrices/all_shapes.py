@@ -53,7 +53,7 @@ def _blocks_and(
       lists: arrays for each leaf that has a gradient; None takes the place of the others.
       kept: how many blocks each stack of the state has; None for one that has no arrays, {} for a state without.
     """
-    updates = tree.of(lists[0])
+    updates = tree.unflattened(lists[0])
     missing = left_out(updates)
     like = jax.tree_util.tree_map_with_path(lambda path, g: missing.get(path, g), updates, is_leaf=is_skipped)
     order = {path: i for i, path in enumerate(tree.chosen(tree.paths))}

@@ -120,7 +120,7 @@ class Context:
         self.embeddings = {leaf.shape for leaf in leaves if leaf.role == "embedding"}
         self.heads = {(_around(x), len(x.shape), x.shape[-2:]) for x in leaves if _has_heads(x)}
 
-    def of(self, leaf: Read) -> Read:
+    def corrected(self, leaf: Read) -> Read:
         if not isinstance(leaf.role, Matrix):
             return leaf
         if is_out(leaf.name) and (_around(leaf), len(leaf.shape), leaf.shape[-3:-1]) in self.heads:

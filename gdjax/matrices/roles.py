@@ -115,7 +115,7 @@ class ByRole:
             for (path, x), role in zip(items, given, strict=True)
         ]
         context = reading.Context(leaves, hidden)
-        return [leaf if role else context.of(leaf) for leaf, role in zip(leaves, given, strict=True)]
+        return [leaf if role else context.corrected(leaf) for leaf, role in zip(leaves, given, strict=True)]
 
 
 def _lead(leaf: reading.Read) -> int:

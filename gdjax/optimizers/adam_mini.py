@@ -35,7 +35,7 @@ class _Partition(NamedTuple):
     n_heads: int | None = None
     n_kv_heads: int | None = None
 
-    def of(self, label: str, tree: ArrayTree) -> list[tuple[int, ...]]:
+    def blocks(self, label: str, tree: ArrayTree) -> list[tuple[int, ...]]:
         """For each leaf the number of its blocks along each axis."""
         leaves = plan_of(label, tree, routing(self.roles)).leaves
         return [self._blocks(label, leaf, path) for leaf, (path, _) in zip(leaves, paths_of(tree), strict=True)]
@@ -70,13 +70,13 @@ class _Partition(NamedTuple):
 
 
 def _blocks(tree: Tree, partition: _Partition) -> list[tuple[int, ...]]:
-    return tree.of_each(partition.of(tree.label, tree.structure.unflatten(tree.entries)))
+    return tree.of_each(partition.blocks(tree.label, tree.structure.unflatten(tree.entries)))
 
 
 def _first_nu(params: Params, given: Mapping[str, Any]) -> list[Array]:
     kept = []
     leaves = jax.tree.leaves(params)
-    for p, blocks in zip(leaves, given["blocks"].of(given["label"], params), strict=True):
+    for p, blocks in zip(leaves, given["blocks"].blocks(given["label"], params), strict=True):
         axes = [i if n == blocks[i] else None for i, n in enumerate(jnp.shape(p))]
         kept.append(meshes.along(jnp.zeros(blocks, widest_real(p)), p, axes))
     return kept

@@ -19,7 +19,7 @@ from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import InStacks, of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.optimizers.orthogonal import NS_COEFFS, real_for
+from gdjax.optimizers.orthogonal import NS_COEFFS, refuse_complex
 from gdjax.optimizers.with_adam import with_adam
 
 
@@ -104,7 +104,7 @@ def scale_by_dion2(
       >>> print(jnp.abs(direction).sum(1) > 0)  # the larger row alone
       [ True False]
     """
-    real_for(ns_dtype, g)
+    refuse_complex(ns_dtype, g)
     B = s.mu + bounded(g, "summed")  # noqa: N806
     u, M = of_stacks(  # noqa: N806
         InStacks(_submatrix), B, leaf=roles, like=(0, 0), coeffs=s.ns_coeffs,

@@ -115,7 +115,7 @@ def _galore(
     base_optimizer: Any = None,
 ) -> tuple[list[Array], GaLoreState]:  # fmt: skip
     """scale P_t N_t, with N_t the inner transform's updates of R_t; of what is not projected, N_t."""
-    each = tree.of_each(_projections(tree.label, tree.of(gs), rank, side, dimensions))
+    each = tree.of_each(_projections(tree.label, tree.unflattened(gs), rank, side, dimensions))
     projected = {i: a for i, a in enumerate(each) if a is not None}
     for i, a in projected.items():
         checks.slot(tree.label, a.leaf.path, "projector", s.projector[i], a.sizes()[0], "that of the gradient")

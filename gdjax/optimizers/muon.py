@@ -21,7 +21,7 @@ from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded, debias
 from gdjax.optimizers.adam import adamw
-from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, real_for
+from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, refuse_complex
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -48,7 +48,7 @@ def _orthogonal(
     ms: list[Array], coeffs: Array, eps: Hyper, polar: Polar, adaptive: bool, scaled: bool, rms: Hyper
 ) -> list[Array]:
     """Stacks of matrices orthogonalized, those of one shape together, and scaled."""
-    os = polar.of(ms, coeffs, eps)
+    os = polar.factors(ms, coeffs, eps)
     if adaptive:
         os = list(map(_times_inner_product, os, ms))
     return [jnp.asarray(by_shape(o.shape[-2], o.shape[-1], rms)).astype(o.dtype) * o for o in os] if scaled else os
@@ -69,7 +69,7 @@ def _muon(
     adaptive: bool, preconditioning: str, dimensions: Any, bias_correction: bool, ns_dtype: Floating | None,
     scaled: bool, consistent_rms: hyper.Size = None, equilibrate: str | None = None, renormalize: str | None = None,
 ) -> tuple[Array, MuonState]:  # fmt: skip
-    real_for(ns_dtype, g)
+    refuse_complex(ns_dtype, g)
     g = bounded(g)
     mu = beta * s.mu + (1 - beta) * g
     if bias_correction:

@@ -21,7 +21,7 @@ from gdjax.matrices.plan import of_leaf, plan_of
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, real_for
+from gdjax.optimizers.orthogonal import NS_COEFFS, by_shape, refuse_complex
 from gdjax.optimizers.with_adam import with_adam
 
 
@@ -48,7 +48,7 @@ def _normalized(
     ms: list[Array], vs: list[Array], coeffs: Array, polar: Polar, b2: Hyper, eps: Hyper, rms: Hyper
 ) -> tuple[list[Array], list[Array]]:
     """The directions of stacks of matrices, and the new mean squares."""
-    os = polar.of(ms, coeffs, eps)
+    os = polar.factors(ms, coeffs, eps)
     vs = [v.astype(o.real.dtype) for o, v in zip(os, vs, strict=True)]
     return in_stacks(lambda o, v: _by_outputs(o, v, b2, eps, rms), os, vs)
 
@@ -125,7 +125,7 @@ def scale_by_normuon(
       >>> print((100 * jnp.sqrt(jnp.mean(direction**2))).round())
       20.0
     """
-    real_for(ns_dtype, g)
+    refuse_complex(ns_dtype, g)
     g = bounded(g)
     mu = b1 * s.mu + (1 - b1) * g
     u, v = of_stacks(

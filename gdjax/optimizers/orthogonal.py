@@ -11,7 +11,7 @@ from gdjax.linalg.polar_coefficients import coefficients
 from gdjax.numerics import Array
 
 
-def real_for(ns_dtype: DTypeLike | None, g: Array) -> None:
+def refuse_complex(ns_dtype: DTypeLike | None, g: Array) -> None:
     """Raises for complex numbers where factors are rounded."""
     if ns_dtype is not None and jnp.iscomplexobj(g):
         raise TypeError(f"ns_dtype {jnp.dtype(ns_dtype)} does not support complex numbers ({g.dtype})")

@@ -140,7 +140,7 @@ def sam(
         checks.state(LABEL, state, SAMState)
         checks.params(LABEL, params)
 
-    way = Inside(adv_optimizer, (GetAttrKey("adv_state"),), told=False)
+    way = Inside(adv_optimizer, (GetAttrKey("adv_state"),), shown=False)
     update = opaque if opaque_mode else transparent
     return holding(init, update, way, opt_state=optimizer, like="cache", at_once=False)
 

@@ -22,7 +22,7 @@ from gdjax.matrices.plan import of_leaf
 from gdjax.matrices.roles import routing
 from gdjax.matrices.together import of_stacks
 from gdjax.numerics import Array, bounded
-from gdjax.optimizers.orthogonal import NS_COEFFS, real_for
+from gdjax.optimizers.orthogonal import NS_COEFFS, refuse_complex
 from gdjax.transforms.decay import add_decayed_weights
 from gdjax.transforms.scaling import scale_by_learning_rate
 
@@ -44,7 +44,7 @@ def _outputs_first(tree: Tree, dimensions: Any) -> list[bool]:
 
 def _factors(ms: list[Array], coeffs: Array, eps: Hyper, polar: Polar) -> list[Array]:
     """The steepest directions of stacks in the spectral norm."""
-    return [(o.shape[-1] / max(o.shape[-2], 1)) ** 0.5 * o for o in polar.of(ms, coeffs, eps)]
+    return [(o.shape[-1] / max(o.shape[-2], 1)) ** 0.5 * o for o in polar.factors(ms, coeffs, eps)]
 
 
 def _of_norm(norm: str, outputs_first: bool, m: Array) -> Array:
@@ -73,7 +73,7 @@ def _spectral(
     alpha: Hyper, eps: hyper.Size, mu_dtype: DType | None, ns_steps: hyper.Steps, ns_coeffs: Any, preconditioning: str,
     ns_dtype: Floating | None, dimensions: Any,
 ) -> tuple[Array, ScaleByScionState]:  # fmt: skip
-    real_for(ns_dtype, g)
+    refuse_complex(ns_dtype, g)
     mu = (1 - alpha) * s.mu + alpha * bounded(g)
     polar = Polar(ns_steps, preconditioning, ns_dtype)
     u = of_stacks(_factors, mu, leaf=dimensions, coeffs=s.ns_coeffs, eps=eps, polar=polar)

@@ -39,7 +39,7 @@ def orthogonal(
     by_shape: bool = False,
 ) -> list[Array]:  # fmt: skip
     """The polar factors of stacks of matrices; by shape times sqrt(max(1, columns / rows))."""
-    UVs = Polar(ns_steps).of(Us, coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps), 0.0)  # noqa: N806
+    UVs = Polar(ns_steps).factors(Us, coefficients("gdjax.scale_by_soap_muon", ns_coeffs, ns_steps), 0.0)  # noqa: N806
     return [max(1, x.shape[-1] / max(x.shape[-2], 1)) ** 0.5 * x for x in UVs] if by_shape else UVs
 
 

@@ -97,7 +97,7 @@ class _Sophia(Leafwise):
 
         def due(nu: Params, inner: OptState) -> tuple[Params, OptState]:
             hs, inner = tree.updated(self.settings["hessian_diagonal_fn"], tree.chosen(tree.entries), inner, params)
-            return average.update(tree.of(hs), EmaState(state.count, nu), params)[1].ema, inner
+            return average.update(tree.unflattened(hs), EmaState(state.count, nu), params)[1].ema, inner
 
         olds = state.nu, state.hessian_fn_state
         nu, inner = meshes.cond(state.count % hyper["update_interval"] == 0, due, lambda *olds: olds, *olds)

@@ -67,7 +67,7 @@ class Checks:
             got = getattr(x, "sharding", None)
             if got is None or got is how or got == how:
                 continue
-            if got.is_equivalent_to(how, jnp.ndim(x)) and axis_kinds.of(got) == axis_kinds.of(how):
+            if got.is_equivalent_to(how, jnp.ndim(x)) and axis_kinds.typed_axes(got) == axis_kinds.typed_axes(how):
                 continue
             raise ValueError(
                 f"{self.label}: {name}{jax.tree_util.keystr(path)} lies as {got}, and the step was made for {how}; "

@@ -188,7 +188,7 @@ def sharded_step(
         (value, more), grads = take(params, parts_of_batch.rows_of(batch, key, parts))
         grads = jax.lax.with_sharding_constraint(grads, shared)
         own = jax.lax.with_sharding_constraint(params, shared)
-        with homes.of(inside):
+        with homes.owned_by(inside):
             updates, state = base.call_update(tx, grads, state, own, {"value": value})
         # Without this the compiler may gather both terms of the sum instead of the sum.
         own = jax.lax.with_sharding_constraint(apply_updates(own, updates), shared)

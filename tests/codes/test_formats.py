@@ -197,7 +197,7 @@ def test_shapes(format: Any):
         if format.fits(shape):
             x = numbers(False, shape)
             codes = format.encode(x)
-            assert codes.format == format.of(shape)
+            assert codes.format == format.for_shape(shape)
             assert kept(codes.format, x).shape == x.shape and kept(codes.format, x).dtype == jnp.float32
             assert jax.tree.map(jnp.shape, codes) == jax.tree.map(jnp.shape, jax.eval_shape(format.encode, x))
         else:
@@ -210,7 +210,7 @@ def test_a_row_is_a_block_where_blocks_do_not_divide(format: Any):
     """A row of small numbers below one of large ones: kept as well as alone, though the rows are odd in number."""
     x = numbers(False, (65, 64)).at[40].multiply(1e-6)
     codes = format.encode(x, salt(0, 0, 0))
-    assert codes.scales.shape == (65, 1) and codes.format == format.of(x.shape) == type(format)(ROW)
+    assert codes.scales.shape == (65, 1) and codes.format == format.for_shape(x.shape) == type(format)(ROW)
     assert codes[0].shape == ((33, 64) if isinstance(format, FourBits) else x.shape)
     error = np.asarray(jnp.abs(codes.format.decode(codes) - x) / jnp.max(x, 1, keepdims=True))
     assert error.max() < (0.3 if isinstance(format, FourBits) else 0.02)

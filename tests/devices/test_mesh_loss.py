@@ -298,12 +298,12 @@ def test_homes_are_those_of_one_thread():
     def traced() -> str:
         return str(jax.make_jaxpr(lambda m, state: tx.update(m, state, m))(m, tx.init(m)))
 
-    with homes.of(mesh_of(8)):
+    with homes.owned_by(mesh_of(8)):
         other = threading.Thread(target=plain)
         other.start()
         other.join()
         assert "sharding_constraint" in traced()
-        with homes.of(None):
+        with homes.owned_by(None):
             assert homes.mesh() is None
         assert homes.mesh() == mesh_of(8)
     assert found == [(None, False)] and homes.mesh() is None

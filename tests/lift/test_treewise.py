@@ -27,7 +27,7 @@ class Around(NamedTuple):
     names=Planned(lambda params, given: [jnp.full(3, i, jnp.int32) for i, _ in enumerate(jax.tree.leaves(params))]),
 )  # fmt: skip
 def around(gs, s, tree, t, scale=1.0, mu_dtype=None, tx=None):
-    assert tree.of_each([x.shape for x in jax.tree.leaves(tree.of(gs))]) == [(2,), (3,)]
+    assert tree.of_each([x.shape for x in jax.tree.leaves(tree.unflattened(gs))]) == [(2,), (3,)]
     assert tree.params is not None and t.dtype == numerics.widest_real(gs)
     us, inner = tree.updated(tx, gs, s.inner, tree.params)
     mu = [m + g.astype(m.dtype) for m, g in zip(s.mu, gs, strict=True)]
