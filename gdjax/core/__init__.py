@@ -1,1 +1,1 @@
-"""The contract, its values and its errors: what every transform is."""
+"""The contract of all transforms, transforms as values, and errors."""

@@ -1,4 +1,4 @@
-"""The contract: what a gradient transformation is, and how a factory's result becomes one that is a value."""
+"""The contract: gradient transformations, and how a factory's result becomes one that is a value."""
 
 import functools
 import inspect

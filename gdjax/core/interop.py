@@ -22,7 +22,7 @@ from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 def to_optax(tx: Transform) -> Any:
     """`tx` as an `optax.GradientTransformationExtraArgs` whose states are of Optax's classes.
 
-    Its numbers are those of `tx`. A state whose class Optax does not have stays as it is.
+    Its numbers are those of `tx`. A state stays as it is if Optax has no such class.
 
     Raises:
       ImportError: Optax is not installed.

@@ -200,7 +200,7 @@ def as_unreduced(x: Array, like: Array, axes: frozenset[str]) -> Any:
 
 
 def as_factor(x: Array, like: Array) -> Any:
-    """The scalar x, such that `like` may be multiplied by it over whatever axes that is unreduced."""
+    """The scalar x as a factor of `like`, which may be unreduced."""
     axes = unreduced_axes(like)
     return _respecified(x, like, reduced=axes) if axes else x
 

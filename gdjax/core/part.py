@@ -15,7 +15,7 @@ from jax.tree_util import DictKey, GetAttrKey
 from gdjax.core.types import ArrayTree, OptState, Params, Updates
 from gdjax.core.values import Call
 
-Path = tuple[Any, ...]  # the keys of `jax.tree_util` from a tree to what is in it
+Path = tuple[Any, ...]  # keys of `jax.tree_util`, from a tree to a subtree or leaf
 Axes = tuple[int | None, ...]  # for each axis of an array the number of the parameter's axis that it follows
 # What an array keeps: an average of gradients; a slow one, over fifty steps or more; one whose matrix is taken whole;
 # one of squares; orthonormal columns; a Kronecker factor; or numbers that must stay exact: a sum that never fades, a

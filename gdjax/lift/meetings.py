@@ -109,7 +109,7 @@ def _of_numbers(name: str, f: Callable[[list[Array]], Array], x: Any) -> Array:
 
 
 def _reduced(name: str, f: Callable[[list[Array]], Array], x: Array, group: Hashable = None) -> Array:
-    """One number for each group of leaves, from one number of each leaf."""
+    """One number for each group of leaves, from an array of each leaf."""
 
     def of_leaves(leaves: list[Brought], common: list[Array]) -> list[list[Array]]:
         return [[f([leaf.arrays[0] for leaf in leaves])]] * len(leaves)

@@ -160,7 +160,7 @@ class Leafwise(Part):
         return {*self.extra}
 
     def inside(self) -> list[Inside]:
-        """The transforms whose states are fields of its own."""
+        """The transforms whose states are fields of its state."""
         given = [(f, self.settings[name]) for f in self.whole for name in self.initial[f].reads.split()]
         return [Inside(x, (GetAttrKey(f),), alike=False) for f, x in given if misuse.is_transform(x)]
 

@@ -90,13 +90,13 @@ def plan_of(
     """The plan of a tree of parameters or gradients, made once for each tree of shapes and axes.
 
     Args:
-      label: what errors begin with.
+      label: the start of errors.
       numbers: which leaves are matrices and how: `ByRole`; a `Matrix`, or dimension numbers, for all; a tree of them
         and None that is a prefix of `tree`; or a function from `tree` to one. By default the floating leaves of two
         axes are matrices.
       default: the `Matrix` of a leaf that has none of its own; without this it is no matrix.
       quiet: whether `ByRole` does not warn, since another call for this tree does.
-      argument: what errors call `numbers`.
+      argument: the name of `numbers` in errors.
 
     Raises:
       TypeError: the function of the tree cannot be called with it, or returned None; an entry is no dimension numbers.

@@ -22,7 +22,7 @@ NO_HEAD = "no name tells which leaf is the head: if one of the matrices is the l
 
 @dataclass(frozen=True, repr=False)
 class ByRole:
-    """Routing by role: a function from a tree to a tree of `Matrix`, and None for what is no hidden matrix."""
+    """Routing by role: a function from a tree to a tree of `Matrix`, with None for any leaf but a hidden matrix."""
 
     overrides: tuple[tuple[Any, Any], ...] = ()  # (pattern of paths, role or `Matrix`), the first that matches wins
 
