@@ -21,11 +21,13 @@ SPREAD = 0.01  # of fixed numbers in each vector that fills a null space
 def refreshed_basis(matrices: Array, basis: Array, in_order: bool = False) -> Array:
     """One power step of a basis towards the eigenvectors of A: `turned_basis` with `exact=False`, without W.
 
-    A Q + s C Q = Q' R, where s C is about 0 for what A determines, and the diagonal of R is positive: so Q' is near Q,
-    and numbers in the coordinates of Q mean about the same in those of Q'. Where A is zero or has NaN, Q' is Q.
+        A Q + s C Q = Q' R,     the diagonal of R is positive
+
+    So Q' is near Q, and numbers in the coordinates of Q mean about the same in those of Q'. s C, see there, adds about
+    nothing where A determines the basis. Where A is zero or has NaN, Q' is Q.
 
     Args:
-      matrices: A, (..., n, n), positive semidefinite.
+      matrices: A, (..., n, n), positive semidefinite, real symmetric or complex Hermitian.
       basis: Q, (..., n, k), orthonormal columns.
       in_order: whether the columns of Q are first sorted by q^H A q, the largest first.
 
@@ -59,12 +61,12 @@ def turned_basis(
         exact:       A = Q' diag(w) Q'^H,    w_1 >= w_2 >= ...
         power step:  A Q + s C Q = Q' R,     the diagonal of R is positive
 
-    C = diag(sin^6(q, A q)) and s = eps^(2/5) max(q^H A q): nothing is added for an eigenvector q; where A says nothing
-    of q, q and not the rounding of A q says what is new in Q'. An eigenvector whose eigenvalue is below eps^(2/3) w_1
-    may be rounding, so an old column stands in its place, made orthogonal to the others, with a hundredth of fixed
-    numbers, so that these are never dependent. Where A is zero or has NaN, Q' is Q and W is I.
+    Where A says nothing of a direction, the old basis says it, and not rounding. In the power step C = sin^6(q, A q)
+    for each column q, and s = eps^(2/5) max(q^H A q): nothing is added to an eigenvector. In place of an eigenvector
+    whose eigenvalue is below eps^(2/3) w_1, an old column is made orthogonal to the others, with a hundredth of fixed
+    numbers, so that columns are never dependent. Where A is zero or has NaN, Q' is Q and W is I.
 
-    M in the coordinates of Q, Q^H M, is (Q'^H Q) (Q^H M) in those of Q'; a variance V there is W V.
+    Averages m in the coordinates of Q are Q'^H Q m in those of Q'; averages v of squares are W v.
 
     Args:
       matrices: A, (..., n, n), positive semidefinite, real symmetric or complex Hermitian.
@@ -74,8 +76,10 @@ def turned_basis(
         mix vectors whose eigenvalues have overtaken others. Values below s stay in their order.
 
     Returns:
-      Q', in the shape and dtype of `basis`, and W, (..., n, n): row i of W is |Q^H q'_i|^2 for an eigenvector q'_i,
-      else 1 at the column of Q that q'_i follows, and 0.
+      Q', in the shape and dtype of `basis`, and W, (..., k, k): row i is |Q^H q'_i|^2 for an eigenvector q'_i, else 1
+      at the column of Q that q'_i follows, and 0 elsewhere.
+
+    Departures: the reference has no C and no old columns. Its basis of a null space is rounding.
 
     Raises:
       ValueError: the shapes do not fit each other.
