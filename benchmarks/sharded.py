@@ -7,7 +7,7 @@ The model has the matrices of twelve transformer blocks, 48 of them, narrow, so 
 than there are devices: exchanges are counted relative to the gradient. Three forms of the step: "step" is
 `gdjax.sharded_step`; "jit" divides the state by `gdjax.state_sharding` and leaves the rest to the compiler; "optax"
 is that with Optax's method and a state that is divided in the same way. By hand a step sends (n - 1) / n of the
-gradient twice, once reduced and once gathered, and matrices at home twice 1 / n of that.
+gradient twice, once reduced and once gathered, and matrices at their owners twice 1 / n of that.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from gdjax.core.paths import is_masked
 from gdjax.core.structures import few
 from gdjax.core.types import ArrayTree, Params, Transform
 from gdjax.linalg.matrices import Matrix, is_numbers
-from gdjax.matrices.plan import Plan, plan_of
+from gdjax.matrices.plan import MatrixPlan, plan_of
 from gdjax.matrices.roles import ByRole
 
 _RATE = "the learning rate of the matrices"
@@ -51,7 +51,7 @@ class Routes(Labels):
         found = [names.get(leaf.role, leaf.role) for leaf in plan.leaves]
         return jax.tree.structure(tree).unflatten([name if name in self.groups else rest for name in found])
 
-    def plan(self, tree: ArrayTree, quiet: bool = False) -> Plan:
+    def plan(self, tree: ArrayTree, quiet: bool = False) -> MatrixPlan:
         return plan_of(self.label, tree, self.numbers, quiet=quiet, argument=self.argument)
 
     def warn(self, params: Params) -> None:

@@ -1,4 +1,4 @@
-"""The exchanges of a step of `sharded_step`, from shapes alone: of gradients, parameters, and matrices sent home."""
+"""The exchanges of a step of `sharded_step`, from shapes alone: of gradients, parameters, and owned matrices."""
 
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -45,8 +45,8 @@ class Piece(NamedTuple):
         return self.held < self.whole
 
 
-class Stack(NamedTuple):
-    """Arrays of one shape, of a matrix each, that go home together, or come back."""
+class Sent(NamedTuple):
+    """Arrays of one shape, a matrix each, that go to their owner devices together, or come back."""
 
     number: int
     shape: tuple[int, ...]
@@ -98,15 +98,15 @@ def of_leaves(pieces: Sequence[Piece], n: int, weighted: bool = False) -> list[E
     return [x for x in found if x.number]
 
 
-def of_stacks(stacks: Iterable[Stack | Turned], mesh: Mapping[str, int]) -> list[Exchange]:
-    """The exchanges of matrices that go home and come back, one axis of the mesh after the other.
+def of_stacks(stacks: Iterable[Sent | Turned], mesh: Mapping[str, int]) -> list[Exchange]:
+    """The exchanges of matrices that go to their owner devices and back, one axis of the mesh after the other.
 
     Along the axes that divide them they come in parts. Along another each device has all, keeps its own, and is told
     the others on the way back.
     """
     found: dict[tuple[str, str, int], Exchange] = {}
 
-    def add(x: Stack | Turned, kind: str, n: int, local: int) -> None:
+    def add(x: Sent | Turned, kind: str, n: int, local: int) -> None:
         row = f"matrices {'x'.join(map(str, x.shape))}", kind, n
         old = found.get(row, Exchange(*row[:2], 0, n, 0, 0))
         wire = old.wire_bytes + round(local * (n - 1) / n)
@@ -128,8 +128,8 @@ def of_stacks(stacks: Iterable[Stack | Turned], mesh: Mapping[str, int]) -> list
 
 def traced(
     tx: Transform, params: Params, state: OptState, mesh: Any, shares: Any, where: Any
-) -> tuple[list[Stack | Turned], set[str]]:
-    """The stacks of matrices that an update sends home, and the names of products of matrices elsewhere.
+) -> tuple[list[Sent | Turned], set[str]]:
+    """The stacks of matrices that an update sends to owners, and the names of products of matrices elsewhere.
 
     Args:
       shares: a tree like the parameters: the shardings of gradients and parameters in the update.
@@ -147,10 +147,10 @@ def traced(
     return [x for x in found if not isinstance(x, str)], {x for x in found if isinstance(x, str)}
 
 
-def _walk(jaxpr: Any, given: Sequence[Way], axes: tuple[str, ...]) -> Generator[Stack | Turned | str, None, list[Way]]:
-    """The stacks that go home and come back, and the names of products elsewhere; returns how the results are divided.
+def _walk(jaxpr: Any, given: Sequence[Way], axes: tuple[str, ...]) -> Generator[Sent | Turned | str, None, list[Way]]:
+    """The stacks that go to owners and back, and the names of products elsewhere; returns how results are divided.
 
-    An array is at home from one constraint over the whole mesh to the next, and so is all that is made of it.
+    An array is at its owner from one constraint over the whole mesh to the next, as are results from it.
     """
     at_home: set[Any] = set()
     sent: dict[tuple[int, ...], frozenset[str]] = {}
@@ -167,7 +167,7 @@ def _walk(jaxpr: Any, given: Sequence[Way], axes: tuple[str, ...]) -> Generator[
             else:
                 at_home.update(e.outvars)
                 sent[x.shape] = made[0].axes
-            yield Stack(x.shape[0], x.shape[1:], x.dtype.itemsize, known, made[0].axes)
+            yield Sent(x.shape[0], x.shape[1:], x.dtype.itemsize, known, made[0].axes)
         elif known:
             at_home.update(e.outvars)
         else:

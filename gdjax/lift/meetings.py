@@ -280,7 +280,7 @@ def answered(answer: Answer) -> Iterator[None]:
         _answer.reset(token)
 
 
-class Leaf(Protocol):
+class Participant(Protocol):
     """The view that meetings have of a leaf."""
 
     where: str  # in errors
@@ -299,7 +299,7 @@ class Leaf(Protocol):
         ...
 
 
-def hold(leaves: Sequence[Leaf]) -> None:
+def hold(leaves: Sequence[Participant]) -> None:
     """Holds all meetings one after the other; the leaves receive the results of each.
 
     Raises:
@@ -313,7 +313,7 @@ def hold(leaves: Sequence[Leaf]) -> None:
         own = [leaf for leaf in leaves if rule in leaf.labels]
         there = [(leaf, asked) for leaf, asked in there if asked.meeting.place.rule == rule]
         _check_equal(rule, own, there)
-        groups: dict[Hashable, list[tuple[Leaf, Asked]]] = {}
+        groups: dict[Hashable, list[tuple[Participant, Asked]]] = {}
         for leaf, asked in there:
             groups.setdefault(asked.meeting.place.group, []).append((leaf, asked))
         calls[rule] = calls.get(rule, -1) + 1
@@ -321,7 +321,7 @@ def hold(leaves: Sequence[Leaf]) -> None:
             _meet(group, None if answer is None else answer[0], (number, rule, calls[rule], name))
 
 
-def _meet(there: Sequence[tuple[Leaf, Asked]], answer: Answer | None, key: Hashable) -> None:
+def _meet(there: Sequence[tuple[Participant, Asked]], answer: Answer | None, key: Hashable) -> None:
     meetings = [asked.meeting for _, asked in there]
     ends = [len(asked.operands) - m.common for m, (_, asked) in zip(meetings, there, strict=True)]
     brought = [Brought(asked.operands[:end], asked.meeting.own) for end, (_, asked) in zip(ends, there, strict=True)]
@@ -333,7 +333,7 @@ def _meet(there: Sequence[tuple[Leaf, Asked]], answer: Answer | None, key: Hasha
         leaf.receive(m.place, list(ys))
 
 
-def _check_equal(rule: int, leaves: Sequence[Leaf], there: Sequence[tuple[Leaf, Asked]]) -> None:
+def _check_equal(rule: int, leaves: Sequence[Participant], there: Sequence[tuple[Participant, Asked]]) -> None:
     """Raises unless all leaves of a rule have reached the same call in it."""
     call = lambda asked: f"gdjax.{asked.meeting.place.name} at {asked.meeting.place.line}"  # noqa: E731
     calls = {id(leaf): call(asked) for leaf, asked in there}

@@ -68,7 +68,7 @@ class Change(NamedTuple):
 NONE = Change(1, 0, 0, 0)
 
 
-class Pair(NamedTuple):
+class StepPair(NamedTuple):
     """A step and the change of the gradient over it."""
 
     s: Array
@@ -77,7 +77,7 @@ class Pair(NamedTuple):
     gHg: Array  # <g, H g> of the same gradient
 
 
-def renewed(rule: Rule, H: Array, pairs: Array, pair: Pair, x: Array, n: int, scaled: bool) -> tuple[Array, ...]:
+def renewed(rule: Rule, H: Array, pairs: Array, pair: StepPair, x: Array, n: int, scaled: bool) -> tuple[Array, ...]:
     """The new H, the number of pairs that it is made from, and H x. With no pairs H is I.
 
     A pair of no positive curvature, see `limited_memory.weight`, leaves H as it is. So does one that would bring a

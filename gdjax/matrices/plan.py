@@ -78,7 +78,7 @@ class Leaf(NamedTuple):
         return self.axes.from_matrices(whole, self.shape if shape is None else shape)
 
 
-class Plan(NamedTuple):
+class MatrixPlan(NamedTuple):
     """The leaves in the order of the tree, without those that are None or hidden by a mask."""
 
     leaves: tuple[Leaf, ...]
@@ -86,7 +86,7 @@ class Plan(NamedTuple):
 
 def plan_of(
     label: str, tree: ArrayTree, numbers: Any = None, default: Any = None, quiet: bool = False, argument: str = NUMBERS
-) -> Plan:
+) -> MatrixPlan:
     """The plan of a tree of parameters or gradients, made once for each tree of shapes and axes.
 
     Args:
@@ -159,7 +159,7 @@ def numbers_of(label: str, name: str, numbers: Any, tree: ArrayTree) -> list[Any
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(label: str, leaves: tuple[tuple[str, tuple[int, ...], Any, bool], ...]) -> Plan:
+def _plan(label: str, leaves: tuple[tuple[str, tuple[int, ...], Any, bool], ...]) -> MatrixPlan:
     made = []
     for where, shape, given, trained in leaves:
         if not isinstance(given, Matrix) or not trained:
@@ -170,7 +170,7 @@ def _plan(label: str, leaves: tuple[tuple[str, tuple[int, ...], Any, bool], ...]
             axes = matrix_axes(f"{label}: {where}", shape, given)
             sizes = axes.sizes(shape)
             made.append(Leaf(where, shape, "matrix", axes, *sizes, _parts(f"{label}: {where}", given.parts, sizes[-1])))
-    return Plan(tuple(made))
+    return MatrixPlan(tuple(made))
 
 
 def _parts(where: str, parts: Any, columns: int) -> tuple[int, ...]:

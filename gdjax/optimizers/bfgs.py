@@ -12,7 +12,7 @@ from gdjax.core.number_domains import Kind
 from gdjax.core.parts import holding
 from gdjax.core.types import OptState, Params, Rate, Transform, Updates
 from gdjax.linalg import boxes, quasi_newton, vectors
-from gdjax.linalg.quasi_newton import Pair, Rule
+from gdjax.linalg.quasi_newton import Rule, StepPair
 from gdjax.linesearch.line import fit
 from gdjax.numerics import Array
 from gdjax.optimizers.lbfgs import NEWTON_SEARCH, searched
@@ -233,7 +233,7 @@ def _by_matrix(label: str, rule: Rule, scaled: bool, bounds: Bounds) -> Gradient
                 # Of what was held: its gradient changed by the work of the others.
                 y = jnp.where((s == 0) & s.any(), 0, y)
             x, n = jnp.where(fixed, 0, g), g.size - sum(filter(None, where))
-            H, pairs, d = quasi_newton.renewed(rule, H, pairs, Pair(s, y, s @ old_g, slope), x, n, scaled)
+            H, pairs, d = quasi_newton.renewed(rule, H, pairs, StepPair(s, y, s @ old_g, slope), x, n, scaled)
             slope = jnp.clip(x @ d, 0, jnp.finfo(H.dtype).max)  # of huge gradients it is infinite
             d = size(pairs, x) * d
             us = vectors.as_leaves(boxes.within(p, g, d, fixed, *ends) if ends else d, lists[3], where)

@@ -50,10 +50,10 @@ def plan(
     - Temporaries. On a TPU the new parameters beside the old ones, and with FSDP the largest parameter and its
       gradient as a whole, of which a compiler may need less. Elsewhere the largest gradient a second time, with
       micro-batches the sums of all, and with FSDP all parameters as a whole; on a CPU what `quantize_state` keeps is
-      decoded first. Of matrices computed at home, three times what a device has, as far as that is more than the
-      activations, which are gone by then.
-    - Exchanges of matrices at home: each comes in and goes out once. Those of a leaf that is whole come in without one,
-      and go out to all. Where leaves of one stack are divided along different axes of their matrices, as `query` and
+      decoded first. Of matrices with owner devices, three times the share of a device, as far as that is more than
+      the activations, which are gone by then.
+    - Exchanges of matrices with owner devices: each comes in and goes out once. Those of a leaf that is whole come in
+      without one, and go out to all. Where leaves of one stack are divided along different axes of their matrices, as `query` and
       `out` of Flax's attention are, those unlike the first come in once more, and so does the whole stack go out.
 
     Args:
@@ -102,8 +102,8 @@ def plan(
     pieces = [_piece(x, lies, share, axis, sizes[axis]) for x, lies, share in leaves]
     made, _ = state_and_order(tx, shapes)
     stacks, others = exchanged.traced(tx, shapes, made, mesh, shares, where)
-    # Of a method with factors half of what goes home in a step is there at once: so it was where it was compiled.
-    sent = [x for x in stacks if isinstance(x, exchanged.Stack) and not x.back]
+    # Of a method with factors half of the matrices sent to owners exist at once, as measured where it was compiled.
+    sent = [x for x in stacks if isinstance(x, exchanged.Sent) and not x.back]
     at_home, all_of_step = (sum(x.filled(mesh.size) for x in xs) // mesh.size for xs in (set(sent), sent))
     at_home = max(at_home, all_of_step // 2)
     in_parts = kind not in REDUCES_AND_DIVIDES or micro_batches > 1 or weighted
@@ -152,7 +152,7 @@ def _piece(x: Any, lies: Any, share: Any, axis: str, n: int) -> Piece:
 def _by_formula(pieces: Sequence[Piece], matrices: int, in_parts: bool, micro_batches: int) -> tuple[int, int]:
     """Bytes of gradients and of temporaries.
 
-    `matrices` has those that matrices take at home, less those of activations, which are gone by then.
+    `matrices` has those of matrices at their owners, less those of activations, which are gone by then.
     """
     share, whole = sum(p.share for p in pieces), sum(p.whole for p in pieces)
     largest = max((p.whole for p in pieces), default=0)

@@ -18,7 +18,7 @@ from gdjax.xla.flags import on_gpu
 from gdjax.xla.write_order import after, bound_for, written
 
 
-class Leaves(NamedTuple):
+class WindowLeaves(NamedTuple):
     """A tree of gradients, and what belongs to each leaf."""
 
     structure: Any
@@ -40,7 +40,7 @@ class Leaves(NamedTuple):
         return self.structure.unflatten(entries)
 
 
-def leaves_of(label: str, updates: Updates, field: str, sums: Updates, params: Params) -> Leaves:
+def leaves_of(label: str, updates: Updates, field: str, sums: Updates, params: Params) -> WindowLeaves:
     """The gradients, and the sums of each, which are this field of the state."""
     paths, structure = jax.tree_util.tree_flatten_with_path(updates)
     gs = [g if hasattr(g, "dtype") else jnp.asarray(g) for _, g in paths]
@@ -49,11 +49,11 @@ def leaves_of(label: str, updates: Updates, field: str, sums: Updates, params: P
     trained = [i for i, g in enumerate(gs) if not base.is_float0(g)]
     for i in trained:
         checks.slot(label, f"params{jax.tree_util.keystr(paths[i][0])}", field, accs[i], gs[i].shape)
-    return Leaves(structure, gs, accs, ps, trained, [path for path, _ in paths])
+    return WindowLeaves(structure, gs, accs, ps, trained, [path for path, _ in paths])
 
 
 def inner_update(
-    inner: Transform, means: Sequence[Array], flat: Leaves, inner_state: OptState, params: Params,
+    inner: Transform, means: Sequence[Array], flat: WindowLeaves, inner_state: OptState, params: Params,
     extra_args: dict[str, Any],
 ) -> tuple[list[Any], OptState]:  # fmt: skip
     """The updates that a transform makes of the means of gradients, and its new state in the form of the old."""
@@ -64,7 +64,7 @@ def inner_update(
 
 
 def step_if(
-    emit: Array, inner: Transform, sums: list[Array], flat: Leaves, inner_state: OptState, params: Params,
+    emit: Array, inner: Transform, sums: list[Array], flat: WindowLeaves, inner_state: OptState, params: Params,
     extra_args: dict[str, Any], add: Callable[[list[Array]], list[Array]] | None = None,
     mean: Callable[[Array, Array], Array] = lambda x, p: x,
 ) -> Any:  # fmt: skip
