@@ -53,8 +53,9 @@ def plan(
       decoded first. Of matrices with owner devices, three times the share of a device, as far as that is more than
       the activations, which are gone by then.
     - Exchanges of matrices with owner devices: each comes in and goes out once. Those of a leaf that is whole come in
-      without one, and go out to all. Where leaves of one stack are divided along different axes of their matrices, as `query` and
-      `out` of Flax's attention are, those unlike the first come in once more, and so does the whole stack go out.
+      without one, and go out to all. Where leaves of one stack are divided along different axes of their matrices, as
+      `query` and `out` of Flax's attention are, those unlike the first come in once more, and the whole stack goes out
+      once more.
 
     Args:
       tx: any transform.
