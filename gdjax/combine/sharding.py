@@ -74,7 +74,8 @@ def state_sharding(
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     shapes = structure.unflatten([shape_of(p) for _, p in leaves])
     divisions = [_division(path, p, mesh) for path, p in leaves]
-    state, kinds = memories.traced(tx.init, shapes)
+    traced, state = jax.make_jaxpr(tx.init, return_shape=True)(shapes)
+    kinds = [memories.HOST if memories.is_on_host(x) else None for x in traced.out_avals]
     known = _known(tx, state, shapes, divisions)
 
     def sharding(x: Any, axes: Sequence[_Axis], kind: str | None) -> NamedSharding:

@@ -1,6 +1,5 @@
 """The memories a device can use: its own and the host's."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,12 +31,6 @@ def on_host(x: Array) -> Any:
 
 def on_device(x: Array) -> Any:
     return jax.device_put(x, getattr(jax, "memory").Space.Device)  # noqa: B009
-
-
-def traced(f: Callable[..., Any], *args: Any) -> tuple[Any, list[str | None]]:
-    """The shapes of a function's results, and each one's kind of memory: None for the device's own."""
-    closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
-    return shapes, [HOST if is_on_host(v) else None for v in closed.out_avals]
 
 
 def is_on_host(x: Any) -> bool:

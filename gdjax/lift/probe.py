@@ -1,16 +1,18 @@
 """Tries any update on a few small random numbers, to see what it does."""
 
+import functools
 import itertools
 import math
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from gdjax.core import base
 from gdjax.core.guesses import calls_of
@@ -110,24 +112,23 @@ def _times(tree: ArrayTree, sizes: Any) -> Any:
 def _at_a_small_size(find: Callable[[Any], Any], shapes: ArrayTree) -> Any:
     """`find` of shorter shapes; of these if the transform holds arrays that fit no others."""
     try:
-        return find(shortened(shapes, 3))
+        return find(jax.tree.map(lambda x: shortened(x, 3), shapes))
     except Exception:
         if sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) > _LARGE:
             raise
         return find(shapes)
 
 
-def shortened(shapes: ArrayTree, most: int, but: int = 0, block: int = 1) -> Any:
-    """The shapes with axes not much longer than `most`, except axes of length `but`.
+def shortened(x: Any, most: int, but: int = 0, block: int = 1) -> Any:
+    """The shape with axes not much longer than `most`, but those of length `but`.
 
     Equal lengths stay equal, others different and in their order, and each keeps its remainder modulo `block`.
     """
-    lengths = sorted({n for x in jax.tree.leaves(shapes) for n in x.shape if n > most and n != but})
     new, last = dict[int, int](), most
-    for n in lengths:
+    for n in sorted({n for n in x.shape if n > most and n != but}):
         last = next(k for k in itertools.count(last + 1) if k % block == n % block and k != but)
         new[n] = last
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(tuple(new.get(n, n) for n in x.shape), x.dtype), shapes)
+    return jax.ShapeDtypeStruct(tuple(new.get(n, n) for n in x.shape), x.dtype)
 
 
 def numbers(shapes: ArrayTree, draw: Callable[[tuple[int, ...]], Any]) -> Any:
@@ -182,6 +183,30 @@ def tried(f: Callable[..., Any], *args: Any, unknown: float = 0.5) -> Any:
         program = compiled(jax.jit(whole).lower(*leaves), sum(x.size for x in leaves))
         found = jax.device_get(program(*leaves))  # no call that an outer trace would see
     return jax.tree.structure(shapes).unflatten(found)
+
+
+def made(jaxpr: Any, kinds: Sequence[Hashable]) -> list[Hashable]:
+    """How each output is made, apart from shapes: by which operations, of which kinds of inputs, of how many of them.
+
+    Integers may differ, as the places of arrays do, which random bits are made of.
+    """
+    text = functools.cache(lambda _, x: re.sub(r"[(\[][\d, ]*[)\]]", "", str(x)))
+    of: dict[Any, tuple[Hashable, frozenset[Any]]] = {v: (v, frozenset([v])) for v in jaxpr.constvars}
+    of |= {v: (kind, frozenset([v])) for v, kind in zip(jaxpr.invars, kinds, strict=True)}
+
+    def known(v: Any) -> tuple[Hashable, frozenset[Any]]:
+        if not isinstance(v, Literal):
+            return of[v]
+        counts = jnp.issubdtype(v.aval.dtype, jnp.integer)
+        return (v.aval.dtype, "" if counts else str(v.val)), frozenset()
+
+    for e in jaxpr.eqns:
+        ins = [known(v) for v in e.invars]
+        params = [text(id(x), x) if isinstance(x, Hashable) else str(x) for x in e.params.values()]
+        how = hash((e.primitive, *params, *(x for x, _ in ins)))
+        inputs = frozenset[Any]().union(*(vs for _, vs in ins))
+        of |= {v: ((how, i), inputs) for i, v in enumerate(e.outvars)}
+    return [(how, len(inputs)) for how, inputs in map(known, jaxpr.outvars)]
 
 
 def counted(state: OptState, count: Array) -> Any:

@@ -44,40 +44,65 @@ class _Tree(NamedTuple):
 class Pass:
     """One step."""
 
-    def __init__(self, model: Model, layers: Layers, params: Params, state: OptState, inputs: tuple[Any, ...]):
-        self.model, self.layers, self.inputs = model, layers, inputs
-        leaves, arrays = (dict(enumerate(map(jnp.asarray, jax.tree.leaves(x)))) for x in (params, state))
-        self.stacks = {i: leaves[i] for i in sorted(layers.places)}
-        self.rest = {i: x for i, x in leaves.items() if i not in self.stacks}
-        self.state = {j: x for j, x in arrays.items() if j not in layers.of_rest}  # of the stack and of the whole tree
-        self.state_of_rest = {j: x for j, x in arrays.items() if j not in layers.axes}  # of the rest, and of the tree
+    model: Model
+    inputs: tuple[Any, ...]
+    loss: Array
+
+    def __init__(self, layers: Layers, params: Arrays, state: Arrays):
+        self.layers = layers
+        self.stacks = {i: x for i, x in params.items() if i in layers.places}
+        self.rest = {i: x for i, x in params.items() if i not in layers.places}
+        self.state = {j: x for j, x in state.items() if j not in layers.of_rest}  # of the stack and of the whole tree
+        self.state_of_rest = {j: x for j, x in state.items() if j not in layers.axes}  # of the rest, and of the tree
         self.x: Any = None  # x_0, whose structure all have
 
-    def run(self) -> tuple[Params, OptState, Any]:
+    def run(self, model: Model, *inputs: Any) -> tuple[Params, OptState, Any]:
         """The new parameters, the new state and what is told of the loss."""
+        self.model, self.inputs = model, inputs
         layers, rest = self.layers, self.trained(self.rest)
         x, before, others = jax.vjp(self.first, rest, has_aux=True)
         last, self.kept = jax.lax.scan(lambda x, w: (self.one(w, *x), x), (x, others), self.stacks)
-        loss, after, aux = jax.vjp(lambda rest, x: self.last(rest, x, last[1]), rest, last[0], has_aux=True)
-        of_rest, of_x = after(jnp.ones_like(loss))
-        self.loss, met, grads = loss, dict[Any, Array](), dict[int, Array]()
-        whole = lambda of_x: jax.tree.map(jnp.add, of_rest, before(of_x)[0])  # noqa: E731
-        if layers.meetings:
-            parts, of_first = self.parts(of_x)
-            grads = whole(of_first)
-            met = self.met(parts, grads)
-        of_first, stacks, state = self.backward(of_x, met)
-        if rest:
-            with answered(_known(met)):
-                new = layers.updated(grads if layers.meetings else whole(of_first), self.rest, self.state_of_rest, loss)
-            stacks |= new[0]
-            # A number of the whole tree is new after either update, but where that has none of its parameters.
-            state |= {j: x for j, x in new[1].items() if j not in state or x is not self.state_of_rest[j]}
+        self.loss, after, aux = jax.vjp(lambda rest, x: self.last(rest, x, last[1]), rest, last[0], has_aux=True)
+        of_rest, of_x = after(jnp.ones_like(self.loss))
+        stacks, state = self.updates(of_x, lambda of_x: jax.tree.map(jnp.add, of_rest, before(of_x)[0]))
         return (
             layers.tree(self.stacks | stacks),
             layers.state.unflatten([state[j] for j in range(len(state))]),
-            (loss, aux) if self.model.has_aux else loss,
+            (self.loss, aux) if model.has_aux else self.loss,
         )
+
+    def updates(self, of_x: Arrays, of_rest: Callable[[Arrays], Arrays]) -> tuple[Arrays, Arrays]:
+        """The new parameters and the new state.
+
+        Args:
+          of_x: the gradient by x_n.
+          of_rest: from that by x_0 to the gradients of the other parameters.
+        """
+        met, grads = dict[Any, Array](), None
+        if self.layers.meetings:
+            parts, of_first = self.parts(of_x)
+            grads = of_rest(of_first)
+            met = self.met(parts, grads)
+        of_first, params, state = self.backward(of_x, met)
+        if self.trained(self.rest):
+            grads = of_rest(of_first) if grads is None else grads
+            new = self.updated(grads, self.rest, self.state_of_rest, met)
+            params |= new[0]
+            # A number of the whole tree is new after either update, but where that has none of its parameters.
+            state |= {j: x for j, x in new[1].items() if j not in state or x is not self.state_of_rest[j]}
+        return params, state
+
+    def updated(
+        self, grads: Arrays, params: Arrays, state: Arrays, met: dict[Any, Array], row: Array | int = 0
+    ) -> tuple[Arrays, Arrays]:
+        """What becomes of some of the parameters and of the state, with what has come of the meetings of all."""
+
+        def answer(key: Any, meeting: Meeting, brought: list[Brought], common: list[Array]) -> list[list[Array]]:
+            # Matrices of one layer meet by themselves.
+            return [[met[key]]] * len(brought) if meeting.alike else meeting.f(brought, common)
+
+        with answered(answer):
+            return self.layers.updated(grads, params, state, self.loss, row)
 
     def trained(self, arrays: Arrays) -> Arrays:
         return {i: x for i, x in arrays.items() if i in self.layers.trained}
@@ -124,8 +149,7 @@ class Pass:
 
             def new(olds: list[Array], grads: Arrays) -> list[Array]:
                 params, state = structure.unflatten(olds)
-                with answered(_known(met)):
-                    params, state = layers.updated(grads, here[0] | params, state, self.loss, i)
+                params, state = self.updated(grads, here[0] | params, state, met, i)
                 return jax.tree.leaves((self.trained(params), state))
 
             news = structure.unflatten(all_first(new, olds, grads))
@@ -138,15 +162,23 @@ class Pass:
         """A backward pass for what each layer brings to the meetings of all arrays, and the gradient by x_0."""
         meetings: dict[Any, Meeting] = {}
 
-        def one(of_x: Arrays, i: Array) -> tuple[Arrays, list[Array]]:
+        def one(i: Array, *here: Arrays) -> list[Array]:
+            found = self.part(*here, i)
+            meetings.update({key: meeting for key, (meeting, _) in found.items()})
+            return [x for _, x in found.values()]
+
+        of_first, found = self.each(one, of_x)
+        return {k: (meeting, x) for (k, meeting), x in zip(meetings.items(), found, strict=True)}, of_first
+
+    def each(self, f: Callable[..., Any], of_x: Arrays) -> tuple[Arrays, Any]:
+        """The gradient by x_0, and of each layer `f(i, gradients, parameters, state)`."""
+
+        def one(of_x: Arrays, i: Array) -> tuple[Arrays, Any]:
             here = self.layers.at(i, self.stacks, self.state)
             grads, of_x = self.gradients(i, here[0], of_x)
-            found = self.part(grads, *here, i)
-            meetings.update({key: meeting for key, (meeting, _) in found.items()})
-            return of_x, [x for _, x in found.values()]
+            return of_x, f(i, grads, *here)
 
-        of_first, found = jax.lax.scan(one, of_x, jnp.arange(self.layers.number), reverse=True)
-        return {k: (meeting, x) for (k, meeting), x in zip(meetings.items(), found, strict=True)}, of_first
+        return jax.lax.scan(one, of_x, jnp.arange(self.layers.number), reverse=True)
 
     def part(self, grads: Arrays, params: Arrays, state: Arrays, row: Array | int = 0) -> Parts:
         """What comes of each meeting for these alone."""
@@ -170,12 +202,3 @@ class Pass:
             parts = [Brought([x[key][1]], meeting.own) for x in (of_layers, of_rest) if key in x]
             found[key] = meeting.f(parts, [])[0][0]
         return found
-
-
-def _known(met: dict[Any, Array]) -> Any:
-    """Answers meetings with what has come of all leaves; matrices of one layer meet by themselves."""
-
-    def answer(key: Any, meeting: Meeting, brought: list[Brought], common: list[Array]) -> list[list[Array]]:
-        return [[met[key]]] * len(brought) if meeting.alike else meeting.f(brought, common)
-
-    return answer

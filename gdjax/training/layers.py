@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import jax
@@ -13,6 +13,7 @@ from gdjax.core import base, memories
 from gdjax.core.guesses import Guess
 from gdjax.core.parts import Owned, every, owned
 from gdjax.core.types import Array, OptState, Params, Transform
+from gdjax.lift import probe
 from gdjax.lift.meetings import Brought, Meeting, answered
 from gdjax.tree.updates import apply_updates
 
@@ -35,9 +36,13 @@ class Layers:
     trained: frozenset[int]  # the places of the floating parameters
     axes: Mapping[int, int | None]  # of the state arrays of the stack, by place: where the layers lie; None: nowhere
     of_rest: frozenset[int]  # the places of the state arrays of the other parameters
+    owners: Mapping[int, int]  # of the state arrays of one parameter, by place: that parameter
     number: int  # of layers
     absent: Arrays  # the whole state, for what is not there; empty where an update takes no state without a gradient
     meetings: tuple[str, ...] = ()  # the calls at which leaves meet in an update
+    made: Mapping[int, Hashable] = field(
+        default_factory=dict
+    )  # how the update and the state of each parameter are made
     apply: Callable[[Any, Any], Any] = apply_updates
 
     def stack(self, leaves: Arrays) -> Any:
@@ -99,8 +104,7 @@ def layers_of(tx: Transform, params: Params, state: OptState, stack: Callable[[A
         raise ValueError(f"{LABEL}: no array of the stack is floating: nothing in it is trained")
     _check_number({names[i]: jnp.shape(leaves[i]) for i in places})
     found = structure_of(tx, params, state, places, part)
-    meetings = _traced(found, leaves, jax.tree.leaves(state))
-    found = replace(found, meetings=meetings)
+    found = _traced(found, leaves, jax.tree.leaves(state))
     _check_sizes(found, names, leaves, jax.tree.leaves(state))
     return found
 
@@ -114,20 +118,19 @@ def structure_of(tx: Transform, params: Params, state: OptState, places: list[in
     leaves, structure = jax.tree.flatten(params)
     trained = frozenset(i for i, x in enumerate(leaves) if jnp.issubdtype(jnp.result_type(x), jnp.inexact))
     arrays = owned(tx, state, params)
-    axes, of_rest = dict[int, int | None](), set[int]()
+    axes, owners = dict[int, int | None](), {j: x.leaf for j, x in enumerate(arrays) if x.leaf is not None}
     for j, x in enumerate(arrays):
         if x.of_several:
             why = f"state{jax.tree_util.keystr(x.field)} belongs to several parameters together, and so to all layers"
             refuse(why)
         if x.leaf is not None and x.leaf in places:
             axes[j] = _axis(x, jnp.shape(leaves[x.leaf]))
-        elif x.leaf is not None:
-            of_rest.add(j)
     kept, form = jax.tree.flatten(state)
     foreign = any(isinstance(one, Guess) for one, *_ in every(tx, state))
     absent = {} if foreign else dict(enumerate(kept))
     number = jnp.shape(leaves[places[0]])[0]
-    return Layers(tx, structure, form, part, places, trained, axes, frozenset(of_rest), number, absent)
+    of_rest = frozenset(owners) - frozenset(axes)
+    return Layers(tx, structure, form, part, places, trained, axes, of_rest, owners, number, absent)
 
 
 def _extra(grads: Any, value: Array, row: Array | int = 0) -> dict[str, Any]:
@@ -177,13 +180,14 @@ def _check_sizes(layers: Layers, names: list[str], leaves: list[Any], arrays: li
         refuse(f"one layer of {names[layers.places[0]]} by itself has another state than in the stack")
 
 
-def _traced(layers: Layers, leaves: list[Any], arrays: list[Any]) -> tuple[str, ...]:
-    """The calls at which leaves meet in an update of all.
+def _traced(layers: Layers, leaves: list[Any], arrays: list[Any]) -> Layers:
+    """The same layers, with what an update of all shows: the calls at which leaves meet, and how each is made.
 
     Raises:
       ValueError: they meet with numbers of whole stacks; an array of the state would leave the host's memory.
     """
     found, numbers = dict[Hashable, str](), list[str]()
+    trained = {i: leaves[i] for i in sorted(layers.trained)}
 
     def noted(key: Hashable, meeting: Meeting, brought: list[Brought], common: list[Array]) -> list[list[Array]]:
         if meeting.alike:
@@ -191,28 +195,31 @@ def _traced(layers: Layers, leaves: list[Any], arrays: list[Any]) -> tuple[str, 
             numbers.extend([] if any(x.ndim for leaf in brought for x in leaf.arrays) else [call])
         return meeting.f(brought, common)
 
-    def update(leaves: list[Any], arrays: list[Any], value: Any) -> list[Any]:
-        grads = {i: x for i, x in enumerate(leaves) if i in layers.trained}
+    def update(grads: Arrays, leaves: list[Any], arrays: list[Any], value: Any) -> list[Any]:
         with answered(noted):
-            new = layers.updated(grads, dict(enumerate(leaves)), dict(enumerate(arrays)), value)
-        return [new[1][j] for j in range(len(arrays))]
+            params, state = layers.updated(grads, dict(enumerate(leaves)), dict(enumerate(arrays)), value)
+        return [*(state[j] for j in range(len(arrays))), *(params[i] for i in trained)]
 
-    _, kinds = memories.traced(update, leaves, arrays, jnp.zeros(()))
+    closed = jax.make_jaxpr(update)(trained, leaves, arrays, jnp.zeros(()))
     if numbers:
         refuse(f"{numbers[0]} of a number of each stack")
-    for (path, _), new, old in zip(_paths(layers.state), kinds, arrays, strict=True):
-        if new == memories.HOST and not memories.is_on_host(old):
+    for (path, _), new, old in zip(_paths(layers.state), closed.out_avals, arrays, strict=False):
+        if memories.is_on_host(new) and not memories.is_on_host(old):
             what = f"state{jax.tree_util.keystr(path)}"
             raise ValueError(f"{LABEL}: {what} is on the device, and kept on the host: put it there first")
-    return tuple(found.values())
+    kinds = [(n, x.dtype) for n, xs in enumerate((trained, leaves, arrays)) for x in jax.tree.leaves(xs)]
+    how = probe.made(closed.jaxpr, [*kinds, "value"])
+    made = {i: [x] for i, x in zip(trained, how[len(arrays) :], strict=True)}
+    for j, i in layers.owners.items():
+        made.setdefault(i, []).append(how[j])
+    return replace(layers, meetings=tuple(found.values()), made={i: tuple(x) for i, x in made.items()})
 
 
 def _paths(structure: Any) -> Any:
     return jax.tree_util.tree_leaves_with_path(structure.unflatten(range(structure.num_leaves)))
 
 
-def names_of(layers: Layers) -> list[str]:
-    """What the updates of the trained parameters, and then the arrays of the state, are called in errors."""
-    trained = [path for path, i in _paths(layers.params) if i in layers.trained]
-    updates = [f"the update of params{jax.tree_util.keystr(path)}" for path in trained]
-    return [*updates, *(f"state{jax.tree_util.keystr(path)}" for path, _ in _paths(layers.state))]
+def names_of(layers: Layers) -> tuple[dict[int, str], dict[int, str]]:
+    """What the updates of the parameters, and the arrays of the state, are called in errors."""
+    updates = {i: f"the update of params{jax.tree_util.keystr(path)}" for path, i in _paths(layers.params)}
+    return updates, {j: f"state{jax.tree_util.keystr(path)}" for path, j in _paths(layers.state)}

@@ -5,7 +5,7 @@ Steps with all gradients, and the same steps layer by layer: what differs by mor
 
 import functools
 import itertools
-import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,38 +13,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.codes.random_rounding import mixed
 from gdjax.core import base
-from gdjax.core.parts import known
+from gdjax.core.parts import known, owned
 from gdjax.core.types import Array, OptState, Params, Transform
 from gdjax.lift import probe
 from gdjax.lift.order import name_of
 from gdjax.numerics import is_key
-from gdjax.training.layer_pass import Model, Pass
+from gdjax.training.layer_pass import Pass
 from gdjax.training.layers import Arrays, Layers, names_of, refuse, structure_of
 from gdjax.tree.updates import apply_updates
 
 # How long the longest axes are that are tried, before those that the arrays have, and of which blocks they are made.
-_LENGTHS = (8, 1), (128, 1), (320, 64)
+_LENGTHS = (8, 1), (128, 1), (127, 64), (320, 64)
 _SIZES = 1.0, 1e6, 1e-6, 1e3, 1e-3, 1e12, 1e-12  # of gradients: clips, and terms beside them, show at some
-_WORK = 2**24  # numbers of all steps together, of which there are fewer in larger trees
+_WORK = 2**22  # numbers of all steps together, of which there are fewer in larger trees
 _ROUNDING = {1: 0.3, 2: 0.03, 4: 1e-4, 8: 1e-6}  # the relative error of a whole array, by the bytes of its numbers
 
 
-def check_apart(layers: Layers, params: Params, state: OptState) -> None:
+def check_apart(layers: Layers, params: Params) -> None:
     """Raises where an update of all leaves makes a layer of others too. One with effects is not tried.
 
     Raises:
       ValueError: naming the array, and the transform that does so.
     """
-    shapes = jax.eval_shape(lambda *trees: trees, params, state)
+    shapes = jax.eval_shape(lambda params: params, params)
     try:
-        what = _mixed(layers, *shapes)
+        what = _mixed(layers, shapes)
     except probe.Effects:
         return
     if what is None:
         return
-    if (inner := _culprit(layers, shapes[0])) is None and len(layers.meetings) > 1:
+    if (inner := _culprit(layers, shapes)) is None and len(layers.meetings) > 1:
         refuse(f"{layers.meetings[-1]} of what a meeting before it has changed, which takes one more backward pass")
     tx = layers.tx if inner is None else inner
     by = (getattr(base.part_of(tx), "label", None) or name_of(tx)).removeprefix("gdjax.")
@@ -59,73 +58,108 @@ def _culprit(layers: Layers, shapes: Params) -> Transform | None:
         try:
             state = jax.eval_shape(lambda params, tx=inside.tx: tx.init(params), shapes)
             alone = structure_of(inside.tx, shapes, state, layers.places, layers.part)
-            if _mixed(alone, shapes, state) is not None:
+            alone = replace(alone, made=layers.made)
+            if _mixed(alone, shapes) is not None:
                 return _culprit(alone, shapes) or inside.tx
         except Exception:  # it is made for other trees
             continue
     return None
 
 
-def _mixed(layers: Layers, shapes: Params, state: OptState) -> str | None:
+def _mixed(layers: Layers, shapes: Params) -> str | None:
     """What is not made of each layer alone; None if all is.
 
-    The axes of the arrays are shortened, but that of the layers, to lengths with which the state has the same form.
+    Of parameters that are updated alike one is tried, with shorter axes, all layers at once; or all as they are.
     """
+    try:
+        short, structure = jax.tree.flatten(_short(layers, shapes))
+        first: dict[Any, int] = {}
+        for i, x in enumerate(short):
+            first.setdefault((layers.made.get(i, i), i in layers.places, x.shape, x.dtype), i)
+        there = {*first.values()}
+        some = structure.unflatten([x if i in there else base.MaskedNode() for i, x in enumerate(short)])
+        return _found(layers, some, [n for n, i in enumerate(sorted(there)) if i in layers.places], jax.vmap)
+    except probe.Effects:
+        raise
+    except Exception:  # it holds arrays that go with those of the tree, or what `jax.vmap` does not know
+        return _found(layers, shapes, layers.places, lambda f: functools.partial(jax.lax.map, f))
+
+
+def _short(layers: Layers, shapes: Params) -> Params:
+    """Each array with shorter axes, but that of the layers: the shortest with which its state has the same form."""
+    leaves, structure = jax.tree.flatten(shapes)
+    form, found = _form(layers, shapes), dict[int, Any]()
     for most, block in _LENGTHS:
-        short = probe.shortened(shapes, most, layers.number, block)
-        if short == shapes:
+        tried = [probe.shortened(x, most, layers.number, block) for x in leaves]
+        forms = _form(layers, structure.unflatten(tried))
+        found = {i: x for i, x in enumerate(tried) if forms[i] == form[i]} | found
+        if len(found) == len(leaves):
             break
-        try:
-            small = jax.eval_shape(lambda params: layers.tx.init(params), short)
-            if _form(layers, shapes, state) == _form(layers, short, small):
-                return _found(layers, short)
-        except probe.Effects:
-            raise
-        except Exception:  # it holds arrays that go with those of the tree
-            continue
-    return _found(layers, shapes)
+    short = structure.unflatten([found.get(i, x) for i, x in enumerate(leaves)])
+    return short if _form(layers, short) == form else shapes
 
 
-def _form(layers: Layers, shapes: Params, state: OptState) -> Any:
-    found = structure_of(layers.tx, shapes, state, layers.places, layers.part)
-    kinds = [(x.dtype, [n == 1 for n in x.shape]) for x in jax.tree.leaves(state)]
-    return found.state, found.axes, found.of_rest, kinds
+def _form(layers: Layers, shapes: Params) -> dict[int | None, list[Any]]:
+    """What there is in the state for each parameter; at None, for none of them."""
+    state = jax.eval_shape(lambda params: layers.tx.init(params), shapes)
+    form: dict[int | None, list[Any]] = {i: [] for i in (None, *range(layers.params.num_leaves))}
+    for (path, x), own in zip(jax.tree_util.tree_leaves_with_path(state), owned(layers.tx, state, shapes), strict=True):
+        axis = None if own.axes is None or 0 not in own.axes else own.axes.index(0)
+        form[own.leaf].append((path, axis, x.dtype, [n == 1 for n in x.shape]))
+    return form
 
 
-def _found(layers: Layers, shapes: Params) -> str | None:
-    params = probe.numbers(shapes, functools.partial(_drawn, np.random.default_rng(0)))
-    most = max(2 * len(_SIZES), _WORK // max(1, sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))))
+def _found(layers: Layers, shapes: Params, places: list[int], mapped: Callable[..., Any]) -> str | None:
+    """What is not made of each layer alone, of parameters with the stack at these places; None if all is."""
+    random = np.random.default_rng(0)
+    params, grads = (probe.numbers(shapes, functools.partial(_drawn, random)) for _ in range(2))
+    sizes = {i: x.size for i, x in enumerate(jax.tree.leaves(params))}
+    trained = {i for i, x in enumerate(jax.tree.leaves(shapes)) if jnp.issubdtype(x.dtype, jnp.inexact)}
+    most = max(2 * len(_SIZES), _WORK // max(1, sum(sizes.values())))
     counts = [*[-1] * len(_SIZES), *probe.counts_of(layers.tx)][:most]
-    sized = {i for i, x in enumerate(jax.tree.leaves(params)) if x.size} & layers.trained
-    spoiled = [min(part) for part in (sized & {*layers.places}, sized - {*layers.places}) if part]
+    sized = {i for i in trained if sizes[i]}
+    spoiled = [min(part) for part in (sized & {*places}, sized - {*places}) if part]
     counts += [0] * len(spoiled)
-    sizes = [*itertools.islice(itertools.cycle(_SIZES), len(counts))]
-    cases = np.asarray(sizes, np.float32), np.arange(len(counts), dtype=np.float32), np.asarray(counts, np.int32)
+    cases = [*itertools.islice(itertools.cycle(_SIZES), len(counts))], range(len(counts)), counts
+    cases = [np.asarray(x, dtype) for x, dtype in zip(cases, (np.float32, np.float32, np.int32), strict=True)]
+    names: list[str] = []
 
-    def each(params: Params, *cases: Array) -> Any:
-        first = probe.with_keys(params)
-        initial = probe.like(layers.tx.init(first))
-        known = structure_of(layers.tx, first, initial, layers.places, layers.part)
-        known = replace(known, meetings=layers.meetings, apply=_updates)
+    def moved(tree: Params, phase: Array) -> Arrays:
+        """Other numbers in each step; in one of the last one is NaN."""
+        leaves = dict(enumerate(jax.tree.leaves(tree)))
+        for i in trained:
+            x = leaves[i]
+            x += (0.1 * jnp.sin(7 * jnp.real(x).astype(jnp.float32) + phase)).astype(x.dtype)
+            if i in spoiled:
+                now = phase == len(counts) - len(spoiled) + spoiled.index(i)
+                x = x.at[(-1,) * x.ndim].set(jnp.where(now, jnp.nan, x[(-1,) * x.ndim]))
+            leaves[i] = x
+        return leaves
+
+    def each(params: Params, grads: Params, *cases: Array) -> Any:
+        params, grads = probe.with_keys(params), probe.with_keys(grads)
 
         def step(state: OptState, case: Any) -> Any:
             size, phase, count = case
             state = probe.counted(state, count)
-            leaves = [_moved(x, phase) for x in jax.tree.leaves(first)]
-            for n, i in enumerate(spoiled, len(counts) - len(spoiled)):  # in one of the last steps one number is NaN
-                at = (-1,) * leaves[i].ndim
-                leaves[i] = leaves[i].at[at].set(jnp.where(phase == n, jnp.nan, leaves[i][at]))
-            leaves, state = jax.lax.optimization_barrier((leaves, state))  # not computed twice, in other roundings
-            given = known, known.params.unflatten(leaves), state, size, phase
-            whole, apart = _whole(*given), _apart(*given)
-            pairs = [(whole[0][i], apart[0][i]) for i in sorted(known.trained)]
-            pairs += zip(*map(jax.tree.leaves, (whole[1], apart[1])), strict=True)
-            return whole[1], [_error(*pair) for pair in pairs]
+            here = structure_of(layers.tx, params, state, places, layers.part)
+            here = replace(here, meetings=layers.meetings, apply=_updates)
+            sized = {i: g * size.astype(g.dtype) for i, g in moved(grads, phase).items() if i in trained}
+            given = sized, moved(params, phase), dict(enumerate(jax.tree.leaves(state)))
+            given = jax.tree.map(jax.lax.optimization_barrier, given)  # not computed twice, in other roundings
+            whole = here.updated(*given, size)
+            rest = {i: g for i, g in given[0].items() if i not in places}
+            apart = _Apart(here, *given, size, mapped).updates({}, lambda _: rest)
+            told, new = names_of(here), [whole[1][j] for j in range(len(whole[1]))]
+            pairs = {told[0][i]: (whole[0][i], apart[0][i]) for i in sorted(trained)}
+            pairs |= {told[1][j]: (x, apart[1][j]) for j, x in enumerate(new)}
+            names[:] = pairs
+            return here.state.unflatten(new), [_error(*pair) for pair in pairs.values()]
 
-        return jax.lax.scan(step, initial, cases)[1]
+        return jax.lax.scan(step, probe.like(layers.tx.init(params)), tuple(cases))[1]
 
-    errors = probe.tried(each, params, *cases)
-    return next((name for name, e in zip(names_of(layers), errors, strict=True) if np.max(e, initial=0) > 1), None)
+    errors = probe.tried(each, params, grads, *cases)
+    return next((name for name, e in zip(names, errors, strict=True) if np.max(e, initial=0) > 1), None)
 
 
 def _drawn(random: np.random.Generator, shape: tuple[int, ...]) -> Any:
@@ -134,57 +168,34 @@ def _drawn(random: np.random.Generator, shape: tuple[int, ...]) -> Any:
     return random.standard_normal(shape) * sizes.reshape(shape[:1] + (1,) * len(shape[1:]))
 
 
-_MODEL = Model(
-    lambda p, size, phase: _loss(p, size, phase),
-    lambda w, x, size, phase: x + _loss(w, size, phase),
-    lambda p, x, size, phase: x,
-    False,
-)
+class _Apart(Pass):
+    """A step with gradients that are known, and so of all layers at once: without a loop it is compiled sooner."""
 
+    def __init__(
+        self, layers: Layers, grads: Arrays, params: Arrays, state: Arrays, loss: Array, mapped: Callable[..., Any]
+    ):
+        super().__init__(layers, params, state)
+        self.grads, self.loss, self.mapped = grads, loss, mapped
 
-def _loss(tree: Any, size: Array, phase: Array) -> Array:
-    """A loss whose gradients are `size` times the parameters times random numbers of [-1.5, -0.5] and [0.5, 1.5].
+    def each(self, f: Callable[..., Any], of_x: Any) -> Any:
+        axes = {j: axis for j in self.state if (axis := self.layers.axes.get(j)) is not None}
+        whole = {j: x for j, x in self.state.items() if j not in axes}
+        grads = {k: x[:, None] for k, x in self.grads.items() if k in self.stacks}
+        stacks = {k: x[:, None] for k, x in self.stacks.items()}
+        state = {j: jnp.expand_dims(jnp.moveaxis(self.state[j], axis, 0), axis + 1) for j, axis in axes.items()}
+        layers = jnp.arange(self.layers.number), grads, stacks, state
+        return of_x, self.mapped(lambda x: f(*x[:3], x[3] | whole))(layers)
 
-    The numbers follow from the bits of a parameter and are others in each step. Where gradients are almost 0 by
-    cancellation, rounding may turn the sign of an update.
-    """
-
-    def of(x: Array) -> Array:
-        x = x.astype(jnp.float32)
-        bits = mixed(mixed(jax.lax.bitcast_convert_type(x, jnp.uint32)) + phase.astype(jnp.uint32))
-        size_of = 0.5 + (bits >> np.uint32(8)).astype(jnp.float32) * 2.0**-24
-        random = jnp.where(bits & np.uint32(1), size_of, -size_of)
-        return jnp.sum(jax.lax.stop_gradient(random * x) * x) * size
-
-    floating = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    parts = [x for z in floating for x in ([jnp.real(z), jnp.imag(z)] if jnp.iscomplexobj(z) else [z])]
-    return sum(map(of, parts), jnp.zeros((), jnp.float32))
-
-
-def _whole(layers: Layers, params: Params, state: OptState, size: Array, phase: Array) -> tuple[Arrays, OptState]:
-    """The updates and the new state of all leaves at once."""
-    arrays, old = (dict(enumerate(jax.tree.leaves(x))) for x in (params, state))
-    trained = {i: x for i, x in arrays.items() if i in layers.trained}
-    loss, grads = jax.value_and_grad(lambda t: _loss(list(t.values()), size, phase))(trained)
-    updates, new = layers.updated(grads, arrays, old, loss)
-    return updates, layers.state.unflatten([new[j] for j in range(len(new))])
-
-
-def _apart(layers: Layers, params: Params, state: OptState, size: Array, phase: Array) -> tuple[Arrays, OptState]:
-    """The same, layer by layer."""
-    updates, new, _ = Pass(_MODEL, layers, params, state, (size, phase)).run()
-    return dict(enumerate(jax.tree.leaves(updates))), new
+    def backward(self, of_x: Any, met: dict[Any, Array]) -> Any:
+        _, (stacks, state) = self.each(lambda i, *here: self.updated(*here, met, i), of_x)
+        put = lambda x, axis: x[0] if axis is None else jnp.moveaxis(jnp.squeeze(x, axis + 1), 0, axis)  # noqa: E731
+        stacks = {k: put(x, 0) for k, x in stacks.items()}
+        return of_x, stacks, {j: put(x, self.layers.axes.get(j)) for j, x in state.items()}
 
 
 def _updates(params: Params, updates: Params) -> Any:
     """The updates in the place of the new parameters, in which rounding would hide small ones."""
     return apply_updates(jax.tree.map(jnp.zeros_like, params), updates)
-
-
-def _moved(x: Array, phase: Array) -> Array:
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        return x
-    return x + (0.1 * jnp.sin(7 * jnp.real(x).astype(jnp.float32) + phase)).astype(x.dtype)
 
 
 def _error(x: Array, y: Array) -> Array:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gdjax.core import base
 from gdjax.core.types import OptState, Params, Transform
@@ -93,8 +94,9 @@ def gradient_release(
 
     def released(params: Params, state: OptState, *inputs: Any) -> tuple[Params, OptState, Any]:
         layers = layers_of(tx, params, state, stack)
-        check_apart(layers, params, state)
-        return Pass(model, layers, params, state, inputs).run()
+        check_apart(layers, params)
+        params, state = (dict(enumerate(map(jnp.asarray, jax.tree.leaves(x)))) for x in (params, state))
+        return Pass(layers, params, state).run(model, *inputs)
 
     compiled = jax.jit(released)  # `meetings.answered` is for traces
 
