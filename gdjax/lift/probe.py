@@ -190,7 +190,7 @@ def made(jaxpr: Any, kinds: Sequence[Hashable]) -> list[Hashable]:
 
     Integers may differ, as the places of arrays do, which random bits are made of.
     """
-    text = functools.cache(lambda _, x: re.sub(r"[(\[][\d, ]*[)\]]", "", str(x)))
+    text = functools.cache(lambda _, x: re.sub(r"[(\[][\d, ]*[)\]]|\s", "", str(x)))
     of: dict[Any, tuple[Hashable, frozenset[Any]]] = {v: (v, frozenset([v])) for v in jaxpr.constvars}
     of |= {v: (kind, frozenset([v])) for v, kind in zip(jaxpr.invars, kinds, strict=True)}
 
