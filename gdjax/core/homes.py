@@ -4,24 +4,17 @@ Otherwise every product inside a polar factor, say, would exchange the matrix. T
 this, while it is traced and for its own thread only.
 """
 
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
 from typing import Any
 
-_MESH: ContextVar[Any] = ContextVar("gdjax.homes", default=None)
+from gdjax.core.contexts import WHERE, within
 
 
-@contextlib.contextmanager
-def owned_by(mesh: Any) -> Iterator[None]:
-    """Functions traced in this context compute each matrix of a stack on its owner device of the mesh."""
-    before = _MESH.set(mesh)
-    try:
-        yield
-    finally:
-        _MESH.reset(before)
+def of(mesh: Any) -> AbstractContextManager[None]:
+    """While a function is traced here, each matrix of a stack is computed on one device of the mesh."""
+    return within(WHERE, mesh=mesh)
 
 
 def mesh() -> Any:
-    """The mesh whose devices own the matrices of stacks; None for none."""
-    return _MESH.get()
+    """The mesh over whose devices stacks of matrices are divided; None for none."""
+    return WHERE.get().mesh

@@ -1,14 +1,12 @@
 """Code for one kind of device, chosen when a program is lowered, or earlier if the kind is known."""
 
-import contextvars
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-_KINDS = frozenset(["cpu", "cuda", "rocm", "tpu", "other"])
-_possible: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("gdjax_platforms", default=_KINDS)
+from gdjax.core.contexts import WHERE, within
 
 
 def by_platform(*args: Any, default: Callable[..., Any], **others: Callable[..., Any]) -> Any:
@@ -16,7 +14,7 @@ def by_platform(*args: Any, default: Callable[..., Any], **others: Callable[...,
 
     A choice already made costs no trace of the other functions and no condition in the program.
     """
-    chosen = {others.get(kind, default) for kind in _possible.get()}
+    chosen = {others.get(kind, default) for kind in WHERE.get().platforms}
     if len(chosen) == 1:
         return chosen.pop()(*args)
     return jax.lax.platform_dependent(*args, default=default, **others)
@@ -27,9 +25,8 @@ def branches(*args: Any, default: Callable[..., Any], **others: Callable[..., An
 
     Inside them use `jitted` for `jax.jit`, which would reuse the trace for one kind of device on another.
     """
-    possible = _possible.get()
     kinds: dict[Any, frozenset[str]] = {}
-    for kind in possible:
+    for kind in WHERE.get().platforms:
         f = others.get(kind, default)
         kinds[f] = kinds.get(f, frozenset()) | {kind}
     inside = {f: functools.partial(_where, mine, f) for f, mine in kinds.items()}
@@ -38,15 +35,12 @@ def branches(*args: Any, default: Callable[..., Any], **others: Callable[..., An
 
 def may_be(kind: str) -> bool:
     """Whether the program may run on a device of this kind."""
-    return kind in _possible.get()
+    return kind in WHERE.get().platforms
 
 
 def _where(kinds: frozenset[str], f: Callable[..., Any], *args: Any) -> Any:
-    token = _possible.set(kinds)
-    try:
+    with within(WHERE, platforms=kinds):
         return f(*args)
-    finally:
-        _possible.reset(token)
 
 
 def jitted(f: Callable[..., Any], static: Sequence[int] = ()) -> Callable[..., Any]:
@@ -55,6 +49,6 @@ def jitted(f: Callable[..., Any], static: Sequence[int] = ()) -> Callable[..., A
 
     @functools.wraps(f)
     def called(*args: Any) -> Any:
-        return traced(_possible.get(), *args)
+        return traced(WHERE.get().platforms, *args)
 
     return called

@@ -4,15 +4,13 @@ Such a leaf stays untouched, whatever its parameter and its state are.
 """
 
 import contextlib
-import contextvars
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
+from gdjax.core.contexts import WHERE, within
 from gdjax.core.types import Params, Updates
-
-_all: contextvars.ContextVar[Params] = contextvars.ContextVar("gdjax_all_params", default=None)
 
 
 def is_hidden(x: object) -> bool:
@@ -42,19 +40,14 @@ def without_skipped(updates: Updates, params: Params) -> Params:
 def fitted(updates: Updates, params: Params) -> Iterator[Params]:
     """`without_skipped`; in this context `left_out` finds the parameters that were replaced."""
     fit = without_skipped(updates, params)
-    if fit is params or _all.get() is not None:
+    known = WHERE.get().params
+    with within(WHERE, params=params if known is None and fit is not params else known):
         yield fit
-        return
-    token = _all.set(params)
-    try:
-        yield fit
-    finally:
-        _all.reset(token)
 
 
 def left_out(updates: Updates) -> dict[Any, Any]:
     """By path, the parameters given to `update` where `updates` has None; {} if it was given none."""
     paths = jax.tree_util.tree_leaves_with_path(updates, is_leaf=lambda x: x is None)
     missing = {path for path, g in paths if g is None}
-    flat = jax.tree_util.tree_leaves_with_path(_all.get()) if missing else []
+    flat = jax.tree_util.tree_leaves_with_path(WHERE.get().params) if missing else []
     return {path: p for path, p in flat if path in missing and hasattr(p, "shape")}

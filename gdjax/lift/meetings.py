@@ -15,7 +15,6 @@ A leaf may bring any number of whole arrays, and get others (`matrices/together`
 """
 
 import contextlib
-import contextvars
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -26,6 +25,7 @@ from jax.extend import core as extended
 
 from gdjax import numerics
 from gdjax.core import callers, meshes
+from gdjax.core.contexts import PASS, within
 from gdjax.tree import euclidean, sums
 from gdjax.xla.reads import original
 
@@ -215,16 +215,10 @@ def _trace() -> Any:
     return _state_of(convention="nnx")
 
 
-_replay: contextvars.ContextVar[Replay | None] = contextvars.ContextVar("gdjax_replay", default=None)
-
-
 @contextlib.contextmanager
 def replayed(replay: Replay) -> Iterator[Replay]:
-    token = _replay.set(replay)
-    try:
+    with within(PASS, replay=replay):
         yield replay
-    finally:
-        _replay.reset(token)
 
 
 def replaying(name: str) -> Replay | None:
@@ -253,7 +247,7 @@ def meet(
       group: only leaves of one group meet.
       alike: whether the results are the same for all of them.
     """
-    replay = replaying(name)
+    replay: Replay | None = PASS.get().replay
     if replay is None:  # a rule that is called by itself
         return f([Brought(list(xs), own)], list(common))[0]
     place = Place(replay.rule, name, callers.line(__file__), group)
@@ -262,22 +256,14 @@ def meet(
 
 # `(key, meeting, brought, common)` to the results by leaf; the key tells a meeting from others of the same update.
 Answer = Callable[[Hashable, Meeting, list[Brought], list[Array]], list[list[Array]]]
-_answer: contextvars.ContextVar[tuple[Answer, Iterator[int]] | None] = contextvars.ContextVar(
-    "gdjax_answer", default=None
-)
 
 
-@contextlib.contextmanager
-def answered(answer: Answer) -> Iterator[None]:
-    """In this context `answer` gives the results of meetings: some leaves are absent, so their function cannot.
+def answered(answer: Answer) -> contextlib.AbstractContextManager[None]:
+    """Here some leaves are not there: what comes of a meeting is not what its function makes of those that are.
 
     For one update, while it is traced.
     """
-    token = _answer.set((answer, itertools.count()))
-    try:
-        yield
-    finally:
-        _answer.reset(token)
+    return within(PASS, answer=(answer, itertools.count()))
 
 
 class Participant(Protocol):
@@ -305,7 +291,7 @@ def hold(leaves: Sequence[Participant]) -> None:
     Raises:
       TypeError: a rule calls for other meetings on one leaf than on another.
     """
-    answer = _answer.get()
+    answer = PASS.get().answer
     number = 0 if answer is None else next(answer[1])
     calls: dict[int, int] = {}  # the number of meetings of each rule so far
     while there := [(leaf, asked) for leaf in leaves if (asked := leaf.asked()) is not None]:

@@ -162,8 +162,8 @@ class Pass:
         """A backward pass for what each layer brings to the meetings of all arrays, and the gradient by x_0."""
         meetings: dict[Any, Meeting] = {}
 
-        def one(i: Array, *here: Arrays) -> list[Array]:
-            found = self.part(*here, i)
+        def one(i: Array, grads: Arrays, params: Arrays, state: Arrays) -> list[Array]:
+            found = self.part(grads, params, state, i)
             meetings.update({key: meeting for key, (meeting, _) in found.items()})
             return [x for _, x in found.values()]
 

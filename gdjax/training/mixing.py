@@ -145,8 +145,8 @@ def _found(layers: Layers, shapes: Params, places: list[int], mapped: Callable[.
             here = structure_of(layers.tx, params, state, places, layers.part)
             here = replace(here, meetings=layers.meetings, apply=_updates)
             sized = {i: g * size.astype(g.dtype) for i, g in moved(grads, phase).items() if i in trained}
-            given = sized, moved(params, phase), dict(enumerate(jax.tree.leaves(state)))
-            given = jax.tree.map(jax.lax.optimization_barrier, given)  # not computed twice, in other roundings
+            computed = sized, moved(params, phase), dict(enumerate(jax.tree.leaves(state)))
+            given: Any = jax.tree.map(jax.lax.optimization_barrier, computed)  # not computed twice, in other roundings
             whole = here.updated(*given, size)
             rest = {i: g for i, g in given[0].items() if i not in places}
             apart = _Apart(here, *given, size, mapped).updates({}, lambda _: rest)
@@ -187,7 +187,7 @@ class _Apart(Pass):
         return of_x, self.mapped(lambda x: f(*x[:3], x[3] | whole))(layers)
 
     def backward(self, of_x: Any, met: dict[Any, Array]) -> Any:
-        _, (stacks, state) = self.each(lambda i, *here: self.updated(*here, met, i), of_x)
+        _, (stacks, state) = self.each(lambda i, g, p, s: self.updated(g, p, s, met, i), of_x)
         put = lambda x, axis: x[0] if axis is None else jnp.moveaxis(jnp.squeeze(x, axis + 1), 0, axis)  # noqa: E731
         stacks = {k: put(x, 0) for k, x in stacks.items()}
         return of_x, stacks, {j: put(x, self.layers.axes.get(j)) for j, x in state.items()}

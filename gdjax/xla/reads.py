@@ -1,12 +1,11 @@
 """Readers of a 16-bit array convert it themselves: XLA:CPU would write it to memory as float32."""
 
-import contextlib
-import contextvars
-from collections.abc import Iterator
-from typing import Any
+from contextlib import AbstractContextManager
 
 import jax
 import jax.numpy as jnp
+
+from gdjax.core.contexts import PASS, within
 
 Array = jax.Array
 
@@ -27,22 +26,14 @@ def _barrier(*xs: Array) -> tuple[Array, ...]:
     return tuple(jax.lax.optimization_barrier(xs))
 
 
-_widened: contextvars.ContextVar[Any] = contextvars.ContextVar("gdjax_widened", default=())
-
-
-@contextlib.contextmanager
-def widened(*pairs: tuple[Array | None, Array | None]) -> Iterator[None]:
-    """In this context `alone` knows pairs of a widened array and its 16-bit original."""
-    token = _widened.set(pairs)
-    try:
-        yield
-    finally:
-        _widened.reset(token)
+def widened(*pairs: tuple[Array | None, Array | None]) -> AbstractContextManager[None]:
+    """Tells `alone` in this context of arrays and what they were widened from."""
+    return within(PASS, widened=pairs)
 
 
 def original(x: Array) -> Array:
-    """The array before it was widened for a rule; any other array as it is."""
-    return next((narrow for wide, narrow in _widened.get() if wide is x), x)
+    """What an array that a rule was given was widened from; any other array as it is."""
+    return next((narrow for wide, narrow in PASS.get().widened if wide is x), x)
 
 
 def rounded(x: Array, like: Array) -> Array:

@@ -3,9 +3,8 @@
 `over` is for a GPU, on which nothing waits.
 """
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 
 from gdjax.core import meshes
 from gdjax.core.arrays import add, is_key
+from gdjax.core.contexts import PASS, within
 from gdjax.core.platforms import by_platform, jitted
 from gdjax.xla import bits
 
@@ -48,31 +48,25 @@ class Outlet(NamedTuple):
 
 
 _TO_PARAMS = Outlet("params")
-_outlet: contextvars.ContextVar[Outlet] = contextvars.ContextVar("gdjax_outlet", default=_TO_PARAMS)
 
 
-@contextlib.contextmanager
-def bound_for(to: str | None, selection: Selection | None = None) -> Iterator[None]:
+def bound_for(to: str | None, selection: Selection | None = None) -> AbstractContextManager[None]:
     """Where the updates go that transforms return in this context, which decides what a state can be put after.
 
     "params": the caller adds them to the parameters, as it is without a context. "memory": they are written as they
     are, as those are that a branch returns; "gradient": over the gradients. None: they go through more before either.
     """
-    token = _outlet.set(Outlet(to, selection))
-    try:
-        yield
-    finally:
-        _outlet.reset(token)
+    return within(PASS, outlet=Outlet(to, selection))
 
 
 def outlet() -> Outlet:
     """For who makes the selection."""
-    return _outlet.get()
+    return PASS.get().outlet or _TO_PARAMS
 
 
 def destination() -> str | None:
     """Where updates go as they are; see `bound_for`."""
-    to, selection = _outlet.get()
+    to, selection = outlet()
     return to if selection is None else None
 
 
