@@ -145,11 +145,11 @@ def _found(layers: Layers, shapes: Params, places: list[int], mapped: Callable[.
             here = structure_of(layers.tx, params, state, places, layers.part)
             here = replace(here, meetings=layers.meetings, apply=_updates)
             sized = {i: g * size.astype(g.dtype) for i, g in moved(grads, phase).items() if i in trained}
-            computed = sized, moved(params, phase), dict(enumerate(jax.tree.leaves(state)))
-            given: Any = jax.tree.map(jax.lax.optimization_barrier, computed)  # not computed twice, in other roundings
-            whole = here.updated(*given, size)
-            rest = {i: g for i, g in given[0].items() if i not in places}
-            apart = _Apart(here, *given, size, mapped).updates({}, lambda _: rest)
+            given = sized, moved(params, phase), dict(enumerate(jax.tree.leaves(state)))
+            gs, ps, old = jax.tree.map(jax.lax.optimization_barrier, given)  # not computed twice, in other roundings
+            whole = here.updated(gs, ps, old, size)
+            rest = {i: g for i, g in gs.items() if i not in places}
+            apart = _Apart(here, gs, ps, old, size, mapped).updates({}, lambda _: rest)
             told, new = names_of(here), [whole[1][j] for j in range(len(whole[1]))]
             pairs = {told[0][i]: (whole[0][i], apart[0][i]) for i in sorted(trained)}
             pairs |= {told[1][j]: (x, apart[1][j]) for j, x in enumerate(new)}
