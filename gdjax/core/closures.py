@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from gdjax.core.types import ArrayTree, OptState, Params, Updates
-from gdjax.core.values import Call, Value, key_of, of_plain_dict
+from gdjax.core.values import Value, identity, of_plain_dict
 
 _known: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 
@@ -57,14 +57,14 @@ class _Template:
 
     def __init__(self, made: Value):
         self.made = made
-        self.key = made.part, made.call.factory, key_of((made.call.args, made.call.kwargs), _but_shown)
-        self.originals = tuple(_shown((made.call.args, made.call.kwargs)))
+        shown, self.key, self.again = _taken_apart(made)
+        self.originals = tuple(shown)
 
     def filled(self, shown: Sequence[Any]) -> Callable[..., Any]:
         """The function with these arrays in place of its own."""
         if all(x is y for x, y in zip(shown, self.originals, strict=True)):
             return self.made
-        return getattr(_made_again(self.made.call, iter(shown)), self.made.part or "")
+        return self.again(iter(shown))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Template) and self.key == other.key
@@ -73,54 +73,42 @@ class _Template:
         return hash(self.key)
 
 
-def _is_leaf(x: object) -> bool:
-    return of_plain_dict(x) or _call_of(x) is not None
+def _taken_apart(tree: ArrayTree) -> tuple[list[Any], Hashable, Callable[[Iterator[Any]], Any]]:
+    """The arrays that a tree of arguments shows, a key of all else, and what makes such a tree of other arrays."""
+    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: _opened(x) is not None)
+    shown, keys, makers = list[Any](), list[Hashable]([structure]), list[Callable[[Iterator[Any]], Any]]()
+    for x in leaves:
+        if (opened := _opened(x)) is not None:
+            kind, inside, around = opened
+            found, key, make = _taken_apart(inside)
+            shown += found
+            keys.append((kind, key))
+            makers.append(lambda new, around=around, make=make: around(make(new)))
+        elif isinstance(x, jax.Array | np.ndarray) or isinstance(x, types.FunctionType) and x.__closure__:
+            shown.append(x)  # a closure may hold some
+            keys.append("shown")
+            makers.append(lambda new, x=x: _in_place_of(x, next(new)))
+        else:
+            keys.append(identity(x))
+            makers.append(lambda new, x=x: x)
+    return shown, tuple(keys), lambda new: structure.unflatten([make(new) for make in makers])
 
 
-def _call_of(x: object) -> Call | None:
-    """The call that made a value or a transform; None where no call did."""
+def _opened(x: Any) -> tuple[Hashable, Any, Callable[[Any], Any]] | None:
+    """Of a dict, or what a call made: of which kind it is, what is inside, and what makes one of another inside."""
+    if of_plain_dict(x):
+        keys = tuple((type(k), k) for k in x)
+        return (dict, keys), list(x.values()), lambda values: dict(zip(x, values, strict=True))
     made = value_of(getattr(x, "update", x))
-    return made.call if isinstance(made, Value) else None
+    if not isinstance(made, Value):
+        return None
+    call, part = made.call, getattr(value_of(x), "part", None)
 
+    def again(arguments: Any) -> Any:
+        new = call.factory(*arguments[0], **arguments[1])
+        return new if part is None else getattr(new, part)
 
-def _is_shown(x: object) -> bool:
-    """Whether a leaf is an array, or a function that may hold arrays."""
-    return isinstance(x, jax.Array | np.ndarray) or isinstance(x, types.FunctionType) and bool(x.__closure__)
-
-
-def _shown(tree: ArrayTree) -> list[Any]:
-    found: list[Any] = []
-    for x in jax.tree.leaves(tree, is_leaf=_is_leaf):
-        if of_plain_dict(x):
-            found += _shown(list(x.values()))
-        elif (call := _call_of(x)) is not None:
-            found += _shown((call.args, call.kwargs))
-        elif _is_shown(x):
-            found.append(x)
-    return found
-
-
-def _but_shown(x: object) -> Hashable | None:
-    """The key of a leaf that holds arrays, without the arrays; None for any other leaf, which is its own key."""
-    call = _call_of(x)
-    if call is not None:
-        part = getattr(value_of(x), "part", None)
-        return Value, part, call.factory, key_of((call.args, call.kwargs), _but_shown)
-    return ("shown",) if _is_shown(x) else None
-
-
-def _with(tree: ArrayTree, shown: Iterator[Any]) -> Any:
-    """The tree with each array it shows replaced by the next of `shown`."""
-
-    def leaf(x: object) -> Any:
-        if of_plain_dict(x):
-            return {k: _with(v, shown) for k, v in x.items()}
-        if (call := _call_of(x)) is not None:
-            again, part = _made_again(call, shown), getattr(value_of(x), "part", None)
-            return again if part is None else getattr(again, part)
-        return _in_place_of(x, next(shown)) if _is_shown(x) else x
-
-    return jax.tree.map(leaf, tree, is_leaf=_is_leaf)
+    return (Value, part, call.factory), (call.args, call.kwargs), again
 
 
 def _in_place_of(old: object, new: Callable[..., Any]) -> Any:
@@ -133,8 +121,3 @@ def _in_place_of(old: object, new: Callable[..., Any]) -> Any:
         return new(*args, **kwargs)
 
     return function
-
-
-def _made_again(call: Call, shown: Iterator[Any]) -> Any:
-    args, kwargs = _with((call.args, call.kwargs), shown)
-    return call.factory(*args, **kwargs)

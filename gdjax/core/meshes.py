@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from gdjax.core import homes
 from gdjax.core.types import Array, ArrayLike, ArrayTree, DTypeLike
 
 
@@ -25,15 +24,6 @@ def type_of(x: ArrayTree) -> Any:
     if isinstance(x, jax.Array):
         return jax.typeof(x) if hasattr(jax, "typeof") else getattr(jax, "core").get_aval(x)  # noqa: B009  # JAX 0.5
     return x
-
-
-def types_of(leaves: Sequence[Any]) -> tuple[Any, ...]:
-    """The types of arrays and the mesh in the context: a trace depends on no more of them."""
-    return (
-        _mesh(),
-        homes.mesh(),
-        *(type_of(x) if isinstance(x, jax.Array) else (jnp.shape(x), jnp.result_type(x)) for x in leaves),
-    )
 
 
 def varying_axes(*trees: ArrayTree) -> frozenset[str]:

@@ -1,6 +1,5 @@
 """Trees that must fit each other; where they do not, a sentence shows both sides and the likely slip."""
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -91,23 +90,28 @@ def flatten_like(label: str, names: tuple[str, str], structure: Any, like: Array
     Raises:
       ValueError: the structures differ, or a leaf of `like` meets several arrays; the message says where.
     """
-    with contextlib.suppress(ValueError, TypeError):
-        found = structure.flatten_up_to(tree)
-        if names[1] not in ARRAYS or not any(map(is_container, found)):
-            return found
-        leaves = jax.tree.leaves(like, is_leaf=is_skipped)
-        if len(leaves) == len(found) and _one_array_each(leaves, found):
-            return found
-    # Again, without the leaves that lack a gradient, or lack it in both trees.
-    with contextlib.suppress(ValueError, TypeError):
-        leaves, known = jax.tree.flatten(like, is_leaf=is_skipped)
-        found = known.flatten_up_to(tree)
-        pairs = list(zip(leaves, found, strict=True))
-        fits = names[1] not in ARRAYS or _one_array_each(leaves, found)
-        if fits and (names[0] == "updates" or all(is_skipped(x) for of, x in pairs if is_skipped(of))):
-            return [x for of, x in pairs if not is_skipped(of)]
+    arrays, found = names[1] in ARRAYS, _up_to(structure, tree)
+    if found is not None and not (arrays and any(map(is_container, found))):
+        return found
+    leaves, known = jax.tree.flatten(like, is_leaf=is_skipped)
+    if found is not None and len(leaves) == len(found) and _one_array_each(leaves, found):
+        return found
+    # Again, without the leaves that have no gradient, or that neither of the two has.
+    found = _up_to(known, tree)
+    if found is not None and (not arrays or _one_array_each(leaves, found)):
+        missing = [x for of, x in zip(leaves, found, strict=True) if is_skipped(of)]
+        if names[0] == "updates" or all(map(is_skipped, missing)):
+            return [x for of, x in zip(leaves, found, strict=True) if not is_skipped(of)]
     swapped = f"; {SWAPPED}" if names[1] == "params" and is_state(tree) else ""
     raise ValueError(f"{label}: {mismatch(names, like, tree)}{swapped}")
+
+
+def _up_to(structure: Any, tree: ArrayTree) -> list[Any] | None:
+    """What stands in a tree at the leaves of a structure; None if they do not fit."""
+    try:
+        return structure.flatten_up_to(tree)
+    except (ValueError, TypeError):
+        return None
 
 
 def alike(label: str, updates: Updates, params: Params) -> None:

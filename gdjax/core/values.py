@@ -153,13 +153,13 @@ def of_plain_dict(x: object) -> TypeGuard[dict[Any, Any]]:
     return type(x) is dict
 
 
-def key_of(x: Any, special: Callable[[Any], Hashable | None] = lambda leaf: None) -> Hashable:
-    """A key that equal trees of arguments share: their structure and, per leaf, `special(leaf)` or the leaf itself.
+def key_of(x: Any) -> Hashable:
+    """A key that equal trees of arguments share: the structure and the leaves.
 
-    Where `special` returns None, the leaf is compared by type and value, or by identity if it has no usable equality.
+    A leaf is compared by type and value, or by identity where it has no usable equality.
     """
-    leaves, structure = jax.tree.flatten(x, is_leaf=lambda x: of_plain_dict(x) or special(x) is not None)
-    return structure, tuple(_identity(leaf, special) for leaf in leaves)
+    leaves, structure = jax.tree.flatten(x, is_leaf=of_plain_dict)
+    return structure, tuple(map(identity, leaves))
 
 
 def _leaves(x: Any) -> Iterator[Any]:
@@ -170,11 +170,10 @@ def _leaves(x: Any) -> Iterator[Any]:
             yield leaf
 
 
-def _identity(leaf: object, special: Callable[[Any], Hashable | None]) -> Hashable:
-    if (found := special(leaf)) is not None:
-        return found
+def identity(leaf: object) -> Hashable:
+    """The part of a leaf in `key_of`."""
     if of_plain_dict(leaf):
-        return dict, tuple((_identity(k, special), key_of(v, special)) for k, v in leaf.items())
+        return dict, tuple((identity(k), key_of(v)) for k, v in leaf.items())
     if isinstance(leaf, jax.Array | np.ndarray):
         return id(leaf)
     try:
