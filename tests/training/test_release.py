@@ -465,6 +465,25 @@ def test_the_size_at_which_it_is_tried(tx: Any, tried: tuple[int, ...], monkeypa
     assert shapes == [tried]
 
 
+def test_of_what_is_updated_alike_one_is_tried(monkeypatch: pytest.MonkeyPatch):
+    """Of six arrays two, whatever their lengths; a mask around one of them tells it apart, and it is refused."""
+    tried, real = list[int](), probe.tried
+    monkeypatch.setattr(probe, "tried", lambda f, *args: tried.append(len(jax.tree.leaves(args[0]))) or real(f, *args))
+    w = {"layers": {k: jnp.ones((3, n)) for k, n in zip("abcd", (40, 50, 60, 70), strict=True)}}
+    w["rest"] = {"e": jnp.ones((20, 30)), "f": jnp.ones((30, 1000))}
+    one = lambda w, x, *_: sum(jnp.sum(v) for v in w.values()) * x  # noqa: E731
+
+    def run(tx: Any) -> None:
+        step = gdjax.gradient_release(tx, lambda p, x: x, one, lambda p, x, *_: jnp.sum(x), stack=lambda p: p["layers"])
+        jax.eval_shape(step, w, tx.init(w), jnp.ones(4))
+
+    run(gdjax.quantize_state(gdjax.adam(0.1), min_size=10**6))
+    assert tried == [2]
+    with pytest.raises(ValueError, match=r"the update of params\['layers'\]\['c'\] is made of several layers"):
+        run(gdjax.chain(gdjax.masked(gdjax.scale_by_trust_ratio(), gdjax.mask_by_path("c$")), gdjax.sgd(0.1)))
+    assert tried[1] == 3
+
+
 def test_numbers_and_arrays_that_the_optimizer_holds():
     """A traced rate has no value; an array goes with the real shapes alone."""
     w, x = jnp.linspace(0.5, 1, 3 * 40).reshape(3, 40), jnp.ones(40)
