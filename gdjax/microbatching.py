@@ -48,15 +48,10 @@ def reshape_batch_axis(tree: ArrayTree, microbatch_size: int, axis: int = 0) -> 
 
 
 def microbatch(
-    fun: Callable[..., Any],
-    argnums: int | Sequence[int],
-    microbatch_size: int | None,
-    accumulator: Accumulators = AccumulationType.SUM,
-    *,
-    argnames: str | Sequence[str] = (),
-    in_axes: int | Sequence[int] = 0,
-    num_real_microbatches: int | Array | None = None,
-) -> Callable[..., Any]:
+    fun: Callable[..., Any], argnums: int | Sequence[int], microbatch_size: int | None,
+    accumulator: Accumulators = AccumulationType.SUM, *, argnames: str | Sequence[str] = (),
+    in_axes: int | Sequence[int] = 0, num_real_microbatches: int | Array | None = None,
+) -> Callable[..., Any]:  # fmt: skip
     """Evaluates a function on parts of a batch, one after the other, and combines the results.
 
     Args:
@@ -123,15 +118,10 @@ def microbatch(
 
 
 def micro_vmap(
-    fun: Callable[..., Any],
-    in_axes: int | Sequence[int | None] = 0,
-    out_axes: Any = 0,
-    *,
-    microbatch_size: int | None = None,
-    vmap_fn: Callable[..., Any] = jax.vmap,
-    accumulator: Accumulators = AccumulationType.CONCAT,
-    num_real_microbatches: int | Array | None = None,
-) -> Callable[..., Any]:
+    fun: Callable[..., Any], in_axes: int | Sequence[int | None] = 0, out_axes: Any = 0, *,
+    microbatch_size: int | None = None, vmap_fn: Callable[..., Any] = jax.vmap,
+    accumulator: Accumulators = AccumulationType.CONCAT, num_real_microbatches: int | Array | None = None,
+) -> Callable[..., Any]:  # fmt: skip
     """`jax.vmap` in parts of the batch, its results combined along the way.
 
     Args:
@@ -179,18 +169,11 @@ def micro_vmap(
 
 
 def micro_grad(
-    fun: Callable[..., Any],
-    has_aux: bool = False,
-    argnums: int | Sequence[int] = 0,
-    *,
-    batch_argnums: int | Sequence[int] = 1,
-    keep_batch_dim: bool = True,
-    microbatch_size: int | None = None,
-    accumulator: Accumulators = AccumulationType.SUM,
-    transform_fn: Callable[[Any], Any] = lambda x: x,
-    metrics_fn: Callable[[Any], Any] = lambda x: None,
-    num_real_microbatches: int | Array | None = None,
-) -> Callable[..., Any]:
+    fun: Callable[..., Any], has_aux: bool = False, argnums: int | Sequence[int] = 0, *,
+    batch_argnums: int | Sequence[int] = 1, keep_batch_dim: bool = True, microbatch_size: int | None = None,
+    accumulator: Accumulators = AccumulationType.SUM, transform_fn: Callable[[Any], Any] = lambda x: x,
+    metrics_fn: Callable[[Any], Any] = lambda x: None, num_real_microbatches: int | Array | None = None,
+) -> Callable[..., Any]:  # fmt: skip
     """The gradient of each example, transformed (clipped, squared, ...), then combined.
 
     Args:

@@ -60,11 +60,7 @@ TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
         "bfloat16": [NarrowFloats()],
         "float32": [],
     },
-    "factor": {
-        "blocks": [Blocks(), NarrowFloats()],
-        "bfloat16": [NarrowFloats()],
-        "float32": [],
-    },
+    "factor": {"blocks": [Blocks(), NarrowFloats()], "bfloat16": [NarrowFloats()], "float32": []},
     "exact": {"float32": []},
 }
 

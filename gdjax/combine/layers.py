@@ -21,12 +21,9 @@ Depth = int | Sequence[int]  # one for each entry of the first axis of a leaf th
 
 @value
 def layerwise_decay(
-    factor: Any,
-    depth_of: str | re.Pattern[str] | Callable[[str], Depth],
-    num_layers: int | None = None,
-    *,
+    factor: Any, depth_of: str | re.Pattern[str] | Callable[[str], Depth], num_layers: int | None = None, *,
     embeddings: str | re.Pattern[str] = "(?i)emb",
-) -> Callable[[Any], Any]:
+) -> Callable[[Any], Any]:  # fmt: skip
     """Factors for `per_leaf` that fall from the head to the embeddings: factor^(num_layers + 1 - depth).
 
     The embeddings have depth 0, the layers 1, ..., num_layers, all else, such as the head, num_layers + 1 and so the

@@ -165,15 +165,9 @@ def _of_the_seen(value_fn: Callable[..., Any], seen: Any, params: Params) -> Cal
 
 
 def masked_update(
-    label: str,
-    inner: Transform,
-    seen: Any,
-    updates: Updates,
-    state: OptState,
-    params: Params,
-    extra_args: dict[str, Any],
-    mask_extra: bool,
-) -> tuple[Any, MaskedState]:
+    label: str, inner: Transform, seen: Any, updates: Updates, state: OptState, params: Params,
+    extra_args: dict[str, Any], mask_extra: bool,
+) -> tuple[Any, MaskedState]:  # fmt: skip
     like = jax.tree.structure(updates)
     split = lambda name, x: (mask_extra or name == "grad") and jax.tree.structure(x) == like  # noqa: E731
     extra_args = {name: hide(seen, x) if split(name, x) else x for name, x in extra_args.items()}

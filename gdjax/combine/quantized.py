@@ -28,10 +28,10 @@ class QuantizedState(NamedTuple):
 
 @transform
 def quantize_state(
-    inner: Transform, bits: Literal[8, 4] = 8,
-    *, moments: formats.Name | None = None, squares: formats.Name | None = None, bases: formats.Name | None = None,
-    factors: formats.Name = "float32", block_size: Count = 64, scale_dtype: Literal["float32", "bfloat16"] = "float32",
-    min_size: Natural = 4096, exempt: Pattern | Sequence[Pattern] = (), seed: KeyLike = 0,
+    inner: Transform, bits: Literal[8, 4] = 8, *, moments: formats.Name | None = None,
+    squares: formats.Name | None = None, bases: formats.Name | None = None, factors: formats.Name = "float32",
+    block_size: int = 64, scale_dtype: Literal["float32", "bfloat16"] = "float32", min_size: int = 4096,
+    exempt: Pattern | Sequence[Pattern] = (), seed: KeyLike = 0,
 ) -> GradientTransformation:  # fmt: skip
     """Keeps the state of any transform in 8 bits a number, or fewer, in place of 32.
 

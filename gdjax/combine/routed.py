@@ -102,15 +102,9 @@ class Routes(Labels):
 
 
 def routed(
-    label: str,
-    groups: Mapping[str, Transform],
-    numbers: Any,
-    matrices: str = "matrix",
-    *,
-    argument: str = "roles",
-    adams_rates: bool = True,
-    own_rate: bool = True,
-) -> GradientTransformation:
+    label: str, groups: Mapping[str, Transform], numbers: Any, matrices: str = "matrix", *, argument: str = "roles",
+    adams_rates: bool = True, own_rate: bool = True,
+) -> GradientTransformation:  # fmt: skip
     """A transform for the matrices, and one for the rest.
 
     Args:

@@ -157,14 +157,9 @@ def track_per_element_mean_and_variance_with_ema(ema_decay: float | Array = 0.9)
         return PerElementMeanAndVarianceEMAState(jnp.zeros((), jnp.int32), decay, mean, variance)
 
     def update(
-        updates: Updates,
-        state: OptState,
-        params: Params = None,
-        *,
-        sum_sq_diff_grads: Updates,
-        sample_size: ArrayLike,
+        updates: Updates, state: OptState, params: Params = None, *, sum_sq_diff_grads: Updates, sample_size: ArrayLike,
         **extra_args: Any,
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Any, Any]:  # fmt: skip
         checks.state(label, state, PerElementMeanAndVarianceEMAState)
         weight = 1 / jnp.maximum(jnp.asarray(sample_size) - 1, 1).astype(jnp.float32)
         variance = jax.tree.map(lambda x: x * weight.astype(x.dtype), sum_sq_diff_grads)

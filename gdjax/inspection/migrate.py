@@ -133,12 +133,9 @@ def _alike(
 
 
 def _weigh(
-    mine: Sequence[Entry],
-    theirs: Sequence[Entry],
-    sources: dict[str, Entry],
-    factors: dict[str, Any],
+    mine: Sequence[Entry], theirs: Sequence[Entry], sources: dict[str, Entry], factors: dict[str, Any],
     decays: dict[str, Any],
-) -> None:
+) -> None:  # fmt: skip
     """Adds the counts of states whose moments are all known; the moments of others weigh as much as one gradient."""
     counts = {y.names: y for y in theirs if y.field == "count"}
     for count in [x for x in mine if x.field == "count" and x.path not in sources]:

@@ -20,12 +20,9 @@ KINDS = jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating  # each holds 
 
 
 def reset(
-    tx: Transform,
-    state: OptState,
-    params: Params,
-    where: Pattern | Sequence[Pattern] | None = None,
+    tx: Transform, state: OptState, params: Params, where: Pattern | Sequence[Pattern] | None = None,
     fields: str | Sequence[str] | None = None,
-) -> OptState:
+) -> OptState:  # fmt: skip
     """Puts a part of a state back to its start, that of `tx.init(params)`; the rest stays as it is.
 
         reset(tx, state, params, where="decoder")          # all that the state keeps for these parameters

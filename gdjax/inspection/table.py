@@ -41,12 +41,9 @@ class Table:
     notes: tuple[str, ...]
 
     def __init__(
-        self,
-        rows: Iterable[Any],
-        columns: Iterable[str] | None = None,
-        warnings: Iterable[str] = (),
+        self, rows: Iterable[Any], columns: Iterable[str] | None = None, warnings: Iterable[str] = (),
         notes: Iterable[str] = (),
-    ):
+    ):  # fmt: skip
         rows = tuple(rows)
         for i, row in enumerate(rows):
             if not (isinstance(row, Mapping) or hasattr(row, "_asdict")):

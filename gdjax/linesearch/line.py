@@ -37,15 +37,9 @@ class Line:
     """
 
     def __init__(
-        self,
-        label: str,
-        updates: Updates,
-        params: Params,
-        value: ArrayLike | None,
-        grad: Params,
-        value_fn: ValueFn | None,
-        extra_args: dict[str, Any],
-    ):
+        self, label: str, updates: Updates, params: Params, value: ArrayLike | None, grad: Params,
+        value_fn: ValueFn | None, extra_args: dict[str, Any],
+    ):  # fmt: skip
         checks.params(label, params)
         needed = {"value": value, "grad": grad, "value_fn": value_fn}
         if any(x is None for x in needed.values()):

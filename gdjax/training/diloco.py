@@ -57,22 +57,10 @@ class DilocoStep(MeshStep):
 
 
 def diloco_step(
-    loss: Callable[..., Any],
-    inner: Transform,
-    params: Params,
-    mesh: Mesh,
-    axis: str = "replica",
-    *,
-    every: int,
-    outer: Transform | None = None,
-    fragments: int | ArrayTree = 1,
-    delay: int = 0,
-    alpha: float = 0.0,
-    data: str | None = None,
-    has_aux: bool = False,
-    weighted: bool = False,
-    min_bytes: int = 2**14,
-) -> DilocoStep:
+    loss: Callable[..., Any], inner: Transform, params: Params, mesh: Mesh, axis: str = "replica", *, every: int,
+    outer: Transform | None = None, fragments: int | ArrayTree = 1, delay: int = 0, alpha: float = 0.0,
+    data: str | None = None, has_aux: bool = False, weighted: bool = False, min_bytes: int = 2**14,
+) -> DilocoStep:  # fmt: skip
     """A compiled training step of DiLoCo: replicas that exchange nothing but every H-th step, on an axis of a mesh.
 
         theta_m = inner step of replica m, on its part of the batch

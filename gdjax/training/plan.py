@@ -25,18 +25,10 @@ PLATFORMS = "cpu", "gpu", "tpu"
 
 
 def plan(
-    tx: Transform,
-    params: Params,
-    mesh: Any,
-    axis: str = "data",
-    *,
-    memory: float | None = None,
-    activations: float = 0,
-    micro_batches: int = 1,
-    weighted: bool = False,
-    platform: str | None = None,
+    tx: Transform, params: Params, mesh: Any, axis: str = "data", *, memory: float | None = None,
+    activations: float = 0, micro_batches: int = 1, weighted: bool = False, platform: str | None = None,
     min_bytes: int = 2**14,
-) -> Plan:
+) -> Plan:  # fmt: skip
     """What a step of `sharded_step` takes on each device of a mesh, from shapes alone: bytes of memory, bytes sent.
 
         print(gdjax.plan(adamw, params, {"data": 64}, memory=16e9))

@@ -70,10 +70,7 @@ class Plan(NamedTuple):
         found = collectives(compiled)
         size = compiled.memory_analysis()
         pairs = {
-            "parameters, state and batch": (
-                self.part("parameters") + self.part("state"),
-                size.argument_size_in_bytes,
-            ),
+            "parameters, state and batch": (self.part("parameters") + self.part("state"), size.argument_size_in_bytes),
             "gradients, temporaries and activations": (
                 sum(map(self.part, ("gradients", "temporaries", "activations"))),
                 size.temp_size_in_bytes,

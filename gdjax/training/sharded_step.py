@@ -82,18 +82,9 @@ class ShardedStep(MeshStep):
 
 
 def sharded_step(
-    loss: Callable[..., Any],
-    tx: Transform,
-    params: Params,
-    mesh: Mesh,
-    axis: str = "data",
-    *,
-    micro_batches: int = 1,
-    has_aux: bool = False,
-    weighted: bool = False,
-    aux: Literal["reduce", "stack"] = "reduce",
-    min_bytes: int = 2**14,
-) -> ShardedStep:
+    loss: Callable[..., Any], tx: Transform, params: Params, mesh: Mesh, axis: str = "data", *, micro_batches: int = 1,
+    has_aux: bool = False, weighted: bool = False, aux: Literal["reduce", "stack"] = "reduce", min_bytes: int = 2**14,
+) -> ShardedStep:  # fmt: skip
     """A compiled training step for any optimizer on any mesh, whose state is divided over an axis, as in ZeRO.
 
         step = gdjax.sharded_step(loss, adamw, params, mesh)

@@ -19,15 +19,9 @@ from gdjax.training.parts import Rows, mean_of, weighed
 
 
 def averaged(
-    f: Callable[..., Any],
-    mesh: Any,
-    axis: str,
-    parts: int,
-    lie: Any,
-    shares: Any,
-    explicit: tuple[str, ...],
+    f: Callable[..., Any], mesh: Any, axis: str, parts: int, lie: Any, shares: Any, explicit: tuple[str, ...],
     stack: bool,
-) -> Callable[..., Any]:
+) -> Callable[..., Any]:  # fmt: skip
     """Value and gradient in `jax.shard_map` over an axis; the gradients leave as their shares.
 
     Args:
