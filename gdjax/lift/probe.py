@@ -197,8 +197,8 @@ def made(jaxpr: Any, kinds: Sequence[Hashable]) -> list[Hashable]:
     def known(v: Any) -> tuple[Hashable, frozenset[Any]]:
         if not isinstance(v, Literal):
             return of[v]
-        counts = jnp.issubdtype(v.aval.dtype, jnp.integer)
-        return (v.aval.dtype, "" if counts else str(v.val)), frozenset()
+        dtype = jnp.result_type(v.val)
+        return (dtype, "" if jnp.issubdtype(dtype, jnp.integer) else str(v.val)), frozenset()
 
     for e in jaxpr.eqns:
         ins = [known(v) for v in e.invars]

@@ -1,7 +1,7 @@
 """The layers of a stack in the parameters and in the state of an optimizer, and whether it may update one by itself."""
 
 import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -35,7 +35,6 @@ class Layers:
     places: list[int]  # of the parameters in the stack, in its order
     trained: frozenset[int]  # the places of the floating parameters
     axes: Mapping[int, int | None]  # of the state arrays of the stack, by place: where the layers lie; None: nowhere
-    of_rest: frozenset[int]  # the places of the state arrays of the other parameters
     owners: Mapping[int, int]  # of the state arrays of one parameter, by place: that parameter
     number: int  # of layers
     absent: Arrays  # the whole state, for what is not there; empty where an update takes no state without a gradient
@@ -44,6 +43,11 @@ class Layers:
         default_factory=dict
     )  # how the update and the state of each parameter are made
     apply: Callable[[Any, Any], Any] = apply_updates
+
+    @property
+    def of_rest(self) -> Set[int]:
+        """The places of the state arrays of the other parameters."""
+        return self.owners.keys() - self.axes.keys()
 
     def stack(self, leaves: Arrays) -> Any:
         """The stack as a tree."""
@@ -61,10 +65,9 @@ class Layers:
     def put(self, i: Array, params: Arrays, state: Arrays, new: tuple[Arrays, Arrays]) -> tuple[Arrays, Arrays]:
         """The arrays with another layer i; those of the state that have no layers are new as a whole."""
         put = jax.lax.dynamic_update_slice_in_dim
-        axes = {j: self.axes.get(j) for j in state}
-        return {k: put(x, new[0][k], i, 0) for k, x in params.items()}, {
-            j: new[1][j] if (axis := axes[j]) is None else put(x, new[1][j], i, axis) for j, x in state.items()
-        }
+        params = {k: put(x, new[0][k], i, 0) for k, x in params.items()}
+        layered = {j: axis for j in state if (axis := self.axes.get(j)) is not None}
+        return params, new[1] | {j: put(state[j], new[1][j], i, axis) for j, axis in layered.items()}
 
     def updated(
         self, grads: Arrays, params: Arrays, state: Arrays, value: Array, row: Array | int = 0
@@ -129,8 +132,7 @@ def structure_of(tx: Transform, params: Params, state: OptState, places: list[in
     foreign = any(isinstance(one, Guess) for one, *_ in every(tx, state))
     absent = {} if foreign else dict(enumerate(kept))
     number = jnp.shape(leaves[places[0]])[0]
-    of_rest = frozenset(owners) - frozenset(axes)
-    return Layers(tx, structure, form, part, places, trained, axes, of_rest, owners, number, absent)
+    return Layers(tx, structure, form, part, places, trained, axes, owners, number, absent)
 
 
 def _extra(grads: Any, value: Array, row: Array | int = 0) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Steps with all gradients, and the same steps layer by layer: what differs by mor
 
 import functools
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -117,12 +118,11 @@ def _found(layers: Layers, shapes: Params, places: list[int], mapped: Callable[.
     trained = {i for i, x in enumerate(jax.tree.leaves(shapes)) if jnp.issubdtype(x.dtype, jnp.inexact)}
     most = max(2 * len(_SIZES), _WORK // max(1, sum(sizes.values())))
     counts = [*[-1] * len(_SIZES), *probe.counts_of(layers.tx)][:most]
-    sized = {i for i in trained if sizes[i]}
-    spoiled = [min(part) for part in (sized & {*places}, sized - {*places}) if part]
+    parts = ({i for i in trained if sizes[i] and (i in places) is of_stack} for of_stack in (True, False))
+    spoiled = [min(part) for part in parts if part]
     counts += [0] * len(spoiled)
     cases = [*itertools.islice(itertools.cycle(_SIZES), len(counts))], range(len(counts)), counts
     cases = [np.asarray(x, dtype) for x, dtype in zip(cases, (np.float32, np.float32, np.int32), strict=True)]
-    names: list[str] = []
 
     def moved(tree: Params, phase: Array) -> Arrays:
         """Other numbers in each step; in one of the last one is NaN."""
@@ -150,16 +150,15 @@ def _found(layers: Layers, shapes: Params, places: list[int], mapped: Callable[.
             whole = here.updated(gs, ps, old, size)
             rest = {i: g for i, g in gs.items() if i not in places}
             apart = _Apart(here, gs, ps, old, size, mapped).updates({}, lambda _: rest)
-            told, new = names_of(here), [whole[1][j] for j in range(len(whole[1]))]
-            pairs = {told[0][i]: (whole[0][i], apart[0][i]) for i in sorted(trained)}
-            pairs |= {told[1][j]: (x, apart[1][j]) for j, x in enumerate(new)}
-            names[:] = pairs
-            return here.state.unflatten(new), [_error(*pair) for pair in pairs.values()]
+            (updates, state_of), new = names_of(here), [whole[1][j] for j in range(len(whole[1]))]
+            pairs = [(updates[i], whole[0][i], apart[0][i]) for i in sorted(trained)]
+            pairs += [(state_of[j], x, apart[1][j]) for j, x in enumerate(new)]
+            return here.state.unflatten(new), OrderedDict((name, _error(x, y)) for name, x, y in pairs)
 
         return jax.lax.scan(step, probe.like(layers.tx.init(params)), tuple(cases))[1]
 
     errors = probe.tried(each, params, grads, *cases)
-    return next((name for name, e in zip(names, errors, strict=True) if np.max(e, initial=0) > 1), None)
+    return next((name for name, e in errors.items() if np.max(e, initial=0) > 1), None)
 
 
 def _drawn(random: np.random.Generator, shape: tuple[int, ...]) -> Any:

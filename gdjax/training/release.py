@@ -61,9 +61,10 @@ def gradient_release(
         the array and the transform.
 
     Whether it does is tried when the step is traced: on random numbers in the same tree, with shorter axes where the
-    state has the same form with those, in some hundred steps with gradients of many sizes, all at once and layer by
-    layer. An optimizer that calls the program, as with `jax.debug.print`, is not tried. One that rounds at random by
-    the place of a number, as `quantize_state` does, is told the row where a layer begins: `update(..., first_row=i)`.
+    state has the same form with those, of parameters that are updated alike on one, in some hundred steps with
+    gradients of many sizes, all layers at once and each by itself. An optimizer that calls the program, as with
+    `jax.debug.print`, is not tried. One that rounds at random by the place of a number, as `quantize_state` does, is
+    told the row where a layer begins: `update(..., first_row=i)`.
 
     With Adam in float32, 24 layers of 2048 x 2048 take 14.0 bytes a parameter at the peak on a TPU, 18.3 with the plain
     step, at a cost of one more forward pass; with `offload_state` around Adam, 6.0. It helps where gradients are much
