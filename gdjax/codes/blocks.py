@@ -1,8 +1,9 @@
 """8 or 4 bits for each number and a scale for each block of a column, or for each row."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,7 @@ class _InBlocks(Format):
 
     block: int = 64
     scale_dtype: str = "float32"
+    _codes: ClassVar[Callable[[Array, Array], Any]]
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         return len(shape) > 1 and math.prod(shape) > 0 and (self._divides(shape) or shape[-1] >= self.block)
@@ -135,9 +137,6 @@ class _InBlocks(Format):
         names = rows if isinstance(rows, tuple) else (rows,) if rows else ()
         return (x.shape[-2] // self.block) % int(np.prod([how.mesh.shape[name] for name in names if how])) == 0
 
-    def _codes(self, codes: Array, scales: Array) -> Any:
-        raise NotImplementedError
-
     def _encoded(self, x: Array, shares: Array) -> tuple[Array, Array]:
         raise NotImplementedError
 
@@ -155,8 +154,7 @@ class Blocks(_InBlocks):
 
     dtype: str = "int8"
 
-    def _codes(self, codes: Array, scales: Array) -> BlockCodes:
-        return BlockCodes(codes, scales)
+    _codes = BlockCodes
 
     def _encoded(self, x: Array, shares: Array) -> tuple[Array, Array]:
         r, scales = self._scaled(x)
@@ -180,8 +178,7 @@ class BlocksOfSquares(_InBlocks):
     A square above 0 never gets code 0, which an update would divide by: it gets 1. One below 0 makes its block NaN.
     """
 
-    def _codes(self, codes: Array, scales: Array) -> BlockCodesOfSquares:
-        return BlockCodesOfSquares(codes, scales)
+    _codes = BlockCodesOfSquares
 
     def _encoded(self, x: Array, shares: Array) -> tuple[Array, Array]:
         r, scales = self._scaled(jnp.sqrt(x))
@@ -203,8 +200,7 @@ class FourBits(_InBlocks):
     def fits(self, shape: tuple[int, ...]) -> bool:
         return super().fits(shape) and self.block % 2 == 0
 
-    def _codes(self, codes: Array, scales: Array) -> FourBitCodes:
-        return FourBitCodes(codes, scales)
+    _codes = FourBitCodes
 
     def _half(self, rows: int) -> int:
         """How many rows lie between the two numbers of a pair."""

@@ -18,14 +18,8 @@ from gdjax.core.types import ArrayTree
 Array = jax.Array
 
 Name = Literal["log", "blocks", "fp8", "4 bits", "dynamic", "bfloat16", "float32"]
-PLURAL = {
-    "moment": "moments",
-    "slow": "moments",
-    "matrix": "moments",
-    "square": "squares",
-    "basis": "bases",
-    "factor": "factors",
-}
+PLURAL: dict[Kind, str] = dict.fromkeys(("moment", "slow", "matrix"), "moments")
+PLURAL |= {"square": "squares", "basis": "bases", "factor": "factors"}
 CODES = (
     LogCodes, LogCodesOfSquares, BlockCodes, BlockCodesOfSquares, FourBitCodes, DynamicCodes, DynamicCodesOfSquares,
     NarrowCodes,
@@ -53,14 +47,8 @@ TABLE: Mapping[Kind, Mapping[str, Sequence[Format]]] = {
         "bfloat16": [NarrowFloats()],
         "float32": [],
     },
-    "basis": {
-        "blocks": [Blocks(), NarrowFloats()],
-        "fp8": [Blocks(dtype="float8_e4m3fn"), NarrowFloats()],
-        "4 bits": [FourBits(), NarrowFloats()],
-        "bfloat16": [NarrowFloats()],
-        "float32": [],
-    },
-    "factor": {"blocks": [Blocks(), NarrowFloats()], "bfloat16": [NarrowFloats()], "float32": []},
+    "basis": {name: MOMENTS[name] for name in ("blocks", "fp8", "4 bits", "bfloat16", "float32")},
+    "factor": {name: MOMENTS[name] for name in ("blocks", "bfloat16", "float32")},
     "exact": {"float32": []},
 }
 

@@ -109,14 +109,8 @@ def quantize_state(
     if (moment == "log") != (square == "log"):
         both = f"moments as {moment!r} and squares as {square!r}"
         raise ValueError(f"{LABEL}: {both}: 'log' ends at a largest number, where the other goes on; name it for both")
-    names: dict[Kind, str] = {
-        "moment": moment,
-        "slow": moment,
-        "matrix": moment,
-        "square": square,
-        "basis": bases or coarse or "blocks",
-        "factor": factors,
-    }
+    names: dict[Kind, str] = dict.fromkeys(("moment", "slow", "matrix"), moment)
+    names |= {"square": square, "basis": bases or coarse or "blocks", "factor": factors}
     kinds = formats.of_kinds(LABEL, names, block_size, scale_dtype)
     exempts = tuple(exempt) if isinstance(exempt, Sequence) and not isinstance(exempt, str) else (exempt,)
     patterns.check(f"{LABEL}: exempt", exempts)
