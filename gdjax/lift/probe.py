@@ -119,16 +119,19 @@ def _at_a_small_size(find: Callable[[Any], Any], shapes: ArrayTree) -> Any:
         return find(shapes)
 
 
-def shortened(x: Any, most: int, but: int = 0, block: int = 1) -> Any:
+def shortened(x: Any, most: int, but: int = 0, block: int = 1, axes: int | None = None) -> Any:
     """The shape with axes not much longer than `most`, but those of length `but`.
 
-    Equal lengths stay equal, others different and in their order, and each keeps its remainder modulo `block`.
+    Equal lengths stay equal, others different, a longer one longer, and each leaves the same rest in blocks. Of the
+    first `axes` that is so; those after them are short.
     """
     new, last = dict[int, int](), most
-    for n in sorted({n for n in x.shape if n > most and n != but}):
+    for n in sorted({n for n in x.shape[:axes] if n > most and n != but}):
         last = next(k for k in itertools.count(last + 1) if k % block == n % block and k != but)
         new[n] = last
-    return jax.ShapeDtypeStruct(tuple(new.get(n, n) for n in x.shape), x.dtype)
+    first = [new.get(n, n) for n in x.shape[:axes]]
+    rest = [n if n == but else min(n, 9) for n in x.shape[len(first) :]]
+    return jax.ShapeDtypeStruct((*first, *rest), x.dtype)
 
 
 def numbers(shapes: ArrayTree, draw: Callable[[tuple[int, ...]], Any]) -> Any:

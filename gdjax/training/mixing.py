@@ -24,8 +24,9 @@ from gdjax.training.layer_pass import Pass
 from gdjax.training.layers import Arrays, Layers, names_of, refuse, structure_of
 from gdjax.tree.updates import apply_updates
 
-# How long the longest axes are that are tried, before those that the arrays have, and of which blocks they are made.
-_LENGTHS = (8, 1), (128, 1), (127, 64), (320, 64)
+# How long the longest axes are that are tried, before those that the arrays have, of which blocks they are made, and
+# whether the last one is: codes have scales for blocks of the others.
+_LENGTHS = (8, 1, True), (128, 1, True), (127, 64, False), (127, 64, True), (320, 64, True)
 _SIZES = 1.0, 1e6, 1e-6, 1e3, 1e-3, 1e12, 1e-12  # of gradients: clips, and terms beside them, show at some
 _WORK = 2**22  # numbers of all steps together, of which there are fewer in larger trees
 _ROUNDING = {1: 0.3, 2: 0.03, 4: 1e-4, 8: 1e-6}  # the relative error of a whole array, by the bytes of its numbers
@@ -90,8 +91,8 @@ def _short(layers: Layers, shapes: Params) -> Params:
     """Each array with shorter axes, but that of the layers: the shortest with which its state has the same form."""
     leaves, structure = jax.tree.flatten(shapes)
     form, found = _form(layers, shapes), dict[int, Any]()
-    for most, block in _LENGTHS:
-        tried = [probe.shortened(x, most, layers.number, block) for x in leaves]
+    for most, block, all_axes in _LENGTHS:
+        tried = [probe.shortened(x, most, layers.number, block, x.ndim if all_axes else x.ndim - 1) for x in leaves]
         forms = _form(layers, structure.unflatten(tried))
         found = {i: x for i, x in enumerate(tried) if forms[i] == form[i]} | found
         if len(found) == len(leaves):
