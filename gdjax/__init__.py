@@ -55,6 +55,7 @@ from gdjax.core.codec import Codec
 from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_optax
 from gdjax.core.paths import label_by_path, mask_by_path
 from gdjax.core.per_leaf import PerLeaf, per_leaf
+from gdjax.core.platforms import fuse_cpu_outputs
 from gdjax.core.types import (
     ArrayTree,
     OptState,
@@ -368,7 +369,8 @@ __all__ = [
     "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "cyclic_schedule", "dadapt_adamw",
     "differentially_private_aggregate", "diloco_step", "dion", "dion2", "dog", "dowg", "dpsgd", "dynamic_loss_scale",
     "ema", "ema_nesterov", "escape_saddles", "eval_params", "experimental", "explain", "exponential_decay",
-    "first_moment", "flatten", "freeze", "from_optax", "fromage", "galore", "gauss_newton", "generalized_kl_divergence",
+    "first_moment", "flatten", "freeze", "from_optax", "fromage", "fuse_cpu_outputs", "galore", "gauss_newton",
+    "generalized_kl_divergence",
     "get_hyperparams", "global_norm", "gpa", "gradient_release", "grokfast", "half_life_schedule", "hinge_loss",
     "huber_loss", "hutchinson_estimator_diag_hessian", "hyperball", "identity", "in_stacks", "in_turns",
     "incremental_update", "init_empty_state", "initial_parameter", "inject_hyperparams", "inject_stateful_hyperparams",

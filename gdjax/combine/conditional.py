@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.core import base, checks, meshes
 from gdjax.core.parts import owned
+from gdjax.core.platforms import writes_several
 from gdjax.core.state_form import as_formed
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.numerics import Array
@@ -58,8 +59,9 @@ def apply_where(
     it, and what no rule made is selected here. `tx` runs in any case, on gradients of 0 where it is not chosen, so that
     nothing there is infinite or NaN.
     """
-    selection = Selection(chosen)
     given = base.map_arrays(functools.partial(or_zero, chosen), updates)
+    pairs = zip(jax.tree.leaves(given), jax.tree.leaves(updates), strict=True)
+    selection = Selection(chosen, whole={id(x): g for x, g in pairs if writes_several()})
     with bound_for(destination(), selection):
         new, new_state = base.call_update(tx, given, state, params, extra_args)
     us, structure = jax.tree.flatten(as_before(new, jax.eval_shape(lambda: zeros(updates))))

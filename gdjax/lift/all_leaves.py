@@ -101,7 +101,8 @@ class _Work:
         self.found: Asked | Done | None = None
         self.rules = kernel_of(tuple(r.kernel(i) for r in active), self.to, leaves.axes)
         rest = [list(xs) for xs in zip(*(r.arguments(i) for r in active), strict=True)]
-        self.arguments = [leaves.gs[i], leaves.ps[i], *rest]
+        whole = {} if self.selection is None else self.selection.whole  # the rules select as they read
+        self.arguments = [whole.get(id(leaves.gs[i]), leaves.gs[i]), leaves.ps[i], *rest]
 
     def asked(self) -> Asked | None:
         if self.found is None:
@@ -123,7 +124,7 @@ class _Work:
         g, p, *rest = self.arguments
         chosen = None if self.selection is None else self.selection.chosen
         large = self.to is not None and g.size > LARGE and not self.places
-        in_turn = large and self.rules.keeps(self.places, self.results, *self.arguments)
+        in_turn = large and self.rules.keeps(self.places, self.results, chosen, *self.arguments)
         if in_turn and self.turns.before is not None:
             g = after(self.turns.before, g)
         found = self.rules(self.places, self.results, chosen, g, p, *rest)

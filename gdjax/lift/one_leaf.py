@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
 
 from gdjax import numerics
 from gdjax.core import homes, meshes
 from gdjax.core.codec import Codec
+from gdjax.core.platforms import writes_several
 from gdjax.lift import rule_checks
 from gdjax.lift.meetings import Asked, Place, Replay, Suspended, replayed
 from gdjax.xla import reads, write_order
-from gdjax.xla.loops import inputs_of, keeps, loops_of
+from gdjax.xla.loops import inputs_of, keeps, loops_of, made_of
 
 Array = jax.Array
 Numbers = dict[tuple[int, str], Any]  # new values of fields that are one number, by place of the rule and name
@@ -75,38 +77,44 @@ class OneLeaf:
         """
         return self.call((tuple(places), homes.mesh()), list(results), chosen, *arguments)
 
-    def keeps(self, places: Sequence[Place], results: Sequence[list[Array]], *arguments: Any) -> bool:
-        """Whether the rules need a temporary of the size of the leaf; see `gdjax.xla.loops.keeps`."""
+    def keeps(
+        self, places: Sequence[Place], results: Sequence[list[Array]], chosen: Array | None, *arguments: Any
+    ) -> bool:
+        """Whether the rules keep an array of the size of the leaf on the way; see `gdjax.xla.loops.keeps`."""
         if meshes.divided_otherwise(arguments[2], arguments[0]):
             return False
-        traced = self.rules.trace((tuple(places), homes.mesh()), list(results), *arguments)
+        traced = self.rules.trace((tuple(places), homes.mesh()), list(results), chosen, *arguments)
         return keeps(traced.jaxpr, arguments[0].size)
 
-    def _rules(self, context: Any, results: list[list[Array]], *arguments: Any) -> Done | Asked:
-        """The rules one after the other."""
+    def _rules(
+        self, context: Any, results: list[list[Array]], chosen: Array | None, g: Array, *arguments: Any
+    ) -> Done | Asked:
+        """The rules one after the other, on a gradient of 0 in a step that is left out."""
+        if chosen is not None and writes_several():
+            g = jax.lax.select(chosen, g, jnp.zeros_like(g))
         with replayed(Replay(context[0], results, self.axes)) as replay:
             try:
-                return _applied(self.kernels, replay, *arguments)
+                return _applied(self.kernels, replay, g, *arguments)
             except Suspended as e:
                 return Asked(e.meeting, e.operands)
 
     def _apply(self, context: Any, results: list[list[Array]], chosen: Array | None, *arguments: Any) -> Done | Asked:
-        found = self.rules(context, results, *arguments)
-        given = results, *arguments
+        given = results, chosen, *arguments
+        found = self.rules(context, *given)
         if isinstance(found, Asked):
             return self._checked(found, context, given)
-        return self._written(found, context, given, chosen)
+        return self._written(found, context, given)
 
     def _checked(self, asked: Asked, context: Any, given: Any) -> Asked:
         """The contribution of the leaf to a meeting, after checks."""
         leaves, structure = jax.tree.flatten(given)
         closed, places = self.rules.trace(context, *given).jaxpr, structure.unflatten(range(len(leaves)))
         meeting, number = asked.meeting, len(asked.operands)
-        self._check_waits(context, given[0], meeting.place, given[1:])
+        self._check_waits(context, given[0], meeting.place, given[2:])
         what = f"an argument by name of gdjax.{meeting.place.name}"
         common = {i: (meeting.place.rule, what) for i in range(number - meeting.common, number)}
         self._check_numbers(closed, common, places)
-        rows = zip(self.kernels, places[3], strict=True)
+        rows = zip(self.kernels, places[4], strict=True)
         slots = {i for k, mine in rows for n, x in enumerate(mine) if n not in k.stay for i in jax.tree.leaves(x)}
         if meeting.alike and not any(slots & inputs_of(closed, i) for i in range(number)):
             # 16-bit numbers read for a sum over all leaves are converted again after it. A value computed from a slot
@@ -114,26 +122,30 @@ class OneLeaf:
             return self.rules(context, *structure.unflatten([reads.apart(x)[0] for x in leaves]))
         return asked
 
-    def _written(self, done: Done, context: Any, given: Any, chosen: Array | None) -> Done:
-        """The results of the rules, selected, and in the order in which a CPU is to write them."""
+    def _written(self, done: Done, context: Any, given: Any) -> Done:
+        """What the rules make of the leaf, selected, and in the order in which a CPU is to write it."""
         leaves, structure = jax.tree.flatten(given)
         closed, places = self.rules.trace(context, *given).jaxpr, structure.unflatten(range(len(leaves)))
         values, new_structure = jax.tree.flatten((done.update, done.slots))
         numbers = {i: (rule, f"state.{name}") for i, (rule, name) in enumerate(sorted(done.numbers), len(values))}
         self._check_numbers(closed, numbers, places)
-        _, _, p, slots, *_ = given
+        _, chosen, _, p, slots, *_ = given
         olds, size = [None, *jax.tree.leaves(slots)], done.update.size
-        ins = [{"params": places[2], "gradient": places[1]}.get(self.to or ""), *jax.tree.leaves(places[3])]
-        for i, waits, tied, held, unrelated in loops_of(closed, ins, size, self.to, chosen is not None):
+        ins = [{"params": places[3], "gradient": places[2]}.get(self.to or ""), *jax.tree.leaves(places[4])]
+        for i, waits, tied, held, unrelated, others in loops_of(closed, ins, size, self.to, chosen is not None):
             x = values[i]
-            if waits:
-                firsts = [values[j] if j else write_order.written(self.to, p, values[0]) for j in waits]
-                if tied == "result":
-                    (x,) = _waiting(firsts, [x], [0])
-                else:
-                    which = [ins[i]] if tied == "place" else [j for j, y in enumerate(leaves) if jnp.size(y) == size]
-                    later = structure.unflatten(_waiting(firsts, leaves, which))
-                    x = jax.tree.leaves(self.rules(context, *later))[i]
+            firsts = [values[j] if j else write_order.written(self.to, p, values[0]) for j in waits]
+            if tied == "own":
+                # Of a tree whose updates go through more the leaf may be computed again, for what is written.
+                alike = [write_order.own(y, i + 20 * (self.to is None)) for y in leaves]
+                alone = made_of(closed, i, [closed.jaxpr.outvars[j] for j in others])
+                (x,) = jaxpr_as_fun(alone)(*alike, *[values[j] for j in others])
+            elif waits and tied != "result":
+                which = [ins[i]] if tied == "place" else [j for j, y in enumerate(leaves) if jnp.size(y) == size]
+                later = structure.unflatten(_waiting(firsts, leaves, which))
+                x = jax.tree.leaves(self.rules(context, *later))[i]
+            if tied in ("own", "result"):
+                (x,) = _waiting(firsts, [x], [0])
             if chosen is not None:
                 x = jax.lax.select(chosen, x, olds[i] if i else jnp.zeros_like(x))
             x = write_order.held(olds[i], x) if held else x
@@ -185,8 +197,8 @@ class OneLeaf:
           numbers: outputs for the whole tree, each with the place of its rule and its name.
           places: of the arguments among the inputs.
         """
-        of_leaf = {"one array": jax.tree.leaves(places[1:4])}
-        for kernel, scalars in zip(self.kernels, places[6], strict=True):
+        of_leaf = {"one array": jax.tree.leaves(places[2:5])}
+        for kernel, scalars in zip(self.kernels, places[7], strict=True):
             of_leaf |= {name: jax.tree.leaves(scalars[name]) for name in kernel.per_leaf}
         for i, (rule, what) in numbers.items():
             found = inputs_of(closed, i)

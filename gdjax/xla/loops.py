@@ -16,13 +16,17 @@ from typing import Any, Literal, NamedTuple
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from gdjax.core.platforms import writes_several
+
 # What XLA:CPU does not compute again in a second loop that reads it.
 _DEAR = frozenset("cbrt cos div erf exp exp2 expm1 log log1p logistic pow rsqrt sign sin sqrt tan tanh".split())
+
+MOST = 20  # arrays and numbers that a loop may read to which XLA:CPU joins another
 
 SMALL = 2**13  # elements of an array of which a copy costs less than to compile an order of loops
 
 
-Tied = Literal["result", "place", "all"]
+Tied = Literal["result", "place", "all", "own"]
 
 
 class Loop(NamedTuple):
@@ -30,9 +34,10 @@ class Loop(NamedTuple):
 
     index: int  # of the output: 0 is the update, then come the new slots
     waits: tuple[int, ...]  # the outputs that are written before
-    tied: Tied  # what waits for those: it, the array that it overwrites, or all it reads
+    tied: Tied  # what waits for those: it, the array that it overwrites, or all it reads; or `write_order.own`
     held: bool  # later ones wait for it
     unrelated: bool  # it overwrites an old array whose values it does not read
+    given: tuple[int, ...] = ()  # the new slots that it is made of, if it is its own
 
 
 def inputs_of(closed: ClosedJaxpr, output: int) -> set[int]:
@@ -64,10 +69,12 @@ def loops_of(
     outs, ins = closed.jaxpr.outvars, closed.jaxpr.invars
     written = [i for i, place in enumerate(places) if i == 0 or place is not None and outs[i] is not ins[place]]
     unrelated = {i for i in written if i > 0 and places[i] not in inputs_of(closed, i)}
-    if size <= SMALL or closed.effects:  # what prints is run once
+    summed, several = sums(closed, size), writes_several()
+    if closed.effects or size <= SMALL and not several:  # what prints is run once
         return [Loop(i, (), "result", False, i in unrelated) for i in written]
     news = {outs[i]: i for i in written if i > 0 and isinstance(outs[i], Var)}
-    summed = sums(closed, size)
+    if several and not summed:
+        return _one_loop(closed, places, size, to, news, written, unrelated)
     order = _ordered({i: _operands(closed, i, {} if selected else news) for i in written}, places, to)
     if order.shared and not summed:  # XLA would write to memory what they share
         alone = _ordered({i: _operands(closed, i, {}) for i in written}, places, to)
@@ -80,6 +87,23 @@ def loops_of(
     # would write both.
     held = {i for waits in order.waits.values() for i in waits if i} if not order.uses else set()
     return [Loop(i, waits, tied[i], i in held, i in unrelated) for i, waits in order.waits.items()]
+
+
+def _one_loop(
+    closed: ClosedJaxpr, places: Sequence[int | None], size: int, to: str | None, news: Mapping[Var, int],
+    written: Sequence[int], unrelated: set[int],
+) -> list[Loop]:  # fmt: skip
+    """The same where XLA:CPU writes all outputs of one dtype in one loop; see `gdjax.xla.write_order.own`.
+
+    Of new slots of another dtype, which a loop before writes, an output is made as they are in memory; and the update
+    of all new slots, where the loop of all would read more than XLA:CPU joins.
+    """
+    outs = closed.jaxpr.outvars
+    apart = lambda i, j: outs[i].aval.dtype != outs[j].aval.dtype or i == 0 and crowded  # noqa: E731
+    crowded = _operand_count(closed, size) > MOST
+    operands = {i: _operands(closed, i, {v: j for v, j in news.items() if apart(i, j)}) for i in written}
+    waits = {i: [j for j in before if apart(i, j)] for i, before in _ordered(operands, places, to).waits.items()}
+    return [Loop(i, (*w,), "own", False, i in unrelated, (*operands[i][1],)) for i, w in waits.items()]
 
 
 class _Order(NamedTuple):
@@ -112,12 +136,34 @@ def _ordered(operands: Mapping[int, tuple[set[int], set[int]]], places: Sequence
 
 def _operands(closed: ClosedJaxpr, i: int, news: Mapping[Var, int]) -> tuple[set[int], set[int]]:
     """The inputs that an output is made of, and the new slots, where these are read as they are in memory."""
-    jaxpr = closed.jaxpr
-    given = [v for v in news if i == 0 or v is not jaxpr.outvars[i]]
-    left = [e for e in jaxpr.eqns if not {*given} & {*e.outvars}]
-    found = inputs_of(ClosedJaxpr(jaxpr.replace(eqns=left, invars=[*jaxpr.invars, *given]), closed.consts), i)
-    number = len(jaxpr.invars)
+    given = [v for v in news if i == 0 or v is not closed.jaxpr.outvars[i]]
+    found, number = inputs_of(made_of(closed, i, given), 0), len(closed.jaxpr.invars)
     return {j for j in found if j < number}, {news[given[j - number]] for j in found if j >= number}
+
+
+def made_of(closed: ClosedJaxpr, i: int, given: Sequence[Any]) -> ClosedJaxpr:
+    """An output as a function of the inputs and of some new slots."""
+    jaxpr = closed.jaxpr
+    left = [e for e in jaxpr.eqns if not {*e.outvars} <= {*given}]
+    alone = jaxpr.replace(eqns=left, invars=[*jaxpr.invars, *given], outvars=jaxpr.outvars[i : i + 1])
+    return ClosedJaxpr(dce_jaxpr(alone, [True], instantiate=True)[0], closed.consts)
+
+
+def _operand_count(closed: ClosedJaxpr, size: int) -> int:
+    """How many arrays and numbers a loop of all outputs reads, with the parameters and what makes outputs their own."""
+    arrays = [v for v in closed.jaxpr.invars if getattr(v.aval, "size", 0) == size]
+    return len(arrays) + len({*_numbers(closed.jaxpr, size)}) + 2
+
+
+def _numbers(whole: Jaxpr, size: int) -> Iterator[Any]:
+    """The numbers that are read by operations on arrays of a size."""
+    for e in whole.eqns:
+        if any(getattr(v.aval, "size", 0) == size for v in e.outvars):
+            yield from (
+                x if isinstance(x, Var) else complex(x.val) for x in e.invars if getattr(x.aval, "size", 0) == 1
+            )
+        for jaxpr in inside(e):
+            yield from (x for x in _numbers(jaxpr, size) if not isinstance(x, Var))
 
 
 def _dear(closed: ClosedJaxpr, i: int, size: int) -> bool:

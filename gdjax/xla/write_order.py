@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdjax.core import meshes
 from gdjax.core.arrays import add, is_key
@@ -32,6 +33,8 @@ class Selection:
 
     chosen: Array  # a boolean scalar
     done: dict[int, Any] = field(default_factory=dict)  # by `id`
+    whole: dict[int, Any] = field(default_factory=dict)  # gradients by the `id` of what is 0 in a step left out, if the
+    # rules are to make the 0: outputs that share it would not be written in one loop
 
     def note(self, xs: Iterable[Any]) -> None:
         self.done |= {id(x): x for x in xs}
@@ -124,6 +127,23 @@ def over(old: Array, new: Array) -> Array:
 def kept(x: Array) -> Array:
     """`x` unchanged. Several loops read it, and without this XLA:CPU computes it again inside each of them."""
     return by_platform(x, cpu=lambda x: _or(jnp.zeros_like(x), x), default=lambda x: x)
+
+
+_COMPARISONS = (jax.lax.eq, jax.lax.lt, jax.lax.gt, jax.lax.le, jax.lax.ge)
+
+
+def own(x: Any, number: int) -> Any:
+    """`x` unchanged, of floating arrays an expression of its own for each number above 0.
+
+    XLA:CPU writes several outputs in one loop only where they share no more than inputs: else it writes to memory what
+    they share. That x is no NaN of these bits it cannot tell, as `never`.
+    """
+    if not number or is_key(x) or not jnp.ndim(x) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    payload, kind = divmod(number - 1, len(_COMPARISONS))
+    nan = (np.asarray(np.nan, x.dtype).view(f"int{8 * x.dtype.itemsize}") + payload).view(x.dtype)
+    chosen = lambda x: jax.lax.select(_COMPARISONS[kind](x, nan), jnp.full_like(x, nan), x)  # noqa: E731
+    return by_platform(x, cpu=chosen, default=lambda x: x)
 
 
 def _or(old: Array, new: Array) -> Array:
