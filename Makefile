@@ -26,7 +26,7 @@ BENCHMARKS := $(addprefix benchmarks/,step_time.py growth.py process.py compile_
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test test-slow test-oldest test-newest mutants clients lint types examples notebooks bench race docs look clean
+.PHONY: help train test test-slow test-oldest test-newest test-fused mutants clients lint types examples notebooks bench race docs look clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
@@ -46,6 +46,9 @@ test-oldest: $(OLDEST)/.stamp-test ## Run the tests with the oldest JAX supporte
 test-newest: $(NEWEST)/.stamp-test ## Run the tests with the newest JAX, which wants Python 3.12 or newer
 	@$(NEWEST)/bin/python -c 'import jax, sys; print(f"JAX {jax.__version__}, Python {sys.version.split()[0]}")'
 	$(NEWEST)/bin/python $(PYTEST) $(ARGS)
+
+test-fused: $(VENV)/.stamp-test ## Run the tests with XLA:CPU writing several outputs in one loop
+	XLA_FLAGS=--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true $(VENV)/bin/python $(PYTEST) $(ARGS)
 
 mutants: $(VENV)/.stamp-test ## Break each rule on purpose and demand a failing test, hours; ARGS="--sample 40" takes 40 of them
 	$(VENV)/bin/python -m tests.mutants.run $(ARGS)

@@ -44,7 +44,8 @@ def machine() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return {
+    flags = os.environ.get("XLA_FLAGS")
+    return ({"XLA_FLAGS": flags} if flags else {}) | {
         "date": date.today().isoformat(),
         "device": str(jax.devices()[0].device_kind),
         "cpu": next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), platform.processor()),

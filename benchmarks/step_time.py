@@ -38,6 +38,8 @@ from harness import (
 from recipes import RECIPES, chosen
 from trees import TREES, arrays, shapes, size
 
+import gdjax
+
 EAGER = "tiny", "gpt2-cut"
 
 
@@ -147,13 +149,16 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--fused", action="store_true", help="with gdjax.fuse_cpu_outputs, into step_time_fused.*")
     parser.add_argument("--again", action="store_true", help="measure anew what the file has already")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
     args = parser.parse_args()
     if args.quick:
         args.trees, args.rounds, args.again = ["tiny"], 3, True
         args.recipes = ["adamw", "clip + adamw + cosine", "lion"] if len(args.recipes) == len(RECIPES) else args.recipes
-    results = Results(args.out / "step_time.json", args.again)
+    if args.fused:
+        gdjax.fuse_cpu_outputs()
+    results = Results(args.out / f"step_time{'_fused' * args.fused}.json", args.again)
     wanted = [(t, d, r) for t in args.trees for d in args.dtypes for r in chosen(t, args.recipes)]
     for i, (tree, dtype, recipe) in enumerate(wanted):
         if results.has(tree=tree, dtype=dtype, recipe=recipe):
