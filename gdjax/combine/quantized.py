@@ -13,7 +13,7 @@ from gdjax.core.base import GradientTransformation, transform
 from gdjax.core.part import Kind
 from gdjax.core.parts import Owned, holding, owned
 from gdjax.core.paths import Pattern, mask_by_path
-from gdjax.core.types import Array, Count, KeyLike, Natural, OptState, Params, Transform, Updates
+from gdjax.core.types import Array, KeyLike, OptState, Params, Transform, Updates
 from gdjax.numerics import is_key, safe_increment
 
 LABEL = "gdjax.quantize_state"

@@ -10,7 +10,7 @@ from typing import Any
 from gdjax.core.contexts import WHERE, within
 
 
-def of(mesh: Any) -> AbstractContextManager[None]:
+def owned_by(mesh: Any) -> AbstractContextManager[None]:
     """While a function is traced here, each matrix of a stack is computed on one device of the mesh."""
     return within(WHERE, mesh=mesh)
 

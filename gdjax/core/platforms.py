@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 
+from gdjax.core.contexts import WHERE, within
+
 _SEVERAL = "xla_cpu_use_multi_output_fusion"
-_KINDS = frozenset(["cpu", "cuda", "rocm", "tpu", "other"])
-_possible: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("gdjax_platforms", default=_KINDS)
 
 
 def by_platform(*args: Any, default: Callable[..., Any], **others: Callable[..., Any]) -> Any:
@@ -64,7 +64,7 @@ def fuse_cpu_outputs() -> None:
       >>> print(run.stdout.split("=")[-2:])
       ['xla_cpu_use_multi_output_fusion', 'true\\n']
     """
-    flags, devices = os.environ.get("XLA_FLAGS", ""), jax.config.jax_num_cpu_devices
+    flags, devices = os.environ.get("XLA_FLAGS", ""), getattr(jax.config, "jax_num_cpu_devices")  # noqa: B009
     if _SEVERAL in flags:
         return
     try:

@@ -227,7 +227,7 @@ def replaying(name: str) -> Replay | None:
     Raises:
       TypeError: it is called deeper than in the rule.
     """
-    replay = _replay.get()
+    replay: Replay | None = PASS.get().replay
     if replay is not None and _trace() != replay.trace:
         raise TypeError(f"gdjax.{name}: call it in the rule itself, in no condition, loop or jitted function of it")
     return replay
@@ -247,7 +247,7 @@ def meet(
       group: only leaves of one group meet.
       alike: whether the results are the same for all of them.
     """
-    replay: Replay | None = PASS.get().replay
+    replay = replaying(name)
     if replay is None:  # a rule that is called by itself
         return f([Brought(list(xs), own)], list(common))[0]
     place = Place(replay.rule, name, callers.line(__file__), group)
