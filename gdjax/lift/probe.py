@@ -1,6 +1,5 @@
 """Tries any update on a few small random numbers, to see what it does."""
 
-import functools
 import itertools
 import math
 import re
@@ -193,7 +192,13 @@ def made(jaxpr: Any, kinds: Sequence[Hashable]) -> list[Hashable]:
 
     Integers may differ, as the places of arrays do, which random bits are made of.
     """
-    text = functools.cache(lambda _, x: re.sub(r"[(\[][\d, ]*[)\]]|\s", "", str(x)))
+    texts: dict[int, str] = {}  # by `id`: leaves of one shape share functions, which are long
+
+    def text(x: Any) -> str:
+        if id(x) not in texts:
+            texts[id(x)] = re.sub(r"[(\[][\d, ]*[)\]]|\s", "", str(x)) + str([*map(id, getattr(x, "consts", ()))])
+        return texts[id(x)]
+
     of: dict[Any, tuple[Hashable, frozenset[Any]]] = {v: (v, frozenset([v])) for v in jaxpr.constvars}
     of |= {v: (kind, frozenset([v])) for v, kind in zip(jaxpr.invars, kinds, strict=True)}
 
@@ -205,8 +210,7 @@ def made(jaxpr: Any, kinds: Sequence[Hashable]) -> list[Hashable]:
 
     for e in jaxpr.eqns:
         ins = [known(v) for v in e.invars]
-        params = [text(id(x), x) if isinstance(x, Hashable) else str(x) for x in e.params.values()]
-        how = hash((e.primitive, *params, *(x for x, _ in ins)))
+        how = hash((e.primitive, *map(text, e.params.values()), *(x for x, _ in ins)))
         inputs = frozenset[Any]().union(*(vs for _, vs in ins))
         of |= {v: ((how, i), inputs) for i, v in enumerate(e.outvars)}
     return [(how, len(inputs)) for how, inputs in map(known, jaxpr.outvars)]
