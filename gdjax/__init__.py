@@ -55,7 +55,6 @@ from gdjax.core.codec import Codec
 from gdjax.core.interop import from_optax, state_from_optax, state_to_optax, to_optax
 from gdjax.core.paths import label_by_path, mask_by_path
 from gdjax.core.per_leaf import PerLeaf, per_leaf
-from gdjax.core.platforms import fuse_cpu_outputs
 from gdjax.core.types import (
     ArrayTree,
     OptState,
@@ -328,6 +327,7 @@ from gdjax.tree.arithmetic import scale_gradient
 from gdjax.tree.updates import apply_updates, incremental_update, periodic_update
 
 __version__ = "0.3.0"
+from gdjax.xla.loops import fuse_cpu_outputs
 
 __all__ = [
     "AccumulateState", "AdaptiveGradClipState", "AddDecayedWeightsState", "AddNoiseState", "Along", "ApplyEvery",

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.core import base, checks, meshes
 from gdjax.core.parts import owned
-from gdjax.core.platforms import writes_several
 from gdjax.core.state_form import as_formed
 from gdjax.core.types import ArrayTree, OptState, Params, Transform, Updates
 from gdjax.numerics import Array
 from gdjax.xla import flags
+from gdjax.xla.loops import writes_several
 from gdjax.xla.write_order import Selection, after, bound_for, destination, written
 
 

@@ -1,15 +1,13 @@
 """Code for one kind of device, chosen when a program is lowered, or earlier if the kind is known."""
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-from gdjax.core.contexts import WHERE, within
-
-_SEVERAL = "xla_cpu_use_multi_output_fusion"
+_KINDS = frozenset(["cpu", "cuda", "rocm", "tpu", "other"])
+_possible: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("gdjax_platforms", default=_KINDS)
 
 
 def by_platform(*args: Any, default: Callable[..., Any], **others: Callable[..., Any]) -> Any:
@@ -44,44 +42,6 @@ def may_be(kind: str) -> bool:
 def _where(kinds: frozenset[str], f: Callable[..., Any], *args: Any) -> Any:
     with within(WHERE, platforms=kinds):
         return f(*args)
-
-
-def fuse_cpu_outputs() -> None:
-    """Lets XLA:CPU write several outputs in one loop, as it does for a GPU; to be called before JAX has started.
-
-    It adds `--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true` to `XLA_FLAGS` of this process, where it
-    may as well be from the beginning. A step of AdamW then moves 28 bytes a parameter in place of 40, one of Lion 20 in
-    place of 28. The option is for the whole process: the model is compiled with it too, and may become slower. On other
-    devices, and before JAX 0.10, nothing changes.
-
-    Raises:
-      RuntimeError: JAX has started, by an operation or a question for its devices, and reads `XLA_FLAGS` no more.
-
-    Example:
-      >>> import subprocess, sys
-      >>> program = "import gdjax, os; gdjax.fuse_cpu_outputs(); print(os.environ['XLA_FLAGS'])"
-      >>> run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-      >>> print(run.stdout.split("=")[-2:])
-      ['xla_cpu_use_multi_output_fusion', 'true\\n']
-    """
-    flags, devices = os.environ.get("XLA_FLAGS", ""), getattr(jax.config, "jax_num_cpu_devices")  # noqa: B009
-    if _SEVERAL in flags:
-        return
-    try:
-        for number in (devices + 1, devices):  # which JAX refuses once it has started
-            jax.config.update("jax_num_cpu_devices", number)
-    except RuntimeError:
-        raise RuntimeError(
-            "gdjax.fuse_cpu_outputs: JAX has started, and reads XLA_FLAGS no more: call it first"
-        ) from None
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options={_SEVERAL}=true".strip()
-    writes_several.cache_clear()
-
-
-@functools.cache
-def writes_several() -> bool:
-    """Whether XLA:CPU writes several outputs in one loop; see `fuse_cpu_outputs`."""
-    return jax.__version_info__ >= (0, 10) and _SEVERAL in os.environ.get("XLA_FLAGS", "")
 
 
 def jitted(f: Callable[..., Any], static: Sequence[int] = ()) -> Callable[..., Any]:

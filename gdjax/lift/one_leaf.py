@@ -12,11 +12,10 @@ from jax.extend.core import jaxpr_as_fun
 from gdjax import numerics
 from gdjax.core import homes, meshes
 from gdjax.core.codec import Codec
-from gdjax.core.platforms import writes_several
 from gdjax.lift import rule_checks
 from gdjax.lift.meetings import Asked, Place, Replay, Suspended, replayed
 from gdjax.xla import reads, write_order
-from gdjax.xla.loops import inputs_of, keeps, loops_of, made_of
+from gdjax.xla.loops import inputs_of, keeps, loops_of, made_of, writes_several
 
 Array = jax.Array
 Numbers = dict[tuple[int, str], Any]  # new values of fields that are one number, by place of the rule and name

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from gdjax.core.platforms import writes_several
 from gdjax.numerics.elementwise import Array, abs_sq, at_least_float32
 from gdjax.xla.bits import finite_within
 from gdjax.xla.reads import alone, apart, original, rounded
@@ -60,8 +59,6 @@ def bounded(g: Array, squares: str = "each") -> Array:
     """
     if jnp.iscomplexobj(g):
         return jax.lax.complex(bounded(g.real, squares), bounded(g.imag, squares))
-    if writes_several():
-        return squarable(g, squares) + (g - g)
     return finite_within(g, largest_of(g.dtype, squares))
 
 

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxpr_as_fun
 
 import gdjax
-from gdjax.core.platforms import writes_several
-from gdjax.xla.loops import MOST, made_of
+from gdjax.xla.loops import MOST, made_of, writes_several
 from gdjax.xla.write_order import own
 
 SHAPES = {"w": (64, 256), "v": (64, 256), "b": (256,)}
@@ -120,7 +120,7 @@ def test_an_output_alone_is_made_of_inputs_or_of_new_slots():
     assert len(made_of(closed, 0, []).eqns) == 3
     alone = made_of(closed, 0, [closed.jaxpr.outvars[1]])
     assert len(alone.eqns) == 1
-    assert jax.extend.core.jaxpr_as_fun(alone)(jnp.ones(3), jnp.ones(3), jnp.full(3, 2.0))[0].tolist() == [-2.0] * 3
+    assert jaxpr_as_fun(alone)(jnp.ones(3), jnp.ones(3), jnp.full(3, 2.0))[0].tolist() == [-2.0] * 3
 
 
 @pytest.mark.skipif(writes_several(), reason="this process is in the second mode")
