@@ -12,7 +12,9 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax.core import structures
-from gdjax.core.structures import SWAPPED, alike, flatten_like  # noqa: F401
+from gdjax.core.structures import SWAPPED as SWAPPED
+from gdjax.core.structures import alike as alike
+from gdjax.core.structures import flatten_like as flatten_like
 from gdjax.core.types import Array, ArrayLike, ArrayTree, OptState, Params, Updates
 
 NUMBER = int, float, np.number

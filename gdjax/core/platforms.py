@@ -6,8 +6,7 @@ from typing import Any
 
 import jax
 
-_KINDS = frozenset(["cpu", "cuda", "rocm", "tpu", "other"])
-_possible: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("gdjax_platforms", default=_KINDS)
+from gdjax.core.contexts import WHERE, within
 
 
 def by_platform(*args: Any, default: Callable[..., Any], **others: Callable[..., Any]) -> Any:
